@@ -1,0 +1,257 @@
+/** Finds, loads and types the native add-on. The only file that requires it. */
+import { existsSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import type { DType } from './dtype';
+
+declare const tensorTag: unique symbol;
+declare const weightTag: unique symbol;
+declare const deviceTag: unique symbol;
+declare const guardTag: unique symbol;
+declare const fileTag: unique symbol;
+
+/** A reference to storage on a device: released explicitly, or by the garbage collector at the latest. */
+export interface NativeTensor {
+  readonly [tensorTag]: true;
+}
+/** A frozen matrix [out, in] in the layout of its backend; the backward layout is made at first use. */
+export interface NativeWeight {
+  readonly [weightTag]: true;
+}
+export interface NativeDevice {
+  readonly [deviceTag]: true;
+}
+/** Remembers that an in-place update was skipped because an operand had failed. */
+export interface NativeGuard {
+  readonly [guardTag]: true;
+}
+/** A private, read-only mapping of a file. */
+export interface NativeFile {
+  readonly [fileTag]: true;
+}
+
+export interface NativeDropout {
+  p: number;
+  seed: number;
+  layer: number;
+  forward: number;
+}
+/** One linear layer fed by a shared input; a and b are absent together. */
+export interface NativeBranch {
+  weight: NativeWeight;
+  bias: NativeTensor | null;
+  a: NativeTensor | null;
+  b: NativeTensor | null;
+  scale: number;
+  dropout: NativeDropout | null;
+}
+export type BinaryKind = 'add' | 'sub' | 'mul' | 'div';
+export type UnaryKind = 'copy' | 'scale' | 'square' | 'relu' | 'gelu' | 'silu';
+
+export interface NativeTensorInfo {
+  dtype: DType;
+  shape: number[];
+  device: string;
+}
+export interface NativeDeviceInfo {
+  id: string;
+  name: string;
+  memoryBytes: number;
+  computeCapability?: string;
+}
+export interface NativeMemoryUsage {
+  tensors: number;
+  bytes: number;
+  byDevice: Record<string, number>;
+  peakBytes: number;
+}
+export interface NativeCpuInfo {
+  /** The instruction set whose kernels run, and all that are compiled in and usable here. */
+  target: string;
+  targets: string[];
+  threads: number;
+  highwayVersion: string;
+}
+
+/**
+ * Every op checks its arguments, allocates its outputs and scratch (ERR_OUT_OF_MEMORY throws here) and
+ * enqueues the work; nothing waits, except for back-pressure. All operands of a call are on one device.
+ */
+export interface NativeBinding {
+  /** All native errors, thrown or rejected, are made by `make`; `tag` is that of the call that failed. */
+  setErrorFactory(make: (code: string, op: string, message: string, tag: number) => Error): void;
+  /** Marks the calls that follow; a failure that shows later carries the tag of its call. */
+  setTag(tag: number): void;
+
+  // Devices. Names: 'cpu', 'reference', 'cuda', 'cuda:1'. The same name gives the same object.
+  openDevice(name: string): NativeDevice;
+  devices(): NativeDeviceInfo[];
+  cudaUnavailableReason(): string | null;
+  cpuInfo(): NativeCpuInfo;
+  setThreads(threads: number): void;
+  memoryUsage(): NativeMemoryUsage;
+  synchronize(device: NativeDevice): Promise<void>;
+  synchronizeSync(device: NativeDevice): void;
+
+  // Storage.
+  /** Uninitialised memory. */
+  alloc(device: NativeDevice, dtype: DType, shape: readonly number[]): NativeTensor;
+  /** The bytes are copied before the call returns. */
+  fromBytes(device: NativeDevice, dtype: DType, shape: readonly number[], bytes: Uint8Array): NativeTensor;
+  /** A second reference to the same storage, from an element offset on. */
+  view(tensor: NativeTensor, elementOffset: number, shape: readonly number[]): NativeTensor;
+  toDevice(tensor: NativeTensor, device: NativeDevice): NativeTensor;
+  read(tensor: NativeTensor): Promise<ArrayBuffer>;
+  readSync(tensor: NativeTensor): ArrayBuffer;
+  info(tensor: NativeTensor): NativeTensorInfo;
+  /** Drops this reference; legal while work on it is queued; a second time does nothing. */
+  release(reference: NativeTensor | NativeWeight): void;
+  /** dst ← src, cast to dst's dtype. */
+  copyInto(src: NativeTensor, dst: NativeTensor): void;
+
+  // Frozen matrices.
+  pack(rowMajor: NativeTensor): NativeWeight;
+  unpack(weight: NativeWeight): NativeTensor;
+
+  // Ops: see native/core/ops.h for formulas and shapes. Scalars have shape [].
+  loraLinearForward(
+    x: NativeTensor,
+    branches: readonly NativeBranch[],
+    keepH: boolean,
+  ): { y: NativeTensor[]; h: (NativeTensor | null)[] };
+  /** `wantAB[i]`: da and db of branch i are wanted; x and h are needed only then. */
+  loraLinearBackward(
+    x: NativeTensor | null,
+    branches: readonly NativeBranch[],
+    g: readonly NativeTensor[],
+    h: readonly (NativeTensor | null)[],
+    wantDx: boolean,
+    wantAB: readonly boolean[],
+  ): { dx: NativeTensor | null; da: (NativeTensor | null)[]; db: (NativeTensor | null)[] };
+  /** ids of any shape → [...ids.shape, dim]. */
+  embedding(weight: NativeWeight, ids: NativeTensor): NativeTensor;
+  /** x [..., d]: leading dimensions are flattened inside. */
+  rmsNormForward(
+    x: NativeTensor,
+    weight: NativeTensor,
+    eps: number,
+    keepRstd: boolean,
+  ): [y: NativeTensor, rstd: NativeTensor | null];
+  rmsNormBackward(x: NativeTensor, weight: NativeTensor, rstd: NativeTensor, g: NativeTensor): NativeTensor;
+  rope(
+    x: NativeTensor,
+    cos: NativeTensor,
+    sin: NativeTensor,
+    positions: NativeTensor | null,
+    offset: number,
+    inverse: boolean,
+  ): NativeTensor;
+  attentionForward(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    keyBegin: NativeTensor | null,
+    options: { kvLength: number; qOffset: number; window: number; scale: number },
+    keepLse: boolean,
+  ): [y: NativeTensor, lse: NativeTensor | null];
+  attentionBackward(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    keyBegin: NativeTensor | null,
+    y: NativeTensor,
+    lse: NativeTensor,
+    g: NativeTensor,
+    options: { window: number; scale: number },
+  ): [dq: NativeTensor, dk: NativeTensor, dv: NativeTensor];
+  cacheAppend(src: NativeTensor, cache: NativeTensor, offset: number): void;
+  swigluForward(gate: NativeTensor, up: NativeTensor): NativeTensor;
+  swigluBackward(
+    gate: NativeTensor,
+    up: NativeTensor,
+    g: NativeTensor,
+  ): [dgate: NativeTensor, dup: NativeTensor];
+  crossEntropyForward(
+    logits: NativeTensor,
+    labels: NativeTensor,
+    keepLse: boolean,
+  ): [loss: NativeTensor, count: NativeTensor, lse: NativeTensor | null];
+  crossEntropyBackward(
+    logits: NativeTensor,
+    labels: NativeTensor,
+    lse: NativeTensor,
+    g: NativeTensor,
+  ): NativeTensor;
+  linearCrossEntropy(
+    hidden: NativeTensor,
+    weight: NativeWeight,
+    labels: NativeTensor,
+    wantGrad: boolean,
+  ): [loss: NativeTensor, count: NativeTensor, dHidden: NativeTensor | null];
+  createGuard(): NativeGuard;
+  /** Throws the failure that the guard remembers, if any. */
+  checkGuard(guard: NativeGuard): void;
+  clearGuard(guard: NativeGuard): void;
+  adamw(
+    segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor; v: NativeTensor }[],
+    options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },
+    guard: NativeGuard,
+  ): void;
+  globalNorm(tensors: readonly NativeTensor[]): NativeTensor;
+  clipByNorm(tensors: readonly NativeTensor[], norm: NativeTensor, maxNorm: number): void;
+  binary(kind: BinaryKind, a: NativeTensor, b: NativeTensor, dtype: DType): NativeTensor;
+  unary(kind: UnaryKind, alpha: number, x: NativeTensor, dtype: DType): NativeTensor;
+  unaryBackward(kind: UnaryKind, alpha: number, x: NativeTensor, g: NativeTensor): NativeTensor;
+  reduceSum(x: NativeTensor, shape: readonly number[], dtype: DType): NativeTensor;
+  /** y ← y + x. */
+  accumulate(x: NativeTensor, y: NativeTensor): void;
+  fill(y: NativeTensor, value: number): void;
+  transpose(x: NativeTensor, perm: readonly number[]): NativeTensor;
+  matmul(a: NativeTensor, b: NativeTensor, transA: boolean, transB: boolean, dtype: DType): NativeTensor;
+  random(
+    device: NativeDevice,
+    kind: 'uniform' | 'normal',
+    seed: number,
+    stream: number,
+    lo: number,
+    hi: number,
+    shape: readonly number[],
+  ): NativeTensor;
+  /** logits [n, vocab] → ids [n] i32. */
+  sample(
+    logits: NativeTensor,
+    options: { temperature: number; topK: number; topP: number; seed: number; step: number },
+  ): NativeTensor;
+
+  // Files (native/node/mapped_file.cc).
+  openFile(path: string): { file: NativeFile; bytes: number };
+  /** A view of [offset, offset + length); each view is its own ArrayBuffer. */
+  fileView(file: NativeFile, offset: number, length: number): ArrayBuffer;
+  /** Detaches every view (their length becomes 0) and unmaps. */
+  closeFile(file: NativeFile): void;
+
+  // For tests of failure and of back-pressure.
+  /** The next enqueued op of this base name ('lora_linear_forward', 'binary', …) fails when it runs. */
+  injectFailure(op: string, message: string): void;
+  setQueueLimits(limits: { commands: number; bytes: number }): void;
+}
+
+let loaded: NativeBinding | undefined;
+
+/** The package's root: the nearest folder upwards that holds package.json (dist/ and lib/ alike). */
+function packageRoot(): string {
+  let dir = __dirname;
+  while (!existsSync(join(dir, 'package.json'))) {
+    const parent = dirname(dir);
+    if (parent === dir) throw new Error(`lora-native: no package.json above ${__dirname}`);
+    dir = parent;
+  }
+  return dir;
+}
+
+/** Loads on first use, so that importing the package never fails. */
+export function native(): NativeBinding {
+  // eslint-disable-next-line @typescript-eslint/no-require-imports -- node-gyp-build is CommonJS and must run now
+  const load = require('node-gyp-build') as (dir: string) => NativeBinding;
+  loaded ??= load(packageRoot());
+  return loaded;
+}

@@ -1,0 +1,80 @@
+// A backend is a table of ops. reference and cpu fill all of it; an unavailable backend says why.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "core/ops.h"
+
+namespace lora {
+
+// What the ops of a backend run on: a thread pool (reference, cpu) or a CUDA stream. Created once per
+// stream, used by that stream's worker only.
+class Context {
+ public:
+  virtual ~Context() = default;
+  // Threads that work on one op. Results are bitwise reproducible for a given number.
+  virtual int threads() const { return 1; }
+  // Called by the stream when it runs out of work, so that spinning workers go to sleep.
+  virtual void Idle() {}
+};
+
+using Scratch = std::span<std::byte>;
+
+// One op: how many bytes of scratch it needs (a pure function of its arguments and the number of
+// threads), and the work itself. `run` may throw lora::Error; nothing else leaves it.
+template <class Args>
+struct Op {
+  size_t (*scratch_bytes)(const Args&, int threads) = nullptr;
+  void (*run)(const Args&, Scratch, Context&) = nullptr;
+};
+
+struct Backend {
+  const char* name = "";
+  std::unique_ptr<Context> (*create_context)(int threads) = nullptr;
+
+  // Bytes of W [rows, cols] packed for one direction. 0 for kBackward means that the kForward copy
+  // serves both.
+  size_t (*packed_bytes)(int64_t rows, int64_t cols, DType, Direction) = nullptr;
+  Op<PackArgs> pack;
+  Op<UnpackArgs> unpack;
+
+  Op<LoraLinearForwardArgs> lora_linear_forward;
+  Op<LoraLinearBackwardArgs> lora_linear_backward;
+  Op<EmbeddingArgs> embedding;
+  Op<RmsNormForwardArgs> rms_norm_forward;
+  Op<RmsNormBackwardArgs> rms_norm_backward;
+  Op<RopeArgs> rope;
+  Op<AttentionForwardArgs> attention_forward;
+  Op<AttentionBackwardArgs> attention_backward;
+  Op<CacheAppendArgs> cache_append;
+  Op<SwigluForwardArgs> swiglu_forward;
+  Op<SwigluBackwardArgs> swiglu_backward;
+  Op<CrossEntropyForwardArgs> cross_entropy_forward;
+  Op<CrossEntropyBackwardArgs> cross_entropy_backward;
+  Op<LinearCrossEntropyArgs> linear_cross_entropy;
+  Op<AdamWArgs> adamw;
+  Op<GlobalNormArgs> global_norm;
+  Op<ClipByNormArgs> clip_by_norm;
+  Op<BinaryArgs> binary;
+  Op<UnaryArgs> unary;
+  Op<UnaryBackwardArgs> unary_backward;
+  Op<ReduceSumArgs> reduce_sum;
+  Op<AccumulateArgs> accumulate;
+  Op<FillArgs> fill;
+  Op<TransposeArgs> transpose;
+  Op<MatmulArgs> matmul;
+  Op<RandomArgs> random;
+  Op<SampleArgs> sample;
+};
+
+const Backend& ReferenceBackend();
+const Backend& CpuBackend();
+
+// nullptr when CUDA cannot be used; then CudaUnavailableReason() is the sentence that says why.
+const Backend* CudaBackend();
+const char* CudaUnavailableReason();
+
+}  // namespace lora

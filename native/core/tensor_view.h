@@ -1,0 +1,78 @@
+// A typed, shaped window on memory that somebody else owns. Always row-major and contiguous.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <ostream>
+
+#include "core/dtype.h"
+
+namespace lora {
+
+constexpr int kMaxDims = 8;
+
+class Shape {
+ public:
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> dims) {
+    for (int64_t d : dims) push_back(d);
+  }
+  void push_back(int64_t dim) { dims_[static_cast<size_t>(rank_++)] = dim; }  // rank() < kMaxDims
+  int rank() const { return rank_; }
+  int64_t operator[](int i) const { return dims_[static_cast<size_t>(i < 0 ? rank_ + i : i)]; }
+  int64_t numel() const {
+    int64_t n = 1;
+    for (int i = 0; i < rank_; ++i) n *= (*this)[i];
+    return n;
+  }
+  const int64_t* begin() const { return dims_.data(); }
+  const int64_t* end() const { return dims_.data() + rank_; }
+  bool operator==(const Shape& other) const {
+    return std::equal(begin(), end(), other.begin(), other.end());
+  }
+
+ private:
+  std::array<int64_t, kMaxDims> dims_{};
+  int rank_ = 0;
+};
+
+std::ostream& operator<<(std::ostream& out, const Shape& shape);
+
+// An empty view (data == nullptr and `defined` false) stands for an absent optional operand.
+struct TensorView {
+  void* data = nullptr;
+  DType dtype = DType::kF32;
+  Shape shape;
+  bool defined = false;
+
+  TensorView() = default;
+  TensorView(void* data, DType dtype, Shape shape)
+      : data(data), dtype(dtype), shape(shape), defined(true) {}
+
+  explicit operator bool() const { return defined; }
+  int64_t numel() const { return defined ? shape.numel() : 0; }
+  size_t bytes() const { return static_cast<size_t>(numel()) * SizeOf(dtype); }
+  int64_t dim(int i) const { return shape[i]; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+// Which product a packed matrix serves: kForward multiplies x·Wᵀ (y = W·x), kBackward g·W (dx = Wᵀ·g).
+enum class Direction : uint8_t { kForward, kBackward };
+
+// A frozen matrix W [rows = out, cols = in] in the layout of the backend that packed it.
+struct PackedView {
+  const void* data = nullptr;
+  DType dtype = DType::kF32;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  Direction direction = Direction::kForward;
+
+  explicit operator bool() const { return data != nullptr; }
+};
+
+}  // namespace lora

@@ -1,0 +1,14 @@
+import { defineConfig } from 'tsup';
+
+// One CommonJS bundle; scripts/esm-facade.mjs writes the ESM entry that re-exports it, so that both give
+// the same classes.
+export default defineConfig({
+  entry: { index: 'lib/index.ts', cli: 'lib/cli/main.ts' },
+  format: ['cjs'],
+  target: 'node20',
+  dts: { entry: { index: 'lib/index.ts' } },
+  sourcemap: true,
+  splitting: false,
+  clean: true,
+  external: ['lora-native', 'node-gyp-build', '@huggingface/hub'],
+});
