@@ -1,0 +1,52 @@
+// Builds and runs the native tests (no Node in them): node scripts/ctest.mjs [--sanitize] [-R regex]
+// Leaves the counts of doctest cases in build/ctest[-sanitize].json.
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const args = process.argv.slice(2);
+const sanitize = args.includes('--sanitize');
+const rest = args.filter((argument) => argument !== '--sanitize');
+const dir = join(root, 'build', sanitize ? 'sanitize' : 'native-test');
+const jobs = String(availableParallelism());
+
+function run(command, commandArgs, options = {}) {
+  const result = spawnSync(command, commandArgs, { cwd: root, stdio: 'inherit', ...options });
+  if (result.error) throw result.error;
+  return result;
+}
+function must(command, commandArgs) {
+  const { status } = run(command, commandArgs);
+  if (status !== 0) process.exit(status ?? 1);
+}
+
+must('cmake', [
+  '-S',
+  '.',
+  '-B',
+  dir,
+  '-DLORA_NODE=OFF',
+  '-DLORA_TESTS=ON',
+  `-DLORA_SANITIZE=${sanitize ? 'ON' : 'OFF'}`,
+]);
+must('cmake', ['--build', dir, '--parallel', jobs]);
+const tests = run('ctest', ['--test-dir', dir, '--output-on-failure', '--parallel', jobs, ...rest]);
+
+// ctest counts executables; what a reader wants is the number of test cases in them.
+const log = join(dir, 'Testing/Temporary/LastTest.log');
+const counts = { passed: 0, failed: 0, skipped: 0 };
+if (existsSync(log))
+  for (const line of readFileSync(log, 'utf8').matchAll(
+    /test cases:\s*(\d+)\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed\s*\|\s*(\d+) skipped/g,
+  )) {
+    counts.passed += Number(line[2]);
+    counts.failed += Number(line[3]);
+    counts.skipped += Number(line[4]);
+  }
+if (tests.status !== 0 && counts.failed === 0) counts.failed = 1; // a crash prints no counts
+writeFileSync(join(root, 'build', `ctest${sanitize ? '-sanitize' : ''}.json`), JSON.stringify(counts));
+console.log(`native tests: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
+process.exitCode = tests.status ?? 1;
