@@ -1,0 +1,58 @@
+import { LoRAError } from './errors';
+
+/**
+ * A run that has not begun: iterate it for its events, or await it for its result. It does nothing before
+ * the first `next()` or `then()`, events wait for the consumer, leaving a `for await` loop ends the run and
+ * frees what it holds, and it is consumed once (a second time is ERR_ARGUMENT).
+ */
+export class RunHandle<Event, Result> implements AsyncIterable<Event>, PromiseLike<Result> {
+  readonly #op: string;
+  readonly #start: () => AsyncGenerator<Event, Result, void>;
+  #consumed = false;
+
+  constructor(op: string, start: () => AsyncGenerator<Event, Result, void>) {
+    this.#op = op;
+    this.#start = start;
+  }
+
+  #begin(): AsyncGenerator<Event, Result, void> {
+    if (this.#consumed)
+      throw new LoRAError(
+        'ERR_ARGUMENT',
+        `[${this.#op}] expected a fresh handle but received one that was already consumed: call ${this.#op}() again`,
+        { op: this.#op },
+      );
+    this.#consumed = true;
+    return this.#start();
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<Event, undefined> {
+    let run: AsyncGenerator<Event, Result, void> | undefined;
+    return {
+      next: async () => {
+        run ??= this.#begin();
+        const { value, done } = await run.next();
+        return done ? { value: undefined, done: true } : { value, done: false };
+      },
+      return: async () => {
+        // The generator's finally blocks free what the run holds; its own return value is not an event.
+        await run?.return(undefined as Result);
+        return { value: undefined, done: true };
+      },
+    };
+  }
+
+  then<A = Result, B = never>(
+    onResult?: ((result: Result) => A | PromiseLike<A>) | null,
+    onError?: ((reason: unknown) => B | PromiseLike<B>) | null,
+  ): Promise<A | B> {
+    const drain = async (): Promise<Result> => {
+      const run = this.#begin();
+      for (;;) {
+        const { value, done } = await run.next();
+        if (done) return value;
+      }
+    };
+    return drain().then(onResult, onError);
+  }
+}
