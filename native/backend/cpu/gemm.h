@@ -1,0 +1,51 @@
+// The matrix product that every op of the CPU backend uses:
+//
+//   Y [m, n] (+)= Σ over segments s of X_s [m, k_s] · W_s [n, k_s]ᵀ  + bias
+//
+// with W_s in panels (pack.h) and X_s row-major. All segments are summed in f32 before Y is rounded
+// once. The result of an element depends neither on the number of threads nor on the other rows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "backend/cpu/context.h"
+#include "backend/cpu/pack.h"
+#include "core/backend.h"
+
+namespace lora::cpu {
+
+struct GemmSegment {
+  const void* x = nullptr;  // [m, k] of x_dtype; f32 is rounded to bf16 where W is bf16
+  DType x_dtype = DType::kF32;
+  size_t ldx = 0;           // elements from one row to the next
+  const void* w = nullptr;  // panels of [n, k]
+  size_t panel_stride = 0;  // 32-bit elements from one panel to the next; 0: they are dense
+  size_t k = 0;
+};
+
+struct GemmArgs {
+  DType dtype = DType::kF32;  // of every W: f32 or bf16
+  size_t m = 0, n = 0;
+  std::span<const GemmSegment> segments;
+  const float* bias = nullptr;  // [n], or none
+  void* y = nullptr;            // [m, n]
+  DType y_dtype = DType::kF32;  // f32 or bf16
+  size_t ldy = 0;
+  bool accumulate = false;  // y ← y + …; f32 y only
+};
+
+// A pure function of the sizes and dtypes (pointers are not looked at).
+size_t GemmScratchBytes(const GemmArgs&, int threads);
+
+// `context` null: all on the calling thread, for use inside a task of ParallelFor; the scratch is
+// then that of 1 thread.
+void Gemm(const GemmArgs&, Scratch, CpuContext* context);
+
+// Part of a packed matrix [n, k] as a segment without x: outputs from n0 (a multiple of
+// PanelWidth()) on, and the reduction over [k0, k0 + k_count) (k0 even where dtype is bf16).
+GemmSegment PackedPart(const void* panels, DType dtype, size_t k, size_t n0, size_t k0,
+                       size_t k_count);
+
+}  // namespace lora::cpu
