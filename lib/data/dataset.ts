@@ -1,0 +1,186 @@
+import { createReadStream } from 'node:fs';
+import { readFile, stat } from 'node:fs/promises';
+import { extname } from 'node:path';
+import { createInterface } from 'node:readline';
+import { LoRAError } from '../errors';
+import { check, checkOptions, describe } from '../validate';
+import { checkExample, type Example } from './example';
+
+/** What a data set needs of a tokenizer: that of a model has it. */
+export interface TextEncoder {
+  encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
+  /** Appended to each text, so that the model learns where to stop. */
+  readonly eosTokenId?: number | null;
+}
+
+export interface LoadDatasetOptions {
+  /** Needed for text; data of { inputIds } does without. */
+  tokenizer?: TextEncoder;
+  /** Longer examples are cut to this many tokens (plain text: split). Default 512. */
+  maxLength?: number;
+  /** Which tokens count. 'all' is the only one for text. Default 'all'. */
+  trainOn?: 'all' | 'completion';
+}
+
+/** Examples in memory, in file order. */
+export interface Dataset extends Iterable<Required<Example>> {
+  readonly length: number;
+  /** How many examples were cut to `maxLength`. */
+  readonly truncated: number;
+  readonly path: string;
+}
+
+type Format = 'text' | 'ids';
+
+/**
+ * Reads a data set: `.jsonl` of { text } or { inputIds, labels? } (the first line decides), or plain text,
+ * which is split into pieces of `maxLength` tokens. Errors (ERR_DATA) name file and line.
+ *
+ * @example
+ * const data = await loadDataset('train.jsonl', { tokenizer: model.tokenizer, maxLength: 512 });
+ */
+export async function loadDataset(path: string | URL, options: LoadDatasetOptions = {}): Promise<Dataset> {
+  checkOptions('loadDataset', options, ['tokenizer', 'maxLength', 'trainOn']);
+  const { tokenizer, maxLength = 512, trainOn = 'all' } = options;
+  check(
+    Number.isInteger(maxLength) && maxLength > 1,
+    'loadDataset',
+    `expected maxLength to be a whole number above 1 but received ${describe(maxLength)}`,
+  );
+  if (trainOn !== 'all')
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[loadDataset] trainOn ${describe(trainOn)} is not supported yet: use 'all', or { inputIds, labels } with your own mask`,
+      { op: 'loadDataset' },
+    );
+  const file = path instanceof URL ? decodeURIComponent(path.pathname) : path;
+  await stat(file).catch((cause: unknown) => {
+    throw new LoRAError('ERR_FILE', `[loadDataset] cannot read ${file}: ${(cause as Error).message}`, {
+      op: 'loadDataset',
+      cause,
+    });
+  });
+  const reader = new Reader(file, tokenizer, maxLength);
+  if (['.jsonl', '.ndjson'].includes(extname(file).toLowerCase())) await reader.readLines();
+  else if (extname(file).toLowerCase() === '.json')
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[loadDataset] ${file}: a JSON array is not supported yet: write one object per line (.jsonl)`,
+      { op: 'loadDataset' },
+    );
+  else reader.addText(await readFile(file, 'utf8'));
+  if (reader.examples.length === 0)
+    throw new LoRAError(
+      'ERR_DATA',
+      `[loadDataset] ${file}: expected at least one example but it holds none`,
+      {
+        op: 'loadDataset',
+      },
+    );
+  const { examples, truncated } = reader;
+  return {
+    length: examples.length,
+    truncated,
+    path: file,
+    [Symbol.iterator]: () => examples[Symbol.iterator](),
+  };
+}
+
+class Reader {
+  readonly examples: Required<Example>[] = [];
+  truncated = 0;
+  #format: Format | undefined;
+
+  constructor(
+    readonly file: string,
+    readonly tokenizer: TextEncoder | undefined,
+    readonly maxLength: number,
+  ) {}
+
+  async readLines(): Promise<void> {
+    const lines = createInterface({ input: createReadStream(this.file, 'utf8'), crlfDelay: Infinity });
+    let number = 0;
+    for await (const line of lines) {
+      number++;
+      if (line.trim() !== '') this.#addLine(line, number);
+    }
+  }
+
+  #fail(line: number, message: string, code: 'ERR_DATA' | 'ERR_UNSUPPORTED' = 'ERR_DATA'): never {
+    throw new LoRAError(code, `[loadDataset] ${this.file}:${line}: ${message}`, { op: 'loadDataset' });
+  }
+
+  #addLine(line: string, number: number): void {
+    let record: unknown;
+    try {
+      record = JSON.parse(line.replace(/^\uFEFF/, ''));
+    } catch (error) {
+      this.#fail(
+        number,
+        `expected one JSON object per line but received ${describe(line)}: ${(error as Error).message}`,
+      );
+    }
+    if (typeof record !== 'object' || record === null || Array.isArray(record))
+      this.#fail(number, `expected a JSON object but received ${describe(record)}`);
+    this.#format ??= this.#formatOf(record, number);
+    if (this.#format === 'ids') {
+      const example = checkExample('loadDataset', record, `${this.file}:${number}`);
+      this.#add([...example.inputIds], [...example.labels]);
+      return;
+    }
+    const { text } = record as { text?: unknown };
+    if (typeof text !== 'string')
+      this.#fail(
+        number,
+        `expected "text" to be a string, as on the first line, but received ${describe(text)}`,
+      );
+    const ids = this.#encode(text);
+    const { eosTokenId } = this.#needTokenizer();
+    if (typeof eosTokenId === 'number' && ids.at(-1) !== eosTokenId) ids.push(eosTokenId);
+    this.#add(ids, ids);
+  }
+
+  #formatOf(record: object, number: number): Format {
+    if ('text' in record) return 'text';
+    if ('inputIds' in record) return 'ids';
+    const chat = ['prompt', 'messages'].find((key) => key in record);
+    if (chat)
+      this.#fail(
+        number,
+        `{ ${chat === 'prompt' ? 'prompt, completion' : 'messages'} } is not supported yet: use { text }, or { inputIds, labels } with your own mask`,
+        'ERR_UNSUPPORTED',
+      );
+    this.#fail(
+      number,
+      `expected { text } or { inputIds, labels } but received the keys ${Object.keys(record).join(', ') || '(none)'}`,
+    );
+  }
+
+  #needTokenizer(): TextEncoder {
+    if (this.tokenizer) return this.tokenizer;
+    throw new LoRAError(
+      'ERR_ARGUMENT',
+      `[loadDataset] expected a tokenizer, since ${this.file} holds text: pass { tokenizer: model.tokenizer }`,
+      { op: 'loadDataset' },
+    );
+  }
+
+  #encode(text: string): number[] {
+    return [...this.#needTokenizer().encode(text)];
+  }
+
+  #add(ids: number[], labels: number[]): void {
+    if (ids.length > this.maxLength) this.truncated++;
+    // A single token predicts nothing.
+    if (ids.length > 1)
+      this.examples.push({ inputIds: ids.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) });
+  }
+
+  addText(text: string): void {
+    const ids = this.#encode(text);
+    for (let at = 0; at < ids.length; at += this.maxLength) {
+      const piece = ids.slice(at, at + this.maxLength);
+      this.#add(piece, piece);
+    }
+  }
+}

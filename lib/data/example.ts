@@ -1,0 +1,42 @@
+import { LoRAError } from '../errors';
+import { describe } from '../validate';
+
+/** One training example: token ids, and per position the id it must be predicted as, or −100 for "does not count". */
+export interface Example {
+  inputIds: readonly number[];
+  /** Same length as `inputIds` and not shifted; absent: every token counts. */
+  labels?: readonly number[];
+}
+
+/** Examples, or a function that gives them afresh each time (for sources that can be read only once). */
+export type DataSource =
+  Iterable<Example> | AsyncIterable<Example> | (() => Iterable<Example> | AsyncIterable<Example>);
+
+/** The label that counts nothing, as in PyTorch and transformers. */
+export const ignoredLabel = -100;
+
+const isIds = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((id) => Number.isInteger(id));
+
+/** Throws ERR_DATA, naming the example's place, unless `value` is a well-formed example; gives its labels too. */
+export function checkExample(op: string, value: unknown, place: string): Required<Example> {
+  const fail = (message: string): never => {
+    throw new LoRAError('ERR_DATA', `[${op}] ${place}: ${message}`, { op });
+  };
+  if (typeof value !== 'object' || value === null)
+    return fail(`expected an example { inputIds, labels? } but received ${describe(value)}`);
+  const { inputIds, labels = inputIds } = value as Partial<Example>;
+  if (!isIds(inputIds) || inputIds.length === 0)
+    return fail(`expected inputIds to be token ids but received ${describe(inputIds)}`);
+  if (!isIds(labels)) return fail(`expected labels to be token ids or −100 but received ${describe(labels)}`);
+  if (labels.length !== inputIds.length)
+    return fail(`expected ${inputIds.length} labels, one per token, but received ${labels.length}`);
+  return { inputIds, labels };
+}
+
+/** How many labels count: the first position predicts nothing (labels are shifted inside the model). */
+export function countedTokens(labels: readonly (readonly number[])[]): number {
+  let count = 0;
+  for (const row of labels) for (let i = 1; i < row.length; i++) if (row[i] !== ignoredLabel) count++;
+  return count;
+}
