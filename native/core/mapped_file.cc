@@ -32,7 +32,7 @@ struct Descriptor {
 std::string Reason(int error) { return std::generic_category().message(error); }
 
 [[noreturn]] void Fail(const std::string& path, const std::string& reason) {
-  Throw("ERR_FILE", "openFile", "cannot open ", path, ": ", reason);
+  throw Error("ERR_FILE", "openFile", "cannot open " + path + ": " + reason);
 }
 
 }  // namespace

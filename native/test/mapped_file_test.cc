@@ -81,14 +81,12 @@ TEST_CASE("mapped_file survives replacement and removal of the file") {
 TEST_CASE("mapped_file names the file that it cannot open, and why") {
   const TemporaryFolder folder;
   const std::string missing = (folder.path / "missing").string();
-  CHECK(FailureOf(missing) ==
-        "ERR_FILE: [openFile] cannot open " + missing + ": No such file or directory");
+  CHECK(FailureOf(missing) == "ERR_FILE: cannot open " + missing + ": No such file or directory");
   CHECK(FailureOf(folder.path.string()) ==
-        "ERR_FILE: [openFile] cannot open " + folder.path.string() + ": it is a directory");
+        "ERR_FILE: cannot open " + folder.path.string() + ": it is a directory");
   const std::string pipe = (folder.path / "pipe").string();
   REQUIRE(mkfifo(pipe.c_str(), 0600) == 0);
-  CHECK(FailureOf(pipe) ==
-        "ERR_FILE: [openFile] cannot open " + pipe + ": it is not a regular file");
+  CHECK(FailureOf(pipe) == "ERR_FILE: cannot open " + pipe + ": it is not a regular file");
 }
 
 }  // namespace
