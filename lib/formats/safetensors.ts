@@ -1,0 +1,237 @@
+import { constants } from 'node:buffer';
+import { types } from 'node:util';
+import type { NativeFile } from '../binding';
+import { binding } from '../calls';
+import { LoRAError } from '../errors';
+import { check, describe } from '../validate';
+import { writeFileAtomic } from './atomic';
+import { dtypeRank, isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes';
+import {
+  HeaderError,
+  headerLength,
+  maxHeaderBytes,
+  metadataKey,
+  parseHeader,
+  type TensorEntry,
+} from './header';
+import { toPath } from './paths';
+
+/** One tensor of a safetensors file: little-endian, row-major bytes. A shape of [] is a scalar. */
+export interface SafetensorsTensor {
+  readonly dtype: SafetensorsDType;
+  readonly shape: readonly number[];
+  readonly bytes: Uint8Array;
+}
+
+/** What a {@link SafetensorsFile} shares with its tensors. */
+interface Mapping {
+  readonly path: string;
+  file: NativeFile | undefined;
+}
+
+class MappedTensor implements SafetensorsTensor {
+  readonly dtype: SafetensorsDType;
+  readonly shape: readonly number[];
+  readonly #mapping: Mapping;
+  readonly #name: string;
+  readonly #offset: number;
+  readonly #length: number;
+  #bytes: Uint8Array | undefined;
+
+  constructor(mapping: Mapping, entry: TensorEntry, dataStart: number) {
+    this.dtype = entry.dtype;
+    this.shape = entry.shape;
+    this.#mapping = mapping;
+    this.#name = entry.name;
+    this.#offset = dataStart + entry.begin;
+    this.#length = entry.end - entry.begin;
+  }
+
+  get bytes(): Uint8Array {
+    if (this.#bytes !== undefined) return this.#bytes;
+    const { file, path } = this.#mapping;
+    if (file === undefined) {
+      throw new LoRAError(
+        'ERR_DISPOSED',
+        `${path} is closed: the bytes of ${this.#name} can no longer be read`,
+      );
+    }
+    if (this.#length > constants.MAX_LENGTH) {
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        `${path}: the tensor ${this.#name} has ${this.#length} bytes, and one view of Node.js ${process.versions.node} ` +
+          `holds at most ${constants.MAX_LENGTH}: use Node.js 22 or newer`,
+      );
+    }
+    this.#bytes = new Uint8Array(binding().fileView(file, this.#offset, this.#length));
+    return this.#bytes;
+  }
+}
+
+/**
+ * An open safetensors file. The file is mapped, not read: a tensor's bytes are views that cost memory only where
+ * they are touched. Replacing the file by rename leaves an open one as it was; truncating it in place does not
+ * (reading a page that is gone ends the process, as with every mapping).
+ */
+export class SafetensorsFile {
+  readonly path: string;
+  /** The texts of `__metadata__`; empty when there is none. */
+  readonly metadata: Readonly<Record<string, string>>;
+  /** In file order: the order of the data. `bytes` is a view, made at first use; one view per tensor. */
+  readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
+  readonly #mapping: Mapping;
+
+  /** Use {@link openSafetensors}. */
+  constructor(path: string) {
+    const opened = binding().openFile(path);
+    this.path = path;
+    this.#mapping = { path, file: opened.file };
+    try {
+      const view = (offset: number, length: number): Uint8Array =>
+        new Uint8Array(binding().fileView(opened.file, offset, length));
+      const length = headerLength(view(0, Math.min(opened.bytes, 512)), opened.bytes);
+      const dataStart = 8 + length;
+      const header = parseHeader(view(8, length), opened.bytes - dataStart);
+      this.metadata = header.metadata;
+      this.tensors = new Map(
+        header.entries.map((entry) => [entry.name, new MappedTensor(this.#mapping, entry, dataStart)]),
+      );
+    } catch (error) {
+      this.close();
+      if (!(error instanceof HeaderError)) throw error;
+      throw new LoRAError('ERR_SAFETENSORS', `${path} ${error.message}`, { cause: error });
+    }
+  }
+
+  get disposed(): boolean {
+    return this.#mapping.file === undefined;
+  }
+
+  /** Detaches every view (its length becomes 0) and unmaps the file. A second time does nothing. */
+  close(): void {
+    const { file } = this.#mapping;
+    this.#mapping.file = undefined;
+    if (file !== undefined) binding().closeFile(file);
+  }
+
+  /** The same as close(). */
+  dispose(): void {
+    this.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/**
+ * Opens a safetensors file and checks its header by every rule of the format (and more strictly than the official
+ * reader: a name that occurs twice is an error).
+ *
+ * Errors: ERR_FILE when the file cannot be opened; ERR_SAFETENSORS with the reason when it is not a whole, valid
+ * file (a Git LFS pointer or an HTML page is named); ERR_UNSUPPORTED when a tensor's bytes are read that are too
+ * many for one view.
+ *
+ * @example
+ * const file = await openSafetensors('model.safetensors');
+ * for (const [name, { dtype, shape, bytes }] of file.tensors) console.log(name, dtype, shape, bytes.length);
+ * file.close();
+ */
+export async function openSafetensors(path: string | URL): Promise<SafetensorsFile> {
+  return new SafetensorsFile(toPath(path, 'openSafetensors'));
+}
+
+/**
+ * Writes a safetensors file as the official writer does: tensors by descending width of their type, then by name;
+ * the header padded with spaces to a multiple of 8. The file appears whole or not at all (see writeFileAtomic), and
+ * the tensors are not gathered in memory.
+ *
+ * Errors: ERR_ARGUMENT for bytes that do not fit dtype and shape; ERR_FILE when writing fails.
+ *
+ * @example
+ * await writeSafetensors('w.safetensors', new Map([['w', { dtype: 'U8', shape: [2], bytes: new Uint8Array(2) }]]));
+ */
+export async function writeSafetensors(
+  path: string | URL,
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+  metadata?: Readonly<Record<string, string>> | null,
+): Promise<void> {
+  await writeFileAtomic(toPath(path, 'writeSafetensors'), serialize(tensors, metadata));
+}
+
+/** The pieces of a file, in order. */
+function serialize(
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+  metadata: Readonly<Record<string, string>> | null | undefined,
+): Uint8Array[] {
+  const op = 'writeSafetensors';
+  check(types.isMap(tensors), op, `expected a Map of tensors but received ${describe(tensors)}`);
+  for (const [name, tensor] of tensors) checkTensor(name, tensor);
+  for (const [key, value] of Object.entries(metadata ?? {})) {
+    check(typeof value === 'string', op, `expected text for metadata ${key} but received ${describe(value)}`);
+  }
+
+  const sorted = [...tensors]
+    .map(([name, tensor]) => ({ name, tensor, key: Buffer.from(name) }))
+    .sort((a, b) => dtypeRank(b.tensor.dtype) - dtypeRank(a.tensor.dtype) || Buffer.compare(a.key, b.key));
+  // Built by hand: an object would move names like "0" to the front.
+  const fields: string[] = [];
+  if (metadata != null) fields.push(`"${metadataKey}":${JSON.stringify(metadata)}`);
+  let offset = 0;
+  for (const { name, tensor } of sorted) {
+    const { dtype, shape, bytes } = tensor;
+    const end = offset + bytes.length;
+    const entry = { dtype, shape, data_offsets: [offset, end] };
+    fields.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);
+    offset = end;
+  }
+  const json = Buffer.from(`{${fields.join(',')}}`);
+  const header = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');
+  check(header.length - 8 <= maxHeaderBytes, op, `expected a header of at most ${maxHeaderBytes} bytes`);
+  header.writeBigUInt64LE(BigInt(header.length - 8));
+  json.copy(header, 8);
+  return [header, ...sorted.map(({ tensor }) => tensor.bytes)];
+}
+
+function checkTensor(name: string, tensor: SafetensorsTensor): void {
+  const op = 'writeSafetensors';
+  const label = `"${name}"`;
+  check(
+    typeof name === 'string' && !/\p{Surrogate}/u.test(name),
+    op,
+    `expected names of well-formed text but received ${describe(name)}`,
+  );
+  check(name !== metadataKey, op, `expected a tensor name other than ${metadataKey}`);
+  check(
+    typeof tensor === 'object' && tensor !== null,
+    op,
+    `expected a tensor for ${label} but received ${describe(tensor)}`,
+  );
+  const { dtype, shape, bytes } = tensor;
+  check(
+    isSafetensorsDType(dtype),
+    op,
+    `expected a safetensors dtype for ${label} but received ${describe(dtype)}`,
+  );
+  const isShape = Array.isArray(shape) && shape.every((size) => Number.isSafeInteger(size) && size >= 0);
+  check(
+    isShape,
+    op,
+    `expected a shape of non-negative integers for ${label} but received ${describe(shape)}`,
+  );
+  check(
+    types.isUint8Array(bytes),
+    op,
+    `expected a Uint8Array as bytes of ${label} but received ${describe(bytes)}`,
+  );
+  const wanted = tensorBytes(dtype, shape);
+  check(typeof wanted === 'number', op, `expected a writable size for ${label}: ${wanted}`);
+  check(
+    bytes.length === wanted,
+    op,
+    `expected ${wanted} bytes for ${label} (${dtype} [${shape.join(', ')}]) but received ${bytes.length}` +
+      (types.isArrayBuffer(bytes.buffer) && bytes.buffer.byteLength === 0 && wanted > 0
+        ? ' (was the file that they came from closed?)'
+        : ''),
+  );
+}
