@@ -1,0 +1,470 @@
+// Micro-kernel of the CPU backend, compiled once per instruction set.
+//
+// acc [rows <= kTileM][kVectors vectors] stays in registers over a whole pass: per reduction
+// element kVectors loads of the panel and one broadcast of x per row. f32 and bf16 share the code:
+// a "32-bit element" is one f32 or a pair of bf16 along the reduction; only MulAddElements differs.
+//
+// Every loop over acc must be unrolled (HWY_UNROLL): one variable index, even in a cold branch, and
+// GCC keeps the array in memory and stores every accumulator in each step (2.7 times slower).
+#if defined(LORA_BACKEND_CPU_GEMM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_GEMM_INL_H_
+#undef LORA_BACKEND_CPU_GEMM_INL_H_
+#else
+#define LORA_BACKEND_CPU_GEMM_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/panels.h"
+#include "core/dtype.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using DF = hn::ScalableTag<float>;
+using DU = hn::ScalableTag<uint32_t>;
+using DBF = hn::Repartition<hwy::bfloat16_t, DF>;
+using DHalf = hn::Rebind<hwy::bfloat16_t, DF>;  // as many bf16 as a DF has f32
+using VF = hn::Vec<DF>;
+using VU = hn::Vec<DU>;
+
+// The targets in this build have fixed vector lengths (SVE and RVV are left out: no arrays of Vec).
+constexpr size_t kLanes = HWY_MAX_BYTES / sizeof(float);
+// 32 registers hold 6 × 4 accumulators, 16 hold 6 × 2.
+#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3
+constexpr size_t kVectors = 2;
+#else
+constexpr size_t kVectors = 4;
+#endif
+constexpr size_t kPanelWidth = kVectors * kLanes;
+
+// acc + x·w, element by element. In pairs, both products of a pair land in its lane.
+template <bool kPairs>
+HWY_INLINE VF MulAddElements(VU x, VU w, VF acc) {
+  const DF df;
+  if constexpr (!kPairs) {
+    return hn::MulAdd(hn::BitCast(df, x), hn::BitCast(df, w), acc);
+  } else {
+#if HWY_NATIVE_DOT_BF16
+    // One instruction that adds both products to acc; the second sum exists for other targets only.
+    const DBF dbf;
+    VF unused = hn::Zero(df);
+    return hn::ReorderWidenMulAccumulate(df, hn::BitCast(dbf, x), hn::BitCast(dbf, w), acc, unused);
+#else
+    const VU high = hn::Set(DU(), 0xffff0000u);
+    acc = hn::MulAdd(hn::BitCast(df, hn::ShiftLeft<16>(x)), hn::BitCast(df, hn::ShiftLeft<16>(w)),
+                     acc);
+    return hn::MulAdd(hn::BitCast(df, hn::And(x, high)), hn::BitCast(df, hn::And(w, high)), acc);
+#endif
+  }
+}
+
+// Lanes whose bit is set, for columns `column` (a multiple of kLanes or of 8) on. Reads one byte
+// more than it needs.
+HWY_INLINE hn::Mask<DU> KeptColumns(const uint8_t* bits, size_t column) {
+  const DU du;
+  const uint8_t* at = bits + column / 8;
+  const uint32_t word = (at[0] | static_cast<uint32_t>(at[1]) << 8) >> (column % 8);
+  return hn::TestBit(hn::Set(du, word), hn::Shl(hn::Set(du, 1u), hn::Iota(du, 0)));
+}
+
+HWY_INLINE VF KeepColumns(VF v, const uint8_t* bits, size_t column) {
+  return hn::IfThenElseZero(hn::RebindMask(DF(), KeptColumns(bits, column)), v);
+}
+
+template <size_t kRows, size_t kVecs>
+HWY_INLINE void ZeroAccumulators(VF (&acc)[kRows][kVecs]) {
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVecs; ++j) acc[i][j] = hn::Zero(DF());
+  }
+}
+
+// acc += x [kRows rows] · panel. kAhead: how many elements ahead of use the panel is prefetched.
+template <bool kPairs, size_t kAhead, size_t kRows>
+HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
+                             const uint32_t* HWY_RESTRICT w, size_t elements,
+                             VF (&acc)[kRows][kVectors]) {
+  const DU du;
+  for (size_t e = 0; e < elements; ++e) {
+    VU wv[kVectors];
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) {
+      wv[j] = hn::LoadU(du, w + j * kLanes);
+      if constexpr (kAhead > 0) hwy::Prefetch(w + kAhead * kPanelWidth + j * kLanes);
+    }
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      const VU xv = hn::Set(du, x[i * x_stride + e]);
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kVectors; ++j) {
+        acc[i][j] = MulAddElements<kPairs>(xv, wv[j], acc[i][j]);
+      }
+    }
+    w += kPanelWidth;
+  }
+}
+
+HWY_INLINE void StoreBF16(VF v, uint16_t* to) {
+  const DHalf dh;
+  hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::bfloat16_t*>(to));
+}
+
+// One tile of one pass: where its operands are and what happens to its sums.
+struct Tile {
+  Step main, extra;            // x at the tile's first row, w at the panel
+  const uint8_t* mask;         // at the tile's first row
+  size_t mask_stride, column;  // the tile's first column
+  size_t columns;              // of the panel, <= kPanelWidth
+  float* sums;                 // read if `add`; written unless y_bf16
+  size_t ld_sums;
+  bool add;
+  const float* bias;  // at the tile's first column; only with the last pass
+  uint16_t* y_bf16;   // written with the last pass
+  size_t ldy;
+};
+
+template <bool kPairs, bool kMasked, size_t kRows>
+HWY_NOINLINE void MultiplyTile(const Tile& t) {
+  const DF df;
+  VF acc[kRows][kVectors];
+  ZeroAccumulators(acc);
+  if (t.add) {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kVectors; ++j) hwy::Prefetch(t.sums + i * t.ld_sums + j * kLanes);
+    }
+  }
+  MultiplyStep<kPairs, 8>(t.main.x, t.main.x_stride, t.main.w, t.main.elements, acc);
+  if (t.extra.elements != 0) {
+    MultiplyStep<kPairs, 0>(t.extra.x, t.extra.x_stride, t.extra.w, t.extra.elements, acc);
+  }
+  if constexpr (kMasked) {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kVectors; ++j) {
+        acc[i][j] = KeepColumns(acc[i][j], t.mask + i * t.mask_stride, t.column + j * kLanes);
+      }
+    }
+  }
+  if (HWY_LIKELY(t.columns == kPanelWidth)) {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kVectors; ++j) {
+        VF v = acc[i][j];
+        float* sum = t.sums + i * t.ld_sums + j * kLanes;
+        if (t.add) v = hn::Add(v, hn::LoadU(df, sum));
+        if (t.bias) v = hn::Add(v, hn::LoadU(df, t.bias + j * kLanes));
+        if (t.y_bf16) {
+          StoreBF16(v, t.y_bf16 + i * t.ldy + j * kLanes);
+        } else {
+          hn::StoreU(v, df, sum);
+        }
+      }
+    }
+  } else {
+    HWY_ALIGN float spill[kRows * kPanelWidth];
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kVectors; ++j) {
+        hn::Store(acc[i][j], df, spill + i * kPanelWidth + j * kLanes);
+      }
+    }
+    for (size_t i = 0; i < kRows; ++i) {
+      for (size_t c = 0; c < t.columns; ++c) {
+        float v = spill[i * kPanelWidth + c];
+        if (t.add) v += t.sums[i * t.ld_sums + c];
+        if (t.bias) v += t.bias[c];
+        if (t.y_bf16) {
+          t.y_bf16[i * t.ldy + c] = BF16FromF32(v);
+        } else {
+          t.sums[i * t.ld_sums + c] = v;
+        }
+      }
+    }
+  }
+}
+
+template <bool kPairs, bool kMasked>
+HWY_INLINE void MultiplyTileOf(size_t rows, const Tile& t) {
+  static_assert(kTileM == 6);
+  switch (rows) {
+    case 1:
+      return MultiplyTile<kPairs, kMasked, 1>(t);
+    case 2:
+      return MultiplyTile<kPairs, kMasked, 2>(t);
+    case 3:
+      return MultiplyTile<kPairs, kMasked, 3>(t);
+    case 4:
+      return MultiplyTile<kPairs, kMasked, 4>(t);
+    case 5:
+      return MultiplyTile<kPairs, kMasked, 5>(t);
+    default:
+      return MultiplyTile<kPairs, kMasked, 6>(t);
+  }
+}
+
+// One pass of one panel over row tiles.
+template <bool kPairs>
+void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size_t rows,
+                   Range tiles, float* sums) {
+  const Pass& pass = product.passes[pass_index];
+  const bool last = pass_index + 1 == product.passes.size();
+  const size_t all = Tiles(rows), column = panel * kPanelWidth;
+  const size_t row_begin = Split(rows, all, tiles.begin).begin;
+  Tile t;
+  t.main = pass.main;
+  t.main.w += panel * pass.main.panel_stride;
+  t.extra = pass.extra;
+  if (pass.extra.elements != 0) t.extra.w += panel * pass.extra.panel_stride;
+  t.mask_stride = pass.mask_stride;
+  t.column = column;
+  t.columns = std::min(kPanelWidth, product.n - column);
+  t.add = pass_index != 0 || product.accumulate;
+  t.bias = last && product.bias ? product.bias + column : nullptr;
+  for (size_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    const Range r = Split(rows, all, tile);
+    t.main.x = pass.main.x + r.begin * pass.main.x_stride;
+    if (pass.extra.elements != 0) t.extra.x = pass.extra.x + r.begin * pass.extra.x_stride;
+    t.mask = pass.mask ? pass.mask + r.begin * pass.mask_stride : nullptr;
+    if (product.y_is_bf16) {
+      t.sums = sums + (r.begin - row_begin) * kPanelWidth;
+      t.ld_sums = kPanelWidth;
+      t.ldy = product.ldy;
+      t.y_bf16 =
+          last ? static_cast<uint16_t*>(product.y) + r.begin * product.ldy + column : nullptr;
+    } else {
+      t.sums = static_cast<float*>(product.y) + r.begin * product.ldy + column;
+      t.ld_sums = product.ldy;
+      t.ldy = 0;
+      t.y_bf16 = nullptr;
+    }
+    if (pass.mask) {
+      MultiplyTileOf<kPairs, true>(r.end - r.begin, t);
+    } else {
+      MultiplyTileOf<kPairs, false>(r.end - r.begin, t);
+    }
+  }
+}
+
+template <bool kPairs>
+void MultiplyPanelsOf(const Product& product, size_t rows, Range tiles, Range panels, float* sums) {
+  const size_t passes = product.passes.size();
+  if (product.y_is_bf16) {
+    // The f32 sums of one panel stay in cache over all passes and are rounded once.
+    for (size_t p = panels.begin; p < panels.end; ++p) {
+      for (size_t i = 0; i < passes; ++i) MultiplyPanel<kPairs>(product, i, p, rows, tiles, sums);
+    }
+  } else {
+    // y itself holds the sums; a block of x stays in cache over all panels.
+    for (size_t i = 0; i < passes; ++i) {
+      for (size_t p = panels.begin; p < panels.end; ++p) {
+        MultiplyPanel<kPairs>(product, i, p, rows, tiles, nullptr);
+      }
+    }
+  }
+}
+
+void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels, float* sums) {
+  if (product.pairs) {
+    MultiplyPanelsOf<true>(product, rows, tiles, panels, sums);
+  } else {
+    MultiplyPanelsOf<false>(product, rows, tiles, panels, sums);
+  }
+}
+
+// ---- few rows: bound by reading the panels ---------------------------------------------------
+
+// How far ahead a panel is prefetched when it comes from memory.
+constexpr size_t kStreamAhead = 24;
+
+// One row has too few accumulators to hide the latency of a multiply-add: several sets take turns.
+template <bool kPairs>
+HWY_INLINE void MultiplyOneRow(const uint32_t* HWY_RESTRICT x, const uint32_t* HWY_RESTRICT w,
+                               size_t elements, VF (&acc)[1][kVectors]) {
+  constexpr size_t kSets = 8 / kVectors;
+  const DU du;
+  VF sets[kSets][kVectors];
+  ZeroAccumulators(sets);
+  size_t e = 0;
+  for (; e + kSets <= elements; e += kSets) {
+    HWY_UNROLL(8)
+    for (size_t s = 0; s < kSets; ++s) {
+      const VU xv = hn::Set(du, x[e + s]);
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kVectors; ++j) {
+        const uint32_t* at = w + s * kPanelWidth + j * kLanes;
+        hwy::Prefetch(at + kStreamAhead * kPanelWidth);
+        sets[s][j] = MulAddElements<kPairs>(xv, hn::LoadU(du, at), sets[s][j]);
+      }
+    }
+    w += kSets * kPanelWidth;
+  }
+  for (; e < elements; ++e, w += kPanelWidth) {
+    const VU xv = hn::Set(du, x[e]);
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) {
+      sets[0][j] = MulAddElements<kPairs>(xv, hn::LoadU(du, w + j * kLanes), sets[0][j]);
+    }
+  }
+  HWY_UNROLL(8)
+  for (size_t s = 0; s < kSets; ++s) {
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) acc[0][j] = hn::Add(acc[0][j], sets[s][j]);
+  }
+}
+
+// sums[i·kPanelWidth + c] ← Σ_r h[i, r] · a[c, r] for c in [0, columns), 0 beyond.
+template <size_t kRows>
+void AddUp(const SkinnyLora& lora, const float* a, size_t columns, float* sums) {
+  const DF df;
+  std::fill(sums, sums + kRows * kPanelWidth, 0.0f);
+  for (size_t c = 0; c < columns; ++c, a += lora.r) {
+    VF acc[kRows];
+    HWY_UNROLL(4)
+    for (size_t i = 0; i < kRows; ++i) acc[i] = hn::Zero(df);
+    size_t r = 0;
+    for (; r + kLanes <= lora.r; r += kLanes) {
+      const VF av = hn::LoadU(df, a + r);
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < kRows; ++i) {
+        acc[i] = hn::MulAdd(av, hn::LoadU(df, lora.h + i * lora.h_stride + r), acc[i]);
+      }
+    }
+    if (r < lora.r) {
+      const VF av = hn::LoadN(df, a + r, lora.r - r);
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < kRows; ++i) {
+        acc[i] = hn::MulAdd(av, hn::LoadN(df, lora.h + i * lora.h_stride + r, lora.r - r), acc[i]);
+      }
+    }
+    HWY_UNROLL(4)
+    for (size_t i = 0; i < kRows; ++i) sums[i * kPanelWidth + c] = hn::ReduceSum(df, acc[i]);
+  }
+}
+
+template <bool kPairs, size_t kRows>
+HWY_NOINLINE void MultiplySkinnyOf(const Product& product, Range panels, const SkinnyLora& lora) {
+  const DF df;
+  HWY_ALIGN float sums[kRows * kPanelWidth];
+  for (size_t p = panels.begin; p < panels.end; ++p) {
+    const size_t column = p * kPanelWidth;
+    const size_t columns = std::min(kPanelWidth, product.n - column);
+    if (lora.r != 0) AddUp<kRows>(lora, lora.a + column * lora.r, columns, sums);
+    VF acc[kRows][kVectors];
+    ZeroAccumulators(acc);
+    for (const Pass& pass : product.passes) {
+      const Step& step = pass.main;
+      const uint32_t* w = step.w + p * step.panel_stride;
+      if constexpr (kRows == 1) {
+        MultiplyOneRow<kPairs>(step.x, w, step.elements, acc);
+      } else {
+        MultiplyStep<kPairs, kStreamAhead>(step.x, step.x_stride, w, step.elements, acc);
+      }
+    }
+    if (HWY_LIKELY(columns == kPanelWidth)) {
+      HWY_UNROLL(8)
+      for (size_t i = 0; i < kRows; ++i) {
+        HWY_UNROLL(8)
+        for (size_t j = 0; j < kVectors; ++j) {
+          VF v = acc[i][j];
+          if (lora.r != 0) v = hn::Add(v, hn::Load(df, sums + i * kPanelWidth + j * kLanes));
+          if (product.bias) v = hn::Add(v, hn::LoadU(df, product.bias + column + j * kLanes));
+          const size_t at = i * product.ldy + column + j * kLanes;
+          if (product.y_is_bf16) {
+            StoreBF16(v, static_cast<uint16_t*>(product.y) + at);
+          } else {
+            hn::StoreU(v, df, static_cast<float*>(product.y) + at);
+          }
+        }
+      }
+    } else {
+      HWY_ALIGN float spill[kRows * kPanelWidth];
+      HWY_UNROLL(8)
+      for (size_t i = 0; i < kRows; ++i) {
+        HWY_UNROLL(8)
+        for (size_t j = 0; j < kVectors; ++j) {
+          hn::Store(acc[i][j], df, spill + i * kPanelWidth + j * kLanes);
+        }
+      }
+      for (size_t i = 0; i < kRows; ++i) {
+        for (size_t c = 0; c < columns; ++c) {
+          float v = spill[i * kPanelWidth + c];
+          if (lora.r != 0) v += sums[i * kPanelWidth + c];
+          if (product.bias) v += product.bias[column + c];
+          const size_t at = i * product.ldy + column + c;
+          if (product.y_is_bf16) {
+            static_cast<uint16_t*>(product.y)[at] = BF16FromF32(v);
+          } else {
+            static_cast<float*>(product.y)[at] = v;
+          }
+        }
+      }
+    }
+  }
+}
+
+template <bool kPairs>
+void MultiplySkinnyRows(const Product& product, size_t rows, Range panels, const SkinnyLora& lora) {
+  static_assert(kSkinnyRows == 4);
+  switch (rows) {
+    case 1:
+      return MultiplySkinnyOf<kPairs, 1>(product, panels, lora);
+    case 2:
+      return MultiplySkinnyOf<kPairs, 2>(product, panels, lora);
+    case 3:
+      return MultiplySkinnyOf<kPairs, 3>(product, panels, lora);
+    default:
+      return MultiplySkinnyOf<kPairs, 4>(product, panels, lora);
+  }
+}
+
+void MultiplySkinny(const Product& product, size_t rows, Range panels, const SkinnyLora& lora) {
+  if (product.pairs) {
+    MultiplySkinnyRows<true>(product, rows, panels, lora);
+  } else {
+    MultiplySkinnyRows<false>(product, rows, panels, lora);
+  }
+}
+
+// ---- x as 32-bit elements --------------------------------------------------------------------
+
+// dst [⌈k/2⌉ pairs] ← x [k] rounded to bf16.
+HWY_INLINE void RoundToPairs(const float* HWY_RESTRICT x, size_t k, uint32_t* HWY_RESTRICT dst) {
+  const DF df;
+  uint16_t* to = reinterpret_cast<uint16_t*>(dst);
+  size_t i = 0;
+  for (; i + kLanes <= k; i += kLanes) StoreBF16(hn::LoadU(df, x + i), to + i);
+  for (; i < k; ++i) to[i] = BF16FromF32(x[i]);
+  if (k % 2 != 0) to[k] = 0;
+}
+
+void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
+                  uint32_t* dst, size_t dst_stride) {
+  for (size_t i = 0; i < rows; ++i) {
+    uint32_t* to = dst + i * dst_stride;
+    if (!pairs) {
+      std::memcpy(to, static_cast<const float*>(x) + i * ldx, k * sizeof(float));
+    } else if (x_is_bf16) {
+      if (k % 2 != 0) to[k / 2] = 0;
+      std::memcpy(to, static_cast<const uint16_t*>(x) + i * ldx, k * sizeof(uint16_t));
+    } else {
+      RoundToPairs(static_cast<const float*>(x) + i * ldx, k, to);
+    }
+  }
+}
+
+size_t PanelWidth() { return kPanelWidth; }
+
+}  // namespace lora::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard per target

@@ -1,0 +1,187 @@
+#include "backend/cpu/gemm.h"
+
+#include <algorithm>
+
+#include "backend/cpu/arena.h"
+#include "backend/cpu/panels.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/gemm.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "backend/cpu/gemm-inl.h"
+#include "hwy/highway.h"
+
+#if HWY_ONCE
+namespace lora::cpu {
+
+HWY_EXPORT(PanelWidth);
+HWY_EXPORT(MultiplyPanels);
+HWY_EXPORT(MultiplySkinny);
+HWY_EXPORT(CopyElements);
+
+size_t PanelWidth() { return HWY_DYNAMIC_DISPATCH(PanelWidth)(); }
+
+void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels, float* sums) {
+  HWY_DYNAMIC_DISPATCH(MultiplyPanels)(product, rows, tiles, panels, sums);
+}
+
+size_t MultiplySums(size_t rows) { return rows * PanelWidth(); }
+
+void MultiplySkinny(const Product& product, size_t rows, Range panels, const SkinnyLora& lora) {
+  HWY_DYNAMIC_DISPATCH(MultiplySkinny)(product, rows, panels, lora);
+}
+
+void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
+                  uint32_t* dst, size_t dst_stride) {
+  HWY_DYNAMIC_DISPATCH(CopyElements)(x, x_is_bf16, ldx, rows, k, pairs, dst, dst_stride);
+}
+
+Blocks::Blocks(size_t elements) : elements(elements) {
+  // Nearly equal blocks: a short last one would pay for reading and writing the sums again.
+  constexpr size_t kGranule = 16;
+  count = std::max<size_t>(1, (elements + kPassElements / 2) / kPassElements);
+  length = ((elements + count - 1) / count + kGranule - 1) / kGranule * kGranule;
+  if (length > 0) count = std::max<size_t>(1, (elements + length - 1) / length);
+  // An odd number of cache lines, so that the rows of a tile do not fall into the same cache sets.
+  stride = std::max(length, kGranule);
+  if (stride / kGranule % 2 == 0) stride += kGranule;
+}
+
+size_t ChunkRows(size_t rows, size_t elements) {
+  constexpr size_t kMaxElements = size_t{8} << 20;
+  const size_t fit = kMaxElements / std::max<size_t>(1, elements) / kTileM * kTileM;
+  return std::min(rows, std::clamp(fit, 16 * kTileM, kChunkRows));
+}
+
+namespace {
+
+// Everything of a call that follows from its sizes.
+struct GemmPlan {
+  size_t chunk = 0;  // rows packed at a time
+  size_t pass_count = 0;
+  size_t element_count = 0;  // of packed x
+};
+
+GemmPlan PlanGemm(const GemmArgs& args) {
+  GemmPlan plan;
+  for (const GemmSegment& segment : args.segments) {
+    const Blocks blocks(Elements(segment.k, args.dtype));
+    plan.pass_count += blocks.count;
+    plan.element_count += blocks.Size(1);
+  }
+  plan.chunk = ChunkRows(args.m, plan.element_count);
+  return plan;
+}
+
+struct GemmScratch {
+  uint32_t* x;
+  Pass* passes;
+  float* sums;
+};
+
+GemmScratch TakeGemm(Arena& arena, const GemmArgs& args, const GemmPlan& plan, int threads) {
+  GemmScratch scratch;
+  scratch.x = arena.Take<uint32_t>(plan.chunk * plan.element_count);
+  scratch.passes = arena.Take<Pass>(std::max<size_t>(1, plan.pass_count));
+  scratch.sums = arena.Take<float>(
+      args.y_dtype == DType::kBF16 ? static_cast<size_t>(threads) * MultiplySums(plan.chunk) : 0);
+  return scratch;
+}
+
+}  // namespace
+
+size_t GemmScratchBytes(const GemmArgs& args, int threads) {
+  Arena arena;
+  TakeGemm(arena, args, PlanGemm(args), threads);
+  return arena.bytes();
+}
+
+void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
+  if (args.m == 0 || args.n == 0) return;
+  const GemmPlan plan = PlanGemm(args);
+  const size_t threads = static_cast<size_t>(ThreadsOf(context));
+  Arena arena(scratch_span);
+  const GemmScratch scratch = TakeGemm(arena, args, plan, static_cast<int>(threads));
+  const bool pairs = args.dtype == DType::kBF16;
+  const size_t panels = Panels(args.n, PanelWidth());
+
+  for (size_t m0 = 0; m0 < args.m; m0 += plan.chunk) {
+    const size_t rows = std::min(plan.chunk, args.m - m0), tiles = Tiles(rows);
+    // Block b of a segment is [rows][stride], one after the other.
+    ParallelFor(context, tiles, [&](size_t tile, size_t) {
+      const Range r = Split(rows, tiles, tile);
+      uint32_t* at = scratch.x;
+      for (const GemmSegment& segment : args.segments) {
+        const Blocks blocks(Elements(segment.k, args.dtype));
+        const size_t per = pairs ? 2 : 1, size = SizeOf(segment.x_dtype);
+        for (size_t b = 0; b < blocks.count; ++b) {
+          const size_t k0 = blocks.Begin(b) * per;
+          const size_t k = std::min(segment.k - k0, blocks.Length(b) * per);
+          const std::byte* x =
+              static_cast<const std::byte*>(segment.x) + ((m0 + r.begin) * segment.ldx + k0) * size;
+          if (k != 0) {
+            CopyElements(x, segment.x_dtype == DType::kBF16, segment.ldx, r.end - r.begin, k, pairs,
+                         at + r.begin * blocks.stride, blocks.stride);
+          }
+          at += rows * blocks.stride;
+        }
+      }
+    });
+
+    size_t count = 0;
+    const uint32_t* at = scratch.x;
+    for (const GemmSegment& segment : args.segments) {
+      const Blocks blocks(Elements(segment.k, args.dtype));
+      const size_t panel_stride =
+          segment.panel_stride ? segment.panel_stride : blocks.elements * PanelWidth();
+      for (size_t b = 0; b < blocks.count; ++b) {
+        Pass pass;
+        pass.main = {at, blocks.stride,
+                     static_cast<const uint32_t*>(segment.w) + blocks.Begin(b) * PanelWidth(),
+                     panel_stride, blocks.Length(b)};
+        scratch.passes[count++] = pass;
+        at += rows * blocks.stride;
+      }
+    }
+    if (count == 0) scratch.passes[count++] = Pass();
+
+    Product product;
+    product.pairs = pairs;
+    product.passes = {scratch.passes, count};
+    product.n = args.n;
+    product.bias = args.bias;
+    product.y = static_cast<std::byte*>(args.y) + m0 * args.ldy * SizeOf(args.y_dtype);
+    product.y_is_bf16 = args.y_dtype == DType::kBF16;
+    product.ldy = args.ldy;
+    product.accumulate = args.accumulate;
+    // With few panels the rows are split as well, so that every thread has about the same work.
+    const size_t row_parts = std::min(tiles, panels >= 4 * threads ? 1 : 4 * threads / panels);
+    const size_t units = panels * row_parts, tasks = std::min(units, 4 * threads);
+    ParallelFor(context, tasks, [&](size_t task, size_t thread) {
+      const Range mine = Split(units, tasks, task);
+      float* sums = product.y_is_bf16 ? scratch.sums + thread * MultiplySums(plan.chunk) : nullptr;
+      // Units in panel-major order within a row part, so that a range is few rectangles.
+      for (size_t u = mine.begin; u < mine.end;) {
+        const size_t part = u / panels, first = u % panels;
+        const size_t end = std::min(panels, first + (mine.end - u));
+        MultiplyPanels(product, rows, Split(tiles, row_parts, part), {first, end}, sums);
+        u += end - first;
+      }
+    });
+  }
+}
+
+GemmSegment PackedPart(const void* panels, DType dtype, size_t k, size_t n0, size_t k0,
+                       size_t k_count) {
+  const size_t width = PanelWidth(), per = SizeOf(dtype) == 2 ? 2 : 1;
+  GemmSegment segment;
+  segment.panel_stride = Elements(k, dtype) * width;
+  segment.w =
+      static_cast<const uint32_t*>(panels) + n0 / width * segment.panel_stride + k0 / per * width;
+  segment.k = k_count;
+  return segment;
+}
+
+}  // namespace lora::cpu
+#endif  // HWY_ONCE
