@@ -1,0 +1,246 @@
+/**
+ * The tape. An op whose inputs require a gradient leaves a node; backward() walks the nodes in reverse order
+ * of their making and frees each as it goes. Nodes hold their own references to what they saved, never the
+ * tensors of the program, and go when nothing can reach them any more.
+ */
+import { call, entry } from './calls';
+import { LoRAError } from './errors';
+import { rawBinary, rawCast, rawFilled } from './ops/raw';
+import { isRecording, runDetached, Scope } from './scope';
+import { alias, edgeOf, handleOf, Parameter, setEdge, storageOf, Tensor } from './tensor';
+import { check, numelOf, shapeText } from './validate';
+
+/** Gradients of the outputs (null where none arrives) to gradients of the inputs (null where none flows). */
+export type BackwardFunction = (grads: (Tensor | null)[], saved: Tensor[]) => (Tensor | null)[];
+
+/** @internal Output `index` of a node. */
+export interface Edge {
+  readonly node: Node;
+  readonly index: number;
+}
+
+type Source = Edge | { readonly leaf: Tensor } | null;
+
+interface Node {
+  readonly id: number;
+  readonly inputs: Source[];
+  readonly versions: (readonly [Parameter, number])[];
+  saved: Tensor[];
+  backward: BackwardFunction | null; // null once freed
+  release: (() => void) | null;
+  readonly grads: (Tensor | null)[];
+  /** Live output tensors and nodes that take an output as input. */
+  users: number;
+}
+
+let created = 0;
+
+/**
+ * Records an op, unless nothing is being recorded or no input requires a gradient. `saved` tensors stay alive
+ * until backward(), also when the caller disposes its own. `release` runs once, when the node is freed.
+ *
+ * @example
+ * record([x], [y], [x], ([g], [x]) => [rawUnaryBackward('square', 1, x, g)]);
+ */
+export function record(
+  inputs: readonly Tensor[],
+  outputs: readonly Tensor[],
+  saved: readonly Tensor[],
+  backward: BackwardFunction,
+  release: (() => void) | null = null,
+): void {
+  if (!needsGrad(inputs)) {
+    release?.();
+    return;
+  }
+  for (const t of [...inputs.filter((x) => x.requiresGrad), ...outputs]) {
+    if (t.dtype !== 'f16') continue;
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      '[autograd] training with f16 activations is not supported; use bf16',
+      { op: 'autograd' },
+    );
+  }
+  const node: Node = {
+    id: ++created,
+    inputs: inputs.map(sourceOf),
+    versions: inputs
+      .filter((x): x is Parameter => x instanceof Parameter && x.requiresGrad)
+      .map((x) => [x, x.version] as const),
+    saved: saved.map(alias),
+    backward,
+    release,
+    grads: outputs.map(() => null),
+    users: outputs.length,
+  };
+  outputs.forEach((out, index) => setEdge(out, { node, index }));
+}
+
+/** Whether an op of these inputs would be recorded. */
+export function needsGrad(inputs: readonly (Tensor | null | undefined)[]): boolean {
+  return isRecording() && inputs.some((x) => x?.requiresGrad);
+}
+
+function sourceOf(input: Tensor): Source {
+  const edge = edgeOf(input);
+  if (edge !== null) {
+    edge.node.users++;
+    return edge;
+  }
+  return input.requiresGrad ? { leaf: input } : null;
+}
+
+/** @internal An output of a node was disposed. */
+export function endEdge(edge: Edge): void {
+  const unused = [edge.node];
+  for (let node = unused.pop(); node !== undefined; node = unused.pop()) {
+    if (--node.users > 0) continue;
+    for (const input of node.inputs) if (input !== null && 'node' in input) unused.push(input.node);
+    free(node);
+  }
+}
+
+/** Drops what a node holds. Its inputs stay listed, so that a second backward() is recognised. */
+function free(node: Node): void {
+  node.backward = null;
+  for (const t of node.saved) t.dispose();
+  node.saved = [];
+  node.release?.();
+  node.release = null;
+  for (let i = 0; i < node.grads.length; i++) {
+    node.grads[i]?.dispose();
+    node.grads[i] = null;
+  }
+}
+
+/** @internal Tensor.backward */
+export function backward(root: Tensor, g?: Tensor): void {
+  handleOf(root, 'backward', 'the tensor');
+  const { requiresGrad } = root;
+  check(requiresGrad, 'backward', 'this tensor depends on nothing that requires a gradient');
+  if (g === undefined) {
+    check(
+      root.numel === 1,
+      'backward',
+      `expected a tensor of one element, or its gradient as argument, but received ${shapeText(root.shape)}`,
+    );
+  } else {
+    handleOf(g, 'backward', 'g');
+    check(
+      shapeText(g.shape) === shapeText(root.shape) && g.dtype !== 'i32',
+      'backward',
+      `expected g to be a float tensor of shape ${shapeText(root.shape)} but received ${g.toString()}`,
+    );
+    check(
+      g.device === root.device,
+      'backward',
+      `expected g on ${root.device} but received one on ${g.device}`,
+    );
+  }
+  const edge = edgeOf(root);
+  const nodes = edge === null ? [] : reachable(edge.node);
+  entry(() => {
+    const seed = runDetached(null, () => (g === undefined ? ones(root) : seedOf(g, root)));
+    if (edge === null) return addToLeaf(root, seed);
+    edge.node.grads[edge.index] = seed;
+    run(nodes);
+  });
+}
+
+function ones(root: Tensor): Tensor {
+  return rawFilled(root.shape, 1, root.dtype, root.device);
+}
+
+function seedOf(g: Tensor, root: Tensor): Tensor {
+  return g.dtype === root.dtype ? alias(g) : rawCast(g, root.dtype);
+}
+
+/** The nodes below, newest first; throws when one was used up or a parameter has changed since. */
+function reachable(root: Node): Node[] {
+  const seen = new Set<Node>([root]);
+  for (const node of seen) {
+    check(
+      node.backward !== null,
+      'backward',
+      'the graph was freed by an earlier backward(); compute the loss again',
+    );
+    for (const [parameter, version] of node.versions) {
+      const label = parameter.name ? ` '${parameter.name}'` : '';
+      check(
+        parameter.version === version,
+        'backward',
+        `the parameter${label} was changed by a step() after this graph was recorded; compute the loss again`,
+      );
+    }
+    for (const input of node.inputs) if (input !== null && 'node' in input) seen.add(input.node);
+  }
+  return [...seen].sort((a, b) => b.id - a.id);
+}
+
+function run(nodes: readonly Node[]): void {
+  try {
+    for (const node of nodes) step(node);
+  } finally {
+    for (const node of nodes) free(node); // also when memory ran out half way
+  }
+}
+
+function step(node: Node): void {
+  if (node.grads.every((g) => g === null) || node.backward === null) return free(node);
+  const scope = new Scope(null);
+  let results: (Tensor | null)[] = [];
+  try {
+    const apply = node.backward;
+    const gradients = runDetached(scope, () => apply([...node.grads], node.saved));
+    results = gradients.map((g) => (g === null ? null : alias(g)));
+  } finally {
+    scope.close();
+    free(node); // before the gradients are added up, so that nobody else holds them
+  }
+  node.inputs.forEach((source, i) => {
+    const g = results[i] ?? null;
+    if (g === null) return;
+    if (source === null) g.dispose();
+    else if ('leaf' in source) addToLeaf(source.leaf, g);
+    else source.node.grads[source.index] = sumOf(source.node.grads[source.index]!, g);
+  });
+}
+
+/** Adds up two gradients, in place where nobody else can see one of them. Takes ownership of both. */
+function sumOf(a: Tensor | null, b: Tensor): Tensor {
+  if (a === null) return b;
+  for (const [into, from] of [[a, b] as const, [b, a] as const]) {
+    if (!storageOf(into).exclusive || into.dtype !== from.dtype) continue;
+    call().accumulate(from.handle, into.handle);
+    from.dispose();
+    return into;
+  }
+  const out = runDetached(null, () => rawBinary('add', a, b, a.dtype, a.shape));
+  a.dispose();
+  b.dispose();
+  return out;
+}
+
+function addToLeaf(leaf: Tensor, g: Tensor): void {
+  if (leaf.disposed) return g.dispose();
+  check(
+    numelOf(g.shape) === leaf.numel,
+    'backward',
+    `expected a gradient of shape ${shapeText(leaf.shape)} but received ${shapeText(g.shape)}`,
+  );
+  let own = g;
+  if (g.dtype !== leaf.dtype || (!hasGrad(leaf) && !storageOf(g).exclusive)) {
+    own = runDetached(null, () => rawCast(g, leaf.dtype));
+    g.dispose();
+  }
+  if (!hasGrad(leaf)) {
+    leaf.grad = own;
+    return;
+  }
+  call().accumulate(own.handle, leaf.grad!.handle);
+  own.dispose();
+}
+
+function hasGrad(leaf: Tensor): boolean {
+  return leaf.grad !== null && !leaf.grad.disposed;
+}

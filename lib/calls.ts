@@ -1,0 +1,101 @@
+/**
+ * The way to the add-on: every op that can fail later is marked with a tag, and the caller's stack is kept
+ * under it for a while, so that the error that a read reports shows where the op was called.
+ */
+import { native, type NativeBinding } from './binding';
+import { LoRAError, type ErrorCode } from './errors';
+
+const ringSize = 4096;
+const frames = 12;
+
+// Formatted at once: an unformatted stack would keep the receivers of its frames, tensors among them, alive.
+const stacks: string[] = new Array<string>(ringSize).fill('');
+const tags = new Float64Array(ringSize);
+const delivered = new Set<number>();
+let lastTag = 0;
+let depth = 0;
+let peeking = false;
+let ready: NativeBinding | undefined;
+
+function captureStack(): string {
+  const hooks: { prepareStackTrace?: unknown; stackTraceLimit: number } = Error;
+  const { prepareStackTrace, stackTraceLimit } = hooks;
+  const holder: { stack?: string } = {};
+  // A user's hook (source maps, test runners) is slow and might see internals.
+  hooks.prepareStackTrace = undefined;
+  hooks.stackTraceLimit = frames;
+  Error.captureStackTrace(holder, captureStack);
+  const text = holder.stack ?? '';
+  hooks.prepareStackTrace = prepareStackTrace;
+  hooks.stackTraceLimit = stackTraceLimit;
+  return text;
+}
+
+function mark(binding: NativeBinding): void {
+  lastTag++;
+  tags[lastTag % ringSize] = lastTag;
+  stacks[lastTag % ringSize] = captureStack();
+  binding.setTag(lastTag);
+}
+
+/** The frames of the caller: those of this folder are ours. */
+function callerFrames(tag: number): string {
+  if (tag <= 0 || tags[tag % ringSize] !== tag) return '';
+  const lines = stacks[tag % ringSize]!.split('\n').filter((line) => line.startsWith('    at '));
+  const outside = lines.filter((line) => !line.includes(__dirname) && !line.includes('node:async_hooks'));
+  return (outside.length > 0 ? outside : lines).join('\n');
+}
+
+function makeError(code: string, op: string, message: string, tag: number): LoRAError {
+  const error = new LoRAError(code as ErrorCode, message, op === '' ? {} : { op });
+  const where = callerFrames(tag);
+  if (where !== '') error.stack = `LoRAError: ${message}\n${where}`;
+  if (!peeking && tag > 0) {
+    delivered.add(tag);
+    if (delivered.size > ringSize) delivered.delete(delivered.values().next().value!);
+  }
+  failedTag = tag;
+  return error;
+}
+let failedTag = 0;
+
+/** The add-on, for calls that are not ops (reads, memory, files). */
+export function binding(): NativeBinding {
+  if (ready === undefined) {
+    const loaded = native();
+    loaded.setErrorFactory(makeError);
+    ready = loaded;
+  }
+  return ready;
+}
+
+/** The add-on, for an op: marks the call unless an outer `entry` has. */
+export function call(): NativeBinding {
+  const loaded = ready ?? binding();
+  if (depth === 0) mark(loaded);
+  return loaded;
+}
+
+/** Runs a synchronous function whose ops all count as one call by its caller. */
+export function entry<T>(fn: () => T): T {
+  if (depth === 0) mark(binding());
+  depth++;
+  try {
+    return fn();
+  } finally {
+    depth--;
+  }
+}
+
+/** Whether `probe` throws a failure that the program has been told before. */
+export function alreadyReported(probe: () => void): boolean {
+  peeking = true;
+  try {
+    probe();
+    return false;
+  } catch {
+    return delivered.has(failedTag);
+  } finally {
+    peeking = false;
+  }
+}

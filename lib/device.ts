@@ -1,0 +1,48 @@
+/** Devices, threads and memory. */
+import type { NativeDevice, NativeDeviceInfo, NativeMemoryUsage } from './binding';
+import { binding } from './calls';
+import { check, checkInteger, describe } from './validate';
+
+/** 'reference' is the slow, exact implementation that tests compare with. */
+export type Device = 'cpu' | 'cuda' | `cuda:${number}` | 'reference';
+
+export type DeviceInfo = NativeDeviceInfo;
+export type MemoryUsage = NativeMemoryUsage;
+
+/** One name per device: 'cuda:0' is 'cuda'. */
+export function deviceName(op: string, name: unknown): Device {
+  check(
+    typeof name === 'string' && /^(cpu|reference|cuda(:\d+)?)$/.test(name),
+    op,
+    `expected device to be 'cpu', 'cuda', 'cuda:N' or 'reference' but received ${describe(name)}`,
+  );
+  return (name === 'cuda:0' ? 'cuda' : name) as Device;
+}
+
+const opened = new Map<Device, NativeDevice>();
+
+/** Opens a device; throws ERR_DEVICE_UNAVAILABLE with the reason where there is none. */
+export function nativeDevice(name: Device): NativeDevice {
+  let device = opened.get(name);
+  if (device === undefined) {
+    device = binding().openDevice(deviceName('device', name));
+    opened.set(name, device);
+  }
+  return device;
+}
+
+/** The devices that this machine has: `[{ id: 'cpu', name, memoryBytes }, …]`. */
+export function devices(): DeviceInfo[] {
+  return binding().devices();
+}
+
+/** Threads of the CPU device. Results are bitwise reproducible for one number of threads. */
+export function setThreads(threads: number): void {
+  checkInteger('setThreads', 'threads', threads, 1);
+  binding().setThreads(threads);
+}
+
+/** Live tensors and bytes of the native side, per device, and the most that were held at once. */
+export function memoryUsage(): MemoryUsage {
+  return binding().memoryUsage();
+}

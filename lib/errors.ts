@@ -1,0 +1,43 @@
+/** The one error class of the package. */
+
+export type ErrorCode =
+  | 'ERR_ARGUMENT'
+  | 'ERR_DISPOSED'
+  | 'ERR_BUSY'
+  | 'ERR_OUT_OF_MEMORY'
+  | 'ERR_DEVICE_UNAVAILABLE'
+  | 'ERR_UNSUPPORTED'
+  | 'ERR_FILE'
+  | 'ERR_SAFETENSORS'
+  | 'ERR_ADAPTER'
+  | 'ERR_DATA'
+  | 'ERR_NON_FINITE'
+  | 'ERR_BINARY';
+
+/**
+ * What every failure of this package is an instance of. Programs branch on `code`; people read `message`,
+ * which opens with the name of the op: `[add] expected shapes that broadcast but received [2] and [3]`.
+ *
+ * @example
+ * try { x.add(y); } catch (e) { if (e instanceof LoRAError && e.code === 'ERR_ARGUMENT') … }
+ */
+export class LoRAError extends Error {
+  readonly code: ErrorCode;
+  /** The op or function that failed, where there is one. */
+  readonly op?: string;
+
+  constructor(code: ErrorCode, message: string, { op, cause }: { op?: string; cause?: unknown } = {}) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.code = code;
+    if (op !== undefined) this.op = op;
+  }
+
+  static {
+    // On the prototype, as built-in errors have it, so that it does not show as a property of each error.
+    Object.defineProperty(this.prototype, 'name', {
+      value: 'LoRAError',
+      writable: true,
+      configurable: true,
+    });
+  }
+}

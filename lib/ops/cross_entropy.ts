@@ -1,0 +1,115 @@
+/** loss = Σ −log softmax(logits)[label] over the labels that are not −100, count = how many there are. */
+import { needsGrad, record } from '../autograd';
+import { call, entry } from '../calls';
+import { tensor, type NestedNumbers } from '../create';
+import type { FrozenWeight } from '../frozen_weight';
+import { Tensor, wrap } from '../tensor';
+import { check, checkOneOf, checkOptions, numelOf, shapeText } from '../validate';
+import { checkDims, checkFloat, checkIds, checkSameDevice } from './arguments';
+import { rawBinary, rawView } from './raw';
+
+/** One class per row: numbers (nested as the rows are) or an i32 tensor; −100 counts nothing. */
+export type Labels = NestedNumbers | Tensor;
+
+export interface CrossEntropyOptions {
+  /** Default: 'mean', over the labels that count. */
+  reduction?: 'mean' | 'sum';
+}
+
+export interface LossAndCount {
+  /** The summed loss, a scalar in f32, with a gradient. */
+  loss: Tensor;
+  /** How many labels counted, a scalar in f32. */
+  count: Tensor;
+}
+
+/**
+ * logits [..., vocab], labels i32 [...];  dlogits = (softmax(logits) − onehot)·g. A label outside
+ * [0, vocab) other than −100 fails with ERR_DATA, and so does a call in which none counts.
+ */
+export function crossEntropy(logits: Tensor, labels: Tensor): LossAndCount {
+  const op = 'cross_entropy';
+  checkFloat(op, logits, 'logits');
+  checkIds(op, labels, 'labels');
+  checkSameDevice(op, 'labels', labels.device, logits.device);
+  check(logits.shape.length >= 1, op, `expected logits of shape [..., vocab] but received []`);
+  checkDims(op, 'labels', labels, logits.shape.slice(0, -1), 'that of the rows of logits');
+  const vocab = logits.shape.at(-1)!;
+  const rows = numelOf(logits.shape.slice(0, -1));
+  const [logits2, labels1] = [rawView(logits, 0, [rows, vocab]), rawView(labels, 0, [rows])];
+  const grad = needsGrad([logits]);
+  const [lossHandle, countHandle, lseHandle] = call().crossEntropyForward(
+    logits2.handle,
+    labels1.handle,
+    grad,
+  );
+  const loss = wrap(lossHandle, 'f32', [], logits.device);
+  const count = wrap(countHandle, 'f32', [], logits.device);
+  if (lseHandle !== null) {
+    const lse = wrap(lseHandle, 'f32', [rows], logits.device);
+    const { shape } = logits;
+    record([logits], [loss], [logits2, labels1, lse], ([g], [x, ids, kept]) => {
+      const d = call().crossEntropyBackward(x!.handle, ids!.handle, kept!.handle, g!.handle);
+      return [rawView(wrap(d, x!.dtype, x!.shape, x!.device), 0, shape)];
+    });
+    lse.dispose();
+  }
+  logits2.dispose();
+  labels1.dispose();
+  return { loss, count };
+}
+
+/** Tensor.crossEntropy: the mean or the sum. */
+export function crossEntropyOf(logits: Tensor, labels: Labels, options: CrossEntropyOptions = {}): Tensor {
+  checkOptions('crossEntropy', options, ['reduction']);
+  const { reduction = 'mean' } = options;
+  checkOneOf('crossEntropy', 'reduction', reduction, ['mean', 'sum']);
+  checkFloat('crossEntropy', logits, 'the tensor');
+  return entry(() => {
+    const ids = labels instanceof Tensor ? labels : tensor(labels, { dtype: 'i32', device: logits.device });
+    const { loss, count } = crossEntropy(logits, ids);
+    if (ids !== labels) ids.dispose();
+    if (reduction === 'sum') {
+      count.dispose();
+      return loss;
+    }
+    const mean = loss.div(count);
+    loss.dispose();
+    count.dispose();
+    return mean;
+  });
+}
+
+/**
+ * The same loss of logits = hidden·Wᵀ, which are never held whole: hidden [n, dim], weight [vocab, dim],
+ * labels i32 [n].
+ */
+export function linearCrossEntropy(hidden: Tensor, weight: FrozenWeight, labels: Tensor): LossAndCount {
+  const op = 'linear_cross_entropy';
+  checkFloat(op, hidden, 'hidden');
+  checkIds(op, labels, 'labels');
+  weight.check(op);
+  checkSameDevice(op, 'labels', labels.device, hidden.device);
+  checkSameDevice(op, 'weight', weight.device, hidden.device);
+  check(
+    hidden.shape.length === 2 && hidden.shape[1] === weight.cols && hidden.dtype === weight.dtype,
+    op,
+    `expected hidden ${weight.dtype} [n, ${weight.cols}] but received ${hidden.dtype} ${shapeText(hidden.shape)}`,
+  );
+  checkDims(op, 'labels', labels, [hidden.shape[0]!], 'rows of hidden');
+  const [lossHandle, countHandle, dHandle] = call().linearCrossEntropy(
+    hidden.handle,
+    weight.handle,
+    labels.handle,
+    needsGrad([hidden]),
+  );
+  const loss = wrap(lossHandle, 'f32', [], hidden.device);
+  const count = wrap(countHandle, 'f32', [], hidden.device);
+  if (dHandle !== null) {
+    const { shape, dtype, device } = hidden;
+    const d = wrap(dHandle, 'f32', shape, device);
+    record([hidden], [loss], [d], ([g], [kept]) => [rawBinary('mul', kept!, g!, dtype, shape)]);
+    d.dispose();
+  }
+  return { loss, count };
+}

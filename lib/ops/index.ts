@@ -1,0 +1,20 @@
+/** Every op, for the layers and models of this package. */
+export { attention, attentionCached, cacheAppend } from './attention';
+export type { AttentionOptions, CachedAttentionOptions } from './attention';
+export { binary } from './binary';
+export { cast, toDevice } from './cast';
+export { crossEntropy, linearCrossEntropy } from './cross_entropy';
+export type { CrossEntropyOptions, Labels, LossAndCount } from './cross_entropy';
+export { embedding } from './embedding';
+export { reshape, transpose, view } from './layout';
+export { loraLinear, loraLinearGroup } from './lora_linear';
+export type { LoraBranch } from './lora_linear';
+export { matmul } from './matmul';
+export { randomNormal, randomUniform, sample } from './random';
+export type { SampleOptions } from './random';
+export { mean, sum } from './reduce';
+export { rmsNorm } from './rms_norm';
+export { rope } from './rope';
+export type { RopeOptions, RopeTable } from './rope';
+export { swiglu } from './swiglu';
+export { unary } from './unary';

@@ -1,0 +1,192 @@
+/**
+ * The heart: y = W·x + bias + scale·A·(B·drop(x)), with W frozen. Per branch, with u = Aᵀ·g:
+ * dx = Wᵀ·g + drop(scale·Bᵀ·u), dA = scale·gᵀ·h, dB = scale·uᵀ·drop(x), h = B·drop(x); never dW.
+ */
+import { needsGrad, record } from '../autograd';
+import type { NativeBranch, NativeDropout } from '../binding';
+import { call } from '../calls';
+import type { FrozenWeight } from '../frozen_weight';
+import { handleOf, type Tensor, wrap } from '../tensor';
+import { check, numelOf, shapeText } from '../validate';
+import { checkDims, checkFloat, checkSameDevice } from './arguments';
+import { rawView, reduceTo } from './raw';
+
+const op = 'lora_linear';
+
+/** One linear layer: W [out, in] and, when it is adapted, A = up [out, r] and B = down [r, in] in f32. */
+export interface LoraBranch {
+  weight: FrozenWeight;
+  /** [out] */
+  bias?: Tensor;
+  /** A [out, r]; up and down come together. */
+  up?: Tensor;
+  /** B [r, in] */
+  down?: Tensor;
+  /** Default 1. */
+  scale?: number;
+  dropout?: NativeDropout;
+}
+
+/** x [..., in] → y [..., out]. */
+export function loraLinear(x: Tensor, branch: LoraBranch): Tensor {
+  return loraLinearGroup(x, [branch])[0]!;
+}
+
+/** Several layers fed by one x [..., in] (query, key and value; gate and up), which is read once. */
+export function loraLinearGroup(x: Tensor, branches: readonly LoraBranch[]): Tensor[] {
+  checkFloat(op, x, 'x');
+  check(branches.length > 0, op, 'expected at least one branch');
+  branches.forEach((branch) => checkBranch(x, branch));
+  const rows = numelOf(x.shape.slice(0, -1));
+  const flat = x.shape.length === 2 ? x : rawView(x, 0, [rows, x.shape.at(-1)!]);
+  const wantAB = branches.map((b) => needsGrad([b.up, b.down]));
+  const native = branches.map(nativeBranch);
+  const result = call().loraLinearForward(flat.handle, native, wantAB.includes(true));
+
+  const flats = branches.map((b, i) => wrap(result.y[i]!, x.dtype, [rows, b.weight.rows], x.device));
+  const outputs = flats.map((y, i) => {
+    if (flat === x) return y;
+    const shaped = rawView(y, 0, [...x.shape.slice(0, -1), branches[i]!.weight.rows]);
+    y.dispose();
+    return shaped;
+  });
+  const h = branches.map((b, i) => {
+    const handle = result.h[i] ?? null;
+    return handle === null ? null : wrap(handle, 'f32', [rows, b.down!.shape[0]!], x.device);
+  });
+  recordGroup(x, flat, branches, outputs, h, wantAB);
+  for (const t of h) t?.dispose();
+  if (flat !== x) flat.dispose();
+  return outputs;
+}
+
+function checkBranch(x: Tensor, { weight, bias, up, down, scale, dropout }: LoraBranch): void {
+  weight.check(op);
+  checkSameDevice(op, 'weight', weight.device, x.device);
+  check(
+    x.dtype === weight.dtype,
+    op,
+    `expected x of dtype ${weight.dtype}, that of the weight, but received ${x.dtype}`,
+  );
+  check(
+    x.shape.length >= 1 && x.shape.at(-1) === weight.cols,
+    op,
+    `expected x of shape [..., ${weight.cols}] (in) but received ${shapeText(x.shape)}`,
+  );
+  if (bias) {
+    checkFloat(op, bias, 'bias');
+    checkSameDevice(op, 'bias', bias.device, x.device);
+    checkDims(op, 'bias', bias, [weight.rows], 'out');
+  }
+  check((up === undefined) === (down === undefined), op, 'expected up and down together');
+  check(
+    scale === undefined || Number.isFinite(scale),
+    op,
+    `expected scale to be a finite number but received ${scale}`,
+  );
+  check(
+    dropout === undefined || (dropout.p >= 0 && dropout.p < 1),
+    op,
+    `expected a dropout of at least 0 and below 1 but received ${dropout?.p}`,
+  );
+  if (!up || !down) return;
+  const r = up.shape.at(-1) ?? 0;
+  for (const [name, t] of [
+    ['a', up],
+    ['b', down],
+  ] as const) {
+    handleOf(t, op, name);
+    check(t.dtype === 'f32', op, `expected ${name} of dtype f32 but received ${t.dtype}`);
+    checkSameDevice(op, name, t.device, x.device);
+  }
+  checkDims(op, 'a', up, [weight.rows, 'rank'], 'out, rank');
+  checkDims(op, 'b', down, [r, weight.cols], 'rank, in');
+}
+
+function nativeBranch({ weight, bias, up, down, scale = 1, dropout }: LoraBranch): NativeBranch {
+  return {
+    weight: weight.handle,
+    bias: bias?.handle ?? null,
+    a: up?.handle ?? null,
+    b: down?.handle ?? null,
+    scale,
+    dropout: dropout && dropout.p > 0 ? dropout : null,
+  };
+}
+
+function recordGroup(
+  x: Tensor,
+  flat: Tensor,
+  branches: readonly LoraBranch[],
+  outputs: readonly Tensor[],
+  h: readonly (Tensor | null)[],
+  wantAB: readonly boolean[],
+): void {
+  const inputs = [x, ...branches.flatMap((b) => [b.up, b.down, b.bias].filter((t) => t !== undefined))];
+  if (!needsGrad(inputs)) return;
+  const saved: Tensor[] = [];
+  const save = (t: Tensor | null | undefined): (() => Tensor) | null => {
+    if (!t) return null;
+    const index = saved.push(t) - 1;
+    return () => current[index]!;
+  };
+  let current: readonly Tensor[] = [];
+
+  const wantDx = x.requiresGrad;
+  const keptX = wantAB.includes(true) ? save(flat) : null;
+  const kept = branches.map((b, i) => ({
+    weight: b.weight.retain(),
+    up: save(b.up),
+    down: save(b.down),
+    h: wantAB[i] ? save(h[i]) : null,
+    scale: b.scale ?? 1,
+    dropout: b.dropout,
+    bias: b.bias ? { wanted: b.bias.requiresGrad, dtype: b.bias.dtype } : null,
+    wantUp: b.up?.requiresGrad ?? false,
+    wantDown: b.down?.requiresGrad ?? false,
+  }));
+  const { shape, dtype, device } = x;
+  const rows = flat.shape[0]!;
+
+  const backward = (grads: (Tensor | null)[], tensors: Tensor[]): (Tensor | null)[] => {
+    current = tensors;
+    const live = kept.flatMap((b, i) => {
+      const g = grads[i];
+      return g ? [{ b, i, g: g.shape.length === 2 ? g : rawView(g, 0, [rows, b.weight.rows]) }] : [];
+    });
+    const result = call().loraLinearBackward(
+      keptX?.().handle ?? null,
+      live.map(({ b }) =>
+        nativeBranch({
+          weight: b.weight,
+          up: b.up?.(),
+          down: b.down?.(),
+          scale: b.scale,
+          dropout: b.dropout,
+        }),
+      ),
+      live.map(({ g }) => g.handle),
+      live.map(({ b }) => b.h?.().handle ?? null),
+      wantDx,
+      live.map(({ i }) => wantAB[i]!),
+    );
+    const dx = result.dx === null ? null : wrap(result.dx, dtype, [rows, shape.at(-1)!], device);
+    const out: (Tensor | null)[] = [dx === null || shape.length === 2 ? dx : rawView(dx, 0, shape)];
+    kept.forEach((b, i) => {
+      const at = live.findIndex((entry) => entry.i === i);
+      const [da, db] = at < 0 ? [null, null] : [result.da[at] ?? null, result.db[at] ?? null];
+      if (b.up && b.down) {
+        const r = b.up().shape[1]!;
+        const up = da === null ? null : wrap(da, 'f32', [b.weight.rows, r], device);
+        const down = db === null ? null : wrap(db, 'f32', [r, b.weight.cols], device);
+        out.push(b.wantUp ? up : null, b.wantDown ? down : null);
+      }
+      if (b.bias) {
+        const g = at < 0 || !b.bias.wanted ? null : live[at]!.g;
+        out.push(g === null ? null : reduceTo(g, [b.weight.rows], b.bias.dtype));
+      }
+    });
+    return out;
+  };
+  record(inputs, outputs, saved, backward, () => kept.forEach((b) => b.weight.release()));
+}

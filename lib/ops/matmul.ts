@@ -1,0 +1,44 @@
+/** y = a·b over the last two dimensions; leading dimensions broadcast. f32 accumulation, one rounding. */
+import { needsGrad, record } from '../autograd';
+import type { Tensor } from '../tensor';
+import { check, shapeText } from '../validate';
+import { broadcastShapes, checkFloat, checkSameDevice, promote } from './arguments';
+import { cast } from './cast';
+import { rawMatmul, reduceTo } from './raw';
+
+/** a [.., m, k], b [.., k, n] → y [.., m, n];  da = g·bᵀ, db = aᵀ·g, summed over stretched dimensions. */
+export function matmul(a: Tensor, b: Tensor): Tensor {
+  checkFloat('matmul', a, 'the left operand');
+  checkFloat('matmul', b, 'the right operand');
+  checkSameDevice('matmul', 'the right operand', b.device, a.device);
+  const fits = a.shape.length >= 2 && b.shape.length >= 2 && a.shape.at(-1) === b.shape.at(-2);
+  check(
+    fits,
+    'matmul',
+    `expected shapes [.., m, k] and [.., k, n] but received ${shapeText(a.shape)} and ${shapeText(b.shape)}`,
+  );
+  const dtype = promote(a.dtype, b.dtype);
+  if (a.dtype !== dtype || b.dtype !== dtype) {
+    const [wideA, wideB] = [a.dtype === dtype ? a : cast(a, dtype), b.dtype === dtype ? b : cast(b, dtype)];
+    const y = matmul(wideA, wideB);
+    if (wideA !== a) wideA.dispose();
+    if (wideB !== b) wideB.dispose();
+    return y;
+  }
+  const [m, n] = [a.shape.at(-2)!, b.shape.at(-1)!];
+  const lead = broadcastShapes('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2));
+  const y = rawMatmul(a, b, false, false, dtype, [...lead, m, n]);
+  if (!needsGrad([a, b])) return y;
+
+  const k = a.shape.at(-1)!;
+  const [wantA, wantB] = [a.requiresGrad, b.requiresGrad];
+  const [shapeA, shapeB] = [a.shape, b.shape];
+  record([a, b], [y], [...(wantA ? [b] : []), ...(wantB ? [a] : [])], ([g], saved) => {
+    const [keptA, keptB] = [saved.at(-1)!, saved[0]!];
+    return [
+      wantA ? reduceTo(rawMatmul(g!, keptB, false, true, dtype, [...lead, m, k]), shapeA, dtype) : null,
+      wantB ? reduceTo(rawMatmul(keptA, g!, true, false, dtype, [...lead, k, n]), shapeB, dtype) : null,
+    ];
+  });
+  return y;
+}

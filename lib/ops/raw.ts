@@ -1,0 +1,78 @@
+/** Ops without a tape, for the backward functions of ops. Shapes are the caller's business. */
+import type { BinaryKind, UnaryKind } from '../binding';
+import { binding, call } from '../calls';
+import { nativeDevice, type Device } from '../device';
+import type { DType } from '../dtype';
+import { track } from '../scope';
+import { Storage } from '../storage';
+import { storageOf, Tensor, wrap } from '../tensor';
+import { numelOf } from '../validate';
+
+export function rawBinary(
+  kind: BinaryKind,
+  a: Tensor,
+  b: Tensor,
+  dtype: DType,
+  shape: readonly number[],
+): Tensor {
+  return wrap(call().binary(kind, a.handle, b.handle, dtype), dtype, shape, a.device);
+}
+
+export function rawUnary(kind: UnaryKind, alpha: number, x: Tensor, dtype: DType = x.dtype): Tensor {
+  return wrap(call().unary(kind, alpha, x.handle, dtype), dtype, x.shape, x.device);
+}
+
+/** A copy, in another dtype or the same. */
+export function rawCast(x: Tensor, dtype: DType): Tensor {
+  return rawUnary('copy', 1, x, dtype);
+}
+
+/** Uninitialised memory. */
+export function rawEmpty(shape: readonly number[], dtype: DType, device: Device): Tensor {
+  return wrap(binding().alloc(nativeDevice(device), dtype, shape), dtype, shape, device);
+}
+
+export function rawFilled(shape: readonly number[], value: number, dtype: DType, device: Device): Tensor {
+  const out = rawEmpty(shape, dtype, device);
+  call().fill(out.handle, value);
+  return out;
+}
+
+/** The same memory from an element on, in another shape. */
+export function rawView(x: Tensor, offset: number, shape: readonly number[]): Tensor {
+  const handle = call().view(x.handle, offset, shape);
+  const out = new Tensor(new Storage(handle, storageOf(x)), x.dtype, shape, x.device);
+  track(out);
+  return out;
+}
+
+export const sameShape = (a: readonly number[], b: readonly number[]): boolean =>
+  a.length === b.length && a.every((d, i) => d === b[i]);
+
+/** Σ over the dimensions that broadcasting stretched. */
+export function reduceTo(g: Tensor, shape: readonly number[], dtype: DType): Tensor {
+  if (sameShape(g.shape, shape)) return g.dtype === dtype ? g : rawCast(g, dtype);
+  return wrap(call().reduceSum(g.handle, shape, dtype), dtype, shape, g.device);
+}
+
+/** The inverse: repeats `g`, aligned at the right, up to `shape`. */
+export function expandTo(g: Tensor, shape: readonly number[], dtype: DType): Tensor {
+  if (sameShape(g.shape, shape)) return g.dtype === dtype ? g : rawCast(g, dtype);
+  if (numelOf(shape) === numelOf(g.shape)) {
+    const same = rawView(g, 0, shape);
+    return g.dtype === dtype ? same : rawCast(same, dtype);
+  }
+  const zeros = rawFilled(shape, 0, dtype, g.device);
+  return rawBinary('add', zeros, g, dtype, shape);
+}
+
+export function rawMatmul(
+  a: Tensor,
+  b: Tensor,
+  transA: boolean,
+  transB: boolean,
+  dtype: DType,
+  shape: readonly number[],
+): Tensor {
+  return wrap(call().matmul(a.handle, b.handle, transA, transB, dtype), dtype, shape, a.device);
+}

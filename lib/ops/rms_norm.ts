@@ -1,0 +1,33 @@
+/** y = x / √(mean(x²) + eps) · weight over the last dimension; f32 inside, rounded once. */
+import { needsGrad, record } from '../autograd';
+import { call } from '../calls';
+import { LoRAError } from '../errors';
+import { type Tensor, wrap } from '../tensor';
+import { check, checkNumber, numelOf, shapeText } from '../validate';
+import { checkDims, checkFloat, checkSameDevice } from './arguments';
+
+const op = 'rms_norm';
+
+/** x [..., d], weight [d] (frozen). */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+  checkFloat(op, x, 'x');
+  checkFloat(op, weight, 'weight');
+  checkNumber(op, 'eps', eps, 0);
+  checkSameDevice(op, 'weight', weight.device, x.device);
+  check(x.shape.length >= 1, op, `expected x of shape [..., d] but received ${shapeText(x.shape)}`);
+  checkDims(op, 'weight', weight, [x.shape.at(-1)!], 'd');
+  if (weight.requiresGrad) {
+    throw new LoRAError('ERR_UNSUPPORTED', `[${op}] the weight of a norm is frozen`, { op });
+  }
+  const [handle, rstdHandle] = call().rmsNormForward(x.handle, weight.handle, eps, needsGrad([x]));
+  const y = wrap(handle, x.dtype, x.shape, x.device);
+  if (rstdHandle === null) return y;
+  const rows = numelOf(x.shape.slice(0, -1));
+  const rstd = wrap(rstdHandle, 'f32', [rows], x.device);
+  record([x], [y], [x, weight, rstd], ([g], [kx, kw, kr]) => {
+    const dx = call().rmsNormBackward(kx!.handle, kw!.handle, kr!.handle, g!.handle);
+    return [wrap(dx, kx!.dtype, kx!.shape, kx!.device)];
+  });
+  rstd.dispose();
+  return y;
+}

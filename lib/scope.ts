@@ -1,0 +1,164 @@
+/** Scopes that follow the async context: tidy frees tensors, noGrad stops recording. */
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { check, describe } from './validate';
+
+interface Owned {
+  dispose(): void;
+}
+
+/** The tensors made inside one tidy(). */
+export class Scope {
+  readonly owned = new Set<Owned>();
+  closed = false;
+  constructor(readonly parent: Scope | null) {}
+
+  close(): void {
+    this.closed = true;
+    for (const item of [...this.owned]) item.dispose();
+    this.owned.clear();
+  }
+}
+
+interface Context {
+  readonly scope: Scope | null;
+  readonly recording: boolean;
+}
+
+const outside: Context = { scope: null, recording: true };
+const contexts = new AsyncLocalStorage<Context>();
+const owners = new WeakMap<Owned, Scope>();
+
+function current(): Context {
+  return contexts.getStore() ?? outside;
+}
+
+/** Whether ops are recorded for backward() here. */
+export function isRecording(): boolean {
+  return current().recording;
+}
+
+function adopt(item: Owned, from: Scope | null): void {
+  let scope = from;
+  while (scope?.closed) scope = scope.parent; // work that outlived its tidy()
+  if (scope === null) return;
+  scope.owned.add(item);
+  owners.set(item, scope);
+}
+
+/** Hands a new tensor to the innermost scope. */
+export function track(item: Owned): void {
+  const { scope } = current();
+  if (scope !== null) adopt(item, scope);
+}
+
+/** Takes a tensor out of whatever scope owns it. */
+export function untrack(item: Owned): void {
+  const scope = owners.get(item);
+  if (scope === undefined) return;
+  scope.owned.delete(item);
+  owners.delete(item);
+}
+
+/** Runs `fn` without recording, its new tensors owned by `scope` (null: by nobody). */
+export function runDetached<T>(scope: Scope | null, fn: () => T): T {
+  return contexts.run({ scope, recording: false }, fn);
+}
+
+/** Runs `fn` as it is, but its new tensors are owned by nobody. */
+export function runUntracked<T>(fn: () => T): T {
+  return contexts.run({ scope: null, recording: current().recording }, fn);
+}
+
+function isPlain(value: object): boolean {
+  const prototype = Object.getPrototypeOf(value) as object | null;
+  return prototype === null || Object.getPrototypeOf(prototype) === null; // of any realm
+}
+
+/** Moves the tensors that `value` holds, in arrays, maps, sets and plain objects too, to the parent scope. */
+function release(value: unknown, scope: Scope, seen = new Set<object>()): void {
+  if (typeof value !== 'object' || value === null || seen.has(value)) return;
+  seen.add(value);
+  if (scope.owned.has(value as Owned)) {
+    untrack(value as Owned);
+    adopt(value as Owned, scope.parent);
+    return;
+  }
+  if (ArrayBuffer.isView(value)) return;
+  const tag = Object.prototype.toString.call(value);
+  if (Array.isArray(value) || tag === '[object Set]') {
+    for (const item of value as Iterable<unknown>) release(item, scope, seen);
+  } else if (tag === '[object Map]') {
+    for (const [key, item] of value as Map<unknown, unknown>) {
+      release(key, scope, seen);
+      release(item, scope, seen);
+    }
+  } else if (isPlain(value)) {
+    for (const item of Object.values(value)) release(item, scope, seen);
+  }
+}
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return (
+    (typeof value === 'object' || typeof value === 'function') &&
+    value !== null &&
+    typeof (value as { then?: unknown }).then === 'function'
+  );
+}
+
+/**
+ * Frees the tensors that were made inside `fn` when it ends, or when the promise it returns settles, except
+ * those it returns (also inside arrays, objects and maps) and those given to `keep`. Parameters, gradients
+ * and optimizer state are never freed by a scope. Scopes follow the async context: overlapping ones do not
+ * touch each other.
+ *
+ * @example
+ * const loss = await tidy(async () => {
+ *   const loss = layer.forward(x).sub(target).square().mean();
+ *   loss.backward();
+ *   return loss.item();
+ * });
+ */
+export function tidy<T>(fn: () => T): T {
+  check(typeof fn === 'function', 'tidy', `expected a function but received ${describe(fn)}`);
+  const { scope: parent, recording } = current();
+  const scope = new Scope(parent);
+  let pending = false;
+  try {
+    const result = contexts.run({ scope, recording }, fn);
+    if (isThenable(result)) {
+      pending = true;
+      return settle(result, scope) as T;
+    }
+    release(result, scope);
+    return result;
+  } finally {
+    if (!pending) scope.close();
+  }
+}
+
+async function settle(result: PromiseLike<unknown>, scope: Scope): Promise<unknown> {
+  try {
+    const value = await result;
+    release(value, scope);
+    return value;
+  } finally {
+    scope.close();
+  }
+}
+
+/** Takes a tensor out of the tidy() scopes around it: it lives until it is disposed or collected. */
+export function keep<T extends Owned>(tensor: T): T {
+  untrack(tensor);
+  return tensor;
+}
+
+/**
+ * Runs `fn`, sync or async, without recording: what it computes has no gradient, and nothing is kept for one.
+ *
+ * @example
+ * const y = noGrad(() => layer.forward(x));
+ */
+export function noGrad<T>(fn: () => T): T {
+  check(typeof fn === 'function', 'noGrad', `expected a function but received ${describe(fn)}`);
+  return contexts.run({ scope: current().scope, recording: false }, fn);
+}

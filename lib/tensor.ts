@@ -1,0 +1,323 @@
+/** Tensors: a shape, a dtype and a counted reference to memory on a device. */
+import { inspect } from 'node:util';
+import { backward, endEdge, type Edge } from './autograd';
+import { binding } from './calls';
+import { deviceName, nativeDevice, type Device } from './device';
+import type { DType } from './dtype';
+import type { NativeTensor } from './binding';
+import { LoRAError } from './errors';
+import { binary } from './ops/binary';
+import { cast, toDevice } from './ops/cast';
+import { crossEntropyOf, type CrossEntropyOptions, type Labels } from './ops/cross_entropy';
+import { matmul } from './ops/matmul';
+import { mean, sum, type ReduceOptions } from './ops/reduce';
+import { reshape, transpose } from './ops/layout';
+import { unary } from './ops/unary';
+import { track, untrack } from './scope';
+import { Storage } from './storage';
+import { check, checkOptions, numelOf, shapeText } from './validate';
+
+export { parameter, tensor, type NestedNumbers, type TensorData, type TensorOptions } from './create';
+
+/** What data() gives: the values as floats, or as integers for i32. */
+export type TensorValues = Float32Array | Int32Array;
+
+/** @internal Access for the modules that implement the tape. */
+export let storageOf: (tensor: Tensor) => Storage;
+/** @internal */
+export let edgeOf: (tensor: Tensor) => Edge | null;
+/** @internal Makes a tensor the output of a graph node. */
+export let setEdge: (tensor: Tensor, edge: Edge) => void;
+
+/**
+ * An array of numbers on a device. Work on it is queued and runs off the event loop; only `data()`,
+ * `bytes()` and `item()` wait. Made by `tensor`, by ops and by layers.
+ *
+ * @example
+ * const x = tensor([[1, 2], [3, 4]], { requiresGrad: true });
+ * const loss = x.square().mean();
+ * loss.backward();
+ * await x.grad!.data(); // Float32Array [0.5, 1, 1.5, 2]
+ */
+export class Tensor {
+  /** The native reference. An own property that cannot be cloned, so that structuredClone fails loudly. */
+  readonly handle: NativeTensor;
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly device: Device;
+  requiresGrad = false;
+  /** The gradient that backward() accumulated, for leaves that require one. */
+  grad: Tensor | null = null;
+  name?: string;
+  #storage: Storage;
+  #edge: Edge | null = null;
+  #disposed = false;
+
+  static {
+    storageOf = (tensor) => tensor.#storage;
+    edgeOf = (tensor) => tensor.#edge;
+    setEdge = (tensor, edge) => {
+      tensor.#edge = edge;
+      tensor.requiresGrad = true;
+    };
+  }
+
+  /** @internal Use `tensor(…)`. */
+  constructor(storage: Storage, dtype: DType, shape: readonly number[], device: Device) {
+    check(storage instanceof Storage, 'Tensor', 'tensors are made by tensor(data, options)');
+    this.handle = storage.handle;
+    this.#storage = storage;
+    this.dtype = dtype;
+    this.shape = Object.freeze([...shape]);
+    this.device = device;
+  }
+
+  /** How many elements there are. */
+  get numel(): number {
+    return numelOf(this.shape);
+  }
+
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /**
+   * Frees this tensor; a second time does nothing. Legal while work on it is queued, and what a recorded
+   * graph needs of it lives on until backward().
+   */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    untrack(this);
+    const edge = this.#edge;
+    this.#edge = null;
+    if (edge !== null) endEdge(edge);
+    this.#storage.release();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /**
+   * The values: Float32Array (bf16 and f16 widened) or Int32Array. Rejects with the failure of the op
+   * that this tensor depends on, if one failed.
+   */
+  async data(): Promise<TensorValues> {
+    const wide = this.#widened('data');
+    try {
+      return typed(this.dtype, await binding().read(wide.handle));
+    } finally {
+      wide.dispose();
+    }
+  }
+
+  /** data() for scripts: blocks the event loop. */
+  dataSync(): TensorValues {
+    const wide = this.#widened('dataSync');
+    try {
+      return typed(this.dtype, binding().readSync(wide.handle));
+    } finally {
+      wide.dispose();
+    }
+  }
+
+  /** The raw little-endian bytes, in row-major order. */
+  async bytes(): Promise<Uint8Array> {
+    handleOf(this, 'bytes');
+    return new Uint8Array(await binding().read(this.handle));
+  }
+
+  /** bytes() for scripts: blocks the event loop. */
+  bytesSync(): Uint8Array {
+    handleOf(this, 'bytesSync');
+    return new Uint8Array(binding().readSync(this.handle));
+  }
+
+  /** The number of a one-element tensor. */
+  async item(): Promise<number> {
+    this.#checkOne('item');
+    return (await this.data())[0]!;
+  }
+
+  /** item() for scripts: blocks the event loop. */
+  itemSync(): number {
+    this.#checkOne('itemSync');
+    return this.dataSync()[0]!;
+  }
+
+  /** The same values without the graph; shares the memory. */
+  detach(): Tensor {
+    handleOf(this, 'detach');
+    const out = alias(this);
+    track(out);
+    return out;
+  }
+
+  /** The values in another dtype, on another device; differentiable. */
+  to(options: { dtype?: DType; device?: Device }): Tensor {
+    checkOptions('to', options, ['dtype', 'device']);
+    const { dtype = this.dtype, device = this.device } = options;
+    handleOf(this, 'to');
+    if (deviceName('to', device) === this.device) return cast(this, dtype);
+    const narrow = cast(this, dtype);
+    const moved = toDevice(narrow, device);
+    narrow.dispose();
+    return moved;
+  }
+
+  /** Elementwise, with NumPy broadcasting; mixed floats give the wider (bf16 with f16 gives f32). */
+  add(other: Tensor | number): Tensor {
+    return binary('add', this, other);
+  }
+  sub(other: Tensor | number): Tensor {
+    return binary('sub', this, other);
+  }
+  mul(other: Tensor | number): Tensor {
+    return binary('mul', this, other);
+  }
+  div(other: Tensor | number): Tensor {
+    return binary('div', this, other);
+  }
+  square(): Tensor {
+    return unary('square', this);
+  }
+  relu(): Tensor {
+    return unary('relu', this);
+  }
+  /** x·Φ(x), the exact form. */
+  gelu(): Tensor {
+    return unary('gelu', this);
+  }
+  /** x·σ(x). */
+  silu(): Tensor {
+    return unary('silu', this);
+  }
+  /** Σ over `dim` (default: everything), accumulated and returned in f32. */
+  sum(options?: ReduceOptions): Tensor {
+    return sum(this, options);
+  }
+  /** The mean over `dim` (default: everything), accumulated and returned in f32. */
+  mean(options?: ReduceOptions): Tensor {
+    return mean(this, options);
+  }
+  /** The same elements in another shape; one dimension may be −1. Shares the memory. */
+  reshape(shape: readonly number[]): Tensor {
+    return reshape(this, shape);
+  }
+  /** Dimension d of the result is dimension perm[d]; without perm, the last two change places. */
+  transpose(perm?: readonly number[]): Tensor {
+    return transpose(this, perm);
+  }
+  /** Over the last two dimensions: [.., m, k]·[.., k, n] → [.., m, n]; leading dimensions broadcast. */
+  matmul(other: Tensor): Tensor {
+    return matmul(this, other);
+  }
+  /**
+   * −log softmax(this)[label] over the last dimension, this [..., classes], labels [...]: the mean (or
+   * sum) over the labels that are not −100, in f32.
+   */
+  crossEntropy(labels: Labels, options?: CrossEntropyOptions): Tensor {
+    return crossEntropyOf(this, labels, options);
+  }
+
+  /**
+   * Adds d(this)/d(leaf) to `.grad` of every leaf that requires it, and frees the graph. A tensor of more
+   * than one element needs the gradient `g` that reaches it. ERR_ARGUMENT a second time, and when a
+   * step() changed parameters since the graph was recorded.
+   */
+  backward(g?: Tensor): void {
+    backward(this, g);
+  }
+
+  toString(): string {
+    return `Tensor(${this.dtype} ${shapeText(this.shape)} on ${this.device})`;
+  }
+
+  toJSON(): string {
+    return this.toString();
+  }
+
+  [Symbol.toPrimitive](): never {
+    throw new LoRAError(
+      'ERR_ARGUMENT',
+      '[Tensor] a tensor is not a number or a string; its value is read with await loss.item()',
+      { op: 'Tensor' },
+    );
+  }
+
+  [inspect.custom](): string {
+    const words: string[] = [this.dtype, shapeText(this.shape), `on ${this.device}`];
+    if (this.requiresGrad) words.push('requiresGrad');
+    if (this.#disposed) words.push('disposed');
+    const label = this.name === undefined ? '' : ` '${this.name}'`;
+    return `${this instanceof Parameter ? 'Parameter' : 'Tensor'}${label} { ${words.join(' ')} }`;
+  }
+
+  #checkOne(op: string): void {
+    handleOf(this, op);
+    check(this.numel === 1, op, `expected a tensor of one element but received ${shapeText(this.shape)}`);
+  }
+
+  /** An owned reference to the values in a dtype that JavaScript can hold. */
+  #widened(op: string): Tensor {
+    handleOf(this, op);
+    if (this.dtype === 'f32' || this.dtype === 'i32') return alias(this);
+    const handle = binding().unary('copy', 1, this.handle, 'f32');
+    return new Tensor(new Storage(handle), 'f32', this.shape, this.device);
+  }
+}
+
+function typed(dtype: DType, buffer: ArrayBuffer): TensorValues {
+  return dtype === 'i32' ? new Int32Array(buffer) : new Float32Array(buffer);
+}
+
+/**
+ * A trainable weight. backward() adds to its `.grad` (f32); an optimizer changes it in place and counts
+ * that in `version`. Never freed by tidy().
+ */
+export class Parameter extends Tensor {
+  /** How often an optimizer has changed the value. */
+  version = 0;
+  declare name: string;
+
+  /** @internal Use `parameter(x, name)`. */
+  constructor(storage: Storage, dtype: DType, shape: readonly number[], device: Device, name = '') {
+    super(storage, dtype, shape, device);
+    this.name = name;
+    this.requiresGrad = true;
+  }
+
+  /** Frees the weight and its gradient. */
+  override dispose(): void {
+    this.grad?.dispose();
+    this.grad = null;
+    super.dispose();
+  }
+}
+
+/** Makes a tensor of a native reference and takes ownership of it; the innermost tidy() owns the tensor. */
+export function wrap(handle: NativeTensor, dtype: DType, shape: readonly number[], device: Device): Tensor {
+  const out = new Tensor(new Storage(handle), dtype, shape, device);
+  track(out);
+  return out;
+}
+
+/** A second tensor on the same storage, without graph, owned by nobody. */
+export function alias(tensor: Tensor): Tensor {
+  return new Tensor(storageOf(tensor).retain(), tensor.dtype, tensor.shape, tensor.device);
+}
+
+/** The native reference of an argument: ERR_ARGUMENT when it is no tensor, ERR_DISPOSED when it is gone. */
+export function handleOf(value: Tensor, op: string, name = 'the tensor'): NativeTensor {
+  check(value instanceof Tensor, op, `expected ${name} to be a tensor`);
+  if (value.disposed) {
+    throw new LoRAError('ERR_DISPOSED', `[${op}] ${name} has been disposed`, { op });
+  }
+  return value.handle;
+}
+
+/** Uninitialised memory, for the ops that write it whole. */
+export function empty(shape: readonly number[], dtype: DType, device: Device): Tensor {
+  return wrap(binding().alloc(nativeDevice(device), dtype, shape), dtype, shape, device);
+}
