@@ -7,3 +7,20 @@ export type { DType } from './dtype';
 export { keep, noGrad, tidy } from './scope';
 export { devices, memoryUsage, setThreads } from './device';
 export type { Device, DeviceInfo, MemoryUsage } from './device';
+export { CausalLM } from './models/causal_lm';
+export type {
+  AddAdapterOptions,
+  ForwardOptions,
+  ForwardOutput,
+  FromPretrainedOptions,
+  GenerateOptions,
+  LoadAdapterOptions,
+} from './models/options';
+export { Adapter } from './models/adapter';
+export type { TokenRows } from './models/batch';
+export type { ChatMessage, ChatTemplateOptions } from './models/chat';
+export type { ModelConfig, ModelType } from './models/config';
+export type { GeneratedToken, GenerationResult, Prompt, SamplingOptions } from './models/generate';
+export type { RopeConfig, RopeScaling } from './models/rope';
+export { Tokenizer } from './models/tokenizer';
+export type { ApplyChatTemplateOptions, DecodeOptions, EncodeOptions } from './models/tokenizer';

@@ -1,0 +1,159 @@
+/** The adapters of a model: which there are, which is active, and which is merged into the base. */
+import { LoRAError } from '../errors';
+import { isRecording } from '../scope';
+import { check, describe, suggest } from '../validate';
+import { Adapter } from './adapter';
+import { mergeInto, restore, type Displaced } from './merge';
+import type { ModelWeights } from './weights';
+
+/** A name, an adapter of this model, or null for the base alone; undefined is the active one. */
+export type AdapterChoice = string | Adapter | null | undefined;
+
+function busy(op: string, message: string): never {
+  throw new LoRAError('ERR_BUSY', `[${op}] ${message}`, { op });
+}
+
+export class AdapterSet {
+  readonly all = new Map<string, Adapter>();
+  #active: Adapter | null = null;
+  #merged: { adapter: Adapter; displaced: Displaced; wasActive: boolean } | undefined;
+  /** A merge that is under way. */
+  #merging = false;
+  /** Generations and training runs that read the weights. */
+  #runs = 0;
+
+  get active(): Adapter | null {
+    return this.#active;
+  }
+  get merged(): Adapter | null {
+    return this.#merged?.adapter ?? null;
+  }
+
+  /** Throws unless an adapter of this name can be added. */
+  checkName(op: string, name: string): void {
+    check(
+      typeof name === 'string' && name !== '',
+      op,
+      `expected name to be a non-empty string but received ${describe(name)}`,
+    );
+    check(!this.all.has(name), op, `expected a new name but the model already has an adapter '${name}'`);
+  }
+
+  add(adapter: Adapter, activate: boolean): void {
+    this.all.set(adapter.name, adapter);
+    if (activate || this.all.size === 1) this.#active = adapter;
+  }
+
+  #lookup(op: string, choice: AdapterChoice): Adapter | null {
+    if (choice === undefined) return this.#active;
+    if (choice === null) return null;
+    if (Array.isArray(choice))
+      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] one adapter per row is not supported yet`, { op });
+    if (choice instanceof Adapter) {
+      check(
+        this.all.get(choice.name) === choice,
+        op,
+        `expected an adapter of this model but received '${choice.name}', which was removed or belongs to another`,
+      );
+      return choice;
+    }
+    const found = this.all.get(choice);
+    if (found) return found;
+    const names = [...this.all.keys()];
+    const near = typeof choice === 'string' ? suggest(choice, names) : undefined;
+    const help = near ? `; did you mean '${near}'?` : `; it has ${names.join(', ') || 'none'}`;
+    check(false, op, `the model has no adapter ${describe(choice)}${help}`);
+  }
+
+  /** The adapter that a call means. @throws ERR_ARGUMENT, or ERR_BUSY when the merged state forbids it. */
+  resolve(op: string, choice: AdapterChoice): Adapter | null {
+    const adapter = this.#lookup(op, choice);
+    if (adapter && adapter === this.merged)
+      busy(op, `adapter '${adapter.name}' is merged into the base weights: call unmerge() first`);
+    return adapter;
+  }
+
+  /** The same, for a call that may be part of training. */
+  resolveForForward(op: string, choice: AdapterChoice): Adapter | null {
+    const adapter = this.resolve(op, choice);
+    if (this.#merged && adapter?.trainable && isRecording())
+      busy(op, `'${this.#merged.adapter.name}' is merged into the base weights: call unmerge() before training '${adapter.name}'`);
+    return adapter;
+  }
+
+  activate(choice: string | Adapter | null): void {
+    this.#active = this.resolve('setAdapter', choice);
+  }
+
+  /**
+   * Holds the weights and, unless it is the base alone, an adapter, until the returned function is called.
+   * @throws ERR_BUSY while a merge is under way.
+   */
+  acquire(op: string, adapter: Adapter | null): () => void {
+    if (this.#merging) busy(op, 'an adapter is being merged');
+    const release = adapter?.acquire();
+    this.#runs++;
+    let held = true;
+    return () => {
+      if (!held) return;
+      held = false;
+      this.#runs--;
+      release?.();
+    };
+  }
+
+  remove(name: string): void {
+    const op = 'removeAdapter';
+    const adapter = this.#lookup(op, name);
+    check(adapter, op, `expected the name of an adapter but received ${describe(name)}`);
+    if (adapter === this.merged) busy(op, `adapter '${name}' is merged into the base weights: call unmerge() first`);
+    if (adapter.busy) busy(op, `adapter '${name}' is used by a run or a generation`);
+    this.all.delete(adapter.name);
+    if (this.#active === adapter) this.#active = null;
+    adapter.dispose();
+  }
+
+  async merge(weights: ModelWeights, name: string | Adapter): Promise<void> {
+    const op = 'merge';
+    if (this.#merged) busy(op, `adapter '${this.#merged.adapter.name}' is merged already: call unmerge() first`);
+    if (this.#merging) busy(op, 'an adapter is being merged');
+    const adapter = this.#lookup(op, name);
+    check(adapter, op, `expected the name of an adapter but received ${describe(name)}`);
+    if (this.#runs > 0) busy(op, 'a run or a generation reads the base weights');
+    this.#merging = true;
+    const release = adapter.acquire();
+    try {
+      const displaced = await mergeInto(weights, adapter);
+      const wasActive = this.#active === adapter;
+      if (wasActive) this.#active = null;
+      this.#merged = { adapter, displaced, wasActive };
+    } finally {
+      release();
+      this.#merging = false;
+    }
+  }
+
+  unmerge(): void {
+    const op = 'unmerge';
+    check(this.#merged, op, 'no adapter is merged');
+    if (this.#runs > 0) busy(op, 'a run or a generation reads the base weights');
+    const { adapter, displaced, wasActive } = this.#merged;
+    restore(displaced);
+    this.#merged = undefined;
+    // Unless the program has chosen another one meanwhile.
+    if (wasActive && this.#active === null) this.#active = adapter;
+  }
+
+  /** An adapter whose training would be lost when the base alone is saved. */
+  get unsaved(): Adapter | undefined {
+    return [...this.all.values()].find((adapter) => adapter.trained && adapter !== this.merged);
+  }
+
+  dispose(): void {
+    if (this.#merged) for (const weight of this.#merged.displaced.values()) weight.dispose();
+    this.#merged = undefined;
+    for (const adapter of this.all.values()) adapter.dispose();
+    this.all.clear();
+    this.#active = null;
+  }
+}

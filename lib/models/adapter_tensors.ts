@@ -1,0 +1,67 @@
+/** Tensors of an adapter file: their names, and the checks before they become parameters. */
+import { fromBytes } from '../create';
+import type { Device } from '../device';
+import { LoRAError } from '../errors';
+import type { SafetensorsTensor } from '../formats/safetensors';
+import type { Tensor } from '../tensor';
+import { shapeText } from '../validate';
+import { listed } from './weights';
+import type { DType } from '../dtype';
+
+// PEFT's words: its lora_A is our down (B [r, in]), its lora_B our up (A [out, r]).
+export const downKey = (path: string): string => `base_model.model.${path}.lora_A.weight`;
+export const upKey = (path: string): string => `base_model.model.${path}.lora_B.weight`;
+
+const dtypes: Readonly<Record<string, DType>> = { F32: 'f32', BF16: 'bf16', F16: 'f16' };
+
+/** Per dtype: the bits of the exponent, all set in infinities and NaN. */
+const exponents: Readonly<Record<string, number>> = { F32: 0x7f800000, BF16: 0x7f80, F16: 0x7c00 };
+
+function isFiniteTensor({ dtype, bytes }: SafetensorsTensor): boolean {
+  const mask = exponents[dtype]!;
+  const copy = bytes.slice().buffer; // aligned
+  const words = dtype === 'F32' ? new Uint32Array(copy) : new Uint16Array(copy);
+  return words.every((word) => (word & mask) !== mask);
+}
+
+/**
+ * Compares a file with what the model and the adapter's configuration ask for.
+ * @throws ERR_ADAPTER with everything that is missing, unexpected, misshapen, of another type or not finite.
+ */
+export function checkAdapterTensors(
+  name: string,
+  expected: ReadonlyMap<string, readonly number[]>,
+  tensors: ReadonlyMap<string, SafetensorsTensor>,
+): void {
+  const missing = [...expected.keys()].filter((key) => !tensors.has(key));
+  const unexpected = [...tensors.keys()].filter((key) => !expected.has(key));
+  const wrong: string[] = [];
+  const broken: string[] = [];
+  for (const [key, shape] of expected) {
+    const have = tensors.get(key);
+    if (!have) continue;
+    if (!dtypes[have.dtype]) wrong.push(`${key} of type F32, BF16 or F16 but received ${have.dtype}`);
+    else if (shapeText(have.shape) !== shapeText(shape))
+      wrong.push(`${key} of shape ${shapeText(shape)} but received ${shapeText(have.shape)}`);
+    else if (!isFiniteTensor(have)) broken.push(key);
+  }
+  const problems: string[] = [];
+  if (missing.length) problems.push(`it lacks ${listed(missing)}`);
+  if (unexpected.length) problems.push(`it holds unexpected ${listed(unexpected)}`);
+  if (wrong.length) problems.push(`expected ${listed(wrong)}`);
+  if (broken.length) problems.push(`values that are not finite in ${listed(broken)}`);
+  if (problems.length)
+    throw new LoRAError('ERR_ADAPTER', `[adapter] adapter '${name}' does not fit the model: ${problems.join('; ')}`, {
+      op: 'adapter',
+    });
+}
+
+/** A checked tensor on a device as f32, in which LoRA parameters are kept. */
+export function adapterTensor({ dtype, shape, bytes }: SafetensorsTensor, device: Device): Tensor {
+  const from = dtypes[dtype]!;
+  const raw = fromBytes(bytes, from, shape, device);
+  if (from === 'f32') return raw;
+  const values = raw.to({ dtype: 'f32' });
+  raw.dispose();
+  return values;
+}

@@ -1,0 +1,115 @@
+/** Batches of token ids: ragged rows are padded on the right, where causal attention never looks. */
+import { binding } from '../calls';
+import { fromBytes } from '../create';
+import type { Device } from '../device';
+import { LoRAError } from '../errors';
+import { view } from '../ops';
+import { Tensor } from '../tensor';
+import { check, describe, shapeText } from '../validate';
+
+/** Rows of ids, possibly of different lengths, or an i32 Tensor [batch, seq]. */
+export type TokenRows = readonly (readonly number[] | Int32Array)[] | Tensor;
+
+export const IGNORED = -100;
+const TAG = 'forward';
+
+function fromRows(rows: readonly ArrayLike<number>[], width: number, pad: number, device: Device): Tensor {
+  const shape = [rows.length, width];
+  const flat = new Int32Array(rows.length * width).fill(pad);
+  for (const [i, row] of rows.entries()) flat.set(row, i * width);
+  return fromBytes(new Uint8Array(flat.buffer), 'i32', shape, device);
+}
+
+/** A Tensor of the caller: checked, on the model's device, under a handle of our own. */
+function fromTensor(x: Tensor, what: string, device: Device): Tensor {
+  check(
+    x.dtype === 'i32' && x.shape.length === 2,
+    TAG,
+    `expected ${what} to be an i32 tensor [batch, seq] but received ${describe(x)}`,
+  );
+  check(x.numel > 0, TAG, `expected ${what} of at least one token but received shape ${shapeText(x.shape)}`);
+  return x.device === device ? view(x, 0, x.shape) : x.to({ device });
+}
+
+function checkRows(rows: unknown, what: string): asserts rows is readonly (readonly number[] | Int32Array)[] {
+  check(
+    Array.isArray(rows) && rows.every((row) => Array.isArray(row) || row instanceof Int32Array || ArrayBuffer.isView(row)),
+    TAG,
+    `expected ${what} to be number[][] or an i32 tensor [batch, seq] but received ${describe(rows)}`,
+  );
+}
+
+function dataError(message: string): never {
+  throw new LoRAError('ERR_DATA', `[${TAG}] ${message}`, { op: TAG });
+}
+
+/** ids [batch, longest row] on the device. @throws ERR_ARGUMENT for empty rows, ERR_DATA for ids outside the vocabulary. */
+export function idsTensor(ids: TokenRows, vocab: number, device: Device): Tensor {
+  if (ids instanceof Tensor) return fromTensor(ids, 'ids', device);
+  checkRows(ids, 'ids');
+  check(ids.length > 0, TAG, 'expected ids of at least one row but received none');
+  for (const [i, row] of ids.entries()) {
+    check(row.length > 0, TAG, `expected every row of ids to hold a token but row ${i} is empty`);
+    for (let t = 0; t < row.length; t++)
+      if (!(Number.isInteger(row[t]) && row[t]! >= 0 && row[t]! < vocab))
+        dataError(`expected ids from 0 to ${vocab - 1} but received ${describe(row[t])} at row ${i}, position ${t}`);
+  }
+  return fromRows(ids, Math.max(...ids.map((row) => row.length)), 0, device);
+}
+
+export interface Targets {
+  /** [batch · seq] i32: the label of the next position, −100 where nothing counts. */
+  labels: Tensor;
+  /** How many count, where that is known without reading the device. */
+  count?: number;
+}
+
+/** Labels shifted so that position t holds what t predicts. @throws ERR_DATA when none counts. */
+export function targetsTensor(labels: TokenRows, ids: TokenRows, shape: readonly number[], vocab: number, device: Device): Targets {
+  const [batch, length] = shape as [number, number];
+  if (labels instanceof Tensor) {
+    check(
+      shapeText(labels.shape) === shapeText(shape),
+      TAG,
+      `expected labels of shape ${shapeText(shape)}, as ids, but received ${shapeText(labels.shape)}`,
+    );
+    const own = fromTensor(labels, 'labels', device);
+    const shifted = fromRows(Array.from({ length: batch }, () => []), length, IGNORED, device);
+    for (let i = 0; length > 1 && i < batch; i++) {
+      const from = view(own, i * length + 1, [length - 1]);
+      const to = view(shifted, i * length, [length - 1]);
+      binding().copyInto(from.handle, to.handle);
+      from.dispose();
+      to.dispose();
+    }
+    own.dispose();
+    const flat = view(shifted, 0, [batch * length]);
+    shifted.dispose();
+    return { labels: flat };
+  }
+  checkRows(labels, 'labels');
+  check(labels.length === batch, TAG, `expected labels of ${batch} rows, as ids, but received ${labels.length}`);
+  let count = 0;
+  const rows = labels.map((row, i) => {
+    const own = ids instanceof Tensor ? length : ids[i]!.length;
+    check(row.length === own, TAG, `expected row ${i} of labels to hold ${own} tokens, as ids, but received ${row.length}`);
+    const shifted = Int32Array.from(row).subarray(1);
+    for (const [t, label] of shifted.entries()) {
+      if (label === IGNORED) continue;
+      if (row[t + 1] !== label || label < 0 || label >= vocab)
+        dataError(
+          `expected labels from 0 to ${vocab - 1}, or ${IGNORED} for none, but received ${describe(row[t + 1])} at row ${i}, position ${t + 1}`,
+        );
+      count++;
+    }
+    return shifted;
+  });
+  if (count === 0)
+    dataError(
+      `no label counts: all are ${IGNORED}, or each row has a single token (position t predicts the label of t + 1)`,
+    );
+  const padded = fromRows(rows, length, IGNORED, device);
+  const flat = view(padded, 0, [batch * length]);
+  padded.dispose();
+  return { labels: flat, count };
+}

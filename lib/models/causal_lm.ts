@@ -1,0 +1,391 @@
+/** A Llama-family language model: loaded from a Hugging Face directory, adapted, trained, served, saved. */
+import { existsSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { entry } from '../calls';
+import { deviceName, nativeDevice, type Device } from '../device';
+import { LoRAError } from '../errors';
+import { readJson } from '../formats/json';
+import { RunHandle } from '../handle';
+import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
+import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
+import { isRecording, runUntracked, tidy } from '../scope';
+import { evaluate, type EvaluateOptions, type Evaluation } from '../train/evaluate';
+import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe } from '../validate';
+import { Adapter, type AdapterSource } from './adapter';
+import { AdapterSet, type AdapterChoice } from './adapter_set';
+import { parseModelConfig, type ModelConfig } from './config';
+import { forwardBatch } from './forward';
+import {
+  generateTokens,
+  parseGenerationDefaults,
+  planGeneration,
+  promptIds,
+  type GeneratedToken,
+  type GenerationDefaults,
+  type GenerationResult,
+  type Prompt,
+} from './generate';
+import { saveModel } from './merge';
+import { RopeTable } from './rope';
+import { Tokenizer } from './tokenizer';
+import { disposeWeights, expectedTensors, linearsOf, loadWeights, type ModelDType, type ModelWeights } from './weights';
+import type { TokenRows } from './batch';
+import type { DataSource } from '../data/example';
+import type { Llama } from './llama';
+import type { AddAdapterOptions, ForwardOptions, ForwardOutput, FromPretrainedOptions, GenerateOptions, LoadAdapterOptions } from './options';
+
+interface Parts {
+  directory: string;
+  config: ModelConfig;
+  weights: ModelWeights;
+  dtype: ModelDType;
+  device: Device;
+  tokenizer?: Tokenizer;
+  defaults: GenerationDefaults;
+}
+
+/**
+ * A causal language model with a frozen base and any number of LoRA adapters.
+ *
+ * @example
+ * const model = await CausalLM.fromPretrained('smollm2-135m');
+ * const adapter = model.addAdapter({ r: 16, targetModules: 'all-linear' });
+ * const { loss } = model.forward([ids], { labels: [ids] });
+ * loss.backward();
+ */
+export class CausalLM {
+  /** Where it was read from. */
+  readonly directory: string;
+  readonly config: ModelConfig;
+  readonly device: Device;
+  /** Of activations and frozen weights. */
+  readonly dtype: ModelDType;
+  readonly #llama: Llama;
+  readonly #tokenizer: Tokenizer | undefined;
+  readonly #defaults: GenerationDefaults;
+  readonly #adapters = new AdapterSet();
+  readonly #generations = new Set<Promise<void>>();
+  #disposed = false;
+
+  private constructor({ directory, config, weights, dtype, device, tokenizer, defaults }: Parts) {
+    this.directory = directory;
+    this.config = config;
+    this.device = device;
+    this.dtype = dtype;
+    this.#llama = { config, weights, rope: new RopeTable(config.rope, config.headDim, device) };
+    this.#tokenizer = tokenizer;
+    this.#defaults = defaults;
+  }
+
+  /**
+   * Loads a Hugging Face directory: config.json, model.safetensors (or shards with an index), tokenizer.json.
+   * @throws ERR_FILE for missing or wrong files, ERR_SAFETENSORS for broken weights, ERR_UNSUPPORTED for a model that
+   * would be computed wrongly, the reason of the signal when aborted.
+   */
+  static async fromPretrained(source: string | URL, options: FromPretrainedOptions = {}): Promise<CausalLM> {
+    const op = 'from_pretrained';
+    checkOptions(op, options, ['dtype', 'device', 'signal', 'onProgress', 'revision', 'token', 'quantization']);
+    const { dtype = 'auto', signal, onProgress } = options;
+    if ((dtype as string) === 'f16' || 'quantization' in options)
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        'quantization' in options
+          ? `[${op}] quantization is not supported yet`
+          : `[${op}] f16 activations are not supported: use dtype 'bf16'`,
+        { op },
+      );
+    checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16']);
+    const device = deviceName(op, options.device ?? 'cpu');
+    check(
+      typeof source === 'string' || source instanceof URL,
+      op,
+      `expected a directory (string or URL) but received ${describe(source)}`,
+    );
+    if (String(source).startsWith('hf:'))
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        `[${op}] ${String(source)}: models of the hub are not downloaded yet; download it and pass the directory`,
+        { op },
+      );
+    signal?.throwIfAborted();
+    const directory = typeof source === 'string' ? source : fileURLToPath(source);
+    const found = await stat(directory).catch(() => undefined);
+    if (!found?.isDirectory() || !existsSync(join(directory, 'config.json')))
+      throw new LoRAError(
+        'ERR_FILE',
+        `[${op}] ${directory} ${found ? 'has no config.json' : 'does not exist'}: expected a Hugging Face model directory`,
+        { op },
+      );
+    nativeDevice(device); // unavailable: say so before reading
+    const config = parseModelConfig(await readJson(join(directory, 'config.json')));
+    const tokenizer = await Tokenizer.fromDirectory(directory);
+    const generationPath = join(directory, 'generation_config.json');
+    const generation = existsSync(generationPath) ? await readJson(generationPath) : {};
+    const { weights, dtype: actual } = await runUntracked(() =>
+      loadWeights(directory, config, { dtype, device, signal, onProgress }),
+    );
+    const defaults = parseGenerationDefaults(generation, config, tokenizer);
+    return new CausalLM({ directory, config, weights, dtype: actual, device, tokenizer, defaults });
+  }
+
+  get hasTokenizer(): boolean {
+    return this.#tokenizer !== undefined;
+  }
+
+  /** @throws ERR_UNSUPPORTED when the directory has no tokenizer.json. */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer) return this.#tokenizer;
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[tokenizer] ${this.directory} has no tokenizer.json: pass token ids instead of text`,
+      { op: 'tokenizer' },
+    );
+  }
+
+  /** Weights of the base. */
+  get parameterCount(): number {
+    let count = 0;
+    for (const shape of expectedTensors(this.config).values()) count += shape.reduce((a, b) => a * b, 1);
+    return count;
+  }
+
+  get adapters(): ReadonlyMap<string, Adapter> {
+    return this.#adapters.all;
+  }
+  /** The adapter of calls that name none; null: the base alone. */
+  get activeAdapter(): Adapter | null {
+    return this.#adapters.active;
+  }
+
+  /**
+   * Adds a new, trainable adapter: lora_A Kaiming uniform, lora_B zero (`initLoraWeights`), so that it changes nothing yet.
+   * It becomes the active one when there is no other.
+   * @example model.addAdapter({ r: 16, loraAlpha: 32, targetModules: 'all-linear' });
+   */
+  addAdapter(config: LoRAConfigInput = {}, options: AddAdapterOptions = {}): Adapter {
+    this.#checkAlive('addAdapter');
+    checkOptions('addAdapter', options, ['name', 'seed', 'activate']);
+    const source = this.#source('addAdapter', { ...options, trainable: true });
+    const adapter = Adapter.create({ ...source, config: normalizeLoRAConfig(config) }, this.#linears());
+    this.#adapters.add(adapter, options.activate ?? false);
+    return adapter;
+  }
+
+  /**
+   * Loads a PEFT directory, or what readAdapter gave.
+   * @throws ERR_ADAPTER that lists what does not fit the model.
+   * @example const adapter = await model.loadAdapter('my-adapter', { name: 'other' });
+   */
+  async loadAdapter(
+    from: string | URL | AdapterFiles,
+    options: LoadAdapterOptions = {},
+  ): Promise<Adapter> {
+    const op = 'loadAdapter';
+    this.#checkAlive(op);
+    checkOptions(op, options, ['name', 'seed', 'activate', 'trainable']);
+    const source = this.#source(op, options);
+    const dir = from instanceof URL ? fileURLToPath(from) : from;
+    const files = typeof dir === 'string' ? await readAdapter(dir) : dir;
+    check(
+      typeof files === 'object' && files !== null && typeof files.tensors?.get === 'function',
+      op,
+      `expected a directory or { config, tensors } but received ${describe(from)}`,
+    );
+    const { config, raw } = fromPeftJson(files.config);
+    this.#checkAlive(op);
+    this.#adapters.checkName(op, source.name); // again: others may have come while the files were read
+    const adapter = Adapter.fromTensors({ ...source, config, raw }, files.tensors, this.#linears());
+    this.#adapters.add(adapter, options.activate ?? false);
+    return adapter;
+  }
+
+  /** Chooses the adapter of calls that name none; null: the base alone. */
+  setAdapter(adapter: string | Adapter | null): void {
+    this.#checkAlive('setAdapter');
+    check(adapter !== undefined, 'setAdapter', 'expected a name or null but received undefined');
+    this.#adapters.activate(adapter);
+  }
+
+  /** @throws ERR_BUSY while a run or a generation uses it, or while it is merged. */
+  async removeAdapter(name: string): Promise<void> {
+    this.#checkAlive('removeAdapter');
+    this.#adapters.remove(name);
+  }
+
+  /** Holds an adapter for a run: it cannot be removed, and the base not be merged, until the returned function is called. */
+  acquireAdapter(adapter: Adapter): () => void {
+    this.#checkAlive('acquireAdapter');
+    return this.#adapters.acquire('acquireAdapter', this.#adapters.resolve('acquireAdapter', adapter));
+  }
+
+  /**
+   * Loss and logits of a batch. The graph is recorded when the adapter is trainable.
+   * @throws ERR_DATA for ids or labels outside the vocabulary and when no label counts; ERR_BUSY while merged.
+   * @example
+   * const { loss } = model.forward(ids, { labels: ids });
+   */
+  forward<O extends ForwardOptions>(ids: TokenRows, options: O = {} as O): ForwardOutput<O> {
+    const op = 'forward';
+    this.#checkAlive(op);
+    checkOptions(op, options, ['labels', 'reduction', 'logits', 'adapter', 'train']);
+    const { labels, reduction = 'mean', logits: wantLogits = labels === undefined } = options as ForwardOptions;
+    checkOneOf(op, 'reduction', reduction, ['mean', 'sum']);
+    checkBoolean(op, 'logits', wantLogits);
+    const adapter = this.#adapters.resolveForForward(op, options.adapter as AdapterChoice);
+    const train = options.train ?? (isRecording() && adapter?.trainable === true);
+    checkBoolean(op, 'train', train);
+    const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
+    const result = entry(() =>
+      tidy(() =>
+        forwardBatch(this.#llama, {
+          ids,
+          labels,
+          reduction,
+          wantLogits,
+          use: { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined },
+          device: this.device,
+        }),
+      ),
+    );
+    return result as ForwardOutput<O>;
+  }
+
+  /**
+   * Generates text: iterate the handle for tokens, or await it for the result. It does nothing before its first next() or
+   * then(), is consumed once, and frees its KV cache when the loop is left.
+   * @throws (when it runs) ERR_ARGUMENT for an empty prompt, ERR_BUSY during a merge, the reason of the signal.
+   * @example
+   * for await (const { text } of model.generate('Once', { maxNewTokens: 20 })) process.stdout.write(text);
+   */
+  generate(prompt: Prompt, options: GenerateOptions = {}): RunHandle<GeneratedToken, GenerationResult> {
+    this.#checkAlive('generate');
+    const plan = planGeneration(options, this.#defaults);
+    const adapter = this.#adapters.resolve('generate', options.adapter);
+    return new RunHandle('generate', () => this.#generate(prompt, plan, adapter));
+  }
+
+  async *#generate(
+    prompt: Prompt,
+    plan: ReturnType<typeof planGeneration>,
+    adapter: Adapter | null,
+  ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
+    this.#checkAlive('generate');
+    this.#adapters.resolve('generate', adapter); // removed or merged since the call
+    const release = this.#adapters.acquire('generate', adapter);
+    let done = (): void => {};
+    const running = new Promise<void>((resolve) => (done = resolve));
+    this.#generations.add(running);
+    try {
+      const ids = promptIds(prompt, this.config.vocabSize, () => this.tokenizer);
+      return yield* generateTokens({
+        llama: this.#llama,
+        use: { adapter },
+        prompt: ids,
+        plan,
+        dtype: this.dtype,
+        device: this.device,
+        stream: this.#tokenizer?.stream(ids),
+      });
+    } finally {
+      release();
+      this.#generations.delete(running);
+      done();
+    }
+  }
+
+  /** Mean loss over a data set, never with dropout. */
+  async evaluate(data: DataSource, options: EvaluateOptions = {}): Promise<Evaluation> {
+    this.#checkAlive('evaluate');
+    checkOptions('evaluate', options, ['adapter', 'batchSize', 'signal']);
+    const adapter = this.#adapters.resolve('evaluate', options.adapter);
+    const release = this.#adapters.acquire('evaluate', adapter);
+    try {
+      return await evaluate(this, data, { ...options, adapter });
+    } finally {
+      release();
+    }
+  }
+
+  /**
+   * Adds an adapter into the base weights, W + s·A·B computed in f32 and rounded once; it is then no longer active.
+   * @throws ERR_BUSY while another is merged, or a run or generation reads the weights.
+   */
+  async merge(name: string): Promise<void> {
+    this.#checkAlive('merge');
+    await this.#adapters.merge(this.#llama.weights, name);
+  }
+
+  /** Undoes merge(), bit for bit; an adapter that was active is so again. */
+  async unmerge(): Promise<void> {
+    this.#checkAlive('unmerge');
+    this.#adapters.unmerge();
+  }
+
+  /**
+   * Writes a Hugging Face directory, whole or not at all: the base with whatever is merged into it, or with `merge` added.
+   * @throws ERR_ARGUMENT when a trained adapter would be left out.
+   * @example await model.save('merged-model', { merge: 'default' });
+   */
+  async save(dir: string, options: { merge?: string } = {}): Promise<void> {
+    const op = 'save';
+    this.#checkAlive(op);
+    checkOptions(op, options, ['merge']);
+    check(typeof dir === 'string' && dir !== '', op, `expected a directory but received ${describe(dir)}`);
+    const merge = options.merge === undefined ? null : this.#adapters.resolve(op, options.merge);
+    if (merge && this.#adapters.merged)
+      throw new LoRAError('ERR_BUSY', `[${op}] '${this.#adapters.merged.name}' is merged: call unmerge() first`, { op });
+    const lost = merge ? undefined : this.#adapters.unsaved;
+    check(
+      lost === undefined,
+      op,
+      `adapter '${lost?.name}' was trained and would not be part of the model: pass { merge: '${lost?.name}' }, call merge('${lost?.name}') first, or save it alone with adapter.save() and removeAdapter('${lost?.name}')`,
+    );
+    const release = this.#adapters.acquire(op, merge);
+    try {
+      const { config, directory, dtype } = this;
+      await saveModel(dir, { source: directory, config, dtype, weights: this.#llama.weights, ...(merge ? { merge } : {}) });
+    } finally {
+      release();
+    }
+  }
+
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** Waits for running generations, then frees everything; a second time does nothing. */
+  async dispose(): Promise<void> {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    await Promise.all(this.#generations);
+    this.#adapters.dispose();
+    this.#llama.rope.dispose();
+    disposeWeights(this.#llama.weights);
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.dispose();
+  }
+
+  /** A short description for logs. */
+  toJSON(): object {
+    const { directory, device, dtype } = this;
+    return { directory, modelType: this.config.modelType, device, dtype, adapters: [...this.adapters.keys()] };
+  }
+
+  #linears(): ReturnType<typeof linearsOf> {
+    return linearsOf(this.#llama.weights);
+  }
+
+  #source(op: string, { name = 'default', seed = 0, trainable = false }: LoadAdapterOptions): Omit<AdapterSource, 'config'> {
+    this.#adapters.checkName(op, name);
+    checkInteger(op, 'seed', seed);
+    checkBoolean(op, 'trainable', trainable);
+    return { name, base: this.directory, trainable, seed, device: this.device };
+  }
+
+  #checkAlive(op: string): void {
+    if (this.#disposed) throw new LoRAError('ERR_DISPOSED', `[${op}] the model has been disposed`, { op });
+  }
+}

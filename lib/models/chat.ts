@@ -1,0 +1,81 @@
+/** Chat templates: Jinja text of a model directory, rendered with @huggingface/jinja. */
+import { Template } from '@huggingface/jinja';
+import { LoRAError } from '../errors';
+
+/** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
+export interface ChatMessage {
+  role: string;
+  content: unknown;
+  [key: string]: unknown;
+}
+
+export interface ChatTemplateOptions {
+  /** End with the words that open the assistant's turn. Default false. */
+  addGenerationPrompt?: boolean;
+  /** Descriptions of tools, for templates that know them. */
+  tools?: readonly unknown[];
+  /** Further variables that a template reads, such as `enable_thinking`. */
+  variables?: Readonly<Record<string, unknown>>;
+}
+
+/** The special tokens that templates refer to by name. */
+export type SpecialTokens = Readonly<Record<string, string>>;
+
+export class ChatTemplate {
+  readonly #sources: ReadonlyMap<string, string>;
+  readonly #tokens: SpecialTokens;
+  readonly #parsed = new Map<string, Template>();
+
+  private constructor(sources: ReadonlyMap<string, string>, tokens: SpecialTokens) {
+    this.#sources = sources;
+    this.#tokens = tokens;
+  }
+
+  /**
+   * From chat_template.jinja (preferred), or from the `chat_template` of tokenizer_config.json: one text or a
+   * list of `{ name, template }`. Undefined where there is none.
+   */
+  static from(jinja: string | undefined, config: unknown, tokens: SpecialTokens): ChatTemplate | undefined {
+    const sources = new Map<string, string>();
+    if (Array.isArray(config)) {
+      for (const entry of config as { name?: unknown; template?: unknown }[])
+        if (typeof entry?.name === 'string' && typeof entry.template === 'string')
+          sources.set(entry.name, entry.template);
+    } else if (typeof config === 'string') sources.set('default', config);
+    if (jinja !== undefined) sources.set('default', jinja);
+    return sources.size ? new ChatTemplate(sources, tokens) : undefined;
+  }
+
+  /**
+   * The conversation as the model was trained to read it.
+   * @throws ERR_DATA when the template refuses the messages or cannot be run.
+   */
+  render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
+    const name = options.tools?.length && this.#sources.has('tool_use') ? 'tool_use' : 'default';
+    const source = this.#sources.get(name);
+    if (source === undefined)
+      throw new LoRAError(
+        'ERR_DATA',
+        `[chat_template] expected a template named default but the model has ${[...this.#sources.keys()].join(', ')}`,
+        { op: 'chat_template' },
+      );
+    try {
+      let template = this.#parsed.get(name);
+      if (!template) this.#parsed.set(name, (template = new Template(source)));
+      return template.render({
+        ...this.#tokens,
+        ...options.variables,
+        messages,
+        tools: options.tools ?? null,
+        documents: null,
+        add_generation_prompt: options.addGenerationPrompt ?? false,
+      });
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new LoRAError('ERR_DATA', `[chat_template] the chat template of the model failed: ${reason}`, {
+        op: 'chat_template',
+        cause,
+      });
+    }
+  }
+}

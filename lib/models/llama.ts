@@ -1,0 +1,139 @@
+/** The forward pass that Llama, Mistral, Qwen2 and Qwen3 share; what differs between them is configuration. */
+import {
+  attention,
+  attentionCached,
+  embedding,
+  loraLinear,
+  loraLinearGroup,
+  rmsNorm,
+  rope,
+  swiglu,
+  view,
+  type LoraBranch,
+} from '../ops';
+import type { Tensor } from '../tensor';
+import type { Adapter } from './adapter';
+import type { ModelConfig } from './config';
+import type { KVCache } from './kv_cache';
+import type { RopeTable } from './rope';
+import type { FrozenLinear, LayerWeights, ModelWeights } from './weights';
+
+/** The parts of a model that a forward pass reads. */
+export interface Llama {
+  readonly config: ModelConfig;
+  readonly weights: ModelWeights;
+  readonly rope: RopeTable;
+}
+
+/** The adapter of one forward pass, and the number its dropout masks are drawn with (undefined: no dropout). */
+export interface AdapterUse {
+  readonly adapter: Adapter | null;
+  readonly dropoutForward?: number;
+}
+
+function branchOf(linear: FrozenLinear, { adapter, dropoutForward }: AdapterUse): LoraBranch {
+  const frozen = { weight: linear.weight, bias: linear.bias };
+  return adapter ? { ...frozen, ...adapter.branch(linear.path, dropoutForward) } : frozen;
+}
+
+/**
+ * One block: x + o(attention(norm(x))), then x + down(swiglu(norm(x))). Consumes x. Handles are dropped as soon
+ * as the next op has been queued; what backward needs is held by the graph.
+ */
+function block(
+  llama: Llama,
+  layer: LayerWeights,
+  index: number,
+  x: Tensor,
+  table: { cos: Tensor; sin: Tensor },
+  use: AdapterUse,
+  cache?: KVCache,
+): Tensor {
+  const { config } = llama;
+  const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps: eps } = config;
+  const [batch, length] = [x.shape[0]!, x.shape[1]!];
+  const offset = cache?.length ?? 0;
+
+  const normed = rmsNorm(x, layer.inputNorm, eps);
+  const [flatQ, flatK, flatV] = loraLinearGroup(
+    normed,
+    [layer.q, layer.k, layer.v].map((linear) => branchOf(linear, use)),
+  ) as [Tensor, Tensor, Tensor];
+  normed.dispose();
+
+  /** [b, s, h·d] → rotated [b, s, h, d]. */
+  const heading = (flat: Tensor, count: number, norm: Tensor | undefined): Tensor => {
+    let split = moved(flat, (t) => t.reshape([batch, length, count, headDim]));
+    if (norm) split = moved(split, (t) => rmsNorm(t, norm, eps));
+    return moved(split, (t) => rope(t, table, { offset }));
+  };
+  const q = heading(flatQ, heads, layer.qNorm);
+  const k = heading(flatK, kvHeads, layer.kNorm);
+  const v = moved(flatV, (t) => t.reshape([batch, length, kvHeads, headDim]));
+
+  const options = { scale: 1 / Math.sqrt(headDim), window: config.windows[index] };
+  let mixed: Tensor;
+  if (cache) {
+    const past = cache.append(index, k, v);
+    mixed = attentionCached(q, past.k, past.v, { ...options, kvLength: offset + length, qOffset: offset });
+  } else mixed = attention(q, k, v, options);
+  for (const t of [q, k, v]) t.dispose();
+  mixed = moved(mixed, (t) => t.reshape([batch, length, heads * headDim]));
+  const attended = moved(mixed, (t) => loraLinear(t, branchOf(layer.o, use)));
+  const middle = x.add(attended);
+  attended.dispose();
+  x.dispose();
+
+  const normed2 = rmsNorm(middle, layer.postNorm, eps);
+  const [gate, up] = loraLinearGroup(
+    normed2,
+    [layer.gate, layer.up].map((linear) => branchOf(linear, use)),
+  ) as [Tensor, Tensor];
+  normed2.dispose();
+  const activated = swiglu(gate, up);
+  gate.dispose();
+  up.dispose();
+  const out = moved(activated, (t) => loraLinear(t, branchOf(layer.down, use)));
+  const y = middle.add(out);
+  middle.dispose();
+  out.dispose();
+  return y;
+}
+
+/** f(x), with x's handle dropped. */
+function moved(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
+  const y = f(x);
+  x.dispose();
+  return y;
+}
+
+/**
+ * Hidden states before the last norm: ids [b, s] → [b, s, hidden]. With a cache the ids continue it (b = 1, no
+ * gradient) and it is advanced.
+ */
+export function hiddenStates(llama: Llama, ids: Tensor, use: AdapterUse, cache?: KVCache): Tensor {
+  const length = ids.shape[1]!;
+  const offset = cache?.length ?? 0;
+  cache?.reserve(offset + length);
+  const table = llama.rope.upTo(offset + length);
+  let x = embedding(llama.weights.embedding, ids);
+  for (const [i, layer] of llama.weights.layers.entries()) x = block(llama, layer, i, x, table, use, cache);
+  if (cache) cache.length += length;
+  return x;
+}
+
+/** The last norm. Consumes x. */
+export function finalNorm(llama: Llama, x: Tensor): Tensor {
+  return moved(x, (t) => rmsNorm(t, llama.weights.norm, llama.config.rmsNormEps));
+}
+
+/** Output projection [..., hidden] → [..., vocab], in the activation dtype. */
+export function headLogits(llama: Llama, normed: Tensor, use: AdapterUse): Tensor {
+  return loraLinear(normed, branchOf(llama.weights.head, use));
+}
+
+/** The row of the last position of [1, s, hidden] as [1, hidden]. Consumes x; no gradient. */
+export function lastRow(x: Tensor): Tensor {
+  const [, length, width] = x.shape as [number, number, number];
+  return moved(x, (t) => view(t, (length - 1) * width, [1, width]));
+}

@@ -1,0 +1,188 @@
+/** The tokenizer of a model directory: @huggingface/tokenizers with checked arguments, chat templates and streaming. */
+import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
+import { LoRAError } from '../errors';
+import { readJson } from '../formats/json';
+import { check, checkOptions, describe } from '../validate';
+import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
+
+export interface EncodeOptions {
+  /** Add what the post-processor of tokenizer.json adds (BOS and the like). Default true. */
+  addSpecialTokens?: boolean;
+}
+export interface DecodeOptions {
+  /** Leave out special tokens. Default false. */
+  skipSpecialTokens?: boolean;
+}
+export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
+  /** false: the text instead of its ids. Default true. */
+  tokenize?: boolean;
+}
+
+const REPLACEMENT = '\uFFFD';
+
+/** The text of tokenizer_config.json's special tokens, which are strings or `{ content }`. */
+function specialTokens(config: Record<string, unknown>): Record<string, string> {
+  const tokens: Record<string, string> = {};
+  for (const [key, value] of Object.entries(config)) {
+    if (!key.endsWith('_token')) continue;
+    const text = typeof value === 'object' && value !== null ? (value as { content?: unknown }).content : value;
+    if (typeof text === 'string') tokens[key] = text;
+  }
+  return tokens;
+}
+
+/**
+ * Text to ids and back.
+ * @example
+ * const ids = model.tokenizer.encode('Hello');
+ * model.tokenizer.decode(ids, { skipSpecialTokens: true }); // 'Hello'
+ */
+export class Tokenizer {
+  readonly #inner: HuggingFaceTokenizer;
+  readonly #template: ChatTemplate | undefined;
+  readonly #cleanUp: boolean;
+  /** The special tokens of tokenizer_config.json by name: bos_token, eos_token, … */
+  readonly specialTokens: Readonly<Record<string, string>>;
+  /** Directory it was read from. */
+  readonly directory: string;
+
+  private constructor(
+    directory: string,
+    json: object,
+    config: Record<string, unknown>,
+    jinja: string | undefined,
+  ) {
+    this.directory = directory;
+    this.specialTokens = specialTokens(config);
+    this.#inner = new HuggingFaceTokenizer(json, config);
+    this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
+    this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens);
+  }
+
+  /**
+   * Reads tokenizer.json, tokenizer_config.json and chat_template.jinja. Undefined when there is no tokenizer.json.
+   * @throws ERR_FILE for a file that cannot be parsed, ERR_UNSUPPORTED for a component that is not known.
+   */
+  static async fromDirectory(directory: string): Promise<Tokenizer | undefined> {
+    const path = join(directory, 'tokenizer.json');
+    if (!existsSync(path)) return undefined;
+    const json = await readJson(path);
+    const configPath = join(directory, 'tokenizer_config.json');
+    const config = existsSync(configPath) ? await readJson(configPath) : {};
+    const jinjaPath = join(directory, 'chat_template.jinja');
+    const jinja = existsSync(jinjaPath) ? await readFile(jinjaPath, 'utf8') : undefined;
+    try {
+      return new Tokenizer(directory, json as object, config as Record<string, unknown>, jinja);
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new LoRAError('ERR_UNSUPPORTED', `[tokenizer] cannot use ${path}: ${reason}`, {
+        op: 'tokenizer',
+        cause,
+      });
+    }
+  }
+
+  /** Ids of a text; special tokens written in it are recognised. */
+  encode(text: string, options: EncodeOptions = {}): number[] {
+    check(typeof text === 'string', 'tokenizer', `expected text to be a string but received ${describe(text)}`);
+    checkOptions('tokenizer', options, ['addSpecialTokens']);
+    return this.#inner.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids;
+  }
+
+  /** Text of ids; an incomplete character at an end is shown as U+FFFD. */
+  decode(ids: readonly number[] | Int32Array, options: DecodeOptions = {}): string {
+    checkOptions('tokenizer', options, ['skipSpecialTokens']);
+    const list = Array.from(ids);
+    const bad = list.find((id) => !Number.isSafeInteger(id) || id < 0);
+    check(bad === undefined, 'tokenizer', `expected ids to be non-negative integers but received ${describe(bad)}`);
+    // A model's vocabulary may be padded beyond the tokenizer's: such ids have no text.
+    const known = list.filter((id) => this.#inner.id_to_token(id) !== undefined);
+    if (known.length === 0) return '';
+    return this.#inner.decode(known, {
+      skip_special_tokens: options.skipSpecialTokens ?? false,
+      clean_up_tokenization_spaces: this.#cleanUp,
+    });
+  }
+
+  /** The id of one token's text, where there is such a token. */
+  tokenId(token: string): number | undefined {
+    return this.#inner.token_to_id(token);
+  }
+
+  /** The number of ids up to the largest that has a token. */
+  get vocabSize(): number {
+    let largest = -1;
+    for (const id of this.#inner.get_vocab(true).values()) largest = Math.max(largest, id);
+    return largest + 1;
+  }
+
+  get hasChatTemplate(): boolean {
+    return this.#template !== undefined;
+  }
+
+  /**
+   * A conversation through the model's chat template: its ids, or its text with `tokenize: false`.
+   * @throws ERR_UNSUPPORTED when the model has no template, ERR_DATA when the template refuses the messages.
+   * @example
+   * tokenizer.applyChatTemplate([{ role: 'user', content: 'Hi' }], { addGenerationPrompt: true });
+   */
+  applyChatTemplate(messages: readonly ChatMessage[], options: ApplyChatTemplateOptions & { tokenize: false }): string;
+  applyChatTemplate(messages: readonly ChatMessage[], options?: ApplyChatTemplateOptions & { tokenize?: true }): number[];
+  applyChatTemplate(messages: readonly ChatMessage[], options: ApplyChatTemplateOptions = {}): number[] | string {
+    checkOptions('chat_template', options, ['addGenerationPrompt', 'tokenize', 'tools', 'variables']);
+    check(
+      Array.isArray(messages) && messages.every((m: unknown) => typeof (m as ChatMessage | null)?.role === 'string'),
+      'chat_template',
+      `expected messages to be an array of { role, content } but received ${describe(messages)}`,
+    );
+    if (!this.#template)
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        `[chat_template] ${this.directory} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)`,
+        { op: 'chat_template' },
+      );
+    const text = this.#template.render(messages, options);
+    return options.tokenize === false ? text : this.encode(text, { addSpecialTokens: false });
+  }
+
+  /** Turns ids that arrive one at a time into text, whole characters only; special tokens give none. */
+  stream(context: readonly number[] = []): TokenStream {
+    return new TokenStream(this, context);
+  }
+}
+
+/** How many tokens of the past are decoded again, so that spaces between tokens come out right. */
+const CONTEXT = 6;
+
+export class TokenStream {
+  readonly #tokenizer: Tokenizer;
+  /** Tokens whose text is out already, kept as context, then those whose text is not. */
+  #ids: number[];
+  #emitted: number;
+
+  constructor(tokenizer: Tokenizer, context: readonly number[]) {
+    this.#tokenizer = tokenizer;
+    this.#ids = context.slice(-CONTEXT);
+    this.#emitted = this.#ids.length;
+  }
+
+  /** Text that became complete with this id; '' while a character is unfinished. */
+  push(id: number): string {
+    this.#ids.push(id);
+    // A context that ends within a character: the rest of that character belongs to the new text.
+    const before = this.#text(this.#ids.slice(0, this.#emitted)).replace(/\uFFFD+$/, '');
+    const now = this.#text(this.#ids);
+    if (now.endsWith(REPLACEMENT)) return '';
+    const fresh = now.slice(before.length);
+    this.#ids = this.#ids.slice(-CONTEXT);
+    this.#emitted = this.#ids.length;
+    return fresh;
+  }
+
+  #text(ids: readonly number[]): string {
+    return this.#tokenizer.decode(ids, { skipSpecialTokens: true });
+  }
+}
