@@ -30,12 +30,13 @@ export const metadataKey = '__metadata__';
 
 /** The header's length, from the first bytes of a file. */
 export function headerLength(start: Uint8Array, fileBytes: number): number {
-  const what = recognise(start);
-  if (what !== undefined) fail(what);
   if (fileBytes < 8) fail(`is ${fileBytes} bytes long; a safetensors file has at least 8`);
   // Little endian on every machine, and beyond 2^53 without loss.
   const length = Buffer.from(start.subarray(0, 8)).readBigUInt64LE();
   if (length > maxHeaderBytes) {
+    // Only now: a length of 640 is spelt like the start of a pickle.
+    const what = recognise(start);
+    if (what !== undefined) fail(what);
     fail(`does not begin like a safetensors file: its header would be ${length} bytes long`);
   }
   if (8 + Number(length) > fileBytes) {

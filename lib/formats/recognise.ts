@@ -11,7 +11,8 @@ export function recognise(start: Uint8Array): string | undefined {
     return 'is a zip archive (perhaps a PyTorch checkpoint): convert it to safetensors';
   }
   if (text.startsWith('GGUF')) return 'is a GGUF file';
-  if (/^\x80[\x02-\x05]/.test(text)) return 'is a Python pickle: convert it to safetensors';
+  if (start[0] === 0x80 && start[1]! >= 2 && start[1]! <= 5)
+    return 'is a Python pickle: convert it to safetensors';
   if (text.startsWith('\x89HDF')) return 'is an HDF5 file';
   return undefined;
 }

@@ -156,17 +156,18 @@ export async function writeSafetensors(
   tensors: ReadonlyMap<string, SafetensorsTensor>,
   metadata?: Readonly<Record<string, string>> | null,
 ): Promise<void> {
-  await writeFileAtomic(toPath(path, 'writeSafetensors'), serialize(tensors, metadata));
+  const target = toPath(path, 'writeSafetensors');
+  await writeFileAtomic(target, serializeSafetensors(tensors, metadata, 'writeSafetensors'));
 }
 
-/** The pieces of a file, in order. */
-function serialize(
+/** The pieces of a file, in order; the tensors' own bytes are among them. `op` is named in errors. */
+export function serializeSafetensors(
   tensors: ReadonlyMap<string, SafetensorsTensor>,
   metadata: Readonly<Record<string, string>> | null | undefined,
+  op: string,
 ): Uint8Array[] {
-  const op = 'writeSafetensors';
   check(types.isMap(tensors), op, `expected a Map of tensors but received ${describe(tensors)}`);
-  for (const [name, tensor] of tensors) checkTensor(name, tensor);
+  for (const [name, tensor] of tensors) checkTensor(name, tensor, op);
   for (const [key, value] of Object.entries(metadata ?? {})) {
     check(typeof value === 'string', op, `expected text for metadata ${key} but received ${describe(value)}`);
   }
@@ -193,8 +194,7 @@ function serialize(
   return [header, ...sorted.map(({ tensor }) => tensor.bytes)];
 }
 
-function checkTensor(name: string, tensor: SafetensorsTensor): void {
-  const op = 'writeSafetensors';
+function checkTensor(name: string, tensor: SafetensorsTensor, op: string): void {
   const label = `"${name}"`;
   check(
     typeof name === 'string' && !/\p{Surrogate}/u.test(name),

@@ -1,0 +1,128 @@
+/** Which modules an adapter changes, by PEFT's rules. */
+import { LoRAError } from '../errors';
+import { isAllLinear, type LoRAConfig } from './config';
+import { fullMatch, matchAround } from './python_regex';
+
+/** A linear module of the model, named as transformers names it: model.layers.0.self_attn.q_proj. */
+export interface ModulePath {
+  readonly path: string;
+  /** The head that gives the logits; 'all-linear' leaves it out. */
+  readonly isOutputEmbedding: boolean;
+}
+
+export interface Target {
+  readonly r: number;
+  readonly alpha: number;
+  /** alpha / r, or alpha / √r with useRslora. */
+  readonly scale: number;
+}
+
+type Matches = (path: string) => boolean;
+
+const endsIn = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
+
+function matcher(names: readonly string[] | string): Matches {
+  if (typeof names === 'string') {
+    const pattern = fullMatch(names);
+    return (path) => pattern.test(path);
+  }
+  return (path) => names.some((name) => endsIn(path, name));
+}
+
+/** Whether a layer is one of layersToTransform; the index follows a list's name in the path. */
+function layerFilter({ layersToTransform, layersPattern }: LoRAConfig): Matches {
+  if (layersToTransform === null) return () => true;
+  const patterns =
+    layersPattern === null
+      ? [/^.*?\.[^.]*\.(\d+)\./]
+      : layersPattern.map((list) => matchAround('.*\\.', list, '\\.(\\d+)\\.'));
+  return (path) => {
+    for (const pattern of patterns) {
+      const found = pattern.exec(path);
+      if (found) return layersToTransform.includes(Number(found[1]));
+    }
+    return false;
+  };
+}
+
+/** The value of the first pattern that matches the end of a path. */
+function patternValue(
+  patterns: Readonly<Record<string, number>>,
+  fallback: number,
+): (path: string) => number {
+  const compiled = Object.entries(patterns).map(([key, value]) => ({
+    pattern: matchAround('(.*\\.)?(', key, ')$'),
+    value,
+  }));
+  return (path) => compiled.find(({ pattern }) => pattern.test(path))?.value ?? fallback;
+}
+
+/**
+ * The modules that a configuration targets, in the order of `modules`, each with its rank and scale: excludeModules
+ * first; then 'all-linear', a regular expression for the whole path, or names; layersToTransform applies to names
+ * that match the end of a path, not to whole paths.
+ *
+ * Errors: ERR_ADAPTER when no module is left, with the names that there are.
+ *
+ * @example
+ * resolveTargets(normalizeLoRAConfig({ targetModules: ['q_proj'] }), [{ path: 'a.0.q_proj', isOutputEmbedding: false }])
+ * // Map { 'a.0.q_proj' → { r: 8, alpha: 8, scale: 1 } }
+ */
+export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[]): Map<string, Target> {
+  const { targetModules: targets, excludeModules } = config;
+  const excluded = excludeModules === null ? () => false : matcher(excludeModules);
+  const inLayers = layerFilter(config);
+  const named = isAllLinear(targets) ? () => true : matcher(targets);
+  const rankOf = patternValue(config.rankPattern, config.r);
+  const alphaOf = patternValue(config.alphaPattern, config.loraAlpha);
+
+  const resolved = new Map<string, Target>();
+  for (const { path, isOutputEmbedding } of modules) {
+    if (excluded(path) || !named(path) || (isOutputEmbedding && isAllLinear(targets))) continue;
+    if (!(Array.isArray(targets) && targets.includes(path)) && !inLayers(path)) continue;
+    const r = rankOf(path);
+    const alpha = alphaOf(path);
+    resolved.set(path, { r, alpha, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) });
+  }
+  if (resolved.size === 0)
+    throw nothingMatches(
+      config,
+      modules,
+      modules.some(({ path }) => named(path)),
+    );
+  return resolved;
+}
+
+/**
+ * Entries of a list of targets that match no module. PEFT ignores them as long as another entry matches, and
+ * adapters made for several architectures have such entries; in a configuration typed by hand they are mistakes.
+ */
+export function unmatchedTargets(config: LoRAConfig, modules: readonly ModulePath[]): string[] {
+  if (typeof config.targetModules === 'string') return [];
+  return config.targetModules.filter((name) => !modules.some(({ path }) => endsIn(path, name)));
+}
+
+function nothingMatches(config: LoRAConfig, modules: readonly ModulePath[], matched: boolean): LoRAError {
+  const targets = JSON.stringify(config.targetModules);
+  if (matched) {
+    const filters = [
+      config.excludeModules === null ? '' : `excludeModules ${JSON.stringify(config.excludeModules)}`,
+      config.layersToTransform === null
+        ? ''
+        : `layersToTransform ${JSON.stringify(config.layersToTransform)}`,
+      config.layersPattern === null ? '' : `layersPattern ${JSON.stringify(config.layersPattern)}`,
+    ].filter((text) => text !== '');
+    const why =
+      filters.length > 0 ? filters.join(', ') : 'the rule that all-linear leaves out the output embedding';
+    return new LoRAError(
+      'ERR_ADAPTER',
+      `targetModules ${targets} match modules of the model, but ${why} leave none`,
+    );
+  }
+  const ends = [...new Set(modules.map(({ path }) => path.slice(path.lastIndexOf('.') + 1)))];
+  const example = modules[0] === undefined ? '' : `, as in ${modules[0].path}`;
+  return new LoRAError(
+    'ERR_ADAPTER',
+    `targetModules ${targets} match no linear module of the model; their names end in ${ends.join(', ')}${example}`,
+  );
+}
