@@ -64,6 +64,16 @@ export function runDetached<T>(scope: Scope | null, fn: () => T): T {
   return contexts.run({ scope, recording: false }, fn);
 }
 
+/** Runs `fn` without recording and frees every tensor it made. What shall live leaves by alias(). */
+export function temporaries<T>(fn: () => T): T {
+  const scope = new Scope(null);
+  try {
+    return runDetached(scope, fn);
+  } finally {
+    scope.close();
+  }
+}
+
 /** Runs `fn` as it is, but its new tensors are owned by nobody. */
 export function runUntracked<T>(fn: () => T): T {
   return contexts.run({ scope: null, recording: current().recording }, fn);
@@ -97,7 +107,7 @@ function release(value: unknown, scope: Scope, seen = new Set<object>()): void {
   }
 }
 
-function isThenable(value: unknown): value is PromiseLike<unknown> {
+export function isThenable(value: unknown): value is PromiseLike<unknown> {
   return (
     (typeof value === 'object' || typeof value === 'function') &&
     value !== null &&

@@ -22,7 +22,7 @@ export function reshape(x: Tensor, wanted: readonly number[]): Tensor {
     'reshape',
     `expected a shape of ${x.numel} elements for ${shapeText(x.shape)} but received ${shapeText(wanted)}`,
   );
-  const shape = wanted.map((d) => (d === -1 ? x.numel / known : d));
+  const shape = wanted.map((d: number) => (d === -1 ? x.numel / known : d));
   const y = rawView(x, 0, shape);
   const from = x.shape;
   record([x], [y], [], ([g]) => [rawView(g!, 0, from)]);
@@ -41,7 +41,7 @@ export function transpose(x: Tensor, wanted?: readonly number[]): Tensor {
     check(
       Array.isArray(wanted) &&
         wanted.length === rank &&
-        [...wanted].sort((a, b) => a - b).every((d, i) => d === i),
+        [...(wanted as number[])].sort((a, b) => a - b).every((d, i) => d === i),
       'transpose',
       `expected perm to be an order of the ${rank} dimensions of ${shapeText(x.shape)} but received ${describe(wanted)}`,
     );

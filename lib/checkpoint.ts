@@ -1,0 +1,259 @@
+/** Whole states in one file: values, and anything with stateDict() and loadStateDict(). */
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { fromBytes } from './create';
+import type { DType } from './dtype';
+import { LoRAError } from './errors';
+import type { SafetensorsDType } from './formats/dtypes';
+import {
+  openSafetensors,
+  writeSafetensors,
+  type SafetensorsFile,
+  type SafetensorsTensor,
+} from './formats/safetensors';
+import { isThenable, runDetached, Scope } from './scope';
+import type { StateDict, Stateful, StateValue } from './state';
+import { handleOf, Tensor } from './tensor';
+import { check, describe, suggest } from './validate';
+
+export type { StateDict, Stateful, StateValue } from './state';
+
+export const checkpointFile = 'checkpoint.safetensors';
+const metadataKey = 'lora-native.checkpoint';
+const version = '1';
+
+const tensorDTypes: Readonly<Record<DType, SafetensorsDType>> = {
+  f32: 'F32',
+  bf16: 'BF16',
+  f16: 'F16',
+  i32: 'I32',
+};
+const arrayDTypes: Readonly<Record<string, SafetensorsDType>> = {
+  Float32Array: 'F32',
+  Float64Array: 'F64',
+  Int8Array: 'I8',
+  Uint8Array: 'U8',
+  Uint8ClampedArray: 'U8',
+  Int16Array: 'I16',
+  Uint16Array: 'U16',
+  Int32Array: 'I32',
+  Uint32Array: 'U32',
+  BigInt64Array: 'I64',
+  BigUint64Array: 'U64',
+};
+
+/** JSON that stands for a value; `{ "$tensor": name }` and the like stand for what JSON cannot hold. */
+type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
+
+/** Collects what goes into the file. Reads are queued at once, so that later steps do not change them. */
+class Writer {
+  readonly tensors = new Map<string, Promise<SafetensorsTensor>>();
+
+  encode(value: unknown, path: string): Json {
+    if (value === null || typeof value === 'boolean' || typeof value === 'string') return value;
+    if (typeof value === 'number') {
+      return Number.isFinite(value) && !Object.is(value, -0)
+        ? value
+        : { $number: Object.is(value, -0) ? '-0' : String(value) };
+    }
+    if (typeof value === 'bigint') return { $bigint: String(value) };
+    if (value instanceof Tensor) {
+      handleOf(value, 'saveCheckpoint', `'${path}'`);
+      const { dtype, shape, device } = value;
+      const read = value.bytes().then((bytes) => ({ dtype: tensorDTypes[dtype], shape, bytes }));
+      return { $tensor: this.#add(path, read), device };
+    }
+    if (ArrayBuffer.isView(value)) {
+      const kind = Object.prototype.toString.call(value).slice(8, -1);
+      const dtype = arrayDTypes[kind];
+      check(dtype !== undefined, 'saveCheckpoint', `'${path}' cannot be saved: it is ${describe(value)}`);
+      const { buffer, byteOffset, byteLength } = value;
+      const bytes = new Uint8Array(buffer, byteOffset, byteLength).slice();
+      const shape = [(value as unknown as { length: number }).length];
+      return { $array: this.#add(path, Promise.resolve({ dtype, shape, bytes })), kind };
+    }
+    if (Array.isArray(value)) return value.map((item, i) => this.encode(item, `${path}.${i}`));
+    const prototype = typeof value === 'object' ? (Object.getPrototypeOf(value) as object | null) : undefined;
+    const plain =
+      prototype === null || (prototype !== undefined && Object.getPrototypeOf(prototype) === null);
+    check(
+      plain,
+      'saveCheckpoint',
+      `'${path}' cannot be saved: expected plain values, typed arrays, tensors or something with stateDict() ` +
+        `but received ${describe(value)}`,
+    );
+    const out: { [key: string]: Json } = {};
+    for (const [key, item] of Object.entries(value as object)) {
+      if (item !== undefined)
+        out[key.startsWith('$') ? `$${key}` : key] = this.encode(item, `${path}.${key}`);
+    }
+    return out;
+  }
+
+  #add(path: string, read: Promise<SafetensorsTensor>): string {
+    let name = path;
+    for (let i = 2; this.tensors.has(name); i++) name = `${path}#${i}`; // keys may hold dots
+    read.catch(() => undefined); // awaited later; until then not unhandled
+    this.tensors.set(name, read);
+    return name;
+  }
+}
+
+function decode(json: Json, file: SafetensorsFile): StateValue {
+  if (typeof json !== 'object' || json === null) return json;
+  if (Array.isArray(json)) return json.map((item) => decode(item, file));
+  if (typeof json.$number === 'string') return Number(json.$number);
+  if (typeof json.$bigint === 'string') return BigInt(json.$bigint);
+  const name = json.$tensor ?? json.$array;
+  if (typeof name === 'string') {
+    const saved = file.tensors.get(name);
+    if (saved === undefined) throw damaged(file, `it has no tensor '${name}'`);
+    return '$tensor' in json ? decodeTensor(saved, file) : decodeArray(saved, json.kind as string, file);
+  }
+  const entries = Object.entries(json).map(([key, item]) => [
+    key.startsWith('$$') ? key.slice(1) : key,
+    decode(item, file),
+  ]);
+  return Object.fromEntries(entries) as StateValue;
+}
+
+function decodeTensor({ dtype, shape, bytes }: SafetensorsTensor, file: SafetensorsFile): Tensor {
+  const ours = (Object.keys(tensorDTypes) as DType[]).find((name) => tensorDTypes[name] === dtype);
+  if (ours === undefined) throw damaged(file, `a tensor has the dtype ${dtype}`);
+  return fromBytes(bytes, ours, shape, 'cpu');
+}
+
+function decodeArray({ dtype, bytes }: SafetensorsTensor, kind: string, file: SafetensorsFile): StateValue {
+  if (arrayDTypes[kind] !== dtype) throw damaged(file, `a ${kind} has the dtype ${dtype}`);
+  const Type = (globalThis as unknown as Record<string, new (buffer: ArrayBufferLike) => ArrayBufferView>)[
+    kind
+  ]!;
+  return new Type(bytes.slice().buffer);
+}
+
+function damaged(file: SafetensorsFile, why: string): LoRAError {
+  return new LoRAError('ERR_SAFETENSORS', `${file.path} is not a checkpoint of lora-native: ${why}`);
+}
+
+function hasState(value: unknown): value is Stateful {
+  const item = value as Partial<Stateful> | null;
+  return typeof item === 'object' && item !== null && typeof item.stateDict === 'function';
+}
+
+function directory(op: string, dir: unknown): string {
+  const path = dir instanceof URL ? fileURLToPath(dir) : dir;
+  check(typeof path === 'string' && path !== '', op, `expected a directory but received ${describe(dir)}`);
+  return path;
+}
+
+/**
+ * Writes `dir/checkpoint.safetensors`, which appears whole or not at all: plain values (numbers, strings,
+ * booleans, bigints, lists and plain objects of them), typed arrays, tensors, and the stateDict() of
+ * whatever has one. The values are those of the moment of the call. Errors: ERR_ARGUMENT for a value that
+ * cannot be saved, ERR_FILE, and the failure of an op that the state depends on.
+ *
+ * @example
+ * await saveCheckpoint('run', { layer, optimizer, step: 10 });
+ */
+export async function saveCheckpoint(dir: string | URL, state: Record<string, unknown>): Promise<void> {
+  const op = 'saveCheckpoint';
+  const path = directory(op, dir);
+  check(
+    typeof state === 'object' && state !== null && !Array.isArray(state),
+    op,
+    `expected an object of what to save but received ${describe(state)}`,
+  );
+  const writer = new Writer();
+  const scope = new Scope(null); // owns what stateDict() makes
+  try {
+    const states = new Map<string, Json>();
+    const waiting: Promise<void>[] = [];
+    for (const [name, value] of Object.entries(state)) {
+      if (value === undefined) continue;
+      if (!hasState(value)) {
+        states.set(name, { value: writer.encode(value, name) });
+        continue;
+      }
+      const put = (saved: StateDict): void => void states.set(name, { state: writer.encode(saved, name) });
+      const saved = runDetached(scope, () => value.stateDict());
+      if (isThenable(saved)) waiting.push(Promise.resolve(saved).then(put));
+      else put(saved);
+    }
+    await Promise.all(waiting);
+    const tensors = new Map<string, SafetensorsTensor>();
+    for (const [name, read] of writer.tensors) tensors.set(name, await read);
+    await mkdir(path, { recursive: true }).catch((cause: Error) => {
+      throw new LoRAError('ERR_FILE', `${path} cannot be made: ${cause.message}`, { cause });
+    });
+    const metadata = {
+      format: 'pt',
+      [metadataKey]: JSON.stringify({ version, states: Object.fromEntries(states) }),
+    };
+    await writeSafetensors(join(path, checkpointFile), tensors, metadata);
+  } finally {
+    scope.close();
+  }
+}
+
+/**
+ * Loads what saveCheckpoint wrote into the given objects (each by its loadStateDict), bit for bit, and
+ * gives the plain values. States that are not asked for stay in the file. Errors: ERR_ARGUMENT for a name
+ * that the file does not have, ERR_FILE, ERR_SAFETENSORS.
+ *
+ * @example
+ * const { step } = await loadCheckpoint('run', { layer, optimizer });
+ */
+export async function loadCheckpoint(
+  dir: string | URL,
+  targets: Record<string, Pick<Stateful, 'loadStateDict'>> = {},
+): Promise<Record<string, unknown>> {
+  const op = 'loadCheckpoint';
+  const path = join(directory(op, dir), checkpointFile);
+  for (const [name, target] of Object.entries(targets)) {
+    check(
+      typeof (target as Partial<Stateful> | null)?.loadStateDict === 'function',
+      op,
+      `expected ${name} to have loadStateDict() but received ${describe(target)}`,
+    );
+  }
+  const file = await openSafetensors(path);
+  const scope = new Scope(null);
+  try {
+    const states = readStates(file);
+    const names = Object.keys(states);
+    for (const name of Object.keys(targets)) {
+      const near = suggest(name, names);
+      check(
+        Object.hasOwn(states, name) && 'state' in states[name]!,
+        op,
+        `${path} holds no state of '${name}'` +
+          (near ? `; did you mean '${near}'?` : `; it holds ${names.join(', ') || 'nothing'}`),
+      );
+    }
+    for (const [name, target] of Object.entries(targets)) {
+      const state = runDetached(scope, () => decode(states[name]!.state!, file)) as StateDict;
+      await target.loadStateDict(state);
+    }
+    const values = names.filter((name) => 'value' in states[name]!);
+    return Object.fromEntries(values.map((name) => [name, decode(states[name]!.value!, file)]));
+  } finally {
+    scope.close();
+    file.close();
+  }
+}
+
+function readStates(file: SafetensorsFile): Record<string, { state?: Json; value?: Json }> {
+  const text = file.metadata[metadataKey];
+  if (text === undefined) throw damaged(file, `it has no '${metadataKey}' in its metadata`);
+  let parsed: { version?: unknown; states?: unknown };
+  try {
+    parsed = JSON.parse(text) as typeof parsed;
+  } catch (cause) {
+    throw damaged(file, (cause as Error).message);
+  }
+  if (parsed.version !== version) throw damaged(file, `its version is ${describe(parsed.version)}`);
+  const { states } = parsed;
+  if (typeof states !== 'object' || states === null) throw damaged(file, 'it has no states');
+  return states as Record<string, { state?: Json; value?: Json }>;
+}

@@ -1,0 +1,289 @@
+/** A frozen linear layer with a trainable low-rank change. */
+import { inspect } from 'node:util';
+import { adoptParameter, dtypes, tensor } from '../create';
+import { deviceName, type Device } from '../device';
+import type { DType } from '../dtype';
+import { LoRAError } from '../errors';
+import { FrozenWeight } from '../frozen_weight';
+import { loraLinear } from '../ops/lora_linear';
+import { randomUniform } from '../ops/random';
+import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../ops/raw';
+import { isRecording, temporaries } from '../scope';
+import { checkSaved, restore, type StateDict } from '../state';
+import { alias, handleOf, Tensor, type Parameter } from '../tensor';
+import {
+  check,
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOneOf,
+  checkOptions,
+  describe,
+  shapeText,
+} from '../validate';
+
+const op = 'LoRALinear';
+const streams = { weight: 0, bias: 1, down: 2 };
+
+type Values = Tensor | Float32Array | Float64Array | Uint16Array;
+
+export interface LoRALinearOptions {
+  inFeatures: number;
+  outFeatures: number;
+  /** The rank of the change; default 8. */
+  r?: number;
+  /** Default 8. */
+  loraAlpha?: number;
+  /** The probability with which an element of the LoRA path's input is dropped in training; default 0. */
+  loraDropout?: number;
+  /** α/√r in place of α/r. */
+  useRslora?: boolean;
+  /** W [out, in]; a Uint16Array holds the bits of bf16. Seeded, U(−1/√in, 1/√in), when absent. */
+  weight?: Values;
+  /** [out], or false for none. Absent: none for a given weight, seeded with a seeded one. */
+  bias?: Values | false | null;
+  /** Of activations and frozen weights; default: that of the weight, else f32. */
+  dtype?: DType;
+  /** Default: that of the weight, else 'cpu'. */
+  device?: Device;
+  /** Of what is seeded, and of the dropout; default 0. */
+  seed?: number;
+}
+
+/**
+ * y = W·x + bias + s·A·(B·x) with W frozen, s = α/r. A [out, r] is `up` and starts at zero, B [r, in] is
+ * `down` and starts at U(−1/√in, 1/√in), both f32. PEFT calls up lora_B and down lora_A.
+ * Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021); rsLoRA: Kalajdzievski (2023).
+ *
+ * @example
+ * const layer = new LoRALinear({ inFeatures: 64, outFeatures: 32, r: 4, loraAlpha: 8 });
+ * const y = layer.forward(tensor(new Float32Array(2 * 64), { shape: [2, 64] })); // [2, 32]
+ */
+export class LoRALinear {
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+  readonly r: number;
+  readonly loraAlpha: number;
+  readonly loraDropout: number;
+  /** α/r, or α/√r. */
+  readonly scale: number;
+  readonly dtype: DType;
+  readonly device: Device;
+  /** A [out, r] */
+  readonly up: Parameter;
+  /** B [r, in] */
+  readonly down: Parameter;
+  readonly #seed: number;
+  readonly #weight: FrozenWeight;
+  readonly #bias: Tensor | undefined;
+  #merged: FrozenWeight | null = null;
+  #forwards = 0;
+  #disposed = false;
+
+  constructor(options: LoRALinearOptions) {
+    checkOptions(op, options, [
+      'inFeatures',
+      'outFeatures',
+      'r',
+      'loraAlpha',
+      'loraDropout',
+      'useRslora',
+      'weight',
+      'bias',
+      'dtype',
+      'device',
+      'seed',
+    ]);
+    const { inFeatures, outFeatures, weight, bias, useRslora = false, seed = 0 } = options;
+    const { r = 8, loraAlpha = 8, loraDropout = 0 } = options;
+    const given = weight instanceof Tensor ? weight : undefined;
+    const { dtype = given?.dtype ?? 'f32' } = options;
+    checkInteger(op, 'inFeatures', inFeatures, 1);
+    checkInteger(op, 'outFeatures', outFeatures, 1);
+    checkInteger(op, 'r', r, 1);
+    checkInteger(op, 'seed', seed);
+    checkNumber(op, 'loraAlpha', loraAlpha);
+    checkNumber(op, 'loraDropout', loraDropout, 0);
+    check(loraDropout < 1, op, `expected loraDropout to be below 1 but received ${loraDropout}`);
+    checkBoolean(op, 'useRslora', useRslora);
+    checkOneOf(op, 'dtype', dtype, dtypes);
+    check(dtype !== 'i32', op, "expected a float dtype but received 'i32'");
+    if (dtype === 'f16') {
+      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] f16 layers are not supported; use bf16`, { op });
+    }
+    this.inFeatures = inFeatures;
+    this.outFeatures = outFeatures;
+    this.r = r;
+    this.loraAlpha = loraAlpha;
+    this.loraDropout = loraDropout;
+    this.scale = loraAlpha / (useRslora ? Math.sqrt(r) : r);
+    this.dtype = dtype;
+    this.device = deviceName(op, options.device ?? given?.device ?? 'cpu');
+    this.#seed = seed;
+
+    const bound = 1 / Math.sqrt(inFeatures);
+    const seeded = (shape: number[], stream: number): Tensor =>
+      randomUniform(shape, { seed, stream, lo: -bound, hi: bound, device: this.device });
+    const shape = [outFeatures, inFeatures];
+    const made = temporaries(() => {
+      const w = weight === undefined ? seeded(shape, streams.weight) : this.#take('weight', weight, shape);
+      const packed = FrozenWeight.pack(w.to({ dtype, device: this.device }));
+      const down = adoptParameter(alias(seeded([r, inFeatures], streams.down)), 'down');
+      const up = adoptParameter(alias(rawFilled([outFeatures, r], 0, 'f32', this.device)), 'up');
+      let b: Tensor | undefined;
+      if (bias) b = this.#take('bias', bias, [outFeatures]);
+      else if (bias === undefined && weight === undefined) b = seeded([outFeatures], streams.bias);
+      return { packed, up, down, bias: b && alias(b.to({ dtype, device: this.device })) };
+    });
+    this.#weight = made.packed;
+    this.#bias = made.bias;
+    this.up = made.up;
+    this.down = made.down;
+  }
+
+  #take(name: string, values: Values, shape: readonly number[]): Tensor {
+    check(
+      values instanceof Tensor || ArrayBuffer.isView(values),
+      op,
+      `expected ${name} to be a tensor or a typed array but received ${describe(values)}`,
+    );
+    const words = name === 'weight' ? ' (out, in)' : ' (out)';
+    if (values instanceof Tensor) {
+      handleOf(values, op, name);
+      check(
+        shapeText(values.shape) === shapeText(shape),
+        op,
+        `expected ${name} of shape ${shapeText(shape)}${words} but received ${shapeText(values.shape)}`,
+      );
+      check(values.dtype !== 'i32', op, `expected ${name} to hold floats but received i32`);
+      return values;
+    }
+    const numel = shape.reduce((a, b) => a * b, 1);
+    check(
+      values.length === numel,
+      op,
+      `expected ${name} of shape ${shapeText(shape)}${words}, ${numel} numbers, but received ${values.length}`,
+    );
+    const dtype = Object.prototype.toString.call(values) === '[object Uint16Array]' ? 'bf16' : 'f32';
+    return tensor(values, { shape, dtype, device: this.device });
+  }
+
+  /**
+   * x [..., in] of the layer's dtype → y [..., out]. `train` turns dropout on; default: whether gradients
+   * are being recorded. Each training forward draws the next mask.
+   */
+  forward(x: Tensor, options: { train?: boolean } = {}): Tensor {
+    this.#check('forward');
+    checkOptions(op, options, ['train']);
+    const { train = isRecording() } = options;
+    checkBoolean(op, 'train', train);
+    const bias = this.#bias && { bias: this.#bias };
+    if (this.#merged !== null) return loraLinear(x, { weight: this.#merged, ...bias });
+    const active = train && this.loraDropout > 0;
+    const y = loraLinear(x, {
+      weight: this.#weight,
+      ...bias,
+      up: this.up,
+      down: this.down,
+      scale: this.scale,
+      ...(active && {
+        dropout: { p: this.loraDropout, seed: this.#seed, layer: 0, forward: this.#forwards },
+      }),
+    });
+    if (active) this.#forwards = (this.#forwards + 1) % 2 ** 32;
+    return y;
+  }
+
+  /** `[up, down]`, the weights to train. */
+  parameters(): Parameter[] {
+    return [this.up, this.down];
+  }
+
+  get merged(): boolean {
+    return this.#merged !== null;
+  }
+
+  /**
+   * Adds s·A·B into the weight, rounded once to its dtype: forward is then one product. Merging a merged
+   * layer does nothing. Training needs unmerge() first.
+   */
+  merge(): this {
+    this.#check('merge');
+    if (this.#merged !== null) return this;
+    this.#merged = temporaries(() => {
+      const shape = [this.outFeatures, this.inFeatures];
+      const delta = rawMatmul(this.up, this.down, false, false, 'f32', shape);
+      const change = rawUnary('scale', this.scale, delta);
+      return FrozenWeight.pack(rawBinary('add', this.#weight.unpack(), change, this.dtype, shape));
+    });
+    return this;
+  }
+
+  /** Puts the original weight back, bit for bit. */
+  unmerge(): this {
+    this.#check('unmerge');
+    this.#merged?.dispose();
+    this.#merged = null;
+    return this;
+  }
+
+  /** The trained weights and the count of training forwards; the frozen weight is not part of it. */
+  stateDict(): StateDict {
+    this.#check('stateDict');
+    return { up: this.up.detach(), down: this.down.detach(), forwards: this.#forwards };
+  }
+
+  loadStateDict(state: StateDict): void {
+    this.#check('loadStateDict');
+    if (this.#merged !== null) {
+      throw new LoRAError('ERR_BUSY', `[${op}] the layer is merged; unmerge() it before loading a state`, {
+        op,
+      });
+    }
+    checkOptions(op, state, ['up', 'down', 'forwards']);
+    const { up, down, forwards } = state;
+    checkInteger(op, 'forwards of the state', forwards);
+    checkSaved(op, 'up', this.up.shape, up);
+    checkSaved(op, 'down', this.down.shape, down);
+    restore(op, 'up', this.up, up);
+    restore(op, 'down', this.down, down);
+    for (const p of this.parameters()) p.version++;
+    this.#forwards = forwards;
+  }
+
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** Frees the weights and the parameters; what a recorded graph needs lives on until backward(). */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#merged?.dispose();
+    this.#weight.dispose();
+    this.#bias?.dispose();
+    this.up.dispose();
+    this.down.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  toString(): string {
+    return `LoRALinear(${this.inFeatures} → ${this.outFeatures}, r ${this.r}, ${this.dtype} on ${this.device})`;
+  }
+
+  toJSON(): string {
+    return this.toString();
+  }
+
+  [inspect.custom](): string {
+    return this.toString();
+  }
+
+  #check(name: string): void {
+    if (!this.#disposed) return;
+    throw new LoRAError('ERR_DISPOSED', `[${op}] ${name}: the layer has been disposed`, { op });
+  }
+}

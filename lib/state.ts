@@ -1,0 +1,52 @@
+/** Saved state: what stateDict() gives and loadStateDict() takes. */
+import { binding, call } from './calls';
+import { nativeDevice } from './device';
+import { temporaries } from './scope';
+import { handleOf, Tensor } from './tensor';
+import { check, describe, shapeText } from './validate';
+
+/** A value of a checkpoint: plain data, typed arrays and tensors, in lists and plain objects. */
+export type StateValue =
+  | null
+  | boolean
+  | number
+  | string
+  | bigint
+  | Tensor
+  | ArrayBufferView
+  | readonly StateValue[]
+  | { readonly [key: string]: StateValue | undefined };
+
+export type StateDict = Record<string, StateValue | undefined>;
+
+/** Anything whose state a checkpoint can hold. */
+export interface Stateful {
+  stateDict(): StateDict | Promise<StateDict>;
+  loadStateDict(state: StateDict): void | Promise<void>;
+}
+
+/** Copies a saved tensor into a live one, bit for bit where the dtypes agree. */
+export function restore(op: string, name: string, target: Tensor, source: unknown): void {
+  checkSaved(op, name, target.shape, source);
+  temporaries(() => {
+    const away = source.device !== target.device;
+    const handle = away ? binding().toDevice(source.handle, nativeDevice(target.device)) : source.handle;
+    call().copyInto(handle, target.handle);
+    if (away) binding().release(handle);
+  });
+}
+
+/** The state holds a tensor of this shape. */
+export function checkSaved(
+  op: string,
+  name: string,
+  shape: readonly number[],
+  source: unknown,
+): asserts source is Tensor {
+  check(
+    source instanceof Tensor && shapeText(source.shape) === shapeText(shape),
+    op,
+    `expected ${name} of the state to be a tensor of shape ${shapeText(shape)} but received ${describe(source)}`,
+  );
+  handleOf(source, op, `${name} of the state`);
+}
