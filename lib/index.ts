@@ -24,3 +24,29 @@ export type { GeneratedToken, GenerationResult, Prompt, SamplingOptions } from '
 export type { RopeConfig, RopeScaling } from './models/rope';
 export { Tokenizer } from './models/tokenizer';
 export type { ApplyChatTemplateOptions, DecodeOptions, EncodeOptions } from './models/tokenizer';
+export { LoRALinear } from './nn/lora_linear';
+export type { LoRALinearOptions } from './nn/lora_linear';
+export { AdamW } from './optim/adamw';
+export type { AdamWOptions, ParameterGroup } from './optim/adamw';
+export { clipGradNorm } from './optim/clip';
+export { constantSchedule, cosineSchedule, linearSchedule } from './optim/schedules';
+export type { Schedule, ScheduleOptions } from './optim/schedules';
+export { loadCheckpoint, saveCheckpoint } from './checkpoint';
+export type { StateDict, Stateful, StateValue } from './checkpoint';
+export { Trainer } from './train/trainer';
+export type { ScheduleName, TrainerOptions } from './train/options';
+export type {
+  CheckpointEvent,
+  EndEvent,
+  EvalEvent,
+  RunOptions,
+  StartEvent,
+  StepEvent,
+  TrainerEvent,
+  TrainerResult,
+} from './train/events';
+export type { EvaluateOptions, Evaluation } from './train/evaluate';
+export { batches, type Batch, type BatchesOptions } from './data/batches';
+export { loadDataset, type Dataset, type LoadDatasetOptions, type TextEncoder } from './data/dataset';
+export type { DataSource, Example } from './data/example';
+export type { RunHandle } from './handle';
