@@ -14,7 +14,7 @@ import { isRecording, runUntracked, tidy } from '../scope';
 import { evaluate, type EvaluateOptions, type Evaluation } from '../train/evaluate';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe } from '../validate';
 import { Adapter, type AdapterSource } from './adapter';
-import { AdapterSet, type AdapterChoice } from './adapter_set';
+import { AdapterSet } from './adapter_set';
 import { parseModelConfig, type ModelConfig } from './config';
 import { forwardBatch } from './forward';
 import {
@@ -233,7 +233,7 @@ export class CausalLM {
     const { labels, reduction = 'mean', logits: wantLogits = labels === undefined } = options as ForwardOptions;
     checkOneOf(op, 'reduction', reduction, ['mean', 'sum']);
     checkBoolean(op, 'logits', wantLogits);
-    const adapter = this.#adapters.resolveForForward(op, options.adapter as AdapterChoice);
+    const adapter = this.#adapters.resolveForForward(op, options.adapter);
     const train = options.train ?? (isRecording() && adapter?.trainable === true);
     checkBoolean(op, 'train', train);
     const dropout = train && adapter !== null && adapter.config.loraDropout > 0;

@@ -125,7 +125,7 @@ export function planGeneration(options: SamplingOptions, defaults: GenerationDef
     topK,
     topP,
     seed,
-    stop: stops as string[],
+    stop: stops,
     eosTokenIds: ignoreEos ? [] : defaults.eosTokenIds,
     signal: options.signal,
   };

@@ -171,16 +171,16 @@ export async function loadWeights(
   const made: { dispose(): void }[] = [];
   try {
     const expected = checkNames(stored, config, dir);
-    const fileDType = dtypeOf(EMBEDDING, stored.get(EMBEDDING)!);
+    const fileDType = dtypeOf(EMBEDDING, stored.get(EMBEDDING));
     const dtype = options.dtype === 'auto' ? (fileDType === 'f32' ? 'f32' : 'bf16') : options.dtype;
     let total = 0;
-    for (const name of expected.keys()) total += stored.get(name)!.bytes.byteLength;
+    for (const name of expected.keys()) total += stored.get(name).bytes.byteLength;
 
     let loaded = 0;
     const load = async (name: string): Promise<Tensor> => {
       await breathe();
       options.signal?.throwIfAborted();
-      const found = stored.get(name)!;
+      const found = stored.get(name);
       const from = dtypeOf(name, found);
       const raw = fromBytes(found.bytes, from, expected.get(name)!, options.device);
       loaded += found.bytes.byteLength;

@@ -1,0 +1,136 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { StopStrings } from '../../lib/models/stop_strings';
+import { Tokenizer } from '../../lib/models/tokenizer';
+import { byteTokenizer, tinyTemplate } from '../support/tiny_model';
+
+const made: string[] = [];
+async function load(files: Record<string, unknown> = {}): Promise<Tokenizer> {
+  const dir = mkdtempSync(join(tmpdir(), 'tokenizer-'));
+  made.push(dir);
+  const all: Record<string, unknown> = {
+    'tokenizer.json': byteTokenizer(),
+    'tokenizer_config.json': { bos_token: '<s>', eos_token: { content: '</s>' } },
+    ...files,
+  };
+  for (const [name, content] of Object.entries(all))
+    writeFileSync(join(dir, name), typeof content === 'string' ? content : JSON.stringify(content));
+  return (await Tokenizer.fromDirectory(dir)) as Tokenizer;
+}
+afterAll(() => made.forEach((dir) => rmSync(dir, { recursive: true })));
+
+const bytes = (text: string): number[] => [...Buffer.from(text)];
+const messages = [{ role: 'user', content: 'hi' }];
+
+test('encode adds what the post-processor says, unless told not to', async () => {
+  const t = await load();
+  expect(t.encode('aé')).toEqual([256, ...bytes('aé')]);
+  expect(t.encode('aé', { addSpecialTokens: false })).toEqual(bytes('aé'));
+  expect(t.encode('a</s>b', { addSpecialTokens: false })).toEqual([97, 257, 98]);
+  expect(t.encode('', { addSpecialTokens: false })).toEqual([]);
+  expect(t.vocabSize).toBe(260);
+});
+
+test('decode', async () => {
+  const t = await load();
+  expect(t.decode([256, ...bytes('né 🙂'), 257])).toBe('<s>né 🙂</s>');
+  expect(t.decode([256, ...bytes('né 🙂'), 257], { skipSpecialTokens: true })).toBe('né 🙂');
+  expect(t.decode([256], { skipSpecialTokens: true })).toBe('');
+  expect(t.decode([])).toBe('');
+  expect(t.decode([97, 261])).toBe('a'); // an id of the model's padded vocabulary
+  expect(() => t.decode([-1])).toThrow(
+    '[tokenizer] expected ids to be non-negative integers but received -1',
+  );
+  expect(() => t.decode([97], { skipSpecialToken: true } as object)).toThrow(
+    "did you mean 'skipSpecialTokens'?",
+  );
+});
+
+test('a stream gives whole characters only', async () => {
+  const t = await load();
+  const stream = t.stream([256, ...bytes('x')]);
+  const pieces = [...bytes('é🙂 ok'), 257].map((id) => stream.push(id));
+  expect(pieces).toEqual(['', 'é', '', '', '', '🙂', ' ', 'o', 'k', '']);
+  // A context that ends within a character: what completes it belongs to the new text.
+  const [first, second] = bytes('é') as [number, number];
+  expect(t.stream([97, first]).push(second)).toBe('é');
+  const late = t.stream([]);
+  expect(
+    bytes('🙂')
+      .slice(0, 3)
+      .map((id) => late.push(id))
+      .join(''),
+  ).toBe('');
+});
+
+test('chat templates: in the configuration, by name, and in a file of their own', async () => {
+  const inConfig = await load({ 'tokenizer_config.json': { bos_token: '<s>', chat_template: tinyTemplate } });
+  expect(inConfig.hasChatTemplate).toBe(true);
+  expect(inConfig.applyChatTemplate(messages, { addGenerationPrompt: true, tokenize: false })).toBe(
+    '<|user|>hi<|assistant|>',
+  );
+  expect(inConfig.applyChatTemplate(messages, { addGenerationPrompt: true })).toEqual([
+    258,
+    ...bytes('hi'),
+    259,
+  ]);
+  expect(inConfig.applyChatTemplate(messages)).toEqual([258, ...bytes('hi')]);
+
+  const named = await load({
+    'tokenizer_config.json': {
+      chat_template: [
+        { name: 'default', template: 'plain {{ flag }}' },
+        { name: 'tool_use', template: '{{ tools | length }} tools' },
+      ],
+    },
+  });
+  expect(named.applyChatTemplate(messages, { tokenize: false, variables: { flag: 'yes' } })).toBe(
+    'plain yes',
+  );
+  expect(named.applyChatTemplate(messages, { tokenize: false, tools: [{}, {}] })).toBe('2 tools');
+
+  const file = await load({
+    'tokenizer_config.json': { bos_token: '<s>', chat_template: 'old' },
+    'chat_template.jinja':
+      "{{ bos_token }}{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}new",
+  });
+  expect(file.applyChatTemplate(messages, { tokenize: false })).toBe('<s>new');
+  expect(() => file.applyChatTemplate([{ role: 'system', content: '' }])).toThrow(
+    expect.objectContaining({ code: 'ERR_DATA', message: expect.stringContaining('user first') }),
+  );
+});
+
+test('mistakes', async () => {
+  const t = await load();
+  expect(() => t.applyChatTemplate(messages)).toThrow(expect.objectContaining({ code: 'ERR_UNSUPPORTED' }));
+  expect(() => t.applyChatTemplate('hi' as never)).toThrow(
+    'expected messages to be an array of { role, content }',
+  );
+  expect(() => t.encode(5 as never)).toThrow('[tokenizer] expected text to be a string but received 5');
+  await expect(
+    load({ 'tokenizer.json': { ...byteTokenizer(), model: { type: 'Nonsense' } } }),
+  ).rejects.toMatchObject({
+    code: 'ERR_UNSUPPORTED',
+  });
+  const none = mkdtempSync(join(tmpdir(), 'tokenizer-'));
+  made.push(none);
+  expect(await Tokenizer.fromDirectory(none)).toBeUndefined();
+});
+
+test('stop strings end the text, also across pieces', () => {
+  const through = (stops: string[], pieces: string[]) => {
+    const stop = new StopStrings(stops);
+    const out = pieces.map((piece) => stop.push(piece));
+    return { out, rest: stop.flush(), found: stop.found };
+  };
+  expect(through(['\n'], ['ab', 'c\nd', 'e'])).toEqual({ out: ['ab', 'c', ''], rest: '', found: true });
+  expect(through(['END'], ['a E', 'N', 'D!', 'x'])).toEqual({
+    out: ['a ', '', '', ''],
+    rest: '',
+    found: true,
+  });
+  expect(through(['END'], ['a E', 'NE', 'N'])).toEqual({ out: ['a ', 'EN', ''], rest: 'EN', found: false });
+  expect(through(['ab', 'b'], ['xa', 'b'])).toEqual({ out: ['x', ''], rest: '', found: true });
+  expect(through([], ['a', 'b'])).toEqual({ out: ['a', 'b'], rest: '', found: false });
+});
