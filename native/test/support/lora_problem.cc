@@ -1,0 +1,300 @@
+#include "test/support/lora_problem.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "core/philox.h"
+
+namespace lora::test {
+namespace {
+
+using Vector = std::vector<double>;
+
+// 4·√k·ε: a sum of k products, relative to the product of their norms.
+double Sum(int64_t k, double epsilon) { return 4 * std::sqrt(static_cast<double>(k)) * epsilon; }
+
+// A matrix of doubles with the norms of its rows and columns.
+struct Matrix {
+  int64_t rows = 0, cols = 0;
+  Vector values;
+  Matrix(int64_t rows, int64_t cols, Vector values)
+      : rows(rows), cols(cols), values(std::move(values)) {}
+  explicit Matrix(const Tensor& t) : Matrix(t.shape()[0], t.shape()[1], t.Values()) {}
+  double operator()(int64_t i, int64_t j) const {
+    return values[static_cast<size_t>(i * cols + j)];
+  }
+  Vector RowNorms() const {
+    return Norms(rows, [this](int64_t i, int64_t) { return i; });
+  }
+  Vector ColNorms() const {
+    return Norms(cols, [](int64_t, int64_t j) { return j; });
+  }
+
+ private:
+  Vector Norms(int64_t n, const std::function<int64_t(int64_t, int64_t)>& at) const {
+    Vector sums(static_cast<size_t>(n), 0.0);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < cols; ++j)
+        sums[static_cast<size_t>(at(i, j))] += (*this)(i, j) * (*this)(i, j);
+    for (double& sum : sums) sum = std::sqrt(sum);
+    return sums;
+  }
+};
+
+double At(const Vector& v, int64_t i) { return v[static_cast<size_t>(i)]; }
+
+// x as the LoRA path sees it, mask and scale applied.
+Matrix Dropped(const Tensor& x, const Dropout& dropout) {
+  Matrix m(x);
+  if (!dropout.active()) return m;
+  const uint32_t threshold = DropoutThreshold(dropout.p);
+  for (int64_t i = 0; i < m.rows; ++i) {
+    for (int64_t j = 0; j < m.cols; ++j) {
+      const PhiloxWords words = Philox4x32(
+          dropout.seed,
+          {static_cast<uint32_t>(j / 8), static_cast<uint32_t>(i), dropout.layer, dropout.forward});
+      m.values[static_cast<size_t>(i * m.cols + j)] *=
+          DropoutKeeps(words, static_cast<int>(j % 8), threshold) ? DropoutScale(threshold) : 0;
+    }
+  }
+  return m;
+}
+
+// The bound of element (i, j) from every (i, j), row-major.
+Vector Each(int64_t rows, int64_t cols, const std::function<double(int64_t, int64_t)>& bound) {
+  Vector bounds;
+  bounds.reserve(static_cast<size_t>(rows * cols));
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) bounds.push_back(bound(i, j));
+  return bounds;
+}
+
+// Operands of one branch, in the form that the bounds need.
+struct Low {
+  Matrix a, b, xd, h, u;
+  Vector a_rows, a_cols, b_rows, b_cols, xd_rows, xd_cols, h_rows, h_cols, u_rows, u_cols;
+  Low(const BranchOperands& branch, const Tensor& x, const Tensor& h_in, const Tensor& g)
+      : a(branch.a),
+        b(branch.b),
+        xd(Dropped(x, branch.dropout)),
+        h(h_in),
+        u(UpTransposed(g)),
+        a_rows(a.RowNorms()),
+        a_cols(a.ColNorms()),
+        b_rows(b.RowNorms()),
+        b_cols(b.ColNorms()),
+        xd_rows(xd.RowNorms()),
+        xd_cols(xd.ColNorms()),
+        h_rows(h.RowNorms()),
+        h_cols(h.ColNorms()),
+        u_rows(u.RowNorms()),
+        u_cols(u.ColNorms()) {}
+  int64_t r() const { return a.cols; }
+
+ private:
+  // u = g·A.
+  Matrix UpTransposed(const Tensor& g_in) const {
+    const Matrix g(g_in);
+    return Matrix(g.rows, a.cols, Each(g.rows, a.cols, [&](int64_t i, int64_t r) {
+                    double sum = 0;
+                    for (int64_t o = 0; o < a.rows; ++o) sum += g(i, o) * a(o, r);
+                    return sum;
+                  }));
+  }
+};
+
+}  // namespace
+
+LoraLinearProblem::LoraLinearProblem(const LoraLinearCase& of, uint64_t seed, Values values)
+    : shape(of) {
+  const bool whole = values == Values::kWhole;
+  // A LoRA term of about the size of W·x, so that neither hides in the other's rounding.
+  const auto random = [&](DType dtype, Shape dims, int64_t fan_in) {
+    seed += 1000;
+    if (whole) return Integers(dtype, dims, seed, -2, 2);
+    return Normal(dtype, dims, seed,
+                  1 / std::sqrt(static_cast<double>(std::max<int64_t>(fan_in, 1))));
+  };
+  x = random(of.dtype, {of.m, of.k}, 1);
+  for (const BranchCase& c : of.branches) {
+    BranchOperands branch;
+    branch.weight = random(of.dtype, {c.n, of.k}, of.k);
+    // Both dtypes that a bias may have.
+    const bool wide_bias = branches.size() % 2 == 1;
+    if (c.bias) branch.bias = random(wide_bias ? DType::kF32 : of.dtype, {c.n}, 1);
+    if (c.r > 0) {
+      branch.scale = whole ? 2.0f : 0.75f;
+      branch.a = random(DType::kF32, {c.n, c.r}, c.r);
+      branch.b = random(DType::kF32, {c.r, of.k}, of.k);
+      branch.dropout = {c.dropout, 0x123456789abcdefull + seed, 3, 41};
+    }
+    branches.push_back(std::move(branch));
+    g.push_back(random(of.dtype, {of.m, c.n}, 1));
+  }
+}
+
+LoraLinearProblem LoraLinearProblem::As(DType dtype) const {
+  LoraLinearProblem copy = *this;
+  copy.shape.dtype = dtype;
+  copy.x = x.As(dtype);
+  for (Tensor& t : copy.g) t = t.As(dtype);
+  // Masters are f32 or wider.
+  const DType master = dtype == DType::kF64 ? DType::kF64 : DType::kF32;
+  for (BranchOperands& branch : copy.branches) {
+    branch.weight = branch.weight.As(dtype);
+    branch.bias = branch.bias.As(dtype);
+    branch.a = branch.a.As(master);
+    branch.b = branch.b.As(master);
+  }
+  return copy;
+}
+
+namespace {
+
+LoraBranch View(const BranchOperands& branch, const PackedView& weight) {
+  return {weight, branch.bias, branch.a, branch.b, branch.scale, branch.dropout};
+}
+
+DType MasterOf(const Tensor& x) { return x.dtype() == DType::kF64 ? DType::kF64 : DType::kF32; }
+
+}  // namespace
+
+LoraLinearOutputs LoraLinearProblem::Forward(const Backend& backend, Context& context,
+                                             bool with_h) const {
+  LoraLinearOutputs out;
+  LoraLinearForwardArgs args;
+  args.x = x;
+  std::vector<FrozenWeight> weights;
+  for (const BranchOperands& branch : branches) {
+    weights.emplace_back(backend, branch.weight, context);
+    args.branches.push_back(View(branch, weights.back().forward()));
+    out.y.emplace_back(x.dtype(), Shape{shape.m, branch.weight.shape()[0]});
+    out.h.push_back(branch.a && with_h ? Tensor(MasterOf(x), {shape.m, branch.a.shape()[1]})
+                                       : Tensor());
+    args.y.push_back(out.y.back());
+    args.h.push_back(out.h.back());
+  }
+  Run(backend.lora_linear_forward, args, context);
+  for (const Tensor& t : out.y) CHECK_MESSAGE(t.intact(), "wrote behind the end of y");
+  for (const Tensor& t : out.h) CHECK_MESSAGE(t.intact(), "wrote behind the end of h");
+  return out;
+}
+
+LoraLinearOutputs LoraLinearProblem::Backward(const Backend& backend, Context& context,
+                                              const std::vector<Tensor>& h) const {
+  LoraLinearOutputs out;
+  LoraLinearBackwardArgs args;
+  args.x = x;
+  out.dx = Tensor(x.dtype(), x.shape());
+  args.dx = out.dx;
+  std::vector<FrozenWeight> weights;
+  for (size_t i = 0; i < branches.size(); ++i) {
+    const BranchOperands& branch = branches[i];
+    weights.emplace_back(backend, branch.weight, context);
+    args.branches.push_back(View(branch, weights.back().backward()));
+    args.g.push_back(g[i]);
+    args.h.push_back(branch.a ? h[i].view() : TensorView());
+    out.da.push_back(branch.a ? Tensor(MasterOf(x), branch.a.shape()) : Tensor());
+    out.db.push_back(branch.b ? Tensor(MasterOf(x), branch.b.shape()) : Tensor());
+    args.da.push_back(out.da.back());
+    args.db.push_back(out.db.back());
+  }
+  Run(backend.lora_linear_backward, args, context);
+  CHECK_MESSAGE(out.dx.intact(), "wrote behind the end of dx");
+  for (const Tensor& t : out.da) CHECK_MESSAGE(t.intact(), "wrote behind the end of da");
+  for (const Tensor& t : out.db) CHECK_MESSAGE(t.intact(), "wrote behind the end of db");
+  return out;
+}
+
+LoraLinearOutputs LoraLinearProblem::Expected() const {
+  const LoraLinearProblem wide = As(DType::kF64);
+  const auto context = ReferenceBackend().create_context(1);
+  LoraLinearOutputs out = wide.Forward(ReferenceBackend(), *context);
+  // Backward is given h in f32 (it is an operand there), so that it is expected of the same.
+  std::vector<Tensor> h;
+  for (const Tensor& t : out.h) h.push_back(t.As(DType::kF32).As(DType::kF64));
+  LoraLinearOutputs backward = wide.Backward(ReferenceBackend(), *context, h);
+  out.dx = std::move(backward.dx);
+  out.da = std::move(backward.da);
+  out.db = std::move(backward.db);
+  return out;
+}
+
+LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
+                                           const Precision& precision) const {
+  const double epsilon = precision.accumulator, u_low = precision.low_rank;
+  const double u_out = UnitRoundoff(x.dtype()), u_master = UnitRoundoff(MasterOf(x));
+  const int64_t m = shape.m, k = shape.k;
+  LoraLinearBounds bounds;
+  bounds.dx.assign(static_cast<size_t>(m * k), 0.0);
+  const Vector x_rows = Matrix(x).RowNorms();
+  for (size_t i = 0; i < branches.size(); ++i) {
+    const BranchOperands& branch = branches[i];
+    const Matrix w(branch.weight), y(expected.y[i]), gm(g[i]);
+    const int64_t n = w.rows;
+    const Vector w_rows = w.RowNorms(), w_cols = w.ColNorms(), g_rows = gm.RowNorms(),
+                 g_cols = gm.ColNorms();
+    bounds.y.push_back(Each(m, n, [&](int64_t row, int64_t o) {
+      const double bias = branch.bias ? std::fabs(branch.bias.at(o)) : 0;
+      return Sum(k, epsilon) * At(x_rows, row) * At(w_rows, o) +
+             epsilon * (bias + std::fabs(y(row, o))) + u_out * std::fabs(y(row, o));
+    }));
+    for (int64_t row = 0; row < m; ++row) {
+      for (int64_t c = 0; c < k; ++c)
+        bounds.dx[static_cast<size_t>(row * k + c)] +=
+            Sum(n, epsilon) * At(g_rows, row) * At(w_cols, c);
+    }
+    bounds.h.emplace_back();
+    bounds.da.emplace_back();
+    bounds.db.emplace_back();
+    if (!branch.a) continue;
+
+    const Low low(branch, x, expected.h[i], g[i]);
+    const int64_t r = low.r();
+    const double s = std::fabs(branch.scale);
+    const double keep =
+        branch.dropout.active() ? DropoutScale(DropoutThreshold(branch.dropout.p)) : 1.0;
+    // What h and u, held in f32, may be off by: the sum, and a few roundings of the value itself.
+    const auto h_error = [&](int64_t row, int64_t j) {
+      return Sum(k, epsilon) * At(low.xd_rows, row) * At(low.b_rows, j) +
+             4 * epsilon * std::fabs(low.h(row, j));
+    };
+    const auto u_error = [&](int64_t row, int64_t j) {
+      return Sum(n, epsilon) * At(g_rows, row) * At(low.a_cols, j) +
+             4 * epsilon * std::fabs(low.u(row, j));
+    };
+    bounds.h.back() = Each(m, r, h_error);
+    for (int64_t row = 0; row < m; ++row) {
+      for (int64_t o = 0; o < n; ++o) {
+        double sum = Sum(r, epsilon) * At(low.h_rows, row) * At(low.a_rows, o);
+        for (int64_t j = 0; j < r; ++j)
+          sum += std::fabs(low.a(o, j)) * (h_error(row, j) + u_low * std::fabs(low.h(row, j)));
+        bounds.y.back()[static_cast<size_t>(row * n + o)] += s * sum;
+      }
+      for (int64_t c = 0; c < k; ++c) {
+        if (low.xd(row, c) == 0 && branch.dropout.active() && x.at(row * k + c) != 0) continue;
+        double sum = Sum(r, epsilon) * At(low.u_rows, row) * At(low.b_cols, c);
+        for (int64_t j = 0; j < r; ++j)
+          sum += std::fabs(low.b(j, c)) * (u_error(row, j) + u_low * std::fabs(low.u(row, j)));
+        bounds.dx[static_cast<size_t>(row * k + c)] += s * keep * sum;
+      }
+    }
+    bounds.da.back() = Each(n, r, [&](int64_t o, int64_t j) {
+      return s * Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j) +
+             4 * u_master * std::fabs(expected.da[i].at(o * r + j));
+    });
+    bounds.db.back() = Each(r, k, [&](int64_t j, int64_t c) {
+      double sum = Sum(m, epsilon) * At(low.u_cols, j) * At(low.xd_cols, c);
+      for (int64_t row = 0; row < m; ++row) sum += u_error(row, j) * std::fabs(low.xd(row, c));
+      return s * sum + 4 * u_master * std::fabs(expected.db[i].at(j * k + c));
+    });
+  }
+  for (size_t i = 0; i < bounds.dx.size(); ++i) {
+    const double dx = std::fabs(expected.dx.at(static_cast<int64_t>(i)));
+    bounds.dx[i] += (u_out + epsilon) * dx;
+  }
+  return bounds;
+}
+
+}  // namespace lora::test

@@ -1,0 +1,78 @@
+// One case of lora_linear with its operands, what the reference makes of it, and how far another
+// backend may be off.
+#pragma once
+
+#include <vector>
+
+#include "core/backend.h"
+#include "test/support/cases.h"
+#include "test/support/close.h"
+#include "test/support/run.h"
+#include "test/support/tensors.h"
+
+namespace lora::test {
+
+// How a backend computes, which is what the bounds are derived from.
+struct Precision {
+  double accumulator = UnitRoundoff(DType::kF32);
+  // Relative error with which a product of the low-rank vector and its matrix enters the
+  // accumulators: 0 where both stay f32, 2·2⁻⁸ where both are rounded to bf16.
+  double low_rank = 0;
+  // What a backend that rides on bf16 products does; nothing is rounded for other dtypes.
+  static Precision Of(DType activations) {
+    return {UnitRoundoff(DType::kF32),
+            activations == DType::kBF16 ? 2 * UnitRoundoff(DType::kBF16) : 0};
+  }
+};
+
+struct BranchOperands {
+  Tensor weight, bias, a, b;  // bias, and a with b, may be absent
+  float scale = 1;
+  Dropout dropout;
+};
+
+struct LoraLinearOutputs {
+  std::vector<Tensor> y, h;  // forward
+  Tensor dx;                 // backward
+  std::vector<Tensor> da, db;
+};
+// The same structure, of bounds per element.
+struct LoraLinearBounds {
+  std::vector<std::vector<double>> y, h;
+  std::vector<double> dx;
+  std::vector<std::vector<double>> da, db;
+};
+
+class LoraLinearProblem {
+ public:
+  // Real numbers, or small whole ones, with which every product and sum is exact in f32 (and s =
+  // 2).
+  enum class Values { kReal, kWhole };
+  explicit LoraLinearProblem(const LoraLinearCase& of, uint64_t seed = 1,
+                             Values values = Values::kReal);
+
+  // Operands may be changed before a run.
+  LoraLinearCase shape;
+  Tensor x;
+  std::vector<BranchOperands> branches;
+  std::vector<Tensor> g;
+
+  // All operands in another dtype, exactly where it is wider.
+  LoraLinearProblem As(DType dtype) const;
+
+  // y and h. Without `with_h`, h is not asked for.
+  LoraLinearOutputs Forward(const Backend& backend, Context& context, bool with_h = true) const;
+  // dx, da and db, given the h of a forward run (its dtype must be f32 unless x is f64).
+  LoraLinearOutputs Backward(const Backend& backend, Context& context,
+                             const std::vector<Tensor>& h) const;
+
+  // What the reference computes in doubles, nothing rounded: all of forward and backward.
+  LoraLinearOutputs Expected() const;
+  // Given what is expected. With ε the accumulator's unit roundoff, per element of y:
+  //   4·√k·ε·‖x‖₂·‖w‖₂ + Σᵣ|s·a_r|·(4·√k·ε·‖x‖₂·‖b_r‖₂) + u_H·Σᵣ|s·h_r·a_r| + 4·√r·ε·‖h‖₂·‖s·a‖₂
+  //   + |y|·u_out
+  // and the same reasoning for h, dx, dA and dB.
+  LoraLinearBounds Bounds(const LoraLinearOutputs& expected, const Precision& precision) const;
+};
+
+}  // namespace lora::test

@@ -1,0 +1,63 @@
+// Runs one op as the product does: checked, with scratch of exactly the size that the op asked for.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <new>
+
+#include "core/backend.h"
+#include "core/checks.h"
+#include "test/support/tensors.h"
+
+namespace lora::test {
+
+// Scratch comes full of garbage and is guarded at its end, as the product's is reused memory.
+template <class Args>
+void Run(const Op<Args>& op, const Args& args, Context& context) {
+  Check(args);
+  REQUIRE(op.run != nullptr);
+  const size_t bytes = op.scratch_bytes ? op.scratch_bytes(args, context.threads()) : 0;
+#ifdef __SANITIZE_ADDRESS__
+  constexpr size_t kGuard = 0;  // AddressSanitizer has its own, and reports the place
+#else
+  constexpr size_t kGuard = 256;
+#endif
+  constexpr std::align_val_t kAlign{64};
+  constexpr std::byte kPoison{0xCB};
+  const std::unique_ptr<std::byte[], void (*)(std::byte*)> memory(
+      static_cast<std::byte*>(::operator new(bytes + kGuard, kAlign)),
+      [](std::byte* p) { ::operator delete(p, kAlign); });
+  std::memset(memory.get(), std::to_integer<int>(kPoison), bytes + kGuard);
+  op.run(args, Scratch(memory.get(), bytes), context);
+  const bool guard_intact = std::all_of(memory.get() + bytes, memory.get() + bytes + kGuard,
+                                        [](std::byte byte) { return byte == kPoison; });
+  CHECK_MESSAGE(guard_intact, "the op wrote behind the end of its scratch");
+}
+
+// The same on a context of its own: Run(CpuBackend(), &Backend::swiglu_forward, {gate, up, y}).
+template <class Args>
+void Run(const Backend& backend, Op<Args> Backend::* op, const Args& args, int threads = 1) {
+  const std::unique_ptr<Context> context = backend.create_context(threads);
+  Run(backend.*op, args, *context);
+}
+
+// W [rows, cols] packed in both directions, as a layer keeps it.
+class FrozenWeight {
+ public:
+  FrozenWeight() = default;
+  FrozenWeight(const Backend& backend, const Tensor& w, Context& context);
+
+  const PackedView& forward() const { return forward_; }
+  // The forward copy where the backend says that it serves both.
+  const PackedView& backward() const { return backward_; }
+
+ private:
+  Tensor forward_memory_, backward_memory_;
+  PackedView forward_, backward_;
+};
+
+}  // namespace lora::test
