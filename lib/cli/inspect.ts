@@ -1,0 +1,105 @@
+import { existsSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { LoRAError } from '../errors';
+import { readJson } from '../formats/json';
+import { openSafetensors } from '../formats/safetensors';
+import { openModelTensors } from '../formats/sharded';
+import { readAdapter } from '../peft/adapter_files';
+import { UsageError, type Arguments, type Command } from './args';
+
+export const inspect: Command = {
+  summary: 'Shows what a model, adapter, checkpoint or safetensors file holds.',
+  usage: 'PATH [--json]',
+  flags: { json: { type: 'boolean', help: 'as one JSON object' } },
+  positionals: 1,
+  run,
+};
+
+interface Entry {
+  name: string;
+  dtype: string;
+  shape: readonly number[];
+}
+interface Report {
+  kind: 'model' | 'adapter' | 'checkpoint' | 'safetensors';
+  path: string;
+  config?: unknown;
+  metadata?: unknown;
+  parameters: number;
+  bytes: number;
+  tensors: Entry[];
+}
+
+const elements = (shape: readonly number[]): number => shape.reduce((product, dim) => product * dim, 1);
+
+function summed(tensors: Iterable<[string, { dtype: string; shape: readonly number[]; bytes: Uint8Array }]>) {
+  const entries: Entry[] = [];
+  let parameters = 0;
+  let bytes = 0;
+  for (const [name, { dtype, shape, bytes: data }] of tensors) {
+    entries.push({ name, dtype, shape: [...shape] });
+    parameters += elements(shape);
+    bytes += data.byteLength;
+  }
+  return { tensors: entries, parameters, bytes };
+}
+
+async function describeFile(path: string, kind: Report['kind']): Promise<Report> {
+  const file = await openSafetensors(path);
+  try {
+    return { kind, path, metadata: file.metadata, ...summed(file.tensors) };
+  } finally {
+    file.close();
+  }
+}
+
+async function describePath(path: string): Promise<Report> {
+  if (!existsSync(path))
+    throw new LoRAError('ERR_FILE', `[inspect] ${path} does not exist`, { op: 'inspect' });
+  if (!statSync(path).isDirectory()) return describeFile(path, 'safetensors');
+  if (existsSync(join(path, 'adapter_config.json'))) {
+    const { config, tensors } = await readAdapter(path);
+    return { kind: 'adapter', path, config, ...summed(tensors) };
+  }
+  if (existsSync(join(path, 'checkpoint.safetensors')))
+    return describeFile(join(path, 'checkpoint.safetensors'), 'checkpoint');
+  if (existsSync(join(path, 'config.json'))) {
+    const config = await readJson(join(path, 'config.json'));
+    const model = await openModelTensors(path);
+    try {
+      const all = [...model.names].map((name): [string, ReturnType<typeof model.get>] => [
+        name,
+        model.get(name),
+      ]);
+      return { kind: 'model', path, config, ...summed(all) };
+    } finally {
+      model.close();
+    }
+  }
+  throw new LoRAError(
+    'ERR_FILE',
+    `[inspect] ${path}: expected config.json, adapter_config.json or checkpoint.safetensors in it`,
+    { op: 'inspect' },
+  );
+}
+
+async function run(args: Arguments): Promise<void> {
+  const [path] = args.positionals;
+  if (path === undefined) throw new UsageError('inspect needs a PATH');
+  const report = await describePath(path);
+  if (args.boolean('json')) {
+    process.stdout.write(`${JSON.stringify(report)}\n`);
+    return;
+  }
+  const mebibytes = (report.bytes / 1024 / 1024).toFixed(1);
+  const lines = [
+    `${report.kind} ${report.path}`,
+    `${report.tensors.length} tensors, ${report.parameters} parameters, ${mebibytes} MiB`,
+  ];
+  for (const key of ['config', 'metadata'] as const)
+    if (report[key] !== undefined) lines.push(`${key}: ${JSON.stringify(report[key])}`);
+  const width = Math.max(0, ...report.tensors.map(({ name }) => name.length));
+  for (const { name, dtype, shape } of report.tensors)
+    lines.push(`  ${name.padEnd(width)}  ${dtype}  [${shape.join(', ')}]`);
+  process.stdout.write(`${lines.join('\n')}\n`);
+}

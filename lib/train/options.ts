@@ -1,0 +1,161 @@
+import type { DataSource } from '../data/example';
+import { LoRAError } from '../errors';
+import type { CausalLM } from '../models/causal_lm';
+import type { AdamW } from '../optim/adamw';
+import { constantSchedule, cosineSchedule, linearSchedule, type Schedule } from '../optim/schedules';
+import type { Parameter } from '../tensor';
+import { check, checkOptions, describe } from '../validate';
+
+const schedules = { constant: constantSchedule, linear: linearSchedule, cosine: cosineSchedule } as const;
+export type ScheduleName = keyof typeof schedules;
+
+export interface TrainerOptions {
+  model: CausalLM;
+  data: DataSource;
+  evalData?: DataSource;
+  /** The final adapter, and checkpoint-N folders while it runs. Nothing is written when absent. */
+  outDir?: string;
+  /** Steps, or epochs; one of them. Default: one epoch. */
+  maxSteps?: number;
+  epochs?: number;
+  batchSize?: number;
+  gradientAccumulationSteps?: number;
+  lr?: number;
+  schedule?: ScheduleName;
+  warmupSteps?: number;
+  weightDecay?: number;
+  maxGradNorm?: number;
+  seed?: number;
+  /** Steps between evaluations on evalData, and between checkpoints. */
+  evalEvery?: number;
+  saveEvery?: number;
+  resume?: boolean;
+  /** Default: those of the active adapter. */
+  parameters?: readonly Parameter[];
+  /** Default: AdamW with lr and weightDecay. */
+  optimizer?: AdamW;
+}
+
+export interface ResolvedOptions {
+  evalData: DataSource | undefined;
+  outDir: string | undefined;
+  maxSteps: number | undefined;
+  epochs: number | undefined;
+  batchSize: number;
+  gradientAccumulationSteps: number;
+  lr: number;
+  weightDecay: number;
+  maxGradNorm: number;
+  seed: number;
+  evalEvery: number | undefined;
+  saveEvery: number | undefined;
+  scheduleOf: Schedule;
+  /** Known for maxSteps, and for epochs over data that says its length. */
+  totalSteps: number | undefined;
+}
+
+const names = [
+  'model',
+  'data',
+  'evalData',
+  'outDir',
+  'maxSteps',
+  'epochs',
+  'batchSize',
+  'gradientAccumulationSteps',
+  'lr',
+  'schedule',
+  'warmupSteps',
+  'weightDecay',
+  'maxGradNorm',
+  'seed',
+  'evalEvery',
+  'saveEvery',
+  'resume',
+  'parameters',
+  'optimizer',
+];
+
+/** Checks every option and fills in the defaults, before any work begins. */
+export function resolveOptions(options: TrainerOptions): ResolvedOptions {
+  checkOptions('Trainer', options, names);
+  const whole = (name: keyof TrainerOptions, lowest: number, fallback?: number): number | undefined => {
+    const value = options[name] ?? fallback;
+    check(
+      value === undefined || (Number.isInteger(value) && (value as number) >= lowest),
+      'Trainer',
+      `expected ${name} to be a whole number of at least ${lowest} but received ${describe(value)}`,
+    );
+    return value as number | undefined;
+  };
+  const real = (name: keyof TrainerOptions, fallback: number): number => {
+    const value = options[name] ?? fallback;
+    check(
+      typeof value === 'number' && Number.isFinite(value) && value >= 0,
+      'Trainer',
+      `expected ${name} to be a number of at least 0 but received ${describe(value)}`,
+    );
+    return value;
+  };
+  check(
+    options.maxSteps === undefined || options.epochs === undefined,
+    'Trainer',
+    'expected maxSteps or epochs but received both',
+  );
+  if (options.resume)
+    throw new LoRAError('ERR_UNSUPPORTED', '[Trainer] resume is not supported yet: start with a new outDir', {
+      op: 'Trainer',
+    });
+
+  const batchSize = whole('batchSize', 1, 4) as number;
+  const gradientAccumulationSteps = whole('gradientAccumulationSteps', 1, 1) as number;
+  const maxSteps = whole('maxSteps', 1);
+  const epochs = maxSteps === undefined ? (whole('epochs', 1, 1) as number) : undefined;
+  const evalEvery = whole('evalEvery', 1);
+  check(
+    evalEvery === undefined || options.evalData !== undefined,
+    'Trainer',
+    'expected evalData, since evalEvery is given',
+  );
+  const saveEvery = whole('saveEvery', 1);
+  check(
+    saveEvery === undefined || options.outDir !== undefined,
+    'Trainer',
+    'expected outDir, since saveEvery is given',
+  );
+  const length = (options.data as { length?: unknown } | undefined)?.length;
+  const totalSteps =
+    maxSteps ??
+    (typeof options.data !== 'function' && typeof length === 'number'
+      ? (epochs as number) * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps)
+      : undefined);
+
+  const schedule = options.schedule ?? 'cosine';
+  check(
+    Object.hasOwn(schedules, schedule),
+    'Trainer',
+    `expected schedule to be one of ${Object.keys(schedules).join(', ')} but received ${describe(schedule)}`,
+  );
+  const warmupSteps = whole('warmupSteps', 0, 0) as number;
+  check(
+    totalSteps !== undefined || schedule === 'constant',
+    'Trainer',
+    `expected maxSteps, since the ${schedule} schedule needs the number of steps and the data does not tell its length`,
+  );
+  return {
+    evalData: options.evalData,
+    outDir: options.outDir,
+    maxSteps,
+    epochs,
+    batchSize,
+    gradientAccumulationSteps,
+    lr: real('lr', 2e-4),
+    weightDecay: real('weightDecay', 0),
+    maxGradNorm: real('maxGradNorm', 1),
+    seed: whole('seed', 0, 0) as number,
+    evalEvery,
+    saveEvery,
+    scheduleOf: schedules[schedule]({ totalSteps: totalSteps ?? 1, warmupSteps }),
+    totalSteps,
+  };
+}

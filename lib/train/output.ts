@@ -1,0 +1,51 @@
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { saveCheckpoint } from '../checkpoint';
+import { LoRAError } from '../errors';
+import { replaceDirectory } from '../formats/atomic';
+import type { Adapter } from '../models/adapter';
+import type { AdamW } from '../optim/adamw';
+
+/** The folder of a run: the final adapter in it, checkpoint-N (a PEFT directory and the training state) beside. */
+export class OutputDirectory {
+  constructor(readonly dir: string) {}
+
+  /** Makes the folder; one that holds a run already is an error, so that no work is overwritten. */
+  async open(): Promise<void> {
+    try {
+      await mkdir(this.dir, { recursive: true });
+      const files = await readdir(this.dir);
+      const earlier = files.find((file) => file === 'adapter_config.json' || /^checkpoint-\d+$/.test(file));
+      if (earlier === undefined) return;
+      throw new LoRAError(
+        'ERR_FILE',
+        `[Trainer] ${this.dir} holds a run already (${earlier}): choose another outDir, or remove it`,
+        { op: 'Trainer' },
+      );
+    } catch (cause) {
+      if (cause instanceof LoRAError) throw cause;
+      throw new LoRAError(
+        'ERR_FILE',
+        `[Trainer] cannot write to outDir ${this.dir}: ${(cause as Error).message}`,
+        {
+          op: 'Trainer',
+          cause,
+        },
+      );
+    }
+  }
+
+  /** checkpoint-N appears whole or not at all. */
+  async saveCheckpoint(step: number, adapter: Adapter, optimizer: AdamW): Promise<string> {
+    const dir = join(this.dir, `checkpoint-${step}`);
+    await replaceDirectory(dir, async (temporary) => {
+      await adapter.save(temporary);
+      await saveCheckpoint(temporary, { optimizer, step });
+    });
+    return dir;
+  }
+
+  async saveFinal(adapter: Adapter): Promise<void> {
+    await adapter.save(this.dir);
+  }
+}

@@ -1,0 +1,204 @@
+import { checkRereadable, epochs, type Batch } from '../data/batches';
+import { countedTokens, type DataSource } from '../data/example';
+import { LoRAError } from '../errors';
+import { RunHandle } from '../handle';
+import type { Adapter } from '../models/adapter';
+import type { CausalLM } from '../models/causal_lm';
+import { AdamW } from '../optim/adamw';
+import { clipGradNorm } from '../optim/clip';
+import type { Schedule } from '../optim/schedules';
+import type { Parameter } from '../tensor';
+import { OutputDirectory } from './output';
+import { Progress } from './progress';
+import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
+import type { RunOptions, TrainerEvent, TrainerResult } from './events';
+
+/**
+ * Trains the active LoRA adapter of a model.
+ *
+ * A step takes `gradientAccumulationSteps` batches, and its loss is Σ token losses ÷ counted tokens over all
+ * of them, so that a token weighs the same wherever it stands. Gradients are clipped to `maxGradNorm`, AdamW
+ * steps with lr·schedule(step). A loss or gradient that is not finite stops the run (ERR_NON_FINITE) before
+ * the weights change.
+ *
+ * @example
+ * const trainer = new Trainer({ model, data, outDir: 'run', maxSteps: 200, lr: 2e-4 });
+ * for await (const e of trainer.run()) if (e.type === 'step') console.log(e.step, e.loss);
+ */
+export class Trainer {
+  readonly #options: ResolvedOptions;
+  readonly #model: CausalLM;
+  readonly #data: DataSource;
+  readonly #adapter: Adapter;
+  readonly #parameters: readonly Parameter[];
+  readonly #optimizer: AdamW;
+  readonly #schedule: Schedule;
+  readonly #output: OutputDirectory | undefined;
+  #ran = false;
+
+  constructor(options: TrainerOptions) {
+    const { model, data } = options;
+    this.#options = resolveOptions(options);
+    this.#model = model;
+    this.#data = data;
+    if (this.#options.epochs !== undefined && this.#options.epochs > 1) checkRereadable('Trainer', data);
+    const adapter = model.activeAdapter;
+    if (!adapter?.trainable)
+      throw new LoRAError(
+        'ERR_ARGUMENT',
+        adapter
+          ? `[Trainer] expected a trainable active adapter but ${adapter.name} was loaded with trainable: false`
+          : '[Trainer] expected an active adapter but the model has none: call model.addAdapter({ r: 16 }) first',
+        { op: 'Trainer' },
+      );
+    this.#adapter = adapter;
+    this.#parameters = options.parameters ?? adapter.parameters();
+    const { lr, weightDecay, outDir } = this.#options;
+    this.#optimizer = options.optimizer ?? new AdamW([...this.#parameters], { lr, weightDecay });
+    this.#schedule = this.#options.scheduleOf;
+    this.#output = outDir === undefined ? undefined : new OutputDirectory(outDir);
+  }
+
+  /** Begins when it is iterated (for events) or awaited (for the result); events wait for the consumer. */
+  run(options: RunOptions = {}): RunHandle<TrainerEvent, TrainerResult> {
+    return new RunHandle('run', () => this.#run(options));
+  }
+
+  async *#run({ signal }: RunOptions): AsyncGenerator<TrainerEvent, TrainerResult, void> {
+    if (this.#ran)
+      throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected a fresh Trainer but this one has already run', {
+        op: 'Trainer',
+      });
+    this.#ran = true;
+    signal?.throwIfAborted();
+    await this.#output?.open();
+    const release = this.#model.acquireAdapter(this.#adapter);
+    try {
+      return yield* this.#steps(signal);
+    } finally {
+      release();
+    }
+  }
+
+  async *#steps(signal: AbortSignal | undefined): AsyncGenerator<TrainerEvent, TrainerResult, void> {
+    const { maxSteps, saveEvery, evalEvery, totalSteps } = this.#options;
+    const trainable = this.#parameters.reduce((sum, p) => sum + p.numel, 0);
+    const progress = new Progress(totalSteps);
+    yield { type: 'start', maxSteps: totalSteps, trainableParameters: trainable };
+
+    let step = 0;
+    let loss = Number.NaN;
+    let evalLoss: number | undefined;
+    let savedAt = -1;
+    for await (const { batches, epoch } of this.#stepBatches()) {
+      if (signal?.aborted) {
+        if (this.#output && savedAt !== step) yield await this.#checkpoint(this.#output, step);
+        signal.throwIfAborted();
+      }
+      const update = await this.#update(step, batches);
+      step++;
+      loss = update.loss;
+      yield { type: 'step', step, epoch, ...update, ...progress.advance(step, update.tokens) };
+      if (evalEvery !== undefined && step % evalEvery === 0) {
+        const evaluation = await this.#evaluate();
+        evalLoss = evaluation.loss;
+        yield { type: 'eval', step, ...evaluation };
+      }
+      if (this.#output && saveEvery !== undefined && step % saveEvery === 0) {
+        yield await this.#checkpoint(this.#output, step);
+        savedAt = step;
+      }
+      if (step === maxSteps) break;
+    }
+
+    await this.#output?.saveFinal(this.#adapter);
+    const result: TrainerResult = {
+      step,
+      loss,
+      ...(evalLoss === undefined ? {} : { evalLoss }),
+      ...(this.#output ? { dir: this.#output.dir } : {}),
+      stopped: 'done',
+    };
+    yield { type: 'end', ...result };
+    return result;
+  }
+
+  /** Groups of `gradientAccumulationSteps` batches; a last smaller group of an epoch makes a step of its own. */
+  async *#stepBatches(): AsyncGenerator<{ batches: Batch[]; epoch: number }, void, void> {
+    const { batchSize, seed, gradientAccumulationSteps, epochs: lastEpoch } = this.#options;
+    let group: Batch[] = [];
+    let groupEpoch = 0;
+    const source = epochs(this.#data, { batchSize, seed, shuffle: true, dropLast: false });
+    for await (const { epoch, ...batch } of source) {
+      if (epoch !== groupEpoch && group.length > 0) {
+        yield { batches: group, epoch: groupEpoch };
+        group = [];
+      }
+      if (lastEpoch !== undefined && epoch >= lastEpoch) return;
+      groupEpoch = epoch;
+      group.push(batch);
+      if (group.length === gradientAccumulationSteps) {
+        yield { batches: group, epoch };
+        group = [];
+      }
+    }
+  }
+
+  async #update(
+    step: number,
+    group: readonly Batch[],
+  ): Promise<{ loss: number; lr: number; gradNorm: number; tokens: number }> {
+    const { lr, maxGradNorm } = this.#options;
+    const counted = group.reduce((sum, { labels }) => sum + countedTokens(labels), 0);
+    if (counted === 0)
+      throw new LoRAError(
+        'ERR_DATA',
+        `[Trainer] step ${step + 1}: expected labels that count but all are −100`,
+        {
+          op: 'Trainer',
+        },
+      );
+    let loss = 0;
+    let tokens = 0;
+    for (const { inputIds, labels } of group) {
+      tokens += inputIds.reduce((sum, row) => sum + row.length, 0);
+      if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
+      const { loss: sum } = this.#model.forward(inputIds, {
+        labels,
+        reduction: 'sum',
+        adapter: this.#adapter,
+        train: true,
+      });
+      const part = sum.div(counted);
+      part.backward();
+      loss += await part.item();
+      sum.dispose();
+      part.dispose();
+    }
+    const norm = clipGradNorm([...this.#parameters], maxGradNorm);
+    const gradNorm = await norm.item();
+    norm.dispose();
+    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))
+      throw new LoRAError(
+        'ERR_NON_FINITE',
+        `[Trainer] step ${step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. Try a smaller lr (it is ${lr})`,
+        { op: 'Trainer' },
+      );
+    this.#optimizer.lr = lr * this.#schedule(step);
+    this.#optimizer.step();
+    this.#optimizer.zeroGrad();
+    return { loss, lr: this.#optimizer.lr, gradNorm, tokens };
+  }
+
+  async #evaluate(): Promise<{ loss: number; perplexity: number; tokens: number }> {
+    const { evalData, batchSize } = this.#options;
+    if (evalData === undefined)
+      throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected evalData with evalEvery');
+    return this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize });
+  }
+
+  async #checkpoint(output: OutputDirectory, step: number): Promise<TrainerEvent> {
+    const dir = await output.saveCheckpoint(step, this.#adapter, this.#optimizer);
+    return { type: 'checkpoint', step, dir };
+  }
+}

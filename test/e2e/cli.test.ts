@@ -1,0 +1,152 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const root = join(__dirname, '../..');
+const cli = join(root, 'dist/cli.js');
+const base = join(root, 'examples/base-model');
+let scratch: string;
+beforeAll(() => {
+  if (!existsSync(cli)) throw new Error('dist/cli.js is missing: npm run build:js');
+  scratch = mkdtempSync(join(tmpdir(), 'cli-'));
+});
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+function run(...args: string[]): { status: number | null; out: string; err: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [cli, ...args], {
+    encoding: 'utf8',
+    cwd: scratch,
+  });
+  return { status, out: stdout, err: stderr };
+}
+
+test('train, generate, merge and inspect work on one adapter', () => {
+  writeFileSync(
+    join(scratch, 'data.jsonl'),
+    '{"text":"Mia finds three red apples."}\n{"text":"Leo hides two hats."}\n',
+  );
+  const train = run(
+    'train',
+    '--model',
+    base,
+    '--data',
+    'data.jsonl',
+    '--max-steps',
+    '3',
+    '--r',
+    '4',
+    '--out-dir',
+    'run',
+  );
+  expect(train).toMatchObject({ status: 0, out: '' });
+  expect(train.err).toMatch(/training \d+ parameters \(\d+\.\d+%\)/);
+  expect(train.err).toMatch(/step 3\/3 {2}loss \d+\.\d+ {2}lr .* tokens\/s/);
+  expect(existsSync(join(scratch, 'run/adapter_model.safetensors'))).toBe(true);
+
+  const generate = run(
+    'generate',
+    '--model',
+    base,
+    '--adapter',
+    'run',
+    '--prompt',
+    'Mia finds',
+    '--temperature',
+    '0',
+    '--max-new-tokens',
+    '8',
+    '--json',
+  );
+  expect(generate.status).toBe(0);
+  const result = JSON.parse(generate.out) as {
+    text: string;
+    ids: number[];
+    finishReason: string;
+    usage: object;
+  };
+  expect(result.ids.length).toBeGreaterThan(0);
+  expect(typeof result.text).toBe('string');
+  expect(result.usage).toMatchObject({ completionTokens: result.ids.length });
+
+  const merge = run('merge', '--model', base, '--adapter', 'run', '--out-dir', 'merged');
+  expect(merge).toMatchObject({ status: 0 });
+  const merged = run(
+    'generate',
+    '--model',
+    'merged',
+    '--prompt',
+    'Mia finds',
+    '--temperature',
+    '0',
+    '--max-new-tokens',
+    '4',
+  );
+  expect(merged.status).toBe(0);
+
+  expect(run('inspect', 'run').out).toMatch(/^adapter run\n\d+ tensors, \d+ parameters/);
+  expect(run('inspect', 'merged').out).toMatch(/^model merged\n/);
+  const file = run('inspect', 'run/adapter_model.safetensors', '--json');
+  expect(JSON.parse(file.out)).toMatchObject({ kind: 'safetensors', path: 'run/adapter_model.safetensors' });
+});
+
+test('train --json gives one event per line', () => {
+  writeFileSync(join(scratch, 'j.jsonl'), '{"text":"Mia finds three red apples."}\n');
+  const { status, out } = run(
+    'train',
+    '--model',
+    base,
+    '--data',
+    'j.jsonl',
+    '--max-steps',
+    '2',
+    '--out-dir',
+    'json-run',
+    '--json',
+  );
+  expect(status).toBe(0);
+  const events = out
+    .trim()
+    .split('\n')
+    .map((line) => (JSON.parse(line) as { type: string }).type);
+  expect(events).toEqual(['start', 'step', 'step', 'end']);
+});
+
+test('doctor names versions, instruction set, devices and why CUDA is unavailable', () => {
+  const { status, out } = run('doctor');
+  expect(status).toBe(0);
+  for (const word of ['lora-native', 'node', 'highway', 'instruction set', 'threads', 'cpu', 'cuda'])
+    expect(out).toContain(word);
+  expect(JSON.parse(run('doctor', '--json').out)).toMatchObject({ node: process.version });
+});
+
+test('every help fits a screen', () => {
+  expect(run('--help').status).toBe(0);
+  for (const command of ['train', 'generate', 'merge', 'inspect', 'doctor']) {
+    const { status, out } = run(command, '--help');
+    expect(status).toBe(0);
+    const lines = out.trimEnd().split('\n');
+    expect(lines.length).toBeLessThanOrEqual(36);
+    for (const line of lines) expect(line.length).toBeLessThanOrEqual(100);
+  }
+});
+
+test.each([
+  [['train', '--modle', 'x'], 2, 'unknown flag --modle; did you mean --model?'],
+  [['train', '--learning-rate', '1'], 2, 'did you mean --lr?'],
+  [['trian'], 2, 'unknown command trian; did you mean train?'],
+  [['train', '--data', 'x'], 2, 'train needs --model DIR'],
+  [
+    ['train', '--model', base, '--data', 'x', '--lr', 'high'],
+    2,
+    'expected --lr to be a number but received "high"',
+  ],
+  [['inspect'], 2, 'inspect needs a PATH'],
+  [['inspect', 'nowhere'], 1, '[inspect] nowhere does not exist (ERR_FILE)'],
+  [['generate', '--model', 'nowhere', '--prompt', 'x'], 1, 'ERR_FILE'],
+])('%j', (args, status, sentence) => {
+  const result = run(...args);
+  expect(result.status).toBe(status);
+  expect(result.err).toContain(sentence);
+  expect(result.err).not.toContain('    at '); // no stack for a mistake of the user
+});

@@ -1,0 +1,186 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CausalLM, Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
+
+const base = join(__dirname, '../../examples/base-model');
+const rows = ['Mia finds three red apples.', 'Leo hides two blue hats.', 'On Monday Ida sells six cakes.'];
+
+let model: CausalLM;
+let scratch: string;
+let data: { inputIds: number[] }[];
+beforeAll(async () => {
+  model = await CausalLM.fromPretrained(base, { dtype: 'f32' });
+  scratch = mkdtempSync(join(tmpdir(), 'trainer-'));
+  data = Array.from({ length: 12 }, (_, i) => ({ inputIds: model.tokenizer.encode(rows[i % 3] as string) }));
+});
+afterAll(async () => {
+  await model.dispose();
+  rmSync(scratch, { recursive: true });
+});
+afterEach(async () => {
+  for (const name of [...model.adapters.keys()]) await model.removeAdapter(name);
+});
+
+function start(options: Partial<TrainerOptions> = {}, adapterSeed = 0): Trainer {
+  model.addAdapter({ r: 4, loraAlpha: 8, targetModules: 'all-linear' }, { seed: adapterSeed });
+  return new Trainer({ model, data, lr: 1e-2, maxSteps: 6, ...options });
+}
+async function collect(trainer: Trainer): Promise<TrainerEvent[]> {
+  const events: TrainerEvent[] = [];
+  for await (const event of trainer.run()) events.push(event);
+  return events;
+}
+const losses = (events: TrainerEvent[]) => events.flatMap((e) => (e.type === 'step' ? [e.loss] : []));
+
+test('events come in order, the loss falls, and the saved adapter gives the trained loss', async () => {
+  const outDir = join(scratch, 'run');
+  const trainer = start({ outDir, maxSteps: 12, evalData: data, evalEvery: 6, saveEvery: 6 });
+  const events = await collect(trainer);
+  expect(events.map((e) => e.type)).toEqual([
+    'start',
+    ...Array<string>(6).fill('step'),
+    'eval',
+    'checkpoint',
+    ...Array<string>(6).fill('step'),
+    'eval',
+    'checkpoint',
+    'end',
+  ]);
+  const seen = losses(events);
+  expect(seen.at(-1)).toBeLessThan((seen[0] as number) / 2);
+  const steps = events.filter((e) => e.type === 'step');
+  expect(steps.map((e) => e.step)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+  expect(steps.at(-1)).toMatchObject({ etaSeconds: 0, epoch: 3 });
+  expect(existsSync(join(outDir, 'checkpoint-6/adapter_model.safetensors'))).toBe(true);
+  expect(existsSync(join(outDir, 'checkpoint-6/checkpoint.safetensors'))).toBe(true);
+
+  const trained = await model.evaluate(data);
+  await model.removeAdapter('default');
+  const before = await model.evaluate(data);
+  await model.loadAdapter(outDir, { name: 'again' });
+  const again = await model.evaluate(data);
+  expect(again.loss).toBe(trained.loss);
+  expect(again.loss).toBeLessThan(before.loss);
+  expect(again.perplexity).toBeCloseTo(Math.exp(again.loss), 10);
+  // An outDir that holds a run is never overwritten.
+  const second = new Trainer({ model: await withAdapter(), data, outDir, maxSteps: 1 });
+  await expect(second.run()).rejects.toMatchObject({
+    code: 'ERR_FILE',
+    message: expect.stringContaining('holds a run already') as string,
+  });
+});
+
+async function withAdapter(): Promise<CausalLM> {
+  for (const name of [...model.adapters.keys()]) await model.removeAdapter(name);
+  model.addAdapter({ r: 2 }, { seed: 1 });
+  return model;
+}
+
+test('the same seed twice gives the same bytes, another seed does not', async () => {
+  const bytes: Buffer[] = [];
+  for (const [i, seed] of [0, 0, 1].entries()) {
+    const outDir = join(scratch, `seed-${i}`);
+    await (await fresh({ outDir, seed })).run();
+    bytes.push(readFileSync(join(outDir, 'adapter_model.safetensors')));
+  }
+  expect(bytes[0]?.equals(bytes[1] as Buffer)).toBe(true);
+  expect(bytes[0]?.equals(bytes[2] as Buffer)).toBe(false);
+});
+async function fresh(options: Partial<TrainerOptions>): Promise<Trainer> {
+  for (const name of [...model.adapters.keys()]) await model.removeAdapter(name);
+  return start(options);
+}
+
+test('accumulating batches is the larger batch: every token weighs the same', async () => {
+  const whole = losses(await collect(start({ batchSize: 4 })));
+  const parts = losses(await collect(await fresh({ batchSize: 2, gradientAccumulationSteps: 2 })));
+  expect(parts).toHaveLength(whole.length);
+  for (const [i, loss] of parts.entries()) expect(Math.abs(loss - (whole[i] as number))).toBeLessThan(1e-4);
+});
+
+test('an abort writes a checkpoint, then rejects with the reason', async () => {
+  const outDir = join(scratch, 'abort');
+  const stop = new AbortController();
+  const reason = new Error('enough');
+  const seen: string[] = [];
+  const run = async () => {
+    for await (const event of start({ outDir, maxSteps: 50 }).run({ signal: stop.signal })) {
+      seen.push(event.type);
+      if (event.type === 'step' && event.step === 3) stop.abort(reason);
+    }
+  };
+  await expect(run()).rejects.toBe(reason);
+  expect(seen.at(-1)).toBe('checkpoint');
+  expect(existsSync(join(outDir, 'checkpoint-3/adapter_config.json'))).toBe(true);
+  // Nothing is held any more.
+  await model.removeAdapter('default');
+});
+
+test('leaving the loop ends the run and frees the adapter; until then it is busy', async () => {
+  for await (const event of start({ maxSteps: 50 }).run())
+    if (event.type === 'step') {
+      await expect(model.removeAdapter('default')).rejects.toMatchObject({ code: 'ERR_BUSY' });
+      break;
+    }
+  await model.removeAdapter('default');
+});
+
+test('a loss that is not finite stops the run before the weights change', async () => {
+  const error = await start({ lr: 1e30, maxGradNorm: 1e30, maxSteps: 20, schedule: 'constant' })
+    .run()
+    .then(
+      () => undefined,
+      (e: unknown) => e,
+    );
+  expect(error).toMatchObject({ code: 'ERR_NON_FINITE', op: 'Trainer' });
+  expect((error as Error).message).toMatch(/step \d+: the loss is (NaN|Infinity|[\d.e+]+)/);
+});
+
+test('a handle is lazy and consumed once', async () => {
+  const trainer = start({ maxSteps: 1 });
+  const handle = trainer.run();
+  expect((await handle).step).toBe(1);
+  await expect(handle.then()).rejects.toMatchObject({ code: 'ERR_ARGUMENT' });
+});
+
+describe('options are checked before any work', () => {
+  test.each([
+    [{ resume: true }, 'ERR_UNSUPPORTED', 'resume is not supported yet'],
+    [{ maxSteps: 0 }, 'ERR_ARGUMENT', 'expected maxSteps to be a whole number of at least 1 but received 0'],
+    [{ epochs: 1 }, 'ERR_ARGUMENT', 'expected maxSteps or epochs but received both'],
+    [{ lr: Number.NaN }, 'ERR_ARGUMENT', 'expected lr to be a number of at least 0 but received NaN'],
+    [
+      { schedule: 'cosin' as 'cosine' },
+      'ERR_ARGUMENT',
+      "expected schedule to be one of constant, linear, cosine but received 'cosin'",
+    ],
+    [{ saveEvery: 1 }, 'ERR_ARGUMENT', 'expected outDir, since saveEvery is given'],
+    [{ evalEvery: 1 }, 'ERR_ARGUMENT', 'expected evalData, since evalEvery is given'],
+    [{ learningRate: 1 }, 'ERR_ARGUMENT', "did you mean 'lr'?"],
+  ])('%j', (options, code, sentence) => {
+    expect(() => start(options)).toThrow(
+      expect.objectContaining({ code, message: expect.stringContaining(sentence) as string }),
+    );
+  });
+
+  test('without a trainable adapter', () => {
+    expect(() => new Trainer({ model, data })).toThrow('call model.addAdapter');
+  });
+
+  test('a one-shot source for several epochs', () => {
+    model.addAdapter({ r: 2 });
+    const once = data[Symbol.iterator]();
+    expect(() => new Trainer({ model, data: once, epochs: 2, schedule: 'constant' })).toThrow(
+      'pass a function',
+    );
+  });
+
+  test('labels that count nothing are ERR_DATA', async () => {
+    model.addAdapter({ r: 2 });
+    const masked = [{ inputIds: [1, 2], labels: [-100, -100] }];
+    await expect(new Trainer({ model, data: masked, maxSteps: 1 }).run()).rejects.toMatchObject({
+      code: 'ERR_DATA',
+    });
+  });
+});
