@@ -41,34 +41,38 @@ async function syncDirectory(dir: string): Promise<void> {
   }
 }
 
-async function writeAll(handle: FileHandle, bytes: Uint8Array, path: string): Promise<void> {
+async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
   const { length } = bytes;
   for (let done = 0; done < length;) {
-    // A view whose file is closed meanwhile has length 0.
-    if (bytes.length !== length)
-      throw new LoRAError(
-        'ERR_ARGUMENT',
-        `[writeFile] the bytes for ${path} were released while they were written`,
-      );
+    // A view whose file is closed meanwhile has length 0: the write then throws.
     const { bytesWritten } = await handle.write(bytes, done, Math.min(length - done, maxWrite));
     done += bytesWritten;
   }
 }
 
-async function writePieces(handle: FileHandle, pieces: Iterable<Uint8Array>, path: string): Promise<void> {
+/** A piece and the length that it had when the call was made. */
+interface Piece {
+  readonly bytes: Uint8Array;
+  readonly length: number;
+}
+
+async function writePieces(handle: FileHandle, pieces: readonly Piece[], path: string): Promise<void> {
   const gathered = Buffer.allocUnsafe(gatherBytes);
   let used = 0;
   const flush = async (): Promise<void> => {
-    await writeAll(handle, gathered.subarray(0, used), path);
+    await writeAll(handle, gathered.subarray(0, used));
     used = 0;
   };
-  for (const piece of pieces) {
-    if (used + piece.length > gatherBytes) await flush();
-    if (piece.length > gatherBytes) {
-      await writeAll(handle, piece, path);
+  for (const { bytes, length } of pieces) {
+    if (used + length > gatherBytes) await flush();
+    if (bytes.length !== length) {
+      throw new LoRAError('ERR_ARGUMENT', `the bytes for ${path} were released while it was written`);
+    }
+    if (length > gatherBytes) {
+      await writeAll(handle, bytes);
     } else {
-      gathered.set(piece, used);
-      used += piece.length;
+      gathered.set(bytes, used);
+      used += length;
     }
   }
   await flush();
@@ -82,7 +86,7 @@ async function writePieces(handle: FileHandle, pieces: Iterable<Uint8Array>, pat
  */
 export async function writeFileAtomic(
   path: string,
-  data: string | Uint8Array | Iterable<Uint8Array>,
+  data: string | Uint8Array | readonly Uint8Array[],
 ): Promise<void> {
   await (await stageFile(path, data)).commit();
 }
@@ -96,12 +100,13 @@ export interface StagedFile {
 /** The first half of writeFileAtomic: several files can be staged before the first one gets its name. */
 export async function stageFile(
   path: string,
-  data: string | Uint8Array | Iterable<Uint8Array>,
+  data: string | Uint8Array | readonly Uint8Array[],
 ): Promise<StagedFile> {
+  const list = typeof data === 'string' ? [Buffer.from(data)] : types.isUint8Array(data) ? [data] : data;
+  const pieces = list.map((bytes) => ({ bytes, length: bytes.length }));
   const target = await targetOf(path);
   const temporary = siblingOf(target, 'tmp');
   const discard = async (): Promise<void> => rm(temporary, { force: true });
-  const pieces = typeof data === 'string' ? [Buffer.from(data)] : types.isUint8Array(data) ? [data] : data;
   try {
     const handle = await open(temporary, 'wx');
     try {
