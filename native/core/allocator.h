@@ -1,0 +1,74 @@
+// Blocks of device memory, kept for reuse. Stream-ordered: Free puts a block on the free list at
+// once, though queued commands may still use it, because whatever uses it next is enqueued later
+// and hence runs later. Only handing memory back to the system has to wait for the queue. One
+// thread (the one that enqueues) owns an allocator.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <vector>
+
+#include "core/memory_limit.h"
+
+namespace lora {
+
+// Where an allocator's memory comes from. Unmap may be called on any thread.
+class MemorySource {
+ public:
+  virtual ~MemorySource() = default;
+  virtual void* Map(size_t bytes) = 0;  // nullptr when there is not that much; 64-byte aligned
+  virtual void Unmap(void* data, size_t bytes) = 0;
+  virtual size_t free() const = 0;
+};
+
+// malloc for small blocks, anonymous mappings (huge pages from 2 MiB on) for large ones, against a
+// budget.
+class HostMemory final : public MemorySource {
+ public:
+  explicit HostMemory(MemoryBudget& budget) : budget_(budget) {}
+  void* Map(size_t bytes) override;
+  void Unmap(void* data, size_t bytes) override;
+  size_t free() const override { return budget_.free(); }
+
+ private:
+  MemoryBudget& budget_;
+};
+
+struct Block {
+  void* data = nullptr;
+  size_t bytes = 0;    // of the block, at least what was asked for
+  bool fresh = false;  // straight from the system: no command has ever used it
+};
+
+class Allocator {
+ public:
+  explicit Allocator(MemorySource& source) : source_(source) {}
+  ~Allocator();
+  Allocator(const Allocator&) = delete;
+  Allocator& operator=(const Allocator&) = delete;
+
+  // A block without data when neither the free list nor the system has one.
+  Block Allocate(size_t bytes);
+  void Free(const Block& block);
+
+  // Takes blocks off the free list, largest first, until it holds at most `keep` bytes. They are to
+  // be given to Unmap after the commands enqueued so far.
+  std::vector<Block> Trim(size_t keep);
+  // More lies on the free list than is in use, and 256 MiB beyond.
+  bool wants_trim() const { return cached_ > in_use_ + (size_t{256} << 20); }
+
+  size_t in_use() const { return in_use_; }
+  size_t cached() const { return cached_; }
+  MemorySource& source() { return source_; }
+
+  // Eight sizes per power of two, at least 64, multiples of 64.
+  static size_t RoundUp(size_t bytes);
+
+ private:
+  MemorySource& source_;
+  std::map<size_t, std::vector<void*>> free_;
+  size_t in_use_ = 0;
+  size_t cached_ = 0;
+};
+
+}  // namespace lora

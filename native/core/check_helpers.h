@@ -1,0 +1,77 @@
+// The words in which checks_*.cc states its rules.
+#pragma once
+
+#include <cmath>
+#include <initializer_list>
+#include <string>
+
+#include "core/error.h"
+#include "core/tensor_view.h"
+
+namespace lora::check {
+
+// Of one op: what its operands must look like.
+class Rules {
+ public:
+  explicit Rules(const char* op) : op_(op) {}
+
+  void Present(const char* name, const TensorView& view) const {
+    LORA_CHECK(view.defined, op_, "expected ", name, " but received none");
+  }
+  void Rank(const char* name, const TensorView& view, int rank, const char* dims) const {
+    Present(name, view);
+    LORA_CHECK(view.shape.rank() == rank, op_, "expected ", name, " of ", rank, " dimensions ",
+               dims, " but received shape ", view.shape);
+  }
+  void ShapeIs(const char* name, const TensorView& view, const Shape& shape,
+               const char* dims) const {
+    Present(name, view);
+    LORA_CHECK(view.shape == shape, op_, "expected ", name, " of shape ", shape, ' ', dims,
+               " but received ", view.shape);
+  }
+  void Type(const char* name, const TensorView& view, std::initializer_list<DType> allowed) const {
+    Present(name, view);
+    for (const DType dtype : allowed)
+      if (view.dtype == dtype) return;
+    std::string list;
+    size_t left = allowed.size();
+    for (const DType dtype : allowed) {
+      --left;
+      if (dtype == DType::kF64) continue;  // the reference's tests only: not worth a word
+      list += (list.empty() ? "" : " or ") + std::string(NameOf(dtype));
+    }
+    LORA_CHECK(false, op_, "expected ", name, " of dtype ", list, " but received ",
+               NameOf(view.dtype));
+  }
+  // An activation.
+  void Act(const char* name, const TensorView& view) const {
+    Type(name, view, {DType::kF32, DType::kBF16, DType::kF64});
+  }
+  void Float32(const char* name, const TensorView& view) const {
+    Type(name, view, {DType::kF32, DType::kF64});
+  }
+  void Int32(const char* name, const TensorView& view) const { Type(name, view, {DType::kI32}); }
+  void SameType(const char* name, const TensorView& view, const char* of, DType dtype) const {
+    Present(name, view);
+    LORA_CHECK(view.dtype == dtype, op_, "expected ", name, " of dtype ", NameOf(dtype),
+               " (that of ", of, ") but received ", NameOf(view.dtype));
+  }
+  // `dtype`, or f32.
+  void TypeOrFloat32(const char* name, const TensorView& view, const char* of, DType dtype) const {
+    if (view.dtype == DType::kF32 || view.dtype == DType::kF64) return;
+    SameType(name, view, of, dtype);
+  }
+  void Finite(const char* name, double value) const {
+    LORA_CHECK(std::isfinite(value), op_, "expected ", name, " to be finite but received ", value);
+  }
+  void Count(const char* name, size_t count, size_t expected, const char* of) const {
+    LORA_CHECK(count == expected, op_, "expected ", expected, ' ', name, " (one per ", of,
+               ") but received ", count);
+  }
+  const char* op() const { return op_; }
+
+ private:
+  const char* op_;
+};
+
+}  // namespace lora::check

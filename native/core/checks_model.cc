@@ -1,0 +1,186 @@
+// Checks of the layers of a Llama-family model, and of sampling.
+#include "core/check_helpers.h"
+#include "core/checks.h"
+
+namespace lora {
+namespace {
+
+using check::Rules;
+
+// What forward and backward of attention share: q [b, sq, hq, d], k and v [b, capacity, hkv, d].
+void CheckAttentionOperands(const Rules& rules, const TensorView& q, const TensorView& k,
+                            const TensorView& v, const TensorView& key_begin, int64_t window,
+                            float scale) {
+  rules.Rank("q", q, 4, "(batch, queries, heads, head_dim)");
+  rules.Act("q", q);
+  rules.Rank("k", k, 4, "(batch, keys, kv_heads, head_dim)");
+  rules.SameType("k", k, "q", q.dtype);
+  rules.ShapeIs("k", k, {q.dim(0), k.dim(1), k.dim(2), q.dim(3)},
+                "(batch, keys, kv_heads, head_dim)");
+  rules.ShapeIs("v", v, k.shape, "(that of k)");
+  rules.SameType("v", v, "q", q.dtype);
+  LORA_CHECK(k.dim(2) > 0 ? q.dim(2) % k.dim(2) == 0 : q.dim(2) == 0, rules.op(),
+             "expected q heads to be a multiple of kv heads but received ", q.dim(2), " and ",
+             k.dim(2));
+  if (key_begin) {
+    rules.Int32("key_begin", key_begin);
+    rules.ShapeIs("key_begin", key_begin, {q.dim(0), q.dim(1)}, "(batch, queries)");
+  }
+  LORA_CHECK(window >= 0, rules.op(), "expected window to be 0 (none) or more but received ",
+             window);
+  rules.Finite("scale", scale);
+}
+
+void CheckLse(const Rules& rules, const TensorView& lse, const TensorView& q) {
+  rules.ShapeIs("lse", lse, {q.dim(0), q.dim(2), q.dim(1)}, "(batch, heads, queries)");
+  rules.Float32("lse", lse);
+}
+
+void Like(const Rules& rules, const char* name, const TensorView& view, const char* of,
+          const TensorView& other) {
+  rules.Present(name, view);
+  LORA_CHECK(view.shape == other.shape, rules.op(), "expected ", name, " of shape ", other.shape,
+             " (that of ", of, ") but received ", view.shape);
+  rules.SameType(name, view, of, other.dtype);
+}
+
+}  // namespace
+
+void Check(const EmbeddingArgs& args) {
+  const Rules rules("embedding");
+  LORA_CHECK(args.weight, rules.op(), "expected weight but received none");
+  LORA_CHECK(args.weight.direction == Direction::kForward, rules.op(),
+             "expected weight packed for the forward direction");
+  rules.Int32("ids", args.ids);
+  rules.Rank("ids", args.ids, 1, "(ids)");
+  rules.ShapeIs("y", args.y, {args.ids.dim(0), args.weight.cols}, "(ids, dim)");
+  rules.SameType("y", args.y, "weight", args.weight.dtype);
+}
+
+void Check(const RmsNormForwardArgs& args) {
+  const Rules rules("rms_norm");
+  rules.Rank("x", args.x, 2, "(rows, dim)");
+  rules.Act("x", args.x);
+  rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
+  rules.TypeOrFloat32("weight", args.weight, "x", args.x.dtype);
+  rules.Finite("eps", args.eps);
+  LORA_CHECK(args.eps >= 0, rules.op(), "expected eps of 0 or more but received ", args.eps);
+  Like(rules, "y", args.y, "x", args.x);
+  if (!args.rstd) return;
+  rules.ShapeIs("rstd", args.rstd, {args.x.dim(0)}, "(rows)");
+  rules.Float32("rstd", args.rstd);
+}
+
+void Check(const RmsNormBackwardArgs& args) {
+  const Rules rules("rms_norm");
+  rules.Rank("x", args.x, 2, "(rows, dim)");
+  rules.Act("x", args.x);
+  rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
+  rules.TypeOrFloat32("weight", args.weight, "x", args.x.dtype);
+  rules.ShapeIs("rstd", args.rstd, {args.x.dim(0)}, "(rows)");
+  rules.Float32("rstd", args.rstd);
+  Like(rules, "g", args.g, "x", args.x);
+  Like(rules, "dx", args.dx, "x", args.x);
+}
+
+void Check(const RopeArgs& args) {
+  const Rules rules("rope");
+  rules.Rank("x", args.x, 4, "(batch, sequence, heads, head_dim)");
+  rules.Act("x", args.x);
+  LORA_CHECK(args.x.dim(3) % 2 == 0, rules.op(),
+             "expected an even head_dim but received x of shape ", args.x.shape);
+  rules.Rank("cos", args.cos, 2, "(positions, head_dim / 2)");
+  const int64_t positions = args.cos.dim(0);
+  rules.ShapeIs("cos", args.cos, {positions, args.x.dim(3) / 2}, "(positions, head_dim / 2)");
+  rules.ShapeIs("sin", args.sin, args.cos.shape, "(that of cos)");
+  rules.Float32("cos", args.cos);
+  rules.Float32("sin", args.sin);
+  if (args.positions) {
+    rules.Int32("positions", args.positions);
+    rules.ShapeIs("positions", args.positions, {args.x.dim(0), args.x.dim(1)}, "(batch, sequence)");
+  } else {
+    LORA_CHECK(args.offset >= 0 && args.offset <= positions - args.x.dim(1), rules.op(),
+               "expected offset + sequence to be at most ", positions,
+               " (the positions of the table) but received ", args.offset, " + ", args.x.dim(1));
+  }
+  Like(rules, "y", args.y, "x", args.x);
+}
+
+void Check(const AttentionForwardArgs& args) {
+  const Rules rules("attention");
+  CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.window, args.scale);
+  LORA_CHECK(args.kv_length >= 0 && args.kv_length <= args.k.dim(1), rules.op(),
+             "expected kvLength from 0 to ", args.k.dim(1), " (the keys of k) but received ",
+             args.kv_length);
+  LORA_CHECK(args.q_offset >= 0 && args.q_offset <= args.kv_length - args.q.dim(1), rules.op(),
+             "expected qOffset + queries to be at most kvLength ", args.kv_length, " but received ",
+             args.q_offset, " + ", args.q.dim(1));
+  Like(rules, "y", args.y, "q", args.q);
+  if (args.lse) CheckLse(rules, args.lse, args.q);
+}
+
+void Check(const AttentionBackwardArgs& args) {
+  const Rules rules("attention");
+  CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.window, args.scale);
+  LORA_CHECK(args.k.dim(1) == args.q.dim(1), rules.op(), "expected k of ", args.q.dim(1),
+             " keys (the queries of q) but received ", args.k.dim(1));
+  Like(rules, "y", args.y, "q", args.q);
+  CheckLse(rules, args.lse, args.q);
+  Like(rules, "g", args.g, "q", args.q);
+  Like(rules, "dq", args.dq, "q", args.q);
+  Like(rules, "dk", args.dk, "k", args.k);
+  Like(rules, "dv", args.dv, "v", args.v);
+}
+
+void Check(const CacheAppendArgs& args) {
+  const Rules rules("cache_append");
+  rules.Present("src", args.src);
+  rules.Present("cache", args.cache);
+  LORA_CHECK(args.cache.shape.rank() >= 2, rules.op(),
+             "expected cache of at least 2 dimensions (batch, capacity, …) but received shape ",
+             args.cache.shape);
+  LORA_CHECK(args.src.shape.rank() == args.cache.shape.rank(), rules.op(), "expected src of ",
+             args.cache.shape.rank(), " dimensions (those of cache) but received shape ",
+             args.src.shape);
+  Shape expected{args.cache.dim(0), args.src.dim(1)};
+  for (int i = 2; i < args.cache.shape.rank(); ++i) expected.push_back(args.cache.dim(i));
+  rules.ShapeIs("src", args.src, expected, "(batch, sequence, as cache)");
+  rules.SameType("src", args.src, "cache", args.cache.dtype);
+  LORA_CHECK(args.offset >= 0 && args.offset <= args.cache.dim(1) - args.src.dim(1), rules.op(),
+             "expected offset + sequence to be at most ", args.cache.dim(1),
+             " (the capacity of cache) but received ", args.offset, " + ", args.src.dim(1));
+}
+
+void Check(const SwigluForwardArgs& args) {
+  const Rules rules("swiglu");
+  rules.Act("gate", args.gate);
+  Like(rules, "up", args.up, "gate", args.gate);
+  Like(rules, "y", args.y, "gate", args.gate);
+}
+
+void Check(const SwigluBackwardArgs& args) {
+  const Rules rules("swiglu");
+  rules.Act("gate", args.gate);
+  Like(rules, "up", args.up, "gate", args.gate);
+  Like(rules, "g", args.g, "gate", args.gate);
+  Like(rules, "dgate", args.dgate, "gate", args.gate);
+  Like(rules, "dup", args.dup, "gate", args.gate);
+}
+
+void Check(const SampleArgs& args) {
+  const Rules rules("sample");
+  rules.Rank("logits", args.logits, 2, "(rows, vocab)");
+  rules.Act("logits", args.logits);
+  LORA_CHECK(args.logits.dim(1) > 0, rules.op(),
+             "expected logits of at least one token but received ", args.logits.shape);
+  LORA_CHECK(std::isfinite(args.temperature) && args.temperature >= 0, rules.op(),
+             "expected temperature of 0 (greedy) or more but received ", args.temperature);
+  LORA_CHECK(args.top_k >= 0, rules.op(), "expected topK of 0 (all) or more but received ",
+             args.top_k);
+  LORA_CHECK(args.top_p > 0 && args.top_p <= 1, rules.op(), "expected topP in (0, 1] but received ",
+             args.top_p);
+  rules.Int32("ids", args.ids);
+  rules.ShapeIs("ids", args.ids, {args.logits.dim(0)}, "(rows)");
+}
+
+}  // namespace lora

@@ -1,0 +1,81 @@
+#include "core/memory_limit.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <cstdlib>
+
+#include "core/error.h"
+
+namespace lora {
+namespace {
+
+constexpr size_t kGrant = size_t{64} << 20;
+
+}  // namespace
+
+std::optional<size_t> ParseBytes(const std::string& text) {
+  const char* begin = text.c_str();
+  char* end = nullptr;
+  const double value = std::strtod(begin, &end);
+  if (end == begin || !std::isfinite(value) || value < 0) return std::nullopt;
+  std::string unit;
+  for (; *end != '\0'; ++end)
+    if (!std::isspace(static_cast<unsigned char>(*end)))
+      unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*end)));
+  double factor = 1;
+  if (!unit.empty() && unit != "b") {
+    const size_t power = std::string("kmgt").find(unit[0]);
+    const std::string rest = unit.substr(1);
+    if (power == std::string::npos || (!rest.empty() && rest != "b" && rest != "ib"))
+      return std::nullopt;
+    factor = std::pow(rest == "b" ? 1000.0 : 1024.0, static_cast<double>(power + 1));
+  }
+  if (value * factor >= 1e18) return std::nullopt;
+  return static_cast<size_t>(value * factor);
+}
+
+size_t MemoryBudget::SystemFree() const {
+  // Without a limit of ours the last 1/16 (at most 256 MiB) stays with the system and with V8.
+  const size_t available = AvailableMemory();
+  return available - std::min(available / 16, size_t{256} << 20);
+}
+
+size_t MemoryBudget::free() const {
+  const size_t used = used_;
+  if (limit_) return *limit_ > used ? *limit_ - used : 0;
+  return SystemFree();
+}
+
+bool MemoryBudget::TryReserve(size_t bytes) {
+  if (limit_) {
+    size_t used = used_;
+    do {
+      if (used > *limit_ || bytes > *limit_ - used) return false;
+    } while (!used_.compare_exchange_weak(used, used + bytes));
+    return true;
+  }
+  const std::lock_guard lock(mutex_);
+  if (bytes > granted_) {
+    const size_t free = SystemFree();
+    if (bytes > free) return false;
+    granted_ = std::min(free, std::max(bytes, kGrant));
+  }
+  granted_ -= bytes;
+  used_ += bytes;
+  return true;
+}
+
+MemoryBudget& HostMemoryBudget() {
+  static MemoryBudget budget([]() -> std::optional<size_t> {
+    const char* text = std::getenv("LORA_MEMORY_LIMIT");
+    if (text == nullptr || *text == '\0') return std::nullopt;
+    const auto bytes = ParseBytes(text);
+    LORA_CHECK(bytes, "device",
+               "expected LORA_MEMORY_LIMIT to be a size such as 2GiB but received \"", text, "\"");
+    return bytes;
+  }());
+  return budget;
+}
+
+}  // namespace lora

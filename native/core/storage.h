@@ -1,0 +1,116 @@
+// A device: its backend, its stream, its memory. And the memory of one tensor on it.
+#pragma once
+
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "core/allocator.h"
+#include "core/stream.h"
+
+namespace lora {
+
+// Owned by one thread, like its allocator. A CUDA device is another subclass, with another Stream
+// and another MemorySource; nothing above this line of the code knows the difference.
+class Device {
+ public:
+  Device(std::string name, const Backend& backend, std::unique_ptr<MemorySource> source,
+         std::unique_ptr<Stream> stream)
+      : name_(std::move(name)),
+        backend_(backend),
+        source_(std::move(source)),
+        allocator_(*source_),
+        stream_(std::move(stream)) {}
+  virtual ~Device() = default;
+
+  const std::string& name() const { return name_; }
+  const Backend& backend() const { return backend_; }
+  Stream& stream() { return *stream_; }
+  Allocator& allocator() { return allocator_; }
+
+  // Run in commands of this device's stream. CopyFrom returns when the bytes have arrived.
+  virtual void CopyTo(void* device, const void* host, size_t bytes, Context&) = 0;
+  virtual void CopyFrom(void* host, const void* device, size_t bytes, Context&) = 0;
+  // The host may touch the memory while no command does.
+  virtual bool host_memory() const = 0;
+
+  // Gives what is cached beyond `keep` back to the system, after the commands enqueued so far.
+  void Trim(size_t keep) {
+    auto blocks = allocator_.Trim(keep);
+    if (blocks.empty()) return;
+    Command command;
+    command.op = "trim";
+    // In `done`, because that is called even when the stream has ended.
+    command.done = [blocks = std::move(blocks), this](const FailurePtr&) {
+      for (const Block& block : blocks) source_->Unmap(block.data, block.bytes);
+    };
+    stream_->Enqueue(std::move(command));
+  }
+
+  // Bytes of all storages, and who is told when they change.
+  size_t bytes = 0;
+  std::function<void(int64_t change)> on_bytes;
+
+ private:
+  std::string name_;
+  const Backend& backend_;
+  std::unique_ptr<MemorySource> source_;
+  Allocator allocator_;
+  std::unique_ptr<Stream> stream_;  // last, so that it ends first
+};
+
+class HostDevice final : public Device {
+ public:
+  HostDevice(std::string name, const Backend& backend, int threads)
+      : Device(std::move(name), backend, std::make_unique<HostMemory>(HostMemoryBudget()),
+               std::make_unique<HostStream>(backend, threads)) {}
+  ~HostDevice() override { stream().Stop(); }  // no command may see half a device
+  void CopyTo(void* device, const void* host, size_t bytes, Context&) override {
+    if (bytes > 0) std::memcpy(device, host, bytes);
+  }
+  void CopyFrom(void* host, const void* device, size_t bytes, Context&) override {
+    if (bytes > 0) std::memcpy(host, device, bytes);
+  }
+  bool host_memory() const override { return true; }
+};
+
+// Counted by handles and views only; queued commands hold the raw address and the status. The last
+// reference gives the block back in stream order.
+class Storage {
+ public:
+  Storage(std::shared_ptr<Device> device, Block block, size_t bytes)
+      : device_(std::move(device)),
+        block_(block),
+        bytes_(bytes),
+        status_(std::make_shared<Status>()) {
+    Count(static_cast<int64_t>(bytes_));
+  }
+  ~Storage() {
+    device_->allocator().Free(block_);
+    Count(-static_cast<int64_t>(bytes_));
+    if (device_->allocator().wants_trim()) device_->Trim(device_->allocator().in_use());
+  }
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  const std::shared_ptr<Device>& device() const { return device_; }
+  void* data() const { return block_.data; }
+  size_t bytes() const { return bytes_; }
+  bool fresh() const { return block_.fresh; }
+  const StatusPtr& status() const { return status_; }
+
+ private:
+  void Count(int64_t change) {
+    device_->bytes += static_cast<size_t>(change);
+    if (device_->on_bytes) device_->on_bytes(change);
+  }
+  std::shared_ptr<Device> device_;
+  Block block_;
+  size_t bytes_;
+  StatusPtr status_;
+};
+using StoragePtr = std::shared_ptr<Storage>;
+
+}  // namespace lora

@@ -1,0 +1,159 @@
+#include "core/stream.h"
+
+#include <new>
+#include <string>
+#include <utility>
+
+#include "core/error.h"
+
+namespace lora {
+namespace {
+
+FailurePtr MakeFailure(const Command& command, std::string code, std::string op,
+                       std::string message) {
+  return std::make_shared<const Failure>(
+      Failure{std::move(code), std::move(op), std::move(message), command.tag});
+}
+
+FailurePtr FailedOperand(const Command& command) {
+  for (const Operand& operand : command.operands)
+    if (operand.access != Access::kOut && operand.status->failure) return operand.status->failure;
+  return nullptr;
+}
+
+void Settle(const Command& command, const FailurePtr& failure) {
+  for (const Operand& operand : command.operands) {
+    if (operand.access == Access::kOut) operand.status->failure = failure;
+    if (operand.access == Access::kInOut && failure) operand.status->failure = failure;
+  }
+  if (command.guard && failure) command.guard->Remember(failure);
+}
+
+}  // namespace
+
+HostStream::HostStream(const Backend& backend, int threads)
+    : backend_(backend), threads_(threads), worker_([this] { Work(); }) {}
+
+HostStream::~HostStream() { Stop(); }
+
+void HostStream::Enqueue(Command command) {
+  auto item = std::make_unique<Item>(Item{std::move(command), threads_});
+  {
+    const std::lock_guard lock(mutex_);
+    if (!stop_) {
+      ++pending_;
+      bytes_ += item->command.bytes;
+      queue_.push_back(std::move(item));
+    }
+  }
+  if (item) {  // stopped
+    if (item->command.done)
+      item->command.done(MakeFailure(item->command, "ERR_DISPOSED", item->command.op,
+                                     "the device's queue has ended"));
+    return;
+  }
+  work_.notify_one();
+}
+
+void HostStream::Synchronize() {
+  std::unique_lock lock(mutex_);
+  progress_.wait(lock, [this] { return pending_ == 0; });
+}
+
+bool HostStream::idle() const {
+  const std::lock_guard lock(mutex_);
+  return pending_ == 0;
+}
+
+void HostStream::SetLimits(QueueLimits limits) {
+  const std::lock_guard lock(mutex_);
+  limits_ = limits;
+}
+
+bool HostStream::full() const {
+  const std::lock_guard lock(mutex_);
+  return pending_ >= limits_.commands || bytes_ >= limits_.bytes;
+}
+
+void HostStream::WaitBelowHalf() {
+  std::unique_lock lock(mutex_);
+  progress_.wait(
+      lock, [this] { return pending_ <= limits_.commands / 2 && bytes_ <= limits_.bytes / 2; });
+}
+
+void HostStream::SetThreads(int threads) { threads_ = threads; }
+
+void HostStream::Stop() {
+  std::deque<std::unique_ptr<Item>> dropped;
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    dropped.swap(queue_);
+    for (const auto& item : dropped) {
+      --pending_;
+      bytes_ -= item->command.bytes;
+    }
+  }
+  work_.notify_all();
+  for (const auto& item : dropped)
+    if (item->command.done)
+      item->command.done(MakeFailure(item->command, "ERR_DISPOSED", item->command.op,
+                                     "the device's queue has ended"));
+  if (worker_.joinable()) worker_.join();
+  progress_.notify_all();
+}
+
+void HostStream::Work() {
+  std::unique_lock lock(mutex_);
+  while (!stop_) {
+    if (queue_.empty()) {
+      if (context_) {
+        lock.unlock();
+        context_->Idle();
+        lock.lock();
+      }
+      work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+      continue;
+    }
+    std::unique_ptr<Item> item = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    const size_t bytes = item->command.bytes;
+    Execute(*item);
+    item.reset();  // what the command captured goes before anybody hears that it is done
+    lock.lock();
+    --pending_;
+    bytes_ -= bytes;
+    progress_.notify_all();
+  }
+  context_.reset();
+}
+
+void HostStream::Execute(Item& item) {
+  Command& command = item.command;
+  FailurePtr failure = FailedOperand(command);
+  if (!failure) {
+    try {
+      if (!context_ || context_threads_ != item.threads) {
+        context_.reset();
+        context_ = backend_.create_context(item.threads);
+        context_threads_ = item.threads;
+      }
+      if (command.run) command.run(*context_);
+    } catch (const FailurePtr& inherited) {  // of a command on another device
+      failure = inherited;
+    } catch (const Error& error) {
+      failure = MakeFailure(command, error.code(), error.op(), error.what());
+    } catch (const std::bad_alloc&) {
+      failure = MakeFailure(command, "ERR_OUT_OF_MEMORY", command.op,
+                            '[' + std::string(command.op) + "] the system has no memory left");
+    } catch (const std::exception& error) {
+      failure = MakeFailure(command, "ERR_UNSUPPORTED", command.op,
+                            '[' + std::string(command.op) + "] failed: " + error.what());
+    }
+  }
+  Settle(command, failure);
+  if (command.done) command.done(failure);
+}
+
+}  // namespace lora

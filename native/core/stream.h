@@ -1,0 +1,116 @@
+// The queue of one device: commands run one after the other, in the order they came, off the
+// caller's thread. All access to the device's memory happens in commands, which is what makes it
+// safe to reuse a block while older commands still use it (allocator.h).
+#pragma once
+
+#include <condition_variable>
+#include <cstddef>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/backend.h"
+#include "core/status.h"
+
+namespace lora {
+
+// How a command treats an operand, and what a failure does to it. A command with a failed kIn,
+// kInOut or kUpdate operand does not run; its outputs inherit that operand's failure.
+enum class Access : uint8_t {
+  kIn,      // read
+  kOut,     // written whole: good after a success, failed after a failure
+  kInOut,   // read and written (accumulate): failed after a failure, for its value would be wrong
+  kUpdate,  // read and written (adamw): keeps value and status; the command's guard remembers the
+            // failure
+};
+
+struct Operand {
+  StatusPtr status;
+  Access access = Access::kIn;
+};
+
+struct Command {
+  const char* op = "";
+  int64_t tag = 0;
+  std::vector<Operand> operands;
+  std::shared_ptr<Guard> guard;
+  size_t bytes = 0;  // that the command keeps busy: its outputs and what it copies
+  std::function<void(Context&)> run;
+  // Called on the worker afterwards, whatever happened; null: it ran. Must not throw.
+  std::function<void(const FailurePtr&)> done;
+};
+
+struct QueueLimits {
+  size_t commands = 512;
+  size_t bytes = size_t{1} << 30;
+};
+
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  // Never waits.
+  virtual void Enqueue(Command command) = 0;
+  // Waits until everything enqueued so far has run.
+  virtual void Synchronize() = 0;
+  // Nothing is queued or running.
+  virtual bool idle() const = 0;
+
+  // Back-pressure: a caller that finds the queue full waits until it is half empty.
+  virtual void SetLimits(QueueLimits limits) = 0;
+  virtual bool full() const = 0;
+  virtual void WaitBelowHalf() = 0;
+
+  // In order: commands enqueued later run with this many threads.
+  virtual void SetThreads(int threads) = 0;
+  // The number that the next enqueued command will run with.
+  virtual int threads() const = 0;
+
+  // Drops what has not started (their `done` is told), waits for what runs. Later commands are
+  // dropped.
+  virtual void Stop() = 0;
+};
+
+// A worker thread with the Context of a backend that computes on the host.
+class HostStream final : public Stream {
+ public:
+  HostStream(const Backend& backend, int threads);
+  ~HostStream() override;
+
+  void Enqueue(Command command) override;
+  void Synchronize() override;
+  bool idle() const override;
+  void SetLimits(QueueLimits limits) override;
+  bool full() const override;
+  void WaitBelowHalf() override;
+  void SetThreads(int threads) override;
+  int threads() const override { return threads_; }
+  void Stop() override;
+
+ private:
+  struct Item {
+    Command command;
+    int threads = 0;
+  };
+  void Work();
+  void Execute(Item& item);
+
+  const Backend& backend_;
+  int threads_;  // caller's side
+
+  mutable std::mutex mutex_;
+  std::condition_variable work_, progress_;
+  std::deque<std::unique_ptr<Item>> queue_;
+  QueueLimits limits_;
+  size_t pending_ = 0;  // queued and running
+  size_t bytes_ = 0;
+  bool stop_ = false;
+
+  std::unique_ptr<Context> context_;  // worker's side
+  int context_threads_ = 0;
+  std::thread worker_;
+};
+
+}  // namespace lora
