@@ -1,0 +1,26 @@
+// The add-on. lib/binding.ts describes its exports.
+#include "node/api.h"
+#include "node/env_state.h"
+#include "node/mapped_file.h"
+
+namespace {
+
+Napi::Object Init(Napi::Env env, Napi::Object exports) {
+  using namespace lora::node;
+  EnvState::Install(env);
+  RegisterDevices(env, exports);
+  RegisterTensors(env, exports);
+  RegisterWeights(env, exports);
+  RegisterLoraLinear(env, exports);
+  RegisterModelOps(env, exports);
+  RegisterLosses(env, exports);
+  RegisterOptimizer(env, exports);
+  RegisterTapeOps(env, exports);
+  RegisterRandomOps(env, exports);
+  RegisterMappedFile(env, exports);
+  return exports;
+}
+
+}  // namespace
+
+NODE_API_MODULE(lora_native, Init)

@@ -1,0 +1,140 @@
+// Devices, threads, memory, and the switches of the error and failure tests.
+#include "node/api.h"
+#include "node/env_state.h"
+#include "node/errors.h"
+#include "node/parse.h"
+
+#if __has_include("backend/cpu/targets.h")
+#include "backend/cpu/targets.h"
+#define LORA_HAS_CPU_TARGETS
+#endif
+
+namespace lora::node {
+namespace {
+
+Napi::Value SetErrorFactory(const Napi::CallbackInfo& info) {
+  LORA_CHECK(info[0].IsFunction(), "native", "expected an error factory to be a function");
+  EnvState::Get(info.Env())->error_factory = Napi::Persistent(info[0].As<Napi::Function>());
+  return info.Env().Undefined();
+}
+
+Napi::Value SetTag(const Napi::CallbackInfo& info) {
+  EnvState::Get(info.Env())->tag = ParseInteger(info[0], "native", "tag", -(int64_t{1} << 53));
+  return info.Env().Undefined();
+}
+
+Napi::Value OpenDevice(const Napi::CallbackInfo& info) {
+  return EnvState::Get(info.Env())->OpenDevice(ParseString(info[0], "device", "name"));
+}
+
+Napi::Value Devices(const Napi::CallbackInfo& info) {
+  Napi::Object cpu = Napi::Object::New(info.Env());
+  cpu.Set("id", "cpu");
+  cpu.Set("name", CpuName());
+  cpu.Set("memoryBytes", static_cast<double>(TotalMemory()));
+  Napi::Array devices = Napi::Array::New(info.Env());
+  devices.Set(0u, cpu);
+  return devices;
+}
+
+Napi::Value CudaReason(const Napi::CallbackInfo& info) {
+  if (CudaBackend() != nullptr) return info.Env().Null();
+  return Napi::String::New(info.Env(), CudaUnavailableReason());
+}
+
+Napi::Value CpuInfo(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  Napi::Object result = Napi::Object::New(info.Env());
+  Napi::Array targets = Napi::Array::New(info.Env());
+#ifdef LORA_HAS_CPU_TARGETS
+  result.Set("target", cpu::CurrentTarget());
+  uint32_t i = 0;
+  for (const auto& name : cpu::SupportedTargets()) targets.Set(i++, name);
+  result.Set("highwayVersion", cpu::HighwayVersion());
+#else
+  result.Set("target", "scalar");
+  targets.Set(0u, "scalar");
+  result.Set("highwayVersion", "none");
+#endif
+  result.Set("targets", targets);
+  result.Set("threads", state.threads());
+  return result;
+}
+
+Napi::Value SetThreads(const Napi::CallbackInfo& info) {
+  EnvState::Get(info.Env())
+      ->SetThreads(static_cast<int>(ParseInteger(info[0], "set_threads", "threads", 1, 1024)));
+  return info.Env().Undefined();
+}
+
+Napi::Value MemoryUsage(const Napi::CallbackInfo& info) {
+  const EnvState& state = *EnvState::Get(info.Env());
+  Napi::Object by_device = Napi::Object::New(info.Env());
+  for (const auto& [name, device] : state.devices())
+    by_device.Set(name, static_cast<double>(device->bytes));
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("tensors", static_cast<double>(state.tensors()));
+  result.Set("bytes", static_cast<double>(state.bytes()));
+  result.Set("byDevice", by_device);
+  result.Set("peakBytes", static_cast<double>(state.peak_bytes()));
+  return result;
+}
+
+Device& DeviceOf(const Napi::CallbackInfo& info) {
+  return *EnvState::Get(info.Env())->Unwrap(info[0], Kind::kDevice, "synchronize", "device").device;
+}
+
+Napi::Value Synchronize(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  Device& device = DeviceOf(info);
+  Request* request = nullptr;
+  const Napi::Promise promise = state.NewRequest(&request, nullptr);
+  Command command;
+  command.op = "synchronize";
+  command.done = [&state, request](const FailurePtr& failure) {
+    request->failure = failure;
+    state.Complete(request);
+  };
+  state.Enqueue(device, std::move(command));
+  return promise;
+}
+
+Napi::Value SynchronizeSync(const Napi::CallbackInfo& info) {
+  DeviceOf(info).stream().Synchronize();
+  return info.Env().Undefined();
+}
+
+Napi::Value InjectFailure(const Napi::CallbackInfo& info) {
+  EnvState::Get(info.Env())
+      ->InjectFailure(ParseString(info[0], "native", "op"),
+                      ParseString(info[1], "native", "message"));
+  return info.Env().Undefined();
+}
+
+Napi::Value SetQueueLimits(const Napi::CallbackInfo& info) {
+  const Napi::Object limits = ParseObject(info[0], "native", "limits");
+  EnvState::Get(info.Env())
+      ->SetLimits(
+          {static_cast<size_t>(ParseInteger(limits.Get("commands"), "native", "commands", 1)),
+           static_cast<size_t>(ParseInteger(limits.Get("bytes"), "native", "bytes", 1))});
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void RegisterDevices(Napi::Env env, Napi::Object exports) {
+  Export<SetErrorFactory>(env, exports, "setErrorFactory");
+  Export<SetTag>(env, exports, "setTag");
+  Export<OpenDevice>(env, exports, "openDevice");
+  Export<Devices>(env, exports, "devices");
+  Export<CudaReason>(env, exports, "cudaUnavailableReason");
+  Export<CpuInfo>(env, exports, "cpuInfo");
+  Export<SetThreads>(env, exports, "setThreads");
+  Export<MemoryUsage>(env, exports, "memoryUsage");
+  Export<Synchronize>(env, exports, "synchronize");
+  Export<SynchronizeSync>(env, exports, "synchronizeSync");
+  Export<InjectFailure>(env, exports, "injectFailure");
+  Export<SetQueueLimits>(env, exports, "setQueueLimits");
+}
+
+}  // namespace lora::node

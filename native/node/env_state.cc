@@ -1,0 +1,347 @@
+#include "node/env_state.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "node/errors.h"
+
+namespace lora::node {
+namespace {
+
+constexpr size_t kPollBytes = size_t{128} << 20;
+constexpr size_t kPollHandles = 512;
+
+int DefaultThreads() {
+  const char* text = std::getenv("LORA_THREADS");
+  if (text == nullptr || *text == '\0') return CpuCount();
+  char* end = nullptr;
+  const long threads = std::strtol(text, &end, 10);
+  LORA_CHECK(*end == '\0' && threads >= 1 && threads <= 1024, "device",
+             "expected LORA_THREADS to be a number from 1 to 1024 but received \"", text, "\"");
+  return static_cast<int>(threads);
+}
+
+const char* NameOf(Kind kind) {
+  switch (kind) {
+    case Kind::kTensor:
+      return "a native tensor";
+    case Kind::kWeight:
+      return "a native frozen weight";
+    case Kind::kDevice:
+      return "a native device";
+    case Kind::kGuard:
+      return "a native guard";
+  }
+  return "a native object";
+}
+
+const char* Describe(Napi::Value value) {
+  switch (value.Type()) {
+    case napi_undefined:
+      return "undefined";
+    case napi_null:
+      return "null";
+    case napi_number:
+      return "a number";
+    case napi_string:
+      return "a string";
+    case napi_boolean:
+      return "a boolean";
+    case napi_function:
+      return "a function";
+    case napi_external:
+      return "another native object";
+    default:
+      return "an object";
+  }
+}
+
+}  // namespace
+
+void EnvState::Install(Napi::Env env) {
+  const auto state = std::make_shared<EnvState>(env);
+  using Holder = std::shared_ptr<EnvState>;
+  napi_set_instance_data(
+      env, new Holder(state),
+      [](napi_env, void* data, void*) { delete static_cast<Holder*>(data); }, nullptr);
+  const napi_value name = Napi::String::New(env, "lora-native");
+  const napi_status made = napi_create_threadsafe_function(
+      env, nullptr, nullptr, name, 0, 1, new Holder(state),
+      [](napi_env, void* data, void*) { delete static_cast<Holder*>(data); }, state.get(),
+      [](napi_env wake_env, napi_value, void* context, void*) {
+        if (wake_env != nullptr) static_cast<EnvState*>(context)->Settle();
+      },
+      &state->wake_);
+  if (made != napi_ok) throw Napi::Error::New(env);
+  napi_unref_threadsafe_function(env, state->wake_);
+  // Hooks run in reverse order: this one, which ends the workers, before that of the function they
+  // call.
+  napi_add_env_cleanup_hook(
+      env,
+      [](void* data) {
+        const std::unique_ptr<Holder> holder(static_cast<Holder*>(data));
+        (*holder)->Close();
+      },
+      new Holder(state));
+}
+
+EnvState* EnvState::Get(Napi::Env env) {
+  void* data = nullptr;
+  if (napi_get_instance_data(env, &data) != napi_ok || data == nullptr) return nullptr;
+  return static_cast<std::shared_ptr<EnvState>*>(data)->get();
+}
+
+EnvState::EnvState(Napi::Env env) : env_(env), threads_(0) {}
+
+void EnvState::Close() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+  }
+  for (const auto& [name, device] : devices_) {
+    device->on_bytes = nullptr;
+    device->stream().Stop();
+  }
+  for (Request* request : completed_) delete request;
+  completed_.clear();
+  device_handles_.clear();
+  error_factory.Reset();
+}
+
+// ---- devices -----------------------------------------------------------------------------------
+
+Napi::Value EnvState::OpenDevice(const std::string& name) {
+  const auto known = device_handles_.find(name);
+  if (known != device_handles_.end()) return known->second.Value();
+  const bool cuda = name == "cuda" || name.starts_with("cuda:");
+  if (cuda && CudaBackend() == nullptr)
+    Throw("ERR_DEVICE_UNAVAILABLE", "device", "cannot open ", name, ": ", CudaUnavailableReason());
+  LORA_CHECK(name == "cpu" || name == "reference", "device",
+             "expected a device of cpu, cuda, cuda:N or reference but received \"", name, "\"");
+  if (threads_ == 0) threads_ = DefaultThreads();
+  HostMemoryBudget();  // says at once when LORA_MEMORY_LIMIT is no size
+  std::shared_ptr<Device> device;
+  if (name == "cpu")
+    device = std::make_shared<HostDevice>(name, CpuBackend(), threads_);
+  else
+    device = std::make_shared<HostDevice>(name, ReferenceBackend(), 1);
+  device->stream().SetLimits(limits_);
+  device->on_bytes = [this](int64_t change) {
+    bytes_ += static_cast<size_t>(change);
+    peak_bytes_ = std::max(peak_bytes_, bytes_);
+    if (change > 0) bytes_since_poll_ += static_cast<size_t>(change);
+    int64_t now = 0;
+    napi_adjust_external_memory(env_, change, &now);
+  };
+  devices_[name] = device;
+  auto shell = std::make_unique<Shell>();
+  shell->kind = Kind::kDevice;
+  shell->device = std::move(device);
+  const Napi::Value handle = Wrap(std::move(shell));
+  device_handles_[name] = Napi::Reference<Napi::Value>::New(handle, 1);
+  return handle;
+}
+
+void EnvState::SetThreads(int threads) {
+  threads_ = threads;
+  const auto cpu = devices_.find("cpu");
+  if (cpu != devices_.end()) cpu->second->stream().SetThreads(threads);
+}
+
+void EnvState::SetLimits(QueueLimits limits) {
+  limits_ = limits;
+  for (const auto& [name, device] : devices_) device->stream().SetLimits(limits);
+}
+
+// ---- handles -----------------------------------------------------------------------------------
+
+void EnvState::Finalize(napi_env env, void* data, void*) {
+  const std::unique_ptr<Shell> shell(static_cast<Shell*>(data));
+  shell->state->Release(*shell);
+  shell->state->shells_.erase(shell.get());
+  if (shell->weak != nullptr) napi_delete_reference(env, shell->weak);
+}
+
+Napi::Value EnvState::Wrap(std::unique_ptr<Shell> shell) {
+  shell->state = shared_from_this();
+  napi_value external = nullptr;
+  if (napi_create_external(env_, shell.get(), Finalize, nullptr, &external) != napi_ok)
+    throw Napi::Error::New(env_);
+  Shell* raw = shell.release();  // the finalizer owns it
+  shells_.insert(raw);
+  if (raw->kind == Kind::kTensor || raw->kind == Kind::kWeight) {
+    napi_create_reference(env_, external, 0, &raw->weak);
+    raw->index = live_.size();
+    live_.push_back(raw);
+    if (raw->kind == Kind::kTensor) ++tensors_;
+    if (++handles_since_poll_ > kPollHandles + live_.size() / 2 || bytes_since_poll_ > kPollBytes)
+      PollDead();
+  }
+  return Napi::Value(env_, external);
+}
+
+Napi::Value EnvState::WrapTensor(StoragePtr storage, size_t offset, DType dtype,
+                                 const Shape& shape) {
+  auto shell = std::make_unique<Shell>();
+  shell->kind = Kind::kTensor;
+  shell->tensor = std::make_unique<TensorRef>(TensorRef{std::move(storage), offset, dtype, shape});
+  return Wrap(std::move(shell));
+}
+
+Shell* EnvState::Find(Napi::Value value) {
+  void* data = nullptr;
+  if (value.Type() == napi_external) napi_get_value_external(env_, value, &data);
+  // A foreign External may point anywhere, so it is looked up and not looked at.
+  return shells_.contains(data) ? static_cast<Shell*>(data) : nullptr;
+}
+
+Shell& EnvState::Unwrap(Napi::Value value, Kind kind, const char* op, const char* name) {
+  Shell* shell = Find(value);
+  LORA_CHECK(shell != nullptr && shell->kind == kind, op, "expected ", name, " to be ",
+             NameOf(kind), " but received ", shell ? NameOf(shell->kind) : Describe(value));
+  return *shell;
+}
+
+TensorRef& EnvState::Tensor(Napi::Value value, const char* op, const char* name) {
+  Shell& shell = Unwrap(value, Kind::kTensor, op, name);
+  if (!shell.tensor) Throw("ERR_DISPOSED", op, name, " was disposed");
+  return *shell.tensor;
+}
+
+WeightRef& EnvState::Weight(Napi::Value value, const char* op, const char* name) {
+  Shell& shell = Unwrap(value, Kind::kWeight, op, name);
+  if (!shell.weight) Throw("ERR_DISPOSED", op, name, " was disposed");
+  return *shell.weight;
+}
+
+void EnvState::Release(Shell& shell) {
+  if (!shell.tensor && !shell.weight) return;
+  if (shell.tensor) --tensors_;
+  live_[shell.index] = live_.back();
+  live_[shell.index]->index = shell.index;
+  live_.pop_back();
+  shell.tensor.reset();
+  shell.weight.reset();
+}
+
+void EnvState::PollDead() {
+  handles_since_poll_ = bytes_since_poll_ = 0;
+  const Napi::HandleScope scope(env_);
+  for (size_t i = live_.size(); i-- > 0;) {
+    napi_value value = nullptr;
+    if (napi_get_reference_value(env_, live_[i]->weak, &value) == napi_ok && value == nullptr)
+      Release(*live_[i]);
+  }
+}
+
+// ---- memory ------------------------------------------------------------------------------------
+
+Block EnvState::TryAllocate(Device& device, size_t bytes) {
+  Block block = device.allocator().Allocate(bytes);
+  if (block.data != nullptr) return block;
+  const auto give_back = [&] {
+    for (const auto& [name, other] : devices_) {
+      other->Trim(0);
+      other->stream().Synchronize();
+    }
+    return device.allocator().Allocate(bytes);
+  };
+  PollDead();
+  block = device.allocator().Allocate(bytes);
+  if (block.data == nullptr) block = give_back();
+  if (block.data != nullptr) return block;
+  // Last resort: V8 answers a huge amount of external memory with a full collection, after which
+  // the weak references of everything unreachable are clear.
+  constexpr int64_t kPressure = int64_t{1} << 40;
+  int64_t now = 0;
+  napi_adjust_external_memory(env_, kPressure, &now);
+  napi_adjust_external_memory(env_, -kPressure, &now);
+  PollDead();
+  return give_back();
+}
+
+void EnvState::ThrowOutOfMemory(Device& device, size_t bytes, const char* op) {
+  Throw("ERR_OUT_OF_MEMORY", op, "needs ", bytes, " bytes but only ",
+        device.allocator().source().free(), " bytes are free on ", device.name());
+}
+
+Block EnvState::Allocate(Device& device, size_t bytes, const char* op) {
+  const Block block = TryAllocate(device, bytes);
+  if (block.data == nullptr) ThrowOutOfMemory(device, bytes, op);
+  return block;
+}
+
+StoragePtr EnvState::NewStorage(const std::shared_ptr<Device>& device, size_t bytes,
+                                const char* op) {
+  return std::make_shared<Storage>(device, Allocate(*device, bytes, op), bytes);
+}
+
+// ---- work --------------------------------------------------------------------------------------
+
+void EnvState::Enqueue(Device& device, Command command) {
+  if (device.stream().full()) {
+    PollDead();
+    device.stream().WaitBelowHalf();
+  }
+  command.tag = tag;
+  const auto injected = injected_.find(command.op);
+  if (injected != injected_.end()) {
+    command.run = [op = command.op, message = injected->second](Context&) {
+      Throw("ERR_DATA", op, message);
+    };
+    injected_.erase(injected);
+  }
+  device.stream().Enqueue(std::move(command));
+}
+
+Napi::Promise EnvState::NewRequest(Request** out, Napi::ArrayBuffer* buffer) {
+  auto request = std::make_unique<Request>();
+  napi_value promise = nullptr;
+  if (napi_create_promise(env_, &request->deferred, &promise) != napi_ok)
+    throw Napi::Error::New(env_);
+  if (buffer != nullptr && napi_create_reference(env_, *buffer, 1, &request->buffer) != napi_ok)
+    throw Napi::Error::New(env_);
+  if (pending_++ == 0) napi_ref_threadsafe_function(env_, wake_);
+  *out = request.release();
+  return Napi::Promise(env_, promise);
+}
+
+void EnvState::Complete(Request* request) {
+  const std::lock_guard lock(mutex_);
+  completed_.push_back(request);
+  // One wake-up settles everything that is there.
+  if (!closed_ && completed_.size() == 1)
+    napi_call_threadsafe_function(wake_, nullptr, napi_tsfn_nonblocking);
+}
+
+void EnvState::Settle() {
+  std::vector<Request*> completed;
+  {
+    const std::lock_guard lock(mutex_);
+    completed.swap(completed_);
+  }
+  for (Request* raw : completed) {
+    const std::unique_ptr<Request> request(raw);
+    const Napi::HandleScope scope(env_);
+    if (--pending_ == 0) napi_unref_threadsafe_function(env_, wake_);
+    napi_value value = Napi::Env(env_).Undefined();
+    if (request->buffer != nullptr) {
+      napi_get_reference_value(env_, request->buffer, &value);
+      napi_delete_reference(env_, request->buffer);
+    }
+    if (!request->failure) {
+      napi_resolve_deferred(env_, request->deferred, value);
+      continue;
+    }
+    const Failure& failure = *request->failure;
+    try {
+      value = MakeError(env_, failure.code, failure.op, failure.message, failure.tag).Value();
+    } catch (const Napi::Error& error) {  // the factory threw
+      value = error.Value();
+    }
+    napi_reject_deferred(env_, request->deferred, value);
+  }
+}
+
+}  // namespace lora::node

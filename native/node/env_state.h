@@ -1,0 +1,140 @@
+// Everything the add-on knows in one Napi::Env: its devices, its live handles, its pending reads.
+// Nothing of it is static, because workers load the add-on once per thread. Used on the JavaScript
+// thread, except where said.
+#pragma once
+
+#include <napi.h>
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "core/storage.h"
+
+namespace lora::node {
+
+class EnvState;
+
+// A reference to storage: what a NativeTensor is.
+struct TensorRef {
+  StoragePtr storage;
+  size_t offset = 0;  // bytes
+  DType dtype = DType::kF32;
+  Shape shape;
+
+  TensorView view() const {
+    return TensorView(static_cast<std::byte*>(storage->data()) + offset, dtype, shape);
+  }
+};
+
+// What a NativeWeight is. `backward` stays empty until it is needed, or for good where the
+// backend's forward layout serves both directions.
+struct WeightRef {
+  StoragePtr forward, backward;
+  DType dtype = DType::kF32;
+  int64_t rows = 0, cols = 0;
+};
+
+enum class Kind : uint8_t { kTensor, kWeight, kDevice, kGuard };
+
+// What a JavaScript External points at. The content goes with release(), or as soon as a poll finds
+// the External dead; the shell itself stays until the finalizer.
+struct Shell {
+  Kind kind;
+  std::shared_ptr<EnvState> state;
+  napi_ref weak = nullptr;
+  size_t index = 0;  // in the list of live shells
+  std::unique_ptr<TensorRef> tensor;
+  std::unique_ptr<WeightRef> weight;
+  std::shared_ptr<Device> device;
+  std::shared_ptr<Guard> guard;
+};
+
+// A promise that a command will settle: with `buffer`, or with undefined.
+struct Request {
+  napi_deferred deferred = nullptr;
+  napi_ref buffer = nullptr;
+  FailurePtr failure;
+};
+
+class EnvState : public std::enable_shared_from_this<EnvState> {
+ public:
+  static void Install(Napi::Env env);
+  // nullptr before Install.
+  static EnvState* Get(Napi::Env env);
+
+  explicit EnvState(Napi::Env env);
+
+  // ---- devices
+  // 'cpu', 'reference', 'cuda', 'cuda:N'; throws ERR_DEVICE_UNAVAILABLE, ERR_ARGUMENT.
+  Napi::Value OpenDevice(const std::string& name);
+  const std::map<std::string, std::shared_ptr<Device>>& devices() const { return devices_; }
+  void SetThreads(int threads);
+  int threads() const { return threads_; }
+  void SetLimits(QueueLimits limits);
+
+  // ---- handles
+  Napi::Value Wrap(std::unique_ptr<Shell> shell);
+  Napi::Value WrapTensor(StoragePtr storage, size_t offset, DType dtype, const Shape& shape);
+  // The shell of any handle of ours, or nullptr.
+  Shell* Find(Napi::Value value);
+  // The shell of a handle of that kind; throws ERR_ARGUMENT for anything else, released or not.
+  Shell& Unwrap(Napi::Value value, Kind kind, const char* op, const char* name);
+  // The same, and it must not have been released (ERR_DISPOSED).
+  TensorRef& Tensor(Napi::Value value, const char* op, const char* name);
+  WeightRef& Weight(Napi::Value value, const char* op, const char* name);
+  void Release(Shell& shell);
+  // Releases the content of handles that nobody can reach any more. Finalizers alone do not run in
+  // a loop that never yields to the event loop.
+  void PollDead();
+
+  // ---- memory
+  // ERR_OUT_OF_MEMORY, after everything that could be given up was given up.
+  Block Allocate(Device& device, size_t bytes, const char* op);
+  // The same, but a block without data instead of the error.
+  Block TryAllocate(Device& device, size_t bytes);
+  [[noreturn]] void ThrowOutOfMemory(Device& device, size_t bytes, const char* op);
+  StoragePtr NewStorage(const std::shared_ptr<Device>& device, size_t bytes, const char* op);
+  size_t bytes() const { return bytes_; }
+  size_t peak_bytes() const { return peak_bytes_; }
+  size_t tensors() const { return tensors_; }
+
+  // ---- work
+  // Waits first when the queue is full; then marks the command with the current tag.
+  void Enqueue(Device& device, Command command);
+  void InjectFailure(std::string op, std::string message) { injected_[std::move(op)] = message; }
+  Napi::Promise NewRequest(Request** request, Napi::ArrayBuffer* buffer);
+  // Any thread: settles the promise on the JavaScript thread, and frees the request.
+  void Complete(Request* request);
+
+  Napi::FunctionReference error_factory;
+  int64_t tag = 0;
+
+ private:
+  void Settle();
+  void Close();
+  static void Finalize(napi_env env, void* data, void* hint);
+
+  const napi_env env_;
+  std::map<std::string, std::shared_ptr<Device>> devices_;
+  std::map<std::string, Napi::Reference<Napi::Value>> device_handles_;
+  int threads_;
+  QueueLimits limits_;
+  std::map<std::string, std::string> injected_;
+
+  std::unordered_set<const void*> shells_;  // every External that exists
+  std::vector<Shell*> live_;                // those with content that a poll may drop
+  size_t tensors_ = 0, bytes_ = 0, peak_bytes_ = 0;
+  size_t handles_since_poll_ = 0, bytes_since_poll_ = 0;
+
+  size_t pending_ = 0;  // requests that are not settled
+  napi_threadsafe_function wake_ = nullptr;
+  std::mutex mutex_;  // of what follows
+  std::vector<Request*> completed_;
+  bool closed_ = false;
+};
+
+}  // namespace lora::node

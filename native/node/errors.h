@@ -1,0 +1,43 @@
+// How native errors become JavaScript errors. Every exported function is registered through Export,
+// so that nothing but a Napi::Error ever leaves it.
+#pragma once
+
+#include <napi.h>
+
+#include <new>
+#include <string>
+
+#include "core/error.h"
+
+namespace lora::node {
+
+// The error object of the factory given to setErrorFactory (a plain Error with `code` and `op`
+// before that). `tag` is that of the call that failed.
+Napi::Error MakeError(Napi::Env env, const std::string& code, const std::string& op,
+                      const std::string& message, int64_t tag);
+// The same with the tag of the call that runs now.
+Napi::Error MakeError(Napi::Env env, const Error& error);
+// For what only the system threw: "out of memory in native code" and the like.
+Napi::Error MakeError(Napi::Env env, const std::exception& error);
+
+template <auto Function>
+Napi::Value Guarded(const Napi::CallbackInfo& info) {
+  try {
+    return Function(info);
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (const Error& error) {
+    throw MakeError(info.Env(), error);
+  } catch (const std::exception& error) {
+    throw MakeError(info.Env(), error);
+  }
+}
+
+// Export<OpenFile>(env, exports, "openFile") where Napi::Value OpenFile(const Napi::CallbackInfo&)
+// may throw lora::Error.
+template <auto Function>
+void Export(Napi::Env env, Napi::Object exports, const char* name) {
+  exports.Set(name, Napi::Function::New<Guarded<Function>>(env, name));
+}
+
+}  // namespace lora::node

@@ -1,0 +1,103 @@
+#include "node/parse.h"
+
+#include <cmath>
+#include <cstddef>
+#include <iterator>
+#include <limits>
+
+#include "core/error.h"
+
+namespace lora::node {
+
+double ParseNumber(Napi::Value value, const char* op, const char* name) {
+  LORA_CHECK(value.IsNumber(), op, "expected ", name, " to be a number");
+  const double number = value.As<Napi::Number>().DoubleValue();
+  LORA_CHECK(!std::isnan(number), op, "expected ", name, " to be a number but received NaN");
+  return number;
+}
+
+float ParseFloat(Napi::Value value, const char* op, const char* name) {
+  return static_cast<float>(ParseNumber(value, op, name));
+}
+
+int64_t ParseInteger(Napi::Value value, const char* op, const char* name, int64_t least,
+                     int64_t most) {
+  const double number = ParseNumber(value, op, name);
+  LORA_CHECK(number == std::floor(number) && number >= static_cast<double>(least) &&
+                 number <= static_cast<double>(most),
+             op, "expected ", name, " to be a whole number from ", least, " to ", most,
+             " but received ", number);
+  return static_cast<int64_t>(number);
+}
+
+bool ParseBool(Napi::Value value, const char* op, const char* name) {
+  LORA_CHECK(value.IsBoolean(), op, "expected ", name, " to be a boolean");
+  return value.As<Napi::Boolean>().Value();
+}
+
+std::string ParseString(Napi::Value value, const char* op, const char* name) {
+  LORA_CHECK(value.IsString(), op, "expected ", name, " to be a string");
+  return value.As<Napi::String>().Utf8Value();
+}
+
+DType ParseDType(Napi::Value value, const char* op) {
+  const std::string name = ParseString(value, op, "dtype");
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI32})
+    if (name == NameOf(dtype)) return dtype;
+  Throw("ERR_ARGUMENT", op, "expected dtype to be f32, bf16, f16 or i32 but received \"", name,
+        "\"");
+}
+
+Shape ParseShape(Napi::Value value, const char* op) {
+  const Napi::Array array = ParseArray(value, op, "shape");
+  const uint32_t rank = array.Length();
+  LORA_CHECK(rank <= kMaxDims, op, "expected a shape of at most ", kMaxDims,
+             " dimensions but received ", rank);
+  Shape shape;
+  double product = 1;
+  for (uint32_t i = 0; i < rank; ++i) {
+    const int64_t dim = ParseInteger(array.Get(i), op, "shape");
+    product *= static_cast<double>(dim > 0 ? dim : 1);
+    shape.push_back(dim);
+  }
+  LORA_CHECK(product <= static_cast<double>(int64_t{1} << 53), op,
+             "expected a shape of at most 2^53 elements but received ", shape);
+  return shape;
+}
+
+Napi::Object ParseObject(Napi::Value value, const char* op, const char* name) {
+  LORA_CHECK(value.IsObject(), op, "expected ", name, " to be an object");
+  return value.As<Napi::Object>();
+}
+
+Napi::Array ParseArray(Napi::Value value, const char* op, const char* name) {
+  LORA_CHECK(value.IsArray(), op, "expected ", name, " to be an array");
+  return value.As<Napi::Array>();
+}
+
+BinaryKind ParseBinaryKind(Napi::Value value) {
+  const std::string name = ParseString(value, "binary", "kind");
+  constexpr const char* kNames[] = {"add", "sub", "mul", "div"};
+  for (size_t i = 0; i < std::size(kNames); ++i)
+    if (name == kNames[i]) return static_cast<BinaryKind>(i);
+  Throw("ERR_ARGUMENT", "binary", "expected kind to be add, sub, mul or div but received \"", name,
+        "\"");
+}
+
+UnaryKind ParseUnaryKind(Napi::Value value) {
+  const std::string name = ParseString(value, "unary", "kind");
+  constexpr const char* kNames[] = {"copy", "scale", "square", "relu", "gelu", "silu"};
+  for (size_t i = 0; i < std::size(kNames); ++i)
+    if (name == kNames[i]) return static_cast<UnaryKind>(i);
+  Throw("ERR_ARGUMENT", "unary",
+        "expected kind to be copy, scale, square, relu, gelu or silu but received \"", name, "\"");
+}
+
+Napi::Array ToArray(Napi::Env env, const Shape& shape) {
+  Napi::Array array = Napi::Array::New(env, static_cast<size_t>(shape.rank()));
+  for (int i = 0; i < shape.rank(); ++i)
+    array.Set(static_cast<uint32_t>(i), static_cast<double>(shape[i]));
+  return array;
+}
+
+}  // namespace lora::node

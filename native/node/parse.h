@@ -1,0 +1,34 @@
+// JavaScript values to native ones. Everything throws ERR_ARGUMENT with the op and the argument's
+// name.
+#pragma once
+
+#include <napi.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/ops.h"
+
+namespace lora::node {
+
+double ParseNumber(Napi::Value value, const char* op,
+                   const char* name);  // any number, NaN excepted
+float ParseFloat(Napi::Value value, const char* op, const char* name);
+// A whole number from `least` to `most`.
+int64_t ParseInteger(Napi::Value value, const char* op, const char* name, int64_t least = 0,
+                     int64_t most = int64_t{1} << 53);
+bool ParseBool(Napi::Value value, const char* op, const char* name);
+std::string ParseString(Napi::Value value, const char* op, const char* name);
+DType ParseDType(Napi::Value value, const char* op);
+// At most 8 dimensions whose product of bytes fits.
+Shape ParseShape(Napi::Value value, const char* op);
+Napi::Object ParseObject(Napi::Value value, const char* op, const char* name);
+Napi::Array ParseArray(Napi::Value value, const char* op, const char* name);
+BinaryKind ParseBinaryKind(Napi::Value value);
+UnaryKind ParseUnaryKind(Napi::Value value);
+
+inline bool IsNone(Napi::Value value) { return value.IsNull() || value.IsUndefined(); }
+Napi::Array ToArray(Napi::Env env, const Shape& shape);
+
+}  // namespace lora::node

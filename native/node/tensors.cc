@@ -1,0 +1,212 @@
+// Storage: made, filled, viewed, read, moved between devices, released.
+#include <condition_variable>
+#include <cstring>
+
+#include "node/api.h"
+#include "node/op_call.h"
+
+namespace lora::node {
+namespace {
+
+constexpr double kMaxRead =
+    4294967296.0;  // larger ArrayBuffers do not fit a typed array of Node 20
+
+size_t BytesOf(const Shape& shape, DType dtype) {
+  return static_cast<size_t>(shape.numel()) * SizeOf(dtype);
+}
+
+const std::shared_ptr<Device>& DeviceOf(EnvState& state, Napi::Value value, const char* op) {
+  return state.Unwrap(value, Kind::kDevice, op, "device").device;
+}
+
+Napi::Value Alloc(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const auto& device = DeviceOf(state, info[0], "alloc");
+  const DType dtype = ParseDType(info[1], "alloc");
+  const Shape shape = ParseShape(info[2], "alloc");
+  return state.WrapTensor(state.NewStorage(device, BytesOf(shape, dtype), "alloc"), 0, dtype,
+                          shape);
+}
+
+Napi::Value FromBytes(const Napi::CallbackInfo& info) {
+  const char* op = "tensor";
+  EnvState& state = *EnvState::Get(info.Env());
+  const auto& device = DeviceOf(state, info[0], op);
+  const DType dtype = ParseDType(info[1], op);
+  const Shape shape = ParseShape(info[2], op);
+  LORA_CHECK(info[3].IsTypedArray(), op, "expected bytes to be a Uint8Array");
+  const auto array = info[3].As<Napi::TypedArray>();
+  const size_t bytes = BytesOf(shape, dtype);
+  LORA_CHECK(array.ByteLength() == bytes, op, "expected ", bytes, " bytes for shape ", shape,
+             " of ", NameOf(dtype), " but received ", array.ByteLength());
+  StoragePtr storage = state.NewStorage(device, bytes, op);
+  const auto* from =
+      bytes ? static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset()
+            : nullptr;
+  if (bytes > 0 && device->host_memory() && (storage->fresh() || device->stream().idle())) {
+    // No command can be using this block, so the copy need not wait for its turn.
+    std::memcpy(storage->data(), from, bytes);
+  } else if (bytes > 0) {
+    Command command;
+    command.op = "tensor";
+    command.operands = {{storage->status(), Access::kOut}};
+    command.bytes = bytes;
+    command.run = [device = device.get(), to = storage->data(),
+                   staged = std::vector<std::byte>(from, from + bytes)](Context& context) {
+      device->CopyTo(to, staged.data(), staged.size(), context);
+    };
+    state.Enqueue(*device, std::move(command));
+  }
+  return state.WrapTensor(std::move(storage), 0, dtype, shape);
+}
+
+Napi::Value View(const Napi::CallbackInfo& info) {
+  const char* op = "view";
+  EnvState& state = *EnvState::Get(info.Env());
+  const TensorRef& tensor = state.Tensor(info[0], op, "tensor");
+  const int64_t offset = ParseInteger(info[1], op, "elementOffset");
+  const Shape shape = ParseShape(info[2], op);
+  const int64_t numel = tensor.shape.numel();
+  LORA_CHECK(offset <= numel && shape.numel() <= numel - offset, op, "expected shape ", shape,
+             " from element ", offset, " on to lie within ", numel, " elements");
+  return state.WrapTensor(tensor.storage,
+                          tensor.offset + static_cast<size_t>(offset) * SizeOf(tensor.dtype),
+                          tensor.dtype, shape);
+}
+
+Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef& tensor) {
+  const size_t bytes = tensor.view().bytes();
+  // V8 ends the process when an ArrayBuffer does not fit, so it is not asked where it would not.
+  if (static_cast<double>(bytes) > kMaxRead)
+    Throw("ERR_UNSUPPORTED", "read", "cannot read ", bytes, " bytes at once: the limit is 4 GiB");
+  const size_t free = HostMemoryBudget().free();
+  if (bytes > (size_t{1} << 20) && bytes > AvailableMemory())
+    Throw("ERR_OUT_OF_MEMORY", "read", "needs ", bytes, " bytes but only ", free,
+          " bytes are free on cpu");
+  return Napi::ArrayBuffer::New(env, bytes);
+}
+
+Napi::Value Read(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const TensorRef& tensor = state.Tensor(info[0], "read", "tensor");
+  Napi::ArrayBuffer buffer = NewBuffer(info.Env(), tensor);
+  Request* request = nullptr;
+  const Napi::Promise promise = state.NewRequest(&request, &buffer);
+  Device& device = *tensor.storage->device();
+  Command command;
+  command.op = "read";
+  command.operands = {{tensor.storage->status(), Access::kIn}};
+  command.bytes = buffer.ByteLength();
+  command.run = [&device, to = buffer.Data(), from = tensor.view()](Context& context) {
+    device.CopyFrom(to, from.data, from.bytes(), context);
+  };
+  command.done = [&state, request](const FailurePtr& failure) {
+    request->failure = failure;
+    state.Complete(request);
+  };
+  state.Enqueue(device, std::move(command));
+  return promise;
+}
+
+Napi::Value ReadSync(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const TensorRef& tensor = state.Tensor(info[0], "read", "tensor");
+  Napi::ArrayBuffer buffer = NewBuffer(info.Env(), tensor);
+  Device& device = *tensor.storage->device();
+  FailurePtr failed;
+  Command command;
+  command.op = "read";
+  command.operands = {{tensor.storage->status(), Access::kIn}};
+  command.run = [&device, to = buffer.Data(), from = tensor.view()](Context& context) {
+    device.CopyFrom(to, from.data, from.bytes(), context);
+  };
+  command.done = [&failed](const FailurePtr& failure) { failed = failure; };
+  state.Enqueue(device, std::move(command));
+  device.stream().Synchronize();
+  if (failed) throw MakeError(info.Env(), failed->code, failed->op, failed->message, failed->tag);
+  return buffer;
+}
+
+// What one device's worker hands to another's. Each waits only for commands enqueued before its
+// own, so two devices never wait for each other.
+struct Transfer {
+  std::mutex mutex;
+  std::condition_variable arrived;
+  bool ready = false;
+  FailurePtr failure;
+  std::vector<std::byte> bytes;
+};
+
+Napi::Value ToDevice(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const TensorRef& tensor = state.Tensor(info[0], "to", "tensor");
+  const auto device = DeviceOf(state, info[1], "to");
+  Device& source = *tensor.storage->device();
+  if (device.get() == &source)
+    return state.WrapTensor(tensor.storage, tensor.offset, tensor.dtype, tensor.shape);
+  const TensorView from = tensor.view();
+  StoragePtr storage = state.NewStorage(device, from.bytes(), "to");
+  const auto transfer = std::make_shared<Transfer>();
+
+  Command out;
+  out.op = "to";
+  out.operands = {{tensor.storage->status(), Access::kIn}};
+  out.bytes = from.bytes();
+  out.run = [&source, transfer, from](Context& context) {
+    transfer->bytes.resize(from.bytes());
+    source.CopyFrom(transfer->bytes.data(), from.data, from.bytes(), context);
+  };
+  out.done = [transfer](const FailurePtr& failure) {
+    const std::lock_guard lock(transfer->mutex);
+    transfer->failure = failure;
+    transfer->ready = true;
+    transfer->arrived.notify_all();
+  };
+
+  Command in;
+  in.op = "to";
+  in.operands = {{storage->status(), Access::kOut}};
+  in.bytes = from.bytes();
+  in.run = [device = device.get(), transfer, to = storage->data()](Context& context) {
+    std::unique_lock lock(transfer->mutex);
+    transfer->arrived.wait(lock, [&] { return transfer->ready; });
+    if (transfer->failure) throw transfer->failure;
+    device->CopyTo(to, transfer->bytes.data(), transfer->bytes.size(), context);
+  };
+  state.Enqueue(source, std::move(out));
+  state.Enqueue(*device, std::move(in));
+  return state.WrapTensor(std::move(storage), 0, tensor.dtype, tensor.shape);
+}
+
+Napi::Value Info(const Napi::CallbackInfo& info) {
+  const TensorRef& tensor = EnvState::Get(info.Env())->Tensor(info[0], "info", "tensor");
+  Napi::Object result = Napi::Object::New(info.Env());
+  result.Set("dtype", NameOf(tensor.dtype));
+  result.Set("shape", ToArray(info.Env(), tensor.shape));
+  result.Set("device", tensor.storage->device()->name());
+  return result;
+}
+
+Napi::Value CopyInto(const Napi::CallbackInfo& info) {
+  OpCall call(info, "copy", "copy");
+  UnaryArgs args{UnaryKind::kCopy, 1, call.In(info[0], "src"), call.Overwrite(info[1], "dst")};
+  LORA_CHECK(args.x.shape == args.y.shape, "copy", "expected src of shape ", args.y.shape,
+             " (that of dst) but received ", args.x.shape);
+  call.Run(&Backend::unary, args);
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void RegisterTensors(Napi::Env env, Napi::Object exports) {
+  Export<Alloc>(env, exports, "alloc");
+  Export<FromBytes>(env, exports, "fromBytes");
+  Export<View>(env, exports, "view");
+  Export<ToDevice>(env, exports, "toDevice");
+  Export<Read>(env, exports, "read");
+  Export<ReadSync>(env, exports, "readSync");
+  Export<Info>(env, exports, "info");
+  Export<CopyInto>(env, exports, "copyInto");
+}
+
+}  // namespace lora::node

@@ -1,0 +1,48 @@
+// Frozen matrices: packed once per direction, unpacked on request. And release(), which drops
+// either kind of reference.
+#include "node/api.h"
+#include "node/op_call.h"
+
+namespace lora::node {
+namespace {
+
+Napi::Value Pack(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const TensorRef& tensor = state.Tensor(info[0], "pack", "weight");
+  const TensorView src = tensor.view();
+  StoragePtr packed = PackInto(state, tensor.storage->device(), src, tensor.storage->status(),
+                               Direction::kForward, "pack");
+  auto shell = std::make_unique<Shell>();
+  shell->kind = Kind::kWeight;
+  shell->weight = std::make_unique<WeightRef>(
+      WeightRef{std::move(packed), nullptr, src.dtype, src.dim(0), src.dim(1)});
+  return state.Wrap(std::move(shell));
+}
+
+Napi::Value Unpack(const Napi::CallbackInfo& info) {
+  OpCall call(info, "unpack", "unpack");
+  UnpackArgs args;
+  call.Weight(&args.src, info[0], "weight", Direction::kForward);
+  call.Out(&args.dst, args.src.dtype, {args.src.rows, args.src.cols});
+  call.Run(&Backend::unpack, args);
+  return call.Result();
+}
+
+Napi::Value Release(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  Shell* shell = state.Find(info[0]);
+  if (shell == nullptr || shell->kind != Kind::kWeight)
+    shell = &state.Unwrap(info[0], Kind::kTensor, "release", "reference");
+  state.Release(*shell);
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void RegisterWeights(Napi::Env env, Napi::Object exports) {
+  Export<Pack>(env, exports, "pack");
+  Export<Unpack>(env, exports, "unpack");
+  Export<Release>(env, exports, "release");
+}
+
+}  // namespace lora::node
