@@ -1,0 +1,309 @@
+// The tiles of attention_forward (attention_tasks.h explains rows). Per row tile, with Qᵀ [d][row]
+// packed and scaled once and Oᵀ [d][row] kept in scratch, for each key tile:
+//   Sᵀ = K·Qᵀ,  m' = max(m, max Sᵀ),  P = exp(Sᵀ − m'),  l ← l·exp(m − m') + ΣP,  Oᵀ ← Oᵀ·exp(m −
+//   m') + Vᵀ·P
+// k and v are read once per row tile, in place where they are f32. Milakov & Gimelshein 2018
+// (online softmax); Dao et al. 2022 (tiles).
+#if defined(LORA_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_CPU_ATTENTION_INL_H_
+#undef LORA_CPU_ATTENTION_INL_H_
+#else
+#define LORA_CPU_ATTENTION_INL_H_
+#endif
+
+#include <cmath>
+#include <limits>
+
+#include "backend/cpu/attention_tasks.h"
+#include "backend/cpu/tile-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// tile [kRowTile][padded] ← scale·rows of q, y or g; padding rows are zero.
+template <class T>
+HWY_INLINE void LoadRows(const AttentionShape& s, const RowTile& t, const T* src, float scale,
+                         float* tile) {
+  for (size_t r = 0; r < t.count; ++r) {
+    RowToF32(src + s.QueryOffset(t.batch, t.head, t.first + r), s.d, scale, tile + r * s.padded,
+             s.padded);
+  }
+  std::memset(tile + t.count * s.padded, 0, (t.padded() - t.count) * s.padded * sizeof(float));
+}
+
+// Keys [from, from + count) of k or v as f32 rows: in place, or converted into `tile`.
+struct KeyRows {
+  const float* data;
+  size_t stride;
+};
+HWY_INLINE KeyRows LoadKeys(const AttentionShape& s, const RowTile& t, const float* src,
+                            size_t from, size_t count, bool whole_vectors, float* tile) {
+  const float* first = src + s.KeyOffset(t.batch, t.head, from);
+  if (!whole_vectors || s.d % hn::Lanes(F32()) == 0) return {first, s.key_stride()};
+  for (size_t j = 0; j < count; ++j) {
+    RowToF32(first + j * s.key_stride(), s.d, 1, tile + j * s.padded, s.padded);
+  }
+  return {tile, s.padded};
+}
+HWY_INLINE KeyRows LoadKeys(const AttentionShape& s, const RowTile& t, const hwy::bfloat16_t* src,
+                            size_t from, size_t count, bool /*whole_vectors*/, float* tile) {
+  const hwy::bfloat16_t* first = src + s.KeyOffset(t.batch, t.head, from);
+  for (size_t j = 0; j < count; ++j) {
+    RowToF32(first + j * s.key_stride(), s.d, 1, tile + j * s.padded, s.padded);
+  }
+  return {tile, s.padded};
+}
+
+// scores [count][kRowTile] of keys from `from` on: what a row does not see becomes −inf.
+HWY_INLINE void MaskScores(const RowTile& t, int32_t from, size_t count, float* scores) {
+  const F32 d;
+  const hn::RebindToSigned<F32> di;
+  const VF32 minus_inf = hn::Neg(hn::Inf(d));
+  for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
+    const auto lo = hn::LoadU(di, t.lo + c), hi = hn::LoadU(di, t.hi + c);
+    for (size_t j = 0; j < count; ++j) {
+      const auto key = hn::Set(di, from + static_cast<int32_t>(j));
+      const auto seen = hn::And(hn::Ge(key, lo), hn::Le(key, hi));
+      float* p = scores + j * kRowTile + c;
+      hn::StoreU(hn::IfThenElse(hn::RebindMask(d, seen), hn::LoadU(d, p), minus_inf), d, p);
+    }
+  }
+}
+
+// scores → P; updates the running max and sum, alpha ← exp(old max − new max).
+HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, float* max,
+                              float* sum, float* alpha) {
+  const F32 d;
+  const VF32 minus_inf = hn::Neg(hn::Inf(d));
+  for (size_t c = 0; c < padded_rows; c += hn::Lanes(d)) {
+    float* column = scores + c;
+    VF32 m0 = hn::LoadU(d, max + c), m1 = m0;
+    const VF32 old_max = m0;
+    size_t j = 0;
+    for (; j + 2 <= count; j += 2) {
+      m0 = hn::Max(m0, hn::LoadU(d, column + j * kRowTile));
+      m1 = hn::Max(m1, hn::LoadU(d, column + (j + 1) * kRowTile));
+    }
+    if (j < count) m0 = hn::Max(m0, hn::LoadU(d, column + j * kRowTile));
+    const VF32 new_max = hn::Max(m0, m1);
+    // A row that has seen nothing yet: exp(−inf − 0) = 0 instead of exp(−inf + inf).
+    const VF32 base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
+    const VF32 factor = Exp(d, hn::Sub(old_max, base));
+    VF32 s0 = hn::Zero(d), s1 = hn::Zero(d);
+    j = 0;
+    for (; j + 2 <= count; j += 2) {
+      const VF32 p0 = Exp(d, hn::Sub(hn::LoadU(d, column + j * kRowTile), base));
+      const VF32 p1 = Exp(d, hn::Sub(hn::LoadU(d, column + (j + 1) * kRowTile), base));
+      s0 = hn::Add(s0, p0);
+      s1 = hn::Add(s1, p1);
+      hn::StoreU(p0, d, column + j * kRowTile);
+      hn::StoreU(p1, d, column + (j + 1) * kRowTile);
+    }
+    if (j < count) {
+      const VF32 p0 = Exp(d, hn::Sub(hn::LoadU(d, column + j * kRowTile), base));
+      s0 = hn::Add(s0, p0);
+      hn::StoreU(p0, d, column + j * kRowTile);
+    }
+    hn::StoreU(new_max, d, max + c);
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + c), factor, hn::Add(s0, s1)), d, sum + c);
+    hn::StoreU(factor, d, alpha + c);
+  }
+}
+
+template <class T>
+HWY_INLINE void ForwardTile(const AttentionForwardArgs& args, const AttentionShape& s,
+                            const RowTile& t, float* scratch) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d), rows = t.padded();
+  const ForwardTileScratch w(s, scratch);
+  LoadRows(s, t, args.q.as<const T>(), s.scale, w.q);
+  TransposeTile(w.q, s.padded, rows, s.padded, w.q_t, kRowTile);
+  std::memset(w.out_t, 0, s.padded * kRowTile * sizeof(float));
+  for (size_t c = 0; c < rows; c += lanes) {
+    hn::StoreU(hn::Neg(hn::Inf(d)), d, w.max + c);
+    hn::StoreU(hn::Zero(d), d, w.sum + c);
+  }
+  for (int32_t from = t.begin; from < t.end; from += static_cast<int32_t>(kKeyTile)) {
+    const int32_t to = std::min(t.end, from + static_cast<int32_t>(kKeyTile));
+    const RowTile::Visible visible = t.Sees(from, to);
+    if (visible == RowTile::Visible::kNone) continue;
+    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
+    const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
+    TileGemm(count, rows, s.d, {k.data, k.stride, 1}, w.q_t, kRowTile, w.scores, kRowTile, false);
+    if (visible == RowTile::Visible::kSome) MaskScores(t, from, count, w.scores);
+    OnlineSoftmax(rows, count, w.scores, w.max, w.sum, w.alpha);
+    for (size_t c = 0; c < rows; c += lanes) {
+      const VF32 factor = hn::LoadU(d, w.alpha + c);
+      if (hn::AllTrue(d, hn::Eq(factor, hn::Set(d, 1.0f)))) continue;
+      for (size_t i = 0; i < s.d; ++i) {
+        float* p = w.out_t + i * kRowTile + c;
+        hn::StoreU(hn::Mul(hn::LoadU(d, p), factor), d, p);
+      }
+    }
+    const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
+    TileGemm(s.d, rows, count, {v.data, 1, v.stride}, w.scores, kRowTile, w.out_t, kRowTile, true);
+  }
+  TransposeTile(w.out_t, kRowTile, s.padded, rows, w.q, s.padded);
+  for (size_t r = 0; r < t.count; ++r) {
+    const float sum = w.sum[r];
+    RowFromF32(w.q + r * s.padded, s.d, sum == 0 ? 0.0f : 1 / sum,
+               args.y.as<T>() + s.QueryOffset(t.batch, t.head, t.first + r));
+    if (args.lse) {
+      args.lse.as<float>()[s.LseOffset(t.batch, t.head, t.first + r)] =
+          sum == 0 ? -std::numeric_limits<float>::infinity() : w.max[r] + std::log(sum);
+    }
+  }
+}
+
+// ---- decode: few rows, many keys ---------------------------------------------------------------
+
+// scores[r·kKeyTile + j] = q[r]·k[j] for kRows rows; lanes run along d, each key is read once.
+template <size_t kRows>
+HWY_NOINLINE void DotRows(size_t used, size_t padded, size_t count, const float* HWY_RESTRICT q,
+                          KeyRows k, float* HWY_RESTRICT scores) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  for (size_t j = 0; j < count; ++j) {
+    const float* HWY_RESTRICT key = k.data + j * k.stride;
+    VF32 acc[kRows];
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < kRows; ++r) acc[r] = hn::Zero(d);
+    for (size_t i = 0; i < used; i += lanes) {
+      const VF32 kv = hn::LoadU(d, key + i);
+      HWY_UNROLL(4)
+      for (size_t r = 0; r < kRows; ++r) {
+        acc[r] = hn::MulAdd(kv, hn::LoadU(d, q + r * padded + i), acc[r]);
+      }
+    }
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < kRows; ++r) scores[r * kKeyTile + j] = hn::ReduceSum(d, acc[r]);
+  }
+}
+
+// One row's softmax step over scores[0, count), lanes along the keys; entries outside
+// [lo, hi] are −inf. Returns the rescaling factor of what was summed before.
+HWY_INLINE float OnlineSoftmaxRow(size_t count, float* scores, float* max, float* sum) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const VF32 minus_inf = hn::Neg(hn::Inf(d));
+  const size_t whole = RoundUp(count, lanes);  // kKeyTile is a multiple of lanes
+  for (size_t j = count; j < whole; ++j) scores[j] = -std::numeric_limits<float>::infinity();
+  VF32 m = minus_inf;
+  for (size_t j = 0; j < whole; j += lanes) m = hn::Max(m, hn::LoadU(d, scores + j));
+  const float new_max = std::max(*max, hn::ReduceMax(d, m));
+  const float base = new_max == -std::numeric_limits<float>::infinity() ? 0.0f : new_max;
+  VF32 total = hn::Zero(d);
+  for (size_t j = 0; j < whole; j += lanes) {
+    const VF32 p = Exp(d, hn::Sub(hn::LoadU(d, scores + j), hn::Set(d, base)));
+    hn::StoreU(p, d, scores + j);
+    total = hn::Add(total, p);
+  }
+  const float factor = std::exp(*max - base);
+  *sum = *sum * factor + hn::ReduceSum(d, total);
+  *max = new_max;
+  return factor;
+}
+
+// The part of keys [chunk_begin, chunk_end) in the result of a tile of at most kDecodeRows rows.
+template <class T>
+HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionShape& s,
+                            const RowTile& t, int32_t chunk_begin, int32_t chunk_end,
+                            float* scratch, DecodePartial out) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const size_t used = RoundUp(s.d, lanes);  // of a padded row
+  float* q = scratch;
+  float* keys = q + kDecodeRows * s.padded;
+  float* scores = keys + kKeyTile * s.padded;
+  for (size_t r = 0; r < t.count; ++r) {
+    RowToF32(args.q.as<const T>() + s.QueryOffset(t.batch, t.head, t.first + r), s.d, s.scale,
+             q + r * s.padded, s.padded);
+    out.max[r] = -std::numeric_limits<float>::infinity();
+    out.sum[r] = 0;
+  }
+  std::memset(out.out, 0, t.count * s.padded * sizeof(float));
+  const int32_t end = std::min(t.end, chunk_end);
+  for (int32_t from = std::max(t.begin, chunk_begin); from < end;
+       from += static_cast<int32_t>(kKeyTile)) {
+    const int32_t to = std::min(end, from + static_cast<int32_t>(kKeyTile));
+    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
+    const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, true, keys);
+    for (size_t r = 0; r < t.count;) {
+      const size_t block = std::min<size_t>(4, t.count - r);
+      const float* qr = q + r * s.padded;
+      float* sr = scores + r * kKeyTile;
+      switch (block) {
+        case 4:
+          DotRows<4>(used, s.padded, count, qr, k, sr);
+          break;
+        case 3:
+          DotRows<3>(used, s.padded, count, qr, k, sr);
+          break;
+        case 2:
+          DotRows<2>(used, s.padded, count, qr, k, sr);
+          break;
+        default:
+          DotRows<1>(used, s.padded, count, qr, k, sr);
+          break;
+      }
+      r += block;
+    }
+    for (size_t r = 0; r < t.count; ++r) {
+      float* sr = scores + r * kKeyTile;
+      for (int32_t j = from; j < to; ++j) {
+        if (j < t.lo[r] || j > t.hi[r]) sr[j - from] = -std::numeric_limits<float>::infinity();
+      }
+      const float factor = OnlineSoftmaxRow(count, sr, out.max + r, out.sum + r);
+      if (factor == 1) continue;
+      float* o = out.out + r * s.padded;
+      for (size_t i = 0; i < used; i += lanes) {
+        hn::StoreU(hn::Mul(hn::LoadU(d, o + i), hn::Set(d, factor)), d, o + i);
+      }
+    }
+    const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, true, keys);
+    TileGemm(t.count, s.d, count, {scores, kKeyTile, 1}, v.data, v.stride, out.out, s.padded, true);
+  }
+}
+
+// y and lse of a tile from the partial results of its chunks, which lie `stride` floats apart.
+template <class T>
+HWY_INLINE void CombineChunks(const AttentionForwardArgs& args, const AttentionShape& s,
+                              const RowTile& t, float* partials, size_t stride, size_t chunks) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const DecodePartial total(s, partials);  // the first chunk becomes the total
+  for (size_t r = 0; r < t.count; ++r) {
+    float max = total.max[r];
+    for (size_t c = 1; c < chunks; ++c) {
+      max = std::max(max, DecodePartial(s, partials + c * stride).max[r]);
+    }
+    const float base = max == -std::numeric_limits<float>::infinity() ? 0.0f : max;
+    float* o = total.out + r * s.padded;
+    float sum = 0;
+    for (size_t c = 0; c < chunks; ++c) {
+      const DecodePartial part(s, partials + c * stride);
+      const float factor = std::exp(part.max[r] - base);
+      sum += factor * part.sum[r];
+      const float* p = part.out + r * s.padded;
+      for (size_t i = 0; i < s.d; i += lanes) {
+        const VF32 term = hn::Mul(hn::Set(d, factor), hn::LoadU(d, p + i));
+        hn::StoreU(c == 0 ? term : hn::Add(term, hn::LoadU(d, o + i)), d, o + i);
+      }
+    }
+    RowFromF32(o, s.d, sum == 0 ? 0.0f : 1 / sum,
+               args.y.as<T>() + s.QueryOffset(t.batch, t.head, t.first + r));
+    if (args.lse) {
+      args.lse.as<float>()[s.LseOffset(t.batch, t.head, t.first + r)] =
+          sum == 0 ? -std::numeric_limits<float>::infinity() : base + std::log(sum);
+    }
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lora::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif  // toggle

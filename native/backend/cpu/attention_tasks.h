@@ -1,0 +1,166 @@
+// What the tiles of attention_forward and attention_backward have in common: the sizes of a tile,
+// the shape of a call, and which keys a row sees.
+//
+// The query heads of one kv head are taken together: row r of a (batch, kv head) is query r /
+// group, head r % group, so a tile of rows reads each key once for all heads of its group, and a
+// decode step is a tile of `group` rows. Rows lie in the lanes of a vector: scores are kept
+// transposed, [key][row], so that softmax needs no horizontal step and k and v are read as they lie
+// in memory, one broadcast per element.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/ops.h"
+
+namespace lora::cpu {
+
+constexpr size_t kTilePad = 16;  // lanes of the widest target
+constexpr size_t kRowTile = 64;
+constexpr size_t kKeyTile = 64;
+constexpr size_t kDecodeRows = 8;     // at most this many rows per kv head go the decode way
+constexpr size_t kDecodeChunk = 128;  // keys per task of the decode way; a multiple of kKeyTile
+
+constexpr size_t RoundUp(size_t n, size_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
+struct AttentionShape {
+  size_t batch = 0, queries = 0, q_heads = 0, kv_heads = 0, group = 0, capacity = 0;
+  size_t d = 0, padded = 0;  // head dim, and rounded up to kTilePad
+  size_t rows = 0;           // per (batch, kv head): queries · group
+  int64_t kv_length = 0, q_offset = 0, window = 0;
+  float scale = 1;
+  const int32_t* key_begin = nullptr;
+
+  AttentionShape(const TensorView& q, const TensorView& k, const TensorView& key_begin_view,
+                 int64_t kv_length, int64_t q_offset, int64_t window, float scale)
+      : batch(static_cast<size_t>(q.dim(0))),
+        queries(static_cast<size_t>(q.dim(1))),
+        q_heads(static_cast<size_t>(q.dim(2))),
+        kv_heads(static_cast<size_t>(k.dim(2))),
+        group(kv_heads == 0 ? 0 : q_heads / kv_heads),
+        capacity(static_cast<size_t>(k.dim(1))),
+        d(static_cast<size_t>(q.dim(3))),
+        padded(RoundUp(d, kTilePad)),
+        rows(queries * group),
+        kv_length(kv_length),
+        q_offset(q_offset),
+        window(window),
+        scale(scale),
+        key_begin(key_begin_view ? key_begin_view.as<const int32_t>() : nullptr) {}
+
+  bool empty() const { return batch == 0 || rows == 0 || d == 0; }
+  size_t pairs() const { return batch * kv_heads; }
+  size_t row_tiles() const { return (rows + kRowTile - 1) / kRowTile; }
+
+  size_t QueryOffset(size_t b, size_t h, size_t row) const {  // of q, y, g, dq, in elements
+    return ((b * queries + row / group) * q_heads + h * group + row % group) * d;
+  }
+  size_t KeyOffset(size_t b, size_t h, size_t key) const {  // of k, v, dk, dv
+    return ((b * capacity + key) * kv_heads + h) * d;
+  }
+  size_t key_stride() const { return kv_heads * d; }
+  size_t LseOffset(size_t b, size_t h, size_t row) const {
+    return (b * q_heads + h * group + row % group) * queries + row / group;
+  }
+};
+
+// Rows [first, first + count) of (batch, head), and the keys lo[r] ≤ j ≤ hi[r] that each sees. Rows
+// up to the next multiple of kTilePad exist as padding and see nothing.
+struct RowTile {
+  size_t batch, head, first, count;
+  int32_t lo[kRowTile], hi[kRowTile];
+  int32_t begin, end;  // every visible key is in [begin, end)
+
+  RowTile(const AttentionShape& s, size_t batch, size_t head, size_t first, size_t count)
+      : batch(batch), head(head), first(first), count(count), begin(INT32_MAX), end(0) {
+    for (size_t r = 0; r < padded(); ++r) {
+      lo[r] = 1;
+      hi[r] = 0;
+      if (r >= count) continue;
+      const size_t query = (first + r) / s.group;
+      const int64_t position = s.q_offset + static_cast<int64_t>(query);
+      int64_t low = s.key_begin ? std::max(s.key_begin[batch * s.queries + query], 0) : 0;
+      if (s.window > 0) low = std::max(low, position - s.window + 1);
+      if (low > position) continue;
+      lo[r] = static_cast<int32_t>(low);
+      hi[r] = static_cast<int32_t>(position);
+      begin = std::min(begin, lo[r]);
+      end = std::max(end, hi[r] + 1);
+    }
+    begin = std::min(begin, end);
+  }
+
+  size_t padded() const { return RoundUp(count, kTilePad); }
+
+  enum class Visible { kNone, kSome, kAll };
+  Visible Sees(int32_t from, int32_t to) const {  // keys [from, to)
+    bool any = false, all = true;
+    for (size_t r = 0; r < count; ++r) {
+      any |= lo[r] < to && hi[r] >= from;
+      all &= lo[r] <= from && hi[r] >= to - 1;
+    }
+    return all ? Visible::kAll : any ? Visible::kSome : Visible::kNone;
+  }
+};
+
+// ---- scratch, in floats; every piece is a multiple of 64 bytes
+// -----------------------------------
+
+constexpr size_t kStatistics = 4 * kRowTile;  // running max, sum, rescaling factor, spare
+
+inline size_t ForwardTileFloats(const AttentionShape& s) {
+  return 3 * kRowTile * s.padded + 2 * kKeyTile * s.padded + kKeyTile * kRowTile + kStatistics;
+}
+struct ForwardTileScratch {
+  float *q, *q_t, *out_t, *keys, *values, *scores, *max, *sum, *alpha;
+  ForwardTileScratch(const AttentionShape& s, float* p) {
+    const size_t rows = kRowTile * s.padded, cols = kKeyTile * s.padded;
+    q = p;
+    q_t = q + rows;
+    out_t = q_t + rows;
+    keys = out_t + rows;
+    values = keys + cols;
+    scores = values + cols;
+    max = scores + kKeyTile * kRowTile;
+    sum = max + kRowTile;
+    alpha = sum + kRowTile;
+  }
+};
+
+// One partial result of the decode way: unscaled output [rows][padded], max and sum of each row.
+inline size_t DecodePartialFloats(const AttentionShape& s) {
+  return kDecodeRows * s.padded + 2 * kTilePad;
+}
+struct DecodePartial {
+  float *out, *max, *sum;
+  DecodePartial(const AttentionShape& s, float* p)
+      : out(p), max(p + kDecodeRows * s.padded), sum(max + kTilePad) {}
+};
+inline size_t DecodeTaskFloats(const AttentionShape& s) {
+  return kDecodeRows * s.padded + kKeyTile * s.padded + kDecodeRows * kKeyTile;
+}
+
+inline size_t BackwardTileFloats(const AttentionShape& s) {
+  return 5 * kRowTile * s.padded + 2 * kKeyTile * s.padded + 2 * kKeyTile * kRowTile + kStatistics;
+}
+struct BackwardTileScratch {
+  float *q, *q_t, *g, *g_t, *dq_t, *keys, *values, *p, *ds, *lse, *delta;
+  BackwardTileScratch(const AttentionShape& s, float* base) {
+    const size_t rows = kRowTile * s.padded, cols = kKeyTile * s.padded;
+    q = base;
+    q_t = q + rows;
+    g = q_t + rows;
+    g_t = g + rows;
+    dq_t = g_t + rows;
+    keys = dq_t + rows;
+    values = keys + cols;
+    p = values + cols;
+    ds = p + kKeyTile * kRowTile;
+    lse = ds + kKeyTile * kRowTile;
+    delta = lse + kRowTile;
+  }
+};
+
+}  // namespace lora::cpu

@@ -1,0 +1,254 @@
+// What the attention and cross entropy kernels share: rows of act elements in and out of f32 tiles,
+// exp, the transposition of a tile, and a product of two tiles. All tiles are f32 in scratch; their
+// rows are padded with zeros to a multiple of kTilePad elements, so that whole vectors of any
+// target may be read and written.
+#if defined(LORA_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_CPU_TILE_INL_H_
+#undef LORA_CPU_TILE_INL_H_
+#else
+#define LORA_CPU_TILE_INL_H_
+#endif
+
+#include <cstdint>
+#include <cstring>
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F32 = hn::CappedTag<float, 16>;  // kTilePad lanes at most
+using VF32 = hn::Vec<F32>;
+
+// ---- act elements ↔ f32 ------------------------------------------------------------------------
+
+HWY_INLINE VF32 LoadAct(F32 d, const float* p) { return hn::LoadU(d, p); }
+HWY_INLINE VF32 LoadAct(F32 d, const hwy::bfloat16_t* p) {
+  return hn::PromoteTo(d, hn::LoadU(hn::Rebind<hwy::bfloat16_t, F32>(), p));
+}
+HWY_INLINE VF32 LoadActN(F32 d, const float* p, size_t n) { return hn::LoadN(d, p, n); }
+HWY_INLINE VF32 LoadActN(F32 d, const hwy::bfloat16_t* p, size_t n) {
+  return hn::PromoteTo(d, hn::LoadN(hn::Rebind<hwy::bfloat16_t, F32>(), p, n));
+}
+HWY_INLINE void StoreAct(F32 d, VF32 v, float* p) { hn::StoreU(v, d, p); }
+HWY_INLINE void StoreAct(F32, VF32 v, hwy::bfloat16_t* p) {
+  const hn::Rebind<hwy::bfloat16_t, F32> db;
+  hn::StoreU(hn::DemoteTo(db, v), db, p);
+}
+HWY_INLINE void StoreActN(F32 d, VF32 v, float* p, size_t n) { hn::StoreN(v, d, p, n); }
+HWY_INLINE void StoreActN(F32, VF32 v, hwy::bfloat16_t* p, size_t n) {
+  const hn::Rebind<hwy::bfloat16_t, F32> db;
+  hn::StoreN(hn::DemoteTo(db, v), db, p, n);
+}
+
+// dst[0, padded) ← scale·src[0, n), then zeros; padded is a multiple of kTilePad.
+template <class T>
+HWY_INLINE void RowToF32(const T* HWY_RESTRICT src, size_t n, float scale, float* HWY_RESTRICT dst,
+                         size_t padded) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const VF32 s = hn::Set(d, scale);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) hn::StoreU(hn::Mul(s, LoadAct(d, src + i)), d, dst + i);
+  if (i < n) {
+    hn::StoreU(hn::Mul(s, LoadActN(d, src + i, n - i)), d, dst + i);
+    i += lanes;
+  }
+  for (; i < padded; i += lanes) hn::StoreU(hn::Zero(d), d, dst + i);
+}
+
+// dst[0, n) ← scale·src[0, n), rounded once.
+template <class T>
+HWY_INLINE void RowFromF32(const float* HWY_RESTRICT src, size_t n, float scale,
+                           T* HWY_RESTRICT dst) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const VF32 s = hn::Set(d, scale);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) StoreAct(d, hn::Mul(s, hn::LoadU(d, src + i)), dst + i);
+  if (i < n) StoreActN(d, hn::Mul(s, hn::LoadN(d, src + i, n - i)), dst + i, n - i);
+}
+
+// ---- exp ---------------------------------------------------------------------------------------
+
+// eˣ to about 1 ulp; 0 below the normal range, +inf above the range, NaN stays NaN. x = n·ln 2 + r
+// with |r| ≤ ln 2 / 2, n rounded by adding 1.5·2²³ (which leaves n in the low bits), e^r by the
+// polynomial of Cephes' expf.
+HWY_INLINE VF32 Exp(F32 d, VF32 x) {
+  const hn::RebindToSigned<F32> di;
+  const VF32 shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), hn::Set(d, 12582912.0f));
+  const VF32 n = hn::Sub(shifted, hn::Set(d, 12582912.0f));
+  VF32 r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
+  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
+  VF32 p = hn::Set(d, 1.9875691500e-4f);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.3981999507e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 8.3334519073e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 4.1665795894e-2f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.6666665459e-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 5.0000001201e-1f));
+  p = hn::MulAdd(hn::Mul(r, r), p, hn::Add(r, hn::Set(d, 1.0f)));
+  const VF32 y =
+      hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
+  const VF32 low = hn::IfThenElse(hn::Lt(x, hn::Set(d, -87.0f)), hn::Zero(d), y);
+  // NaN takes neither branch, and p is NaN; adding to its exponent bits could make it finite.
+  const VF32 high = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.0f)), hn::Inf(d), low);
+  return hn::IfThenElse(hn::IsNaN(x), x, high);
+}
+
+// ---- transposition -----------------------------------------------------------------------------
+
+// dst[j·ldd + i] = src[i·lds + j]; rows and cols are multiples of 4.
+HWY_INLINE void TransposeTile(const float* HWY_RESTRICT src, size_t lds, size_t rows, size_t cols,
+                              float* HWY_RESTRICT dst, size_t ldd) {
+  const hn::FixedTag<float, 4> d;
+  const hn::RepartitionToWide<decltype(d)> dw;
+  for (size_t i = 0; i < rows; i += 4) {
+    for (size_t j = 0; j < cols; j += 4) {
+      const float* HWY_RESTRICT s = src + i * lds + j;
+      const auto r0 = hn::LoadU(d, s), r1 = hn::LoadU(d, s + lds), r2 = hn::LoadU(d, s + 2 * lds),
+                 r3 = hn::LoadU(d, s + 3 * lds);
+      const auto a = hn::BitCast(dw, hn::InterleaveLower(d, r0, r1));
+      const auto b = hn::BitCast(dw, hn::InterleaveLower(d, r2, r3));
+      const auto e = hn::BitCast(dw, hn::InterleaveUpper(d, r0, r1));
+      const auto f = hn::BitCast(dw, hn::InterleaveUpper(d, r2, r3));
+      float* HWY_RESTRICT t = dst + j * ldd + i;
+      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, a, b)), d, t);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, a, b)), d, t + ldd);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, e, f)), d, t + 2 * ldd);
+      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, e, f)), d, t + 3 * ldd);
+    }
+  }
+}
+
+// ---- product of two tiles ----------------------------------------------------------------------
+
+// The register block: kBlockRows × kBlockVecs accumulators, kBlockVecs of B, one broadcast of A.
+#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET_IS_NEON
+constexpr size_t kBlockRows = 6, kBlockVecs = 4;  // 32 registers
+#else
+constexpr size_t kBlockRows = 6, kBlockVecs = 2;  // 16 registers
+#endif
+
+// A(i, k) = a[i·row_step + k·k_step]: either step may be 1, so A may lie transposed.
+struct TileA {
+  const float* data;
+  size_t row_step, k_step;
+};
+
+// Every loop over acc is unrolled in full: otherwise GCC keeps it in memory (a 2.7-fold loss).
+template <size_t kRows, size_t kVecs>
+HWY_NOINLINE void MicroGemm(size_t depth, const float* HWY_RESTRICT a, size_t row_step,
+                            size_t k_step, const float* HWY_RESTRICT b, size_t ldb,
+                            float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  VF32 acc[kRows][kVecs];
+  if (accumulate) {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      HWY_UNROLL(4)
+      for (size_t v = 0; v < kVecs; ++v) acc[i][v] = hn::LoadU(d, c + i * ldc + v * lanes);
+    }
+  } else {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      HWY_UNROLL(4)
+      for (size_t v = 0; v < kVecs; ++v) acc[i][v] = hn::Zero(d);
+    }
+  }
+  for (size_t k = 0; k < depth; ++k) {
+    VF32 bv[kVecs];
+    HWY_UNROLL(4)
+    for (size_t v = 0; v < kVecs; ++v) bv[v] = hn::LoadU(d, b + v * lanes);
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      const VF32 av = hn::Set(d, a[i * row_step]);
+      HWY_UNROLL(4)
+      for (size_t v = 0; v < kVecs; ++v) acc[i][v] = hn::MulAdd(av, bv[v], acc[i][v]);
+    }
+    a += k_step;
+    b += ldb;
+  }
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(4)
+    for (size_t v = 0; v < kVecs; ++v) hn::StoreU(acc[i][v], d, c + i * ldc + v * lanes);
+  }
+}
+
+template <size_t kVecs>
+HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA a, const float* HWY_RESTRICT b,
+                          size_t ldb, float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
+  const size_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+  size_t row = 0;
+  for (size_t block = 0; block < blocks; ++block) {
+    const size_t end = rows * (block + 1) / blocks;  // blocks of nearly the same height
+    const float* pa = a.data + row * a.row_step;
+    float* pc = c + row * ldc;
+#define LORA_MICRO(N) \
+  MicroGemm<N, kVecs>(depth, pa, a.row_step, a.k_step, b, ldb, pc, ldc, accumulate)
+    switch (end - row) {
+      case 6:
+        LORA_MICRO(6);
+        break;
+      case 5:
+        LORA_MICRO(5);
+        break;
+      case 4:
+        LORA_MICRO(4);
+        break;
+      case 3:
+        LORA_MICRO(3);
+        break;
+      case 2:
+        LORA_MICRO(2);
+        break;
+      default:
+        LORA_MICRO(1);
+        break;
+    }
+#undef LORA_MICRO
+    row = end;
+  }
+}
+
+// C [rows × cols] ← A·B, or C + A·B. B(k, j) = b[k·ldb + j]. cols is rounded up to whole vectors:
+// rows of B and C must be padded that far.
+HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA a,
+                         const float* HWY_RESTRICT b, size_t ldb, float* HWY_RESTRICT c, size_t ldc,
+                         bool accumulate) {
+  const size_t lanes = hn::Lanes(F32());
+  const size_t vecs = (cols + lanes - 1) / lanes;
+  const size_t panels = (vecs + kBlockVecs - 1) / kBlockVecs;
+  size_t vec = 0;
+  for (size_t panel = 0; panel < panels; ++panel) {
+    const size_t end = vecs * (panel + 1) / panels;
+    const float* pb = b + vec * lanes;
+    float* pc = c + vec * lanes;
+    switch (end - vec) {
+#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET_IS_NEON
+      case 4:
+        GemmPanel<4>(rows, depth, a, pb, ldb, pc, ldc, accumulate);
+        break;
+      case 3:
+        GemmPanel<3>(rows, depth, a, pb, ldb, pc, ldc, accumulate);
+        break;
+#endif
+      case 2:
+        GemmPanel<2>(rows, depth, a, pb, ldb, pc, ldc, accumulate);
+        break;
+      default:
+        GemmPanel<1>(rows, depth, a, pb, ldb, pc, ldc, accumulate);
+        break;
+    }
+    vec = end;
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lora::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif  // toggle
