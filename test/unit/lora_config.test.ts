@@ -1,0 +1,230 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { readJson } from '../../lib/formats/json';
+import { fromPeftJson, normalizeLoRAConfig, toPeftJson, type LoRAConfigInput } from '../../lib/peft/config';
+import { describeWithData } from '../support/shared_data';
+
+const defaults = {
+  r: 8,
+  loraAlpha: 8,
+  loraDropout: 0,
+  targetModules: ['q_proj', 'v_proj'],
+  excludeModules: null,
+  layersToTransform: null,
+  layersPattern: null,
+  rankPattern: {},
+  alphaPattern: {},
+  useRslora: false,
+  bias: 'none',
+  initLoraWeights: true,
+};
+/** What a current PEFT writes beside the supported fields, all of it neutral. */
+const neutral = {
+  alora_invocation_tokens: null,
+  arrow_config: null,
+  auto_mapping: null,
+  base_model_name_or_path: 'org/name',
+  corda_config: null,
+  ensure_weight_tying: false,
+  fan_in_fan_out: false,
+  inference_mode: true,
+  layer_replication: null,
+  loftq_config: {},
+  lora_bias: false,
+  megatron_config: null,
+  megatron_core: 'megatron.core',
+  modules_to_save: [],
+  peft_type: 'LORA',
+  peft_version: '0.21.2',
+  qalora_group_size: 16,
+  revision: null,
+  target_parameters: null,
+  task_type: 'CAUSAL_LM',
+  use_dora: false,
+};
+
+describe('normalizeLoRAConfig', () => {
+  test("fills in PEFT's defaults", () => {
+    expect(normalizeLoRAConfig()).toEqual(defaults);
+    expect(normalizeLoRAConfig({ targetModules: null, excludeModules: [], layersToTransform: [] })).toEqual(
+      defaults,
+    );
+  });
+
+  test('brings the short spellings into one form', () => {
+    const config = normalizeLoRAConfig({
+      layersToTransform: 0,
+      layersPattern: 'layers',
+      initLoraWeights: 'gaussian',
+    });
+    expect(config).toMatchObject({
+      layersToTransform: [0],
+      layersPattern: ['layers'],
+      initLoraWeights: 'gaussian',
+    });
+  });
+
+  const bad: [object, string][] = [
+    [{ rank: 4 }, `unknown option 'rank'; did you mean 'r'?`],
+    [{ alpha: 4 }, `unknown option 'alpha'; did you mean 'loraAlpha'?`],
+    [{ lora_dropout: 0 }, `unknown option 'lora_dropout'; did you mean 'loraDropout'?`],
+    [{ targetModule: 'x' }, `unknown option 'targetModule'; did you mean 'targetModules'?`],
+    [{ r: 0 }, 'expected r to be a positive integer but received 0'],
+    [{ r: 1.5 }, 'expected r to be a positive integer but received 1.5'],
+    [{ r: null }, 'expected r to be a positive integer but received null'],
+    [{ loraAlpha: NaN }, 'expected loraAlpha to be a number but received NaN'],
+    [{ loraDropout: 1 }, 'expected loraDropout to be a number from 0 up to, but not, 1 but received 1'],
+    [
+      { targetModules: [] },
+      `expected targetModules to be a list of module names or a regular expression, or 'all-linear' but received []`,
+    ],
+    [{ targetModules: '(' }, /^expected targetModules to be a regular expression \(.*\) but received '\('$/],
+    [{ targetModules: [1] }, /^expected targetModules to be a list of module names/],
+    [{ excludeModules: 3 }, /^expected excludeModules to be a list of module names/],
+    [{ layersToTransform: [-1] }, /^expected layersToTransform to be a layer index or a list of them/],
+    [
+      { layersToTransform: 1, targetModules: 'all-linear' },
+      /^expected layersToTransform to be nothing beside targets that are not a list/,
+    ],
+    [
+      { layersPattern: 'h' },
+      "expected layersPattern to be nothing without layers to transform but received 'h'",
+    ],
+    [
+      { rankPattern: { q_proj: 0 } },
+      /^expected rankPattern to be an object of patterns and positive integers/,
+    ],
+    [{ rankPattern: { '(': 1 } }, /^expected rankPattern to be a regular expression/],
+    [{ alphaPattern: { q_proj: '1' } }, /^expected alphaPattern to be an object of patterns and numbers/],
+    [{ useRslora: 1 }, 'expected useRslora to be true or false but received 1'],
+    [{ bias: 'all' }, `expected bias to be 'none' (biases are not trained here) but received 'all'`],
+    [
+      { initLoraWeights: 'pissa' },
+      `expected initLoraWeights to be true, false or 'gaussian' but received 'pissa'`,
+    ],
+  ];
+  test.each(bad)('refuses %j', (input, sentence) => {
+    let error: unknown;
+    try {
+      normalizeLoRAConfig(input as LoRAConfigInput);
+    } catch (caught) {
+      error = caught;
+    }
+    expect(error).toMatchObject({ code: 'ERR_ARGUMENT', op: 'LoRAConfig' });
+    const message = (error as Error).message.replace('[LoRAConfig] ', '');
+    if (typeof sentence === 'string') expect(message).toBe(sentence);
+    else expect(message).toMatch(sentence);
+  });
+});
+
+describe('fromPeftJson', () => {
+  test('takes what is neutral and keeps it', () => {
+    const { config, raw } = fromPeftJson({ ...neutral, r: 4, lora_alpha: 2.5, a_field_of_tomorrow: null });
+    expect(config).toEqual({ ...defaults, r: 4, loraAlpha: 2.5 });
+    expect(raw).toMatchObject({ a_field_of_tomorrow: null, qalora_group_size: 16 });
+  });
+
+  test('needs nothing but the type', () => {
+    expect(fromPeftJson({ peft_type: 'LORA' }).config).toEqual(defaults);
+  });
+
+  const bad: [object, string][] = [
+    [{ use_dora: true }, 'has use_dora true, which is not supported'],
+    [{ modules_to_save: ['lm_head'] }, 'has modules_to_save ["lm_head"], which is not supported'],
+    [{ layer_replication: [[0, 2]] }, 'has layer_replication [[0,2]], which is not supported'],
+    [{ fan_in_fan_out: true }, 'has fan_in_fan_out true, which is not supported'],
+    [{ qalora_group_size: 32 }, 'has qalora_group_size 32, which is not supported'],
+    [{ a_field_of_tomorrow: 0 }, 'has a_field_of_tomorrow 0, which is not supported'],
+    [{ task_type: 'SEQ_CLS' }, 'has task_type "SEQ_CLS", which is not supported'],
+    [{ peft_version: 3 }, 'has peft_version 3, which is of the wrong type'],
+    [{ bias: 'all' }, `has bias "all", expected 'none' (biases are not trained here)`],
+    [{ init_lora_weights: 'pissa' }, `has init_lora_weights "pissa", expected true, false or 'gaussian'`],
+    [{ r: '8' }, 'has r "8", expected a positive integer'],
+    [
+      { rank_pattern: ['q_proj'] },
+      'has rank_pattern ["q_proj"], expected an object of patterns and positive integers',
+    ],
+    [{ use_rslora: 'yes' }, 'has use_rslora "yes", expected true or false'],
+    [{ constructor: 1 }, 'has constructor 1, which is not supported'],
+    [{ peft_type: 'LOHA' }, 'has peft_type "LOHA", and only "LORA" is supported'],
+  ];
+  test.each(bad)('refuses %j', (fields, sentence) => {
+    expect(() => fromPeftJson({ ...neutral, ...fields }, 'dir/adapter_config.json')).toThrow(
+      expect.objectContaining({ code: 'ERR_ADAPTER', message: `dir/adapter_config.json ${sentence}` }),
+    );
+  });
+
+  test('refuses what is not the configuration of a PEFT adapter', () => {
+    expect(() => fromPeftJson([])).toThrow('adapter_config.json is not a JSON object');
+    expect(() => fromPeftJson({ r: 8 })).toThrow('has no peft_type');
+    expect(() => fromPeftJson({ fine_tune_type: 'lora', num_layers: 4 })).toThrow(
+      'is the configuration of an MLX adapter',
+    );
+  });
+});
+
+describe('toPeftJson', () => {
+  test('writes what every PEFT reads, sorted, and reads back the same', () => {
+    const config = normalizeLoRAConfig({
+      r: 4,
+      loraAlpha: 6,
+      targetModules: ['o_proj'],
+      rankPattern: { 'b.*': 2, a: 1 },
+      useRslora: true,
+    });
+    const json = toPeftJson(config, { base_model_name_or_path: 'org/name' });
+    expect(Object.keys(json)).toEqual([...Object.keys(json)].sort());
+    expect(json).toMatchObject({
+      base_model_name_or_path: 'org/name',
+      inference_mode: true,
+      lora_alpha: 6,
+      peft_type: 'LORA',
+      r: 4,
+      task_type: 'CAUSAL_LM',
+    });
+    expect(json).not.toHaveProperty('exclude_modules');
+    // The first pattern that matches wins, so their order is part of the meaning.
+    expect(Object.keys(json['rank_pattern'] as object)).toEqual(['b.*', 'a']);
+    expect(fromPeftJson(json).config).toEqual(config);
+  });
+
+  test('changes only the fields that the configuration changes', () => {
+    const file = {
+      ...neutral,
+      inference_mode: false,
+      target_modules: 'ALL-linear',
+      exclude_modules: [],
+      init_lora_weights: 'Gaussian',
+      a_field_of_tomorrow: {},
+    };
+    const { config, raw } = fromPeftJson(file);
+    const json = toPeftJson({ ...config, r: 3 }, raw);
+    expect(json).toMatchObject({ ...file, inference_mode: true, r: 3 });
+    expect(file.inference_mode).toBe(false);
+  });
+
+  test('writes the targets that null stood for', () => {
+    const { config, raw } = fromPeftJson({ ...neutral, target_modules: null });
+    expect(toPeftJson(config, raw)['target_modules']).toEqual(['q_proj', 'v_proj']);
+  });
+});
+
+describeWithData('configurations that PEFT wrote', 'golden', (data) => {
+  const names = readdirSync(data).filter((name) => existsSync(join(data, name, 'adapter_init')));
+  const refused: Record<string, RegExp> = {
+    'stories260K-dora': /has use_dora true, which is not supported$/,
+    'tiny-qwen3-modules-to-save': /has modules_to_save \["lm_head"\], which is not supported$/,
+  };
+  test.each(names)('%s', async (name) => {
+    const json = (await readJson(join(data, name, 'adapter_init', 'adapter_config.json'))) as Record<
+      string,
+      unknown
+    >;
+    if (refused[name]) {
+      expect(() => fromPeftJson(json)).toThrow(refused[name]);
+    } else {
+      const { config, raw } = fromPeftJson(json);
+      expect(toPeftJson(config, raw)).toEqual(json);
+    }
+  });
+});

@@ -1,0 +1,208 @@
+import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { readJson } from '../../lib/formats/json';
+import { openSafetensors } from '../../lib/formats/safetensors';
+import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../../lib/peft/config';
+import { resolveTargets, unmatchedTargets, type ModulePath } from '../../lib/peft/matching';
+import { fullMatch } from '../../lib/peft/python_regex';
+import { describeWithData } from '../support/shared_data';
+
+function llama(layers: number): ModulePath[] {
+  const inLayer = [
+    'self_attn.q_proj',
+    'self_attn.k_proj',
+    'self_attn.v_proj',
+    'self_attn.o_proj',
+    'mlp.gate_proj',
+    'mlp.up_proj',
+    'mlp.down_proj',
+  ];
+  const modules = Array.from({ length: layers }, (_, i) =>
+    inLayer.map((end) => `model.layers.${i}.${end}`),
+  ).flat();
+  return [
+    ...modules.map((path) => ({ path, isOutputEmbedding: false })),
+    { path: 'lm_head', isOutputEmbedding: true },
+  ];
+}
+const modules = llama(12);
+const resolve = (input: LoRAConfigInput) => resolveTargets(normalizeLoRAConfig(input), modules);
+/** Layers and last parts of what is matched, in short: 0.q 3.down. */
+const short = (input: LoRAConfigInput): string =>
+  [...resolve(input).keys()]
+    .map((path) => path.replace(/^model\.layers\.(\d+)\.\w+\.(\w+)_proj$/, '$1.$2'))
+    .join(' ');
+
+describe('which modules', () => {
+  const cases: [string, LoRAConfigInput, string][] = [
+    [
+      'a name is the whole path or its end after a dot',
+      { targetModules: ['11.self_attn.q_proj', '_proj', 'lm_head', 'head'] },
+      '11.q lm_head',
+    ],
+    ['a whole path', { targetModules: ['model.layers.3.mlp.down_proj'] }, '3.down'],
+    [
+      'a regular expression must match the whole path',
+      { targetModules: 'model.*[12]\\.self_attn\\.(q|v)_proj' },
+      '1.q 1.v 2.q 2.v 11.q 11.v',
+    ],
+    [
+      'names may be lists of characters that are special in expressions',
+      { targetModules: ['1.mlp.up.proj', 'layers.1.mlp.up_proj'] },
+      '1.up',
+    ],
+    [
+      'excluded names',
+      {
+        targetModules: ['q_proj', 'k_proj'],
+        excludeModules: ['k_proj', 'layers.0.self_attn.q_proj'],
+        layersToTransform: [0, 1],
+      },
+      '1.q',
+    ],
+    [
+      'an excluding expression',
+      { targetModules: 'all-linear', excludeModules: '.*\\.([0-9]|10)\\..*|.*mlp.*' },
+      '11.q 11.k 11.v 11.o',
+    ],
+    ['layers', { targetModules: ['q_proj'], layersToTransform: [1, 11] }, '1.q 11.q'],
+    ['one layer, 0', { targetModules: ['q_proj', 'up_proj'], layersToTransform: 0 }, '0.q 0.up'],
+    [
+      'layers of a list by name',
+      { targetModules: ['q_proj'], layersToTransform: [2], layersPattern: ['blocks', 'layers'] },
+      '2.q',
+    ],
+    [
+      'a whole path is taken whatever the layers',
+      { targetModules: ['model.layers.5.mlp.up_proj', 'q_proj'], layersToTransform: [2] },
+      '2.q 5.up',
+    ],
+    [
+      'so is a module that is in no layer',
+      { targetModules: ['q_proj', 'lm_head'], layersToTransform: [2] },
+      '2.q lm_head',
+    ],
+  ];
+  test.each(cases)('%s', (_, input, expected) => {
+    expect(short(input)).toBe(expected);
+  });
+
+  test('all-linear, in any case, is every module but the output embedding', () => {
+    for (const targetModules of ['all-linear', 'ALL-Linear'])
+      expect([...resolve({ targetModules }).keys()]).toEqual(modules.slice(0, -1).map(({ path }) => path));
+  });
+
+  test('the default is that of the Llama family', () => {
+    expect(resolve({}).size).toBe(24);
+  });
+
+  const nothing: [LoRAConfigInput, string][] = [
+    [
+      { targetModules: ['c_attn'] },
+      'targetModules ["c_attn"] match no linear module of the model; their names end in q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head, as in model.layers.0.self_attn.q_proj',
+    ],
+    [
+      { targetModules: 'q_proj' },
+      'targetModules "q_proj" match no linear module of the model; their names end in',
+    ],
+    [
+      { targetModules: ['q_proj'], excludeModules: ['q_proj'] },
+      'targetModules ["q_proj"] match modules of the model, but excludeModules ["q_proj"] leave none',
+    ],
+    [
+      { targetModules: ['q_proj'], layersToTransform: 99 },
+      'targetModules ["q_proj"] match modules of the model, but layersToTransform [99] leave none',
+    ],
+    [
+      { targetModules: ['q_proj'], layersToTransform: 1, layersPattern: 'h' },
+      'layersToTransform [1], layersPattern ["h"] leave none',
+    ],
+  ];
+  test.each(nothing)('%j match nothing', (input, sentence) => {
+    expect(() => resolve(input)).toThrow(
+      expect.objectContaining({ code: 'ERR_ADAPTER', message: expect.stringContaining(sentence) }),
+    );
+  });
+
+  test('entries that match nothing beside others that do', () => {
+    const config = normalizeLoRAConfig({ targetModules: ['q_proj', 'c_attn', 'q_porj'] });
+    expect(unmatchedTargets(config, modules)).toEqual(['c_attn', 'q_porj']);
+    expect(unmatchedTargets(normalizeLoRAConfig({ targetModules: 'all-linear' }), modules)).toEqual([]);
+  });
+});
+
+describe('ranks and scales', () => {
+  const at = (input: LoRAConfigInput, path: string) =>
+    resolve({ targetModules: 'all-linear', ...input }).get(path);
+
+  test('alpha / r, and alpha / √r with rslora', () => {
+    expect(at({ r: 16, loraAlpha: 8 }, 'model.layers.0.mlp.up_proj')).toEqual({
+      r: 16,
+      alpha: 8,
+      scale: 0.5,
+    });
+    expect(at({ r: 16, loraAlpha: 8, useRslora: true }, 'model.layers.0.mlp.up_proj')).toEqual({
+      r: 16,
+      alpha: 8,
+      scale: 2,
+    });
+  });
+
+  test('patterns match whole parts at the end of a path, and the first one wins', () => {
+    const input = {
+      r: 4,
+      loraAlpha: 8,
+      rankPattern: { 'layers.[34].mlp.up_proj': 9, up_proj: 2, own_proj: 7 },
+      alphaPattern: { '^model.layers.3.mlp.down_proj': 1, 'self_attn\\..*': 3 },
+    };
+    expect(at(input, 'model.layers.3.mlp.up_proj')).toEqual({ r: 9, alpha: 8, scale: 8 / 9 });
+    expect(at(input, 'model.layers.5.mlp.up_proj')?.r).toBe(2);
+    expect(at(input, 'model.layers.3.mlp.down_proj')).toEqual({ r: 4, alpha: 1, scale: 0.25 });
+    expect(at(input, 'model.layers.4.mlp.down_proj')?.alpha).toBe(8);
+    expect(at(input, 'model.layers.4.self_attn.q_proj')?.alpha).toBe(3);
+  });
+});
+
+describe("Python's spelling of regular expressions", () => {
+  const cases: [pattern: string, matches: string[], others: string[]][] = [
+    ['(?P<part>q|k)\\.(?P=part)', ['q.q', 'k.k'], ['q.k']],
+    ['\\Aab\\Z', ['ab'], ['aab']],
+    ['(?i)Q_PROJ', ['q_proj'], ['k_proj']],
+    ['a(?#a comment)b', ['ab'], ['a']],
+    ['[]a]+', [']a]'], ['b']],
+    ['[^]a]', ['b'], [']', 'a']],
+    ['[(?P<x>]+', ['(?P<x>'], ['y']],
+    ['a{,2}', ['', 'aa'], ['aaa']],
+    ['a|ab', ['a', 'ab'], ['abc']],
+    ['(?:a|b)(?=c)c(?<!b)', ['ac'], ['ab']],
+    ['\\[\\]', ['[]'], ['[']],
+  ];
+  test.each(cases)('%s', (pattern, matches, others) => {
+    for (const text of matches) expect([text, fullMatch(pattern).test(text)]).toEqual([text, true]);
+    for (const text of others) expect([text, fullMatch(pattern).test(text)]).toEqual([text, false]);
+  });
+
+  test.each(['(?>a)', '(?(1)a)', '(?x)a', 'a(?i)', 'a++', 'a)(b', '(?i:a)'])('%s is refused', (pattern) => {
+    expect(() => fullMatch(pattern)).toThrow(SyntaxError);
+  });
+});
+
+describeWithData("PEFT's own choice of modules", 'golden', (data) => {
+  const names = readdirSync(data).filter((name) => existsSync(join(data, name, 'adapter_init')));
+  test.each(names)('%s', async (name) => {
+    const dir = join(data, name, 'adapter_init');
+    const raw = (await readJson(join(dir, 'adapter_config.json'))) as object;
+    const { config } = fromPeftJson({ ...raw, use_dora: false, modules_to_save: null });
+    const file = await openSafetensors(join(dir, 'adapter_model.safetensors'));
+    const ranks = new Map<string, number>();
+    for (const [key, { shape }] of file.tensors) {
+      const path = /^base_model\.model\.(.*)\.lora_A\.weight$/.exec(key)?.[1];
+      if (path !== undefined) ranks.set(path, shape[0]!);
+    }
+    file.close();
+    expect(ranks.size).toBeGreaterThan(0);
+    const layers = name.startsWith('stories260K') ? 5 : 2;
+    const resolved = new Map([...resolveTargets(config, llama(layers))].map(([path, { r }]) => [path, r]));
+    expect(new Map([...resolved].sort())).toEqual(new Map([...ranks].sort()));
+  });
+});
