@@ -1,0 +1,100 @@
+"""The text that the bundled base model learns: short documents about people, things and places.
+
+Everything here is ours and random (seeded). Three kinds of document: stories whose later sentences mention again what
+the first ones said (so that the model learns to look back), number facts ("4 is four."), and cards in JSON that stand
+alone. No document turns a sentence into JSON: that is what the LoRA adapter of the example must learn.
+"""
+
+import json
+import random
+
+NAMES = """Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karla Leo Mia Nils Olga Paul Rosa Simon Tilda Uwe Vera
+Willem Yara Zoe Amir Bela Chen Dina Elif Farid Gita Hana Ivan Jin Kofi Lena Marek Nadia Omar Priya""".split()
+ITEMS = """apples pears plums lemons cherries carrots onions pumpkins loaves cakes eggs cups plates spoons candles books
+pencils letters maps keys coats hats shoes scarves buttons baskets boxes bottles lamps chairs flowers roses tulips stones
+shells kites drums bells toys ropes""".split()
+COLOURS = "red green blue yellow white black brown grey pink purple orange golden".split()
+PLACES = "market harbour station school garden bakery library castle bridge museum farm park theatre mill".split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+NUMBERS = "one two three four five six seven eight nine ten eleven twelve".split()
+VERBS = "buys sells finds loses brings paints counts hides wants carries".split()
+WEATHER = "sunny rainy windy cloudy cold warm foggy snowy".split()
+
+
+def count(rng):
+    """A number word from two up, so that the plural nouns above are right."""
+    return rng.choice(NUMBERS[1:])
+
+
+def story(rng):
+    who, other = rng.sample(NAMES, 2)
+    n, colour, item, place, day = count(rng), rng.choice(COLOURS), rng.choice(ITEMS), rng.choice(PLACES), rng.choice(DAYS)
+    things = f"{n} {colour} {item}"
+    opening = [
+        f"{who} {rng.choice(VERBS)} {things} at the {place} on {day}.",
+        f"On {day} {who} {rng.choice(VERBS)} {things} at the {place}.",
+        f"It is {rng.choice(WEATHER)} on {day}. {who} is at the {place} and {rng.choice(VERBS)} {things}.",
+        f"{who} and {other} meet at the {place} on {day}. {who} {rng.choice(VERBS)} {things}.",
+    ]
+    middle = [
+        f"{other} asks: how many {item} are there? {who} says: there are {n} {item}.",
+        f"{other} asks: which colour are the {item}? {who} says: the {item} are {colour}.",
+        f"{other} asks: where was {who} on {day}? {who} was at the {place}.",
+        f"{other} asks: when did {who} go to the {place}? {who} went to the {place} on {day}.",
+        f"{who} gives the {things} to {other}. Now {other} has the {things}.",
+        f"The {things} are in a box. {who} takes the box from the {place} to {other}.",
+        f"{other} looks at the {item} and says: what nice {colour} {item}!",
+        f"{who} likes the {place}. {other} likes the {item}.",
+        f"A sign at the {place} says: {colour} {item}, only on {day}.",
+    ]
+    closing = [
+        f"On {day} evening {who} goes home from the {place}.",
+        f"{who} will never forget the {colour} {item}.",
+        f"Then {other} and {who} count the {item} again: {n}.",
+        f"{who} is happy, and {other} is happy too.",
+    ]
+    return " ".join([rng.choice(opening), *rng.sample(middle, rng.randint(2, 4)), rng.choice(closing)])
+
+
+def number_fact(rng):
+    i = rng.randrange(len(NUMBERS))
+    j = rng.randrange(len(NUMBERS))
+    return " ".join(
+        rng.sample(
+            [
+                f"{i + 1} is {NUMBERS[i]}.",
+                f"{NUMBERS[i].capitalize()} is written {i + 1}.",
+                f"{NUMBERS[j]}: {j + 1}.",
+                f"{NUMBERS[i]} {rng.choice(ITEMS)} are {i + 1} {rng.choice(ITEMS)}.",
+                f"{j + 1} -> {NUMBERS[j]}.",
+            ],
+            3,
+        )
+    )
+
+
+def card(rng):
+    keys = {
+        "name": lambda: rng.choice(NAMES),
+        "age": lambda: rng.randint(5, 80),
+        "likes": lambda: rng.choice(ITEMS),
+        "colour": lambda: rng.choice(COLOURS),
+        "place": lambda: rng.choice(PLACES),
+        "day": lambda: rng.choice(DAYS),
+        "item": lambda: rng.choice(ITEMS),
+        "count": lambda: rng.randint(1, 12),
+        "who": lambda: rng.choice(NAMES),
+    }
+    return json.dumps({key: keys[key]() for key in rng.sample(list(keys), rng.randint(2, 5))})
+
+
+def documents(seed, n):
+    rng = random.Random(seed)
+    for _ in range(n):
+        kind = rng.random()
+        yield story(rng) if kind < 0.8 else number_fact(rng) if kind < 0.9 else card(rng)
+
+
+if __name__ == "__main__":
+    for text in documents(0, 12):
+        print(text)
