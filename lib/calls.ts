@@ -13,8 +13,11 @@ const stacks: string[] = new Array<string>(ringSize).fill('');
 const tags = new Float64Array(ringSize);
 const delivered = new Set<number>();
 let lastTag = 0;
+/** That which the add-on has; 0 outside ops, where an error is thrown at the caller anyway. */
+let currentTag = 0;
 let depth = 0;
 let peeking = false;
+let failedTag = 0;
 let ready: NativeBinding | undefined;
 
 function captureStack(): string {
@@ -31,11 +34,18 @@ function captureStack(): string {
   return text;
 }
 
-function mark(binding: NativeBinding): void {
+function mark(): void {
   lastTag++;
   tags[lastTag % ringSize] = lastTag;
   stacks[lastTag % ringSize] = captureStack();
-  binding.setTag(lastTag);
+}
+
+function use(loaded: NativeBinding, tag: number): NativeBinding {
+  if (tag !== currentTag) {
+    loaded.setTag(tag);
+    currentTag = tag;
+  }
+  return loaded;
 }
 
 /** The frames of the caller: those of this folder are ours. */
@@ -57,28 +67,31 @@ function makeError(code: string, op: string, message: string, tag: number): LoRA
   failedTag = tag;
   return error;
 }
-let failedTag = 0;
 
-/** The add-on, for calls that are not ops (reads, memory, files). */
-export function binding(): NativeBinding {
+function load(): NativeBinding {
   if (ready === undefined) {
     const loaded = native();
     loaded.setErrorFactory(makeError);
+    loaded.setTag(currentTag); // another realm of this process may have left its own
     ready = loaded;
   }
   return ready;
 }
 
+/** The add-on, for calls that are not ops (reads, memory, files). */
+export function binding(): NativeBinding {
+  return use(load(), 0);
+}
+
 /** The add-on, for an op: marks the call unless an outer `entry` has. */
 export function call(): NativeBinding {
-  const loaded = ready ?? binding();
-  if (depth === 0) mark(loaded);
-  return loaded;
+  if (depth === 0) mark();
+  return use(load(), lastTag);
 }
 
 /** Runs a synchronous function whose ops all count as one call by its caller. */
 export function entry<T>(fn: () => T): T {
-  if (depth === 0) mark(binding());
+  if (depth === 0) mark();
   depth++;
   try {
     return fn();

@@ -1,5 +1,5 @@
 /** Tensors from numbers. */
-import { binding } from './calls';
+import { binding, call } from './calls';
 import { deviceName, nativeDevice, type Device } from './device';
 import { bytesPerElement, type DType } from './dtype';
 import { LoRAError } from './errors';
@@ -200,6 +200,6 @@ export function adoptParameter(x: Tensor, name = ''): Parameter {
 /** Zeros (or another value) of a shape. */
 export function filled(shape: readonly number[], value: number, dtype: DType, device: Device): Tensor {
   const handle = binding().alloc(nativeDevice(device), dtype, shape);
-  binding().fill(handle, value);
+  call().fill(handle, value);
   return wrap(handle, dtype, shape, device);
 }

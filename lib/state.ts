@@ -30,7 +30,7 @@ export function restore(op: string, name: string, target: Tensor, source: unknow
   checkSaved(op, name, target.shape, source);
   temporaries(() => {
     const away = source.device !== target.device;
-    const handle = away ? binding().toDevice(source.handle, nativeDevice(target.device)) : source.handle;
+    const handle = away ? call().toDevice(source.handle, nativeDevice(target.device)) : source.handle;
     call().copyInto(handle, target.handle);
     if (away) binding().release(handle);
   });

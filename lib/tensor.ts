@@ -1,7 +1,7 @@
 /** Tensors: a shape, a dtype and a counted reference to memory on a device. */
 import { inspect } from 'node:util';
 import { backward, endEdge, type Edge } from './autograd';
-import { binding } from './calls';
+import { binding, call } from './calls';
 import { deviceName, nativeDevice, type Device } from './device';
 import type { DType } from './dtype';
 import type { NativeTensor } from './binding';
@@ -263,7 +263,7 @@ export class Tensor {
   #widened(op: string): Tensor {
     handleOf(this, op);
     if (this.dtype === 'f32' || this.dtype === 'i32') return alias(this);
-    const handle = binding().unary('copy', 1, this.handle, 'f32');
+    const handle = call().unary('copy', 1, this.handle, 'f32');
     return new Tensor(new Storage(handle), 'f32', this.shape, this.device);
   }
 }

@@ -58,15 +58,16 @@ export function binary(kind: BinaryKind, a: Tensor, other: Tensor | number): Ten
 }
 
 function withNumber(kind: BinaryKind, a: Tensor, value: number): Tensor {
-  if (kind === 'mul') {
+  if (kind === 'mul' && !Number.isNaN(value)) {
     const y = rawUnary('scale', value, a);
     record([a], [y], [], ([g]) => [rawUnary('scale', value, g!)]);
     return y;
   }
   const scalar = fromBytes(new Uint8Array(Float32Array.of(value).buffer), 'f32', [], a.device);
   const y = rawBinary(kind, a, scalar, a.dtype, a.shape);
-  record([a], [y], kind === 'div' ? [scalar] : [], ([g], [s]) => [
-    kind === 'div' ? rawBinary('div', g!, s!, g!.dtype, g!.shape) : g!,
+  const scaled = kind === 'div' || kind === 'mul';
+  record([a], [y], scaled ? [scalar] : [], ([g], [s]) => [
+    scaled ? rawBinary(kind, g!, s!, g!.dtype, g!.shape) : g!,
   ]);
   scalar.dispose();
   return y;

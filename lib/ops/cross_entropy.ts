@@ -6,7 +6,7 @@ import type { FrozenWeight } from '../frozen_weight';
 import { Tensor, wrap } from '../tensor';
 import { check, checkOneOf, checkOptions, numelOf, shapeText } from '../validate';
 import { checkDims, checkFloat, checkIds, checkSameDevice } from './arguments';
-import { rawBinary, rawView } from './raw';
+import { rawBinary } from './raw';
 
 /** One class per row: numbers (nested as the rows are) or an i32 tensor; −100 counts nothing. */
 export type Labels = NestedNumbers | Tensor;
@@ -34,28 +34,22 @@ export function crossEntropy(logits: Tensor, labels: Tensor): LossAndCount {
   checkSameDevice(op, 'labels', labels.device, logits.device);
   check(logits.shape.length >= 1, op, `expected logits of shape [..., vocab] but received []`);
   checkDims(op, 'labels', labels, logits.shape.slice(0, -1), 'that of the rows of logits');
-  const vocab = logits.shape.at(-1)!;
-  const rows = numelOf(logits.shape.slice(0, -1));
-  const [logits2, labels1] = [rawView(logits, 0, [rows, vocab]), rawView(labels, 0, [rows])];
-  const grad = needsGrad([logits]);
+  const rows = numelOf(labels.shape);
   const [lossHandle, countHandle, lseHandle] = call().crossEntropyForward(
-    logits2.handle,
-    labels1.handle,
-    grad,
+    logits.handle,
+    labels.handle,
+    needsGrad([logits]),
   );
   const loss = wrap(lossHandle, 'f32', [], logits.device);
   const count = wrap(countHandle, 'f32', [], logits.device);
   if (lseHandle !== null) {
     const lse = wrap(lseHandle, 'f32', [rows], logits.device);
-    const { shape } = logits;
-    record([logits], [loss], [logits2, labels1, lse], ([g], [x, ids, kept]) => {
+    record([logits], [loss], [logits, labels, lse], ([g], [x, ids, kept]) => {
       const d = call().crossEntropyBackward(x!.handle, ids!.handle, kept!.handle, g!.handle);
-      return [rawView(wrap(d, x!.dtype, x!.shape, x!.device), 0, shape)];
+      return [wrap(d, x!.dtype, x!.shape, x!.device)];
     });
     lse.dispose();
   }
-  logits2.dispose();
-  labels1.dispose();
   return { loss, count };
 }
 

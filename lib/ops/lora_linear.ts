@@ -9,7 +9,7 @@ import type { FrozenWeight } from '../frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor';
 import { check, numelOf, shapeText } from '../validate';
 import { checkDims, checkFloat, checkSameDevice } from './arguments';
-import { rawView, reduceTo } from './raw';
+import { reduceTo } from './raw';
 
 const op = 'lora_linear';
 
@@ -38,25 +38,17 @@ export function loraLinearGroup(x: Tensor, branches: readonly LoraBranch[]): Ten
   check(branches.length > 0, op, 'expected at least one branch');
   branches.forEach((branch) => checkBranch(x, branch));
   const rows = numelOf(x.shape.slice(0, -1));
-  const flat = x.shape.length === 2 ? x : rawView(x, 0, [rows, x.shape.at(-1)!]);
   const wantAB = branches.map((b) => needsGrad([b.up, b.down]));
-  const native = branches.map(nativeBranch);
-  const result = call().loraLinearForward(flat.handle, native, wantAB.includes(true));
-
-  const flats = branches.map((b, i) => wrap(result.y[i]!, x.dtype, [rows, b.weight.rows], x.device));
-  const outputs = flats.map((y, i) => {
-    if (flat === x) return y;
-    const shaped = rawView(y, 0, [...x.shape.slice(0, -1), branches[i]!.weight.rows]);
-    y.dispose();
-    return shaped;
-  });
+  const result = call().loraLinearForward(x.handle, branches.map(nativeBranch), wantAB.includes(true));
+  const outputs = branches.map((b, i) =>
+    wrap(result.y[i]!, x.dtype, [...x.shape.slice(0, -1), b.weight.rows], x.device),
+  );
   const h = branches.map((b, i) => {
     const handle = result.h[i] ?? null;
     return handle === null ? null : wrap(handle, 'f32', [rows, b.down!.shape[0]!], x.device);
   });
-  recordGroup(x, flat, branches, outputs, h, wantAB);
+  recordGroup(x, branches, outputs, h, wantAB);
   for (const t of h) t?.dispose();
-  if (flat !== x) flat.dispose();
   return outputs;
 }
 
@@ -116,7 +108,6 @@ function nativeBranch({ weight, bias, up, down, scale = 1, dropout }: LoraBranch
 
 function recordGroup(
   x: Tensor,
-  flat: Tensor,
   branches: readonly LoraBranch[],
   outputs: readonly Tensor[],
   h: readonly (Tensor | null)[],
@@ -133,7 +124,7 @@ function recordGroup(
   let current: readonly Tensor[] = [];
 
   const wantDx = x.requiresGrad;
-  const keptX = wantAB.includes(true) ? save(flat) : null;
+  const keptX = wantAB.includes(true) ? save(x) : null;
   const kept = branches.map((b, i) => ({
     weight: b.weight.retain(),
     up: save(b.up),
@@ -146,13 +137,12 @@ function recordGroup(
     wantDown: b.down?.requiresGrad ?? false,
   }));
   const { shape, dtype, device } = x;
-  const rows = flat.shape[0]!;
 
   const backward = (grads: (Tensor | null)[], tensors: Tensor[]): (Tensor | null)[] => {
     current = tensors;
     const live = kept.flatMap((b, i) => {
       const g = grads[i];
-      return g ? [{ b, i, g: g.shape.length === 2 ? g : rawView(g, 0, [rows, b.weight.rows]) }] : [];
+      return g ? [{ b, i, g }] : [];
     });
     const result = call().loraLinearBackward(
       keptX?.().handle ?? null,
@@ -170,8 +160,7 @@ function recordGroup(
       wantDx,
       live.map(({ i }) => wantAB[i]!),
     );
-    const dx = result.dx === null ? null : wrap(result.dx, dtype, [rows, shape.at(-1)!], device);
-    const out: (Tensor | null)[] = [dx === null || shape.length === 2 ? dx : rawView(dx, 0, shape)];
+    const out = [result.dx === null ? null : wrap(result.dx, dtype, shape, device)];
     kept.forEach((b, i) => {
       const at = live.findIndex((entry) => entry.i === i);
       const [da, db] = at < 0 ? [null, null] : [result.da[at] ?? null, result.db[at] ?? null];

@@ -1,0 +1,64 @@
+/** Programs that run outside jest's vm realm, against the built bundle. */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+
+const root = resolve(__dirname, '../..');
+
+export interface ChildResult {
+  status: number | null;
+  signal: string | null;
+  stdout: string;
+  stderr: string;
+  /** What the program gave to report(). */
+  report: unknown;
+}
+
+/**
+ * Runs `body`, statements of an async function with `lora` (the package), `gc` and `report(value)`, in a new
+ * process.
+ */
+export function runChild(
+  body: string,
+  { env = {}, nodeArgs = [] }: { env?: Record<string, string>; nodeArgs?: string[] } = {},
+): ChildResult {
+  const bundle = join(root, 'dist/index.js');
+  if (!existsSync(bundle)) throw new Error(`${bundle} is missing: run npm run build:js first`);
+  const dir = mkdtempSync(join(tmpdir(), 'lora-child-'));
+  const file = join(dir, 'program.cjs');
+  const marker = '@report ';
+  writeFileSync(
+    file,
+    `const lora = require(${JSON.stringify(bundle)});
+const report = (value) => process.stdout.write(${JSON.stringify(marker)} + JSON.stringify(value) + '\\n');
+(async () => {
+${body}
+})().catch((error) => {
+  console.error(error);
+  process.exitCode = 1;
+});
+`,
+  );
+  try {
+    const { status, signal, stdout, stderr } = spawnSync(
+      process.execPath,
+      ['--expose-gc', ...nodeArgs, file],
+      { encoding: 'utf8', timeout: 50_000, cwd: root, env: { ...process.env, ...env } },
+    );
+    const line = stdout.split('\n').find((l) => l.startsWith(marker));
+    const report = line === undefined ? undefined : (JSON.parse(line.slice(marker.length)) as unknown);
+    return { status, signal, stdout, stderr, report };
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+}
+
+/** The same for a program that must end well: gives its report. */
+export function childReport(body: string, options: Parameters<typeof runChild>[1] = {}): unknown {
+  const result = runChild(body, options);
+  if (result.status !== 0) {
+    throw new Error(`exit ${result.status ?? result.signal}\n${result.stdout}\n${result.stderr}`);
+  }
+  return result.report;
+}

@@ -1,0 +1,229 @@
+import { AdamW, memoryUsage, parameter, tensor, type Tensor } from '../../lib/index';
+import { expectThrow } from '../support/errors';
+
+const device = 'reference';
+const list = async (t: Tensor | null): Promise<number[]> => [...(await t!.data())];
+
+describe('backward', () => {
+  test('of the documented example', async () => {
+    const x = tensor(
+      [
+        [1, 2],
+        [3, 4],
+      ],
+      { device, requiresGrad: true },
+    );
+    const loss = x.square().mean();
+    expect(await loss.item()).toBe(7.5);
+    loss.backward();
+    expect(await list(x.grad)).toEqual([0.5, 1, 1.5, 2]);
+  });
+
+  test('gradients accumulate over calls', async () => {
+    const w = parameter(tensor([1, 2], { device }));
+    w.mul(3).sum().backward();
+    w.square().sum().backward();
+    expect(await list(w.grad)).toEqual([5, 7]);
+    expect(w.grad!.dtype).toBe('f32');
+  });
+
+  test('a tensor used several times gets the sum', async () => {
+    const x = tensor([2, 3], { device, requiresGrad: true });
+    const y = x.mul(x).add(x).sub(x.mul(5)); // 2x + 1 − 5
+    y.sum().backward();
+    expect(await list(x.grad)).toEqual([0, 2]);
+  });
+
+  test('aliased gradients stay apart', async () => {
+    // add gives one gradient to both sides, and reshape a view of it; a further sum must not write into it.
+    const a = tensor([1, 2], { device, requiresGrad: true });
+    const b = tensor([[3], [4]], { device, requiresGrad: true });
+    const y = a.add(b.reshape([2]));
+    y.add(a.mul(10)).sum().backward();
+    expect(await list(a.grad)).toEqual([11, 11]);
+    expect(await list(b.grad)).toEqual([1, 1]);
+  });
+
+  test('of a non-scalar with its gradient', async () => {
+    const x = tensor([1, 2, 3], { device, requiresGrad: true });
+    const g = tensor([1, 10, 100], { device });
+    x.square().backward(g);
+    expect(await list(x.grad)).toEqual([2, 40, 600]);
+    expect(await list(g)).toEqual([1, 10, 100]);
+    x.mul(1).backward(g);
+    expect(await list(x.grad)).toEqual([3, 50, 700]);
+    expect(await list(g)).toEqual([1, 10, 100]);
+  });
+
+  test('of a leaf', async () => {
+    const x = tensor(3, { device, requiresGrad: true });
+    x.backward();
+    x.backward();
+    expect(await x.grad!.item()).toBe(2);
+  });
+
+  test('mixed dtypes: gradients come in the dtype of the leaf', async () => {
+    const x = tensor([1, 2], { dtype: 'bf16', device, requiresGrad: true });
+    const w = parameter(tensor([3, 4], { device }));
+    const y = x.mul(w);
+    expect(y.dtype).toBe('f32');
+    y.sum().backward();
+    expect([x.grad!.dtype, ...(await list(x.grad))]).toEqual(['bf16', 3, 4]);
+    expect([w.grad!.dtype, ...(await list(w.grad))]).toEqual(['f32', 1, 2]);
+    const half = tensor([1], { dtype: 'f16', device }).add(tensor([1], { dtype: 'bf16', device }));
+    expect(half.dtype).toBe('f32');
+  });
+
+  test('detach cuts the graph', async () => {
+    const w = parameter(tensor([2], { device }));
+    const y = w.square();
+    y.detach().mul(w).sum().backward();
+    expect(await list(w.grad)).toEqual([4]);
+  });
+
+  test('operands may be disposed before', async () => {
+    const x = tensor([1, 2], { device, requiresGrad: true });
+    const c = tensor([3, 4], { device });
+    const y = x.mul(c);
+    const z = y.square();
+    const loss = z.sum();
+    for (const t of [c, y, z]) t.dispose();
+    loss.backward();
+    expect(await list(x.grad)).toEqual([18, 64]);
+  });
+
+  test('nothing of the graph stays alive', () => {
+    const w = parameter(tensor(new Float32Array(1000), { device }));
+    const run = (): void => {
+      const a = w.square();
+      const b = a.mul(w);
+      const loss = b.mean();
+      a.dispose();
+      b.dispose();
+      loss.backward();
+      loss.dispose();
+    };
+    run();
+    const before = memoryUsage();
+    run();
+    expect([memoryUsage().tensors, memoryUsage().bytes]).toEqual([before.tensors, before.bytes]);
+  });
+
+  test('a graph whose outputs are disposed goes without backward', () => {
+    const w = parameter(tensor(new Float32Array(1000), { device }));
+    const before = memoryUsage();
+    const a = w.square();
+    const b = a.mul(w);
+    const loss = b.mean();
+    for (const t of [a, b, loss]) t.dispose();
+    expect([memoryUsage().tensors, memoryUsage().bytes]).toEqual([before.tensors, before.bytes]);
+  });
+
+  test('a long chain does not overflow the stack', () => {
+    const w = parameter(tensor([1], { device }));
+    const chain = (): Tensor => {
+      let y: Tensor = w;
+      for (let i = 0; i < 20_000; i++) {
+        const next = y.reshape([1]);
+        if (y !== w) y.dispose();
+        y = next;
+      }
+      return y;
+    };
+    chain().dispose();
+    chain().backward();
+    expect(w.grad!.itemSync()).toBe(1);
+  });
+});
+
+describe('backward refuses', () => {
+  test('a second time', () => {
+    const w = parameter(tensor([1], { device }));
+    const loss = w.square().sum();
+    loss.backward();
+    const sentence = '[backward] the graph was freed by an earlier backward(); compute the loss again';
+    expectThrow(() => loss.backward(), 'ERR_ARGUMENT', sentence);
+    const shared = w.square();
+    const [a, b] = [shared.sum(), shared.mean()];
+    a.backward();
+    expectThrow(() => b.backward(), 'ERR_ARGUMENT', sentence);
+  });
+
+  test('a graph recorded before a step that changed its parameters', async () => {
+    const w = parameter(tensor([1], { device }), 'w');
+    const other = parameter(tensor([1], { device }), 'other');
+    const optimizer = new AdamW([w], { lr: 0.1 });
+    const [early, untouched] = [w.square().sum(), other.square().sum()];
+    w.mul(2).sum().backward();
+    optimizer.step();
+    expectThrow(
+      () => early.backward(),
+      'ERR_ARGUMENT',
+      "[backward] the parameter 'w' was changed by a step() after this graph was recorded; compute the loss again",
+    );
+    untouched.backward();
+    optimizer.zeroGrad();
+    w.mul(2).sum().backward();
+    expect(await list(w.grad)).toEqual([2]);
+  });
+
+  test('what it cannot do', () => {
+    const x = tensor([1, 2], { device, requiresGrad: true });
+    expectThrow(
+      () => x.square().backward(),
+      'ERR_ARGUMENT',
+      '[backward] expected a tensor of one element, or its gradient as argument, but received [2]',
+    );
+    expectThrow(
+      () => x.square().backward(tensor([1], { device })),
+      'ERR_ARGUMENT',
+      /expected g to be a float tensor of shape \[2\] but received Tensor\(f32 \[1\]/,
+    );
+    expectThrow(() => tensor([1], { device }).backward(), 'ERR_ARGUMENT', /depends on nothing/);
+    const loss = x.sum();
+    loss.dispose();
+    expectThrow(() => loss.backward(), 'ERR_DISPOSED', '[backward] the tensor has been disposed');
+  });
+
+  test('integers and mixed devices in tape ops', () => {
+    const i = tensor([1], { dtype: 'i32', device });
+    const x = tensor([1], { device });
+    expectThrow(
+      () => i.add(1),
+      'ERR_ARGUMENT',
+      /expected the left operand to hold floats but received Tensor\(i32/,
+    );
+    expectThrow(() => x.mul(i), 'ERR_ARGUMENT', /expected the right operand to hold floats/);
+    expectThrow(() => i.sum(), 'ERR_ARGUMENT', /expected the tensor to hold floats/);
+    expectThrow(
+      () => x.add(tensor([1], { device: 'cpu' })),
+      'ERR_ARGUMENT',
+      '[add] expected the right operand on reference but received it on cpu',
+    );
+    expectThrow(
+      () => x.add('1' as never),
+      'ERR_ARGUMENT',
+      "[add] expected a tensor or a number but received '1'",
+    );
+    expectThrow(
+      () => tensor([1, 2], { device }).add(tensor([1, 2, 3], { device })),
+      'ERR_ARGUMENT',
+      '[add] expected shapes that broadcast but received [2] and [3]',
+    );
+    expectThrow(
+      () => x.matmul(x),
+      'ERR_ARGUMENT',
+      '[matmul] expected shapes [.., m, k] and [.., k, n] but received [1] and [1]',
+    );
+    expectThrow(
+      () => x.reshape([2]),
+      'ERR_ARGUMENT',
+      '[reshape] expected a shape of 1 elements for [1] but received [2]',
+    );
+    expectThrow(
+      () => x.sum({ axis: 0 } as never),
+      'ERR_ARGUMENT',
+      /unknown option 'axis'; did you mean 'dim'/,
+    );
+  });
+});
