@@ -50,8 +50,8 @@ async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
   }
 }
 
-/** A piece and the length that it had when the call was made. */
-interface Piece {
+/** A part of a file, and the length that it had when the caller checked it. */
+export interface Piece {
   readonly bytes: Uint8Array;
   readonly length: number;
 }
@@ -86,7 +86,7 @@ async function writePieces(handle: FileHandle, pieces: readonly Piece[], path: s
  */
 export async function writeFileAtomic(
   path: string,
-  data: string | Uint8Array | readonly Uint8Array[],
+  data: string | Uint8Array | readonly Piece[],
 ): Promise<void> {
   await (await stageFile(path, data)).commit();
 }
@@ -100,10 +100,10 @@ export interface StagedFile {
 /** The first half of writeFileAtomic: several files can be staged before the first one gets its name. */
 export async function stageFile(
   path: string,
-  data: string | Uint8Array | readonly Uint8Array[],
+  data: string | Uint8Array | readonly Piece[],
 ): Promise<StagedFile> {
-  const list = typeof data === 'string' ? [Buffer.from(data)] : types.isUint8Array(data) ? [data] : data;
-  const pieces = list.map((bytes) => ({ bytes, length: bytes.length }));
+  const whole = typeof data === 'string' ? Buffer.from(data) : types.isUint8Array(data) ? data : undefined;
+  const pieces = whole === undefined ? (data as readonly Piece[]) : [{ bytes: whole, length: whole.length }];
   const target = await targetOf(path);
   const temporary = siblingOf(target, 'tmp');
   const discard = async (): Promise<void> => rm(temporary, { force: true });

@@ -4,7 +4,7 @@ import type { NativeFile } from '../binding';
 import { binding } from '../calls';
 import { LoRAError } from '../errors';
 import { check, describe } from '../validate';
-import { writeFileAtomic } from './atomic';
+import { writeFileAtomic, type Piece } from './atomic';
 import { dtypeRank, isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes';
 import {
   HeaderError,
@@ -165,7 +165,7 @@ export function serializeSafetensors(
   tensors: ReadonlyMap<string, SafetensorsTensor>,
   metadata: Readonly<Record<string, string>> | null | undefined,
   op: string,
-): Uint8Array[] {
+): Piece[] {
   check(types.isMap(tensors), op, `expected a Map of tensors but received ${describe(tensors)}`);
   for (const [name, tensor] of tensors) checkTensor(name, tensor, op);
   for (const [key, value] of Object.entries(metadata ?? {})) {
@@ -191,7 +191,10 @@ export function serializeSafetensors(
   check(header.length - 8 <= maxHeaderBytes, op, `expected a header of at most ${maxHeaderBytes} bytes`);
   header.writeBigUInt64LE(BigInt(header.length - 8));
   json.copy(header, 8);
-  return [header, ...sorted.map(({ tensor }) => tensor.bytes)];
+  return [header, ...sorted.map(({ tensor }) => tensor.bytes)].map((bytes) => ({
+    bytes,
+    length: bytes.length,
+  }));
 }
 
 function checkTensor(name: string, tensor: SafetensorsTensor, op: string): void {

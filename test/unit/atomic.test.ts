@@ -1,6 +1,6 @@
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { replaceDirectory, stageFile, writeFileAtomic } from '../../lib/formats/atomic';
+import { replaceDirectory, stageFile, writeFileAtomic, type Piece } from '../../lib/formats/atomic';
 import { readJson } from '../../lib/formats/json';
 import { temporaryFolder } from '../support/temporary';
 
@@ -15,13 +15,15 @@ function fresh(): string {
 const detach = ({ buffer }: Uint8Array): void =>
   void structuredClone(buffer, { transfer: [buffer as ArrayBuffer] });
 
+const whole = (...list: Uint8Array[]): Piece[] => list.map((bytes) => ({ bytes, length: bytes.length }));
+
 describe('writeFileAtomic', () => {
   test('writes text, bytes and pieces of any size, and leaves nothing else', async () => {
     const dir = fresh();
     await writeFileAtomic(join(dir, 'text'), 'é');
     await writeFileAtomic(join(dir, 'bytes'), Uint8Array.of(1, 2));
     const pieces = [1, 300_000, 0, 5, 262_144, 262_143, 2].map((n, i) => new Uint8Array(n).fill(i + 1));
-    await writeFileAtomic(join(dir, 'pieces'), pieces);
+    await writeFileAtomic(join(dir, 'pieces'), whole(...pieces));
     expect(readFileSync(join(dir, 'text'), 'utf8')).toBe('é');
     expect([...readFileSync(join(dir, 'bytes'))]).toEqual([1, 2]);
     expect(readFileSync(join(dir, 'pieces')).equals(Buffer.concat(pieces))).toBe(true);
@@ -34,7 +36,7 @@ describe('writeFileAtomic', () => {
     await writeFileAtomic(path, 'old');
     for (const length of [5, 300_000]) {
       const bytes = new Uint8Array(length);
-      const writing = writeFileAtomic(path, [new Uint8Array(300_000), bytes]);
+      const writing = writeFileAtomic(path, whole(new Uint8Array(300_000), bytes));
       detach(bytes);
       await expect(writing).rejects.toMatchObject({
         code: 'ERR_ARGUMENT',

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { readJson } from '../../lib/formats/json';
-import { fromPeftJson, normalizeLoRAConfig, toPeftJson, type LoRAConfigInput } from '../../lib/peft/config';
+import { fromPeftJson, normalizeLoRAConfig, toPeftJson } from '../../lib/peft/config';
 import { describeWithData } from '../support/shared_data';
 
 const defaults = {
@@ -64,7 +64,7 @@ describe('normalizeLoRAConfig', () => {
     });
   });
 
-  const bad: [object, string][] = [
+  const bad: [object, string | RegExp][] = [
     [{ rank: 4 }, `unknown option 'rank'; did you mean 'r'?`],
     [{ alpha: 4 }, `unknown option 'alpha'; did you mean 'loraAlpha'?`],
     [{ lora_dropout: 0 }, `unknown option 'lora_dropout'; did you mean 'loraDropout'?`],
@@ -106,7 +106,7 @@ describe('normalizeLoRAConfig', () => {
   test.each(bad)('refuses %j', (input, sentence) => {
     let error: unknown;
     try {
-      normalizeLoRAConfig(input as LoRAConfigInput);
+      normalizeLoRAConfig(input);
     } catch (caught) {
       error = caught;
     }
