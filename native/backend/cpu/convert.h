@@ -1,0 +1,24 @@
+// Whole rows from and to f32, for operands that several tasks read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/dtype.h"
+
+namespace lora::cpu {
+
+// dst [n] ← src [n] of f32, bf16 or f16, exactly.
+void ConvertToF32(const void* src, DType dtype, size_t n, float* dst);
+// dst [n] of f32, bf16 or f16 ← src [n], rounded to nearest even.
+void ConvertFromF32(const float* src, size_t n, void* dst, DType dtype);
+
+// Towards zero, held to the range; 0 for a NaN.
+int32_t ConvertToInt(double value);
+
+// Fail with ERR_UNSUPPORTED where the CPU backend has no arithmetic for `dtype`: other than f32,
+// bf16 and f16, or other than f32 and bf16.
+void RequireFloat(const char* op, DType dtype);
+void RequireActivation(const char* op, DType dtype);
+
+}  // namespace lora::cpu

@@ -1,0 +1,31 @@
+#include "backend/cpu/embedding.h"
+
+#include "backend/cpu/pack.h"
+#include "backend/cpu/parallel.h"
+#include "core/error.h"
+
+namespace lora::cpu {
+
+size_t EmbeddingScratchBytes(const EmbeddingArgs&, int) { return 0; }
+
+void Embedding(const EmbeddingArgs& args, Scratch, Context& context) {
+  const auto* ids = args.ids.as<const int32_t>();
+  const size_t rows = static_cast<size_t>(args.ids.numel());
+  const size_t row_bytes = static_cast<size_t>(args.weight.cols) * SizeOf(args.y.dtype);
+  // All ids before the first row, so that a failed op has written nothing.
+  for (size_t i = 0; i < rows; ++i) {
+    if (ids[i] < 0 || ids[i] >= args.weight.rows) {
+      Throw("ERR_DATA", "embedding", "expected ids from 0 to ", args.weight.rows - 1,
+            " but received ", ids[i]);
+    }
+  }
+  // A row lies strided in its panel: one cache line for each element.
+  ForRows(context, rows, static_cast<size_t>(args.weight.cols), kCostlyGrain,
+          [&](size_t begin, size_t end) {
+            for (size_t i = begin; i < end; ++i) {
+              UnpackRow(args.weight, ids[i], args.y.as<std::byte>() + i * row_bytes);
+            }
+          });
+}
+
+}  // namespace lora::cpu

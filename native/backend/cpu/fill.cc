@@ -1,0 +1,35 @@
+#include "backend/cpu/fill.h"
+
+#include <algorithm>
+
+#include "backend/cpu/convert.h"
+#include "backend/cpu/parallel.h"
+
+namespace lora::cpu {
+
+size_t FillScratchBytes(const FillArgs&, int) { return 0; }
+
+void Fill(const FillArgs& args, Scratch, Context& context) {
+  const DType dtype = args.y.dtype;
+  if (dtype != DType::kI32) RequireFloat("fill", dtype);
+  ForRange(context, static_cast<size_t>(args.y.numel()), kCheapGrain, kLineElements,
+           [&](size_t begin, size_t end) {
+             const size_t n = end - begin;
+             switch (dtype) {
+               case DType::kI32:
+                 std::fill_n(args.y.as<int32_t>() + begin, n,
+                             ConvertToInt(static_cast<double>(args.value)));
+                 break;
+               case DType::kBF16:
+                 std::fill_n(args.y.as<uint16_t>() + begin, n, BF16FromF32(args.value));
+                 break;
+               case DType::kF16:
+                 std::fill_n(args.y.as<uint16_t>() + begin, n, F16FromF32(args.value));
+                 break;
+               default:
+                 std::fill_n(args.y.as<float>() + begin, n, args.value);
+             }
+           });
+}
+
+}  // namespace lora::cpu

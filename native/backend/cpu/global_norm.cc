@@ -1,0 +1,118 @@
+// norm = √(Σ x²): squares and sums in double, in pieces of a fixed size whose sums are added in
+// order, so that the result does not depend on the threads. Clipping is one multiplication per
+// element, or nothing at all.
+#include "backend/cpu/global_norm.h"
+
+#include <cmath>
+
+#include "backend/cpu/arena.h"
+#include "backend/cpu/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/global_norm.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "backend/cpu/vector-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu {
+namespace HWY_NAMESPACE {
+
+double SumOfSquares(const float* x, size_t n) {
+  const F32 d;
+  const hn::Repartition<double, F32> dd;
+  const size_t lanes = hn::Lanes(d);
+  auto even = hn::Zero(dd), odd = hn::Zero(dd);
+  size_t i = 0;
+  for (; i < n; i += lanes) {
+    const VF32 v = i + lanes <= n ? ReadVec(d, x + i) : ReadPart(d, x + i, n - i);
+    const auto lower = hn::PromoteLowerTo(dd, v), upper = hn::PromoteUpperTo(dd, v);
+    even = hn::MulAdd(lower, lower, even);
+    odd = hn::MulAdd(upper, upper, odd);
+  }
+  return hn::ReduceSum(dd, hn::Add(even, odd));
+}
+
+void ScaleInPlace(float* x, float factor, size_t n) {
+  struct Times {
+    float factor;
+    HWY_INLINE VF32 operator()(F32 d, VF32 v) const { return hn::Mul(v, hn::Set(d, factor)); }
+  };
+  Map(Times{factor}, n, x, x);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lora::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lora::cpu {
+
+HWY_EXPORT(SumOfSquares);
+HWY_EXPORT(ScaleInPlace);
+
+namespace {
+
+constexpr size_t kPiece = 16384;
+
+size_t PiecesOf(const TensorView& tensor) {
+  return (static_cast<size_t>(tensor.numel()) + kPiece - 1) / kPiece;
+}
+
+// fn(data, count, piece) for the pieces [begin, end) of all tensors, numbered in order.
+template <class Fn>
+void ForPieces(const std::vector<TensorView>& tensors, size_t begin, size_t end, const Fn& fn) {
+  size_t first = 0;
+  for (const TensorView& tensor : tensors) {
+    const size_t last = first + PiecesOf(tensor), n = static_cast<size_t>(tensor.numel());
+    for (size_t piece = std::max(first, begin); piece < std::min(last, end); ++piece) {
+      const size_t from = (piece - first) * kPiece;
+      fn(tensor.as<float>() + from, std::min(kPiece, n - from), piece);
+    }
+    first = last;
+  }
+}
+
+size_t AllPieces(const std::vector<TensorView>& tensors) {
+  size_t pieces = 0;
+  for (const TensorView& tensor : tensors) pieces += PiecesOf(tensor);
+  return pieces;
+}
+
+}  // namespace
+
+size_t GlobalNormScratchBytes(const GlobalNormArgs& args, int) {
+  Arena arena;
+  arena.Take<double>(AllPieces(args.tensors));
+  return arena.bytes();
+}
+
+void GlobalNorm(const GlobalNormArgs& args, Scratch scratch, Context& context) {
+  const size_t pieces = AllPieces(args.tensors);
+  Arena arena(scratch);
+  double* sums = arena.Take<double>(pieces);
+  ForRange(context, pieces, 2, 1, [&](size_t begin, size_t end) {
+    ForPieces(args.tensors, begin, end, [&](const float* x, size_t n, size_t piece) {
+      sums[piece] = HWY_DYNAMIC_DISPATCH(SumOfSquares)(x, n);
+    });
+  });
+  double total = 0;
+  for (size_t piece = 0; piece < pieces; ++piece) total += sums[piece];
+  args.norm.as<float>()[0] = static_cast<float>(std::sqrt(total));
+}
+
+size_t ClipByNormScratchBytes(const ClipByNormArgs&, int) { return 0; }
+
+void ClipByNorm(const ClipByNormArgs& args, Scratch, Context& context) {
+  const float norm = args.norm.as<const float>()[0];
+  const float factor = args.max_norm / (norm + 1e-6f);
+  if (factor >= 1) return;  // false for a NaN, which must spread
+  ForRange(context, AllPieces(args.tensors), 2, 1, [&](size_t begin, size_t end) {
+    ForPieces(args.tensors, begin, end, [&](float* x, size_t n, size_t) {
+      HWY_DYNAMIC_DISPATCH(ScaleInPlace)(x, factor, n);
+    });
+  });
+}
+
+}  // namespace lora::cpu
+#endif  // HWY_ONCE

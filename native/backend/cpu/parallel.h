@@ -1,0 +1,36 @@
+// Splits elementwise work over the threads of a context.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "backend/cpu/context.h"
+
+namespace lora::cpu {
+
+// fn(begin, end) over parts of [0, count), each of at least `grain` (waking a thread must pay off)
+// and beginning at a multiple of `align`. For results that do not depend on where the cuts lie.
+template <class Fn>
+void ForRange(Context& context, size_t count, size_t grain, size_t align, const Fn& fn) {
+  auto& cpu = static_cast<CpuContext&>(context);
+  const size_t threads = static_cast<size_t>(cpu.threads());
+  const size_t parts = std::clamp<size_t>(count / std::max<size_t>(grain, 1), 1, threads);
+  const size_t units = (count + align - 1) / align;
+  cpu.ParallelFor(parts, [&](size_t part, size_t) {
+    const Range range = Split(units, parts, part);
+    const size_t begin = range.begin * align, end = std::min(range.end * align, count);
+    if (begin < end) fn(begin, end);
+  });
+}
+
+constexpr size_t kLineElements = 64;   // a multiple of a cache line whatever the dtype
+constexpr size_t kCheapGrain = 32768;  // elements of an op that only moves memory
+constexpr size_t kCostlyGrain = 4096;  // elements of an op with an exp in it
+
+// fn(begin, end) over rows of `width` elements.
+template <class Fn>
+void ForRows(Context& context, size_t rows, size_t width, size_t grain_elements, const Fn& fn) {
+  ForRange(context, rows, grain_elements / std::max<size_t>(width, 1) + 1, 1, fn);
+}
+
+}  // namespace lora::cpu

@@ -1,0 +1,188 @@
+// rstd = 1/√(mean(x²) + eps), y = x·rstd·w. With c = rstd²·mean(g·w·x):  dx = rstd·(g·w − x·c).
+//
+// Layout: rows of x, y, g, dx; w once as f32 (in scratch where it is bf16). A row is read twice,
+// the second time from cache; one row per vector loop, rows over the threads. Sums are four vectors
+// of f32 chains.
+#include "backend/cpu/rms_norm.h"
+
+#include <cmath>
+
+#include "backend/cpu/arena.h"
+#include "backend/cpu/convert.h"
+#include "backend/cpu/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/rms_norm.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "backend/cpu/vector-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+
+// Σ f(i, n) over the vectors of [0, count), n elements each; lanes beyond n must be 0.
+template <class F>
+HWY_INLINE float SumVectors(size_t count, const F& f) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  VF32 s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
+  size_t i = 0;
+  for (; i + 4 * lanes <= count; i += 4 * lanes) {
+    s0 = f.Add(s0, i);
+    s1 = f.Add(s1, i + lanes);
+    s2 = f.Add(s2, i + 2 * lanes);
+    s3 = f.Add(s3, i + 3 * lanes);
+  }
+  for (; i + lanes <= count; i += lanes) s0 = f.Add(s0, i);
+  if (i < count) s1 = f.AddPart(s1, i, count - i);
+  return hn::ReduceSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
+}
+
+template <class T>
+struct Squares {
+  const T* x;
+  HWY_INLINE VF32 Add(VF32 sum, size_t i) const {
+    const VF32 v = ReadVec(F32(), x + i);
+    return hn::MulAdd(v, v, sum);
+  }
+  HWY_INLINE VF32 AddPart(VF32 sum, size_t i, size_t n) const {
+    const VF32 v = ReadPart(F32(), x + i, n);
+    return hn::MulAdd(v, v, sum);
+  }
+};
+
+template <class T>
+struct Products {  // g·w·x
+  const T *g, *x;
+  const float* w;
+  HWY_INLINE VF32 Add(VF32 sum, size_t i) const {
+    const F32 d;
+    return hn::MulAdd(hn::Mul(ReadVec(d, g + i), ReadVec(d, w + i)), ReadVec(d, x + i), sum);
+  }
+  HWY_INLINE VF32 AddPart(VF32 sum, size_t i, size_t n) const {
+    const F32 d;
+    return hn::MulAdd(hn::Mul(ReadPart(d, g + i, n), ReadPart(d, w + i, n)), ReadPart(d, x + i, n),
+                      sum);
+  }
+};
+
+struct Normalize {
+  float rstd;
+  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 w) const {
+    return hn::Mul(hn::Mul(x, hn::Set(d, rstd)), w);
+  }
+};
+
+struct NormalizeGradient {
+  float rstd, c;
+  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g, VF32 w) const {
+    return hn::Mul(hn::Set(d, rstd), hn::NegMulAdd(x, hn::Set(d, c), hn::Mul(g, w)));
+  }
+};
+
+template <class T>
+void ForwardRows(const RmsNormForwardArgs& args, const float* w, size_t begin, size_t end) {
+  const size_t width = static_cast<size_t>(args.x.dim(1));
+  for (size_t row = begin; row < end; ++row) {
+    const T* x = args.x.as<const T>() + row * width;
+    const double mean = SumVectors(width, Squares<T>{x}) / static_cast<double>(width);
+    const float rstd = static_cast<float>(1 / std::sqrt(mean + static_cast<double>(args.eps)));
+    Map(Normalize{rstd}, width, args.y.as<T>() + row * width, x, w);
+    if (args.rstd) args.rstd.as<float>()[row] = rstd;
+  }
+}
+
+template <class T>
+void BackwardRows(const RmsNormBackwardArgs& args, const float* w, size_t begin, size_t end) {
+  const size_t width = static_cast<size_t>(args.x.dim(1));
+  for (size_t row = begin; row < end; ++row) {
+    const T* x = args.x.as<const T>() + row * width;
+    const T* g = args.g.as<const T>() + row * width;
+    const float rstd = args.rstd.as<const float>()[row];
+    const float mean = SumVectors(width, Products<T>{g, x, w}) / static_cast<float>(width);
+    Map(NormalizeGradient{rstd, rstd * rstd * mean}, width, args.dx.as<T>() + row * width, x, g, w);
+  }
+}
+
+}  // namespace
+
+void RmsNormForwardRows(const RmsNormForwardArgs& args, const float* w, size_t begin, size_t end) {
+  if (args.x.dtype == DType::kBF16) {
+    ForwardRows<hwy::bfloat16_t>(args, w, begin, end);
+  } else {
+    ForwardRows<float>(args, w, begin, end);
+  }
+}
+
+void RmsNormBackwardRows(const RmsNormBackwardArgs& args, const float* w, size_t begin,
+                         size_t end) {
+  if (args.x.dtype == DType::kBF16) {
+    BackwardRows<hwy::bfloat16_t>(args, w, begin, end);
+  } else {
+    BackwardRows<float>(args, w, begin, end);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lora::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lora::cpu {
+
+HWY_EXPORT(RmsNormForwardRows);
+HWY_EXPORT(RmsNormBackwardRows);
+
+namespace {
+
+// The weight as f32, where it lies or from `arena`.
+const float* WeightAsF32(const TensorView& weight, Arena& arena) {
+  if (weight.dtype == DType::kF32) return weight.as<const float>();
+  const size_t n = static_cast<size_t>(weight.numel());
+  float* copy = arena.Take<float>(n);
+  if (copy != nullptr) ConvertToF32(weight.data, weight.dtype, n, copy);
+  return copy;
+}
+
+size_t WeightBytes(const TensorView& weight) {
+  Arena arena;
+  WeightAsF32(weight, arena);
+  return arena.bytes();
+}
+
+}  // namespace
+
+size_t RmsNormForwardScratchBytes(const RmsNormForwardArgs& args, int) {
+  return WeightBytes(args.weight);
+}
+
+void RmsNormForward(const RmsNormForwardArgs& args, Scratch scratch, Context& context) {
+  RequireActivation("rms_norm", args.x.dtype);
+  const size_t rows = static_cast<size_t>(args.x.dim(0)),
+               width = static_cast<size_t>(args.x.dim(1));
+  Arena arena(scratch);
+  const float* w = WeightAsF32(args.weight, arena);
+  ForRows(context, rows, width, kCheapGrain, [&](size_t begin, size_t end) {
+    HWY_DYNAMIC_DISPATCH(RmsNormForwardRows)(args, w, begin, end);
+  });
+}
+
+size_t RmsNormBackwardScratchBytes(const RmsNormBackwardArgs& args, int) {
+  return WeightBytes(args.weight);
+}
+
+void RmsNormBackward(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
+  RequireActivation("rms_norm", args.x.dtype);
+  const size_t rows = static_cast<size_t>(args.x.dim(0)),
+               width = static_cast<size_t>(args.x.dim(1));
+  Arena arena(scratch);
+  const float* w = WeightAsF32(args.weight, arena);
+  ForRows(context, rows, width, kCheapGrain, [&](size_t begin, size_t end) {
+    HWY_DYNAMIC_DISPATCH(RmsNormBackwardRows)(args, w, begin, end);
+  });
+}
+
+}  // namespace lora::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,95 @@
+#include "backend/cpu/targets.h"
+
+#include <cctype>
+#include <cstdint>
+#include <cstdlib>
+#include <mutex>
+
+#include "core/error.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/targets.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu {
+namespace HWY_NAMESPACE {
+
+int64_t RunningTarget() { return HWY_TARGET; }
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lora::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lora::cpu {
+
+HWY_EXPORT(RunningTarget);
+
+namespace {
+
+std::string Lower(std::string_view text) {
+  std::string lower;
+  for (const char c : text) lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return lower;
+}
+
+std::string NameOfTarget(int64_t target) { return Lower(hwy::TargetName(target)); }
+
+// What the CPU has of what is compiled in, whatever limits and mocks are set: a limit must not hide
+// the targets from which the next limit chooses.
+std::vector<int64_t> Supported() {
+  static const std::vector<int64_t> all = hwy::SupportedAndGeneratedTargets();
+  return all;
+}
+
+}  // namespace
+
+std::string ActiveTarget() {
+  Supported();
+  return NameOfTarget(HWY_DYNAMIC_DISPATCH(RunningTarget)());
+}
+
+std::vector<std::string> UsableTargets() {
+  std::vector<std::string> names;  // a lower bit is a better target
+  for (const int64_t target : Supported()) names.push_back(NameOfTarget(target));
+  return names;
+}
+
+bool LimitTargets(std::string_view name) {
+  const std::string wanted = Lower(name);
+  int64_t better = 0;
+  bool found = wanted == "best";
+  if (!found) {
+    for (const int64_t target : Supported()) {
+      found = NameOfTarget(target) == wanted;
+      if (found) break;
+      better |= target;
+    }
+  }
+  if (found) hwy::DisableTargets(better);
+  return found;
+}
+
+void LimitTargetsByEnvironment() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    const char* name = std::getenv("LORA_SIMD");
+    if (name == nullptr || *name == '\0' || LimitTargets(name)) return;
+    std::string usable;
+    for (const std::string& target : UsableTargets())
+      usable += (usable.empty() ? "" : ", ") + target;
+    Throw("ERR_ARGUMENT", "device", "expected LORA_SIMD to be one of ", usable, " but received ",
+          name);
+  });
+}
+
+std::string HighwayVersion() {
+  return std::to_string(HWY_MAJOR) + '.' + std::to_string(HWY_MINOR) + '.' +
+         std::to_string(HWY_PATCH);
+}
+
+}  // namespace lora::cpu
+#endif  // HWY_ONCE

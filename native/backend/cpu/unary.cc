@@ -1,0 +1,213 @@
+// y = f(x) and dx = g·f'(x), in blocks of f32 (vector-inl.h). Casts to and from i32 go through
+// double.
+#include "backend/cpu/unary.h"
+
+#include <cstring>
+
+#include "backend/cpu/convert.h"
+#include "backend/cpu/parallel.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/unary.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "backend/cpu/vector-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu {
+namespace HWY_NAMESPACE {
+namespace {
+
+struct Copy {
+  HWY_INLINE VF32 operator()(F32, VF32 x) const { return x; }
+};
+struct Scale {
+  float alpha;
+  HWY_INLINE VF32 operator()(F32 d, VF32 x) const { return hn::Mul(x, hn::Set(d, alpha)); }
+};
+struct Square {
+  HWY_INLINE VF32 operator()(F32, VF32 x) const { return hn::Mul(x, x); }
+};
+struct Relu {  // a NaN stays
+  HWY_INLINE VF32 operator()(F32 d, VF32 x) const {
+    return hn::IfThenElse(hn::Le(x, hn::Zero(d)), hn::Zero(d), x);
+  }
+};
+struct Gelu {
+  HWY_INLINE VF32 operator()(F32 d, VF32 x) const { return hn::Mul(x, Normal(d, x).cdf); }
+};
+struct Silu {
+  HWY_INLINE VF32 operator()(F32 d, VF32 x) const { return hn::Mul(x, Sigmoid(d, x).s); }
+};
+
+struct CopyGradient {
+  HWY_INLINE VF32 operator()(F32, VF32, VF32 g) const { return g; }
+};
+struct ScaleGradient {
+  float alpha;
+  HWY_INLINE VF32 operator()(F32 d, VF32, VF32 g) const { return hn::Mul(g, hn::Set(d, alpha)); }
+};
+struct SquareGradient {
+  HWY_INLINE VF32 operator()(F32, VF32 x, VF32 g) const { return hn::Mul(hn::Add(x, x), g); }
+};
+struct ReluGradient {
+  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
+    return hn::IfThenElse(hn::Le(x, hn::Zero(d)), hn::Zero(d), g);
+  }
+};
+struct GeluGradient {
+  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
+    const NormalPair normal = Normal(d, x);
+    return hn::Mul(g, hn::MulAdd(x, normal.density, normal.cdf));
+  }
+};
+struct SiluGradient {
+  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
+    const SigmoidPair sigmoid = Sigmoid(d, x);
+    return hn::Mul(hn::Mul(g, sigmoid.s), hn::MulAdd(x, sigmoid.c, hn::Set(d, 1.0f)));
+  }
+};
+
+template <class F>
+void Forward(const UnaryArgs& args, const F& f, size_t begin, size_t end) {
+  HWY_ALIGN float xs[kBlock], ys[kBlock];
+  for (size_t i = begin; i < end; i += kBlock) {
+    const size_t n = std::min(kBlock, end - i);
+    const WriteBlock y(args.y.data, args.y.dtype, i, ys);
+    Map(f, n, y.to(), ReadBlock(args.x.data, args.x.dtype, i, n, xs));
+    y.Finish(n);
+  }
+}
+
+template <class F>
+void Backward(const UnaryBackwardArgs& args, const F& f, size_t begin, size_t end) {
+  HWY_ALIGN float xs[kBlock], gs[kBlock], ys[kBlock];
+  for (size_t i = begin; i < end; i += kBlock) {
+    const size_t n = std::min(kBlock, end - i);
+    const WriteBlock dx(args.dx.data, args.dx.dtype, i, ys);
+    Map(f, n, dx.to(), ReadBlock(args.x.data, args.x.dtype, i, n, xs),
+        ReadBlock(args.g.data, args.g.dtype, i, n, gs));
+    dx.Finish(n);
+  }
+}
+
+}  // namespace
+
+void UnaryRange(const UnaryArgs& args, size_t begin, size_t end) {
+  switch (args.kind) {
+    case UnaryKind::kCopy:
+      return Forward(args, Copy(), begin, end);
+    case UnaryKind::kScale:
+      return Forward(args, Scale{args.alpha}, begin, end);
+    case UnaryKind::kSquare:
+      return Forward(args, Square(), begin, end);
+    case UnaryKind::kRelu:
+      return Forward(args, Relu(), begin, end);
+    case UnaryKind::kGelu:
+      return Forward(args, Gelu(), begin, end);
+    case UnaryKind::kSilu:
+      return Forward(args, Silu(), begin, end);
+  }
+}
+
+void UnaryBackwardRange(const UnaryBackwardArgs& args, size_t begin, size_t end) {
+  switch (args.kind) {
+    case UnaryKind::kCopy:
+      return Backward(args, CopyGradient(), begin, end);
+    case UnaryKind::kScale:
+      return Backward(args, ScaleGradient{args.alpha}, begin, end);
+    case UnaryKind::kSquare:
+      return Backward(args, SquareGradient(), begin, end);
+    case UnaryKind::kRelu:
+      return Backward(args, ReluGradient(), begin, end);
+    case UnaryKind::kGelu:
+      return Backward(args, GeluGradient(), begin, end);
+    case UnaryKind::kSilu:
+      return Backward(args, SiluGradient(), begin, end);
+  }
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lora::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lora::cpu {
+
+HWY_EXPORT(UnaryRange);
+HWY_EXPORT(UnaryBackwardRange);
+
+namespace {
+
+size_t Grain(UnaryKind kind) {
+  return kind == UnaryKind::kGelu || kind == UnaryKind::kSilu ? kCostlyGrain : kCheapGrain;
+}
+
+double ElementAsDouble(const TensorView& x, size_t i) {
+  switch (x.dtype) {
+    case DType::kI32:
+      return x.as<const int32_t>()[i];
+    case DType::kBF16:
+      return F32FromBF16(x.as<const uint16_t>()[i]);
+    case DType::kF16:
+      return F32FromF16(x.as<const uint16_t>()[i]);
+    default:
+      return x.as<const float>()[i];
+  }
+}
+
+void CastInteger(const UnaryArgs& args, size_t begin, size_t end) {
+  for (size_t i = begin; i < end; ++i) {
+    const double value = ElementAsDouble(args.x, i);
+    switch (args.y.dtype) {
+      case DType::kI32:
+        args.y.as<int32_t>()[i] = ConvertToInt(value);
+        break;
+      case DType::kBF16:
+        args.y.as<uint16_t>()[i] = BF16FromF64(value);
+        break;
+      case DType::kF16:
+        args.y.as<uint16_t>()[i] = F16FromF64(value);
+        break;
+      default:
+        args.y.as<float>()[i] = static_cast<float>(value);
+    }
+  }
+}
+
+}  // namespace
+
+size_t UnaryScratchBytes(const UnaryArgs&, int) { return 0; }
+
+void Unary(const UnaryArgs& args, Scratch, Context& context) {
+  const bool copy = args.kind == UnaryKind::kCopy;
+  const DType from = args.x.dtype, to = args.y.dtype;
+  const bool integer = copy && (from == DType::kI32 || to == DType::kI32);
+  if (from != DType::kI32 || !copy) RequireFloat("unary", from);
+  if (to != DType::kI32 || !copy) RequireFloat("unary", to);
+  ForRange(context, static_cast<size_t>(args.y.numel()), Grain(args.kind), kLineElements,
+           [&](size_t begin, size_t end) {
+             if (copy && from == to) {
+               const size_t size = SizeOf(to);
+               std::memcpy(args.y.as<std::byte>() + begin * size,
+                           args.x.as<const std::byte>() + begin * size, (end - begin) * size);
+             } else if (integer) {
+               CastInteger(args, begin, end);
+             } else {
+               HWY_DYNAMIC_DISPATCH(UnaryRange)(args, begin, end);
+             }
+           });
+}
+
+size_t UnaryBackwardScratchBytes(const UnaryBackwardArgs&, int) { return 0; }
+
+void UnaryBackward(const UnaryBackwardArgs& args, Scratch, Context& context) {
+  for (const TensorView* view : {&args.x, &args.g, &args.dx}) RequireFloat("unary", view->dtype);
+  ForRange(context, static_cast<size_t>(args.dx.numel()), Grain(args.kind), kLineElements,
+           [&](size_t begin, size_t end) {
+             HWY_DYNAMIC_DISPATCH(UnaryBackwardRange)(args, begin, end);
+           });
+}
+
+}  // namespace lora::cpu
+#endif  // HWY_ONCE
