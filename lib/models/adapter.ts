@@ -8,8 +8,10 @@ import { writeAdapter } from '../peft/adapter_files';
 import { resolveTargets, unmatchedTargets } from '../peft/matching';
 import { randomNormal, randomUniform, type LoraBranch } from '../ops';
 import { noGrad, runUntracked } from '../scope';
+import { checkSaved, restore, type StateDict } from '../state';
 import type { Parameter, Tensor } from '../tensor';
 import { adapterTensor, checkAdapterTensors, downKey, upKey } from './adapter_tensors';
+import { checkInteger, checkOptions } from '../validate';
 import type { FrozenLinear } from './weights';
 
 /** The LoRA pair of one linear layer: y += scale·up·(down·x). */
@@ -175,16 +177,31 @@ export class Adapter {
 
   /** The number of the next forward pass with dropout. */
   nextForward(): number {
-    return this.#forwards++;
+    const next = this.#forwards;
+    this.#forwards = (next + 1) % 2 ** 32;
+    return next;
   }
 
-  /** What training continues from besides the parameters: the count of forward passes and the dropout seed. */
-  stateDict(): { forwards: number; seed: number } {
-    return { forwards: this.#forwards, seed: this.#source.seed };
+  /** Parameters, the count of forward passes with dropout and the seed of its masks: what training continues from. */
+  stateDict(): StateDict {
+    const tensors = Object.fromEntries(this.parameters().map((p) => [p.name, p.detach()]));
+    return { tensors, forwards: this.#forwards, seed: this.#source.seed };
   }
-  loadStateDict(state: { forwards: number; seed: number }): void {
-    this.#forwards = state.forwards;
-    this.#source.seed = state.seed;
+
+  loadStateDict(state: StateDict): void {
+    checkOptions(TAG, state, ['tensors', 'forwards', 'seed']);
+    const { tensors, forwards, seed } = state;
+    checkInteger(TAG, 'forwards of the state', forwards);
+    checkInteger(TAG, 'seed of the state', seed);
+    const parameters = this.parameters();
+    const saved = (tensors ?? {}) as Record<string, unknown>;
+    for (const p of parameters) checkSaved(TAG, p.name, p.shape, saved[p.name]);
+    for (const p of parameters) {
+      restore(TAG, p.name, p, saved[p.name]);
+      p.version++;
+    }
+    this.#forwards = forwards;
+    this.#source.seed = seed;
   }
 
   /** Whether an optimizer has changed it since it was made. */

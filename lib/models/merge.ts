@@ -6,7 +6,8 @@ import { LoRAError } from '../errors';
 import { replaceDirectory } from '../formats/atomic';
 import { writeSafetensors } from '../formats/safetensors';
 import { FrozenWeight } from '../frozen_weight';
-import { noGrad, runUntracked, tidy } from '../scope';
+import { rawBinary, rawMatmul, rawUnary } from '../ops/raw';
+import { runDetached } from '../scope';
 import type { Tensor } from '../tensor';
 import type { Adapter } from './adapter';
 import type { ModelConfig } from './config';
@@ -18,15 +19,16 @@ const breathe = (): Promise<void> => new Promise((resolve) => setImmediate(resol
 function mergedMatrix(linear: FrozenLinear, adapter: Adapter): Tensor | undefined {
   const pair = adapter.pair(linear.path);
   if (!pair) return undefined;
-  return runUntracked(() =>
-    noGrad(() =>
-      tidy(() => {
-        const base = linear.weight.unpack();
-        const sum = base.to({ dtype: 'f32' }).add(pair.up.matmul(pair.down).mul(pair.scale));
-        return sum.to({ dtype: base.dtype });
-      }),
-    ),
-  );
+  const { outFeatures, inFeatures } = linear;
+  const shape = [outFeatures, inFeatures];
+  return runDetached(null, () => {
+    const base = linear.weight.unpack();
+    const delta = rawMatmul(pair.up, pair.down, false, false, 'f32', shape);
+    const change = rawUnary('scale', pair.scale, delta);
+    const sum = rawBinary('add', base, change, base.dtype, shape);
+    for (const t of [base, delta, change]) t.dispose();
+    return sum;
+  });
 }
 
 /** The weights that a merge has replaced. */
@@ -98,7 +100,7 @@ export async function saveModel(dir: string, { source, config, weights, dtype, m
   };
   for (const [name, value] of namedWeights(weights)) {
     const linear = byPath.get(name);
-    const row = (linear && merge && mergedMatrix(linear, merge)) ?? (value instanceof FrozenWeight ? runUntracked(() => value.unpack()) : undefined);
+    const row = (linear && merge && mergedMatrix(linear, merge)) ?? (value instanceof FrozenWeight ? runDetached(null, () => value.unpack()) : undefined);
     await add(name, row ?? (value as Tensor));
     row?.dispose();
   }

@@ -1,0 +1,76 @@
+/** The acceptance programs of ../shared, which others wrote, run against the built package. */
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+
+const root = join(__dirname, '../..');
+const shared = join(root, '../shared');
+const program = (name: string): string => join(shared, 'acceptance', name);
+const smollm = join(
+  process.env['LORA_TEST_CACHE'] ?? join(homedir(), '.cache/lora-native-test'),
+  'smollm2-135m',
+);
+
+const missing = !existsSync(program('replay.mjs'))
+  ? '../shared is absent'
+  : !existsSync(join(root, 'dist/index.mjs'))
+    ? 'dist is absent: run npm run build:js'
+    : undefined;
+
+function run(name: string, args: string[]): { ok: boolean; output: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [program(name), ...args], {
+    cwd: root,
+    encoding: 'utf8',
+    timeout: 580_000,
+  });
+  return { ok: status === 0, output: stdout + stderr };
+}
+
+/** A test, or a skipped one whose name says why. */
+function acceptance(
+  title: string,
+  reason: string | undefined,
+  name: string,
+  args: string[],
+  ms = 120_000,
+): void {
+  const body = (): void => {
+    const { ok, output } = run(name, args);
+    if (!ok) throw new Error(`${name} ${args.join(' ')}\n${output}`);
+    expect(output).toMatch(/^[1-9]\d* passed, 0 failed$/m);
+  };
+  if (reason) test.skip(`${title} (skipped: ${reason})`, body);
+  else test(title, body, ms);
+}
+
+const folders = [
+  'stories260K-all-linear-r8',
+  'stories260K-patterns',
+  'stories260K-rslora-accumulate',
+  'tiny-qwen2',
+  'tiny-qwen3',
+  'tiny-mistral-sliding',
+  'tiny-llama3-rope',
+  'tiny-llama-yarn-bias',
+];
+for (const folder of folders)
+  acceptance(`replay ${folder}`, missing, 'replay.mjs', [join(shared, 'data/golden', folder)]);
+acceptance('replay in bf16', missing, 'replay.mjs', [
+  join(shared, 'data/golden/tiny-qwen3'),
+  '--dtype',
+  'bf16',
+]);
+acceptance('stories', missing, 'stories.mjs', []);
+
+const noModel = existsSync(join(smollm, 'model.safetensors'))
+  ? undefined
+  : `${smollm} is absent: run python3 ../shared/data/models/smollm2-135m/make.py`;
+for (const dtype of ['f32', 'bf16'])
+  acceptance(
+    `SmolLM2-135M in ${dtype}`,
+    missing ?? noModel,
+    'model-golden.mjs',
+    [smollm, join(shared, 'data/models/smollm2-135m/golden.json'), '--dtype', dtype],
+    600_000,
+  );

@@ -1,0 +1,294 @@
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { AdamW, CausalLM, noGrad, type Adapter } from '../../lib/index';
+import { openSafetensors } from '../../lib/formats/safetensors';
+import { readAdapter } from '../../lib/peft/adapter_files';
+import { fillAdapter } from '../support/fill_adapter';
+import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
+
+const scratch = mkdtempSync(join(tmpdir(), 'adapters-'));
+const rows = [
+  [256, 72, 101, 108, 108, 111],
+  [97, 98, 99],
+];
+const models: CausalLM[] = [];
+async function load(options: TinyModelOptions = {}): Promise<CausalLM> {
+  const dir = await tinyModel(options);
+  const model = await CausalLM.fromPretrained(dir);
+  models.push(model);
+  return model;
+}
+afterAll(async () => {
+  for (const model of models) {
+    await model.dispose();
+    rmSync(model.directory, { recursive: true, force: true });
+  }
+  rmSync(scratch, { recursive: true });
+});
+
+const logitsOf = async (model: CausalLM, adapter?: string | null): Promise<Buffer> => {
+  const { logits } = noGrad(() =>
+    model.forward(rows, { logits: true, ...(adapter === undefined ? {} : { adapter }) }),
+  );
+  const bytes = Buffer.from(await logits.bytes());
+  logits.dispose();
+  return bytes;
+};
+const far = (a: Buffer, b: Buffer): number => {
+  const [x, y] = [a, b].map((bytes) => new Float32Array(new Uint8Array(bytes).buffer));
+  return Math.max(...x!.map((v, i) => Math.abs(v - y![i]!)));
+};
+function train(model: CausalLM, adapter: Adapter): void {
+  const { loss } = model.forward(rows, { labels: rows, adapter });
+  loss.backward();
+  new AdamW(adapter.parameters(), { lr: 0.05 }).step();
+  loss.dispose();
+}
+
+test('a new adapter changes nothing yet, is seeded, and each layer draws its own numbers', async () => {
+  const model = await load();
+  const base = await logitsOf(model);
+  const a = model.addAdapter({ r: 4, loraAlpha: 8, targetModules: ['q_proj', 'o_proj'] }, { seed: 7 });
+  expect((await logitsOf(model)).equals(base)).toBe(true);
+  expect(a).toMatchObject({ name: 'default', trainable: true, scale: 1, config: { r: 4, loraAlpha: 8 } });
+  expect(model.activeAdapter).toBe(a);
+  expect([...model.adapters.keys()]).toEqual(['default']);
+
+  const names = a.parameters().map((p) => p.name);
+  expect(names).toHaveLength(12);
+  expect(names).toEqual([...names].sort());
+  expect(names[1]).toBe('base_model.model.model.layers.0.self_attn.o_proj.lora_B.weight');
+  const values = async (x: Adapter) => {
+    const all = await Promise.all(
+      x.parameters().map(async (p) => [p.name, [...(await p.data())].join()] as const),
+    );
+    return new Map(all);
+  };
+  const first = await values(a);
+  for (const [name, text] of first) {
+    if (name.includes('lora_B')) expect(text).toMatch(/^0(,0)*$/);
+    else for (const x of text.split(',')) expect(Math.abs(Number(x))).toBeLessThanOrEqual(1 / Math.sqrt(24));
+  }
+  const downs = [...first].filter(([name]) => name.includes('lora_A')).map(([, text]) => text);
+  expect(new Set(downs).size).toBe(6);
+  const b = model.addAdapter(
+    { r: 4, loraAlpha: 8, targetModules: ['q_proj', 'o_proj'] },
+    { name: 'b', seed: 7 },
+  );
+  expect(await values(b)).toEqual(first);
+  const c = model.addAdapter({ r: 4, targetModules: ['q_proj', 'o_proj'] }, { name: 'c', seed: 8 });
+  expect([...(await values(c)).values()].filter((text) => downs.includes(text))).toEqual([]);
+  expect(model.activeAdapter).toBe(a);
+  model.addAdapter({}, { name: 'd', activate: true });
+  expect(model.activeAdapter?.name).toBe('d');
+
+  const g = model.addAdapter(
+    { r: 8, initLoraWeights: 'gaussian', targetModules: ['down_proj'] },
+    { name: 'g' },
+  );
+  const normal = (
+    await Promise.all(
+      g
+        .parameters()
+        .filter((p) => p.name.includes('lora_A'))
+        .map((p) => p.data()),
+    )
+  ).flatMap((x) => [...x]);
+  const deviation = Math.sqrt(normal.reduce((sum, x) => sum + x * x, 0) / normal.length);
+  expect(Math.abs(deviation * 8 - 1)).toBeLessThan(0.15);
+  const random = model.addAdapter({ r: 2, initLoraWeights: false }, { name: 'random' });
+  expect((await random.parameters()[1]!.data()).some((x) => x !== 0)).toBe(true);
+});
+
+test('save and load give the same adapter, as PEFT names it', async () => {
+  const model = await load();
+  const a = model.addAdapter({
+    r: 3,
+    loraAlpha: 5,
+    targetModules: 'all-linear',
+    rankPattern: { q_proj: 2 },
+    useRslora: true,
+  });
+  fillAdapter(a);
+  const dir = join(scratch, 'saved');
+  await a.save(dir);
+  const json = JSON.parse(readFileSync(join(dir, 'adapter_config.json'), 'utf8')) as Record<string, unknown>;
+  expect(json).toMatchObject({
+    peft_type: 'LORA',
+    task_type: 'CAUSAL_LM',
+    inference_mode: true,
+    base_model_name_or_path: model.directory,
+    r: 3,
+    lora_alpha: 5,
+    use_rslora: true,
+    rank_pattern: { q_proj: 2 },
+    target_modules: ['down_proj', 'gate_proj', 'k_proj', 'o_proj', 'q_proj', 'up_proj', 'v_proj'],
+  });
+  const file = await openSafetensors(join(dir, 'adapter_model.safetensors'));
+  expect([...file.tensors.keys()]).toEqual(a.parameters().map((p) => p.name));
+  expect(file.tensors.get('base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight')!.shape).toEqual([
+    2, 24,
+  ]);
+  expect(file.tensors.get('base_model.model.model.layers.1.mlp.down_proj.lora_B.weight')!.shape).toEqual([
+    24, 3,
+  ]);
+  file.close();
+
+  const b = await model.loadAdapter(dir, { name: 'b' });
+  expect(b.trainable).toBe(false);
+  expect(b.parameters().some((p) => p.requiresGrad)).toBe(false);
+  expect((await logitsOf(model, 'b')).equals(await logitsOf(model, 'default'))).toBe(true);
+  await model.loadAdapter(await readAdapter(dir), { name: 'c' });
+  expect((await logitsOf(model, 'c')).equals(await logitsOf(model, 'default'))).toBe(true);
+  expect((await logitsOf(model, null)).equals(await logitsOf(model, 'default'))).toBe(false);
+
+  // scale is a factor on every α/r.
+  b.scale = 0;
+  expect((await logitsOf(model, 'b')).equals(await logitsOf(model, null))).toBe(true);
+});
+
+test('what does not fit the model is listed', async () => {
+  const model = await load();
+  const dir = join(scratch, 'misfit');
+  const a = model.addAdapter({ r: 2, targetModules: ['q_proj', 'v_proj'] });
+  await a.save(dir);
+  const files = await readAdapter(dir);
+  const [first, second, third] = [...files.tensors.keys()] as [string, string, string];
+  const tensors = new Map(files.tensors);
+  tensors.delete(first);
+  tensors.set('base_model.model.score.weight', tensors.get(second)!);
+  tensors.set(second, { ...tensors.get(second)!, shape: [1, 48] });
+  const nan = new Uint8Array(tensors.get(third)!.bytes);
+  new DataView(nan.buffer).setUint32(4, 0x7fc00000, true);
+  tensors.set(third, { ...tensors.get(third)!, bytes: nan });
+  const error = await model.loadAdapter({ config: files.config, tensors }, { name: 'x' }).then(
+    () => undefined,
+    (e: { code: string; message: string }) => e,
+  );
+  expect(error?.code).toBe('ERR_ADAPTER');
+  expect(error?.message).toContain(`it lacks ${first}`);
+  expect(error?.message).toContain('it holds unexpected base_model.model.score.weight');
+  expect(error?.message).toContain(`expected ${second} of shape [24, 2] but received [1, 48]`);
+  expect(error?.message).toContain(`not finite in ${third}`);
+  expect(model.adapters.has('x')).toBe(false);
+
+  const dora = { config: { ...files.config, use_dora: true }, tensors: files.tensors };
+  await expect(model.loadAdapter(dora, { name: 'x' })).rejects.toMatchObject({
+    message: expect.stringContaining('use_dora'),
+  });
+  expect(() => model.addAdapter({ targetModules: ['q_proj', 'w_proj'] }, { name: 'y' })).toThrow(
+    'targetModules w_proj match no linear layer',
+  );
+  expect(() => model.addAdapter({})).toThrow("the model already has an adapter 'default'");
+  expect(() => model.addAdapter({ rank: 4 } as object, { name: 'y' })).toThrow("did you mean 'r'?");
+});
+
+test.each<[string, TinyModelOptions]>([
+  ['f32', {}],
+  ['bf16', { dtype: 'BF16' }],
+])('merge adds the adapter to the base, unmerge gives it back exactly (%s)', async (dtype, options) => {
+  const model = await load(options);
+  const a = model.addAdapter({ r: 2, loraAlpha: 1, targetModules: 'all-linear' });
+  fillAdapter(a, 3, 0.2);
+  const other = model.addAdapter({ r: 2 }, { name: 'other' });
+  const [base, adapted] = [await logitsOf(model, null), await logitsOf(model)];
+  await model.merge('default');
+  expect(model.activeAdapter).toBeNull();
+  const merged = await logitsOf(model);
+  expect(far(merged, adapted)).toBeLessThan(dtype === 'f32' ? 1e-4 : 0.25);
+  expect(far(merged, adapted)).toBeLessThan(far(merged, base) / 4);
+
+  const busy = expect.objectContaining({ code: 'ERR_BUSY' });
+  expect(() => model.forward(rows, { adapter: 'default' })).toThrow(busy);
+  expect(() => model.forward(rows, { labels: rows, adapter: other })).toThrow(busy); // it would be trained
+  expect(() => model.setAdapter('default')).toThrow(busy);
+  expect(() => model.generate([1], { adapter: a })).toThrow(busy);
+  await expect(model.merge('other')).rejects.toEqual(busy);
+  await expect(model.removeAdapter('default')).rejects.toEqual(busy);
+  await expect(model.save(join(scratch, 'no'), { merge: 'other' })).rejects.toEqual(busy);
+
+  await model.unmerge();
+  expect(model.activeAdapter).toBe(a);
+  expect((await logitsOf(model, null)).equals(base)).toBe(true);
+  expect((await logitsOf(model)).equals(adapted)).toBe(true);
+  await expect(model.unmerge()).rejects.toMatchObject({ code: 'ERR_ARGUMENT' });
+});
+
+test('an adapter of a tied head merges without changing the embedding', async () => {
+  const model = await load();
+  fillAdapter(model.addAdapter({ r: 2, targetModules: ['lm_head', 'v_proj'] }), 3, 0.2);
+  const adapted = await logitsOf(model);
+  await model.merge('default');
+  expect(far(await logitsOf(model), adapted)).toBeLessThan(1e-4);
+  const dir = join(scratch, 'untied');
+  await model.save(dir);
+  const again = await CausalLM.fromPretrained(dir);
+  models.push(again);
+  expect(again.config.tieWordEmbeddings).toBe(false);
+  expect((await logitsOf(again)).equals(await logitsOf(model))).toBe(true);
+});
+
+test('save writes a directory that loads again', async () => {
+  const model = await load({
+    dtype: 'BF16',
+    config: { torch_dtype: 'bfloat16', extra_key: 'kept' },
+    generation: { eos_token_id: 9 },
+  });
+  const a = model.addAdapter({ r: 2, targetModules: 'all-linear' });
+  const dir = join(scratch, 'copy');
+  await model.save(dir);
+  const copy = await CausalLM.fromPretrained(dir);
+  models.push(copy);
+  expect((await logitsOf(copy)).equals(await logitsOf(model, null))).toBe(true);
+  expect(copy.config.raw).toEqual(model.config.raw);
+  expect(copy.tokenizer.encode('aé')).toEqual(model.tokenizer.encode('aé'));
+  expect(existsSync(join(dir, 'generation_config.json'))).toBe(true);
+  const [was, now] = await Promise.all(
+    [model.directory, dir].map((d) => openSafetensors(join(d, 'model.safetensors'))),
+  );
+  for (const [name, { dtype, bytes }] of was!.tensors) {
+    expect(now!.tensors.get(name)!.dtype).toBe(dtype);
+    expect(Buffer.from(now!.tensors.get(name)!.bytes).equals(Buffer.from(bytes))).toBe(true);
+  }
+  expect(now!.tensors.size).toBe(was!.tensors.size);
+  was!.close();
+  now!.close();
+
+  train(model, a);
+  const error = await model.save(dir).catch((e: { code: string; message: string }) => e);
+  expect(error).toMatchObject({
+    code: 'ERR_ARGUMENT',
+    message: expect.stringContaining("pass { merge: 'default' }"),
+  });
+  const merged = join(scratch, 'merged');
+  await model.save(merged, { merge: 'default' });
+  expect(model.activeAdapter).toBe(a);
+  const fused = await CausalLM.fromPretrained(merged);
+  models.push(fused);
+  await model.merge('default');
+  expect((await logitsOf(fused)).equals(await logitsOf(model))).toBe(true);
+  await model.save(dir); // replaces the earlier save
+  expect(
+    readFileSync(join(dir, 'model.safetensors')).equals(readFileSync(join(merged, 'model.safetensors'))),
+  ).toBe(true);
+
+  await expect(model.save(model.directory)).rejects.toMatchObject({ code: 'ERR_FILE' });
+  const foreign = mkdtempSync(join(scratch, 'foreign-'));
+  writeFileSync(join(foreign, 'letter.txt'), 'mine');
+  await expect(model.save(foreign)).rejects.toMatchObject({ code: 'ERR_FILE' });
+  expect(existsSync(join(foreign, 'letter.txt'))).toBe(true);
+});
+
+test('a run that holds an adapter keeps it', async () => {
+  const model = await load();
+  const a = model.addAdapter({ r: 2 });
+  const release = model.acquireAdapter(a);
+  await expect(model.removeAdapter('default')).rejects.toMatchObject({ code: 'ERR_BUSY' });
+  release();
+  release();
+  await model.removeAdapter('default');
+  expect(() => a.parameters()).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
+  expect(() => model.forward(rows, { adapter: a })).toThrow('was removed or belongs to another');
+  expect(model.activeAdapter).toBeNull();
+});
