@@ -171,7 +171,11 @@ size_t AttentionBackwardScratchBytes(const AttentionBackwardArgs& args, int thre
 
 void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
   const AttentionShape s = ShapeOf(args);
-  if (s.empty()) return;
+  if (s.empty()) {  // without query heads there may still be keys
+    std::memset(args.dk.data, 0, args.dk.bytes());
+    std::memset(args.dv.data, 0, args.dv.bytes());
+    return;
+  }
   CpuContext& cpu = static_cast<CpuContext&>(context);
   const size_t threads = static_cast<size_t>(cpu.threads());
   const size_t splits = BackwardSplits(s, cpu.threads()), tiles = s.row_tiles();

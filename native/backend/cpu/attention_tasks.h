@@ -50,7 +50,7 @@ struct AttentionShape {
         scale(scale),
         key_begin(key_begin_view ? key_begin_view.as<const int32_t>() : nullptr) {}
 
-  bool empty() const { return batch == 0 || rows == 0 || d == 0; }
+  bool empty() const { return batch == 0 || rows == 0; }
   size_t pairs() const { return batch * kv_heads; }
   size_t row_tiles() const { return (rows + kRowTile - 1) / kRowTile; }
 

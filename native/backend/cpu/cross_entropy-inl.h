@@ -1,0 +1,89 @@
+// One row of logits [n]: log Σ exp, and the gradient of −log softmax. The row is read once for the
+// sum: a block stays in the first level of cache between the search for its maximum and its
+// exponentials, and what was summed before is rescaled when the maximum grows.
+#if defined(LORA_CPU_CROSS_ENTROPY_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_CPU_CROSS_ENTROPY_INL_H_
+#undef LORA_CPU_CROSS_ENTROPY_INL_H_
+#else
+#define LORA_CPU_CROSS_ENTROPY_INL_H_
+#endif
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "backend/cpu/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class T>
+HWY_INLINE double RowLogSumExp(const T* HWY_RESTRICT logits, size_t n) {
+  constexpr size_t kBlock = 4096;
+  constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  float max = kMinusInf;
+  double sum = 0;
+  for (size_t begin = 0; begin < n; begin += kBlock) {
+    const T* HWY_RESTRICT block = logits + begin;
+    const size_t count = std::min(kBlock, n - begin), whole = count / (2 * lanes) * (2 * lanes);
+    VF32 m0 = hn::Set(d, kMinusInf), m1 = m0;
+    for (size_t i = 0; i < whole; i += 2 * lanes) {
+      m0 = hn::Max(m0, LoadAct(d, block + i));
+      m1 = hn::Max(m1, LoadAct(d, block + i + lanes));
+    }
+    // The rest of a block, at most two vectors: lanes past its end read −inf.
+    const auto rest = [&](size_t i) {
+      const VF32 v = LoadActN(d, block + i, count - i);
+      return hn::IfThenElse(hn::FirstN(d, count - i), v, hn::Set(d, kMinusInf));
+    };
+    for (size_t i = whole; i < count; i += lanes) m0 = hn::Max(m0, rest(i));
+    const float new_max = std::max(max, hn::ReduceMax(d, hn::Max(m0, m1)));
+    const float base = new_max == kMinusInf ? 0.0f : new_max;
+    const VF32 vbase = hn::Set(d, base);
+    VF32 s0 = hn::Zero(d), s1 = s0;
+    for (size_t i = 0; i < whole; i += 2 * lanes) {
+      s0 = hn::Add(s0, Exp(d, hn::Sub(LoadAct(d, block + i), vbase)));
+      s1 = hn::Add(s1, Exp(d, hn::Sub(LoadAct(d, block + i + lanes), vbase)));
+    }
+    for (size_t i = whole; i < count; i += lanes) {
+      s0 = hn::Add(s0, Exp(d, hn::Sub(rest(i), vbase)));
+    }
+    if (new_max != max) sum *= std::exp(static_cast<double>(max) - base);
+    sum += static_cast<double>(hn::ReduceSum(d, hn::Add(s0, s1)));
+    max = new_max;
+  }
+  return static_cast<double>(max) + std::log(sum);
+}
+
+// In place is fine: an element is read before it is written.
+template <class T>
+HWY_INLINE void RowSoftmaxGradient(const T* logits, size_t n, float lse, size_t label, float g,
+                                   T* gradient) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const VF32 vl = hn::Set(d, lse), vg = hn::Set(d, g);
+  const auto at = [&](VF32 x) { return hn::Mul(vg, Exp(d, hn::Sub(x, vl))); };
+  const size_t label_begin = label / lanes * lanes;
+  float labelled[HWY_MAX_LANES_D(F32)];
+  {
+    const size_t count = std::min(lanes, n - label_begin);
+    VF32 p = Exp(d, hn::Sub(LoadActN(d, logits + label_begin, count), vl));
+    const auto one = hn::Eq(hn::Iota(d, 0), hn::Set(d, static_cast<float>(label - label_begin)));
+    p = hn::Sub(p, hn::IfThenElseZero(one, hn::Set(d, 1.0f)));
+    hn::StoreU(hn::Mul(vg, p), d, labelled);
+  }
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) StoreAct(d, at(LoadAct(d, logits + i)), gradient + i);
+  if (i < n) StoreActN(d, at(LoadActN(d, logits + i, n - i)), gradient + i, n - i);
+  StoreActN(d, hn::LoadU(d, labelled), gradient + label_begin, std::min(lanes, n - label_begin));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lora::cpu
+HWY_AFTER_NAMESPACE();
+
+#endif  // toggle

@@ -1,0 +1,138 @@
+#include "backend/cpu/cross_entropy.h"
+
+#include <cstring>
+
+#include "backend/cpu/arena.h"
+#include "backend/cpu/context.h"
+#include "backend/cpu/cross_entropy_rows.h"
+#include "core/error.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/cross_entropy.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "backend/cpu/cross_entropy-inl.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu {
+namespace HWY_NAMESPACE {
+
+double RunLogSumExp(const void* logits, DType dtype, size_t n) {
+  if (dtype == DType::kBF16) return RowLogSumExp(static_cast<const hwy::bfloat16_t*>(logits), n);
+  return RowLogSumExp(static_cast<const float*>(logits), n);
+}
+
+void RunSoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
+                        void* gradient) {
+  if (dtype == DType::kBF16) {
+    return RowSoftmaxGradient(static_cast<const hwy::bfloat16_t*>(logits), n, lse, label, g,
+                              static_cast<hwy::bfloat16_t*>(gradient));
+  }
+  RowSoftmaxGradient(static_cast<const float*>(logits), n, lse, label, g,
+                     static_cast<float*>(gradient));
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace lora::cpu
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace lora::cpu {
+namespace {
+
+HWY_EXPORT(RunLogSumExp);
+HWY_EXPORT(RunSoftmaxGradient);
+
+double LogitAt(const void* logits, DType dtype, size_t i) {
+  if (dtype == DType::kBF16) return F32FromBF16(static_cast<const uint16_t*>(logits)[i]);
+  return static_cast<const float*>(logits)[i];
+}
+
+size_t Rows(const TensorView& logits) { return static_cast<size_t>(logits.dim(0)); }
+size_t Vocab(const TensorView& logits) { return static_cast<size_t>(logits.dim(1)); }
+const std::byte* Row(const TensorView& logits, size_t row) {
+  return logits.as<const std::byte>() + row * Vocab(logits) * SizeOf(logits.dtype);
+}
+
+}  // namespace
+
+size_t CountLabels(const char* op, const TensorView& labels, int64_t vocab) {
+  size_t count = 0;
+  for (int64_t i = 0; i < labels.numel(); ++i) {
+    const int32_t label = labels.as<const int32_t>()[i];
+    if (label == kIgnoredLabel) continue;
+    if (label < 0 || label >= vocab) {
+      Throw("ERR_DATA", op, "expected labels from 0 to ", vocab - 1, ", or -100, but received ",
+            label, " at row ", i);
+    }
+    ++count;
+  }
+  return count;
+}
+
+size_t RequireLabels(const char* op, const TensorView& labels, int64_t vocab) {
+  const size_t count = CountLabels(op, labels, vocab);
+  if (count == 0) Throw("ERR_DATA", op, "expected at least one label that is not -100");
+  return count;
+}
+
+double LogSumExp(const void* logits, DType dtype, size_t n) {
+  return HWY_DYNAMIC_DISPATCH(RunLogSumExp)(logits, dtype, n);
+}
+
+void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
+                     void* gradient) {
+  HWY_DYNAMIC_DISPATCH(RunSoftmaxGradient)(logits, dtype, n, lse, label, g, gradient);
+}
+
+size_t CrossEntropyForwardScratchBytes(const CrossEntropyForwardArgs& args, int) {
+  Arena arena;
+  arena.Take<double>(Rows(args.logits));
+  return arena.bytes();
+}
+
+// The losses of the rows are summed in row order, in double: the same for any number of threads.
+void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context) {
+  const TensorView& logits = args.logits;
+  const int32_t* labels = args.labels.as<const int32_t>();
+  const size_t rows = Rows(logits), vocab = Vocab(logits);
+  const size_t count = RequireLabels("cross_entropy", args.labels, logits.dim(1));
+  Arena arena(scratch);
+  double* losses = arena.Take<double>(rows);
+  static_cast<CpuContext&>(context).ParallelFor(rows, [&](size_t row, size_t) {
+    losses[row] = 0;
+    const bool counts = labels[row] != kIgnoredLabel;
+    if (!counts && !args.lse) return;
+    const double lse = LogSumExp(Row(logits, row), logits.dtype, vocab);
+    if (args.lse) args.lse.as<float>()[row] = static_cast<float>(lse);
+    if (!counts) return;
+    losses[row] = lse - LogitAt(Row(logits, row), logits.dtype, static_cast<size_t>(labels[row]));
+  });
+  double loss = 0;
+  for (size_t row = 0; row < rows; ++row) loss += losses[row];
+  *args.loss.as<float>() = static_cast<float>(loss);
+  *args.count.as<float>() = static_cast<float>(count);
+}
+
+size_t CrossEntropyBackwardScratchBytes(const CrossEntropyBackwardArgs&, int) { return 0; }
+
+void CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Scratch, Context& context) {
+  const TensorView& logits = args.logits;
+  const int32_t* labels = args.labels.as<const int32_t>();
+  const size_t vocab = Vocab(logits), row_bytes = vocab * SizeOf(logits.dtype);
+  CountLabels("cross_entropy", args.labels, logits.dim(1));
+  const float g = *args.g.as<const float>();
+  static_cast<CpuContext&>(context).ParallelFor(Rows(logits), [&](size_t row, size_t) {
+    std::byte* gradient = args.dlogits.as<std::byte>() + row * row_bytes;
+    if (labels[row] == kIgnoredLabel) {
+      std::memset(gradient, 0, row_bytes);
+      return;
+    }
+    SoftmaxGradient(Row(logits, row), logits.dtype, vocab, args.lse.as<const float>()[row],
+                    static_cast<size_t>(labels[row]), g, gradient);
+  });
+}
+
+}  // namespace lora::cpu
+#endif  // HWY_ONCE
