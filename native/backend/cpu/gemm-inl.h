@@ -17,72 +17,12 @@
 #include <cstring>
 
 #include "backend/cpu/panels.h"
+#include "backend/cpu/simd-inl.h"
 #include "core/dtype.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using DF = hn::ScalableTag<float>;
-using DU = hn::ScalableTag<uint32_t>;
-using DBF = hn::Repartition<hwy::bfloat16_t, DF>;
-using DHalf = hn::Rebind<hwy::bfloat16_t, DF>;  // as many bf16 as a DF has f32
-using VF = hn::Vec<DF>;
-using VU = hn::Vec<DU>;
-
-// The targets in this build have fixed vector lengths (SVE and RVV are left out: no arrays of Vec).
-constexpr size_t kLanes = HWY_MAX_BYTES / sizeof(float);
-// 32 registers hold 6 × 4 accumulators, 16 hold 6 × 2.
-#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3
-constexpr size_t kVectors = 2;
-#else
-constexpr size_t kVectors = 4;
-#endif
-constexpr size_t kPanelWidth = kVectors * kLanes;
-
-// acc + x·w, element by element. In pairs, both products of a pair land in its lane.
-template <bool kPairs>
-HWY_INLINE VF MulAddElements(VU x, VU w, VF acc) {
-  const DF df;
-  if constexpr (!kPairs) {
-    return hn::MulAdd(hn::BitCast(df, x), hn::BitCast(df, w), acc);
-  } else {
-#if HWY_NATIVE_DOT_BF16
-    // One instruction that adds both products to acc; the second sum exists for other targets only.
-    const DBF dbf;
-    VF unused = hn::Zero(df);
-    return hn::ReorderWidenMulAccumulate(df, hn::BitCast(dbf, x), hn::BitCast(dbf, w), acc, unused);
-#else
-    const VU high = hn::Set(DU(), 0xffff0000u);
-    acc = hn::MulAdd(hn::BitCast(df, hn::ShiftLeft<16>(x)), hn::BitCast(df, hn::ShiftLeft<16>(w)),
-                     acc);
-    return hn::MulAdd(hn::BitCast(df, hn::And(x, high)), hn::BitCast(df, hn::And(w, high)), acc);
-#endif
-  }
-}
-
-// Lanes whose bit is set, for columns `column` (a multiple of kLanes or of 8) on. Reads one byte
-// more than it needs.
-HWY_INLINE hn::Mask<DU> KeptColumns(const uint8_t* bits, size_t column) {
-  const DU du;
-  const uint8_t* at = bits + column / 8;
-  const uint32_t word = (at[0] | static_cast<uint32_t>(at[1]) << 8) >> (column % 8);
-  return hn::TestBit(hn::Set(du, word), hn::Shl(hn::Set(du, 1u), hn::Iota(du, 0)));
-}
-
-HWY_INLINE VF KeepColumns(VF v, const uint8_t* bits, size_t column) {
-  return hn::IfThenElseZero(hn::RebindMask(DF(), KeptColumns(bits, column)), v);
-}
-
-template <size_t kRows, size_t kVecs>
-HWY_INLINE void ZeroAccumulators(VF (&acc)[kRows][kVecs]) {
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kRows; ++i) {
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kVecs; ++j) acc[i][j] = hn::Zero(DF());
-  }
-}
 
 // acc += x [kRows rows] · panel. kAhead: how many elements ahead of use the panel is prefetched.
 template <bool kPairs, size_t kAhead, size_t kRows>
@@ -107,11 +47,6 @@ HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
     }
     w += kPanelWidth;
   }
-}
-
-HWY_INLINE void StoreBF16(VF v, uint16_t* to) {
-  const DHalf dh;
-  hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::bfloat16_t*>(to));
 }
 
 // One tile of one pass: where its operands are and what happens to its sums.
@@ -436,16 +371,6 @@ void MultiplySkinny(const Product& product, size_t rows, Range panels, const Ski
 }
 
 // ---- x as 32-bit elements --------------------------------------------------------------------
-
-// dst [⌈k/2⌉ pairs] ← x [k] rounded to bf16.
-HWY_INLINE void RoundToPairs(const float* HWY_RESTRICT x, size_t k, uint32_t* HWY_RESTRICT dst) {
-  const DF df;
-  uint16_t* to = reinterpret_cast<uint16_t*>(dst);
-  size_t i = 0;
-  for (; i + kLanes <= k; i += kLanes) StoreBF16(hn::LoadU(df, x + i), to + i);
-  for (; i < k; ++i) to[i] = BF16FromF32(x[i]);
-  if (k % 2 != 0) to[k] = 0;
-}
 
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
                   uint32_t* dst, size_t dst_stride) {

@@ -54,6 +54,58 @@ size_t ChunkRows(size_t rows, size_t elements) {
   return std::min(rows, std::clamp(fit, 16 * kTileM, kChunkRows));
 }
 
+size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const void* panels,
+                   size_t panel_stride, Pass* passes) {
+  for (size_t b = 0; b < blocks.count; ++b) {
+    Pass pass;
+    pass.main = {x + b * rows * blocks.stride, blocks.stride,
+                 static_cast<const uint32_t*>(panels) + blocks.Begin(b) * PanelWidth(),
+                 panel_stride, blocks.Length(b)};
+    passes[b] = pass;
+  }
+  return blocks.count;
+}
+
+void CopyBlocks(const Blocks& blocks, const void* x, bool x_is_bf16, size_t ldx, size_t k,
+                bool pairs, size_t rows, Range r, uint32_t* dst) {
+  const size_t per = pairs ? 2 : 1, size = x_is_bf16 ? 2 : 4;
+  for (size_t b = 0; b < blocks.count && k != 0; ++b) {
+    const size_t k0 = blocks.Begin(b) * per, count = std::min(k - k0, blocks.Length(b) * per);
+    CopyElements(static_cast<const std::byte*>(x) + (r.begin * ldx + k0) * size, x_is_bf16, ldx,
+                 r.end - r.begin, count, pairs, dst + (b * rows + r.begin) * blocks.stride,
+                 blocks.stride);
+  }
+}
+
+void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows, float* sums) {
+  const size_t threads = static_cast<size_t>(ThreadsOf(context)), tiles = Tiles(rows);
+  const size_t width = PanelWidth(), sums_size = MultiplySums(rows);
+  size_t panels = 0;
+  for (const Product& product : products) panels += Panels(product.n, width);
+  if (panels == 0 || tiles == 0) return;
+  // A few tasks per thread even out what other processes take. With few panels the rows are split
+  // too. Neither changes a result.
+  const size_t wanted = threads == 1 ? 1 : 4 * threads;
+  const size_t parts = std::min(tiles, (wanted + panels - 1) / panels);
+  const size_t units = panels * parts, tasks = std::min(units, wanted);
+  ParallelFor(context, tasks, [&](size_t task, size_t thread) {
+    // Units are ordered by part, then product, then panel: a task is a few rectangles.
+    const Range mine = Split(units, tasks, task);
+    for (size_t part = mine.begin / panels; part * panels < mine.end; ++part) {
+      size_t first = part * panels;
+      for (const Product& product : products) {
+        const size_t count = Panels(product.n, width);
+        const size_t begin = std::max(mine.begin, first), end = std::min(mine.end, first + count);
+        if (begin < end) {
+          MultiplyPanels(product, rows, Split(tiles, parts, part), {begin - first, end - first},
+                         product.y_is_bf16 ? sums + thread * sums_size : nullptr);
+        }
+        first += count;
+      }
+    }
+  });
+}
+
 namespace {
 
 // Everything of a call that follows from its sizes.
@@ -104,28 +156,19 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
   Arena arena(scratch_span);
   const GemmScratch scratch = TakeGemm(arena, args, plan, static_cast<int>(threads));
   const bool pairs = args.dtype == DType::kBF16;
-  const size_t panels = Panels(args.n, PanelWidth());
 
   for (size_t m0 = 0; m0 < args.m; m0 += plan.chunk) {
     const size_t rows = std::min(plan.chunk, args.m - m0), tiles = Tiles(rows);
     // Block b of a segment is [rows][stride], one after the other.
     ParallelFor(context, tiles, [&](size_t tile, size_t) {
-      const Range r = Split(rows, tiles, tile);
       uint32_t* at = scratch.x;
       for (const GemmSegment& segment : args.segments) {
         const Blocks blocks(Elements(segment.k, args.dtype));
-        const size_t per = pairs ? 2 : 1, size = SizeOf(segment.x_dtype);
-        for (size_t b = 0; b < blocks.count; ++b) {
-          const size_t k0 = blocks.Begin(b) * per;
-          const size_t k = std::min(segment.k - k0, blocks.Length(b) * per);
-          const std::byte* x =
-              static_cast<const std::byte*>(segment.x) + ((m0 + r.begin) * segment.ldx + k0) * size;
-          if (k != 0) {
-            CopyElements(x, segment.x_dtype == DType::kBF16, segment.ldx, r.end - r.begin, k, pairs,
-                         at + r.begin * blocks.stride, blocks.stride);
-          }
-          at += rows * blocks.stride;
-        }
+        const std::byte* x =
+            static_cast<const std::byte*>(segment.x) + m0 * segment.ldx * SizeOf(segment.x_dtype);
+        CopyBlocks(blocks, x, segment.x_dtype == DType::kBF16, segment.ldx, segment.k, pairs, rows,
+                   Split(rows, tiles, tile), at);
+        at += blocks.Size(rows);
       }
     });
 
@@ -133,16 +176,10 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
     const uint32_t* at = scratch.x;
     for (const GemmSegment& segment : args.segments) {
       const Blocks blocks(Elements(segment.k, args.dtype));
-      const size_t panel_stride =
+      const size_t stride =
           segment.panel_stride ? segment.panel_stride : blocks.elements * PanelWidth();
-      for (size_t b = 0; b < blocks.count; ++b) {
-        Pass pass;
-        pass.main = {at, blocks.stride,
-                     static_cast<const uint32_t*>(segment.w) + blocks.Begin(b) * PanelWidth(),
-                     panel_stride, blocks.Length(b)};
-        scratch.passes[count++] = pass;
-        at += rows * blocks.stride;
-      }
+      count += BlockPasses(blocks, at, rows, segment.w, stride, scratch.passes + count);
+      at += blocks.Size(rows);
     }
     if (count == 0) scratch.passes[count++] = Pass();
 
@@ -155,20 +192,7 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
     product.y_is_bf16 = args.y_dtype == DType::kBF16;
     product.ldy = args.ldy;
     product.accumulate = args.accumulate;
-    // With few panels the rows are split as well, so that every thread has about the same work.
-    const size_t row_parts = std::min(tiles, panels >= 4 * threads ? 1 : 4 * threads / panels);
-    const size_t units = panels * row_parts, tasks = std::min(units, 4 * threads);
-    ParallelFor(context, tasks, [&](size_t task, size_t thread) {
-      const Range mine = Split(units, tasks, task);
-      float* sums = product.y_is_bf16 ? scratch.sums + thread * MultiplySums(plan.chunk) : nullptr;
-      // Units in panel-major order within a row part, so that a range is few rectangles.
-      for (size_t u = mine.begin; u < mine.end;) {
-        const size_t part = u / panels, first = u % panels;
-        const size_t end = std::min(panels, first + (mine.end - u));
-        MultiplyPanels(product, rows, Split(tiles, row_parts, part), {first, end}, sums);
-        u += end - first;
-      }
-    });
+    MultiplyAll(context, {&product, 1}, rows, scratch.sums);
   }
 }
 

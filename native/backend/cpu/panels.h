@@ -57,9 +57,13 @@ struct Product {
 void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels, float* sums);
 size_t MultiplySums(size_t rows);
 
-// The same for 1 to kSkinnyRows rows of x, reading the panels at memory speed. The passes' x may
-// lie anywhere; masks are not supported. LoRA comes unpacked: y += h·Aᵀ with A [n, r] row-major f32
-// and h [rows, h_stride] f32, already scaled.
+// Whole products over the same rows, shared out to the threads of `context`. `sums` (if some y is
+// bf16) holds MultiplySums(rows) for each thread.
+void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows, float* sums);
+
+// MultiplyPanels for 1 to kSkinnyRows rows of x, reading the panels at memory speed. The passes' x
+// may lie anywhere; masks are not supported. LoRA comes unpacked: y += h·Aᵀ with A [n, r] row-major
+// f32 and h [rows, h_stride] f32, already scaled.
 constexpr size_t kSkinnyRows = 4;
 struct SkinnyLora {
   const float* a = nullptr;
@@ -74,6 +78,13 @@ void MultiplySkinny(const Product& product, size_t rows, Range panels, const Ski
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
                   uint32_t* dst, size_t dst_stride);
 
+// Writes the passes that multiply blocks of x, beginning at `x` and each [rows][stride], by panels
+// of
+// [.., elements]; returns how many.
+struct Blocks;
+size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const void* panels,
+                   size_t panel_stride, Pass* passes);
+
 // How a reduction of `elements` is cut into passes of nearly kPassElements, and how those blocks of
 // x lie in memory: block b is [rows][stride].
 struct Blocks {
@@ -84,6 +95,11 @@ struct Blocks {
   size_t Length(size_t b) const { return b + 1 < count ? length : elements - b * length; }
   size_t Size(size_t rows) const { return count * rows * stride; }
 };
+
+// Copies rows of x [m, k] (row-major, stride ldx) into blocks of `rows` rows: rows [r.begin, r.end)
+// of the blocks from the rows of the same number of x.
+void CopyBlocks(const Blocks& blocks, const void* x, bool x_is_bf16, size_t ldx, size_t k,
+                bool pairs, size_t rows, Range r, uint32_t* dst);
 
 // Rows per chunk so that `elements` of 32 bits for each stay in bounds.
 size_t ChunkRows(size_t rows, size_t elements);

@@ -1,0 +1,54 @@
+#include "backend/cpu/lora_kernels.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "backend/cpu/lora_kernels.cc"
+#include "hwy/foreach_target.h"
+// After foreach_target.h.
+#include "backend/cpu/lora_linear-inl.h"
+#include "hwy/highway.h"
+
+#if HWY_ONCE
+namespace lora::cpu {
+
+HWY_EXPORT(DropoutMask);
+HWY_EXPORT(MultiplyDown);
+HWY_EXPORT(MultiplyUpTransposed);
+HWY_EXPORT(ScaleToElements);
+HWY_EXPORT(PackUpPanel);
+HWY_EXPORT(PackDownPanel);
+HWY_EXPORT(MultiplyOuter);
+
+void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* mask) {
+  HWY_DYNAMIC_DISPATCH(DropoutMask)(dropout, rows, columns, mask);
+}
+
+void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const uint8_t* mask,
+                  const float* b, size_t r, float scale, float* h) {
+  HWY_DYNAMIC_DISPATCH(MultiplyDown)(x, x_is_bf16, rows, k, mask, b, r, scale, h);
+}
+
+void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
+                          size_t elements, const float* a, size_t r_padded, bool add, float* u) {
+  HWY_DYNAMIC_DISPATCH(MultiplyUpTransposed)
+  (g, g_stride, pairs, rows, elements, a, r_padded, add, u);
+}
+
+void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,
+                     bool pairs, uint32_t* dst, size_t dst_stride) {
+  HWY_DYNAMIC_DISPATCH(ScaleToElements)(v, v_stride, rows, r, scale, pairs, dst, dst_stride);
+}
+
+void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
+  HWY_DYNAMIC_DISPATCH(PackUpPanel)(a, n, r, pairs, panel, dst);
+}
+
+void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
+  HWY_DYNAMIC_DISPATCH(PackDownPanel)(b, n, r, pairs, panel, dst);
+}
+
+void MultiplyOuter(const Outer& outer, Range columns) {
+  HWY_DYNAMIC_DISPATCH(MultiplyOuter)(outer, columns);
+}
+
+}  // namespace lora::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,272 @@
+// y = x·Wᵀ + bias + scale·(x·Bᵀ)·Aᵀ for every branch that shares x.
+//
+// More than kSkinnyRows rows, a chunk at a time:
+//   1. by row tile: x is copied into blocks (read once for all branches), and h = drop(x)·Bᵀ
+//   computed
+//      from the tile while it is in cache; meanwhile A is repacked (first chunk only);
+//   2. by panel of all branches: the products of W, and on the last block of x r more k-steps over
+//      [scale·h | A], so that LoRA never touches y in memory.
+// Few rows: no copies; every thread computes h for itself and streams its share of W once.
+#include "backend/cpu/lora_linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/arena.h"
+#include "backend/cpu/lora_kernels.h"
+#include "backend/cpu/pack.h"
+#include "backend/cpu/panels.h"
+#include "core/philox.h"
+
+namespace lora::cpu {
+namespace {
+
+struct BranchScratch {
+  size_t n = 0, r = 0;  // r 0: no LoRA
+  size_t rank_elements = 0;
+  bool dropout = false;
+  float* bias = nullptr;         // [n] f32, or null
+  uint32_t* up = nullptr;        // A in panels
+  uint32_t* low_rank = nullptr;  // [chunk][rank_elements]: scale·h
+  Pass* passes = nullptr;
+};
+
+// Sizes of a call and, with an arena that has memory, where everything lies.
+struct ForwardPlan {
+  size_t m = 0, k = 0, chunk = 0, h_size = 0;
+  bool pairs = false, skinny = false;
+  Blocks blocks;
+  uint32_t* x = nullptr;    // blocks of a chunk; [m][elements] when skinny
+  float* h = nullptr;       // per thread [tile rows][largest r], where no branch keeps it
+  uint8_t* mask = nullptr;  // per thread [kTileM][MaskStride(k)]
+  float* sums = nullptr;
+  BranchScratch* branches = nullptr;
+  Product* products = nullptr;
+};
+
+bool IsSkinny(const LoraLinearForwardArgs& args) {
+  bool skinny = args.x.dim(0) <= static_cast<int64_t>(kSkinnyRows);
+  for (const LoraBranch& branch : args.branches) {
+    skinny = skinny && branch.weight.rows > 0 && !(branch.a && branch.dropout.active());
+  }
+  return skinny;
+}
+
+BranchScratch PlanBranch(Arena& arena, const LoraBranch& branch, const ForwardPlan& plan) {
+  BranchScratch s;
+  s.n = static_cast<size_t>(branch.weight.rows);
+  s.r = branch.a ? static_cast<size_t>(branch.a.dim(1)) : 0;
+  s.rank_elements = plan.pairs ? (s.r + 1) / 2 : s.r;
+  s.dropout = s.r != 0 && branch.dropout.active();
+  if (branch.bias) s.bias = arena.Take<float>(s.n);
+  if (s.r != 0 && !plan.skinny) {
+    s.up = arena.Take<uint32_t>(Panels(s.n, PanelWidth()) * PanelWidth() * s.rank_elements);
+    s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_elements);
+  }
+  s.passes = arena.Take<Pass>(plan.skinny ? 1 : plan.blocks.count);
+  return s;
+}
+
+ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t threads) {
+  ForwardPlan plan;
+  plan.m = static_cast<size_t>(args.x.dim(0));
+  plan.k = static_cast<size_t>(args.x.dim(1));
+  plan.pairs = args.x.dtype == DType::kBF16;
+  plan.skinny = IsSkinny(args);
+  plan.blocks = Blocks(plan.pairs ? (plan.k + 1) / 2 : plan.k);
+  plan.chunk = plan.skinny ? plan.m : ChunkRows(plan.m, plan.blocks.Size(1));
+  plan.x = arena.Take<uint32_t>(plan.skinny ? (plan.pairs ? plan.m * plan.blocks.elements : 0)
+                                            : plan.blocks.Size(plan.chunk));
+  size_t rank = 0;
+  bool dropout = false;
+  for (const LoraBranch& branch : args.branches) {
+    if (!branch.a) continue;
+    rank = std::max(rank, static_cast<size_t>(branch.a.dim(1)));
+    dropout = dropout || branch.dropout.active();
+  }
+  plan.h_size = kTileM * PaddedRank(rank);
+  plan.h = arena.Take<float>(threads * plan.h_size);
+  if (dropout) plan.mask = arena.Take<uint8_t>(threads * kTileM * MaskStride(plan.k));
+  if (plan.pairs && !plan.skinny) plan.sums = arena.Take<float>(threads * MultiplySums(plan.chunk));
+  plan.branches = arena.Take<BranchScratch>(args.branches.size());
+  plan.products = arena.Take<Product>(args.branches.size());
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    const BranchScratch s = PlanBranch(arena, args.branches[i], plan);
+    if (plan.branches) plan.branches[i] = s;
+  }
+  return plan;
+}
+
+void ToF32(const TensorView& from, float* to) {
+  const size_t n = static_cast<size_t>(from.numel());
+  if (from.dtype == DType::kBF16) {
+    for (size_t i = 0; i < n; ++i) to[i] = F32FromBF16(from.as<uint16_t>()[i]);
+  } else if (n != 0) {
+    std::memcpy(to, from.data, n * sizeof(float));
+  }
+}
+
+const std::byte* RowOf(const TensorView& view, size_t row) {
+  return view.as<std::byte>() + row * static_cast<size_t>(view.dim(1)) * SizeOf(view.dtype);
+}
+
+bool Keeps(const std::vector<TensorView>& views, size_t i) {
+  return i < views.size() && views[i].defined;
+}
+
+// One row tile of phase 1; rows [r.begin, r.end) of the chunk that begins at row m0.
+void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t m0, size_t rows,
+              Range r, size_t thread) {
+  const bool bf16 = plan.pairs;
+  const std::byte* x = RowOf(args.x, m0);
+  CopyBlocks(plan.blocks, x, bf16, plan.k, plan.k, plan.pairs, rows, r, plan.x);
+  const size_t count = r.end - r.begin, row = m0 + r.begin;
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    const LoraBranch& branch = args.branches[i];
+    const BranchScratch& s = plan.branches[i];
+    if (s.r == 0) continue;
+    const uint8_t* mask = nullptr;
+    float scale = 1;
+    if (s.dropout) {
+      uint8_t* to = plan.mask + thread * kTileM * MaskStride(plan.k);
+      DropoutMask(branch.dropout, {row, row + count}, plan.k, to);
+      mask = to;
+      scale = DropoutScale(DropoutThreshold(branch.dropout.p));
+    }
+    float* h = Keeps(args.h, i) ? args.h[i].as<float>() + row * s.r : plan.h + thread * plan.h_size;
+    MultiplyDown(RowOf(args.x, row), bf16, count, plan.k, mask, branch.b.as<float>(), s.r, scale,
+                 h);
+    ScaleToElements(h, s.r, count, s.r, branch.scale, plan.pairs,
+                    s.low_rank + r.begin * s.rank_elements, s.rank_elements);
+  }
+}
+
+// The task-th panel of A, counted over all branches.
+void PackUp(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t task) {
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    const BranchScratch& s = plan.branches[i];
+    if (s.r == 0) continue;
+    const size_t panels = Panels(s.n, PanelWidth());
+    if (task < panels) {
+      PackUpPanel(args.branches[i].a.as<float>(), s.n, s.r, plan.pairs, task, s.up);
+      return;
+    }
+    task -= panels;
+  }
+}
+
+Product OutputOf(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t i, size_t m0) {
+  const BranchScratch& s = plan.branches[i];
+  Product product;
+  product.pairs = plan.pairs;
+  product.n = s.n;
+  product.bias = s.bias;
+  product.y = const_cast<std::byte*>(RowOf(args.y[i], m0));
+  product.y_is_bf16 = plan.pairs;
+  product.ldy = s.n;
+  return product;
+}
+
+void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
+                   CpuContext& context) {
+  size_t up_panels = 0;
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    if (plan.branches[i].r != 0) up_panels += Panels(plan.branches[i].n, PanelWidth());
+  }
+  for (size_t m0 = 0; m0 < plan.m; m0 += plan.chunk) {
+    const size_t rows = std::min(plan.chunk, plan.m - m0), tiles = Tiles(rows);
+    context.ParallelFor(tiles + (m0 == 0 ? up_panels : 0), [&](size_t task, size_t thread) {
+      if (task < tiles) {
+        ReadTile(args, plan, m0, rows, Split(rows, tiles, task), thread);
+      } else {
+        PackUp(args, plan, task - tiles);
+      }
+    });
+    for (size_t i = 0; i < args.branches.size(); ++i) {
+      const BranchScratch& s = plan.branches[i];
+      const size_t count = BlockPasses(plan.blocks, plan.x, rows, args.branches[i].weight.data,
+                                       plan.blocks.elements * PanelWidth(), s.passes);
+      if (s.r != 0) {
+        s.passes[count - 1].extra = {s.low_rank, s.rank_elements, s.up,
+                                     s.rank_elements * PanelWidth(), s.rank_elements};
+      }
+      plan.products[i] = OutputOf(args, plan, i, m0);
+      plan.products[i].passes = {s.passes, count};
+    }
+    MultiplyAll(&context, {plan.products, args.branches.size()}, rows, plan.sums);
+  }
+}
+
+void ForwardSkinny(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
+                   CpuContext& context) {
+  // The elements of x where it lies, unless pairs would straddle rows or words.
+  const uint32_t* x = args.x.as<uint32_t>();
+  if (plan.pairs &&
+      (plan.k % 2 != 0 || reinterpret_cast<uintptr_t>(args.x.data) % alignof(uint32_t) != 0)) {
+    CopyElements(args.x.data, true, plan.k, plan.m, plan.k, true, plan.x, plan.blocks.elements);
+    x = plan.x;
+  }
+  size_t panels = 0;
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    const BranchScratch& s = plan.branches[i];
+    panels += Panels(s.n, PanelWidth());
+    Pass pass;
+    pass.main = {x, plan.blocks.elements,
+                 static_cast<const uint32_t*>(args.branches[i].weight.data),
+                 plan.blocks.elements * PanelWidth(), plan.blocks.elements};
+    s.passes[0] = pass;
+    plan.products[i] = OutputOf(args, plan, i, 0);
+    plan.products[i].passes = {s.passes, 1};
+  }
+  const size_t tasks = std::min(panels, static_cast<size_t>(context.threads()));
+  context.ParallelFor(tasks, [&](size_t task, size_t thread) {
+    const Range mine = Split(panels, tasks, task);
+    size_t first = 0;
+    for (size_t i = 0; i < args.branches.size(); ++i) {
+      const LoraBranch& branch = args.branches[i];
+      const BranchScratch& s = plan.branches[i];
+      const size_t count = Panels(s.n, PanelWidth());
+      const size_t begin = std::max(mine.begin, first), end = std::min(mine.end, first + count);
+      if (begin < end) {
+        SkinnyLora lora;
+        if (s.r != 0) {
+          float* h = plan.h + thread * plan.h_size;
+          MultiplyDown(args.x.data, plan.pairs, plan.m, plan.k, nullptr, branch.b.as<float>(), s.r,
+                       1, h);
+          if (begin == first && Keeps(args.h, i)) {
+            std::memcpy(args.h[i].data, h, plan.m * s.r * sizeof(float));
+          }
+          for (size_t j = 0; j < plan.m * s.r; ++j) h[j] *= branch.scale;
+          lora = {branch.a.as<float>(), s.r, h, s.r};
+        }
+        MultiplySkinny(plan.products[i], plan.m, {begin - first, end - first}, lora);
+      }
+      first += count;
+    }
+  });
+}
+
+}  // namespace
+
+size_t LoraLinearForwardScratchBytes(const LoraLinearForwardArgs& args, int threads) {
+  Arena arena;
+  MakePlan(arena, args, static_cast<size_t>(threads));
+  return arena.bytes();
+}
+
+void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch scratch, Context& base) {
+  CpuContext& context = static_cast<CpuContext&>(base);
+  Arena arena(scratch);
+  const ForwardPlan plan = MakePlan(arena, args, static_cast<size_t>(context.threads()));
+  if (plan.m == 0 || args.branches.empty()) return;
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    if (plan.branches[i].bias) ToF32(args.branches[i].bias, plan.branches[i].bias);
+  }
+  if (plan.skinny) {
+    ForwardSkinny(args, plan, context);
+  } else {
+    ForwardChunks(args, plan, context);
+  }
+}
+
+}  // namespace lora::cpu

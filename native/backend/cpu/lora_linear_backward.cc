@@ -1,0 +1,274 @@
+// With u = g·A per branch:
+//   dx = Σ g·W + keep(scale·u·B),  dA = scale·gᵀ·h,  dB = scale·uᵀ·keep(x)
+//
+//   1. by row tile: g of every branch is copied into blocks, and u computed from them (f32) and
+//      rounded to the elements of the product; A and B are repacked before;
+//   2. by panel of dx: the products of all branches meet in f32 before the only rounding. LoRA
+//   rides
+//      on the last block of g as r more k-steps, or is a pass of its own under a dropout mask;
+//   3. by columns: the outer products, whose sums over the rows stay in registers, in row order.
+// Nothing depends on how the work is shared out.
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/arena.h"
+#include "backend/cpu/lora_kernels.h"
+#include "backend/cpu/lora_linear.h"
+#include "backend/cpu/pack.h"
+#include "backend/cpu/panels.h"
+#include "core/philox.h"
+
+namespace lora::cpu {
+namespace {
+
+bool Wants(const std::vector<TensorView>& views, size_t i) {
+  return i < views.size() && views[i].defined;
+}
+
+struct BranchScratch {
+  size_t n = 0, r = 0, r_padded = 0, rank_elements = 0;
+  bool needs_u = false, dropout = false;
+  float dropout_scale = 1;
+  Blocks blocks;                 // of g
+  uint32_t* g = nullptr;         // blocks of a chunk
+  float* a = nullptr;            // A [n rounded up to even, r_padded], where it must be padded
+  float* u = nullptr;            // [m, r_padded]
+  uint32_t* low_rank = nullptr;  // [chunk][rank_elements]: scale·u
+  uint32_t* down = nullptr;      // Bᵀ in panels
+  uint8_t* mask = nullptr;       // [m][MaskStride(in)]
+};
+
+struct BackwardPlan {
+  size_t m = 0, in = 0, chunk = 0, pass_count = 0;
+  bool pairs = false, needs_g = false;
+  float* sums = nullptr;
+  Pass* passes = nullptr;
+  BranchScratch* branches = nullptr;
+};
+
+// Everything that does not need the chunk length.
+BranchScratch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, bool pairs) {
+  const LoraBranch& branch = args.branches[i];
+  BranchScratch s;
+  s.n = static_cast<size_t>(branch.weight.rows);
+  s.blocks = Blocks(pairs ? (s.n + 1) / 2 : s.n);
+  if (!branch.a) return s;
+  s.r = static_cast<size_t>(branch.a.dim(1));
+  s.r_padded = PaddedRank(s.r);
+  s.rank_elements = pairs ? (s.r + 1) / 2 : s.r;
+  s.needs_u = args.dx || Wants(args.db, i);
+  s.dropout = s.needs_u && branch.dropout.active();
+  if (s.dropout) s.dropout_scale = DropoutScale(DropoutThreshold(branch.dropout.p));
+  return s;
+}
+
+BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t threads) {
+  BackwardPlan plan;
+  const size_t count = args.branches.size();
+  const TensorView& rows = count != 0 ? args.g[0] : args.dx;
+  plan.pairs = rows.dtype == DType::kBF16;
+  plan.m = static_cast<size_t>(rows.dim(0));
+  plan.in = static_cast<size_t>(count != 0 ? args.branches[0].weight.cols : args.dx.dim(1));
+  plan.needs_g = args.dx.defined;
+  size_t elements = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const BranchScratch s = PlanBranch(args, i, plan.pairs);
+    elements += s.blocks.Size(1);
+    plan.pass_count += s.blocks.count + 1;
+    plan.needs_g = plan.needs_g || s.needs_u;
+  }
+  plan.pass_count = std::max<size_t>(1, plan.pass_count);
+  plan.chunk = ChunkRows(plan.m, elements);
+  plan.branches = arena.Take<BranchScratch>(count);
+  if (args.dx) {
+    plan.passes = arena.Take<Pass>(plan.pass_count);
+    if (plan.pairs) plan.sums = arena.Take<float>(threads * MultiplySums(plan.chunk));
+  }
+  for (size_t i = 0; i < count; ++i) {
+    BranchScratch s = PlanBranch(args, i, plan.pairs);
+    if (args.dx || s.needs_u) s.g = arena.Take<uint32_t>(s.blocks.Size(plan.chunk));
+    if (s.needs_u) {
+      const bool padded = s.r != s.r_padded || (plan.pairs && s.n % 2 != 0);
+      if (padded) s.a = arena.Take<float>((s.n + s.n % 2) * s.r_padded);
+      s.u = arena.Take<float>(plan.m * s.r_padded);
+      if (s.dropout) s.mask = arena.Take<uint8_t>(plan.m * MaskStride(plan.in));
+      if (args.dx) {
+        s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_elements);
+        const size_t width = PanelWidth();
+        s.down = arena.Take<uint32_t>(Panels(plan.in, width) * width * s.rank_elements);
+      }
+    }
+    if (plan.branches) plan.branches[i] = s;
+  }
+  return plan;
+}
+
+// Phase 0, one task per panel of B of any branch, and one per branch for A.
+void Repack(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, CpuContext& context) {
+  const size_t panels = args.dx ? Panels(plan.in, PanelWidth()) : 0;
+  context.ParallelFor(args.branches.size() * (panels + 1), [&](size_t task, size_t) {
+    const size_t i = task / (panels + 1), panel = task % (panels + 1);
+    const LoraBranch& branch = args.branches[i];
+    const BranchScratch& s = plan.branches[i];
+    if (panel < panels) {
+      if (s.needs_u) {
+        PackDownPanel(branch.b.as<float>(), plan.in, s.r, plan.pairs, panel, s.down);
+      }
+    } else if (s.a != nullptr) {
+      const float* a = branch.a.as<float>();
+      for (size_t j = 0; j < s.n; ++j) {
+        float* to = s.a + j * s.r_padded;
+        std::memcpy(to, a + j * s.r, s.r * sizeof(float));
+        std::fill(to + s.r, to + s.r_padded, 0.0f);
+      }
+      if (s.n % 2 != 0) std::fill(s.a + s.n * s.r_padded, s.a + (s.n + 1) * s.r_padded, 0.0f);
+    }
+  });
+}
+
+// Phase 1 for rows [r.begin, r.end) of the chunk that begins at row m0.
+void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t m0, size_t rows,
+              Range r) {
+  const size_t count = r.end - r.begin, row = m0 + r.begin;
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    const BranchScratch& s = plan.branches[i];
+    if (s.g == nullptr) continue;
+    const std::byte* g = args.g[i].as<std::byte>() + m0 * s.n * SizeOf(args.g[i].dtype);
+    CopyBlocks(s.blocks, g, plan.pairs, s.n, s.n, plan.pairs, rows, r, s.g);
+    if (!s.needs_u) continue;
+    const float* a = s.a ? s.a : args.branches[i].a.as<float>();
+    float* u = s.u + row * s.r_padded;
+    for (size_t b = 0; b < s.blocks.count; ++b) {
+      MultiplyUpTransposed(s.g + (b * rows + r.begin) * s.blocks.stride, s.blocks.stride,
+                           plan.pairs, count, s.blocks.Length(b),
+                           a + s.blocks.Begin(b) * (plan.pairs ? 2 : 1) * s.r_padded, s.r_padded,
+                           b != 0, u);
+    }
+    if (s.low_rank) {
+      ScaleToElements(u, s.r_padded, count, s.r, args.branches[i].scale * s.dropout_scale,
+                      plan.pairs, s.low_rank + r.begin * s.rank_elements, s.rank_elements);
+    }
+    if (s.dropout) {
+      DropoutMask(args.branches[i].dropout, {row, row + count}, plan.in,
+                  s.mask + row * MaskStride(plan.in));
+    }
+  }
+}
+
+void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t m0,
+                size_t rows, CpuContext& context) {
+  size_t count = 0;
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    const BranchScratch& s = plan.branches[i];
+    count += BlockPasses(s.blocks, s.g, rows, args.branches[i].weight.data,
+                         s.blocks.elements * PanelWidth(), plan.passes + count);
+    if (s.r == 0) continue;
+    const Step lora = {s.low_rank, s.rank_elements, s.down, s.rank_elements * PanelWidth(),
+                       s.rank_elements};
+    if (s.dropout) {
+      Pass pass;
+      pass.main = lora;
+      pass.mask_stride = MaskStride(plan.in);
+      pass.mask = s.mask + m0 * pass.mask_stride;
+      plan.passes[count++] = pass;
+    } else {
+      plan.passes[count - 1].extra = lora;
+    }
+  }
+  if (count == 0) plan.passes[count++] = Pass();
+  Product product;
+  product.pairs = plan.pairs;
+  product.passes = {plan.passes, count};
+  product.n = plan.in;
+  product.y = args.dx.as<std::byte>() + m0 * plan.in * SizeOf(args.dx.dtype);
+  product.y_is_bf16 = plan.pairs;
+  product.ldy = plan.in;
+  MultiplyAll(&context, {&product, 1}, rows, plan.sums);
+}
+
+Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {
+  const BranchScratch& s = plan.branches[i];
+  Outer outer;
+  outer.v = args.h[i].as<float>();
+  outer.v_stride = s.r;
+  outer.m = plan.m;
+  outer.r = s.r;
+  outer.n = s.n;
+  outer.scale = args.branches[i].scale;
+  outer.z = args.g[i].data;
+  outer.z_is_bf16 = plan.pairs;
+  outer.out = args.da[i].as<float>();
+  outer.transposed = true;
+  return outer;
+}
+
+Outer GradientB(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {
+  const BranchScratch& s = plan.branches[i];
+  Outer outer;
+  outer.v = s.u;
+  outer.v_stride = s.r_padded;
+  outer.m = plan.m;
+  outer.r = s.r;
+  outer.n = plan.in;
+  outer.scale = args.branches[i].scale * s.dropout_scale;
+  outer.z = args.x.data;
+  outer.z_is_bf16 = plan.pairs;
+  outer.mask = s.mask;
+  outer.out = args.db[i].as<float>();
+  return outer;
+}
+
+void MultiplyOuters(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
+                    CpuContext& context) {
+  const size_t in_tasks = Panels(plan.in, kOuterColumns);
+  size_t tasks = 0;
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    if (Wants(args.da, i)) tasks += Panels(plan.branches[i].n, kOuterColumns);
+    if (Wants(args.db, i)) tasks += in_tasks;
+  }
+  context.ParallelFor(tasks, [&](size_t task, size_t) {
+    const auto run = [&](const Outer& outer) {
+      const size_t begin = task * kOuterColumns;
+      MultiplyOuter(outer, {begin, std::min(outer.n, begin + kOuterColumns)});
+    };
+    for (size_t i = 0; i < args.branches.size(); ++i) {
+      if (Wants(args.da, i)) {
+        const size_t count = Panels(plan.branches[i].n, kOuterColumns);
+        if (task < count) return run(GradientA(args, plan, i));
+        task -= count;
+      }
+      if (Wants(args.db, i)) {
+        if (task < in_tasks) return run(GradientB(args, plan, i));
+        task -= in_tasks;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+size_t LoraLinearBackwardScratchBytes(const LoraLinearBackwardArgs& args, int threads) {
+  Arena arena;
+  MakePlan(arena, args, static_cast<size_t>(threads));
+  return arena.bytes();
+}
+
+void LoraLinearBackward(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
+  CpuContext& context = static_cast<CpuContext&>(base);
+  Arena arena(scratch);
+  if (args.branches.empty() && !args.dx) return;
+  const BackwardPlan plan = MakePlan(arena, args, static_cast<size_t>(context.threads()));
+  if (plan.needs_g && plan.m != 0) {
+    Repack(args, plan, context);
+    for (size_t m0 = 0; m0 < plan.m; m0 += plan.chunk) {
+      const size_t rows = std::min(plan.chunk, plan.m - m0), tiles = Tiles(rows);
+      context.ParallelFor(tiles, [&](size_t tile, size_t) {
+        ReadTile(args, plan, m0, rows, Split(rows, tiles, tile));
+      });
+      if (args.dx) MultiplyDx(args, plan, m0, rows, context);
+    }
+  }
+  MultiplyOuters(args, plan, context);
+}
+
+}  // namespace lora::cpu
