@@ -1,0 +1,202 @@
+// Every pair of matrices is one Gemm whose b is packed on the fly. A batch of at least as many
+// pairs as threads gives each thread whole pairs; a smaller one shares out each pair in turn.
+#include "backend/cpu/matmul.h"
+
+#include <algorithm>
+
+#include "backend/cpu/arena.h"
+#include "backend/cpu/context.h"
+#include "backend/cpu/gemm.h"
+#include "backend/cpu/pack.h"
+
+namespace lora::cpu {
+namespace {
+
+float LoadF32(const TensorView& view, size_t i) {
+  switch (view.dtype) {
+    case DType::kBF16:
+      return F32FromBF16(view.as<uint16_t>()[i]);
+    case DType::kF16:
+      return F32FromF16(view.as<uint16_t>()[i]);
+    default:
+      return view.as<float>()[i];
+  }
+}
+
+void StoreF32(const TensorView& view, size_t i, float value) {
+  switch (view.dtype) {
+    case DType::kBF16:
+      view.as<uint16_t>()[i] = BF16FromF32(value);
+      break;
+    case DType::kF16:
+      view.as<uint16_t>()[i] = F16FromF32(value);
+      break;
+    default:
+      view.as<float>()[i] = value;
+  }
+}
+
+struct MatmulPlan {
+  size_t m = 0, n = 0, k = 0, batch = 1;
+  DType dtype = DType::kF32;    // of the product: bf16 where a and b are, else f32
+  DType y_dtype = DType::kF32;  // of what Gemm writes
+  bool split_batch = false;     // a task per pair
+  // Per slot (a thread when the batch is split, else one):
+  size_t slots = 1;
+  std::byte* a = nullptr;  // [m, k] where a is transposed or cast
+  std::byte* b = nullptr;  // [k, n] or [n, k] where b is cast
+  std::byte* panels = nullptr;
+  float* y = nullptr;  // [m, n] where Gemm cannot write y's dtype
+  std::byte* gemm = nullptr;
+  size_t a_bytes = 0, b_bytes = 0, panel_bytes = 0, y_count = 0, gemm_bytes = 0;
+};
+
+GemmArgs ProductOf(const MatmulPlan& plan, std::span<const GemmSegment> segment) {
+  GemmArgs gemm;
+  gemm.dtype = plan.dtype;
+  gemm.m = plan.m;
+  gemm.n = plan.n;
+  gemm.segments = segment;
+  gemm.y_dtype = plan.y_dtype;
+  gemm.ldy = plan.n;
+  return gemm;
+}
+
+MatmulPlan MakePlan(Arena& arena, const MatmulArgs& args, int threads) {
+  MatmulPlan plan;
+  plan.m = static_cast<size_t>(args.y.dim(-2));
+  plan.n = static_cast<size_t>(args.y.dim(-1));
+  plan.k = static_cast<size_t>(args.a.dim(args.trans_a ? -2 : -1));
+  for (int d = 0; d + 2 < args.y.shape.rank(); ++d)
+    plan.batch *= static_cast<size_t>(args.y.dim(d));
+  if (args.a.dtype == DType::kBF16 && args.b.dtype == DType::kBF16) plan.dtype = DType::kBF16;
+  const bool direct = args.y.dtype == DType::kF32 || args.y.dtype == DType::kBF16;
+  plan.y_dtype = direct ? args.y.dtype : DType::kF32;
+  plan.split_batch = threads > 1 && plan.batch >= static_cast<size_t>(threads);
+  plan.slots = plan.split_batch ? static_cast<size_t>(threads) : 1;
+
+  const auto round_up = [](size_t bytes) {
+    return (bytes + Arena::kAlignment - 1) / Arena::kAlignment * Arena::kAlignment;
+  };
+  const size_t size = SizeOf(plan.dtype);
+  if (args.trans_a || args.a.dtype != plan.dtype) plan.a_bytes = round_up(plan.m * plan.k * size);
+  if (args.b.dtype != plan.dtype) plan.b_bytes = round_up(plan.k * plan.n * size);
+  plan.panel_bytes = round_up(PanelBytes(plan.n, plan.k, plan.dtype));
+  if (!direct) plan.y_count = round_up(plan.m * plan.n * sizeof(float)) / sizeof(float);
+  GemmSegment segment;
+  segment.x_dtype = plan.dtype;
+  segment.k = plan.k;
+  plan.gemm_bytes =
+      round_up(GemmScratchBytes(ProductOf(plan, {&segment, 1}), plan.split_batch ? 1 : threads));
+
+  plan.a = arena.Take<std::byte>(plan.slots * plan.a_bytes);
+  plan.b = arena.Take<std::byte>(plan.slots * plan.b_bytes);
+  plan.panels = arena.Take<std::byte>(plan.slots * plan.panel_bytes);
+  plan.y = arena.Take<float>(plan.slots * plan.y_count);
+  plan.gemm = arena.Take<std::byte>(plan.slots * plan.gemm_bytes);
+  return plan;
+}
+
+// The matrix of `view` that belongs to matrix `index` of y, under broadcasting: its number.
+size_t MatrixOf(const TensorView& view, const TensorView& y, size_t index) {
+  size_t matrix = 0, step = 1;
+  const int dims = y.shape.rank() - 2, own = view.shape.rank() - 2;
+  for (int d = 1; d <= dims; ++d) {
+    const size_t extent = static_cast<size_t>(y.dim(dims - d));
+    const size_t i = index % extent;
+    index /= extent;
+    if (d > own) continue;
+    const size_t mine = static_cast<size_t>(view.dim(own - d));
+    if (mine != 1) matrix += i * step;
+    step *= mine;
+  }
+  return matrix;
+}
+
+const std::byte* MatrixAt(const TensorView& view, size_t matrix) {
+  const size_t numel = static_cast<size_t>(view.dim(-2) * view.dim(-1));
+  return view.as<std::byte>() + matrix * numel * SizeOf(view.dtype);
+}
+
+// dst [rows, cols] of `dtype` ← matrix `matrix` of view, transposed if it lies as [cols, rows].
+void CopyMatrix(const TensorView& view, size_t matrix, bool transposed, DType dtype, size_t rows,
+                size_t cols, std::byte* dst, CpuContext* context) {
+  const size_t base = matrix * rows * cols;
+  constexpr size_t kRowsPerTask = 16;
+  ParallelFor(context, Panels(rows, kRowsPerTask), [&](size_t task, size_t) {
+    const size_t begin = task * kRowsPerTask, end = std::min(rows, begin + kRowsPerTask);
+    // Columns outermost: a line of a transposed source serves all rows of the task.
+    for (size_t j = 0; j < cols; ++j) {
+      for (size_t i = begin; i < end; ++i) {
+        const size_t from = base + (transposed ? j * rows + i : i * cols + j), to = i * cols + j;
+        if (dtype == DType::kBF16) {
+          reinterpret_cast<uint16_t*>(dst)[to] = view.as<uint16_t>()[from];
+        } else {
+          reinterpret_cast<float*>(dst)[to] = LoadF32(view, from);
+        }
+      }
+    }
+  });
+}
+
+void MultiplyPair(const MatmulArgs& args, const MatmulPlan& plan, size_t index, size_t slot,
+                  CpuContext* context) {
+  GemmSegment segment;
+  segment.x_dtype = plan.dtype;
+  segment.k = segment.ldx = plan.k;
+  const size_t a_matrix = MatrixOf(args.a, args.y, index),
+               b_matrix = MatrixOf(args.b, args.y, index);
+  segment.x = MatrixAt(args.a, a_matrix);
+  if (plan.a_bytes != 0) {
+    std::byte* copy = plan.a + slot * plan.a_bytes;
+    CopyMatrix(args.a, a_matrix, args.trans_a, plan.dtype, plan.m, plan.k, copy, context);
+    segment.x = copy;
+  }
+  const void* b = MatrixAt(args.b, b_matrix);
+  const size_t b_rows = args.trans_b ? plan.n : plan.k, b_cols = args.trans_b ? plan.k : plan.n;
+  if (plan.b_bytes != 0) {
+    std::byte* copy = plan.b + slot * plan.b_bytes;
+    CopyMatrix(args.b, b_matrix, false, plan.dtype, b_rows, b_cols, copy, context);
+    b = copy;
+  }
+  std::byte* panels = plan.panels + slot * plan.panel_bytes;
+  PackPanels(b, b_cols, !args.trans_b, plan.n, plan.k, plan.dtype, panels, context);
+  segment.w = panels;
+
+  GemmArgs gemm = ProductOf(plan, {&segment, 1});
+  float* y = plan.y + slot * plan.y_count;
+  gemm.y = plan.y_count != 0
+               ? reinterpret_cast<std::byte*>(y)
+               : args.y.as<std::byte>() + index * plan.m * plan.n * SizeOf(args.y.dtype);
+  Gemm(gemm, Scratch(plan.gemm + slot * plan.gemm_bytes, plan.gemm_bytes), context);
+  if (plan.y_count != 0) {
+    for (size_t i = 0; i < plan.m * plan.n; ++i)
+      StoreF32(args.y, index * plan.m * plan.n + i, y[i]);
+  }
+}
+
+}  // namespace
+
+size_t MatmulScratchBytes(const MatmulArgs& args, int threads) {
+  Arena arena;
+  MakePlan(arena, args, threads);
+  return arena.bytes();
+}
+
+void Matmul(const MatmulArgs& args, Scratch scratch, Context& base) {
+  CpuContext& context = static_cast<CpuContext&>(base);
+  Arena arena(scratch);
+  const MatmulPlan plan = MakePlan(arena, args, context.threads());
+  if (plan.m == 0 || plan.n == 0) return;
+  if (plan.split_batch) {
+    context.ParallelFor(plan.batch, [&](size_t index, size_t thread) {
+      MultiplyPair(args, plan, index, thread, nullptr);
+    });
+  } else {
+    for (size_t index = 0; index < plan.batch; ++index) {
+      MultiplyPair(args, plan, index, 0, &context);
+    }
+  }
+}
+
+}  // namespace lora::cpu
