@@ -38,16 +38,16 @@ Comparison Identical(const TensorView& actual, const TensorView& expected);
 }  // namespace lora::test
 
 // CHECK_CLOSE(actual, expected, bounds or Tolerance): Tensors or TensorViews.
-#define CHECK_CLOSE(actual, expected, tolerance)                                           \
-  do {                                                                                     \
-    const ::lora::test::Comparison lora_comparison_ =                                      \
-        ::lora::test::Close((actual), (expected), (tolerance));                            \
-    CHECK_MESSAGE(lora_comparison_.ok, std::string(#actual ": ") + lora_comparison_.text); \
+#define CHECK_CLOSE(actual, expected, tolerance)                                             \
+  do {                                                                                       \
+    const ::lora::test::Comparison lora_comparison_ =                                        \
+        ::lora::test::Close((actual), (expected), (tolerance));                              \
+    CHECK_MESSAGE(lora_comparison_.ok, (std::string(#actual ": ") + lora_comparison_.text)); \
   } while (0)
 
-#define CHECK_IDENTICAL(actual, expected)                                                  \
-  do {                                                                                     \
-    const ::lora::test::Comparison lora_comparison_ =                                      \
-        ::lora::test::Identical((actual), (expected));                                     \
-    CHECK_MESSAGE(lora_comparison_.ok, std::string(#actual ": ") + lora_comparison_.text); \
+#define CHECK_IDENTICAL(actual, expected)                                                    \
+  do {                                                                                       \
+    const ::lora::test::Comparison lora_comparison_ =                                        \
+        ::lora::test::Identical((actual), (expected));                                       \
+    CHECK_MESSAGE(lora_comparison_.ok, (std::string(#actual ": ") + lora_comparison_.text)); \
   } while (0)

@@ -1,0 +1,226 @@
+// The matrix product of the CPU backend against sums in double.
+#include "backend/cpu/gemm.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cmath>
+#include <stdexcept>
+
+#include "test/support/close.h"
+#include "test/support/simd_targets.h"
+#include "test/support/tensors.h"
+
+namespace lora::test {
+namespace {
+
+struct Problem {
+  DType dtype, x_dtype, y_dtype;
+  int64_t m, n;
+  std::vector<int64_t> k;
+  bool bias = false, accumulate = false;
+};
+
+std::vector<std::byte> Panels(const Tensor& w) {
+  const size_t n = static_cast<size_t>(w.shape()[0]), k = static_cast<size_t>(w.shape()[1]);
+  std::vector<std::byte> panels(cpu::PanelBytes(n, k, w.dtype()));
+  cpu::PackPanels(w.view().data, k, false, n, k, w.dtype(), panels.data(), nullptr);
+  return panels;
+}
+
+struct Operands {
+  std::vector<Tensor> x, w;
+  Tensor bias, start;  // start: what y holds before
+  std::vector<double> exact;
+  // ‖x‖·‖w‖ per element: what errors are relative to.
+  std::vector<double> size;
+};
+
+Operands Make(const Problem& p, bool whole) {
+  Operands o;
+  const auto random = [&](DType dtype, Shape shape, uint64_t seed) {
+    return whole ? Integers(dtype, shape, seed) : Normal(dtype, shape, seed);
+  };
+  const size_t count = static_cast<size_t>(p.m * p.n);
+  o.exact.assign(count, 0);
+  o.size.assign(count, 0);
+  if (p.accumulate) {
+    o.start = random(p.y_dtype, {p.m, p.n}, 77);
+    o.exact = o.start.Values();
+  }
+  if (p.bias) {
+    o.bias = random(DType::kF32, {p.n}, 78);
+    for (size_t i = 0; i < count; ++i) o.exact[i] += o.bias.at(static_cast<int64_t>(i) % p.n);
+  }
+  for (size_t s = 0; s < p.k.size(); ++s) {
+    const int64_t k = p.k[s];
+    o.x.push_back(random(p.x_dtype, {p.m, k}, 2 * s + 1));
+    o.w.push_back(random(p.dtype, {p.n, k}, 2 * s + 2));
+    // As the product sees x.
+    const std::vector<double> x = o.x[s].As(p.dtype).Values(), w = o.w[s].Values();
+    for (int64_t i = 0; i < p.m; ++i) {
+      for (int64_t j = 0; j < p.n; ++j) {
+        double sum = 0, xx = 0, ww = 0;
+        for (int64_t l = 0; l < k; ++l) {
+          const double a = x[static_cast<size_t>(i * k + l)], b = w[static_cast<size_t>(j * k + l)];
+          sum += a * b;
+          xx += a * a;
+          ww += b * b;
+        }
+        o.exact[static_cast<size_t>(i * p.n + j)] += sum;
+        o.size[static_cast<size_t>(i * p.n + j)] +=
+            4 * std::sqrt(static_cast<double>(k)) * std::sqrt(xx * ww);
+      }
+    }
+  }
+  return o;
+}
+
+Tensor Multiply(const Problem& p, const Operands& o, cpu::CpuContext* context) {
+  std::vector<std::vector<std::byte>> panels;
+  std::vector<cpu::GemmSegment> segments;
+  for (size_t s = 0; s < p.k.size(); ++s) {
+    panels.push_back(Panels(o.w[s]));
+    cpu::GemmSegment segment;
+    segment.x = o.x[s].view().data;
+    segment.x_dtype = p.x_dtype;
+    segment.ldx = segment.k = static_cast<size_t>(p.k[s]);
+    segment.w = panels.back().data();
+    segments.push_back(segment);
+  }
+  Tensor y = p.accumulate ? o.start : Tensor(p.y_dtype, {p.m, p.n});
+  cpu::GemmArgs args;
+  args.dtype = p.dtype;
+  args.m = static_cast<size_t>(p.m);
+  args.n = args.ldy = static_cast<size_t>(p.n);
+  args.segments = segments;
+  args.bias = p.bias ? o.bias.view().as<float>() : nullptr;
+  args.y = y.view().data;
+  args.y_dtype = p.y_dtype;
+  args.accumulate = p.accumulate;
+  std::vector<std::byte> scratch(cpu::GemmScratchBytes(args, cpu::ThreadsOf(context)));
+  cpu::Gemm(args, scratch, context);
+  CHECK(y.intact());
+  return y;
+}
+
+std::vector<Problem> Problems() {
+  std::vector<Problem> problems;
+  const DType f32 = DType::kF32, bf16 = DType::kBF16;
+  for (const auto& [dtype, x, y] :
+       {std::array{f32, f32, f32}, std::array{bf16, bf16, bf16}, std::array{bf16, bf16, f32},
+        std::array{bf16, f32, f32}, std::array{f32, f32, bf16}}) {
+    problems.push_back({dtype, x, y, 1, 1, {1}});
+    problems.push_back({dtype, x, y, 3, 70, {0}, true});
+    problems.push_back({dtype, x, y, 2, 9, {}});
+    problems.push_back({dtype, x, y, 7, 65, {33}, true});
+    problems.push_back({dtype, x, y, 13, 31, {5, 64, 1}});
+    problems.push_back({dtype, x, y, 6, 129, {600}});
+    problems.push_back({dtype, x, y, 20, 17, {2051, 16}, true});
+    problems.push_back({dtype, x, y, 530, 16, {9}});
+    if (y == f32) problems.push_back({dtype, x, y, 9, 66, {40, 3}, true, true});
+  }
+  return problems;
+}
+
+TEST_CASE("gemm: small whole numbers are multiplied exactly") {
+  cpu::CpuContext context(2);
+  for (const Problem& p : Problems()) {
+    CAPTURE(p.m);
+    CAPTURE(p.n);
+    const Operands o = Make(p, true);
+    const Tensor expected = Of(p.y_dtype, {p.m, p.n}, o.exact);
+    ForEachSimdTarget([&] { CHECK_IDENTICAL(Multiply(p, o, &context), expected); });
+  }
+}
+
+TEST_CASE("gemm: real numbers stay within the bound of an f32 sum") {
+  cpu::CpuContext context(2);
+  for (const Problem& p : Problems()) {
+    CAPTURE(p.m);
+    CAPTURE(p.n);
+    const Operands o = Make(p, false);
+    std::vector<double> bounds;
+    for (size_t i = 0; i < o.exact.size(); ++i) {
+      bounds.push_back(UnitRoundoff(DType::kF32) * (o.size[i] + 4 * std::fabs(o.exact[i]) + 8) +
+                       UnitRoundoff(p.y_dtype) * std::fabs(o.exact[i]));
+    }
+    const Tensor expected = Of(DType::kF64, {p.m, p.n}, o.exact);
+    ForEachSimdTarget([&] { CHECK_CLOSE(Multiply(p, o, &context), expected, bounds); });
+  }
+}
+
+TEST_CASE("gemm: threads change no bit") {
+  for (const Problem& p : Problems()) {
+    const Operands o = Make(p, false);
+    const Tensor alone = Multiply(p, o, nullptr);
+    for (const int threads : {1, 2, 3, 4}) {
+      cpu::CpuContext context(threads);
+      CHECK_IDENTICAL(Multiply(p, o, &context), alone);
+    }
+  }
+}
+
+TEST_CASE("gemm: part of a packed matrix, into part of a wider y") {
+  ForEachSimdTarget([&] {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const int64_t width = static_cast<int64_t>(cpu::PanelWidth());
+      const int64_t m = 5, n = 3 * width, k = 40, n0 = width, k0 = 6, k_count = 21;
+      const Tensor x = Integers(dtype, {m, k}, 1), w = Integers(dtype, {n, k}, 2);
+      const std::vector<std::byte> panels = Panels(w);
+      cpu::GemmSegment segment = cpu::PackedPart(panels.data(), dtype, 40, static_cast<size_t>(n0),
+                                                 static_cast<size_t>(k0), 21);
+      segment.x = x.view().as<std::byte>() + static_cast<size_t>(k0) * SizeOf(dtype);
+      segment.x_dtype = dtype;
+      segment.ldx = 40;
+      const int64_t ldy = width + 9;
+      const Tensor y = Zeros(DType::kF32, {m, ldy});
+      cpu::GemmArgs args;
+      args.dtype = dtype;
+      args.m = 5;
+      args.n = static_cast<size_t>(width) + 2;
+      args.segments = {&segment, 1};
+      args.y = y.view().data;
+      args.ldy = static_cast<size_t>(ldy);
+      std::vector<std::byte> scratch(cpu::GemmScratchBytes(args, 1));
+      // The odd k_count leaves a bf16 pair half used: the other half of x counts as zero.
+      cpu::Gemm(args, scratch, nullptr);
+      for (int64_t i = 0; i < m; ++i) {
+        for (int64_t j = 0; j < ldy; ++j) {
+          double sum = 0;
+          for (int64_t l = k0; l < k0 + k_count && j < width + 2; ++l) {
+            sum += x.at(i * k + l) * w.at((n0 + j) * k + l);
+          }
+          CHECK(y.at(i * ldy + j) == sum);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("context: every task runs once, and the lowest task's exception comes out") {
+  for (const int threads : {1, 2, 4}) {
+    cpu::CpuContext context(threads);
+    CHECK(context.threads() == threads);
+    for (const size_t tasks : {0, 1, 2, 5, 100}) {
+      std::vector<std::atomic<int>> runs(tasks);
+      context.ParallelFor(tasks, [&](size_t task, size_t thread) {
+        CHECK(thread < static_cast<size_t>(threads));
+        ++runs[task];
+      });
+      for (const std::atomic<int>& count : runs) CHECK(count == 1);
+      context.Idle();
+    }
+    try {
+      context.ParallelFor(10, [](size_t task, size_t) {
+        if (task >= 3) throw std::runtime_error(std::to_string(task));
+      });
+      FAIL("expected the exception of a task");
+    } catch (const std::runtime_error& error) {
+      CHECK(std::string(error.what()) == "3");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lora::test

@@ -1,0 +1,104 @@
+// Packing and unpacking frozen matrices on the CPU.
+#include "backend/cpu/pack.h"
+
+#include <doctest/doctest.h>
+
+#include "backend/cpu/context.h"
+#include "test/support/close.h"
+#include "test/support/run.h"
+#include "test/support/simd_targets.h"
+
+namespace lora::test {
+namespace {
+
+const Op<PackArgs> kPack = {cpu::PackScratchBytes, cpu::Pack};
+const Op<UnpackArgs> kUnpack = {cpu::UnpackScratchBytes, cpu::Unpack};
+
+// Every bit pattern in turn, NaNs with payloads among them.
+Tensor AnyBits(DType dtype, Shape shape) {
+  Tensor t(dtype, shape);
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    if (SizeOf(dtype) == 2) {
+      t.view().as<uint16_t>()[i] = static_cast<uint16_t>(0x7f00 + 7 * i);
+    } else {
+      t.view().as<uint32_t>()[i] = static_cast<uint32_t>(0x7f000000 + 0x12345 * i);
+    }
+  }
+  return t;
+}
+
+Tensor PackedMemory(const Tensor& w, Direction direction) {
+  const size_t bytes = cpu::PackedBytes(w.shape()[0], w.shape()[1], w.dtype(), direction);
+  return Tensor(DType::kI32, {static_cast<int64_t>(bytes / 4)});
+}
+
+TEST_CASE("pack: unpack returns every bit, whole and row by row") {
+  cpu::CpuContext context(2);
+  ForEachSimdTarget([&] {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const Shape& shape : {Shape{0, 5}, Shape{5, 0}, Shape{1, 1}, Shape{3, 7}, Shape{63, 33},
+                                 Shape{64, 32}, Shape{65, 31}, Shape{130, 67}}) {
+        const std::string name = Text(shape);
+        CAPTURE(name);
+        const Tensor w = AnyBits(dtype, shape);
+        const Tensor memory = PackedMemory(w, Direction::kForward);
+        Run(kPack, PackArgs{w, memory.view().data, Direction::kForward}, context);
+        CHECK(memory.intact());
+        const PackedView packed{memory.view().data, dtype, shape[0], shape[1], Direction::kForward};
+        const Tensor back(dtype, shape);
+        Run(kUnpack, UnpackArgs{packed, back}, context);
+        CHECK(back.intact());
+        CHECK_IDENTICAL(back, w);
+        const Tensor rows(dtype, shape);
+        for (int64_t i = 0; i < shape[0]; ++i) {
+          cpu::UnpackRow(
+              packed, i,
+              rows.view().as<std::byte>() + static_cast<size_t>(i * shape[1]) * SizeOf(dtype));
+        }
+        CHECK_IDENTICAL(rows, w);
+      }
+    }
+  });
+}
+
+TEST_CASE("pack: the layout is panels of 32-bit elements, padded with zeros") {
+  cpu::CpuContext context(1);
+  ForEachSimdTarget([&] {
+    const int64_t width = static_cast<int64_t>(cpu::PanelWidth());
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const Direction direction : {Direction::kForward, Direction::kBackward}) {
+        const bool forward = direction == Direction::kForward;
+        const int64_t n = width + 3, k = 5, per = dtype == DType::kBF16 ? 2 : 1;
+        const Tensor w = Integers(dtype, forward ? Shape{n, k} : Shape{k, n}, 3, 1, 100);
+        const Tensor memory = PackedMemory(w, direction);
+        Run(kPack, PackArgs{w, memory.view().data, direction}, context);
+        const int64_t elements = (k + per - 1) / per;
+        REQUIRE(memory.numel() == 2 * elements * width);
+        // Element `at` of the packed memory, in units of the dtype.
+        const Tensor values(dtype, {memory.numel() * per});
+        std::memcpy(values.view().data, memory.view().data, memory.view().bytes());
+        for (int64_t i = 0; i < 2 * width; ++i) {
+          for (int64_t l = 0; l < elements * per; ++l) {
+            const int64_t at =
+                (((i / width) * elements + l / per) * width + i % width) * per + l % per;
+            const bool inside = i < n && l < k;
+            const double expected = inside ? w.at(forward ? i * k + l : l * n + i) : 0;
+            CHECK(values.at(at) == expected);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("unpack refuses a matrix packed for the other product") {
+  cpu::CpuContext context(1);
+  const Tensor w = AnyBits(DType::kF32, {3, 4});
+  const Tensor memory = PackedMemory(w, Direction::kBackward);
+  const Tensor back(DType::kF32, {3, 4});
+  const PackedView packed{memory.view().data, DType::kF32, 3, 4, Direction::kBackward};
+  CHECK_THROWS(cpu::Unpack(UnpackArgs{packed, back}, {}, context));
+}
+
+}  // namespace
+}  // namespace lora::test
