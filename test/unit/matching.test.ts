@@ -92,6 +92,21 @@ describe('which modules', () => {
       expect([...resolve({ targetModules }).keys()]).toEqual(modules.slice(0, -1).map(({ path }) => path));
   });
 
+  test('the index of a layer is the first number in a path, after a name', () => {
+    const paths = [
+      'model.layers.1.experts.2.up_proj',
+      'model.layers.2.experts.1.up_proj',
+      '1.up_proj',
+      'up_proj',
+    ];
+    const config = normalizeLoRAConfig({ targetModules: ['up_proj'], layersToTransform: [1] });
+    const found = resolveTargets(
+      config,
+      paths.map((path) => ({ path, isOutputEmbedding: false })),
+    );
+    expect([...found.keys()]).toEqual(['model.layers.1.experts.2.up_proj', 'up_proj']);
+  });
+
   test('the default is that of the Llama family', () => {
     expect(resolve({}).size).toBe(24);
   });

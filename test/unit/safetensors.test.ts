@@ -1,4 +1,13 @@
-import { readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { constants } from 'node:buffer';
+import {
+  appendFileSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import fc from 'fast-check';
@@ -294,6 +303,47 @@ describe('an open file', () => {
     expect(readFileSync(path).at(-8)).toBe(1);
     renameSync(saved(fileOf('{}')), path);
     expect([...bytes]).toEqual([9, 1, 1, 1, 1, 1, 1, 1]);
+    file.close();
+  });
+});
+
+describe('more than 4 GiB', () => {
+  const large = 5 * 2 ** 30;
+  const path = fresh();
+
+  // A sparse file: the hole takes no space on disk.
+  beforeAll(() => {
+    const header = fileOf({
+      large: { dtype: 'U8', shape: [5, 2 ** 30], data_offsets: [0, large] },
+      tail: { dtype: 'U8', shape: [3], data_offsets: [large, large + 3] },
+    });
+    writeFileSync(path, header);
+    truncateSync(path, header.length + large);
+    appendFileSync(path, Uint8Array.of(1, 2, 3));
+  });
+  afterAll(() => rmSync(path));
+
+  test('a tensor behind it is read', async () => {
+    const file = await openSafetensors(path);
+    expect([...file.tensors.get('tail')!.bytes]).toEqual([1, 2, 3]);
+    file.close();
+  });
+
+  test('one view of it needs Node.js 22', async () => {
+    const file = await openSafetensors(path);
+    const { shape } = file.tensors.get('large')!;
+    expect(shape).toEqual([5, 2 ** 30]);
+    const view = (): number => file.tensors.get('large')!.bytes.length;
+    if (constants.MAX_LENGTH >= large) {
+      expect(view()).toBe(large);
+    } else {
+      expect(view).toThrow(
+        expect.objectContaining({
+          code: 'ERR_UNSUPPORTED',
+          message: `${path}: the tensor large has ${large} bytes, and one view of Node.js ${process.versions.node} holds at most ${constants.MAX_LENGTH}: use Node.js 22 or newer`,
+        }),
+      );
+    }
     file.close();
   });
 });
