@@ -4,13 +4,15 @@ import { binding } from './calls';
 
 export class Storage {
   #refs = 1;
+  readonly #base: Storage | null;
 
-  /** `base`: the storage whose memory this one views, if any. */
+  /** `viewed`: the storage whose memory this one looks at, if any. */
   constructor(
     readonly handle: NativeTensor,
-    private readonly base: Storage | null = null,
+    viewed: Storage | null = null,
   ) {
-    base?.retain();
+    this.#base = viewed?.#base ?? viewed; // views of views stay flat
+    this.#base?.retain();
   }
 
   retain(): this {
@@ -21,11 +23,11 @@ export class Storage {
   release(): void {
     if (--this.#refs > 0) return;
     binding().release(this.handle);
-    this.base?.release();
+    this.#base?.release();
   }
 
   /** Nobody else can see the memory, so it may be written. */
   get exclusive(): boolean {
-    return this.#refs === 1 && (this.base === null || this.base.exclusive);
+    return this.#refs === 1 && (this.#base === null || this.#base.exclusive);
   }
 }

@@ -101,22 +101,22 @@ export class Tensor {
 
   /**
    * The values: Float32Array (bf16 and f16 widened) or Int32Array. Rejects with the failure of the op
-   * that this tensor depends on, if one failed.
+   * that this tensor depends on, if one failed. `data<Int32Array>()` where the type matters.
    */
-  async data(): Promise<TensorValues> {
+  async data<T extends TensorValues = Float32Array>(): Promise<T> {
     const wide = this.#widened('data');
     try {
-      return typed(this.dtype, await binding().read(wide.handle));
+      return typed(this.dtype, await binding().read(wide.handle)) as T;
     } finally {
       wide.dispose();
     }
   }
 
   /** data() for scripts: blocks the event loop. */
-  dataSync(): TensorValues {
+  dataSync<T extends TensorValues = Float32Array>(): T {
     const wide = this.#widened('dataSync');
     try {
-      return typed(this.dtype, binding().readSync(wide.handle));
+      return typed(this.dtype, binding().readSync(wide.handle)) as T;
     } finally {
       wide.dispose();
     }

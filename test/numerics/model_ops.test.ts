@@ -1,0 +1,219 @@
+// The ops of a Llama-family model: gradients against central differences, cpu against reference.
+import { tensor, type Tensor } from '../../lib/index';
+import type { Device } from '../../lib/index';
+import { FrozenWeight } from '../../lib/frozen_weight';
+import {
+  attention,
+  attentionCached,
+  cacheAppend,
+  crossEntropy,
+  embedding,
+  linearCrossEntropy,
+  randomNormal,
+  randomUniform,
+  rmsNorm,
+  rope,
+  sample,
+  swiglu,
+  view,
+} from '../../lib/ops';
+import { expectReject, expectThrow } from '../support/errors';
+import { gradientError, relativeError, seeded, weigh, type Input } from '../support/numbers';
+
+const table = (d: number, n: number, device: Device): { cos: Tensor; sin: Tensor } => {
+  const angles = Array.from({ length: n * (d / 2) }, (_, i) => Math.floor(i / (d / 2)) / (1 + (i % (d / 2))));
+  const make = (f: (x: number) => number): Tensor =>
+    tensor(Float32Array.from(angles, f), { shape: [n, d / 2], device });
+  return { cos: make(Math.cos), sin: make(Math.sin) };
+};
+const ints = (list: number[], shape: number[], device: Device): Tensor =>
+  tensor(Int32Array.from(list), { shape, device });
+
+interface Case {
+  name: string;
+  fn: (device: Device) => (...x: Tensor[]) => Tensor;
+  inputs: Input[];
+}
+const qkv = (heads: number, kv: number): Input[] => [
+  { shape: [2, 5, heads, 4] },
+  { shape: [2, 5, kv, 4] },
+  { shape: [2, 5, kv, 4] },
+];
+
+const cases: Case[] = [
+  {
+    name: 'rms_norm',
+    fn: (device) => (x) => rmsNorm(x, seeded([6], 3, { device }), 1e-5),
+    inputs: [{ shape: [2, 2, 6] }],
+  },
+  {
+    name: 'rope',
+    fn: (device) => (x) => rope(x, table(4, 9, device), { offset: 3 }),
+    inputs: [{ shape: [2, 3, 2, 4] }],
+  },
+  {
+    name: 'rope with positions',
+    fn: (device) => (x) =>
+      rope(x, table(4, 9, device), { positions: ints([0, 1, 2, 5, 6, 0], [2, 3], device) }),
+    inputs: [{ shape: [2, 3, 2, 4] }],
+  },
+  { name: 'attention', fn: () => (q, k, v) => attention(q, k, v, { scale: 0.5 }), inputs: qkv(2, 2) },
+  {
+    name: 'grouped attention in a window',
+    fn: () => (q, k, v) => attention(q, k, v, { scale: 0.7, window: 2 }),
+    inputs: qkv(4, 2),
+  },
+  {
+    name: 'packed attention',
+    fn: (device) => (q, k, v) =>
+      attention(q, k, v, {
+        scale: 0.7,
+        keyBegin: ints([0, 0, 2, 2, 2, 0, 0, 0, 0, 4], [2, 5], device),
+      }),
+    inputs: qkv(2, 1),
+  },
+  { name: 'swiglu', fn: () => (a, b) => swiglu(a, b), inputs: [{ shape: [3, 5] }, { shape: [3, 5] }] },
+  {
+    name: 'cross_entropy',
+    fn: (device) => (x) => crossEntropy(x, ints([2, -100, 0, 5], [2, 2], device)).loss,
+    inputs: [{ shape: [2, 2, 6] }],
+  },
+  {
+    name: 'linear_cross_entropy',
+    fn: (device) => (x) =>
+      linearCrossEntropy(
+        x,
+        FrozenWeight.pack(seeded([7, 4], 5, { device })),
+        ints([1, 6, -100], [3], device),
+      ).loss.mul(0.5),
+    inputs: [{ shape: [3, 4] }],
+  },
+];
+
+test.each(cases)('$name: gradients are those of central differences', async ({ fn, inputs }) => {
+  expect(await gradientError(fn('reference'), inputs)).toBeLessThan(3e-3);
+});
+
+test.each(cases)('$name: cpu against reference', async ({ fn, inputs }) => {
+  for (const [dtype, bound] of [
+    ['f32', 2e-5],
+    ['bf16', 2 ** -6],
+  ] as const) {
+    if (dtype === 'bf16' && fn === cases.at(-1)!.fn) continue; // its weight is f32 here
+    const run = async (device: Device): Promise<ArrayLike<number>[]> => {
+      const xs = inputs.map((x, i) => seeded(x.shape, 40 + i, { dtype, device, requiresGrad: true }));
+      const y = fn(device)(...xs);
+      weigh(y).backward();
+      return Promise.all([y, ...xs.map((x) => x.grad!)].map((t) => t.data()));
+    };
+    const [cpu, reference] = [await run('cpu'), await run('reference')];
+    cpu.forEach((got, i) => expect(relativeError(got, reference[i]!)).toBeLessThan(bound));
+  }
+});
+
+describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device) => {
+  test('embedding gives rows', async () => {
+    const w = FrozenWeight.pack(
+      tensor(
+        [
+          [1, 2],
+          [3, 4],
+          [5, 6],
+        ],
+        { device },
+      ),
+    );
+    const y = embedding(w, ints([2, 0], [1, 2], device));
+    expect([y.shape, ...(await y.data())]).toEqual([[1, 2, 2], 5, 6, 1, 2]);
+    await expectReject(embedding(w, ints([3], [1], device)).data(), 'ERR_DATA', /^\[embedding\] .*3/);
+  });
+
+  test('decoding against a cache is the row of a whole pass', async () => {
+    const [b, s, heads, kv, d] = [2, 5, 4, 2, 4];
+    const q = seeded([b, s, heads, d], 1, { device });
+    const [k, v] = [seeded([b, s, kv, d], 2, { device }), seeded([b, s, kv, d], 3, { device })];
+    const whole = await attention(q, k, v, { scale: 0.5 }).data();
+    const [cacheK, cacheV] = [0, 1].map(() =>
+      tensor(new Float32Array(b * 8 * kv * d), { shape: [b, 8, kv, d], device }),
+    );
+    const take = async (t: Tensor, from: number, to: number): Promise<Tensor> => {
+      const all = await t.data();
+      const row = t.shape[2]! * d;
+      const parts = Array.from({ length: b }, (_, i) => [
+        ...all.slice((i * s + from) * row, (i * s + to) * row),
+      ]);
+      return tensor(Float32Array.from(parts.flat()), { shape: [b, to - from, t.shape[2]!, d], device });
+    };
+    for (const [from, to] of [
+      [0, 3],
+      [3, 4],
+      [4, 5],
+    ] as const) {
+      cacheAppend(await take(k, from, to), cacheK!, from);
+      cacheAppend(await take(v, from, to), cacheV!, from);
+      const y = attentionCached(await take(q, from, to), cacheK!, cacheV!, {
+        kvLength: to,
+        qOffset: from,
+        scale: 0.5,
+      });
+      const got = await y.data();
+      const row = heads * d;
+      for (let i = 0; i < b; i++) {
+        const want = whole.slice((i * s + from) * row, (i * s + to) * row);
+        expect(
+          relativeError(got.slice(i * (to - from) * row, (i + 1) * (to - from) * row), want),
+        ).toBeLessThan(1e-5);
+      }
+    }
+    expectThrow(
+      () => cacheAppend(k, cacheK!, 4),
+      'ERR_ARGUMENT',
+      '[cache_append] expected src of shape [2, s, 2, 4] with offset + s ≤ 8 but received [2, 5, 2, 4] at 4',
+    );
+  });
+
+  test('random numbers depend on seed, stream and index alone', async () => {
+    const a = await randomUniform([4, 3], { seed: 1, lo: -2, hi: 2, device }).data();
+    const b = await randomUniform([5], { seed: 1, lo: -2, hi: 2, device }).data();
+    expect([...b]).toEqual([...a].slice(0, 5));
+    const c = await randomUniform([5], { seed: 1, stream: 1, lo: -2, hi: 2, device }).data();
+    expect([...c]).not.toEqual([...b]);
+    expect(Math.max(...a)).toBeLessThan(2);
+    const n = await randomNormal([10_000], { seed: 2, mean: 1, std: 0.5, device }).data();
+    const mean = n.reduce((s: number, x: number) => s + x, 0) / n.length;
+    const variance = n.reduce((s: number, x: number) => s + (x - mean) ** 2, 0) / n.length;
+    expect(Math.abs(mean - 1)).toBeLessThan(0.02);
+    expect(Math.abs(Math.sqrt(variance) - 0.5)).toBeLessThan(0.02);
+  });
+
+  test('sampling', async () => {
+    const logits = tensor(
+      [
+        [0, 3, 3, 1],
+        [5, 0, 0, 0],
+      ],
+      { device },
+    );
+    const base = { temperature: 0, topK: 0, topP: 1, seed: 0, step: 0 };
+    expect([...(await sample(logits, base).data())]).toEqual([1, 0]);
+    const counts = [0, 0, 0, 0];
+    const row = view(logits, 0, [1, 4]);
+    for (let step = 0; step < 400; step++) {
+      counts[(await sample(row, { ...base, temperature: 1, topK: 3, step }).data())[0]!]!++;
+    }
+    expect(counts[0]).toBe(0); // the fourth largest
+    expect(counts[1]! + counts[2]!).toBeGreaterThan(320);
+    expect(Math.min(counts[1]!, counts[2]!)).toBeGreaterThan(130);
+  });
+
+  test('labels that cannot be', async () => {
+    const logits = seeded([2, 3], 1, { device });
+    await expectReject(logits.crossEntropy([0, 3]).item(), 'ERR_DATA', /^\[cross_entropy\] .*3/);
+    await expectReject(logits.crossEntropy([-100, -100]).item(), 'ERR_DATA', /^\[cross_entropy\]/);
+    expectThrow(
+      () => logits.crossEntropy([0]),
+      'ERR_ARGUMENT',
+      '[cross_entropy] expected labels of shape [2] (that of the rows of logits) but received [1]',
+    );
+  });
+});

@@ -1,0 +1,114 @@
+// Gradients of the tape against central differences on the reference device, and cpu against reference.
+import { tensor, type Tensor } from '../../lib/index';
+import { gradientError, relativeError, seeded, weigh, type Input } from '../support/numbers';
+
+interface Case {
+  name: string;
+  fn: (...x: Tensor[]) => Tensor;
+  inputs: Input[];
+}
+
+const away = (shape: number[], at: number[]): Input => ({ shape, at });
+const positive = away([2, 3], [0.7, 1.2, 2, 0.9, 1.6, 3]);
+
+const cases: Case[] = [
+  { name: 'add', fn: (a, b) => a.add(b), inputs: [{ shape: [2, 3] }, { shape: [2, 3] }] },
+  { name: 'add row', fn: (a, b) => a.add(b), inputs: [{ shape: [2, 3] }, { shape: [3] }] },
+  { name: 'sub column', fn: (a, b) => a.sub(b), inputs: [{ shape: [2, 1] }, { shape: [2, 3] }] },
+  { name: 'mul both ways', fn: (a, b) => a.mul(b), inputs: [{ shape: [2, 1, 3] }, { shape: [4, 1] }] },
+  { name: 'mul scalar', fn: (a, b) => a.mul(b), inputs: [{ shape: [3] }, { shape: [] }] },
+  { name: 'div', fn: (a, b) => a.div(b), inputs: [{ shape: [2, 3] }, positive] },
+  { name: 'div row', fn: (a, b) => a.div(b), inputs: [{ shape: [2, 3] }, away([3], [0.8, 1.5, 2])] },
+  { name: 'numbers', fn: (a) => a.add(2).sub(0.5).mul(3).div(7), inputs: [{ shape: [2, 3] }] },
+  { name: 'square', fn: (a) => a.square(), inputs: [{ shape: [7] }] },
+  { name: 'relu', fn: (a) => a.relu(), inputs: [away([5], [-2, -0.5, 0.4, 1, 3])] },
+  { name: 'gelu', fn: (a) => a.gelu(), inputs: [away([6], [-3, -1, -0.2, 0, 0.7, 2])] },
+  { name: 'silu', fn: (a) => a.silu(), inputs: [away([6], [-3, -1, -0.2, 0, 0.7, 2])] },
+  { name: 'sum', fn: (a) => a.square().sum(), inputs: [{ shape: [2, 3] }] },
+  { name: 'sum rows', fn: (a) => a.square().sum({ dim: 0 }), inputs: [{ shape: [2, 3] }] },
+  { name: 'sum kept', fn: (a) => a.sum({ dim: [-1, 0], keepDim: true }), inputs: [{ shape: [2, 3, 4] }] },
+  { name: 'mean', fn: (a) => a.square().mean(), inputs: [{ shape: [2, 3] }] },
+  { name: 'mean columns', fn: (a) => a.mean({ dim: 1 }), inputs: [{ shape: [2, 3, 2] }] },
+  { name: 'reshape', fn: (a) => a.reshape([3, -1]).square(), inputs: [{ shape: [2, 3] }] },
+  { name: 'transpose', fn: (a) => a.transpose(), inputs: [{ shape: [2, 3] }] },
+  { name: 'transpose perm', fn: (a) => a.transpose([2, 0, 1]), inputs: [{ shape: [2, 3, 4] }] },
+  { name: 'matmul', fn: (a, b) => a.matmul(b), inputs: [{ shape: [3, 4] }, { shape: [4, 2] }] },
+  {
+    name: 'matmul stack by matrix',
+    fn: (a, b) => a.matmul(b),
+    inputs: [{ shape: [2, 3, 4] }, { shape: [4, 2] }],
+  },
+  {
+    name: 'matmul broadcast',
+    fn: (a, b) => a.matmul(b),
+    inputs: [{ shape: [2, 1, 3, 4] }, { shape: [3, 4, 2] }],
+  },
+  {
+    name: 'cross entropy mean',
+    fn: (a) => a.crossEntropy([1, -100, 4]),
+    inputs: [{ shape: [3, 5] }],
+  },
+  {
+    name: 'cross entropy sum',
+    fn: (a) => a.crossEntropy([[0, 2]], { reduction: 'sum' }),
+    inputs: [{ shape: [1, 2, 3] }],
+  },
+  {
+    name: 'a small net',
+    fn: (x, w, b) => x.matmul(w).add(b).gelu().square().mean(),
+    inputs: [{ shape: [4, 3] }, { shape: [3, 5] }, { shape: [5] }],
+  },
+];
+
+test.each(cases)('$name: gradients are those of central differences', async ({ fn, inputs }) => {
+  expect(await gradientError(fn, inputs)).toBeLessThan(2e-3);
+});
+
+test('the comparison can fail', async () => {
+  // A gradient that is off by 1% is seen: the function moves by 1% only in the differences.
+  let calls = 0;
+  const fn = (x: Tensor): Tensor => x.mul(calls++ === 0 ? 1.01 : 1);
+  expect(await gradientError(fn, [{ shape: [3] }])).toBeGreaterThan(5e-3);
+});
+
+const bound = { f32: 1e-5, bf16: 2 ** -7 } as const;
+
+describe.each(['f32', 'bf16'] as const)('cpu against reference, %s', (dtype) => {
+  test.each(cases)('$name', async ({ fn, inputs }) => {
+    const run = async (device: 'cpu' | 'reference'): Promise<ArrayLike<number>[]> => {
+      const xs = inputs.map((x, i) => {
+        if (!x.at) return seeded(x.shape, 20 + i, { dtype, device, requiresGrad: true });
+        return tensor(Float32Array.from(x.at), { shape: x.shape, dtype, device, requiresGrad: true });
+      });
+      const y = fn(...xs);
+      weigh(y).backward();
+      return Promise.all([y, ...xs.map((x) => x.grad!)].map((t) => t.data()));
+    };
+    const [cpu, reference] = [await run('cpu'), await run('reference')];
+    cpu.forEach((got, i) => expect(relativeError(got, reference[i]!)).toBeLessThan(bound[dtype]));
+  });
+
+  test.each([0, 1, 3, 7, 31, 32, 33, 255, 257])('elementwise and sums of %d elements', async (n) => {
+    const run = async (device: 'cpu' | 'reference'): Promise<ArrayLike<number>[]> => {
+      const x = seeded([n], 3, { dtype, device, requiresGrad: true });
+      const y = x.silu().mul(x.gelu()).add(x.relu());
+      const total = y.square().sum();
+      total.backward();
+      return Promise.all([y, total, x.grad!].map((t) => t.data()));
+    };
+    const [cpu, reference] = [await run('cpu'), await run('reference')];
+    cpu.forEach((got, i) => expect(relativeError(got, reference[i]!)).toBeLessThan(bound[dtype]));
+  });
+});
+
+test('values of a few functions', async () => {
+  const x = tensor([-1, 0, 2], { device: 'reference' });
+  const list = async (t: Tensor): Promise<number[]> => [...(await t.data())];
+  expect(relativeError(await list(x.gelu()), [-0.15865525, 0, 1.9544997])).toBeLessThan(1e-6);
+  expect(relativeError(await list(x.silu()), [-0.26894143, 0, 1.7615942])).toBeLessThan(1e-6);
+  const logits = tensor([[1, 2, 3]], { device: 'reference' });
+  expect(await logits.crossEntropy([0]).item()).toBeCloseTo(Math.log(Math.E ** 0 + Math.E + Math.E ** 2), 5);
+  expect(await tensor([], { device: 'reference' }).mean().item()).toBeNaN();
+  expect(await tensor([], { device: 'reference' }).sum().item()).toBe(0);
+  expect(await list(x.mul(NaN))).toEqual([NaN, NaN, NaN]);
+});

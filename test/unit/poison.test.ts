@@ -1,0 +1,121 @@
+// What fails when it runs, after the call: dependents fail with the op, the sentence and the caller's stack.
+import { AdamW, LoRALinear, parameter, saveCheckpoint, tensor } from '../../lib/index';
+import { binding } from '../../lib/calls';
+import { expectReject, expectThrow } from '../support/errors';
+import { seeded } from '../support/numbers';
+
+describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {
+  test('poisons what depends on it and nothing else', async () => {
+    const x = tensor([1, 2], { device });
+    binding().injectFailure('binary', '[add] injected');
+    const bad = x.add(1);
+    const good = x.add(2);
+    const worse = bad.mul(3).sum();
+    await expectReject(worse.item(), 'ERR_ARGUMENT', '[add] injected').catch(() => undefined);
+    const error = await worse.item().then(
+      () => undefined,
+      (e: Error & { op?: string }) => e,
+    );
+    expect(error?.message).toContain('injected');
+    expect(error?.op).toBeTruthy();
+    expect([...(await good.data())]).toEqual([3, 4]);
+    expect([...(await x.data())]).toEqual([1, 2]);
+    expect(() => bad.dataSync()).toThrow(/injected/);
+  });
+
+  test('shows the stack of the call that failed, not of the read', async () => {
+    const x = tensor([1, 2], { device });
+    function culprit(): ReturnType<typeof tensor> {
+      binding().injectFailure('binary', 'injected');
+      return x.add(1);
+    }
+    async function reader(t: ReturnType<typeof tensor>): Promise<unknown> {
+      return t.data();
+    }
+    const bad = culprit();
+    x.mul(2);
+    const error = (await reader(bad).catch((e: unknown) => e)) as Error;
+    expect(error.stack).toContain('culprit');
+    expect(error.stack).not.toContain('reader');
+    expect(error.stack).not.toContain('ops/binary');
+    const [first, second] = error.stack!.split('\n');
+    expect(first).toMatch(/^LoRAError: .*injected/);
+    expect(second).toContain('culprit');
+  });
+
+  test('in backward, it is the stack of backward()', async () => {
+    const w = parameter(tensor([1, 2], { device }));
+    const loss = w.square().sum();
+    function culprit(): void {
+      binding().injectFailure('unary_backward', 'injected');
+      loss.backward();
+    }
+    culprit();
+    const error = (await w.grad!.data().catch((e: unknown) => e)) as Error;
+    expect(error.stack).toContain('culprit');
+    expect(await loss.item()).toBe(5);
+  });
+
+  const setup = (): { layer: LoRALinear; optimizer: AdamW; run: () => void; weights: () => string } => {
+    const layer = new LoRALinear({ inFeatures: 4, outFeatures: 3, r: 2, device });
+    const optimizer = new AdamW(layer.parameters(), { lr: 0.1 });
+    const x = seeded([2, 4], 1, { device });
+    return {
+      layer,
+      optimizer,
+      run: () => layer.forward(x).square().sum().backward(),
+      weights: () =>
+        layer
+          .parameters()
+          .map((p) => Buffer.from(p.bytesSync()).toString('hex'))
+          .join(),
+    };
+  };
+
+  test('an update with a failed gradient does not run, and the optimizer refuses until zeroGrad()', async () => {
+    const { optimizer, run, weights } = setup();
+    run();
+    optimizer.step();
+    optimizer.zeroGrad();
+    const before = weights();
+    binding().injectFailure('lora_linear_forward', 'injected');
+    run();
+    optimizer.step();
+    expect(weights()).toBe(before); // reading waits for the step
+    expectThrow(() => optimizer.step(), 'ERR_ARGUMENT', /injected/);
+    expectThrow(() => optimizer.stateDict(), 'ERR_ARGUMENT', /injected/);
+    await expect(saveCheckpoint('/nowhere', { optimizer })).rejects.toThrow(/injected/);
+    optimizer.zeroGrad();
+    run();
+    optimizer.step();
+    expect(weights()).not.toBe(before);
+    optimizer.stateDict();
+  });
+
+  test('a failure that nobody has seen outlives zeroGrad()', async () => {
+    const { optimizer, run, weights } = setup();
+    binding().injectFailure('lora_linear_forward', 'injected');
+    run();
+    optimizer.step();
+    weights();
+    optimizer.zeroGrad();
+    run();
+    expectThrow(() => optimizer.step(), 'ERR_ARGUMENT', /injected/);
+    optimizer.zeroGrad();
+    run();
+    optimizer.step();
+  });
+
+  test('one that a read has shown is cleared by zeroGrad()', async () => {
+    const { layer, optimizer } = setup();
+    const x = seeded([2, 4], 1, { device });
+    binding().injectFailure('lora_linear_forward', 'injected');
+    const loss = layer.forward(x).square().sum();
+    loss.backward();
+    optimizer.step();
+    await expect(loss.item()).rejects.toThrow(/injected/);
+    optimizer.zeroGrad();
+    layer.forward(x).square().sum().backward();
+    optimizer.step();
+  });
+});
