@@ -1,13 +1,9 @@
 // Devices, threads, memory, and the switches of the error and failure tests.
+#include "backend/cpu/targets.h"
 #include "node/api.h"
 #include "node/env_state.h"
 #include "node/errors.h"
 #include "node/parse.h"
-
-#if __has_include("backend/cpu/targets.h")
-#include "backend/cpu/targets.h"
-#define LORA_HAS_CPU_TARGETS
-#endif
 
 namespace lora::node {
 namespace {
@@ -46,16 +42,10 @@ Napi::Value CpuInfo(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Napi::Object result = Napi::Object::New(info.Env());
   Napi::Array targets = Napi::Array::New(info.Env());
-#ifdef LORA_HAS_CPU_TARGETS
-  result.Set("target", cpu::CurrentTarget());
+  result.Set("target", cpu::ActiveTarget());
   uint32_t i = 0;
-  for (const auto& name : cpu::SupportedTargets()) targets.Set(i++, name);
+  for (const std::string& name : cpu::UsableTargets()) targets.Set(i++, name);
   result.Set("highwayVersion", cpu::HighwayVersion());
-#else
-  result.Set("target", "scalar");
-  targets.Set(0u, "scalar");
-  result.Set("highwayVersion", "none");
-#endif
   result.Set("targets", targets);
   result.Set("threads", state.threads());
   return result;

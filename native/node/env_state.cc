@@ -84,6 +84,7 @@ void EnvState::Install(Napi::Env env) {
         (*holder)->Close();
       },
       new Holder(state));
+  state->WatchCollections();
 }
 
 EnvState* EnvState::Get(Napi::Env env) {
@@ -105,6 +106,8 @@ void EnvState::Close() {
   }
   for (Request* request : completed_) delete request;
   completed_.clear();
+  for (Shell* shell : handles_) Destroy(shell);
+  handles_.clear();
   device_handles_.clear();
   error_factory.Reset();
 }
@@ -156,28 +159,35 @@ void EnvState::SetLimits(QueueLimits limits) {
 
 // ---- handles -----------------------------------------------------------------------------------
 
-void EnvState::Finalize(napi_env env, void* data, void*) {
-  const std::unique_ptr<Shell> shell(static_cast<Shell*>(data));
-  shell->state->Release(*shell);
-  shell->state->shells_.erase(shell.get());
-  if (shell->weak != nullptr) napi_delete_reference(env, shell->weak);
+void EnvState::WatchCollections() {
+  // An object that nobody keeps: its finalizer tells that a collection has passed.
+  auto* holder = new std::shared_ptr<EnvState>(shared_from_this());
+  napi_value witness = nullptr;
+  const napi_status made = napi_create_external(
+      env_, holder,
+      [](napi_env env, void* data, void*) {
+        const std::unique_ptr<std::shared_ptr<EnvState>> owner(
+            static_cast<std::shared_ptr<EnvState>*>(data));
+        EnvState& state = **owner;
+        if (state.closed_) return;
+        const Napi::HandleScope scope(env);
+        state.PollDead();
+        state.WatchCollections();
+      },
+      nullptr, &witness);
+  if (made != napi_ok) delete holder;
 }
 
 Napi::Value EnvState::Wrap(std::unique_ptr<Shell> shell) {
-  shell->state = shared_from_this();
   napi_value external = nullptr;
-  if (napi_create_external(env_, shell.get(), Finalize, nullptr, &external) != napi_ok)
+  if (napi_create_external(env_, shell.get(), nullptr, nullptr, &external) != napi_ok ||
+      napi_create_reference(env_, external, 0, &shell->weak) != napi_ok)
     throw Napi::Error::New(env_);
-  Shell* raw = shell.release();  // the finalizer owns it
-  shells_.insert(raw);
-  if (raw->kind == Kind::kTensor || raw->kind == Kind::kWeight) {
-    napi_create_reference(env_, external, 0, &raw->weak);
-    raw->index = live_.size();
-    live_.push_back(raw);
-    if (raw->kind == Kind::kTensor) ++tensors_;
-    if (++handles_since_poll_ > kPollHandles + live_.size() / 2 || bytes_since_poll_ > kPollBytes)
-      PollDead();
-  }
+  if (shell->kind == Kind::kTensor) ++tensors_;
+  shells_.insert(shell.get());
+  handles_.push_back(shell.release());
+  if (++handles_since_poll_ > kPollHandles + handles_.size() / 2 || bytes_since_poll_ > kPollBytes)
+    PollDead();
   return Napi::Value(env_, external);
 }
 
@@ -216,23 +226,30 @@ WeightRef& EnvState::Weight(Napi::Value value, const char* op, const char* name)
 }
 
 void EnvState::Release(Shell& shell) {
-  if (!shell.tensor && !shell.weight) return;
   if (shell.tensor) --tensors_;
-  live_[shell.index] = live_.back();
-  live_[shell.index]->index = shell.index;
-  live_.pop_back();
   shell.tensor.reset();
   shell.weight.reset();
+}
+
+void EnvState::Destroy(Shell* shell) {
+  Release(*shell);
+  shells_.erase(shell);
+  napi_delete_reference(env_, shell->weak);
+  delete shell;
 }
 
 void EnvState::PollDead() {
   handles_since_poll_ = bytes_since_poll_ = 0;
   const Napi::HandleScope scope(env_);
-  for (size_t i = live_.size(); i-- > 0;) {
+  size_t kept = 0;
+  for (Shell* shell : handles_) {
     napi_value value = nullptr;
-    if (napi_get_reference_value(env_, live_[i]->weak, &value) == napi_ok && value == nullptr)
-      Release(*live_[i]);
+    if (napi_get_reference_value(env_, shell->weak, &value) == napi_ok && value == nullptr)
+      Destroy(shell);
+    else
+      handles_[kept++] = shell;
   }
+  handles_.resize(kept);
 }
 
 // ---- memory ------------------------------------------------------------------------------------

@@ -87,8 +87,9 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   TensorRef& Tensor(Napi::Value value, const char* op, const char* name);
   WeightRef& Weight(Napi::Value value, const char* op, const char* name);
   void Release(Shell& shell);
-  // Releases the content of handles that nobody can reach any more. Finalizers alone do not run in
-  // a loop that never yields to the event loop.
+  // Frees the handles that nobody can reach any more, by asking their weak references. Handles have
+  // no finalizers: those do not run in a loop that never yields to the event loop. Called when the
+  // queue is full, when memory is short, after so many new handles, and after garbage collections.
   void PollDead();
 
   // ---- memory
@@ -116,7 +117,8 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
  private:
   void Settle();
   void Close();
-  static void Finalize(napi_env env, void* data, void* hint);
+  void Destroy(Shell* shell);
+  void WatchCollections();
 
   const napi_env env_;
   std::map<std::string, std::shared_ptr<Device>> devices_;
@@ -125,8 +127,8 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   QueueLimits limits_;
   std::map<std::string, std::string> injected_;
 
-  std::unordered_set<const void*> shells_;  // every External that exists
-  std::vector<Shell*> live_;                // those with content that a poll may drop
+  std::vector<Shell*> handles_;             // owned
+  std::unordered_set<const void*> shells_;  // the same
   size_t tensors_ = 0, bytes_ = 0, peak_bytes_ = 0;
   size_t handles_since_poll_ = 0, bytes_since_poll_ = 0;
 

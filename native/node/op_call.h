@@ -64,6 +64,8 @@ class OpCall {
   void Run(Op<Args> Backend::* op, Args& args) {
     Check(args);
     const Op<Args>& entry = device_->backend().*op;
+    if (entry.run == nullptr)
+      Throw("ERR_UNSUPPORTED", label_, "is not available on ", device_->name());
     PackWeights();
     const size_t scratch_bytes =
         entry.scratch_bytes ? entry.scratch_bytes(args, device_->stream().threads()) : 0;
