@@ -1,0 +1,13 @@
+// y ← y + x.
+#include "backend/reference/element.h"
+#include "backend/reference/kernels.h"
+
+namespace lora::reference {
+
+void Accumulate(const AccumulateArgs& args, Scratch, Context&) {
+  for (int64_t i = 0; i < args.y.numel(); ++i) {
+    Store(args.y, i, Load(args.y, i) + Load(args.x, i));
+  }
+}
+
+}  // namespace lora::reference

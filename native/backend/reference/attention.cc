@@ -1,0 +1,97 @@
+// For query i and the keys j that it sees (max(begin, i − window + 1) <= j <= i):
+//   s_j = scale·q_i·k_j,  lse = log Σ exp(s_j),  p_j = exp(s_j − lse),  y = Σ p_j·v_j
+// A query that sees no key has y = 0, lse = −∞ and gives no gradient. Backward, with D = g·y:
+//   dv_j += p_j·g,  ds_j = p_j·(g·v_j − D),  dq += scale·ds_j·k_j,  dk_j += scale·ds_j·q
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "backend/reference/kernels.h"
+#include "backend/reference/rows.h"
+
+namespace lora::reference {
+namespace {
+
+// What forward and backward share: where the vectors of one (batch, query, head) lie.
+struct Place {
+  const TensorView &q, &k;
+  int64_t batch, query, head;
+
+  int64_t size() const { return q.dim(3); }
+  int64_t Query() const { return ((batch * q.dim(1) + query) * q.dim(2) + head) * size(); }
+  int64_t Key(int64_t j) const {
+    const int64_t kv_head = head / (q.dim(2) / k.dim(2));
+    return ((batch * k.dim(1) + j) * k.dim(2) + kv_head) * size();
+  }
+  int64_t Lse() const { return (batch * q.dim(2) + head) * q.dim(1) + query; }
+};
+
+template <class Visit>
+void EachPlace(const TensorView& q, const TensorView& k, const Visit& visit) {
+  for (int64_t b = 0; b < q.dim(0); ++b)
+    for (int64_t i = 0; i < q.dim(1); ++i)
+      for (int64_t h = 0; h < q.dim(2); ++h) visit(Place{q, k, b, i, h});
+}
+
+// The first key that a query sees; the last one is its own position.
+int64_t FirstKey(const TensorView& key_begin, int64_t window, const Place& at, int64_t position) {
+  int64_t first = 0;
+  if (key_begin) {
+    const int64_t begin = key_begin.as<int32_t>()[at.batch * at.q.dim(1) + at.query];
+    first = std::max(first, begin);
+  }
+  return window > 0 ? std::max(first, position - window + 1) : first;
+}
+
+}  // namespace
+
+void AttentionForward(const AttentionForwardArgs& args, Scratch, Context&) {
+  EachPlace(args.q, args.k, [&](const Place& at) {
+    const int64_t d = at.size(), position = args.q_offset + at.query;
+    const int64_t first = FirstKey(args.key_begin, args.window, at, position);
+    const Vector q = LoadRange(args.q, at.Query(), d);
+    Vector scores;
+    double largest = -std::numeric_limits<double>::infinity();
+    for (int64_t j = first; j <= position; ++j) {
+      scores.push_back(args.scale * Dot(q, args.k, at.Key(j)));
+      largest = std::max(largest, scores.back());
+    }
+    double sum = 0;
+    for (double& score : scores) {
+      score = std::exp(score - largest);
+      sum += score;
+    }
+    Vector y(static_cast<size_t>(d), 0.0);
+    for (size_t n = 0; n < scores.size(); ++n) {
+      const Vector v = LoadRange(args.v, at.Key(first + static_cast<int64_t>(n)), d);
+      for (size_t c = 0; c < y.size(); ++c) y[c] += scores[n] / sum * v[c];
+    }
+    StoreRange(args.y, at.Query(), y);
+    if (args.lse) Store(args.lse, at.Lse(), scores.empty() ? largest : largest + std::log(sum));
+  });
+}
+
+void AttentionBackward(const AttentionBackwardArgs& args, Scratch, Context&) {
+  Vector dk(static_cast<size_t>(args.dk.numel()), 0.0), dv = dk;
+  EachPlace(args.q, args.k, [&](const Place& at) {
+    const int64_t d = at.size();
+    const Vector q = LoadRange(args.q, at.Query(), d), g = LoadRange(args.g, at.Query(), d);
+    const double inner = Dot(g, args.y, at.Query()), lse = Load(args.lse, at.Lse());
+    Vector dq(static_cast<size_t>(d), 0.0);
+    for (int64_t j = FirstKey(args.key_begin, args.window, at, at.query); j <= at.query; ++j) {
+      const double p = std::exp(args.scale * Dot(q, args.k, at.Key(j)) - lse);
+      const double ds = args.scale * p * (Dot(g, args.v, at.Key(j)) - inner);
+      for (int64_t c = 0; c < d; ++c) {
+        const size_t column = static_cast<size_t>(c), key = static_cast<size_t>(at.Key(j) + c);
+        dq[column] += ds * Load(args.k, at.Key(j) + c);
+        dk[key] += ds * q[column];
+        dv[key] += p * g[column];
+      }
+    }
+    StoreRange(args.dq, at.Query(), dq);
+  });
+  StoreRange(args.dk, 0, dk);
+  StoreRange(args.dv, 0, dv);
+}
+
+}  // namespace lora::reference

@@ -1,0 +1,34 @@
+// y = a ∘ b, broadcast.
+#include "backend/reference/broadcast.h"
+#include "backend/reference/element.h"
+#include "backend/reference/kernels.h"
+
+namespace lora::reference {
+namespace {
+
+double Apply(BinaryKind kind, double a, double b) {
+  switch (kind) {
+    case BinaryKind::kAdd:
+      return a + b;
+    case BinaryKind::kSub:
+      return a - b;
+    case BinaryKind::kMul:
+      return a * b;
+    case BinaryKind::kDiv:
+      return a / b;
+  }
+  return 0;
+}
+
+}  // namespace
+
+void Binary(const BinaryArgs& args, Scratch, Context&) {
+  const Shape& shape = args.y.shape;
+  for (int64_t i = 0; i < args.y.numel(); ++i) {
+    const double a = Load(args.a, BroadcastIndex(args.a.shape, shape, i));
+    const double b = Load(args.b, BroadcastIndex(args.b.shape, shape, i));
+    Store(args.y, i, Apply(args.kind, a, b));
+  }
+}
+
+}  // namespace lora::reference

@@ -1,0 +1,36 @@
+// lse = log Σ exp(logits),  loss = Σ over rows that count (lse − logits[label]),
+// dlogits = (exp(logits − lse) − onehot(label))·g, 0 in rows that do not count.
+#include "backend/reference/kernels.h"
+#include "backend/reference/softmax_loss.h"
+
+namespace lora::reference {
+
+void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch, Context&) {
+  const int64_t vocab = args.logits.dim(1);
+  Store(args.count, 0, static_cast<double>(CountLabels("cross_entropy", args.labels, vocab)));
+  double loss = 0;
+  for (int64_t row = 0; row < args.logits.dim(0); ++row) {
+    const Vector logits = LoadRange(args.logits, row * vocab, vocab);
+    const double lse = LogSumExp(logits);
+    const int32_t label = args.labels.as<int32_t>()[row];
+    if (label != kIgnored) loss += lse - logits[static_cast<size_t>(label)];
+    if (args.lse) Store(args.lse, row, lse);
+  }
+  Store(args.loss, 0, loss);
+}
+
+void CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Scratch, Context&) {
+  const int64_t vocab = args.logits.dim(1);
+  const double g = Load(args.g, 0);
+  for (int64_t row = 0; row < args.logits.dim(0); ++row) {
+    const int32_t label = args.labels.as<int32_t>()[row];
+    const double lse = Load(args.lse, row);
+    for (int64_t c = 0; c < vocab; ++c) {
+      const int64_t i = row * vocab + c;
+      const double softmax = std::exp(Load(args.logits, i) - lse);
+      Store(args.dlogits, i, label == kIgnored ? 0 : (softmax - (c == label ? 1 : 0)) * g);
+    }
+  }
+}
+
+}  // namespace lora::reference

@@ -1,0 +1,11 @@
+// y ← value.
+#include "backend/reference/element.h"
+#include "backend/reference/kernels.h"
+
+namespace lora::reference {
+
+void Fill(const FillArgs& args, Scratch, Context&) {
+  for (int64_t i = 0; i < args.y.numel(); ++i) Store(args.y, i, args.value);
+}
+
+}  // namespace lora::reference

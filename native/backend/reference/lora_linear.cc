@@ -1,0 +1,134 @@
+// With x [m, in], W [out, in], A [out, r], B [r, in], s = scale, and drop() the dropout of the LoRA
+// path:
+//   h = B·drop(x)                           y = W·x + bias + s·A·h          (h is not rounded for
+//   y) u = Aᵀ·g                                dx = Σ over branches (Wᵀ·g + drop(s·Bᵀ·u)) dA =
+//   s·gᵀ·h                             dB = s·uᵀ·drop(x)
+#include "backend/reference/kernels.h"
+#include "backend/reference/rows.h"
+#include "core/philox.h"
+
+namespace lora::reference {
+namespace {
+
+// Mask and scale of one row, as philox.h lays them out.
+void Drop(const Dropout& dropout, int64_t row, Vector& values) {
+  if (!dropout.active()) return;
+  const uint32_t threshold = DropoutThreshold(dropout.p);
+  const double scale = DropoutScale(threshold);
+  PhiloxWords words{};
+  for (size_t column = 0; column < values.size(); ++column) {
+    if (column % 8 == 0) {
+      words =
+          Philox4x32(dropout.seed, {static_cast<uint32_t>(column / 8), static_cast<uint32_t>(row),
+                                    dropout.layer, dropout.forward});
+    }
+    const bool keep = DropoutKeeps(words, static_cast<int>(column % 8), threshold);
+    values[column] = keep ? values[column] * scale : 0.0;
+  }
+}
+
+Vector DroppedRow(const TensorView& x, int64_t row, const Dropout& dropout) {
+  Vector values = LoadRange(x, row * x.dim(1), x.dim(1));
+  Drop(dropout, row, values);
+  return values;
+}
+
+void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, const TensorView& y,
+                const TensorView& h) {
+  const int64_t in = x.dim(1), out = branch.weight.rows, rank = branch.a ? branch.a.dim(1) : 0;
+  const Vector x_row = LoadRange(x, row * in, in);
+  Vector h_row;
+  if (branch.a) {
+    const Vector dropped = DroppedRow(x, row, branch.dropout);
+    for (int64_t r = 0; r < rank; ++r) h_row.push_back(Dot(dropped, branch.b, r * in));
+    if (h) StoreRange(h, row * rank, h_row);
+  }
+  for (int64_t o = 0; o < out; ++o) {
+    double sum = Dot(x_row, branch.weight, o * in);
+    if (branch.bias) sum += Load(branch.bias, o);
+    if (branch.a) sum += branch.scale * Dot(h_row, branch.a, o * rank);
+    Store(y, row * out + o, sum);
+  }
+}
+
+// u of one row: [rank].
+Vector UpTransposed(const Vector& g_row, const TensorView& a) {
+  const int64_t rank = a.dim(1);
+  Vector u;
+  for (int64_t r = 0; r < rank; ++r) u.push_back(Dot(g_row, a, r, rank));
+  return u;
+}
+
+// dx_row += what one branch gives.
+void AddInputGradient(const LoraBranch& branch, const TensorView& g, int64_t row, Vector& dx_row) {
+  const int64_t in = branch.weight.cols, out = branch.weight.rows;
+  const Vector g_row = LoadRange(g, row * out, out);
+  for (int64_t c = 0; c < in; ++c) {
+    dx_row[static_cast<size_t>(c)] += Dot(g_row, branch.weight, c, in);
+  }
+  if (!branch.a) return;
+  const Vector u = UpTransposed(g_row, branch.a);
+  Vector low(dx_row.size());
+  for (int64_t c = 0; c < in; ++c) {
+    low[static_cast<size_t>(c)] = branch.scale * Dot(u, branch.b, c, in);
+  }
+  Drop(branch.dropout, row, low);
+  for (size_t c = 0; c < low.size(); ++c) dx_row[c] += low[c];
+}
+
+void UpGradient(const LoraBranch& branch, const TensorView& g, const TensorView& h,
+                const TensorView& da) {
+  const int64_t m = g.dim(0), out = da.dim(0), rank = da.dim(1);
+  for (int64_t o = 0; o < out; ++o) {
+    for (int64_t r = 0; r < rank; ++r) {
+      double sum = 0;
+      for (int64_t i = 0; i < m; ++i) sum += Load(g, i * out + o) * Load(h, i * rank + r);
+      Store(da, o * rank + r, branch.scale * sum);
+    }
+  }
+}
+
+void DownGradient(const LoraBranch& branch, const TensorView& x, const TensorView& g,
+                  const TensorView& db) {
+  const int64_t m = g.dim(0), out = branch.weight.rows;
+  const size_t rank = static_cast<size_t>(db.dim(0)), in = static_cast<size_t>(db.dim(1));
+  Vector sums(rank * in, 0.0);
+  for (int64_t i = 0; i < m; ++i) {
+    const Vector u = UpTransposed(LoadRange(g, i * out, out), branch.a);
+    const Vector dropped = DroppedRow(x, i, branch.dropout);
+    for (size_t r = 0; r < rank; ++r) {
+      for (size_t c = 0; c < in; ++c) sums[r * in + c] += u[r] * dropped[c];
+    }
+  }
+  for (double& sum : sums) sum *= branch.scale;
+  StoreRange(db, 0, sums);
+}
+
+}  // namespace
+
+void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch, Context&) {
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    for (int64_t row = 0; row < args.x.dim(0); ++row) {
+      ForwardRow(args.x, row, args.branches[i], args.y[i], args.h[i]);
+    }
+  }
+}
+
+void LoraLinearBackward(const LoraLinearBackwardArgs& args, Scratch, Context&) {
+  if (args.dx) {
+    const int64_t m = args.dx.dim(0), in = args.dx.dim(1);
+    for (int64_t row = 0; row < m; ++row) {
+      Vector dx_row(static_cast<size_t>(in), 0.0);
+      for (size_t i = 0; i < args.branches.size(); ++i) {
+        AddInputGradient(args.branches[i], args.g[i], row, dx_row);
+      }
+      StoreRange(args.dx, row * in, dx_row);
+    }
+  }
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    if (args.da[i]) UpGradient(args.branches[i], args.g[i], args.h[i], args.da[i]);
+    if (args.db[i]) DownGradient(args.branches[i], args.x, args.g[i], args.db[i]);
+  }
+}
+
+}  // namespace lora::reference

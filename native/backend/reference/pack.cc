@@ -1,0 +1,16 @@
+// Packed is a row-major copy.
+#include <cstring>
+
+#include "backend/reference/kernels.h"
+
+namespace lora::reference {
+
+void Pack(const PackArgs& args, Scratch, Context&) {
+  if (args.src.bytes() > 0) std::memcpy(args.dst, args.src.data, args.src.bytes());
+}
+
+void Unpack(const UnpackArgs& args, Scratch, Context&) {
+  if (args.dst.bytes() > 0) std::memcpy(args.dst.data, args.src.data, args.dst.bytes());
+}
+
+}  // namespace lora::reference

@@ -1,0 +1,24 @@
+// Seeded numbers; the definition, shared with the cpu backend, is in core/random.h.
+#include "core/random.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "backend/reference/element.h"
+#include "backend/reference/kernels.h"
+
+namespace lora::reference {
+
+void Random(const RandomArgs& args, Scratch, Context&) {
+  constexpr int64_t kChunk = 1024;
+  std::vector<float> values(kChunk);
+  for (int64_t begin = 0; begin < args.y.numel(); begin += kChunk) {
+    const int64_t end = std::min(begin + kChunk, args.y.numel());
+    RandomElements(args, begin, end, values.data());
+    for (int64_t i = begin; i < end; ++i) {
+      Store(args.y, i, values[static_cast<size_t>(i - begin)]);
+    }
+  }
+}
+
+}  // namespace lora::reference

@@ -1,0 +1,42 @@
+// rstd = 1/√(mean(x²) + eps),  y = x·rstd·weight, over rows of d elements.
+// dx = rstd·(g·weight − x·rstd²·mean(g·weight·x)).
+#include <algorithm>
+#include <cmath>
+
+#include "backend/reference/kernels.h"
+#include "backend/reference/rows.h"
+
+namespace lora::reference {
+
+void RmsNormForward(const RmsNormForwardArgs& args, Scratch, Context&) {
+  const int64_t d = args.x.dim(1);
+  for (int64_t row = 0; row < args.x.dim(0); ++row) {
+    Vector x = LoadRange(args.x, row * d, d);
+    double square = 0;
+    for (const double value : x) square += value * value;
+    const double rstd =
+        1 / std::sqrt(square / static_cast<double>(std::max<int64_t>(d, 1)) + args.eps);
+    for (int64_t c = 0; c < d; ++c) x[static_cast<size_t>(c)] *= rstd * Load(args.weight, c);
+    StoreRange(args.y, row * d, x);
+    if (args.rstd) Store(args.rstd, row, rstd);
+  }
+}
+
+void RmsNormBackward(const RmsNormBackwardArgs& args, Scratch, Context&) {
+  const int64_t d = args.x.dim(1);
+  for (int64_t row = 0; row < args.x.dim(0); ++row) {
+    const double rstd = Load(args.rstd, row);
+    double sum = 0;
+    for (int64_t c = 0; c < d; ++c) {
+      const int64_t i = row * d + c;
+      sum += Load(args.g, i) * Load(args.weight, c) * Load(args.x, i);
+    }
+    const double pull = rstd * rstd * sum / static_cast<double>(d);
+    for (int64_t c = 0; c < d; ++c) {
+      const int64_t i = row * d + c;
+      Store(args.dx, i, rstd * (Load(args.g, i) * Load(args.weight, c) - Load(args.x, i) * pull));
+    }
+  }
+}
+
+}  // namespace lora::reference

@@ -1,0 +1,31 @@
+// With σ the logistic function and silu(x) = x·σ(x):
+//   y = silu(gate)·up,  dgate = g·up·σ·(1 + gate·(1 − σ)),  dup = g·silu(gate)
+#include <cmath>
+
+#include "backend/reference/element.h"
+#include "backend/reference/kernels.h"
+
+namespace lora::reference {
+namespace {
+
+double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+}  // namespace
+
+void SwigluForward(const SwigluForwardArgs& args, Scratch, Context&) {
+  for (int64_t i = 0; i < args.y.numel(); ++i) {
+    const double gate = Load(args.gate, i);
+    Store(args.y, i, gate * Sigmoid(gate) * Load(args.up, i));
+  }
+}
+
+void SwigluBackward(const SwigluBackwardArgs& args, Scratch, Context&) {
+  for (int64_t i = 0; i < args.g.numel(); ++i) {
+    const double gate = Load(args.gate, i), up = Load(args.up, i), g = Load(args.g, i);
+    const double sigma = Sigmoid(gate);
+    Store(args.dgate, i, g * up * sigma * (1 + gate * (1 - sigma)));
+    Store(args.dup, i, g * gate * sigma);
+  }
+}
+
+}  // namespace lora::reference
