@@ -29,8 +29,7 @@ double NormFraction(int64_t elements) {
   return std::min(1.0, 0.5 + 4 / std::sqrt(static_cast<double>(elements)));
 }
 
-Comparison Close(const TensorView& actual, const TensorView& expected,
-                 const std::vector<double>& bounds) {
+Comparison Close(const TensorView& actual, const TensorView& expected, const Bounds& bounds) {
   std::ostringstream text;
   text.precision(9);
   if (!actual.defined || !expected.defined || !(actual.shape == expected.shape)) {
@@ -39,18 +38,17 @@ Comparison Close(const TensorView& actual, const TensorView& expected,
     return Failed(text);
   }
   const int64_t n = expected.numel();
-  if (static_cast<int64_t>(bounds.size()) != n) {
-    text << "expected " << n << " bounds but received " << bounds.size();
+  if (static_cast<int64_t>(bounds.element.size()) != n) {
+    text << "expected " << n << " bounds but received " << bounds.element.size();
     return Failed(text);
   }
   int64_t bad = 0, worst = -1;
-  double worst_ratio = 0, error_square = 0, bound_square = 0;
+  double worst_ratio = 0, error_square = 0;
   for (int64_t i = 0; i < n; ++i) {
     const double a = reference::Load(actual, i), e = reference::Load(expected, i);
-    const double bound = bounds[static_cast<size_t>(i)];
+    const double bound = bounds.element[static_cast<size_t>(i)];
     const double error = std::fabs(a - e);  // NaN for Inf − Inf: an Inf never passes
     error_square += error * error;
-    bound_square += bound * bound;
     const bool within = std::isfinite(a) && std::isfinite(e) && std::isfinite(bound);
     if (within && error <= bound) continue;
     ++bad;
@@ -66,17 +64,24 @@ Comparison Close(const TensorView& actual, const TensorView& expected,
     text << bad << " of " << n << " elements are off; the worst, at "
          << Place(expected.shape, worst) << " of " << expected.shape << ", is " << a << " where "
          << e << " was expected: error " << std::fabs(a - e) << ", bound "
-         << bounds[static_cast<size_t>(worst)];
+         << bounds.element[static_cast<size_t>(worst)];
     return Failed(text);
   }
   const double error_norm = std::sqrt(error_square);
-  const double norm_bound = NormFraction(n) * std::sqrt(bound_square);
-  if (!(error_norm <= norm_bound)) {
+  if (!(error_norm <= bounds.norm)) {
     text << "every element is within its bound, but the norm of the error over " << n
-         << " elements is " << error_norm << ", bound " << norm_bound;
+         << " elements is " << error_norm << ", bound " << bounds.norm;
     return Failed(text);
   }
   return {};
+}
+
+Comparison Close(const TensorView& actual, const TensorView& expected,
+                 const std::vector<double>& bounds) {
+  double square = 0;
+  for (const double bound : bounds) square += bound * bound;
+  const double norm = NormFraction(static_cast<int64_t>(bounds.size())) * std::sqrt(square);
+  return Close(actual, expected, Bounds{bounds, norm});
 }
 
 Comparison Close(const TensorView& actual, const TensorView& expected, const Tolerance& tolerance) {

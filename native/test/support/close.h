@@ -22,8 +22,15 @@ struct Tolerance {
   double relative = 0;
 };
 
-// |actual − expected| <= bounds[i] for every element, all finite, equal shapes; and over the whole
-// tensor ‖actual − expected‖₂ <= NormFraction(n)·‖bounds‖₂. Dtypes may differ.
+// How far each element may be off, and ‖actual − expected‖₂ of all together.
+struct Bounds {
+  std::vector<double> element;
+  double norm = 0;
+};
+
+// |actual − expected| <= bound for every element and for the norm, all of it finite, shapes equal.
+// Dtypes may differ. Without a norm of its own, it is NormFraction(n)·‖bounds‖₂.
+Comparison Close(const TensorView& actual, const TensorView& expected, const Bounds& bounds);
 Comparison Close(const TensorView& actual, const TensorView& expected,
                  const std::vector<double>& bounds);
 Comparison Close(const TensorView& actual, const TensorView& expected, const Tolerance& tolerance);

@@ -70,6 +70,56 @@ Vector Each(int64_t rows, int64_t cols, const std::function<double(int64_t, int6
   return bounds;
 }
 
+double Norm(const Vector& v) {
+  double square = 0;
+  for (const double value : v) square += value * value;
+  return std::sqrt(square);
+}
+
+// The bounds of y or dx, gathered part by part.
+class Gathered {
+ public:
+  explicit Gathered(int64_t elements) : sums_(static_cast<size_t>(elements), 0.0), part_(sums_) {}
+
+  // An error of accumulation.
+  void AddSum(int64_t i, double error) { sums_[static_cast<size_t>(i)] += error; }
+  // Of a low-rank term whose vector and matrix are rounded: Σᵣ|term| and Σᵣ term².
+  void AddLowRank(int64_t i, double u, double absolute, double square) {
+    part_[static_cast<size_t>(i)] += u * absolute;
+    // Two roundings of u / 2 each.
+    low_square_ += u * u / 2 * square;
+  }
+  // The last rounding, to a value of that size. `independent`: how many low-rank products there are
+  // that do not share a rounded factor.
+  Bounds Finish(const Tensor& expected, double u_out, int64_t independent) const {
+    Bounds bounds{sums_, 0};
+    double out_square = 0;
+    for (size_t i = 0; i < sums_.size(); ++i) {
+      const double rounding = u_out * std::fabs(expected.at(static_cast<int64_t>(i)));
+      bounds.element[i] += part_[i] + rounding;
+      out_square += rounding * rounding;
+    }
+    // As NormFraction, but relative to a sum of squares, which few numbers may exceed.
+    const double low = 0.5 + 4 / std::sqrt(static_cast<double>(std::max<int64_t>(independent, 1)));
+    const double out = NormFraction(expected.numel());
+    const double accumulated = Norm(sums_);
+    bounds.norm = std::min(
+        Norm(bounds.element),
+        std::sqrt(accumulated * accumulated + low * low * low_square_ + out * out * out_square));
+    return bounds;
+  }
+
+ private:
+  Vector sums_, part_;
+  double low_square_ = 0;
+};
+
+// Of f32 results, where nothing but accumulation counts.
+Bounds OfSums(Vector bounds) {
+  const double norm = NormFraction(static_cast<int64_t>(bounds.size())) * Norm(bounds);
+  return {std::move(bounds), norm};
+}
+
 // Operands of one branch, in the form that the bounds need.
 struct Low {
   Matrix a, b, xd, h, u;
@@ -227,28 +277,34 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
   const double u_out = UnitRoundoff(x.dtype()), u_master = UnitRoundoff(MasterOf(x));
   const int64_t m = shape.m, k = shape.k;
   LoraLinearBounds bounds;
-  bounds.dx.assign(static_cast<size_t>(m * k), 0.0);
+  Gathered dx(m * k);
+  int64_t dx_independent = m * k;
   const Vector x_rows = Matrix(x).RowNorms();
   for (size_t i = 0; i < branches.size(); ++i) {
     const BranchOperands& branch = branches[i];
-    const Matrix w(branch.weight), y(expected.y[i]), gm(g[i]);
+    const Matrix w(branch.weight), gm(g[i]);
     const int64_t n = w.rows;
-    const Vector w_rows = w.RowNorms(), w_cols = w.ColNorms(), g_rows = gm.RowNorms(),
-                 g_cols = gm.ColNorms();
-    bounds.y.push_back(Each(m, n, [&](int64_t row, int64_t o) {
-      const double bias = branch.bias ? std::fabs(branch.bias.at(o)) : 0;
-      return Sum(k, epsilon) * At(x_rows, row) * At(w_rows, o) +
-             epsilon * (bias + std::fabs(y(row, o))) + u_out * std::fabs(y(row, o));
-    }));
+    const Vector w_rows = w.RowNorms(), w_cols = w.ColNorms();
+    const Vector g_rows = gm.RowNorms(), g_cols = gm.ColNorms();
+    Gathered y(m * n);
     for (int64_t row = 0; row < m; ++row) {
-      for (int64_t c = 0; c < k; ++c)
-        bounds.dx[static_cast<size_t>(row * k + c)] +=
-            Sum(n, epsilon) * At(g_rows, row) * At(w_cols, c);
+      for (int64_t o = 0; o < n; ++o) {
+        const double bias = branch.bias ? std::fabs(branch.bias.at(o)) : 0;
+        y.AddSum(row * n + o, Sum(k, epsilon) * At(x_rows, row) * At(w_rows, o) +
+                                  epsilon * (bias + std::fabs(expected.y[i].at(row * n + o))));
+      }
+      for (int64_t c = 0; c < k; ++c) {
+        dx.AddSum(row * k + c, Sum(n, epsilon) * At(g_rows, row) * At(w_cols, c) +
+                                   epsilon * std::fabs(expected.dx.at(row * k + c)));
+      }
     }
     bounds.h.emplace_back();
     bounds.da.emplace_back();
     bounds.db.emplace_back();
-    if (!branch.a) continue;
+    if (!branch.a) {
+      bounds.y.push_back(y.Finish(expected.y[i], u_out, 1));
+      continue;
+    }
 
     const Low low(branch, x, expected.h[i], g[i]);
     const int64_t r = low.r();
@@ -264,36 +320,48 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
       return Sum(n, epsilon) * At(g_rows, row) * At(low.a_cols, j) +
              4 * epsilon * std::fabs(low.u(row, j));
     };
-    bounds.h.back() = Each(m, r, h_error);
     for (int64_t row = 0; row < m; ++row) {
       for (int64_t o = 0; o < n; ++o) {
         double sum = Sum(r, epsilon) * At(low.h_rows, row) * At(low.a_rows, o);
-        for (int64_t j = 0; j < r; ++j)
-          sum += std::fabs(low.a(o, j)) * (h_error(row, j) + u_low * std::fabs(low.h(row, j)));
-        bounds.y.back()[static_cast<size_t>(row * n + o)] += s * sum;
+        double absolute = 0, square = 0;
+        for (int64_t j = 0; j < r; ++j) {
+          const double term = s * low.h(row, j) * low.a(o, j);
+          sum += std::fabs(low.a(o, j)) * h_error(row, j);
+          absolute += std::fabs(term);
+          square += term * term;
+        }
+        y.AddSum(row * n + o, s * sum);
+        y.AddLowRank(row * n + o, u_low, absolute, square);
       }
       for (int64_t c = 0; c < k; ++c) {
-        if (low.xd(row, c) == 0 && branch.dropout.active() && x.at(row * k + c) != 0) continue;
+        // Where the mask drops, the LoRA path adds an exact 0.
+        if (branch.dropout.active() && low.xd(row, c) == 0 && x.at(row * k + c) != 0) continue;
         double sum = Sum(r, epsilon) * At(low.u_rows, row) * At(low.b_cols, c);
-        for (int64_t j = 0; j < r; ++j)
-          sum += std::fabs(low.b(j, c)) * (u_error(row, j) + u_low * std::fabs(low.u(row, j)));
-        bounds.dx[static_cast<size_t>(row * k + c)] += s * keep * sum;
+        double absolute = 0, square = 0;
+        for (int64_t j = 0; j < r; ++j) {
+          const double term = s * keep * low.u(row, j) * low.b(j, c);
+          sum += std::fabs(low.b(j, c)) * u_error(row, j);
+          absolute += std::fabs(term);
+          square += term * term;
+        }
+        dx.AddSum(row * k + c, s * keep * sum);
+        dx.AddLowRank(row * k + c, u_low, absolute, square);
       }
     }
-    bounds.da.back() = Each(n, r, [&](int64_t o, int64_t j) {
+    bounds.y.push_back(y.Finish(expected.y[i], u_out, std::min(m, n) * r));
+    dx_independent = std::min(dx_independent, std::min(m, k) * r);
+    bounds.h.back() = OfSums(Each(m, r, h_error));
+    bounds.da.back() = OfSums(Each(n, r, [&](int64_t o, int64_t j) {
       return s * Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j) +
              4 * u_master * std::fabs(expected.da[i].at(o * r + j));
-    });
-    bounds.db.back() = Each(r, k, [&](int64_t j, int64_t c) {
+    }));
+    bounds.db.back() = OfSums(Each(r, k, [&](int64_t j, int64_t c) {
       double sum = Sum(m, epsilon) * At(low.u_cols, j) * At(low.xd_cols, c);
       for (int64_t row = 0; row < m; ++row) sum += u_error(row, j) * std::fabs(low.xd(row, c));
       return s * sum + 4 * u_master * std::fabs(expected.db[i].at(j * k + c));
-    });
+    }));
   }
-  for (size_t i = 0; i < bounds.dx.size(); ++i) {
-    const double dx = std::fabs(expected.dx.at(static_cast<int64_t>(i)));
-    bounds.dx[i] += (u_out + epsilon) * dx;
-  }
+  bounds.dx = dx.Finish(expected.dx, u_out, dx_independent);
   return bounds;
 }
 

@@ -36,11 +36,11 @@ struct LoraLinearOutputs {
   Tensor dx;                 // backward
   std::vector<Tensor> da, db;
 };
-// The same structure, of bounds per element.
+// The same structure, of bounds.
 struct LoraLinearBounds {
-  std::vector<std::vector<double>> y, h;
-  std::vector<double> dx;
-  std::vector<std::vector<double>> da, db;
+  std::vector<Bounds> y, h;
+  Bounds dx;
+  std::vector<Bounds> da, db;
 };
 
 class LoraLinearProblem {
@@ -71,7 +71,8 @@ class LoraLinearProblem {
   // Given what is expected. With ε the accumulator's unit roundoff, per element of y:
   //   4·√k·ε·‖x‖₂·‖w‖₂ + Σᵣ|s·a_r|·(4·√k·ε·‖x‖₂·‖b_r‖₂) + u_H·Σᵣ|s·h_r·a_r| + 4·√r·ε·‖h‖₂·‖s·a‖₂
   //   + |y|·u_out
-  // and the same reasoning for h, dx, dA and dB.
+  // and the same reasoning for h, dx, dA and dB. In the norm, independent roundings add up in
+  // squares.
   LoraLinearBounds Bounds(const LoraLinearOutputs& expected, const Precision& precision) const;
 };
 

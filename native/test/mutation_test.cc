@@ -1,0 +1,126 @@
+// The bounds of lora_linear can fail: at k = 4096 they reject every mistake below, and accept the
+// right result rounded once.
+#include <functional>
+
+#include "test/support/lora_problem.h"
+
+namespace lora::test {
+namespace {
+
+struct Mutation {
+  const char* name;
+  std::function<void(LoraLinearProblem&)> apply;
+};
+
+// Zeroes column `column` of a matrix.
+void DropColumn(Tensor& t, int64_t column) {
+  const int64_t cols = t.shape()[1];
+  for (int64_t i = 0; i < t.shape()[0]; ++i) t.Set(i * cols + column, 0);
+}
+
+void DropRow(Tensor& t, int64_t row) {
+  const int64_t cols = t.shape()[1];
+  for (int64_t j = 0; j < cols; ++j) t.Set(row * cols + j, 0);
+}
+
+LoraLinearProblem ProblemOf(DType dtype, float dropout) {
+  return LoraLinearProblem({dtype, 12, 4096, {{48, 8, true, dropout}}});
+}
+
+// An accumulation in f32 and one rounding, imitated: the exact result rounded to the dtype.
+LoraLinearOutputs Rounded(const LoraLinearOutputs& exact, DType dtype) {
+  LoraLinearOutputs out;
+  out.y.push_back(exact.y[0].As(dtype));
+  out.h.push_back(exact.h[0].As(DType::kF32));
+  out.dx = exact.dx.As(dtype);
+  out.da.push_back(exact.da[0].As(DType::kF32));
+  out.db.push_back(exact.db[0].As(DType::kF32));
+  return out;
+}
+
+struct Verdict {
+  bool y, h, dx, da, db;
+};
+Verdict Judge(const LoraLinearOutputs& actual, const LoraLinearOutputs& expected,
+              const LoraLinearBounds& bounds) {
+  return {Close(actual.y[0], expected.y[0], bounds.y[0]).ok,
+          Close(actual.h[0], expected.h[0], bounds.h[0]).ok,
+          Close(actual.dx, expected.dx, bounds.dx).ok,
+          Close(actual.da[0], expected.da[0], bounds.da[0]).ok,
+          Close(actual.db[0], expected.db[0], bounds.db[0]).ok};
+}
+
+const std::vector<Mutation>& ForwardMutations() {
+  static const std::vector<Mutation> mutations = {
+      {"last k of x dropped", [](auto& p) { DropColumn(p.x, 4095); }},
+      {"last k of W dropped", [](auto& p) { DropColumn(p.branches[0].weight, 4095); }},
+      {"one rank dropped", [](auto& p) { DropColumn(p.branches[0].a, 7); }},
+      {"LoRA dropped",
+       [](auto& p) { p.branches[0].a = Zeros(DType::kF32, p.branches[0].a.shape()); }},
+      {"s off by 1%", [](auto& p) { p.branches[0].scale *= 1.01f; }},
+      {"bias dropped",
+       [](auto& p) { p.branches[0].bias = Zeros(DType::kF32, p.branches[0].bias.shape()); }},
+      {"one output's weights dropped", [](auto& p) { DropRow(p.branches[0].weight, 47); }},
+  };
+  return mutations;
+}
+
+TEST_CASE("the bound of y rejects mistakes at k = 4096") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const float dropout : {0.0f, 0.1f}) {
+      CAPTURE(NameOf(dtype));
+      CAPTURE(dropout);
+      const LoraLinearProblem problem = ProblemOf(dtype, dropout);
+      const LoraLinearOutputs expected = problem.Expected();
+      const LoraLinearBounds bounds = problem.Bounds(expected, Precision::Of(dtype));
+      CHECK_CLOSE(expected.y[0].As(dtype), expected.y[0], bounds.y[0]);
+      for (const Mutation& mutation : ForwardMutations()) {
+        LoraLinearProblem mutant = problem;
+        mutation.apply(mutant);
+        const LoraLinearOutputs actual = Rounded(mutant.Expected(), dtype);
+        CHECK_MESSAGE(!Close(actual.y[0], expected.y[0], bounds.y[0]).ok, mutation.name);
+      }
+      if (dropout > 0) {
+        LoraLinearProblem mutant = problem;
+        mutant.branches[0].dropout.forward += 1;
+        CHECK_MESSAGE(!Close(mutant.Expected().y[0].As(dtype), expected.y[0], bounds.y[0]).ok,
+                      "another mask");
+      }
+    }
+  }
+}
+
+TEST_CASE("the bounds of h and of the gradients reject mistakes") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    CAPTURE(NameOf(dtype));
+    const LoraLinearProblem problem = ProblemOf(dtype, 0.1f);
+    const LoraLinearOutputs expected = problem.Expected();
+    const LoraLinearBounds bounds = problem.Bounds(expected, Precision::Of(dtype));
+    const auto judge = [&](const std::function<void(LoraLinearProblem&)>& mutate) {
+      LoraLinearProblem mutant = problem;
+      mutate(mutant);
+      return Judge(Rounded(mutant.Expected(), dtype), expected, bounds);
+    };
+    const Verdict same = judge([](auto&) {});
+    CHECK((same.y && same.h && same.dx && same.da && same.db));
+
+    const Verdict scale = judge([](auto& p) { p.branches[0].scale *= 1.01f; });
+    CHECK_FALSE((scale.dx || scale.da || scale.db));
+    const Verdict last_k = judge([](auto& p) { DropColumn(p.x, 4095); });
+    CHECK_FALSE((last_k.h || last_k.da || last_k.db));
+    const Verdict last_row = judge([](auto& p) {
+      DropRow(p.g[0], 11);
+      DropRow(p.x, 11);
+    });
+    CHECK_FALSE((last_row.h || last_row.dx || last_row.da || last_row.db));
+    const Verdict last_output = judge([](auto& p) { DropColumn(p.g[0], 47); });
+    CHECK_FALSE((last_output.dx || last_output.da || last_output.db));
+    const Verdict rank = judge([](auto& p) { DropRow(p.branches[0].b, 7); });
+    CHECK_FALSE((rank.h || rank.dx || rank.da));
+    const Verdict mask = judge([](auto& p) { p.branches[0].dropout.layer += 1; });
+    CHECK_FALSE((mask.h || mask.dx || mask.da || mask.db));
+  }
+}
+
+}  // namespace
+}  // namespace lora::test
