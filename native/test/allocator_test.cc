@@ -1,0 +1,186 @@
+#include "core/allocator.h"
+
+#include <doctest/doctest.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+namespace lora {
+namespace {
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+// A fake /proc and /sys/fs/cgroup.
+class FakeSystem {
+ public:
+  FakeSystem() {
+    char name[] = "/tmp/lora-system-XXXXXX";
+    root_ = mkdtemp(name);
+    Write("proc/meminfo", "MemTotal:  8192 kB\nMemFree: 1 kB\nMemAvailable:  4096 kB\n");
+  }
+  ~FakeSystem() { std::filesystem::remove_all(root_); }
+  void Write(const std::string& path, const std::string& text) {
+    const std::filesystem::path file = root_ / path;
+    std::filesystem::create_directories(file.parent_path());
+    std::ofstream(file) << text;
+  }
+  SystemFiles files() const { return {root_ / "proc", root_ / "cgroup"}; }
+
+ private:
+  std::filesystem::path root_;
+};
+
+}  // namespace
+
+TEST_CASE("sizes are rounded to eight classes per power of two") {
+  CHECK(Allocator::RoundUp(0) == 64);
+  CHECK(Allocator::RoundUp(1) == 64);
+  CHECK(Allocator::RoundUp(64) == 64);
+  CHECK(Allocator::RoundUp(65) == 128);
+  CHECK(Allocator::RoundUp(1024) == 1024);
+  CHECK(Allocator::RoundUp(1025) == 1152);
+  CHECK(Allocator::RoundUp(8 * kMiB) == 8 * kMiB);
+  CHECK(Allocator::RoundUp(8 * kMiB + 1) == 9 * kMiB);
+  for (size_t bytes = 1; bytes < (size_t{1} << 40); bytes = bytes * 5 / 3 + 1) {
+    const size_t rounded = Allocator::RoundUp(bytes);
+    CHECK(rounded >= bytes);
+    CHECK(rounded % 64 == 0);
+    if (bytes >= 512) CHECK(rounded <= bytes + bytes / 8 + 64);
+    CHECK(Allocator::RoundUp(rounded) == rounded);
+  }
+}
+
+TEST_CASE("blocks are aligned, writable to the last byte, and reused") {
+  MemoryBudget budget(64 * kMiB);
+  HostMemory memory(budget);
+  {
+    Allocator allocator(memory);
+    for (const size_t bytes : {size_t{1}, size_t{100}, 300 * size_t{1024}, 3 * kMiB}) {
+      const Block block = allocator.Allocate(bytes);
+      REQUIRE(block.data != nullptr);
+      CHECK(block.fresh);
+      CHECK(reinterpret_cast<uintptr_t>(block.data) % 64 == 0);
+      std::memset(block.data, 1, block.bytes);
+      allocator.Free(block);
+      const Block again = allocator.Allocate(bytes);
+      CHECK(again.data == block.data);
+      CHECK_FALSE(again.fresh);
+      allocator.Free(again);
+    }
+    CHECK(allocator.in_use() == 0);
+    CHECK(allocator.cached() == budget.used());
+    CHECK(budget.used() > 3 * kMiB);
+  }
+  CHECK(budget.used() == 0);
+}
+
+TEST_CASE("a slightly larger block serves, a much larger one does not") {
+  MemoryBudget budget(64 * kMiB);
+  HostMemory memory(budget);
+  Allocator allocator(memory);
+  const Block block = allocator.Allocate(1200);
+  allocator.Free(block);
+  CHECK(allocator.Allocate(100).data != block.data);
+  CHECK(allocator.Allocate(1100).data == block.data);
+}
+
+TEST_CASE("the budget refuses, and trimming makes room") {
+  MemoryBudget budget(16 * kMiB);
+  HostMemory memory(budget);
+  Allocator allocator(memory);
+  const Block a = allocator.Allocate(10 * kMiB);
+  REQUIRE(a.data != nullptr);
+  CHECK(allocator.Allocate(8 * kMiB).data == nullptr);
+  CHECK(allocator.in_use() == 10 * kMiB);
+  CHECK(memory.free() == 6 * kMiB);
+  allocator.Free(a);
+  CHECK(allocator.Allocate(8 * kMiB).data != nullptr);  // 10 is at most 8 and a quarter
+  CHECK(allocator.Allocate(14 * kMiB).data == nullptr);
+}
+
+TEST_CASE("an absurd request is refused, not overflowed") {
+  MemoryBudget limited(16 * kMiB), unlimited(std::nullopt);
+  for (MemoryBudget* budget : {&limited, &unlimited}) {
+    HostMemory memory(*budget);
+    Allocator allocator(memory);
+    CHECK(allocator.Allocate(SIZE_MAX).data == nullptr);
+    CHECK(allocator.Allocate(SIZE_MAX / 2).data == nullptr);
+    CHECK(allocator.Allocate(size_t{1} << 50).data == nullptr);
+    CHECK(allocator.in_use() == 0);
+    CHECK(budget->used() == 0);
+  }
+}
+
+TEST_CASE("trim takes the largest blocks first") {
+  MemoryBudget budget(64 * kMiB);
+  HostMemory memory(budget);
+  Allocator allocator(memory);
+  const Block small = allocator.Allocate(kMiB), large = allocator.Allocate(8 * kMiB);
+  allocator.Free(small);
+  allocator.Free(large);
+  const std::vector<Block> trimmed = allocator.Trim(2 * kMiB);
+  REQUIRE(trimmed.size() == 1);
+  CHECK(trimmed[0].data == large.data);
+  CHECK(allocator.cached() == kMiB);
+  memory.Unmap(trimmed[0].data, trimmed[0].bytes);
+  CHECK(budget.used() == kMiB);
+}
+
+TEST_CASE("sizes in words") {
+  CHECK(ParseBytes("1073741824") == size_t{1} << 30);
+  CHECK(ParseBytes("512MiB") == 512 * kMiB);
+  CHECK(ParseBytes("2GiB") == 2048 * kMiB);
+  CHECK(ParseBytes("1.5 GiB") == 1536 * kMiB);
+  CHECK(ParseBytes("64K") == 64 * 1024);
+  CHECK(ParseBytes("2gb") == 2000000000);
+  CHECK(ParseBytes("0") == 0);
+  for (const char* bad : {"", "lots", "-1", "5 parsecs", "1GiBs", "nan", "inf", "1e300", "MiB"})
+    CHECK_MESSAGE(!ParseBytes(bad), bad);
+}
+
+TEST_CASE("available memory is the least of MemAvailable and every cgroup level") {
+  FakeSystem system;
+  CHECK(AvailableMemory(system.files()) == 4096 * 1024);
+  CHECK(TotalMemory(system.files()) == 8192 * 1024);
+
+  SUBCASE("version 2, the limit on the parent") {
+    system.Write("proc/self/cgroup", "0::/a/b\n");
+    system.Write("cgroup/a/b/memory.max", "max\n");
+    system.Write("cgroup/a/b/memory.current", "1000\n");
+    system.Write("cgroup/a/memory.max", "1000000\n");
+    system.Write("cgroup/a/memory.current", "300000\n");
+    system.Write("cgroup/a/memory.stat", "anon 1\ninactive_file 100000\n");
+    CHECK(AvailableMemory(system.files()) == 800000);
+    CHECK(TotalMemory(system.files()) == 1000000);
+  }
+  SUBCASE("version 2 inside a container, whose path is not below the mount") {
+    system.Write("proc/self/cgroup", "0::/\n");
+    system.Write("cgroup/memory.max", "500000\n");
+    system.Write("cgroup/memory.current", "600000\n");
+    CHECK(AvailableMemory(system.files()) == 0);
+  }
+  SUBCASE("version 1") {
+    system.Write("proc/self/cgroup", "4:cpu,cpuacct:/c\n3:memory:/m\n");
+    system.Write("cgroup/memory/m/memory.limit_in_bytes", "2000000\n");
+    system.Write("cgroup/memory/m/memory.usage_in_bytes", "500000\n");
+    system.Write("cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+    CHECK(AvailableMemory(system.files()) == 1500000);
+  }
+}
+
+TEST_CASE("CPUs are those of the affinity mask, cut to the quota") {
+  FakeSystem system;
+  const int all = CpuCount(system.files());
+  CHECK(all >= 1);
+  system.Write("proc/self/cgroup", "0::/a\n");
+  system.Write("cgroup/a/cpu.max", "50000 100000\n");
+  CHECK(CpuCount(system.files()) == 1);
+  system.Write("cgroup/a/cpu.max", "max 100000\n");
+  CHECK(CpuCount(system.files()) == all);
+}
+
+}  // namespace lora

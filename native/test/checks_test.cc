@@ -1,0 +1,319 @@
+#include "core/checks.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+
+#include "core/error.h"
+#include "core/shapes.h"
+
+namespace lora {
+namespace {
+
+TensorView F32(Shape shape) { return {nullptr, DType::kF32, shape}; }
+TensorView BF16(Shape shape) { return {nullptr, DType::kBF16, shape}; }
+TensorView F64(Shape shape) { return {nullptr, DType::kF64, shape}; }
+TensorView I32(Shape shape) { return {nullptr, DType::kI32, shape}; }
+
+char some_memory;
+PackedView Packed(int64_t rows, int64_t cols, DType dtype = DType::kF32,
+                  Direction direction = Direction::kForward) {
+  return {&some_memory, dtype, rows, cols, direction};
+}
+
+// The sentence of the ERR_ARGUMENT that Check throws, or "" when it is content.
+template <class Args>
+std::string Complaint(const Args& args) {
+  try {
+    Check(args);
+    return "";
+  } catch (const Error& error) {
+    CHECK(error.code() == "ERR_ARGUMENT");
+    CHECK(std::string(error.what()).starts_with("[" + error.op() + "] expected "));
+    return error.what();
+  }
+}
+
+// A valid call of every op, and what is said when one thing about it is wrong.
+template <class Args>
+void Rejects(const Args& good, const std::function<void(Args&)>& spoil,
+             const std::string& sentence) {
+  Args args = good;
+  spoil(args);
+  CHECK(Complaint(args) == sentence);
+}
+
+LoraLinearForwardArgs Linear() {
+  LoraLinearForwardArgs args;
+  args.x = F32({5, 4096});
+  args.branches = {{Packed(32, 4096), F32({32}), F32({32, 16}), F32({16, 4096}), 2.0f, {}}};
+  args.y = {F32({5, 32})};
+  args.h = {F32({5, 16})};
+  return args;
+}
+
+LoraLinearBackwardArgs LinearBackward() {
+  LoraLinearBackwardArgs args;
+  args.x = F32({5, 8});
+  args.branches = {
+      {Packed(6, 8, DType::kF32, Direction::kBackward), {}, F32({6, 2}), F32({2, 8}), 1, {}}};
+  args.g = {F32({5, 6})};
+  args.h = {F32({5, 2})};
+  args.dx = F32({5, 8});
+  args.da = {F32({6, 2})};
+  args.db = {F32({2, 8})};
+  return args;
+}
+
+AttentionForwardArgs Attention() {
+  AttentionForwardArgs args;
+  args.q = BF16({2, 3, 4, 8});
+  args.k = args.v = BF16({2, 10, 2, 8});
+  args.kv_length = 7;
+  args.q_offset = 4;
+  args.y = args.q;
+  args.lse = F32({2, 4, 3});
+  return args;
+}
+
+}  // namespace
+
+TEST_CASE("lora_linear: forward") {
+  using Args = LoraLinearForwardArgs;
+  const Args good = Linear();
+  CHECK(Complaint(good) == "");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].b = F32({4096, 16}); },
+      "[lora_linear] expected b of shape [16, 4096] (rank, in) but received [4096, 16]");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].a = F32({31, 16}); },
+      "[lora_linear] expected a of shape [32, 16] (out, rank) but received [31, 16]");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].b = {}; },
+      "[lora_linear] expected a and b together but received a alone");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].a = BF16({32, 16}); },
+      "[lora_linear] expected a of dtype f32 but received bf16");
+  Rejects<Args>(
+      good, [](Args& a) { a.x = F32({5, 4095}); },
+      "[lora_linear] expected weight of 4095 columns (the last dimension of x) but received "
+      "shape [32, 4096]");
+  Rejects<Args>(
+      good, [](Args& a) { a.x = BF16({5, 4096}); },
+      "[lora_linear] expected weight of dtype bf16 (that of x) but received f32");
+  Rejects<Args>(
+      good, [](Args& a) { a.x = {nullptr, DType::kF16, {5, 4096}}; },
+      "[lora_linear] expected x of dtype f32 or bf16 but received f16");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].bias = F32({16}); },
+      "[lora_linear] expected bias of shape [32] (out) but received [16]");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].weight = {}; },
+      "[lora_linear] expected weight but received none");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].weight.direction = Direction::kBackward; },
+      "[lora_linear] expected weight packed for the forward direction");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].dropout.p = 1; },
+      "[lora_linear] expected dropout p in [0, 1) but received 1");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].scale = std::nanf(""); },
+      "[lora_linear] expected scale to be finite but received nan");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].a = F32({32, 0}); },
+      "[lora_linear] expected a rank of at least 1 but received a of shape [32, 0]");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches.clear(); },
+      "[lora_linear] expected at least one branch but received none");
+  Args plain = good;
+  plain.branches[0].a = plain.branches[0].b = plain.branches[0].bias = plain.h[0] = {};
+  CHECK(Complaint(plain) == "");
+  Args empty = good;
+  empty.x = F32({0, 4096});
+  empty.y = {F32({0, 32})};
+  empty.h = {F32({0, 16})};
+  CHECK(Complaint(empty) == "");
+}
+
+TEST_CASE("double stands in for f32 and for the activation, for the reference's own tests") {
+  LoraLinearForwardArgs args = Linear();
+  args.x = F64({5, 4096});
+  args.branches[0] = {
+      Packed(32, 4096, DType::kF64), F64({32}), F64({32, 16}), F64({16, 4096}), 2, {}};
+  args.y = {F64({5, 32})};
+  args.h = {F64({5, 16})};
+  CHECK(Complaint(args) == "");
+}
+
+TEST_CASE("lora_linear: backward") {
+  using Args = LoraLinearBackwardArgs;
+  const Args good = LinearBackward();
+  CHECK(Complaint(good) == "");
+  Rejects<Args>(good, [](Args& a) { a.x = {}; }, "[lora_linear] expected x but received none");
+  Rejects<Args>(good, [](Args& a) { a.h[0] = {}; }, "[lora_linear] expected h but received none");
+  Rejects<Args>(
+      good, [](Args& a) { a.g[0] = F32({5, 7}); },
+      "[lora_linear] expected g of shape [5, 6] (rows, out) but received [5, 7]");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].weight.direction = Direction::kForward; },
+      "[lora_linear] expected weight packed for the backward direction");
+  Args only_dx = good;
+  only_dx.x = only_dx.h[0] = only_dx.da[0] = only_dx.db[0] = {};
+  CHECK(Complaint(only_dx) == "");
+}
+
+TEST_CASE("attention") {
+  using Args = AttentionForwardArgs;
+  const Args good = Attention();
+  CHECK(Complaint(good) == "");
+  Rejects<Args>(
+      good, [](Args& a) { a.k = a.v = BF16({2, 10, 3, 8}); },
+      "[attention] expected q heads to be a multiple of kv heads but received 4 and 3");
+  Rejects<Args>(
+      good, [](Args& a) { a.v = BF16({2, 9, 2, 8}); },
+      "[attention] expected v of shape [2, 10, 2, 8] (that of k) but received [2, 9, 2, 8]");
+  Rejects<Args>(
+      good, [](Args& a) { a.q_offset = 5; },
+      "[attention] expected qOffset + queries to be at most kvLength 7 but received 5 + 3");
+  Rejects<Args>(
+      good, [](Args& a) { a.q_offset = -1; },
+      "[attention] expected qOffset + queries to be at most kvLength 7 but received -1 + 3");
+  Rejects<Args>(
+      good, [](Args& a) { a.kv_length = 11; },
+      "[attention] expected kvLength from 0 to 10 (the keys of k) but received 11");
+  Rejects<Args>(
+      good, [](Args& a) { a.window = -1; },
+      "[attention] expected window to be 0 (none) or more but received -1");
+  Rejects<Args>(
+      good, [](Args& a) { a.key_begin = F32({2, 3}); },
+      "[attention] expected key_begin of dtype i32 but received f32");
+  Rejects<Args>(
+      good, [](Args& a) { a.q = F32({3, 8}); },
+      "[attention] expected q of 4 dimensions (batch, queries, heads, head_dim) but received "
+      "shape [3, 8]");
+}
+
+TEST_CASE("the layers of a model") {
+  CHECK(Complaint(EmbeddingArgs{Packed(10, 4), I32({3}), F32({3, 4})}) == "");
+  CHECK(Complaint(EmbeddingArgs{Packed(10, 4), F32({3}), F32({3, 4})}) ==
+        "[embedding] expected ids of dtype i32 but received f32");
+
+  const RmsNormForwardArgs norm{BF16({3, 4}), F32({4}), 1e-5f, BF16({3, 4}), F32({3})};
+  CHECK(Complaint(norm) == "");
+  Rejects<RmsNormForwardArgs>(
+      norm, [](auto& a) { a.weight = F32({3}); },
+      "[rms_norm] expected weight of shape [4] (dim) but received [3]");
+  Rejects<RmsNormForwardArgs>(
+      norm, [](auto& a) { a.eps = -1; }, "[rms_norm] expected eps of 0 or more but received -1");
+
+  RopeArgs rope;
+  rope.x = rope.y = F32({1, 3, 2, 8});
+  rope.cos = rope.sin = F32({16, 4});
+  rope.offset = 13;
+  CHECK(Complaint(rope) == "");
+  Rejects<RopeArgs>(
+      rope, [](auto& a) { a.offset = 14; },
+      "[rope] expected offset + sequence to be at most 16 (the positions of the table) "
+      "but received 14 + 3");
+  Rejects<RopeArgs>(
+      rope, [](auto& a) { a.x = F32({1, 3, 2, 7}); },
+      "[rope] expected an even head_dim but received x of shape [1, 3, 2, 7]");
+
+  const CacheAppendArgs cache{F32({2, 3, 4}), F32({2, 8, 4}), 5};
+  CHECK(Complaint(cache) == "");
+  Rejects<CacheAppendArgs>(
+      cache, [](auto& a) { a.offset = 6; },
+      "[cache_append] expected offset + sequence to be at most 8 (the capacity of "
+      "cache) but received 6 + 3");
+  Rejects<CacheAppendArgs>(
+      cache, [](auto& a) { a.src = F32({2, 3, 5}); },
+      "[cache_append] expected src of shape [2, 3, 4] (batch, sequence, as cache) "
+      "but received [2, 3, 5]");
+
+  CHECK(Complaint(SwigluForwardArgs{F32({2}), F32({2}), F32({2})}) == "");
+  CHECK(Complaint(SwigluForwardArgs{F32({2}), BF16({2}), F32({2})}) ==
+        "[swiglu] expected up of dtype f32 (that of gate) but received bf16");
+}
+
+TEST_CASE("losses and sampling") {
+  const CrossEntropyForwardArgs loss{F32({3, 9}), I32({3}), F32({}), F32({1}), {}};
+  CHECK(Complaint(loss) == "");
+  Rejects<CrossEntropyForwardArgs>(
+      loss, [](auto& a) { a.labels = I32({4}); },
+      "[cross_entropy] expected labels of shape [3] (one per row) but received [4]");
+  LinearCrossEntropyArgs fused{F32({3, 4}), Packed(9, 4), {}, I32({3}), F32({1}), F32({1}), {}};
+  CHECK(Complaint(fused) == "");
+  fused.d_hidden = F32({3, 4});
+  CHECK(Complaint(fused) == "[linear_cross_entropy] expected weight but received none");
+
+  SampleArgs sample;
+  sample.logits = F32({2, 9});
+  sample.ids = I32({2});
+  CHECK(Complaint(sample) == "");
+  Rejects<SampleArgs>(
+      sample, [](auto& a) { a.temperature = -1; },
+      "[sample] expected temperature of 0 (greedy) or more but received -1");
+  Rejects<SampleArgs>(
+      sample, [](auto& a) { a.top_p = 0; }, "[sample] expected topP in (0, 1] but received 0");
+}
+
+TEST_CASE("the optimizer") {
+  AdamWArgs adamw;
+  adamw.segments = {{F32({4}), F32({2, 2}), F32({4}), F32({4})}};
+  adamw.beta1 = 0.9;
+  adamw.beta2 = 0.999;
+  CHECK(Complaint(adamw) == "");
+  Rejects<AdamWArgs>(
+      adamw, [](auto& a) { a.segments[0].grad = F32({5}); },
+      "[adamw] expected grad of 4 elements (those of param) but received 5");
+  Rejects<AdamWArgs>(
+      adamw, [](auto& a) { a.lr = -1; }, "[adamw] expected lr of 0 or more but received -1");
+  Rejects<AdamWArgs>(
+      adamw, [](auto& a) { a.beta2 = 1; }, "[adamw] expected beta2 in [0, 1) but received 1");
+  Rejects<AdamWArgs>(
+      adamw, [](auto& a) { a.eps = std::numeric_limits<double>::quiet_NaN(); },
+      "[adamw] expected eps of 0 or more but received nan");
+  Rejects<AdamWArgs>(
+      adamw, [](auto& a) { a.step = 0; }, "[adamw] expected step of 1 or more but received 0");
+  CHECK(Complaint(ClipByNormArgs{{F32({4})}, F32({1}), std::nanf("")}) ==
+        "[clip_by_norm] expected maxNorm of 0 or more but received nan");
+}
+
+TEST_CASE("the tape's small set") {
+  CHECK(Complaint(BinaryArgs{BinaryKind::kAdd, F32({2, 1}), BF16({3}), F32({2, 3})}) == "");
+  CHECK(Complaint(BinaryArgs{BinaryKind::kMul, F32({2, 2}), F32({3}), F32({2, 3})}) ==
+        "[mul] expected shapes that broadcast but received [2, 2] and [3]");
+  CHECK(Complaint(UnaryArgs{UnaryKind::kCopy, 1, I32({2}), F32({2})}) == "");
+  CHECK(Complaint(UnaryArgs{UnaryKind::kGelu, 1, I32({2}), F32({2})}) ==
+        "[gelu] expected x of dtype f32 or bf16 or f16 but received i32");
+  CHECK(Complaint(ReduceSumArgs{F32({2, 3}), F32({1, 3})}) == "");
+  CHECK(Complaint(ReduceSumArgs{F32({2, 3}), F32({})}) == "");
+  CHECK(Complaint(ReduceSumArgs{F32({2, 3}), F32({2})}) ==
+        "[sum] expected a result shape that broadcasts to [2, 3] but received [2]");
+  CHECK(Complaint(AccumulateArgs{F32({3}), F32({2})}) ==
+        "[accumulate] expected x of shape [2] (that of y) but received [3]");
+  CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 0}}) == "");
+  CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 1}}) ==
+        "[transpose] expected each dimension of 0 to 1 once but received 1");
+  CHECK(Complaint(MatmulArgs{F32({4, 2, 3}), F32({5, 3}), F32({4, 2, 5}), false, true}) == "");
+  CHECK(Complaint(MatmulArgs{F32({2, 3}), F32({5, 3}), F32({2, 3}), false, false}) ==
+        "[matmul] expected b with an inner dimension of 3 (that of a [2, 3]) but received [5, 3]");
+  RandomArgs random;
+  random.y = BF16({2});
+  random.kind = RandomKind::kUniform;
+  CHECK(Complaint(random) == "[random] expected y of dtype f32 but received bf16");
+}
+
+TEST_CASE("shapes of results") {
+  CHECK(BroadcastShapes("add", {}, {2, 0}) == Shape{2, 0});
+  CHECK(BroadcastShapes("add", {1}, {0}) == Shape{0});
+  CHECK(BroadcastShapes("add", {4, 1, 3}, {2, 1}) == Shape{4, 2, 3});
+  CHECK(MatmulShape({1, 2, 3}, {6, 3, 4}, false, false) == Shape{6, 2, 4});
+  CHECK(MatmulShape({3, 2}, {4, 3}, true, true) == Shape{2, 4});
+  CHECK(TransposedShape({2, 3, 4}, {2, 0, 1}) == Shape{4, 2, 3});
+}
+
+}  // namespace lora

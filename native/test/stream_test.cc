@@ -1,0 +1,291 @@
+#include "core/stream.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <chrono>
+#include <future>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "core/storage.h"
+
+namespace lora {
+namespace {
+
+class CountingContext final : public Context {
+ public:
+  explicit CountingContext(int threads) : threads_(threads) {}
+  int threads() const override { return threads_; }
+
+ private:
+  int threads_;
+};
+
+Backend TestBackend() {
+  Backend backend;
+  backend.name = "test";
+  backend.create_context = [](int threads) -> std::unique_ptr<Context> {
+    return std::make_unique<CountingContext>(threads);
+  };
+  return backend;
+}
+const Backend kBackend = TestBackend();
+
+Command Run(std::function<void(Context&)> run, std::vector<Operand> operands = {}) {
+  Command command;
+  command.op = "test";
+  command.tag = 7;
+  command.operands = std::move(operands);
+  command.run = std::move(run);
+  return command;
+}
+
+StatusPtr Good() { return std::make_shared<Status>(); }
+
+void Fail(Context&) { Throw("ERR_DATA", "test", "expected something else"); }
+
+// Keeps a stream busy until it is opened.
+struct Gate {
+  std::promise<void> promise;
+  std::shared_future<void> future{promise.get_future()};
+  void Close(Stream& stream) {
+    stream.Enqueue(Run([f = future](Context&) { f.wait(); }));
+  }
+  void Open() { promise.set_value(); }
+};
+
+}  // namespace
+
+TEST_CASE("commands run in the order they came, off the caller's thread") {
+  HostStream stream(kBackend, 1);
+  std::vector<int> order;
+  std::thread::id worker;
+  for (int i = 0; i < 1000; ++i)
+    stream.Enqueue(Run([&, i](Context&) {
+      order.push_back(i);
+      worker = std::this_thread::get_id();
+    }));
+  stream.Synchronize();
+  REQUIRE(order.size() == 1000);
+  for (int i = 0; i < 1000; ++i) CHECK(order[static_cast<size_t>(i)] == i);
+  CHECK(worker != std::this_thread::get_id());
+  CHECK(stream.idle());
+}
+
+TEST_CASE("a failure poisons what depends on it, and nothing else") {
+  HostStream stream(kBackend, 1);
+  const StatusPtr a = Good(), b = Good(), c = Good(), other = Good();
+  bool dependent_ran = false, other_ran = false;
+  stream.Enqueue(Run(Fail, {{a, Access::kOut}}));
+  stream.Enqueue(
+      Run([&](Context&) { dependent_ran = true; }, {{a, Access::kIn}, {b, Access::kOut}}));
+  stream.Enqueue(
+      Run([&](Context&) { dependent_ran = true; }, {{b, Access::kIn}, {c, Access::kOut}}));
+  stream.Enqueue(Run([&](Context&) { other_ran = true; }, {{other, Access::kOut}}));
+  stream.Synchronize();
+  REQUIRE(c->failure);
+  CHECK(c->failure == a->failure);  // the first failure, not one about a failed operand
+  CHECK(c->failure->code == "ERR_DATA");
+  CHECK(c->failure->op == "test");
+  CHECK(c->failure->message == "[test] expected something else");
+  CHECK(c->failure->tag == 7);
+  CHECK_FALSE(dependent_ran);
+  CHECK(other_ran);
+  CHECK_FALSE(other->failure);
+}
+
+TEST_CASE("an update with a failed operand keeps its target, and the guard remembers") {
+  HostStream stream(kBackend, 1);
+  const StatusPtr parameter = Good(), gradient = Good();
+  const auto guard = std::make_shared<Guard>();
+  bool ran = false;
+  stream.Enqueue(Run(Fail, {{gradient, Access::kOut}}));
+  Command update =
+      Run([&](Context&) { ran = true; }, {{parameter, Access::kUpdate}, {gradient, Access::kIn}});
+  update.guard = guard;
+  stream.Enqueue(std::move(update));
+  stream.Synchronize();
+  CHECK_FALSE(ran);
+  CHECK_FALSE(parameter->failure);
+  REQUIRE(guard->failure());
+  CHECK(guard->failure() == gradient->failure);
+  guard->Clear();
+  CHECK_FALSE(guard->failure());
+}
+
+TEST_CASE("an accumulation that did not happen fails its target; a whole write repairs it") {
+  HostStream stream(kBackend, 1);
+  const StatusPtr source = Good(), target = Good();
+  stream.Enqueue(Run(Fail, {{source, Access::kOut}}));
+  stream.Enqueue(Run([](Context&) {}, {{source, Access::kIn}, {target, Access::kInOut}}));
+  stream.Synchronize();
+  CHECK(target->failure);
+  stream.Enqueue(Run([](Context&) {}, {{target, Access::kOut}}));
+  stream.Synchronize();
+  CHECK_FALSE(target->failure);
+}
+
+TEST_CASE("bad_alloc and foreign exceptions become failures") {
+  HostStream stream(kBackend, 1);
+  const StatusPtr a = Good(), b = Good();
+  stream.Enqueue(Run([](Context&) { throw std::bad_alloc(); }, {{a, Access::kOut}}));
+  stream.Enqueue(Run([](Context&) { throw std::runtime_error("odd"); }, {{b, Access::kOut}}));
+  stream.Synchronize();
+  REQUIRE(a->failure);
+  CHECK(a->failure->code == "ERR_OUT_OF_MEMORY");
+  REQUIRE(b->failure);
+  CHECK(b->failure->message == "[test] failed: odd");
+}
+
+TEST_CASE("done is told of success and of failure, after the status is set") {
+  HostStream stream(kBackend, 1);
+  const StatusPtr a = Good();
+  std::vector<std::string> told;
+  for (const bool fails : {false, true}) {
+    Command command = Run(fails ? Fail : [](Context&) {}, {{a, Access::kOut}});
+    command.done = [&](const FailurePtr& failure) {
+      told.push_back(failure ? failure->message : "ok");
+      CHECK(a->failure == failure);
+    };
+    stream.Enqueue(std::move(command));
+  }
+  stream.Synchronize();
+  CHECK(told == std::vector<std::string>{"ok", "[test] expected something else"});
+}
+
+TEST_CASE("the queue is full at its limit of commands or bytes, and a wait ends below half") {
+  HostStream stream(kBackend, 1);
+  stream.SetLimits({8, 1000});
+  Gate gate;
+  gate.Close(stream);
+  SUBCASE("commands") {
+    for (int i = 0; i < 6; ++i) stream.Enqueue(Run([](Context&) {}));
+    CHECK_FALSE(stream.full());
+    stream.Enqueue(Run([](Context&) {}));
+    CHECK(stream.full());
+  }
+  SUBCASE("bytes") {
+    Command command = Run([](Context&) {});
+    command.bytes = 1000;
+    stream.Enqueue(std::move(command));
+    CHECK(stream.full());
+  }
+  std::atomic<bool> waited = false;
+  std::thread waiter([&] {
+    stream.WaitBelowHalf();
+    waited = true;
+  });
+  CHECK_FALSE(waited);
+  gate.Open();
+  waiter.join();
+  CHECK(waited);
+  stream.Synchronize();
+  CHECK_FALSE(stream.full());
+}
+
+TEST_CASE("the number of threads changes in order") {
+  HostStream stream(kBackend, 3);
+  Gate gate;
+  gate.Close(stream);
+  std::vector<int> threads;
+  const auto note = [&](Context& context) { threads.push_back(context.threads()); };
+  stream.Enqueue(Run(note));
+  stream.SetThreads(5);
+  CHECK(stream.threads() == 5);
+  stream.Enqueue(Run(note));
+  gate.Open();
+  stream.Synchronize();
+  CHECK(threads == std::vector<int>{3, 5});
+}
+
+TEST_CASE("a stream that ends drops what has not started, tells it, and refuses more") {
+  auto stream = std::make_unique<HostStream>(kBackend, 1);
+  Gate gate;
+  gate.Close(*stream);
+  bool ran = false;
+  int told = 0;
+  for (int i = 0; i < 3; ++i) {
+    Command command = Run([&](Context&) { ran = true; });
+    command.done = [&](const FailurePtr& failure) {
+      REQUIRE(failure);
+      CHECK(failure->code == "ERR_DISPOSED");
+      ++told;
+    };
+    stream->Enqueue(std::move(command));
+  }
+  // The gate opens only after Stop has begun to wait for it.
+  std::thread opener([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    gate.Open();
+  });
+  stream->Stop();
+  opener.join();
+  CHECK_FALSE(ran);
+  CHECK(told == 3);
+  Command late = Run([&](Context&) { ran = true; });
+  late.done = [&](const FailurePtr&) { ++told; };
+  stream->Enqueue(std::move(late));
+  stream->Synchronize();
+  CHECK_FALSE(ran);
+  CHECK(told == 4);
+}
+
+TEST_CASE("a context that cannot be made fails the command, not the process") {
+  Backend broken = kBackend;
+  broken.create_context = [](int) -> std::unique_ptr<Context> {
+    throw std::runtime_error("no threads");
+  };
+  HostStream stream(broken, 1);
+  const StatusPtr a = Good();
+  stream.Enqueue(Run([](Context&) {}, {{a, Access::kOut}}));
+  stream.Synchronize();
+  REQUIRE(a->failure);
+  CHECK(a->failure->message == "[test] failed: no threads");
+}
+
+TEST_CASE("memory is reused in stream order while older commands still use it") {
+  const auto device = std::make_shared<HostDevice>("cpu", kBackend, 1);
+  constexpr size_t kBytes = 1 << 20;
+  const auto make = [&] {
+    return std::make_shared<Storage>(device, device->allocator().Allocate(kBytes), kBytes);
+  };
+  Gate gate;
+  gate.Close(device->stream());
+  StoragePtr first = make();
+  int* const address = static_cast<int*>(first->data());
+  int read = 0;
+  device->stream().Enqueue(Run([address](Context&) { *address = 1; }));
+  device->stream().Enqueue(Run([address, &read](Context&) { read = *address; }));
+  first.reset();  // the commands above have not run yet
+  CHECK(device->bytes == 0);
+  const StoragePtr second = make();
+  CHECK(second->data() == address);
+  CHECK_FALSE(second->fresh());
+  device->stream().Enqueue(Run([address](Context&) { *address = 2; }));
+  gate.Open();
+  device->stream().Synchronize();
+  CHECK(read == 1);
+  CHECK(*address == 2);
+}
+
+TEST_CASE("trimmed memory goes back to the system only after the commands that use it") {
+  const auto device = std::make_shared<HostDevice>("cpu", kBackend, 1);
+  constexpr size_t kBytes = 8 << 20;
+  Gate gate;
+  gate.Close(device->stream());
+  auto storage = std::make_shared<Storage>(device, device->allocator().Allocate(kBytes), kBytes);
+  char* const data = static_cast<char*>(storage->data());
+  device->stream().Enqueue(Run([data](Context&) { std::memset(data, 1, kBytes); }));
+  storage.reset();
+  const size_t used = HostMemoryBudget().used();
+  device->Trim(0);
+  CHECK(device->allocator().cached() == 0);
+  CHECK(HostMemoryBudget().used() == used);  // still mapped: the command above writes there
+  gate.Open();
+  device->stream().Synchronize();
+  CHECK(HostMemoryBudget().used() == used - kBytes);
+}
+
+}  // namespace lora
