@@ -1,0 +1,113 @@
+// The reference's gradients of lora_linear and of the losses, against central differences.
+#include "test/support/close.h"
+#include "test/support/gradient.h"
+#include "test/support/lora_problem.h"
+
+namespace lora::test {
+namespace {
+
+constexpr DType kF64 = DType::kF64;
+
+TEST_CASE("lora_linear: dx, dA and dB are the gradients of y") {
+  const std::vector<LoraLinearCase> cases = {
+      {DType::kF32, 1, 1, {{1, 1}}},
+      {DType::kF32, 3, 7, {{5, 2}}},
+      {DType::kF32, 4, 6, {{3, 0, true}}},
+      {DType::kF32, 5, 11, {{4, 3, true, 0.4f}}},
+      {DType::kF32, 3, 9, {{4, 2, false, 0.3f}, {2, 0, true}, {3, 5, true}, {1, 1, false, 0.6f}}},
+  };
+  const auto context = ReferenceBackend().create_context(1);
+  for (const LoraLinearCase& c : cases) {
+    CAPTURE(c.Name());
+    LoraLinearProblem problem = LoraLinearProblem(c).As(kF64);
+    const auto loss = [&] {
+      const LoraLinearOutputs out = problem.Forward(ReferenceBackend(), *context);
+      double sum = 0;
+      for (size_t i = 0; i < out.y.size(); ++i) sum += Project(out.y[i], problem.g[i]);
+      return sum;
+    };
+    const LoraLinearOutputs forward = problem.Forward(ReferenceBackend(), *context);
+    const LoraLinearOutputs gradient = problem.Backward(ReferenceBackend(), *context, forward.h);
+    CheckGradient("dx", problem.x, gradient.dx, loss);
+    for (size_t i = 0; i < c.branches.size(); ++i) {
+      if (c.branches[i].r == 0) continue;
+      CAPTURE(i);
+      CheckGradient("da", problem.branches[i].a, gradient.da[i], loss);
+      CheckGradient("db", problem.branches[i].b, gradient.db[i], loss);
+    }
+  }
+}
+
+// Any of dx, da and db may be absent; the others stay what they are.
+TEST_CASE("lora_linear: gradients that nobody wants are not computed") {
+  const LoraLinearProblem problem =
+      LoraLinearProblem({DType::kF32, 3, 8, {{4, 2, true, 0.3f}}}).As(kF64);
+  const auto context = ReferenceBackend().create_context(1);
+  const LoraLinearOutputs forward = problem.Forward(ReferenceBackend(), *context);
+  const LoraLinearOutputs all = problem.Backward(ReferenceBackend(), *context, forward.h);
+  const FrozenWeight weight(ReferenceBackend(), problem.branches[0].weight, *context);
+  const BranchOperands& b = problem.branches[0];
+  const LoraBranch branch{weight.backward(), b.bias, b.a, b.b, b.scale, b.dropout};
+  const auto run = [&](const TensorView& x, const TensorView& h, const TensorView& dx,
+                       const TensorView& da, const TensorView& db) {
+    Run(ReferenceBackend().lora_linear_backward,
+        LoraLinearBackwardArgs{x, {branch}, {problem.g[0]}, {h}, dx, {da}, {db}}, *context);
+  };
+  const Tensor dx(kF64, all.dx.shape()), da(kF64, b.a.shape()), db(kF64, b.b.shape());
+  run({}, {}, dx, {}, {});
+  run({}, forward.h[0], {}, da, {});
+  run(problem.x, {}, {}, {}, db);
+  CHECK_IDENTICAL(dx, all.dx);
+  CHECK_IDENTICAL(da, all.da[0]);
+  CHECK_IDENTICAL(db, all.db[0]);
+}
+
+TEST_CASE("cross_entropy: dlogits is the gradient of the summed loss") {
+  const Tensor labels = Ints({6}, {4, -100, 0, 2, -100, 4}), g = Full(kF64, {1}, 0.37);
+  Tensor logits = Normal(kF64, {6, 5}, 1, 2), loss(kF64, {1}), count(kF64, {1}), lse(kF64, {6});
+  const auto forward = [&] {
+    Run(ReferenceBackend(), &Backend::cross_entropy_forward, {logits, labels, loss, count, lse});
+    return 0.37 * loss.at(0);
+  };
+  forward();
+  CHECK(count.at(0) == 4);
+  const Tensor gradient(kF64, {6, 5});
+  Run(ReferenceBackend(), &Backend::cross_entropy_backward, {logits, labels, lse, g, gradient});
+  CheckGradient("dlogits", logits, gradient, forward);
+}
+
+TEST_CASE("linear_cross_entropy: d_hidden is the gradient of the summed loss") {
+  const Tensor labels = Ints({5}, {6, -100, 0, 3, 6}), weight = Normal(kF64, {7, 4}, 2);
+  Tensor hidden = Normal(kF64, {5, 4}, 1), loss(kF64, {1}), count(kF64, {1});
+  const Tensor gradient(kF64, {5, 4});
+  const auto context = ReferenceBackend().create_context(1);
+  const FrozenWeight w(ReferenceBackend(), weight, *context);
+  const auto run = [&](const TensorView& d_hidden) {
+    Run(ReferenceBackend().linear_cross_entropy,
+        LinearCrossEntropyArgs{hidden, w.forward(), d_hidden ? w.backward() : PackedView(), labels,
+                               loss, count, d_hidden},
+        *context);
+    return loss.at(0);
+  };
+  run(gradient);
+  CHECK(count.at(0) == 4);
+  CheckGradient("d_hidden", hidden, gradient, [&] { return run({}); });
+}
+
+TEST_CASE("linear_cross_entropy is cross_entropy of the product") {
+  const Tensor labels = Ints({3}, {6, 1, 0}), weight = Normal(kF64, {7, 4}, 2);
+  const Tensor hidden = Normal(kF64, {3, 4}, 1), logits(kF64, {3, 7});
+  const Tensor loss(kF64, {1}), count(kF64, {1}), fused(kF64, {1});
+  const Backend& backend = ReferenceBackend();
+  const auto context = backend.create_context(1);
+  const FrozenWeight w(backend, weight, *context);
+  Run(backend.matmul, MatmulArgs{hidden, weight, logits, false, true}, *context);
+  Run(backend.cross_entropy_forward, CrossEntropyForwardArgs{logits, labels, loss, count, {}},
+      *context);
+  Run(backend.linear_cross_entropy,
+      LinearCrossEntropyArgs{hidden, w.forward(), {}, labels, fused, count, {}}, *context);
+  CHECK_CLOSE(fused, loss, (Tolerance{1e-13, 0}));
+}
+
+}  // namespace
+}  // namespace lora::test

@@ -1,0 +1,99 @@
+// The reference's gradients of the layers of a Llama-family model, against central differences.
+#include "test/support/close.h"
+#include "test/support/gradient.h"
+#include "test/support/run.h"
+
+namespace lora::test {
+namespace {
+
+constexpr DType kF64 = DType::kF64;
+const Backend& kReference = ReferenceBackend();
+
+TEST_CASE("rms_norm: dx is the gradient of y") {
+  for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{2, 16}}) {
+    CAPTURE(Text(shape));
+    const int64_t n = shape[0], d = shape[1];
+    Tensor x = Normal(kF64, shape, 1);
+    const Tensor weight = Normal(kF64, {d}, 2), g = Normal(kF64, shape, 3);
+    const Tensor y(kF64, shape), rstd(kF64, {n}), dx(kF64, shape);
+    const auto loss = [&] {
+      Run(kReference, &Backend::rms_norm_forward, {x, weight, 0.1f, y, rstd});
+      return Project(y, g);
+    };
+    loss();
+    Run(kReference, &Backend::rms_norm_backward, {x, weight, rstd, g, dx});
+    CheckGradient("dx", x, dx, loss);
+  }
+}
+
+TEST_CASE("rope: turning back is the gradient") {
+  Tensor x = Normal(kF64, {2, 3, 2, 6}, 1);
+  const Tensor cosine = Uniform(kF64, {9, 3}, 2), sine = Uniform(kF64, {9, 3}, 3);
+  const Tensor g = Normal(kF64, x.shape(), 4), y(kF64, x.shape()), dx(kF64, x.shape());
+  const Tensor positions = Ints({2, 3}, {8, 0, 3, 5, 5, 1});
+  for (const TensorView& at : {TensorView(), positions.view()}) {
+    CAPTURE(at.defined);
+    const auto loss = [&] {
+      Run(kReference, &Backend::rope, {x, cosine, sine, at, 4, false, y});
+      return Project(y, g);
+    };
+    Run(kReference, &Backend::rope, {g, cosine, sine, at, 4, true, dx});
+    CheckGradient("dx", x, dx, loss);
+  }
+}
+
+struct AttentionCase {
+  const char* name;
+  int64_t batch, length, heads, kv_heads, size, window;
+  std::vector<int32_t> key_begin;
+};
+
+TEST_CASE("attention: dq, dk and dv are the gradients of y") {
+  const std::vector<AttentionCase> cases = {
+      {"one key", 1, 1, 1, 1, 1, 0, {}},
+      {"causal", 2, 5, 2, 2, 3, 0, {}},
+      {"grouped-query", 1, 4, 6, 2, 3, 0, {}},
+      {"window", 1, 7, 2, 1, 4, 3, {}},
+      {"window of one", 1, 4, 1, 1, 3, 1, {}},
+      {"packed sequences", 1, 6, 2, 1, 3, 0, {0, 0, 2, 2, 2, 5}},
+      {"packed sequences and window", 2, 5, 4, 2, 2, 2, {0, 0, 0, 3, 3, 0, 1, 1, 1, 1}},
+      {"rows that see nothing", 1, 4, 2, 2, 3, 0, {1, 1, 4, 2}},
+  };
+  for (const AttentionCase& c : cases) {
+    CAPTURE(c.name);
+    const Shape shape{c.batch, c.length, c.heads, c.size};
+    const Shape kv_shape{c.batch, c.length, c.kv_heads, c.size};
+    Tensor q = Normal(kF64, shape, 1), k = Normal(kF64, kv_shape, 2), v = Normal(kF64, kv_shape, 3);
+    const Tensor g = Normal(kF64, shape, 4), y(kF64, shape);
+    const Tensor lse(kF64, {c.batch, c.heads, c.length});
+    const Tensor begin = c.key_begin.empty() ? Tensor() : Ints({c.batch, c.length}, c.key_begin);
+    const auto loss = [&] {
+      Run(kReference, &Backend::attention_forward,
+          {q, k, v, begin, c.length, 0, c.window, 0.7f, y, lse});
+      return Project(y, g);
+    };
+    loss();
+    const Tensor dq(kF64, shape), dk(kF64, kv_shape), dv(kF64, kv_shape);
+    Run(kReference, &Backend::attention_backward,
+        {q, k, v, begin, y, lse, g, c.window, 0.7f, dq, dk, dv});
+    CheckGradient("dq", q, dq, loss);
+    CheckGradient("dk", k, dk, loss);
+    CheckGradient("dv", v, dv, loss);
+  }
+}
+
+TEST_CASE("swiglu: dgate and dup are the gradients of y") {
+  Tensor gate = Normal(kF64, {3, 5}, 1, 2), up = Normal(kF64, {3, 5}, 2);
+  const Tensor g = Normal(kF64, {3, 5}, 3), y(kF64, {3, 5});
+  const Tensor dgate(kF64, {3, 5}), dup(kF64, {3, 5});
+  const auto loss = [&] {
+    Run(kReference, &Backend::swiglu_forward, {gate, up, y});
+    return Project(y, g);
+  };
+  Run(kReference, &Backend::swiglu_backward, {gate, up, g, dgate, dup});
+  CheckGradient("dgate", gate, dgate, loss);
+  CheckGradient("dup", up, dup, loss);
+}
+
+}  // namespace
+}  // namespace lora::test

@@ -1,0 +1,172 @@
+// The gradients of the tape's small set against central differences. Where the tape composes a
+// gradient of other ops (broadcasts, products, transposes), so does the test.
+#include "test/support/gradient.h"
+#include "test/support/run.h"
+
+namespace lora::test {
+namespace {
+
+constexpr DType kF64 = DType::kF64;
+const Backend& kReference = ReferenceBackend();
+
+Tensor Apply(BinaryKind kind, const Tensor& a, const Tensor& b, const Shape& shape) {
+  Tensor y(kF64, shape);
+  Run(kReference, &Backend::binary, {kind, a, b, y});
+  return y;
+}
+
+Tensor SumTo(const Tensor& x, const Shape& shape) {
+  Tensor y(kF64, shape);
+  Run(kReference, &Backend::reduce_sum, {x, y});
+  return y;
+}
+
+Tensor Negated(const Tensor& x) {
+  Tensor y(kF64, x.shape());
+  Run(kReference, &Backend::unary, {UnaryKind::kScale, -1, x, y});
+  return y;
+}
+
+struct Gradients {
+  Tensor a, b;
+};
+// ∂(a ∘ b), each summed back to its operand's shape.
+Gradients BinaryGradients(BinaryKind kind, const Tensor& a, const Tensor& b, const Tensor& g) {
+  const Shape& shape = g.shape();
+  const auto times = [&](const Tensor& x, const Tensor& y) {
+    return Apply(BinaryKind::kMul, x, y, shape);
+  };
+  const auto over = [&](const Tensor& x, const Tensor& y) {
+    return Apply(BinaryKind::kDiv, x, y, shape);
+  };
+  switch (kind) {
+    case BinaryKind::kAdd:
+      return {SumTo(g, a.shape()), SumTo(g, b.shape())};
+    case BinaryKind::kSub:
+      return {SumTo(g, a.shape()), SumTo(Negated(g), b.shape())};
+    case BinaryKind::kMul:
+      return {SumTo(times(g, b), a.shape()), SumTo(times(g, a), b.shape())};
+    case BinaryKind::kDiv:
+      return {SumTo(over(g, b), a.shape()),
+              SumTo(Negated(over(over(times(g, a), b), b)), b.shape())};
+  }
+  return {};
+}
+
+TEST_CASE("binary ops with broadcasting, and reduce_sum as their gradient") {
+  struct Case {
+    Shape a, b, y;
+  };
+  const std::vector<Case> cases = {
+      {{2, 3}, {2, 3}, {2, 3}},
+      {{2, 3}, {3}, {2, 3}},
+      {{2, 1, 3}, {4, 1}, {2, 4, 3}},
+      {{}, {2, 2}, {2, 2}},
+      {{1, 1}, {2, 3, 2}, {2, 3, 2}},
+      {{3, 1}, {1, 3}, {3, 3}},
+      {{2, 1, 2, 1}, {3, 1, 2}, {2, 3, 2, 2}},
+  };
+  for (const Case& c : cases) {
+    for (const BinaryKind kind :
+         {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul, BinaryKind::kDiv}) {
+      CAPTURE(Text(c.a));
+      CAPTURE(Text(c.b));
+      CAPTURE(static_cast<int>(kind));
+      Tensor a = Normal(kF64, c.a, 1), b = Uniform(kF64, c.b, 2, 0.5, 2);
+      const Tensor g = Normal(kF64, c.y, 3);
+      const auto loss = [&] { return Project(Apply(kind, a, b, c.y), g); };
+      const Gradients gradients = BinaryGradients(kind, a, b, g);
+      CheckGradient("a", a, gradients.a, loss);
+      CheckGradient("b", b, gradients.b, loss);
+    }
+  }
+}
+
+TEST_CASE("reduce_sum: a broadcast is its gradient") {
+  for (const Shape& to : {Shape{}, Shape{4}, Shape{3, 1}, Shape{2, 1, 4}, Shape{1, 1, 1}}) {
+    CAPTURE(Text(to));
+    Tensor x = Normal(kF64, {2, 3, 4}, 1);
+    const Tensor g = Normal(kF64, to, 2);
+    const Tensor gradient = Apply(BinaryKind::kAdd, g, Zeros(kF64, {2, 3, 4}), {2, 3, 4});
+    CheckGradient("x", x, gradient, [&] { return Project(SumTo(x, to), g); });
+  }
+}
+
+TEST_CASE("unary ops: dx is the gradient of y") {
+  for (const UnaryKind kind : {UnaryKind::kCopy, UnaryKind::kScale, UnaryKind::kSquare,
+                               UnaryKind::kRelu, UnaryKind::kGelu, UnaryKind::kSilu}) {
+    CAPTURE(static_cast<int>(kind));
+    // None within a step of 0, where relu has a corner.
+    Tensor x = Of(kF64, {10}, {-6, -3.1, -1.5, -0.7, -0.1, 0.2, 0.9, 1.7, 2.9, 5});
+    const Tensor g = Normal(kF64, {10}, 2), y(kF64, {10}), dx(kF64, {10});
+    Run(kReference, &Backend::unary_backward, {kind, -1.5f, x, g, dx});
+    CheckGradient("dx", x, dx, [&] {
+      Run(kReference, &Backend::unary, {kind, -1.5f, x, y});
+      return Project(y, g);
+    });
+  }
+}
+
+TEST_CASE("matmul: products of g with the other operand are its gradients") {
+  struct Case {
+    Shape a, b, y;  // a [.., m, k] and b [.., k, n], before any transposition
+  };
+  const std::vector<Case> cases = {
+      {{3, 4}, {4, 2}, {3, 2}},
+      {{2, 3, 4}, {2, 4, 2}, {2, 3, 2}},
+      {{2, 1, 3, 2}, {3, 2, 2}, {2, 3, 3, 2}},
+      {{3, 2, 1}, {1, 4}, {3, 2, 4}},
+  };
+  const auto swapped = [](const Shape& shape) {
+    Shape s;
+    for (int d = 0; d < shape.rank() - 2; ++d) s.push_back(shape[d]);
+    s.push_back(shape[-1]);
+    s.push_back(shape[-2]);
+    return s;
+  };
+  for (const Case& c : cases) {
+    for (const int transposed : {0, 1, 2, 3}) {
+      const bool ta = transposed & 1, tb = transposed & 2;
+      CAPTURE(Text(c.a));
+      CAPTURE(transposed);
+      Tensor a = Normal(kF64, ta ? swapped(c.a) : c.a, 1);
+      Tensor b = Normal(kF64, tb ? swapped(c.b) : c.b, 2);
+      const Tensor g = Normal(kF64, c.y, 3), y(kF64, c.y);
+      // A product of the batch shape of y, then summed to `shape`.
+      const auto product = [&](const Tensor& left, const Tensor& right, bool tl, bool tr,
+                               const Shape& shape) {
+        Shape full;
+        for (int d = 0; d < c.y.rank() - 2; ++d) full.push_back(c.y[d]);
+        full.push_back(shape[-2]);
+        full.push_back(shape[-1]);
+        Tensor out(kF64, full);
+        Run(kReference, &Backend::matmul, {left, right, out, tl, tr});
+        return SumTo(out, shape);
+      };
+      // da = g·bᵀ and db = aᵀ·g, or their transposes.
+      const Tensor da =
+          ta ? product(b, g, tb, true, a.shape()) : product(g, b, false, !tb, a.shape());
+      const Tensor db =
+          tb ? product(g, a, true, ta, b.shape()) : product(a, g, !ta, false, b.shape());
+      const auto loss = [&] {
+        Run(kReference, &Backend::matmul, {a, b, y, ta, tb});
+        return Project(y, g);
+      };
+      CheckGradient("a", a, da, loss);
+      CheckGradient("b", b, db, loss);
+    }
+  }
+}
+
+TEST_CASE("transpose: the inverse permutation is its gradient") {
+  Tensor x = Normal(kF64, {2, 3, 4}, 1);
+  const Tensor g = Normal(kF64, {4, 2, 3}, 2), y(kF64, {4, 2, 3}), dx(kF64, {2, 3, 4});
+  Run(kReference, &Backend::transpose, {g, dx, {1, 2, 0}});
+  CheckGradient("x", x, dx, [&] {
+    Run(kReference, &Backend::transpose, {x, y, {2, 0, 1}});
+    return Project(y, g);
+  });
+}
+
+}  // namespace
+}  // namespace lora::test

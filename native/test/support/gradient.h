@@ -1,0 +1,24 @@
+// Gradients against central differences, in double.
+#pragma once
+
+#include <functional>
+
+#include "core/backend.h"
+#include "test/support/tensors.h"
+
+namespace lora::test {
+
+// Of a loss that is computed anew from the present contents of the tensors it reads.
+using LossFunction = std::function<double()>;
+
+// Σ weights·values: with random weights, the gradient of one number tests every output.
+double Project(const Tensor& values, const Tensor& weights);
+
+// dL/dx by central differences. x (f64) is changed element by element, and restored.
+Tensor CentralDifferences(Tensor& x, const LossFunction& loss);
+
+// CHECKs that no element of `gradient` differs from central differences by more than 1e-7 of the
+// largest element.
+void CheckGradient(const char* name, Tensor& x, const Tensor& gradient, const LossFunction& loss);
+
+}  // namespace lora::test
