@@ -12,5 +12,9 @@ add_library(lora_highway INTERFACE)
 target_link_libraries(lora_highway INTERFACE PkgConfig::HWY)
 # SSE2 is the floor that Highway cannot leave out on x86-64; with SSE4, AVX2, AVX3 and AVX3_ZEN4 these
 # are the instruction sets that get a copy of each kernel.
-target_compile_definitions(lora_highway INTERFACE
-  "HWY_DISABLED_TARGETS=(HWY_SSSE3|HWY_AVX3_DL|HWY_AVX3_SPR)")
+set(LORA_HWY_DISABLED "HWY_SSSE3|HWY_AVX3_DL|HWY_AVX3_SPR")
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
+  # Vectors without a size at compile time cannot be kept in arrays, as the register blocks do: NEON.
+  string(APPEND LORA_HWY_DISABLED "|HWY_ALL_SVE")
+endif()
+target_compile_definitions(lora_highway INTERFACE "HWY_DISABLED_TARGETS=(${LORA_HWY_DISABLED})")
