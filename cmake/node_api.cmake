@@ -9,7 +9,7 @@ function(lora_node_include package expression out)
   set(${out} ${dir} PARENT_SCOPE)
 endfunction()
 lora_node_include(node-api-headers "require('node-api-headers').include_dir" NODE_API_HEADERS)
-lora_node_include(node-addon-api "require('node-addon-api').include_dir" NODE_ADDON_API)
+lora_node_include(node-addon-api "require('path').resolve(require('node-addon-api').include_dir)" NODE_ADDON_API)
 
 add_library(lora_node_api INTERFACE)
 target_include_directories(lora_node_api SYSTEM INTERFACE ${NODE_API_HEADERS} ${NODE_ADDON_API})
