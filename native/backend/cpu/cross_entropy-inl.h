@@ -12,6 +12,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cpu/cross_entropy_rows.h"
 #include "backend/cpu/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -20,13 +21,13 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
 template <class T>
-HWY_INLINE double RowLogSumExp(const T* HWY_RESTRICT logits, size_t n) {
+HWY_INLINE void RowLogSum(const T* HWY_RESTRICT logits, size_t n, LogSum& total) {
   constexpr size_t kBlock = 4096;
   constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
   const F32 d;
   const size_t lanes = hn::Lanes(d);
-  float max = kMinusInf;
-  double sum = 0;
+  float max = total.max;
+  double sum = total.sum;
   for (size_t begin = 0; begin < n; begin += kBlock) {
     const T* HWY_RESTRICT block = logits + begin;
     const size_t count = std::min(kBlock, n - begin), whole = count / (2 * lanes) * (2 * lanes);
@@ -56,7 +57,7 @@ HWY_INLINE double RowLogSumExp(const T* HWY_RESTRICT logits, size_t n) {
     sum += static_cast<double>(hn::ReduceSum(d, hn::Add(s0, s1)));
     max = new_max;
   }
-  return static_cast<double>(max) + std::log(sum);
+  total = {max, sum};
 }
 
 // In place is fine: an element is read before it is written.
@@ -67,19 +68,19 @@ HWY_INLINE void RowSoftmaxGradient(const T* logits, size_t n, float lse, size_t 
   const size_t lanes = hn::Lanes(d);
   const VF32 vl = hn::Set(d, lse), vg = hn::Set(d, g);
   const auto at = [&](VF32 x) { return hn::Mul(vg, Exp(d, hn::Sub(x, vl))); };
+  // The vector with the label is made before anything is overwritten, and stored last.
   const size_t label_begin = label / lanes * lanes;
-  float labelled[HWY_MAX_LANES_D(F32)];
-  {
-    const size_t count = std::min(lanes, n - label_begin);
-    VF32 p = Exp(d, hn::Sub(LoadActN(d, logits + label_begin, count), vl));
+  const size_t label_count = label < n ? std::min(lanes, n - label_begin) : 0;
+  VF32 labelled = hn::Zero(d);
+  if (label_count > 0) {
+    const VF32 p = Exp(d, hn::Sub(LoadActN(d, logits + label_begin, label_count), vl));
     const auto one = hn::Eq(hn::Iota(d, 0), hn::Set(d, static_cast<float>(label - label_begin)));
-    p = hn::Sub(p, hn::IfThenElseZero(one, hn::Set(d, 1.0f)));
-    hn::StoreU(hn::Mul(vg, p), d, labelled);
+    labelled = hn::Mul(vg, hn::Sub(p, hn::IfThenElseZero(one, hn::Set(d, 1.0f))));
   }
   size_t i = 0;
   for (; i + lanes <= n; i += lanes) StoreAct(d, at(LoadAct(d, logits + i)), gradient + i);
   if (i < n) StoreActN(d, at(LoadActN(d, logits + i, n - i)), gradient + i, n - i);
-  StoreActN(d, hn::LoadU(d, labelled), gradient + label_begin, std::min(lanes, n - label_begin));
+  if (label_count > 0) StoreActN(d, labelled, gradient + label_begin, label_count);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -18,9 +18,11 @@ HWY_BEFORE_NAMESPACE();
 namespace lora::cpu {
 namespace HWY_NAMESPACE {
 
-double RunLogSumExp(const void* logits, DType dtype, size_t n) {
-  if (dtype == DType::kBF16) return RowLogSumExp(static_cast<const hwy::bfloat16_t*>(logits), n);
-  return RowLogSumExp(static_cast<const float*>(logits), n);
+void RunAddLogits(const void* logits, DType dtype, size_t n, LogSum& total) {
+  if (dtype == DType::kBF16) {
+    return RowLogSum(static_cast<const hwy::bfloat16_t*>(logits), n, total);
+  }
+  RowLogSum(static_cast<const float*>(logits), n, total);
 }
 
 void RunSoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
@@ -41,7 +43,7 @@ HWY_AFTER_NAMESPACE();
 namespace lora::cpu {
 namespace {
 
-HWY_EXPORT(RunLogSumExp);
+HWY_EXPORT(RunAddLogits);
 HWY_EXPORT(RunSoftmaxGradient);
 
 double LogitAt(const void* logits, DType dtype, size_t i) {
@@ -77,8 +79,8 @@ size_t RequireLabels(const char* op, const TensorView& labels, int64_t vocab) {
   return count;
 }
 
-double LogSumExp(const void* logits, DType dtype, size_t n) {
-  return HWY_DYNAMIC_DISPATCH(RunLogSumExp)(logits, dtype, n);
+void AddLogits(const void* logits, DType dtype, size_t n, LogSum& total) {
+  HWY_DYNAMIC_DISPATCH(RunAddLogits)(logits, dtype, n, total);
 }
 
 void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
@@ -104,7 +106,9 @@ void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, C
     losses[row] = 0;
     const bool counts = labels[row] != kIgnoredLabel;
     if (!counts && !args.lse) return;
-    const double lse = LogSumExp(Row(logits, row), logits.dtype, vocab);
+    LogSum total;
+    AddLogits(Row(logits, row), logits.dtype, vocab, total);
+    const double lse = total.Log();
     if (args.lse) args.lse.as<float>()[row] = static_cast<float>(lse);
     if (!counts) return;
     losses[row] = lse - LogitAt(Row(logits, row), logits.dtype, static_cast<size_t>(labels[row]));

@@ -1,8 +1,10 @@
 // Rows of logits: what cross_entropy and linear_cross_entropy share.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "core/tensor_view.h"
 
@@ -15,10 +17,18 @@ size_t CountLabels(const char* op, const TensorView& labels, int64_t vocab);
 // The same, and throws when none counts.
 size_t RequireLabels(const char* op, const TensorView& labels, int64_t vocab);
 
-// log Σ exp of n logits (f32 or bf16); one pass over memory, the sum in double over blocks in f32.
-double LogSumExp(const void* logits, DType dtype, size_t n);
+// Σ exp of logits met so far, as sum·exp(max).
+struct LogSum {
+  float max = -std::numeric_limits<float>::infinity();
+  double sum = 0;
+  double Log() const { return static_cast<double>(max) + std::log(sum); }
+};
 
-// gradient[j] = (exp(logits[j] − lse) − [j == label])·g; may be in place. Same dtype.
+// Adds n logits (f32 or bf16): one pass over memory, f32 within a block, double over blocks.
+void AddLogits(const void* logits, DType dtype, size_t n, LogSum& total);
+
+// gradient[j] = (exp(logits[j] − lse) − [j == label])·g; a label >= n is not among these logits.
+// May be in place; same dtype.
 void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
                      void* gradient);
 
