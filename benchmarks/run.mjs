@@ -7,7 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { setThreads } from 'lora-native';
-import { loraLinearInputs } from './inputs.mjs';
+import inputsOf from './inputs.cjs';
 import { OursProvider } from './providers/ours.mjs';
 import { findPython, TorchProvider } from './providers/torch.mjs';
 
@@ -63,7 +63,7 @@ console.log(
   `\n${'case'.padEnd(30)} ${'what'.padEnd(8)} ${'ours ms (spread)'.padStart(22)} ${'torch ms (spread)'.padStart(22)}  ours/torch`,
 );
 for (const testCase of cases.filter((c) => !options.filter || title(c).includes(options.filter))) {
-  const inputs = loraLinearInputs(testCase);
+  const inputs = inputsOf.loraLinearInputs(testCase);
   ours.load(testCase, inputs);
   if (torch) {
     for (const name of ['x', 'w', 'a', 'b', 'g']) writeFileSync(join(scratch, `${name}.bin`), inputs[name]);

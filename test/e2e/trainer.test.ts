@@ -158,8 +158,8 @@ describe('options are checked before any work', () => {
     [{ saveEvery: 1 }, 'ERR_ARGUMENT', 'expected outDir, since saveEvery is given'],
     [{ evalEvery: 1 }, 'ERR_ARGUMENT', 'expected evalData, since evalEvery is given'],
     [{ learningRate: 1 }, 'ERR_ARGUMENT', "did you mean 'lr'?"],
-  ])('%j', (options, code, sentence) => {
-    expect(() => start(options)).toThrow(
+  ])('%j', (options: object, code, sentence) => {
+    expect(() => start(options as Partial<TrainerOptions>)).toThrow(
       expect.objectContaining({ code, message: expect.stringContaining(sentence) as string }),
     );
   });

@@ -13,7 +13,7 @@ function uniform(length, seed, scale = 1) {
 }
 
 /** x [m, in], w [out, in], a [out, r], b [r, in], g [m, out]; w, a and b are scaled so that y is of order 1. */
-export function loraLinearInputs({ m, in: k, out: n, r }) {
+function loraLinearInputs({ m, in: k, out: n, r }) {
   return {
     x: uniform(m * k, 1),
     w: uniform(n * k, 2, 1 / Math.sqrt(k)),
@@ -23,3 +23,5 @@ export function loraLinearInputs({ m, in: k, out: n, r }) {
     scale: 2,
   };
 }
+
+module.exports = { loraLinearInputs };
