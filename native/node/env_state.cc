@@ -305,7 +305,7 @@ void EnvState::Enqueue(Device& device, Command command) {
   const auto injected = injected_.find(command.op);
   if (injected != injected_.end()) {
     command.run = [op = command.op, message = injected->second](Context&) {
-      Throw("ERR_DATA", op, message);
+      Throw("ERR_ARGUMENT", op, message);
     };
     injected_.erase(injected);
   }

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/mapped_file.h"
 #include "node/errors.h"
+#include "node/parse.h"
 
 namespace lora::node {
 namespace {
@@ -22,9 +23,13 @@ struct FileHandle {
   std::vector<napi_ref> views;  // weak
 };
 
+// Tells the Externals of openFile from all others, which may point anywhere.
+constexpr napi_type_tag kFileTag = {0x6c6f72612d6e6174, 0x6976652d66696c65};
+
 FileHandle& HandleOf(const Napi::Value& value) {
-  LORA_CHECK(value.IsExternal(), "openFile",
-             "expected a file of openFile but received something else");
+  bool ours = false;
+  if (value.IsExternal()) napi_check_object_type_tag(value.Env(), value, &kFileTag, &ours);
+  LORA_CHECK(ours, "openFile", "expected a file of openFile but received something else");
   return *value.As<Napi::External<FileHandle>>().Data();
 }
 
@@ -43,25 +48,27 @@ Napi::Value OpenFile(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   auto file = std::make_unique<FileHandle>();
   try {
-    file->mapping = MappedFile::Open(info[0].As<Napi::String>().Utf8Value());
+    file->mapping = MappedFile::Open(ParseString(info[0], "openFile", "path"));
   } catch (const Error& error) {
     // Tag 0: this is not the op that was called last.
     throw MakeError(env, error.code(), error.op(), error.what(), 0);
   }
   Napi::Object result = Napi::Object::New(env);
   result.Set("bytes", Napi::Number::New(env, static_cast<double>(file->mapping->size())));
-  result.Set("file",
-             Napi::External<FileHandle>::New(env, file.get(), [](Napi::Env env, FileHandle* file) {
-               DropViews(env, *file, /*detach=*/false);
-               delete file;
-             }));
+  const auto handle =
+      Napi::External<FileHandle>::New(env, file.get(), [](Napi::Env env, FileHandle* file) {
+        DropViews(env, *file, /*detach=*/false);
+        delete file;
+      });
   file.release();
+  napi_type_tag_object(env, handle, &kFileTag);
+  result.Set("file", handle);
   return result;
 }
 
 // An integer from 0 to `last`.
 uint64_t IntegerOf(const Napi::Value& value, const char* name, uint64_t last) {
-  const double number = value.ToNumber().DoubleValue();
+  const double number = ParseNumber(value, "fileView", name);
   LORA_CHECK(number >= 0 && number == std::floor(number) && number <= static_cast<double>(last),
              "fileView", "expected ", name, " to be an integer from 0 to ", last, " but received ",
              number);
