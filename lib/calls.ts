@@ -2,15 +2,19 @@
  * The way to the add-on: every op that can fail later is marked with a tag, and the caller's stack is kept
  * under it for a while, so that the error that a read reports shows where the op was called.
  */
+import { findSourceMap } from 'node:module';
+import { sep } from 'node:path';
 import { native, type NativeBinding } from './binding';
 import { LoRAError, type ErrorCode } from './errors';
 
 const ringSize = 4096;
 const frames = 12;
+const ownFolder = __dirname + sep;
 
 // Formatted at once: an unformatted stack would keep the receivers of its frames, tensors among them, alive.
 const stacks: string[] = new Array<string>(ringSize).fill('');
 const tags = new Float64Array(ringSize);
+const texts = new Map<string, string>();
 const delivered = new Set<number>();
 let lastTag = 0;
 /** That which the add-on has; 0 outside ops, where an error is thrown at the caller anyway. */
@@ -20,24 +24,35 @@ let peeking = false;
 let failedTag = 0;
 let ready: NativeBinding | undefined;
 
+/** The frames as V8 writes them: the hooks of source maps and test runners are far too slow for every op. */
+const plainStack = (_: Error, sites: NodeJS.CallSite[]): string =>
+  sites.map((site) => `    at ${String(site)}`).join('\n');
+
 function captureStack(): string {
-  const hooks: { prepareStackTrace?: unknown; stackTraceLimit: number } = Error;
-  const { prepareStackTrace, stackTraceLimit } = hooks;
+  const { prepareStackTrace, stackTraceLimit } = Error;
   const holder: { stack?: string } = {};
-  // A user's hook (source maps, test runners) is slow and might see internals.
-  hooks.prepareStackTrace = undefined;
-  hooks.stackTraceLimit = frames;
+  Error.prepareStackTrace = plainStack;
+  Error.stackTraceLimit = frames;
   Error.captureStackTrace(holder, captureStack);
   const text = holder.stack ?? '';
-  hooks.prepareStackTrace = prepareStackTrace;
-  hooks.stackTraceLimit = stackTraceLimit;
+  (Error as { prepareStackTrace?: unknown }).prepareStackTrace = prepareStackTrace;
+  Error.stackTraceLimit = stackTraceLimit;
   return text;
 }
 
 function mark(): void {
   lastTag++;
   tags[lastTag % ringSize] = lastTag;
-  stacks[lastTag % ringSize] = captureStack();
+  stacks[lastTag % ringSize] = shared(captureStack());
+}
+
+/** One copy of equal texts: a loop calls from the same places again and again. */
+function shared(text: string): string {
+  const known = texts.get(text);
+  if (known !== undefined) return known;
+  if (texts.size >= 256) texts.clear();
+  texts.set(text, text);
+  return text;
 }
 
 function use(loaded: NativeBinding, tag: number): NativeBinding {
@@ -48,12 +63,25 @@ function use(loaded: NativeBinding, tag: number): NativeBinding {
   return loaded;
 }
 
+/** A frame at its place in the source, where Node maps sources. */
+function mapFrame(frame: string): string {
+  return frame.replace(
+    /(\/[^():]+|file:[^()]+?):(\d+):(\d+)/,
+    (place, file: string, line: string, column: string) => {
+      const entry = findSourceMap(file)?.findEntry(Number(line) - 1, Number(column) - 1);
+      if (entry === undefined || !('originalSource' in entry)) return place;
+      return `${entry.originalSource}:${entry.originalLine + 1}:${entry.originalColumn + 1}`;
+    },
+  );
+}
+
 /** The frames of the caller: those of this folder are ours. */
 function callerFrames(tag: number): string {
   if (tag <= 0 || tags[tag % ringSize] !== tag) return '';
-  const lines = stacks[tag % ringSize]!.split('\n').filter((line) => line.startsWith('    at '));
-  const outside = lines.filter((line) => !line.includes(__dirname) && !line.includes('node:async_hooks'));
-  return (outside.length > 0 ? outside : lines).join('\n');
+  const lines = stacks[tag % ringSize]!.split('\n');
+  const outside = lines.filter((line) => !line.includes(ownFolder) && !line.includes('node:async_hooks'));
+  const shown = outside.length > 0 ? outside : lines;
+  return (process.sourceMapsEnabled ? shown.map(mapFrame) : shown).join('\n');
 }
 
 function makeError(code: string, op: string, message: string, tag: number): LoRAError {

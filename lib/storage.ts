@@ -11,7 +11,7 @@ export class Storage {
     readonly handle: NativeTensor,
     viewed: Storage | null = null,
   ) {
-    this.#base = viewed?.#base ?? viewed; // views of views stay flat
+    this.#base = viewed === null ? null : (viewed.#base ?? viewed); // views of views stay flat
     this.#base?.retain();
   }
 

@@ -90,6 +90,8 @@ export function suggest(word: string, words: readonly string[]): string | undefi
     const hit = known.find((w) => words.includes(w));
     if (hit !== undefined) return hit;
   }
+  const longer = words.find((w) => plain.startsWith(w) || (plain.length > 3 && w.startsWith(plain)));
+  if (longer !== undefined && longer.length > 3) return longer;
   let best: string | undefined;
   let distance = Infinity;
   for (const w of words) {

@@ -1,7 +1,6 @@
 /** Programs that run outside jest's vm realm, against the built bundle. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 
 const root = resolve(__dirname, '../..');
@@ -25,12 +24,9 @@ export function runChild(
 ): ChildResult {
   const bundle = join(root, 'dist/index.js');
   if (!existsSync(bundle)) throw new Error(`${bundle} is missing: run npm run build:js first`);
-  const dir = mkdtempSync(join(tmpdir(), 'lora-child-'));
-  const file = join(dir, 'program.cjs');
   const marker = '@report ';
-  writeFileSync(
-    file,
-    `const lora = require(${JSON.stringify(bundle)});
+  // As text, so that the program stands in the root of the package and can name it.
+  const program = `const lora = require(${JSON.stringify(bundle)});
 const report = (value) => process.stdout.write(${JSON.stringify(marker)} + JSON.stringify(value) + '\\n');
 (async () => {
 ${body}
@@ -38,20 +34,15 @@ ${body}
   console.error(error);
   process.exitCode = 1;
 });
-`,
+`;
+  const { status, signal, stdout, stderr } = spawnSync(
+    process.execPath,
+    ['--expose-gc', ...nodeArgs, '-e', program],
+    { encoding: 'utf8', timeout: 50_000, cwd: root, env: { ...process.env, ...env } },
   );
-  try {
-    const { status, signal, stdout, stderr } = spawnSync(
-      process.execPath,
-      ['--expose-gc', ...nodeArgs, file],
-      { encoding: 'utf8', timeout: 50_000, cwd: root, env: { ...process.env, ...env } },
-    );
-    const line = stdout.split('\n').find((l) => l.startsWith(marker));
-    const report = line === undefined ? undefined : (JSON.parse(line.slice(marker.length)) as unknown);
-    return { status, signal, stdout, stderr, report };
-  } finally {
-    rmSync(dir, { recursive: true });
-  }
+  const line = stdout.split('\n').find((l) => l.startsWith(marker));
+  const report = line === undefined ? undefined : (JSON.parse(line.slice(marker.length)) as unknown);
+  return { status, signal, stdout, stderr, report };
 }
 
 /** The same for a program that must end well: gives its report. */

@@ -1,7 +1,7 @@
 // What fails when it runs, after the call: dependents fail with the op, the sentence and the caller's stack.
 import { AdamW, LoRALinear, parameter, saveCheckpoint, tensor } from '../../lib/index';
 import { binding } from '../../lib/calls';
-import { expectReject, expectThrow } from '../support/errors';
+import { expectThrow } from '../support/errors';
 import { seeded } from '../support/numbers';
 
 describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {
@@ -11,7 +11,6 @@ describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {
     const bad = x.add(1);
     const good = x.add(2);
     const worse = bad.mul(3).sum();
-    await expectReject(worse.item(), 'ERR_ARGUMENT', '[add] injected').catch(() => undefined);
     const error = await worse.item().then(
       () => undefined,
       (e: Error & { op?: string }) => e,
@@ -82,8 +81,8 @@ describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {
     run();
     optimizer.step();
     expect(weights()).toBe(before); // reading waits for the step
-    expectThrow(() => optimizer.step(), 'ERR_ARGUMENT', /injected/);
-    expectThrow(() => optimizer.stateDict(), 'ERR_ARGUMENT', /injected/);
+    expectThrow(() => optimizer.step(), 'ERR_DATA', /injected/);
+    expectThrow(() => optimizer.stateDict(), 'ERR_DATA', /injected/);
     await expect(saveCheckpoint('/nowhere', { optimizer })).rejects.toThrow(/injected/);
     optimizer.zeroGrad();
     run();
@@ -100,7 +99,7 @@ describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {
     weights();
     optimizer.zeroGrad();
     run();
-    expectThrow(() => optimizer.step(), 'ERR_ARGUMENT', /injected/);
+    expectThrow(() => optimizer.step(), 'ERR_DATA', /injected/);
     optimizer.zeroGrad();
     run();
     optimizer.step();

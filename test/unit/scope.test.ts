@@ -126,7 +126,8 @@ describe('tidy', () => {
       const x = make().mul(3).add(1).square();
       x.sum();
     });
-    expect([memoryUsage().bytes, memoryUsage().tensors]).toEqual([before.bytes, before.tensors]);
+    expect(memoryUsage().tensors).toBeLessThanOrEqual(before.tensors); // less when older garbage goes
+    expect(memoryUsage().bytes).toBeLessThanOrEqual(before.bytes);
   });
 
   test('wants a function', () => {

@@ -1,0 +1,95 @@
+// What only shows outside jest's realm: cloning, `using`, import and require, workers.
+import { childReport, runChild } from '../support/child';
+
+test('structured clone of what holds native things throws', () => {
+  const report = childReport(`
+const { tensor, parameter, LoRALinear, AdamW } = lora;
+const layer = new LoRALinear({ inFeatures: 2, outFeatures: 2, r: 1 });
+const things = { tensor: tensor([1]), parameter: parameter([1]), layer, optimizer: new AdamW(layer.parameters()) };
+const out = {};
+for (const [name, thing] of Object.entries(things)) {
+  try { structuredClone({ deep: [thing] }); out[name] = 'cloned'; } catch (e) { out[name] = e.name; }
+}
+report(out);`);
+  const name = 'DataCloneError';
+  expect(report).toEqual({ tensor: name, parameter: name, layer: name, optimizer: name });
+});
+
+test('Symbol.dispose is there, and frees', () => {
+  const report = childReport(`
+const { tensor, LoRALinear, AdamW, memoryUsage } = lora;
+const layer = new LoRALinear({ inFeatures: 2, outFeatures: 2, r: 1 });
+const things = [tensor([1]), new AdamW(layer.parameters()), layer];
+for (const thing of things) thing[Symbol.dispose]();
+report([typeof Symbol.dispose, ...things.map((t) => t.disposed), memoryUsage().bytes]);`);
+  expect(report).toEqual(['symbol', true, true, true, 0]);
+});
+
+test('import and require give the same classes', () => {
+  const report = childReport(`
+const esm = await import('lora-native');
+report([esm.Tensor === lora.Tensor, esm.LoRAError === lora.LoRAError, esm.tensor([1]) instanceof lora.Tensor,
+  Object.keys(lora).every((name) => name in esm)]);`);
+  expect(report).toEqual([true, true, true, true]);
+});
+
+test('importing loads no add-on', () => {
+  const report = childReport(
+    `report(Object.keys(process.report.getReport().sharedObjects).length > 0 &&
+  process.report.getReport().sharedObjects.some((f) => f.includes('lora_native')));`,
+  );
+  expect(report).toBe(false);
+});
+
+test('an error is an instance of LoRAError, thrown or rejected', () => {
+  const report = childReport(`
+const out = [];
+const seen = (e) => out.push([e instanceof lora.LoRAError, e instanceof Error, e.code, e.name]);
+try { lora.tensor([1]).add(lora.tensor([1, 2])).add(lora.tensor([1, 2, 3])); } catch (e) { seen(e); }
+await lora.tensor([[1, 2]]).crossEntropy([9]).item().catch(seen);
+report(out);`);
+  expect(report).toEqual([
+    [true, true, 'ERR_ARGUMENT', 'LoRAError'],
+    [true, true, 'ERR_DATA', 'LoRAError'],
+  ]);
+});
+
+const worker = `
+const { Worker } = require('node:worker_threads');
+const source = \`
+const lora = require(\${JSON.stringify(require.resolve('lora-native'))});
+const { parentPort, workerData } = require('node:worker_threads');
+(async () => {
+  const layer = new lora.LoRALinear({ inFeatures: 16, outFeatures: 16, r: 2, seed: workerData.seed });
+  const optimizer = new lora.AdamW(layer.parameters(), { lr: 0.01 });
+  const x = lora.tensor(Float32Array.from({ length: 64 }, (_, i) => Math.sin(i)), { shape: [4, 16] });
+  for (let i = 0; i < workerData.steps; i++) {
+    lora.tidy(() => layer.forward(x).square().mean().backward());
+    optimizer.step();
+    optimizer.zeroGrad();
+    if (workerData.leave && i === 20) parentPort.postMessage('busy');
+  }
+  parentPort.postMessage(await layer.forward(x).square().mean().item());
+})();
+\`;
+const start = (workerData) => new Worker(source, { eval: true, workerData });
+const answer = (w) => new Promise((ok, no) => { w.once('message', ok); w.once('error', no); });
+`;
+
+test('workers have their own everything, and give what the main thread gives', () => {
+  const report = childReport(`${worker}
+const [a, b, c] = await Promise.all([start({ seed: 1, steps: 50 }), start({ seed: 1, steps: 50 }), start({ seed: 2, steps: 50 })].map(answer));
+report([a === b, a !== c, Number.isFinite(a)]);`);
+  expect(report).toEqual([true, true, true]);
+});
+
+test('a worker that is ended in mid-flight takes nothing with it', () => {
+  const { status, signal, report, stderr } = runChild(`${worker}
+const w = start({ seed: 1, steps: 100000, leave: true });
+await answer(w);
+await w.terminate();
+const again = await answer(start({ seed: 1, steps: 5 }));
+report([Number.isFinite(again), await lora.tensor([1, 2]).sum().item()]);`);
+  expect([status, signal, stderr]).toEqual([0, null, '']);
+  expect(report).toEqual([true, 3]);
+});
