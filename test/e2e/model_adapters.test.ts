@@ -1,7 +1,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AdamW, CausalLM, noGrad, type Adapter } from '../../lib/index';
+import { AdamW, CausalLM, noGrad, setThreads, type Adapter } from '../../lib/index';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { fillAdapter } from '../support/fill_adapter';
@@ -13,6 +13,7 @@ const rows = [
   [97, 98, 99],
 ];
 const models: CausalLM[] = [];
+beforeAll(() => setThreads(1)); // tiny matrices
 async function load(options: TinyModelOptions = {}): Promise<CausalLM> {
   const dir = await tinyModel(options);
   const model = await CausalLM.fromPretrained(dir);

@@ -1,10 +1,11 @@
 import { rmSync } from 'node:fs';
-import { CausalLM, memoryUsage, type GenerateOptions } from '../../lib/index';
+import { CausalLM, memoryUsage, setThreads, type GenerateOptions } from '../../lib/index';
 import { fillAdapter } from '../support/fill_adapter';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 
 const made: string[] = [];
 const models: CausalLM[] = [];
+beforeAll(() => setThreads(1)); // tiny matrices
 async function load(options: TinyModelOptions = {}): Promise<CausalLM> {
   const dir = await tinyModel(options);
   made.push(dir);
@@ -180,17 +181,15 @@ test('a running generation holds its adapter and the base', async () => {
 
 test('dispose waits for running generations', async () => {
   const m = await load();
-  const running = m
-    .generate(prompt, { maxNewTokens: 20, temperature: 0, ignoreEos: true })
-    .then(({ ids }) => ids.length);
+  let count = 0;
+  const run = async () => {
+    for await (const _ of m.generate(prompt, { maxNewTokens: 20, temperature: 0, ignoreEos: true })) count++;
+  };
+  const running = run();
   await new Promise((resolve) => setImmediate(resolve));
-  const order: string[] = [];
-  await Promise.all([
-    running.then(() => order.push('generated')),
-    m.dispose().then(() => order.push('disposed')),
-  ]);
-  expect(order).toEqual(['generated', 'disposed']);
-  expect(await running).toBe(20);
+  await m.dispose();
+  expect(count).toBe(20);
+  await running;
   expect(() => m.generate(prompt)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
 });
 

@@ -1,0 +1,85 @@
+/** A file of its own: garbage of other tests would blur the numbers. */
+import { rmSync } from 'node:fs';
+import { AdamW, CausalLM, clipGradNorm, memoryUsage, noGrad, setThreads } from '../../lib/index';
+import { tinyModel } from '../support/tiny_model';
+
+const rows = [
+  [256, 72, 101, 108, 108, 111, 44, 32, 119],
+  [97, 98, 99, 100, 101],
+];
+let model: CausalLM;
+beforeAll(async () => {
+  setThreads(1);
+  model = await CausalLM.fromPretrained(await tinyModel());
+});
+afterAll(async () => {
+  await model.dispose();
+  rmSync(model.directory, { recursive: true });
+});
+
+test('nothing of a training step, a generation or a merge is left', async () => {
+  const untouched = memoryUsage();
+  const adapter = model.addAdapter({ r: 2, loraDropout: 0.1, targetModules: 'all-linear' });
+  const optimizer = new AdamW(adapter.parameters(), { lr: 1e-3 });
+  const step = async (logits: boolean): Promise<void> => {
+    const { loss, logits: all } = model.forward(rows, { labels: rows, logits });
+    loss.backward();
+    const norm = clipGradNorm(adapter.parameters(), 1);
+    optimizer.step();
+    optimizer.zeroGrad();
+    await norm.item();
+    for (const t of [loss, norm, all]) t?.dispose();
+  };
+  const serve = async (): Promise<void> => {
+    await model.generate([256, 72], { maxNewTokens: 3 });
+    const { logits } = noGrad(() => model.forward(rows, { logits: true }));
+    await logits.data();
+    logits.dispose();
+  };
+  await step(false);
+  await step(true);
+  await serve();
+  const before = memoryUsage();
+  for (let i = 0; i < 4; i++) {
+    await step(i % 2 === 1);
+    await serve();
+  }
+  expect(memoryUsage()).toMatchObject({ bytes: before.bytes, tensors: before.tensors });
+  await model.merge('default');
+  expect(memoryUsage().bytes).toBeGreaterThan(before.bytes);
+  await model.unmerge();
+  expect(memoryUsage()).toMatchObject({ bytes: before.bytes, tensors: before.tensors });
+
+  // Failing half way leaves nothing either.
+  expect(() => model.forward(rows, { labels: [[1], [2]] })).toThrow();
+  expect(memoryUsage().bytes).toBe(before.bytes);
+  await model.removeAdapter('default');
+  expect(memoryUsage().bytes).toBeLessThan(before.bytes);
+  expect(untouched.bytes).toBeGreaterThan(0);
+});
+
+test('a frozen adapter and the base alone record nothing', async () => {
+  const { loss } = model.forward(rows, { labels: rows, adapter: null });
+  expect(loss.requiresGrad).toBe(false);
+  await loss.item();
+  loss.dispose();
+  const before = memoryUsage().bytes;
+  const held = model.forward(rows, { labels: rows }).loss;
+  await held.item();
+  expect(memoryUsage().bytes - before).toBeLessThanOrEqual(64); // the loss alone
+  held.dispose();
+});
+
+test('dispose gives everything back', async () => {
+  const before = memoryUsage().tensors;
+  const dir = await tinyModel({ seed: 2 });
+  const other = await CausalLM.fromPretrained(dir);
+  other.addAdapter({ r: 2, targetModules: 'all-linear' });
+  await other.merge('default');
+  other.forward(rows, { labels: rows }).loss.dispose();
+  expect(memoryUsage().tensors).toBeGreaterThan(before);
+  await other.dispose();
+  await other.dispose();
+  expect(memoryUsage().tensors).toBe(before);
+  rmSync(dir, { recursive: true });
+});
