@@ -1,0 +1,108 @@
+/** The add-on without lib/, in processes of its own: what must not crash, leak, or hold up a process. */
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+
+function run(program: string, argument = '', env: Record<string, string> = {}): string {
+  const file = join(__dirname, 'native', `${program}.mjs`);
+  const child = spawnSync(process.execPath, ['--expose-gc', file, argument], {
+    encoding: 'utf8',
+    env: { ...process.env, ...env },
+    timeout: 120_000,
+  });
+  expect(child.stderr).toBe('');
+  expect([child.status, child.signal]).toEqual([0, null]);
+  return child.stdout.trim();
+}
+const report = (...args: Parameters<typeof run>): unknown => JSON.parse(run(...args));
+
+jest.setTimeout(150_000);
+
+test('no argument crashes an export, and every error has a code and a sentence', () => {
+  expect(report('wrong_arguments')).toMatchObject({ odd: [], sum: [2, 4] });
+});
+
+test('wrong, foreign and released handles are errors; dropped ones are collected', () => {
+  expect(report('handles')).toEqual({
+    wrong: 'ERR_ARGUMENT [add] expected b to be a native tensor but received a native frozen weight',
+    device: 'ERR_ARGUMENT [add] expected a to be a native tensor but received a native device',
+    file: 'ERR_ARGUMENT [read] expected tensor to be a native tensor but received another native object',
+    object: 'ERR_ARGUMENT [read] expected tensor to be a native tensor but received an object',
+    released: 'ERR_DISPOSED [add] b was disposed',
+    releasedRead: 'ERR_DISPOSED [read] tensor was disposed',
+    otherDevice:
+      'ERR_ARGUMENT [add] expected b on cpu (the device of the other operands) but received one on reference',
+    clone: true,
+    queued: [4],
+    collected: [100, 0, 0],
+  });
+});
+
+test('two workers and the main thread compute at once and agree', () => {
+  expect(report('two_workers')).toEqual({ same: true, bytes: 32 * 64 * 4 });
+});
+
+test('a worker may end mid-flight in any way', () => {
+  expect(report('terminated_worker')).toEqual({ codes: [1, 1, 1, 3, 3, 3, 1, 1, 1, 0, 0, 0], sum: [3] });
+});
+
+test.each(['', 'microtasks'])('a loop that never yields stays bounded: 3000 MiB of tensors %s', (kind) => {
+  const { first, rss, bytes } = report('never_awaits', kind) as Record<string, number>;
+  expect(first).toBe(3001);
+  expect(bytes).toBeLessThan(700); // the garbage of one collection, and the queue
+  expect(rss).toBeLessThan(1000);
+});
+
+test('small handles do not pile up in a loop that never yields', () => {
+  const { growth, most } = report('many_handles') as Record<string, number>;
+  expect(growth).toBeLessThan(40); // MiB; 80,000 handles that stayed would be more
+  expect(most).toBeLessThan(80_000);
+});
+
+test('out of memory throws at the call with needed and free bytes, and nothing half-done stays', () => {
+  expect(report('out_of_memory', '', { LORA_MEMORY_LIMIT: '64MiB' })).toEqual({
+    alloc: 'ERR_OUT_OF_MEMORY [alloc] needs 4294967296 bytes but only 67108864 bytes are free on cpu',
+    absurd: 'ERR_OUT_OF_MEMORY [alloc] needs 4503599627370496 bytes but only 67108864 bytes are free on cpu',
+    swiglu: 'ERR_OUT_OF_MEMORY [swiglu] needs 33554432 bytes but only 16777216 bytes are free on cpu',
+    same: true,
+    value: 21,
+    after: true,
+  });
+});
+
+test('a limit that is no size is said at once', () => {
+  const file = join(__dirname, 'native', 'handles.mjs');
+  const child = spawnSync(process.execPath, [file], {
+    encoding: 'utf8',
+    env: { ...process.env, LORA_MEMORY_LIMIT: 'lots' },
+  });
+  expect(child.status).toBe(1);
+  expect(child.stderr).toContain(
+    '[device] expected LORA_MEMORY_LIMIT to be a size such as 2GiB but received "lots"',
+  );
+});
+
+test('a failure reaches what depends on it, and nothing else', () => {
+  expect(report('failure')).toEqual({
+    dependent: ['ERR_ARGUMENT', 'binary', '[binary] broken on purpose', 42],
+    sync: 'ERR_ARGUMENT [binary] broken on purpose',
+    independent: [2, 4],
+    kept: [
+      [1, 2],
+      [0, 0],
+    ],
+    guard: 'ERR_ARGUMENT [binary] broken on purpose',
+    cleared: 'no error',
+    accumulate: 'ERR_ARGUMENT [binary] broken on purpose',
+    filled: [3, 3],
+    clip: 'ERR_ARGUMENT [clip_by_norm] broken on purpose',
+    unpacked: 'ERR_ARGUMENT [pack] broken on purpose',
+    moved: 'ERR_ARGUMENT [binary] broken on purpose',
+    data: expect.stringMatching(/^ERR_DATA \[embedding\] .*9/) as string,
+  });
+});
+
+test('a pending read keeps the process alive, queued work alone does not, exit ends at once', () => {
+  expect(run('process_end', 'awaited')).toBe('262144\nexit');
+  expect(run('process_end', 'queued')).toBe('exit');
+  expect(run('process_end', 'exit')).toBe('exit');
+});
