@@ -23,8 +23,8 @@ type Source = Edge | { readonly leaf: Tensor } | null;
 
 interface Node {
   readonly id: number;
-  readonly inputs: Source[];
-  readonly versions: (readonly [Parameter, number])[];
+  inputs: Source[];
+  versions: (readonly [Parameter, number])[];
   saved: Tensor[];
   backward: BackwardFunction | null; // null once freed
   release: (() => void) | null;
@@ -100,9 +100,11 @@ export function endEdge(edge: Edge): void {
   }
 }
 
-/** Drops what a node holds. Its inputs stay listed, so that a second backward() is recognised. */
+/** Drops what a node holds; backward === null is how a second backward() recognises it. */
 function free(node: Node): void {
   node.backward = null;
+  node.inputs = [];
+  node.versions = [];
   for (const t of node.saved) t.dispose();
   node.saved = [];
   node.release?.();
@@ -187,6 +189,7 @@ function run(nodes: readonly Node[]): void {
 
 function step(node: Node): void {
   if (node.grads.every((g) => g === null) || node.backward === null) return free(node);
+  const { inputs } = node;
   const scope = new Scope(null);
   let results: (Tensor | null)[] = [];
   try {
@@ -197,7 +200,7 @@ function step(node: Node): void {
     scope.close();
     free(node); // before the gradients are added up, so that nobody else holds them
   }
-  node.inputs.forEach((source, i) => {
+  inputs.forEach((source, i) => {
     const g = results[i] ?? null;
     if (g === null) return;
     if (source === null) g.dispose();

@@ -26,17 +26,18 @@ let ready: NativeBinding | undefined;
 
 /** The frames as V8 writes them: the hooks of source maps and test runners are far too slow for every op. */
 const plainStack = (_: Error, sites: NodeJS.CallSite[]): string =>
-  sites.map((site) => `    at ${String(site)}`).join('\n');
+  sites.map((site) => `    at ${site as unknown as string}`).join('\n');
 
 function captureStack(): string {
-  const { prepareStackTrace, stackTraceLimit } = Error;
+  const hooks: { prepareStackTrace?: unknown; stackTraceLimit: number } = Error;
+  const { prepareStackTrace, stackTraceLimit } = hooks;
   const holder: { stack?: string } = {};
-  Error.prepareStackTrace = plainStack;
-  Error.stackTraceLimit = frames;
+  hooks.prepareStackTrace = plainStack;
+  hooks.stackTraceLimit = frames;
   Error.captureStackTrace(holder, captureStack);
   const text = holder.stack ?? '';
-  (Error as { prepareStackTrace?: unknown }).prepareStackTrace = prepareStackTrace;
-  Error.stackTraceLimit = stackTraceLimit;
+  hooks.prepareStackTrace = prepareStackTrace;
+  hooks.stackTraceLimit = stackTraceLimit;
   return text;
 }
 

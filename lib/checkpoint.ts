@@ -204,10 +204,10 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
  * @example
  * const { step } = await loadCheckpoint('run', { layer, optimizer });
  */
-export async function loadCheckpoint(
+export async function loadCheckpoint<T extends object = Record<string, unknown>>(
   dir: string | URL,
   targets: Record<string, Pick<Stateful, 'loadStateDict'>> = {},
-): Promise<Record<string, unknown>> {
+): Promise<T> {
   const op = 'loadCheckpoint';
   const path = join(directory(op, dir), checkpointFile);
   for (const [name, target] of Object.entries(targets)) {
@@ -236,7 +236,7 @@ export async function loadCheckpoint(
       await target.loadStateDict(state);
     }
     const values = names.filter((name) => 'value' in states[name]!);
-    return Object.fromEntries(values.map((name) => [name, decode(states[name]!.value!, file)]));
+    return Object.fromEntries(values.map((name) => [name, decode(states[name]!.value!, file)])) as T;
   } finally {
     scope.close();
     file.close();

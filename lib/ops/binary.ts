@@ -5,7 +5,7 @@ import { fromBytes } from '../create';
 import { Tensor } from '../tensor';
 import { check, describe } from '../validate';
 import { broadcastShapes, checkFloat, checkSameDevice, promote } from './arguments';
-import { rawBinary, rawUnary, reduceTo } from './raw';
+import { rawBinary, rawUnary, reduceTo, sameShape } from './raw';
 
 /**
  * da = g, g, g·b, g/b and db = g, −g, g·a, −g·y/b, summed over the dimensions that were stretched.
@@ -33,24 +33,26 @@ export function binary(kind: BinaryKind, a: Tensor, other: Tensor | number): Ten
     { shape: b.shape, dtype: b.dtype },
   ];
   record([a, b], [y], saved, ([g], kept) => {
+    const grad = g!;
     const next = kept.values();
     const [ka, kb, ky] = [saveA, saveB, saveY].map((s) => (s ? next.next().value! : null));
     const fit = (x: Tensor, to: typeof like): Tensor => reduceTo(x, to.shape, to.dtype);
-    const grad = g!;
+    // In the dtype of the operand at once, unless there is something to sum up first.
+    const product = (b: Tensor, op: BinaryKind, to: typeof like): Tensor =>
+      fit(rawBinary(op, grad, b, sameShape(to.shape, shape) ? to.dtype : 'f32', shape), to);
     switch (kind) {
       case 'add':
         return [wantA ? fit(grad, like) : null, wantB ? fit(grad, likeB) : null];
       case 'sub':
         return [wantA ? fit(grad, like) : null, wantB ? fit(rawUnary('scale', -1, grad), likeB) : null];
       case 'mul':
-        return [
-          wantA ? fit(rawBinary('mul', grad, kb!, 'f32', shape), like) : null,
-          wantB ? fit(rawBinary('mul', grad, ka!, 'f32', shape), likeB) : null,
-        ];
+        return [wantA ? product(kb!, 'mul', like) : null, wantB ? product(ka!, 'mul', likeB) : null];
       case 'div': {
-        const da = rawBinary('div', grad, kb!, 'f32', shape);
-        const db = wantB ? rawUnary('scale', -1, rawBinary('mul', da, ky!, 'f32', shape)) : null;
-        return [wantA ? fit(da, like) : null, db === null ? null : fit(db, likeB)];
+        const da = wantA ? product(kb!, 'div', like) : null;
+        if (!wantB) return [da, null];
+        const ratio = rawBinary('div', ky!, kb!, 'f32', shape);
+        const db = rawBinary('mul', grad, ratio, 'f32', shape);
+        return [da, fit(rawUnary('scale', -1, db), likeB)];
       }
     }
   });
