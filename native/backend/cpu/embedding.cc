@@ -16,7 +16,7 @@ void Embedding(const EmbeddingArgs& args, Scratch, Context& context) {
   for (size_t i = 0; i < rows; ++i) {
     if (ids[i] < 0 || ids[i] >= args.weight.rows) {
       Throw("ERR_DATA", "embedding", "expected ids from 0 to ", args.weight.rows - 1,
-            " but received ", ids[i]);
+            " but received ", ids[i], " at position ", i);
     }
   }
   // A row lies strided in its panel: one cache line for each element.

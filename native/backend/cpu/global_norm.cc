@@ -4,6 +4,7 @@
 #include "backend/cpu/global_norm.h"
 
 #include <cmath>
+#include <limits>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/parallel.h"
@@ -104,9 +105,12 @@ void GlobalNorm(const GlobalNormArgs& args, Scratch scratch, Context& context) {
 size_t ClipByNormScratchBytes(const ClipByNormArgs&, int) { return 0; }
 
 void ClipByNorm(const ClipByNormArgs& args, Scratch, Context& context) {
-  const float norm = args.norm.as<const float>()[0];
-  const float factor = args.max_norm / (norm + 1e-6f);
-  if (factor >= 1) return;  // false for a NaN, which must spread
+  const double norm = static_cast<double>(args.norm.as<const float>()[0]);
+  const double scale = static_cast<double>(args.max_norm) / (norm + 1e-6);
+  if (std::isfinite(norm) && scale >= 1) return;
+  // A norm that is not finite spoils everything, and visibly so.
+  const float factor =
+      std::isfinite(norm) ? static_cast<float>(scale) : std::numeric_limits<float>::quiet_NaN();
   ForRange(context, AllPieces(args.tensors), 2, 1, [&](size_t begin, size_t end) {
     ForPieces(args.tensors, begin, end, [&](float* x, size_t n, size_t) {
       HWY_DYNAMIC_DISPATCH(ScaleInPlace)(x, factor, n);

@@ -45,20 +45,9 @@ std::vector<int64_t> Supported() {
   return all;
 }
 
-}  // namespace
+std::once_flag environment_read;
 
-std::string ActiveTarget() {
-  Supported();
-  return NameOfTarget(HWY_DYNAMIC_DISPATCH(RunningTarget)());
-}
-
-std::vector<std::string> UsableTargets() {
-  std::vector<std::string> names;  // a lower bit is a better target
-  for (const int64_t target : Supported()) names.push_back(NameOfTarget(target));
-  return names;
-}
-
-bool LimitTargets(std::string_view name) {
+bool Limit(std::string_view name) {
   const std::string wanted = Lower(name);
   int64_t better = 0;
   bool found = wanted == "best";
@@ -73,11 +62,29 @@ bool LimitTargets(std::string_view name) {
   return found;
 }
 
+}  // namespace
+
+std::string ActiveTarget() {
+  Supported();
+  LimitTargetsByEnvironment();
+  return NameOfTarget(HWY_DYNAMIC_DISPATCH(RunningTarget)());
+}
+
+std::vector<std::string> UsableTargets() {
+  std::vector<std::string> names;  // a lower bit is a better target
+  for (const int64_t target : Supported()) names.push_back(NameOfTarget(target));
+  return names;
+}
+
+bool LimitTargets(std::string_view name) {
+  std::call_once(environment_read, [] {});
+  return Limit(name);
+}
+
 void LimitTargetsByEnvironment() {
-  static std::once_flag once;
-  std::call_once(once, [] {
+  std::call_once(environment_read, [] {
     const char* name = std::getenv("LORA_SIMD");
-    if (name == nullptr || *name == '\0' || LimitTargets(name)) return;
+    if (name == nullptr || *name == '\0' || Limit(name)) return;
     std::string usable;
     for (const std::string& target : UsableTargets())
       usable += (usable.empty() ? "" : ", ") + target;

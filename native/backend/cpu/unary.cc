@@ -30,7 +30,7 @@ struct Square {
 };
 struct Relu {  // a NaN stays
   HWY_INLINE VF32 operator()(F32 d, VF32 x) const {
-    return hn::IfThenElse(hn::Le(x, hn::Zero(d)), hn::Zero(d), x);
+    return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Zero(d), x);
   }
 };
 struct Gelu {
@@ -52,7 +52,7 @@ struct SquareGradient {
 };
 struct ReluGradient {
   HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
-    return hn::IfThenElse(hn::Le(x, hn::Zero(d)), hn::Zero(d), g);
+    return hn::IfThenElseZero(hn::Gt(x, hn::Zero(d)), g);
   }
 };
 struct GeluGradient {
@@ -189,8 +189,8 @@ void Unary(const UnaryArgs& args, Scratch, Context& context) {
            [&](size_t begin, size_t end) {
              if (copy && from == to) {
                const size_t size = SizeOf(to);
-               std::memcpy(args.y.as<std::byte>() + begin * size,
-                           args.x.as<const std::byte>() + begin * size, (end - begin) * size);
+               std::memmove(args.y.as<std::byte>() + begin * size,
+                            args.x.as<const std::byte>() + begin * size, (end - begin) * size);
              } else if (integer) {
                CastInteger(args, begin, end);
              } else {

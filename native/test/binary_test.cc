@@ -1,0 +1,111 @@
+// binary of the CPU backend against the reference.
+#include "backend/cpu/binary.h"
+
+#include <doctest/doctest.h>
+
+#include "core/shapes.h"
+#include "test/support/cpu_paths.h"
+#include "test/support/tensors.h"
+
+namespace lora::test {
+namespace {
+
+const Op<BinaryArgs> kBinary = {cpu::BinaryScratchBytes, cpu::Binary};
+
+void CheckCase(BinaryKind kind, const Tensor& a, const Tensor& b, DType to) {
+  const Shape shape = BroadcastShapes("add", a.shape(), b.shape());
+  CAPTURE(static_cast<int>(kind));
+  CAPTURE(Text(a.shape()));
+  CAPTURE(Text(b.shape()));
+  CAPTURE(NameOf(to));
+  Tensor expected(to, shape);
+  Run(ReferenceBackend(), &Backend::binary, BinaryArgs{kind, a, b, expected});
+  std::vector<double> bounds;  // one f32 operation, then the rounding to y
+  for (const double e : expected.Values())
+    bounds.push_back(kU * std::fabs(e) + RoundingBound(to, e));
+  OnEveryCpuPath(
+      [&](Context& context) {
+        std::vector<Tensor> y = {Tensor(to, shape)};
+        Run(kBinary, BinaryArgs{kind, a, b, y[0]}, context);
+        return y;
+      },
+      [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
+}
+
+constexpr BinaryKind kKinds[] = {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul,
+                                 BinaryKind::kDiv};
+
+// Away from 0, for kDiv.
+Tensor Operand(DType dtype, Shape shape, uint64_t seed) {
+  return Uniform(dtype, shape, seed, 0.5, 2);
+}
+
+TEST_CASE("binary: equal shapes of every size") {
+  for (const int64_t n : OddSizes()) {
+    for (const BinaryKind kind : kKinds) {
+      CheckCase(kind, Operand(DType::kF32, {n}, 1), Operand(DType::kF32, {n}, 2), DType::kF32);
+    }
+    CheckCase(BinaryKind::kSub, Operand(DType::kBF16, {n}, 1), Operand(DType::kBF16, {n}, 2),
+              DType::kBF16);
+  }
+}
+
+TEST_CASE("binary: shapes broadcast as NumPy's do") {
+  const std::vector<std::pair<Shape, Shape>> cases = {
+      {{}, {}},
+      {{}, {5}},
+      {{700}, {1}},
+      {{1}, {700}},
+      {{3, 700}, {700}},
+      {{700}, {3, 700}},
+      {{3, 700}, {3, 1}},
+      {{3, 1}, {1, 7}},
+      {{2, 3, 5}, {3, 1}},
+      {{2, 1, 5}, {3, 5}},
+      {{2, 3, 4, 5}, {2, 1, 4, 1}},
+      {{1, 4, 1, 5}, {3, 1, 6, 1}},
+      {{0, 3}, {1, 3}},
+      {{3, 0}, {1}},
+      {{1, 1}, {1}},
+      {{130, 777}, {777}},
+      {{130, 777}, {130, 1}},
+      {{1, 1, 2, 1}, {1, 2, 1, 2, 1, 2}},
+  };
+  for (const auto& [a, b] : cases) {
+    for (const BinaryKind kind : kKinds) {
+      CheckCase(kind, Operand(DType::kF32, a, 3), Operand(DType::kF32, b, 4), DType::kF32);
+    }
+    CheckCase(BinaryKind::kMul, Operand(DType::kBF16, a, 3), Operand(DType::kF32, b, 4),
+              DType::kBF16);
+  }
+}
+
+TEST_CASE("binary: dtypes mix") {
+  const DType types[] = {DType::kF32, DType::kBF16, DType::kF16};
+  for (const DType a : types) {
+    for (const DType b : types) {
+      for (const DType y : types) {
+        CheckCase(BinaryKind::kAdd, Operand(a, {3, 67}, 5), Operand(b, {67}, 6), y);
+        CheckCase(BinaryKind::kDiv, Operand(a, {3, 67}, 5), Operand(b, {3, 67}, 6), y);
+      }
+    }
+  }
+}
+
+TEST_CASE("binary: y may be a") {
+  const Tensor a = Operand(DType::kBF16, {1000}, 7), b = Operand(DType::kF32, {1000}, 8);
+  Tensor expected(DType::kBF16, {1000});
+  Run(ReferenceBackend(), &Backend::binary, BinaryArgs{BinaryKind::kAdd, a, b, expected});
+  OnEveryCpuPath(
+      [&](Context& context) {
+        std::vector<Tensor> y = {a};
+        Run(kBinary, BinaryArgs{BinaryKind::kAdd, y[0], b, y[0]}, context);
+        return y;
+      },
+      [&](const std::vector<Tensor>& y) {
+        CHECK_CLOSE(y[0], expected, (Tolerance{1e-30, 1.0 / 128}));
+      });
+}
+
+}  // namespace
+}  // namespace lora::test
