@@ -22,6 +22,7 @@ function run(name: string, args: string[]): { ok: boolean; output: string } {
   const { status, stdout, stderr } = spawnSync(process.execPath, [program(name), ...args], {
     cwd: root,
     encoding: 'utf8',
+    env: { ...process.env, LORA_THREADS: '1' }, // others may be using the machine
     timeout: 580_000,
   });
   return { ok: status === 0, output: stdout + stderr };

@@ -88,14 +88,11 @@ test('a new adapter changes nothing yet, is seeded, and each layer draws its own
     { r: 8, initLoraWeights: 'gaussian', targetModules: ['down_proj'] },
     { name: 'g' },
   );
-  const normal = (
-    await Promise.all(
-      g
-        .parameters()
-        .filter((p) => p.name.includes('lora_A'))
-        .map((p) => p.data()),
-    )
-  ).flatMap((x) => [...x]);
+  const drawn = await Promise.all(
+    g.parameters().flatMap((p) => (p.name.includes('lora_A') ? [p.data()] : [])),
+  );
+  expect(new Set(drawn.map(String)).size).toBe(3);
+  const normal = drawn.flatMap((x) => [...x]);
   const deviation = Math.sqrt(normal.reduce((sum, x) => sum + x * x, 0) / normal.length);
   expect(Math.abs(deviation * 8 - 1)).toBeLessThan(0.15);
   const random = model.addAdapter({ r: 2, initLoraWeights: false }, { name: 'random' });

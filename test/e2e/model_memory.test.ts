@@ -70,6 +70,17 @@ test('a frozen adapter and the base alone record nothing', async () => {
   held.dispose();
 });
 
+test('a load that is aborted half way leaves nothing', async () => {
+  const before = memoryUsage().tensors;
+  const stop = new AbortController();
+  const onProgress = ({ loaded, total }: { loaded: number; total: number }) => {
+    if (loaded > total / 2) stop.abort(new Error('half is enough'));
+  };
+  const load = CausalLM.fromPretrained(model.directory, { signal: stop.signal, onProgress });
+  await expect(load).rejects.toThrow('half is enough');
+  expect(memoryUsage().tensors).toBe(before);
+});
+
 test('dispose gives everything back', async () => {
   const before = memoryUsage().tensors;
   const dir = await tinyModel({ seed: 2 });
