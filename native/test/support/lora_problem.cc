@@ -49,11 +49,13 @@ Matrix Dropped(const Tensor& x, const Dropout& dropout) {
   Matrix m(x);
   if (!dropout.active()) return m;
   const uint32_t threshold = DropoutThreshold(dropout.p);
+  PhiloxWords words{};
   for (int64_t i = 0; i < m.rows; ++i) {
     for (int64_t j = 0; j < m.cols; ++j) {
-      const PhiloxWords words = Philox4x32(
-          dropout.seed,
-          {static_cast<uint32_t>(j / 8), static_cast<uint32_t>(i), dropout.layer, dropout.forward});
+      if (j % 8 == 0) {
+        words = Philox4x32(dropout.seed, {static_cast<uint32_t>(j / 8), static_cast<uint32_t>(i),
+                                          dropout.layer, dropout.forward});
+      }
       m.values[static_cast<size_t>(i * m.cols + j)] *=
           DropoutKeeps(words, static_cast<int>(j % 8), threshold) ? DropoutScale(threshold) : 0;
     }
