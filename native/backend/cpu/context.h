@@ -1,5 +1,4 @@
-// What the ops of the CPU backend run on: a pool of threads that spin inside and between the ops of
-// a busy stream and sleep when it is idle.
+// What the ops of the CPU backend run on: a pool of threads, and loops over tasks.
 #pragma once
 
 #include <atomic>
@@ -7,8 +6,8 @@
 #include <cstdint>
 #include <exception>
 
+#include "backend/cpu/thread_pool.h"
 #include "core/backend.h"
-#include "hwy/contrib/thread_pool/thread_pool.h"
 
 namespace lora::cpu {
 
@@ -18,12 +17,10 @@ class CpuContext : public Context {
   explicit CpuContext(int threads);
 
   int threads() const override { return threads_; }
-  void Idle() override;
 
   // fn(task, thread) for every task of [0, tasks), thread in [0, threads()); returns when all are
-  // done. Which thread gets a task varies from run to run, so results must not depend on it. With
-  // tasks <= threads() every task has its own thread. Not to be nested. An exception of a task is
-  // rethrown here (that of the lowest task, if several threw).
+  // done. Which thread gets a task varies from run to run, so results must not depend on it. Not to
+  // be nested. An exception of a task is rethrown here (that of the lowest task, if several threw).
   template <class Fn>
   void ParallelFor(size_t tasks, const Fn& fn) {
     if (tasks == 0) return;
@@ -31,13 +28,12 @@ class CpuContext : public Context {
       for (size_t task = 0; task < tasks; ++task) fn(task, size_t{0});
       return;
     }
-    Wake();
     Failure failure;
-    pool_.Run(0, tasks, [&](uint64_t task, size_t thread) {
+    pool_.Run(tasks, [&](size_t task, size_t thread) {
       try {
-        fn(static_cast<size_t>(task), thread);
+        fn(task, thread);
       } catch (...) {
-        failure.Record(static_cast<size_t>(task), std::current_exception());
+        failure.Record(task, std::current_exception());
       }
     });
     failure.Rethrow();
@@ -57,12 +53,8 @@ class CpuContext : public Context {
     std::exception_ptr error_;
   };
 
-  void Wake();
-
   int threads_;
-  bool may_spin_;  // spinning threads beyond the cores would only steal time from each other
-  bool spinning_ = false;
-  hwy::ThreadPool pool_;
+  ThreadPool pool_;
 };
 
 // context->ParallelFor, or everything on the calling thread (as thread 0) when there is no context:
