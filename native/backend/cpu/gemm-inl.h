@@ -257,45 +257,32 @@ HWY_INLINE void MultiplyOneRow(const uint32_t* HWY_RESTRICT x, const uint32_t* H
   }
 }
 
-// sums[i·kPanelWidth + c] ← Σ_r h[i, r] · a[c, r] for c in [0, columns), 0 beyond.
+// acc += h · Aᵀ for `columns` rows of A from `a` on, in f32. A is turned a few ranks at a time into
+// what MultiplyStep reads.
 template <size_t kRows>
-void AddUp(const SkinnyLora& lora, const float* a, size_t columns, float* sums) {
-  const DF df;
-  std::fill(sums, sums + kRows * kPanelWidth, 0.0f);
-  for (size_t c = 0; c < columns; ++c, a += lora.r) {
-    VF acc[kRows];
-    HWY_UNROLL(4)
-    for (size_t i = 0; i < kRows; ++i) acc[i] = hn::Zero(df);
-    size_t r = 0;
-    for (; r + kLanes <= lora.r; r += kLanes) {
-      const VF av = hn::LoadU(df, a + r);
-      HWY_UNROLL(4)
-      for (size_t i = 0; i < kRows; ++i) {
-        acc[i] = hn::MulAdd(av, hn::LoadU(df, lora.h + i * lora.h_stride + r), acc[i]);
-      }
-    }
-    if (r < lora.r) {
-      const VF av = hn::LoadN(df, a + r, lora.r - r);
-      HWY_UNROLL(4)
-      for (size_t i = 0; i < kRows; ++i) {
-        acc[i] = hn::MulAdd(av, hn::LoadN(df, lora.h + i * lora.h_stride + r, lora.r - r), acc[i]);
-      }
-    }
-    HWY_UNROLL(4)
-    for (size_t i = 0; i < kRows; ++i) sums[i * kPanelWidth + c] = hn::ReduceSum(df, acc[i]);
+HWY_INLINE void AddLora(const SkinnyLora& lora, const float* a, size_t columns,
+                        VF (&acc)[kRows][kVectors]) {
+  constexpr size_t kRanks = 16;
+  HWY_ALIGN uint32_t block[kRanks * kPanelWidth];
+  if (columns < kPanelWidth) std::fill(block, block + kRanks * kPanelWidth, 0u);
+  for (size_t r = 0; r < lora.r; r += kRanks) {
+    const size_t count = std::min(kRanks, lora.r - r);
+    TransposeElements(reinterpret_cast<const uint32_t*>(a) + r, lora.r, columns, count, block,
+                      kPanelWidth);
+    MultiplyStep<false, 0>(reinterpret_cast<const uint32_t*>(lora.h) + r, lora.h_stride, block,
+                           count, acc);
   }
 }
 
 template <bool kPairs, size_t kRows>
 HWY_NOINLINE void MultiplySkinnyOf(const Product& product, Range panels, const SkinnyLora& lora) {
   const DF df;
-  HWY_ALIGN float sums[kRows * kPanelWidth];
   for (size_t p = panels.begin; p < panels.end; ++p) {
     const size_t column = p * kPanelWidth;
     const size_t columns = std::min(kPanelWidth, product.n - column);
-    if (lora.r != 0) AddUp<kRows>(lora, lora.a + column * lora.r, columns, sums);
     VF acc[kRows][kVectors];
     ZeroAccumulators(acc);
+    if (lora.r != 0) AddLora(lora, lora.a + column * lora.r, columns, acc);
     for (const Pass& pass : product.passes) {
       const Step& step = pass.main;
       const uint32_t* w = step.w + p * step.panel_stride;
@@ -311,7 +298,6 @@ HWY_NOINLINE void MultiplySkinnyOf(const Product& product, Range panels, const S
         HWY_UNROLL(8)
         for (size_t j = 0; j < kVectors; ++j) {
           VF v = acc[i][j];
-          if (lora.r != 0) v = hn::Add(v, hn::Load(df, sums + i * kPanelWidth + j * kLanes));
           if (product.bias) v = hn::Add(v, hn::LoadU(df, product.bias + column + j * kLanes));
           const size_t at = i * product.ldy + column + j * kLanes;
           if (product.y_is_bf16) {
@@ -333,7 +319,6 @@ HWY_NOINLINE void MultiplySkinnyOf(const Product& product, Range panels, const S
       for (size_t i = 0; i < kRows; ++i) {
         for (size_t c = 0; c < columns; ++c) {
           float v = spill[i * kPanelWidth + c];
-          if (lora.r != 0) v += sums[i * kPanelWidth + c];
           if (product.bias) v += product.bias[column + c];
           const size_t at = i * product.ldy + column + c;
           if (product.y_is_bf16) {

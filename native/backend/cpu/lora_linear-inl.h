@@ -305,25 +305,25 @@ void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, flo
 void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
   constexpr size_t kBlock = 16;  // elements of a row at a time
   HWY_ALIGN uint32_t block[kPanelWidth * kBlock];
-  const size_t elements = pairs ? (r + 1) / 2 : r, per = pairs ? 2 : 1;
+  const size_t elements = pairs ? (r + 1) / 2 : r;
   const size_t begin = panel * kPanelWidth, rows = std::min(kPanelWidth, n - begin);
   a += begin * r;
   dst += panel * elements * kPanelWidth;
-  for (size_t e0 = 0; e0 < elements; e0 += kBlock) {
-    const size_t count = std::min(kBlock, elements - e0);
-    const size_t ranks = std::min(r - e0 * per, count * per);
-    for (size_t j = 0; j < rows; ++j) {
-      const float* from = a + j * r + e0 * per;
-      if (pairs) {
-        RoundToPairs(from, ranks, block + j * kBlock);
-      } else {
-        std::memcpy(block + j * kBlock, from, ranks * sizeof(float));
+  if (pairs) {
+    for (size_t e0 = 0; e0 < elements; e0 += kBlock) {
+      const size_t count = std::min(kBlock, elements - e0);
+      const size_t ranks = std::min(r - 2 * e0, 2 * count);
+      for (size_t j = 0; j < rows; ++j) {
+        RoundToPairs(a + j * r + 2 * e0, ranks, block + j * kBlock);
       }
+      TransposeElements(block, kBlock, rows, count, dst + e0 * kPanelWidth, kPanelWidth);
     }
-    for (size_t e = 0; e < count; ++e) {
-      uint32_t* to = dst + (e0 + e) * kPanelWidth;
-      for (size_t j = 0; j < rows; ++j) to[j] = block[j * kBlock + e];
-      std::fill(to + rows, to + kPanelWidth, 0u);
+  } else {
+    TransposeElements(reinterpret_cast<const uint32_t*>(a), r, rows, r, dst, kPanelWidth);
+  }
+  if (rows < kPanelWidth) {
+    for (size_t e = 0; e < elements; ++e) {
+      std::fill(dst + e * kPanelWidth + rows, dst + (e + 1) * kPanelWidth, 0u);
     }
   }
 }
@@ -375,7 +375,7 @@ HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
   const DF df;
   const size_t columns = std::min(kOuterWidth, o.n - column);
   const size_t row_bytes = o.n * (kBF16 ? 2 : 4), mask_stride = MaskStride(o.n);
-  const float* v = o.v + rank;
+  const float* v = o.m == 0 ? nullptr : o.v + rank;  // no rows: maybe no memory either
   const std::byte* z = static_cast<const std::byte*>(o.z);
   const uint8_t* mask = o.mask;
   VF acc[kRanks][kOuterVectors];

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/dtype.h"
 #include "hwy/highway.h"
@@ -82,6 +83,64 @@ HWY_INLINE void ZeroAccumulators(VF (&acc)[kRows][kVecs]) {
 HWY_INLINE void StoreBF16(VF v, uint16_t* to) {
   const DHalf dh;
   hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::bfloat16_t*>(to));
+}
+
+// 4 rows of src by the lanes of D, transposed: each 128-bit block of the vectors holds 4 columns.
+template <class D>
+HWY_INLINE void TransposeRows(D d, const uint32_t* HWY_RESTRICT src, size_t src_stride,
+                              uint32_t* HWY_RESTRICT dst, size_t dst_stride) {
+  const hn::Repartition<uint64_t, D> d64;
+  const auto r0 = hn::LoadU(d, src), r1 = hn::LoadU(d, src + src_stride);
+  const auto r2 = hn::LoadU(d, src + 2 * src_stride), r3 = hn::LoadU(d, src + 3 * src_stride);
+  // Columns 0, 1 (low) and 2, 3 (high) of a block, of two rows each.
+  const auto low01 = hn::BitCast(d64, hn::InterleaveLower(d, r0, r1));
+  const auto low23 = hn::BitCast(d64, hn::InterleaveLower(d, r2, r3));
+  const auto high01 = hn::BitCast(d64, hn::InterleaveUpper(d, r0, r1));
+  const auto high23 = hn::BitCast(d64, hn::InterleaveUpper(d, r2, r3));
+  const auto c0 = hn::BitCast(d, hn::InterleaveLower(d64, low01, low23));
+  const auto c1 = hn::BitCast(d, hn::InterleaveUpper(d64, low01, low23));
+  const auto c2 = hn::BitCast(d, hn::InterleaveLower(d64, high01, high23));
+  const auto c3 = hn::BitCast(d, hn::InterleaveUpper(d64, high01, high23));
+  const hn::FixedTag<uint32_t, 4> d4;
+  constexpr int kBlocks = HWY_MAX_LANES_D(D) / 4;
+  const auto store = [&](auto block) HWY_ATTR {
+    constexpr int kBlock = decltype(block)::value;
+    if constexpr (kBlock < kBlocks) {
+      uint32_t* at = dst + 4 * kBlock * dst_stride;
+      hn::StoreU(hn::ExtractBlock<kBlock>(c0), d4, at);
+      hn::StoreU(hn::ExtractBlock<kBlock>(c1), d4, at + dst_stride);
+      hn::StoreU(hn::ExtractBlock<kBlock>(c2), d4, at + 2 * dst_stride);
+      hn::StoreU(hn::ExtractBlock<kBlock>(c3), d4, at + 3 * dst_stride);
+    }
+  };
+  store(std::integral_constant<int, 0>());
+  store(std::integral_constant<int, 1>());
+  store(std::integral_constant<int, 2>());
+  store(std::integral_constant<int, 3>());
+}
+
+// dst[c·dst_stride + j] ← src[j·src_stride + c] for j < rows, c < columns.
+HWY_INLINE void TransposeElements(const uint32_t* HWY_RESTRICT src, size_t src_stride, size_t rows,
+                                  size_t columns, uint32_t* HWY_RESTRICT dst, size_t dst_stride) {
+  size_t j = 0;
+  for (; j + 4 <= rows; j += 4) {
+    const uint32_t* from = src + j * src_stride;
+    uint32_t* to = dst + j;
+    size_t c = 0;
+    for (; c + kLanes <= columns; c += kLanes) {
+      TransposeRows(DU(), from + c, src_stride, to + c * dst_stride, dst_stride);
+    }
+    for (; c + 4 <= columns; c += 4) {
+      TransposeRows(hn::FixedTag<uint32_t, 4>(), from + c, src_stride, to + c * dst_stride,
+                    dst_stride);
+    }
+    for (; c < columns; ++c) {
+      for (size_t i = 0; i < 4; ++i) to[c * dst_stride + i] = from[i * src_stride + c];
+    }
+  }
+  for (; j < rows; ++j) {
+    for (size_t c = 0; c < columns; ++c) dst[c * dst_stride + j] = src[j * src_stride + c];
+  }
 }
 
 // dst [⌈k/2⌉ pairs] ← x [k] rounded to bf16.
