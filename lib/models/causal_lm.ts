@@ -278,6 +278,7 @@ export class CausalLM {
     const running = new Promise<void>((resolve) => (done = resolve));
     this.#generations.add(running);
     try {
+      if (plan.stop.length > 0) void this.tokenizer; // stop strings need text
       const ids = promptIds(prompt, this.config.vocabSize, () => this.tokenizer);
       return yield* generateTokens({
         llama: this.#llama,

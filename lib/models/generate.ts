@@ -61,7 +61,10 @@ export interface GenerationDefaults {
   topP: number;
 }
 
-/** Reads a parsed generation_config.json; its end-of-text tokens override those of config.json. */
+/**
+ * Reads a parsed generation_config.json: eos_token_id (overrides that of config.json), max_new_tokens, do_sample,
+ * temperature, top_k, top_p. Penalties and other keys are not applied.
+ */
 export function parseGenerationDefaults(json: unknown, config: ModelConfig, tokenizer?: Tokenizer): GenerationDefaults {
   const raw = (typeof json === 'object' && json !== null ? json : {}) as Record<string, unknown>;
   const number = (key: string, fallback: number): number =>

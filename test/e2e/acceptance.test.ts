@@ -63,6 +63,7 @@ acceptance('replay in bf16', missing, 'replay.mjs', [
   'bf16',
 ]);
 acceptance('stories', missing, 'stories.mjs', []);
+acceptance('files', missing, 'files.mjs', []);
 
 const noModel = existsSync(join(smollm, 'model.safetensors'))
   ? undefined

@@ -199,6 +199,7 @@ test('a model without a tokenizer takes and gives ids', async () => {
   expect(() => m.tokenizer).toThrow('has no tokenizer.json: pass token ids instead of text');
   expect((await m.generate(prompt, { maxNewTokens: 3 })).text).toBe('');
   await expect(m.generate('text')).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
+  await expect(m.generate(prompt, { stop: 'x' })).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
 });
 
 test.each<[string, object, string]>([

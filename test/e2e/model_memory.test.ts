@@ -1,6 +1,6 @@
 /** A file of its own: garbage of other tests would blur the numbers. */
 import { rmSync } from 'node:fs';
-import { AdamW, CausalLM, clipGradNorm, memoryUsage, noGrad, setThreads } from '../../lib/index';
+import { AdamW, CausalLM, clipGradNorm, memoryUsage, noGrad, setThreads, tidy } from '../../lib/index';
 import { tinyModel } from '../support/tiny_model';
 
 const rows = [
@@ -68,6 +68,25 @@ test('a frozen adapter and the base alone record nothing', async () => {
   await held.item();
   expect(memoryUsage().bytes - before).toBeLessThanOrEqual(64); // the loss alone
   held.dispose();
+});
+
+test('what belongs to a model outlives the tidy() it was made in', async () => {
+  const dir = await tinyModel({ seed: 3 });
+  const other = await tidy(async () => {
+    const made = await CausalLM.fromPretrained(dir);
+    made.addAdapter({ r: 2, targetModules: 'all-linear' });
+    const { loss } = made.forward(rows, { labels: rows }); // makes the rope table, too
+    loss.backward();
+    await made.generate([256], { maxNewTokens: 2 });
+    await made.merge('default');
+    return made;
+  });
+  await other.unmerge();
+  const { loss } = other.forward(rows, { labels: rows });
+  expect(await loss.item()).toBeGreaterThan(0);
+  loss.dispose();
+  await other.dispose();
+  rmSync(dir, { recursive: true });
 });
 
 test('a load that is aborted half way leaves nothing', async () => {
