@@ -89,7 +89,7 @@ function makeError(code: string, op: string, message: string, tag: number): LoRA
   const error = new LoRAError(code as ErrorCode, message, op === '' ? {} : { op });
   const where = callerFrames(tag);
   if (where !== '') error.stack = `LoRAError: ${message}\n${where}`;
-  if (!peeking && tag > 0) {
+  if (!peeking) {
     delivered.add(tag);
     if (delivered.size > ringSize) delivered.delete(delivered.values().next().value!);
   }

@@ -42,7 +42,7 @@ export interface LoRALinearOptions {
   weight?: Values;
   /** [out], or false for none. Absent: none for a given weight, seeded with a seeded one. */
   bias?: Values | false | null;
-  /** Of activations and frozen weights; default: that of the weight, else f32. */
+  /** Of activations and frozen weights; default: that of the weight (f16 → bf16), else f32. */
   dtype?: DType;
   /** Default: that of the weight, else 'cpu'. */
   device?: Device;
@@ -97,7 +97,7 @@ export class LoRALinear {
     const { inFeatures, outFeatures, weight, bias, useRslora = false, seed = 0 } = options;
     const { r = 8, loraAlpha = 8, loraDropout = 0 } = options;
     const given = weight instanceof Tensor ? weight : undefined;
-    const { dtype = given?.dtype ?? 'f32' } = options;
+    const { dtype = given?.dtype === 'f16' ? 'bf16' : (given?.dtype ?? 'f32') } = options;
     checkInteger(op, 'inFeatures', inFeatures, 1);
     checkInteger(op, 'outFeatures', outFeatures, 1);
     checkInteger(op, 'r', r, 1);

@@ -60,6 +60,9 @@ describe('LoRALinear', () => {
     const ones = tensor([1, 1, 1, 1, 1, 1], { dtype: 'bf16', device });
     const y = half.forward(ones);
     expect([y.dtype, ...(await y.data())]).toEqual(['bf16', 6, 6, 6, 6]);
+    const narrow = tensor(new Uint16Array(24).fill(0x3c00), { shape: [4, 6], dtype: 'f16', device });
+    const wide = new LoRALinear({ ...small, weight: narrow });
+    expect([wide.dtype, ...(await wide.forward(ones).data())]).toEqual(['bf16', 6, 6, 6, 6]);
   });
 
   test.each(['f32', 'bf16'] as const)('merge and unmerge are exact inverses, %s', async (dtype) => {
