@@ -46,3 +46,17 @@ export function setThreads(threads: number): void {
 export function memoryUsage(): MemoryUsage {
   return binding().memoryUsage();
 }
+
+/**
+ * Resolves when all work queued on the device so far is done. Only for timing: reading a tensor waits for
+ * what it needs.
+ *
+ * @example
+ * const start = performance.now();
+ * layer.forward(x);
+ * await synchronize('cpu');
+ * console.log(performance.now() - start);
+ */
+export function synchronize(device: Device = 'cpu'): Promise<void> {
+  return binding().synchronize(nativeDevice(deviceName('synchronize', device)));
+}

@@ -5,7 +5,7 @@ export { parameter, Parameter, tensor, Tensor } from './tensor';
 export type { NestedNumbers, TensorData, TensorOptions, TensorValues } from './tensor';
 export type { DType } from './dtype';
 export { keep, noGrad, tidy } from './scope';
-export { devices, memoryUsage, setThreads } from './device';
+export { devices, memoryUsage, setThreads, synchronize } from './device';
 export type { Device, DeviceInfo, MemoryUsage } from './device';
 export { CausalLM } from './models/causal_lm';
 export type {
