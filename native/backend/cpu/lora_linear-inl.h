@@ -13,6 +13,7 @@
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
 #include "core/philox.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
