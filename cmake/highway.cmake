@@ -17,7 +17,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   # Vectors without a size at compile time cannot be kept in arrays, as the register blocks do: NEON.
   string(APPEND LORA_HWY_DISABLED "|HWY_ALL_SVE")
 endif()
-set(LORA_DISABLED_TARGETS "HWY_SSSE3|HWY_AVX3_DL|HWY_AVX3_SPR")
+set(LORA_DISABLED_TARGETS "${LORA_HWY_DISABLED}")
 if(LORA_SANITIZE)
   # Instrumented kernels compile slowly: one of 16, 32 and 64 byte vectors each is enough to find bad accesses.
   string(APPEND LORA_DISABLED_TARGETS "|HWY_SSE4|HWY_AVX3")
