@@ -1,7 +1,7 @@
 // The tiles of attention_forward (attention_tasks.h explains rows). Per row tile, with Qᵀ [d][row]
 // packed and scaled once and Oᵀ [d][row] kept in scratch, for each key tile:
-//   Sᵀ = K·Qᵀ,  m' = max(m, max Sᵀ),  P = exp(Sᵀ − m'),  l ← l·exp(m − m') + ΣP,  Oᵀ ← Oᵀ·exp(m −
-//   m') + Vᵀ·P
+//   Sᵀ = K·Qᵀ,  m' = max(m, max Sᵀ),  Pᵀ = exp(Sᵀ − m'),  α = exp(m − m'),  l ← α·l + ΣPᵀ,
+//   Oᵀ ← α·Oᵀ + Vᵀ·Pᵀ
 // k and v are read once per row tile, in place where they are f32. Milakov & Gimelshein 2018
 // (online softmax); Dao et al. 2022 (tiles).
 #if defined(LORA_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)

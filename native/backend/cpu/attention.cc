@@ -104,6 +104,13 @@ size_t BackwardSplits(const AttentionShape& s, int threads) {
   return limit;
 }
 
+// The pool, or none where waking it would take longer than the work.
+CpuContext* PoolFor(const AttentionShape& s, Context& context) {
+  constexpr size_t kWorthThreads = size_t{1} << 16;  // multiplications
+  const size_t work = s.pairs() * s.rows * static_cast<size_t>(s.kv_length) * s.d;
+  return work < kWorthThreads ? nullptr : static_cast<CpuContext*>(&context);
+}
+
 size_t KeySumFloats(const AttentionShape& s) { return s.capacity * s.padded; }
 
 }  // namespace
@@ -126,14 +133,14 @@ size_t AttentionForwardScratchBytes(const AttentionForwardArgs& args, int thread
 void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
   const AttentionShape s = ShapeOf(args);
   if (s.empty()) return;
-  CpuContext& cpu = static_cast<CpuContext&>(context);
+  CpuContext* pool = PoolFor(s, context);
   Arena arena(scratch);
   if (!IsDecode(s)) {
     const size_t tiles = s.row_tiles();
     float* tile_scratch =
-        arena.Take<float>(static_cast<size_t>(cpu.threads()) * ForwardTileFloats(s));
+        arena.Take<float>(static_cast<size_t>(context.threads()) * ForwardTileFloats(s));
     const auto run = HWY_DYNAMIC_POINTER(RunForwardTile);
-    cpu.ParallelFor(s.pairs() * tiles, [&](size_t task, size_t thread) {
+    ParallelFor(pool, s.pairs() * tiles, [&](size_t task, size_t thread) {
       run(args, s, TileOf(s, task / tiles, task % tiles),
           tile_scratch + thread * ForwardTileFloats(s));
     });
@@ -141,9 +148,10 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context
   }
   const size_t chunks = DecodeChunks(s), stride = DecodePartialFloats(s);
   float* partials = arena.Take<float>(s.pairs() * chunks * stride);
-  float* task_scratch = arena.Take<float>(static_cast<size_t>(cpu.threads()) * DecodeTaskFloats(s));
+  float* task_scratch =
+      arena.Take<float>(static_cast<size_t>(context.threads()) * DecodeTaskFloats(s));
   const auto run = HWY_DYNAMIC_POINTER(RunDecodeChunk);
-  cpu.ParallelFor(s.pairs() * chunks, [&](size_t task, size_t thread) {
+  ParallelFor(pool, s.pairs() * chunks, [&](size_t task, size_t thread) {
     const size_t begin = task % chunks * kDecodeChunk;
     run(args, s, TileOf(s, task / chunks, 0), static_cast<int32_t>(begin),
         static_cast<int32_t>(begin + kDecodeChunk), task_scratch + thread * DecodeTaskFloats(s),
@@ -176,16 +184,16 @@ void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Conte
     std::memset(args.dv.data, 0, args.dv.bytes());
     return;
   }
-  CpuContext& cpu = static_cast<CpuContext&>(context);
-  const size_t threads = static_cast<size_t>(cpu.threads());
-  const size_t splits = BackwardSplits(s, cpu.threads()), tiles = s.row_tiles();
+  CpuContext* pool = PoolFor(s, context);
+  const size_t threads = static_cast<size_t>(context.threads());
+  const size_t splits = BackwardSplits(s, context.threads()), tiles = s.row_tiles();
   const size_t sum_floats = KeySumFloats(s);
   Arena arena(scratch);
   float* tile_scratch = arena.Take<float>(threads * BackwardTileFloats(s));
   float* sums = arena.Take<float>((splits == 1 ? threads : s.pairs() * splits) * 2 * sum_floats);
   const auto run = HWY_DYNAMIC_POINTER(RunBackwardTile);
   const auto store = HWY_DYNAMIC_POINTER(RunStoreKeyGradients);
-  cpu.ParallelFor(s.pairs() * splits, [&](size_t task, size_t thread) {
+  ParallelFor(pool, s.pairs() * splits, [&](size_t task, size_t thread) {
     const size_t pair = task / splits, split = task % splits;
     float* dk = sums + (splits == 1 ? thread : task) * 2 * sum_floats;
     std::memset(dk, 0, 2 * sum_floats * sizeof(float));
@@ -202,7 +210,7 @@ void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Conte
   });
   if (splits == 1) return;
   const size_t parts = (s.capacity + kKeyTile - 1) / kKeyTile;
-  cpu.ParallelFor(s.pairs() * parts, [&](size_t task, size_t) {
+  ParallelFor(pool, s.pairs() * parts, [&](size_t task, size_t) {
     const size_t pair = task / parts, begin = task % parts * kKeyTile;
     store(args, s, pair / s.kv_heads, pair % s.kv_heads, begin,
           std::min(s.capacity, begin + kKeyTile), sums + pair * splits * 2 * sum_floats,

@@ -53,6 +53,12 @@ double LogitAt(const void* logits, DType dtype, size_t i) {
 
 size_t Rows(const TensorView& logits) { return static_cast<size_t>(logits.dim(0)); }
 size_t Vocab(const TensorView& logits) { return static_cast<size_t>(logits.dim(1)); }
+
+// The pool, or none where waking it would take longer than the work.
+CpuContext* PoolFor(const TensorView& logits, Context& context) {
+  constexpr int64_t kWorthThreads = 1 << 14;  // logits
+  return logits.numel() < kWorthThreads ? nullptr : static_cast<CpuContext*>(&context);
+}
 const std::byte* Row(const TensorView& logits, size_t row) {
   return logits.as<const std::byte>() + row * Vocab(logits) * SizeOf(logits.dtype);
 }
@@ -102,7 +108,7 @@ void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, C
   const size_t count = RequireLabels("cross_entropy", args.labels, logits.dim(1));
   Arena arena(scratch);
   double* losses = arena.Take<double>(rows);
-  static_cast<CpuContext&>(context).ParallelFor(rows, [&](size_t row, size_t) {
+  ParallelFor(PoolFor(logits, context), rows, [&](size_t row, size_t) {
     losses[row] = 0;
     const bool counts = labels[row] != kIgnoredLabel;
     if (!counts && !args.lse) return;
@@ -127,7 +133,7 @@ void CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Scratch, Context
   const size_t vocab = Vocab(logits), row_bytes = vocab * SizeOf(logits.dtype);
   CountLabels("cross_entropy", args.labels, logits.dim(1));
   const float g = *args.g.as<const float>();
-  static_cast<CpuContext&>(context).ParallelFor(Rows(logits), [&](size_t row, size_t) {
+  ParallelFor(PoolFor(logits, context), Rows(logits), [&](size_t row, size_t) {
     std::byte* gradient = args.dlogits.as<std::byte>() + row * row_bytes;
     if (labels[row] == kIgnoredLabel) {
       std::memset(gradient, 0, row_bytes);

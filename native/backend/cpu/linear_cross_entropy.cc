@@ -123,6 +123,9 @@ void LinearCrossEntropy(const LinearCrossEntropyArgs& args, Scratch scratch, Con
   const size_t hidden_bytes = p.dim * SizeOf(args.hidden.dtype);
   const size_t gradient_bytes = p.dim * sizeof(float);
 
+  // The pool for `work` logits, or none where waking it would take longer.
+  const auto pool = [&](size_t work) { return work < (size_t{1} << 14) ? nullptr : &cpu; };
+
   const size_t chunks = (counted + p.chunk - 1) / p.chunk;
   double loss = 0;
   size_t next = 0;  // the first row that no chunk has looked at
@@ -143,7 +146,7 @@ void LinearCrossEntropy(const LinearCrossEntropyArgs& args, Scratch scratch, Con
                           count);
       product.Run(w.hidden, args.hidden.dtype, p.dim, w.logits + begin, p.vocab, false,
                   product_scratch, cpu);
-      cpu.ParallelFor(rows, [&](size_t i, size_t) {
+      ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
         AddLogits(w.logits + i * p.vocab + begin, DType::kF32, count, w.sums[i]);
       });
     }
@@ -156,7 +159,7 @@ void LinearCrossEntropy(const LinearCrossEntropyArgs& args, Scratch scratch, Con
 
     for (size_t begin = 0; begin < p.vocab; begin += p.part) {
       const size_t count = std::min(p.part, p.vocab - begin);
-      cpu.ParallelFor(rows, [&](size_t i, size_t) {
+      ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
         const size_t label = static_cast<size_t>(labels[w.rows[i]]);
         SoftmaxGradient(w.logits + i * p.vocab + begin, DType::kF32, count,
                         static_cast<float>(w.lse[i]), label < begin ? count : label - begin, 1,
