@@ -93,7 +93,7 @@ EnvState* EnvState::Get(Napi::Env env) {
   return static_cast<std::shared_ptr<EnvState>*>(data)->get();
 }
 
-EnvState::EnvState(Napi::Env env) : env_(env), threads_(0) {}
+EnvState::EnvState(Napi::Env env) : env_(env) {}
 
 void EnvState::Close() {
   {
@@ -122,11 +122,10 @@ Napi::Value EnvState::OpenDevice(const std::string& name) {
     Throw("ERR_DEVICE_UNAVAILABLE", "device", "cannot open ", name, ": ", CudaUnavailableReason());
   LORA_CHECK(name == "cpu" || name == "reference", "device",
              "expected a device of cpu, cuda, cuda:N or reference but received \"", name, "\"");
-  if (threads_ == 0) threads_ = DefaultThreads();
   HostMemoryBudget();  // says at once when LORA_MEMORY_LIMIT is no size
   std::shared_ptr<Device> device;
   if (name == "cpu")
-    device = std::make_shared<HostDevice>(name, CpuBackend(), threads_);
+    device = std::make_shared<HostDevice>(name, CpuBackend(), threads());
   else
     device = std::make_shared<HostDevice>(name, ReferenceBackend(), 1);
   device->stream().SetLimits(limits_);
@@ -144,6 +143,11 @@ Napi::Value EnvState::OpenDevice(const std::string& name) {
   const Napi::Value handle = Wrap(std::move(shell));
   device_handles_[name] = Napi::Reference<Napi::Value>::New(handle, 1);
   return handle;
+}
+
+int EnvState::threads() {
+  if (threads_ == 0) threads_ = DefaultThreads();
+  return threads_;
 }
 
 void EnvState::SetThreads(int threads) {

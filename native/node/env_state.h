@@ -73,7 +73,8 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   Napi::Value OpenDevice(const std::string& name);
   const std::map<std::string, std::shared_ptr<Device>>& devices() const { return devices_; }
   void SetThreads(int threads);
-  int threads() const { return threads_; }
+  // As set, or LORA_THREADS, or the CPUs that the process may use.
+  int threads();
   void SetLimits(QueueLimits limits);
 
   // ---- handles
@@ -123,7 +124,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   const napi_env env_;
   std::map<std::string, std::shared_ptr<Device>> devices_;
   std::map<std::string, Napi::Reference<Napi::Value>> device_handles_;
-  int threads_;
+  int threads_ = 0;  // not known yet
   QueueLimits limits_;
   std::map<std::string, std::string> injected_;
 

@@ -37,6 +37,10 @@ test('wrong, foreign and released handles are errors; dropped ones are collected
   });
 });
 
+test('30,000 tensors of random sizes, read while the collector runs, are all right', () => {
+  expect(report('mixed')).toEqual({ wrong: 0, reads: 29_950 });
+});
+
 test('two workers and the main thread compute at once and agree', () => {
   expect(report('two_workers')).toEqual({ same: true, bytes: 32 * 64 * 4 });
 });
@@ -78,6 +82,26 @@ test('a limit that is no size is said at once', () => {
   expect(child.status).toBe(1);
   expect(child.stderr).toContain(
     '[device] expected LORA_MEMORY_LIMIT to be a size such as 2GiB but received "lots"',
+  );
+});
+
+test('threads: LORA_THREADS, setThreads, and what is neither', () => {
+  const program = `
+    const native = require('node-gyp-build')(${JSON.stringify(join(__dirname, '../..'))});
+    const before = native.cpuInfo().threads;
+    native.setThreads(2);
+    console.log(before, native.cpuInfo().threads);
+    for (const threads of [0, 1.5, NaN, '2']) try { native.setThreads(threads); console.log('no error'); } catch {}
+  `;
+  const node = (threads: string) =>
+    spawnSync(process.execPath, ['-e', program], {
+      encoding: 'utf8',
+      cwd: join(__dirname, '../..'),
+      env: { ...process.env, LORA_THREADS: threads },
+    });
+  expect(node('3').stdout).toBe('3 2\n');
+  expect(node('many').stderr).toContain(
+    '[device] expected LORA_THREADS to be a number from 1 to 1024 but received "many"',
   );
 });
 
