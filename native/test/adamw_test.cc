@@ -93,8 +93,8 @@ TEST_CASE("adamw: 50 steps over segments of odd sizes stay within the rounding e
           for (int step = 1; step <= kSteps; ++step) {
             AdamWArgs args = Hyperparameters(step);
             for (size_t s = 0; s < sizes.size(); ++s) {
-              args.segments.push_back(
-                  {state[s], gradients[s], state[sizes.size() + s], state[2 * sizes.size() + s]});
+              args.segments.push_back({state[s], gradients[s][static_cast<size_t>(step - 1)],
+                                       state[sizes.size() + s], state[2 * sizes.size() + s]});
             }
             Run(kAdamW, args, context);
           }
