@@ -1,0 +1,80 @@
+// The only way to launch a kernel. A kernel takes one parameter struct, which names the threads of
+// its block:
+//   struct Params { static constexpr int kThreads = 128, kMinBlocks = 2; … };
+//   LORA_KERNEL void LORA_LAUNCH_BOUNDS(Params::kThreads, Params::kMinBlocks) Kernel(Params p) { …
+//   }
+#pragma once
+
+#include "backend/cuda/device/primitives.h"
+
+#if !defined(__CUDACC__)
+// An uninstrumented copy of a kernel would be merged with the checked one, and nothing would be
+// checked.
+#if !defined(__SANITIZE_THREAD__)
+#error "kernels are compiled by lora_simt_kernels() (native/test/simt/CMakeLists.txt)"
+#endif
+#include "test/simt/queue.h"
+#endif
+
+namespace lora::device {
+
+struct LaunchShape {
+  unsigned grid_x = 1, grid_y = 1, grid_z = 1;
+  size_t shared_bytes = 0;
+  // May start before the launch before it has ended: the kernel calls GridDependencyWait before it
+  // writes anything or reads what that launch writes.
+  bool programmatic = false;
+};
+
+#if defined(__CUDACC__)
+
+using Stream = cudaStream_t;
+using LaunchError = cudaError_t;
+
+// More than 48 KiB of shared memory need an opt-in on every device, so it is made on every launch
+// (it is cheap).
+template <class Params>
+LaunchError Launch(void (*kernel)(Params), const LaunchShape& shape, Stream stream,
+                   const Params& params) {
+  if (shape.shared_bytes > 48 * 1024) {
+    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   static_cast<int>(shape.shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(shape.grid_x, shape.grid_y, shape.grid_z);
+  config.blockDim = dim3(Params::kThreads);
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = shape.programmatic ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, params);
+}
+
+#else
+
+using Stream = simt::Queue*;
+using LaunchError = int;
+
+template <class Params>
+LaunchError Launch(void (*kernel)(Params), const LaunchShape& shape, Stream stream,
+                   const Params& params) {
+  simt::Options options = stream->options();
+  options.programmatic = shape.programmatic;
+  if (shape.shared_bytes > 48 * 1024)
+    simt::SetMaxDynamicShared(options.device, reinterpret_cast<const void*>(kernel),
+                              shape.shared_bytes);
+  stream->Enqueue([=] {
+    return simt::Launch(options, kernel, {shape.grid_x, shape.grid_y, shape.grid_z},
+                        {static_cast<unsigned>(Params::kThreads)}, shape.shared_bytes, params);
+  });
+  return 0;
+}
+
+#endif
+
+}  // namespace lora::device

@@ -1,0 +1,52 @@
+// What kernels are written on: nvcc sees inline PTX, a host compiler sees the emulator
+// (docs/emulator.md).
+//
+// Rules for kernels, so that both give one meaning:
+// - Include nothing else that is device code; no asm, __syncthreads, memcpy, static __shared__ or
+// static locals.
+// - Blocks are one-dimensional. Parameters travel in one struct with kThreads and kMinBlocks
+// (launch.h).
+// - All dynamic shared memory is one byte array, carved by hand. Shared and global pointers are
+// generic.
+// - Warp-wide calls (ldmatrix, mma, shuffles, SyncWarp) are made by all 32 lanes from one line.
+//
+// Room is left for sm_90: mbarrier, TMA and wgmma are further asynchronous agents beside cp.async.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lora::device {
+
+// Storage of 16-bit floats; ToFloat and FromFloat<T> convert, rounding to nearest even.
+struct alignas(2) BF16 {
+  uint16_t bits;
+};
+struct alignas(2) F16 {
+  uint16_t bits;
+};
+// What one vector load or store moves; its address is a multiple of 16.
+struct alignas(16) Vec16 {
+  uint32_t words[4];
+};
+
+}  // namespace lora::device
+
+#if defined(__CUDACC__)
+#include "backend/cuda/device/primitives_ptx.cuh"
+#else
+#include "test/simt/primitives_host.h"
+#endif
+
+namespace lora::device {
+
+LORA_DEVICE int LaneIndex() { return ThreadIndex() & 31; }
+LORA_DEVICE int WarpIndex() { return ThreadIndex() >> 5; }
+
+// Two 16-bit elements in one register, `low` at the lower address, as mma fragments hold them.
+template <class T>
+LORA_DEVICE uint32_t Pack(T low, T high) {
+  return uint32_t{low.bits} | uint32_t{high.bits} << 16;
+}
+
+}  // namespace lora::device

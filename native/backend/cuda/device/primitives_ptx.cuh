@@ -1,0 +1,173 @@
+// Device primitives as inline PTX. Nothing here runs without a GPU: keep it small and review it
+// line by line. Volatile and a memory clobber wherever the order against other accesses matters.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#define LORA_KERNEL __global__
+#define LORA_DEVICE __device__ __forceinline__
+#define LORA_HOST_DEVICE __host__ __device__ __forceinline__
+#define LORA_LAUNCH_BOUNDS(threads, min_blocks) __launch_bounds__(threads, min_blocks)
+#define LORA_GRID_CONSTANT __grid_constant__
+#define LORA_UNROLL _Pragma("unroll")
+#define LORA_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+
+namespace lora::device {
+
+LORA_DEVICE int ThreadIndex() { return static_cast<int>(threadIdx.x); }
+LORA_DEVICE int BlockThreads() { return static_cast<int>(blockDim.x); }
+LORA_DEVICE int BlockX() { return static_cast<int>(blockIdx.x); }
+LORA_DEVICE int BlockY() { return static_cast<int>(blockIdx.y); }
+LORA_DEVICE int BlockZ() { return static_cast<int>(blockIdx.z); }
+LORA_DEVICE int GridX() { return static_cast<int>(gridDim.x); }
+LORA_DEVICE int GridY() { return static_cast<int>(gridDim.y); }
+LORA_DEVICE int GridZ() { return static_cast<int>(gridDim.z); }
+
+LORA_DEVICE uint32_t SharedAddress(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
+LORA_DEVICE void SyncThreads() { __syncthreads(); }
+LORA_DEVICE void SyncWarp() { __syncwarp(); }
+// Barriers 1 to 15 for groups of whole warps; ids are constants, or ptxas reserves all 16.
+template <int Id>
+LORA_DEVICE void BarrierSync(int threads) {
+  static_assert(Id > 0 && Id < 16);
+  asm volatile("bar.sync %0, %1;" ::"n"(Id), "r"(threads) : "memory");
+}
+template <int Id>
+LORA_DEVICE void BarrierArrive(int threads) {
+  static_assert(Id > 0 && Id < 16);
+  asm volatile("bar.arrive %0, %1;" ::"n"(Id), "r"(threads) : "memory");
+}
+
+// T is a 4-byte type: float, int32_t or uint32_t.
+template <class T>
+LORA_DEVICE T Shuffle(T value, int lane) {
+  return __shfl_sync(0xffffffffu, value, lane);
+}
+template <class T>
+LORA_DEVICE T ShuffleXor(T value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+template <class T>
+LORA_DEVICE T ShuffleDown(T value, int delta) {
+  return __shfl_down_sync(0xffffffffu, value, delta);
+}
+
+LORA_DEVICE Vec16 LoadGlobal16(const void* p) { return *static_cast<const Vec16*>(p); }
+// Non-coherent and not kept in L1: only for data that nothing writes during the launch.
+LORA_DEVICE Vec16 LoadGlobalStream16(const void* p) {
+  Vec16 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.words[0]), "=r"(v.words[1]), "=r"(v.words[2]), "=r"(v.words[3])
+               : "l"(__cvta_generic_to_global(p)));
+  return v;
+}
+LORA_DEVICE void StoreGlobal16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }
+LORA_DEVICE Vec16 LoadShared16(const void* p) { return *static_cast<const Vec16*>(p); }
+LORA_DEVICE void StoreShared16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }
+
+// Copies `source_bytes` (0 to Bytes) from global to shared memory and fills the rest of Bytes with
+// zeros. Both addresses are multiples of Bytes, which is 4, 8 or 16; only 16 bypasses L1.
+template <int Bytes>
+LORA_DEVICE void CopyAsync(void* shared, const void* global, int source_bytes) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
+  if constexpr (Bytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+                 "l"(__cvta_generic_to_global(global)), "r"(source_bytes)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(SharedAddress(shared)),
+                 "l"(__cvta_generic_to_global(global)), "n"(Bytes), "r"(source_bytes)
+                 : "memory");
+  }
+}
+LORA_DEVICE void CopyAsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Waits until at most Pending of this thread's groups have not landed.
+template <int Pending>
+LORA_DEVICE void CopyAsyncWait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+// 8×8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
+LORA_DEVICE void LoadMatrixX4(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+LORA_DEVICE void LoadMatrixX4Trans(uint32_t (&r)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+// As X4 with lanes 0 to 15; the others' addresses are not read.
+LORA_DEVICE void LoadMatrixX2(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+LORA_DEVICE void LoadMatrixX2Trans(uint32_t (&r)[2], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+               : "=r"(r[0]), "=r"(r[1])
+               : "r"(SharedAddress(row))
+               : "memory");
+}
+
+// d += a·b, m16n8k16, a row-major, b column-major, f32 accumulators. T is BF16 or F16.
+template <class T>
+LORA_DEVICE void MmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+template <>
+LORA_DEVICE void MmaM16N8K16<BF16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+template <>
+LORA_DEVICE void MmaM16N8K16<F16>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Programmatic dependent launch: no-ops below sm_90, where no launch is programmatic.
+LORA_DEVICE void GridDependencyWait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+LORA_DEVICE void GridLaunchDependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+LORA_DEVICE float ToFloat(BF16 v) { return __uint_as_float(uint32_t{v.bits} << 16); }
+LORA_DEVICE float ToFloat(F16 v) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v.bits));
+  return f;
+}
+template <class T>
+LORA_DEVICE T FromFloat(float f);
+template <>
+LORA_DEVICE BF16 FromFloat<BF16>(float f) {
+  BF16 v;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(v.bits) : "f"(f));
+  return v;
+}
+template <>
+LORA_DEVICE F16 FromFloat<F16>(float f) {
+  F16 v;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(v.bits) : "f"(f));
+  return v;
+}
+
+}  // namespace lora::device
