@@ -1,0 +1,55 @@
+// Global memory of the emulated device. Each byte is padding, allocated or initialised; buffers lie
+// far apart.
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+namespace lora::simt {
+
+// Contents start as NaN and as uninitialised. Padding between rows belongs to nobody.
+void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name);
+// The memory goes back to the system; what still uses it is reported.
+void DeviceFree(void* p);
+void DeviceWrite(void* to, const void* from, size_t bytes);  // from host memory, without a kernel
+void DeviceRead(void* to, const void* from, size_t bytes);
+// How many bytes of the buffer at p, padding apart, nothing has written.
+size_t DeviceUnwritten(const void* p);
+
+class Buffer {
+ public:
+  Buffer(size_t bytes, const std::string& name) : Buffer(1, bytes, bytes, name) {}
+  Buffer(size_t rows, size_t row_bytes, size_t pitch, const std::string& name)
+      : rows_(rows), row_bytes_(row_bytes), pitch_(pitch) {
+    data_ = DeviceAlloc(rows, row_bytes, pitch, name);
+  }
+  ~Buffer() { Free(); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  void Free() {
+    if (data_) DeviceFree(data_);
+    data_ = nullptr;
+  }
+  // Rows to and from host memory without padding.
+  void Upload(const void* rows) {
+    for (size_t r = 0; r < rows_; ++r)
+      DeviceWrite(as<char>() + r * pitch_, static_cast<const char*>(rows) + r * row_bytes_,
+                  row_bytes_);
+  }
+  void Download(void* rows) const {
+    for (size_t r = 0; r < rows_; ++r)
+      DeviceRead(static_cast<char*>(rows) + r * row_bytes_, as<char>() + r * pitch_, row_bytes_);
+  }
+  size_t Unwritten() const { return DeviceUnwritten(data_); }
+
+ private:
+  void* data_ = nullptr;
+  size_t rows_, row_bytes_, pitch_;
+};
+
+}  // namespace lora::simt

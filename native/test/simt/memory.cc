@@ -1,0 +1,281 @@
+// Global and shared memory: bounds, alignment, initialisation, and the shadow cells of every
+// access.
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <new>
+
+#include "test/simt/state.h"
+
+namespace lora::simt {
+namespace {
+
+constexpr size_t kArena = size_t{1} << 40;  // addresses, not memory
+constexpr size_t kGap = 1 << 20;            // an index that strays lands in no neighbour
+constexpr size_t kPage = 4096;
+
+enum : uint8_t { kPadding, kAllocated, kInitialised };
+
+struct FreeCells {
+  void operator()(Cell* cells) const { std::free(cells); }
+};
+struct Allocation {
+  uintptr_t begin;
+  size_t bytes;
+  std::string name;
+  std::vector<uint8_t> bytes_state;
+  std::unique_ptr<Cell[], FreeCells> cells;  // zero pages until touched
+  bool freed = false;
+};
+uintptr_t arena = 0, arena_next = 0;
+std::map<uintptr_t, Allocation> allocations;
+Allocation* last_found = nullptr;
+std::vector<Cell> shared_cells;
+
+// A store announced by a hook, looked at when the next event shows that it has happened.
+struct Store {
+  const unsigned char* address = nullptr;
+  int bytes = 0;
+  Site site = 0;
+} last_store;
+
+Allocation* Find(uintptr_t p) {
+  if (last_found && p - last_found->begin < last_found->bytes) return last_found;
+  auto next = allocations.upper_bound(p);
+  if (next == allocations.begin()) return nullptr;
+  Allocation& a = std::prev(next)->second;
+  if (p - a.begin >= a.bytes) return nullptr;
+  return last_found = &a;
+}
+
+std::string Near(uintptr_t p) {
+  auto next = allocations.upper_bound(p);
+  if (next != allocations.begin()) {
+    const Allocation& a = std::prev(next)->second;
+    const size_t past = p - a.begin - a.bytes;
+    if (next == allocations.end() || past < next->second.begin - p)
+      return std::to_string(past) + " bytes past the end of '" + a.name + "' (" +
+             std::to_string(a.bytes) + " bytes)";
+  }
+  if (next == allocations.end()) return "no buffer is near";
+  return std::to_string(next->second.begin - p) + " bytes before '" + next->second.name + "'";
+}
+
+ActorView View(bool async) {
+  const Thread& t = world.self();
+  const uint32_t id = static_cast<uint32_t>(t.id), copies = static_cast<uint32_t>(world.count) + id;
+  return {t.base->data(),
+          id,
+          copies,
+          t.own,
+          t.landed,
+          static_cast<uint16_t>(async ? copies : id),
+          async ? t.issued : t.own};
+}
+
+const char* Verb(Access access) { return access == Access::kWrite ? "write" : "read"; }
+
+void CheckAlignment(uintptr_t offset, int bytes, Access access, Site site) {
+  if (bytes <= 16 && (bytes & (bytes - 1)) == 0 && offset % static_cast<uintptr_t>(bytes))
+    Fatal(Kind::kMisaligned,
+          std::string(Verb(access)) + " of " + std::to_string(bytes) +
+              " bytes at an address that is no multiple of it, at %a",
+          site);
+}
+
+Allocation& Owner(const void* p, const char* what) {
+  const auto it = allocations.find(reinterpret_cast<uintptr_t>(p));
+  if (it == allocations.end()) throw std::runtime_error(std::string(what) + ": no such buffer");
+  return it->second;
+}
+
+}  // namespace
+
+bool InDevice(const void* p) { return arena && reinterpret_cast<uintptr_t>(p) - arena < kArena; }
+
+void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async) {
+  ++world.result.accesses;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(p);
+  const size_t n = static_cast<size_t>(bytes);
+  const bool write = access == Access::kWrite;
+  const auto subject = [&] {
+    return "global " + std::string(Verb(access)) + " of " + std::to_string(bytes) + " bytes";
+  };
+  if (!InDevice(p))
+    Fatal(Kind::kHostPointer, subject() + " through a pointer that is not of device memory, at %a",
+          site);
+  Allocation* a = Find(address);
+  if (!a || address + n > a->begin + a->bytes)
+    Fatal(Kind::kGlobalBounds, subject() + " at %a: " + Near(a ? a->begin + a->bytes : address),
+          site);
+  if (a->freed)
+    Fatal(Kind::kUseAfterFree, subject() + " at %a, and '" + a->name + "' was freed", site);
+  if (!async) CheckAlignment(address, bytes, access, site);
+  const size_t offset = address - a->begin;
+  uint8_t* state = &a->bytes_state[offset];
+  for (size_t i = 0; i < n; ++i) {
+    if (state[i] == kPadding)
+      Fatal(Kind::kGlobalBounds,
+            subject() + " at %a: byte " + std::to_string(offset + i) + " of '" + a->name +
+                "' is padding between rows",
+            site);
+    if (write) {
+      state[i] = kInitialised;
+    } else if (state[i] == kAllocated) {
+      if (Fresh(Kind::kUninitGlobal, site))
+        Record(Kind::kUninitGlobal,
+               Who() + ": " + subject() + " at %a: byte " + std::to_string(offset + i) + " of '" +
+                   a->name + "' was never written",
+               site);
+      break;
+    }
+  }
+  if (write && world.options.programmatic && !world.self().dependency_waited &&
+      Fresh(Kind::kBeforeWait, site))
+    Record(Kind::kBeforeWait,
+           Who() + ": " + subject() +
+               " at %a comes before griddepcontrol.wait; the launch before may "
+               "still use that memory",
+           site);
+  const ActorView actor = View(async);
+  for (size_t g = offset / kGranule; g <= (offset + n - 1) / kGranule; ++g)
+    Touch(a->cells[g], actor, access, site, {a->name.c_str(), g * kGranule, true});
+}
+
+void CheckShared(const void* p, int bytes, Access access, Site site, bool async) {
+  ++world.result.accesses;
+  if (shared_cells.empty()) shared_cells.resize(kSharedWindow / kGranule);
+  const uint32_t offset =
+      static_cast<uint32_t>(static_cast<const unsigned char*>(p) - world.shared);
+  if (offset < world.shared_begin || offset + static_cast<uint32_t>(bytes) > world.shared_end)
+    Fatal(Kind::kSharedBounds,
+          std::string(Verb(access)) + " of " + std::to_string(bytes) + " bytes at %a: offset " +
+              std::to_string(static_cast<int64_t>(offset) - world.shared_begin) +
+              " of shared memory, and the block has " +
+              std::to_string(world.shared_end - world.shared_begin) + " bytes",
+          site);
+  CheckAlignment(offset, bytes, access, site);
+  const ActorView actor = View(async);
+  for (uint32_t g = offset / kGranule; g <= (offset + static_cast<uint32_t>(bytes) - 1) / kGranule;
+       ++g) {
+    Cell& cell = shared_cells[g];
+    if (access != Access::kWrite && cell.write_epoch != world.epoch) {
+      if (Fresh(Kind::kUninitShared, site))
+        Record(Kind::kUninitShared,
+               Who() + ": read of shared memory at %a, offset " +
+                   std::to_string(g * kGranule - world.shared_begin) +
+                   ", that this block never wrote",
+               site);
+    }
+    Touch(cell, actor, access, site, {"shared memory", g * kGranule - world.shared_begin, false});
+  }
+}
+
+void CheckRegister(uint32_t bits, const char* what, Site site) {
+  if (bits == kUnsetRegister && Fresh(Kind::kUninitRegister, site))
+    Record(Kind::kUninitRegister,
+           Who() + ": " + what + " at %a holds a register that was never set", site);
+}
+
+void CheckLastStore() {
+  if (!last_store.address) return;
+  const Store store = last_store;
+  last_store.address = nullptr;
+  if (store.bytes == 2) {
+    uint16_t bits;
+    std::memcpy(&bits, store.address, 2);
+    // The pattern itself, or what it rounds to as a bf16.
+    if (bits == 0xfefe || bits == 0xfeff) CheckRegister(kUnsetRegister, "the store", store.site);
+  }
+  for (int i = 0; i + 4 <= store.bytes; i += 4) {
+    uint32_t bits;
+    std::memcpy(&bits, store.address + i, 4);
+    CheckRegister(bits, "the store", store.site);
+  }
+}
+
+// Called by the compiler's instrumentation before every load and store of kernel code.
+void OnAccess(const void* p, int bytes, bool write, const void* return_address) {
+  if (world.inside) return;
+  const Inside inside;
+  if (last_store.address) CheckLastStore();
+  if (world.self().fiber.OnStack(p)) return;
+  const Site site = SiteOf(return_address);
+  const Access access = write ? Access::kWrite : Access::kRead;
+  const auto* byte = static_cast<const unsigned char*>(p);
+  if (world.InShared(p)) {
+    CheckShared(p, bytes, access, site);
+  } else if (InDevice(p)) {
+    CheckGlobal(p, bytes, access, site);
+  } else {
+    const bool argument =
+        static_cast<size_t>(byte - static_cast<const unsigned char*>(world.call->context)) <
+        world.call->context_bytes;
+    if (!write && (argument || InModule(p))) return;
+    Fatal(Kind::kHostPointer, std::string(Verb(access)) + " of host memory at %a", site);
+  }
+  if (write) last_store = {byte, bytes, site};
+}
+
+void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name) {
+  if (!arena) {
+    void* map =
+        mmap(nullptr, kArena, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (map == MAP_FAILED) throw std::bad_alloc();
+    arena = reinterpret_cast<uintptr_t>(map);
+    arena_next = arena + kGap;
+  }
+  Allocation a{arena_next, rows ? (rows - 1) * pitch + row_bytes : 0, name, {}, {}};
+  const size_t pages = (a.bytes / kPage + 1) * kPage;
+  arena_next += pages + kGap;
+  if (arena_next > arena + kArena ||
+      mprotect(reinterpret_cast<void*>(a.begin), pages, PROT_READ | PROT_WRITE) != 0)
+    throw std::bad_alloc();
+  std::memset(reinterpret_cast<void*>(a.begin), 0xff, a.bytes);
+  a.bytes_state.assign(a.bytes, kPadding);
+  for (size_t r = 0; r < rows; ++r)
+    std::memset(a.bytes_state.data() + r * pitch, kAllocated, row_bytes);
+  a.cells.reset(static_cast<Cell*>(std::calloc(a.bytes / kGranule + 1, sizeof(Cell))));
+  if (!a.cells) throw std::bad_alloc();
+  void* data = reinterpret_cast<void*>(a.begin);
+  allocations.emplace(a.begin, std::move(a));
+  return data;
+}
+
+void DeviceFree(void* p) {
+  Allocation& a = Owner(p, "DeviceFree");
+  const size_t pages = (a.bytes / kPage + 1) * kPage;
+  madvise(p, pages, MADV_DONTNEED);
+  mprotect(p, pages, PROT_NONE);
+  a.freed = true;
+  a.bytes_state = {};
+  a.cells.reset();
+}
+
+void DeviceWrite(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  Allocation* a = Find(reinterpret_cast<uintptr_t>(to));
+  const size_t offset = a ? reinterpret_cast<uintptr_t>(to) - a->begin : 0;
+  if (!a || a->freed || offset + bytes > a->bytes)
+    throw std::runtime_error("DeviceWrite: outside every buffer");
+  std::memcpy(to, from, bytes);
+  std::memset(&a->bytes_state[offset], kInitialised, bytes);
+}
+
+void DeviceRead(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  const Allocation* a = Find(reinterpret_cast<uintptr_t>(from));
+  if (!a || a->freed || reinterpret_cast<uintptr_t>(from) - a->begin + bytes > a->bytes)
+    throw std::runtime_error("DeviceRead: outside every buffer");
+  std::memcpy(to, from, bytes);
+}
+
+size_t DeviceUnwritten(const void* p) {
+  size_t count = 0;
+  for (const uint8_t state : Owner(p, "DeviceUnwritten").bytes_state) count += state == kAllocated;
+  return count;
+}
+
+}  // namespace lora::simt

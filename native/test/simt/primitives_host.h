@@ -1,0 +1,123 @@
+// Device primitives for the host compiler: the emulator's entry points, each told the kernel's file
+// and line.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+#include "core/dtype.h"
+#include "test/simt/location.h"
+
+// Kernel code must be inlined into instrumented code, or a store through a returned struct goes
+// unseen.
+#define LORA_KERNEL
+#define LORA_DEVICE inline __attribute__((always_inline))
+#define LORA_HOST_DEVICE inline __attribute__((always_inline))
+#define LORA_LAUNCH_BOUNDS(threads, min_blocks)
+#define LORA_GRID_CONSTANT
+#define LORA_UNROLL
+#define LORA_DYNAMIC_SHARED(name) unsigned char* const name = ::lora::device::DynamicShared()
+
+namespace lora::device {
+
+using simt::Loc;
+
+int ThreadIndex();
+int BlockThreads();
+int BlockX();
+int BlockY();
+int BlockZ();
+int GridX();
+int GridY();
+int GridZ();
+
+unsigned char* DynamicShared();
+uint32_t SharedAddress(const void* p, Loc loc = Loc::Here());
+
+void SyncThreads(Loc loc = Loc::Here());
+void SyncWarp(Loc loc = Loc::Here());
+void NamedBarrier(int id, int threads, bool wait, Loc loc);
+template <int Id>
+void BarrierSync(int threads, Loc loc = Loc::Here()) {
+  static_assert(Id > 0 && Id < 16);
+  NamedBarrier(Id, threads, true, loc);
+}
+template <int Id>
+void BarrierArrive(int threads, Loc loc = Loc::Here()) {
+  static_assert(Id > 0 && Id < 16);
+  NamedBarrier(Id, threads, false, loc);
+}
+
+enum class ShuffleKind : uint8_t { kIndex, kXor, kDown };
+uint32_t ShuffleBits(uint32_t bits, ShuffleKind kind, int operand, Loc loc);
+template <class T>
+T Shuffle(T value, int lane, Loc loc = Loc::Here()) {
+  return std::bit_cast<T>(
+      ShuffleBits(std::bit_cast<uint32_t>(value), ShuffleKind::kIndex, lane, loc));
+}
+template <class T>
+T ShuffleXor(T value, int mask, Loc loc = Loc::Here()) {
+  return std::bit_cast<T>(
+      ShuffleBits(std::bit_cast<uint32_t>(value), ShuffleKind::kXor, mask, loc));
+}
+template <class T>
+T ShuffleDown(T value, int delta, Loc loc = Loc::Here()) {
+  return std::bit_cast<T>(
+      ShuffleBits(std::bit_cast<uint32_t>(value), ShuffleKind::kDown, delta, loc));
+}
+
+Vec16 LoadGlobal16(const void* p, Loc loc = Loc::Here());
+Vec16 LoadGlobalStream16(const void* p, Loc loc = Loc::Here());
+void StoreGlobal16(void* p, const Vec16& v, Loc loc = Loc::Here());
+Vec16 LoadShared16(const void* p, Loc loc = Loc::Here());
+void StoreShared16(void* p, const Vec16& v, Loc loc = Loc::Here());
+
+void CopyAsyncBytes(void* shared, const void* global, int bytes, int source_bytes, Loc loc);
+template <int Bytes>
+void CopyAsync(void* shared, const void* global, int source_bytes, Loc loc = Loc::Here()) {
+  static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
+  CopyAsyncBytes(shared, global, Bytes, source_bytes, loc);
+}
+void CopyAsyncCommit();
+void CopyAsyncWaitGroups(int pending);
+template <int Pending>
+void CopyAsyncWait() {
+  CopyAsyncWaitGroups(Pending);
+}
+
+void LoadMatrix(uint32_t* r, int matrices, const void* row, bool transposed, Loc loc);
+inline void LoadMatrixX4(uint32_t (&r)[4], const void* row, Loc loc = Loc::Here()) {
+  LoadMatrix(r, 4, row, false, loc);
+}
+inline void LoadMatrixX4Trans(uint32_t (&r)[4], const void* row, Loc loc = Loc::Here()) {
+  LoadMatrix(r, 4, row, true, loc);
+}
+inline void LoadMatrixX2(uint32_t (&r)[2], const void* row, Loc loc = Loc::Here()) {
+  LoadMatrix(r, 2, row, false, loc);
+}
+inline void LoadMatrixX2Trans(uint32_t (&r)[2], const void* row, Loc loc = Loc::Here()) {
+  LoadMatrix(r, 2, row, true, loc);
+}
+
+void Mma(float* d, const uint32_t* a, const uint32_t* b, bool bf16, Loc loc);
+template <class T>
+void MmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                 Loc loc = Loc::Here()) {
+  Mma(d, a, b, std::is_same_v<T, BF16>, loc);
+}
+
+void GridDependencyWait();
+void GridLaunchDependents();
+
+inline float ToFloat(BF16 v) { return F32FromBF16(v.bits); }
+inline float ToFloat(F16 v) { return F32FromF16(v.bits); }
+template <class T>
+T FromFloat(float f) {
+  if constexpr (std::is_same_v<T, BF16>) {
+    return {BF16FromF32(f)};
+  } else {
+    return {F16FromF32(f)};
+  }
+}
+
+}  // namespace lora::device

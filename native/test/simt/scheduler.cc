@@ -1,0 +1,266 @@
+// Runs the blocks of a launch one after another, and the threads of a block as fibers that change
+// places only where a thread waits. Which thread or block goes first is an option: no report may
+// depend on luck.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
+
+#include "test/simt/state.h"
+
+namespace lora::simt {
+
+World world;
+
+namespace {
+
+std::mutex one_launch;
+std::map<std::pair<int, const void*>, size_t> opt_ins;
+
+int Pick() {
+  const size_t waiting = world.ready.size() - world.ready_head;
+  if (waiting == 0) return -1;
+  if (world.options.threads == Schedule::kRandom)
+    std::swap(world.ready[world.ready_head],
+              world.ready[world.ready_head + world.random() % waiting]);
+  const int next = world.ready[world.ready_head++];
+  if (world.ready_head == world.ready.size()) {
+    world.ready.clear();
+    world.ready_head = 0;
+  }
+  return next;
+}
+
+[[noreturn]] void Deadlock() {
+  struct Group {
+    size_t threads = 0;
+    int first = 0;
+  };
+  std::map<std::string, Group> groups;
+  Site example = 0;
+  for (int i = 0; i < world.count; ++i) {
+    const Thread& t = *world.threads[static_cast<size_t>(i)];
+    std::string what = "left the kernel";
+    if (t.state != State::kDone) {
+      example = SiteOf(t.waits_at);
+      what = std::string("wait in ") + t.waits_in + " at " + Resolve({example})[0];
+    }
+    Group& group = groups[what];
+    if (group.threads++ == 0) group.first = i;
+  }
+  std::string text = "no thread can run:";
+  for (const auto& [what, group] : groups)
+    text += " " + std::to_string(group.threads) +
+            " threads (first: " + std::to_string(group.first) + ") " + what + ";";
+  text.back() = '.';
+  Record(Kind::kDeadlock, Who() + ": " + text, example);
+  world.fatal = true;
+  LeaveLaunch();
+}
+
+// From the current fiber to the next one that can run.
+void Yield() {
+  const int from = world.current, to = Pick();
+  if (to < 0) Deadlock();
+  world.current = to;
+  if (to != from)
+    Fiber::Switch(world.threads[static_cast<size_t>(from)]->fiber,
+                  world.threads[static_cast<size_t>(to)]->fiber);
+}
+
+void ThreadMain() {
+  world.inside = false;
+  world.call->body(world.call->context);
+  world.inside = true;
+  CheckLastStore();
+  CheckCopiesAtExit();
+  Thread& t = world.self();
+  if (world.options.programmatic && !t.dependency_waited && Fresh(Kind::kBeforeWait, 0))
+    Record(Kind::kBeforeWait,
+           Who() +
+               " leaves %a without griddepcontrol.wait: a launch after it could overlap the one "
+               "before",
+           reinterpret_cast<Site>(world.call->kernel) + 1);
+  t.state = State::kDone;
+  if (--world.alive == 0) LeaveLaunch();
+  Yield();
+  __builtin_unreachable();
+}
+
+void BeginBlock() {
+  const size_t n = static_cast<size_t>(world.count);
+  ++world.epoch;
+  ResetShadow();
+  // NaN in every float format.
+  std::memset(world.shared, 0xff, world.shared_end + 4096);
+  const uint32_t start = world.clock + 1;
+  const auto base = std::make_shared<Clock>(2 * n, start - 1);
+  while (world.threads.size() < n) world.threads.push_back(std::make_unique<Thread>());
+  world.warps.assign((n + 31) / 32, Meeting());
+  for (Barrier& barrier : world.barriers) barrier = Barrier();
+  world.ready.clear();
+  world.ready_head = 0;
+  world.alive = world.count;
+  for (size_t i = 0; i < n; ++i) {
+    Thread& t = *world.threads[i];
+    t.id = static_cast<int>(i);
+    t.state = State::kReady;
+    t.base = base;
+    t.own = t.issued = start;
+    t.landed = start - 1;
+    t.open.clear();
+    t.groups.clear();
+    t.dependency_waited = false;
+    t.fiber.Prepare(ThreadMain);
+    world.ready.push_back(
+        static_cast<int>(world.options.threads == Schedule::kReverse ? n - 1 - i : i));
+  }
+}
+
+void RunBlock(uint64_t index) {
+  const Dim3& grid = world.call->grid;
+  world.block_index = {static_cast<unsigned>(index % grid.x),
+                       static_cast<unsigned>(index / grid.x % grid.y),
+                       static_cast<unsigned>(index / grid.x / grid.y)};
+  BeginBlock();
+  world.current = Pick();
+  Fiber::Switch(world.main, world.threads[static_cast<size_t>(world.current)]->fiber);
+  world.current = -1;
+  world.inside = true;
+  for (int i = 0; i < world.count; ++i) {
+    const Thread& t = *world.threads[static_cast<size_t>(i)];
+    world.clock = std::max({world.clock, t.own, t.issued});
+  }
+}
+
+size_t SharedLimit(int arch) {
+  switch (arch) {
+    case 86:
+    case 89:
+    case 120:
+      return 99 << 10;
+    case 90:
+    case 100:
+      return 227 << 10;
+    default:
+      return 163 << 10;
+  }
+}
+
+// What the driver would answer with cudaErrorInvalidConfiguration or cudaErrorInvalidValue.
+std::string Refusal(const Options& options, const internal::Call& call) {
+  const Dim3 &g = call.grid, &b = call.block;
+  const auto number = [](auto n) { return std::to_string(n); };
+  if (g.x == 0 || g.y == 0 || g.z == 0) return "the grid has no blocks";
+  if (g.x > 0x7fffffffu) return "grid.x is " + number(g.x) + ", above 2^31 - 1";
+  if (g.y > 65535 || g.z > 65535)
+    return "grid.y or grid.z is " + number(std::max(g.y, g.z)) + ", above 65535";
+  const uint64_t threads = uint64_t{b.x} * b.y * b.z;
+  if (threads == 0) return "the block has no threads";
+  if (b.y != 1 || b.z != 1) return "kernels here use one-dimensional blocks";
+  if (threads > 1024) return number(threads) + " threads in a block, above 1024";
+  if (threads > static_cast<uint64_t>(call.max_threads))
+    return number(threads) + " threads in a block, and the kernel is bound to " +
+           number(call.max_threads);
+  const size_t limit = SharedLimit(options.arch);
+  if (call.shared_bytes > limit)
+    return number(call.shared_bytes) + " bytes of shared memory, and sm_" + number(options.arch) +
+           " has " + number(limit);
+  const auto opt_in = opt_ins.find({options.device, call.kernel});
+  if (call.shared_bytes > (opt_in == opt_ins.end() ? 48 << 10 : opt_in->second))
+    return number(call.shared_bytes) + " bytes of shared memory without opting in on device " +
+           number(options.device);
+  return "";
+}
+
+std::vector<uint64_t> BlockOrder(const Dim3& grid, Schedule schedule) {
+  std::vector<uint64_t> order(uint64_t{grid.x} * grid.y * grid.z);
+  for (uint64_t i = 0; i < order.size(); ++i) order[i] = i;
+  if (schedule == Schedule::kReverse) std::reverse(order.begin(), order.end());
+  if (schedule == Schedule::kRandom) std::shuffle(order.begin(), order.end(), world.random);
+  return order;
+}
+
+}  // namespace
+
+void MakeReady(int thread) {
+  world.threads[static_cast<size_t>(thread)]->state = State::kReady;
+  world.ready.push_back(thread);
+}
+
+void Wait(const char* call, Loc loc) {
+  Thread& t = world.self();
+  t.state = State::kWaiting;
+  t.waits_in = call;
+  t.waits_at = loc;
+  Yield();
+}
+
+void LeaveLaunch() {
+  Fiber::Switch(world.self().fiber, world.main);
+  __builtin_unreachable();
+}
+
+ClockRef Join(const std::vector<int>& threads) {
+  const Clock* last = world.threads[static_cast<size_t>(threads[0])]->base.get();
+  auto joined = std::make_shared<Clock>(*last);
+  Clock& c = *joined;
+  for (const int id : threads) {
+    const Thread& t = *world.threads[static_cast<size_t>(id)];
+    if (t.base.get() == last) continue;
+    last = t.base.get();
+    for (size_t i = 0; i < c.size(); ++i) c[i] = std::max(c[i], (*last)[i]);
+  }
+  for (const int id : threads) {
+    const Thread& t = *world.threads[static_cast<size_t>(id)];
+    uint32_t& own = c[static_cast<size_t>(id)];
+    uint32_t& copies = c[static_cast<size_t>(world.count + id)];
+    own = std::max(own, t.own);
+    copies = std::max(copies, t.landed);
+  }
+  return joined;
+}
+
+void SetMaxDynamicShared(int device, const void* kernel, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(one_launch);
+  opt_ins[{device, kernel}] = bytes;
+}
+
+namespace internal {
+
+Result Run(const Options& options, const Call& call) {
+  const std::lock_guard<std::mutex> lock(one_launch);
+  if (!world.shared) {
+    world.shared = static_cast<unsigned char*>(std::aligned_alloc(4096, kSharedWindow));
+    if (!world.shared) throw std::bad_alloc();
+  }
+  world.call = &call;
+  world.result = Result();
+  world.fatal = false;
+  world.random.seed(options.seed);
+  world.count = static_cast<int>(call.block.x);
+  if (const std::string refusal = Refusal(options, call); !refusal.empty()) {
+    Record(Kind::kLaunch, "the launch of %a is refused: " + refusal,
+           reinterpret_cast<Site>(call.kernel) + 1);
+    return Finish();
+  }
+  world.window_epoch = world.programmatic_before && world.options.programmatic ? world.window_epoch
+                                                                               : world.launch_epoch;
+  world.programmatic_before = options.programmatic;
+  world.options = options;
+  world.launch_epoch = world.epoch + 1;
+  world.shared_begin = kSharedBase + options.shared_shift;
+  world.shared_end = world.shared_begin + static_cast<uint32_t>(call.shared_bytes);
+  for (const uint64_t block : BlockOrder(call.grid, options.blocks)) {
+    RunBlock(block);
+    if (world.fatal) break;
+  }
+  return Finish();
+}
+
+}  // namespace internal
+}  // namespace lora::simt

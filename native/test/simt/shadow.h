@@ -1,0 +1,55 @@
+// Shadow memory: for every two bytes of shared and global memory, who wrote and read them last, and
+// when. Order is kept by vector clocks: an access is a race when the other one is later than what
+// the thread knows.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "test/simt/location.h"
+
+namespace lora::simt {
+
+constexpr uint32_t kGranule = 2;
+
+// Times of actors: [0, n) are the block's threads, [n, 2n) the asynchronous copies of each.
+using Clock = std::vector<uint32_t>;
+using ClockRef = std::shared_ptr<const Clock>;
+
+enum class Access : uint8_t { kRead, kWrite, kNonCoherentRead };
+
+struct Cell {
+  Site write_site, read_site, other_site, non_coherent_site;
+  uint32_t write_epoch, write_clock;
+  uint32_t read_epoch, read_clock;  // the first reader of the epoch that read last
+  uint32_t further;                 // its further readers: index + 1 into the lists of this block
+  uint32_t other_epoch;             // another block that has read it
+  uint32_t non_coherent_epoch;
+  uint16_t write_actor, read_actor;
+};
+
+// Who accesses memory, what it knows, and the time to record.
+struct ActorView {
+  const uint32_t* base;
+  uint32_t thread, copies;  // actors whose time is fresher than in base
+  uint32_t thread_clock, copies_clock;
+  uint16_t actor;
+  uint32_t clock;
+  uint32_t Knows(uint32_t other) const {
+    return other == thread ? thread_clock : other == copies ? copies_clock : base[other];
+  }
+};
+
+// Names the memory in reports; called only when there is one.
+struct Place {
+  const char* name;  // "shared memory" or the buffer's
+  size_t offset;
+  bool global;
+};
+
+void Touch(Cell& cell, const ActorView& actor, Access access, Site site, const Place& place);
+// Forgets the readers' lists of the block before.
+void ResetShadow();
+
+}  // namespace lora::simt

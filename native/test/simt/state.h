@@ -1,0 +1,167 @@
+// What the parts of the emulator share: the launch that runs, its threads, and how to report.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "test/simt/fiber.h"
+#include "test/simt/shadow.h"
+#include "test/simt/simt.h"
+
+namespace lora::simt {
+
+// What -ftrivial-auto-var-init=pattern puts into variables without an initialiser.
+constexpr uint32_t kUnsetRegister = 0xfefefefe;
+// Twice the largest block: an access just past the end is caught by its bounds, not by the system.
+constexpr size_t kSharedWindow = 512 << 10;
+constexpr uint32_t kSharedBase =
+    1024;  // the system keeps the first KiB of a block on sm_80 and later
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes, source_bytes;
+  bool landed;
+};
+struct CopyGroup {
+  uint32_t clock;
+  std::vector<Copy> copies;
+};
+
+enum class State : uint8_t { kReady, kWaiting, kDone };
+
+struct Thread {
+  Fiber fiber;
+  int id = 0;
+  State state = State::kDone;
+  const char* waits_in = "";
+  Loc waits_at{"", 0};
+  // Happens-before: what others had done when this thread last heard of it, and its own time.
+  ClockRef base;
+  uint32_t own = 0;
+  uint32_t issued = 0, landed = 0;  // times of its cp.async groups
+  std::vector<Copy> open;           // not committed yet
+  std::deque<CopyGroup> groups;
+  bool dependency_waited = false;
+};
+
+// Threads that meet in one warp-wide call; the last to come does the work for all.
+struct Meeting {
+  int arrived = 0;
+  const char* call = "";
+  Loc loc{"", 0};
+  void* args[32];
+};
+
+struct Barrier {
+  int expected = 0;
+  std::vector<int> arrived, waiting;
+  Loc loc{"", 0};
+};
+
+struct Finding {
+  Kind kind;
+  std::string text;  // %a and %b stand for the sites
+  Site a, b;
+};
+
+struct World {
+  Options options;
+  const internal::Call* call = nullptr;
+  Result result;
+  std::vector<Finding> findings;
+  std::set<std::tuple<Kind, Site, Site>> seen;
+
+  Fiber main;
+  std::vector<std::unique_ptr<Thread>> threads;
+  std::vector<int> ready;
+  size_t ready_head = 0;
+  int current = -1, count = 0, alive = 0;
+  // The emulator itself runs. Instrumented copies of library templates may be linked into it: hooks
+  // ignore them.
+  bool inside = true;
+  bool fatal = false;
+  std::mt19937_64 random;
+
+  Dim3 block_index;
+  unsigned char* shared = nullptr;
+  uint32_t shared_begin = 0, shared_end = 0;
+  std::vector<Meeting> warps;
+  Barrier barriers[16];
+
+  // Every block of every launch is an epoch; shadow cells of older epochs are stale.
+  uint32_t epoch = 0;
+  uint32_t launch_epoch = 1;  // the first of this launch
+  uint32_t window_epoch = 1;  // the first of those launches that this one may overlap
+  bool programmatic_before = false;
+  uint32_t clock = 1;  // later than any time of earlier blocks
+
+  Thread& self() { return *threads[static_cast<size_t>(current)]; }
+  bool InShared(const void* p) const {
+    return static_cast<size_t>(static_cast<const unsigned char*>(p) - shared) < kSharedWindow;
+  }
+};
+extern World world;
+
+// Stands at the top of every entry from kernel code.
+struct Inside {
+  Inside() { world.inside = true; }
+  ~Inside() { world.inside = false; }
+};
+
+// reports.cc
+// --------------------------------------------------------------------------------------- True for
+// the first finding of this kind at these sites: only then is a text worth building.
+bool Fresh(Kind kind, Site a, Site b = 0);
+void Record(Kind kind, std::string text, Site a, Site b = 0);
+// Records and ends the launch: the kernel cannot go on in a meaningful way.
+[[noreturn]] void Fatal(Kind kind, std::string text, Site a, Site b = 0);
+std::string Who();                  // "block (1,0,0) thread 7"
+std::string Actor(uint32_t actor);  // "thread 7", "cp.async of thread 7"
+Result Finish();                    // resolves the sites
+
+// scheduler.cc
+// -------------------------------------------------------------------------------------
+void MakeReady(int thread);
+void Wait(const char* call, Loc loc);  // until another thread makes this one ready
+[[noreturn]] void LeaveLaunch();
+// The knowledge of all these threads together, with their own times.
+ClockRef Join(const std::vector<int>& threads);
+
+// collective.cc
+// ------------------------------------------------------------------------------------ All 32 lanes
+// meet; `work` runs once, then every lane goes on.
+template <class Work>
+void Collective(const char* call, Loc loc, void* arg, Work work);
+Meeting& Arrive(const char* call, Loc loc, void* arg, bool* last);
+void ReleaseWarp();
+template <class Work>
+void Collective(const char* call, Loc loc, void* arg, Work work) {
+  bool last = false;
+  Meeting& meeting = Arrive(call, loc, arg, &last);
+  if (!last) return;
+  work(meeting);
+  ReleaseWarp();
+}
+
+// memory.cc
+// ----------------------------------------------------------------------------------------
+bool InDevice(const void* p);
+// Bounds, alignment, initialisation and order of one access to global memory.
+void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async = false);
+void CheckShared(const void* p, int bytes, Access access, Site site, bool async = false);
+// A register holds the pattern of variables that were never set.
+void CheckRegister(uint32_t bits, const char* what, Site site);
+// The store that the last hook announced has happened by now: look at its value.
+void CheckLastStore();
+
+// async.cc
+// -----------------------------------------------------------------------------------------
+void CheckCopiesAtExit();
+
+}  // namespace lora::simt
