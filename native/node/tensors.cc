@@ -79,10 +79,12 @@ Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef& tensor) {
   // V8 ends the process when an ArrayBuffer does not fit, so it is not asked where it would not.
   if (static_cast<double>(bytes) > kMaxRead)
     Throw("ERR_UNSUPPORTED", "read", "cannot read ", bytes, " bytes at once: the limit is 4 GiB");
-  const size_t free = HostMemoryBudget().free();
-  if (bytes > (size_t{1} << 20) && bytes > AvailableMemory())
-    Throw("ERR_OUT_OF_MEMORY", "read", "needs ", bytes, " bytes but only ", free,
-          " bytes are free on cpu");
+  if (bytes > (size_t{1} << 20)) {
+    const size_t free = AvailableMemory();
+    if (bytes > free)
+      Throw("ERR_OUT_OF_MEMORY", "read", "needs ", bytes, " bytes but only ", free,
+            " bytes are free on cpu");
+  }
   return Napi::ArrayBuffer::New(env, bytes);
 }
 
