@@ -1,6 +1,7 @@
 // Launches that hardware refuses, life of buffers, and the queue of the emulated device.
 #include <doctest/doctest.h>
 
+#include <thread>
 #include <vector>
 
 #include "test/simt/queue.h"
@@ -114,6 +115,28 @@ TEST_CASE("memory freed at once under a queued launch is reported") {
   queue.Enqueue([=] { return Exchange(Options(), 0, data, target); });
   in.Free();
   CHECK(queue.Synchronize().Has(Kind::kUseAfterFree));
+}
+
+TEST_CASE("two workers can use the device at once") {
+  size_t reports[2] = {0, 0}, wrong[2] = {0, 0};
+  const auto work = [&](size_t worker) {
+    for (int turn = 0; turn < 30; ++turn) {
+      Buffer in(512, "in"), out(512, "out");
+      const std::vector<float> values(128, static_cast<float>(turn));
+      std::vector<float> got(128);
+      in.Upload(values.data());
+      const bool bug = worker == 1;
+      reports[worker] += Exchange(Options(), bug ? kNoBarrier : 0, in.as<float>(), out.as<float>())
+                             .reports.empty() == bug;
+      out.Download(got.data());
+      wrong[worker] += !bug && got != values;
+    }
+  };
+  std::thread first(work, 0), second(work, 1);
+  first.join();
+  second.join();
+  CHECK(reports[0] + reports[1] == 0);
+  CHECK(wrong[0] == 0);
 }
 
 }  // namespace lora::simt

@@ -77,7 +77,7 @@ Options Nth(int i) {
   options.blocks = static_cast<Schedule>((i + i / 3) % 3);
   options.async = static_cast<Async>(i / 3 % 3);
   options.seed = static_cast<uint64_t>(i) + 1;
-  options.shared_shift = i % 2 ? 16 * 64 : 0;
+  options.shared_shift = i % 2 ? 16 : 0;
   return options;
 }
 

@@ -10,10 +10,8 @@ void OnAccess(const void* p, int bytes, bool write, const void* return_address);
 }
 
 #define LORA_CALLER __builtin_return_address(0)
-#define LORA_HOOK(name, bytes, write)                                  \
-  __attribute__((visibility("default"))) void __tsan_##name(void* p) { \
-    ::lora::simt::OnAccess(p, bytes, write, LORA_CALLER);              \
-  }
+#define LORA_HOOK(name, bytes, write) \
+  void __tsan_##name(void* p) { ::lora::simt::OnAccess(p, bytes, write, LORA_CALLER); }
 #define LORA_HOOKS(n)                    \
   LORA_HOOK(read##n, n, false)           \
   LORA_HOOK(write##n, n, true)           \

@@ -220,6 +220,7 @@ void OnAccess(const void* p, int bytes, bool write, const void* return_address) 
 }
 
 void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name) {
+  const auto lock = LockDevice();
   if (!arena) {
     void* map =
         mmap(nullptr, kArena, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -245,6 +246,7 @@ void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string
 }
 
 void DeviceFree(void* p) {
+  const auto lock = LockDevice();
   Allocation& a = Owner(p, "DeviceFree");
   const size_t pages = (a.bytes / kPage + 1) * kPage;
   madvise(p, pages, MADV_DONTNEED);
@@ -255,6 +257,7 @@ void DeviceFree(void* p) {
 }
 
 void DeviceWrite(void* to, const void* from, size_t bytes) {
+  const auto lock = LockDevice();
   if (bytes == 0) return;
   Allocation* a = Find(reinterpret_cast<uintptr_t>(to));
   const size_t offset = a ? reinterpret_cast<uintptr_t>(to) - a->begin : 0;
@@ -265,6 +268,7 @@ void DeviceWrite(void* to, const void* from, size_t bytes) {
 }
 
 void DeviceRead(void* to, const void* from, size_t bytes) {
+  const auto lock = LockDevice();
   if (bytes == 0) return;
   const Allocation* a = Find(reinterpret_cast<uintptr_t>(from));
   if (!a || a->freed || reinterpret_cast<uintptr_t>(from) - a->begin + bytes > a->bytes)
@@ -273,6 +277,7 @@ void DeviceRead(void* to, const void* from, size_t bytes) {
 }
 
 size_t DeviceUnwritten(const void* p) {
+  const auto lock = LockDevice();
   size_t count = 0;
   for (const uint8_t state : Owner(p, "DeviceUnwritten").bytes_state) count += state == kAllocated;
   return count;

@@ -7,7 +7,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <mutex>
 #include <new>
 
 #include "test/simt/state.h"
@@ -18,7 +17,6 @@ World world;
 
 namespace {
 
-std::mutex one_launch;
 std::map<std::pair<int, const void*>, size_t> opt_ins;
 
 int Pick() {
@@ -187,6 +185,11 @@ std::vector<uint64_t> BlockOrder(const Dim3& grid, Schedule schedule) {
 
 }  // namespace
 
+std::unique_lock<std::recursive_mutex> LockDevice() {
+  static std::recursive_mutex mutex;
+  return std::unique_lock(mutex);
+}
+
 void MakeReady(int thread) {
   world.threads[static_cast<size_t>(thread)]->state = State::kReady;
   world.ready.push_back(thread);
@@ -226,14 +229,14 @@ ClockRef Join(const std::vector<int>& threads) {
 }
 
 void SetMaxDynamicShared(int device, const void* kernel, size_t bytes) {
-  const std::lock_guard<std::mutex> lock(one_launch);
+  const auto lock = LockDevice();
   opt_ins[{device, kernel}] = bytes;
 }
 
 namespace internal {
 
 Result Run(const Options& options, const Call& call) {
-  const std::lock_guard<std::mutex> lock(one_launch);
+  const auto lock = LockDevice();
   if (!world.shared) {
     world.shared = static_cast<unsigned char*>(std::aligned_alloc(4096, kSharedWindow));
     if (!world.shared) throw std::bad_alloc();

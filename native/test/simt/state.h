@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <random>
 #include <set>
 #include <string>
@@ -127,6 +128,8 @@ Result Finish();                    // resolves the sites
 
 // scheduler.cc
 // -------------------------------------------------------------------------------------
+// Held by launches and by whatever else touches the device's state: several OS threads may use it.
+std::unique_lock<std::recursive_mutex> LockDevice();
 void MakeReady(int thread);
 void Wait(const char* call, Loc loc);  // until another thread makes this one ready
 [[noreturn]] void LeaveLaunch();
