@@ -16,6 +16,7 @@
 
 #include "backend/cpu/attention_tasks.h"
 #include "backend/cpu/tile-inl.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -207,6 +208,17 @@ HWY_INLINE float OnlineSoftmaxRow(size_t count, float* scores, float* max, float
   return factor;
 }
 
+// Rows of one kv head lie apart, each too short for the hardware to foresee the next.
+template <class T>
+HWY_INLINE void PrefetchKeys(const AttentionShape& s, const RowTile& t, const T* src, int32_t from,
+                             int32_t to) {
+  constexpr size_t kLine = 64 / sizeof(T);
+  for (int32_t j = from; j < to; ++j) {
+    const T* row = src + s.KeyOffset(t.batch, t.head, static_cast<size_t>(j));
+    for (size_t i = 0; i < s.d; i += kLine) hwy::Prefetch(row + i);
+  }
+}
+
 // The part of keys [chunk_begin, chunk_end) in the result of a tile of at most kDecodeRows rows.
 template <class T>
 HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionShape& s,
@@ -225,10 +237,15 @@ HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionSha
     out.sum[r] = 0;
   }
   std::memset(out.out, 0, t.count * s.padded * sizeof(float));
-  const int32_t end = std::min(t.end, chunk_end);
-  for (int32_t from = std::max(t.begin, chunk_begin); from < end;
-       from += static_cast<int32_t>(kKeyTile)) {
-    const int32_t to = std::min(end, from + static_cast<int32_t>(kKeyTile));
+  const int32_t begin = std::max(t.begin, chunk_begin), end = std::min(t.end, chunk_end);
+  const auto tile_end = [end](int32_t from) {
+    return std::min(end, from + static_cast<int32_t>(kKeyTile));
+  };
+  PrefetchKeys(s, t, args.k.as<const T>(), begin, tile_end(begin));
+  for (int32_t from = begin, to; from < end; from = to) {
+    to = tile_end(from);
+    PrefetchKeys(s, t, args.v.as<const T>(), from, to);
+    const bool seen_whole = t.Sees(from, to) == RowTile::Visible::kAll;
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
     const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, true, keys);
     for (size_t r = 0; r < t.count;) {
@@ -253,7 +270,7 @@ HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionSha
     }
     for (size_t r = 0; r < t.count; ++r) {
       float* sr = scores + r * kKeyTile;
-      for (int32_t j = from; j < to; ++j) {
+      for (int32_t j = from; !seen_whole && j < to; ++j) {
         if (j < t.lo[r] || j > t.hi[r]) sr[j - from] = -std::numeric_limits<float>::infinity();
       }
       const float factor = OnlineSoftmaxRow(count, sr, out.max + r, out.sum + r);
@@ -263,6 +280,7 @@ HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionSha
         hn::StoreU(hn::Mul(hn::LoadU(d, o + i), hn::Set(d, factor)), d, o + i);
       }
     }
+    PrefetchKeys(s, t, args.k.as<const T>(), to, tile_end(to));
     const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, true, keys);
     TileGemm(t.count, s.d, count, {scores, kKeyTile, 1}, v.data, v.stride, out.out, s.padded, true);
   }

@@ -151,11 +151,14 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context
   float* task_scratch =
       arena.Take<float>(static_cast<size_t>(context.threads()) * DecodeTaskFloats(s));
   const auto run = HWY_DYNAMIC_POINTER(RunDecodeChunk);
+  // The heads of a chunk follow each other: their keys lie in the same pages.
   ParallelFor(pool, s.pairs() * chunks, [&](size_t task, size_t thread) {
-    const size_t begin = task % chunks * kDecodeChunk;
-    run(args, s, TileOf(s, task / chunks, 0), static_cast<int32_t>(begin),
+    const size_t head = task % s.kv_heads, chunk = task / s.kv_heads % chunks;
+    const size_t pair = task / (s.kv_heads * chunks) * s.kv_heads + head;
+    const size_t begin = chunk * kDecodeChunk;
+    run(args, s, TileOf(s, pair, 0), static_cast<int32_t>(begin),
         static_cast<int32_t>(begin + kDecodeChunk), task_scratch + thread * DecodeTaskFloats(s),
-        DecodePartial(s, partials + task * stride));
+        DecodePartial(s, partials + (pair * chunks + chunk) * stride));
   });
   const auto combine = HWY_DYNAMIC_POINTER(RunCombineChunks);
   for (size_t pair = 0; pair < s.pairs(); ++pair) {
