@@ -1,7 +1,5 @@
 // Indices, barriers and shuffles. Barriers and SyncWarp join the clocks of those who meet; shuffles
 // do not order memory, on hardware neither.
-#include <cstring>
-
 #include "backend/cuda/device/primitives.h"
 #include "test/simt/state.h"
 
@@ -56,8 +54,8 @@ Meeting& Arrive(const char* call, Loc loc, void* arg, bool* last) {
   CheckLastStore();
   CheckFullWarp(call, loc);
   Meeting& meeting = WarpOfSelf();
-  if (meeting.arrived && (std::strcmp(meeting.call, call) != 0 || meeting.loc.line != loc.line ||
-                          meeting.loc.file != loc.file))
+  if (meeting.arrived &&
+      (meeting.call != call || meeting.loc.line != loc.line || meeting.loc.file != loc.file))
     Fatal(Kind::kDivergence,
           std::string(call) + " at %a while other lanes of the warp are in " + meeting.call +
               " at %b",

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <map>
 #include <memory>
+#include <unordered_map>
 
 namespace lora::simt {
 namespace {
@@ -58,6 +59,28 @@ std::string Short(std::string line) {
 }
 
 }  // namespace
+
+namespace {
+std::vector<Site> sites_by_id;
+}
+
+SiteId IdOf(Site site) {
+  // Loops come back to the same few places: most look-ups end in this cache.
+  struct Entry {
+    Site site = ~Site{0};
+    SiteId id = 0;
+  };
+  static Entry cache[1024];
+  static std::unordered_map<Site, SiteId> ids;
+  Entry& entry = cache[(site * 0x9e3779b97f4a7c15u) >> 54];
+  if (entry.site == site) return entry.id;
+  const auto [it, fresh] = ids.try_emplace(site, static_cast<SiteId>(sites_by_id.size()));
+  if (fresh) sites_by_id.push_back(site);
+  entry = {site, it->second};
+  return it->second;
+}
+
+Site SiteOfId(SiteId id) { return sites_by_id[id]; }
 
 bool InModule(const void* p) {
   static const Module self = ModuleOf(reinterpret_cast<uintptr_t>(&InModule));

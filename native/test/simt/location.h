@@ -15,9 +15,13 @@ struct Loc {
   }
 };
 
-// Either in one word, so that shadow cells stay small: bit 63, 15 bits of line and the file's
-// address, or a plain return address. 0 is no place.
+// Either in one word: bit 63, 15 bits of line and the file's address, or a plain return address.
+// 0 is no place.
 using Site = uint64_t;
+// Its number, so that shadow cells stay small.
+using SiteId = uint32_t;
+SiteId IdOf(Site site);
+Site SiteOfId(SiteId id);
 inline Site SiteOf(Loc loc) {
   return (uint64_t{1} << 63) | (static_cast<uint64_t>(loc.line & 0x7fff) << 48) |
          (reinterpret_cast<uint64_t>(loc.file) & 0xffffffffffff);

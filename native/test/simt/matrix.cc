@@ -15,13 +15,13 @@ using simt::SiteOf;
 using simt::world;
 
 // f16 → f32 by table: the library's conversion is a call for each of 384 elements of a product.
-float FromBits(uint16_t bits, bool bf16) {
+const float* HalfTable() {
   static const std::vector<float> table = [] {
     std::vector<float> t(65536);
     for (uint32_t i = 0; i < 65536; ++i) t[i] = F32FromF16(static_cast<uint16_t>(i));
     return t;
   }();
-  return bf16 ? F32FromBF16(bits) : table[bits];
+  return table.data();
 }
 
 // Eight rows of 16 bytes are read at once when they touch each group of four banks once; rows of
@@ -90,9 +90,10 @@ void Mma(float* d, const uint32_t* a, const uint32_t* b, bool bf16, Loc loc) {
   }
   simt::Collective("mma.sync", loc, &arg, [&](simt::Meeting& meeting) {
     float x[16][16], y[16][8], z[16][8];
-    const auto halves = [&](uint32_t word, float& low, float& high) {
-      low = FromBits(static_cast<uint16_t>(word), bf16);
-      high = FromBits(static_cast<uint16_t>(word >> 16), bf16);
+    const float* half = bf16 ? nullptr : HalfTable();
+    const auto halves = [half](uint32_t word, float& low, float& high) {
+      low = half ? half[word & 0xffff] : std::bit_cast<float>(word << 16);
+      high = half ? half[word >> 16] : std::bit_cast<float>(word & 0xffff0000);
     };
     for (int lane = 0; lane < 32; ++lane) {
       const Arg& in = *static_cast<Arg*>(meeting.args[lane]);

@@ -140,8 +140,9 @@ void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async)
                "still use that memory",
            site);
   const ActorView actor = View(async);
+  const SiteId id = IdOf(site);
   for (size_t g = offset / kGranule; g <= (offset + n - 1) / kGranule; ++g)
-    Touch(a->cells[g], actor, access, site, {a->name.c_str(), g * kGranule, true});
+    Touch(a->cells[g], actor, access, id, {a->name.c_str(), g * kGranule, true});
 }
 
 void CheckShared(const void* p, int bytes, Access access, Site site, bool async) {
@@ -158,6 +159,7 @@ void CheckShared(const void* p, int bytes, Access access, Site site, bool async)
           site);
   CheckAlignment(offset, bytes, access, site);
   const ActorView actor = View(async);
+  const SiteId id = IdOf(site);
   for (uint32_t g = offset / kGranule; g <= (offset + static_cast<uint32_t>(bytes) - 1) / kGranule;
        ++g) {
     Cell& cell = shared_cells[g];
@@ -169,14 +171,14 @@ void CheckShared(const void* p, int bytes, Access access, Site site, bool async)
                    ", that this block never wrote",
                site);
     }
-    Touch(cell, actor, access, site, {"shared memory", g * kGranule - world.shared_begin, false});
+    Touch(cell, actor, access, id, {"shared memory", g * kGranule - world.shared_begin, false});
   }
 }
 
-void CheckRegister(uint32_t bits, const char* what, Site site) {
-  if (bits == kUnsetRegister && Fresh(Kind::kUninitRegister, site))
-    Record(Kind::kUninitRegister,
-           Who() + ": " + what + " at %a holds a register that was never set", site);
+void RecordUnset(const char* what, Site site) {
+  if (!Fresh(Kind::kUninitRegister, site)) return;
+  Record(Kind::kUninitRegister, Who() + ": " + what + " at %a holds a register that was never set",
+         site);
 }
 
 void CheckLastStore() {

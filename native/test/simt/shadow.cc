@@ -9,7 +9,7 @@ namespace lora::simt {
 namespace {
 
 struct Reader {
-  Site site;
+  SiteId site;
   uint32_t clock;
   uint16_t actor;
 };
@@ -18,35 +18,35 @@ size_t lists_used = 0;
 
 const char* Verb(Access access) { return access == Access::kWrite ? "write" : "read"; }
 
-void Race(const ActorView& actor, Access access, Site site, const Place& place, Access other,
-          uint32_t other_actor, Site other_site) {
-  if (!Fresh(Kind::kRace, site, other_site)) return;
+void Race(const ActorView& actor, Access access, SiteId site, const Place& place, Access other,
+          uint32_t other_actor, SiteId other_site) {
+  if (!Fresh(Kind::kRace, SiteOfId(site), SiteOfId(other_site))) return;
   const Dim3& b = world.block_index;
   Record(Kind::kRace,
          "block (" + std::to_string(b.x) + "," + std::to_string(b.y) + "," + std::to_string(b.z) +
              "), " + place.name + " offset " + std::to_string(place.offset) + ": the " +
              Verb(access) + " by " + Actor(actor.actor) + " at %a is in no order with the " +
              Verb(other) + " by " + Actor(other_actor) + " at %b",
-         site, other_site);
+         SiteOfId(site), SiteOfId(other_site));
 }
 
-void CrossBlock(Access access, Site site, const Place& place, Access other, Site other_site) {
-  if (!Fresh(Kind::kCrossBlock, site, other_site)) return;
+void CrossBlock(Access access, SiteId site, const Place& place, Access other, SiteId other_site) {
+  if (!Fresh(Kind::kCrossBlock, SiteOfId(site), SiteOfId(other_site))) return;
   Record(Kind::kCrossBlock,
          Who() + ", " + place.name + " offset " + std::to_string(place.offset) + ": the " +
              Verb(access) + " at %a is in no order with another block's " + Verb(other) + " at %b",
-         site, other_site);
+         SiteOfId(site), SiteOfId(other_site));
 }
 
-void NonCoherent(Site load, Site write, const Place& place) {
-  if (!Fresh(Kind::kNonCoherent, load, write)) return;
+void NonCoherent(SiteId load, SiteId write, const Place& place) {
+  if (!Fresh(Kind::kNonCoherent, SiteOfId(load), SiteOfId(write))) return;
   Record(Kind::kNonCoherent,
          Who() + ", " + place.name + " offset " + std::to_string(place.offset) +
              ": the non-coherent load at %a may miss the write of the same launch at %b",
-         load, write);
+         SiteOfId(load), SiteOfId(write));
 }
 
-void AddReader(Cell& c, const ActorView& actor, Site site) {
+void AddReader(Cell& c, const ActorView& actor, SiteId site) {
   if (c.read_epoch != world.epoch) {
     if (c.read_epoch >= world.launch_epoch) {
       c.other_epoch = c.read_epoch;
@@ -79,7 +79,7 @@ void AddReader(Cell& c, const ActorView& actor, Site site) {
   c.read_site = site;
 }
 
-void CheckReaders(const Cell& c, const ActorView& actor, Site site, const Place& place) {
+void CheckReaders(const Cell& c, const ActorView& actor, SiteId site, const Place& place) {
   if (c.read_epoch == world.epoch) {
     if (c.read_clock > actor.Knows(c.read_actor))
       Race(actor, Access::kWrite, site, place, Access::kRead, c.read_actor, c.read_site);
@@ -98,7 +98,7 @@ void CheckReaders(const Cell& c, const ActorView& actor, Site site, const Place&
 
 void ResetShadow() { lists_used = 0; }
 
-void Touch(Cell& c, const ActorView& actor, Access access, Site site, const Place& place) {
+void Touch(Cell& c, const ActorView& actor, Access access, SiteId site, const Place& place) {
   const bool write = access == Access::kWrite;
   if (c.write_epoch == world.epoch) {
     if (c.write_clock > actor.Knows(c.write_actor))
@@ -120,12 +120,12 @@ void Touch(Cell& c, const ActorView& actor, Access access, Site site, const Plac
   }
   if (place.global && world.options.programmatic && !world.self().dependency_waited &&
       c.write_epoch >= world.window_epoch && c.write_epoch < world.launch_epoch &&
-      Fresh(Kind::kBeforeWait, site, c.write_site)) {
+      Fresh(Kind::kBeforeWait, SiteOfId(site), SiteOfId(c.write_site))) {
     Record(Kind::kBeforeWait,
            Who() + ", " + place.name + " offset " + std::to_string(place.offset) +
                ": the read at %a comes before griddepcontrol.wait, and the launch before wrote it "
                "at %b",
-           site, c.write_site);
+           SiteOfId(site), SiteOfId(c.write_site));
   }
   if (access == Access::kNonCoherentRead) {
     if (c.write_epoch >= world.launch_epoch) NonCoherent(site, c.write_site, place);

@@ -20,7 +20,7 @@ using ClockRef = std::shared_ptr<const Clock>;
 enum class Access : uint8_t { kRead, kWrite, kNonCoherentRead };
 
 struct Cell {
-  Site write_site, read_site, other_site, non_coherent_site;
+  SiteId write_site, read_site, other_site, non_coherent_site;
   uint32_t write_epoch, write_clock;
   uint32_t read_epoch, read_clock;  // the first reader of the epoch that read last
   uint32_t further;                 // its further readers: index + 1 into the lists of this block
@@ -48,7 +48,7 @@ struct Place {
   bool global;
 };
 
-void Touch(Cell& cell, const ActorView& actor, Access access, Site site, const Place& place);
+void Touch(Cell& cell, const ActorView& actor, Access access, SiteId site, const Place& place);
 // Forgets the readers' lists of the block before.
 void ResetShadow();
 

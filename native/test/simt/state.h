@@ -159,7 +159,10 @@ bool InDevice(const void* p);
 void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async = false);
 void CheckShared(const void* p, int bytes, Access access, Site site, bool async = false);
 // A register holds the pattern of variables that were never set.
-void CheckRegister(uint32_t bits, const char* what, Site site);
+void RecordUnset(const char* what, Site site);
+inline void CheckRegister(uint32_t bits, const char* what, Site site) {
+  if (bits == kUnsetRegister) RecordUnset(what, site);
+}
 // The store that the last hook announced has happened by now: look at its value.
 void CheckLastStore();
 
