@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { DType } from './dtype';
+import { LoRAError } from './errors';
 
 declare const tensorTag: unique symbol;
 declare const weightTag: unique symbol;
@@ -248,10 +249,21 @@ function packageRoot(): string {
   return dir;
 }
 
-/** Loads on first use, so that importing the package never fails. */
+/** Loads on first use, so that importing the package never fails. Throws ERR_BINARY when there is no add-on. */
 export function native(): NativeBinding {
+  if (loaded) return loaded;
   // eslint-disable-next-line @typescript-eslint/no-require-imports -- node-gyp-build is CommonJS and must run now
   const load = require('node-gyp-build') as (dir: string) => NativeBinding;
-  loaded ??= load(packageRoot());
+  const root = packageRoot();
+  try {
+    loaded = load(root);
+  } catch (cause) {
+    throw new LoRAError(
+      'ERR_BINARY',
+      `[native] no add-on for ${process.platform}-${process.arch} could be loaded from build/Release or prebuilds of ${root}. ` +
+        `Build one there with: npm install && node scripts/build.mjs (needs a C++20 compiler, CMake and libhwy-dev). ${(cause as Error).message}`,
+      { op: 'native', cause },
+    );
+  }
   return loaded;
 }

@@ -12,7 +12,11 @@ export class OursProvider {
     const weight = tensor(w, { shape: [n, k], dtype });
     this.#layer = new LoRALinear({ inFeatures: k, outFeatures: n, r, loraAlpha: scale * r, weight, dtype });
     weight.dispose();
-    this.#layer.loadStateDict({ up: tensor(a, { shape: [n, r] }), down: tensor(b, { shape: [r, k] }) });
+    this.#layer.loadStateDict({
+      up: tensor(a, { shape: [n, r] }),
+      down: tensor(b, { shape: [r, k] }),
+      forwards: 0,
+    });
     this.#x = tensor(x, { shape: [m, k], dtype, requiresGrad: true });
     this.#g = tensor(g, { shape: [m, n], dtype });
   }

@@ -10,15 +10,13 @@
 
 namespace lora {
 
-// What the ops of a backend run on: a thread pool (reference, cpu) or a CUDA stream. Created once per
-// stream, used by that stream's worker only.
+// What the ops of a backend run on: a thread pool (reference, cpu) or a CUDA stream. Created once
+// per stream, used by that stream's worker only.
 class Context {
  public:
   virtual ~Context() = default;
   // Threads that work on one op. Results are bitwise reproducible for a given number.
   virtual int threads() const { return 1; }
-  // Called by the stream when it runs out of work, so that spinning workers go to sleep.
-  virtual void Idle() {}
 };
 
 using Scratch = std::span<std::byte>;

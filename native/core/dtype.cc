@@ -25,7 +25,8 @@ uint16_t Encode(double value, int mantissa_bits, int exponent_bits) {
   const uint32_t units = static_cast<uint32_t>(scaled);  // < 2^(mantissa_bits + 1) + 1
   const uint32_t field = static_cast<uint32_t>(last + mantissa_bits + bias);
   // A normal number's leading one carries into the exponent field by plain addition.
-  const uint32_t bits = units < (1u << mantissa_bits) ? units : ((field - 1) << mantissa_bits) + units;
+  const uint32_t bits =
+      units < (1u << mantissa_bits) ? units : ((field - 1) << mantissa_bits) + units;
   return sign | static_cast<uint16_t>(bits >= infinity ? infinity : bits);
 }
 
@@ -36,7 +37,8 @@ float F32FromF16(uint16_t bits) {
   const uint32_t exponent = (bits >> 10) & 0x1fu;
   const uint32_t mantissa = bits & 0x3ffu;
   if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
   return sign ? -magnitude : magnitude;
 }

@@ -31,7 +31,7 @@ template <class... Parts>
 }  // namespace lora
 
 // LORA_CHECK(cond, "op", "expected ", what, " but received ", got): a bad argument.
-#define LORA_CHECK(cond, op, ...)                                 \
-  do {                                                            \
-    if (!(cond)) ::lora::Throw("ERR_ARGUMENT", op, __VA_ARGS__);  \
+#define LORA_CHECK(cond, op, ...)                                \
+  do {                                                           \
+    if (!(cond)) ::lora::Throw("ERR_ARGUMENT", op, __VA_ARGS__); \
   } while (0)

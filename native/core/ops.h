@@ -1,7 +1,8 @@
 // The arguments of every op, one plain struct each. A backend fills a table of these (backend.h).
-// Shapes are checked by the Check functions of checks.h, which every caller runs before it enqueues.
-// "act" is the activation dtype of a call: f32 or bf16 (f64 in the reference backend's tests).
-// Outputs are written whole, never accumulated into, unless said otherwise. A dimension may be 0.
+// Shapes are checked by the Check functions of checks.h, which every caller runs before it
+// enqueues. "act" is the activation dtype of a call: f32 or bf16 (f64 in the reference backend's
+// tests). Outputs are written whole, never accumulated into, unless said otherwise. A dimension may
+// be 0.
 #pragma once
 
 #include <cstdint>
@@ -93,7 +94,8 @@ struct RmsNormBackwardArgs {
 };
 
 // Half-split rotary embedding (rotate_half = [-x2, x1]) of x [b, s, heads, d] with tables
-// [positions, d/2]: y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin. `inverse` rotates back (the gradient).
+// [positions, d/2]: y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin. `inverse` rotates back (the
+// gradient).
 struct RopeArgs {
   TensorView x;
   TensorView cos, sin;   // [positions, d/2] f32
@@ -103,9 +105,10 @@ struct RopeArgs {
   TensorView y;  // may be x itself
 };
 
-// Causal grouped-query attention with online softmax. Query i of a row (i counts from q_offset) sees
-// keys j with max(begin, i − window + 1) ≤ j ≤ i; begin is key_begin[b, i − q_offset] or 0; window 0
-// means none. y = softmax(scale·q·kᵀ)·v. Head h of q uses head h / (q_heads / kv_heads) of k and v.
+// Causal grouped-query attention with online softmax. Query i of a row (i counts from q_offset)
+// sees keys j with max(begin, i − window + 1) ≤ j ≤ i; begin is key_begin[b, i − q_offset] or 0;
+// window 0 means none. y = softmax(scale·q·kᵀ)·v. Head h of q uses head h / (q_heads / kv_heads) of
+// k and v.
 struct AttentionForwardArgs {
   TensorView q;          // [b, sq, q_heads, d] act
   TensorView k, v;       // [b, capacity, kv_heads, d] act, of which kv_length positions are valid
@@ -141,8 +144,9 @@ struct SwigluBackwardArgs {
 
 // ---- losses ----------------------------------------------------------------------------------
 
-// Labels of −100 count nothing; any other label outside [0, vocab) fails with ERR_DATA, and so does a
-// call in which none counts. loss [1] f32 = Σ −log softmax(logits)[label], count [1] f32 = how many.
+// Labels of −100 count nothing; any other label outside [0, vocab) fails with ERR_DATA, and so does
+// a call in which none counts. loss [1] f32 = Σ −log softmax(logits)[label], count [1] f32 = how
+// many.
 struct CrossEntropyForwardArgs {
   TensorView logits;  // [n, vocab] act or f32
   TensorView labels;  // [n] i32
@@ -157,12 +161,12 @@ struct CrossEntropyBackwardArgs {  // dlogits = (softmax(logits) − onehot)·g,
 
 // The same loss of logits = hidden·Wᵀ, never held whole; rows are processed in chunks.
 struct LinearCrossEntropyArgs {
-  TensorView hidden;        // [n, dim] act
-  PackedView weight;        // [vocab, dim] kForward
-  PackedView weight_bwd;    // the same kBackward; absent without d_hidden
-  TensorView labels;        // [n] i32
-  TensorView loss, count;   // [1] f32 each
-  TensorView d_hidden;      // [n, dim] f32: gradient for an upstream gradient of 1, or absent
+  TensorView hidden;       // [n, dim] act
+  PackedView weight;       // [vocab, dim] kForward
+  PackedView weight_bwd;   // the same kBackward; absent without d_hidden
+  TensorView labels;       // [n] i32
+  TensorView loss, count;  // [1] f32 each
+  TensorView d_hidden;     // [n, dim] f32: gradient for an upstream gradient of 1, or absent
 };
 
 // ---- optimizer -------------------------------------------------------------------------------
@@ -213,8 +217,8 @@ struct UnaryBackwardArgs {  // dx = g·f'(x)
   TensorView x, g, dx;
 };
 
-// y ← x summed over the dimensions in which y's shape has 1 (or lacks, aligned at the right) and x's
-// has more. A y of shape [] is the sum of everything.
+// y ← x summed over the dimensions in which y's shape has 1 (or lacks, aligned at the right) and
+// x's has more. A y of shape [] is the sum of everything.
 struct ReduceSumArgs {
   TensorView x, y;
 };
@@ -254,9 +258,9 @@ struct RandomArgs {
   TensorView y;  // f32
 };
 
-// ids[i] of logits row i. temperature 0 is greedy (first of equals). Otherwise softmax(logits/temperature)
-// limited to the top_k largest (0: all) and then to the smallest set of mass ≥ top_p (1: all), drawn with
-// the uniform number of (seed, step, i).
+// ids[i] of logits row i. temperature 0 is greedy (first of equals). Otherwise
+// softmax(logits/temperature) limited to the top_k largest (0: all) and then to the smallest set of
+// mass ≥ top_p (1: all), drawn with the uniform number of (seed, step, i).
 struct SampleArgs {
   TensorView logits;  // [n, vocab] act or f32
   float temperature = 0;

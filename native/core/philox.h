@@ -2,6 +2,7 @@
 // 1, 2, 3" (SC 2011): four random words from a 128-bit counter and a 64-bit key, no state.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -28,9 +29,10 @@ inline PhiloxWords Philox4x32(uint64_t key, PhiloxWords counter) {
 // The dropout mask (fixed layout, the same on every device): the call with counter
 // (column / 8, row, layer, forward) and key seed covers columns 8·c … 8·c + 7 of a row; column
 // 8·c + i uses the low (i even) or high (i odd) 16 bits of word i / 2, and is kept if those are
-// ≥ t = round(65536·p). Kept values are scaled by 65536 / (65536 − t).
+// ≥ t = round(65536·p), at most 65535. Kept values are scaled by 65536 / (65536 − t).
 inline uint32_t DropoutThreshold(float p) {
-  return static_cast<uint32_t>(std::lround(65536.0 * p));
+  // p < 1, and so something is always kept: the scale below stays finite.
+  return static_cast<uint32_t>(std::min(std::lround(65536.0 * p), 65535L));
 }
 inline float DropoutScale(uint32_t threshold) {
   return 65536.0f / (65536.0f - static_cast<float>(threshold));

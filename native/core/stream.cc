@@ -107,11 +107,6 @@ void HostStream::Work() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
     if (queue_.empty()) {
-      if (context_) {
-        lock.unlock();
-        context_->Idle();
-        lock.lock();
-      }
       work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
       continue;
     }

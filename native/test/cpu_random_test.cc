@@ -1,10 +1,9 @@
 // random and sample of the CPU backend: the same bits as the reference.
-#include "backend/cpu/random.h"
-
 #include <doctest/doctest.h>
 
 #include <limits>
 
+#include "backend/cpu/random.h"
 #include "backend/cpu/sample.h"
 #include "core/error.h"
 #include "test/support/cpu_paths.h"

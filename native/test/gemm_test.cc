@@ -209,7 +209,6 @@ TEST_CASE("context: every task runs once, and the lowest task's exception comes 
         ++runs[task];
       });
       for (const std::atomic<int>& count : runs) CHECK(count == 1);
-      context.Idle();
     }
     try {
       context.ParallelFor(10, [](size_t task, size_t) {

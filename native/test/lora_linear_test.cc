@@ -35,7 +35,6 @@ Backend LinearBackend() {
 Context& ContextOf(int threads) {
   static cpu::CpuContext contexts[] = {cpu::CpuContext(1), cpu::CpuContext(2), cpu::CpuContext(3),
                                        cpu::CpuContext(4)};
-  for (cpu::CpuContext& context : contexts) context.Idle();
   return contexts[threads - 1];
 }
 

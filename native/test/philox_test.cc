@@ -26,6 +26,7 @@ TEST_CASE("the threshold rounds and the scale undoes the share that is dropped")
   CHECK(DropoutThreshold(0.1f) == 6554);
   CHECK(DropoutThreshold(0.5f) == 32768);
   CHECK(DropoutThreshold(1e-6f) == 0);
+  CHECK(DropoutThreshold(0.999999f) == 65535);
   CHECK(DropoutScale(0) == 1);
   CHECK(DropoutScale(32768) == 2);
   CHECK(DropoutScale(6554) == 65536.0f / 58982.0f);

@@ -93,3 +93,18 @@ report([Number.isFinite(again), await lora.tensor([1, 2]).sum().item()]);`);
   expect([status, signal, stderr]).toEqual([0, null, '']);
   expect(report).toEqual([true, 3]);
 });
+
+test('without an add-on, using the package is ERR_BINARY and says how to build one; importing works', () => {
+  const report = childReport(`
+const fs = require('node:fs'), os = require('node:os'), path = require('node:path');
+const root = fs.mkdtempSync(path.join(os.tmpdir(), 'no-binary-'));
+fs.mkdirSync(path.join(root, 'dist'));
+fs.copyFileSync('dist/index.js', path.join(root, 'dist/index.js'));
+fs.copyFileSync('package.json', path.join(root, 'package.json'));
+fs.symlinkSync(path.resolve('node_modules'), path.join(root, 'node_modules'));
+const bare = require(path.join(root, 'dist/index.js'));
+try { bare.tensor([1]); report('made'); } catch (e) { report([e instanceof bare.LoRAError, e.code, e.message]); }
+fs.rmSync(root, { recursive: true });`) as [boolean, string, string];
+  expect(report.slice(0, 2)).toEqual([true, 'ERR_BINARY']);
+  expect(report[2]).toMatch(/no add-on for \w+-\w+ could be loaded from .*Build one there with: npm install/);
+});

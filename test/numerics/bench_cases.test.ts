@@ -24,7 +24,7 @@ async function run(
     dtype,
     device,
   });
-  layer.loadStateDict({ up: tensor(a, { shape: [n, r] }), down: tensor(b, { shape: [r, k] }) });
+  layer.loadStateDict({ up: tensor(a, { shape: [n, r] }), down: tensor(b, { shape: [r, k] }), forwards: 0 });
   const input = tensor(x, { shape: [m, k], dtype, device, requiresGrad: true });
   const y = layer.forward(input);
   y.backward(tensor(g, { shape: [m, n], dtype, device }));

@@ -32,7 +32,6 @@ void OnEveryCpuPath(const RunFn& run, const CheckFn& check) {
       for (size_t i = 0; i < first.size(); ++i) CHECK_IDENTICAL(again[i], first[i]);
     }
   });
-  for (const auto& context : contexts) context->Idle();
 }
 
 // Sizes around the lanes of every target and around blocks; the last is enough for three threads.
