@@ -29,8 +29,8 @@ async function run(
   const y = layer.forward(input);
   y.backward(tensor(g, { shape: [m, n], dtype, device }));
   const grads = { dx: input.grad, dA: layer.up.grad, dB: layer.down.grad };
-  const out: Record<string, Float32Array> = { y: (await y.data()) as Float32Array };
-  for (const [name, grad] of Object.entries(grads)) out[name] = (await grad?.data()) as Float32Array;
+  const out: Record<string, Float32Array> = { y: await y.data<Float32Array>() };
+  for (const [name, grad] of Object.entries(grads)) if (grad) out[name] = await grad.data<Float32Array>();
   layer.dispose();
   return out;
 }
