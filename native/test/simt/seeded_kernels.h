@@ -65,6 +65,7 @@ enum GlobalBug {
   kMisaligned8,
   kMisaligned16,
   kNonCoherentThenWritten,
+  kReadByTwoThenWritten,
 };
 struct GlobalArgs {
   const float* in;

@@ -215,6 +215,7 @@ const std::vector<Family>& Families() {
         {"the first block reads what the next one writes", kReadBeforeOtherWrites,
          Kind::kCrossBlock},
         {"the last block reads what the first one writes", kReadAfterOtherWrote, Kind::kCrossBlock},
+        {"two blocks read an element, one writes it", kReadByTwoThenWritten, Kind::kCrossBlock},
         {"two threads of a block write the same element", kRaceInBlock, Kind::kRace},
         {"non-coherent load of the launch's own store", kNonCoherentOfOwn, Kind::kNonCoherent},
         {"store to what was loaded non-coherently", kNonCoherentThenWritten, Kind::kNonCoherent},

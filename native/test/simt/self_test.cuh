@@ -1,0 +1,161 @@
+// Kernels that use every device primitive once; what they must give is in self_test.h.
+#pragma once
+
+#include "backend/cuda/device/launch.h"
+#include "test/simt/self_test.h"
+
+namespace lora::device {
+
+template <int Threads>
+struct SelfTestParams {
+  static constexpr int kThreads = Threads, kMinBlocks = 1;
+  const uint32_t* in;
+  uint32_t* out;
+};
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(32, 1) SelfTestLoadMatrix(SelfTestParams<32> p) {
+  LORA_DYNAMIC_SHARED(shared);
+  const int lane = LaneIndex();
+  // Row i of shared memory holds row (5·i) % 32 of the input: lanes are asked for addresses, not
+  // assumed.
+  const int row = lane * 5 % 32;
+  for (int j = 0; j < 4; ++j) reinterpret_cast<uint32_t*>(shared)[lane * 4 + j] = p.in[row * 4 + j];
+  SyncWarp();
+  const unsigned char* address = shared + lane * 13 % 32 * 16;  // 5·13 = 1 (mod 32)
+  uint32_t four[4], two[2];
+  const auto store = [&](int variant, const uint32_t* r, int count) {
+    for (int i = 0; i < 4; ++i) p.out[(variant * 32 + lane) * 4 + i] = i < count ? r[i] : 0;
+  };
+  LoadMatrixX4(four, address);
+  store(0, four, 4);
+  LoadMatrixX4Trans(four, address);
+  store(1, four, 4);
+  LoadMatrixX2(two, address);
+  store(2, two, 2);
+  LoadMatrixX2Trans(two, address);
+  store(3, two, 2);
+}
+
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(32, 1) SelfTestMma(SelfTestParams<32> p) {
+  // PTX manual, "Matrix Fragments for mma.m16n8k16 with floating point type".
+  const int group = LaneIndex() >> 2, in_group = LaneIndex() % 4;
+  const T* a = reinterpret_cast<const T*>(p.in);
+  const T* b = a + 256;
+  const float* c = reinterpret_cast<const float*>(p.in + 192);
+  T fragment_a[8], fragment_b[4];
+  for (int i = 0; i < 8; ++i) {
+    const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
+    fragment_a[i] = a[row * 16 + in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0)];
+  }
+  for (int i = 0; i < 4; ++i)
+    fragment_b[i] = b[(in_group * 2 + (i & 1) + (i >= 2 ? 8 : 0)) * 8 + group];
+  uint32_t words_a[4], words_b[2];
+  for (int i = 0; i < 4; ++i) words_a[i] = Pack(fragment_a[2 * i], fragment_a[2 * i + 1]);
+  for (int i = 0; i < 2; ++i) words_b[i] = Pack(fragment_b[2 * i], fragment_b[2 * i + 1]);
+  const auto at = [&](int i) { return (i < 2 ? group : group + 8) * 8 + in_group * 2 + (i & 1); };
+  float acc[4];
+  for (int i = 0; i < 4; ++i) acc[i] = c[at(i)];
+  MmaM16N8K16<T>(acc, words_a, words_b);
+  for (int i = 0; i < 4; ++i) reinterpret_cast<float*>(p.out)[at(i)] = acc[i];
+}
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestExchange(SelfTestParams<128> p) {
+  LORA_DYNAMIC_SHARED(shared);
+  GridDependencyWait();
+  uint32_t* words = reinterpret_cast<uint32_t*>(shared);
+  uint32_t* vectors = words + 128;
+  const int t = ThreadIndex(), lane = LaneIndex();
+  const uint32_t own = p.in[t];
+  Vec16 o[3];
+  o[0].words[0] = Shuffle(own, (lane * 3 + 1) % 32);
+  o[0].words[1] = ShuffleXor(own, 9);
+  o[0].words[2] = ShuffleDown(own, 5);
+  words[t] = own;
+  SyncWarp();
+  o[0].words[3] = words[t ^ 5];
+  StoreShared16(vectors + t * 4, Vec16{{own, own + 1, own + 2, own + 3}});
+  SyncThreads();
+  o[1].words[1] = LoadShared16(vectors + (t + 1) % 128 * 4).words[2];
+  SyncThreads();
+  if (WarpIndex() < 2) {
+    words[t] = own;
+    BarrierArrive<1>(128);
+    o[1].words[0] = 0;
+  } else {
+    BarrierSync<1>(128);
+    o[1].words[0] = words[(t - 64) ^ 33];
+  }
+  const Vec16 streamed = LoadGlobalStream16(p.in + t / 4 * 4);
+  const Vec16 loaded = LoadGlobal16(p.in + t / 4 * 4);
+  o[1].words[2] = o[1].words[3] = 0;
+  LORA_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    if (i == t % 4) {
+      o[1].words[2] = streamed.words[i];
+      o[1].words[3] = loaded.words[i];
+    }
+  }
+  o[2].words[0] = static_cast<uint32_t>(BlockThreads() << 16 | GridX() << 8 | BlockX());
+  o[2].words[1] = static_cast<uint32_t>(GridY() << 8 | GridZ());
+  o[2].words[2] = static_cast<uint32_t>(BlockY() << 8 | BlockZ());
+  o[2].words[3] = static_cast<uint32_t>(t);
+  for (int i = 0; i < 3; ++i) StoreGlobal16(p.out + (BlockX() * 128 + t) * 12 + i * 4, o[i]);
+  GridLaunchDependents();
+}
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestCopies(SelfTestParams<128> p) {
+  LORA_DYNAMIC_SHARED(shared);
+  const int t = ThreadIndex();
+  const unsigned char* in = reinterpret_cast<const unsigned char*>(p.in);
+  unsigned char* sixteen = shared + t * 16;
+  unsigned char* eight = shared + 2048 + t * 8;
+  unsigned char* four = shared + 3072 + t * 4;
+  CopyAsync<16>(sixteen, in + t * 16, t % 17);
+  CopyAsync<8>(eight, in + t * 8, t % 9);
+  CopyAsyncCommit();
+  CopyAsync<4>(four, in + t * 4, t % 5);
+  CopyAsyncCommit();
+  CopyAsyncWait<1>();  // a thread sees its own copies without a barrier
+  for (int i = 0; i < 4; ++i) p.out[t * 7 + i] = reinterpret_cast<uint32_t*>(sixteen)[i];
+  for (int i = 0; i < 2; ++i) p.out[t * 7 + 4 + i] = reinterpret_cast<uint32_t*>(eight)[i];
+  CopyAsyncWait<0>();
+  p.out[t * 7 + 6] = *reinterpret_cast<uint32_t*>(four);
+}
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestConversions(SelfTestParams<128> p) {
+  const int t = ThreadIndex();
+  const float f = reinterpret_cast<const float*>(p.in)[t];
+  const BF16 bf16 = FromFloat<BF16>(f);
+  const F16 f16 = FromFloat<F16>(f);
+  p.out[t * 4] = bf16.bits;
+  p.out[t * 4 + 1] = f16.bits;
+  float* out = reinterpret_cast<float*>(p.out);
+  out[t * 4 + 2] = ToFloat(bf16);
+  out[t * 4 + 3] = ToFloat(f16);
+}
+
+// in and out are device memory.
+inline LaunchError LaunchSelfTest(SelfTest test, const uint32_t* in, uint32_t* out, Stream stream) {
+  LaunchShape shape;
+  switch (test) {
+    case SelfTest::kLoadMatrix:
+      shape.shared_bytes = 512;
+      return Launch(SelfTestLoadMatrix, shape, stream, SelfTestParams<32>{in, out});
+    case SelfTest::kMmaBF16:
+      return Launch(SelfTestMma<BF16>, shape, stream, SelfTestParams<32>{in, out});
+    case SelfTest::kMmaF16:
+      return Launch(SelfTestMma<F16>, shape, stream, SelfTestParams<32>{in, out});
+    case SelfTest::kExchange:
+      shape.grid_x = 2;
+      shape.shared_bytes = 512 + 2048;
+      return Launch(SelfTestExchange, shape, stream, SelfTestParams<128>{in, out});
+    case SelfTest::kCopies:
+      shape.shared_bytes = 2048 + 1024 + 512;
+      return Launch(SelfTestCopies, shape, stream, SelfTestParams<128>{in, out});
+    default:
+      return Launch(SelfTestConversions, shape, stream, SelfTestParams<128>{in, out});
+  }
+}
+
+}  // namespace lora::device
