@@ -7,8 +7,10 @@
 
 namespace lora::simt {
 
-// Contents start as NaN and as uninitialised. Padding between rows belongs to nobody.
-void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name);
+// Contents start as NaN and as uninitialised. Padding between rows belongs to nobody. The buffer
+// starts `skew` bytes after a multiple of 256, as a view into a larger one may.
+void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name,
+                  size_t skew = 0);
 // The memory goes back to the system; what still uses it is reported.
 void DeviceFree(void* p);
 void DeviceWrite(void* to, const void* from, size_t bytes);  // from host memory, without a kernel
@@ -19,9 +21,9 @@ size_t DeviceUnwritten(const void* p);
 class Buffer {
  public:
   Buffer(size_t bytes, const std::string& name) : Buffer(1, bytes, bytes, name) {}
-  Buffer(size_t rows, size_t row_bytes, size_t pitch, const std::string& name)
+  Buffer(size_t rows, size_t row_bytes, size_t pitch, const std::string& name, size_t skew = 0)
       : rows_(rows), row_bytes_(row_bytes), pitch_(pitch) {
-    data_ = DeviceAlloc(rows, row_bytes, pitch, name);
+    data_ = DeviceAlloc(rows, row_bytes, pitch, name, skew);
   }
   ~Buffer() { Free(); }
   Buffer(const Buffer&) = delete;

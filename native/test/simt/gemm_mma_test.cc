@@ -40,15 +40,17 @@ struct Run {
 
 // pad: elements between rows, which belong to nobody; -1: no padding at all, so that most pitches
 // are odd.
-Run Gemm(const Case& c, bool bf16, bool large, bool by_rows, int pad, const Options& options) {
+// skew: bytes between a multiple of 16 and each matrix.
+Run Gemm(const Case& c, bool bf16, bool large, bool by_rows, int pad, size_t skew,
+         const Options& options) {
   const auto pitch = [&](int cols) { return pad < 0 ? cols : (cols + 7) / 8 * 8 + pad; };
   const int w_rows = by_rows ? c.k : c.n, w_cols = by_rows ? c.n : c.k;
   const auto x = Integers(static_cast<size_t>(c.m) * static_cast<size_t>(c.k), bf16, 1);
   const auto w = Integers(static_cast<size_t>(w_rows) * static_cast<size_t>(w_cols), bf16, 2);
   const auto bytes = [](int elements) { return static_cast<size_t>(elements) * 2; };
-  Buffer x_device(static_cast<size_t>(c.m), bytes(c.k), bytes(pitch(c.k)), "x");
-  Buffer w_device(static_cast<size_t>(w_rows), bytes(w_cols), bytes(pitch(w_cols)), "w");
-  Buffer y_device(static_cast<size_t>(c.m), bytes(c.n), bytes(c.n + (pad < 0 ? 0 : 3)), "y");
+  Buffer x_device(static_cast<size_t>(c.m), bytes(c.k), bytes(pitch(c.k)), "x", skew);
+  Buffer w_device(static_cast<size_t>(w_rows), bytes(w_cols), bytes(pitch(w_cols)), "w", skew);
+  Buffer y_device(static_cast<size_t>(c.m), bytes(c.n), bytes(c.n + (pad < 0 ? 0 : 3)), "y", skew);
   x_device.Upload(x.data());
   w_device.Upload(w.data());
   Queue queue(options);
@@ -84,28 +86,35 @@ Options Nth(int i) {
 }  // namespace
 
 TEST_CASE("GemmMma gives the exact product of small integers, without a report") {
+  struct Place {
+    int pad;
+    size_t skew;
+  };
   int turn = 0;
   for (const Case& c : kCases) {
     for (const bool bf16 : {true, false}) {
       for (const bool by_rows : {false, true}) {
-        for (const int pad : {-1, 0, 8, 5}) {
-          const Options options = Nth(turn++ % 9);
-          const bool large = turn % 2 == 0;
-          CAPTURE(c.m);
-          CAPTURE(c.n);
-          CAPTURE(c.k);
-          CAPTURE(bf16);
-          CAPTURE(by_rows);
-          CAPTURE(pad);
-          CAPTURE(large);
-          const Run run = Gemm(c, bf16, large, by_rows, pad, options);
-          if (c.m == 0) {
-            CHECK(run.result.Has(Kind::kLaunch));  // nothing to do is the caller's case
-            continue;
+        for (const Place& place :
+             {Place{-1, 0}, Place{0, 0}, Place{8, 0}, Place{5, 0}, Place{0, 2}, Place{-1, 8}}) {
+          for (const bool large : {false, true}) {
+            const Options options = Nth(turn++ % 9);
+            CAPTURE(c.m);
+            CAPTURE(c.n);
+            CAPTURE(c.k);
+            CAPTURE(bf16);
+            CAPTURE(by_rows);
+            CAPTURE(place.pad);
+            CAPTURE(place.skew);
+            CAPTURE(large);
+            const Run run = Gemm(c, bf16, large, by_rows, place.pad, place.skew, options);
+            if (c.m == 0) {
+              CHECK(run.result.Has(Kind::kLaunch));  // nothing to do is the caller's case
+              continue;
+            }
+            CHECK_MESSAGE(run.result.reports.empty(), run.result.Text());
+            CHECK(run.wrong == 0);
+            CHECK(run.unwritten == 0);
           }
-          CHECK_MESSAGE(run.result.reports.empty(), run.result.Text());
-          CHECK(run.wrong == 0);
-          CHECK(run.unwritten == 0);
         }
       }
     }
@@ -115,7 +124,7 @@ TEST_CASE("GemmMma gives the exact product of small integers, without a report")
 TEST_CASE("ldmatrix of GemmMma meets no bank conflict") {
   for (const bool large : {false, true}) {
     for (const bool by_rows : {false, true}) {
-      const Run run = Gemm({128, 128, 128}, true, large, by_rows, 0, Options());
+      const Run run = Gemm({128, 128, 128}, true, large, by_rows, 0, 0, Options());
       CHECK(run.result.ldmatrix_phases > 0);
       CHECK(run.result.WavefrontsPerPhase() == 1.0);
     }

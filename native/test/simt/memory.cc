@@ -198,6 +198,8 @@ void CheckLastStore() {
   }
 }
 
+void ForgetLastStore() { last_store.address = nullptr; }
+
 // Called by the compiler's instrumentation before every load and store of kernel code.
 void OnAccess(const void* p, int bytes, bool write, const void* return_address) {
   if (world.inside) return;
@@ -221,7 +223,8 @@ void OnAccess(const void* p, int bytes, bool write, const void* return_address) 
   if (write) last_store = {byte, bytes, site};
 }
 
-void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name) {
+void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name,
+                  size_t skew) {
   const auto lock = LockDevice();
   if (!arena) {
     void* map =
@@ -230,11 +233,11 @@ void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string
     arena = reinterpret_cast<uintptr_t>(map);
     arena_next = arena + kGap;
   }
-  Allocation a{arena_next, rows ? (rows - 1) * pitch + row_bytes : 0, name, {}, {}};
-  const size_t pages = (a.bytes / kPage + 1) * kPage;
+  Allocation a{arena_next + skew, rows ? (rows - 1) * pitch + row_bytes : 0, name, {}, {}};
+  void* const first_page = reinterpret_cast<void*>(arena_next);
+  const size_t pages = ((skew + a.bytes) / kPage + 1) * kPage;
   arena_next += pages + kGap;
-  if (arena_next > arena + kArena ||
-      mprotect(reinterpret_cast<void*>(a.begin), pages, PROT_READ | PROT_WRITE) != 0)
+  if (arena_next > arena + kArena || mprotect(first_page, pages, PROT_READ | PROT_WRITE) != 0)
     throw std::bad_alloc();
   std::memset(reinterpret_cast<void*>(a.begin), 0xff, a.bytes);
   a.bytes_state.assign(a.bytes, kPadding);
@@ -250,9 +253,10 @@ void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string
 void DeviceFree(void* p) {
   const auto lock = LockDevice();
   Allocation& a = Owner(p, "DeviceFree");
-  const size_t pages = (a.bytes / kPage + 1) * kPage;
-  madvise(p, pages, MADV_DONTNEED);
-  mprotect(p, pages, PROT_NONE);
+  const size_t skew = a.begin % kPage, pages = ((skew + a.bytes) / kPage + 1) * kPage;
+  void* const first_page = static_cast<char*>(p) - skew;
+  madvise(first_page, pages, MADV_DONTNEED);
+  mprotect(first_page, pages, PROT_NONE);
   a.freed = true;
   a.bytes_state = {};
   a.cells.reset();

@@ -93,6 +93,7 @@ void BeginBlock() {
   const size_t n = static_cast<size_t>(world.count);
   ++world.epoch;
   ResetShadow();
+  ForgetLastStore();
   // NaN in every float format.
   std::memset(world.shared, 0xff, world.shared_end + 4096);
   const uint32_t start = world.clock + 1;

@@ -165,6 +165,7 @@ inline void CheckRegister(uint32_t bits, const char* what, Site site) {
 }
 // The store that the last hook announced has happened by now: look at its value.
 void CheckLastStore();
+void ForgetLastStore();  // of a launch that was ended
 
 // async.cc
 // -----------------------------------------------------------------------------------------

@@ -42,6 +42,15 @@ LaunchError Launch(void (*kernel)(Params), const LaunchShape& shape, Stream stre
                                                    static_cast<int>(shape.shared_bytes));
     if (error != cudaSuccess) return error;
   }
+  bool programmatic = shape.programmatic;
+  if (programmatic) {
+    // PTX for older architectures, assembled by the driver for newer ones, has no wait to rely on.
+    cudaFuncAttributes attributes;
+    const cudaError_t error =
+        cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+    if (error != cudaSuccess) return error;
+    programmatic = attributes.ptxVersion >= 90;
+  }
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -51,7 +60,7 @@ LaunchError Launch(void (*kernel)(Params), const LaunchShape& shape, Stream stre
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = shape.programmatic ? 1 : 0;
+  config.numAttrs = programmatic ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
