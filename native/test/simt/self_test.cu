@@ -1,9 +1,54 @@
-// The self-test's kernels for nvcc: every primitive is assembled, none is only parsed.
+// The self-test of the device primitives as a program for a GPU: exits with 0 when all hold, 77
+// without a device.
+//   nvcc -std=c++20 -arch=native -Inative native/test/simt/self_test.cu native/core/dtype.cc -o
+//   self_test
+#include <cstdio>
+
 #include "test/simt/self_test.cuh"
 
-namespace lora::device {
-int LaunchSelfTestOnDevice(SelfTest test, const uint32_t* in, uint32_t* out, void* stream);
-int LaunchSelfTestOnDevice(SelfTest test, const uint32_t* in, uint32_t* out, void* stream) {
-  return static_cast<int>(LaunchSelfTest(test, in, out, static_cast<Stream>(stream)));
+namespace {
+
+using lora::device::SelfTest;
+
+// How many words differ, or -1 after an error of CUDA.
+int Failures(SelfTest test) {
+  const std::vector<uint32_t> input = lora::device::SelfTestInput(test);
+  const std::vector<uint32_t> expected = lora::device::SelfTestExpected(test, input);
+  std::vector<uint32_t> got(expected.size());
+  const size_t in_bytes = input.size() * 4, out_bytes = expected.size() * 4;
+  uint32_t *in = nullptr, *out = nullptr;
+  cudaError_t error = cudaMalloc(&in, in_bytes);
+  if (error == cudaSuccess) error = cudaMalloc(&out, out_bytes);
+  if (error == cudaSuccess) error = cudaMemcpy(in, input.data(), in_bytes, cudaMemcpyHostToDevice);
+  if (error == cudaSuccess) error = cudaMemset(out, 0xff, out_bytes);
+  if (error == cudaSuccess) error = lora::device::LaunchSelfTest(test, in, out, nullptr);
+  if (error == cudaSuccess) error = cudaMemcpy(got.data(), out, out_bytes, cudaMemcpyDeviceToHost);
+  cudaFree(in);
+  cudaFree(out);
+  if (error != cudaSuccess) {
+    std::printf("  %s\n", cudaGetErrorString(error));
+    return -1;
+  }
+  int failures = 0;
+  for (size_t i = 0; i < got.size(); ++i)
+    if (got[i] != expected[i] && ++failures <= 4)
+      std::printf("  word %zu is %08x, not %08x\n", i, got[i], expected[i]);
+  return failures;
 }
-}  // namespace lora::device
+
+}  // namespace
+
+int main() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("skipped: no CUDA device\n");
+    return 77;
+  }
+  int failed = 0;
+  for (const SelfTest test : lora::device::kSelfTests) {
+    const int failures = Failures(test);
+    std::printf("self-test %d: %s\n", static_cast<int>(test), failures == 0 ? "ok" : "FAILED");
+    failed += failures != 0;
+  }
+  return failed == 0 ? 0 : 1;
+}
