@@ -32,7 +32,7 @@ const { values: options } = parseArgs({
 const bundled = options.data === join(here, 'data/train.jsonl');
 const evalPath = options['eval-data'] ?? (bundled ? join(here, 'data/heldout.jsonl') : options.data);
 const marker = options['prompt-until'] ?? (bundled ? '-> ' : undefined);
-const maxSteps = Number(options['max-steps'] ?? (bundled ? 400 : 60));
+const maxSteps = Number(options['max-steps'] ?? (bundled ? 1000 : 60));
 const lr = Number(options.lr ?? (bundled ? 2e-3 : 2e-4));
 const r = Number(options.r);
 const outDir = options['out-dir'];
@@ -78,7 +78,7 @@ const load = (path) =>
   loadDataset(path, { tokenizer: model.tokenizer, maxLength: Number(options['max-length']) });
 const data = await load(options.data);
 const evalData = await load(evalPath);
-const list = await questions(evalPath, Number(options.samples ?? (bundled ? 20 : 3)));
+const list = await questions(evalPath, Number(options.samples ?? (bundled ? 40 : 3)));
 const lossBefore = await model.evaluate(evalData);
 const before = await ask(model, list);
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the bundled base model from text.py: a byte-level BPE tokenizer and a tiny Llama, trained with PyTorch.
 
-    apt-get install python3-torch && /usr/bin/python3 examples/base-model/make.py [--steps 1200]
+    apt-get install python3-torch && /usr/bin/python3 examples/base-model/make.py [--steps 3000]
 
 Writes config.json, generation_config.json, tokenizer.json, tokenizer_config.json and model.safetensors (bf16) here.
 """
@@ -164,11 +164,11 @@ def save_safetensors(path, tensors):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=3000)
     args = parser.parse_args()
     torch.manual_seed(0)
 
-    texts = list(documents(seed=7, n=60_000))
+    texts = list(documents(seed=7, n=100_000))
     ids, merges, pieces = train_bpe(texts[:20_000], CONFIG["vocab_size"])
     def encode(text):
         return [t for w in re.findall(SPLIT, text) for t in (pieces.get(w) or [ids[ALPHABET[b]] for b in w.encode()])]

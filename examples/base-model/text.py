@@ -1,15 +1,19 @@
 """The text that the bundled base model learns: short documents about people, things and places.
 
-Everything here is ours and random (seeded). Three kinds of document: stories whose later sentences mention again what
-the first ones said (so that the model learns to look back), number facts ("4 is four."), and cards in JSON that stand
-alone. No document turns a sentence into JSON: that is what the LoRA adapter of the example must learn.
+Everything here is ours and random (seeded). Five kinds of document: stories whose later sentences mention again what
+the first ones said, sentences with short questions about them, words said twice (all three teach the model to look
+back), number facts ("4 is four."), and cards in JSON that stand alone. No document turns a sentence into JSON: that is
+what the LoRA adapter of the example must learn.
 """
 
 import json
 import random
 
-NAMES = """Anna Ben Clara David Emma Felix Greta Hugo Ida Jonas Karla Leo Mia Nils Olga Paul Rosa Simon Tilda Uwe Vera
-Willem Yara Zoe Amir Bela Chen Dina Elif Farid Gita Hana Ivan Jin Kofi Lena Marek Nadia Omar Priya""".split()
+# 800 made-up names of two syllables: too many to learn by heart, so that a name must be copied from where it stood.
+STARTS = """Ba Be Bo Da De Du Fa Fe Ga Ha Ja Ka Ke Ko La Le Lu Ma Me Mi Na Ne No Pa Ra Re Ri Ro Sa Si Ta Te Ti Va Vi Wa
+Ya Yo Za Zi""".split()
+ENDS = "lin mo ra bel dor fia gan la mi na nor ri ron sa ta tan to va vin zo".split()
+NAMES = [start + end for start in STARTS for end in ENDS]
 ITEMS = """apples pears plums lemons cherries carrots onions pumpkins loaves cakes eggs cups plates spoons candles books
 pencils letters maps keys coats hats shoes scarves buttons baskets boxes bottles lamps chairs flowers roses tulips stones
 shells kites drums bells toys ropes""".split()
@@ -56,6 +60,32 @@ def story(rng):
     return " ".join([rng.choice(opening), *rng.sample(middle, rng.randint(2, 4)), rng.choice(closing)])
 
 
+def questions(rng):
+    who, verb, n, colour = rng.choice(NAMES), rng.choice(VERBS), rng.randrange(1, len(NUMBERS)), rng.choice(COLOURS)
+    item, place, day = rng.choice(ITEMS), rng.choice(PLACES), rng.choice(DAYS)
+    things = f"{NUMBERS[n]} {colour} {item}"
+    sentence = [
+        f"{who} {verb} {things} at the {place} on {day}.",
+        f"On {day} {who} {verb} {things} at the {place}.",
+        f"At the {place} {who} {verb} {things} on {day}.",
+    ]
+    answers = [
+        f"Who? {who}.",
+        f"How many? {NUMBERS[n]}, or {n + 1}.",
+        f"Which colour? {colour}.",
+        f"What? {item}.",
+        f"Where? {place}.",
+        f"When? {day}.",
+    ]
+    return " ".join([rng.choice(sentence), *rng.sample(answers, rng.randint(3, 6))])
+
+
+def echo(rng):
+    words = rng.sample(rng.sample(NAMES, 40) + ITEMS + COLOURS + PLACES + DAYS + NUMBERS, rng.randint(3, 8))
+    again = [f'"{word}"' for word in words] if rng.random() < 0.5 else words
+    return f"{' '.join(words)}; {' '.join(again)}."
+
+
 def number_fact(rng):
     i = rng.randrange(len(NUMBERS))
     j = rng.randrange(len(NUMBERS))
@@ -90,9 +120,9 @@ def card(rng):
 
 def documents(seed, n):
     rng = random.Random(seed)
-    for _ in range(n):
-        kind = rng.random()
-        yield story(rng) if kind < 0.8 else number_fact(rng) if kind < 0.9 else card(rng)
+    kinds = [(story, 30), (questions, 35), (echo, 15), (number_fact, 10), (card, 10)]
+    for kind in rng.choices(*zip(*kinds), k=n):
+        yield kind(rng)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ here = pathlib.Path(__file__).parent
 sys.path.insert(0, str(here.parent / "base-model"))
 from text import COLOURS, DAYS, ITEMS, NAMES, NUMBERS, PLACES, VERBS  # noqa: E402
 
-HELD_OUT_NAMES = NAMES[::5]
+HELD_OUT_NAMES = NAMES[::10]
 
 
 def line(rng, names):
@@ -38,5 +38,5 @@ def write(name, seed, n, names):
             out.write(json.dumps({"text": line(rng, names)}) + "\n")
 
 
-write("train.jsonl", 1, 600, [name for name in NAMES if name not in HELD_OUT_NAMES])
+write("train.jsonl", 1, 1000, [name for name in NAMES if name not in HELD_OUT_NAMES])
 write("heldout.jsonl", 2, 40, HELD_OUT_NAMES)
