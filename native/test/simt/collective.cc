@@ -18,7 +18,6 @@ void CheckFullWarp(const char* call, Loc loc) {
 // Releases all who wait, with the joined knowledge of all who came.
 void Complete(Barrier& barrier) {
   const ClockRef joined = Join(barrier.arrived);
-  for (const int id : barrier.arrived) ++world.threads[static_cast<size_t>(id)]->own;
   for (const int id : barrier.waiting) {
     world.threads[static_cast<size_t>(id)]->base = joined;
     if (id != world.current) MakeReady(id);
@@ -39,7 +38,7 @@ void ArriveAt(Barrier& barrier, int expected, bool wait, const char* call, Loc l
               " at %b",
           SiteOf(loc), SiteOf(barrier.loc));
   }
-  barrier.arrived.push_back(world.current);
+  barrier.arrived.push_back(ArriveNow(world.self()));
   if (wait) barrier.waiting.push_back(world.current);
   if (static_cast<int>(barrier.arrived.size()) == barrier.expected) {
     Complete(barrier);
@@ -125,13 +124,13 @@ void NamedBarrier(int id, int threads, bool wait, Loc loc) {
 void SyncWarp(Loc loc) {
   const simt::Inside inside;
   simt::Collective("SyncWarp", loc, nullptr, [](simt::Meeting&) {
-    std::vector<int> lanes;
-    for (int i = 0; i < 32; ++i) lanes.push_back(world.current / 32 * 32 + i);
-    const simt::ClockRef joined = simt::Join(lanes);
-    for (const int id : lanes) {
+    const int first = world.current / 32 * 32;
+    std::vector<simt::Arrival> arrivals;
+    for (int id = first; id < first + 32; ++id)
+      arrivals.push_back(simt::ArriveNow(*world.threads[static_cast<size_t>(id)]));
+    const simt::ClockRef joined = simt::Join(arrivals);
+    for (int id = first; id < first + 32; ++id)
       world.threads[static_cast<size_t>(id)]->base = joined;
-      ++world.threads[static_cast<size_t>(id)]->own;
-    }
   });
 }
 

@@ -209,22 +209,22 @@ void LeaveLaunch() {
   __builtin_unreachable();
 }
 
-ClockRef Join(const std::vector<int>& threads) {
-  const Clock* last = world.threads[static_cast<size_t>(threads[0])]->base.get();
+Arrival ArriveNow(Thread& thread) { return {thread.id, thread.base, thread.own++, thread.landed}; }
+
+ClockRef Join(const std::vector<Arrival>& arrivals) {
+  const Clock* last = arrivals[0].base.get();
   auto joined = std::make_shared<Clock>(*last);
   Clock& c = *joined;
-  for (const int id : threads) {
-    const Thread& t = *world.threads[static_cast<size_t>(id)];
-    if (t.base.get() == last) continue;
-    last = t.base.get();
+  for (const Arrival& a : arrivals) {
+    if (a.base.get() == last) continue;
+    last = a.base.get();
     for (size_t i = 0; i < c.size(); ++i) c[i] = std::max(c[i], (*last)[i]);
   }
-  for (const int id : threads) {
-    const Thread& t = *world.threads[static_cast<size_t>(id)];
-    uint32_t& own = c[static_cast<size_t>(id)];
-    uint32_t& copies = c[static_cast<size_t>(world.count + id)];
-    own = std::max(own, t.own);
-    copies = std::max(copies, t.landed);
+  for (const Arrival& a : arrivals) {
+    uint32_t& own = c[static_cast<size_t>(a.thread)];
+    uint32_t& copies = c[static_cast<size_t>(world.count + a.thread)];
+    own = std::max(own, a.own);
+    copies = std::max(copies, a.landed);
   }
   return joined;
 }

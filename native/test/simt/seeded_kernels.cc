@@ -176,6 +176,7 @@ LORA_KERNEL void NamedBarriersKernel(int bug, const float* in, float* out) {
       s[t] = in[turn * 64 + t];
       if (bug == kOneWarpNeverArrives && t < 32) continue;
       BarrierArrive<1>(full);
+      if (bug == kStoreAfterArrive && t == 17) s[t] = in[turn * 64 + t];
     } else {
       if (bug != kConsumerRunsAhead) BarrierSync<1>(bug == kCountsDiffer ? 96 : full);
       out[turn * 64 + t - 64] = s[t - 64] + s[(t - 64) ^ 1];

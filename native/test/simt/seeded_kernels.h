@@ -83,6 +83,7 @@ enum NamedBug {
   kNoWholeWarps,
   kCountsDiffer,
   kOneWarpNeverArrives,
+  kStoreAfterArrive,
 };
 Result NamedBarriers(const Options& options, int bug, const float* in, float* out);
 

@@ -59,9 +59,16 @@ struct Meeting {
   void* args[32];
 };
 
+// What a thread had done when it came to a barrier; what it does later is not released by it.
+struct Arrival {
+  int thread;
+  ClockRef base;
+  uint32_t own, landed;
+};
 struct Barrier {
   int expected = 0;
-  std::vector<int> arrived, waiting;
+  std::vector<Arrival> arrived;
+  std::vector<int> waiting;
   Loc loc{"", 0};
 };
 
@@ -133,8 +140,10 @@ std::unique_lock<std::recursive_mutex> LockDevice();
 void MakeReady(int thread);
 void Wait(const char* call, Loc loc);  // until another thread makes this one ready
 [[noreturn]] void LeaveLaunch();
-// The knowledge of all these threads together, with their own times.
-ClockRef Join(const std::vector<int>& threads);
+// Ends the thread's present time: what it does from now on is later than the arrival.
+Arrival ArriveNow(Thread& thread);
+// The knowledge of all who came, with their own times.
+ClockRef Join(const std::vector<Arrival>& arrivals);
 
 // collective.cc
 // ------------------------------------------------------------------------------------ All 32 lanes
