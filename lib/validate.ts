@@ -177,6 +177,15 @@ export function checkBoolean(op: string, name: string, value: unknown): asserts 
   );
 }
 
+/** An AbortSignal, of any realm, or nothing. */
+export function checkSignal(op: string, value: unknown): asserts value is AbortSignal | undefined {
+  check(
+    value === undefined || typeof (value as AbortSignal | null)?.throwIfAborted === 'function',
+    op,
+    `expected signal to be an AbortSignal but received ${describe(value)}`,
+  );
+}
+
 /** One word of a fixed set. */
 export function checkOneOf<T extends string>(
   op: string,

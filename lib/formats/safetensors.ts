@@ -1,5 +1,5 @@
 import { constants } from 'node:buffer';
-import { types } from 'node:util';
+import { inspect, types } from 'node:util';
 import type { NativeFile } from '../binding';
 import { binding } from '../calls';
 import { LoRAError } from '../errors';
@@ -79,12 +79,15 @@ export class SafetensorsFile {
   readonly metadata: Readonly<Record<string, string>>;
   /** In file order: the order of the data. `bytes` is a view, made at first use; one view per tensor. */
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
+  /** An own property that cannot be cloned, so that structuredClone fails loudly. */
+  readonly handle: NativeFile;
   readonly #mapping: Mapping;
 
   /** Use {@link openSafetensors}. */
   constructor(path: string) {
     const opened = binding().openFile(path);
     this.path = path;
+    this.handle = opened.file;
     this.#mapping = { path, file: opened.file };
     try {
       const view = (offset: number, length: number): Uint8Array =>
@@ -121,6 +124,18 @@ export class SafetensorsFile {
 
   [Symbol.dispose](): void {
     this.close();
+  }
+
+  toString(): string {
+    return `SafetensorsFile('${this.path}', ${this.tensors.size} tensors${this.disposed ? ', closed' : ''})`;
+  }
+
+  toJSON(): string {
+    return this.toString();
+  }
+
+  [inspect.custom](): string {
+    return this.toString();
   }
 }
 

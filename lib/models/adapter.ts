@@ -1,4 +1,7 @@
 /** A LoRA adapter of a model: its parameters, how it enters the forward pass, and its files. */
+import { inspect } from 'node:util';
+import type { NativeGuard } from '../binding';
+import { binding } from '../calls';
 import { adoptParameter, filled } from '../create';
 import type { Device } from '../device';
 import { LoRAError } from '../errors';
@@ -51,6 +54,8 @@ export class Adapter {
   readonly trainable: boolean;
   /** A factor on the α/r of every layer. */
   scale = 1;
+  /** An own property that cannot be cloned, so that structuredClone fails loudly. */
+  readonly handle: NativeGuard = binding().createGuard();
   readonly #modules = new Map<string, AdapterModule>();
   readonly #source: AdapterSource;
   #uses = 0;
@@ -270,5 +275,14 @@ export class Adapter {
   /** A short description for logs. */
   toJSON(): object {
     return { name: this.name, r: this.config.r, trainable: this.trainable, layers: this.#modules.size };
+  }
+
+  toString(): string {
+    const state = this.#disposed ? ', removed' : this.trainable ? ', trainable' : '';
+    return `Adapter('${this.name}', r ${this.config.r}, ${this.#modules.size} layers${state})`;
+  }
+
+  [inspect.custom](): string {
+    return this.toString();
   }
 }

@@ -3,7 +3,9 @@ import { existsSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { entry } from '../calls';
+import { inspect } from 'node:util';
+import type { NativeGuard } from '../binding';
+import { binding, entry } from '../calls';
 import { deviceName, nativeDevice, type Device } from '../device';
 import { LoRAError } from '../errors';
 import { readJson } from '../formats/json';
@@ -12,7 +14,7 @@ import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { isRecording, runUntracked, tidy } from '../scope';
 import { evaluate, type EvaluateOptions, type Evaluation } from '../train/evaluate';
-import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe } from '../validate';
+import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
 import { Adapter, type AdapterSource } from './adapter';
 import { AdapterSet } from './adapter_set';
 import { parseModelConfig, type ModelConfig } from './config';
@@ -62,6 +64,8 @@ export class CausalLM {
   readonly device: Device;
   /** Of activations and frozen weights. */
   readonly dtype: ModelDType;
+  /** An own property that cannot be cloned, so that structuredClone fails loudly. */
+  readonly handle: NativeGuard = binding().createGuard();
   readonly #llama: Llama;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #defaults: GenerationDefaults;
@@ -97,6 +101,7 @@ export class CausalLM {
         { op },
       );
     checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16']);
+    checkSignal(op, signal);
     const device = deviceName(op, options.device ?? 'cpu');
     check(
       typeof source === 'string' || source instanceof URL,
@@ -300,6 +305,7 @@ export class CausalLM {
   async evaluate(data: DataSource, options: EvaluateOptions = {}): Promise<Evaluation> {
     this.#checkAlive('evaluate');
     checkOptions('evaluate', options, ['adapter', 'batchSize', 'signal']);
+    checkSignal('evaluate', options.signal);
     const adapter = this.#adapters.resolve('evaluate', options.adapter);
     const release = this.#adapters.acquire('evaluate', adapter);
     try {
@@ -368,6 +374,10 @@ export class CausalLM {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
+  /** For `using`, which cannot wait: frees everything as soon as running generations have ended. */
+  [Symbol.dispose](): void {
+    void this.dispose();
+  }
 
   /** A short description for logs. */
   toJSON(): object {
@@ -375,14 +385,24 @@ export class CausalLM {
     return { directory, modelType: this.config.modelType, device, dtype, adapters: [...this.adapters.keys()] };
   }
 
+  toString(): string {
+    const { directory, device, dtype } = this;
+    return `CausalLM(${this.config.modelType} of ${directory}, ${dtype} on ${device}${this.#disposed ? ', disposed' : ''})`;
+  }
+
+  [inspect.custom](): string {
+    return this.toString();
+  }
+
   #linears(): ReturnType<typeof linearsOf> {
     return linearsOf(this.#llama.weights);
   }
 
-  #source(op: string, { name = 'default', seed = 0, trainable = false }: LoadAdapterOptions): Omit<AdapterSource, 'config'> {
+  #source(op: string, { name = 'default', seed = 0, trainable = false, activate = false }: LoadAdapterOptions): Omit<AdapterSource, 'config'> {
     this.#adapters.checkName(op, name);
     checkInteger(op, 'seed', seed);
     checkBoolean(op, 'trainable', trainable);
+    checkBoolean(op, 'activate', activate);
     return { name, base: this.directory, trainable, seed, device: this.device };
   }
 

@@ -6,7 +6,7 @@ import type { Device } from '../device';
 import { sample } from '../ops';
 import { noGrad, runUntracked, tidy } from '../scope';
 import type { Tensor } from '../tensor';
-import { check, checkBoolean, checkInteger, checkNumber, checkOptions, describe } from '../validate';
+import { check, checkBoolean, checkInteger, checkNumber, checkOptions, checkSignal, describe } from '../validate';
 import { KVCache } from './kv_cache';
 import { finalNorm, headLogits, hiddenStates, lastRow, type AdapterUse, type Llama } from './llama';
 import { StopStrings } from './stop_strings';
@@ -111,6 +111,7 @@ export function planGeneration(options: SamplingOptions, defaults: GenerationDef
   checkInteger(TAG, 'topK', topK);
   checkInteger(TAG, 'seed', seed);
   checkBoolean(TAG, 'ignoreEos', ignoreEos);
+  checkSignal(TAG, options.signal);
   check(
     typeof topP === 'number' && topP > 0 && topP <= 1,
     TAG,

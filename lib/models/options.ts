@@ -12,6 +12,10 @@ export interface FromPretrainedOptions {
   /** Default 'cpu'. */
   device?: Device | (string & {});
   signal?: AbortSignal;
+  /** Of a model of the hub ('hf:org/name', not supported yet): a branch, a tag or a commit. */
+  revision?: string;
+  /** Of the hub, for private models. */
+  token?: string;
   /** Called after every tensor with the bytes of weights loaded so far and in all. */
   onProgress?: (progress: { loaded: number; total: number }) => void;
 }

@@ -180,6 +180,9 @@ test('what does not fit the model is listed', async () => {
   );
   expect(() => model.addAdapter({})).toThrow("the model already has an adapter 'default'");
   expect(() => model.addAdapter({ rank: 4 } as object, { name: 'y' })).toThrow("did you mean 'r'?");
+  expect(() => model.addAdapter({}, { name: 'y', activate: 1 as unknown as boolean })).toThrow(
+    'expected activate to be true or false but received 1',
+  );
 });
 
 test.each<[string, TinyModelOptions]>([
@@ -276,6 +279,18 @@ test('save writes a directory that loads again', async () => {
   writeFileSync(join(foreign, 'letter.txt'), 'mine');
   await expect(model.save(foreign)).rejects.toMatchObject({ code: 'ERR_FILE' });
   expect(existsSync(join(foreign, 'letter.txt'))).toBe(true);
+  // An application's own config.json does not make its directory a model's.
+  writeFileSync(join(foreign, 'config.json'), '{}');
+  await expect(model.save(foreign)).rejects.toMatchObject({
+    code: 'ERR_FILE',
+    message: expect.stringContaining('holds other files (letter.txt), which would be lost'),
+  });
+  expect(existsSync(join(foreign, 'letter.txt'))).toBe(true);
+  rmSync(join(foreign, 'letter.txt'));
+  await expect(model.save(foreign)).rejects.toThrow('holds files but no model');
+  const link = join(scratch, 'link-to-base');
+  symlinkSync(model.directory, link);
+  await expect(model.save(link)).rejects.toThrow('holds the base model itself');
 });
 
 test('a run that holds an adapter keeps it', async () => {

@@ -203,6 +203,7 @@ test('a model without a tokenizer takes and gives ids', async () => {
 });
 
 test.each<[string, object, string]>([
+  ['signal', { signal: 5 }, 'expected signal to be an AbortSignal but received 5'],
   ['maxTokens', { maxTokens: 5 }, "did you mean 'maxNewTokens'?"],
   ['a negative temperature', { temperature: -1 }, 'expected temperature to be a finite number of at least 0'],
   ['topP 0', { topP: 0 }, 'expected topP to be above 0 and at most 1 but received 0'],

@@ -1,5 +1,7 @@
 // What only shows outside jest's realm: cloning, `using`, import and require, workers.
+import { rmSync } from 'node:fs';
 import { childReport, runChild } from '../support/child';
+import { tinyModel } from '../support/tiny_model';
 
 test('structured clone of what holds native things throws', () => {
   const report = childReport(`
@@ -13,6 +15,37 @@ for (const [name, thing] of Object.entries(things)) {
 report(out);`);
   const name = 'DataCloneError';
   expect(report).toEqual({ tensor: name, parameter: name, layer: name, optimizer: name });
+});
+
+test('so do a model, an adapter and an open file; all describe themselves in a line', async () => {
+  const dir = await tinyModel();
+  const report = childReport(`
+const { inspect } = require('node:util');
+const model = await lora.CausalLM.fromPretrained(${JSON.stringify(dir)});
+const adapter = model.addAdapter({ r: 2, targetModules: ['q_proj'] });
+const file = await lora.openSafetensors(${JSON.stringify(`${dir}/model.safetensors`)});
+const out = [];
+for (const thing of [model, adapter, file]) {
+  let clone = 'cloned';
+  try { structuredClone({ deep: [thing] }); } catch (e) { clone = e.name; }
+  out.push([clone, inspect(thing).replace(model.directory, 'DIR'), JSON.stringify(thing).length < 300]);
+}
+file[Symbol.dispose]();
+model[Symbol.dispose]();
+await model.dispose();
+await new Promise(setImmediate);
+report([...out, model.disposed, adapter.disposed, file.disposed, lora.memoryUsage().bytes]);`);
+  rmSync(dir, { recursive: true });
+  const name = 'DataCloneError';
+  expect(report).toEqual([
+    [name, 'CausalLM(llama of DIR, f32 on cpu)', true],
+    [name, "Adapter('default', r 2, 3 layers, trainable)", true],
+    [name, expect.stringMatching(/^SafetensorsFile\('DIR\/model\.safetensors', \d+ tensors\)$/), true],
+    true,
+    true,
+    true,
+    0,
+  ]);
 });
 
 test('Symbol.dispose is there, and frees', () => {
