@@ -1,5 +1,5 @@
 import { LoRAError } from '../errors';
-import { check, checkOptions } from '../validate';
+import { check, checkOptions, describe } from '../validate';
 import { checkExample, type DataSource, type Example } from './example';
 import { Random } from './random';
 
@@ -58,17 +58,22 @@ export async function* batches(
 
 function open(data: DataSource): Iterable<Example> | AsyncIterable<Example> {
   const source: unknown = typeof data === 'function' ? data() : data;
-  if (
-    typeof source === 'object' &&
-    source !== null &&
-    (Symbol.iterator in source || Symbol.asyncIterator in source)
-  )
-    return source as Iterable<Example> | AsyncIterable<Example>;
-  throw new LoRAError(
-    'ERR_ARGUMENT',
-    '[batches] expected data to be an Iterable or AsyncIterable of { inputIds, labels? }, or a function that returns one',
-    { op: 'batches' },
+  check(isSource(source), 'batches', expected('data', source));
+  return source;
+}
+
+function isSource(value: unknown): value is Iterable<Example> | AsyncIterable<Example> {
+  return (
+    typeof value === 'object' && value !== null && (Symbol.iterator in value || Symbol.asyncIterator in value)
   );
+}
+
+const expected = (name: string, value: unknown): string =>
+  `expected ${name} to be an Iterable or AsyncIterable of { inputIds, labels? }, or a function that returns one, but received ${describe(value)}`;
+
+/** Throws unless examples can be asked of it. */
+export function checkSource(op: string, name: string, value: unknown): asserts value is DataSource {
+  check(typeof value === 'function' || isSource(value), op, expected(name, value));
 }
 
 /**

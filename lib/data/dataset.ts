@@ -2,8 +2,9 @@ import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { extname } from 'node:path';
 import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
 import { LoRAError } from '../errors';
-import { check, checkOptions, describe } from '../validate';
+import { check, checkOneOf, checkOptions, describe } from '../validate';
 import { checkExample, type Example } from './example';
 
 /** What a data set needs of a tokenizer: that of a model has it. */
@@ -47,13 +48,19 @@ export async function loadDataset(path: string | URL, options: LoadDatasetOption
     'loadDataset',
     `expected maxLength to be a whole number above 1 but received ${describe(maxLength)}`,
   );
+  checkOneOf('loadDataset', 'trainOn', trainOn, ['all', 'completion']);
   if (trainOn !== 'all')
     throw new LoRAError(
       'ERR_UNSUPPORTED',
       `[loadDataset] trainOn ${describe(trainOn)} is not supported yet: use 'all', or { inputIds, labels } with your own mask`,
       { op: 'loadDataset' },
     );
-  const file = path instanceof URL ? decodeURIComponent(path.pathname) : path;
+  check(
+    path instanceof URL || (typeof path === 'string' && path !== ''),
+    'loadDataset',
+    `expected a file (string or URL) but received ${describe(path)}`,
+  );
+  const file = path instanceof URL ? fileURLToPath(path) : path;
   await stat(file).catch((cause: unknown) => {
     throw new LoRAError('ERR_FILE', `[loadDataset] cannot read ${file}: ${(cause as Error).message}`, {
       op: 'loadDataset',

@@ -1,3 +1,4 @@
+import { checkRereadable, checkSource } from '../data/batches';
 import type { DataSource } from '../data/example';
 import { LoRAError } from '../errors';
 import type { CausalLM } from '../models/causal_lm';
@@ -20,10 +21,12 @@ export interface TrainerOptions {
   epochs?: number;
   batchSize?: number;
   gradientAccumulationSteps?: number;
+  /** Default: that of `optimizer`, else 2e-4. */
   lr?: number;
   schedule?: ScheduleName;
   warmupSteps?: number;
   weightDecay?: number;
+  /** Of all gradients together; 0 turns clipping off. Default 1. */
   maxGradNorm?: number;
   seed?: number;
   /** Steps between evaluations on evalData, and between checkpoints. */
@@ -79,6 +82,13 @@ const names = [
 /** Checks every option and fills in the defaults, before any work begins. */
 export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   checkOptions('Trainer', options, names);
+  check(
+    typeof (options.model as Partial<CausalLM> | undefined)?.acquireAdapter === 'function',
+    'Trainer',
+    `expected model to be a CausalLM but received ${describe(options.model)}`,
+  );
+  checkSource('Trainer', 'data', options.data);
+  if (options.evalData !== undefined) checkSource('Trainer', 'evalData', options.evalData);
   const whole = (name: keyof TrainerOptions, lowest: number, fallback?: number): number | undefined => {
     const value = options[name] ?? fallback;
     check(
@@ -130,6 +140,9 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
       ? (epochs as number) * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps)
       : undefined);
 
+  const evaluations = evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / evalEvery);
+  if (evaluations > 1) checkRereadable('Trainer', options.evalData as DataSource);
+
   const schedule = options.schedule ?? 'cosine';
   check(
     Object.hasOwn(schedules, schedule),
@@ -149,7 +162,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     epochs,
     batchSize,
     gradientAccumulationSteps,
-    lr: real('lr', 2e-4),
+    lr: real('lr', options.optimizer?.lr ?? 2e-4),
     weightDecay: real('weightDecay', 0),
     maxGradNorm: real('maxGradNorm', 1),
     seed: whole('seed', 0, 0) as number,

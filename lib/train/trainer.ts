@@ -8,6 +8,7 @@ import { AdamW } from '../optim/adamw';
 import { clipGradNorm } from '../optim/clip';
 import type { Schedule } from '../optim/schedules';
 import type { Parameter } from '../tensor';
+import { checkOptions, checkSignal } from '../validate';
 import { OutputDirectory } from './output';
 import { Progress } from './progress';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
@@ -37,8 +38,8 @@ export class Trainer {
   #ran = false;
 
   constructor(options: TrainerOptions) {
-    const { model, data } = options;
     this.#options = resolveOptions(options);
+    const { model, data } = options;
     this.#model = model;
     this.#data = data;
     if (this.#options.epochs !== undefined && this.#options.epochs > 1) checkRereadable('Trainer', data);
@@ -61,6 +62,8 @@ export class Trainer {
 
   /** Begins when it is iterated (for events) or awaited (for the result); events wait for the consumer. */
   run(options: RunOptions = {}): RunHandle<TrainerEvent, TrainerResult> {
+    checkOptions('run', options, ['signal']);
+    checkSignal('run', options.signal);
     return new RunHandle('run', () => this.#run(options));
   }
 
@@ -175,7 +178,7 @@ export class Trainer {
       sum.dispose();
       part.dispose();
     }
-    const norm = clipGradNorm([...this.#parameters], maxGradNorm);
+    const norm = clipGradNorm([...this.#parameters], maxGradNorm === 0 ? Infinity : maxGradNorm);
     const gradNorm = await norm.item();
     norm.dispose();
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))

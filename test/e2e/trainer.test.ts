@@ -1,7 +1,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { CausalLM, Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
+import { AdamW, CausalLM, Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
 
 const base = join(__dirname, '../../examples/base-model');
 const rows = ['Mia finds three red apples.', 'Leo hides two blue hats.', 'On Monday Ida sells six cakes.'];
@@ -137,6 +137,18 @@ test('a loss that is not finite stops the run before the weights change', async 
   expect((error as Error).message).toMatch(/step \d+: the loss is (NaN|Infinity|[\d.e+]+)/);
 });
 
+test('an optimizer that was given keeps its lr, and maxGradNorm 0 turns clipping off', async () => {
+  const lrs = async (options: Partial<TrainerOptions>): Promise<number[]> => {
+    const events = await collect(new Trainer({ model, data, maxSteps: 1, schedule: 'constant', ...options }));
+    return events.flatMap((e) => (e.type === 'step' ? [e.lr] : []));
+  };
+  const parameters = model.addAdapter({ r: 2 }).parameters();
+  using optimizer = new AdamW(parameters, { lr: 3e-3 });
+  expect(await lrs({ optimizer, parameters })).toEqual([3e-3]);
+  expect(await lrs({ optimizer, lr: 1e-4 })).toEqual([1e-4]);
+  expect(await lrs({ maxGradNorm: 0 })).toEqual([2e-4]);
+});
+
 test('a handle is lazy and consumed once', async () => {
   const trainer = start({ maxSteps: 1 });
   const handle = trainer.run();
@@ -158,6 +170,11 @@ describe('options are checked before any work', () => {
     [{ saveEvery: 1 }, 'ERR_ARGUMENT', 'expected outDir, since saveEvery is given'],
     [{ evalEvery: 1 }, 'ERR_ARGUMENT', 'expected evalData, since evalEvery is given'],
     [{ learningRate: 1 }, 'ERR_ARGUMENT', "did you mean 'lr'?"],
+    [{ steps: 1 }, 'ERR_ARGUMENT', "did you mean 'maxSteps'?"],
+    [{ model: undefined }, 'ERR_ARGUMENT', 'expected model to be a CausalLM but received undefined'],
+    [{ data: undefined }, 'ERR_ARGUMENT', 'expected data to be an Iterable or AsyncIterable of'],
+    [{ data: 'train.jsonl' }, 'ERR_ARGUMENT', "but received 'train.jsonl'"],
+    [{ evalData: 7 }, 'ERR_ARGUMENT', 'expected evalData to be an Iterable or AsyncIterable of'],
   ])('%j', (options: object, code, sentence) => {
     expect(() => start(options as Partial<TrainerOptions>)).toThrow(
       expect.objectContaining({ code, message: expect.stringContaining(sentence) as string }),
@@ -174,6 +191,22 @@ describe('options are checked before any work', () => {
     expect(() => new Trainer({ model, data: once, epochs: 2, schedule: 'constant' })).toThrow(
       'pass a function',
     );
+  });
+
+  test('a one-shot source for several evaluations', () => {
+    const evalData = data[Symbol.iterator]();
+    expect(() => start({ evalData, evalEvery: 2 })).toThrow('pass a function');
+    model.removeAdapter('default').catch(() => undefined);
+    expect(() => start({ evalData, evalEvery: 6 })).not.toThrow(); // read once
+  });
+
+  test('no options at all, and those of run()', () => {
+    const none = undefined as unknown as TrainerOptions;
+    expect(() => new Trainer(none)).toThrow('expected an object of options but received undefined');
+    const trainer = start();
+    expect(() => trainer.run({ sginal: 1 } as object)).toThrow("did you mean 'signal'?");
+    const signal = 5 as unknown as AbortSignal;
+    expect(() => trainer.run({ signal })).toThrow('expected signal to be an AbortSignal but received 5');
   });
 
   test('labels that count nothing are ERR_DATA', async () => {

@@ -180,6 +180,13 @@ describe('loadDataset', () => {
     await expect(loadDataset('x', { trainOn: 'completion' })).rejects.toMatchObject({
       code: 'ERR_UNSUPPORTED',
     });
+    await expect(loadDataset('x', { trainOn: 'answers' as 'all' })).rejects.toThrow(
+      "expected trainOn to be 'all', 'completion' but received 'answers'",
+    );
+    await expect(loadDataset(undefined as unknown as string)).rejects.toMatchObject({
+      code: 'ERR_ARGUMENT',
+      message: '[loadDataset] expected a file (string or URL) but received undefined',
+    });
     await expect(loadDataset('x', { maxSeqLength: 2 } as never)).rejects.toThrow('maxLength');
   });
 });
