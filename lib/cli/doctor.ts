@@ -1,6 +1,6 @@
 import { release } from 'node:os';
 import { version } from '../../package.json';
-import { native } from '../binding';
+import { binding } from '../calls';
 import { devices } from '../device';
 import type { Arguments, Command } from './args';
 
@@ -12,8 +12,8 @@ export const doctor: Command = {
 };
 
 async function run(args: Arguments): Promise<void> {
-  const cpu = native().cpuInfo();
-  const cuda = native().cudaUnavailableReason();
+  const cpu = binding().cpuInfo();
+  const cuda = binding().cudaUnavailableReason();
   const report = {
     'lora-native': version,
     node: process.version,

@@ -1,6 +1,6 @@
 import { CausalLM } from '../models/causal_lm';
 import { given, UsageError, type Arguments, type Command } from './args';
-import { bestDevice, modelFlags } from './common';
+import { chosenDevice, modelFlags, noteModel } from './common';
 
 export const generate: Command = {
   summary: 'Continues a prompt with a model, and an adapter if one is given.',
@@ -30,10 +30,11 @@ async function standardInput(): Promise<string> {
 async function run(args: Arguments): Promise<void> {
   const text = args.string('prompt') ?? (await standardInput());
   const model = await CausalLM.fromPretrained(args.string('model') as string, {
-    device: args.string('device') ?? bestDevice(),
+    device: chosenDevice(args),
     ...given({ dtype: args.string('dtype') as 'auto' | undefined }),
   });
   try {
+    noteModel(model);
     const adapter = args.string('adapter');
     if (adapter !== undefined) await model.loadAdapter(adapter, { name: 'default' });
     const prompt = args.boolean('chat') ? [{ role: 'user', content: text }] : text;

@@ -1,6 +1,6 @@
 import { CausalLM } from '../models/causal_lm';
 import { given, type Arguments, type Command } from './args';
-import { bestDevice, modelFlags, note } from './common';
+import { chosenDevice, modelFlags, note, noteModel } from './common';
 
 export const merge: Command = {
   summary: 'Merges an adapter into its base and writes a Hugging Face directory.',
@@ -15,10 +15,11 @@ export const merge: Command = {
 
 async function run(args: Arguments): Promise<void> {
   const model = await CausalLM.fromPretrained(args.string('model') as string, {
-    device: args.string('device') ?? bestDevice(),
+    device: chosenDevice(args),
     ...given({ dtype: args.string('dtype') as 'auto' | undefined }),
   });
   try {
+    noteModel(model);
     await model.loadAdapter(args.string('adapter') as string, { name: 'default' });
     const outDir = args.string('outDir') as string;
     await model.save(outDir, { merge: 'default' });

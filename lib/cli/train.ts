@@ -5,7 +5,7 @@ import type { LoRAConfigInput } from '../peft/config';
 import { Trainer } from '../train/trainer';
 import type { ScheduleName } from '../train/options';
 import { given, type Arguments, type Command } from './args';
-import { bestDevice, modelFlags, note } from './common';
+import { chosenDevice, modelFlags, note, noteModel } from './common';
 import { ProgressLine } from './progress_line';
 
 export const train: Command = {
@@ -50,9 +50,8 @@ function targets(list: string | undefined): LoRAConfigInput['targetModules'] {
 
 async function run(args: Arguments): Promise<void> {
   const json = args.boolean('json');
-  const device = args.string('device') ?? bestDevice();
   const model = await CausalLM.fromPretrained(args.string('model') as string, {
-    device,
+    device: chosenDevice(args),
     ...given({ dtype: args.string('dtype') as 'auto' | undefined }),
   });
   try {
@@ -73,8 +72,8 @@ async function run(args: Arguments): Promise<void> {
       { seed },
     );
     const outDir = args.string('outDir') ?? 'lora-run';
+    noteModel(model);
     if (!json) {
-      note(`${args.string('model')}: ${model.config.modelType}, ${model.dtype} on ${device}`);
       note(
         `${data.length} examples${data.truncated ? `, ${data.truncated} of them cut to the maximum length` : ''}`,
       );

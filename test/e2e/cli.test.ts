@@ -56,9 +56,12 @@ test('train, generate, merge and inspect work on one adapter', () => {
     '0',
     '--max-new-tokens',
     '8',
+    '--device',
+    'auto',
     '--json',
   );
   expect(generate.status).toBe(0);
+  expect(generate.err).toMatch(/: llama, bf16 on (cpu|cuda)\n/); // which device it took
   const result = JSON.parse(generate.out) as {
     text: string;
     ids: number[];
@@ -71,6 +74,7 @@ test('train, generate, merge and inspect work on one adapter', () => {
 
   const merge = run('merge', '--model', base, '--adapter', 'run', '--out-dir', 'merged');
   expect(merge).toMatchObject({ status: 0 });
+  expect(merge.err).toMatch(/: llama, bf16 on (cpu|cuda)\n/);
   const merged = run(
     'generate',
     '--model',
@@ -118,6 +122,17 @@ test('doctor names versions, instruction set, devices and why CUDA is unavailabl
   for (const word of ['lora-native', 'node', 'highway', 'instruction set', 'threads', 'cpu', 'cuda'])
     expect(out).toContain(word);
   expect(JSON.parse(run('doctor', '--json').out)).toMatchObject({ node: process.version });
+});
+
+test('a wrong LORA_THREADS is a sentence, not a stack', () => {
+  const { status, stderr } = spawnSync(process.execPath, [cli, 'doctor'], {
+    encoding: 'utf8',
+    env: { ...process.env, LORA_THREADS: 'x' },
+  });
+  expect(status).toBe(2);
+  expect(stderr).toBe(
+    'lora-native: [device] expected LORA_THREADS to be a number from 1 to 1024 but received "x" (ERR_ARGUMENT)\n',
+  );
 });
 
 test('every help fits a screen', () => {
