@@ -102,6 +102,8 @@ function flatten(data: NestedNumbers, wanted?: readonly number[]) {
   const shape: number[] = [];
   for (let level = data; Array.isArray(level); level = level[0] as NestedNumbers) {
     shape.push(level.length);
+    // Also ends the walk through a list that holds itself.
+    check(shape.length <= 8, 'tensor', 'expected at most 8 dimensions but received lists that are deeper');
     if (level.length === 0) break;
   }
   const values = new Float64Array(numelOf(shape));
@@ -122,7 +124,9 @@ function flatten(data: NestedNumbers, wanted?: readonly number[]) {
       'tensor',
       `expected a list of ${shape[depth]}${path && ` at ${path}`} but received ${Array.isArray(item) ? `one of ${received}` : received}`,
     );
-    (item as readonly NestedNumbers[]).forEach((x, i) => visit(x, depth + 1, `${path}[${i}]`));
+    // By index: forEach would skip the holes of a sparse list.
+    const list = item as readonly NestedNumbers[];
+    for (let i = 0; i < list.length; i++) visit(list[i]!, depth + 1, `${path}[${i}]`);
   };
   visit(data, 0, '');
   if (wanted === undefined) return { values, shape };

@@ -50,6 +50,16 @@ describe('tensor', () => {
     ['depth', () => tensor([[1, 2], 3]), '[tensor] expected a list of 2 at [1] but received 3'],
     ['words', () => tensor([1, 'a' as never]), "[tensor] expected a number at [1] but received 'a'"],
     ['nothing', () => tensor(undefined as never), '[tensor] expected a number but received undefined'],
+    ['hole', () => tensor(new Array<number>(3)), '[tensor] expected a number at [0] but received undefined'],
+    [
+      'cycle',
+      () => {
+        const endless: unknown[] = [];
+        endless.push(endless);
+        return tensor(endless as never);
+      },
+      '[tensor] expected at most 8 dimensions but received lists that are deeper',
+    ],
     [
       'count',
       () => tensor(new Float32Array(5), { shape: [2, 3] }),
