@@ -1,6 +1,6 @@
 /** Merging an adapter into the base weights, and saving a model directory. */
 import { existsSync } from 'node:fs';
-import { copyFile, readdir, writeFile } from 'node:fs/promises';
+import { copyFile, readdir, realpath, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { LoRAError } from '../errors';
 import { replaceDirectory } from '../formats/atomic';
@@ -11,7 +11,7 @@ import { runDetached } from '../scope';
 import type { Tensor } from '../tensor';
 import type { Adapter } from './adapter';
 import type { ModelConfig } from './config';
-import { linearsOf, namedWeights, type FrozenLinear, type ModelDType, type ModelWeights } from './weights';
+import { linearsOf, listed, namedWeights, type FrozenLinear, type ModelDType, type ModelWeights } from './weights';
 
 const breathe = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
@@ -65,6 +65,9 @@ export function restore(displaced: Displaced): void {
   }
 }
 
+/** Files of a save that are not copies. */
+const modelFile = /^(config\.json|model\.safetensors)$/;
+
 /** Files beside the weights that a copy of a model needs. */
 const sideFile =
   /^(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json)$/;
@@ -85,12 +88,16 @@ export async function saveModel(dir: string, { source, config, weights, dtype, m
   const fail = (message: string): never => {
     throw new LoRAError('ERR_FILE', `[save] ${message}`, { op: 'save' });
   };
-  if (resolve(dir) === resolve(source)) fail(`${dir} holds the base model itself: save to another directory`);
+  const [target, base] = await Promise.all([dir, source].map((path) => realpath(path).catch(() => resolve(path))));
+  if (target === base) fail(`${dir} holds the base model itself: save to another directory`);
   if (existsSync(dir)) {
     const present = await readdir(dir).catch(() => fail(`${dir} is not a directory`));
-    // Replacing a directory removes what it holds, which must be an earlier save.
-    if (present.length > 0 && !present.includes('config.json'))
-      fail(`${dir} holds other files: save to a new or empty directory`);
+    // Replacing a directory removes what it holds, which must be an earlier save and nothing else.
+    const others = present.filter((name) => !modelFile.test(name) && !sideFile.test(name));
+    if (others.length > 0)
+      fail(`${dir} holds other files (${listed(others)}), which would be lost: save to a new or empty directory`);
+    if (present.length > 0 && !present.includes('model.safetensors'))
+      fail(`${dir} holds files but no model: save to a new or empty directory`);
   }
   const byPath = new Map(linearsOf(weights).map((linear) => [`${linear.path}.weight`, linear]));
   const head = byPath.get('lm_head.weight')!;
