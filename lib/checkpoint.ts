@@ -6,6 +6,7 @@ import { fromBytes } from './create';
 import type { DType } from './dtype';
 import { LoRAError } from './errors';
 import type { SafetensorsDType } from './formats/dtypes';
+import { isRecord } from './formats/json';
 import {
   openSafetensors,
   writeSafetensors,
@@ -83,7 +84,8 @@ class Writer {
       `'${path}' cannot be saved: expected plain values, typed arrays, tensors or something with stateDict() ` +
         `but received ${describe(value)}`,
     );
-    const out: { [key: string]: Json } = {};
+    // Without a prototype, so that a key "__proto__" is a key like any other.
+    const out = Object.create(null) as { [key: string]: Json };
     for (const [key, item] of Object.entries(value as object)) {
       if (item !== undefined)
         out[key.startsWith('$') ? `$${key}` : key] = this.encode(item, `${path}.${key}`);
@@ -104,7 +106,10 @@ function decode(json: Json, file: SafetensorsFile): StateValue {
   if (typeof json !== 'object' || json === null) return json;
   if (Array.isArray(json)) return json.map((item) => decode(item, file));
   if (typeof json.$number === 'string') return Number(json.$number);
-  if (typeof json.$bigint === 'string') return BigInt(json.$bigint);
+  if (typeof json.$bigint === 'string') {
+    if (!/^-?\d+$/.test(json.$bigint)) throw damaged(file, `'${json.$bigint}' is no bigint`);
+    return BigInt(json.$bigint);
+  }
   const name = json.$tensor ?? json.$array;
   if (typeof name === 'string') {
     const saved = file.tensors.get(name);
@@ -254,6 +259,11 @@ function readStates(file: SafetensorsFile): Record<string, { state?: Json; value
   }
   if (parsed.version !== version) throw damaged(file, `its version is ${describe(parsed.version)}`);
   const { states } = parsed;
-  if (typeof states !== 'object' || states === null) throw damaged(file, 'it has no states');
+  if (!isRecord(states)) throw damaged(file, 'it has no states');
+  for (const [name, entry] of Object.entries(states)) {
+    if (!isRecord(entry) || !('state' in entry || 'value' in entry)) {
+      throw damaged(file, `its state '${name}' is ${describe(entry)}`);
+    }
+  }
   return states as Record<string, { state?: Json; value?: Json }>;
 }

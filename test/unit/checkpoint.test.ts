@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync, readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AdamW, loadCheckpoint, LoRALinear, saveCheckpoint, tensor } from '../../lib/index';
+import { AdamW, loadCheckpoint, LoRALinear, saveCheckpoint, tensor, writeSafetensors } from '../../lib/index';
 import { expectReject } from '../support/errors';
 import { seeded } from '../support/numbers';
 
@@ -134,4 +134,32 @@ test('errors', async () => {
   const file = join(dir, 'checkpoint.safetensors');
   writeFileSync(file, readFileSync(file).subarray(0, 100));
   await expectReject(loadCheckpoint(dir, {}), 'ERR_SAFETENSORS', /checkpoint\.safetensors/);
+});
+
+test("a key '__proto__' is a key like any other", async () => {
+  const hostile = JSON.parse('{ "run": { "__proto__": { "polluted": 1 }, "b": 2 } }') as Record<
+    string,
+    unknown
+  >;
+  await saveCheckpoint(dir, hostile);
+  const loaded = await loadCheckpoint(dir);
+  expect(JSON.stringify(loaded)).toBe('{"run":{"__proto__":{"polluted":1},"b":2}}');
+  expect(({} as { polluted?: number }).polluted).toBeUndefined();
+});
+
+test.each([
+  ['null', { a: null }, "its state 'a' is null"],
+  ['a number', { a: 3 }, "its state 'a' is 3"],
+  ['an entry without a value', { a: {} }, "its state 'a' is an object"],
+  ['a list', [], 'it has no states'],
+  ['a bigint that is none', { a: { value: { $bigint: '1e5' } } }, "'1e5' is no bigint"],
+])('a state that is %s is ERR_SAFETENSORS', async (_, states, why) => {
+  const metadata = { 'lora-native.checkpoint': JSON.stringify({ version: '1', states }) };
+  const path = join(dir, 'checkpoint.safetensors');
+  await writeSafetensors(path, new Map(), metadata);
+  await expectReject(
+    loadCheckpoint(dir),
+    'ERR_SAFETENSORS',
+    `${path} is not a checkpoint of lora-native: ${why}`,
+  );
 });
