@@ -36,7 +36,7 @@ import { disposeWeights, expectedTensors, linearsOf, loadWeights, type ModelDTyp
 import type { TokenRows } from './batch';
 import type { DataSource } from '../data/example';
 import type { Llama } from './llama';
-import type { AddAdapterOptions, ForwardOptions, ForwardOutput, FromPretrainedOptions, GenerateOptions, LoadAdapterOptions } from './options';
+import type { AddAdapterOptions, ForwardOptions, ForwardOutput, FromPretrainedOptions, GenerateOptions, LoadAdapterOptions, NoOther } from './options';
 
 interface Parts {
   directory: string;
@@ -231,7 +231,7 @@ export class CausalLM {
    * @example
    * const { loss } = model.forward(ids, { labels: ids });
    */
-  forward<O extends ForwardOptions>(ids: TokenRows, options: O = {} as O): ForwardOutput<O> {
+  forward<O extends ForwardOptions>(ids: TokenRows, options: O & NoOther<O> = {} as O & NoOther<O>): ForwardOutput<O> {
     const op = 'forward';
     this.#checkAlive(op);
     checkOptions(op, options, ['labels', 'reduction', 'logits', 'adapter', 'train']);

@@ -33,6 +33,11 @@ export interface ForwardOptions {
   train?: boolean;
 }
 
+/** Options inferred as a type parameter escape the check for unknown names: this puts it back. */
+export type NoOther<O> = string extends keyof O
+  ? unknown
+  : { [K in Exclude<keyof O, keyof ForwardOptions>]: never };
+
 export interface ForwardOutput<O extends ForwardOptions> {
   /** Scalar, f32. */
   loss: O extends { labels: TokenRows } ? Tensor : Tensor | undefined;
