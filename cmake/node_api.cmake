@@ -13,4 +13,5 @@ lora_node_include(node-addon-api "require('path').resolve(require('node-addon-ap
 
 add_library(lora_node_api INTERFACE)
 target_include_directories(lora_node_api SYSTEM INTERFACE ${NODE_API_HEADERS} ${NODE_ADDON_API})
-target_compile_definitions(lora_node_api INTERFACE NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS NODE_ADDON_API_DISABLE_DEPRECATED)
+target_compile_definitions(lora_node_api INTERFACE NAPI_VERSION=8 NAPI_CPP_EXCEPTIONS
+  NODE_ADDON_API_DISABLE_DEPRECATED NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS)

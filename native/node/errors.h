@@ -1,5 +1,5 @@
 // How native errors become JavaScript errors. Every exported function is registered through Export,
-// so that nothing but a Napi::Error ever leaves it.
+// so that no C++ exception ever leaves it.
 #pragma once
 
 #include <napi.h>
@@ -23,13 +23,20 @@ Napi::Error MakeError(Napi::Env env, const std::exception& error);
 template <auto Function>
 Napi::Value Guarded(const Napi::CallbackInfo& info) {
   try {
-    return Function(info);
-  } catch (const Napi::Error&) {
-    throw;
-  } catch (const Error& error) {
-    throw MakeError(info.Env(), error);
-  } catch (const std::exception& error) {
-    throw MakeError(info.Env(), error);
+    try {
+      return Function(info);
+    } catch (const Error& error) {
+      throw MakeError(info.Env(), error);
+    } catch (const Napi::Error&) {
+      throw;
+    } catch (const std::exception& error) {
+      throw MakeError(info.Env(), error);
+    }
+  } catch (const Napi::Error& error) {
+    // Not by node-addon-api, which throws again, and so ends the process, where this fails: in a
+    // worker that is being terminated. There nobody is left to tell.
+    napi_throw(info.Env(), error.Value());
+    return {};
   }
 }
 

@@ -95,7 +95,7 @@ test('a bad range and a closed file are errors', () => {
       'ERR_ARGUMENT [fileView] expected length to be an integer from 0 to 8 but received 9',
       'ERR_ARGUMENT [fileView] expected offset to be an integer from 0 to 11 but received -1',
       'ERR_ARGUMENT [fileView] expected offset to be an integer from 0 to 11 but received 0.5',
-      'ERR_ARGUMENT [fileView] expected offset to be an integer from 0 to 11 but received nan',
+      'ERR_ARGUMENT [fileView] expected offset to be a number but received NaN',
       'ERR_ARGUMENT [fileView] expected offset to be an integer from 0 to 11 but received 12',
       'ERR_DISPOSED [fileView] the file is closed',
     ].join('\n'),
