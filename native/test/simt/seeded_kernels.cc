@@ -212,11 +212,16 @@ LORA_KERNEL void RegistersKernel(int bug, const float* in, float* out) {
     out[t] = acc[0];
     return;
   }
-  if (bug == kUnsetHalf) {
+  if (bug == kUnsetHalf || bug == kUnsetPairs) {
     float sum;
     if (in[0] < -1) sum = 0;
     for (int i = 0; i < 8; ++i) sum += values[i];
-    reinterpret_cast<BF16*>(out)[t] = FromFloat<BF16>(sum);
+    const BF16 half = FromFloat<BF16>(sum);
+    if (bug == kUnsetHalf) {
+      reinterpret_cast<BF16*>(out)[t] = half;
+    } else {
+      reinterpret_cast<uint32_t*>(out)[t] = Pack(half, half);
+    }
     return;
   }
   if (bug == kWideShift) {

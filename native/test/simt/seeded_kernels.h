@@ -92,7 +92,14 @@ Result NamedBarriers(const Options& options, int bug, const float* in, float* ou
 Result ManyReaders(const Options& options, int bug, float* out);
 
 // out[i] = sum of 8 numbers kept in registers. in: 64 floats, out: 32.
-enum RegisterBug { kUnsetSum = 1, kUnsetHalf, kUnsetAccumulator, kPastArray, kWideShift };
+enum RegisterBug {
+  kUnsetSum = 1,
+  kUnsetHalf,
+  kUnsetPairs,
+  kUnsetAccumulator,
+  kPastArray,
+  kWideShift
+};
 Result Registers(const Options& options, int bug, const float* in, float* out);
 
 // A producer and a consumer of 64 floats, the second a programmatic launch.

@@ -238,6 +238,7 @@ const std::vector<Family>& Families() {
        RunRegisters,
        {{"a sum never set to zero", kUnsetSum, Kind::kUninitRegister},
         {"the same, rounded to bf16", kUnsetHalf, Kind::kUninitRegister},
+        {"the same, as a pair of bf16 in one store", kUnsetPairs, Kind::kUninitRegister},
         {"mma accumulators never set to zero", kUnsetAccumulator, Kind::kUninitRegister},
         {"index past a local array", kPastArray, Kind::kRegisterBounds},
         {"shift by 32 bits", kWideShift, Kind::kRegisterBounds}}},

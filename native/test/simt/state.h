@@ -18,6 +18,7 @@ namespace lora::simt {
 
 // What -ftrivial-auto-var-init=pattern puts into variables without an initialiser.
 constexpr uint32_t kUnsetRegister = 0xfefefefe;
+constexpr uint32_t kUnsetPair = 0xfefffeff;  // two of them rounded to bf16
 // Twice the largest block: an access just past the end is caught by its bounds, not by the system.
 constexpr size_t kSharedWindow = 512 << 10;
 constexpr uint32_t kSharedBase =
@@ -170,7 +171,7 @@ void CheckShared(const void* p, int bytes, Access access, Site site, bool async 
 // A register holds the pattern of variables that were never set.
 void RecordUnset(const char* what, Site site);
 inline void CheckRegister(uint32_t bits, const char* what, Site site) {
-  if (bits == kUnsetRegister) RecordUnset(what, site);
+  if (bits == kUnsetRegister || bits == kUnsetPair) RecordUnset(what, site);
 }
 // The store that the last hook announced has happened by now: look at its value.
 void CheckLastStore();
