@@ -15,8 +15,8 @@ void EnqueueHelper(EnvState& state, Device& device, const char* name, const char
   command.operands = std::move(operands);
   command.bytes = bytes;
   command.run = [args, span, run = op.run](Context& context) { run(args, span, context); };
-  device.allocator().Free(scratch);  // stream-ordered
   state.Enqueue(device, std::move(command));
+  device.allocator().Free(scratch);  // stream-ordered; not before, see OpCall::Enqueue
 }
 
 }  // namespace
@@ -89,6 +89,7 @@ void OpCall::On(Napi::Value device) {
 }
 
 void OpCall::Out(TensorView* view, DType dtype, const Shape& shape, const Shape& seen) {
+  CheckElements(shape, label_);
   *view = TensorView(nullptr, dtype, shape);
   outputs_.push_back({view, nullptr, seen});
 }
@@ -131,8 +132,10 @@ void OpCall::Enqueue(const Block& scratch, std::function<void(Context&)> run) {
   command.guard = guard_;
   for (const Output& output : outputs_) command.bytes += output.storage->bytes();
   command.run = std::move(run);
-  device_->allocator().Free(scratch);  // stream-ordered: later commands may have it
   state_.Enqueue(*device_, std::move(command));
+  // Stream-ordered: later commands may have it. Not before this one is queued, because a full queue
+  // makes Enqueue give memory back to the system, by a command that would then run first.
+  device_->allocator().Free(scratch);
 }
 
 Napi::Value OpCall::Result(size_t i) {

@@ -73,6 +73,10 @@ test('out of memory throws at the call with needed and free bytes, and nothing h
   });
 });
 
+test('room made for an op at a full queue is not made of its own scratch', () => {
+  expect(report('full_queue')).toEqual([2048, 2048, 2048, 2048]);
+});
+
 test('a limit that is no size is said at once', () => {
   const file = join(__dirname, 'native', 'handles.mjs');
   const child = spawnSync(process.execPath, [file], {
