@@ -54,15 +54,16 @@ Shape ParseShape(Napi::Value value, const char* op) {
   LORA_CHECK(rank <= kMaxDims, op, "expected a shape of at most ", kMaxDims,
              " dimensions but received ", rank);
   Shape shape;
+  for (uint32_t i = 0; i < rank; ++i) shape.push_back(ParseInteger(array.Get(i), op, "shape"));
+  CheckElements(shape, op);
+  return shape;
+}
+
+void CheckElements(const Shape& shape, const char* op) {
   double product = 1;
-  for (uint32_t i = 0; i < rank; ++i) {
-    const int64_t dim = ParseInteger(array.Get(i), op, "shape");
-    product *= static_cast<double>(dim > 0 ? dim : 1);
-    shape.push_back(dim);
-  }
+  for (const int64_t dim : shape) product *= static_cast<double>(dim > 0 ? dim : 1);
   LORA_CHECK(product <= static_cast<double>(int64_t{1} << 53), op,
              "expected a shape of at most 2^53 elements but received ", shape);
-  return shape;
 }
 
 Napi::Object ParseObject(Napi::Value value, const char* op, const char* name) {

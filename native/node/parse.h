@@ -23,6 +23,9 @@ std::string ParseString(Napi::Value value, const char* op, const char* name);
 DType ParseDType(Napi::Value value, const char* op);
 // At most 8 dimensions whose product of bytes fits.
 Shape ParseShape(Napi::Value value, const char* op);
+// Throws unless the dimensions, each 0 counted as 1, make at most 2^53 elements: then no product of
+// some of them overflows. Shapes of results need it too: [2^31, 0]·[0, 2^31] is [2^31, 2^31].
+void CheckElements(const Shape& shape, const char* op);
 Napi::Object ParseObject(Napi::Value value, const char* op, const char* name);
 Napi::Array ParseArray(Napi::Value value, const char* op, const char* name);
 BinaryKind ParseBinaryKind(Napi::Value value);

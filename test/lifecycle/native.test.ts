@@ -77,6 +77,16 @@ test('room made for an op at a full queue is not made of its own scratch', () =>
   expect(report('full_queue')).toEqual([2048, 2048, 2048, 2048]);
 });
 
+test('the elements of results are counted before memory is asked for', () => {
+  const most = 'expected a shape of at most 2^53 elements but received';
+  expect(report('result_shapes')).toEqual({
+    matmul: `ERR_ARGUMENT [matmul] ${most} [2147483648, 2147483648]`,
+    wraps: `ERR_ARGUMENT [matmul] ${most} [1099511627776, 1099511627776]`,
+    linear: `ERR_ARGUMENT [lora_linear] ${most} [2147483648, 2147483648]`,
+    broadcast: `ERR_ARGUMENT [add] ${most} [1099511627776, 1099511627776, 0]`,
+  });
+});
+
 test('a limit that is no size is said at once', () => {
   const file = join(__dirname, 'native', 'handles.mjs');
   const child = spawnSync(process.execPath, [file], {
