@@ -2,9 +2,12 @@
 #include "backend/cpu/thread_pool.h"
 
 #include <doctest/doctest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -58,6 +61,26 @@ TEST_CASE("more tasks than a ticket can count") {
   pool.Run(kTasks, [&](size_t task, size_t) { ++runs[task]; });
   CHECK(std::all_of(runs.begin(), runs.end(), [](uint8_t count) { return count == 1; }));
 }
+
+#if !defined(__SANITIZE_ADDRESS__)  // whose own mappings do not bear a limit
+TEST_CASE("a pool that the system gives fewer threads does all the tasks") {
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_AS, &before) == 0);
+  size_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  // Room for some stacks, but not for 99.
+  const rlim_t used = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE));
+  const rlimit tight{used + (rlim_t{48} << 20), before.rlim_max};
+  REQUIRE(setrlimit(RLIMIT_AS, &tight) == 0);
+  {
+    ThreadPool pool(100);
+    REQUIRE(setrlimit(RLIMIT_AS, &before) == 0);
+    std::vector<std::atomic<int>> runs(1000);
+    pool.Run(runs.size(), [&](size_t task, size_t) { ++runs[task]; });
+    CHECK(std::all_of(runs.begin(), runs.end(), [](const auto& count) { return count == 1; }));
+  }
+}
+#endif
 
 TEST_CASE("a context rethrows the exception of the lowest task, and goes on working") {
   CpuContext context(3);

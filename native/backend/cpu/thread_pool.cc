@@ -1,5 +1,7 @@
 #include "backend/cpu/thread_pool.h"
 
+#include <system_error>
+
 #include "hwy/cache_control.h"
 
 namespace lora::cpu {
@@ -14,8 +16,14 @@ constexpr uint64_t Mask(int bits) { return (uint64_t{1} << bits) - 1; }
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
+  // Ahead of the first thread: a vector that cannot grow must not leave running ones behind.
+  workers_.reserve(static_cast<size_t>(threads));
   for (int thread = 1; thread < threads; ++thread) {
-    workers_.emplace_back([this, thread] { Work(static_cast<size_t>(thread)); });
+    try {
+      workers_.emplace_back([this, thread] { Work(static_cast<size_t>(thread)); });
+    } catch (const std::system_error&) {
+      return;  // the system gives no more threads: those that there are do all the tasks
+    }
   }
 }
 
