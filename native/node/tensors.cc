@@ -40,9 +40,10 @@ Napi::Value FromBytes(const Napi::CallbackInfo& info) {
   LORA_CHECK(array.ByteLength() == bytes, op, "expected ", bytes, " bytes for shape ", shape,
              " of ", NameOf(dtype), " but received ", array.ByteLength());
   StoragePtr storage = state.NewStorage(device, bytes, op);
-  const auto* from =
-      bytes ? static_cast<const std::byte*>(array.ArrayBuffer().Data()) + array.ByteOffset()
-            : nullptr;
+  // Not through Napi::ArrayBuffer, which cannot be had of shared memory.
+  void* data = nullptr;
+  napi_get_typedarray_info(info.Env(), array, nullptr, nullptr, &data, nullptr, nullptr);
+  const auto* from = static_cast<const std::byte*>(data);
   if (bytes > 0 && device->host_memory() && (storage->fresh() || device->stream().idle())) {
     // No command can be using this block, so the copy need not wait for its turn.
     std::memcpy(storage->data(), from, bytes);

@@ -34,6 +34,12 @@ describe('tensor', () => {
     expect([...(await x.data())]).toEqual([1, 2]);
   });
 
+  test('shared memory is read like any other', async () => {
+    const shared = new Float32Array(new SharedArrayBuffer(12), 4);
+    shared.set([1, 2]);
+    expect([...(await tensor(shared, { device }).data())]).toEqual([1, 2]);
+  });
+
   test('bf16 and f16 are rounded to nearest even and widened on reading', async () => {
     const x = tensor([1, 1.00390625, 1.01171875, -65536.5], { dtype: 'bf16', device });
     expect([...(await x.data())]).toEqual([1, 1, 1.015625, -65536]);
