@@ -220,7 +220,9 @@ void OnAccess(const void* p, int bytes, bool write, const void* return_address) 
     if (!write && (argument || InModule(p))) return;
     Fatal(Kind::kHostPointer, std::string(Verb(access)) + " of host memory at %a", site);
   }
-  if (write) last_store = {byte, bytes, site};
+  // Whole structs are announced before they are read: their store has not happened at the next
+  // event.
+  if (write && bytes <= 16) last_store = {byte, bytes, site};
 }
 
 void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name,
