@@ -16,7 +16,8 @@ export interface Command {
   usage: string;
   flags: Record<string, Flag>;
   positionals?: number;
-  run(args: Arguments): Promise<void>;
+  /** `signal` is aborted with Interrupted on the first Ctrl-C; a second one ends the process at once. */
+  run(args: Arguments, signal: AbortSignal): Promise<void>;
 }
 
 export interface Arguments {
@@ -24,6 +25,13 @@ export interface Arguments {
   number(name: string): number | undefined;
   boolean(name: string): boolean;
   positionals: string[];
+}
+
+/** The reason of what the user stopped: exit code 130. */
+export class Interrupted extends Error {
+  constructor() {
+    super('interrupted');
+  }
 }
 
 /** Wrong usage: printed without a stack, exit code 2. */

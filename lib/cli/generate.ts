@@ -20,17 +20,19 @@ export const generate: Command = {
   run,
 };
 
-async function standardInput(): Promise<string> {
+async function standardInput(signal: AbortSignal): Promise<string> {
   if (process.stdin.isTTY) throw new UsageError('generate needs --prompt TEXT, or text on standard input');
+  signal.addEventListener('abort', () => process.stdin.destroy(signal.reason as Error));
   let text = '';
   for await (const piece of process.stdin.setEncoding('utf8')) text += piece as string;
   return text;
 }
 
-async function run(args: Arguments): Promise<void> {
-  const text = args.string('prompt') ?? (await standardInput());
+async function run(args: Arguments, signal: AbortSignal): Promise<void> {
+  const text = args.string('prompt') ?? (await standardInput(signal));
   const model = await CausalLM.fromPretrained(args.string('model') as string, {
     device: chosenDevice(args),
+    signal,
     ...given({ dtype: args.string('dtype') as 'auto' | undefined }),
   });
   try {
@@ -42,6 +44,7 @@ async function run(args: Arguments): Promise<void> {
       maxNewTokens: args.number('maxNewTokens') ?? 128,
       temperature: args.number('temperature') ?? 0.7,
       seed: args.number('seed') ?? 0,
+      signal,
       ...given({ topK: args.number('topK'), topP: args.number('topP') }),
     });
     if (args.boolean('json')) {

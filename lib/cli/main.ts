@@ -2,14 +2,17 @@
 import { version } from '../../package.json';
 import { LoRAError } from '../errors';
 import { suggest } from '../validate';
-import { failure, help, parse, UsageError, type Command } from './args';
+import { failure, help, Interrupted, parse, UsageError, type Command } from './args';
 import { doctor } from './doctor';
 import { generate } from './generate';
 import { inspect } from './inspect';
 import { merge } from './merge';
-import { Interrupted, train } from './train';
+import { train } from './train';
 
 const commands: Record<string, Command> = { train, generate, merge, inspect, doctor };
+
+const interruption = new AbortController();
+const interrupt = (): void => interruption.abort(new Interrupted());
 
 function overview(): string {
   const width = Math.max(...Object.keys(commands).map((name) => name.length));
@@ -40,13 +43,17 @@ async function main(argv: string[]): Promise<number> {
       process.stdout.write(`${help(name, command)}\n`);
       return 0;
     }
-    await command.run(parse(name, command, rest));
-    return 0;
+    const args = parse(name, command, rest);
+    process.once('SIGINT', interrupt);
+    await command.run(args, interruption.signal);
+    return interruption.signal.aborted ? 130 : 0;
   } catch (error) {
     if (error instanceof Interrupted) return 130;
     const usage = error instanceof UsageError;
     process.stderr.write(`lora-native: ${usage ? error.message : failure(error)}\n`);
     return usage || (error instanceof LoRAError && error.code === 'ERR_ARGUMENT') ? 2 : 1;
+  } finally {
+    process.off('SIGINT', interrupt);
   }
 }
 

@@ -13,9 +13,10 @@ export const merge: Command = {
   run,
 };
 
-async function run(args: Arguments): Promise<void> {
+async function run(args: Arguments, signal: AbortSignal): Promise<void> {
   const model = await CausalLM.fromPretrained(args.string('model') as string, {
     device: chosenDevice(args),
+    signal,
     ...given({ dtype: args.string('dtype') as 'auto' | undefined }),
   });
   try {

@@ -48,10 +48,11 @@ function targets(list: string | undefined): LoRAConfigInput['targetModules'] {
   return list.split(',').map((name) => name.trim());
 }
 
-async function run(args: Arguments): Promise<void> {
+async function run(args: Arguments, signal: AbortSignal): Promise<void> {
   const json = args.boolean('json');
   const model = await CausalLM.fromPretrained(args.string('model') as string, {
     device: chosenDevice(args),
+    signal,
     ...given({ dtype: args.string('dtype') as 'auto' | undefined }),
   });
   try {
@@ -99,12 +100,9 @@ async function run(args: Arguments): Promise<void> {
       }),
     });
     const line = new ProgressLine();
-    const interrupt = new AbortController();
-    const onInterrupt = () => interrupt.abort(new Interrupted());
-    process.once('SIGINT', onInterrupt);
     let total: number | undefined;
     try {
-      for await (const event of trainer.run({ signal: interrupt.signal })) {
+      for await (const event of trainer.run({ signal })) {
         if (json) {
           process.stdout.write(`${JSON.stringify(event)}\n`);
           continue;
@@ -123,7 +121,7 @@ async function run(args: Arguments): Promise<void> {
         }
       }
       if (evalData !== undefined && args.number('evalEvery') === undefined) {
-        const evaluation = await model.evaluate(evalData, { adapter });
+        const evaluation = await model.evaluate(evalData, { adapter, signal });
         if (json) process.stdout.write(`${JSON.stringify({ type: 'eval', ...evaluation })}\n`);
         else
           note(
@@ -132,16 +130,8 @@ async function run(args: Arguments): Promise<void> {
       }
     } finally {
       line.close();
-      process.off('SIGINT', onInterrupt);
     }
   } finally {
     await model.dispose();
-  }
-}
-
-/** The reason of a run that the user stopped: exit code 130. */
-export class Interrupted extends Error {
-  constructor() {
-    super('interrupted');
   }
 }

@@ -1,4 +1,4 @@
-import { spawnSync } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -122,6 +122,51 @@ test('doctor names versions, instruction set, devices and why CUDA is unavailabl
   for (const word of ['lora-native', 'node', 'highway', 'instruction set', 'threads', 'cpu', 'cuda'])
     expect(out).toContain(word);
   expect(JSON.parse(run('doctor', '--json').out)).toMatchObject({ node: process.version });
+});
+
+test('Ctrl-C while training saves a checkpoint and exits with 130', async () => {
+  writeFileSync(join(scratch, 'c.jsonl'), '{"text":"Mia finds three red apples."}\n');
+  const args = [
+    'train',
+    '--model',
+    base,
+    '--data',
+    'c.jsonl',
+    '--max-steps',
+    '1000000',
+    '--out-dir',
+    'stopped',
+  ];
+  const child = spawn(process.execPath, [cli, ...args], { cwd: scratch });
+  let err = '';
+  child.stderr.setEncoding('utf8').on('data', (piece: string) => {
+    if (!err.includes('step 1/') && (err + piece).includes('step 1/')) child.kill('SIGINT');
+    err += piece;
+  });
+  const code = await new Promise((resolve) => child.on('close', resolve));
+  expect(err).toMatch(/saved stopped\/checkpoint-\d+\n$/);
+  expect(code).toBe(130);
+  const saved = /checkpoint-\d+/.exec(err)![0];
+  expect(existsSync(join(scratch, 'stopped', saved, 'checkpoint.safetensors'))).toBe(true);
+  expect(existsSync(join(scratch, 'stopped/adapter_config.json'))).toBe(false); // not the final adapter
+});
+
+test('Ctrl-C while generating exits with 130', async () => {
+  const args = [
+    'generate',
+    '--model',
+    base,
+    '--prompt',
+    'Mia',
+    '--max-new-tokens',
+    '500',
+    '--temperature',
+    '3',
+  ];
+  const child = spawn(process.execPath, [cli, ...args], { cwd: scratch });
+  child.stderr.once('data', () => child.kill('SIGINT')); // the line that names the device
+  const code = await new Promise((resolve) => child.on('close', resolve));
+  expect(code).toBe(130);
 });
 
 test('a wrong LORA_THREADS is a sentence, not a stack', () => {
