@@ -14,7 +14,7 @@ import { noGrad, runUntracked } from '../scope';
 import { checkSaved, restore, type StateDict } from '../state';
 import type { Parameter, Tensor } from '../tensor';
 import { adapterTensor, checkAdapterTensors, downKey, upKey } from './adapter_tensors';
-import { checkInteger, checkOptions } from '../validate';
+import { checkInteger, checkNumber, checkOptions } from '../validate';
 import type { FrozenLinear } from './weights';
 
 /** The LoRA pair of one linear layer: y += scale·up·(down·x). */
@@ -52,12 +52,11 @@ export class Adapter {
   readonly config: LoRAConfig;
   /** Whether its parameters get gradients. */
   readonly trainable: boolean;
-  /** A factor on the α/r of every layer. */
-  scale = 1;
   /** An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
   readonly #modules = new Map<string, AdapterModule>();
   readonly #source: AdapterSource;
+  #scale = 1;
   #uses = 0;
   #forwards = 0;
   #disposed = false;
@@ -156,6 +155,15 @@ export class Adapter {
     this.#checkAlive();
     const all = [...this.#modules.values()].flatMap(({ up, down }) => [up, down]);
     return all.sort((a, b) => (a.name < b.name ? -1 : 1));
+  }
+
+  /** A factor on the α/r of every layer; 1 at first. It is not part of what save() writes. */
+  get scale(): number {
+    return this.#scale;
+  }
+  set scale(value: number) {
+    checkNumber(TAG, 'scale', value);
+    this.#scale = value;
   }
 
   /** Paths of the layers it changes. */

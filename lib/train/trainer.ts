@@ -33,6 +33,7 @@ export class Trainer {
   readonly #adapter: Adapter;
   readonly #parameters: readonly Parameter[];
   readonly #optimizer: AdamW;
+  readonly #ownsOptimizer: boolean;
   readonly #schedule: Schedule;
   readonly #output: OutputDirectory | undefined;
   #ran = false;
@@ -56,6 +57,7 @@ export class Trainer {
     this.#parameters = options.parameters ?? adapter.parameters();
     const { lr, weightDecay, outDir } = this.#options;
     this.#optimizer = options.optimizer ?? new AdamW([...this.#parameters], { lr, weightDecay });
+    this.#ownsOptimizer = options.optimizer === undefined;
     this.#schedule = this.#options.scheduleOf;
     this.#output = outDir === undefined ? undefined : new OutputDirectory(outDir);
   }
@@ -80,6 +82,7 @@ export class Trainer {
       return yield* this.#steps(signal);
     } finally {
       release();
+      if (this.#ownsOptimizer) this.#optimizer.dispose();
     }
   }
 

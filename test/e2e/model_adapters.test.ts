@@ -180,6 +180,7 @@ test('what does not fit the model is listed', async () => {
   );
   expect(() => model.addAdapter({})).toThrow("the model already has an adapter 'default'");
   expect(() => model.addAdapter({ rank: 4 } as object, { name: 'y' })).toThrow("did you mean 'r'?");
+  expect(() => (a.scale = Number.NaN)).toThrow('expected scale to be a finite number but received NaN');
   expect(() => model.addAdapter({}, { name: 'y', activate: 1 as unknown as boolean })).toThrow(
     'expected activate to be true or false but received 1',
   );

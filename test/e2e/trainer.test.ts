@@ -1,7 +1,14 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AdamW, CausalLM, Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
+import {
+  AdamW,
+  CausalLM,
+  memoryUsage,
+  Trainer,
+  type TrainerEvent,
+  type TrainerOptions,
+} from '../../lib/index';
 
 const base = join(__dirname, '../../examples/base-model');
 const rows = ['Mia finds three red apples.', 'Leo hides two blue hats.', 'On Monday Ida sells six cakes.'];
@@ -147,6 +154,16 @@ test('an optimizer that was given keeps its lr, and maxGradNorm 0 turns clipping
   expect(await lrs({ optimizer, parameters })).toEqual([3e-3]);
   expect(await lrs({ optimizer, lr: 1e-4 })).toEqual([1e-4]);
   expect(await lrs({ maxGradNorm: 0 })).toEqual([2e-4]);
+});
+
+test('a run frees the optimizer that it made, and leaves one that was given', async () => {
+  const parameters = model.addAdapter({ r: 2 }).parameters();
+  const before = memoryUsage().bytes;
+  await collect(new Trainer({ model, data, maxSteps: 2 }));
+  expect(memoryUsage().bytes).toBe(before);
+  using optimizer = new AdamW(parameters);
+  await collect(new Trainer({ model, data, maxSteps: 2, optimizer }));
+  expect(optimizer.disposed).toBe(false);
 });
 
 test('a handle is lazy and consumed once', async () => {
