@@ -36,8 +36,8 @@ async function run(
 }
 
 test.each(cases.map((c) => [title(c), c] as const))('%s', async (_, testCase) => {
-  // Rows beyond 48 repeat what a tile does; the reference is scalar.
-  const small = { ...testCase, m: Math.min(testCase.m, 48) };
+  // Two row tiles and a row: more rows repeat what these do, and the reference is scalar.
+  const small = { ...testCase, m: Math.min(testCase.m, 13) };
   const [cpu, reference] = [await run(small, 'cpu'), await run(small, 'reference')];
   // Norms, relative: f32 sums of 2048 terms stay within a few units of √k·ε; bf16 rounds h, y and dx once each.
   const bound = small.dtype === 'f32' ? 2e-6 : 4e-3;
