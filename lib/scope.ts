@@ -158,6 +158,11 @@ async function settle(result: PromiseLike<unknown>, scope: Scope): Promise<unkno
 
 /** Takes a tensor out of the tidy() scopes around it: it lives until it is disposed or collected. */
 export function keep<T extends Owned>(tensor: T): T {
+  check(
+    typeof (tensor as Partial<Owned> | null)?.dispose === 'function',
+    'keep',
+    `expected a tensor but received ${describe(tensor)}`,
+  );
   untrack(tensor);
   return tensor;
 }

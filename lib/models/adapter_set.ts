@@ -65,6 +65,13 @@ export class AdapterSet {
     check(false, op, `the model has no adapter ${describe(choice)}${help}`);
   }
 
+  /** One that is named: nothing does not mean the active one here. */
+  #named(op: string, name: string | Adapter): Adapter {
+    const adapter = name === undefined ? null : this.#lookup(op, name);
+    check(adapter, op, `expected the name of an adapter but received ${describe(name)}`);
+    return adapter;
+  }
+
   /** The adapter that a call means. @throws ERR_ARGUMENT, or ERR_BUSY when the merged state forbids it. */
   resolve(op: string, choice: AdapterChoice): Adapter | null {
     const adapter = this.#lookup(op, choice);
@@ -104,8 +111,7 @@ export class AdapterSet {
 
   remove(name: string): void {
     const op = 'removeAdapter';
-    const adapter = this.#lookup(op, name);
-    check(adapter, op, `expected the name of an adapter but received ${describe(name)}`);
+    const adapter = this.#named(op, name);
     if (adapter === this.merged) busy(op, `adapter '${name}' is merged into the base weights: call unmerge() first`);
     if (adapter.busy) busy(op, `adapter '${name}' is used by a run or a generation`);
     this.all.delete(adapter.name);
@@ -117,8 +123,7 @@ export class AdapterSet {
     const op = 'merge';
     if (this.#merged) busy(op, `adapter '${this.#merged.adapter.name}' is merged already: call unmerge() first`);
     if (this.#merging) busy(op, 'an adapter is being merged');
-    const adapter = this.#lookup(op, name);
-    check(adapter, op, `expected the name of an adapter but received ${describe(name)}`);
+    const adapter = this.#named(op, name);
     if (this.#runs > 0) busy(op, 'a run or a generation reads the base weights');
     this.#merging = true;
     const release = adapter.acquire();

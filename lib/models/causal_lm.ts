@@ -102,6 +102,11 @@ export class CausalLM {
       );
     checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16']);
     checkSignal(op, signal);
+    check(
+      onProgress === undefined || typeof onProgress === 'function',
+      op,
+      `expected onProgress to be a function but received ${describe(onProgress)}`,
+    );
     const device = deviceName(op, options.device ?? 'cpu');
     check(
       typeof source === 'string' || source instanceof URL,

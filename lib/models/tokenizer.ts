@@ -95,7 +95,9 @@ export class Tokenizer {
   /** Text of ids; an incomplete character at an end is shown as U+FFFD. */
   decode(ids: readonly number[] | Int32Array, options: DecodeOptions = {}): string {
     checkOptions('tokenizer', options, ['skipSpecialTokens']);
-    const list = Array.from(ids);
+    const given: unknown = ids;
+    check(Array.isArray(given) || ArrayBuffer.isView(given), 'tokenizer', `expected ids but received ${describe(ids)}`);
+    const list = Array.from<number>(ids);
     const bad = list.find((id) => !Number.isSafeInteger(id) || id < 0);
     check(bad === undefined, 'tokenizer', `expected ids to be non-negative integers but received ${describe(bad)}`);
     // A model's vocabulary may be padded beyond the tokenizer's: such ids have no text.

@@ -96,13 +96,12 @@ async function findInner(dir: string, present: readonly string[]): Promise<strin
  */
 export async function writeAdapter(
   dir: string | URL,
-  {
-    config,
-    tensors,
-  }: { config: Readonly<Record<string, unknown>>; tensors: ReadonlyMap<string, SafetensorsTensor> },
+  files: { config: Readonly<Record<string, unknown>>; tensors: ReadonlyMap<string, SafetensorsTensor> },
 ): Promise<void> {
   const op = 'writeAdapter';
   const path = toPath(dir, op);
+  check(isRecord(files), op, `expected { config, tensors } but received ${describe(files)}`);
+  const { config, tensors } = files;
   check(
     isRecord(config),
     op,

@@ -180,6 +180,13 @@ test('what does not fit the model is listed', async () => {
   );
   expect(() => model.addAdapter({})).toThrow("the model already has an adapter 'default'");
   expect(() => model.addAdapter({ rank: 4 } as object, { name: 'y' })).toThrow("did you mean 'r'?");
+  const nothing = undefined as unknown as string;
+  const nameless = {
+    code: 'ERR_ARGUMENT',
+    message: expect.stringContaining('expected the name of an adapter'),
+  };
+  await expect(model.removeAdapter(nothing)).rejects.toMatchObject(nameless); // not the active one
+  await expect(model.merge(nothing)).rejects.toMatchObject(nameless);
   expect(() => (a.scale = Number.NaN)).toThrow('expected scale to be a finite number but received NaN');
   expect(() => model.addAdapter({}, { name: 'y', activate: 1 as unknown as boolean })).toThrow(
     'expected activate to be true or false but received 1',

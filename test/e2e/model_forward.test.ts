@@ -252,6 +252,7 @@ test('loading says what is wrong', async () => {
     message: expect.stringContaining('has no config.json'),
   });
   await expect(at(made[0]!, { dtyp: 'f32' })).rejects.toThrow("did you mean 'dtype'?");
+  await expect(at(made[0]!, { onProgress: 5 })).rejects.toThrow('expected onProgress to be a function');
   await expect(at(made[0]!, { dtype: 'f16' })).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
   await expect(at(made[0]!, { signal: AbortSignal.abort(new Error('enough')) })).rejects.toThrow('enough');
 });

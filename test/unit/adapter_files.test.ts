@@ -74,6 +74,10 @@ describe('writeAdapter', () => {
     const dir = unused();
     const write = (what: object): Promise<void> =>
       writeAdapter(dir, what as Parameters<typeof writeAdapter>[1]);
+    await expect(write(undefined as unknown as object)).rejects.toMatchObject({
+      code: 'ERR_ARGUMENT',
+      message: '[writeAdapter] expected { config, tensors } but received undefined',
+    });
     await expect(write({ config: [], tensors })).rejects.toThrow(
       'expected config to be the content of adapter_config.json',
     );

@@ -131,6 +131,7 @@ describe('tidy', () => {
   });
 
   test('wants a function', () => {
+    expectThrow(() => keep(3 as never), 'ERR_ARGUMENT', '[keep] expected a tensor but received 3');
     expectThrow(() => tidy(3 as never), 'ERR_ARGUMENT', '[tidy] expected a function but received 3');
     expectThrow(
       () => noGrad(null as never),

@@ -42,6 +42,7 @@ test('decode', async () => {
   expect(() => t.decode([-1])).toThrow(
     '[tokenizer] expected ids to be non-negative integers but received -1',
   );
+  expect(() => t.decode(undefined as unknown as number[])).toThrow('expected ids but received undefined');
   expect(() => t.decode([97], { skipSpecialToken: true } as object)).toThrow(
     "did you mean 'skipSpecialTokens'?",
   );
