@@ -114,6 +114,12 @@ export class Tokenizer {
     return this.#inner.token_to_id(token);
   }
 
+  /** Of the end-of-text token that tokenizer_config.json names; null when it names none. */
+  get eosTokenId(): number | null {
+    const token = this.specialTokens['eos_token'];
+    return (token === undefined ? undefined : this.tokenId(token)) ?? null;
+  }
+
   /** The number of ids up to the largest that has a token. */
   get vocabSize(): number {
     let largest = -1;

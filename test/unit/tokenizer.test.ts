@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { loadDataset } from '../../lib/data/dataset';
 import { StopStrings } from '../../lib/models/stop_strings';
 import { Tokenizer } from '../../lib/models/tokenizer';
 import { byteTokenizer, tinyTemplate } from '../support/tiny_model';
@@ -30,6 +31,19 @@ test('encode adds what the post-processor says, unless told not to', async () =>
   expect(t.encode('a</s>b', { addSpecialTokens: false })).toEqual([97, 257, 98]);
   expect(t.encode('', { addSpecialTokens: false })).toEqual([]);
   expect(t.vocabSize).toBe(260);
+});
+
+test('a text of a data set ends with the end-of-text token of the tokenizer', async () => {
+  const tokenizer = await load();
+  expect(tokenizer.eosTokenId).toBe(257);
+  expect((await load({ 'tokenizer_config.json': {} })).eosTokenId).toBeNull();
+  const path = join(tokenizer.directory, 'data.jsonl');
+  writeFileSync(path, '{"text":"a"}\n{"text":"b</s>"}\n');
+  const rows = [...(await loadDataset(path, { tokenizer }))].map(({ inputIds }) => inputIds);
+  expect(rows).toEqual([
+    [256, 97, 257],
+    [256, 98, 257],
+  ]);
 });
 
 test('decode', async () => {
