@@ -28,13 +28,16 @@ export class RunHandle<Event, Result> implements AsyncIterable<Event>, PromiseLi
 
   [Symbol.asyncIterator](): AsyncIterator<Event, undefined> {
     let run: AsyncGenerator<Event, Result, void> | undefined;
+    let left = false;
     return {
       next: async () => {
+        if (left) return { value: undefined, done: true };
         run ??= this.#begin();
         const { value, done } = await run.next();
         return done ? { value: undefined, done: true } : { value, done: false };
       },
       return: async () => {
+        left = true; // also before the first next(): nothing may begin after that
         // The generator's finally blocks free what the run holds; its own return value is not an event.
         await run?.return(undefined as Result);
         return { value: undefined, done: true };

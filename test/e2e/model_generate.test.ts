@@ -169,6 +169,12 @@ test('leaving the loop frees the cache, and so does an abort', async () => {
   expect(memoryUsage().bytes).toBe(before);
 });
 
+test('an iterator that was left before it began does nothing', async () => {
+  const iterator = model.generate(prompt, { maxNewTokens: 3 })[Symbol.asyncIterator]();
+  await iterator.return!();
+  expect(await iterator.next()).toEqual({ value: undefined, done: true });
+});
+
 test('a running generation holds its adapter and the base', async () => {
   fillAdapter(model.addAdapter({ r: 2 }, { name: 'a' }));
   const iterator = model.generate(prompt, { maxNewTokens: 5, ignoreEos: true })[Symbol.asyncIterator]();
