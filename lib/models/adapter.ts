@@ -252,10 +252,13 @@ export class Adapter {
     json['task_type'] ??= 'CAUSAL_LM';
     const release = this.acquire();
     try {
-      const tensors = new Map<string, SafetensorsTensor>();
-      for (const p of this.parameters())
-        tensors.set(p.name, { dtype: 'F32', shape: [...p.shape], bytes: await p.bytes() });
-      await writeAdapter(dir, { config: json, tensors });
+      // Every read is queued before the first await: training that goes on does not tear the file.
+      const tensors = await Promise.all(
+        this.parameters().map(async (p): Promise<[string, SafetensorsTensor]> => {
+          return [p.name, { dtype: 'F32', shape: [...p.shape], bytes: await p.bytes() }];
+        }),
+      );
+      await writeAdapter(dir, { config: json, tensors: new Map(tensors) });
     } finally {
       release();
     }

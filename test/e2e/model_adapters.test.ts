@@ -301,6 +301,19 @@ test('save writes a directory that loads again', async () => {
   await expect(model.save(link)).rejects.toThrow('holds the base model itself');
 });
 
+test('save writes the values of the moment of the call, though training goes on', async () => {
+  const model = await load();
+  const a = model.addAdapter({ r: 2 });
+  fillAdapter(a);
+  const was = new Map(a.parameters().map((p) => [p.name, Buffer.from(p.bytesSync())]));
+  const dir = join(scratch, 'meanwhile');
+  const saved = a.save(dir);
+  train(model, a);
+  await saved;
+  const { tensors } = await readAdapter(dir);
+  for (const [name, bytes] of was) expect(bytes.equals(tensors.get(name)!.bytes)).toBe(true);
+});
+
 test('a run that holds an adapter keeps it', async () => {
   const model = await load();
   const a = model.addAdapter({ r: 2 });
