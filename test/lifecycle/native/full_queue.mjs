@@ -11,12 +11,12 @@ const [a, b] = [matrix(1), matrix(2)];
 const report = [];
 // What is given back depends on what lies in the cache, so several amounts of garbage are tried.
 for (const blocks of [8, 9, 10, 11]) {
-  let garbage = [];
+  const garbage = [];
   for (let i = 0; i < blocks; i++) garbage.push(native.alloc(cpu, 'f32', [20 * MiB]));
   native.setQueueLimits({ commands: 512, bytes: 2 ** 40 });
   native.synchronizeSync(cpu);
-  garbage = null;
-  gc();
+  garbage.length = 0;
+  globalThis.gc();
   native.setQueueLimits({ commands: 1, bytes: 2 ** 40 });
   const first = native.matmul(a, b, false, false, 'f16'); // fills the queue
   const second = native.matmul(a, b, false, false, 'f16'); // its scratch is larger than all that is in use
