@@ -84,17 +84,20 @@ for (const testCase of cases.filter((c) => !options.filter || title(c).includes(
   for (const what of ['forward', 'step']) {
     const rivals = torch ? (what === 'forward' ? ['forward', 'forward_addmm'] : ['step']) : [];
     const medians = { ours: [], rivals: Object.fromEntries(rivals.map((name) => [name, []])) };
-    // One untimed call each tells how many iterations fill the budget.
-    const count = (seconds) => Math.max(3, Math.min(400, Math.round(budget / median(seconds))));
-    const iterations = count(await ours.time(what, 3));
-    const rivalIterations = {};
-    for (const name of rivals) rivalIterations[name] = count(await torch.time(name, 3));
+    // A few untimed calls each tell how many fill the budget: about 20 ms of calls back to back, again and again.
+    const plan = (seconds) => {
+      const batch = Math.max(1, Math.round(0.02 / median(seconds)));
+      return [Math.max(3, Math.round(budget / median(seconds) / batch)), batch];
+    };
+    const ourPlan = plan(await ours.time(what, 5, 1));
+    const plans = {};
+    for (const name of rivals) plans[name] = plan(await torch.time(name, 5, 1));
     for (let round = 0; round < rounds; round++) {
       await sleep(gap);
-      medians.ours.push(median(await ours.time(what, iterations)));
+      medians.ours.push(median(await ours.time(what, ...ourPlan)));
       for (const name of rivals) {
         await sleep(gap);
-        medians.rivals[name].push(median(await torch.time(name, rivalIterations[name])));
+        medians.rivals[name].push(median(await torch.time(name, ...plans[name])));
       }
     }
     const best = rivals.map((name) => medians.rivals[name]).sort((a, b) => median(a) - median(b))[0];
@@ -118,5 +121,5 @@ writeFileSync(
   `${JSON.stringify({ date: new Date().toISOString(), cpu: cpus()[0]?.model, node: process.version, threads, rounds, torch: torch?.info ?? null, results }, null, 1)}\n`,
 );
 console.log(
-  `\nmedians over ${rounds} interleaved rounds, spread = smallest–largest round; ours/torch against the faster form of PyTorch. Written to ${options.out}`,
+  `\nmedians over ${rounds} interleaved rounds, spread = smallest–largest round; ours/torch against the faster form of PyTorch (y + s·A(Bx) as PEFT writes it, or addmm_ in place). Written to ${options.out}`,
 );

@@ -52,14 +52,15 @@ export class OursProvider {
     return out;
   }
 
-  async time(what, iterations) {
+  /** Seconds per call, `iterations` times: `batch` calls are queued back to back, as a model queues its layers. */
+  async time(what, iterations, batch) {
     const work = what === 'step' ? () => this.#step() : () => this.#forward();
     const seconds = [];
     for (let i = 0; i < iterations; i++) {
       const start = performance.now();
-      work();
+      for (let call = 0; call < batch; call++) work();
       await synchronize('cpu');
-      seconds.push((performance.now() - start) / 1000);
+      seconds.push((performance.now() - start) / 1000 / batch);
     }
     return seconds;
   }

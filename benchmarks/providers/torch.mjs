@@ -48,8 +48,8 @@ export class TorchProvider {
   check(dir) {
     return this.#ask({ do: 'check', dir });
   }
-  async time(what, iterations) {
-    return (await this.#ask({ do: 'time', what, iterations })).seconds;
+  async time(what, iterations, batch) {
+    return (await this.#ask({ do: 'time', what, iterations, batch })).seconds;
   }
   stop() {
     this.#child.stdin.end();

@@ -2,7 +2,7 @@
 
 {"do": "load", "case": {...}, "dir": DIR}   inputs as raw float32 files x w a b g
 {"do": "check", "dir": DIR}                 writes y dx da db as raw float32 files
-{"do": "time", "what": "forward" | "step", "iterations": N}   seconds of each iteration
+{"do": "time", "what": "forward" | "step", "iterations": N, "batch": B}   seconds per call, N times over B calls
 """
 
 import json
@@ -60,12 +60,13 @@ def step():
 work = {"forward": forward, "forward_addmm": forward_addmm, "step": step}
 
 
-def timed(what, iterations):
+def timed(what, iterations, batch):
     seconds = []
     for _ in range(iterations):
         start = time.perf_counter()
-        work[what]()
-        seconds.append(time.perf_counter() - start)
+        for _ in range(batch):
+            work[what]()
+        seconds.append((time.perf_counter() - start) / batch)
     return seconds
 
 
@@ -90,7 +91,7 @@ def main():
         elif command["do"] == "check":
             check(command["dir"])
         elif command["do"] == "time":
-            answer["seconds"] = timed(command["what"], command["iterations"])
+            answer["seconds"] = timed(command["what"], command["iterations"], command["batch"])
         print(json.dumps(answer), flush=True)
 
 
