@@ -9,18 +9,25 @@ import { fileURLToPath } from 'node:url';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const cmakeJs = createRequire(import.meta.url).resolve('cmake-js/package.json');
 const definitions = process.argv.slice(2).map((argument) => argument.replace(/^-D/, '--CD'));
-const { status, error } = spawnSync(
-  process.execPath,
-  [
-    join(dirname(cmakeJs), 'bin/cmake-js'),
-    'compile',
-    '--out',
-    'build/cmake',
-    '--parallel',
-    String(availableParallelism()),
-    ...definitions,
-  ],
-  { cwd: root, stdio: 'inherit' },
-);
-if (error) throw error;
-process.exitCode = status ?? 1;
+
+function cmakeJsRun(command) {
+  const { status, error } = spawnSync(
+    process.execPath,
+    [
+      join(dirname(cmakeJs), 'bin/cmake-js'),
+      command,
+      '--out',
+      'build/cmake',
+      '--parallel',
+      String(availableParallelism()),
+      ...definitions,
+    ],
+    { cwd: root, stdio: 'inherit' },
+  );
+  if (error) throw error;
+  if (status !== 0) process.exit(status ?? 1);
+}
+
+// `compile` configures only a tree that is new: definitions must reach one that is there.
+if (definitions.length > 0) cmakeJsRun('configure');
+cmakeJsRun('compile');

@@ -42,6 +42,7 @@ if (existsSync(log))
     counts.skipped += Number(line[4]);
   }
 if (tests.status !== 0 && counts.failed === 0) counts.failed = 1; // a crash prints no counts
+if (counts.passed === 0 && rest.length === 0) counts.failed = Math.max(counts.failed, 1); // nothing ran
 writeFileSync(join(root, 'build', `ctest${sanitize ? '-sanitize' : ''}.json`), JSON.stringify(counts));
 console.log(`native tests: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
-process.exitCode = tests.status ?? 1;
+process.exitCode = counts.failed > 0 ? 1 : (tests.status ?? 1);
