@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs';
 import { CausalLM, memoryUsage, setThreads, type GenerateOptions } from '../../lib/index';
 import { fillAdapter } from '../support/fill_adapter';
+import { collectGarbage } from '../support/garbage';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 
 const made: string[] = [];
@@ -149,6 +150,7 @@ test('overlapping calls, each with its own adapter', async () => {
 });
 
 test('leaving the loop frees the cache, and so does an abort', async () => {
+  await collectGarbage();
   const before = memoryUsage().bytes;
   for await (const { id } of model.generate(prompt, { maxNewTokens: 50, ignoreEos: true })) {
     expect(id).toBeGreaterThanOrEqual(0);

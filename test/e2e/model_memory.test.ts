@@ -1,6 +1,7 @@
 /** A file of its own: garbage of other tests would blur the numbers. */
 import { rmSync } from 'node:fs';
 import { AdamW, CausalLM, clipGradNorm, memoryUsage, noGrad, setThreads, tidy } from '../../lib/index';
+import { collectGarbage } from '../support/garbage';
 import { tinyModel } from '../support/tiny_model';
 
 const rows = [
@@ -39,6 +40,7 @@ test('nothing of a training step, a generation or a merge is left', async () => 
   await step(false);
   await step(true);
   await serve();
+  await collectGarbage(); // what loading left must not be freed in between
   const before = memoryUsage();
   for (let i = 0; i < 4; i++) {
     await step(i % 2 === 1);
@@ -63,6 +65,7 @@ test('a frozen adapter and the base alone record nothing', async () => {
   expect(loss.requiresGrad).toBe(false);
   await loss.item();
   loss.dispose();
+  await collectGarbage();
   const before = memoryUsage().bytes;
   const held = model.forward(rows, { labels: rows }).loss;
   await held.item();
@@ -90,6 +93,7 @@ test('what belongs to a model outlives the tidy() it was made in', async () => {
 });
 
 test('a load that is aborted half way leaves nothing', async () => {
+  await collectGarbage();
   const before = memoryUsage().tensors;
   const stop = new AbortController();
   const onProgress = ({ loaded, total }: { loaded: number; total: number }) => {
@@ -101,6 +105,7 @@ test('a load that is aborted half way leaves nothing', async () => {
 });
 
 test('dispose gives everything back', async () => {
+  await collectGarbage();
   const before = memoryUsage().tensors;
   const dir = await tinyModel({ seed: 2 });
   const other = await CausalLM.fromPretrained(dir);

@@ -9,6 +9,7 @@ import {
   type TrainerEvent,
   type TrainerOptions,
 } from '../../lib/index';
+import { collectGarbage } from '../support/garbage';
 
 const base = join(__dirname, '../../examples/base-model');
 const rows = ['Mia finds three red apples.', 'Leo hides two blue hats.', 'On Monday Ida sells six cakes.'];
@@ -158,6 +159,7 @@ test('an optimizer that was given keeps its lr, and maxGradNorm 0 turns clipping
 
 test('a run frees the optimizer that it made, and leaves one that was given', async () => {
   const parameters = model.addAdapter({ r: 2 }).parameters();
+  await collectGarbage();
   const before = memoryUsage().bytes;
   await collect(new Trainer({ model, data, maxSteps: 2 }));
   expect(memoryUsage().bytes).toBe(before);
