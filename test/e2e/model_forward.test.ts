@@ -1,4 +1,6 @@
 import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { CausalLM, noGrad, setThreads, tensor, type Adapter, type Tensor } from '../../lib/index';
 import { ReferenceLlama, matrix, type Deltas } from '../support/llama_reference';
 import { fillAdapter } from '../support/fill_adapter';
@@ -245,7 +247,7 @@ test('loading says what is wrong', async () => {
     message: expect.stringContaining('/nowhere does not exist'),
   });
   await expect(at('hf:org/name')).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
-  const empty = mkdtempSync('/tmp/tiny-model-');
+  const empty = mkdtempSync(join(tmpdir(), 'tiny-model-'));
   made.push(empty);
   await expect(at(empty)).rejects.toMatchObject({
     code: 'ERR_FILE',

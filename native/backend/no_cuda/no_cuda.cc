@@ -1,4 +1,4 @@
-// Stands in for the CUDA backend in builds without nvcc, so that no call site needs an #ifdef.
+// Stands in for the CUDA backend where there is none, so that no call site needs an #ifdef.
 #include "core/backend.h"
 
 namespace lora {
@@ -6,7 +6,7 @@ namespace lora {
 const Backend* CudaBackend() { return nullptr; }
 
 const char* CudaUnavailableReason() {
-  return "this build of lora-native holds no CUDA backend (it was compiled without nvcc)";
+  return "this version of lora-native has no CUDA backend yet";
 }
 
 }  // namespace lora
