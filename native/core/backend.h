@@ -15,8 +15,11 @@ namespace lora {
 class Context {
  public:
   virtual ~Context() = default;
-  // Threads that work on one op. Results are bitwise reproducible for a given number.
+  // Threads that work on one op, or a GPU's multiprocessors. Results are bitwise reproducible for a
+  // given number.
   virtual int threads() const { return 1; }
+  // Returns when what the ops so far have started is done; throws when the device was lost.
+  virtual void Finish() {}
 };
 
 using Scratch = std::span<std::byte>;

@@ -1,5 +1,6 @@
 // Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
 // 1, 2, 3" (SC 2011): four random words from a 128-bit counter and a 64-bit key, no state.
+// What kernels call too is constexpr: nvcc compiles that for the device.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +12,7 @@ namespace lora {
 
 using PhiloxWords = std::array<uint32_t, 4>;
 
-inline PhiloxWords Philox4x32(uint64_t key, PhiloxWords counter) {
+constexpr PhiloxWords Philox4x32(uint64_t key, PhiloxWords counter) {
   constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
   constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
   uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
@@ -34,15 +35,15 @@ inline uint32_t DropoutThreshold(float p) {
   // p < 1, and so something is always kept: the scale below stays finite.
   return static_cast<uint32_t>(std::min(std::lround(65536.0 * p), 65535L));
 }
-inline float DropoutScale(uint32_t threshold) {
+constexpr float DropoutScale(uint32_t threshold) {
   return 65536.0f / (65536.0f - static_cast<float>(threshold));
 }
-inline bool DropoutKeeps(const PhiloxWords& words, int column_in_8, uint32_t threshold) {
+constexpr bool DropoutKeeps(const PhiloxWords& words, int column_in_8, uint32_t threshold) {
   const uint32_t word = words[static_cast<size_t>(column_in_8 / 2)];
   return (column_in_8 % 2 == 0 ? word & 0xffffu : word >> 16) >= threshold;
 }
 
 // A double in [0, 1) of 32 random bits.
-inline double UniformFromWord(uint32_t word) { return word * (1.0 / 4294967296.0); }
+constexpr double UniformFromWord(uint32_t word) { return word * (1.0 / 4294967296.0); }
 
 }  // namespace lora

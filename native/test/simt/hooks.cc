@@ -36,6 +36,45 @@ void OutOfRange(const void* record, const char* what) {
 }
 }  // namespace
 
+// Atomics of the host code beside kernels: shared pointers, guards of static locals. Kernels have
+// none.
+#define LORA_ATOMIC(bits)                                                                          \
+  using lora_word##bits = uint##bits##_t;                                                          \
+  lora_word##bits __tsan_atomic##bits##_load(const volatile lora_word##bits* p, int) {             \
+    return __atomic_load_n(p, __ATOMIC_SEQ_CST);                                                   \
+  }                                                                                                \
+  void __tsan_atomic##bits##_store(volatile lora_word##bits* p, lora_word##bits v, int) {          \
+    __atomic_store_n(p, v, __ATOMIC_SEQ_CST);                                                      \
+  }                                                                                                \
+  lora_word##bits __tsan_atomic##bits##_exchange(volatile lora_word##bits* p, lora_word##bits v,   \
+                                                 int) {                                            \
+    return __atomic_exchange_n(p, v, __ATOMIC_SEQ_CST);                                            \
+  }                                                                                                \
+  lora_word##bits __tsan_atomic##bits##_fetch_add(volatile lora_word##bits* p, lora_word##bits v,  \
+                                                  int) {                                           \
+    return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                             \
+  }                                                                                                \
+  lora_word##bits __tsan_atomic##bits##_fetch_sub(volatile lora_word##bits* p, lora_word##bits v,  \
+                                                  int) {                                           \
+    return __atomic_fetch_sub(p, v, __ATOMIC_SEQ_CST);                                             \
+  }                                                                                                \
+  int __tsan_atomic##bits##_compare_exchange_strong(                                               \
+      volatile lora_word##bits* p, lora_word##bits* expected, lora_word##bits v, int, int) {       \
+    return __atomic_compare_exchange_n(p, expected, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST); \
+  }
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmissing-declarations"
+extern "C" {
+LORA_ATOMIC(8)
+LORA_ATOMIC(32)
+LORA_ATOMIC(64)
+void __tsan_vptr_update(void**, void*) {}
+void __tsan_vptr_read(void**) {}
+void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+}
+#pragma GCC diagnostic pop
+
 extern "C" {
 void __tsan_init();
 void __tsan_init() {}

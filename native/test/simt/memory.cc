@@ -202,7 +202,7 @@ void ForgetLastStore() { last_store.address = nullptr; }
 
 // Called by the compiler's instrumentation before every load and store of kernel code.
 void OnAccess(const void* p, int bytes, bool write, const void* return_address) {
-  if (world.inside) return;
+  if (world.inside || __builtin_thread_pointer() != world.os_thread) return;
   const Inside inside;
   if (last_store.address) CheckLastStore();
   if (world.self().fiber.OnStack(p)) return;

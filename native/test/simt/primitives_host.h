@@ -109,11 +109,16 @@ void MmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
 void GridDependencyWait();
 void GridLaunchDependents();
 
+inline float ToFloat(float v) { return v; }
+inline float BitsToFloat(uint32_t bits) { return std::bit_cast<float>(bits); }
+inline uint32_t FloatToBits(float f) { return std::bit_cast<uint32_t>(f); }
 inline float ToFloat(BF16 v) { return F32FromBF16(v.bits); }
 inline float ToFloat(F16 v) { return F32FromF16(v.bits); }
 template <class T>
 T FromFloat(float f) {
-  if constexpr (std::is_same_v<T, BF16>) {
+  if constexpr (std::is_same_v<T, float>) {
+    return f;
+  } else if constexpr (std::is_same_v<T, BF16>) {
     return {BF16FromF32(f)};
   } else {
     return {F16FromF32(f)};

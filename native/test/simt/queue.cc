@@ -15,6 +15,7 @@ Result Changed(const char* what) {
 }  // namespace
 
 void Queue::Enqueue(std::function<Result()> work) {
+  const std::lock_guard lock(mutex_);
   work_.push_back(std::move(work));
   random_ = random_ * 6364136223846793005u + 1442695040888963407u;
   if (options_.async == Async::kEager || (options_.async == Async::kRandom && random_ >> 63))
@@ -62,6 +63,7 @@ void Queue::Drain() {
 }
 
 Result Queue::Synchronize() {
+  const std::lock_guard lock(mutex_);
   Drain();
   return std::exchange(result_, Result());
 }

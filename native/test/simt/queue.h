@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <functional>
+#include <mutex>
 
 #include "test/simt/simt.h"
 
@@ -12,7 +13,8 @@ namespace lora::simt {
 
 class Queue {
  public:
-  // options.async also decides when queued work runs; its schedules and seed hold for every launch.
+  // Any thread may call. options.async also decides when queued work runs; its schedules and seed
+  // hold for every launch.
   explicit Queue(const Options& options) : options_(options), random_(options.seed) {}
   const Options& options() const { return options_; }
 
@@ -27,6 +29,7 @@ class Queue {
   void Drain();
 
   Options options_;
+  std::mutex mutex_;
   uint64_t random_;
   std::deque<std::function<Result()>> work_;
   Result result_;

@@ -242,6 +242,7 @@ Result Run(const Options& options, const Call& call) {
     world.shared = static_cast<unsigned char*>(std::aligned_alloc(4096, kSharedWindow));
     if (!world.shared) throw std::bad_alloc();
   }
+  world.os_thread = __builtin_thread_pointer();
   world.call = &call;
   world.result = Result();
   world.fatal = false;

@@ -141,20 +141,20 @@ inline LaunchError LaunchSelfTest(SelfTest test, const uint32_t* in, uint32_t* o
   switch (test) {
     case SelfTest::kLoadMatrix:
       shape.shared_bytes = 512;
-      return Launch(SelfTestLoadMatrix, shape, stream, SelfTestParams<32>{in, out});
+      return Launch<SelfTestLoadMatrix>(shape, stream, SelfTestParams<32>{in, out});
     case SelfTest::kMmaBF16:
-      return Launch(SelfTestMma<BF16>, shape, stream, SelfTestParams<32>{in, out});
+      return Launch<SelfTestMma<BF16>>(shape, stream, SelfTestParams<32>{in, out});
     case SelfTest::kMmaF16:
-      return Launch(SelfTestMma<F16>, shape, stream, SelfTestParams<32>{in, out});
+      return Launch<SelfTestMma<F16>>(shape, stream, SelfTestParams<32>{in, out});
     case SelfTest::kExchange:
       shape.grid_x = 2;
       shape.shared_bytes = 512 + 2048;
-      return Launch(SelfTestExchange, shape, stream, SelfTestParams<128>{in, out});
+      return Launch<SelfTestExchange>(shape, stream, SelfTestParams<128>{in, out});
     case SelfTest::kCopies:
       shape.shared_bytes = 2048 + 1024 + 512;
-      return Launch(SelfTestCopies, shape, stream, SelfTestParams<128>{in, out});
+      return Launch<SelfTestCopies>(shape, stream, SelfTestParams<128>{in, out});
     default:
-      return Launch(SelfTestConversions, shape, stream, SelfTestParams<128>{in, out});
+      return Launch<SelfTestConversions>(shape, stream, SelfTestParams<128>{in, out});
   }
 }
 

@@ -94,6 +94,9 @@ struct World {
   // The emulator itself runs. Instrumented copies of library templates may be linked into it: hooks
   // ignore them.
   bool inside = true;
+  // Of the OS thread that runs the launch: instrumented host code of others is none of its
+  // business.
+  const void* os_thread = nullptr;
   bool fatal = false;
   std::mt19937_64 random;
 

@@ -217,8 +217,8 @@ LaunchError LaunchGemmMma(const GemmParams<T, Tile>& p, Stream stream) {
                  static_cast<unsigned>((p.n + Tile::kN - 1) / Tile::kN);
   shape.shared_bytes = Tile::kSharedBytes;
   const bool fast = aligned(p.x, p.x_pitch) && aligned(p.w, p.w_pitch);
-  return fast ? Launch(GemmMma<T, Tile, true, kWByRows>, shape, stream, p)
-              : Launch(GemmMma<T, Tile, false, kWByRows>, shape, stream, p);
+  return fast ? Launch<GemmMma<T, Tile, true, kWByRows>>(shape, stream, p)
+              : Launch<GemmMma<T, Tile, false, kWByRows>>(shape, stream, p);
 }
 
 }  // namespace lora::device

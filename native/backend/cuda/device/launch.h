@@ -16,7 +16,21 @@
 #include "test/simt/queue.h"
 #endif
 
+#include <vector>
+
 namespace lora::device {
+
+// Every kernel that this binary can launch. A device loads them all when it is opened, so that no
+// launch has to.
+inline std::vector<const void*>& Kernels() {
+  static std::vector<const void*> kernels;
+  return kernels;
+}
+template <auto kKernel>
+struct Registered {
+  static inline const bool added =
+      (Kernels().push_back(reinterpret_cast<const void*>(kKernel)), true);
+};
 
 struct LaunchShape {
   unsigned grid_x = 1, grid_y = 1, grid_z = 1;
@@ -33,9 +47,10 @@ using LaunchError = cudaError_t;
 
 // More than 48 KiB of shared memory need an opt-in on every device, so it is made on every launch
 // (it is cheap).
-template <class Params>
-LaunchError Launch(void (*kernel)(Params), const LaunchShape& shape, Stream stream,
-                   const Params& params) {
+template <auto kKernel, class Params>
+LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params) {
+  (void)Registered<kKernel>::added;
+  void (*const kernel)(Params) = kKernel;
   if (shape.shared_bytes > 48 * 1024) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -69,9 +84,10 @@ LaunchError Launch(void (*kernel)(Params), const LaunchShape& shape, Stream stre
 using Stream = simt::Queue*;
 using LaunchError = int;
 
-template <class Params>
-LaunchError Launch(void (*kernel)(Params), const LaunchShape& shape, Stream stream,
-                   const Params& params) {
+template <auto kKernel, class Params>
+LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params) {
+  (void)Registered<kKernel>::added;
+  void (*const kernel)(Params) = kKernel;
   simt::Options options = stream->options();
   options.programmatic = shape.programmatic;
   if (shape.shared_bytes > 48 * 1024)

@@ -155,8 +155,15 @@ LORA_DEVICE float ToFloat(F16 v) {
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v.bits));
   return f;
 }
+LORA_DEVICE float ToFloat(float v) { return v; }
+LORA_DEVICE float BitsToFloat(uint32_t bits) { return __uint_as_float(bits); }
+LORA_DEVICE uint32_t FloatToBits(float f) { return __float_as_uint(f); }
 template <class T>
 LORA_DEVICE T FromFloat(float f);
+template <>
+LORA_DEVICE float FromFloat<float>(float f) {
+  return f;
+}
 template <>
 LORA_DEVICE BF16 FromFloat<BF16>(float f) {
   BF16 v;

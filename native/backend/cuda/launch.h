@@ -1,0 +1,47 @@
+// Launching from an op. Included by .cu files only.
+#pragma once
+
+#include "backend/cuda/context.h"
+#include "backend/cuda/device/launch.h"
+#include "core/error.h"
+
+namespace lora::cuda {
+
+// Launch<Kernel<T>>("rms_norm", context, shape, params): a grid of no blocks is nothing to do.
+template <auto kKernel, class Params>
+void Launch(const char* op, Context& context, const device::LaunchShape& shape,
+            const Params& params) {
+  if (shape.grid_x == 0 || shape.grid_y == 0 || shape.grid_z == 0) return;
+  auto& cuda = static_cast<CudaContext&>(context);
+  cuda.Launched(op, static_cast<int>(device::Launch<kKernel>(
+                        shape, static_cast<device::Stream>(cuda.gpu().stream()), params)));
+}
+
+// Blocks of `per_block` elements for `count` of them, one-dimensional.
+inline device::LaunchShape Blocks(int64_t count, int64_t per_block) {
+  device::LaunchShape shape;
+  shape.grid_x = static_cast<unsigned>((count + per_block - 1) / per_block);
+  return shape;
+}
+
+// Calls f.template operator()<T>() for the element type: float, device::BF16 or device::F16.
+template <class F>
+void ForFloat(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kF32:
+      return f.template operator()<float>();
+    case DType::kBF16:
+      return f.template operator()<device::BF16>();
+    case DType::kF16:
+      return f.template operator()<device::F16>();
+    default:
+      Throw("ERR_UNSUPPORTED", "cuda", "no kernel for dtype ", NameOf(dtype));
+  }
+}
+
+template <class T>
+T* Data(const TensorView& view) {
+  return static_cast<T*>(view.data);
+}
+
+}  // namespace lora::cuda

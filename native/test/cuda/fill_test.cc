@@ -1,0 +1,28 @@
+#include <doctest/doctest.h>
+
+#include "test/support/close.h"
+#include "test/support/run.h"
+#include "test/support/schedules.h"
+
+namespace lora::test {
+namespace {
+
+TEST_CASE("cuda fill: every element has the value, rounded to the dtype") {
+  int turn = 0;
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    for (const int64_t n : {0, 1, 3, 7, 8, 9, 255, 1025}) {
+      for (const int64_t skew : {0, 1}) {
+        CAPTURE(n);
+        CAPTURE(skew);
+        MirrorContext context = NthContext(turn++, skew);
+        const Tensor y(dtype, {n});
+        Run(MirroredCuda().fill, FillArgs{1.1f, y}, context);
+        CHECK_IDENTICAL(y, Full(dtype, {n}, 1.1f));
+        CHECK(y.intact());
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lora::test

@@ -1,0 +1,122 @@
+#include "test/simt/emulated_runtime.h"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+
+#include "core/error.h"
+#include "test/simt/buffer.h"
+
+namespace lora::simt {
+namespace {
+
+std::mutex settings_mutex;
+Options settings_options;
+// A small device: plans split work as they do on hardware, and the emulator stays quick.
+cuda::DeviceProperties settings_properties{4, 80, 163 * 1024};
+constexpr size_t kMemory = size_t{2} << 30;
+
+class EmulatedGpu final : public cuda::Gpu {
+ public:
+  EmulatedGpu(const Options& options, const cuda::DeviceProperties& properties)
+      : properties_(properties), queue_(options) {}
+  ~EmulatedGpu() override {
+    const std::lock_guard lock(mutex_);
+    queue_.Synchronize();
+  }
+
+  const cuda::DeviceProperties& properties() const override { return properties_; }
+  void* stream() const override { return &queue_; }
+
+  void* Allocate(size_t bytes) override {
+    const std::lock_guard lock(mutex_);
+    if (bytes > kMemory - used_) return nullptr;
+    void* data = DeviceAlloc(1, bytes, bytes, "block of " + std::to_string(bytes) + " bytes");
+    sizes_[data] = bytes;
+    used_ += bytes;
+    return data;
+  }
+  void Free(void* data) override {
+    const std::lock_guard lock(mutex_);
+    used_ -= sizes_.at(data);
+    sizes_.erase(data);
+    queue_.Free(data);
+  }
+  size_t free_bytes() const override {
+    const std::lock_guard lock(mutex_);
+    return kMemory - used_;
+  }
+
+  void Upload(void* device, const void* host, size_t bytes) override {
+    const std::lock_guard lock(mutex_);
+    // As pinned staging does: the caller's memory has been read when this returns.
+    const auto* from = static_cast<const char*>(host);
+    queue_.Enqueue([device, staged = std::vector<char>(from, from + bytes)] {
+      DeviceWrite(device, staged.data(), staged.size());
+      return Result();
+    });
+  }
+  void Download(void* host, const void* device, size_t bytes) override {
+    Synchronize();
+    DeviceRead(host, device, bytes);
+  }
+  std::string TakeLaunchError(int error) override { return "error " + std::to_string(error); }
+  void Synchronize() override {
+    const std::lock_guard lock(mutex_);
+    const Result result = queue_.Synchronize();
+    counts_.accesses += result.accesses;
+    counts_.ldmatrix_phases += result.ldmatrix_phases;
+    counts_.ldmatrix_wavefronts += result.ldmatrix_wavefronts;
+    if (lost_.empty() && !result.reports.empty()) lost_ = result.Text();
+    if (!lost_.empty()) Throw("ERR_DEVICE_LOST", "cuda", "the emulator reported\n", lost_);
+  }
+  Result counts() const { return counts_; }
+
+ private:
+  const cuda::DeviceProperties properties_;
+  mutable std::mutex mutex_;  // of the queue's callers here; launches lock the queue itself
+  mutable Queue queue_;
+  std::map<void*, size_t> sizes_;
+  size_t used_ = 0;
+  Result counts_;
+  std::string lost_;
+};
+
+}  // namespace
+
+void SetEmulatedOptions(const Options& options) {
+  const std::lock_guard lock(settings_mutex);
+  settings_options = options;
+}
+
+void SetEmulatedProperties(const cuda::DeviceProperties& properties) {
+  const std::lock_guard lock(settings_mutex);
+  settings_properties = properties;
+}
+
+Result EmulatedCounts(const cuda::Gpu& gpu) {
+  return static_cast<const EmulatedGpu&>(gpu).counts();
+}
+
+}  // namespace lora::simt
+
+namespace lora::cuda {
+
+const std::string& UnavailableReason() {
+  static const std::string none;
+  return none;
+}
+
+int DeviceCount() { return 1; }
+
+DeviceSummary Describe(int) {
+  return {"cuda-emulated", "the CPU, as a CUDA device", simt::kMemory, "8.0"};
+}
+
+std::shared_ptr<Gpu> Gpu::Open(int ordinal) {
+  if (ordinal != 0) Throw("ERR_DEVICE_UNAVAILABLE", "device", "there is one emulated device");
+  const std::lock_guard lock(simt::settings_mutex);
+  return std::make_shared<simt::EmulatedGpu>(simt::settings_options, simt::settings_properties);
+}
+
+}  // namespace lora::cuda

@@ -1,0 +1,146 @@
+#include "test/support/mirror.h"
+
+#include <doctest/doctest.h>
+
+#include <cstring>
+#include <map>
+#include <vector>
+
+#include "backend/cuda/kernels.h"
+#include "test/support/visit.h"
+
+namespace lora::test {
+namespace {
+
+// Host memory as the device sees it, for one call.
+class Copies {
+ public:
+  Copies(cuda::Gpu& gpu, int64_t skew) : gpu_(gpu), skew_(skew) {}
+  ~Copies() {
+    for (const auto& [host, copy] : copies_) gpu_.Free(copy.block);
+  }
+  Copies(const Copies&) = delete;
+  Copies& operator=(const Copies&) = delete;
+
+  // The same bytes on the device; operands that are one tensor stay one.
+  void* Of(void* host, size_t bytes, size_t element, bool read, bool written) {
+    Copy& copy = copies_[host];
+    if (copy.block == nullptr) {
+      const size_t before = static_cast<size_t>(skew_) * element;
+      copy.block = gpu_.Allocate(before + bytes);
+      REQUIRE(copy.block != nullptr);
+      copy.data = static_cast<std::byte*>(copy.block) + before;
+      copy.bytes = bytes;
+    }
+    if (read && !copy.uploaded) gpu_.Upload(copy.data, host, bytes);
+    copy.uploaded |= read;
+    copy.written |= written;
+    return copy.data;
+  }
+  void Download() {
+    for (const auto& [host, copy] : copies_)
+      if (copy.written) gpu_.Download(host, copy.data, copy.bytes);
+  }
+
+ private:
+  struct Copy {
+    void* block = nullptr;
+    void* data = nullptr;
+    size_t bytes = 0;
+    bool uploaded = false, written = false;
+  };
+  cuda::Gpu& gpu_;
+  const int64_t skew_;
+  std::map<void*, Copy> copies_;
+};
+
+struct ToDevice {
+  Copies& copies;
+  void operator()(TensorView& t, Access access) const {
+    if (!t || t.bytes() == 0) return;
+    t.data = copies.Of(t.data, t.bytes(), SizeOf(t.dtype), access != Access::kOut,
+                       access != Access::kIn);
+  }
+  void operator()(PackedView& w) const {
+    const size_t bytes = cuda::PackedBytes(w.rows, w.cols, w.dtype, Direction::kForward);
+    if (!w || bytes == 0) return;
+    w.data = copies.Of(const_cast<void*>(w.data), bytes, SizeOf(w.dtype), true, false);
+  }
+};
+
+template <auto kOp, class Args>
+void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
+  auto& mirror = static_cast<MirrorContext&>(context);
+  cuda::Gpu& gpu = mirror.device.gpu();
+  const Op<Args>& op = CudaBackend()->*kOp;
+  Copies copies(gpu, mirror.skew);
+  Args device_args = args;
+  Visit(device_args, ToDevice{copies});
+  if constexpr (std::is_same_v<Args, PackArgs>) {
+    const size_t bytes =
+        cuda::PackedBytes(args.src.dim(0), args.src.dim(1), args.src.dtype, args.direction);
+    if (bytes > 0) device_args.dst = copies.Of(args.dst, bytes, 1, false, true);
+  }
+  // The device's scratch is of the size that was asked for; the host's is only a measure of it.
+  void* scratch = host_scratch.empty() ? nullptr : gpu.Allocate(host_scratch.size());
+  op.run(device_args, Scratch(static_cast<std::byte*>(scratch), host_scratch.size()),
+         mirror.device);
+  mirror.device.Finish();
+  copies.Download();
+  if (scratch != nullptr) gpu.Free(scratch);
+}
+
+template <auto kOp, class Args>
+void Mirror(Backend& backend, Op<Args> Backend::*) {
+  backend.*kOp = {(CudaBackend()->*kOp).scratch_bytes, RunMirrored<kOp, Args>};
+}
+
+Backend MakeMirrored() {
+  Backend b;
+  b.name = "cuda, mirrored";
+  b.create_context = [](int) -> std::unique_ptr<Context> {
+    return std::make_unique<MirrorContext>(cuda::Gpu::Open(0));
+  };
+  b.packed_bytes = cuda::PackedBytes;
+#define LORA_MIRROR(op) Mirror<&Backend::op>(b, &Backend::op)
+  LORA_MIRROR(pack);
+  LORA_MIRROR(unpack);
+  LORA_MIRROR(lora_linear_forward);
+  LORA_MIRROR(lora_linear_backward);
+  LORA_MIRROR(embedding);
+  LORA_MIRROR(rms_norm_forward);
+  LORA_MIRROR(rms_norm_backward);
+  LORA_MIRROR(rope);
+  LORA_MIRROR(attention_forward);
+  LORA_MIRROR(attention_backward);
+  LORA_MIRROR(cache_append);
+  LORA_MIRROR(swiglu_forward);
+  LORA_MIRROR(swiglu_backward);
+  LORA_MIRROR(cross_entropy_forward);
+  LORA_MIRROR(cross_entropy_backward);
+  LORA_MIRROR(linear_cross_entropy);
+  LORA_MIRROR(adamw);
+  LORA_MIRROR(global_norm);
+  LORA_MIRROR(clip_by_norm);
+  LORA_MIRROR(binary);
+  LORA_MIRROR(unary);
+  LORA_MIRROR(unary_backward);
+  LORA_MIRROR(reduce_sum);
+  LORA_MIRROR(accumulate);
+  LORA_MIRROR(fill);
+  LORA_MIRROR(transpose);
+  LORA_MIRROR(matmul);
+  LORA_MIRROR(random);
+  LORA_MIRROR(sample);
+#undef LORA_MIRROR
+  return b;
+}
+
+}  // namespace
+
+const Backend& MirroredCuda() {
+  static const Backend backend = MakeMirrored();
+  return backend;
+}
+
+}  // namespace lora::test

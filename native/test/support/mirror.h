@@ -1,0 +1,29 @@
+// A backend with memory of its own, tried with tensors in host memory: every operand is copied to
+// the device, the op runs there, and what it wrote is copied back. So the tests of an op need not
+// know where it runs.
+#pragma once
+
+#include <memory>
+
+#include "backend/cuda/context.h"
+#include "core/backend.h"
+
+namespace lora::test {
+
+// A context of the CUDA backend for MirroredCuda(). Every tensor lies in memory of exactly its own
+// size, `skew` elements after a multiple of 256 bytes.
+class MirrorContext final : public Context {
+ public:
+  explicit MirrorContext(std::shared_ptr<cuda::Gpu> gpu, int64_t skew = 0)
+      : device(std::move(gpu)), skew(skew) {}
+  int threads() const override { return device.threads(); }
+
+  cuda::CudaContext device;
+  int64_t skew;
+};
+
+// The ops of CudaBackend(), taking host tensors. Frozen matrices stay in host memory too (they are
+// row-major). Contexts are MirrorContexts; create_context makes one of device 0.
+const Backend& MirroredCuda();
+
+}  // namespace lora::test
