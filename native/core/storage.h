@@ -12,8 +12,8 @@
 
 namespace lora {
 
-// Owned by one thread, like its allocator. A CUDA device is another subclass, with another Stream
-// and another MemorySource; nothing above this line of the code knows the difference.
+// Owned by one thread, like its allocator. HostDevice below and CudaDevice (backend/cuda/device.h);
+// nothing above this layer knows the difference.
 class Device {
  public:
   Device(std::string name, const Backend& backend, std::unique_ptr<MemorySource> source,
@@ -65,7 +65,7 @@ class HostDevice final : public Device {
  public:
   HostDevice(std::string name, const Backend& backend, int threads)
       : Device(std::move(name), backend, std::make_unique<HostMemory>(HostMemoryBudget()),
-               std::make_unique<HostStream>(backend, threads)) {}
+               std::make_unique<WorkerStream>(backend.create_context, threads)) {}
   ~HostDevice() override { stream().Stop(); }  // no command may see half a device
   void CopyTo(void* device, const void* host, size_t bytes, Context&) override {
     if (bytes > 0) std::memcpy(device, host, bytes);

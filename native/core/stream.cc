@@ -31,12 +31,12 @@ void Settle(const Command& command, const FailurePtr& failure) {
 
 }  // namespace
 
-HostStream::HostStream(const Backend& backend, int threads)
-    : backend_(backend), threads_(threads), worker_([this] { Work(); }) {}
+WorkerStream::WorkerStream(ContextFactory create_context, int threads)
+    : create_context_(std::move(create_context)), threads_(threads), worker_([this] { Work(); }) {}
 
-HostStream::~HostStream() { Stop(); }
+WorkerStream::~WorkerStream() { Stop(); }
 
-void HostStream::Enqueue(Command command) {
+void WorkerStream::Enqueue(Command command) {
   auto item = std::make_unique<Item>(Item{std::move(command), threads_});
   {
     const std::lock_guard lock(mutex_);
@@ -55,35 +55,40 @@ void HostStream::Enqueue(Command command) {
   work_.notify_one();
 }
 
-void HostStream::Synchronize() {
+void WorkerStream::Synchronize() {
+  // The last command may have started work that nobody waits for yet; one with a `done` does.
+  Command command;
+  command.op = "synchronize";
+  command.done = [](const FailurePtr&) {};
+  Enqueue(std::move(command));
   std::unique_lock lock(mutex_);
   progress_.wait(lock, [this] { return pending_ == 0; });
 }
 
-bool HostStream::idle() const {
+bool WorkerStream::idle() const {
   const std::lock_guard lock(mutex_);
   return pending_ == 0;
 }
 
-void HostStream::SetLimits(QueueLimits limits) {
+void WorkerStream::SetLimits(QueueLimits limits) {
   const std::lock_guard lock(mutex_);
   limits_ = limits;
 }
 
-bool HostStream::full() const {
+bool WorkerStream::full() const {
   const std::lock_guard lock(mutex_);
   return pending_ >= limits_.commands || bytes_ >= limits_.bytes;
 }
 
-void HostStream::WaitBelowHalf() {
+void WorkerStream::WaitBelowHalf() {
   std::unique_lock lock(mutex_);
   progress_.wait(
       lock, [this] { return pending_ <= limits_.commands / 2 && bytes_ <= limits_.bytes / 2; });
 }
 
-void HostStream::SetThreads(int threads) { threads_ = threads; }
+void WorkerStream::SetThreads(int threads) { threads_ = threads; }
 
-void HostStream::Stop() {
+void WorkerStream::Stop() {
   std::deque<std::unique_ptr<Item>> dropped;
   {
     const std::lock_guard lock(mutex_);
@@ -103,7 +108,7 @@ void HostStream::Stop() {
   progress_.notify_all();
 }
 
-void HostStream::Work() {
+void WorkerStream::Work() {
   std::unique_lock lock(mutex_);
   while (!stop_) {
     if (queue_.empty()) {
@@ -124,17 +129,20 @@ void HostStream::Work() {
   context_.reset();
 }
 
-void HostStream::Execute(Item& item) {
+void WorkerStream::Execute(Item& item) {
   Command& command = item.command;
   FailurePtr failure = FailedOperand(command);
   if (!failure) {
     try {
-      if (!context_ || context_threads_ != item.threads) {
-        context_.reset();
-        context_ = backend_.create_context(item.threads);
-        context_threads_ = item.threads;
+      if (command.run) {
+        if (!context_ || context_threads_ != item.threads) {
+          context_.reset();
+          context_ = create_context_(item.threads);
+          context_threads_ = item.threads;
+        }
+        command.run(*context_);
       }
-      if (command.run) command.run(*context_);
+      if (command.done && context_) context_->Finish();
     } catch (const FailurePtr& inherited) {  // of a command on another device
       failure = inherited;
     } catch (const Error& error) {

@@ -39,7 +39,8 @@ struct Command {
   std::shared_ptr<Guard> guard;
   size_t bytes = 0;  // that the command keeps busy: its outputs and what it copies
   std::function<void(Context&)> run;
-  // Called on the worker afterwards, whatever happened; null: it ran. Must not throw.
+  // Called on the worker when the work is done, whatever happened; null: it ran. Must not throw.
+  // Commands without it may still be at work on the device when the next one starts.
   std::function<void(const FailurePtr&)> done;
 };
 
@@ -73,11 +74,15 @@ class Stream {
   virtual void Stop() = 0;
 };
 
-// A worker thread with the Context of a backend that computes on the host.
-class HostStream final : public Stream {
+// Makes the context that a stream's commands run on; may throw, which fails the command.
+using ContextFactory = std::function<std::unique_ptr<Context>(int threads)>;
+
+// A worker thread with a Context: it computes, or launches kernels and waits for them where a
+// command has a `done`.
+class WorkerStream final : public Stream {
  public:
-  HostStream(const Backend& backend, int threads);
-  ~HostStream() override;
+  WorkerStream(ContextFactory create_context, int threads);
+  ~WorkerStream() override;
 
   void Enqueue(Command command) override;
   void Synchronize() override;
@@ -97,7 +102,7 @@ class HostStream final : public Stream {
   void Work();
   void Execute(Item& item);
 
-  const Backend& backend_;
+  const ContextFactory create_context_;
   int threads_;  // caller's side
 
   mutable std::mutex mutex_;

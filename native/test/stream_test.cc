@@ -59,7 +59,7 @@ struct Gate {
 }  // namespace
 
 TEST_CASE("commands run in the order they came, off the caller's thread") {
-  HostStream stream(kBackend, 1);
+  WorkerStream stream(kBackend.create_context, 1);
   std::vector<int> order;
   std::thread::id worker;
   for (int i = 0; i < 1000; ++i)
@@ -75,7 +75,7 @@ TEST_CASE("commands run in the order they came, off the caller's thread") {
 }
 
 TEST_CASE("a failure poisons what depends on it, and nothing else") {
-  HostStream stream(kBackend, 1);
+  WorkerStream stream(kBackend.create_context, 1);
   const StatusPtr a = Good(), b = Good(), c = Good(), other = Good();
   bool dependent_ran = false, other_ran = false;
   stream.Enqueue(Run(Fail, {{a, Access::kOut}}));
@@ -97,7 +97,7 @@ TEST_CASE("a failure poisons what depends on it, and nothing else") {
 }
 
 TEST_CASE("an update with a failed operand keeps its target, and the guard remembers") {
-  HostStream stream(kBackend, 1);
+  WorkerStream stream(kBackend.create_context, 1);
   const StatusPtr parameter = Good(), gradient = Good();
   const auto guard = std::make_shared<Guard>();
   bool ran = false;
@@ -116,7 +116,7 @@ TEST_CASE("an update with a failed operand keeps its target, and the guard remem
 }
 
 TEST_CASE("an accumulation that did not happen fails its target; a whole write repairs it") {
-  HostStream stream(kBackend, 1);
+  WorkerStream stream(kBackend.create_context, 1);
   const StatusPtr source = Good(), target = Good();
   stream.Enqueue(Run(Fail, {{source, Access::kOut}}));
   stream.Enqueue(Run([](Context&) {}, {{source, Access::kIn}, {target, Access::kInOut}}));
@@ -128,7 +128,7 @@ TEST_CASE("an accumulation that did not happen fails its target; a whole write r
 }
 
 TEST_CASE("bad_alloc and foreign exceptions become failures") {
-  HostStream stream(kBackend, 1);
+  WorkerStream stream(kBackend.create_context, 1);
   const StatusPtr a = Good(), b = Good();
   stream.Enqueue(Run([](Context&) { throw std::bad_alloc(); }, {{a, Access::kOut}}));
   stream.Enqueue(Run([](Context&) { throw std::runtime_error("odd"); }, {{b, Access::kOut}}));
@@ -140,7 +140,7 @@ TEST_CASE("bad_alloc and foreign exceptions become failures") {
 }
 
 TEST_CASE("done is told of success and of failure, after the status is set") {
-  HostStream stream(kBackend, 1);
+  WorkerStream stream(kBackend.create_context, 1);
   const StatusPtr a = Good();
   std::vector<std::string> told;
   for (const bool fails : {false, true}) {
@@ -156,7 +156,7 @@ TEST_CASE("done is told of success and of failure, after the status is set") {
 }
 
 TEST_CASE("the queue is full at its limit of commands or bytes, and a wait ends below half") {
-  HostStream stream(kBackend, 1);
+  WorkerStream stream(kBackend.create_context, 1);
   stream.SetLimits({8, 1000});
   Gate gate;
   gate.Close(stream);
@@ -186,7 +186,7 @@ TEST_CASE("the queue is full at its limit of commands or bytes, and a wait ends 
 }
 
 TEST_CASE("the number of threads changes in order") {
-  HostStream stream(kBackend, 3);
+  WorkerStream stream(kBackend.create_context, 3);
   Gate gate;
   gate.Close(stream);
   std::vector<int> threads;
@@ -201,7 +201,7 @@ TEST_CASE("the number of threads changes in order") {
 }
 
 TEST_CASE("a stream that ends drops what has not started, tells it, and refuses more") {
-  auto stream = std::make_unique<HostStream>(kBackend, 1);
+  auto stream = std::make_unique<WorkerStream>(kBackend.create_context, 1);
   Gate gate;
   gate.Close(*stream);
   bool ran = false;
@@ -237,12 +237,57 @@ TEST_CASE("a context that cannot be made fails the command, not the process") {
   broken.create_context = [](int) -> std::unique_ptr<Context> {
     throw std::runtime_error("no threads");
   };
-  HostStream stream(broken, 1);
+  WorkerStream stream(broken.create_context, 1);
   const StatusPtr a = Good();
   stream.Enqueue(Run([](Context&) {}, {{a, Access::kOut}}));
   stream.Synchronize();
   REQUIRE(a->failure);
   CHECK(a->failure->message == "[test] failed: no threads");
+}
+
+// Work that goes on after a command has returned, as kernels do.
+class LateContext final : public Context {
+ public:
+  explicit LateContext(int* started, int* finished) : started_(started), finished_(finished) {}
+  void Finish() override {
+    if (*started_ == 13) Throw("ERR_DEVICE_LOST", "test", "unlucky");
+    *finished_ = *started_;
+  }
+
+ private:
+  int *started_, *finished_;
+};
+
+TEST_CASE("work that a command only starts is done before done is told, and before Synchronize") {
+  int started = 0, finished = 0;
+  WorkerStream stream([&](int) { return std::make_unique<LateContext>(&started, &finished); }, 1);
+  std::vector<int> told;
+  for (int i = 0; i < 3; ++i) stream.Enqueue(Run([&](Context&) { ++started; }));
+  Command read = Run([&](Context&) { told.push_back(finished); });
+  read.done = [&](const FailurePtr& failure) {
+    CHECK_FALSE(failure);
+    told.push_back(finished);
+  };
+  stream.Enqueue(std::move(read));
+  stream.Synchronize();
+  CHECK(told == std::vector<int>{0, 3});
+  stream.Enqueue(Run([&](Context&) { ++started; }));
+  stream.Synchronize();
+  CHECK(finished == 4);
+}
+
+TEST_CASE("a device that is lost fails the command that waits for it") {
+  int started = 0, finished = 0;
+  WorkerStream stream([&](int) { return std::make_unique<LateContext>(&started, &finished); }, 1);
+  const StatusPtr status = Good();
+  FailurePtr told;
+  Command command = Run([&](Context&) { started = 13; }, {{status, Access::kOut}});
+  command.done = [&](const FailurePtr& failure) { told = failure; };
+  stream.Enqueue(std::move(command));
+  stream.Synchronize();
+  REQUIRE(told);
+  CHECK(told->code == "ERR_DEVICE_LOST");
+  CHECK(status->failure == told);
 }
 
 TEST_CASE("memory is reused in stream order while older commands still use it") {
