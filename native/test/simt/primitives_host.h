@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "core/dtype.h"
@@ -114,6 +115,14 @@ inline float BitsToFloat(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t FloatToBits(float f) { return std::bit_cast<uint32_t>(f); }
 inline float ToFloat(BF16 v) { return F32FromBF16(v.bits); }
 inline float ToFloat(F16 v) { return F32FromF16(v.bits); }
+inline double BitsToDouble(uint64_t bits) { return std::bit_cast<double>(bits); }
+inline uint64_t DoubleToBits(double d) { return std::bit_cast<uint64_t>(d); }
+inline float Sqrt(float f) { return std::sqrt(f); }
+inline double Sqrt(double d) { return std::sqrt(d); }
+inline float Exp(float f) { return std::exp(f); }
+inline double Exp(double d) { return std::exp(d); }
+inline float Log(float f) { return std::log(f); }
+inline double Log(double d) { return std::log(d); }
 template <class T>
 T FromFloat(float f) {
   if constexpr (std::is_same_v<T, float>) {

@@ -158,6 +158,19 @@ LORA_DEVICE float ToFloat(F16 v) {
 LORA_DEVICE float ToFloat(float v) { return v; }
 LORA_DEVICE float BitsToFloat(uint32_t bits) { return __uint_as_float(bits); }
 LORA_DEVICE uint32_t FloatToBits(float f) { return __float_as_uint(f); }
+LORA_DEVICE double BitsToDouble(uint64_t bits) {
+  return __longlong_as_double(static_cast<long long>(bits));
+}
+LORA_DEVICE uint64_t DoubleToBits(double d) {
+  return static_cast<uint64_t>(__double_as_longlong(d));
+}
+// Rounded to nearest. exp and log err by at most 1 ulp.
+LORA_DEVICE float Sqrt(float f) { return __fsqrt_rn(f); }
+LORA_DEVICE double Sqrt(double d) { return __dsqrt_rn(d); }
+LORA_DEVICE float Exp(float f) { return expf(f); }
+LORA_DEVICE double Exp(double d) { return exp(d); }
+LORA_DEVICE float Log(float f) { return logf(f); }
+LORA_DEVICE double Log(double d) { return log(d); }
 template <class T>
 LORA_DEVICE T FromFloat(float f);
 template <>

@@ -1,0 +1,98 @@
+// Reductions over lanes and threads, in an order that depends on nothing but their number: the same
+// bits in every run. Every lane (thread) that takes part gets the result.
+//
+// A butterfly of shuffles: at each level both partners combine the same two values, and op is
+// commutative, so all lanes end with the same bits. A block's warps leave their results in shared
+// memory, and every warp combines those in the same way.
+#pragma once
+
+#include "backend/cuda/device/primitives.h"
+
+namespace lora::device {
+
+// Where a NaN must not be lost, it comes out of a sum, not out of a maximum: start from −∞, and a
+// NaN is never taken (as std::max(largest, x) takes none).
+struct Sum {
+  template <class T>
+  LORA_DEVICE T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct Max {
+  template <class T>
+  LORA_DEVICE T operator()(T a, T b) const {
+    return a < b ? b : a;
+  }
+};
+
+// The larger value; of equal ones, the lower index.
+struct Indexed {
+  float value;
+  int32_t index;
+};
+struct MaxIndexed {
+  LORA_DEVICE Indexed operator()(Indexed a, Indexed b) const {
+    const bool takes_b = a.value < b.value || (a.value == b.value && b.index < a.index);
+    return {takes_b ? b.value : a.value, takes_b ? b.index : a.index};
+  }
+};
+
+LORA_DEVICE float Butterfly(float v, int mask) { return ShuffleXor(v, mask); }
+LORA_DEVICE int32_t Butterfly(int32_t v, int mask) { return ShuffleXor(v, mask); }
+LORA_DEVICE uint32_t Butterfly(uint32_t v, int mask) { return ShuffleXor(v, mask); }
+LORA_DEVICE uint64_t Butterfly(uint64_t v, int mask) {
+  const uint32_t low = ShuffleXor(static_cast<uint32_t>(v), mask);
+  const uint32_t high = ShuffleXor(static_cast<uint32_t>(v >> 32), mask);
+  return uint64_t{high} << 32 | low;
+}
+LORA_DEVICE double Butterfly(double v, int mask) {
+  return BitsToDouble(Butterfly(DoubleToBits(v), mask));
+}
+LORA_DEVICE Indexed Butterfly(Indexed v, int mask) {
+  const float value = ShuffleXor(v.value, mask);
+  const int32_t index = ShuffleXor(v.index, mask);
+  return {value, index};
+}
+
+// Over groups of kLanes (a power of two up to 32) consecutive lanes. All 32 lanes call.
+template <int kLanes = 32, class T, class Op>
+LORA_DEVICE T WarpReduce(T value, Op op) {
+  static_assert(kLanes >= 1 && kLanes <= 32 && (kLanes & (kLanes - 1)) == 0);
+  LORA_UNROLL
+  for (int mask = kLanes / 2; mask > 0; mask /= 2) value = op(value, Butterfly(value, mask));
+  return value;
+}
+template <int kLanes = 32, class T>
+LORA_DEVICE T WarpSum(T value) {
+  return WarpReduce<kLanes>(value, Sum());
+}
+template <int kLanes = 32, class T>
+LORA_DEVICE T WarpMax(T value) {
+  return WarpReduce<kLanes>(value, Max());
+}
+
+// Over the kThreads (a power of two) threads of the block, all of which call. `slots` are kThreads
+// / 32 values in shared memory, which may be used again at once.
+template <int kThreads, class T, class Op>
+LORA_DEVICE T BlockReduce(T value, T* slots, Op op) {
+  constexpr int kWarps = kThreads / 32;
+  static_assert(kThreads % 32 == 0 && (kWarps & (kWarps - 1)) == 0 && kWarps <= 32);
+  value = WarpReduce(value, op);
+  if constexpr (kWarps > 1) {
+    if (LaneIndex() == 0) slots[WarpIndex()] = value;
+    SyncThreads();
+    value = WarpReduce<kWarps>(slots[LaneIndex() % kWarps], op);
+    SyncThreads();
+  }
+  return value;
+}
+template <int kThreads, class T>
+LORA_DEVICE T BlockSum(T value, T* slots) {
+  return BlockReduce<kThreads>(value, slots, Sum());
+}
+template <int kThreads, class T>
+LORA_DEVICE T BlockMax(T value, T* slots) {
+  return BlockReduce<kThreads>(value, slots, Max());
+}
+
+}  // namespace lora::device
