@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace lora::cuda {
 
@@ -28,6 +29,12 @@ const std::string& UnavailableReason();
 // 0 when there is a reason.
 int DeviceCount();
 DeviceSummary Describe(int ordinal);
+
+// What a bug report should say about CUDA, line by line: versions, the architectures compiled in.
+struct Fact {
+  std::string name, value;
+};
+std::vector<Fact> Facts();
 
 // One device with one stream and one pool of memory. Any thread may call anything; the order of
 // calls that put work into the stream is their order on the device. Errors of the device throw

@@ -113,6 +113,8 @@ DeviceSummary Describe(int) {
   return {"cuda-emulated", "the CPU, as a CUDA device", simt::kMemory, "8.0"};
 }
 
+std::vector<Fact> Facts() { return {{"cuda kernels", "on the emulator"}}; }
+
 std::shared_ptr<Gpu> Gpu::Open(int ordinal) {
   if (ordinal != 0) Throw("ERR_DEVICE_UNAVAILABLE", "device", "there is one emulated device");
   const std::lock_guard lock(simt::settings_mutex);

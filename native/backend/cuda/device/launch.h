@@ -5,6 +5,7 @@
 //   }
 #pragma once
 
+#include "backend/cuda/device/kernel_list.h"
 #include "backend/cuda/device/primitives.h"
 
 #if !defined(__CUDACC__)
@@ -16,16 +17,9 @@
 #include "test/simt/queue.h"
 #endif
 
-#include <vector>
-
 namespace lora::device {
 
-// Every kernel that this binary can launch. A device loads them all when it is opened, so that no
-// launch has to.
-inline std::vector<const void*>& Kernels() {
-  static std::vector<const void*> kernels;
-  return kernels;
-}
+// Puts a kernel on the list of kernel_list.h.
 template <auto kKernel>
 struct Registered {
   static inline const bool added =

@@ -1,0 +1,97 @@
+#include "backend/cuda/driver.h"
+
+namespace lora::cuda {
+namespace {
+
+// cudaError_t, without its header: this file is also built where there is no CUDA.
+constexpr int kInsufficientDriver = 35, kNoDevice = 100;
+
+std::string ArchText(int arch) {
+  return std::to_string(arch / 10) + "." + std::to_string(arch % 10);
+}
+
+std::string TooOld(const DriverState& state) {
+  const std::string ours = CudaVersionText(state.runtime_version);
+  std::string text = "the NVIDIA driver is too old: it knows CUDA up to " +
+                     CudaVersionText(state.driver_version) +
+                     ", and this build of lora-native uses CUDA " + ours + ", which needs driver " +
+                     MinimumDriver(state.runtime_version) + " or newer";
+  text += state.installed.empty() ? "; which driver is installed could not be found out"
+                                  : "; installed is " + state.installed;
+  return text;
+}
+
+std::string NoDevice(const DriverState& state) {
+  std::string text = "the NVIDIA driver is there, but no CUDA device";
+  if (state.visible_devices_set)
+    text += "; CUDA_VISIBLE_DEVICES is \"" + state.visible_devices + "\", which may hide them";
+  return text;
+}
+
+std::string TooOldDevices(const DriverState& state) {
+  std::string text = "lora-native needs a device of compute capability " + ArchText(kLeastArch) +
+                     " or newer (Ampere), and here ";
+  text += state.devices.size() == 1 ? "is only " : "are only ";
+  for (size_t i = 0; i < state.devices.size(); ++i) {
+    const DriverDevice& device = state.devices[i];
+    text += (i == 0 ? "" : ", ") + device.name + " (" + ArchText(device.arch) + ")";
+  }
+  return text;
+}
+
+// What to do about the errors that a machine, and not a program, has.
+const char* Advice(int error) {
+  switch (error) {
+    case 802:  // cudaErrorSystemNotReady
+      return "; is nvidia-fabricmanager running?";
+    case 803:  // cudaErrorSystemDriverMismatch
+      return "; the kernel's driver and libcuda differ, which a restart mends after an update";
+    case 999:  // cudaErrorUnknown
+      return "; is the kernel module nvidia_uvm loaded, and may this user open /dev/nvidia*?";
+    default:
+      return "";
+  }
+}
+
+}  // namespace
+
+std::string CudaVersionText(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+std::string MinimumDriver(int runtime_version) {
+  switch (runtime_version / 1000) {
+    case 11:
+      return "450.80.02";
+    case 12:
+      return "525.60.13";
+    default:
+      return "580.65.06";
+  }
+}
+
+std::string UnavailableSentence(const DriverState& state) {
+  if (state.count_error == kInsufficientDriver)
+    return state.driver_version == 0 ? "no NVIDIA driver was found (libcuda.so.1)" : TooOld(state);
+  if (state.count_error == kNoDevice) return NoDevice(state);
+  if (state.count_error != 0)
+    return "asking the NVIDIA driver for its devices gave " + state.error_name + " (" +
+           state.error_text + ")" + Advice(state.count_error);
+  if (state.devices.empty()) return NoDevice(state);
+  if (UsableDevices(state).empty()) return TooOldDevices(state);
+  return "";
+}
+
+std::vector<DriverDevice> UsableDevices(const DriverState& state) {
+  std::vector<DriverDevice> usable;
+  for (const DriverDevice& device : state.devices)
+    if (device.arch >= kLeastArch) usable.push_back(device);
+  return usable;
+}
+
+DeviceSummary Summarise(const DriverDevice& device, int index) {
+  return {index == 0 ? "cuda" : "cuda:" + std::to_string(index), device.name, device.memory_bytes,
+          ArchText(device.arch)};
+}
+
+}  // namespace lora::cuda

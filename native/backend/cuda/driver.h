@@ -1,0 +1,44 @@
+// What the driver says about CUDA on this machine, and the sentence that makes of it. Pure, so that
+// every case is tested without a driver.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "backend/cuda/runtime.h"
+
+namespace lora::cuda {
+
+// The oldest device that kernels are compiled for.
+inline constexpr int kLeastArch = 80;
+
+struct DriverDevice {
+  int ordinal = 0;  // CUDA's, after CUDA_VISIBLE_DEVICES
+  int arch = 0;     // 10·major + minor
+  std::string name;
+  size_t memory_bytes = 0;
+};
+
+struct DriverState {
+  int count_error = 0;  // of cudaGetDeviceCount, and its name and words
+  std::string error_name, error_text;
+  int driver_version =
+      0;  // the newest CUDA that the driver knows, 1000·major + 10·minor; 0: no driver
+  int runtime_version = 0;      // the CUDA that this binary was built with
+  std::string installed;        // the driver's own version, "535.183.01"; empty when not known
+  std::string visible_devices;  // CUDA_VISIBLE_DEVICES, where it is set
+  bool visible_devices_set = false;
+  std::vector<DriverDevice> devices;
+};
+
+// "12.4" of 12040.
+std::string CudaVersionText(int version);
+// The first driver for Linux that runs this major version of CUDA.
+std::string MinimumDriver(int runtime_version);
+// Why there is no usable device, as a sentence without a full stop; empty when there is one.
+std::string UnavailableSentence(const DriverState& state);
+// The devices that kernels run on, in CUDA's order: they are 'cuda', 'cuda:1' and so on.
+std::vector<DriverDevice> UsableDevices(const DriverState& state);
+DeviceSummary Summarise(const DriverDevice& device, int index);
+
+}  // namespace lora::cuda

@@ -1,0 +1,410 @@
+// The CUDA runtime behind runtime.h. Linked statically; libcuda is opened by it at the first call,
+// so that a machine without a driver loads this file too. Nothing here runs before main or after
+// exit.
+#include "backend/cuda/runtime.h"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "backend/cuda/device/kernel_list.h"
+#include "backend/cuda/driver.h"
+#include "core/error.h"
+
+namespace lora::cuda {
+namespace {
+
+std::string NameAndText(cudaError_t error) {
+  return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
+}
+
+// ---- what there is -----------------------------------------------------------------------------
+
+// The driver's version as its kernel module tells it; WSL and containers may have no such file.
+std::string InstalledDriver() {
+  std::ifstream file("/sys/module/nvidia/version");
+  std::string text;
+  std::getline(file, text);
+  return text;
+}
+
+DriverState AskDriver() {
+  DriverState state;
+  state.runtime_version = CUDART_VERSION;
+  if (cudaDriverGetVersion(&state.driver_version) != cudaSuccess) state.driver_version = 0;
+  state.installed = InstalledDriver();
+  if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES"); visible != nullptr) {
+    state.visible_devices_set = true;
+    state.visible_devices = visible;
+  }
+  int count = 0;
+  cudaError_t error = cudaGetDeviceCount(&count);
+  for (int i = 0; error == cudaSuccess && i < count; ++i) {
+    cudaDeviceProp properties;
+    error = cudaGetDeviceProperties(&properties, i);
+    if (error == cudaSuccess)
+      state.devices.push_back({i, 10 * properties.major + properties.minor, properties.name,
+                               properties.totalGlobalMem});
+  }
+  if (error != cudaSuccess) {
+    state.count_error = error;
+    state.error_name = cudaGetErrorName(error);
+    state.error_text = cudaGetErrorString(error);
+    (void)cudaGetLastError();
+  }
+  return state;
+}
+
+// Never destroyed: a stream's thread may still ask while the process ends.
+const DriverState& Driver() {
+  static const DriverState& state = *new DriverState(AskDriver());
+  return state;
+}
+const std::vector<DriverDevice>& Devices() {
+  static const auto& devices = *new std::vector<DriverDevice>(UsableDevices(Driver()));
+  return devices;
+}
+
+// ---- one device --------------------------------------------------------------------------------
+
+// Page-locked memory in slots, each with the event after which it may be used again.
+class Staging {
+ public:
+  Staging(int slots, size_t bytes) : bytes_(bytes), slots_(static_cast<size_t>(slots)) {}
+
+  cudaError_t Open() {
+    cudaError_t error = cudaHostAlloc(&memory_, bytes_ * slots_.size(), cudaHostAllocDefault);
+    for (size_t i = 0; error == cudaSuccess && i < slots_.size(); ++i) {
+      slots_[i].data = static_cast<char*>(memory_) + i * bytes_;
+      // A thread that waits for the event sleeps.
+      error =
+          cudaEventCreateWithFlags(&slots_[i].free, cudaEventDisableTiming | cudaEventBlockingSync);
+    }
+    return error;
+  }
+  void Close() {
+    for (Slot& slot : slots_)
+      if (slot.free != nullptr) (void)cudaEventDestroy(slot.free);
+    if (memory_ != nullptr) (void)cudaFreeHost(memory_);
+  }
+
+  struct Slot {
+    char* data = nullptr;
+    cudaEvent_t free = nullptr;
+  };
+  Slot& Next() { return slots_[next_++ % slots_.size()]; }
+  size_t bytes() const { return bytes_; }
+  size_t slots() const { return slots_.size(); }
+
+  std::mutex mutex;  // of whoever copies through it
+
+ private:
+  const size_t bytes_;
+  std::vector<Slot> slots_;
+  void* memory_ = nullptr;
+  size_t next_ = 0;
+};
+
+class CudartGpu final : public Gpu {
+ public:
+  explicit CudartGpu(const DriverDevice& device, std::string id)
+      : device_(device), id_(std::move(id)) {}
+
+  ~CudartGpu() override {
+    // Errors have no one to go to: the process may be ending (cudaErrorCudartUnloading), or the
+    // device be lost.
+    if (cudaSetDevice(device_.ordinal) == cudaSuccess) {
+      if (stream_ != nullptr) (void)cudaStreamSynchronize(stream_);
+      uploads_.Close();
+      downloads_.Close();
+      if (done_ != nullptr) (void)cudaEventDestroy(done_);
+      if (pool_ != nullptr) (void)cudaMemPoolDestroy(pool_);
+      if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+    }
+    (void)cudaGetLastError();
+  }
+
+  void Open() {
+    OpenStep(cudaSetDevice(device_.ordinal), "choosing the device");
+    int value = 0;
+    OpenStep(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device_.ordinal),
+             "counting its multiprocessors");
+    properties_.multiprocessors = value;
+    properties_.arch = device_.arch;
+    OpenStep(
+        cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_.ordinal),
+        "asking for its shared memory");
+    properties_.shared_bytes = static_cast<size_t>(value);
+    // Work of other streams, the legacy default stream among them, does not wait for ours.
+    OpenStep(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+    OpenStep(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming | cudaEventBlockingSync),
+             "making an event");
+    OpenPool();
+    OpenStep(uploads_.Open(), "taking page-locked memory");
+    OpenStep(downloads_.Open(), "taking page-locked memory");
+    for (const void* kernel : device::Kernels()) {
+      cudaFuncAttributes attributes;
+      const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+      if (error == cudaErrorNoKernelImageForDevice) {
+        (void)cudaGetLastError();
+        Throw("ERR_DEVICE_UNAVAILABLE", "device", "cannot open ", id_, " (", device_.name,
+              "): this build of lora-native has no code for compute capability ", device_.arch / 10,
+              ".", device_.arch % 10, ", only for ", LORA_CUDA_ARCHITECTURES);
+      }
+      OpenStep(error, "loading the kernels");
+    }
+  }
+
+  const DeviceProperties& properties() const override { return properties_; }
+
+  void* stream() const override {
+    // Asked for by every launch, on whichever thread: the device is a property of the thread.
+    (void)cudaSetDevice(device_.ordinal);
+    return stream_;
+  }
+
+  void* Allocate(size_t bytes) override {
+    Enter();
+    if (void* data = TryAllocate(bytes)) return data;
+    // What was freed comes back once the stream has got there; what lies in the pool may be in the
+    // wrong pieces.
+    Synchronize();
+    if (pool_ != nullptr) Check(cudaMemPoolTrimTo(pool_, 0), "trimming the pool");
+    return TryAllocate(bytes);
+  }
+
+  void Free(void* data) override {
+    if (data == nullptr || lost() || cudaSetDevice(device_.ordinal) != cudaSuccess) return;
+    cudaError_t error = cudaSuccess;
+    if (pool_ != nullptr) {
+      error = cudaFreeAsync(data, stream_);
+    } else {
+      error = cudaStreamSynchronize(stream_);  // cudaFree knows nothing of the stream's order
+      if (error == cudaSuccess) error = cudaFree(data);
+    }
+    if (error == cudaSuccess || error == cudaErrorCudartUnloading) return;
+    (void)cudaGetLastError();
+    Lose(error, "giving memory back");  // said by the next call: this one may be a destructor's
+  }
+
+  size_t free_bytes() const override {
+    if (lost() || cudaSetDevice(device_.ordinal) != cudaSuccess) return 0;
+    size_t free = 0, total = 0;
+    if (cudaMemGetInfo(&free, &total) != cudaSuccess) return 0;
+    uint64_t reserved = 0, used = 0;
+    if (pool_ != nullptr &&
+        cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved) ==
+            cudaSuccess &&
+        cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrUsedMemCurrent, &used) == cudaSuccess)
+      free += reserved - std::min(used, reserved);
+    return free;
+  }
+
+  void Upload(void* device, const void* host, size_t bytes) override {
+    const std::lock_guard lock(uploads_.mutex);
+    Enter();
+    const auto* from = static_cast<const char*>(host);
+    auto* to = static_cast<char*>(device);
+    while (bytes > 0) {
+      const size_t chunk = std::min(bytes, uploads_.bytes());
+      Staging::Slot& slot = uploads_.Next();
+      Check(cudaEventSynchronize(slot.free), "waiting for an upload");
+      std::memcpy(slot.data, from, chunk);
+      Check(cudaMemcpyAsync(to, slot.data, chunk, cudaMemcpyHostToDevice, stream_), "an upload");
+      Check(cudaEventRecord(slot.free, stream_), "an upload");
+      from += chunk;
+      to += chunk;
+      bytes -= chunk;
+    }
+  }
+
+  void Download(void* host, const void* device, size_t bytes) override {
+    const std::lock_guard lock(downloads_.mutex);
+    Enter();
+    const auto* from = static_cast<const char*>(device);
+    auto* to = static_cast<char*>(host);
+    if (bytes == 0) return Synchronize();
+    // The next pieces travel while one is copied out.
+    struct Piece {
+      Staging::Slot* slot;
+      size_t bytes;
+    };
+    std::vector<Piece> flying;
+    size_t asked = 0, arrived = 0, first = 0;
+    while (arrived < bytes) {
+      while (asked < bytes && flying.size() - first < downloads_.slots()) {
+        const Piece piece{&downloads_.Next(), std::min(bytes - asked, downloads_.bytes())};
+        Check(cudaMemcpyAsync(piece.slot->data, from + asked, piece.bytes, cudaMemcpyDeviceToHost,
+                              stream_),
+              "a download");
+        Check(cudaEventRecord(piece.slot->free, stream_), "a download");
+        asked += piece.bytes;
+        flying.push_back(piece);
+      }
+      const Piece& piece = flying[first++];
+      Check(cudaEventSynchronize(piece.slot->free), "waiting for a download");
+      std::memcpy(to + arrived, piece.slot->data, piece.bytes);
+      arrived += piece.bytes;
+    }
+  }
+
+  std::string TakeLaunchError(int code) override {
+    const auto error = static_cast<cudaError_t>(code);
+    (void)cudaGetLastError();
+    // A launch also reports what went wrong before it. Then the stream is dead, and says so.
+    const cudaError_t state = cudaStreamQuery(stream_);
+    (void)cudaGetLastError();  // of a stream that is only busy
+    if (state != cudaSuccess && state != cudaErrorNotReady) Check(state, "a launch");
+    return NameAndText(error);
+  }
+
+  void Synchronize() override {
+    Enter();
+    // An event of its own, as two threads may wait for two points in the stream.
+    cudaEvent_t event = nullptr;
+    {
+      const std::lock_guard lock(event_mutex_);
+      event = std::exchange(done_, nullptr);
+    }
+    if (event == nullptr)
+      Check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming | cudaEventBlockingSync),
+            "making an event");
+    cudaError_t error = cudaEventRecord(event, stream_);
+    if (error == cudaSuccess) error = cudaEventSynchronize(event);
+    {
+      const std::lock_guard lock(event_mutex_);
+      std::swap(event, done_);
+    }
+    if (event != nullptr) (void)cudaEventDestroy(event);
+    Check(error, "waiting for the device");
+  }
+
+ private:
+  static constexpr int kUploadSlots = 16, kDownloadSlots = 4;
+  static constexpr size_t kUploadBytes = size_t{512} << 10, kDownloadBytes = size_t{1} << 20;
+
+  void OpenStep(cudaError_t error, const char* what) {
+    if (error == cudaSuccess) return;
+    (void)cudaGetLastError();
+    Throw(error == cudaErrorMemoryAllocation ? "ERR_OUT_OF_MEMORY" : "ERR_DEVICE_UNAVAILABLE",
+          "device", "cannot open ", id_, " (", device_.name, "): ", what, " gave ",
+          NameAndText(error));
+  }
+
+  // A pool of our own, which keeps what was freed: the default one is shared with other libraries.
+  // Without pools every block is a cudaMalloc; core/allocator.h keeps blocks for reuse as well.
+  void OpenPool() {
+    int pools = 0;
+    OpenStep(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device_.ordinal),
+             "asking for memory pools");
+    if (pools == 0) return;
+    cudaMemPoolProps props{};
+    props.allocType = cudaMemAllocationTypePinned;
+    props.location.type = cudaMemLocationTypeDevice;
+    props.location.id = device_.ordinal;
+    OpenStep(cudaMemPoolCreate(&pool_, &props), "making a memory pool");
+    uint64_t threshold = UINT64_MAX;
+    OpenStep(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &threshold),
+             "making a memory pool");
+  }
+
+  // nullptr when there is not that much; an allocation of nothing has an address too.
+  void* TryAllocate(size_t bytes) {
+    void* data = nullptr;
+    bytes = std::max<size_t>(bytes, 1);
+    const cudaError_t error = pool_ != nullptr
+                                  ? cudaMallocFromPoolAsync(&data, bytes, pool_, stream_)
+                                  : cudaMalloc(&data, bytes);
+    if (error == cudaSuccess) return data;
+    (void)cudaGetLastError();
+    if (error != cudaErrorMemoryAllocation) Check(error, "taking memory");
+    return nullptr;
+  }
+
+  void Enter() const {
+    {
+      const std::lock_guard lock(lost_mutex_);
+      if (!lost_.empty()) throw Error("ERR_DEVICE_LOST", "cuda", lost_);
+    }
+    Check(cudaSetDevice(device_.ordinal), "choosing the device");
+  }
+  // Every error that is not one of memory or of a launch's shape ends the device: CUDA gives it
+  // again to each later call, until the process ends.
+  void Check(cudaError_t error, const char* what) const {
+    if (error == cudaSuccess) return;
+    (void)cudaGetLastError();
+    Lose(error, what);
+    const std::lock_guard lock(lost_mutex_);
+    throw Error("ERR_DEVICE_LOST", "cuda", lost_);
+  }
+  void Lose(cudaError_t error, const char* what) const {
+    const std::lock_guard lock(lost_mutex_);
+    if (!lost_.empty()) return;
+    lost_ = "[cuda] the device " + id_ + " (" + device_.name + ") was lost: " + NameAndText(error) +
+            ", seen at " + what +
+            "; it can be used again after a restart of the process. LORA_CUDA_SYNC=1 finds the op "
+            "that did it";
+  }
+  bool lost() const {
+    const std::lock_guard lock(lost_mutex_);
+    return !lost_.empty();
+  }
+
+  const DriverDevice device_;
+  const std::string id_;
+  DeviceProperties properties_;
+  cudaStream_t stream_ = nullptr;
+  cudaMemPool_t pool_ = nullptr;
+  std::mutex event_mutex_;
+  cudaEvent_t done_ = nullptr;  // null while someone waits with it
+  Staging uploads_{kUploadSlots, kUploadBytes}, downloads_{kDownloadSlots, kDownloadBytes};
+  mutable std::mutex lost_mutex_;
+  mutable std::string lost_;  // the first error, as a sentence
+};
+
+}  // namespace
+
+const std::string& UnavailableReason() {
+  static const std::string& reason = *new std::string(UnavailableSentence(Driver()));
+  return reason;
+}
+
+int DeviceCount() { return UnavailableReason().empty() ? static_cast<int>(Devices().size()) : 0; }
+
+DeviceSummary Describe(int ordinal) {
+  return Summarise(Devices().at(static_cast<size_t>(ordinal)), ordinal);
+}
+
+std::vector<Fact> Facts() {
+  const DriverState& state = Driver();
+  return {
+      {"cuda runtime", CudaVersionText(state.runtime_version)},
+      {"cuda driver", state.driver_version == 0
+                          ? "none"
+                          : (state.installed.empty() ? "version unknown" : state.installed) +
+                                ", CUDA up to " + CudaVersionText(state.driver_version)},
+      {"cuda kernels", LORA_CUDA_ARCHITECTURES},
+      {"CUDA_VISIBLE_DEVICES", state.visible_devices_set ? state.visible_devices : "not set"},
+  };
+}
+
+std::shared_ptr<Gpu> Gpu::Open(int ordinal) {
+  if (const std::string& reason = UnavailableReason(); !reason.empty())
+    Throw("ERR_DEVICE_UNAVAILABLE", "device", reason);
+  if (ordinal < 0 || ordinal >= DeviceCount())
+    Throw("ERR_DEVICE_UNAVAILABLE", "device", "there is no CUDA device ", ordinal, ", only ",
+          DeviceCount());
+  const auto gpu =
+      std::make_shared<CudartGpu>(Devices()[static_cast<size_t>(ordinal)], Describe(ordinal).id);
+  gpu->Open();
+  return gpu;
+}
+
+}  // namespace lora::cuda
