@@ -4,8 +4,8 @@
 #include <doctest/doctest.h>
 
 #include "backend/cpu/pack.h"
-#include "core/error.h"
 #include "test/support/cpu_paths.h"
+#include "test/support/embedding_cases.h"
 #include "test/support/tensors.h"
 
 namespace lora::test {
@@ -35,21 +35,15 @@ TEST_CASE("embedding: the rows that the ids name") {
         CAPTURE(NameOf(dtype));
         CAPTURE(dim);
         CAPTURE(n);
-        const int64_t vocab = 131;
-        const Tensor w = Normal(dtype, {vocab, dim}, 1);
-        const Tensor ids = Integers(DType::kI32, {n}, 2, 0, static_cast<int>(vocab) - 1);
-        Tensor expected(dtype, {n, dim});
-        for (int64_t i = 0; i < n * dim; ++i) {
-          expected.Set(i, w.at(static_cast<int64_t>(ids.at(i / dim)) * dim + i % dim));
-        }
+        const EmbeddingCase c(dtype, 131, dim, n);
         OnEveryCpuPath(
             [&](Context& context) {
-              const Packed packed(w, context);
+              const Packed packed(c.weight, context);
               std::vector<Tensor> y = {Tensor(dtype, {n, dim})};
-              Run(kEmbedding, EmbeddingArgs{packed.view, ids, y[0]}, context);
+              Run(kEmbedding, EmbeddingArgs{packed.view, c.ids, y[0]}, context);
               return y;
             },
-            [&](const std::vector<Tensor>& y) { CHECK_IDENTICAL(y[0], expected); });
+            [&](const std::vector<Tensor>& y) { CHECK_IDENTICAL(y[0], c.expected); });
       }
     }
   }
@@ -58,18 +52,9 @@ TEST_CASE("embedding: the rows that the ids name") {
 TEST_CASE("embedding: an id outside the vocabulary fails with its place") {
   cpu::CpuContext context(1);
   const Packed packed(Normal(DType::kF32, {5, 4}, 1), context);
-  for (const int32_t bad : {-1, 5}) {
-    const Tensor ids = Ints({3}, {0, bad, 1});
-    Tensor y(DType::kF32, {3, 4});
-    try {
-      Run(kEmbedding, EmbeddingArgs{packed.view, ids, y}, context);
-      FAIL("expected an error");
-    } catch (const Error& error) {
-      CHECK(error.code() == "ERR_DATA");
-      CHECK(std::string(error.what()) == "[embedding] expected ids from 0 to 4 but received " +
-                                             std::to_string(bad) + " at position 1");
-    }
-  }
+  CheckEmbeddingRefusesIds([&](const Tensor& ids, const Tensor& y) {
+    Run(kEmbedding, EmbeddingArgs{packed.view, ids, y}, context);
+  });
 }
 
 }  // namespace

@@ -1,0 +1,49 @@
+// Which of `count` ids is the first outside [0, limit), but for those equal to `ignored`, and how
+// many are inside. One block; threads take ids in turn.
+#pragma once
+
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/reduce.cuh"
+
+namespace lora::device {
+
+struct IdReport {
+  uint64_t first_bad;  // kNoBadId: none
+  uint64_t inside;
+  int32_t bad;  // the id at first_bad
+};
+inline constexpr uint64_t kNoBadId = UINT64_MAX;
+
+struct CheckIdsParams {
+  static constexpr int kThreads = 512, kMinBlocks = 1;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(uint64_t);
+  const int32_t* ids;
+  int64_t count, limit, ignored;
+  IdReport* report;
+};
+
+struct Min {
+  LORA_DEVICE uint64_t operator()(uint64_t a, uint64_t b) const { return b < a ? b : a; }
+};
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(CheckIdsParams::kThreads, CheckIdsParams::kMinBlocks)
+    CheckIds(const LORA_GRID_CONSTANT CheckIdsParams p) {
+  constexpr int kThreads = CheckIdsParams::kThreads;
+  LORA_DYNAMIC_SHARED(shared);
+  uint64_t* slots = reinterpret_cast<uint64_t*>(shared);
+  uint64_t first_bad = kNoBadId, inside = 0;
+  for (int64_t i = ThreadIndex(); i < p.count; i += kThreads) {
+    const int32_t id = p.ids[i];
+    if (id >= 0 && id < p.limit) {
+      ++inside;
+    } else if (id != p.ignored && first_bad == kNoBadId) {
+      first_bad = static_cast<uint64_t>(i);
+    }
+  }
+  first_bad = BlockReduce<kThreads>(first_bad, slots, Min());
+  inside = BlockSum<kThreads>(inside, slots);
+  if (ThreadIndex() == 0)
+    *p.report = {first_bad, inside, first_bad == kNoBadId ? 0 : p.ids[first_bad]};
+}
+
+}  // namespace lora::device

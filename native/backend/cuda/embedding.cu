@@ -1,0 +1,30 @@
+#include <type_traits>
+
+#include "backend/cuda/device/embedding.cuh"
+#include "backend/cuda/ids.h"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.h"
+
+namespace lora::cuda {
+
+size_t EmbeddingScratchBytes(const EmbeddingArgs&, int) { return kIdCheckBytes; }
+
+void Embedding(const EmbeddingArgs& args, Scratch scratch, Context& context) {
+  auto& cuda = static_cast<CudaContext&>(context);
+  const IdCheck check =
+      CheckIds("embedding", args.ids, args.weight.rows, kIgnoreNone, scratch.data(), cuda);
+  if (check.first_bad >= 0) {
+    Throw("ERR_DATA", "embedding", "expected ids from 0 to ", args.weight.rows - 1,
+          " but received ", check.bad, " at position ", check.first_bad);
+  }
+  if (args.weight.cols == 0) return;
+  ForFloat(args.y.dtype, [&]<class Number>() {
+    using T = std::conditional_t<sizeof(Number) == 4, uint32_t, uint16_t>;
+    const device::EmbeddingParams<T> params{static_cast<const T*>(args.weight.data),
+                                            Data<int32_t>(args.ids), Data<T>(args.y),
+                                            args.weight.cols};
+    Launch<device::Embedding<T>>("embedding", context, Blocks(args.ids.numel(), 1), params);
+  });
+}
+
+}  // namespace lora::cuda

@@ -1,0 +1,41 @@
+#include "backend/cuda/device/ids.cuh"
+#include "backend/cuda/ids.h"
+#include "backend/cuda/launch.h"
+
+namespace lora::cuda {
+
+static_assert(sizeof(device::IdReport) <= kIdCheckBytes);
+
+IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t ignored,
+                 void* scratch, CudaContext& cuda) {
+  if (ids.numel() == 0) return {};
+  auto* report = static_cast<device::IdReport*>(scratch);
+  device::LaunchShape shape;
+  shape.shared_bytes = device::CheckIdsParams::kSharedBytes;
+  Launch<device::CheckIds>(
+      op, cuda, shape,
+      device::CheckIdsParams{Data<int32_t>(ids), ids.numel(), limit, ignored, report});
+  device::IdReport read;
+  cuda.ReadNow(op, &read, report, sizeof read);
+  IdCheck check;
+  check.inside = static_cast<int64_t>(read.inside);
+  if (read.first_bad != device::kNoBadId) {
+    check.first_bad = static_cast<int64_t>(read.first_bad);
+    check.bad = read.bad;
+  }
+  return check;
+}
+
+int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
+                    CudaContext& cuda) {
+  constexpr int64_t kIgnored = -100;
+  const IdCheck check = CheckIds(op, labels, vocab, kIgnored, scratch, cuda);
+  if (check.first_bad >= 0) {
+    Throw("ERR_DATA", op, "expected labels from 0 to ", vocab - 1, ", or -100, but received ",
+          check.bad, " at row ", check.first_bad);
+  }
+  if (check.inside == 0) Throw("ERR_DATA", op, "expected at least one label that is not -100");
+  return check.inside;
+}
+
+}  // namespace lora::cuda

@@ -1,0 +1,31 @@
+// Ids and labels that may lie outside their range: looked at before an op works on them, so that a
+// failed op has written nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cuda/context.h"
+#include "core/tensor_view.h"
+
+namespace lora::cuda {
+
+struct IdCheck {
+  int64_t first_bad = -1;  // position; −1: none
+  int32_t bad = 0;
+  int64_t inside = 0;  // how many lie in [0, limit)
+};
+
+// Device memory that CheckIds needs.
+inline constexpr size_t kIdCheckBytes = 32;
+
+// Ids [n] i32; one equal to `ignored` is never bad. Waits.
+inline constexpr int64_t kIgnoreNone = INT64_MIN;
+IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t ignored,
+                 void* scratch, CudaContext& cuda);
+
+// How many labels count. Fails where a label is no token, or none counts.
+int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
+                    CudaContext& cuda);
+
+}  // namespace lora::cuda
