@@ -83,7 +83,7 @@ export interface NativeBinding {
   /** Marks the calls that follow; a failure that shows later carries the tag of its call. */
   setTag(tag: number): void;
 
-  // Devices. Names: 'cpu', 'reference', 'cuda', 'cuda:1'. The same name gives the same object.
+  // Devices. Names: 'cpu', 'reference', 'cuda', 'cuda:1'; in useEmulated()'s add-on 'cuda-emulated'. The same name gives the same object.
   openDevice(name: string): NativeDevice;
   devices(): NativeDeviceInfo[];
   cudaUnavailableReason(): string | null;
@@ -237,6 +237,7 @@ export interface NativeBinding {
 }
 
 let loaded: NativeBinding | undefined;
+let emulated = false;
 
 /** The package's root: the nearest folder upwards that holds package.json (dist/ and lib/ alike). */
 function packageRoot(): string {
@@ -249,6 +250,26 @@ function packageRoot(): string {
   return dir;
 }
 
+const emulatedPath = () => join(packageRoot(), 'build/emulated/lora_native_emulated.node');
+
+/**
+ * Chooses the add-on whose GPU is emulated on the CPU. Only builds with tests have it, and only one add-on
+ * can be at work in a process.
+ */
+export function useEmulated(): void {
+  if (emulated) return;
+  const why = loaded
+    ? 'another device was used before it'
+    : existsSync(emulatedPath())
+      ? undefined
+      : 'only builds with tests have it (node scripts/ctest.mjs)';
+  if (why)
+    throw new LoRAError('ERR_DEVICE_UNAVAILABLE', `[device] cannot open cuda-emulated: ${why}`, {
+      op: 'device',
+    });
+  emulated = true;
+}
+
 /** Loads on first use, so that importing the package never fails. Throws ERR_BINARY when there is no add-on. */
 export function native(): NativeBinding {
   if (loaded) return loaded;
@@ -256,7 +277,8 @@ export function native(): NativeBinding {
   const load = require('node-gyp-build') as (dir: string) => NativeBinding;
   const root = packageRoot();
   try {
-    loaded = load(root);
+    // eslint-disable-next-line @typescript-eslint/no-require-imports -- an add-on is not a module for import()
+    loaded = emulated ? (require(emulatedPath()) as NativeBinding) : load(root);
   } catch (cause) {
     throw new LoRAError(
       'ERR_BINARY',

@@ -1,10 +1,13 @@
 /** Devices, threads and memory. */
-import type { NativeDevice, NativeDeviceInfo, NativeMemoryUsage } from './binding';
+import { useEmulated, type NativeDevice, type NativeDeviceInfo, type NativeMemoryUsage } from './binding';
 import { binding } from './calls';
 import { check, checkInteger, describe } from './validate';
 
-/** 'reference' is the slow, exact implementation that tests compare with. */
-export type Device = 'cpu' | 'cuda' | `cuda:${number}` | 'reference';
+/**
+ * 'reference' is the slow, exact implementation that tests compare with; 'cuda-emulated', which only builds
+ * with tests have, runs the CUDA kernels on the CPU and checks every access.
+ */
+export type Device = 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-emulated';
 
 export type DeviceInfo = NativeDeviceInfo;
 export type MemoryUsage = NativeMemoryUsage;
@@ -12,10 +15,11 @@ export type MemoryUsage = NativeMemoryUsage;
 /** One name per device: 'cuda:0' is 'cuda'. */
 export function deviceName(op: string, name: unknown): Device {
   check(
-    typeof name === 'string' && /^(cpu|reference|cuda(:\d+)?)$/.test(name),
+    typeof name === 'string' && /^(cpu|reference|cuda(:\d+|-emulated)?)$/.test(name),
     op,
     `expected device to be 'cpu', 'cuda', 'cuda:N' or 'reference' but received ${describe(name)}`,
   );
+  if (name === 'cuda-emulated') useEmulated();
   return (name === 'cuda:0' ? 'cuda' : name) as Device;
 }
 

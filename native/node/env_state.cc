@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "backend/cuda/device.h"
 #include "node/errors.h"
 
 namespace lora::node {
@@ -117,14 +118,14 @@ void EnvState::Close() {
 Napi::Value EnvState::OpenDevice(const std::string& name) {
   const auto known = device_handles_.find(name);
   if (known != device_handles_.end()) return known->second.Value();
-  const bool cuda = name == "cuda" || name.starts_with("cuda:");
-  if (cuda && CudaBackend() == nullptr)
-    Throw("ERR_DEVICE_UNAVAILABLE", "device", "cannot open ", name, ": ", CudaUnavailableReason());
-  LORA_CHECK(name == "cpu" || name == "reference", "device",
+  const bool cuda = name.starts_with("cuda");
+  LORA_CHECK(cuda || name == "cpu" || name == "reference", "device",
              "expected a device of cpu, cuda, cuda:N or reference but received \"", name, "\"");
   HostMemoryBudget();  // says at once when LORA_MEMORY_LIMIT is no size
   std::shared_ptr<Device> device;
-  if (name == "cpu")
+  if (cuda)
+    device = lora::cuda::OpenDevice(name);
+  else if (name == "cpu")
     device = std::make_shared<HostDevice>(name, CpuBackend(), threads());
   else
     device = std::make_shared<HostDevice>(name, ReferenceBackend(), 1);
