@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "backend/cpu/context.h"
+#include "test/support/any_bits.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
 #include "test/support/simd_targets.h"
@@ -13,19 +14,6 @@ namespace {
 
 const Op<PackArgs> kPack = {cpu::PackScratchBytes, cpu::Pack};
 const Op<UnpackArgs> kUnpack = {cpu::UnpackScratchBytes, cpu::Unpack};
-
-// Every bit pattern in turn, NaNs with payloads among them.
-Tensor AnyBits(DType dtype, Shape shape) {
-  Tensor t(dtype, shape);
-  for (int64_t i = 0; i < t.numel(); ++i) {
-    if (SizeOf(dtype) == 2) {
-      t.view().as<uint16_t>()[i] = static_cast<uint16_t>(0x7f00 + 7 * i);
-    } else {
-      t.view().as<uint32_t>()[i] = static_cast<uint32_t>(0x7f000000 + 0x12345 * i);
-    }
-  }
-  return t;
-}
 
 Tensor PackedMemory(const Tensor& w, Direction direction) {
   const size_t bytes = cpu::PackedBytes(w.shape()[0], w.shape()[1], w.dtype(), direction);

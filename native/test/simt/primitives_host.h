@@ -123,6 +123,13 @@ inline float Exp(float f) { return std::exp(f); }
 inline double Exp(double d) { return std::exp(d); }
 inline float Log(float f) { return std::log(f); }
 inline double Log(double d) { return std::log(d); }
+inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline double Fma(double a, double b, double c) { return std::fma(a, b, c); }
+// Not joined with an addition, whatever the compiler would do (-ffp-contract).
+inline double MulRounded(double a, double b) {
+  volatile const double product = a * b;
+  return product;
+}
 template <class T>
 T FromFloat(float f) {
   if constexpr (std::is_same_v<T, float>) {

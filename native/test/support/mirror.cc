@@ -79,7 +79,7 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   if constexpr (std::is_same_v<Args, PackArgs>) {
     const size_t bytes =
         cuda::PackedBytes(args.src.dim(0), args.src.dim(1), args.src.dtype, args.direction);
-    if (bytes > 0) device_args.dst = copies.Of(args.dst, bytes, 1, false, true);
+    if (bytes > 0) device_args.dst = copies.Of(args.dst, bytes, SizeOf(args.src.dtype), false, true);
   }
   // The device's scratch is of the size that was asked for; the host's is only a measure of it.
   void* scratch = host_scratch.empty() ? nullptr : gpu.Allocate(host_scratch.size());

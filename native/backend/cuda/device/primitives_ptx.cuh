@@ -171,6 +171,10 @@ LORA_DEVICE float Exp(float f) { return expf(f); }
 LORA_DEVICE double Exp(double d) { return exp(d); }
 LORA_DEVICE float Log(float f) { return logf(f); }
 LORA_DEVICE double Log(double d) { return log(d); }
+LORA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+LORA_DEVICE double Fma(double a, double b, double c) { return __fma_rn(a, b, c); }
+// A product that no compiler joins with an addition: rounded by itself.
+LORA_DEVICE double MulRounded(double a, double b) { return __dmul_rn(a, b); }
 template <class T>
 LORA_DEVICE T FromFloat(float f);
 template <>

@@ -1,0 +1,26 @@
+// Moving elements as they are.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/backend.h"
+
+namespace lora::cuda {
+
+// Rows of `run` elements of `size` bytes (2, 4 or 8); pitches in elements. src and dst do not
+// overlap.
+struct RowCopy {
+  const void* src;
+  void* dst;
+  int64_t src_pitch, dst_pitch, rows, run;
+  size_t size;
+};
+void CopyRows(const char* op, const RowCopy& copy, Context& context);
+
+inline void CopyElements(const char* op, const void* src, void* dst, int64_t count, size_t size,
+                         Context& context) {
+  CopyRows(op, {src, dst, count, count, 1, count, size}, context);
+}
+
+}  // namespace lora::cuda

@@ -1,0 +1,22 @@
+// W stays row-major, and the one copy serves both directions: packing and unpacking are copies.
+#include "backend/cuda/copy.h"
+#include "backend/cuda/kernels.h"
+
+namespace lora::cuda {
+
+size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction) {
+  if (direction == Direction::kBackward) return 0;
+  return static_cast<size_t>(rows * cols) * SizeOf(dtype);
+}
+
+void Pack(const PackArgs& args, Scratch, Context& context) {
+  if (args.direction == Direction::kBackward) return;  // into memory of no bytes
+  CopyElements("pack", args.src.data, args.dst, args.src.numel(), SizeOf(args.src.dtype), context);
+}
+
+void Unpack(const UnpackArgs& args, Scratch, Context& context) {
+  CopyElements("unpack", args.src.data, args.dst.data, args.dst.numel(), SizeOf(args.src.dtype),
+               context);
+}
+
+}  // namespace lora::cuda
