@@ -1,5 +1,5 @@
-// The kernels of this binary, as addresses that the CUDA runtime knows. Apart from launch.h, so that
-// files without device code can ask.
+// The kernels of this binary, as addresses that the CUDA runtime knows. Apart from launch.h, so
+// that files without device code can ask.
 #pragma once
 
 #include <vector>
