@@ -123,6 +123,8 @@ inline float Exp(float f) { return std::exp(f); }
 inline double Exp(double d) { return std::exp(d); }
 inline float Log(float f) { return std::log(f); }
 inline double Log(double d) { return std::log(d); }
+inline float Exp2(float f) { return std::exp2(f); }
+inline float Larger(float a, float b) { return std::fmax(a, b); }
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline double Fma(double a, double b, double c) { return std::fma(a, b, c); }
 // Not joined with an addition, whatever the compiler would do (-ffp-contract).

@@ -171,6 +171,14 @@ LORA_DEVICE float Exp(float f) { return expf(f); }
 LORA_DEVICE double Exp(double d) { return exp(d); }
 LORA_DEVICE float Log(float f) { return logf(f); }
 LORA_DEVICE double Log(double d) { return log(d); }
+// 2^f within 2 ulp, one instruction; results below the normal numbers are 0.
+LORA_DEVICE float Exp2(float f) {
+  float e;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(f));
+  return e;
+}
+// The other one where one of them is a NaN.
+LORA_DEVICE float Larger(float a, float b) { return fmaxf(a, b); }
 LORA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LORA_DEVICE double Fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 // A product that no compiler joins with an addition: rounded by itself.
