@@ -1,0 +1,39 @@
+// How the work of attention is cut: functions of the problem and the number of multiprocessors
+// alone, so that two runs give the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace lora::cuda {
+
+constexpr int64_t kMaxHeadDim = 256;
+
+// The head dim for which there are kernels: 64, 128 or 256. Throws ERR_UNSUPPORTED above.
+int PaddedHeadDim(int64_t d);
+
+// A tile of the forward pass.
+struct AttentionTile {
+  int rows, keys;
+};
+AttentionTile ForwardTile(int padded, bool tensor_cores);
+
+struct AttentionProblem {
+  int64_t batch = 0, kv_heads = 0;
+  int64_t rows = 0;     // per (batch, kv head): queries · group
+  int64_t longest = 0;  // keys that a tile of rows may see
+  int64_t d = 0;
+};
+
+struct AttentionPlan {
+  int64_t tiles = 0;   // of rows, of all pairs
+  int64_t splits = 1;  // parts of the keys of a tile, each a block of its own
+  int64_t blocks() const { return tiles * splits; }
+  // Of the partial results: sums, maxima and weights of every row and part. 0 with one part.
+  int64_t partial_rows = 0;
+  size_t scratch_bytes = 0;
+};
+AttentionPlan PlanAttention(const AttentionProblem& problem, const AttentionTile& tile,
+                            int multiprocessors);
+
+}  // namespace lora::cuda

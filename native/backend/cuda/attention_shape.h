@@ -1,0 +1,53 @@
+// Arguments of attention as the kernels take them. Included by .cu files only.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "backend/cuda/attention_plan.h"
+#include "backend/cuda/device/attention.cuh"
+#include "backend/cuda/launch.h"
+
+namespace lora::cuda {
+
+// Activations are f32 or bf16 (core/checks.h).
+template <class F>
+void ForActivation(DType dtype, F&& f) {
+  if (dtype == DType::kF32) return f.template operator()<float>();
+  if (dtype == DType::kBF16) return f.template operator()<device::BF16>();
+  Throw("ERR_UNSUPPORTED", "attention", "no kernel for dtype ", NameOf(dtype));
+}
+
+// Calls f.template operator()<64, 128 or 256>().
+template <class F>
+void ForHeadDim(int64_t d, F&& f) {
+  switch (PaddedHeadDim(d)) {
+    case 64:
+      return f.template operator()<64>();
+    case 128:
+      return f.template operator()<128>();
+    default:
+      return f.template operator()<256>();
+  }
+}
+
+template <class Args>
+device::AttentionShape ShapeOf(const Args& args, int64_t q_offset) {
+  device::AttentionShape s{};
+  s.key_begin = args.key_begin ? Data<const int32_t>(args.key_begin) : nullptr;
+  s.batch = static_cast<int>(args.q.dim(0));
+  s.queries = static_cast<int>(args.q.dim(1));
+  s.q_heads = static_cast<int>(args.q.dim(2));
+  s.kv_heads = static_cast<int>(args.k.dim(2));
+  s.group = s.kv_heads == 0 ? 0 : s.q_heads / s.kv_heads;
+  s.d = static_cast<int>(args.q.dim(3));
+  s.rows = s.queries * s.group;
+  s.q_offset = static_cast<int>(q_offset);
+  s.window = static_cast<int>(std::min<int64_t>(args.window, std::numeric_limits<int>::max()));
+  s.capacity = args.k.dim(1);
+  s.scale = args.scale;
+  s.scale_log2 = static_cast<float>(args.scale * 1.4426950408889634);
+  return s;
+}
+
+}  // namespace lora::cuda

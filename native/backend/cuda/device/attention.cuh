@@ -1,0 +1,154 @@
+// What the kernels of attention have in common: where rows and keys lie, and which keys a row sees.
+//
+// The query heads of one kv head are taken together: row r of a (batch, kv head) is query r /
+// group, head r % group. So a tile of rows reads each key once for all heads of its group, dk and
+// dv are summed over the group in the order of the rows, and a decode step is a tile of `group`
+// rows.
+//
+// Scores are kept in units of log₂: t = q·k · scale·log₂e, p = 2^(t − max).
+#pragma once
+
+#include "backend/cuda/device/elements.cuh"
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/reduce.cuh"
+
+namespace lora::device {
+
+constexpr int kNoKey = 2147483647;
+constexpr float kLn2 = 0.693147180559945309f, kLog2E = 1.44269504088896341f;
+
+struct AttentionShape {
+  const int32_t* key_begin;  // [batch, queries], or null
+  int batch, queries, q_heads, kv_heads, group, d;
+  int rows;  // per (batch, kv head): queries · group
+  int q_offset;
+  int window;  // 0: none
+  int64_t capacity;
+  float scale, scale_log2;  // scale · log₂e
+
+  LORA_DEVICE int64_t QueryOffset(int b, int h, int row) const {  // of q, y, g, dq
+    return ((int64_t{b} * queries + row / group) * q_heads + h * group + row % group) * d;
+  }
+  LORA_DEVICE int64_t KeyOffset(int b, int h, int key) const {  // of k, v, dk, dv
+    return ((b * capacity + key) * kv_heads + h) * d;
+  }
+  LORA_DEVICE int64_t LseOffset(int b, int h, int row) const {
+    return (int64_t{b} * q_heads + h * group + row % group) * queries + row / group;
+  }
+};
+
+struct LargerFloat {
+  LORA_DEVICE float operator()(float a, float b) const { return Larger(a, b); }
+};
+LORA_DEVICE int Least(int a, int b) { return b < a ? b : a; }
+LORA_DEVICE int Greatest(int a, int b) { return a < b ? b : a; }
+
+// Row r sees the keys lo ≤ j ≤ hi; lo > hi where it sees none.
+struct Interval {
+  int lo, hi;
+};
+LORA_DEVICE Interval SeenBy(const AttentionShape& s, int b, int row) {
+  const int query = row / s.group, position = s.q_offset + query;
+  int lo = s.key_begin ? Greatest(s.key_begin[int64_t{b} * s.queries + query], 0) : 0;
+  if (s.window > 0) lo = Greatest(lo, position - s.window + 1);
+  return lo > position ? Interval{kNoKey, -1} : Interval{lo, position};
+}
+
+// What the rows of a tile see together: no row sees a key outside of [begin, end), and all rows
+// see those with all_lo ≤ j ≤ all_hi.
+struct TileSight {
+  int begin, end, all_lo, all_hi;
+  LORA_DEVICE bool Any(int from, int to) const { return begin < to && end > from; }
+  LORA_DEVICE bool All(int from, int to) const { return all_lo <= from && all_hi >= to - 1; }
+};
+
+// Of rows [first, first + kRows), of which those from `count` on do not count. Every warp computes
+// it; lo and hi (kRows each, in shared memory) are filled by the block, to be read after a barrier.
+template <int kRows>
+LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int count, int* lo,
+                             int* hi) {
+  int least_lo = kNoKey, most_lo = 0, least_hi = kNoKey, most_hi = -1;
+  LORA_UNROLL
+  for (int n = 0; n < (kRows + 31) / 32; ++n) {
+    const int r = n * 32 + LaneIndex();
+    Interval seen{kNoKey, -1};
+    if (r < kRows && r < count) {
+      seen = SeenBy(s, b, first + r);
+      least_lo = Least(least_lo, seen.lo);
+      most_lo = Greatest(most_lo, seen.lo);
+      least_hi = Least(least_hi, seen.hi);
+      most_hi = Greatest(most_hi, seen.hi);
+    }
+    if (r < kRows && ThreadIndex() / 32 == n) {
+      lo[r] = seen.lo;
+      hi[r] = seen.hi;
+    }
+  }
+  LORA_UNROLL
+  for (int mask = 16; mask > 0; mask /= 2) {
+    least_lo = Least(least_lo, ShuffleXor(least_lo, mask));
+    most_lo = Greatest(most_lo, ShuffleXor(most_lo, mask));
+    least_hi = Least(least_hi, ShuffleXor(least_hi, mask));
+    most_hi = Greatest(most_hi, ShuffleXor(most_hi, mask));
+  }
+  return {least_lo, most_hi + 1, most_lo, least_hi};
+}
+
+// The forward pass in parts: part `split` of the keys of a row leaves its unscaled sum, its
+// maximum and its sum of weights, and CombineParts makes one result of them.
+struct AttentionParts {
+  float* sums = nullptr;  // [splits, batch, kv_heads, rows, d]; null: there is one part
+  float* max = nullptr;   // [splits, batch, kv_heads, rows]
+  float* weight = nullptr;
+  int splits = 1;
+};
+
+// The keys of part `split`: [begin, end) in equal parts of whole tiles.
+template <int kKeys>
+LORA_DEVICE void TakePart(int splits, int split, int& begin, int& end) {
+  if (splits == 1 || begin >= end) return;
+  const int tiles = (end - begin + kKeys - 1) / kKeys;
+  const int each = (tiles + splits - 1) / splits * kKeys;
+  const int64_t from = begin + int64_t{split} * each;
+  begin = from < end ? static_cast<int>(from) : end;
+  end = end - begin < each ? end : begin + each;
+}
+
+template <class T>
+struct CombineParams {
+  static constexpr int kThreads = 128, kMinBlocks = 4;
+  AttentionShape s;
+  AttentionParts parts;
+  T* y;
+  float* lse;  // or null
+};
+
+// A warp per row; parts are added in their order.
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(CombineParams<T>::kThreads, CombineParams<T>::kMinBlocks)
+    CombineParts(const LORA_GRID_CONSTANT CombineParams<T> p) {
+  const int64_t rows = int64_t{p.s.batch} * p.s.kv_heads * p.s.rows;
+  const int64_t at = int64_t{BlockX()} * (CombineParams<T>::kThreads / 32) + WarpIndex();
+  if (at >= rows) return;
+  const int row = static_cast<int>(at % p.s.rows);
+  const int pair = static_cast<int>(at / p.s.rows);
+  const int b = pair / p.s.kv_heads, h = pair % p.s.kv_heads;
+  float max = -INFINITY;
+  for (int i = 0; i < p.parts.splits; ++i) max = Larger(max, p.parts.max[i * rows + at]);
+  const float base = max == -INFINITY ? 0.0f : max;
+  float weight = 0;
+  for (int i = 0; i < p.parts.splits; ++i)
+    weight += Exp2(p.parts.max[i * rows + at] - base) * p.parts.weight[i * rows + at];
+  const float inverse = weight == 0 ? 0.0f : 1 / weight;
+  T* y = p.y + p.s.QueryOffset(b, h, row);
+  for (int c = LaneIndex(); c < p.s.d; c += 32) {
+    float sum = 0;
+    for (int i = 0; i < p.parts.splits; ++i)
+      sum += Exp2(p.parts.max[i * rows + at] - base) * p.parts.sums[(i * rows + at) * p.s.d + c];
+    y[c] = FromFloat<T>(sum * inverse);
+  }
+  if (p.lse && LaneIndex() == 0)
+    p.lse[p.s.LseOffset(b, h, row)] = weight == 0 ? -INFINITY : base * kLn2 + Log(weight);
+}
+
+}  // namespace lora::device

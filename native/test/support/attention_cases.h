@@ -1,0 +1,248 @@
+// Cases of attention, forward and backward, and how far a backend may be off the reference in f64.
+// The bounds follow the rounding errors of f32: with u its unit roundoff, a dot product of d terms
+// errs by 4·√d·u·‖x‖‖y‖, a probability by the error of its score (as exp(s + δ) = exp(s)·(1 + δ)),
+// a sum over n keys by 4·√n·u of its absolute terms, and the result is rounded once to the dtype of
+// the tensor.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "core/ops.h"
+#include "test/support/tensors.h"
+
+namespace lora::test::attention {
+
+inline constexpr double kU = 1.0 / 16777216;
+
+struct AttentionCase {
+  DType dtype = DType::kF32;
+  int64_t batch = 1, queries = 1, q_heads = 1, kv_heads = 1, d = 8, window = 0;
+  int64_t q_offset = 0, capacity = 0;  // capacity 0: as many keys as queries
+  bool key_begin = false;
+
+  int64_t keys() const { return q_offset + queries; }
+  int64_t allocated() const { return std::max(capacity, keys()); }
+  std::string Name() const {
+    std::ostringstream out;
+    out << NameOf(dtype) << " batch " << batch << " queries " << queries << " + " << q_offset
+        << " heads " << q_heads << '/' << kv_heads << " d " << d << " window " << window
+        << (key_begin ? " key_begin" : "");
+    return out.str();
+  }
+};
+
+struct Operands {
+  Tensor q, k, v, g, key_begin;
+  float scale;
+
+  explicit Operands(const AttentionCase& c) : scale(1 / std::sqrt(static_cast<float>(c.d))) {
+    const Shape rows{c.batch, c.queries, c.q_heads, c.d},
+        keys{c.batch, c.allocated(), c.kv_heads, c.d};
+    q = Normal(c.dtype, rows, 1);
+    k = Normal(c.dtype, keys, 2);
+    v = Normal(c.dtype, keys, 3);
+    g = Normal(c.dtype, rows, 4);
+    if (!c.key_begin) return;
+    // Two documents in a row, the second beginning at a third of the keys.
+    key_begin = Tensor(DType::kI32, {c.batch, c.queries});
+    for (int64_t i = 0; i < key_begin.numel(); ++i) {
+      const int64_t position = c.q_offset + i % c.queries, cut = c.keys() / 3;
+      key_begin.Set(i, position < cut ? 0 : static_cast<double>(cut));
+    }
+  }
+};
+
+inline AttentionForwardArgs ForwardArgs(const AttentionCase& c, const Operands& o, const Tensor& y,
+                                        const Tensor& lse) {
+  AttentionForwardArgs args;
+  args.q = o.q;
+  args.k = o.k;
+  args.v = o.v;
+  args.key_begin = o.key_begin;
+  args.kv_length = c.keys();
+  args.q_offset = c.q_offset;
+  args.window = c.window;
+  args.scale = o.scale;
+  args.y = y;
+  args.lse = lse;
+  return args;
+}
+
+inline Operands Widened(const Operands& o) {
+  Operands wide = o;
+  wide.q = o.q.As(DType::kF64);
+  wide.k = o.k.As(DType::kF64);
+  wide.v = o.v.As(DType::kF64);
+  wide.g = o.g.As(DType::kF64);
+  return wide;
+}
+
+// What one (batch, query, head) sees, with the error bound of each score and the probabilities.
+struct Row {
+  int64_t q = 0, lse = 0;                        // offsets
+  std::vector<int64_t> keys;                     // offsets of the visible keys
+  std::vector<double> score, error, p;           // error: of the score as exp sees it
+  double largest = 0, worst = 0, sum_error = 0;  // sum_error: relative, of a sum over the keys
+};
+
+template <class VisitRow>
+void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
+  const auto q = o.q.Values(), k = o.k.Values();
+  for (int64_t b = 0; b < c.batch; ++b)
+    for (int64_t i = 0; i < c.queries; ++i)
+      for (int64_t h = 0; h < c.q_heads; ++h) {
+        Row row;
+        row.q = ((b * c.queries + i) * c.q_heads + h) * c.d;
+        row.lse = (b * c.q_heads + h) * c.queries + i;
+        const int64_t position = c.q_offset + i;
+        int64_t first =
+            o.key_begin ? static_cast<int64_t>(o.key_begin.at(b * c.queries + i)) : int64_t{0};
+        if (c.window > 0) first = std::max(first, position - c.window + 1);
+        row.largest = -std::numeric_limits<double>::infinity();
+        for (int64_t j = first; j <= position; ++j) {
+          const int64_t key =
+              ((b * c.allocated() + j) * c.kv_heads + h / (c.q_heads / c.kv_heads)) * c.d;
+          double dot = 0, qq = 0, kk = 0;
+          for (int64_t n = 0; n < c.d; ++n) {
+            const double x = q[static_cast<size_t>(row.q + n)], y = k[static_cast<size_t>(key + n)];
+            dot += x * y;
+            qq += x * x;
+            kk += y * y;
+          }
+          const double s = o.scale * dot;
+          row.keys.push_back(key);
+          row.score.push_back(s);
+          row.error.push_back(
+              kU * (4 * std::sqrt(static_cast<double>(c.d)) * o.scale * std::sqrt(qq * kk) +
+                    2 * std::fabs(s) + 4));
+          row.largest = std::max(row.largest, s);
+        }
+        double sum = 0;
+        for (const double s : row.score) sum += std::exp(s - row.largest);
+        for (size_t j = 0; j < row.keys.size(); ++j) {
+          row.p.push_back(std::exp(row.score[j] - row.largest) / sum);
+          row.error[j] += kU * (row.largest - row.score[j]);
+          row.worst = std::max(row.worst, row.error[j]);
+        }
+        const double n = static_cast<double>(row.keys.size());
+        row.sum_error = kU * (4 * std::sqrt(n) + 3 * (n / 64 + 1));
+        visit(row);
+      }
+}
+
+// Of a backend that multiplies 16-bit operands: p and ds are rounded to them, by a part `weights`.
+struct Rounding {
+  double weights = 0;
+};
+
+struct ForwardBounds {
+  std::vector<double> y, lse;
+};
+inline ForwardBounds BoundsOf(const AttentionCase& c, const Operands& o, const Tensor& y,
+                              const Tensor& lse, const Rounding& rounding = {}) {
+  ForwardBounds bounds;
+  bounds.y.resize(static_cast<size_t>(y.numel()));
+  bounds.lse.resize(static_cast<size_t>(lse.numel()));
+  const auto v = o.v.Values();
+  EachRow(c, o, [&](const Row& row) {
+    for (int64_t n = 0; n < c.d; ++n) {
+      double bound = 0;
+      for (size_t j = 0; j < row.keys.size(); ++j) {
+        bound += row.p[j] * std::fabs(v[static_cast<size_t>(row.keys[j] + n)]) *
+                 (row.error[j] + row.worst + 2 * row.sum_error + rounding.weights);
+      }
+      bounds.y[static_cast<size_t>(row.q + n)] =
+          bound + std::fabs(y.at(row.q + n)) * (UnitRoundoff(c.dtype) + 2 * kU);
+    }
+    bounds.lse[static_cast<size_t>(row.lse)] =
+        row.worst + row.sum_error + 2 * kU * (std::fabs(lse.at(row.lse)) + std::fabs(row.largest));
+  });
+  return bounds;
+}
+
+struct Gradients {
+  Tensor dq, dk, dv;
+  Gradients(DType dtype, const Operands& o)
+      : dq(dtype, o.q.shape()), dk(dtype, o.k.shape()), dv(dtype, o.v.shape()) {}
+};
+struct GradientBounds {
+  std::vector<double> dq, dk, dv;
+};
+
+inline AttentionBackwardArgs BackwardArgs(const AttentionCase& c, const Operands& o,
+                                          const Tensor& y, const Tensor& lse, const Gradients& d) {
+  AttentionBackwardArgs args;
+  args.q = o.q;
+  args.k = o.k;
+  args.v = o.v;
+  args.key_begin = o.key_begin;
+  args.y = y;
+  args.lse = lse;
+  args.g = o.g;
+  args.window = c.window;
+  args.scale = o.scale;
+  args.dq = d.dq;
+  args.dk = d.dk;
+  args.dv = d.dv;
+  return args;
+}
+
+// Both sides are given the same y and lse, so only what backward itself rounds counts.
+inline GradientBounds BoundsOf(const AttentionCase& c, const Operands& o, const Tensor& y,
+                               const Tensor& lse, const Gradients& expected,
+                               const Rounding& rounding = {}) {
+  GradientBounds bounds;
+  bounds.dq.resize(static_cast<size_t>(o.q.numel()));
+  bounds.dk.resize(static_cast<size_t>(o.k.numel()));
+  bounds.dv.resize(static_cast<size_t>(o.v.numel()));
+  const auto q = o.q.Values(), k = o.k.Values(), v = o.v.Values(), g = o.g.Values(),
+             yy = y.Values();
+  const double dot_error = 4 * std::sqrt(static_cast<double>(c.d)) * kU;
+  const double sum_error = kU * (4 * std::sqrt(static_cast<double>(c.queries * c.q_heads)) + 4);
+  EachRow(c, o, [&](const Row& row) {
+    double gg = 0, y_square = 0, inner = 0;
+    for (int64_t n = 0; n < c.d; ++n) {
+      const size_t at = static_cast<size_t>(row.q + n);
+      gg += g[at] * g[at];
+      y_square += yy[at] * yy[at];
+      inner += g[at] * yy[at];
+    }
+    for (size_t j = 0; j < row.keys.size(); ++j) {
+      double dp = 0, vv = 0;
+      for (int64_t n = 0; n < c.d; ++n) {
+        const size_t at = static_cast<size_t>(row.keys[j] + n);
+        dp += g[static_cast<size_t>(row.q + n)] * v[at];
+        vv += v[at] * v[at];
+      }
+      const double p_error = row.error[j] + 2 * kU * std::fabs(lse.at(row.lse));
+      const double ds = row.p[j] * std::fabs(dp - inner);
+      const double ds_error =
+          ds * (p_error + sum_error + rounding.weights) +
+          row.p[j] * (dot_error * std::sqrt(gg) * (std::sqrt(vv) + std::sqrt(y_square)) +
+                      2 * kU * (std::fabs(dp) + std::fabs(inner)));
+      for (int64_t n = 0; n < c.d; ++n) {
+        const size_t query = static_cast<size_t>(row.q + n);
+        const size_t key = static_cast<size_t>(row.keys[j] + n);
+        bounds.dq[query] += o.scale * ds_error * std::fabs(k[key]);
+        bounds.dk[key] += o.scale * ds_error * std::fabs(q[query]);
+        bounds.dv[key] += row.p[j] * std::fabs(g[query]) * (p_error + sum_error + rounding.weights);
+      }
+    }
+  });
+  const auto round = [&](std::vector<double>& bound, const Tensor& exact) {
+    for (size_t i = 0; i < bound.size(); ++i) {
+      bound[i] += std::fabs(exact.at(static_cast<int64_t>(i))) * (UnitRoundoff(c.dtype) + 2 * kU);
+    }
+  };
+  round(bounds.dq, expected.dq);
+  round(bounds.dk, expected.dk);
+  round(bounds.dv, expected.dv);
+  return bounds;
+}
+
+}  // namespace lora::test::attention
