@@ -4,11 +4,11 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
-#include <numbers>
 
 #include "core/error.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
+#include "test/support/unary_cases.h"
 
 namespace lora::test {
 namespace {
@@ -16,49 +16,10 @@ namespace {
 const Op<UnaryArgs> kUnary = {cpu::UnaryScratchBytes, cpu::Unary};
 const Op<UnaryBackwardArgs> kBackward = {cpu::UnaryBackwardScratchBytes, cpu::UnaryBackward};
 
-constexpr UnaryKind kKinds[] = {UnaryKind::kCopy, UnaryKind::kScale, UnaryKind::kSquare,
-                                UnaryKind::kRelu, UnaryKind::kGelu,  UnaryKind::kSilu};
-constexpr float kAlpha = -1.7f;
-
-struct Types {
-  DType x, y;
-};
-constexpr Types kTypes[] = {{DType::kF32, DType::kF32},  {DType::kBF16, DType::kBF16},
-                            {DType::kF16, DType::kF16},  {DType::kF32, DType::kBF16},
-                            {DType::kBF16, DType::kF32}, {DType::kF16, DType::kBF16},
-                            {DType::kF32, DType::kF16}};
-
-// Rounding errors of the formula, in units of kU times this.
-double Steps(UnaryKind kind) {
-  return kind == UnaryKind::kCopy                               ? 0
-         : kind == UnaryKind::kGelu || kind == UnaryKind::kSilu ? 8
-                                                                : 1;
-}
-
-double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-
-// The terms of f'(x), without cancellation between them.
-double GradientTerms(UnaryKind kind, double x) {
-  switch (kind) {
-    case UnaryKind::kGelu:
-      return 0.5 * std::erfc(-x / std::numbers::sqrt2) +
-             std::fabs(x) * std::exp(-x * x / 2) / std::sqrt(2 * std::numbers::pi);
-    case UnaryKind::kSilu:
-      return Sigmoid(x) * (1 + std::fabs(x) * Sigmoid(-x));
-    case UnaryKind::kSquare:
-      return 2 * std::fabs(x);
-    default:
-      return 2;
-  }
-}
-
 void CheckForward(UnaryKind kind, const Tensor& x, DType to) {
   Tensor expected(to, x.shape());
   Run(ReferenceBackend(), &Backend::unary, UnaryArgs{kind, kAlpha, x, expected});
-  std::vector<double> bounds;
-  for (const double e : expected.Values()) {
-    bounds.push_back(Steps(kind) * kU * std::fabs(e) + RoundingBound(to, e));
-  }
+  const std::vector<double> bounds = UnaryBounds(kind, expected);
   OnEveryCpuPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(to, x.shape())};
@@ -101,11 +62,7 @@ TEST_CASE("unary_backward: every function, dtype and size agrees with the refere
         Tensor expected(types.x, {n});
         Run(ReferenceBackend(), &Backend::unary_backward,
             UnaryBackwardArgs{kind, kAlpha, x, g, expected});
-        std::vector<double> bounds;
-        for (int64_t i = 0; i < n; ++i) {
-          bounds.push_back(8 * kU * std::fabs(g.at(i)) * GradientTerms(kind, x.at(i)) +
-                           RoundingBound(types.x, expected.at(i)));
-        }
+        const std::vector<double> bounds = UnaryBackwardBounds(kind, x, g, expected);
         OnEveryCpuPath(
             [&](Context& context) {
               std::vector<Tensor> dx = {Tensor(types.x, {n})};
@@ -119,19 +76,8 @@ TEST_CASE("unary_backward: every function, dtype and size agrees with the refere
 }
 
 TEST_CASE("unary: gelu and silu stay accurate in their tails") {
-  std::vector<double> values;
-  for (double x = -40; x <= 40; x += 0.0131) values.push_back(x);
-  const int64_t n = static_cast<int64_t>(values.size());
-  for (const UnaryKind kind : {UnaryKind::kGelu, UnaryKind::kSilu}) {
-    CheckForward(kind, Of(DType::kF32, {n}, values), DType::kF32);
-  }
-}
-
-// All 65536 of a 2-byte type.
-Tensor EveryPattern(DType dtype) {
-  Tensor x(dtype, {65536});
-  for (int64_t i = 0; i < 65536; ++i) x.view().as<uint16_t>()[i] = static_cast<uint16_t>(i);
-  return x;
+  for (const UnaryKind kind : {UnaryKind::kGelu, UnaryKind::kSilu})
+    CheckForward(kind, TailInputs(), DType::kF32);
 }
 
 // The same bits, but any NaN for a NaN.
@@ -144,15 +90,7 @@ void CheckCast(const Tensor& x, DType to) {
         Run(kUnary, UnaryArgs{UnaryKind::kCopy, 1, x, y[0]}, context);
         return y;
       },
-      [&](const std::vector<Tensor>& y) {
-        int64_t wrong = 0;
-        for (int64_t i = 0; i < x.numel(); ++i) {
-          const double a = y[0].at(i), e = expected.at(i);
-          const bool same = a == e && std::signbit(a) == std::signbit(e);
-          if (!same && !(std::isnan(a) && std::isnan(e))) ++wrong;
-        }
-        CHECK(wrong == 0);
-      });
+      [&](const std::vector<Tensor>& y) { CHECK(WrongValues(y[0], expected) == 0); });
 }
 
 TEST_CASE(
@@ -167,15 +105,7 @@ TEST_CASE(
 }
 
 TEST_CASE("unary: casts round to nearest even at every kind of boundary") {
-  std::vector<uint32_t> patterns;
-  for (uint32_t high = 0; high < 65536; high += 7) {
-    for (const uint32_t low : {0x0000u, 0x0001u, 0x0fffu, 0x1000u, 0x1001u, 0x3000u, 0x7fffu,
-                               0x8000u, 0x8001u, 0xffffu}) {
-      patterns.push_back(high << 16 | low);
-    }
-  }
-  Tensor x(DType::kF32, {static_cast<int64_t>(patterns.size())});
-  for (size_t i = 0; i < patterns.size(); ++i) x.view().as<uint32_t>()[i] = patterns[i];
+  const Tensor x = RoundingBoundaries();
   for (const DType to : {DType::kBF16, DType::kF16, DType::kI32}) {
     CAPTURE(NameOf(to));
     CheckCast(x, to);

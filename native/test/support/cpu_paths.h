@@ -10,6 +10,7 @@
 
 #include "backend/cpu/context.h"
 #include "test/support/close.h"
+#include "test/support/rounding.h"
 #include "test/support/run.h"
 #include "test/support/simd_targets.h"
 
@@ -39,15 +40,6 @@ inline const std::vector<int64_t>& OddSizes() {
   static const std::vector<int64_t> sizes = {0,  1,  2,  3,  4,   5,   7,   8,    9,    15,    16,
                                              17, 63, 64, 65, 511, 512, 513, 1000, 1025, 100003};
   return sizes;
-}
-
-constexpr double kU = UnitRoundoff(DType::kF32);
-
-// What the two roundings to `dtype` (of the tested and of the expected value) cost. Below the
-// normal range of f32 a kernel may flush to 0.
-inline double RoundingBound(DType dtype, double value) {
-  const double smallest = dtype == DType::kF16 ? 6e-8 : 1.2e-38;
-  return 2 * UnitRoundoff(dtype) * std::fabs(value) + smallest;
 }
 
 }  // namespace lora::test

@@ -1,0 +1,15 @@
+#include "backend/cuda/any_elements.h"
+#include "backend/cuda/device/accumulate.cuh"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.h"
+
+namespace lora::cuda {
+
+void Accumulate(const AccumulateArgs& args, Scratch, Context& context) {
+  using Params = device::AccumulateParams;
+  const Params params{Input("accumulate", args.x), Output("accumulate", args.y), args.y.numel()};
+  Launch<device::Accumulate>("accumulate", context,
+                             Blocks(params.count, Params::kThreads * Params::kPerThread), params);
+}
+
+}  // namespace lora::cuda
