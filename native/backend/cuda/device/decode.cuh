@@ -1,0 +1,344 @@
+// The linear layer for up to 16 rows of x, where the time is that of reading W.
+//
+// LowRankDot: h[m, r] = Σ drop(x)[m]·B[r]. A block of 128 threads owns one number of h.
+//
+// Decode: y[m, o] = Σ x[m]·W[o] + bias[o] + scale·Σ A[o]·h[m], all rows of x at once, so that W is
+// read once. 16-bit: a block owns 16 rows of W; its 8 warps take turns of 128 columns. W goes from
+// memory into the fragments of mma.sync m16n8k16: a lane loads 16 bytes of its row, which are in
+// order of k for nobody but it, and x is loaded in the same order (column q·8 + j·4 + … of 32 is
+// lane q's in the j-th product). x serves as the second factor, 8 rows to a tile. The warps' sums
+// are added in order through shared memory.
+// f32: a warp owns 4 rows of W, its lanes take turns of 4 columns, sums go over the lanes.
+#pragma once
+
+#include "backend/cuda/device/elements.cuh"
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/reduce.cuh"
+#include "backend/cuda/device/skinny.cuh"
+
+namespace lora::device {
+
+constexpr int kDotTerms = 16;
+constexpr int kDecodeBranches = 16;
+
+struct DotTerm {
+  const void* x;  // [m, k]
+  int64_t x_pitch, k;
+  const float* b;  // [rank, k]
+  float* h;        // [m, rank], or null
+  void* t;         // [m, columns], or null
+  int64_t t_pitch;
+  int64_t first_block;
+  int m, rank, columns;  // columns ≥ rank: those of t behind it get zeros
+  float factor, scale;   // h = factor·Σ, t = scale·h
+  bool masked;
+  SkinnyMask mask;
+};
+template <class T>
+struct LowRankDotParams {
+  static constexpr int kThreads = 128, kMinBlocks = 6;
+  int terms;
+  SkinnyDType t_dtype;
+  DotTerm term[kDotTerms];
+};
+
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(LowRankDotParams<T>::kThreads, LowRankDotParams<T>::kMinBlocks)
+    LowRankDot(const LORA_GRID_CONSTANT LowRankDotParams<T> p) {
+  LORA_DYNAMIC_SHARED(shared);
+  constexpr int kThreads = LowRankDotParams<T>::kThreads;
+  GridLaunchDependents();
+  int number = 0;
+  while (number + 1 < p.terms && BlockX() >= p.term[number + 1].first_block) ++number;
+  const DotTerm& term = p.term[number];
+  const int block = static_cast<int>(BlockX() - term.first_block);
+  const int row = block / term.columns, r = block % term.columns;
+  float sum = 0.0f;
+  if (r < term.rank) {
+    const T* x = static_cast<const T*>(term.x) + row * term.x_pitch;
+    const float* b = term.b + r * term.k;
+    for (int64_t k = ThreadIndex() * 8; k < term.k; k += kThreads * 8) {
+      float xs[8], bs[8];
+      LoadElements(xs, x, k, term.k);
+      LoadElements(bs, b, k, term.k);
+      if (term.masked) {
+        const PhiloxWords random =
+            Philox4x32(term.mask.seed, {static_cast<uint32_t>(k / 8), static_cast<uint32_t>(row),
+                                        term.mask.layer, term.mask.forward});
+        LORA_UNROLL
+        for (int j = 0; j < 8; ++j)
+          if (!DropoutKeeps(random, j, term.mask.threshold)) xs[j] = 0.0f;
+      }
+      LORA_UNROLL
+      for (int j = 0; j < 8; ++j) sum = Fma(xs[j], bs[j], sum);
+    }
+  }
+  sum = BlockSum<kThreads>(sum, reinterpret_cast<float*>(shared)) * term.factor;
+  if (ThreadIndex() != 0) return;
+  if (term.h != nullptr && r < term.rank) term.h[int64_t{row} * term.rank + r] = sum;
+  if (term.t != nullptr)
+    StoreAs(p.t_dtype, term.t, row * term.t_pitch + r, r < term.rank ? sum * term.scale : 0.0f);
+}
+
+struct DecodeOutputs {
+  const void* w;  // [n, k]
+  int64_t n;
+  const void* bias;  // or null
+  const float* a;    // [n, rank], or null
+  const float* h;    // [m, rank]
+  void* y;           // [m, n]
+  int64_t first_block;
+  int rank;
+  float scale;
+  bool bias_f32;
+};
+
+template <class T>
+LORA_DEVICE float DecodeBias(const DecodeOutputs& o, int64_t row) {
+  if (o.bias == nullptr) return 0.0f;
+  return o.bias_f32 ? static_cast<const float*>(o.bias)[row]
+                    : ToFloat(static_cast<const T*>(o.bias)[row]);
+}
+
+template <class T, int kXTiles>
+struct DecodeParams {
+  static constexpr int kThreads = 256, kMinBlocks = 2;
+  static constexpr int kWarps = kThreads / 32;
+  static constexpr int kRows = 16;      // of W, of a block
+  static constexpr int kColumns = 128;  // of W, of a warp at once
+  static constexpr int kPitch = 20;     // floats between the sums of two rows of x
+  static constexpr int kSharedBytes = kWarps * kXTiles * 8 * kPitch * 4;
+  const T* x;
+  int m;
+  int64_t k;
+  int branches;
+  DecodeOutputs branch[kDecodeBranches];
+};
+
+// 16 bytes at row[first …]; zeros from `count` on.
+template <class T>
+LORA_DEVICE Vec16 LoadTail16(const T* row, int64_t first, int64_t count) {
+  constexpr int kPer = 16 / sizeof(T);
+  if (first + kPer <= count && IsAligned16(row + first)) return LoadGlobal16(row + first);
+  Vec16 v{{0, 0, 0, 0}};
+  LORA_UNROLL
+  for (int j = 0; j < kPer; ++j) {
+    if (first + j >= count) continue;
+    if constexpr (sizeof(T) == 4) {
+      v.words[j] = FloatToBits(row[first + j]);
+    } else {
+      v.words[j / 2] |= uint32_t{row[first + j].bits} << (j % 2 * 16);
+    }
+  }
+  return v;
+}
+
+template <class T, int kXTiles>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
+                                    (DecodeParams<T, kXTiles>::kMinBlocks))
+    Decode(const LORA_GRID_CONSTANT DecodeParams<T, kXTiles> p) {
+  using P = DecodeParams<T, kXTiles>;
+  LORA_DYNAMIC_SHARED(shared);
+  float* sums = reinterpret_cast<float*>(shared);  // [warps, 8·kXTiles, kPitch]
+  int number = 0;
+  while (number + 1 < p.branches && BlockX() >= p.branch[number + 1].first_block) ++number;
+  const DecodeOutputs& o = p.branch[number];
+  const int64_t row0 = (BlockX() - o.first_block) * P::kRows;
+  const int lane = LaneIndex(), g = lane / 4, q = lane % 4;
+
+  // Rows beyond the last are read as the last one and not stored.
+  const T* w[2];
+  LORA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = row0 + half * 8 + g;
+    w[half] = static_cast<const T*>(o.w) + (row < o.n ? row : o.n - 1) * p.k;
+  }
+  const T* x[kXTiles];
+  LORA_UNROLL
+  for (int i = 0; i < kXTiles; ++i) {
+    const int row = i * 8 + g;
+    x[i] = p.x + (row < p.m ? row : p.m - 1) * p.k;
+  }
+  bool aligned = p.k % 8 == 0 && IsAligned16(o.w) && IsAligned16(p.x);
+
+  float acc[kXTiles][4];
+  LORA_UNROLL
+  for (int i = 0; i < kXTiles; ++i) {
+    LORA_UNROLL
+    for (int c = 0; c < 4; ++c) acc[i][c] = 0.0f;
+  }
+  constexpr int kGroups = P::kColumns / 32;
+  for (int64_t k0 = int64_t{WarpIndex()} * P::kColumns; k0 < p.k; k0 += P::kWarps * P::kColumns) {
+    Vec16 ws[kGroups][2], xs[kGroups][kXTiles];
+    if (aligned && k0 + P::kColumns <= p.k) {
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) {
+        LORA_UNROLL
+        for (int half = 0; half < 2; ++half)
+          ws[n][half] = LoadGlobalStream16(w[half] + k0 + n * 32 + q * 8);
+      }
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) {
+        LORA_UNROLL
+        for (int i = 0; i < kXTiles; ++i) xs[n][i] = LoadGlobal16(x[i] + k0 + n * 32 + q * 8);
+      }
+    } else {
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) {
+        const int64_t k = k0 + n * 32 + q * 8;
+        LORA_UNROLL
+        for (int half = 0; half < 2; ++half) ws[n][half] = LoadTail16(w[half], k, p.k);
+        LORA_UNROLL
+        for (int i = 0; i < kXTiles; ++i) xs[n][i] = LoadTail16(x[i], k, p.k);
+      }
+    }
+    LORA_UNROLL
+    for (int n = 0; n < kGroups; ++n) {
+      LORA_UNROLL
+      for (int j = 0; j < 2; ++j) {
+        const uint32_t a[4] = {ws[n][0].words[2 * j], ws[n][1].words[2 * j],
+                               ws[n][0].words[2 * j + 1], ws[n][1].words[2 * j + 1]};
+        LORA_UNROLL
+        for (int i = 0; i < kXTiles; ++i) {
+          const uint32_t b[2] = {xs[n][i].words[2 * j], xs[n][i].words[2 * j + 1]};
+          MmaM16N8K16<T>(acc[i], a, b);
+        }
+      }
+    }
+  }
+
+  LORA_UNROLL
+  for (int i = 0; i < kXTiles; ++i) {
+    LORA_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const int of_x = i * 8 + 2 * q + c % 2, of_w = g + c / 2 * 8;
+      sums[(WarpIndex() * kXTiles * 8 + of_x) * P::kPitch + of_w] = acc[i][c];
+    }
+  }
+  const int of_x = ThreadIndex() / P::kRows, of_w = ThreadIndex() % P::kRows;
+  const int64_t row = row0 + of_w;
+  const bool mine = of_x < p.m && row < o.n;
+  float low = 0.0f, bias = 0.0f;
+  if (mine) {
+    bias = DecodeBias<T>(o, row);
+    if (o.a != nullptr) {
+      const float* a = o.a + row * o.rank;
+      const float* h = o.h + int64_t{of_x} * o.rank;
+      for (int r = 0; r < o.rank; ++r) low = Fma(a[r], h[r], low);
+    }
+  }
+  SyncThreads();
+  if (!mine) return;
+  float sum = 0.0f;
+  LORA_UNROLL
+  for (int warp = 0; warp < P::kWarps; ++warp)
+    sum += sums[(warp * kXTiles * 8 + of_x) * P::kPitch + of_w];
+  static_cast<T*>(o.y)[of_x * o.n + row] = FromFloat<T>(sum + bias + o.scale * low);
+}
+
+template <int kM>
+struct DecodeF32Params {
+  static constexpr int kThreads = 128, kMinBlocks = kM == 1 ? 6 : 3;
+  static constexpr int kWarpRows = 4, kRows = kThreads / 32 * kWarpRows;
+  const float* x;
+  int m;
+  int64_t k;
+  int branches;
+  DecodeOutputs branch[kDecodeBranches];
+};
+
+template <int kM>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Params<kM>::kMinBlocks)
+    DecodeF32(const LORA_GRID_CONSTANT DecodeF32Params<kM> p) {
+  using P = DecodeF32Params<kM>;
+  int number = 0;
+  while (number + 1 < p.branches && BlockX() >= p.branch[number + 1].first_block) ++number;
+  const DecodeOutputs& o = p.branch[number];
+  const int64_t row0 = (BlockX() - o.first_block) * P::kRows + WarpIndex() * P::kWarpRows;
+  const int lane = LaneIndex();
+  const float* w[P::kWarpRows];
+  LORA_UNROLL
+  for (int r = 0; r < P::kWarpRows; ++r)
+    w[r] = static_cast<const float*>(o.w) + (row0 + r < o.n ? row0 + r : o.n - 1) * p.k;
+  const bool aligned = p.k % 4 == 0 && IsAligned16(o.w);
+
+  float acc[P::kWarpRows][kM];
+  LORA_UNROLL
+  for (int r = 0; r < P::kWarpRows; ++r) {
+    LORA_UNROLL
+    for (int m = 0; m < kM; ++m) acc[r][m] = 0.0f;
+  }
+  // Few sums leave registers for more loads on their way.
+  constexpr int kGroups = kM == 1 ? 2 : 1;
+  for (int64_t k0 = 0; k0 < p.k; k0 += kGroups * 128) {
+    Vec16 ws[kGroups][P::kWarpRows];
+    if (aligned && k0 + kGroups * 128 <= p.k) {
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) {
+        LORA_UNROLL
+        for (int r = 0; r < P::kWarpRows; ++r)
+          ws[n][r] = LoadGlobalStream16(w[r] + k0 + n * 128 + lane * 4);
+      }
+    } else {
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) {
+        LORA_UNROLL
+        for (int r = 0; r < P::kWarpRows; ++r)
+          ws[n][r] = LoadTail16(w[r], k0 + n * 128 + lane * 4, p.k);
+      }
+    }
+    LORA_UNROLL
+    for (int n = 0; n < kGroups; ++n) {
+      LORA_UNROLL
+      for (int m = 0; m < kM; ++m) {
+        if (m >= p.m) continue;
+        const Vec16 xs = LoadTail16(p.x + m * p.k, k0 + n * 128 + lane * 4, p.k);
+        LORA_UNROLL
+        for (int r = 0; r < P::kWarpRows; ++r) {
+          LORA_UNROLL
+          for (int j = 0; j < 4; ++j)
+            acc[r][m] = Fma(BitsToFloat(ws[n][r].words[j]), BitsToFloat(xs.words[j]), acc[r][m]);
+        }
+      }
+    }
+  }
+  if (o.a != nullptr) {
+    for (int j = lane; j < o.rank; j += 32) {
+      float a[P::kWarpRows];
+      LORA_UNROLL
+      for (int r = 0; r < P::kWarpRows; ++r)
+        a[r] = row0 + r < o.n ? o.scale * o.a[(row0 + r) * o.rank + j] : 0.0f;
+      LORA_UNROLL
+      for (int m = 0; m < kM; ++m) {
+        if (m >= p.m) continue;
+        const float h = o.h[int64_t{m} * o.rank + j];
+        LORA_UNROLL
+        for (int r = 0; r < P::kWarpRows; ++r) acc[r][m] = Fma(a[r], h, acc[r][m]);
+      }
+    }
+  }
+  // Lane i stores sums i, i + 32, …, counted rows of x first.
+  constexpr int kSums = P::kWarpRows * kM, kEach = (kSums + 31) / 32;
+  float mine[kEach];
+  LORA_UNROLL
+  for (int e = 0; e < kEach; ++e) mine[e] = 0.0f;
+  LORA_UNROLL
+  for (int m = 0; m < kM; ++m) {
+    if (m >= p.m) continue;
+    LORA_UNROLL
+    for (int r = 0; r < P::kWarpRows; ++r) {
+      const int index = m * P::kWarpRows + r;
+      const float sum = WarpSum(acc[r][m]);
+      if (index % 32 == lane) mine[index / 32] = sum;
+    }
+  }
+  LORA_UNROLL
+  for (int e = 0; e < kEach; ++e) {
+    const int index = e * 32 + lane, m = index / P::kWarpRows;
+    const int64_t row = row0 + index % P::kWarpRows;
+    if (m < p.m && m < kM && row < o.n)
+      static_cast<float*>(o.y)[m * o.n + row] = mine[e] + DecodeBias<float>(o, row);
+  }
+}
+
+}  // namespace lora::device

@@ -1,0 +1,41 @@
+#include "backend/cuda/skinny_plan.h"
+
+#include <algorithm>
+
+namespace lora::cuda {
+namespace {
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Where a block's pipeline would hardly start, more blocks only mean more partial sums.
+constexpr int64_t kMinSteps = 2;
+
+}  // namespace
+
+SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multiprocessors) {
+  int64_t work = 0;  // steps of all blocks
+  for (const SkinnyShape& job : jobs)
+    work += CeilDiv(job.outs, kSkinnyOuts) * CeilDiv(job.depth, step);
+  const int64_t blocks_wanted = 2 * std::max(multiprocessors, 1);
+  const int64_t steps_each = std::max(kMinSteps, work / blocks_wanted);
+
+  SkinnyPlan plan;
+  for (const SkinnyShape& job : jobs) {
+    SkinnySplit split;
+    split.first_block = plan.blocks;
+    split.partial = plan.partial_floats;
+    if (job.outs > 0 && job.depth > 0) {
+      const int64_t steps = CeilDiv(job.depth, step);
+      const int64_t wanted = std::min(CeilDiv(steps, steps_each), kSkinnyMaxSplits);
+      // Even lengths: the last split is not a stub.
+      split.chunk = CeilDiv(steps, wanted) * step;
+      split.splits = CeilDiv(job.depth, split.chunk);
+      plan.blocks += CeilDiv(job.outs, kSkinnyOuts) * split.splits;
+      plan.partial_floats += static_cast<size_t>(split.splits * job.outs * job.tiles * 8);
+    }
+    plan.jobs.push_back(split);
+  }
+  return plan;
+}
+
+}  // namespace lora::cuda

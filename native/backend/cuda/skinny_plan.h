@@ -1,0 +1,35 @@
+// How a launch of skinny.cuh splits its work: from the shapes and the device only.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace lora::cuda {
+
+// out [outs, tiles·8] = Σ over depth: what one job of a launch computes.
+struct SkinnyShape {
+  int64_t outs = 0, depth = 0;
+  int tiles = 0;
+};
+struct SkinnySplit {
+  int64_t chunk = 0;   // of depth, per block; a multiple of the step
+  int64_t splits = 0;  // 0 where there is nothing to add up
+  int64_t first_block = 0;
+  size_t partial = 0;  // floats before this job's [splits, outs, tiles·8]
+};
+struct SkinnyPlan {
+  std::vector<SkinnySplit> jobs;
+  int64_t blocks = 0;
+  size_t partial_floats = 0;
+};
+
+constexpr int64_t kSkinnyOuts = 128;  // of one block
+constexpr int64_t kSkinnyMaxSplits = 32;
+
+// `step`: how much of depth a block takes at once. Depth is split until the device has two waves
+// of blocks, by one length for all jobs, so that every block has about the same work.
+SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multiprocessors);
+
+}  // namespace lora::cuda
