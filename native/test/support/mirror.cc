@@ -12,6 +12,29 @@
 namespace lora::test {
 namespace {
 
+// The emulator sees what is read before it was written, and writes behind the end of a block. On a
+// GPU outputs and scratch arrive as the test filled them, and a guard lies behind each block.
+#ifdef LORA_REAL_GPU
+constexpr bool kFilled = true;
+constexpr size_t kGuard = 256;
+#else
+constexpr bool kFilled = false;
+constexpr size_t kGuard = 0;
+#endif
+constexpr std::byte kGuardByte{0xA5};
+
+void PlaceGuard(cuda::Gpu& gpu, std::byte* end) {
+  const std::vector<std::byte> guard(kGuard, kGuardByte);
+  if (kGuard > 0) gpu.Upload(end, guard.data(), kGuard);
+}
+void CheckGuard(cuda::Gpu& gpu, const std::byte* end) {
+  if (kGuard == 0) return;
+  std::vector<std::byte> found(kGuard);
+  gpu.Download(found.data(), end, kGuard);
+  CHECK_MESSAGE((found == std::vector<std::byte>(kGuard, kGuardByte)),
+                "the op wrote behind the end of an operand or of its scratch");
+}
+
 // Host memory as the device sees it, for one call.
 class Copies {
  public:
@@ -27,25 +50,29 @@ class Copies {
     Copy& copy = copies_[host];
     if (copy.block == nullptr) {
       const size_t before = static_cast<size_t>(skew_) * element;
-      copy.block = gpu_.Allocate(before + bytes);
+      copy.block = gpu_.Allocate(before + bytes + kGuard);
       REQUIRE(copy.block != nullptr);
       copy.data = static_cast<std::byte*>(copy.block) + before;
       copy.bytes = bytes;
+      PlaceGuard(gpu_, copy.data + bytes);
     }
+    read |= kFilled;
     if (read && !copy.uploaded) gpu_.Upload(copy.data, host, bytes);
     copy.uploaded |= read;
     copy.written |= written;
     return copy.data;
   }
   void Download() {
-    for (const auto& [host, copy] : copies_)
+    for (const auto& [host, copy] : copies_) {
       if (copy.written) gpu_.Download(host, copy.data, copy.bytes);
+      CheckGuard(gpu_, copy.data + copy.bytes);
+    }
   }
 
  private:
   struct Copy {
     void* block = nullptr;
-    void* data = nullptr;
+    std::byte* data = nullptr;
     size_t bytes = 0;
     bool uploaded = false, written = false;
   };
@@ -79,15 +106,23 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   if constexpr (std::is_same_v<Args, PackArgs>) {
     const size_t bytes =
         cuda::PackedBytes(args.src.dim(0), args.src.dim(1), args.src.dtype, args.direction);
-    if (bytes > 0) device_args.dst = copies.Of(args.dst, bytes, SizeOf(args.src.dtype), false, true);
+    if (bytes > 0)
+      device_args.dst = copies.Of(args.dst, bytes, SizeOf(args.src.dtype), false, true);
   }
   // The device's scratch is of the size that was asked for; the host's is only a measure of it.
-  void* scratch = host_scratch.empty() ? nullptr : gpu.Allocate(host_scratch.size());
-  op.run(device_args, Scratch(static_cast<std::byte*>(scratch), host_scratch.size()),
-         mirror.device);
+  const size_t bytes = host_scratch.size();
+  auto* scratch = static_cast<std::byte*>(bytes == 0 ? nullptr : gpu.Allocate(bytes + kGuard));
+  if (scratch != nullptr) {
+    if (kFilled) gpu.Upload(scratch, host_scratch.data(), bytes);
+    PlaceGuard(gpu, scratch + bytes);
+  }
+  op.run(device_args, Scratch(scratch, bytes), mirror.device);
   mirror.device.Finish();
   copies.Download();
-  if (scratch != nullptr) gpu.Free(scratch);
+  if (scratch != nullptr) {
+    CheckGuard(gpu, scratch + bytes);
+    gpu.Free(scratch);
+  }
 }
 
 template <auto kOp, class Args>
