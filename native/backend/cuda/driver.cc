@@ -71,15 +71,16 @@ std::string MinimumDriver(int runtime_version) {
 }
 
 std::string UnavailableSentence(const DriverState& state) {
-  if (state.count_error == kInsufficientDriver)
-    return state.driver_version == 0 ? "no NVIDIA driver was found (libcuda.so.1)" : TooOld(state);
+  const bool insufficient = state.count_error == kInsufficientDriver;
+  if (insufficient && state.driver_version == 0) return "no NVIDIA driver was found (libcuda.so.1)";
+  // Before the driver's age, as a newer driver would not help.
+  if (!state.devices.empty() && UsableDevices(state).empty()) return TooOldDevices(state);
+  if (insufficient) return TooOld(state);
   if (state.count_error == kNoDevice) return NoDevice(state);
   if (state.count_error != 0)
     return "asking the NVIDIA driver for its devices gave " + state.error_name + " (" +
            state.error_text + ")" + Advice(state.count_error);
-  if (state.devices.empty()) return NoDevice(state);
-  if (UsableDevices(state).empty()) return TooOldDevices(state);
-  return "";
+  return state.devices.empty() ? NoDevice(state) : "";
 }
 
 std::vector<DriverDevice> UsableDevices(const DriverState& state) {

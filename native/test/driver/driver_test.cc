@@ -1,0 +1,97 @@
+// Sentences from facts, without a driver.
+#include "backend/cuda/driver.h"
+
+#include <doctest/doctest.h>
+
+namespace lora::cuda {
+namespace {
+
+DriverState Working() {
+  DriverState state;
+  state.driver_version = 13010;
+  state.runtime_version = 13000;
+  state.installed = "580.95.05";
+  state.devices = {{0, 86, "NVIDIA GeForce RTX 3090", size_t{24} << 30}};
+  return state;
+}
+DriverState Failing(int error, const char* name = "", const char* text = "") {
+  DriverState state = Working();
+  state.count_error = error;
+  state.error_name = name;
+  state.error_text = text;
+  state.devices.clear();
+  return state;
+}
+
+TEST_CASE("driver: nothing to say where a device works") {
+  CHECK(UnavailableSentence(Working()).empty());
+}
+
+TEST_CASE("driver: none") {
+  DriverState state = Failing(35);
+  state.driver_version = 0;
+  state.installed = "";
+  CHECK(UnavailableSentence(state) == "no NVIDIA driver was found (libcuda.so.1)");
+}
+
+TEST_CASE("driver: too old, with its CUDA, ours, the minimum and what is installed") {
+  DriverState state = Failing(35);
+  state.driver_version = 12020;
+  state.installed = "535.183.01";
+  CHECK(UnavailableSentence(state) ==
+        "the NVIDIA driver is too old: it knows CUDA up to 12.2, and this build of lora-native "
+        "uses CUDA 13.0, which needs driver 580.65.06 or newer; installed is 535.183.01");
+  state.installed = "";
+  CHECK(UnavailableSentence(state).ends_with(
+      "or newer; which driver is installed could not be found out"));
+  state.runtime_version = 12080;
+  CHECK(UnavailableSentence(state).find("CUDA 12.8, which needs driver 525.60.13") !=
+        std::string::npos);
+}
+
+TEST_CASE("driver: no device") {
+  CHECK(UnavailableSentence(Failing(100)) == "the NVIDIA driver is there, but no CUDA device");
+  DriverState hidden = Failing(100);
+  hidden.visible_devices_set = true;
+  CHECK(UnavailableSentence(hidden) ==
+        "the NVIDIA driver is there, but no CUDA device; CUDA_VISIBLE_DEVICES is \"\", which may "
+        "hide them");
+  CHECK(UnavailableSentence(Failing(0)) == "the NVIDIA driver is there, but no CUDA device");
+}
+
+TEST_CASE("driver: devices below 8.0, also where the driver is too old for us") {
+  DriverState state = Working();
+  state.devices = {{0, 75, "Tesla T4", 1}};
+  const std::string one =
+      "lora-native needs a device of compute capability 8.0 or newer (Ampere), and here is only "
+      "Tesla T4 (7.5)";
+  CHECK(UnavailableSentence(state) == one);
+  state.count_error = 35;
+  CHECK(UnavailableSentence(state) == one);
+  state.devices.push_back({1, 61, "Tesla P4", 1});
+  CHECK(UnavailableSentence(state).ends_with("and here are only Tesla T4 (7.5), Tesla P4 (6.1)"));
+}
+
+TEST_CASE("driver: other errors by name") {
+  CHECK(UnavailableSentence(Failing(2, "cudaErrorMemoryAllocation", "out of memory")) ==
+        "asking the NVIDIA driver for its devices gave cudaErrorMemoryAllocation (out of memory)");
+  CHECK(UnavailableSentence(Failing(999, "cudaErrorUnknown", "unknown error"))
+            .find("(unknown error); is the kernel module nvidia_uvm loaded") != std::string::npos);
+}
+
+TEST_CASE("driver: devices that kernels run on are numbered without the others") {
+  DriverState state = Working();
+  state.devices = {{0, 75, "old", 1}, {1, 86, "new", 2}, {2, 120, "newest", 3}};
+  const auto usable = UsableDevices(state);
+  REQUIRE(usable.size() == 2);
+  CHECK(usable[0].ordinal == 1);
+  const DeviceSummary first = Summarise(usable[0], 0), second = Summarise(usable[1], 1);
+  CHECK(first.id == "cuda");
+  CHECK(first.compute_capability == "8.6");
+  CHECK(second.id == "cuda:1");
+  CHECK(second.compute_capability == "12.0");
+  CHECK(second.memory_bytes == 3);
+}
+
+}  // namespace
+}  // namespace lora::cuda
