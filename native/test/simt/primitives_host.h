@@ -17,6 +17,7 @@
 #define LORA_LAUNCH_BOUNDS(threads, min_blocks)
 #define LORA_GRID_CONSTANT
 #define LORA_UNROLL
+#define LORA_ROLL
 #define LORA_DYNAMIC_SHARED(name) unsigned char* const name = ::lora::device::DynamicShared()
 
 namespace lora::device {

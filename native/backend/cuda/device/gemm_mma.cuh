@@ -1,17 +1,18 @@
-// y[m,n] = x[m,k] · w[n,k]ᵀ, or · w[k,n] with kWByRows: 16-bit operands, f32 accumulators, one
-// rounding.
+// c[m,n] = Σ over segments of a[m,k]·b[k,n] of 16-bit elements on tensor cores, f32 accumulators.
+// With kTransA, a is stored [k, m]; with kTransB, b is stored [n, k] (a frozen W in forward).
 //
-// A block owns kM×kN of y. x and w travel in blocks of kK = 32 through a ring of kStages stages of
-// shared memory, filled by cp.async; ldmatrix feeds mma.sync m16n8k16; a warp keeps kM/2 × kN/2
-// accumulators in registers. Chunks of 16 bytes are swizzled so that ldmatrix needs one pass per
-// eight rows (1.00 wavefronts). Reads x and w once per tile row and column of y, writes y once.
-// Tiles are visited in groups of kGroup tile rows, so that blocks that run together share w in L2.
+// A block of four warps owns kM×kN of c. Operands travel in blocks of kK = 32 through a ring of
+// kStages stages of shared memory, filled by cp.async; ldmatrix feeds mma.sync m16n8k16; a warp
+// keeps kM/2 × kN/2 accumulators in registers. Chunks of 16 bytes are swizzled so that ldmatrix
+// needs one pass per eight rows (1.00 wavefronts). Reads a and b once per tile row and column of c,
+// writes c once. A segment's last block is filled with zeros, so that segments of rank 16 cost one
+// block.
 //
-// kAligned needs pointers at multiples of 16 bytes and pitches of multiples of 8 elements; any
-// pitch works without.
+// Rows at multiples of 16 bytes are copied in chunks of 16, at multiples of 4 in words; anything
+// else goes through registers.
 #pragma once
 
-#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/gemm_common.cuh"
 
 namespace lora::device {
 
@@ -20,24 +21,14 @@ struct GemmTile {
   static constexpr int kM = M, kN = N, kK = 32, kStages = Stages;
   static constexpr int kThreads = 128, kMinBlocks = MinBlocks;
   static constexpr int kWarpM = M / 2, kWarpN = N / 2;
-  static constexpr int kStageBytes = (M + N) * kK * 2;
+  static constexpr int kRowTiles = kWarpM / 16, kColTiles = kWarpN / 8;
+  static constexpr int kBytesA = M * kK * 2, kStageBytes = (M + N) * kK * 2;
   static constexpr int kSharedBytes = Stages * kStageBytes;
-  static constexpr int kGroup = 8;
-  static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0 && Stages >= 2);
+  static_assert(kRowTiles >= 1 && kColTiles % 4 == 0 && Stages >= 2);
 };
 // 48 KiB and two blocks per multiprocessor; the smaller one fills the device when m or n is small.
 using GemmTile128 = GemmTile<128, 128, 3, 2>;
-using GemmTile64 = GemmTile<64, 64, 4, 3>;
-
-template <class T, class Tile>
-struct GemmParams {
-  static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
-  const T* x;
-  const T* w;
-  T* y;
-  int m, n, k;
-  int64_t x_pitch, w_pitch, y_pitch;  // elements
-};
+using GemmTile64 = GemmTile<64, 64, 4, 4>;
 
 // Byte offset of the 16-byte chunk `chunk` of `row` in a tile with rows of kCols elements.
 template <int kCols>
@@ -48,177 +39,316 @@ LORA_HOST_DEVICE int ChunkOffset(int row, int chunk) {
   return row * kCols * 2 + ((chunk ^ swizzle) << 4);
 }
 
-// A kRows×kCols tile at (row0, col0) of a matrix of rows×cols; what lies outside of it becomes
-// zero.
-template <int kRows, int kCols, int kThreads, bool kAligned, class T>
-LORA_DEVICE void LoadTile(unsigned char* tile, const T* matrix, int row0, int col0, int rows,
-                          int cols, int64_t pitch) {
-  constexpr int kChunks = kCols / 8;
-  static_assert(kRows * kChunks % kThreads == 0);
-  LORA_UNROLL
-  for (int i = 0; i < kRows * kChunks / kThreads; ++i) {
-    const int index = ThreadIndex() + i * kThreads;
-    const int r = index / kChunks, chunk = index % kChunks;
-    const int row = row0 + r, col = col0 + chunk * 8;
-    int count = row < rows && col < cols ? cols - col : 0;
-    if (count > 8) count = 8;
-    const T* source = matrix + row * pitch + col;
-    unsigned char* target = tile + ChunkOffset<kCols>(r, chunk);
-    if constexpr (kAligned) {
-      CopyAsync<16>(target, count ? source : matrix, count * 2);
-    } else {
+// The kRows×kCols elements at (row0, col0) of a matrix of rows×cols; what lies outside of it
+// becomes zero.
+template <int kRows, int kCols, int kThreads>
+LORA_DEVICE void LoadTile(unsigned char* tile, const uint16_t* matrix, int64_t pitch, int align,
+                          int row0, int col0, int rows, int cols) {
+  constexpr int kChunks = kCols / 8, kStep = kThreads / kChunks, kLoads = kRows / kStep;
+  static_assert(kThreads % kChunks == 0 && kRows % kStep == 0 && kStep % 8 == 0);
+  const int chunk = ThreadIndex() % kChunks, row = row0 + ThreadIndex() / kChunks;
+  const int col = col0 + chunk * 8;
+  int count = cols - col;
+  count = count < 0 ? 0 : count > 8 ? 8 : count;
+  const uint16_t* source = matrix + row * pitch + col;
+  // The swizzle has the same pattern every kStep rows.
+  unsigned char* target = tile + ChunkOffset<kCols>(ThreadIndex() / kChunks, chunk);
+  if (align == 16) {
+    LORA_UNROLL
+    for (int i = 0; i < kLoads; ++i) {
+      const bool inside = count > 0 && row + i * kStep < rows;
+      CopyAsync<16>(target + i * kStep * kCols * 2, inside ? source + i * kStep * pitch : matrix,
+                    inside ? count * 2 : 0);
+    }
+  } else if (align == 4) {
+    LORA_UNROLL
+    for (int i = 0; i < kLoads; ++i) {
+      const int here = row + i * kStep < rows ? count : 0;
+      LORA_UNROLL
+      for (int w = 0; w < 4; ++w) {
+        const int left = here - 2 * w, bytes = left <= 0 ? 0 : left == 1 ? 2 : 4;
+        CopyAsync<4>(target + i * kStep * kCols * 2 + w * 4,
+                     bytes > 0 ? source + i * kStep * pitch + 2 * w : matrix, bytes);
+      }
+    }
+  } else {
+    LORA_UNROLL
+    for (int i = 0; i < kLoads; ++i) {
+      const int here = row + i * kStep < rows ? count : 0;
       Vec16 v{{0, 0, 0, 0}};
       LORA_UNROLL
       for (int j = 0; j < 8; ++j)
-        if (j < count) v.words[j / 2] |= uint32_t{source[j].bits} << (j % 2 * 16);
-      StoreShared16(target, v);
+        if (j < here) v.words[j / 2] |= uint32_t{source[i * kStep * pitch + j]} << (j % 2 * 16);
+      StoreShared16(target + i * kStep * kCols * 2, v);
+    }
+  }
+}
+
+// The block at `at` of both operands.
+template <class Tile, bool kTransA, bool kTransB>
+LORA_DEVICE void LoadStage(const GemmArgs& p, const GemmCursor& at, const GemmPlace& place,
+                           unsigned char* stage) {
+  const GemmSource& s = p.segments[at.segment];
+  const auto* a = static_cast<const uint16_t*>(s.a) + BlockY() * p.a_batch;
+  const auto* b = static_cast<const uint16_t*>(s.b) + BlockY() * p.b_batch;
+  if constexpr (kTransA) {
+    LoadTile<Tile::kK, Tile::kM, Tile::kThreads>(stage, a, s.a_pitch, s.a_align, at.k0, place.m0,
+                                                 s.k, p.m);
+  } else {
+    LoadTile<Tile::kM, Tile::kK, Tile::kThreads>(stage, a, s.a_pitch, s.a_align, place.m0, at.k0,
+                                                 p.m, s.k);
+  }
+  if constexpr (kTransB) {
+    LoadTile<Tile::kN, Tile::kK, Tile::kThreads>(stage + Tile::kBytesA, b, s.b_pitch, s.b_align,
+                                                 place.n0, at.k0, p.n, s.k);
+  } else {
+    LoadTile<Tile::kK, Tile::kN, Tile::kThreads>(stage + Tile::kBytesA, b, s.b_pitch, s.b_align,
+                                                 at.k0, place.n0, s.k, p.n);
+  }
+}
+
+// Fragments of 16 steps of k, of one row tile and of all column tiles of the warp.
+template <class Tile, bool kTransA>
+LORA_DEVICE void LoadA(uint32_t (&a)[4], const unsigned char* tile, int step, int i) {
+  const int lane = LaneIndex(), warp_m = WarpIndex() / 2 * Tile::kWarpM;
+  if constexpr (kTransA) {
+    LoadMatrixX4Trans(a, tile + ChunkOffset<Tile::kM>(step * 16 + lane / 16 * 8 + lane % 8,
+                                                      warp_m / 8 + i * 2 + lane / 8 % 2));
+  } else {
+    LoadMatrixX4(a,
+                 tile + ChunkOffset<Tile::kK>(warp_m + i * 16 + lane % 16, step * 2 + lane / 16));
+  }
+}
+template <class Tile, bool kTransB>
+LORA_DEVICE void LoadB(uint32_t (&b)[Tile::kColTiles][2], const unsigned char* tile, int step) {
+  const int lane = LaneIndex(), warp_n = WarpIndex() % 2 * Tile::kWarpN;
+  LORA_UNROLL
+  for (int j = 0; j < Tile::kColTiles / 2; ++j) {
+    uint32_t r[4];
+    if constexpr (kTransB) {
+      LoadMatrixX4(r, tile + ChunkOffset<Tile::kK>(warp_n + j * 16 + lane / 16 * 8 + lane % 8,
+                                                   step * 2 + lane / 8 % 2));
+    } else {
+      LoadMatrixX4Trans(
+          r, tile + ChunkOffset<Tile::kN>(step * 16 + lane % 16, warp_n / 8 + j * 2 + lane / 16));
+    }
+    b[2 * j][0] = r[0];
+    b[2 * j][1] = r[1];
+    b[2 * j + 1][0] = r[2];
+    b[2 * j + 1][1] = r[3];
+  }
+}
+
+template <class Tile>
+using GemmAccumulators = float[Tile::kRowTiles][Tile::kColTiles][4];
+
+// Adds one block of kK to the warp's accumulators.
+template <class T, class Tile, bool kTransA, bool kTransB>
+LORA_DEVICE void MultiplyStage(GemmAccumulators<Tile>& acc, const unsigned char* stage) {
+  constexpr int kSteps = Tile::kK / 16;
+  uint32_t a[kSteps][Tile::kRowTiles][4], b[kSteps][Tile::kColTiles][2];
+  // All loads first: those of the second step land while the first one multiplies.
+  LORA_UNROLL
+  for (int step = 0; step < kSteps; ++step) {
+    LORA_UNROLL
+    for (int i = 0; i < Tile::kRowTiles; ++i) LoadA<Tile, kTransA>(a[step][i], stage, step, i);
+    LoadB<Tile, kTransB>(b[step], stage + Tile::kBytesA, step);
+  }
+  LORA_UNROLL
+  for (int step = 0; step < kSteps; ++step) {
+    LORA_UNROLL
+    for (int i = 0; i < Tile::kRowTiles; ++i) {
+      LORA_UNROLL
+      for (int j = 0; j < Tile::kColTiles; ++j) MmaM16N8K16<T>(acc[i][j], a[step][i], b[step][j]);
+    }
+  }
+}
+
+// Element t of lane q of each four becomes element q of lane t.
+LORA_DEVICE void TransposeQuad(uint32_t (&w)[4]) {
+  const bool odd = LaneIndex() & 1, high = LaneIndex() & 2;
+  LORA_UNROLL
+  for (int t = 0; t < 4; t += 2) {
+    const uint32_t other = ShuffleXor(odd ? w[t] : w[t + 1], 1);
+    (odd ? w[t] : w[t + 1]) = other;
+  }
+  LORA_UNROLL
+  for (int t = 0; t < 2; ++t) {
+    const uint32_t other = ShuffleXor(high ? w[t] : w[t + 2], 2);
+    (high ? w[t] : w[t + 2]) = other;
+  }
+}
+
+// The same of a segment whose product is dropped in places, before it is added. Each lane computes
+// the random words of one of four column tiles, and the four exchange them.
+template <class T, class Tile, bool kTransA, bool kTransB>
+LORA_DEVICE void MultiplyDropped(GemmAccumulators<Tile>& acc, const unsigned char* stage,
+                                 const DropoutMask& mask, const GemmPlace& place) {
+  constexpr int kSteps = Tile::kK / 16, kQuads = Tile::kColTiles / 4;
+  constexpr int kTurns = Tile::kRowTiles * 2 * kQuads;  // 8 rows × 4 column tiles each
+  const int lane = LaneIndex();
+  const int row0 = place.m0 + WarpIndex() / 2 * Tile::kWarpM + lane / 4;
+  const int group0 = (place.n0 + WarpIndex() % 2 * Tile::kWarpN) / 8 + lane % 4;
+  uint32_t keep[kTurns / 4];
+  LORA_UNROLL
+  for (int w = 0; w < kTurns / 4; ++w) keep[w] = 0;
+  LORA_ROLL
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const PhiloxWords random =
+        MaskWords(mask, row0 + turn / kQuads * 8, group0 + turn % kQuads * 4);
+    uint32_t words[4];
+    LORA_UNROLL
+    for (int w = 0; w < 4; ++w) words[w] = random[static_cast<size_t>(w)];
+    TransposeQuad(words);
+    uint32_t bits = 0;
+    LORA_UNROLL
+    for (int w = 0; w < 4; ++w) bits |= KeptBits(mask, words[w]) << (2 * w);
+    ShiftIn<8>(keep, bits);
+  }
+  const float scale = mask.scale;
+  uint32_t b[kSteps][Tile::kColTiles][2];
+  LORA_UNROLL
+  for (int step = 0; step < kSteps; ++step)
+    LoadB<Tile, kTransB>(b[step], stage + Tile::kBytesA, step);
+  LORA_UNROLL
+  for (int i = 0; i < Tile::kRowTiles; ++i) {
+    uint32_t a[kSteps][4];
+    LORA_UNROLL
+    for (int step = 0; step < kSteps; ++step) LoadA<Tile, kTransA>(a[step], stage, step, i);
+    LORA_UNROLL
+    for (int j = 0; j < Tile::kColTiles; ++j) {
+      float product[4] = {0, 0, 0, 0};
+      LORA_UNROLL
+      for (int step = 0; step < kSteps; ++step) MmaM16N8K16<T>(product, a[step], b[step][j]);
+      LORA_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const int turn = (i * 2 + e / 2) * kQuads + j / 4;
+        const int bit = (kTurns - 1 - turn) * 8 + j % 4 * 2 + e % 2;
+        if (keep[bit / 32] >> (bit % 32) & 1) acc[i][j][e] += scale * product[e];
+      }
     }
   }
 }
 
 template <class Tile>
-struct GemmFragments {
-  static constexpr int kRowTiles = Tile::kWarpM / 16, kColTiles = Tile::kWarpN / 8;
-  float acc[kRowTiles][kColTiles][4];
-};
-
-// Adds one block of kK to the warp's accumulators.
-template <class T, class Tile, bool kWByRows>
-LORA_DEVICE void MultiplyStage(GemmFragments<Tile>& f, const unsigned char* tile_x,
-                               const unsigned char* tile_w) {
-  using F = GemmFragments<Tile>;
+LORA_DEVICE void StoreAccumulators(const GemmArgs& p, const GemmPlace& place,
+                                   const GemmAccumulators<Tile>& acc, float* bias) {
+  // Everybody is done with the stage in which the bias will lie.
+  SyncThreads();
+  for (int col = ThreadIndex(); col < Tile::kN; col += Tile::kThreads)
+    bias[col] = BiasAt(p, place.n0 + col);
+  SyncThreads();
   const int lane = LaneIndex();
-  const int warp_m = WarpIndex() / 2 * Tile::kWarpM, warp_n = WarpIndex() % 2 * Tile::kWarpN;
+  const int row0 = WarpIndex() / 2 * Tile::kWarpM + lane / 4;
+  const int col0 = WarpIndex() % 2 * Tile::kWarpN;
+  const bool f32 = p.c_dtype == DType::kF32;
   LORA_UNROLL
-  for (int step = 0; step < Tile::kK / 16; ++step) {
-    uint32_t a[F::kRowTiles][4], b[F::kColTiles][2];
-    LORA_UNROLL
-    for (int i = 0; i < F::kRowTiles; ++i)
-      LoadMatrixX4(
-          a[i], tile_x + ChunkOffset<Tile::kK>(warp_m + i * 16 + lane % 16, step * 2 + lane / 16));
-    LORA_UNROLL
-    for (int j = 0; j < F::kColTiles / 2; ++j) {
-      uint32_t r[4];
-      if constexpr (kWByRows) {
-        LoadMatrixX4Trans(r, tile_w + ChunkOffset<Tile::kN>(step * 16 + lane % 16,
-                                                            warp_n / 8 + j * 2 + lane / 16));
-      } else {
-        LoadMatrixX4(r, tile_w + ChunkOffset<Tile::kK>(warp_n + j * 16 + lane / 16 * 8 + lane % 8,
-                                                       step * 2 + lane / 8 % 2));
-      }
-      b[2 * j][0] = r[0];
-      b[2 * j][1] = r[1];
-      b[2 * j + 1][0] = r[2];
-      b[2 * j + 1][1] = r[3];
-    }
-    LORA_UNROLL
-    for (int i = 0; i < F::kRowTiles; ++i) {
-      LORA_UNROLL
-      for (int j = 0; j < F::kColTiles; ++j) MmaM16N8K16<T>(f.acc[i][j], a[i], b[j]);
-    }
-  }
-}
-
-template <class T, class Tile>
-LORA_DEVICE void StoreTile(const GemmFragments<Tile>& f, const GemmParams<T, Tile>& p, int m0,
-                           int n0) {
-  using F = GemmFragments<Tile>;
-  const int lane = LaneIndex();
-  const int row0 = m0 + WarpIndex() / 2 * Tile::kWarpM + lane / 4;
-  const int col0 = n0 + WarpIndex() % 2 * Tile::kWarpN + lane % 4 * 2;
-  // Columns come in pairs: one store for both where rows start at multiples of 4 bytes.
-  const bool pairs = p.y_pitch % 2 == 0 && reinterpret_cast<uintptr_t>(p.y) % 4 == 0;
-  LORA_UNROLL
-  for (int i = 0; i < F::kRowTiles; ++i) {
+  for (int i = 0; i < Tile::kRowTiles; ++i) {
     LORA_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int row = row0 + i * 16 + half * 8;
-      if (row >= p.m) continue;
-      T* y = p.y + row * p.y_pitch;
+      const int64_t row = place.m0 + row0 + i * 16 + half * 8;
+      const bool inside = row < p.m;
       LORA_UNROLL
-      for (int j = 0; j < F::kColTiles; ++j) {
-        const int col = col0 + j * 8;
-        const T low = FromFloat<T>(f.acc[i][j][half * 2]),
-                high = FromFloat<T>(f.acc[i][j][half * 2 + 1]);
-        if (pairs && col + 1 < p.n) {
-          *reinterpret_cast<uint32_t*>(y + col) = Pack(low, high);
-        } else {
-          if (col < p.n) y[col] = low;
-          if (col + 1 < p.n) y[col + 1] = high;
+      for (int j0 = 0; j0 < Tile::kColTiles; j0 += 4) {
+        uint32_t words[4];
+        LORA_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const int at = col0 + (j0 + j) * 8 + lane % 4 * 2, col = place.n0 + at;
+          const FloatPair add = *reinterpret_cast<const FloatPair*>(bias + at);
+          float low = acc[i][j0 + j][half * 2] * p.alpha + add.low;
+          float high = acc[i][j0 + j][half * 2 + 1] * p.alpha + add.high;
+          if (p.addend != nullptr && inside) {
+            const float* addend = p.addend + row * p.addend_pitch + col;
+            if (col < p.n) low += addend[0];
+            if (col + 1 < p.n) high += addend[1];
+          }
+          if (!f32) {
+            words[j] = PackAs(p.c_dtype, low, high);
+            continue;
+          }
+          words[j] = 0;
+          if (!inside) continue;
+          float* c = static_cast<float*>(p.c) + PlaceInC(p, row, col);
+          if (p.c_align >= 8 && col + 1 < p.n) {
+            *reinterpret_cast<FloatPair*>(c) = {low, high};
+          } else {
+            if (col < p.n) c[0] = low;
+            if (col + 1 < p.n) c[1] = high;
+          }
+        }
+        if (f32) continue;
+        const int first = place.n0 + col0 + j0 * 8;
+        if (p.c_align == 16 && first + 32 <= p.n) {
+          // 32 columns of a row: after an exchange, each of its four lanes stores 16 bytes.
+          TransposeQuad(words);
+          if (inside)
+            StoreGlobal16(static_cast<uint16_t*>(p.c) + PlaceInC(p, row, first + lane % 4 * 8),
+                          {{words[0], words[1], words[2], words[3]}});
+        } else if (inside) {
+          LORA_UNROLL
+          for (int j = 0; j < 4; ++j) {
+            const int col = first + j * 8 + lane % 4 * 2;
+            uint16_t* c = static_cast<uint16_t*>(p.c) + PlaceInC(p, row, col);
+            if (col < p.n) c[0] = static_cast<uint16_t>(words[j]);
+            if (col + 1 < p.n) c[1] = static_cast<uint16_t>(words[j] >> 16);
+          }
         }
       }
     }
   }
 }
 
-template <class T, class Tile, bool kAligned, bool kWByRows>
+template <class T, class Tile, bool kTransA, bool kTransB>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
-    GemmMma(const LORA_GRID_CONSTANT GemmParams<T, Tile> p) {
+    GemmMma(const LORA_GRID_CONSTANT GemmParams<Tile> params) {
   LORA_DYNAMIC_SHARED(shared);
-  using F = GemmFragments<Tile>;
-  const int tiles_m = (p.m + Tile::kM - 1) / Tile::kM, tiles_n = (p.n + Tile::kN - 1) / Tile::kN;
-  const int per_group = Tile::kGroup * tiles_n, first = BlockX() / per_group * Tile::kGroup;
-  const int rows = tiles_m - first < Tile::kGroup ? tiles_m - first : Tile::kGroup;
-  const int m0 = (first + BlockX() % per_group % rows) * Tile::kM;
-  const int n0 = BlockX() % per_group / rows * Tile::kN;
+  const GemmArgs& p = params.gemm;
+  const GemmPlace place = PlaceOf<Tile>(p);
+  const int first = BlockZ() * p.blocks_per_split;
+  const int count = p.blocks - first < p.blocks_per_split ? p.blocks - first : p.blocks_per_split;
 
-  const auto load = [&](int block) {
-    unsigned char* tile_x = shared + block % Tile::kStages * Tile::kStageBytes;
-    unsigned char* tile_w = tile_x + Tile::kM * Tile::kK * 2;
-    const int k0 = block * Tile::kK;
-    LoadTile<Tile::kM, Tile::kK, Tile::kThreads, kAligned>(tile_x, p.x, m0, k0, p.m, p.k,
-                                                           p.x_pitch);
-    if constexpr (kWByRows) {
-      LoadTile<Tile::kK, Tile::kN, Tile::kThreads, kAligned>(tile_w, p.w, k0, n0, p.k, p.n,
-                                                             p.w_pitch);
-    } else {
-      LoadTile<Tile::kN, Tile::kK, Tile::kThreads, kAligned>(tile_w, p.w, n0, k0, p.n, p.k,
-                                                             p.w_pitch);
-    }
-  };
-
-  F f;
+  GemmAccumulators<Tile> acc;
   LORA_UNROLL
-  for (int i = 0; i < F::kRowTiles; ++i) {
+  for (int i = 0; i < Tile::kRowTiles; ++i) {
     LORA_UNROLL
-    for (int j = 0; j < F::kColTiles; ++j) {
+    for (int j = 0; j < Tile::kColTiles; ++j) {
       LORA_UNROLL
-      for (int c = 0; c < 4; ++c) f.acc[i][j][c] = 0.0f;
+      for (int e = 0; e < 4; ++e) acc[i][j][e] = 0.0f;
     }
   }
 
-  const int blocks = (p.k + Tile::kK - 1) / Tile::kK;
-  LORA_UNROLL
-  for (int s = 0; s < Tile::kStages - 1; ++s) {
-    if (s < blocks) load(s);
+  GemmCursor load_at = SeekBlock<Tile::kK>(p, first), use_at = load_at;
+  bool waited = false;
+  for (int turn = 1 - Tile::kStages; turn < count; ++turn) {
+    if (turn >= 0) {
+      CopyAsyncWait<Tile::kStages - 2>();
+      // Everybody's copies of this stage have landed, and everybody is done with the stage filled
+      // next.
+      SyncThreads();
+    }
+    const int next = turn + Tile::kStages - 1;
+    if (next < count) {
+      if (!waited && first + next >= p.late_block) {
+        GridDependencyWait();
+        waited = true;
+      }
+      LoadStage<Tile, kTransA, kTransB>(p, load_at, place,
+                                        shared + next % Tile::kStages * Tile::kStageBytes);
+      NextBlock<Tile::kK>(p, load_at);
+    }
     CopyAsyncCommit();
+    if (turn < 0) continue;
+    const unsigned char* stage = shared + turn % Tile::kStages * Tile::kStageBytes;
+    const DropoutMask& mask = p.segments[use_at.segment].mask;
+    if (mask.threshold == 0) {
+      MultiplyStage<T, Tile, kTransA, kTransB>(acc, stage);
+    } else {
+      MultiplyDropped<T, Tile, kTransA, kTransB>(acc, stage, mask, place);
+    }
+    NextBlock<Tile::kK>(p, use_at);
   }
-  for (int block = 0; block < blocks; ++block) {
-    CopyAsyncWait<Tile::kStages - 2>();
-    // Everybody's copies of this stage have landed, and everybody is done with the stage filled
-    // next.
-    SyncThreads();
-    if (block + Tile::kStages - 1 < blocks) load(block + Tile::kStages - 1);
-    CopyAsyncCommit();
-    const unsigned char* tile_x = shared + block % Tile::kStages * Tile::kStageBytes;
-    MultiplyStage<T, Tile, kWByRows>(f, tile_x, tile_x + Tile::kM * Tile::kK * 2);
-  }
-  StoreTile(f, p, m0, n0);
-}
-
-// Launches the form that the operands' alignment allows.
-template <class T, class Tile, bool kWByRows>
-LaunchError LaunchGemmMma(const GemmParams<T, Tile>& p, Stream stream) {
-  const auto aligned = [](const T* data, int64_t pitch) {
-    return reinterpret_cast<uintptr_t>(data) % 16 == 0 && pitch % 8 == 0;
-  };
-  LaunchShape shape;
-  shape.grid_x = static_cast<unsigned>((p.m + Tile::kM - 1) / Tile::kM) *
-                 static_cast<unsigned>((p.n + Tile::kN - 1) / Tile::kN);
-  shape.shared_bytes = Tile::kSharedBytes;
-  const bool fast = aligned(p.x, p.x_pitch) && aligned(p.w, p.w_pitch);
-  return fast ? Launch<GemmMma<T, Tile, true, kWByRows>>(shape, stream, p)
-              : Launch<GemmMma<T, Tile, false, kWByRows>>(shape, stream, p);
+  if (!waited) GridDependencyWait();
+  StoreAccumulators<Tile>(p, place, acc, reinterpret_cast<float*>(shared));
 }
 
 }  // namespace lora::device

@@ -10,6 +10,7 @@
 #define LORA_LAUNCH_BOUNDS(threads, min_blocks) __launch_bounds__(threads, min_blocks)
 #define LORA_GRID_CONSTANT __grid_constant__
 #define LORA_UNROLL _Pragma("unroll")
+#define LORA_ROLL _Pragma("unroll 1")
 #define LORA_DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 
 namespace lora::device {

@@ -1,0 +1,175 @@
+// What the two kernels of gemm.cu share: their parameters, the walk along the K segments, and the
+// way of a sum from the accumulators to c.
+#pragma once
+
+#include "backend/cuda/device/elements.cuh"
+#include "backend/cuda/device/launch.h"
+#include "core/dtype.h"
+#include "core/philox.h"
+
+namespace lora::device {
+
+constexpr int kMaxGemmSegments = 6;
+
+// The mask of philox.h as numbers; threshold 0 keeps everything.
+struct DropoutMask {
+  uint64_t seed;
+  uint32_t layer, forward, threshold;
+  float scale;  // of what is kept
+};
+
+struct GemmSource {
+  const void* a;
+  const void* b;
+  int64_t a_pitch, b_pitch;  // elements
+  DropoutMask mask;
+  int k;                     // at least 1
+  int16_t a_align, b_align;  // bytes of which every row's start is a multiple: 16, 4 or 2
+};
+// GCC 12 clears the padding of arrays of structs at the wrong places where it fills unset variables
+// with a pattern, as the emulator asks it to.
+static_assert(sizeof(GemmSource) == 64, "no padding");
+
+struct GemmArgs {
+  GemmSource segments[kMaxGemmSegments];
+  int segment_count;
+  int m, n;
+  int blocks, blocks_per_split;  // of Tile::kK along all segments
+  int late_block;                // the first that the launch before this one writes
+  DType a_dtype, b_dtype, c_dtype, bias_dtype;
+  bool trans_a, trans_b;
+  float alpha;
+  const void* bias;
+  const float* addend;
+  int64_t addend_pitch;
+  void* c;
+  int64_t c_pitch;
+  int c_align;      // as a_align, and 8
+  int64_t c_split;  // elements from one split's sums to the next
+  int64_t a_batch, b_batch, c_batch;
+};
+
+template <class Tile>
+struct GemmParams {
+  static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+  GemmArgs gemm;
+};
+
+// Tile of a block of threads. Tiles are visited in groups of kGroup tile rows, so that blocks that
+// run together share the columns of b in L2.
+struct GemmPlace {
+  int m0, n0;
+};
+template <class Tile>
+LORA_DEVICE GemmPlace PlaceOf(const GemmArgs& p) {
+  constexpr int kGroup = 8;
+  const int tiles_m = (p.m + Tile::kM - 1) / Tile::kM, tiles_n = (p.n + Tile::kN - 1) / Tile::kN;
+  const int64_t per_group = int64_t{kGroup} * tiles_n;
+  const int first = static_cast<int>(BlockX() / per_group) * kGroup;
+  const int rows = tiles_m - first < kGroup ? tiles_m - first : kGroup;
+  const int rest = static_cast<int>(BlockX() % per_group);
+  return {(first + rest % rows) * Tile::kM, rest / rows * Tile::kN};
+}
+
+// A block of kK along the segments.
+struct GemmCursor {
+  int segment = 0, k0 = 0;
+};
+template <int kK>
+LORA_DEVICE GemmCursor SeekBlock(const GemmArgs& p, int block) {
+  GemmCursor at;
+  while (at.segment < p.segment_count) {
+    const int blocks = (p.segments[at.segment].k + kK - 1) / kK;
+    if (block < blocks) break;
+    block -= blocks;
+    ++at.segment;
+  }
+  at.k0 = block * kK;
+  return at;
+}
+template <int kK>
+LORA_DEVICE void NextBlock(const GemmArgs& p, GemmCursor& at) {
+  at.k0 += kK;
+  if (at.k0 < p.segments[at.segment].k) return;
+  at.k0 = 0;
+  ++at.segment;
+}
+
+LORA_DEVICE float LoadFloat(const void* data, DType dtype, int64_t i) {
+  if (dtype == DType::kF32) return static_cast<const float*>(data)[i];
+  const uint16_t bits = static_cast<const uint16_t*>(data)[i];
+  return dtype == DType::kBF16 ? ToFloat(BF16{bits}) : ToFloat(F16{bits});
+}
+LORA_DEVICE uint16_t To16Bits(float value, DType dtype) {
+  return dtype == DType::kBF16 ? FromFloat<BF16>(value).bits : FromFloat<F16>(value).bits;
+}
+LORA_DEVICE uint32_t PackAs(DType dtype, float low, float high) {
+  return uint32_t{To16Bits(low, dtype)} | uint32_t{To16Bits(high, dtype)} << 16;
+}
+
+// The random words of columns 8·group … 8·group + 7 of a row.
+LORA_DEVICE PhiloxWords MaskWords(const DropoutMask& mask, int row, int group) {
+  return Philox4x32(mask.seed, {static_cast<uint32_t>(group), static_cast<uint32_t>(row),
+                                mask.layer, mask.forward});
+}
+
+// Whether each of the four elements that begin at an even column of eight is kept, from bit 0 on.
+LORA_DEVICE uint32_t KeptBits(const DropoutMask& mask, uint32_t word) {
+  return ((word & 0xffffu) >= mask.threshold ? 1u : 0u) | (word >> 16 >= mask.threshold ? 2u : 0u);
+}
+// A long row of bits, into which `Bits` more are shifted: what comes first ends up highest. One
+// loop fills it, in which the random numbers stand once.
+template <int Bits, int Words>
+LORA_DEVICE void ShiftIn(uint32_t (&row)[Words], uint32_t bits) {
+  LORA_UNROLL
+  for (int w = Words - 1; w > 0; --w) row[w] = row[w] << Bits | row[w - 1] >> (32 - Bits);
+  row[0] = row[0] << Bits | bits;
+}
+
+struct alignas(8) FloatPair {
+  float low, high;
+};
+
+LORA_DEVICE float BiasAt(const GemmArgs& p, int col) {
+  return p.bias != nullptr && col < p.n ? LoadFloat(p.bias, p.bias_dtype, col) : 0.0f;
+}
+
+// Where element (row, col) of this block's split and batch goes, in elements of c.
+LORA_DEVICE int64_t PlaceInC(const GemmArgs& p, int64_t row, int col) {
+  return BlockZ() * p.c_split + BlockY() * p.c_batch + row * p.c_pitch + col;
+}
+
+// Four finished columns of a row that is in c; col is a multiple of 4.
+LORA_DEVICE void StoreFour(const GemmArgs& p, int64_t row, int col, const float (&v)[4]) {
+  const int count = p.n - col;
+  const int64_t first = PlaceInC(p, row, col);
+  if (p.c_dtype == DType::kF32) {
+    float* c = static_cast<float*>(p.c) + first;
+    if (count >= 4 && p.c_align == 16) {
+      StoreGlobal16(c,
+                    {{FloatToBits(v[0]), FloatToBits(v[1]), FloatToBits(v[2]), FloatToBits(v[3])}});
+    } else {
+      LORA_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if (j < count) c[j] = v[j];
+    }
+  } else {
+    uint16_t* c = static_cast<uint16_t*>(p.c) + first;
+    LORA_UNROLL
+    for (int j = 0; j < 4; ++j)
+      if (j < count) c[j] = To16Bits(v[j], p.c_dtype);
+  }
+}
+
+// v = alpha·v + bias + addend, of the four columns from (row, col) on.
+LORA_DEVICE void FinishFour(const GemmArgs& p, int64_t row, int col, float (&v)[4],
+                            const float (&bias)[4]) {
+  LORA_UNROLL
+  for (int j = 0; j < 4; ++j) v[j] = v[j] * p.alpha + bias[j];
+  if (p.addend == nullptr) return;
+  LORA_UNROLL
+  for (int j = 0; j < 4; ++j)
+    if (col + j < p.n) v[j] += p.addend[row * p.addend_pitch + col + j];
+}
+
+}  // namespace lora::device

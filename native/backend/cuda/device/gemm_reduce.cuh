@@ -1,0 +1,43 @@
+// c = alpha·Σ over the slabs of a split product, in their order, + bias + addend. A thread owns
+// four columns of a row.
+#pragma once
+
+#include "backend/cuda/device/gemm_common.cuh"
+
+namespace lora::device {
+
+// Parameters of GemmReduce: c and what is added are those of `gemm`.
+struct GemmReduceParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4;
+  GemmArgs gemm;
+  const float* partials;  // [slabs][m][pitch], pitch a multiple of 4
+  int64_t pitch;
+  int slabs;
+};
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(GemmReduceParams::kThreads, GemmReduceParams::kMinBlocks)
+    GemmReduce(const LORA_GRID_CONSTANT GemmReduceParams p) {
+  const int64_t runs = (p.gemm.n + 3) / 4, m = p.gemm.m;
+  const int64_t index = int64_t{BlockX()} * GemmReduceParams::kThreads + ThreadIndex();
+  if (index >= m * runs) return;
+  const int64_t row = index / runs;
+  const int col = static_cast<int>(index % runs) * 4;
+  float sum[4] = {0, 0, 0, 0}, bias[4];
+  for (int s = 0; s < p.slabs; ++s) {
+    const float* from = p.partials + (s * m + row) * p.pitch + col;
+    if (col + 4 <= p.gemm.n) {
+      const Vec16 v = LoadGlobal16(from);
+      LORA_UNROLL
+      for (int j = 0; j < 4; ++j) sum[j] += BitsToFloat(v.words[j]);
+    } else {
+      LORA_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if (col + j < p.gemm.n) sum[j] += from[j];
+    }
+  }
+  LORA_UNROLL
+  for (int j = 0; j < 4; ++j) bias[j] = BiasAt(p.gemm, col + j);
+  FinishFour(p.gemm, row, col, sum, bias);
+  StoreFour(p.gemm, row, col, sum);
+}
+
+}  // namespace lora::device

@@ -1,0 +1,32 @@
+// How a product of matrices is cut up: a pure function of its shapes and the multiprocessors.
+#pragma once
+
+#include <vector>
+
+#include "backend/cuda/gemm.h"
+
+namespace lora::cuda {
+
+// One launch: a run of the segments that have any k, in parts that each give a slab of f32 sums.
+struct GemmLaunch {
+  size_t first = 0, count = 0;  // of GemmPlan::segments
+  int blocks = 0;               // of tile_k along them
+  int splits = 1, blocks_per_split = 0;
+  int slab = 0;  // the first of its splits
+};
+
+struct GemmPlan {
+  bool tensor_cores = false;
+  int tile = 0, tile_k = 0;           // tile × tile of c by one block of threads
+  std::vector<GemmSegment> segments;  // those of the problem with k > 0
+  std::vector<GemmLaunch> launches;   // empty where c is
+  // More than one: [slabs][m][partial_pitch] f32 in scratch, summed in order by a last launch.
+  int slabs = 1;
+  int64_t partial_pitch = 0;
+  size_t scratch_bytes = 0;
+};
+
+// Throws ERR_UNSUPPORTED for what no kernel can index.
+GemmPlan PlanGemm(const char* op, const GemmProblem& problem, int multiprocessors);
+
+}  // namespace lora::cuda
