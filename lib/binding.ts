@@ -87,6 +87,8 @@ export interface NativeBinding {
   openDevice(name: string): NativeDevice;
   devices(): NativeDeviceInfo[];
   cudaUnavailableReason(): string | null;
+  /** Versions, compiled architectures: what a bug report should say; empty where no CUDA backend is built in. */
+  cudaFacts(): Record<string, string>;
   cpuInfo(): NativeCpuInfo;
   setThreads(threads: number): void;
   memoryUsage(): NativeMemoryUsage;

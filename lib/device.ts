@@ -35,7 +35,15 @@ export function nativeDevice(name: Device): NativeDevice {
   return device;
 }
 
-/** The devices that this machine has: `[{ id: 'cpu', name, memoryBytes }, …]`. */
+/**
+ * The devices that this machine has: the CPU, and the GPUs that kernels run on, in CUDA's order after
+ * `CUDA_VISIBLE_DEVICES`.
+ *
+ * @example
+ * devices();
+ * // [{ id: 'cpu', name: 'AMD Ryzen 9', memoryBytes: 67430313984 },
+ * //  { id: 'cuda', name: 'NVIDIA GeForce RTX 3090', memoryBytes: 25438126080, computeCapability: '8.6' }]
+ */
 export function devices(): DeviceInfo[] {
   return binding().devices();
 }

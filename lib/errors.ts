@@ -1,11 +1,17 @@
 /** The one error class of the package. */
 
+/**
+ * `ERR_DEVICE_LOST`: a GPU stopped after an error (a fault in a kernel, a card that fell off the bus). Every call on
+ * that device fails with it until the process ends; other devices go on. `ERR_DEVICE_UNAVAILABLE`: it could not be
+ * opened, and the message says why.
+ */
 export type ErrorCode =
   | 'ERR_ARGUMENT'
   | 'ERR_DISPOSED'
   | 'ERR_BUSY'
   | 'ERR_OUT_OF_MEMORY'
   | 'ERR_DEVICE_UNAVAILABLE'
+  | 'ERR_DEVICE_LOST'
   | 'ERR_UNSUPPORTED'
   | 'ERR_FILE'
   | 'ERR_SAFETENSORS'

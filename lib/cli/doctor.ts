@@ -1,4 +1,5 @@
-import { release } from 'node:os';
+import { readFileSync } from 'node:fs';
+import { release, version as osVersion } from 'node:os';
 import { version } from '../../package.json';
 import { binding } from '../calls';
 import { devices } from '../device';
@@ -14,10 +15,13 @@ export const doctor: Command = {
 async function run(args: Arguments): Promise<void> {
   const cpu = binding().cpuInfo();
   const cuda = binding().cudaUnavailableReason();
-  const report = {
+  const [host, ...gpus] = devices();
+  const report: Record<string, string | number> = {
     'lora-native': version,
     node: process.version,
     platform: `${process.platform}-${process.arch} ${release()}`,
+    'operating system': systemName(),
+    cpu: `${host!.name}, ${gib(host!.memoryBytes)}`,
     highway: cpu.highwayVersion,
     'instruction set': cpu.target,
     'compiled and usable': cpu.targets.join(', '),
@@ -27,11 +31,28 @@ async function run(args: Arguments): Promise<void> {
       .map(({ id, name }) => `${id} (${name})`)
       .join(', '),
     cuda: cuda === null ? 'available' : `unavailable: ${cuda}`,
+    ...binding().cudaFacts(),
   };
+  for (const { id, name, memoryBytes, computeCapability } of gpus)
+    report[id === 'cuda' ? 'cuda:0' : id] =
+      `${name}, compute capability ${computeCapability}, ${gib(memoryBytes)}`;
   if (args.boolean('json')) {
     process.stdout.write(`${JSON.stringify(report)}\n`);
     return;
   }
   const width = Math.max(...Object.keys(report).map((key) => key.length));
   for (const [key, value] of Object.entries(report)) process.stdout.write(`${key.padEnd(width)}  ${value}\n`);
+}
+
+const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+
+/** The distribution's name for itself, or the kernel's. */
+function systemName(): string {
+  try {
+    const name = /^PRETTY_NAME="?([^"\n]*)/m.exec(readFileSync('/etc/os-release', 'utf8'));
+    if (name) return name[1]!;
+  } catch {
+    // not a Linux that says so
+  }
+  return osVersion();
 }

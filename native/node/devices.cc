@@ -1,5 +1,6 @@
 // Devices, threads, memory, and the switches of the error and failure tests.
 #include "backend/cpu/targets.h"
+#include "backend/cuda/runtime.h"
 #include "node/api.h"
 #include "node/env_state.h"
 #include "node/errors.h"
@@ -30,12 +31,27 @@ Napi::Value Devices(const Napi::CallbackInfo& info) {
   cpu.Set("memoryBytes", static_cast<double>(TotalMemory()));
   Napi::Array devices = Napi::Array::New(info.Env());
   devices.Set(0u, cpu);
+  for (int ordinal = 0; ordinal < cuda::DeviceCount(); ++ordinal) {
+    const cuda::DeviceSummary summary = cuda::Describe(ordinal);
+    Napi::Object gpu = Napi::Object::New(info.Env());
+    gpu.Set("id", summary.id);
+    gpu.Set("name", summary.name);
+    gpu.Set("memoryBytes", static_cast<double>(summary.memory_bytes));
+    gpu.Set("computeCapability", summary.compute_capability);
+    devices.Set(devices.Length(), gpu);
+  }
   return devices;
 }
 
 Napi::Value CudaReason(const Napi::CallbackInfo& info) {
   if (CudaBackend() != nullptr) return info.Env().Null();
   return Napi::String::New(info.Env(), CudaUnavailableReason());
+}
+
+Napi::Value CudaFacts(const Napi::CallbackInfo& info) {
+  Napi::Object facts = Napi::Object::New(info.Env());
+  for (const cuda::Fact& fact : cuda::Facts()) facts.Set(fact.name, fact.value);
+  return facts;
 }
 
 Napi::Value CpuInfo(const Napi::CallbackInfo& info) {
@@ -118,6 +134,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<OpenDevice>(env, exports, "openDevice");
   Export<Devices>(env, exports, "devices");
   Export<CudaReason>(env, exports, "cudaUnavailableReason");
+  Export<CudaFacts>(env, exports, "cudaFacts");
   Export<CpuInfo>(env, exports, "cpuInfo");
   Export<SetThreads>(env, exports, "setThreads");
   Export<MemoryUsage>(env, exports, "memoryUsage");

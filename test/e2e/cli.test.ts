@@ -119,7 +119,16 @@ test('train --json gives one event per line', () => {
 test('doctor names versions, instruction set, devices and why CUDA is unavailable', () => {
   const { status, out } = run('doctor');
   expect(status).toBe(0);
-  for (const word of ['lora-native', 'node', 'highway', 'instruction set', 'threads', 'cpu', 'cuda'])
+  for (const word of [
+    'lora-native',
+    'node',
+    'system',
+    'highway',
+    'instruction set',
+    'threads',
+    'cpu',
+    'cuda',
+  ])
     expect(out).toContain(word);
   expect(JSON.parse(run('doctor', '--json').out)).toMatchObject({ node: process.version });
 });

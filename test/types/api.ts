@@ -203,6 +203,7 @@ export function errors(e: unknown): string {
     case 'ERR_BUSY':
     case 'ERR_OUT_OF_MEMORY':
     case 'ERR_DEVICE_UNAVAILABLE':
+    case 'ERR_DEVICE_LOST':
     case 'ERR_UNSUPPORTED':
     case 'ERR_FILE':
     case 'ERR_SAFETENSORS':
