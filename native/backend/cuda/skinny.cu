@@ -32,7 +32,7 @@ bool SameMask(const Dropout& a, const Dropout& b) {
 }
 
 device::SkinnyMask MaskOf(const Dropout& dropout) {
-  return {dropout.seed, dropout.layer, dropout.forward, DropoutThreshold(dropout.p)};
+  return {dropout.seed, dropout.layer, dropout.forward, DropoutThreshold(dropout.p), 0};
 }
 float KeepScale(const Dropout& dropout) {
   return dropout.active() ? DropoutScale(DropoutThreshold(dropout.p)) : 1.0f;
@@ -120,7 +120,7 @@ void LaunchSkinny(const char* op, const Batch& batch, const SkinnyPlan& plan, fl
     job.partial = partial + split.partial;
     job.tiles = static_cast<int>(from.tiles.size());
     job.z_aligned = IsAligned(from.z) && from.pitch * static_cast<int64_t>(sizeof(T)) % 16 == 0;
-    job.s_aligned = true;
+    job.s_aligned = 1;
     for (size_t t = 0; t < from.tiles.size(); ++t) {
       const Tile& tile = from.tiles[t];
       int mask = -1;
@@ -130,17 +130,22 @@ void LaunchSkinny(const char* op, const Batch& batch, const SkinnyPlan& plan, fl
         mask = job.masks - 1;
       }
       job.tile[t] = {tile.s, tile.pitch, static_cast<int>(tile.ranks), mask};
-      job.s_aligned = job.s_aligned && IsAligned(tile.s) && tile.pitch % 4 == 0;
+      if (!IsAligned(tile.s) || tile.pitch % 4 != 0) job.s_aligned = 0;
     }
     most_tiles = std::max(most_tiles, job.tiles);
     most_masks = std::max(most_masks, job.masks);
   }
   params.jobs = static_cast<int>(batch.size());
   params.stage_bytes = Params::kZBytes + Params::SBytes(most_tiles);
+  const int mask_bytes = most_masks * Params::kMaskWords * 4;
+  const size_t available = static_cast<CudaContext&>(context).properties().shared_bytes;
+  const auto shared_bytes = [&](int stages) {
+    return static_cast<size_t>(stages * params.stage_bytes + mask_bytes);
+  };
+  params.stages = shared_bytes(3) <= available ? 3 : 2;
   device::LaunchShape shape;
   shape.grid_x = static_cast<unsigned>(plan.blocks);
-  shape.shared_bytes = static_cast<size_t>(Params::kStages * params.stage_bytes +
-                                           most_masks * Params::kMaskWords * 2);
+  shape.shared_bytes = shared_bytes(params.stages);
   Launch<device::Skinny<kForm, T>>(op, context, shape, params);
 }
 
@@ -343,10 +348,17 @@ void LaunchDecode(const DecodeArgs& args, size_t shared_bytes, Context& context)
   for (const DecodeBranch& branch : args.branches) {
     if (branch.n == 0) continue;
     if (params.branches == device::kDecodeBranches) flush();
-    params.branch[params.branches++] = {
-        branch.w,     branch.n,       branch.bias, branch.a,
-        branch.h,     branch.y,       blocks,      static_cast<int>(branch.rank),
-        branch.scale, branch.bias_f32};
+    params.branch[params.branches++] = {branch.w,
+                                        branch.n,
+                                        branch.bias,
+                                        branch.a,
+                                        branch.h,
+                                        branch.y,
+                                        blocks,
+                                        static_cast<int>(branch.rank),
+                                        branch.scale,
+                                        branch.bias_f32 ? 1 : 0,
+                                        0};
     blocks += (branch.n + Params::kRows - 1) / Params::kRows;
   }
   flush();

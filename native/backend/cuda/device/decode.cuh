@@ -30,8 +30,8 @@ struct DotTerm {
   int64_t t_pitch;
   int64_t first_block;
   int m, rank, columns;  // columns ≥ rank: those of t behind it get zeros
-  float factor, scale;   // h = factor·Σ, t = scale·h
-  bool masked;
+  int masked;
+  float factor, scale;  // h = factor·Σ, t = scale·h
   SkinnyMask mask;
 };
 template <class T>
@@ -61,7 +61,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(LowRankDotParams<T>::kThreads, LowRankDotPar
       float xs[8], bs[8];
       LoadElements(xs, x, k, term.k);
       LoadElements(bs, b, k, term.k);
-      if (term.masked) {
+      if (term.masked != 0) {
         const PhiloxWords random =
             Philox4x32(term.mask.seed, {static_cast<uint32_t>(k / 8), static_cast<uint32_t>(row),
                                         term.mask.layer, term.mask.forward});
@@ -90,14 +90,14 @@ struct DecodeOutputs {
   int64_t first_block;
   int rank;
   float scale;
-  bool bias_f32;
+  int bias_f32, unused;
 };
 
 template <class T>
 LORA_DEVICE float DecodeBias(const DecodeOutputs& o, int64_t row) {
   if (o.bias == nullptr) return 0.0f;
-  return o.bias_f32 ? static_cast<const float*>(o.bias)[row]
-                    : ToFloat(static_cast<const T*>(o.bias)[row]);
+  return o.bias_f32 != 0 ? static_cast<const float*>(o.bias)[row]
+                         : ToFloat(static_cast<const T*>(o.bias)[row]);
 }
 
 template <class T, int kXTiles>
@@ -109,9 +109,8 @@ struct DecodeParams {
   static constexpr int kPitch = 20;     // floats between the sums of two rows of x
   static constexpr int kSharedBytes = kWarps * kXTiles * 8 * kPitch * 4;
   const T* x;
-  int m;
   int64_t k;
-  int branches;
+  int m, branches;
   DecodeOutputs branch[kDecodeBranches];
 };
 
@@ -159,7 +158,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
     const int row = i * 8 + g;
     x[i] = p.x + (row < p.m ? row : p.m - 1) * p.k;
   }
-  bool aligned = p.k % 8 == 0 && IsAligned16(o.w) && IsAligned16(p.x);
+  const bool aligned = p.k % 8 == 0 && IsAligned16(o.w) && IsAligned16(p.x);
 
   float acc[kXTiles][4];
   LORA_UNROLL
@@ -233,7 +232,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
   LORA_UNROLL
   for (int warp = 0; warp < P::kWarps; ++warp)
     sum += sums[(warp * kXTiles * 8 + of_x) * P::kPitch + of_w];
-  static_cast<T*>(o.y)[of_x * o.n + row] = FromFloat<T>(sum + bias + o.scale * low);
+  const T rounded = FromFloat<T>(sum + bias + o.scale * low);
+  static_cast<T*>(o.y)[of_x * o.n + row] = rounded;
 }
 
 template <int kM>
@@ -241,9 +241,8 @@ struct DecodeF32Params {
   static constexpr int kThreads = 128, kMinBlocks = kM == 1 ? 6 : 3;
   static constexpr int kWarpRows = 4, kRows = kThreads / 32 * kWarpRows;
   const float* x;
-  int m;
   int64_t k;
-  int branches;
+  int m, branches;
   DecodeOutputs branch[kDecodeBranches];
 };
 

@@ -6,8 +6,8 @@
 //
 // Z is read once and is what takes the time. A block owns 128 outs and one split of depth; tiles of
 // 16 KiB of Z (rows of 128 bytes of x or g; in kGradient 128 columns) and the matching S travel
-// through three stages of shared memory by cp.async. Each of the four warps owns 32 outs and keeps
-// 32×(8 per tile of ranks) accumulators for mma.sync m16n8k16.
+// through three stages of shared memory (two where that is all that fits) by cp.async. Each of the
+// four warps owns 32 outs and keeps 32×(8 per tile of ranks) accumulators for mma.sync m16n8k16.
 //
 // S is f32 and is not rounded: a float is the sum of three bf16 numbers, so three products of
 // tensor cores give what one in f32 would, and so do five for an f16 Z (two bf16 numbers) and six
@@ -33,9 +33,11 @@ constexpr int kSkinnyTiles = 8;     // of 8 ranks each, in one job
 constexpr int kSkinnyJobs = 6;      // in one launch
 constexpr int kSkinnyOutputs = 32;  // tiles in one launch of SkinnyFinish
 
+// What travels in parameters has no padding: GCC 12 clears the padding of structs in arrays at
+// wrong places (-ftrivial-auto-var-init, in the emulator's build).
 struct SkinnyMask {
   uint64_t seed;
-  uint32_t layer, forward, threshold;
+  uint32_t layer, forward, threshold, unused;
 };
 // Up to 8 ranks of one adapter.
 struct SkinnyTile {
@@ -51,7 +53,7 @@ struct SkinnyJob {
   int64_t first_block;
   float* partial;  // [splits, outs, tiles·8]
   int tiles, masks;
-  bool z_aligned, s_aligned;  // rows at multiples of 16 bytes
+  int z_aligned, s_aligned;  // not 0: rows at multiples of 16 bytes
   SkinnyTile tile[kSkinnyTiles];
   SkinnyMask mask[kSkinnyTiles];
 };
@@ -59,7 +61,6 @@ struct SkinnyJob {
 template <SkinnyForm kForm, class T>
 struct SkinnyParams {
   static constexpr int kThreads = 128, kMinBlocks = 2;
-  static constexpr int kStages = 3;
   static constexpr int kOuts = 128;
   static constexpr int kDepth = 128 / sizeof(T);  // of one stage
   static constexpr int kZBytes = kOuts * kDepth * sizeof(T);
@@ -74,13 +75,17 @@ struct SkinnyParams {
   LORA_HOST_DEVICE static int SBytes(int tiles) {
     return (kForm == SkinnyForm::kDown ? tiles * 8 : kDepth) * SPitch(tiles) * 4;
   }
-  // 16 columns of Z to a word: bit set where the element is kept.
+  // 16 columns of Z to a 32-bit word: bit set where the element is kept.
   static constexpr int kMaskWords = kZRows * kZCols / 16;
 
   int jobs;
+  int stages;       // 2 or 3
   int stage_bytes;  // kZBytes + SBytes of the job with most tiles
+  int unused;
   SkinnyJob<T> job[kSkinnyJobs];
 };
+
+static_assert(std::has_unique_object_representations_v<SkinnyParams<SkinnyForm::kUp, BF16>>);
 
 // Byte offset of 16 bytes in the tile of Z, such that the fragments' loads do not meet in a bank:
 // eight rows for ldmatrix; for f32 four rows (kDown, kUp) or four pairs of rows (kGradient) times
@@ -108,7 +113,7 @@ LORA_DEVICE void LoadSkinnyZ(unsigned char* stage, const SkinnyJob<T>& job, int6
     const int count = left < kPerChunk ? static_cast<int>(left) : kPerChunk;
     const T* source = job.z + row * job.pitch + col;
     unsigned char* target = stage + SkinnyChunk<P, T>(r, chunk);
-    if (job.z_aligned) {
+    if (job.z_aligned != 0) {
       CopyAsync<16>(target, count ? source : job.z, count * static_cast<int>(sizeof(T)));
     } else if constexpr (sizeof(T) == 4) {
       LORA_UNROLL
@@ -149,12 +154,12 @@ LORA_DEVICE void LoadSkinnyS(unsigned char* s, const SkinnyJob<T>& job, int64_t 
         const int r = index / kChunks, chunk = index % kChunks;
         const int64_t depth = depth0 + chunk * 4;
         CopyFloats(s + (t * 8 + r) * pitch + chunk * 16, tile.s + r * tile.pitch + depth, tile.s,
-                   r < tile.ranks ? job.depth - depth : 0, job.s_aligned);
+                   r < tile.ranks ? job.depth - depth : 0, job.s_aligned != 0);
       } else {
         const int k = index / 2, r = index % 2 * 4;
         const int64_t depth = depth0 + k;
         CopyFloats(s + k * pitch + (t * 8 + r) * 4, tile.s + depth * tile.pitch + r, tile.s,
-                   depth < job.depth ? tile.ranks - r : 0, job.s_aligned);
+                   depth < job.depth ? tile.ranks - r : 0, job.s_aligned != 0);
       }
     }
   }
@@ -162,7 +167,7 @@ LORA_DEVICE void LoadSkinnyS(unsigned char* s, const SkinnyJob<T>& job, int64_t 
 
 // Which elements of the tile of Z each mask keeps.
 template <class P, class T>
-LORA_DEVICE void FillSkinnyMasks(uint16_t* words, const SkinnyJob<T>& job, int64_t out0,
+LORA_DEVICE void FillSkinnyMasks(uint32_t* words, const SkinnyJob<T>& job, int64_t out0,
                                  int64_t depth0) {
   constexpr int kWordsPerRow = P::kZCols / 16;
   const int64_t row0 = P::kGradient ? depth0 : out0, col0 = P::kGradient ? out0 : depth0;
@@ -181,7 +186,7 @@ LORA_DEVICE void FillSkinnyMasks(uint16_t* words, const SkinnyJob<T>& job, int64
         for (int j = 0; j < 8; ++j)
           bits |= uint32_t{DropoutKeeps(random, j, mask.threshold)} << (half * 8 + j);
       }
-      words[m * P::kMaskWords + index] = static_cast<uint16_t>(bits);
+      words[m * P::kMaskWords + index] = bits;
     }
   }
 }
@@ -245,11 +250,11 @@ LORA_DEVICE void LoadSkinnyRaw(SkinnyRaw<T>& raw, const unsigned char* z, int ou
 
 // Which of the pair in register j are kept.
 template <class P>
-LORA_DEVICE uint32_t SkinnyKept(const uint16_t* words, int out, int step, int j) {
+LORA_DEVICE uint32_t SkinnyKept(const uint32_t* words, int out, int step, int j) {
   constexpr int kWordsPerRow = P::kZCols / 16;
   const int lane = LaneIndex(), g = lane / 4, q = lane % 4;
   if constexpr (P::kGradient) {
-    const uint16_t* word = words + (step * 16 + 2 * q + j / 2 * 8) * kWordsPerRow + out / 16;
+    const uint32_t* word = words + (step * 16 + 2 * q + j / 2 * 8) * kWordsPerRow + out / 16;
     const int bit = g + j % 2 * 8;
     return (word[0] >> bit & 1u) | (word[kWordsPerRow] >> bit & 1u) << 1;
   } else {
@@ -321,10 +326,10 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
   const int64_t end = begin + job.chunk < job.depth ? begin + job.chunk : job.depth;
   const int steps = static_cast<int>((end - begin + P::kDepth - 1) / P::kDepth);
   const int tiles = job.tiles, s_pitch = P::SPitch(tiles);
-  uint16_t* masks = reinterpret_cast<uint16_t*>(shared + P::kStages * p.stage_bytes);
+  uint32_t* masks = reinterpret_cast<uint32_t*>(shared + p.stages * p.stage_bytes);
 
   const auto load = [&](int n) {
-    unsigned char* stage = shared + n % P::kStages * p.stage_bytes;
+    unsigned char* stage = shared + n % p.stages * p.stage_bytes;
     const int64_t depth0 = begin + int64_t{n} * P::kDepth;
     LoadSkinnyZ<P>(stage, job, out0, depth0);
     LoadSkinnyS<kForm>(stage + P::kZBytes, job, depth0);
@@ -342,23 +347,27 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
     }
   }
 
-  LORA_UNROLL
-  for (int s = 0; s < P::kStages - 1; ++s) {
+  const int ahead = p.stages - 1;
+  for (int s = 0; s < ahead; ++s) {
     if (s < steps) load(s);
     CopyAsyncCommit();
   }
   for (int n = 0; n < steps; ++n) {
-    CopyAsyncWait<P::kStages - 2>();
+    if (ahead == 2) {
+      CopyAsyncWait<1>();
+    } else {
+      CopyAsyncWait<0>();
+    }
     // Everybody's copies of this stage have landed, and everybody is done with the stage filled
     // next and with the masks.
     SyncThreads();
-    if (n + P::kStages - 1 < steps) load(n + P::kStages - 1);
+    if (n + ahead < steps) load(n + ahead);
     CopyAsyncCommit();
     if (job.masks > 0) {
       FillSkinnyMasks<P>(masks, job, out0, begin + int64_t{n} * P::kDepth);
       SyncThreads();
     }
-    const unsigned char* z_tile = shared + n % P::kStages * p.stage_bytes;
+    const unsigned char* z_tile = shared + n % p.stages * p.stage_bytes;
     const float* s_tile = reinterpret_cast<const float*>(z_tile + P::kZBytes);
     LORA_UNROLL
     for (int step = 0; step < P::kDepth / 16; ++step) {
@@ -423,9 +432,11 @@ LORA_DEVICE void StoreAs(SkinnyDType dtype, void* to, int64_t index, float value
   if (dtype == SkinnyDType::kF32) {
     static_cast<float*>(to)[index] = value;
   } else if (dtype == SkinnyDType::kBF16) {
-    static_cast<BF16*>(to)[index] = FromFloat<BF16>(value);
+    const BF16 rounded = FromFloat<BF16>(value);
+    static_cast<BF16*>(to)[index] = rounded;
   } else {
-    static_cast<F16*>(to)[index] = FromFloat<F16>(value);
+    const F16 rounded = FromFloat<F16>(value);
+    static_cast<F16*>(to)[index] = rounded;
   }
 }
 

@@ -1,0 +1,583 @@
+// The low-rank products and the decoding layer, against sums in doubles. Operands lie at pitches
+// and odd addresses of their own; memory between rows belongs to nobody.
+#include "backend/cuda/skinny.h"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <optional>
+
+#include "backend/cuda/skinny_plan.h"
+#include "core/philox.h"
+#include "test/simt/buffer.h"
+#include "test/support/close.h"
+#include "test/support/schedules.h"
+#include "test/support/tensors.h"
+
+namespace lora::test {
+namespace {
+
+using Vector = std::vector<double>;
+
+// A matrix in device memory.
+class DeviceMatrix {
+ public:
+  DeviceMatrix(DType dtype, int64_t rows, int64_t cols, int64_t pitch, int64_t skew,
+               const std::string& name)
+      : rows_(rows), cols_(cols), dtype_(dtype) {
+    if (rows * cols == 0) return;
+    const size_t size = SizeOf(dtype);
+    buffer_ = std::make_unique<simt::Buffer>(
+        static_cast<size_t>(rows), static_cast<size_t>(cols) * size,
+        static_cast<size_t>(pitch) * size, name, static_cast<size_t>(skew) * size);
+  }
+  DeviceMatrix(const Tensor& t, int64_t pitch, int64_t skew, const std::string& name)
+      : DeviceMatrix(t.dtype(), t.shape()[0], t.shape()[1], pitch, skew, name) {
+    if (buffer_) buffer_->Upload(t.view().data);
+  }
+  void* data() const { return buffer_ ? buffer_->as<void>() : nullptr; }
+  float* floats() const { return static_cast<float*>(data()); }
+  Tensor Download() const {
+    Tensor t(dtype_, {rows_, cols_});
+    if (buffer_) {
+      CHECK(buffer_->Unwritten() == 0);
+      buffer_->Download(t.view().data);
+    }
+    return t;
+  }
+
+ private:
+  int64_t rows_, cols_;
+  DType dtype_;
+  std::unique_ptr<simt::Buffer> buffer_;
+};
+
+class DeviceScratch {
+ public:
+  explicit DeviceScratch(size_t bytes) : bytes_(bytes) {
+    if (bytes > 0) buffer_ = std::make_unique<simt::Buffer>(bytes, "scratch");
+  }
+  operator Scratch() const { return {buffer_ ? buffer_->as<std::byte>() : nullptr, bytes_}; }
+
+ private:
+  size_t bytes_;
+  std::unique_ptr<simt::Buffer> buffer_;
+};
+
+double At(const Vector& v, int64_t i) { return v[static_cast<size_t>(i)]; }
+constexpr double kEpsilon = 1.0 / (1 << 24);
+double SumError(int64_t terms) { return 4 * std::sqrt(static_cast<double>(terms)) * kEpsilon; }
+
+// Values of a [rows, cols] with the dropout's mask and scale.
+Vector Dropped(const Tensor& z, const Dropout& dropout) {
+  Vector values = z.Values();
+  if (!dropout.active()) return values;
+  const uint32_t threshold = DropoutThreshold(dropout.p);
+  const int64_t cols = z.shape()[1];
+  for (int64_t i = 0; i < z.numel(); ++i) {
+    const int64_t col = i % cols;
+    const PhiloxWords words =
+        Philox4x32(dropout.seed, {static_cast<uint32_t>(col / 8), static_cast<uint32_t>(i / cols),
+                                  dropout.layer, dropout.forward});
+    values[static_cast<size_t>(i)] *=
+        DropoutKeeps(words, static_cast<int>(col % 8), threshold) ? DropoutScale(threshold) : 0;
+  }
+  return values;
+}
+
+// Σ over depth of z(i, depth)·s(depth, r), and how far f32 may be off.
+struct Expected {
+  Vector values, bounds;
+};
+template <class Z, class S>
+Expected Product(int64_t outs, int64_t ranks, int64_t depth, double factor, Z z, S s) {
+  Expected e;
+  for (int64_t i = 0; i < outs; ++i) {
+    for (int64_t r = 0; r < ranks; ++r) {
+      double sum = 0, z_square = 0, s_square = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        sum += z(i, k) * s(k, r);
+        z_square += z(i, k) * z(i, k);
+        s_square += s(k, r) * s(k, r);
+      }
+      e.values.push_back(factor * sum);
+      e.bounds.push_back(std::fabs(factor) * SumError(depth) * std::sqrt(z_square * s_square) +
+                         4 * kEpsilon * std::fabs(factor * sum));
+    }
+  }
+  return e;
+}
+
+Tensor Random(bool whole, DType dtype, Shape shape, uint64_t seed) {
+  return whole ? Integers(dtype, shape, seed) : Normal(dtype, shape, seed);
+}
+
+void CheckResult(const Tensor& actual, const Expected& expected, bool whole) {
+  const Tensor wanted = Of(DType::kF64, actual.shape(), expected.values);
+  if (whole) {
+    CHECK_IDENTICAL(actual, wanted.As(actual.dtype()));
+  } else {
+    CHECK_CLOSE(actual, wanted, expected.bounds);
+  }
+}
+
+Dropout DropoutOf(float p, uint32_t layer) { return {p, 0x123456789abcdefull, layer, 41}; }
+
+constexpr DType kDTypes[] = {DType::kF32, DType::kBF16, DType::kF16};
+
+// ---- H and U ------------------------------------------------------------------------------------
+
+struct Term {
+  int64_t rank = 0;
+  float dropout = 0;
+};
+struct DownProblem {
+  int64_t m = 0, k = 0;
+  std::vector<Term> terms;
+  int64_t padding = 0;  // of the rows of z, elements
+};
+struct DownOutputs {
+  std::vector<Tensor> h, t;
+};
+
+struct DownCase {
+  DType dtype = DType::kF32;
+  bool by_columns = false, whole = false;
+  std::vector<DownProblem> problems;
+  std::vector<Tensor> z, small;  // per problem; per term of all problems
+  float scale = 0.75f;
+
+  DownCase(DType dtype, bool by_columns, bool whole, std::vector<DownProblem> of)
+      : dtype(dtype), by_columns(by_columns), whole(whole), problems(std::move(of)) {
+    uint64_t seed = 1;
+    for (const DownProblem& problem : problems) {
+      z.push_back(Random(whole, dtype, {problem.m, problem.k}, ++seed));
+      for (const Term& term : problem.terms)
+        small.push_back(
+            Random(whole, DType::kF32,
+                   by_columns ? Shape{problem.k, term.rank} : Shape{term.rank, problem.k}, ++seed));
+    }
+  }
+
+  DownOutputs Run(int turn, int64_t skew) const {
+    MirrorContext context = NthContext(turn);
+    std::vector<DeviceMatrix> zs, smalls, hs, ts;
+    cuda::LowRankDownArgs args;
+    args.dtype = args.t_dtype = dtype;
+    args.by_columns = by_columns;
+    for (size_t i = 0, n = 0; i < problems.size(); ++i) {
+      const DownProblem& problem = problems[i];
+      const int64_t pitch = problem.k + problem.padding;
+      cuda::LowRankDownProblem& to = args.problems.emplace_back();
+      zs.emplace_back(z[i], pitch, skew, "z");
+      to.z = zs.back().data();
+      to.m = problem.m;
+      to.k = problem.k;
+      to.pitch = pitch;
+      uint32_t layer = 0;
+      for (const Term& term : problem.terms) {
+        const Tensor& s = small[n++];
+        smalls.emplace_back(s, s.shape()[1], skew, "small");
+        hs.emplace_back(DType::kF32, problem.m, term.rank, term.rank, skew, "h");
+        const int64_t padded = cuda::PaddedRank(term.rank), t_pitch = padded + 3;
+        ts.emplace_back(dtype, problem.m, padded, t_pitch, skew, "t");
+        to.terms.push_back({smalls.back().floats(), term.rank, DropoutOf(term.dropout, ++layer),
+                            hs.back().floats(), ts.back().data(), t_pitch, scale});
+      }
+    }
+    const DeviceScratch scratch(cuda::LowRankDownScratchBytes(args, context.threads()));
+    cuda::LowRankDown(args, scratch, context.device);
+    context.device.Finish();
+    DownOutputs out;
+    for (const DeviceMatrix& h : hs) out.h.push_back(h.Download());
+    for (const DeviceMatrix& t : ts) out.t.push_back(t.Download());
+    return out;
+  }
+
+  void Check(const DownOutputs& out) const {
+    size_t n = 0;
+    for (size_t i = 0; i < problems.size(); ++i) {
+      const DownProblem& problem = problems[i];
+      uint32_t layer = 0;
+      for (const Term& term : problem.terms) {
+        const Vector zs = Dropped(z[i], DropoutOf(term.dropout, ++layer));
+        const Vector ss = small[n].Values();
+        const int64_t k_pitch = by_columns ? term.rank : 1, r_pitch = by_columns ? 1 : problem.k;
+        CheckResult(out.h[n],
+                    Product(
+                        problem.m, term.rank, problem.k, 1,
+                        [&](int64_t row, int64_t k) { return At(zs, row * problem.k + k); },
+                        [&](int64_t k, int64_t r) { return At(ss, k * k_pitch + r * r_pitch); }),
+                    whole);
+        // t is h scaled in f32 and rounded once, with zeros behind the rank.
+        Tensor t = Zeros(dtype, out.t[n].shape());
+        for (int64_t row = 0; row < problem.m; ++row)
+          for (int64_t r = 0; r < term.rank; ++r)
+            t.Set(row * t.shape()[1] + r,
+                  scale * static_cast<float>(out.h[n].at(row * term.rank + r)));
+        CHECK_IDENTICAL(out.t[n], t);
+        ++n;
+      }
+    }
+  }
+};
+
+void CheckSame(const DownOutputs& one, const DownOutputs& other) {
+  for (size_t i = 0; i < one.h.size(); ++i) {
+    CHECK_IDENTICAL(one.h[i], other.h[i]);
+    CHECK_IDENTICAL(one.t[i], other.t[i]);
+  }
+}
+
+const std::vector<std::vector<DownProblem>>& DownProblems() {
+  static const std::vector<std::vector<DownProblem>> problems = {
+      {{1, 1, {{1}}}},
+      {{3, 70, {{3}, {16, 0.5f}}, 2}},           // few rows
+      {{16, 1032, {{5}}}},                       // the last of them
+      {{17, 8, {{1}}}},                          // the first of many
+      {{129, 65, {{3, 0.25f}, {16, 0.5f}}, 7}},  // two tiles of rows, k odd
+      {{40, 200, {{64}, {9}}, 8}},               // more tiles of ranks than a job has
+      {{33, 136, {{8, 0.1f}, {4, 0.1f}, {24}}, 0}, {20, 72, {{16}}, 0}},  // two z
+      {{0, 5, {{2}}}, {18, 0, {{17}}}},  // nothing, and sums of nothing
+  };
+  return problems;
+}
+
+TEST_CASE("cuda low-rank down: H and U agree with doubles, whatever the addresses and schedule") {
+  int turn = 0;
+  for (const DType dtype : kDTypes) {
+    for (const bool by_columns : {false, true}) {
+      for (const std::vector<DownProblem>& problems : DownProblems()) {
+        const DownCase c(dtype, by_columns, false, problems);
+        const std::string name = NameOf(dtype);
+        CAPTURE(name);
+        CAPTURE(by_columns);
+        CAPTURE(problems[0].m);
+        CAPTURE(problems[0].k);
+        const DownOutputs out = c.Run(turn++, 0);
+        c.Check(out);
+        CheckSame(c.Run(turn++, 1), out);
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda low-rank down is exact on whole numbers") {
+  int turn = 0;
+  for (const DType dtype : kDTypes) {
+    for (const bool by_columns : {false, true}) {
+      const DownCase c(dtype, by_columns, true, {{50, 300, {{20}, {3, 0.5f}}, 4}, {7, 33, {{1}}}});
+      c.Check(c.Run(turn++, 0));
+    }
+  }
+}
+
+TEST_CASE("cuda low-rank down: numbers of every size keep 24 bits") {
+  for (const DType dtype : kDTypes) {
+    DownCase c(dtype, false, false, {{20, 64, {{8}}}});
+    for (int64_t i = 0; i < c.small[0].numel(); ++i)
+      c.small[0].Set(i, std::ldexp(c.small[0].at(i), static_cast<int>(i % 60) - 40));
+    c.Check(c.Run(0, 0));
+  }
+}
+
+TEST_CASE("cuda low-rank down: NaN in one row stays in that row") {
+  for (const DType dtype : kDTypes) {
+    DownCase c(dtype, false, false, {{30, 40, {{3}}}});
+    const DownOutputs clean = c.Run(0, 0);
+    c.z[0].Set(5 * 40 + 39, std::numeric_limits<double>::quiet_NaN());
+    const DownOutputs dirty = c.Run(0, 0);
+    for (int64_t i = 0; i < 30 * 3; ++i) {
+      const double value = dirty.h[0].at(i);
+      CHECK((i / 3 == 5 ? std::isnan(value) : value == clean.h[0].at(i)));
+    }
+  }
+}
+
+// ---- dB and dA ----------------------------------------------------------------------------------
+
+struct Gradient {
+  int64_t m = 0, cols = 0, rank = 0;
+  bool by_columns = false;
+  float dropout = 0;
+  bool same_z = false;  // as the one before
+  int64_t padding = 0;
+};
+
+struct GradientCase {
+  DType dtype;
+  bool whole;
+  std::vector<Gradient> gradients;
+  std::vector<Tensor> z, p;
+  float scale = 0.5f;
+
+  GradientCase(DType dtype, bool whole, std::vector<Gradient> of)
+      : dtype(dtype), whole(whole), gradients(std::move(of)) {
+    uint64_t seed = 100;
+    for (const Gradient& g : gradients) {
+      z.push_back(g.same_z ? z.back() : Random(whole, dtype, {g.m, g.cols}, ++seed));
+      p.push_back(Random(whole, DType::kF32, {g.m, g.rank}, ++seed));
+    }
+  }
+
+  std::vector<Tensor> Run(int turn, int64_t skew) const {
+    MirrorContext context = NthContext(turn);
+    std::vector<DeviceMatrix> zs, ps, outs;
+    cuda::LowRankGradientsArgs args;
+    args.dtype = dtype;
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      const Gradient& g = gradients[i];
+      if (!g.same_z) zs.emplace_back(z[i], g.cols + g.padding, skew, "z");
+      ps.emplace_back(p[i], g.rank, skew, "p");
+      const Shape shape = g.by_columns ? Shape{g.cols, g.rank} : Shape{g.rank, g.cols};
+      outs.emplace_back(DType::kF32, shape[0], shape[1], shape[1], skew, "out");
+      args.gradients.push_back({zs.back().data(), g.m, g.cols, g.cols + g.padding,
+                                DropoutOf(g.dropout, static_cast<uint32_t>(i)), ps.back().floats(),
+                                g.rank, scale, outs.back().floats(), g.by_columns});
+    }
+    const DeviceScratch scratch(cuda::LowRankGradientsScratchBytes(args, context.threads()));
+    cuda::LowRankGradients(args, scratch, context.device);
+    context.device.Finish();
+    std::vector<Tensor> results;
+    for (const DeviceMatrix& out : outs) results.push_back(out.Download());
+    return results;
+  }
+
+  void Check(const std::vector<Tensor>& out) const {
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      const Gradient& g = gradients[i];
+      const Vector zs = Dropped(z[i], DropoutOf(g.dropout, static_cast<uint32_t>(i)));
+      const Vector ps = p[i].Values();
+      const auto of_z = [&](int64_t col, int64_t row) { return At(zs, row * g.cols + col); };
+      const auto of_p = [&](int64_t row, int64_t r) { return At(ps, row * g.rank + r); };
+      const Expected expected = g.by_columns
+                                    ? Product(g.cols, g.rank, g.m, scale, of_z, of_p)
+                                    : Product(
+                                          g.rank, g.cols, g.m, scale,
+                                          [&](int64_t r, int64_t row) { return of_p(row, r); },
+                                          [&](int64_t row, int64_t col) { return of_z(col, row); });
+      CAPTURE(i);
+      CheckResult(out[i], expected, whole);
+    }
+  }
+};
+
+TEST_CASE("cuda low-rank gradients agree with doubles, whatever the addresses and schedule") {
+  const std::vector<std::vector<Gradient>> lists = {
+      {{1, 1, 1}},
+      {{3, 5, 2, true}},
+      {{65, 130, 16, false, 0.25f, false, 6}},  // two tiles of columns, one row beyond a step
+      {{300, 136, 3, true}},                    // split
+      {{70, 72, 16, false, 0.1f},
+       {70, 72, 3, false, 0, true},
+       {70, 72, 8, false, 0.5f, true},
+       {70, 40, 16, true},
+       {70, 24, 3, true, 0, false, 8},
+       {70, 17, 8, true}},                               // q, k, v
+      {{33, 20, 65, true}, {33, 20, 70, false, 0.25f}},  // more ranks than a job has
+      {{0, 9, 4, true}, {5, 0, 4}},                      // sums of nothing, and nothing
+  };
+  int turn = 0;
+  for (const DType dtype : kDTypes) {
+    for (const std::vector<Gradient>& list : lists) {
+      const std::string name = NameOf(dtype);
+      CAPTURE(name);
+      CAPTURE(list[0].m);
+      CAPTURE(list[0].cols);
+      const GradientCase c(dtype, false, list);
+      const std::vector<Tensor> out = c.Run(turn++, 0);
+      c.Check(out);
+      const std::vector<Tensor> again = c.Run(turn++, 1);
+      for (size_t i = 0; i < out.size(); ++i) CHECK_IDENTICAL(again[i], out[i]);
+    }
+  }
+}
+
+TEST_CASE("cuda low-rank gradients are exact on whole numbers") {
+  for (const DType dtype : kDTypes) {
+    const GradientCase c(dtype, true, {{200, 40, 20, false, 0.5f}, {200, 150, 5, true}});
+    c.Check(c.Run(1, 0));
+  }
+}
+
+// ---- decoding -----------------------------------------------------------------------------------
+
+struct DecodeCaseBranch {
+  int64_t n = 0, rank = 0;
+  int bias = 0;  // 1: of the dtype, 2: f32
+};
+struct DecodeCase {
+  DType dtype;
+  bool whole;
+  int64_t m, k;
+  std::vector<DecodeCaseBranch> branches;
+  Tensor x;
+  std::vector<Tensor> w, bias, a, h;
+  float scale = 2;
+
+  DecodeCase(DType dtype, bool whole, int64_t m, int64_t k, std::vector<DecodeCaseBranch> of)
+      : dtype(dtype), whole(whole), m(m), k(k), branches(std::move(of)) {
+    uint64_t seed = 1000;
+    x = Random(whole, dtype, {m, k}, ++seed);
+    for (const DecodeCaseBranch& b : branches) {
+      w.push_back(Random(whole, dtype, {b.n, k}, ++seed));
+      bias.push_back(Random(whole, b.bias == 2 ? DType::kF32 : dtype, {1, b.n}, ++seed));
+      a.push_back(Random(whole, DType::kF32, {b.n, b.rank}, ++seed));
+      h.push_back(Random(whole, DType::kF32, {m, b.rank}, ++seed));
+    }
+  }
+
+  std::vector<Tensor> Run(int turn, int64_t skew) const {
+    MirrorContext context = NthContext(turn);
+    const DeviceMatrix xs(x, k, skew, "x");
+    std::vector<DeviceMatrix> operands, ys;
+    const auto upload = [&](const Tensor& t, const char* name) {
+      operands.emplace_back(t, t.shape()[1], skew, name);
+      return operands.back().data();
+    };
+    cuda::DecodeArgs args;
+    args.dtype = dtype;
+    args.x = xs.data();
+    args.m = m;
+    args.k = k;
+    for (size_t i = 0; i < branches.size(); ++i) {
+      const DecodeCaseBranch& b = branches[i];
+      ys.emplace_back(dtype, m, b.n, b.n, skew, "y");
+      cuda::DecodeBranch branch;
+      branch.w = upload(w[i], "w");
+      branch.n = b.n;
+      if (b.bias > 0) branch.bias = upload(bias[i], "bias");
+      branch.bias_f32 = b.bias == 2 || dtype == DType::kF32;
+      if (b.rank > 0) {
+        branch.a = static_cast<const float*>(upload(a[i], "a"));
+        branch.h = static_cast<const float*>(upload(h[i], "h"));
+        branch.rank = b.rank;
+        branch.scale = scale;
+      }
+      branch.y = ys.back().data();
+      args.branches.push_back(branch);
+    }
+    cuda::DecodeLinear(args, context.device);
+    context.device.Finish();
+    std::vector<Tensor> out;
+    for (const DeviceMatrix& y : ys) out.push_back(y.Download());
+    return out;
+  }
+
+  void Check(const std::vector<Tensor>& out) const {
+    const double u_out = dtype == DType::kF32    ? kEpsilon
+                         : dtype == DType::kBF16 ? 1.0 / (1 << 8)
+                                                 : 1.0 / (1 << 11);
+    for (size_t i = 0; i < branches.size(); ++i) {
+      const DecodeCaseBranch& b = branches[i];
+      const Vector xs = x.Values(), ws = w[i].Values(), as = a[i].Values(), hs = h[i].Values();
+      Expected e = Product(
+          m, b.n, k, 1, [&](int64_t row, int64_t j) { return At(xs, row * k + j); },
+          [&](int64_t j, int64_t o) { return At(ws, o * k + j); });
+      const Expected low = Product(
+          m, b.n, b.rank, scale, [&](int64_t row, int64_t j) { return At(hs, row * b.rank + j); },
+          [&](int64_t j, int64_t o) { return At(as, o * b.rank + j); });
+      for (size_t j = 0; j < e.values.size(); ++j) {
+        const double base = b.bias > 0 ? bias[i].at(static_cast<int64_t>(j) % b.n) : 0;
+        e.values[j] += low.values[j] + base;
+        e.bounds[j] += low.bounds[j] + 4 * kEpsilon * std::fabs(base) +
+                       u_out * (1 + kEpsilon) * std::fabs(e.values[j]);
+      }
+      CheckResult(out[i], e, whole);
+    }
+  }
+};
+
+TEST_CASE("cuda decode agrees with doubles, whatever the addresses and schedule") {
+  int turn = 0;
+  for (const DType dtype : kDTypes) {
+    for (const bool whole : {false, true}) {
+      for (const DecodeCase& c : {
+               DecodeCase(dtype, whole, 1, 1, {{1, 1}}),
+               DecodeCase(dtype, whole, 1, 1160, {{33, 16, 1}, {5, 3}, {16, 0, 2}}),
+               DecodeCase(dtype, whole, 2, 130, {{17, 64, 2}}),
+               DecodeCase(dtype, whole, 8, 129, {{15, 5}}),
+               DecodeCase(dtype, whole, 9, 256, {{31, 40, 1}}),
+               DecodeCase(dtype, whole, 16, 7, {{9, 2}, {0, 2}, {24, 1}}),
+               DecodeCase(dtype, whole, 3, 0, {{4, 2, 1}}),
+           }) {
+        const std::string name = NameOf(dtype);
+        CAPTURE(name);
+        CAPTURE(whole);
+        CAPTURE(c.m);
+        CAPTURE(c.k);
+        const std::vector<Tensor> out = c.Run(turn++, 0);
+        c.Check(out);
+        const std::vector<Tensor> again = c.Run(turn++, 1);
+        for (size_t i = 0; i < out.size(); ++i) CHECK_IDENTICAL(again[i], out[i]);
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda decode: one row of x gives the same bits alone as among others") {
+  for (const DType dtype : kDTypes) {
+    const DecodeCase all(dtype, false, 11, 300, {{20, 4, 1}});
+    const std::vector<Tensor> out = all.Run(0, 0);
+    DecodeCase one = all;
+    one.m = 1;
+    one.x = Tensor(dtype, {1, 300});
+    one.h[0] = Tensor(DType::kF32, {1, 4});
+    for (int64_t j = 0; j < 300; ++j) one.x.Set(j, all.x.at(10 * 300 + j));
+    for (int64_t j = 0; j < 4; ++j) one.h[0].Set(j, all.h[0].at(10 * 4 + j));
+    const std::vector<Tensor> alone = one.Run(0, 0);
+    for (int64_t o = 0; o < 20; ++o) CHECK(alone[0].at(o) == out[0].at(10 * 20 + o));
+  }
+}
+
+// ---- the plan -----------------------------------------------------------------------------------
+
+TEST_CASE("cuda skinny plan: every job whole, enough blocks, splits of one length") {
+  using cuda::SkinnyShape;
+  constexpr int64_t kStep = 64;
+  for (const int multiprocessors : {1, 4, 46, 132}) {
+    for (const std::vector<SkinnyShape>& jobs : std::vector<std::vector<SkinnyShape>>{
+             {{1, 1, 1}},
+             {{17, 4096, 2}},
+             {{512, 4096, 2}},
+             {{8192, 4096, 8}},
+             {{4096, 8192, 2}, {14336, 8192, 2}, {0, 8192, 1}, {100, 0, 3}},
+             {{100, 100000, 1}},
+         }) {
+      const cuda::SkinnyPlan plan = cuda::PlanSkinny(jobs, kStep, multiprocessors);
+      REQUIRE(plan.jobs.size() == jobs.size());
+      int64_t blocks = 0;
+      size_t floats = 0;
+      for (size_t i = 0; i < jobs.size(); ++i) {
+        const cuda::SkinnySplit& split = plan.jobs[i];
+        CHECK(split.first_block == blocks);
+        CHECK(split.partial == floats);
+        if (jobs[i].outs == 0 || jobs[i].depth == 0) {
+          CHECK(split.splits == 0);
+          continue;
+        }
+        CHECK(split.chunk % kStep == 0);
+        CHECK(split.splits * split.chunk >= jobs[i].depth);
+        CHECK((split.splits - 1) * split.chunk < jobs[i].depth);
+        CHECK(split.splits <= cuda::kSkinnyMaxSplits);
+        blocks += (jobs[i].outs + 127) / 128 * split.splits;
+        floats += static_cast<size_t>(split.splits * jobs[i].outs * jobs[i].tiles * 8);
+      }
+      CHECK(plan.blocks == blocks);
+      CHECK(plan.partial_floats == floats);
+    }
+  }
+  // Training shapes fill an H100: at least a block for three of four multiprocessors from 512 rows
+  // on, and 32 splits of k before.
+  for (const int64_t m : {17, 64, 128, 512, 1024, 8192}) {
+    const SkinnyShape shape{m, 4096, 2};
+    const cuda::SkinnyPlan plan = cuda::PlanSkinny({&shape, 1}, kStep, 132);
+    CAPTURE(m);
+    CHECK((plan.blocks >= 99 || plan.jobs[0].splits == 32));
+  }
+}
+
+}  // namespace
+}  // namespace lora::test
