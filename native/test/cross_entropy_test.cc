@@ -1,54 +1,21 @@
 // cross_entropy on the CPU against the reference, on every instruction set that is usable here.
-// With u the unit roundoff of f32: exp errs by (2 + |x − max|)·u, and its sum over a block of at
-// most 4096 logits, in lanes, by less than 4·√4096·u; blocks are summed in double.
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <string>
-#include <vector>
 
 #include "core/backend.h"
-#include "core/error.h"
-#include "test/support/close.h"
-#include "test/support/run.h"
+#include "test/support/cross_entropy_cases.h"
 #include "test/support/simd_targets.h"
-#include "test/support/tensors.h"
 
 namespace lora::test {
 namespace {
 
 constexpr double kU = 1.0 / 16777216;
-constexpr double kSumError = 4 * 64 * kU;
 
-struct Problem {
-  Tensor logits, labels, g;
-  Problem(DType dtype, int64_t rows, int64_t vocab, double deviation, bool ignore) {
-    logits = Normal(dtype, {rows, vocab}, 1, deviation);
-    labels = Integers(DType::kI32, {rows}, 2, 0, static_cast<int>(vocab) - 1);
-    for (int64_t i = 0; ignore && i < rows; ++i) {
-      if (i % 3 == 1) labels.Set(i, -100);
-    }
-    g = Of(DType::kF32, {1}, {0.375});
-  }
-};
-
-struct Outputs {
-  Tensor loss{DType::kF32, {1}}, count{DType::kF32, {1}}, lse, dlogits;
-  explicit Outputs(const Problem& p)
-      : lse(DType::kF32, {p.labels.numel()}), dlogits(p.logits.dtype(), p.logits.shape()) {}
-};
-
-CrossEntropyForwardArgs ForwardArgs(const Problem& p, const Outputs& out) {
-  return {p.logits, p.labels, out.loss, out.count, out.lse};
-}
-CrossEntropyBackwardArgs BackwardArgs(const Problem& p, const Tensor& lse, const Outputs& out) {
-  return {p.logits, p.labels, lse, p.g, out.dlogits};
-}
-
-// The error of exp(x − lse) relative to it: of the subtraction, of exp.
-double ExpError(double x, double lse) { return kU * (3 + std::fabs(x - lse) + std::fabs(lse)); }
+using Problem = CrossEntropyProblem;
+using Outputs = CrossEntropyOutputs;
 
 void CheckCrossEntropy(DType dtype, int64_t rows, int64_t vocab, double deviation, bool ignore) {
   CAPTURE(NameOf(dtype));
@@ -56,27 +23,7 @@ void CheckCrossEntropy(DType dtype, int64_t rows, int64_t vocab, double deviatio
   CAPTURE(vocab);
   CAPTURE(deviation);
   const Problem p(dtype, rows, vocab, deviation, ignore);
-  const Outputs expected(p);
-  Run(ReferenceBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, expected));
-  Run(ReferenceBackend(), &Backend::cross_entropy_backward,
-      BackwardArgs(p, expected.lse, expected));
-  std::vector<double> lse_bounds, gradient_bounds;
-  double loss_bound = kU * std::fabs(expected.loss.at(0)) * 2;
-  for (int64_t row = 0; row < rows; ++row) {
-    const double lse = expected.lse.at(row);
-    double weighted = 0;  // Σ p·|error of exp|
-    for (int64_t c = 0; c < vocab; ++c) {
-      const double x = p.logits.at(row * vocab + c), error = ExpError(x, lse);
-      weighted += std::exp(x - lse) * error;
-      const double exact = expected.dlogits.at(row * vocab + c);
-      const bool counts = p.labels.at(row) != -100;
-      gradient_bounds.push_back(counts ? 0.375 * (std::exp(x - lse) * error + kU) +
-                                             2 * UnitRoundoff(dtype) * std::fabs(exact)
-                                       : 0);
-    }
-    lse_bounds.push_back(weighted + kSumError + 2 * kU * std::fabs(lse));
-    if (p.labels.at(row) != -100) loss_bound += weighted + kSumError;
-  }
+  const CrossEntropyExpected expected(p);
   ForEachSimdTarget([&] {
     for (const int threads : {1, 2, 3}) {
       CAPTURE(threads);
@@ -84,13 +31,10 @@ void CheckCrossEntropy(DType dtype, int64_t rows, int64_t vocab, double deviatio
       const Outputs first(p), second(p);
       for (const Outputs* out : {&first, &second}) {
         Run(CpuBackend().cross_entropy_forward, ForwardArgs(p, *out), *context);
-        Run(CpuBackend().cross_entropy_backward, BackwardArgs(p, expected.lse, *out), *context);
-        CHECK((out->loss.intact() && out->lse.intact() && out->dlogits.intact()));
+        Run(CpuBackend().cross_entropy_backward, BackwardArgs(p, expected.out.lse, *out), *context);
+        CHECK(out->intact());
       }
-      CHECK_CLOSE(first.loss, expected.loss, Tolerance{loss_bound});
-      CHECK(first.count.at(0) == expected.count.at(0));
-      CHECK_CLOSE(first.lse, expected.lse, lse_bounds);
-      CHECK_CLOSE(first.dlogits, expected.dlogits, gradient_bounds);
+      expected.Check(first);
       CHECK_IDENTICAL(second.loss, first.loss);
       CHECK_IDENTICAL(second.lse, first.lse);
       CHECK_IDENTICAL(second.dlogits, first.dlogits);
@@ -147,28 +91,10 @@ TEST_CASE("cross_entropy takes minus infinity as an excluded token, and shows Na
   });
 }
 
-std::string Failure(const Problem& p) {
-  const Outputs out(p);
-  try {
-    Run(CpuBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, out));
-  } catch (const Error& error) {
-    return error.code() + ' ' + error.what();
-  }
-  return "no error";
-}
-
 TEST_CASE("cross_entropy names a label that is no token") {
-  Problem p(DType::kF32, 3, 10, 1, false);
-  p.labels = Ints({3}, {4, -100, 10});
-  CHECK(Failure(p) ==
-        "ERR_DATA [cross_entropy] expected labels from 0 to 9, or -100, but received 10 at row 2");
-  p.labels = Ints({3}, {4, -1, 0});
-  CHECK(Failure(p) ==
-        "ERR_DATA [cross_entropy] expected labels from 0 to 9, or -100, but received -1 at row 1");
-  p.labels = Ints({3}, {-100, -100, -100});
-  CHECK(Failure(p) == "ERR_DATA [cross_entropy] expected at least one label that is not -100");
-  CHECK(Failure(Problem(DType::kF32, 0, 10, 1, false)) ==
-        "ERR_DATA [cross_entropy] expected at least one label that is not -100");
+  CheckCrossEntropyNamesLabels([](const Problem& p, const Outputs& out) {
+    Run(CpuBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, out));
+  });
 }
 
 }  // namespace

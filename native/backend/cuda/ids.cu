@@ -26,7 +26,7 @@ IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t i
   return check;
 }
 
-int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
+int64_t CheckLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
                     CudaContext& cuda) {
   constexpr int64_t kIgnored = -100;
   const IdCheck check = CheckIds(op, labels, vocab, kIgnored, scratch, cuda);
@@ -34,8 +34,14 @@ int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, voi
     Throw("ERR_DATA", op, "expected labels from 0 to ", vocab - 1, ", or -100, but received ",
           check.bad, " at row ", check.first_bad);
   }
-  if (check.inside == 0) Throw("ERR_DATA", op, "expected at least one label that is not -100");
   return check.inside;
+}
+
+int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
+                    CudaContext& cuda) {
+  const int64_t count = CheckLabels(op, labels, vocab, scratch, cuda);
+  if (count == 0) Throw("ERR_DATA", op, "expected at least one label that is not -100");
+  return count;
 }
 
 }  // namespace lora::cuda

@@ -24,7 +24,10 @@ inline constexpr int64_t kIgnoreNone = INT64_MIN;
 IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t ignored,
                  void* scratch, CudaContext& cuda);
 
-// How many labels count. Fails where a label is no token, or none counts.
+// How many labels count. Fails where a label is no token.
+int64_t CheckLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
+                    CudaContext& cuda);
+// The same; fails where none counts too.
 int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
                     CudaContext& cuda);
 

@@ -76,7 +76,7 @@ TEST_CASE(
     "finite") {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   int turn = 0;
-  for (const double norm_value : {0.0, 0.5, 2.0, 1e20, kInfinity, std::nan("")}) {
+  for (const double norm_value : {0.0, 0.5, 1.05, 2.0, 1e20, kInfinity, std::nan("")}) {
     for (const float max_norm : {0.0f, 1.0f}) {
       CAPTURE(norm_value);
       CAPTURE(max_norm);

@@ -1,0 +1,108 @@
+#include "backend/cuda/cross_entropy.h"
+#include "backend/cuda/device/cross_entropy.cuh"
+#include "backend/cuda/ids.h"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.h"
+
+namespace lora::cuda {
+namespace {
+
+// f16 is no dtype of activations: the checks refuse it.
+template <class F>
+void ForLogits(const char* op, DType dtype, F&& f) {
+  if (dtype == DType::kF32) return f.template operator()<float>();
+  if (dtype == DType::kBF16) return f.template operator()<device::BF16>();
+  Throw("ERR_UNSUPPORTED", op, "no kernel for logits of dtype ", NameOf(dtype));
+}
+
+template <class T, class Gradient>
+void LaunchGradient(const char* op, const LogitRows& rows, const float* lse,
+                    const LogitGradients& to, Context& context) {
+  using Params = device::SoftmaxGradientParams<T, Gradient>;
+  device::LaunchShape shape = Blocks(rows.rows, 1);
+  // The first vector may begin up to 7 elements before the row.
+  shape.grid_y = static_cast<unsigned>((rows.vocab + 7 + Params::kColumns - 1) / Params::kColumns);
+  Launch<device::SoftmaxGradient<T, Gradient>>(
+      op, context, shape,
+      Params{static_cast<const T*>(rows.logits), rows.vocab, rows.pitch, rows.labels, lse, to.g,
+             to.scale, static_cast<Gradient*>(to.dlogits), to.pitch});
+}
+
+// The losses of the rows, and what the check of the labels needs.
+struct ForwardScratch {
+  void* check;
+  double* losses;
+  explicit ForwardScratch(std::byte* data)
+      : check(data), losses(reinterpret_cast<double*>(data + kIdCheckBytes)) {}
+};
+
+LogitRows RowsOf(const TensorView& logits, const TensorView& labels) {
+  return {logits.data,   logits.dtype,  logits.dim(0),
+          logits.dim(1), logits.dim(1), Data<const int32_t>(labels)};
+}
+
+}  // namespace
+
+void SoftmaxLoss(const char* op, const LogitRows& rows, double* losses, float* lse, bool every_lse,
+                 Context& context) {
+  ForLogits(op, rows.dtype, [&]<class T>() {
+    using Params = device::SoftmaxLossParams<T>;
+    device::LaunchShape shape = Blocks(rows.rows, 1);
+    shape.shared_bytes = Params::kSharedBytes;
+    Launch<device::SoftmaxLoss<T>>(op, context, shape,
+                                   Params{static_cast<const T*>(rows.logits), rows.vocab,
+                                          rows.pitch, rows.labels, losses, lse, every_lse});
+  });
+}
+
+void SumLosses(const char* op, const double* losses, int64_t rows, int64_t counted, float* loss,
+               float* count, Context& context) {
+  device::LaunchShape shape;
+  shape.shared_bytes = device::SumLossesParams::kSharedBytes;
+  Launch<device::SumLosses>(
+      op, context, shape,
+      device::SumLossesParams{losses, rows, loss, count, static_cast<float>(counted)});
+}
+
+void SoftmaxGradient(const char* op, const LogitRows& rows, const float* lse,
+                     const LogitGradients& to, Context& context) {
+  if (rows.dtype == to.dtype) {
+    return ForLogits(op, rows.dtype,
+                     [&]<class T>() { LaunchGradient<T, T>(op, rows, lse, to, context); });
+  }
+  if (rows.dtype != DType::kF32) Throw("ERR_UNSUPPORTED", op, "no gradient of another dtype");
+  ForLogits(op, to.dtype, [&]<class T>() { LaunchGradient<float, T>(op, rows, lse, to, context); });
+}
+
+size_t CrossEntropyForwardScratchBytes(const CrossEntropyForwardArgs& args, int) {
+  return kIdCheckBytes + static_cast<size_t>(args.logits.dim(0)) * sizeof(double);
+}
+
+void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context) {
+  const LogitRows rows = RowsOf(args.logits, args.labels);
+  const ForwardScratch own(scratch.data());
+  const int64_t counted = CountLabels("cross_entropy", args.labels, rows.vocab, own.check,
+                                      static_cast<CudaContext&>(context));
+  SoftmaxLoss("cross_entropy", rows, own.losses, args.lse ? Data<float>(args.lse) : nullptr,
+              args.lse.defined, context);
+  SumLosses("cross_entropy", own.losses, rows.rows, counted, Data<float>(args.loss),
+            Data<float>(args.count), context);
+}
+
+size_t CrossEntropyBackwardScratchBytes(const CrossEntropyBackwardArgs&, int) {
+  return kIdCheckBytes;
+}
+
+void CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Scratch scratch, Context& context) {
+  const LogitRows rows = RowsOf(args.logits, args.labels);
+  CheckLabels("cross_entropy", args.labels, rows.vocab, scratch.data(),
+              static_cast<CudaContext&>(context));
+  LogitGradients to;
+  to.g = Data<const float>(args.g);
+  to.dlogits = args.dlogits.data;
+  to.dtype = args.dlogits.dtype;
+  to.pitch = rows.vocab;
+  SoftmaxGradient("cross_entropy", rows, Data<const float>(args.lse), to, context);
+}
+
+}  // namespace lora::cuda

@@ -1,0 +1,143 @@
+// lse = log Σ exp(logits), the losses of rows lse − logits[label], their sum, and
+// dlogits = (exp(logits − lse) − onehot(label))·g, 0 in rows that do not count.
+//
+// Forward: a block per row, which is read once. Each thread keeps the largest logit that it has
+// seen and the sum of exponentials relative to it, which is rescaled when a larger one comes; the
+// block combines them. Backward: a block per 8192 columns of a row.
+#pragma once
+
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/reduce.cuh"
+#include "backend/cuda/device/rows.cuh"
+
+namespace lora::device {
+
+constexpr int32_t kIgnoredLabel = -100;
+constexpr uint32_t kMinusInfinityBits = 0xff800000u;
+
+LORA_DEVICE bool IsInfinite(float f) { return (FloatToBits(f) & 0x7fffffffu) == 0x7f800000u; }
+
+template <class T>
+struct SoftmaxLossParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
+  const T* logits;  // [rows, vocab]
+  int64_t vocab, pitch;
+  const int32_t* labels;  // [rows]
+  double* losses;         // [rows]
+  float* lse;             // [rows], or null
+  bool every_lse;         // of rows that do not count too
+};
+
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxLossParams<T>::kThreads,
+                                    SoftmaxLossParams<T>::kMinBlocks)
+    SoftmaxLoss(const LORA_GRID_CONSTANT SoftmaxLossParams<T> p) {
+  constexpr int kThreads = SoftmaxLossParams<T>::kThreads, kN = 8;
+  LORA_DYNAMIC_SHARED(shared);
+  float* slots = reinterpret_cast<float*>(shared);
+  const int64_t row = BlockX();
+  const int32_t label = p.labels[row];
+  const bool counts = label != kIgnoredLabel;
+  if (!counts && !p.every_lse) {
+    if (ThreadIndex() == 0) p.losses[row] = 0;
+    return;
+  }
+
+  const T* logits = p.logits + row * p.pitch;
+  const float minus_infinity = BitsToFloat(kMinusInfinityBits);
+  float largest = minus_infinity, sum = 0;
+  for (int64_t i = FirstVector(logits) + ThreadIndex() * kN; i < p.vocab; i += kThreads * kN) {
+    float x[kN];
+    LoadOfRow(x, logits, i, p.vocab, minus_infinity);
+    float larger = largest;
+    LORA_UNROLL
+    for (int j = 0; j < kN; ++j) larger = Max()(larger, x[j]);
+    if (largest < larger) {
+      sum *= Exp(largest - larger);
+      largest = larger;
+    }
+    // Of nothing but −∞, each exponential must be 0 and not that of −∞ + ∞.
+    const float base = largest == minus_infinity ? 0.0f : largest;
+    LORA_UNROLL
+    for (int j = 0; j < kN; ++j) x[j] = Exp(x[j] - base);
+    LORA_UNROLL
+    for (int step = 1; step < kN; step *= 2) {
+      LORA_UNROLL
+      for (int j = 0; j < kN; j += 2 * step) x[j] += x[j + step];
+    }
+    sum += x[0];
+  }
+  const float all_largest = BlockMax<kThreads>(largest, slots);
+  if (largest != all_largest) sum *= Exp(largest - all_largest);
+  sum = BlockSum<kThreads>(sum, slots);
+  if (ThreadIndex() != 0) return;
+  double lse = all_largest;
+  if (!IsInfinite(all_largest)) lse += Log(static_cast<double>(sum));
+  if (p.lse != nullptr) p.lse[row] = static_cast<float>(lse);
+  p.losses[row] = counts ? lse - ToFloat(logits[label]) : 0;
+}
+
+// loss = Σ losses, always in the same order, and how many rows counted, which the host knows.
+struct SumLossesParams {
+  static constexpr int kThreads = 512, kMinBlocks = 1;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(double);
+  const double* losses;
+  int64_t rows;
+  float* loss;
+  float* count;
+  float counted;
+};
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumLossesParams::kThreads, SumLossesParams::kMinBlocks)
+    SumLosses(const LORA_GRID_CONSTANT SumLossesParams p) {
+  LORA_DYNAMIC_SHARED(shared);
+  double sum = 0;
+  for (int64_t row = ThreadIndex(); row < p.rows; row += SumLossesParams::kThreads)
+    sum += p.losses[row];
+  sum = BlockSum<SumLossesParams::kThreads>(sum, reinterpret_cast<double*>(shared));
+  if (ThreadIndex() == 0) {
+    *p.loss = static_cast<float>(sum);
+    *p.count = p.counted;
+  }
+}
+
+template <class T, class Gradient>
+struct SoftmaxGradientParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4, kColumns = 8192;
+  const T* logits;  // [rows, vocab]
+  int64_t vocab, pitch;
+  const int32_t* labels;  // [rows]
+  const float* lse;       // [rows]
+  const float* g;         // [1], or null: 1
+  float scale;            // of the gradient beside g
+  Gradient* dlogits;      // [rows, vocab]; may be the logits
+  int64_t dlogits_pitch;
+};
+
+template <class T, class Gradient>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS((SoftmaxGradientParams<T, Gradient>::kThreads),
+                                    (SoftmaxGradientParams<T, Gradient>::kMinBlocks))
+    SoftmaxGradient(const LORA_GRID_CONSTANT SoftmaxGradientParams<T, Gradient> p) {
+  using P = SoftmaxGradientParams<T, Gradient>;
+  constexpr int kN = 8;
+  const int64_t row = BlockX();
+  const int32_t label = p.labels[row];
+  const bool counts = label != kIgnoredLabel;
+  const float lse = counts ? p.lse[row] : 0, g = p.g != nullptr ? *p.g * p.scale : p.scale;
+  const T* logits = p.logits + row * p.pitch;
+  Gradient* dlogits = p.dlogits + row * p.dlogits_pitch;
+  const int64_t begin = FirstVector(logits) + int64_t{BlockY()} * P::kColumns;
+  for (int64_t i = begin + ThreadIndex() * kN; i < begin + P::kColumns && i < p.vocab;
+       i += P::kThreads * kN) {
+    float x[kN] = {};
+    if (counts) {
+      LoadOfRow(x, logits, i, p.vocab, 0);
+      LORA_UNROLL
+      for (int j = 0; j < kN; ++j) x[j] = (Exp(x[j] - lse) - (i + j == label ? 1.0f : 0.0f)) * g;
+    }
+    StoreOfRow(dlogits, i, p.vocab, x);
+  }
+}
+
+}  // namespace lora::device

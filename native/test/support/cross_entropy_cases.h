@@ -1,0 +1,117 @@
+// The cases of cross_entropy, of every backend, against the reference. With u the unit roundoff of
+// f32: exp errs by (2 + |x − max|)·u, and its sum over a block of at most 4096 logits, in lanes, by
+// less than 4·√4096·u; blocks are summed in double.
+#pragma once
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/backend.h"
+#include "core/error.h"
+#include "test/support/close.h"
+#include "test/support/run.h"
+#include "test/support/tensors.h"
+
+namespace lora::test {
+
+constexpr double kSumError = 4 * 64 * UnitRoundoff(DType::kF32);
+
+struct CrossEntropyProblem {
+  Tensor logits, labels, g;
+  CrossEntropyProblem(DType dtype, int64_t rows, int64_t vocab, double deviation, bool ignore) {
+    logits = Normal(dtype, {rows, vocab}, 1, deviation);
+    labels = Integers(DType::kI32, {rows}, 2, 0, static_cast<int>(vocab) - 1);
+    for (int64_t i = 0; ignore && i < rows; ++i) {
+      if (i % 3 == 1) labels.Set(i, -100);
+    }
+    g = Of(DType::kF32, {1}, {0.375});
+  }
+};
+
+struct CrossEntropyOutputs {
+  Tensor loss{DType::kF32, {1}}, count{DType::kF32, {1}}, lse, dlogits;
+  explicit CrossEntropyOutputs(const CrossEntropyProblem& p)
+      : lse(DType::kF32, {p.labels.numel()}), dlogits(p.logits.dtype(), p.logits.shape()) {}
+  bool intact() const {
+    return loss.intact() && count.intact() && lse.intact() && dlogits.intact();
+  }
+};
+
+inline CrossEntropyForwardArgs ForwardArgs(const CrossEntropyProblem& p,
+                                           const CrossEntropyOutputs& out) {
+  return {p.logits, p.labels, out.loss, out.count, out.lse};
+}
+inline CrossEntropyBackwardArgs BackwardArgs(const CrossEntropyProblem& p, const Tensor& lse,
+                                             const CrossEntropyOutputs& out) {
+  return {p.logits, p.labels, lse, p.g, out.dlogits};
+}
+
+// What the reference gives, and how far off an implementation in f32 may be.
+struct CrossEntropyExpected {
+  CrossEntropyOutputs out;
+  double loss_bound;
+  std::vector<double> lse_bounds, gradient_bounds;
+
+  explicit CrossEntropyExpected(const CrossEntropyProblem& p) : out(p) {
+    constexpr double kU = UnitRoundoff(DType::kF32);
+    Run(ReferenceBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, out));
+    Run(ReferenceBackend(), &Backend::cross_entropy_backward, BackwardArgs(p, out.lse, out));
+    const int64_t rows = p.logits.shape()[0], vocab = p.logits.shape()[1];
+    loss_bound = kU * std::fabs(out.loss.at(0)) * 2;
+    for (int64_t row = 0; row < rows; ++row) {
+      const double lse = out.lse.at(row);
+      double weighted = 0;  // Σ p·|error of exp|
+      for (int64_t c = 0; c < vocab; ++c) {
+        const double x = p.logits.at(row * vocab + c);
+        // Of exp(x − lse), relative to it: of the subtraction, of exp.
+        const double error = kU * (3 + std::fabs(x - lse) + std::fabs(lse));
+        weighted += std::exp(x - lse) * error;
+        const double exact = out.dlogits.at(row * vocab + c);
+        const bool counts = p.labels.at(row) != -100;
+        gradient_bounds.push_back(counts ? 0.375 * (std::exp(x - lse) * error + kU) +
+                                               2 * UnitRoundoff(p.logits.dtype()) * std::fabs(exact)
+                                         : 0);
+      }
+      lse_bounds.push_back(weighted + kSumError + 2 * kU * std::fabs(lse));
+      if (p.labels.at(row) != -100) loss_bound += weighted + kSumError;
+    }
+  }
+
+  void Check(const CrossEntropyOutputs& actual) const {
+    CHECK(actual.intact());
+    CHECK_CLOSE(actual.loss, out.loss, Tolerance{loss_bound});
+    CHECK(actual.count.at(0) == out.count.at(0));
+    CHECK_CLOSE(actual.lse, out.lse, lse_bounds);
+    CHECK_CLOSE(actual.dlogits, out.dlogits, gradient_bounds);
+  }
+};
+
+// run(problem, outputs) runs the forward pass.
+template <class RunFn>
+void CheckCrossEntropyNamesLabels(const RunFn& run) {
+  const auto failure = [&](const CrossEntropyProblem& p) -> std::string {
+    const CrossEntropyOutputs out(p);
+    try {
+      run(p, out);
+    } catch (const Error& error) {
+      return error.code() + ' ' + error.what();
+    }
+    return "no error";
+  };
+  CrossEntropyProblem p(DType::kF32, 3, 10, 1, false);
+  p.labels = Ints({3}, {4, -100, 10});
+  CHECK(failure(p) ==
+        "ERR_DATA [cross_entropy] expected labels from 0 to 9, or -100, but received 10 at row 2");
+  p.labels = Ints({3}, {4, -1, 0});
+  CHECK(failure(p) ==
+        "ERR_DATA [cross_entropy] expected labels from 0 to 9, or -100, but received -1 at row 1");
+  p.labels = Ints({3}, {-100, -100, -100});
+  CHECK(failure(p) == "ERR_DATA [cross_entropy] expected at least one label that is not -100");
+  CHECK(failure(CrossEntropyProblem(DType::kF32, 0, 10, 1, false)) ==
+        "ERR_DATA [cross_entropy] expected at least one label that is not -100");
+}
+
+}  // namespace lora::test
