@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include "core/shapes.h"
+#include "test/support/binary_cases.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
 
@@ -20,9 +21,7 @@ void CheckCase(BinaryKind kind, const Tensor& a, const Tensor& b, DType to) {
   CAPTURE(NameOf(to));
   Tensor expected(to, shape);
   Run(ReferenceBackend(), &Backend::binary, BinaryArgs{kind, a, b, expected});
-  std::vector<double> bounds;  // one f32 operation, then the rounding to y
-  for (const double e : expected.Values())
-    bounds.push_back(kU * std::fabs(e) + RoundingBound(to, e));
+  const std::vector<double> bounds = BinaryBounds(expected);
   OnEveryCpuPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(to, shape)};
@@ -30,14 +29,6 @@ void CheckCase(BinaryKind kind, const Tensor& a, const Tensor& b, DType to) {
         return y;
       },
       [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
-}
-
-constexpr BinaryKind kKinds[] = {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul,
-                                 BinaryKind::kDiv};
-
-// Away from 0, for kDiv.
-Tensor Operand(DType dtype, Shape shape, uint64_t seed) {
-  return Uniform(dtype, shape, seed, 0.5, 2);
 }
 
 TEST_CASE("binary: equal shapes of every size") {
@@ -51,27 +42,7 @@ TEST_CASE("binary: equal shapes of every size") {
 }
 
 TEST_CASE("binary: shapes broadcast as NumPy's do") {
-  const std::vector<std::pair<Shape, Shape>> cases = {
-      {{}, {}},
-      {{}, {5}},
-      {{700}, {1}},
-      {{1}, {700}},
-      {{3, 700}, {700}},
-      {{700}, {3, 700}},
-      {{3, 700}, {3, 1}},
-      {{3, 1}, {1, 7}},
-      {{2, 3, 5}, {3, 1}},
-      {{2, 1, 5}, {3, 5}},
-      {{2, 3, 4, 5}, {2, 1, 4, 1}},
-      {{1, 4, 1, 5}, {3, 1, 6, 1}},
-      {{0, 3}, {1, 3}},
-      {{3, 0}, {1}},
-      {{1, 1}, {1}},
-      {{130, 777}, {777}},
-      {{130, 777}, {130, 1}},
-      {{1, 1, 2, 1}, {1, 2, 1, 2, 1, 2}},
-  };
-  for (const auto& [a, b] : cases) {
+  for (const auto& [a, b] : BroadcastCases()) {
     for (const BinaryKind kind : kKinds) {
       CheckCase(kind, Operand(DType::kF32, a, 3), Operand(DType::kF32, b, 4), DType::kF32);
     }

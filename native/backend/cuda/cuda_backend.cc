@@ -21,7 +21,7 @@ Backend MakeBackend() {
   b.embedding = {cuda::EmbeddingScratchBytes, cuda::Embedding};
   b.rms_norm_forward = {nullptr, cuda::RmsNormForward};
   b.rms_norm_backward = {cuda::RmsNormBackwardScratchBytes, cuda::RmsNormBackward};
-  b.rope = {nullptr, cuda::Rope};
+  b.rope = {cuda::RopeScratchBytes, cuda::Rope};
   b.attention_forward = {cuda::AttentionForwardScratchBytes, cuda::AttentionForward};
   b.attention_backward = {cuda::AttentionBackwardScratchBytes, cuda::AttentionBackward};
   b.cache_append = {nullptr, cuda::CacheAppend};

@@ -20,6 +20,7 @@ void Embedding(const EmbeddingArgs& args, Scratch scratch, Context& context);
 void RmsNormForward(const RmsNormForwardArgs& args, Scratch scratch, Context& context);
 size_t RmsNormBackwardScratchBytes(const RmsNormBackwardArgs& args, int threads);
 void RmsNormBackward(const RmsNormBackwardArgs& args, Scratch scratch, Context& context);
+size_t RopeScratchBytes(const RopeArgs& args, int threads);
 void Rope(const RopeArgs& args, Scratch scratch, Context& context);
 size_t AttentionForwardScratchBytes(const AttentionForwardArgs& args, int threads);
 void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context& context);

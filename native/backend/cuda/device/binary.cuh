@@ -1,0 +1,61 @@
+// y = a ∘ b, broadcast: y is rows of `inner` elements, along which each operand is one run or one
+// element. A thread takes 8 consecutive elements of a row, in f32, whatever the dtypes; y may be an
+// operand of its own shape.
+#pragma once
+
+#include "backend/cuda/device/any_elements.cuh"
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/nest.cuh"
+#include "core/ops.h"
+
+namespace lora::device {
+
+struct BinaryParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4;
+  static constexpr int kPerThread = 8;
+  AnyInput a, b;
+  AnyOutput y;
+  int64_t rows, inner;
+  bool a_repeats, b_repeats;  // along a row
+  Nest<2> outer;              // where a row of a and b begins
+  LORA_HOST_DEVICE int64_t chunks() const { return (inner + kPerThread - 1) / kPerThread; }
+};
+
+template <BinaryKind kKind>
+LORA_DEVICE float BinaryValue(float a, float b) {
+  if constexpr (kKind == BinaryKind::kAdd) return a + b;
+  if constexpr (kKind == BinaryKind::kSub) return a - b;
+  if constexpr (kKind == BinaryKind::kMul) return a * b;
+  if constexpr (kKind == BinaryKind::kDiv) return a / b;
+}
+
+template <int N>
+LORA_DEVICE void LoadOperand(float (&values)[N], const AnyInput& x, bool repeats, int64_t begin,
+                             int64_t first, int64_t count) {
+  if (repeats) {
+    const float value = LoadElement(x, begin);
+    LORA_UNROLL
+    for (int j = 0; j < N; ++j) values[j] = value;
+  } else {
+    LoadElements(values, x, begin + first, begin + count);
+  }
+}
+
+template <BinaryKind kKind>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(BinaryParams::kThreads, BinaryParams::kMinBlocks)
+    Binary(const LORA_GRID_CONSTANT BinaryParams p) {
+  const auto [row, chunk] = Divide(GlobalIndex<BinaryParams::kThreads>(), p.chunks());
+  if (row >= p.rows) return;
+  int64_t begin[2] = {0, 0};
+  AddOffsets(p.outer, row, begin);
+  const int64_t first = chunk * BinaryParams::kPerThread;
+  float a[BinaryParams::kPerThread], b[BinaryParams::kPerThread];
+  LoadOperand(a, p.a, p.a_repeats, begin[0], first, p.inner);
+  LoadOperand(b, p.b, p.b_repeats, begin[1], first, p.inner);
+  LORA_UNROLL
+  for (int j = 0; j < BinaryParams::kPerThread; ++j) a[j] = BinaryValue<kKind>(a[j], b[j]);
+  const int64_t y = row * p.inner;
+  StoreElements(p.y, y + first, y + p.inner, a);
+}
+
+}  // namespace lora::device

@@ -1,0 +1,111 @@
+// rstd = 1/√(mean(x²) + eps),  y = x·rstd·weight, over rows of d elements;
+// dx = rstd·(g·weight − x·rstd²·mean(g·weight·x)).
+//
+// kThreadsPerRow threads share a row: a warp, so that 8 rows share a block, or the whole block.
+// Each pass takes vectors of 16 bytes in turn; the second one finds the row in L1. A thread's chain
+// of additions has d / kThreadsPerRow terms, and then the tree of reduce.cuh.
+#pragma once
+
+#include "backend/cuda/device/elements.cuh"
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/reduce.cuh"
+
+namespace lora::device {
+
+constexpr int kRmsNormThreads = 256;
+
+template <class T, class W>
+struct RmsNormParams {
+  static constexpr int kThreads = kRmsNormThreads, kMinBlocks = 4;
+  static constexpr int kPerThread = 16 / (sizeof(T) < sizeof(W) ? sizeof(T) : sizeof(W));
+  const T* x;
+  const W* weight;
+  T* y;
+  float* rstd;  // or null
+  int64_t rows, d;
+  float eps;
+};
+
+template <class T, class W>
+struct RmsNormBackwardParams {
+  static constexpr int kThreads = kRmsNormThreads, kMinBlocks = 3;
+  static constexpr int kPerThread = RmsNormParams<T, W>::kPerThread;
+  const T* x;
+  const W* weight;
+  const float* rstd;
+  const T* g;
+  T* dx;
+  int64_t rows, d;
+};
+
+// Over the threads of a row, all of which call.
+template <int kThreadsPerRow>
+LORA_DEVICE float RowSum(float value, unsigned char* shared) {
+  if constexpr (kThreadsPerRow == 32) return WarpSum(value);
+  return BlockSum<kThreadsPerRow>(value, reinterpret_cast<float*>(shared));
+}
+
+template <class T, class W, int kThreadsPerRow>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<T, W>::kMinBlocks))
+    RmsNorm(const LORA_GRID_CONSTANT RmsNormParams<T, W> p) {
+  LORA_DYNAMIC_SHARED(shared);
+  constexpr int kPerThread = RmsNormParams<T, W>::kPerThread;
+  constexpr int64_t kStep = int64_t{kThreadsPerRow} * kPerThread;
+  const int64_t row =
+      int64_t{BlockX()} * (kRmsNormThreads / kThreadsPerRow) + ThreadIndex() / kThreadsPerRow;
+  if (row >= p.rows) return;  // never with the whole block on a row
+  const T* x_row = p.x + row * p.d;
+  const int64_t begin = int64_t{ThreadIndex() % kThreadsPerRow} * kPerThread;
+  float x[kPerThread], weight[kPerThread];
+  float square = 0.0f;
+  for (int64_t first = begin; first < p.d; first += kStep) {
+    LoadElements(x, x_row, first, p.d);
+    LORA_UNROLL
+    for (int j = 0; j < kPerThread; ++j) square = Fma(x[j], x[j], square);
+  }
+  const float mean = RowSum<kThreadsPerRow>(square, shared) / static_cast<float>(p.d > 0 ? p.d : 1);
+  const float rstd = 1.0f / Sqrt(mean + p.eps);
+  for (int64_t first = begin; first < p.d; first += kStep) {
+    LoadElements(x, x_row, first, p.d);
+    LoadElements(weight, p.weight, first, p.d);
+    LORA_UNROLL
+    for (int j = 0; j < kPerThread; ++j) x[j] *= rstd * weight[j];
+    StoreElements(p.y + row * p.d, first, p.d, x);
+  }
+  if (p.rstd && ThreadIndex() % kThreadsPerRow == 0) p.rstd[row] = rstd;
+}
+
+template <class T, class W, int kThreadsPerRow>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormBackwardParams<T, W>::kMinBlocks))
+    RmsNormBackward(const LORA_GRID_CONSTANT RmsNormBackwardParams<T, W> p) {
+  LORA_DYNAMIC_SHARED(shared);
+  constexpr int kPerThread = RmsNormBackwardParams<T, W>::kPerThread;
+  constexpr int64_t kStep = int64_t{kThreadsPerRow} * kPerThread;
+  const int64_t row =
+      int64_t{BlockX()} * (kRmsNormThreads / kThreadsPerRow) + ThreadIndex() / kThreadsPerRow;
+  if (row >= p.rows) return;
+  const T *x_row = p.x + row * p.d, *g_row = p.g + row * p.d;
+  const int64_t begin = int64_t{ThreadIndex() % kThreadsPerRow} * kPerThread;
+  float x[kPerThread], g[kPerThread], weight[kPerThread];
+  float sum = 0.0f;
+  for (int64_t first = begin; first < p.d; first += kStep) {
+    LoadElements(x, x_row, first, p.d);
+    LoadElements(g, g_row, first, p.d);
+    LoadElements(weight, p.weight, first, p.d);
+    LORA_UNROLL
+    for (int j = 0; j < kPerThread; ++j) sum = Fma(g[j] * weight[j], x[j], sum);
+  }
+  const float rstd = p.rstd[row];
+  const float pull =
+      rstd * rstd * (RowSum<kThreadsPerRow>(sum, shared) / static_cast<float>(p.d > 0 ? p.d : 1));
+  for (int64_t first = begin; first < p.d; first += kStep) {
+    LoadElements(x, x_row, first, p.d);
+    LoadElements(g, g_row, first, p.d);
+    LoadElements(weight, p.weight, first, p.d);
+    LORA_UNROLL
+    for (int j = 0; j < kPerThread; ++j) x[j] = rstd * (g[j] * weight[j] - x[j] * pull);
+    StoreElements(p.dx + row * p.d, first, p.d, x);
+  }
+}
+
+}  // namespace lora::device

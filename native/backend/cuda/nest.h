@@ -1,0 +1,53 @@
+// Makes the loops of device/nest.cuh: dimensions of 1 left out, neighbours that are one run in all
+// tensors joined, so that the innermost loop is as long as it can be. Included by .cu files only.
+#pragma once
+
+#include <array>
+
+#include "backend/cuda/device/nest.cuh"
+#include "core/tensor_view.h"
+
+namespace lora::cuda {
+
+// Appends an inner dimension with the strides of each operand.
+template <int kOperands>
+void AppendDimension(device::Nest<kOperands>& nest, int64_t dim,
+                     const std::array<int64_t, kOperands>& strides) {
+  if (dim == 1) return;
+  bool joins = nest.rank > 0;
+  for (int o = 0; joins && o < kOperands; ++o) {
+    const size_t at = static_cast<size_t>(o);
+    joins = nest.strides[o][nest.rank - 1] == dim * strides[at];
+  }
+  const int d = joins ? nest.rank - 1 : nest.rank++;
+  nest.dims[d] = joins ? nest.dims[d] * dim : dim;
+  for (int o = 0; o < kOperands; ++o) nest.strides[o][d] = strides[static_cast<size_t>(o)];
+}
+
+// Strides of a row-major tensor of `shape`, aligned at the right with `rank` dimensions; 0 where it
+// has 1 element or no dimension.
+inline std::array<int64_t, kMaxDims> BroadcastStrides(const Shape& shape, int rank) {
+  std::array<int64_t, kMaxDims> strides{};
+  int64_t stride = 1;
+  for (int d = 1; d <= shape.rank(); ++d) {
+    if (shape[-d] != 1) strides[static_cast<size_t>(rank - d)] = stride;
+    stride *= shape[-d];
+  }
+  return strides;
+}
+
+// Takes the innermost dimension off: what is left are the outer loops.
+struct Inner {
+  int64_t dim = 1;
+  std::array<int64_t, 2> strides{};
+};
+inline Inner TakeInner(device::Nest<2>& nest) {
+  Inner inner;
+  if (nest.rank == 0) return inner;
+  const int d = --nest.rank;
+  inner.dim = nest.dims[d];
+  inner.strides = {nest.strides[0][d], nest.strides[1][d]};
+  return inner;
+}
+
+}  // namespace lora::cuda
