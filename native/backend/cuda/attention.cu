@@ -1,5 +1,6 @@
 #include "backend/cuda/attention_shape.h"
 #include "backend/cuda/device/attention_fma.cuh"
+#include "backend/cuda/device/attention_mma.cuh"
 #include "backend/cuda/kernels.h"
 
 namespace lora::cuda {
@@ -14,7 +15,8 @@ AttentionPlan PlanOf(const AttentionForwardArgs& args, int multiprocessors) {
   problem.longest = args.q_offset + args.q.dim(1);
   if (args.window > 0 && args.window < problem.longest)
     problem.longest = std::min(problem.longest, args.window + args.q.dim(1));
-  return PlanAttention(problem, ForwardTile(PaddedHeadDim(problem.d), false), multiprocessors);
+  return PlanAttention(problem, ForwardTile(PaddedHeadDim(problem.d), args.q.dtype != DType::kF32),
+                       multiprocessors);
 }
 
 }  // namespace
@@ -39,12 +41,21 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context
   shape.grid_x = static_cast<unsigned>(plan.blocks());
   ForActivation(args.q.dtype, [&]<class T>() {
     ForHeadDim(s.d, [&]<int kD>() {
-      using Params = device::AttentionFmaParams<T, kD>;
-      shape.shared_bytes = Params::kSharedBytes;
-      Launch<device::AttentionFma<T, kD>>(
-          "attention", context, shape,
-          Params{s, parts, Data<const T>(args.q), Data<const T>(args.k), Data<const T>(args.v),
-                 Data<T>(args.y), lse});
+      const auto* q = Data<const T>(args.q);
+      const auto *k = Data<const T>(args.k), *v = Data<const T>(args.v);
+      auto* y = Data<T>(args.y);
+      if constexpr (sizeof(T) == 4) {
+        using Params = device::AttentionFmaParams<T, kD>;
+        shape.shared_bytes = Params::kSharedBytes;
+        Launch<device::AttentionFma<T, kD>>("attention", context, shape,
+                                            Params{s, parts, q, k, v, y, lse});
+      } else {
+        using Params = device::AttentionMmaParams<T, kD>;
+        shape.shared_bytes = Params::kSharedBytes;
+        const bool aligned = AreAligned(s.d, {q, k, v, y});
+        Launch<device::AttentionMma<T, kD>>("attention", context, shape,
+                                            Params{s, parts, q, k, v, y, lse, aligned});
+      }
     });
     if (plan.splits == 1) return;
     using Params = device::CombineParams<T>;

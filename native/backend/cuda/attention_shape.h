@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <initializer_list>
 #include <limits>
 
 #include "backend/cuda/attention_plan.h"
@@ -29,6 +31,13 @@ void ForHeadDim(int64_t d, F&& f) {
     default:
       return f.template operator()<256>();
   }
+}
+
+// Whether rows of d 16-bit elements, one after another, all start at multiples of 16 bytes.
+inline bool AreAligned(int64_t d, std::initializer_list<const void*> tensors) {
+  return d % 8 == 0 && std::all_of(tensors.begin(), tensors.end(), [](const void* p) {
+           return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+         });
 }
 
 template <class Args>

@@ -188,6 +188,24 @@ TEST_CASE("cuda attention: a NaN in a key reaches the queries that see it") {
   }
 }
 
+#ifndef LORA_REAL_GPU
+TEST_CASE("cuda attention reads shared memory without bank conflicts") {
+  for (const int64_t d : {64, 128, 256}) {
+    AttentionCase c;
+    c.dtype = DType::kBF16;
+    c.queries = 70;
+    c.d = d;
+    const Operands o(c);
+    MirrorContext context = NthContext(0);
+    const Tensor y(c.dtype, o.q.shape());
+    Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, Tensor()), context);
+    const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
+    CHECK(counts.ldmatrix_phases > 0);
+    CHECK(counts.WavefrontsPerPhase() == 1.0);
+  }
+}
+#endif
+
 TEST_CASE("cuda attention of nothing is nothing") {
   AttentionCase c;
   c.queries = 0;

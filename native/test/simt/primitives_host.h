@@ -144,4 +144,9 @@ T FromFloat(float f) {
   }
 }
 
+template <class T>
+uint32_t RoundPair(float low, float high) {
+  return uint32_t{FromFloat<T>(low).bits} | uint32_t{FromFloat<T>(high).bits} << 16;
+}
+
 }  // namespace lora::device

@@ -128,11 +128,13 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestConversions(SelfTestParams<1
   const float f = reinterpret_cast<const float*>(p.in)[t];
   const BF16 bf16 = FromFloat<BF16>(f);
   const F16 f16 = FromFloat<F16>(f);
-  p.out[t * 4] = bf16.bits;
-  p.out[t * 4 + 1] = f16.bits;
+  p.out[t * 6] = bf16.bits;
+  p.out[t * 6 + 1] = f16.bits;
   float* out = reinterpret_cast<float*>(p.out);
-  out[t * 4 + 2] = ToFloat(bf16);
-  out[t * 4 + 3] = ToFloat(f16);
+  out[t * 6 + 2] = ToFloat(bf16);
+  out[t * 6 + 3] = ToFloat(f16);
+  p.out[t * 6 + 4] = RoundPair<BF16>(f, static_cast<float>(t));
+  p.out[t * 6 + 5] = RoundPair<F16>(f, static_cast<float>(t));
 }
 
 // in and out are device memory.

@@ -122,13 +122,15 @@ inline std::vector<uint32_t> ExpectedCopies(const std::vector<uint32_t>& in) {
 
 // To bf16 and f16, and back from the same.
 inline std::vector<uint32_t> ExpectedConversions(const std::vector<uint32_t>& in) {
-  std::vector<uint32_t> out(512);
+  std::vector<uint32_t> out(768);
   for (size_t t = 0; t < 128; ++t) {
     const float f = std::bit_cast<float>(in[t]);
-    out[t * 4] = BF16FromF32(f);
-    out[t * 4 + 1] = F16FromF32(f);
-    out[t * 4 + 2] = std::bit_cast<uint32_t>(F32FromBF16(BF16FromF32(f)));
-    out[t * 4 + 3] = std::bit_cast<uint32_t>(F32FromF16(F16FromF32(f)));
+    out[t * 6] = BF16FromF32(f);
+    out[t * 6 + 1] = F16FromF32(f);
+    out[t * 6 + 2] = std::bit_cast<uint32_t>(F32FromBF16(BF16FromF32(f)));
+    out[t * 6 + 3] = std::bit_cast<uint32_t>(F32FromF16(F16FromF32(f)));
+    out[t * 6 + 4] = BF16FromF32(f) | uint32_t{BF16FromF32(static_cast<float>(t))} << 16;
+    out[t * 6 + 5] = F16FromF32(f) | uint32_t{F16FromF32(static_cast<float>(t))} << 16;
   }
   return out;
 }

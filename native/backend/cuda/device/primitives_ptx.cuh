@@ -203,4 +203,20 @@ LORA_DEVICE F16 FromFloat<F16>(float f) {
   return v;
 }
 
+// Pack(FromFloat<T>(low), FromFloat<T>(high)) in one instruction.
+template <class T>
+LORA_DEVICE uint32_t RoundPair(float low, float high);
+template <>
+LORA_DEVICE uint32_t RoundPair<BF16>(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+template <>
+LORA_DEVICE uint32_t RoundPair<F16>(float low, float high) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
 }  // namespace lora::device
