@@ -154,14 +154,13 @@ class CudartGpu final : public Gpu {
   ~CudartGpu() override {
     // Errors have no one to go to: the process may be ending (cudaErrorCudartUnloading), or the
     // device be lost.
-    if (cudaSetDevice(device_.ordinal) == cudaSuccess) {
-      if (stream_ != nullptr) (void)cudaStreamSynchronize(stream_);
-      uploads_.Close();
-      downloads_.Close();
-      if (done_ != nullptr) (void)cudaEventDestroy(done_);
-      if (pool_ != nullptr) (void)cudaMemPoolDestroy(pool_);
-      if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
-    }
+    (void)cudaSetDevice(device_.ordinal);
+    if (stream_ != nullptr) (void)cudaStreamSynchronize(stream_);
+    uploads_.Close();
+    downloads_.Close();
+    if (done_ != nullptr) (void)cudaEventDestroy(done_);
+    if (pool_ != nullptr) (void)cudaMemPoolDestroy(pool_);
+    if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
     (void)cudaGetLastError();
   }
 

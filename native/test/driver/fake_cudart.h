@@ -1,0 +1,29 @@
+// A CUDA runtime in host memory, in place of the real one, for the tests of runtime.cc: as late as
+// the rules allow. What a stream was given runs when someone waits for it, freed memory comes back
+// when the stream gets there, and lies in pieces until the pool is trimmed.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <string>
+
+namespace lora::test {
+
+struct FakeCudart {
+  size_t memory_bytes = size_t{64} << 20;
+  bool pools = true;
+  cudaError_t kernel_error = cudaSuccess;  // of loading a kernel
+  cudaError_t stream_error = cudaSuccess;  // of all work from now on; sticky
+  cudaError_t pinned_error = cudaSuccess;  // of cudaHostAlloc
+
+  // Counted since Reset.
+  int waits = 0, trims = 0, kernels_loaded = 0;
+  int live_objects = 0;   // streams, events, pools, pinned memory, blocks
+  std::string violation;  // of the rules of the API: the wrong device, memory used after its end
+};
+
+FakeCudart& Fake();
+void ResetFake();
+
+}  // namespace lora::test

@@ -1,0 +1,202 @@
+// runtime.cc on a CUDA runtime that the test plays; the devices are the stub driver's, which is on
+// the library path (75, 86, 90: two that kernels run on).
+#include "backend/cuda/runtime.h"
+
+#include <doctest/doctest.h>
+
+#include <thread>
+#include <vector>
+
+#include "backend/cuda/device/kernel_list.h"
+#include "core/error.h"
+#include "test/driver/fake_cudart.h"
+
+namespace lora::cuda {
+namespace {
+
+using test::Fake;
+
+std::shared_ptr<Gpu> Open(int ordinal = 0) { return Gpu::Open(ordinal); }
+
+template <class F>
+std::string CodeOf(F&& f) {
+  try {
+    f();
+  } catch (const Error& error) {
+    return error.code() + " " + error.what();
+  }
+  return "no error";
+}
+
+std::vector<char> Numbers(size_t count) {
+  std::vector<char> values(count);
+  for (size_t i = 0; i < count; ++i) values[i] = static_cast<char>(i * 7 + i / 251);
+  return values;
+}
+
+// Every test ends with nothing left and no rule broken.
+struct Clean {
+  Clean() { test::ResetFake(); }
+  ~Clean() {
+    CHECK(Fake().violation == "");
+    CHECK(Fake().live_objects == 0);
+  }
+};
+
+TEST_CASE("runtime: devices that kernels run on, under their names") {
+  const Clean clean;
+  CHECK(UnavailableReason() == "");
+  REQUIRE(DeviceCount() == 2);
+  CHECK(Describe(0).name == "Stub 1");
+  CHECK(Describe(0).id == "cuda");
+  CHECK(Describe(0).compute_capability == "8.6");
+  CHECK(Describe(1).id == "cuda:1");
+  CHECK(Describe(1).memory_bytes == size_t{8} << 30);
+  CHECK(Open(1)->properties().arch == 90);
+  CHECK(Open()->properties().multiprocessors == 82);
+  CHECK(CodeOf([] { Open(2); }) ==
+        "ERR_DEVICE_UNAVAILABLE [device] there is no CUDA device 2, only 2");
+}
+
+TEST_CASE("runtime: every kernel is loaded when the device opens") {
+  const Clean clean;
+  const char one = 0, two = 0;
+  device::Kernels() = {&one, &two};
+  Open();
+  CHECK(Fake().kernels_loaded == 2);
+  Fake().kernel_error = cudaErrorNoKernelImageForDevice;
+  CHECK(CodeOf([] { Open(); })
+            .starts_with("ERR_DEVICE_UNAVAILABLE [device] cannot open cuda (Stub 1): this build of "
+                         "lora-native has no "
+                         "code for compute capability 8.6, only for "));
+  Fake().kernel_error = cudaErrorInvalidPtx;
+  CHECK(CodeOf([] { Open(); })
+            .starts_with("ERR_DEVICE_UNAVAILABLE [device] cannot open cuda (Stub 1): loading the "
+                         "kernels gave "));
+  device::Kernels() = {};
+  Fake().kernel_error = cudaSuccess;
+  Fake().pinned_error = cudaErrorMemoryAllocation;
+  CHECK(CodeOf([] { Open(); }).starts_with("ERR_OUT_OF_MEMORY [device] cannot open cuda (Stub 1)"));
+}
+
+TEST_CASE("runtime: copies of every size arrive, however late they run") {
+  for (const bool pools : {true, false}) {
+    const Clean clean;
+    Fake().pools = pools;
+    const auto gpu = Open();
+    for (const size_t bytes : {size_t{0}, size_t{1}, size_t{1000}, size_t{512} << 10,
+                               (size_t{512} << 10) + 1, (size_t{21} << 20) + 5}) {
+      CAPTURE(bytes);
+      void* const data = gpu->Allocate(bytes);
+      REQUIRE(data != nullptr);
+      const std::vector<char> sent = Numbers(bytes);
+      std::vector<char> copy = sent, received(bytes);
+      gpu->Upload(data, copy.data(), bytes);
+      copy.assign(bytes, 0);  // it has been read
+      gpu->Download(received.data(), data, bytes);
+      CHECK(received == sent);
+      gpu->Free(data);
+    }
+    gpu->Synchronize();
+  }
+}
+
+TEST_CASE("runtime: small uploads do not wait for the device") {
+  const Clean clean;
+  const auto gpu = Open();
+  void* const data = gpu->Allocate(64);
+  const std::vector<char> sent = Numbers(64);
+  for (int i = 0; i < 10; ++i) gpu->Upload(data, sent.data(), 64);
+  CHECK(Fake().waits == 0);
+  gpu->Free(data);
+}
+
+TEST_CASE("runtime: memory that was freed comes back when there is no other") {
+  for (const bool pools : {true, false}) {
+    const Clean clean;
+    Fake().pools = pools;
+    Fake().memory_bytes = 1000;
+    const auto gpu = Open();
+    CHECK(gpu->free_bytes() == 1000);
+    void* const first = gpu->Allocate(600);
+    CHECK(gpu->free_bytes() == 400);
+    gpu->Free(first);
+    void* const second = gpu->Allocate(700);  // the piece of 600 does not do
+    REQUIRE(second != nullptr);
+    CHECK(Fake().trims == (pools ? 1 : 0));
+    CHECK(gpu->Allocate(400) == nullptr);
+    CHECK(gpu->free_bytes() == 300);
+    void* const third = gpu->Allocate(300);  // and the device is still of use
+    CHECK(third != nullptr);
+    gpu->Free(second);
+    gpu->Free(third);
+    gpu->Synchronize();
+    CHECK(gpu->free_bytes() == 1000);  // what the pool keeps counts as free
+  }
+}
+
+TEST_CASE("runtime: every call of every thread is for its own device") {
+  const Clean clean;
+  const auto first = Open(0), second = Open(1);
+  std::vector<char> sent = Numbers(100), received(100);
+  void* const a = first->Allocate(100);
+  void* const b = second->Allocate(100);
+  first->Upload(a, sent.data(), 100);
+  second->Upload(b, sent.data(), 100);
+  std::thread([&] {
+    CHECK(first->stream() != second->stream());
+    first->Download(received.data(), a, 100);
+    second->Free(b);
+    first->Synchronize();
+    second->Synchronize();
+  }).join();
+  CHECK(received == sent);
+  first->Free(a);
+}
+
+TEST_CASE("runtime: an error of the device ends it, and every later call says the first one") {
+  const Clean clean;
+  {
+    const auto gpu = Open(1);
+    void* const data = gpu->Allocate(10);
+    gpu->Free(data);
+    gpu->Synchronize();
+    Fake().stream_error = cudaErrorIllegalAddress;
+    const std::string lost =
+        "ERR_DEVICE_LOST [cuda] the device cuda:1 (Stub 2) was lost: cudaErrorIllegalAddress: an "
+        "illegal memory access was encountered, seen at ";
+    char byte = 0;
+    const std::string text = CodeOf([&] { gpu->Synchronize(); });
+    CHECK(text.starts_with(lost));
+    Fake().stream_error = cudaErrorLaunchFailure;
+    CHECK(CodeOf([&] { gpu->Allocate(1); }) == text);
+    CHECK(CodeOf([&] { gpu->Upload(data, &byte, 1); }) == text);
+    CHECK(CodeOf([&] { gpu->Download(&byte, data, 1); }) == text);
+    CHECK(CodeOf([&] { gpu->Synchronize(); }) == text);
+    CHECK(CodeOf([&] { gpu->Free(data); }) == "no error");  // destructors call it
+    CHECK(gpu->free_bytes() == 0);
+  }
+  Fake().stream_error = cudaSuccess;
+}
+
+TEST_CASE("runtime: a refused launch is not a lost device, a launch after an error is") {
+  const Clean clean;
+  const auto gpu = Open();
+  CHECK(gpu->TakeLaunchError(cudaErrorInvalidConfiguration).starts_with("cudaErrorOther: "));
+  CHECK(cudaGetLastError() == cudaSuccess);
+  void* const data = gpu->Allocate(1);
+  char byte = 1;
+  gpu->Upload(data, &byte, 1);  // the stream is busy
+  CHECK(gpu->TakeLaunchError(cudaErrorInvalidConfiguration).starts_with("cudaErrorOther: "));
+  CHECK(cudaGetLastError() == cudaSuccess);
+  gpu->Free(data);
+  gpu->Synchronize();
+  Fake().stream_error = cudaErrorIllegalAddress;
+  CHECK(CodeOf([&] {
+          gpu->TakeLaunchError(cudaErrorIllegalAddress);
+        }).starts_with("ERR_DEVICE_LOST"));
+  Fake().stream_error = cudaSuccess;
+}
+
+}  // namespace
+}  // namespace lora::cuda
