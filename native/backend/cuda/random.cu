@@ -1,0 +1,24 @@
+#include <cmath>
+#include <limits>
+
+#include "backend/cuda/device/random.cuh"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.h"
+
+namespace lora::cuda {
+
+void Random(const RandomArgs& args, Scratch, Context& context) {
+  // Where the interval is empty, nothing is too large.
+  const float top = args.hi > args.lo ? args.hi : std::numeric_limits<float>::infinity();
+  const device::RandomParams params{
+      Data<float>(args.y),         args.y.numel(), args.seed, args.stream, args.lo, args.hi, top,
+      std::nextafter(top, args.lo)};
+  const device::LaunchShape shape = Blocks(params.count, device::RandomParams::kThreads * 4);
+  if (args.kind == RandomKind::kNormal) {
+    Launch<device::Random<true>>("random", context, shape, params);
+  } else {
+    Launch<device::Random<false>>("random", context, shape, params);
+  }
+}
+
+}  // namespace lora::cuda
