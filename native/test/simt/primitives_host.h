@@ -134,7 +134,7 @@ inline double MulRounded(double a, double b) {
   return product;
 }
 template <class T>
-T FromFloat(float f) {
+LORA_DEVICE T FromFloat(float f) {
   if constexpr (std::is_same_v<T, float>) {
     return f;
   } else if constexpr (std::is_same_v<T, BF16>) {

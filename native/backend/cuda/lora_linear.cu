@@ -1,0 +1,273 @@
+// y = W·x + bias + scale·A·(B·drop(x)) and its gradients. More than a few rows:
+//   forward   h = drop(x)·Bᵀ of all branches from one read of x;  y = [x | scale·h]·[W | A]ᵀ
+//   backward  u = g·A;  dx = [g… | scale·u…]·[W… ; B…], one product for all branches, where the
+//             terms of B are dropped as x was;  dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x) together
+// so that LoRA never touches y or dx in memory, and they are rounded once. Masters are cast to the
+// operands of tensor cores on the way. The product may start while h or u are still being computed;
+// only its last k-blocks wait for them.
+#include <algorithm>
+
+#include "backend/cuda/device/cast_factors.cuh"
+#include "backend/cuda/gemm.h"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.h"
+#include "backend/cuda/scratch.h"
+#include "backend/cuda/skinny.h"
+
+namespace lora::cuda {
+namespace {
+
+constexpr const char* kOp = "lora_linear";
+
+// A matrix as an operand of the products.
+struct Factor {
+  const void* data = nullptr;
+  int64_t pitch = 0;
+};
+
+// Factors to be cast, all in one launch where they are not too many.
+class Casts {
+ public:
+  // `master` itself where products are of f32, else its 16-bit form in the arena.
+  Factor Add(const TensorView& master, DType dtype, ScratchArena& arena) {
+    const int64_t rows = master.dim(0), cols = master.dim(1);
+    if (dtype == DType::kF32) return {master.data, cols};
+    const int64_t pitch = (cols + 7) / 8 * 8;
+    void* const to = arena.TakeBytes(static_cast<size_t>(rows * pitch) * SizeOf(dtype));
+    jobs_.push_back({Data<const float>(master), to, rows, cols, pitch, 0});
+    return {to, pitch};
+  }
+  void Run(DType dtype, Context& context) const {
+    device::CastFactorsParams params{};
+    params.bf16 = dtype == DType::kBF16 ? 1 : 0;
+    int64_t blocks = 0;
+    const auto flush = [&] {
+      device::LaunchShape shape;
+      shape.grid_x = static_cast<unsigned>(blocks);
+      Launch<device::CastFactors>(kOp, context, shape, params);
+      params.jobs = 0;
+      blocks = 0;
+    };
+    for (device::CastJob job : jobs_) {
+      const int64_t threads = job.rows * ((job.cols + 7) / 8);
+      if (threads == 0) continue;
+      if (params.jobs == device::kCastJobs) flush();
+      job.first_block = blocks;
+      params.job[params.jobs++] = job;
+      blocks += (threads + params.kThreads - 1) / params.kThreads;
+    }
+    flush();
+  }
+
+ private:
+  std::vector<device::CastJob> jobs_;
+};
+
+// The first product after h or u is launched to overlap with their last launch.
+void RunProducts(const std::vector<GemmProblem>& products, bool after_low_rank, Scratch scratch,
+                 Context& context) {
+  bool programmatic = after_low_rank;
+  for (GemmProblem product : products) {
+    product.programmatic = programmatic;
+    Gemm(kOp, product, scratch, context);
+    // A product without elements launched nothing.
+    if (product.m > 0 && product.n > 0) programmatic = false;
+  }
+}
+
+// What a call of forward does, and where; without memory, how much it needs.
+struct Forward {
+  Casts casts;
+  LowRankDownArgs down;
+  DecodeArgs decode;  // instead of the products where there are few rows
+  std::vector<GemmProblem> products;
+  bool few_rows = false;
+  Scratch step;
+  size_t bytes = 0;
+
+  Forward(const LoraLinearForwardArgs& args, ScratchArena arena, int multiprocessors) {
+    const DType dtype = args.x.dtype;
+    const int64_t m = args.x.dim(0), k = args.x.dim(1);
+    few_rows = m <= kMaxDecodeRows;
+    down.dtype = down.t_dtype = dtype;
+    down.problems = {{args.x.data, m, k, k, {}}};
+    decode.dtype = dtype;
+    decode.x = args.x.data;
+    decode.m = m;
+    decode.k = k;
+    for (size_t i = 0; i < args.branches.size(); ++i) {
+      const LoraBranch& branch = args.branches[i];
+      float* const h = args.h[i] ? Data<float>(args.h[i]) : nullptr;
+      if (few_rows) {
+        AddDecode(branch, args.y[i], h, arena);
+      } else {
+        AddProduct(branch, args.x, args.y[i], h, arena);
+      }
+    }
+    size_t step_bytes = LowRankDownScratchBytes(down, multiprocessors);
+    for (const GemmProblem& product : products)
+      step_bytes = std::max(step_bytes, GemmScratchBytes(product, multiprocessors));
+    step = arena.TakeScratch(step_bytes);
+    bytes = arena.used();
+  }
+
+ private:
+  LowRankDownTerm TermOf(const LoraBranch& branch, float* h) const {
+    LowRankDownTerm term;
+    term.small = Data<const float>(branch.b);
+    term.rank = branch.b.dim(0);
+    term.dropout = branch.dropout;
+    term.h = h;
+    term.scale = branch.scale;
+    return term;
+  }
+
+  void AddDecode(const LoraBranch& branch, const TensorView& y, float* h, ScratchArena& arena) {
+    DecodeBranch to;
+    to.w = branch.weight.data;
+    to.n = branch.weight.rows;
+    to.bias = branch.bias ? branch.bias.data : nullptr;
+    to.bias_f32 = branch.bias.dtype == DType::kF32;
+    to.y = y.data;
+    if (branch.a) {
+      to.rank = branch.a.dim(1);
+      to.a = Data<const float>(branch.a);
+      to.scale = branch.scale;
+      if (h == nullptr) h = arena.Take<float>(decode.m * to.rank);
+      to.h = h;
+      down.problems[0].terms.push_back(TermOf(branch, h));
+    }
+    decode.branches.push_back(to);
+  }
+
+  void AddProduct(const LoraBranch& branch, const TensorView& x, const TensorView& y, float* h,
+                  ScratchArena& arena) {
+    const int64_t m = x.dim(0), k = x.dim(1);
+    GemmProblem product;
+    product.m = m;
+    product.n = branch.weight.rows;
+    product.a_dtype = product.b_dtype = product.c_dtype = x.dtype;
+    product.trans_b = true;
+    product.segments = {{x.data, branch.weight.data, k, k, k, {}, false}};
+    if (branch.a) {
+      LowRankDownTerm term = TermOf(branch, h);
+      term.t_pitch = PaddedRank(term.rank);
+      term.t = arena.TakeBytes(static_cast<size_t>(m * term.t_pitch) * SizeOf(x.dtype));
+      down.problems[0].terms.push_back(term);
+      const Factor a = casts.Add(branch.a, x.dtype, arena);
+      product.segments.push_back({term.t, a.data, term.rank, term.t_pitch, a.pitch, {}, true});
+    }
+    if (branch.bias) {
+      product.bias = branch.bias.data;
+      product.bias_dtype = branch.bias.dtype;
+    }
+    product.c = y.data;
+    product.c_pitch = branch.weight.rows;
+    products.push_back(product);
+  }
+};
+
+struct Backward {
+  Casts casts;
+  LowRankDownArgs up;
+  std::vector<GemmProblem> products;  // dx, if it is wanted
+  LowRankGradientsArgs gradients;
+  Scratch step;
+  size_t bytes = 0;
+
+  Backward(const LoraLinearBackwardArgs& args, ScratchArena arena, int multiprocessors) {
+    const DType dtype = args.g[0].dtype;
+    const int64_t m = args.g[0].dim(0), in = args.branches[0].weight.cols;
+    up.dtype = up.t_dtype = gradients.dtype = dtype;
+    up.by_columns = true;
+    GemmProblem dx;
+    dx.m = m;
+    dx.n = in;
+    dx.a_dtype = dx.b_dtype = dx.c_dtype = dtype;
+    dx.c = args.dx.data;
+    dx.c_pitch = in;
+    std::vector<GemmSegment> late;
+    std::vector<LowRankGradient> da;
+    for (size_t i = 0; i < args.branches.size(); ++i) {
+      const LoraBranch& branch = args.branches[i];
+      const int64_t out = branch.weight.rows;
+      const void* const g = args.g[i].data;
+      if (args.dx) dx.segments.push_back({g, branch.weight.data, out, out, in, {}, false});
+      if (args.da[i]) {
+        da.push_back({g,
+                      m,
+                      out,
+                      out,
+                      {},
+                      Data<const float>(args.h[i]),
+                      branch.a.dim(1),
+                      branch.scale,
+                      Data<float>(args.da[i]),
+                      true});
+      }
+      if (!branch.a || (!args.dx && !args.db[i])) continue;
+      LowRankDownTerm u;
+      u.small = Data<const float>(branch.a);
+      u.rank = branch.a.dim(1);
+      u.scale = branch.scale;
+      if (args.dx) {
+        u.t_pitch = PaddedRank(u.rank);
+        u.t = arena.TakeBytes(static_cast<size_t>(m * u.t_pitch) * SizeOf(dtype));
+        const Factor b = casts.Add(branch.b, dtype, arena);
+        late.push_back({u.t, b.data, u.rank, u.t_pitch, b.pitch, branch.dropout, true});
+      }
+      if (args.db[i]) {
+        u.h = arena.Take<float>(m * u.rank);
+        gradients.gradients.push_back({args.x.data, m, in, in, branch.dropout, u.h, u.rank,
+                                       branch.scale, Data<float>(args.db[i]), false});
+      }
+      up.problems.push_back({g, m, out, out, {u}});
+    }
+    dx.segments.insert(dx.segments.end(), late.begin(), late.end());
+    // All dB, which read one x, and then all dA.
+    gradients.gradients.insert(gradients.gradients.end(), da.begin(), da.end());
+    size_t step_bytes = std::max(LowRankDownScratchBytes(up, multiprocessors),
+                                 LowRankGradientsScratchBytes(gradients, multiprocessors));
+    if (args.dx) {
+      products.push_back(dx);
+      step_bytes = std::max(step_bytes, GemmScratchBytes(dx, multiprocessors));
+    }
+    step = arena.TakeScratch(step_bytes);
+    bytes = arena.used();
+  }
+};
+
+}  // namespace
+
+size_t LoraLinearForwardScratchBytes(const LoraLinearForwardArgs& args, int threads) {
+  return Forward(args, {}, threads).bytes;
+}
+
+void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch scratch, Context& context) {
+  const Forward forward(args, ScratchArena(scratch), context.threads());
+  if (args.x.dim(0) == 0) return;
+  forward.casts.Run(args.x.dtype, context);
+  const bool low_rank = !forward.down.problems[0].terms.empty();
+  if (low_rank) LowRankDown(forward.down, forward.step, context);
+  if (forward.few_rows) {
+    DecodeLinear(forward.decode, context);
+  } else {
+    RunProducts(forward.products, low_rank, forward.step, context);
+  }
+}
+
+size_t LoraLinearBackwardScratchBytes(const LoraLinearBackwardArgs& args, int threads) {
+  return Backward(args, {}, threads).bytes;
+}
+
+void LoraLinearBackward(const LoraLinearBackwardArgs& args, Scratch scratch, Context& context) {
+  const Backward backward(args, ScratchArena(scratch), context.threads());
+  backward.casts.Run(backward.up.dtype, context);
+  const bool low_rank = !backward.up.problems.empty() && args.g[0].dim(0) > 0;
+  if (low_rank) LowRankDown(backward.up, backward.step, context);
+  RunProducts(backward.products, low_rank, backward.step, context);
+  if (!backward.gradients.gradients.empty())
+    LowRankGradients(backward.gradients, backward.step, context);
+}
+
+}  // namespace lora::cuda

@@ -1,0 +1,36 @@
+// Arrays out of an op's scratch, each at a multiple of 256 bytes. Without memory it only counts, so
+// that one function says how much is needed and where everything lies.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "core/backend.h"
+
+namespace lora::cuda {
+
+class ScratchArena {
+ public:
+  ScratchArena() = default;
+  explicit ScratchArena(Scratch memory) : base_(memory.data()) {}
+
+  void* TakeBytes(size_t bytes) {
+    void* const taken = base_ == nullptr ? nullptr : base_ + used_;
+    used_ += (bytes + 255) / 256 * 256;
+    return taken;
+  }
+  template <class T>
+  T* Take(int64_t count) {
+    return static_cast<T*>(TakeBytes(static_cast<size_t>(count) * sizeof(T)));
+  }
+  // What one step after the other uses.
+  Scratch TakeScratch(size_t bytes) { return {static_cast<std::byte*>(TakeBytes(bytes)), bytes}; }
+  size_t used() const { return used_; }
+
+ private:
+  std::byte* base_ = nullptr;
+  size_t used_ = 0;
+};
+
+}  // namespace lora::cuda

@@ -1,0 +1,249 @@
+// The fused linear layer of the GPU against the reference.
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "test/support/cases.h"
+#include "test/support/close.h"
+#include "test/support/lora_problem.h"
+#include "test/support/schedules.h"
+
+namespace lora::test {
+namespace {
+
+// 16-bit factors of the low-rank path are rounded once each.
+Precision PrecisionOf(DType dtype) {
+  return {UnitRoundoff(DType::kF32), dtype == DType::kF32 ? 0 : 2 * UnitRoundoff(dtype)};
+}
+
+void CheckOutputs(const LoraLinearOutputs& forward, const LoraLinearOutputs& backward,
+                  const LoraLinearOutputs& expected, const LoraLinearBounds& bounds) {
+  CHECK_CLOSE(backward.dx, expected.dx, bounds.dx);
+  for (size_t i = 0; i < expected.y.size(); ++i) {
+    CAPTURE(i);
+    CHECK_CLOSE(forward.y[i], expected.y[i], bounds.y[i]);
+    if (!expected.h[i]) continue;
+    CHECK_CLOSE(forward.h[i], expected.h[i], bounds.h[i]);
+    CHECK_CLOSE(backward.da[i], expected.da[i], bounds.da[i]);
+    CHECK_CLOSE(backward.db[i], expected.db[i], bounds.db[i]);
+  }
+}
+
+void CheckSame(const LoraLinearOutputs& one, const LoraLinearOutputs& other) {
+  for (size_t i = 0; i < one.y.size(); ++i) {
+    CHECK_IDENTICAL(one.y[i], other.y[i]);
+    if (one.h[i]) CHECK_IDENTICAL(one.h[i], other.h[i]);
+  }
+}
+
+void CheckSameGradients(const LoraLinearOutputs& one, const LoraLinearOutputs& other) {
+  CHECK_IDENTICAL(one.dx, other.dx);
+  for (size_t i = 0; i < one.da.size(); ++i) {
+    if (!one.da[i]) continue;
+    CHECK_IDENTICAL(one.da[i], other.da[i]);
+    CHECK_IDENTICAL(one.db[i], other.db[i]);
+  }
+}
+
+// h as backward receives it, wherever forward ran.
+std::vector<Tensor> InF32(const std::vector<Tensor>& h) {
+  std::vector<Tensor> out;
+  for (const Tensor& t : h) out.push_back(t ? t.As(DType::kF32) : Tensor());
+  return out;
+}
+
+LoraLinearCase CaseOf(DType dtype, int64_t m, int64_t k, std::vector<BranchCase> branches) {
+  LoraLinearCase c;
+  c.dtype = dtype;
+  c.m = m;
+  c.k = k;
+  c.branches = std::move(branches);
+  return c;
+}
+
+// The table of every backend, and what only a GPU has edges at: the limit of decoding (16 rows),
+// tiles of 64 and 128, k-blocks of 32, rows at odd addresses.
+std::vector<LoraLinearCase> Cases() {
+  std::vector<LoraLinearCase> cases = LoraLinearCases();
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (LoraLinearCase& c : std::vector<LoraLinearCase>{
+             CaseOf(dtype, 16, 33, {{31, 3, true, 0.2f}}),
+             CaseOf(dtype, 17, 33, {{31, 3, true, 0.2f}}),
+             CaseOf(dtype, 65, 47, {{129, 64, false, 0.5f}}),
+             CaseOf(dtype, 33, 30, {{66, 1}, {65, 17, true}, {0, 2}, {8, 0, true}, {3, 5}}),
+         })
+      cases.push_back(c);
+  }
+  return cases;
+}
+
+TEST_CASE("cuda lora_linear agrees with the reference") {
+  int turn = 0;
+  for (const LoraLinearCase& c : Cases()) {
+    const std::string name = c.Name();
+    CAPTURE(name);
+    const LoraLinearProblem problem(c);
+    const LoraLinearOutputs expected = problem.Expected();
+    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(c.dtype));
+    MirrorContext context = NthContext(turn % 9, turn % 2);
+    ++turn;
+    const LoraLinearOutputs forward = problem.Forward(MirroredCuda(), context);
+    const LoraLinearOutputs backward = problem.Backward(MirroredCuda(), context, InF32(expected.h));
+    CheckOutputs(forward, backward, expected, bounds);
+  }
+}
+
+TEST_CASE("cuda lora_linear: every schedule gives the same bits") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const LoraLinearCase& c :
+         {CaseOf(dtype, 3, 130, {{29, 5, true}, {64, 0}, {7, 16}}),
+          CaseOf(dtype, 37, 300, {{70, 16, false, 0.25f}, {65, 3, true}})}) {
+      const std::string name = c.Name();
+      CAPTURE(name);
+      const LoraLinearProblem problem(c);
+      MirrorContext first = NthContext(0);
+      const LoraLinearOutputs forward = problem.Forward(MirroredCuda(), first);
+      const LoraLinearOutputs backward = problem.Backward(MirroredCuda(), first, forward.h);
+      for (int i = 1; i < 9; i += 3) {
+        CAPTURE(i);
+        MirrorContext context = NthContext(i);
+        CheckSame(problem.Forward(MirroredCuda(), context), forward);
+        CheckSameGradients(problem.Backward(MirroredCuda(), context, forward.h), backward);
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda lora_linear is exact on small whole numbers") {
+  int turn = 0;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    // Every y and dx stays below 2⁸ where it is rounded to bf16, and h below 2⁷.
+    for (const LoraLinearCase& c :
+         {CaseOf(dtype, 2, 5, {{3, 1}}), CaseOf(dtype, 7, 7, {{9, 2, true}, {3, 0}}),
+          CaseOf(dtype, 18, 6, {{5, 1, true}}), CaseOf(dtype, 65, 3, {{2, 1}})}) {
+      const std::string name = c.Name();
+      CAPTURE(name);
+      const LoraLinearProblem problem(c, 7, LoraLinearProblem::Values::kWhole);
+      const LoraLinearOutputs expected = problem.Expected();
+      for (const int64_t skew : {0, 1}) {
+        MirrorContext context = NthContext(turn++ % 9, skew);
+        const LoraLinearOutputs forward = problem.Forward(MirroredCuda(), context);
+        const LoraLinearOutputs backward =
+            problem.Backward(MirroredCuda(), context, InF32(expected.h));
+        for (size_t i = 0; i < forward.y.size(); ++i) {
+          // Rounding to the output's dtype is all that may happen.
+          CHECK_IDENTICAL(forward.y[i], expected.y[i].As(dtype));
+          if (!expected.h[i]) continue;
+          CHECK_IDENTICAL(forward.h[i], expected.h[i].As(DType::kF32));
+          CHECK_IDENTICAL(backward.da[i], expected.da[i].As(DType::kF32));
+          CHECK_IDENTICAL(backward.db[i], expected.db[i].As(DType::kF32));
+        }
+        CHECK_IDENTICAL(backward.dx, expected.dx.As(dtype));
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda lora_linear: y does not depend on whether h is kept") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t m : {1, 16, 17, 70}) {
+      CAPTURE(m);
+      MirrorContext context = NthContext(static_cast<int>(m % 9));
+      const LoraLinearProblem problem(CaseOf(dtype, m, 90, {{70, 5}, {30, 20, true}}));
+      const LoraLinearOutputs with = problem.Forward(MirroredCuda(), context, true);
+      const LoraLinearOutputs without = problem.Forward(MirroredCuda(), context, false);
+      for (size_t i = 0; i < with.y.size(); ++i) CHECK_IDENTICAL(with.y[i], without.y[i]);
+    }
+  }
+}
+
+// Which gradients are wanted may decide how sums are split, and so the last bits: within the
+// bounds.
+TEST_CASE("cuda lora_linear: each gradient alone") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const LoraLinearProblem problem(
+        CaseOf(dtype, 20, 90, {{70, 5, false, 0.1f}, {33, 20}, {9, 0}}));
+    const LoraLinearOutputs expected = problem.Expected();
+    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(dtype));
+    const std::vector<Tensor> h = InF32(expected.h);
+    MirrorContext context = NthContext(4, 1);
+    std::vector<FrozenWeight> weights;
+    LoraLinearBackwardArgs args;
+    for (size_t i = 0; i < problem.branches.size(); ++i) {
+      const BranchOperands& branch = problem.branches[i];
+      weights.emplace_back(MirroredCuda(), branch.weight, context);
+      args.branches.push_back({weights.back().backward(), branch.bias, branch.a, branch.b,
+                               branch.scale, branch.dropout});
+      args.g.push_back(problem.g[i]);
+    }
+    args.h.resize(3);
+    args.da.resize(3);
+    args.db.resize(3);
+    SUBCASE("dx") {
+      LoraLinearBackwardArgs one = args;
+      const Tensor dx(dtype, problem.x.shape());
+      one.dx = dx;
+      Run(MirroredCuda().lora_linear_backward, one, context);
+      CHECK_CLOSE(dx, expected.dx, bounds.dx);
+    }
+    SUBCASE("da") {
+      LoraLinearBackwardArgs one = args;
+      const Tensor da(DType::kF32, problem.branches[1].a.shape());
+      one.h[1] = h[1];
+      one.da[1] = da;
+      Run(MirroredCuda().lora_linear_backward, one, context);
+      CHECK_CLOSE(da, expected.da[1], bounds.da[1]);
+    }
+    SUBCASE("db") {
+      LoraLinearBackwardArgs one = args;
+      const Tensor db(DType::kF32, problem.branches[0].b.shape());
+      one.x = problem.x;
+      one.db[0] = db;
+      Run(MirroredCuda().lora_linear_backward, one, context);
+      CHECK_CLOSE(db, expected.db[0], bounds.db[0]);
+    }
+  }
+}
+
+TEST_CASE("cuda lora_linear: NaN in one row stays in that row") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t m : {9, 21}) {
+      MirrorContext context = NthContext(0);
+      LoraLinearProblem problem(CaseOf(dtype, m, 40, {{30, 4}}));
+      const LoraLinearOutputs clean = problem.Forward(MirroredCuda(), context);
+      problem.x.Set(5 * 40 + 39, std::numeric_limits<double>::quiet_NaN());
+      const LoraLinearOutputs dirty = problem.Forward(MirroredCuda(), context);
+      for (int64_t i = 0; i < m * 30; ++i) {
+        const bool poisoned = i / 30 == 5;
+        REQUIRE(std::isnan(dirty.y[0].at(i)) == poisoned);
+        if (!poisoned) REQUIRE(dirty.y[0].at(i) == clean.y[0].at(i));
+      }
+    }
+  }
+}
+
+// The bounds must be able to tell a wrong kernel: see the CPU's test.
+TEST_CASE("cuda lora_linear: the bounds reject wrong results") {
+  const LoraLinearProblem problem(CaseOf(DType::kBF16, 20, 512, {{40, 8}}));
+  const LoraLinearOutputs expected = problem.Expected();
+  const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(DType::kBF16));
+  MirrorContext context = NthContext(0);
+  const auto rejected = [&](const LoraLinearProblem& mutant) {
+    const LoraLinearOutputs wrong = mutant.Forward(MirroredCuda(), context);
+    return !Close(wrong.y[0], expected.y[0], bounds.y[0]).ok;
+  };
+  CHECK_FALSE(rejected(problem));
+  LoraLinearProblem last_k = problem;
+  for (int64_t i = 0; i < 20; ++i) last_k.x.Set(i * 512 + 511, 0);
+  CHECK(rejected(last_k));
+  LoraLinearProblem scale = problem;
+  scale.branches[0].scale *= 1.02f;
+  CHECK(rejected(scale));
+  LoraLinearProblem rank = problem;
+  for (int64_t i = 0; i < 40; ++i) rank.branches[0].a.Set(i * 8 + 7, 0);
+  CHECK(rejected(rank));
+}
+
+}  // namespace
+}  // namespace lora::test
