@@ -17,7 +17,7 @@ SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multi
   for (const SkinnyShape& job : jobs)
     work += CeilDiv(job.outs, kSkinnyOuts) * CeilDiv(job.depth, step);
   const int64_t blocks_wanted = 2 * std::max(multiprocessors, 1);
-  const int64_t steps_each = std::max(kMinSteps, work / blocks_wanted);
+  const int64_t steps_each = std::max(kMinSteps, CeilDiv(work, blocks_wanted));
 
   SkinnyPlan plan;
   for (const SkinnyShape& job : jobs) {
@@ -26,7 +26,8 @@ SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multi
     split.partial = plan.partial_floats;
     if (job.outs > 0 && job.depth > 0) {
       const int64_t steps = CeilDiv(job.depth, step);
-      const int64_t wanted = std::min(CeilDiv(steps, steps_each), kSkinnyMaxSplits);
+      const int64_t wanted =
+          std::clamp((steps + steps_each / 2) / steps_each, int64_t{1}, kSkinnyMaxSplits);
       // Even lengths: the last split is not a stub.
       split.chunk = CeilDiv(steps, wanted) * step;
       split.splits = CeilDiv(job.depth, split.chunk);

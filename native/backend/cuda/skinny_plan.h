@@ -28,8 +28,9 @@ struct SkinnyPlan {
 constexpr int64_t kSkinnyOuts = 128;  // of one block
 constexpr int64_t kSkinnyMaxSplits = 32;
 
-// `step`: how much of depth a block takes at once. Depth is split until the device has two waves
-// of blocks, by one length for all jobs, so that every block has about the same work.
+// `step`: how much of depth a block takes at once. Depth is split until there are about two blocks
+// for every multiprocessor, which run at once: hardly any wait for a second turn. One length for
+// all jobs, so that every block has about the same work.
 SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multiprocessors);
 
 }  // namespace lora::cuda

@@ -190,6 +190,7 @@ struct DownCase {
     const DeviceScratch scratch(cuda::LowRankDownScratchBytes(args, context.threads()));
     cuda::LowRankDown(args, scratch, context.device);
     context.device.Finish();
+    CHECK(simt::EmulatedCounts(context.device.gpu()).WavefrontsPerPhase() <= 1.0);
     DownOutputs out;
     for (const DeviceMatrix& h : hs) out.h.push_back(h.Download());
     for (const DeviceMatrix& t : ts) out.t.push_back(t.Download());
@@ -340,6 +341,7 @@ struct GradientCase {
     const DeviceScratch scratch(cuda::LowRankGradientsScratchBytes(args, context.threads()));
     cuda::LowRankGradients(args, scratch, context.device);
     context.device.Finish();
+    CHECK(simt::EmulatedCounts(context.device.gpu()).WavefrontsPerPhase() <= 1.0);
     std::vector<Tensor> results;
     for (const DeviceMatrix& out : outs) results.push_back(out.Download());
     return results;
@@ -399,6 +401,26 @@ TEST_CASE("cuda low-rank gradients are exact on whole numbers") {
   for (const DType dtype : kDTypes) {
     const GradientCase c(dtype, true, {{200, 40, 20, false, 0.5f}, {200, 150, 5, true}});
     c.Check(c.Run(1, 0));
+  }
+}
+
+// A device with less shared memory than three stages of eight tiles of ranks need.
+TEST_CASE("cuda low-rank products: a small device gives the same bits, without bank conflicts") {
+  const cuda::DeviceProperties usual{4, 80, 163 * 1024}, small{4, 86, 99 * 1024};
+  for (const DType dtype : kDTypes) {
+    for (const bool by_columns : {false, true}) {
+      const DownCase down(dtype, by_columns, false,
+                          {{60, 520, {{8, 0.1f}, {8, 0.2f}, {16, 0.3f}, {32, 0.5f}}}});
+      const GradientCase up(dtype, false, {{520, 60, 64, by_columns, 0.1f}});
+      const DownOutputs h = down.Run(2, 0);
+      const std::vector<Tensor> g = up.Run(2, 0);
+      down.Check(h);
+      up.Check(g);
+      simt::SetEmulatedProperties(small);
+      CheckSame(down.Run(4, 0), h);
+      CHECK_IDENTICAL(up.Run(4, 0)[0], g[0]);
+      simt::SetEmulatedProperties(usual);
+    }
   }
 }
 

@@ -104,10 +104,11 @@ template <class T, int kXTiles>
 struct DecodeParams {
   static constexpr int kThreads = 256, kMinBlocks = 2;
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kRows = 16;      // of W, of a block
-  static constexpr int kColumns = 128;  // of W, of a warp at once
-  static constexpr int kPitch = 20;     // floats between the sums of two rows of x
-  static constexpr int kSharedBytes = kWarps * kXTiles * 8 * kPitch * 4;
+  static constexpr int kRows = 16;                     // of W, of a block
+  static constexpr int kColumns = 128;                 // of W, of a warp at once
+  static constexpr int kPitch = 20;                    // floats between the sums of two rows of x
+  static constexpr int kSlice = kXTiles * 8 * kPitch;  // floats of one warp's sums
+  static constexpr int kSharedBytes = (kWarps + 1) * kSlice * 4;
   const T* x;
   int64_t k;
   int m, branches;
@@ -158,6 +159,20 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
     const int row = i * 8 + g;
     x[i] = p.x + (row < p.m ? row : p.m - 1) * p.k;
   }
+  // Each warp does the low-rank part of two rows, a lane to a rank. What this needs of A is on its
+  // way before W is.
+  const int64_t low_row = row0 + WarpIndex() * 2;
+  const auto load_a = [&](int half, int j) {
+    return low_row + half < o.n && j < o.rank ? o.a[(low_row + half) * o.rank + j] : 0.0f;
+  };
+  float a_first[2] = {0.0f, 0.0f};
+  if (o.a != nullptr) {
+    a_first[0] = load_a(0, lane);
+    a_first[1] = load_a(1, lane);
+  }
+  const int of_x = ThreadIndex() / P::kRows, of_w = ThreadIndex() % P::kRows;
+  const bool mine = of_x < p.m && row0 + of_w < o.n;
+  const float bias = mine ? DecodeBias<T>(o, row0 + of_w) : 0.0f;
   const bool aligned = p.k % 8 == 0 && IsAligned16(o.w) && IsAligned16(p.x);
 
   float acc[kXTiles][4];
@@ -210,30 +225,45 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
   for (int i = 0; i < kXTiles; ++i) {
     LORA_UNROLL
     for (int c = 0; c < 4; ++c) {
-      const int of_x = i * 8 + 2 * q + c % 2, of_w = g + c / 2 * 8;
-      sums[(WarpIndex() * kXTiles * 8 + of_x) * P::kPitch + of_w] = acc[i][c];
+      sums[WarpIndex() * P::kSlice + (i * 8 + 2 * q + c % 2) * P::kPitch + g + c / 2 * 8] =
+          acc[i][c];
     }
   }
-  const int of_x = ThreadIndex() / P::kRows, of_w = ThreadIndex() % P::kRows;
-  const int64_t row = row0 + of_w;
-  const bool mine = of_x < p.m && row < o.n;
-  float low = 0.0f, bias = 0.0f;
-  if (mine) {
-    bias = DecodeBias<T>(o, row);
-    if (o.a != nullptr) {
-      const float* a = o.a + row * o.rank;
-      const float* h = o.h + int64_t{of_x} * o.rank;
-      for (int r = 0; r < o.rank; ++r) low = Fma(a[r], h[r], low);
+  float* low_sums = sums + P::kWarps * P::kSlice;
+  if (o.a != nullptr) {
+    float low[kXTiles * 8][2];
+    LORA_UNROLL
+    for (int m = 0; m < kXTiles * 8; ++m) low[m][0] = low[m][1] = 0.0f;
+    for (int j = lane; j < o.rank + lane; j += 32) {
+      const float a0 = j == lane ? a_first[0] : load_a(0, j);
+      const float a1 = j == lane ? a_first[1] : load_a(1, j);
+      LORA_UNROLL
+      for (int m = 0; m < kXTiles * 8; ++m) {
+        if (m >= p.m || j >= o.rank) continue;
+        const float h = o.h[int64_t{m} * o.rank + j];
+        low[m][0] = Fma(a0, h, low[m][0]);
+        low[m][1] = Fma(a1, h, low[m][1]);
+      }
+    }
+    LORA_UNROLL
+    for (int m = 0; m < kXTiles * 8; ++m) {
+      if (m >= p.m) continue;
+      LORA_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const float sum = WarpSum(low[m][half]);
+        if (lane == (m * 2 + half) % 32)
+          low_sums[m * P::kPitch + WarpIndex() * 2 + half] = o.scale * sum;
+      }
     }
   }
   SyncThreads();
   if (!mine) return;
-  float sum = 0.0f;
+  float sum = o.a != nullptr ? low_sums[of_x * P::kPitch + of_w] : 0.0f;
   LORA_UNROLL
   for (int warp = 0; warp < P::kWarps; ++warp)
-    sum += sums[(warp * kXTiles * 8 + of_x) * P::kPitch + of_w];
-  const T rounded = FromFloat<T>(sum + bias + o.scale * low);
-  static_cast<T*>(o.y)[of_x * o.n + row] = rounded;
+    sum += sums[warp * P::kSlice + of_x * P::kPitch + of_w];
+  const T rounded = FromFloat<T>(sum + bias);
+  static_cast<T*>(o.y)[of_x * o.n + row0 + of_w] = rounded;
 }
 
 template <int kM>

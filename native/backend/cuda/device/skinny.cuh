@@ -60,7 +60,7 @@ struct SkinnyJob {
 
 template <SkinnyForm kForm, class T>
 struct SkinnyParams {
-  static constexpr int kThreads = 128, kMinBlocks = 2;
+  static constexpr int kThreads = 128, kMinBlocks = std::is_same_v<T, BF16> ? 3 : 2;
   static constexpr int kOuts = 128;
   static constexpr int kDepth = 128 / sizeof(T);  // of one stage
   static constexpr int kZBytes = kOuts * kDepth * sizeof(T);
