@@ -1,0 +1,72 @@
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+#include "test/support/cuda_paths.h"
+#include "test/support/matmul_cases.h"
+
+namespace lora::test {
+namespace {
+
+std::vector<Tensor> Multiply(const MatmulCase& c, const Tensor& a, const Tensor& b, DType to,
+                             Context& context) {
+  std::vector<Tensor> y = {Tensor(to, c.y)};
+  Run(MirroredCuda().matmul, MatmulArgs{a, b, y[0], c.trans_a, c.trans_b}, context);
+  return y;
+}
+
+void CheckExact(const MatmulCase& c, DType da, DType db, DType dy) {
+  CAPTURE(Text(c.a));
+  CAPTURE(Text(c.b));
+  CAPTURE(NameOf(da));
+  CAPTURE(NameOf(db));
+  CAPTURE(NameOf(dy));
+  const Tensor a = Integers(da, c.a, 1), b = Integers(db, c.b, 2);
+  const Tensor expected = MatmulExpected(c, a, b, dy);
+  OnEveryCudaPath([&](Context& context) { return Multiply(c, a, b, dy, context); },
+                  [&](const std::vector<Tensor>& y) { CHECK_IDENTICAL(y[0], expected); });
+}
+
+TEST_CASE("cuda matmul: shapes, transposes and broadcasting, whole numbers exact") {
+  std::vector<MatmulCase> cases = MatmulCases();
+  cases.push_back({{2, 3, 9, 4}, {9, 5}, {2, 3, 4, 5}, true, false});  // shared b, transposed a
+  cases.push_back({{3, 1, 2, 4, 8}, {1, 4, 1, 8, 8}, {3, 4, 2, 4, 8}});
+  cases.push_back({{2, 3, 0}, {2, 0, 4}, {2, 3, 4}});
+  cases.push_back({{3, 130, 32}, {3, 32, 72}, {3, 130, 72}});
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16})
+    for (const MatmulCase& c : cases) CheckExact(c, dtype, dtype, dtype);
+}
+
+TEST_CASE("cuda matmul: dtypes may be mixed") {
+  const DType dtypes[] = {DType::kF32, DType::kBF16, DType::kF16};
+  for (const DType da : dtypes)
+    for (const DType db : dtypes)
+      for (const DType dy : dtypes) CheckExact({{9, 33}, {33, 18}, {9, 18}}, da, db, dy);
+}
+
+TEST_CASE("cuda matmul: products of any numbers stay within the bound of f32 accumulation") {
+  const MatmulCase cases[] = {{{2, 67, 301}, {2, 301, 45}, {2, 67, 45}},
+                              {{5, 1000}, {40, 1000}, {5, 40}, false, true}};
+  for (const MatmulCase& c : cases) {
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+      CAPTURE(Text(c.a));
+      CAPTURE(NameOf(dtype));
+      const Tensor a = Normal(dtype, c.a, 1), b = Normal(dtype, c.b, 2);
+      const Tensor expected = MatmulExpected(c, a, b, DType::kF64);
+      Tensor abs_a = a, abs_b = b;
+      for (int64_t i = 0; i < a.numel(); ++i) abs_a.Set(i, std::fabs(a.at(i)));
+      for (int64_t i = 0; i < b.numel(); ++i) abs_b.Set(i, std::fabs(b.at(i)));
+      const Tensor terms = MatmulExpected(c, abs_a, abs_b, DType::kF64);
+      // Errors of a chain of k additions that do not all point the same way.
+      const double chain = 4 * std::sqrt(static_cast<double>(c.a[-1]));
+      std::vector<double> bounds;
+      for (int64_t i = 0; i < expected.numel(); ++i)
+        bounds.push_back(chain * kU * terms.at(i) + RoundingBound(dtype, expected.at(i)));
+      OnEveryCudaPath([&](Context& context) { return Multiply(c, a, b, dtype, context); },
+                      [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lora::test
