@@ -54,6 +54,16 @@ LORA_DEVICE Indexed Butterfly(Indexed v, int mask) {
   return {value, index};
 }
 
+LORA_DEVICE int32_t FromLane(int32_t v, int lane) { return Shuffle(v, lane); }
+LORA_DEVICE uint64_t FromLane(uint64_t v, int lane) {
+  const uint32_t low = Shuffle(static_cast<uint32_t>(v), lane);
+  const uint32_t high = Shuffle(static_cast<uint32_t>(v >> 32), lane);
+  return uint64_t{high} << 32 | low;
+}
+LORA_DEVICE double FromLane(double v, int lane) {
+  return BitsToDouble(FromLane(DoubleToBits(v), lane));
+}
+
 // Over groups of kLanes (a power of two up to 32) consecutive lanes. All 32 lanes call.
 template <int kLanes = 32, class T, class Op>
 LORA_DEVICE T WarpReduce(T value, Op op) {
@@ -93,6 +103,39 @@ LORA_DEVICE T BlockSum(T value, T* slots) {
 template <int kThreads, class T>
 LORA_DEVICE T BlockMax(T value, T* slots) {
   return BlockReduce<kThreads>(value, slots, Max());
+}
+
+// The sum of this lane's value and those of all lanes before it.
+template <class T>
+LORA_DEVICE T WarpPrefixSum(T value) {
+  LORA_UNROLL
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int from = LaneIndex() - distance;
+    const T before = FromLane(value, from < 0 ? 0 : from);
+    if (from >= 0) value = before + value;
+  }
+  return value;
+}
+template <class T>
+struct Prefix {
+  T before, total;  // the sum of the threads before this one, and of all
+};
+// As BlockReduce: all threads call, and slots may be used again at once.
+template <int kThreads, class T>
+LORA_DEVICE Prefix<T> BlockPrefixSum(T value, T* slots) {
+  constexpr int kWarps = kThreads / 32;
+  static_assert(kThreads % 32 == 0 && (kWarps & (kWarps - 1)) == 0 && kWarps <= 32);
+  const T to_here = WarpPrefixSum(value);
+  const T before_here = FromLane(to_here, LaneIndex() == 0 ? 0 : LaneIndex() - 1);
+  if (LaneIndex() == 31) slots[WarpIndex()] = to_here;
+  SyncThreads();
+  const T warps = WarpPrefixSum(LaneIndex() < kWarps ? slots[LaneIndex() % kWarps] : T{});
+  SyncThreads();
+  const T before_warp = FromLane(warps, WarpIndex() == 0 ? 0 : WarpIndex() - 1);
+  Prefix<T> prefix{T{}, FromLane(warps, kWarps - 1)};
+  if (WarpIndex() > 0) prefix.before = before_warp;
+  if (LaneIndex() > 0) prefix.before = prefix.before + before_here;
+  return prefix;
 }
 
 }  // namespace lora::device

@@ -42,4 +42,18 @@ LORA_DEVICE void StoreOfRow(T* row, int64_t first, int64_t count, const float (&
   }
 }
 
+// to[j] ← from[j] for all j below count, by the kThreads threads of a block. T is storage, not a
+// number: nothing is converted.
+template <int kThreads, class T>
+LORA_DEVICE void CopyRow(T* to, const T* from, int64_t count) {
+  constexpr int kPerVector = 16 / sizeof(T);
+  int64_t vectors = 0;
+  if (IsAligned16(from) && IsAligned16(to)) {
+    vectors = count / kPerVector;
+    for (int64_t v = ThreadIndex(); v < vectors; v += kThreads)
+      StoreGlobal16(to + v * kPerVector, LoadGlobal16(from + v * kPerVector));
+  }
+  for (int64_t i = vectors * kPerVector + ThreadIndex(); i < count; i += kThreads) to[i] = from[i];
+}
+
 }  // namespace lora::device

@@ -1,0 +1,101 @@
+// logits = hidden·Wᵀ a chunk of rows at a time; their losses; and from the same logits
+// d_hidden = (softmax − onehot)·W. Only rows that count are computed: they are gathered first.
+// Per chunk, W is read once per direction, and the f32 logits are written once and read twice; the
+// gradients of the logits are rounded to the dtype of W, which is what tensor cores take.
+#include <type_traits>
+
+#include "backend/cuda/cross_entropy.h"
+#include "backend/cuda/device/linear_cross_entropy.cuh"
+#include "backend/cuda/ids.h"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.h"
+#include "backend/cuda/linear_cross_entropy_plan.h"
+
+namespace lora::cuda {
+namespace {
+
+constexpr const char* kOp = "linear_cross_entropy";
+constexpr int32_t kIgnored = -100;
+
+// `count` rows into a chunk of `padded`.
+void Gather(const LinearCrossEntropyArgs& args, const int32_t* rows, int64_t count, int64_t padded,
+            std::byte* hidden, int32_t* labels, Context& context) {
+  ForFloat(args.hidden.dtype, [&]<class Number>() {
+    using T = std::conditional_t<sizeof(Number) == 4, uint32_t, uint16_t>;
+    Launch<device::GatherRows<T>>(
+        kOp, context, Blocks(padded, 1),
+        device::GatherRowsParams<T>{Data<const T>(args.hidden), Data<const int32_t>(args.labels),
+                                    rows, count, args.hidden.dim(1), kIgnored,
+                                    reinterpret_cast<T*>(hidden), labels});
+  });
+}
+
+}  // namespace
+
+size_t LinearCrossEntropyScratchBytes(const LinearCrossEntropyArgs& args, int threads) {
+  return PlanLinearCrossEntropy(args, threads).bytes;
+}
+
+void LinearCrossEntropy(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) {
+  const LinearCrossEntropyPlan plan = PlanLinearCrossEntropy(args, context.threads());
+  const int64_t counted = CountLabels(kOp, args.labels, plan.vocab, scratch.data() + plan.check,
+                                      static_cast<CudaContext&>(context));
+  auto* const row_list = reinterpret_cast<int32_t*>(scratch.data() + plan.row_list);
+  auto* const losses = reinterpret_cast<double*>(scratch.data() + plan.losses);
+  auto* const labels = reinterpret_cast<int32_t*>(scratch.data() + plan.labels);
+  auto* const lse = reinterpret_cast<float*>(scratch.data() + plan.lse);
+  std::byte* const hidden = scratch.data() + plan.hidden;
+  auto* const d_hidden = reinterpret_cast<float*>(scratch.data() + plan.d_hidden);
+  const Scratch product = scratch.subspan(plan.product);
+
+  device::LaunchShape one;
+  one.shared_bytes = device::ListRowsParams::kSharedBytes;
+  Launch<device::ListRows>(
+      kOp, context, one,
+      device::ListRowsParams{Data<const int32_t>(args.labels), static_cast<int32_t>(plan.rows),
+                             kIgnored, row_list});
+  if (plan.gradient && counted < plan.rows) {
+    Launch<device::ClearRows>(kOp, context, Blocks(plan.rows, 1),
+                              device::ClearRowsParams{Data<const int32_t>(args.labels), kIgnored,
+                                                      plan.dim, Data<float>(args.d_hidden)});
+  }
+
+  int64_t done = 0;
+  for (int64_t i = 0; i < plan.ChunksOf(counted); ++i) {
+    const int64_t count = plan.RowsOf(counted, i);
+    constexpr int64_t kStep = LinearCrossEntropyPlan::kRowStep;
+    const int64_t padded = (count + kStep - 1) / kStep * kStep;
+    Gather(args, row_list + done, count, padded, hidden, labels, context);
+
+    GemmProblem forward = plan.Logits(padded);
+    forward.segments[0].a = hidden;
+    forward.segments[0].b = args.weight.data;
+    forward.c = scratch.data() + plan.logits;
+    Gemm(kOp, forward, product, context);
+
+    LogitRows rows{forward.c, DType::kF32, count, plan.vocab, plan.pitch, labels};
+    SoftmaxLoss(kOp, rows, losses + done, lse, false, context);
+    if (plan.gradient) {
+      rows.rows = padded;
+      LogitGradients to;
+      to.dlogits = scratch.data() + plan.gradients;
+      to.dtype = plan.dtype;
+      to.pitch = plan.pitch;
+      SoftmaxGradient(kOp, rows, lse, to, context);
+
+      GemmProblem backward = plan.HiddenGradient(padded);
+      backward.segments[0].a = to.dlogits;
+      backward.segments[0].b = args.weight_bwd.data;
+      backward.c = d_hidden;
+      Gemm(kOp, backward, product, context);
+      Launch<device::ScatterRows>(kOp, context, Blocks(count, 1),
+                                  device::ScatterRowsParams{d_hidden, row_list + done, plan.dim,
+                                                            Data<float>(args.d_hidden)});
+    }
+    done += count;
+  }
+  SumLosses(kOp, losses, counted, counted, Data<float>(args.loss), Data<float>(args.count),
+            context);
+}
+
+}  // namespace lora::cuda

@@ -1,0 +1,97 @@
+#include "backend/cuda/linear_cross_entropy_plan.h"
+
+#include <algorithm>
+
+#include "backend/cuda/ids.h"
+
+namespace lora::cuda {
+namespace {
+
+// 256 rows of 150,000 logits: enough that a chunk pays for reading W, which it does twice.
+constexpr size_t kLogitBytes = size_t{160} << 20;
+constexpr int64_t kMinChunk = 128, kMaxChunk = 1024;
+
+int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+}  // namespace
+
+int64_t LinearCrossEntropyPlan::ChunksOf(int64_t counted) const {
+  return (counted + chunk - 1) / chunk;
+}
+
+// All but the last have the same number, a multiple of kRowStep.
+int64_t LinearCrossEntropyPlan::RowsOf(int64_t counted, int64_t i) const {
+  const int64_t chunks = ChunksOf(counted);
+  const int64_t each = RoundUp((counted + chunks - 1) / chunks, kRowStep);
+  return std::clamp<int64_t>(counted - i * each, 0, each);
+}
+
+GemmProblem LinearCrossEntropyPlan::Logits(int64_t m) const {
+  GemmProblem p;
+  p.m = m;
+  p.n = vocab;
+  p.a_dtype = p.b_dtype = dtype;
+  p.c_dtype = DType::kF32;
+  p.trans_b = true;
+  p.segments.resize(1);
+  p.segments[0].k = p.segments[0].a_pitch = p.segments[0].b_pitch = dim;
+  p.c_pitch = pitch;
+  return p;
+}
+
+GemmProblem LinearCrossEntropyPlan::HiddenGradient(int64_t m) const {
+  GemmProblem p;
+  p.m = m;
+  p.n = dim;
+  p.a_dtype = p.b_dtype = dtype;
+  p.c_dtype = DType::kF32;
+  p.segments.resize(1);
+  p.segments[0].k = vocab;
+  p.segments[0].a_pitch = pitch;
+  p.segments[0].b_pitch = dim;
+  p.c_pitch = dim;
+  return p;
+}
+
+LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args,
+                                              int multiprocessors) {
+  LinearCrossEntropyPlan plan;
+  plan.rows = args.hidden.dim(0);
+  plan.dim = args.hidden.dim(1);
+  plan.vocab = args.weight.rows;
+  plan.dtype = args.hidden.dtype;
+  plan.gradient = args.d_hidden.defined;
+  plan.pitch = RoundUp(plan.vocab, 8);
+  const auto row_bytes = static_cast<size_t>(std::max<int64_t>(plan.pitch, 1)) * sizeof(float);
+  const int64_t fit = static_cast<int64_t>(kLogitBytes / row_bytes) / kMinChunk * kMinChunk;
+  plan.chunk = std::min(std::clamp(fit, kMinChunk, kMaxChunk),
+                        RoundUp(std::max<int64_t>(plan.rows, 1), plan.kRowStep));
+
+  const auto rows = static_cast<size_t>(plan.rows), chunk = static_cast<size_t>(plan.chunk);
+  const size_t dim = static_cast<size_t>(plan.dim), size = SizeOf(plan.dtype);
+  const size_t logits = chunk * static_cast<size_t>(plan.pitch);
+  const auto take = [&](size_t& place, size_t bytes) {
+    place = plan.bytes;
+    plan.bytes += (bytes + 255) / 256 * 256;
+  };
+  take(plan.check, kIdCheckBytes);
+  take(plan.row_list, rows * sizeof(int32_t));
+  take(plan.losses, rows * sizeof(double));
+  take(plan.labels, chunk * sizeof(int32_t));
+  take(plan.lse, chunk * sizeof(float));
+  take(plan.hidden, chunk * dim * size);
+  take(plan.logits, logits * sizeof(float));
+  plan.gradients = plan.logits;
+  if (plan.gradient && plan.dtype != DType::kF32) take(plan.gradients, logits * size);
+  if (plan.gradient) take(plan.d_hidden, chunk * dim * sizeof(float));
+  size_t product = 0;
+  for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
+    product = std::max(product, GemmScratchBytes(plan.Logits(m), multiprocessors));
+    if (!plan.gradient) continue;
+    product = std::max(product, GemmScratchBytes(plan.HiddenGradient(m), multiprocessors));
+  }
+  take(plan.product, product);
+  return plan;
+}
+
+}  // namespace lora::cuda

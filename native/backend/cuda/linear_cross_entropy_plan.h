@@ -1,0 +1,49 @@
+// How the rows of linear_cross_entropy are cut into chunks, and its scratch: functions of the
+// problem and the number of multiprocessors alone, so that two runs give the same bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "backend/cuda/gemm.h"
+
+namespace lora::cuda {
+
+struct LinearCrossEntropyPlan {
+  // Products are only made of whole multiples of so many rows, so that few sizes decide how much
+  // scratch they need.
+  static constexpr int64_t kRowStep = 64;
+
+  int64_t rows = 0, dim = 0, vocab = 0;
+  DType dtype = DType::kF32;  // of hidden and weight
+  bool gradient = false;
+
+  int64_t chunk = 0;  // rows whose logits are held at once, at most; a multiple of kRowStep
+  int64_t pitch = 0;  // elements from one row of logits or of their gradients to the next
+
+  // Places in scratch, all multiples of 256 bytes.
+  size_t check = 0;      // of CheckIds
+  size_t row_list = 0;   // [rows] i32: those that count
+  size_t losses = 0;     // [rows] f64 of those
+  size_t labels = 0;     // [chunk] i32
+  size_t lse = 0;        // [chunk] f32
+  size_t hidden = 0;     // [chunk, dim]
+  size_t logits = 0;     // [chunk, pitch] f32
+  size_t gradients = 0;  // [chunk, pitch] of the logits, rounded; the logits' own place in f32
+  size_t d_hidden = 0;   // [chunk, dim] f32
+  size_t product = 0;    // of the products
+  size_t bytes = 0;
+
+  // How many chunks `counted` rows make, and how many of them chunk i has.
+  int64_t ChunksOf(int64_t counted) const;
+  int64_t RowsOf(int64_t counted, int64_t i) const;
+
+  // Shapes only: [m, dim]·Wᵀ and [m, vocab]·W.
+  GemmProblem Logits(int64_t m) const;
+  GemmProblem HiddenGradient(int64_t m) const;
+};
+
+LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args,
+                                              int multiprocessors);
+
+}  // namespace lora::cuda

@@ -1,0 +1,133 @@
+// linear_cross_entropy of every backend against the reference. With u the unit roundoff of f32, a
+// logit errs by 4·√dim·u·‖h‖‖w‖ (more where products are accumulated in less than f32), exp and its
+// sum as in cross_entropy_cases.h, the gradient of a logit is rounded to the activation dtype, and
+// the sum over the vocabulary errs by 4·√vocab·u of its absolute terms.
+#pragma once
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/backend.h"
+#include "core/error.h"
+#include "test/support/close.h"
+#include "test/support/cross_entropy_cases.h"
+#include "test/support/run.h"
+#include "test/support/tensors.h"
+
+namespace lora::test {
+
+struct LinearCrossEntropyProblem {
+  Tensor hidden, weight, labels;
+  LinearCrossEntropyProblem(DType dtype, int64_t rows, int64_t dim, int64_t vocab) {
+    hidden = Normal(dtype, {rows, dim}, 1);
+    weight = Normal(dtype, {vocab, dim}, 2, 0.5);
+    labels = Integers(DType::kI32, {rows}, 3, 0, static_cast<int>(vocab) - 1);
+  }
+};
+
+struct LinearCrossEntropyOutputs {
+  Tensor loss{DType::kF32, {1}}, count{DType::kF32, {1}}, d_hidden;
+  explicit LinearCrossEntropyOutputs(const LinearCrossEntropyProblem& p)
+      : d_hidden(DType::kF32, p.hidden.shape()) {}
+};
+
+inline LinearCrossEntropyArgs ArgsOf(const LinearCrossEntropyProblem& p, const FrozenWeight& w,
+                                     const LinearCrossEntropyOutputs& out) {
+  return {p.hidden, w.forward(), w.backward(), p.labels, out.loss, out.count, out.d_hidden};
+}
+
+// What the reference gives, and how far off another implementation may be.
+struct LinearCrossEntropyExpected {
+  LinearCrossEntropyOutputs out;
+  double loss_bound = 0;
+  std::vector<double> d_hidden_bounds;
+
+  explicit LinearCrossEntropyExpected(const LinearCrossEntropyProblem& p,
+                                      double accumulation_roundoff = UnitRoundoff(DType::kF32))
+      : out(p) {
+    constexpr double kU = UnitRoundoff(DType::kF32);
+    const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);
+    const FrozenWeight reference_weight(ReferenceBackend(), p.weight, *context);
+    Run(ReferenceBackend().linear_cross_entropy, ArgsOf(p, reference_weight, out), *context);
+    const int64_t rows = p.hidden.shape()[0], dim = p.hidden.shape()[1],
+                  vocab = p.weight.shape()[0];
+    const auto h = p.hidden.Values(), w = p.weight.Values();
+    const double dot_error = 4 * std::sqrt(static_cast<double>(dim)) * accumulation_roundoff;
+    const double gradient_error =
+        4 * std::sqrt(static_cast<double>(vocab)) * accumulation_roundoff +
+        (p.hidden.dtype() == DType::kF32 ? 0 : UnitRoundoff(p.hidden.dtype()));
+    loss_bound = 2 * kU * std::fabs(out.loss.at(0));
+    d_hidden_bounds.assign(h.size(), 0.0);
+    for (int64_t row = 0; row < rows; ++row) {
+      if (p.labels.at(row) == -100) continue;
+      const double* x = h.data() + row * dim;
+      std::vector<double> logits, errors;
+      double sum = 0, weighted = 0;
+      for (int64_t c = 0; c < vocab; ++c) {
+        const double* y = w.data() + c * dim;
+        double dot = 0, xx = 0, yy = 0;
+        for (int64_t n = 0; n < dim; ++n) {
+          dot += x[n] * y[n];
+          xx += x[n] * x[n];
+          yy += y[n] * y[n];
+        }
+        logits.push_back(dot);
+        errors.push_back(dot_error * std::sqrt(xx * yy));
+        sum += std::exp(dot);
+      }
+      const double lse = std::log(sum);
+      const auto error = [&](size_t c) {  // of exp(logit − lse), without the error of lse
+        return errors[c] + kU * (3 + std::fabs(logits[c] - lse) + std::fabs(lse));
+      };
+      for (size_t c = 0; c < logits.size(); ++c) weighted += std::exp(logits[c] - lse) * error(c);
+      const size_t label = static_cast<size_t>(p.labels.at(row));
+      loss_bound += weighted + kSumError + errors[label];
+      for (size_t c = 0; c < logits.size(); ++c) {
+        const double probability = std::exp(logits[c] - lse);
+        const double g = probability - (c == label ? 1 : 0);
+        const double g_error = probability * (error(c) + weighted + kSumError) + kU * std::fabs(g) +
+                               gradient_error * std::fabs(g);
+        for (int64_t n = 0; n < dim; ++n) {
+          d_hidden_bounds[static_cast<size_t>(row * dim + n)] +=
+              g_error * std::fabs(w[c * static_cast<size_t>(dim) + static_cast<size_t>(n)]);
+        }
+      }
+    }
+    for (size_t i = 0; i < h.size(); ++i) {
+      d_hidden_bounds[i] += 2 * kU * std::fabs(out.d_hidden.at(static_cast<int64_t>(i)));
+    }
+  }
+
+  void Check(const LinearCrossEntropyOutputs& actual) const {
+    CHECK((actual.loss.intact() && actual.count.intact() && actual.d_hidden.intact()));
+    CHECK_CLOSE(actual.loss, out.loss, Tolerance{loss_bound});
+    CHECK(actual.count.at(0) == out.count.at(0));
+    CHECK_CLOSE(actual.d_hidden, out.d_hidden, d_hidden_bounds);
+  }
+};
+
+// run(problem, outputs).
+template <class RunFn>
+void CheckLinearCrossEntropyNamesLabels(const RunFn& run) {
+  const auto failure = [&](const LinearCrossEntropyProblem& p) -> std::string {
+    const LinearCrossEntropyOutputs out(p);
+    try {
+      run(p, out);
+    } catch (const Error& error) {
+      return error.code() + ' ' + error.what();
+    }
+    return "no error";
+  };
+  LinearCrossEntropyProblem p(DType::kF32, 3, 4, 10);
+  p.labels = Ints({3}, {4, 10, 0});
+  CHECK(failure(p) ==
+        "ERR_DATA [linear_cross_entropy] expected labels from 0 to 9, or -100, but received 10 at "
+        "row 1");
+  p.labels = Ints({3}, {-100, -100, -100});
+  CHECK(failure(p) ==
+        "ERR_DATA [linear_cross_entropy] expected at least one label that is not -100");
+}
+
+}  // namespace lora::test
