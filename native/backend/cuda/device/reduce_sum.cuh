@@ -1,0 +1,144 @@
+// y[o] = Σ over r of x[place(o) + place(r)], the terms compensated (compensated.cuh), one rounding.
+//
+// Rows: x's innermost dimension is summed. kThreadsPerSum threads (a warp or the block) share an
+// output and take vectors of 8 terms in turn.
+// Columns: it is kept. A block owns 64 columns: 8 threads side by side take 8 columns each, and 32
+// such rows of threads take the terms in turn; then a thread per column adds up the 32 partial
+// sums.
+//
+// Where there are too few outputs to fill the device, `splits` blocks share each, leave partial
+// sums in scratch ([splits, outputs]), and FinishSums adds them in order.
+#pragma once
+
+#include "backend/cuda/device/any_elements.cuh"
+#include "backend/cuda/device/compensated.cuh"
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/nest.cuh"
+
+namespace lora::device {
+
+constexpr int kSumThreads = 256, kSumVector = 8;
+
+struct SumParams {
+  static constexpr int kThreads = kSumThreads, kMinBlocks = 3;
+  AnyInput x;
+  AnyOutput y;
+  Compensated* partial;  // null without splits
+  int64_t outputs, splits;
+  int64_t inner;        // the innermost dimension of x, stride 1
+  int64_t count;        // how many units of work there are for an output (rows: vectors, columns:
+                        // rows of terms)
+  int64_t per_split;    // of these, for each split
+  Nest<1> kept, terms;  // without the innermost dimension
+};
+
+LORA_DEVICE void StoreElement(const AnyOutput& y, int64_t i, float value) {
+  if (y.dtype == DType::kF32) {
+    static_cast<float*>(y.data)[i] = value;
+  } else if (y.dtype == DType::kBF16) {
+    static_cast<BF16*>(y.data)[i] = FromFloat<BF16>(value);
+  } else {
+    static_cast<F16*>(y.data)[i] = FromFloat<F16>(value);
+  }
+}
+
+LORA_DEVICE void LeaveSum(const SumParams& p, int64_t output, int64_t split, Compensated sum) {
+  if (p.partial) {
+    p.partial[split * p.outputs + output] = sum;
+  } else {
+    StoreElement(p.y, output, sum.Value());
+  }
+}
+
+template <int kThreadsPerSum>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
+    SumRows(const LORA_GRID_CONSTANT SumParams p) {
+  LORA_DYNAMIC_SHARED(shared);
+  const auto [split, output] =
+      Divide(int64_t{BlockX()} * (kSumThreads / kThreadsPerSum) + ThreadIndex() / kThreadsPerSum,
+             p.outputs);
+  if (split >= p.splits) return;  // never with the whole block on one sum
+  int64_t base[1] = {0};
+  AddOffsets(p.kept, output, base);
+  const int64_t chunks = (p.inner + kSumVector - 1) / kSumVector;
+  const int64_t begin = split * p.per_split;
+  int64_t end = begin + p.per_split;
+  if (end > p.count) end = p.count;
+  Compensated sum{0.0f, 0.0f};
+  for (int64_t unit = begin + ThreadIndex() % kThreadsPerSum; unit < end; unit += kThreadsPerSum) {
+    const Division place = Divide(unit, chunks);
+    int64_t at[1] = {base[0]};
+    AddOffsets(p.terms, place.quotient, at);
+    float values[kSumVector];
+    LoadElements(values, p.x, at[0] + place.remainder * kSumVector, at[0] + p.inner);
+    LORA_UNROLL
+    for (int j = 0; j < kSumVector; ++j) sum.Add(values[j]);
+  }
+  if constexpr (kThreadsPerSum == 32) {
+    sum = WarpReduce(sum, JoinCompensated());
+  } else {
+    sum = BlockReduce<kSumThreads>(sum, reinterpret_cast<Compensated*>(shared), JoinCompensated());
+  }
+  if (ThreadIndex() % kThreadsPerSum == 0) LeaveSum(p, output, split, sum);
+}
+
+constexpr int kSumColumns = 64, kSumColumnThreads = kSumColumns / kSumVector,
+              kSumRowThreads = kSumThreads / kSumColumnThreads;
+// Of the partial sums, by row of threads: `sum` of all columns, then `rest`.
+constexpr size_t kSumColumnsShared = 2 * sizeof(float) * kSumRowThreads * kSumColumns;
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
+    SumColumns(const LORA_GRID_CONSTANT SumParams p) {
+  LORA_DYNAMIC_SHARED(shared);
+  float* slots = reinterpret_cast<float*>(shared);
+  const int64_t slabs = (p.inner + kSumColumns - 1) / kSumColumns;
+  const auto [rest, slab] = Divide(BlockX(), slabs);
+  const auto [split, kept] = Divide(rest, p.outputs / p.inner);
+  int64_t base[1] = {0};
+  AddOffsets(p.kept, kept, base);
+  const int column_thread = ThreadIndex() % kSumColumnThreads;
+  const int row_thread = ThreadIndex() / kSumColumnThreads;
+  const int64_t first = slab * kSumColumns + column_thread * kSumVector;
+  const int64_t begin = split * p.per_split;
+  int64_t end = begin + p.per_split;
+  if (end > p.count) end = p.count;
+  Compensated sums[kSumVector];
+  LORA_UNROLL
+  for (int j = 0; j < kSumVector; ++j) sums[j] = {0.0f, 0.0f};
+  for (int64_t term = begin + row_thread; term < end; term += kSumRowThreads) {
+    int64_t at[1] = {base[0]};
+    AddOffsets(p.terms, term, at);
+    float values[kSumVector];
+    LoadElements(values, p.x, at[0] + first, at[0] + p.inner);
+    LORA_UNROLL
+    for (int j = 0; j < kSumVector; ++j) sums[j].Add(values[j]);
+  }
+  LORA_UNROLL
+  for (int j = 0; j < kSumVector; ++j) {
+    float* slot = slots + row_thread * 2 * kSumColumns + column_thread * kSumVector + j;
+    slot[0] = sums[j].sum;
+    slot[kSumColumns] = sums[j].rest;
+  }
+  SyncThreads();
+  if (ThreadIndex() >= kSumColumns) return;
+  Compensated sum{0.0f, 0.0f};
+  for (int row = 0; row < kSumRowThreads; ++row) {
+    const float* slot = slots + row * 2 * kSumColumns + ThreadIndex();
+    sum = Joined(sum, {slot[0], slot[kSumColumns]});
+  }
+  const int64_t column = slab * kSumColumns + ThreadIndex();
+  if (column < p.inner) LeaveSum(p, kept * p.inner + column, split, sum);
+}
+
+// A thread per output.
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
+    FinishSums(const LORA_GRID_CONSTANT SumParams p) {
+  const int64_t output = GlobalIndex<kSumThreads>();
+  if (output >= p.outputs) return;
+  Compensated sum{0.0f, 0.0f};
+  for (int64_t split = 0; split < p.splits; ++split)
+    sum = Joined(sum, p.partial[split * p.outputs + output]);
+  StoreElement(p.y, output, sum.Value());
+}
+
+}  // namespace lora::device
