@@ -66,6 +66,16 @@ class DeviceScratch {
   std::unique_ptr<simt::Buffer> buffer_;
 };
 
+// The device that the cases run on.
+const cuda::DeviceProperties kUsual{4, 80, 163 * 1024}, kSmall{4, 86, 99 * 1024};
+MirrorContext ContextOf(int turn, const cuda::DeviceProperties& properties) {
+  simt::Options options = NthOptions(turn);
+  options.arch = properties.arch;
+  simt::SetEmulatedOptions(options);
+  simt::SetEmulatedProperties(properties);
+  return MirrorContext(cuda::Gpu::Open(0));
+}
+
 double At(const Vector& v, int64_t i) { return v[static_cast<size_t>(i)]; }
 constexpr double kEpsilon = 1.0 / (1 << 24);
 double SumError(int64_t terms) { return 4 * std::sqrt(static_cast<double>(terms)) * kEpsilon; }
@@ -161,8 +171,8 @@ struct DownCase {
     }
   }
 
-  DownOutputs Run(int turn, int64_t skew) const {
-    MirrorContext context = NthContext(turn);
+  DownOutputs Run(int turn, int64_t skew, const cuda::DeviceProperties& device = kUsual) const {
+    MirrorContext context = ContextOf(turn, device);
     std::vector<DeviceMatrix> zs, smalls, hs, ts;
     cuda::LowRankDownArgs args;
     args.dtype = args.t_dtype = dtype;
@@ -323,8 +333,9 @@ struct GradientCase {
     }
   }
 
-  std::vector<Tensor> Run(int turn, int64_t skew) const {
-    MirrorContext context = NthContext(turn);
+  std::vector<Tensor> Run(int turn, int64_t skew,
+                          const cuda::DeviceProperties& device = kUsual) const {
+    MirrorContext context = ContextOf(turn, device);
     std::vector<DeviceMatrix> zs, ps, outs;
     cuda::LowRankGradientsArgs args;
     args.dtype = dtype;
@@ -406,7 +417,6 @@ TEST_CASE("cuda low-rank gradients are exact on whole numbers") {
 
 // A device with less shared memory than three stages of eight tiles of ranks need.
 TEST_CASE("cuda low-rank products: a small device gives the same bits, without bank conflicts") {
-  const cuda::DeviceProperties usual{4, 80, 163 * 1024}, small{4, 86, 99 * 1024};
   for (const DType dtype : kDTypes) {
     for (const bool by_columns : {false, true}) {
       const DownCase down(dtype, by_columns, false,
@@ -416,10 +426,8 @@ TEST_CASE("cuda low-rank products: a small device gives the same bits, without b
       const std::vector<Tensor> g = up.Run(2, 0);
       down.Check(h);
       up.Check(g);
-      simt::SetEmulatedProperties(small);
-      CheckSame(down.Run(4, 0), h);
-      CHECK_IDENTICAL(up.Run(4, 0)[0], g[0]);
-      simt::SetEmulatedProperties(usual);
+      CheckSame(down.Run(4, 0, kSmall), h);
+      CHECK_IDENTICAL(up.Run(4, 0, kSmall)[0], g[0]);
     }
   }
 }
@@ -452,7 +460,7 @@ struct DecodeCase {
   }
 
   std::vector<Tensor> Run(int turn, int64_t skew) const {
-    MirrorContext context = NthContext(turn);
+    MirrorContext context = ContextOf(turn, kUsual);
     const DeviceMatrix xs(x, k, skew, "x");
     std::vector<DeviceMatrix> operands, ys;
     const auto upload = [&](const Tensor& t, const char* name) {
