@@ -11,7 +11,7 @@ namespace lora::cuda {
 namespace {
 
 // The largest of 16, 8, 4 and 2 bytes that divides the place of every row.
-int AlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
+int16_t AlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
   const auto size = static_cast<int64_t>(SizeOf(dtype));
   const uint64_t bits = reinterpret_cast<uintptr_t>(data) | static_cast<uint64_t>(pitch * size) |
                         static_cast<uint64_t>(batch * size);
@@ -19,8 +19,8 @@ int AlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
 }
 // What LoadTile knows of them.
 int16_t CopyAlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
-  const int align = AlignOf(data, dtype, pitch, batch);
-  return static_cast<int16_t>(align == 8 ? 4 : align);
+  const int16_t align = AlignOf(data, dtype, pitch, batch);
+  return align == 8 ? int16_t{4} : align;
 }
 
 device::DropoutMask MaskOf(const Dropout& dropout) {
@@ -92,55 +92,99 @@ device::GemmArgs ArgsOf(const GemmProblem& p, const GemmPlan& plan, const GemmLa
   return args;
 }
 
+// The products of a launch.
+using Group = std::vector<device::GemmArgs>;
+
 template <class Tile, auto kKernel>
 void LaunchTiles(const char* op, Context& context, const device::LaunchShape& shape,
-                 const device::GemmArgs& args) {
+                 const Group& group) {
+  device::GemmParams<Tile> params{};
+  std::copy(group.begin(), group.end(), params.gemm);
+  params.count = static_cast<int64_t>(group.size());
   device::LaunchShape with_shared = shape;
   with_shared.shared_bytes = Tile::kSharedBytes;
-  Launch<kKernel>(op, context, with_shared, device::GemmParams<Tile>{args});
+  Launch<kKernel>(op, context, with_shared, params);
 }
 
 template <class T, bool kTransA, bool kTransB>
 void LaunchMma(const char* op, Context& context, int tile, const device::LaunchShape& shape,
-               const device::GemmArgs& args) {
+               const Group& group) {
   using device::GemmTile128, device::GemmTile64;
   if constexpr (!kTransA) {
     if (tile == 128) {
       LaunchTiles<GemmTile128, device::GemmMma<T, GemmTile128, kTransA, kTransB>>(op, context,
-                                                                                  shape, args);
+                                                                                  shape, group);
       return;
     }
   }
   LaunchTiles<GemmTile64, device::GemmMma<T, GemmTile64, kTransA, kTransB>>(op, context, shape,
-                                                                            args);
+                                                                            group);
 }
 
 template <class T>
-void LaunchMma(const char* op, Context& context, const GemmPlan& plan,
-               const device::LaunchShape& shape, const device::GemmArgs& args) {
-  if (args.trans_a) {
-    LaunchMma<T, true, false>(op, context, plan.tile, shape, args);
-  } else if (args.trans_b) {
-    LaunchMma<T, false, true>(op, context, plan.tile, shape, args);
+void LaunchMma(const char* op, Context& context, int tile, const device::LaunchShape& shape,
+               const Group& group) {
+  if (group[0].trans_a) {
+    LaunchMma<T, true, false>(op, context, tile, shape, group);
+  } else if (group[0].trans_b) {
+    LaunchMma<T, false, true>(op, context, tile, shape, group);
   } else {
-    LaunchMma<T, false, false>(op, context, plan.tile, shape, args);
+    LaunchMma<T, false, false>(op, context, tile, shape, group);
   }
 }
 
-void LaunchKernel(const char* op, Context& context, const GemmProblem& p, const GemmPlan& plan,
-                  const device::LaunchShape& shape, const device::GemmArgs& args) {
+void LaunchKernel(const char* op, Context& context, const GemmPlan& plan,
+                  const device::LaunchShape& shape, const Group& group) {
   using device::FmaTile128, device::FmaTile64;
   if (plan.tensor_cores) {
-    if (p.a_dtype == DType::kBF16) {
-      LaunchMma<device::BF16>(op, context, plan, shape, args);
+    if (group[0].a_dtype == DType::kBF16) {
+      LaunchMma<device::BF16>(op, context, plan.tile, shape, group);
     } else {
-      LaunchMma<device::F16>(op, context, plan, shape, args);
+      LaunchMma<device::F16>(op, context, plan.tile, shape, group);
     }
   } else if (plan.tile == 128) {
-    LaunchTiles<FmaTile128, device::GemmFma<FmaTile128>>(op, context, shape, args);
+    LaunchTiles<FmaTile128, device::GemmFma<FmaTile128>>(op, context, shape, group);
   } else {
-    LaunchTiles<FmaTile64, device::GemmFma<FmaTile64>>(op, context, shape, args);
+    LaunchTiles<FmaTile64, device::GemmFma<FmaTile64>>(op, context, shape, group);
   }
+}
+
+const std::byte* Skip(const void* data, int64_t elements, DType dtype) {
+  return static_cast<const std::byte*>(data) + elements * static_cast<int64_t>(SizeOf(dtype));
+}
+
+// All batches of one launch of a plan, as many at once as a grid has room for.
+void LaunchBatches(const char* op, const GemmProblem& p, const GemmPlan& plan,
+                   const GemmLaunch& launch, device::GemmArgs args, Context& context) {
+  constexpr int64_t kMaxBatches = 65535;
+  device::LaunchShape shape;
+  shape.grid_x = static_cast<unsigned>(plan.tiles);
+  shape.grid_z = static_cast<unsigned>(launch.splits);
+  shape.programmatic = p.programmatic && launch.first == 0;
+  for (int64_t batch = 0; batch < p.batches; batch += kMaxBatches) {
+    if (batch > 0) {
+      for (device::GemmSource& s : args.segments) {
+        s.a = Skip(s.a, kMaxBatches * p.a_batch, p.a_dtype);
+        s.b = Skip(s.b, kMaxBatches * p.b_batch, p.b_dtype);
+      }
+      args.c = const_cast<std::byte*>(Skip(args.c, kMaxBatches * p.c_batch, p.c_dtype));
+      shape.programmatic = false;
+    }
+    shape.grid_y = static_cast<unsigned>(std::min(p.batches - batch, kMaxBatches));
+    LaunchKernel(op, context, plan, shape, {args});
+  }
+}
+
+void RunPlan(const char* op, const GemmProblem& p, const GemmPlan& plan, Scratch scratch,
+             Context& context) {
+  if (plan.launches.empty()) return;
+  float* const partials = plan.slabs > 1 ? reinterpret_cast<float*>(scratch.data()) : nullptr;
+  for (const GemmLaunch& launch : plan.launches)
+    LaunchBatches(op, p, plan, launch, ArgsOf(p, plan, launch, partials), context);
+  if (partials == nullptr) return;
+  const device::GemmReduceParams reduce{ResultArgs(p), partials, plan.partial_pitch, plan.slabs};
+  Launch<device::GemmReduce>(
+      op, context, Blocks(p.m * ((p.n + 3) / 4), device::GemmReduceParams::kThreads), reduce);
 }
 
 }  // namespace
@@ -150,36 +194,40 @@ size_t GemmScratchBytes(const GemmProblem& problem, int multiprocessors) {
 }
 
 void Gemm(const char* op, const GemmProblem& p, Scratch scratch, Context& context) {
-  const GemmPlan plan = PlanGemm(op, p, context.threads());
-  if (plan.launches.empty()) return;
-  float* const partials = plan.slabs > 1 ? reinterpret_cast<float*>(scratch.data()) : nullptr;
-  const int64_t tiles = (p.m + plan.tile - 1) / plan.tile * ((p.n + plan.tile - 1) / plan.tile);
+  RunPlan(op, p, PlanGemm(op, p, context.threads()), scratch, context);
+}
+
+size_t GemmGroupScratchBytes(const std::vector<GemmProblem>& problems, int multiprocessors) {
+  size_t bytes = 0;
+  for (const GemmPlan& plan : PlanGemmGroup("gemm", problems, multiprocessors).plans)
+    bytes = std::max(bytes, plan.scratch_bytes);
+  return bytes;
+}
+
+void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, Scratch scratch,
+               Context& context) {
+  const GemmGroupPlan group = PlanGemmGroup(op, problems, context.threads());
+  Group together;
   device::LaunchShape shape;
-  shape.grid_x = static_cast<unsigned>(tiles);
-  for (const GemmLaunch& launch : plan.launches) {
-    device::GemmArgs args = ArgsOf(p, plan, launch, partials);
-    shape.grid_z = static_cast<unsigned>(launch.splits);
-    shape.programmatic = p.programmatic && launch.first == 0;
-    constexpr int64_t kMaxBatches = 65535;
-    for (int64_t batch = 0; batch < p.batches; batch += kMaxBatches) {
-      shape.grid_y = static_cast<unsigned>(std::min(p.batches - batch, kMaxBatches));
-      LaunchKernel(op, context, p, plan, shape, args);
-      const auto skip = [&](const void* data, int64_t elements, DType dtype) {
-        return static_cast<const std::byte*>(data) +
-               kMaxBatches * elements * static_cast<int64_t>(SizeOf(dtype));
-      };
-      for (device::GemmSource& s : args.segments) {
-        s.a = skip(s.a, p.a_batch, p.a_dtype);
-        s.b = skip(s.b, p.b_batch, p.b_dtype);
-      }
-      args.c = const_cast<std::byte*>(skip(args.c, p.c_batch, p.c_dtype));
-      shape.programmatic = false;
+  shape.grid_x = 0;
+  bool first = true;
+  for (size_t i = 0; i < problems.size(); ++i) {
+    const GemmPlan& plan = group.plans[i];
+    if (plan.launches.empty()) continue;
+    GemmProblem p = problems[i];
+    p.programmatic = p.programmatic && first;
+    if (group.together) {
+      device::GemmArgs args = ArgsOf(p, plan, plan.launches[0], nullptr);
+      args.first_tile = static_cast<int>(shape.grid_x);
+      together.push_back(args);
+      shape.grid_x += static_cast<unsigned>(plan.tiles);
+      shape.programmatic = shape.programmatic || p.programmatic;
+    } else {
+      RunPlan(op, p, plan, scratch, context);
     }
+    first = false;
   }
-  if (partials == nullptr) return;
-  const device::GemmReduceParams reduce{ResultArgs(p), partials, plan.partial_pitch, plan.slabs};
-  Launch<device::GemmReduce>(
-      op, context, Blocks(p.m * ((p.n + 3) / 4), device::GemmReduceParams::kThreads), reduce);
+  if (group.together) LaunchKernel(op, context, group.plans[0], shape, together);
 }
 
 }  // namespace lora::cuda

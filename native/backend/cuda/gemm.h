@@ -51,4 +51,11 @@ size_t GemmScratchBytes(const GemmProblem& problem, int multiprocessors);
 // `op` names the op in errors. Any alignment and pitch works; multiples of 16 bytes are fast.
 void Gemm(const char* op, const GemmProblem& problem, Scratch scratch, Context& context);
 
+// Several products of the same dtypes and transpositions, without batches or addends, which
+// together fill the device better: q, k and v. In one launch where that is faster. `programmatic`
+// is that of the first one that has elements.
+size_t GemmGroupScratchBytes(const std::vector<GemmProblem>& problems, int multiprocessors);
+void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, Scratch scratch,
+               Context& context);
+
 }  // namespace lora::cuda

@@ -9,111 +9,132 @@ namespace lora::cuda {
 namespace {
 
 constexpr size_t kMaxSegments = 6;  // device::kMaxGemmSegments
+constexpr size_t kMaxGroup = 4;     // device::kMaxGemmGroup
 constexpr int kMaxSplits = 64;
+constexpr int64_t kMaxSide = std::numeric_limits<int32_t>::max() - 256;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+bool OnTensorCores(const GemmProblem& p) {
+  return p.a_dtype == p.b_dtype && p.a_dtype != DType::kF32 && !(p.trans_a && p.trans_b);
+}
+
+int TileK(const GemmProblem& p, int tile) { return OnTensorCores(p) ? 32 : tile == 128 ? 8 : 16; }
 
 int64_t Tiles(const GemmProblem& p, int tile) {
   return CeilDiv(p.m, tile) * CeilDiv(p.n, tile) * p.batches;
 }
 
+// Blocks of k of the segments [begin, end) of those that have any.
+int64_t Blocks(const std::vector<GemmSegment>& segments, size_t begin, size_t end, int tile_k) {
+  int64_t blocks = 0;
+  for (size_t i = begin; i < end; ++i) blocks += CeilDiv(segments[i].k, tile_k);
+  return blocks;
+}
+
+std::vector<GemmSegment> NonEmpty(const GemmProblem& p) {
+  std::vector<GemmSegment> segments;
+  for (const GemmSegment& s : p.segments)
+    if (s.k > 0) segments.push_back(s);
+  return segments;
+}
+
+// Large tiles are not built for what is rare: a transposed a, and operands that are not f32 without
+// tensor cores.
+bool HasTile(const GemmProblem& p, int tile) {
+  if (tile == 64) return true;
+  return OnTensorCores(p) ? !p.trans_a : p.a_dtype == DType::kF32 && p.b_dtype == DType::kF32;
+}
+
 // Multiply-adds per clock of a multiprocessor that a tile's kernel reaches; only their proportions
-// to each other and to the traffic of split sums matter.
+// to each other and to the costs below matter.
 double Rate(bool tensor_cores, int tile) {
   return tensor_cores ? (tile == 128 ? 900.0 : 550.0) : (tile == 128 ? 60.0 : 45.0);
 }
 
-// Clocks of a launch whose busiest multiprocessor decides, and of the sum over splits.
-double Clocks(const GemmProblem& p, bool tensor_cores, int tile, int tile_k,
-              int64_t blocks_per_split, int splits, int multiprocessors) {
-  const double turns = static_cast<double>(CeilDiv(Tiles(p, tile) * splits, multiprocessors));
-  // A block alone on its multiprocessor cannot hide its own latencies.
+constexpr double kLaunchClocks = 4000;
+
+// Clocks of `tiles` tiles of so many blocks of k: those of the busiest multiprocessor.
+double Clocks(const GemmProblem& p, int tile, int64_t tiles, int64_t blocks, int multiprocessors) {
+  const double turns = static_cast<double>(CeilDiv(tiles, multiprocessors));
+  // A block of threads alone on its multiprocessor cannot hide its own latencies.
   const double alone = turns == 1 ? 1.3 : 1.0;
   const double fill = 1500;
-  double clocks = turns * (alone * tile * tile * static_cast<double>(blocks_per_split * tile_k) /
-                               Rate(tensor_cores, tile) +
-                           fill);
-  if (splits > 1) {
-    const double bytes = 8.0 * splits * static_cast<double>(p.m) * static_cast<double>(p.n);
-    clocks += 4000 + bytes / (16.0 * multiprocessors);
-  }
-  return clocks;
+  const double work = static_cast<double>(blocks * TileK(p, tile)) * tile * tile;
+  return kLaunchClocks + turns * (fill + alone * work / Rate(OnTensorCores(p), tile));
 }
 
-}  // namespace
+struct Choice {
+  int tile = 64, splits = 1;
+  double clocks = std::numeric_limits<double>::infinity();
+};
 
-GemmPlan PlanGemm(const char* op, const GemmProblem& p, int multiprocessors) {
-  GemmPlan plan;
-  plan.tensor_cores =
-      p.a_dtype == p.b_dtype && p.a_dtype != DType::kF32 && !(p.trans_a && p.trans_b);
-  int64_t k = 0;
-  for (const GemmSegment& s : p.segments) {
-    k = std::max(k, s.k);
-    if (s.k > 0) plan.segments.push_back(s);
-  }
-  constexpr int64_t kMax = std::numeric_limits<int32_t>::max() - 256;
-  if (p.m > kMax || p.n > kMax || k > kMax) {
-    Throw("ERR_UNSUPPORTED", op, "expected a product of matrices of at most ", kMax,
-          " rows and columns but received ", p.m, " by ", k, " times ", k, " by ", p.n);
-  }
-  if (p.m == 0 || p.n == 0 || p.batches == 0) return plan;
-
-  const size_t groups =
-      std::max<size_t>(1, (plan.segments.size() + kMaxSegments - 1) / kMaxSegments);
-  const auto tile_k_of = [&](int tile) { return plan.tensor_cores ? 32 : tile == 128 ? 8 : 16; };
-  const auto blocks_of = [&](size_t group, int tile_k) {
-    int64_t blocks = 0;
-    const size_t end = std::min(plan.segments.size(), (group + 1) * kMaxSegments);
-    for (size_t i = group * kMaxSegments; i < end; ++i) {
-      blocks += CeilDiv(plan.segments[i].k, tile_k);
-    }
-    return blocks;
-  };
-  // The best tile and number of splits for the first group serve all of them.
-  double best = std::numeric_limits<double>::infinity();
-  int splits = 1;
+// The best for the first group of segments serves all of them.
+Choice Choose(const GemmProblem& p, int multiprocessors) {
+  const std::vector<GemmSegment> segments = NonEmpty(p);
+  Choice best;
   for (const int tile : {128, 64}) {
-    // Only small tiles are built for what is rare: a transposed a, and operands that are not f32
-    // without tensor cores.
-    const bool rare =
-        plan.tensor_cores ? p.trans_a : p.a_dtype != DType::kF32 || p.b_dtype != DType::kF32;
-    if (tile == 128 && rare) continue;
-    const int tile_k = tile_k_of(tile);
-    const int64_t blocks = blocks_of(0, tile_k);
-    for (int s = 1; s <= kMaxSplits; ++s) {
-      const int64_t per_split = std::max<int64_t>(1, CeilDiv(blocks, s));
+    if (!HasTile(p, tile)) continue;
+    const int tile_k = TileK(p, tile);
+    const int64_t blocks = Blocks(segments, 0, std::min(segments.size(), kMaxSegments), tile_k);
+    for (int splits = 1; splits <= kMaxSplits; ++splits) {
+      const int64_t per_split = std::max<int64_t>(1, CeilDiv(blocks, splits));
+      const int64_t tiles = Tiles(p, tile) * splits;
       // Every split must have something to do, and enough of it to be worth a slab.
-      if (s > 1 && (p.batches > 1 || per_split * tile_k < 256 || CeilDiv(blocks, per_split) != s ||
-                    Tiles(p, tile) * s > 4 * multiprocessors)) {
+      if (splits > 1 && (p.batches > 1 || per_split * tile_k < 256 ||
+                         CeilDiv(blocks, per_split) != splits || tiles > 4 * multiprocessors)) {
         continue;
       }
-      const double clocks =
-          Clocks(p, plan.tensor_cores, tile, tile_k, per_split, s, multiprocessors);
-      if (clocks < best) {
-        best = clocks;
-        plan.tile = tile;
-        splits = s;
+      double clocks = Clocks(p, tile, tiles, per_split, multiprocessors);
+      if (splits > 1) {
+        const double bytes = 8.0 * splits * static_cast<double>(p.m) * static_cast<double>(p.n);
+        clocks += kLaunchClocks + bytes / (16.0 * multiprocessors);
       }
+      if (clocks < best.clocks) best = {tile, splits, clocks};
     }
   }
-  plan.tile_k = tile_k_of(plan.tile);
+  return best;
+}
+
+bool IsEmpty(const GemmProblem& p) { return p.m == 0 || p.n == 0 || p.batches == 0; }
+
+void CheckSizes(const char* op, const GemmProblem& p) {
+  int64_t k = 0;
+  for (const GemmSegment& s : p.segments) k = std::max(k, s.k);
+  if (p.m > kMaxSide || p.n > kMaxSide || k > kMaxSide) {
+    Throw("ERR_UNSUPPORTED", op, "expected a product of matrices of at most ", kMaxSide,
+          " rows and columns but received ", p.m, " by ", k, " times ", k, " by ", p.n);
+  }
+}
+
+GemmPlan LayOut(const char* op, const GemmProblem& p, int tile, int splits) {
+  GemmPlan plan;
+  plan.tensor_cores = OnTensorCores(p);
+  plan.tile = tile;
+  plan.tile_k = TileK(p, tile);
+  plan.segments = NonEmpty(p);
+  if (IsEmpty(p)) return plan;
+  const size_t groups =
+      std::max<size_t>(1, (plan.segments.size() + kMaxSegments - 1) / kMaxSegments);
+  if (groups > 1 && p.batches > 1) {
+    Throw("ERR_UNSUPPORTED", op, "no batches of more than ", kMaxSegments, " segments");
+  }
+  plan.tiles = Tiles(p, tile) / p.batches;
+  if (plan.tiles > kMaxSide) {
+    Throw("ERR_UNSUPPORTED", op, "the result of ", p.m, " by ", p.n, " has too many tiles");
+  }
   plan.slabs = 0;
   for (size_t group = 0; group < groups; ++group) {
     GemmLaunch launch;
     launch.first = group * kMaxSegments;
     launch.count = std::min(plan.segments.size() - launch.first, kMaxSegments);
-    launch.blocks = static_cast<int>(blocks_of(group, plan.tile_k));
+    launch.blocks = static_cast<int>(
+        Blocks(plan.segments, launch.first, launch.first + launch.count, plan.tile_k));
     launch.blocks_per_split = std::max(1, static_cast<int>(CeilDiv(launch.blocks, splits)));
     launch.splits = std::max(1, static_cast<int>(CeilDiv(launch.blocks, launch.blocks_per_split)));
     launch.slab = plan.slabs;
     plan.slabs += launch.splits;
     plan.launches.push_back(launch);
-  }
-  if (groups > 1 && p.batches > 1) {
-    Throw("ERR_UNSUPPORTED", op, "no batches of more than ", kMaxSegments, " segments");
-  }
-  if (Tiles(p, plan.tile) / p.batches > kMax) {
-    Throw("ERR_UNSUPPORTED", op, "the result of ", p.m, " by ", p.n, " has too many tiles");
   }
   if (plan.slabs > 1) {
     plan.partial_pitch = CeilDiv(p.n, 4) * 4;
@@ -121,6 +142,49 @@ GemmPlan PlanGemm(const char* op, const GemmProblem& p, int multiprocessors) {
                          static_cast<size_t>(plan.partial_pitch) * sizeof(float);
   }
   return plan;
+}
+
+}  // namespace
+
+GemmPlan PlanGemm(const char* op, const GemmProblem& p, int multiprocessors) {
+  CheckSizes(op, p);
+  const Choice best = IsEmpty(p) ? Choice() : Choose(p, multiprocessors);
+  return LayOut(op, p, best.tile, best.splits);
+}
+
+GemmGroupPlan PlanGemmGroup(const char* op, const std::vector<GemmProblem>& problems,
+                            int multiprocessors) {
+  GemmGroupPlan group;
+  Choice together;
+  double apart = 0;
+  size_t members = 0, segments = 0;
+  for (const GemmProblem& p : problems) {
+    CheckSizes(op, p);
+    if (IsEmpty(p)) continue;
+    ++members;
+    segments = std::max(segments, NonEmpty(p).size());
+    apart += Choose(p, multiprocessors).clocks;
+  }
+  if (members > 1 && members <= kMaxGroup && segments <= kMaxSegments) {
+    for (const int tile : {128, 64}) {
+      if (!HasTile(problems[0], tile)) continue;
+      int64_t tiles = 0, blocks = 0;
+      for (const GemmProblem& p : problems) {
+        const std::vector<GemmSegment> list = NonEmpty(p);
+        tiles += Tiles(p, tile);
+        blocks = std::max(blocks, Blocks(list, 0, list.size(), TileK(p, tile)));
+      }
+      if (tiles > kMaxSide) continue;
+      const double clocks = Clocks(problems[0], tile, tiles, blocks, multiprocessors);
+      if (clocks < together.clocks) together = {tile, 1, clocks};
+    }
+  }
+  group.together = together.clocks < apart;
+  for (const GemmProblem& p : problems) {
+    group.plans.push_back(group.together ? LayOut(op, p, together.tile, 1)
+                                         : PlanGemm(op, p, multiprocessors));
+  }
+  return group;
 }
 
 }  // namespace lora::cuda

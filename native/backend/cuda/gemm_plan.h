@@ -1,4 +1,4 @@
-// How a product of matrices is cut up: a pure function of its shapes and the multiprocessors.
+// How products of matrices are cut up: pure functions of their shapes and the multiprocessors.
 #pragma once
 
 #include <vector>
@@ -18,6 +18,7 @@ struct GemmLaunch {
 struct GemmPlan {
   bool tensor_cores = false;
   int tile = 0, tile_k = 0;           // tile × tile of c by one block of threads
+  int64_t tiles = 0;                  // of a batch
   std::vector<GemmSegment> segments;  // those of the problem with k > 0
   std::vector<GemmLaunch> launches;   // empty where c is
   // More than one: [slabs][m][partial_pitch] f32 in scratch, summed in order by a last launch.
@@ -28,5 +29,13 @@ struct GemmPlan {
 
 // Throws ERR_UNSUPPORTED for what no kernel can index.
 GemmPlan PlanGemm(const char* op, const GemmProblem& problem, int multiprocessors);
+
+// Several products. Those whose results are not empty share one launch, or each has its own.
+struct GemmGroupPlan {
+  bool together = false;
+  std::vector<GemmPlan> plans;
+};
+GemmGroupPlan PlanGemmGroup(const char* op, const std::vector<GemmProblem>& problems,
+                            int multiprocessors);
 
 }  // namespace lora::cuda

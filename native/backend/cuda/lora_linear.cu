@@ -63,18 +63,6 @@ class Casts {
   std::vector<device::CastJob> jobs_;
 };
 
-// The first product after h or u is launched to overlap with their last launch.
-void RunProducts(const std::vector<GemmProblem>& products, bool after_low_rank, Scratch scratch,
-                 Context& context) {
-  bool programmatic = after_low_rank;
-  for (GemmProblem product : products) {
-    product.programmatic = programmatic;
-    Gemm(kOp, product, scratch, context);
-    // A product without elements launched nothing.
-    if (product.m > 0 && product.n > 0) programmatic = false;
-  }
-}
-
 // What a call of forward does, and where; without memory, how much it needs.
 struct Forward {
   Casts casts;
@@ -105,8 +93,9 @@ struct Forward {
       }
     }
     size_t step_bytes = LowRankDownScratchBytes(down, multiprocessors);
-    for (const GemmProblem& product : products)
-      step_bytes = std::max(step_bytes, GemmScratchBytes(product, multiprocessors));
+    // The launch may overlap with the last one of h.
+    for (GemmProblem& product : products) product.programmatic = !down.problems[0].terms.empty();
+    step_bytes = std::max(step_bytes, GemmGroupScratchBytes(products, multiprocessors));
     step = arena.TakeScratch(step_bytes);
     bytes = arena.used();
   }
@@ -170,7 +159,7 @@ struct Forward {
 struct Backward {
   Casts casts;
   LowRankDownArgs up;
-  std::vector<GemmProblem> products;  // dx, if it is wanted
+  GemmProblem dx;  // of no size where it is not wanted
   LowRankGradientsArgs gradients;
   Scratch step;
   size_t bytes = 0;
@@ -180,8 +169,7 @@ struct Backward {
     const int64_t m = args.g[0].dim(0), in = args.branches[0].weight.cols;
     up.dtype = up.t_dtype = gradients.dtype = dtype;
     up.by_columns = true;
-    GemmProblem dx;
-    dx.m = m;
+    dx.m = args.dx ? m : 0;
     dx.n = in;
     dx.a_dtype = dx.b_dtype = dx.c_dtype = dtype;
     dx.c = args.dx.data;
@@ -226,13 +214,10 @@ struct Backward {
     dx.segments.insert(dx.segments.end(), late.begin(), late.end());
     // All dB, which read one x, and then all dA.
     gradients.gradients.insert(gradients.gradients.end(), da.begin(), da.end());
-    size_t step_bytes = std::max(LowRankDownScratchBytes(up, multiprocessors),
-                                 LowRankGradientsScratchBytes(gradients, multiprocessors));
-    if (args.dx) {
-      products.push_back(dx);
-      step_bytes = std::max(step_bytes, GemmScratchBytes(dx, multiprocessors));
-    }
-    step = arena.TakeScratch(step_bytes);
+    dx.programmatic = !late.empty();
+    step = arena.TakeScratch(std::max({LowRankDownScratchBytes(up, multiprocessors),
+                                       LowRankGradientsScratchBytes(gradients, multiprocessors),
+                                       GemmScratchBytes(dx, multiprocessors)}));
     bytes = arena.used();
   }
 };
@@ -247,12 +232,11 @@ void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch scratch, Conte
   const Forward forward(args, ScratchArena(scratch), context.threads());
   if (args.x.dim(0) == 0) return;
   forward.casts.Run(args.x.dtype, context);
-  const bool low_rank = !forward.down.problems[0].terms.empty();
-  if (low_rank) LowRankDown(forward.down, forward.step, context);
+  if (!forward.down.problems[0].terms.empty()) LowRankDown(forward.down, forward.step, context);
   if (forward.few_rows) {
     DecodeLinear(forward.decode, context);
   } else {
-    RunProducts(forward.products, low_rank, forward.step, context);
+    GemmGroup(kOp, forward.products, forward.step, context);
   }
 }
 
@@ -263,9 +247,8 @@ size_t LoraLinearBackwardScratchBytes(const LoraLinearBackwardArgs& args, int th
 void LoraLinearBackward(const LoraLinearBackwardArgs& args, Scratch scratch, Context& context) {
   const Backward backward(args, ScratchArena(scratch), context.threads());
   backward.casts.Run(backward.up.dtype, context);
-  const bool low_rank = !backward.up.problems.empty() && args.g[0].dim(0) > 0;
-  if (low_rank) LowRankDown(backward.up, backward.step, context);
-  RunProducts(backward.products, low_rank, backward.step, context);
+  if (!backward.up.problems.empty()) LowRankDown(backward.up, backward.step, context);
+  Gemm(kOp, backward.dx, backward.step, context);
   if (!backward.gradients.gradients.empty())
     LowRankGradients(backward.gradients, backward.step, context);
 }

@@ -132,6 +132,10 @@ class Product {
     cuda::Gemm("gemm", p, Scratch(static_cast<std::byte*>(scratch), bytes), context.device);
     if (scratch != nullptr) gpu.Free(scratch);
     gpu.Synchronize();
+    return Result();
+  }
+  // After a run.
+  Tensor Result() {
     CHECK(c_matrix_.device.Unwritten() == 0);
     c_matrix_.Download();
     return c_matrix_.values;
@@ -307,6 +311,38 @@ TEST_CASE("cuda gemm: real numbers are within the bound of f32 sums, and two run
   }
 }
 
+TEST_CASE("cuda gemm: several products in one launch, or in one each") {
+  int turn = 0;
+  for (const int multiprocessors : {1, 16}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const bool trans_b : {false, true}) {
+        simt::SetEmulatedProperties({multiprocessors, 80, 163 * 1024});
+        MirrorContext context = NthContext(turn++ % 9);
+        const Types t{dtype, dtype, dtype, false, trans_b};
+        const int64_t k = multiprocessors == 1 ? 40 : 560;
+        Product products[] = {{{40, 130, {k, 16}, Added::kBias}, t, {0, 0}},
+                              {{0, 3, {k}}, t, {0, 0}},
+                              {{40, 33, {k}}, t, {-1, 1}},
+                              {{40, 64, {k, 3}, Added::kAll}, t, {8, 0}}};
+        std::vector<cuda::GemmProblem> problems;
+        for (Product& product : products) problems.push_back(product.Problem());
+        const cuda::GemmGroupPlan plan = cuda::PlanGemmGroup("gemm", problems, multiprocessors);
+        CHECK(plan.together == (multiprocessors == 1 || dtype == DType::kBF16));
+        cuda::Gpu& gpu = context.device.gpu();
+        const size_t bytes = cuda::GemmGroupScratchBytes(problems, multiprocessors);
+        void* scratch = bytes > 0 ? gpu.Allocate(bytes) : nullptr;
+        cuda::GemmGroup("gemm", problems, Scratch(static_cast<std::byte*>(scratch), bytes),
+                        context.device);
+        if (scratch != nullptr) gpu.Free(scratch);
+        gpu.Synchronize();
+        for (Product& product : products)
+          CHECK_IDENTICAL(product.Result(), product.Expected().As(dtype));
+      }
+    }
+  }
+  simt::SetEmulatedProperties({4, 80, 163 * 1024});
+}
+
 TEST_CASE("cuda gemm: c may be the addend") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     MirrorContext context = NthContext(2);
@@ -323,8 +359,9 @@ TEST_CASE("cuda gemm: c may be the addend") {
 TEST_CASE("cuda gemm: a programmatic launch reads what the one before writes after its wait") {
   for (int turn = 0; turn < 9; ++turn) {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      if (dtype == DType::kF32 && turn % 4 != 0) continue;
       MirrorContext context = NthContext(turn);
-      const Case c{40, 40, {200, 16}};
+      const Case c{40, 40, {100, 16}};
       Product product(c, {dtype, dtype, dtype, false, true}, {-1, 0});
       const Tensor before = product.Run(context);
       cuda::GemmProblem p = product.Problem();

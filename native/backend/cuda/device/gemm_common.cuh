@@ -36,24 +36,35 @@ struct GemmArgs {
   int m, n;
   int blocks, blocks_per_split;  // of Tile::kK along all segments
   int late_block;                // the first that the launch before this one writes
+  int first_tile;                // of BlockX()
+  float alpha;
   DType a_dtype, b_dtype, c_dtype, bias_dtype;
   bool trans_a, trans_b;
-  float alpha;
+  int16_t c_align;  // as a_align, and 8
   const void* bias;
   const float* addend;
   int64_t addend_pitch;
   void* c;
   int64_t c_pitch;
-  int c_align;      // as a_align, and 8
   int64_t c_split;  // elements from one split's sums to the next
   int64_t a_batch, b_batch, c_batch;
 };
+static_assert(sizeof(GemmArgs) == 6 * 64 + 112, "no padding");
 
+// Several products may share a launch: tiles from gemm[i].first_tile on are those of the i-th.
+constexpr int kMaxGemmGroup = 4;
 template <class Tile>
 struct GemmParams {
   static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
-  GemmArgs gemm;
+  GemmArgs gemm[kMaxGemmGroup];
+  int64_t count;
 };
+template <class Tile>
+LORA_DEVICE const GemmArgs& ArgsOfBlock(const GemmParams<Tile>& params) {
+  int i = 0;
+  while (i + 1 < params.count && BlockX() >= params.gemm[i + 1].first_tile) ++i;
+  return params.gemm[i];
+}
 
 // Tile of a block of threads. Tiles are visited in groups of kGroup tile rows, so that blocks that
 // run together share the columns of b in L2.
@@ -65,9 +76,10 @@ LORA_DEVICE GemmPlace PlaceOf(const GemmArgs& p) {
   constexpr int kGroup = 8;
   const int tiles_m = (p.m + Tile::kM - 1) / Tile::kM, tiles_n = (p.n + Tile::kN - 1) / Tile::kN;
   const int64_t per_group = int64_t{kGroup} * tiles_n;
-  const int first = static_cast<int>(BlockX() / per_group) * kGroup;
+  const int tile = BlockX() - p.first_tile;
+  const int first = static_cast<int>(tile / per_group) * kGroup;
   const int rows = tiles_m - first < kGroup ? tiles_m - first : kGroup;
-  const int rest = static_cast<int>(BlockX() % per_group);
+  const int rest = static_cast<int>(tile % per_group);
   return {(first + rest % rows) * Tile::kM, rest / rows * Tile::kN};
 }
 

@@ -106,7 +106,7 @@ template <class Tile>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
     GemmFma(const LORA_GRID_CONSTANT GemmParams<Tile> params) {
   LORA_DYNAMIC_SHARED(shared);
-  const GemmArgs& p = params.gemm;
+  const GemmArgs& p = ArgsOfBlock(params);
   constexpr int kSide = Tile::kRuns * 4;
   float* const buffers = reinterpret_cast<float*>(shared);
   const GemmPlace place = PlaceOf<Tile>(p);

@@ -302,7 +302,7 @@ template <class T, class Tile, bool kTransA, bool kTransB>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
     GemmMma(const LORA_GRID_CONSTANT GemmParams<Tile> params) {
   LORA_DYNAMIC_SHARED(shared);
-  const GemmArgs& p = params.gemm;
+  const GemmArgs& p = ArgsOfBlock(params);
   const GemmPlace place = PlaceOf<Tile>(p);
   const int first = BlockZ() * p.blocks_per_split;
   const int count = p.blocks - first < p.blocks_per_split ? p.blocks - first : p.blocks_per_split;
