@@ -1,17 +1,43 @@
 #include "backend/cuda/attention_shape.h"
 #include "backend/cuda/device/attention_backward_fma.cuh"
+#include "backend/cuda/device/attention_backward_mma.cuh"
 #include "backend/cuda/kernels.h"
 
 namespace lora::cuda {
+namespace {
 
-// D of every row.
-size_t AttentionBackwardScratchBytes(const AttentionBackwardArgs& args, int) {
-  return static_cast<size_t>(args.lse.numel()) * sizeof(float);
+AttentionBackwardPlan PlanOf(const AttentionBackwardArgs& args, int multiprocessors) {
+  AttentionProblem problem;
+  problem.batch = args.k.dim(0);
+  problem.keys = args.k.dim(1);
+  problem.kv_heads = args.k.dim(2);
+  problem.d = args.k.dim(3);
+  const int64_t group = problem.kv_heads == 0 ? 0 : args.q.dim(2) / problem.kv_heads;
+  problem.rows = args.q.dim(1) * group;
+  const AttentionTile tile = KeyGradientTile(PaddedHeadDim(problem.d), args.q.dtype != DType::kF32);
+  problem.longest = problem.rows;
+  if (args.window > 0 && args.window < args.q.dim(1))
+    problem.longest = std::min(problem.rows, (args.window + tile.keys) * group);
+  return PlanAttentionBackward(problem, tile, multiprocessors);
+}
+
+// D of every row; what follows starts at a multiple of 16 bytes.
+size_t DotsBytes(const AttentionBackwardArgs& args) {
+  return (static_cast<size_t>(args.lse.numel()) * sizeof(float) + 15) / 16 * 16;
+}
+
+}  // namespace
+
+size_t AttentionBackwardScratchBytes(const AttentionBackwardArgs& args, int threads) {
+  const size_t splits = static_cast<size_t>(PlanOf(args, threads).splits);
+  const size_t part = 2 * static_cast<size_t>(args.dk.numel()) * sizeof(float);
+  return DotsBytes(args) + (splits > 1 ? splits * part : 0);
 }
 
 void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
+  constexpr const char* kOp = "attention_backward";
+  const AttentionBackwardPlan plan = PlanOf(args, context.threads());
   const device::AttentionShape s = ShapeOf(args, 0);
-  const int64_t pairs = int64_t{s.batch} * s.kv_heads;
   float* const dots = reinterpret_cast<float*>(scratch.data());
   ForActivation(args.q.dtype, [&]<class T>() {
     using Dots = device::RowDotParams<T>;
@@ -22,35 +48,57 @@ void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Conte
                    s.queries,
                    s.q_heads,
                    s.d};
-    Launch<device::RowDots<T>>("attention_backward", context,
-                               Blocks(dot.count, Dots::kThreads / 32), dot);
-    const device::AttentionGradients<T> gradients{s,
-                                                  Data<const T>(args.q),
-                                                  Data<const T>(args.k),
-                                                  Data<const T>(args.v),
-                                                  Data<const T>(args.g),
-                                                  Data<const float>(args.lse),
-                                                  dots,
-                                                  Data<T>(args.dq),
-                                                  Data<T>(args.dk),
-                                                  Data<T>(args.dv)};
-    // Blocks of whole tiles: of `length` for each (batch, kv head).
-    const auto blocks = [&](int64_t length, int64_t tile, size_t shared_bytes) {
-      device::LaunchShape shape;
-      shape.grid_x = static_cast<unsigned>(pairs * ((length + tile - 1) / tile));
-      shape.shared_bytes = shared_bytes;
-      return shape;
+    Launch<device::RowDots<T>>(kOp, context, Blocks(dot.count, Dots::kThreads / 32), dot);
+
+    device::AttentionGradients<T> gradients{s,
+                                            Data<const T>(args.q),
+                                            Data<const T>(args.k),
+                                            Data<const T>(args.v),
+                                            Data<const T>(args.g),
+                                            Data<const float>(args.lse),
+                                            dots,
+                                            Data<T>(args.dq),
+                                            Data<T>(args.dk),
+                                            Data<T>(args.dv)};
+    if (plan.splits > 1) {
+      gradients.splits = static_cast<int>(plan.splits);
+      gradients.parts = reinterpret_cast<float*>(scratch.data() + DotsBytes(args));
+    }
+    device::LaunchShape by_keys, by_rows;
+    by_keys.grid_x = static_cast<unsigned>(plan.blocks());
+    const auto set_rows = [&](int64_t tile) {
+      by_rows.grid_x =
+          static_cast<unsigned>(int64_t{s.batch} * s.kv_heads * ((s.rows + tile - 1) / tile));
     };
     ForHeadDim(s.d, [&]<int kD>() {
-      using Keys = device::KeyGradientsFmaParams<T, kD>;
-      Launch<device::KeyGradientsFma<T, kD>>("attention_backward", context,
-                                             blocks(s.queries, Keys::kKeys, Keys::kSharedBytes),
-                                             Keys{gradients});
-      using Queries = device::QueryGradientsFmaParams<T, kD>;
-      Launch<device::QueryGradientsFma<T, kD>>(
-          "attention_backward", context, blocks(s.rows, Queries::kRows, Queries::kSharedBytes),
-          Queries{gradients});
+      if constexpr (sizeof(T) == 4) {
+        using Keys = device::KeyGradientsFmaParams<T, kD>;
+        using Queries = device::QueryGradientsFmaParams<T, kD>;
+        by_keys.shared_bytes = Keys::kSharedBytes;
+        Launch<device::KeyGradientsFma<T, kD>>(kOp, context, by_keys, Keys{gradients});
+        by_rows.shared_bytes = Queries::kSharedBytes;
+        set_rows(Queries::kRows);
+        Launch<device::QueryGradientsFma<T, kD>>(kOp, context, by_rows, Queries{gradients});
+      } else {
+        using Keys = device::KeyGradientsMmaParams<T, kD>;
+        using Queries = device::QueryGradientsMmaParams<T, kD>;
+        const bool aligned = AreAligned(s.d, {args.q.data, args.k.data, args.v.data, args.g.data,
+                                              args.dq.data, args.dk.data, args.dv.data});
+        by_keys.shared_bytes = Keys::kSharedBytes;
+        Launch<device::KeyGradientsMma<T, kD>>(kOp, context, by_keys, Keys{gradients, aligned});
+        by_rows.shared_bytes = Queries::kSharedBytes;
+        set_rows(Queries::kRows);
+        Launch<device::QueryGradientsMma<T, kD>>(kOp, context, by_rows,
+                                                 Queries{gradients, aligned});
+      }
     });
+    if (plan.splits == 1) return;
+    using Combine = device::CombineGradientsParams<T>;
+    const Combine combine{gradients.parts, gradients.dk, gradients.dv, args.dk.numel(),
+                          gradients.splits};
+    device::LaunchShape shape = Blocks(combine.count, Combine::kThreads * Combine::kPerThread);
+    shape.grid_y = 2;
+    Launch<device::CombineGradients<T>>(kOp, context, shape, combine);
   });
 }
 

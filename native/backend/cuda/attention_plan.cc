@@ -19,24 +19,42 @@ AttentionTile ForwardTile(int padded, bool tensor_cores) {
   return {padded == 256 ? 32 : 64, padded == 256 ? 16 : 32};
 }
 
+AttentionTile KeyGradientTile(int padded, bool tensor_cores) {
+  if (tensor_cores) return {padded == 64 ? 64 : padded == 128 ? 32 : 16, 64};
+  return {padded == 256 ? 16 : 32, padded == 64 ? 64 : padded == 128 ? 32 : 16};
+}
+
+namespace {
+
+// Into how many parts each of `tiles` blocks is cut, of `steps` tiles along its loop: two waves of
+// blocks, where there is not even one of whole ones.
+int64_t SplitsFor(int64_t tiles, int64_t steps, int64_t least_steps, int multiprocessors) {
+  constexpr int64_t kMost = 64;
+  if (tiles == 0 || tiles >= multiprocessors) return 1;
+  return std::max<int64_t>(1, std::min({2 * multiprocessors / tiles, steps / least_steps, kMost}));
+}
+
+}  // namespace
+
 AttentionPlan PlanAttention(const AttentionProblem& p, const AttentionTile& tile,
                             int multiprocessors) {
-  // A part of fewer tiles than this costs more in the merge than it saves.
-  constexpr int64_t kLeastTiles = 2, kMostSplits = 64;
   AttentionPlan plan;
   plan.tiles = p.batch * p.kv_heads * ((p.rows + tile.rows - 1) / tile.rows);
-  if (plan.tiles == 0) return plan;
-  // Parts for two waves of blocks, where there is not even one of whole tiles.
-  if (plan.tiles < multiprocessors) {
-    const int64_t key_tiles = (p.longest + tile.keys - 1) / tile.keys;
-    plan.splits =
-        std::min({2 * multiprocessors / plan.tiles, key_tiles / kLeastTiles, kMostSplits});
-    plan.splits = std::max<int64_t>(plan.splits, 1);
-  }
+  // A part of fewer than two tiles costs more in the merge than it saves.
+  plan.splits = SplitsFor(plan.tiles, (p.longest + tile.keys - 1) / tile.keys, 2, multiprocessors);
   if (plan.splits > 1) {
     plan.partial_rows = plan.splits * p.batch * p.kv_heads * p.rows;
     plan.scratch_bytes = static_cast<size_t>(plan.partial_rows * (p.d + 2)) * sizeof(float);
   }
+  return plan;
+}
+
+AttentionBackwardPlan PlanAttentionBackward(const AttentionProblem& p, const AttentionTile& tile,
+                                            int multiprocessors) {
+  AttentionBackwardPlan plan;
+  plan.tiles = p.batch * p.kv_heads * ((p.keys + tile.keys - 1) / tile.keys);
+  // The merge reads two f32 tiles of every part; 8 tiles of rows outweigh that.
+  plan.splits = SplitsFor(plan.tiles, (p.longest + tile.rows - 1) / tile.rows, 8, multiprocessors);
   return plan;
 }
 

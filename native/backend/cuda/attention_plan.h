@@ -21,8 +21,9 @@ AttentionTile ForwardTile(int padded, bool tensor_cores);
 struct AttentionProblem {
   int64_t batch = 0, kv_heads = 0;
   int64_t rows = 0;     // per (batch, kv head): queries · group
-  int64_t longest = 0;  // keys that a tile of rows may see
+  int64_t longest = 0;  // keys that a tile of rows may see; in the gradient, rows that see a key
   int64_t d = 0;
+  int64_t keys = 0;  // of a (batch, kv head); counts in the gradient only
 };
 
 struct AttentionPlan {
@@ -35,5 +36,17 @@ struct AttentionPlan {
 };
 AttentionPlan PlanAttention(const AttentionProblem& problem, const AttentionTile& tile,
                             int multiprocessors);
+
+// The gradient. dq has a block for every tile of rows; dk and dv one for every tile of keys and
+// part of the rows that see it.
+struct AttentionBackwardPlan {
+  int64_t tiles = 0;   // of keys, of all pairs
+  int64_t splits = 1;  // parts of the rows of a tile of keys
+  int64_t blocks() const { return tiles * splits; }
+};
+// `keys` and `rows` of a tile of dk and dv.
+AttentionTile KeyGradientTile(int padded, bool tensor_cores);
+AttentionBackwardPlan PlanAttentionBackward(const AttentionProblem& problem,
+                                            const AttentionTile& tile, int multiprocessors);
 
 }  // namespace lora::cuda

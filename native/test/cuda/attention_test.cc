@@ -234,6 +234,12 @@ TEST_CASE("cuda attention: the plan fills the device and depends on the problem 
   }
   CHECK(PlanAttention({1, 8, 4, 100000, 128}, tile, 132).splits == 33);
   CHECK(PlanAttention({0, 8, 4, 100, 128}, tile, 132).tiles == 0);
+  // Gradients: dk and dv of two kv heads are not left to 32 of 132 multiprocessors.
+  const AttentionTile keys = KeyGradientTile(64, true);
+  CHECK(PlanAttentionBackward({1, 2, 7 * 1024, 7 * 1024, 64, 1024}, keys, 132).blocks() >= 132);
+  CHECK(PlanAttentionBackward({8, 8, 4 * 2048, 4 * 2048, 64, 2048}, keys, 132).splits == 1);
+  CHECK(PlanAttentionBackward({1, 1, 64, 64, 64, 64}, keys, 132).splits == 1);
+  CHECK(PlanAttentionBackward({1, 1, 0, 0, 64, 0}, keys, 132).tiles == 0);
   CHECK_THROWS(PaddedHeadDim(257));
 }
 

@@ -63,10 +63,11 @@ struct TileSight {
 };
 
 // Of rows [first, first + kRows), of which those from `count` on do not count. Every warp computes
-// it; lo and hi (kRows each, in shared memory) are filled by the block, to be read after a barrier.
+// it; lo and hi (kRows each, in shared memory, or null) are filled by the block, to be read after a
+// barrier.
 template <int kRows>
-LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int count, int* lo,
-                             int* hi) {
+LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int count,
+                             int* lo = nullptr, int* hi = nullptr) {
   int least_lo = kNoKey, most_lo = 0, least_hi = kNoKey, most_hi = -1;
   LORA_UNROLL
   for (int n = 0; n < (kRows + 31) / 32; ++n) {
@@ -79,7 +80,7 @@ LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int coun
       least_hi = Least(least_hi, seen.hi);
       most_hi = Greatest(most_hi, seen.hi);
     }
-    if (r < kRows && ThreadIndex() / 32 == n) {
+    if (lo != nullptr && r < kRows && ThreadIndex() / 32 == n) {
       lo[r] = seen.lo;
       hi[r] = seen.hi;
     }

@@ -46,6 +46,13 @@ struct AttentionGradients {
   const T *q, *k, *v, *g;
   const float *lse, *dots;
   T *dq, *dk, *dv;
+  // Where tiles of keys are too few for the device, their rows are taken in parts: dk and dv of
+  // each, [splits, 2, elements of k], added in their order by CombineGradients. Null: one part.
+  float* parts = nullptr;
+  int splits = 1;
+  LORA_DEVICE float* Part(int n, int split) const {
+    return parts + (int64_t{split} * 2 + n) * s.batch * s.capacity * s.kv_heads * s.d;
+  }
 };
 
 // The rows that may see one of the keys [from, to): [begin, end).
@@ -67,6 +74,34 @@ LORA_DEVICE void LoadStatistics(const AttentionGradients<T>& p, int b, int h, in
   const int64_t at = r < count ? p.s.LseOffset(b, h, first + r) : 0;
   lse[r] = r < count ? p.lse[at] * kLog2E : INFINITY;
   dots[r] = r < count ? p.dots[at] : 0.0f;
+}
+
+template <class T>
+struct CombineGradientsParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4;
+  static constexpr int kPerThread = 16 / sizeof(T);
+  const float* parts;
+  T *dk, *dv;
+  int64_t count;  // of elements of dk
+  int splits;
+};
+
+// blockIdx.y 0: dk, 1: dv.
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 4)
+    CombineGradients(const LORA_GRID_CONSTANT CombineGradientsParams<T> p) {
+  constexpr int kPerThread = CombineGradientsParams<T>::kPerThread;
+  const int64_t first = (int64_t{BlockX()} * 256 + ThreadIndex()) * kPerThread;
+  float sum[kPerThread];
+  LORA_UNROLL
+  for (int j = 0; j < kPerThread; ++j) sum[j] = 0;
+  for (int i = 0; i < p.splits; ++i) {
+    float part[kPerThread];
+    LoadElements(part, p.parts + (int64_t{i} * 2 + BlockY()) * p.count, first, p.count);
+    LORA_UNROLL
+    for (int j = 0; j < kPerThread; ++j) sum[j] += part[j];
+  }
+  StoreElements(BlockY() == 0 ? p.dk : p.dv, first, p.count, sum);
 }
 
 }  // namespace lora::device

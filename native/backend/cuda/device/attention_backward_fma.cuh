@@ -57,7 +57,7 @@ struct KeyGradientsFmaParams {
   AttentionGradients<T> a;
 };
 
-// dk and dv. Block: a tile of keys of one (batch, kv head).
+// dk and dv. Block: a tile of keys of one (batch, kv head), and one part of the rows.
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     KeyGradientsFma(const LORA_GRID_CONSTANT KeyGradientsFmaParams<T, kD> p) {
@@ -78,8 +78,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
   const AttentionGradients<T>& a = p.a;
   const AttentionShape& s = a.s;
   const int tiles = (s.queries + kKeys - 1) / kKeys;
+  const int split = BlockX() % a.splits, block = BlockX() / a.splits;
   // The first keys are seen by most rows: they go first.
-  const int from = BlockX() % tiles * kKeys, pair = BlockX() / tiles;
+  const int from = block % tiles * kKeys, pair = block / tiles;
   const int b = pair / s.kv_heads, h = pair % s.kv_heads, to = Least(from + kKeys, s.queries);
   const int ty = ThreadIndex() / 16, tx = ThreadIndex() % 16;
   const auto key_of = [&](const T* keys) {
@@ -93,7 +94,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
   float dk[kB][kD / 64][4], dv[kB][kD / 64][4];
   SetZero(dk);
   SetZero(dv);
-  const RowRange rows = RowsThatSee(s, from, to);
+  RowRange rows = RowsThatSee(s, from, to);
+  TakePart<kRows>(a.splits, split, rows.begin, rows.end);
   for (int first = rows.begin; first < rows.end; first += kRows) {
     const int count = Least(kRows, rows.end - first);
     SyncThreads();
@@ -132,8 +134,14 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
   for (int i = 0; i < kB; ++i) {
     const int key = from + ty * kB + i;
     if (key >= to) continue;
-    StoreRow(a.dk + s.KeyOffset(b, h, key), s.d, dk[i], s.scale);
-    StoreRow(a.dv + s.KeyOffset(b, h, key), s.d, dv[i], 1.0f);
+    const int64_t at = s.KeyOffset(b, h, key);
+    if (a.parts != nullptr) {
+      StoreRow(a.Part(0, split) + at, s.d, dk[i], s.scale);
+      StoreRow(a.Part(1, split) + at, s.d, dv[i], 1.0f);
+    } else {
+      StoreRow(a.dk + at, s.d, dk[i], s.scale);
+      StoreRow(a.dv + at, s.d, dv[i], 1.0f);
+    }
   }
 }
 

@@ -193,6 +193,23 @@ LORA_DEVICE void StoreRows(unsigned char* tile, const float (&acc)[kBlocks][4], 
   }
 }
 
+// The same unrounded, times one factor, into rows to(r) of f32: columns from first_column on.
+template <int kBlocks, class RowOf>
+LORA_DEVICE void StoreSums(const float (&acc)[kBlocks][4], float factor, int row, int first_column,
+                           int d, const RowOf& to) {
+  LORA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    float* const target = to(row + half * 8 + LaneIndex() / 4);
+    if (target == nullptr) continue;
+    LORA_UNROLL
+    for (int n = 0; n < kBlocks; ++n) {
+      const int c = first_column + n * 8 + LaneIndex() % 4 * 2;
+      if (c < d) target[c] = acc[n][2 * half] * factor;
+      if (c + 1 < d) target[c + 1] = acc[n][2 * half + 1] * factor;
+    }
+  }
+}
+
 template <class T, int kD>
 struct AttentionMmaParams {
   static constexpr int kThreads = 128, kMinBlocks = kD == 64 ? 3 : 2;
@@ -337,22 +354,16 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks)
   for (int half = 0; half < 2; ++half) weight[half] = WarpReduce<4>(weight[half], Sum());
   const auto row_of = [&](int half) { return warp_row + half * 8 + lane / 4; };
   if (p.parts.sums != nullptr) {
+    const int64_t rows = int64_t{s.batch} * s.kv_heads * s.rows;
+    const int64_t at = split * rows + int64_t{pair} * s.rows + first;
+    StoreSums(sum, 1.0f, warp_row, 0, s.d, [&](int r) {
+      return r < count ? p.parts.sums + (at + r) * s.d : static_cast<float*>(nullptr);
+    });
     LORA_UNROLL
     for (int half = 0; half < 2; ++half) {
-      if (row_of(half) >= count) continue;
-      const int64_t rows = int64_t{s.batch} * s.kv_heads * s.rows;
-      const int64_t at = split * rows + int64_t{pair} * s.rows + first + row_of(half);
-      float* const to = p.parts.sums + at * s.d;
-      LORA_UNROLL
-      for (int n = 0; n < kColumns; ++n) {
-        const int c = n * 8 + lane % 4 * 2;
-        if (c < s.d) to[c] = sum[n][2 * half];
-        if (c + 1 < s.d) to[c + 1] = sum[n][2 * half + 1];
-      }
-      if (lane % 4 == 0) {
-        p.parts.max[at] = max[half];
-        p.parts.weight[at] = weight[half];
-      }
+      if (lane % 4 != 0 || row_of(half) >= count) continue;
+      p.parts.max[at + row_of(half)] = max[half];
+      p.parts.weight[at + row_of(half)] = weight[half];
     }
     return;
   }

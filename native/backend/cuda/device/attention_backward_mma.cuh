@@ -1,0 +1,267 @@
+// The gradient of attention on tensor cores, for 16-bit operands.
+//
+// Both kernels keep the tile that they own in shared memory and let the tiles of the other side
+// come by cp.async into two stages, one barrier a tile. A warp owns 16 keys (rows). p and ds leave
+// mma as f32 in the layout that its first operand has, are rounded to 16 bits in place and go into
+// the next products without a way through memory; scale comes last, in f32.
+#pragma once
+
+#include "backend/cuda/device/attention_backward.cuh"
+#include "backend/cuda/device/attention_mma.cuh"
+
+namespace lora::device {
+
+struct alignas(8) Float2 {
+  float v[2];
+};
+struct alignas(8) Int2 {
+  int v[2];
+};
+
+template <class T, int kD>
+struct KeyGradientsMmaParams {
+  // Head dims above 128: two warps share 16 keys, each with the sums of half the columns.
+  static constexpr int kHalves = kD == 256 ? 2 : 1;
+  static constexpr int kThreads = 128 * kHalves, kMinBlocks = kD == 256 ? 1 : 2;
+  static constexpr int kKeys = 64, kRows = kD == 64 ? 64 : kD == 128 ? 32 : 16;
+  static constexpr int kStatistics = 4 * kRows * 4;  // bytes of lse, dots, lo and hi
+  static constexpr int kStage = 2 * kRows * kD * 2 + kStatistics;
+  static constexpr int kSharedBytes = 2 * kKeys * kD * 2 + 2 * kStage;
+  AttentionGradients<T> a;
+  bool aligned;  // every tensor at a multiple of 16 bytes, d one of 8
+};
+
+// dk and dv. Block: a tile of keys of one (batch, kv head), and one part of the rows.
+template <class T, int kD>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
+                                    (KeyGradientsMmaParams<T, kD>::kMinBlocks))
+    KeyGradientsMma(const LORA_GRID_CONSTANT KeyGradientsMmaParams<T, kD> p) {
+  using P = KeyGradientsMmaParams<T, kD>;
+  constexpr int kRows = P::kRows, kKeys = P::kKeys, kThreads = P::kThreads;
+  constexpr int kColumns = kD / P::kHalves / 8, kBlocks = kRows / 8;
+  LORA_DYNAMIC_SHARED(shared);
+  unsigned char* const k = shared;
+  unsigned char* const v = k + kKeys * kD * 2;
+  unsigned char* const stages = v + kKeys * kD * 2;
+
+  const AttentionGradients<T>& a = p.a;
+  const AttentionShape& s = a.s;
+  const int tiles = (s.queries + kKeys - 1) / kKeys;
+  const int split = BlockX() % a.splits, block = BlockX() / a.splits;
+  // The first keys are seen by most rows: they go first.
+  const int from = block % tiles * kKeys, pair = block / tiles;
+  const int b = pair / s.kv_heads, h = pair % s.kv_heads, to = Least(from + kKeys, s.queries);
+  const int lane = LaneIndex(), warp_key = WarpIndex() % 4 * 16, half = WarpIndex() / 4;
+  const bool busy = warp_key < to - from;
+
+  const int64_t keys = s.KeyOffset(b, h, from), pitch = int64_t{s.kv_heads} * s.d;
+  CopyRows<kD, kKeys, kThreads>(k, a.k + keys, pitch, to - from, s.d, p.aligned, a.k);
+  CopyRows<kD, kKeys, kThreads>(v, a.v + keys, pitch, to - from, s.d, p.aligned, a.v);
+
+  float dk[kColumns][4], dv[kColumns][4];
+  SetZero(dk);
+  SetZero(dv);
+  RowRange rows = RowsThatSee(s, from, to);
+  TakePart<kRows>(a.splits, split, rows.begin, rows.end);
+  const auto count_of = [&](int first) { return Least(kRows, rows.end - first); };
+  // The first tile from `first` on that sees a key.
+  const auto seek = [&](int first) {
+    while (s.key_begin && first < rows.end &&
+           !LookAt<kRows>(s, b, first, count_of(first)).Any(from, to))
+      first += kRows;
+    return first;
+  };
+  // Starts the way of a tile to its stage, and says whether its rows see all keys.
+  const auto fetch = [&](int first, unsigned char* stage) {
+    const int count = count_of(first);
+    CopyQueries<kD, kRows, kThreads>(stage, a.q, s, b, h, first, count, p.aligned);
+    CopyQueries<kD, kRows, kThreads>(stage + kRows * kD * 2, a.g, s, b, h, first, count, p.aligned);
+    float* const lse = reinterpret_cast<float*>(stage + 2 * kRows * kD * 2);
+    int* const lo = reinterpret_cast<int*>(lse + 2 * kRows);
+    LoadStatistics<kRows>(a, b, h, first, count, lse, lse + kRows);
+    return LookAt<kRows>(s, b, first, count, lo, lo + kRows).All(from, from + kKeys);
+  };
+  int first = seek(rows.begin), turn = 0;
+  bool next_all = first < rows.end ? fetch(first, stages) : false;
+  CopyAsyncCommit();
+  while (first < rows.end) {
+    const unsigned char* const q = stages + turn * P::kStage;
+    const unsigned char* const g = q + kRows * kD * 2;
+    const float* const lse = reinterpret_cast<const float*>(g + kRows * kD * 2);
+    const float* const dots = lse + kRows;
+    const int* const lo = reinterpret_cast<const int*>(dots + kRows);
+    const int* const hi = lo + kRows;
+    const bool all = next_all;
+    turn ^= 1;
+    first = seek(first + kRows);
+    CopyAsyncWait<0>();
+    SyncThreads();
+    // The tile is there, and nobody reads the other stage any more.
+    if (first < rows.end) next_all = fetch(first, stages + turn * P::kStage);
+    CopyAsyncCommit();
+    if (!busy) continue;
+    float weights[kBlocks][4], slopes[kBlocks][4];  // [key][row]
+    SetZero(weights);
+    SetZero(slopes);
+    LORA_UNROLL
+    for (int step = 0; step < kD / 16; ++step) {
+      uint32_t operand[4];
+      LoadRowsOperand<kD>(operand, k, warp_key, step);
+      AddDots<T, kD>(weights, operand, q, 0, step);
+      LoadRowsOperand<kD>(operand, v, warp_key, step);
+      AddDots<T, kD>(slopes, operand, g, 0, step);
+    }
+    LORA_UNROLL
+    for (int n = 0; n < kBlocks; ++n) {
+      const int r = n * 8 + lane % 4 * 2;
+      const Float2 row_lse = *reinterpret_cast<const Float2*>(lse + r);
+      const Float2 row_dots = *reinterpret_cast<const Float2*>(dots + r);
+      Int2 row_lo{{0, 0}}, row_hi{{kNoKey, kNoKey}};
+      if (!all) {
+        row_lo = *reinterpret_cast<const Int2*>(lo + r);
+        row_hi = *reinterpret_cast<const Int2*>(hi + r);
+      }
+      LORA_UNROLL
+      for (int i = 0; i < 4; ++i) {
+        const int key = from + warp_key + lane / 4 + i / 2 * 8;
+        const float x = Exp2(weights[n][i] * s.scale_log2 - row_lse.v[i % 2]);
+        const bool seen = key >= row_lo.v[i % 2] && key <= row_hi.v[i % 2];
+        weights[n][i] = seen ? x : 0.0f;
+        slopes[n][i] = seen ? x * (slopes[n][i] - row_dots.v[i % 2]) : 0.0f;
+      }
+    }
+    LORA_UNROLL
+    for (int step = 0; step < kRows / 16; ++step) {
+      uint32_t operand[4];
+      RoundOperand<T>(operand, weights, step);
+      AddRows<T, kD>(dv, operand, g, step * 16, half * (kColumns / 2));
+      RoundOperand<T>(operand, slopes, step);
+      AddRows<T, kD>(dk, operand, q, step * 16, half * (kColumns / 2));
+    }
+  }
+  CopyAsyncWait<0>();
+  SyncThreads();  // k and v are read no more, and make room for dk and dv
+  if (!busy) return;
+  if (a.parts != nullptr) {
+    const auto part = [&](int n) {
+      return [&, n](int r) {
+        return from + r < to ? a.Part(n, split) + keys + r * pitch : static_cast<float*>(nullptr);
+      };
+    };
+    StoreSums(dk, s.scale, warp_key, half * kColumns * 8, s.d, part(0));
+    StoreSums(dv, 1.0f, warp_key, half * kColumns * 8, s.d, part(1));
+    return;
+  }
+  const auto key_of = [&](T* x) {
+    return
+        [&, x](int r) { return from + r < to ? x + keys + r * pitch : static_cast<T*>(nullptr); };
+  };
+  StoreRows<kD, T>(k, dk, s.scale, s.scale, warp_key, half * kColumns, s.d, p.aligned,
+                   key_of(a.dk));
+  StoreRows<kD, T>(v, dv, 1.0f, 1.0f, warp_key, half * kColumns, s.d, p.aligned, key_of(a.dv));
+}
+
+template <class T, int kD>
+struct QueryGradientsMmaParams {
+  static constexpr int kThreads = 128, kMinBlocks = kD == 256 ? 1 : 2;
+  static constexpr int kRows = 64, kKeys = kD == 64 ? 64 : kD == 128 ? 32 : 16;
+  static constexpr int kStage = 2 * kKeys * kD * 2;
+  static constexpr int kSharedBytes = 2 * kRows * kD * 2 + 2 * kStage + 4 * kRows * 4;
+  AttentionGradients<T> a;
+  bool aligned;
+};
+
+// dq. Block: a tile of rows of one (batch, kv head).
+template <class T, int kD>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBlocks))
+    QueryGradientsMma(const LORA_GRID_CONSTANT QueryGradientsMmaParams<T, kD> p) {
+  using P = QueryGradientsMmaParams<T, kD>;
+  constexpr int kRows = P::kRows, kKeys = P::kKeys, kThreads = P::kThreads;
+  constexpr int kColumns = kD / 8, kBlocks = kKeys / 8;
+  LORA_DYNAMIC_SHARED(shared);
+  unsigned char* const q = shared;
+  unsigned char* const g = q + kRows * kD * 2;
+  unsigned char* const stages = g + kRows * kD * 2;
+  float* const lse = reinterpret_cast<float*>(stages + 2 * P::kStage);
+  float* const dots = lse + kRows;
+  int* const lo = reinterpret_cast<int*>(dots + kRows);
+  int* const hi = lo + kRows;
+
+  const AttentionGradients<T>& a = p.a;
+  const AttentionShape& s = a.s;
+  const int tiles = (s.rows + kRows - 1) / kRows;
+  const int first = (tiles - 1 - BlockX() % tiles) * kRows, pair = BlockX() / tiles;
+  const int b = pair / s.kv_heads, h = pair % s.kv_heads, count = Least(kRows, s.rows - first);
+  const int lane = LaneIndex(), warp_row = WarpIndex() * 16;
+  const bool busy = warp_row < count;
+
+  const TileSight sight = LookAt<kRows>(s, b, first, count, lo, hi);
+  CopyQueries<kD, kRows, kThreads>(q, a.q, s, b, h, first, count, p.aligned);
+  CopyQueries<kD, kRows, kThreads>(g, a.g, s, b, h, first, count, p.aligned);
+  LoadStatistics<kRows>(a, b, h, first, count, lse, dots);
+  const int64_t keys = s.KeyOffset(b, h, 0), pitch = int64_t{s.kv_heads} * s.d;
+  const auto fetch = [&](int from, unsigned char* stage) {
+    const int64_t at = keys + from * pitch;
+    CopyRows<kD, kKeys, kThreads>(stage, a.k + at, pitch, sight.end - from, s.d, p.aligned, a.k);
+    CopyRows<kD, kKeys, kThreads>(stage + kKeys * kD * 2, a.v + at, pitch, sight.end - from, s.d,
+                                  p.aligned, a.v);
+  };
+
+  float dq[kColumns][4];
+  SetZero(dq);
+  int turn = 0;
+  if (sight.begin < sight.end) fetch(sight.begin, stages);
+  CopyAsyncCommit();
+  for (int from = sight.begin; from < sight.end; from += kKeys) {
+    const unsigned char* const k = stages + turn * P::kStage;
+    const unsigned char* const v = k + kKeys * kD * 2;
+    turn ^= 1;
+    CopyAsyncWait<0>();
+    SyncThreads();
+    // The tile is there, and nobody reads the other stage any more.
+    if (from + kKeys < sight.end) fetch(from + kKeys, stages + turn * P::kStage);
+    CopyAsyncCommit();
+    if (!busy) continue;
+    float weights[kBlocks][4], slopes[kBlocks][4];  // [row][key]
+    SetZero(weights);
+    SetZero(slopes);
+    LORA_UNROLL
+    for (int step = 0; step < kD / 16; ++step) {
+      uint32_t operand[4];
+      LoadRowsOperand<kD>(operand, q, warp_row, step);
+      AddDots<T, kD>(weights, operand, k, 0, step);
+      LoadRowsOperand<kD>(operand, g, warp_row, step);
+      AddDots<T, kD>(slopes, operand, v, 0, step);
+    }
+    const bool all = sight.All(from, from + kKeys);
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int r = warp_row + half * 8 + lane / 4;
+      const float row_lse = lse[r], row_dots = dots[r];
+      const int row_lo = all ? 0 : lo[r], row_hi = all ? kNoKey : hi[r];
+      LORA_UNROLL
+      for (int n = 0; n < kBlocks; ++n) {
+        LORA_UNROLL
+        for (int i = 2 * half; i < 2 * half + 2; ++i) {
+          const int key = from + n * 8 + lane % 4 * 2 + i % 2;
+          const float x = Exp2(weights[n][i] * s.scale_log2 - row_lse);
+          slopes[n][i] = key >= row_lo && key <= row_hi ? x * (slopes[n][i] - row_dots) : 0.0f;
+        }
+      }
+    }
+    LORA_UNROLL
+    for (int step = 0; step < kKeys / 16; ++step) {
+      uint32_t operand[4];
+      RoundOperand<T>(operand, slopes, step);
+      AddRows<T, kD>(dq, operand, k, step * 16, 0);
+    }
+  }
+  CopyAsyncWait<0>();
+  SyncThreads();  // where there were no keys, q has only now arrived
+  if (!busy) return;
+  StoreRows<kD, T>(q, dq, s.scale, s.scale, warp_row, 0, s.d, p.aligned, [&](int r) {
+    return r < count ? a.dq + s.QueryOffset(b, h, first + r) : static_cast<T*>(nullptr);
+  });
+}
+
+}  // namespace lora::device
