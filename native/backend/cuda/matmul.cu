@@ -1,7 +1,7 @@
-// y = a·b over the last two dimensions. Leading dimensions broadcast: the longest of them, after
-// neighbours that are one run in a, b and y were joined, is the batch of one launch, and there is a
-// launch for each place in the others (none but where both operands repeat, in turn). Rows of a
-// batch that share b are one tall matrix.
+// y = a·b over the last two dimensions. Of the leading ones, which broadcast, neighbours that are
+// one run in a, b and y are joined; rows of matrices in a row that share b are one tall matrix; the
+// longest dimension that is left is the batch of a launch. There is a launch for each place in the
+// others: one, but where a and b repeat in turn.
 #include <algorithm>
 #include <utility>
 
@@ -54,29 +54,22 @@ Plan MakePlan(const MatmulArgs& args) {
   gemm.c = args.y.data;
   gemm.c_pitch = n;
   device::Nest<3>& nest = plan.others;
-  if (nest.rank > 0) {
-    // Joined rows want the innermost dimension; otherwise the longest makes the fewest launches.
-    const int last = nest.rank - 1;
-    const bool tall = !args.trans_a && nest.strides[1][last] == 0 &&
-                      nest.strides[0][last] == m * k && nest.strides[2][last] == m * n;
-    const int batch =
-        tall ? last
-             : static_cast<int>(std::max_element(nest.dims, nest.dims + nest.rank) - nest.dims);
-    if (tall) {
-      gemm.m *= nest.dims[batch];
-    } else {
-      gemm.batches = nest.dims[batch];
-      gemm.a_batch = nest.strides[0][batch];
-      gemm.b_batch = nest.strides[1][batch];
-      gemm.c_batch = nest.strides[2][batch];
-    }
-    --nest.rank;
-    for (int d = batch; d < nest.rank; ++d) {
-      nest.dims[d] = nest.dims[d + 1];
-      for (int o = 0; o < 3; ++o) nest.strides[o][d] = nest.strides[o][d + 1];
-    }
-    for (int d = 0; d < nest.rank; ++d) plan.launches *= nest.dims[d];
+  const int last = nest.rank - 1;
+  if (nest.rank > 0 && !args.trans_a && nest.strides[0][last] == m * k &&
+      nest.strides[1][last] == 0 && nest.strides[2][last] == m * n) {
+    gemm.m *= nest.dims[last];
+    RemoveDimension(nest, last);
   }
+  if (nest.rank > 0) {
+    const int longest =
+        static_cast<int>(std::max_element(nest.dims, nest.dims + nest.rank) - nest.dims);
+    gemm.batches = nest.dims[longest];
+    gemm.a_batch = nest.strides[0][longest];
+    gemm.b_batch = nest.strides[1][longest];
+    gemm.c_batch = nest.strides[2][longest];
+    RemoveDimension(nest, longest);
+  }
+  for (int d = 0; d < nest.rank; ++d) plan.launches *= nest.dims[d];
   return plan;
 }
 

@@ -24,6 +24,15 @@ void AppendDimension(device::Nest<kOperands>& nest, int64_t dim,
   for (int o = 0; o < kOperands; ++o) nest.strides[o][d] = strides[static_cast<size_t>(o)];
 }
 
+template <int kOperands>
+void RemoveDimension(device::Nest<kOperands>& nest, int at) {
+  --nest.rank;
+  for (int d = at; d < nest.rank; ++d) {
+    nest.dims[d] = nest.dims[d + 1];
+    for (int o = 0; o < kOperands; ++o) nest.strides[o][d] = nest.strides[o][d + 1];
+  }
+}
+
 // Strides of a row-major tensor of `shape`, aligned at the right with `rank` dimensions; 0 where it
 // has 1 element or no dimension.
 inline std::array<int64_t, kMaxDims> BroadcastStrides(const Shape& shape, int rank) {

@@ -40,11 +40,7 @@ void Tiles(const TransposeArgs& args, device::Nest<2> outer, const Inner& inner,
   params.y_pitch = outer.strides[0][along_x];
   params.size_j = inner.dim;
   params.x_pitch = inner.strides[1];
-  --outer.rank;
-  for (int d = along_x; d < outer.rank; ++d) {
-    outer.dims[d] = outer.dims[d + 1];
-    for (int o = 0; o < 2; ++o) outer.strides[o][d] = outer.strides[o][d + 1];
-  }
+  RemoveDimension(outer, along_x);
   params.outer = outer;
   params.tiles_i = (params.size_i + Params::kTile - 1) / Params::kTile;
   params.tiles_j = (params.size_j + Params::kTile - 1) / Params::kTile;

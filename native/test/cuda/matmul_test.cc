@@ -15,38 +15,50 @@ std::vector<Tensor> Multiply(const MatmulCase& c, const Tensor& a, const Tensor&
   return y;
 }
 
-void CheckExact(const MatmulCase& c, DType da, DType db, DType dy) {
+void CheckExact(const MatmulCase& c, DType dtype) {
   CAPTURE(Text(c.a));
   CAPTURE(Text(c.b));
-  CAPTURE(NameOf(da));
-  CAPTURE(NameOf(db));
-  CAPTURE(NameOf(dy));
-  const Tensor a = Integers(da, c.a, 1), b = Integers(db, c.b, 2);
-  const Tensor expected = MatmulExpected(c, a, b, dy);
-  OnEveryCudaPath([&](Context& context) { return Multiply(c, a, b, dy, context); },
+  CAPTURE(NameOf(dtype));
+  const Tensor a = Integers(dtype, c.a, 1), b = Integers(dtype, c.b, 2);
+  const Tensor expected = MatmulExpected(c, a, b, dtype);
+  OnEveryCudaPath([&](Context& context) { return Multiply(c, a, b, dtype, context); },
                   [&](const std::vector<Tensor>& y) { CHECK_IDENTICAL(y[0], expected); });
 }
 
 TEST_CASE("cuda matmul: shapes, transposes and broadcasting, whole numbers exact") {
   std::vector<MatmulCase> cases = MatmulCases();
   cases.push_back({{2, 3, 9, 4}, {9, 5}, {2, 3, 4, 5}, true, false});  // shared b, transposed a
-  cases.push_back({{3, 1, 2, 4, 8}, {1, 4, 1, 8, 8}, {3, 4, 2, 4, 8}});
+  cases.push_back({{2, 1, 2, 4, 8}, {1, 4, 1, 8, 8}, {2, 4, 2, 4, 8}});
+  // Two dimensions besides the batch.
+  cases.push_back({{2, 1, 4, 1, 3, 5}, {1, 5, 1, 2, 5, 4}, {2, 5, 4, 2, 3, 4}});
   cases.push_back({{2, 3, 0}, {2, 0, 4}, {2, 3, 4}});
   cases.push_back({{3, 130, 32}, {3, 32, 72}, {3, 130, 72}});
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16})
-    for (const MatmulCase& c : cases) CheckExact(c, dtype, dtype, dtype);
+    for (const MatmulCase& c : cases) CheckExact(c, dtype);
 }
 
 TEST_CASE("cuda matmul: dtypes may be mixed") {
   const DType dtypes[] = {DType::kF32, DType::kBF16, DType::kF16};
-  for (const DType da : dtypes)
-    for (const DType db : dtypes)
-      for (const DType dy : dtypes) CheckExact({{9, 33}, {33, 18}, {9, 18}}, da, db, dy);
+  const MatmulCase c = {{9, 33}, {33, 18}, {9, 18}};
+  int turn = 0;
+  for (const DType da : dtypes) {
+    for (const DType db : dtypes) {
+      for (const DType dy : dtypes) {
+        CAPTURE(NameOf(da));
+        CAPTURE(NameOf(db));
+        CAPTURE(NameOf(dy));
+        const Tensor a = Integers(da, c.a, 1), b = Integers(db, c.b, 2);
+        MirrorContext context = NthContext(turn, turn % 2);
+        ++turn;
+        CHECK_IDENTICAL(Multiply(c, a, b, dy, context)[0], MatmulExpected(c, a, b, dy));
+      }
+    }
+  }
 }
 
 TEST_CASE("cuda matmul: products of any numbers stay within the bound of f32 accumulation") {
-  const MatmulCase cases[] = {{{2, 67, 301}, {2, 301, 45}, {2, 67, 45}},
-                              {{5, 1000}, {40, 1000}, {5, 40}, false, true}};
+  const MatmulCase cases[] = {{{2, 33, 301}, {2, 301, 45}, {2, 33, 45}},
+                              {{5, 600}, {40, 600}, {5, 40}, false, true}};
   for (const MatmulCase& c : cases) {
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
       CAPTURE(Text(c.a));
