@@ -24,5 +24,22 @@ TEST_CASE("cuda fill: every element has the value, rounded to the dtype") {
   }
 }
 
+TEST_CASE("cuda fill: whole numbers, also beyond the range of i32") {
+  int turn = 0;
+  for (const DType dtype : {DType::kI32, DType::kF32, DType::kF16}) {
+    for (const float value : {0.0f, -1.5f, 3.14159274f, 65504.0f, 3e9f, -3e9f}) {
+      CAPTURE(NameOf(dtype));
+      CAPTURE(value);
+      const Tensor y(dtype, {1027}), expected(dtype, {1027});
+      Run(ReferenceBackend(), &Backend::fill, FillArgs{value, expected});
+      MirrorContext context = NthContext(turn, turn % 2);
+      ++turn;
+      Run(MirroredCuda().fill, FillArgs{value, y}, context);
+      CHECK_IDENTICAL(y, expected);
+      CHECK(y.intact());
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lora::test
