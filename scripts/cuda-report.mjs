@@ -1,0 +1,447 @@
+// Compiles every kernel of the CUDA backend for every architecture, with the flags of the build and its strictness (no
+// warning, no spill, no stack frame), and says what ptxas made of it:
+//   node scripts/cuda-report.mjs [--write] [--jobs N] [FILE.cu ...]
+// --write leaves the tables in docs/cuda-kernels.md. Beside the architectures that the binary has code for, the
+// intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110, sm_121.
+import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const { values: options, positionals } = parseArgs({
+  options: { write: { type: 'boolean' }, jobs: { type: 'string' } },
+  allowPositionals: true,
+});
+const jobs = Number(options.jobs ?? availableParallelism());
+const kernels = join(root, 'native/backend/cuda');
+const files = positionals.length
+  ? positionals
+  : readdirSync(kernels)
+      .filter((name) => name.endsWith('.cu'))
+      .sort()
+      .map((name) => join(kernels, name));
+
+// As in cmake/cuda.cmake.
+const built = { 80: [80, 86, 89], 90: [90, 100, 120], 120: [] };
+// As a driver would, from the intermediate form that the binary holds.
+const assembled = { 87: 80, 103: 90, 110: 90, 121: 120 };
+const real = Object.values(built).flat();
+const architectures = [...real, ...Object.keys(assembled).map(Number)].sort((a, b) => a - b);
+const flags = [
+  ...['-std=c++20', '-O3', '--expt-relaxed-constexpr', '-Werror', 'all-warnings'],
+  ...['-Xptxas=-warn-spills,-warn-lmem-usage,-v', '-Xcompiler=-fPIC', `-I${join(root, 'native')}`],
+  ...Object.entries(built).map(
+    ([virtual, codes]) =>
+      `-gencode=arch=compute_${virtual},code=[${[...codes.map((arch) => `sm_${arch}`), `compute_${virtual}`].join()}]`,
+  ),
+];
+const dryrun = spawnSync('nvcc', ['--dryrun', '-c', files[0], '-o', '/dev/null'], { encoding: 'utf8' });
+const ptxas = join(/_HERE_=(.+)/.exec(dryrun.stderr)?.[1] ?? '', 'ptxas');
+
+// What a multiprocessor has: registers are given to a warp in units of 256, shared memory to a block in units of 128
+// bytes beside 1 KiB that the system takes. CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+const limits = {
+  80: { threads: 2048, blocks: 32, shared: 164 },
+  86: { threads: 1536, blocks: 16, shared: 100 },
+  87: { threads: 1536, blocks: 16, shared: 164 },
+  89: { threads: 1536, blocks: 24, shared: 100 },
+  90: { threads: 2048, blocks: 32, shared: 228 },
+  100: { threads: 2048, blocks: 32, shared: 228 },
+  103: { threads: 2048, blocks: 32, shared: 228 },
+  110: { threads: 1536, blocks: 24, shared: 228 },
+  120: { threads: 1536, blocks: 24, shared: 100 },
+  121: { threads: 1536, blocks: 24, shared: 100 },
+};
+function occupancy(arch, { registers, threads, shared }) {
+  const limit = limits[arch];
+  const warps = Math.ceil(threads / 32);
+  const byRegisters = Math.floor(65536 / (Math.ceil((registers * 32) / 256) * 256 * warps));
+  const byShared = shared
+    ? Math.floor((limit.shared * 1024) / (Math.ceil(shared / 128) * 128 + 1024))
+    : Infinity;
+  const blocks = Math.min(byRegisters, byShared, limit.blocks, Math.floor(limit.threads / (warps * 32)));
+  return { blocks, share: (blocks * warps * 32) / limit.threads };
+}
+
+const demangled = new Map();
+/** The name without namespaces, return type and parameters. */
+function demangle(symbol) {
+  let name = demangled.get(symbol);
+  if (name === undefined) {
+    name = execFileSync('c++filt', [symbol], { encoding: 'utf8' }).trim();
+    name = name.replace(/lora::device::/g, '').replace(/^void /, '');
+    name = name.slice(0, parametersAt(name)).replace(/\((?:int|bool|unsigned int)\)/g, '');
+    demangled.set(symbol, name);
+  }
+  return name;
+}
+/** Where the parameter list begins: the last parenthesis that is not inside of <>. */
+function parametersAt(name) {
+  let depth = 0;
+  for (let i = 0; i < name.length; i++) {
+    if (name[i] === '<') depth++;
+    else if (name[i] === '>') depth--;
+    else if (name[i] === '(' && depth === 0) return i;
+  }
+  return name.length;
+}
+/** Dynamic shared memory is known to the host alone; that of the GEMM follows from its tile. */
+function sharedBytes(name) {
+  const tile = /^Gemm\w*<GemmTile<(\d+), (\d+), (\d+)/.exec(name);
+  return tile ? (Number(tile[1]) + Number(tile[2])) * 32 * 2 * Number(tile[3]) : undefined;
+}
+
+/** ptxas -v → [{ symbol, arch, registers, stack, stores, loads, shared, barriers }]. */
+function parsePtxas(text) {
+  const rows = [];
+  let row;
+  for (const line of text.split('\n')) {
+    let found;
+    if ((found = /Compiling entry function '(\w+)' for 'sm_(\d+)\w*'/.exec(line)))
+      rows.push((row = { symbol: found[1], arch: Number(found[2]) }));
+    else if (
+      row &&
+      (found = /(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads/.exec(line))
+    )
+      [row.stack, row.stores, row.loads] = found.slice(1).map(Number);
+    else if (row && (found = /Used (\d+) registers/.exec(line))) {
+      row.registers = Number(found[1]);
+      row.barriers = Number(/used (\d+) barriers/.exec(line)?.[1] ?? 0);
+      row.shared = Number(/(\d+) bytes smem/.exec(line)?.[1] ?? 0);
+    }
+  }
+  return rows;
+}
+/** PTX → { symbol: { threads, body } }. */
+function parsePtx(text) {
+  const entries = {};
+  for (const [, symbol, directives, body] of text.matchAll(
+    /\.entry (\w+)\([^)]*\)\s*((?:\.\w+ [^\n]*\n)*)\{([\s\S]*?)\n\}/g,
+  ))
+    entries[symbol] = { threads: Number(/\.maxntid (\d+)/.exec(directives)?.[1] ?? 0), body };
+  return entries;
+}
+
+/** The smallest loop of a PTX body that holds a product, from its label to the branch back; or undefined. */
+function productLoop(body) {
+  const lines = body.split('\n');
+  const labels = new Map();
+  const found = [];
+  lines.forEach((line, i) => {
+    const label = /^\s*(\$L\w+):/.exec(line);
+    if (label) labels.set(label[1], i);
+    const branch = /\bbra(?:\.uni)?\s+(\$L\w+);/.exec(line);
+    const begin = branch ? labels.get(branch[1]) : undefined;
+    if (begin !== undefined) found.push(lines.slice(begin, i + 1));
+  });
+  return found
+    .filter((loop) => loop.some((line) => instructionClass(line) === 'mma.sync'))
+    .sort((a, b) => a.length - b.length)[0];
+}
+/**
+ * The instructions of one pass through a loop, on the path for aligned operands: of all paths the one with the most
+ * products, ldmatrix, barriers and copies of 16 bytes, and then with the fewest others. Inner loops are passed once or not at all.
+ */
+function alignedPath(loop) {
+  const blocks = [];
+  const labels = new Map();
+  let block;
+  for (const line of loop) {
+    const label = /^\s*(\$L\w+):/.exec(line);
+    if (label || block === undefined) {
+      blocks.push((block = { lines: [], next: undefined, falls: true }));
+      if (label) labels.set(label[1], blocks.length - 1);
+    }
+    block.lines.push(line);
+    const branch = /^\s*(@!?%p\d+\s+)?bra(?:\.uni)?\s+(\$L\w+);/.exec(line);
+    if (branch) {
+      block.next = branch[2];
+      block.falls = branch[1] !== undefined;
+      block = undefined;
+    }
+  }
+  const wanted = new Set(['mma.sync', 'ldmatrix', 'cp.async of 16 bytes', 'barriers']);
+  const best = new Array(blocks.length).fill(undefined); // of the paths from here to the end of the loop
+  for (let i = blocks.length - 1; i >= 0; i--) {
+    const target = labels.get(blocks[i].next);
+    const next = [...(blocks[i].falls ? [i + 1] : []), ...(target > i ? [target] : [])]
+      .map((j) => best[j])
+      .filter(Boolean)
+      .sort((a, b) => b.score - a.score)[0];
+    if (next === undefined && i !== blocks.length - 1) continue;
+    let score = next?.score ?? 0;
+    for (const line of blocks[i].lines) {
+      const name = instructionClass(line);
+      if (name) score += wanted.has(name) ? 1e6 : -1;
+    }
+    best[i] = { score, lines: [...blocks[i].lines, ...(next?.lines ?? [])] };
+  }
+  return best[0].lines;
+}
+const classes = [
+  ['mma.sync', /^mma\.sync/],
+  ['ldmatrix', /^ldmatrix/],
+  ['cp.async of 16 bytes', /^cp\.async\.cg/],
+  ['cp.async of less', /^cp\.async\.ca/],
+  ['cp.async commit, wait', /^cp\.async/],
+  ['barriers', /^(bar|barrier)\b/],
+  ['ld.shared, st.shared', /^(ld|st)\.shared/],
+  ['ld.global, st.global', /^(ld|st)\.(global|volatile)/],
+  ['f32 arithmetic', /^(fma|add|mul|sub|max|min)\.(rn\.)?(ftz\.)?f32/],
+  [
+    'integers and addresses',
+    /^(add|sub|mul|mad|shl|shr|and|or|xor|min|max|cvt|cvta|rem|div|prmt|bfe|lop3|shf|selp|abs|neg)\b/,
+  ],
+  ['branches, predicates', /^(bra|setp)/],
+  ['moves', /^mov/],
+];
+/** undefined for what is no instruction. */
+function instructionClass(line) {
+  const text = line
+    .trim()
+    .replace(/^\{\s*/, '')
+    .replace(/^@!?%p\d+\s+/, '');
+  if (text === '' || /^(\/\/|\$L|\.|#|\}|\{|%|\[)/.test(text)) return undefined;
+  return classes.find(([, pattern]) => pattern.test(text))?.[0] ?? 'others';
+}
+function instructionMix(lines) {
+  const mix = new Map();
+  for (const line of lines) {
+    const name = instructionClass(line);
+    if (name) mix.set(name, (mix.get(name) ?? 0) + 1);
+  }
+  return mix;
+}
+
+/** What a failed compilation says, without ptxas' notes on what went well. */
+function complaints(text) {
+  return text
+    .split('\n')
+    .filter((line) => !/^ptxas info|^ +0 bytes stack frame, 0 bytes spill stores, 0 /.test(line))
+    .slice(0, 40)
+    .join('\n');
+}
+
+const scratch = mkdtempSync(join(tmpdir(), 'cuda-report-'));
+function execute(command, args) {
+  return new Promise((resolve) => {
+    execFile(command, args, { encoding: 'utf8', maxBuffer: 1 << 28 }, (error, stdout, stderr) =>
+      resolve({ failed: Boolean(error), text: stdout + stderr }),
+    );
+  });
+}
+async function compile(file) {
+  const name = basename(file, '.cu');
+  const dir = mkdtempSync(join(scratch, `${name}-`));
+  const start = Date.now();
+  const seconds = () => (Date.now() - start) / 1000;
+  const made = await execute('bash', [
+    '-c',
+    'TIMEFORMAT="cpu %U"; time "$@"',
+    'bash',
+    'nvcc',
+    ...flags,
+    '--keep',
+    '--keep-dir',
+    dir,
+    '-c',
+    file,
+    '-o',
+    join(dir, `${name}.o`),
+  ]);
+  const result = { name, rows: [], ptx: {}, failed: made.failed };
+  if (made.failed) console.log(`${name}: FAILED\n${complaints(made.text)}`);
+  else {
+    result.rows = parsePtxas(made.text);
+    const form = (virtual) =>
+      join(
+        dir,
+        readdirSync(dir).find((f) => f.endsWith(`compute_${virtual}.ptx`)),
+      );
+    for (const virtual of Object.keys(built))
+      result.ptx[virtual] = parsePtx(readFileSync(form(virtual), 'utf8'));
+    for (const [arch, virtual] of Object.entries(assembled)) {
+      const { failed, text } = await execute(ptxas, [
+        '-v',
+        `-arch=sm_${arch}`,
+        form(virtual),
+        '-o',
+        join(dir, 'x.cubin'),
+      ]);
+      if (failed) console.log(`${name}: FAILED for sm_${arch}\n${complaints(text)}`);
+      result.failed ||= failed;
+      result.rows.push(...parsePtxas(text));
+    }
+    for (const row of result.rows)
+      Object.assign(row, {
+        file: name,
+        name: demangle(row.symbol),
+        threads: result.ptx[80][row.symbol]?.threads,
+      });
+    const count = new Set(result.rows.map((row) => row.symbol)).size;
+    // Processor time of the compilation alone, as a machine may be busy with other things.
+    result.cpu = Number(/cpu ([\d.]+)\s*$/.exec(made.text)[1]);
+    console.log(
+      `${name}: ${count} kernels, ${result.cpu.toFixed(1)} s of CPU, ${seconds().toFixed(1)} s in all`,
+    );
+  }
+  rmSync(dir, { recursive: true });
+  return result;
+}
+
+const began = Date.now();
+const queue = [...files];
+const results = [];
+try {
+  await Promise.all(
+    Array.from({ length: jobs }, async () => {
+      while (queue.length) results.push(await compile(queue.shift()));
+    }),
+  );
+} finally {
+  rmSync(scratch, { recursive: true, force: true });
+}
+results.sort((a, b) => (a.name < b.name ? -1 : 1));
+const rows = results.flatMap((result) => result.rows);
+const spilling = rows.filter(({ stack, stores, loads }) => stack + stores + loads > 0);
+for (const row of spilling)
+  console.log(
+    `${row.file} ${row.name} sm_${row.arch}: stack ${row.stack}, spills ${row.stores} + ${row.loads} bytes`,
+  );
+// What is only assembled may: it is not in the binary.
+const wrong = spilling.filter(({ arch }) => real.includes(arch));
+const failed = results.filter((result) => result.failed).length + wrong.length;
+const total = new Set(rows.map(({ symbol }) => symbol)).size;
+console.log(
+  `${files.length} files, ${total} kernels, ${rows.length} assembled (sm_${architectures.join(', sm_')}): ` +
+    `${failed === 0 ? 'no warning, spill or stack frame' : `${failed} FAILED`}; ${((Date.now() - began) / 1000).toFixed(0)} s`,
+);
+if (options.write && failed === 0) writeFileSync(join(root, 'docs/cuda-kernels.md'), document());
+process.exitCode = failed === 0 ? 0 : 1;
+
+// ---- the document ------------------------------------------------------------------------------
+
+function table(head, body) {
+  const line = (cells) => `| ${cells.join(' | ')} |`;
+  return [line(head), line(head.map((_, i) => (i === 0 ? '---' : '---:'))), ...body.map(line)].join('\n');
+}
+const percent = (share) => `${Math.round(share * 100)} %`;
+
+function document() {
+  const version = /release ([\d.]+), V([\d.]+)/.exec(
+    execFileSync('nvcc', ['--version'], { encoding: 'utf8' }),
+  )[2];
+  const parts = [
+    `# What the compiler makes of the CUDA kernels
+
+Written by \`node scripts/cuda-report.mjs --write\` with nvcc ${version}; not measured on a device. ${files.length} files hold ${total}
+kernels; each was assembled for ${architectures.map((arch) => `sm_${arch}`).join(', ')} (${rows.length} in all) with
+\`-Werror all-warnings -Xptxas -warn-spills,-warn-lmem-usage\`: **stack 0, spill stores 0, spill loads 0 bytes in every one** that a binary holds${
+      spilling.length
+        ? ` (${spilling.length} of those that are only assembled spill up to ${Math.max(...spilling.map((r) => r.stores + r.loads))} bytes, on sm_${[...new Set(spilling.map((r) => r.arch))].join(', sm_')})`
+        : ''
+    }. A binary built with
+\`-DLORA_CUDA_ARCHITECTURES=all\` has code for ${real.map((arch) => `sm_${arch}`).join(', ')} and PTX for compute_80, 90 and 120; sm_87, 103, 110 and 121 are
+assembled from that PTX here as their driver would.
+
+## The main GEMM
+`,
+    gemm(),
+    `
+## Registers
+
+Registers per thread of each kernel, by architecture; static shared memory is 0 in all but those that say so (dynamic shared memory is chosen at
+launch). The last two columns: blocks that registers and threads let one multiprocessor hold, and the share of its threads, on sm_80 and sm_90.
+`,
+  ];
+  for (const { name, rows: mine } of results) {
+    if (mine.length === 0) continue;
+    const symbols = [...new Set(mine.map(({ symbol }) => symbol))];
+    const body = symbols
+      .map((symbol) => {
+        const of = (arch) => mine.find((row) => row.symbol === symbol && row.arch === arch);
+        const first = of(80);
+        const held = [80, 90].map((arch) => {
+          const { blocks, share } = occupancy(arch, { ...of(arch), shared: of(arch).shared });
+          return `${blocks}, ${percent(share)}`;
+        });
+        const note = first.shared > 0 ? ` (${first.shared} bytes shared)` : '';
+        return [
+          `\`${first.name}\`${note}`,
+          first.threads,
+          ...architectures.map((arch) => of(arch).registers),
+          ...held,
+        ];
+      })
+      .sort((a, b) => (a[0] < b[0] ? -1 : 1));
+    parts.push(
+      `### ${name}.cu\n`,
+      table(['kernel', 'threads', ...architectures.map((arch) => `${arch}`), 'held, 80', 'held, 90'], body),
+      '',
+    );
+  }
+  return `${parts.join('\n').trimEnd()}\n`;
+}
+
+function gemm() {
+  const gemms = rows.filter(({ name }) => sharedBytes(name) !== undefined);
+  if (gemms.length === 0) return 'There is none yet.';
+  const symbols = [...new Set(gemms.map(({ symbol }) => symbol))];
+  const occupied = symbols
+    .map((symbol) => {
+      const mine = gemms.filter((row) => row.symbol === symbol);
+      const shared = sharedBytes(mine[0].name);
+      return [
+        `\`${mine[0].name}\``,
+        mine[0].threads,
+        `${shared / 1024} KiB`,
+        ...real.map((arch) => {
+          const row = mine.find((r) => r.arch === arch);
+          const { blocks, share } = occupancy(arch, { ...row, shared });
+          return `${row.registers}: ${blocks}, ${percent(share)}`;
+        }),
+      ];
+    })
+    .sort((a, b) => (a[0] < b[0] ? -1 : 1));
+  const text = [
+    'Registers per thread, blocks that one multiprocessor holds, and the share of its threads (registers, threads and dynamic shared memory counted):\n',
+    table(['kernel', 'threads', 'shared', ...real.map((arch) => `sm_${arch}`)], occupied),
+  ];
+  // The inner loop: the one with the most mma.sync.
+  const mixes = [];
+  for (const symbol of symbols) {
+    const { ptx } = results.find((result) => result.ptx['80']?.[symbol]);
+    const loop = productLoop(ptx['80'][symbol].body);
+    const inner = loop && instructionMix(alignedPath(loop));
+    if (inner?.get('mma.sync')) mixes.push([demangle(symbol), inner]);
+  }
+  if (mixes.length) {
+    const names = [...classes.map(([name]) => name), 'others'].filter((name) =>
+      mixes.some(([, mix]) => mix.has(name)),
+    );
+    text.push(
+      `
+Instructions of one pass through the loop over k (one stage of 32), in PTX for compute_80, on the path for operands at multiples of 16 bytes. ptxas still folds
+addresses and moves into other instructions:
+`,
+      table(
+        ['kernel', ...names, 'all', 'mma.sync'],
+        mixes
+          .map(([name, mix]) => {
+            const all = [...mix.values()].reduce((a, b) => a + b, 0);
+            return [
+              `\`${name}\``,
+              ...names.map((n) => mix.get(n) ?? 0),
+              all,
+              percent((mix.get('mma.sync') ?? 0) / all),
+            ];
+          })
+          .sort((a, b) => (a[0] < b[0] ? -1 : 1)),
+      ),
+    );
+  }
+  return text.join('\n');
+}
