@@ -1,10 +1,10 @@
 // The low-rank halves of LoRA: products with one small side, and the linear layer of decoding.
 //
 // All of it computes as if in f32: operands that are f32 (masters, h, u) are never rounded, sums
-// are f32. Scratch is device memory, its size a pure function of the arguments and the number of
-// multiprocessors (Context::threads()); sums are made in an order that follows from those two, so
-// that two runs give the same bits. Pointers need only be aligned to their element. Any rank ≥ 1;
-// any other size may be 0.
+// are f32. Scratch is device memory at a multiple of 16 bytes, its size a pure function of the
+// arguments and the number of multiprocessors (Context::threads()); sums are made in an order that
+// follows from those two, so that two runs give the same bits. Pointers need only be aligned to
+// their element. Any rank ≥ 1; any other size may be 0.
 #pragma once
 
 #include <cstdint>
@@ -88,6 +88,9 @@ struct DecodeArgs {
   const void* x = nullptr;  // [m, k]
   int64_t m = 0, k = 0;     // m ≤ kMaxDecodeRows
   std::vector<DecodeBranch> branches;
+  // May start while the launch before it still runs, which is a LowRankDown of all of h: only the
+  // low-rank part waits for it. Not where something else was launched in between.
+  bool programmatic = false;
 };
 void DecodeLinear(const DecodeArgs& args, Context& context);
 

@@ -547,6 +547,66 @@ TEST_CASE("cuda decode agrees with doubles, whatever the addresses and schedule"
   }
 }
 
+// 18 branches, so that there is a second launch.
+TEST_CASE("cuda decode may start while h is still computed") {
+  int turn = 0;
+  for (const DType dtype : kDTypes) {
+    for (const int64_t m : {1, 10}) {
+      const int64_t k = 150;
+      const DecodeCase c(dtype, true, m, k, std::vector<DecodeCaseBranch>(18, {19, 5}));
+      MirrorContext context = ContextOf(turn++, kUsual);
+      const DeviceMatrix x(c.x, k, 0, "x");
+      std::vector<DeviceMatrix> operands, hs, ys;
+      const auto upload = [&](const Tensor& t, const char* name) {
+        operands.emplace_back(t, t.shape()[1], 0, name);
+        return operands.back().data();
+      };
+      const Tensor b = Integers(DType::kF32, {5, k}, 77, -1, 1);
+      cuda::LowRankDownArgs down;
+      down.dtype = dtype;
+      down.problems = {{x.data(), m, k, k, {}}};
+      cuda::DecodeArgs args;
+      args.dtype = dtype;
+      args.x = x.data();
+      args.m = m;
+      args.k = k;
+      args.programmatic = true;
+      DecodeCase expected = c;
+      const Vector xs = c.x.Values(), bs = b.Values();
+      for (size_t i = 0; i < c.branches.size(); ++i) {
+        hs.emplace_back(DType::kF32, m, 5, 5, 0, "h");
+        ys.emplace_back(dtype, m, 19, 19, 0, "y");
+        cuda::LowRankDownTerm term;
+        term.small = static_cast<const float*>(upload(b, "b"));
+        term.rank = 5;
+        term.h = hs.back().floats();
+        down.problems[0].terms.push_back(term);
+        cuda::DecodeBranch branch;
+        branch.w = upload(c.w[i], "w");
+        branch.n = 19;
+        branch.a = static_cast<const float*>(upload(c.a[i], "a"));
+        branch.h = term.h;
+        branch.rank = 5;
+        branch.scale = c.scale;
+        branch.y = ys.back().data();
+        args.branches.push_back(branch);
+        expected.h[i] =
+            Of(DType::kF32, {m, 5},
+               Product(
+                   m, 5, k, 1, [&](int64_t row, int64_t j) { return At(xs, row * k + j); },
+                   [&](int64_t j, int64_t r) { return At(bs, r * k + j); })
+                   .values);
+      }
+      cuda::LowRankDown(down, {}, context.device);
+      cuda::DecodeLinear(args, context.device);
+      context.device.Finish();
+      std::vector<Tensor> out;
+      for (const DeviceMatrix& y : ys) out.push_back(y.Download());
+      expected.Check(out);
+    }
+  }
+}
+
 TEST_CASE("cuda decode: one row of x gives the same bits alone as among others") {
   for (const DType dtype : kDTypes) {
     const DecodeCase all(dtype, false, 11, 300, {{20, 4, 1}});

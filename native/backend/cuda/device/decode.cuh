@@ -1,6 +1,6 @@
 // The linear layer for up to 16 rows of x, where the time is that of reading W.
 //
-// LowRankDot: h[m, r] = Σ drop(x)[m]·B[r]. A block of 128 threads owns one number of h.
+// LowRankDot: h[m, r] = Σ drop(x)[m]·B[r]. A block of 256 threads owns one number of h.
 //
 // Decode: y[m, o] = Σ x[m]·W[o] + bias[o] + scale·Σ A[o]·h[m], all rows of x at once, so that W is
 // read once. 16-bit: a block owns 16 rows of W; its 8 warps take turns of 128 columns. W goes from
@@ -36,7 +36,7 @@ struct DotTerm {
 };
 template <class T>
 struct LowRankDotParams {
-  static constexpr int kThreads = 128, kMinBlocks = 6;
+  static constexpr int kThreads = 256, kMinBlocks = 4;
   int terms;
   SkinnyDType t_dtype;
   DotTerm term[kDotTerms];
@@ -229,6 +229,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
           acc[i][c];
     }
   }
+  // From here on what the launch before has written: h.
+  GridDependencyWait();
   float* low_sums = sums + P::kWarps * P::kSlice;
   if (o.a != nullptr) {
     float low[kXTiles * 8][2];
@@ -331,6 +333,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
       }
     }
   }
+  // From here on what the launch before has written: h.
+  GridDependencyWait();
   if (o.a != nullptr) {
     for (int j = lane; j < o.rank; j += 32) {
       float a[P::kWarpRows];
