@@ -111,8 +111,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     LoadStatistics<kRows>(a, b, h, first, count, lse, dots);
     SyncThreads();
     float scores[kA][kB], slope[kA][kB];
-    DotTile<kD>(scores, q, k);
-    DotTile<kD>(slope, g, v);
+    DotTile<kD>(scores, q, k, s.d);
+    DotTile<kD>(slope, g, v, s.d);
     const bool all = sight.All(from, from + kKeys);
     LORA_UNROLL
     for (int i = 0; i < kA; ++i) {
@@ -203,8 +203,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     LoadRows<kD, kKeys, P::kThreads>(v, s.d, key_of(a.v));
     SyncThreads();
     float scores[kA][kB], slope[kA][kB];
-    DotTile<kD>(scores, q, k);
-    DotTile<kD>(slope, g, v);
+    DotTile<kD>(scores, q, k, s.d);
+    DotTile<kD>(slope, g, v, s.d);
     const bool all = sight.All(from, from + kKeys);
     LORA_UNROLL
     for (int i = 0; i < kA; ++i) {

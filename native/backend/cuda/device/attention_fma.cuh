@@ -54,9 +54,9 @@ LORA_DEVICE void LoadRows(float* tile, int d, const RowOf& row) {
   }
 }
 
-// s[i][j] = a[ty·kA + i] · b[tx + 16·j] over kD columns.
+// s[i][j] = a[ty·kA + i] · b[tx + 16·j] over d columns.
 template <int kD, int kA, int kB>
-LORA_DEVICE void DotTile(float (&s)[kA][kB], const float* a, const float* b) {
+LORA_DEVICE void DotTile(float (&s)[kA][kB], const float* a, const float* b, int d) {
   constexpr int kPitch = kD + 4;
   const int ty = ThreadIndex() / 16, tx = ThreadIndex() % 16;
   LORA_UNROLL
@@ -64,7 +64,7 @@ LORA_DEVICE void DotTile(float (&s)[kA][kB], const float* a, const float* b) {
     LORA_UNROLL
     for (int j = 0; j < kB; ++j) s[i][j] = 0;
   }
-  for (int c = 0; c < kD; c += 4) {
+  for (int c = 0; c < d; c += 4) {
     Float4 x[kA], y[kB];
     LORA_UNROLL
     for (int i = 0; i < kA; ++i) x[i] = LoadShared4(a + (ty * kA + i) * kPitch + c);
@@ -189,7 +189,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     LoadRows<kD, kKeys, Tile::kThreads>(v, s.d, key_of(p.v));
     SyncThreads();
     float scores[kA][kB];
-    DotTile<kD>(scores, q, k);
+    DotTile<kD>(scores, q, k, s.d);
     const bool all = sight.All(from, from + kKeys);
     LORA_UNROLL
     for (int i = 0; i < kA; ++i) {
