@@ -11,8 +11,6 @@
 namespace lora {
 namespace {
 
-constexpr uint32_t kTag = 0x53414d50;  // "SAMP"
-
 // The first of the largest.
 template <class T>
 int64_t Largest(const T* logits, int64_t vocab, int64_t row) {
@@ -33,7 +31,7 @@ int64_t Largest(const T* logits, int64_t vocab, int64_t row) {
 
 double UniformOf(const SampleArgs& args, int64_t row) {
   return UniformFromWord(
-      Philox4x32(args.seed, {args.step, static_cast<uint32_t>(row), 0, kTag})[0]);
+      Philox4x32(args.seed, {args.step, static_cast<uint32_t>(row), 0, kSampleTag})[0]);
 }
 
 // The first of ids[0 .. count) whose running sum of weights exceeds `mass`.

@@ -10,6 +10,8 @@
 
 namespace lora {
 
+constexpr uint32_t kSampleTag = 0x53414d50;  // "SAMP", in the Philox counter
+
 // Of one row.
 size_t SampleRowScratchBytes(const SampleArgs& args);
 

@@ -1,0 +1,347 @@
+// Draws a token from each row of logits by the rules of core/sampling.h, everything in f64.
+//
+// 1. SampleScan: the first of the largest logits of each part of a row, and the first that is no
+//    number below ∞. 2. SampleWeights combines those per row, and writes exp((x − largest) / T) of
+//    its part. 3. SampleDraw, a block per row, finds the token.
+//
+// A running sum over tokens in some order is never written down. Tokens have keys that rise in that
+// order (the id, or the bits of the logit turned so that larger ones come first). To find the token
+// at which the running sum passes a target, the weights are added up by the highest four bits of
+// their keys; the sum passes in one of the 16 groups, which the next four bits divide further. Each
+// thread adds its own tokens up in its own 16 places of shared memory, so that the order of every
+// sum is fixed. Counting is the same with weights of 1. Equal logits are told apart by their ids at
+// the end.
+//
+// The sums of SampleRow are made in another order and its exp is another one, so the two may differ
+// in the last bits. Wherever a decision is closer than all such errors together, the row is marked
+// `uncertain`, and the host decides: so the token is the same on every device.
+#pragma once
+
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/reduce.cuh"
+#include "backend/cuda/device/rows.cuh"
+#include "core/philox.h"
+
+namespace lora::device {
+
+constexpr int32_t kNoToken = 0x7fffffff;
+
+// Of a part of a row, or of a row.
+struct LogitScan {
+  float largest;
+  int32_t best;       // the first token with it
+  int32_t first_bad;  // the first NaN or +∞, or kNoToken
+  float bad;
+  int32_t uncertain;  // of a row: whether the host must draw
+};
+
+constexpr int kSamplePart = 8192;  // tokens
+
+LORA_DEVICE bool IsBelowInfinity(float x) { return x < BitsToFloat(0x7f800000u); }
+
+template <class T>
+struct SampleScanParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(uint64_t);
+  const T* logits;  // [rows, vocab]
+  int64_t vocab;
+  int32_t parts;
+  LogitScan* scans;  // [rows, parts]
+};
+
+struct MinToken {
+  LORA_DEVICE int32_t operator()(int32_t a, int32_t b) const { return b < a ? b : a; }
+};
+
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleScanParams<T>::kThreads, SampleScanParams<T>::kMinBlocks)
+    SampleScan(const LORA_GRID_CONSTANT SampleScanParams<T> p) {
+  constexpr int kThreads = SampleScanParams<T>::kThreads, kN = 8;
+  LORA_DYNAMIC_SHARED(shared);
+  const T* logits = p.logits + int64_t{BlockX()} * p.vocab;
+  const int64_t begin = FirstVector(logits) + int64_t{BlockY()} * kSamplePart;
+  Indexed best{BitsToFloat(0xff800000u), kNoToken};
+  int32_t first_bad = kNoToken;
+  for (int64_t i = begin + ThreadIndex() * kN; i < begin + kSamplePart && i < p.vocab;
+       i += kThreads * kN) {
+    float x[kN];
+    LoadOfRow(x, logits, i, p.vocab, BitsToFloat(0xff800000u));
+    LORA_UNROLL
+    for (int j = 0; j < kN; ++j) {
+      const int32_t token = static_cast<int32_t>(i + j);
+      if (!IsBelowInfinity(x[j])) first_bad = MinToken()(first_bad, token);
+      if (x[j] > best.value) best = {x[j], token};
+    }
+  }
+  best = BlockReduce<kThreads>(best, reinterpret_cast<Indexed*>(shared), MaxIndexed());
+  first_bad = BlockReduce<kThreads>(first_bad, reinterpret_cast<int32_t*>(shared), MinToken());
+  if (ThreadIndex() != 0) return;
+  const float bad = first_bad == kNoToken ? 0 : ToFloat(logits[first_bad]);
+  p.scans[int64_t{BlockX()} * p.parts + BlockY()] = {best.value, best.index, first_bad, bad, 0};
+}
+
+template <class T>
+struct SampleWeightsParams {
+  static constexpr int kThreads = 256, kMinBlocks = 2;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(uint64_t);
+  const T* logits;  // [rows, vocab]
+  int64_t vocab;
+  int32_t parts;
+  const LogitScan* scans;  // [rows, parts]
+  LogitScan* row_scans;    // [rows]
+  float temperature;       // 0: the largest is drawn, and there are no weights
+  double* weights;         // [rows, vocab]
+  int32_t* ids;            // [rows], written where the temperature is 0
+};
+
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleWeightsParams<T>::kThreads,
+                                    SampleWeightsParams<T>::kMinBlocks)
+    SampleWeights(const LORA_GRID_CONSTANT SampleWeightsParams<T> p) {
+  constexpr int kThreads = SampleWeightsParams<T>::kThreads, kN = 8;
+  LORA_DYNAMIC_SHARED(shared);
+  const int64_t row = BlockX();
+  const LogitScan* scans = p.scans + row * p.parts;
+  Indexed best{BitsToFloat(0xff800000u), kNoToken};
+  int32_t first_bad = kNoToken;
+  for (int part = ThreadIndex(); part < p.parts; part += kThreads) {
+    best = MaxIndexed()(best, {scans[part].largest, scans[part].best});
+    first_bad = MinToken()(first_bad, scans[part].first_bad);
+  }
+  best = BlockReduce<kThreads>(best, reinterpret_cast<Indexed*>(shared), MaxIndexed());
+  first_bad = BlockReduce<kThreads>(first_bad, reinterpret_cast<int32_t*>(shared), MinToken());
+  const T* logits = p.logits + row * p.vocab;
+  if (BlockY() == 0 && ThreadIndex() == 0) {
+    const float bad = first_bad == kNoToken ? 0 : ToFloat(logits[first_bad]);
+    p.row_scans[row] = {best.value, best.index, first_bad, bad, 0};
+    if (p.temperature == 0) p.ids[row] = best.index;
+  }
+  if (p.temperature == 0 || first_bad != kNoToken) return;
+  const double largest = best.value, temperature = p.temperature;
+  double* weights = p.weights + row * p.vocab;
+  const int64_t begin = FirstVector(logits) + int64_t{BlockY()} * kSamplePart;
+  for (int64_t i = begin + ThreadIndex() * kN; i < begin + kSamplePart && i < p.vocab;
+       i += kThreads * kN) {
+    float x[kN];
+    LoadOfRow(x, logits, i, p.vocab, 0);
+    LORA_UNROLL
+    for (int j = 0; j < kN; ++j)
+      if (i + j >= 0 && i + j < p.vocab)
+        weights[i + j] = Exp((static_cast<double>(x[j]) - largest) / temperature);
+  }
+}
+
+template <class T>
+struct SampleDrawParams {
+  static constexpr int kThreads = 512, kMinBlocks = 1, kGroups = 16;
+  static_assert(kThreads / 32 == kGroups);
+  static constexpr size_t kSharedBytes = (kGroups * kThreads + kGroups) * sizeof(double);
+  const T* logits;        // [rows, vocab]
+  const double* weights;  // [rows, vocab]
+  int64_t vocab;
+  LogitScan* row_scans;  // [rows]
+  int32_t* ids;          // [rows]
+  int64_t first_row;     // the number of the first of these rows, among all that are drawn
+  uint64_t seed;
+  uint32_t step, tag;
+  int64_t top_k;  // 0, or less than vocab
+  double top_p;
+};
+
+enum class Order : uint8_t { kById, kByLogit };
+
+// Rises as logits fall. Both zeros are one.
+LORA_DEVICE uint32_t KeyOfLogit(float x) {
+  const uint32_t bits = FloatToBits(x == 0 ? 0.0f : x);
+  return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
+}
+
+// Where a running sum passes a target.
+struct Passing {
+  uint32_t key;
+  int32_t first;  // the first token with that key
+  double before;  // the sum of all tokens with lower keys
+  double weight;  // of each token with that key
+  double ties;    // how many of those with that key come before the one that passes
+  bool certain;
+
+  LORA_DEVICE double sum() const { return before + (ties + 1) * weight; }
+};
+
+// One row, by the threads of a block; all of them call everything here.
+template <class T>
+struct SampledRow {
+  using P = SampleDrawParams<T>;
+  static constexpr int kThreads = P::kThreads, kGroups = P::kGroups, kBatch = 4;
+  const T* logits;
+  const double* weights;
+  int64_t vocab;
+  double* mine;    // [kGroups] with stride kThreads
+  double* groups;  // [kGroups], or slots for a reduction
+
+  // f(token) for tokens [begin, end), each by one thread, with the key of each.
+  template <Order kOrder, class F>
+  LORA_DEVICE void ForTokens(int64_t begin, int64_t end, F f) const {
+    for (int64_t first = begin + ThreadIndex(); first < end; first += kBatch * kThreads) {
+      uint32_t keys[kBatch];
+      LORA_UNROLL
+      for (int j = 0; j < kBatch; ++j) {
+        const int64_t i = first + j * kThreads;
+        keys[j] = kOrder == Order::kById || i >= end ? static_cast<uint32_t>(i)
+                                                     : KeyOfLogit(ToFloat(logits[i]));
+      }
+      LORA_UNROLL
+      for (int j = 0; j < kBatch; ++j) {
+        const int64_t i = first + j * kThreads;
+        if (i < end) f(i, keys[j]);
+      }
+    }
+  }
+
+  template <class Op, class V>
+  LORA_DEVICE V Reduce(V value, Op op) const {
+    return BlockReduce<kThreads>(value, reinterpret_cast<V*>(groups), op);
+  }
+
+  // The sum of the weights of keys below `key`.
+  LORA_DEVICE double SumBelow(uint64_t key) const {
+    double sum = 0;
+    ForTokens<Order::kByLogit>(0, vocab, [&](int64_t i, uint32_t k) {
+      if (k < key) sum += weights[i];
+    });
+    return Reduce(sum, Sum());
+  }
+
+  // groups[g] ← the sum over tokens whose key is prefix·16 + g before its last `shift` bits.
+  template <Order kOrder, bool kCount>
+  LORA_DEVICE void SumGroups(uint32_t prefix, int shift) const {
+    LORA_UNROLL
+    for (int g = 0; g < kGroups; ++g) mine[g * kThreads] = 0;
+    int64_t begin = 0, end = vocab;
+    if (kOrder == Order::kById) {
+      begin = int64_t{prefix} << (shift + 4);
+      const int64_t last = int64_t{prefix + 1} << (shift + 4);
+      end = last < vocab ? last : vocab;
+    }
+    ForTokens<kOrder>(begin, end, [&](int64_t i, uint32_t key) {
+      if (static_cast<uint32_t>(uint64_t{key} >> (shift + 4)) != prefix) return;
+      mine[static_cast<int>(key >> shift & 15) * kThreads] += kCount ? 1.0 : weights[i];
+    });
+    SyncThreads();
+    const double* row = mine - ThreadIndex() + WarpIndex() * kThreads;
+    double sum = 0;
+    for (int t = LaneIndex(); t < kThreads; t += 32) sum += row[t];
+    sum = WarpSum(sum);
+    if (LaneIndex() == 0) groups[WarpIndex()] = sum;
+    SyncThreads();
+  }
+
+  // The first token in the order at which the running sum exceeds `target`. Nearer to it than
+  // `margin`, that is not certain.
+  template <Order kOrder, bool kCount>
+  LORA_DEVICE Passing Pass(double target, double margin) const {
+    int shift = 28;
+    if (kOrder == Order::kById)
+      while (shift > 0 && (vocab - 1) >> shift == 0) shift -= 4;
+    uint32_t prefix = 0;
+    double before = 0;
+    for (; shift >= 0; shift -= 4) {
+      SumGroups<kOrder, kCount>(prefix, shift);
+      // Rounding may leave none that passes: then the last one that has any weight.
+      int passing = 0;
+      double sum = before, before_passing = before;
+      for (int g = 0; g < kGroups; ++g) {
+        const double more = groups[g];
+        if (!(more > 0)) continue;
+        passing = g;
+        before_passing = sum;
+        sum += more;
+        if (sum > target) break;
+      }
+      prefix = prefix << 4 | static_cast<uint32_t>(passing);
+      before = before_passing;
+      SyncThreads();
+    }
+    Passing at{prefix, static_cast<int32_t>(prefix), before, 1, 0, true};
+    if (kOrder == Order::kByLogit) at.first = TieOf(prefix, 0);
+    if (!kCount) at.weight = weights[at.first];
+    if (kOrder == Order::kByLogit && at.weight > 0 && target > before) {
+      const double ties = (target - before) / at.weight;
+      at.ties = static_cast<double>(static_cast<int64_t>(ties));
+    }
+    if (kCount) return at;
+    const double below = before + at.ties * at.weight;
+    // Before the first token the sum is exactly 0.
+    const bool has_passed_none = below == 0 ? target > 0 : target - below > margin;
+    at.certain = at.weight > 0 && has_passed_none && at.sum() - target > margin;
+    return at;
+  }
+
+  // The token at place `tie`, counted from 0 by rising id, of those with a key; kNoToken where
+  // there are not so many.
+  LORA_DEVICE int32_t TieOf(uint32_t key, int64_t tie) const {
+    if (tie == 0) {
+      int32_t first = kNoToken;
+      ForTokens<Order::kByLogit>(0, vocab, [&](int64_t i, uint32_t k) {
+        if (k == key) first = MinToken()(first, static_cast<int32_t>(i));
+      });
+      return Reduce(first, MinToken());
+    }
+    int32_t found = kNoToken;
+    int64_t seen = 0;
+    for (int64_t begin = 0; begin < vocab && seen <= tie; begin += kThreads) {
+      const int64_t i = begin + ThreadIndex();
+      const bool has = i < vocab && KeyOfLogit(ToFloat(logits[i])) == key;
+      const Prefix<int32_t> prefix =
+          BlockPrefixSum<kThreads>(has ? 1 : 0, reinterpret_cast<int32_t*>(groups));
+      if (has && seen + prefix.before == tie) found = static_cast<int32_t>(i);
+      seen += prefix.total;
+    }
+    return Reduce(found, MinToken());
+  }
+};
+
+template <class T>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleDrawParams<T>::kThreads, SampleDrawParams<T>::kMinBlocks)
+    SampleDraw(const LORA_GRID_CONSTANT SampleDrawParams<T> p) {
+  using P = SampleDrawParams<T>;
+  LORA_DYNAMIC_SHARED(shared);
+  double* sums = reinterpret_cast<double*>(shared);
+  const int64_t row = BlockX();
+  if (p.row_scans[row].first_bad != kNoToken || p.row_scans[row].best == kNoToken) return;
+  const SampledRow<T> r{p.logits + row * p.vocab, p.weights + row * p.vocab, p.vocab,
+                        sums + ThreadIndex(), sums + P::kGroups * P::kThreads};
+  const double u = UniformFromWord(
+      Philox4x32(p.seed, {p.step, static_cast<uint32_t>(p.first_row + row), 0, p.tag})[0]);
+  // exp on the host and here errs by 1 ulp each, a sum of n weights by n·2⁻⁵³ in any order; the
+  // target, a part of a sum, errs as much as the sum that it is compared with.
+  const double error = static_cast<double>(p.vocab + 8) * (1.0 / (uint64_t{1} << 51));
+  const bool limits = p.top_k > 0 || p.top_p < 1;
+  bool certain = true;
+  double total;
+  if (p.top_k > 0) {
+    const Passing last =
+        r.template Pass<Order::kByLogit, true>(static_cast<double>(p.top_k) - 0.5, 0);
+    total = r.SumBelow(last.key) + (last.ties + 1) * r.weights[last.first];
+  } else {
+    total = r.SumBelow(uint64_t{1} << 32);
+  }
+  if (p.top_p < 1) {
+    const Passing last = r.template Pass<Order::kByLogit, false>(p.top_p * total, error * total);
+    certain = last.certain;
+    total = last.sum();
+  }
+  Passing drawn;
+  if (limits) {
+    drawn = r.template Pass<Order::kByLogit, false>(u * total, error * total);
+  } else {
+    drawn = r.template Pass<Order::kById, false>(u * total, error * total);
+  }
+  int32_t token = drawn.first;
+  if (drawn.ties > 0) token = r.TieOf(drawn.key, static_cast<int64_t>(drawn.ties));
+  if (ThreadIndex() != 0) return;
+  p.ids[row] = token;
+  if (!certain || !drawn.certain || token == kNoToken) p.row_scans[row].uncertain = 1;
+}
+
+}  // namespace lora::device

@@ -1,0 +1,133 @@
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <vector>
+
+#include "backend/cuda/device/sample.cuh"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.h"
+#include "core/dtype.h"
+#include "core/sampling.h"
+
+namespace lora::cuda {
+namespace {
+
+using device::LogitScan;
+
+constexpr const char* kOp = "sample";
+// The weights of all rows of a large batch are not held at once: a group of rows fills a device.
+constexpr size_t kWeightBytes = size_t{64} << 20;
+constexpr size_t kGroupRows = 256;
+
+struct SamplePlan {
+  int64_t rows, vocab;
+  int64_t group;  // rows at once
+  int64_t parts;  // of a row
+  // Places in scratch.
+  size_t scans = 0, row_scans = 0, weights = 0, bytes = 0;
+
+  explicit SamplePlan(const SampleArgs& args)
+      : rows(args.logits.dim(0)), vocab(args.logits.dim(1)) {
+    const bool weighs = args.temperature > 0;
+    const size_t row_bytes = static_cast<size_t>(vocab) * sizeof(double);
+    const size_t most = std::clamp<size_t>(kWeightBytes / row_bytes, 1, kGroupRows);
+    group = weighs ? std::min(static_cast<int64_t>(most), rows) : rows;
+    // The first vector of a row may begin up to 7 elements before it.
+    parts = (vocab + 7 + device::kSamplePart - 1) / device::kSamplePart;
+    const auto take = [&](size_t& place, size_t size) {
+      place = bytes;
+      bytes += (size + 255) / 256 * 256;
+    };
+    take(scans, static_cast<size_t>(group * parts) * sizeof(LogitScan));
+    take(row_scans, static_cast<size_t>(rows) * sizeof(LogitScan));
+    take(weights, weighs ? static_cast<size_t>(group) * row_bytes : 0);
+  }
+};
+
+template <class T>
+void LaunchRows(const SampleArgs& args, const SamplePlan& plan, int64_t first, int64_t rows,
+                std::byte* scratch, Context& context) {
+  const T* logits = Data<const T>(args.logits) + first * plan.vocab;
+  auto* const scans = reinterpret_cast<LogitScan*>(scratch + plan.scans);
+  auto* const row_scans = reinterpret_cast<LogitScan*>(scratch + plan.row_scans) + first;
+  auto* const weights = reinterpret_cast<double*>(scratch + plan.weights);
+  int32_t* const ids = Data<int32_t>(args.ids) + first;
+  const auto parts = static_cast<int32_t>(plan.parts);
+
+  device::LaunchShape shape = Blocks(rows, 1);
+  shape.grid_y = static_cast<unsigned>(parts);
+  shape.shared_bytes = device::SampleScanParams<T>::kSharedBytes;
+  Launch<device::SampleScan<T>>(kOp, context, shape,
+                                device::SampleScanParams<T>{logits, plan.vocab, parts, scans});
+  shape.shared_bytes = device::SampleWeightsParams<T>::kSharedBytes;
+  if (args.temperature == 0) shape.grid_y = 1;
+  Launch<device::SampleWeights<T>>(
+      kOp, context, shape,
+      device::SampleWeightsParams<T>{logits, plan.vocab, parts, scans, row_scans, args.temperature,
+                                     weights, ids});
+  if (args.temperature == 0) return;
+  shape = Blocks(rows, 1);
+  shape.shared_bytes = device::SampleDrawParams<T>::kSharedBytes;
+  Launch<device::SampleDraw<T>>(
+      kOp, context, shape,
+      device::SampleDrawParams<T>{logits, weights, plan.vocab, row_scans, ids, first, args.seed,
+                                  args.step, kSampleTag, args.top_k < plan.vocab ? args.top_k : 0,
+                                  static_cast<double>(args.top_p)});
+}
+
+// What every backend that computes on the host would draw.
+int32_t DrawOnHost(const SampleArgs& args, int64_t row, CudaContext& cuda) {
+  const auto vocab = static_cast<size_t>(args.logits.dim(1));
+  const size_t row_bytes = vocab * SizeOf(args.logits.dtype);
+  std::vector<std::byte> raw(row_bytes);
+  cuda.ReadNow(kOp, raw.data(),
+               args.logits.as<const std::byte>() + static_cast<size_t>(row) * row_bytes, row_bytes);
+  std::vector<float> logits(vocab);
+  for (size_t i = 0; i < vocab; ++i) {
+    logits[i] = args.logits.dtype == DType::kBF16
+                    ? F32FromBF16(reinterpret_cast<const uint16_t*>(raw.data())[i])
+                    : reinterpret_cast<const float*>(raw.data())[i];
+  }
+  std::vector<std::byte> scratch(SampleRowScratchBytes(args));
+  return SampleRow(args, row, logits.data(), scratch);
+}
+
+}  // namespace
+
+size_t SampleScratchBytes(const SampleArgs& args, int) { return SamplePlan(args).bytes; }
+
+void Sample(const SampleArgs& args, Scratch scratch, Context& context) {
+  auto& cuda = static_cast<CudaContext&>(context);
+  const SamplePlan plan(args);
+  for (int64_t first = 0; first < plan.rows; first += plan.group) {
+    const int64_t rows = std::min(plan.group, plan.rows - first);
+    if (args.logits.dtype == DType::kF32) {
+      LaunchRows<float>(args, plan, first, rows, scratch.data(), context);
+    } else if (args.logits.dtype == DType::kBF16) {
+      LaunchRows<device::BF16>(args, plan, first, rows, scratch.data(), context);
+    } else {
+      Throw("ERR_UNSUPPORTED", kOp, "no kernel for logits of dtype ", NameOf(args.logits.dtype));
+    }
+  }
+  if (plan.rows == 0) return;
+  std::vector<LogitScan> scans(static_cast<size_t>(plan.rows));
+  cuda.ReadNow(kOp, scans.data(), scratch.data() + plan.row_scans,
+               scans.size() * sizeof(LogitScan));
+  for (size_t row = 0; row < scans.size(); ++row) {
+    const LogitScan& scan = scans[row];
+    if (scan.first_bad != device::kNoToken) {
+      Throw("ERR_NON_FINITE", kOp, "logits of row ", row, " hold ",
+            std::isnan(scan.bad) ? "NaN" : "+Infinity", " at token ", scan.first_bad);
+    }
+    if (scan.best == device::kNoToken) {
+      Throw("ERR_NON_FINITE", kOp, "logits of row ", row, " are all -Infinity");
+    }
+  }
+  for (size_t row = 0; row < scans.size(); ++row) {
+    if (!scans[row].uncertain) continue;
+    const int32_t id = DrawOnHost(args, static_cast<int64_t>(row), cuda);
+    cuda.gpu().Upload(Data<int32_t>(args.ids) + row, &id, sizeof id);
+  }
+}
+
+}  // namespace lora::cuda
