@@ -4,7 +4,16 @@
 // --write leaves the tables in docs/cuda-kernels.md. Beside the architectures that the binary has code for, the
 // intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110, sm_121.
 import { execFile, execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readdirSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -225,6 +234,24 @@ function complaints(text) {
     .join('\n');
 }
 
+// Results are kept in build/cuda-report/ by what a file and all that it includes say.
+const kept = join(root, 'build/cuda-report');
+function fingerprint(file) {
+  const hash = createHash('sha256')
+    .update(flags.join())
+    .update(JSON.stringify([built, assembled]));
+  const seen = new Set();
+  const add = (path) => {
+    if (seen.has(path) || !existsSync(path)) return;
+    seen.add(path);
+    const text = readFileSync(path, 'utf8');
+    hash.update(text);
+    for (const [, included] of text.matchAll(/^#include "([^"]+)"/gm)) add(join(root, 'native', included));
+  };
+  add(file);
+  return hash.digest('hex').slice(0, 16);
+}
+
 const scratch = mkdtempSync(join(tmpdir(), 'cuda-report-'));
 function execute(command, args) {
   return new Promise((resolve) => {
@@ -235,6 +262,12 @@ function execute(command, args) {
 }
 async function compile(file) {
   const name = basename(file, '.cu');
+  const record = join(kept, `${name}-${fingerprint(file)}.json`);
+  if (existsSync(record)) {
+    const result = JSON.parse(readFileSync(record, 'utf8'));
+    console.log(`${name}: ${result.kernels} kernels, ${result.cpu.toFixed(1)} s of CPU when it was compiled`);
+    return result;
+  }
   const dir = mkdtempSync(join(scratch, `${name}-`));
   const start = Date.now();
   const seconds = () => (Date.now() - start) / 1000;
@@ -284,9 +317,21 @@ async function compile(file) {
     const count = new Set(result.rows.map((row) => row.symbol)).size;
     // Processor time of the compilation alone, as a machine may be busy with other things.
     result.cpu = Number(/cpu ([\d.]+)\s*$/.exec(made.text)[1]);
+    result.kernels = count;
     console.log(
       `${name}: ${count} kernels, ${result.cpu.toFixed(1)} s of CPU, ${seconds().toFixed(1)} s in all`,
     );
+    // Of the intermediate forms only what the document asks for.
+    result.mix = {};
+    for (const [symbol, { body }] of Object.entries(result.ptx[80])) {
+      const loop = productLoop(body);
+      if (loop) result.mix[symbol] = [...instructionMix(alignedPath(loop))];
+    }
+    delete result.ptx;
+    if (!result.failed) {
+      mkdirSync(kept, { recursive: true });
+      writeFileSync(record, JSON.stringify(result));
+    }
   }
   rmSync(dir, { recursive: true });
   return result;
@@ -413,9 +458,8 @@ function gemm() {
   // The inner loop: the one with the most mma.sync.
   const mixes = [];
   for (const symbol of symbols) {
-    const { ptx } = results.find((result) => result.ptx['80']?.[symbol]);
-    const loop = productLoop(ptx['80'][symbol].body);
-    const inner = loop && instructionMix(alignedPath(loop));
+    const mix = results.find((result) => result.mix?.[symbol])?.mix[symbol];
+    const inner = mix && new Map(mix);
     if (inner?.get('mma.sync')) mixes.push([demangle(symbol), inner]);
   }
   if (mixes.length) {
