@@ -62,6 +62,18 @@ acceptance('replay in bf16', missing, 'replay.mjs', [
   '--dtype',
   'bf16',
 ]);
+// The CUDA kernels on the emulated GPU.
+const noEmulator = existsSync(join(root, 'build/emulated/lora_native_emulated.node'))
+  ? undefined
+  : 'the emulated add-on is absent: run node scripts/ctest.mjs';
+for (const dtype of ['f32', 'bf16'])
+  acceptance(
+    `replay tiny-qwen2 in ${dtype} on the emulated GPU`,
+    missing ?? noEmulator,
+    'replay.mjs',
+    [join(shared, 'data/golden/tiny-qwen2'), '--device', 'cuda-emulated', '--dtype', dtype],
+    300_000,
+  );
 acceptance('stories', missing, 'stories.mjs', []);
 acceptance('files', missing, 'files.mjs', []);
 

@@ -84,10 +84,12 @@ LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params
   void (*const kernel)(Params) = kKernel;
   simt::Options options = stream->options();
   options.programmatic = shape.programmatic;
-  if (shape.shared_bytes > 48 * 1024)
-    simt::SetMaxDynamicShared(options.device, reinterpret_cast<const void*>(kernel),
-                              shape.shared_bytes);
   stream->Enqueue([=] {
+    // When it runs, as hardware remembers with the launch what was allowed at the call; a later
+    // launch allows what it needs itself.
+    if (shape.shared_bytes > 48 * 1024)
+      simt::SetMaxDynamicShared(options.device, reinterpret_cast<const void*>(kernel),
+                                shape.shared_bytes);
     return simt::Launch(options, kernel, {shape.grid_x, shape.grid_y, shape.grid_z},
                         {static_cast<unsigned>(Params::kThreads)}, shape.shared_bytes, params);
   });

@@ -1,0 +1,102 @@
+/** The CUDA backend's kernels on the emulated GPU, through the public API: a whole training step, and generation. */
+import { existsSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { AdamW, CausalLM, clipGradNorm, setThreads, type Device } from '../../lib/index';
+import { fillAdapter } from '../support/fill_adapter';
+import { tinyModel } from '../support/tiny_model';
+
+const addon = join(__dirname, '../../build/emulated/lora_native_emulated.node');
+const reason = existsSync(addon) ? undefined : `${addon} is absent: run node scripts/ctest.mjs`;
+const emulated = reason
+  ? (title: string, body: () => Promise<void>) => test.skip(`${title} (skipped: ${reason})`, body)
+  : (title: string, body: () => Promise<void>) => test(title, body, 120_000);
+
+const rows = [
+  [256, 72, 101, 108, 108, 111, 32, 119],
+  [97, 98, 99],
+];
+
+interface Step {
+  loss: number;
+  norm: number;
+  /** Of every LoRA matrix: the gradient, then the value after the update. */
+  grads: Float32Array[];
+  values: Float32Array[];
+  ids: number[];
+}
+
+async function trainOnce(dir: string, dtype: 'f32' | 'bf16', device: Device): Promise<Step> {
+  const model = await CausalLM.fromPretrained(dir, { dtype, device });
+  const adapter = model.addAdapter(
+    { r: 4, loraAlpha: 8, loraDropout: 0.1, targetModules: 'all-linear' },
+    { seed: 3 },
+  );
+  fillAdapter(adapter, 5, 0.1); // with B = 0 every gradient of A would be zero
+  const { loss } = model.forward(rows, { labels: rows });
+  loss.backward();
+  const parameters = adapter.parameters();
+  const norm = clipGradNorm(parameters, 1);
+  const read = (tensors: readonly { data(): Promise<unknown> }[]) =>
+    Promise.all(tensors.map(async (t) => Float32Array.from((await t.data()) as Float32Array)));
+  const grads = await read(parameters.map((p) => p.grad!));
+  new AdamW(parameters, { lr: 0.01, weightDecay: 0.1 }).step();
+  const result = {
+    loss: await loss.item(),
+    norm: await norm.item(),
+    grads,
+    values: await read(parameters),
+    ids: (await model.generate([256, 72], { maxNewTokens: 6, temperature: 0, ignoreEos: true })).ids,
+  };
+  await model.dispose();
+  return result;
+}
+
+/** ‖a − b‖ / ‖b‖ over all tensors together. */
+function distance(a: readonly Float32Array[], b: readonly Float32Array[]): number {
+  let [error, size] = [0, 0];
+  b.forEach((tensor, i) =>
+    tensor.forEach((value, j) => {
+      error += (a[i]![j]! - value) ** 2;
+      size += value ** 2;
+    }),
+  );
+  return Math.sqrt(error / size);
+}
+const relative = (a: number, b: number): number => Math.abs(a - b) / Math.abs(b);
+
+let dir: string;
+beforeAll(async () => {
+  dir = await tinyModel();
+});
+afterAll(() => rmSync(dir, { recursive: true }));
+
+emulated('a training step in f32 is that of the reference', async () => {
+  const cuda = await trainOnce(dir, 'f32', 'cuda-emulated');
+  const exact = await trainOnce(dir, 'f32', 'reference');
+  expect(relative(cuda.loss, exact.loss)).toBeLessThan(1e-6);
+  expect(relative(cuda.norm, exact.norm)).toBeLessThan(3e-6);
+  expect(distance(cuda.grads, exact.grads)).toBeLessThan(3e-6);
+  expect(distance(cuda.values, exact.values)).toBeLessThan(1e-6);
+  expect(cuda.ids).toEqual(exact.ids);
+});
+
+emulated('a training step in bf16 is as near to the reference as that of the CPU', async () => {
+  const cuda = await trainOnce(dir, 'bf16', 'cuda-emulated');
+  setThreads(1);
+  const cpu = await trainOnce(dir, 'bf16', 'cpu');
+  const exact = await trainOnce(dir, 'f32', 'reference');
+  expect(relative(cuda.loss, exact.loss)).toBeLessThan(1e-3);
+  // Both round the same values to bf16, after sums in other orders.
+  const error = distance(cpu.grads, exact.grads);
+  expect(error).toBeLessThan(0.03);
+  expect(distance(cuda.grads, exact.grads)).toBeLessThan(1.5 * error);
+  expect(distance(cuda.values, exact.values)).toBeLessThan(1.5 * distance(cpu.values, exact.values));
+});
+
+emulated('two training steps in bf16 give the same bits', async () => {
+  const [one, two] = [
+    await trainOnce(dir, 'bf16', 'cuda-emulated'),
+    await trainOnce(dir, 'bf16', 'cuda-emulated'),
+  ];
+  expect(one).toEqual(two);
+});
