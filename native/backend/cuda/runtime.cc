@@ -423,7 +423,8 @@ std::vector<Fact> Facts() {
                           ? "none"
                           : (state.installed.empty() ? "version unknown" : state.installed) +
                                 ", CUDA up to " + CudaVersionText(state.driver_version)},
-      {"cuda kernels", LORA_CUDA_ARCHITECTURES},
+      {"cuda kernels",
+       std::to_string(device::Kernels().size()) + " for " + LORA_CUDA_ARCHITECTURES},
       {"CUDA_VISIBLE_DEVICES", state.visible_devices_set ? state.visible_devices : "not set"},
   };
 }
