@@ -337,14 +337,11 @@ void LaunchDecode(const DecodeArgs& args, size_t shared_bytes, Context& context)
   params.m = static_cast<int>(args.m);
   params.k = args.k;
   int64_t blocks = 0;
-  bool programmatic = args.programmatic;
   const auto flush = [&] {
     device::LaunchShape shape;
     shape.grid_x = static_cast<unsigned>(blocks);
     shape.shared_bytes = shared_bytes;
-    // A second launch of many branches has the first one before it.
-    shape.programmatic = programmatic;
-    programmatic = false;
+    shape.programmatic = args.programmatic;
     Launch<kKernel>("decode", context, shape, params);
     params.branches = 0;
     blocks = 0;
