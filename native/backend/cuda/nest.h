@@ -1,10 +1,10 @@
-// Makes the loops of device/nest.cuh: dimensions of 1 left out, neighbours that are one run in all
-// tensors joined, so that the innermost loop is as long as it can be. Included by .cu files only.
+// Makes the loops of device/nest.h: dimensions of 1 left out, neighbours that are one run in all
+// tensors joined, so that the innermost loop is as long as it can be.
 #pragma once
 
 #include <array>
 
-#include "backend/cuda/device/nest.cuh"
+#include "backend/cuda/device/nest.h"
 #include "core/tensor_view.h"
 
 namespace lora::cuda {

@@ -2,6 +2,7 @@
 
 #include <limits>
 
+#include "backend/cuda/reduce_sum_plan.h"
 #include "test/support/cuda_paths.h"
 #include "test/support/reduce_sum_cases.h"
 
@@ -25,9 +26,40 @@ void CheckCase(const Tensor& x, const Shape& shape, DType to) {
       [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
 }
 
+TEST_CASE("cuda reduce_sum: the plan covers every term once, and fills the device") {
+  using cuda::PlanReduceSum;
+  using cuda::ReduceSumPlan;
+  std::vector<ReduceSumCase> cases = ReduceSumCases();
+  for (const Shape& x : {Shape{1 << 20}, Shape{8192, 4096}, Shape{4, 2048, 64}})
+    for (const Shape& y : {Shape{}, Shape{x[-1]}, Shape{x[0], 1}})
+      if (x.rank() > 1 || y.rank() == 0) cases.push_back({x, y});
+  for (const ReduceSumCase& c : cases) {
+    if (c.x.numel() == 0 || c.y.numel() > c.x.numel()) continue;
+    for (const int multiprocessors : {1, 4, 20, 132}) {
+      CAPTURE(Text(c.x));
+      CAPTURE(Text(c.y));
+      CAPTURE(multiprocessors);
+      const ReduceSumPlan plan = PlanReduceSum(c.x, c.y, multiprocessors);
+      CHECK(plan.splits * plan.per_split >= plan.count);
+      CHECK((plan.splits - 1) * plan.per_split < plan.count);
+      // Splits at most double the blocks that are wanted, and are never short.
+      if (plan.splits > 1) {
+        CHECK(plan.blocks <= 4 * multiprocessors);
+        CHECK(plan.per_split >= 128);
+      }
+      CHECK(cuda::PartialBytes(plan) ==
+            (plan.splits > 1 ? static_cast<size_t>(8 * plan.splits * plan.outputs) : 0));
+    }
+  }
+  CHECK(PlanReduceSum({1 << 22}, {}, 132).blocks >= 264);
+  CHECK(PlanReduceSum({8192, 4096}, {4096}, 132).blocks >= 264);
+  CHECK(PlanReduceSum({8192, 4096}, {8192, 1}, 132).splits == 1);
+}
+
 TEST_CASE("cuda reduce_sum: everything, of every size") {
   for (const int64_t n : CudaSizes()) CheckCase(Normal(DType::kF32, {n}, 1), {}, DType::kF32);
   CheckCase(Normal(DType::kF32, {100003}, 1), {}, DType::kF32);
+  CheckCase(Normal(DType::kBF16, {500009}, 1), {}, DType::kF32);  // more than 16 splits
   CheckCase(Normal(DType::kF32, {}, 1), {}, DType::kF32);
   CheckCase(Normal(DType::kBF16, {3, 1001}, 1), {}, DType::kF32);
   CheckCase(Normal(DType::kF16, {3, 1001}, 1), {1, 1}, DType::kF32);

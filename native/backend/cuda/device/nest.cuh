@@ -1,18 +1,10 @@
-// Loops over the dimensions of tensors that lie differently in memory: where element i of the loops
-// is in each of them. nest.h makes them.
+// Where element i of the loops of nest.h is in each tensor.
 #pragma once
 
 #include "backend/cuda/device/index.cuh"
+#include "backend/cuda/device/nest.h"
 
 namespace lora::device {
-
-template <int kOperands>
-struct Nest {
-  static constexpr int kMost = 8;
-  int rank = 0;  // outermost first
-  int64_t dims[kMost] = {};
-  int64_t strides[kOperands][kMost] = {};
-};
 
 // Adds to at[o] what the place of element `i` adds.
 template <int kOperands>

@@ -14,23 +14,27 @@
 #include "backend/cuda/device/compensated.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/nest.cuh"
+#include "backend/cuda/reduce_sum_plan.h"
 
 namespace lora::device {
 
-constexpr int kSumThreads = 256, kSumVector = 8;
+using cuda::kSumColumns;
+using cuda::kSumRowThreads;
+using cuda::kSumThreads;
+using cuda::kSumVector;
+constexpr int kSumColumnThreads = kSumThreads / kSumRowThreads;
+static_assert(kSumColumnThreads * kSumVector == kSumColumns);
+// Of the partial sums, by row of threads: `sum` of all columns, then `rest`.
+constexpr size_t kSumColumnsShared = 2 * sizeof(float) * kSumRowThreads * kSumColumns;
 
 struct SumParams {
   static constexpr int kThreads = kSumThreads, kMinBlocks = 3;
   AnyInput x;
   AnyOutput y;
   Compensated* partial;  // null without splits
-  int64_t outputs, splits;
-  int64_t inner;        // the innermost dimension of x, stride 1
-  int64_t count;        // how many units of work there are for an output (rows: vectors, columns:
-                        // rows of terms)
-  int64_t per_split;    // of these, for each split
-  Nest<1> kept, terms;  // without the innermost dimension
+  cuda::ReduceSumPlan plan;
 };
+static_assert(sizeof(Compensated) == cuda::kSumPartialBytes);
 
 LORA_DEVICE void StoreElement(const AnyOutput& y, int64_t i, float value) {
   if (y.dtype == DType::kF32) {
@@ -44,7 +48,7 @@ LORA_DEVICE void StoreElement(const AnyOutput& y, int64_t i, float value) {
 
 LORA_DEVICE void LeaveSum(const SumParams& p, int64_t output, int64_t split, Compensated sum) {
   if (p.partial) {
-    p.partial[split * p.outputs + output] = sum;
+    p.partial[split * p.plan.outputs + output] = sum;
   } else {
     StoreElement(p.y, output, sum.Value());
   }
@@ -56,21 +60,21 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
   LORA_DYNAMIC_SHARED(shared);
   const auto [split, output] =
       Divide(int64_t{BlockX()} * (kSumThreads / kThreadsPerSum) + ThreadIndex() / kThreadsPerSum,
-             p.outputs);
-  if (split >= p.splits) return;  // never with the whole block on one sum
+             p.plan.outputs);
+  if (split >= p.plan.splits) return;  // never with the whole block on one sum
   int64_t base[1] = {0};
-  AddOffsets(p.kept, output, base);
-  const int64_t chunks = (p.inner + kSumVector - 1) / kSumVector;
-  const int64_t begin = split * p.per_split;
-  int64_t end = begin + p.per_split;
-  if (end > p.count) end = p.count;
+  AddOffsets(p.plan.kept, output, base);
+  const int64_t chunks = (p.plan.inner + kSumVector - 1) / kSumVector;
+  const int64_t begin = split * p.plan.per_split;
+  int64_t end = begin + p.plan.per_split;
+  if (end > p.plan.count) end = p.plan.count;
   Compensated sum{0.0f, 0.0f};
   for (int64_t unit = begin + ThreadIndex() % kThreadsPerSum; unit < end; unit += kThreadsPerSum) {
     const Division place = Divide(unit, chunks);
     int64_t at[1] = {base[0]};
-    AddOffsets(p.terms, place.quotient, at);
+    AddOffsets(p.plan.terms, place.quotient, at);
     float values[kSumVector];
-    LoadElements(values, p.x, at[0] + place.remainder * kSumVector, at[0] + p.inner);
+    LoadElements(values, p.x, at[0] + place.remainder * kSumVector, at[0] + p.plan.inner);
     LORA_UNROLL
     for (int j = 0; j < kSumVector; ++j) sum.Add(values[j]);
   }
@@ -82,34 +86,29 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
   if (ThreadIndex() % kThreadsPerSum == 0) LeaveSum(p, output, split, sum);
 }
 
-constexpr int kSumColumns = 64, kSumColumnThreads = kSumColumns / kSumVector,
-              kSumRowThreads = kSumThreads / kSumColumnThreads;
-// Of the partial sums, by row of threads: `sum` of all columns, then `rest`.
-constexpr size_t kSumColumnsShared = 2 * sizeof(float) * kSumRowThreads * kSumColumns;
-
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
     SumColumns(const LORA_GRID_CONSTANT SumParams p) {
   LORA_DYNAMIC_SHARED(shared);
   float* slots = reinterpret_cast<float*>(shared);
-  const int64_t slabs = (p.inner + kSumColumns - 1) / kSumColumns;
+  const int64_t slabs = (p.plan.inner + kSumColumns - 1) / kSumColumns;
   const auto [rest, slab] = Divide(BlockX(), slabs);
-  const auto [split, kept] = Divide(rest, p.outputs / p.inner);
+  const auto [split, kept] = Divide(rest, p.plan.outputs / p.plan.inner);
   int64_t base[1] = {0};
-  AddOffsets(p.kept, kept, base);
+  AddOffsets(p.plan.kept, kept, base);
   const int column_thread = ThreadIndex() % kSumColumnThreads;
   const int row_thread = ThreadIndex() / kSumColumnThreads;
   const int64_t first = slab * kSumColumns + column_thread * kSumVector;
-  const int64_t begin = split * p.per_split;
-  int64_t end = begin + p.per_split;
-  if (end > p.count) end = p.count;
+  const int64_t begin = split * p.plan.per_split;
+  int64_t end = begin + p.plan.per_split;
+  if (end > p.plan.count) end = p.plan.count;
   Compensated sums[kSumVector];
   LORA_UNROLL
   for (int j = 0; j < kSumVector; ++j) sums[j] = {0.0f, 0.0f};
   for (int64_t term = begin + row_thread; term < end; term += kSumRowThreads) {
     int64_t at[1] = {base[0]};
-    AddOffsets(p.terms, term, at);
+    AddOffsets(p.plan.terms, term, at);
     float values[kSumVector];
-    LoadElements(values, p.x, at[0] + first, at[0] + p.inner);
+    LoadElements(values, p.x, at[0] + first, at[0] + p.plan.inner);
     LORA_UNROLL
     for (int j = 0; j < kSumVector; ++j) sums[j].Add(values[j]);
   }
@@ -127,18 +126,22 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
     sum = Joined(sum, {slot[0], slot[kSumColumns]});
   }
   const int64_t column = slab * kSumColumns + ThreadIndex();
-  if (column < p.inner) LeaveSum(p, kept * p.inner + column, split, sum);
+  if (column < p.plan.inner) LeaveSum(p, kept * p.plan.inner + column, split, sum);
 }
 
-// A thread per output.
+// A thread per output, or a warp where there are many splits.
+template <int kThreadsPerSum>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
     FinishSums(const LORA_GRID_CONSTANT SumParams p) {
-  const int64_t output = GlobalIndex<kSumThreads>();
-  if (output >= p.outputs) return;
+  const int64_t output =
+      int64_t{BlockX()} * (kSumThreads / kThreadsPerSum) + ThreadIndex() / kThreadsPerSum;
+  if (output >= p.plan.outputs) return;
+  const int lane = ThreadIndex() % kThreadsPerSum;
   Compensated sum{0.0f, 0.0f};
-  for (int64_t split = 0; split < p.splits; ++split)
-    sum = Joined(sum, p.partial[split * p.outputs + output]);
-  StoreElement(p.y, output, sum.Value());
+  for (int64_t split = lane; split < p.plan.splits; split += kThreadsPerSum)
+    sum = Joined(sum, p.partial[split * p.plan.outputs + output]);
+  if constexpr (kThreadsPerSum == 32) sum = WarpReduce(sum, JoinCompensated());
+  if (lane == 0) StoreElement(p.y, output, sum.Value());
 }
 
 }  // namespace lora::device
