@@ -1,8 +1,9 @@
 // Compiles every kernel of the CUDA backend for every architecture, with the flags of the build and its strictness (no
 // warning, no spill, no stack frame), and says what ptxas made of it:
-//   node scripts/cuda-report.mjs [--write] [--jobs N] [FILE.cu ...]
+//   node scripts/cuda-report.mjs [--write] [--jobs N] [--minutes N] [FILE.cu ...]
 // --write leaves the tables in docs/cuda-kernels.md. Beside the architectures that the binary has code for, the
-// intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110, sm_121.
+// intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110, sm_121. After --minutes no
+// further file is begun, and those left out are named. Without nvcc there is nothing to do.
 import { execFile, execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -21,9 +22,13 @@ import { parseArgs } from 'node:util';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: options, positionals } = parseArgs({
-  options: { write: { type: 'boolean' }, jobs: { type: 'string' } },
+  options: { write: { type: 'boolean' }, jobs: { type: 'string' }, minutes: { type: 'string' } },
   allowPositionals: true,
 });
+if (spawnSync('nvcc', ['--version']).status !== 0) {
+  console.log('skipped: no nvcc');
+  process.exit(0);
+}
 const jobs = Number(options.jobs ?? availableParallelism());
 const kernels = join(root, 'native/backend/cuda');
 const files = positionals.length
@@ -338,12 +343,13 @@ async function compile(file) {
 }
 
 const began = Date.now();
+const limit = Number(options.minutes ?? Infinity) * 60_000;
 const queue = [...files];
 const results = [];
 try {
   await Promise.all(
     Array.from({ length: jobs }, async () => {
-      while (queue.length) results.push(await compile(queue.shift()));
+      while (queue.length && Date.now() - began < limit) results.push(await compile(queue.shift()));
     }),
   );
 } finally {
@@ -361,10 +367,13 @@ const wrong = spilling.filter(({ arch }) => real.includes(arch));
 const failed = results.filter((result) => result.failed).length + wrong.length;
 const total = new Set(rows.map(({ symbol }) => symbol)).size;
 console.log(
-  `${files.length} files, ${total} kernels, ${rows.length} assembled (sm_${architectures.join(', sm_')}): ` +
+  `${results.length} files, ${total} kernels, ${rows.length} assembled (sm_${architectures.join(', sm_')}): ` +
     `${failed === 0 ? 'no warning, spill or stack frame' : `${failed} FAILED`}; ${((Date.now() - began) / 1000).toFixed(0)} s`,
 );
-if (options.write && failed === 0) writeFileSync(join(root, 'docs/cuda-kernels.md'), document());
+if (queue.length)
+  console.log(`left out after ${options.minutes} minutes: ${queue.map((file) => basename(file)).join(', ')}`);
+if (options.write && failed === 0 && queue.length === 0)
+  writeFileSync(join(root, 'docs/cuda-kernels.md'), document());
 process.exitCode = failed === 0 ? 0 : 1;
 
 // ---- the document ------------------------------------------------------------------------------
