@@ -43,12 +43,12 @@ struct LargerFloat {
 LORA_DEVICE int Least(int a, int b) { return b < a ? b : a; }
 LORA_DEVICE int Greatest(int a, int b) { return a < b ? b : a; }
 
-// Row r sees the keys lo ≤ j ≤ hi; lo > hi where it sees none.
+// A query sees the keys lo ≤ j ≤ hi; lo > hi where it sees none.
 struct Interval {
   int lo, hi;
 };
-LORA_DEVICE Interval SeenBy(const AttentionShape& s, int b, int row) {
-  const int query = row / s.group, position = s.q_offset + query;
+LORA_DEVICE Interval SeenByQuery(const AttentionShape& s, int b, int query) {
+  const int position = s.q_offset + query;
   int lo = s.key_begin ? Greatest(s.key_begin[int64_t{b} * s.queries + query], 0) : 0;
   if (s.window > 0) lo = Greatest(lo, position - s.window + 1);
   return lo > position ? Interval{kNoKey, -1} : Interval{lo, position};
@@ -58,29 +58,27 @@ LORA_DEVICE Interval SeenBy(const AttentionShape& s, int b, int row) {
 // see those with all_lo ≤ j ≤ all_hi.
 struct TileSight {
   int begin, end, all_lo, all_hi;
-  LORA_DEVICE bool Any(int from, int to) const { return begin < to && end > from; }
   LORA_DEVICE bool All(int from, int to) const { return all_lo <= from && all_hi >= to - 1; }
 };
 
 // Of rows [first, first + kRows), of which those from `count` on do not count. Every warp computes
-// it; lo and hi (kRows each, in shared memory, or null) are filled by the block, to be read after a
-// barrier.
+// it; lo and hi (kRows each, in shared memory) are filled by the block, to be read after a barrier.
 template <int kRows>
-LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int count,
-                             int* lo = nullptr, int* hi = nullptr) {
+LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int count, int* lo,
+                             int* hi) {
   int least_lo = kNoKey, most_lo = 0, least_hi = kNoKey, most_hi = -1;
   LORA_UNROLL
   for (int n = 0; n < (kRows + 31) / 32; ++n) {
     const int r = n * 32 + LaneIndex();
     Interval seen{kNoKey, -1};
     if (r < kRows && r < count) {
-      seen = SeenBy(s, b, first + r);
+      seen = SeenByQuery(s, b, (first + r) / s.group);
       least_lo = Least(least_lo, seen.lo);
       most_lo = Greatest(most_lo, seen.lo);
       least_hi = Least(least_hi, seen.hi);
       most_hi = Greatest(most_hi, seen.hi);
     }
-    if (lo != nullptr && r < kRows && ThreadIndex() / 32 == n) {
+    if (r < kRows && ThreadIndex() / 32 == n) {
       lo[r] = seen.lo;
       hi[r] = seen.hi;
     }

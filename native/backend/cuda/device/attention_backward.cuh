@@ -64,6 +64,27 @@ LORA_DEVICE RowRange RowsThatSee(const AttentionShape& s, int from, int to) {
   return {from * s.group, static_cast<int>(last < s.queries ? last : s.queries) * s.group};
 }
 
+// The first row from `first` on that sees one of the keys [from, to), or `end`. Packed documents
+// make most rows blind to most keys: 128 queries are looked at together. Every warp computes it.
+LORA_DEVICE int NextRowThatSees(const AttentionShape& s, int b, int first, int end, int from,
+                                int to) {
+  if (s.key_begin == nullptr || first >= end) return first;
+  for (int query = first / s.group; query * s.group < end; query += 128) {
+    int found = kNoKey;
+    LORA_UNROLL
+    for (int n = 3; n >= 0; --n) {
+      const int position = query + n * 32 + LaneIndex();
+      if (position >= s.queries) continue;
+      const Interval seen = SeenByQuery(s, b, position);
+      if (seen.lo < to && seen.hi >= from) found = position;
+    }
+    LORA_UNROLL
+    for (int mask = 16; mask > 0; mask /= 2) found = Least(found, ShuffleXor(found, mask));
+    if (found != kNoKey) return Least(end, Greatest(first, found * s.group));
+  }
+  return end;
+}
+
 // lse in units of log₂ and D of rows [first, first + kRows), in shared memory. Where there is no
 // row, p shall be 0.
 template <int kRows, class T>

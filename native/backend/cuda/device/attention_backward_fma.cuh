@@ -96,11 +96,11 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
   SetZero(dv);
   RowRange rows = RowsThatSee(s, from, to);
   TakePart<kRows>(a.splits, split, rows.begin, rows.end);
-  for (int first = rows.begin; first < rows.end; first += kRows) {
+  const auto seek = [&](int row) { return NextRowThatSees(s, b, row, rows.end, from, to); };
+  for (int first = seek(rows.begin); first < rows.end; first = seek(first + kRows)) {
     const int count = Least(kRows, rows.end - first);
     SyncThreads();
     const TileSight sight = LookAt<kRows>(s, b, first, count, lo, hi);
-    if (!sight.Any(from, to)) continue;
     const auto row_of = [&](const T* x) {
       return [&s, x, b, h, first, count](int r) {
         return r < count ? x + s.QueryOffset(b, h, first + r) : static_cast<const T*>(nullptr);

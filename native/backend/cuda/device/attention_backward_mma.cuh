@@ -64,13 +64,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
   RowRange rows = RowsThatSee(s, from, to);
   TakePart<kRows>(a.splits, split, rows.begin, rows.end);
   const auto count_of = [&](int first) { return Least(kRows, rows.end - first); };
-  // The first tile from `first` on that sees a key.
-  const auto seek = [&](int first) {
-    while (s.key_begin && first < rows.end &&
-           !LookAt<kRows>(s, b, first, count_of(first)).Any(from, to))
-      first += kRows;
-    return first;
-  };
+  const auto seek = [&](int row) { return NextRowThatSees(s, b, row, rows.end, from, to); };
   // Starts the way of a tile to its stage, and says whether its rows see all keys.
   const auto fetch = [&](int first, unsigned char* stage) {
     const int count = count_of(first);
