@@ -232,11 +232,14 @@ function instructionMix(lines) {
 
 /** What a failed compilation says, without ptxas' notes on what went well. */
 function complaints(text) {
-  return text
-    .split('\n')
-    .filter((line) => !/^ptxas info|^ +0 bytes stack frame, 0 bytes spill stores, 0 /.test(line))
-    .slice(0, 40)
-    .join('\n');
+  let arch = '';
+  const lines = [];
+  for (const line of text.split('\n')) {
+    arch = /Compiling entry function .* for '(sm_\d+)/.exec(line)?.[1] ?? arch;
+    if (/^ptxas (error|warning)/.test(line)) lines.push(`${arch}: ${line}`);
+    else if (!/^ptxas info|^cpu [\d.]+$|bytes stack frame|^$/.test(line)) lines.push(line);
+  }
+  return lines.slice(0, 40).join('\n');
 }
 
 // Results are kept in build/cuda-report/ by what a file and all that it includes say.
