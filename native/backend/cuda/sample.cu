@@ -15,8 +15,10 @@ namespace {
 using device::LogitScan;
 
 constexpr const char* kOp = "sample";
-// The weights of all rows of a large batch are not held at once: a group of rows fills a device.
-constexpr size_t kWeightBytes = size_t{64} << 20;
+// A weight and a place in a list. Those of all rows of a large batch are not held at once: a group
+// of rows fills a device.
+constexpr size_t kTokenBytes = sizeof(double) + sizeof(int32_t);
+constexpr size_t kMostTokenBytes = size_t{96} << 20;
 constexpr size_t kGroupRows = 256;
 
 struct SamplePlan {
@@ -24,13 +26,13 @@ struct SamplePlan {
   int64_t group;  // rows at once
   int64_t parts;  // of a row
   // Places in scratch.
-  size_t scans = 0, row_scans = 0, weights = 0, bytes = 0;
+  size_t scans = 0, row_scans = 0, weights = 0, lists = 0, bytes = 0;
 
   explicit SamplePlan(const SampleArgs& args)
       : rows(args.logits.dim(0)), vocab(args.logits.dim(1)) {
     const bool weighs = args.temperature > 0;
-    const size_t row_bytes = static_cast<size_t>(vocab) * sizeof(double);
-    const size_t most = std::clamp<size_t>(kWeightBytes / row_bytes, 1, kGroupRows);
+    const size_t row_bytes = static_cast<size_t>(vocab) * kTokenBytes;
+    const size_t most = std::clamp<size_t>(kMostTokenBytes / row_bytes, 1, kGroupRows);
     group = weighs ? std::min(static_cast<int64_t>(most), rows) : rows;
     // The first vector of a row may begin up to 7 elements before it.
     parts = (vocab + 7 + device::kSamplePart - 1) / device::kSamplePart;
@@ -40,7 +42,9 @@ struct SamplePlan {
     };
     take(scans, static_cast<size_t>(group * parts) * sizeof(LogitScan));
     take(row_scans, static_cast<size_t>(rows) * sizeof(LogitScan));
-    take(weights, weighs ? static_cast<size_t>(group) * row_bytes : 0);
+    const size_t tokens = weighs ? static_cast<size_t>(group * vocab) : 0;
+    take(weights, tokens * sizeof(double));
+    take(lists, tokens * sizeof(int32_t));
   }
 };
 
@@ -51,6 +55,7 @@ void LaunchRows(const SampleArgs& args, const SamplePlan& plan, int64_t first, i
   auto* const scans = reinterpret_cast<LogitScan*>(scratch + plan.scans);
   auto* const row_scans = reinterpret_cast<LogitScan*>(scratch + plan.row_scans) + first;
   auto* const weights = reinterpret_cast<double*>(scratch + plan.weights);
+  auto* const lists = reinterpret_cast<int32_t*>(scratch + plan.lists);
   int32_t* const ids = Data<int32_t>(args.ids) + first;
   const auto parts = static_cast<int32_t>(plan.parts);
 
@@ -70,9 +75,9 @@ void LaunchRows(const SampleArgs& args, const SamplePlan& plan, int64_t first, i
   shape.shared_bytes = device::SampleDrawParams<T>::kSharedBytes;
   Launch<device::SampleDraw<T>>(
       kOp, context, shape,
-      device::SampleDrawParams<T>{logits, weights, plan.vocab, row_scans, ids, first, args.seed,
-                                  args.step, kSampleTag, args.top_k < plan.vocab ? args.top_k : 0,
-                                  static_cast<double>(args.top_p)});
+      device::SampleDrawParams<T>{
+          logits, weights, plan.vocab, lists, row_scans, ids, first, args.seed, args.step,
+          kSampleTag, args.top_k < plan.vocab ? args.top_k : 0, static_cast<double>(args.top_p)});
 }
 
 // What every backend that computes on the host would draw.

@@ -10,7 +10,8 @@
 // their keys; the sum passes in one of the 16 groups, which the next four bits divide further. Each
 // thread adds its own tokens up in its own 16 places of shared memory, so that the order of every
 // sum is fixed. Counting is the same with weights of 1. Equal logits are told apart by their ids at
-// the end.
+// the end. In the order of logits, the tokens that can still matter are listed after twelve bits;
+// from then on only those are read.
 //
 // The sums of SampleRow are made in another order and its exp is another one, so the two may differ
 // in the last bits. Wherever a decision is closer than all such errors together, the row is marked
@@ -139,6 +140,7 @@ struct SampleDrawParams {
   const T* logits;        // [rows, vocab]
   const double* weights;  // [rows, vocab]
   int64_t vocab;
+  int32_t* lists;        // [rows, vocab]
   LogitScan* row_scans;  // [rows]
   int32_t* ids;          // [rows]
   int64_t first_row;     // the number of the first of these rows, among all that are drawn
@@ -176,26 +178,54 @@ struct SampledRow {
   const T* logits;
   const double* weights;
   int64_t vocab;
-  double* mine;    // [kGroups] with stride kThreads
-  double* groups;  // [kGroups], or slots for a reduction
+  int32_t* list;                    // [vocab]
+  double* mine;                     // [kGroups] with stride kThreads
+  double* groups;                   // [kGroups], or slots for a reduction
+  const int32_t* listed = nullptr;  // list, once it has been written
+  int64_t listed_count = 0;
 
-  // f(token) for tokens [begin, end), each by one thread, with the key of each.
+  // f(token, key) for every token, or those that were listed; by id only for [begin, end). Each is
+  // taken by one thread.
   template <Order kOrder, class F>
   LORA_DEVICE void ForTokens(int64_t begin, int64_t end, F f) const {
+    const int32_t* const tokens = kOrder == Order::kByLogit ? listed : nullptr;
     for (int64_t first = begin + ThreadIndex(); first < end; first += kBatch * kThreads) {
+      int64_t token[kBatch];
       uint32_t keys[kBatch];
       LORA_UNROLL
       for (int j = 0; j < kBatch; ++j) {
         const int64_t i = first + j * kThreads;
-        keys[j] = kOrder == Order::kById || i >= end ? static_cast<uint32_t>(i)
-                                                     : KeyOfLogit(ToFloat(logits[i]));
+        token[j] = tokens != nullptr && i < end ? tokens[i] : i;
       }
       LORA_UNROLL
       for (int j = 0; j < kBatch; ++j) {
-        const int64_t i = first + j * kThreads;
-        if (i < end) f(i, keys[j]);
+        const bool by_id = kOrder == Order::kById || first + j * kThreads >= end;
+        keys[j] = by_id ? static_cast<uint32_t>(token[j]) : KeyOfLogit(ToFloat(logits[token[j]]));
       }
+      LORA_UNROLL
+      for (int j = 0; j < kBatch; ++j)
+        if (first + j * kThreads < end) f(token[j], keys[j]);
     }
+  }
+  template <class F>
+  LORA_DEVICE void ForTokens(F f) const {
+    ForTokens<Order::kByLogit>(0, listed != nullptr ? listed_count : vocab, f);
+  }
+
+  // From now on, only tokens whose key is at most `prefix` before its last `shift` bits are looked
+  // at in the order of logits. Their own order in the list is that of threads.
+  LORA_DEVICE void List(uint32_t prefix, int shift) {
+    int32_t count = 0;
+    ForTokens([&](int64_t, uint32_t key) { count += key >> shift <= prefix; });
+    const Prefix<int32_t> place =
+        BlockPrefixSum<kThreads>(count, reinterpret_cast<int32_t*>(groups));
+    int32_t* to = list + place.before;
+    ForTokens([&](int64_t token, uint32_t key) {
+      if (key >> shift <= prefix) *to++ = static_cast<int32_t>(token);
+    });
+    listed = list;
+    listed_count = place.total;
+    SyncThreads();
   }
 
   template <class Op, class V>
@@ -206,7 +236,7 @@ struct SampledRow {
   // The sum of the weights of keys below `key`.
   LORA_DEVICE double SumBelow(uint64_t key) const {
     double sum = 0;
-    ForTokens<Order::kByLogit>(0, vocab, [&](int64_t i, uint32_t k) {
+    ForTokens([&](int64_t i, uint32_t k) {
       if (k < key) sum += weights[i];
     });
     return Reduce(sum, Sum());
@@ -217,7 +247,7 @@ struct SampledRow {
   LORA_DEVICE void SumGroups(uint32_t prefix, int shift) const {
     LORA_UNROLL
     for (int g = 0; g < kGroups; ++g) mine[g * kThreads] = 0;
-    int64_t begin = 0, end = vocab;
+    int64_t begin = 0, end = listed != nullptr ? listed_count : vocab;
     if (kOrder == Order::kById) {
       begin = int64_t{prefix} << (shift + 4);
       const int64_t last = int64_t{prefix + 1} << (shift + 4);
@@ -239,7 +269,7 @@ struct SampledRow {
   // The first token in the order at which the running sum exceeds `target`. Nearer to it than
   // `margin`, that is not certain.
   template <Order kOrder, bool kCount>
-  LORA_DEVICE Passing Pass(double target, double margin) const {
+  LORA_DEVICE Passing Pass(double target, double margin) {
     int shift = 28;
     if (kOrder == Order::kById)
       while (shift > 0 && (vocab - 1) >> shift == 0) shift -= 4;
@@ -261,6 +291,8 @@ struct SampledRow {
       prefix = prefix << 4 | static_cast<uint32_t>(passing);
       before = before_passing;
       SyncThreads();
+      // Sign, exponent and three bits of the mantissa leave few of the tokens of a language model.
+      if (kOrder == Order::kByLogit && shift == 20 && listed == nullptr) List(prefix, shift);
     }
     Passing at{prefix, static_cast<int32_t>(prefix), before, 1, 0, true};
     if (kOrder == Order::kByLogit) at.first = TieOf(prefix, 0);
@@ -282,7 +314,7 @@ struct SampledRow {
   LORA_DEVICE int32_t TieOf(uint32_t key, int64_t tie) const {
     if (tie == 0) {
       int32_t first = kNoToken;
-      ForTokens<Order::kByLogit>(0, vocab, [&](int64_t i, uint32_t k) {
+      ForTokens([&](int64_t i, uint32_t k) {
         if (k == key) first = MinToken()(first, static_cast<int32_t>(i));
       });
       return Reduce(first, MinToken());
@@ -309,8 +341,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleDrawParams<T>::kThreads, SampleDrawPar
   double* sums = reinterpret_cast<double*>(shared);
   const int64_t row = BlockX();
   if (p.row_scans[row].first_bad != kNoToken || p.row_scans[row].best == kNoToken) return;
-  const SampledRow<T> r{p.logits + row * p.vocab, p.weights + row * p.vocab, p.vocab,
-                        sums + ThreadIndex(), sums + P::kGroups * P::kThreads};
+  SampledRow<T> r{
+      p.logits + row * p.vocab, p.weights + row * p.vocab, p.vocab,
+      p.lists + row * p.vocab,  sums + ThreadIndex(),      sums + P::kGroups * P::kThreads};
   const double u = UniformFromWord(
       Philox4x32(p.seed, {p.step, static_cast<uint32_t>(p.first_row + row), 0, p.tag})[0]);
   // exp on the host and here errs by 1 ulp each, a sum of n weights by n·2⁻⁵³ in any order; the
