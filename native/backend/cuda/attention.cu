@@ -1,4 +1,5 @@
 #include "backend/cuda/attention_shape.h"
+#include "backend/cuda/device/attention_decode.cuh"
 #include "backend/cuda/device/attention_fma.cuh"
 #include "backend/cuda/device/attention_mma.cuh"
 #include "backend/cuda/kernels.h"
@@ -15,8 +16,9 @@ AttentionPlan PlanOf(const AttentionForwardArgs& args, int multiprocessors) {
   problem.longest = args.q_offset + args.q.dim(1);
   if (args.window > 0 && args.window < problem.longest)
     problem.longest = std::min(problem.longest, args.window + args.q.dim(1));
-  return PlanAttention(problem, ForwardTile(PaddedHeadDim(problem.d), args.q.dtype != DType::kF32),
-                       multiprocessors);
+  return PlanAttention(
+      problem, ForwardTile(PaddedHeadDim(problem.d), args.q.dtype != DType::kF32, problem.rows),
+      multiprocessors);
 }
 
 }  // namespace
@@ -50,11 +52,18 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context
         Launch<device::AttentionFma<T, kD>>("attention", context, shape,
                                             Params{s, parts, q, k, v, y, lse});
       } else {
-        using Params = device::AttentionMmaParams<T, kD>;
-        shape.shared_bytes = Params::kSharedBytes;
         const bool aligned = AreAligned(s.d, {q, k, v, y});
-        Launch<device::AttentionMma<T, kD>>("attention", context, shape,
-                                            Params{s, parts, q, k, v, y, lse, aligned});
+        if (s.rows <= kDecodeRows) {
+          using Params = device::AttentionDecodeParams<T, kD>;
+          shape.shared_bytes = Params::kSharedBytes;
+          Launch<device::AttentionDecode<T, kD>>("attention", context, shape,
+                                                 Params{s, parts, q, k, v, y, lse, aligned});
+        } else {
+          using Params = device::AttentionMmaParams<T, kD>;
+          shape.shared_bytes = Params::kSharedBytes;
+          Launch<device::AttentionMma<T, kD>>("attention", context, shape,
+                                              Params{s, parts, q, k, v, y, lse, aligned});
+        }
       }
     });
     if (plan.splits == 1) return;

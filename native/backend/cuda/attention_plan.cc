@@ -14,7 +14,8 @@ int PaddedHeadDim(int64_t d) {
   return d <= 64 ? 64 : d <= 128 ? 128 : 256;
 }
 
-AttentionTile ForwardTile(int padded, bool tensor_cores) {
+AttentionTile ForwardTile(int padded, bool tensor_cores, int64_t rows) {
+  if (tensor_cores && rows <= kDecodeRows) return {kDecodeRows, 64};
   if (tensor_cores) return {64, padded == 256 ? 32 : 64};
   return {padded == 256 ? 32 : 64, padded == 256 ? 16 : 32};
 }

@@ -16,7 +16,9 @@ int PaddedHeadDim(int64_t d);
 struct AttentionTile {
   int rows, keys;
 };
-AttentionTile ForwardTile(int padded, bool tensor_cores);
+// At most so many rows of a (batch, kv head) take the way of decoding on tensor cores.
+constexpr int kDecodeRows = 16;
+AttentionTile ForwardTile(int padded, bool tensor_cores, int64_t rows);
 
 struct AttentionProblem {
   int64_t batch = 0, kv_heads = 0;

@@ -72,12 +72,13 @@ TEST_CASE("cuda attention continues from a cache, its keys in parts") {
   int turn = 0;
   for (const DType dtype : kDTypes) {
     const std::vector<AttentionCase> cases = {
-        {dtype, 1, 1, 1, 1, 16, 0, 0, 9},        {dtype, 1, 1, 9, 3, 64, 0, 127, 0},
-        {dtype, 2, 1, 3, 3, 64, 0, 128, 200},    {dtype, 3, 1, 4, 2, 12, 5, 300, 0},
-        {dtype, 1, 1, 8, 1, 80, 150, 517, 600},  {dtype, 1, 2, 4, 1, 13, 0, 255, 0},
-        {dtype, 1, 3, 4, 2, 128, 0, 161, 170},   {dtype, 1, 65, 2, 1, 16, 0, 100, 0},
-        {dtype, 1, 7, 1, 1, 8, 5, 63, 80},       {dtype, 1, 1, 9, 3, 64, 0, 300, 0, true},
-        {dtype, 1, 30, 3, 1, 7, 0, 20, 0, true}, {dtype, 1, 1, 2, 1, 256, 0, 200, 0},
+        {dtype, 1, 1, 1, 1, 16, 0, 0, 9},         {dtype, 1, 1, 9, 3, 64, 0, 127, 0},
+        {dtype, 2, 1, 3, 3, 64, 0, 128, 200},     {dtype, 3, 1, 4, 2, 12, 5, 300, 0},
+        {dtype, 1, 1, 8, 1, 80, 150, 517, 600},   {dtype, 1, 2, 4, 1, 13, 0, 255, 0},
+        {dtype, 1, 3, 4, 2, 128, 0, 161, 170},    {dtype, 1, 65, 2, 1, 16, 0, 100, 0},
+        {dtype, 1, 7, 1, 1, 8, 5, 63, 80},        {dtype, 1, 1, 9, 3, 64, 0, 300, 0, true},
+        {dtype, 1, 30, 3, 1, 7, 0, 20, 0, true},  {dtype, 1, 1, 2, 1, 256, 0, 200, 0},
+        {dtype, 1, 4, 4, 1, 100, 0, 90, 0, true}, {dtype, 2, 1, 17, 1, 24, 0, 140, 0},
     };
     for (const AttentionCase& c : cases) CheckForward(c, turn++);
   }
@@ -190,18 +191,21 @@ TEST_CASE("cuda attention: a NaN in a key reaches the queries that see it") {
 
 #ifndef LORA_REAL_GPU
 TEST_CASE("cuda attention reads shared memory without bank conflicts") {
-  for (const int64_t d : {64, 128, 256}) {
-    AttentionCase c;
-    c.dtype = DType::kBF16;
-    c.queries = 70;
-    c.d = d;
-    const Operands o(c);
-    MirrorContext context = NthContext(0);
-    const Tensor y(c.dtype, o.q.shape());
-    Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, Tensor()), context);
-    const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
-    CHECK(counts.ldmatrix_phases > 0);
-    CHECK(counts.WavefrontsPerPhase() == 1.0);
+  for (const int64_t queries : {4, 70}) {  // decode, and a tile of rows
+    for (const int64_t d : {64, 128, 256}) {
+      AttentionCase c;
+      c.dtype = DType::kBF16;
+      c.queries = queries;
+      c.q_offset = 74 - queries;
+      c.d = d;
+      const Operands o(c);
+      MirrorContext context = NthContext(0);
+      const Tensor y(c.dtype, o.q.shape());
+      Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, Tensor()), context);
+      const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
+      CHECK(counts.ldmatrix_phases > 0);
+      CHECK(counts.WavefrontsPerPhase() == 1.0);
+    }
   }
 }
 #endif
@@ -217,10 +221,11 @@ TEST_CASE("cuda attention of nothing is nothing") {
 
 TEST_CASE("cuda attention: the plan fills the device and depends on the problem alone") {
   using namespace cuda;
-  const AttentionTile tile = ForwardTile(128, true);
+  const AttentionTile tile = ForwardTile(128, true, 4);
   // Prefill: enough tiles, one part.
-  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, tile, 132).splits == 1);
-  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, tile, 132).scratch_bytes == 0);
+  const AttentionTile large = ForwardTile(128, true, 4 * 4096);
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, large, 132).splits == 1);
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, large, 132).scratch_bytes == 0);
   // Decode: at most two waves, no part shorter than two tiles.
   for (const int64_t keys : {1, 127, 128, 1000, 4096, 100000}) {
     for (const int64_t pairs : {1, 8, 131, 132, 500}) {

@@ -39,20 +39,20 @@ LORA_DEVICE void LoadChunk(unsigned char* target, const T* source, int left) {
 // its own for every row, ptxas would keep them all in registers.
 template <int kD, int kRows, int kThreads, class T>
 LORA_DEVICE void CopyRows(unsigned char* tile, const T* source, int64_t pitch, int count, int d,
-                          bool aligned, const T* any) {
+                          bool aligned, const T* any, int thread = ThreadIndex()) {
   constexpr int kChunks = kD / 8, kStep = kThreads / kChunks;
   static_assert(kThreads % kChunks == 0 && kRows % kStep == 0);
-  const int chunk = ThreadIndex() % kChunks, left = d - chunk * 8;
-  const T* at = source + ThreadIndex() / kChunks * pitch + chunk * 8;
+  const int chunk = thread % kChunks, left = d - chunk * 8;
+  const T* at = source + thread / kChunks * pitch + chunk * 8;
   if (aligned) {
     LORA_UNROLL
-    for (int r = ThreadIndex() / kChunks, i = 0; i < kRows / kStep; ++i, r += kStep) {
+    for (int r = thread / kChunks, i = 0; i < kRows / kStep; ++i, r += kStep) {
       CopyChunk(tile + SwizzledChunk<kD>(r, chunk), at, r < count ? left : 0, any);
       at += pitch * kStep;
     }
   } else {
     LORA_ROLL
-    for (int r = ThreadIndex() / kChunks; r < kRows; r += kStep) {
+    for (int r = thread / kChunks; r < kRows; r += kStep) {
       LoadChunk(tile + SwizzledChunk<kD>(r, chunk), at, r < count ? left : 0);
       at += pitch * kStep;
     }
@@ -156,6 +156,50 @@ LORA_DEVICE void RoundOperand(uint32_t (&a)[4], const float (&acc)[kBlocks][4], 
   a[1] = RoundPair<T>(acc[2 * step][2], acc[2 * step][3]);
   a[2] = RoundPair<T>(acc[2 * step + 1][0], acc[2 * step + 1][1]);
   a[3] = RoundPair<T>(acc[2 * step + 1][2], acc[2 * step + 1][3]);
+}
+
+// One step of online softmax for the rows [row, row + 16) of a warp: scores of the keys from `from`
+// on become weights, and what was summed so far is brought to the new maxima. Rows lane / 4 and
+// lane / 4 + 8 are `half` 0 and 1 of max and weight (of which a lane has its columns' share).
+template <int kScores, int kColumns>
+LORA_DEVICE void SoftmaxStep(float (&scores)[kScores][4], float (&sum)[kColumns][4],
+                             float (&max)[2], float (&weight)[2], float scale, int from, bool all,
+                             const int* lo, const int* hi, int row) {
+  const int lane = LaneIndex();
+  LORA_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const int r = row + half * 8 + lane / 4;
+    const int row_lo = all ? 0 : lo[r], row_hi = all ? kNoKey : hi[r];
+    float largest = -INFINITY;
+    LORA_UNROLL
+    for (int n = 0; n < kScores; ++n) {
+      LORA_UNROLL
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        const int key = from + n * 8 + lane % 4 * 2 + i % 2;
+        scores[n][i] *= scale;
+        if (!all && (key < row_lo || key > row_hi)) scores[n][i] = -INFINITY;
+        largest = Larger(largest, scores[n][i]);
+      }
+    }
+    largest = Larger(max[half], WarpReduce<4>(largest, LargerFloat()));
+    const float base = largest == -INFINITY ? 0.0f : largest;
+    const float factor = Exp2(max[half] - base);
+    max[half] = largest;
+    weight[half] *= factor;
+    LORA_UNROLL
+    for (int n = 0; n < kScores; ++n) {
+      LORA_UNROLL
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        scores[n][i] = Exp2(scores[n][i] - base);
+        weight[half] += scores[n][i];
+      }
+    }
+    LORA_UNROLL
+    for (int n = 0; n < kColumns; ++n) {
+      sum[n][2 * half] *= factor;
+      sum[n][2 * half + 1] *= factor;
+    }
+  }
 }
 
 // Rounds the warp's accumulators, rows times low and high, into rows [row, row + 16) of a tile that
@@ -303,41 +347,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks)
     if (from + kKeys < end) copy_keys(k, p.k, from + kKeys);
     CopyAsyncCommit();
     if (busy) {
-      const bool all = sight.All(from, from + kKeys);
-      LORA_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        const int r = warp_row + half * 8 + lane / 4;
-        const int row_lo = all ? 0 : lo[r], row_hi = all ? kNoKey : hi[r];
-        float largest = -INFINITY;
-        LORA_UNROLL
-        for (int n = 0; n < kScores; ++n) {
-          LORA_UNROLL
-          for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            const int key = from + n * 8 + lane % 4 * 2 + i % 2;
-            scores[n][i] *= s.scale_log2;
-            if (!all && (key < row_lo || key > row_hi)) scores[n][i] = -INFINITY;
-            largest = Larger(largest, scores[n][i]);
-          }
-        }
-        largest = Larger(max[half], WarpReduce<4>(largest, LargerFloat()));
-        const float base = largest == -INFINITY ? 0.0f : largest;
-        const float factor = Exp2(max[half] - base);
-        max[half] = largest;
-        weight[half] *= factor;
-        LORA_UNROLL
-        for (int n = 0; n < kScores; ++n) {
-          LORA_UNROLL
-          for (int i = 2 * half; i < 2 * half + 2; ++i) {
-            scores[n][i] = Exp2(scores[n][i] - base);
-            weight[half] += scores[n][i];
-          }
-        }
-        LORA_UNROLL
-        for (int n = 0; n < kColumns; ++n) {
-          sum[n][2 * half] *= factor;
-          sum[n][2 * half + 1] *= factor;
-        }
-      }
+      SoftmaxStep(scores, sum, max, weight, s.scale_log2, from, sight.All(from, from + kKeys), lo,
+                  hi, warp_row);
       LORA_UNROLL
       for (int step = 0; step < kKeys / 16; ++step) {
         uint32_t weights[4];
