@@ -56,7 +56,7 @@ struct Drawn {
 
 Drawn Draw(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t step, int64_t skew) {
   simt::SetEmulatedOptions(NthOptions(turn++));
-  const auto gpu = std::make_shared<CountingGpu>(cuda::Gpu::Open(0));
+  const auto gpu = std::make_shared<CountingGpu>(OpenGpu());
   MirrorContext context(gpu, skew);
   Drawn drawn{Tensor(DType::kI32, {logits.shape()[0]})};
   Run(MirroredCuda().sample,

@@ -73,7 +73,7 @@ MirrorContext ContextOf(int turn, const cuda::DeviceProperties& properties) {
   options.arch = properties.arch;
   simt::SetEmulatedOptions(options);
   simt::SetEmulatedProperties(properties);
-  return MirrorContext(cuda::Gpu::Open(0));
+  return MirrorContext(OpenGpu());
 }
 
 double At(const Vector& v, int64_t i) { return v[static_cast<size_t>(i)]; }

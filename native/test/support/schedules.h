@@ -1,24 +1,12 @@
 // The ways in which a kernel is run, in turn. The same tests are built for the emulator, which has
-// nine schedules, and for a GPU (LORA_REAL_GPU, scripts/gpu-check), which has its own.
+// nine schedules, and for a GPU (LORA_REAL_GPU, scripts/gpu-check), which has its own: there
+// test/gpu/stand_in.cc takes the emulator's place.
 #pragma once
 
+#include "test/simt/emulated_runtime.h"
 #include "test/support/mirror.h"
 
-#ifndef LORA_REAL_GPU
-#include "test/simt/emulated_runtime.h"
-#endif
-
 namespace lora::test {
-
-#ifdef LORA_REAL_GPU
-
-// The first GPU, opened once; never closed, as no call of CUDA may come from a static destructor.
-inline MirrorContext NthContext(int, int64_t skew = 0) {
-  static const auto& gpu = *new std::shared_ptr<cuda::Gpu>(cuda::Gpu::Open(0));
-  return MirrorContext(gpu, skew);
-}
-
-#else
 
 // Number i of nine: threads and blocks forward, reverse, random; copies late, early, either.
 inline simt::Options NthOptions(int i) {
@@ -31,12 +19,18 @@ inline simt::Options NthOptions(int i) {
   return options;
 }
 
-// A fresh device that runs its work in the i-th way.
+// A fresh emulated device with the options and properties that were set last; or the GPU, playing
+// the same properties.
+#ifdef LORA_REAL_GPU
+std::shared_ptr<cuda::Gpu> OpenGpu();
+#else
+inline std::shared_ptr<cuda::Gpu> OpenGpu() { return cuda::Gpu::Open(0); }
+#endif
+
+// A device that runs its work in the i-th way.
 inline MirrorContext NthContext(int i, int64_t skew = 0) {
   simt::SetEmulatedOptions(NthOptions(i));
-  return MirrorContext(cuda::Gpu::Open(0), skew);
+  return MirrorContext(OpenGpu(), skew);
 }
-
-#endif
 
 }  // namespace lora::test
