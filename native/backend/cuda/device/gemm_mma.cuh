@@ -146,20 +146,20 @@ using GemmAccumulators = float[Tile::kRowTiles][Tile::kColTiles][4];
 template <class T, class Tile, bool kTransA, bool kTransB>
 LORA_DEVICE void MultiplyStage(GemmAccumulators<Tile>& acc, const unsigned char* stage) {
   constexpr int kSteps = Tile::kK / 16;
-  uint32_t a[kSteps][Tile::kRowTiles][4], b[kSteps][Tile::kColTiles][2];
-  // All loads first: those of the second step land while the first one multiplies.
+  uint32_t a[Tile::kRowTiles][4], b[kSteps][Tile::kColTiles][2];
+  LoadB<Tile, kTransB>(b[0], stage + Tile::kBytesA, 0);
+  LORA_UNROLL
+  for (int i = 0; i < Tile::kRowTiles; ++i) LoadA<Tile, kTransA>(a[i], stage, 0, i);
+  // The next step's fragments land while this one multiplies: those of b in registers of their own,
+  // those of a where a row tile is done with. All in registers of their own spill on sm_120.
   LORA_UNROLL
   for (int step = 0; step < kSteps; ++step) {
-    LORA_UNROLL
-    for (int i = 0; i < Tile::kRowTiles; ++i) LoadA<Tile, kTransA>(a[step][i], stage, step, i);
-    LoadB<Tile, kTransB>(b[step], stage + Tile::kBytesA, step);
-  }
-  LORA_UNROLL
-  for (int step = 0; step < kSteps; ++step) {
+    if (step + 1 < kSteps) LoadB<Tile, kTransB>(b[step + 1], stage + Tile::kBytesA, step + 1);
     LORA_UNROLL
     for (int i = 0; i < Tile::kRowTiles; ++i) {
       LORA_UNROLL
-      for (int j = 0; j < Tile::kColTiles; ++j) MmaM16N8K16<T>(acc[i][j], a[step][i], b[step][j]);
+      for (int j = 0; j < Tile::kColTiles; ++j) MmaM16N8K16<T>(acc[i][j], a[i], b[step][j]);
+      if (step + 1 < kSteps) LoadA<Tile, kTransA>(a[i], stage, step + 1, i);
     }
   }
 }
