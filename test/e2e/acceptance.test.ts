@@ -1,4 +1,7 @@
-/** The acceptance programs of ../shared, which others wrote, run against the built package. */
+/**
+ * The acceptance programs of ../shared, which others wrote, run against the built package. LORA_TEST_DEVICE=cuda replays
+ * on a GPU (scripts/gpu-check).
+ */
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -45,6 +48,7 @@ function acceptance(
   else test(title, body, ms);
 }
 
+const device = ['--device', process.env['LORA_TEST_DEVICE'] ?? 'cpu'];
 const folders = [
   'stories260K-all-linear-r8',
   'stories260K-patterns',
@@ -56,9 +60,10 @@ const folders = [
   'tiny-llama-yarn-bias',
 ];
 for (const folder of folders)
-  acceptance(`replay ${folder}`, missing, 'replay.mjs', [join(shared, 'data/golden', folder)]);
+  acceptance(`replay ${folder}`, missing, 'replay.mjs', [join(shared, 'data/golden', folder), ...device]);
 acceptance('replay in bf16', missing, 'replay.mjs', [
   join(shared, 'data/golden/tiny-qwen3'),
+  ...device,
   '--dtype',
   'bf16',
 ]);

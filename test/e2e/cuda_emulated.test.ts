@@ -1,4 +1,7 @@
-/** The CUDA backend's kernels on the emulated GPU, through the public API: a whole training step, and generation. */
+/**
+ * The CUDA backend's kernels on the emulated GPU, through the public API: a whole training step, and generation.
+ * With LORA_TEST_DEVICE=cuda on a real one (scripts/gpu-check).
+ */
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { AdamW, CausalLM, clipGradNorm, setThreads, type Device } from '../../lib/index';
@@ -6,7 +9,9 @@ import { fillAdapter } from '../support/fill_adapter';
 import { tinyModel } from '../support/tiny_model';
 
 const addon = join(__dirname, '../../build/emulated/lora_native_emulated.node');
-const reason = existsSync(addon) ? undefined : `${addon} is absent: run node scripts/ctest.mjs`;
+const real = process.env['LORA_TEST_DEVICE'] as Device | undefined;
+const device = real ?? 'cuda-emulated';
+const reason = real || existsSync(addon) ? undefined : `${addon} is absent: run node scripts/ctest.mjs`;
 const emulated = reason
   ? (title: string, body: () => Promise<void>) => test.skip(`${title} (skipped: ${reason})`, body)
   : (title: string, body: () => Promise<void>) => test(title, body, 120_000);
@@ -71,7 +76,7 @@ beforeAll(async () => {
 afterAll(() => rmSync(dir, { recursive: true }));
 
 emulated('a training step in f32 is that of the reference', async () => {
-  const cuda = await trainOnce(dir, 'f32', 'cuda-emulated');
+  const cuda = await trainOnce(dir, 'f32', device);
   const exact = await trainOnce(dir, 'f32', 'reference');
   expect(relative(cuda.loss, exact.loss)).toBeLessThan(1e-6);
   expect(relative(cuda.norm, exact.norm)).toBeLessThan(3e-6);
@@ -81,7 +86,7 @@ emulated('a training step in f32 is that of the reference', async () => {
 });
 
 emulated('a training step in bf16 is as near to the reference as that of the CPU', async () => {
-  const cuda = await trainOnce(dir, 'bf16', 'cuda-emulated');
+  const cuda = await trainOnce(dir, 'bf16', device);
   setThreads(1);
   const cpu = await trainOnce(dir, 'bf16', 'cpu');
   const exact = await trainOnce(dir, 'f32', 'reference');
@@ -94,9 +99,6 @@ emulated('a training step in bf16 is as near to the reference as that of the CPU
 });
 
 emulated('two training steps in bf16 give the same bits', async () => {
-  const [one, two] = [
-    await trainOnce(dir, 'bf16', 'cuda-emulated'),
-    await trainOnce(dir, 'bf16', 'cuda-emulated'),
-  ];
+  const [one, two] = [await trainOnce(dir, 'bf16', device), await trainOnce(dir, 'bf16', device)];
   expect(one).toEqual(two);
 });
