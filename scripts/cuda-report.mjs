@@ -104,7 +104,7 @@ function parametersAt(name) {
 }
 /** Dynamic shared memory is known to the host alone; that of the GEMM follows from its tile. */
 function sharedBytes(name) {
-  const tile = /^Gemm\w*<GemmTile<(\d+), (\d+), (\d+)/.exec(name);
+  const tile = /^Gemm\w*<\w+, GemmTile<(\d+), (\d+), (\d+)/.exec(name);
   return tile ? (Number(tile[1]) + Number(tile[2])) * 32 * 2 * Number(tile[3]) : undefined;
 }
 
@@ -385,7 +385,9 @@ function table(head, body) {
   const line = (cells) => `| ${cells.join(' | ')} |`;
   return [line(head), line(head.map((_, i) => (i === 0 ? '---' : '---:'))), ...body.map(line)].join('\n');
 }
-const percent = (share) => `${Math.round(share * 100)} %`;
+function percent(share) {
+  return `${Math.round(share * 100)} %`;
+}
 
 function document() {
   const version = /release ([\d.]+), V([\d.]+)/.exec(
@@ -410,7 +412,7 @@ assembled from that PTX here as their driver would.
     `
 ## Registers
 
-Registers per thread of each kernel, by architecture; static shared memory is 0 in all but those that say so (dynamic shared memory is chosen at
+Registers per thread of each kernel, by architecture of the code; static shared memory is 0 in all but those that say so (dynamic shared memory is chosen at
 launch). The last two columns: blocks that registers and threads let one multiprocessor hold, and the share of its threads, on sm_80 and sm_90.
 `,
   ];
