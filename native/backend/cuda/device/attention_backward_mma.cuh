@@ -97,13 +97,16 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
     float weights[kBlocks][4], slopes[kBlocks][4];  // [key][row]
     SetZero(weights);
     SetZero(slopes);
-    LORA_UNROLL
-    for (int step = 0; step < kD / 16; ++step) {
-      uint32_t operand[4];
-      LoadRowsOperand<kD>(operand, k, warp_key, step);
-      AddDots<T, kD>(weights, operand, q, 0, step);
-      LoadRowsOperand<kD>(operand, v, warp_key, step);
-      AddDots<T, kD>(slopes, operand, g, 0, step);
+    LORA_ROLL  // four steps at a time: with more in flight, dk and dv leave the registers
+        for (int four = 0; four < kD / 16; four += 4) {
+      LORA_UNROLL
+      for (int step = four; step < four + 4; ++step) {
+        uint32_t operand[4];
+        LoadRowsOperand<kD>(operand, k, warp_key, step);
+        AddDots<T, kD>(weights, operand, q, 0, step);
+        LoadRowsOperand<kD>(operand, v, warp_key, step);
+        AddDots<T, kD>(slopes, operand, g, 0, step);
+      }
     }
     LORA_UNROLL
     for (int n = 0; n < kBlocks; ++n) {

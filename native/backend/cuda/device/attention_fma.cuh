@@ -64,6 +64,7 @@ LORA_DEVICE void DotTile(float (&s)[kA][kB], const float* a, const float* b, int
     LORA_UNROLL
     for (int j = 0; j < kB; ++j) s[i][j] = 0;
   }
+  LORA_ROLL
   for (int c = 0; c < d; c += 4) {
     Float4 x[kA], y[kB];
     LORA_UNROLL
