@@ -1,5 +1,6 @@
 // npm run bench [-- --rounds 7] [--filter f32] [--out FILE]: lora_linear, forward and forward + backward, ours and
 // PyTorch interleaved in one run. Each case passes a numerics check before it is timed. Prints a table, writes JSON.
+// Where there is a GPU, ours and cuBLAS on it as well: --filter cublas does that alone.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -9,6 +10,7 @@ import { parseArgs } from 'node:util';
 import { setThreads } from 'lora-native';
 import inputsOf from './inputs.cjs';
 import { OursProvider } from './providers/ours.mjs';
+import { runCublas } from './providers/cublas.mjs';
 import { findPython, TorchProvider } from './providers/torch.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
@@ -115,10 +117,13 @@ for (const testCase of cases.filter((c) => !options.filter || title(c).includes(
 ours.stop();
 torch?.stop();
 rmSync(scratch, { recursive: true });
+const wanted = !options.filter || options.filter === 'cublas';
+const cublas = wanted ? runCublas() : { skipped: `--filter ${options.filter}` };
+if (cublas.skipped) console.log(`\ncuBLAS on a GPU: skipped: ${cublas.skipped}`);
 mkdirSync(dirname(options.out), { recursive: true });
 writeFileSync(
   options.out,
-  `${JSON.stringify({ date: new Date().toISOString(), cpu: cpus()[0]?.model, node: process.version, threads, rounds, torch: torch?.info ?? null, results }, null, 1)}\n`,
+  `${JSON.stringify({ date: new Date().toISOString(), cpu: cpus()[0]?.model, node: process.version, threads, rounds, torch: torch?.info ?? null, results, cublas }, null, 1)}\n`,
 );
 console.log(
   `\nmedians over ${rounds} interleaved rounds, spread = smallest–largest round; ours/torch against the faster form of PyTorch (y + s·A(Bx) as PEFT writes it, or addmm_ in place). Written to ${options.out}`,
