@@ -21,11 +21,11 @@ const missing = !existsSync(program('replay.mjs'))
     ? 'dist is absent: run npm run build:js'
     : undefined;
 
-function run(name: string, args: string[]): { ok: boolean; output: string } {
+function run(name: string, args: string[], env: Record<string, string>): { ok: boolean; output: string } {
   const { status, stdout, stderr } = spawnSync(process.execPath, [program(name), ...args], {
     cwd: root,
     encoding: 'utf8',
-    env: { ...process.env, LORA_THREADS: '1' }, // others may be using the machine
+    env: { ...process.env, LORA_THREADS: '1', ...env }, // others may be using the machine
     timeout: 580_000,
   });
   return { ok: status === 0, output: stdout + stderr };
@@ -38,9 +38,10 @@ function acceptance(
   name: string,
   args: string[],
   ms = 120_000,
+  env: Record<string, string> = {},
 ): void {
   const body = (): void => {
-    const { ok, output } = run(name, args);
+    const { ok, output } = run(name, args, env);
     if (!ok) throw new Error(`${name} ${args.join(' ')}\n${output}`);
     expect(output).toMatch(/^[1-9]\d* passed, 0 failed$/m);
   };
@@ -71,13 +72,17 @@ acceptance('replay in bf16', missing, 'replay.mjs', [
 const noEmulator = existsSync(join(root, 'build/emulated/lora_native_emulated.node'))
   ? undefined
   : 'the emulated add-on is absent: run node scripts/ctest.mjs';
-for (const dtype of ['f32', 'bf16'])
+for (const [dtype, order] of [
+  ['f32', 'late'],
+  ['bf16', 'eager'],
+] as const)
   acceptance(
-    `replay tiny-qwen2 in ${dtype} on the emulated GPU`,
+    `replay tiny-qwen2 in ${dtype} on the emulated GPU, work running ${order}`,
     missing ?? noEmulator,
     'replay.mjs',
     [join(shared, 'data/golden/tiny-qwen2'), '--device', 'cuda-emulated', '--dtype', dtype],
     300_000,
+    { LORA_SIMT: order },
   );
 acceptance('stories', missing, 'stories.mjs', []);
 acceptance('files', missing, 'files.mjs', []);

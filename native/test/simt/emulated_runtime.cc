@@ -1,8 +1,10 @@
 #include "test/simt/emulated_runtime.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
+#include <string_view>
 
 #include "core/error.h"
 #include "test/simt/buffer.h"
@@ -15,6 +17,19 @@ Options settings_options;
 // A small device: plans split work as they do on hardware, and the emulator stays quick.
 cuda::DeviceProperties settings_properties{4, 80, 163 * 1024};
 constexpr size_t kMemory = size_t{2} << 30;
+
+// LORA_SIMT=late, eager or random: when queued work runs and asynchronous copies land, for programs
+// that cannot call SetEmulatedOptions.
+Async AsyncOf(Async otherwise) {
+  const char* text = std::getenv("LORA_SIMT");
+  if (text == nullptr || *text == 0) return otherwise;
+  const std::string_view name = text;
+  if (name == "late") return Async::kLazy;
+  if (name == "eager") return Async::kEager;
+  if (name == "random") return Async::kRandom;
+  Throw("ERR_ARGUMENT", "device", "expected LORA_SIMT to be late, eager or random but received ",
+        text);
+}
 
 class EmulatedGpu final : public cuda::Gpu {
  public:
@@ -118,7 +133,9 @@ std::vector<Fact> Facts() { return {{"cuda kernels", "on the emulator"}}; }
 std::shared_ptr<Gpu> Gpu::Open(int ordinal) {
   if (ordinal != 0) Throw("ERR_DEVICE_UNAVAILABLE", "device", "there is one emulated device");
   const std::lock_guard lock(simt::settings_mutex);
-  return std::make_shared<simt::EmulatedGpu>(simt::settings_options, simt::settings_properties);
+  simt::Options options = simt::settings_options;
+  options.async = simt::AsyncOf(options.async);
+  return std::make_shared<simt::EmulatedGpu>(options, simt::settings_properties);
 }
 
 }  // namespace lora::cuda
