@@ -33,16 +33,35 @@ const tests = run('ctest', ['--test-dir', dir, '--output-on-failure', '--paralle
 // ctest counts executables; what a reader wants is the number of test cases in them.
 const log = join(dir, 'Testing/Temporary/LastTest.log');
 const counts = { passed: 0, failed: 0, skipped: 0 };
+const emulated = { programs: 0, cases: 0, seconds: 0 }; // the emulator's own tests, and CUDA kernels on it
 if (existsSync(log))
-  for (const line of readFileSync(log, 'utf8').matchAll(
-    /test cases:\s*(\d+)\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed\s*\|\s*(\d+) skipped/g,
-  )) {
-    counts.passed += Number(line[2]);
-    counts.failed += Number(line[3]);
-    counts.skipped += Number(line[4]);
+  for (const section of readFileSync(log, 'utf8')
+    .split(/^\d+\/\d+ Testing: /m)
+    .slice(1)) {
+    const found = /test cases:\s*(\d+)\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed\s*\|\s*(\d+) skipped/.exec(
+      section,
+    );
+    if (!found) {
+      const why = /^skipped: (.*)/m.exec(section);
+      if (!why) continue;
+      counts.skipped++;
+      console.log(`${section.split('\n', 1)[0]} skipped: ${why[1]}`);
+      continue;
+    }
+    counts.passed += Number(found[2]);
+    counts.failed += Number(found[3]);
+    counts.skipped += Number(found[4]);
+    if (!/^(cuda|simt)_/.test(section)) continue;
+    emulated.programs++;
+    emulated.cases += Number(found[2]);
+    emulated.seconds += Number(/^Test time =\s*([\d.]+)/m.exec(section)?.[1] ?? 0);
   }
 if (tests.status !== 0 && counts.failed === 0) counts.failed = 1; // a crash prints no counts
 if (counts.passed === 0 && rest.length === 0) counts.failed = Math.max(counts.failed, 1); // nothing ran
 writeFileSync(join(root, 'build', `ctest${sanitize ? '-sanitize' : ''}.json`), JSON.stringify(counts));
 console.log(`native tests: ${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`);
+if (emulated.programs > 0)
+  console.log(
+    `of these on the emulated GPU: ${emulated.cases} passed in ${emulated.programs} programs, ${emulated.seconds.toFixed(0)} s`,
+  );
 process.exitCode = counts.failed > 0 ? 1 : (tests.status ?? 1);
