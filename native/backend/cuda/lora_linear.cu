@@ -93,8 +93,10 @@ struct Forward {
       }
     }
     size_t step_bytes = LowRankDownScratchBytes(down, multiprocessors);
-    // The launch may overlap with the last one of h.
-    for (GemmProblem& product : products) product.programmatic = !down.problems[0].terms.empty();
+    // The launch may overlap with the last one of h; without one, that before it makes x.
+    const bool overlaps = !down.problems[0].terms.empty();
+    for (GemmProblem& product : products) product.programmatic = overlaps;
+    decode.programmatic = overlaps;
     step_bytes = std::max(step_bytes, GemmGroupScratchBytes(products, multiprocessors));
     step = arena.TakeScratch(step_bytes);
     bytes = arena.used();

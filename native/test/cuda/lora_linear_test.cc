@@ -231,6 +231,66 @@ void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
   op.run(args, scratch, context);
 }
 
+// Other tests upload operands, which no launch overtakes.
+TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g") {
+  constexpr int64_t kSize = 40;
+  int turn = 0;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t m : {1, 40}) {
+      for (const int64_t rank : {0, 4}) {
+        CAPTURE(NameOf(dtype));
+        CAPTURE(m);
+        CAPTURE(rank);
+        MirrorContext context = NthContext(turn++ % 9);
+        cuda::Gpu& gpu = context.device.gpu();
+        const Backend& backend = *CudaBackend();
+        std::vector<void*> blocks;
+        const auto on_device = [&](const Tensor& t) {
+          TensorView view = t;
+          view.data = blocks.emplace_back(gpu.Allocate(view.bytes()));
+          gpu.Upload(view.data, t.view().data, view.bytes());
+          return view;
+        };
+        Tensor twice = Zeros(dtype, {kSize, kSize});
+        for (int64_t i = 0; i < kSize; ++i) twice.Set(i * kSize + i, 2);
+        const TensorView w = on_device(twice);
+        LoraLinearForwardArgs forward;
+        LoraLinearBackwardArgs backward;
+        LoraBranch& branch = forward.branches.emplace_back();
+        branch.weight = {w.data, dtype, kSize, kSize, Direction::kForward};
+        if (rank > 0) {
+          branch.a = on_device(Full(DType::kF32, {kSize, rank}, 1));
+          branch.b = on_device(Zeros(DType::kF32, {rank, kSize}));
+        }
+        backward.branches = forward.branches;
+        backward.branches[0].weight.direction = Direction::kBackward;
+        forward.h = backward.h = backward.da = backward.db = {TensorView()};
+        const auto run = [&](const auto& op, const auto& args) {
+          const size_t bytes = op.scratch_bytes(args, context.threads());
+          void* const scratch = bytes > 0 ? blocks.emplace_back(gpu.Allocate(bytes)) : nullptr;
+          op.run(args, Scratch(static_cast<std::byte*>(scratch), bytes), context.device);
+        };
+        const Tensor x = Integers(dtype, {m, kSize}, 3);
+        TensorView value = on_device(x);
+        for (int layer = 0; layer < 2; ++layer) {
+          forward.x = value;
+          forward.y = {value = on_device(Zeros(dtype, {m, kSize}))};
+          run(backend.lora_linear_forward, forward);
+        }
+        for (int layer = 0; layer < 2; ++layer) {
+          backward.g = {value};
+          backward.dx = value = on_device(Zeros(dtype, {m, kSize}));
+          run(backend.lora_linear_backward, backward);
+        }
+        Tensor result(dtype, {m, kSize});
+        gpu.Download(result.view().data, value.data, value.bytes());
+        for (int64_t i = 0; i < x.numel(); ++i) CHECK(result.at(i) == 16 * x.at(i));
+        for (void* block : blocks) gpu.Free(block);
+      }
+    }
+  }
+}
+
 TEST_CASE("cuda lora_linear in f16") {
   int turn = 0;
   for (const int64_t m : {7, 37}) {
