@@ -39,16 +39,20 @@ struct LaunchShape {
 using Stream = cudaStream_t;
 using LaunchError = cudaError_t;
 
-// More than 48 KiB of shared memory need an opt-in on every device, so it is made on every launch
-// (it is cheap).
+// More than 48 KiB of shared memory need an opt-in for the kernel on every device. Other threads
+// launch the same kernel with other sizes, so it is always the most that the device allows.
 template <auto kKernel, class Params>
 LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params) {
   (void)Registered<kKernel>::added;
   void (*const kernel)(Params) = kKernel;
   if (shape.shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shape.shared_bytes));
+    int device = 0, most = 0;
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+      error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess)
+      error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                   cudaFuncAttributeMaxDynamicSharedMemorySize, most);
     if (error != cudaSuccess) return error;
   }
   bool programmatic = shape.programmatic;
