@@ -137,6 +137,33 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestConversions(SelfTestParams<1
   p.out[t * 6 + 5] = RoundPair<F16>(f, static_cast<float>(t));
 }
 
+// Functions that are allowed to err, against each other in double and at values without doubt.
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestMath(SelfTestParams<128> p) {
+  const int t = ThreadIndex();
+  const float x = BitsToFloat(p.in[t]), nan = BitsToFloat(p.in[128]), inf = BitsToFloat(p.in[129]);
+  const float two = static_cast<float>(BlockThreads() / 64), one = two - 1;
+  // One ulp is at most 2⁻²³ of a float; below the normal numbers a result may be 0.
+  const auto off = [](double got, double want, double ulps) {
+    const double error = got > want ? got - want : want - got;
+    return !(error <= ulps * 1.1920929e-7 * (want > 0 ? want : -want) + 1.2e-38);
+  };
+  uint32_t bad = off(Exp2(x), Exp(0.69314718055994531 * x), 2) ? 1u : 0u;
+  bad |= off(Exp(x), Exp(static_cast<double>(x)), 2) ? 2u : 0u;
+  bad |= off(Log(x * x), Log(static_cast<double>(x * x)), 2) && x != 0 ? 4u : 0u;
+  bad |= off(Log(Exp(static_cast<double>(x))), x, 1e-3) ? 8u : 0u;
+  bad |= Exp2(one - one) != 1 || Exp2(-inf) != 0 || Exp2(inf) != inf ? 16u : 0u;
+  bad |= Exp(one - one) != 1 || Exp(static_cast<double>(-inf)) != 0 || Log(one) != 0 ? 32u : 0u;
+  bad |= Larger(nan, two) != 2 || Larger(two, nan) != 2 || Larger(-inf, x) != x ? 64u : 0u;
+  bad |= Sqrt(two * two) != 2 || Sqrt(static_cast<double>(two) / 2) != 1 ? 128u : 0u;
+  // (1 + 2⁻¹²)² − 1 − 2⁻¹¹ is 2⁻²⁴, which a product that was rounded has lost.
+  const float h = one + one / 4096;
+  bad |= Fma(h, h, -one - one / 2048) != one / 16777216 ? 256u : 0u;
+  const double d = one + one / 1073741824.0;
+  bad |= MulRounded(d, d) - (1 + one / 536870912.0) != 0 ? 512u : 0u;
+  bad |= Fma(d, d, -(1 + one / 536870912.0)) != one / 1152921504606846976.0 ? 1024u : 0u;
+  p.out[t] = bad;
+}
+
 // in and out are device memory.
 inline LaunchError LaunchSelfTest(SelfTest test, const uint32_t* in, uint32_t* out, Stream stream) {
   LaunchShape shape;
@@ -155,8 +182,10 @@ inline LaunchError LaunchSelfTest(SelfTest test, const uint32_t* in, uint32_t* o
     case SelfTest::kCopies:
       shape.shared_bytes = 2048 + 1024 + 512;
       return Launch<SelfTestCopies>(shape, stream, SelfTestParams<128>{in, out});
-    default:
+    case SelfTest::kConversions:
       return Launch<SelfTestConversions>(shape, stream, SelfTestParams<128>{in, out});
+    default:
+      return Launch<SelfTestMath>(shape, stream, SelfTestParams<128>{in, out});
   }
 }
 
