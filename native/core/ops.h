@@ -108,7 +108,8 @@ struct RopeArgs {
 // Causal grouped-query attention with online softmax. Query i of a row (i counts from q_offset)
 // sees keys j with max(begin, i − window + 1) ≤ j ≤ i; begin is key_begin[b, i − q_offset] or 0;
 // window 0 means none. y = softmax(scale·q·kᵀ)·v. Head h of q uses head h / (q_heads / kv_heads) of
-// k and v.
+// k and v. Values that are not finite may reach queries that do not see them (their weight is 0,
+// and 0·∞ is NaN).
 struct AttentionForwardArgs {
   TensorView q;          // [b, sq, q_heads, d] act
   TensorView k, v;       // [b, capacity, kv_heads, d] act, of which kv_length positions are valid

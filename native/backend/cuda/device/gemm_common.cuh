@@ -125,7 +125,7 @@ LORA_DEVICE PhiloxWords MaskWords(const DropoutMask& mask, int row, int group) {
                                 mask.layer, mask.forward});
 }
 
-// Whether each of the four elements that begin at an even column of eight is kept, from bit 0 on.
+// Whether each of the two elements that begin at an even column of eight is kept, from bit 0 on.
 LORA_DEVICE uint32_t KeptBits(const DropoutMask& mask, uint32_t word) {
   return ((word & 0xffffu) >= mask.threshold ? 1u : 0u) | (word >> 16 >= mask.threshold ? 2u : 0u);
 }
