@@ -185,13 +185,19 @@ class CudartGpu final : public Gpu {
     for (const void* kernel : device::Kernels()) {
       cudaFuncAttributes attributes;
       const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-      if (error == cudaErrorNoKernelImageForDevice) {
+      if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
         (void)cudaGetLastError();
         Throw("ERR_DEVICE_UNAVAILABLE", "device", "cannot open ", id_, " (", device_.name,
               "): this build of lora-native has no code for compute capability ", device_.arch / 10,
               ".", device_.arch % 10, ", only for ", LORA_CUDA_ARCHITECTURES);
       }
       OpenStep(error, "loading the kernels");
+      // More than 48 KiB for a block need this once. It holds for all that launch the kernel on
+      // this device, so it does not depend on what any launch needs.
+      OpenStep(cudaFuncSetAttribute(
+                   kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                   static_cast<int>(properties_.shared_bytes - attributes.sharedSizeBytes)),
+               "giving the kernels shared memory");
     }
   }
 
@@ -352,6 +358,7 @@ class CudartGpu final : public Gpu {
   void* TryAllocate(size_t bytes) {
     void* data = nullptr;
     bytes = std::max<size_t>(bytes, 1);
+    if (bytes > device_.memory_bytes) return nullptr;  // drivers differ in what they say to that
     const cudaError_t error = pool_ != nullptr
                                   ? cudaMallocFromPoolAsync(&data, bytes, pool_, stream_)
                                   : cudaMalloc(&data, bytes);

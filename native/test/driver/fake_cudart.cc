@@ -110,8 +110,13 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void*) {
   *attributes = {};
+  attributes->sharedSizeBytes = 512;
   ++fake.kernels_loaded;
   return Give(fake.kernel_error);
+}
+cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute attribute, int value) {
+  if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize) fake.shared_bytes.push_back(value);
+  return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const std::lock_guard lock(mutex);
@@ -192,6 +197,7 @@ cudaError_t cudaFreeHost(void* data) {
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   const std::lock_guard lock(mutex);
   if (fake.stream_error != cudaSuccess) return State();
+  if (bytes >> 40 != 0) return Give(cudaErrorInvalidValue);
   if (bytes > fake.memory_bytes - in_use) return Give(cudaErrorMemoryAllocation);
   char* block = new char[bytes];
   blocks[block] = bytes;
@@ -259,6 +265,7 @@ cudaError_t cudaMallocFromPoolAsync(void** data, size_t bytes, cudaMemPool_t poo
     block = idle.back();
     idle.pop_back();
   } else {
+    if (bytes >> 40 != 0) return Give(cudaErrorInvalidValue);
     if (bytes > fake.memory_bytes - in_use) return Give(cudaErrorMemoryAllocation);
     block = new char[bytes];
     in_use += bytes;

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 namespace lora::test {
 
@@ -19,7 +20,8 @@ struct FakeCudart {
 
   // Counted since Reset.
   int waits = 0, trims = 0, kernels_loaded = 0;
-  int live_objects = 0;   // streams, events, pools, pinned memory, blocks
+  std::vector<int> shared_bytes;  // that kernels were allowed
+  int live_objects = 0;           // streams, events, pools, pinned memory, blocks
   std::string violation;  // of the rules of the API: the wrong device, memory used after its end
 };
 

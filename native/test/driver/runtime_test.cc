@@ -58,17 +58,21 @@ TEST_CASE("runtime: devices that kernels run on, under their names") {
         "ERR_DEVICE_UNAVAILABLE [device] there is no CUDA device 2, only 2");
 }
 
-TEST_CASE("runtime: every kernel is loaded when the device opens") {
+TEST_CASE("runtime: every kernel is loaded, and given shared memory, when the device opens") {
   const Clean clean;
   const char one = 0, two = 0;
   device::Kernels() = {&one, &two};
   Open();
   CHECK(Fake().kernels_loaded == 2);
+  CHECK(Fake().shared_bytes ==
+        std::vector<int>(2, 101376 - 512));  // what is left beside the static
   Fake().kernel_error = cudaErrorNoKernelImageForDevice;
   CHECK(CodeOf([] { Open(); })
             .starts_with("ERR_DEVICE_UNAVAILABLE [device] cannot open cuda (Stub 1): this build of "
                          "lora-native has no "
                          "code for compute capability 8.6, only for "));
+  Fake().kernel_error = cudaErrorInvalidDeviceFunction;
+  CHECK(CodeOf([] { Open(); }).find("no code for compute capability 8.6") != std::string::npos);
   Fake().kernel_error = cudaErrorInvalidPtx;
   CHECK(CodeOf([] { Open(); })
             .starts_with("ERR_DEVICE_UNAVAILABLE [device] cannot open cuda (Stub 1): loading the "
@@ -125,6 +129,7 @@ TEST_CASE("runtime: memory that was freed comes back when there is no other") {
     REQUIRE(second != nullptr);
     CHECK(Fake().trims == (pools ? 1 : 0));
     CHECK(gpu->Allocate(400) == nullptr);
+    CHECK(gpu->Allocate(size_t{1} << 50) == nullptr);  // CUDA may call that something else
     CHECK(gpu->free_bytes() == 300);
     void* const third = gpu->Allocate(300);  // and the device is still of use
     CHECK(third != nullptr);

@@ -39,22 +39,11 @@ struct LaunchShape {
 using Stream = cudaStream_t;
 using LaunchError = cudaError_t;
 
-// More than 48 KiB of shared memory need an opt-in for the kernel on every device. Other threads
-// launch the same kernel with other sizes, so it is always the most that the device allows.
+// Gpu::Open has loaded the kernel and allowed it all the shared memory that a block may have.
 template <auto kKernel, class Params>
 LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params) {
   (void)Registered<kKernel>::added;
   void (*const kernel)(Params) = kKernel;
-  if (shape.shared_bytes > 48 * 1024) {
-    int device = 0, most = 0;
-    cudaError_t error = cudaGetDevice(&device);
-    if (error == cudaSuccess)
-      error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    if (error == cudaSuccess)
-      error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                   cudaFuncAttributeMaxDynamicSharedMemorySize, most);
-    if (error != cudaSuccess) return error;
-  }
   bool programmatic = shape.programmatic;
   if (programmatic) {
     // PTX for older architectures, assembled by the driver for newer ones, has no wait to rely on.
