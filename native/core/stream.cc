@@ -146,7 +146,11 @@ void WorkerStream::Execute(Item& item) {
     } catch (const FailurePtr& inherited) {  // of a command on another device
       failure = inherited;
     } catch (const Error& error) {
-      failure = MakeFailure(command, error.code(), error.op(), error.what());
+      std::string message = error.what();
+      // A device reports late, so that what it reports may be of an earlier command.
+      if (error.code() == "ERR_DEVICE_LOST" && error.op() != command.op)
+        message += " (met by " + std::string(command.op) + ")";
+      failure = MakeFailure(command, error.code(), error.op(), message);
     } catch (const std::bad_alloc&) {
       failure = MakeFailure(command, "ERR_OUT_OF_MEMORY", command.op,
                             '[' + std::string(command.op) + "] the system has no memory left");

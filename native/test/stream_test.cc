@@ -250,7 +250,7 @@ class LateContext final : public Context {
  public:
   explicit LateContext(int* started, int* finished) : started_(started), finished_(finished) {}
   void Finish() override {
-    if (*started_ == 13) Throw("ERR_DEVICE_LOST", "test", "unlucky");
+    if (*started_ == 13) Throw("ERR_DEVICE_LOST", "gpu", "unlucky");
     *finished_ = *started_;
   }
 
@@ -287,6 +287,7 @@ TEST_CASE("a device that is lost fails the command that waits for it") {
   stream.Synchronize();
   REQUIRE(told);
   CHECK(told->code == "ERR_DEVICE_LOST");
+  CHECK(told->message == "[gpu] unlucky (met by test)");
   CHECK(status->failure == told);
 }
 
