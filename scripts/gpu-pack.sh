@@ -11,7 +11,7 @@ shared=${LORA_SHARED:-../shared}
 for needed in build/Release/lora_native.node dist/index.js node_modules/node-gyp-build "$shared/acceptance/replay.mjs"; do
   [ -e "$needed" ] || { echo "gpu-check --pack: $needed is missing; run npm ci and npm run build first" >&2; exit 1; }
 done
-if node dist/cli.js doctor | grep -q 'has no CUDA backend'; then
+if grep -q 'has no CUDA backend' <<<"$(node dist/cli.js doctor)"; then
   echo 'gpu-check --pack: the add-on has no CUDA backend: run npm run build where nvcc is' >&2
   exit 1
 fi
@@ -27,4 +27,7 @@ cp -R "$shared/acceptance" $pack/app/shared/
 cp -R "$shared/data/models/stories260K" $pack/app/shared/data/models/
 for folder in "${folders[@]}"; do cp -R "$shared/data/golden/$folder" $pack/app/shared/data/golden/; done
 gzip -9 -c "$(readlink -f "$(command -v node)")" >$pack/node.gz
+# What is carried counts as it is: the models are tensors in JSON, which compress well.
+tar -C $pack -czf $pack/app.tgz app
+rm -r $pack/app
 du -sh $pack

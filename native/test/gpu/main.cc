@@ -9,6 +9,8 @@
 
 int main(int argc, char** argv) {
   using namespace lora::cuda;
+  // What failed so far is to be seen even if the process is killed.
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
   for (const Fact& fact : Facts()) std::printf("%s: %s\n", fact.name.c_str(), fact.value.c_str());
   if (!UnavailableReason().empty()) {
     std::printf("skipped: %s\n", UnavailableReason().c_str());

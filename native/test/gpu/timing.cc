@@ -52,7 +52,7 @@ class Stopwatch::Plan {
     if (!mode.cold) {
       const auto wanted = static_cast<size_t>(kBatch / std::max(once, 1.0));
       const size_t turns = std::max<size_t>(1, std::min(wanted, kMostCalls) / rival.calls.size());
-      calls_ = turns * rival.calls.size();
+      calls_ = std::min(turns * rival.calls.size(), kMostCalls);
     }
     if (!mode.graph) return;
     // Of single calls one graph each, of batches one with all of them.

@@ -40,8 +40,9 @@ int Failures(SelfTest test) {
 
 int main() {
   int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("skipped: no CUDA device\n");
+  const cudaError_t error = cudaGetDeviceCount(&devices);
+  if (error != cudaSuccess || devices == 0) {
+    std::printf("skipped: CUDA finds no device (%s)\n", cudaGetErrorName(error));
     return 77;
   }
   int failed = 0;
