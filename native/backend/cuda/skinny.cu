@@ -2,6 +2,7 @@
 
 #include "backend/cuda/device/decode.cuh"
 #include "backend/cuda/device/skinny.cuh"
+#include "backend/cuda/device/skinny_finish.cuh"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/skinny.h"
 #include "backend/cuda/skinny_plan.h"

@@ -15,6 +15,7 @@
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/skinny.cuh"
+#include "backend/cuda/device/skinny_finish.cuh"
 
 namespace lora::device {
 

@@ -22,16 +22,14 @@
 #include "backend/cuda/device/elements.cuh"
 #include "backend/cuda/device/index.cuh"
 #include "backend/cuda/device/launch.h"
-#include "backend/cuda/device/reduce.cuh"
 #include "core/philox.h"
 
 namespace lora::device {
 
 enum class SkinnyForm { kDown, kUp, kGradient };
 
-constexpr int kSkinnyTiles = 8;     // of 8 ranks each, in one job
-constexpr int kSkinnyJobs = 6;      // in one launch
-constexpr int kSkinnyOutputs = 32;  // tiles in one launch of SkinnyFinish
+constexpr int kSkinnyTiles = 8;  // of 8 ranks each, in one job
+constexpr int kSkinnyJobs = 6;   // in one launch
 
 // What travels in parameters has no padding: GCC 12 clears the padding of structs in arrays at
 // wrong places (-ftrivial-auto-var-init, in the emulator's build).
@@ -423,77 +421,6 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
             acc[t][i][half * 2], acc[t][i][half * 2 + 1]};
       }
     }
-  }
-}
-
-// A float to a matrix whose dtype is known at run time only.
-enum class SkinnyDType : int { kF32, kBF16, kF16 };
-LORA_DEVICE void StoreAs(SkinnyDType dtype, void* to, int64_t index, float value) {
-  if (dtype == SkinnyDType::kF32) {
-    static_cast<float*>(to)[index] = value;
-  } else if (dtype == SkinnyDType::kBF16) {
-    const BF16 rounded = FromFloat<BF16>(value);
-    static_cast<BF16*>(to)[index] = rounded;
-  } else {
-    const F16 rounded = FromFloat<F16>(value);
-    static_cast<F16*>(to)[index] = rounded;
-  }
-}
-
-// Up to 8 ranks of one result: out[i·out_row + r·out_rank] = factor·Σ partial, and t = scale times
-// that.
-struct SkinnyOutput {
-  const float* partial;  // this tile's columns
-  int64_t outs, out_row, out_rank, t_pitch, first_block;
-  float* out;  // or null
-  void* t;     // or null
-  float factor, scale;
-  int splits, width, ranks, t_columns;  // t gets zeros from ranks to t_columns (8 or 16)
-};
-struct SkinnyFinishParams {
-  static constexpr int kThreads = 128, kMinBlocks = 4;
-  int outputs;
-  SkinnyDType t_dtype;
-  SkinnyOutput output[kSkinnyOutputs];
-};
-
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(SkinnyFinishParams::kThreads, SkinnyFinishParams::kMinBlocks)
-    SkinnyFinish(const LORA_GRID_CONSTANT SkinnyFinishParams p) {
-  // What comes next may wait for t already.
-  GridLaunchDependents();
-  int number = 0;
-  while (number + 1 < p.outputs && BlockX() >= p.output[number + 1].first_block) ++number;
-  const SkinnyOutput& o = p.output[number];
-  const int64_t i = (BlockX() - o.first_block) * SkinnyFinishParams::kThreads + ThreadIndex();
-  if (i >= o.outs) return;
-  float sums[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-  constexpr int kAtOnce = 4;
-  for (int split = 0; split < o.splits; split += kAtOnce) {
-    Vec16 raw[kAtOnce][2];
-    LORA_UNROLL
-    for (int n = 0; n < kAtOnce; ++n) {
-      if (split + n >= o.splits) continue;
-      const float* from = o.partial + ((split + n) * o.outs + i) * o.width;
-      raw[n][0] = LoadGlobal16(from);
-      raw[n][1] = LoadGlobal16(from + 4);
-    }
-    LORA_UNROLL
-    for (int n = 0; n < kAtOnce; ++n) {
-      if (split + n >= o.splits) continue;
-      LORA_UNROLL
-      for (int r = 0; r < 8; ++r) sums[r] += BitsToFloat(raw[n][r / 4].words[r % 4]);
-    }
-  }
-  LORA_UNROLL
-  for (int r = 0; r < 8; ++r) {
-    sums[r] *= o.factor;
-    if (o.out != nullptr && r < o.ranks) o.out[i * o.out_row + r * o.out_rank] = sums[r];
-  }
-  if (o.t == nullptr) return;
-  LORA_UNROLL
-  for (int r = 0; r < 16; ++r) {
-    if (r >= o.t_columns) continue;
-    StoreAs(p.t_dtype, o.t, i * o.t_pitch + r, r < 8 && r < o.ranks ? sums[r % 8] * o.scale : 0.0f);
   }
 }
 
