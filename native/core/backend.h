@@ -36,6 +36,8 @@ struct Backend {
   const char* name = "";
   std::unique_ptr<Context> (*create_context)(int threads) = nullptr;
 
+  // Whether ops of inference take activations in f16 (checks.h). Every backend stores and casts it.
+  bool f16_activations = false;
   // Bytes of W [rows, cols] packed for one direction. 0 for kBackward means that the kForward copy
   // serves both.
   size_t (*packed_bytes)(int64_t rows, int64_t cols, DType, Direction) = nullptr;

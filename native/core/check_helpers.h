@@ -47,6 +47,10 @@ class Rules {
   void Act(const char* name, const TensorView& view) const {
     Type(name, view, {DType::kF32, DType::kBF16, DType::kF64});
   }
+  // An activation of an op that inference needs; see ActivationOf in checks.h.
+  void InferenceAct(const char* name, const TensorView& view) const {
+    Type(name, view, {DType::kF32, DType::kBF16, DType::kF16, DType::kF64});
+  }
   void Float32(const char* name, const TensorView& view) const {
     Type(name, view, {DType::kF32, DType::kF64});
   }

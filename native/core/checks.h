@@ -36,4 +36,19 @@ void Check(const MatmulArgs&);
 void Check(const RandomArgs&);
 void Check(const SampleArgs&);
 
+// The dtype of the activations of an op that may take f16: inference on backends that say so
+// (Backend::f16_activations). f32 for all other ops.
+template <class Args>
+DType ActivationOf(const Args&) {
+  return DType::kF32;
+}
+inline DType ActivationOf(const PackArgs& args) { return args.src.dtype; }
+inline DType ActivationOf(const LoraLinearForwardArgs& args) { return args.x.dtype; }
+inline DType ActivationOf(const EmbeddingArgs& args) { return args.y.dtype; }
+inline DType ActivationOf(const RmsNormForwardArgs& args) { return args.x.dtype; }
+inline DType ActivationOf(const RopeArgs& args) { return args.x.dtype; }
+inline DType ActivationOf(const AttentionForwardArgs& args) { return args.q.dtype; }
+inline DType ActivationOf(const SwigluForwardArgs& args) { return args.gate.dtype; }
+inline DType ActivationOf(const SampleArgs& args) { return args.logits.dtype; }
+
 }  // namespace lora

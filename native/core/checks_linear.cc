@@ -57,7 +57,7 @@ void CheckSum(const Rules& rules, const char* name, const TensorView& view) {
 void Check(const PackArgs& args) {
   const Rules rules("pack");
   rules.Rank("weight", args.src, 2, "(out, in)");
-  rules.Act("weight", args.src);
+  rules.InferenceAct("weight", args.src);
   LORA_CHECK(args.dst != nullptr, rules.op(), "expected memory for the packed weight");
 }
 
@@ -73,7 +73,7 @@ void Check(const UnpackArgs& args) {
 void Check(const LoraLinearForwardArgs& args) {
   const Rules rules("lora_linear");
   rules.Rank("x", args.x, 2, "(rows, in)");
-  rules.Act("x", args.x);
+  rules.InferenceAct("x", args.x);
   const size_t n = args.branches.size();
   LORA_CHECK(n >= 1, rules.op(), "expected at least one branch but received none");
   rules.Count("y", args.y.size(), n, "branch");

@@ -12,7 +12,6 @@ void CheckAttentionOperands(const Rules& rules, const TensorView& q, const Tenso
                             const TensorView& v, const TensorView& key_begin, int64_t window,
                             float scale) {
   rules.Rank("q", q, 4, "(batch, queries, heads, head_dim)");
-  rules.Act("q", q);
   rules.Rank("k", k, 4, "(batch, keys, kv_heads, head_dim)");
   rules.SameType("k", k, "q", q.dtype);
   rules.ShapeIs("k", k, {q.dim(0), k.dim(1), k.dim(2), q.dim(3)},
@@ -60,7 +59,7 @@ void Check(const EmbeddingArgs& args) {
 void Check(const RmsNormForwardArgs& args) {
   const Rules rules("rms_norm");
   rules.Rank("x", args.x, 2, "(rows, dim)");
-  rules.Act("x", args.x);
+  rules.InferenceAct("x", args.x);
   rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
   rules.TypeOrFloat32("weight", args.weight, "x", args.x.dtype);
   rules.Finite("eps", args.eps);
@@ -86,7 +85,7 @@ void Check(const RmsNormBackwardArgs& args) {
 void Check(const RopeArgs& args) {
   const Rules rules("rope");
   rules.Rank("x", args.x, 4, "(batch, sequence, heads, head_dim)");
-  rules.Act("x", args.x);
+  rules.InferenceAct("x", args.x);
   LORA_CHECK(args.x.dim(3) % 2 == 0, rules.op(),
              "expected an even head_dim but received x of shape ", args.x.shape);
   rules.Rank("cos", args.cos, 2, "(positions, head_dim / 2)");
@@ -108,6 +107,7 @@ void Check(const RopeArgs& args) {
 
 void Check(const AttentionForwardArgs& args) {
   const Rules rules("attention");
+  rules.InferenceAct("q", args.q);
   CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.window, args.scale);
   LORA_CHECK(args.kv_length >= 0 && args.kv_length <= args.k.dim(1), rules.op(),
              "expected kvLength from 0 to ", args.k.dim(1), " (the keys of k) but received ",
@@ -121,6 +121,7 @@ void Check(const AttentionForwardArgs& args) {
 
 void Check(const AttentionBackwardArgs& args) {
   const Rules rules("attention");
+  rules.Act("q", args.q);
   CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.window, args.scale);
   LORA_CHECK(args.k.dim(1) == args.q.dim(1), rules.op(), "expected k of ", args.q.dim(1),
              " keys (the queries of q) but received ", args.k.dim(1));
@@ -153,7 +154,7 @@ void Check(const CacheAppendArgs& args) {
 
 void Check(const SwigluForwardArgs& args) {
   const Rules rules("swiglu");
-  rules.Act("gate", args.gate);
+  rules.InferenceAct("gate", args.gate);
   Like(rules, "up", args.up, "gate", args.gate);
   Like(rules, "y", args.y, "gate", args.gate);
 }
@@ -170,7 +171,7 @@ void Check(const SwigluBackwardArgs& args) {
 void Check(const SampleArgs& args) {
   const Rules rules("sample");
   rules.Rank("logits", args.logits, 2, "(rows, vocab)");
-  rules.Act("logits", args.logits);
+  rules.InferenceAct("logits", args.logits);
   LORA_CHECK(args.logits.dim(1) > 0, rules.op(),
              "expected logits of at least one token but received ", args.logits.shape);
   LORA_CHECK(std::isfinite(args.temperature) && args.temperature >= 0, rules.op(),

@@ -24,7 +24,7 @@ void EnqueueHelper(EnvState& state, Device& device, const char* name, const char
 StoragePtr PackInto(EnvState& state, const std::shared_ptr<Device>& device, const TensorView& src,
                     const StatusPtr& src_status, Direction direction, const char* label) {
   PackArgs args{src, src.data, direction};
-  Check(args);
+  CheckOn(*device, label, args);
   const Backend& backend = device->backend();
   const size_t bytes = backend.packed_bytes(src.dim(0), src.dim(1), src.dtype, direction);
   StoragePtr packed = state.NewStorage(device, bytes, label);

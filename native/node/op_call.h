@@ -26,6 +26,15 @@
 
 namespace lora::node {
 
+// Check(args), and whether the device computes in the dtype of the activations.
+template <class Args>
+void CheckOn(const Device& device, const char* label, const Args& args) {
+  Check(args);
+  if (ActivationOf(args) == DType::kF16 && !device.backend().f16_activations)
+    Throw("ERR_UNSUPPORTED", label, "f16 activations are for inference on GPUs; use bf16 on ",
+          device.name());
+}
+
 class OpCall {
  public:
   // `op` is the name in the table of ops, `label` the one that error sentences carry.
@@ -62,7 +71,7 @@ class OpCall {
 
   template <class Args>
   void Run(Op<Args> Backend::* op, Args& args) {
-    Check(args);
+    CheckOn(*device_, label_, args);
     const Op<Args>& entry = device_->backend().*op;
     if (entry.run == nullptr)
       Throw("ERR_UNSUPPORTED", label_, "is not available on ", device_->name());

@@ -41,7 +41,7 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context
   float* const lse = args.lse ? Data<float>(args.lse) : nullptr;
   device::LaunchShape shape;
   shape.grid_x = static_cast<unsigned>(plan.blocks());
-  ForActivation(args.q.dtype, [&]<class T>() {
+  ForFloat(args.q.dtype, [&]<class T>() {
     ForHeadDim(s.d, [&]<int kD>() {
       const auto* q = Data<const T>(args.q);
       const auto *k = Data<const T>(args.k), *v = Data<const T>(args.v);

@@ -21,6 +21,14 @@ AttentionBackwardPlan PlanOf(const AttentionBackwardArgs& args, int multiprocess
   return PlanAttentionBackward(problem, tile, multiprocessors);
 }
 
+// Training is in f32 or bf16.
+template <class F>
+void ForTraining(DType dtype, F&& f) {
+  if (dtype == DType::kF32) return f.template operator()<float>();
+  if (dtype == DType::kBF16) return f.template operator()<device::BF16>();
+  Throw("ERR_UNSUPPORTED", "attention", "no gradient for dtype ", NameOf(dtype));
+}
+
 // D of every row; what follows starts at a multiple of 16 bytes.
 size_t DotsBytes(const AttentionBackwardArgs& args) {
   return (static_cast<size_t>(args.lse.numel()) * sizeof(float) + 15) / 16 * 16;
@@ -39,7 +47,7 @@ void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Conte
   const AttentionBackwardPlan plan = PlanOf(args, context.threads());
   const device::AttentionShape s = ShapeOf(args, 0);
   float* const dots = reinterpret_cast<float*>(scratch.data());
-  ForActivation(args.q.dtype, [&]<class T>() {
+  ForTraining(args.q.dtype, [&]<class T>() {
     using Dots = device::RowDotParams<T>;
     const Dots dot{Data<const T>(args.g),
                    Data<const T>(args.y),

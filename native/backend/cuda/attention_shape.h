@@ -12,14 +12,6 @@
 
 namespace lora::cuda {
 
-// Activations are f32 or bf16 (core/checks.h).
-template <class F>
-void ForActivation(DType dtype, F&& f) {
-  if (dtype == DType::kF32) return f.template operator()<float>();
-  if (dtype == DType::kBF16) return f.template operator()<device::BF16>();
-  Throw("ERR_UNSUPPORTED", "attention", "no kernel for dtype ", NameOf(dtype));
-}
-
 // Calls f.template operator()<64, 128 or 256>().
 template <class F>
 void ForHeadDim(int64_t d, F&& f) {

@@ -13,6 +13,7 @@ Backend MakeBackend() {
   b.create_context = [](int) -> std::unique_ptr<Context> {
     return std::make_unique<cuda::CudaContext>(cuda::Gpu::Open(0));
   };
+  b.f16_activations = true;
   b.packed_bytes = cuda::PackedBytes;
   b.pack = {nullptr, cuda::Pack};
   b.unpack = {nullptr, cuda::Unpack};

@@ -89,9 +89,10 @@ int32_t DrawOnHost(const SampleArgs& args, int64_t row, CudaContext& cuda) {
                args.logits.as<const std::byte>() + static_cast<size_t>(row) * row_bytes, row_bytes);
   std::vector<float> logits(vocab);
   for (size_t i = 0; i < vocab; ++i) {
-    logits[i] = args.logits.dtype == DType::kBF16
-                    ? F32FromBF16(reinterpret_cast<const uint16_t*>(raw.data())[i])
-                    : reinterpret_cast<const float*>(raw.data())[i];
+    const uint16_t half = reinterpret_cast<const uint16_t*>(raw.data())[i];
+    logits[i] = args.logits.dtype == DType::kF32    ? reinterpret_cast<const float*>(raw.data())[i]
+                : args.logits.dtype == DType::kBF16 ? F32FromBF16(half)
+                                                    : F32FromF16(half);
   }
   std::vector<std::byte> scratch(SampleRowScratchBytes(args));
   return SampleRow(args, row, logits.data(), scratch);
@@ -106,13 +107,9 @@ void Sample(const SampleArgs& args, Scratch scratch, Context& context) {
   const SamplePlan plan(args);
   for (int64_t first = 0; first < plan.rows; first += plan.group) {
     const int64_t rows = std::min(plan.group, plan.rows - first);
-    if (args.logits.dtype == DType::kF32) {
-      LaunchRows<float>(args, plan, first, rows, scratch.data(), context);
-    } else if (args.logits.dtype == DType::kBF16) {
-      LaunchRows<device::BF16>(args, plan, first, rows, scratch.data(), context);
-    } else {
-      Throw("ERR_UNSUPPORTED", kOp, "no kernel for logits of dtype ", NameOf(args.logits.dtype));
-    }
+    ForFloat(args.logits.dtype, [&]<class T>() {
+      LaunchRows<T>(args, plan, first, rows, scratch.data(), context);
+    });
   }
   if (plan.rows == 0) return;
   std::vector<LogitScan> scans(static_cast<size_t>(plan.rows));

@@ -24,6 +24,7 @@ Backend Table() {
   Backend b;
   b.name = "reference";
   b.create_context = CreateContext;
+  b.f16_activations = true;
   b.packed_bytes = PackedBytes;
   b.pack = {NoScratch, Pack};
   b.unpack = {NoScratch, Unpack};

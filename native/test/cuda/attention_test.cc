@@ -41,7 +41,7 @@ void CheckForward(const AttentionCase& c, int turn) {
   CHECK_IDENTICAL(y2, y1);
 }
 
-constexpr DType kDTypes[] = {DType::kF32, DType::kBF16};
+constexpr DType kDTypes[] = {DType::kF32, DType::kBF16, DType::kF16};
 
 TEST_CASE("cuda attention agrees with the reference") {
   int turn = 0;

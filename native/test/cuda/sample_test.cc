@@ -93,11 +93,12 @@ const Rules kRules[] = {{0, 0, 1},        {1, 0, 1},     {0.7f, 0, 0.9f}, {1.3f,
 
 TEST_CASE("cuda sample: the token that the reference draws, by the device alone") {
   const Tensor wide = Normal(DType::kF32, {2, 509}, 9, 3);
-  const Tensor narrow = Normal(DType::kBF16, {1, 67}, 8, 3);
+  const Tensor narrow = Normal(DType::kBF16, {1, 67}, 8, 3), half = narrow.As(DType::kF16);
   int64_t skew = 0;
   for (const Rules& rules : kRules) {
     CHECK(CheckDraws(wide, rules, 77, skew) == 0);
     CHECK(CheckDraws(narrow, rules, 78, skew) == 0);
+    CHECK(CheckDraws(half, rules, 79, skew) == 0);
     skew = 1 - skew;
   }
   for (const int64_t vocab : {2, 3, 8, 16, 17, 255, 256, 257, 4097}) {
@@ -136,6 +137,8 @@ TEST_CASE("cuda sample: where a sum may meet its target exactly, the host decide
   const Tensor logits = Full(DType::kF32, {2, 8}, 1);
   CHECK(CheckDraws(logits, {1, 0, 0.5f}) == 2);
   CHECK(CheckDraws(logits, {1, 4, 0.25f}) == 2);
+  CHECK(CheckDraws(logits.As(DType::kBF16), {1, 4, 0.25f}) == 2);
+  CHECK(CheckDraws(logits.As(DType::kF16), {1, 4, 0.25f}) == 2);
 }
 
 TEST_CASE("cuda sample: minus infinity is never drawn") {
