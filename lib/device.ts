@@ -1,6 +1,7 @@
 /** Devices, threads and memory. */
 import { useEmulated, type NativeDevice, type NativeDeviceInfo, type NativeMemoryUsage } from './binding';
 import { binding } from './calls';
+import { LoRAError } from './errors';
 import { check, checkInteger, describe } from './validate';
 
 /**
@@ -21,6 +22,18 @@ export function deviceName(op: string, name: unknown): Device {
   );
   if (name === 'cuda-emulated') useEmulated();
   return (name === 'cuda:0' ? 'cuda' : name) as Device;
+}
+
+/** f16 activations: inference, and not on the CPU. */
+export function checkF16(op: string, device: Device): void {
+  if (device !== 'cpu') return;
+  throw new LoRAError(
+    'ERR_UNSUPPORTED',
+    `[${op}] f16 activations are for inference on GPUs; use bf16 on cpu`,
+    {
+      op,
+    },
+  );
 }
 
 const opened = new Map<Device, NativeDevice>();

@@ -4,7 +4,7 @@ import type { Arguments, Flag } from './args';
 
 export const modelFlags: Record<string, Flag> = {
   model: { type: 'string', value: 'DIR', required: true, help: 'a Hugging Face directory' },
-  dtype: { type: 'string', value: 'TYPE', help: 'auto (default), f32 or bf16' },
+  dtype: { type: 'string', value: 'TYPE', help: 'auto (default), f32, bf16; f16 on a GPU, not for training' },
   device: { type: 'string', value: 'NAME', help: 'cpu, cuda or auto (default): the best there is' },
 };
 

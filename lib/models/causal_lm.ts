@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import type { NativeGuard } from '../binding';
 import { binding, entry } from '../calls';
-import { deviceName, nativeDevice, type Device } from '../device';
+import { checkF16, deviceName, nativeDevice, type Device } from '../device';
 import { LoRAError } from '../errors';
 import { readJson } from '../formats/json';
 import { RunHandle } from '../handle';
@@ -92,15 +92,9 @@ export class CausalLM {
     const op = 'from_pretrained';
     checkOptions(op, options, ['dtype', 'device', 'signal', 'onProgress', 'revision', 'token', 'quantization']);
     const { dtype = 'auto', signal, onProgress } = options;
-    if ((dtype as string) === 'f16' || 'quantization' in options)
-      throw new LoRAError(
-        'ERR_UNSUPPORTED',
-        'quantization' in options
-          ? `[${op}] quantization is not supported yet`
-          : `[${op}] f16 activations are not supported: use dtype 'bf16'`,
-        { op },
-      );
-    checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16']);
+    if ('quantization' in options)
+      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] quantization is not supported yet`, { op });
+    checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16', 'f16']);
     checkSignal(op, signal);
     check(
       onProgress === undefined || typeof onProgress === 'function',
@@ -108,6 +102,7 @@ export class CausalLM {
       `expected onProgress to be a function but received ${describe(onProgress)}`,
     );
     const device = deviceName(op, options.device ?? 'cpu');
+    if (dtype === 'f16') checkF16(op, device);
     check(
       typeof source === 'string' || source instanceof URL,
       op,

@@ -123,7 +123,7 @@ export async function saveModel(dir: string, { source, config, weights, dtype, m
   }
   const json: Record<string, unknown> = { ...config.raw };
   if (config.tieWordEmbeddings !== tied) json['tie_word_embeddings'] = tied;
-  const name = { f32: 'float32', bf16: 'bfloat16' }[dtype];
+  const name = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' }[dtype];
   if ('torch_dtype' in json) json['torch_dtype'] = name;
   if ('dtype' in json || !('torch_dtype' in json)) json['dtype'] = name;
 

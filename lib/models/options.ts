@@ -7,7 +7,7 @@ import type { SamplingOptions } from './generate';
 import type { ModelDType } from './weights';
 
 export interface FromPretrainedOptions {
-  /** Of activations. 'auto' keeps what the files hold, f16 becoming bf16. */
+  /** Of activations. 'auto' keeps what the files hold, f16 becoming bf16; 'f16' is for inference on GPUs. */
   dtype?: 'auto' | ModelDType;
   /** Default 'cpu'. */
   device?: Device | (string & {});

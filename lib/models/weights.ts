@@ -10,8 +10,8 @@ import { shapeText } from '../validate';
 import type { DType } from '../dtype';
 import type { ModelConfig } from './config';
 
-/** Activation dtypes of a model. */
-export type ModelDType = 'f32' | 'bf16';
+/** Activation dtypes of a model; f16 is for inference on GPUs. */
+export type ModelDType = 'f32' | 'bf16' | 'f16';
 
 /** A frozen linear layer of the model, y = W·x + bias. `weight` is replaced while an adapter is merged. */
 export interface FrozenLinear {

@@ -1,7 +1,7 @@
 /** A frozen linear layer with a trainable low-rank change. */
 import { inspect } from 'node:util';
 import { adoptParameter, dtypes, tensor } from '../create';
-import { deviceName, type Device } from '../device';
+import { checkF16, deviceName, type Device } from '../device';
 import type { DType } from '../dtype';
 import { LoRAError } from '../errors';
 import { FrozenWeight } from '../frozen_weight';
@@ -108,9 +108,6 @@ export class LoRALinear {
     checkBoolean(op, 'useRslora', useRslora);
     checkOneOf(op, 'dtype', dtype, dtypes);
     check(dtype !== 'i32', op, "expected a float dtype but received 'i32'");
-    if (dtype === 'f16') {
-      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] f16 layers are not supported; use bf16`, { op });
-    }
     this.inFeatures = inFeatures;
     this.outFeatures = outFeatures;
     this.r = r;
@@ -119,6 +116,7 @@ export class LoRALinear {
     this.scale = loraAlpha / (useRslora ? Math.sqrt(r) : r);
     this.dtype = dtype;
     this.device = deviceName(op, options.device ?? given?.device ?? 'cpu');
+    if (dtype === 'f16') checkF16(op, this.device);
     this.#seed = seed;
 
     const bound = 1 / Math.sqrt(inFeatures);

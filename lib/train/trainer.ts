@@ -44,6 +44,14 @@ export class Trainer {
     this.#model = model;
     this.#data = data;
     if (this.#options.epochs !== undefined && this.#options.epochs > 1) checkRereadable('Trainer', data);
+    if (model.dtype === 'f16')
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        '[Trainer] training with f16 activations is not supported; use bf16',
+        {
+          op: 'Trainer',
+        },
+      );
     const adapter = model.activeAdapter;
     if (!adapter?.trainable)
       throw new LoRAError(

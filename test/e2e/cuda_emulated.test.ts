@@ -4,7 +4,7 @@
  */
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { AdamW, CausalLM, clipGradNorm, setThreads, type Device } from '../../lib/index';
+import { AdamW, CausalLM, clipGradNorm, noGrad, setThreads, Trainer, type Device } from '../../lib/index';
 import { fillAdapter } from '../support/fill_adapter';
 import { tinyModel } from '../support/tiny_model';
 
@@ -101,4 +101,35 @@ emulated('a training step in bf16 is as near to the reference as that of the CPU
 emulated('two training steps in bf16 give the same bits', async () => {
   const [one, two] = [await trainOnce(dir, 'bf16', device), await trainOnce(dir, 'bf16', device)];
   expect(one).toEqual(two);
+});
+
+async function infer(dir: string, dtype: 'f32' | 'bf16' | 'f16', device: Device) {
+  const model = await CausalLM.fromPretrained(dir, { dtype, device });
+  const adapter = model.addAdapter({ r: 4, loraAlpha: 8, targetModules: 'all-linear' }, { seed: 3 });
+  fillAdapter(adapter, 5, 0.1);
+  const logits = await noGrad(() => model.forward(rows).logits!).data();
+  const greedy = { maxNewTokens: 6, temperature: 0, ignoreEos: true };
+  const { ids } = await model.generate([256, 72], greedy);
+  // Drawn from the logits, with as many of them as the top takes.
+  const drawn = await model.generate([256, 72], { ...greedy, temperature: 0.8, topP: 0.9, seed: 4 });
+  return { model, logits: Float32Array.from(logits), ids, drawn: drawn.ids };
+}
+
+emulated('inference in f16 is nearer to the reference than in bf16; training in it is refused', async () => {
+  const exact = await infer(dir, 'f32', 'reference');
+  const bf16 = await infer(dir, 'bf16', device);
+  const f16 = await infer(dir, 'f16', device);
+  const slow = await infer(dir, 'f16', 'reference');
+  const error = distance([f16.logits], [exact.logits]);
+  expect(error).toBeLessThan(0.25 * distance([bf16.logits], [exact.logits])); // 3 bits more
+  expect(error).toBeLessThan(1.5 * distance([slow.logits], [exact.logits]));
+  expect(f16.ids).toEqual(exact.ids);
+  expect(f16.drawn).toEqual(slow.drawn);
+  const refused = { code: 'ERR_UNSUPPORTED', message: expect.stringContaining('training with f16') };
+  expect(() => f16.model.forward(rows, { labels: rows })).toThrow(expect.objectContaining(refused));
+  const data = [{ inputIds: [97, 98], labels: [97, 98] }];
+  expect(() => new Trainer({ model: f16.model, data, maxSteps: 1 })).toThrow(
+    expect.objectContaining(refused),
+  );
+  for (const { model } of [exact, bf16, f16, slow]) await model.dispose();
 });

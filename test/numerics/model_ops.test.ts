@@ -217,3 +217,26 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
     );
   });
 });
+
+test('activations in f16 are refused by the CPU, op by op, and taken by the reference', async () => {
+  const x = (device: Device, ...shape: number[]): Tensor => seeded(shape, 1, { device }).to({ dtype: 'f16' });
+  const calls: Record<string, (device: Device) => unknown> = {
+    rms_norm: (on) => rmsNorm(x(on, 2, 6), seeded([6], 3, { device: on }), 1e-5),
+    rope: (on) => rope(x(on, 2, 3, 2, 4), table(4, 9, on), { offset: 3 }),
+    attention: (on) => attention(x(on, 1, 3, 2, 4), x(on, 1, 3, 2, 4), x(on, 1, 3, 2, 4), { scale: 0.5 }),
+    swiglu: (on) => swiglu(x(on, 2, 6), x(on, 2, 6)),
+    sample: (on) => sample(x(on, 2, 6), { temperature: 1, topK: 0, topP: 1, seed: 1, step: 0 }),
+    pack: (on) => FrozenWeight.pack(x(on, 2, 6)),
+  };
+  for (const [op, call] of Object.entries(calls)) {
+    call('reference');
+    expectThrow(
+      () => call('cpu'),
+      'ERR_UNSUPPORTED',
+      `[${op}] f16 activations are for inference on GPUs; use bf16 on cpu`,
+    );
+  }
+  const y = rmsNorm(x('reference', 2, 6), seeded([6], 3, { device: 'reference' }), 1e-5);
+  expect(y.dtype).toBe('f16');
+  expect((await y.data()).every(Number.isFinite)).toBe(true);
+});

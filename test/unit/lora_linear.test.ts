@@ -158,9 +158,9 @@ describe('LoRALinear', () => {
       '[lora_linear] expected x to be a tensor',
     );
     expectThrow(
-      () => new LoRALinear({ ...small, dtype: 'f16' }),
+      () => new LoRALinear({ ...small, dtype: 'f16', device: 'cpu' }),
       'ERR_UNSUPPORTED',
-      '[LoRALinear] f16 layers are not supported; use bf16',
+      '[LoRALinear] f16 activations are for inference on GPUs; use bf16 on cpu',
     );
   });
 
