@@ -105,8 +105,8 @@ TEST_CASE("lora_linear: forward") {
       good, [](Args& a) { a.x = BF16({5, 4096}); },
       "[lora_linear] expected weight of dtype bf16 (that of x) but received f32");
   Rejects<Args>(
-      good, [](Args& a) { a.x = {nullptr, DType::kF16, {5, 4096}}; },
-      "[lora_linear] expected x of dtype f32 or bf16 but received f16");
+      good, [](Args& a) { a.x = I32({5, 4096}); },
+      "[lora_linear] expected x of dtype f32 or bf16 or f16 but received i32");
   Rejects<Args>(
       good, [](Args& a) { a.branches[0].bias = F32({16}); },
       "[lora_linear] expected bias of shape [32] (out) but received [16]");
@@ -236,6 +236,12 @@ TEST_CASE("the layers of a model") {
   CHECK(Complaint(SwigluForwardArgs{F32({2}), F32({2}), F32({2})}) == "");
   CHECK(Complaint(SwigluForwardArgs{F32({2}), BF16({2}), F32({2})}) ==
         "[swiglu] expected up of dtype f32 (that of gate) but received bf16");
+  // f16 is for inference.
+  const TensorView half(nullptr, DType::kF16, {2});
+  CHECK(Complaint(SwigluForwardArgs{half, half, half}) == "");
+  CHECK(ActivationOf(SwigluForwardArgs{half, half, half}) == DType::kF16);
+  CHECK(Complaint(SwigluBackwardArgs{half, half, half, half, half}) ==
+        "[swiglu] expected gate of dtype f32 or bf16 but received f16");
 }
 
 TEST_CASE("losses and sampling") {
