@@ -107,9 +107,8 @@ void Sample(const SampleArgs& args, Scratch scratch, Context& context) {
   const SamplePlan plan(args);
   for (int64_t first = 0; first < plan.rows; first += plan.group) {
     const int64_t rows = std::min(plan.group, plan.rows - first);
-    ForFloat(args.logits.dtype, [&]<class T>() {
-      LaunchRows<T>(args, plan, first, rows, scratch.data(), context);
-    });
+    ForFloat(args.logits.dtype,
+             [&]<class T>() { LaunchRows<T>(args, plan, first, rows, scratch.data(), context); });
   }
   if (plan.rows == 0) return;
   std::vector<LogitScan> scans(static_cast<size_t>(plan.rows));
