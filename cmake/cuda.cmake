@@ -5,7 +5,7 @@
 # lora_cuda_object(SOURCE OUT), which compiles one .cu file.
 set(LORA_CUDA AUTO CACHE STRING "The CUDA backend: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE LORA_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(LORA_CUDA_ARCHITECTURES "80;90" CACHE STRING
+set(LORA_CUDA_ARCHITECTURES all CACHE STRING
   "GPU architectures to compile for: a list of 80, 86, 89, 90, 100, 120, or 'all' of these. Newer devices of the same \
 generation run the same code, and still newer ones have their driver compile the intermediate form")
 option(LORA_CUDA_STRICT "Spills and stack frames of kernels are errors. They were looked for with the nvcc that CI has; \
@@ -91,8 +91,15 @@ set(strict "")
 if(LORA_CUDA_STRICT)
   set(strict -Xptxas=-warn-spills,-warn-lmem-usage)
 endif()
+# A fifth of the size. Drivers read it from 550.54 on (docs.rapids.ai, "rapids_cuda_enable_fatbin_compression"), which
+# CUDA 13 asks for anyway and CUDA 12 does not.
+set(compress "")
+execute_process(COMMAND ${LORA_NVCC} --version OUTPUT_VARIABLE words ERROR_QUIET)
+if(words MATCHES "release ([0-9]+)\\." AND CMAKE_MATCH_1 GREATER_EQUAL 13)
+  set(compress --compress-mode=size)
+endif()
 set(LORA_NVCC_FLAGS -std=c++20 -O3 -ccbin=${CMAKE_CXX_COMPILER} --expt-relaxed-constexpr -Werror all-warnings
-  ${strict} -Xcompiler=-fPIC,-fvisibility=hidden,-fvisibility-inlines-hidden
+  ${strict} ${compress} -Xcompiler=-fPIC,-fvisibility=hidden,-fvisibility-inlines-hidden
   -I${PROJECT_SOURCE_DIR}/native ${gencode})
 
 # Whether this nvcc can: it may be too old for an architecture, or know nothing of the host's compiler.

@@ -402,8 +402,8 @@ kernels; each was assembled for ${architectures.map((arch) => `sm_${arch}`).join
       spilling.length
         ? ` (${spilling.length} of those that are only assembled spill up to ${Math.max(...spilling.map((r) => r.stores + r.loads))} bytes, on sm_${[...new Set(spilling.map((r) => r.arch))].join(', sm_')})`
         : ''
-    }. A binary built with
-\`-DLORA_CUDA_ARCHITECTURES=all\` has code for ${real.map((arch) => `sm_${arch}`).join(', ')} and PTX for compute_80, 90 and 120; sm_87, 103, 110 and 121 are
+    }. The binary
+has code for ${real.map((arch) => `sm_${arch}`).join(', ')} and PTX for compute_80, 90 and 120; sm_87, 103, 110 and 121 are
 assembled from that PTX here as their driver would.
 
 ## The main GEMM
