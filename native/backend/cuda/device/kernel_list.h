@@ -9,7 +9,7 @@ namespace lora::device {
 // Every kernel that this binary can launch. A device loads them all when it is opened, so that no
 // launch has to.
 inline std::vector<const void*>& Kernels() {
-  static std::vector<const void*> kernels;
+  static auto& kernels = *new std::vector<const void*>;  // a device may open while the process ends
   return kernels;
 }
 
