@@ -6,6 +6,7 @@ import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { AdamW, CausalLM, clipGradNorm, noGrad, setThreads, Trainer, type Device } from '../../lib/index';
 import { fillAdapter } from '../support/fill_adapter';
+import { runChild } from '../support/child';
 import { tinyModel } from '../support/tiny_model';
 
 const addon = join(__dirname, '../../build/emulated/lora_native_emulated.node');
@@ -132,4 +133,22 @@ emulated('inference in f16 is nearer to the reference than in bf16; training in 
     expect.objectContaining(refused),
   );
   for (const { model } of [exact, bf16, f16, slow]) await model.dispose();
+});
+
+// process.exit() runs the destructors of statics while the queue's thread is at work.
+emulated('process.exit while kernels run ends the process quietly', async () => {
+  for (const order of ['late', 'eager', 'eager', 'eager', 'eager', 'eager']) {
+    const { status, signal, stdout } = runChild(
+      `
+      const device = ${JSON.stringify(device)};
+      const layer = new lora.LoRALinear({ inFeatures: 64, outFeatures: 64, r: 4, loraAlpha: 4, seed: 0, device });
+      let x = lora.tensor(new Float32Array(64 * 64), { shape: [64, 64], device });
+      lora.noGrad(() => {
+        for (let i = 0; i < 40; i++) x = layer.forward(x);
+      });
+      setTimeout(() => process.exit(7), 5);`,
+      { env: { LORA_SIMT: order } },
+    );
+    expect({ status, signal, stdout }).toEqual({ status: 7, signal: null, stdout: '' });
+  }
 });

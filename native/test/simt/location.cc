@@ -71,7 +71,7 @@ SiteId IdOf(Site site) {
     SiteId id = 0;
   };
   static Entry cache[1024];
-  static std::unordered_map<Site, SiteId> ids;
+  static auto& ids = *new std::unordered_map<Site, SiteId>;
   Entry& entry = cache[(site * 0x9e3779b97f4a7c15u) >> 54];
   if (entry.site == site) return entry.id;
   const auto [it, fresh] = ids.try_emplace(site, static_cast<SiteId>(sites_by_id.size()));
@@ -83,12 +83,12 @@ SiteId IdOf(Site site) {
 Site SiteOfId(SiteId id) { return sites_by_id[id]; }
 
 bool InModule(const void* p) {
-  static const Module self = ModuleOf(reinterpret_cast<uintptr_t>(&InModule));
+  static const Module& self = *new Module(ModuleOf(reinterpret_cast<uintptr_t>(&InModule)));
   return self.Holds(reinterpret_cast<uintptr_t>(p));
 }
 
 std::vector<std::string> Resolve(const std::vector<Site>& sites) {
-  static std::map<Site, std::string> known;
+  static auto& known = *new std::map<Site, std::string>;
   std::map<std::string, std::vector<Site>> unknown;  // by command
   for (const Site site : sites) {
     if (known.count(site) || site == 0) continue;

@@ -16,12 +16,12 @@ using simt::world;
 
 // f16 → f32 by table: the library's conversion is a call for each of 384 elements of a product.
 const float* HalfTable() {
-  static const std::vector<float> table = [] {
-    std::vector<float> t(65536);
+  static const float* const table = [] {
+    float* const t = new float[65536];
     for (uint32_t i = 0; i < 65536; ++i) t[i] = F32FromF16(static_cast<uint16_t>(i));
     return t;
   }();
-  return table.data();
+  return table;
 }
 
 // Eight rows of 16 bytes are read at once when they touch each group of four banks once; rows of

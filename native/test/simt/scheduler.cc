@@ -4,10 +4,13 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <new>
+#include <thread>
 
 #include "test/simt/state.h"
 
@@ -186,8 +189,19 @@ std::vector<uint64_t> BlockOrder(const Dim3& grid, Schedule schedule) {
 
 }  // namespace
 
+// When the process exits, before statics are destroyed, the lock is taken and not given back: a
+// thread that goes on launching (after process.exit) stops here instead of using what is gone.
+// Statics that are made later than these must not be destroyed at all.
 std::unique_lock<std::recursive_mutex> LockDevice() {
-  static std::recursive_mutex mutex;
+  static auto& mutex = *new std::recursive_mutex;
+  static std::atomic<std::thread::id> exiting;
+  [[maybe_unused]] static const int registered = std::atexit([] {
+    exiting = std::this_thread::get_id();
+    LockDevice().release();
+  });
+  const std::thread::id last = exiting;
+  while (last != std::thread::id() && last != std::this_thread::get_id())
+    std::this_thread::sleep_for(std::chrono::hours(1));
   return std::unique_lock(mutex);
 }
 
