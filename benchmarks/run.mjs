@@ -120,6 +120,10 @@ rmSync(scratch, { recursive: true });
 const wanted = !options.filter || options.filter === 'cublas';
 const cublas = wanted ? runCublas() : { skipped: `--filter ${options.filter}` };
 if (cublas.skipped) console.log(`\ncuBLAS on a GPU: skipped: ${cublas.skipped}`);
+if (cublas.failed) {
+  console.log(`\ncuBLAS on a GPU: FAILED: ${cublas.failed}`);
+  process.exitCode = 1;
+}
 mkdirSync(dirname(options.out), { recursive: true });
 writeFileSync(
   options.out,

@@ -21,7 +21,7 @@ function obstacle() {
   }
 }
 
-/** Prints the tables; answers { figures } (microseconds per call) or { skipped: reason }. */
+/** Prints the tables; answers { figures } (microseconds per call), { skipped: reason } or { failed: reason }. */
 export function runCublas() {
   const reason = obstacle();
   if (reason) return { skipped: reason };
@@ -30,8 +30,8 @@ export function runCublas() {
     const { status, error } = spawnSync(script, ['--out', join(scratch, 'gpu.md'), 'bench'], {
       stdio: 'inherit',
     });
-    if (error) throw error;
-    if (status !== 0) return { skipped: `scripts/gpu-check bench ended with status ${status}` };
+    if (error) return { failed: `scripts/gpu-check did not run: ${error.message}` };
+    if (status !== 0) return { failed: `scripts/gpu-check bench ended with status ${status}` };
     return { figures: JSON.parse(readFileSync(join(scratch, 'gpu.json'), 'utf8')) };
   } finally {
     rmSync(scratch, { recursive: true });
