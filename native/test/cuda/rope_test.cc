@@ -7,14 +7,6 @@
 namespace lora::test {
 namespace {
 
-// f16 is no dtype that a caller may ask for, so without Check; with scratch.
-void RunRope(const RopeArgs& args, Context& context) {
-  const Op<RopeArgs>& op = MirroredCuda().rope;
-  if (args.x.dtype != DType::kF16) return Run(op, args, context);
-  std::vector<std::byte> scratch(op.scratch_bytes(args, context.threads()));
-  op.run(args, scratch, context);
-}
-
 TEST_CASE("cuda rope: every head size, positions and offset, both directions, in place") {
   std::vector<RopeCase> cases = RopeCases();
   cases.push_back({1, 7, 9, 64, true, false});  // more heads than a thread takes
@@ -31,8 +23,8 @@ TEST_CASE("cuda rope: every head size, positions and offset, both directions, in
       OnEveryCudaPath(
           [&](Context& context) {
             std::vector<Tensor> y = {Tensor(act, o.x.shape()), o.x};
-            RunRope(o.Args(o.x, y[0]), context);
-            RunRope(o.Args(y[1], y[1]), context);
+            Run(MirroredCuda().rope, o.Args(o.x, y[0]), context);
+            Run(MirroredCuda().rope, o.Args(y[1], y[1]), context);
             return y;
           },
           [&](const std::vector<Tensor>& y) {

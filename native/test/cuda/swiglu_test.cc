@@ -12,7 +12,7 @@ void CheckCase(DType act, const Tensor& gate, const Tensor& up, const Tensor& g)
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> out = {Tensor(act, shape), Tensor(act, shape), Tensor(act, shape)};
-        RunUnchecked(MirroredCuda().swiglu_forward, SwigluForwardArgs{gate, up, out[0]}, context);
+        Run(MirroredCuda().swiglu_forward, SwigluForwardArgs{gate, up, out[0]}, context);
         RunUnchecked(MirroredCuda().swiglu_backward,
                      SwigluBackwardArgs{gate, up, g, out[1], out[2]}, context);
         return out;

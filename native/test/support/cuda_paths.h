@@ -33,7 +33,8 @@ void OnEveryCudaPath(const RunFn& run, const CheckFn& check) {
   }
 }
 
-// Run without Check, for what the op can do but no caller may ask for (f16 as "act"). No scratch.
+// Run without Check, for what the op can do but no caller may ask for (gradients in f16). No
+// scratch.
 template <class Args>
 void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
   REQUIRE(op.run != nullptr);
