@@ -27,7 +27,7 @@ cp -R "$shared/acceptance" $pack/app/shared/
 cp -R "$shared/data/models/stories260K" $pack/app/shared/data/models/
 for folder in "${folders[@]}"; do cp -R "$shared/data/golden/$folder" $pack/app/shared/data/golden/; done
 gzip -9 -c "$(readlink -f "$(command -v node)")" >$pack/node.gz
-# What is carried counts as it is: the models are tensors in JSON, which compress well.
+# There is a limit to what a lent machine takes, counted as it lies here; this halves the app.
 tar -C $pack -czf $pack/app.tgz app
 rm -r $pack/app
 du -sh $pack

@@ -68,7 +68,7 @@ acceptance('replay in bf16', missing, 'replay.mjs', [
   '--dtype',
   'bf16',
 ]);
-// What runs elsewhere.
+// What has a device of its own does not run a second time for LORA_TEST_DEVICE.
 const elsewhere =
   missing ?? (process.env['LORA_TEST_DEVICE'] ? 'it does not run on LORA_TEST_DEVICE' : undefined);
 // The CUDA kernels on the emulated GPU.

@@ -11,7 +11,7 @@
 //
 // S is f32 and is not rounded: a float is the sum of three bf16 numbers, so three products of
 // tensor cores give what one in f32 would, and so do five for an f16 Z (two bf16 numbers) and six
-// for f32; products below 2⁻²¹ of theirs are left out. Infinities come out as NaN.
+// for f32; what they leave out of a product is below 2⁻²¹ of it. Infinities come out as NaN.
 //
 // The sums of all splits go to `partial` and are added, in the order of the splits, by a second
 // launch (SkinnyFinish), which also scales and rounds.
