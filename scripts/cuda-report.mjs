@@ -1,7 +1,7 @@
 // Compiles every kernel of the CUDA backend for every architecture, with the flags of the build and its strictness (no
 // warning, no spill, no stack frame), and says what ptxas made of it:
 //   node scripts/cuda-report.mjs [--write] [--jobs N] [--minutes N] [FILE.cu ...]
-// --write leaves the tables in docs/cuda-kernels.md. Beside the architectures that the binary has code for, the
+// --write leaves the tables in docs/internals/cuda-kernels.md. Beside the architectures that the binary has code for, the
 // intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110, sm_121. After --minutes no
 // further file is begun, and those left out are named. Without nvcc there is nothing to do.
 import { execFile, execFileSync, spawnSync } from 'node:child_process';
@@ -376,7 +376,7 @@ console.log(
 if (queue.length)
   console.log(`left out after ${options.minutes} minutes: ${queue.map((file) => basename(file)).join(', ')}`);
 if (options.write && failed === 0 && queue.length === 0)
-  writeFileSync(join(root, 'docs/cuda-kernels.md'), document());
+  writeFileSync(join(root, 'docs/internals/cuda-kernels.md'), document());
 process.exitCode = failed === 0 ? 0 : 1;
 
 // ---- the document ------------------------------------------------------------------------------

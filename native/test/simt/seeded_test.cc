@@ -1,5 +1,5 @@
 // The emulator must report every seeded bug under every schedule, and nothing in the right kernels.
-// With LORA_SIMT_TABLE=FILE the table of docs/emulator.md is written there.
+// With LORA_SIMT_TABLE=FILE the table of docs/internals/emulator.md is written there.
 #include <doctest/doctest.h>
 
 #include <cstdlib>

@@ -1,6 +1,6 @@
 // The emulator of CUDA kernels: runs them on the CPU, each thread a fiber, and reports what
-// hardware would not tell (docs/emulator.md). One launch at a time in a process; a lock sees to
-// that.
+// hardware would not tell (docs/internals/emulator.md). One launch at a time in a process; a lock
+// sees to that.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
 // What kernels are written on: nvcc sees inline PTX, a host compiler sees the emulator
-// (docs/emulator.md).
+// (docs/internals/emulator.md).
 //
 // Rules for kernels, so that both give one meaning:
 // - Include nothing else that is device code; no asm, __syncthreads, memcpy, static __shared__ or
