@@ -1,125 +1,136 @@
 import { parseArgs } from 'node:util';
-import { LoRAError } from '../errors';
 import { suggest } from '../validate';
+import { UsageError, type AnyValues, type Command, type Flag } from './command';
 
-/** A flag of a command: what it takes, and the help line. */
-export interface Flag {
-  type: 'string' | 'number' | 'boolean';
-  help: string;
-  /** Shown in the help, in capitals: DIR, FILE, N. */
-  value?: string;
-  required?: boolean;
+/** maxSteps → max-steps. */
+export const flagName = (name: string): string => name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
+const camel = (name: string): string => name.replace(/-([a-z])/g, (_, c: string) => c.toUpperCase());
+
+/** What a command line says, checked against the table of the command. */
+export interface Parsed {
+  values: AnyValues;
+  positionals: readonly string[];
 }
 
-export interface Command {
-  summary: string;
-  usage: string;
-  flags: Record<string, Flag>;
-  positionals?: number;
-  /** `signal` is aborted with Interrupted on the first Ctrl-C; a second one ends the process at once. */
-  run(args: Arguments, signal: AbortSignal): Promise<void>;
+/** Whether help is asked for: `--` ends the flags. */
+export function wantsHelp(argv: readonly string[]): boolean {
+  const end = argv.indexOf('--');
+  return (end < 0 ? argv : argv.slice(0, end)).some((word) => word === '--help' || word === '-h');
 }
 
-export interface Arguments {
-  string(name: string): string | undefined;
-  number(name: string): number | undefined;
-  boolean(name: string): boolean;
-  positionals: string[];
-}
-
-/** The reason of what the user stopped: exit code 130. */
-export class Interrupted extends Error {
-  constructor() {
-    super('interrupted');
-  }
-}
-
-/** Wrong usage: printed without a stack, exit code 2. */
-export class UsageError extends Error {}
-
-const kebab = (name: string): string => name.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`);
-
-/** Parses `argv` strictly: an unknown flag is an error that names the near one. */
-export function parse(name: string, command: Command, argv: string[]): Arguments {
-  const flags = new Map(Object.entries(command.flags).map(([key, flag]) => [kebab(key), { key, flag }]));
-  const known = [...flags.keys()];
+function checkNames(name: string, command: Command, argv: readonly string[]): void {
+  const known = Object.keys(command.flags).map(flagName);
   for (const argument of argv) {
     if (argument === '--') break;
     const [, given] = /^--([^=]+)/.exec(argument) ?? [];
-    if (given === undefined || flags.has(given)) continue;
+    if (given === undefined || known.includes(given)) continue;
     const near = suggest(given, known) ?? suggest(camel(given), known.map(camel));
     throw new UsageError(
-      `unknown flag --${given}${near === undefined ? '' : `; did you mean --${kebab(near)}?`} See lora-native ${name} --help`,
+      `unknown flag --${given}${near === undefined ? '.' : `; did you mean --${flagName(near)}?`} See lora-native ${name} --help`,
     );
   }
+}
+
+/** The value of one flag, or a UsageError that says what is expected. */
+function valueOf(name: string, flag: Flag, given: string): string | number {
+  const fail = (expected: string): never => {
+    throw new UsageError(
+      `expected --${flagName(name)} to be ${expected} but received ${JSON.stringify(given)}`,
+    );
+  };
+  const { choices, minimum = -Infinity } = flag;
+  if (flag.type === 'string') {
+    if (choices && !choices.includes(given)) return fail(`one of ${choices.join(', ')}`);
+    return given;
+  }
+  const number = Number(given);
+  const whole = flag.type === 'integer';
+  const right = given.trim() !== '' && (whole ? Number.isSafeInteger(number) : Number.isFinite(number));
+  if (!right || number < minimum)
+    return fail(`a ${whole ? 'whole ' : ''}number${minimum === -Infinity ? '' : ` of at least ${minimum}`}`);
+  return number;
+}
+
+/** Parses `argv` strictly: an unknown flag is an error that names the near one. */
+export function parse(name: string, command: Command, argv: readonly string[]): Parsed {
+  checkNames(name, command, argv);
   let parsed;
   try {
     parsed = parseArgs({
-      args: argv,
+      args: [...argv],
       allowPositionals: true,
       strict: true,
       options: Object.fromEntries(
-        [...flags].map(
-          ([
-            flag,
-            {
-              flag: { type },
-            },
-          ]) => [flag, { type: type === 'boolean' ? ('boolean' as const) : ('string' as const) }],
-        ),
+        Object.entries(command.flags).map(([key, { type, short }]) => [
+          flagName(key),
+          {
+            type: type === 'boolean' ? ('boolean' as const) : ('string' as const),
+            ...(short ? { short } : {}),
+          },
+        ]),
       ),
     });
   } catch (error) {
     throw new UsageError(`${(error as Error).message}. See lora-native ${name} --help`);
   }
-  const values = new Map<string, string | boolean>();
-  for (const [flag, { key, flag: rule }] of flags) {
-    const value = parsed.values[flag];
-    if (value === undefined) {
-      if (rule.required) throw new UsageError(`${name} needs --${flag} ${rule.value ?? ''}`.trim());
-      continue;
-    }
-    if (rule.type === 'number' && (value === '' || !Number.isFinite(Number(value))))
-      throw new UsageError(`expected --${flag} to be a number but received ${JSON.stringify(value)}`);
-    values.set(key, value);
+  const values: Record<string, string | number | boolean | undefined> = {};
+  for (const [key, flag] of Object.entries(command.flags)) {
+    const given = parsed.values[flagName(key)];
+    if (flag.type === 'boolean') values[key] = given === true;
+    else if (typeof given === 'string') values[key] = valueOf(key, flag, given);
+    else if (flag.required) throw new UsageError(`${name} needs --${flagName(key)} ${placeholder(flag)}`);
+    else values[key] = flag.default;
   }
-  const allowed = command.positionals ?? 0;
-  if (parsed.positionals.length > allowed)
-    throw new UsageError(
-      `unexpected argument ${JSON.stringify(parsed.positionals[allowed])}. See lora-native ${name} --help`,
-    );
-  return {
-    string: (key) => values.get(key) as string | undefined,
-    number: (key) => (values.has(key) ? Number(values.get(key)) : undefined),
-    boolean: (key) => values.get(key) === true,
-    positionals: parsed.positionals,
-  };
+  const wanted = command.positionals ?? [];
+  const missing = wanted[parsed.positionals.length];
+  if (missing !== undefined) throw new UsageError(`${name} needs a ${missing}`);
+  const extra = parsed.positionals[wanted.length];
+  if (extra !== undefined)
+    throw new UsageError(`unexpected argument ${JSON.stringify(extra)}. See lora-native ${name} --help`);
+  return { values, positionals: parsed.positionals };
 }
 
-const camel = (name: string): string => name.replace(/-([a-z])/g, (_, c: string) => c.toUpperCase());
+/** What stands for the value of a flag: '' for one that takes none. */
+export function placeholder(flag: Flag): string {
+  if (flag.type === 'boolean') return '';
+  return flag.value ?? (flag.type === 'string' ? 'TEXT' : 'N');
+}
+
+/** What a flag does when it is not given, in words; undefined where nothing is to be said. */
+export function defaultOf(flag: Flag): string | undefined {
+  return flag.default === undefined ? flag.defaultText : String(flag.default);
+}
+
+const width = 100;
+
+/** Breaks a text at spaces, so that no line is longer than the screen. */
+function wrap(text: string): string {
+  const lines = [''];
+  for (const word of text.split(' ')) {
+    const line = lines.at(-1) as string;
+    if (line === '') lines[lines.length - 1] = word;
+    else if (line.length + 1 + word.length > width) lines.push(word);
+    else lines[lines.length - 1] = `${line} ${word}`;
+  }
+  return lines.join('\n');
+}
 
 /** Usage and one line per flag: fits a screen. */
 export function help(name: string, command: Command): string {
-  const rows = Object.entries(command.flags).map(([key, flag]) => [
-    `  --${kebab(key)}${flag.type === 'boolean' ? '' : ` ${flag.value ?? (flag.type === 'number' ? 'N' : 'TEXT')}`}`,
-    flag.help,
-  ]);
-  const width = Math.max(0, ...rows.map(([left]) => (left as string).length));
+  const rows = Object.entries(command.flags).map(([key, flag]) => {
+    const letter = flag.short === undefined ? '' : `-${flag.short}, `;
+    const choices = flag.choices === undefined ? '' : `: ${flag.choices.join(', ')}`;
+    const standard = flag.required ? 'required' : defaultOf(flag);
+    return [
+      `  ${`${letter}--${flagName(key)} ${placeholder(flag)}`.trimEnd()}`,
+      `${flag.help}${choices}${standard === undefined ? '' : ` (${flag.required ? '' : 'default '}${standard})`}`,
+    ] as const;
+  });
+  const left = Math.max(...rows.map(([words]) => words.length));
   return [
     `${command.summary}\n`,
     `Usage: lora-native ${name} ${command.usage}\n`,
-    ...rows.map(([left, right]) => `${(left as string).padEnd(width)}  ${right}`),
+    ...rows.map(([words, text]) => `${words.padEnd(left)}  ${text}`),
+    `\n${wrap(`--json prints ${command.json}`)}`,
   ].join('\n');
-}
-
-/** Only the entries that were given, so that the library's own defaults hold. */
-export function given<T extends object>(entries: T): { [K in keyof T]?: Exclude<T[K], undefined> } {
-  return Object.fromEntries(Object.entries(entries).filter(([, value]) => value !== undefined)) as {
-    [K in keyof T]?: Exclude<T[K], undefined>;
-  };
-}
-
-export function failure(error: unknown): string {
-  if (error instanceof LoRAError) return `${error.message} (${error.code})`;
-  return error instanceof Error ? (error.stack ?? error.message) : String(error);
 }

@@ -1,26 +1,51 @@
 import { binding } from '../calls';
-import type { CausalLM } from '../models/causal_lm';
-import type { Arguments, Flag } from './args';
+import { CausalLM } from '../models/causal_lm';
+import type { Console, Flags, Values } from './command';
 
-export const modelFlags: Record<string, Flag> = {
+/** What every command that loads a model takes. */
+export const modelFlags = {
   model: { type: 'string', value: 'DIR', required: true, help: 'a Hugging Face directory' },
-  dtype: { type: 'string', value: 'TYPE', help: 'auto (default), f32, bf16; f16 on a GPU, not for training' },
-  device: { type: 'string', value: 'NAME', help: 'cpu, cuda or auto (default): the best there is' },
-};
+  dtype: {
+    type: 'string',
+    value: 'TYPE',
+    choices: ['auto', 'f32', 'bf16', 'f16'],
+    default: 'auto',
+    help: 'of activations',
+  },
+  device: {
+    type: 'string',
+    value: 'NAME',
+    default: 'auto',
+    help: 'cpu, cuda, cuda:N; auto is the best there is',
+  },
+} as const satisfies Flags;
 
-/** --device, where 'auto' and nothing mean the best there is. */
-export function chosenDevice(args: Arguments): string {
-  const name = args.string('device') ?? 'auto';
+/** --device, where 'auto' means the best there is. */
+function chosenDevice(name: string): string {
   if (name !== 'auto') return name;
   return binding().cudaUnavailableReason() === null ? 'cuda' : 'cpu';
 }
 
-/** Says on which device the model runs. */
-export function noteModel(model: CausalLM): void {
-  note(`${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);
+/** Loads the model that the flags name, and says on which device it runs. */
+export async function loadModel(
+  { model: directory, device, dtype }: Values<typeof modelFlags>,
+  console: Console,
+): Promise<CausalLM> {
+  const model = await CausalLM.fromPretrained(directory, {
+    device: chosenDevice(device),
+    dtype,
+    signal: console.signal,
+  });
+  note(console, `${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);
+  return model;
 }
 
 /** A line for people; standard output stays free for results. */
-export function note(line: string): void {
-  process.stderr.write(`${line}\n`);
+export function note({ stderr }: Console, line: string): void {
+  stderr.write(`${line}\n`);
+}
+
+/** A result as one line of JSON. */
+export function printJson({ stdout }: Console, value: object): void {
+  stdout.write(`${JSON.stringify(value)}\n`);
 }

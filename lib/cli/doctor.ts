@@ -3,20 +3,22 @@ import { release, version as osVersion } from 'node:os';
 import { version } from '../../package.json';
 import { binding } from '../calls';
 import { devices } from '../device';
-import type { Arguments, Command } from './args';
+import { defineCommand, helpFlag, type Console } from './command';
+import { printJson } from './common';
 
-export const doctor: Command = {
+export const doctor = defineCommand({
   summary: 'Prints what a bug report needs: versions, instruction sets, threads, devices.',
   usage: '[--json]',
-  flags: { json: { type: 'boolean', help: 'as one JSON object' } },
-  run,
-};
+  flags: { json: { type: 'boolean', help: 'the report as one JSON object' }, help: helpFlag },
+  json: 'one object with the lines of the report: { "lora-native", node, platform, cpu, threads, devices, cuda, … }',
+  run: async ({ json }, console) => report(json, console),
+});
 
-async function run(args: Arguments): Promise<void> {
+function report(json: boolean, console: Console): void {
   const cpu = binding().cpuInfo();
   const cuda = binding().cudaUnavailableReason();
   const [host, ...gpus] = devices();
-  const report: Record<string, string | number> = {
+  const lines: Record<string, string | number> = {
     'lora-native': version,
     node: process.version,
     platform: `${process.platform}-${process.arch} ${release()}`,
@@ -34,14 +36,14 @@ async function run(args: Arguments): Promise<void> {
     ...binding().cudaFacts(),
   };
   for (const { id, name, memoryBytes, computeCapability } of gpus)
-    report[id === 'cuda' ? 'cuda:0' : id] =
+    lines[id === 'cuda' ? 'cuda:0' : id] =
       `${name}, compute capability ${computeCapability}, ${gib(memoryBytes)}`;
-  if (args.boolean('json')) {
-    process.stdout.write(`${JSON.stringify(report)}\n`);
+  if (json) {
+    printJson(console, lines);
     return;
   }
-  const width = Math.max(...Object.keys(report).map((key) => key.length));
-  for (const [key, value] of Object.entries(report)) process.stdout.write(`${key.padEnd(width)}  ${value}\n`);
+  const width = Math.max(...Object.keys(lines).map((key) => key.length));
+  for (const [key, value] of Object.entries(lines)) console.stdout.write(`${key.padEnd(width)}  ${value}\n`);
 }
 
 const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;

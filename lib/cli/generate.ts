@@ -1,59 +1,67 @@
-import { CausalLM } from '../models/causal_lm';
-import { given, UsageError, type Arguments, type Command } from './args';
-import { chosenDevice, modelFlags, noteModel } from './common';
+import { loadModel, modelFlags, printJson } from './common';
+import { defineCommand, helpFlag, UsageError, type Console } from './command';
 
-export const generate: Command = {
+export const generate = defineCommand({
   summary: 'Continues a prompt with a model, and an adapter if one is given.',
   usage: '--model DIR --prompt TEXT [flags]',
   flags: {
     ...modelFlags,
-    adapter: { type: 'string', value: 'DIR', help: 'a PEFT adapter' },
-    prompt: { type: 'string', value: 'TEXT', help: 'default: standard input' },
+    adapter: { type: 'string', value: 'DIR', help: 'a PEFT adapter', defaultText: 'none' },
+    prompt: { type: 'string', help: 'what is continued', defaultText: 'standard input' },
     chat: { type: 'boolean', help: 'the prompt is a user message for the chat template' },
-    maxNewTokens: { type: 'number', help: 'default 128' },
-    temperature: { type: 'number', value: 'T', help: '0 is greedy (default 0.7)' },
-    topK: { type: 'number', help: 'only the K likeliest tokens' },
-    topP: { type: 'number', value: 'P', help: 'only the likeliest tokens of mass P' },
-    seed: { type: 'number', help: 'default 0' },
-    json: { type: 'boolean', help: 'one JSON object with text, ids, finishReason and usage' },
+    maxNewTokens: { type: 'integer', minimum: 0, default: 128, help: 'most tokens to generate' },
+    temperature: { type: 'number', value: 'T', minimum: 0, default: 0.7, help: '0 is greedy' },
+    topK: {
+      type: 'integer',
+      value: 'K',
+      minimum: 0,
+      help: 'only the K likeliest tokens, 0 for all',
+      defaultText: "the model's",
+    },
+    topP: {
+      type: 'number',
+      value: 'P',
+      minimum: 0,
+      help: 'only the likeliest tokens of mass P',
+      defaultText: "the model's",
+    },
+    seed: { type: 'integer', minimum: 0, default: 0, help: 'of the random draws' },
+    json: { type: 'boolean', help: 'the result as one JSON object' },
+    help: helpFlag,
   },
-  run,
-};
+  json: 'one object: { text, ids, finishReason: "stop" | "length", usage: { promptTokens, completionTokens } }',
 
-async function standardInput(signal: AbortSignal): Promise<string> {
-  if (process.stdin.isTTY) throw new UsageError('generate needs --prompt TEXT, or text on standard input');
-  signal.addEventListener('abort', () => process.stdin.destroy(signal.reason as Error));
-  let text = '';
-  for await (const piece of process.stdin.setEncoding('utf8')) text += piece as string;
-  return text;
-}
-
-async function run(args: Arguments, signal: AbortSignal): Promise<void> {
-  const text = args.string('prompt') ?? (await standardInput(signal));
-  const model = await CausalLM.fromPretrained(args.string('model') as string, {
-    device: chosenDevice(args),
-    signal,
-    ...given({ dtype: args.string('dtype') as 'auto' | undefined }),
-  });
-  try {
-    noteModel(model);
-    const adapter = args.string('adapter');
-    if (adapter !== undefined) await model.loadAdapter(adapter, { name: 'default' });
-    const prompt = args.boolean('chat') ? [{ role: 'user', content: text }] : text;
-    const handle = model.generate(prompt, {
-      maxNewTokens: args.number('maxNewTokens') ?? 128,
-      temperature: args.number('temperature') ?? 0.7,
-      seed: args.number('seed') ?? 0,
-      signal,
-      ...given({ topK: args.number('topK'), topP: args.number('topP') }),
-    });
-    if (args.boolean('json')) {
-      process.stdout.write(`${JSON.stringify(await handle)}\n`);
-      return;
+  async run(values, console) {
+    const { prompt, adapter, maxNewTokens, temperature, topK, topP, seed } = values;
+    const { signal, stdout } = console;
+    const text = prompt ?? (await standardInput(console));
+    const model = await loadModel(values, console);
+    try {
+      if (adapter !== undefined) await model.loadAdapter(adapter, { name: 'default' });
+      const handle = model.generate(values.chat ? [{ role: 'user', content: text }] : text, {
+        maxNewTokens,
+        temperature,
+        topK,
+        topP,
+        seed,
+        signal,
+      });
+      if (values.json) {
+        printJson(console, await handle);
+        return;
+      }
+      for await (const { text: piece } of handle) stdout.write(piece);
+      stdout.write('\n');
+    } finally {
+      await model.dispose();
     }
-    for await (const { text: piece } of handle) process.stdout.write(piece);
-    process.stdout.write('\n');
-  } finally {
-    await model.dispose();
-  }
+  },
+});
+
+async function standardInput({ stdin, signal }: Console): Promise<string> {
+  if (stdin.isTTY) throw new UsageError('generate needs --prompt TEXT, or text on standard input');
+  signal.addEventListener('abort', () => stdin.destroy(signal.reason as Error));
+  let text = '';
+  for await (const piece of stdin.setEncoding('utf8')) text += piece as string;
+  return text;
 }

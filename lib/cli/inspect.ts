@@ -5,15 +5,24 @@ import { readJson } from '../formats/json';
 import { openSafetensors } from '../formats/safetensors';
 import { openModelTensors } from '../formats/sharded';
 import { readAdapter } from '../peft/adapter_files';
-import { UsageError, type Arguments, type Command } from './args';
+import { printJson } from './common';
+import { defineCommand, helpFlag } from './command';
 
-export const inspect: Command = {
+export const inspect = defineCommand({
   summary: 'Shows what a model, adapter, checkpoint or safetensors file holds.',
   usage: 'PATH [--json]',
-  flags: { json: { type: 'boolean', help: 'as one JSON object' } },
-  positionals: 1,
-  run,
-};
+  flags: { json: { type: 'boolean', help: 'the content as one JSON object' }, help: helpFlag },
+  positionals: ['PATH'],
+  json:
+    'one object: { kind: "model" | "adapter" | "checkpoint" | "safetensors", path, config?, metadata?, parameters, bytes, ' +
+    'tensors: [{ name, dtype, shape }] }',
+
+  async run({ json }, console, [path]) {
+    const report = await describePath(path as string);
+    if (json) printJson(console, report);
+    else console.stdout.write(`${table(report).join('\n')}\n`);
+  },
+});
 
 interface Entry {
   name: string;
@@ -83,14 +92,8 @@ async function describePath(path: string): Promise<Report> {
   );
 }
 
-async function run(args: Arguments): Promise<void> {
-  const [path] = args.positionals;
-  if (path === undefined) throw new UsageError('inspect needs a PATH');
-  const report = await describePath(path);
-  if (args.boolean('json')) {
-    process.stdout.write(`${JSON.stringify(report)}\n`);
-    return;
-  }
+/** The report for people: what it is, its sums, a line per tensor. */
+function table(report: Report): string[] {
   const mebibytes = (report.bytes / 1024 / 1024).toFixed(1);
   const lines = [
     `${report.kind} ${report.path}`,
@@ -101,5 +104,5 @@ async function run(args: Arguments): Promise<void> {
   const width = Math.max(0, ...report.tensors.map(({ name }) => name.length));
   for (const { name, dtype, shape } of report.tensors)
     lines.push(`  ${name.padEnd(width)}  ${dtype}  [${shape.join(', ')}]`);
-  process.stdout.write(`${lines.join('\n')}\n`);
+  return lines;
 }

@@ -1,31 +1,37 @@
-import { CausalLM } from '../models/causal_lm';
-import { given, type Arguments, type Command } from './args';
-import { chosenDevice, modelFlags, note, noteModel } from './common';
+import { loadModel, modelFlags, note, printJson } from './common';
+import { defineCommand, helpFlag } from './command';
 
-export const merge: Command = {
+export const merge = defineCommand({
   summary: 'Merges an adapter into its base and writes a Hugging Face directory.',
   usage: '--model DIR --adapter DIR --out-dir DIR',
   flags: {
     ...modelFlags,
     adapter: { type: 'string', value: 'DIR', required: true, help: 'a PEFT adapter' },
-    outDir: { type: 'string', value: 'DIR', required: true, help: 'the merged model' },
+    outDir: { type: 'string', value: 'DIR', required: true, help: 'where the merged model goes' },
+    json: { type: 'boolean', help: 'what was written as one JSON object' },
+    help: helpFlag,
   },
-  run,
-};
+  json: 'one object: { outDir, model, adapter, modelType, dtype, parameters }',
 
-async function run(args: Arguments, signal: AbortSignal): Promise<void> {
-  const model = await CausalLM.fromPretrained(args.string('model') as string, {
-    device: chosenDevice(args),
-    signal,
-    ...given({ dtype: args.string('dtype') as 'auto' | undefined }),
-  });
-  try {
-    noteModel(model);
-    await model.loadAdapter(args.string('adapter') as string, { name: 'default' });
-    const outDir = args.string('outDir') as string;
-    await model.save(outDir, { merge: 'default' });
-    note(`wrote ${outDir}`);
-  } finally {
-    await model.dispose();
-  }
-}
+  async run(values, console) {
+    const { adapter, outDir } = values;
+    const model = await loadModel(values, console);
+    try {
+      await model.loadAdapter(adapter, { name: 'default' });
+      await model.save(outDir, { merge: 'default' });
+      note(console, `wrote ${outDir}`);
+      if (!values.json) return;
+      const { config, dtype, parameterCount } = model;
+      printJson(console, {
+        outDir,
+        model: values.model,
+        adapter,
+        modelType: config.modelType,
+        dtype,
+        parameters: parameterCount,
+      });
+    } finally {
+      await model.dispose();
+    }
+  },
+});

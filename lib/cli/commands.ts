@@ -1,0 +1,9 @@
+import { doctor } from './doctor';
+import { generate } from './generate';
+import { inspect } from './inspect';
+import { merge } from './merge';
+import { train } from './train';
+import type { Command } from './command';
+
+/** All commands, in the order of the help. The reference of the command line is generated from this table. */
+export const commands: Readonly<Record<string, Command>> = { train, generate, merge, inspect, doctor };

@@ -1,0 +1,59 @@
+import { version } from '../../package.json';
+import { LoRAError } from '../errors';
+import { suggest } from '../validate';
+import { help, parse, wantsHelp } from './args';
+import { exitCodes, Interrupted, UsageError, type Console } from './command';
+import { commands } from './commands';
+
+function overview(): string {
+  const width = Math.max(...Object.keys(commands).map((name) => name.length));
+  return [
+    `lora-native ${version}: LoRA fine-tuning and generation in Node.js\n`,
+    'Usage: lora-native COMMAND [flags]   (lora-native COMMAND --help)\n',
+    ...Object.entries(commands).map(([name, { summary }]) => `  ${name.padEnd(width)}  ${summary}`),
+    '\nEvery command takes --json: results as JSON on standard output, everything else on standard error.',
+    `Exit codes: ${Object.entries(exitCodes)
+      .map(([code, meaning]) => `${code} ${meaning}`)
+      .join(', ')}.`,
+    'lora-native --version prints the version.',
+  ].join('\n');
+}
+
+function failure(error: unknown): string {
+  if (error instanceof LoRAError) return `${error.message} (${error.code})`;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}
+
+/** Runs one command line, the words after `lora-native`, and gives its exit code. */
+export async function runCommandLine(argv: readonly string[], console: Console): Promise<number> {
+  const [name, ...rest] = argv;
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    console.stdout.write(`${overview()}\n`);
+    return name === undefined ? 2 : 0;
+  }
+  if (name === '--version' || name === '-v') {
+    console.stdout.write(`${version}\n`);
+    return 0;
+  }
+  try {
+    const command = Object.hasOwn(commands, name) ? commands[name] : undefined;
+    if (!command) {
+      const near = suggest(name, Object.keys(commands));
+      throw new UsageError(
+        `unknown command ${name}${near === undefined ? '.' : `; did you mean ${near}?`} See lora-native --help`,
+      );
+    }
+    if (wantsHelp(rest)) {
+      console.stdout.write(`${help(name, command)}\n`);
+      return 0;
+    }
+    const { values, positionals } = parse(name, command, rest);
+    await command.run(values, console, positionals);
+    return console.signal.aborted ? 130 : 0;
+  } catch (error) {
+    if (error instanceof Interrupted) return 130;
+    const usage = error instanceof UsageError;
+    console.stderr.write(`lora-native: ${usage ? error.message : failure(error)}\n`);
+    return usage || (error instanceof LoRAError && error.code === 'ERR_ARGUMENT') ? 2 : 1;
+  }
+}

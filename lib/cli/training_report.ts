@@ -1,0 +1,114 @@
+import { join } from 'node:path';
+import type { StartEvent, StepEvent, TrainerEvent } from '../train/events';
+import { note, printJson } from './common';
+import type { Console } from './command';
+
+const mebi = 1024 * 1024;
+
+/** 59s, 1m0s, 2h5m. */
+export function duration(seconds: number): string {
+  const s = Math.max(0, Math.round(seconds));
+  if (s < 60) return `${s}s`;
+  if (s < 3600) return `${Math.floor(s / 60)}m${s % 60}s`;
+  return `${Math.floor(s / 3600)}h${Math.floor((s % 3600) / 60)}m`;
+}
+
+/** One step in one line: `step 3/200  loss 1.2345  lr 2.0e-4  812 tokens/s  1m5s left  310 MiB`. */
+function stepLine(event: StepEvent, totalSteps: number | undefined): string {
+  const of = totalSteps === undefined ? '' : `/${totalSteps}`;
+  const eta = event.etaSeconds === undefined ? '' : `  ${duration(event.etaSeconds)} left`;
+  const rss = Math.round(process.memoryUsage().rss / mebi);
+  return (
+    `step ${event.step}${of}  loss ${event.loss.toFixed(4)}  lr ${event.lr.toExponential(1)}  ` +
+    `${Math.round(event.tokensPerSecond)} tokens/s${eta}  ${rss} MiB`
+  );
+}
+
+/**
+ * The events of a run for people, on standard error. Steps share one line that is rewritten in place on a terminal;
+ * elsewhere every few seconds there is a plain line, so that a log stays readable.
+ */
+export class TextReport {
+  readonly #console: Console;
+  readonly #baseParameters: number;
+  readonly #outDir: string;
+  #totalSteps: number | undefined;
+  #lastPlain = 0;
+  /** Whether the cursor stands at the end of a line that is rewritten. */
+  #open = false;
+
+  constructor(console: Console, baseParameters: number, outDir: string) {
+    this.#console = console;
+    this.#baseParameters = baseParameters;
+    this.#outDir = outDir;
+  }
+
+  show(event: TrainerEvent): void {
+    if (event.type === 'step') {
+      this.#step(event);
+      return;
+    }
+    this.close();
+    switch (event.type) {
+      case 'start':
+        this.#start(event);
+        break;
+      case 'eval': {
+        const { step, loss, perplexity } = event;
+        this.#note(`step ${step}  evaluation loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(2)}`);
+        break;
+      }
+      case 'checkpoint':
+        this.#note(`saved ${event.dir}`);
+        break;
+      case 'end':
+        this.#note(`done: ${join(this.#outDir, 'adapter_model.safetensors')}`);
+        break;
+    }
+  }
+
+  #note(line: string): void {
+    note(this.#console, line);
+  }
+
+  #start({ maxSteps, trainableParameters }: StartEvent): void {
+    this.#totalSteps = maxSteps;
+    const share = (100 * trainableParameters) / (this.#baseParameters + trainableParameters);
+    this.#note(`training ${trainableParameters} parameters (${share.toFixed(2)}%)`);
+  }
+
+  #step(event: StepEvent): void {
+    const { stderr } = this.#console;
+    const line = stepLine(event, this.#totalSteps);
+    if (stderr.isTTY) {
+      stderr.write(`\r\x1b[2K${line.slice(0, (stderr.columns || 80) - 1)}`);
+      this.#open = true;
+      return;
+    }
+    const now = performance.now();
+    if (event.step !== 1 && event.step !== this.#totalSteps && now - this.#lastPlain <= 5000) return;
+    this.#lastPlain = now;
+    this.#note(line);
+  }
+
+  /** Ends the line of the steps, so that what follows starts on its own. */
+  close(): void {
+    if (this.#open) this.#console.stderr.write('\n');
+    this.#open = false;
+  }
+}
+
+/** The events of a run for programs, on standard output: one object per line. */
+export class JsonReport {
+  readonly #console: Console;
+
+  constructor(console: Console) {
+    this.#console = console;
+  }
+
+  show(event: TrainerEvent): void {
+    printJson(this.#console, event);
+  }
+
+  close(): void {}
+}
