@@ -32,7 +32,7 @@ const tests = run('ctest', ['--test-dir', dir, '--output-on-failure', '--paralle
 
 // ctest counts executables; what a reader wants is the number of test cases in them.
 const log = join(dir, 'Testing/Temporary/LastTest.log');
-const counts = { passed: 0, failed: 0, skipped: 0 };
+const counts = { passed: 0, failed: 0, skipped: 0, skips: [] };
 const emulated = { programs: 0, cases: 0, seconds: 0 }; // the emulator's own tests, and CUDA kernels on it
 if (existsSync(log))
   for (const section of readFileSync(log, 'utf8')
@@ -45,12 +45,14 @@ if (existsSync(log))
       const why = /^skipped: (.*)/m.exec(section);
       if (!why) continue;
       counts.skipped++;
+      counts.skips.push(section.split('\n', 1)[0]);
       console.log(`${section.split('\n', 1)[0]} skipped: ${why[1]}`);
       continue;
     }
     counts.passed += Number(found[2]);
     counts.failed += Number(found[3]);
     counts.skipped += Number(found[4]);
+    if (Number(found[4]) > 0) counts.skips.push(`${found[4]} cases of ${section.split('\n', 1)[0]}`);
     if (!/^(cuda|simt)_/.test(section)) continue;
     emulated.programs++;
     emulated.cases += Number(found[2]);
