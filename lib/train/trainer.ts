@@ -32,6 +32,8 @@ export class Trainer {
   readonly #data: DataSource;
   readonly #adapter: Adapter;
   readonly #parameters: readonly Parameter[];
+  /** All that backward() fills: the parameters to train, and the others of the adapter. */
+  readonly #withGradients: ReadonlySet<Parameter>;
   readonly #optimizer: AdamW;
   readonly #ownsOptimizer: boolean;
   readonly #schedule: Schedule;
@@ -63,6 +65,7 @@ export class Trainer {
       );
     this.#adapter = adapter;
     this.#parameters = options.parameters ?? adapter.parameters();
+    this.#withGradients = new Set([...this.#parameters, ...adapter.parameters()]);
     const { lr, weightDecay, outDir } = this.#options;
     this.#optimizer = options.optimizer ?? new AdamW([...this.#parameters], { lr, weightDecay });
     this.#ownsOptimizer = options.optimizer === undefined;
@@ -87,8 +90,10 @@ export class Trainer {
     await this.#output?.open();
     const release = this.#model.acquireAdapter(this.#adapter);
     try {
+      this.#clearGradients(); // what the program left would enter the first step
       return yield* this.#steps(signal);
     } finally {
+      this.#clearGradients(); // those of a step that failed
       release();
       if (this.#ownsOptimizer) this.#optimizer.dispose();
     }
@@ -201,7 +206,15 @@ export class Trainer {
     this.#optimizer.lr = lr * this.#schedule(step);
     this.#optimizer.step();
     this.#optimizer.zeroGrad();
+    this.#clearGradients();
     return { loss, lr: this.#optimizer.lr, gradNorm, tokens };
+  }
+
+  #clearGradients(): void {
+    for (const p of this.#withGradients) {
+      p.grad?.dispose();
+      p.grad = null;
+    }
   }
 
   async #evaluate(): Promise<{ loss: number; perplexity: number; tokens: number }> {

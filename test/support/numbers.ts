@@ -22,6 +22,20 @@ export function seeded(
   return tensor(Float32Array.from(values(numel(shape), seed)), { shape, ...options });
 }
 
+/** The bytes of tensors as text, for comparisons bit for bit. */
+export const bits = (...tensors: readonly Tensor[]): string =>
+  tensors.map((t) => Buffer.from(t.bytesSync()).toString('hex')).join();
+
+/** The values of a tensor as a list, for comparisons that show them. */
+export const list = async (t: Tensor | null): Promise<number[]> => [...(await t!.data())];
+
+/** The nearest bf16 of a number that f32 holds exactly, ties to even. */
+export function roundToBf16(x: number): number {
+  const word = new Uint32Array(Float32Array.of(x).buffer);
+  word[0] = (word[0]! + 0x7fff + ((word[0]! >>> 16) & 1)) & 0xffff0000;
+  return new Float32Array(word.buffer)[0]!;
+}
+
 /** Largest |got − want| over the largest |want|; NaN or a wrong length gives Infinity. */
 export function relativeError(got: ArrayLike<number>, want: ArrayLike<number>): number {
   if (got.length !== want.length) return Infinity;
