@@ -105,6 +105,8 @@ export class AdamW {
     this.#check('step');
     entry(() => {
       binding().checkGuard(this.handle);
+      for (const { param } of this.#groups.flatMap((group) => group.slots))
+        handleOf(param, op, param.name ? `parameter '${param.name}'` : 'a parameter');
       for (const group of this.#groups) this.#stepGroup(group);
     });
   }
@@ -115,7 +117,6 @@ export class AdamW {
     const buckets = new Map<number, Slot[]>();
     for (const slot of group.slots) {
       const { grad } = slot.param;
-      handleOf(slot.param, op, slot.param.name ? `parameter '${slot.param.name}'` : 'a parameter');
       if (grad === null || grad.disposed) continue;
       const bucket = buckets.get(slot.steps);
       if (bucket) bucket.push(slot);

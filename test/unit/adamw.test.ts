@@ -1,6 +1,6 @@
-import { AdamW, clipGradNorm, parameter, tensor, type Parameter } from '../../lib/index';
+import { AdamW, clipGradNorm, parameter, tensor, type Parameter, type StateDict } from '../../lib/index';
 import { expectThrow } from '../support/errors';
-import { relativeError, values } from '../support/numbers';
+import { bits, list, relativeError, values } from '../support/numbers';
 
 const device = 'reference';
 const make = (seed: number, n = 5, name = ''): Parameter =>
@@ -59,40 +59,172 @@ describe('AdamW', () => {
     expect([a.version, b.version]).toEqual([20, 13]);
   });
 
-  test('groups have settings of their own, and lr scales them alike', async () => {
+  test('the settings of a group win over the shared ones, and lr scales all groups alike', async () => {
     const [a, b] = [make(1), make(2)];
-    const optimizer = new AdamW([{ params: [a], lr: 0.02, weightDecay: 0 }, { params: [b] }], { lr: 0.01 });
+    const own = { lr: 0.02, betas: [0.5, 0.7], eps: 0.1, weightDecay: 0 } as const;
+    const shared = { lr: 0.01, betas: [0.8, 0.95], eps: 0.2, weightDecay: 0.3 } as const;
+    const optimizer = new AdamW([{ params: [a], ...own }, { params: [b] }], shared);
     const want = [
-      new Plain(values(5, 1), { lr: 0.01, b1: 0.9, b2: 0.999, eps: 1e-8, decay: 0 }),
-      new Plain(values(5, 2), { lr: 0.005, b1: 0.9, b2: 0.999, eps: 1e-8, decay: 0.01 }),
+      new Plain(values(5, 1), { lr: 0.01, b1: 0.5, b2: 0.7, eps: 0.1, decay: 0 }),
+      new Plain(values(5, 2), { lr: 0.005, b1: 0.8, b2: 0.95, eps: 0.2, decay: 0.3 }),
     ] as const;
     optimizer.lr = 0.005;
-    const g = values(5, 3);
-    setGrad(a, g);
-    setGrad(b, g);
-    optimizer.step();
-    want.forEach((w) => w.step(g));
+    for (const seed of [3, 4]) {
+      const g = values(5, seed);
+      for (const p of [a, b]) setGrad(p, g);
+      optimizer.step();
+      want.forEach((w) => w.step(g));
+    }
     expect(relativeError(await a.data(), want[0].p)).toBeLessThan(1e-6);
     expect(relativeError(await b.data(), want[1].p)).toBeLessThan(1e-6);
   });
 
-  test('a state goes over to another optimizer, bit for bit', () => {
+  test('the defaults: lr 1e-3, betas [0.9, 0.999], eps 1e-8, weightDecay 0.01', async () => {
+    const p = make(1);
+    const optimizer = new AdamW([p]);
+    expect(optimizer.lr).toBe(1e-3);
+    const want = new Plain(values(5, 1));
+    for (let i = 0; i < 3; i++) {
+      setGrad(p, values(5, i));
+      optimizer.step();
+      want.step(values(5, i));
+    }
+    expect(relativeError(await p.data(), want.p)).toBeLessThan(1e-6);
+    const [{ betas, eps, weightDecay }] = optimizer.stateDict().groups as [Record<string, unknown>];
+    expect({ betas, eps, weightDecay }).toEqual({ betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01 });
+  });
+
+  test('a group whose lr is 0 stays as it is, at every lr of the optimizer', () => {
+    const [still, moving] = [make(1), make(2)];
+    const before = [bits(still), bits(moving)];
+    const optimizer = new AdamW([{ params: [still], lr: 0 }, { params: [moving] }], { lr: 0.1 });
+    optimizer.lr = 0.5;
+    for (const p of [still, moving]) setGrad(p, values(5, 3));
+    optimizer.step();
+    expect(bits(still)).toBe(before[0]);
+    expect(bits(moving)).not.toBe(before[1]);
+  });
+
+  test('an optimizer with lr 0 changes nothing until its lr is set, unless a group asks for one', () => {
+    const p = make(1);
+    const before = bits(p);
+    const optimizer = new AdamW([{ params: [p], lr: 0 }], { lr: 0 });
+    setGrad(p, values(5, 3));
+    optimizer.step();
+    expect(bits(p)).toBe(before);
+    expectThrow(
+      () => new AdamW([{ params: [p], lr: 0.1 }], { lr: 0 }),
+      'ERR_ARGUMENT',
+      '[AdamW] expected the lr of the optimizer to be above 0 when a group has its own',
+    );
+    const plain = new AdamW([p], { lr: 0 });
+    plain.lr = 0.1;
+    plain.step();
+    expect(bits(p)).not.toBe(before);
+  });
+
+  test('a parameter whose gradient was disposed is left as it is', () => {
+    const [a, b] = [make(1), make(2)];
+    const before = bits(a);
+    const optimizer = new AdamW([a, b]);
+    for (const p of [a, b]) setGrad(p, values(5, 3));
+    a.grad!.dispose();
+    optimizer.step();
+    expect(bits(a)).toBe(before);
+    expect([a.version, b.version]).toEqual([0, 1]);
+  });
+
+  test('a state of several groups and parameters goes over to another optimizer, bit for bit', () => {
     const run = (split: boolean): string => {
-      const p = make(1);
-      let optimizer = new AdamW([p], { lr: 0.1 });
-      for (let i = 0; i < 6; i++) {
-        if (split && i === 3) {
-          const next = new AdamW([p], { lr: 9, betas: [0.1, 0.1] });
+      const [a, b, c] = [make(1), make(2, 3), make(3, 4)];
+      let optimizer = new AdamW(
+        [
+          { params: [a, b], lr: 0.3, betas: [0.7, 0.8], eps: 0.05, weightDecay: 0.2 },
+          { params: [c], eps: 0.5 },
+        ],
+        { lr: 0.1 },
+      );
+      for (let i = 0; i < 8; i++) {
+        if (split && i === 4) {
+          const next = new AdamW([{ params: [a, b] }, { params: [c] }], { lr: 9, betas: [0.1, 0.1] });
           next.loadStateDict(optimizer.stateDict());
           optimizer.dispose();
           optimizer = next;
         }
-        setGrad(p, values(5, i));
+        setGrad(a, values(5, i));
+        if (i % 2 === 0) setGrad(b, values(3, i)); // so that a and b are at different steps
+        if (i !== 1) setGrad(c, values(4, i));
         optimizer.step();
+        optimizer.zeroGrad();
       }
-      return Buffer.from(p.bytesSync()).toString('hex');
+      const groups = optimizer.stateDict().groups as { steps: number[] }[];
+      expect(groups.map(({ steps }) => steps)).toEqual([[8, 4], [7]]);
+      return bits(a, b, c);
     };
     expect(run(true)).toBe(run(false));
+  });
+
+  test('a state that does not fit is refused, and nothing of it is taken over', () => {
+    const make2 = (): AdamW => new AdamW([{ params: [make(1)] }, { params: [make(2), make(3, 3)] }]);
+    const optimizer = make2();
+    const saved = (): StateDict & { groups: Record<string, unknown>[] } => {
+      const other = new AdamW(
+        [
+          { params: [make(1)], lr: 5, betas: [0.1, 0.2], eps: 1, weightDecay: 1 },
+          { params: [make(2), make(3, 3)] },
+        ],
+        { lr: 7 },
+      );
+      return other.stateDict() as never;
+    };
+    const plain = ({ lr, groups }: StateDict): unknown =>
+      JSON.stringify([lr, (groups as Record<string, unknown>[]).map((g) => ({ ...g, m: 0, v: 0 }))]);
+    const before = plain(optimizer.stateDict());
+    const second = (change: object) => (s: ReturnType<typeof saved>) => Object.assign(s.groups[1]!, change);
+    const short = tensor(values(7), { device });
+    const cases: [(s: ReturnType<typeof saved>) => unknown, RegExp | string][] = [
+      [
+        (s) => (s.lr = -1),
+        '[AdamW] expected lr of the state to be a finite number of at least 0 but received -1',
+      ],
+      [(s) => s.groups.pop(), /^\[AdamW\] expected a state of 2 groups but received/],
+      [(s) => Object.assign(s, { groups: undefined }), /expected a state of 2 groups but received undefined/],
+      [(s) => Object.assign(s, { step: 1 }), /unknown option 'step'/],
+      [second({ rate: 1 }), /unknown option 'rate'/],
+      [
+        second({ factor: NaN }),
+        /expected factor of the state to be a finite number of at least 0 but received NaN/,
+      ],
+      [second({ betas: [0.9] }), /expected betas to be two numbers/],
+      [second({ eps: -1 }), /expected eps to be a finite number of at least 0/],
+      [second({ weightDecay: -1 }), /expected weightDecay to be a finite number of at least 0/],
+      [second({ steps: [1] }), '[AdamW] expected steps of 2 parameters but received [1]'],
+      [
+        second({ steps: [1, 0.5] }),
+        /expected steps of the state to be an integer of at least 0 but received 0\.5/,
+      ],
+      [
+        second({ m: short }),
+        '[AdamW] expected m of the state to be a tensor of shape [8] but received a tensor f32 [7]',
+      ],
+      [second({ v: 3 }), '[AdamW] expected v of the state to be a tensor of shape [8] but received 3'],
+    ];
+    for (const [spoil, sentence] of cases) {
+      const state = saved();
+      spoil(state);
+      expectThrow(() => optimizer.loadStateDict(state), 'ERR_ARGUMENT', sentence);
+      expect(plain(optimizer.stateDict())).toBe(before);
+    }
+    const gone = saved();
+    (gone.groups[1]!.m as ReturnType<typeof tensor>).dispose();
+    expectThrow(
+      () => optimizer.loadStateDict(gone),
+      'ERR_DISPOSED',
+      '[AdamW] m of the state has been disposed',
+    );
+    optimizer.loadStateDict(saved());
+    expect(plain(optimizer.stateDict())).not.toBe(before);
+    expect(optimizer.lr).toBe(7);
   });
 
   test('bad arguments', () => {
@@ -112,21 +244,47 @@ describe('AdamW', () => {
         '[AdamW] expected lr to be a finite number of at least 0 but received -1',
       ],
       [() => new AdamW([p], { betas: [1, 0.9] }), /expected betas to be two numbers/],
+      [() => new AdamW([p], { betas: [0.9] as never }), /expected betas to be two numbers/],
+      [() => new AdamW([p], { betas: [0.9, -0.1] }), /expected betas to be two numbers/],
+      [() => new AdamW([p], { eps: -1 }), /expected eps to be a finite number of at least 0 but received -1/],
+      [() => new AdamW([{ params: [p], weightDecay: -1 }]), /expected weightDecay to be a finite number/],
+      [() => new AdamW([{ params: [p], lr: -1 }]), /expected lr to be a finite number of at least 0/],
+      [() => new AdamW([{ params: [] }]), '[AdamW] expected at least one parameter in a group'],
       [() => (new AdamW([p]).lr = NaN), /expected lr to be a finite number/],
+      [() => (new AdamW([p]).lr = -1), /expected lr to be a finite number of at least 0/],
+      [
+        () => new AdamW([p, parameter(tensor([1], { device: 'cpu' }), 'q')]),
+        "[AdamW] expected parameter 'q' on reference but received it on cpu",
+      ],
     ];
     for (const [fn, sentence] of cases) expectThrow(fn, 'ERR_ARGUMENT', sentence);
   });
 
-  test('disposed', () => {
-    const p = make(1, 5, 'p');
-    const optimizer = new AdamW([p]);
-    setGrad(p, values(5));
+  test('a disposed parameter is an error before anything is updated', () => {
+    const [first, p] = [make(1), make(2, 5, 'p')];
+    const optimizer = new AdamW([{ params: [first] }, { params: [p] }]);
+    for (const q of [first, p]) setGrad(q, values(5));
+    const before = bits(first);
     p.dispose();
     expectThrow(() => optimizer.step(), 'ERR_DISPOSED', "[AdamW] parameter 'p' has been disposed");
+    expect(bits(first)).toBe(before);
+    expect(first.version).toBe(0);
+  });
+
+  test('a disposed optimizer', () => {
+    const optimizer = new AdamW([make(1)]);
+    const state = optimizer.stateDict();
     optimizer.dispose();
     optimizer.dispose();
     expect(optimizer.disposed).toBe(true);
-    expectThrow(() => optimizer.step(), 'ERR_DISPOSED', '[AdamW] step: the optimizer has been disposed');
+    const calls = {
+      step: () => optimizer.step(),
+      zeroGrad: () => optimizer.zeroGrad(),
+      stateDict: () => optimizer.stateDict(),
+      loadStateDict: () => optimizer.loadStateDict(state),
+    };
+    for (const [name, call] of Object.entries(calls))
+      expectThrow(call, 'ERR_DISPOSED', `[AdamW] ${name}: the optimizer has been disposed`);
   });
 });
 
@@ -146,12 +304,47 @@ describe('clipGradNorm', () => {
   });
   test('without gradients the norm is 0', async () => {
     expect(await clipGradNorm([make(1)], 1).item()).toBe(0);
+    const none = clipGradNorm([], 1);
+    expect([none.device, none.shape, await none.item()]).toEqual(['cpu', [], 0]);
+  });
+  test('a gradient that was disposed counts nothing', async () => {
+    const [a, b] = [make(1, 1), make(2, 2)];
+    setGrad(a, [100]);
+    setGrad(b, [3, 4]);
+    a.grad!.dispose();
+    expect(await clipGradNorm([a, b], Infinity).item()).toBe(5);
+    expect(await clipGradNorm([a], 1).item()).toBe(0);
+  });
+  test('a maxNorm of Infinity only measures', async () => {
+    const p = make(1, 2);
+    setGrad(p, [3e10, 4e10]);
+    expect(await clipGradNorm([p], Infinity).item()).toBe(Math.fround(5e10));
+    expect(await list(p.grad)).toEqual([3e10, 4e10].map(Math.fround));
+  });
+  test('takes any list, and a norm in (0, 1) as well', async () => {
+    const p = make(1, 2);
+    setGrad(p, [3, 4]);
+    expect(await clipGradNorm(new Set([p]), 0.5).item()).toBe(5);
+    expect(relativeError(await list(p.grad), [0.3, 0.4])).toBeLessThan(1e-6);
   });
   test('bad arguments', () => {
     expectThrow(
       () => clipGradNorm([make(1)], 0),
       'ERR_ARGUMENT',
       '[clipGradNorm] expected maxNorm to be a number above 0 but received 0',
+    );
+    for (const bad of [-1, NaN, '1'])
+      expectThrow(
+        () => clipGradNorm([make(1)], bad as number),
+        'ERR_ARGUMENT',
+        /expected maxNorm to be a number above 0/,
+      );
+    const gone = make(1);
+    gone.dispose();
+    expectThrow(
+      () => clipGradNorm([make(1), gone], 1),
+      'ERR_DISPOSED',
+      '[clipGradNorm] parameter 1 has been disposed',
     );
     expectThrow(
       () => clipGradNorm(3 as never, 1),
