@@ -1,15 +1,7 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import {
-  AdamW,
-  CausalLM,
-  memoryUsage,
-  Trainer,
-  type TrainerEvent,
-  type TrainerOptions,
-} from '../../lib/index';
-import { collectGarbage } from '../support/garbage';
+import { AdamW, CausalLM, Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
 
 const base = join(__dirname, '../../examples/base-model');
 const rows = ['Mia finds three red apples.', 'Leo hides two blue hats.', 'On Monday Ida sells six cakes.'];
@@ -146,101 +138,9 @@ test('the lr is that of the options, else that of a given optimizer, else 2e-4',
   expect(await lrs({})).toEqual([2e-4]);
 });
 
-test('a run frees the optimizer that it made, and leaves one that was given', async () => {
-  const parameters = model.addAdapter({ r: 2 }).parameters();
-  await collectGarbage();
-  const before = memoryUsage().bytes;
-  await collect(new Trainer({ model, data, maxSteps: 2 }));
-  expect(memoryUsage().bytes).toBe(before);
-  using optimizer = new AdamW(parameters);
-  await collect(new Trainer({ model, data, maxSteps: 2, optimizer }));
-  expect(optimizer.disposed).toBe(false);
-});
-
 test('a handle is lazy and consumed once', async () => {
   const trainer = start({ maxSteps: 1 });
   const handle = trainer.run();
   expect((await handle).step).toBe(1);
   await expect(handle.then()).rejects.toMatchObject({ code: 'ERR_ARGUMENT' });
-});
-
-describe('options are checked before any work', () => {
-  test.each([
-    [{ resume: true }, 'ERR_UNSUPPORTED', 'resume is not supported yet'],
-    [{ maxSteps: 0 }, 'ERR_ARGUMENT', 'expected maxSteps to be a whole number of at least 1 but received 0'],
-    [{ epochs: 1 }, 'ERR_ARGUMENT', 'expected maxSteps or epochs but received both'],
-    [{ lr: Number.NaN }, 'ERR_ARGUMENT', 'expected lr to be a number of at least 0 but received NaN'],
-    [
-      { schedule: 'cosin' as 'cosine' },
-      'ERR_ARGUMENT',
-      "expected schedule to be one of constant, linear, cosine but received 'cosin'",
-    ],
-    [{ saveEvery: 1 }, 'ERR_ARGUMENT', 'expected outDir, since saveEvery is given'],
-    [{ evalEvery: 1 }, 'ERR_ARGUMENT', 'expected evalData, since evalEvery is given'],
-    [{ learningRate: 1 }, 'ERR_ARGUMENT', "did you mean 'lr'?"],
-    [{ steps: 1 }, 'ERR_ARGUMENT', "did you mean 'maxSteps'?"],
-    [{ model: undefined }, 'ERR_ARGUMENT', 'expected model to be a CausalLM but received undefined'],
-    [{ data: undefined }, 'ERR_ARGUMENT', 'expected data to be an Iterable or AsyncIterable of'],
-    [{ data: 'train.jsonl' }, 'ERR_ARGUMENT', "but received 'train.jsonl'"],
-    [{ evalData: 7 }, 'ERR_ARGUMENT', 'expected evalData to be an Iterable or AsyncIterable of'],
-  ])('%j', (options: object, code, sentence) => {
-    expect(() => start(options as Partial<TrainerOptions>)).toThrow(
-      expect.objectContaining({ code, message: expect.stringContaining(sentence) as string }),
-    );
-  });
-
-  const whole = 'to be a whole number of at least';
-  const real = 'to be a number of at least 0';
-  const oneOrMore = ['epochs', 'batchSize', 'gradientAccumulationSteps', 'evalEvery', 'saveEvery'];
-  test.each([
-    ...oneOrMore.flatMap((name) => [0, 1.5].map((value) => ({ name, value, expected: `${whole} 1` }))),
-    ...['warmupSteps', 'seed'].flatMap((name) =>
-      [-1, 0.5].map((value) => ({ name, value, expected: `${whole} 0` })),
-    ),
-    ...['lr', 'weightDecay', 'maxGradNorm'].flatMap((name) =>
-      [-1, Infinity].map((value) => ({ name, value, expected: real })),
-    ),
-  ])('$name: $value', ({ name, value, expected }) => {
-    const steps = name === 'epochs' ? { maxSteps: undefined } : {};
-    const others = { evalData: data, outDir: 'unused', ...steps };
-    expect(() => start({ ...others, [name]: value })).toThrow(
-      `[Trainer] expected ${name} ${expected} but received ${value}`,
-    );
-  });
-
-  test('without a trainable adapter', () => {
-    expect(() => new Trainer({ model, data })).toThrow('call model.addAdapter');
-  });
-
-  test('a one-shot source for several epochs', () => {
-    model.addAdapter({ r: 2 });
-    const once = data[Symbol.iterator]();
-    expect(() => new Trainer({ model, data: once, epochs: 2, schedule: 'constant' })).toThrow(
-      'pass a function',
-    );
-  });
-
-  test('a one-shot source for several evaluations', () => {
-    const evalData = data[Symbol.iterator]();
-    expect(() => start({ evalData, evalEvery: 2 })).toThrow('pass a function');
-    model.removeAdapter('default').catch(() => undefined);
-    expect(() => start({ evalData, evalEvery: 6 })).not.toThrow(); // read once
-  });
-
-  test('no options at all, and those of run()', () => {
-    const none = undefined as unknown as TrainerOptions;
-    expect(() => new Trainer(none)).toThrow('expected an object of options but received undefined');
-    const trainer = start();
-    expect(() => trainer.run({ sginal: 1 } as object)).toThrow("did you mean 'signal'?");
-    const signal = 5 as unknown as AbortSignal;
-    expect(() => trainer.run({ signal })).toThrow('expected signal to be an AbortSignal but received 5');
-  });
-
-  test('labels that count nothing are ERR_DATA', async () => {
-    model.addAdapter({ r: 2 });
-    const masked = [{ inputIds: [1, 2], labels: [-100, -100] }];
-    await expect(new Trainer({ model, data: masked, maxSteps: 1 }).run()).rejects.toMatchObject({
-      code: 'ERR_DATA',
-    });
-  });
 });

@@ -5,12 +5,14 @@ import {
   AdamW,
   CausalLM,
   loadCheckpoint,
+  memoryUsage,
   Trainer,
   type Parameter,
   type TrainerEvent,
   type TrainerOptions,
 } from '../../lib/index';
 import { expectReject, expectThrow } from '../support/errors';
+import { collectGarbage } from '../support/garbage';
 import { bits } from '../support/numbers';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
@@ -236,6 +238,22 @@ describe('a signal', () => {
     const saved = await abortedRun(start({ outDir: join(scratch, 'abort-3'), saveEvery: 2 }), at(2));
     expect(saved.seen).toEqual(['start', 'step 1', 'step 2', 'checkpoint 2']);
   });
+});
+
+test('a run leaves no tensor behind: it frees the optimizer that it made, and not one that was given', async () => {
+  const { model } = fixture;
+  const parameters = addAdapter('mine').parameters();
+  const options = { data: makeRows(6), batchSize: 1, gradientAccumulationSteps: 2, evalEvery: 2 };
+  const start = (own: Partial<TrainerOptions> = {}): Trainer =>
+    new Trainer({ model, evalData: makeRows(2), ...options, ...own });
+  await start().run(); // the layouts of the weights for the gradient are made once
+  using optimizer = new AdamW(parameters);
+  await collectGarbage();
+  const { bytes, tensors } = memoryUsage();
+  await start().run();
+  await start({ optimizer }).run();
+  expect(memoryUsage()).toMatchObject({ bytes, tensors });
+  expect(optimizer.disposed).toBe(false);
 });
 
 test('a Trainer runs once', async () => {

@@ -1,0 +1,93 @@
+// The options of a Trainer are checked before any work.
+import { Trainer, type TrainerOptions } from '../../lib/index';
+import { expectReject } from '../support/errors';
+import { makeRows, trainingFixture } from '../support/training';
+
+const fixture = trainingFixture();
+const data = makeRows(12);
+
+function start(options: Partial<TrainerOptions> = {}): Trainer {
+  const { model } = fixture;
+  if (!model.activeAdapter) fixture.addAdapter('mine');
+  return new Trainer({ model, data, maxSteps: 6, ...options });
+}
+
+test.each([
+  [{ resume: true }, 'ERR_UNSUPPORTED', 'resume is not supported yet'],
+  [{ maxSteps: 0 }, 'ERR_ARGUMENT', 'expected maxSteps to be a whole number of at least 1 but received 0'],
+  [{ epochs: 1 }, 'ERR_ARGUMENT', 'expected maxSteps or epochs but received both'],
+  [{ lr: Number.NaN }, 'ERR_ARGUMENT', 'expected lr to be a number of at least 0 but received NaN'],
+  [
+    { schedule: 'cosin' as 'cosine' },
+    'ERR_ARGUMENT',
+    "expected schedule to be one of constant, linear, cosine but received 'cosin'",
+  ],
+  [{ saveEvery: 1 }, 'ERR_ARGUMENT', 'expected outDir, since saveEvery is given'],
+  [{ evalEvery: 1 }, 'ERR_ARGUMENT', 'expected evalData, since evalEvery is given'],
+  [{ learningRate: 1 }, 'ERR_ARGUMENT', "did you mean 'lr'?"],
+  [{ steps: 1 }, 'ERR_ARGUMENT', "did you mean 'maxSteps'?"],
+  [{ model: undefined }, 'ERR_ARGUMENT', 'expected model to be a CausalLM but received undefined'],
+  [{ data: undefined }, 'ERR_ARGUMENT', 'expected data to be an Iterable or AsyncIterable of'],
+  [{ data: 'train.jsonl' }, 'ERR_ARGUMENT', "but received 'train.jsonl'"],
+  [{ evalData: 7 }, 'ERR_ARGUMENT', 'expected evalData to be an Iterable or AsyncIterable of'],
+])('%j', (options: object, code, sentence) => {
+  expect(() => start(options as Partial<TrainerOptions>)).toThrow(
+    expect.objectContaining({ code, message: expect.stringContaining(sentence) as string }),
+  );
+});
+
+const whole = 'to be a whole number of at least';
+const real = 'to be a number of at least 0';
+const oneOrMore = ['epochs', 'batchSize', 'gradientAccumulationSteps', 'evalEvery', 'saveEvery'];
+test.each([
+  ...oneOrMore.flatMap((name) => [0, 1.5].map((value) => ({ name, value, expected: `${whole} 1` }))),
+  ...['warmupSteps', 'seed'].flatMap((name) =>
+    [-1, 0.5].map((value) => ({ name, value, expected: `${whole} 0` })),
+  ),
+  ...['lr', 'weightDecay', 'maxGradNorm'].flatMap((name) =>
+    [-1, Infinity].map((value) => ({ name, value, expected: real })),
+  ),
+])('$name: $value', ({ name, value, expected }) => {
+  const steps = name === 'epochs' ? { maxSteps: undefined } : {};
+  const others = { evalData: data, outDir: 'unused', ...steps };
+  expect(() => start({ ...others, [name]: value })).toThrow(
+    `[Trainer] expected ${name} ${expected} but received ${value}`,
+  );
+});
+
+test('maxSteps: undefined is as if it were absent, epochs beside it too', () => {
+  expect(() => start({ maxSteps: undefined, epochs: 1 })).not.toThrow();
+});
+
+test('a one-shot source for several epochs', () => {
+  const once = (): IterableIterator<(typeof data)[number]> => data[Symbol.iterator]();
+  const options = { maxSteps: undefined, schedule: 'constant' } as object;
+  expect(() => start({ ...options, data: once(), epochs: 2 })).toThrow('pass a function');
+  expect(() => start({ ...options, data: once(), epochs: 1 })).not.toThrow();
+});
+
+test('a one-shot source for several evaluations', () => {
+  const evalData = data[Symbol.iterator]();
+  expect(() => start({ evalData, evalEvery: 3 })).toThrow('pass a function');
+  expect(() => start({ evalData, evalEvery: 4 })).not.toThrow(); // of 6 steps: one evaluation
+  const unknown = { maxSteps: undefined, data: () => data, schedule: 'constant' } as object;
+  expect(() => start({ ...unknown, evalData, evalEvery: 99 })).toThrow('pass a function');
+});
+
+test('no options at all, and those of run()', () => {
+  const none = undefined as unknown as TrainerOptions;
+  expect(() => new Trainer(none)).toThrow('expected an object of options but received undefined');
+  const trainer = start();
+  expect(() => trainer.run({ sginal: 1 } as object)).toThrow("did you mean 'signal'?");
+  const signal = 5 as unknown as AbortSignal;
+  expect(() => trainer.run({ signal })).toThrow('expected signal to be an AbortSignal but received 5');
+});
+
+test('labels of which none counts are ERR_DATA, with the number of the step', async () => {
+  const masked = [{ inputIds: [1, 2], labels: [-100, -100] }];
+  await expectReject(
+    Promise.resolve(start({ data: masked, maxSteps: 1 }).run()),
+    'ERR_DATA',
+    '[Trainer] step 1: expected labels that count but all are −100',
+  );
+});
