@@ -54,15 +54,23 @@ export interface NativeTensorInfo {
   device: string;
 }
 export interface NativeDeviceInfo {
+  /** What `device:` takes: 'cpu', 'cuda', 'cuda:1'. */
   id: string;
+  /** What the maker calls it. */
   name: string;
+  /** Bytes of memory in all. */
   memoryBytes: number;
+  /** Of a GPU: '8.6' and the like. */
   computeCapability?: string;
 }
 export interface NativeMemoryUsage {
+  /** How many native tensors and weights live. */
   tensors: number;
+  /** Bytes that they take. */
   bytes: number;
+  /** The same bytes by device. */
   byDevice: Record<string, number>;
+  /** The most bytes that were held at once. */
   peakBytes: number;
 }
 export interface NativeCpuInfo {

@@ -155,9 +155,9 @@ function directory(op: string, dir: unknown): string {
 /**
  * Writes `dir/checkpoint.safetensors`, which appears whole or not at all: plain values (numbers, strings,
  * booleans, bigints, lists and plain objects of them), typed arrays, tensors, and the stateDict() of
- * whatever has one. The values are those of the moment of the call. Errors: ERR_ARGUMENT for a value that
- * cannot be saved, ERR_FILE, and the failure of an op that the state depends on.
+ * whatever has one. The values are those of the moment of the call.
  *
+ * @throws ERR_ARGUMENT for a value that cannot be saved, ERR_FILE, and the failure of an op that the state depends on.
  * @example
  * await saveCheckpoint('run', { layer, optimizer, step: 10 });
  */
@@ -203,9 +203,9 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
 
 /**
  * Loads what saveCheckpoint wrote into the given objects (each by its loadStateDict), bit for bit, and
- * gives the plain values. States that are not asked for stay in the file. Errors: ERR_ARGUMENT for a name
- * that the file does not have, ERR_FILE, ERR_SAFETENSORS.
+ * gives the plain values. States that are not asked for stay in the file.
  *
+ * @throws ERR_ARGUMENT for a name that the file does not have, ERR_FILE, ERR_SAFETENSORS.
  * @example
  * const { step } = await loadCheckpoint('run', { layer, optimizer });
  */

@@ -31,15 +31,18 @@ type TypedArray =
   | Int32Array
   | Uint32Array;
 
+/** What a tensor is made of: nested lists or a typed array. */
 export type TensorData = NestedNumbers | TypedArray;
 
+/** What {@link tensor} makes of its numbers. */
 export interface TensorOptions {
-  /** Default: f32, and i32 for an Int32Array. */
+  /** The element type. Default: f32, and i32 for an Int32Array. */
   dtype?: DType;
-  /** Default: 'cpu'. */
+  /** Where it lies. Default: 'cpu'. */
   device?: Device;
   /** Of a typed array; default: [length]. */
   shape?: readonly number[];
+  /** Whether backward() fills its `.grad`. Default false. */
   requiresGrad?: boolean;
 }
 
@@ -50,6 +53,7 @@ export const dtypes: readonly DType[] = ['f32', 'bf16', 'f16', 'i32'];
  * copied at the call. A Uint16Array with dtype bf16 or f16 holds the raw bits of its elements; any other
  * array holds values, which are rounded to the dtype.
  *
+ * @throws ERR_ARGUMENT for ragged lists, a shape of another size, numbers that i32 cannot hold; ERR_OUT_OF_MEMORY.
  * @example
  * tensor([[1, 2], [3, 4]], { dtype: 'bf16' });
  * tensor(new Float32Array(6), { shape: [2, 3], requiresGrad: true });
@@ -180,6 +184,7 @@ export function fromBytes(bytes: Uint8Array, dtype: DType, shape: readonly numbe
 /**
  * A trainable weight of your own: an f32 copy of `x` whose gradient backward() fills and an optimizer uses.
  *
+ * @throws ERR_ARGUMENT for integers, ERR_DISPOSED for a tensor that is gone.
  * @example
  * const w = parameter(tensor([[0.1, 0.2]]), 'w');
  * const optimizer = new AdamW([w], { lr: 1e-3 });

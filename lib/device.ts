@@ -5,12 +5,14 @@ import { LoRAError } from './errors';
 import { check, checkInteger, describe } from './validate';
 
 /**
- * 'reference' is the slow, exact implementation that tests compare with; 'cuda-emulated', which only builds
+ * Where tensors lie and ops run: 'cpu', or a GPU, 'cuda' being 'cuda:0'. 'reference' is the slow, exact implementation that tests compare with; 'cuda-emulated', which only builds
  * with tests have, runs the CUDA kernels on the CPU and checks every access.
  */
 export type Device = 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-emulated';
 
+/** One device of this machine. */
 export type DeviceInfo = NativeDeviceInfo;
+/** What the native side holds. */
 export type MemoryUsage = NativeMemoryUsage;
 
 /** One name per device: 'cuda:0' is 'cuda'. */
@@ -61,13 +63,25 @@ export function devices(): DeviceInfo[] {
   return binding().devices();
 }
 
-/** Threads of the CPU device. Results are bitwise reproducible for one number of threads. */
+/**
+ * Sets the threads of the CPU device. Results are bitwise reproducible for one number of threads. Default:
+ * LORA_THREADS, else every CPU of the process.
+ *
+ * @throws ERR_ARGUMENT below 1.
+ * @example
+ * setThreads(2);
+ */
 export function setThreads(threads: number): void {
   checkInteger('setThreads', 'threads', threads, 1);
   binding().setThreads(threads);
 }
 
-/** Live tensors and bytes of the native side, per device, and the most that were held at once. */
+/**
+ * Live tensors and bytes of the native side, per device, and the most that were held at once.
+ *
+ * @example
+ * const { tensors, bytes, peakBytes } = memoryUsage();
+ */
 export function memoryUsage(): MemoryUsage {
   return binding().memoryUsage();
 }
@@ -76,6 +90,7 @@ export function memoryUsage(): MemoryUsage {
  * Resolves when all work queued on the device so far is done. Only for timing: reading a tensor waits for
  * what it needs.
  *
+ * @throws ERR_DEVICE_UNAVAILABLE, ERR_DEVICE_LOST.
  * @example
  * const start = performance.now();
  * layer.forward(x);

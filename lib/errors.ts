@@ -1,6 +1,8 @@
 /** The one error class of the package. */
 
 /**
+ * Which kind of failure it is. Each code has its cause and remedy on the page of errors.
+ *
  * `ERR_DEVICE_LOST`: a GPU stopped after an error (a fault in a kernel, a card that fell off the bus). Every call on
  * that device fails with it until the process ends; other devices go on. `ERR_DEVICE_UNAVAILABLE`: it could not be
  * opened, and the message says why.
@@ -25,13 +27,20 @@ export type ErrorCode =
  * which opens with the name of the op: `[add] expected shapes that broadcast but received [2] and [3]`.
  *
  * @example
- * try { x.add(y); } catch (e) { if (e instanceof LoRAError && e.code === 'ERR_ARGUMENT') … }
+ * try {
+ *   x.add(y);
+ * } catch (error) {
+ *   if (!(error instanceof LoRAError) || error.code !== 'ERR_ARGUMENT') throw error;
+ *   console.error(error.op, error.message); // 'add', '[add] expected …'
+ * }
  */
 export class LoRAError extends Error {
+  /** Which kind of failure it is. */
   readonly code: ErrorCode;
   /** The op or function that failed, where there is one. */
   readonly op?: string;
 
+  /** For layers and data sources of your own that fail as the library does. */
   constructor(code: ErrorCode, message: string, { op, cause }: { op?: string; cause?: unknown } = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.code = code;

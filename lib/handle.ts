@@ -4,6 +4,10 @@ import { LoRAError } from './errors';
  * A run that has not begun: iterate it for its events, or await it for its result. It does nothing before
  * the first `next()` or `then()`, events wait for the consumer, leaving a `for await` loop ends the run and
  * frees what it holds, and it is consumed once (a second time is ERR_ARGUMENT).
+ *
+ * @example
+ * for await (const event of trainer.run()) console.log(event.type); // its events …
+ * const result = await new Trainer({ model, data, maxSteps: 10 }).run(); // … or its result
  */
 export class RunHandle<Event, Result> implements AsyncIterable<Event>, PromiseLike<Result> {
   readonly #op: string;
@@ -26,6 +30,7 @@ export class RunHandle<Event, Result> implements AsyncIterable<Event>, PromiseLi
     return this.#start();
   }
 
+  /** Begins the run for its events; leaving the loop ends it. */
   [Symbol.asyncIterator](): AsyncIterator<Event, undefined> {
     let run: AsyncGenerator<Event, Result, void> | undefined;
     let left = false;
@@ -45,6 +50,7 @@ export class RunHandle<Event, Result> implements AsyncIterable<Event>, PromiseLi
     };
   }
 
+  /** Begins the run for its result, passing over the events. */
   then<A = Result, B = never>(
     onResult?: ((result: Result) => A | PromiseLike<A>) | null,
     onError?: ((reason: unknown) => B | PromiseLike<B>) | null,

@@ -19,6 +19,7 @@ export type {
 export { Adapter } from './models/adapter';
 export type { TokenRows } from './models/batch';
 export type { ChatMessage, ChatTemplateOptions } from './models/chat';
+export type { ModelDType } from './models/weights';
 export type { ModelConfig, ModelType } from './models/config';
 export type { GeneratedToken, GenerationResult, Prompt, SamplingOptions } from './models/generate';
 export type { RopeConfig, RopeScaling } from './models/rope';
@@ -29,6 +30,8 @@ export type { LoRALinearOptions } from './nn/lora_linear';
 export { AdamW } from './optim/adamw';
 export type { AdamWOptions, ParameterGroup } from './optim/adamw';
 export { clipGradNorm } from './optim/clip';
+export type { ReduceOptions } from './ops/reduce';
+export type { CrossEntropyOptions, Labels } from './ops/cross_entropy';
 export { constantSchedule, cosineSchedule, linearSchedule } from './optim/schedules';
 export type { Schedule, ScheduleOptions } from './optim/schedules';
 export { loadCheckpoint, saveCheckpoint } from './checkpoint';

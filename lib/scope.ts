@@ -156,7 +156,15 @@ async function settle(result: PromiseLike<unknown>, scope: Scope): Promise<unkno
   }
 }
 
-/** Takes a tensor out of the tidy() scopes around it: it lives until it is disposed or collected. */
+/**
+ * Takes a tensor out of the tidy() scopes around it: it lives until it is disposed or collected.
+ *
+ * @example
+ * let best: Tensor | undefined;
+ * tidy(() => {
+ *   best = keep(layer.forward(x));
+ * });
+ */
 export function keep<T extends Owned>(tensor: T): T {
   check(
     typeof (tensor as Partial<Owned> | null)?.dispose === 'function',

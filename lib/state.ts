@@ -17,11 +17,23 @@ export type StateValue =
   | readonly StateValue[]
   | { readonly [key: string]: StateValue | undefined };
 
+/** What stateDict() gives: values by name. */
 export type StateDict = Record<string, StateValue | undefined>;
 
-/** Anything whose state a checkpoint can hold. */
+/**
+ * Anything whose state a checkpoint can hold.
+ *
+ * @example
+ * class Counter implements Stateful {
+ *   count = 0;
+ *   stateDict = () => ({ count: this.count });
+ *   loadStateDict = (state: StateDict) => void (this.count = Number(state['count']));
+ * }
+ */
 export interface Stateful {
+  /** The values to save, as they are now. */
   stateDict(): StateDict | Promise<StateDict>;
+  /** Takes them back. */
   loadStateDict(state: StateDict): void | Promise<void>;
 }
 

@@ -40,14 +40,19 @@ export let setEdge: (tensor: Tensor, edge: Edge) => void;
  * await x.grad!.data(); // Float32Array [0.5, 1, 1.5, 2]
  */
 export class Tensor {
-  /** The native reference. An own property that cannot be cloned, so that structuredClone fails loudly. */
+  /** @internal The native reference. An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeTensor;
+  /** The sizes of its dimensions; [] is a scalar. */
   readonly shape: readonly number[];
+  /** The type of its elements. */
   readonly dtype: DType;
+  /** Where its memory is. */
   readonly device: Device;
+  /** Whether backward() reaches it. */
   requiresGrad = false;
   /** The gradient that backward() accumulated, for leaves that require one. */
   grad: Tensor | null = null;
+  /** For messages; the key in the file, for parameters of an adapter. */
   name?: string;
   #storage: Storage;
   #edge: Edge | null = null;
@@ -77,6 +82,7 @@ export class Tensor {
     return numelOf(this.shape);
   }
 
+  /** Whether dispose() was called. */
   get disposed(): boolean {
     return this.#disposed;
   }
@@ -102,6 +108,11 @@ export class Tensor {
   /**
    * The values: Float32Array (bf16 and f16 widened) or Int32Array. Rejects with the failure of the op
    * that this tensor depends on, if one failed. `data<Int32Array>()` where the type matters.
+   *
+   * @throws ERR_DISPOSED, or the failure of an op before it.
+   * @example
+   * const values = await x.data(); // Float32Array
+   * const ids = await labels.data<Int32Array>();
    */
   async data<T extends TensorValues = Float32Array>(): Promise<T> {
     const wide = this.#widened('data');
@@ -134,7 +145,7 @@ export class Tensor {
     return new Uint8Array(binding().readSync(this.handle));
   }
 
-  /** The number of a one-element tensor. */
+  /** The number of a one-element tensor. @throws ERR_ARGUMENT when there are more elements. */
   async item(): Promise<number> {
     this.#checkOne('item');
     return (await this.data())[0]!;
@@ -154,7 +165,12 @@ export class Tensor {
     return out;
   }
 
-  /** The values in another dtype, on another device; differentiable. */
+  /**
+   * The values in another dtype, on another device; differentiable.
+   *
+   * @example
+   * const narrow = x.to({ dtype: 'bf16' });
+   */
   to(options: { dtype?: DType; device?: Device }): Tensor {
     checkOptions('to', options, ['dtype', 'device']);
     const { dtype = this.dtype, device = this.device } = options;
@@ -166,26 +182,35 @@ export class Tensor {
     return moved;
   }
 
-  /** Elementwise, with NumPy broadcasting; mixed floats give the wider (bf16 with f16 gives f32). */
+  /**
+   * x + y, elementwise, with NumPy broadcasting; mixed floats give the wider (bf16 with f16 gives f32).
+   *
+   * @throws ERR_ARGUMENT for shapes that do not broadcast, and for tensors on two devices.
+   */
   add(other: Tensor | number): Tensor {
     return binary('add', this, other);
   }
+  /** x − y, elementwise, as add(). */
   sub(other: Tensor | number): Tensor {
     return binary('sub', this, other);
   }
+  /** x · y, elementwise, as add(). */
   mul(other: Tensor | number): Tensor {
     return binary('mul', this, other);
   }
+  /** x / y, elementwise, as add(). */
   div(other: Tensor | number): Tensor {
     return binary('div', this, other);
   }
+  /** x². */
   square(): Tensor {
     return unary('square', this);
   }
+  /** max(x, 0). */
   relu(): Tensor {
     return unary('relu', this);
   }
-  /** x·Φ(x), the exact form. */
+  /** x·Φ(x), the exact form (Hendrycks & Gimpel, 2016). */
   gelu(): Tensor {
     return unary('gelu', this);
   }
@@ -201,11 +226,11 @@ export class Tensor {
   mean(options?: ReduceOptions): Tensor {
     return mean(this, options);
   }
-  /** The same elements in another shape; one dimension may be −1. Shares the memory. */
+  /** The same elements in another shape; one dimension may be −1, for what is left. Shares the memory. */
   reshape(shape: readonly number[]): Tensor {
     return reshape(this, shape);
   }
-  /** Dimension d of the result is dimension perm[d]; without perm, the last two change places. */
+  /** Dimension d of the result is dimension perm[d] of this; without perm, the last two change places. */
   transpose(perm?: readonly number[]): Tensor {
     return transpose(this, perm);
   }
@@ -216,6 +241,11 @@ export class Tensor {
   /**
    * −log softmax(this)[label] over the last dimension, this [..., classes], labels [...]: the mean (or
    * sum) over the labels that are not −100, in f32.
+   *
+   * @throws ERR_DATA (when it runs) for a label outside the classes, and when none counts.
+   * @example
+   * const logits = tensor([[2, 0, 0], [0, 2, 0]]);
+   * const loss = logits.crossEntropy([0, 1]);
    */
   crossEntropy(labels: Labels, options?: CrossEntropyOptions): Tensor {
     return crossEntropyOf(this, labels, options);
@@ -230,6 +260,7 @@ export class Tensor {
     backward(this, g);
   }
 
+  /** A short description: the values are read with data(). */
   toString(): string {
     return `Tensor(${this.dtype} ${shapeText(this.shape)} on ${this.device})`;
   }
@@ -274,11 +305,12 @@ function typed(dtype: DType, buffer: ArrayBuffer): TensorValues {
 
 /**
  * A trainable weight. backward() adds to its `.grad` (f32); an optimizer changes it in place and counts
- * that in `version`. Never freed by tidy().
+ * that in `version`. Never freed by tidy(). Made by `parameter`, by layers and by adapters.
  */
 export class Parameter extends Tensor {
   /** How often an optimizer has changed the value. */
   version = 0;
+  /** For messages; the key in the file, for parameters of an adapter. */
   declare name: string;
 
   /** @internal Use `parameter(x, name)`. */

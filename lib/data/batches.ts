@@ -3,16 +3,21 @@ import { check, checkOptions, describe } from '../validate';
 import { checkExample, type DataSource, type Example } from './example';
 import { Random } from './random';
 
+/** Rows of a batch; each keeps its own length. */
 export interface Batch {
+  /** Token ids, [batch][length of the row]. */
   inputIds: number[][];
+  /** As `inputIds`, −100 where nothing counts. */
   labels: number[][];
 }
 
+/** How {@link batches} cuts a source. */
 export interface BatchesOptions {
   /** Examples per batch. Default 1. */
   batchSize?: number;
   /** A new order, decided by `seed`; reads the whole source into memory. Default false. */
   shuffle?: boolean;
+  /** Decides the order with `shuffle`. Default 0. */
   seed?: number;
   /** Leaves out a last batch with fewer than `batchSize` examples. Default false. */
   dropLast?: boolean;

@@ -9,11 +9,13 @@ import { checkExample, type Example } from './example';
 
 /** What a data set needs of a tokenizer: that of a model has it. */
 export interface TextEncoder {
+  /** The ids of a text, as {@link Tokenizer.encode} gives them. */
   encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
   /** Appended to each text, so that the model learns where to stop. */
   readonly eosTokenId?: number | null;
 }
 
+/** How a data set is read. */
 export interface LoadDatasetOptions {
   /** Needed for text; data of { inputIds } does without. */
   tokenizer?: TextEncoder;
@@ -25,10 +27,14 @@ export interface LoadDatasetOptions {
 
 /** Examples in memory, in file order. */
 export interface Dataset extends Iterable<Required<Example>> {
+  /** How many examples there are. */
   readonly length: number;
   /** How many examples were cut to `maxLength`. */
   readonly truncated: number;
+  /** The file it was read from. */
   readonly path: string;
+  /** The examples, in file order; as often as you like. */
+  [Symbol.iterator](): Iterator<Required<Example>>;
 }
 
 type Format = 'text' | 'ids';

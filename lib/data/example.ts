@@ -3,6 +3,7 @@ import { describe } from '../validate';
 
 /** One training example: token ids, and per position the id it must be predicted as, or −100 for "does not count". */
 export interface Example {
+  /** The tokens, in order. */
   inputIds: readonly number[];
   /** Same length as `inputIds` and not shifted; absent: every token counts. */
   labels?: readonly number[];

@@ -18,8 +18,11 @@ import { toPath } from './paths';
 
 /** One tensor of a safetensors file: little-endian, row-major bytes. A shape of [] is a scalar. */
 export interface SafetensorsTensor {
+  /** The element type, in the words of the format. */
   readonly dtype: SafetensorsDType;
+  /** The sizes of its dimensions. */
   readonly shape: readonly number[];
+  /** The elements. In an open file a view, whose length becomes 0 when the file is closed. */
   readonly bytes: Uint8Array;
 }
 
@@ -74,6 +77,7 @@ class MappedTensor implements SafetensorsTensor {
  * (reading a page that is gone ends the process, as with every mapping).
  */
 export class SafetensorsFile {
+  /** Where it lies. */
   readonly path: string;
   /** The texts of `__metadata__`; empty when there is none. */
   readonly metadata: Readonly<Record<string, string>>;
@@ -83,7 +87,7 @@ export class SafetensorsFile {
   readonly handle: NativeFile;
   readonly #mapping: Mapping;
 
-  /** Use {@link openSafetensors}. */
+  /** @internal Use {@link openSafetensors}. */
   constructor(path: string) {
     const opened = binding().openFile(path);
     this.path = path;
@@ -106,6 +110,7 @@ export class SafetensorsFile {
     }
   }
 
+  /** Whether close() was called. */
   get disposed(): boolean {
     return this.#mapping.file === undefined;
   }
@@ -143,10 +148,9 @@ export class SafetensorsFile {
  * Opens a safetensors file and checks its header by every rule of the format (and more strictly than the official
  * reader: a name that occurs twice is an error).
  *
- * Errors: ERR_FILE when the file cannot be opened; ERR_SAFETENSORS with the reason when it is not a whole, valid
+ * @throws ERR_FILE when the file cannot be opened; ERR_SAFETENSORS with the reason when it is not a whole, valid
  * file (a Git LFS pointer or an HTML page is named); ERR_UNSUPPORTED when a tensor's bytes are read that are too
  * many for one view.
- *
  * @example
  * const file = await openSafetensors('model.safetensors');
  * for (const [name, { dtype, shape, bytes }] of file.tensors) console.log(name, dtype, shape, bytes.length);
@@ -158,11 +162,10 @@ export async function openSafetensors(path: string | URL): Promise<SafetensorsFi
 
 /**
  * Writes a safetensors file as the official writer does: tensors by descending width of their type, then by name;
- * the header padded with spaces to a multiple of 8. The file appears whole or not at all (see writeFileAtomic), and
+ * the header padded with spaces to a multiple of 8. The file appears whole or not at all, and
  * the tensors are not gathered in memory.
  *
- * Errors: ERR_ARGUMENT for bytes that do not fit dtype and shape; ERR_FILE when writing fails.
- *
+ * @throws ERR_ARGUMENT for bytes that do not fit dtype and shape; ERR_FILE when writing fails.
  * @example
  * await writeSafetensors('w.safetensors', new Map([['w', { dtype: 'U8', shape: [2], bytes: new Uint8Array(2) }]]));
  */

@@ -46,13 +46,23 @@ const modulePaths = (linears: readonly FrozenLinear[]): { path: string; isOutput
 
 const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
 
-/** The pair of factors per layer that a LoRA configuration adds to a model. */
+/**
+ * The pair of factors per layer that a LoRA configuration adds to a model: W·x + scale·α/r·A·(B·x). Made by
+ * `model.addAdapter` and `model.loadAdapter`.
+ *
+ * @example
+ * const adapter = model.addAdapter({ r: 8 }, { name: 'sql' });
+ * adapter.scale = 0.5; // half of its effect
+ * await adapter.save('sql-adapter');
+ */
 export class Adapter {
+  /** What calls name it by. */
   readonly name: string;
+  /** Its LoRA configuration, complete. */
   readonly config: LoRAConfig;
   /** Whether its parameters get gradients. */
   readonly trainable: boolean;
-  /** An own property that cannot be cloned, so that structuredClone fails loudly. */
+  /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
   readonly #modules = new Map<string, AdapterModule>();
   readonly #source: AdapterSource;
@@ -68,7 +78,7 @@ export class Adapter {
     this.trainable = source.trainable;
   }
 
-  /** A new adapter, initialised as PEFT's init_lora_weights says; every layer draws from a stream of its own. */
+  /** @internal A new adapter, initialised as PEFT's init_lora_weights says; every layer draws from a stream of its own. */
   static create(source: AdapterSource, linears: readonly FrozenLinear[]): Adapter {
     const adapter = new Adapter(source);
     const { config, seed, device } = source;
@@ -97,7 +107,7 @@ export class Adapter {
   }
 
   /**
-   * An adapter out of a file's tensors.
+   * @internal An adapter out of a file's tensors.
    * @throws ERR_ADAPTER that lists missing and unexpected tensors, wrong shapes and non-finite values.
    */
   static fromTensors(
@@ -178,7 +188,7 @@ export class Adapter {
     return module && { up: module.up, down: module.down, scale: module.scale * this.scale };
   }
 
-  /** What it adds to a layer's call. `forward`: the number that its dropout mask is drawn with. */
+  /** @internal What it adds to a layer's call. `forward`: the number that its dropout mask is drawn with. */
   branch(path: string, forward?: number): Partial<LoraBranch> {
     const pair = this.pair(path);
     if (!pair) return {};
@@ -188,7 +198,7 @@ export class Adapter {
     return { ...pair, dropout: { p, seed: this.#source.seed, layer, forward } };
   }
 
-  /** The number of the next forward pass with dropout. */
+  /** @internal The number of the next forward pass with dropout. */
   nextForward(): number {
     const next = this.#forwards;
     this.#forwards = (next + 1) % 2 ** 32;
@@ -201,6 +211,7 @@ export class Adapter {
     return { tensors, forwards: this.#forwards, seed: this.#source.seed };
   }
 
+  /** Takes what stateDict() gave, bit for bit. @throws ERR_ARGUMENT when names or shapes differ. */
   loadStateDict(state: StateDict): void {
     checkOptions(TAG, state, ['tensors', 'forwards', 'seed']);
     const { tensors, forwards, seed } = state;
@@ -222,7 +233,7 @@ export class Adapter {
     return [...this.#modules.values()].some(({ up, down }) => up.version > 0 || down.version > 0);
   }
 
-  /** Marks it as used until the returned function is called: it cannot be removed meanwhile. */
+  /** @internal Marks it as used until the returned function is called: it cannot be removed meanwhile. */
   acquire(): () => void {
     this.#checkAlive();
     this.#uses++;
@@ -232,13 +243,17 @@ export class Adapter {
       held = false;
     };
   }
+  /** Whether a run or a generation uses it. */
   get busy(): boolean {
     return this.#uses > 0;
   }
 
   /**
-   * Writes adapter_config.json and adapter_model.safetensors into `dir`, as PEFT does.
-   * @example await adapter.save('my-adapter');
+   * Writes adapter_config.json and adapter_model.safetensors into `dir`, as PEFT does; they appear whole or not at all.
+   *
+   * @throws ERR_FILE when writing fails, ERR_DISPOSED for an adapter that was removed.
+   * @example
+   * await adapter.save('my-adapter');
    */
   async save(dir: string): Promise<void> {
     const { config, raw, base } = this.#source;
@@ -264,6 +279,7 @@ export class Adapter {
     }
   }
 
+  /** Whether it was removed from its model. */
   get disposed(): boolean {
     return this.#disposed;
   }
@@ -271,6 +287,7 @@ export class Adapter {
     if (this.#disposed)
       throw new LoRAError('ERR_DISPOSED', `[${TAG}] adapter '${this.name}' was removed`, { op: TAG });
   }
+  /** @internal Frees it: programs call model.removeAdapter(). */
   dispose(): void {
     if (this.#disposed) return;
     for (const { up, down } of this.#modules.values()) {

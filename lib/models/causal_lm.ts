@@ -60,11 +60,13 @@ interface Parts {
 export class CausalLM {
   /** Where it was read from. */
   readonly directory: string;
+  /** What config.json says, checked. */
   readonly config: ModelConfig;
+  /** Where weights lie and ops run. */
   readonly device: Device;
   /** Of activations and frozen weights. */
   readonly dtype: ModelDType;
-  /** An own property that cannot be cloned, so that structuredClone fails loudly. */
+  /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
   readonly #llama: Llama;
   readonly #tokenizer: Tokenizer | undefined;
@@ -84,9 +86,15 @@ export class CausalLM {
   }
 
   /**
-   * Loads a Hugging Face directory: config.json, model.safetensors (or shards with an index), tokenizer.json.
+   * Loads a Hugging Face directory: config.json, model.safetensors (or shards with an index), tokenizer.json. The files
+   * are read, not kept open, and the weights are packed once into the layout that the kernels want.
+   *
    * @throws ERR_FILE for missing or wrong files, ERR_SAFETENSORS for broken weights, ERR_UNSUPPORTED for a model that
-   * would be computed wrongly, the reason of the signal when aborted.
+   * would be computed wrongly, ERR_DEVICE_UNAVAILABLE, ERR_OUT_OF_MEMORY, the reason of the signal when aborted.
+   * @example
+   * const model = await CausalLM.fromPretrained('./SmolLM2-135M', {
+   *   onProgress: ({ loaded, total }) => console.log(`${Math.round((100 * loaded) / total)}%`),
+   * });
    */
   static async fromPretrained(source: string | URL, options: FromPretrainedOptions = {}): Promise<CausalLM> {
     const op = 'from_pretrained';
@@ -135,11 +143,12 @@ export class CausalLM {
     return new CausalLM({ directory, config, weights, dtype: actual, device, tokenizer, defaults });
   }
 
+  /** Whether the directory has a tokenizer.json. */
   get hasTokenizer(): boolean {
     return this.#tokenizer !== undefined;
   }
 
-  /** @throws ERR_UNSUPPORTED when the directory has no tokenizer.json. */
+  /** The tokenizer of the directory. @throws ERR_UNSUPPORTED when it has no tokenizer.json. */
   get tokenizer(): Tokenizer {
     if (this.#tokenizer) return this.#tokenizer;
     throw new LoRAError(
@@ -149,13 +158,14 @@ export class CausalLM {
     );
   }
 
-  /** Weights of the base. */
+  /** How many numbers the base has. */
   get parameterCount(): number {
     let count = 0;
     for (const shape of expectedTensors(this.config).values()) count += shape.reduce((a, b) => a * b, 1);
     return count;
   }
 
+  /** Its adapters by name. */
   get adapters(): ReadonlyMap<string, Adapter> {
     return this.#adapters.all;
   }
@@ -167,7 +177,10 @@ export class CausalLM {
   /**
    * Adds a new, trainable adapter: lora_A Kaiming uniform, lora_B zero (`initLoraWeights`), so that it changes nothing yet.
    * It becomes the active one when there is no other.
-   * @example model.addAdapter({ r: 16, loraAlpha: 32, targetModules: 'all-linear' });
+   *
+   * @throws ERR_ARGUMENT for a bad option or a name that is taken, ERR_ADAPTER when targets match no layer.
+   * @example
+   * const adapter = model.addAdapter({ r: 16, loraAlpha: 32, targetModules: 'all-linear' }, { name: 'sql', seed: 1 });
    */
   addAdapter(config: LoRAConfigInput = {}, options: AddAdapterOptions = {}): Adapter {
     this.#checkAlive('addAdapter');
@@ -180,8 +193,10 @@ export class CausalLM {
 
   /**
    * Loads a PEFT directory, or what readAdapter gave.
-   * @throws ERR_ADAPTER that lists what does not fit the model.
-   * @example const adapter = await model.loadAdapter('my-adapter', { name: 'other' });
+   *
+   * @throws ERR_ADAPTER that lists what does not fit the model, ERR_FILE, ERR_SAFETENSORS, ERR_ARGUMENT for a name that is taken.
+   * @example
+   * const adapter = await model.loadAdapter('my-adapter', { name: 'other', trainable: true });
    */
   async loadAdapter(
     from: string | URL | AdapterFiles,
@@ -206,20 +221,27 @@ export class CausalLM {
     return adapter;
   }
 
-  /** Chooses the adapter of calls that name none; null: the base alone. */
+  /**
+   * Chooses the adapter of calls that name none; null: the base alone.
+   *
+   * @throws ERR_ARGUMENT for an unknown name.
+   * @example
+   * model.setAdapter('default');
+   * model.setAdapter(null);
+   */
   setAdapter(adapter: string | Adapter | null): void {
     this.#checkAlive('setAdapter');
     check(adapter !== undefined, 'setAdapter', 'expected a name or null but received undefined');
     this.#adapters.activate(adapter);
   }
 
-  /** @throws ERR_BUSY while a run or a generation uses it, or while it is merged. */
+  /** Frees an adapter. @throws ERR_BUSY while a run or a generation uses it, or while it is merged. */
   async removeAdapter(name: string): Promise<void> {
     this.#checkAlive('removeAdapter');
     this.#adapters.remove(name);
   }
 
-  /** Holds an adapter for a run: it cannot be removed, and the base not be merged, until the returned function is called. */
+  /** @internal Holds an adapter for a run: it cannot be removed, and the base not be merged, until the returned function is called. */
   acquireAdapter(adapter: Adapter): () => void {
     this.#checkAlive('acquireAdapter');
     return this.#adapters.acquire('acquireAdapter', this.#adapters.resolve('acquireAdapter', adapter));
@@ -301,7 +323,13 @@ export class CausalLM {
     }
   }
 
-  /** Mean loss over a data set, never with dropout. */
+  /**
+   * The mean loss over a data set, without gradients and without dropout.
+   *
+   * @throws ERR_DATA for examples that are none, and when no label counts; the reason of the signal when aborted.
+   * @example
+   * const { loss, perplexity, tokens } = await model.evaluate(data, { adapter: 'default', batchSize: 8 });
+   */
   async evaluate(data: DataSource, options: EvaluateOptions = {}): Promise<Evaluation> {
     this.#checkAlive('evaluate');
     checkOptions('evaluate', options, ['adapter', 'batchSize', 'signal']);
@@ -317,7 +345,11 @@ export class CausalLM {
 
   /**
    * Adds an adapter into the base weights, W + s·A·B computed in f32 and rounded once; it is then no longer active.
-   * @throws ERR_BUSY while another is merged, or a run or generation reads the weights.
+   *
+   * @throws ERR_BUSY while another is merged, or a run or generation reads the weights; ERR_ARGUMENT for an unknown name.
+   * @example
+   * await model.merge('default');
+   * await model.unmerge();
    */
   async merge(name: string): Promise<void> {
     this.#checkAlive('merge');
@@ -332,8 +364,10 @@ export class CausalLM {
 
   /**
    * Writes a Hugging Face directory, whole or not at all: the base with whatever is merged into it, or with `merge` added.
-   * @throws ERR_ARGUMENT when a trained adapter would be left out.
-   * @example await model.save('merged-model', { merge: 'default' });
+   *
+   * @throws ERR_ARGUMENT when a trained adapter would be left out, ERR_BUSY while another adapter is merged, ERR_FILE.
+   * @example
+   * await model.save('merged-model', { merge: 'default' });
    */
   async save(dir: string, options: { merge?: string } = {}): Promise<void> {
     const op = 'save';
@@ -358,6 +392,7 @@ export class CausalLM {
     }
   }
 
+  /** Whether dispose() was called. */
   get disposed(): boolean {
     return this.#disposed;
   }

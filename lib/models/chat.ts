@@ -4,11 +4,14 @@ import { LoRAError } from '../errors';
 
 /** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
 export interface ChatMessage {
+  /** Who speaks: 'system', 'user', 'assistant', or what the template knows. */
   role: string;
+  /** What is said: a text, or what the template takes. */
   content: unknown;
   [key: string]: unknown;
 }
 
+/** What a chat template is told. */
 export interface ChatTemplateOptions {
   /** End with the words that open the assistant's turn. Default false. */
   addGenerationPrompt?: boolean;

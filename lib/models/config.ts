@@ -5,31 +5,48 @@ import { parseRope, type RopeConfig } from './rope';
 import type { DType } from '../dtype';
 
 export const modelTypes = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
+/** The families whose mathematics is known. SmolLM2 is a `llama`. */
 export type ModelType = (typeof modelTypes)[number];
 
 /** What the mathematics of a model depends on. */
 export interface ModelConfig {
+  /** The family. */
   readonly modelType: ModelType;
+  /** How many ids there are: logits are as wide. */
   readonly vocabSize: number;
+  /** Width of the residual stream. */
   readonly hiddenSize: number;
+  /** Width of the MLP. */
   readonly intermediateSize: number;
+  /** How many blocks there are. */
   readonly numHiddenLayers: number;
+  /** Heads of the queries. */
   readonly numAttentionHeads: number;
+  /** Heads of keys and values; fewer than the queries' with grouped attention. */
   readonly numKeyValueHeads: number;
+  /** Width of a head. */
   readonly headDim: number;
+  /** The longest sequence that the model was trained on. */
   readonly maxPositionEmbeddings: number;
+  /** Added to the mean square in RMSNorm. */
   readonly rmsNormEps: number;
+  /** The rotary position embedding. */
   readonly rope: RopeConfig;
+  /** Whether the output embedding is the input embedding. */
   readonly tieWordEmbeddings: boolean;
-  /** Biases of q, k and v; of the attention output; of the MLP. */
+  /** Whether q, k and v have biases. */
   readonly qkvBias: boolean;
+  /** Whether the output of the attention has a bias. */
   readonly outputBias: boolean;
+  /** Whether the MLP has biases. */
   readonly mlpBias: boolean;
   /** RMSNorm over each head of q and k before the rotation. */
   readonly qkNorm: boolean;
   /** Per layer: how many keys a query sees, itself included; 0 for all. */
   readonly windows: readonly number[];
+  /** The id that opens a text, where there is one. */
   readonly bosTokenId: number | null;
+  /** The ids that end a text. */
   readonly eosTokenIds: readonly number[];
   /** What the file says its weights are kept in, where it says so. */
   readonly fileDType: DType | null;

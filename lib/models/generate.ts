@@ -19,36 +19,43 @@ import type { ModelDType } from './weights';
 /** A text (special tokens are added), ids, or a conversation (through the chat template). */
 export type Prompt = string | readonly number[] | Int32Array | readonly ChatMessage[];
 
+/** How many tokens are drawn, and how. */
 export interface SamplingOptions {
   /** Most tokens to generate. Default: max_new_tokens of generation_config.json, else 128. */
   maxNewTokens?: number;
-  /** 0 is greedy. */
+  /** Divides the logits before a token is drawn; 0 takes the likeliest. Default: that of generation_config.json where it samples, else 0. */
   temperature?: number;
-  /** Draw from the k likeliest tokens; 0: from all. */
+  /** Draw from the k likeliest tokens; 0: from all. Default as for `temperature`. */
   topK?: number;
-  /** Draw from the smallest set of this probability; 1: from all. */
+  /** Draw from the smallest set of this probability (Holtzman et al., 2020); 1: from all. Default as for `temperature`. */
   topP?: number;
   /** Of the random draws; a fresh one for every call by default. */
   seed?: number;
   /** Texts that end the generation; they are not part of its text. */
   stop?: string | readonly string[];
-  /** Generate past the end-of-text token. */
+  /** Generate past the end-of-text token. Default false. */
   ignoreEos?: boolean;
+  /** Checked at every token; an abort rejects with its reason. */
   signal?: AbortSignal;
 }
 
 /** One token. `text` is what became readable with it: whole characters, '' while one is unfinished. */
 export interface GeneratedToken {
+  /** Of the token. */
   id: number;
+  /** What became readable with it. */
   text: string;
 }
 
+/** What a generation gives when it is awaited. */
 export interface GenerationResult {
+  /** The text, without the prompt, stop strings and special tokens. */
   text: string;
   /** All ids that were generated, the end-of-text token included. */
   ids: number[];
   /** 'stop': an end-of-text token or a stop string; 'length': maxNewTokens. */
   finishReason: 'stop' | 'length';
+  /** How many tokens were read and made. */
   usage: { promptTokens: number; completionTokens: number };
 }
 

@@ -6,30 +6,33 @@ import type { TokenRows } from './batch';
 import type { SamplingOptions } from './generate';
 import type { ModelDType } from './weights';
 
+/** The options of {@link CausalLM.fromPretrained}. */
 export interface FromPretrainedOptions {
-  /** Of activations. 'auto' keeps what the files hold, f16 becoming bf16; 'f16' is for inference on GPUs. */
+  /** The type of activations, and at most that wide, of frozen weights. Default 'auto': it keeps what the files hold, f16 becoming bf16; 'f16' is for inference on GPUs. */
   dtype?: 'auto' | ModelDType;
-  /** Default 'cpu'. */
+  /** Where weights lie and ops run. Default 'cpu'. */
   device?: Device | (string & {});
+  /** Checked between tensors; an abort rejects with its reason and frees what was loaded. */
   signal?: AbortSignal;
   /** Of a model of the hub ('hf:org/name', not supported yet): a branch, a tag or a commit. */
   revision?: string;
-  /** Of the hub, for private models. */
+  /** Of the hub, for private models (not supported yet). */
   token?: string;
   /** Called after every tensor with the bytes of weights loaded so far and in all. */
   onProgress?: (progress: { loaded: number; total: number }) => void;
 }
 
+/** The options of {@link CausalLM.forward}. */
 export interface ForwardOptions {
-  /** As ids; −100 counts nothing. Not shifted: position t predicts t + 1. */
+  /** What each position is to be: rows as ids, −100 counts nothing. Not shifted by you: position t predicts the label of t + 1. */
   labels?: TokenRows;
-  /** Over all labels of the batch that count. Default 'mean'. */
+  /** How the losses of all labels that count become one number. Default 'mean'. */
   reduction?: 'mean' | 'sum';
-  /** Also return logits. Default: when there are no labels. */
+  /** Also return logits, which are large. Default: when there are no labels. */
   logits?: boolean;
-  /** Default: the active adapter. */
+  /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
   adapter?: string | Adapter | null;
-  /** Dropout. Default: when gradients are being recorded for the adapter. */
+  /** Turns dropout on. Default: when gradients are being recorded for the adapter. */
   train?: boolean;
 }
 
@@ -38,28 +41,32 @@ export type NoOther<O> = string extends keyof O
   ? unknown
   : { [K in Exclude<keyof O, keyof ForwardOptions>]: never };
 
+/** What {@link CausalLM.forward} gives; a field is there when its option asks for it. */
 export interface ForwardOutput<O extends ForwardOptions> {
-  /** Scalar, f32. */
+  /** The loss over the labels, a scalar in f32, in nats. */
   loss: O extends { labels: TokenRows } ? Tensor : Tensor | undefined;
-  /** [batch, seq, vocab], f32. */
+  /** log p up to a constant, [batch, seq, vocab], f32; they carry gradient. */
   logits: O extends { logits: true } ? Tensor : Tensor | undefined;
 }
 
+/** The options of {@link CausalLM.addAdapter}. */
 export interface AddAdapterOptions {
-  /** Default 'default'. */
+  /** What calls name it by. Default 'default'. */
   name?: string;
   /** Of the initial weights and of dropout. Default 0. */
   seed?: number;
-  /** Make it the active one although there are others. */
+  /** Make it the active one although there are others. Default false. */
   activate?: boolean;
 }
+/** The options of {@link CausalLM.loadAdapter}. */
 export interface LoadAdapterOptions extends AddAdapterOptions {
   /** Whether its parameters get gradients. Default false. */
   trainable?: boolean;
 }
 
+/** The options of {@link CausalLM.generate}. */
 export interface GenerateOptions extends SamplingOptions {
-  /** Default: the active adapter. */
+  /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
   adapter?: string | Adapter | null;
 }
 

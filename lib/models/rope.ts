@@ -7,6 +7,7 @@ import { keep, noGrad } from '../scope';
 import { tensor, type Tensor } from '../tensor';
 import type { Device } from '../device';
 
+/** How the frequencies of the rotation are stretched for long contexts, in the words of config.json. */
 export type RopeScaling =
   | { type: 'default' }
   | { type: 'linear'; factor: number }
@@ -22,8 +23,11 @@ export type RopeScaling =
       truncate: boolean;
     };
 
+/** Rotary position embedding (Su et al., 2021): angle(t, i) = t · theta^(−2i/headDim). */
 export interface RopeConfig {
+  /** The base of the frequencies. */
   theta: number;
+  /** What stretches them. */
   scaling: RopeScaling;
 }
 

@@ -8,14 +8,17 @@ import { readJson } from '../formats/json';
 import { check, checkOptions, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 
+/** The options of {@link Tokenizer.encode}. */
 export interface EncodeOptions {
   /** Add what the post-processor of tokenizer.json adds (BOS and the like). Default true. */
   addSpecialTokens?: boolean;
 }
+/** The options of {@link Tokenizer.decode}. */
 export interface DecodeOptions {
   /** Leave out special tokens. Default false. */
   skipSpecialTokens?: boolean;
 }
+/** The options of {@link Tokenizer.applyChatTemplate}. */
 export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
   /** false: the text instead of its ids. Default true. */
   tokenize?: boolean;
@@ -35,7 +38,8 @@ function specialTokens(config: Record<string, unknown>): Record<string, string> 
 }
 
 /**
- * Text to ids and back.
+ * Text to ids and back, as the model's tokenizer.json says. Read by `CausalLM.fromPretrained`.
+ *
  * @example
  * const ids = model.tokenizer.encode('Hello');
  * model.tokenizer.decode(ids, { skipSpecialTokens: true }); // 'Hello'
@@ -85,14 +89,14 @@ export class Tokenizer {
     }
   }
 
-  /** Ids of a text; special tokens written in it are recognised. */
+  /** Ids of a text; special tokens written in it are recognised. @throws ERR_ARGUMENT when it is no string. */
   encode(text: string, options: EncodeOptions = {}): number[] {
     check(typeof text === 'string', 'tokenizer', `expected text to be a string but received ${describe(text)}`);
     checkOptions('tokenizer', options, ['addSpecialTokens']);
     return this.#inner.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids;
   }
 
-  /** Text of ids; an incomplete character at an end is shown as U+FFFD. */
+  /** Text of ids; ids that have no token give none, and an incomplete character at an end is shown as U+FFFD. */
   decode(ids: readonly number[] | Int32Array, options: DecodeOptions = {}): string {
     checkOptions('tokenizer', options, ['skipSpecialTokens']);
     const given: unknown = ids;
@@ -127,6 +131,7 @@ export class Tokenizer {
     return largest + 1;
   }
 
+  /** Whether applyChatTemplate() can work. */
   get hasChatTemplate(): boolean {
     return this.#template !== undefined;
   }
@@ -135,7 +140,8 @@ export class Tokenizer {
    * A conversation through the model's chat template: its ids, or its text with `tokenize: false`.
    * @throws ERR_UNSUPPORTED when the model has no template, ERR_DATA when the template refuses the messages.
    * @example
-   * tokenizer.applyChatTemplate([{ role: 'user', content: 'Hi' }], { addGenerationPrompt: true });
+   * const ids = tokenizer.applyChatTemplate([{ role: 'user', content: 'Hi' }], { addGenerationPrompt: true });
+   * const text = tokenizer.applyChatTemplate([{ role: 'user', content: 'Hi' }], { tokenize: false });
    */
   applyChatTemplate(messages: readonly ChatMessage[], options: ApplyChatTemplateOptions & { tokenize: false }): string;
   applyChatTemplate(messages: readonly ChatMessage[], options?: ApplyChatTemplateOptions & { tokenize?: true }): number[];
@@ -156,7 +162,7 @@ export class Tokenizer {
     return options.tokenize === false ? text : this.encode(text, { addSpecialTokens: false });
   }
 
-  /** Turns ids that arrive one at a time into text, whole characters only; special tokens give none. */
+  /** @internal Turns ids that arrive one at a time into text, whole characters only; special tokens give none. */
   stream(context: readonly number[] = []): TokenStream {
     return new TokenStream(this, context);
   }

@@ -11,6 +11,7 @@ import type { DType } from '../dtype';
 import type { ModelConfig } from './config';
 
 /** Activation dtypes of a model; f16 is for inference on GPUs. */
+/** Element types of a model's activations. */
 export type ModelDType = 'f32' | 'bf16' | 'f16';
 
 /** A frozen linear layer of the model, y = W·x + bias. `weight` is replaced while an adapter is merged. */

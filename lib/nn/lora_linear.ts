@@ -25,14 +25,18 @@ import {
 const op = 'LoRALinear';
 const streams = { weight: 0, bias: 1, down: 2 };
 
+/** Numbers of a weight: a tensor or a typed array. */
 type Values = Tensor | Float32Array | Float64Array | Uint16Array;
 
+/** Sizes, LoRA's settings and the frozen weight of a {@link LoRALinear}. */
 export interface LoRALinearOptions {
+  /** Length of an input row, `in`. */
   inFeatures: number;
+  /** Length of an output row, `out`. */
   outFeatures: number;
   /** The rank of the change; default 8. */
   r?: number;
-  /** Default 8. */
+  /** α: the change is scaled by α/r. Default 8. */
   loraAlpha?: number;
   /** The probability with which an element of the LoRA path's input is dropped in training; default 0. */
   loraDropout?: number;
@@ -60,18 +64,25 @@ export interface LoRALinearOptions {
  * const y = layer.forward(tensor(new Float32Array(2 * 64), { shape: [2, 64] })); // [2, 32]
  */
 export class LoRALinear {
+  /** Length of an input row. */
   readonly inFeatures: number;
+  /** Length of an output row. */
   readonly outFeatures: number;
+  /** The rank of the change. */
   readonly r: number;
+  /** α of the scale. */
   readonly loraAlpha: number;
+  /** The probability with which an element of the LoRA path's input is dropped in training. */
   readonly loraDropout: number;
   /** α/r, or α/√r. */
   readonly scale: number;
+  /** Of activations and the frozen weight. */
   readonly dtype: DType;
+  /** Where weights and parameters lie. */
   readonly device: Device;
-  /** A [out, r] */
+  /** A [out, r], f32, zero at first. PEFT calls it lora_B. */
   readonly up: Parameter;
-  /** B [r, in] */
+  /** B [r, in], f32. PEFT calls it lora_A. */
   readonly down: Parameter;
   readonly #seed: number;
   readonly #weight: FrozenWeight;
@@ -80,6 +91,7 @@ export class LoRALinear {
   #forwards = 0;
   #disposed = false;
 
+  /** @throws ERR_ARGUMENT for an unknown option or a weight of the wrong shape, ERR_UNSUPPORTED for f16 on the CPU. */
   constructor(options: LoRALinearOptions) {
     checkOptions(op, options, [
       'inFeatures',
@@ -169,6 +181,10 @@ export class LoRALinear {
   /**
    * x [..., in] of the layer's dtype → y [..., out]. `train` turns dropout on; default: whether gradients
    * are being recorded. Each training forward draws the next mask.
+   *
+   * @throws ERR_ARGUMENT when x has another width, dtype or device than the layer.
+   * @example
+   * const loss = layer.forward(x).sub(target).square().mean();
    */
   forward(x: Tensor, options: { train?: boolean } = {}): Tensor {
     this.#check('forward');
@@ -197,6 +213,7 @@ export class LoRALinear {
     return [this.up, this.down];
   }
 
+  /** Whether the change is in the weight. */
   get merged(): boolean {
     return this.#merged !== null;
   }
@@ -231,6 +248,7 @@ export class LoRALinear {
     return { up: this.up.detach(), down: this.down.detach(), forwards: this.#forwards };
   }
 
+  /** Copies what stateDict() gave into the parameters, bit for bit. @throws ERR_BUSY while merged. */
   loadStateDict(state: StateDict): void {
     this.#check('loadStateDict');
     if (this.#merged !== null) {
@@ -249,6 +267,7 @@ export class LoRALinear {
     this.#forwards = forwards;
   }
 
+  /** Whether dispose() was called. */
   get disposed(): boolean {
     return this.#disposed;
   }

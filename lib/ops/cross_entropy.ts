@@ -11,8 +11,9 @@ import { rawBinary } from './raw';
 /** One class per row: numbers (nested as the rows are) or an i32 tensor; −100 counts nothing. */
 export type Labels = NestedNumbers | Tensor;
 
+/** The options of {@link Tensor.crossEntropy}. */
 export interface CrossEntropyOptions {
-  /** Default: 'mean', over the labels that count. */
+  /** 'mean' is over the labels that count. Default 'mean'. */
   reduction?: 'mean' | 'sum';
 }
 

@@ -6,6 +6,7 @@ import { check, checkBoolean, checkOptions, describe, numelOf } from '../validat
 import { checkFloat } from './arguments';
 import { expandTo, rawUnary, rawView, sameShape } from './raw';
 
+/** Which dimensions sum() and mean() take together. */
 export interface ReduceOptions {
   /** The dimension or dimensions to sum over, negative ones from the end; default: all. */
   dim?: number | readonly number[];

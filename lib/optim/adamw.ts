@@ -12,12 +12,13 @@ import { checkParameters } from './parameters';
 
 const op = 'AdamW';
 
+/** Settings of all parameters, or of a group. */
 export interface AdamWOptions {
-  /** Default 1e-3. */
+  /** The learning rate. Default 1e-3. */
   lr?: number;
-  /** Default [0.9, 0.999]. */
+  /** β₁ and β₂, how slowly the moments move. Default [0.9, 0.999]. */
   betas?: readonly [number, number];
-  /** Default 1e-8. */
+  /** Keeps the denominator from 0. Default 1e-8. */
   eps?: number;
   /** Decoupled: p ← p·(1 − lr·weightDecay); default 0.01. */
   weightDecay?: number;
@@ -25,6 +26,7 @@ export interface AdamWOptions {
 
 /** Parameters with settings of their own. */
 export interface ParameterGroup extends AdamWOptions {
+  /** The parameters of the group; one parameter is in one group. */
   params: Iterable<Parameter>;
 }
 
@@ -65,11 +67,21 @@ const settings = ['lr', 'betas', 'eps', 'weightDecay'] as const;
  */
 export class AdamW {
   readonly #groups: Group[];
-  /** Remembers failed updates. An own property that cannot be cloned. */
+  /** @internal Remembers failed updates. An own property that cannot be cloned. */
   readonly handle: NativeGuard;
   #lr: number;
   #disposed = false;
 
+  /**
+   * For parameters with one setting, or for groups with settings of their own.
+   *
+   * @throws ERR_ARGUMENT for an empty list, a parameter that is listed twice, a setting out of range.
+   * @example
+   * const optimizer = new AdamW([
+   *   { params: [layer.up], lr: 1e-3 },
+   *   { params: [layer.down], lr: 1e-4, weightDecay: 0 },
+   * ]);
+   */
   constructor(params: Iterable<Parameter> | readonly ParameterGroup[], options: AdamWOptions = {}) {
     checkOptions(op, options, settings);
     this.#lr = options.lr ?? 1e-3;
@@ -100,7 +112,11 @@ export class AdamW {
     this.#lr = value;
   }
 
-  /** Updates every parameter that has a gradient; one call per group. */
+  /**
+   * Updates every parameter that has a gradient; one call per group.
+   *
+   * @throws the failure of an op that an earlier update depended on, until zeroGrad() clears it.
+   */
   step(): void {
     this.#check('step');
     entry(() => {
@@ -171,6 +187,7 @@ export class AdamW {
     };
   }
 
+  /** Takes what stateDict() gave, bit for bit. @throws ERR_ARGUMENT when groups or shapes differ. */
   loadStateDict(state: StateDict): void {
     this.#check('loadStateDict');
     checkOptions(op, state, ['lr', 'groups']);
@@ -210,6 +227,7 @@ export class AdamW {
     });
   }
 
+  /** Whether dispose() was called. */
   get disposed(): boolean {
     return this.#disposed;
   }

@@ -1,6 +1,7 @@
 /** Factors on the learning rate, as transformers' schedulers of the same names give them. */
 import { check, checkInteger, checkNumber, checkOptions, describe } from '../validate';
 
+/** Where a schedule rises and where it ends. */
 export interface ScheduleOptions {
   /** The step at which the factor reaches its end; needed by linear and cosine. */
   totalSteps?: number;
@@ -33,12 +34,25 @@ function define(
   };
 }
 
-/** 1, after a linear warm-up (transformers: constant, and with warmupSteps constant_with_warmup). */
+/**
+ * 1, after a linear warm-up (transformers: constant, and with warmupSteps constant_with_warmup).
+ *
+ * @example
+ * const factor = constantSchedule({ warmupSteps: 10 });
+ * factor(5); // 0.5
+ */
 export function constantSchedule(options: ScheduleOptions = {}): Schedule {
   return define('constantSchedule', options, () => 1, false);
 }
 
-/** From 1 after the warm-up down to 0 at totalSteps, linearly. */
+/**
+ * From 1 after the warm-up down to 0 at totalSteps, linearly.
+ *
+ * @throws ERR_ARGUMENT without totalSteps.
+ * @example
+ * const factor = linearSchedule({ totalSteps: 100 });
+ * factor(25); // 0.75
+ */
 export function linearSchedule(options: ScheduleOptions): Schedule {
   const fall = (step: number, warmup: number, total: number): number =>
     Math.max(0, (total - step) / Math.max(1, total - warmup));
@@ -47,11 +61,12 @@ export function linearSchedule(options: ScheduleOptions): Schedule {
 
 /**
  * max(0, ½(1 + cos(2π·numCycles·t))), t the share of the steps after the warm-up that are done; numCycles
- * ½, the default, falls once from 1 to 0.
+ * ½, the default, falls once from 1 to 0 (Loshchilov & Hutter, "SGDR", 2017, without restarts).
  *
+ * @throws ERR_ARGUMENT without totalSteps.
  * @example
  * const factor = cosineSchedule({ totalSteps: 200, warmupSteps: 10 });
- * optimizer.lr = 1e-3 * factor(step);
+ * for (let step = 0; step < 200; step++) optimizer.lr = 1e-3 * factor(step);
  */
 export function cosineSchedule(options: ScheduleOptions & { numCycles?: number }): Schedule {
   const { numCycles = 0.5 } = options;

@@ -23,9 +23,8 @@ export interface AdapterFiles {
 /**
  * Reads any PEFT LoRA directory, without its base model. Fields that this package cannot train or run with are kept.
  *
- * Errors: ERR_FILE when the directory or one of its two files is missing; ERR_ADAPTER when the weights are only there
+ * @throws ERR_FILE when the directory or one of its two files is missing; ERR_ADAPTER when the weights are only there
  * as a pickle (adapter_model.bin), or the configuration is not one of PEFT's LoRA; ERR_SAFETENSORS for bad weights.
- *
  * @example
  * const { config, tensors } = await readAdapter('my-adapter');
  * console.log(config.r, tensors.size);
@@ -90,8 +89,7 @@ async function findInner(dir: string, present: readonly string[]): Promise<strin
  *
  * `config` is the content of adapter_config.json, as readAdapter or toPeftJson give it.
  *
- * Errors: ERR_ARGUMENT for what is not an adapter; ERR_FILE when writing fails.
- *
+ * @throws ERR_ARGUMENT for what is not an adapter; ERR_FILE when writing fails.
  * @example await writeAdapter('copy', await readAdapter('my-adapter'));
  */
 export async function writeAdapter(

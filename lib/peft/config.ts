@@ -28,25 +28,47 @@ export interface LoRAConfig {
   rankPattern: Readonly<Record<string, number>>;
   /** The same for loraAlpha. */
   alphaPattern: Readonly<Record<string, number>>;
+  /** Scales by α/√r in place of α/r. */
   useRslora: boolean;
+  /** Biases are not trained. */
   bias: 'none';
   /** true: A (PEFT's lora_B) is zero, B uniform; 'gaussian': B normal; false: both random. */
   initLoraWeights: boolean | 'gaussian';
 }
 
-/** What a program passes: PEFT's defaults stand in for what is absent. */
+/**
+ * What a program passes: PEFT's words in camelCase, and PEFT's defaults for what is absent.
+ *
+ * @example
+ * const config: LoRAConfigInput = { r: 16, loraAlpha: 32, targetModules: ['q_proj', 'v_proj'], rankPattern: { v_proj: 4 } };
+ */
 export interface LoRAConfigInput {
+  /** The rank of the update. Default 8. */
   r?: number;
+  /** α: the update is scaled by α/r, or α/√r with `useRslora`. Default 8. */
   loraAlpha?: number;
+  /** The probability with which elements of the LoRA branch's input are dropped in training. Default 0. */
   loraDropout?: number;
+  /**
+   * Which linear layers: names that equal a layer's path or its end (after a dot), one Python regular expression for the
+   * whole path, or 'all-linear' for every one except the output embedding. Default ['q_proj', 'v_proj'].
+   */
   targetModules?: readonly string[] | string | null;
+  /** Layers left out although they are targets. Default: none. */
   excludeModules?: readonly string[] | string | null;
+  /** Indices of the blocks to adapt, from 0; only with a list of targets. Default: all. */
   layersToTransform?: readonly number[] | number | null;
+  /** Names of the lists that `layersToTransform` counts in. Default: any. */
   layersPattern?: readonly string[] | string | null;
+  /** Regular expression for the end of a path → r of those layers; the first that matches wins. */
   rankPattern?: Readonly<Record<string, number>> | null;
+  /** The same for α. */
   alphaPattern?: Readonly<Record<string, number>> | null;
+  /** Scales by α/√r (Kalajdzievski, 2023). Default false. */
   useRslora?: boolean;
+  /** Biases are not trained: 'none' is the only value. */
   bias?: 'none';
+  /** How A and B begin: true is zero and uniform, 'gaussian' zero and normal, false both random. Default true. */
   initLoraWeights?: boolean | 'gaussian';
 }
 

@@ -8,34 +8,53 @@ import type { Parameter } from '../tensor';
 import { check, checkOptions, describe } from '../validate';
 
 const schedules = { constant: constantSchedule, linear: linearSchedule, cosine: cosineSchedule } as const;
+/** How the learning rate goes: see {@link constantSchedule}, {@link linearSchedule}, {@link cosineSchedule}. */
 export type ScheduleName = keyof typeof schedules;
 
+/**
+ * What a {@link Trainer} trains, on what, for how long.
+ *
+ * @example
+ * const options: TrainerOptions = { model, data, outDir: 'run', epochs: 3, batchSize: 4, lr: 2e-4 };
+ */
 export interface TrainerOptions {
+  /** The model, with a trainable active adapter. */
   model: CausalLM;
+  /** The examples; shuffled anew in every epoch, by `seed`. */
   data: DataSource;
+  /** Held-out examples, for `evalEvery`. */
   evalData?: DataSource;
   /** The final adapter, and checkpoint-N folders while it runs. Nothing is written when absent. */
   outDir?: string;
   /** Steps, or epochs; one of them. Default: one epoch. */
   maxSteps?: number;
+  /** Passes over the data. */
   epochs?: number;
+  /** Examples in a batch, padded to the longest of them. Default 4. */
   batchSize?: number;
+  /** Batches whose gradients make one step. Default 1. */
   gradientAccumulationSteps?: number;
-  /** Default: that of `optimizer`, else 2e-4. */
+  /** The learning rate before the schedule. Default: that of `optimizer`, else 2e-4. */
   lr?: number;
+  /** The factor on `lr` over the steps. Default 'cosine'. */
   schedule?: ScheduleName;
+  /** Steps in which the learning rate rises from 0. Default 0. */
   warmupSteps?: number;
+  /** AdamW's decoupled decay. Default 0. */
   weightDecay?: number;
   /** Of all gradients together; 0 turns clipping off. Default 1. */
   maxGradNorm?: number;
+  /** Decides the order of the data. Default 0. */
   seed?: number;
-  /** Steps between evaluations on evalData, and between checkpoints. */
+  /** Steps between evaluations on `evalData`. Default: none. */
   evalEvery?: number;
+  /** Steps between checkpoints in `outDir`. Default: none. */
   saveEvery?: number;
+  /** Not supported yet: true is ERR_UNSUPPORTED. */
   resume?: boolean;
-  /** Default: those of the active adapter. */
+  /** What is trained. Default: the parameters of the active adapter. */
   parameters?: readonly Parameter[];
-  /** Default: AdamW with lr and weightDecay. */
+  /** Takes the steps, and is not disposed at the end. Default: AdamW with lr and weightDecay. */
   optimizer?: AdamW;
 }
 

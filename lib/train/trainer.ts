@@ -40,6 +40,12 @@ export class Trainer {
   readonly #output: OutputDirectory | undefined;
   #ran = false;
 
+  /**
+   * Checks every option; nothing runs yet.
+   *
+   * @throws ERR_ARGUMENT for a bad option, without a trainable active adapter, and for a one-shot iterator where the data
+   * is read twice; ERR_UNSUPPORTED for a model in f16.
+   */
   constructor(options: TrainerOptions) {
     this.#options = resolveOptions(options);
     const { model, data } = options;
@@ -73,7 +79,15 @@ export class Trainer {
     this.#output = outDir === undefined ? undefined : new OutputDirectory(outDir);
   }
 
-  /** Begins when it is iterated (for events) or awaited (for the result); events wait for the consumer. */
+  /**
+   * Trains. The run begins when the handle is iterated (for events) or awaited (for the result); events wait for the
+   * consumer. A Trainer runs once.
+   *
+   * @throws (when it runs) ERR_DATA for examples that are none, ERR_NON_FINITE for a loss or gradient that is no number,
+   * ERR_FILE for an `outDir` that holds a run or cannot be written, the reason of the signal when aborted.
+   * @example
+   * const { step, loss, dir } = await new Trainer({ model, data, outDir: 'run', maxSteps: 200 }).run({ signal });
+   */
   run(options: RunOptions = {}): RunHandle<TrainerEvent, TrainerResult> {
     checkOptions('run', options, ['signal']);
     checkSignal('run', options.signal);
