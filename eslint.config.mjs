@@ -25,6 +25,19 @@ const node = Object.fromEntries(
   ].map((name) => [name, 'readonly']),
 );
 
+const browser = Object.fromEntries(
+  [
+    'document',
+    'navigator',
+    'localStorage',
+    'matchMedia',
+    'getSelection',
+    'innerHeight',
+    'addEventListener',
+    'requestAnimationFrame',
+  ].map((name) => [name, 'readonly']),
+);
+
 export default tseslint.config(
   { ignores: ['dist/', 'build/', 'prebuilds/', 'node_modules/', 'coverage/'] },
   js.configs.recommended,
@@ -52,5 +65,6 @@ export default tseslint.config(
     },
   },
   { files: ['**/*.mjs', '**/*.cjs', '**/*.js'], languageOptions: { globals: node } },
+  { files: ['scripts/docs/client/**/*.js'], languageOptions: { globals: browser } },
   prettier,
 );
