@@ -1,8 +1,9 @@
-/** Finds, loads and types the native add-on. The only file that requires it. */
+/** The native add-on: its types, and the one copy of it that a process (or a worker) loads. */
 import { existsSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import type { DType } from './dtype';
 import { LoRAError } from './errors';
+import { here, loadBinary, packageRoot, requireBinary } from './native_loader';
 
 declare const tensorTag: unique symbol;
 declare const weightTag: unique symbol;
@@ -247,55 +248,36 @@ export interface NativeBinding {
 }
 
 let loaded: NativeBinding | undefined;
-let emulated = false;
+/** The path of the add-on whose GPU is emulated, once it is chosen. */
+let emulated: string | undefined;
 
-/** The package's root: the nearest folder upwards that holds package.json (dist/ and lib/ alike). */
-function packageRoot(): string {
-  let dir = __dirname;
-  while (!existsSync(join(dir, 'package.json'))) {
-    const parent = dirname(dir);
-    if (parent === dir) throw new Error(`lora-native: no package.json above ${__dirname}`);
-    dir = parent;
-  }
-  return dir;
+function emulatedPath(): string | undefined {
+  const root = packageRoot(here);
+  const path = root === undefined ? undefined : join(root, 'build/emulated/lora_native_emulated.node');
+  return path !== undefined && existsSync(path) ? path : undefined;
 }
-
-const emulatedPath = () => join(packageRoot(), 'build/emulated/lora_native_emulated.node');
 
 /**
  * Chooses the add-on whose GPU is emulated on the CPU. Only builds with tests have it, and only one add-on
  * can be at work in a process.
  */
 export function useEmulated(): void {
-  if (emulated) return;
-  const why = loaded
-    ? 'another device was used before it'
-    : existsSync(emulatedPath())
-      ? undefined
-      : 'only builds with tests have it (node scripts/ctest.mjs)';
-  if (why)
-    throw new LoRAError('ERR_DEVICE_UNAVAILABLE', `[device] cannot open cuda-emulated: ${why}`, {
-      op: 'device',
-    });
-  emulated = true;
+  if (emulated !== undefined) return;
+  const path = emulatedPath();
+  if (loaded !== undefined || path === undefined)
+    throw new LoRAError(
+      'ERR_DEVICE_UNAVAILABLE',
+      `[device] cannot open cuda-emulated: ${loaded ? 'another device was used before it' : 'only builds with tests have it (node scripts/ctest.mjs)'}`,
+      { op: 'device' },
+    );
+  emulated = path;
 }
 
 /** Loads on first use, so that importing the package never fails. Throws ERR_BINARY when there is no add-on. */
 export function native(): NativeBinding {
-  if (loaded) return loaded;
-  // eslint-disable-next-line @typescript-eslint/no-require-imports -- node-gyp-build is CommonJS and must run now
-  const load = require('node-gyp-build') as (dir: string) => NativeBinding;
-  const root = packageRoot();
-  try {
-    // eslint-disable-next-line @typescript-eslint/no-require-imports -- an add-on is not a module for import()
-    loaded = emulated ? (require(emulatedPath()) as NativeBinding) : load(root);
-  } catch (cause) {
-    throw new LoRAError(
-      'ERR_BINARY',
-      `[native] no add-on for ${process.platform}-${process.arch} could be loaded from build/Release or prebuilds of ${root}. ` +
-        `Build one there with: npm install && node scripts/build.mjs (needs a C++20 compiler, CMake and libhwy-dev). ${(cause as Error).message}`,
-      { op: 'native', cause },
-    );
-  }
+  loaded ??=
+    emulated === undefined
+      ? loadBinary<NativeBinding>()
+      : requireBinary<NativeBinding>({ path: emulated, source: 'local build' });
   return loaded;
 }

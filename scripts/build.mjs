@@ -1,31 +1,57 @@
 // Builds build/Release/lora_native.node: CMake is the build of truth, cmake-js drives it with headers from
 // npm. Arguments are passed on as CMake definitions: node scripts/build.mjs -DLORA_TESTS=ON
+// In a published package, where the packages that it builds with are missing, they go to build/tools first.
 import { spawnSync } from 'node:child_process';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
-const cmakeJs = createRequire(import.meta.url).resolve('cmake-js/package.json');
+const tools = join(root, 'build/tools');
+const toolNames = ['cmake-js', 'node-addon-api', 'node-api-headers'];
 const definitions = process.argv.slice(2).map((argument) => argument.replace(/^-D/, '--CD'));
 
-function cmakeJsRun(command) {
-  const { status, error } = spawnSync(
-    process.execPath,
-    [
-      join(dirname(cmakeJs), 'bin/cmake-js'),
-      command,
-      '--out',
-      'build/cmake',
-      '--parallel',
-      String(availableParallelism()),
-      ...definitions,
-    ],
-    { cwd: root, stdio: 'inherit' },
-  );
+function run(command, args, options) {
+  const { status, error } = spawnSync(command, args, { stdio: 'inherit', ...options });
   if (error) throw error;
   if (status !== 0) process.exit(status ?? 1);
+}
+
+function resolveFrom(folder, name) {
+  try {
+    return createRequire(join(folder, 'package.json')).resolve(name);
+  } catch (error) {
+    if (error.code === 'MODULE_NOT_FOUND') return undefined;
+    throw error;
+  }
+}
+
+/** The folder that has all tools: this package in a clone, else build/tools. */
+function toolsFolder() {
+  const hasAll = (folder) => toolNames.every((name) => resolveFrom(folder, `${name}/package.json`));
+  if (hasAll(root)) return root;
+  if (hasAll(tools)) return tools;
+  const { devDependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  const dependencies = Object.fromEntries(toolNames.map((name) => [name, devDependencies[name]]));
+  console.log(`installing ${toolNames.join(', ')} into ${tools}`);
+  mkdirSync(tools, { recursive: true });
+  writeFileSync(join(tools, 'package.json'), JSON.stringify({ private: true, dependencies }));
+  const npm = ['install', '--prefix', tools, '--ignore-scripts', '--no-audit', '--no-fund'];
+  run('npm', npm, { cwd: tools, shell: process.platform === 'win32' });
+  return tools;
+}
+
+const folder = toolsFolder();
+const cmakeJs = join(dirname(resolveFrom(folder, 'cmake-js/package.json')), 'bin/cmake-js');
+// CMake asks node where the headers are: it must see these packages too.
+const NODE_PATH = [join(folder, 'node_modules'), process.env.NODE_PATH].filter(Boolean).join(delimiter);
+
+function cmakeJsRun(command) {
+  const parallel = ['--parallel', String(availableParallelism())];
+  const args = [cmakeJs, command, '--out', 'build/cmake', ...parallel, ...definitions];
+  run(process.execPath, args, { cwd: root, env: { ...process.env, NODE_PATH } });
 }
 
 // `compile` configures only a tree that is new: definitions must reach one that is there.

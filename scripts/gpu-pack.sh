@@ -21,7 +21,7 @@ rm -rf $pack
 mkdir -p $pack/app/{build,node_modules/@huggingface,shared/data/golden,shared/data/models}
 cp -R build/Release $pack/app/build/
 cp -R dist package.json $pack/app/
-cp -R node_modules/node-gyp-build $pack/app/node_modules/
+cp -R node_modules/{detect-libc,node-gyp-build} $pack/app/node_modules/
 cp -R node_modules/@huggingface/{jinja,tokenizers} $pack/app/node_modules/@huggingface/
 cp -R "$shared/acceptance" $pack/app/shared/
 cp -R "$shared/data/models/stories260K" $pack/app/shared/data/models/

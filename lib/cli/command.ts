@@ -63,12 +63,13 @@ export interface Command {
   positionals?: readonly string[];
   /** What `--json` prints: the shape of the object, or of the object on each line. */
   json: string;
-  run(values: AnyValues, console: Console, positionals: readonly string[]): Promise<void>;
+  /** Gives the exit code where it is not 0. */
+  run(values: AnyValues, console: Console, positionals: readonly string[]): Promise<number | void>;
 }
 
 interface TypedCommand<F extends Flags> extends Command {
   flags: F;
-  run(values: Values<F>, console: Console, positionals: readonly string[]): Promise<void>;
+  run(values: Values<F>, console: Console, positionals: readonly string[]): Promise<number | void>;
 }
 
 /** Types the values that `run` gets by the table of flags. */

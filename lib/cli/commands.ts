@@ -1,3 +1,4 @@
+import { build } from './build';
 import { doctor } from './doctor';
 import { generate } from './generate';
 import { inspect } from './inspect';
@@ -6,4 +7,4 @@ import { train } from './train';
 import type { Command } from './command';
 
 /** All commands, in the order of the help. The reference of the command line is generated from this table. */
-export const commands: Readonly<Record<string, Command>> = { train, generate, merge, inspect, doctor };
+export const commands: Readonly<Record<string, Command>> = { train, generate, merge, inspect, doctor, build };

@@ -3,47 +3,82 @@ import { release, version as osVersion } from 'node:os';
 import { version } from '../../package.json';
 import { binding } from '../calls';
 import { devices } from '../device';
-import { defineCommand, helpFlag, type Console } from './command';
+import { LoRAError } from '../errors';
+import { findBinary, platformName, platformPackage, thisHost } from '../native_loader';
+import { defineCommand, helpFlag } from './command';
 import { printJson } from './common';
 
 export const doctor = defineCommand({
-  summary: 'Prints what a bug report needs: versions, instruction sets, threads, devices.',
-  usage: '[--json]',
+  summary: 'Prints what a bug report needs: versions, the binary, instruction sets, threads, devices.',
+  usage: '[--json]   (exit code 1 where no binary loads)',
   flags: { json: { type: 'boolean', help: 'the report as one JSON object' }, help: helpFlag },
-  json: 'one object with the lines of the report: { "lora-native", node, platform, cpu, threads, devices, cuda, … }',
-  run: async ({ json }, console) => report(json, console),
+  json: 'one object with the lines of the report: { "lora-native", node, platform, binary, cpu, threads, devices, cuda, … }',
+  async run({ json }, console) {
+    const { report, works } = examine();
+    if (json) printJson(console, report);
+    else {
+      const width = Math.max(...Object.keys(report).map((key) => key.length));
+      for (const [key, value] of Object.entries(report))
+        console.stdout.write(`${key.padEnd(width)}  ${value}\n`);
+    }
+    return works ? 0 : 1;
+  },
 });
 
-function report(json: boolean, console: Console): void {
-  const cpu = binding().cpuInfo();
-  const cuda = binding().cudaUnavailableReason();
-  const [host, ...gpus] = devices();
-  const lines: Record<string, string | number> = {
+type Report = Record<string, string | number>;
+
+/** The report is complete where no binary loads, too: that is what it is asked for most. */
+function examine(): { report: Report; works: boolean } {
+  const report = aboutSystem();
+  try {
+    const { path, source } = findBinary();
+    return { report: { ...report, binary: path, 'binary from': source, ...aboutBinary() }, works: true };
+  } catch (error) {
+    if (!(error instanceof LoRAError && error.code === 'ERR_BINARY')) throw error;
+    return { report: { ...report, binary: `none: ${error.message}` }, works: false };
+  }
+}
+
+/** What can be said without the binary. */
+function aboutSystem(): Report {
+  const host = thisHost();
+  return {
     'lora-native': version,
     node: process.version,
-    platform: `${process.platform}-${process.arch} ${release()}`,
+    ...runtime(),
+    platform: `${platformName(host)} ${release()}`,
     'operating system': systemName(),
+    ...(host.libc === null ? {} : { 'C library': `${host.libc} ${host.libcVersion ?? ''}`.trim() }),
+    'platform package': platformPackage(host) ?? 'none is published for this platform',
+  };
+}
+
+/** Bun and Deno report a version of Node.js too, the one that they are compatible with. */
+function runtime(): Report {
+  const name = (['bun', 'deno', 'electron'] as const).find((key) => process.versions[key] !== undefined);
+  return name === undefined ? {} : { [name]: process.versions[name]! };
+}
+
+function aboutBinary(): Report {
+  const cpu = binding().cpuInfo();
+  const cuda = binding().cudaUnavailableReason();
+  const found = devices();
+  const [host, ...gpus] = found;
+  const report: Report = {
     cpu: `${host!.name}, ${gib(host!.memoryBytes)}`,
     highway: cpu.highwayVersion,
     'instruction set': cpu.target,
     'compiled and usable': cpu.targets.join(', '),
     threads: cpu.threads,
     'memory limit': process.env['LORA_MEMORY_LIMIT'] ?? 'what the system leaves',
-    devices: devices()
-      .map(({ id, name }) => `${id} (${name})`)
-      .join(', '),
+    devices: found.map(({ id, name }) => `${id} (${name})`).join(', '),
     cuda: cuda === null ? 'available' : `unavailable: ${cuda}`,
     ...binding().cudaFacts(),
   };
   for (const { id, name, memoryBytes, computeCapability } of gpus)
-    lines[id === 'cuda' ? 'cuda:0' : id] =
+    report[id === 'cuda' ? 'cuda:0' : id] =
       `${name}, compute capability ${computeCapability}, ${gib(memoryBytes)}`;
-  if (json) {
-    printJson(console, lines);
-    return;
-  }
-  const width = Math.max(...Object.keys(lines).map((key) => key.length));
-  for (const [key, value] of Object.entries(lines)) console.stdout.write(`${key.padEnd(width)}  ${value}\n`);
+  return report;
 }
 
 const gib = (bytes: number): string => `${(bytes / 2 ** 30).toFixed(1)} GiB`;

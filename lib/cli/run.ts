@@ -48,8 +48,8 @@ export async function runCommandLine(argv: readonly string[], console: Console):
       return 0;
     }
     const { values, positionals } = parse(name, command, rest);
-    await command.run(values, console, positionals);
-    return console.signal.aborted ? 130 : 0;
+    const code = await command.run(values, console, positionals);
+    return console.signal.aborted ? 130 : (code ?? 0);
   } catch (error) {
     if (error instanceof Interrupted) return 130;
     const usage = error instanceof UsageError;

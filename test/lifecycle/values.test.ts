@@ -127,17 +127,22 @@ report([Number.isFinite(again), await lora.tensor([1, 2]).sum().item()]);`);
   expect(report).toEqual([true, 3]);
 });
 
-test('without an add-on, using the package is ERR_BINARY and says how to build one; importing works', () => {
+test('without an add-on, importing works, use is ERR_BINARY with the remedies, and doctor still answers', () => {
   const report = childReport(`
 const fs = require('node:fs'), os = require('node:os'), path = require('node:path');
 const root = fs.mkdtempSync(path.join(os.tmpdir(), 'no-binary-'));
 fs.mkdirSync(path.join(root, 'dist'));
-fs.copyFileSync('dist/index.js', path.join(root, 'dist/index.js'));
+for (const file of ['index.js', 'cli.js']) fs.copyFileSync('dist/' + file, path.join(root, 'dist', file));
 fs.copyFileSync('package.json', path.join(root, 'package.json'));
 fs.symlinkSync(path.resolve('node_modules'), path.join(root, 'node_modules'));
 const bare = require(path.join(root, 'dist/index.js'));
-try { bare.tensor([1]); report('made'); } catch (e) { report([e instanceof bare.LoRAError, e.code, e.message]); }
-fs.rmSync(root, { recursive: true });`) as [boolean, string, string];
+const { spawnSync } = require('node:child_process');
+const { status, stdout } = spawnSync(process.execPath, [path.join(root, 'dist/cli.js'), 'doctor', '--json'], { encoding: 'utf8' });
+try { bare.tensor([1]); report('made'); } catch (e) { report([e instanceof bare.LoRAError, e.code, e.message, status, JSON.parse(stdout)]); }
+fs.rmSync(root, { recursive: true });`) as [boolean, string, string, number, Record<string, string>];
   expect(report.slice(0, 2)).toEqual([true, 'ERR_BINARY']);
-  expect(report[2]).toMatch(/no add-on for \w+-\w+ could be loaded from .*Build one there with: npm install/);
+  expect(report[2]).toMatch(/expected a binary for .* but .*npx lora-native build/);
+  expect(report[3]).toBe(1);
+  expect(report[4]).toMatchObject({ binary: `none: ${report[2]}`, node: process.version });
+  expect(report[4]).not.toHaveProperty('threads');
 });

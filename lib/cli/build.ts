@@ -1,0 +1,39 @@
+import { spawnSync } from 'node:child_process';
+import { join } from 'node:path';
+import { findBinary, here, packageRoot } from '../native_loader';
+import { defineCommand, helpFlag } from './command';
+import { note, printJson } from './common';
+
+export const build = defineCommand({
+  summary: 'Compiles the native binary from the source in this package, for this machine.',
+  usage: [
+    '[--cuda auto|on|off]\n',
+    'Needs a C++20 compiler, CMake 3.25 and Highway 1.2 (Debian: g++ cmake libhwy-dev); for GPUs also',
+    'nvcc 12.8. From then on this binary is taken instead of the one in the platform package.',
+  ].join('\n'),
+  flags: {
+    cuda: {
+      type: 'string',
+      value: 'WHEN',
+      choices: ['auto', 'on', 'off'],
+      default: 'auto',
+      help: 'kernels for GPUs; auto is where nvcc is found',
+    },
+    json: { type: 'boolean', help: 'the path of the binary as one JSON object' },
+    help: helpFlag,
+  },
+  json: 'one object: { binary }, the path of the binary',
+  async run({ cuda, json }, console) {
+    // The same script that builds a clone. It installs the packages that it builds with where they are missing.
+    const script = join(packageRoot(here)!, 'scripts/build.mjs');
+    const { status, error } = spawnSync(process.execPath, [script, `-DLORA_CUDA=${cuda.toUpperCase()}`], {
+      stdio: ['inherit', 2, 2], // standard output is for results
+    });
+    if (error) throw error;
+    if (status !== 0) return 1;
+    const { path } = findBinary();
+    if (json) printJson(console, { binary: path });
+    else note(console, `built ${path}`);
+    return 0;
+  },
+});
