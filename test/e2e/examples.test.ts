@@ -1,0 +1,398 @@
+/**
+ * The programs of examples/, run as a user runs them, against dist/ and the bundled model. Each test asserts what the
+ * guide of that program promises. Steps are few where a promise does not need more.
+ */
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CausalLM, readAdapter } from '../../lib/index';
+import { sharedData } from '../support/shared_data';
+
+const root = join(__dirname, '../..');
+const examples = join(root, 'examples');
+const base = join(examples, 'base-model');
+const env = { ...process.env, LORA_THREADS: '1' }; // others may be using the machine
+let scratch: string;
+beforeAll(() => {
+  if (!existsSync(join(root, 'dist/index.mjs')))
+    throw new Error('dist/index.mjs is missing: npm run build:js');
+  scratch = mkdtempSync(join(tmpdir(), 'examples-'));
+});
+afterAll(() => rmSync(scratch, { recursive: true }));
+
+const tested = new Set<string>();
+
+/** A test of one program: `run` gives its lines of standard output, and throws when it fails. */
+function example(
+  name: string,
+  promise: string,
+  body: (run: (...args: string[]) => string[]) => Promise<void> | void,
+): void {
+  tested.add(name);
+  const run = (...args: string[]): string[] => {
+    const { status, stdout, stderr } = spawnSync(process.execPath, [join(examples, name), ...args], {
+      cwd: scratch,
+      encoding: 'utf8',
+      env,
+    });
+    if (status !== 0) throw new Error(`${name} ${args.join(' ')} ended with ${status}\n${stdout}${stderr}`);
+    return stdout.trimEnd().split('\n');
+  };
+  test(`${name}: ${promise}`, async () => body(run), 300_000);
+}
+
+/** What follows `label` on the line that begins with it. */
+function after(lines: readonly string[], label: string): string {
+  const line = lines.find((text) => text.startsWith(label));
+  if (line === undefined) throw new Error(`no line begins with ${label}:\n${lines.join('\n')}`);
+  return line.slice(label.length).trim();
+}
+
+/** Every number that `pattern` captures first. */
+function numbers(lines: readonly string[], pattern: RegExp): number[] {
+  return lines.flatMap((line) => {
+    const found = pattern.exec(line);
+    return found ? [Number(found[1])] : [];
+  });
+}
+
+const first = (list: readonly number[]): number => list[0] ?? NaN;
+const last = (list: readonly number[]): number => list.at(-1) ?? NaN;
+const fields = ['who', 'count', 'colour', 'item', 'place', 'day'];
+const folder = (name: string): string[] => readdirSync(join(scratch, name)).sort();
+const adapterFiles = ['adapter_config.json', 'adapter_model.safetensors'];
+
+example('quickstart.mjs', 'the loss falls and sentences become JSON', (run) => {
+  const lines = run(base, join(examples, 'data/train.jsonl'), '80');
+  const losses = numbers(lines, /^step \d+ {2}loss (\d\.\d+) {2}\d+ tokens\/s$/);
+  expect(losses).toHaveLength(5);
+  expect(last(losses)).toBeLessThan(first(losses) / 2);
+  expect(after(lines, 'before:')).not.toContain('{');
+  expect(Object.keys(JSON.parse(after(lines, 'after:')) as object)).toEqual(fields);
+  expect(folder('quickstart-run')).toEqual(adapterFiles);
+});
+
+example('finetune.mjs', 'the saved adapter gives the same text in a fresh base', (run) => {
+  const lines = run('--max-steps', '40', '--samples', '4', '--lr', '5e-3', '--out-dir', 'finetune-run');
+  expect(lines.join('\n')).toContain('loaded into a fresh base it gives the same text');
+  const [, before, trained] = /before (\S+) +after (\S+)/.exec(after(lines, 'held-out loss')) ?? [];
+  expect(Number(trained)).toBeLessThan(Number(before) / 2);
+});
+
+example('data.mjs', 'only the answer counts, and its loss falls', (run) => {
+  const lines = run(base, '40');
+  const text = after(lines, 'text');
+  const counts = after(lines, 'counts');
+  expect(text).toBe(`<|end|>At the park Danor sells three black eggs on Sunday. -> ${counts}`);
+  expect(counts).toMatch(/^\{"who": "Danor", .*\}<\|end\|>$/);
+  const [, before, trained] = /: (\S+) before, (\S+) after$/.exec(after(lines, 'loss of')) ?? [];
+  expect(Number(trained)).toBeLessThan(Number(before) / 2);
+});
+
+example('sweep.mjs', 'one row per setting, three seeds each, all below the base', (run) => {
+  const lines = run(base, '6', '2');
+  const [untrained] = numbers(lines, /^base: loss (\S+) over \d+ held-out answer tokens$/);
+  const rows = lines
+    .filter((line) => /^\| \d/.test(line))
+    .map((line) => line.split('|').map((c) => c.trim()));
+  expect(rows.map((row) => row.slice(1, 5))).toEqual([
+    ['8', '16', 'all-linear', '0.005'],
+    ['1', '2', 'all-linear', '0.005'],
+  ]);
+  // r·(in + out) summed over the seven matrices of a layer, for four layers.
+  expect(rows.map((row) => Number(row[5]))).toEqual([74752, 9344]);
+  for (const row of rows) {
+    const losses = (row[6] as string).split(' ').map(Number);
+    expect(losses).toHaveLength(3);
+    for (const loss of losses) expect(loss).toBeLessThan(untrained as number);
+  }
+});
+
+example('evaluate.mjs', 'the checkpoint with the lowest held-out loss is the one that is kept', (run) => {
+  const lines = run(base, '40', 'evaluate-run');
+  const evals = lines.flatMap((line) => {
+    const found = /^step (\d+) {2}held-out loss (\S+) {2}perplexity (\S+)$/.exec(line);
+    return found ? [{ step: Number(found[1]), loss: Number(found[2]), perplexity: Number(found[3]) }] : [];
+  });
+  expect(evals.map(({ step }) => step)).toEqual([10, 20, 30, 40]);
+  for (const { loss, perplexity } of evals) expect(perplexity / Math.exp(loss)).toBeCloseTo(1, 1);
+  const lowest = Math.min(...evals.map(({ loss }) => loss));
+  const [, step, loss] = /^step (\d+), loss (\S+) over 3\d{3} tokens$/.exec(after(lines, 'best:')) ?? [];
+  expect(Number(loss)).toBe(lowest);
+  expect(evals.find((e) => e.step === Number(step))?.loss).toBe(lowest);
+  expect(after(lines, 'exactly right:')).toMatch(/^base 0 %, adapter \d+(\.\d+)? %$/);
+});
+
+example('abort.mjs', 'an abort saves, training goes on from there, a generation ends in time', (run) => {
+  const lines = run(base, 'abort-run');
+  expect(lines).toContain('stopped: 30 steps are enough; saved abort-run/checkpoint-30');
+  expect(folder('abort-run/checkpoint-30')).toEqual([...adapterFiles, 'checkpoint.safetensors']);
+  expect(folder('abort-run/continued')).toEqual(adapterFiles);
+  expect(numbers(lines, /^step (\d+) /)).toEqual([10, 20, 30, 40, 50]);
+  const losses = numbers(lines, /^step \d+ {2}loss (\S+)$/);
+  // The continued run begins where the first ended and not at the base.
+  expect(losses[3]).toBeLessThan(losses[1] as number);
+  expect(last(lines.map((line) => (/\(TimeoutError\)$/.test(line) ? 1 : 0)))).toBe(1);
+});
+
+example('merge.mjs', 'adapter, merged, unmerged and exported models write the same', async (run) => {
+  const lines = run(base, 'merged-model');
+  const text = after(lines, 'adapter');
+  expect(Object.keys(JSON.parse(text) as object)).toEqual(fields);
+  for (const label of ['merged ', 'unmerged', 'exported']) expect(after(lines, label)).toBe(text);
+  expect(folder('merged-model')).toEqual(
+    readdirSync(base)
+      .filter((f) => /\.json$|tensors$/.test(f))
+      .sort(),
+  );
+});
+
+example('peft.mjs', 'it writes what PEFT reads', async (run) => {
+  const lines = run(base, 'adapter-from-node');
+  const [, before, trained] = /(\S+) before, (\S+) after$/.exec(after(lines, 'held-out loss')) ?? [];
+  expect(Number(trained)).toBeLessThan(Number(before));
+  const { config, tensors } = await readAdapter(join(scratch, 'adapter-from-node'));
+  expect(config).toMatchObject({ peft_type: 'LORA', task_type: 'CAUSAL_LM', r: 8, lora_alpha: 16 });
+  expect(tensors.size).toBe(2 * 7 * 4);
+  const pair = ['A', 'B'].map((f) => `base_model.model.model.layers.0.mlp.down_proj.lora_${f}.weight`);
+  expect(pair.map((name) => tensors.get(name)?.shape)).toEqual([
+    [8, 352],
+    [128, 8],
+  ]); // PEFT's A is [r, in]
+  for (const name of pair) expect(lines.join('\n')).toContain(name);
+});
+
+const golden = join(sharedData, 'golden/stories260K-all-linear-r8/adapter_final');
+const stories = join(sharedData, 'models/stories260K');
+const withPeft = existsSync(golden) && existsSync(stories);
+(withPeft ? test : test.skip)(
+  `peft.mjs: it trains an adapter that PEFT wrote${withPeft ? '' : ` (skipped: ${golden} is absent)`}`,
+  async () => {
+    const args = [join(examples, 'peft.mjs'), stories, 'from-peft', golden];
+    const { status, stdout, stderr } = spawnSync(process.execPath, args, {
+      cwd: scratch,
+      encoding: 'utf8',
+      env,
+    });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
+    expect(stdout).toContain(`${golden}: r 8, alpha 16, on `);
+    const [before, written] = [await readAdapter(golden), await readAdapter(join(scratch, 'from-peft'))];
+    expect([...written.tensors.keys()].sort()).toEqual([...before.tensors.keys()].sort());
+    expect(written.config['peft_version']).toBe(before.config['peft_version']); // fields that we do not know stay
+    const [name] = [...before.tensors.keys()].filter((key) => key.includes('lora_B'));
+    const bytes = [before, written].map(({ tensors }) => Buffer.from(tensors.get(name as string)!.bytes));
+    expect(bytes[0]?.equals(bytes[1] as Buffer)).toBe(false);
+  },
+  120_000,
+);
+
+/** Why a command cannot be run here, or undefined. */
+function lacks(command: string, ...args: string[]): string | undefined {
+  const { status } = spawnSync(command, args, { stdio: 'ignore' });
+  return status === 0 ? undefined : `${[command, ...args].join(' ')} fails here`;
+}
+
+const noPeft = lacks('python3', '-c', 'import peft, transformers, torch');
+(noPeft ? test.skip : test)(
+  `peft_roundtrip.py: PEFT loads what Node wrote, Node loads what PEFT wrote${noPeft ? ` (skipped: ${noPeft})` : ''}`,
+  async () => {
+    const args = [join(examples, 'peft_roundtrip.py'), base, 'adapter-from-node', 'adapter-from-python'];
+    const { status, stdout, stderr } = spawnSync('python3', args, { cwd: scratch, encoding: 'utf8' });
+    if (status !== 0) throw new Error(stderr);
+    const model = await CausalLM.fromPretrained(base, { dtype: 'f32' });
+    const ids = [model.tokenizer.encode('On Monday Danor sells three black eggs at the park.')];
+    await model.loadAdapter(join(scratch, 'adapter-from-node'), { name: 'node' });
+    const loss = await model.forward(ids, { labels: ids }).loss.item();
+    expect(Number(after(stdout.split('\n'), 'loss'))).toBeCloseTo(loss, 4);
+    await model.loadAdapter(join(scratch, 'adapter-from-python'), { name: 'python' });
+    const next = await model.forward(ids, { labels: ids, adapter: 'python' }).loss.item();
+    expect(next).toBeLessThan(loss);
+    await model.dispose();
+  },
+  300_000,
+);
+
+const noPython = lacks('python3', '--version');
+(noPython ? test.skip : test)(
+  `peft_roundtrip.py: it is valid Python${noPython ? ` (skipped: ${noPython})` : ''}`,
+  () => {
+    const check = 'import ast, sys; ast.parse(open(sys.argv[1]).read())';
+    expect(lacks('python3', '-c', check, join(examples, 'peft_roundtrip.py'))).toBeUndefined();
+  },
+);
+
+example('adapters.mjs', 'each call gets the adapter that it names', (run) => {
+  const lines = run(base, '80');
+  expect(Object.keys(JSON.parse(after(lines, 'json  ')) as object)).toEqual(fields);
+  expect(after(lines, 'item  ')).toMatch(/^[a-z]+$/);
+  expect(after(lines, 'base')).not.toContain('{');
+  expect(lines).toContain('json,item; active is item');
+  expect(lines).toContain('json at scale 0 writes what the base writes');
+});
+
+example('worker.mjs', 'the main thread answers while the worker trains, and uses its adapter', (run) => {
+  const lines = run(base, 'worker-run');
+  expect(numbers(lines, /^worker: step (\d+) /)).toEqual([20, 40]);
+  expect(lines).toContain('main: answered while the worker trained');
+  expect(folder('worker-run')).toEqual(adapterFiles);
+  expect(lines).toHaveLength(4);
+});
+
+example('bundle.mjs', 'the bundle leaves the package out and runs', (run) => {
+  const out = join(root, 'build', `bundle-example-${process.pid}.mjs`); // from there node finds the package
+  try {
+    const lines = run(out);
+    expect(lines.at(-1)).toMatch(/^saved layer-run\/checkpoint\.safetensors/);
+    expect(readFileSync(out, 'utf8')).toMatch(/from "lora-native"/);
+  } finally {
+    rmSync(out, { force: true });
+  }
+});
+
+example('layer.mjs', 'the layer learns the difference', (run) => {
+  const losses = numbers(run(), /^step \d+ {2}loss (\S+)$/);
+  expect(losses).toHaveLength(9);
+  expect(last(losses)).toBeLessThan(first(losses) / 1000);
+});
+
+example('custom-layer.mjs', 'two layers learn a swap, and their checkpoint gives the same outputs', (run) => {
+  const lines = run('custom-layer-run');
+  const losses = numbers(lines, /^step \d+ {2}loss (\S+)$/);
+  expect(losses).toHaveLength(5);
+  expect(last(losses)).toBeLessThan(first(losses) / 100);
+  expect(lines.at(-1)).toBe('loaded step 400: the same outputs');
+});
+
+example('reproducibility.mjs', 'equal seeds give equal bytes, other seeds do not', (run) => {
+  const lines = run(base, 'reproducibility-run');
+  const rows = new Map(lines.map((line) => line.split(/ +/, 2) as [string, string]));
+  expect([...rows.keys()]).toEqual(['first', 'second', 'other-adapter', 'other-order']);
+  expect(rows.get('second')).toBe(rows.get('first'));
+  expect(new Set(rows.values()).size).toBe(3);
+});
+
+example('device.mjs', 'it says why there is no GPU, and trains on the CPU', (run) => {
+  const lines = run(base, 'cuda:9');
+  expect(lines[0]).toMatch(/^cpu: .*GiB$/);
+  expect(lines).toContainEqual(expect.stringMatching(/^\[device\] cannot open cuda:9/));
+  expect(lines).toContainEqual(expect.stringMatching(/^trained on cpu: loss \d/));
+  expect(lines.at(-1)).toMatch(/^tensors: \{"cpu":\d+\} bytes now, \d+ at most$/);
+});
+
+example('errors.mjs', 'every mistake has a code and a sentence', (run) => {
+  const lines = run();
+  const codes = lines.flatMap((line) => /^ {2}(ERR_[A-Z_]+) \[\w+\] \S/.exec(line)?.[1] ?? []);
+  expect(codes).toEqual([
+    'ERR_FILE',
+    'ERR_ARGUMENT',
+    'ERR_ADAPTER',
+    'ERR_DATA',
+    'ERR_ARGUMENT',
+    'ERR_DISPOSED',
+  ]);
+  expect(lines.at(-1)).toBe('nothing is wrong: no error');
+});
+
+/** A port that nothing listens on at the moment. */
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, resolve));
+  const { port } = server.address() as { port: number };
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+tested.add('server.mjs');
+test('server.mjs: it streams what generate writes, refuses mistakes, and stops for a client that left', async () => {
+  const port = await freePort();
+  const args = [join(examples, 'server.mjs'), base];
+  const child = spawn(process.execPath, args, { cwd: scratch, env: { ...env, PORT: String(port) } });
+  let output = '';
+  let errors = '';
+  child.stdout.setEncoding('utf8').on('data', (piece: string) => (output += piece));
+  child.stderr.setEncoding('utf8').on('data', (piece: string) => (errors += piece));
+  const closed = new Promise<number | null>((resolve) => child.on('close', resolve));
+  const said = async (pattern: RegExp): Promise<void> => {
+    while (!pattern.test(output)) {
+      if (child.exitCode !== null) throw new Error(`the server ended: ${output}${errors}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  };
+  try {
+    await said(/listening on \d+/);
+    const post = (request: unknown, signal?: AbortSignal): Promise<Response> =>
+      fetch(`http://127.0.0.1:${port}/generate`, {
+        method: 'POST',
+        body: typeof request === 'string' ? request : JSON.stringify(request),
+        signal: signal ?? null,
+      });
+
+    const response = await post({ prompt: 'On Monday', maxNewTokens: 12, temperature: 0 });
+    expect(response.headers.get('content-type')).toBe('text/event-stream');
+    const events = (await response.text())
+      .split('\n\n')
+      .filter((block) => block !== '')
+      .map((block) => JSON.parse(block.replace(/^data: /, '')) as { text?: string; tokens?: number });
+    const model = await CausalLM.fromPretrained(base);
+    const expected = await model.generate('On Monday', { maxNewTokens: 12, temperature: 0 });
+    await model.dispose();
+    expect(events.map(({ text }) => text ?? '').join('')).toBe(expected.text);
+    expect(events.at(-1)).toEqual({ done: true, tokens: expected.ids.length });
+
+    for (const request of [
+      'not JSON',
+      'null',
+      { prompt: 'x', adapter: 'nobody' },
+      { prompt: 'x', temperature: -1 },
+    ])
+      expect((await post(request)).status).toBe(400);
+    expect((await fetch(`http://127.0.0.1:${port}/other`)).status).toBe(404);
+    expect(errors).toBe('');
+
+    const leave = new AbortController();
+    const long = await post(
+      { prompt: 'On Monday', maxNewTokens: 1_000_000, ignoreEos: true, temperature: 1 },
+      leave.signal,
+    );
+    await long.body?.getReader().read();
+    leave.abort();
+    await said(/client left after [1-9]\d* tokens/);
+    child.kill('SIGTERM');
+    expect(await closed).toBe(0);
+    expect(errors).toBe('');
+  } finally {
+    child.kill('SIGKILL');
+    await closed;
+  }
+}, 120_000);
+
+for (const [runtime, ...flags] of [
+  ['bun', 'run'],
+  ['deno', 'run', '--allow-all'],
+] as const) {
+  const absent = lacks(runtime, '--version');
+  (absent ? test.skip : test)(
+    `quickstart.mjs runs in ${runtime}${absent ? ` (skipped: ${absent})` : ''}`,
+    () => {
+      const args = [
+        ...flags,
+        join(examples, 'quickstart.mjs'),
+        base,
+        join(examples, 'data/train.jsonl'),
+        '20',
+      ];
+      rmSync(join(scratch, 'quickstart-run'), { recursive: true, force: true });
+      const { status, stdout, stderr } = spawnSync(runtime, args, { cwd: scratch, encoding: 'utf8', env });
+      if (status !== 0) throw new Error(`${runtime} ended with ${status}\n${stdout}${stderr}`);
+      expect(stdout).toMatch(/^step 20 {2}loss/m);
+    },
+    120_000,
+  );
+}
+
+test('every program of examples/ has a test here', () => {
+  const programs = readdirSync(examples).filter((file) => file.endsWith('.mjs'));
+  expect(programs.filter((file) => !tested.has(file))).toEqual([]);
+});
