@@ -4,7 +4,7 @@ import type { Tensor } from '../tensor';
 import { check, shapeText } from '../validate';
 import { broadcastShapes, checkFloat, checkSameDevice, promote } from './arguments';
 import { cast } from './cast';
-import { rawMatmul, reduceTo } from './raw';
+import { rawMatmul, reduceTo, sameShape } from './raw';
 
 /** a [.., m, k], b [.., k, n] → y [.., m, n];  da = g·bᵀ, db = aᵀ·g, summed over stretched dimensions. */
 export function matmul(a: Tensor, b: Tensor): Tensor {
@@ -35,9 +35,20 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   const [shapeA, shapeB] = [a.shape, b.shape];
   record([a, b], [y], [...(wantA ? [b] : []), ...(wantB ? [a] : [])], ([g], saved) => {
     const [keptA, keptB] = [saved.at(-1)!, saved[0]!];
+    // In the dtype of the operand at once, unless there is something to sum up first.
+    const product = (
+      l: Tensor,
+      r: Tensor,
+      turned: 'l' | 'r',
+      shape: number[],
+      to: readonly number[],
+    ): Tensor => {
+      const first = sameShape(shape, to) ? dtype : 'f32';
+      return reduceTo(rawMatmul(l, r, turned === 'l', turned === 'r', first, shape), to, dtype);
+    };
     return [
-      wantA ? reduceTo(rawMatmul(g!, keptB, false, true, dtype, [...lead, m, k]), shapeA, dtype) : null,
-      wantB ? reduceTo(rawMatmul(keptA, g!, true, false, dtype, [...lead, k, n]), shapeB, dtype) : null,
+      wantA ? product(g!, keptB, 'r', [...lead, m, k], shapeA) : null,
+      wantB ? product(keptA, g!, 'l', [...lead, k, n], shapeB) : null,
     ];
   });
   return y;

@@ -1,6 +1,6 @@
 // Gradients of the tape against central differences on the reference device, and cpu against reference.
 import { tensor, type Tensor } from '../../lib/index';
-import { gradientError, relativeError, seeded, weigh, type Input } from '../support/numbers';
+import { gradientError, list, relativeError, seeded, weigh, type Input } from '../support/numbers';
 
 interface Case {
   name: string;
@@ -100,6 +100,59 @@ describe.each(['f32', 'bf16'] as const)('cpu against reference, %s', (dtype) => 
     cpu.forEach((got, i) => expect(relativeError(got, reference[i]!)).toBeLessThan(bound[dtype]));
   });
 });
+
+describe.each(['reference', 'cpu'] as const)(
+  'bf16 on %s: gradients are summed before they are rounded',
+  (device) => {
+    const bf16 = { dtype: 'bf16', device } as const;
+    const near = 1 + 2 ** -7;
+    // Every product is 1.5·(1 + 2⁻⁷), which bf16 rounds up; three of them sum to 4.53515625, which it rounds down.
+    const rounded = 4.53125;
+    const wrong = 4.5625; // what three rounded products give
+
+    test('the bound between the two', async () => {
+      const products = tensor([1.5, 1.5, 1.5], bf16).mul(tensor([near, near, near], bf16));
+      expect(await products.sum().to({ dtype: 'bf16' }).item()).toBe(wrong);
+    });
+
+    test('of a number that was multiplied with a row', async () => {
+      const a = tensor(1, { ...bf16, requiresGrad: true });
+      const b = tensor([1, 1, 1], { ...bf16, requiresGrad: true });
+      const g = tensor([near, near, near], bf16);
+      a.mul(tensor([1.5, 1.5, 1.5], bf16)).backward(g);
+      expect([a.grad!.dtype, a.grad!.shape, await list(a.grad)]).toEqual(['bf16', [], [rounded]]);
+      // On the right, the same.
+      const right = tensor(1, { ...bf16, requiresGrad: true });
+      tensor([1.5, 1.5, 1.5], bf16).mul(right).backward(g);
+      expect(await list(right.grad)).toEqual([rounded]);
+      b.mul(1.5).backward(g); // nothing to sum: one rounding each
+      expect(await list(b.grad)).toEqual([1.515625, 1.515625, 1.515625]);
+    });
+
+    test('of a divisor and a dividend', async () => {
+      const a = tensor(1, { ...bf16, requiresGrad: true });
+      const g = tensor([1.5, 1.5, 1.5], bf16);
+      const third = tensor([3, 3, 3], bf16);
+      a.div(third).backward(tensor([near, near, near], bf16));
+      // 3·(1 + 2⁻⁷)/3 is exact; each third alone is not.
+      expect(await list(a.grad)).toEqual([near]);
+      const b = tensor(1, { ...bf16, requiresGrad: true });
+      tensor([near, near, near], bf16).div(b).backward(g);
+      expect(await list(b.grad)).toEqual([-rounded]);
+    });
+
+    test('of a matrix that was multiplied with a stack', async () => {
+      const w = tensor([[1]], { ...bf16, requiresGrad: true });
+      const x = tensor([[[1.5]], [[1.5]], [[1.5]]], bf16);
+      const g = tensor([[[near]], [[near]], [[near]]], bf16);
+      x.matmul(w).backward(g);
+      expect([w.grad!.dtype, await list(w.grad)]).toEqual(['bf16', [rounded]]);
+      const left = tensor([[1]], { ...bf16, requiresGrad: true });
+      left.matmul(x).backward(g);
+      expect(await list(left.grad)).toEqual([rounded]);
+    });
+  },
+);
 
 test('values of a few functions', async () => {
   const x = tensor([-1, 0, 2], { device: 'reference' });
