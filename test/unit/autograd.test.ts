@@ -1,9 +1,10 @@
 import { AdamW, memoryUsage, parameter, tensor, type MemoryUsage, type Tensor } from '../../lib/index';
+import { record } from '../../lib/autograd';
 import { entry } from '../../lib/calls';
 import { expectThrow } from '../support/errors';
+import { list } from '../support/numbers';
 
 const device = 'reference';
-const list = async (t: Tensor | null): Promise<number[]> => [...(await t!.data())];
 
 // Less when garbage of other tests goes meanwhile.
 function expectNoMore(before: MemoryUsage): void {
@@ -52,6 +53,66 @@ describe('backward', () => {
     through(a).add(b).add(more).sum().backward();
     expect(await list(u.grad)).toEqual([11, 11]);
     expect(await list(v.grad)).toEqual([1, 1]);
+  });
+
+  test('leaves that one gradient reached do not share it: adding to one leaves the other', async () => {
+    const a = tensor([1, 2], { device, requiresGrad: true });
+    const b = tensor([3, 4], { device, requiresGrad: true });
+    a.add(b).sum().backward();
+    a.mul(10).sum().backward();
+    expect(await list(a.grad)).toEqual([11, 11]);
+    expect(await list(b.grad)).toEqual([1, 1]);
+  });
+
+  test('of a leaf with its gradient: the leaf has a copy, and adding to it leaves the original', async () => {
+    const x = tensor([1, 2], { device, requiresGrad: true });
+    const g = tensor([3, 4], { device });
+    x.backward(g);
+    x.backward(g);
+    expect(await list(x.grad)).toEqual([6, 8]);
+    expect(await list(g)).toEqual([3, 4]);
+    g.dispose();
+    expect(await list(x.grad)).toEqual([6, 8]);
+  });
+
+  test('takes a gradient of another float dtype', async () => {
+    const x = tensor([1, 2], { device, requiresGrad: true });
+    x.square().backward(tensor([1, 10], { dtype: 'bf16', device }));
+    expect([x.grad!.dtype, ...(await list(x.grad))]).toEqual(['f32', 2, 40]);
+  });
+
+  test('a gradient that the program disposed or took away begins anew', async () => {
+    const w = parameter(tensor([1, 2], { device }));
+    w.mul(3).sum().backward();
+    w.grad!.dispose();
+    w.mul(5).sum().backward();
+    expect(await list(w.grad)).toEqual([5, 5]);
+    const kept = w.grad;
+    w.grad = null;
+    w.mul(7).sum().backward();
+    expect([await list(kept), await list(w.grad)]).toEqual([
+      [5, 5],
+      [7, 7],
+    ]);
+  });
+
+  test('passes over a leaf that was disposed', async () => {
+    const [gone, there] = [parameter(tensor([1], { device })), parameter(tensor([2], { device }))];
+    const loss = gone.mul(there).sum();
+    gone.dispose();
+    loss.backward();
+    expect(gone.grad).toBeNull();
+    expect(await list(there.grad)).toEqual([1]);
+  });
+
+  test('adds bf16 gradients of several uses in bf16', async () => {
+    const x = tensor([1, 2], { dtype: 'bf16', device, requiresGrad: true });
+    x.mul(3)
+      .add(x)
+      .add(x.reshape([2]))
+      .sum()
+      .backward();
+    expect([x.grad!.dtype, ...(await list(x.grad))]).toEqual(['bf16', 5, 5]);
   });
 
   test('of a non-scalar with its gradient', async () => {
@@ -117,6 +178,66 @@ describe('backward', () => {
     const before = memoryUsage();
     run();
     expectNoMore(before);
+  });
+
+  test('nothing of the graph stays alive when a backward function throws', () => {
+    const w = parameter(tensor(new Float32Array(1000), { device }));
+    const run = (): Tensor => {
+      const saved = w.mul(2);
+      const y = saved.square();
+      const broken = tensor(0, { device });
+      record([y], [broken], [y], () => {
+        throw new Error('no memory');
+      });
+      const loss = broken.mul(1);
+      for (const t of [saved, y, broken]) t.dispose();
+      return loss;
+    };
+    const before = memoryUsage();
+    const loss = run();
+    expect(() => loss.backward()).toThrow('no memory');
+    // The loss is not disposed, and yet it holds nothing of its graph.
+    const { tensors, bytes } = memoryUsage();
+    expect(tensors).toBeLessThanOrEqual(before.tensors + 1);
+    expect(bytes).toBeLessThan(before.bytes + 1000);
+    expect(w.grad).toBeNull();
+    expectThrow(() => loss.backward(), 'ERR_ARGUMENT', /the graph was freed by an earlier backward/);
+  });
+
+  test('a record of inputs that need no gradient is released at once, any other with its graph', () => {
+    const released: string[] = [];
+    const make = (x: Tensor, name: string): Tensor => {
+      const y = tensor([0], { device });
+      record(
+        [x],
+        [y],
+        [],
+        ([g]) => [g!],
+        () => void released.push(name),
+      );
+      return y;
+    };
+    make(tensor([1], { device }), 'no gradient');
+    expect(released).toEqual(['no gradient']);
+    const w = parameter(tensor([1], { device }));
+    const [used, unused] = [make(w, 'used'), make(w, 'unused')];
+    expect(released).toHaveLength(1);
+    unused.dispose();
+    expect(released).toEqual(['no gradient', 'unused']);
+    used.backward();
+    expect(released).toEqual(['no gradient', 'unused', 'used']);
+    used.dispose();
+    expect(released).toHaveLength(3);
+  });
+
+  test('a graph stays as long as one of its outputs is used', async () => {
+    const w = parameter(tensor([3], { device }));
+    const shared = w.square();
+    const [a, b] = [shared.mul(2), shared.mul(5)];
+    shared.dispose();
+    a.dispose();
+    b.backward();
+    expect(await list(w.grad)).toEqual([30]);
   });
 
   test('a graph whose outputs are disposed goes without backward', () => {
@@ -190,6 +311,19 @@ describe('backward refuses', () => {
       'ERR_ARGUMENT',
       /expected g to be a float tensor of shape \[2\] but received Tensor\(f32 \[1\]/,
     );
+    expectThrow(
+      () => x.square().backward(tensor([1, 2], { dtype: 'i32', device })),
+      'ERR_ARGUMENT',
+      /expected g to be a float tensor of shape \[2\] but received Tensor\(i32 \[2\]/,
+    );
+    expectThrow(
+      () => x.square().backward(tensor([1, 2], { device: 'cpu' })),
+      'ERR_ARGUMENT',
+      '[backward] expected g on reference but received one on cpu',
+    );
+    const gone = tensor([1, 2], { device });
+    gone.dispose();
+    expectThrow(() => x.square().backward(gone), 'ERR_DISPOSED', '[backward] g has been disposed');
     expectThrow(() => tensor([1], { device }).backward(), 'ERR_ARGUMENT', /depends on nothing/);
     const loss = x.sum();
     loss.dispose();

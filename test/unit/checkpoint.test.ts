@@ -1,9 +1,21 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync, readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AdamW, loadCheckpoint, LoRALinear, saveCheckpoint, tensor, writeSafetensors } from '../../lib/index';
+import { pathToFileURL } from 'node:url';
+import {
+  AdamW,
+  loadCheckpoint,
+  LoRALinear,
+  memoryUsage,
+  saveCheckpoint,
+  tensor,
+  writeSafetensors,
+  type DType,
+  type SafetensorsTensor,
+  type Tensor,
+} from '../../lib/index';
 import { expectReject } from '../support/errors';
-import { seeded } from '../support/numbers';
+import { bits, list, seeded } from '../support/numbers';
 
 const device = 'reference';
 let dir: string;
@@ -24,11 +36,7 @@ function setup(): { layer: LoRALinear; optimizer: AdamW; train: (steps: number) 
   };
   return { layer, optimizer, train };
 }
-const weights = ({ layer }: { layer: LoRALinear }): string =>
-  layer
-    .parameters()
-    .map((p) => Buffer.from(p.bytesSync()).toString('hex'))
-    .join();
+const weights = ({ layer }: { layer: LoRALinear }): string => bits(...layer.parameters());
 
 test('a resumed run is bitwise the run without a stop, dropout and moments included', async () => {
   const whole = setup();
@@ -56,6 +64,89 @@ test('the state is that of the call, though the run goes on while it is written'
   const other = setup();
   await loadCheckpoint(dir, { layer: other.layer });
   expect(weights(other)).toBe(then);
+});
+
+test('typed arrays are saved as they were at the call', async () => {
+  const whole = new Float32Array([9, 1, 2, 9]);
+  const state = { part: whole.subarray(1, 3), ids: new Int32Array([5]) };
+  const saving = saveCheckpoint(dir, state);
+  whole.fill(7);
+  state.ids[0] = 7;
+  await saving;
+  expect(await loadCheckpoint(dir)).toEqual({ part: new Float32Array([1, 2]), ids: new Int32Array([5]) });
+});
+
+test('keys whose paths are the same text do not collide', async () => {
+  const state = {
+    a: { 'b.c': new Int32Array([1]), b: { c: new Int32Array([2]) } },
+    'a.b': { c: new Int32Array([3]) },
+    'a.b.c': new Int32Array([4]),
+  };
+  await saveCheckpoint(dir, state);
+  expect(await loadCheckpoint(dir)).toEqual(state);
+});
+
+test('every kind of typed array and every dtype of tensor comes back', async () => {
+  const arrays = {
+    f32: new Float32Array([1.5]),
+    f64: new Float64Array([0.1]),
+    i8: new Int8Array([-1]),
+    u8: new Uint8Array([255]),
+    u8c: new Uint8ClampedArray([255]),
+    i16: new Int16Array([-2]),
+    u16: new Uint16Array([65535]),
+    i32: new Int32Array([-3]),
+    u32: new Uint32Array([2 ** 32 - 1]),
+    i64: new BigInt64Array([-(2n ** 60n)]),
+    u64: new BigUint64Array([2n ** 63n]),
+  };
+  const dtypes: DType[] = ['f32', 'bf16', 'f16', 'i32'];
+  const tensors = dtypes.map((dtype) => tensor([[1], [2]], { dtype, device }));
+  await saveCheckpoint(dir, { arrays, tensors });
+  const loaded = await loadCheckpoint<{ arrays: typeof arrays; tensors: Tensor[] }>(dir);
+  expect(loaded.arrays).toEqual(arrays);
+  for (const [i, t] of loaded.tensors.entries())
+    expect([t.dtype, t.shape, await list(t)]).toEqual([dtypes[i], [2, 1], [1, 2]]);
+});
+
+test('a disposed tensor is ERR_DISPOSED with its place, and the old file stays', async () => {
+  await saveCheckpoint(dir, { step: 1 });
+  const gone = tensor([1], { device });
+  gone.dispose();
+  await expectReject(
+    saveCheckpoint(dir, { run: { list: [gone] } }),
+    'ERR_DISPOSED',
+    "[saveCheckpoint] 'run.list.0' has been disposed",
+  );
+  expect(await loadCheckpoint(dir)).toEqual({ step: 1 });
+});
+
+test('a name that is undefined is left out, at the top and below', async () => {
+  await saveCheckpoint(dir, { step: 1, best: undefined, run: { a: undefined, b: 2 } });
+  expect(await loadCheckpoint(dir)).toStrictEqual({ step: 1, run: { b: 2 } });
+});
+
+test('makes its folder, and takes URLs', async () => {
+  const deep = join(dir, 'a/b');
+  await saveCheckpoint(pathToFileURL(deep), { step: 1 });
+  expect(await loadCheckpoint(pathToFileURL(deep))).toEqual({ step: 1 });
+  writeFileSync(join(dir, 'file'), 'x');
+  await expectReject(saveCheckpoint(join(dir, 'file/deep'), {}), 'ERR_FILE', /file\/deep cannot be made: /);
+});
+
+test('what the states made is freed, after a save and a load', async () => {
+  const run = setup();
+  run.train(1);
+  await saveCheckpoint(
+    dir,
+    run.optimizer === undefined ? {} : { layer: run.layer, optimizer: run.optimizer },
+  );
+  const before = memoryUsage();
+  const { layer, optimizer } = run;
+  await saveCheckpoint(dir, { layer, optimizer });
+  await loadCheckpoint(dir, { layer, optimizer });
+  expect(memoryUsage().tensors).toBeLessThanOrEqual(before.tensors); // less when garbage of other tests goes
+  expect(memoryUsage().bytes).toBeLessThanOrEqual(before.bytes);
 });
 
 test('plain values come back as they were', async () => {
@@ -147,19 +238,58 @@ test("a key '__proto__' is a key like any other", async () => {
   expect(({} as { polluted?: number }).polluted).toBeUndefined();
 });
 
+/** A file with this text as its states. */
+async function writeText(text: string, tensors = new Map<string, SafetensorsTensor>()): Promise<string> {
+  const path = join(dir, 'checkpoint.safetensors');
+  await writeSafetensors(path, tensors, { 'lora-native.checkpoint': text });
+  return path;
+}
+const damaged = (path: string, why: string | RegExp): Promise<unknown> =>
+  expectReject(
+    loadCheckpoint(dir),
+    'ERR_SAFETENSORS',
+    typeof why === 'string' ? `${path} is not a checkpoint of lora-native: ${why}` : why,
+  );
+
 test.each([
   ['null', { a: null }, "its state 'a' is null"],
   ['a number', { a: 3 }, "its state 'a' is 3"],
   ['an entry without a value', { a: {} }, "its state 'a' is an object"],
   ['a list', [], 'it has no states'],
+  ['missing', undefined, 'it has no states'],
   ['a bigint that is none', { a: { value: { $bigint: '1e5' } } }, "'1e5' is no bigint"],
+  ['a tensor that is not there', { a: { value: { $tensor: 'x' } } }, "it has no tensor 'x'"],
+  [
+    'an array that is not there',
+    { a: { value: [{ $array: 'x', kind: 'Int8Array' }] } },
+    "it has no tensor 'x'",
+  ],
+  ['a tensor of bytes', { a: { value: { $tensor: 'bytes' } } }, 'a tensor has the dtype U8'],
+  [
+    'an array of another kind',
+    { a: { value: { $array: 'bytes', kind: 'Int8Array' } } },
+    'a Int8Array has the dtype U8',
+  ],
+  ['an array of no kind', { a: { value: { $array: 'bytes', kind: 'Array' } } }, 'a Array has the dtype U8'],
 ])('a state that is %s is ERR_SAFETENSORS', async (_, states, why) => {
-  const metadata = { 'lora-native.checkpoint': JSON.stringify({ version: '1', states }) };
-  const path = join(dir, 'checkpoint.safetensors');
-  await writeSafetensors(path, new Map(), metadata);
-  await expectReject(
-    loadCheckpoint(dir),
-    'ERR_SAFETENSORS',
-    `${path} is not a checkpoint of lora-native: ${why}`,
-  );
+  const bytes = new Map([['bytes', { dtype: 'U8', shape: [1], bytes: new Uint8Array(1) } as const]]);
+  await damaged(await writeText(JSON.stringify({ version: '1', states }), bytes), why);
+});
+
+test.each([
+  ["'2'", '2'],
+  ['1', 1],
+  ['undefined', undefined],
+])('a file of version %s is refused', async (text, version) => {
+  const states = { step: { value: 1 } };
+  await damaged(await writeText(JSON.stringify({ version, states })), `its version is ${text}`);
+  await writeText(JSON.stringify({ version: '1', states }));
+  expect(await loadCheckpoint(dir)).toEqual({ step: 1 });
+});
+
+test('another safetensors file is no checkpoint', async () => {
+  const path = await writeText('{');
+  await damaged(path, /is not a checkpoint of lora-native: .*JSON/);
+  await writeSafetensors(path, new Map(), { format: 'pt' });
+  await damaged(path, "it has no 'lora-native.checkpoint' in its metadata");
 });

@@ -1,10 +1,9 @@
 import { inspect } from 'node:util';
-import { AdamW, LoRALinear, memoryUsage, tensor, tidy, type Tensor } from '../../lib/index';
+import { AdamW, LoRALinear, memoryUsage, noGrad, tensor, tidy } from '../../lib/index';
 import { expectThrow } from '../support/errors';
-import { relativeError, seeded, values } from '../support/numbers';
+import { bits as hex, list, relativeError, roundToBf16, seeded, values } from '../support/numbers';
 
 const device = 'reference';
-const hex = (t: Tensor): string => Buffer.from(t.bytesSync()).toString('hex');
 const small = { inFeatures: 6, outFeatures: 4, r: 2, device } as const;
 
 describe('LoRALinear', () => {
@@ -85,6 +84,197 @@ describe('LoRALinear', () => {
     expect(hex(layer.forward(x))).toBe(before);
   });
 
+  test.each(['reference', 'cpu'] as const)(
+    'merged weights on %s are W + s·A·B, rounded once',
+    async (device) => {
+      // Multiples of 1/64 below 1: products, sums and the scale of 1.5 are exact in f32, so only one rounding is left.
+      const exact = (n: number, seed: number): number[] =>
+        values(n, seed).map((v) => Math.round(v * 63) / 64);
+      const [out, rank, width] = [7, 2, 9];
+      const [a, b] = [exact(out * rank, 2), exact(rank * width, 3)];
+      const w = exact(out * width, 1).map((v) => v / 8); // small, so that the delta decides how the sum is rounded
+      const sums = w.map((v, i) => {
+        const [row, column] = [Math.floor(i / width), i % width];
+        let delta = 0;
+        for (let k = 0; k < rank; k++) delta += a[row * rank + k]! * b[k * width + column]!;
+        return { weight: v, delta: 1.5 * delta };
+      });
+      const identity = Float32Array.from({ length: width * width }, (_, i) =>
+        i % (width + 1) === 0 ? 1 : 0,
+      );
+      for (const dtype of ['f32', 'bf16'] as const) {
+        const layer = new LoRALinear({
+          inFeatures: width,
+          outFeatures: out,
+          r: rank,
+          loraAlpha: 3,
+          weight: Float32Array.from(w),
+          dtype,
+          device,
+        });
+        layer.loadStateDict({
+          up: tensor(a, { shape: [out, rank], device }),
+          down: tensor(b, { shape: [rank, width], device }),
+          forwards: 0,
+        });
+        // The rows of the identity give the columns of the merged weight as they are.
+        const columns = layer.merge().forward(tensor(identity, { shape: [width, width], dtype, device }));
+        const merged = await list(columns.transpose());
+        const round = dtype === 'bf16' ? roundToBf16 : Math.fround;
+        expect(merged).toEqual(sums.map(({ weight, delta }) => round(round(weight) + delta)));
+        if (dtype === 'bf16') {
+          const twice = sums.map(({ weight, delta }) =>
+            roundToBf16(roundToBf16(weight) + roundToBf16(delta)),
+          );
+          expect(merged).not.toEqual(twice); // the comparison tells one rounding from two
+        }
+      }
+    },
+  );
+
+  test('a merged layer keeps its bias, needs no rank and has no dropout', async () => {
+    const bias = new Float32Array([1, 2, 3, 4]);
+    const weight = Float32Array.from(values(24, 1));
+    const layer = new LoRALinear({ ...small, weight, bias, loraDropout: 0.5 }).merge();
+    const x = seeded([3, 6], 2, { device, requiresGrad: true });
+    const first = layer.forward(x);
+    expect(hex(layer.forward(x))).toBe(hex(first));
+    expect(layer.stateDict().forwards).toBe(0);
+    const zero = tensor(new Float32Array(6), { shape: [1, 6], device });
+    expect(await list(layer.forward(zero))).toEqual([1, 2, 3, 4]);
+    first.sum().backward(); // a gradient still flows through it, to what came before
+    expect(x.grad!.shape).toEqual([3, 6]);
+    expect([layer.up.grad, layer.down.grad]).toEqual([null, null]);
+  });
+
+  test('merging again after training takes the new weights', () => {
+    const layer = new LoRALinear({ ...small, loraAlpha: 3 });
+    const x = seeded([5, 6], 2, { device });
+    const load = (seed: number): void =>
+      layer.loadStateDict({ ...layer.stateDict(), up: seeded([4, 2], seed, { device }) });
+    load(7);
+    const first = hex(layer.merge().forward(x));
+    layer.unmerge();
+    load(8);
+    const second = hex(layer.merge().forward(x));
+    expect(second).not.toBe(first);
+    layer.unmerge();
+    load(7);
+    expect(hex(layer.merge().forward(x))).toBe(first);
+  });
+
+  test('merge and unmerge free what they put aside', () => {
+    const layer = new LoRALinear(small);
+    layer.merge().unmerge();
+    const { bytes, tensors } = memoryUsage();
+    for (let i = 0; i < 3; i++) layer.merge().unmerge();
+    expect(memoryUsage().bytes).toBeLessThanOrEqual(bytes); // less when garbage of other tests goes
+    expect(memoryUsage().tensors).toBeLessThanOrEqual(tensors);
+  });
+
+  test('loading a state makes graphs of before invalid, as a step does', () => {
+    const layer = new LoRALinear(small);
+    const loss = layer.forward(seeded([2, 6], 1, { device })).sum();
+    layer.loadStateDict(layer.stateDict());
+    expect(layer.parameters().map((p) => p.version)).toEqual([1, 1]);
+    expectThrow(
+      () => loss.backward(),
+      'ERR_ARGUMENT',
+      "[backward] the parameter 'up' was changed by a step() after this graph was recorded; compute the loss again",
+    );
+    layer
+      .forward(seeded([2, 6], 1, { device }))
+      .sum()
+      .backward();
+    expect(layer.up.grad).not.toBeNull();
+  });
+
+  test('a state restores the weights and the count of masks, of another device and dtype too', async () => {
+    const options = { ...small, loraDropout: 0.5, seed: 3 };
+    const [first, second] = [new LoRALinear(options), new LoRALinear({ ...options, device: 'cpu' })];
+    first.loadStateDict({ ...first.stateDict(), up: seeded([4, 2], 7, { device }) });
+    const x = seeded([8, 6], 1, { device });
+    first.forward(x);
+    first.forward(x);
+    second.loadStateDict(first.stateDict());
+    expect(second.stateDict().forwards).toBe(2);
+    expect(hex(...second.parameters())).toBe(hex(...first.parameters()));
+    const [mask, same] = [first.forward(x), second.forward(x.to({ device: 'cpu' }))];
+    expect(relativeError(await same.data(), await mask.data())).toBeLessThan(1e-6);
+    second.loadStateDict({
+      ...second.stateDict(),
+      up: tensor(new Uint16Array(8).fill(0x3f80), { shape: [4, 2], dtype: 'bf16' }),
+    });
+    expect(await list(second.up)).toEqual(Array(8).fill(1));
+  });
+
+  test('a state that does not fit changes nothing', () => {
+    const layer = new LoRALinear(small);
+    const before = hex(...layer.parameters());
+    const state = { up: seeded([4, 2], 7, { device }), down: seeded([2, 6], 8, { device }), forwards: 5 };
+    const cases: [object, string | RegExp][] = [
+      [
+        { ...state, down: undefined },
+        /expected down of the state to be a tensor of shape \[2, 6\] but received undefined/,
+      ],
+      [
+        { ...state, down: seeded([6, 2], 1, { device }) },
+        /expected down of the state to be a tensor of shape \[2, 6\]/,
+      ],
+      [
+        { ...state, up: seeded([2, 4], 1, { device }) },
+        /expected up of the state to be a tensor of shape \[4, 2\]/,
+      ],
+      [
+        { ...state, forwards: -1 },
+        '[LoRALinear] expected forwards of the state to be an integer of at least 0 but received -1',
+      ],
+      [{ ...state, weight: 1 }, /unknown option 'weight'/],
+    ];
+    for (const [bad, sentence] of cases) {
+      expectThrow(() => layer.loadStateDict(bad as never), 'ERR_ARGUMENT', sentence);
+      expect(hex(...layer.parameters())).toBe(before);
+      expect(layer.stateDict().forwards).toBe(0);
+      expect(layer.up.version).toBe(0);
+    }
+  });
+
+  test('dropout is on while gradients are recorded, unless train says otherwise', () => {
+    const layer = new LoRALinear({ ...small, loraDropout: 0.5, seed: 3 });
+    layer.loadStateDict({ ...layer.stateDict(), up: seeded([4, 2], 7, { device }) });
+    const x = seeded([8, 6], 1, { device });
+    const count = (): unknown => layer.stateDict().forwards;
+    const plain = hex(layer.forward(x, { train: false }));
+    expect([hex(noGrad(() => layer.forward(x))), count()]).toEqual([plain, 0]);
+    expect(hex(layer.forward(x))).not.toBe(plain);
+    expect(count()).toBe(1);
+    expect(hex(noGrad(() => layer.forward(x, { train: true })))).not.toBe(plain);
+    expect(count()).toBe(2);
+    const none = new LoRALinear(small);
+    none.forward(x, { train: true });
+    expect(none.stateDict().forwards).toBe(0); // without dropout no mask is drawn
+    expectThrow(
+      () => layer.forward(x, { train: 1 as never }),
+      'ERR_ARGUMENT',
+      /expected train to be true or false/,
+    );
+  });
+
+  test('every method of a disposed layer is ERR_DISPOSED', () => {
+    const layer = new LoRALinear(small);
+    const state = layer.stateDict();
+    layer.dispose();
+    const calls = {
+      forward: () => layer.forward(seeded([2, 6], 1, { device })),
+      merge: () => layer.merge(),
+      unmerge: () => layer.unmerge(),
+      stateDict: () => layer.stateDict(),
+      loadStateDict: () => layer.loadStateDict(state),
+    };
+    for (const [name, call] of Object.entries(calls))
+      expectThrow(call, 'ERR_DISPOSED', `[LoRALinear] ${name}: the layer has been disposed`);
+  });
+
   test('learns, and the same seed twice is bitwise the same', async () => {
     const run = (): { weights: string; losses: number[] } => {
       const layer = new LoRALinear({ ...small, loraDropout: 0.1, seed: 5 });
@@ -101,7 +291,7 @@ describe('LoRALinear', () => {
           losses.push(loss.itemSync());
         });
       }
-      return { weights: layer.parameters().map(hex).join(), losses };
+      return { weights: hex(...layer.parameters()), losses };
     };
     const [a, b] = [run(), run()];
     expect(b).toEqual(a);
@@ -123,6 +313,27 @@ describe('LoRALinear', () => {
       'list',
       { weight: [1, 2] },
       '[LoRALinear] expected weight to be a tensor or a typed array but received [1, 2]',
+    ],
+    ['seed', { seed: -1 }, '[LoRALinear] expected seed to be an integer of at least 0 but received -1'],
+    ['loraAlpha', { loraAlpha: NaN }, /expected loraAlpha to be a finite number but received NaN/],
+    ['outFeatures', { outFeatures: 0 }, /expected outFeatures to be an integer of at least 1 but received 0/],
+    ['negative dropout', { loraDropout: -0.1 }, /expected loraDropout to be a finite number of at least 0/],
+    ['useRslora', { useRslora: 1 }, /expected useRslora to be true or false but received 1/],
+    ['device', { device: 'gpu' }, /^\[LoRALinear\] expected device to be/],
+    [
+      'bias',
+      { bias: new Float32Array(5) },
+      '[LoRALinear] expected bias of shape [4] (out), 4 numbers, but received 5',
+    ],
+    [
+      'weight tensor',
+      { weight: seeded([6, 4], 1, { device }) },
+      '[LoRALinear] expected weight of shape [4, 6] (out, in) but received [6, 4]',
+    ],
+    [
+      'integers',
+      { weight: tensor(new Int32Array(24), { shape: [4, 6], device }), dtype: 'f32' },
+      '[LoRALinear] expected weight to hold floats but received i32',
     ],
     ['dtype', { dtype: 'i32' }, "[LoRALinear] expected a float dtype but received 'i32'"],
   ];
