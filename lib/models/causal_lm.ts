@@ -54,7 +54,7 @@ interface Parts {
  * @example
  * const model = await CausalLM.fromPretrained('smollm2-135m');
  * const adapter = model.addAdapter({ r: 16, targetModules: 'all-linear' });
- * const { loss } = model.forward([ids], { labels: [ids] });
+ * const { loss } = model.forward(ids, { labels: ids });
  * loss.backward();
  */
 export class CausalLM {

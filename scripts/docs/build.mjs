@@ -1,6 +1,6 @@
 // Builds the documentation: docs/*.md, the reference out of doc comments and out of the table of the command line, and
 // the sources that they link to become static pages in build/site, which open from disk or from any server.
-//   node scripts/docs/build.mjs [--out DIR]
+//   node scripts/docs/build.mjs [--out DIR] [--docs DIR] [--without-api]
 // Fails, with every reason at once, on dead links and anchors, unreachable pages, pages outside docs/site.json, and
 // public names without a place in the reference or without a doc comment.
 import {
@@ -17,7 +17,7 @@ import { dirname, extname, join, posix, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { buildSync } from 'esbuild';
-import { areas } from './areas.mjs';
+import { areas as allAreas } from './areas.mjs';
 import { commandReference, exitCodeReference, readCommandLine } from './command_line.mjs';
 import { document, logo } from './layout.mjs';
 import { createMarkdown, escapeHtml, highlight } from './markdown.mjs';
@@ -27,14 +27,23 @@ import { readApi } from './typescript.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const root = join(here, '../..');
-const { values } = parseArgs({ options: { out: { type: 'string', default: join(root, 'build/site') } } });
+const { values } = parseArgs({
+  options: {
+    out: { type: 'string', default: join(root, 'build/site') },
+    docs: { type: 'string', default: 'docs' },
+    'without-api': { type: 'boolean', default: false },
+  },
+});
 const out = resolve(values.out);
+const docs = posix.normalize(values.docs); // from the root of the repository
+const withApi = !values['without-api'];
 const problems = [];
 
 const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-const layout = JSON.parse(readFileSync(join(root, 'docs/site.json'), 'utf8'));
-const api = await readApi(root);
-const { targets, problems: unlisted } = indexApi(api);
+const layout = JSON.parse(readFileSync(join(root, docs, 'site.json'), 'utf8'));
+const api = withApi ? await readApi(root) : new Map();
+const areas = withApi ? allAreas : [];
+const { targets, problems: unlisted } = indexApi(api, areas);
 problems.push(...unlisted);
 const commandLine = readCommandLine(root);
 
@@ -52,9 +61,9 @@ function addMarkdown(path, file) {
   pages.set(path, { path, file, title: title.replace(/[`*]/g, ''), source, base: posix.dirname(file) });
 }
 
-/** Every Markdown file of docs/, as paths without .md. */
+/** Every Markdown file of the documentation, as paths without .md. */
 function walk(folder) {
-  return readdirSync(join(root, 'docs', folder), { withFileTypes: true }).flatMap((entry) => {
+  return readdirSync(join(root, docs, folder), { withFileTypes: true }).flatMap((entry) => {
     const path = posix.join(folder, entry.name);
     if (entry.isDirectory()) return walk(path);
     return extname(path) === '.md' ? [path.slice(0, -3)] : [];
@@ -71,12 +80,12 @@ const ordered = sections.flatMap(({ paths }) => paths);
 const written = walk('.').filter((path) => path !== 'README');
 for (const path of written) {
   if (path !== 'index' && !ordered.includes(path))
-    problems.push(`docs/${path}.md stands in no section of docs/site.json`);
-  addMarkdown(path, `docs/${path}.md`);
+    problems.push(`${path}.md stands in no section of site.json`);
+  addMarkdown(path, `${docs}/${path}.md`);
 }
 for (const path of ordered)
   if (!written.includes(path) && !areas.some(({ page }) => page === path))
-    problems.push(`docs/site.json lists ${path}, but there is no docs/${path}.md`);
+    problems.push(`site.json lists ${path}, but there is no ${path}.md`);
 addMarkdown('project/changelog', 'CHANGELOG.md');
 addMarkdown('project/contributing', 'CONTRIBUTING.md');
 for (const area of areas)
@@ -84,7 +93,7 @@ for (const area of areas)
     path: area.page,
     title: area.title,
     area,
-    base: posix.dirname(`docs/${area.page}`),
+    base: posix.dirname(`${docs}/${area.page}`),
   });
 
 const site = {
@@ -105,11 +114,11 @@ const hrefBetween = (from, to) => {
 
 /** The page of a file of the repository, made when it is first linked to. */
 function pageOfFile(file) {
-  if (file === 'docs/README.md') {
+  if (file === `${docs}/README.md`) {
     if (!pages.has('project/documentation')) addMarkdown('project/documentation', file);
     return 'project/documentation';
   }
-  if (/^docs\/.*\.md$/.test(file)) return file.slice('docs/'.length, -3);
+  if (file.startsWith(`${docs}/`) && file.endsWith('.md')) return file.slice(docs.length + 1, -3);
   const project = { 'CHANGELOG.md': 'project/changelog', 'CONTRIBUTING.md': 'project/contributing' }[file];
   if (project) return project;
   if (!/\.md$/.test(file) || file.includes('/')) {
@@ -128,15 +137,18 @@ function resolveLink(page, href) {
   if (/^(?:[a-z]+:|#)/.test(href)) return href;
   const [path, hash] = href.split('#');
   const file = posix.normalize(posix.join(page.base, decodeURIComponent(path)));
-  const area = areas.find((one) => file === `docs/${one.page}.md`);
+  const area = areas.find((one) => file === `${docs}/${one.page}.md`);
   const target = area ? area.page : undefined;
   if (target === undefined && !existsSync(join(root, file))) {
-    problems.push(`${page.file ?? page.path}: the link ${href} leads to ${file}, which does not exist`);
-    return href;
+    problems.push(
+      `${page.file?.replace(`${docs}/`, '') ?? page.path}: the link ${href} leads to ${file}, which does not exist`,
+    );
+    return '#';
   }
-  if (target === undefined && isImage(file) && file.startsWith('docs/')) {
-    assets.add(file.slice('docs/'.length));
-    return relative(posix.dirname(page.path), file.slice('docs/'.length));
+  if (target === undefined && isImage(file) && file.startsWith(`${docs}/`)) {
+    const asset = file.slice(docs.length + 1);
+    assets.add(asset);
+    return relative(posix.dirname(page.path), asset);
   }
   const to = target ?? pageOfFile(file);
   return hrefBetween(page.path, hash === undefined ? to : `${to}#${hash}`);
@@ -305,7 +317,7 @@ write(
 );
 for (const asset of assets) {
   mkdirSync(dirname(join(out, asset)), { recursive: true });
-  copyFileSync(join(root, 'docs', asset), join(out, asset));
+  copyFileSync(join(root, docs, asset), join(out, asset));
 }
 
 // Links: every target exists, every page can be reached from the start page.

@@ -1,6 +1,5 @@
 // The reference of the API: Markdown pages out of doc comments. Text of a comment is Markdown already; signatures and
 // lists of fields are written as HTML, with links on public names.
-import { areas } from './areas.mjs';
 import { escapeHtml, highlight } from './markdown.mjs';
 import { kinds, signatureText, typeText } from './typescript.mjs';
 
@@ -23,7 +22,7 @@ const commentOf = (member) => signatureOf(member).comment ?? member.comment;
 const anchor = (text) => text.toLowerCase().replace(/[^\w.-]/g, '');
 
 /** Finds the pages of names and checks that areas and exports are the same. */
-export function indexApi(api) {
+export function indexApi(api, areas) {
   const listed = areas.flatMap(({ names }) => names);
   const missing = [...api.keys()].filter((name) => !listed.includes(name));
   const gone = listed.filter((name) => !api.has(name));

@@ -114,7 +114,7 @@ function item(className, text) {
 /** Text around the first term, with the terms marked. */
 function excerpt(text, terms) {
   const pattern = new RegExp(
-    terms.map((term) => term.replace(/[^\p{L}\p{N}]/gu, '\\$&')).join('|') || '$^',
+    terms.map((term) => term.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&')).join('|') || '$^',
     'giu',
   );
   const at = Math.max(0, text.search(pattern) - 50);
@@ -138,7 +138,10 @@ async function show() {
   const query = input.value.trim();
   if (query === '')
     return list.replaceChildren(item('none', 'Type a word, a name, a flag or an error code.'));
-  const hits = index.search(query, searchOptions).slice(0, 12);
+  const found = index.search(query, searchOptions);
+  // What is called exactly so comes first: a name, a flag, a code.
+  const isExact = ({ id }) => sections[id].title.replace(/\(\)$/, '').toLowerCase() === query.toLowerCase();
+  const hits = [...found.filter(isExact), ...found.filter((hit) => !isExact(hit))].slice(0, 12);
   if (hits.length === 0) return list.replaceChildren(item('none', `Nothing about “${query}”.`));
   list.replaceChildren(
     ...hits.map(({ id, terms }, i) => {
