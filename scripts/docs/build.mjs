@@ -58,7 +58,15 @@ function addMarkdown(path, file) {
     problems.push(`${file}: expected the first line to be "# Title"`);
     return;
   }
-  pages.set(path, { path, file, title: title.replace(/[`*]/g, ''), source, base: posix.dirname(file) });
+  const short = path.endsWith('/index') ? 'Overview' : undefined;
+  pages.set(path, {
+    path,
+    file,
+    short,
+    title: title.replace(/[`*]/g, ''),
+    source,
+    base: posix.dirname(file),
+  });
 }
 
 /** Every Markdown file of the documentation, as paths without .md. */
@@ -131,6 +139,17 @@ function pageOfFile(file) {
   return path;
 }
 
+/** Codes of errors and variables by name, from the anchors that their pages have for them. */
+const constants = new Map();
+for (const path of ['reference/errors', 'reference/environment']) {
+  for (const [, heading, id] of (pages.get(path)?.source ?? '').matchAll(
+    /^## (ERR_\w+)$|<span id="(\w+)">/gm,
+  )) {
+    const name = heading ?? id.toUpperCase();
+    constants.set(name, `${path}#${name.toLowerCase()}`);
+  }
+}
+
 const isImage = (file) => /\.(svg|png|jpg|webp)$/.test(file);
 
 function resolveLink(page, href) {
@@ -189,7 +208,7 @@ function renderMarkdown(page) {
     headings: [],
     resolveLink: (href) => resolveLink(page, href),
     nameLink: (name) => {
-      const target = targets.get(name);
+      const target = targets.get(name) ?? constants.get(name);
       return target && page.path !== 'project/changelog' ? hrefBetween(page.path, target) : undefined;
     },
   };

@@ -45,10 +45,14 @@ export function indexApi(api, areas) {
   return { targets, problems };
 }
 
-/** The comment's Markdown: its text, without tags. */
+/** The comment's Markdown: its text, without tags; codes of errors and variables as code, which becomes a link. */
 const prose = (parts = []) =>
   parts
-    .map((part) => (part.kind === 'inline-tag' ? `\`${part.text.trim()}\`` : part.text))
+    .map(({ kind, text }) => {
+      if (kind === 'inline-tag') return `\`${text.trim()}\``;
+      if (kind === 'code') return text;
+      return text.replace(/\b(?:ERR|LORA)_[A-Z_]+\b/g, '`$&`');
+    })
     .join('')
     .trim();
 

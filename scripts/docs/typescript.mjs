@@ -53,7 +53,7 @@ export function typeText(type, parent = 0) {
           ? `'${type.value}'`
           : `${type.value}`;
     case 'reference':
-      return `${type.qualifiedName ?? type.name}${typeArguments(type.typeArguments)}`;
+      return `${(type.qualifiedName ?? type.name).replace(/^(?:__global|globalThis)\./, '')}${typeArguments(type.typeArguments)}`;
     case 'array':
       return `${typeText(type.elementType, 3)}[]`;
     case 'tuple':

@@ -27,7 +27,13 @@ menu?.addEventListener('click', () => setMenu(!document.body.classList.contains(
 find('.frame')?.addEventListener('click', ({ target }) => {
   if (document.body.classList.contains('menu-open') && !target.closest('.sidebar')) setMenu(false);
 });
-find('.sidebar [aria-current]')?.scrollIntoView({ block: 'center' });
+const current = find('.sidebar [aria-current]');
+if (current) {
+  // Not scrollIntoView: that scrolls the page as well.
+  const list = find('.sidebar');
+  const [box, own] = [list.getBoundingClientRect(), current.getBoundingClientRect()];
+  if (own.bottom > box.bottom) list.scrollTop += own.top - box.top - box.height / 2;
+}
 
 document.addEventListener('click', async ({ target }) => {
   const button = target.closest?.('.copy');
@@ -50,15 +56,15 @@ const entries = [...document.querySelectorAll('.toc a')].map((link) => ({
   heading: document.getElementById(decodeURIComponent(link.hash.slice(1))),
 }));
 if (entries.length > 0) {
-  let current;
+  let shown;
   const mark = () => {
     const line = innerHeight / 3;
     const above = entries.filter(({ heading }) => heading && heading.getBoundingClientRect().top < line);
     const now = (above.at(-1) ?? entries[0]).link;
-    if (now === current) return;
-    current?.classList.remove('here');
+    if (now === shown) return;
+    shown?.classList.remove('here');
     now.classList.add('here');
-    current = now;
+    shown = now;
     const toc = now.closest('.toc');
     const [box, own] = [toc.getBoundingClientRect(), now.getBoundingClientRect()];
     if (own.top < box.top + 40 || own.bottom > box.bottom - 40)
