@@ -58,6 +58,7 @@ function addMarkdown(path, file) {
     problems.push(`${file}: expected the first line to be "# Title"`);
     return;
   }
+  if (/\bTODO\b/.test(source)) problems.push(`${file}: there is a TODO in it`);
   const short = path.endsWith('/index') ? 'Overview' : undefined;
   pages.set(path, {
     path,
