@@ -95,6 +95,21 @@ test('a signal ends it before the next batch, and nothing is held any more', asy
   await model.removeAdapter('mine');
 });
 
+test('while it runs, its adapter cannot be removed, nor the base be merged', async () => {
+  const { model } = fixture;
+  addAdapter('mine');
+  const busy: Promise<unknown>[] = [];
+  function* source(): Generator<Row> {
+    for (const row of makeRows(2)) {
+      for (const call of [model.removeAdapter('mine'), model.merge('mine')])
+        busy.push(call.catch((e: unknown) => (e as { code: string }).code));
+      yield row;
+    }
+  }
+  await model.evaluate(source());
+  expect(await Promise.all(busy)).toEqual(Array(4).fill('ERR_BUSY'));
+});
+
 test('data without labels that count is ERR_DATA', async () => {
   const { model } = fixture;
   for (const rows of [

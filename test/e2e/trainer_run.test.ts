@@ -52,9 +52,9 @@ describe('the adapter of a run is the one that was active when the Trainer was m
     const alone = await train(() => model.setAdapter('mine'));
     expect(alone.evaluations).toHaveLength(3);
     expect(alone.evaluations.at(-1)).toEqual({ type: 'eval', step: 6, ...alone.final });
-    const choices = ['other', null, 'mine'];
+    const choices = ['other', null]; // an evaluation of either gives another loss
     let events = 0;
-    expect(await train(() => model.setAdapter(choices[events++ % 3]!))).toEqual(alone);
+    expect(await train(() => model.setAdapter(choices[events++ % 2]!))).toEqual(alone);
   });
 
   test('it must be there and trainable', async () => {

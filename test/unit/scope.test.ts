@@ -130,6 +130,67 @@ describe('tidy', () => {
     expect(memoryUsage().bytes).toBeLessThanOrEqual(before.bytes);
   });
 
+  test('frees what only an instance of a class holds, and what sits in a typed view', () => {
+    class Holder {
+      constructor(readonly held: Tensor) {}
+    }
+    const { held } = tidy(() => new Holder(make()));
+    expect(held.disposed).toBe(true);
+    const bare = tidy(() => Object.assign(Object.create(null) as { held: Tensor }, { held: make() }));
+    expect(bare.held.disposed).toBe(false);
+  });
+
+  test('follows a result that holds itself, and the keys of a map', () => {
+    interface Ring {
+      self?: Ring;
+      inside: Tensor;
+      keys: Map<Tensor, number>;
+    }
+    const ring = tidy(() => {
+      const out: Ring = { inside: make(), keys: new Map([[make(), 1]]) };
+      out.self = out;
+      return out;
+    });
+    expect(ring.inside.disposed).toBe(false);
+    expect([...ring.keys.keys()][0]!.disposed).toBe(false);
+  });
+
+  test('a tensor that was disposed inside, or kept in an inner scope, is no longer its business', () => {
+    let kept: Tensor | undefined;
+    tidy(() => {
+      make().dispose();
+      tidy(() => {
+        kept = keep(make());
+      });
+      expect(kept!.disposed).toBe(false);
+    });
+    expect(kept!.disposed).toBe(false);
+  });
+
+  test('a result of three scopes belongs to the outermost, whatever lies between', () => {
+    let passed: Tensor | undefined;
+    tidy(() => {
+      tidy(() => {
+        passed = tidy(() => make());
+        return passed;
+      });
+      expect(passed!.disposed).toBe(false);
+    });
+    expect(passed!.disposed).toBe(true);
+  });
+
+  test('takes any thenable, also a function that is one', async () => {
+    let inside: Tensor | undefined;
+    const later = tidy(() => {
+      inside = make();
+      const then = (resolve: (value: number) => void): void => void setTimeout(() => resolve(7), 2);
+      return Object.assign(() => undefined, { then });
+    });
+    expect(inside!.disposed).toBe(false);
+    expect(await (later as unknown as PromiseLike<number>)).toBe(7);
+    expect(inside!.disposed).toBe(true);
+  });
+
   test('wants a function', () => {
     expectThrow(() => keep(3 as never), 'ERR_ARGUMENT', '[keep] expected a tensor but received 3');
     expectThrow(() => tidy(3 as never), 'ERR_ARGUMENT', '[tidy] expected a function but received 3');
@@ -157,6 +218,23 @@ describe('noGrad', () => {
       'ERR_ARGUMENT',
       '[backward] this tensor depends on nothing that requires a gradient',
     );
+    expect(w.square().requiresGrad).toBe(true);
+  });
+  test('tensors made inside belong to the tidy() outside', () => {
+    let inside: Tensor | undefined;
+    tidy(() => {
+      inside = noGrad(() => make());
+      expect(inside.disposed).toBe(false);
+    });
+    expect(inside!.disposed).toBe(true);
+  });
+  test('ends with a function that throws', () => {
+    const w = parameter(make(3));
+    expect(() =>
+      noGrad(() => {
+        throw new Error('no');
+      }),
+    ).toThrow('no');
     expect(w.square().requiresGrad).toBe(true);
   });
   test('tidy inside keeps it', () => {

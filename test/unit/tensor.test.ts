@@ -1,6 +1,16 @@
 import { inspect } from 'node:util';
-import { memoryUsage, parameter, tensor, type Tensor } from '../../lib/index';
+import {
+  devices,
+  memoryUsage,
+  parameter,
+  setThreads,
+  synchronize,
+  tensor,
+  type Tensor,
+} from '../../lib/index';
+import { fromBytes } from '../../lib/create';
 import { expectReject, expectThrow } from '../support/errors';
+import { bits, list } from '../support/numbers';
 
 const device = 'reference';
 
@@ -51,7 +61,85 @@ describe('tensor', () => {
     expect(raw.bytesSync()).toHaveLength(4);
   });
 
+  test('a Uint16Array holds bits only of bf16 and f16, values otherwise; any array keeps its values', async () => {
+    const raw = new Uint16Array([0x3c00, 0x4000]);
+    expect(await list(tensor(raw, { dtype: 'f16', device }))).toEqual([1, 2]);
+    expect(await list(tensor(raw, { device }))).toEqual([0x3c00, 0x4000]);
+    expect(tensor(raw, { device }).dtype).toBe('f32');
+    const bytes = [new Int8Array([-1, 2]), new Uint8Array([255, 2]), new Int16Array([-1, 2])];
+    const wanted = [
+      [-1, 2],
+      [255, 2],
+      [-1, 2],
+    ];
+    for (const [i, array] of bytes.entries()) {
+      expect(await list(tensor(array, { device }))).toEqual(wanted[i]);
+      expect(await list(tensor(array, { dtype: 'i32', device }))).toEqual(wanted[i]);
+      expect(await list(tensor(array, { dtype: 'bf16', device }))).toEqual(wanted[i]);
+    }
+    const ints = tensor(new Int32Array([1, 2]), { dtype: 'f32', device });
+    expect([ints.dtype, ...(await list(ints))]).toEqual(['f32', 1, 2]);
+    const part = new Float32Array([9, 1, 2, 9]).subarray(1, 3);
+    expect(await list(tensor(part, { device }))).toEqual([1, 2]);
+  });
+
+  test('integers are those of 32 bits', async () => {
+    const ends = [-(2 ** 31), 2 ** 31 - 1];
+    expect(await list(tensor(ends, { dtype: 'i32', device }))).toEqual(ends);
+    for (const v of [2 ** 31, -(2 ** 31) - 1, NaN, 0.5])
+      expectThrow(
+        () => tensor([v], { dtype: 'i32', device }),
+        'ERR_ARGUMENT',
+        `[tensor] expected 32-bit integers for dtype i32 but received ${v}`,
+      );
+  });
+
+  test('lists take a shape of as many numbers, and up to 8 dimensions', async () => {
+    const x = tensor(
+      [
+        [1, 2],
+        [3, 4],
+      ],
+      { shape: [4, 1], device },
+    );
+    expect([x.shape, await list(x)]).toEqual([
+      [4, 1],
+      [1, 2, 3, 4],
+    ]);
+    expectThrow(
+      () => tensor([1, 2, 3], { shape: [2], device }),
+      'ERR_ARGUMENT',
+      '[tensor] expected 2 numbers for shape [2] but received 3',
+    );
+    const nested = (depth: number): never => (depth === 0 ? 5 : [nested(depth - 1)]) as never;
+    expect(tensor(nested(8), { device }).shape).toEqual(Array(8).fill(1));
+    expectThrow(() => tensor(nested(9), { device }), 'ERR_ARGUMENT', /at most 8 dimensions/);
+    expect(tensor([[[]], [[]]] as never, { device }).shape).toEqual([2, 1, 0]);
+  });
+
+  test('requiresGrad marks a leaf', () => {
+    const [x, plain] = [tensor([1], { device, requiresGrad: true }), tensor([1], { device })];
+    expect([x.requiresGrad, x.grad, plain.requiresGrad]).toEqual([true, null, false]);
+    expect([x.mul(2).requiresGrad, plain.mul(2).requiresGrad]).toEqual([true, false]);
+  });
+
   const bad: [string, () => unknown, RegExp | string][] = [
+    [
+      'bytes',
+      () => fromBytes(new Uint8Array(7), 'bf16', [4], device),
+      '[tensor] expected 8 bytes for bf16 [4] but received 7',
+    ],
+    ['view', () => tensor(new DataView(new ArrayBuffer(4)) as never), /received a DataView of 4/],
+    [
+      'shape',
+      () => tensor(new Float32Array(2), { shape: [-2] }),
+      /expected shape to be a list of integers of at least 0/,
+    ],
+    [
+      'gradient',
+      () => tensor([1], { requiresGrad: 1 as never }),
+      /expected requiresGrad to be true or false/,
+    ],
     ['ragged', () => tensor([[1, 2], [3]]), '[tensor] expected a list of 2 at [1] but received one of 1'],
     ['depth', () => tensor([[1, 2], 3]), '[tensor] expected a list of 2 at [1] but received 3'],
     ['words', () => tensor([1, 'a' as never]), "[tensor] expected a number at [1] but received 'a'"],
@@ -98,6 +186,21 @@ describe('tensor', () => {
       'ERR_UNSUPPORTED',
       /f16 activations is not supported; use bf16/,
     );
+  });
+
+  test('item and itemSync want one element, of any number of dimensions', async () => {
+    const one = tensor([[[2.5]]], { dtype: 'bf16', device });
+    expect([await one.item(), one.itemSync()]).toEqual([2.5, 2.5]);
+    const none = tensor([], { device });
+    expectThrow(
+      () => none.itemSync(),
+      'ERR_ARGUMENT',
+      '[itemSync] expected a tensor of one element but received [0]',
+    );
+    none.dispose();
+    expectThrow(() => none.itemSync(), 'ERR_DISPOSED', '[itemSync] the tensor has been disposed');
+    expectThrow(() => none.bytesSync(), 'ERR_DISPOSED', '[bytesSync] the tensor has been disposed');
+    await expectReject(none.bytes(), 'ERR_DISPOSED', '[bytes] the tensor has been disposed');
   });
 
   test('item of several elements', async () => {
@@ -170,6 +273,95 @@ describe('dispose', () => {
   });
 });
 
+describe('memory that several tensors look at', () => {
+  test('goes with the last of them: views, views of views, detached ones', async () => {
+    const size = 4 << 16;
+    const before = memoryUsage().bytes;
+    const x = tensor(new Float32Array(1 << 16).fill(3), { device });
+    const view = x.reshape([1 << 8, 1 << 8]);
+    const inner = view.reshape([1 << 16]);
+    const detached = inner.detach();
+    for (const t of [x, view, inner]) t.dispose();
+    expect(memoryUsage().bytes).toBeGreaterThanOrEqual(before + size - (1 << 10));
+    expect((await detached.data())[65535]).toBe(3);
+    detached.dispose();
+    expect(memoryUsage().bytes).toBeLessThan(before + (1 << 10));
+  });
+
+  test('is not held by reading, of whichever dtype', async () => {
+    const x = tensor(new Uint16Array(1 << 14), { dtype: 'bf16', device });
+    const before = memoryUsage();
+    await x.data();
+    x.dataSync();
+    await x.bytes();
+    expect(memoryUsage().bytes).toBeLessThanOrEqual(before.bytes);
+    expect(memoryUsage().tensors).toBeLessThanOrEqual(before.tensors);
+  });
+});
+
+describe('parameter', () => {
+  test('is an f32 copy with a name, of a tensor or of numbers', async () => {
+    const x = tensor([1, 2], { dtype: 'bf16', device });
+    const w = parameter(x, 'w');
+    expect([w.dtype, w.name, w.requiresGrad, w.version, await list(w)]).toEqual([
+      'f32',
+      'w',
+      true,
+      0,
+      [1, 2],
+    ]);
+    expect(x.disposed).toBe(false);
+    const same = tensor([1, 2], { device });
+    const copy = parameter(same);
+    same.dispose();
+    expect([copy.name, await list(copy)]).toEqual(['', [1, 2]]);
+    expect(parameter([[1, 2, 3]]).shape).toEqual([1, 3]);
+    const before = bits(x);
+    w.dispose();
+    expect(bits(x)).toBe(before);
+  });
+  test('frees its gradient with itself', () => {
+    const w = parameter(tensor([1], { device }));
+    w.mul(2).backward();
+    const { grad } = w;
+    w.dispose();
+    expect([grad!.disposed, w.grad, w.disposed]).toEqual([true, null, true]);
+  });
+  test('bad arguments', () => {
+    expectThrow(
+      () => parameter(tensor([1], { dtype: 'i32', device })),
+      'ERR_ARGUMENT',
+      '[parameter] expected a float tensor but received i32',
+    );
+    expectThrow(
+      () => parameter([1], 3 as never),
+      'ERR_ARGUMENT',
+      '[parameter] expected name to be a string but received 3',
+    );
+    const gone = tensor([1], { device });
+    gone.dispose();
+    expectThrow(() => parameter(gone), 'ERR_DISPOSED', '[parameter] x has been disposed');
+  });
+});
+
+describe('devices', () => {
+  test('the CPU comes first; threads are at least one; waiting takes a name', async () => {
+    expect(devices()[0]).toMatchObject({
+      id: 'cpu',
+      name: expect.any(String),
+      memoryBytes: expect.any(Number),
+    });
+    expectThrow(
+      () => setThreads(0),
+      'ERR_ARGUMENT',
+      '[setThreads] expected threads to be an integer of at least 1 but received 0',
+    );
+    await synchronize();
+    await synchronize('reference');
+    expectThrow(() => synchronize('gpu' as never), 'ERR_ARGUMENT', /^\[synchronize\] expected device to be/);
+  });
+});
+
 describe('to', () => {
   test('casts and moves', async () => {
     const x = tensor([1.001, 2], { device });
@@ -178,6 +370,27 @@ describe('to', () => {
     const c = x.to({ device: 'cpu' });
     expect([c.device, ...(await c.data())]).toEqual(['cpu', Math.fround(1.001), 2]);
     expectThrow(() => x.to({ dtype: 'i32' }), 'ERR_ARGUMENT', /not from f32 to i32/);
+  });
+  test('bad options', () => {
+    const x = tensor([1], { device });
+    expectThrow(() => x.to({ device: 'gpu' as never }), 'ERR_ARGUMENT', /^\[to\] expected device to be/);
+    expectThrow(() => x.to({ dtype: 'f64' as never }), 'ERR_ARGUMENT', /^\[to\] expected dtype to be/);
+    expectThrow(() => x.to({ type: 'f32' } as never), 'ERR_ARGUMENT', /unknown option 'type'/);
+    expectThrow(() => x.to(undefined as never), 'ERR_ARGUMENT', /expected an object of options/);
+    expectThrow(
+      () => tensor([1], { dtype: 'i32', device }).to({ dtype: 'f32' }),
+      'ERR_ARGUMENT',
+      /not from i32 to f32/,
+    );
+    x.dispose();
+    expectThrow(() => x.to({ dtype: 'bf16' }), 'ERR_DISPOSED', '[to] the tensor has been disposed');
+  });
+  test('moves what it narrowed, and holds nothing in between', async () => {
+    const x = tensor([1.001, 2], { device });
+    const before = memoryUsage().tensors;
+    const y = x.to({ dtype: 'bf16', device: 'cpu' });
+    expect(memoryUsage().tensors).toBeLessThanOrEqual(before + 1);
+    expect([y.dtype, y.device, await list(y)]).toEqual(['bf16', 'cpu', [1, 2]]);
   });
   test('without a change gives a second reference', async () => {
     const x = tensor([1], { device });

@@ -1,0 +1,323 @@
+// The arguments of the ops are checked at the call, with a sentence that says what was expected.
+import { parameter, tensor, type DType, type Tensor } from '../../lib/index';
+import { FrozenWeight } from '../../lib/frozen_weight';
+import {
+  attention,
+  attentionCached,
+  cacheAppend,
+  crossEntropy,
+  embedding,
+  linearCrossEntropy,
+  loraLinear,
+  loraLinearGroup,
+  randomNormal,
+  randomUniform,
+  rmsNorm,
+  rope,
+  sample,
+  swiglu,
+  view,
+} from '../../lib/ops';
+import { expectThrow } from '../support/errors';
+import { numel } from '../support/numbers';
+
+const device = 'reference';
+const x = (shape: number[], dtype: DType = 'f32', on: 'reference' | 'cpu' = device): Tensor =>
+  tensor(new Float32Array(numel(shape)), { shape, dtype, device: on });
+const ids = (...shape: number[]): Tensor => x(shape, 'i32');
+const weight = FrozenWeight.pack(x([4, 6]));
+const gone = FrozenWeight.pack(x([4, 6]));
+gone.dispose();
+const table = { cos: x([9, 2]), sin: x([9, 2]) };
+const branch = { weight, up: x([4, 2]), down: x([2, 6]) };
+const heads = x([1, 3, 4, 2]);
+const sampling = { temperature: 1, topK: 0, topP: 1, seed: 0, step: 0 };
+
+const cases: [string, () => unknown, string | RegExp][] = [
+  // Sums
+  ['dim', () => x([2, 3]).sum({ dim: 2 }), '[sum] expected dim in [-2, 1] but received 2'],
+  ['dim', () => x([2, 3]).mean({ dim: [-3] }), '[mean] expected dim in [-2, 1] but received -3'],
+  ['dim', () => x([2, 3]).sum({ dim: 0.5 }), '[sum] expected dim in [-2, 1] but received 0.5'],
+  [
+    'dim',
+    () => x([2]).sum({ dim: '0' as never }),
+    "[sum] expected dim to be an integer or a list but received '0'",
+  ],
+  [
+    'keepDim',
+    () => x([2]).sum({ keepDim: 1 as never }),
+    '[sum] expected keepDim to be true or false but received 1',
+  ],
+  // Layout
+  [
+    'reshape',
+    () => x([6]).reshape([-1, -1]),
+    '[reshape] expected a shape of 6 elements for [6] but received [-1, -1]',
+  ],
+  [
+    'reshape',
+    () => x([6]).reshape([4, -1]),
+    '[reshape] expected a shape of 6 elements for [6] but received [4, -1]',
+  ],
+  [
+    'reshape',
+    () => x([0]).reshape([0, -1]),
+    '[reshape] expected a shape of 0 elements for [0] but received [0, -1]',
+  ],
+  [
+    'reshape',
+    () => x([6]).reshape([-2, -3]),
+    '[reshape] expected a list of dimensions but received [-2, -3]',
+  ],
+  ['reshape', () => x([6]).reshape(6 as never), '[reshape] expected a list of dimensions but received 6'],
+  ['transpose', () => x([6]).transpose(), '[transpose] expected at least two dimensions but received [6]'],
+  [
+    'transpose',
+    () => x([2, 3]).transpose([0, 0]),
+    '[transpose] expected perm to be an order of the 2 dimensions of [2, 3] but received [0, 0]',
+  ],
+  ['transpose', () => x([2, 3]).transpose([0]), /expected perm to be an order of the 2 dimensions/],
+  ['transpose', () => ids(2, 3).transpose(), /^\[transpose\] expected the tensor to hold floats/],
+  ['view', () => view(x([6]), 5, [2]), '[view] expected at most 6 elements but received [2] from 5 on'],
+  ['view', () => view(x([6]), -1, [2]), /expected elementOffset to be an integer of at least 0/],
+  // Products
+  ['matmul', () => x([2, 3]).matmul(x([2, 3])), /expected shapes \[.., m, k\] and \[.., k, n\]/],
+  ['matmul', () => x([3]).matmul(x([3, 3])), /expected shapes/],
+  ['matmul', () => x([3, 3]).matmul(x([3])), /expected shapes/],
+  [
+    'matmul',
+    () => x([2, 3, 3]).matmul(x([4, 3, 3])),
+    '[matmul] expected shapes that broadcast but received [2] and [4]',
+  ],
+  ['matmul', () => ids(2, 2).matmul(x([2, 2])), /^\[matmul\] expected the left operand to hold floats/],
+  ['matmul', () => x([2, 2]).matmul(ids(2, 2)), /^\[matmul\] expected the right operand to hold floats/],
+  [
+    'matmul',
+    () => x([2, 2]).matmul(x([2, 2], 'f32', 'cpu')),
+    /expected the right operand on reference but received it on cpu/,
+  ],
+  // Norm, rope, swiglu
+  [
+    'rms_norm',
+    () => rmsNorm(x([2, 6]), x([5]), 1e-5),
+    '[rms_norm] expected weight of shape [6] (d) but received [5]',
+  ],
+  ['rms_norm', () => rmsNorm(x([]), x([1]), 1e-5), '[rms_norm] expected x of shape [..., d] but received []'],
+  [
+    'rms_norm',
+    () => rmsNorm(x([6]), x([6]), -1),
+    /expected eps to be a finite number of at least 0 but received -1/,
+  ],
+  ['rms_norm', () => rmsNorm(x([6]), x([6], 'f32', 'cpu'), 0), /expected weight on reference/],
+  ['rms_norm', () => rmsNorm(ids(6), x([6]), 0), /expected x to hold floats/],
+  ['rms_norm', () => rmsNorm(x([6]), ids(6), 0), /expected weight to hold floats/],
+  ['rope', () => rope(x([1, 2, 3]), table), /expected x of shape \[batch, seq, heads, d\] with an even d/],
+  ['rope', () => rope(x([1, 2, 1, 3]), table), /with an even d but received \[1, 2, 1, 3\]/],
+  [
+    'rope',
+    () => rope(x([1, 2, 1, 6]), table),
+    '[rope] expected cos of shape [positions, 3] but received [9, 2]',
+  ],
+  [
+    'rope',
+    () => rope(x([1, 2, 1, 4]), { ...table, sin: x([9, 2], 'f32', 'cpu') }),
+    /expected sin on reference/,
+  ],
+  [
+    'rope',
+    () => rope(x([1, 2, 1, 4]), table, { offset: -1 }),
+    /expected offset to be an integer of at least 0/,
+  ],
+  ['rope', () => rope(x([1, 2, 1, 4]), table, { positions: x([1, 2]) }), /expected positions to be i32/],
+  [
+    'rope',
+    () => rope(x([1, 2, 1, 4]), table, { positions: ids(2, 1) }),
+    '[rope] expected positions of shape [1, 2] (batch, seq) but received [2, 1]',
+  ],
+  ['rope', () => rope(x([1, 2, 1, 4]), table, { position: 1 } as never), /unknown option 'position'/],
+  [
+    'swiglu',
+    () => swiglu(x([2, 3]), x([3])),
+    '[swiglu] expected up of shape [2, 3] (that of gate) but received [3]',
+  ],
+  ['swiglu', () => swiglu(x([2]), x([2], 'bf16')), '[swiglu] expected up of dtype f32 but received bf16'],
+  ['swiglu', () => swiglu(x([2]), x([2], 'f32', 'cpu')), /expected up on reference/],
+  // Attention
+  [
+    'attention',
+    () => attention(heads, x([1, 3, 3, 2]), x([1, 3, 3, 2]), { scale: 1 }),
+    /with heads a multiple of kvHeads but received \[1, 3, 4, 2\] and \[1, 3, 3, 2\]/,
+  ],
+  ['attention', () => attention(heads, x([1, 3, 2, 3]), x([1, 3, 2, 3]), { scale: 1 }), /heads a multiple/],
+  ['attention', () => attention(heads, x([2, 3, 2, 2]), x([2, 3, 2, 2]), { scale: 1 }), /heads a multiple/],
+  [
+    'attention',
+    () => attention(heads, x([1, 4, 2, 2]), x([1, 4, 2, 2]), { scale: 1 }),
+    '[attention] expected k of shape [1, 3, kvHeads, d] (that of q) but received [1, 4, 2, 2]',
+  ],
+  [
+    'attention',
+    () => attention(heads, x([1, 3, 2, 2]), x([1, 3, 4, 2]), { scale: 1 }),
+    '[attention] expected v of shape [1, 3, 2, 2] (that of k) but received [1, 3, 4, 2]',
+  ],
+  [
+    'attention',
+    () => attention(heads, heads, x([1, 3, 4, 2], 'bf16'), { scale: 1 }),
+    '[attention] expected v of dtype f32 but received bf16',
+  ],
+  [
+    'attention',
+    () => attention(heads, x([1, 3, 4, 2], 'f32', 'cpu'), heads, { scale: 1 }),
+    /expected k on reference/,
+  ],
+  [
+    'attention',
+    () => attention(heads, heads, heads, { scale: 1, window: -1 }),
+    /expected window to be an integer of at least 0/,
+  ],
+  [
+    'attention',
+    () => attention(heads, heads, heads, { scale: 1, keyBegin: ids(3) }),
+    '[attention] expected keyBegin of shape [1, 3] (batch, seq) but received [3]',
+  ],
+  [
+    'attentionCached',
+    () => attentionCached(heads, x([1, 8, 2, 2]), x([1, 8, 2, 2]), { scale: 1, qOffset: 2, kvLength: 4 }),
+    '[attention] expected qOffset + 3 ≤ kvLength ≤ 8 but received 2 and 4',
+  ],
+  [
+    'attentionCached',
+    () => attentionCached(heads, x([1, 8, 2, 2]), x([1, 8, 2, 2]), { scale: 1, qOffset: 2, kvLength: 9 }),
+    /≤ kvLength ≤ 8 but received 2 and 9/,
+  ],
+  ['cacheAppend', () => cacheAppend(x([1, 2, 2]), x([1, 8, 3]), 0), /expected src of shape \[1, s, 3\]/],
+  ['cacheAppend', () => cacheAppend(x([1, 2, 2], 'bf16'), x([1, 8, 2]), 0), /^\[cache_append\] expected src/],
+  ['cacheAppend', () => cacheAppend(x([1, 2, 2]), x([1, 8, 2]), 7), /but received \[1, 2, 2\] at 7/],
+  ['cacheAppend', () => cacheAppend(x([1, 2, 2]), x([1, 8, 2]), -1), /expected offset to be an integer/],
+  // Losses and embeddings
+  ['cross_entropy', () => crossEntropy(x([2, 3]), x([2])), /expected labels to be i32/],
+  [
+    'cross_entropy',
+    () => crossEntropy(x([]), ids()),
+    '[cross_entropy] expected logits of shape [..., vocab] but received []',
+  ],
+  [
+    'crossEntropy',
+    () => x([2, 3]).crossEntropy([0, 1], { reduction: 'none' as never }),
+    /expected reduction to be 'mean', 'sum'/,
+  ],
+  [
+    'crossEntropy',
+    () => ids(2, 3).crossEntropy([0, 1]),
+    /^\[crossEntropy\] expected the tensor to hold floats/,
+  ],
+  [
+    'linear_cross_entropy',
+    () => linearCrossEntropy(x([3, 5]), weight, ids(3)),
+    '[linear_cross_entropy] expected hidden f32 [n, 6] but received f32 [3, 5]',
+  ],
+  [
+    'linear_cross_entropy',
+    () => linearCrossEntropy(x([3, 6], 'bf16'), weight, ids(3)),
+    /but received bf16 \[3, 6\]/,
+  ],
+  [
+    'linear_cross_entropy',
+    () => linearCrossEntropy(x([3, 6]), weight, ids(2)),
+    '[linear_cross_entropy] expected labels of shape [3] (rows of hidden) but received [2]',
+  ],
+  ['embedding', () => embedding(weight, x([2])), /^\[embedding\] expected ids to be i32/],
+  // The LoRA layer
+  ['lora_linear', () => loraLinearGroup(x([2, 6]), []), '[lora_linear] expected at least one branch'],
+  [
+    'lora_linear',
+    () => loraLinear(x([2, 6]), { weight, up: x([4, 2]) }),
+    '[lora_linear] expected up and down together',
+  ],
+  [
+    'lora_linear',
+    () => loraLinear(x([2, 6]), { ...branch, scale: NaN }),
+    '[lora_linear] expected scale to be a finite number but received NaN',
+  ],
+  [
+    'lora_linear',
+    () => loraLinear(x([2, 6]), { ...branch, dropout: { p: 1, seed: 0, layer: 0, forward: 0 } }),
+    '[lora_linear] expected a dropout of at least 0 and below 1 but received 1',
+  ],
+  [
+    'lora_linear',
+    () => loraLinear(x([2, 6]), { ...branch, up: x([5, 2]) }),
+    '[lora_linear] expected a of shape [4, rank] (out, rank) but received [5, 2]',
+  ],
+  [
+    'lora_linear',
+    () => loraLinear(x([2, 6]), { ...branch, down: x([3, 6]) }),
+    '[lora_linear] expected b of shape [2, 6] (rank, in) but received [3, 6]',
+  ],
+  [
+    'lora_linear',
+    () => loraLinear(x([2, 6]), { ...branch, down: x([2, 6], 'bf16') }),
+    '[lora_linear] expected b of dtype f32 but received bf16',
+  ],
+  [
+    'lora_linear',
+    () => loraLinear(x([2, 6]), { ...branch, up: x([4, 2], 'f32', 'cpu') }),
+    /expected a on reference/,
+  ],
+  [
+    'lora_linear',
+    () => loraLinear(x([2, 6]), { weight, bias: x([3]) }),
+    '[lora_linear] expected bias of shape [4] (out) but received [3]',
+  ],
+  [
+    'lora_linear',
+    () => loraLinear(x([]), { weight }),
+    '[lora_linear] expected x of shape [..., 6] (in) but received []',
+  ],
+  // Random numbers
+  ['random', () => randomUniform([-1], { seed: 0 }), /expected shape to be a list of integers of at least 0/],
+  ['random', () => randomUniform([1], { seed: -1 }), /expected seed to be an integer of at least 0/],
+  ['random', () => randomUniform([1], { seed: 0, stream: 0.5 }), /expected stream to be an integer/],
+  ['random', () => randomUniform([1], { seed: 0, lo: NaN }), /expected lo to be a finite number/],
+  ['random', () => randomNormal([1], { seed: 0, std: Infinity }), /expected std to be a finite number/],
+  ['sample', () => sample(x([3]), sampling), '[sample] expected logits of shape [n, vocab] but received [3]'],
+  [
+    'sample',
+    () => sample(x([1, 3]), { ...sampling, temperature: -1 }),
+    /expected temperature to be a finite number of at least 0/,
+  ],
+  [
+    'sample',
+    () => sample(x([1, 3]), { ...sampling, topK: -1 }),
+    /expected topK to be an integer of at least 0/,
+  ],
+  [
+    'sample',
+    () => sample(x([1, 3]), { ...sampling, topP: 0 }),
+    '[sample] expected topP above 0 and at most 1 but received 0',
+  ],
+  ['sample', () => sample(x([1, 3]), { ...sampling, topP: 1.5 }), /expected topP above 0 and at most 1/],
+  ['sample', () => sample(x([1, 3]), { ...sampling, step: -1 }), /expected step to be an integer/],
+];
+
+test.each(cases)('%s: %#', (_, fn, sentence) => {
+  expectThrow(fn, 'ERR_ARGUMENT', sentence);
+});
+
+test('a disposed weight is ERR_DISPOSED, op by op', () => {
+  const calls: Record<string, () => unknown> = {
+    embedding: () => embedding(gone, ids(2)),
+    linear_cross_entropy: () => linearCrossEntropy(x([3, 6]), gone, ids(3)),
+    lora_linear: () => loraLinear(x([2, 6]), { weight: gone }),
+  };
+  for (const [op, call] of Object.entries(calls))
+    expectThrow(call, 'ERR_DISPOSED', `[${op}] the weight has been disposed`);
+});
+
+test('the weight of a norm has no gradient', () => {
+  expectThrow(
+    () => rmsNorm(x([6]), parameter(x([6])), 1e-5),
+    'ERR_UNSUPPORTED',
+    '[rms_norm] the weight of a norm is frozen',
+  );
+});
