@@ -1,0 +1,10 @@
+import { LoRALinear, tensor, type Tensor, type TensorValues } from 'lora-native';
+// @ts-expect-error there is no default, as there is none at run time
+import wrong from 'lora-native';
+
+using layer = new LoRALinear({ inFeatures: 2, outFeatures: 2, r: 1 });
+export const up: Tensor = layer.up;
+export const y: Promise<TensorValues> = layer.forward(tensor([[1, 2]])).data();
+// @ts-expect-error an unknown option
+export const other = new LoRALinear({ inFeatures: 2, outFeatures: 2, rank: 1 });
+void wrong;
