@@ -1,11 +1,8 @@
-import { createReadStream } from 'node:fs';
-import { readFile, stat } from 'node:fs/promises';
-import { extname } from 'node:path';
-import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { LoRAError } from '../errors';
 import { check, checkOneOf, checkOptions, describe } from '../validate';
 import { checkExample, type Example } from './example';
+import { formatByName, readLines } from './lines';
 
 /** What a data set needs of a tokenizer: that of a model has it. */
 export interface TextEncoder {
@@ -41,7 +38,9 @@ type Format = 'text' | 'ids';
 
 /**
  * Reads a data set: `.jsonl` of { text } or { inputIds, labels? } (the first line decides), or plain text,
- * which is split into pieces of `maxLength` tokens. Errors (ERR_DATA) name file and line.
+ * which is split into pieces of `maxLength` tokens. Either may be gzipped.
+ * @throws ERR_DATA, with file and line, for content that is not as expected, bytes that are not UTF-8 and gzip data
+ * that is cut short; ERR_UNSUPPORTED for tables, archives and other kinds of files; ERR_FILE for one that cannot be read.
  *
  * @example
  * const data = await loadDataset('train.jsonl', { tokenizer: model.tokenizer, maxLength: 512 });
@@ -67,21 +66,10 @@ export async function loadDataset(path: string | URL, options: LoadDatasetOption
     `expected a file (string or URL) but received ${describe(path)}`,
   );
   const file = path instanceof URL ? fileURLToPath(path) : path;
-  await stat(file).catch((cause: unknown) => {
-    throw new LoRAError('ERR_FILE', `[loadDataset] cannot read ${file}: ${(cause as Error).message}`, {
-      op: 'loadDataset',
-      cause,
-    });
-  });
+  const format = formatByName(file);
   const reader = new Reader(file, tokenizer, maxLength);
-  if (['.jsonl', '.ndjson'].includes(extname(file).toLowerCase())) await reader.readLines();
-  else if (extname(file).toLowerCase() === '.json')
-    throw new LoRAError(
-      'ERR_UNSUPPORTED',
-      `[loadDataset] ${file}: a JSON array is not supported yet: write one object per line (.jsonl)`,
-      { op: 'loadDataset' },
-    );
-  else reader.addText(await readFile(file, 'utf8'));
+  if (format === 'lines') await reader.readJsonLines();
+  else await reader.readText();
   if (reader.examples.length === 0)
     throw new LoRAError(
       'ERR_DATA',
@@ -110,13 +98,9 @@ class Reader {
     readonly maxLength: number,
   ) {}
 
-  async readLines(): Promise<void> {
-    const lines = createInterface({ input: createReadStream(this.file, 'utf8'), crlfDelay: Infinity });
-    let number = 0;
-    for await (const line of lines) {
-      number++;
+  async readJsonLines(): Promise<void> {
+    for await (const { line, number } of readLines(this.file))
       if (line.trim() !== '') this.#addLine(line, number);
-    }
   }
 
   #fail(line: number, message: string, code: 'ERR_DATA' | 'ERR_UNSUPPORTED' = 'ERR_DATA'): never {
@@ -126,7 +110,7 @@ class Reader {
   #addLine(line: string, number: number): void {
     let record: unknown;
     try {
-      record = JSON.parse(line.replace(/^\uFEFF/, ''));
+      record = JSON.parse(line);
     } catch (error) {
       this.#fail(
         number,
@@ -189,8 +173,10 @@ class Reader {
       this.examples.push({ inputIds: ids.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) });
   }
 
-  addText(text: string): void {
-    const ids = this.#encode(text);
+  async readText(): Promise<void> {
+    const lines: string[] = [];
+    for await (const { line } of readLines(this.file)) lines.push(line);
+    const ids = this.#encode(lines.join('\n'));
     for (let at = 0; at < ids.length; at += this.maxLength) {
       const piece = ids.slice(at, at + this.maxLength);
       this.#add(piece, piece);

@@ -1,8 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { batches, checkRereadable, epochs } from '../../lib/data/batches';
-import { loadDataset } from '../../lib/data/dataset';
 import { countedTokens, type Example } from '../../lib/data/example';
 import { Random } from '../../lib/data/random';
 
@@ -27,6 +23,7 @@ describe('batches', () => {
       (await firsts(batches(examples(50), { batchSize: 7, shuffle: true, seed }))).flat();
     expect(await order(3)).toEqual(await order(3));
     expect(await order(3)).not.toEqual(await order(4));
+    expect(await order(3)).not.toEqual(examples(50).map(({ inputIds }) => inputIds[0]));
     expect((await order(3)).sort((a, b) => a - b)).toEqual(examples(50).map(({ inputIds }) => inputIds[0]));
   });
 
@@ -71,23 +68,57 @@ describe('batches', () => {
   });
 });
 
-test('epochs differ in order and repeat for the same seed', async () => {
-  const take = async (n: number, seed: number) => {
-    const out: number[] = [];
-    for await (const { inputIds, epoch } of epochs(examples(8), {
-      batchSize: 8,
+describe('epochs', () => {
+  /** The order of the examples in the first epochs of a run, one array for each. */
+  async function orders(seed: number, count: number, size = 20): Promise<number[][]> {
+    const out: number[][] = Array.from({ length: count }, () => []);
+    for await (const { inputIds, epoch } of epochs(examples(size), {
+      batchSize: 3,
       shuffle: true,
       seed,
       dropLast: false,
     })) {
-      if (epoch === n) break;
-      out.push(...inputIds.map((row) => row[0] as number));
+      if (epoch === count) break;
+      out[epoch]!.push(...inputIds.map((row) => row[0] as number));
     }
     return out;
-  };
-  const two = await take(2, 0);
-  expect(two).toEqual(await take(2, 0));
-  expect(two.slice(0, 8)).not.toEqual(two.slice(8));
+  }
+
+  test('each shows every example once, in an order that its seed repeats', async () => {
+    const three = await orders(5, 3);
+    expect(three).toEqual(await orders(5, 3));
+    for (const order of three) expect([...order].sort((a, b) => a - b)).toEqual([...Array(20).keys()]);
+  });
+
+  test('the orders of neighbouring seeds and epochs have no more in common than chance', async () => {
+    const all = (await Promise.all([0, 1, 2, 3, 4, 5].map((seed) => orders(seed, 6)))).flat();
+    expect(new Set(all.map((order) => order.join())).size).toBe(36);
+    // Two random permutations agree in one place on average (variance 1); there are 630 pairs.
+    let agreements = 0;
+    for (const [i, one] of all.entries())
+      for (const other of all.slice(i + 1)) agreements += one.filter((x, at) => x === other[at]).length;
+    expect(agreements / 630).toBeGreaterThan(0.85);
+    expect(agreements / 630).toBeLessThan(1.15);
+  });
+
+  test('data that gives no batch is ERR_DATA, at first and when it is read again', async () => {
+    const options = { batchSize: 2, shuffle: false, seed: 0, dropLast: true };
+    await expect(firsts(epochs(examples(1), options))).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: '[Trainer] expected data with at least one batch of 2 but received none',
+    });
+    const once = examples(2)[Symbol.iterator]();
+    const seen: number[] = [];
+    const reading = (async () => {
+      for await (const { epoch } of epochs(() => once, options)) seen.push(epoch);
+    })();
+    await expect(reading).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message:
+        '[Trainer] the data was empty when read again: pass a function that returns a new source each time',
+    });
+    expect(seen).toEqual([0]);
+  });
 });
 
 test('a one-shot source that must be read twice is an error that says what to pass', () => {
@@ -103,90 +134,41 @@ test('the first label of a row is never counted: labels are shifted', () => {
   expect(countedTokens([[5, 6, -100, 7], [-100, -100], [3]])).toBe(2);
 });
 
-test('SplitMix64 is uniform enough to shuffle, and its order is fixed', () => {
-  const random = new Random(1);
-  const counts = new Array<number>(10).fill(0);
-  for (let i = 0; i < 10_000; i++) (counts[random.below(10)] as number)++;
-  for (const count of counts) expect(Math.abs(count - 1000)).toBeLessThan(150);
-  // The first outputs of SplitMix64 for seed 0 begin with e220a839 7b1dcdaf (the generator's reference values).
-  expect(new Random(0).below(2 ** 32)).toBe(0xe220a839);
-});
-
-describe('loadDataset', () => {
-  let dir: string;
-  beforeAll(() => (dir = mkdtempSync(join(tmpdir(), 'dataset-'))));
-  afterAll(() => rmSync(dir, { recursive: true }));
-  const file = (name: string, text: string) => {
-    writeFileSync(join(dir, name), text);
-    return join(dir, name);
-  };
-  const tokenizer = { encode: (text: string) => [...Buffer.from(text)], eosTokenId: 0 };
-
-  test('JSONL of { text }: encoded, ended with EOS, cut to maxLength', async () => {
-    const path = file('a.jsonl', '{"text":"ab"}\n\n{"text":"abcdef"}\r\n');
-    const data = await loadDataset(path, { tokenizer, maxLength: 4 });
-    expect([...data].map(({ inputIds }) => inputIds)).toEqual([
-      [97, 98, 0],
-      [97, 98, 99, 100],
-    ]);
-    expect(data).toMatchObject({ length: 2, truncated: 1 });
+describe('Random', () => {
+  test('is SplitMix64: the first outputs of seed 0 are the reference values of the generator', () => {
+    const random = new Random(0);
+    const top32 = () => random.below(2 ** 32);
+    // The 64-bit outputs begin e220a8397b1dcdaf, 6e789e6aa1b965f4, 06c45d188009454f, f88bb8a8724c81ec.
+    expect([top32(), top32(), top32(), top32()]).toEqual([0xe220a839, 0x6e789e6a, 0x06c45d18, 0xf88bb8a8]);
   });
 
-  test('JSONL of { inputIds, labels } needs no tokenizer', async () => {
-    const data = await loadDataset(file('b.jsonl', '{"inputIds":[1,2],"labels":[-100,2]}'));
-    expect([...data]).toEqual([{ inputIds: [1, 2], labels: [-100, 2] }]);
+  test('draws below n evenly, and never n itself', () => {
+    const random = new Random(1);
+    const counts = new Array<number>(10).fill(0);
+    for (let i = 0; i < 10_000; i++) (counts[random.below(10)] as number)++;
+    expect(counts).toHaveLength(10);
+    for (const count of counts) expect(Math.abs(count - 1000)).toBeLessThan(150);
   });
 
-  test('plain text is split into pieces', async () => {
-    const data = await loadDataset(file('c.txt', 'abcdefgh'), { tokenizer, maxLength: 3 });
-    expect([...data].map(({ inputIds }) => inputIds.length)).toEqual([3, 3, 2]);
+  test.each([3, 4])('the shuffle reaches every order of %d things equally often', (n) => {
+    const orders = [6, 24][n - 3]!;
+    const counts = new Map<string, number>();
+    const draws = 200 * orders;
+    for (let seed = 0; seed < draws; seed++) {
+      const order = new Random(seed).shuffle([...Array(n).keys()]).join();
+      counts.set(order, (counts.get(order) ?? 0) + 1);
+    }
+    expect(counts.size).toBe(orders);
+    // Each count is binomial with mean 200 and standard deviation 14.
+    for (const count of counts.values()) expect(Math.abs(count - 200)).toBeLessThan(60);
   });
 
-  test.each([
-    ['broken line', '{"text":"a b"}\n{"text"', 'ERR_DATA', ':2: expected one JSON object per line'],
-    [
-      'other key',
-      '{"txt":"a"}',
-      'ERR_DATA',
-      ':1: expected { text } or { inputIds, labels } but received the keys txt',
-    ],
-    [
-      'text missing later',
-      '{"text":"ab"}\n{"inputIds":[1]}',
-      'ERR_DATA',
-      ':2: expected "text" to be a string',
-    ],
-    ['chat', '{"messages":[]}', 'ERR_UNSUPPORTED', '{ messages } is not supported yet'],
-    [
-      'prompt',
-      '{"prompt":"a","completion":"b"}',
-      'ERR_UNSUPPORTED',
-      '{ prompt, completion } is not supported yet',
-    ],
-    ['empty', '\n', 'ERR_DATA', 'expected at least one example'],
-  ])('%s', async (name, text, code, sentence) => {
-    const path = file(`${name.replaceAll(' ', '-')}.jsonl`, text);
-    await expect(loadDataset(path, { tokenizer })).rejects.toMatchObject({
-      code,
-      message: expect.stringContaining(sentence) as string,
-    });
-  });
-
-  test('missing file, missing tokenizer, wrong options', async () => {
-    await expect(loadDataset(join(dir, 'none.jsonl'))).rejects.toMatchObject({ code: 'ERR_FILE' });
-    await expect(loadDataset(file('d.jsonl', '{"text":"a"}'))).rejects.toThrow(
-      'pass { tokenizer: model.tokenizer }',
-    );
-    await expect(loadDataset('x', { trainOn: 'completion' })).rejects.toMatchObject({
-      code: 'ERR_UNSUPPORTED',
-    });
-    await expect(loadDataset('x', { trainOn: 'answers' as 'all' })).rejects.toThrow(
-      "expected trainOn to be 'all', 'completion' but received 'answers'",
-    );
-    await expect(loadDataset(undefined as unknown as string)).rejects.toMatchObject({
-      code: 'ERR_ARGUMENT',
-      message: '[loadDataset] expected a file (string or URL) but received undefined',
-    });
-    await expect(loadDataset('x', { maxSeqLength: 2 } as never)).rejects.toThrow('maxLength');
+  test('the shuffle keeps what it is given, and sets of one and none', () => {
+    const items = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
+    const shuffled = new Random(2).shuffle(items);
+    expect(shuffled).toBe(items);
+    expect([...shuffled].sort()).toEqual(['a', 'b', 'c', 'd', 'e', 'f', 'g']);
+    expect(new Random(2).shuffle(['only'])).toEqual(['only']);
+    expect(new Random(2).shuffle([])).toEqual([]);
   });
 });
