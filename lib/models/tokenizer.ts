@@ -4,9 +4,10 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LoRAError } from '../errors';
-import { readJson } from '../formats/json';
+import { isRecord, readJson } from '../formats/json';
 import { check, checkOptions, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
+import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
 
 /** The options of {@link Tokenizer.encode}. */
 export interface EncodeOptions {
@@ -48,6 +49,7 @@ export class Tokenizer {
   readonly #inner: HuggingFaceTokenizer;
   readonly #template: ChatTemplate | undefined;
   readonly #cleanUp: boolean;
+  readonly #byteFallback: boolean;
   /** The special tokens of tokenizer_config.json by name: bos_token, eos_token, … */
   readonly specialTokens: Readonly<Record<string, string>>;
   /** Directory it was read from. */
@@ -55,31 +57,36 @@ export class Tokenizer {
 
   private constructor(
     directory: string,
-    json: object,
+    { json, unigramByteFallback }: CheckedTokenizer,
     config: Record<string, unknown>,
     jinja: string | undefined,
   ) {
     this.directory = directory;
     this.specialTokens = specialTokens(config);
     this.#inner = new HuggingFaceTokenizer(json, config);
+    this.#byteFallback = unigramByteFallback;
     this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
     this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens);
   }
 
   /**
    * Reads tokenizer.json, tokenizer_config.json and chat_template.jinja. Undefined when there is no tokenizer.json.
-   * @throws ERR_FILE for a file that cannot be parsed, ERR_UNSUPPORTED for a component that is not known.
+   * @throws ERR_FILE for a file that cannot be parsed or is malformed, ERR_UNSUPPORTED for a component that is not known.
    */
   static async fromDirectory(directory: string): Promise<Tokenizer | undefined> {
     const path = join(directory, 'tokenizer.json');
     if (!existsSync(path)) return undefined;
-    const json = await readJson(path);
+    const checked = checkTokenizerJson(await readJson(path), path);
     const configPath = join(directory, 'tokenizer_config.json');
     const config = existsSync(configPath) ? await readJson(configPath) : {};
     const jinjaPath = join(directory, 'chat_template.jinja');
     const jinja = existsSync(jinjaPath) ? await readFile(jinjaPath, 'utf8') : undefined;
+    if (!isRecord(config))
+      throw new LoRAError('ERR_FILE', `[tokenizer] ${configPath}: expected a JSON object but received ${describe(config)}`, {
+        op: 'tokenizer',
+      });
     try {
-      return new Tokenizer(directory, json as object, config as Record<string, unknown>, jinja);
+      return new Tokenizer(directory, checked, config, jinja);
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
       throw new LoRAError('ERR_UNSUPPORTED', `[tokenizer] cannot use ${path}: ${reason}`, {
@@ -89,11 +96,48 @@ export class Tokenizer {
     }
   }
 
-  /** Ids of a text; special tokens written in it are recognised. @throws ERR_ARGUMENT when it is no string. */
+  /**
+   * Ids of a text; special tokens written in it are recognised.
+   * @throws ERR_ARGUMENT when it is no string, ERR_DATA for a character that has no token where the tokenizer has none for unknown
+   * ones, ERR_UNSUPPORTED for a text of hundreds of thousands of characters and a Unigram tokenizer.
+   */
   encode(text: string, options: EncodeOptions = {}): number[] {
     check(typeof text === 'string', 'tokenizer', `expected text to be a string but received ${describe(text)}`);
     checkOptions('tokenizer', options, ['addSpecialTokens']);
-    return this.#inner.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids;
+    const { ids, tokens } = this.#encode(text, options.addSpecialTokens ?? true);
+    return ids.flatMap((id: number | null | undefined, i) => {
+      const token = tokens[i] as string;
+      const bytes = this.#byteFallback && this.tokenId(token) === undefined ? this.#bytes(token) : undefined;
+      if (bytes) return bytes;
+      if (typeof id === 'number') return id;
+      throw new LoRAError(
+        'ERR_DATA',
+        `[tokenizer] expected text that the tokenizer of ${this.directory} knows but received ${describe(token)}, and it has no token for the unknown`,
+        { op: 'tokenizer' },
+      );
+    });
+  }
+
+  #encode(text: string, addSpecialTokens: boolean): { ids: number[]; tokens: string[] } {
+    try {
+      return this.#inner.encode(text, { add_special_tokens: addSpecialTokens });
+    } catch (cause) {
+      if (!(cause instanceof RangeError)) throw cause;
+      // The library's Unigram hands all tokens of a text to one call.
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        `[tokenizer] a text of ${text.length} characters is too long for this kind of tokenizer: split it`,
+        { op: 'tokenizer', cause },
+      );
+    }
+  }
+
+  /** The tokens <0x00> to <0xFF> of a piece's UTF-8 bytes; undefined when one of them is missing. */
+  #bytes(piece: string): number[] | undefined {
+    const ids = Array.from(Buffer.from(piece), (byte) =>
+      this.tokenId(`<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`),
+    );
+    return ids.every((id) => id !== undefined) ? ids : undefined;
   }
 
   /** Text of ids; ids that have no token give none, and an incomplete character at an end is shown as U+FFFD. */

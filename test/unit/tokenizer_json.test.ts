@@ -1,0 +1,238 @@
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Tokenizer } from '../../lib/models/tokenizer';
+import { expectReject, expectThrow } from '../support/errors';
+import { byteTokenizer } from '../support/tiny_model';
+import { temporaryFolder } from '../support/temporary';
+
+const dir = temporaryFolder();
+
+/** The path of a tokenizer.json that holds `json`. */
+function written(json: unknown): { path: string; folder: string } {
+  const folder = mkdtempSync(join(dir, 'x-'));
+  const path = join(folder, 'tokenizer.json');
+  writeFileSync(path, typeof json === 'string' ? json : JSON.stringify(json));
+  return { path, folder };
+}
+const load = async (json: unknown): Promise<Tokenizer> =>
+  (await Tokenizer.fromDirectory(written(json).folder)) as Tokenizer;
+
+const pieces: [string, number][] = [
+  ['<unk>', 0],
+  ['</s>', 0],
+  ['▁', -2],
+  ['a', -3],
+  ['b', -3],
+  ['ab', -4],
+  ['▁a', -3.5],
+];
+const byteTokens: [string, number][] = Array.from({ length: 256 }, (_, byte) => [
+  `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`,
+  -20,
+]);
+const metaspace = { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always', split: true };
+/** As SentencePiece's Unigram models are written: spaces become ▁, the likeliest split wins. */
+const unigram = (model: object = {}, rest: object = {}): Record<string, unknown> => ({
+  added_tokens: [
+    { id: 0, content: '<unk>', special: true },
+    { id: 1, content: '</s>', special: true },
+  ],
+  pre_tokenizer: metaspace,
+  decoder: metaspace,
+  model: { type: 'Unigram', unk_id: 0, vocab: pieces, ...model },
+  ...rest,
+});
+
+describe('Unigram', () => {
+  test('takes the split of the highest score, and gives the text back', async () => {
+    const tokenizer = await load(unigram());
+    expect(tokenizer.encode('ab aba')).toEqual([2, 5, 2, 5, 3]); // ▁ + ab: −6 beats ▁a + b: −6.5
+    expect(tokenizer.decode([2, 5, 2, 5, 3])).toBe('ab aba');
+    expect(tokenizer.vocabSize).toBe(7);
+  });
+
+  test('unknown characters become one unknown token', async () => {
+    expect((await load(unigram())).encode('a🙂zb')).toEqual([6, 0, 4]);
+  });
+
+  test('with byte_fallback they become the tokens of their bytes, and the text comes back', async () => {
+    const decoder = { type: 'Sequence', decoders: [metaspace, { type: 'ByteFallback' }, { type: 'Fuse' }] };
+    const tokenizer = await load(
+      unigram({ byte_fallback: true, vocab: [...pieces, ...byteTokens] }, { decoder }),
+    );
+    expect(tokenizer.encode('a🙂zb')).toEqual([
+      6,
+      ...[0xf0, 0x9f, 0x99, 0x82, 0x7a].map((byte) => pieces.length + byte),
+      4,
+    ]);
+    expect(tokenizer.encode('<unk>b')).toEqual([0, 2, 4]); // the token itself stays
+    expect(tokenizer.decode(tokenizer.encode('a🙂zb'))).toBe('a🙂zb');
+    const stream = tokenizer.stream();
+    expect(tokenizer.encode('a🙂b').map((id) => stream.push(id))).toEqual(['a', '', '', '', '🙂', 'b']);
+  });
+
+  test('with byte_fallback but not all bytes they stay unknown', async () => {
+    const tokenizer = await load(
+      unigram({ byte_fallback: true, vocab: [...pieces, ...byteTokens.slice(0, 128)] }),
+    );
+    expect(tokenizer.encode('azb')).toEqual([6, pieces.length + 0x7a, 4]);
+    expect(tokenizer.encode('aéb')).toEqual([6, 0, 4]);
+  });
+
+  test('without an unknown token they are ERR_DATA', async () => {
+    const tokenizer = await load(unigram({ unk_id: null }));
+    expect(tokenizer.encode('ab')).toEqual([2, 5]);
+    expectThrow(
+      () => tokenizer.encode('a🙂b'),
+      'ERR_DATA',
+      `[tokenizer] expected text that the tokenizer of ${tokenizer.directory} knows but received '🙂', and it has no token for the unknown`,
+    );
+  });
+
+  test('a text that is too long for it is an error of ours', async () => {
+    const tokenizer = await load(unigram());
+    expectThrow(
+      () => tokenizer.encode('ba'.repeat(200_000)),
+      'ERR_UNSUPPORTED',
+      '[tokenizer] a text of 400000 characters is too long for this kind of tokenizer: split it',
+    );
+  });
+});
+
+test('components that the file leaves out are none', async () => {
+  const { model } = byteTokenizer() as { model: object };
+  const tokenizer = await load({ model });
+  expect(tokenizer.encode('ab')).toEqual([97, 98]);
+});
+
+test.each([
+  ['BPE', { vocab: { a: 0, b: 1, ab: 2 }, merges: ['a b'] }, [2]],
+  ['Unigram', { vocab: pieces, unk_id: 0 }, [5]],
+  [
+    'WordPiece',
+    {
+      vocab: { '[UNK]': 0, a: 1, '##b': 2 },
+      unk_token: '[UNK]',
+      continuing_subword_prefix: '##',
+      max_input_chars_per_word: 100,
+    },
+    [1, 2],
+  ],
+])('%s is recognised where an early file does not name its type', async (_, model, ids) => {
+  expect((await load({ model })).encode('ab')).toEqual(ids);
+});
+
+describe('what is not supported names itself and what is', () => {
+  test.each([
+    [{ type: 'WordLevel', vocab: { a: 0 }, unk_token: 'a' }, "'WordLevel'"],
+    [{ type: 'Nonsense' }, "'Nonsense'"],
+    [{ vocab: { a: 0 } }, 'undefined'],
+    [{ type: 7 }, '7'],
+  ])('%j', async (model, words) => {
+    const { path, folder } = written({ model });
+    await expectReject(
+      Tokenizer.fromDirectory(folder),
+      'ERR_UNSUPPORTED',
+      `[tokenizer] cannot use ${path}: its model is of type ${words}; supported are BPE, Unigram, WordPiece`,
+    );
+  });
+
+  test('a component of an unknown type', async () => {
+    for (const name of ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder']) {
+      const { path, folder } = written(unigram({}, { [name]: { type: 'Odd' } }));
+      await expect(Tokenizer.fromDirectory(folder)).rejects.toMatchObject({
+        code: 'ERR_UNSUPPORTED',
+        message: expect.stringContaining(`[tokenizer] cannot use ${path}: Unknown `) as string,
+      });
+    }
+  });
+});
+
+describe('a malformed file is ERR_FILE', () => {
+  const bpe = (model: object): object => ({ model: { type: 'BPE', vocab: { a: 0 }, merges: [], ...model } });
+  const split = (pattern?: unknown): object => ({ type: 'Split', pattern, behavior: 'Isolated' });
+  test.each<[unknown, string]>([
+    [[], 'a JSON object but received []'],
+    [{}, '"model" to be an object but received undefined'],
+    [{ model: 'BPE' }, '"model" to be an object but received \'BPE\''],
+    [
+      unigram({ vocab: { a: 1 } }),
+      'the vocabulary of Unigram to be a list of [text, score] but received an object',
+    ],
+    [
+      unigram({ vocab: undefined }),
+      'the vocabulary of Unigram to be a list of [text, score] but received undefined',
+    ],
+    [unigram({ vocab: [] }), 'the vocabulary of Unigram to be a list of [text, score] but received []'],
+    [unigram({ vocab: ['a'] }), "the vocabulary of Unigram to be a list of [text, score] but received 'a'"],
+    [
+      unigram({ vocab: [[1, 2]] }),
+      'the vocabulary of Unigram to be a list of [text, score] but received [1, 2]',
+    ],
+    [
+      unigram({ vocab: [['a', 'b']] }),
+      "the vocabulary of Unigram to be a list of [text, score] but received ['a', 'b']",
+    ],
+    [unigram({ unk_id: 7 }), '"unk_id" to be null or below 7 but received 7'],
+    [unigram({ unk_id: -1 }), '"unk_id" to be null or below 7 but received -1'],
+    [bpe({ vocab: ['a'] }), "the vocabulary of BPE to be an object of ids but received ['a']"],
+    [bpe({ vocab: { a: 'x' } }), "the vocabulary of BPE to be an object of ids but received 'x'"],
+    [bpe({ vocab: { a: -1 } }), 'the vocabulary of BPE to be an object of ids but received -1'],
+    [bpe({ merges: undefined }), 'the merges of BPE to be a list of pairs but received undefined'],
+    [bpe({ merges: [5] }), 'the merges of BPE to be a list of pairs but received 5'],
+    [bpe({ merges: ['ab'] }), "the merges of BPE to be a list of pairs but received 'ab'"],
+    [bpe({ merges: [['a']] }), "the merges of BPE to be a list of pairs but received ['a']"],
+    [bpe({ merges: [['a', 1]] }), "the merges of BPE to be a list of pairs but received ['a', 1]"],
+    [
+      { model: { type: 'WordPiece' } },
+      'the vocabulary of WordPiece to be an object of ids but received undefined',
+    ],
+    [{ ...bpe({}), added_tokens: {} }, '"added_tokens" to be an array but received an object'],
+    [{ ...bpe({}), added_tokens: [null] }, 'added tokens to be { id, content } but received null'],
+    [
+      { ...bpe({}), added_tokens: [{ id: 'x', content: 'y' }] },
+      'added tokens to be { id, content } but received \'{"id":"x","content":"y"}\'',
+    ],
+    [
+      { ...bpe({}), added_tokens: [{ id: 1 }] },
+      'added tokens to be { id, content } but received \'{"id":1}\'',
+    ],
+    [
+      { ...bpe({}), added_tokens: [{ id: 1, content: '' }] },
+      'added tokens to be { id, content } but received \'{"id":1,"content":""}\'',
+    ],
+    [
+      { ...bpe({}), pre_tokenizer: split() },
+      'the pattern of Split to be { String } or { Regex } but received undefined',
+    ],
+    [
+      { ...bpe({}), pre_tokenizer: { type: 'Sequence', pretokenizers: [split({ Regexp: 'x' })] } },
+      'the pattern of Split to be { String } or { Regex } but received \'{"Regexp":"x"}\'',
+    ],
+    [
+      { ...bpe({}), normalizer: { type: 'Sequence', normalizers: [{ type: 'Replace' }] } },
+      'the pattern of Replace to be { String } or { Regex } but received undefined',
+    ],
+    [
+      { ...bpe({}), decoder: { type: 'Sequence', decoders: [{ type: 'Replace', pattern: 5 }] } },
+      'the pattern of Replace to be { String } or { Regex } but received 5',
+    ],
+  ])('%j', async (json, sentence) => {
+    const { path, folder } = written(json);
+    await expectReject(
+      Tokenizer.fromDirectory(folder),
+      'ERR_FILE',
+      `[tokenizer] ${path}: expected ${sentence}`,
+    );
+  });
+
+  test('and so is a tokenizer_config.json that is no object', async () => {
+    const { folder } = written(unigram());
+    writeFileSync(join(folder, 'tokenizer_config.json'), '[]');
+    await expectReject(
+      Tokenizer.fromDirectory(folder),
+      'ERR_FILE',
+      `[tokenizer] ${join(folder, 'tokenizer_config.json')}: expected a JSON object but received []`,
+    );
+  });
+});
