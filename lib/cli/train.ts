@@ -14,7 +14,7 @@ export const train = defineCommand({
       type: 'string',
       value: 'FILE',
       required: true,
-      help: 'JSONL of {text} or {inputIds, labels}, or plain text; also .gz',
+      help: 'JSONL of {text} or {inputIds, labels}, or text; or .gz',
     },
     evalData: { type: 'string', value: 'FILE', help: 'measured at the end (and with --eval-every)' },
     outDir: { type: 'string', value: 'DIR', default: 'lora-run', help: 'where the adapter goes' },
