@@ -1,15 +1,21 @@
-# Google Highway: SIMD and the thread pool of the CPU backend. Debian ships only the shared library,
-# so the add-on carries a copy of libhwy beside it and finds it through $ORIGIN.
-find_package(PkgConfig REQUIRED)
-pkg_check_modules(HWY QUIET IMPORTED_TARGET libhwy)
-if(NOT HWY_FOUND)
-  message(FATAL_ERROR "lora-native needs Google Highway 1.2.0 or newer, and found none: apt-get install libhwy-dev (Debian 13, Ubuntu 24.10 or newer)")
-elseif(HWY_VERSION VERSION_LESS 1.2.0)
-  message(FATAL_ERROR "lora-native needs Google Highway 1.2.0 or newer, and found ${HWY_VERSION}: install a newer libhwy-dev (Debian 13, Ubuntu 24.10 or newer)")
+# Google Highway: SIMD of the CPU backend. Only its headers are used, which are the same for every platform;
+# native/backend/cpu/highway_targets.cc holds what its library would add.
+find_path(LORA_HIGHWAY hwy/highway.h DOC "The folder with hwy/highway.h")
+if(NOT LORA_HIGHWAY)
+  message(FATAL_ERROR "lora-native needs the headers of Google Highway 1.2.0 or newer, and found none: apt-get install libhwy-dev (Debian 13, Ubuntu 24.10 or newer), apk add highway-dev, brew install highway, or -DLORA_HIGHWAY=FOLDER")
+endif()
+file(STRINGS ${LORA_HIGHWAY}/hwy/base.h lines REGEX "^#define HWY_(MAJOR|MINOR|PATCH) ")
+string(REGEX REPLACE "[^0-9;]" "" numbers "${lines}")
+list(JOIN numbers "." version)
+if(version VERSION_LESS 1.2.0)
+  message(FATAL_ERROR "lora-native needs Google Highway 1.2.0 or newer, and found ${version} in ${LORA_HIGHWAY}: install a newer libhwy-dev (Debian 13, Ubuntu 24.10 or newer)")
 endif()
 
+# Through a folder that holds nothing else: beside hwy/ lie the host's own headers, which are wrong for another target.
+file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/highway)
+file(CREATE_LINK ${LORA_HIGHWAY}/hwy ${CMAKE_BINARY_DIR}/highway/hwy SYMBOLIC)
 add_library(lora_highway INTERFACE)
-target_link_libraries(lora_highway INTERFACE PkgConfig::HWY)
+target_include_directories(lora_highway SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/highway)
 # SSE2 is the floor that Highway cannot leave out on x86-64; with SSE4, AVX2, AVX3 and AVX3_ZEN4 these
 # are the instruction sets that get a copy of each kernel.
 set(LORA_HWY_DISABLED "HWY_SSSE3|HWY_AVX3_DL|HWY_AVX3_SPR")

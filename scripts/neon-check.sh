@@ -14,8 +14,7 @@ fi
 
 # Highway's headers are the same on every architecture. They are searched last, so that the host's libc in that
 # directory never hides the target's.
-highway=$(pkg-config --variable=includedir libhwy 2>/dev/null)
-highway=${highway:-/usr/include}
+highway=${LORA_HIGHWAY:-/usr/include}
 if [ ! -e "$highway/hwy/highway.h" ]; then
   echo "neon-check: no hwy/highway.h in $highway (Debian: libhwy-dev)" >&2
   exit 1

@@ -1,46 +1,28 @@
 #include "core/allocator.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
-#include <cstdint>
-#include <cstdlib>
 #include <limits>
+
+#include "core/platform/platform.h"
 
 namespace lora {
 namespace {
 
 constexpr size_t kMapFrom = size_t{256} << 10;
-constexpr size_t kHugePage = size_t{2} << 20;
-
-// A mapping that starts at a huge page.
-void* MapHuge(size_t bytes) {
-  const size_t total = bytes + kHugePage;
-  void* raw = mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) return nullptr;
-  char* begin = static_cast<char*>(raw);
-  const size_t head = (kHugePage - reinterpret_cast<uintptr_t>(raw) % kHugePage) % kHugePage;
-  char* data = begin + head;
-  char* end = data + (bytes + 4095) / 4096 * 4096;
-  if (head > 0) munmap(begin, head);
-  if (end < begin + total) munmap(end, static_cast<size_t>(begin + total - end));
-  madvise(data, bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
-  return data;
-}
+constexpr size_t kHugePagesFrom = size_t{2} << 20;
 
 }  // namespace
 
 void* HostMemory::Map(size_t bytes) {
   if (!budget_.TryReserve(bytes)) return nullptr;
   void* data = nullptr;
-  if (bytes >= kHugePage) {
-    data = MapHuge(bytes);
+  if (bytes >= kHugePagesFrom) {
+    data = platform::MapHugePages(bytes);
   } else if (bytes >= kMapFrom) {
-    data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (data == MAP_FAILED) data = nullptr;
+    data = platform::MapPages(bytes);
   } else {
-    data = std::aligned_alloc(64, bytes);
+    data = platform::AllocateAligned(64, bytes);
   }
   if (data == nullptr) budget_.Release(bytes);
   return data;
@@ -48,9 +30,9 @@ void* HostMemory::Map(size_t bytes) {
 
 void HostMemory::Unmap(void* data, size_t bytes) {
   if (bytes >= kMapFrom)
-    munmap(data, bytes);
+    platform::UnmapPages(data, bytes);
   else
-    std::free(data);
+    platform::FreeAligned(data);
   budget_.Release(bytes);
 }
 

@@ -1,7 +1,5 @@
 #include "core/host.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cmath>
 #include <fstream>
@@ -9,6 +7,8 @@
 #include <optional>
 #include <sstream>
 #include <vector>
+
+#include "core/platform/platform.h"
 
 namespace lora {
 namespace {
@@ -87,7 +87,10 @@ void VisitMemoryCgroups(const SystemFiles& files, Visit visit) {
 
 size_t AvailableMemory(const SystemFiles& files) {
   const auto available = ReadField(files.proc + "/meminfo", "MemAvailable:");
-  double free = available ? *available * 1024 : 1e19;
+  const auto system = platform::AskSystemMemory();
+  double free = available ? *available * 1024
+                : system  ? static_cast<double>(system->available)
+                          : 1e19;
   VisitMemoryCgroups(files,
                      [&](double limit, double used) { free = std::min(free, limit - used); });
   return ToBytes(free);
@@ -95,16 +98,14 @@ size_t AvailableMemory(const SystemFiles& files) {
 
 size_t TotalMemory(const SystemFiles& files) {
   const auto total = ReadField(files.proc + "/meminfo", "MemTotal:");
-  double bytes = total ? *total * 1024 : 1e19;
+  const auto system = platform::AskSystemMemory();
+  double bytes = total ? *total * 1024 : system ? static_cast<double>(system->total) : 1e19;
   VisitMemoryCgroups(files, [&](double limit, double) { bytes = std::min(bytes, limit); });
   return ToBytes(bytes);
 }
 
 int CpuCount(const SystemFiles& files) {
-  double count = 1;
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) count = std::max(1, CPU_COUNT(&set));
+  double count = platform::AllowedCpuCount();
   for (const std::string& dir : CgroupDirs(files, "")) {
     std::ifstream in(dir + "/cpu.max");
     double quota = 0, period = 0;
@@ -124,7 +125,7 @@ std::string CpuName(const SystemFiles& files) {
     const size_t colon = line.find(": ");
     if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
   }
-  return "CPU";
+  return platform::AskProcessorName().value_or("CPU");
 }
 
 }  // namespace lora

@@ -1,4 +1,5 @@
 // The add-on. lib/binding.ts describes its exports.
+#include "core/platform/platform.h"
 #include "node/api.h"
 #include "node/env_state.h"
 #include "node/mapped_file.h"
@@ -7,6 +8,7 @@ namespace {
 
 Napi::Object Init(Napi::Env env, Napi::Object exports) {
   using namespace lora::node;
+  lora::platform::KeepLoaded();
   EnvState::Install(env);
   RegisterDevices(env, exports);
   RegisterTensors(env, exports);

@@ -3,7 +3,15 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "core/backend.h"
 #include "core/error.h"
@@ -75,6 +83,53 @@ TEST_CASE("targets: every op of the table is there") {
   CHECK(cpu.matmul.run);
   CHECK(cpu.random.run);
   CHECK(cpu.sample.run);
+}
+
+// The flags that Linux reports of the first CPU.
+std::set<std::string> CpuFlags() {
+  std::ifstream in("/proc/cpuinfo");
+  for (std::string line; std::getline(in, line);) {
+    std::istringstream words(line);
+    std::string word;
+    if (!(words >> word) || (word != "flags" && word != "Features")) continue;
+    words >> word;  // the colon
+    return {std::istream_iterator<std::string>(words), {}};
+  }
+  return {};
+}
+
+TEST_CASE("targets: usable are those whose features the system reports") {
+  const std::set<std::string> flags = CpuFlags();
+  if (flags.empty()) return;  // a system that reports none
+  // Best first, each with what it adds to the next.
+  const std::vector<std::pair<std::string, std::vector<std::string>>> known =
+#if defined(__x86_64__)
+      {{"avx3_zen4",
+        {"avx512vbmi", "avx512_vbmi2", "gfni", "vaes", "vpclmulqdq", "avx512_vnni", "avx512_bitalg",
+         "avx512_vpopcntdq", "avx512_bf16"}},
+       {"avx3", {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"}},
+       {"avx2", {"avx", "fma", "f16c", "bmi1", "avx2", "bmi2"}},
+       {"sse4", {"ssse3", "pclmulqdq", "sse4_1", "sse4_2", "aes"}},
+       {"sse2", {}}};
+#else
+      {{"neon_bf16", {"fphp", "asimdhp", "asimddp", "bf16"}},
+       {"neon", {"aes"}},
+       {"neon_without_aes", {}}};
+#endif
+  std::vector<std::string> expected;
+  for (size_t i = 0; i < known.size(); ++i) {
+    bool all = true;
+    for (size_t below = i; below < known.size(); ++below)
+      for (const std::string& flag : known[below].second) all = all && flags.contains(flag);
+    if (all) expected.push_back(known[i].first);
+  }
+  // Builds with sanitizers have no kernels for two of them (cmake/highway.cmake).
+  const std::vector<std::string> usable = cpu::UsableTargets();
+  std::erase_if(expected, [&](const std::string& name) {
+    return (name == "sse4" || name == "avx3") &&
+           std::find(usable.begin(), usable.end(), name) == usable.end();
+  });
+  CHECK(usable == expected);
 }
 
 TEST_CASE("targets: the version of Highway") {

@@ -4,7 +4,6 @@
 #include "backend/cuda/runtime.h"
 
 #include <cuda_runtime_api.h>
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -18,6 +17,7 @@
 #include "backend/cuda/device/kernel_list.h"
 #include "backend/cuda/driver.h"
 #include "core/error.h"
+#include "core/platform/platform.h"
 
 namespace lora::cuda {
 namespace {
@@ -40,7 +40,7 @@ std::string InstalledDriver() {
 // then be told even where the CUDA runtime refuses to start.
 class DriverApi {
  public:
-  DriverApi() : library_(dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL)) {}
+  DriverApi() : library_(platform::OpenLibrary(platform::CudaDriverLibrary())) {}
 
   void AddDevices(DriverState& state) const {
     const auto init = Find<int(unsigned)>("cuInit");
@@ -70,7 +70,7 @@ class DriverApi {
  private:
   template <class F>
   F* Find(const char* symbol) const {
-    return library_ ? reinterpret_cast<F*>(dlsym(library_, symbol)) : nullptr;
+    return library_ ? reinterpret_cast<F*>(platform::FindSymbol(library_, symbol)) : nullptr;
   }
   void* const library_;  // stays: the CUDA runtime opens the same one
 };

@@ -1,0 +1,43 @@
+#include <sched.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "core/platform/platform.h"
+
+namespace lora::platform {
+
+void AdviseHugePages(void* data, size_t bytes) {
+  // The advice must start at a page and is of use for whole huge pages only.
+  constexpr uintptr_t kHugePage = uintptr_t{2} << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) & ~(kHugePage - 1);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kHugePage - 1);
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+}
+
+const char* CudaDriverLibrary() { return "libcuda.so.1"; }
+
+int AllowedCpuCount() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof(set), &set) == 0 ? std::max(1, CPU_COUNT(&set)) : 1;
+}
+
+std::optional<SystemMemory> AskSystemMemory() { return std::nullopt; }
+std::optional<std::string> AskProcessorName() { return std::nullopt; }
+
+ArmFeatures AskArmFeatures() {
+  // The kernel's bits for arm64 (arch/arm64/include/uapi/asm/hwcap.h), which older headers lack.
+  constexpr unsigned long kAes = 1ul << 3, kHalfScalar = 1ul << 9, kHalfVector = 1ul << 10,
+                          kDotProduct = 1ul << 20, kBf16 = 1ul << 14;
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  ArmFeatures has;
+  has.aes = (first & kAes) != 0;
+  has.fp16 = (first & kHalfScalar) != 0 && (first & kHalfVector) != 0;
+  has.dot_product = (first & kDotProduct) != 0;
+  has.bf16 = (second & kBf16) != 0;
+  return has;
+}
+
+}  // namespace lora::platform

@@ -1,0 +1,72 @@
+// What the operating systems name differently. One header, an implementation per system: posix.cc
+// with linux.cc or macos.cc, and windows.cc. CMake picks the files, so no caller asks which system
+// it is on.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace lora::platform {
+
+// ---- memory ------------------------------------------------------------------------------------
+
+// Zeroed pages of the process's own, nullptr where the system has none left.
+void* MapPages(size_t bytes);
+// The same at the start of a huge page, and with the advice to use huge pages, on systems where
+// that can be said.
+void* MapHugePages(size_t bytes);
+// Of MapPages and MapHugePages, with the bytes that were asked for.
+void UnmapPages(void* data, size_t bytes);
+
+// Asks for huge pages where the memory spans some. It is advice: a refusal changes nothing.
+void AdviseHugePages(void* data, size_t bytes);
+
+// `bytes` must be a multiple of the alignment, a power of two.
+void* AllocateAligned(size_t alignment, size_t bytes);
+void FreeAligned(void* data);
+
+// ---- files -------------------------------------------------------------------------------------
+
+// A whole file in memory. Pages that are written become copies, so the file keeps its content.
+struct FileMapping {
+  uint8_t* data = nullptr;  // null for an empty file
+  uint64_t size = 0;
+  std::string problem;  // why there is no mapping, in words; empty when there is one
+};
+// `path` is UTF-8.
+FileMapping MapFile(const std::string& path);
+void UnmapFile(uint8_t* data, uint64_t size);
+
+// ---- shared libraries --------------------------------------------------------------------------
+
+// nullptr where there is none. It stays loaded until the process ends.
+void* OpenLibrary(const char* name);
+void* FindSymbol(void* library, const char* symbol);
+// The library by which NVIDIA's driver is called.
+const char* CudaDriverLibrary();
+// Keeps the add-on in memory until the process ends. Node unloads it when the last worker that
+// loaded it ends, and a thread of ours must not find its code gone.
+void KeepLoaded();
+
+// ---- processor and memory of the machine -------------------------------------------------------
+
+// The CPUs on which the system may run this process, at least 1.
+int AllowedCpuCount();
+
+// What the system says where it has no /proc to read it from, nothing elsewhere.
+struct SystemMemory {
+  uint64_t total = 0;
+  uint64_t available = 0;
+};
+std::optional<SystemMemory> AskSystemMemory();
+std::optional<std::string> AskProcessorName();
+
+// Features of 64-bit ARM that kernels are compiled for and that not every CPU has.
+struct ArmFeatures {
+  bool aes = false, fp16 = false, dot_product = false, bf16 = false;
+};
+ArmFeatures AskArmFeatures();
+
+}  // namespace lora::platform
