@@ -24,8 +24,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   string(APPEND LORA_HWY_DISABLED "|HWY_ALL_SVE")
 endif()
 set(LORA_DISABLED_TARGETS "${LORA_HWY_DISABLED}")
-if(LORA_SANITIZE)
-  # Instrumented kernels compile slowly: one of 16, 32 and 64 byte vectors each is enough to find bad accesses.
+option(LORA_FEW_TARGETS "Leave out SSE4 and AVX3: one instruction set each of 16, 32 and 64 byte vectors, for checks" OFF)
+if(LORA_SANITIZE OR LORA_FEW_TARGETS)
+  # Instrumented kernels compile slowly: these are enough to find bad accesses.
   string(APPEND LORA_DISABLED_TARGETS "|HWY_SSE4|HWY_AVX3")
 endif()
 target_compile_definitions(lora_highway INTERFACE "HWY_DISABLED_TARGETS=(${LORA_DISABLED_TARGETS})")

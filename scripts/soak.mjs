@@ -1,0 +1,60 @@
+// What is too slow for every change, in named parts:  node scripts/soak.mjs [NAME …] [--list]
+// Without a name, all of them. Each part is a command; its last line says what it counted.
+import { spawnSync } from 'node:child_process';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+
+/** name → what it shows, and its commands in order. */
+const parts = {
+  'old-userland': {
+    what: 'linux-x64-gnu trains inside Debian 11 (glibc 2.31), with a Node 20 from npm',
+    commands: [
+      ['node', 'scripts/build-platform.mjs', 'linux-x64-gnu'],
+      ['npm', 'run', '--silent', 'build:js'],
+      ['node', 'scripts/try-platform.mjs', 'linux-x64-gnu', 'step'],
+    ],
+  },
+  qemu: {
+    what: 'linux-arm64-gnu: all native tests and training steps under qemu, with NEON and NEON bf16',
+    commands: [
+      ['node', 'scripts/build-platform.mjs', 'linux-arm64-gnu'],
+      ['npm', 'run', '--silent', 'build:js'],
+      ['node', 'scripts/try-platform.mjs', 'linux-arm64-gnu', 'step', 'tests'],
+    ],
+  },
+  windows: {
+    what: 'win32-x64 compiles with every instruction set, links, and asks for no other DLLs',
+    commands: [['node', 'scripts/build-platform.mjs', 'win32-x64']],
+  },
+  clang: {
+    what: 'every native file without a warning of clang, for x86-64 and for 64-bit ARM as on macOS',
+    commands: [['bash', 'scripts/clang-check.sh']],
+  },
+};
+
+const names = process.argv.slice(2);
+const unknown = names.filter((name) => name !== '--list' && !Object.hasOwn(parts, name));
+if (names.includes('--list') || unknown.length > 0) {
+  for (const name of unknown) console.error(`there is no part ${name}`);
+  for (const [name, { what }] of Object.entries(parts)) console.log(`${name.padEnd(14)}  ${what}`);
+  process.exit(unknown.length > 0 ? 2 : 0);
+}
+
+const failed = [];
+for (const name of names.length > 0 ? names : Object.keys(parts)) {
+  console.log(`== ${name}: ${parts[name].what}`);
+  const begin = Date.now();
+  const good = parts[name].commands.every(([command, ...args]) => {
+    const { status, error } = spawnSync(command, args, { cwd: root, stdio: 'inherit' });
+    if (error) console.error(error.message);
+    return status === 0;
+  });
+  console.log(`-- ${name}: ${good ? 'ok' : 'FAILED'} (${Math.round((Date.now() - begin) / 1000)} s)`);
+  if (!good) failed.push(name);
+}
+if (failed.length > 0) {
+  console.error(`failed: ${failed.join(', ')}`);
+  process.exitCode = 1;
+}
