@@ -4,7 +4,7 @@
 //   node scripts/pack.mjs --local         this machine's platform, from build/Release (for tests: it needs this system)
 // A platform package is made here from the table in lib/platforms.json and the main package.json, so their versions
 // are always equal. docs/internals/packaging.md has the limits on sizes, and why they are.
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   copyFileSync,
   existsSync,
@@ -61,7 +61,11 @@ function npmPack(folder, destination, flags = []) {
   const args = ['pack', '--json', '--pack-destination', destination, ...flags];
   // What npm's hooks print is for people, and so is not on standard output.
   const options = { cwd: folder, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] };
-  const text = execFileSync('npm', args, { ...options, shell: process.platform === 'win32' });
+  const { status, stdout: text } = spawnSync('npm', args, {
+    ...options,
+    shell: process.platform === 'win32',
+  });
+  if (status !== 0) throw new Error(`npm pack failed in ${folder}`); // npm has said why
   const [{ filename, size, unpackedSize, files }] = JSON.parse(text.slice(text.indexOf('[\n')));
   return { path: join(destination, filename), size, unpackedSize, files: files.map(({ path }) => path) };
 }
@@ -139,7 +143,7 @@ export function checkSizes(main, byPlatform) {
   }
 }
 
-if (process.argv[1] === fileURLToPath(import.meta.url)) {
+function main() {
   const { values } = parseArgs({ options: { all: { type: 'boolean' }, local: { type: 'boolean' } } });
   const names = values.local ? [localPlatform] : Object.keys(platforms);
   const found = names.filter((name) => name !== undefined && builtFolder(name, values.local));
@@ -149,16 +153,26 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
       ? 'build/Release (npm run build:native)'
       : `build/platforms (node scripts/build-platform.mjs NAME)`;
     console.error(`pack: no binary for ${missing.join(', ')} in ${what}`);
-    process.exit(1);
+    process.exitCode = 1;
+    return;
   }
   rmSync(out, { recursive: true, force: true });
-  const main = packMain();
-  console.log(`lora-native: ${sizes(main)}`);
+  const packedMain = packMain();
+  console.log(`lora-native: ${sizes(packedMain)}`);
   const packed = {};
   for (const name of found) {
     packed[name] = packPlatform(name, builtFolder(name, values.local));
     console.log(`@lora-native/${name}: ${sizes(packed[name])}`);
   }
   for (const name of missing) console.log(`@lora-native/${name}: not built`);
-  checkSizes(main, packed);
+  checkSizes(packedMain, packed);
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  try {
+    main();
+  } catch (error) {
+    console.error(`pack: ${error.message}`);
+    process.exitCode = 1;
+  }
 }
