@@ -2,6 +2,7 @@
 
 #include <system_error>
 
+#include "core/platform/platform.h"
 #include "hwy/cache_control.h"
 
 namespace lora::cpu {
@@ -30,7 +31,7 @@ ThreadPool::ThreadPool(int threads) {
 ThreadPool::~ThreadPool() {
   ending_.store(true);
   signal_.fetch_add(1);
-  signal_.notify_all();
+  platform::WakeAll(signal_);
   for (std::thread& worker : workers_) worker.join();
 }
 
@@ -43,7 +44,7 @@ bool ThreadPool::WorkOnce(size_t thread) {
     // The loop cannot end, and so these cannot change, before this task is done.
     call_.load(std::memory_order_relaxed)(object_.load(std::memory_order_relaxed),
                                           begin_.load(std::memory_order_relaxed) + next, thread);
-    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) unfinished_.notify_one();
+    if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) platform::WakeOne(unfinished_);
     return true;
   }
 }
@@ -58,7 +59,7 @@ void ThreadPool::Work(size_t thread) {
     if (worked) continue;
     const uint32_t seen = signal_.load();
     if (WorkOnce(thread) || ending_.load()) continue;
-    signal_.wait(seen);
+    platform::WaitWhileEqual(signal_, seen);
   }
 }
 
@@ -70,7 +71,7 @@ void ThreadPool::RunPart(size_t begin, size_t tasks, Call call, const void* obje
   ticket_.store((++epoch_ << (2 * kCountBits)) | (tasks << kCountBits), std::memory_order_release);
   if (!workers_.empty()) {
     signal_.fetch_add(1);
-    signal_.notify_all();
+    platform::WakeAll(signal_);
   }
   while (WorkOnce(0)) {
   }
@@ -79,7 +80,7 @@ void ThreadPool::RunPart(size_t begin, size_t tasks, Call call, const void* obje
     hwy::Pause();
   }
   for (uint32_t left; (left = unfinished_.load(std::memory_order_acquire)) != 0;) {
-    unfinished_.wait(left);
+    platform::WaitWhileEqual(unfinished_, left);
   }
 }
 

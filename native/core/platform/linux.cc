@@ -1,12 +1,25 @@
+#include <linux/futex.h>
 #include <sched.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "core/platform/platform.h"
 
 namespace lora::platform {
+namespace {
+
+static_assert(sizeof(std::atomic<uint32_t>) == sizeof(uint32_t));
+
+void Futex(const std::atomic<uint32_t>& word, int operation, uint32_t value) {
+  syscall(SYS_futex, &word, operation, value, nullptr, nullptr, 0);
+}
+
+}  // namespace
 
 void AdviseHugePages(void* data, size_t bytes) {
   // The advice must start at a page and is of use for whole huge pages only.
@@ -14,6 +27,14 @@ void AdviseHugePages(void* data, size_t bytes) {
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kHugePage - 1) & ~(kHugePage - 1);
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) & ~(kHugePage - 1);
   if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+}
+
+void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t value) {
+  Futex(word, FUTEX_WAIT_PRIVATE, value);
+}
+void WakeOne(std::atomic<uint32_t>& word) { Futex(word, FUTEX_WAKE_PRIVATE, 1); }
+void WakeAll(std::atomic<uint32_t>& word) {
+  Futex(word, FUTEX_WAKE_PRIVATE, std::numeric_limits<int>::max());
 }
 
 const char* CudaDriverLibrary() { return "libcuda.so.1"; }

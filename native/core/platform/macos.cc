@@ -20,6 +20,10 @@ T Ask(const char* name, T otherwise) {
 
 void AdviseHugePages(void*, size_t) {}  // macOS takes no such advice
 
+void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t value) { word.wait(value); }
+void WakeOne(std::atomic<uint32_t>& word) { word.notify_one(); }
+void WakeAll(std::atomic<uint32_t>& word) { word.notify_all(); }
+
 const char* CudaDriverLibrary() { return "libcuda.dylib"; }
 
 int AllowedCpuCount() { return std::max(1, Ask<int>("hw.logicalcpu", 1)); }

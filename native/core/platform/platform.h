@@ -3,6 +3,7 @@
 // it is on.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -49,6 +50,14 @@ const char* CudaDriverLibrary();
 // Keeps the add-on in memory until the process ends. Node unloads it when the last worker that
 // loaded it ends, and a thread of ours must not find its code gone.
 void KeepLoaded();
+
+// ---- waiting -----------------------------------------------------------------------------------
+
+// std::atomic's wait and notify, which the C++ library of GCC 10 lacks. May return before the word
+// has changed.
+void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t value);
+void WakeOne(std::atomic<uint32_t>& word);
+void WakeAll(std::atomic<uint32_t>& word);
 
 // ---- processor and memory of the machine -------------------------------------------------------
 

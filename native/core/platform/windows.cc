@@ -99,6 +99,10 @@ void* FindSymbol(void* library, const char* symbol) {
   return reinterpret_cast<void*>(GetProcAddress(static_cast<HMODULE>(library), symbol));
 }
 
+void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t value) { word.wait(value); }
+void WakeOne(std::atomic<uint32_t>& word) { word.notify_one(); }
+void WakeAll(std::atomic<uint32_t>& word) { word.notify_all(); }
+
 const char* CudaDriverLibrary() { return "nvcuda.dll"; }
 
 void KeepLoaded() {
