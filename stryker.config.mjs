@@ -1,0 +1,35 @@
+// Mutation tests of lib/ by StrykerJS: `npm run mutants` (scripts/mutants.mjs), which chooses the files and the sample.
+/** @type {import('@stryker-mutator/api/core').PartialStrykerOptions} */
+export default {
+  testRunner: 'jest',
+  jest: {
+    enableFindRelatedTests: false, // jest's map of files holds test/ alone
+    config: {
+      ...(await import('./jest.config.cjs')).default,
+      // These run child processes on dist/, which no mutant reaches.
+      testPathIgnorePatterns: [
+        'test/docs/',
+        'test/e2e/(acceptance|cli|cuda_\\w+|examples)\\.test\\.ts',
+        'test/lifecycle/(mapped_file|memory|native|values)\\.test\\.ts',
+      ],
+    },
+  },
+  plugins: [
+    '@stryker-mutator/jest-runner',
+    './scripts/mutants/sample.mjs',
+    './scripts/mutants/sentences.mjs',
+  ],
+  checkers: ['sample'],
+  ignorers: ['sentences'],
+  coverageAnalysis: 'perTest',
+  concurrency: 2,
+  timeoutMS: 10_000,
+  dryRunTimeoutMinutes: 30,
+  ignoreStatic: true,
+  // The sandbox needs the add-on, and finds ../shared through a link that scripts/mutants.mjs lays beside it.
+  ignorePatterns: ['/build', '!/build/Release', '/dist', '/docs', '/native', '/prebuilds'],
+  tempDirName: 'build/stryker',
+  reporters: ['progress-append-only', 'json'],
+  jsonReporter: { fileName: 'build/mutants.json' },
+  allowConsoleColors: false,
+};
