@@ -53,7 +53,7 @@ describe('writeAdapter', () => {
     expect((await readAdapter(dir)).config).toEqual(config);
   });
 
-  test('changes nothing when one of the files cannot be written', async () => {
+  test('leaves nothing of its own when one of the files cannot be written', async () => {
     const dir = folder({ 'adapter_model.safetensors': 'old' });
     mkdirSync(join(dir, 'adapter_config.json', 'full'), { recursive: true });
     await expect(writeAdapter(dir, { config, tensors })).rejects.toMatchObject({ code: 'ERR_FILE' });
