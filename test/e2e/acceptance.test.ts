@@ -6,6 +6,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
+import { goldenFolders } from '../support/golden';
 
 const root = join(__dirname, '../..');
 const shared = join(root, '../shared');
@@ -50,18 +51,9 @@ function acceptance(
 }
 
 const device = ['--device', process.env['LORA_TEST_DEVICE'] ?? 'cpu'];
-const folders = [
-  'stories260K-all-linear-r8',
-  'stories260K-patterns',
-  'stories260K-rslora-accumulate',
-  'tiny-qwen2',
-  'tiny-qwen3',
-  'tiny-mistral-sliding',
-  'tiny-llama3-rope',
-  'tiny-llama-yarn-bias',
-];
-for (const folder of folders)
-  acceptance(`replay ${folder}`, missing, 'replay.mjs', [join(shared, 'data/golden', folder), ...device]);
+for (const { name, dir, hasSteps, modelRefusal, adapterRefusal } of goldenFolders())
+  if (hasSteps)
+    acceptance(`replay ${name}`, missing ?? modelRefusal ?? adapterRefusal, 'replay.mjs', [dir, ...device]);
 acceptance('replay in bf16', missing, 'replay.mjs', [
   join(shared, 'data/golden/tiny-qwen3'),
   ...device,
