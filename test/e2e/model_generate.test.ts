@@ -1,5 +1,6 @@
 import { rmSync } from 'node:fs';
 import { CausalLM, memoryUsage, setThreads, type GenerateOptions } from '../../lib/index';
+import { sample, view } from '../../lib/ops';
 import { fillAdapter } from '../support/fill_adapter';
 import { collectGarbage } from '../support/garbage';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
@@ -55,6 +56,27 @@ test.each<[string, TinyModelOptions]>([
   expect(ids).toEqual(await slowly(m, prompt, 70)); // past the first growth of the cache
   expect(usage).toEqual({ promptTokens: 4, completionTokens: 70 });
   expect(finishReason).toBe('length');
+});
+
+test('the table of rotations and the cache grow while a generation goes on', async () => {
+  const long = Array.from({ length: 250 }, (_, i) => (i * 7) % 256);
+  const m = await load({ config: { num_hidden_layers: 1, max_position_embeddings: 1024 } });
+  const { ids } = await m.generate(long, { maxNewTokens: 12, temperature: 0, ignoreEos: true });
+  const fresh = await load({ config: { num_hidden_layers: 1, max_position_embeddings: 1024 } });
+  expect(ids).toEqual(await slowly(fresh, long, 12)); // from 250 to 262 positions
+});
+
+test('token i is drawn with the random number of (seed, i)', async () => {
+  const drawing = { temperature: 1.5, topK: 40, topP: 0.98, seed: 11 };
+  const { ids } = await model.generate(prompt, { ...drawing, maxNewTokens: 16, ignoreEos: true });
+  for (const [step, id] of ids.entries()) {
+    const logits = model.forward([[...prompt, ...ids.slice(0, step)]]).logits!;
+    const { vocabSize } = model.config;
+    const last = view(logits, logits.numel - vocabSize, [1, vocabSize]);
+    const drawn = sample(last, { ...drawing, step });
+    expect(await drawn.item()).toBe(id);
+    for (const t of [logits, last, drawn]) t.dispose();
+  }
 });
 
 test('iterated and awaited give the same; nothing happens before', async () => {

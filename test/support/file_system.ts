@@ -3,97 +3,98 @@ import { promises as fs } from 'node:fs';
 import { relative } from 'node:path';
 import type { FileHandle } from 'node:fs/promises';
 
-export interface FileSystemCalls {
-  /** Paths are told relative to this folder. A new one begins a new list. */
-  root: string;
-  /**
-   * One line per call that writes or makes durable: 'create a.tmp', 'sync a.tmp', 'close a.tmp', 'rename a.tmp → a',
-   * 'mkdir a', 'remove a'. The random part of a temporary name is left out.
-   */
-  readonly lines: readonly string[];
-  /** Handles that were opened and not closed. */
-  readonly openHandles: number;
-  /** The next call with this line fails with `error`, and does nothing. */
-  failNext(line: string, error: Error): void;
-}
-
 /** An error as the operating system gives it. */
 export function systemError(code: string, message = `${code}: made by the test`): Error {
   return Object.assign(new Error(message), { code });
 }
 
-/** To be called in a describe block (or at the top of a file): watches node:fs/promises during each of its tests. */
-export function watchFileSystem(): FileSystemCalls {
-  const failures = new Map<string, Error>();
-  let lines: string[] = [];
-  let root = '';
-  let openHandles = 0;
+type Write = (bytes: Uint8Array, offset: number, length: number) => Promise<{ bytesWritten: number }>;
+
+export class FileSystemCalls {
+  /** Paths are told relative to this folder. */
+  root = '';
+  /**
+   * One line per call that writes or makes durable: 'create a.tmp', 'sync a.tmp', 'close a.tmp', 'rename a.tmp → a',
+   * 'mkdir a', 'remove a'. The random part of a temporary name is left out.
+   */
+  lines: string[] = [];
+  /** Handles that were opened and not closed. */
+  openHandles = 0;
+  /** How many bytes each call of write was asked for. */
+  asked: number[] = [];
+  /** A call of write writes no more than this many bytes. */
+  mostPerWrite = Infinity;
+  /** Bytes count as written and are not: for files too large for a test. */
+  pretendToWrite = false;
+  readonly #failures = new Map<string, Error>();
+
+  /** The next call with this line fails with `error`, and does nothing. */
+  failNext(line: string, error: Error): void {
+    this.#failures.set(line, error);
+  }
 
   /** .name.PID-RANDOM.tmp → name.tmp */
-  const shown = (path: unknown): string =>
-    (relative(root, String(path)) || '.').replace(/\.([^/]+)\.\d+-[0-9a-f]+\.(tmp|old)(?=\/|$)/g, '$1.$2');
-  const say = (line: string): void => {
-    const error = failures.get(line);
-    failures.delete(line);
-    if (error !== undefined) throw error;
-    lines.push(line);
-  };
+  shown(path: unknown): string {
+    const short = relative(this.root, String(path)) || '.';
+    return short.replace(/\.([^/]+)\.\d+-[0-9a-f]+\.(tmp|old)(?=\/|$)/g, '$1.$2');
+  }
 
-  beforeEach(() => {
-    failures.clear();
-    lines = [];
-    openHandles = 0;
-    const { open, rename, rm, mkdir } = fs;
-    const watched = (handle: FileHandle, path: unknown, writes: boolean): FileHandle => {
-      const [sync, close] = [handle.sync.bind(handle), handle.close.bind(handle)];
-      openHandles++;
-      handle.sync = async () => {
-        say(`sync ${shown(path)}`);
-        await sync();
-      };
-      handle.close = async () => {
-        await close();
-        openHandles--;
-        if (writes) say(`close ${shown(path)}`);
-      };
-      return handle;
+  /** Adds a line, or throws the error that is due for it. */
+  say(line: string): void {
+    const error = this.#failures.get(line);
+    this.#failures.delete(line);
+    if (error !== undefined) throw error;
+    this.lines.push(line);
+  }
+
+  /** A handle whose calls are recorded. */
+  watch(handle: FileHandle, path: unknown, writes: boolean): FileHandle {
+    const write = handle.write.bind(handle) as Write;
+    const [sync, close] = [handle.sync.bind(handle), handle.close.bind(handle)];
+    this.openHandles++;
+    const limited: Write = async (bytes, offset, length) => {
+      this.asked.push(length);
+      const bytesWritten = Math.min(length, this.mostPerWrite);
+      return this.pretendToWrite ? { bytesWritten } : write(bytes, offset, bytesWritten);
     };
+    handle.write = limited as FileHandle['write'];
+    handle.sync = async () => {
+      this.say(`sync ${this.shown(path)}`);
+      await sync();
+    };
+    handle.close = async () => {
+      await close();
+      this.openHandles--;
+      if (writes) this.say(`close ${this.shown(path)}`);
+    };
+    return handle;
+  }
+}
+
+/** To be called in a describe block or at the top of a file: watches node:fs/promises during each of its tests. */
+export function watchFileSystem(): FileSystemCalls {
+  const calls = new FileSystemCalls();
+  beforeEach(() => {
+    Object.assign(calls, new FileSystemCalls());
+    const { open, rename, rm, mkdir } = fs;
     jest.spyOn(fs, 'open').mockImplementation(async (path, flags, mode) => {
       const writes = flags !== undefined && flags !== 'r';
-      if (writes) say(`create ${shown(path)}`);
-      return watched(await open(path, flags, mode), path, writes);
+      if (writes) calls.say(`create ${calls.shown(path)}`);
+      return calls.watch(await open(path, flags, mode), path, writes);
     });
     jest.spyOn(fs, 'rename').mockImplementation(async (from, to) => {
-      say(`rename ${shown(from)} → ${shown(to)}`);
+      calls.say(`rename ${calls.shown(from)} → ${calls.shown(to)}`);
       await rename(from, to);
     });
     jest.spyOn(fs, 'rm').mockImplementation(async (path, options) => {
-      say(`remove ${shown(path)}`);
+      calls.say(`remove ${calls.shown(path)}`);
       await rm(path, options);
     });
     jest.spyOn(fs, 'mkdir').mockImplementation(async (path, options) => {
-      say(`mkdir ${shown(path)}`);
+      calls.say(`mkdir ${calls.shown(path)}`);
       return mkdir(path, options);
     });
   });
   afterEach(() => jest.restoreAllMocks());
-
-  return {
-    get root() {
-      return root;
-    },
-    set root(folder) {
-      root = folder;
-      lines = [];
-    },
-    get lines() {
-      return lines;
-    },
-    get openHandles() {
-      return openHandles;
-    },
-    failNext(line, error) {
-      failures.set(line, error);
-    },
-  };
+  return calls;
 }

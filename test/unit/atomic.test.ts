@@ -22,7 +22,9 @@ describe('writeFileAtomic', () => {
     const dir = fresh();
     await writeFileAtomic(join(dir, 'text'), 'é');
     await writeFileAtomic(join(dir, 'bytes'), Uint8Array.of(1, 2));
-    const pieces = [1, 300_000, 0, 5, 262_144, 262_143, 2].map((n, i) => new Uint8Array(n).fill(i + 1));
+    const pieces = [1, 300_000, 0, 5, 262_145, 262_144, 262_143, 2].map((n, i) =>
+      new Uint8Array(n).fill(i + 1),
+    );
     await writeFileAtomic(join(dir, 'pieces'), whole(...pieces));
     expect(readFileSync(join(dir, 'text'), 'utf8')).toBe('é');
     expect([...readFileSync(join(dir, 'bytes'))]).toEqual([1, 2]);

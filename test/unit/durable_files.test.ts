@@ -59,6 +59,22 @@ describe('a file', () => {
     expect(content(dir, 'a')).toBe('old');
   });
 
+  test('is written whole when the system takes only a part of each call', async () => {
+    const dir = fresh();
+    disk.mostPerWrite = 3;
+    const bytes = Uint8Array.from({ length: 10 }, (_, i) => i);
+    await writeFileAtomic(join(dir, 'a'), bytes);
+    expect([...readFileSync(join(dir, 'a'))]).toEqual([...bytes]);
+    expect(disk.asked.slice(-4)).toEqual([10, 7, 4, 1]);
+  });
+
+  test('is written in calls of at most 1 GiB', async () => {
+    const dir = fresh();
+    disk.pretendToWrite = true;
+    await writeFileAtomic(join(dir, 'a'), new Uint8Array(2 ** 31 + 5)); // pages that nobody touches cost nothing
+    expect(disk.asked).toEqual([2 ** 30, 2 ** 30, 5]);
+  });
+
   test('stays written when its folder cannot be made durable', async () => {
     const dir = fresh();
     disk.failNext('sync .', systemError('EINVAL'));

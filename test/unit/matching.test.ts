@@ -60,6 +60,20 @@ describe('which modules', () => {
       '1.q',
     ],
     [
+      'a part of a name excludes nothing',
+      {
+        targetModules: ['q_proj', 'k_proj'],
+        excludeModules: ['proj', 'layers.1', '1.self_attn', 'q_proj.', 'self_attn'],
+        layersToTransform: [1],
+      },
+      '1.q 1.k',
+    ],
+    [
+      'an excluding expression must match the whole path',
+      { targetModules: ['q_proj'], excludeModules: 'layers|.*\\.1\\..*', layersToTransform: [1, 2] },
+      '2.q',
+    ],
+    [
       'an excluding expression',
       { targetModules: 'all-linear', excludeModules: '.*\\.([0-9]|10)\\..*|.*mlp.*' },
       '11.q 11.k 11.v 11.o',
@@ -160,6 +174,16 @@ describe('ranks and scales', () => {
       alpha: 8,
       scale: 2,
     });
+  });
+
+  test('a pattern of r or alpha enters the scale, with and without rslora', () => {
+    const input = { r: 16, loraAlpha: 8, rankPattern: { up_proj: 4 }, alphaPattern: { down_proj: 2 } };
+    const scales = (useRslora: boolean): (number | undefined)[] =>
+      ['up_proj', 'down_proj', 'gate_proj'].map(
+        (name) => at({ ...input, useRslora }, `model.layers.0.mlp.${name}`)?.scale,
+      );
+    expect(scales(false)).toEqual([8 / 4, 2 / 16, 8 / 16]);
+    expect(scales(true)).toEqual([8 / 2, 2 / 4, 8 / 4]);
   });
 
   test('patterns match whole parts at the end of a path, and the first one wins', () => {

@@ -1,6 +1,5 @@
 import { LoRAError } from '../../lib/errors';
 import { parseModelConfig } from '../../lib/models/config';
-import { inverseFrequencies } from '../../lib/models/rope';
 import { tinyConfig } from '../support/tiny_model';
 
 const parse = (changes: Record<string, unknown> = {}) => parseModelConfig({ ...tinyConfig, ...changes });
@@ -81,6 +80,11 @@ test.each<[string, Record<string, unknown>, number[]]>([
   [
     'qwen2 keeps a window it does not use',
     { model_type: 'qwen2', sliding_window: 9, use_sliding_window: false },
+    [0, 0, 0],
+  ],
+  [
+    'qwen2 does not slide unless it says so',
+    { model_type: 'qwen2', sliding_window: 9, max_window_layers: 0 },
     [0, 0, 0],
   ],
   [
@@ -174,61 +178,4 @@ test('neutral values of keys that would change the mathematics pass', () => {
       rope_scaling: { type: 'linear', factor: 2, partial_rotary_factor: null },
     }),
   ).toBe('accepted');
-});
-
-test('linear, llama3 and yarn rescale the frequencies', () => {
-  const plain = inverseFrequencies({ theta: 10000, scaling: { type: 'default' } }, 8);
-  [1, 0.1, 0.01, 0.001].forEach((f, i) => expect(plain[i]).toBeCloseTo(f, 12));
-  const linear = inverseFrequencies({ theta: 10000, scaling: { type: 'linear', factor: 4 } }, 8);
-  expect([...linear]).toEqual([...plain].map((f) => f / 4));
-
-  // Wavelengths 6.28, 62.8, 628, 6283 against 64 (high) and 256 (low).
-  const scaling = {
-    type: 'llama3',
-    factor: 8,
-    lowFreqFactor: 1,
-    highFreqFactor: 4,
-    originalLength: 256,
-  } as const;
-  const llama3 = inverseFrequencies({ theta: 10000, scaling }, 8);
-  expect([llama3[0], llama3[1]]).toEqual([plain[0], plain[1]]);
-  expect([llama3[2], llama3[3]]).toEqual([plain[2]! / 8, plain[3]! / 8]);
-  // Halfway between the two bounds the frequencies are blended.
-  const between = inverseFrequencies({ theta: 10000, scaling: { ...scaling, originalLength: 1000 } }, 8);
-  const smooth = (1000 / (2 * Math.PI * 100) - 1) / 3;
-  expect(between[2]).toBeCloseTo(((1 - smooth) * 0.01) / 8 + smooth * 0.01, 12);
-
-  const yarn = inverseFrequencies(
-    {
-      theta: 10000,
-      scaling: {
-        type: 'yarn',
-        factor: 4,
-        attentionFactor: 1,
-        betaFast: 32,
-        betaSlow: 1,
-        originalLength: 2048,
-        truncate: true,
-      },
-    },
-    8,
-  );
-  // Correction dimensions 1.01 → 1 and 2.51 → 3: the first two stay, the last is stretched.
-  expect([yarn[0], yarn[1]]).toEqual([plain[0], plain[1]]);
-  expect(yarn[2]).toBeCloseTo((0.01 / 4) * 0.5 + 0.01 * 0.5, 12);
-  expect(yarn[3]).toBeCloseTo(0.001 / 4, 12);
-});
-
-test('the attention factor of yarn', () => {
-  const factorOf = (extra: Record<string, unknown>) => {
-    const { scaling } = parse({ rope_scaling: { rope_type: 'yarn', factor: 4, ...extra } }).rope;
-    return scaling.type === 'yarn' ? scaling.attentionFactor : undefined;
-  };
-  expect(factorOf({})).toBeCloseTo(0.1 * Math.log(4) + 1, 12);
-  expect(factorOf({ attention_factor: 1.5 })).toBe(1.5);
-  expect(factorOf({ mscale: 0.7, mscale_all_dim: 0.7 })).toBe(1);
-  expect(factorOf({ mscale: 2, mscale_all_dim: 1 })).toBeCloseTo(
-    (0.2 * Math.log(4) + 1) / (0.1 * Math.log(4) + 1),
-    12,
-  );
 });

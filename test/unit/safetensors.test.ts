@@ -61,6 +61,17 @@ describe('what is accepted', () => {
       }),
     ],
     [
+      'an empty tensor at the offset of one that comes before it in the header',
+      fileOf(
+        {
+          w,
+          last: { dtype: 'U8', shape: [0], data_offsets: [8, 8] },
+          first: { dtype: 'F32', shape: [3, 0], data_offsets: [0, 0] },
+        },
+        new Uint8Array(8),
+      ),
+    ],
+    [
       'halves of bytes',
       fileOf({ f: { dtype: 'F4', shape: [3, 2], data_offsets: [0, 3] } }, new Uint8Array(3)),
     ],
@@ -112,6 +123,11 @@ describe('what is refused', () => {
       Buffer.from([50, 0, 0, 0, 0, 0, 0, 0, 123, 125]),
       /^is cut off: the header alone needs 58 bytes and the file has 10$/,
     ],
+    ...[9, 15, 16].map((length): [string, Buffer, RegExp] => [
+      `a length of ${length} in a file of 16 bytes, 8 of which are the length itself`,
+      Buffer.concat([Buffer.from([length, 0, 0, 0, 0, 0, 0, 0]), Buffer.from('{}      ')]),
+      new RegExp(`^is cut off: the header alone needs ${8 + length} bytes and the file has 16$`),
+    ]),
     ['a header of no bytes', fileOf(''), /^has a header that is not JSON: expected a value at character 0$/],
     ['a byte order mark', fileOf('\ufeff{}'), /^has a header that is not JSON/],
     [

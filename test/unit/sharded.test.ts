@@ -1,6 +1,6 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
+import { SafetensorsFile, writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { temporaryFolder } from '../support/temporary';
 
@@ -55,6 +55,48 @@ test('shards, with tensors that the index does not mention', async () => {
   tensors.close();
 });
 
+test('names are in file order, shard after shard, in the order in which the index names the shards', async () => {
+  const dir = await model({ [one]: { z: 1, y: 2 }, [two]: { b: 3, a: 4 } }, { b: two, y: one, z: one });
+  const tensors = await openModelTensors(dir);
+  expect([...tensors.names]).toEqual(['a', 'b', 'y', 'z']);
+  tensors.close();
+});
+
+test('several spellings of one path are one shard, which may lie in a folder below', async () => {
+  const dir = await model({}, { a: `part/${one}`, b: `./part/${one}`, c: `part/../part//${one}` });
+  mkdirSync(join(dir, 'part'));
+  const content = new Map(['a', 'b', 'c'].map((name, i) => [name, tensor(i)]));
+  await writeSafetensors(join(dir, 'part', one), content);
+  const tensors = await openModelTensors(dir);
+  expect(['a', 'b', 'c'].map((name) => [...tensors.get(name).bytes])).toEqual([[0], [1], [2]]);
+  tensors.close();
+});
+
+test('a name that begins with two dots is inside the directory', async () => {
+  const dir = await model({ '..model.safetensors': { a: 5 } }, { a: '..model.safetensors' });
+  const tensors = await openModelTensors(dir);
+  expect([...tensors.get('a').bytes]).toEqual([5]);
+  tensors.close();
+});
+
+test('close() detaches the bytes of every shard', async () => {
+  const dir = await model({ [one]: { a: 1 }, [two]: { b: 2 } }, { a: one, b: two });
+  const tensors = await openModelTensors(dir);
+  const views = ['a', 'b'].map((name) => tensors.get(name).bytes);
+  expect(views.map(({ length }) => length)).toEqual([1, 1]);
+  tensors.close();
+  expect(views.map(({ length }) => length)).toEqual([0, 0]);
+});
+
+test('a shard that cannot be opened closes those that were', async () => {
+  const dir = await model({ [one]: { a: 1 } }, { a: one, b: two });
+  const close = jest.spyOn(SafetensorsFile.prototype, 'close');
+  await expect(openModelTensors(dir)).rejects.toMatchObject({ code: 'ERR_FILE' });
+  const closed = close.mock.contexts as SafetensorsFile[];
+  close.mockRestore();
+  expect(closed.map(({ path, disposed }) => [path, disposed])).toEqual([[join(dir, one), true]]);
+});
+
 test('shards that are symbolic links, as in the cache of the hub', async () => {
   const blobs = await model({ blob: { a: 7 } });
   const dir = await model({}, { a: one });
@@ -76,6 +118,8 @@ test('what shards lack or hold twice is named', async () => {
     code: 'ERR_SAFETENSORS',
     message: `${join(twice, two)} holds the tensor a, and so does another shard`,
   });
+  const few = await model({ [one]: {} }, Object.fromEntries(names.slice(0, 5).map((name) => [name, one])));
+  await expect(openModelTensors(few)).rejects.toThrow(/places in it: a, b, c, d, e$/);
   const gone = await model({ [one]: { a: 1 } }, { a: one, b: two });
   await expect(openModelTensors(gone)).rejects.toMatchObject({
     code: 'ERR_FILE',
@@ -99,6 +143,18 @@ test('an index of another form is refused', async () => {
   await expect(openModelTensors(await model({}, { a: 1 }))).rejects.toThrow(
     'gives the tensor a a file that is not text',
   );
+  const broken = await model({});
+  for (const [content, sentence] of [
+    ['[]', 'has no weight_map object'],
+    ['{"weight_map":["a"]}', 'has no weight_map object'],
+    ['{"weight_map":', 'is not valid JSON'],
+  ] as const) {
+    writeFileSync(join(broken, 'model.safetensors.index.json'), content);
+    await expect(openModelTensors(broken)).rejects.toMatchObject({
+      code: 'ERR_FILE',
+      message: expect.stringContaining(`${join(broken, 'model.safetensors.index.json')} ${sentence}`),
+    });
+  }
 });
 
 test('a directory without safetensors says what it holds instead', async () => {
@@ -111,7 +167,17 @@ test('a directory without safetensors says what it holds instead', async () => {
     });
   };
   await expectFailure('', '');
-  await expectFailure('pytorch_model.bin', ' (but pytorch_model.bin): convert it to safetensors first');
+  for (const file of [
+    'pytorch_model.bin',
+    'pytorch_model-00001-of-00002.bin',
+    'consolidated.00.pth',
+    'model.pt',
+    'x.gguf',
+    'tf_model.h5',
+  ])
+    await expectFailure(file, ` (but ${file}): convert it to safetensors first`);
+  for (const file of ['optimizer.bin', 'pytorch_model.bin.index.json', 'notes.gguf.txt'])
+    await expectFailure(file, '');
   await expectFailure('adapter_model.safetensors', ': it is an adapter, which needs its base model');
   const missing = join(root, 'missing');
   await expect(openModelTensors(missing)).rejects.toMatchObject({
