@@ -1,6 +1,7 @@
 import { parseModelConfig } from '../../lib/models/config';
 import { inverseFrequencies, RopeTable, type RopeConfig, type RopeScaling } from '../../lib/models/rope';
 import { memoryUsage } from '../../lib/index';
+import { collectGarbage } from '../support/garbage';
 import { tinyConfig } from '../support/tiny_model';
 
 const plain: RopeConfig = { theta: 10000, scaling: { type: 'default' } };
@@ -157,6 +158,7 @@ describe('the table', () => {
   });
 
   test('is made once for as many rows as it has, grows when more are asked for, and frees what it had', async () => {
+    await collectGarbage(); // of other tests
     const before = memoryUsage().bytes;
     const table = new RopeTable(plain, 6, 'cpu');
     const first = table.upTo(10);
