@@ -2,9 +2,10 @@ import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { AdamW, CausalLM, noGrad, setThreads, type Adapter } from '../../lib/index';
-import { openSafetensors } from '../../lib/formats/safetensors';
+import { openSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { fillAdapter } from '../support/fill_adapter';
+import { roundToBf16 } from '../support/numbers';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 
 const scratch = mkdtempSync(join(tmpdir(), 'adapters-'));
@@ -222,6 +223,71 @@ test.each<[string, TinyModelOptions]>([
   expect((await logitsOf(model, null)).equals(base)).toBe(true);
   expect((await logitsOf(model)).equals(adapted)).toBe(true);
   await expect(model.unmerge()).rejects.toMatchObject({ code: 'ERR_ARGUMENT' });
+});
+
+test.each([
+  ['F32', Math.fround],
+  ['BF16', roundToBf16],
+] as const)(
+  'a merged weight is W + s·A·B, computed in f32 and rounded once to the dtype of W (%s)',
+  async (dtype, round) => {
+    const model = await load({ dtype });
+    // With r = 1 the product has one term, so that its order of summation does not matter.
+    const a = model.addAdapter({ r: 1, loraAlpha: 3, targetModules: ['k_proj', 'down_proj'] });
+    fillAdapter(a, 3, 0.2);
+    a.scale = 1.5;
+    const dir = join(scratch, `merged-${dtype}`);
+    await model.save(dir, { merge: 'default' });
+    const [was, now] = await Promise.all(
+      [model.directory, dir].map((d) => openSafetensors(join(d, 'model.safetensors'))),
+    );
+    const numbers = ({ bytes }: SafetensorsTensor): number[] => {
+      const own = new Uint8Array(bytes).buffer;
+      if (dtype === 'F32') return [...new Float32Array(own)];
+      return [...new Float32Array(Uint32Array.from(new Uint16Array(own), (half) => half << 16).buffer)];
+    };
+    for (const path of a.targets) {
+      const { up, down, scale } = a.pair(path)!;
+      expect(scale).toBe(4.5);
+      const [rows, columns] = [await up.data(), await down.data()];
+      const base = numbers(was!.tensors.get(`${path}.weight`)!);
+      const want = base.map((w, k) => {
+        const delta = Math.fround(rows[Math.floor(k / columns.length)]! * columns[k % columns.length]!);
+        return round(w + Math.fround(scale * delta));
+      });
+      expect(want).not.toEqual(base);
+      expect(numbers(now!.tensors.get(`${path}.weight`)!)).toEqual(want);
+    }
+    was!.close();
+    now!.close();
+  },
+);
+
+test('unmerge leaves the adapter that was chosen meanwhile, and base alone, when that was active', async () => {
+  const model = await load();
+  const a = model.addAdapter({ r: 2 }, { name: 'a' });
+  const b = model.addAdapter({ r: 2 }, { name: 'b' });
+  await model.merge('a');
+  model.setAdapter('b');
+  await model.unmerge();
+  expect(model.activeAdapter).toBe(b);
+  await model.merge('a'); // not the active one
+  expect(model.activeAdapter).toBe(b);
+  model.setAdapter(null);
+  await model.unmerge();
+  expect(model.activeAdapter).toBeNull();
+  model.setAdapter(a);
+  await model.merge('a');
+  await model.unmerge();
+  expect(model.activeAdapter).toBe(a);
+});
+
+test('a graph that was recorded before loadStateDict cannot run backward after it', async () => {
+  const model = await load();
+  const a = model.addAdapter({ r: 2 });
+  const { loss } = model.forward(rows, { labels: rows });
+  a.loadStateDict(a.stateDict());
+  expect(() => loss.backward()).toThrow(expect.objectContaining({ code: 'ERR_ARGUMENT' }));
 });
 
 test('an adapter of a tied head merges without changing the embedding', async () => {

@@ -193,6 +193,21 @@ test.each<[string, unknown, Record<string, unknown>, string, string]>([
   ],
   ['labels of other rows', [[1, 2]], { labels: [] }, 'ERR_ARGUMENT', 'expected labels of 1 rows'],
   ['a label outside', [[1, 2]], { labels: [[1, -1]] }, 'ERR_DATA', 'received -1 at row 0, position 1'],
+  [
+    'a label of the vocabulary’s size',
+    [[1, 2]],
+    { labels: [[1, 262]] },
+    'ERR_DATA',
+    'expected labels from 0 to 261',
+  ],
+  [
+    'a label that is a fraction',
+    [[1, 2]],
+    { labels: [[1, 1.5]] },
+    'ERR_DATA',
+    'received 1.5 at row 0, position 1',
+  ],
+  ['a label beyond 32 bits', [[1, 2]], { labels: [[1, 2 ** 32 + 1]] }, 'ERR_DATA', 'received 4294967297'],
   ['no label', [[1, 2]], { labels: [[1, -100]] }, 'ERR_DATA', 'no label counts'],
   ['one token', [[1]], { labels: [[1]] }, 'ERR_DATA', 'no label counts'],
   ['an unknown option', [[1]], { reducton: 'sum' }, 'ERR_ARGUMENT', "did you mean 'reduction'?"],
@@ -257,6 +272,14 @@ test('loading says what is wrong', async () => {
   await expect(at(made[0]!, { onProgress: 5 })).rejects.toThrow('expected onProgress to be a function');
   await expect(at(made[0]!, { dtype: 'f16' })).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
   await expect(at(made[0]!, { signal: AbortSignal.abort(new Error('enough')) })).rejects.toThrow('enough');
+});
+
+test('a tied model ignores a head in its file', async () => {
+  const { dir, model } = await load();
+  const head = { dtype: 'F32' as const, shape: [262, 24], bytes: new Uint8Array(262 * 24 * 4).fill(63) };
+  const { model: other } = await load({ edit: (tensors) => tensors.set('lm_head.weight', head) });
+  expect(dir).not.toBe(other.directory);
+  expect(await other.forward(rows).logits!.data()).toEqual(await model.forward(rows).logits!.data());
 });
 
 test('every layer drops by a mask of its own', async () => {

@@ -2,7 +2,6 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadDataset } from '../../lib/data/dataset';
-import { StopStrings } from '../../lib/models/stop_strings';
 import { Tokenizer } from '../../lib/models/tokenizer';
 import { byteTokenizer, tinyTemplate } from '../support/tiny_model';
 
@@ -131,21 +130,4 @@ test('mistakes', async () => {
   const none = mkdtempSync(join(tmpdir(), 'tokenizer-'));
   made.push(none);
   expect(await Tokenizer.fromDirectory(none)).toBeUndefined();
-});
-
-test('stop strings end the text, also across pieces', () => {
-  const through = (stops: string[], pieces: string[]) => {
-    const stop = new StopStrings(stops);
-    const out = pieces.map((piece) => stop.push(piece));
-    return { out, rest: stop.flush(), found: stop.found };
-  };
-  expect(through(['\n'], ['ab', 'c\nd', 'e'])).toEqual({ out: ['ab', 'c', ''], rest: '', found: true });
-  expect(through(['END'], ['a E', 'N', 'D!', 'x'])).toEqual({
-    out: ['a ', '', '', ''],
-    rest: '',
-    found: true,
-  });
-  expect(through(['END'], ['a E', 'NE', 'N'])).toEqual({ out: ['a ', 'EN', ''], rest: 'EN', found: false });
-  expect(through(['ab', 'b'], ['xa', 'b'])).toEqual({ out: ['x', ''], rest: '', found: true });
-  expect(through([], ['a', 'b'])).toEqual({ out: ['a', 'b'], rest: '', found: false });
 });
