@@ -62,6 +62,47 @@ describe('normalizeLoRAConfig', () => {
     });
   });
 
+  test('null and the empty forms are the defaults', () => {
+    const empty = { excludeModules: '', layersToTransform: [], layersPattern: '', rankPattern: {} };
+    expect(normalizeLoRAConfig(empty)).toEqual(defaults);
+    const none = Object.fromEntries(
+      Object.keys(defaults)
+        .filter((field) => field !== 'r' && field !== 'loraAlpha')
+        .map((field) => [field, null]),
+    );
+    expect(normalizeLoRAConfig(none)).toEqual(defaults);
+  });
+
+  test('values at the border are taken as they are', () => {
+    const values = { r: 1, loraAlpha: -0.5, loraDropout: 0.999, layersToTransform: [0] };
+    expect(normalizeLoRAConfig(values)).toMatchObject(values);
+    for (const initLoraWeights of [true, false]) {
+      expect(normalizeLoRAConfig({ initLoraWeights })).toMatchObject({ initLoraWeights });
+    }
+    expect(normalizeLoRAConfig({ targetModules: 'ALL-Linear' }).targetModules).toBe('ALL-Linear');
+    expect(normalizeLoRAConfig({ initLoraWeights: 'Gaussian' as 'gaussian' }).initLoraWeights).toBe(
+      'gaussian',
+    );
+  });
+
+  test('lists and patterns are copies', () => {
+    const input = {
+      targetModules: ['a'],
+      excludeModules: ['b'],
+      layersToTransform: [1],
+      layersPattern: ['c'],
+      rankPattern: { d: 1 },
+      alphaPattern: { e: 2 },
+    };
+    const config = normalizeLoRAConfig(input);
+    expect(config).toMatchObject(input);
+    for (const list of ['targetModules', 'excludeModules', 'layersToTransform', 'layersPattern'] as const) {
+      expect(config[list]).not.toBe(input[list]);
+    }
+    expect(config.rankPattern).not.toBe(input.rankPattern);
+    expect(config.alphaPattern).not.toBe(input.alphaPattern);
+  });
+
   const bad: [object, string | RegExp][] = [
     [{ rank: 4 }, `unknown option 'rank'; did you mean 'r'?`],
     [{ alpha: 4 }, `unknown option 'alpha'; did you mean 'loraAlpha'?`],
@@ -78,7 +119,27 @@ describe('normalizeLoRAConfig', () => {
     ],
     [{ targetModules: '(' }, /^expected targetModules to be a regular expression \(.*\) but received '\('$/],
     [{ targetModules: [1] }, /^expected targetModules to be a list of module names/],
+    [{ targetModules: [''] }, /^expected targetModules to be a list of module names/],
+    [{ targetModules: '' }, /^expected targetModules to be a list of module names/],
     [{ excludeModules: 3 }, /^expected excludeModules to be a list of module names/],
+    [{ excludeModules: '[' }, /^expected excludeModules to be a regular expression/],
+    [{ loraDropout: -0.1 }, /^expected loraDropout to be a number from 0 up to, but not, 1/],
+    [{ loraAlpha: null }, 'expected loraAlpha to be a number but received null'],
+    [{ layersToTransform: 1.5 }, /^expected layersToTransform to be a layer index or a list of them/],
+    [
+      { layersToTransform: 1, layersPattern: '(' },
+      /^expected layersPattern to be a regular expression \(.*\) but received '\('$/,
+    ],
+    [
+      { layersToTransform: 1, layersPattern: [''] },
+      /^expected layersPattern to be a name or a list of names/,
+    ],
+    [{ alphaPattern: { '(': 1 } }, /^expected alphaPattern to be a regular expression/],
+    [
+      { alphaPattern: { q_proj: Infinity } },
+      /^expected alphaPattern to be an object of patterns and numbers/,
+    ],
+    [{ rankPattern: { q_proj: 1.5 } }, /^expected rankPattern to be an object of patterns/],
     [{ layersToTransform: [-1] }, /^expected layersToTransform to be a layer index or a list of them/],
     [
       { layersToTransform: 1, targetModules: 'all-linear' },
@@ -152,6 +213,41 @@ describe('fromPeftJson', () => {
     );
   });
 
+  test.each([
+    ['base_model_name_or_path', 'org/name', 1],
+    ['revision', 'main', 1],
+    ['peft_version', '0.9.0', 1],
+    ['inference_mode', true, 'yes'],
+    ['auto_mapping', { base_model_class: 'X' }, 'x'],
+    ['runtime_config', { ephemeral: true }, [1]],
+  ])('%s informs and is kept, if it is of its type', (key, value, wrong) => {
+    const json = { ...neutral, [key]: value };
+    expect(fromPeftJson(json)).toEqual({ config: defaults, raw: json });
+    expect(() => fromPeftJson({ ...neutral, [key]: wrong })).toThrow(
+      `has ${key} ${JSON.stringify(wrong)}, which is of the wrong type`,
+    );
+  });
+
+  test.each(['', 0, [1], { a: 1 }, true, 'x'].map((value) => [value]))(
+    'a field of tomorrow that is %j',
+    (value) => {
+      const read = () => fromPeftJson({ ...neutral, a_field_of_tomorrow: value });
+      if (value === '') expect(read).not.toThrow();
+      else expect(read).toThrow('which is not supported');
+    },
+  );
+
+  test('a long value is told by its beginning', () => {
+    const read = (length: number) => () =>
+      fromPeftJson({ ...neutral, a_field_of_tomorrow: 'x'.repeat(length) });
+    expect(read(78)).toThrow(`has a_field_of_tomorrow "${'x'.repeat(78)}", which`);
+    expect(read(79)).toThrow(`has a_field_of_tomorrow "${'x'.repeat(76)}…, which`);
+  });
+
+  test.each(['lora_parameters', 'fine_tune_type', 'lora_layers'])('%s is the mark of MLX', (key) => {
+    expect(() => fromPeftJson({ [key]: {} })).toThrow('is the configuration of an MLX adapter');
+  });
+
   test('refuses what is not the configuration of a PEFT adapter', () => {
     expect(() => fromPeftJson([])).toThrow('adapter_config.json is not a JSON object');
     expect(() => fromPeftJson({ r: 8 })).toThrow('has no peft_type');
@@ -184,6 +280,36 @@ describe('toPeftJson', () => {
     // The first pattern that matches wins, so their order is part of the meaning.
     expect(Object.keys(json['rank_pattern'] as object)).toEqual(['b.*', 'a']);
     expect(fromPeftJson(json).config).toEqual(config);
+  });
+
+  test('without a file, writes these fields and no other', () => {
+    expect(toPeftJson(normalizeLoRAConfig())).toEqual({
+      alpha_pattern: {},
+      auto_mapping: null,
+      base_model_name_or_path: null,
+      bias: 'none',
+      fan_in_fan_out: false,
+      inference_mode: true,
+      init_lora_weights: true,
+      layer_replication: null,
+      layers_pattern: null,
+      layers_to_transform: null,
+      loftq_config: {},
+      lora_alpha: 8,
+      lora_dropout: 0,
+      megatron_config: null,
+      megatron_core: 'megatron.core',
+      modules_to_save: null,
+      peft_type: 'LORA',
+      r: 8,
+      rank_pattern: {},
+      revision: null,
+      target_modules: ['q_proj', 'v_proj'],
+      task_type: 'CAUSAL_LM',
+      use_dora: false,
+      use_rslora: false,
+    });
+    expect(toPeftJson(normalizeLoRAConfig({ excludeModules: ['x'] }))['exclude_modules']).toEqual(['x']);
   });
 
   test('changes only the fields that the configuration changes', () => {

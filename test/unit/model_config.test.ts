@@ -103,6 +103,29 @@ test.each<[string, Record<string, unknown>, number[]]>([
     },
     [0, 9, 0],
   ],
+  [
+    'a null window is none for qwen3 too',
+    { model_type: 'qwen3', use_sliding_window: true, sliding_window: null },
+    [0, 0, 0],
+  ],
+  ['a window of 0 is none', { model_type: 'mistral', sliding_window: 0 }, [0, 0, 0]],
+  ['mistral without the key has 4096', { model_type: 'mistral' }, [4096, 4096, 4096]],
+  [
+    'qwen2 without max_window_layers slides from layer 28 on',
+    { model_type: 'qwen2', use_sliding_window: true, sliding_window: 9, num_hidden_layers: 30 },
+    [...new Array<number>(28).fill(0), 9, 9],
+  ],
+  [
+    'qwen2 without the key has 4096',
+    { model_type: 'qwen2', use_sliding_window: true, max_window_layers: 1 },
+    [0, 4096, 4096],
+  ],
+  [
+    'layer_types do not make a window apply',
+    { model_type: 'qwen3', sliding_window: 9, layer_types: Array(3).fill('sliding_attention') },
+    [0, 0, 0],
+  ],
+  ['llama with full layers alone', { layer_types: Array(3).fill('full_attention') }, [0, 0, 0]],
   ['llama has none', { sliding_window: 4096 }, [0, 0, 0]],
 ])('%s', (_, changes, windows) => {
   expect(parse(changes).windows).toEqual(windows);
@@ -135,6 +158,13 @@ test.each<[Record<string, unknown>, string]>([
     { model_type: 'qwen' },
     'model_type = "qwen"; supported are llama, mistral, qwen2, qwen3 (did you mean qwen2?)',
   ],
+  [
+    { layer_types: Array(3).fill('sliding_attention') },
+    'sliding_attention in layer_types, which a llama model',
+  ],
+  [{ model_type: 'mistral', mlp_bias: true }, 'mlp_bias = true, which a mistral model does not have'],
+  [{ head_dim: 5 }, 'head_dim = 5; supported are even numbers'],
+  [{ model_type: undefined }, 'model_type = undefined; supported are'],
   [{ model_type: 'gpt2' }, 'model_type = "gpt2"; supported are llama, mistral, qwen2, qwen3'],
   [{ model_type: 'mistral', attention_bias: true }, 'attention_bias = true'],
   [{ torch_dtype: 'float8_e4m3fn' }, 'dtype = "float8_e4m3fn"'],
@@ -144,6 +174,30 @@ test.each<[Record<string, unknown>, string]>([
 });
 
 test.each<[Record<string, unknown>, string]>([
+  [
+    { sliding_window: -1, model_type: 'mistral' },
+    'expected sliding_window of config.json to be a positive integer',
+  ],
+  [{ sliding_window: '9', model_type: 'mistral' }, 'or null but received "9"'],
+  [
+    { layer_types: 'full_attention' },
+    'layer_types of config.json to list 3 layers but received "full_attention"',
+  ],
+  [{ hidden_size: 0 }, 'expected hidden_size of config.json to be positive but received 0'],
+  [{ vocab_size: 1.5 }, 'expected vocab_size of config.json to be a non-negative integer but received 1.5'],
+  [{ intermediate_size: -1 }, 'expected intermediate_size of config.json to be a non-negative integer'],
+  [{ rms_norm_eps: -1e-6 }, 'expected rms_norm_eps of config.json to be a number but received -0.000001'],
+  [{ rms_norm_eps: '1e-6' }, 'expected rms_norm_eps of config.json to be a number'],
+  [
+    { attention_bias: 'yes' },
+    'expected attention_bias of config.json to be true or false but received "yes"',
+  ],
+  [{ rope_theta: '1e4' }, 'expected a positive number for rope_theta'],
+  [
+    { rope_scaling: { type: 'llama3', factor: 2, high_freq_factor: 4 } },
+    'a positive number for low_freq_factor',
+  ],
+  [{ rope_scaling: { type: 'linear' } }, 'expected a positive number for factor'],
   [
     { hidden_size: undefined },
     'expected hidden_size of config.json to be a non-negative integer but received undefined',
@@ -161,6 +215,96 @@ test.each<[Record<string, unknown>, string]>([
 ])('%j is wrong', (changes, sentence) => {
   expect(refusal(changes)).toMatch(/^ERR_FILE /);
   expect(refusal(changes)).toContain(sentence);
+});
+
+test('config.json must hold an object', () => {
+  for (const json of [null, [1], 'text', 5])
+    expect(() => parseModelConfig(json)).toThrow(
+      `expected config.json to hold an object but received ${JSON.stringify(json)}`,
+    );
+});
+
+test('sizes, token ids and dtypes are taken as they stand', () => {
+  const config = parse({
+    tie_word_embeddings: false,
+    bos_token_id: [5, 6],
+    eos_token_id: [7, 8],
+    rms_norm_eps: 0,
+    torch_dtype: 'torch.float16',
+  });
+  expect(config).toMatchObject({
+    modelType: 'llama',
+    vocabSize: 262,
+    hiddenSize: 24,
+    intermediateSize: 40,
+    numHiddenLayers: 3,
+    numAttentionHeads: 4,
+    numKeyValueHeads: 2,
+    headDim: 6,
+    maxPositionEmbeddings: 128,
+    rmsNormEps: 0,
+    tieWordEmbeddings: false,
+    bosTokenId: 5,
+    eosTokenIds: [7, 8],
+    fileDType: 'f16',
+  });
+  expect(parse()).toMatchObject({
+    tieWordEmbeddings: true,
+    bosTokenId: 256,
+    eosTokenIds: [257],
+    fileDType: 'f32',
+  });
+  const bare = parse({
+    max_position_embeddings: undefined,
+    bos_token_id: null,
+    eos_token_id: null,
+    torch_dtype: 'auto',
+  });
+  expect(bare).toMatchObject({
+    maxPositionEmbeddings: 2048,
+    bosTokenId: null,
+    eosTokenIds: [],
+    fileDType: null,
+  });
+  expect(parse({ tie_word_embeddings: undefined }).tieWordEmbeddings).toBe(false);
+  expect(parse({ dtype: 'bfloat16' }).fileDType).toBe('bf16'); // before torch_dtype
+});
+
+// Each of these changes the mathematics of the families that know it: value that is refused, values that are not.
+test.each<[string, unknown, unknown[]]>([
+  ['hidden_act', 'relu', ['silu', 'swish']],
+  ['hidden_activation', 'gelu', ['silu', 'swish']],
+  ['pretraining_tp', 4, [0, 1]],
+  ['quantization_config', {}, []],
+  ['partial_rotary_factor', 0.25, [1]],
+  ['rotary_pct', 0.25, [1]],
+  ['attn_logit_softcapping', 50, []],
+  ['final_logit_softcapping', 30, []],
+  ['logit_softcapping', 30, []],
+  ['query_pre_attn_scalar', 256, []],
+  ['attention_multiplier', 0.5, [1]],
+  ['embedding_multiplier', 12, [1]],
+  ['residual_multiplier', 0.22, [1]],
+  ['logits_scaling', 8, [1]],
+  ['logit_scale', 0.0625, [1]],
+  ['scale_embeddings', true, [false]],
+  ['no_rope_layer_interval', 4, [0]],
+  ['use_qk_norm', true, [false]],
+  ['attention_sinks', true, [false]],
+  ['attention_chunk_size', 8192, []],
+  ['num_experts', 8, [0, 1]],
+  ['num_local_experts', 8, [0, 1]],
+  ['num_nextn_predict_layers', 1, [0]],
+  ['add_cross_attention', true, [false]],
+  ['is_encoder_decoder', true, [false]],
+  ['use_bidirectional_attention', true, [false]],
+  ['alibi', true, [false]],
+  ['attention_dropout', 0.1, [0]],
+  ['hidden_dropout', 0.1, [0]],
+  ['resid_pdrop', 0.1, [0]],
+])('%s = %j is refused, %j and null pass', (key, value, allowed) => {
+  expect(refusal({ [key]: value })).toContain(`ERR_UNSUPPORTED [from_pretrained] config.json has ${key} = `);
+  for (const neutral of [...allowed, null]) expect(refusal({ [key]: neutral })).toBe('accepted');
 });
 
 test('neutral values of keys that would change the mathematics pass', () => {
