@@ -17,6 +17,7 @@ test.each<[string, string[], string[], string[]]>([
   ['over three pieces', ['xyz'], ['ax', 'y', 'zb'], ['a', '', '', '']],
   ['the longest beginning is held back', ['ab', 'abcd'], ['xa'], ['x', 'a']],
   ['of several stop strings too', ['bcx', 'abcy'], ['-abc', 'z'], ['-', 'abcz', '']],
+  ['and in the other order', ['abcy', 'bcx'], ['-abc', 'y'], ['-', '', '']],
   ['a beginning that goes on otherwise is released', ['aab'], ['aa', 'a', 'c'], ['', 'a', 'aac', '']],
   ['a whole stop string is never shown by flush', ['ab'], ['a', 'b'], ['', '', '']],
 ])('%s', (_, stops, pieces, want) => {

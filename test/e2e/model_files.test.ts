@@ -1,0 +1,155 @@
+/** What a model directory may hold, and what save() makes of it. */
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { CausalLM, memoryUsage, setThreads, type FromPretrainedOptions } from '../../lib/index';
+import { openSafetensors } from '../../lib/formats/safetensors';
+import { collectGarbage } from '../support/garbage';
+import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
+
+const scratch = mkdtempSync(join(tmpdir(), 'model-files-'));
+const models: CausalLM[] = [];
+beforeAll(() => setThreads(1)); // tiny matrices
+async function load(options: TinyModelOptions = {}, how: FromPretrainedOptions = {}): Promise<CausalLM> {
+  const model = await CausalLM.fromPretrained(await tinyModel(options), how);
+  models.push(model);
+  return model;
+}
+afterAll(async () => {
+  for (const model of models) {
+    await model.dispose();
+    rmSync(model.directory, { recursive: true, force: true });
+  }
+  rmSync(scratch, { recursive: true });
+});
+const json = (dir: string): Record<string, unknown> =>
+  JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8')) as Record<string, unknown>;
+
+test('weights of another type are refused', async () => {
+  const name = 'model.layers.1.mlp.up_proj.weight';
+  const wide = (t: Parameters<NonNullable<TinyModelOptions['edit']>>[0]) =>
+    void t.set(name, { dtype: 'F64', shape: [40, 24], bytes: new Uint8Array(40 * 24 * 8) });
+  await expect(load({ edit: wide })).rejects.toMatchObject({
+    code: 'ERR_UNSUPPORTED',
+    message: `[from_pretrained] ${name} is stored as F64; supported are F32, BF16, F16`,
+  });
+});
+
+test('vectors may be kept wider than matrices; the embedding decides the dtype', async () => {
+  const norm = new Float32Array(24).fill(1);
+  const model = await load({
+    dtype: 'BF16',
+    edit: (t) =>
+      t.set('model.norm.weight', { dtype: 'F32', shape: [24], bytes: new Uint8Array(norm.buffer) }),
+  });
+  expect(model.dtype).toBe('bf16');
+  const { logits } = model.forward([[1, 2]]);
+  expect((await logits!.data()).every(Number.isFinite)).toBe(true);
+});
+
+test('parameterCount counts every weight once', async () => {
+  const perLayer = 2 * 24 + 24 * 24 + 2 * 12 * 24 + 24 * 24 + 3 * 24 * 40;
+  const body = 262 * 24 + 3 * perLayer + 24;
+  expect((await load()).parameterCount).toBe(body);
+  expect((await load({ config: { tie_word_embeddings: false } })).parameterCount).toBe(body + 262 * 24);
+});
+
+test('a load that is aborted midway rejects with the reason and frees what it had', async () => {
+  const dir = await tinyModel();
+  await collectGarbage(); // of other tests
+  const before = memoryUsage().bytes;
+  const stop = new AbortController();
+  const reason = new Error('enough');
+  let steps = 0;
+  const loading = CausalLM.fromPretrained(dir, {
+    signal: stop.signal,
+    onProgress: ({ loaded, total }) => {
+      expect(loaded).toBeLessThan(total);
+      if (++steps === 5) stop.abort(reason);
+    },
+  });
+  await expect(loading).rejects.toBe(reason);
+  expect(steps).toBe(5);
+  expect(memoryUsage().bytes).toBe(before);
+  rmSync(dir, { recursive: true });
+});
+
+test.each<[object, object, string[]]>([
+  [{ torch_dtype: 'float32' }, { torch_dtype: 'bfloat16' }, ['dtype']],
+  [{ torch_dtype: undefined, dtype: 'float32' }, { dtype: 'bfloat16' }, ['torch_dtype']],
+  [{ torch_dtype: 'float32', dtype: 'float32' }, { torch_dtype: 'bfloat16', dtype: 'bfloat16' }, []],
+  [{ torch_dtype: undefined }, { dtype: 'bfloat16' }, ['torch_dtype']],
+])('config.json with %j is saved with %j', async (config, want, absent) => {
+  const model = await load({ config }, { dtype: 'bf16' });
+  const dir = mkdtempSync(join(scratch, 'dtype-'));
+  await model.save(dir);
+  expect(json(dir)).toMatchObject(want);
+  for (const key of absent) expect(json(dir)).not.toHaveProperty(key);
+  const file = await openSafetensors(join(dir, 'model.safetensors'));
+  expect(new Set([...file.tensors.values()].map(({ dtype }) => dtype))).toEqual(new Set(['BF16']));
+  expect({ ...file.metadata }).toEqual({ format: 'pt' });
+  file.close();
+});
+
+test('the files of the tokenizer and of generation go along, others do not', async () => {
+  const model = await load({ generation: { eos_token_id: 9 } });
+  const along = [
+    'added_tokens.json',
+    'chat_template.jinja',
+    'chat_template.json',
+    'generation_config.json',
+    'merges.txt',
+    'special_tokens_map.json',
+    'tokenizer.json',
+    'tokenizer.model',
+    'tokenizer_config.json',
+    'vocab.json',
+    'vocab.txt',
+  ];
+  const others = [
+    'README.md',
+    'optimizer.pt',
+    'model.safetensors.index.json',
+    'my-merges.txt',
+    'vocab.json.bak',
+  ];
+  for (const name of [...along, ...others])
+    if (!readdirSync(model.directory).includes(name)) writeFileSync(join(model.directory, name), name);
+  const dir = join(scratch, 'along');
+  await model.save(dir);
+  expect(readdirSync(dir).sort()).toEqual([...along, 'config.json', 'model.safetensors'].sort());
+  expect(readFileSync(join(dir, 'merges.txt'), 'utf8')).toBe('merges.txt');
+});
+
+test('a model of each class has its own tensors in the file that it saves', async () => {
+  for (const config of [
+    { attention_bias: true, mlp_bias: true, tie_word_embeddings: false },
+    { model_type: 'qwen2' },
+    { model_type: 'qwen3', head_dim: 10 },
+  ]) {
+    const model = await load({ config });
+    const dir = mkdtempSync(join(scratch, 'class-'));
+    await model.save(dir);
+    const [was, now] = [model.directory, dir].map((d) => readFileSync(join(d, 'model.safetensors')));
+    expect(now!.equals(was!)).toBe(true);
+    expect(json(dir)).toEqual(
+      json(model.directory).dtype ? json(model.directory) : { ...json(model.directory) },
+    );
+  }
+});
+
+test('a target that is a file is refused', async () => {
+  const model = await load();
+  const path = join(scratch, 'file');
+  writeFileSync(path, 'mine');
+  await expect(model.save(path)).rejects.toMatchObject({
+    code: 'ERR_FILE',
+    message: `[save] ${path} is not a directory`,
+  });
+  expect(readFileSync(path, 'utf8')).toBe('mine');
+  const full = join(scratch, 'full');
+  for (const name of ['a', 'b', 'c', 'd', 'e', 'f']) mkdirSync(join(full, name), { recursive: true });
+  await expect(model.save(full)).rejects.toThrow(
+    'holds other files (a, b, c, d, e and 1 more), which would be lost',
+  );
+});
