@@ -74,7 +74,7 @@ test('a load that is aborted midway rejects with the reason and frees what it ha
   rmSync(dir, { recursive: true });
 });
 
-test.each<[object, object, string[]]>([
+test.each<[Record<string, unknown>, object, string[]]>([
   [{ torch_dtype: 'float32' }, { torch_dtype: 'bfloat16' }, ['dtype']],
   [{ torch_dtype: undefined, dtype: 'float32' }, { dtype: 'bfloat16' }, ['torch_dtype']],
   [{ torch_dtype: 'float32', dtype: 'float32' }, { torch_dtype: 'bfloat16', dtype: 'bfloat16' }, []],

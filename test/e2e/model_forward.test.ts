@@ -170,6 +170,13 @@ test('dropout draws a new mask in training, none otherwise, and continues from a
   expect([first, second]).not.toContain(calm);
   adapter.loadStateDict(state);
   expect([await loss(), await loss()]).toEqual([first, second]);
+  // The seed of the masks is part of the state.
+  const other = model.addAdapter(
+    { r: 4, loraAlpha: 8, loraDropout: 0.4, targetModules: 'all-linear' },
+    { name: 'other', seed: 6 },
+  );
+  other.loadStateDict(state);
+  expect(await loss({ adapter: other })).toBe(first);
 });
 
 test.each<[string, unknown, Record<string, unknown>, string, string]>([
