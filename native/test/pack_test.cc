@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <cstring>
+
 #include "backend/cpu/context.h"
 #include "test/support/any_bits.h"
 #include "test/support/close.h"

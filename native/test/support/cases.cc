@@ -25,11 +25,18 @@ std::vector<LoraLinearCase> AllCases() {
       {{}, 6, 40, {{63, 4}}},
       {{}, 6, 40, {{65, 4, true}}},
       {{}, 12, 40, {{129, 0, true}}},
-      // inputs around the block of 512
+      // inputs, and outputs, which are backward's inputs, around the CPU's block of nearly 512
+      // elements: 512 of f32 and 1024 of bf16 make one, 768 and 1536 make two
       {{}, 7, 511, {{32, 8}}},
       {{}, 7, 512, {{32, 8}}},
       {{}, 7, 513, {{32, 8, true, 0.25f}}},
+      {{}, 7, 767, {{9, 3}}},
+      {{}, 7, 768, {{9, 3}}},
       {{}, 3, 1030, {{70, 16}}},
+      {{}, 6, 1535, {{9, 3, true}}},
+      {{}, 6, 1700, {{32, 8, true, 0.25f}}},
+      {{}, 7, 20, {{800, 8}}},
+      {{}, 7, 12, {{1700, 3, true}, {33, 8}}},
       // ranks
       {{}, 9, 72, {{40, 64}}},
       {{}, 9, 72, {{40, 65, true}}},
