@@ -120,6 +120,15 @@ TEST_CASE("an absurd request is refused, not overflowed") {
   }
 }
 
+TEST_CASE("what the system refuses is given back to the budget") {
+  MemoryBudget budget(size_t{1} << 60);  // which grants more than there are addresses
+  HostMemory memory(budget);
+  Allocator allocator(memory);
+  CHECK(allocator.Allocate(size_t{1} << 58).data == nullptr);
+  CHECK(allocator.in_use() == 0);
+  CHECK(budget.used() == 0);
+}
+
 TEST_CASE("trim takes the largest blocks first") {
   MemoryBudget budget(64 * kMiB);
   HostMemory memory(budget);

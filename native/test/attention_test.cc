@@ -134,6 +134,29 @@ TEST_CASE("attention continues from a cache") {
   }
 }
 
+TEST_CASE("attention from a cache: one key may outweigh all others, wherever it lies") {
+  // exp of the difference of its score to theirs, 200, is no f32.
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t loud : {3, 130, 400, 520}) {
+      CAPTURE(loud);
+      const AttentionCase c{dtype, 1, 1, 2, 1, 16, 0, 520, 0};
+      Operands o(c);
+      o.q = Full(dtype, o.q.shape(), 1);
+      for (int64_t n = 0; n < c.d; ++n) o.k.Set(loud * c.d + n, 200 / (o.scale * 16));
+      const Operands wide = Widened(o);
+      const Tensor expected(DType::kF64, o.q.shape()), lse(DType::kF32, {1, 2, 1});
+      Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, wide, expected, lse));
+      const ForwardBounds bounds = BoundsOf(c, o, expected, lse);
+      OnEveryTarget([&](Context& context) {
+        const Tensor y(dtype, o.q.shape()), lse1(DType::kF32, lse.shape());
+        Run(CpuBackend().attention_forward, ForwardArgs(c, o, y, lse1), context);
+        CHECK_CLOSE(y, expected, bounds.y);
+        CHECK_CLOSE(lse1, lse, bounds.lse);
+      });
+    }
+  }
+}
+
 TEST_CASE("a query that sees no key gives zero and no gradient") {
   for (const int64_t queries : {3, 40}) {
     AttentionCase c;

@@ -88,6 +88,14 @@ TEST_CASE("top_p keeps the fewest that reach the mass") {
   CheckShares(kLogits, {1, 0, 0.85f}, {{0, 1.0 / 9}, {1, 4.0 / 9}, {2, 2.0 / 9}, {4, 2.0 / 9}});
 }
 
+TEST_CASE("top_p keeps no token more where the sum meets the mass exactly") {
+  // Equal weights of 1 and halves of their sum are exact.
+  const std::vector<double> equal = {7, 7, 7, 7};
+  CheckShares(equal, {1, 0, 0.5f}, {{0, 0.5}, {1, 0.5}});
+  CheckShares(equal, {1, 0, 0.25f}, {{0, 1}});
+  CheckShares({7, 7, 7, 7, 7}, {1, 4, 0.5f}, {{0, 0.5}, {1, 0.5}});
+}
+
 TEST_CASE("top_p counts the mass of what top_k left") {
   // Of 4 and 2 of 6, 0.6 is reached by the first alone; of all 10 it would not be.
   CheckShares(kLogits, {1, 2, 0.6f}, {{1, 1}});

@@ -127,6 +127,23 @@ TEST_CASE("an accumulation that did not happen fails its target; a whole write r
   CHECK_FALSE(target->failure);
 }
 
+TEST_CASE("a target that has failed is neither added to nor updated, and stays failed") {
+  for (const Access access : {Access::kInOut, Access::kUpdate}) {
+    WorkerStream stream(kBackend.create_context, 1);
+    const StatusPtr target = Good();
+    bool ran = false;
+    FailurePtr told;
+    stream.Enqueue(Run(Fail, {{target, Access::kOut}}));
+    Command command = Run([&](Context&) { ran = true; }, {{target, access}});
+    command.done = [&](const FailurePtr& failure) { told = failure; };
+    stream.Enqueue(std::move(command));
+    stream.Synchronize();
+    CHECK_FALSE(ran);
+    REQUIRE(target->failure);
+    CHECK(told == target->failure);
+  }
+}
+
 TEST_CASE("bad_alloc and foreign exceptions become failures") {
   WorkerStream stream(kBackend.create_context, 1);
   const StatusPtr a = Good(), b = Good();
@@ -153,6 +170,32 @@ TEST_CASE("done is told of success and of failure, after the status is set") {
   }
   stream.Synchronize();
   CHECK(told == std::vector<std::string>{"ok", "[test] expected something else"});
+}
+
+// What a command captured may be the last reference to something whose end uses the stream.
+TEST_CASE("what a command captured goes before the stream is idle, and may ask the stream") {
+  struct Probe {
+    Stream& stream;
+    std::future<bool>& idle;
+    bool& answered;
+    ~Probe() {
+      idle = std::async(std::launch::async, [&s = stream] { return s.idle(); });
+      // Far longer than an answer takes that nothing holds up.
+      answered = idle.wait_for(std::chrono::seconds(10)) == std::future_status::ready;
+    }
+  };
+  std::future<bool> idle;
+  bool answered = false;
+  {
+    WorkerStream stream(kBackend.create_context, 1);
+    stream.Enqueue(
+        Run([probe = std::shared_ptr<Probe>(new Probe{stream, idle, answered})](Context&) {}));
+    stream.Synchronize();
+    CHECK(stream.idle());
+  }
+  CHECK(answered);
+  REQUIRE(idle.valid());
+  CHECK_FALSE(idle.get());
 }
 
 TEST_CASE("the queue is full at its limit of commands or bytes, and a wait ends below half") {
