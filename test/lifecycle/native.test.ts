@@ -87,6 +87,22 @@ test('the elements of results are counted before memory is asked for', () => {
   });
 });
 
+test('a view lies within its tensor, to the element', () => {
+  const outside = (shape: string, offset: number, numel: number): string =>
+    `ERR_ARGUMENT [view] expected shape ${shape} from element ${offset} on to lie within ${numel} elements`;
+  expect(report('views')).toEqual({
+    all: [0, 1, 2, 3, 4, 5],
+    last: [5],
+    none: [],
+    ofView: [4],
+    oneOver: outside('[7]', 0, 6),
+    oneOverFromTheEnd: outside('[2]', 5, 6),
+    oneOverView: outside('[4]', 1, 4),
+    beyond: outside('[0]', 7, 6),
+    before: expect.stringMatching(/^ERR_ARGUMENT \[view\] expected elementOffset .*-1/) as string,
+  });
+});
+
 test('a limit that is no size is said at once', () => {
   const file = join(__dirname, 'native', 'handles.mjs');
   const child = spawnSync(process.execPath, [file], {
@@ -132,8 +148,15 @@ test('a failure reaches what depends on it, and nothing else', () => {
     cleared: 'no error',
     accumulate: 'ERR_ARGUMENT [binary] broken on purpose',
     filled: [3, 3],
+    copiedWhole: [7, 8],
+    copiedPart: 'ERR_ARGUMENT [binary] broken on purpose',
+    copiedFailure: 'ERR_ARGUMENT [binary] broken on purpose',
+    copiedFailedPart: 'ERR_ARGUMENT [binary] broken on purpose',
     clip: 'ERR_ARGUMENT [clip_by_norm] broken on purpose',
     unpacked: 'ERR_ARGUMENT [pack] broken on purpose',
+    backwardPack: 'ERR_ARGUMENT [pack] broken on purpose',
+    backwardPackAgain: 'ERR_ARGUMENT [pack] broken on purpose',
+    forwardLayout: [3, 7],
     moved: 'ERR_ARGUMENT [binary] broken on purpose',
     data: expect.stringMatching(/^ERR_DATA \[embedding\] .*9/) as string,
   });

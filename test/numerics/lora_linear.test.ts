@@ -89,6 +89,22 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
     expect(one.stateDict().forwards).toBe(2);
   });
 
+  test('every bit of the dropout seed counts, those above 32 too', () => {
+    const weight = FrozenWeight.pack(seeded([3, 40], 1, { device }));
+    const [x, up, down] = [
+      seeded([2, 40], 2, { device }),
+      seeded([3, 2], 3, { device }),
+      seeded([2, 40], 4, { device }),
+    ];
+    const y = (seed: number): string => {
+      const dropout = { p: 0.5, seed, layer: 0, forward: 0 };
+      return Buffer.from(loraLinear(x, { weight, up, down, dropout }).bytesSync()).toString('hex');
+    };
+    const seeds = [5, 5 + 2 ** 31, 5 + 2 ** 32, 5 + 2 ** 52];
+    expect(new Set(seeds.map(y)).size).toBe(seeds.length);
+    expect(seeds.map(y)).toEqual(seeds.map(y));
+  });
+
   test('gradients under dropout are those of the same mask', async () => {
     const weight = FrozenWeight.pack(seeded([3, 16], 1, { device }));
     const error = await gradientError(

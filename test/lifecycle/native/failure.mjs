@@ -37,6 +37,20 @@ native.accumulate(failed, sum);
 report.accumulate = await complaint(() => native.read(sum));
 native.fill(sum, 3);
 report.filled = await values(sum);
+// A copy over all of a failed tensor makes it good; one over a part of it cannot.
+const lost = () => native.binary('add', bad(), f32([0]), 'f32');
+const whole = lost();
+native.copyInto(f32([7, 8]), whole);
+report.copiedWhole = await values(whole);
+const part = lost();
+native.copyInto(f32([7]), native.view(part, 0, [1]));
+report.copiedPart = await complaint(() => native.read(part));
+const target = f32([5, 5]);
+native.copyInto(lost(), target);
+report.copiedFailure = await complaint(() => native.read(target));
+const half = f32([5, 5]);
+native.copyInto(native.view(lost(), 1, [1]), native.view(half, 0, [1]));
+report.copiedFailedPart = await complaint(() => native.read(half));
 // A gradient that was not clipped is not a gradient to step with.
 const grad = f32([3, 4]);
 native.injectFailure('clip_by_norm', 'broken on purpose');
@@ -46,6 +60,21 @@ report.clip = await complaint(() => native.read(grad));
 const square = native.binary('add', f32([1, 2, 3, 4], [2, 2]), f32([0]), 'f32');
 native.injectFailure('pack', 'broken on purpose');
 report.unpacked = await complaint(() => native.read(native.unpack(native.pack(square))));
+// The layout for the gradient is packed when backward first needs it.
+const plain = {
+  weight: native.pack(f32([1, 2, 3, 4], [2, 2])),
+  bias: null,
+  a: null,
+  b: null,
+  scale: 1,
+  dropout: null,
+};
+const backward = () =>
+  native.loraLinearBackward(null, [plain], [f32([1, 2], [1, 2])], [null], true, [false]).dx;
+native.injectFailure('pack', 'broken on purpose');
+report.backwardPack = await complaint(() => native.read(backward()));
+report.backwardPackAgain = await complaint(() => native.read(backward()));
+report.forwardLayout = await values(native.loraLinearForward(f32([1, 1], [1, 2]), [plain], false).y[0]);
 report.moved = await complaint(() => native.read(native.toDevice(failed, native.openDevice('reference'))));
 report.data = await complaint(() =>
   native.read(
