@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "backend/cuda/device/primitives.h"
+#include "test/simt/banks.h"
 #include "test/simt/state.h"
 
 namespace lora::simt {
@@ -97,6 +98,7 @@ Vec16 Load(const void* p, Access access, bool shared, Loc loc) {
         site);
   if (shared) {
     simt::CheckShared(p, 16, access, site);
+    simt::CountBanks(p, 16, site);
   } else {
     simt::CheckGlobal(p, 16, access, site);
   }
@@ -116,6 +118,7 @@ void Store(void* p, const Vec16& v, bool shared, Loc loc) {
         site);
   if (shared) {
     simt::CheckShared(p, 16, Access::kWrite, site);
+    simt::CountBanks(p, 16, site);
   } else {
     simt::CheckGlobal(p, 16, Access::kWrite, site);
   }

@@ -79,9 +79,7 @@ class EmulatedGpu final : public cuda::Gpu {
   void Synchronize() override {
     const std::lock_guard lock(mutex_);
     const Result result = queue_.Synchronize();
-    counts_.accesses += result.accesses;
-    counts_.ldmatrix_phases += result.ldmatrix_phases;
-    counts_.ldmatrix_wavefronts += result.ldmatrix_wavefronts;
+    counts_.Add(result);
     if (lost_.empty() && !result.reports.empty()) lost_ = result.Text();
     if (!lost_.empty()) Throw("ERR_DEVICE_LOST", "cuda", "the emulator reported\n", lost_);
   }

@@ -7,6 +7,7 @@
 #include <map>
 #include <new>
 
+#include "test/simt/banks.h"
 #include "test/simt/state.h"
 
 namespace lora::simt {
@@ -211,6 +212,7 @@ void OnAccess(const void* p, int bytes, bool write, const void* return_address) 
   const auto* byte = static_cast<const unsigned char*>(p);
   if (world.InShared(p)) {
     CheckShared(p, bytes, access, site);
+    CountBanks(p, bytes, site);
   } else if (InDevice(p)) {
     CheckGlobal(p, bytes, access, site);
   } else {

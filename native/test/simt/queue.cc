@@ -54,11 +54,7 @@ void Queue::Drain() {
   while (!work_.empty()) {
     const auto work = std::move(work_.front());
     work_.pop_front();
-    const Result result = work();
-    result_.reports.insert(result_.reports.end(), result.reports.begin(), result.reports.end());
-    result_.accesses += result.accesses;
-    result_.ldmatrix_phases += result.ldmatrix_phases;
-    result_.ldmatrix_wavefronts += result.ldmatrix_wavefronts;
+    result_.Add(work());
   }
 }
 

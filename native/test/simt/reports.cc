@@ -1,5 +1,6 @@
 #include <map>
 
+#include "test/simt/banks.h"
 #include "test/simt/state.h"
 
 namespace lora::simt {
@@ -43,6 +44,16 @@ double Result::WavefrontsPerPhase() const {
              : 0;
 }
 
+void Result::Add(const Result& later) {
+  reports.insert(reports.end(), later.reports.begin(), later.reports.end());
+  accesses += later.accesses;
+  ldmatrix_phases += later.ldmatrix_phases;
+  ldmatrix_wavefronts += later.ldmatrix_wavefronts;
+  if (later.worst_bank_conflict <= worst_bank_conflict) return;
+  worst_bank_conflict = later.worst_bank_conflict;
+  worst_bank_place = later.worst_bank_place;
+}
+
 bool Fresh(Kind kind, Site a, Site b) {
   return world.findings.size() < kMostFindings && world.seen.insert({kind, a, b}).second;
 }
@@ -84,6 +95,7 @@ Result Finish() {
   }
   world.findings.clear();
   world.seen.clear();
+  EndBanks(world.result);
   return std::move(world.result);
 }
 

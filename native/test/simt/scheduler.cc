@@ -12,6 +12,7 @@
 #include <new>
 #include <thread>
 
+#include "test/simt/banks.h"
 #include "test/simt/state.h"
 
 namespace lora::simt {
@@ -133,6 +134,7 @@ void RunBlock(uint64_t index) {
   Fiber::Switch(world.main, world.threads[static_cast<size_t>(world.current)]->fiber);
   world.current = -1;
   world.inside = true;
+  EndBanksOfBlock();
   for (int i = 0; i < world.count; ++i) {
     const Thread& t = *world.threads[static_cast<size_t>(i)];
     world.clock = std::max({world.clock, t.own, t.issued});

@@ -48,8 +48,15 @@ struct Result {
   uint64_t accesses = 0;             // loads and stores checked
   uint64_t ldmatrix_phases = 0;      // groups of eight rows
   uint64_t ldmatrix_wavefronts = 0;  // passes that the banks of shared memory need for them
+  // With Options::count_banks: of the ordinary access of shared memory (a line of code) that the
+  // banks slow down most, passes by the fewest that its bytes need. 1 without conflicts, 32 at
+  // worst, 0 without accesses.
+  double worst_bank_conflict = 0;
+  std::string worst_bank_place;
   bool Has(Kind kind) const;
   std::string Text() const;
+  // Adds what a later launch gave.
+  void Add(const Result& later);
   // 1 without bank conflicts, 8 at worst.
   double WavefrontsPerPhase() const;
 };
@@ -67,6 +74,7 @@ struct Options {
   int device = 0;             // shared-memory opt-ins are per device
   uint32_t shared_shift = 0;  // moves the base of dynamic shared memory; a multiple of 16
   bool programmatic = false;  // may start before the launch before it has ended
+  bool count_banks = false;   // conflicts of ordinary accesses of shared memory, which takes time
 };
 
 struct Dim3 {

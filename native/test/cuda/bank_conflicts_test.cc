@@ -1,0 +1,118 @@
+// How much the banks of shared memory slow the kernels' ordinary loads and stores down, on the
+// emulator: no result shows a wrong pitch or swizzle. ldmatrix is counted in the tests of its ops.
+#ifndef LORA_REAL_GPU
+#include <doctest/doctest.h>
+
+#include <string>
+
+#include "test/support/attention_cases.h"
+#include "test/support/lora_problem.h"
+#include "test/support/run.h"
+#include "test/support/schedules.h"
+
+namespace lora::test {
+namespace {
+
+// Passes by the fewest possible, of the worst line of what run(context) launches. Some kernels have
+// one line of two passes that cost less than what would avoid them: `most` is what was accepted.
+template <class RunFn>
+void CheckConflict(const std::string& what, double most, const RunFn& run,
+                   int multiprocessors = 4) {
+  CAPTURE(what);
+  simt::Options options;
+  options.count_banks = true;
+  simt::SetEmulatedOptions(options);
+  simt::SetEmulatedProperties({multiprocessors, 80, 163 * 1024});
+  {
+    MirrorContext context(OpenGpu());
+    run(context);
+    const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
+    CHECK(counts.worst_bank_conflict >= 1);  // there are such accesses
+    CHECK_MESSAGE(counts.worst_bank_conflict <= most, counts.worst_bank_conflict, " at ",
+                  counts.worst_bank_place);
+  }
+  simt::SetEmulatedProperties({4, 80, 163 * 1024});
+}
+
+TEST_CASE("cuda transpose: tiles are written and read without bank conflicts") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const Tensor x = Uniform(dtype, {128, 128}, 1);
+    CheckConflict(NameOf(dtype), 1.0, [&](Context& context) {
+      const Tensor y(dtype, {128, 128});
+      Run(MirroredCuda().transpose, TransposeArgs{x, y, {1, 0}}, context);
+    });
+  }
+}
+
+TEST_CASE("cuda matmul: operands of f32 tiles") {
+  for (const int multiprocessors : {1, 64}) {  // large and small tiles
+    for (const bool trans_a : {false, true}) {
+      for (const bool trans_b : {false, true}) {
+        const Tensor a = Uniform(DType::kF32, {128, 128}, 1),
+                     b = Uniform(DType::kF32, {128, 128}, 2);
+        CheckConflict(
+            std::string("matmul") + (trans_a ? " ta" : "") + (trans_b ? " tb" : "") + ' ' +
+                std::to_string(multiprocessors),
+            multiprocessors == 1 || (trans_a && !trans_b) ? 1 : 2,
+            [&](Context& context) {
+              const Tensor y(DType::kF32, {128, 128});
+              Run(MirroredCuda().matmul, MatmulArgs{a, b, y, trans_a, trans_b}, context);
+            },
+            multiprocessors);
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda attention: scores, sums and tiles of f32") {
+  using namespace attention;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t d : {64, 128, 256}) {
+      for (const int64_t queries : {4, 64}) {
+        AttentionCase c;
+        c.dtype = dtype;
+        c.queries = queries;
+        c.q_offset = 64 - queries;
+        c.d = d;
+        const Operands o(c);
+        const bool f32 = dtype == DType::kF32, decode = queries == 4;
+        CheckConflict(
+            "forward " + c.Name(), (f32 ? d == 256 : decode) ? 2 : 1, [&](Context& context) {
+              const Tensor y(c.dtype, o.q.shape());
+              Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, Tensor()), context);
+            });
+        if (decode) continue;
+        const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, queries});
+        Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, o, y, lse));
+        CheckConflict("backward " + c.Name(), f32 ? 2 : 1, [&](Context& context) {
+          const Gradients gradients(c.dtype, o);
+          Run(MirroredCuda().attention_backward, BackwardArgs(c, o, y, lse, gradients), context);
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("cuda lora_linear: decoding, the low-rank products and their gradients") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t m : {1, 4, 16, 64}) {
+      LoraLinearCase c;
+      c.dtype = dtype;
+      c.m = m;
+      c.k = 256;
+      c.branches = {{64, 16, true}};
+      const LoraLinearProblem problem(c);
+      const bool f32 = dtype == DType::kF32;
+      CheckConflict("forward " + c.Name(), (f32 ? m == 64 : m > 1) ? 2 : 1,
+                    [&](Context& context) { problem.Forward(MirroredCuda(), context); });
+      const LoraLinearOutputs expected = problem.Expected();
+      CheckConflict("backward " + c.Name(), f32 ? 2 : 1, [&](Context& context) {
+        problem.Backward(MirroredCuda(), context, {expected.h[0].As(DType::kF32)});
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lora::test
+#endif  // LORA_REAL_GPU
