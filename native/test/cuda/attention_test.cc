@@ -84,6 +84,20 @@ TEST_CASE("cuda attention continues from a cache, its keys in parts") {
   }
 }
 
+// The first row of a tile sees all but the last key of a tile of 16, 32 or 64 keys.
+TEST_CASE("cuda attention: the first query sees all of a tile of keys but the last one") {
+  int turn = 0;
+  for (const DType dtype : kDTypes) {
+    for (const int64_t d : {16, 100, 256}) {
+      for (const int64_t offset : {14, 62}) {
+        for (const int64_t queries : {2, 20}) {
+          CheckForward({dtype, 1, queries, 1, 1, d, 0, offset, offset + queries + 3}, turn++);
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("cuda attention takes whole values exactly") {
   int turn = 0;
   for (const DType dtype : kDTypes) {

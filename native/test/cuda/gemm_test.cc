@@ -251,6 +251,8 @@ TEST_CASE("cuda gemm: large tiles, the sum of splits, every dtype of the result"
       {{129, 119, {70}, Added::kBias}, 1, 128, false},
       {{40, 70, {1400, 16}, Added::kAll, 0.5f}, 8, 64, true},
       {{33, 64, {1100}, Added::kBias}, 16, 64, true},
+      // segments for two launches, each with splits of its own
+      {{33, 40, {600, 16, 5, 8, 3, 20, 300}, Added::kBias}, 16, 64, true},
   };
   for (const auto& c : cases) {
     for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
@@ -395,6 +397,35 @@ TEST_CASE("cuda gemm: ldmatrix meets no bank conflict") {
     }
   }
   simt::SetEmulatedProperties({4, 80, 163 * 1024});
+}
+
+TEST_CASE("cuda gemm: batches are not split, and each split has a slab of its own") {
+  cuda::GemmProblem p;
+  p.m = 40;
+  p.n = 70;
+  p.a_dtype = p.b_dtype = p.c_dtype = DType::kBF16;
+  const auto of = [&](std::vector<int64_t> lengths, int64_t batches) {
+    p.segments.clear();
+    for (const int64_t k : lengths) p.segments.push_back({nullptr, nullptr, k, k, 70, {}, false});
+    p.batches = batches;
+    return cuda::PlanGemm("gemm", p, 132);
+  };
+  CHECK(of({8192}, 1).slabs > 1);
+  for (const int64_t batches : {2, 3, 64}) {
+    const cuda::GemmPlan plan = of({8192}, batches);
+    CHECK(plan.slabs == 1);
+    CHECK(plan.scratch_bytes == 0);
+    REQUIRE(plan.launches.size() == 1);
+    CHECK(plan.launches[0].splits == 1);
+  }
+  // More segments than a launch takes: the launches' slabs follow each other.
+  const cuda::GemmPlan plan = of({4096, 16, 16, 16, 16, 16, 2048, 2048}, 1);
+  REQUIRE(plan.launches.size() == 2);
+  CHECK(plan.launches[0].splits > 1);
+  CHECK(plan.launches[0].slab == 0);
+  CHECK(plan.launches[1].slab == plan.launches[0].splits);
+  CHECK(plan.slabs == plan.launches[0].splits + plan.launches[1].splits);
+  CHECK(plan.scratch_bytes == static_cast<size_t>(plan.slabs) * 40 * 72 * sizeof(float));
 }
 
 TEST_CASE("cuda gemm: plans fill the device, and depend on the shape alone") {

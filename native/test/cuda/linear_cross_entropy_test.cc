@@ -1,6 +1,7 @@
 // linear_cross_entropy of the CUDA backend against the reference.
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "backend/cuda/linear_cross_entropy_plan.h"
@@ -120,6 +121,35 @@ TEST_CASE("cuda linear_cross_entropy: chunks cover all rows that count, and scra
       }
     }
   }
+}
+
+// A chunk of fewer rows has fewer tiles, so its products are split more.
+TEST_CASE("cuda linear_cross_entropy: scratch holds the products of every length of a chunk") {
+  bool shorter_needs_more = false;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int multiprocessors : {4, 46, 132}) {
+      for (const int64_t vocab : {500, 4000, 32000}) {
+        for (const int64_t rows : {64, 256, 1000}) {
+          LinearCrossEntropyArgs args;
+          args.hidden = TensorView(nullptr, dtype, {rows, 768});
+          args.d_hidden = TensorView(nullptr, DType::kF32, {rows, 768});
+          args.weight = args.weight_bwd = {nullptr, dtype, vocab, 768, Direction::kForward};
+          const auto plan = cuda::PlanLinearCrossEntropy(args, multiprocessors);
+          const size_t space = plan.bytes - plan.product;
+          const auto needed = [&](int64_t m) {
+            return std::max(cuda::GemmScratchBytes(plan.Logits(m), multiprocessors),
+                            cuda::GemmScratchBytes(plan.HiddenGradient(m), multiprocessors));
+          };
+          for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
+            CAPTURE(m);
+            CHECK(needed(m) <= space);
+            shorter_needs_more |= needed(m) > needed(plan.chunk);
+          }
+        }
+      }
+    }
+  }
+  CHECK(shorter_needs_more);
 }
 
 TEST_CASE("cuda linear_cross_entropy names a label that is no token") {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cuda/gemm.h"
 #include "test/support/cases.h"
 #include "test/support/close.h"
 #include "test/support/lora_problem.h"
@@ -92,6 +93,41 @@ TEST_CASE("cuda lora_linear agrees with the reference") {
     const LoraLinearOutputs backward = problem.Backward(MirroredCuda(), context, InF32(expected.h));
     CheckOutputs(forward, backward, expected, bounds);
   }
+}
+
+// With many multiprocessors and few tiles, k of y, and of dx, is split: the slabs lie in scratch.
+TEST_CASE("cuda lora_linear: products that split k have the scratch that they need") {
+  constexpr int kMultiprocessors = 16;
+  const auto split = [](DType dtype, int64_t m, int64_t n, int64_t k, bool trans_b) {
+    cuda::GemmProblem p;
+    p.m = m;
+    p.n = n;
+    p.a_dtype = p.b_dtype = p.c_dtype = dtype;
+    p.trans_b = trans_b;
+    p.segments = {{nullptr, nullptr, k, k, trans_b ? k : n, {}, false}};
+    return cuda::GemmScratchBytes(p, kMultiprocessors) > 0;
+  };
+  simt::SetEmulatedProperties({kMultiprocessors, 80, 163 * 1024});
+  int turn = 0;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const int64_t rank : {0, 4}) {
+      // y: 1100 inputs; dx: as many outputs.
+      for (const auto& [in, out] : {std::pair<int64_t, int64_t>{1100, 33}, {33, 1100}}) {
+        const LoraLinearCase c = CaseOf(dtype, 20, in, {{out, rank, true}});
+        const std::string name = c.Name();
+        CAPTURE(name);
+        CHECK(split(dtype, 20, out, in, true) == (in > out));
+        CHECK(split(dtype, 20, in, out, false) == (out > in));
+        const LoraLinearProblem problem(c);
+        const LoraLinearOutputs expected = problem.Expected();
+        MirrorContext context = NthContext(turn++ % 9);
+        CheckOutputs(problem.Forward(MirroredCuda(), context),
+                     problem.Backward(MirroredCuda(), context, InF32(expected.h)), expected,
+                     problem.Bounds(expected, PrecisionOf(dtype)));
+      }
+    }
+  }
+  simt::SetEmulatedProperties({4, 80, 163 * 1024});
 }
 
 TEST_CASE("cuda lora_linear: every schedule gives the same bits") {

@@ -141,6 +141,28 @@ TEST_CASE("cuda sample: where a sum may meet its target exactly, the host decide
   CHECK(CheckDraws(logits.As(DType::kF16), {1, 4, 0.25f}) == 2);
 }
 
+TEST_CASE("cuda sample: nor is the device sure within the errors of two sums") {
+  // The first token has weight 1, the others exp(−c): top_p · total is so near to 1 that a sum in
+  // another order may lie on the other side, and not so near that it is 1 in every order.
+  constexpr int64_t kVocab = 4096;
+  constexpr double kErrors = static_cast<double>(kVocab) / (uint64_t{1} << 51);  // of a sum of 1
+  int found = 0;
+  for (int i = 1; i < 4000 && found < 2; ++i) {
+    const float c = static_cast<float>(i) / 4096;
+    double total = 1;
+    for (int64_t n = 1; n < kVocab; ++n) total += std::exp(-static_cast<double>(c));
+    const float top_p = static_cast<float>(1 / total);
+    const double distance = std::fabs(top_p * total - 1) / total;
+    if (distance > kErrors / 4 || distance < kErrors / 64) continue;
+    ++found;
+    Tensor logits = Full(DType::kF32, {1, kVocab}, -c);
+    logits.Set(100, 0);
+    CAPTURE(i);
+    CHECK(CheckDraws(logits, {1, 0, top_p}) == 1);
+  }
+  CHECK(found == 2);
+}
+
 TEST_CASE("cuda sample: minus infinity is never drawn") {
   Tensor logits = Normal(DType::kF32, {3, 33}, 5, 1);
   for (int64_t i = 0; i < logits.numel(); ++i) {
