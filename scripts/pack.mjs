@@ -5,15 +5,7 @@
 // A platform package is made here from the table in lib/platforms.json and the main package.json, so their versions
 // are always equal. docs/internals/packaging.md has the limits on sizes, and why they are.
 import { execFileSync, spawnSync } from 'node:child_process';
-import {
-  copyFileSync,
-  existsSync,
-  mkdirSync,
-  readFileSync,
-  readdirSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -93,11 +85,7 @@ export function packPlatform(name, from, destination = out) {
   );
   copyFileSync(join(root, 'LICENSE'), join(folder, 'LICENSE'));
   writeFileSync(join(folder, 'THIRD_PARTY.md'), thirdParty());
-  if (from !== undefined) {
-    copyFileSync(join(from, binaryName), join(folder, binaryName));
-    for (const file of readdirSync(from).filter((name) => /\.so\.\d+$/.test(name)))
-      copyFileSync(join(from, file), join(folder, file));
-  }
+  if (from !== undefined) copyFileSync(join(from, binaryName), join(folder, binaryName));
   return npmPack(folder, destination, ['--ignore-scripts']);
 }
 

@@ -28,6 +28,18 @@ const parts = {
     what: 'win32-x64 compiles with every instruction set, links, and asks for no other DLLs',
     commands: [['node', 'scripts/build-platform.mjs', 'win32-x64']],
   },
+  'package-source': {
+    what: 'an installed package builds its binary from the source in it, and runs the benchmark',
+    commands: [['node', 'scripts/package-check.mjs', '--local', '--build']],
+  },
+  mutants: {
+    what: 'single faults in all of lib/: which of them the tests notice',
+    commands: [['node', 'scripts/mutants.mjs', '--all']],
+  },
+  'native-mutants': {
+    what: 'single faults in 200 places of native/: which of them the tests notice',
+    commands: [['node', 'scripts/native-mutants.mjs', 'native', '--count', '200']],
+  },
   clang: {
     what: 'every native file without a warning of clang, for x86-64 and for 64-bit ARM as on macOS',
     commands: [['bash', 'scripts/clang-check.sh']],
