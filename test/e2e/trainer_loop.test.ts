@@ -91,6 +91,21 @@ describe('a run is the loop written by hand', () => {
     expect(Math.max(...steps.map(({ gradNorm }) => gradNorm))).toBeGreaterThan(1);
   });
 
+  test('the order of the rows is that of the seed', async () => {
+    const { model } = fixture;
+    const orders = [];
+    for (const seed of [{}, { seed: 0 }, { seed: 1 }]) {
+      addAdapter('mine');
+      const recorded = recordBatches(model);
+      await new Trainer({ model, data: makeRows(8), ...seed }).run();
+      recorded.stop();
+      orders.push(recorded.batches);
+      await model.removeAdapter('mine');
+    }
+    expect(orders[1]).toEqual(orders[0]);
+    expect(orders[2]).not.toEqual(orders[0]);
+  });
+
   test('maxGradNorm 0 clips nothing', async () => {
     const { model } = fixture;
     const mine = addAdapter('mine');

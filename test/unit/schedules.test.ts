@@ -23,6 +23,18 @@ describe('schedules', () => {
     expect(factor(200)).toBeCloseTo(0, 14);
     expect(cosineSchedule({ totalSteps: 100, numCycles: 1 })(100)).toBeCloseTo(1, 12);
   });
+  test('steps that are all warm-up', () => {
+    const options = { totalSteps: 3, warmupSteps: 3 };
+    const ends = {
+      constant: constantSchedule(options),
+      linear: linearSchedule(options),
+      cosine: cosineSchedule(options),
+    };
+    for (const [name, factor] of Object.entries(ends)) {
+      expect([0, 1, 2].map(factor)).toEqual([0, 1 / 3, 2 / 3]);
+      expect([name, factor(3)]).toEqual([name, name === 'linear' ? 0 : 1]);
+    }
+  });
   test('bad options', () => {
     expectThrow(
       () => cosineSchedule({}),
@@ -34,6 +46,30 @@ describe('schedules', () => {
       'ERR_ARGUMENT',
       "[linearSchedule] unknown option 'warmup'; did you mean 'warmupSteps'?",
     );
-    expectThrow(() => constantSchedule()(-1), 'ERR_ARGUMENT', /expected step to be an integer/);
+    expectThrow(
+      () => linearSchedule({}),
+      'ERR_ARGUMENT',
+      /expected totalSteps to be an integer but received undefined/,
+    );
+    const bad: [object, RegExp][] = [
+      [{ totalSteps: 1.5 }, /expected totalSteps to be an integer of at least 0 but received 1.5/],
+      [
+        { totalSteps: 5, warmupSteps: -1 },
+        /expected warmupSteps to be an integer of at least 0 but received -1/,
+      ],
+      [
+        { totalSteps: 5, numCycles: -1 },
+        /expected numCycles to be a finite number of at least 0 but received -1/,
+      ],
+    ];
+    for (const [options, sentence] of bad)
+      expectThrow(() => cosineSchedule(options), 'ERR_ARGUMENT', sentence);
+    expectThrow(
+      () => linearSchedule({ totalSteps: 5, numCycles: 1 } as never),
+      'ERR_ARGUMENT',
+      /unknown option 'numCycles'/,
+    );
+    for (const step of [-1, 0.5])
+      expectThrow(() => constantSchedule()(step), 'ERR_ARGUMENT', /expected step to be an integer/);
   });
 });
