@@ -64,8 +64,9 @@ export function record(
   const node: Node = {
     id: ++created,
     inputs: inputs.map(sourceOf),
+    // Frozen ones too: the gradients of the other inputs are computed with their values.
     versions: inputs
-      .filter((x): x is Parameter => x instanceof Parameter && x.requiresGrad)
+      .filter((x): x is Parameter => x instanceof Parameter)
       .map((x) => [x, x.version] as const),
     saved: saved.map(alias),
     backward,

@@ -1,5 +1,15 @@
-import { AdamW, memoryUsage, parameter, tensor, type MemoryUsage, type Tensor } from '../../lib/index';
+import {
+  AdamW,
+  memoryUsage,
+  parameter,
+  tensor,
+  tidy,
+  type DType,
+  type MemoryUsage,
+  type Tensor,
+} from '../../lib/index';
 import { record } from '../../lib/autograd';
+import { rawCast } from '../../lib/ops/raw';
 import { entry } from '../../lib/calls';
 import { expectThrow } from '../support/errors';
 import { list } from '../support/numbers';
@@ -74,6 +84,15 @@ describe('backward', () => {
     g.dispose();
     expect(await list(x.grad)).toEqual([6, 8]);
   });
+  test('a gradient that a leaf got through a view is not shared with the original', async () => {
+    const x = tensor([1, 2], { device, requiresGrad: true });
+    const g = tensor([[3], [4]], { device });
+    for (let i = 0; i < 2; i++) x.reshape([2, 1]).backward(g);
+    expect([await list(x.grad), await list(g)]).toEqual([
+      [6, 8],
+      [3, 4],
+    ]);
+  });
 
   test('takes a gradient of another float dtype', async () => {
     const x = tensor([1, 2], { device, requiresGrad: true });
@@ -113,6 +132,25 @@ describe('backward', () => {
       .sum()
       .backward();
     expect([x.grad!.dtype, ...(await list(x.grad))]).toEqual(['bf16', 5, 5]);
+  });
+
+  test('an op sees the gradient of its output in the dtype of the output, a leaf gets it in its own', async () => {
+    const seen: string[] = [];
+    const through = (x: Tensor, give: DType): Tensor => {
+      const y = x.mul(1).detach();
+      record([x], [y], [], ([g]) => {
+        seen.push(g!.dtype);
+        return [rawCast(g!, give)];
+      });
+      return y;
+    };
+    const w = parameter(tensor([1, 2], { device }));
+    through(w, 'bf16').backward(tensor([3, 4], { dtype: 'bf16', device }));
+    expect([seen, w.grad!.dtype, await list(w.grad)]).toEqual([['f32'], 'f32', [3, 4]]);
+    // Two gradients of one output, one of them in another dtype: their sum is not read in the wrong one.
+    const middle = w.mul(2);
+    through(middle, 'bf16').add(middle).sum().backward();
+    expect(await list(w.grad)).toEqual([7, 8]);
   });
 
   test('of a non-scalar with its gradient', async () => {
@@ -174,6 +212,22 @@ describe('backward', () => {
       loss.backward();
       loss.dispose();
     };
+    run();
+    const before = memoryUsage();
+    run();
+    expectNoMore(before);
+  });
+
+  test('nor do the gradients that were added up on the way, or shared by two leaves', () => {
+    const make = (): Tensor => parameter(tensor(new Float32Array(1000), { device }));
+    const [u, v] = [make(), make()];
+    const run = (): void =>
+      tidy(() => {
+        const [a, b] = [u.mul(1), v.mul(1)];
+        const sums = a.add(b).add(a.mul(2).add(a.mul(3))); // of shared gradients and of others
+        sums.add(u.add(v)).sum().backward();
+        u.add(v).sum().backward();
+      });
     run();
     const before = memoryUsage();
     run();
@@ -297,6 +351,21 @@ describe('backward refuses', () => {
     optimizer.zeroGrad();
     w.mul(2).sum().backward();
     expect(await list(w.grad)).toEqual([2]);
+  });
+
+  test('a graph whose frozen parameter was changed: its gradients would be those of other numbers', () => {
+    const w = parameter(tensor([2], { device }), 'w');
+    const x = tensor([1], { device, requiresGrad: true });
+    w.square().backward();
+    w.requiresGrad = false; // from now on; its gradient of before is still there
+    const y = x.mul(w);
+    new AdamW([w]).step();
+    expectThrow(
+      () => y.backward(),
+      'ERR_ARGUMENT',
+      /^\[backward\] the parameter 'w' was changed by a step\(\)/,
+    );
+    expect(x.grad).toBeNull();
   });
 
   test('what it cannot do', () => {
