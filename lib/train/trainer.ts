@@ -219,12 +219,12 @@ export class Trainer {
       );
     this.#optimizer.lr = lr * this.#schedule(step);
     this.#optimizer.step();
-    this.#optimizer.zeroGrad();
     this.#clearGradients();
     return { loss, lr: this.#optimizer.lr, gradNorm, tokens };
   }
 
   #clearGradients(): void {
+    if (!this.#optimizer.disposed) this.#optimizer.zeroGrad(); // it may hold parameters of its own
     for (const p of this.#withGradients) {
       p.grad?.dispose();
       p.grad = null;

@@ -1,6 +1,7 @@
 // Every step of a Trainer sees its own gradients and no others.
-import { AdamW, tensor, Trainer, type Adapter } from '../../lib/index';
+import { AdamW, parameter, tensor, Trainer, type Adapter } from '../../lib/index';
 import { expectReject } from '../support/errors';
+import { bits } from '../support/numbers';
 import { collect, makeRows, recordBatches, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
@@ -40,6 +41,17 @@ describe('gradients of another time', () => {
       mine.loadStateDict({ ...mine.stateDict(), forwards: 0 }); // the dropout masks begin again
     });
     expect(afterFailure).toBe(await trainAfter(() => undefined));
+  });
+
+  test('those of parameters that only the optimizer holds move nothing', async () => {
+    const { model } = fixture;
+    const mine = addAdapter('mine');
+    const extra = parameter(tensor([1, 2]));
+    const before = bits(extra);
+    extra.grad = tensor([3, 4]);
+    using optimizer = new AdamW([...mine.parameters(), extra]);
+    await new Trainer({ model, data: makeRows(4), maxSteps: 2, optimizer }).run();
+    expect([bits(extra), extra.grad]).toEqual([before, null]);
   });
 
   test('those of parameters that the optimizer does not hold do not add up in the norm', async () => {

@@ -99,6 +99,7 @@ describe('parameters and an optimizer of the program', () => {
     expect(events[0]).toMatchObject({ trainableParameters: first.numel });
     expect(bits(first)).not.toBe(before.first);
     expect(bits(...others)).toBe(before.others);
+    expect(mine.parameters().filter((p) => p.grad !== null)).toEqual([]);
     await model.removeAdapter('mine');
     addAdapter('mine', { loraDropout: 0 });
     const all = await collect(new Trainer({ model, data, maxSteps: 1 }));

@@ -1,4 +1,12 @@
-import { AdamW, clipGradNorm, parameter, tensor, type Parameter, type StateDict } from '../../lib/index';
+import {
+  AdamW,
+  clipGradNorm,
+  memoryUsage,
+  parameter,
+  tensor,
+  type Parameter,
+  type StateDict,
+} from '../../lib/index';
 import { expectThrow } from '../support/errors';
 import { bits, list, relativeError, values } from '../support/numbers';
 
@@ -269,6 +277,20 @@ describe('AdamW', () => {
     expectThrow(() => optimizer.step(), 'ERR_DISPOSED', "[AdamW] parameter 'p' has been disposed");
     expect(bits(first)).toBe(before);
     expect(first.version).toBe(0);
+  });
+
+  test('zeroGrad frees the gradients, and dispose the moments', () => {
+    const p = parameter(tensor(new Float32Array(1 << 14), { device }));
+    const before = memoryUsage();
+    const optimizer = new AdamW([p]);
+    p.grad = tensor(new Float32Array(1 << 14), { device });
+    const { grad } = p;
+    optimizer.zeroGrad();
+    expect([grad.disposed, p.grad]).toEqual([true, null]);
+    expect(memoryUsage().bytes).toBeGreaterThan(before.bytes);
+    optimizer.dispose();
+    // Less when garbage of other tests goes meanwhile.
+    expect(memoryUsage().bytes).toBeLessThanOrEqual(before.bytes + 1000);
   });
 
   test('a disposed optimizer', () => {
