@@ -22,6 +22,7 @@ test.each([
     'ERR_ARGUMENT',
     "expected schedule to be one of constant, linear, cosine but received 'cosin'",
   ],
+  [{ schedule: 'toString' as 'cosine' }, 'ERR_ARGUMENT', "cosine but received 'toString'"],
   [{ saveEvery: 1 }, 'ERR_ARGUMENT', 'expected outDir, since saveEvery is given'],
   [{ evalEvery: 1 }, 'ERR_ARGUMENT', 'expected evalData, since evalEvery is given'],
   [{ learningRate: 1 }, 'ERR_ARGUMENT', "did you mean 'lr'?"],
