@@ -2,10 +2,10 @@
 //
 //   node examples/bundle.mjs [OUT_FILE]
 import { build } from 'esbuild';
+import { resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
-const [outfile = fileURLToPath(new URL('../dist/bundled-example.mjs', import.meta.url))] =
-  process.argv.slice(2);
+const [outfile = 'bundled.mjs'] = process.argv.slice(2);
 await build({
   entryPoints: [fileURLToPath(new URL('layer.mjs', import.meta.url))],
   outfile,
@@ -14,4 +14,4 @@ await build({
   format: 'esm',
   external: ['lora-native'],
 });
-await import(pathToFileURL(outfile)); // runs it; node_modules must be there, as in a Docker image
+await import(pathToFileURL(resolve(outfile))); // runs it; node_modules must be there, as in a Docker image
