@@ -1,5 +1,6 @@
 /** The command line in this process: as main.ts runs it, with strings in the place of a terminal. */
 import { Readable, Writable } from 'node:stream';
+import type { Console } from '../../lib/cli/command';
 import { runCommandLine } from '../../lib/cli/run';
 
 export interface Outcome {
@@ -11,11 +12,11 @@ export interface Outcome {
 
 export interface Surroundings {
   /** What comes on standard input; null for a terminal, where nobody types. */
-  stdin?: string | null;
+  stdin?: string | Readable | null;
   signal?: AbortSignal;
   /** Standard error is a terminal of so many columns. */
   columns?: number;
-  /** Sees what is written to standard error, as it is written. */
+  /** Sees all of standard error whenever something is written to it. */
   onError?: (text: string) => void;
 }
 
@@ -35,20 +36,36 @@ class Collector extends Writable {
   }
 }
 
-export async function commandLine(
-  argv: readonly string[],
-  { stdin = '', signal = new AbortController().signal, columns, onError }: Surroundings = {},
-): Promise<Outcome> {
+/** A console whose output can be asked for. */
+export function fakeConsole({
+  stdin = '',
+  signal = new AbortController().signal,
+  columns,
+  onError,
+}: Surroundings = {}): { console: Console; out: () => string; err: () => string } {
   const stdout = new Collector();
   const stderr = new Collector(onError);
   if (columns !== undefined) Object.assign(stderr, { isTTY: true, columns });
-  const input = Object.assign(Readable.from(stdin === null ? [] : [stdin]), { isTTY: stdin === null });
-  const status = await runCommandLine(argv, { stdout, stderr, stdin: input, signal });
-  return { status, out: stdout.text, err: stderr.text };
+  const source = stdin instanceof Readable ? stdin : Readable.from(stdin === null ? [] : [stdin]);
+  const input = Object.assign(source, { isTTY: stdin === null });
+  return {
+    console: { stdout, stderr, stdin: input, signal },
+    out: () => stdout.text,
+    err: () => stderr.text,
+  };
+}
+
+export async function commandLine(
+  argv: readonly string[],
+  surroundings: Surroundings = {},
+): Promise<Outcome> {
+  const { console, out, err } = fakeConsole(surroundings);
+  const status = await runCommandLine(argv, console);
+  return { status, out: out(), err: err() };
 }
 
 /** The objects of a run with --json: one on each line, and nothing else. */
-export function jsonLines({ out }: Outcome): Record<string, unknown>[] {
+export function jsonLines({ out }: Pick<Outcome, 'out'>): Record<string, unknown>[] {
   if (!out.endsWith('\n')) throw new Error(`expected lines of JSON but received ${JSON.stringify(out)}`);
   return out
     .slice(0, -1)

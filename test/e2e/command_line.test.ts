@@ -1,0 +1,513 @@
+/** What the commands do, in this process; cli.test.ts runs the built program. */
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { PassThrough } from 'node:stream';
+import { Interrupted } from '../../lib/cli/command';
+import { CausalLM, loadDataset, Trainer, type TrainerOptions } from '../../lib/index';
+import { commandLine, jsonLines, type Outcome } from '../support/command_line';
+import { temporaryFolder } from '../support/temporary';
+import { tinyModel } from '../support/tiny_model';
+
+const dir = temporaryFolder();
+const at = (name: string): string => join(dir, name);
+let base: string;
+let made = 0;
+/** A folder that no other test writes to. */
+const fresh = (): string => at(`out-${made++}`);
+
+const texts = ['Mia finds three red apples.', 'Leo hides two hats.', 'a', 'The sun is up again.', 'No.'];
+beforeAll(async () => {
+  base = await tinyModel();
+  const lines = [...texts, ...texts].map((text, i) => JSON.stringify({ text: `${i} ${text}` }));
+  writeFileSync(at('data.jsonl'), lines.join('\n'));
+  writeFileSync(at('valid.jsonl'), lines.slice(1, 4).join('\n').replaceAll('a', 'e'));
+});
+afterAll(() => rmSync(base, { recursive: true }));
+
+const cpu = (...argv: string[]): string[] => [argv[0]!, '--model', base, '--device', 'cpu', ...argv.slice(1)];
+const trainInto = (outDir: string, ...flags: string[]): Promise<Outcome> =>
+  commandLine(cpu('train', '--data', at('data.jsonl'), '--out-dir', outDir, ...flags));
+const weights = (folder: string): string =>
+  readFileSync(join(folder, 'adapter_model.safetensors')).toString('hex');
+const adapterConfig = (folder: string): Record<string, unknown> =>
+  JSON.parse(readFileSync(join(folder, 'adapter_config.json'), 'utf8')) as Record<string, unknown>;
+
+describe('train', () => {
+  /** The flags that change the weights, each away from its default, and the options of the library they stand for. */
+  const flags: Record<string, string> = {
+    '--r': '3',
+    '--lora-alpha': '5',
+    '--lora-dropout': '0.25',
+    '--target-modules': 'q_proj, v_proj',
+    '--max-steps': '4',
+    '--batch-size': '3',
+    '--gradient-accumulation-steps': '2',
+    '--max-length': '12',
+    '--lr': '0.01',
+    '--schedule': 'linear',
+    '--warmup-steps': '1',
+    '--weight-decay': '0.5',
+    '--seed': '7',
+    '--dtype': 'bf16',
+  };
+  const words = (without?: string): string[] =>
+    Object.entries(flags).flatMap(([flag, value]) => (flag === without ? [] : [flag, value]));
+
+  test('with every flag does what the library does with these options', async () => {
+    const model = await CausalLM.fromPretrained(base, { dtype: 'bf16' });
+    const data = await loadDataset(at('data.jsonl'), { tokenizer: model.tokenizer, maxLength: 12 });
+    model.addAdapter(
+      { r: 3, loraAlpha: 5, loraDropout: 0.25, targetModules: ['q_proj', 'v_proj'] },
+      { seed: 7 },
+    );
+    const options: TrainerOptions = {
+      model,
+      data,
+      outDir: fresh(),
+      maxSteps: 4,
+      batchSize: 3,
+      gradientAccumulationSteps: 2,
+      lr: 0.01,
+      schedule: 'linear',
+      warmupSteps: 1,
+      weightDecay: 0.5,
+      seed: 7,
+    };
+    const events: object[] = [];
+    for await (const event of new Trainer(options).run()) events.push(event);
+    await model.dispose();
+
+    const folder = fresh();
+    const outcome = await trainInto(folder, ...words(), '--json');
+    expect(outcome.status).toBe(0);
+    expect(weights(folder)).toBe(weights(options.outDir as string));
+    expect(adapterConfig(folder)).toEqual(adapterConfig(options.outDir as string));
+    // Speeds and paths differ, nothing else does.
+    const plain = (list: object[]) =>
+      list.map((event) => ({ ...event, tokensPerSecond: 0, etaSeconds: 0, dir: '' })) as unknown;
+    expect(plain(jsonLines(outcome))).toEqual(plain(events));
+    expect(outcome.err).toMatch(/: llama, bf16 on cpu\n/);
+  });
+
+  test('with any one of them left out does something else', async () => {
+    const result = async (argv: string[]): Promise<string> => {
+      const folder = fresh();
+      expect(await trainInto(folder, ...argv)).toMatchObject({ status: 0 });
+      return `${weights(folder)} ${JSON.stringify(adapterConfig(folder))}`;
+    };
+    const all = await result(words());
+    // Without --max-steps there are the two steps of an epoch.
+    for (const flag of Object.keys(flags))
+      expect([flag, (await result(words(flag))) === all]).toEqual([flag, false]);
+    // Fifteen trainings: slow where other work keeps the cores busy.
+  }, 300_000);
+
+  test('alone takes rank 16, alpha of twice the rank, all linear layers and one epoch in batches of 4', async () => {
+    const folder = fresh();
+    const outcome = await trainInto(folder, '--json');
+    expect(adapterConfig(folder)).toMatchObject({
+      r: 16,
+      lora_alpha: 32,
+      lora_dropout: 0,
+      target_modules: expect.arrayContaining(['q_proj', 'o_proj', 'gate_proj', 'down_proj']) as unknown,
+    });
+    const events = jsonLines(outcome);
+    expect(events.map(({ type }) => type)).toEqual(['start', 'step', 'step', 'step', 'end']);
+    expect(events[0]).toMatchObject({ maxSteps: 3 });
+    expect(events[1]).toMatchObject({ lr: 2e-4, epoch: 0 });
+    const small = fresh();
+    await trainInto(small, '--r', '4', '--epochs', '1');
+    expect(adapterConfig(small)).toMatchObject({ r: 4, lora_alpha: 8 });
+  });
+
+  test('--epochs passes over the data so often', async () => {
+    const events = jsonLines(await trainInto(fresh(), '--epochs', '2', '--batch-size', '5', '--json'));
+    expect(events.filter(({ type }) => type === 'step').map(({ epoch }) => epoch)).toEqual([0, 0, 1, 1]);
+  });
+
+  test('--warmup-steps raises the learning rate step by step', async () => {
+    const argv = [
+      '--max-steps',
+      '4',
+      '--warmup-steps',
+      '2',
+      '--lr',
+      '0.1',
+      '--schedule',
+      'constant',
+      '--json',
+    ];
+    const steps = jsonLines(await trainInto(fresh(), ...argv)).filter(({ type }) => type === 'step');
+    expect(steps.map(({ lr }) => lr)).toEqual([0, 0.05, 0.1, 0.1]);
+  });
+
+  test('tells how many examples there are and how many were cut', async () => {
+    expect((await trainInto(fresh(), '--max-steps', '1')).err).toContain('\n10 examples\n');
+    const { err, out } = await trainInto(fresh(), '--max-steps', '1', '--max-length', '10');
+    expect(err).toContain('\n10 examples, 6 of them cut to the maximum length\n');
+    expect(err).toMatch(/^step 1\/1 {2}loss \d+\.\d{4} {2}lr .* tokens\/s {2}0s left {2}\d+ MiB$/m);
+    expect(out).toBe('');
+  });
+
+  describe('with --eval-data', () => {
+    const evaluated = (folder: string, ...flags: string[]) =>
+      trainInto(folder, '--eval-data', at('valid.jsonl'), '--max-steps', '3', '--lr', '0.01', ...flags);
+
+    test('measures the trained adapter at the end', async () => {
+      const folder = fresh();
+      const { out, err, status } = await evaluated(folder, '--json');
+      expect(status).toBe(0);
+      const model = await CausalLM.fromPretrained(base);
+      const data = await loadDataset(at('valid.jsonl'), { tokenizer: model.tokenizer });
+      const before = await model.evaluate(data);
+      await model.loadAdapter(folder, { name: 'trained' });
+      const after = await model.evaluate(data);
+      await model.dispose();
+      const events = jsonLines({ out });
+      expect(events.map(({ type }) => type)).toEqual(['start', 'step', 'step', 'step', 'end', 'eval']);
+      expect(events.at(-1)).toEqual({ type: 'eval', step: 3, ...after });
+      expect(after.loss).not.toBe(before.loss);
+      expect(err).not.toContain('evaluation loss');
+      expect((await evaluated(fresh())).err).toContain(
+        `\nstep 3  evaluation loss ${after.loss.toFixed(4)}, perplexity ${after.perplexity.toFixed(2)}\n`,
+      );
+    });
+
+    test('and --eval-every measures in between, and at the end once', async () => {
+      const evals = async (every: string) =>
+        jsonLines(await evaluated(fresh(), '--eval-every', every, '--json')).flatMap(({ type, step }) =>
+          type === 'eval' ? [step] : [],
+        );
+      expect(await evals('2')).toEqual([2, 3]);
+      expect(await evals('3')).toEqual([3]);
+      expect(await evals('1')).toEqual([1, 2, 3]);
+    });
+  });
+
+  test('--save-every leaves checkpoints, and names them', async () => {
+    const folder = fresh();
+    const { err } = await trainInto(folder, '--max-steps', '3', '--save-every', '2');
+    expect(err).toContain(`\nsaved ${join(folder, 'checkpoint-2')}\n`);
+    expect(existsSync(join(folder, 'checkpoint-2/checkpoint.safetensors'))).toBe(true);
+    expect(err).toMatch(/\ndone: .*adapter_model\.safetensors\n$/);
+  });
+
+  test('interrupted after a step saves a checkpoint, no final adapter, and exits with 130', async () => {
+    const folder = fresh();
+    const control = new AbortController();
+    const { status, err } = await commandLine(
+      cpu('train', '--data', at('data.jsonl'), '--out-dir', folder, '--max-steps', '1000000'),
+      {
+        signal: control.signal,
+        onError: (text) => {
+          if (text.includes('\nstep 1/')) control.abort(new Interrupted());
+        },
+      },
+    );
+    expect(status).toBe(130);
+    expect(err).toMatch(/\nsaved .*checkpoint-\d+\n$/); // and no message of an error
+    expect(existsSync(join(folder, /checkpoint-\d+/.exec(err)![0], 'checkpoint.safetensors'))).toBe(true);
+    expect(existsSync(join(folder, 'adapter_config.json'))).toBe(false);
+  });
+
+  test('refuses an output directory that holds a run, --resume and both kinds of length', async () => {
+    const folder = fresh();
+    mkdirSync(join(folder, 'checkpoint-3'), { recursive: true });
+    expect(await trainInto(folder)).toMatchObject({
+      status: 1,
+      err: expect.stringContaining('holds a run already (checkpoint-3)') as string,
+    });
+    expect(await trainInto(fresh(), '--resume')).toMatchObject({
+      status: 1,
+      err: expect.stringContaining('(ERR_UNSUPPORTED)') as string,
+    });
+    expect(await trainInto(fresh(), '--epochs', '1', '--max-steps', '1')).toEqual({
+      status: 2,
+      out: '',
+      err: 'lora-native: train takes --max-steps or --epochs, not both\n',
+    });
+    expect(await trainInto(fresh(), '--eval-every', '1')).toEqual({
+      status: 2,
+      out: '',
+      err: 'lora-native: train needs --eval-data FILE, since --eval-every is given\n',
+    });
+  });
+});
+
+describe('generate', () => {
+  let model: CausalLM;
+  beforeAll(async () => (model = await CausalLM.fromPretrained(base)));
+  afterAll(() => model.dispose());
+  type Settings = Parameters<CausalLM['generate']>[1];
+  /** What the library gives. */
+  const expected = async (prompt: Parameters<CausalLM['generate']>[0], settings: Settings) =>
+    model.generate(prompt, settings);
+  const json = async (...argv: string[]) => {
+    const outcome = await commandLine(cpu('generate', ...argv, '--json'));
+    expect(outcome.status).toBe(0);
+    const objects = jsonLines(outcome);
+    expect(objects).toHaveLength(1);
+    return objects[0] as unknown as Awaited<ReturnType<typeof expected>>;
+  };
+  const prompt = 'Mia finds';
+  const ask = ['--prompt', prompt, '--max-new-tokens', '12'];
+
+  test('--temperature 0 is greedy, whatever the seed', async () => {
+    const greedy = await expected(prompt, { temperature: 0, maxNewTokens: 12 });
+    expect(await json(...ask, '--temperature', '0')).toEqual(greedy);
+    expect(await json(...ask, '--temperature', '0', '--seed', '9')).toEqual(greedy);
+    expect(Object.keys(greedy).sort()).toEqual(['finishReason', 'ids', 'text', 'usage']);
+    expect((await json(...ask)).ids).not.toEqual(greedy.ids);
+  });
+
+  test('--seed decides the draws, and is 0 unless given', async () => {
+    const drawn = (seed: number) => expected(prompt, { temperature: 0.7, maxNewTokens: 12, seed });
+    expect(await json(...ask, '--seed', '5')).toEqual(await drawn(5));
+    expect(await json(...ask)).toEqual(await drawn(0));
+    expect((await drawn(0)).ids).not.toEqual((await drawn(5)).ids);
+  });
+
+  test('--top-k and --top-p cut the choice', async () => {
+    const hot = ['--temperature', '50'];
+    const { ids } = await expected(prompt, { temperature: 0, maxNewTokens: 12 });
+    expect((await json(...ask, ...hot, '--top-k', '1')).ids).toEqual(ids);
+    expect((await json(...ask, ...hot, '--top-p', '0.000001')).ids).toEqual(ids);
+    expect((await json(...ask, ...hot)).ids).not.toEqual(ids);
+  });
+
+  test('--dtype is that of the computation', async () => {
+    const settings = { temperature: 0, maxNewTokens: 1 } as const;
+    const one = ['--prompt', prompt, '--temperature', '0', '--max-new-tokens', '1'];
+    const outcome = await commandLine(cpu('generate', ...one, '--dtype', 'bf16', '--json'));
+    expect(outcome.err).toBe(`${base}: llama, bf16 on cpu\n`);
+    const other = await CausalLM.fromPretrained(base, { dtype: 'bf16' });
+    expect(jsonLines(outcome)).toEqual([await other.generate(prompt, settings)]);
+    await other.dispose();
+    expect((await commandLine(cpu('generate', ...one))).err).toBe(`${base}: llama, f32 on cpu\n`);
+  });
+
+  test('--adapter changes what is generated', async () => {
+    const folder = fresh();
+    await trainInto(folder, '--max-steps', '6', '--lr', '0.05', '--r', '2');
+    const settings = { temperature: 0, maxNewTokens: 12 };
+    const adapted = await json(...ask, '--temperature', '0', '--adapter', folder);
+    expect(adapted.ids).not.toEqual((await expected(prompt, settings)).ids);
+    await model.loadAdapter(folder, { name: 'default' });
+    expect(adapted).toEqual(await expected(prompt, settings));
+    await model.removeAdapter('default');
+  });
+
+  test('prints the text as it comes, and a line feed; 128 tokens unless told otherwise', async () => {
+    const { text, usage } = await expected(prompt, { temperature: 0.7, seed: 0, maxNewTokens: 128 });
+    expect(usage.completionTokens).toBeGreaterThan(12);
+    const { status, out, err } = await commandLine(cpu('generate', '--prompt', prompt));
+    expect({ status, out }).toEqual({ status: 0, out: `${text}\n` });
+    expect(err).toBe(`${base}: llama, f32 on cpu\n`);
+  });
+
+  test('--chat puts the prompt through the chat template as the words of a user', async () => {
+    const settings = { temperature: 0, maxNewTokens: 3 };
+    const chat = await json('--prompt', 'hi', '--chat', '--temperature', '0', '--max-new-tokens', '3');
+    expect(chat).toEqual(await expected([{ role: 'user', content: 'hi' }], settings));
+    expect(chat.usage.promptTokens).not.toBe((await expected('hi', settings)).usage.promptTokens);
+  });
+
+  test('reads the prompt from standard input, but not from a terminal', async () => {
+    const argv = cpu('generate', '--temperature', '0', '--max-new-tokens', '12');
+    const piped = await commandLine(argv, { stdin: 'Mia é' });
+    const { text } = await expected('Mia é', { temperature: 0, maxNewTokens: 12 });
+    expect(piped).toMatchObject({ status: 0, out: `${text}\n` });
+    expect(await commandLine(argv, { stdin: null })).toEqual({
+      status: 2,
+      out: '',
+      err: 'lora-native: generate needs --prompt TEXT, or text on standard input\n',
+    });
+  });
+
+  test('stops when it is interrupted, before and while it generates', async () => {
+    for (const moment of ['before', 'while'] as const) {
+      const control = new AbortController();
+      if (moment === 'before') control.abort(new Interrupted());
+      const { status, err } = await commandLine(cpu('generate', ...ask), {
+        signal: control.signal,
+        onError: () => control.abort(new Interrupted()),
+      });
+      expect(status).toBe(130);
+      expect(err).not.toContain('lora-native:');
+    }
+  });
+
+  test('an interruption of standard input is 130 too', async () => {
+    const control = new AbortController();
+    const input = new PassThrough();
+    input.write('Mia');
+    setImmediate(() => control.abort(new Interrupted()));
+    expect(await commandLine(cpu('generate'), { signal: control.signal, stdin: input })).toEqual({
+      status: 130,
+      out: '',
+      err: '',
+    });
+  });
+});
+
+describe('merge', () => {
+  test('writes a model that generates what base and adapter do, and says what it wrote', async () => {
+    const [adapter, merged] = [fresh(), fresh()];
+    await trainInto(adapter, '--max-steps', '6', '--lr', '0.05', '--r', '2');
+    const outcome = await commandLine(cpu('merge', '--adapter', adapter, '--out-dir', merged, '--json'));
+    expect(outcome.status).toBe(0);
+    expect(outcome.err).toBe(`${base}: llama, f32 on cpu\nwrote ${merged}\n`);
+    const model = await CausalLM.fromPretrained(base);
+    const { parameterCount: parameters } = model;
+    await model.dispose();
+    expect(jsonLines(outcome)).toEqual([
+      { outDir: merged, model: base, adapter, modelType: 'llama', dtype: 'f32', parameters },
+    ]);
+    const argv = ['--prompt', 'Mia', '--temperature', '0', '--max-new-tokens', '12', '--device', 'cpu'];
+    const text = async (...model: string[]) =>
+      (await commandLine(['generate', '--model', ...model, ...argv])).out;
+    expect(await text(merged)).toBe(await text(base, '--adapter', adapter));
+    expect(await text(merged)).not.toBe(await text(base));
+  });
+
+  test('--dtype is that of the weights it writes; without --json standard output stays empty', async () => {
+    const [adapter, merged] = [fresh(), fresh()];
+    await trainInto(adapter, '--max-steps', '1');
+    const { out, status } = await commandLine(
+      cpu('merge', '--adapter', adapter, '--out-dir', merged, '--dtype', 'bf16'),
+    );
+    expect({ out, status }).toEqual({ out: '', status: 0 });
+    const [report] = jsonLines(await commandLine(['inspect', merged, '--json']));
+    const dtypes = (report!['tensors'] as { dtype: string }[]).map(({ dtype }) => dtype);
+    expect(new Set(dtypes)).toEqual(new Set(['BF16']));
+  });
+});
+
+describe('inspect', () => {
+  let folder: string;
+  beforeAll(async () => {
+    folder = fresh();
+    await trainInto(
+      folder,
+      '--max-steps',
+      '2',
+      '--save-every',
+      '1',
+      '--r',
+      '2',
+      '--target-modules',
+      'q_proj',
+    );
+  });
+  const report = async (path: string) => {
+    const outcome = await commandLine(['inspect', path, '--json']);
+    expect(outcome).toMatchObject({ status: 0, err: '' });
+    const objects = jsonLines(outcome);
+    expect(objects).toHaveLength(1);
+    return objects[0]!;
+  };
+
+  test('a model: its configuration and all tensors', async () => {
+    const found = await report(base);
+    expect(Object.keys(found)).toEqual(['kind', 'path', 'config', 'tensors', 'parameters', 'bytes']);
+    expect(found).toMatchObject({ kind: 'model', path: base, config: { model_type: 'llama' } });
+    expect(found['bytes']).toBe((found['parameters'] as number) * 4);
+    expect(found['tensors']).toContainEqual({ name: 'model.norm.weight', dtype: 'F32', shape: [24] });
+  });
+
+  test('an adapter: 3 layers of a [2, 24] and a [24, 2] factor', async () => {
+    const found = await report(folder);
+    expect(found).toMatchObject({ kind: 'adapter', config: { r: 2 }, parameters: 288, bytes: 1152 });
+    expect(found['tensors']).toHaveLength(6);
+  });
+
+  test('a checkpoint, by its folder, and a file by itself', async () => {
+    const checkpoint = join(folder, 'checkpoint-1');
+    rmSync(join(checkpoint, 'adapter_config.json')); // which would make it an adapter
+    const path = join(checkpoint, 'checkpoint.safetensors');
+    const found = await report(checkpoint);
+    expect(found).toMatchObject({ kind: 'checkpoint', path });
+    const file = await report(path);
+    expect(file).toEqual({ ...found, kind: 'safetensors' });
+    expect(file).toHaveProperty('metadata');
+  });
+
+  test('for people: what it is, its sums, and a line per tensor', async () => {
+    const { status, out, err } = await commandLine(['inspect', folder]);
+    expect({ status, err }).toEqual({ status: 0, err: '' });
+    const lines = out.trimEnd().split('\n');
+    expect(lines.slice(0, 2)).toEqual([`adapter ${folder}`, '6 tensors, 288 parameters, 0.0 MiB']);
+    expect(lines[2]).toMatch(/^config: \{.*"r":2/);
+    expect(lines.slice(3)).toHaveLength(6);
+    for (const line of lines.slice(3))
+      expect(line).toMatch(/^ {2}base_model\.\S+q_proj\.lora_[AB]\.weight {2}F32 {2}\[(2, 24|24, 2)\]$/);
+  });
+
+  test('what is nothing of the kind', async () => {
+    const empty = fresh();
+    mkdirSync(empty);
+    const error = async (path: string) => (await commandLine(['inspect', path])).err;
+    expect(await error(empty)).toBe(
+      `lora-native: [inspect] ${empty}: expected config.json, adapter_config.json or checkpoint.safetensors in it (ERR_FILE)\n`,
+    );
+    expect(await error(at('nowhere'))).toBe(
+      `lora-native: [inspect] ${at('nowhere')} does not exist (ERR_FILE)\n`,
+    );
+    expect(await error(at('data.jsonl'))).toContain('(ERR_SAFETENSORS)');
+  });
+});
+
+describe('exit codes', () => {
+  test('a mistake in the words is 2, in the files 1, both without a stack', async () => {
+    const mistakes: [string[], number, string][] = [
+      [['train', '--modle', 'x'], 2, 'unknown flag --modle; did you mean --model?'],
+      [['train', '--learning-rate', '1'], 2, 'did you mean --lr?'],
+      [['train', '--data', 'x'], 2, 'train needs --model DIR'],
+      [['train', '--model', base, '--data', 'x', '--lr', 'high'], 2, 'received "high"'],
+      [['train', '--model', base, '--data', 'x', '--max-steps', ''], 2, 'received ""'],
+      [['train', '--model', base, '--data', 'x', 'y'], 2, 'unexpected argument "y"'],
+      [['inspect'], 2, 'inspect needs a PATH'],
+      [['inspect', base, base], 2, 'unexpected argument'],
+      [['doctor', 'x'], 2, 'unexpected argument "x"'],
+      [cpu('generate', '--prompt', 'x', '--device', 'gpu'), 2, "but received 'gpu'"],
+      [cpu('generate', '--prompt', 'x', '--top-p', '0'), 2, 'expected topP to be above 0'],
+      [cpu('generate', '--prompt', ''), 0, ''],
+      [['inspect', 'nowhere'], 1, '[inspect] nowhere does not exist (ERR_FILE)'],
+      [['generate', '--model', 'nowhere', '--prompt', 'x'], 1, '(ERR_FILE)'],
+      [cpu('train', '--data', 'nowhere.jsonl'), 1, '(ERR_FILE)'],
+      [cpu('train', '--data', at('data.csv')), 1, '(ERR_UNSUPPORTED)'],
+    ];
+    for (const [argv, status, sentence] of mistakes) {
+      const outcome = await commandLine(argv);
+      expect({ argv, status: outcome.status }).toEqual({ argv, status });
+      expect(outcome.err).toContain(sentence);
+      expect(outcome.err).not.toContain('    at ');
+    }
+  });
+
+  test('a command that ends normally though it was interrupted is 130', async () => {
+    const signal = AbortSignal.abort(new Interrupted());
+    expect(await commandLine(['inspect', base], { signal })).toMatchObject({ status: 130, err: '' });
+  });
+
+  test('a failure is 1 though it was interrupted, and is told', async () => {
+    const signal = AbortSignal.abort(new Interrupted());
+    const outcome = await commandLine(['inspect', at('nowhere')], { signal });
+    expect(outcome).toMatchObject({ status: 1, err: expect.stringContaining('does not exist') as string });
+  });
+});
+
+test('doctor --json is one object with what the report for people says', async () => {
+  const outcome = await commandLine(['doctor', '--json']);
+  const [report] = jsonLines(outcome);
+  expect(outcome).toMatchObject({ status: 0, err: '' });
+  const { out } = await commandLine(['doctor']);
+  const lines = Object.fromEntries(
+    out
+      .trimEnd()
+      .split('\n')
+      .map((line) => line.split(/ {2,}/, 2)),
+  );
+  expect(Object.keys(report!)).toEqual(Object.keys(lines as object));
+  expect(report).toMatchObject({ node: process.version, threads: expect.any(Number) as number });
+});
