@@ -185,7 +185,7 @@ function expand(page) {
     sourceLink: sourceLinkFrom(page),
   });
   let source = page.area ? reference.page(page.area) : page.source;
-  source = source.replace(/<!-- generated: (\w+)(?: ([\w ]+))? -->/g, (_, what, name) => {
+  source = source.replace(/^<!-- generated: (\w+)(?: ([\w ]+))? -->$/gm, (_, what, name) => {
     if (what === 'commands') return commandReference(commandLine);
     if (what === 'exitCodes') return exitCodeReference(commandLine);
     if (what === 'fields') return reference.fieldsOf(name);

@@ -86,7 +86,7 @@ export function describeBrowser(site: string): void {
           await page.fill('dialog input', query);
           await page.waitForSelector('#results [role=option]');
           const hits = await page.evaluate<string[]>(
-            "[...document.querySelectorAll('#results a')].slice(0, 4).map((link) => link.href)",
+            "[...document.querySelectorAll('#results a')].slice(0, 8).map((link) => link.href)",
           );
           expect({ query, hits }).toEqual({ query, hits: expect.arrayContaining([`${base}/${target}`]) });
           await page.keyboard.press('Escape');
