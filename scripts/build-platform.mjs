@@ -22,7 +22,8 @@ function run(command, args) {
 }
 
 /** CMake's view of an older Linux, seen from this one. */
-function olderLinux({ debian, triple, processor }, tree) {
+function olderLinux(name, tree) {
+  const { debian, triple, processor } = platforms[name];
   const old = sysroot(debian);
   const gcc = join(old, 'usr/lib/gcc', triple, '10');
   const cxx = join(old, 'usr/include/c++/10');
@@ -33,19 +34,33 @@ function olderLinux({ debian, triple, processor }, tree) {
     rmSync(join(libraries, name), { force: true });
     symlinkSync(join(gcc, name), join(libraries, name));
   }
-  const headers = [cxx, join(old, 'usr/include', triple, 'c++/10'), join(cxx, 'backward')];
+  // All folders are named, for Debian's cross compilers search those of their own libc before the sysroot's.
+  const compiler = name === 'linux-x64-gnu' ? 'c++' : `${triple}-g++`;
+  const own = spawnSync(compiler, ['-print-file-name=include'], { encoding: 'utf8' });
+  if (own.error) throw new Error(`no ${compiler}: ${own.error.message}`);
+  const headers = [
+    cxx,
+    join(old, 'usr/include', triple, 'c++/10'),
+    join(cxx, 'backward'),
+    own.stdout.trim(),
+    join(old, 'usr/include', triple),
+    join(old, 'usr/include'),
+  ];
+  const folders = [libraries, join(old, 'lib', triple), join(old, 'usr/lib', triple)];
   return [
+    '-DLORA_OLDER_LIBSTDCXX=ON',
     '-DCMAKE_SYSTEM_NAME=Linux',
     `-DCMAKE_SYSTEM_PROCESSOR=${processor}`,
     `-DCMAKE_SYSROOT=${old}`,
     `-DCMAKE_CXX_FLAGS=${[
       // GCC 12 and 14 take the moves of GCC 10's std::function for reads of what nothing wrote.
       '-Wno-uninitialized -Wno-maybe-uninitialized',
-      `-include ${root}/cmake/older_libstdcxx.h -nostdinc++`,
+      `-include ${root}/cmake/older_libstdcxx.h -nostdinc`,
       ...headers.map((folder) => `-isystem ${folder}`),
     ].join(' ')}`,
     ...['EXE', 'MODULE', 'SHARED'].map(
-      (kind) => `-DCMAKE_${kind}_LINKER_FLAGS=-static-libstdc++ -static-libgcc -L${libraries}`,
+      (kind) =>
+        `-DCMAKE_${kind}_LINKER_FLAGS=-static-libstdc++ -static-libgcc -B${join(old, 'usr/lib', triple)} ${folders.map((folder) => `-L${folder}`).join(' ')}`,
     ),
   ];
 }
@@ -75,7 +90,7 @@ export function configuration(name, tree) {
       '-DCMAKE_MODULE_LINKER_FLAGS=-static',
       '-DLORA_CUDA=OFF',
     ];
-  out.push(...olderLinux(platform, tree));
+  out.push(...olderLinux(name, tree));
   // The compiler of the ordinary build, whose ccache then has the CUDA kernels.
   if (name === 'linux-x64-gnu') return out;
   return [...out, `-DCMAKE_CXX_COMPILER=${platform.triple}-g++`, '-DLORA_CUDA=OFF'];

@@ -12,6 +12,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readFileSync,
   readdirSync,
   rmSync,
   symlinkSync,
@@ -69,7 +70,8 @@ function application(platform, folder) {
   for (const name of ['package.json', 'dist'])
     cpSync(join(root, name), join(installed, name), { recursive: true });
   cpSync(binaryOf(root, platform), join(installed, 'build/Release/lora_native.node'));
-  for (const name of ['@huggingface/jinja', '@huggingface/tokenizers', 'node-gyp-build'])
+  const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
+  for (const name of Object.keys(dependencies))
     cpSync(join(root, 'node_modules', name), join(folder, 'node_modules', name), { recursive: true });
   cpSync(join(root, 'examples/base-model'), join(folder, 'base-model'), { recursive: true });
   cpSync(join(root, 'examples/data/train.jsonl'), join(folder, 'train.jsonl'));
@@ -86,17 +88,20 @@ function stepInOldUserLand(platform, scratch) {
   cpSync(nodeOf(platform), join(scratch, 'node'));
   for (const name of ['proc', 'dev', 'tmp']) mkdirSync(join(scratch, name), { recursive: true });
   // A mount namespace of its own, so that nothing stays mounted.
-  const enter =
-    'mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" /bin/sh -c "cd /app && exec /node $*"';
-  run('unshare', [
-    '--mount',
-    ...(process.getuid() === 0 ? [] : ['--map-root-user']),
-    'sh',
-    '-c',
-    enter,
-    scratch,
-    ...program,
-  ]);
+  const enter = 'mount --rbind /proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" /node "$@"';
+  run(
+    'unshare',
+    [
+      '--mount',
+      ...(process.getuid() === 0 ? [] : ['--map-root-user']),
+      'sh',
+      '-c',
+      enter,
+      scratch,
+      ...program.map((path) => `/app/${path}`),
+    ],
+    { env: { PATH: process.env.PATH } },
+  );
 }
 
 function stepUnderQemu(platform, scratch) {

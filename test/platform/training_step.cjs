@@ -25,15 +25,17 @@ function trainLayer(dtype) {
   const optimizer = new AdamW(layer.parameters(), { lr: 3e-2 });
   const losses = [];
   for (let step = 0; step < 30; step++) {
-    const loss = layer.forward(x).sub(target).square().mean();
-    losses.push(loss.item());
+    const y = layer.forward(x);
+    must(y.dtype === dtype, `expected y to be ${dtype} but received ${y.dtype}`);
+    const loss = y.sub(target).square().mean();
+    losses.push(loss.itemSync());
     loss.backward();
     optimizer.step();
     optimizer.zeroGrad();
   }
   must(losses.every(Number.isFinite), `${dtype}: a loss is not finite`);
   must(losses.at(-1) < 0.8 * losses[0], `${dtype}: the loss went from ${losses[0]} to ${losses.at(-1)} only`);
-  return `${dtype} ${losses[0].toFixed(3)} → ${losses.at(-1).toFixed(3)}`;
+  return `${dtype} ${losses[0].toFixed(5)} → ${losses.at(-1).toFixed(5)}`;
 }
 
 async function trainModel(scratch) {
