@@ -4,6 +4,7 @@
 // cross-compile.
 #include <atomic>
 #include <cstdint>
+#include <cstdio>
 
 #include "core/platform/platform.h"
 #include "hwy/highway.h"
@@ -107,6 +108,12 @@ void DisableTargets(int64_t targets) {
 ChosenTarget& GetChosenTarget() {
   static ChosenTarget chosen;
   return chosen;
+}
+
+// Builds with sanitizers keep Highway's assertions, which report here. Others have none.
+[[noreturn]] void Abort(const char* file, int line, const char* format, ...) {
+  std::fprintf(stderr, "%s:%d: Highway's assertion failed: %s\n", file, line, format);
+  __builtin_trap();
 }
 
 }  // namespace hwy
