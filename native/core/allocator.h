@@ -21,8 +21,8 @@ class MemorySource {
   virtual size_t free() const = 0;
 };
 
-// malloc for small blocks, anonymous mappings (huge pages from 2 MiB on) for large ones, against a
-// budget.
+// Takes memory from malloc for small blocks and from anonymous mappings (huge pages from 2 MiB on)
+// for large ones, and accounts for it against a budget.
 class HostMemory final : public MemorySource {
  public:
   explicit HostMemory(MemoryBudget& budget) : budget_(budget) {}

@@ -66,8 +66,8 @@ size_t ToBytes(double value) {
   return value >= 1e18 ? kUnlimited : static_cast<size_t>(std::max(0.0, value));
 }
 
-// Calls visit(limit, usage without the page cache that can be dropped) for every level that has a
-// limit.
+// Calls visit(limit, usage) for every level that has a limit. The page cache that can be
+// dropped does not count as usage.
 template <class Visit>
 void VisitMemoryCgroups(const SystemFiles& files, Visit visit) {
   const auto level = [&](const std::string& dir, const char* max, const char* current,

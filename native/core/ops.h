@@ -59,8 +59,10 @@ struct LoraLinearForwardArgs {
   std::vector<TensorView> h;  // per branch [m, r] f32, unscaled; absent where nobody will need it
 };
 
-// With u = Aᵀ·g:  dx = Σ over branches (Wᵀ·g + drop(scale·Bᵀ·u)),  dA = scale·gᵀ·h → [out, r],
-// dB = scale·uᵀ·drop(x) → [r, in]. Any of dx, da, db may be absent.
+// With u = Aᵀ·g:
+//   dx = Σ over branches (Wᵀ·g + drop(scale·Bᵀ·u))
+//   dA = scale·gᵀ·h → [out, r],  dB = scale·uᵀ·drop(x) → [r, in]
+// Any of dx, da, db may be absent.
 struct LoraLinearBackwardArgs {
   TensorView x;  // [m, in] act; absent when no db is wanted
   std::vector<LoraBranch> branches;
@@ -94,8 +96,9 @@ struct RmsNormBackwardArgs {
 };
 
 // Half-split rotary embedding (rotate_half = [-x2, x1]) of x [b, s, heads, d] with tables
-// [positions, d/2]: y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin. `inverse` rotates back (the
-// gradient).
+// [positions, d/2]:
+//   y1 = x1·cos − x2·sin,  y2 = x2·cos + x1·sin
+// `inverse` rotates back, which is the gradient.
 struct RopeArgs {
   TensorView x;
   TensorView cos, sin;   // [positions, d/2] f32
@@ -145,9 +148,9 @@ struct SwigluBackwardArgs {
 
 // ---- losses ----------------------------------------------------------------------------------
 
-// Labels of −100 count nothing; any other label outside [0, vocab) fails with ERR_DATA, and so does
-// a call in which none counts. loss [1] f32 = Σ −log softmax(logits)[label], count [1] f32 = how
-// many.
+// A label of −100 does not count; any other label outside [0, vocab) fails with ERR_DATA, and so
+// does a call without a label that counts.
+//   loss [1] f32 = Σ −log softmax(logits)[label],  count [1] f32 = the number of labels that count
 struct CrossEntropyForwardArgs {
   TensorView logits;  // [n, vocab] act or f32
   TensorView labels;  // [n] i32

@@ -1,5 +1,5 @@
-// Shapes of results, as the checks demand them. Throw Error(ERR_ARGUMENT) where operands do not
-// fit.
+// Computes the shapes of results as the checks demand them. Each function throws
+// Error(ERR_ARGUMENT) where the operands do not fit.
 #pragma once
 
 #include <vector>

@@ -23,8 +23,7 @@ enum class Access : uint8_t {
   kIn,      // read
   kOut,     // written whole: good after a success, failed after a failure
   kInOut,   // read and written (accumulate): failed after a failure, for its value would be wrong
-  kUpdate,  // read and written (adamw): keeps value and status; the command's guard remembers the
-            // failure
+  kUpdate,  // read and written (adamw): keeps value and status; the guard remembers the failure
 };
 
 struct Operand {
@@ -69,8 +68,8 @@ class Stream {
   // The number that the next enqueued command will run with.
   virtual int threads() const = 0;
 
-  // Drops what has not started (their `done` is told), waits for what runs. Later commands are
-  // dropped.
+  // Drops the commands that have not started (their `done` is told) and waits for the one that
+  // runs. Commands that come later are dropped.
   virtual void Stop() = 0;
 };
 

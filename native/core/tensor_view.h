@@ -61,8 +61,7 @@ struct TensorView {
   }
 };
 
-// Which product a packed matrix serves: kForward multiplies x·Wᵀ (y = W·x), kBackward g·W (dx =
-// Wᵀ·g).
+// Which product a packed matrix serves: kForward x·Wᵀ (y = W·x), kBackward g·W (dx = Wᵀ·g).
 enum class Direction : uint8_t { kForward, kBackward };
 
 // A frozen matrix W [rows = out, cols = in] in the layout of the backend that packed it.

@@ -76,8 +76,8 @@ void EnvState::Install(Napi::Env env) {
       &state->wake_);
   if (made != napi_ok) throw Napi::Error::New(env);
   napi_unref_threadsafe_function(env, state->wake_);
-  // Hooks run in reverse order: this one, which ends the workers, before that of the function they
-  // call.
+  // Hooks run in reverse order, so this one, which ends the workers, runs before the hook of the
+  // threadsafe function that the workers call.
   napi_add_env_cleanup_hook(
       env,
       [](void* data) {

@@ -71,8 +71,8 @@ Napi::Value ClipByNorm(const Napi::CallbackInfo& info) {
   OpCall call(info, "clip_by_norm", "clip_by_norm");
   ClipByNormArgs args;
   const Napi::Array tensors = ParseArray(info[0], "clip_by_norm", "tensors");
-  // kInOut, not kUpdate: a gradient that was not clipped must not reach the optimizer as if it
-  // were.
+  // The access is kInOut rather than kUpdate, because a gradient whose clipping failed must not
+  // reach the optimizer as if it had been clipped.
   for (uint32_t i = 0; i < tensors.Length(); ++i)
     args.tensors.push_back(call.InOut(tensors.Get(i), "tensor"));
   args.norm = call.In(info[1], "norm");

@@ -1,5 +1,5 @@
-// JavaScript values to native ones. Everything throws ERR_ARGUMENT with the op and the argument's
-// name.
+// Converts JavaScript values to native ones. Every function throws ERR_ARGUMENT with the
+// op and the name of the argument.
 #pragma once
 
 #include <napi.h>

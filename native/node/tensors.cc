@@ -8,8 +8,8 @@
 namespace lora::node {
 namespace {
 
-constexpr double kMaxRead =
-    4294967296.0;  // larger ArrayBuffers do not fit a typed array of Node 20
+// Larger ArrayBuffers do not fit a typed array of Node 20.
+constexpr double kMaxRead = 4294967296.0;
 
 size_t BytesOf(const Shape& shape, DType dtype) {
   return static_cast<size_t>(shape.numel()) * SizeOf(dtype);

@@ -1,5 +1,5 @@
-// linear_cross_entropy on the CPU against the reference, on every instruction set that is usable
-// here.
+// Compares linear_cross_entropy on the CPU with the reference, on every instruction
+// set that this machine can run.
 #include <doctest/doctest.h>
 
 #include <cstring>

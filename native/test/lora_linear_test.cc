@@ -224,8 +224,8 @@ TEST_CASE("lora_linear: NaN in one row stays in that row") {
   }
 }
 
-// The bounds must be able to tell a wrong kernel: these are the mutations that DESIGN section 4
-// asks for, at its k of 4096.
+// The bounds must be able to tell a wrong kernel: these mutations
+// (docs/internals/numerics.md) must be rejected at k = 4096.
 TEST_CASE("lora_linear: the bounds reject wrong results") {
   const Backend backend = LinearBackend();
   const LoraLinearProblem problem(CaseOf(DType::kF32, 6, 4096, {{64, 8}}));

@@ -98,8 +98,7 @@ TEST_CASE("rms_norm") {
 
 TEST_CASE("rope turns the halves of a head by the angle of its position") {
   const Tensor x = Of(kF64, {1, 2, 1, 4}, {1, 2, 3, 4, 5, 6, 7, 8});
-  // Position 1 turns by a quarter in the first pair, by a half in the second; position 2 not at
-  // all.
+  // Position 1 turns the first pair by a quarter, the second by a half; position 2 turns neither.
   const Tensor cosine = Of(kF64, {3, 2}, {9, 9, 0, -1, 1, 1});
   const Tensor sine = Of(kF64, {3, 2}, {9, 9, 1, 0, 0, 0}), y(kF64, x.shape());
   Do(&Backend::rope, {x, cosine, sine, {}, 1, false, y});

@@ -105,8 +105,7 @@ struct RowTile {
   }
 };
 
-// ---- scratch, in floats; every piece is a multiple of 64 bytes
-// -----------------------------------
+// ---- scratch, in floats; every piece is a multiple of 64 bytes --------------------------------
 
 constexpr size_t kStatistics = 4 * kRowTile;  // running max, sum, rescaling factor, spare
 

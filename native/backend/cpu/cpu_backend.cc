@@ -32,8 +32,8 @@ std::unique_ptr<Context> CreateContext(int threads) {
   return std::make_unique<cpu::CpuContext>(threads);
 }
 
-// The layout of weights depends on the target as well, and may be asked for before there is a
-// context.
+// The layout of packed weights depends on the target too, and may be asked for before a context
+// exists.
 size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction) {
   cpu::LimitTargetsByEnvironment();
   return cpu::PackedBytes(rows, cols, dtype, direction);

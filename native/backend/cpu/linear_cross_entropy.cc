@@ -59,8 +59,8 @@ struct Pieces {
         rows(arena.Take<size_t>(p.chunk)) {}
 };
 
-// One product of a chunk with a part of W. The segment is a member because GemmArgs only points to
-// it.
+// One product of a chunk with a part of W. The segment is a member because
+// GemmArgs only points to its segments.
 class PartProduct {
  public:
   PartProduct(const GemmSegment& part, DType weight_dtype, size_t rows, size_t outputs)

@@ -1,12 +1,11 @@
-// y = x·Wᵀ + bias + scale·(x·Bᵀ)·Aᵀ for every branch that shares x.
+// y = x·Wᵀ + bias + scale·h·Aᵀ with h = drop(x)·Bᵀ, for every branch that shares x.
 //
-// More than kSkinnyRows rows, a chunk at a time:
-//   1. by row tile: x is copied into blocks (read once for all branches), and h = drop(x)·Bᵀ
-//   computed
-//      from the tile while it is in cache; meanwhile A is repacked (first chunk only);
-//   2. by panel of all branches: the products of W, and on the last block of x r more k-steps over
-//      [scale·h | A], so that LoRA never touches y in memory.
-// Few rows: no copies; every thread computes h for itself and streams its share of W once.
+// Calls of more than kSkinnyRows rows take a chunk of rows at a time:
+//   1. By row tile: x is copied into blocks, once for all branches, and h is computed from the tile
+//      while the tile is in cache. Other tasks of the first chunk's loop repack A.
+//   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
+//      k-steps over [scale·h | A], so that LoRA never touches y in memory.
+// Calls of few rows copy nothing: every thread computes h itself and streams its share of W once.
 #include "backend/cpu/lora_linear.h"
 
 #include <algorithm>

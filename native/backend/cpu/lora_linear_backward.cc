@@ -1,13 +1,16 @@
 // With u = g·A per branch:
-//   dx = Σ g·W + keep(scale·u·B),  dA = scale·gᵀ·h,  dB = scale·uᵀ·keep(x)
+//   dx = Σ over branches (g·W + keep(scale·u·B))
+//   dA = scale·gᵀ·h
+//   dB = scale·uᵀ·keep(x)
 //
-//   1. by row tile: g of every branch is copied into blocks, and u computed from them (f32) and
-//      rounded to the elements of the product; A and B are repacked before;
-//   2. by panel of dx: the products of all branches meet in f32 before the only rounding. LoRA
-//   rides
-//      on the last block of g as r more k-steps, or is a pass of its own under a dropout mask;
-//   3. by columns: the outer products, whose sums over the rows stay in registers, in row order.
-// Nothing depends on how the work is shared out.
+//   0. A and B are repacked.
+//   1. By row tile: g of every branch is copied into blocks; u is computed from them in f32 and
+//      rounded to the elements of the product.
+//   2. By panel of dx: the products of all branches are summed in f32 and rounded once. The LoRA
+//      term is r more k-steps on the last block of g, or with dropout a pass of its own.
+//   3. By columns: the outer products of dA and dB, whose sums over the rows stay in registers and
+//      are added in row order.
+// How the work is split over threads changes no result.
 #include <algorithm>
 #include <cstring>
 

@@ -16,8 +16,8 @@ struct Nest {
   std::array<size_t, kMaxDims> size{};
   std::array<Strides, kMaxDims> stride{};  // in elements; 0 repeats
 
-  // From the outermost dimension to the innermost. Dimensions that all operands walk evenly become
-  // one.
+  // Adds dimensions from the outermost to the innermost. Neighbours that every operand walks with
+  // one stride become one dimension.
   void Add(size_t n, const Strides& s) {
     if (n == 1) return;
     if (rank > 0) {
@@ -60,8 +60,8 @@ struct Nest {
   Strides RowOffset(size_t row) const { return OffsetOf(row, rank == 0 ? 0 : rank - 1); }
 };
 
-// The strides with which `from` is read for a result of shape `to` (NumPy: aligned at the right, 1
-// repeats).
+// The strides with which `from` is read for a result of shape `to` by NumPy's rule: shapes are
+// aligned at the right and a dimension of 1 repeats.
 inline std::array<size_t, kMaxDims> BroadcastStrides(const Shape& from, const Shape& to) {
   std::array<size_t, kMaxDims> strides{};
   size_t step = 1;

@@ -78,9 +78,8 @@ void MultiplySkinny(const Product& product, size_t rows, Range panels, const Ski
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
                   uint32_t* dst, size_t dst_stride);
 
-// Writes the passes that multiply blocks of x, beginning at `x` and each [rows][stride], by panels
-// of
-// [.., elements]; returns how many.
+// Writes the passes that multiply blocks of x, which begin at `x` and are [rows][stride] each, by
+// panels of [.., elements]. Returns how many passes there are.
 struct Blocks;
 size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const void* panels,
                    size_t panel_stride, Pass* passes);

@@ -1,13 +1,13 @@
 // y ← Σ x over dimensions. Blocks of at most kBlock elements are summed in f32 (chains of a few
-// dozen), or column by column; everything above is double. The cuts depend on the shape only, never
-// on the threads.
+// dozen additions) or column by column; sums of blocks are double. Where the pieces are cut depends
+// on the shape only, never on the number of threads.
 //
-// The loops over x are split into those that y keeps and those that it loses, each merged as far as
-// possible:
-//   innermost loop lost  each element of y sums runs of x, in pieces of kPiece elements (scratch:
-//   one double
-//                        for each piece where there are several);
-//   innermost loop kept  kColumns neighbours of y are summed together, one row of x after another.
+// The loops over x are split into those that y keeps and those that are summed away;
+// neighbouring loops of each kind are merged where their strides allow it. Two cases
+// follow from the innermost loop:
+//   summed away  each element of y sums runs of x, in pieces of kPiece elements; where there are
+//                several pieces, scratch holds one double for each;
+//   kept         kColumns neighbours of y are summed together, one row of x after another.
 #include "backend/cpu/reduce_sum.h"
 
 #include "backend/cpu/arena.h"

@@ -20,8 +20,8 @@ void MoveRows(const T* x, const Nest<1>& nest, T* y, size_t begin, size_t end) {
   }
 }
 
-// The loops of y without its innermost (n, read with stride `step`) and the one that walks x by 1
-// (p).
+// The loops of y, except its innermost one (n, read with stride `step`) and
+// the one that walks x by 1 (p).
 struct Plane {
   Nest<2> outer;  // strides in x and y
   size_t n = 1, step = 0;

@@ -1,5 +1,5 @@
-// y = f(x) and dx = g·f'(x), in blocks of f32 (vector-inl.h). Casts to and from i32 go through
-// double.
+// y = f(x) and dx = g·f'(x), computed on blocks of f32 (vector-inl.h). Casts to and from i32 go
+// through double, which holds every i32.
 #include "backend/cpu/unary.h"
 
 #include <cstring>

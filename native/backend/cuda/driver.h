@@ -22,8 +22,8 @@ struct DriverDevice {
 struct DriverState {
   int count_error = 0;  // of cudaGetDeviceCount, and its name and words
   std::string error_name, error_text;
-  int driver_version =
-      0;  // the newest CUDA that the driver knows, 1000·major + 10·minor; 0: no driver
+  // The newest CUDA that the driver knows, 1000·major + 10·minor; 0 without a driver.
+  int driver_version = 0;
   int runtime_version = 0;      // the CUDA that this binary was built with
   std::string installed;        // the driver's own version, "535.183.01"; empty when not known
   std::string visible_devices;  // CUDA_VISIBLE_DEVICES, where it is set

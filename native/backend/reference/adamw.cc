@@ -1,5 +1,7 @@
-// p ← p·(1 − lr·decay),  m ← β1·m + (1−β1)·g,  v ← β2·v + (1−β2)·g²,
-// p ← p − lr/(1−β1^step)·m / (√(v/(1−β2^step)) + eps).
+// p ← p·(1 − lr·decay)
+// m ← β1·m + (1−β1)·g
+// v ← β2·v + (1−β2)·g²
+// p ← p − lr/(1−β1^step)·m / (√(v/(1−β2^step)) + eps)
 #include <cmath>
 
 #include "backend/reference/element.h"

@@ -1,7 +1,13 @@
-// For query i and the keys j that it sees (max(begin, i − window + 1) <= j <= i):
-//   s_j = scale·q_i·k_j,  lse = log Σ exp(s_j),  p_j = exp(s_j − lse),  y = Σ p_j·v_j
-// A query that sees no key has y = 0, lse = −∞ and gives no gradient. Backward, with D = g·y:
-//   dv_j += p_j·g,  ds_j = p_j·(g·v_j − D),  dq += scale·ds_j·k_j,  dk_j += scale·ds_j·q
+// For query i and the keys j that it sees, max(begin, i − window + 1) ≤ j ≤ i:
+//   s_j = scale·q_i·k_j
+//   lse = log Σ exp(s_j)
+//   p_j = exp(s_j − lse)
+//   y   = Σ p_j·v_j
+// A query that sees no key has y = 0 and lse = −∞ and gives no gradient. Backward, with D = g·y:
+//   dv_j += p_j·g
+//   ds_j  = p_j·(g·v_j − D)
+//   dq   += scale·ds_j·k_j
+//   dk_j += scale·ds_j·q
 #include <algorithm>
 #include <cmath>
 #include <limits>

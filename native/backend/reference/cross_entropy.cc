@@ -1,5 +1,6 @@
-// lse = log Σ exp(logits),  loss = Σ over rows that count (lse − logits[label]),
-// dlogits = (exp(logits − lse) − onehot(label))·g, 0 in rows that do not count.
+// lse     = log Σ exp(logits)
+// loss    = Σ over counted rows (lse − logits[label])
+// dlogits = (exp(logits − lse) − onehot(label))·g, and 0 in rows whose label is −100
 #include "backend/reference/kernels.h"
 #include "backend/reference/softmax_loss.h"
 

@@ -1,8 +1,11 @@
 // With x [m, in], W [out, in], A [out, r], B [r, in], s = scale, and drop() the dropout of the LoRA
-// path:
-//   h = B·drop(x)                           y = W·x + bias + s·A·h          (h is not rounded for
-//   y) u = Aᵀ·g                                dx = Σ over branches (Wᵀ·g + drop(s·Bᵀ·u)) dA =
-//   s·gᵀ·h                             dB = s·uᵀ·drop(x)
+// path (mask and scale; the identity where dropout is off):
+//   h  = B·drop(x)
+//   y  = W·x + bias + s·A·h                      y takes h before h is rounded
+//   u  = Aᵀ·g
+//   dx = Σ over branches (Wᵀ·g + drop(s·Bᵀ·u))
+//   dA = s·gᵀ·h
+//   dB = s·uᵀ·drop(x)
 #include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"
 #include "core/philox.h"

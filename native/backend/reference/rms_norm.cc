@@ -1,5 +1,7 @@
-// rstd = 1/√(mean(x²) + eps),  y = x·rstd·weight, over rows of d elements.
-// dx = rstd·(g·weight − x·rstd²·mean(g·weight·x)).
+// Over rows of d elements:
+//   rstd = 1/√(mean(x²) + eps)
+//   y    = x·rstd·weight
+//   dx   = rstd·(g·weight − x·rstd²·mean(g·weight·x))
 #include <algorithm>
 #include <cmath>
 

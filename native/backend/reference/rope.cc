@@ -1,5 +1,7 @@
-// Of x [b, s, heads, d] with x1, x2 the halves of a head and cos, sin of its position:
-//   y1 = x1·cos − x2·sin,  y2 = x2·cos + x1·sin;  inverse: the same with −sin.
+// Rotates x [b, s, heads, d]. With x1, x2 the halves of a head and cos, sin of its position:
+//   y1 = x1·cos − x2·sin
+//   y2 = x2·cos + x1·sin
+// The inverse uses −sin.
 #include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
 #include "core/error.h"

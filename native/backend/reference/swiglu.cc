@@ -1,5 +1,7 @@
 // With σ the logistic function and silu(x) = x·σ(x):
-//   y = silu(gate)·up,  dgate = g·up·σ·(1 + gate·(1 − σ)),  dup = g·silu(gate)
+//   y     = silu(gate)·up
+//   dgate = g·up·σ(gate)·(1 + gate·(1 − σ(gate)))
+//   dup   = g·silu(gate)
 #include <cmath>
 
 #include "backend/reference/element.h"

@@ -1,7 +1,12 @@
-// y = f(x) and dx = g·f'(x), with φ and Φ density and distribution of the normal law, σ the
-// logistic function:
-//   copy x, 1 · scale α·x, α · square x², 2x · relu max(x, 0), [x > 0] · gelu x·Φ(x), Φ(x) + x·φ(x)
-//   silu x·σ(x), σ(x)·(1 + x·(1 − σ(x)))
+// y = f(x) and dx = g·f'(x), where φ and Φ are the density and the distribution function of the
+// normal law and σ is the logistic function:
+//           f(x)        f'(x)
+//   copy    x           1
+//   scale   α·x         α
+//   square  x²          2x
+//   relu    max(x, 0)   [x > 0]
+//   gelu    x·Φ(x)      Φ(x) + x·φ(x)
+//   silu    x·σ(x)      σ(x)·(1 + x·(1 − σ(x)))
 #include <cmath>
 #include <cstring>
 #include <numbers>

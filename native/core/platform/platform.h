@@ -53,8 +53,8 @@ void KeepLoaded();
 
 // ---- waiting -----------------------------------------------------------------------------------
 
-// std::atomic's wait and notify, which the C++ library of GCC 10 lacks. May return before the word
-// has changed.
+// Replace std::atomic's wait and notify, which the C++ library of GCC 10 lacks. The wait may
+// return before the word has changed.
 void WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t value);
 void WakeOne(std::atomic<uint32_t>& word);
 void WakeAll(std::atomic<uint32_t>& word);

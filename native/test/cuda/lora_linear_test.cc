@@ -194,8 +194,8 @@ TEST_CASE("cuda lora_linear: y does not depend on whether h is kept") {
   }
 }
 
-// Which gradients are wanted may decide how sums are split, and so the last bits: within the
-// bounds.
+// Which gradients are wanted may decide how sums are split and so change the last bits; the
+// results stay within the bounds.
 TEST_CASE("cuda lora_linear: each gradient alone") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     const LoraLinearProblem problem(

@@ -1,5 +1,5 @@
-// Global memory of the emulated device. Each byte is padding, allocated or initialised; buffers lie
-// far apart.
+// Global memory of the emulated device. Each byte is padding, allocated or
+// initialised, and buffers lie far apart.
 #pragma once
 
 #include <cstddef>

@@ -10,8 +10,8 @@ namespace lora::simt {
 void SetEmulatedOptions(const Options& options);
 // As a multiprocessor count and an architecture, for plans.
 void SetEmulatedProperties(const cuda::DeviceProperties& properties);
-// Everything counted since the device was opened. Reports are errors at the next Synchronize or
-// Download.
+// Everything counted since the device was opened. Reports become errors at
+// the next Synchronize or Download.
 Result EmulatedCounts(const cuda::Gpu& gpu);
 
 }  // namespace lora::simt

@@ -5,8 +5,8 @@
 #include <new>
 
 #ifndef LORA_SIMT_USE_UCONTEXT
-// Saves the registers that a call must preserve, swaps the stack pointer, restores: nothing else is
-// live.
+// Saves the registers that a call must preserve, swaps the stack pointer and restores the
+// registers: nothing else is live.
 asm(R"(
 .text
 .globl lora_simt_switch
@@ -35,9 +35,9 @@ extern "C" void lora_simt_switch(void** save, void* const* load);
 
 namespace lora::simt {
 namespace {
-constexpr size_t kGuard =
-    4096;  // an overflow of the stack faults instead of overwriting a neighbour
-}
+// A page between stacks: an overflow faults instead of overwriting a neighbour.
+constexpr size_t kGuard = 4096;
+}  // namespace
 
 Fiber::~Fiber() {
   if (stack_) munmap(stack_ - kGuard, kStackBytes + kGuard);

@@ -36,8 +36,7 @@ void OutOfRange(const void* record, const char* what) {
 }
 }  // namespace
 
-// Atomics of the host code beside kernels: shared pointers, guards of static locals. Kernels have
-// none.
+// Host code beside kernels uses atomics (shared pointers, static locals); kernels use none.
 #define LORA_ATOMIC(bits)                                                                          \
   using lora_word##bits = uint##bits##_t;                                                          \
   lora_word##bits __tsan_atomic##bits##_load(const volatile lora_word##bits* p, int) {             \

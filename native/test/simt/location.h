@@ -33,8 +33,8 @@ inline Site SiteOf(const void* return_address) {
 // "gemm.cuh:42" for each. Return addresses go to addr2line, all unknown ones in one call.
 std::vector<std::string> Resolve(const std::vector<Site>& sites);
 
-// Whether p lies in a loaded segment of the module that holds the emulator (constants, static
-// tables).
+// Tells whether p lies in a loaded segment of the module that holds the emulator, where
+// constants and static tables are.
 bool InModule(const void* p);
 
 }  // namespace lora::simt

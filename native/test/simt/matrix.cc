@@ -1,5 +1,5 @@
-// ldmatrix and mma.sync, by the fragment layouts of the PTX manual (checked against formulas in
-// layout_test.cc).
+// Emulates ldmatrix and mma.sync by the fragment layouts of the PTX manual.
+// self_test.h holds them to plain formulas.
 #include <array>
 #include <cstring>
 

@@ -1,5 +1,5 @@
-// Global and shared memory: bounds, alignment, initialisation, and the shadow cells of every
-// access.
+// Checks global and shared memory: bounds, alignment, initialisation, and
+// the shadow cells of every access.
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -222,8 +222,8 @@ void OnAccess(const void* p, int bytes, bool write, const void* return_address) 
     if (!write && (argument || InModule(p))) return;
     Fatal(Kind::kHostPointer, std::string(Verb(access)) + " of host memory at %a", site);
   }
-  // Whole structs are announced before they are read: their store has not happened at the next
-  // event.
+  // Whole structs are announced before they are read, so at the next event
+  // their store has not happened yet.
   if (write && bytes <= 16) last_store = {byte, bytes, site};
 }
 

@@ -1,5 +1,5 @@
-// Device primitives for the host compiler: the emulator's entry points, each told the kernel's file
-// and line.
+// Device primitives for the host compiler: they are the emulator's entry points, and each is
+// told the kernel's file and line.
 #pragma once
 
 #include <bit>
@@ -9,8 +9,8 @@
 #include "core/dtype.h"
 #include "test/simt/location.h"
 
-// Kernel code must be inlined into instrumented code, or a store through a returned struct goes
-// unseen.
+// Kernel code must be inlined into instrumented code, or the emulator does not see a
+// store through a returned struct.
 #define LORA_KERNEL
 #define LORA_DEVICE inline __attribute__((always_inline))
 #define LORA_HOST_DEVICE inline __attribute__((always_inline))

@@ -1,5 +1,5 @@
-// Every device primitive against plain C++: fragment layouts by the PTX manual, shuffles, barriers,
-// copies.
+// Compares every device primitive with plain C++: fragment layouts by the PTX manual,
+// shuffles, barriers and copies.
 #include <doctest/doctest.h>
 
 #include "test/simt/self_test_kernels.h"

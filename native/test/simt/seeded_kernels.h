@@ -20,8 +20,8 @@ enum ExchangeBug {
 };
 Result Exchange(const Options& options, int bug, const float* in, float* out);
 
-// out[i] = in[i ^ 5] within warps, then a sum over the warp in out[128 + i]. in: 128 floats, out:
-// 256.
+// out[i] = in[i ^ 5] within warps, then a sum over the warp in out[128 + i].
+// in: 128 floats, out: 256.
 enum WarpBug {
   kNoWarpBarrier = 1,
   kHalfWarpBarrier,
@@ -32,7 +32,8 @@ enum WarpBug {
 };
 Result WarpExchange(const Options& options, int bug, const float* in, float* out);
 
-// out[i] = sum of in over 4 rows of 128, through a ring of 2 stages of cp.async. in: 512 floats.
+// out[i] = sum of in over 4 rows of 128, through a ring of 2 stages of cp.async.
+// in: 512 floats.
 enum CopyBug {
   kNoCopyWait = 1,
   kNoBarrierAfterWait,
@@ -47,8 +48,9 @@ enum CopyBug {
 };
 Result CopyPipeline(const Options& options, int bug, float* in, float* out);
 
-// out[i] = in[i] for 4 blocks of 64 threads. in: 256 floats in rows of 60 with a pitch of 64 (bug 0
-// skips the padding), out: 256 floats; unset: a buffer that nothing wrote; host: host memory.
+// out[i] = in[i] for 4 blocks of 64 threads.
+// in: 256 floats in rows of 60 with a pitch of 64 (bug 0 skips the padding), out: 256 floats;
+// unset: a buffer that nothing wrote; host: host memory.
 enum GlobalBug {
   kReadPastEnd = 1,
   kWritePastEnd,
@@ -76,7 +78,7 @@ struct GlobalArgs {
 Result Global(const Options& options, int bug, const GlobalArgs& args);
 
 // out[i] = in[i] + in[i ^ 1] through named barriers: warps 0–1 fill, warps 2–3 read, 4 turns of 64.
-// in, out: 256.
+// in, out: 256 floats.
 enum NamedBug {
   kProducerRunsAhead = 1,
   kConsumerRunsAhead,
@@ -87,8 +89,8 @@ enum NamedBug {
 };
 Result NamedBarriers(const Options& options, int bug, const float* in, float* out);
 
-// All 8 warps read one word, then one thread overwrites it; bug 1 leaves one early reader out of
-// the barrier.
+// All 8 warps read one word, then one thread overwrites it. Bug 1 leaves one
+// early reader out of the barrier.
 Result ManyReaders(const Options& options, int bug, float* out);
 
 // out[i] = sum of 8 numbers kept in registers. in: 64 floats, out: 32.

@@ -16,8 +16,8 @@ struct SelfTestParams {
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(32, 1) SelfTestLoadMatrix(SelfTestParams<32> p) {
   LORA_DYNAMIC_SHARED(shared);
   const int lane = LaneIndex();
-  // Row i of shared memory holds row (5·i) % 32 of the input: lanes are asked for addresses, not
-  // assumed.
+  // Row i of shared memory holds row (5·i) % 32 of the input, so that a kernel that assumes
+  // addresses instead of asking the lanes for them fails.
   const int row = lane * 5 % 32;
   for (int j = 0; j < 4; ++j) reinterpret_cast<uint32_t*>(shared)[lane * 4 + j] = p.in[row * 4 + j];
   SyncWarp();

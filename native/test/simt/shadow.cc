@@ -109,7 +109,7 @@ void Touch(Cell& c, const ActorView& actor, Access access, SiteId site, const Pl
   if (write) {
     CheckReaders(c, actor, site, place);
     if (c.non_coherent_epoch >= world.launch_epoch) NonCoherent(c.non_coherent_site, site, place);
-    // Readers of this block are ordered before the write, or were reported: the write stands for
+    // Readers of this block are ordered before the write or were reported, so the write stands for
     // them.
     if (c.read_epoch == world.epoch) c.read_epoch = 0;
     c.write_epoch = world.epoch;

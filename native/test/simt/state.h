@@ -21,8 +21,8 @@ constexpr uint32_t kUnsetRegister = 0xfefefefe;
 constexpr uint32_t kUnsetPair = 0xfefffeff;  // two of them rounded to bf16
 // Twice the largest block: an access just past the end is caught by its bounds, not by the system.
 constexpr size_t kSharedWindow = 512 << 10;
-constexpr uint32_t kSharedBase =
-    1024;  // the system keeps the first KiB of a block on sm_80 and later
+// The system keeps the first KiB of a block on sm_80 and later.
+constexpr uint32_t kSharedBase = 1024;
 
 struct Copy {
   void* to;
@@ -91,11 +91,10 @@ struct World {
   std::vector<int> ready;
   size_t ready_head = 0;
   int current = -1, count = 0, alive = 0;
-  // The emulator itself runs. Instrumented copies of library templates may be linked into it: hooks
-  // ignore them.
+  // The emulator itself runs. Instrumented copies of library templates may be linked into it, so
+  // hooks ignore accesses while this is set.
   bool inside = true;
-  // Of the OS thread that runs the launch: instrumented host code of others is none of its
-  // business.
+  // Identifies the OS thread that runs the launch; hooks ignore instrumented host code of others.
   const void* os_thread = nullptr;
   bool fatal = false;
   std::mt19937_64 random;
@@ -126,9 +125,9 @@ struct Inside {
   ~Inside() { world.inside = false; }
 };
 
-// reports.cc
-// --------------------------------------------------------------------------------------- True for
-// the first finding of this kind at these sites: only then is a text worth building.
+// ---- reports.cc ---------------------------------------------------------------------------------
+
+// True for the first finding of this kind at these sites: only then is a text worth building.
 bool Fresh(Kind kind, Site a, Site b = 0);
 void Record(Kind kind, std::string text, Site a, Site b = 0);
 // Records and ends the launch: the kernel cannot go on in a meaningful way.
@@ -137,8 +136,8 @@ std::string Who();                  // "block (1,0,0) thread 7"
 std::string Actor(uint32_t actor);  // "thread 7", "cp.async of thread 7"
 Result Finish();                    // resolves the sites
 
-// scheduler.cc
-// -------------------------------------------------------------------------------------
+// ---- scheduler.cc -------------------------------------------------------------------------------
+
 // Held by launches and by whatever else touches the device's state: several OS threads may use it.
 std::unique_lock<std::recursive_mutex> LockDevice();
 void MakeReady(int thread);
@@ -149,9 +148,9 @@ Arrival ArriveNow(Thread& thread);
 // The knowledge of all who came, with their own times.
 ClockRef Join(const std::vector<Arrival>& arrivals);
 
-// collective.cc
-// ------------------------------------------------------------------------------------ All 32 lanes
-// meet; `work` runs once, then every lane goes on.
+// ---- collective.cc ------------------------------------------------------------------------------
+
+// All 32 lanes meet; `work` runs once, then every lane goes on.
 template <class Work>
 void Collective(const char* call, Loc loc, void* arg, Work work);
 Meeting& Arrive(const char* call, Loc loc, void* arg, bool* last);
@@ -165,8 +164,8 @@ void Collective(const char* call, Loc loc, void* arg, Work work) {
   ReleaseWarp();
 }
 
-// memory.cc
-// ----------------------------------------------------------------------------------------
+// ---- memory.cc ----------------------------------------------------------------------------------
+
 bool InDevice(const void* p);
 // Bounds, alignment, initialisation and order of one access to global memory.
 void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async = false);
@@ -180,8 +179,8 @@ inline void CheckRegister(uint32_t bits, const char* what, Site site) {
 void CheckLastStore();
 void ForgetLastStore();  // of a launch that was ended
 
-// async.cc
-// -----------------------------------------------------------------------------------------
+// ---- async.cc -----------------------------------------------------------------------------------
+
 void CheckCopiesAtExit();
 
 }  // namespace lora::simt

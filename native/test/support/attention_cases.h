@@ -1,8 +1,9 @@
 // Cases of attention, forward and backward, and how far a backend may be off the reference in f64.
-// The bounds follow the rounding errors of f32: with u its unit roundoff, a dot product of d terms
-// errs by 4·√d·u·‖x‖‖y‖, a probability by the error of its score (as exp(s + δ) = exp(s)·(1 + δ)),
-// a sum over n keys by 4·√n·u of its absolute terms, and the result is rounded once to the dtype of
-// the tensor.
+// The bounds follow the rounding errors of f32. With u its unit roundoff:
+//   a dot product of d terms errs by 4·√d·u·‖x‖‖y‖;
+//   a probability errs by the error of its score, as exp(s + δ) = exp(s)·(1 + δ);
+//   a sum over n keys errs by 4·√n·u of its absolute terms;
+//   the result is rounded once to the dtype of the tensor.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,4 @@
-// Comparison of tensors. Every comparison is written !(error <= bound), so that a NaN anywhere
-// fails.
+// Compares tensors. Every comparison is written !(error <= bound), so that a NaN anywhere fails it.
 #pragma once
 
 #include <doctest/doctest.h>

@@ -1,5 +1,5 @@
-// Runs an op of the CUDA backend on the emulator's schedules, with operands at aligned and at odd
-// addresses.
+// Runs an op of the CUDA backend on the emulator's schedules, with operands
+// at aligned and at odd addresses.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -13,8 +13,8 @@
 
 namespace lora::test {
 
-// run(context) answers the outputs. For each skew: check(outputs) once, and the same bits from
-// another schedule.
+// run(context) answers the outputs. For each skew, check(outputs) is called once, and another
+// schedule must give the same bits.
 template <class RunFn, class CheckFn>
 void OnEveryCudaPath(const RunFn& run, const CheckFn& check) {
   static int turn = 0;
@@ -33,8 +33,8 @@ void OnEveryCudaPath(const RunFn& run, const CheckFn& check) {
   }
 }
 
-// Run without Check, for what the op can do but no caller may ask for (gradients in f16). No
-// scratch.
+// Runs without Check, for what the op can do but no caller may ask for
+// (gradients in f16), and without scratch.
 template <class Args>
 void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
   REQUIRE(op.run != nullptr);

@@ -17,8 +17,8 @@ double Project(const Tensor& values, const Tensor& weights);
 // dL/dx by central differences. x (f64) is changed element by element, and restored.
 Tensor CentralDifferences(Tensor& x, const LossFunction& loss);
 
-// CHECKs that no element of `gradient` differs from central differences by more than 1e-7 of the
-// largest element.
+// CHECKs that no element of `gradient` differs from central differences by more
+// than 1e-7 of the largest element.
 void CheckGradient(const char* name, Tensor& x, const Tensor& gradient, const LossFunction& loss);
 
 }  // namespace lora::test

@@ -1,7 +1,8 @@
-// linear_cross_entropy of every backend against the reference. With u the unit roundoff of f32, a
-// logit errs by 4·√dim·u·‖h‖‖w‖ (more where products are accumulated in less than f32), exp and its
-// sum as in cross_entropy_cases.h, the gradient of a logit is rounded to the activation dtype, and
-// the sum over the vocabulary errs by 4·√vocab·u of its absolute terms.
+// linear_cross_entropy of every backend against the reference. With u the unit roundoff of f32:
+//   a logit errs by 4·√dim·u·‖h‖‖w‖, and by more where products are accumulated in less than f32;
+//   exp and its sum err as in cross_entropy_cases.h;
+//   the gradient of a logit is rounded to the activation dtype;
+//   the sum over the vocabulary errs by 4·√vocab·u of its absolute terms.
 #pragma once
 
 #include <cmath>

@@ -45,8 +45,8 @@ struct LoraLinearBounds {
 
 class LoraLinearProblem {
  public:
-  // Real numbers, or small whole ones, with which every product and sum is exact in f32 (and s =
-  // 2).
+  // Real numbers, or small whole ones (and s = 2), with which every product and sum is exact in
+  // f32.
   enum class Values { kReal, kWhole };
   explicit LoraLinearProblem(const LoraLinearCase& of, uint64_t seed = 1,
                              Values values = Values::kReal);
@@ -68,11 +68,14 @@ class LoraLinearProblem {
 
   // What the reference computes in doubles, nothing rounded: all of forward and backward.
   LoraLinearOutputs Expected() const;
-  // Given what is expected. With ε the accumulator's unit roundoff, per element of y:
-  //   4·√k·ε·‖x‖₂·‖w‖₂ + Σᵣ|s·a_r|·(4·√k·ε·‖x‖₂·‖b_r‖₂) + u_H·Σᵣ|s·h_r·a_r| + 4·√r·ε·‖h‖₂·‖s·a‖₂
+  // The bounds, given what is expected. With ε the accumulator's unit roundoff, per element of y:
+  //     4·√k·ε·‖x‖₂·‖w‖₂
+  //   + Σᵣ|s·a_r|·(4·√k·ε·‖x‖₂·‖b_r‖₂)
+  //   + u_H·Σᵣ|s·h_r·a_r|
+  //   + 4·√r·ε·‖h‖₂·‖s·a‖₂
   //   + |y|·u_out
-  // and the same reasoning for h, dx, dA and dB. In the norm, independent roundings add up in
-  // squares.
+  // The bounds of h, dx, dA and dB follow in the same manner. In the norm, independent roundings
+  // add up in squares.
   LoraLinearBounds Bounds(const LoraLinearOutputs& expected, const Precision& precision) const;
 };
 

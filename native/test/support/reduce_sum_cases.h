@@ -52,8 +52,8 @@ inline std::vector<double> ReduceSumBounds(const Tensor& x, const Tensor& expect
   return bounds;
 }
 
-// Large terms that cancel leave the small ones, 2048 of 1: in a single f32 chain they would be lost
-// beside 2²⁵.
+// Large terms that cancel leave the small ones, which are 2048 ones: in a single f32 chain
+// they would be lost beside 2²⁵.
 inline Tensor CancellingTerms() {
   Tensor x = Full(DType::kF32, {4096}, 1);
   for (int64_t block = 0; block < 4; ++block) {

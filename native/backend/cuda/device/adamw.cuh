@@ -1,6 +1,9 @@
-// p ← p·(1 − lr·decay);  m ← β1·m + (1−β1)·g;  v ← β2·v + (1−β2)·g²;
-// p ← p − lr/(1−β1^step) · m / (√(v/(1−β2^step)) + eps), over all parameters in one launch.
-// A thread takes four elements at a time: 16 bytes of each of p, g, m, v read, of p, m, v written.
+// p ← p·(1 − lr·decay)
+// m ← β1·m + (1−β1)·g
+// v ← β2·v + (1−β2)·g²
+// p ← p − lr/(1−β1^step)·m / (√(v/(1−β2^step)) + eps)
+// One launch updates all parameters. A thread takes four elements at a time: it reads 16 bytes of
+// each of p, g, m and v and writes 16 of p, m and v.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"

@@ -1,8 +1,7 @@
-// The only way to launch a kernel. A kernel takes one parameter struct, which names the threads of
-// its block:
+// Every launch goes through here. A kernel takes one parameter struct, which
+// names the threads of its block:
 //   struct Params { static constexpr int kThreads = 128, kMinBlocks = 2; … };
-//   LORA_KERNEL void LORA_LAUNCH_BOUNDS(Params::kThreads, Params::kMinBlocks) Kernel(Params p) { …
-//   }
+//   LORA_KERNEL void LORA_LAUNCH_BOUNDS(Params::kThreads, Params::kMinBlocks) Kernel(Params p) {…}
 #pragma once
 
 #include "backend/cuda/device/kernel_list.h"

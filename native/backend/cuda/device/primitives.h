@@ -1,16 +1,16 @@
-// What kernels are written on: nvcc sees inline PTX, a host compiler sees the emulator
-// (docs/internals/emulator.md).
+// Kernels are written on these primitives: nvcc sees inline PTX, a host compiler sees the
+// emulator (docs/internals/emulator.md).
 //
-// Rules for kernels, so that both give one meaning:
-// - Include nothing else that is device code; no asm, __syncthreads, memcpy, static __shared__ or
-// static locals.
+// Rules for kernels, so that both mean the same:
+// - Include nothing else that is device code; use no asm, __syncthreads, memcpy, static __shared__
+//   or static locals.
 // - Blocks are one-dimensional. Parameters travel in one struct with kThreads and kMinBlocks
-// (launch.h).
-// - All dynamic shared memory is one byte array, carved by hand. Shared and global pointers are
-// generic.
-// - Warp-wide calls (ldmatrix, mma, shuffles, SyncWarp) are made by all 32 lanes from one line.
+//   (launch.h).
+// - All dynamic shared memory is one byte array that the kernel divides itself. Shared and global
+//   pointers are generic.
+// - All 32 lanes make a warp-wide call (ldmatrix, mma, shuffles, SyncWarp) from one line.
 //
-// Room is left for sm_90: mbarrier, TMA and wgmma are further asynchronous agents beside cp.async.
+// sm_90 fits in later: mbarrier, TMA and wgmma are further asynchronous agents beside cp.async.
 #pragma once
 
 #include <cstddef>

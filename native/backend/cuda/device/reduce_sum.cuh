@@ -1,10 +1,10 @@
 // y[o] = Σ over r of x[place(o) + place(r)], the terms compensated (compensated.cuh), one rounding.
 //
-// Rows: x's innermost dimension is summed. kThreadsPerSum threads (a warp or the block) share an
-// output and take vectors of 8 terms in turn.
-// Columns: it is kept. A block owns 64 columns: 8 threads side by side take 8 columns each, and 32
-// such rows of threads take the terms in turn; then a thread per column adds up the 32 partial
-// sums.
+// Rows:    x's innermost dimension is summed. kThreadsPerSum threads (a warp or the block) share an
+//          output and take vectors of 8 terms in turn.
+// Columns: x's innermost dimension is kept. A block owns 64 columns: 8 threads side by side take 8
+//          columns each, and 32 such rows of threads take the terms in turn; then one thread per
+//          column adds the 32 partial sums.
 //
 // Where there are too few outputs to fill the device, `splits` blocks share each, leave partial
 // sums in scratch ([splits, outputs]), and FinishSums adds them in order.

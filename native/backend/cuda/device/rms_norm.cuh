@@ -1,5 +1,7 @@
-// rstd = 1/√(mean(x²) + eps),  y = x·rstd·weight, over rows of d elements;
-// dx = rstd·(g·weight − x·rstd²·mean(g·weight·x)).
+// Over rows of d elements:
+//   rstd = 1/√(mean(x²) + eps)
+//   y    = x·rstd·weight
+//   dx   = rstd·(g·weight − x·rstd²·mean(g·weight·x))
 //
 // kThreadsPerRow threads share a row: a warp, so that 8 rows share a block, or the whole block.
 // Each pass takes vectors of 16 bytes in turn; the second one finds the row in L1. A thread's chain

@@ -1,8 +1,9 @@
 // Draws a token from each row of logits by the rules of core/sampling.h, everything in f64.
 //
-// 1. SampleScan: the first of the largest logits of each part of a row, and the first that is no
-//    number below ∞. 2. SampleWeights combines those per row, and writes exp((x − largest) / T) of
-//    its part. 3. SampleDraw, a block per row, finds the token.
+// 1. SampleScan finds, in each part of a row, the first of the largest logits and the first logit
+//    that is NaN or +∞.
+// 2. SampleWeights combines those per row and writes exp((x − largest) / T) of its part.
+// 3. SampleDraw, a block per row, finds the token.
 //
 // A running sum over tokens in some order is never written down. Tokens have keys that rise in that
 // order (the id, or the bits of the logit turned so that larger ones come first). To find the token

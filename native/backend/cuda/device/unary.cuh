@@ -1,8 +1,13 @@
-// y[i] = f(x[i]) and dx[i] = g[i]·f'(x[i]). A thread takes 8 consecutive elements, in f32, whatever
-// the dtypes; y may be x.
-//   copy x, 1 · scale α·x, α · square x², 2x · relu max(x, 0), [x > 0] · gelu x·Φ(x), Φ(x) + x·φ(x)
-//   silu x·σ(x), σ(x)·(1 + x·(1 − σ(x)))
-// CastInteger is copy where x or y is i32: rounded once.
+// y[i] = f(x[i]) and dx[i] = g[i]·f'(x[i]):
+//           f(x)        f'(x)
+//   copy    x           1
+//   scale   α·x         α
+//   square  x²          2x
+//   relu    max(x, 0)   [x > 0]
+//   gelu    x·Φ(x)      Φ(x) + x·φ(x)
+//   silu    x·σ(x)      σ(x)·(1 + x·(1 − σ(x)))
+// A thread takes 8 consecutive elements and computes in f32, whatever the dtypes; y may be x.
+// CastInteger copies where x or y is i32 and rounds once.
 #pragma once
 
 #include "backend/cuda/device/activation.cuh"
