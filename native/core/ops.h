@@ -27,10 +27,10 @@ struct UnpackArgs {
   TensorView dst;
 };
 
-// ---- the heart -------------------------------------------------------------------------------
+// ---- lora_linear -----------------------------------------------------------------------------
 
 // Inverted dropout on the input of the LoRA path, recomputed wherever it is needed. The mask of
-// element (row, column) depends on nothing but these numbers (DESIGN section 4; philox.h).
+// element (row, column) depends on nothing but these numbers (philox.h).
 struct Dropout {
   float p = 0;
   uint64_t seed = 0;

@@ -40,8 +40,8 @@ struct WeightRef {
 
 enum class Kind : uint8_t { kTensor, kWeight, kDevice, kGuard };
 
-// What a JavaScript External points at. The content goes with release(), or as soon as a poll finds
-// the External dead; the shell itself stays until the finalizer.
+// What a JavaScript External points at. release() frees the content; the shell itself is freed when
+// a poll finds the External dead (PollDead), or with the environment.
 struct Shell {
   Kind kind;
   std::shared_ptr<EnvState> state;

@@ -83,7 +83,7 @@ class OpCall {
     Enqueue(scratch, [args, span, run = entry.run](Context& context) { run(args, span, context); });
   }
 
-  // The handle of the i-th planned output; Or of null where it was not planned (i < 0).
+  // The handle of the i-th planned output.
   Napi::Value Result(size_t i = 0);
   // The handle of the output planned for this view, or null when there was none.
   Napi::Value ResultOf(const TensorView& view);
