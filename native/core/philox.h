@@ -27,10 +27,11 @@ constexpr PhiloxWords Philox4x32(uint64_t key, PhiloxWords counter) {
   return counter;
 }
 
-// The dropout mask (fixed layout, the same on every device): the call with counter
-// (column / 8, row, layer, forward) and key seed covers columns 8·c … 8·c + 7 of a row; column
-// 8·c + i uses the low (i even) or high (i odd) 16 bits of word i / 2, and is kept if those are
-// ≥ t = round(65536·p), at most 65535. Kept values are scaled by 65536 / (65536 − t).
+// The dropout mask has one fixed layout on every device. The Philox call with counter
+// (column / 8, row, layer, forward) and key seed covers columns 8·c … 8·c + 7 of a row:
+//   column 8·c + i uses the low (i even) or high (i odd) 16 bits of word i / 2;
+//   it is kept if those bits are ≥ t = round(65536·p), at most 65535;
+//   a kept value is multiplied by 65536 / (65536 − t).
 inline uint32_t DropoutThreshold(float p) {
   // p < 1, and so something is always kept: the scale below stays finite.
   return static_cast<uint32_t>(std::min(std::lround(65536.0 * p), 65535L));

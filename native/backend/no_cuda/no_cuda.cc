@@ -1,4 +1,4 @@
-// Stands in for the CUDA backend where there is none, so that no call site needs an #ifdef.
+// Defines the CUDA backend's symbols in builds without CUDA, so that no call site needs an #ifdef.
 #include "backend/cuda/device.h"
 #include "backend/cuda/runtime.h"
 #include "core/backend.h"

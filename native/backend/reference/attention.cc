@@ -18,7 +18,7 @@
 namespace lora::reference {
 namespace {
 
-// What forward and backward share: where the vectors of one (batch, query, head) lie.
+// Gives forward and backward the offsets of the vectors of one (batch, query, head).
 struct Place {
   const TensorView &q, &k;
   int64_t batch, query, head;
@@ -39,7 +39,7 @@ void EachPlace(const TensorView& q, const TensorView& k, const Visit& visit) {
       for (int64_t h = 0; h < q.dim(2); ++h) visit(Place{q, k, b, i, h});
 }
 
-// The first key that a query sees; the last one is its own position.
+// Returns the first key that a query sees; the last one is at the query's own position.
 int64_t FirstKey(const TensorView& key_begin, int64_t window, const Place& at, int64_t position) {
   int64_t first = 0;
   if (key_begin) {

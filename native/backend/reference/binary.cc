@@ -1,4 +1,4 @@
-// y = a ∘ b, broadcast.
+// y = a ∘ b with NumPy's broadcasting.
 #include "backend/reference/broadcast.h"
 #include "backend/reference/element.h"
 #include "backend/reference/kernels.h"

@@ -1,11 +1,12 @@
-// NumPy's broadcasting: shapes aligned at the right, a dimension of 1 repeats.
+// Indexes operands by NumPy's broadcasting: shapes are aligned at the right, and a
+// dimension of 1 repeats.
 #pragma once
 
 #include "core/tensor_view.h"
 
 namespace lora::reference {
 
-// Of element `i` of a tensor of shape `result`: the element of `shape` that it meets.
+// Returns the element of `shape` that element `i` of a tensor of shape `result` reads.
 inline int64_t BroadcastIndex(const Shape& shape, const Shape& result, int64_t i) {
   int64_t index = 0, stride = 1;
   for (int d = 1; d <= shape.rank(); ++d) {

@@ -1,4 +1,5 @@
-// Elements of any dtype as doubles: what lets one scalar loop serve every dtype, f64 included.
+// Reads and writes elements of any dtype as doubles, so that one scalar loop serves every
+// dtype, f64 included.
 #pragma once
 
 #include <cmath>
@@ -25,10 +26,10 @@ inline double Load(DType dtype, const void* data, int64_t i) {
   return std::numeric_limits<double>::quiet_NaN();
 }
 inline double Load(const TensorView& view, int64_t i) { return Load(view.dtype, view.data, i); }
-// Row-major, which is how this backend packs.
+// This backend packs matrices row-major, so an index means the same as in a tensor.
 inline double Load(const PackedView& view, int64_t i) { return Load(view.dtype, view.data, i); }
 
-// Towards zero, held to the range; NaN gives 0.
+// Truncates towards zero and clamps to the range of int32_t; NaN gives 0.
 inline int32_t IntFrom(double value) {
   constexpr double kMin = std::numeric_limits<int32_t>::min();
   constexpr double kMax = std::numeric_limits<int32_t>::max();

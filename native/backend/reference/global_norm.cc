@@ -1,5 +1,5 @@
-// norm = √(Σ x²) over all tensors;  clip: x ← x·min(1, max_norm/(norm + 1e-6)), NaN where the norm
-// is not finite.
+// norm = √(Σ x²) over all tensors
+// clip:  x ← x·min(1, max_norm/(norm + 1e-6)), and NaN everywhere where the norm is not finite
 #include <cmath>
 #include <limits>
 

@@ -1,4 +1,5 @@
-// The ops of the reference backend, one file each. Formulas and shapes: core/ops.h and the files.
+// Declares the ops of the reference backend. Each has a file of its own; core/ops.h and those files
+// give the formulas and shapes.
 #pragma once
 
 #include "core/backend.h"

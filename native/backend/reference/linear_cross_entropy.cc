@@ -1,5 +1,6 @@
-// logits = hidden·Wᵀ, one row at a time, none of them rounded; loss and count as cross_entropy;
-// d_hidden = (softmax(logits) − onehot(label))·W.
+// logits   = hidden·Wᵀ, computed one row at a time and never rounded
+// d_hidden = (softmax(logits) − onehot(label))·W
+// Loss and count are those of cross_entropy.
 #include "backend/reference/kernels.h"
 #include "backend/reference/softmax_loss.h"
 

@@ -13,7 +13,7 @@
 namespace lora::reference {
 namespace {
 
-// Mask and scale of one row, as philox.h lays them out.
+// Applies the mask and the scale of dropout to one row; philox.h defines both.
 void Drop(const Dropout& dropout, int64_t row, Vector& values) {
   if (!dropout.active()) return;
   const uint32_t threshold = DropoutThreshold(dropout.p);
@@ -54,7 +54,7 @@ void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, cons
   }
 }
 
-// u of one row: [rank].
+// Returns u = Aᵀ·g of one row, a vector of rank elements.
 Vector UpTransposed(const Vector& g_row, const TensorView& a) {
   const int64_t rank = a.dim(1);
   Vector u;
@@ -62,7 +62,7 @@ Vector UpTransposed(const Vector& g_row, const TensorView& a) {
   return u;
 }
 
-// dx_row += what one branch gives.
+// Adds one branch's part of the input gradient to dx_row.
 void AddInputGradient(const LoraBranch& branch, const TensorView& g, int64_t row, Vector& dx_row) {
   const int64_t in = branch.weight.cols, out = branch.weight.rows;
   const Vector g_row = LoadRange(g, row * out, out);

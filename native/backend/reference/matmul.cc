@@ -1,5 +1,5 @@
-// y[.., i, j] = Σ over l of a[.., i, l]·b[.., l, j], operands transposed on request, leading
-// dimensions broadcast.
+// y[.., i, j] = Σ over l of a[.., i, l]·b[.., l, j]
+// trans_a and trans_b transpose the operands first; leading dimensions broadcast.
 #include "backend/reference/broadcast.h"
 #include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
@@ -7,7 +7,7 @@
 namespace lora::reference {
 namespace {
 
-// All but the last two dimensions.
+// Returns all dimensions but the last two.
 Shape Leading(const Shape& shape) {
   Shape leading;
   for (int d = 0; d < shape.rank() - 2; ++d) leading.push_back(shape[d]);

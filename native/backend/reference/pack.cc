@@ -1,4 +1,4 @@
-// Packed is a row-major copy.
+// The packed form of a matrix is a row-major copy.
 #include <cstring>
 
 #include "backend/reference/kernels.h"

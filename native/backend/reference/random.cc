@@ -1,4 +1,4 @@
-// Seeded numbers; the definition, shared with the cpu backend, is in core/random.h.
+// Fills a tensor with seeded numbers. core/random.h defines them, for the CPU backend as well.
 #include "core/random.h"
 
 #include <algorithm>

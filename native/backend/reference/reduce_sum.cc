@@ -1,4 +1,4 @@
-// y ← x summed over the dimensions that y has as 1, or lacks.
+// Sums x over the dimensions that y has as 1 or lacks.
 #include "backend/reference/broadcast.h"
 #include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"

@@ -1,4 +1,5 @@
-// The reference backend: scalar loops with double accumulators, which define what is correct. Slow.
+// The reference backend defines what is correct: its ops are scalar loops with double accumulators,
+// which are slow and easy to check.
 #include "backend/reference/kernels.h"
 
 namespace lora {
@@ -9,7 +10,7 @@ class ReferenceContext final : public Context {};
 
 std::unique_ptr<Context> CreateContext(int) { return std::make_unique<ReferenceContext>(); }
 
-// Packed is row-major; both directions read the same copy.
+// A packed matrix is row-major, so both directions read the same copy.
 size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction) {
   if (direction == Direction::kBackward) return 0;
   return static_cast<size_t>(rows * cols) * SizeOf(dtype);

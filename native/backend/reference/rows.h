@@ -1,4 +1,4 @@
-// Rows of operands as vectors of doubles.
+// Reads and writes rows of operands as vectors of doubles.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@ namespace lora::reference {
 
 using Vector = std::vector<double>;
 
-// Elements [first, first + n).
+// Loads elements [first, first + n).
 template <class View>
 Vector LoadRange(const View& view, int64_t first, int64_t n) {
   Vector values(static_cast<size_t>(n));
@@ -24,7 +24,7 @@ inline void StoreRange(const TensorView& view, int64_t first, const Vector& valu
   }
 }
 
-// Σ values[i]·view[first + i·stride].
+// Returns Σ over i of values[i]·view[first + i·stride].
 template <class View>
 double Dot(const Vector& values, const View& view, int64_t first, int64_t stride = 1) {
   double sum = 0;

@@ -1,4 +1,4 @@
-// Draws a token per row; the definition, shared with the cpu backend, is in core/sampling.h.
+// Draws a token per row. core/sampling.h defines how, for the CPU backend as well.
 #include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"
 #include "core/sampling.h"

@@ -1,4 +1,4 @@
-// What the two cross entropies share.
+// cross_entropy and linear_cross_entropy share these functions.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace lora::reference {
 
 constexpr int32_t kIgnored = -100;
 
-// log Σ exp(logits).
+// Returns log Σ exp(logits).
 inline double LogSumExp(const Vector& logits) {
   double largest = -std::numeric_limits<double>::infinity();
   for (const double logit : logits) largest = std::max(largest, logit);
@@ -23,7 +23,7 @@ inline double LogSumExp(const Vector& logits) {
   return largest + std::log(sum);
 }
 
-// How many labels count. Fails where a label is no token, or none counts.
+// Returns how many labels count. Throws where a label is no token, or where no label counts.
 inline int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab) {
   int64_t count = 0;
   for (int64_t i = 0; i < labels.numel(); ++i) {
