@@ -1,4 +1,4 @@
-// y ← y + x, in blocks of f32 (vector-inl.h).
+// y ← y + x, computed on blocks of f32 (vector-inl.h).
 #include "backend/cpu/accumulate.h"
 
 #include "backend/cpu/convert.h"

@@ -1,5 +1,6 @@
-// One pass over p, g, m, v: 16 bytes read and 12 written per element. The factors that depend on
-// the step are computed once, in double. All segments together are cut evenly over the threads.
+// One pass over p, g, m and v reads 16 bytes per element and writes 12. The factors that depend
+// on the step are computed once, in double. The elements of all segments together are split
+// evenly over the threads.
 #include "backend/cpu/adamw.h"
 
 #include <cmath>
@@ -82,7 +83,7 @@ void AdamW(const AdamWArgs& args, Scratch, Context& context) {
   size_t total = 0;
   for (const auto& segment : args.segments) total += static_cast<size_t>(segment.param.numel());
   ForRange(context, total, kCheapGrain / 4, kLineElements, [&](size_t begin, size_t end) {
-    size_t first = 0;  // of the segment, in the concatenation of all
+    size_t first = 0;  // index of the segment's first element among those of all segments
     for (const auto& segment : args.segments) {
       const size_t last = first + static_cast<size_t>(segment.param.numel());
       const size_t from = std::max(first, begin), to = std::min(last, end);

@@ -28,10 +28,10 @@ class Arena {
     return reinterpret_cast<T*>(piece);
   }
 
-  // What the span must hold for everything taken so far, wherever it begins.
+  // Bytes that the span must have to hold everything taken so far, whatever its alignment.
   size_t bytes() const { return used_ == 0 ? 0 : used_ + kAlignment; }
 
-  // The unused rest begins here; lets a callee carve its own arena out of the same span.
+  // Returns the unused rest of the span, so that a callee can build its own arena on it.
   Scratch Rest(Scratch whole) const {
     if (data_ == nullptr) return {};
     std::byte* const begin = data_ + used_;

@@ -1,9 +1,13 @@
-// The tiles of attention_forward (attention_tasks.h explains rows). Per row tile, with Qᵀ [d][row]
-// packed and scaled once and Oᵀ [d][row] kept in scratch, for each key tile:
-//   Sᵀ = K·Qᵀ,  m' = max(m, max Sᵀ),  Pᵀ = exp(Sᵀ − m'),  α = exp(m − m'),  l ← α·l + ΣPᵀ,
+// Tiles of attention_forward (attention_tasks.h explains rows). For each row tile, Qᵀ [d][row] is
+// packed and scaled once and Oᵀ [d][row] is kept in scratch; each key tile then does
+//   Sᵀ = K·Qᵀ
+//   m' = max(m, max Sᵀ)
+//   Pᵀ = exp(Sᵀ − m')
+//   α  = exp(m − m')
+//   l  ← α·l + Σ Pᵀ
 //   Oᵀ ← α·Oᵀ + Vᵀ·Pᵀ
-// k and v are read once per row tile, in place where they are f32. Milakov & Gimelshein 2018
-// (online softmax); Dao et al. 2022 (tiles).
+// k and v are read once per row tile; f32 ones are read in place. The online softmax is that of
+// Milakov & Gimelshein 2018, the tiling that of Dao et al. 2022.
 #if defined(LORA_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_CPU_ATTENTION_INL_H_
 #undef LORA_CPU_ATTENTION_INL_H_
@@ -35,7 +39,7 @@ HWY_INLINE void LoadRows(const AttentionShape& s, const RowTile& t, const T* src
   std::memset(tile + t.count * s.padded, 0, (t.padded() - t.count) * s.padded * sizeof(float));
 }
 
-// Keys [from, from + count) of k or v as f32 rows: in place, or converted into `tile`.
+// Gives keys [from, from + count) of k or v as f32 rows, either in place or converted into `tile`.
 struct KeyRows {
   const float* data;
   size_t stride;
@@ -58,7 +62,8 @@ HWY_INLINE KeyRows LoadKeys(const AttentionShape& s, const RowTile& t, const hwy
   return {tile, s.padded};
 }
 
-// scores [count][kRowTile] of keys from `from` on: what a row does not see becomes −inf.
+// Sets scores of keys that a row does not see to −inf; scores are [count][kRowTile], of the keys
+// from `from` on.
 HWY_INLINE void MaskScores(const RowTile& t, int32_t from, size_t count, float* scores) {
   const F32 d;
   const hn::RebindToSigned<F32> di;
@@ -74,7 +79,7 @@ HWY_INLINE void MaskScores(const RowTile& t, int32_t from, size_t count, float* 
   }
 }
 
-// scores → P; updates the running max and sum, alpha ← exp(old max − new max).
+// Turns scores into P, updates the running max and sum, and sets alpha to exp(old max − new max).
 HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, float* max,
                               float* sum, float* alpha) {
   const F32 d;
@@ -90,7 +95,8 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
     }
     if (j < count) m0 = hn::Max(m0, hn::LoadU(d, column + j * kRowTile));
     const VF32 new_max = hn::Max(m0, m1);
-    // A row that has seen nothing yet: exp(−inf − 0) = 0 instead of exp(−inf + inf).
+    // For a row that has seen no key yet, the base 0 gives exp(−inf − 0) = 0 where
+    // −inf would give NaN.
     const VF32 base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
     const VF32 factor = Exp(d, hn::Sub(old_max, base));
     VF32 s0 = hn::Zero(d), s1 = hn::Zero(d);
@@ -161,7 +167,7 @@ HWY_INLINE void ForwardTile(const AttentionForwardArgs& args, const AttentionSha
 
 // ---- decode: few rows, many keys ---------------------------------------------------------------
 
-// scores[r·kKeyTile + j] = q[r]·k[j] for kRows rows; lanes run along d, each key is read once.
+// scores[r·kKeyTile + j] = q[r]·k[j] for kRows rows. Lanes run along d, and each key is read once.
 template <size_t kRows>
 HWY_NOINLINE void DotRows(size_t used, size_t padded, size_t count, const float* HWY_RESTRICT q,
                           KeyRows k, float* HWY_RESTRICT scores) {
@@ -184,8 +190,8 @@ HWY_NOINLINE void DotRows(size_t used, size_t padded, size_t count, const float*
   }
 }
 
-// One row's softmax step over scores[0, count), lanes along the keys; entries outside
-// [lo, hi] are −inf. Returns the rescaling factor of what was summed before.
+// Does one row's softmax step over scores[0, count), with lanes along the keys; entries outside
+// [lo, hi] are −inf. Returns the factor that rescales what was summed before.
 HWY_INLINE float OnlineSoftmaxRow(size_t count, float* scores, float* max, float* sum) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
@@ -208,7 +214,8 @@ HWY_INLINE float OnlineSoftmaxRow(size_t count, float* scores, float* max, float
   return factor;
 }
 
-// Rows of one kv head lie apart, each too short for the hardware to foresee the next.
+// Prefetches keys by software: the rows of one kv head are far apart in memory, and each is too
+// short for the hardware prefetcher to predict the next one.
 template <class T>
 HWY_INLINE void PrefetchKeys(const AttentionShape& s, const RowTile& t, const T* src, int32_t from,
                              int32_t to) {
@@ -219,14 +226,14 @@ HWY_INLINE void PrefetchKeys(const AttentionShape& s, const RowTile& t, const T*
   }
 }
 
-// The part of keys [chunk_begin, chunk_end) in the result of a tile of at most kDecodeRows rows.
+// Computes what keys [chunk_begin, chunk_end) contribute to a tile of at most kDecodeRows rows.
 template <class T>
 HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionShape& s,
                             const RowTile& t, int32_t chunk_begin, int32_t chunk_end,
                             float* scratch, DecodePartial out) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
-  const size_t used = RoundUp(s.d, lanes);  // of a padded row
+  const size_t used = RoundUp(s.d, lanes);  // columns of a padded row that are read
   float* q = scratch;
   float* keys = q + kDecodeRows * s.padded;
   float* scores = keys + kKeyTile * s.padded;
@@ -286,7 +293,8 @@ HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionSha
   }
 }
 
-// y and lse of a tile from the partial results of its chunks, which lie `stride` floats apart.
+// Writes y and lse of a tile from the partial results of its chunks, which are
+// `stride` floats apart.
 template <class T>
 HWY_INLINE void CombineChunks(const AttentionForwardArgs& args, const AttentionShape& s,
                               const RowTile& t, float* partials, size_t stride, size_t chunks) {

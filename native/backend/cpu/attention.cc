@@ -92,8 +92,8 @@ size_t DecodeChunks(const AttentionShape& s) {
   return std::max<size_t>(1, (static_cast<size_t>(s.kv_length) + kDecodeChunk - 1) / kDecodeChunk);
 }
 
-// Into how many parts the row tiles of one (batch, kv head) are dealt, each with its own sums of dk
-// and dv: as few as keep the threads evenly busy.
+// Returns into how many parts the row tiles of one (batch, kv head) are split. Each part has its
+// own sums of dk and dv, so the fewest parts are taken that keep the threads evenly busy.
 size_t BackwardSplits(const AttentionShape& s, int threads) {
   const size_t t = static_cast<size_t>(threads);
   const size_t limit = std::max<size_t>(1, std::min(s.row_tiles(), t));
@@ -104,7 +104,7 @@ size_t BackwardSplits(const AttentionShape& s, int threads) {
   return limit;
 }
 
-// The pool, or none where waking it would take longer than the work.
+// Returns the pool, or null where waking its threads would take longer than the work.
 CpuContext* PoolFor(const AttentionShape& s, Context& context) {
   constexpr size_t kWorthThreads = size_t{1} << 16;  // multiplications
   const size_t work = s.pairs() * s.rows * static_cast<size_t>(s.kv_length) * s.d;
@@ -151,7 +151,8 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context
   float* task_scratch =
       arena.Take<float>(static_cast<size_t>(context.threads()) * DecodeTaskFloats(s));
   const auto run = HWY_DYNAMIC_POINTER(RunDecodeChunk);
-  // The heads of a chunk follow each other: their keys lie in the same pages.
+  // Tasks are ordered so that the heads of a chunk follow each other, because
+  // their keys share pages.
   ParallelFor(pool, s.pairs() * chunks, [&](size_t task, size_t thread) {
     const size_t head = task % s.kv_heads, chunk = task / s.kv_heads % chunks;
     const size_t pair = task / (s.kv_heads * chunks) * s.kv_heads + head;
@@ -168,7 +169,7 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context
 
 // ---- backward ----------------------------------------------------------------------------------
 
-// With one part, a thread finishes a (batch, kv head) alone and reuses its sums for the next.
+// With one part, a thread finishes a (batch, kv head) alone and reuses its sums for the next one.
 size_t AttentionBackwardScratchBytes(const AttentionBackwardArgs& args, int threads) {
   const AttentionShape s = ShapeOf(args);
   if (s.empty()) return 0;
@@ -200,7 +201,8 @@ void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Conte
     const size_t pair = task / splits, split = task % splits;
     float* dk = sums + (splits == 1 ? thread : task) * 2 * sum_floats;
     std::memset(dk, 0, 2 * sum_floats * sizeof(float));
-    // Dealt like cards, to and fro, because later tiles see more keys.
+    // Rounds alternate their direction (0, 1, 2, 2, 1, 0, …), which balances the parts, because
+    // later tiles see more keys.
     for (size_t round = 0; round * splits < tiles; ++round) {
       const size_t tile = round * splits + (round % 2 == 0 ? split : splits - 1 - split);
       if (tile >= tiles) continue;

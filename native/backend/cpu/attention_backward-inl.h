@@ -1,8 +1,12 @@
-// The tiles of attention_backward (attention_tasks.h explains rows). With Qᵀ scaled, Gᵀ and
-// D = Σ g·y of a row tile packed once, for each key tile:
-//   Pᵀ = exp(K·Qᵀ − lse),  dSᵀ = Pᵀ ∘ (V·Gᵀ − D),  dV += Pᵀ·G,  dK += dSᵀ·(scale·Q),  dQᵀ += Kᵀ·dSᵀ
-// and dQ = scale·dQᵀ at the end. dK and dV are summed in scratch over the row tiles of one task;
-// all five products run on tiles that stay in the first two levels of cache.
+// Tiles of attention_backward (attention_tasks.h explains rows). For each row tile, the scaled Qᵀ,
+// Gᵀ and D = Σ g·y are packed once; each key tile then does
+//   Pᵀ  = exp(K·Qᵀ − lse)
+//   dSᵀ = Pᵀ ∘ (V·Gᵀ − D)
+//   dV  += Pᵀ·G
+//   dK  += dSᵀ·(scale·Q)
+//   dQᵀ += Kᵀ·dSᵀ
+// and dQ = scale·dQᵀ at the end. dK and dV are summed in scratch over the row tiles of one task.
+// All five products run on tiles that stay in the first two levels of cache.
 #if defined(LORA_CPU_ATTENTION_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_CPU_ATTENTION_BACKWARD_INL_H_
 #undef LORA_CPU_ATTENTION_BACKWARD_INL_H_
@@ -17,7 +21,7 @@ namespace lora::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// scores → P, dp → dS. A pair that is masked gives exactly 0, whatever v and g are.
+// Turns scores into P and dp into dS. A masked pair gives exactly 0, whatever v and g are.
 template <bool kMasked>
 HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count, const float* lse,
                                const float* delta, float* scores, float* dp) {
@@ -57,7 +61,7 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
     w.lse[r] = 0;
     w.delta[r] = 0;
     if (r >= t.count) continue;
-    // A row that saw nothing has lse = −inf; every key is masked for it.
+    // A row that saw no key has lse = −inf. Every key is masked for it, so 0 serves instead.
     const float lse = args.lse.as<const float>()[s.LseOffset(t.batch, t.head, t.first + r)];
     w.lse[r] = lse == -std::numeric_limits<float>::infinity() ? 0.0f : lse;
     const T* y = args.y.as<const T>() + s.QueryOffset(t.batch, t.head, t.first + r);
@@ -98,8 +102,8 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
   }
 }
 
-// dk and dv of keys [begin, end) from `splits` pairs of sums that lie `stride` floats apart; the
-// first is used up.
+// Writes dk and dv of keys [begin, end) from `splits` pairs of sums that are `stride` floats apart;
+// the first pair is overwritten.
 template <class T>
 HWY_INLINE void StoreKeyGradients(const AttentionBackwardArgs& args, const AttentionShape& s,
                                   size_t batch, size_t head, size_t begin, size_t end, float* sums,

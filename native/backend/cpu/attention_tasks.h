@@ -1,11 +1,11 @@
-// What the tiles of attention_forward and attention_backward have in common: the sizes of a tile,
+// The tiles of attention_forward and attention_backward share what is here: the sizes of a tile,
 // the shape of a call, and which keys a row sees.
 //
-// The query heads of one kv head are taken together: row r of a (batch, kv head) is query r /
-// group, head r % group, so a tile of rows reads each key once for all heads of its group, and a
-// decode step is a tile of `group` rows. Rows lie in the lanes of a vector: scores are kept
-// transposed, [key][row], so that softmax needs no horizontal step and k and v are read as they lie
-// in memory, one broadcast per element.
+// The query heads of one kv head are computed together: row r of a (batch, kv head) is head r %
+// group of query r / group. So a tile of rows reads each key once for all heads of its group, and a
+// decode step is a tile of `group` rows. Rows are in the lanes of a vector: scores are kept
+// transposed, [key][row], so that softmax needs no reduction across lanes, and k and v are read in
+// memory order with one broadcast per element.
 #pragma once
 
 #include <algorithm>
@@ -18,8 +18,8 @@ namespace lora::cpu {
 constexpr size_t kTilePad = 16;  // lanes of the widest target
 constexpr size_t kRowTile = 64;
 constexpr size_t kKeyTile = 64;
-constexpr size_t kDecodeRows = 8;     // at most this many rows per kv head go the decode way
-constexpr size_t kDecodeChunk = 128;  // keys per task of the decode way; a multiple of kKeyTile
+constexpr size_t kDecodeRows = 8;     // at most this many rows per kv head take the decode path
+constexpr size_t kDecodeChunk = 128;  // keys per task of the decode path; a multiple of kKeyTile
 
 constexpr size_t RoundUp(size_t n, size_t multiple) {
   return (n + multiple - 1) / multiple * multiple;
@@ -66,8 +66,8 @@ struct AttentionShape {
   }
 };
 
-// Rows [first, first + count) of (batch, head), and the keys lo[r] ≤ j ≤ hi[r] that each sees. Rows
-// up to the next multiple of kTilePad exist as padding and see nothing.
+// Rows [first, first + count) of (batch, head) and the keys lo[r] ≤ j ≤ hi[r] that each sees. Rows
+// up to the next multiple of kTilePad exist as padding and see no key.
 struct RowTile {
   size_t batch, head, first, count;
   int32_t lo[kRowTile], hi[kRowTile];
@@ -107,7 +107,7 @@ struct RowTile {
 
 // ---- scratch, in floats; every piece is a multiple of 64 bytes --------------------------------
 
-constexpr size_t kStatistics = 4 * kRowTile;  // running max, sum, rescaling factor, spare
+constexpr size_t kStatistics = 4 * kRowTile;  // running max, sum, rescaling factor, unused
 
 inline size_t ForwardTileFloats(const AttentionShape& s) {
   return 3 * kRowTile * s.padded + 2 * kKeyTile * s.padded + kKeyTile * kRowTile + kStatistics;
@@ -128,7 +128,7 @@ struct ForwardTileScratch {
   }
 };
 
-// One partial result of the decode way: unscaled output [rows][padded], max and sum of each row.
+// One partial result of the decode path: unscaled output [rows][padded], max and sum of each row.
 inline size_t DecodePartialFloats(const AttentionShape& s) {
   return kDecodeRows * s.padded + 2 * kTilePad;
 }

@@ -1,6 +1,7 @@
-// y = a ∘ b. The loops of the broadcast are merged as far as both operands allow (nest.h), so that
-// equal shapes are one long row and a row vector on a matrix is one row per line; the innermost
-// loop runs over blocks of f32 (vector-inl.h) in which an operand either advances or is one value.
+// y = a ∘ b with NumPy's broadcasting. Loops are merged where both operands allow it (nest.h), so
+// that tensors of equal shape are one long row, and a row vector on a matrix is one row per line.
+// The innermost loop runs over blocks of f32 (vector-inl.h), in which an operand either advances or
+// repeats one value.
 #include "backend/cpu/binary.h"
 
 #include "backend/cpu/convert.h"
@@ -53,7 +54,7 @@ struct Operand {
   }
 };
 
-// Elements [0, count) of one row.
+// Computes elements [0, count) of one row.
 template <class F>
 void Row(const F& f, const Operand& a, const Operand& b, const TensorView& y, size_t y_offset,
          size_t count) {

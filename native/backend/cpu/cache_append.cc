@@ -6,7 +6,7 @@ namespace lora::cpu {
 
 size_t CacheAppendScratchBytes(const CacheAppendArgs&, int) { return 0; }
 
-// One copy per batch row: the new positions lie together, in src and in the cache.
+// Copies once per batch row, because its new positions are contiguous in src and in the cache.
 void CacheAppend(const CacheAppendArgs& args, Scratch, Context&) {
   const int64_t batch = args.src.dim(0);
   if (args.src.numel() == 0) return;

@@ -1,4 +1,4 @@
-// What the ops of the CPU backend run on: a pool of threads, and loops over tasks.
+// The ops of the CPU backend run on a CpuContext: a pool of threads and loops over tasks.
 #pragma once
 
 #include <atomic>
@@ -13,14 +13,15 @@ namespace lora::cpu {
 
 class CpuContext : public Context {
  public:
-  // 0 threads: as many as this process may use at once.
+  // 0 threads means as many as this process may use at once.
   explicit CpuContext(int threads);
 
   int threads() const override { return threads_; }
 
-  // fn(task, thread) for every task of [0, tasks), thread in [0, threads()); returns when all are
-  // done. Which thread gets a task varies from run to run, so results must not depend on it. Not to
-  // be nested. An exception of a task is rethrown here (that of the lowest task, if several threw).
+  // Calls fn(task, thread) for every task of [0, tasks), with thread in [0, threads()), and
+  // returns when all are done. Which thread gets a task varies from run to run, so results
+  // must not depend on it. Calls must not be nested. If tasks throw, the exception of the
+  // lowest one is rethrown here.
   template <class Fn>
   void ParallelFor(size_t tasks, const Fn& fn) {
     if (tasks == 0) return;
@@ -57,8 +58,8 @@ class CpuContext : public Context {
   ThreadPool pool_;
 };
 
-// context->ParallelFor, or everything on the calling thread (as thread 0) when there is no context:
-// then the caller is itself a task.
+// Calls context->ParallelFor. Without a context everything runs on the calling thread as thread 0,
+// because the caller is itself a task.
 template <class Fn>
 void ParallelFor(CpuContext* context, size_t tasks, const Fn& fn) {
   if (context != nullptr) {
@@ -70,7 +71,7 @@ void ParallelFor(CpuContext* context, size_t tasks, const Fn& fn) {
 
 inline int ThreadsOf(const CpuContext* context) { return context ? context->threads() : 1; }
 
-// The [begin, end) of part `i` of `parts` nearly equal parts of `count`.
+// Returns the range of part `i` of `parts` nearly equal parts of `count`.
 struct Range {
   size_t begin, end;
 };

@@ -1,4 +1,4 @@
-// Whole rows from and to f32, for operands that several tasks read.
+// Converts whole rows from and to f32, for operands that several tasks read.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +13,11 @@ void ConvertToF32(const void* src, DType dtype, size_t n, float* dst);
 // dst [n] of f32, bf16 or f16 ← src [n], rounded to nearest even.
 void ConvertFromF32(const float* src, size_t n, void* dst, DType dtype);
 
-// Towards zero, held to the range; 0 for a NaN.
+// Truncates towards zero and clamps to the range of int32_t; NaN gives 0.
 int32_t ConvertToInt(double value);
 
-// Fail with ERR_UNSUPPORTED where the CPU backend has no arithmetic for `dtype`: other than f32,
-// bf16 and f16, or other than f32 and bf16.
+// Throw ERR_UNSUPPORTED where the CPU backend has no arithmetic for `dtype`: RequireFloat accepts
+// f32, bf16 and f16, RequireActivation f32 and bf16.
 void RequireFloat(const char* op, DType dtype);
 void RequireActivation(const char* op, DType dtype);
 

@@ -1,4 +1,4 @@
-// The table of the CPU backend.
+// Fills the CPU backend's table of ops.
 #include "backend/cpu/accumulate.h"
 #include "backend/cpu/adamw.h"
 #include "backend/cpu/attention.h"
@@ -32,8 +32,8 @@ std::unique_ptr<Context> CreateContext(int threads) {
   return std::make_unique<cpu::CpuContext>(threads);
 }
 
-// The layout of packed weights depends on the target too, and may be asked for before a context
-// exists.
+// The layout of packed weights depends on the target, and may be asked for before there is any
+// context to choose the target.
 size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction) {
   cpu::LimitTargetsByEnvironment();
   return cpu::PackedBytes(rows, cols, dtype, direction);

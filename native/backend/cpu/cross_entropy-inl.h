@@ -1,6 +1,6 @@
-// One row of logits [n]: log Σ exp, and the gradient of −log softmax. The row is read once for the
-// sum: a block stays in the first level of cache between the search for its maximum and its
-// exponentials, and what was summed before is rescaled when the maximum grows.
+// Kernels for one row of logits [n]: log Σ exp, and the gradient of −log softmax. The sum reads the
+// row from memory once: a block stays in the first level of cache between the search for its
+// maximum and its exponentials, and the sum so far is rescaled when the maximum grows.
 #if defined(LORA_CPU_CROSS_ENTROPY_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_CPU_CROSS_ENTROPY_INL_H_
 #undef LORA_CPU_CROSS_ENTROPY_INL_H_
@@ -36,7 +36,7 @@ HWY_INLINE void RowLogSum(const T* HWY_RESTRICT logits, size_t n, LogSum& total)
       m0 = hn::Max(m0, LoadAct(d, block + i));
       m1 = hn::Max(m1, LoadAct(d, block + i + lanes));
     }
-    // The rest of a block, at most two vectors: lanes past its end read −inf.
+    // Reads the rest of a block, at most two vectors; lanes past its end read −inf.
     const auto rest = [&](size_t i) {
       const VF32 v = LoadActN(d, block + i, count - i);
       return hn::IfThenElse(hn::FirstN(d, count - i), v, hn::Set(d, kMinusInf));
@@ -60,7 +60,7 @@ HWY_INLINE void RowLogSum(const T* HWY_RESTRICT logits, size_t n, LogSum& total)
   total = {max, sum};
 }
 
-// In place is fine: an element is read before it is written.
+// `gradient` may be `logits`, because an element is read before it is written.
 template <class T>
 HWY_INLINE void RowSoftmaxGradient(const T* logits, size_t n, float lse, size_t label, float g,
                                    T* gradient) {
@@ -68,7 +68,7 @@ HWY_INLINE void RowSoftmaxGradient(const T* logits, size_t n, float lse, size_t 
   const size_t lanes = hn::Lanes(d);
   const VF32 vl = hn::Set(d, lse), vg = hn::Set(d, g);
   const auto at = [&](VF32 x) { return hn::Mul(vg, Exp(d, hn::Sub(x, vl))); };
-  // The vector with the label is made before anything is overwritten, and stored last.
+  // The vector with the label is computed before anything is overwritten, and stored last.
   const size_t label_begin = label / lanes * lanes;
   const size_t label_count = label < n ? std::min(lanes, n - label_begin) : 0;
   VF32 labelled = hn::Zero(d);

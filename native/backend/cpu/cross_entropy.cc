@@ -54,7 +54,7 @@ double LogitAt(const void* logits, DType dtype, size_t i) {
 size_t Rows(const TensorView& logits) { return static_cast<size_t>(logits.dim(0)); }
 size_t Vocab(const TensorView& logits) { return static_cast<size_t>(logits.dim(1)); }
 
-// The pool, or none where waking it would take longer than the work.
+// Returns the pool, or null where waking its threads would take longer than the work.
 CpuContext* PoolFor(const TensorView& logits, Context& context) {
   constexpr int64_t kWorthThreads = 1 << 14;  // logits
   return logits.numel() < kWorthThreads ? nullptr : static_cast<CpuContext*>(&context);
@@ -100,7 +100,8 @@ size_t CrossEntropyForwardScratchBytes(const CrossEntropyForwardArgs& args, int)
   return arena.bytes();
 }
 
-// The losses of the rows are summed in row order, in double: the same for any number of threads.
+// Sums the losses in row order, in double, so that the result is the same for any
+// number of threads.
 void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context) {
   const TensorView& logits = args.logits;
   const int32_t* labels = args.labels.as<const int32_t>();

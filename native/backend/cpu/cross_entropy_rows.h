@@ -1,4 +1,4 @@
-// Rows of logits: what cross_entropy and linear_cross_entropy share.
+// cross_entropy and linear_cross_entropy share these functions on rows of logits.
 #pragma once
 
 #include <cmath>
@@ -12,23 +12,24 @@ namespace lora::cpu {
 
 constexpr int32_t kIgnoredLabel = -100;
 
-// How many labels count. Throws ERR_DATA for a label that is neither −100 nor in [0, vocab).
+// Returns how many labels count. Throws ERR_DATA for a label that is neither −100
+// nor in [0, vocab).
 size_t CountLabels(const char* op, const TensorView& labels, int64_t vocab);
-// The same, and throws when none counts.
+// Does the same, and also throws when no label counts.
 size_t RequireLabels(const char* op, const TensorView& labels, int64_t vocab);
 
-// Σ exp of logits met so far, as sum·exp(max).
+// Holds Σ exp of the logits seen so far as sum·exp(max), so that it cannot overflow.
 struct LogSum {
   float max = -std::numeric_limits<float>::infinity();
   double sum = 0;
   double Log() const { return static_cast<double>(max) + std::log(sum); }
 };
 
-// Adds n logits (f32 or bf16): one pass over memory, f32 within a block, double over blocks.
+// Adds n logits (f32 or bf16) in one pass over memory: f32 within a block, double over the blocks.
 void AddLogits(const void* logits, DType dtype, size_t n, LogSum& total);
 
-// gradient[j] = (exp(logits[j] − lse) − [j == label])·g; a label >= n is not among these logits.
-// May be in place; same dtype.
+// gradient[j] = (exp(logits[j] − lse) − [j == label])·g. A label ≥ n is not among these logits.
+// `gradient` has the dtype of `logits` and may be `logits` itself.
 void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
                      void* gradient);
 

@@ -1,11 +1,13 @@
-// Micro-kernel of the CPU backend, compiled once per instruction set.
+// The micro-kernel of the CPU backend, compiled once per instruction set.
 //
-// acc [rows <= kTileM][kVectors vectors] stays in registers over a whole pass: per reduction
-// element kVectors loads of the panel and one broadcast of x per row. f32 and bf16 share the code:
-// a "32-bit element" is one f32 or a pair of bf16 along the reduction; only MulAddElements differs.
+// acc [rows <= kTileM][kVectors vectors] stays in registers over a whole pass. A reduction
+// element costs kVectors loads of the panel and one broadcast of x per row. f32 and bf16 share
+// the code except for MulAddElements: a "32-bit element" is one f32 or a pair of bf16 along the
+// reduction.
 //
-// Every loop over acc must be unrolled (HWY_UNROLL): one variable index, even in a cold branch, and
-// GCC keeps the array in memory and stores every accumulator in each step (2.7 times slower).
+// Every loop over acc must be unrolled (HWY_UNROLL). With one variable index, even in a
+// cold branch, GCC keeps the array in memory and stores every accumulator in each step,
+// which is 2.7 times slower.
 #if defined(LORA_BACKEND_CPU_GEMM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_GEMM_INL_H_
 #undef LORA_BACKEND_CPU_GEMM_INL_H_
@@ -25,7 +27,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// acc += x [kRows rows] · panel. kAhead: how many elements ahead of use the panel is prefetched.
+// acc += x [kRows rows] · panel. The panel is prefetched kAhead elements before it is used.
 template <bool kPairs, size_t kAhead, size_t kRows>
 HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
                              const uint32_t* HWY_RESTRICT w, size_t elements,
@@ -50,7 +52,7 @@ HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
   }
 }
 
-// One tile of one pass: where its operands are and what happens to its sums.
+// One tile of one pass: its operands, and where its sums go.
 struct Tile {
   Step main, extra;            // x at the tile's first row, w at the panel
   const uint8_t* mask;         // at the tile's first row
@@ -148,7 +150,7 @@ HWY_INLINE void MultiplyTileOf(size_t rows, const Tile& t) {
   }
 }
 
-// One pass of one panel over row tiles.
+// Runs one pass of one panel over row tiles.
 template <bool kPairs>
 void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size_t rows,
                    Range tiles, float* sums) {
@@ -195,7 +197,7 @@ template <bool kPairs>
 void MultiplyPanelsOf(const Product& product, size_t rows, Range tiles, Range panels, float* sums) {
   const size_t passes = product.passes.size();
   if (product.y_is_bf16) {
-    // The f32 sums of one panel stay in cache over all passes and are rounded once.
+    // The f32 sums of one panel stay in cache over all passes and are rounded once at the end.
     for (size_t p = panels.begin; p < panels.end; ++p) {
       for (size_t i = 0; i < passes; ++i) MultiplyPanel<kPairs>(product, i, p, rows, tiles, sums);
     }
@@ -219,10 +221,11 @@ void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range pane
 
 // ---- few rows: bound by reading the panels ---------------------------------------------------
 
-// How far ahead a panel is prefetched when it comes from memory.
+// How many elements ahead a panel is prefetched when it comes from memory.
 constexpr size_t kStreamAhead = 24;
 
-// One row has too few accumulators to hide the latency of a multiply-add: several sets take turns.
+// Several sets of accumulators alternate, because those of one row are too few to hide the latency
+// of a multiply-add.
 template <bool kPairs>
 HWY_INLINE void MultiplyOneRow(const uint32_t* HWY_RESTRICT x, const uint32_t* HWY_RESTRICT w,
                                size_t elements, VF (&acc)[1][kVectors]) {
@@ -258,8 +261,8 @@ HWY_INLINE void MultiplyOneRow(const uint32_t* HWY_RESTRICT x, const uint32_t* H
   }
 }
 
-// acc += h · Aᵀ for `columns` rows of A from `a` on, in f32. A is turned a few ranks at a time into
-// what MultiplyStep reads.
+// acc += h · Aᵀ in f32, for `columns` rows of A from `a` on. A is transposed a few ranks at a time
+// into the layout that MultiplyStep reads.
 template <size_t kRows>
 HWY_INLINE void AddLora(const SkinnyLora& lora, const float* a, size_t columns,
                         VF (&acc)[kRows][kVectors]) {

@@ -38,12 +38,12 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
 }
 
 Blocks::Blocks(size_t elements) : elements(elements) {
-  // Nearly equal blocks: a short last one would pay for reading and writing the sums again.
+  // Blocks are nearly equal, because a short last one would still read and write all the sums.
   constexpr size_t kGranule = 16;
   count = std::max<size_t>(1, (elements + kPassElements / 2) / kPassElements);
   length = ((elements + count - 1) / count + kGranule - 1) / kGranule * kGranule;
   if (length > 0) count = std::max<size_t>(1, (elements + length - 1) / length);
-  // An odd number of cache lines, so that the rows of a tile do not fall into the same cache sets.
+  // The stride is an odd number of cache lines, so that the rows of a tile do not share cache sets.
   stride = std::max(length, kGranule);
   if (stride / kGranule % 2 == 0) stride += kGranule;
 }
@@ -83,13 +83,13 @@ void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t 
   size_t panels = 0;
   for (const Product& product : products) panels += Panels(product.n, width);
   if (panels == 0 || tiles == 0) return;
-  // A few tasks per thread even out what other processes take. With few panels the rows are split
-  // too. Neither changes a result.
+  // A few tasks per thread even out the time that other processes take. With few panels the rows
+  // are split too. Neither changes a result.
   const size_t wanted = threads == 1 ? 1 : 4 * threads;
   const size_t parts = std::min(tiles, (wanted + panels - 1) / panels);
   const size_t units = panels * parts, tasks = std::min(units, wanted);
   ParallelFor(context, tasks, [&](size_t task, size_t thread) {
-    // Units are ordered by part, then product, then panel: a task is a few rectangles.
+    // Units are ordered by part, then product, then panel, so that a task is a few rectangles of y.
     const Range mine = Split(units, tasks, task);
     for (size_t part = mine.begin / panels; part * panels < mine.end; ++part) {
       size_t first = part * panels;
@@ -108,7 +108,7 @@ void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t 
 
 namespace {
 
-// Everything of a call that follows from its sizes.
+// What a call derives from its sizes.
 struct GemmPlan {
   size_t chunk = 0;  // rows packed at a time
   size_t pass_count = 0;
@@ -159,7 +159,7 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
 
   for (size_t m0 = 0; m0 < args.m; m0 += plan.chunk) {
     const size_t rows = std::min(plan.chunk, args.m - m0), tiles = Tiles(rows);
-    // Block b of a segment is [rows][stride], one after the other.
+    // The blocks of a segment follow each other; each is [rows][stride].
     ParallelFor(context, tiles, [&](size_t tile, size_t) {
       uint32_t* at = scratch.x;
       for (const GemmSegment& segment : args.segments) {

@@ -1,4 +1,4 @@
-// The matrix product that every op of the CPU backend uses:
+// Every op of the CPU backend multiplies matrices with this product:
 //
 //   Y [m, n] (+)= Σ over segments s of X_s [m, k_s] · W_s [n, k_s]ᵀ  + bias
 //
@@ -36,15 +36,16 @@ struct GemmArgs {
   bool accumulate = false;  // y ← y + …; f32 y only
 };
 
-// A pure function of the sizes and dtypes (pointers are not looked at).
+// Depends only on the sizes and dtypes; the pointers may still be null.
 size_t GemmScratchBytes(const GemmArgs&, int threads);
 
-// `context` null: all on the calling thread, for use inside a task of ParallelFor; the scratch is
-// then that of 1 thread.
+// With a null `context` everything runs on the calling thread, as a task of ParallelFor needs it;
+// the scratch is then that of 1 thread.
 void Gemm(const GemmArgs&, Scratch, CpuContext* context);
 
-// Part of a packed matrix [n, k] as a segment without x: outputs from n0 (a multiple of
-// PanelWidth()) on, and the reduction over [k0, k0 + k_count) (k0 even where dtype is bf16).
+// Returns part of a packed matrix [n, k] as a segment whose x is still to be set: the outputs
+// from n0 on (a multiple of PanelWidth()) and the reduction over [k0, k0 + k_count). k0 is even
+// where dtype is bf16.
 GemmSegment PackedPart(const void* panels, DType dtype, size_t k, size_t n0, size_t k0,
                        size_t k_count);
 

@@ -1,6 +1,6 @@
-// norm = √(Σ x²): squares and sums in double, in pieces of a fixed size whose sums are added in
-// order, so that the result does not depend on the threads. Clipping is one multiplication per
-// element, or nothing at all.
+// norm = √(Σ x²). Squares and sums are double, over pieces of a fixed size whose sums are added in
+// order, so that the result does not depend on the number of threads. Clipping multiplies every
+// element once, or reads nothing where the norm is small enough.
 #include "backend/cpu/global_norm.h"
 
 #include <cmath>
@@ -60,7 +60,7 @@ size_t PiecesOf(const TensorView& tensor) {
   return (static_cast<size_t>(tensor.numel()) + kPiece - 1) / kPiece;
 }
 
-// fn(data, count, piece) for the pieces [begin, end) of all tensors, numbered in order.
+// Calls fn(data, count, piece) for the pieces [begin, end) of all tensors, numbered in order.
 template <class Fn>
 void ForPieces(const std::vector<TensorView>& tensors, size_t begin, size_t end, const Fn& fn) {
   size_t first = 0;
@@ -108,7 +108,7 @@ void ClipByNorm(const ClipByNormArgs& args, Scratch, Context& context) {
   const double norm = static_cast<double>(args.norm.as<const float>()[0]);
   const double scale = static_cast<double>(args.max_norm) / (norm + 1e-6);
   if (std::isfinite(norm) && scale >= 1) return;
-  // A norm that is not finite spoils everything, and visibly so.
+  // A norm that is not finite makes every element NaN, so that the failure is visible.
   const float factor =
       std::isfinite(norm) ? static_cast<float>(scale) : std::numeric_limits<float>::quiet_NaN();
   ForRange(context, AllPieces(args.tensors), 2, 1, [&](size_t begin, size_t end) {

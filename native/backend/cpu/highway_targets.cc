@@ -1,7 +1,7 @@
-// The three functions that Highway's dispatch (HWY_EXPORT, HWY_DYNAMIC_DISPATCH) calls, as
-// hwy/targets.h declares them. With them the headers are all that is needed of Highway: no libhwy
-// beside the add-on, none of a certain version on the machine that builds, and nothing to
-// cross-compile.
+// Defines the three functions that Highway's dispatch (HWY_EXPORT, HWY_DYNAMIC_DISPATCH)
+// calls, as hwy/targets.h declares them. With them a build needs only Highway's headers: the
+// add-on has no libhwy beside it, the build machine needs no certain version of it, and
+// nothing is cross-compiled.
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
@@ -23,7 +23,7 @@ struct Registers {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-// All zero where the CPU has no such leaf.
+// Returns zeros where the CPU has no such leaf.
 Registers CpuId(unsigned leaf, unsigned subleaf) {
   Registers r;
   if (__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx) == 0) return {};
@@ -36,15 +36,16 @@ bool HasAll(unsigned value, std::initializer_list<int> bits) {
   return true;
 }
 
-// Which registers the operating system saves when it switches threads.
+// Returns which registers the operating system saves when it switches threads.
 unsigned SavedState() {
   unsigned eax, edx;
   asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
   return eax;
 }
 
-// Every feature that Highway lets the compiler use for a target (HWY_TARGET_STR in
-// ops/set_macros-inl.h) must be there. Bits: Intel's Software Developer's Manual, volume 2, CPUID.
+// A target counts when the CPU has every feature that Highway lets the compiler use for it
+// (HWY_TARGET_STR in ops/set_macros-inl.h). The bits are those of CPUID in Intel's Software
+// Developer's Manual, volume 2.
 int64_t CpuTargets() {
   const Registers basic = CpuId(1, 0), extended = CpuId(7, 0), more = CpuId(7, 1);
   int64_t targets = HWY_SSE2;
@@ -93,7 +94,7 @@ std::atomic<int64_t> disabled{0};
 }  // namespace
 
 int64_t SupportedTargets() {
-  // What the compiler was told to take for granted runs in any case.
+  // Targets that the compiler was told to assume count in any case.
   static const int64_t cpu = CpuTargets() | HWY_STATIC_TARGET;
   const int64_t enabled = cpu & ~disabled.load();
   return enabled != 0 ? enabled : HWY_STATIC_TARGET;
@@ -101,7 +102,7 @@ int64_t SupportedTargets() {
 
 void DisableTargets(int64_t targets) {
   disabled.store(targets);
-  // The next dispatch chooses anew.
+  // Makes the next dispatch choose anew.
   GetChosenTarget().DeInit();
 }
 
@@ -110,7 +111,7 @@ ChosenTarget& GetChosenTarget() {
   return chosen;
 }
 
-// Builds with sanitizers keep Highway's assertions, which report here. Others have none.
+// Builds with sanitizers keep Highway's assertions, which report here; other builds have none.
 [[noreturn]] void Abort(const char* file, int line, const char* format, ...) {
   std::fprintf(stderr, "%s:%d: Highway's assertion failed: %s\n", file, line, format);
   __builtin_trap();

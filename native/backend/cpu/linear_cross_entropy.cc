@@ -1,11 +1,12 @@
-// loss = Σ over counted rows of lse(W·h) − (W·h)[label],  d_hidden = Wᵀ·(softmax(W·h) − onehot).
+// loss     = Σ over counted rows of lse(W·h) − (W·h)[label]
+// d_hidden = Wᵀ·(softmax(W·h) − onehot)
 //
-// Counted rows are gathered into chunks, whose logits [rows, vocab] f32 are in scratch. Both
+// Counted rows are gathered into chunks, whose f32 logits [rows, vocab] are in scratch. Both
 // directions go over the vocabulary in parts, so that what one product writes is still in cache for
-// the next step:
-//   forward, per part:   logits = hidden · W_partᵀ, added to Σ exp of each row
-//   backward, per part:  gradient = softmax − onehot [rows, part], d_hidden += gradient · W_part
-// The product rounds the f32 gradients to bf16 where W is bf16. Read: W once per chunk and
+// the next step. Per part:
+//   forward   logits = hidden · W_partᵀ, which are added to Σ exp of each row
+//   backward  gradient = softmax − onehot [rows, part];  d_hidden += gradient · W_part
+// The product rounds the f32 gradients to bf16 where W is bf16. W is read once per chunk and
 // direction; the logits are written once and read once more.
 #include "backend/cpu/linear_cross_entropy.h"
 
@@ -20,7 +21,7 @@
 namespace lora::cpu {
 namespace {
 
-// Large enough that a chunk pays for reading W, small enough for a laptop.
+// A chunk is large enough to pay for reading W, and small enough for the memory of a laptop.
 constexpr size_t kLogitBytes = size_t{48} << 20;
 constexpr size_t kMinChunk = 16;
 constexpr size_t kPart = 4096;  // tokens; a multiple of every panel width
@@ -59,8 +60,8 @@ struct Pieces {
         rows(arena.Take<size_t>(p.chunk)) {}
 };
 
-// One product of a chunk with a part of W. The segment is a member because
-// GemmArgs only points to its segments.
+// One product of a chunk with a part of W. The segment is a member because GemmArgs only
+// points to its segments.
 class PartProduct {
  public:
   PartProduct(const GemmSegment& part, DType weight_dtype, size_t rows, size_t outputs)
@@ -123,12 +124,12 @@ void LinearCrossEntropy(const LinearCrossEntropyArgs& args, Scratch scratch, Con
   const size_t hidden_bytes = p.dim * SizeOf(args.hidden.dtype);
   const size_t gradient_bytes = p.dim * sizeof(float);
 
-  // The pool for `work` logits, or none where waking it would take longer.
+  // Returns the pool for `work` logits, or null where waking its threads would take longer.
   const auto pool = [&](size_t work) { return work < (size_t{1} << 14) ? nullptr : &cpu; };
 
   const size_t chunks = (counted + p.chunk - 1) / p.chunk;
   double loss = 0;
-  size_t next = 0;  // the first row that no chunk has looked at
+  size_t next = 0;  // the first row that no chunk has taken yet
   for (size_t chunk = 0; chunk < chunks; ++chunk) {
     const Range range = Split(counted, chunks, chunk);
     const size_t rows = range.end - range.begin;

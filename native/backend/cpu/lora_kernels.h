@@ -1,9 +1,10 @@
-// The inner loops that lora_linear adds to the matrix product (panels.h): the narrow products with
-// A and B, their repacking, the outer products of the gradients, and dropout masks. Internal.
+// lora_linear adds these inner loops to the matrix product (panels.h): the narrow products with A
+// and B, the repacking of both, the outer products of the gradients, and dropout masks. No other op
+// includes this file.
 //
-// A [out, r] and B [r, in] are f32 masters, row-major, and change every step: nothing of them is
-// kept between calls. Products with them are f32 except in the k-steps that ride on the big
-// product, where bf16 activations round A, B and the low-rank vector to bf16.
+// A [out, r] and B [r, in] are row-major f32 masters that change every step, so nothing derived
+// from them is kept between calls. Products with them are f32, except in the k-steps that the big
+// product runs for LoRA: there bf16 activations round A, B and the low-rank vector to bf16.
 #pragma once
 
 #include <cstddef>
@@ -14,37 +15,38 @@
 
 namespace lora::cpu {
 
-// Columns of the padded low-rank vectors are multiples of this, the widest vector.
+// Padded low-rank vectors have a multiple of this many columns, which is the widest vector.
 constexpr size_t kRankGranule = 16;
 inline size_t PaddedRank(size_t r) { return (r + kRankGranule - 1) / kRankGranule * kRankGranule; }
 
-// A dropout mask is a bit per element, set where it is kept; rows of MaskStride bytes, whose end
-// may be read and written past the columns.
+// A dropout mask has a bit per element, set where the element is kept. Its rows are MaskStride
+// bytes, whose end may be read and written past the columns.
 inline size_t MaskStride(size_t columns) { return ((columns + 7) / 8 + 15) / 16 * 16 + 16; }
 
-// mask row 0 ← row rows.begin of x [.., columns], and so on.
+// Writes the mask of rows [rows.begin, rows.end) of x [.., columns]; mask row 0 is row rows.begin.
 void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* mask);
 
 // h [rows, r] (stride r) ← scale · keep(x) [rows, k] · B [r, k]ᵀ. `mask` may be null.
 void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const uint8_t* mask,
                   const float* b, size_t r, float scale, float* h);
 
-// u [rows <= kTileM, r_padded] (+)= g · A, g being `elements` 32-bit elements per row (bf16 pairs
-// or f32) and A [elements or 2·elements, r_padded] f32.
+// u [rows <= kTileM, r_padded] (+)= g · A. A row of g is `elements` 32-bit elements (bf16 pairs or
+// f32), and A is [elements or 2·elements, r_padded] f32.
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
                           size_t elements, const float* a, size_t r_padded, bool add, float* u);
 
-// dst [rows][dst_stride] ← scale · v [rows, r] as 32-bit elements; v has rows of v_stride.
+// dst [rows][dst_stride] ← scale · v [rows, r] as 32-bit elements. Rows of v are v_stride apart.
 void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,
                      bool pairs, uint32_t* dst, size_t dst_stride);
 
-// Panel `panel` of A [n, r] or of Bᵀ [n = in, r], as packed by PackPanels but rounded where
-// `pairs`. dst is the first panel's address.
+// Pack panel `panel` of A [n, r] or of Bᵀ [n = in, r] in the layout of PackPanels, rounded to bf16
+// where `pairs`. dst is the first panel's address.
 void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst);
 void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst);
 
-// out = scale · v [m, r]ᵀ · keep(z) [m, n], for columns [columns.begin, columns.end) of z; begin is
-// a multiple of kOuterColumns. out is [r, n], or [n, r] if `transposed`. Rows are summed in order.
+//   out = scale · v [m, r]ᵀ · keep(z) [m, n]
+// for columns [columns.begin, columns.end) of z, where begin is a multiple of kOuterColumns. out is
+// [r, n], or [n, r] if `transposed`. Rows are summed in order.
 constexpr size_t kOuterColumns = 64;
 struct Outer {
   const float* v = nullptr;

@@ -1,4 +1,4 @@
-// The loops of lora_kernels.h, compiled once per instruction set.
+// The loops that lora_kernels.h declares, compiled once per instruction set.
 #if defined(LORA_BACKEND_CPU_LORA_LINEAR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_LORA_LINEAR_INL_H_
 #undef LORA_BACKEND_CPU_LORA_LINEAR_INL_H_
@@ -19,7 +19,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// kLanes values of a row as f32.
+// Loads kLanes values of a row as f32.
 template <bool kBF16>
 HWY_INLINE VF LoadRow(const void* row, size_t at) {
   if constexpr (kBF16) {
@@ -29,7 +29,7 @@ HWY_INLINE VF LoadRow(const void* row, size_t at) {
     return hn::LoadU(DF(), static_cast<const float*>(row) + at);
   }
 }
-// The first `count` < kLanes of them, zeros beyond.
+// Loads the first `count` < kLanes of them, and zeros beyond.
 template <bool kBF16>
 HWY_INLINE VF LoadRowPart(const void* row, size_t at, size_t count) {
   if constexpr (kBF16) {
@@ -42,7 +42,7 @@ HWY_INLINE VF LoadRowPart(const void* row, size_t at, size_t count) {
 
 // ---- dropout ---------------------------------------------------------------------------------
 
-// kLanes calls of Philox4x32-10 side by side (core/philox.h), one per 8 columns.
+// Computes kLanes calls of Philox4x32-10 (core/philox.h) side by side, one per 8 columns.
 void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* mask) {
   const DU du;
   const hn::Rebind<uint8_t, DU> du8;
@@ -89,7 +89,7 @@ constexpr size_t kDownRows = 4;
 #endif
 constexpr size_t kDownRanks = 4;
 
-// Dot products along k of kRows rows of x and kRanks rows of B: both are read as they lie.
+// Computes dot products along k of kRows rows of x and kRanks rows of B, both read in memory order.
 template <bool kBF16, bool kMasked, size_t kRows, size_t kRanks>
 HWY_INLINE void DownTile(const std::byte* x, size_t x_bytes, size_t k, const uint8_t* mask,
                          size_t mask_stride, const float* HWY_RESTRICT b, float scale,
@@ -182,7 +182,8 @@ void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const ui
 
 // ---- u = g·A ---------------------------------------------------------------------------------
 
-// Lanes over ranks, one broadcast of g per row. A pair of bf16 meets two rows of A.
+// Lanes run along the ranks, with one broadcast of g per row. A pair of bf16
+// multiplies two rows of A.
 template <bool kPairs, size_t kRows, size_t kVecs>
 HWY_INLINE void UpTransposedTile(const uint32_t* HWY_RESTRICT g, size_t g_stride, size_t elements,
                                  const float* HWY_RESTRICT a, size_t r_padded, bool add,
@@ -304,7 +305,7 @@ void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, flo
 }
 
 void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
-  constexpr size_t kBlock = 16;  // elements of a row at a time
+  constexpr size_t kBlock = 16;  // elements of a row that are rounded at a time
   HWY_ALIGN uint32_t block[kPanelWidth * kBlock];
   const size_t elements = pairs ? (r + 1) / 2 : r;
   const size_t begin = panel * kPanelWidth, rows = std::min(kPanelWidth, n - begin);
@@ -329,7 +330,7 @@ void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, u
   }
 }
 
-// kLanes columns of an f32 row as the low halves of 32-bit lanes.
+// Rounds kLanes columns of an f32 row into the low halves of 32-bit lanes.
 HWY_INLINE VU RoundedHalves(VF v) {
   const hn::Rebind<uint16_t, DF> du16;
   return hn::PromoteTo(DU(), hn::BitCast(du16, hn::DemoteTo(DHalf(), v)));
@@ -370,13 +371,13 @@ constexpr size_t kOuterVectors = 2;
 constexpr size_t kOuterWidth = kOuterVectors * kLanes;
 static_assert(kOuterColumns % kOuterWidth == 0);
 
-// kRanks ranks × kOuterWidth columns stay in registers over all m rows.
+// The sums of kRanks ranks × kOuterWidth columns stay in registers over all m rows.
 template <bool kBF16, bool kMasked, size_t kRanks>
 HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
   const DF df;
   const size_t columns = std::min(kOuterWidth, o.n - column);
   const size_t row_bytes = o.n * (kBF16 ? 2 : 4), mask_stride = MaskStride(o.n);
-  const float* v = o.m == 0 ? nullptr : o.v + rank;  // no rows: maybe no memory either
+  const float* v = o.m == 0 ? nullptr : o.v + rank;  // v may be null where there are no rows
   const std::byte* z = static_cast<const std::byte*>(o.z);
   const uint8_t* mask = o.mask;
   VF acc[kRanks][kOuterVectors];

@@ -30,7 +30,7 @@ struct BranchScratch {
   Pass* passes = nullptr;
 };
 
-// Sizes of a call and, with an arena that has memory, where everything lies.
+// The sizes of a call and, with an arena that has memory, the addresses of everything in scratch.
 struct ForwardPlan {
   size_t m = 0, k = 0, chunk = 0, h_size = 0;
   bool pairs = false, skinny = false;
@@ -113,7 +113,7 @@ bool Keeps(const std::vector<TensorView>& views, size_t i) {
   return i < views.size() && views[i].defined;
 }
 
-// One row tile of phase 1; rows [r.begin, r.end) of the chunk that begins at row m0.
+// Does phase 1 for one row tile: rows [r.begin, r.end) of the chunk that begins at row m0.
 void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t m0, size_t rows,
               Range r, size_t thread) {
   const bool bf16 = plan.pairs;
@@ -140,7 +140,7 @@ void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t
   }
 }
 
-// The task-th panel of A, counted over all branches.
+// Packs the task-th panel of A, counted over all branches.
 void PackUp(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t task) {
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const BranchScratch& s = plan.branches[i];
@@ -198,7 +198,7 @@ void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
 
 void ForwardSkinny(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
                    CpuContext& context) {
-  // The elements of x where it lies, unless pairs would straddle rows or words.
+  // x is read in place as 32-bit elements, unless pairs would straddle rows or words.
   const uint32_t* x = args.x.as<uint32_t>();
   if (plan.pairs &&
       (plan.k % 2 != 0 || reinterpret_cast<uintptr_t>(args.x.data) % alignof(uint32_t) != 0)) {

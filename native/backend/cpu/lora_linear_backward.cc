@@ -49,7 +49,7 @@ struct BackwardPlan {
   BranchScratch* branches = nullptr;
 };
 
-// Everything that does not need the chunk length.
+// Plans everything that does not depend on the chunk length.
 BranchScratch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, bool pairs) {
   const LoraBranch& branch = args.branches[i];
   BranchScratch s;
@@ -106,7 +106,7 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
   return plan;
 }
 
-// Phase 0, one task per panel of B of any branch, and one per branch for A.
+// Does phase 0, with one task per panel of B of any branch, and one per branch for A.
 void Repack(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, CpuContext& context) {
   const size_t panels = args.dx ? Panels(plan.in, PanelWidth()) : 0;
   context.ParallelFor(args.branches.size() * (panels + 1), [&](size_t task, size_t) {
@@ -129,7 +129,7 @@ void Repack(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, CpuCon
   });
 }
 
-// Phase 1 for rows [r.begin, r.end) of the chunk that begins at row m0.
+// Does phase 1 for rows [r.begin, r.end) of the chunk that begins at row m0.
 void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t m0, size_t rows,
               Range r) {
   const size_t count = r.end - r.begin, row = m0 + r.begin;

@@ -1,5 +1,6 @@
-// Every pair of matrices is one Gemm whose b is packed on the fly. A batch of at least as many
-// pairs as threads gives each thread whole pairs; a smaller one shares out each pair in turn.
+// Every pair of matrices is one Gemm, whose b is packed in the call. A batch of at least as
+// many pairs as threads gives each thread whole pairs; in a smaller batch all threads work on
+// one pair at a time.
 #include "backend/cpu/matmul.h"
 
 #include <algorithm>
@@ -41,7 +42,7 @@ struct MatmulPlan {
   DType dtype = DType::kF32;    // of the product: bf16 where a and b are, else f32
   DType y_dtype = DType::kF32;  // of what Gemm writes
   bool split_batch = false;     // a task per pair
-  // Per slot (a thread when the batch is split, else one):
+  // A slot is a thread's scratch when the batch is split; otherwise there is one. Per slot:
   size_t slots = 1;
   std::byte* a = nullptr;  // [m, k] where a is transposed or cast
   std::byte* b = nullptr;  // [k, n] or [n, k] where b is cast
@@ -97,7 +98,7 @@ MatmulPlan MakePlan(Arena& arena, const MatmulArgs& args, int threads) {
   return plan;
 }
 
-// The matrix of `view` that belongs to matrix `index` of y, under broadcasting: its number.
+// Returns the number of the matrix of `view` that matrix `index` of y reads, under broadcasting.
 size_t MatrixOf(const TensorView& view, const TensorView& y, size_t index) {
   size_t matrix = 0, step = 1;
   const int dims = y.shape.rank() - 2, own = view.shape.rank() - 2;
@@ -118,14 +119,15 @@ const std::byte* MatrixAt(const TensorView& view, size_t matrix) {
   return view.as<std::byte>() + matrix * numel * SizeOf(view.dtype);
 }
 
-// dst [rows, cols] of `dtype` ← matrix `matrix` of view, transposed if it lies as [cols, rows].
+// dst [rows, cols] of `dtype` ← matrix `matrix` of view, transposed if it is stored [cols, rows].
 void CopyMatrix(const TensorView& view, size_t matrix, bool transposed, DType dtype, size_t rows,
                 size_t cols, std::byte* dst, CpuContext* context) {
   const size_t base = matrix * rows * cols;
   constexpr size_t kRowsPerTask = 16;
   ParallelFor(context, Panels(rows, kRowsPerTask), [&](size_t task, size_t) {
     const size_t begin = task * kRowsPerTask, end = std::min(rows, begin + kRowsPerTask);
-    // Columns outermost: a line of a transposed source serves all rows of the task.
+    // Columns are outermost, so that a cache line of a transposed source serves
+    // all rows of the task.
     for (size_t j = 0; j < cols; ++j) {
       for (size_t i = begin; i < end; ++i) {
         const size_t from = base + (transposed ? j * rows + i : i * cols + j), to = i * cols + j;

@@ -1,4 +1,4 @@
-// A nest of loops over the elements of a result, with the strides of N operands.
+// Nested loops over the elements of a result, with the strides of N operands.
 #pragma once
 
 #include <array>
@@ -44,10 +44,10 @@ struct Nest {
     for (int i = 0; i < dims; ++i) n *= size[static_cast<size_t>(i)];
     return n;
   }
-  // Iterations of all loops but the innermost.
+  // Returns the iterations of all loops but the innermost.
   size_t rows() const { return rank == 0 ? 1 : count(rank - 1); }
 
-  // Where iteration `index` of the outer `dims` loops begins in each operand.
+  // Returns where iteration `index` of the outer `dims` loops begins in each operand.
   Strides OffsetOf(size_t index, int dims) const {
     Strides offset{};
     for (int i = dims - 1; i >= 0; --i) {
@@ -60,8 +60,8 @@ struct Nest {
   Strides RowOffset(size_t row) const { return OffsetOf(row, rank == 0 ? 0 : rank - 1); }
 };
 
-// The strides with which `from` is read for a result of shape `to` by NumPy's rule: shapes are
-// aligned at the right and a dimension of 1 repeats.
+// Returns the strides with which `from` is read for a result of shape `to` by NumPy's rule: shapes
+// are aligned at the right and a dimension of 1 repeats.
 inline std::array<size_t, kMaxDims> BroadcastStrides(const Shape& from, const Shape& to) {
   std::array<size_t, kMaxDims> strides{};
   size_t step = 1;

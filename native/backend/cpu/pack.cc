@@ -9,8 +9,8 @@
 namespace lora::cpu {
 namespace {
 
-// Elements packed at a time from one source row: a cache line's worth, so that a line is not
-// fetched again for each of them.
+// Elements that are packed at a time from one source row. They fill a cache line, so that a line is
+// not fetched again for each of them.
 constexpr size_t kElementBlock = 16;
 
 template <class T>
@@ -22,7 +22,8 @@ uint32_t Element(T low, T high) {
   }
 }
 
-// One panel of `rows` <= width outputs; output j, reduction index l is src[j·row_step + l·k_step].
+// Packs one panel of `rows` <= width outputs. Output j at reduction index l is
+// src[j·row_step + l·k_step].
 template <class T>
 void PackPanel(const T* src, size_t row_step, size_t k_step, size_t rows, size_t k, size_t width,
                uint32_t* dst) {
@@ -68,7 +69,7 @@ void PackAll(const T* src, size_t row_step, size_t k_step, size_t n, size_t k, u
   });
 }
 
-// dst[l] ← output j of a panel, l in [0, k).
+// dst[l] ← output j of a panel, for l in [0, k).
 template <class T>
 void UnpackOutput(const uint32_t* panel, size_t j, size_t width, size_t k, T* dst) {
   constexpr size_t kPer = 4 / sizeof(T);

@@ -8,8 +8,8 @@
 
 namespace lora::cpu {
 
-// fn(begin, end) over parts of [0, count), each of at least `grain` (waking a thread must pay off)
-// and beginning at a multiple of `align`. For results that do not depend on where the cuts lie.
+// Calls fn(begin, end) for parts of [0, count). Each part has at least `grain` elements, so that
+// waking a thread pays, and begins at a multiple of `align`. Results must not depend on the cuts.
 template <class Fn>
 void ForRange(Context& context, size_t count, size_t grain, size_t align, const Fn& fn) {
   auto& cpu = static_cast<CpuContext&>(context);
@@ -27,7 +27,7 @@ constexpr size_t kLineElements = 64;   // a multiple of a cache line whatever th
 constexpr size_t kCheapGrain = 32768;  // elements of an op that only moves memory
 constexpr size_t kCostlyGrain = 4096;  // elements of an op with an exp in it
 
-// fn(begin, end) over rows of `width` elements.
+// Calls fn(begin, end) for ranges of rows of `width` elements.
 template <class Fn>
 void ForRows(Context& context, size_t rows, size_t width, size_t grain_elements, const Fn& fn) {
   ForRange(context, rows, grain_elements / std::max<size_t>(width, 1) + 1, 1, fn);

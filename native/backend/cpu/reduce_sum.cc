@@ -25,7 +25,7 @@ HWY_BEFORE_NAMESPACE();
 namespace lora::cpu {
 namespace HWY_NAMESPACE {
 
-// Σ of `count` neighbours.
+// Returns Σ of `count` neighbours.
 double SumRun(const void* x, DType dtype, size_t begin, size_t count) {
   HWY_ALIGN float buffer[kBlock];
   double sum = 0;
@@ -36,7 +36,7 @@ double SumRun(const void* x, DType dtype, size_t begin, size_t count) {
   return sum;
 }
 
-// sums[j] += x[begin + j], j < count <= kBlock; whole vectors of sums are read and written.
+// sums[j] += x[begin + j] for j < count <= kBlock. Whole vectors of sums are read and written.
 void AddColumns(const void* x, DType dtype, size_t begin, size_t count, double* sums) {
   const F32 d;
   const hn::Repartition<double, F32> dd;
@@ -64,7 +64,7 @@ HWY_EXPORT(AddColumns);
 namespace {
 
 constexpr size_t kPiece = 16384;
-constexpr size_t kColumns = 256;  // whole vectors of any target
+constexpr size_t kColumns = 256;  // a multiple of the vectors of every target
 
 struct Plan {
   Nest<1> kept, lost;  // strides in x; the innermost loop of one of them is contiguous
@@ -106,7 +106,7 @@ void Put(const TensorView& y, size_t i, double value) {
   }
 }
 
-// Elements [begin, end) of those that are summed into element `output` of y.
+// Sums elements [begin, end) of those that belong to element `output` of y.
 double SumPiece(const ReduceSumArgs& args, const Plan& plan, size_t output, size_t begin,
                 size_t end) {
   const size_t base = plan.kept.OffsetOf(output, plan.kept.rank)[0];

@@ -1,7 +1,9 @@
-// rstd = 1/√(mean(x²) + eps), y = x·rstd·w. With c = rstd²·mean(g·w·x):  dx = rstd·(g·w − x·c).
+// rstd = 1/√(mean(x²) + eps)
+// y    = x·rstd·w
+// dx   = rstd·(g·w − x·c) with c = rstd²·mean(g·w·x)
 //
-// Layout: rows of x, y, g, dx; w once as f32 (in scratch where it is bf16). A row is read twice,
-// the second time from cache; one row per vector loop, rows over the threads. Sums are four vectors
+// Rows are split over the threads, and a vector loop covers one row. A row is read twice, the
+// second time from cache. w is read as f32, from scratch where it is bf16. A sum is four vectors
 // of f32 chains.
 #include "backend/cpu/rms_norm.h"
 
@@ -22,7 +24,7 @@ namespace lora::cpu {
 namespace HWY_NAMESPACE {
 namespace {
 
-// Σ f(i, n) over the vectors of [0, count), n elements each; lanes beyond n must be 0.
+// Sums f over the vectors of [0, count), n elements each; lanes beyond n must add 0.
 template <class F>
 HWY_INLINE float SumVectors(size_t count, const F& f) {
   const F32 d;
@@ -137,7 +139,7 @@ HWY_EXPORT(RmsNormBackwardRows);
 
 namespace {
 
-// The weight as f32, where it lies or from `arena`.
+// Returns the weight as f32, either in place or converted into `arena`.
 const float* WeightAsF32(const TensorView& weight, Arena& arena) {
   if (weight.dtype == DType::kF32) return weight.as<const float>();
   const size_t n = static_cast<size_t>(weight.numel());

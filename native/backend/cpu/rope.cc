@@ -1,5 +1,7 @@
-// y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin for the halves x1, x2 of each head. A token's row of
-// the tables is read once and serves all its heads; x may be rotated in place.
+// For the halves x1, x2 of each head:
+//   y1 = x1·cos − x2·sin
+//   y2 = x2·cos + x1·sin
+// A token's row of the tables is read once for all its heads. y may be x.
 #include "backend/cpu/rope.h"
 
 #include "backend/cpu/convert.h"

@@ -1,4 +1,4 @@
-// One row per task; the drawing itself is that of every host backend (core/sampling.h).
+// Draws one row per task with the algorithm that all host backends share (core/sampling.h).
 #include "backend/cpu/sample.h"
 
 #include "backend/cpu/arena.h"
@@ -9,7 +9,7 @@
 namespace lora::cpu {
 namespace {
 
-// Of one thread.
+// The scratch of one thread.
 struct RowScratch {
   float* logits = nullptr;  // where they are not f32 already
   std::byte* draw = nullptr;

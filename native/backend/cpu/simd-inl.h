@@ -1,5 +1,6 @@
-// What the kernels of the CPU backend share: vector types, the element scheme, bf16 and dropout
-// bits. Compiled once per instruction set; everything is inline or a template.
+// The kernels of the CPU backend share these vector types, the 32-bit element, and conversions
+// of bf16 and dropout bits. The file is compiled once per instruction set, so everything is
+// inline or a template.
 //
 // A "32-bit element" is one f32 or a pair of bf16 along the reduction.
 #if defined(LORA_BACKEND_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -27,7 +28,8 @@ using DHalf = hn::Rebind<hwy::bfloat16_t, DF>;  // as many bf16 as a DF has f32
 using VF = hn::Vec<DF>;
 using VU = hn::Vec<DU>;
 
-// The targets in this build have fixed vector lengths (SVE and RVV are left out: no arrays of Vec).
+// The targets of this build have fixed vector lengths. SVE and RVV are left out, because they
+// allow no arrays of Vec.
 constexpr size_t kLanes = HWY_MAX_BYTES / sizeof(float);
 // 32 registers hold 6 × 4 accumulators, 16 hold 6 × 2.
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3
@@ -37,7 +39,7 @@ constexpr size_t kVectors = 4;
 #endif
 constexpr size_t kPanelWidth = kVectors * kLanes;
 
-// acc + x·w, element by element. In pairs, both products of a pair land in its lane.
+// Returns acc + x·w, element by element. Both products of a pair are added to its lane.
 template <bool kPairs>
 HWY_INLINE VF MulAddElements(VU x, VU w, VF acc) {
   const DF df;
@@ -45,7 +47,7 @@ HWY_INLINE VF MulAddElements(VU x, VU w, VF acc) {
     return hn::MulAdd(hn::BitCast(df, x), hn::BitCast(df, w), acc);
   } else {
 #if HWY_NATIVE_DOT_BF16
-    // One instruction that adds both products to acc; the second sum exists for other targets only.
+    // One instruction adds both products to acc here; the second sum exists for other targets only.
     const DBF dbf;
     VF unused = hn::Zero(df);
     return hn::ReorderWidenMulAccumulate(df, hn::BitCast(dbf, x), hn::BitCast(dbf, w), acc, unused);
@@ -58,8 +60,8 @@ HWY_INLINE VF MulAddElements(VU x, VU w, VF acc) {
   }
 }
 
-// Lanes whose bit is set, for columns `column` (a multiple of kLanes or of 8) on. Reads one byte
-// more than it needs.
+// Returns the lanes whose bit is set, for columns from `column` on (a multiple of kLanes or of 8).
+// It reads one byte more than it needs.
 HWY_INLINE hn::Mask<DU> KeptColumns(const uint8_t* bits, size_t column) {
   const DU du;
   const uint8_t* at = bits + column / 8;
@@ -85,7 +87,7 @@ HWY_INLINE void StoreBF16(VF v, uint16_t* to) {
   hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::bfloat16_t*>(to));
 }
 
-// 4 rows of src by the lanes of D, transposed: each 128-bit block of the vectors holds 4 columns.
+// Transposes 4 rows of src by the lanes of D: each 128-bit block of the vectors holds 4 columns.
 template <class D>
 HWY_INLINE void TransposeRows(D d, const uint32_t* HWY_RESTRICT src, size_t src_stride,
                               uint32_t* HWY_RESTRICT dst, size_t dst_stride) {

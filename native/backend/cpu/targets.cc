@@ -38,8 +38,8 @@ std::string Lower(std::string_view text) {
 
 std::string NameOfTarget(int64_t target) { return Lower(hwy::TargetName(target)); }
 
-// What the CPU has of what is compiled in, whatever limits and mocks are set: a limit must not hide
-// the targets from which the next limit chooses.
+// Returns the compiled targets that the CPU has, whatever limits and mocks are set, because a limit
+// must not hide the targets from which the next limit chooses.
 std::vector<int64_t> Supported() {
   static const std::vector<int64_t> all = hwy::SupportedAndGeneratedTargets();
   return all;

@@ -1,6 +1,6 @@
-// Which instruction set the kernels run on. Highway compiles every kernel once per target and
-// chooses at run time; its own DispatchedTarget() names the best one of the CPU even where that is
-// not compiled in.
+// Tells and limits which instruction set the kernels run on. Highway compiles every kernel once per
+// target and chooses at run time. Its own DispatchedTarget() is of no use here, because it names
+// the best target of the CPU even where that is not compiled in.
 #pragma once
 
 #include <string>
@@ -9,22 +9,23 @@
 
 namespace lora::cpu {
 
-// The target that runs, in lower case: "avx3_zen4".
+// Returns the target that runs, in lower case: "avx3_zen4".
 std::string ActiveTarget();
 
-// All that are compiled in and that this CPU has, best first.
+// Returns all targets that are compiled in and that this CPU has, best first.
 std::vector<std::string> UsableTargets();
 
-// Nothing better than `name` ("sse2", "sse4", "avx2", "avx3", "avx3_zen4", any case; "best" lifts
-// the limit) runs from now on. False, and nothing changes, where that target is not usable here. Of
-// the whole process, so before anything is packed: the layout of weights depends on the target.
+// From now on nothing better than `name` runs ("sse2", "sse4", "avx2", "avx3", "avx3_zen4", any
+// case); "best" lifts the limit. Returns false and changes nothing where that target is not usable
+// here. The limit holds for the whole process and must be set before anything is packed, because
+// the layout of weights depends on the target.
 bool LimitTargets(std::string_view name);
 
-// The same with the environment variable LORA_SIMD, once per process. Throws ERR_ARGUMENT where it
-// names no usable target.
+// Does the same with the environment variable LORA_SIMD, once per process. Throws ERR_ARGUMENT
+// where it names no usable target.
 void LimitTargetsByEnvironment();
 
-// "1.2.0": of the headers that the kernels were compiled with.
+// Returns the version of the headers that the kernels were compiled with: "1.2.0".
 std::string HighwayVersion();
 
 }  // namespace lora::cpu

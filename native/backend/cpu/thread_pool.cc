@@ -8,8 +8,8 @@
 namespace lora::cpu {
 namespace {
 
-// About 50 µs of pauses: longer than the gap between two ops of a busy stream, far shorter than a
-// scheduler slice.
+// About 50 µs of pauses, which is longer than the gap between two ops of a busy stream and far
+// shorter than a scheduler slice.
 constexpr int kSpins = 1000;
 
 constexpr uint64_t Mask(int bits) { return (uint64_t{1} << bits) - 1; }
@@ -17,13 +17,14 @@ constexpr uint64_t Mask(int bits) { return (uint64_t{1} << bits) - 1; }
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  // Ahead of the first thread: a vector that cannot grow must not leave running ones behind.
+  // Memory is reserved before the first thread starts: a vector that cannot grow must not leave
+  // running threads behind.
   workers_.reserve(static_cast<size_t>(threads));
   for (int thread = 1; thread < threads; ++thread) {
     try {
       workers_.emplace_back([this, thread] { Work(static_cast<size_t>(thread)); });
     } catch (const std::system_error&) {
-      return;  // the system gives no more threads: those that there are do all the tasks
+      return;  // the system gives no more threads: the existing ones do all tasks
     }
   }
 }
@@ -41,7 +42,7 @@ bool ThreadPool::WorkOnce(size_t thread) {
     const uint64_t next = ticket & Mask(kCountBits);
     if (next >= ((ticket >> kCountBits) & Mask(kCountBits))) return false;
     if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-    // The loop cannot end, and so these cannot change, before this task is done.
+    // The loop cannot end before this task is done, so these values cannot change either.
     call_.load(std::memory_order_relaxed)(object_.load(std::memory_order_relaxed),
                                           begin_.load(std::memory_order_relaxed) + next, thread);
     if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) platform::WakeOne(unfinished_);

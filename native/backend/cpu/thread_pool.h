@@ -1,10 +1,10 @@
-// A pool for short parallel loops on a machine that others use too.
+// A pool of threads for short parallel loops on a machine that other processes use too.
 //
-// Tasks are claimed one by one, by the caller as well, and the caller waits only for tasks that a
-// worker has begun. So a worker that gets no CPU costs nothing but its share of the work (a pool
-// that waits for every worker to report loses a whole scheduler slice, measured at 8 ms, each
-// time). Waiting threads spin briefly, because the next op of a busy stream is microseconds away,
-// and sleep after that.
+// Threads claim tasks one by one, the caller as well, and the caller waits only for tasks that
+// a worker has begun. So a worker that gets no CPU costs only its share of the work. A pool
+// that waits for every worker to report loses a whole scheduler slice each time (8 ms measured).
+// Waiting threads first spin briefly, because the next op of a busy stream is microseconds
+// away, and then sleep.
 #pragma once
 
 #include <atomic>
@@ -17,14 +17,15 @@ namespace lora::cpu {
 
 class ThreadPool {
  public:
-  // `threads` counts the caller: threads - 1 workers are started.
+  // `threads` counts the caller, so threads - 1 workers are started.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  // fn(task, thread) for every task of [0, tasks), thread in [0, threads); returns when all are
-  // done. One call at a time, not nested. fn must not throw.
+  // Calls fn(task, thread) for every task of [0, tasks), with thread in [0, threads), and
+  // returns when all are done. Only one call may run at a time, also not from within a task, and
+  // fn must not throw.
   template <class Fn>
   void Run(size_t tasks, const Fn& fn) {
     const auto call = [](const void* object, size_t task, size_t thread) {
@@ -38,8 +39,8 @@ class ThreadPool {
  private:
   using Call = void (*)(const void* object, size_t task, size_t thread);
 
-  // A ticket is one word, epoch · tasks · next: whether work is left, and of which loop, is decided
-  // by a single compare-and-swap. A worker that wakes late finds another epoch or nothing left.
+  // A ticket is one word, epoch · tasks · next, so a single compare-and-swap decides whether work
+  // is left and of which loop. A worker that wakes late finds another epoch or no task left.
   static constexpr int kCountBits = 20;
   static constexpr size_t kMaxTasks = (size_t{1} << kCountBits) - 1;
 
@@ -48,12 +49,13 @@ class ThreadPool {
   void Work(size_t thread);
 
   alignas(64) std::atomic<uint64_t> ticket_{0};
-  // Written before the ticket that makes them valid, read after a successful claim of it.
+  // These are written before the ticket that makes them valid and read after a
+  // claim of it succeeded.
   std::atomic<Call> call_{nullptr};
   std::atomic<const void*> object_{nullptr};
   std::atomic<size_t> begin_{0};
   alignas(64) std::atomic<uint32_t> unfinished_{0};
-  alignas(64) std::atomic<uint32_t> signal_{0};  // changes when there is work, or the end
+  alignas(64) std::atomic<uint32_t> signal_{0};  // changes when there is work or the pool ends
   std::atomic<bool> ending_{false};
   uint64_t epoch_ = 0;
   std::vector<std::thread> workers_;

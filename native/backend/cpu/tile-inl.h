@@ -1,7 +1,7 @@
-// What the attention and cross entropy kernels share: rows of act elements in and out of f32 tiles,
-// exp, the transposition of a tile, and a product of two tiles. All tiles are f32 in scratch; their
-// rows are padded with zeros to a multiple of kTilePad elements, so that whole vectors of any
-// target may be read and written.
+// The attention and cross entropy kernels share these functions: conversion of rows between act
+// elements and f32 tiles, exp, the transposition of a tile, and a product of two tiles. All tiles
+// are f32 in scratch. Their rows are padded with zeros to a multiple of kTilePad elements, so that
+// whole vectors of any target may be read and written.
 #if defined(LORA_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_CPU_TILE_INL_H_
 #undef LORA_CPU_TILE_INL_H_
@@ -73,9 +73,10 @@ HWY_INLINE void RowFromF32(const float* HWY_RESTRICT src, size_t n, float scale,
 
 // ---- exp ---------------------------------------------------------------------------------------
 
-// eˣ to about 1 ulp; 0 below the normal range, +inf above the range, NaN stays NaN. x = n·ln 2 + r
-// with |r| ≤ ln 2 / 2, n rounded by adding 1.5·2²³ (which leaves n in the low bits), e^r by the
-// polynomial of Cephes' expf.
+// Returns eˣ to about 1 ulp; 0 below the normal range, +inf above the range, and NaN for NaN:
+//   x = n·ln 2 + r with |r| ≤ ln 2 / 2
+// n is rounded by adding 1.5·2²³, which leaves n in the low bits; e^r is the polynomial that
+// Cephes uses in expf.
 HWY_INLINE VF32 Exp(F32 d, VF32 x) {
   const hn::RebindToSigned<F32> di;
   const VF32 shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), hn::Set(d, 12582912.0f));
@@ -92,7 +93,7 @@ HWY_INLINE VF32 Exp(F32 d, VF32 x) {
   const VF32 y =
       hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(hn::BitCast(di, shifted))));
   const VF32 low = hn::IfThenElse(hn::Lt(x, hn::Set(d, -87.0f)), hn::Zero(d), y);
-  // NaN takes neither branch, and p is NaN; adding to its exponent bits could make it finite.
+  // A NaN takes neither branch, so p is NaN; adding to its exponent bits could make it finite.
   const VF32 high = hn::IfThenElse(hn::Gt(x, hn::Set(d, 88.0f)), hn::Inf(d), low);
   return hn::IfThenElse(hn::IsNaN(x), x, high);
 }
@@ -124,20 +125,22 @@ HWY_INLINE void TransposeTile(const float* HWY_RESTRICT src, size_t lds, size_t 
 
 // ---- product of two tiles ----------------------------------------------------------------------
 
-// The register block: kBlockRows × kBlockVecs accumulators, kBlockVecs of B, one broadcast of A.
+// The register block has kBlockRows × kBlockVecs accumulators, kBlockVecs of B and
+// one broadcast of A.
 #if HWY_TARGET <= HWY_AVX3 || HWY_TARGET_IS_NEON
 constexpr size_t kBlockRows = 6, kBlockVecs = 4;  // 32 registers
 #else
 constexpr size_t kBlockRows = 6, kBlockVecs = 2;  // 16 registers
 #endif
 
-// A(i, k) = a[i·row_step + k·k_step]: either step may be 1, so A may lie transposed.
+// A(i, k) = a[i·row_step + k·k_step]. Either step may be 1, so A may be transposed.
 struct TileA {
   const float* data;
   size_t row_step, k_step;
 };
 
-// Every loop over acc is unrolled in full: otherwise GCC keeps it in memory (a 2.7-fold loss).
+// Every loop over acc is unrolled in full, because GCC would otherwise keep acc in memory, which
+// is 2.7 times slower.
 template <size_t kRows, size_t kVecs>
 HWY_NOINLINE void MicroGemm(size_t depth, const float* HWY_RESTRICT a, size_t row_step,
                             size_t k_step, const float* HWY_RESTRICT b, size_t ldb,
@@ -214,8 +217,8 @@ HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA a, const float* HWY_R
   }
 }
 
-// C [rows × cols] ← A·B, or C + A·B. B(k, j) = b[k·ldb + j]. cols is rounded up to whole vectors:
-// rows of B and C must be padded that far.
+// C [rows × cols] ← A·B, or C + A·B, where B(k, j) = b[k·ldb + j]. cols is rounded up to whole
+// vectors, so rows of B and C must be padded that far.
 HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA a,
                          const float* HWY_RESTRICT b, size_t ldb, float* HWY_RESTRICT c, size_t ldc,
                          bool accumulate) {

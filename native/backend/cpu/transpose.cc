@@ -1,5 +1,6 @@
-// y[i_perm...] = x[i...]. Walks y in order; where neighbours of y are far apart in x, tiles of
-// kTile × kTile keep the lines of both in L1. Moves elements by size, so any dtype goes.
+// y[i_perm...] = x[i...]. Elements of y are written in order. Where neighbours of y are far
+// apart in x, tiles of kTile × kTile keep the lines of both in L1. Elements are moved by their
+// size, so any dtype works.
 #include "backend/cpu/transpose.h"
 
 #include <cstring>

@@ -1,8 +1,8 @@
-// Vectors of f32 from and to memory of any float dtype, and loops over blocks of them.
+// Moves vectors of f32 from and to memory of any float dtype, and loops over blocks of them.
 //
-// Arithmetic is f32 and there is one rounding, at the store. Mixed dtypes would multiply the
-// kernels, so elementwise ops work on blocks of kBlock f32 elements that stay in L1: f32 operands
-// are used where they lie, others pass through a buffer on the stack.
+// Arithmetic is f32 with one rounding, at the store. A kernel for every mix of dtypes would
+// multiply the kernels, so elementwise ops work on blocks of kBlock f32 elements that stay in L1:
+// f32 operands are used in place, others pass through a buffer on the stack.
 #if defined(LORA_CPU_VECTOR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_CPU_VECTOR_INL_H_
 #undef LORA_CPU_VECTOR_INL_H_
@@ -17,7 +17,7 @@
 #include "core/dtype.h"
 #include "hwy/highway.h"
 
-// Highway's emulation of f16 on the oldest targets is not relied upon.
+// On the oldest targets this file converts f16 itself instead of using Highway's emulation.
 #undef LORA_NATIVE_F16
 #if HWY_TARGET == HWY_SSE2 || HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || \
     HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
@@ -41,14 +41,14 @@ HWY_INLINE VF32 ReadVec(F32 d, const float* p) { return hn::LoadU(d, p); }
 HWY_INLINE VF32 ReadVec(F32 d, const hwy::bfloat16_t* p) {
   return hn::PromoteTo(d, hn::LoadU(BF16(), p));
 }
-// n < Lanes elements, then zeros.
+// Reads n < Lanes elements, then zeros.
 HWY_INLINE VF32 ReadPart(F32 d, const float* p, size_t n) { return hn::LoadN(d, p, n); }
 HWY_INLINE VF32 ReadPart(F32 d, const hwy::bfloat16_t* p, size_t n) {
   return hn::PromoteTo(d, hn::LoadN(BF16(), p, n));
 }
 
-// Nearest even in integer arithmetic: vcvtneps2bf16 would flush subnormals, and a cast must not
-// depend on the instruction set.
+// Rounds to nearest even in integer arithmetic: vcvtneps2bf16 would flush subnormals, and a cast
+// must not depend on the instruction set.
 HWY_INLINE hn::Vec<U16> RoundToBF16(VF32 v) {
   const U32 du;
   const auto bits = hn::BitCast(du, v);
@@ -129,7 +129,7 @@ inline void FromF32(const float* HWY_RESTRICT src, size_t n, void* dst, DType dt
   }
 }
 
-// Elements [begin, begin + n) as f32: in place, or in `buffer`.
+// Returns elements [begin, begin + n) as f32, either in place or converted into `buffer`.
 HWY_INLINE const float* ReadBlock(const void* data, DType dtype, size_t begin, size_t n,
                                   float* buffer) {
   if (dtype == DType::kF32) return static_cast<const float*>(data) + begin;
@@ -137,7 +137,8 @@ HWY_INLINE const float* ReadBlock(const void* data, DType dtype, size_t begin, s
   return buffer;
 }
 
-// Where to compute elements [begin, begin + n): in place, or in `buffer`, which Finish then rounds.
+// Gives the memory in which to compute elements [begin, begin + n): in place, or `buffer`, which
+// Finish then rounds.
 class WriteBlock {
  public:
   WriteBlock(void* data, DType dtype, size_t begin, float* buffer)
@@ -156,7 +157,7 @@ class WriteBlock {
   float* to_;
 };
 
-// Σ x over at most kBlock elements: short f32 chains, one per lane of four vectors.
+// Returns Σ x over at most kBlock elements, in short f32 chains, one per lane of four vectors.
 HWY_INLINE float SumBlock(const float* x, size_t n) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
@@ -175,7 +176,7 @@ HWY_INLINE float SumBlock(const float* x, size_t n) {
 
 // ---- functions ---------------------------------------------------------------------------------
 
-// σ(x) and 1 − σ(x) = σ(−x), each accurate by itself; no overflow on the way.
+// σ(x) and 1 − σ(x) = σ(−x), each accurate by itself and without overflow on the way.
 struct SigmoidPair {
   VF32 s, c;
 };
@@ -187,17 +188,18 @@ HWY_INLINE SigmoidPair Sigmoid(F32 d, VF32 x) {
   return {hn::IfThenElse(negative, small, big), hn::IfThenElse(negative, big, small)};
 }
 
-// Φ(x) and the density φ(x) of the normal distribution, to a few units in the last place also in
-// the tail. With z = |x| / √2:  Φ(−|x|) = exp(−x²/2)·P(q) / (2·(1 + 2z)),  q = (z − 2)/(z + 2),
-// where P is a least squares fit of (1 + 2z)·exp(z²)·erfc(z) for z ≤ 10.6 with a relative error
-// of 1.6e-8.
+// Φ(x) and the density φ(x) of the normal distribution, to a few units in the last place, the tail
+// included. With z = |x| / √2:
+//   Φ(−|x|) = exp(−x²/2)·P(q) / (2·(1 + 2z)),  q = (z − 2)/(z + 2)
+// where P is a least squares fit of (1 + 2z)·exp(z²)·erfc(z) for z ≤ 10.6, whose relative error
+// is 1.6e-8.
 struct NormalPair {
   VF32 cdf, density;
 };
 HWY_INLINE NormalPair Normal(F32 d, VF32 x) {
   const U32 du;
   const VF32 one = hn::Set(d, 1.0f);
-  // x² as the sum s + e, so that the error of s does not grow with |x| in the exponential.
+  // Splits x² into s + e, so that the error of s does not grow with |x| in the exponential.
   const VF32 hi = hn::BitCast(d, hn::And(hn::BitCast(du, x), hn::Set(du, 0xfffff000u)));
   const VF32 lo = hn::Sub(x, hi);
   const VF32 s = hn::Mul(x, x);
@@ -205,13 +207,13 @@ HWY_INLINE NormalPair Normal(F32 d, VF32 x) {
   const VF32 e = hn::Add(cross, hn::Mul(lo, lo));
   const VF32 half = hn::Set(d, 0.5f);
   const VF32 rough = Exp(d, hn::Mul(s, hn::Set(d, -0.5f)));
-  // Where rough is 0 the correction may be NaN (∞ − ∞).
+  // Where rough is 0 the correction may be NaN (∞ − ∞), so bell is set to 0.
   const VF32 exact = hn::Mul(rough, hn::Sub(one, hn::Mul(half, e)));
   const VF32 bell = hn::IfThenElse(hn::Eq(rough, hn::Zero(d)), hn::Zero(d), exact);
 
   const VF32 z = hn::Mul(hn::Abs(x), hn::Set(d, 0.70710678f));
   const VF32 two = hn::Set(d, 2.0f);
-  // Beyond the fit bell is 0 to f32; the cut keeps q finite.
+  // Beyond the fit bell is 0 in f32; the cut keeps q finite.
   const VF32 cut = hn::Min(z, hn::Set(d, 10.6f));
   const VF32 q = hn::Div(hn::Sub(cut, two), hn::Add(cut, two));
   VF32 p = hn::Set(d, -3.950086248e-4f);
