@@ -1,4 +1,4 @@
-// Operands of any float dtype for device/any_elements.cuh. Included by .cu files only.
+// Passes operands of any float dtype to device/any_elements.cuh. Only .cu files include this.
 #pragma once
 
 #include "backend/cuda/device/any_elements.cuh"

@@ -21,7 +21,7 @@ AttentionBackwardPlan PlanOf(const AttentionBackwardArgs& args, int multiprocess
   return PlanAttentionBackward(problem, tile, multiprocessors);
 }
 
-// Training is in f32 or bf16.
+// Training is in f32 or bf16, so only these are instantiated.
 template <class F>
 void ForTraining(DType dtype, F&& f) {
   if (dtype == DType::kF32) return f.template operator()<float>();
@@ -29,7 +29,7 @@ void ForTraining(DType dtype, F&& f) {
   Throw("ERR_UNSUPPORTED", "attention", "no gradient for dtype ", NameOf(dtype));
 }
 
-// D of every row; what follows starts at a multiple of 16 bytes.
+// Returns the bytes of D of every row, rounded up so that what follows starts at a multiple of 16.
 size_t DotsBytes(const AttentionBackwardArgs& args) {
   return (static_cast<size_t>(args.lse.numel()) * sizeof(float) + 15) / 16 * 16;
 }

@@ -27,8 +27,8 @@ AttentionTile KeyGradientTile(int padded, bool tensor_cores) {
 
 namespace {
 
-// Into how many parts each of `tiles` blocks is cut, of `steps` tiles along its loop: two waves of
-// blocks, where there is not even one of whole ones.
+// Returns into how many parts each of `tiles` blocks, with `steps` tiles along its loop, is split:
+// enough for two waves of blocks, where whole blocks do not fill even one wave.
 int64_t SplitsFor(int64_t tiles, int64_t steps, int64_t least_steps, int multiprocessors) {
   constexpr int64_t kMost = 64;
   if (tiles == 0 || tiles >= multiprocessors) return 1;
@@ -54,7 +54,7 @@ AttentionBackwardPlan PlanAttentionBackward(const AttentionProblem& p, const Att
                                             int multiprocessors) {
   AttentionBackwardPlan plan;
   plan.tiles = p.batch * p.kv_heads * ((p.keys + tile.keys - 1) / tile.keys);
-  // The merge reads two f32 tiles of every part; 8 tiles of rows outweigh that.
+  // The merge reads two f32 tiles of every part, which 8 tiles of rows outweigh.
   plan.splits = SplitsFor(plan.tiles, (p.longest + tile.rows - 1) / tile.rows, 8, multiprocessors);
   return plan;
 }

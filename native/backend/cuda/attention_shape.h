@@ -1,4 +1,4 @@
-// Arguments of attention as the kernels take them. Included by .cu files only.
+// Converts the arguments of attention to what the kernels take. Only .cu files include this.
 #pragma once
 
 #include <algorithm>
@@ -25,7 +25,7 @@ void ForHeadDim(int64_t d, F&& f) {
   }
 }
 
-// Whether rows of d 16-bit elements, one after another, all start at multiples of 16 bytes.
+// Tells whether rows of d 16-bit elements, one after another, all start at multiples of 16 bytes.
 inline bool AreAligned(int64_t d, std::initializer_list<const void*> tensors) {
   return d % 8 == 0 && std::all_of(tensors.begin(), tensors.end(), [](const void* p) {
            return reinterpret_cast<uintptr_t>(p) % 16 == 0;

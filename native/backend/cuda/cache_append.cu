@@ -1,4 +1,4 @@
-// cache[b, offset + i, …] ← src[b, i, …]: one run of a batch row in a cache row.
+// cache[b, offset + i, …] ← src[b, i, …]. A batch row is one contiguous run in both.
 #include "backend/cuda/copy.h"
 #include "backend/cuda/kernels.h"
 

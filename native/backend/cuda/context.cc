@@ -9,7 +9,8 @@
 namespace lora::cuda {
 namespace {
 
-// A queue that never empties hides how far behind the device is.
+// The context waits for the device after this many launches, because a queue that never empties
+// hides how far behind the device is.
 constexpr int kMostLaunches = 512;
 
 bool SyncFromEnvironment() {
@@ -29,7 +30,7 @@ void CudaContext::Launched(const char* op, int error) {
   try {
     Finish();
   } catch (const Error& lost) {
-    // The stream runs one op after the other, so with LORA_CUDA_SYNC=1 it was this one.
+    // The stream runs one op after the other, so with LORA_CUDA_SYNC=1 the error is this op's.
     if (sync_) Throw("ERR_DEVICE_LOST", op, lost.what());
     throw;
   }

@@ -1,4 +1,4 @@
-// What an op of the CUDA backend runs on: the stream of one device.
+// The ops of the CUDA backend run on a CudaContext: the stream of one device.
 #pragma once
 
 #include <cstddef>
@@ -13,18 +13,18 @@ class CudaContext final : public Context {
  public:
   explicit CudaContext(std::shared_ptr<Gpu> gpu);
 
-  // What the scratch of a plan may depend on besides the problem: the multiprocessors.
+  // Besides the problem, the scratch of a plan may depend on the number of multiprocessors only.
   int threads() const override { return properties().multiprocessors; }
   void Finish() override;
 
   const DeviceProperties& properties() const { return gpu_->properties(); }
   Gpu& gpu() const { return *gpu_; }
 
-  // After every launch; see launch.h. Throws when it was refused. With LORA_CUDA_SYNC=1 it waits,
-  // and only then is an error certain to be this op's.
+  // Is called after every launch (launch.h) and throws when the launch was refused. With
+  // LORA_CUDA_SYNC=1 it waits; only then is an error certain to be this op's.
   void Launched(const char* op, int error);
-  // Waits for everything launched so far: for the few numbers that decide whether an op fails on
-  // its data (an id out of range).
+  // Waits for everything launched so far and reads. It serves the few numbers that decide whether
+  // an op fails on its data (an id out of range).
   void ReadNow(const char* op, void* host, const void* device, size_t bytes);
 
  private:

@@ -1,4 +1,4 @@
-// Moving elements as they are.
+// Moves elements without converting them.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +8,8 @@
 
 namespace lora::cuda {
 
-// Rows of `run` elements of `size` bytes (2, 4 or 8); pitches in elements. src and dst do not
-// overlap.
+// Copies rows of `run` elements of `size` bytes (2, 4 or 8). Pitches count elements. src and
+// dst must not overlap.
 struct RowCopy {
   const void* src;
   void* dst;

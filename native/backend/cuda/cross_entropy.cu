@@ -7,7 +7,7 @@
 namespace lora::cuda {
 namespace {
 
-// f16 is no dtype of activations: the checks refuse it.
+// The checks refuse f16 activations, so only f32 and bf16 are instantiated.
 template <class F>
 void ForLogits(const char* op, DType dtype, F&& f) {
   if (dtype == DType::kF32) return f.template operator()<float>();
@@ -28,7 +28,7 @@ void LaunchGradient(const char* op, const LogitRows& rows, const float* lse,
              to.scale, static_cast<Gradient*>(to.dlogits), to.pitch});
 }
 
-// The losses of the rows, and what the check of the labels needs.
+// Scratch for the losses of the rows and for the check of the labels.
 struct ForwardScratch {
   void* check;
   double* losses;

@@ -1,4 +1,4 @@
-// Rows of logits on the device, for cross_entropy and linear_cross_entropy.
+// Works on rows of logits on the device, for cross_entropy and linear_cross_entropy.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +14,17 @@ struct LogitRows {
   const int32_t* labels = nullptr;         // [rows]; −100 does not count
 };
 
-// losses [rows] ← lse − logits[label], 0 where the row does not count; lse [rows], or null.
-// Of rows that do not count, lse is only written with every_lse.
+// losses [rows] ← lse − logits[label], 0 where the row does not count. lse [rows] may be null; in
+// rows that do not count, it is written only with every_lse.
 void SoftmaxLoss(const char* op, const LogitRows& rows, double* losses, float* lse, bool every_lse,
                  Context& context);
 
-// loss [1] ← Σ losses in a fixed order,  count [1] ← counted.
+// loss [1] ← Σ losses in a fixed order,  count [1] ← counted
 void SumLosses(const char* op, const double* losses, int64_t rows, int64_t counted, float* loss,
                float* count, Context& context);
 
 // dlogits ← (exp(logits − lse) − onehot(label))·g·scale, 0 in rows that do not count. Its dtype is
-// that of the logits, or bf16 where those are f32.
+// that of the logits, or bf16 where the logits are f32.
 struct LogitGradients {
   const float* g = nullptr;  // [1], or null: 1
   float scale = 1;

@@ -1,4 +1,4 @@
-// The table of the CUDA backend.
+// Fills the CUDA backend's table of ops.
 #include "backend/cuda/context.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/runtime.h"

@@ -27,7 +27,7 @@ class CudaDevice final : public Device {
                std::make_unique<WorkerStream>(
                    [gpu](int) { return std::make_unique<CudaContext>(gpu); },
                    gpu->properties().multiprocessors)) {}
-  ~CudaDevice() override { stream().Stop(); }  // no command may see half a device
+  ~CudaDevice() override { stream().Stop(); }  // no command may see a device that is half destroyed
 
   void CopyTo(void* device, const void* host, size_t bytes, Context& context) override {
     if (bytes > 0) static_cast<CudaContext&>(context).gpu().Upload(device, host, bytes);

@@ -1,4 +1,5 @@
-// GPUs as devices of the library. Where no CUDA backend is built, backend/no_cuda/ stands in.
+// Opens GPUs as devices of the library. backend/no_cuda/ defines this where no
+// CUDA backend is built.
 #pragma once
 
 #include <memory>
@@ -8,7 +9,7 @@
 
 namespace lora::cuda {
 
-// 'cuda', 'cuda:1' or whatever else Describe() calls a device. Throws ERR_DEVICE_UNAVAILABLE.
+// Opens 'cuda', 'cuda:1' or any other id that Describe() gives. Throws ERR_DEVICE_UNAVAILABLE.
 std::shared_ptr<Device> OpenDevice(const std::string& name);
 
 }  // namespace lora::cuda

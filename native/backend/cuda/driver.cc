@@ -3,7 +3,8 @@
 namespace lora::cuda {
 namespace {
 
-// cudaError_t, without its header: this file is also built where there is no CUDA.
+// Values of cudaError_t, without its header, because this file is also built
+// where there is no CUDA.
 constexpr int kInsufficientDriver = 35, kNoDevice = 100;
 
 std::string ArchText(int arch) {
@@ -39,7 +40,7 @@ std::string TooOldDevices(const DriverState& state) {
   return text;
 }
 
-// What to do about the errors that a machine, and not a program, has.
+// Returns what to do about errors whose cause is the machine and not the program.
 const char* Advice(int error) {
   switch (error) {
     case 802:  // cudaErrorSystemNotReady
@@ -73,7 +74,7 @@ std::string MinimumDriver(int runtime_version) {
 std::string UnavailableSentence(const DriverState& state) {
   const bool insufficient = state.count_error == kInsufficientDriver;
   if (insufficient && state.driver_version == 0) return "no NVIDIA driver was found (libcuda.so.1)";
-  // Before the driver's age, as a newer driver would not help.
+  // This comes before the driver's age, because a newer driver would not help.
   if (!state.devices.empty() && UsableDevices(state).empty()) return TooOldDevices(state);
   if (insufficient) return TooOld(state);
   if (state.count_error == kNoDevice) return NoDevice(state);

@@ -1,5 +1,5 @@
-// What the driver says about CUDA on this machine, and the sentence that makes of it. Pure, so that
-// every case is tested without a driver.
+// Turns what the driver says about CUDA on this machine into a sentence. Everything is a pure
+// function, so that every case is tested without a driver.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace lora::cuda {
 
-// The oldest device that kernels are compiled for.
+// Kernels are compiled for devices from this one on.
 inline constexpr int kLeastArch = 80;
 
 struct DriverDevice {
@@ -31,13 +31,14 @@ struct DriverState {
   std::vector<DriverDevice> devices;
 };
 
-// "12.4" of 12040.
+// Returns "12.4" for 12040.
 std::string CudaVersionText(int version);
-// The first driver for Linux that runs this major version of CUDA.
+// Returns the first driver for Linux that runs this major version of CUDA.
 std::string MinimumDriver(int runtime_version);
-// Why there is no usable device, as a sentence without a full stop; empty when there is one.
+// Returns why there is no usable device, as a sentence without a full stop; empty
+// when there is one.
 std::string UnavailableSentence(const DriverState& state);
-// The devices that kernels run on, in CUDA's order: they are 'cuda', 'cuda:1' and so on.
+// Returns the devices that kernels run on, in CUDA's order, which are 'cuda', 'cuda:1' and so on.
 std::vector<DriverDevice> UsableDevices(const DriverState& state);
 DeviceSummary Summarise(const DriverDevice& device, int index);
 

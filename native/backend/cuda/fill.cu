@@ -9,7 +9,7 @@
 namespace lora::cuda {
 namespace {
 
-// Towards zero, held to the range; NaN gives 0.
+// Truncates towards zero and clamps to the range of int32_t; NaN gives 0.
 int32_t WholeNumber(float value) {
   if (std::isnan(value)) return 0;
   if (value <= -0x1p31f) return INT32_MIN;

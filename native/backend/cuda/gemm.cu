@@ -10,14 +10,14 @@
 namespace lora::cuda {
 namespace {
 
-// The largest of 16, 8, 4 and 2 bytes that divides the place of every row.
+// Returns the largest of 16, 8, 4 and 2 bytes that divides the address of every row.
 int16_t AlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
   const auto size = static_cast<int64_t>(SizeOf(dtype));
   const uint64_t bits = reinterpret_cast<uintptr_t>(data) | static_cast<uint64_t>(pitch * size) |
                         static_cast<uint64_t>(batch * size);
   return bits % 16 == 0 ? 16 : bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
 }
-// What LoadTile knows of them.
+// Returns the alignment that LoadTile distinguishes: 16, 4 or 2 bytes.
 int16_t CopyAlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
   const int16_t align = AlignOf(data, dtype, pitch, batch);
   return align == 8 ? int16_t{4} : align;
@@ -28,7 +28,7 @@ device::DropoutMask MaskOf(const Dropout& dropout) {
   return {dropout.seed, dropout.layer, dropout.forward, threshold, DropoutScale(threshold)};
 }
 
-// Where c comes of it at once, or of the sum of all slabs.
+// Arguments of a launch that writes c, either from one split or from the sum of all slabs.
 device::GemmArgs ResultArgs(const GemmProblem& p) {
   device::GemmArgs args{};
   args.m = static_cast<int>(p.m);
@@ -46,7 +46,7 @@ device::GemmArgs ResultArgs(const GemmProblem& p) {
   return args;
 }
 
-// Where each split gives a slab of sums.
+// Arguments of a launch in which each split writes a slab of sums.
 device::GemmArgs PartialArgs(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
                              float* partials) {
   device::GemmArgs args{};
@@ -92,7 +92,7 @@ device::GemmArgs ArgsOf(const GemmProblem& p, const GemmPlan& plan, const GemmLa
   return args;
 }
 
-// The products of a launch.
+// The products that share a launch.
 using Group = std::vector<device::GemmArgs>;
 
 template <class Tile, auto kKernel>
@@ -153,7 +153,7 @@ const std::byte* Skip(const void* data, int64_t elements, DType dtype) {
   return static_cast<const std::byte*>(data) + elements * static_cast<int64_t>(SizeOf(dtype));
 }
 
-// All batches of one launch of a plan, as many at once as a grid has room for.
+// Launches all batches of one launch of a plan, as many at once as the grid allows.
 void LaunchBatches(const char* op, const GemmProblem& p, const GemmPlan& plan,
                    const GemmLaunch& launch, device::GemmArgs args, Context& context) {
   constexpr int64_t kMaxBatches = 65535;

@@ -25,7 +25,7 @@ int64_t Tiles(const GemmProblem& p, int tile) {
   return CeilDiv(p.m, tile) * CeilDiv(p.n, tile) * p.batches;
 }
 
-// Blocks of k of the segments [begin, end) of those that have any.
+// Returns the blocks of k of segments [begin, end), all of which have some k.
 int64_t Blocks(const std::vector<GemmSegment>& segments, size_t begin, size_t end, int tile_k) {
   int64_t blocks = 0;
   for (size_t i = begin; i < end; ++i) blocks += CeilDiv(segments[i].k, tile_k);
@@ -39,25 +39,26 @@ std::vector<GemmSegment> NonEmpty(const GemmProblem& p) {
   return segments;
 }
 
-// Large tiles are not built for what is rare: a transposed a, and operands that are not f32 without
-// tensor cores.
+// Rare operands have no kernel with large tiles: a transposed a, and operands without tensor
+// cores that are not f32.
 bool HasTile(const GemmProblem& p, int tile) {
   if (tile == 64) return true;
   return OnTensorCores(p) ? !p.trans_a : p.a_dtype == DType::kF32 && p.b_dtype == DType::kF32;
 }
 
-// Multiply-adds per clock of a multiprocessor that a tile's kernel reaches; only their proportions
-// to each other and to the costs below matter.
+// Returns how many multiply-adds per clock a tile's kernel reaches on a multiprocessor. Only the
+// ratios of these rates to each other and to the costs below matter.
 double Rate(bool tensor_cores, int tile) {
   return tensor_cores ? (tile == 128 ? 900.0 : 550.0) : (tile == 128 ? 60.0 : 45.0);
 }
 
 constexpr double kLaunchClocks = 4000;
 
-// Clocks of `tiles` tiles of so many blocks of k: those of the busiest multiprocessor.
+// Returns the clocks that the busiest multiprocessor takes for `tiles` tiles of
+// so many blocks of k.
 double Clocks(const GemmProblem& p, int tile, int64_t tiles, int64_t blocks, int multiprocessors) {
   const double turns = static_cast<double>(CeilDiv(tiles, multiprocessors));
-  // A block of threads alone on its multiprocessor cannot hide its own latencies.
+  // A block of threads that is alone on its multiprocessor cannot hide its own latencies.
   const double alone = turns == 1 ? 1.3 : 1.0;
   const double fill = 1500;
   const double work = static_cast<double>(blocks * TileK(p, tile)) * tile * tile;
@@ -69,7 +70,7 @@ struct Choice {
   double clocks = std::numeric_limits<double>::infinity();
 };
 
-// The best for the first group of segments serves all of them.
+// Chooses for the first group of segments; the other groups use the same tile and splits.
 Choice Choose(const GemmProblem& p, int multiprocessors) {
   const std::vector<GemmSegment> segments = NonEmpty(p);
   Choice best;
@@ -80,7 +81,7 @@ Choice Choose(const GemmProblem& p, int multiprocessors) {
     for (int splits = 1; splits <= kMaxSplits; ++splits) {
       const int64_t per_split = std::max<int64_t>(1, CeilDiv(blocks, splits));
       const int64_t tiles = Tiles(p, tile) * splits;
-      // Every split must have something to do, and enough of it to be worth a slab.
+      // Every split must have work, and enough of it to be worth a slab.
       if (splits > 1 && (p.batches > 1 || per_split * tile_k < 256 ||
                          CeilDiv(blocks, per_split) != splits || tiles > 4 * multiprocessors)) {
         continue;

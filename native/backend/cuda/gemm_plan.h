@@ -1,4 +1,4 @@
-// How products of matrices are cut up: pure functions of their shapes and the multiprocessors.
+// Plans how products of matrices are split. Plans are pure functions of shapes and multiprocessors.
 #pragma once
 
 #include <vector>
@@ -7,7 +7,7 @@
 
 namespace lora::cuda {
 
-// One launch: a run of the segments that have any k, in parts that each give a slab of f32 sums.
+// One launch: consecutive segments, split along k into parts that each write a slab of f32 sums.
 struct GemmLaunch {
   size_t first = 0, count = 0;  // of GemmPlan::segments
   int blocks = 0;               // of tile_k along them
@@ -20,17 +20,18 @@ struct GemmPlan {
   int tile = 0, tile_k = 0;           // tile × tile of c by one block of threads
   int64_t tiles = 0;                  // of a batch
   std::vector<GemmSegment> segments;  // those of the problem with k > 0
-  std::vector<GemmLaunch> launches;   // empty where c is
-  // More than one: [slabs][m][partial_pitch] f32 in scratch, summed in order by a last launch.
+  std::vector<GemmLaunch> launches;   // none where c is empty
+  // With more than one slab, sums go to scratch as [slabs][m][partial_pitch] f32, and a last launch
+  // adds the slabs in order.
   int slabs = 1;
   int64_t partial_pitch = 0;
   size_t scratch_bytes = 0;
 };
 
-// Throws ERR_UNSUPPORTED for what no kernel can index.
+// Throws ERR_UNSUPPORTED where no kernel can index the sizes.
 GemmPlan PlanGemm(const char* op, const GemmProblem& problem, int multiprocessors);
 
-// Several products. Those whose results are not empty share one launch, or each has its own.
+// Several products: those whose results are not empty share one launch, or each has its own.
 struct GemmGroupPlan {
   bool together = false;
   std::vector<GemmPlan> plans;

@@ -1,5 +1,5 @@
-// Ids and labels that may lie outside their range: looked at before an op works on them, so that a
-// failed op has written nothing.
+// Checks ids and labels that may be out of range before an op uses them, so that a failed op
+// has written nothing.
 #pragma once
 
 #include <cstddef>
@@ -16,18 +16,18 @@ struct IdCheck {
   int64_t inside = 0;  // how many lie in [0, limit)
 };
 
-// Device memory that CheckIds needs.
+// Bytes of device memory that CheckIds needs.
 inline constexpr size_t kIdCheckBytes = 32;
 
-// Ids [n] i32; one equal to `ignored` is never bad. Waits.
+// Checks ids [n] i32; an id equal to `ignored` is never bad. It waits for the answer.
 inline constexpr int64_t kIgnoreNone = INT64_MIN;
 IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t ignored,
                  void* scratch, CudaContext& cuda);
 
-// How many labels count. Fails where a label is no token.
+// Returns how many labels count. Throws where a label is no token.
 int64_t CheckLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
                     CudaContext& cuda);
-// The same; fails where none counts too.
+// Does the same, and also throws where no label counts.
 int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
                     CudaContext& cuda);
 

@@ -1,12 +1,12 @@
-// Every op of the CUDA backend. Those without a scratch function need none. Scratch depends on the
-// problem and the number of multiprocessors (`threads`) only.
+// Declares every op of the CUDA backend. An op without a scratch function needs no scratch. Scratch
+// depends only on the problem and the number of multiprocessors (`threads`).
 #pragma once
 
 #include "core/backend.h"
 
 namespace lora::cuda {
 
-// W stays row-major, one copy for both directions: the GEMMs read it either way.
+// W stays row-major, and one copy serves both directions, because the GEMMs read either one.
 size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction);
 void Pack(const PackArgs& args, Scratch scratch, Context& context);
 void Unpack(const UnpackArgs& args, Scratch scratch, Context& context);

@@ -1,4 +1,4 @@
-// Launching from an op. Included by .cu files only.
+// Launches kernels from an op. Only .cu files include this.
 #pragma once
 
 #include "backend/cuda/context.h"
@@ -7,7 +7,8 @@
 
 namespace lora::cuda {
 
-// Launch<Kernel<T>>("rms_norm", context, shape, params): a grid of no blocks is nothing to do.
+// Is called as Launch<Kernel<T>>("rms_norm", context, shape, params). A grid without
+// blocks launches nothing.
 template <auto kKernel, class Params>
 void Launch(const char* op, Context& context, const device::LaunchShape& shape,
             const Params& params) {
@@ -17,7 +18,7 @@ void Launch(const char* op, Context& context, const device::LaunchShape& shape,
                         shape, static_cast<device::Stream>(cuda.gpu().stream()), params)));
 }
 
-// Blocks of `per_block` elements for `count` of them, one-dimensional.
+// Returns a one-dimensional grid with blocks of `per_block` elements for `count` elements.
 inline device::LaunchShape Blocks(int64_t count, int64_t per_block) {
   device::LaunchShape shape;
   shape.grid_x = static_cast<unsigned>((count + per_block - 1) / per_block);

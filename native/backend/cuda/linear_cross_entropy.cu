@@ -1,7 +1,8 @@
-// logits = hidden·Wᵀ a chunk of rows at a time; their losses; and from the same logits
-// d_hidden = (softmax − onehot)·W. Only rows that count are computed: they are gathered first.
-// Per chunk, W is read once per direction, and the f32 logits are written once and read twice; the
-// gradients of the logits are rounded to the dtype of W, which is what tensor cores take.
+// logits   = hidden·Wᵀ, a chunk of rows at a time, and their losses
+// d_hidden = (softmax − onehot)·W from the same logits
+// Only rows that count are computed; they are gathered first. Per chunk, W is read once per
+// direction, and the f32 logits are written once and read twice. The gradients of the logits are
+// rounded to the dtype of W, which is what tensor cores take.
 #include <type_traits>
 
 #include "backend/cuda/cross_entropy.h"
@@ -17,7 +18,7 @@ namespace {
 constexpr const char* kOp = "linear_cross_entropy";
 constexpr int32_t kIgnored = -100;
 
-// `count` rows into a chunk of `padded`.
+// Gathers `count` rows into a chunk of `padded` rows.
 void Gather(const LinearCrossEntropyArgs& args, const int32_t* rows, int64_t count, int64_t padded,
             std::byte* hidden, int32_t* labels, Context& context) {
   ForFloat(args.hidden.dtype, [&]<class Number>() {

@@ -7,7 +7,7 @@
 namespace lora::cuda {
 namespace {
 
-// 256 rows of 150,000 logits: enough that a chunk pays for reading W, which it does twice.
+// Bytes of logits in a chunk: 256 rows of 150,000 f32 logits are enough to pay for reading W twice.
 constexpr size_t kLogitBytes = size_t{160} << 20;
 constexpr int64_t kMinChunk = 128, kMaxChunk = 1024;
 
@@ -19,7 +19,7 @@ int64_t LinearCrossEntropyPlan::ChunksOf(int64_t counted) const {
   return (counted + chunk - 1) / chunk;
 }
 
-// All but the last have the same number, a multiple of kRowStep.
+// All chunks but the last have the same number of rows, a multiple of kRowStep.
 int64_t LinearCrossEntropyPlan::RowsOf(int64_t counted, int64_t i) const {
   const int64_t chunks = ChunksOf(counted);
   const int64_t each = RoundUp((counted + chunks - 1) / chunks, kRowStep);

@@ -1,5 +1,5 @@
-// How the rows of linear_cross_entropy are cut into chunks, and its scratch: functions of the
-// problem and the number of multiprocessors alone, so that two runs give the same bits.
+// Plans how the rows of linear_cross_entropy are split into chunks, and the scratch. Plans depend
+// on the problem and the number of multiprocessors alone, so that two runs give the same bits.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,7 @@
 namespace lora::cuda {
 
 struct LinearCrossEntropyPlan {
-  // Products are only made of whole multiples of so many rows, so that few sizes decide how much
+  // Products are made only of multiples of this many rows, so that few sizes decide how much
   // scratch they need.
   static constexpr int64_t kRowStep = 64;
 
@@ -21,24 +21,24 @@ struct LinearCrossEntropyPlan {
   int64_t chunk = 0;  // rows whose logits are held at once, at most; a multiple of kRowStep
   int64_t pitch = 0;  // elements from one row of logits or of their gradients to the next
 
-  // Places in scratch, all multiples of 256 bytes.
-  size_t check = 0;      // of CheckIds
-  size_t row_list = 0;   // [rows] i32: those that count
-  size_t losses = 0;     // [rows] f64 of those
+  // Offsets in scratch, all multiples of 256 bytes.
+  size_t check = 0;      // what CheckIds needs
+  size_t row_list = 0;   // [rows] i32, the rows that count
+  size_t losses = 0;     // [rows] f64 of the rows that count
   size_t labels = 0;     // [chunk] i32
   size_t lse = 0;        // [chunk] f32
   size_t hidden = 0;     // [chunk, dim]
   size_t logits = 0;     // [chunk, pitch] f32
-  size_t gradients = 0;  // [chunk, pitch] of the logits, rounded; the logits' own place in f32
+  size_t gradients = 0;  // [chunk, pitch] of the logits, rounded; in f32 the logits themselves
   size_t d_hidden = 0;   // [chunk, dim] f32
-  size_t product = 0;    // of the products
+  size_t product = 0;    // scratch of the products
   size_t bytes = 0;
 
-  // How many chunks `counted` rows make, and how many of them chunk i has.
+  // Return how many chunks `counted` rows make, and how many of the rows chunk i has.
   int64_t ChunksOf(int64_t counted) const;
   int64_t RowsOf(int64_t counted, int64_t i) const;
 
-  // Shapes only: [m, dim]·Wᵀ and [m, vocab]·W.
+  // Return the products without pointers: [m, dim]·Wᵀ and [m, vocab]·W.
   GemmProblem Logits(int64_t m) const;
   GemmProblem HiddenGradient(int64_t m) const;
 };

@@ -1,10 +1,13 @@
-// y = W·x + bias + scale·A·(B·drop(x)) and its gradients. More than a few rows:
-//   forward   h = drop(x)·Bᵀ of all branches from one read of x;  y = [x | scale·h]·[W | A]ᵀ
-//   backward  u = g·A;  dx = [g… | scale·u…]·[W… ; B…], one product for all branches, where the
-//             terms of B are dropped as x was;  dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x) together
-// so that LoRA never touches y or dx in memory, and they are rounded once. Masters are cast to the
-// operands of tensor cores on the way. The product may start while h or u are still being computed;
-// only its last k-blocks wait for them.
+// y = W·x + bias + scale·A·(B·drop(x)) and its gradients. With more than a few rows:
+//   forward   h  = drop(x)·Bᵀ of all branches, from one read of x
+//             y  = [x | scale·h]·[W | A]ᵀ
+//   backward  u  = g·A
+//             dx = [g… | scale·u…]·[W… ; B…], one product for all branches, in which the terms of
+//                  B are dropped as x was
+//             dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x), together
+// So LoRA never touches y or dx in memory, and both are rounded once. The f32 masters are cast to
+// operands of tensor cores first. The product may start while h or u are still being computed,
+// because only its last k-blocks wait for them.
 #include <algorithm>
 
 #include "backend/cuda/device/cast_factors.cuh"
@@ -25,10 +28,10 @@ struct Factor {
   int64_t pitch = 0;
 };
 
-// Factors to be cast, all in one launch where they are not too many.
+// Collects factors that must be cast, and casts them in one launch if they are not too many.
 class Casts {
  public:
-  // `master` itself where products are of f32, else its 16-bit form in the arena.
+  // Returns `master` itself where products are of f32, else its 16-bit form in the arena.
   Factor Add(const TensorView& master, DType dtype, ScratchArena& arena) {
     const int64_t rows = master.dim(0), cols = master.dim(1);
     if (dtype == DType::kF32) return {master.data, cols};
@@ -63,11 +66,11 @@ class Casts {
   std::vector<device::CastJob> jobs_;
 };
 
-// What a call of forward does, and where; without memory, how much it needs.
+// The launches of a forward call and their memory. On an arena without memory it counts the bytes.
 struct Forward {
   Casts casts;
   LowRankDownArgs down;
-  DecodeArgs decode;  // instead of the products where there are few rows
+  DecodeArgs decode;  // replaces the products where there are few rows
   std::vector<GemmProblem> products;
   bool few_rows = false;
   Scratch step;
@@ -93,7 +96,8 @@ struct Forward {
       }
     }
     size_t step_bytes = LowRankDownScratchBytes(down, multiprocessors);
-    // The launch may overlap with the last one of h; without one, that before it makes x.
+    // The launch may overlap with the last one of h. Without h it must not, because the launch
+    // before it may write x.
     const bool overlaps = !down.problems[0].terms.empty();
     for (GemmProblem& product : products) product.programmatic = overlaps;
     decode.programmatic = overlaps;
@@ -161,7 +165,7 @@ struct Forward {
 struct Backward {
   Casts casts;
   LowRankDownArgs up;
-  GemmProblem dx;  // of no size where it is not wanted
+  GemmProblem dx;  // of size 0 where it is not wanted
   LowRankGradientsArgs gradients;
   Scratch step;
   size_t bytes = 0;
@@ -214,7 +218,7 @@ struct Backward {
       up.problems.push_back({g, m, out, out, {u}});
     }
     dx.segments.insert(dx.segments.end(), late.begin(), late.end());
-    // All dB, which read one x, and then all dA.
+    // All dB come first, because they read one x, and then all dA.
     gradients.gradients.insert(gradients.gradients.end(), da.begin(), da.end());
     dx.programmatic = !late.empty();
     step = arena.TakeScratch(std::max({LowRankDownScratchBytes(up, multiprocessors),

@@ -1,4 +1,4 @@
-// y = a·b over the last two dimensions, leading ones broadcast.
+// y = a·b over the last two dimensions; leading dimensions broadcast.
 #include "backend/cuda/context.h"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/kernels.h"

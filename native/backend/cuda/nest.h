@@ -1,5 +1,5 @@
-// Makes the loops of device/nest.h: dimensions of 1 left out, neighbours that are one run in all
-// tensors joined, so that the innermost loop is as long as it can be.
+// Builds the loops of device/nest.h. Dimensions of 1 are left out, and neighbours that are one run
+// in all tensors are joined, so that the innermost loop is as long as possible.
 #pragma once
 
 #include <array>
@@ -33,8 +33,8 @@ void RemoveDimension(device::Nest<kOperands>& nest, int at) {
   }
 }
 
-// Strides of a row-major tensor of `shape`, aligned at the right with `rank` dimensions; 0 where it
-// has 1 element or no dimension.
+// Returns the strides of a row-major tensor of `shape` that is aligned at the right with `rank`
+// dimensions; a stride is 0 where the tensor has 1 element or no dimension.
 inline std::array<int64_t, kMaxDims> BroadcastStrides(const Shape& shape, int rank) {
   std::array<int64_t, kMaxDims> strides{};
   int64_t stride = 1;
@@ -45,7 +45,7 @@ inline std::array<int64_t, kMaxDims> BroadcastStrides(const Shape& shape, int ra
   return strides;
 }
 
-// Takes the innermost dimension off: what is left are the outer loops.
+// Removes the innermost dimension, so that the outer loops are left.
 struct Inner {
   int64_t dim = 1;
   std::array<int64_t, 2> strides{};

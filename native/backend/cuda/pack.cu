@@ -1,4 +1,4 @@
-// W stays row-major, and the one copy serves both directions: packing and unpacking are copies.
+// Packing and unpacking are copies, because W stays row-major and one copy serves both directions.
 #include "backend/cuda/copy.h"
 #include "backend/cuda/kernels.h"
 
@@ -10,7 +10,7 @@ size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction)
 }
 
 void Pack(const PackArgs& args, Scratch, Context& context) {
-  if (args.direction == Direction::kBackward) return;  // into memory of no bytes
+  if (args.direction == Direction::kBackward) return;  // it has no bytes of its own
   CopyElements("pack", args.src.data, args.dst, args.src.numel(), SizeOf(args.src.dtype), context);
 }
 

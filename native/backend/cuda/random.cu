@@ -8,7 +8,7 @@
 namespace lora::cuda {
 
 void Random(const RandomArgs& args, Scratch, Context& context) {
-  // Where the interval is empty, nothing is too large.
+  // In an empty interval no number is too large.
   const float top = args.hi > args.lo ? args.hi : std::numeric_limits<float>::infinity();
   const device::RandomParams params{
       Data<float>(args.y),         args.y.numel(), args.seed, args.stream, args.lo, args.hi, top,

@@ -7,8 +7,8 @@
 namespace lora::cuda {
 namespace {
 
-// Blocks to start, and turns that every thread takes at least: below that, splitting costs more
-// than it saves.
+// Waves of blocks to start, and turns that every thread takes at least: with fewer turns, splitting
+// costs more than it saves.
 constexpr int64_t kWaves = 2, kLeastTurns = 4;
 
 constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }

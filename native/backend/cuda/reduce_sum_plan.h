@@ -1,4 +1,4 @@
-// How sums over dimensions are cut up: a pure function of shapes and multiprocessors.
+// Plans how sums over dimensions are split, as pure functions of shapes and multiprocessors.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace lora::cuda {
 
-// The block of the kernels (device/reduce_sum.cuh).
+// The blocks of the kernels (device/reduce_sum.cuh).
 inline constexpr int kSumThreads = 256, kSumVector = 8;
 inline constexpr int kSumColumns = 64, kSumRowThreads = 32;
 inline constexpr size_t kSumPartialBytes = 8;
@@ -20,12 +20,13 @@ struct ReduceSumPlan {
   int64_t blocks = 0;
   int64_t outputs = 1;
   int64_t inner = 1;  // the innermost dimension of x, of stride 1
-  // Units of work of an output: vectors in rows, rows of terms in columns; and of them in a split.
+  // A unit of work of an output is a vector (rows) or a row of terms (columns). `count` is their
+  // number in all, `per_split` in a split.
   int64_t count = 0, per_split = 0, splits = 1;
-  device::Nest<1> kept, terms;  // x's dimensions, but for the innermost
+  device::Nest<1> kept, terms;  // the dimensions of x except the innermost
 };
 
-// x has elements.
+// x must have elements.
 ReduceSumPlan PlanReduceSum(const Shape& x, const Shape& y, int multiprocessors);
 
 inline size_t PartialBytes(const ReduceSumPlan& plan) {

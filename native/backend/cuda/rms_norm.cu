@@ -8,10 +8,10 @@ namespace lora::cuda {
 namespace {
 
 constexpr int kThreads = device::kRmsNormThreads;
-// Rows that a warp reads in a few turns.
+// Rows up to this length are read by one warp in a few turns.
 constexpr int64_t kMostOfAWarp = 1024;
 
-// f<T, W>(): the weight is of the activations' dtype or f32.
+// Calls f<T, W>(): the weight has the dtype of the activations or is f32.
 template <class F>
 void ForTypes(DType act, DType weight, F&& f) {
   ForFloat(act, [&]<class T>() {
@@ -22,7 +22,7 @@ void ForTypes(DType act, DType weight, F&& f) {
   });
 }
 
-// f<threads per row>(shape).
+// Calls f<threads per row>(shape).
 template <class F>
 void ForWidth(int64_t rows, int64_t d, F&& f) {
   device::LaunchShape shape = Blocks(rows, d <= kMostOfAWarp ? kThreads / 32 : 1);

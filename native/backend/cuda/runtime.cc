@@ -1,6 +1,6 @@
-// The CUDA runtime behind runtime.h. Linked statically; libcuda is opened by it at the first call,
-// so that a machine without a driver loads this file too. Nothing here runs before main or after
-// exit.
+// Implements runtime.h on the CUDA runtime. The runtime is linked statically and opens libcuda at
+// the first call, so this file also loads on a machine without a driver. Nothing here runs before
+// main or after exit.
 #include "backend/cuda/runtime.h"
 
 #include <cuda_runtime_api.h>
@@ -28,7 +28,7 @@ std::string NameAndText(cudaError_t error) {
 
 // ---- what there is -----------------------------------------------------------------------------
 
-// The driver's version as its kernel module tells it; WSL and containers may have no such file.
+// Reads the driver's version from its kernel module; WSL and containers may have no such file.
 std::string InstalledDriver() {
   std::ifstream file("/sys/module/nvidia/version");
   std::string text;
@@ -36,8 +36,8 @@ std::string InstalledDriver() {
   return text;
 }
 
-// The devices, asked of libcuda itself by the few entry points that never change: what is there can
-// then be told even where the CUDA runtime refuses to start.
+// Asks libcuda itself for the devices, by the few entry points that never change, so that they are
+// known even where the CUDA runtime refuses to start.
 class DriverApi {
  public:
   DriverApi() : library_(platform::OpenLibrary(platform::CudaDriverLibrary())) {}
@@ -72,7 +72,7 @@ class DriverApi {
   F* Find(const char* symbol) const {
     return library_ ? reinterpret_cast<F*>(platform::FindSymbol(library_, symbol)) : nullptr;
   }
-  void* const library_;  // stays: the CUDA runtime opens the same one
+  void* const library_;  // is never closed: the CUDA runtime opens the same one
 };
 
 DriverState AskDriver() {
@@ -96,7 +96,7 @@ DriverState AskDriver() {
   return state;
 }
 
-// Never destroyed: a stream's thread may still ask while the process ends.
+// This is never destroyed, because a stream's thread may still ask while the process ends.
 const DriverState& Driver() {
   static const DriverState& state = *new DriverState(AskDriver());
   return state;
@@ -117,7 +117,7 @@ class Staging {
     cudaError_t error = cudaHostAlloc(&memory_, bytes_ * slots_.size(), cudaHostAllocDefault);
     for (size_t i = 0; error == cudaSuccess && i < slots_.size(); ++i) {
       slots_[i].data = static_cast<char*>(memory_) + i * bytes_;
-      // A thread that waits for the event sleeps.
+      // A thread that waits for the event sleeps instead of spinning.
       error =
           cudaEventCreateWithFlags(&slots_[i].free, cudaEventDisableTiming | cudaEventBlockingSync);
     }
@@ -137,7 +137,7 @@ class Staging {
   size_t bytes() const { return bytes_; }
   size_t slots() const { return slots_.size(); }
 
-  std::mutex mutex;  // of whoever copies through it
+  std::mutex mutex;  // held by whoever copies through it
 
  private:
   const size_t bytes_;
@@ -152,8 +152,8 @@ class CudartGpu final : public Gpu {
       : device_(device), id_(std::move(id)) {}
 
   ~CudartGpu() override {
-    // Errors have no one to go to: the process may be ending (cudaErrorCudartUnloading), or the
-    // device be lost.
+    // Errors are dropped here: the process may be ending (cudaErrorCudartUnloading), or the device
+    // may be lost, and nobody is left to be told.
     (void)cudaSetDevice(device_.ordinal);
     if (stream_ != nullptr) (void)cudaStreamSynchronize(stream_);
     uploads_.Close();
@@ -175,7 +175,7 @@ class CudartGpu final : public Gpu {
         cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, device_.ordinal),
         "asking for its shared memory");
     properties_.shared_bytes = static_cast<size_t>(value);
-    // Work of other streams, the legacy default stream among them, does not wait for ours.
+    // Work of other streams, such as the legacy default stream, does not wait for this one.
     OpenStep(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     OpenStep(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming | cudaEventBlockingSync),
              "making an event");
@@ -192,8 +192,8 @@ class CudartGpu final : public Gpu {
               ".", device_.arch % 10, ", only for ", LORA_CUDA_ARCHITECTURES);
       }
       OpenStep(error, "loading the kernels");
-      // More than 48 KiB for a block need this once. It holds for all that launch the kernel on
-      // this device, so it does not depend on what any launch needs.
+      // More than 48 KiB of shared memory for a block need this opt-in once. It holds for everyone
+      // who launches the kernel on this device, so it must not depend on what one launch needs.
       OpenStep(cudaFuncSetAttribute(
                    kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                    static_cast<int>(properties_.shared_bytes - attributes.sharedSizeBytes)),
@@ -204,7 +204,8 @@ class CudartGpu final : public Gpu {
   const DeviceProperties& properties() const override { return properties_; }
 
   void* stream() const override {
-    // Asked for by every launch, on whichever thread: the device is a property of the thread.
+    // Every launch asks for the stream, on any thread, and the current device
+    // belongs to the thread.
     (void)cudaSetDevice(device_.ordinal);
     return stream_;
   }
@@ -212,8 +213,8 @@ class CudartGpu final : public Gpu {
   void* Allocate(size_t bytes) override {
     Enter();
     if (void* data = TryAllocate(bytes)) return data;
-    // What was freed comes back once the stream has got there; what lies in the pool may be in the
-    // wrong pieces.
+    // Freed memory comes back only when the stream gets there, and what the pool holds may be in
+    // pieces of the wrong size.
     Synchronize();
     if (pool_ != nullptr) Check(cudaMemPoolTrimTo(pool_, 0), "trimming the pool");
     return TryAllocate(bytes);
@@ -225,12 +226,12 @@ class CudartGpu final : public Gpu {
     if (pool_ != nullptr) {
       error = cudaFreeAsync(data, stream_);
     } else {
-      error = cudaStreamSynchronize(stream_);  // cudaFree knows nothing of the stream's order
+      error = cudaStreamSynchronize(stream_);  // cudaFree does not follow the stream's order
       if (error == cudaSuccess) error = cudaFree(data);
     }
     if (error == cudaSuccess || error == cudaErrorCudartUnloading) return;
     (void)cudaGetLastError();
-    Lose(error, "giving memory back");  // said by the next call: this one may be a destructor's
+    Lose(error, "giving memory back");  // thrown by the next call: this one may be a destructor's
   }
 
   size_t free_bytes() const override {
@@ -270,7 +271,7 @@ class CudartGpu final : public Gpu {
     const auto* from = static_cast<const char*>(device);
     auto* to = static_cast<char*>(host);
     if (bytes == 0) return Synchronize();
-    // The next pieces travel while one is copied out.
+    // The next pieces are copied by the device while one is copied out.
     struct Piece {
       Staging::Slot* slot;
       size_t bytes;
@@ -297,16 +298,16 @@ class CudartGpu final : public Gpu {
   std::string TakeLaunchError(int code) override {
     const auto error = static_cast<cudaError_t>(code);
     (void)cudaGetLastError();
-    // A launch also reports what went wrong before it. Then the stream is dead, and says so.
+    // A launch also reports errors that came before it. Then the stream is dead and says so.
     const cudaError_t state = cudaStreamQuery(stream_);
-    (void)cudaGetLastError();  // of a stream that is only busy
+    (void)cudaGetLastError();  // clears the error of a stream that is only busy
     if (state != cudaSuccess && state != cudaErrorNotReady) Check(state, "a launch");
     return NameAndText(error);
   }
 
   void Synchronize() override {
     Enter();
-    // An event of its own, as two threads may wait for two points in the stream.
+    // Each call has an event of its own, because two threads may wait for two points in the stream.
     cudaEvent_t event = nullptr;
     {
       const std::lock_guard lock(event_mutex_);
@@ -337,8 +338,8 @@ class CudartGpu final : public Gpu {
           NameAndText(error));
   }
 
-  // A pool of our own, which keeps what was freed: the default one is shared with other libraries.
-  // Without pools every block is a cudaMalloc; core/allocator.h keeps blocks for reuse as well.
+  // The pool is ours, and keeps what was freed; the default pool is shared with other libraries.
+  // Without pools every block is a cudaMalloc, but core/allocator.h keeps blocks for reuse as well.
   void OpenPool() {
     int pools = 0;
     OpenStep(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device_.ordinal),
@@ -354,11 +355,11 @@ class CudartGpu final : public Gpu {
              "making a memory pool");
   }
 
-  // nullptr when there is not that much; an allocation of nothing has an address too.
+  // Returns nullptr when there is not that much. An allocation of no bytes has an address too.
   void* TryAllocate(size_t bytes) {
     void* data = nullptr;
     bytes = std::max<size_t>(bytes, 1);
-    if (bytes > device_.memory_bytes) return nullptr;  // drivers differ in what they say to that
+    if (bytes > device_.memory_bytes) return nullptr;  // drivers give different errors for that
     const cudaError_t error = pool_ != nullptr
                                   ? cudaMallocFromPoolAsync(&data, bytes, pool_, stream_)
                                   : cudaMalloc(&data, bytes);
@@ -375,8 +376,8 @@ class CudartGpu final : public Gpu {
     }
     Check(cudaSetDevice(device_.ordinal), "choosing the device");
   }
-  // Every error that is not one of memory or of a launch's shape ends the device: CUDA gives it
-  // again to each later call, until the process ends.
+  // Every error that is not one of memory or of a launch's shape ends the device, because CUDA
+  // repeats it at each later call until the process ends.
   void Check(cudaError_t error, const char* what) const {
     if (error == cudaSuccess) return;
     (void)cudaGetLastError();

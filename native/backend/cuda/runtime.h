@@ -1,5 +1,6 @@
-// What the CUDA backend needs of the CUDA runtime. There are two: cudart's (runtime.cc), and the
-// emulator's (test/simt/emulated_runtime.cc) in builds that run the kernels on the CPU.
+// The CUDA backend needs this much of the CUDA runtime. There are two implementations: cudart's
+// (runtime.cc), and the emulator's (test/simt/emulated_runtime.cc) in builds that run the
+// kernels on the CPU.
 #pragma once
 
 #include <cstddef>
@@ -9,8 +10,8 @@
 
 namespace lora::cuda {
 
-// What plans may know of a device: never how much memory is free, nor how long anything took, so
-// that two runs give the same bits.
+// Plans may know this of a device. It tells neither how much memory is free nor how long anything
+// took, so that two runs give the same bits.
 struct DeviceProperties {
   int multiprocessors = 0;
   int arch = 80;            // 10·major + minor
@@ -24,41 +25,44 @@ struct DeviceSummary {
   std::string compute_capability;  // "8.6"
 };
 
-// Why there is no usable device, as a sentence; empty when there is one. Asks the driver once.
+// Returns why there is no usable device, as a sentence; empty when there is one. It
+// asks the driver once.
 const std::string& UnavailableReason();
-// 0 when there is a reason.
+// Returns 0 when UnavailableReason() is not empty.
 int DeviceCount();
 DeviceSummary Describe(int ordinal);
 
-// What a bug report should say about CUDA, line by line: versions, the architectures compiled in.
+// A line of what a bug report should say about CUDA, such as versions or the
+// architectures compiled in.
 struct Fact {
   std::string name, value;
 };
 std::vector<Fact> Facts();
 
-// One device with one stream and one pool of memory. Any thread may call anything; the order of
-// calls that put work into the stream is their order on the device. Errors of the device throw
-// lora::Error with code ERR_DEVICE_LOST, and so does every call after the first.
+// One device with one stream and one pool of memory. Any thread may call anything; work that calls
+// put into the stream runs on the device in the order of the calls. Errors of the device throw
+// lora::Error with code ERR_DEVICE_LOST, and so does every call after the first error.
 class Gpu {
  public:
-  // Loads every kernel, so that no later launch has to. Throws ERR_DEVICE_UNAVAILABLE.
+  // Opens the device and loads every kernel, so that no later launch has to load one. Throws
+  // ERR_DEVICE_UNAVAILABLE where that fails.
   static std::shared_ptr<Gpu> Open(int ordinal);
   virtual ~Gpu() = default;
 
   virtual const DeviceProperties& properties() const = 0;
   virtual void* stream() const = 0;  // a device::Stream
 
-  // Stream-ordered. nullptr when there is not that much, even after everything freed was given
-  // back.
+  // Takes memory in stream order. Returns nullptr when there is not that much, even after
+  // everything freed was given back.
   virtual void* Allocate(size_t bytes) = 0;
   virtual void Free(void* data) = 0;
   virtual size_t free_bytes() const = 0;
 
-  // Upload returns when `host` has been read, Download when the bytes have arrived. Both through
-  // pinned memory.
+  // Upload returns when `host` has been read, Download when the bytes have arrived. Both copy
+  // through pinned memory.
   virtual void Upload(void* device, const void* host, size_t bytes) = 0;
   virtual void Download(void* host, const void* device, size_t bytes) = 0;
-  // Clears the error of a launch that was refused, and says what it was.
+  // Clears the error of a launch that was refused, and returns what it was.
   virtual std::string TakeLaunchError(int error) = 0;
   // Waits until all work so far is done.
   virtual void Synchronize() = 0;

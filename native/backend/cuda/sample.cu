@@ -15,8 +15,8 @@ namespace {
 using device::LogitScan;
 
 constexpr const char* kOp = "sample";
-// A weight and a place in a list. Those of all rows of a large batch are not held at once: a group
-// of rows fills a device.
+// A token needs a weight and an entry in a list. Scratch does not hold those of all rows of a large
+// batch, because a group of rows fills a device.
 constexpr size_t kTokenBytes = sizeof(double) + sizeof(int32_t);
 constexpr size_t kMostTokenBytes = size_t{96} << 20;
 constexpr size_t kGroupRows = 256;
@@ -25,7 +25,7 @@ struct SamplePlan {
   int64_t rows, vocab;
   int64_t group;  // rows at once
   int64_t parts;  // of a row
-  // Places in scratch.
+  // Offsets in scratch.
   size_t scans = 0, row_scans = 0, weights = 0, lists = 0, bytes = 0;
 
   explicit SamplePlan(const SampleArgs& args)
@@ -80,7 +80,7 @@ void LaunchRows(const SampleArgs& args, const SamplePlan& plan, int64_t first, i
           kSampleTag, args.top_k < plan.vocab ? args.top_k : 0, static_cast<double>(args.top_p)});
 }
 
-// What every backend that computes on the host would draw.
+// Draws the token that every backend that computes on the host would draw.
 int32_t DrawOnHost(const SampleArgs& args, int64_t row, CudaContext& cuda) {
   const auto vocab = static_cast<size_t>(args.logits.dim(1));
   const size_t row_bytes = vocab * SizeOf(args.logits.dtype);

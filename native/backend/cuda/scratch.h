@@ -1,5 +1,5 @@
-// Arrays out of an op's scratch, each at a multiple of 256 bytes. Without memory it only counts, so
-// that one function says how much is needed and where everything lies.
+// Takes arrays out of an op's scratch, each at a multiple of 256 bytes. Without memory it only
+// counts, so that one function says how much is needed and where everything is.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ class ScratchArena {
   T* Take(int64_t count) {
     return static_cast<T*>(TakeBytes(static_cast<size_t>(count) * sizeof(T)));
   }
-  // What one step after the other uses.
+  // Takes scratch that several steps use one after the other.
   Scratch TakeScratch(size_t bytes) { return {static_cast<std::byte*>(TakeBytes(bytes)), bytes}; }
   size_t used() const { return used_; }
 

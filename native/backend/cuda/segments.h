@@ -1,4 +1,5 @@
-// Lists of tensors for the kernels that take many in one launch. Included by .cu files only.
+// Builds lists of tensors for the kernels that take many in one launch. Only .cu
+// files include this.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,8 @@ inline int64_t BlocksOf(int64_t count, int64_t per_block) {
   return (count + per_block - 1) / per_block;
 }
 
-// Calls launch(list, blocks) for as many launches as the segments need. segment(i) answers a
-// List::Segment; empty ones are left out.
+// Calls launch(list, blocks) as often as the segments need launches. segment(i) returns a
+// List::Segment; empty segments are left out.
 template <class List, int kPerBlock, class SegmentFn, class LaunchFn>
 void ForSegmentLists(size_t count, const SegmentFn& segment, const LaunchFn& launch) {
   List list{};

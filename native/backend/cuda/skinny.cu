@@ -12,20 +12,20 @@ namespace {
 
 using device::SkinnyForm;
 
-// What one job does, whatever its form: tiles of ranks that share z.
+// A tile of up to 8 ranks of one job, whatever the job's form. All tiles of a job share its z.
 struct Tile {
   const float* s = nullptr;
   int64_t pitch = 0;
   int64_t first = 0, ranks = 0;  // of the adapter's rank
   Dropout dropout;
-  device::SkinnyOutput output{};  // all but partial, outs, first_block, splits, width
+  device::SkinnyOutput output{};  // without partial, outs, first_block, splits, width
 };
 struct Job {
   const void* z = nullptr;
   int64_t pitch = 0, outs = 0, depth = 0;
   std::vector<Tile> tiles;
 };
-using Batch = std::vector<Job>;  // what one pair of launches does
+using Batch = std::vector<Job>;  // the jobs of one pair of launches
 
 bool SameMask(const Dropout& a, const Dropout& b) {
   if (!a.active() || !b.active()) return a.active() == b.active();
@@ -47,7 +47,7 @@ device::SkinnyDType DTypeOf(DType dtype) {
 
 bool IsAligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-// Adds jobs to the batches, as few as their limits allow.
+// Adds jobs to batches, and opens as few batches as their limits allow.
 class Batches {
  public:
   void Add(const void* z, int64_t pitch, int64_t outs, int64_t depth,
@@ -66,7 +66,7 @@ class Batches {
   const std::vector<Batch>& all() const { return batches_; }
 
  private:
-  // The last job where it is of the same z and has room, or a new one.
+  // Returns the last job where it has the same z and room, or a new job.
   Job* JobFor(const void* z, int64_t pitch, int64_t outs, int64_t depth) {
     if (batches_.empty() || outputs_ == device::kSkinnyOutputs) StartBatch();
     if (!batches_.back().empty()) {
@@ -250,7 +250,7 @@ Batches GradientBatches(const LowRankGradientsArgs& args) {
   return batches;
 }
 
-// So few rows that a block per number of h is enough.
+// Tells whether there are so few rows that a block per element of h is enough.
 bool IsDot(const LowRankDownArgs& args) {
   return !args.by_columns &&
          std::ranges::all_of(args.problems, [](const LowRankDownProblem& problem) {
@@ -329,8 +329,7 @@ void LowRankGradients(const LowRankGradientsArgs& args, Scratch scratch, Context
 
 namespace {
 
-// Fills one launch after the other; Params and Kernel are of either form of
-// Decode.
+// Fills one launch after the other. Params and kKernel belong to one form of Decode.
 template <auto kKernel, class Params, class T>
 void LaunchDecode(const DecodeArgs& args, size_t shared_bytes, Context& context) {
   Params params{};

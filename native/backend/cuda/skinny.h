@@ -1,10 +1,10 @@
 // The low-rank halves of LoRA: products with one small side, and the linear layer of decoding.
 //
-// All of it computes as if in f32: operands that are f32 (masters, h, u) are never rounded, sums
-// are f32. Scratch is device memory at a multiple of 16 bytes, its size a pure function of the
-// arguments and the number of multiprocessors (Context::threads()); sums are made in an order that
+// All of it computes as if in f32: f32 operands (masters, h, u) are never rounded, and sums are
+// f32. Scratch is device memory at a multiple of 16 bytes. Its size is a pure function of the
+// arguments and the number of multiprocessors (Context::threads()), and the order of every sum
 // follows from those two, so that two runs give the same bits. Pointers need only be aligned to
-// their element. Any rank ≥ 1; any other size may be 0.
+// their element. Any rank ≥ 1 works; any other size may be 0.
 #pragma once
 
 #include <cstdint>
@@ -14,31 +14,31 @@
 
 namespace lora::cuda {
 
-// The T operand of a rank has this many columns: multiples of 16, zeros behind the rank.
+// The T operand of a rank has this many columns: a multiple of 16, with zeros after the rank.
 constexpr int64_t PaddedRank(int64_t rank) { return (rank + 15) / 16 * 16; }
 
-// One adapter of a LowRankDown. p = drop(z)·small is [m, rank].
+// One adapter of a LowRankDown: p = drop(z)·small is [m, rank].
 struct LowRankDownTerm {
   const float* small = nullptr;  // B [rank, k], or with by_columns A [k, rank]; contiguous
   int64_t rank = 0;
   Dropout dropout;     // on z; inactive for u
   float* h = nullptr;  // [m, rank] p, unscaled; or null
-  // [m, PaddedRank(rank)] scale·p, rounded once, zeros behind the rank; or null. Columns beyond
-  // are not touched, so that several terms may lie side by side in one matrix.
+  // Receives scale·p [m, PaddedRank(rank)], rounded once, with zeros after the rank; or null.
+  // Columns beyond are not written, so that several terms may lie side by side in one matrix.
   void* t = nullptr;
   int64_t t_pitch = 0;  // elements
   float scale = 1;
 };
-// One z and the adapters that share it: q/k/v read x once.
+// One z and the adapters that share it, so that q, k and v read x once.
 struct LowRankDownProblem {
   const void* z = nullptr;          // [m, k] of the dtype of the call
   int64_t m = 0, k = 0, pitch = 0;  // pitch in elements
   std::vector<LowRankDownTerm> terms;
 };
-//   H = drop(X)·Bᵀ  (by_columns false: small is B [rank, k])
-//   U = G·A         (by_columns true:  small is A [k, rank])
-// All problems go through one pair of launches (the second one adds the partial sums of the split
-// k), or one launch where m ≤ 16.
+//   H = drop(X)·Bᵀ  with by_columns false: small is B [rank, k]
+//   U = G·A         with by_columns true:  small is A [k, rank]
+// All problems share one pair of launches, of which the second adds the partial sums of the split
+// k, or one launch where m ≤ 16.
 struct LowRankDownArgs {
   DType dtype = DType::kF32;    // of every z: f32, bf16, f16
   DType t_dtype = DType::kF32;  // of every t
@@ -48,8 +48,9 @@ struct LowRankDownArgs {
 size_t LowRankDownScratchBytes(const LowRankDownArgs& args, int multiprocessors);
 void LowRankDown(const LowRankDownArgs& args, Scratch scratch, Context& context);
 
-// out = scale·Σ over rows of p[row]ᵀ·drop(z)[row], written whole:
-//   dB [rank, cols] from p = u, z = x            dA [cols, rank] from p = h, z = g (by_columns)
+// out = scale·Σ over rows of p[row]ᵀ·drop(z)[row]. It is written whole:
+//   dB [rank, cols] from p = u, z = x
+//   dA [cols, rank] from p = h, z = g, with by_columns
 struct LowRankGradient {
   const void* z = nullptr;  // [m, cols] of the dtype of the call
   int64_t m = 0, cols = 0, pitch = 0;
@@ -60,8 +61,8 @@ struct LowRankGradient {
   float* out = nullptr;
   bool by_columns = false;
 };
-// All gradients of an op go through one pair of launches. Neighbours in the list with the same z
-// (the dB of q/k/v) share one read of it.
+// All gradients of an op share one pair of launches. Neighbours in the list with the same z (the dB
+// of q, k and v) share one read of it.
 struct LowRankGradientsArgs {
   DType dtype = DType::kF32;
   std::vector<LowRankGradient> gradients;
@@ -69,8 +70,8 @@ struct LowRankGradientsArgs {
 size_t LowRankGradientsScratchBytes(const LowRankGradientsArgs& args, int multiprocessors);
 void LowRankGradients(const LowRankGradientsArgs& args, Scratch scratch, Context& context);
 
-// Few rows: y = W·x + bias + scale·A·h for every branch, in one launch that reads each W once. h
-// comes from LowRankDown. Nothing but y is rounded.
+// Computes y = W·x + bias + scale·A·h for few rows and every branch, in one launch that reads each
+// W once. h comes from LowRankDown. Only y is rounded.
 constexpr int64_t kMaxDecodeRows = 16;
 struct DecodeBranch {
   const void* w = nullptr;  // [n, k] of the dtype of the call, row-major, contiguous
@@ -88,8 +89,8 @@ struct DecodeArgs {
   const void* x = nullptr;  // [m, k]
   int64_t m = 0, k = 0;     // m ≤ kMaxDecodeRows
   std::vector<DecodeBranch> branches;
-  // May start while the launch before it still runs, which is a LowRankDown of all of h: only the
-  // low-rank part waits for it. Not where something else was launched in between.
+  // Lets the launch start while the one before it still runs. That one must be a LowRankDown of all
+  // of h, because only the low-rank part waits; nothing else may be launched in between.
   bool programmatic = false;
 };
 void DecodeLinear(const DecodeArgs& args, Context& context);

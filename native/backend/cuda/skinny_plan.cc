@@ -7,7 +7,8 @@ namespace {
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Where a block's pipeline would hardly start, more blocks only mean more partial sums.
+// With fewer steps than this a block's pipeline hardly starts, and more blocks only mean
+// more partial sums.
 constexpr int64_t kMinSteps = 2;
 
 }  // namespace
@@ -28,7 +29,7 @@ SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multi
       const int64_t steps = CeilDiv(job.depth, step);
       const int64_t wanted =
           std::clamp((steps + steps_each / 2) / steps_each, int64_t{1}, kSkinnyMaxSplits);
-      // Even lengths: the last split is not a stub.
+      // Lengths are evened out, so that the last split is not much shorter than the others.
       split.chunk = CeilDiv(steps, wanted) * step;
       split.splits = CeilDiv(job.depth, split.chunk);
       plan.blocks += CeilDiv(job.outs, kSkinnyOuts) * split.splits;

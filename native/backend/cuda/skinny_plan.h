@@ -1,4 +1,4 @@
-// How a launch of skinny.cuh splits its work: from the shapes and the device only.
+// Plans how a launch of skinny.cuh splits its work, from the shapes and the device only.
 #pragma once
 
 #include <cstddef>
@@ -8,16 +8,16 @@
 
 namespace lora::cuda {
 
-// out [outs, tiles·8] = Σ over depth: what one job of a launch computes.
+// One job of a launch computes out [outs, tiles·8] = Σ over depth.
 struct SkinnyShape {
   int64_t outs = 0, depth = 0;
   int tiles = 0;
 };
 struct SkinnySplit {
   int64_t chunk = 0;   // of depth, per block; a multiple of the step
-  int64_t splits = 0;  // 0 where there is nothing to add up
+  int64_t splits = 0;  // 0 where there is nothing to add
   int64_t first_block = 0;
-  size_t partial = 0;  // floats before this job's [splits, outs, tiles·8]
+  size_t partial = 0;  // floats before this job's [splits, outs, tiles·8] in scratch
 };
 struct SkinnyPlan {
   std::vector<SkinnySplit> jobs;
@@ -28,9 +28,9 @@ struct SkinnyPlan {
 constexpr int64_t kSkinnyOuts = 128;  // of one block
 constexpr int64_t kSkinnyMaxSplits = 32;
 
-// `step`: how much of depth a block takes at once. Depth is split until there are about two blocks
-// for every multiprocessor, which run at once: hardly any wait for a second turn. One length for
-// all jobs, so that every block has about the same work.
+// `step` is how much of depth a block takes at once. Depth is split until there are about two
+// blocks for every multiprocessor; these run at once, so hardly any block waits for a second turn.
+// All jobs have one length, so that every block has about the same work.
 SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multiprocessors);
 
 }  // namespace lora::cuda

@@ -6,7 +6,7 @@
 namespace lora::cuda {
 namespace {
 
-// The loops over y, outermost first, with the place of an element in y and in x.
+// Returns the loops over y, outermost first, with the strides of an element in y and in x.
 device::Nest<2> Loops(const TransposeArgs& args) {
   const auto y_strides = BroadcastStrides(args.y.shape, args.y.shape.rank());
   const auto x_strides = BroadcastStrides(args.x.shape, args.x.shape.rank());
@@ -30,7 +30,7 @@ void Runs(const TransposeArgs& args, const device::Nest<2>& outer, int64_t run, 
 template <class U>
 void Tiles(const TransposeArgs& args, device::Nest<2> outer, const Inner& inner, Context& context) {
   using Params = device::TransposeTilesParams<U>;
-  // The dimension that runs along x leaves the outer loops.
+  // The dimension along which x is contiguous is taken out of the outer loops.
   int along_x = 0;
   while (outer.strides[1][along_x] != 1) ++along_x;
   Params params{};
