@@ -1,4 +1,4 @@
-// y[i] += x[i]: 8 consecutive elements per thread, added in f32, rounded once.
+// y[i] += x[i]. A thread adds 8 consecutive elements in f32 and rounds each once.
 #pragma once
 
 #include "backend/cuda/device/any_elements.cuh"

@@ -1,5 +1,5 @@
-// σ and Φ in f32, accurate to a few units in the last place everywhere, their tails included. The
-// same formulas as the CPU's (cpu/vector-inl.h).
+// Computes σ and Φ in f32, accurate to a few units in the last place everywhere, the tails
+// included. The formulas are those of the CPU backend (cpu/vector-inl.h).
 #pragma once
 
 #include "backend/cuda/device/primitives.h"
@@ -8,7 +8,7 @@ namespace lora::device {
 
 LORA_DEVICE float Absolute(float x) { return x < 0.0f ? -x : x; }
 
-// σ(x) and 1 − σ(x) = σ(−x), each accurate by itself; no overflow on the way.
+// σ(x) and 1 − σ(x) = σ(−x), each accurate by itself and without overflow on the way.
 struct SigmoidPair {
   float s, c;
 };
@@ -19,20 +19,20 @@ LORA_DEVICE SigmoidPair Sigmoid(float x) {
 }
 
 // Φ(x) and the density φ(x) of the normal distribution. With z = |x| / √2:
-//   Φ(−|x|) = exp(−x²/2)·P(q) / (2·(1 + 2z)),  q = (z − 2)/(z + 2),
-// where P is a least squares fit of (1 + 2z)·exp(z²)·erfc(z) for z ≤ 10.6 with a relative error
-// of 1.6e-8.
+//   Φ(−|x|) = exp(−x²/2)·P(q) / (2·(1 + 2z)),  q = (z − 2)/(z + 2)
+// where P is a least squares fit of (1 + 2z)·exp(z²)·erfc(z) for z ≤ 10.6, whose relative error
+// is 1.6e-8.
 struct NormalPair {
   float cdf, density;
 };
 LORA_DEVICE NormalPair Normal(float x) {
-  // x² as the sum s + e, so that the error of s does not grow with |x| in the exponential.
+  // Splits x² into s + e, so that the error of s does not grow with |x| in the exponential.
   const float s = x * x, e = Fma(x, x, -s);
   const float rough = Exp(-0.5f * s);
-  // Where rough is 0 the correction may be NaN (∞ − ∞).
+  // Where rough is 0 the correction may be NaN (∞ − ∞), so bell is set to 0.
   const float bell = rough == 0.0f ? 0.0f : rough * (1.0f - 0.5f * e);
   const float z = Absolute(x) * 0.70710678f;
-  const float cut = z > 10.6f ? 10.6f : z;  // beyond the fit bell is 0 to f32; q stays finite
+  const float cut = z > 10.6f ? 10.6f : z;  // beyond the fit bell is 0 in f32; q stays finite
   const float q = (cut - 2.0f) / (cut + 2.0f);
   float p = -3.950086248e-4f;
   p = Fma(p, q, -1.220495673e-3f);

@@ -1,5 +1,5 @@
-// As elements.cuh, of a dtype that is known at run time only: every thread takes the same branch,
-// and one kernel serves all mixtures of dtypes.
+// Does what elements.cuh does, for a dtype that is known at run time only. Every thread takes the
+// same branch, and one kernel serves all mixtures of dtypes.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -9,14 +9,14 @@ namespace lora::device {
 
 struct AnyInput {
   const void* data;
-  DType dtype;  // a float of at most 4 bytes
+  DType dtype;  // a float type of at most 4 bytes
 };
 struct AnyOutput {
   void* data;
   DType dtype;
 };
 
-// values[j] = x[first + j] where that is below count, else 0.
+// values[j] = x[first + j], or 0 from `count` on.
 template <int N>
 LORA_DEVICE void LoadElements(float (&values)[N], const AnyInput& x, int64_t first, int64_t count) {
   if (x.dtype == DType::kF32) {

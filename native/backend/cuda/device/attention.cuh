@@ -1,11 +1,12 @@
-// What the kernels of attention have in common: where rows and keys lie, and which keys a row sees.
+// The kernels of attention share what is here: where rows and keys lie in memory, and
+// which keys a row sees.
 //
-// The query heads of one kv head are taken together: row r of a (batch, kv head) is query r /
-// group, head r % group. So a tile of rows reads each key once for all heads of its group, dk and
-// dv are summed over the group in the order of the rows, and a decode step is a tile of `group`
-// rows.
+// The query heads of one kv head are computed together: row r of a (batch, kv head) is head r
+// % group of query r / group. So a tile of rows reads each key once for all heads of its
+// group, dk and dv are summed over the group in the order of the rows, and a decode step is a
+// tile of `group` rows.
 //
-// Scores are kept in units of log₂: t = q·k · scale·log₂e, p = 2^(t − max).
+// Scores are kept in units of log₂: t = q·k · scale·log₂e, and p = 2^(t − max).
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -54,15 +55,16 @@ LORA_DEVICE Interval SeenByQuery(const AttentionShape& s, int b, int query) {
   return lo > position ? Interval{kNoKey, -1} : Interval{lo, position};
 }
 
-// What the rows of a tile see together: no row sees a key outside of [begin, end), and all rows
-// see those with all_lo ≤ j ≤ all_hi.
+// What the rows of a tile see together: no row sees a key outside [begin, end), and all rows see
+// the keys all_lo ≤ j ≤ all_hi.
 struct TileSight {
   int begin, end, all_lo, all_hi;
   LORA_DEVICE bool All(int from, int to) const { return all_lo <= from && all_hi >= to - 1; }
 };
 
-// Of rows [first, first + kRows), of which those from `count` on do not count. Every warp computes
-// it; lo and hi (kRows each, in shared memory) are filled by the block, to be read after a barrier.
+// Looks at rows [first, first + kRows), of which only those below `count` exist. Every warp
+// computes the result. The block fills lo and hi (kRows each, in shared memory), which may be
+// read after a barrier.
 template <int kRows>
 LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int count, int* lo,
                              int* hi) {
@@ -93,16 +95,16 @@ LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int coun
   return {least_lo, most_hi + 1, most_lo, least_hi};
 }
 
-// The forward pass in parts: part `split` of the keys of a row leaves its unscaled sum, its
-// maximum and its sum of weights, and CombineParts makes one result of them.
+// The forward pass in parts: part `split` of the keys of a row leaves its unscaled sum, its maximum
+// and its sum of weights, and CombineParts makes one result of them.
 struct AttentionParts {
-  float* sums = nullptr;  // [splits, batch, kv_heads, rows, d]; null: there is one part
+  float* sums = nullptr;  // [splits, batch, kv_heads, rows, d]; null where there is one part
   float* max = nullptr;   // [splits, batch, kv_heads, rows]
   float* weight = nullptr;
   int splits = 1;
 };
 
-// The keys of part `split`: [begin, end) in equal parts of whole tiles.
+// Narrows [begin, end) to the keys of part `split`; the parts are equal numbers of whole tiles.
 template <int kKeys>
 LORA_DEVICE void TakePart(int splits, int split, int& begin, int& end) {
   if (splits == 1 || begin >= end) return;
@@ -122,7 +124,7 @@ struct CombineParams {
   float* lse;  // or null
 };
 
-// A warp per row; parts are added in their order.
+// A warp handles a row and adds its parts in order.
 template <class T>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(CombineParams<T>::kThreads, CombineParams<T>::kMinBlocks)
     CombineParts(const LORA_GRID_CONSTANT CombineParams<T> p) {

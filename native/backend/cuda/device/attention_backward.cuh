@@ -1,8 +1,12 @@
-// What the kernels of the gradient of attention have in common. With p = 2^(t − lse·log₂e) and
-// D = g·y of each row, without atomics:
-//   dv_j = Σ p_j·g,  ds_j = p_j·(g·v_j − D),  dk_j = scale·Σ ds_j·q,  dq = scale·Σ ds_j·k_j
-// A block of the first kernel owns a tile of keys and adds the rows that see it in their order; a
-// block of the second owns a tile of rows and adds its keys in theirs. Scores are computed twice.
+// The kernels of the gradient of attention share what is here. With p = 2^(t − lse·log₂e) and
+// D = g·y of each row:
+//   dv_j = Σ p_j·g
+//   ds_j = p_j·(g·v_j − D)
+//   dk_j = scale·Σ ds_j·q
+//   dq   = scale·Σ ds_j·k_j
+// A block of the first kernel owns a tile of keys and adds the rows that see it in order; a block
+// of the second owns a tile of rows and adds its keys in order. So there are no atomics, and scores
+// are computed twice.
 #pragma once
 
 #include "backend/cuda/device/attention.cuh"
@@ -18,7 +22,7 @@ struct RowDotParams {
   int queries, heads, d;
 };
 
-// dots = g·y, a warp per row.
+// dots = g·y. A warp computes one row.
 template <class T>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(RowDotParams<T>::kThreads, RowDotParams<T>::kMinBlocks)
     RowDots(const LORA_GRID_CONSTANT RowDotParams<T> p) {
@@ -46,8 +50,9 @@ struct AttentionGradients {
   const T *q, *k, *v, *g;
   const float *lse, *dots;
   T *dq, *dk, *dv;
-  // Where tiles of keys are too few for the device, their rows are taken in parts: dk and dv of
-  // each, [splits, 2, elements of k], added in their order by CombineGradients. Null: one part.
+  // Where tiles of keys are too few for the device, their rows are split into parts. Each part
+  // writes its own dk and dv, [splits, 2, elements of k], and CombineGradients adds them in order.
+  // Null means one part.
   float* parts = nullptr;
   int splits = 1;
   LORA_DEVICE float* Part(int n, int split) const {
@@ -55,7 +60,7 @@ struct AttentionGradients {
   }
 };
 
-// The rows that may see one of the keys [from, to): [begin, end).
+// The rows [begin, end) that may see one of the keys [from, to).
 struct RowRange {
   int begin, end;
 };
@@ -64,8 +69,9 @@ LORA_DEVICE RowRange RowsThatSee(const AttentionShape& s, int from, int to) {
   return {from * s.group, static_cast<int>(last < s.queries ? last : s.queries) * s.group};
 }
 
-// The first row from `first` on that sees one of the keys [from, to), or `end`. Packed documents
-// make most rows blind to most keys: 128 queries are looked at together. Every warp computes it.
+// Returns the first row from `first` on that sees one of the keys [from, to), or `end`. With packed
+// documents most rows do not see most keys, so 128 queries are checked at a time. Every warp
+// computes the result.
 LORA_DEVICE int NextRowThatSees(const AttentionShape& s, int b, int first, int end, int from,
                                 int to) {
   if (s.key_begin == nullptr || first >= end) return first;
@@ -85,8 +91,8 @@ LORA_DEVICE int NextRowThatSees(const AttentionShape& s, int b, int first, int e
   return end;
 }
 
-// lse in units of log₂ and D of rows [first, first + kRows), in shared memory. Where there is no
-// row, p shall be 0.
+// Loads lse in units of log₂ and D of rows [first, first + kRows) into shared memory. Where there
+// is no row, lse is ∞, which makes p 0.
 template <int kRows, class T>
 LORA_DEVICE void LoadStatistics(const AttentionGradients<T>& p, int b, int h, int first, int count,
                                 float* lse, float* dots) {
@@ -107,7 +113,7 @@ struct CombineGradientsParams {
   int splits;
 };
 
-// blockIdx.y 0: dk, 1: dv.
+// blockIdx.y 0 combines dk, 1 combines dv.
 template <class T>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 4)
     CombineGradients(const LORA_GRID_CONSTANT CombineGradientsParams<T> p) {

@@ -1,5 +1,5 @@
-// The gradient of attention on the plain f32 units. 256 threads as 16×16 (ty, tx), tiles in shared
-// memory as in attention_fma.cuh.
+// Computes the gradient of attention on the plain f32 units. A block has 256 threads as 16×16 (ty,
+// tx), and tiles lie in shared memory as in attention_fma.cuh.
 #pragma once
 
 #include "backend/cuda/device/attention_backward.cuh"
@@ -57,7 +57,7 @@ struct KeyGradientsFmaParams {
   AttentionGradients<T> a;
 };
 
-// dk and dv. Block: a tile of keys of one (batch, kv head), and one part of the rows.
+// Computes dk and dv. A block owns a tile of keys of one (batch, kv head) and one part of the rows.
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     KeyGradientsFma(const LORA_GRID_CONSTANT KeyGradientsFmaParams<T, kD> p) {
@@ -79,7 +79,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
   const AttentionShape& s = a.s;
   const int tiles = (s.queries + kKeys - 1) / kKeys;
   const int split = BlockX() % a.splits, block = BlockX() / a.splits;
-  // The first keys are seen by most rows: they go first.
+  // Most rows see the first keys, so these blocks start first.
   const int from = block % tiles * kKeys, pair = block / tiles;
   const int b = pair / s.kv_heads, h = pair % s.kv_heads, to = Least(from + kKeys, s.queries);
   const int ty = ThreadIndex() / 16, tx = ThreadIndex() % 16;
@@ -156,7 +156,7 @@ struct QueryGradientsFmaParams {
   AttentionGradients<T> a;
 };
 
-// dq. Block: a tile of rows of one (batch, kv head).
+// Computes dq. A block owns a tile of rows of one (batch, kv head).
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     QueryGradientsFma(const LORA_GRID_CONSTANT QueryGradientsFmaParams<T, kD> p) {

@@ -1,9 +1,9 @@
-// The gradient of attention on tensor cores, for 16-bit operands.
+// Computes the gradient of attention on tensor cores, for 16-bit operands.
 //
-// Both kernels keep the tile that they own in shared memory and let the tiles of the other side
-// come by cp.async into two stages, one barrier a tile. A warp owns 16 keys (rows). p and ds leave
-// mma as f32 in the layout that its first operand has, are rounded to 16 bits in place and go into
-// the next products without a way through memory; scale comes last, in f32.
+// Both kernels keep the tile that they own in shared memory and load the tiles of the other side
+// with cp.async into two stages, with one barrier a tile. A warp owns 16 keys (rows). p and ds
+// leave mma as f32 in the layout of its first operand, so they are rounded to 16 bits in registers
+// and multiplied again without going through memory. scale is applied last, in f32.
 #pragma once
 
 #include "backend/cuda/device/attention_backward.cuh"
@@ -20,7 +20,7 @@ struct alignas(8) Int2 {
 
 template <class T, int kD>
 struct KeyGradientsMmaParams {
-  // Head dims above 128: two warps share 16 keys, each with the sums of half the columns.
+  // For head dims above 128 two warps share 16 keys, and each has the sums of half the columns.
   static constexpr int kHalves = kD == 256 ? 2 : 1;
   static constexpr int kThreads = 128 * kHalves, kMinBlocks = kD == 256 ? 1 : 2;
   static constexpr int kKeys = 64, kRows = kD == 64 ? 64 : kD == 128 ? 32 : 16;
@@ -31,7 +31,7 @@ struct KeyGradientsMmaParams {
   bool aligned;  // every tensor at a multiple of 16 bytes, d one of 8
 };
 
-// dk and dv. Block: a tile of keys of one (batch, kv head), and one part of the rows.
+// Computes dk and dv. A block owns a tile of keys of one (batch, kv head) and one part of the rows.
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
                                     (KeyGradientsMmaParams<T, kD>::kMinBlocks))
@@ -48,7 +48,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
   const AttentionShape& s = a.s;
   const int tiles = (s.queries + kKeys - 1) / kKeys;
   const int split = BlockX() % a.splits, block = BlockX() / a.splits;
-  // The first keys are seen by most rows: they go first.
+  // Most rows see the first keys, so these blocks start first.
   const int from = block % tiles * kKeys, pair = block / tiles;
   const int b = pair / s.kv_heads, h = pair % s.kv_heads, to = Least(from + kKeys, s.queries);
   const int lane = LaneIndex(), warp_key = WarpIndex() % 4 * 16, half = WarpIndex() / 4;
@@ -65,7 +65,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
   TakePart<kRows>(a.splits, split, rows.begin, rows.end);
   const auto count_of = [&](int first) { return Least(kRows, rows.end - first); };
   const auto seek = [&](int row) { return NextRowThatSees(s, b, row, rows.end, from, to); };
-  // Starts the way of a tile to its stage, and says whether its rows see all keys.
+  // Starts the copies of a tile to its stage, and returns whether its rows see all keys.
   const auto fetch = [&](int first, unsigned char* stage) {
     const int count = count_of(first);
     CopyQueries<kD, kRows, kThreads>(stage, a.q, s, b, h, first, count, p.aligned);
@@ -90,7 +90,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
     first = seek(first + kRows);
     CopyAsyncWait<0>();
     SyncThreads();
-    // The tile is there, and nobody reads the other stage any more.
+    // The tile has arrived, and all threads have finished with the other stage.
     if (first < rows.end) next_all = fetch(first, stages + turn * P::kStage);
     CopyAsyncCommit();
     if (!busy) continue;
@@ -137,7 +137,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
     }
   }
   CopyAsyncWait<0>();
-  SyncThreads();  // k and v are read no more, and make room for dk and dv
+  SyncThreads();  // all threads have finished with k and v, whose memory dk and dv reuse
   if (!busy) return;
   if (a.parts != nullptr) {
     const auto part = [&](int n) {
@@ -168,7 +168,7 @@ struct QueryGradientsMmaParams {
   bool aligned;
 };
 
-// dq. Block: a tile of rows of one (batch, kv head).
+// Computes dq. A block owns a tile of rows of one (batch, kv head).
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBlocks))
     QueryGradientsMma(const LORA_GRID_CONSTANT QueryGradientsMmaParams<T, kD> p) {
@@ -215,7 +215,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBl
     turn ^= 1;
     CopyAsyncWait<0>();
     SyncThreads();
-    // The tile is there, and nobody reads the other stage any more.
+    // The tile has arrived, and all threads have finished with the other stage.
     if (from + kKeys < sight.end) fetch(from + kKeys, stages + turn * P::kStage);
     CopyAsyncCommit();
     if (!busy) continue;
@@ -254,7 +254,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBl
     }
   }
   CopyAsyncWait<0>();
-  SyncThreads();  // where there were no keys, q has only now arrived
+  SyncThreads();  // where there were no keys, q has arrived only now
   if (!busy) return;
   StoreRows<kD, T>(q, dq, s.scale, s.scale, warp_row, 0, s.d, p.aligned, [&](int r) {
     return r < count ? a.dq + s.QueryOffset(b, h, first + r) : static_cast<T*>(nullptr);

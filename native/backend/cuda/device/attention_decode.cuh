@@ -1,10 +1,10 @@
-// Attention of few rows (a decode step has `group` of them) on tensor cores: the time goes into
-// reading k and v once.
+// Attention of few rows (a decode step has `group` of them) on tensor cores, where reading k and v
+// once takes the time.
 //
 // A block has all rows of one (batch, kv head) and one part of its keys. Its 4 warps take 16 keys
-// each in turn, with tiles, softmax and sums of their own, so that nothing in the loop waits for
-// another warp: v travels during q·kᵀ, the next k during p·v. At the end the block adds the sums of
-// its warps in their order.
+// each in turn and have tiles, softmax and sums of their own, so that nothing in the loop waits for
+// another warp. v is copied during q·kᵀ, and the next k during p·v. At the end the block adds the
+// sums of its warps in order.
 #pragma once
 
 #include "backend/cuda/device/attention_mma.cuh"
@@ -86,7 +86,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionDecodeParams<T, kD>::kMinBloc
     }
     CopyAsyncWait<0>();
     SyncWarp();
-    // v is there, and no lane reads k any more.
+    // v has arrived, and all lanes have finished with k.
     if (from + kKeys < end) copy_keys(k, p.k, from + kKeys);
     CopyAsyncCommit();
     SoftmaxStep(scores, sum, max, weight, s.scale_log2, from, sight.All(from, from + 16), lo, hi,
@@ -98,7 +98,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionDecodeParams<T, kD>::kMinBloc
     SyncWarp();
   }
 
-  // Sums [row][column] in place of the tiles; blocks of 8 columns are swizzled as chunks are.
+  // The sums [row][column] replace the tiles. Blocks of 8 columns are swizzled like chunks.
   const auto place = [](int r, int block) { return r * kD + ((block ^ (r & 7)) << 3); };
   float* const own = reinterpret_cast<float*>(k);
   LORA_UNROLL

@@ -1,11 +1,12 @@
 // Attention on the plain f32 units: for f32, whose products tensor cores would round.
 //
-//   y = softmax(scale·q·kᵀ)·v with online softmax: one pass over the keys that a tile of rows sees.
+//   y = softmax(scale·q·kᵀ)·v
 //
-// 256 threads as 16×16 (ty, tx). Tiles of q, k and v lie in shared memory as f32, rows padded by 4
-// so that 16 threads that read 16 rows meet all banks. Thread (ty, tx) has rows ty·kPer + i: their
-// scores of keys tx + 16·j, and their columns 4·tx + 64·n of y. A row's scores belong to half a
-// warp, so softmax and the way of p through shared memory need no barrier of the block.
+// Online softmax reads the keys that a tile of rows sees in one pass. A block has 256 threads as
+// 16×16 (ty, tx). Tiles of q, k and v lie in shared memory as f32, with rows padded by 4 so that 16
+// threads that read 16 rows use all banks. Thread (ty, tx) has rows ty·kPer + i: their scores of
+// keys tx + 16·j, and their columns 4·tx + 64·n of y. The scores of a row belong to half a warp, so
+// neither softmax nor storing p to shared memory needs a barrier of the block.
 #pragma once
 
 #include "backend/cuda/device/attention.cuh"
@@ -31,7 +32,7 @@ LORA_DEVICE Float4 LoadShared4(const float* p) {
            BitsToFloat(raw.words[3])}};
 }
 
-// tile[r][c] = row(r)[c] as f32, zero from column d on; row(r) is null for a row of zeros.
+// tile[r][c] = row(r)[c] as f32, and 0 from column d on. A null row(r) stands for a row of zeros.
 template <int kD, int kRows, int kThreads, class RowOf>
 LORA_DEVICE void LoadRows(float* tile, int d, const RowOf& row) {
   using T = std::remove_cv_t<std::remove_pointer_t<decltype(row(0))>>;
@@ -105,7 +106,7 @@ LORA_DEVICE void AddProduct(float (&sum)[kA][kD / 64][4], const float* weights, 
   }
 }
 
-// to[64·n + 4·tx + w] = values[n][w]·factor, of d columns.
+// to[64·n + 4·tx + w] = values[n][w]·factor, for the first d columns.
 template <int kBlocks, class T>
 LORA_DEVICE void StoreRow(T* to, int d, const float (&values)[kBlocks][4], float factor) {
   const int tx = ThreadIndex() % 16;
@@ -139,7 +140,7 @@ struct AttentionFmaParams {
   float* lse;  // or null
 };
 
-// Block: a tile of rows of one (batch, kv head), and one part of its keys.
+// A block owns a tile of rows of one (batch, kv head) and one part of its keys.
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     AttentionFma(const LORA_GRID_CONSTANT AttentionFmaParams<T, kD> p) {
@@ -156,7 +157,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
   const AttentionShape& s = p.s;
   const int tiles = (s.rows + kRows - 1) / kRows;
   const int split = BlockX() % p.parts.splits, block = BlockX() / p.parts.splits;
-  // The last rows see most keys: they go first.
+  // The last rows see most keys, so these blocks start first.
   const int first = (tiles - 1 - block % tiles) * kRows, pair = block / tiles;
   const int b = pair / s.kv_heads, h = pair % s.kv_heads, count = Least(kRows, s.rows - first);
   const int ty = ThreadIndex() / 16, tx = ThreadIndex() % 16;

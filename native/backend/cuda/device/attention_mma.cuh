@@ -1,26 +1,29 @@
 // Attention on tensor cores, for 16-bit operands.
 //
-//   y = softmax(scale·q·kᵀ)·v with online softmax: one pass over the keys that a tile of rows sees.
+//   y = softmax(scale·q·kᵀ)·v
 //
-// 4 warps of 16 rows each. q stays in registers (in shared memory for head dims above 128), k and v
-// come by cp.async into one tile each: v travels while q·kᵀ is computed, the next k during softmax
-// and p·v. Rows of shared memory hold chunks of 16 bytes, swizzled so that ldmatrix needs one pass
-// per eight rows. Scores leave mma as f32 in the layout that its first operand has: they become
-// weights in place, are summed in f32, and are rounded to 16 bits for p·v only.
+// Online softmax reads the keys that a tile of rows sees in one pass. A block has 4 warps of 16
+// rows each. q stays in registers (in shared memory for head dims above 128); cp.async loads k and
+// v into one tile each: v during q·kᵀ, the next k during softmax and p·v. Rows of shared memory are
+// chunks of 16 bytes, swizzled so that ldmatrix needs one pass per eight rows. Scores leave mma as
+// f32 in the layout of its first operand: they become weights in registers, are summed in f32, and
+// are rounded to 16 bits for p·v only.
 #pragma once
 
 #include "backend/cuda/device/attention.cuh"
 
 namespace lora::device {
 
-// Byte offset of chunk `chunk` (8 elements) of `row` in a tile with rows of kD 16-bit elements.
+// Returns the byte offset of chunk `chunk` (8 elements) of `row` in a tile with
+// rows of kD elements.
 template <int kD>
 LORA_DEVICE int SwizzledChunk(int row, int chunk) {
   return row * kD * 2 + ((chunk ^ (row & 7)) << 4);
 }
 
-// One chunk of a row that has `left` elements from there on (none: zeros). `aligned` copies land at
-// the thread's CopyAsyncWait; `any` is an address in global memory that is a multiple of 16.
+// Copies one chunk of a row that has `left` elements from there on, or zeros where it has none.
+// `aligned` copies arrive at the thread's CopyAsyncWait; `any` is an address in global memory that
+// is a multiple of 16.
 template <class T>
 LORA_DEVICE void CopyChunk(unsigned char* target, const T* source, int left, const T* any) {
   CopyAsync<16>(target, left > 0 ? source : any, left > 0 ? 16 : 0);
@@ -34,9 +37,9 @@ LORA_DEVICE void LoadChunk(unsigned char* target, const T* source, int left) {
   StoreShared16(target, v);
 }
 
-// tile[r] = source[r·pitch …] for r < count, columns below d, else zeros. With `aligned`, rows
-// start at multiples of 16 bytes and d is one of 8. One pointer walks along the rows: with one of
-// its own for every row, ptxas would keep them all in registers.
+// tile[r] = source[r·pitch …] for r < count and columns below d, else zeros. With `aligned`, rows
+// start at multiples of 16 bytes and d is a multiple of 8. One pointer walks along the rows,
+// because ptxas would keep a pointer for every row in a register.
 template <int kD, int kRows, int kThreads, class T>
 LORA_DEVICE void CopyRows(unsigned char* tile, const T* source, int64_t pitch, int count, int d,
                           bool aligned, const T* any, int thread = ThreadIndex()) {
@@ -58,7 +61,8 @@ LORA_DEVICE void CopyRows(unsigned char* tile, const T* source, int64_t pitch, i
     }
   }
 }
-// The same of the rows [first, first + count) of a (batch, kv head), which lie query by query.
+// Does the same for rows [first, first + count) of a (batch, kv head), which are
+// stored query by query.
 template <int kD, int kRows, int kThreads, class T>
 LORA_DEVICE void CopyQueries(unsigned char* tile, const T* x, const AttentionShape& s, int b, int h,
                              int first, int count, bool aligned) {
@@ -79,14 +83,15 @@ LORA_DEVICE void CopyQueries(unsigned char* tile, const T* x, const AttentionSha
   }
 }
 
-// Rows [row, row + 16) of a tile as the first operand of mma, columns [16·step, 16·step + 16).
+// Loads rows [row, row + 16) and columns [16·step, 16·step + 16) of a tile as the
+// first operand of mma.
 template <int kD>
 LORA_DEVICE void LoadRowsOperand(uint32_t (&a)[4], const unsigned char* tile, int row, int step) {
   const int lane = LaneIndex();
   LoadMatrixX4(a, tile + SwizzledChunk<kD>(row + lane % 16, step * 2 + lane / 16));
 }
-// As the second operand of products over the columns: b[0] for rows [row, row + 8), b[1] for the
-// next 8.
+// Loads the second operand of products over the columns: b[0] from rows [row, row + 8),
+// b[1] from the next 8.
 template <int kD>
 LORA_DEVICE void LoadColumnsOperand(uint32_t (&b)[2][2], const unsigned char* tile, int row,
                                     int step) {
@@ -99,8 +104,8 @@ LORA_DEVICE void LoadColumnsOperand(uint32_t (&b)[2][2], const unsigned char* ti
   b[1][0] = r[2];
   b[1][1] = r[3];
 }
-// As the second operand of products over the rows [row, row + 16): b[0] for columns
-// [16·block, 16·block + 8), b[1] for the next 8.
+// Loads the second operand of products over the rows [row, row + 16): b[0] from columns [16·block,
+// 16·block + 8), b[1] from the next 8.
 template <int kD>
 LORA_DEVICE void LoadSummedOperand(uint32_t (&b)[2][2], const unsigned char* tile, int row,
                                    int block) {
@@ -114,7 +119,7 @@ LORA_DEVICE void LoadSummedOperand(uint32_t (&b)[2][2], const unsigned char* til
 }
 
 // Accumulators of 16 rows × 8·kBlocks columns: [n][0, 1] belong to row lane / 4, columns 8·n +
-// 2·(lane % 4) and the next; [n][2, 3] to row lane / 4 + 8.
+// 2·(lane % 4) and the next one; [n][2, 3] belong to row lane / 4 + 8.
 template <int kBlocks>
 LORA_DEVICE void SetZero(float (&acc)[kBlocks][4]) {
   LORA_UNROLL
@@ -124,7 +129,7 @@ LORA_DEVICE void SetZero(float (&acc)[kBlocks][4]) {
   }
 }
 
-// acc += a · rows [row, row + 8·kBlocks) of a tile, transposed: one step of products of rows.
+// acc += a · (rows [row, row + 8·kBlocks) of a tile)ᵀ, for one step of products of rows.
 template <class T, int kD, int kBlocks>
 LORA_DEVICE void AddDots(float (&acc)[kBlocks][4], const uint32_t (&a)[4],
                          const unsigned char* tile, int row, int step) {
@@ -136,7 +141,7 @@ LORA_DEVICE void AddDots(float (&acc)[kBlocks][4], const uint32_t (&a)[4],
     MmaM16N8K16<T>(acc[2 * n + 1], a, operand[1]);
   }
 }
-// acc += a · rows [row, row + 16) of a tile, in columns from 16·block on.
+// acc += a · rows [row, row + 16) of a tile, for columns from 16·block on.
 template <class T, int kD, int kBlocks>
 LORA_DEVICE void AddRows(float (&acc)[kBlocks][4], const uint32_t (&a)[4],
                          const unsigned char* tile, int row, int block) {
@@ -149,7 +154,7 @@ LORA_DEVICE void AddRows(float (&acc)[kBlocks][4], const uint32_t (&a)[4],
   }
 }
 
-// Columns [16·step, 16·step + 16) of accumulators, rounded, as the first operand of the next mma.
+// Rounds columns [16·step, 16·step + 16) of accumulators to the first operand of the next mma.
 template <class T, int kBlocks>
 LORA_DEVICE void RoundOperand(uint32_t (&a)[4], const float (&acc)[kBlocks][4], int step) {
   a[0] = RoundPair<T>(acc[2 * step][0], acc[2 * step][1]);
@@ -158,9 +163,9 @@ LORA_DEVICE void RoundOperand(uint32_t (&a)[4], const float (&acc)[kBlocks][4], 
   a[3] = RoundPair<T>(acc[2 * step + 1][2], acc[2 * step + 1][3]);
 }
 
-// One step of online softmax for the rows [row, row + 16) of a warp: scores of the keys from `from`
-// on become weights, and what was summed so far is brought to the new maxima. Rows lane / 4 and
-// lane / 4 + 8 are `half` 0 and 1 of max and weight (of which a lane has its columns' share).
+// One step of online softmax for the rows [row, row + 16) of a warp. Scores of the keys from `from`
+// on become weights, and the sums so far are rescaled to the new maxima. `half` 0 and 1 of max and
+// weight are rows lane / 4 and lane / 4 + 8; a lane's weight is that of its columns.
 template <int kScores, int kColumns>
 LORA_DEVICE void SoftmaxStep(float (&scores)[kScores][4], float (&sum)[kColumns][4],
                              float (&max)[2], float (&weight)[2], float scale, int from, bool all,
@@ -202,8 +207,9 @@ LORA_DEVICE void SoftmaxStep(float (&scores)[kScores][4], float (&sum)[kColumns]
   }
 }
 
-// Rounds the warp's accumulators, rows times low and high, into rows [row, row + 16) of a tile that
-// only this warp uses, and from there to to(r), in whole chunks where `aligned`; null is no row.
+// Rounds the warp's accumulators, rows times low and high, into rows [row, row + 16) of a tile
+// that only this warp uses, and copies them from there to to(r), in whole chunks where `aligned`.
+// A null to(r) is no row.
 template <int kD, class T, int kBlocks, class RowOf>
 LORA_DEVICE void StoreRows(unsigned char* tile, const float (&acc)[kBlocks][4], float low,
                            float high, int row, int first_chunk, int d, bool aligned,
@@ -219,7 +225,7 @@ LORA_DEVICE void StoreRows(unsigned char* tile, const float (&acc)[kBlocks][4], 
         RoundPair<T>(acc[n][2] * high, acc[n][3] * high);
   }
   SyncWarp();
-  constexpr int kStep = 32 / kBlocks;  // rows that a warp stores at once
+  constexpr int kStep = 32 / kBlocks;  // rows that a warp stores at a time
   LORA_UNROLL
   for (int i = 0; i < 16 / kStep; ++i) {
     const int r = row + i * kStep + lane / kBlocks, chunk = first_chunk + lane % kBlocks;
@@ -237,7 +243,7 @@ LORA_DEVICE void StoreRows(unsigned char* tile, const float (&acc)[kBlocks][4], 
   }
 }
 
-// The same unrounded, times one factor, into rows to(r) of f32: columns from first_column on.
+// Stores accumulators as f32, times one factor, to rows to(r), columns from first_column on.
 template <int kBlocks, class RowOf>
 LORA_DEVICE void StoreSums(const float (&acc)[kBlocks][4], float factor, int row, int first_column,
                            int d, const RowOf& to) {
@@ -267,7 +273,7 @@ struct AttentionMmaParams {
   bool aligned;  // q, k, v and y at multiples of 16 bytes, d one of 8
 };
 
-// Block: a tile of rows of one (batch, kv head), and one part of its keys.
+// A block owns a tile of rows of one (batch, kv head) and one part of its keys.
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks))
     AttentionMma(const LORA_GRID_CONSTANT AttentionMmaParams<T, kD> p) {
@@ -286,7 +292,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks)
   const AttentionShape& s = p.s;
   const int tiles = (s.rows + kRows - 1) / kRows;
   const int split = BlockX() % p.parts.splits, block = BlockX() / p.parts.splits;
-  // The last rows see most keys: they go first.
+  // The last rows see most keys, so these blocks start first.
   const int first = (tiles - 1 - block % tiles) * kRows, pair = block / tiles;
   const int b = pair / s.kv_heads, h = pair % s.kv_heads, count = Least(kRows, s.rows - first);
   const int lane = LaneIndex(), warp_row = WarpIndex() * 16;
@@ -312,7 +318,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks)
     for (int step = 0; step < kSteps; ++step)
       LoadRowsOperand<kD>(q_operand[step], q, warp_row, step);
   }
-  // Of the two rows of this lane, `half` 0 and 1.
+  // The two rows of this lane are `half` 0 and 1.
   float max[2], weight[2];
   LORA_UNROLL
   for (int half = 0; half < 2; ++half) {
@@ -323,7 +329,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks)
   SetZero(sum);
 
   for (int from = begin; from < end; from += kKeys) {
-    // k is there, and nobody reads the last v any more.
+    // k has arrived, and all threads have finished with the last v.
     copy_keys(v, p.v, from);
     CopyAsyncCommit();
     float scores[kScores][4];
@@ -343,7 +349,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks)
     }
     CopyAsyncWait<0>();
     SyncThreads();
-    // v is there, and nobody reads k any more.
+    // v has arrived, and all threads have finished with k.
     if (from + kKeys < end) copy_keys(k, p.k, from + kKeys);
     CopyAsyncCommit();
     if (busy) {

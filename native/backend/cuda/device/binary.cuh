@@ -1,6 +1,6 @@
-// y = a ∘ b, broadcast: y is rows of `inner` elements, along which each operand is one run or one
-// element. A thread takes 8 consecutive elements of a row, in f32, whatever the dtypes; y may be an
-// operand of its own shape.
+// y = a ∘ b with broadcasting. y is rows of `inner` elements, along which each operand is one run
+// or one element. A thread computes 8 consecutive elements of a row in f32, whatever the dtypes. y
+// may be an operand of its own shape.
 #pragma once
 
 #include "backend/cuda/device/any_elements.cuh"

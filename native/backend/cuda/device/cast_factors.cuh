@@ -1,6 +1,6 @@
-// f32 matrices to 16-bit ones whose rows start at multiples of 16 bytes: A and B as operands of
-// tensor cores, whatever the rank. All of an op go through one launch. A thread casts eight columns
-// of a row; what lies between the columns and the pitch stays as it is, and nobody reads it.
+// Casts f32 matrices to 16-bit ones whose rows start at multiples of 16 bytes, which makes A and B
+// operands of tensor cores for any rank. One launch casts all matrices of an op. A thread casts
+// eight columns of a row; what is between the columns and the pitch is neither written nor read.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -21,7 +21,7 @@ struct CastFactorsParams {
   static constexpr int kThreads = 256, kMinBlocks = 4;
   CastJob job[kCastJobs];
   int jobs;
-  int bf16;  // not a bool: no padding (gemm_common.cuh)
+  int bf16;  // a bool would leave padding (gemm_common.cuh)
 };
 
 template <class T>

@@ -1,6 +1,6 @@
-// Sums of f32 whose rounding errors are kept: as accurate as f64 would be, at the speed of f32
-// where that of f64 is low. No compiler may reorder floating-point additions here (nvcc and gcc do
-// not).
+// Sums f32 and keeps the rounding errors, which is as accurate as f64 and as fast as f32
+// where f64 is slow. It relies on compilers that do not reorder floating-point additions
+// (nvcc and gcc do not).
 #pragma once
 
 #include "backend/cuda/device/reduce.cuh"
@@ -8,18 +8,18 @@
 namespace lora::device {
 
 struct Compensated {
-  float sum, rest;  // rest: what the roundings of `sum` lost
+  float sum, rest;  // rest: the sum of the rounding errors of `sum`
 
   LORA_DEVICE void Add(float value) {
     const float total = sum + value, part = total - sum;  // Knuth's TwoSum: exact
     rest += (sum - (total - part)) + (value - part);
     sum = total;
   }
-  // A sum that is not finite has a rest of NaN.
+  // A sum that is not finite has a rest of NaN, so the rest is left out.
   LORA_DEVICE float Value() const { return sum - sum == 0.0f ? sum + rest : sum; }
 };
 
-// The same bits whichever comes first.
+// Returns the same bits in either order of its arguments.
 LORA_DEVICE Compensated Joined(Compensated a, Compensated b) {
   Compensated joined{a.sum, 0.0f};
   joined.Add(b.sum);

@@ -1,6 +1,6 @@
 // dst[row, i] = src[row, i] for rows of `run` elements that start `pitch` elements apart. Bits are
-// moved, never values. A thread moves 16 bytes of one row; at odd addresses and at the end of a row
-// it goes element by element.
+// copied without conversion. A thread copies 16 bytes of one row, or element by element at odd
+// addresses and at the end of a row.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"

@@ -1,9 +1,9 @@
-// lse = log Σ exp(logits), the losses of rows lse − logits[label], their sum, and
-// dlogits = (exp(logits − lse) − onehot(label))·g, 0 in rows that do not count.
+// lse     = log Σ exp(logits), the losses of rows lse − logits[label], and their sum
+// dlogits = (exp(logits − lse) − onehot(label))·g, and 0 in rows that do not count
 //
-// Forward: a block per row, which is read once. Each thread keeps the largest logit that it has
-// seen and the sum of exponentials relative to it, which is rescaled when a larger one comes; the
-// block combines them. Backward: a block per 8192 columns of a row.
+// Forward has a block per row and reads the row once. Each thread keeps the largest logit so far
+// and the sum of exponentials relative to it, which it rescales when a larger logit comes; the
+// block combines the threads. Backward has a block per 8192 columns of a row.
 #pragma once
 
 #include "backend/cuda/device/launch.h"
@@ -26,7 +26,7 @@ struct SoftmaxLossParams {
   const int32_t* labels;  // [rows]
   double* losses;         // [rows]
   float* lse;             // [rows], or null
-  bool every_lse;         // of rows that do not count too
+  bool every_lse;         // lse is written in rows that do not count, too
 };
 
 template <class T>
@@ -57,7 +57,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxLossParams<T>::kThreads,
       sum *= Exp(largest - larger);
       largest = larger;
     }
-    // Of nothing but −∞, each exponential must be 0 and not that of −∞ + ∞.
+    // In a row of only −∞ each exponential must be 0, and not that of −∞ + ∞.
     const float base = largest == minus_infinity ? 0.0f : largest;
     LORA_UNROLL
     for (int j = 0; j < kN; ++j) x[j] = Exp(x[j] - base);
@@ -78,7 +78,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxLossParams<T>::kThreads,
   p.losses[row] = counts ? lse - ToFloat(logits[label]) : 0;
 }
 
-// loss = Σ losses, always in the same order, and how many rows counted, which the host knows.
+// loss = Σ losses, always in the same order. The host knows how many rows counted and passes it.
 struct SumLossesParams {
   static constexpr int kThreads = 512, kMinBlocks = 1;
   static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(double);

@@ -1,14 +1,18 @@
-// The linear layer for up to 16 rows of x, where the time is that of reading W.
+// The linear layer for up to 16 rows of x, where reading W takes the time.
 //
-// LowRankDot: h[m, r] = Σ drop(x)[m]·B[r]. A block of 256 threads owns one number of h.
+// LowRankDot: h[m, r] = Σ drop(x)[m]·B[r]
+// A block of 256 threads computes one element of h.
 //
-// Decode: y[m, o] = Σ x[m]·W[o] + bias[o] + scale·Σ A[o]·h[m], all rows of x at once, so that W is
-// read once. 16-bit: a block owns 16 rows of W; its 8 warps take turns of 128 columns. W goes from
-// memory into the fragments of mma.sync m16n8k16: a lane loads 16 bytes of its row, which are in
-// order of k for nobody but it, and x is loaded in the same order (column q·8 + j·4 + … of 32 is
-// lane q's in the j-th product). x serves as the second factor, 8 rows to a tile. The warps' sums
-// are added in order through shared memory.
-// f32: a warp owns 4 rows of W, its lanes take turns of 4 columns, sums go over the lanes.
+// Decode: y[m, o] = Σ x[m]·W[o] + bias[o] + scale·Σ A[o]·h[m]
+// All rows of x are computed at once, so that W is read once. A block owns 16 rows of W, and its 8
+// warps take turns of 128 columns. W is loaded from memory straight into the fragments of mma.sync
+// m16n8k16: a lane loads 16 bytes of its row. mma then sees the columns in another order than
+// memory has them, so x is loaded in that order too: of 32 columns, lane q has columns q·8 + j·4 …
+// in the j-th product. x is the second factor, with 8 rows to a tile. The warps' sums are added in
+// order through shared memory.
+//
+// DecodeF32: the same for f32
+// A warp owns 4 rows of W, its lanes take turns of 4 columns, and sums are reduced over the lanes.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -30,7 +34,7 @@ struct DotTerm {
   void* t;         // [m, columns], or null
   int64_t t_pitch;
   int64_t first_block;
-  int m, rank, columns;  // columns ≥ rank: those of t behind it get zeros
+  int m, rank, columns;  // columns ≥ rank; t gets zeros from rank on
   int masked;
   float factor, scale;  // h = factor·Σ, t = scale·h
   SkinnyMask mask;
@@ -116,7 +120,7 @@ struct DecodeParams {
   DecodeOutputs branch[kDecodeBranches];
 };
 
-// 16 bytes at row[first …]; zeros from `count` on.
+// Loads 16 bytes at row[first …], with zeros from `count` on.
 template <class T>
 LORA_DEVICE Vec16 LoadTail16(const T* row, int64_t first, int64_t count) {
   constexpr int kPer = 16 / sizeof(T);
@@ -147,7 +151,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
   const int64_t row0 = (BlockX() - o.first_block) * P::kRows;
   const int lane = LaneIndex(), g = lane / 4, q = lane % 4;
 
-  // Rows beyond the last are read as the last one and not stored.
+  // Rows after the last one read the last row, and are not stored.
   const T* w[2];
   LORA_UNROLL
   for (int half = 0; half < 2; ++half) {
@@ -160,8 +164,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
     const int row = i * 8 + g;
     x[i] = p.x + (row < p.m ? row : p.m - 1) * p.k;
   }
-  // Each warp does the low-rank part of two rows, a lane to a rank. What this needs of A is on its
-  // way before W is.
+  // Each warp computes the low-rank part of two rows, with a lane for a rank. What it needs of A is
+  // loaded before W, so that it has arrived by the end.
   const int64_t low_row = row0 + WarpIndex() * 2;
   const auto load_a = [&](int half, int j) {
     return low_row + half < o.n && j < o.rank ? o.a[(low_row + half) * o.rank + j] : 0.0f;
@@ -230,7 +234,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
           acc[i][c];
     }
   }
-  // From here on what the launch before has written: h.
+  // The launch before this one has written h, so reading h must wait for it.
   GridDependencyWait();
   float* low_sums = sums + P::kWarps * P::kSlice;
   if (o.a != nullptr) {
@@ -300,7 +304,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
     LORA_UNROLL
     for (int m = 0; m < kM; ++m) acc[r][m] = 0.0f;
   }
-  // Few sums leave registers for more loads on their way.
+  // With few sums, registers are left for more loads in flight.
   constexpr int kGroups = kM == 1 ? 2 : 1;
   for (int64_t k0 = 0; k0 < p.k; k0 += kGroups * 128) {
     Vec16 ws[kGroups][P::kWarpRows];
@@ -334,7 +338,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
       }
     }
   }
-  // From here on what the launch before has written: h.
+  // The launch before this one has written h, so reading h must wait for it.
   GridDependencyWait();
   if (o.a != nullptr) {
     for (int j = lane; j < o.rank; j += 32) {
@@ -351,7 +355,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
       }
     }
   }
-  // Lane i stores sums i, i + 32, …, counted rows of x first.
+  // Lane i stores sums i, i + 32, …, numbered with the rows of x outermost.
   constexpr int kSums = P::kWarpRows * kM, kEach = (kSums + 31) / 32;
   float mine[kEach];
   LORA_UNROLL

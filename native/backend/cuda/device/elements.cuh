@@ -1,5 +1,5 @@
-// Runs of consecutive elements between global memory and f32 registers: one access of 16 bytes
-// where the place allows it, element by element at the end of a tensor and at odd addresses.
+// Moves runs of consecutive elements between global memory and f32 registers, with one access of 16
+// bytes where the address allows it, else element by element.
 #pragma once
 
 #include "backend/cuda/device/primitives.h"
@@ -8,7 +8,7 @@ namespace lora::device {
 
 LORA_DEVICE bool IsAligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-// Element j of a vector of T, and word w of a vector made of values[first …].
+// Return element j of a vector of T, and word w of a vector made of values[first …].
 template <class T>
 LORA_DEVICE float FloatOf(const Vec16& raw, int j) {
   if constexpr (sizeof(T) == 4) {
@@ -26,7 +26,7 @@ LORA_DEVICE uint32_t WordOf(const float (&values)[N], int first, int w) {
   }
 }
 
-// values[j] = x[first + j] where that is below count, else 0.
+// values[j] = x[first + j], or 0 from `count` on.
 template <class T, int N>
 LORA_DEVICE void LoadElements(float (&values)[N], const T* x, int64_t first, int64_t count) {
   static_assert(N * sizeof(T) % 16 == 0);
@@ -44,7 +44,7 @@ LORA_DEVICE void LoadElements(float (&values)[N], const T* x, int64_t first, int
   }
 }
 
-// y[first + j] = values[j] where that is below count, each rounded once.
+// y[first + j] = values[j] below `count`, each rounded once.
 template <class T, int N>
 LORA_DEVICE void StoreElements(T* y, int64_t first, int64_t count, const float (&values)[N]) {
   static_assert(N * sizeof(T) % 16 == 0);

@@ -1,5 +1,5 @@
-// y[i] = weight[ids[i]], bit for bit; T is the storage of an element, not a number. A block copies
-// one row, a thread 16 bytes at a time where both rows allow it.
+// y[i] = weight[ids[i]], bit for bit: T is the storage of an element and is not converted. A block
+// copies one row, and a thread copies 16 bytes at a time where both rows allow it.
 #pragma once
 
 #include "backend/cuda/device/launch.h"

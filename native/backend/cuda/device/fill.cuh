@@ -1,4 +1,4 @@
-// y[i] = value. A thread writes one vector of 16 bytes; the last one writes what is left.
+// y[i] = value. A thread writes one vector of 16 bytes, and the last thread writes what is left.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"

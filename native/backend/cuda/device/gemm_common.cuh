@@ -1,5 +1,5 @@
-// What the two kernels of gemm.cu share: their parameters, the walk along the K segments, and the
-// way of a sum from the accumulators to c.
+// The kernels of gemm.cu share their parameters, the walk along the K segments, and the functions
+// that bring a sum from the accumulators to c.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -11,11 +11,11 @@ namespace lora::device {
 
 constexpr int kMaxGemmSegments = 6;
 
-// The mask of philox.h as numbers; threshold 0 keeps everything.
+// The mask of philox.h in numbers; threshold 0 keeps everything.
 struct DropoutMask {
   uint64_t seed;
   uint32_t layer, forward, threshold;
-  float scale;  // of what is kept
+  float scale;  // the factor of what is kept
 };
 
 struct GemmSource {
@@ -26,8 +26,8 @@ struct GemmSource {
   int k;                     // at least 1
   int16_t a_align, b_align;  // bytes of which every row's start is a multiple: 16, 4 or 2
 };
-// GCC 12 clears the padding of arrays of structs at the wrong places where it fills unset variables
-// with a pattern, as the emulator asks it to.
+// Structs have no padding: where GCC 12 fills unset variables with a pattern, as the emulator makes
+// it do, it clears the padding of arrays of structs at the wrong places.
 static_assert(sizeof(GemmSource) == 64, "no padding");
 
 struct GemmArgs {
@@ -35,12 +35,12 @@ struct GemmArgs {
   int segment_count;
   int m, n;
   int blocks, blocks_per_split;  // of Tile::kK along all segments
-  int late_block;                // the first that the launch before this one writes
+  int late_block;                // the first block that the launch before this one writes
   int first_tile;                // of BlockX()
   float alpha;
   DType a_dtype, b_dtype, c_dtype, bias_dtype;
   bool trans_a, trans_b;
-  int16_t c_align;  // as a_align, and 8
+  int16_t c_align;  // like a_align, or 8
   const void* bias;
   const float* addend;
   int64_t addend_pitch;
@@ -51,7 +51,7 @@ struct GemmArgs {
 };
 static_assert(sizeof(GemmArgs) == 6 * 64 + 112, "no padding");
 
-// Several products may share a launch: tiles from gemm[i].first_tile on are those of the i-th.
+// Several products may share a launch: product i has the tiles from gemm[i].first_tile on.
 constexpr int kMaxGemmGroup = 4;
 template <class Tile>
 struct GemmParams {
@@ -66,8 +66,8 @@ LORA_DEVICE const GemmArgs& ArgsOfBlock(const GemmParams<Tile>& params) {
   return params.gemm[i];
 }
 
-// Tile of a block of threads. Tiles are visited in groups of kGroup tile rows, so that blocks that
-// run together share the columns of b in L2.
+// The tile of a block of threads. Tiles are visited in groups of kGroup tile rows, so that blocks
+// that run together share the columns of b in L2.
 struct GemmPlace {
   int m0, n0;
 };
@@ -83,7 +83,7 @@ LORA_DEVICE GemmPlace PlaceOf(const GemmArgs& p) {
   return {(first + rest % rows) * Tile::kM, rest / rows * Tile::kN};
 }
 
-// A block of kK along the segments.
+// A block of kK steps along the segments.
 struct GemmCursor {
   int segment = 0, k0 = 0;
 };
@@ -119,18 +119,19 @@ LORA_DEVICE uint32_t PackAs(DType dtype, float low, float high) {
   return uint32_t{To16Bits(low, dtype)} | uint32_t{To16Bits(high, dtype)} << 16;
 }
 
-// The random words of columns 8·group … 8·group + 7 of a row.
+// Returns the random words of columns 8·group … 8·group + 7 of a row.
 LORA_DEVICE PhiloxWords MaskWords(const DropoutMask& mask, int row, int group) {
   return Philox4x32(mask.seed, {static_cast<uint32_t>(group), static_cast<uint32_t>(row),
                                 mask.layer, mask.forward});
 }
 
-// Whether each of the two elements that begin at an even column of eight is kept, from bit 0 on.
+// Tells, from bit 0 on, which of the two elements that begin at an even column of eight are kept.
 LORA_DEVICE uint32_t KeptBits(const DropoutMask& mask, uint32_t word) {
   return ((word & 0xffffu) >= mask.threshold ? 1u : 0u) | (word >> 16 >= mask.threshold ? 2u : 0u);
 }
-// A long row of bits, into which `Bits` more are shifted: what comes first ends up highest. One
-// loop fills it, in which the random numbers stand once.
+// Shifts `Bits` more bits into a long row of bits, so that what comes first ends up
+// highest. A rolled loop can fill the row without a variable index, so the code of the
+// random numbers exists once.
 template <int Bits, int Words>
 LORA_DEVICE void ShiftIn(uint32_t (&row)[Words], uint32_t bits) {
   LORA_UNROLL
@@ -146,12 +147,12 @@ LORA_DEVICE float BiasAt(const GemmArgs& p, int col) {
   return p.bias != nullptr && col < p.n ? LoadFloat(p.bias, p.bias_dtype, col) : 0.0f;
 }
 
-// Where element (row, col) of this block's split and batch goes, in elements of c.
+// Returns where element (row, col) of this block's split and batch is, in elements of c.
 LORA_DEVICE int64_t PlaceInC(const GemmArgs& p, int64_t row, int col) {
   return BlockZ() * p.c_split + BlockY() * p.c_batch + row * p.c_pitch + col;
 }
 
-// Four finished columns of a row that is in c; col is a multiple of 4.
+// Stores four finished columns of a row that is inside c; col is a multiple of 4.
 LORA_DEVICE void StoreFour(const GemmArgs& p, int64_t row, int col, const float (&v)[4]) {
   const int count = p.n - col;
   const int64_t first = PlaceInC(p, row, col);
@@ -173,7 +174,7 @@ LORA_DEVICE void StoreFour(const GemmArgs& p, int64_t row, int col, const float 
   }
 }
 
-// v = alpha·v + bias + addend, of the four columns from (row, col) on.
+// v = alpha·v + bias + addend, for the four columns from (row, col) on.
 LORA_DEVICE void FinishFour(const GemmArgs& p, int64_t row, int col, float (&v)[4],
                             const float (&bias)[4]) {
   LORA_UNROLL

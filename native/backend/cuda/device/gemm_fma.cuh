@@ -1,10 +1,10 @@
-// The same product by f32 multiply-adds, for f32 operands (never tf32) and whatever tensor cores
-// do not take: mixed dtypes, or both operands transposed.
+// Computes the same product with f32 multiply-adds, for f32 operands (never as tf32) and for what
+// tensor cores do not take: mixed dtypes, or both operands transposed.
 //
-// A block of 256 threads owns kM×kN of c, a thread kM/16 × kN/16 of it, in runs of four columns and
-// four rows. Blocks of kK travel through registers into one of two buffers of shared memory, both
-// operands k-major with a pitch that spreads the transposing stores over the banks; so the next
-// block is fetched while this one is multiplied.
+// A block of 256 threads owns kM×kN of c, and a thread owns kM/16 × kN/16 of it in runs of four
+// columns and four rows. Blocks of kK are loaded into registers and stored to one of two buffers of
+// shared memory, so that the next block is fetched while this one is multiplied. Both operands are
+// k-major there, with a pitch that spreads the transposing stores over the banks.
 #pragma once
 
 #include "backend/cuda/device/gemm_common.cuh"
@@ -26,8 +26,8 @@ struct FmaTile {
 using FmaTile128 = FmaTile<128, 8, 2>;
 using FmaTile64 = FmaTile<64, 16, 3>;
 
-// Four consecutive elements of an operand per thread. `rows` lie along k with by_k: stored [k,
-// size], else [size, k].
+// Fetches four consecutive elements of an operand per thread. With by_k, rows of the operand lie
+// along k and it is stored [k, size]; else it is stored [size, k].
 template <class Tile>
 LORA_DEVICE void FetchRun(float (&v)[4], const void* data, DType dtype, int64_t batch,
                           int64_t pitch, int align, bool by_k, int place, int size, int k0, int k) {
@@ -75,7 +75,7 @@ LORA_DEVICE void FetchBlock(FmaFetched<Tile>& f, const GemmArgs& p, const GemmCu
                  place.n0, p.n, at.k0, s.k);
 }
 
-// Four rows or columns of a k of a tile, for run `run` of the thread.
+// Loads four rows or columns of one k of a tile, for run `run` of the thread.
 template <class Tile>
 LORA_DEVICE void LoadRun(float* v, const float* tile, int k, int run, int thread) {
   const Vec16 raw = LoadShared16(tile + k * Tile::kPitch + run * 64 + thread * 4);
@@ -83,7 +83,7 @@ LORA_DEVICE void LoadRun(float* v, const float* tile, int k, int run, int thread
   for (int j = 0; j < 4; ++j) v[j] = BitsToFloat(raw.words[j]);
 }
 
-// Which of the thread's elements are not dropped: run `run` of row i has the four bits of turn
+// Tells which of the thread's elements are kept: run `run` of row i has the four bits of turn
 // i·kRuns + run, as ShiftIn leaves them.
 template <class Tile>
 LORA_DEVICE void MaskBits(uint32_t (&keep)[Tile::kMaskWords], const DropoutMask& mask,
@@ -181,7 +181,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
       float* next = buffers + (turn + 1) % 2 * Tile::kBuffer;
       StoreFetched<Tile>(next, fetched.a, p.trans_a);
       StoreFetched<Tile>(next + Tile::kK * Tile::kPitch, fetched.b, !p.trans_b);
-      // Also: everybody is done with the other buffer, which the next turn fills.
+      // This also makes sure that all threads have finished with the other buffer, which
+      // the next turn fills.
       SyncThreads();
     }
   }

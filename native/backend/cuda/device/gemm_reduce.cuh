@@ -1,4 +1,4 @@
-// c = alpha·Σ over the slabs of a split product, in their order, + bias + addend. A thread owns
+// c = alpha·Σ over the slabs of a split product, in order, + bias + addend. A thread computes
 // four columns of a row.
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace lora::device {
 
-// Parameters of GemmReduce: c and what is added are those of `gemm`.
+// Parameters of GemmReduce. c, bias and addend are those of `gemm`.
 struct GemmReduceParams {
   static constexpr int kThreads = 256, kMinBlocks = 4;
   GemmArgs gemm;

@@ -1,6 +1,7 @@
-// norm = √(Σ x²) over many tensors, and x ← x·min(1, max_norm/(norm + 1e-6)).
-// Squares and sums are f64, so that neither overflows: a block leaves the sum of its piece in
-// scratch, and one block adds those up, always in the same order.
+// norm = √(Σ x²) over many tensors
+// clip:  x ← x·min(1, max_norm/(norm + 1e-6))
+// Squares and sums are f64, which does not overflow. A block leaves the sum of its piece in
+// scratch, and one block adds those sums, always in the same order.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -61,7 +62,7 @@ struct ClipParams {
   static constexpr int kThreads = 256, kMinBlocks = 4, kPerBlock = 4096;
   TensorList list;
   const float* norm;
-  double max_norm;  // f64 only so that there is no padding
+  double max_norm;  // f64 leaves no padding
 };
 static_assert(sizeof(ClipParams) <= 4096);
 
@@ -71,8 +72,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(ClipParams::kThreads, ClipParams::kMinBlocks
   const float norm = *p.norm;
   const bool finite = (FloatToBits(norm) & 0x7f800000u) != 0x7f800000u;
   float factor = static_cast<float>(p.max_norm) / (norm + 1e-6f);
-  if (finite && factor >= 1) return;               // nothing is read, nothing is written
-  if (!finite) factor = BitsToFloat(0x7fc00000u);  // spoils everything, and visibly so
+  if (finite && factor >= 1) return;               // nothing is read or written
+  if (!finite) factor = BitsToFloat(0x7fc00000u);  // every element becomes NaN, visibly
   const Piece piece = PieceOf<P::kPerBlock>(p.list, static_cast<uint32_t>(BlockX()));
   const auto& segment = p.list.segments[piece.index];
   for (int64_t i = piece.begin + ThreadIndex() * 4; i < piece.end; i += P::kThreads * 4) {

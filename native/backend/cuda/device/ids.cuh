@@ -1,5 +1,5 @@
-// Which of `count` ids is the first outside [0, limit), but for those equal to `ignored`, and how
-// many are inside. One block; threads take ids in turn.
+// Finds the first of `count` ids that is outside [0, limit) and not equal to `ignored`, and counts
+// the ids inside. One block does it; its threads take ids in turn.
 #pragma once
 
 #include "backend/cuda/device/launch.h"
@@ -8,7 +8,7 @@
 namespace lora::device {
 
 struct IdReport {
-  uint64_t first_bad;  // kNoBadId: none
+  uint64_t first_bad;  // kNoBadId where there is none
   uint64_t inside;
   int32_t bad;  // the id at first_bad
 };

@@ -1,4 +1,4 @@
-// Divisions of indices. 64-bit ones are slow on a GPU, and most indices fit in 32 bits.
+// Divides indices in 32 bits where they fit, because 64-bit divisions are slow on a GPU.
 #pragma once
 
 #include "backend/cuda/device/primitives.h"
@@ -9,7 +9,7 @@ struct Division {
   int64_t quotient, remainder;
 };
 
-// Of a non-negative value by a positive divisor.
+// Divides a non-negative value by a positive divisor.
 LORA_DEVICE Division Divide(int64_t value, int64_t divisor) {
   if (((static_cast<uint64_t>(value) | static_cast<uint64_t>(divisor)) >> 32) == 0) {
     const uint32_t v = static_cast<uint32_t>(value), d = static_cast<uint32_t>(divisor);
@@ -18,7 +18,7 @@ LORA_DEVICE Division Divide(int64_t value, int64_t divisor) {
   return {value / divisor, value % divisor};
 }
 
-// This thread's index among all threads of a one-dimensional grid of blocks of kThreads.
+// Returns this thread's index among all threads of a one-dimensional grid of blocks of kThreads.
 template <int kThreads>
 LORA_DEVICE int64_t GlobalIndex() {
   return int64_t{BlockX()} * kThreads + ThreadIndex();

@@ -1,5 +1,4 @@
-// Every launch goes through here. A kernel takes one parameter struct, which
-// names the threads of its block:
+// Every launch uses this file. A kernel takes one parameter struct, which names its threads:
 //   struct Params { static constexpr int kThreads = 128, kMinBlocks = 2; … };
 //   LORA_KERNEL void LORA_LAUNCH_BOUNDS(Params::kThreads, Params::kMinBlocks) Kernel(Params p) {…}
 #pragma once
@@ -8,8 +7,8 @@
 #include "backend/cuda/device/primitives.h"
 
 #if !defined(__CUDACC__)
-// An uninstrumented copy of a kernel would be merged with the checked one, and nothing would be
-// checked.
+// The linker would merge an uninstrumented copy of a kernel with the checked one, and the emulator
+// would then check nothing.
 #if !defined(__SANITIZE_THREAD__)
 #error "kernels are compiled by lora_simt_kernels() (native/test/simt/CMakeLists.txt)"
 #endif
@@ -28,8 +27,8 @@ struct Registered {
 struct LaunchShape {
   unsigned grid_x = 1, grid_y = 1, grid_z = 1;
   size_t shared_bytes = 0;
-  // May start before the launch before it has ended: the kernel calls GridDependencyWait before it
-  // writes anything or reads what that launch writes.
+  // Lets the launch start before the one before it has ended. The kernel must call
+  // GridDependencyWait before it writes anything or reads what that launch writes.
   bool programmatic = false;
 };
 
@@ -45,7 +44,8 @@ LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params
   void (*const kernel)(Params) = kKernel;
   bool programmatic = shape.programmatic;
   if (programmatic) {
-    // PTX for older architectures, assembled by the driver for newer ones, has no wait to rely on.
+    // PTX for older architectures that the driver assembles for newer ones contains no wait, so
+    // such a launch must not be programmatic.
     cudaFuncAttributes attributes;
     const cudaError_t error =
         cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
@@ -77,8 +77,8 @@ LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params
   simt::Options options = stream->options();
   options.programmatic = shape.programmatic;
   stream->Enqueue([=] {
-    // When it runs, as hardware remembers with the launch what was allowed at the call; a later
-    // launch allows what it needs itself.
+    // The limit is set when the work runs: hardware remembers with the launch what was allowed at
+    // the call, and a later launch sets what it needs itself.
     if (shape.shared_bytes > 48 * 1024)
       simt::SetMaxDynamicShared(options.device, reinterpret_cast<const void*>(kernel),
                                 shape.shared_bytes);

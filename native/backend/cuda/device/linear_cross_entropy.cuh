@@ -1,5 +1,5 @@
-// Rows of a loss that count, gathered and put back: the products and the softmax between are those
-// of gemm.h and cross_entropy.h.
+// Gathers the rows of a loss that count, and puts them back. The products and the softmax in
+// between are those of gemm.h and cross_entropy.h.
 #pragma once
 
 #include "backend/cuda/device/launch.h"
@@ -8,7 +8,7 @@
 
 namespace lora::device {
 
-// rows ← the numbers of the rows whose label is not `ignored`, rising. One block.
+// rows ← the numbers of the rows whose label is not `ignored`, rising. One block does it.
 struct ListRowsParams {
   static constexpr int kThreads = 512, kMinBlocks = 1;
   static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(int32_t);
@@ -32,8 +32,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(ListRowsParams::kThreads, ListRowsParams::kM
   }
 }
 
-// to[i] ← from[rows[i]] and its label; zeros and `ignored` in rows [count, …). T is storage. A
-// block copies one row.
+// to[i] ← from[rows[i]] and its label; rows [count, …) get zeros and `ignored`. T is storage and is
+// not converted. A block copies one row.
 template <class T>
 struct GatherRowsParams {
   static constexpr int kThreads = 128, kMinBlocks = 8;
@@ -72,7 +72,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(ScatterRowsParams::kThreads, ScatterRowsPara
                                        p.dim);
 }
 
-// to[row] ← 0 where the label is `ignored`. A block looks at one row.
+// to[row] ← 0 where the label is `ignored`. A block handles one row.
 struct ClearRowsParams {
   static constexpr int kThreads = 128, kMinBlocks = 8;
   const int32_t* labels;

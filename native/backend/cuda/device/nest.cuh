@@ -1,4 +1,4 @@
-// Where element i of the loops of nest.h is in each tensor.
+// Finds where element i of the loops of nest.h is in each tensor.
 #pragma once
 
 #include "backend/cuda/device/index.cuh"
@@ -6,7 +6,7 @@
 
 namespace lora::device {
 
-// Adds to at[o] what the place of element `i` adds.
+// Adds to at[o] the offset of element `i` in operand o.
 template <int kOperands>
 LORA_DEVICE void AddOffsets(const Nest<kOperands>& nest, int64_t i, int64_t (&at)[kOperands]) {
   for (int d = nest.rank - 1; d >= 0; --d) {

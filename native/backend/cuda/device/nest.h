@@ -1,5 +1,5 @@
-// Loops over the dimensions of tensors that lie differently in memory. Made by ../nest.h, walked by
-// nest.cuh.
+// Loops over the dimensions of tensors with different strides. ../nest.h builds them and
+// nest.cuh walks them.
 #pragma once
 
 #include <cstdint>

@@ -18,14 +18,14 @@
 
 namespace lora::device {
 
-// Storage of 16-bit floats; ToFloat and FromFloat<T> convert, rounding to nearest even.
+// Storage of 16-bit floats. ToFloat and FromFloat<T> convert them, rounding to nearest even.
 struct alignas(2) BF16 {
   uint16_t bits;
 };
 struct alignas(2) F16 {
   uint16_t bits;
 };
-// What one vector load or store moves; its address is a multiple of 16.
+// What one vector load or store moves. Its address must be a multiple of 16.
 struct alignas(16) Vec16 {
   uint32_t words[4];
 };
@@ -43,7 +43,8 @@ namespace lora::device {
 LORA_DEVICE int LaneIndex() { return ThreadIndex() & 31; }
 LORA_DEVICE int WarpIndex() { return ThreadIndex() >> 5; }
 
-// Two 16-bit elements in one register, `low` at the lower address, as mma fragments hold them.
+// Packs two 16-bit elements into one register, `low` at the lower address, as mma
+// fragments hold them.
 template <class T>
 LORA_DEVICE uint32_t Pack(T low, T high) {
   return uint32_t{low.bits} | uint32_t{high.bits} << 16;

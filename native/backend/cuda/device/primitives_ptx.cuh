@@ -1,5 +1,6 @@
-// Device primitives as inline PTX. Nothing here runs without a GPU: keep it small and review it
-// line by line. Volatile and a memory clobber wherever the order against other accesses matters.
+// Implements the device primitives as inline PTX. Nothing here runs without a GPU, so it is kept
+// small and reviewed line by line. It uses volatile and a memory clobber wherever the order
+// relative to other accesses matters.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -30,7 +31,8 @@ LORA_DEVICE uint32_t SharedAddress(const void* p) {
 
 LORA_DEVICE void SyncThreads() { __syncthreads(); }
 LORA_DEVICE void SyncWarp() { __syncwarp(); }
-// Barriers 1 to 15 for groups of whole warps; ids are constants, or ptxas reserves all 16.
+// Barriers 1 to 15 synchronise groups of whole warps. Ids are constants, because ptxas would
+// otherwise reserve all 16.
 template <int Id>
 LORA_DEVICE void BarrierSync(int threads) {
   static_assert(Id > 0 && Id < 16);
@@ -57,7 +59,8 @@ LORA_DEVICE T ShuffleDown(T value, int delta) {
 }
 
 LORA_DEVICE Vec16 LoadGlobal16(const void* p) { return *static_cast<const Vec16*>(p); }
-// Non-coherent and not kept in L1: only for data that nothing writes during the launch.
+// Loads non-coherently and does not keep the line in L1, so nothing may write the data
+// during the launch.
 LORA_DEVICE Vec16 LoadGlobalStream16(const void* p) {
   Vec16 v;
   asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -70,7 +73,7 @@ LORA_DEVICE Vec16 LoadShared16(const void* p) { return *static_cast<const Vec16*
 LORA_DEVICE void StoreShared16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }
 
 // Copies `source_bytes` (0 to Bytes) from global to shared memory and fills the rest of Bytes with
-// zeros. Both addresses are multiples of Bytes, which is 4, 8 or 16; only 16 bypasses L1.
+// zeros. Both addresses must be multiples of Bytes, which is 4, 8 or 16. Only 16 bypasses L1.
 template <int Bytes>
 LORA_DEVICE void CopyAsync(void* shared, const void* global, int source_bytes) {
   static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
@@ -85,13 +88,13 @@ LORA_DEVICE void CopyAsync(void* shared, const void* global, int source_bytes) {
   }
 }
 LORA_DEVICE void CopyAsyncCommit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most Pending of this thread's groups have not landed.
+// Waits until at most Pending of this thread's groups of copies have not arrived.
 template <int Pending>
 LORA_DEVICE void CopyAsyncWait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 }
 
-// 8×8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
+// Load 8×8 matrices of 16-bit elements; lane i gives the address of row i % 8 of matrix i / 8.
 LORA_DEVICE void LoadMatrixX4(uint32_t (&r)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -104,7 +107,7 @@ LORA_DEVICE void LoadMatrixX4Trans(uint32_t (&r)[4], const void* row) {
                : "r"(SharedAddress(row))
                : "memory");
 }
-// As X4 with lanes 0 to 15; the others' addresses are not read.
+// Does the same as X4 with the addresses of lanes 0 to 15; the others are not read.
 LORA_DEVICE void LoadMatrixX2(uint32_t (&r)[2], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                : "=r"(r[0]), "=r"(r[1])
@@ -118,7 +121,7 @@ LORA_DEVICE void LoadMatrixX2Trans(uint32_t (&r)[2], const void* row) {
                : "memory");
 }
 
-// d += a·b, m16n8k16, a row-major, b column-major, f32 accumulators. T is BF16 or F16.
+// d += a·b as m16n8k16, with a row-major, b column-major and f32 accumulators. T is BF16 or F16.
 template <class T>
 LORA_DEVICE void MmaM16N8K16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 template <>
@@ -138,7 +141,8 @@ LORA_DEVICE void MmaM16N8K16<F16>(float (&d)[4], const uint32_t (&a)[4], const u
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Programmatic dependent launch: no-ops below sm_90, where no launch is programmatic.
+// Programmatic dependent launch. Below sm_90 these do nothing, because no launch is
+// programmatic there.
 LORA_DEVICE void GridDependencyWait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -165,24 +169,24 @@ LORA_DEVICE double BitsToDouble(uint64_t bits) {
 LORA_DEVICE uint64_t DoubleToBits(double d) {
   return static_cast<uint64_t>(__double_as_longlong(d));
 }
-// Rounded to nearest. exp and log err by at most 1 ulp.
+// These round to nearest. exp and log err by at most 1 ulp.
 LORA_DEVICE float Sqrt(float f) { return __fsqrt_rn(f); }
 LORA_DEVICE double Sqrt(double d) { return __dsqrt_rn(d); }
 LORA_DEVICE float Exp(float f) { return expf(f); }
 LORA_DEVICE double Exp(double d) { return exp(d); }
 LORA_DEVICE float Log(float f) { return logf(f); }
 LORA_DEVICE double Log(double d) { return log(d); }
-// 2^f within 2 ulp, one instruction; results below the normal numbers are 0.
+// Returns 2^f within 2 ulp in one instruction; results below the normal numbers are 0.
 LORA_DEVICE float Exp2(float f) {
   float e;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(f));
   return e;
 }
-// The other one where one of them is a NaN.
+// Returns the other argument where one of them is a NaN.
 LORA_DEVICE float Larger(float a, float b) { return fmaxf(a, b); }
 LORA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LORA_DEVICE double Fma(double a, double b, double c) { return __fma_rn(a, b, c); }
-// A product that no compiler joins with an addition: rounded by itself.
+// A product that is rounded by itself: no compiler fuses it with an addition.
 LORA_DEVICE double MulRounded(double a, double b) { return __dmul_rn(a, b); }
 template <class T>
 LORA_DEVICE T FromFloat(float f);
@@ -203,7 +207,7 @@ LORA_DEVICE F16 FromFloat<F16>(float f) {
   return v;
 }
 
-// Pack(FromFloat<T>(low), FromFloat<T>(high)) in one instruction.
+// Returns Pack(FromFloat<T>(low), FromFloat<T>(high)) in one instruction.
 template <class T>
 LORA_DEVICE uint32_t RoundPair(float low, float high);
 template <>

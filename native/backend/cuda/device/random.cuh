@@ -1,6 +1,6 @@
-// Seeded numbers; core/random.h is the definition. A thread makes the four numbers of one call of
-// Philox, in f64, rounded once: the bits that the host computes. (The functions of f64 may differ
-// in the last place, which one rounding to f32 in 2²⁸ shows.)
+// Generates the seeded numbers that core/random.h defines. A thread makes the four numbers of one
+// Philox call in f64 and rounds once, which gives the bits that the host computes. (Functions of
+// f64 may differ in the last place, which changes one rounding to f32 in 2²⁸.)
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -23,8 +23,8 @@ struct RandomParams {
 struct SinCosPair {
   double sin, cos;
 };
-// Of an angle in [0, 2π]: fdlibm's polynomials. The multiple of π/2 nearest to it is taken off in
-// two parts, the first of which leaves no rounding error.
+// For an angle in [0, 2π], by fdlibm's polynomials. The multiple of π/2 nearest to it is subtracted
+// in two parts, the first of which leaves no rounding error.
 LORA_DEVICE SinCosPair SinCos(double angle) {
   const int quarters = static_cast<int>(angle * 0.63661977236758134 + 0.5);
   const double n = quarters;
@@ -65,7 +65,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(RandomParams::kThreads, RandomParams::kMinBl
     const double u = UniformFromWord(words[static_cast<size_t>(j)]);
     const double v = UniformFromWord(words[static_cast<size_t>(j + 1)]);
     if constexpr (kNormal) {
-      // 1 − u lies in (0, 1]: the logarithm is finite.
+      // 1 − u lies in (0, 1], so the logarithm is finite.
       const double radius = hi * Sqrt(-2.0 * Log(1.0 - u));
       const SinCosPair direction = SinCos(6.283185307179586 * v);
       values[j] = static_cast<float>(lo + MulRounded(radius, direction.cos));

@@ -1,17 +1,17 @@
-// Reductions over lanes and threads, in an order that depends on nothing but their number: the same
-// bits in every run. Every lane (thread) that takes part gets the result.
+// Reductions over lanes and threads in an order that depends only on their number, so that every
+// run gives the same bits. Every lane (thread) that takes part gets the result.
 //
-// A butterfly of shuffles: at each level both partners combine the same two values, and op is
-// commutative, so all lanes end with the same bits. A block's warps leave their results in shared
-// memory, and every warp combines those in the same way.
+// A warp uses a butterfly of shuffles: at each level both partners combine the same two values with
+// a commutative op, so all lanes end with the same bits. A block's warps leave their results in
+// shared memory, and every warp combines those in the same order.
 #pragma once
 
 #include "backend/cuda/device/primitives.h"
 
 namespace lora::device {
 
-// Where a NaN must not be lost, it comes out of a sum, not out of a maximum: start from −∞, and a
-// NaN is never taken (as std::max(largest, x) takes none).
+// Where a NaN must not be lost, take it from a sum and not from a maximum: a maximum starts at −∞
+// and never takes a NaN (as std::max(largest, x) takes none).
 struct Sum {
   template <class T>
   LORA_DEVICE T operator()(T a, T b) const {
@@ -25,7 +25,7 @@ struct Max {
   }
 };
 
-// The larger value; of equal ones, the lower index.
+// The larger value, or of equal values the lower index.
 struct Indexed {
   float value;
   int32_t index;
@@ -64,7 +64,8 @@ LORA_DEVICE double FromLane(double v, int lane) {
   return BitsToDouble(FromLane(DoubleToBits(v), lane));
 }
 
-// Over groups of kLanes (a power of two up to 32) consecutive lanes. All 32 lanes call.
+// Reduces over groups of kLanes (a power of two up to 32) consecutive lanes. All
+// 32 lanes must call.
 template <int kLanes = 32, class T, class Op>
 LORA_DEVICE T WarpReduce(T value, Op op) {
   static_assert(kLanes >= 1 && kLanes <= 32 && (kLanes & (kLanes - 1)) == 0);
@@ -81,8 +82,8 @@ LORA_DEVICE T WarpMax(T value) {
   return WarpReduce<kLanes>(value, Max());
 }
 
-// Over the kThreads (a power of two) threads of the block, all of which call. `slots` are kThreads
-// / 32 values in shared memory, which may be used again at once.
+// Reduces over the kThreads (a power of two) threads of the block, all of which must call. `slots`
+// are kThreads / 32 values in shared memory, which may be used again at once.
 template <int kThreads, class T, class Op>
 LORA_DEVICE T BlockReduce(T value, T* slots, Op op) {
   constexpr int kWarps = kThreads / 32;
@@ -105,7 +106,7 @@ LORA_DEVICE T BlockMax(T value, T* slots) {
   return BlockReduce<kThreads>(value, slots, Max());
 }
 
-// The sum of this lane's value and those of all lanes before it.
+// Returns the sum of this lane's value and those of all lanes before it.
 template <class T>
 LORA_DEVICE T WarpPrefixSum(T value) {
   LORA_UNROLL
@@ -120,7 +121,7 @@ template <class T>
 struct Prefix {
   T before, total;  // the sum of the threads before this one, and of all
 };
-// As BlockReduce: all threads call, and slots may be used again at once.
+// All threads must call, and slots may be used again at once, as with BlockReduce.
 template <int kThreads, class T>
 LORA_DEVICE Prefix<T> BlockPrefixSum(T value, T* slots) {
   constexpr int kWarps = kThreads / 32;

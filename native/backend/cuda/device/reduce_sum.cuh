@@ -1,4 +1,5 @@
-// y[o] = Σ over r of x[place(o) + place(r)], the terms compensated (compensated.cuh), one rounding.
+// y[o] = Σ over r of x[place(o) + place(r)], with compensated terms
+// (compensated.cuh) and one rounding.
 //
 // Rows:    x's innermost dimension is summed. kThreadsPerSum threads (a warp or the block) share an
 //          output and take vectors of 8 terms in turn.
@@ -24,7 +25,7 @@ using cuda::kSumThreads;
 using cuda::kSumVector;
 constexpr int kSumColumnThreads = kSumThreads / kSumRowThreads;
 static_assert(kSumColumnThreads * kSumVector == kSumColumns);
-// Of the partial sums, by row of threads: `sum` of all columns, then `rest`.
+// Partial sums by row of threads: first `sum` of all columns, then `rest`.
 constexpr size_t kSumColumnsShared = 2 * sizeof(float) * kSumRowThreads * kSumColumns;
 
 struct SumParams {
@@ -61,7 +62,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
   const auto [split, output] =
       Divide(int64_t{BlockX()} * (kSumThreads / kThreadsPerSum) + ThreadIndex() / kThreadsPerSum,
              p.plan.outputs);
-  if (split >= p.plan.splits) return;  // never with the whole block on one sum
+  if (split >= p.plan.splits) return;  // false for the whole block where it shares one sum
   int64_t base[1] = {0};
   AddOffsets(p.plan.kept, output, base);
   const int64_t chunks = (p.plan.inner + kSumVector - 1) / kSumVector;
@@ -129,7 +130,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
   if (column < p.plan.inner) LeaveSum(p, kept * p.plan.inner + column, split, sum);
 }
 
-// A thread per output, or a warp where there are many splits.
+// A thread adds one output, or a warp where there are many splits.
 template <int kThreadsPerSum>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
     FinishSums(const LORA_GRID_CONSTANT SumParams p) {

@@ -4,8 +4,8 @@
 //   dx   = rstd·(g·weight − x·rstd²·mean(g·weight·x))
 //
 // kThreadsPerRow threads share a row: a warp, so that 8 rows share a block, or the whole block.
-// Each pass takes vectors of 16 bytes in turn; the second one finds the row in L1. A thread's chain
-// of additions has d / kThreadsPerRow terms, and then the tree of reduce.cuh.
+// Each pass takes vectors of 16 bytes in turn, and the second one finds the row in L1. A thread's
+// chain of additions has d / kThreadsPerRow terms; the tree of reduce.cuh adds the threads.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -40,7 +40,7 @@ struct RmsNormBackwardParams {
   int64_t rows, d;
 };
 
-// Over the threads of a row, all of which call.
+// Sums over the threads of a row, all of which must call.
 template <int kThreadsPerRow>
 LORA_DEVICE float RowSum(float value, unsigned char* shared) {
   if constexpr (kThreadsPerRow == 32) return WarpSum(value);
@@ -55,7 +55,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<T, W>::kMinB
   constexpr int64_t kStep = int64_t{kThreadsPerRow} * kPerThread;
   const int64_t row =
       int64_t{BlockX()} * (kRmsNormThreads / kThreadsPerRow) + ThreadIndex() / kThreadsPerRow;
-  if (row >= p.rows) return;  // never with the whole block on a row
+  if (row >= p.rows) return;  // false for the whole block where it shares one row
   const T* x_row = p.x + row * p.d;
   const int64_t begin = int64_t{ThreadIndex() % kThreadsPerRow} * kPerThread;
   float x[kPerThread], weight[kPerThread];

@@ -1,7 +1,8 @@
-// Of x [b, s, heads, 2·half] with x1, x2 the halves of a head and cos, sin of its position:
-//   y1 = x1·cos − x2·sin,  y2 = x2·cos + x1·sin;  inverse: the same with −sin.
-// A thread takes 16 bytes of both halves, with the same cos and sin for up to kHeads heads of a
-// token. y may be x.
+// Rotates x [b, s, heads, 2·half]. With x1, x2 the halves of a head and cos, sin of its position:
+//   y1 = x1·cos − x2·sin
+//   y2 = x2·cos + x1·sin
+// The inverse uses −sin. A thread takes 16 bytes of both halves and uses the same cos and sin for
+// up to kHeads heads of a token. y may be x.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"

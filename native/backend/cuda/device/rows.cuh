@@ -1,13 +1,13 @@
-// A row of any length at any address as vectors of N elements, N·size a multiple of 16 bytes. The
-// first vector begins at the last multiple of 16 bytes at or before the row, so that all between
-// the first and the last one are loaded 16 bytes at a time wherever the row lies.
+// Views a row of any length at any address as vectors of N elements, where N·size is a multiple of
+// 16 bytes. The first vector begins at the last multiple of 16 bytes at or before the row, so that
+// all vectors between the first and the last are loaded 16 bytes at a time.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
 
 namespace lora::device {
 
-// Where the first vector begins: 0, or a little below.
+// Returns where the first vector begins: at 0, or a little below.
 template <class T>
 LORA_DEVICE int64_t FirstVector(const T* row) {
   return -static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(T));
@@ -28,7 +28,7 @@ LORA_DEVICE void LoadOfRow(float (&values)[N], const T* row, int64_t first, int6
   }
 }
 
-// row[first + j] = values[j] where that is in [0, count).
+// row[first + j] = values[j] inside [0, count).
 template <class T, int N>
 LORA_DEVICE void StoreOfRow(T* row, int64_t first, int64_t count, const float (&values)[N]) {
   if (first >= 0 && first + N <= count) {
@@ -42,8 +42,8 @@ LORA_DEVICE void StoreOfRow(T* row, int64_t first, int64_t count, const float (&
   }
 }
 
-// to[j] ← from[j] for all j below count, by the kThreads threads of a block. T is storage, not a
-// number: nothing is converted.
+// to[j] ← from[j] for all j below count, by the kThreads threads of a block. T is storage
+// and is not converted.
 template <int kThreads, class T>
 LORA_DEVICE void CopyRow(T* to, const T* from, int64_t count) {
   constexpr int kPerVector = 16 / sizeof(T);

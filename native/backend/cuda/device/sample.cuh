@@ -5,18 +5,18 @@
 // 2. SampleWeights combines those per row and writes exp((x − largest) / T) of its part.
 // 3. SampleDraw, a block per row, finds the token.
 //
-// A running sum over tokens in some order is never written down. Tokens have keys that rise in that
-// order (the id, or the bits of the logit turned so that larger ones come first). To find the token
-// at which the running sum passes a target, the weights are added up by the highest four bits of
-// their keys; the sum passes in one of the 16 groups, which the next four bits divide further. Each
-// thread adds its own tokens up in its own 16 places of shared memory, so that the order of every
-// sum is fixed. Counting is the same with weights of 1. Equal logits are told apart by their ids at
-// the end. In the order of logits, the tokens that can still matter are listed after twelve bits;
-// from then on only those are read.
+// A running sum over tokens in some order is never stored. Tokens have keys that rise in that
+// order: the id, or the bits of the logit, transformed so that larger logits have smaller keys. To
+// find the token at which the running sum passes a target, the weights are summed by the highest
+// four bits of their keys; the sum passes in one of the 16 groups, which the next four bits divide
+// further. Each thread sums its own tokens in 16 cells of its own in shared memory, so that the
+// order of every sum is fixed. Counting works the same way with weights of 1. Equal logits are told
+// apart by their ids at the end. In the order of logits, the tokens that can still matter are
+// listed after twelve bits, and from then on only those are read.
 //
-// The sums of SampleRow are made in another order and its exp is another one, so the two may differ
-// in the last bits. Wherever a decision is closer than all such errors together, the row is marked
-// `uncertain`, and the host decides: so the token is the same on every device.
+// SampleRow sums in another order and has another exp, so the two may differ in the last bits.
+// Where a decision is closer than all such errors together, the row is marked `uncertain` and the
+// host decides, so that every device draws the same token.
 #pragma once
 
 #include "backend/cuda/device/launch.h"
@@ -28,7 +28,7 @@ namespace lora::device {
 
 constexpr int32_t kNoToken = 0x7fffffff;
 
-// Of a part of a row, or of a row.
+// The result of a part of a row, or of a row.
 struct LogitScan {
   float largest;
   int32_t best;       // the first token with it
@@ -153,7 +153,7 @@ struct SampleDrawParams {
 
 enum class Order : uint8_t { kById, kByLogit };
 
-// Rises as logits fall. Both zeros are one.
+// Returns a key that rises as logits fall. Both zeros have one key.
 LORA_DEVICE uint32_t KeyOfLogit(float x) {
   const uint32_t bits = FloatToBits(x == 0 ? 0.0f : x);
   return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
@@ -171,7 +171,7 @@ struct Passing {
   LORA_DEVICE double sum() const { return before + (ties + 1) * weight; }
 };
 
-// One row, by the threads of a block; all of them call everything here.
+// One row, which the threads of a block work on; all of them must call every function here.
 template <class T>
 struct SampledRow {
   using P = SampleDrawParams<T>;
@@ -182,11 +182,11 @@ struct SampledRow {
   int32_t* list;                    // [vocab]
   double* mine;                     // [kGroups] with stride kThreads
   double* groups;                   // [kGroups], or slots for a reduction
-  const int32_t* listed = nullptr;  // list, once it has been written
+  const int32_t* listed = nullptr;  // list, once it has been filled
   int64_t listed_count = 0;
 
-  // f(token, key) for every token, or those that were listed; by id only for [begin, end). Each is
-  // taken by one thread.
+  // Calls f(token, key) for every token, or for the listed ones; in the order of ids only for
+  // [begin, end). One thread takes each token.
   template <Order kOrder, class F>
   LORA_DEVICE void ForTokens(int64_t begin, int64_t end, F f) const {
     const int32_t* const tokens = kOrder == Order::kByLogit ? listed : nullptr;
@@ -213,8 +213,8 @@ struct SampledRow {
     ForTokens<Order::kByLogit>(0, listed != nullptr ? listed_count : vocab, f);
   }
 
-  // From now on, only tokens whose key is at most `prefix` before its last `shift` bits are looked
-  // at in the order of logits. Their own order in the list is that of threads.
+  // Lists the tokens whose key is at most `prefix` before its last `shift` bits. From now on only
+  // these are read in the order of logits. The list is in the order of the threads.
   LORA_DEVICE void List(uint32_t prefix, int shift) {
     int32_t count = 0;
     ForTokens([&](int64_t, uint32_t key) { count += key >> shift <= prefix; });
@@ -234,7 +234,7 @@ struct SampledRow {
     return BlockReduce<kThreads>(value, reinterpret_cast<V*>(groups), op);
   }
 
-  // The sum of the weights of keys below `key`.
+  // Returns the sum of the weights of keys below `key`.
   LORA_DEVICE double SumBelow(uint64_t key) const {
     double sum = 0;
     ForTokens([&](int64_t i, uint32_t k) {
@@ -267,8 +267,8 @@ struct SampledRow {
     SyncThreads();
   }
 
-  // The first token in the order at which the running sum exceeds `target`. Nearer to it than
-  // `margin`, that is not certain.
+  // Returns the first token in the order at which the running sum exceeds `target`. Where the sum
+  // is within `margin` of the target, the result is not certain.
   template <Order kOrder, bool kCount>
   LORA_DEVICE Passing Pass(double target, double margin) {
     int shift = 28;
@@ -278,7 +278,8 @@ struct SampledRow {
     double before = 0;
     for (; shift >= 0; shift -= 4) {
       SumGroups<kOrder, kCount>(prefix, shift);
-      // Rounding may leave none that passes: then the last one that has any weight.
+      // Rounding may leave no group in which the sum passes; then the last group that has
+      // any weight is taken.
       int passing = 0;
       double sum = before, before_passing = before;
       for (int g = 0; g < kGroups; ++g) {
@@ -292,7 +293,8 @@ struct SampledRow {
       prefix = prefix << 4 | static_cast<uint32_t>(passing);
       before = before_passing;
       SyncThreads();
-      // Sign, exponent and three bits of the mantissa leave few of the tokens of a language model.
+      // After sign, exponent and three bits of the mantissa, few of a language
+      // model's tokens are left.
       if (kOrder == Order::kByLogit && shift == 20 && listed == nullptr) List(prefix, shift);
     }
     Passing at{prefix, static_cast<int32_t>(prefix), before, 1, 0, true};
@@ -310,8 +312,8 @@ struct SampledRow {
     return at;
   }
 
-  // The token at place `tie`, counted from 0 by rising id, of those with a key; kNoToken where
-  // there are not so many.
+  // Returns the token at place `tie` among those with a key, counted from 0 by rising id; kNoToken
+  // where there are not so many.
   LORA_DEVICE int32_t TieOf(uint32_t key, int64_t tie) const {
     if (tie == 0) {
       int32_t first = kNoToken;
@@ -347,8 +349,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleDrawParams<T>::kThreads, SampleDrawPar
       p.lists + row * p.vocab,  sums + ThreadIndex(),      sums + P::kGroups * P::kThreads};
   const double u = UniformFromWord(
       Philox4x32(p.seed, {p.step, static_cast<uint32_t>(p.first_row + row), 0, p.tag})[0]);
-  // exp on the host and here errs by 1 ulp each, a sum of n weights by n·2⁻⁵³ in any order; the
-  // target, a part of a sum, errs as much as the sum that it is compared with.
+  // exp errs by 1 ulp on the host and here, and a sum of n weights by n·2⁻⁵³ in any order. The
+  // target is a part of a sum and errs as much as the sum that it is compared with.
   const double error = static_cast<double>(p.vocab + 8) * (1.0 / (uint64_t{1} << 51));
   const bool limits = p.top_k > 0 || p.top_p < 1;
   bool certain = true;

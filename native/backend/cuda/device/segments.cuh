@@ -1,4 +1,4 @@
-// Many tensors of f32 in one launch: their pointers travel in the kernel's parameters, and each
+// Passes many f32 tensors to one launch: their pointers travel in the kernel's parameters, and each
 // block finds its piece by its number.
 #pragma once
 
@@ -6,9 +6,9 @@
 
 namespace lora::device {
 
-// kTensors parallel tensors of one size (parameter, gradient, …) make a segment. A launch takes up
-// to kCapacity of them; parameters of a kernel are 4 KiB at most.
-// No struct that holds a list has padding behind it: where GCC 12 clears padding behind an array
+// A segment is kTensors parallel tensors of one size (parameter, gradient, …). A launch takes up to
+// kCapacity of them, because parameters of a kernel are 4 KiB at most. A struct that holds a list
+// must not have padding after it: where GCC 12 clears padding after an array
 // (-ftrivial-auto-var-init, the emulator's build), it clears bytes of the array instead.
 template <int kTensors, int kCapacity>
 struct SegmentList {
@@ -23,13 +23,13 @@ struct SegmentList {
   int64_t size;
 };
 
-// What a block works on: elements [begin, end) of segment `index`.
+// A block works on elements [begin, end) of segment `index`.
 struct Piece {
   int index;
   int64_t begin, end;
 };
 
-// Blocks of kPerBlock elements, numbered through the segments, none of which is empty.
+// Blocks of kPerBlock elements are numbered through the segments, none of which is empty.
 template <int kPerBlock, class List>
 LORA_DEVICE Piece PieceOf(const List& list, uint32_t block) {
   int low = 0, high = static_cast<int>(list.size);  // first_block[low] <= block < first_block[high]

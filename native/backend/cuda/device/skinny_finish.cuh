@@ -1,5 +1,5 @@
-// The second launch of skinny products: adds the partial sums of all splits in their order, scales
-// and rounds.
+// The second launch of skinny products adds the partial sums of all splits in order,
+// scales and rounds.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -7,9 +7,9 @@
 
 namespace lora::device {
 
-constexpr int kSkinnyOutputs = 32;  // tiles in one launch
+constexpr int kSkinnyOutputs = 32;  // most tiles of one launch
 
-// A float to a matrix whose dtype is known at run time only.
+// Stores a float to a matrix whose dtype is known at run time only.
 enum class SkinnyDType : int { kF32, kBF16, kF16 };
 LORA_DEVICE void StoreAs(SkinnyDType dtype, void* to, int64_t index, float value) {
   if (dtype == SkinnyDType::kF32) {
@@ -23,8 +23,8 @@ LORA_DEVICE void StoreAs(SkinnyDType dtype, void* to, int64_t index, float value
   }
 }
 
-// Up to 8 ranks of one result: out[i·out_row + r·out_rank] = factor·Σ partial, and t = scale times
-// that.
+// Up to 8 ranks of one result:
+//   out[i·out_row + r·out_rank] = factor·Σ partial,  t = scale·out
 struct SkinnyOutput {
   const float* partial;  // this tile's columns
   int64_t outs, out_row, out_rank, t_pitch, first_block;
@@ -42,7 +42,7 @@ struct SkinnyFinishParams {
 
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(SkinnyFinishParams::kThreads, SkinnyFinishParams::kMinBlocks)
     SkinnyFinish(const LORA_GRID_CONSTANT SkinnyFinishParams p) {
-  // What comes next may wait for t already.
+  // The next launch may start now: it waits before it reads t.
   GridLaunchDependents();
   int number = 0;
   while (number + 1 < p.outputs && BlockX() >= p.output[number + 1].first_block) ++number;

@@ -1,4 +1,7 @@
-// With s = σ(gate):  y = gate·s·up,  dup = g·gate·s,  dgate = g·up·s·(1 + gate·(1 − s)).
+// With s = σ(gate):
+//   y     = gate·s·up
+//   dup   = g·gate·s
+//   dgate = g·up·s·(1 + gate·(1 − s))
 // A thread takes one vector of 16 bytes of each operand.
 #pragma once
 

@@ -1,11 +1,11 @@
-// y[i_perm…] = x[i…], as runs or as tiles; bits are moved, never values.
+// y[i_perm…] = x[i…]. Bits are copied without conversion.
 //
-// Runs: the innermost dimension is the same in both, and a thread moves 16 bytes of a run.
+// Runs:  the innermost dimension is the same in both, and a thread copies 16 bytes of a run.
 // Tiles: i runs along x and j along y. A block moves a tile of 128 bytes of i by as many j through
-// shared memory: it reads along i and writes along j, 128 bytes per warp either way. Elements of 2
-// bytes travel in pairs. Rows of the tile are padded by one word, which frees both passes of bank
-// conflicts: where pairs of j are gathered, half a warp takes i and the other half i + 2, that is,
-// the even and the odd banks.
+//        shared memory: it reads along i and writes along j, with 128 bytes per warp either way.
+//        Elements of 2 bytes are moved in pairs. Rows of the tile are padded by one word, so that
+//        neither pass has bank conflicts: where pairs of j are gathered, half a warp takes i and
+//        the other half i + 2, which are the even and the odd banks.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"

@@ -95,15 +95,15 @@ struct CastIntegerParams {
   int64_t count;
 };
 
-// An f32 that rounds to every narrower float as the integer itself would: the bits that f32 has no
-// room for leave a trace in the lowest one that it has.
+// Returns an f32 that rounds to every narrower float as the integer itself would: bits that do not
+// fit into the f32 set its lowest bit.
 LORA_DEVICE float StickyFloat(int32_t value) {
   const uint32_t sign = value < 0 ? 0x80000000u : 0u;
   uint32_t magnitude = sign ? 0u - static_cast<uint32_t>(value) : static_cast<uint32_t>(value);
   if (magnitude >= 1u << 24) magnitude = (magnitude & ~0xffu) | ((magnitude & 0xffu) ? 0x100u : 0u);
   return BitsToFloat(FloatToBits(static_cast<float>(magnitude)) | sign);
 }
-// Towards zero, held to the range; NaN gives 0.
+// Truncates towards zero and clamps to the range of int32_t; NaN gives 0.
 LORA_DEVICE int32_t IntegerOf(float value) {
   if (!(value == value)) return 0;
   if (value <= -2147483648.0f) return -2147483647 - 1;
