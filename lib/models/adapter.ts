@@ -258,10 +258,9 @@ export class Adapter {
   async save(dir: string): Promise<void> {
     const { config, raw, base } = this.#source;
     // PEFT stores the names that a shorthand stood for.
-    const names =
-      isAllLinear(config.targetModules)
-        ? [...new Set(this.targets.map(lastPart))].sort()
-        : config.targetModules;
+    const names = isAllLinear(config.targetModules)
+      ? [...new Set(this.targets.map(lastPart))].sort()
+      : config.targetModules;
     const json = toPeftJson({ ...config, targetModules: names }, raw);
     json['base_model_name_or_path'] ??= base;
     json['task_type'] ??= 'CAUSAL_LM';

@@ -84,7 +84,10 @@ export class AdapterSet {
   resolveForForward(op: string, choice: AdapterChoice): Adapter | null {
     const adapter = this.resolve(op, choice);
     if (this.#merged && adapter?.trainable && isRecording())
-      busy(op, `'${this.#merged.adapter.name}' is merged into the base weights: call unmerge() before training '${adapter.name}'`);
+      busy(
+        op,
+        `'${this.#merged.adapter.name}' is merged into the base weights: call unmerge() before training '${adapter.name}'`,
+      );
     return adapter;
   }
 
@@ -112,7 +115,8 @@ export class AdapterSet {
   remove(name: string): void {
     const op = 'removeAdapter';
     const adapter = this.#named(op, name);
-    if (adapter === this.merged) busy(op, `adapter '${name}' is merged into the base weights: call unmerge() first`);
+    if (adapter === this.merged)
+      busy(op, `adapter '${name}' is merged into the base weights: call unmerge() first`);
     if (adapter.busy) busy(op, `adapter '${name}' is used by a run or a generation`);
     this.all.delete(adapter.name);
     if (this.#active === adapter) this.#active = null;
@@ -121,7 +125,8 @@ export class AdapterSet {
 
   async merge(weights: ModelWeights, name: string | Adapter): Promise<void> {
     const op = 'merge';
-    if (this.#merged) busy(op, `adapter '${this.#merged.adapter.name}' is merged already: call unmerge() first`);
+    if (this.#merged)
+      busy(op, `adapter '${this.#merged.adapter.name}' is merged already: call unmerge() first`);
     if (this.#merging) busy(op, 'an adapter is being merged');
     const adapter = this.#named(op, name);
     if (this.#runs > 0) busy(op, 'a run or a generation reads the base weights');

@@ -51,9 +51,13 @@ export function checkAdapterTensors(
   if (wrong.length) problems.push(`expected ${listed(wrong)}`);
   if (broken.length) problems.push(`values that are not finite in ${listed(broken)}`);
   if (problems.length)
-    throw new LoRAError('ERR_ADAPTER', `[adapter] adapter '${name}' does not fit the model: ${problems.join('; ')}`, {
-      op: 'adapter',
-    });
+    throw new LoRAError(
+      'ERR_ADAPTER',
+      `[adapter] adapter '${name}' does not fit the model: ${problems.join('; ')}`,
+      {
+        op: 'adapter',
+      },
+    );
 }
 
 /** A checked tensor on a device as f32, in which LoRA parameters are kept. */

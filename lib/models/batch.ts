@@ -33,7 +33,8 @@ function fromTensor(x: Tensor, what: string, device: Device): Tensor {
 
 function checkRows(rows: unknown, what: string): asserts rows is readonly (readonly number[] | Int32Array)[] {
   check(
-    Array.isArray(rows) && rows.every((row) => Array.isArray(row) || row instanceof Int32Array || ArrayBuffer.isView(row)),
+    Array.isArray(rows) &&
+      rows.every((row) => Array.isArray(row) || row instanceof Int32Array || ArrayBuffer.isView(row)),
     TAG,
     `expected ${what} to be number[][] or an i32 tensor [batch, seq] but received ${describe(rows)}`,
   );
@@ -52,7 +53,9 @@ export function idsTensor(ids: TokenRows, vocab: number, device: Device): Tensor
     check(row.length > 0, TAG, `expected every row of ids to hold a token but row ${i} is empty`);
     for (let t = 0; t < row.length; t++)
       if (!(Number.isInteger(row[t]) && row[t]! >= 0 && row[t]! < vocab))
-        dataError(`expected ids from 0 to ${vocab - 1} but received ${describe(row[t])} at row ${i}, position ${t}`);
+        dataError(
+          `expected ids from 0 to ${vocab - 1} but received ${describe(row[t])} at row ${i}, position ${t}`,
+        );
   }
   return fromRows(ids, Math.max(...ids.map((row) => row.length)), 0, device);
 }
@@ -65,7 +68,13 @@ export interface Targets {
 }
 
 /** Labels shifted so that position t holds what t predicts. @throws ERR_DATA when none counts. */
-export function targetsTensor(labels: TokenRows, ids: TokenRows, shape: readonly number[], vocab: number, device: Device): Targets {
+export function targetsTensor(
+  labels: TokenRows,
+  ids: TokenRows,
+  shape: readonly number[],
+  vocab: number,
+  device: Device,
+): Targets {
   const [batch, length] = shape as [number, number];
   if (labels instanceof Tensor) {
     check(
@@ -74,7 +83,12 @@ export function targetsTensor(labels: TokenRows, ids: TokenRows, shape: readonly
       `expected labels of shape ${shapeText(shape)}, as ids, but received ${shapeText(labels.shape)}`,
     );
     const own = fromTensor(labels, 'labels', device);
-    const shifted = fromRows(Array.from({ length: batch }, () => []), length, IGNORED, device);
+    const shifted = fromRows(
+      Array.from({ length: batch }, () => []),
+      length,
+      IGNORED,
+      device,
+    );
     for (let i = 0; length > 1 && i < batch; i++) {
       const from = view(own, i * length + 1, [length - 1]);
       const to = view(shifted, i * length, [length - 1]);
@@ -88,11 +102,19 @@ export function targetsTensor(labels: TokenRows, ids: TokenRows, shape: readonly
     return { labels: flat };
   }
   checkRows(labels, 'labels');
-  check(labels.length === batch, TAG, `expected labels of ${batch} rows, as ids, but received ${labels.length}`);
+  check(
+    labels.length === batch,
+    TAG,
+    `expected labels of ${batch} rows, as ids, but received ${labels.length}`,
+  );
   let count = 0;
   const rows = labels.map((row, i) => {
     const own = ids instanceof Tensor ? length : ids[i]!.length;
-    check(row.length === own, TAG, `expected row ${i} of labels to hold ${own} tokens, as ids, but received ${row.length}`);
+    check(
+      row.length === own,
+      TAG,
+      `expected row ${i} of labels to hold ${own} tokens, as ids, but received ${row.length}`,
+    );
     const shifted = Int32Array.from(row).subarray(1);
     for (const [t, label] of shifted.entries()) {
       if (label === IGNORED) continue;

@@ -14,7 +14,15 @@ import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { isRecording, runUntracked, tidy } from '../scope';
 import { evaluate, type EvaluateOptions, type Evaluation } from '../train/evaluate';
-import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
+import {
+  check,
+  checkBoolean,
+  checkInteger,
+  checkOneOf,
+  checkOptions,
+  checkSignal,
+  describe,
+} from '../validate';
 import { Adapter, type AdapterSource } from './adapter';
 import { AdapterSet } from './adapter_set';
 import { parseModelConfig, type ModelConfig } from './config';
@@ -32,11 +40,26 @@ import {
 import { saveModel } from './merge';
 import { RopeTable } from './rope';
 import { Tokenizer } from './tokenizer';
-import { disposeWeights, expectedTensors, linearsOf, loadWeights, type ModelDType, type ModelWeights } from './weights';
+import {
+  disposeWeights,
+  expectedTensors,
+  linearsOf,
+  loadWeights,
+  type ModelDType,
+  type ModelWeights,
+} from './weights';
 import type { TokenRows } from './batch';
 import type { DataSource } from '../data/example';
 import type { Llama } from './llama';
-import type { AddAdapterOptions, ForwardOptions, ForwardOutput, FromPretrainedOptions, GenerateOptions, LoadAdapterOptions, NoOther } from './options';
+import type {
+  AddAdapterOptions,
+  ForwardOptions,
+  ForwardOutput,
+  FromPretrainedOptions,
+  GenerateOptions,
+  LoadAdapterOptions,
+  NoOther,
+} from './options';
 
 interface Parts {
   directory: string;
@@ -98,7 +121,15 @@ export class CausalLM {
    */
   static async fromPretrained(source: string | URL, options: FromPretrainedOptions = {}): Promise<CausalLM> {
     const op = 'from_pretrained';
-    checkOptions(op, options, ['dtype', 'device', 'signal', 'onProgress', 'revision', 'token', 'quantization']);
+    checkOptions(op, options, [
+      'dtype',
+      'device',
+      'signal',
+      'onProgress',
+      'revision',
+      'token',
+      'quantization',
+    ]);
     const { dtype = 'auto', signal, onProgress } = options;
     if ('quantization' in options)
       throw new LoRAError('ERR_UNSUPPORTED', `[${op}] quantization is not supported yet`, { op });
@@ -198,10 +229,7 @@ export class CausalLM {
    * @example
    * const adapter = await model.loadAdapter('my-adapter', { name: 'other', trainable: true });
    */
-  async loadAdapter(
-    from: string | URL | AdapterFiles,
-    options: LoadAdapterOptions = {},
-  ): Promise<Adapter> {
+  async loadAdapter(from: string | URL | AdapterFiles, options: LoadAdapterOptions = {}): Promise<Adapter> {
     const op = 'loadAdapter';
     this.#checkAlive(op);
     checkOptions(op, options, ['name', 'seed', 'activate', 'trainable']);
@@ -253,11 +281,18 @@ export class CausalLM {
    * @example
    * const { loss } = model.forward(ids, { labels: ids });
    */
-  forward<O extends ForwardOptions>(ids: TokenRows, options: O & NoOther<O> = {} as O & NoOther<O>): ForwardOutput<O> {
+  forward<O extends ForwardOptions>(
+    ids: TokenRows,
+    options: O & NoOther<O> = {} as O & NoOther<O>,
+  ): ForwardOutput<O> {
     const op = 'forward';
     this.#checkAlive(op);
     checkOptions(op, options, ['labels', 'reduction', 'logits', 'adapter', 'train']);
-    const { labels, reduction = 'mean', logits: wantLogits = labels === undefined } = options as ForwardOptions;
+    const {
+      labels,
+      reduction = 'mean',
+      logits: wantLogits = labels === undefined,
+    } = options as ForwardOptions;
     checkOneOf(op, 'reduction', reduction, ['mean', 'sum']);
     checkBoolean(op, 'logits', wantLogits);
     const adapter = this.#adapters.resolveForForward(op, options.adapter);
@@ -376,7 +411,11 @@ export class CausalLM {
     check(typeof dir === 'string' && dir !== '', op, `expected a directory but received ${describe(dir)}`);
     const merge = options.merge === undefined ? null : this.#adapters.resolve(op, options.merge);
     if (merge && this.#adapters.merged)
-      throw new LoRAError('ERR_BUSY', `[${op}] '${this.#adapters.merged.name}' is merged: call unmerge() first`, { op });
+      throw new LoRAError(
+        'ERR_BUSY',
+        `[${op}] '${this.#adapters.merged.name}' is merged: call unmerge() first`,
+        { op },
+      );
     const lost = merge ? undefined : this.#adapters.unsaved;
     check(
       lost === undefined,
@@ -386,7 +425,13 @@ export class CausalLM {
     const release = this.#adapters.acquire(op, merge);
     try {
       const { config, directory, dtype } = this;
-      await saveModel(dir, { source: directory, config, dtype, weights: this.#llama.weights, ...(merge ? { merge } : {}) });
+      await saveModel(dir, {
+        source: directory,
+        config,
+        dtype,
+        weights: this.#llama.weights,
+        ...(merge ? { merge } : {}),
+      });
     } finally {
       release();
     }
@@ -417,7 +462,13 @@ export class CausalLM {
   /** A short description for logs. */
   toJSON(): object {
     const { directory, device, dtype } = this;
-    return { directory, modelType: this.config.modelType, device, dtype, adapters: [...this.adapters.keys()] };
+    return {
+      directory,
+      modelType: this.config.modelType,
+      device,
+      dtype,
+      adapters: [...this.adapters.keys()],
+    };
   }
 
   toString(): string {
@@ -433,7 +484,10 @@ export class CausalLM {
     return linearsOf(this.#llama.weights);
   }
 
-  #source(op: string, { name = 'default', seed = 0, trainable = false, activate = false }: LoadAdapterOptions): Omit<AdapterSource, 'config'> {
+  #source(
+    op: string,
+    { name = 'default', seed = 0, trainable = false, activate = false }: LoadAdapterOptions,
+  ): Omit<AdapterSource, 'config'> {
     this.#adapters.checkName(op, name);
     checkInteger(op, 'seed', seed);
     checkBoolean(op, 'trainable', trainable);

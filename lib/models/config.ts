@@ -107,7 +107,10 @@ function refuseUnsupported(raw: Json): void {
   // One entry per layer, 1 where the layer rotates (SmolLM3).
   const noRope = raw['no_rope_layers'];
   if (Array.isArray(noRope) && noRope.some((uses) => uses !== 1))
-    fail('ERR_UNSUPPORTED', `config.json has no_rope_layers = ${JSON.stringify(noRope).slice(0, 120)}; supported is rope in every layer`);
+    fail(
+      'ERR_UNSUPPORTED',
+      `config.json has no_rope_layers = ${JSON.stringify(noRope).slice(0, 120)}; supported is rope in every layer`,
+    );
 }
 
 function modelTypeOf(raw: Json): ModelType {
@@ -126,7 +129,13 @@ const dtypes: Readonly<Record<string, DType>> = { float32: 'f32', bfloat16: 'bf1
 function fileDType(raw: Json): DType | null {
   const name = raw['dtype'] ?? raw['torch_dtype'];
   if (typeof name !== 'string' || name === 'auto') return null;
-  return dtypes[name.replace(/^torch\./, '')] ?? fail('ERR_UNSUPPORTED', `config.json has dtype = ${JSON.stringify(name)}; supported are ${Object.keys(dtypes).join(', ')}`);
+  return (
+    dtypes[name.replace(/^torch\./, '')] ??
+    fail(
+      'ERR_UNSUPPORTED',
+      `config.json has dtype = ${JSON.stringify(name)}; supported are ${Object.keys(dtypes).join(', ')}`,
+    )
+  );
 }
 
 /** Which layers slide: `layer_types` where given, else the rule of the family. */
@@ -134,10 +143,16 @@ function windowsOf(raw: Json, type: ModelType, layers: number): number[] {
   const kinds = raw['layer_types'];
   if (kinds !== undefined && kinds !== null) {
     if (!Array.isArray(kinds) || kinds.length !== layers)
-      fail('ERR_FILE', `expected layer_types of config.json to list ${layers} layers but received ${JSON.stringify(kinds).slice(0, 120)}`);
+      fail(
+        'ERR_FILE',
+        `expected layer_types of config.json to list ${layers} layers but received ${JSON.stringify(kinds).slice(0, 120)}`,
+      );
     const odd = (kinds as unknown[]).find((k) => k !== 'full_attention' && k !== 'sliding_attention');
     if (odd !== undefined)
-      fail('ERR_UNSUPPORTED', `config.json has ${JSON.stringify(odd)} in layer_types; supported are full_attention and sliding_attention`);
+      fail(
+        'ERR_UNSUPPORTED',
+        `config.json has ${JSON.stringify(odd)} in layer_types; supported are full_attention and sliding_attention`,
+      );
   }
   const listed = kinds as string[] | undefined | null;
   // Qwen keeps a sliding_window in its files that counts only when use_sliding_window says so; Llama has none.
@@ -147,12 +162,18 @@ function windowsOf(raw: Json, type: ModelType, layers: number): number[] {
   const full = new Array<number>(layers).fill(0);
   if (type === 'llama') {
     if (listed?.includes('sliding_attention'))
-      fail('ERR_UNSUPPORTED', `config.json has sliding_attention in layer_types, which a llama model does not have`);
+      fail(
+        'ERR_UNSUPPORTED',
+        `config.json has sliding_attention in layer_types, which a llama model does not have`,
+      );
     return full;
   }
   if (!applies || window === null || window === 0) return full;
   if (typeof window !== 'number' || !Number.isSafeInteger(window) || window < 0)
-    fail('ERR_FILE', `expected sliding_window of config.json to be a positive integer or null but received ${JSON.stringify(window)}`);
+    fail(
+      'ERR_FILE',
+      `expected sliding_window of config.json to be a positive integer or null but received ${JSON.stringify(window)}`,
+    );
   const from = type === 'mistral' ? 0 : integer(raw, 'max_window_layers', 28);
   return full.map((_, i) => ((listed ? listed[i] === 'sliding_attention' : i >= from) ? window : 0));
 }
@@ -160,7 +181,10 @@ function windowsOf(raw: Json, type: ModelType, layers: number): number[] {
 function integer(raw: Json, key: string, fallback?: number): number {
   const value = raw[key] ?? fallback;
   if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 0)
-    fail('ERR_FILE', `expected ${key} of config.json to be a non-negative integer but received ${JSON.stringify(raw[key])}`);
+    fail(
+      'ERR_FILE',
+      `expected ${key} of config.json to be a non-negative integer but received ${JSON.stringify(raw[key])}`,
+    );
   return value;
 }
 
@@ -173,7 +197,10 @@ function positiveInteger(raw: Json, key: string, fallback?: number): number {
 function flag(raw: Json, key: string): boolean {
   const value = raw[key] ?? false;
   if (typeof value !== 'boolean')
-    fail('ERR_FILE', `expected ${key} of config.json to be true or false but received ${JSON.stringify(value)}`);
+    fail(
+      'ERR_FILE',
+      `expected ${key} of config.json to be true or false but received ${JSON.stringify(value)}`,
+    );
   return value;
 }
 
@@ -190,7 +217,10 @@ export function tokenIds(value: unknown): number[] {
  */
 export function parseModelConfig(json: unknown): ModelConfig {
   if (typeof json !== 'object' || json === null || Array.isArray(json))
-    fail('ERR_FILE', `expected config.json to hold an object but received ${JSON.stringify(json)?.slice(0, 80)}`);
+    fail(
+      'ERR_FILE',
+      `expected config.json to hold an object but received ${JSON.stringify(json)?.slice(0, 80)}`,
+    );
   const raw = json as Json;
   const modelType = modelTypeOf(raw);
   refuseUnsupported(raw);
@@ -199,19 +229,34 @@ export function parseModelConfig(json: unknown): ModelConfig {
   const numAttentionHeads = positiveInteger(raw, 'num_attention_heads');
   const numKeyValueHeads = positiveInteger(raw, 'num_key_value_heads', numAttentionHeads);
   if (numAttentionHeads % numKeyValueHeads !== 0)
-    fail('ERR_FILE', `expected num_attention_heads ${numAttentionHeads} of config.json to be a multiple of num_key_value_heads ${numKeyValueHeads}`);
-  const headDim = positiveInteger(raw, 'head_dim', modelType === 'qwen3' ? 128 : Math.floor(hiddenSize / numAttentionHeads));
-  if (headDim % 2 !== 0) fail('ERR_UNSUPPORTED', `config.json has head_dim = ${headDim}; supported are even numbers`);
+    fail(
+      'ERR_FILE',
+      `expected num_attention_heads ${numAttentionHeads} of config.json to be a multiple of num_key_value_heads ${numKeyValueHeads}`,
+    );
+  const headDim = positiveInteger(
+    raw,
+    'head_dim',
+    modelType === 'qwen3' ? 128 : Math.floor(hiddenSize / numAttentionHeads),
+  );
+  if (headDim % 2 !== 0)
+    fail('ERR_UNSUPPORTED', `config.json has head_dim = ${headDim}; supported are even numbers`);
   const numHiddenLayers = integer(raw, 'num_hidden_layers');
   const maxPositionEmbeddings = positiveInteger(raw, 'max_position_embeddings', 2048);
   const eps = raw['rms_norm_eps'] ?? 1e-6;
-  if (typeof eps !== 'number' || !(eps >= 0)) fail('ERR_FILE', `expected rms_norm_eps of config.json to be a number but received ${JSON.stringify(eps)}`);
+  if (typeof eps !== 'number' || !(eps >= 0))
+    fail(
+      'ERR_FILE',
+      `expected rms_norm_eps of config.json to be a number but received ${JSON.stringify(eps)}`,
+    );
 
   // Mistral's class has no biases, Qwen2's has those of q, k, v whatever the file says.
   const attentionBias = flag(raw, 'attention_bias');
   const mlpBias = flag(raw, 'mlp_bias');
   if (modelType === 'mistral' && (attentionBias || mlpBias))
-    fail('ERR_UNSUPPORTED', `config.json has ${attentionBias ? 'attention_bias' : 'mlp_bias'} = true, which a mistral model does not have`);
+    fail(
+      'ERR_UNSUPPORTED',
+      `config.json has ${attentionBias ? 'attention_bias' : 'mlp_bias'} = true, which a mistral model does not have`,
+    );
   return {
     modelType,
     vocabSize: positiveInteger(raw, 'vocab_size'),

@@ -27,8 +27,7 @@ export function forwardBatch(llama: Llama, request: ForwardRequest): ForwardResu
   const { vocabSize } = llama.config;
   const ids = idsTensor(request.ids, vocabSize, device);
   const [batch, length] = ids.shape as [number, number];
-  const targets =
-    request.labels && targetsTensor(request.labels, request.ids, ids.shape, vocabSize, device);
+  const targets = request.labels && targetsTensor(request.labels, request.ids, ids.shape, vocabSize, device);
 
   const hidden = finalNorm(llama, hiddenStates(llama, ids, use));
   ids.dispose();

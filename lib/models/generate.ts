@@ -6,7 +6,15 @@ import type { Device } from '../device';
 import { sample } from '../ops';
 import { noGrad, runUntracked, tidy } from '../scope';
 import type { Tensor } from '../tensor';
-import { check, checkBoolean, checkInteger, checkNumber, checkOptions, checkSignal, describe } from '../validate';
+import {
+  check,
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  checkSignal,
+  describe,
+} from '../validate';
 import { KVCache } from './kv_cache';
 import { finalNorm, headLogits, hiddenStates, lastRow, type AdapterUse, type Llama } from './llama';
 import { StopStrings } from './stop_strings';
@@ -72,13 +80,19 @@ export interface GenerationDefaults {
  * Reads a parsed generation_config.json: eos_token_id (overrides that of config.json), max_new_tokens, do_sample,
  * temperature, top_k, top_p. Penalties and other keys are not applied.
  */
-export function parseGenerationDefaults(json: unknown, config: ModelConfig, tokenizer?: Tokenizer): GenerationDefaults {
+export function parseGenerationDefaults(
+  json: unknown,
+  config: ModelConfig,
+  tokenizer?: Tokenizer,
+): GenerationDefaults {
   const raw = (typeof json === 'object' && json !== null ? json : {}) as Record<string, unknown>;
   const number = (key: string, fallback: number): number =>
     typeof raw[key] === 'number' ? raw[key] : fallback;
   const eosToken = tokenizer?.specialTokens['eos_token'];
   const fallback = eosToken === undefined ? undefined : tokenizer?.tokenId(eosToken);
-  const eos = [tokenIds(raw['eos_token_id']), config.eosTokenIds, tokenIds(fallback)].find((ids) => ids.length > 0);
+  const eos = [tokenIds(raw['eos_token_id']), config.eosTokenIds, tokenIds(fallback)].find(
+    (ids) => ids.length > 0,
+  );
   const sampled = raw['do_sample'] === true;
   return {
     eosTokenIds: eos ?? [],
@@ -90,7 +104,17 @@ export function parseGenerationDefaults(json: unknown, config: ModelConfig, toke
 }
 
 const TAG = 'generate';
-const names = ['maxNewTokens', 'temperature', 'topK', 'topP', 'seed', 'stop', 'ignoreEos', 'adapter', 'signal'];
+const names = [
+  'maxNewTokens',
+  'temperature',
+  'topK',
+  'topP',
+  'seed',
+  'stop',
+  'ignoreEos',
+  'adapter',
+  'signal',
+];
 
 export interface Plan {
   maxNewTokens: number;
@@ -208,11 +232,12 @@ export async function* generateTokens({
       noGrad(() =>
         tidy(() =>
           entry(() => {
-          const last = lastRow(hiddenStates(llama, idsTensor(input, device), use, cache));
-          const logits = headLogits(llama, finalNorm(llama, last), use);
-          const { temperature, topK, topP, seed } = plan;
-          return sample(logits, { temperature, topK, topP, seed, step: ids.length });
-        })),
+            const last = lastRow(hiddenStates(llama, idsTensor(input, device), use, cache));
+            const logits = headLogits(llama, finalNorm(llama, last), use);
+            const { temperature, topK, topP, seed } = plan;
+            return sample(logits, { temperature, topK, topP, seed, step: ids.length });
+          }),
+        ),
       ),
     );
     try {

@@ -11,7 +11,14 @@ import { runDetached } from '../scope';
 import type { Tensor } from '../tensor';
 import type { Adapter } from './adapter';
 import type { ModelConfig } from './config';
-import { linearsOf, listed, namedWeights, type FrozenLinear, type ModelDType, type ModelWeights } from './weights';
+import {
+  linearsOf,
+  listed,
+  namedWeights,
+  type FrozenLinear,
+  type ModelDType,
+  type ModelWeights,
+} from './weights';
 
 const breathe = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
@@ -84,30 +91,42 @@ export interface SaveRequest {
 const storedDType = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32' } as const;
 
 /** Writes a Hugging Face directory, whole or not at all. */
-export async function saveModel(dir: string, { source, config, weights, dtype, merge }: SaveRequest): Promise<void> {
+export async function saveModel(
+  dir: string,
+  { source, config, weights, dtype, merge }: SaveRequest,
+): Promise<void> {
   const fail = (message: string): never => {
     throw new LoRAError('ERR_FILE', `[save] ${message}`, { op: 'save' });
   };
-  const [target, base] = await Promise.all([dir, source].map((path) => realpath(path).catch(() => resolve(path))));
+  const [target, base] = await Promise.all(
+    [dir, source].map((path) => realpath(path).catch(() => resolve(path))),
+  );
   if (target === base) fail(`${dir} holds the base model itself: save to another directory`);
   if (existsSync(dir)) {
     const present = await readdir(dir).catch(() => fail(`${dir} is not a directory`));
     // Replacing a directory removes what it holds, which must be an earlier save and nothing else.
     const others = present.filter((name) => !modelFile.test(name) && !sideFile.test(name));
     if (others.length > 0)
-      fail(`${dir} holds other files (${listed(others)}), which would be lost: save to a new or empty directory`);
+      fail(
+        `${dir} holds other files (${listed(others)}), which would be lost: save to a new or empty directory`,
+      );
     if (present.length > 0 && !present.includes('model.safetensors'))
       fail(`${dir} holds files but no model: save to a new or empty directory`);
   }
   const byPath = new Map(linearsOf(weights).map((linear) => [`${linear.path}.weight`, linear]));
   const head = byPath.get('lm_head.weight')!;
-  const tensors = new Map<string, { dtype: 'F32' | 'BF16' | 'F16' | 'I32'; shape: number[]; bytes: Uint8Array }>();
+  const tensors = new Map<
+    string,
+    { dtype: 'F32' | 'BF16' | 'F16' | 'I32'; shape: number[]; bytes: Uint8Array }
+  >();
   const add = async (name: string, x: Tensor): Promise<void> => {
     tensors.set(name, { dtype: storedDType[x.dtype], shape: [...x.shape], bytes: await x.bytes() });
   };
   for (const [name, value] of namedWeights(weights)) {
     const linear = byPath.get(name);
-    const row = (linear && merge && mergedMatrix(linear, merge)) ?? (value instanceof FrozenWeight ? runDetached(null, () => value.unpack()) : undefined);
+    const row =
+      (linear && merge && mergedMatrix(linear, merge)) ??
+      (value instanceof FrozenWeight ? runDetached(null, () => value.unpack()) : undefined);
     await add(name, row ?? (value as Tensor));
     row?.dispose();
   }
@@ -131,6 +150,7 @@ export async function saveModel(dir: string, { source, config, weights, dtype, m
     await writeFile(join(temporary, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
     await writeSafetensors(join(temporary, 'model.safetensors'), tensors, { format: 'pt' });
     const beside = await readdir(source).catch((): string[] => []);
-    for (const file of beside.filter((f) => sideFile.test(f))) await copyFile(join(source, file), join(temporary, file));
+    for (const file of beside.filter((f) => sideFile.test(f)))
+      await copyFile(join(source, file), join(temporary, file));
   });
 }

@@ -69,4 +69,3 @@ export interface GenerateOptions extends SamplingOptions {
   /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
   adapter?: string | Adapter | null;
 }
-

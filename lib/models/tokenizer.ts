@@ -32,7 +32,8 @@ function specialTokens(config: Record<string, unknown>): Record<string, string> 
   const tokens: Record<string, string> = {};
   for (const [key, value] of Object.entries(config)) {
     if (!key.endsWith('_token')) continue;
-    const text = typeof value === 'object' && value !== null ? (value as { content?: unknown }).content : value;
+    const text =
+      typeof value === 'object' && value !== null ? (value as { content?: unknown }).content : value;
     if (typeof text === 'string') tokens[key] = text;
   }
   return tokens;
@@ -82,9 +83,13 @@ export class Tokenizer {
     const jinjaPath = join(directory, 'chat_template.jinja');
     const jinja = existsSync(jinjaPath) ? await readFile(jinjaPath, 'utf8') : undefined;
     if (!isRecord(config))
-      throw new LoRAError('ERR_FILE', `[tokenizer] ${configPath}: expected a JSON object but received ${describe(config)}`, {
-        op: 'tokenizer',
-      });
+      throw new LoRAError(
+        'ERR_FILE',
+        `[tokenizer] ${configPath}: expected a JSON object but received ${describe(config)}`,
+        {
+          op: 'tokenizer',
+        },
+      );
     try {
       return new Tokenizer(directory, checked, config, jinja);
     } catch (cause) {
@@ -102,7 +107,11 @@ export class Tokenizer {
    * ones, ERR_UNSUPPORTED for a text of hundreds of thousands of characters and a Unigram tokenizer.
    */
   encode(text: string, options: EncodeOptions = {}): number[] {
-    check(typeof text === 'string', 'tokenizer', `expected text to be a string but received ${describe(text)}`);
+    check(
+      typeof text === 'string',
+      'tokenizer',
+      `expected text to be a string but received ${describe(text)}`,
+    );
     checkOptions('tokenizer', options, ['addSpecialTokens']);
     const { ids, tokens } = this.#encode(text, options.addSpecialTokens ?? true);
     return ids.flatMap((id: number | null | undefined, i) => {
@@ -144,10 +153,18 @@ export class Tokenizer {
   decode(ids: readonly number[] | Int32Array, options: DecodeOptions = {}): string {
     checkOptions('tokenizer', options, ['skipSpecialTokens']);
     const given: unknown = ids;
-    check(Array.isArray(given) || ArrayBuffer.isView(given), 'tokenizer', `expected ids but received ${describe(ids)}`);
+    check(
+      Array.isArray(given) || ArrayBuffer.isView(given),
+      'tokenizer',
+      `expected ids but received ${describe(ids)}`,
+    );
     const list = Array.from<number>(ids);
     const bad = list.find((id) => !Number.isSafeInteger(id) || id < 0);
-    check(bad === undefined, 'tokenizer', `expected ids to be non-negative integers but received ${describe(bad)}`);
+    check(
+      bad === undefined,
+      'tokenizer',
+      `expected ids to be non-negative integers but received ${describe(bad)}`,
+    );
     // A model's vocabulary may be padded beyond the tokenizer's: such ids have no text.
     const known = list.filter((id) => this.#inner.id_to_token(id) !== undefined);
     if (known.length === 0) return '';
@@ -187,12 +204,22 @@ export class Tokenizer {
    * const ids = tokenizer.applyChatTemplate([{ role: 'user', content: 'Hi' }], { addGenerationPrompt: true });
    * const text = tokenizer.applyChatTemplate([{ role: 'user', content: 'Hi' }], { tokenize: false });
    */
-  applyChatTemplate(messages: readonly ChatMessage[], options: ApplyChatTemplateOptions & { tokenize: false }): string;
-  applyChatTemplate(messages: readonly ChatMessage[], options?: ApplyChatTemplateOptions & { tokenize?: true }): number[];
-  applyChatTemplate(messages: readonly ChatMessage[], options: ApplyChatTemplateOptions = {}): number[] | string {
+  applyChatTemplate(
+    messages: readonly ChatMessage[],
+    options: ApplyChatTemplateOptions & { tokenize: false },
+  ): string;
+  applyChatTemplate(
+    messages: readonly ChatMessage[],
+    options?: ApplyChatTemplateOptions & { tokenize?: true },
+  ): number[];
+  applyChatTemplate(
+    messages: readonly ChatMessage[],
+    options: ApplyChatTemplateOptions = {},
+  ): number[] | string {
     checkOptions('chat_template', options, ['addGenerationPrompt', 'tokenize', 'tools', 'variables']);
     check(
-      Array.isArray(messages) && messages.every((m: unknown) => typeof (m as ChatMessage | null)?.role === 'string'),
+      Array.isArray(messages) &&
+        messages.every((m: unknown) => typeof (m as ChatMessage | null)?.role === 'string'),
       'chat_template',
       `expected messages to be an array of { role, content } but received ${describe(messages)}`,
     );

@@ -20,9 +20,13 @@ export interface CheckedTokenizer {
 export function checkTokenizerJson(json: unknown, path: string): CheckedTokenizer {
   const expect: Expect = (condition, what, received) => {
     if (!condition)
-      throw new LoRAError('ERR_FILE', `[${op}] ${path}: expected ${what} but received ${describe(received)}`, {
-        op,
-      });
+      throw new LoRAError(
+        'ERR_FILE',
+        `[${op}] ${path}: expected ${what} but received ${describe(received)}`,
+        {
+          op,
+        },
+      );
   };
   expect(isRecord(json), 'a JSON object', json);
   const { model, added_tokens: added = [] } = json;
@@ -67,7 +71,11 @@ function modelType(model: Record<string, unknown>): unknown {
 function checkModel(type: ModelType, model: Record<string, unknown>, expect: Expect): void {
   const { vocab, merges, unk_id: unknown } = model;
   if (type === 'Unigram') {
-    expect(Array.isArray(vocab) && vocab.length > 0, 'the vocabulary of Unigram to be a list of [text, score]', vocab);
+    expect(
+      Array.isArray(vocab) && vocab.length > 0,
+      'the vocabulary of Unigram to be a list of [text, score]',
+      vocab,
+    );
     for (const entry of vocab as unknown[])
       expect(
         Array.isArray(entry) && typeof entry[0] === 'string' && typeof entry[1] === 'number',
@@ -82,7 +90,8 @@ function checkModel(type: ModelType, model: Record<string, unknown>, expect: Exp
     return;
   }
   expect(isRecord(vocab), `the vocabulary of ${type} to be an object of ids`, vocab);
-  for (const id of Object.values(vocab)) expect(isId(id), `the vocabulary of ${type} to be an object of ids`, id);
+  for (const id of Object.values(vocab))
+    expect(isId(id), `the vocabulary of ${type} to be an object of ids`, id);
   if (type !== 'BPE') return;
   expect(Array.isArray(merges), 'the merges of BPE to be a list of pairs', merges);
   for (const merge of merges as unknown[])

@@ -131,7 +131,9 @@ function checkNames(stored: StoredModel, config: ModelConfig, dir: string): Map<
   if (unexpected.length) problems.push(`the weights hold unexpected ${listed(unexpected)}`);
   if (wrong.length) problems.push(`config.json asks for ${listed(wrong)}`);
   if (problems.length)
-    throw new LoRAError('ERR_FILE', `[from_pretrained] ${dir}: ${problems.join('; ')}`, { op: 'from_pretrained' });
+    throw new LoRAError('ERR_FILE', `[from_pretrained] ${dir}: ${problems.join('; ')}`, {
+      op: 'from_pretrained',
+    });
   return expected;
 }
 
@@ -254,7 +256,9 @@ export function linearsOf(weights: ModelWeights): FrozenLinear[] {
 }
 
 /** Every tensor under its name in a Hugging Face file. A head that shares the embedding's matrix is not listed. */
-export function* namedWeights(weights: ModelWeights): Generator<[name: string, value: FrozenWeight | Tensor]> {
+export function* namedWeights(
+  weights: ModelWeights,
+): Generator<[name: string, value: FrozenWeight | Tensor]> {
   yield [EMBEDDING, weights.embedding];
   for (const [i, layer] of weights.layers.entries()) {
     const prefix = `model.layers.${i}.`;
