@@ -1,12 +1,21 @@
 /** The public names of lora-native. */
 export { LoRAError } from './errors';
 export type { ErrorCode } from './errors';
-export { parameter, Parameter, tensor, Tensor } from './tensor';
-export type { NestedNumbers, TensorData, TensorOptions, TensorValues } from './tensor';
-export type { DType } from './dtype';
-export { keep, noGrad, tidy } from './scope';
-export { devices, memoryUsage, setThreads, synchronize } from './device';
-export type { Device, DeviceInfo, MemoryUsage } from './device';
+import './ops'; // gives tensors their methods
+export { parameter, tensor } from './tensor/create';
+export type { TensorData, TensorOptions } from './tensor/create';
+export { Parameter, Tensor } from './tensor/tensor';
+export type {
+  CrossEntropyOptions,
+  Labels,
+  NestedNumbers,
+  ReduceOptions,
+  TensorValues,
+} from './tensor/tensor';
+export type { DType } from './tensor/dtype';
+export { keep, noGrad, tidy } from './tensor/scope';
+export { devices, memoryUsage, setThreads, synchronize } from './native/device';
+export type { Device, DeviceInfo, MemoryUsage } from './native/device';
 export { CausalLM } from './models/causal_lm';
 export type {
   AddAdapterOptions,
@@ -16,26 +25,24 @@ export type {
   GenerateOptions,
   LoadAdapterOptions,
 } from './models/options';
-export { Adapter } from './models/adapter';
+export { Adapter } from './peft/adapter';
 export type { TokenRows } from './models/batch';
-export type { ChatMessage, ChatTemplateOptions } from './models/chat';
+export type { ChatMessage, ChatTemplateOptions } from './text/chat';
 export type { ModelDType } from './models/weights';
 export type { ModelConfig, ModelType } from './models/config';
 export type { GeneratedToken, GenerationResult, Prompt, SamplingOptions } from './models/generate';
 export type { RopeConfig, RopeScaling } from './models/rope';
-export { Tokenizer } from './models/tokenizer';
-export type { ApplyChatTemplateOptions, DecodeOptions, EncodeOptions } from './models/tokenizer';
-export { LoRALinear } from './nn/lora_linear';
-export type { LoRALinearOptions } from './nn/lora_linear';
+export { Tokenizer } from './text/tokenizer';
+export type { ApplyChatTemplateOptions, DecodeOptions, EncodeOptions } from './text/tokenizer';
+export { LoRALinear } from './linear/lora_linear';
+export type { LoRALinearOptions } from './linear/lora_linear';
 export { AdamW } from './optim/adamw';
 export type { AdamWOptions, ParameterGroup } from './optim/adamw';
 export { clipGradNorm } from './optim/clip';
-export type { ReduceOptions } from './ops/reduce';
-export type { CrossEntropyOptions, Labels } from './ops/cross_entropy';
 export { constantSchedule, cosineSchedule, linearSchedule } from './optim/schedules';
 export type { Schedule, ScheduleOptions } from './optim/schedules';
-export { loadCheckpoint, saveCheckpoint } from './checkpoint';
-export type { StateDict, Stateful, StateValue } from './checkpoint';
+export { loadCheckpoint, saveCheckpoint } from './formats/checkpoint';
+export type { StateDict, Stateful, StateValue } from './formats/checkpoint';
 export { Trainer } from './train/trainer';
 export type { ScheduleName, TrainerOptions } from './train/options';
 export type {
@@ -48,7 +55,7 @@ export type {
   TrainerEvent,
   TrainerResult,
 } from './train/events';
-export type { EvaluateOptions, Evaluation } from './train/evaluate';
+export type { EvaluateOptions, Evaluation } from './models/evaluate';
 export { batches, type Batch, type BatchesOptions } from './data/batches';
 export { loadDataset, type Dataset, type LoadDatasetOptions, type TextEncoder } from './data/dataset';
 export type { DataSource, Example } from './data/example';

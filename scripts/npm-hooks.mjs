@@ -57,7 +57,7 @@ const hooks = {
   prepack() {
     const why = unbuilt();
     if (why) refuse(`there is nothing to pack, because ${why}: npm run build:js`);
-    const platforms = Object.keys(JSON.parse(readFileSync(join(root, 'lib/platforms.json'), 'utf8')));
+    const platforms = Object.keys(JSON.parse(readFileSync(join(root, 'lib/native/platforms.json'), 'utf8')));
     setOptionalDependencies((version) =>
       Object.fromEntries(platforms.map((platform) => [`@lora-native/${platform}`, version])),
     );

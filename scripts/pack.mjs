@@ -2,7 +2,7 @@
 //   node scripts/pack.mjs                 the platforms that scripts/build-platform.mjs has built
 //   node scripts/pack.mjs --all           an error where one is missing
 //   node scripts/pack.mjs --local         this machine's platform, from build/Release (for tests: it needs this system)
-// A platform package is made here from the table in lib/platforms.json and the main package.json, so their versions
+// A platform package is made here from the table in lib/native/platforms.json and the main package.json, so their versions
 // are always equal. docs/internals/packaging.md has the limits on sizes, and why they are.
 import { execFileSync, spawnSync } from 'node:child_process';
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ const binaryName = 'lora_native.node';
 const systems = { linux: 'Linux', darwin: 'macOS', win32: 'Windows' };
 
 const readJson = (path) => JSON.parse(readFileSync(path, 'utf8'));
-export const platforms = readJson(join(root, 'lib/platforms.json'));
+export const platforms = readJson(join(root, 'lib/native/platforms.json'));
 
 /** The platform of this machine; undefined where there is no package for it. */
 export const localPlatform = Object.keys(platforms).find((name) => {

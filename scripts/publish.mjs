@@ -9,7 +9,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const readJson = (path) => JSON.parse(readFileSync(join(root, path), 'utf8'));
 const { version } = readJson('package.json');
 const tarballs = [
-  ...Object.keys(readJson('lib/platforms.json')).map((name) => `lora-native-${name}`),
+  ...Object.keys(readJson('lib/native/platforms.json')).map((name) => `lora-native-${name}`),
   'lora-native',
 ].map((name) => join(root, 'build/packages', `${name}-${version}.tgz`));
 const missing = tarballs.filter((path) => !existsSync(path));

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
-import { findBinary, here, packageRoot } from '../native_loader';
+import { findBinary, here, packageRoot } from '../native/loader';
 import { defineCommand, helpFlag } from './command';
 import { note, printJson } from './common';
 

@@ -1,4 +1,4 @@
-import { binding } from '../calls';
+import { binding } from '../native/calls';
 import { CausalLM } from '../models/causal_lm';
 import type { Console, Flags, Values } from './command';
 

@@ -1,10 +1,10 @@
 import { readFileSync } from 'node:fs';
 import { release, version as osVersion } from 'node:os';
 import { version } from '../../package.json';
-import { binding } from '../calls';
-import { devices } from '../device';
+import { binding } from '../native/calls';
+import { devices } from '../native/device';
 import { LoRAError } from '../errors';
-import { findBinary, platformName, platformPackage, thisHost } from '../native_loader';
+import { findBinary, platformName, platformPackage, thisHost } from '../native/loader';
 import { defineCommand, helpFlag } from './command';
 import { printJson } from './common';
 

@@ -1,7 +1,7 @@
 import { constants } from 'node:buffer';
 import { inspect, types } from 'node:util';
-import type { NativeFile } from '../binding';
-import { binding } from '../calls';
+import type { NativeFile } from '../native/binding';
+import { binding } from '../native/calls';
 import { LoRAError } from '../errors';
 import { check, describe } from '../validate';
 import { writeFileAtomic, type Piece } from './atomic';

@@ -1,10 +1,10 @@
 /** Batches of token ids: ragged rows are padded on the right, where causal attention never looks. */
-import { binding } from '../calls';
-import { fromBytes } from '../create';
-import type { Device } from '../device';
+import { binding } from '../native/calls';
+import { fromBytes } from '../tensor/create';
+import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
 import { view } from '../ops';
-import { Tensor } from '../tensor';
+import { Tensor } from '../tensor/tensor';
 import { check, describe, shapeText } from '../validate';
 
 /** Rows of ids, possibly of different lengths, or an i32 Tensor [batch, seq]. */

@@ -4,16 +4,17 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
-import type { NativeGuard } from '../binding';
-import { binding, entry } from '../calls';
-import { checkF16, deviceName, nativeDevice, type Device } from '../device';
+import type { NativeGuard } from '../native/binding';
+import { binding, entry } from '../native/calls';
+import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
 import { LoRAError } from '../errors';
 import { readJson } from '../formats/json';
 import { RunHandle } from '../handle';
 import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
-import { isRecording, runUntracked, tidy } from '../scope';
-import { evaluate, type EvaluateOptions, type Evaluation } from '../train/evaluate';
+import { isRecording, noGrad, runUntracked, tidy } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
+import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
 import {
   check,
   checkBoolean,
@@ -23,8 +24,8 @@ import {
   checkSignal,
   describe,
 } from '../validate';
-import { Adapter, type AdapterSource } from './adapter';
-import { AdapterSet } from './adapter_set';
+import { Adapter, type AdapterSource } from '../peft/adapter';
+import { AdapterSet } from '../peft/adapter_set';
 import { parseModelConfig, type ModelConfig } from './config';
 import { forwardBatch } from './forward';
 import {
@@ -39,7 +40,7 @@ import {
 } from './generate';
 import { saveModel } from './merge';
 import { RopeTable } from './rope';
-import { Tokenizer } from './tokenizer';
+import { Tokenizer } from '../text/tokenizer';
 import {
   disposeWeights,
   expectedTensors,
@@ -372,7 +373,10 @@ export class CausalLM {
     const adapter = this.#adapters.resolve('evaluate', options.adapter);
     const release = this.#adapters.acquire('evaluate', adapter);
     try {
-      return await evaluate(this, data, { ...options, adapter });
+      const lossOf = (inputIds: number[][], labels: number[][]): Tensor =>
+        noGrad(() => this.forward(inputIds, { labels, reduction: 'sum', train: false, adapter }).loss);
+      const { batchSize, signal } = options;
+      return await evaluate(lossOf, data, { batchSize, signal });
     } finally {
       release();
     }

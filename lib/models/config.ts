@@ -2,7 +2,7 @@
 import { LoRAError } from '../errors';
 import { suggest } from '../validate';
 import { parseRope, type RopeConfig } from './rope';
-import type { DType } from '../dtype';
+import type { DType } from '../tensor/dtype';
 
 export const modelTypes = ['llama', 'mistral', 'qwen2', 'qwen3'] as const;
 /** The families whose mathematics is known. SmolLM2 is a `llama`. */

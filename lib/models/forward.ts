@@ -1,7 +1,7 @@
 /** model.forward: logits and loss of a batch. */
 import { crossEntropy, linearCrossEntropy } from '../ops';
-import type { Tensor } from '../tensor';
-import type { Device } from '../device';
+import type { Tensor } from '../tensor/tensor';
+import type { Device } from '../native/device';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
 import { finalNorm, headLogits, hiddenStates, type AdapterUse, type Llama } from './llama';
 

@@ -1,11 +1,11 @@
 /** Text generation: prefill once, then one token at a time against a KV cache of the call's own. */
 import { randomBytes } from 'node:crypto';
-import { entry } from '../calls';
-import { fromBytes } from '../create';
-import type { Device } from '../device';
+import { entry } from '../native/calls';
+import { fromBytes } from '../tensor/create';
+import type { Device } from '../native/device';
 import { sample } from '../ops';
-import { noGrad, runUntracked, tidy } from '../scope';
-import type { Tensor } from '../tensor';
+import { noGrad, runUntracked, tidy } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
 import {
   check,
   checkBoolean,
@@ -17,11 +17,11 @@ import {
 } from '../validate';
 import { KVCache } from './kv_cache';
 import { finalNorm, headLogits, hiddenStates, lastRow, type AdapterUse, type Llama } from './llama';
-import { StopStrings } from './stop_strings';
-import type { ChatMessage } from './chat';
+import { StopStrings } from '../text/stop_strings';
+import type { ChatMessage } from '../text/chat';
 import type { ModelConfig } from './config';
 import { tokenIds } from './config';
-import type { Tokenizer, TokenStream } from './tokenizer';
+import type { Tokenizer, TokenStream } from '../text/tokenizer';
 import type { ModelDType } from './weights';
 
 /** A text (special tokens are added), ids, or a conversation (through the chat template). */

@@ -1,9 +1,10 @@
 /** Keys and values of the past, one pair of tensors per layer, grown in steps. */
-import type { Device } from '../device';
+import type { Device } from '../native/device';
 import { cacheAppend, view } from '../ops';
-import { runUntracked } from '../scope';
-import { empty, type Tensor } from '../tensor';
-import type { DType } from '../dtype';
+import { runUntracked } from '../tensor/scope';
+import { rawEmpty } from '../tensor/raw';
+import type { Tensor } from '../tensor/tensor';
+import type { DType } from '../tensor/dtype';
 
 const STEP = 64;
 
@@ -28,7 +29,7 @@ export class KVCache {
 
   #allocate(capacity: number): Tensor {
     const shape = [1, capacity, this.#shape.heads, this.#shape.headDim];
-    return empty(shape, this.#dtype, this.#device);
+    return rawEmpty(shape, this.#dtype, this.#device);
   }
 
   /** Makes room for `positions` in all; grows by half at least, so that copying stays linear. */

@@ -11,8 +11,8 @@ import {
   view,
   type LoraBranch,
 } from '../ops';
-import type { Tensor } from '../tensor';
-import type { Adapter } from './adapter';
+import type { Tensor } from '../tensor/tensor';
+import type { Adapter } from '../peft/adapter';
 import type { ModelConfig } from './config';
 import type { KVCache } from './kv_cache';
 import type { RopeTable } from './rope';

@@ -5,11 +5,11 @@ import { join, resolve } from 'node:path';
 import { LoRAError } from '../errors';
 import { replaceDirectory } from '../formats/atomic';
 import { writeSafetensors } from '../formats/safetensors';
-import { FrozenWeight } from '../frozen_weight';
-import { rawBinary, rawMatmul, rawUnary } from '../ops/raw';
-import { runDetached } from '../scope';
-import type { Tensor } from '../tensor';
-import type { Adapter } from './adapter';
+import { FrozenWeight } from '../tensor/frozen_weight';
+import { rawBinary, rawMatmul, rawUnary } from '../tensor/raw';
+import { runDetached } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
+import type { Adapter } from '../peft/adapter';
 import type { ModelConfig } from './config';
 import {
   linearsOf,

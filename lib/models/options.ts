@@ -1,7 +1,7 @@
 /** The options of a model's calls. */
-import type { Device } from '../device';
-import type { Tensor } from '../tensor';
-import type { Adapter } from './adapter';
+import type { Device } from '../native/device';
+import type { Tensor } from '../tensor/tensor';
+import type { Adapter } from '../peft/adapter';
 import type { TokenRows } from './batch';
 import type { SamplingOptions } from './generate';
 import type { ModelDType } from './weights';

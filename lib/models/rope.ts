@@ -3,9 +3,10 @@
  * Angles are computed in double and rounded once, so that a table does not depend on the device.
  */
 import { LoRAError } from '../errors';
-import { keep, noGrad } from '../scope';
-import { tensor, type Tensor } from '../tensor';
-import type { Device } from '../device';
+import { keep, noGrad } from '../tensor/scope';
+import { tensor } from '../tensor/create';
+import type { Tensor } from '../tensor/tensor';
+import type { Device } from '../native/device';
 
 /** How the frequencies of the rotation are stretched for long contexts, in the words of config.json. */
 export type RopeScaling =

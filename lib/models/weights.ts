@@ -1,13 +1,13 @@
 /** The frozen weights of a Llama-family model: which tensors there are, loading and packing them. */
 import { LoRAError } from '../errors';
-import { fromBytes } from '../create';
-import type { Device } from '../device';
-import { noGrad } from '../scope';
-import { FrozenWeight } from '../frozen_weight';
+import { fromBytes } from '../tensor/create';
+import type { Device } from '../native/device';
+import { noGrad } from '../tensor/scope';
+import { FrozenWeight } from '../tensor/frozen_weight';
 import { openModelTensors } from '../formats/sharded';
-import type { Tensor } from '../tensor';
+import type { Tensor } from '../tensor/tensor';
 import { shapeText } from '../validate';
-import type { DType } from '../dtype';
+import type { DType } from '../tensor/dtype';
 import type { ModelConfig } from './config';
 
 /** Activation dtypes of a model; f16 is for inference on GPUs. */

@@ -1,9 +1,9 @@
 /** y = softmax(scale·q·kᵀ)·v: causal, grouped-query, optionally with a sliding window; online softmax. */
-import { needsGrad, record } from '../autograd';
-import { call } from '../calls';
-import { type Tensor, wrap } from '../tensor';
+import { needsGrad, record } from '../tensor/autograd';
+import { call } from '../native/calls';
+import { type Tensor, wrap } from '../tensor/tensor';
 import { check, checkInteger, checkOptions, shapeText } from '../validate';
-import { checkDims, checkFloat, checkIds, checkSameDevice } from './arguments';
+import { checkDims, checkFloat, checkIds, checkSameDevice } from '../tensor/arguments';
 
 const op = 'attention';
 

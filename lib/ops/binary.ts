@@ -1,11 +1,11 @@
 /** y = a ∘ b, elementwise with NumPy broadcasting, for ∘ of +, −, ·, /; f32 arithmetic. */
-import { needsGrad, record } from '../autograd';
-import type { BinaryKind } from '../binding';
-import { fromBytes } from '../create';
-import { Tensor } from '../tensor';
+import { needsGrad, record } from '../tensor/autograd';
+import type { BinaryKind } from '../native/binding';
+import { fromBytes } from '../tensor/create';
+import { Tensor } from '../tensor/tensor';
 import { check, describe } from '../validate';
-import { broadcastShapes, checkFloat, checkSameDevice, promote } from './arguments';
-import { rawBinary, rawUnary, reduceTo, sameShape } from './raw';
+import { broadcastShapes, checkFloat, checkSameDevice, promote } from '../tensor/arguments';
+import { rawBinary, rawUnary, reduceTo, sameShape } from '../tensor/raw';
 
 /**
  * da = g, g, g·b, g/b and db = g, −g, g·a, −g·y/b, summed over the dimensions that were stretched.

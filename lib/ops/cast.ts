@@ -1,12 +1,11 @@
 /** The same values in another dtype (rounded to nearest even) or on another device. */
-import { record } from '../autograd';
-import { call } from '../calls';
-import { deviceName, nativeDevice, type Device } from '../device';
-import type { DType } from '../dtype';
-import { dtypes } from '../create';
-import { handleOf, type Tensor, wrap } from '../tensor';
+import { record } from '../tensor/autograd';
+import { call } from '../native/calls';
+import { deviceName, nativeDevice, type Device } from '../native/device';
+import { dtypes, type DType } from '../tensor/dtype';
+import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { check, checkOneOf } from '../validate';
-import { rawCast, rawView } from './raw';
+import { rawCast, rawView } from '../tensor/raw';
 
 /** dx = g in the dtype of x. Shares the memory of x when nothing changes. */
 export function cast(x: Tensor, dtype: DType): Tensor {

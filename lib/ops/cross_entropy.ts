@@ -1,21 +1,12 @@
 /** loss = Σ −log softmax(logits)[label] over the labels that are not −100, count = how many there are. */
-import { needsGrad, record } from '../autograd';
-import { call, entry } from '../calls';
-import { tensor, type NestedNumbers } from '../create';
-import type { FrozenWeight } from '../frozen_weight';
-import { Tensor, wrap } from '../tensor';
+import { needsGrad, record } from '../tensor/autograd';
+import { call, entry } from '../native/calls';
+import { tensor } from '../tensor/create';
+import type { FrozenWeight } from '../tensor/frozen_weight';
+import { type CrossEntropyOptions, type Labels, Tensor, wrap } from '../tensor/tensor';
 import { check, checkOneOf, checkOptions, numelOf, shapeText } from '../validate';
-import { checkDims, checkFloat, checkIds, checkSameDevice } from './arguments';
-import { rawBinary } from './raw';
-
-/** One class per row: numbers (nested as the rows are) or an i32 tensor; −100 counts nothing. */
-export type Labels = NestedNumbers | Tensor;
-
-/** The options of {@link Tensor.crossEntropy}. */
-export interface CrossEntropyOptions {
-  /** 'mean' is over the labels that count. Default 'mean'. */
-  reduction?: 'mean' | 'sum';
-}
+import { checkDims, checkFloat, checkIds, checkSameDevice } from '../tensor/arguments';
+import { rawBinary } from '../tensor/raw';
 
 export interface LossAndCount {
   /** The summed loss, a scalar in f32, with a gradient. */

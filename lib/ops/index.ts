@@ -1,10 +1,11 @@
-/** Every op, for the layers and models of this package. */
+/** Every op, for the layers and models of this package; with them, tensors have their methods. */
+import './methods';
 export { attention, attentionCached, cacheAppend } from './attention';
 export type { AttentionOptions, CachedAttentionOptions } from './attention';
 export { binary } from './binary';
 export { cast, toDevice } from './cast';
 export { crossEntropy, linearCrossEntropy } from './cross_entropy';
-export type { CrossEntropyOptions, Labels, LossAndCount } from './cross_entropy';
+export type { LossAndCount } from './cross_entropy';
 export { embedding } from './embedding';
 export { reshape, transpose, view } from './layout';
 export { loraLinear, loraLinearGroup } from './lora_linear';

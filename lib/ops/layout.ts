@@ -1,10 +1,10 @@
 /** reshape, transpose and view: the same elements in another order or shape. */
-import { record } from '../autograd';
-import { call } from '../calls';
-import { handleOf, type Tensor, wrap } from '../tensor';
+import { record } from '../tensor/autograd';
+import { call } from '../native/calls';
+import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { check, checkInteger, checkShape, describe, numelOf, shapeText } from '../validate';
-import { checkFloat } from './arguments';
-import { rawView } from './raw';
+import { checkFloat } from '../tensor/arguments';
+import { rawView } from '../tensor/raw';
 
 /** Shares the memory of x. One dimension may be −1: what is left. dx = g in the shape of x. */
 export function reshape(x: Tensor, wanted: readonly number[]): Tensor {

@@ -2,14 +2,14 @@
  * The heart: y = W·x + bias + scale·A·(B·drop(x)), with W frozen. Per branch, with u = Aᵀ·g:
  * dx = Wᵀ·g + drop(scale·Bᵀ·u), dA = scale·gᵀ·h, dB = scale·uᵀ·drop(x), h = B·drop(x); never dW.
  */
-import { needsGrad, record } from '../autograd';
-import type { NativeBranch, NativeDropout } from '../binding';
-import { call } from '../calls';
-import type { FrozenWeight } from '../frozen_weight';
-import { handleOf, type Tensor, wrap } from '../tensor';
+import { needsGrad, record } from '../tensor/autograd';
+import type { NativeBranch, NativeDropout } from '../native/binding';
+import { call } from '../native/calls';
+import type { FrozenWeight } from '../tensor/frozen_weight';
+import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { check, numelOf, shapeText } from '../validate';
-import { checkDims, checkFloat, checkSameDevice } from './arguments';
-import { reduceTo } from './raw';
+import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
+import { reduceTo } from '../tensor/raw';
 
 const op = 'lora_linear';
 

@@ -1,10 +1,10 @@
 /** y = a·b over the last two dimensions; leading dimensions broadcast. f32 accumulation, one rounding. */
-import { needsGrad, record } from '../autograd';
-import type { Tensor } from '../tensor';
+import { needsGrad, record } from '../tensor/autograd';
+import type { Tensor } from '../tensor/tensor';
 import { check, shapeText } from '../validate';
-import { broadcastShapes, checkFloat, checkSameDevice, promote } from './arguments';
+import { broadcastShapes, checkFloat, checkSameDevice, promote } from '../tensor/arguments';
 import { cast } from './cast';
-import { rawMatmul, reduceTo, sameShape } from './raw';
+import { rawMatmul, reduceTo, sameShape } from '../tensor/raw';
 
 /** a [.., m, k], b [.., k, n] → y [.., m, n];  da = g·bᵀ, db = aᵀ·g, summed over stretched dimensions. */
 export function matmul(a: Tensor, b: Tensor): Tensor {

@@ -1,9 +1,9 @@
 /** Seeded numbers: element i depends on (seed, stream, i) only, on every device alike. */
-import { call } from '../calls';
-import { deviceName, nativeDevice, type Device } from '../device';
-import { type Tensor, wrap } from '../tensor';
+import { call } from '../native/calls';
+import { deviceName, nativeDevice, type Device } from '../native/device';
+import { type Tensor, wrap } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, checkShape, describe, shapeText } from '../validate';
-import { checkFloat } from './arguments';
+import { checkFloat } from '../tensor/arguments';
 
 interface Place {
   seed: number;

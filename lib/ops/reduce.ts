@@ -1,18 +1,10 @@
 /** Sums and means, accumulated and returned in f32. */
-import { record } from '../autograd';
-import { call } from '../calls';
-import { type Tensor, wrap } from '../tensor';
+import { record } from '../tensor/autograd';
+import { call } from '../native/calls';
+import { type ReduceOptions, type Tensor, wrap } from '../tensor/tensor';
 import { check, checkBoolean, checkOptions, describe, numelOf } from '../validate';
-import { checkFloat } from './arguments';
-import { expandTo, rawUnary, rawView, sameShape } from './raw';
-
-/** Which dimensions sum() and mean() take together. */
-export interface ReduceOptions {
-  /** The dimension or dimensions to sum over, negative ones from the end; default: all. */
-  dim?: number | readonly number[];
-  /** Keeps them as dimensions of 1. */
-  keepDim?: boolean;
-}
+import { checkFloat } from '../tensor/arguments';
+import { expandTo, rawUnary, rawView, sameShape } from '../tensor/raw';
 
 /** y = Σ x;  dx = g, repeated. */
 export function sum(x: Tensor, options: ReduceOptions = {}): Tensor {

@@ -1,10 +1,10 @@
 /** y = x / √(mean(x²) + eps) · weight over the last dimension; f32 inside, rounded once. */
-import { needsGrad, record } from '../autograd';
-import { call } from '../calls';
+import { needsGrad, record } from '../tensor/autograd';
+import { call } from '../native/calls';
 import { LoRAError } from '../errors';
-import { type Tensor, wrap } from '../tensor';
+import { type Tensor, wrap } from '../tensor/tensor';
 import { check, checkNumber, numelOf, shapeText } from '../validate';
-import { checkDims, checkFloat, checkSameDevice } from './arguments';
+import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
 
 const op = 'rms_norm';
 

@@ -1,9 +1,9 @@
 /** Rotary position embedding, half-split: y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin. */
-import { record } from '../autograd';
-import { call } from '../calls';
-import { type Tensor, wrap } from '../tensor';
+import { record } from '../tensor/autograd';
+import { call } from '../native/calls';
+import { type Tensor, wrap } from '../tensor/tensor';
 import { check, checkInteger, checkOptions, shapeText } from '../validate';
-import { checkDims, checkFloat, checkIds, checkSameDevice } from './arguments';
+import { checkDims, checkFloat, checkIds, checkSameDevice } from '../tensor/arguments';
 
 /** cos and sin [positions, d/2] in f32. */
 export interface RopeTable {

@@ -1,9 +1,9 @@
 /** y = silu(gate)·up. */
-import { record } from '../autograd';
-import { call } from '../calls';
-import { type Tensor, wrap } from '../tensor';
+import { record } from '../tensor/autograd';
+import { call } from '../native/calls';
+import { type Tensor, wrap } from '../tensor/tensor';
 import { check } from '../validate';
-import { checkDims, checkFloat, checkSameDevice } from './arguments';
+import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
 
 /** gate and up of one shape;  dgate = g·up·silu′(gate), dup = g·silu(gate). */
 export function swiglu(gate: Tensor, up: Tensor): Tensor {

@@ -1,9 +1,9 @@
 /** y = f(x), elementwise: square, relu, gelu (exact, x·Φ(x)), silu (x·σ(x)); f32 arithmetic. */
-import { record } from '../autograd';
-import { call } from '../calls';
-import { type Tensor, wrap } from '../tensor';
-import { checkFloat } from './arguments';
-import { rawUnary } from './raw';
+import { record } from '../tensor/autograd';
+import { call } from '../native/calls';
+import { type Tensor, wrap } from '../tensor/tensor';
+import { checkFloat } from '../tensor/arguments';
+import { rawUnary } from '../tensor/raw';
 
 /** dx = g·f′(x). */
 export function unary(kind: 'square' | 'relu' | 'gelu' | 'silu', x: Tensor): Tensor {

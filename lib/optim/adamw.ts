@@ -1,12 +1,12 @@
 /** AdamW over flat state. */
 import { inspect } from 'node:util';
-import type { NativeGuard } from '../binding';
-import { alreadyReported, binding, call, entry } from '../calls';
+import type { NativeGuard } from '../native/binding';
+import { alreadyReported, binding, call, entry } from '../native/calls';
 import { LoRAError } from '../errors';
-import { rawFilled, rawView } from '../ops/raw';
-import { runDetached } from '../scope';
-import { checkSaved, restore, type StateDict, type StateValue } from '../state';
-import { handleOf, type Parameter, type Tensor } from '../tensor';
+import { rawFilled, rawView } from '../tensor/raw';
+import { runDetached } from '../tensor/scope';
+import { checkSaved, restore, type StateDict, type StateValue } from '../tensor/state';
+import { handleOf, type Parameter, type Tensor } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, describe, numelOf } from '../validate';
 import { checkParameters } from './parameters';
 

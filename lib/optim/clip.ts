@@ -1,7 +1,7 @@
 /** Gradient clipping. */
-import { call, entry } from '../calls';
-import { rawFilled } from '../ops/raw';
-import { type Parameter, type Tensor, wrap } from '../tensor';
+import { call, entry } from '../native/calls';
+import { rawFilled } from '../tensor/raw';
+import { type Parameter, type Tensor, wrap } from '../tensor/tensor';
 import { check, describe } from '../validate';
 import { checkParameters, withGrad } from './parameters';
 

@@ -1,5 +1,5 @@
 /** What optimizers and clipping take as parameters. */
-import { handleOf, Parameter } from '../tensor';
+import { handleOf, Parameter } from '../tensor/tensor';
 import { check, describe } from '../validate';
 
 /** A list of distinct live parameters on one device. */

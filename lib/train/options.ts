@@ -4,7 +4,7 @@ import { LoRAError } from '../errors';
 import type { CausalLM } from '../models/causal_lm';
 import type { AdamW } from '../optim/adamw';
 import { constantSchedule, cosineSchedule, linearSchedule, type Schedule } from '../optim/schedules';
-import type { Parameter } from '../tensor';
+import type { Parameter } from '../tensor/tensor';
 import { check, checkOptions, describe } from '../validate';
 
 const schedules = { constant: constantSchedule, linear: linearSchedule, cosine: cosineSchedule } as const;

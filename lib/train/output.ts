@@ -1,9 +1,9 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { saveCheckpoint } from '../checkpoint';
+import { saveCheckpoint } from '../formats/checkpoint';
 import { LoRAError } from '../errors';
 import { replaceDirectory } from '../formats/atomic';
-import type { Adapter } from '../models/adapter';
+import type { Adapter } from '../peft/adapter';
 import type { AdamW } from '../optim/adamw';
 
 /** The folder of a run: the final adapter in it, checkpoint-N (a PEFT directory and the training state) beside. */

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { binding } from '../../lib/calls';
+import { binding } from '../../lib/native/calls';
 import { childReport } from '../support/child';
 
 const root = join(__dirname, '../..');

@@ -1,6 +1,6 @@
 // LoRALinear and loraLinearGroup against hand computation, differences and the reference device.
 import { LoRALinear, noGrad, parameter, tensor, type Tensor } from '../../lib/index';
-import { FrozenWeight } from '../../lib/frozen_weight';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { loraLinear, loraLinearGroup } from '../../lib/ops';
 import { gradientError, numel, relativeError, seeded, values, weigh } from '../support/numbers';
 

@@ -1,7 +1,7 @@
 // The ops of a Llama-family model: gradients against central differences, cpu against reference.
 import { tensor, type Tensor } from '../../lib/index';
 import type { Device } from '../../lib/index';
-import { FrozenWeight } from '../../lib/frozen_weight';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   attention,
   attentionCached,

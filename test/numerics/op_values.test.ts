@@ -1,6 +1,6 @@
 // What the ops compute, against values worked out by hand or with plain loops: shapes, dtypes and numbers.
 import { parameter, tensor, type DType, type Tensor } from '../../lib/index';
-import { FrozenWeight } from '../../lib/frozen_weight';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { attention, linearCrossEntropy, rmsNorm, rope, swiglu, view } from '../../lib/ops';
 import { list, relativeError, seeded, values } from '../support/numbers';
 

@@ -1,4 +1,4 @@
-import { adapterTensor, checkAdapterTensors } from '../../lib/models/adapter_tensors';
+import { adapterTensor, checkAdapterTensors } from '../../lib/peft/adapter_tensors';
 import type { SafetensorsTensor } from '../../lib/formats/safetensors';
 import { expectThrow } from '../support/errors';
 

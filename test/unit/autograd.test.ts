@@ -8,9 +8,9 @@ import {
   type MemoryUsage,
   type Tensor,
 } from '../../lib/index';
-import { record } from '../../lib/autograd';
-import { rawCast } from '../../lib/ops/raw';
-import { entry } from '../../lib/calls';
+import { record } from '../../lib/tensor/autograd';
+import { rawCast } from '../../lib/tensor/raw';
+import { entry } from '../../lib/native/calls';
 import { expectThrow } from '../support/errors';
 import { list } from '../support/numbers';
 

@@ -6,7 +6,7 @@ import {
   promptIds,
   type GenerationDefaults,
 } from '../../lib/models/generate';
-import { Tokenizer } from '../../lib/models/tokenizer';
+import { Tokenizer } from '../../lib/text/tokenizer';
 import { expectThrow } from '../support/errors';
 import { tinyConfig, tinyModel } from '../support/tiny_model';
 

@@ -1,6 +1,6 @@
 import { memoryUsage, type Tensor } from '../../lib/index';
 import { KVCache } from '../../lib/models/kv_cache';
-import { tidy } from '../../lib/scope';
+import { tidy } from '../../lib/tensor/scope';
 import { collectGarbage } from '../support/garbage';
 import { seeded } from '../support/numbers';
 

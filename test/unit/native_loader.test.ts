@@ -10,7 +10,7 @@ import {
   platformPackage,
   thisHost,
   type Host,
-} from '../../lib/native_loader';
+} from '../../lib/native/loader';
 import { expectThrow } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
 

@@ -1,6 +1,6 @@
 // The arguments of the ops are checked at the call, with a sentence that says what was expected.
 import { parameter, tensor, type DType, type Tensor } from '../../lib/index';
-import { FrozenWeight } from '../../lib/frozen_weight';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   attention,
   attentionCached,

@@ -32,18 +32,19 @@ function clone(): {
   path: (file: string) => string;
 } {
   const dir = mkdtempSync(join(scratch, 'clone-'));
-  for (const folder of ['lib', 'scripts', 'dist']) mkdirSync(join(dir, folder));
+  for (const folder of ['lib/native', 'lib/tensor', 'scripts', 'dist'])
+    mkdirSync(join(dir, folder), { recursive: true });
   for (const file of [
     'package.json',
     'CHANGELOG.md',
     'tsup.config.ts',
-    'lib/platforms.json',
+    'lib/native/platforms.json',
     'scripts/npm-hooks.mjs',
     'scripts/esm-facade.mjs',
   ])
     copyFileSync(join(root, file), join(dir, file));
   const path = (file: string) => join(dir, file);
-  writeFileSync(path('lib/tensor.ts'), '');
+  writeFileSync(path('lib/tensor/tensor.ts'), '');
   const { version } = read(path('package.json'));
   for (const file of ['index.js', 'index.mjs', 'index.d.ts', 'index.d.mts'])
     writeFileSync(path(`dist/${file}`), '');
@@ -92,8 +93,8 @@ test('prepack refuses what is not built, and says the command', () => {
   const later = Date.now() / 1000 + 60;
   expect(run('prepack').status).toBe(0);
   expect(run('postpack').status).toBe(0);
-  utimesSync(path('lib/tensor.ts'), later, later);
-  expect(run('prepack')).toEqual(refusal('dist/ is older than lib/tensor.ts'));
+  utimesSync(path('lib/tensor/tensor.ts'), later, later);
+  expect(run('prepack')).toEqual(refusal('dist/ is older than lib/tensor/tensor.ts'));
   expect(readFileSync(path('package.json'), 'utf8')).toBe(before);
 
   const other = clone();

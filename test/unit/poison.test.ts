@@ -1,6 +1,6 @@
 // What fails when it runs, after the call: dependents fail with the op, the sentence and the caller's stack.
 import { AdamW, LoRALinear, parameter, saveCheckpoint, tensor } from '../../lib/index';
-import { binding } from '../../lib/calls';
+import { binding } from '../../lib/native/calls';
 import { seeded } from '../support/numbers';
 
 describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {

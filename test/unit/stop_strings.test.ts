@@ -1,5 +1,5 @@
 import fc from 'fast-check';
-import { StopStrings } from '../../lib/models/stop_strings';
+import { StopStrings } from '../../lib/text/stop_strings';
 
 /** What comes out of each piece, then of flush(). */
 function run(stops: readonly string[], ...pieces: string[]): string[] {

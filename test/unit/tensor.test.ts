@@ -8,7 +8,7 @@ import {
   tensor,
   type Tensor,
 } from '../../lib/index';
-import { fromBytes } from '../../lib/create';
+import { fromBytes } from '../../lib/tensor/create';
 import { expectReject, expectThrow } from '../support/errors';
 import { bits, list } from '../support/numbers';
 

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadDataset } from '../../lib/data/dataset';
-import { Tokenizer } from '../../lib/models/tokenizer';
+import { Tokenizer } from '../../lib/text/tokenizer';
 import { byteTokenizer, tinyTemplate } from '../support/tiny_model';
 
 const made: string[] = [];

@@ -1,6 +1,6 @@
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Tokenizer } from '../../lib/models/tokenizer';
+import { Tokenizer } from '../../lib/text/tokenizer';
 import { expectReject, expectThrow } from '../support/errors';
 import { byteTokenizer } from '../support/tiny_model';
 import { temporaryFolder } from '../support/temporary';

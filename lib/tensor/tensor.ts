@@ -1,26 +1,43 @@
 /** Tensors: a shape, a dtype and a counted reference to memory on a device. */
+/* eslint-disable @typescript-eslint/no-unsafe-declaration-merging -- a method that is missing is a type error in ops/methods.ts */
 import { inspect } from 'node:util';
-import { backward, endEdge, type Edge } from './autograd';
-import { binding, call } from './calls';
-import { deviceName, nativeDevice, type Device } from './device';
+import { LoRAError } from '../errors';
+import type { NativeTensor } from '../native/binding';
+import { binding, call } from '../native/calls';
+import type { Device } from '../native/device';
+import { check, numelOf, shapeText } from '../validate';
 import type { DType } from './dtype';
-import type { NativeTensor } from './binding';
-import { LoRAError } from './errors';
-import { binary } from './ops/binary';
-import { cast, toDevice } from './ops/cast';
-import { crossEntropyOf, type CrossEntropyOptions, type Labels } from './ops/cross_entropy';
-import { matmul } from './ops/matmul';
-import { mean, sum, type ReduceOptions } from './ops/reduce';
-import { reshape, transpose } from './ops/layout';
-import { unary } from './ops/unary';
 import { track, untrack } from './scope';
 import { Storage } from './storage';
-import { check, checkOptions, numelOf, shapeText } from './validate';
-
-export { parameter, tensor, type NestedNumbers, type TensorData, type TensorOptions } from './create';
 
 /** What data() gives: the values as floats, or as integers for i32. */
 export type TensorValues = Float32Array | Int32Array;
+
+/** A number, or lists of numbers of one length, or lists of those. */
+export type NestedNumbers = number | readonly NestedNumbers[];
+
+/** One class per row: numbers (nested as the rows are) or an i32 tensor; −100 counts nothing. */
+export type Labels = NestedNumbers | Tensor;
+
+/** The options of {@link Tensor.crossEntropy}. */
+export interface CrossEntropyOptions {
+  /** 'mean' is over the labels that count. Default 'mean'. */
+  reduction?: 'mean' | 'sum';
+}
+
+/** Which dimensions sum() and mean() take together. */
+export interface ReduceOptions {
+  /** The dimension or dimensions to sum over, negative ones from the end; default: all. */
+  dim?: number | readonly number[];
+  /** Keeps them as dimensions of 1. */
+  keepDim?: boolean;
+}
+
+/** @internal The place of a tensor in a recorded graph, as the tape (autograd.ts) makes it. */
+export interface Edge {
+  /** The tensor is gone: nothing can start a backward pass at it any more. */
+  drop(): void;
+}
 
 /** @internal Access for the modules that implement the tape. */
 export let storageOf: (tensor: Tensor) => Storage;
@@ -97,7 +114,7 @@ export class Tensor {
     untrack(this);
     const edge = this.#edge;
     this.#edge = null;
-    if (edge !== null) endEdge(edge);
+    edge?.drop();
     this.#storage.release();
   }
 
@@ -165,101 +182,6 @@ export class Tensor {
     return out;
   }
 
-  /**
-   * The values in another dtype, on another device; differentiable.
-   *
-   * @example
-   * const narrow = x.to({ dtype: 'bf16' });
-   */
-  to(options: { dtype?: DType; device?: Device }): Tensor {
-    checkOptions('to', options, ['dtype', 'device']);
-    const { dtype = this.dtype, device = this.device } = options;
-    handleOf(this, 'to');
-    if (deviceName('to', device) === this.device) return cast(this, dtype);
-    const narrow = cast(this, dtype);
-    const moved = toDevice(narrow, device);
-    narrow.dispose();
-    return moved;
-  }
-
-  /**
-   * x + y, elementwise, with NumPy broadcasting; mixed floats give the wider (bf16 with f16 gives f32).
-   *
-   * @throws ERR_ARGUMENT for shapes that do not broadcast, and for tensors on two devices.
-   */
-  add(other: Tensor | number): Tensor {
-    return binary('add', this, other);
-  }
-  /** x − y, elementwise, as add(). */
-  sub(other: Tensor | number): Tensor {
-    return binary('sub', this, other);
-  }
-  /** x · y, elementwise, as add(). */
-  mul(other: Tensor | number): Tensor {
-    return binary('mul', this, other);
-  }
-  /** x / y, elementwise, as add(). */
-  div(other: Tensor | number): Tensor {
-    return binary('div', this, other);
-  }
-  /** x². */
-  square(): Tensor {
-    return unary('square', this);
-  }
-  /** max(x, 0). */
-  relu(): Tensor {
-    return unary('relu', this);
-  }
-  /** x·Φ(x), the exact form (Hendrycks & Gimpel, 2016). */
-  gelu(): Tensor {
-    return unary('gelu', this);
-  }
-  /** x·σ(x). */
-  silu(): Tensor {
-    return unary('silu', this);
-  }
-  /** Σ over `dim` (default: everything), accumulated and returned in f32. */
-  sum(options?: ReduceOptions): Tensor {
-    return sum(this, options);
-  }
-  /** The mean over `dim` (default: everything), accumulated and returned in f32. */
-  mean(options?: ReduceOptions): Tensor {
-    return mean(this, options);
-  }
-  /** The same elements in another shape; one dimension may be −1, for what is left. Shares the memory. */
-  reshape(shape: readonly number[]): Tensor {
-    return reshape(this, shape);
-  }
-  /** Dimension d of the result is dimension perm[d] of this; without perm, the last two change places. */
-  transpose(perm?: readonly number[]): Tensor {
-    return transpose(this, perm);
-  }
-  /** Over the last two dimensions: [.., m, k]·[.., k, n] → [.., m, n]; leading dimensions broadcast. */
-  matmul(other: Tensor): Tensor {
-    return matmul(this, other);
-  }
-  /**
-   * −log softmax(this)[label] over the last dimension, this [..., classes], labels [...]: the mean (or
-   * sum) over the labels that are not −100, in f32.
-   *
-   * @throws ERR_DATA (when it runs) for a label outside the classes, and when none counts.
-   * @example
-   * const logits = tensor([[2, 0, 0], [0, 2, 0]]);
-   * const loss = logits.crossEntropy([0, 1]);
-   */
-  crossEntropy(labels: Labels, options?: CrossEntropyOptions): Tensor {
-    return crossEntropyOf(this, labels, options);
-  }
-
-  /**
-   * Adds d(this)/d(leaf) to `.grad` of every leaf that requires it, and frees the graph. A tensor of more
-   * than one element needs the gradient `g` that reaches it. ERR_ARGUMENT a second time, and when a
-   * step() changed parameters since the graph was recorded.
-   */
-  backward(g?: Tensor): void {
-    backward(this, g);
-  }
-
   /** A short description: the values are read with data(). */
   toString(): string {
     return `Tensor(${this.dtype} ${shapeText(this.shape)} on ${this.device})`;
@@ -297,6 +219,65 @@ export class Tensor {
     const handle = call().unary('copy', 1, this.handle, 'f32');
     return new Tensor(new Storage(handle), 'f32', this.shape, this.device);
   }
+}
+
+/** The ops, which lib/ops/methods.ts implements: they make tensors, so that this file does not import them. */
+export interface Tensor {
+  /**
+   * The values in another dtype, on another device; differentiable.
+   *
+   * @example
+   * const narrow = x.to({ dtype: 'bf16' });
+   */
+  to(options: { dtype?: DType; device?: Device }): Tensor;
+
+  /**
+   * x + y, elementwise, with NumPy broadcasting; mixed floats give the wider (bf16 with f16 gives f32).
+   *
+   * @throws ERR_ARGUMENT for shapes that do not broadcast, and for tensors on two devices.
+   */
+  add(other: Tensor | number): Tensor;
+  /** x − y, elementwise, as add(). */
+  sub(other: Tensor | number): Tensor;
+  /** x · y, elementwise, as add(). */
+  mul(other: Tensor | number): Tensor;
+  /** x / y, elementwise, as add(). */
+  div(other: Tensor | number): Tensor;
+  /** x². */
+  square(): Tensor;
+  /** max(x, 0). */
+  relu(): Tensor;
+  /** x·Φ(x), the exact form (Hendrycks & Gimpel, 2016). */
+  gelu(): Tensor;
+  /** x·σ(x). */
+  silu(): Tensor;
+  /** Σ over `dim` (default: everything), accumulated and returned in f32. */
+  sum(options?: ReduceOptions): Tensor;
+  /** The mean over `dim` (default: everything), accumulated and returned in f32. */
+  mean(options?: ReduceOptions): Tensor;
+  /** The same elements in another shape; one dimension may be −1, for what is left. Shares the memory. */
+  reshape(shape: readonly number[]): Tensor;
+  /** Dimension d of the result is dimension perm[d] of this; without perm, the last two change places. */
+  transpose(perm?: readonly number[]): Tensor;
+  /** Over the last two dimensions: [.., m, k]·[.., k, n] → [.., m, n]; leading dimensions broadcast. */
+  matmul(other: Tensor): Tensor;
+  /**
+   * −log softmax(this)[label] over the last dimension, this [..., classes], labels [...]: the mean (or
+   * sum) over the labels that are not −100, in f32.
+   *
+   * @throws ERR_DATA (when it runs) for a label outside the classes, and when none counts.
+   * @example
+   * const logits = tensor([[2, 0, 0], [0, 2, 0]]);
+   * const loss = logits.crossEntropy([0, 1]);
+   */
+  crossEntropy(labels: Labels, options?: CrossEntropyOptions): Tensor;
+
+  /**
+   * Adds d(this)/d(leaf) to `.grad` of every leaf that requires it, and frees the graph. A tensor of more
+   * than one element needs the gradient `g` that reaches it. ERR_ARGUMENT a second time, and when a
+   * step() changed parameters since the graph was recorded.
+   */
+  backward(g?: Tensor): void;
 }
 
 function typed(dtype: DType, buffer: ArrayBuffer): TensorValues {
@@ -347,9 +328,4 @@ export function handleOf(value: Tensor, op: string, name = 'the tensor'): Native
     throw new LoRAError('ERR_DISPOSED', `[${op}] ${name} has been disposed`, { op });
   }
   return value.handle;
-}
-
-/** Uninitialised memory, for the ops that write it whole. */
-export function empty(shape: readonly number[], dtype: DType, device: Device): Tensor {
-  return wrap(binding().alloc(nativeDevice(device), dtype, shape), dtype, shape, device);
 }

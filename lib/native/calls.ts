@@ -3,13 +3,14 @@
  * under it for a while, so that the error that a read reports shows where the op was called.
  */
 import { findSourceMap } from 'node:module';
-import { sep } from 'node:path';
+import { basename, dirname, sep } from 'node:path';
 import { native, type NativeBinding } from './binding';
-import { LoRAError, type ErrorCode } from './errors';
+import { LoRAError, type ErrorCode } from '../errors';
 
 const ringSize = 4096;
 const frames = 12;
-const ownFolder = __dirname + sep;
+/** The folder of this package's code: lib/ as source, dist/ as a bundle. */
+const ownFolder = (basename(__dirname) === 'native' ? dirname(__dirname) : __dirname) + sep;
 
 // Formatted at once: an unformatted stack would keep the receivers of its frames, tensors among them, alive.
 const stacks: string[] = new Array<string>(ringSize).fill('');

@@ -1,6 +1,6 @@
 /** A counted reference to native memory, shared by the tensors and graph nodes that look at it. */
-import type { NativeTensor } from './binding';
-import { binding } from './calls';
+import type { NativeTensor } from '../native/binding';
+import { binding } from '../native/calls';
 
 export class Storage {
   #refs = 1;

@@ -1,6 +1,6 @@
 /** Argument rules that several ops share. */
-import type { DType } from '../dtype';
-import { handleOf, type Tensor } from '../tensor';
+import type { DType } from './dtype';
+import { handleOf, type Tensor } from './tensor';
 import { check, shapeText } from '../validate';
 
 /** A live tensor of floats. */

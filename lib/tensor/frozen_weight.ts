@@ -1,12 +1,12 @@
 /** A frozen matrix in the layout that the kernels of its device read. */
-import type { NativeWeight } from './binding';
-import { binding, call } from './calls';
-import type { Device } from './device';
+import type { NativeWeight } from '../native/binding';
+import { binding, call } from '../native/calls';
+import type { Device } from '../native/device';
 import type { DType } from './dtype';
-import { LoRAError } from './errors';
-import { checkFloat } from './ops/arguments';
+import { LoRAError } from '../errors';
+import { checkFloat } from './arguments';
 import { type Tensor, wrap } from './tensor';
-import { check, shapeText } from './validate';
+import { check, shapeText } from '../validate';
 
 /**
  * W [rows, cols] = [out, in], packed once; the layout for the gradient is made at its first use. Counted:

@@ -1,9 +1,9 @@
 /** The native add-on: its types, and the one copy of it that a process (or a worker) loads. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import type { DType } from './dtype';
-import { LoRAError } from './errors';
-import { here, loadBinary, packageRoot, requireBinary } from './native_loader';
+import type { DType } from '../tensor/dtype';
+import { LoRAError } from '../errors';
+import { here, loadBinary, packageRoot, requireBinary } from './loader';
 
 declare const tensorTag: unique symbol;
 declare const weightTag: unique symbol;

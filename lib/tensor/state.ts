@@ -1,9 +1,9 @@
 /** Saved state: what stateDict() gives and loadStateDict() takes. */
-import { binding, call } from './calls';
-import { nativeDevice } from './device';
+import { binding, call } from '../native/calls';
+import { nativeDevice } from '../native/device';
 import { temporaries } from './scope';
 import { handleOf, Tensor } from './tensor';
-import { check, describe, shapeText } from './validate';
+import { check, describe, shapeText } from '../validate';
 
 /** A value of a checkpoint: plain data, typed arrays and tensors, in lists and plain objects. */
 export type StateValue =

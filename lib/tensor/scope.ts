@@ -1,6 +1,6 @@
 /** Scopes that follow the async context: tidy frees tensors, noGrad stops recording. */
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { check, describe } from './validate';
+import { check, describe } from '../validate';
 
 interface Owned {
   dispose(): void;

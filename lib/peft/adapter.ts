@@ -1,21 +1,21 @@
 /** A LoRA adapter of a model: its parameters, how it enters the forward pass, and its files. */
 import { inspect } from 'node:util';
-import type { NativeGuard } from '../binding';
-import { binding } from '../calls';
-import { adoptParameter, filled } from '../create';
-import type { Device } from '../device';
+import type { NativeGuard } from '../native/binding';
+import { binding } from '../native/calls';
+import { adoptParameter, filled } from '../tensor/create';
+import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
 import type { SafetensorsTensor } from '../formats/safetensors';
-import { isAllLinear, toPeftJson, type LoRAConfig } from '../peft/config';
-import { writeAdapter } from '../peft/adapter_files';
-import { resolveTargets, unmatchedTargets } from '../peft/matching';
+import { isAllLinear, toPeftJson, type LoRAConfig } from './config';
+import { writeAdapter } from './adapter_files';
+import { resolveTargets, unmatchedTargets } from './matching';
 import { randomNormal, randomUniform, type LoraBranch } from '../ops';
-import { noGrad, runUntracked } from '../scope';
-import { checkSaved, restore, type StateDict } from '../state';
-import type { Parameter, Tensor } from '../tensor';
+import { noGrad, runUntracked } from '../tensor/scope';
+import { checkSaved, restore, type StateDict } from '../tensor/state';
+import type { Parameter, Tensor } from '../tensor/tensor';
 import { adapterTensor, checkAdapterTensors, downKey, upKey } from './adapter_tensors';
 import { checkInteger, checkNumber, checkOptions } from '../validate';
-import type { FrozenLinear } from './weights';
+import type { FrozenLinear } from '../models/weights';
 
 /** The LoRA pair of one linear layer: y += scale·up·(down·x). */
 interface AdapterModule {

@@ -1,11 +1,11 @@
 /** Ops without a tape, for the backward functions of ops. Shapes are the caller's business. */
-import type { BinaryKind, UnaryKind } from '../binding';
-import { binding, call } from '../calls';
-import { nativeDevice, type Device } from '../device';
-import type { DType } from '../dtype';
-import { track } from '../scope';
-import { Storage } from '../storage';
-import { storageOf, Tensor, wrap } from '../tensor';
+import type { BinaryKind, UnaryKind } from '../native/binding';
+import { binding, call } from '../native/calls';
+import { nativeDevice, type Device } from '../native/device';
+import type { DType } from './dtype';
+import { track } from './scope';
+import { Storage } from './storage';
+import { storageOf, Tensor, wrap } from './tensor';
 import { numelOf } from '../validate';
 
 export function rawBinary(

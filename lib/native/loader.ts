@@ -10,7 +10,7 @@ import { familySync, GLIBC, versionSync } from 'detect-libc';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join, resolve } from 'node:path';
-import { LoRAError } from './errors';
+import { LoRAError } from '../errors';
 import platforms from './platforms.json';
 
 /** What the search depends on; tests put values of their own here. */

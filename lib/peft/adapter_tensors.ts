@@ -1,12 +1,12 @@
 /** Tensors of an adapter file: their names, and the checks before they become parameters. */
-import { fromBytes } from '../create';
-import type { Device } from '../device';
+import { fromBytes } from '../tensor/create';
+import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
 import type { SafetensorsTensor } from '../formats/safetensors';
-import type { Tensor } from '../tensor';
+import type { Tensor } from '../tensor/tensor';
 import { shapeText } from '../validate';
-import { listed } from './weights';
-import type { DType } from '../dtype';
+import { listed } from '../models/weights';
+import type { DType } from '../tensor/dtype';
 
 // PEFT's words: its lora_A is our down (B [r, in]), its lora_B our up (A [out, r]).
 export const downKey = (path: string): string => `base_model.model.${path}.lora_A.weight`;

@@ -2,23 +2,23 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { fromBytes } from './create';
-import type { DType } from './dtype';
-import { LoRAError } from './errors';
-import type { SafetensorsDType } from './formats/dtypes';
-import { isRecord } from './formats/json';
+import { fromBytes } from '../tensor/create';
+import type { DType } from '../tensor/dtype';
+import { LoRAError } from '../errors';
+import type { SafetensorsDType } from './dtypes';
+import { isRecord } from './json';
 import {
   openSafetensors,
   writeSafetensors,
   type SafetensorsFile,
   type SafetensorsTensor,
-} from './formats/safetensors';
-import { isThenable, runDetached, Scope } from './scope';
-import type { StateDict, Stateful, StateValue } from './state';
-import { handleOf, Tensor } from './tensor';
-import { check, describe, suggest } from './validate';
+} from './safetensors';
+import { isThenable, runDetached, Scope } from '../tensor/scope';
+import type { StateDict, Stateful, StateValue } from '../tensor/state';
+import { handleOf, Tensor } from '../tensor/tensor';
+import { check, describe, suggest } from '../validate';
 
-export type { StateDict, Stateful, StateValue } from './state';
+export type { StateDict, Stateful, StateValue } from '../tensor/state';
 
 export const checkpointFile = 'checkpoint.safetensors';
 const metadataKey = 'lora-native.checkpoint';

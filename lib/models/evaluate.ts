@@ -1,9 +1,9 @@
+/** The loss of a model over a data set. */
 import { batches } from '../data/batches';
 import { countedTokens, type DataSource } from '../data/example';
 import { LoRAError } from '../errors';
-import type { Adapter } from '../models/adapter';
-import type { CausalLM } from '../models/causal_lm';
-import { noGrad } from '../scope';
+import type { Adapter } from '../peft/adapter';
+import type { Tensor } from '../tensor/tensor';
 
 /** The options of {@link CausalLM.evaluate}. */
 export interface EvaluateOptions {
@@ -25,11 +25,14 @@ export interface Evaluation {
   tokens: number;
 }
 
-/** Mean loss over a data set, without gradients and without dropout. */
+/**
+ * The mean loss over a data set. `lossOf` gives the summed loss of a batch, without gradients and without dropout; a
+ * batch without a label that counts is left out.
+ */
 export async function evaluate(
-  model: CausalLM,
+  lossOf: (inputIds: number[][], labels: number[][]) => Tensor,
   data: DataSource,
-  { adapter, batchSize = 4, signal }: EvaluateOptions = {},
+  { batchSize = 4, signal }: Omit<EvaluateOptions, 'adapter'> = {},
 ): Promise<Evaluation> {
   let sum = 0;
   let tokens = 0;
@@ -37,14 +40,7 @@ export async function evaluate(
     signal?.throwIfAborted();
     const counted = countedTokens(labels);
     if (counted === 0) continue;
-    const { loss } = noGrad(() =>
-      model.forward(inputIds, {
-        labels,
-        reduction: 'sum',
-        train: false,
-        ...(adapter === undefined ? {} : { adapter }),
-      }),
-    );
+    const loss = lossOf(inputIds, labels);
     sum += await loss.item();
     loss.dispose();
     tokens += counted;

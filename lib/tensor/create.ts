@@ -1,11 +1,11 @@
 /** Tensors from numbers. */
-import { binding, call } from './calls';
-import { deviceName, nativeDevice, type Device } from './device';
-import { bytesPerElement, type DType } from './dtype';
-import { LoRAError } from './errors';
-import { rawCast } from './ops/raw';
+import { binding, call } from '../native/calls';
+import { deviceName, nativeDevice, type Device } from '../native/device';
+import { bytesPerElement, dtypes, type DType } from './dtype';
+import { LoRAError } from '../errors';
+import { rawCast } from './raw';
 import { runDetached } from './scope';
-import { handleOf, Parameter, storageOf, Tensor, wrap } from './tensor';
+import { handleOf, type NestedNumbers, Parameter, storageOf, Tensor, wrap } from './tensor';
 import {
   check,
   checkBoolean,
@@ -15,10 +15,7 @@ import {
   describe,
   numelOf,
   shapeText,
-} from './validate';
-
-/** A number, or lists of numbers of one length, or lists of those. */
-export type NestedNumbers = number | readonly NestedNumbers[];
+} from '../validate';
 
 type TypedArray =
   | Float32Array
@@ -45,8 +42,6 @@ export interface TensorOptions {
   /** Whether backward() fills its `.grad`. Default false. */
   requiresGrad?: boolean;
 }
-
-export const dtypes: readonly DType[] = ['f32', 'bf16', 'f16', 'i32'];
 
 /**
  * A tensor of the given numbers: a number, nested lists, or a typed array with a shape. The numbers are

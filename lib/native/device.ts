@@ -1,8 +1,8 @@
 /** Devices, threads and memory. */
 import { useEmulated, type NativeDevice, type NativeDeviceInfo, type NativeMemoryUsage } from './binding';
 import { binding } from './calls';
-import { LoRAError } from './errors';
-import { check, checkInteger, describe } from './validate';
+import { LoRAError } from '../errors';
+import { check, checkInteger, describe } from '../validate';
 
 /**
  * Where tensors lie and ops run: 'cpu', or a GPU, 'cuda' being 'cuda:0'. 'reference' is the slow, exact implementation that tests compare with; 'cuda-emulated', which only builds

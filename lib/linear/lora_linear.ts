@@ -1,16 +1,16 @@
 /** A frozen linear layer with a trainable low-rank change. */
 import { inspect } from 'node:util';
-import { adoptParameter, dtypes, tensor } from '../create';
-import { checkF16, deviceName, type Device } from '../device';
-import type { DType } from '../dtype';
+import { adoptParameter, tensor } from '../tensor/create';
+import { checkF16, deviceName, type Device } from '../native/device';
+import { dtypes, type DType } from '../tensor/dtype';
 import { LoRAError } from '../errors';
-import { FrozenWeight } from '../frozen_weight';
+import { FrozenWeight } from '../tensor/frozen_weight';
 import { loraLinear } from '../ops/lora_linear';
 import { randomUniform } from '../ops/random';
-import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../ops/raw';
-import { isRecording, temporaries } from '../scope';
-import { checkSaved, restore, type StateDict } from '../state';
-import { alias, handleOf, Tensor, type Parameter } from '../tensor';
+import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../tensor/raw';
+import { isRecording, temporaries } from '../tensor/scope';
+import { checkSaved, restore, type StateDict } from '../tensor/state';
+import { alias, handleOf, Tensor, type Parameter } from '../tensor/tensor';
 import {
   check,
   checkBoolean,

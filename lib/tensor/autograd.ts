@@ -3,23 +3,32 @@
  * of their making and frees each as it goes. Nodes hold their own references to what they saved, never the
  * tensors of the program, and go when nothing can reach them any more.
  */
-import { call, entry } from './calls';
-import { LoRAError } from './errors';
-import { rawBinary, rawCast, rawFilled } from './ops/raw';
+import { LoRAError } from '../errors';
+import { call, entry } from '../native/calls';
+import { check, numelOf, shapeText } from '../validate';
+import { rawBinary, rawCast, rawFilled } from './raw';
 import { isRecording, runDetached, Scope } from './scope';
-import { alias, edgeOf, handleOf, Parameter, setEdge, storageOf, Tensor } from './tensor';
-import { check, numelOf, shapeText } from './validate';
+import { alias, edgeOf, handleOf, Parameter, setEdge, storageOf, type Edge, type Tensor } from './tensor';
 
 /** Gradients of the outputs (null where none arrives) to gradients of the inputs (null where none flows). */
 export type BackwardFunction = (grads: (Tensor | null)[], saved: Tensor[]) => (Tensor | null)[];
 
-/** @internal Output `index` of a node. */
-export interface Edge {
-  readonly node: Node;
-  readonly index: number;
+/** Output `index` of a node. */
+class Output implements Edge {
+  constructor(
+    readonly node: Node,
+    readonly index: number,
+  ) {}
+
+  drop(): void {
+    endUse(this.node);
+  }
 }
 
-type Source = Edge | { readonly leaf: Tensor } | null;
+/** Every edge is made by record(). */
+const outputOf = (tensor: Tensor): Output | null => edgeOf(tensor) as Output | null;
+
+type Source = Output | { readonly leaf: Tensor } | null;
 
 interface Node {
   readonly id: number;
@@ -74,7 +83,7 @@ export function record(
     grads: outputs.map(() => null),
     users: outputs.length,
   };
-  outputs.forEach((out, index) => setEdge(out, { node, index }));
+  outputs.forEach((out, index) => setEdge(out, new Output(node, index)));
 }
 
 /** Whether an op of these inputs would be recorded. */
@@ -83,7 +92,7 @@ export function needsGrad(inputs: readonly (Tensor | null | undefined)[]): boole
 }
 
 function sourceOf(input: Tensor): Source {
-  const edge = edgeOf(input);
+  const edge = outputOf(input);
   if (edge !== null) {
     edge.node.users++;
     return edge;
@@ -91,9 +100,9 @@ function sourceOf(input: Tensor): Source {
   return input.requiresGrad ? { leaf: input } : null;
 }
 
-/** @internal An output of a node was disposed. */
-export function endEdge(edge: Edge): void {
-  const unused = [edge.node];
+/** One output tensor fewer, or one node fewer that takes an output: frees what nothing can reach any more. */
+function endUse(last: Node): void {
+  const unused = [last];
   for (let node = unused.pop(); node !== undefined; node = unused.pop()) {
     if (--node.users > 0) continue;
     for (const input of node.inputs) if (input !== null && 'node' in input) unused.push(input.node);
@@ -140,7 +149,7 @@ export function backward(root: Tensor, g?: Tensor): void {
       `expected g on ${root.device} but received one on ${g.device}`,
     );
   }
-  const edge = edgeOf(root);
+  const edge = outputOf(root);
   const nodes = edge === null ? [] : reachable(edge.node);
   entry(() => {
     const seed = runDetached(null, () => (g === undefined ? ones(root) : seedOf(g, root)));

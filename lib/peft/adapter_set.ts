@@ -1,10 +1,10 @@
 /** The adapters of a model: which there are, which is active, and which is merged into the base. */
 import { LoRAError } from '../errors';
-import { isRecording } from '../scope';
+import { isRecording } from '../tensor/scope';
 import { check, describe, suggest } from '../validate';
 import { Adapter } from './adapter';
-import { mergeInto, restore, type Displaced } from './merge';
-import type { ModelWeights } from './weights';
+import { mergeInto, restore, type Displaced } from '../models/merge';
+import type { ModelWeights } from '../models/weights';
 
 /** A name, an adapter of this model, or null for the base alone; undefined is the active one. */
 export type AdapterChoice = string | Adapter | null | undefined;
