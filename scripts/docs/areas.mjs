@@ -20,6 +20,7 @@ export const areas = [
       'AddAdapterOptions',
       'LoadAdapterOptions',
       'ModelConfig',
+      'BlockShape',
       'ModelType',
       'ModelDType',
       'RopeConfig',

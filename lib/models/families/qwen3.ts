@@ -1,0 +1,18 @@
+/** Qwen3: Llama with a norm over each head of q and k, and heads of a width of their own. */
+import type { Family } from './family';
+import { qwenWindows } from './windows';
+
+export const qwen3: Family = {
+  headDim: () => 128,
+  block(config, layers) {
+    const attentionBias = config.flag('attention_bias');
+    config.flag('mlp_bias');
+    return {
+      qkvBias: attentionBias,
+      outputBias: attentionBias,
+      mlpBias: false,
+      qkNorm: true,
+      windows: qwenWindows(config, layers),
+    };
+  },
+};
