@@ -140,6 +140,12 @@ export function describe(value: unknown): string {
   return name && name !== 'Object' ? `an instance of ${name}` : 'an object';
 }
 
+/** A list for a sentence: the first few, and how many more. */
+export function listed(names: readonly string[], most = 5): string {
+  const rest = names.length - most;
+  return names.slice(0, most).join(', ') + (rest > 0 ? ` and ${rest} more` : '');
+}
+
 /** `[2, 3]`. */
 export function shapeText(shape: readonly number[]): string {
   return `[${shape.join(', ')}]`;

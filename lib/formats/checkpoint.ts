@@ -3,9 +3,8 @@ import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fromBytes } from '../tensor/create';
-import type { DType } from '../tensor/dtype';
 import { LoRAError } from '../errors';
-import type { SafetensorsDType } from './dtypes';
+import { dtypeOfStored, storedDType, type SafetensorsDType } from './dtypes';
 import { isRecord } from './json';
 import {
   openSafetensors,
@@ -24,12 +23,6 @@ export const checkpointFile = 'checkpoint.safetensors';
 const metadataKey = 'lora-native.checkpoint';
 const version = '1';
 
-const tensorDTypes: Readonly<Record<DType, SafetensorsDType>> = {
-  f32: 'F32',
-  bf16: 'BF16',
-  f16: 'F16',
-  i32: 'I32',
-};
 const arrayDTypes: Readonly<Record<string, SafetensorsDType>> = {
   Float32Array: 'F32',
   Float64Array: 'F64',
@@ -62,7 +55,7 @@ class Writer {
     if (value instanceof Tensor) {
       handleOf(value, 'saveCheckpoint', `'${path}'`);
       const { dtype, shape, device } = value;
-      const read = value.bytes().then((bytes) => ({ dtype: tensorDTypes[dtype], shape, bytes }));
+      const read = value.bytes().then((bytes) => ({ dtype: storedDType[dtype], shape, bytes }));
       return { $tensor: this.#add(path, read), device };
     }
     if (ArrayBuffer.isView(value)) {
@@ -124,7 +117,7 @@ function decode(json: Json, file: SafetensorsFile): StateValue {
 }
 
 function decodeTensor({ dtype, shape, bytes }: SafetensorsTensor, file: SafetensorsFile): Tensor {
-  const ours = (Object.keys(tensorDTypes) as DType[]).find((name) => tensorDTypes[name] === dtype);
+  const ours = dtypeOfStored(dtype);
   if (ours === undefined) throw damaged(file, `a tensor has the dtype ${dtype}`);
   return fromBytes(bytes, ours, shape, 'cpu');
 }

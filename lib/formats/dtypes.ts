@@ -1,3 +1,6 @@
+/** Element types of safetensors files. */
+import { dtypes, type DType } from '../tensor/dtype';
+
 /** Bits of one element, in the order by which the official writer sorts tensors (last first). */
 export const safetensorsBits = {
   BOOL: 8,
@@ -26,6 +29,26 @@ export const safetensorsBits = {
 
 /** Element types that a safetensors file can hold. */
 export type SafetensorsDType = keyof typeof safetensorsBits;
+
+/** How a tensor's element type is called in a file. */
+export const storedDType = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32' } as const satisfies Record<
+  DType,
+  SafetensorsDType
+>;
+
+const tensorDTypes: ReadonlyMap<string, DType> = new Map(dtypes.map((dtype) => [storedDType[dtype], dtype]));
+
+/** The element type of a tensor that holds what a file calls `stored`; undefined where there is none. */
+export const dtypeOfStored = (stored: string): DType | undefined => tensorDTypes.get(stored);
+
+/** The floats among them; undefined for everything else. */
+export function floatOfStored(stored: string): Exclude<DType, 'i32'> | undefined {
+  const dtype = dtypeOfStored(stored);
+  return dtype === 'i32' ? undefined : dtype;
+}
+
+/** Their names in a file, for messages. */
+export const storedFloats = 'F32, BF16, F16';
 
 const ranks = new Map(Object.keys(safetensorsBits).map((name, rank) => [name, rank]));
 

@@ -1,13 +1,11 @@
 /** A frozen linear layer with a trainable low-rank change. */
 import { inspect } from 'node:util';
-import { adoptParameter, tensor } from '../tensor/create';
-import { checkF16, deviceName, type Device } from '../native/device';
-import { dtypes, type DType } from '../tensor/dtype';
 import { LoRAError } from '../errors';
-import { FrozenWeight } from '../tensor/frozen_weight';
-import { loraLinear } from '../ops/lora_linear';
+import { checkF16, deviceName, type Device } from '../native/device';
 import { randomUniform } from '../ops/random';
-import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../tensor/raw';
+import { adoptParameter, tensor } from '../tensor/create';
+import { dtypes, type DType } from '../tensor/dtype';
+import { FrozenWeight } from '../tensor/frozen_weight';
 import { isRecording, temporaries } from '../tensor/scope';
 import { checkSaved, restore, type StateDict } from '../tensor/state';
 import { alias, handleOf, Tensor, type Parameter } from '../tensor/tensor';
@@ -21,9 +19,12 @@ import {
   describe,
   shapeText,
 } from '../validate';
+import type { Delta } from './delta';
+import { Linear } from './linear';
+import { lora } from './lora';
 
 const op = 'LoRALinear';
-const streams = { weight: 0, bias: 1, down: 2 };
+const streams = { weight: 0, bias: 1, lora: 2 };
 
 /** Numbers of a weight: a tensor or a typed array. */
 type Values = Tensor | Float32Array | Float64Array | Uint16Array;
@@ -85,9 +86,8 @@ export class LoRALinear {
   /** B [r, in], f32. PEFT calls it lora_A. */
   readonly down: Parameter;
   readonly #seed: number;
-  readonly #weight: FrozenWeight;
-  readonly #bias: Tensor | undefined;
-  #merged: FrozenWeight | null = null;
+  readonly #linear: Linear;
+  readonly #delta: Delta;
   #forwards = 0;
   #disposed = false;
 
@@ -135,20 +135,22 @@ export class LoRALinear {
     const seeded = (shape: number[], stream: number): Tensor =>
       randomUniform(shape, { seed, stream, lo: -bound, hi: bound, device: this.device });
     const shape = [outFeatures, inFeatures];
-    const made = temporaries(() => {
+    this.#linear = temporaries(() => {
       const w = weight === undefined ? seeded(shape, streams.weight) : this.#take('weight', weight, shape);
       const packed = FrozenWeight.pack(w.to({ dtype, device: this.device }));
-      const down = adoptParameter(alias(seeded([r, inFeatures], streams.down)), 'down');
-      const up = adoptParameter(alias(rawFilled([outFeatures, r], 0, 'f32', this.device)), 'up');
       let b: Tensor | undefined;
       if (bias) b = this.#take('bias', bias, [outFeatures]);
       else if (bias === undefined && weight === undefined) b = seeded([outFeatures], streams.bias);
-      return { packed, up, down, bias: b && alias(b.to({ dtype, device: this.device })) };
+      return new Linear('weight', packed, b && alias(b.to({ dtype, device: this.device })));
     });
-    this.#weight = made.packed;
-    this.#bias = made.bias;
-    this.up = made.up;
-    this.down = made.down;
+    const spec = { r, scale: this.scale, stream: streams.lora, layer: 0 };
+    const parameters = temporaries(() => {
+      const values = lora.initial(this, spec, { seed, device: this.device, initLoraWeights: true });
+      return new Map([...values].map(([name, value]) => [name, adoptParameter(alias(value), name)]));
+    });
+    this.#delta = lora.make(spec, parameters);
+    this.up = parameters.get('up')!;
+    this.down = parameters.get('down')!;
   }
 
   #take(name: string, values: Values, shape: readonly number[]): Tensor {
@@ -191,19 +193,10 @@ export class LoRALinear {
     checkOptions(op, options, ['train']);
     const { train = isRecording() } = options;
     checkBoolean(op, 'train', train);
-    const bias = this.#bias && { bias: this.#bias };
-    if (this.#merged !== null) return loraLinear(x, { weight: this.#merged, ...bias });
+    if (this.merged) return this.#linear.forward(x);
     const active = train && this.loraDropout > 0;
-    const y = loraLinear(x, {
-      weight: this.#weight,
-      ...bias,
-      up: this.up,
-      down: this.down,
-      scale: this.scale,
-      ...(active && {
-        dropout: { p: this.loraDropout, seed: this.#seed, layer: 0, forward: this.#forwards },
-      }),
-    });
+    const dropout = active && { p: this.loraDropout, seed: this.#seed, forward: this.#forwards };
+    const y = this.#linear.forward(x, { delta: this.#delta, use: { scale: 1, ...(dropout && { dropout }) } });
     if (active) this.#forwards = (this.#forwards + 1) % 2 ** 32;
     return y;
   }
@@ -215,7 +208,7 @@ export class LoRALinear {
 
   /** Whether the change is in the weight. */
   get merged(): boolean {
-    return this.#merged !== null;
+    return this.#linear.merged;
   }
 
   /**
@@ -224,21 +217,16 @@ export class LoRALinear {
    */
   merge(): this {
     this.#check('merge');
-    if (this.#merged !== null) return this;
-    this.#merged = temporaries(() => {
-      const shape = [this.outFeatures, this.inFeatures];
-      const delta = rawMatmul(this.up, this.down, false, false, 'f32', shape);
-      const change = rawUnary('scale', this.scale, delta);
-      return FrozenWeight.pack(rawBinary('add', this.#weight.unpack(), change, this.dtype, shape));
-    });
+    if (this.merged) return this;
+    const linear = this.#linear;
+    linear.setMerged(temporaries(() => FrozenWeight.pack(this.#delta.merged(linear.base, 1))));
     return this;
   }
 
   /** Puts the original weight back, bit for bit. */
   unmerge(): this {
     this.#check('unmerge');
-    this.#merged?.dispose();
-    this.#merged = null;
+    this.#linear.unmerge();
     return this;
   }
 
@@ -251,7 +239,7 @@ export class LoRALinear {
   /** Copies what stateDict() gave into the parameters, bit for bit. @throws ERR_BUSY while merged. */
   loadStateDict(state: StateDict): void {
     this.#check('loadStateDict');
-    if (this.#merged !== null) {
+    if (this.merged) {
       throw new LoRAError('ERR_BUSY', `[${op}] the layer is merged; unmerge() it before loading a state`, {
         op,
       });
@@ -276,9 +264,7 @@ export class LoRALinear {
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;
-    this.#merged?.dispose();
-    this.#weight.dispose();
-    this.#bias?.dispose();
+    this.#linear.dispose();
     this.up.dispose();
     this.down.dispose();
   }

@@ -10,6 +10,7 @@ import { checkF16, deviceName, nativeDevice, type Device } from '../native/devic
 import { LoRAError } from '../errors';
 import { readJson } from '../formats/json';
 import { RunHandle } from '../handle';
+import type { Linear } from '../linear/linear';
 import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { isRecording, noGrad, runUntracked, tidy } from '../tensor/scope';
@@ -38,20 +39,14 @@ import {
   type GenerationResult,
   type Prompt,
 } from './generate';
-import { saveModel } from './merge';
+import { saveModel } from './save';
 import { RopeTable } from './rope';
 import { Tokenizer } from '../text/tokenizer';
-import {
-  disposeWeights,
-  expectedTensors,
-  linearsOf,
-  loadWeights,
-  type ModelDType,
-  type ModelWeights,
-} from './weights';
+import { disposeWeights, expectedTensors, linearsOf, type ModelWeights } from './tensor_table';
+import { loadWeights, type ModelDType } from './weights';
 import type { TokenRows } from './batch';
 import type { DataSource } from '../data/example';
-import type { Llama } from './llama';
+import type { Decoder } from './decoder';
 import type {
   AddAdapterOptions,
   ForwardOptions,
@@ -92,7 +87,7 @@ export class CausalLM {
   readonly dtype: ModelDType;
   /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
-  readonly #llama: Llama;
+  readonly #decoder: Decoder;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #defaults: GenerationDefaults;
   readonly #adapters = new AdapterSet();
@@ -104,7 +99,7 @@ export class CausalLM {
     this.config = config;
     this.device = device;
     this.dtype = dtype;
-    this.#llama = { config, weights, rope: new RopeTable(config.rope, config.headDim, device) };
+    this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device) };
     this.#tokenizer = tokenizer;
     this.#defaults = defaults;
   }
@@ -302,7 +297,7 @@ export class CausalLM {
     const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
     const result = entry(() =>
       tidy(() =>
-        forwardBatch(this.#llama, {
+        forwardBatch(this.#decoder, {
           ids,
           labels,
           reduction,
@@ -344,7 +339,7 @@ export class CausalLM {
       if (plan.stop.length > 0) void this.tokenizer; // stop strings need text
       const ids = promptIds(prompt, this.config.vocabSize, () => this.tokenizer);
       return yield* generateTokens({
-        llama: this.#llama,
+        decoder: this.#decoder,
         use: { adapter },
         prompt: ids,
         plan,
@@ -392,7 +387,7 @@ export class CausalLM {
    */
   async merge(name: string): Promise<void> {
     this.#checkAlive('merge');
-    await this.#adapters.merge(this.#llama.weights, name);
+    await this.#adapters.merge(this.#linears(), name);
   }
 
   /** Undoes merge(), bit for bit; an adapter that was active is so again. */
@@ -433,7 +428,7 @@ export class CausalLM {
         source: directory,
         config,
         dtype,
-        weights: this.#llama.weights,
+        weights: this.#decoder.weights,
         ...(merge ? { merge } : {}),
       });
     } finally {
@@ -452,8 +447,8 @@ export class CausalLM {
     this.#disposed = true;
     await Promise.all(this.#generations);
     this.#adapters.dispose();
-    this.#llama.rope.dispose();
-    disposeWeights(this.#llama.weights);
+    this.#decoder.rope.dispose();
+    disposeWeights(this.config, this.#decoder.weights);
   }
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
@@ -484,8 +479,8 @@ export class CausalLM {
     return this.toString();
   }
 
-  #linears(): ReturnType<typeof linearsOf> {
-    return linearsOf(this.#llama.weights);
+  #linears(): Linear[] {
+    return linearsOf(this.config, this.#decoder.weights);
   }
 
   #source(

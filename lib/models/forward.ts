@@ -3,7 +3,7 @@ import { crossEntropy, linearCrossEntropy } from '../ops';
 import type { Tensor } from '../tensor/tensor';
 import type { Device } from '../native/device';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
-import { finalNorm, headLogits, hiddenStates, type AdapterUse, type Llama } from './llama';
+import { finalNorm, headLogits, hiddenStates, type AdapterUse, type Decoder } from './decoder';
 
 export interface ForwardRequest {
   ids: TokenRows;
@@ -22,20 +22,20 @@ export interface ForwardResult {
 }
 
 /** Runs inside one scope of the caller's, which frees what is left when a check fails midway. */
-export function forwardBatch(llama: Llama, request: ForwardRequest): ForwardResult {
+export function forwardBatch(decoder: Decoder, request: ForwardRequest): ForwardResult {
   const { use, device } = request;
-  const { vocabSize } = llama.config;
+  const { vocabSize } = decoder.config;
   const ids = idsTensor(request.ids, vocabSize, device);
   const [batch, length] = ids.shape as [number, number];
   const targets = request.labels && targetsTensor(request.labels, request.ids, ids.shape, vocabSize, device);
 
-  const hidden = finalNorm(llama, hiddenStates(llama, ids, use));
+  const hidden = finalNorm(decoder, hiddenStates(decoder, ids, use));
   ids.dispose();
   // The fused loss never holds all logits, but knows only a plain head.
-  const plainHead = use.adapter?.pair(llama.weights.head.path) === undefined;
+  const plainHead = use.adapter?.delta(decoder.weights.head.path) === undefined;
   let logits: Tensor | undefined;
   if (request.wantLogits || !plainHead) {
-    const narrow = headLogits(llama, hidden, use);
+    const narrow = headLogits(decoder, hidden, use);
     logits = narrow.dtype === 'f32' ? narrow : narrow.to({ dtype: 'f32' });
     if (logits !== narrow) narrow.dispose();
   }
@@ -44,7 +44,7 @@ export function forwardBatch(llama: Llama, request: ForwardRequest): ForwardResu
     const flat = (logits ?? hidden).reshape([batch * length, (logits ?? hidden).shape[2]!]);
     const { loss: sum, count } = logits
       ? crossEntropy(flat, targets.labels)
-      : linearCrossEntropy(flat, llama.weights.head.weight, targets.labels);
+      : linearCrossEntropy(flat, decoder.weights.head.weight, targets.labels);
     flat.dispose();
     targets.labels.dispose();
     loss = request.reduction === 'sum' ? sum : sum.div(targets.count ?? count);

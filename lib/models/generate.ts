@@ -16,7 +16,7 @@ import {
   describe,
 } from '../validate';
 import { KVCache } from './kv_cache';
-import { finalNorm, headLogits, hiddenStates, lastRow, type AdapterUse, type Llama } from './llama';
+import { finalNorm, headLogits, hiddenStates, lastRow, type AdapterUse, type Decoder } from './decoder';
 import { StopStrings } from '../text/stop_strings';
 import type { ChatMessage } from '../text/chat';
 import type { ModelConfig } from './config';
@@ -193,7 +193,7 @@ function idsTensor(ids: readonly number[], device: Device): Tensor {
 }
 
 export interface Generation {
-  llama: Llama;
+  decoder: Decoder;
   use: AdapterUse;
   prompt: readonly number[];
   plan: Plan;
@@ -208,7 +208,7 @@ export interface Generation {
  * @throws the reason of the signal.
  */
 export async function* generateTokens({
-  llama,
+  decoder,
   use,
   prompt,
   plan,
@@ -216,7 +216,7 @@ export async function* generateTokens({
   device,
   stream,
 }: Generation): AsyncGenerator<GeneratedToken, GenerationResult, void> {
-  const { config } = llama;
+  const { config } = decoder;
   const cache = new KVCache(
     { layers: config.numHiddenLayers, heads: config.numKeyValueHeads, headDim: config.headDim },
     dtype,
@@ -232,8 +232,8 @@ export async function* generateTokens({
       noGrad(() =>
         tidy(() =>
           entry(() => {
-            const last = lastRow(hiddenStates(llama, idsTensor(input, device), use, cache));
-            const logits = headLogits(llama, finalNorm(llama, last), use);
+            const last = lastRow(hiddenStates(decoder, idsTensor(input, device), use, cache));
+            const logits = headLogits(decoder, finalNorm(decoder, last), use);
             const { temperature, topK, topP, seed } = plan;
             return sample(logits, { temperature, topK, topP, seed, step: ids.length });
           }),

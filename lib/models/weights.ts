@@ -1,106 +1,29 @@
-/** The frozen weights of a Llama-family model: which tensors there are, loading and packing them. */
+/** Loading the frozen weights of a model: every tensor is checked, converted, and every matrix packed once. */
 import { LoRAError } from '../errors';
-import { fromBytes } from '../tensor/create';
-import type { Device } from '../native/device';
-import { noGrad } from '../tensor/scope';
-import { FrozenWeight } from '../tensor/frozen_weight';
+import { floatOfStored, storedFloats } from '../formats/dtypes';
 import { openModelTensors } from '../formats/sharded';
-import type { Tensor } from '../tensor/tensor';
-import { shapeText } from '../validate';
+import { Linear } from '../linear/linear';
+import type { Device } from '../native/device';
+import { fromBytes } from '../tensor/create';
 import type { DType } from '../tensor/dtype';
+import { FrozenWeight } from '../tensor/frozen_weight';
+import { rawCast } from '../tensor/raw';
+import type { Tensor } from '../tensor/tensor';
+import { listed, shapeText } from '../validate';
 import type { ModelConfig } from './config';
+import {
+  blockPath,
+  blockTable,
+  EMBEDDING,
+  expectedTensors,
+  HEAD,
+  NORM,
+  type BlockWeights,
+  type ModelWeights,
+} from './tensor_table';
 
-/** Activation dtypes of a model; f16 is for inference on GPUs. */
-/** Element types of a model's activations. */
+/** Element types of a model's activations; f16 is for inference on GPUs. */
 export type ModelDType = 'f32' | 'bf16' | 'f16';
-
-/** A frozen linear layer of the model, y = W·x + bias. `weight` is replaced while an adapter is merged. */
-export interface FrozenLinear {
-  /** Module path as transformers names it: model.layers.0.self_attn.q_proj. */
-  readonly path: string;
-  readonly outFeatures: number;
-  readonly inFeatures: number;
-  weight: FrozenWeight;
-  readonly bias?: Tensor;
-}
-
-export interface LayerWeights {
-  readonly inputNorm: Tensor;
-  readonly postNorm: Tensor;
-  readonly qNorm?: Tensor;
-  readonly kNorm?: Tensor;
-  readonly q: FrozenLinear;
-  readonly k: FrozenLinear;
-  readonly v: FrozenLinear;
-  readonly o: FrozenLinear;
-  readonly gate: FrozenLinear;
-  readonly up: FrozenLinear;
-  readonly down: FrozenLinear;
-}
-
-export interface ModelWeights {
-  readonly embedding: FrozenWeight;
-  readonly layers: readonly LayerWeights[];
-  readonly norm: Tensor;
-  /** Shares its matrix with `embedding` when the head is tied. */
-  readonly head: FrozenLinear;
-}
-
-const EMBEDDING = 'model.embed_tokens.weight';
-const NORM = 'model.norm.weight';
-const HEAD = 'lm_head';
-
-interface LinearSpec {
-  key: 'q' | 'k' | 'v' | 'o' | 'gate' | 'up' | 'down';
-  module: string;
-  out: number;
-  in: number;
-  bias: boolean;
-}
-
-function linearSpecs(c: ModelConfig): LinearSpec[] {
-  const q = c.numAttentionHeads * c.headDim;
-  const kv = c.numKeyValueHeads * c.headDim;
-  const d = c.hiddenSize;
-  const ff = c.intermediateSize;
-  return [
-    { key: 'q', module: 'self_attn.q_proj', out: q, in: d, bias: c.qkvBias },
-    { key: 'k', module: 'self_attn.k_proj', out: kv, in: d, bias: c.qkvBias },
-    { key: 'v', module: 'self_attn.v_proj', out: kv, in: d, bias: c.qkvBias },
-    { key: 'o', module: 'self_attn.o_proj', out: d, in: q, bias: c.outputBias },
-    { key: 'gate', module: 'mlp.gate_proj', out: ff, in: d, bias: c.mlpBias },
-    { key: 'up', module: 'mlp.up_proj', out: ff, in: d, bias: c.mlpBias },
-    { key: 'down', module: 'mlp.down_proj', out: d, in: ff, bias: c.mlpBias },
-  ];
-}
-
-/** Every tensor that a model of this configuration has, by name, with its shape. */
-export function expectedTensors(c: ModelConfig): Map<string, readonly number[]> {
-  const tensors = new Map<string, readonly number[]>([[EMBEDDING, [c.vocabSize, c.hiddenSize]]]);
-  const specs = linearSpecs(c);
-  for (let i = 0; i < c.numHiddenLayers; i++) {
-    const layer = `model.layers.${i}.`;
-    tensors.set(`${layer}input_layernorm.weight`, [c.hiddenSize]);
-    tensors.set(`${layer}post_attention_layernorm.weight`, [c.hiddenSize]);
-    if (c.qkNorm) {
-      tensors.set(`${layer}self_attn.q_norm.weight`, [c.headDim]);
-      tensors.set(`${layer}self_attn.k_norm.weight`, [c.headDim]);
-    }
-    for (const spec of specs) {
-      tensors.set(`${layer}${spec.module}.weight`, [spec.out, spec.in]);
-      if (spec.bias) tensors.set(`${layer}${spec.module}.bias`, [spec.out]);
-    }
-  }
-  tensors.set(NORM, [c.hiddenSize]);
-  if (!c.tieWordEmbeddings) tensors.set(`${HEAD}.weight`, [c.vocabSize, c.hiddenSize]);
-  return tensors;
-}
-
-/** A list for a sentence: the first few, and how many more. */
-export function listed(names: readonly string[], most = 5): string {
-  const rest = names.length - most;
-  return names.slice(0, most).join(', ') + (rest > 0 ? ` and ${rest} more` : '');
-}
 
 interface StoredTensor {
   dtype: string;
@@ -137,14 +60,12 @@ function checkNames(stored: StoredModel, config: ModelConfig, dir: string): Map<
   return expected;
 }
 
-const storedDTypes: Readonly<Record<string, DType>> = { F32: 'f32', BF16: 'bf16', F16: 'f16' };
-
 function dtypeOf(name: string, stored: StoredTensor): DType {
-  const dtype = storedDTypes[stored.dtype];
+  const dtype = floatOfStored(stored.dtype);
   if (!dtype)
     throw new LoRAError(
       'ERR_UNSUPPORTED',
-      `[from_pretrained] ${name} is stored as ${stored.dtype}; supported are ${Object.keys(storedDTypes).join(', ')}`,
+      `[from_pretrained] ${name} is stored as ${stored.dtype}; supported are ${storedFloats}`,
       { op: 'from_pretrained' },
     );
   return dtype;
@@ -174,7 +95,7 @@ export async function loadWeights(
   const made: { dispose(): void }[] = [];
   try {
     const expected = checkNames(stored, config, dir);
-    const fileDType = dtypeOf(EMBEDDING, stored.get(EMBEDDING));
+    const fileDType = dtypeOf(`${EMBEDDING}.weight`, stored.get(`${EMBEDDING}.weight`));
     const dtype = options.dtype === 'auto' ? (fileDType === 'f32' ? 'f32' : 'bf16') : options.dtype;
     let total = 0;
     for (const name of expected.keys()) total += stored.get(name).bytes.byteLength;
@@ -188,7 +109,7 @@ export async function loadWeights(
       const raw = fromBytes(found.bytes, from, expected.get(name)!, options.device);
       loaded += found.bytes.byteLength;
       if (from === dtype) return raw;
-      const cast = noGrad(() => raw.to({ dtype }));
+      const cast = rawCast(raw, dtype);
       raw.dispose();
       return cast;
     };
@@ -207,39 +128,23 @@ export async function loadWeights(
       progress();
       return weight;
     };
-    const linear = async (prefix: string, spec: LinearSpec): Promise<FrozenLinear> => ({
-      path: prefix + spec.module,
-      outFeatures: spec.out,
-      inFeatures: spec.in,
-      weight: await matrix(`${prefix}${spec.module}.weight`),
-      ...(spec.bias ? { bias: await vector(`${prefix}${spec.module}.bias`) } : {}),
-    });
-
-    const embedding = await matrix(EMBEDDING);
-    const layers: LayerWeights[] = [];
+    const embedding = await matrix(`${EMBEDDING}.weight`);
+    const layers: BlockWeights[] = [];
+    const table = blockTable(config);
     for (let i = 0; i < config.numHiddenLayers; i++) {
-      const prefix = `model.layers.${i}.`;
-      const linears = {} as Record<LinearSpec['key'], FrozenLinear>;
-      for (const spec of linearSpecs(config)) linears[spec.key] = await linear(prefix, spec);
-      layers.push({
-        inputNorm: await vector(`${prefix}input_layernorm.weight`),
-        postNorm: await vector(`${prefix}post_attention_layernorm.weight`),
-        ...(config.qkNorm
-          ? {
-              qNorm: await vector(`${prefix}self_attn.q_norm.weight`),
-              kNorm: await vector(`${prefix}self_attn.k_norm.weight`),
-            }
-          : {}),
-        ...linears,
-      });
+      const block: Partial<Record<keyof BlockWeights, Tensor | Linear>> = {};
+      for (const entry of table) {
+        const path = blockPath(i, entry.module);
+        if (entry.kind === 'vector') block[entry.key] = await vector(`${path}.weight`);
+        else {
+          const weight = await matrix(`${path}.weight`);
+          block[entry.key] = new Linear(path, weight, entry.bias ? await vector(`${path}.bias`) : undefined);
+        }
+      }
+      layers.push(block as unknown as BlockWeights); // the table lists every key
     }
-    const norm = await vector(NORM);
-    const head: FrozenLinear = {
-      path: HEAD,
-      outFeatures: config.vocabSize,
-      inFeatures: config.hiddenSize,
-      weight: config.tieWordEmbeddings ? embedding : await matrix(`${HEAD}.weight`),
-    };
+    const norm = await vector(`${NORM}.weight`);
+    const head = new Linear(HEAD, config.tieWordEmbeddings ? embedding : await matrix(`${HEAD}.weight`));
     return { weights: { embedding, layers, norm, head }, dtype };
   } catch (error) {
     for (const item of made) item.dispose();
@@ -247,34 +152,4 @@ export async function loadWeights(
   } finally {
     stored.close();
   }
-}
-
-/** Every linear layer, in the order of the forward pass, the output embedding last. */
-export function linearsOf(weights: ModelWeights): FrozenLinear[] {
-  const all = weights.layers.flatMap(({ q, k, v, o, gate, up, down }) => [q, k, v, o, gate, up, down]);
-  return [...all, weights.head];
-}
-
-/** Every tensor under its name in a Hugging Face file. A head that shares the embedding's matrix is not listed. */
-export function* namedWeights(
-  weights: ModelWeights,
-): Generator<[name: string, value: FrozenWeight | Tensor]> {
-  yield [EMBEDDING, weights.embedding];
-  for (const [i, layer] of weights.layers.entries()) {
-    const prefix = `model.layers.${i}.`;
-    yield [`${prefix}input_layernorm.weight`, layer.inputNorm];
-    yield [`${prefix}post_attention_layernorm.weight`, layer.postNorm];
-    if (layer.qNorm) yield [`${prefix}self_attn.q_norm.weight`, layer.qNorm];
-    if (layer.kNorm) yield [`${prefix}self_attn.k_norm.weight`, layer.kNorm];
-    for (const linear of [layer.q, layer.k, layer.v, layer.o, layer.gate, layer.up, layer.down]) {
-      yield [`${linear.path}.weight`, linear.weight];
-      if (linear.bias) yield [`${linear.path}.bias`, linear.bias];
-    }
-  }
-  yield [NORM, weights.norm];
-  if (weights.head.weight !== weights.embedding) yield [`${HEAD}.weight`, weights.head.weight];
-}
-
-export function disposeWeights(weights: ModelWeights): void {
-  for (const [, value] of namedWeights(weights)) value.dispose();
 }

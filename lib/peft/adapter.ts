@@ -1,31 +1,22 @@
 /** A LoRA adapter of a model: its parameters, how it enters the forward pass, and its files. */
 import { inspect } from 'node:util';
-import type { NativeGuard } from '../native/binding';
-import { binding } from '../native/calls';
-import { adoptParameter, filled } from '../tensor/create';
-import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
 import type { SafetensorsTensor } from '../formats/safetensors';
-import { isAllLinear, toPeftJson, type LoRAConfig } from './config';
-import { writeAdapter } from './adapter_files';
-import { resolveTargets, unmatchedTargets } from './matching';
-import { randomNormal, randomUniform, type LoraBranch } from '../ops';
+import type { Delta, DeltaKind, DeltaSpec } from '../linear/delta';
+import type { AppliedDelta, Linear } from '../linear/linear';
+import { lora } from '../linear/lora';
+import type { NativeGuard } from '../native/binding';
+import { binding } from '../native/calls';
+import type { Device } from '../native/device';
+import { adoptParameter } from '../tensor/create';
 import { noGrad, runUntracked } from '../tensor/scope';
 import { checkSaved, restore, type StateDict } from '../tensor/state';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import { adapterTensor, checkAdapterTensors, downKey, upKey } from './adapter_tensors';
 import { checkInteger, checkNumber, checkOptions } from '../validate';
-import type { FrozenLinear } from '../models/weights';
-
-/** The LoRA pair of one linear layer: y += scale·up·(down·x). */
-interface AdapterModule {
-  readonly up: Parameter;
-  readonly down: Parameter;
-  /** α/r of this layer. */
-  readonly scale: number;
-  /** Number of the layer within the model: names its random streams. */
-  readonly index: number;
-}
+import { writeAdapter } from './adapter_files';
+import { adapterTensor, checkAdapterTensors, tensorKey } from './adapter_tensors';
+import { isAllLinear, toPeftJson, type LoRAConfig } from './config';
+import { resolveTargets, unmatchedTargets } from './matching';
 
 const TAG = 'adapter';
 
@@ -41,8 +32,22 @@ export interface AdapterSource {
   device: Device;
 }
 
-const modulePaths = (linears: readonly FrozenLinear[]): { path: string; isOutputEmbedding: boolean }[] =>
+const modulePaths = (linears: readonly Linear[]): { path: string; isOutputEmbedding: boolean }[] =>
   linears.map(({ path }) => ({ path, isOutputEmbedding: path === 'lm_head' }));
+
+/** The layers that a configuration changes, and how. Their numbers within the model name random streams and masks. */
+function changedLayers(
+  config: LoRAConfig,
+  linears: readonly Linear[],
+): { linear: Linear; kind: DeltaKind; spec: DeltaSpec }[] {
+  const targets = resolveTargets(config, modulePaths(linears));
+  return linears.flatMap((linear, layer) => {
+    const target = targets.get(linear.path);
+    if (!target) return [];
+    const { r, scale } = target;
+    return [{ linear, kind: lora, spec: { r, scale, stream: 2 * layer, layer } }];
+  });
+}
 
 const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
 
@@ -64,7 +69,7 @@ export class Adapter {
   readonly trainable: boolean;
   /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
-  readonly #modules = new Map<string, AdapterModule>();
+  readonly #deltas = new Map<string, Delta>();
   readonly #source: AdapterSource;
   #scale = 1;
   #uses = 0;
@@ -78,8 +83,8 @@ export class Adapter {
     this.trainable = source.trainable;
   }
 
-  /** @internal A new adapter, initialised as PEFT's init_lora_weights says; every layer draws from a stream of its own. */
-  static create(source: AdapterSource, linears: readonly FrozenLinear[]): Adapter {
+  /** @internal A new adapter, initialised as PEFT's init_lora_weights says; every layer draws from streams of its own. */
+  static create(source: AdapterSource, linears: readonly Linear[]): Adapter {
     const adapter = new Adapter(source);
     const { config, seed, device } = source;
     const strangers = unmatchedTargets(config, modulePaths(linears));
@@ -89,20 +94,9 @@ export class Adapter {
         `[${TAG}] targetModules ${strangers.join(', ')} match no linear layer of the model; its layers are ${[...new Set(linears.map(({ path }) => lastPart(path)))].join(', ')}`,
         { op: TAG },
       );
-    adapter.#build(linears, (linear, index, r) => {
-      const bound = 1 / Math.sqrt(linear.inFeatures); // Kaiming uniform with a = √5
-      const draw = (shape: [number, number], stream: number, lim: number): Tensor =>
-        randomUniform(shape, { seed, stream, lo: -lim, hi: lim, device });
-      const down =
-        config.initLoraWeights === 'gaussian'
-          ? randomNormal([r, linear.inFeatures], { seed, stream: 2 * index, mean: 0, std: 1 / r, device })
-          : draw([r, linear.inFeatures], 2 * index, bound);
-      const up =
-        config.initLoraWeights === false
-          ? draw([linear.outFeatures, r], 2 * index + 1, 1 / Math.sqrt(r))
-          : filled([linear.outFeatures, r], 0, 'f32', device);
-      return { up, down };
-    });
+    const { initLoraWeights } = config;
+    for (const { linear, kind, spec } of changedLayers(config, linears))
+      adapter.#add(linear, kind, spec, () => kind.initial(linear, spec, { seed, device, initLoraWeights }));
     return adapter;
   }
 
@@ -113,57 +107,40 @@ export class Adapter {
   static fromTensors(
     source: AdapterSource,
     tensors: ReadonlyMap<string, SafetensorsTensor>,
-    linears: readonly FrozenLinear[],
+    linears: readonly Linear[],
   ): Adapter {
-    const adapter = new Adapter(source);
-    const targets = resolveTargets(source.config, modulePaths(linears));
-    const expected = new Map<string, [number, number]>();
-    for (const linear of linears) {
-      const target = targets.get(linear.path);
-      if (!target) continue;
-      expected.set(downKey(linear.path), [target.r, linear.inFeatures]);
-      expected.set(upKey(linear.path), [linear.outFeatures, target.r]);
-    }
+    const layers = changedLayers(source.config, linears);
+    const expected = new Map<string, readonly number[]>();
+    for (const { linear, kind, spec } of layers)
+      for (const [name, shape] of kind.tensors(linear, spec))
+        expected.set(tensorKey(linear.path, name), shape);
     checkAdapterTensors(source.name, expected, tensors);
-    adapter.#build(linears, (linear) => ({
-      up: adapterTensor(tensors.get(upKey(linear.path))!, source.device),
-      down: adapterTensor(tensors.get(downKey(linear.path))!, source.device),
-    }));
+    const adapter = new Adapter(source);
+    for (const { linear, kind, spec } of layers) {
+      const values = (name: string): [string, Tensor] => [
+        name,
+        adapterTensor(tensors.get(tensorKey(linear.path, name))!, source.device),
+      ];
+      adapter.#add(linear, kind, spec, () => new Map([...kind.tensors(linear, spec).keys()].map(values)));
+    }
     return adapter;
   }
 
-  #build(
-    linears: readonly FrozenLinear[],
-    make: (linear: FrozenLinear, index: number, r: number) => { up: Tensor; down: Tensor },
-  ): void {
-    const targets = resolveTargets(this.config, modulePaths(linears));
-    runUntracked(() =>
-      noGrad(() => {
-        for (const [index, linear] of linears.entries()) {
-          const target = targets.get(linear.path);
-          if (!target) continue;
-          const { up, down } = make(linear, index, target.r);
-          this.#modules.set(linear.path, {
-            up: this.#parameter(up, upKey(linear.path)),
-            down: this.#parameter(down, downKey(linear.path)),
-            scale: target.scale,
-            index,
-          });
-        }
-      }),
-    );
-  }
-
-  #parameter(x: Tensor, name: string): Parameter {
-    const p = adoptParameter(x, name);
-    p.requiresGrad = this.trainable;
-    return p;
+  #add({ path }: Linear, kind: DeltaKind, spec: DeltaSpec, make: () => ReadonlyMap<string, Tensor>): void {
+    const values = runUntracked(() => noGrad(make));
+    const parameters = new Map<string, Parameter>();
+    for (const [name, value] of values) {
+      const parameter = adoptParameter(value, tensorKey(path, name));
+      parameter.requiresGrad = this.trainable;
+      parameters.set(name, parameter);
+    }
+    this.#deltas.set(path, kind.make(spec, parameters));
   }
 
   /** Trainable or not, its tensors in the order of adapter_model.safetensors; `.name` is the key there. */
   parameters(): Parameter[] {
     this.#checkAlive();
-    const all = [...this.#modules.values()].flatMap(({ up, down }) => [up, down]);
+    const all = [...this.#deltas.values()].flatMap(({ parameters }) => [...parameters.values()]);
     return all.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
@@ -178,24 +155,23 @@ export class Adapter {
 
   /** Paths of the layers it changes. */
   get targets(): string[] {
-    return [...this.#modules.keys()];
+    return [...this.#deltas.keys()];
   }
 
-  /** Its pair on one layer with its effective scale, or undefined where it has none. */
-  pair(path: string): { up: Parameter; down: Parameter; scale: number } | undefined {
+  /** @internal What it changes in a layer, or undefined. */
+  delta(path: string): Delta | undefined {
     this.#checkAlive();
-    const module = this.#modules.get(path);
-    return module && { up: module.up, down: module.down, scale: module.scale * this.scale };
+    return this.#deltas.get(path);
   }
 
-  /** @internal What it adds to a layer's call. `forward`: the number that its dropout mask is drawn with. */
-  branch(path: string, forward?: number): Partial<LoraBranch> {
-    const pair = this.pair(path);
-    if (!pair) return {};
+  /** @internal Its change of a layer in one call. `forward`: the number that its dropout mask is drawn with. */
+  applied(path: string, forward?: number): AppliedDelta | undefined {
+    const delta = this.delta(path);
+    if (!delta) return undefined;
+    const { scale } = this;
     const p = this.config.loraDropout;
-    if (forward === undefined || p === 0) return pair;
-    const layer = this.#modules.get(path)!.index;
-    return { ...pair, dropout: { p, seed: this.#source.seed, layer, forward } };
+    if (forward === undefined || p === 0) return { delta, use: { scale } };
+    return { delta, use: { scale, dropout: { p, seed: this.#source.seed, forward } } };
   }
 
   /** @internal The number of the next forward pass with dropout. */
@@ -230,7 +206,9 @@ export class Adapter {
 
   /** Whether an optimizer has changed it since it was made. */
   get trained(): boolean {
-    return [...this.#modules.values()].some(({ up, down }) => up.version > 0 || down.version > 0);
+    return [...this.#deltas.values()].some(({ parameters }) =>
+      [...parameters.values()].some((p) => p.version > 0),
+    );
   }
 
   /** @internal Marks it as used until the returned function is called: it cannot be removed meanwhile. */
@@ -289,11 +267,8 @@ export class Adapter {
   /** @internal Frees it: programs call model.removeAdapter(). */
   dispose(): void {
     if (this.#disposed) return;
-    for (const { up, down } of this.#modules.values()) {
-      up.dispose();
-      down.dispose();
-    }
-    this.#modules.clear();
+    for (const parameter of this.parameters()) parameter.dispose();
+    this.#deltas.clear();
     this.#disposed = true;
   }
   [Symbol.dispose](): void {
@@ -301,12 +276,12 @@ export class Adapter {
   }
   /** A short description for logs. */
   toJSON(): object {
-    return { name: this.name, r: this.config.r, trainable: this.trainable, layers: this.#modules.size };
+    return { name: this.name, r: this.config.r, trainable: this.trainable, layers: this.#deltas.size };
   }
 
   toString(): string {
     const state = this.#disposed ? ', removed' : this.trainable ? ', trainable' : '';
-    return `Adapter('${this.name}', r ${this.config.r}, ${this.#modules.size} layers${state})`;
+    return `Adapter('${this.name}', r ${this.config.r}, ${this.#deltas.size} layers${state})`;
   }
 
   [inspect.custom](): string {

@@ -1,10 +1,10 @@
 /** The adapters of a model: which there are, which is active, and which is merged into the base. */
 import { LoRAError } from '../errors';
+import type { Linear } from '../linear/linear';
+import type { FrozenWeight } from '../tensor/frozen_weight';
 import { isRecording } from '../tensor/scope';
 import { check, describe, suggest } from '../validate';
 import { Adapter } from './adapter';
-import { mergeInto, restore, type Displaced } from '../models/merge';
-import type { ModelWeights } from '../models/weights';
 
 /** A name, an adapter of this model, or null for the base alone; undefined is the active one. */
 export type AdapterChoice = string | Adapter | null | undefined;
@@ -13,10 +13,30 @@ function busy(op: string, message: string): never {
   throw new LoRAError('ERR_BUSY', `[${op}] ${message}`, { op });
 }
 
+const breathe = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+/** Puts W' in the place of W in every layer that the adapter changes, in all or in none; returns these layers. */
+async function mergeInto(linears: readonly Linear[], adapter: Adapter): Promise<Linear[]> {
+  const fresh = new Map<Linear, FrozenWeight>();
+  try {
+    for (const linear of linears) {
+      const applied = adapter.applied(linear.path);
+      if (!applied) continue;
+      fresh.set(linear, linear.packMerged(applied));
+      await breathe();
+    }
+  } catch (error) {
+    for (const weight of fresh.values()) weight.dispose();
+    throw error;
+  }
+  for (const [linear, weight] of fresh) linear.setMerged(weight); // in one turn of the event loop
+  return [...fresh.keys()];
+}
+
 export class AdapterSet {
   readonly all = new Map<string, Adapter>();
   #active: Adapter | null = null;
-  #merged: { adapter: Adapter; displaced: Displaced; wasActive: boolean } | undefined;
+  #merged: { adapter: Adapter; linears: readonly Linear[]; wasActive: boolean } | undefined;
   /** A merge that is under way. */
   #merging = false;
   /** Generations and training runs that read the weights. */
@@ -123,7 +143,7 @@ export class AdapterSet {
     adapter.dispose();
   }
 
-  async merge(weights: ModelWeights, name: string | Adapter): Promise<void> {
+  async merge(linears: readonly Linear[], name: string | Adapter): Promise<void> {
     const op = 'merge';
     if (this.#merged)
       busy(op, `adapter '${this.#merged.adapter.name}' is merged already: call unmerge() first`);
@@ -133,10 +153,10 @@ export class AdapterSet {
     this.#merging = true;
     const release = adapter.acquire();
     try {
-      const displaced = await mergeInto(weights, adapter);
+      const changed = await mergeInto(linears, adapter);
       const wasActive = this.#active === adapter;
       if (wasActive) this.#active = null;
-      this.#merged = { adapter, displaced, wasActive };
+      this.#merged = { adapter, linears: changed, wasActive };
     } finally {
       release();
       this.#merging = false;
@@ -147,8 +167,8 @@ export class AdapterSet {
     const op = 'unmerge';
     check(this.#merged, op, 'no adapter is merged');
     if (this.#runs > 0) busy(op, 'a run or a generation reads the base weights');
-    const { adapter, displaced, wasActive } = this.#merged;
-    restore(displaced);
+    const { adapter, linears, wasActive } = this.#merged;
+    for (const linear of linears) linear.unmerge();
     this.#merged = undefined;
     // Unless the program has chosen another one meanwhile.
     if (wasActive && this.#active === null) this.#active = adapter;
@@ -160,7 +180,6 @@ export class AdapterSet {
   }
 
   dispose(): void {
-    if (this.#merged) for (const weight of this.#merged.displaced.values()) weight.dispose();
     this.#merged = undefined;
     for (const adapter of this.all.values()) adapter.dispose();
     this.all.clear();

@@ -2,17 +2,18 @@
 import { fromBytes } from '../tensor/create';
 import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
+import { floatOfStored } from '../formats/dtypes';
 import type { SafetensorsTensor } from '../formats/safetensors';
+import { rawCast } from '../tensor/raw';
 import type { Tensor } from '../tensor/tensor';
-import { shapeText } from '../validate';
-import { listed } from '../models/weights';
-import type { DType } from '../tensor/dtype';
+import { listed, shapeText } from '../validate';
 
-// PEFT's words: its lora_A is our down (B [r, in]), its lora_B our up (A [out, r]).
-export const downKey = (path: string): string => `base_model.model.${path}.lora_A.weight`;
-export const upKey = (path: string): string => `base_model.model.${path}.lora_B.weight`;
+/** PEFT's words for the tensors of a delta: its lora_A is our down (B [r, in]), its lora_B our up (A [out, r]). */
+const peftNames: Readonly<Record<string, string>> = { up: 'lora_B.weight', down: 'lora_A.weight' };
 
-const dtypes: Readonly<Record<string, DType>> = { F32: 'f32', BF16: 'bf16', F16: 'f16' };
+/** The key of a delta's tensor in adapter_model.safetensors. */
+export const tensorKey = (path: string, name: string): string =>
+  `base_model.model.${path}.${peftNames[name]!}`;
 
 /** Per dtype: the bits of the exponent, all set in infinities and NaN. */
 const exponents: Readonly<Record<string, number>> = { F32: 0x7f800000, BF16: 0x7f80, F16: 0x7c00 };
@@ -40,7 +41,7 @@ export function checkAdapterTensors(
   for (const [key, shape] of expected) {
     const have = tensors.get(key);
     if (!have) continue;
-    if (!dtypes[have.dtype]) wrong.push(`${key} of type F32, BF16 or F16 but received ${have.dtype}`);
+    if (!floatOfStored(have.dtype)) wrong.push(`${key} of type F32, BF16 or F16 but received ${have.dtype}`);
     else if (shapeText(have.shape) !== shapeText(shape))
       wrong.push(`${key} of shape ${shapeText(shape)} but received ${shapeText(have.shape)}`);
     else if (!isFiniteTensor(have)) broken.push(key);
@@ -62,10 +63,10 @@ export function checkAdapterTensors(
 
 /** A checked tensor on a device as f32, in which LoRA parameters are kept. */
 export function adapterTensor({ dtype, shape, bytes }: SafetensorsTensor, device: Device): Tensor {
-  const from = dtypes[dtype]!;
+  const from = floatOfStored(dtype)!;
   const raw = fromBytes(bytes, from, shape, device);
   if (from === 'f32') return raw;
-  const values = raw.to({ dtype: 'f32' });
+  const values = rawCast(raw, 'f32');
   raw.dispose();
   return values;
 }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { AdamW, CausalLM, noGrad, setThreads, type Adapter } from '../../lib/index';
 import { openSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
 import { readAdapter } from '../../lib/peft/adapter_files';
+import { branchOf } from '../support/branch';
 import { fillAdapter } from '../support/fill_adapter';
 import { roundToBf16 } from '../support/numbers';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
@@ -247,7 +248,7 @@ test.each([
       return [...new Float32Array(Uint32Array.from(new Uint16Array(own), (half) => half << 16).buffer)];
     };
     for (const path of a.targets) {
-      const { up, down, scale } = a.pair(path)!;
+      const { up, down, scale } = branchOf(a, path);
       expect(scale).toBe(4.5);
       const [rows, columns] = [await up.data(), await down.data()];
       const base = numbers(was!.tensors.get(`${path}.weight`)!);

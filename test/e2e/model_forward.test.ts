@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CausalLM, noGrad, setThreads, tensor, type Adapter, type Tensor } from '../../lib/index';
+import { branchOf } from '../support/branch';
 import { ReferenceLlama, matrix, type Deltas } from '../support/llama_reference';
 import { fillAdapter } from '../support/fill_adapter';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
@@ -28,7 +29,7 @@ async function deltasOf(adapter: Adapter): Promise<Deltas> {
     { up: ReturnType<typeof matrix>; down: ReturnType<typeof matrix>; scale: number }
   >();
   for (const path of adapter.targets) {
-    const { up, down, scale } = adapter.pair(path)!;
+    const { up, down, scale } = branchOf(adapter, path);
     const read = async (p: Tensor) => matrix(p.shape[0]!, p.shape[1]!, await p.data());
     deltas.set(path, { up: await read(up), down: await read(down), scale });
   }
@@ -120,7 +121,7 @@ test('gradients of every factor agree with differences of the loss', async () =>
   const { loss } = model.forward([ids], { labels: [ids], reduction: 'sum' });
   loss.backward();
   for (const path of adapter.targets) {
-    const pair = adapter.pair(path)!;
+    const pair = branchOf(adapter, path);
     for (const [p, own] of [
       [pair.up, deltas.get(path)!.up],
       [pair.down, deltas.get(path)!.down],
@@ -292,10 +293,10 @@ test('a tied model ignores a head in its file', async () => {
 test('every layer drops by a mask of its own', async () => {
   const { model } = await load();
   const adapter = model.addAdapter({ r: 2, loraDropout: 0.5, targetModules: 'all-linear' }, { seed: 5 });
-  const masks = adapter.targets.map((path) => adapter.branch(path, 4).dropout!);
+  const masks = adapter.targets.map((path) => branchOf(adapter, path, 4).dropout!);
   expect(new Set(masks.map((mask) => mask.layer)).size).toBe(21);
   for (const mask of masks) expect(mask).toMatchObject({ p: 0.5, seed: 5, forward: 4 });
-  expect(adapter.branch(adapter.targets[0]!).dropout).toBeUndefined();
+  expect(branchOf(adapter, adapter.targets[0]!).dropout).toBeUndefined();
 });
 
 test('progress, and a URL', async () => {

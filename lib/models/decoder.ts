@@ -1,25 +1,15 @@
 /** The forward pass that Llama, Mistral, Qwen2 and Qwen3 share; what differs between them is configuration. */
-import {
-  attention,
-  attentionCached,
-  embedding,
-  loraLinear,
-  loraLinearGroup,
-  rmsNorm,
-  rope,
-  swiglu,
-  view,
-  type LoraBranch,
-} from '../ops';
-import type { Tensor } from '../tensor/tensor';
+import { forwardGroup, type Linear } from '../linear/linear';
+import { attention, attentionCached, embedding, rmsNorm, rope, swiglu, view } from '../ops';
 import type { Adapter } from '../peft/adapter';
+import type { Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
 import type { KVCache } from './kv_cache';
 import type { RopeTable } from './rope';
-import type { FrozenLinear, LayerWeights, ModelWeights } from './weights';
+import type { BlockWeights, ModelWeights } from './tensor_table';
 
 /** The parts of a model that a forward pass reads. */
-export interface Llama {
+export interface Decoder {
   readonly config: ModelConfig;
   readonly weights: ModelWeights;
   readonly rope: RopeTable;
@@ -31,9 +21,19 @@ export interface AdapterUse {
   readonly dropoutForward?: number;
 }
 
-function branchOf(linear: FrozenLinear, { adapter, dropoutForward }: AdapterUse): LoraBranch {
-  const frozen = { weight: linear.weight, bias: linear.bias };
-  return adapter ? { ...frozen, ...adapter.branch(linear.path, dropoutForward) } : frozen;
+function linearGroup(
+  x: Tensor,
+  linears: readonly Linear[],
+  { adapter, dropoutForward }: AdapterUse,
+): Tensor[] {
+  return forwardGroup(
+    x,
+    linears.map((linear) => [linear, adapter?.applied(linear.path, dropoutForward)]),
+  );
+}
+
+function linearOf(x: Tensor, linear: Linear, use: AdapterUse): Tensor {
+  return linearGroup(x, [linear], use)[0]!;
 }
 
 /**
@@ -41,24 +41,25 @@ function branchOf(linear: FrozenLinear, { adapter, dropoutForward }: AdapterUse)
  * as the next op has been queued; what backward needs is held by the graph.
  */
 function block(
-  llama: Llama,
-  layer: LayerWeights,
+  decoder: Decoder,
+  layer: BlockWeights,
   index: number,
   x: Tensor,
   table: { cos: Tensor; sin: Tensor },
   use: AdapterUse,
   cache?: KVCache,
 ): Tensor {
-  const { config } = llama;
+  const { config } = decoder;
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps: eps } = config;
   const [batch, length] = [x.shape[0]!, x.shape[1]!];
   const offset = cache?.length ?? 0;
 
   const normed = rmsNorm(x, layer.inputNorm, eps);
-  const [flatQ, flatK, flatV] = loraLinearGroup(
-    normed,
-    [layer.q, layer.k, layer.v].map((linear) => branchOf(linear, use)),
-  ) as [Tensor, Tensor, Tensor];
+  const [flatQ, flatK, flatV] = linearGroup(normed, [layer.q, layer.k, layer.v], use) as [
+    Tensor,
+    Tensor,
+    Tensor,
+  ];
   normed.dispose();
 
   /** [b, s, h·d] → rotated [b, s, h, d]. */
@@ -79,21 +80,18 @@ function block(
   } else mixed = attention(q, k, v, options);
   for (const t of [q, k, v]) t.dispose();
   mixed = moved(mixed, (t) => t.reshape([batch, length, heads * headDim]));
-  const attended = moved(mixed, (t) => loraLinear(t, branchOf(layer.o, use)));
+  const attended = moved(mixed, (t) => linearOf(t, layer.o, use));
   const middle = x.add(attended);
   attended.dispose();
   x.dispose();
 
   const normed2 = rmsNorm(middle, layer.postNorm, eps);
-  const [gate, up] = loraLinearGroup(
-    normed2,
-    [layer.gate, layer.up].map((linear) => branchOf(linear, use)),
-  ) as [Tensor, Tensor];
+  const [gate, up] = linearGroup(normed2, [layer.gate, layer.up], use) as [Tensor, Tensor];
   normed2.dispose();
   const activated = swiglu(gate, up);
   gate.dispose();
   up.dispose();
-  const out = moved(activated, (t) => loraLinear(t, branchOf(layer.down, use)));
+  const out = moved(activated, (t) => linearOf(t, layer.down, use));
   const y = middle.add(out);
   middle.dispose();
   out.dispose();
@@ -111,25 +109,26 @@ function moved(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
  * Hidden states before the last norm: ids [b, s] → [b, s, hidden]. With a cache the ids continue it (b = 1, no
  * gradient) and it is advanced.
  */
-export function hiddenStates(llama: Llama, ids: Tensor, use: AdapterUse, cache?: KVCache): Tensor {
+export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, cache?: KVCache): Tensor {
   const length = ids.shape[1]!;
   const offset = cache?.length ?? 0;
   cache?.reserve(offset + length);
-  const table = llama.rope.upTo(offset + length);
-  let x = embedding(llama.weights.embedding, ids);
-  for (const [i, layer] of llama.weights.layers.entries()) x = block(llama, layer, i, x, table, use, cache);
+  const table = decoder.rope.upTo(offset + length);
+  let x = embedding(decoder.weights.embedding, ids);
+  for (const [i, layer] of decoder.weights.layers.entries())
+    x = block(decoder, layer, i, x, table, use, cache);
   if (cache) cache.length += length;
   return x;
 }
 
 /** The last norm. Consumes x. */
-export function finalNorm(llama: Llama, x: Tensor): Tensor {
-  return moved(x, (t) => rmsNorm(t, llama.weights.norm, llama.config.rmsNormEps));
+export function finalNorm(decoder: Decoder, x: Tensor): Tensor {
+  return moved(x, (t) => rmsNorm(t, decoder.weights.norm, decoder.config.rmsNormEps));
 }
 
 /** Output projection [..., hidden] → [..., vocab], in the activation dtype. */
-export function headLogits(llama: Llama, normed: Tensor, use: AdapterUse): Tensor {
-  return loraLinear(normed, branchOf(llama.weights.head, use));
+export function headLogits(decoder: Decoder, normed: Tensor, use: AdapterUse): Tensor {
+  return linearOf(normed, decoder.weights.head, use);
 }
 
 /** The row of the last position of [1, s, hidden] as [1, hidden]. Consumes x; no gradient. */

@@ -1,0 +1,59 @@
+/** What an adapter changes in one linear layer. A kind of change is one file of this folder; they meet in kinds.ts. */
+import type { Device } from '../native/device';
+import type { LoraBranch } from '../ops/lora_linear';
+import type { FrozenWeight } from '../tensor/frozen_weight';
+import type { Parameter, Tensor } from '../tensor/tensor';
+
+/** The sizes of a layer, y [..., out] of x [..., in]. */
+export interface LayerShape {
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+}
+
+/** How one layer is changed. */
+export interface DeltaSpec {
+  /** The rank. */
+  readonly r: number;
+  /** α/r, or α/√r. */
+  readonly scale: number;
+  /** The first of the random streams that its initial values are drawn from. */
+  readonly stream: number;
+  /** Its number in the dropout masks. */
+  readonly layer: number;
+}
+
+/** What the initial values depend on. */
+export interface DeltaInit {
+  readonly seed: number;
+  readonly device: Device;
+  /** PEFT's init_lora_weights. */
+  readonly initLoraWeights: boolean | 'gaussian';
+}
+
+/** How one forward call uses a delta. */
+export interface DeltaUse {
+  /** A factor on the change; 1 is the whole of it. */
+  readonly scale: number;
+  /** The probability of the dropout on its input, and the numbers that its mask is drawn with; absent: no dropout. */
+  readonly dropout?: { readonly p: number; readonly seed: number; readonly forward: number };
+}
+
+/** The change of one layer: its trainable tensors, and what they do to a call and to the weight. */
+export interface Delta {
+  /** By the names that the kind gives them. */
+  readonly parameters: ReadonlyMap<string, Parameter>;
+  /** What it adds to the operands of the layer's call. */
+  branch(use: DeltaUse): Omit<LoraBranch, 'weight' | 'bias'>;
+  /** The weight with `scale` times the change in it, row-major, rounded once to the dtype of `weight`. */
+  merged(weight: FrozenWeight, scale: number): Tensor;
+}
+
+/** A kind of change. */
+export interface DeltaKind {
+  /** The names and shapes of its tensors. */
+  tensors(layer: LayerShape, spec: DeltaSpec): ReadonlyMap<string, readonly number[]>;
+  /** Their initial values in f32, by the same names. */
+  initial(layer: LayerShape, spec: DeltaSpec, init: DeltaInit): Map<string, Tensor>;
+  /** The change that these parameters make. */
+  make(spec: DeltaSpec, parameters: ReadonlyMap<string, Parameter>): Delta;
+}

@@ -1,0 +1,71 @@
+/**
+ * LoRA: y += s·A·(B·x), W' = W + s·A·B, with A = `up` [out, r] and B = `down` [r, in].
+ * Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021); s = α/√r: Kalajdzievski (2023).
+ */
+import type { LoraBranch } from '../ops/lora_linear';
+import { randomNormal, randomUniform } from '../ops/random';
+import type { FrozenWeight } from '../tensor/frozen_weight';
+import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../tensor/raw';
+import { runDetached } from '../tensor/scope';
+import type { Parameter, Tensor } from '../tensor/tensor';
+import type { Delta, DeltaInit, DeltaKind, DeltaSpec, DeltaUse, LayerShape } from './delta';
+
+class LoraDelta implements Delta {
+  readonly #up: Parameter;
+  readonly #down: Parameter;
+
+  constructor(
+    readonly spec: DeltaSpec,
+    readonly parameters: ReadonlyMap<string, Parameter>,
+  ) {
+    this.#up = parameters.get('up')!;
+    this.#down = parameters.get('down')!;
+  }
+
+  branch({ scale, dropout }: DeltaUse): Omit<LoraBranch, 'weight' | 'bias'> {
+    const pair = { up: this.#up, down: this.#down, scale: this.spec.scale * scale };
+    return dropout ? { ...pair, dropout: { ...dropout, layer: this.spec.layer } } : pair;
+  }
+
+  merged(weight: FrozenWeight, scale: number): Tensor {
+    const shape = [weight.rows, weight.cols];
+    return runDetached(null, () => {
+      const base = weight.unpack();
+      const product = rawMatmul(this.#up, this.#down, false, false, 'f32', shape);
+      const change = rawUnary('scale', this.spec.scale * scale, product);
+      const sum = rawBinary('add', base, change, weight.dtype, shape);
+      for (const t of [base, product, change]) t.dispose();
+      return sum;
+    });
+  }
+}
+
+/** The kind. */
+export const lora: DeltaKind = {
+  tensors: ({ inFeatures, outFeatures }, { r }) =>
+    new Map([
+      ['up', [outFeatures, r]],
+      ['down', [r, inFeatures]],
+    ]),
+
+  /** B from U(−1/√in, 1/√in) (Kaiming uniform with a = √5) or N(0, 1/r²), A zero unless init_lora_weights is false. */
+  initial({ inFeatures, outFeatures }: LayerShape, { r, stream }: DeltaSpec, init: DeltaInit) {
+    const { seed, device, initLoraWeights } = init;
+    const uniform = (shape: number[], from: number, bound: number): Tensor =>
+      randomUniform(shape, { seed, stream: from, lo: -bound, hi: bound, device });
+    const down =
+      initLoraWeights === 'gaussian'
+        ? randomNormal([r, inFeatures], { seed, stream, mean: 0, std: 1 / r, device })
+        : uniform([r, inFeatures], stream, 1 / Math.sqrt(inFeatures));
+    const up =
+      initLoraWeights === false
+        ? uniform([outFeatures, r], stream + 1, 1 / Math.sqrt(r))
+        : rawFilled([outFeatures, r], 0, 'f32', device);
+    return new Map([
+      ['up', up],
+      ['down', down],
+    ]);
+  },
+
+  make: (spec, parameters) => new LoraDelta(spec, parameters),
+};
