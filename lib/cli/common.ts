@@ -1,4 +1,4 @@
-import { binding } from '../native/calls';
+import { bestDevice } from '../native/device';
 import { CausalLM } from '../models/causal_lm';
 import type { Console, Flags, Values } from './command';
 
@@ -20,19 +20,13 @@ export const modelFlags = {
   },
 } as const satisfies Flags;
 
-/** --device, where 'auto' means the best there is. */
-function chosenDevice(name: string): string {
-  if (name !== 'auto') return name;
-  return binding().cudaUnavailableReason() === null ? 'cuda' : 'cpu';
-}
-
 /** Loads the model that the flags name, and says on which device it runs. */
 export async function loadModel(
   { model: directory, device, dtype }: Values<typeof modelFlags>,
   console: Console,
 ): Promise<CausalLM> {
   const model = await CausalLM.fromPretrained(directory, {
-    device: chosenDevice(device),
+    device: device === 'auto' ? bestDevice() : device,
     dtype,
     signal: console.signal,
   });

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { release, version as osVersion } from 'node:os';
 import { version } from '../../package.json';
 import { binding } from '../native/calls';
-import { devices } from '../native/device';
+import { deviceFacts, devices } from '../native/device';
 import { LoRAError } from '../errors';
 import { findBinary, platformName, platformPackage, thisHost } from '../native/loader';
 import { defineCommand, helpFlag } from './command';
@@ -61,7 +61,6 @@ function runtime(): Report {
 
 function aboutBinary(): Report {
   const cpu = binding().cpuInfo();
-  const cuda = binding().cudaUnavailableReason();
   const found = devices();
   const [host, ...gpus] = found;
   const report: Report = {
@@ -72,8 +71,7 @@ function aboutBinary(): Report {
     threads: cpu.threads,
     'memory limit': process.env['LORA_MEMORY_LIMIT'] ?? 'what the system leaves',
     devices: found.map(({ id, name }) => `${id} (${name})`).join(', '),
-    cuda: cuda === null ? 'available' : `unavailable: ${cuda}`,
-    ...binding().cudaFacts(),
+    ...deviceFacts(),
   };
   for (const { id, name, memoryBytes, computeCapability } of gpus)
     report[id === 'cuda' ? 'cuda:0' : id] =

@@ -15,26 +15,93 @@ export type DeviceInfo = NativeDeviceInfo;
 /** What the native side holds. */
 export type MemoryUsage = NativeMemoryUsage;
 
+/** A kind of device: what it is called, and what is known about it. */
+interface DeviceKind {
+  /** The name of a device of this kind in one form, or undefined for the name of another kind. */
+  canonical(name: string): Device | undefined;
+  /** Its names, for messages; absent: programs do not learn of it. */
+  readonly shown?: readonly string[];
+  /** Whether 'auto' may take it. */
+  readonly auto?: boolean;
+  /** Whether activations may be f16, which is for inference. */
+  readonly f16: boolean;
+  /** Why there is none on this machine; null: there is one. */
+  readonly whyNot: () => string | null;
+  /** What a bug report should say of it. */
+  readonly facts?: () => Record<string, string>;
+  /** Before the first device of this kind is opened. */
+  readonly prepare?: () => void;
+}
+
+const only =
+  (own: Device) =>
+  (name: string): Device | undefined =>
+    name === own ? own : undefined;
+
+/** All kinds, a better one after a worse one. */
+const kinds: readonly DeviceKind[] = [
+  { canonical: only('cpu'), shown: ['cpu'], auto: true, f16: false, whyNot: () => null },
+  {
+    canonical: (name) =>
+      /^cuda(:\d+)?$/.test(name) ? ((name === 'cuda:0' ? 'cuda' : name) as Device) : undefined,
+    shown: ['cuda', 'cuda:N'],
+    auto: true,
+    f16: true,
+    whyNot: () => binding().cudaUnavailableReason(),
+    facts: () => binding().cudaFacts(),
+  },
+  { canonical: only('reference'), shown: ['reference'], f16: true, whyNot: () => null },
+  { canonical: only('cuda-emulated'), f16: true, whyNot: () => null, prepare: useEmulated },
+];
+
+/** The kind of a device, and its one name: 'cuda:0' is 'cuda'. */
+function find(name: unknown): { kind: DeviceKind; device: Device } | undefined {
+  if (typeof name !== 'string') return undefined;
+  for (const kind of kinds) {
+    const device = kind.canonical(name);
+    if (device !== undefined) return { kind, device };
+  }
+  return undefined;
+}
+
 /** One name per device: 'cuda:0' is 'cuda'. */
 export function deviceName(op: string, name: unknown): Device {
+  const found = find(name);
+  const names = kinds.flatMap(({ shown = [] }) => shown.map((one) => `'${one}'`));
   check(
-    typeof name === 'string' && /^(cpu|reference|cuda(:\d+|-emulated)?)$/.test(name),
+    found,
     op,
-    `expected device to be 'cpu', 'cuda', 'cuda:N' or 'reference' but received ${describe(name)}`,
+    `expected device to be ${names.slice(0, -1).join(', ')} or ${names.at(-1)} but received ${describe(name)}`,
   );
-  if (name === 'cuda-emulated') useEmulated();
-  return (name === 'cuda:0' ? 'cuda' : name) as Device;
+  found.kind.prepare?.();
+  return found.device;
+}
+
+/** The best device that this machine has. */
+export function bestDevice(): Device {
+  const usable = kinds.filter(({ auto, whyNot }) => auto && whyNot() === null);
+  return usable.at(-1)!.shown![0] as Device;
+}
+
+/** What a bug report should say of the devices. */
+export function deviceFacts(): Record<string, string> {
+  const report: Record<string, string> = {};
+  for (const { shown, whyNot, facts } of kinds) {
+    if (!facts) continue;
+    const reason = whyNot();
+    report[shown![0]!] = reason === null ? 'available' : `unavailable: ${reason}`;
+    Object.assign(report, facts());
+  }
+  return report;
 }
 
 /** f16 activations: inference, and not on the CPU. */
 export function checkF16(op: string, device: Device): void {
-  if (device !== 'cpu') return;
+  if (find(device)!.kind.f16) return;
   throw new LoRAError(
     'ERR_UNSUPPORTED',
-    `[${op}] f16 activations are for inference on GPUs; use bf16 on cpu`,
-    {
-      op,
-    },
+    `[${op}] f16 activations are for inference on GPUs; use bf16 on ${device}`,
+    { op },
   );
 }
 
