@@ -64,7 +64,7 @@ export const train = defineCommand({
         loadDataset(path, { tokenizer: model.tokenizer, maxLength: values.maxLength });
       const data = await load(values.data);
       const evalData = values.evalData === undefined ? undefined : await load(values.evalData);
-      const { r, loraAlpha = 2 * r, loraDropout, seed, outDir } = values;
+      const { r, loraAlpha, loraDropout, seed, outDir } = values;
       const adapter = model.addAdapter(
         { r, loraAlpha, loraDropout, targetModules: targets(values.targetModules) },
         { seed },

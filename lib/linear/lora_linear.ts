@@ -35,9 +35,9 @@ export interface LoRALinearOptions {
   inFeatures: number;
   /** Length of an output row, `out`. */
   outFeatures: number;
-  /** The rank of the change; default 8. */
+  /** The rank of the change; default 16. */
   r?: number;
-  /** α: the change is scaled by α/r. Default 8. */
+  /** α: the change is scaled by α/r. Default 2·r. */
   loraAlpha?: number;
   /** The probability with which an element of the LoRA path's input is dropped in training; default 0. */
   loraDropout?: number;
@@ -107,12 +107,13 @@ export class LoRALinear {
       'seed',
     ]);
     const { inFeatures, outFeatures, weight, bias, useRslora = false, seed = 0 } = options;
-    const { r = 8, loraAlpha = 8, loraDropout = 0 } = options;
+    const { r = 16, loraDropout = 0 } = options;
     const given = weight instanceof Tensor ? weight : undefined;
     const { dtype = given?.dtype === 'f16' ? 'bf16' : (given?.dtype ?? 'f32') } = options;
     checkInteger(op, 'inFeatures', inFeatures, 1);
     checkInteger(op, 'outFeatures', outFeatures, 1);
     checkInteger(op, 'r', r, 1);
+    const { loraAlpha = 2 * r } = options;
     checkInteger(op, 'seed', seed);
     checkNumber(op, 'loraAlpha', loraAlpha);
     checkNumber(op, 'loraDropout', loraDropout, 0);
@@ -218,8 +219,7 @@ export class LoRALinear {
   merge(): this {
     this.#check('merge');
     if (this.merged) return this;
-    const linear = this.#linear;
-    linear.setMerged(temporaries(() => FrozenWeight.pack(this.#delta.merged(linear.base, 1))));
+    this.#linear.setMerged(this.#linear.packMerged({ delta: this.#delta, use: { scale: 1 } }));
     return this;
   }
 

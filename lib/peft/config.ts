@@ -20,7 +20,7 @@ export interface LoRAConfig {
   targetModules: readonly string[] | string;
   /** Modules left out although they are targets: names, or a regular expression. */
   excludeModules: readonly string[] | string | null;
-  /** Indices of the layers to adapt; null for all. Only together with a list of targets. */
+  /** Indices of the layers to adapt; null for all. Not together with a regular expression as targetModules. */
   layersToTransform: readonly number[] | null;
   /** Names (regular expressions) of the lists that layersToTransform counts in; null for any list. */
   layersPattern: readonly string[] | null;
@@ -37,26 +37,26 @@ export interface LoRAConfig {
 }
 
 /**
- * What a program passes: PEFT's words in camelCase, and PEFT's defaults for what is absent.
+ * What a program passes: PEFT's words in camelCase. The command line has the same defaults.
  *
  * @example
  * const config: LoRAConfigInput = { r: 16, loraAlpha: 32, targetModules: ['q_proj', 'v_proj'], rankPattern: { v_proj: 4 } };
  */
 export interface LoRAConfigInput {
-  /** The rank of the update. Default 8. */
+  /** The rank of the update. Default 16. */
   r?: number;
-  /** α: the update is scaled by α/r, or α/√r with `useRslora`. Default 8. */
+  /** α: the update is scaled by α/r, or α/√r with `useRslora`. Default 2·r. */
   loraAlpha?: number;
   /** The probability with which elements of the LoRA branch's input are dropped in training. Default 0. */
   loraDropout?: number;
   /**
    * Which linear layers: names that equal a layer's path or its end (after a dot), one Python regular expression for the
-   * whole path, or 'all-linear' for every one except the output embedding. Default ['q_proj', 'v_proj'].
+   * whole path, or 'all-linear' for every one except the output embedding. Default 'all-linear'.
    */
   targetModules?: readonly string[] | string | null;
   /** Layers left out although they are targets. Default: none. */
   excludeModules?: readonly string[] | string | null;
-  /** Indices of the blocks to adapt, from 0; only with a list of targets. Default: all. */
+  /** Indices of the blocks to adapt, from 0; not beside a regular expression as `targetModules`. Default: all. */
   layersToTransform?: readonly number[] | number | null;
   /** Names of the lists that `layersToTransform` counts in. Default: any. */
   layersPattern?: readonly string[] | string | null;
@@ -72,8 +72,17 @@ export interface LoRAConfigInput {
   initLoraWeights?: boolean | 'gaussian';
 }
 
-/** PEFT's default for the Llama family. */
-const defaultTargets: readonly string[] = ['q_proj', 'v_proj'];
+interface Defaults {
+  readonly r: number;
+  readonly loraAlpha: (r: number) => number;
+  readonly targetModules: LoRAConfig['targetModules'];
+}
+
+/** What an absent value means in adapter_config.json: PEFT's defaults, with its targets for the Llama family. */
+const peftDefaults: Defaults = { r: 8, loraAlpha: () => 8, targetModules: ['q_proj', 'v_proj'] };
+
+/** What it means in a program. */
+const ownDefaults: Defaults = { r: 16, loraAlpha: (r) => 2 * r, targetModules: 'all-linear' };
 
 const peftNames: Readonly<Record<keyof LoRAConfig, string>> = {
   r: 'r',
@@ -109,8 +118,12 @@ function isListOf<T>(value: unknown, is: (item: unknown) => item is T): value is
   return Array.isArray(value) && value.every(is);
 }
 
-/** Checks the values and fills in PEFT's defaults; both forms of a configuration come through here. */
-function parse(values: Partial<Record<keyof LoRAConfig, unknown>>, refuse: Refuse): LoRAConfig {
+/** Checks the values and fills in the defaults; both forms of a configuration come through here. */
+function parse(
+  values: Partial<Record<keyof LoRAConfig, unknown>>,
+  defaults: Defaults,
+  refuse: Refuse,
+): LoRAConfig {
   /** null means the default, as it does in PEFT wherever it is legal. */
   function take<T>(
     field: keyof LoRAConfig,
@@ -146,10 +159,15 @@ function parse(values: Partial<Record<keyof LoRAConfig, unknown>>, refuse: Refus
   const flag = (value: unknown): boolean | undefined => (typeof value === 'boolean' ? value : undefined);
   const names = 'a list of module names or a regular expression';
 
-  const targetModules = take('targetModules', [...defaultTargets], `${names}, or 'all-linear'`, (value) => {
-    const found = modules('targetModules')(value);
-    return found?.length === 0 ? undefined : found;
-  });
+  const targetModules = take(
+    'targetModules',
+    defaults.targetModules,
+    `${names}, or 'all-linear'`,
+    (value) => {
+      const found = modules('targetModules')(value);
+      return found?.length === 0 ? undefined : found;
+    },
+  );
   const excluded = take('excludeModules', null, names, (value) =>
     value === '' ? [] : modules('excludeModules')(value),
   );
@@ -162,9 +180,12 @@ function parse(values: Partial<Record<keyof LoRAConfig, unknown>>, refuse: Refus
     for (const one of list) pattern('layersPattern', one, () => matchAround('', one, ''), undefined);
     return [...list];
   });
+  const r = take('r', defaults.r, 'a positive integer', (value) => (isRank(value) ? value : undefined));
   const config: LoRAConfig = {
-    r: take('r', 8, 'a positive integer', (value) => (isRank(value) ? value : undefined)),
-    loraAlpha: take('loraAlpha', 8, 'a number', (value) => (isNumber(value) ? value : undefined)),
+    r,
+    loraAlpha: take('loraAlpha', defaults.loraAlpha(r), 'a number', (value) =>
+      isNumber(value) ? value : undefined,
+    ),
     loraDropout: take('loraDropout', 0, 'a number from 0 up to, but not, 1', (value) =>
       isNumber(value) && value >= 0 && value < 1 ? value : undefined,
     ),
@@ -195,8 +216,13 @@ function parse(values: Partial<Record<keyof LoRAConfig, unknown>>, refuse: Refus
       (value) => (typeof value === 'string' && value.toLowerCase() === 'gaussian' ? 'gaussian' : flag(value)),
     ),
   };
-  if (config.layersToTransform !== null && typeof config.targetModules === 'string') {
-    refuse('layersToTransform', 'nothing beside targets that are not a list', values.layersToTransform);
+  const { targetModules: targets } = config;
+  if (config.layersToTransform !== null && typeof targets === 'string' && !isAllLinear(targets)) {
+    refuse(
+      'layersToTransform',
+      'nothing beside a regular expression for whole paths',
+      values.layersToTransform,
+    );
   }
   if (config.layersPattern !== null && config.layersToTransform === null) {
     refuse('layersPattern', 'nothing without layers to transform', values.layersPattern);
@@ -214,7 +240,7 @@ function parse(values: Partial<Record<keyof LoRAConfig, unknown>>, refuse: Refus
 export function normalizeLoRAConfig(input: LoRAConfigInput = {}): LoRAConfig {
   const op = 'LoRAConfig';
   checkOptions(op, input, fields);
-  return parse(input, (field, expected, value) => {
+  return parse(input, ownDefaults, (field, expected, value) => {
     throw new LoRAError(
       'ERR_ARGUMENT',
       `[${op}] expected ${field} to be ${expected} but received ${describe(value)}`,
@@ -302,7 +328,7 @@ function refuseField(where: string, key: string, value: unknown, why: string): n
 function parseRaw(raw: Readonly<Record<string, unknown>>, where: string): LoRAConfig {
   const values: Partial<Record<keyof LoRAConfig, unknown>> = {};
   for (const field of fields) if (Object.hasOwn(raw, peftNames[field])) values[field] = raw[peftNames[field]];
-  return parse(values, (field, expected, value) =>
+  return parse(values, peftDefaults, (field, expected, value) =>
     refuseField(where, peftNames[field], value, `expected ${expected}`),
   );
 }

@@ -66,7 +66,7 @@ function patternValue(
  *
  * @example
  * resolveTargets(normalizeLoRAConfig({ targetModules: ['q_proj'] }), [{ path: 'a.0.q_proj', isOutputEmbedding: false }])
- * // Map { 'a.0.q_proj' → { r: 8, alpha: 8, scale: 1 } }
+ * // Map { 'a.0.q_proj' → { r: 16, alpha: 32, scale: 2 } }
  */
 export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[]): Map<string, Target> {
   const { targetModules: targets, excludeModules } = config;

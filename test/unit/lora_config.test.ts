@@ -3,10 +3,10 @@ import { goldenFolders } from '../support/golden';
 import { describeWithData } from '../support/shared_data';
 
 const defaults = {
-  r: 8,
-  loraAlpha: 8,
+  r: 16,
+  loraAlpha: 32,
   loraDropout: 0,
-  targetModules: ['q_proj', 'v_proj'],
+  targetModules: 'all-linear',
   excludeModules: null,
   layersToTransform: null,
   layersPattern: null,
@@ -16,6 +16,7 @@ const defaults = {
   bias: 'none',
   initLoraWeights: true,
 };
+const peftDefaults = { ...defaults, r: 8, loraAlpha: 8, targetModules: ['q_proj', 'v_proj'] };
 /** What a current PEFT writes beside the supported fields, all of it neutral. */
 const neutral = {
   alora_invocation_tokens: null,
@@ -42,11 +43,21 @@ const neutral = {
 };
 
 describe('normalizeLoRAConfig', () => {
-  test("fills in PEFT's defaults", () => {
+  test('fills in the defaults', () => {
     expect(normalizeLoRAConfig()).toEqual(defaults);
     expect(normalizeLoRAConfig({ targetModules: null, excludeModules: [], layersToTransform: [] })).toEqual(
       defaults,
     );
+  });
+
+  test('alpha follows r unless it is given', () => {
+    expect(normalizeLoRAConfig({ r: 4 })).toMatchObject({ r: 4, loraAlpha: 8 });
+    expect(normalizeLoRAConfig({ r: 4, loraAlpha: 3 })).toMatchObject({ r: 4, loraAlpha: 3 });
+  });
+
+  test("what a file leaves out has PEFT's defaults", () => {
+    expect(fromPeftJson({ peft_type: 'LORA' }).config).toEqual(peftDefaults);
+    expect(fromPeftJson({ peft_type: 'LORA', r: 4 }).config.loraAlpha).toBe(8);
   });
 
   test('brings the short spellings into one form', () => {
@@ -142,8 +153,8 @@ describe('normalizeLoRAConfig', () => {
     [{ rankPattern: { q_proj: 1.5 } }, /^expected rankPattern to be an object of patterns/],
     [{ layersToTransform: [-1] }, /^expected layersToTransform to be a layer index or a list of them/],
     [
-      { layersToTransform: 1, targetModules: 'all-linear' },
-      /^expected layersToTransform to be nothing beside targets that are not a list/,
+      { layersToTransform: 1, targetModules: '.*q_proj' },
+      /^expected layersToTransform to be nothing beside a regular expression for whole paths/,
     ],
     [
       { layersPattern: 'h' },
@@ -179,12 +190,12 @@ describe('normalizeLoRAConfig', () => {
 describe('fromPeftJson', () => {
   test('takes what is neutral and keeps it', () => {
     const { config, raw } = fromPeftJson({ ...neutral, r: 4, lora_alpha: 2.5, a_field_of_tomorrow: null });
-    expect(config).toEqual({ ...defaults, r: 4, loraAlpha: 2.5 });
+    expect(config).toEqual({ ...peftDefaults, r: 4, loraAlpha: 2.5 });
     expect(raw).toMatchObject({ a_field_of_tomorrow: null, qalora_group_size: 16 });
   });
 
   test('needs nothing but the type', () => {
-    expect(fromPeftJson({ peft_type: 'LORA' }).config).toEqual(defaults);
+    expect(fromPeftJson({ peft_type: 'LORA' }).config).toEqual(peftDefaults);
   });
 
   const bad: [object, string][] = [
@@ -222,7 +233,7 @@ describe('fromPeftJson', () => {
     ['runtime_config', { ephemeral: true }, [1]],
   ])('%s informs and is kept, if it is of its type', (key, value, wrong) => {
     const json = { ...neutral, [key]: value };
-    expect(fromPeftJson(json)).toEqual({ config: defaults, raw: json });
+    expect(fromPeftJson(json)).toEqual({ config: peftDefaults, raw: json });
     expect(() => fromPeftJson({ ...neutral, [key]: wrong })).toThrow(
       `has ${key} ${JSON.stringify(wrong)}, which is of the wrong type`,
     );
@@ -283,7 +294,7 @@ describe('toPeftJson', () => {
   });
 
   test('without a file, writes these fields and no other', () => {
-    expect(toPeftJson(normalizeLoRAConfig())).toEqual({
+    expect(toPeftJson(normalizeLoRAConfig({ targetModules: ['q_proj', 'v_proj'] }))).toEqual({
       alpha_pattern: {},
       auto_mapping: null,
       base_model_name_or_path: null,
@@ -295,13 +306,13 @@ describe('toPeftJson', () => {
       layers_pattern: null,
       layers_to_transform: null,
       loftq_config: {},
-      lora_alpha: 8,
+      lora_alpha: 32,
       lora_dropout: 0,
       megatron_config: null,
       megatron_core: 'megatron.core',
       modules_to_save: null,
       peft_type: 'LORA',
-      r: 8,
+      r: 16,
       rank_pattern: {},
       revision: null,
       target_modules: ['q_proj', 'v_proj'],

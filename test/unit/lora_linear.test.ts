@@ -15,7 +15,7 @@ describe('LoRALinear', () => {
     expect(y.shape).toEqual([2, 3, 4]);
     const want = x.matmul(tensor(weight, { shape: [4, 6], device }).transpose());
     expect(relativeError(await y.data(), await want.data())).toBeLessThan(1e-6);
-    expect([layer.up.shape, layer.down.shape, layer.scale]).toEqual([[4, 2], [2, 6], 4]);
+    expect([layer.up.shape, layer.down.shape, layer.scale]).toEqual([[4, 2], [2, 6], 2]);
     expect([...layer.up.dataSync()].every((v) => v === 0)).toBe(true);
     const bound = 1 / Math.sqrt(6);
     const down = [...layer.down.dataSync()];

@@ -120,8 +120,8 @@ describe('which modules', () => {
     expect([...found.keys()]).toEqual(['model.layers.1.experts.2.up_proj', 'up_proj']);
   });
 
-  test('the default is that of the Llama family', () => {
-    expect(resolve({}).size).toBe(24);
+  test('the default is every linear layer', () => {
+    expect(resolve({})).toEqual(resolve({ targetModules: 'all-linear' }));
   });
 
   const nothing: [LoRAConfigInput, string][] = [
