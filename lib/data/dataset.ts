@@ -1,5 +1,5 @@
-import { fileURLToPath } from 'node:url';
 import { LoRAError } from '../errors';
+import { toPath } from '../formats/paths';
 import { check, checkOneOf, checkOptions, describe } from '../validate';
 import { checkExample, type Example } from './example';
 import { formatByName, readLines } from './lines';
@@ -53,6 +53,14 @@ export async function loadDataset(path: string | URL, options: LoadDatasetOption
     'loadDataset',
     `expected maxLength to be a whole number above 1 but received ${describe(maxLength)}`,
   );
+  if (tokenizer !== undefined) {
+    const given = tokenizer as Partial<TextEncoder> & { hasTokenizer?: unknown };
+    check(
+      typeof given?.encode === 'function',
+      'loadDataset',
+      `expected tokenizer to have encode(text) but received ${describe(tokenizer)}${given?.hasTokenizer ? ': pass model.tokenizer' : ''}`,
+    );
+  }
   checkOneOf('loadDataset', 'trainOn', trainOn, ['all', 'completion']);
   if (trainOn !== 'all')
     throw new LoRAError(
@@ -60,12 +68,7 @@ export async function loadDataset(path: string | URL, options: LoadDatasetOption
       `[loadDataset] trainOn ${describe(trainOn)} is not supported yet: use 'all', or { inputIds, labels } with your own mask`,
       { op: 'loadDataset' },
     );
-  check(
-    path instanceof URL || (typeof path === 'string' && path !== ''),
-    'loadDataset',
-    `expected a file (string or URL) but received ${describe(path)}`,
-  );
-  const file = path instanceof URL ? fileURLToPath(path) : path;
+  const file = toPath(path, 'loadDataset');
   const format = formatByName(file);
   const reader = new Reader(file, tokenizer, maxLength);
   if (format === 'lines') await reader.readJsonLines();

@@ -2,13 +2,13 @@
 import { existsSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { inspect } from 'node:util';
 import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
 import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
 import { LoRAError } from '../errors';
 import { readJson } from '../formats/json';
+import { toPath } from '../formats/paths';
 import { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
 import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
@@ -138,11 +138,6 @@ export class CausalLM {
     );
     const device = deviceName(op, options.device ?? 'cpu');
     if (dtype === 'f16') checkF16(op, device);
-    check(
-      typeof source === 'string' || source instanceof URL,
-      op,
-      `expected a directory (string or URL) but received ${describe(source)}`,
-    );
     if (String(source).startsWith('hf:'))
       throw new LoRAError(
         'ERR_UNSUPPORTED',
@@ -150,7 +145,7 @@ export class CausalLM {
         { op },
       );
     signal?.throwIfAborted();
-    const directory = typeof source === 'string' ? source : fileURLToPath(source);
+    const directory = toPath(source, op);
     const found = await stat(directory).catch(() => undefined);
     if (!found?.isDirectory() || !existsSync(join(directory, 'config.json')))
       throw new LoRAError(
@@ -230,8 +225,7 @@ export class CausalLM {
     this.#checkAlive(op);
     checkOptions(op, options, ['name', 'seed', 'activate', 'trainable']);
     const source = this.#source(op, options);
-    const dir = from instanceof URL ? fileURLToPath(from) : from;
-    const files = typeof dir === 'string' ? await readAdapter(dir) : dir;
+    const files = typeof from === 'string' || from instanceof URL ? await readAdapter(from) : from;
     check(
       typeof files === 'object' && files !== null && typeof files.tensors?.get === 'function',
       op,

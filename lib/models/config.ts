@@ -83,7 +83,7 @@ function refuseUnsupported(raw: Readonly<Record<string, unknown>>): void {
     const shown = JSON.stringify(value).slice(0, 120);
     refuse(
       'ERR_UNSUPPORTED',
-      `config.json has ${key} = ${shown}, which is not supported${allowed.length ? `; supported is ${JSON.stringify(allowed.at(-1))}` : ''}`,
+      `config.json has ${key} = ${shown}, which is not supported${allowed.length ? `; supported ${allowed.length > 1 ? 'are' : 'is'} ${allowed.map((one) => JSON.stringify(one)).join(', ')}` : ''}`,
     );
   }
   // One entry per layer, 1 where the layer rotates (SmolLM3).

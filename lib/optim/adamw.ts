@@ -86,7 +86,14 @@ export class AdamW {
     checkOptions(op, options, settings);
     this.#lr = options.lr ?? 1e-3;
     checkSettings(options);
-    const list = typeof params === 'object' && params !== null ? [...params] : [];
+    const iterable = typeof params === 'object' && params !== null && Symbol.iterator in params;
+    const has = typeof (params as { parameters?: unknown } | null | undefined)?.parameters === 'function';
+    check(
+      iterable,
+      op,
+      `expected a list of parameters but received ${describe(params)}${has ? ': pass its parameters()' : ''}`,
+    );
+    const list = [...params];
     check(list.length > 0, op, `expected at least one parameter but received ${describe(params)}`);
     const grouped = list.some((item) => typeof item === 'object' && item !== null && 'params' in item);
     const groups = grouped ? (list as ParameterGroup[]) : [{ params: list as Parameter[] }];

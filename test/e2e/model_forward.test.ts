@@ -269,6 +269,10 @@ test('loading says what is wrong', async () => {
     code: 'ERR_FILE',
     message: expect.stringContaining('/nowhere does not exist'),
   });
+  await expect(at(new URL('https://example.org/model'))).rejects.toMatchObject({
+    code: 'ERR_ARGUMENT',
+    message: expect.stringContaining('expected a path or a file: URL but received https://example.org/model'),
+  });
   await expect(at('hf:org/name')).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
   const empty = mkdtempSync(join(tmpdir(), 'tiny-model-'));
   made.push(empty);

@@ -246,6 +246,11 @@ describe('AdamW', () => {
       [() => new AdamW([]), '[AdamW] expected at least one parameter but received []'],
       [() => new AdamW([p, p]), "[AdamW] parameter 'p' is listed twice"],
       [() => new AdamW([{ params: [p] }, { params: [p] }]), '[AdamW] a parameter is in two groups'],
+      [
+        () => new AdamW({ parameters: () => [p] } as never),
+        '[AdamW] expected a list of parameters but received an object: pass its parameters()',
+      ],
+      [() => new AdamW(undefined as never), '[AdamW] expected a list of parameters but received undefined'],
       [() => new AdamW([tensor([1], { device }) as never]), /expected parameter 0 to be a Parameter/],
       [
         () => new AdamW([p], { lr: -1 }),

@@ -360,12 +360,22 @@ test('a missing file, a folder, a missing tokenizer, wrong options', async () =>
     await expectReject(
       loadDataset(wrong as string),
       'ERR_ARGUMENT',
-      `[loadDataset] expected a file (string or URL) but received ${words as string}`,
+      `[loadDataset] expected a path but received ${words as string}`,
     );
   await expectReject(
     loadDataset('x', { maxSeqLength: 2 } as never),
     'ERR_ARGUMENT',
     /did you mean 'maxLength'/,
+  );
+  await expectReject(
+    loadDataset(new URL('https://example.org/x.jsonl')),
+    'ERR_ARGUMENT',
+    '[loadDataset] expected a path or a file: URL but received https://example.org/x.jsonl',
+  );
+  await expectReject(
+    loadDataset(path, { tokenizer: { hasTokenizer: true } as never }),
+    'ERR_ARGUMENT',
+    '[loadDataset] expected tokenizer to have encode(text) but received an object: pass model.tokenizer',
   );
   for (const maxLength of [1, 2.5, -3])
     await expectReject(

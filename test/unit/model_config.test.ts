@@ -132,7 +132,7 @@ test.each<[string, Record<string, unknown>, number[]]>([
 });
 
 test.each<[Record<string, unknown>, string]>([
-  [{ hidden_act: 'gelu' }, 'hidden_act = "gelu"'],
+  [{ hidden_act: 'gelu' }, 'hidden_act = "gelu", which is not supported; supported are "silu", "swish"'],
   [{ pretraining_tp: 2 }, 'pretraining_tp = 2'],
   [{ quantization_config: { bits: 4 } }, 'quantization_config = {"bits":4}'],
   [{ partial_rotary_factor: 0.5 }, 'partial_rotary_factor = 0.5'],
