@@ -137,7 +137,7 @@ void LaunchSkinny(const char* op, const Batch& batch, const SkinnyPlan& plan, fl
     most_masks = std::max(most_masks, job.masks);
   }
   params.jobs = static_cast<int>(batch.size());
-  params.stage_bytes = Params::kZBytes + Params::SBytes(most_tiles);
+  params.stage_bytes = Params::kZBytes + Params::S::Bytes(most_tiles);
   const int mask_bytes = most_masks * Params::kMaskWords * 4;
   const size_t available = static_cast<CudaContext&>(context).properties().shared_bytes;
   const auto shared_bytes = [&](int stages) {

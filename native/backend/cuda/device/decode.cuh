@@ -18,8 +18,9 @@
 #include "backend/cuda/device/elements.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
-#include "backend/cuda/device/skinny.cuh"
 #include "backend/cuda/device/skinny_finish.cuh"
+#include "backend/cuda/device/skinny_job.cuh"
+#include "core/philox.h"
 
 namespace lora::device {
 

@@ -6,6 +6,11 @@
 
 namespace lora::device {
 
+// Two f32 that one access of 8 bytes moves.
+struct alignas(8) FloatPair {
+  float low, high;
+};
+
 LORA_DEVICE bool IsAligned16(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // Return element j of a vector of T, and word w of a vector made of values[first …].

@@ -139,10 +139,6 @@ LORA_DEVICE void ShiftIn(uint32_t (&row)[Words], uint32_t bits) {
   row[0] = row[0] << Bits | bits;
 }
 
-struct alignas(8) FloatPair {
-  float low, high;
-};
-
 LORA_DEVICE float BiasAt(const GemmArgs& p, int col) {
   return p.bias != nullptr && col < p.n ? LoadFloat(p.bias, p.bias_dtype, col) : 0.0f;
 }
