@@ -121,10 +121,31 @@ void LaunchMma(const char* op, Context& context, int tile, const device::LaunchS
                                                                             group);
 }
 
+bool HasDropout(const Group& group) {
+  return std::ranges::any_of(group, [](const device::GemmArgs& args) {
+    return std::any_of(args.segments, args.segments + args.segment_count,
+                       [](const device::GemmSource& s) { return s.mask.threshold != 0; });
+  });
+}
+
+// Plans put products with dropout on tensor cores only where no operand is transposed.
+template <class T>
+void LaunchDropped(const char* op, Context& context, int tile, const device::LaunchShape& shape,
+                   const Group& group) {
+  using device::GemmTile128, device::GemmTile64;
+  if (tile == 128) {
+    LaunchTiles<GemmTile128, device::GemmMmaDropped<T, GemmTile128>>(op, context, shape, group);
+  } else {
+    LaunchTiles<GemmTile64, device::GemmMmaDropped<T, GemmTile64>>(op, context, shape, group);
+  }
+}
+
 template <class T>
 void LaunchMma(const char* op, Context& context, int tile, const device::LaunchShape& shape,
                const Group& group) {
-  if (group[0].trans_a) {
+  if (HasDropout(group)) {
+    LaunchDropped<T>(op, context, tile, shape, group);
+  } else if (group[0].trans_a) {
     LaunchMma<T, true, false>(op, context, tile, shape, group);
   } else if (group[0].trans_b) {
     LaunchMma<T, false, true>(op, context, tile, shape, group);

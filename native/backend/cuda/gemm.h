@@ -1,6 +1,6 @@
 // Multiplies matrices for the other ops: c = alpha·Σ over segments of a·b, + bias, + addend, with
-// f32 accumulators and one rounding. Two 16-bit operands of one dtype use tensor cores, everything
-// else uses f32 multiply-adds.
+// f32 accumulators and one rounding. Two 16-bit operands of one dtype use tensor cores, if at most
+// one of them is transposed, or with dropout none. Everything else uses f32 multiply-adds.
 #pragma once
 
 #include <vector>
@@ -51,9 +51,9 @@ size_t GemmScratchBytes(const GemmProblem& problem, int multiprocessors);
 // `op` names the op in errors. Any alignment and pitch works; multiples of 16 bytes are fast.
 void Gemm(const char* op, const GemmProblem& problem, Scratch scratch, Context& context);
 
-// Several products of the same dtypes and transpositions, without batches or addends, fill the
-// device better together (q, k and v). They share one launch where that is faster. `programmatic`
-// is taken from the first one that has elements.
+// Several products of the same dtypes and transpositions, without batches, addends or dropout, fill
+// the device better together (q, k and v). They share one launch where that is faster.
+// `programmatic` is taken from the first one that has elements.
 size_t GemmGroupScratchBytes(const std::vector<GemmProblem>& problems, int multiprocessors);
 void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, Scratch scratch,
                Context& context);

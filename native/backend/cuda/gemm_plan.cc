@@ -15,8 +15,13 @@ constexpr int64_t kMaxSide = std::numeric_limits<int32_t>::max() - 256;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Tensor cores take two 16-bit operands of one dtype, of which at most one is transposed. Their
+// kernel with dropout takes no transposed operand, because only the gradient of x needs it.
 bool OnTensorCores(const GemmProblem& p) {
-  return p.a_dtype == p.b_dtype && p.a_dtype != DType::kF32 && !(p.trans_a && p.trans_b);
+  if (p.a_dtype != p.b_dtype || p.a_dtype == DType::kF32) return false;
+  const bool dropped = std::ranges::any_of(
+      p.segments, [](const GemmSegment& segment) { return segment.dropout.active(); });
+  return dropped ? !p.trans_a && !p.trans_b : !(p.trans_a && p.trans_b);
 }
 
 int TileK(const GemmProblem& p, int tile) { return OnTensorCores(p) ? 32 : tile == 128 ? 8 : 16; }

@@ -263,7 +263,9 @@ TEST_CASE("cuda gemm: large tiles, the sum of splits, every dtype of the result"
           CAPTURE(NameOf(result));
           CAPTURE(trans_b);
           simt::SetEmulatedProperties({c.multiprocessors, 80, 163 * 1024});
-          const Product product(c.c, {dtype, dtype, result, false, trans_b}, kPlaces[turn % 7]);
+          Case given = c.c;
+          if (trans_b && dtype != DType::kF32) given.dropout.clear();  // else no tensor cores
+          const Product product(given, {dtype, dtype, result, false, trans_b}, kPlaces[turn % 7]);
           MirrorContext context = NthContext(turn++ % 9);
           const cuda::GemmPlan plan = cuda::PlanGemm("gemm", product.Problem(), c.multiprocessors);
           if (dtype != DType::kF32 || !c.split) {
@@ -296,20 +298,22 @@ TEST_CASE("cuda gemm: operands of two dtypes, and a result of a third") {
 
 TEST_CASE("cuda gemm: real numbers are within the bound of f32 sums, and two runs agree") {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
-    Product product({70, 66, {520, 16}, Added::kAll, 0.7f, {0, 0.1f}},
-                    {dtype, dtype, dtype, false, true}, {0, 0}, false);
-    std::vector<double> bounds;
-    const Tensor expected = product.Expected(&bounds);
-    // Far inside of k·ε·Σ|a·b|: √k of it.
-    for (size_t i = 0; i < bounds.size(); ++i) {
-      const double value = std::fabs(expected.at(static_cast<int64_t>(i)));
-      bounds[i] = 4 * std::sqrt(536.0) * UnitRoundoff(DType::kF32) * (bounds[i] + value) +
-                  UnitRoundoff(dtype) * value;
+    for (const bool trans_b : {false, true}) {
+      Product product({70, 66, {520, 16}, Added::kAll, 0.7f, {0, trans_b ? 0 : 0.1f}},
+                      {dtype, dtype, dtype, false, trans_b}, {0, 0}, false);
+      std::vector<double> bounds;
+      const Tensor expected = product.Expected(&bounds);
+      // Far inside of k·ε·Σ|a·b|: √k of it.
+      for (size_t i = 0; i < bounds.size(); ++i) {
+        const double value = std::fabs(expected.at(static_cast<int64_t>(i)));
+        bounds[i] = 4 * std::sqrt(536.0) * UnitRoundoff(DType::kF32) * (bounds[i] + value) +
+                    UnitRoundoff(dtype) * value;
+      }
+      MirrorContext one = NthContext(1), other = NthContext(5);
+      const Tensor c = product.Run(one);
+      CHECK_CLOSE(c, expected, bounds);
+      CHECK_IDENTICAL(product.Run(other), c);
     }
-    MirrorContext one = NthContext(1), other = NthContext(5);
-    const Tensor c = product.Run(one);
-    CHECK_CLOSE(c, expected, bounds);
-    CHECK_IDENTICAL(product.Run(other), c);
   }
 }
 
@@ -387,7 +391,8 @@ TEST_CASE("cuda gemm: ldmatrix meets no bank conflict") {
       for (const bool trans_b : {false, true}) {
         if (trans_a && trans_b) continue;
         MirrorContext context = NthContext(0);
-        Product product({128, 128, {64, 16}, Added::kNothing, 1, {0, 0.5f}},
+        const float dropout = trans_a || trans_b ? 0 : 0.5f;
+        Product product({128, 128, {64, 16}, Added::kNothing, 1, {0, dropout}},
                         {DType::kBF16, DType::kBF16, DType::kBF16, trans_a, trans_b}, {0, 0});
         product.Run(context);
         const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
@@ -397,6 +402,24 @@ TEST_CASE("cuda gemm: ldmatrix meets no bank conflict") {
     }
   }
   simt::SetEmulatedProperties({4, 80, 163 * 1024});
+}
+
+TEST_CASE("cuda gemm: tensor cores take dropout where no operand is transposed") {
+  for (const bool trans_a : {false, true}) {
+    for (const bool trans_b : {false, true}) {
+      for (const float dropout : {0.0f, 0.1f}) {
+        cuda::GemmProblem p;
+        p.m = p.n = 256;
+        p.a_dtype = p.b_dtype = p.c_dtype = DType::kBF16;
+        p.trans_a = trans_a;
+        p.trans_b = trans_b;
+        p.segments = {{nullptr, nullptr, 64, 256, 256, {}, false},
+                      {nullptr, nullptr, 16, 256, 256, {dropout, 1, 2, 3}, false}};
+        const int transposed = trans_a + trans_b;
+        CHECK(cuda::PlanGemm("gemm", p, 8).tensor_cores == (transposed <= (dropout > 0 ? 0 : 1)));
+      }
+    }
+  }
 }
 
 TEST_CASE("cuda gemm: batches are not split, and each split has a slab of its own") {

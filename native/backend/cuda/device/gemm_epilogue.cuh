@@ -1,0 +1,95 @@
+// The epilogue of the product on tensor cores: c = alpha·acc + bias + addend, rounded once.
+//
+// Lane q of four neighbours (q = lane % 4) holds columns 2q and 2q + 1 of each column tile of a
+// row. An f32 c is stored in such pairs. For a 16-bit c the four lanes exchange the pairs of four
+// column tiles, after which each lane stores 16 bytes of consecutive columns.
+#pragma once
+
+#include "backend/cuda/device/gemm_tile.cuh"
+
+namespace lora::device {
+
+// Returns alpha·acc + bias + addend for two columns of a row from `col` on. The addend is read only
+// inside of c.
+LORA_DEVICE FloatPair FinishPair(const GemmArgs& p, FloatPair acc, FloatPair bias, int64_t row,
+                                 int col) {
+  FloatPair v{acc.low * p.alpha + bias.low, acc.high * p.alpha + bias.high};
+  if (p.addend != nullptr && row < p.m) {
+    const float* addend = p.addend + row * p.addend_pitch + col;
+    if (col < p.n) v.low += addend[0];
+    if (col + 1 < p.n) v.high += addend[1];
+  }
+  return v;
+}
+
+// Stores two f32 columns of a row that is inside c.
+LORA_DEVICE void StorePair(const GemmArgs& p, int64_t row, int col, FloatPair v) {
+  float* c = static_cast<float*>(p.c) + PlaceInC(p, row, col);
+  if (p.c_align >= 8 && col + 1 < p.n) {
+    *reinterpret_cast<FloatPair*>(c) = v;
+  } else {
+    if (col < p.n) c[0] = v.low;
+    if (col + 1 < p.n) c[1] = v.high;
+  }
+}
+
+// Stores 32 columns of a row from `first` on as 16-bit elements. words[j] holds this lane's two
+// columns of column tile j. All lanes must call, also those whose row is outside c.
+LORA_DEVICE void StoreQuad(const GemmArgs& p, int64_t row, int first, uint32_t (&words)[4]) {
+  const int q = LaneIndex() % 4;
+  const bool inside = row < p.m;
+  if (p.c_align == 16 && first + 32 <= p.n) {
+    TransposeQuad(words);
+    if (inside)
+      StoreGlobal16(static_cast<uint16_t*>(p.c) + PlaceInC(p, row, first + q * 8),
+                    {{words[0], words[1], words[2], words[3]}});
+  } else if (inside) {
+    LORA_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const int col = first + j * 8 + q * 2;
+      uint16_t* c = static_cast<uint16_t*>(p.c) + PlaceInC(p, row, col);
+      if (col < p.n) c[0] = static_cast<uint16_t>(words[j]);
+      if (col + 1 < p.n) c[1] = static_cast<uint16_t>(words[j] >> 16);
+    }
+  }
+}
+
+// Stores the warp's accumulators. `bias` is shared memory for kN floats.
+template <class Tile>
+LORA_DEVICE void StoreAccumulators(const GemmArgs& p, const GemmPlace& place,
+                                   const GemmAccumulators<Tile>& acc, float* bias) {
+  SyncThreads();  // all threads have finished with the stage that the bias overwrites
+  for (int col = ThreadIndex(); col < Tile::kN; col += Tile::kThreads)
+    bias[col] = BiasAt(p, place.n0 + col);
+  SyncThreads();
+  const int lane = LaneIndex();
+  const int row0 = WarpIndex() / 2 * Tile::kWarpM + lane / 4;
+  const int col0 = WarpIndex() % 2 * Tile::kWarpN;
+  const bool f32 = p.c_dtype == DType::kF32;
+  LORA_UNROLL
+  for (int i = 0; i < Tile::kRowTiles; ++i) {
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const int64_t row = place.m0 + row0 + i * 16 + half * 8;
+      LORA_UNROLL
+      for (int j0 = 0; j0 < Tile::kColTiles; j0 += 4) {
+        uint32_t words[4] = {0, 0, 0, 0};
+        LORA_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const int at = col0 + (j0 + j) * 8 + lane % 4 * 2, col = place.n0 + at;
+          const FloatPair sums{acc[i][j0 + j][half * 2], acc[i][j0 + j][half * 2 + 1]};
+          const FloatPair add = *reinterpret_cast<const FloatPair*>(bias + at);
+          const FloatPair v = FinishPair(p, sums, add, row, col);
+          if (!f32) {
+            words[j] = PackAs(p.c_dtype, v.low, v.high);
+          } else if (row < p.m) {
+            StorePair(p, row, col, v);
+          }
+        }
+        if (!f32) StoreQuad(p, row, place.n0 + col0 + j0 * 8, words);
+      }
+    }
+  }
+}
+
+}  // namespace lora::device
