@@ -1,4 +1,5 @@
-// The loops that lora_kernels.h declares, compiled once per instruction set.
+// Loops that lora_kernels.h declares, without the outer products (outer-inl.h). They are compiled
+// once per instruction set.
 #if defined(LORA_BACKEND_CPU_LORA_LINEAR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_LORA_LINEAR_INL_H_
 #undef LORA_BACKEND_CPU_LORA_LINEAR_INL_H_
@@ -356,114 +357,6 @@ void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel,
       } else {
         hn::StoreU(hn::BitCast(du, load(e, c)), du, dst + c);
       }
-    }
-  }
-}
-
-// ---- dA, dB ----------------------------------------------------------------------------------
-
-#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3
-constexpr size_t kOuterRanks = 4;
-#else
-constexpr size_t kOuterRanks = 8;
-#endif
-constexpr size_t kOuterVectors = 2;
-constexpr size_t kOuterWidth = kOuterVectors * kLanes;
-static_assert(kOuterColumns % kOuterWidth == 0);
-
-// The sums of kRanks ranks × kOuterWidth columns stay in registers over all m rows.
-template <bool kBF16, bool kMasked, size_t kRanks>
-HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
-  const DF df;
-  const size_t columns = std::min(kOuterWidth, o.n - column);
-  const size_t row_bytes = o.n * (kBF16 ? 2 : 4), mask_stride = MaskStride(o.n);
-  const float* v = o.m == 0 ? nullptr : o.v + rank;  // v may be null where there are no rows
-  const std::byte* z = static_cast<const std::byte*>(o.z);
-  const uint8_t* mask = o.mask;
-  VF acc[kRanks][kOuterVectors];
-  ZeroAccumulators(acc);
-  for (size_t i = 0; i < o.m; ++i) {
-    VF zv[kOuterVectors];
-    if (HWY_LIKELY(columns == kOuterWidth)) {
-      HWY_UNROLL(2)
-      for (size_t j = 0; j < kOuterVectors; ++j) zv[j] = LoadRow<kBF16>(z, column + j * kLanes);
-      hwy::Prefetch(z + 8 * row_bytes + column * (kBF16 ? 2 : 4));
-    } else {
-      zv[0] =
-          columns >= kLanes ? LoadRow<kBF16>(z, column) : LoadRowPart<kBF16>(z, column, columns);
-      zv[1] = columns > kLanes ? LoadRowPart<kBF16>(z, column + kLanes, columns - kLanes)
-                               : hn::Zero(df);
-    }
-    if constexpr (kMasked) {
-      HWY_UNROLL(2)
-      for (size_t j = 0; j < kOuterVectors; ++j) {
-        zv[j] = KeepColumns(zv[j], mask, column + j * kLanes);
-      }
-      mask += mask_stride;
-    }
-    HWY_UNROLL(8)
-    for (size_t k = 0; k < kRanks; ++k) {
-      const VF vv = hn::Set(df, v[k]);
-      HWY_UNROLL(2)
-      for (size_t j = 0; j < kOuterVectors; ++j) acc[k][j] = hn::MulAdd(vv, zv[j], acc[k][j]);
-    }
-    v += o.v_stride;
-    z += row_bytes;
-  }
-  const VF scale = hn::Set(df, o.scale);
-  HWY_ALIGN float sums[kRanks * kOuterWidth];
-  HWY_UNROLL(8)
-  for (size_t k = 0; k < kRanks; ++k) {
-    HWY_UNROLL(2)
-    for (size_t j = 0; j < kOuterVectors; ++j) {
-      hn::Store(hn::Mul(scale, acc[k][j]), df, sums + k * kOuterWidth + j * kLanes);
-    }
-  }
-  if (o.transposed) {
-    for (size_t c = 0; c < columns; ++c) {
-      for (size_t k = 0; k < kRanks; ++k) {
-        o.out[(column + c) * o.r + rank + k] = sums[k * kOuterWidth + c];
-      }
-    }
-  } else {
-    for (size_t k = 0; k < kRanks; ++k) {
-      std::memcpy(o.out + (rank + k) * o.n + column, sums + k * kOuterWidth,
-                  columns * sizeof(float));
-    }
-  }
-}
-
-template <bool kBF16, bool kMasked>
-void OuterColumns(const Outer& o, Range columns) {
-  for (size_t c = columns.begin; c < columns.end; c += kOuterWidth) {
-    size_t k = 0;
-    for (; k + kOuterRanks <= o.r; k += kOuterRanks) {
-      OuterTile<kBF16, kMasked, kOuterRanks>(o, k, c);
-    }
-    if (kOuterRanks > 4 && k + 4 <= o.r) {
-      OuterTile<kBF16, kMasked, 4>(o, k, c);
-      k += 4;
-    }
-    if (k + 2 <= o.r) {
-      OuterTile<kBF16, kMasked, 2>(o, k, c);
-      k += 2;
-    }
-    if (k < o.r) OuterTile<kBF16, kMasked, 1>(o, k, c);
-  }
-}
-
-void MultiplyOuter(const Outer& outer, Range columns) {
-  if (outer.z_is_bf16) {
-    if (outer.mask) {
-      OuterColumns<true, true>(outer, columns);
-    } else {
-      OuterColumns<true, false>(outer, columns);
-    }
-  } else {
-    if (outer.mask) {
-      OuterColumns<false, true>(outer, columns);
-    } else {
-      OuterColumns<false, false>(outer, columns);
     }
   }
 }
