@@ -7,93 +7,22 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/ask_driver.h"
 #include "backend/cuda/device/kernel_list.h"
 #include "backend/cuda/driver.h"
+#include "backend/cuda/staging.h"
 #include "core/error.h"
-#include "core/platform/platform.h"
 
 namespace lora::cuda {
 namespace {
 
 std::string NameAndText(cudaError_t error) {
   return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
-}
-
-// ---- what there is -----------------------------------------------------------------------------
-
-// Reads the driver's version from its kernel module; WSL and containers may have no such file.
-std::string InstalledDriver() {
-  std::ifstream file("/sys/module/nvidia/version");
-  std::string text;
-  std::getline(file, text);
-  return text;
-}
-
-// Asks libcuda itself for the devices, by the few entry points that never change, so that they are
-// known even where the CUDA runtime refuses to start.
-class DriverApi {
- public:
-  DriverApi() : library_(platform::OpenLibrary(platform::CudaDriverLibrary())) {}
-
-  void AddDevices(DriverState& state) const {
-    const auto init = Find<int(unsigned)>("cuInit");
-    const auto count_devices = Find<int(int*)>("cuDeviceGetCount");
-    const auto get = Find<int(int*, int)>("cuDeviceGet");
-    const auto name = Find<int(char*, int, int)>("cuDeviceGetName");
-    const auto memory = Find<int(size_t*, int)>("cuDeviceTotalMem_v2");
-    const auto attribute = Find<int(int*, int, int)>("cuDeviceGetAttribute");
-    if (!init || !count_devices || !get || !name || !memory || !attribute) return;
-    int count = 0;
-    if (init(0) != 0 || count_devices(&count) != 0) return;
-    for (int i = 0; i < count; ++i) {
-      constexpr int kMajor = 75, kMinor = 76;  // of CUdevice_attribute
-      DriverDevice device{i, 0, "", 0};
-      int handle = 0, major = 0, minor = 0;
-      char text[256] = "";
-      if (get(&handle, i) != 0 || attribute(&major, kMajor, handle) != 0 ||
-          attribute(&minor, kMinor, handle) != 0 || name(text, sizeof text - 1, handle) != 0 ||
-          memory(&device.memory_bytes, handle) != 0)
-        return;
-      device.arch = 10 * major + minor;
-      device.name = text;
-      state.devices.push_back(std::move(device));
-    }
-  }
-
- private:
-  template <class F>
-  F* Find(const char* symbol) const {
-    return library_ ? reinterpret_cast<F*>(platform::FindSymbol(library_, symbol)) : nullptr;
-  }
-  void* const library_;  // is never closed: the CUDA runtime opens the same one
-};
-
-DriverState AskDriver() {
-  DriverState state;
-  state.runtime_version = CUDART_VERSION;
-  state.installed = InstalledDriver();
-  if (const char* visible = std::getenv("CUDA_VISIBLE_DEVICES"); visible != nullptr) {
-    state.visible_devices_set = true;
-    state.visible_devices = visible;
-  }
-  if (cudaDriverGetVersion(&state.driver_version) != cudaSuccess) state.driver_version = 0;
-  int count = 0;
-  const cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess) {
-    state.count_error = error;
-    state.error_name = cudaGetErrorName(error);
-    state.error_text = cudaGetErrorString(error);
-    (void)cudaGetLastError();
-  }
-  DriverApi().AddDevices(state);
-  return state;
 }
 
 // This is never destroyed, because a stream's thread may still ask while the process ends.
@@ -105,46 +34,6 @@ const std::vector<DriverDevice>& Devices() {
   static const auto& devices = *new std::vector<DriverDevice>(UsableDevices(Driver()));
   return devices;
 }
-
-// ---- one device --------------------------------------------------------------------------------
-
-// Page-locked memory in slots, each with the event after which it may be used again.
-class Staging {
- public:
-  Staging(int slots, size_t bytes) : bytes_(bytes), slots_(static_cast<size_t>(slots)) {}
-
-  cudaError_t Open() {
-    cudaError_t error = cudaHostAlloc(&memory_, bytes_ * slots_.size(), cudaHostAllocDefault);
-    for (size_t i = 0; error == cudaSuccess && i < slots_.size(); ++i) {
-      slots_[i].data = static_cast<char*>(memory_) + i * bytes_;
-      // A thread that waits for the event sleeps instead of spinning.
-      error =
-          cudaEventCreateWithFlags(&slots_[i].free, cudaEventDisableTiming | cudaEventBlockingSync);
-    }
-    return error;
-  }
-  void Close() {
-    for (Slot& slot : slots_)
-      if (slot.free != nullptr) (void)cudaEventDestroy(slot.free);
-    if (memory_ != nullptr) (void)cudaFreeHost(memory_);
-  }
-
-  struct Slot {
-    char* data = nullptr;
-    cudaEvent_t free = nullptr;
-  };
-  Slot& Next() { return slots_[next_++ % slots_.size()]; }
-  size_t bytes() const { return bytes_; }
-  size_t slots() const { return slots_.size(); }
-
-  std::mutex mutex;  // held by whoever copies through it
-
- private:
-  const size_t bytes_;
-  std::vector<Slot> slots_;
-  void* memory_ = nullptr;
-  size_t next_ = 0;
-};
 
 class CudartGpu final : public Gpu {
  public:
