@@ -6,7 +6,7 @@ export default defineConfig({
   entry: { index: 'lib/index.ts', cli: 'lib/cli/main.ts' },
   format: ['cjs'],
   target: 'node20',
-  dts: { entry: { index: 'lib/index.ts' } },
+  dts: { entry: { index: 'lib/index.ts' }, compilerOptions: { stripInternal: true } },
   sourcemap: true,
   splitting: false,
   clean: true,

@@ -15,7 +15,8 @@ export type {
 export type { DType } from './tensor/dtype';
 export { keep, noGrad, tidy } from './tensor/scope';
 export { devices, memoryUsage, setThreads, synchronize } from './native/device';
-export type { Device, DeviceInfo, MemoryUsage } from './native/device';
+export type { DeviceInfo, MemoryUsage } from './native/binding';
+export type { Device } from './native/device';
 export { CausalLM } from './models/causal_lm';
 export type {
   AddAdapterOptions,

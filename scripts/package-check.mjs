@@ -175,7 +175,16 @@ async function lint(main, platform) {
 
 /** Types for importers of both kinds, in each way that TypeScript resolves packages; without @types/node. */
 async function checkTypes(app) {
-  const flags = ['--noEmit', '--strict', '--target', 'es2022', '--lib', 'es2022,dom', '--esModuleInterop'];
+  const flags = [
+    '--noEmit',
+    '--strict',
+    '--exactOptionalPropertyTypes',
+    '--target',
+    'es2022',
+    '--lib',
+    'es2022,dom',
+    '--esModuleInterop',
+  ];
   const ways = [
     ['node16', '--module', 'node16'],
     ['nodenext', '--module', 'nodenext'],

@@ -14,13 +14,13 @@ export interface Batch {
 /** How {@link batches} cuts a source. */
 export interface BatchesOptions {
   /** Examples per batch. Default 1. */
-  batchSize?: number;
+  batchSize?: number | undefined;
   /** A new order, decided by `seed`; reads the whole source into memory. Default false. */
-  shuffle?: boolean;
+  shuffle?: boolean | undefined;
   /** Decides the order with `shuffle`. Default 0. */
-  seed?: number;
+  seed?: number | undefined;
   /** Leaves out a last batch with fewer than `batchSize` examples. Default false. */
-  dropLast?: boolean;
+  dropLast?: boolean | undefined;
 }
 
 /**

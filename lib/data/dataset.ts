@@ -15,11 +15,11 @@ export interface TextEncoder {
 /** How a data set is read. */
 export interface LoadDatasetOptions {
   /** Needed for text; data of { inputIds } does without. */
-  tokenizer?: TextEncoder;
+  tokenizer?: TextEncoder | undefined;
   /** Longer examples are cut to this many tokens (plain text: split). Default 512. */
-  maxLength?: number;
+  maxLength?: number | undefined;
   /** Which tokens count. 'all' is the only one for text. Default 'all'. */
-  trainOn?: 'all' | 'completion';
+  trainOn?: 'all' | 'completion' | undefined;
 }
 
 /** Examples in memory, in file order. */

@@ -6,7 +6,7 @@ export interface Example {
   /** The tokens, in order. */
   inputIds: readonly number[];
   /** Same length as `inputIds` and not shifted; absent: every token counts. */
-  labels?: readonly number[];
+  labels?: readonly number[] | undefined;
 }
 
 /** Examples, or a function that gives them afresh each time (for sources that can be read only once). */

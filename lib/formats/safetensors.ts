@@ -83,7 +83,7 @@ export class SafetensorsFile {
   readonly metadata: Readonly<Record<string, string>>;
   /** In file order: the order of the data. `bytes` is a view, made at first use; one view per tensor. */
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
-  /** An own property that cannot be cloned, so that structuredClone fails loudly. */
+  /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeFile;
   readonly #mapping: Mapping;
 

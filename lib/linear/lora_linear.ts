@@ -36,23 +36,23 @@ export interface LoRALinearOptions {
   /** Length of an output row, `out`. */
   outFeatures: number;
   /** The rank of the change; default 16. */
-  r?: number;
+  r?: number | undefined;
   /** α: the change is scaled by α/r. Default 2·r. */
-  loraAlpha?: number;
+  loraAlpha?: number | undefined;
   /** The probability with which an element of the LoRA path's input is dropped in training; default 0. */
-  loraDropout?: number;
+  loraDropout?: number | undefined;
   /** α/√r in place of α/r. */
-  useRslora?: boolean;
+  useRslora?: boolean | undefined;
   /** W [out, in]; a Uint16Array holds the bits of bf16. Seeded, U(−1/√in, 1/√in), when absent. */
-  weight?: Values;
+  weight?: Values | undefined;
   /** [out], or false for none. Absent: none for a given weight, seeded with a seeded one. */
-  bias?: Values | false | null;
+  bias?: Values | false | null | undefined;
   /** Of activations and frozen weights; default: that of the weight (f16 → bf16), else f32. */
-  dtype?: DType;
+  dtype?: DType | undefined;
   /** Default: that of the weight, else 'cpu'. */
-  device?: Device;
+  device?: Device | undefined;
   /** Of what is seeded, and of the dropout; default 0. */
-  seed?: number;
+  seed?: number | undefined;
 }
 
 /**
@@ -189,7 +189,7 @@ export class LoRALinear {
    * @example
    * const loss = layer.forward(x).sub(target).square().mean();
    */
-  forward(x: Tensor, options: { train?: boolean } = {}): Tensor {
+  forward(x: Tensor, options: { train?: boolean | undefined } = {}): Tensor {
     this.#check('forward');
     checkOptions(op, options, ['train']);
     const { train = isRecording() } = options;

@@ -8,11 +8,11 @@ import type { Tensor } from '../tensor/tensor';
 /** The options of {@link CausalLM.evaluate}. */
 export interface EvaluateOptions {
   /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
-  adapter?: string | Adapter | null;
+  adapter?: string | Adapter | null | undefined;
   /** Examples per forward pass; it changes speed and memory only. Default 4. */
-  batchSize?: number;
+  batchSize?: number | undefined;
   /** Checked between batches; an abort rejects with its reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** How well a model predicts a data set. */

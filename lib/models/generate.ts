@@ -30,21 +30,21 @@ export type Prompt = string | readonly number[] | Int32Array | readonly ChatMess
 /** How many tokens are drawn, and how. */
 export interface SamplingOptions {
   /** Most tokens to generate. Default: max_new_tokens of generation_config.json, else 128. */
-  maxNewTokens?: number;
+  maxNewTokens?: number | undefined;
   /** Divides the logits before a token is drawn; 0 takes the likeliest. Default: that of generation_config.json where it samples, else 0. */
-  temperature?: number;
+  temperature?: number | undefined;
   /** Draw from the k likeliest tokens; 0: from all. Default as for `temperature`. */
-  topK?: number;
+  topK?: number | undefined;
   /** Draw from the smallest set of this probability (Holtzman et al., 2020); 1: from all. Default as for `temperature`. */
-  topP?: number;
+  topP?: number | undefined;
   /** Of the random draws; a fresh one for every call by default. */
-  seed?: number;
+  seed?: number | undefined;
   /** Texts that end the generation; they are not part of its text. */
-  stop?: string | readonly string[];
+  stop?: string | readonly string[] | undefined;
   /** Generate past the end-of-text token. Default false. */
-  ignoreEos?: boolean;
+  ignoreEos?: boolean | undefined;
   /** Checked at every token; an abort rejects with its reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** One token. `text` is what became readable with it: whole characters, '' while one is unfinished. */

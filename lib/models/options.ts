@@ -9,31 +9,31 @@ import type { ModelDType } from './weights';
 /** The options of {@link CausalLM.fromPretrained}. */
 export interface FromPretrainedOptions {
   /** The type of activations, and at most that wide, of frozen weights. Default 'auto': it keeps what the files hold, f16 becoming bf16; 'f16' is for inference on GPUs. */
-  dtype?: 'auto' | ModelDType;
+  dtype?: 'auto' | ModelDType | undefined;
   /** Where weights lie and ops run. Default 'cpu'. */
-  device?: Device | (string & {});
+  device?: Device | (string & {}) | undefined;
   /** Checked between tensors; an abort rejects with its reason and frees what was loaded. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
   /** Of a model of the hub ('hf:org/name', not supported yet): a branch, a tag or a commit. */
-  revision?: string;
+  revision?: string | undefined;
   /** Of the hub, for private models (not supported yet). */
-  token?: string;
+  token?: string | undefined;
   /** Called after every tensor with the bytes of weights loaded so far and in all. */
-  onProgress?: (progress: { loaded: number; total: number }) => void;
+  onProgress?: ((progress: { loaded: number; total: number }) => void) | undefined;
 }
 
 /** The options of {@link CausalLM.forward}. */
 export interface ForwardOptions {
   /** What each position is to be: rows as ids, −100 counts nothing. Not shifted by you: position t predicts the label of t + 1. */
-  labels?: TokenRows;
+  labels?: TokenRows | undefined;
   /** How the losses of all labels that count become one number. Default 'mean'. */
-  reduction?: 'mean' | 'sum';
+  reduction?: 'mean' | 'sum' | undefined;
   /** Also return logits, which are large. Default: when there are no labels. */
-  logits?: boolean;
+  logits?: boolean | undefined;
   /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
-  adapter?: string | Adapter | null;
+  adapter?: string | Adapter | null | undefined;
   /** Turns dropout on. Default: when gradients are being recorded for the adapter. */
-  train?: boolean;
+  train?: boolean | undefined;
 }
 
 /** Options inferred as a type parameter escape the check for unknown names: this puts it back. */
@@ -52,20 +52,20 @@ export interface ForwardOutput<O extends ForwardOptions> {
 /** The options of {@link CausalLM.addAdapter}. */
 export interface AddAdapterOptions {
   /** What calls name it by. Default 'default'. */
-  name?: string;
+  name?: string | undefined;
   /** Of the initial weights and of dropout. Default 0. */
-  seed?: number;
+  seed?: number | undefined;
   /** Make it the active one although there are others. Default false. */
-  activate?: boolean;
+  activate?: boolean | undefined;
 }
 /** The options of {@link CausalLM.loadAdapter}. */
 export interface LoadAdapterOptions extends AddAdapterOptions {
   /** Whether its parameters get gradients. Default false. */
-  trainable?: boolean;
+  trainable?: boolean | undefined;
 }
 
 /** The options of {@link CausalLM.generate}. */
 export interface GenerateOptions extends SamplingOptions {
   /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
-  adapter?: string | Adapter | null;
+  adapter?: string | Adapter | null | undefined;
 }

@@ -54,7 +54,8 @@ export interface NativeTensorInfo {
   shape: number[];
   device: string;
 }
-export interface NativeDeviceInfo {
+/** One device of this machine. */
+export interface DeviceInfo {
   /** What `device:` takes: 'cpu', 'cuda', 'cuda:1'. */
   id: string;
   /** What the maker calls it. */
@@ -64,7 +65,8 @@ export interface NativeDeviceInfo {
   /** Of a GPU: '8.6' and the like. */
   computeCapability?: string;
 }
-export interface NativeMemoryUsage {
+/** What the native side holds. */
+export interface MemoryUsage {
   /** How many native tensors and weights live. */
   tensors: number;
   /** Bytes that they take. */
@@ -94,13 +96,13 @@ export interface NativeBinding {
 
   // Devices. Names: 'cpu', 'reference', 'cuda', 'cuda:1'; in useEmulated()'s add-on 'cuda-emulated'. The same name gives the same object.
   openDevice(name: string): NativeDevice;
-  devices(): NativeDeviceInfo[];
+  devices(): DeviceInfo[];
   cudaUnavailableReason(): string | null;
   /** Versions, compiled architectures: what a bug report should say; empty where no CUDA backend is built in. */
   cudaFacts(): Record<string, string>;
   cpuInfo(): NativeCpuInfo;
   setThreads(threads: number): void;
-  memoryUsage(): NativeMemoryUsage;
+  memoryUsage(): MemoryUsage;
   synchronize(device: NativeDevice): Promise<void>;
   synchronizeSync(device: NativeDevice): void;
 

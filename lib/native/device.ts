@@ -1,5 +1,5 @@
 /** Devices, threads and memory. */
-import { useEmulated, type NativeDevice, type NativeDeviceInfo, type NativeMemoryUsage } from './binding';
+import { useEmulated, type NativeDevice, type DeviceInfo, type MemoryUsage } from './binding';
 import { binding } from './calls';
 import { LoRAError } from '../errors';
 import { check, checkInteger, describe } from '../validate';
@@ -9,11 +9,6 @@ import { check, checkInteger, describe } from '../validate';
  * with tests have, runs the CUDA kernels on the CPU and checks every access.
  */
 export type Device = 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | 'cuda-emulated';
-
-/** One device of this machine. */
-export type DeviceInfo = NativeDeviceInfo;
-/** What the native side holds. */
-export type MemoryUsage = NativeMemoryUsage;
 
 /** A kind of device: what it is called, and what is known about it. */
 interface DeviceKind {

@@ -15,13 +15,13 @@ const op = 'AdamW';
 /** Settings of all parameters, or of a group. */
 export interface AdamWOptions {
   /** The learning rate. Default 1e-3. */
-  lr?: number;
+  lr?: number | undefined;
   /** β₁ and β₂, how slowly the moments move. Default [0.9, 0.999]. */
-  betas?: readonly [number, number];
+  betas?: readonly [number, number] | undefined;
   /** Keeps the denominator from 0. Default 1e-8. */
-  eps?: number;
+  eps?: number | undefined;
   /** Decoupled: p ← p·(1 − lr·weightDecay); default 0.01. */
-  weightDecay?: number;
+  weightDecay?: number | undefined;
 }
 
 /** Parameters with settings of their own. */

@@ -4,9 +4,9 @@ import { check, checkInteger, checkNumber, checkOptions, describe } from '../val
 /** Where a schedule rises and where it ends. */
 export interface ScheduleOptions {
   /** The step at which the factor reaches its end; needed by linear and cosine. */
-  totalSteps?: number;
+  totalSteps?: number | undefined;
   /** Steps in which the factor rises from 0 to 1; default 0. */
-  warmupSteps?: number;
+  warmupSteps?: number | undefined;
 }
 
 /** The factor on lr of a step that counts from 0. */

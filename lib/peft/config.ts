@@ -44,32 +44,32 @@ export interface LoRAConfig {
  */
 export interface LoRAConfigInput {
   /** The rank of the update. Default 16. */
-  r?: number;
+  r?: number | undefined;
   /** α: the update is scaled by α/r, or α/√r with `useRslora`. Default 2·r. */
-  loraAlpha?: number;
+  loraAlpha?: number | undefined;
   /** The probability with which elements of the LoRA branch's input are dropped in training. Default 0. */
-  loraDropout?: number;
+  loraDropout?: number | undefined;
   /**
    * Which linear layers: names that equal a layer's path or its end (after a dot), one Python regular expression for the
    * whole path, or 'all-linear' for every one except the output embedding. Default 'all-linear'.
    */
-  targetModules?: readonly string[] | string | null;
+  targetModules?: readonly string[] | string | null | undefined;
   /** Layers left out although they are targets. Default: none. */
-  excludeModules?: readonly string[] | string | null;
+  excludeModules?: readonly string[] | string | null | undefined;
   /** Indices of the blocks to adapt, from 0; not beside a regular expression as `targetModules`. Default: all. */
-  layersToTransform?: readonly number[] | number | null;
+  layersToTransform?: readonly number[] | number | null | undefined;
   /** Names of the lists that `layersToTransform` counts in. Default: any. */
-  layersPattern?: readonly string[] | string | null;
+  layersPattern?: readonly string[] | string | null | undefined;
   /** Regular expression for the end of a path → r of those layers; the first that matches wins. */
-  rankPattern?: Readonly<Record<string, number>> | null;
+  rankPattern?: Readonly<Record<string, number>> | null | undefined;
   /** The same for α. */
-  alphaPattern?: Readonly<Record<string, number>> | null;
+  alphaPattern?: Readonly<Record<string, number>> | null | undefined;
   /** Scales by α/√r (Kalajdzievski, 2023). Default false. */
-  useRslora?: boolean;
+  useRslora?: boolean | undefined;
   /** Biases are not trained: 'none' is the only value. */
-  bias?: 'none';
+  bias?: 'none' | undefined;
   /** How A and B begin: true is zero and uniform, 'gaussian' zero and normal, false both random. Default true. */
-  initLoraWeights?: boolean | 'gaussian';
+  initLoraWeights?: boolean | 'gaussian' | undefined;
 }
 
 interface Defaults {

@@ -34,13 +34,13 @@ export type TensorData = NestedNumbers | TypedArray;
 /** What {@link tensor} makes of its numbers. */
 export interface TensorOptions {
   /** The element type. Default: f32, and i32 for an Int32Array. */
-  dtype?: DType;
+  dtype?: DType | undefined;
   /** Where it lies. Default: 'cpu'. */
-  device?: Device;
+  device?: Device | undefined;
   /** Of a typed array; default: [length]. */
-  shape?: readonly number[];
+  shape?: readonly number[] | undefined;
   /** Whether backward() fills its `.grad`. Default false. */
-  requiresGrad?: boolean;
+  requiresGrad?: boolean | undefined;
 }
 
 /**

@@ -22,15 +22,15 @@ export type Labels = NestedNumbers | Tensor;
 /** The options of {@link Tensor.crossEntropy}. */
 export interface CrossEntropyOptions {
   /** 'mean' is over the labels that count. Default 'mean'. */
-  reduction?: 'mean' | 'sum';
+  reduction?: 'mean' | 'sum' | undefined;
 }
 
 /** Which dimensions sum() and mean() take together. */
 export interface ReduceOptions {
   /** The dimension or dimensions to sum over, negative ones from the end; default: all. */
-  dim?: number | readonly number[];
+  dim?: number | readonly number[] | undefined;
   /** Keeps them as dimensions of 1. */
-  keepDim?: boolean;
+  keepDim?: boolean | undefined;
 }
 
 /** @internal The place of a tensor in a recorded graph, as the tape (autograd.ts) makes it. */
@@ -229,7 +229,7 @@ export interface Tensor {
    * @example
    * const narrow = x.to({ dtype: 'bf16' });
    */
-  to(options: { dtype?: DType; device?: Device }): Tensor;
+  to(options: { dtype?: DType | undefined; device?: Device | undefined }): Tensor;
 
   /**
    * x + y, elementwise, with NumPy broadcasting; mixed floats give the wider (bf16 with f16 gives f32).

@@ -14,11 +14,11 @@ export interface ChatMessage {
 /** What a chat template is told. */
 export interface ChatTemplateOptions {
   /** End with the words that open the assistant's turn. Default false. */
-  addGenerationPrompt?: boolean;
+  addGenerationPrompt?: boolean | undefined;
   /** Descriptions of tools, for templates that know them. */
-  tools?: readonly unknown[];
+  tools?: readonly unknown[] | undefined;
   /** Further variables that a template reads, such as `enable_thinking`. */
-  variables?: Readonly<Record<string, unknown>>;
+  variables?: Readonly<Record<string, unknown>> | undefined;
 }
 
 /** The special tokens that templates refer to by name. */

@@ -12,17 +12,17 @@ import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
 /** The options of {@link Tokenizer.encode}. */
 export interface EncodeOptions {
   /** Add what the post-processor of tokenizer.json adds (BOS and the like). Default true. */
-  addSpecialTokens?: boolean;
+  addSpecialTokens?: boolean | undefined;
 }
 /** The options of {@link Tokenizer.decode}. */
 export interface DecodeOptions {
   /** Leave out special tokens. Default false. */
-  skipSpecialTokens?: boolean;
+  skipSpecialTokens?: boolean | undefined;
 }
 /** The options of {@link Tokenizer.applyChatTemplate}. */
 export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
   /** false: the text instead of its ids. Default true. */
-  tokenize?: boolean;
+  tokenize?: boolean | undefined;
 }
 
 const REPLACEMENT = '\uFFFD';

@@ -80,5 +80,5 @@ export type TrainerEvent = StartEvent | StepEvent | EvalEvent | CheckpointEvent 
 /** The options of {@link Trainer.run}. */
 export interface RunOptions {
   /** Checked between steps: an abort writes a checkpoint (with outDir), then rejects with the signal's reason. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }

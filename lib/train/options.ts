@@ -23,39 +23,39 @@ export interface TrainerOptions {
   /** The examples; shuffled anew in every epoch, by `seed`. */
   data: DataSource;
   /** Held-out examples, for `evalEvery`. */
-  evalData?: DataSource;
+  evalData?: DataSource | undefined;
   /** The final adapter, and checkpoint-N folders while it runs. Nothing is written when absent. */
-  outDir?: string;
+  outDir?: string | undefined;
   /** Steps, or epochs; one of them. Default: one epoch. */
-  maxSteps?: number;
+  maxSteps?: number | undefined;
   /** Passes over the data. */
-  epochs?: number;
+  epochs?: number | undefined;
   /** Examples in a batch, padded to the longest of them. Default 4. */
-  batchSize?: number;
+  batchSize?: number | undefined;
   /** Batches whose gradients make one step. Default 1. */
-  gradientAccumulationSteps?: number;
+  gradientAccumulationSteps?: number | undefined;
   /** The learning rate before the schedule. Default: that of `optimizer`, else 2e-4. */
-  lr?: number;
+  lr?: number | undefined;
   /** The factor on `lr` over the steps. Default 'cosine'. */
-  schedule?: ScheduleName;
+  schedule?: ScheduleName | undefined;
   /** Steps in which the learning rate rises from 0. Default 0. */
-  warmupSteps?: number;
+  warmupSteps?: number | undefined;
   /** AdamW's decoupled decay. Default 0. */
-  weightDecay?: number;
+  weightDecay?: number | undefined;
   /** Of all gradients together; 0 turns clipping off. Default 1. */
-  maxGradNorm?: number;
+  maxGradNorm?: number | undefined;
   /** Decides the order of the data. Default 0. */
-  seed?: number;
+  seed?: number | undefined;
   /** Steps between evaluations on `evalData`. Default: none. */
-  evalEvery?: number;
+  evalEvery?: number | undefined;
   /** Steps between checkpoints in `outDir`. Default: none. */
-  saveEvery?: number;
+  saveEvery?: number | undefined;
   /** Not supported yet: true is ERR_UNSUPPORTED. */
-  resume?: boolean;
+  resume?: boolean | undefined;
   /** What is trained. Default: the parameters of the active adapter. */
-  parameters?: readonly Parameter[];
+  parameters?: readonly Parameter[] | undefined;
   /** Takes the steps, and is not disposed at the end. Default: AdamW with lr and weightDecay. */
-  optimizer?: AdamW;
+  optimizer?: AdamW | undefined;
 }
 
 export interface ResolvedOptions {

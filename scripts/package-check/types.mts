@@ -1,4 +1,11 @@
-import { LoRALinear, tensor, type Tensor, type TensorValues } from 'lora-native';
+import {
+  LoRALinear,
+  tensor,
+  type CausalLM,
+  type Tensor,
+  type TensorValues,
+  type TrainerOptions,
+} from 'lora-native';
 // @ts-expect-error there is no default, as there is none at run time
 import wrong from 'lora-native';
 
@@ -7,4 +14,12 @@ export const up: Tensor = layer.up;
 export const y: Promise<TensorValues> = layer.forward(tensor([[1, 2]])).data();
 // @ts-expect-error an unknown option
 export const other = new LoRALinear({ inFeatures: 2, outFeatures: 2, rank: 1 });
+// A value that may be missing needs no detour, under exactOptionalPropertyTypes too.
+export const options = (model: CausalLM, maxSteps: number | undefined): TrainerOptions => ({
+  model,
+  data: [],
+  maxSteps,
+});
+// @ts-expect-error what the package uses itself is not among its types
+export const handle = layer.up.handle;
 void wrong;

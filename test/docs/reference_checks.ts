@@ -138,7 +138,9 @@ export function describeReference(site: string): void {
     const callback = options.members.find(
       (member) => member.name?.getText() === 'onProgress',
     ) as ts.PropertySignature;
-    const [parameter] = (callback.type as ts.FunctionTypeNode).parameters;
+    // ((progress: { … }) => void) | undefined
+    const [wrapped] = (callback.type as ts.UnionTypeNode).types;
+    const [parameter] = ((wrapped as ts.ParenthesizedTypeNode).type as ts.FunctionTypeNode).parameters;
     const fields = (parameter!.type as ts.TypeLiteralNode).members.map((member) => member.name!.getText());
     const [, section] = page('reference/events.html').split('id="while-a-model-loads"');
     for (const field of fields) expect(section).toContain(`<td><code>${field}</code></td>`);
