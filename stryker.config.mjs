@@ -1,7 +1,7 @@
 // Mutation tests of lib/ by StrykerJS: `npm run mutants` (scripts/mutants.mjs), which chooses the files and the sample.
 /** @type {import('@stryker-mutator/api/core').PartialStrykerOptions} */
 export default {
-  testRunner: 'jest',
+  testRunner: 'by-file',
   jest: {
     enableFindRelatedTests: false, // jest's map of files holds test/ alone
     config: {
@@ -17,6 +17,7 @@ export default {
   },
   plugins: [
     '@stryker-mutator/jest-runner',
+    './scripts/mutants/by_file.mjs',
     './scripts/mutants/sample.mjs',
     './scripts/mutants/sentences.mjs',
   ],
