@@ -20,6 +20,7 @@ import {
   shapeText,
 } from '../validate';
 import type { Delta } from './delta';
+import { fingerprint, sameFingerprint } from './fingerprint';
 import { Linear } from './linear';
 import { lora } from './lora';
 
@@ -88,6 +89,7 @@ export class LoRALinear {
   readonly #seed: number;
   readonly #linear: Linear;
   readonly #delta: Delta;
+  readonly #fingerprint: Tensor;
   #forwards = 0;
   #disposed = false;
 
@@ -136,14 +138,18 @@ export class LoRALinear {
     const seeded = (shape: number[], stream: number): Tensor =>
       randomUniform(shape, { seed, stream, lo: -bound, hi: bound, device: this.device });
     const shape = [outFeatures, inFeatures];
-    this.#linear = temporaries(() => {
+    const frozen = temporaries(() => {
       const w = weight === undefined ? seeded(shape, streams.weight) : this.#take('weight', weight, shape);
-      const packed = FrozenWeight.pack(w.to({ dtype, device: this.device }));
+      const rowMajor = w.to({ dtype, device: this.device });
       let b: Tensor | undefined;
       if (bias) b = this.#take('bias', bias, [outFeatures]);
       else if (bias === undefined && weight === undefined) b = seeded([outFeatures], streams.bias);
-      return new Linear('weight', packed, b && alias(b.to({ dtype, device: this.device })));
+      b &&= b.to({ dtype, device: this.device });
+      const linear = new Linear('weight', FrozenWeight.pack(rowMajor), b && alias(b));
+      return { linear, print: alias(fingerprint(rowMajor, b)) };
     });
+    this.#linear = frozen.linear;
+    this.#fingerprint = frozen.print;
     const spec = { r, scale: this.scale, stream: streams.lora, layer: 0 };
     const parameters = temporaries(() => {
       const values = lora.initial(this, spec, { seed, device: this.device, initLoraWeights: true });
@@ -230,13 +236,18 @@ export class LoRALinear {
     return this;
   }
 
-  /** The trained weights and the count of training forwards; the frozen weight is not part of it. */
+  /** The trained weights, the count of training forwards, and four numbers by which loading knows the frozen weight. */
   stateDict(): StateDict {
     this.#check('stateDict');
-    return { up: this.up.detach(), down: this.down.detach(), forwards: this.#forwards };
+    const frozen = this.#fingerprint.detach();
+    return { up: this.up.detach(), down: this.down.detach(), forwards: this.#forwards, frozen };
   }
 
-  /** Copies what stateDict() gave into the parameters, bit for bit. @throws ERR_BUSY while merged. */
+  /**
+   * Copies what stateDict() gave into the parameters, bit for bit; `frozen` may be absent from a state made by hand.
+   *
+   * @throws ERR_BUSY while merged, ERR_ARGUMENT for the state of a layer with another frozen weight.
+   */
   loadStateDict(state: StateDict): void {
     this.#check('loadStateDict');
     if (this.merged) {
@@ -244,11 +255,19 @@ export class LoRALinear {
         op,
       });
     }
-    checkOptions(op, state, ['up', 'down', 'forwards']);
-    const { up, down, forwards } = state;
+    checkOptions(op, state, ['up', 'down', 'forwards', 'frozen']);
+    const { up, down, forwards, frozen } = state;
     checkInteger(op, 'forwards of the state', forwards);
     checkSaved(op, 'up', this.up.shape, up);
     checkSaved(op, 'down', this.down.shape, down);
+    if (frozen !== undefined) {
+      checkSaved(op, 'frozen', this.#fingerprint.shape, frozen);
+      check(
+        sameFingerprint(frozen, this.#fingerprint),
+        op,
+        'expected the state of a layer with this frozen weight but received that of another: the sum would be neither',
+      );
+    }
     restore(op, 'up', this.up, up);
     restore(op, 'down', this.down, down);
     for (const p of this.parameters()) p.version++;
@@ -265,6 +284,7 @@ export class LoRALinear {
     if (this.#disposed) return;
     this.#disposed = true;
     this.#linear.dispose();
+    this.#fingerprint.dispose();
     this.up.dispose();
     this.down.dispose();
   }

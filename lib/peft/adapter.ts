@@ -114,7 +114,7 @@ export class Adapter {
     for (const { linear, kind, spec } of layers)
       for (const [name, shape] of kind.tensors(linear, spec))
         expected.set(tensorKey(linear.path, name), shape);
-    checkAdapterTensors(source.name, expected, tensors);
+    checkAdapterTensors(source.name, source.raw?.['base_model_name_or_path'], expected, tensors);
     const adapter = new Adapter(source);
     for (const { linear, kind, spec } of layers) {
       const values = (name: string): [string, Tensor] => [

@@ -26,11 +26,12 @@ function isFiniteTensor({ dtype, bytes }: SafetensorsTensor): boolean {
 }
 
 /**
- * Compares a file with what the model and the adapter's configuration ask for.
+ * Compares a file with what the model and the adapter's configuration ask for. `trainedFor`: its base model, where it says so.
  * @throws ERR_ADAPTER with everything that is missing, unexpected, misshapen, of another type or not finite.
  */
 export function checkAdapterTensors(
   name: string,
+  trainedFor: unknown,
   expected: ReadonlyMap<string, readonly number[]>,
   tensors: ReadonlyMap<string, SafetensorsTensor>,
 ): void {
@@ -54,7 +55,7 @@ export function checkAdapterTensors(
   if (problems.length)
     throw new LoRAError(
       'ERR_ADAPTER',
-      `[adapter] adapter '${name}' does not fit the model: ${problems.join('; ')}`,
+      `[adapter] adapter '${name}'${typeof trainedFor === 'string' ? `, which was trained for ${trainedFor},` : ''} does not fit the model: ${problems.join('; ')}`,
       {
         op: 'adapter',
       },

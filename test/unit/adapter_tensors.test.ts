@@ -15,7 +15,7 @@ const f32 = (...values: number[]): SafetensorsTensor => ({
 const check =
   (tensor: SafetensorsTensor, shape = tensor.shape) =>
   () =>
-    checkAdapterTensors('a', new Map([['w', shape]]), new Map([['w', tensor]]));
+    checkAdapterTensors('a', undefined, new Map([['w', shape]]), new Map([['w', tensor]]));
 
 test.each<[string, SafetensorsTensor]>([
   ['NaN in f32', f32(1, NaN)],
@@ -62,12 +62,16 @@ test('of a long list the first five are told, and how many more there are', () =
   const names = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
   const all = new Map(names.map((name) => [name, [1]]));
   expectThrow(
-    () => checkAdapterTensors('x', all, new Map()),
+    () => checkAdapterTensors('x', 'org/base', all, new Map()),
     'ERR_ADAPTER',
-    /it lacks a, b, c, d, e and 2 more$/,
+    "[adapter] adapter 'x', which was trained for org/base, does not fit the model: it lacks a, b, c, d, e and 2 more",
   );
   const five = new Map(names.slice(0, 5).map((name) => [name, [1]]));
-  expectThrow(() => checkAdapterTensors('x', five, new Map()), 'ERR_ADAPTER', /it lacks a, b, c, d, e$/);
+  expectThrow(
+    () => checkAdapterTensors('x', null, five, new Map()),
+    'ERR_ADAPTER',
+    /it lacks a, b, c, d, e$/,
+  );
 });
 
 test.each<[string, SafetensorsTensor, number[]]>([

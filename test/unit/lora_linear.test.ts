@@ -113,6 +113,7 @@ describe('LoRALinear', () => {
           device,
         });
         layer.loadStateDict({
+          ...layer.stateDict(),
           up: tensor(a, { shape: [out, rank], device }),
           down: tensor(b, { shape: [rank, width], device }),
           forwards: 0,
@@ -208,10 +209,44 @@ describe('LoRALinear', () => {
     expect(await list(second.up)).toEqual(Array(8).fill(1));
   });
 
+  test('a state of a layer with another frozen weight or bias is refused', () => {
+    const weight = Float32Array.from(values(24, 1));
+    const bias = Float32Array.from(values(4, 2));
+    const layer = new LoRALinear({ ...small, weight, bias, seed: 1 });
+    const state = layer.stateDict();
+    for (const dtype of ['f32', 'bf16'] as const) {
+      const same = new LoRALinear({ ...small, weight, bias, dtype, seed: 2 });
+      same.loadStateDict(state); // rounded weights are those weights
+      expect(hex(...same.parameters())).toBe(hex(...layer.parameters()));
+    }
+    const nearly = weight.slice();
+    nearly[17]! += 0.1;
+    for (const other of [
+      { weight: nearly, bias },
+      { weight, bias: Float32Array.from(values(4, 3)) },
+      { weight, bias: false as const },
+    ]) {
+      const wrong = new LoRALinear({ ...small, ...other });
+      const before = hex(...wrong.parameters());
+      expectThrow(
+        () => wrong.loadStateDict(state),
+        'ERR_ARGUMENT',
+        /a layer with this frozen weight but received/,
+      );
+      expect(hex(...wrong.parameters())).toBe(before);
+    }
+  });
+
   test('a state that does not fit changes nothing', () => {
     const layer = new LoRALinear(small);
     const before = hex(...layer.parameters());
-    const state = { up: seeded([4, 2], 7, { device }), down: seeded([2, 6], 8, { device }), forwards: 5 };
+    const { frozen } = layer.stateDict();
+    const state = {
+      up: seeded([4, 2], 7, { device }),
+      down: seeded([2, 6], 8, { device }),
+      forwards: 5,
+      frozen,
+    };
     const cases: [object, string | RegExp][] = [
       [
         { ...state, down: undefined },
@@ -230,6 +265,7 @@ describe('LoRALinear', () => {
         '[LoRALinear] expected forwards of the state to be an integer of at least 0 but received -1',
       ],
       [{ ...state, weight: 1 }, /unknown option 'weight'/],
+      [{ ...state, frozen: 1 }, /expected frozen of the state to be a tensor of shape \[2, 2\]/],
     ];
     for (const [bad, sentence] of cases) {
       expectThrow(() => layer.loadStateDict(bad as never), 'ERR_ARGUMENT', sentence);
