@@ -4,10 +4,12 @@ import type { LoraBranch } from '../ops/lora_linear';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import type { Parameter, Tensor } from '../tensor/tensor';
 
-/** The sizes of a layer, y [..., out] of x [..., in]. */
-export interface LayerShape {
+/** The frozen layer that is changed, y [..., out] of x [..., in]. */
+export interface FrozenLayer {
   readonly inFeatures: number;
   readonly outFeatures: number;
+  readonly base: FrozenWeight;
+  readonly bias?: Tensor;
 }
 
 /** How one layer is changed. */
@@ -38,22 +40,29 @@ export interface DeltaUse {
   readonly dropout?: { readonly p: number; readonly seed: number; readonly forward: number };
 }
 
+/** Operands of the fused op beside those of the frozen layer. */
+export type AddedOperands = Omit<LoraBranch, 'weight' | 'bias'>;
+
 /** The change of one layer: its trainable tensors, and what they do to a call and to the weight. */
 export interface Delta {
   /** By the names that the kind gives them. */
   readonly parameters: ReadonlyMap<string, Parameter>;
-  /** What it adds to the operands of the layer's call. */
-  branch(use: DeltaUse): Omit<LoraBranch, 'weight' | 'bias'>;
+  /** What it adds to the operands of the fused op; absent where the layer is not computed by it. */
+  branch?(use: DeltaUse): AddedOperands;
+  /** y of x, where there is no branch. */
+  forward?(x: Tensor, use: DeltaUse): Tensor;
   /** The weight with `scale` times the change in it, row-major, rounded once to the dtype of `weight`. */
   merged(weight: FrozenWeight, scale: number): Tensor;
 }
 
 /** A kind of change. */
 export interface DeltaKind {
+  /** Why it cannot change this layer; undefined: it can. */
+  refuses?(layer: FrozenLayer): string | undefined;
   /** The names and shapes of its tensors. */
-  tensors(layer: LayerShape, spec: DeltaSpec): ReadonlyMap<string, readonly number[]>;
+  tensors(layer: FrozenLayer, spec: DeltaSpec): ReadonlyMap<string, readonly number[]>;
   /** Their initial values in f32, by the same names. */
-  initial(layer: LayerShape, spec: DeltaSpec, init: DeltaInit): Map<string, Tensor>;
+  initial(layer: FrozenLayer, spec: DeltaSpec, init: DeltaInit): Map<string, Tensor>;
   /** The change that these parameters make. */
   make(spec: DeltaSpec, parameters: ReadonlyMap<string, Parameter>): Delta;
 }

@@ -2,7 +2,7 @@
 import { loraLinearGroup, type LoraBranch } from '../ops/lora_linear';
 import { FrozenWeight } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
-import type { Delta, DeltaUse, LayerShape } from './delta';
+import type { Delta, DeltaUse, FrozenLayer } from './delta';
 
 /** The change that a call makes to one layer; absent: the frozen layer alone. */
 export interface AppliedDelta {
@@ -14,7 +14,7 @@ export interface AppliedDelta {
  * y = W·x + bias, W [out, in] frozen. The weight that calls read is the base, or while a change is merged W' in its place.
  * Layers of LoRALinear and of CausalLM are these.
  */
-export class Linear implements LayerShape {
+export class Linear implements FrozenLayer {
   #merged: FrozenWeight | null = null;
 
   /** Takes over the weight and the bias [out]. `path`: as transformers names the module, for messages and files. */
@@ -85,12 +85,18 @@ export function forwardGroup(
   x: Tensor,
   layers: readonly (readonly [Linear, AppliedDelta | undefined])[],
 ): Tensor[] {
-  return loraLinearGroup(
-    x,
-    layers.map(([{ weight, bias }, applied]): LoraBranch => ({
-      weight,
-      bias,
-      ...applied?.delta.branch(applied.use),
-    })),
-  );
+  const results = new Array<Tensor>(layers.length);
+  const fused: { at: number; branch: LoraBranch }[] = [];
+  layers.forEach(([{ weight, bias }, applied], at) => {
+    if (applied?.delta.forward) results[at] = applied.delta.forward(x, applied.use);
+    else fused.push({ at, branch: { weight, bias, ...applied?.delta.branch?.(applied.use) } });
+  });
+  if (fused.length > 0) {
+    const outputs = loraLinearGroup(
+      x,
+      fused.map(({ branch }) => branch),
+    );
+    fused.forEach(({ at }, i) => (results[at] = outputs[i]!));
+  }
+  return results;
 }

@@ -2,13 +2,12 @@
  * LoRA: y += s·A·(B·x), W' = W + s·A·B, with A = `up` [out, r] and B = `down` [r, in].
  * Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021); s = α/√r: Kalajdzievski (2023).
  */
-import type { LoraBranch } from '../ops/lora_linear';
 import { randomNormal, randomUniform } from '../ops/random';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import type { Delta, DeltaInit, DeltaKind, DeltaSpec, DeltaUse, LayerShape } from './delta';
+import type { AddedOperands, Delta, DeltaInit, DeltaKind, DeltaSpec, DeltaUse, FrozenLayer } from './delta';
 
 class LoraDelta implements Delta {
   readonly #up: Parameter;
@@ -22,7 +21,7 @@ class LoraDelta implements Delta {
     this.#down = parameters.get('down')!;
   }
 
-  branch({ scale, dropout }: DeltaUse): Omit<LoraBranch, 'weight' | 'bias'> {
+  branch({ scale, dropout }: DeltaUse): AddedOperands {
     const pair = { up: this.#up, down: this.#down, scale: this.spec.scale * scale };
     return dropout ? { ...pair, dropout: { ...dropout, layer: this.spec.layer } } : pair;
   }
@@ -49,7 +48,7 @@ export const lora: DeltaKind = {
     ]),
 
   /** B from U(−1/√in, 1/√in) (Kaiming uniform with a = √5) or N(0, 1/r²), A zero unless init_lora_weights is false. */
-  initial({ inFeatures, outFeatures }: LayerShape, { r, stream }: DeltaSpec, init: DeltaInit) {
+  initial({ inFeatures, outFeatures }: FrozenLayer, { r, stream }: DeltaSpec, init: DeltaInit) {
     const { seed, device, initLoraWeights } = init;
     const uniform = (shape: number[], from: number, bound: number): Tensor =>
       randomUniform(shape, { seed, stream: from, lo: -bound, hi: bound, device });

@@ -1,10 +1,32 @@
 /** y = a·b over the last two dimensions; leading dimensions broadcast. f32 accumulation, one rounding. */
 import { needsGrad, record } from '../tensor/autograd';
 import type { Tensor } from '../tensor/tensor';
-import { check, shapeText } from '../validate';
+import { check, numelOf, shapeText } from '../validate';
 import { broadcastShapes, checkFloat, checkSameDevice, promote } from '../tensor/arguments';
 import { cast } from './cast';
-import { rawMatmul, reduceTo, sameShape } from '../tensor/raw';
+import { rawMatmul, rawView, reduceTo, sameShape } from '../tensor/raw';
+
+/** x [.., m, k], w [n, k] of one dtype → y = x·wᵀ [.., m, n];  dx = g·w, dw = gᵀ·x over all rows, in f32. Copies nothing. */
+export function matmulTransposed(x: Tensor, w: Tensor): Tensor {
+  const [n, k] = w.shape as [number, number];
+  const lead = x.shape.slice(0, -1);
+  const rows = numelOf(lead);
+  const flat = rawView(x, 0, [rows, k]);
+  const y = rawMatmul(flat, w, false, true, x.dtype, [rows, n]);
+  const out = rawView(y, 0, [...lead, n]);
+  const [wantX, wantW] = [x.requiresGrad, w.requiresGrad];
+  const { shape, dtype } = x;
+  record([x, w], [out], [w, ...(wantW ? [flat] : [])], ([g], [keptW, keptX]) => {
+    const grad = rawView(g!, 0, [rows, n]);
+    return [
+      wantX ? rawView(rawMatmul(grad, keptW!, false, false, dtype, [rows, k]), 0, shape) : null,
+      wantW ? rawMatmul(grad, keptX!, true, false, 'f32', [n, k]) : null,
+    ];
+  });
+  y.dispose();
+  flat.dispose();
+  return out;
+}
 
 /** a [.., m, k], b [.., k, n] → y [.., m, n];  da = g·bᵀ, db = aᵀ·g, summed over stretched dimensions. */
 export function matmul(a: Tensor, b: Tensor): Tensor {

@@ -4,7 +4,7 @@ import { LoRAError } from '../errors';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import type { Delta, DeltaKind, DeltaSpec } from '../linear/delta';
 import type { AppliedDelta, Linear } from '../linear/linear';
-import { lora } from '../linear/lora';
+import { deltaKinds } from '../linear/kinds';
 import type { NativeGuard } from '../native/binding';
 import { binding } from '../native/calls';
 import type { Device } from '../native/device';
@@ -45,7 +45,13 @@ function changedLayers(
     const target = targets.get(linear.path);
     if (!target) return [];
     const { r, scale } = target;
-    return [{ linear, kind: lora, spec: { r, scale, stream: 2 * layer, layer } }];
+    const kind: DeltaKind = deltaKinds[target.kind];
+    const why = kind.refuses?.(linear);
+    if (why !== undefined)
+      throw new LoRAError('ERR_UNSUPPORTED', `[${TAG}] ${linear.path} cannot be trained: ${why}`, {
+        op: TAG,
+      });
+    return [{ linear, kind, spec: { r, scale, stream: 2 * layer, layer } }];
   });
 }
 

@@ -9,7 +9,11 @@ import type { Tensor } from '../tensor/tensor';
 import { listed, shapeText } from '../validate';
 
 /** PEFT's words for the tensors of a delta: its lora_A is our down (B [r, in]), its lora_B our up (A [out, r]). */
-const peftNames: Readonly<Record<string, string>> = { up: 'lora_B.weight', down: 'lora_A.weight' };
+const peftNames: Readonly<Record<string, string>> = {
+  up: 'lora_B.weight',
+  down: 'lora_A.weight',
+  weight: 'weight',
+};
 
 /** The key of a delta's tensor in adapter_model.safetensors. */
 export const tensorKey = (path: string, name: string): string =>

@@ -30,6 +30,8 @@ export interface LoRAConfig {
   alphaPattern: Readonly<Record<string, number>>;
   /** Scales by α/√r in place of α/r. */
   useRslora: boolean;
+  /** Linear modules that are trained whole, in the place of a low-rank change: names that equal a path or its end. */
+  modulesToSave: readonly string[] | null;
   /** Biases are not trained. */
   bias: 'none';
   /** true: A (PEFT's lora_B) is zero, B uniform; 'gaussian': B normal; false: both random. */
@@ -66,6 +68,10 @@ export interface LoRAConfigInput {
   alphaPattern?: Readonly<Record<string, number>> | null | undefined;
   /** Scales by α/√r (Kalajdzievski, 2023). Default false. */
   useRslora?: boolean | undefined;
+  /**
+   * Linear layers that are trained whole, such as ['lm_head'], beside the low-rank changes of the targets. Default: none.
+   */
+  modulesToSave?: readonly string[] | null | undefined;
   /** Biases are not trained: 'none' is the only value. */
   bias?: 'none' | undefined;
   /** How A and B begin: true is zero and uniform, 'gaussian' zero and normal, false both random. Default true. */
@@ -95,6 +101,7 @@ const peftNames: Readonly<Record<keyof LoRAConfig, string>> = {
   rankPattern: 'rank_pattern',
   alphaPattern: 'alpha_pattern',
   useRslora: 'use_rslora',
+  modulesToSave: 'modules_to_save',
   bias: 'bias',
   initLoraWeights: 'init_lora_weights',
 };
@@ -180,6 +187,9 @@ function parse(
     for (const one of list) pattern('layersPattern', one, () => matchAround('', one, ''), undefined);
     return [...list];
   });
+  const whole = take('modulesToSave', null, 'a list of module names', (value) =>
+    isListOf(value, isText) ? [...value] : undefined,
+  );
   const r = take('r', defaults.r, 'a positive integer', (value) => (isRank(value) ? value : undefined));
   const config: LoRAConfig = {
     r,
@@ -206,6 +216,7 @@ function parse(
       patterns('alphaPattern', isNumber),
     ),
     useRslora: take('useRslora', false, 'true or false', flag),
+    modulesToSave: whole?.length ? whole : null,
     bias: take('bias', 'none', `'none' (biases are not trained here)`, (value) =>
       value === 'none' ? value : undefined,
     ),

@@ -1,5 +1,6 @@
 /** Which modules an adapter changes, by PEFT's rules. */
 import { LoRAError } from '../errors';
+import type { DeltaKindName } from '../linear/kinds';
 import { isAllLinear, type LoRAConfig } from './config';
 import { fullMatch, matchAround } from './python_regex';
 
@@ -11,6 +12,8 @@ export interface ModulePath {
 }
 
 export interface Target {
+  /** 'whole' for modulesToSave. */
+  readonly kind: DeltaKindName;
   readonly r: number;
   readonly alpha: number;
   /** alpha / r, or alpha / √r with useRslora. */
@@ -58,33 +61,47 @@ function patternValue(
 }
 
 /**
- * The modules that a configuration targets, in the order of `modules`, each with its rank and scale: excludeModules
- * first; then 'all-linear', a regular expression for the whole path, or names; layersToTransform applies to names
+ * The modules that a configuration targets, in the order of `modules`, each with its rank and scale: those of modulesToSave, which are trained
+ * whole; then excludeModules; then 'all-linear', a regular expression for the whole path, or names; layersToTransform applies to names
  * that match the end of a path, not to whole paths.
  *
  * Errors: ERR_ADAPTER when no module is left, with the names that there are.
  *
  * @example
  * resolveTargets(normalizeLoRAConfig({ targetModules: ['q_proj'] }), [{ path: 'a.0.q_proj', isOutputEmbedding: false }])
- * // Map { 'a.0.q_proj' → { r: 16, alpha: 32, scale: 2 } }
+ * // Map { 'a.0.q_proj' → { kind: 'lora', r: 16, alpha: 32, scale: 2 } }
  */
 export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[]): Map<string, Target> {
-  const { targetModules: targets, excludeModules } = config;
+  const { targetModules: targets, excludeModules, modulesToSave } = config;
   const excluded = excludeModules === null ? () => false : matcher(excludeModules);
   const inLayers = layerFilter(config);
   const named = isAllLinear(targets) ? () => true : matcher(targets);
   const rankOf = patternValue(config.rankPattern, config.r);
   const alphaOf = patternValue(config.alphaPattern, config.loraAlpha);
 
+  const saved = modulesToSave === null ? () => false : matcher(modulesToSave);
+  const strangers = (modulesToSave ?? []).filter((name) => !modules.some(({ path }) => endsIn(path, name)));
+  if (strangers.length > 0)
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `modulesToSave ${JSON.stringify(strangers)} name no linear module of the model, and other modules are not trained here`,
+    );
+
   const resolved = new Map<string, Target>();
+  let adapted = 0;
   for (const { path, isOutputEmbedding } of modules) {
+    if (saved(path)) {
+      resolved.set(path, { kind: 'whole', r: 0, alpha: 0, scale: 1 });
+      continue;
+    }
     if (excluded(path) || !named(path) || (isOutputEmbedding && isAllLinear(targets))) continue;
     if (!(Array.isArray(targets) && targets.includes(path)) && !inLayers(path)) continue;
     const r = rankOf(path);
     const alpha = alphaOf(path);
-    resolved.set(path, { r, alpha, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) });
+    adapted++;
+    resolved.set(path, { kind: 'lora', r, alpha, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) });
   }
-  if (resolved.size === 0)
+  if (adapted === 0)
     throw nothingMatches(
       config,
       modules,

@@ -8,5 +8,5 @@ export function branchOf(
   forward?: number,
 ): Required<Pick<LoraBranch, 'up' | 'down' | 'scale'>> & LoraBranch {
   const { delta, use } = adapter.applied(path, forward)!;
-  return delta.branch(use) as ReturnType<typeof branchOf>;
+  return delta.branch!(use) as ReturnType<typeof branchOf>;
 }

@@ -162,18 +162,13 @@ describe('which modules', () => {
 describe('ranks and scales', () => {
   const at = (input: LoRAConfigInput, path: string) =>
     resolve({ targetModules: 'all-linear', ...input }).get(path);
+  const pair = (r: number, alpha: number, scale: number) => ({ kind: 'lora', r, alpha, scale });
 
   test('alpha / r, and alpha / √r with rslora', () => {
-    expect(at({ r: 16, loraAlpha: 8 }, 'model.layers.0.mlp.up_proj')).toEqual({
-      r: 16,
-      alpha: 8,
-      scale: 0.5,
-    });
-    expect(at({ r: 16, loraAlpha: 8, useRslora: true }, 'model.layers.0.mlp.up_proj')).toEqual({
-      r: 16,
-      alpha: 8,
-      scale: 2,
-    });
+    expect(at({ r: 16, loraAlpha: 8 }, 'model.layers.0.mlp.up_proj')).toEqual(pair(16, 8, 0.5));
+    expect(at({ r: 16, loraAlpha: 8, useRslora: true }, 'model.layers.0.mlp.up_proj')).toEqual(
+      pair(16, 8, 2),
+    );
   });
 
   test('a pattern of r or alpha enters the scale, with and without rslora', () => {
@@ -193,9 +188,9 @@ describe('ranks and scales', () => {
       rankPattern: { 'layers.[34].mlp.up_proj': 9, up_proj: 2, own_proj: 7 },
       alphaPattern: { '^model.layers.3.mlp.down_proj': 1, 'self_attn\\..*': 3 },
     };
-    expect(at(input, 'model.layers.3.mlp.up_proj')).toEqual({ r: 9, alpha: 8, scale: 8 / 9 });
+    expect(at(input, 'model.layers.3.mlp.up_proj')).toEqual(pair(9, 8, 8 / 9));
     expect(at(input, 'model.layers.5.mlp.up_proj')?.r).toBe(2);
-    expect(at(input, 'model.layers.3.mlp.down_proj')).toEqual({ r: 4, alpha: 1, scale: 0.25 });
+    expect(at(input, 'model.layers.3.mlp.down_proj')).toEqual(pair(4, 1, 0.25));
     expect(at(input, 'model.layers.4.mlp.down_proj')?.alpha).toBe(8);
     expect(at(input, 'model.layers.4.self_attn.q_proj')?.alpha).toBe(3);
   });
@@ -238,20 +233,22 @@ describeWithData("PEFT's own choice of modules", 'golden', () => {
 
   for (const { name, dir, model, modelRefusal, adapterConfig } of goldenFolders()) {
     const body = async (): Promise<void> => {
-      // Neither DoRA nor modules that are trained whole change which layers get a pair.
-      const { config } = fromPeftJson({ ...adapterConfig, use_dora: false, modules_to_save: null });
+      // DoRA does not change which layers get a pair.
+      const { config } = fromPeftJson({ ...adapterConfig, use_dora: false });
       const file = await openSafetensors(join(dir, 'adapter_init', 'adapter_model.safetensors'));
       const ranks = new Map<string, number>();
+      const whole: string[] = [];
       for (const [key, { shape }] of file.tensors) {
         const path = /^base_model\.model\.(.*)\.lora_A\.weight$/.exec(key)?.[1];
         if (path !== undefined) ranks.set(path, shape[0]!);
+        else if (!key.includes('.lora_')) whole.push(key.replace(/^base_model\.model\.|\.weight$/g, ''));
       }
       file.close();
       expect(ranks.size).toBeGreaterThan(0);
       const resolved = resolveTargets(config, await linearModules(model));
-      expect(Object.fromEntries([...resolved].map(([path, { r }]) => [path, r]))).toEqual(
-        Object.fromEntries(ranks),
-      );
+      const pairs = [...resolved].filter(([, { kind }]) => kind === 'lora');
+      expect(Object.fromEntries(pairs.map(([path, { r }]) => [path, r]))).toEqual(Object.fromEntries(ranks));
+      expect([...resolved.keys()].filter((path) => !ranks.has(path)).sort()).toEqual(whole.sort());
     };
     if (modelRefusal === undefined) test(name, body);
     else test.skip(`${name} (skipped: ${modelRefusal})`, body);
