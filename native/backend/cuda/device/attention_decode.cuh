@@ -1,5 +1,5 @@
-// Attention of few rows (a decode step has `group` of them) on tensor cores, where reading k and v
-// once takes the time.
+// Computes attention of few rows (a decode step has `group` of them) on tensor cores. Reading k and
+// v once takes the time.
 //
 // A block has all rows of one (batch, kv head) and one part of its keys. Its 4 warps take 16 keys
 // each in turn and have tiles, softmax and sums of their own, so that nothing in the loop waits for

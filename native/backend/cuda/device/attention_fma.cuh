@@ -1,4 +1,4 @@
-// Attention on the plain f32 units: for f32, whose products tensor cores would round.
+// Computes attention on the plain f32 units, for f32, whose products tensor cores would round.
 //
 //   y = softmax(scale·q·kᵀ)·v
 //

@@ -1,4 +1,4 @@
-// Attention on tensor cores, for 16-bit operands.
+// Computes attention on tensor cores, for 16-bit operands.
 //
 //   y = softmax(scale·q·kᵀ)·v
 //

@@ -1,4 +1,4 @@
-// The linear layer for up to 16 rows of x, where reading W takes the time.
+// Computes the linear layer for up to 16 rows of x. Reading W takes the time.
 //
 // LowRankDot: h[m, r] = Σ drop(x)[m]·B[r]
 // A block of 256 threads computes one element of h.
