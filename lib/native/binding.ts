@@ -126,7 +126,7 @@ export interface NativeBinding {
   pack(rowMajor: NativeTensor): NativeWeight;
   unpack(weight: NativeWeight): NativeTensor;
 
-  // Ops: see native/core/ops.h for formulas and shapes. Scalars have shape [].
+  // Ops: see native/core/ops for formulas and shapes. Scalars have shape [].
   loraLinearForward(
     x: NativeTensor,
     branches: readonly NativeBranch[],

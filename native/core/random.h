@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/ops.h"
+#include "core/ops/ops.h"
 
 namespace lora {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "core/ops.h"
+#include "core/ops/ops.h"
 
 namespace lora {
 

@@ -12,20 +12,12 @@
 #include <thread>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 #include "core/status.h"
 
 namespace lora {
 
-// How a command treats an operand, and what a failure does to it. A command with a failed kIn,
-// kInOut or kUpdate operand does not run; its outputs inherit that operand's failure.
-enum class Access : uint8_t {
-  kIn,      // read
-  kOut,     // written whole: good after a success, failed after a failure
-  kInOut,   // read and written (accumulate): failed after a failure, for its value would be wrong
-  kUpdate,  // read and written (adamw): keeps value and status; the guard remembers the failure
-};
-
+// The status of a storage, and how a command treats that storage (core/ops/fields.h).
 struct Operand {
   StatusPtr status;
   Access access = Access::kIn;

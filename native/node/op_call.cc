@@ -7,7 +7,7 @@ namespace {
 template <class Args>
 void EnqueueHelper(EnvState& state, Device& device, const char* name, const char* label,
                    const Op<Args>& op, const Args& args, std::vector<Operand> operands) {
-  const size_t bytes = op.scratch_bytes ? op.scratch_bytes(args, device.stream().threads()) : 0;
+  const size_t bytes = op.scratch_bytes(args, device.stream().threads());
   const Block scratch = state.Allocate(device, bytes, label);
   const Scratch span(static_cast<std::byte*>(scratch.data), bytes);
   Command command;
@@ -29,7 +29,7 @@ StoragePtr PackInto(EnvState& state, const std::shared_ptr<Device>& device, cons
   const size_t bytes = backend.packed_bytes(src.dim(0), src.dim(1), src.dtype, direction);
   StoragePtr packed = state.NewStorage(device, bytes, label);
   args.dst = packed->data();
-  EnqueueHelper(state, *device, "pack", label, backend.pack, args,
+  EnqueueHelper(state, *device, "pack", label, backend.op<PackArgs>(), args,
                 {{src_status, Access::kIn}, {packed->status(), Access::kOut}});
   return packed;
 }
@@ -47,7 +47,7 @@ void EnsureBackward(EnvState& state, WeightRef& weight, const char* label) {
   const UnpackArgs args{
       {weight.forward->data(), weight.dtype, weight.rows, weight.cols, Direction::kForward},
       TensorView(rows->data(), weight.dtype, shape)};
-  EnqueueHelper(state, *device, "unpack", label, backend.unpack, args,
+  EnqueueHelper(state, *device, "unpack", label, backend.op<UnpackArgs>(), args,
                 {{weight.forward->status(), Access::kIn}, {rows->status(), Access::kOut}});
   weight.backward = PackInto(state, device, args.dst, rows->status(), Direction::kBackward, label);
 }

@@ -6,7 +6,7 @@
 //   args.gate = call.In(info[0], "gate");
 //   args.up = call.In(info[1], "up");
 //   call.Out(&args.y, args.gate.dtype, args.gate.shape);
-//   call.Run(&Backend::swiglu_forward, args);
+//   call.Run(args);
 //   return call.Result(0);
 //
 // Nothing has happened when any of this throws.
@@ -19,7 +19,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/checks.h"
+#include "core/ops/ops.h"
 #include "node/env_state.h"
 #include "node/errors.h"
 #include "node/parse.h"
@@ -70,14 +70,11 @@ class OpCall {
   void Out(TensorView* view, DType dtype, const Shape& shape, const Shape& seen);
 
   template <class Args>
-  void Run(Op<Args> Backend::* op, Args& args) {
+  void Run(Args& args) {
     CheckOn(*device_, label_, args);
-    const Op<Args>& entry = device_->backend().*op;
-    if (entry.run == nullptr)
-      Throw("ERR_UNSUPPORTED", label_, "is not available on ", device_->name());
+    const Op<Args>& entry = device_->backend().op<Args>();
     PackWeights();
-    const size_t scratch_bytes =
-        entry.scratch_bytes ? entry.scratch_bytes(args, device_->stream().threads()) : 0;
+    const size_t scratch_bytes = entry.scratch_bytes(args, device_->stream().threads());
     const Block scratch = Allocate(scratch_bytes);
     const Scratch span(static_cast<std::byte*>(scratch.data), scratch_bytes);
     Enqueue(scratch, [args, span, run = entry.run](Context& context) { run(args, span, context); });

@@ -56,7 +56,7 @@ Napi::Value Forward(const Napi::CallbackInfo& info) {
                "expected a of 2 dimensions (out, rank) but received shape ", branch.a.shape);
     call.Out(&args.h[i], DType::kF32, {rows, branch.a.dim(1)});
   }
-  call.Run(&Backend::lora_linear_forward, args);
+  call.Run(args);
 
   Napi::Array y = Napi::Array::New(info.Env(), n), h = Napi::Array::New(info.Env(), n);
   for (uint32_t i = 0; i < n; ++i) {
@@ -102,7 +102,7 @@ Napi::Value Backward(const Napi::CallbackInfo& info) {
   }
   const int64_t in = args.branches[0].weight.cols;
   if (want_dx) call.Out(&args.dx, args.g[0].dtype, {args.g[0].dim(0), in}, WithLast(lead, in));
-  call.Run(&Backend::lora_linear_backward, args);
+  call.Run(args);
 
   Napi::Array da = Napi::Array::New(info.Env(), n), db = Napi::Array::New(info.Env(), n);
   for (uint32_t i = 0; i < n; ++i) {

@@ -18,7 +18,7 @@ Napi::Value CrossEntropyForward(const Napi::CallbackInfo& info) {
   call.Out(&args.loss, DType::kF32, {1}, {});
   call.Out(&args.count, DType::kF32, {1}, {});
   if (ParseBool(info[2], kLabel, "keepLse")) call.Out(&args.lse, DType::kF32, {args.logits.dim(0)});
-  call.Run(&Backend::cross_entropy_forward, args);
+  call.Run(args);
   Napi::Array result = Napi::Array::New(info.Env(), 3);
   result.Set(0u, call.ResultOf(args.loss));
   result.Set(1u, call.ResultOf(args.count));
@@ -36,7 +36,7 @@ Napi::Value CrossEntropyBackward(const Napi::CallbackInfo& info) {
   args.lse = call.In(info[2], "lse");
   args.g = Flat(call.In(info[3], "g"));
   call.Out(&args.dlogits, logits.dtype, args.logits.shape, logits.shape);
-  call.Run(&Backend::cross_entropy_backward, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -54,7 +54,7 @@ Napi::Value LinearCrossEntropy(const Napi::CallbackInfo& info) {
     call.Weight(&args.weight_bwd, info[1], "weight", Direction::kBackward);
     call.Out(&args.d_hidden, DType::kF32, args.hidden.shape, hidden.shape);
   }
-  call.Run(&Backend::linear_cross_entropy, args);
+  call.Run(args);
   Napi::Array result = Napi::Array::New(info.Env(), 3);
   result.Set(0u, call.ResultOf(args.loss));
   result.Set(1u, call.ResultOf(args.count));
@@ -75,7 +75,7 @@ Napi::Value Sample(const Napi::CallbackInfo& info) {
   args.step =
       static_cast<uint32_t>(ParseInteger(options.Get("step"), kLabel, "step", 0, 0xffffffff));
   call.Out(&args.ids, DType::kI32, {args.logits.shape.rank() > 0 ? args.logits.dim(0) : 0});
-  call.Run(&Backend::sample, args);
+  call.Run(args);
   return call.Result();
 }
 

@@ -24,7 +24,7 @@ Napi::Value Embedding(const Napi::CallbackInfo& info) {
              " dimensions but received shape ", seen);
   seen.push_back(dim);
   call.Out(&args.y, args.weight.dtype, {n, dim}, seen);
-  call.Run(&Backend::embedding, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -38,7 +38,7 @@ Napi::Value RmsNormForward(const Napi::CallbackInfo& info) {
   call.Out(&args.y, x.dtype, args.x.shape, x.shape);
   if (ParseBool(info[3], "rms_norm", "keepRstd"))
     call.Out(&args.rstd, DType::kF32, {args.x.dim(0)});
-  call.Run(&Backend::rms_norm_forward, args);
+  call.Run(args);
   return List(info.Env(), {call.ResultOf(args.y), call.ResultOf(args.rstd)});
 }
 
@@ -51,7 +51,7 @@ Napi::Value RmsNormBackward(const Napi::CallbackInfo& info) {
   args.rstd = call.In(info[2], "rstd");
   args.g = AsRows(call.In(info[3], "g"), "rms_norm", "g");
   call.Out(&args.dx, x.dtype, args.x.shape, x.shape);
-  call.Run(&Backend::rms_norm_backward, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -65,7 +65,7 @@ Napi::Value Rope(const Napi::CallbackInfo& info) {
   args.offset = ParseInteger(info[4], "rope", "offset");
   args.inverse = ParseBool(info[5], "rope", "inverse");
   call.Out(&args.y, args.x.dtype, args.x.shape);
-  call.Run(&Backend::rope, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -90,7 +90,7 @@ Napi::Value AttentionForward(const Napi::CallbackInfo& info) {
                args.q.shape);
     call.Out(&args.lse, DType::kF32, {args.q.dim(0), args.q.dim(2), args.q.dim(1)});
   }
-  call.Run(&Backend::attention_forward, args);
+  call.Run(args);
   return List(info.Env(), {call.ResultOf(args.y), call.ResultOf(args.lse)});
 }
 
@@ -111,7 +111,7 @@ Napi::Value AttentionBackward(const Napi::CallbackInfo& info) {
   call.Out(&args.dq, args.q.dtype, args.q.shape);
   call.Out(&args.dk, args.k.dtype, args.k.shape);
   call.Out(&args.dv, args.v.dtype, args.v.shape);
-  call.Run(&Backend::attention_backward, args);
+  call.Run(args);
   return List(info.Env(), {call.ResultOf(args.dq), call.ResultOf(args.dk), call.ResultOf(args.dv)});
 }
 
@@ -121,7 +121,7 @@ Napi::Value CacheAppend(const Napi::CallbackInfo& info) {
   args.src = call.In(info[0], "src");
   args.cache = call.InOut(info[1], "cache");
   args.offset = ParseInteger(info[2], "cache_append", "offset");
-  call.Run(&Backend::cache_append, args);
+  call.Run(args);
   return info.Env().Undefined();
 }
 
@@ -131,7 +131,7 @@ Napi::Value SwigluForward(const Napi::CallbackInfo& info) {
   args.gate = call.In(info[0], "gate");
   args.up = call.In(info[1], "up");
   call.Out(&args.y, args.gate.dtype, args.gate.shape);
-  call.Run(&Backend::swiglu_forward, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -143,7 +143,7 @@ Napi::Value SwigluBackward(const Napi::CallbackInfo& info) {
   args.g = call.In(info[2], "g");
   call.Out(&args.dgate, args.gate.dtype, args.gate.shape);
   call.Out(&args.dup, args.up.dtype, args.up.shape);
-  call.Run(&Backend::swiglu_backward, args);
+  call.Run(args);
   return List(info.Env(), {call.ResultOf(args.dgate), call.ResultOf(args.dup)});
 }
 

@@ -51,7 +51,7 @@ Napi::Value AdamW(const Napi::CallbackInfo& info) {
   args.weight_decay = number("weightDecay");
   args.step = ParseInteger(options.Get("step"), kLabel, "step", 1);
   call.Guarded(GuardOf(info, info[2], kLabel));
-  if (!args.segments.empty()) call.Run(&Backend::adamw, args);
+  if (!args.segments.empty()) call.Run(args);
   return info.Env().Undefined();
 }
 
@@ -63,7 +63,7 @@ Napi::Value GlobalNorm(const Napi::CallbackInfo& info) {
   for (uint32_t i = 0; i < tensors.Length(); ++i)
     args.tensors.push_back(call.In(tensors.Get(i), "tensor"));
   call.Out(&args.norm, DType::kF32, {1}, {});
-  call.Run(&Backend::global_norm, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -77,7 +77,7 @@ Napi::Value ClipByNorm(const Napi::CallbackInfo& info) {
     args.tensors.push_back(call.InOut(tensors.Get(i), "tensor"));
   args.norm = call.In(info[1], "norm");
   args.max_norm = ParseFloat(info[2], "clip_by_norm", "maxNorm");
-  call.Run(&Backend::clip_by_norm, args);
+  call.Run(args);
   return info.Env().Undefined();
 }
 

@@ -18,7 +18,7 @@ Napi::Value Random(const Napi::CallbackInfo& info) {
   args.lo = ParseFloat(info[4], "random", "lo");
   args.hi = ParseFloat(info[5], "random", "hi");
   call.Out(&args.y, DType::kF32, ParseShape(info[6], "random"));
-  call.Run(&Backend::random, args);
+  call.Run(args);
   return call.Result();
 }
 

@@ -1,5 +1,5 @@
 // The tape's small set.
-#include "core/shapes.h"
+#include "core/ops/shapes.h"
 #include "node/api.h"
 #include "node/op_call.h"
 
@@ -22,7 +22,7 @@ Napi::Value Binary(const Napi::CallbackInfo& info) {
   BinaryArgs args{kind, call.In(info[1], "a"), call.In(info[2], "b"), {}};
   call.Out(&args.y, ParseDType(info[3], call.label()),
            BroadcastShapes(call.label(), args.a.shape, args.b.shape));
-  call.Run(&Backend::binary, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -31,7 +31,7 @@ Napi::Value Unary(const Napi::CallbackInfo& info) {
   OpCall call(info, "unary", LabelOf(kind));
   UnaryArgs args{kind, ParseFloat(info[1], call.label(), "alpha"), call.In(info[2], "x"), {}};
   call.Out(&args.y, ParseDType(info[3], call.label()), args.x.shape);
-  call.Run(&Backend::unary, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -44,7 +44,7 @@ Napi::Value UnaryBackward(const Napi::CallbackInfo& info) {
                          call.In(info[3], "g"),
                          {}};
   call.Out(&args.dx, args.x.dtype, args.x.shape);
-  call.Run(&Backend::unary_backward, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -52,14 +52,14 @@ Napi::Value ReduceSum(const Napi::CallbackInfo& info) {
   OpCall call(info, "reduce_sum", "sum");
   ReduceSumArgs args{call.In(info[0], "x"), {}};
   call.Out(&args.y, ParseDType(info[2], "sum"), ParseShape(info[1], "sum"));
-  call.Run(&Backend::reduce_sum, args);
+  call.Run(args);
   return call.Result();
 }
 
 Napi::Value Accumulate(const Napi::CallbackInfo& info) {
   OpCall call(info, "accumulate", "accumulate");
   AccumulateArgs args{call.In(info[0], "x"), call.InOut(info[1], "y")};
-  call.Run(&Backend::accumulate, args);
+  call.Run(args);
   return info.Env().Undefined();
 }
 
@@ -68,7 +68,7 @@ Napi::Value Fill(const Napi::CallbackInfo& info) {
   LORA_CHECK(info[1].IsNumber(), "fill", "expected value to be a number");
   // Any value is a fair one to fill with, NaN included.
   FillArgs args{info[1].As<Napi::Number>().FloatValue(), call.Overwrite(info[0], "y")};
-  call.Run(&Backend::fill, args);
+  call.Run(args);
   return info.Env().Undefined();
 }
 
@@ -80,7 +80,7 @@ Napi::Value Transpose(const Napi::CallbackInfo& info) {
     args.perm.push_back(
         static_cast<int>(ParseInteger(perm.Get(i), "transpose", "perm", 0, kMaxDims)));
   call.Out(&args.y, args.x.dtype, TransposedShape(args.x.shape, args.perm));
-  call.Run(&Backend::transpose, args);
+  call.Run(args);
   return call.Result();
 }
 
@@ -93,7 +93,7 @@ Napi::Value Matmul(const Napi::CallbackInfo& info) {
                   ParseBool(info[3], "matmul", "transB")};
   call.Out(&args.y, ParseDType(info[4], "matmul"),
            MatmulShape(args.a.shape, args.b.shape, args.trans_a, args.trans_b));
-  call.Run(&Backend::matmul, args);
+  call.Run(args);
   return call.Result();
 }
 

@@ -195,7 +195,7 @@ Napi::Value CopyInto(const Napi::CallbackInfo& info) {
   UnaryArgs args{UnaryKind::kCopy, 1, call.In(info[0], "src"), call.Overwrite(info[1], "dst")};
   LORA_CHECK(args.x.shape == args.y.shape, "copy", "expected src of shape ", args.y.shape,
              " (that of dst) but received ", args.x.shape);
-  call.Run(&Backend::unary, args);
+  call.Run(args);
   return info.Env().Undefined();
 }
 

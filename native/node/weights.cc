@@ -24,7 +24,7 @@ Napi::Value Unpack(const Napi::CallbackInfo& info) {
   UnpackArgs args;
   call.Weight(&args.src, info[0], "weight", Direction::kForward);
   call.Out(&args.dst, args.src.dtype, {args.src.rows, args.src.cols});
-  call.Run(&Backend::unpack, args);
+  call.Run(args);
   return call.Result();
 }
 

@@ -1,17 +1,15 @@
 // accumulate and fill of the CPU backend against the reference.
-#include "backend/cpu/accumulate.h"
-
 #include <doctest/doctest.h>
 
-#include "backend/cpu/fill.h"
+#include "backend/cpu/kernels.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
 
 namespace lora::test {
 namespace {
 
-const Op<AccumulateArgs> kAccumulate = {cpu::AccumulateScratchBytes, cpu::Accumulate};
-const Op<FillArgs> kFill = {cpu::FillScratchBytes, cpu::Fill};
+const Op<AccumulateArgs> kAccumulate = {cpu::ScratchBytes, cpu::Run};
+const Op<FillArgs> kFill = {cpu::ScratchBytes, cpu::Run};
 
 TEST_CASE("accumulate: every size and pair of dtypes") {
   const DType types[] = {DType::kF32, DType::kBF16, DType::kF16};
@@ -24,7 +22,7 @@ TEST_CASE("accumulate: every size and pair of dtypes") {
         CAPTURE(n);
         const Tensor x = Normal(from, {n}, 1), before = Normal(to, {n}, 2);
         Tensor expected = before;
-        Run(ReferenceBackend(), &Backend::accumulate, AccumulateArgs{x, expected});
+        Run(ReferenceBackend(), AccumulateArgs{x, expected});
         std::vector<double> bounds;
         for (const double e : expected.Values()) {
           bounds.push_back(kU * std::fabs(e) + RoundingBound(to, e));
@@ -49,7 +47,7 @@ TEST_CASE("fill: every dtype, and whole numbers beyond the range of i32") {
         CAPTURE(value);
         CAPTURE(n);
         Tensor expected(dtype, {n});
-        Run(ReferenceBackend(), &Backend::fill, FillArgs{value, expected});
+        Run(ReferenceBackend(), FillArgs{value, expected});
         for (const int threads : {1, 3}) {
           cpu::CpuContext context(threads);
           Tensor y(dtype, {n});

@@ -1,8 +1,7 @@
 // adamw of the CPU backend: 50 steps beside the same formula in double.
-#include "backend/cpu/adamw.h"
-
 #include <doctest/doctest.h>
 
+#include "backend/cpu/kernels.h"
 #include "test/support/adamw_cases.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
@@ -10,7 +9,7 @@
 namespace lora::test {
 namespace {
 
-const Op<AdamWArgs> kAdamW = {cpu::AdamWScratchBytes, cpu::AdamW};
+const Op<AdamWArgs> kAdamW = {cpu::ScratchBytes, cpu::Run};
 constexpr double kLr = AdamWRun::kLr, kDecay = AdamWRun::kDecay;
 
 TEST_CASE("adamw: 50 steps over segments of odd sizes stay within the rounding errors of f32") {
@@ -39,7 +38,7 @@ TEST_CASE("adamw: one step agrees with the reference, and a gradient of 0 leaves
     return state;
   };
   const auto reference = ReferenceBackend().create_context(1);
-  const auto expected = step(ReferenceBackend().adamw, *reference, g, {p, m, v});
+  const auto expected = step(ReferenceBackend().op<AdamWArgs>(), *reference, g, {p, m, v});
   OnEveryCpuPath(
       [&](Context& context) {
         auto state = step(kAdamW, context, g, {p, m, v});

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 #include "test/support/attention_cases.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
@@ -36,16 +36,16 @@ void CheckForward(const AttentionCase& c) {
   const Operands operands(c), wide = Widened(operands);
   const Shape lse_shape{c.batch, c.q_heads, c.queries};
   const Tensor y(DType::kF64, operands.q.shape()), lse(DType::kF32, lse_shape);
-  Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, wide, y, lse));
+  Run(ReferenceBackend(), ForwardArgs(c, wide, y, lse));
   const ForwardBounds bounds = BoundsOf(c, operands, y, lse);
   OnEveryTarget([&](Context& context) {
     const Tensor y1(c.dtype, y.shape()), lse1(DType::kF32, lse_shape);
-    Run(CpuBackend().attention_forward, ForwardArgs(c, operands, y1, lse1), context);
+    Run(CpuBackend(), ForwardArgs(c, operands, y1, lse1), context);
     CHECK_CLOSE(y1, y, bounds.y);
     CHECK_CLOSE(lse1, lse, bounds.lse);
     CHECK((y1.intact() && lse1.intact()));
     const Tensor y2(c.dtype, y.shape());
-    Run(CpuBackend().attention_forward, ForwardArgs(c, operands, y2, Tensor()), context);
+    Run(CpuBackend(), ForwardArgs(c, operands, y2, Tensor()), context);
     CHECK_IDENTICAL(y2, y1);
   });
 }
@@ -54,19 +54,18 @@ void CheckBackward(const AttentionCase& c) {
   CAPTURE(c.Name());
   const Operands operands(c), wide = Widened(operands);
   const Tensor y(c.dtype, operands.q.shape()), lse(DType::kF32, {c.batch, c.q_heads, c.queries});
-  Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, operands, y, lse));
+  Run(ReferenceBackend(), ForwardArgs(c, operands, y, lse));
   const Gradients expected(DType::kF64, operands);
-  Run(ReferenceBackend(), &Backend::attention_backward,
-      BackwardArgs(c, wide, y.As(DType::kF64), lse, expected));
+  Run(ReferenceBackend(), BackwardArgs(c, wide, y.As(DType::kF64), lse, expected));
   const GradientBounds bounds = BoundsOf(c, operands, y, lse, expected);
   OnEveryTarget([&](Context& context) {
     const Gradients first(c.dtype, operands), second(c.dtype, operands);
-    Run(CpuBackend().attention_backward, BackwardArgs(c, operands, y, lse, first), context);
+    Run(CpuBackend(), BackwardArgs(c, operands, y, lse, first), context);
     CHECK_CLOSE(first.dq, expected.dq, bounds.dq);
     CHECK_CLOSE(first.dk, expected.dk, bounds.dk);
     CHECK_CLOSE(first.dv, expected.dv, bounds.dv);
     CHECK((first.dq.intact() && first.dk.intact() && first.dv.intact()));
-    Run(CpuBackend().attention_backward, BackwardArgs(c, operands, y, lse, second), context);
+    Run(CpuBackend(), BackwardArgs(c, operands, y, lse, second), context);
     CHECK_IDENTICAL(second.dq, first.dq);
     CHECK_IDENTICAL(second.dk, first.dk);
     CHECK_IDENTICAL(second.dv, first.dv);
@@ -145,11 +144,11 @@ TEST_CASE("attention from a cache: one key may outweigh all others, wherever it 
       for (int64_t n = 0; n < c.d; ++n) o.k.Set(loud * c.d + n, 200 / (o.scale * 16));
       const Operands wide = Widened(o);
       const Tensor expected(DType::kF64, o.q.shape()), lse(DType::kF32, {1, 2, 1});
-      Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, wide, expected, lse));
+      Run(ReferenceBackend(), ForwardArgs(c, wide, expected, lse));
       const ForwardBounds bounds = BoundsOf(c, o, expected, lse);
       OnEveryTarget([&](Context& context) {
         const Tensor y(dtype, o.q.shape()), lse1(DType::kF32, lse.shape());
-        Run(CpuBackend().attention_forward, ForwardArgs(c, o, y, lse1), context);
+        Run(CpuBackend(), ForwardArgs(c, o, y, lse1), context);
         CHECK_CLOSE(y, expected, bounds.y);
         CHECK_CLOSE(lse1, lse, bounds.lse);
       });
@@ -167,9 +166,9 @@ TEST_CASE("a query that sees no key gives zero and no gradient") {
     for (int64_t i = 0; i < queries; ++i) o.key_begin.Set(i, i == 1 ? 2 : 0);
     OnEveryTarget([&](Context& context) {
       const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 2, queries});
-      Run(CpuBackend().attention_forward, ForwardArgs(c, o, y, lse), context);
+      Run(CpuBackend(), ForwardArgs(c, o, y, lse), context);
       const Gradients d(c.dtype, o);
-      Run(CpuBackend().attention_backward, BackwardArgs(c, o, y, lse, d), context);
+      Run(CpuBackend(), BackwardArgs(c, o, y, lse, d), context);
       for (int64_t i = 0; i < y.numel(); ++i) {
         const bool blind = i / (2 * c.d) == 1;
         CHECK(std::isfinite(y.at(i)));
@@ -192,11 +191,11 @@ TEST_CASE("large scores neither overflow nor lose their order") {
   o.k = Normal(c.dtype, o.k.shape(), 6, 60);
   const Operands wide = Widened(o);
   const Tensor expected(DType::kF64, o.q.shape()), lse(DType::kF32, {1, 1, 70});
-  Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, wide, expected, lse));
+  Run(ReferenceBackend(), ForwardArgs(c, wide, expected, lse));
   const ForwardBounds bounds = BoundsOf(c, o, expected, lse);
   OnEveryTarget([&](Context& context) {
     const Tensor y(c.dtype, o.q.shape());
-    Run(CpuBackend().attention_forward, ForwardArgs(c, o, y, Tensor()), context);
+    Run(CpuBackend(), ForwardArgs(c, o, y, Tensor()), context);
     CHECK_CLOSE(y, expected, bounds.y);
   });
 }
@@ -209,7 +208,7 @@ TEST_CASE("a NaN in a key reaches the queries that see it") {
     o.k.Set(c.d, std::numeric_limits<double>::quiet_NaN());  // key 1
     OnEveryTarget([&](Context& context) {
       const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, queries});
-      Run(CpuBackend().attention_forward, ForwardArgs(c, o, y, lse), context);
+      Run(CpuBackend(), ForwardArgs(c, o, y, lse), context);
       for (int64_t i = 0; i < y.numel(); ++i) CHECK(std::isnan(y.at(i)) == (i >= c.d));
     });
   }
@@ -220,9 +219,9 @@ TEST_CASE("attention of nothing is nothing") {
   c.queries = 0;
   Operands o(c);
   const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, 0});
-  Run(CpuBackend(), &Backend::attention_forward, ForwardArgs(c, o, y, lse), 2);
+  Run(CpuBackend(), ForwardArgs(c, o, y, lse), 2);
   const Gradients d(c.dtype, o);
-  Run(CpuBackend(), &Backend::attention_backward, BackwardArgs(c, o, y, lse, d), 2);
+  Run(CpuBackend(), BackwardArgs(c, o, y, lse, d), 2);
 }
 
 TEST_CASE("cache_append writes its positions and no others") {
@@ -232,7 +231,7 @@ TEST_CASE("cache_append writes its positions and no others") {
   args.src = src;
   args.cache = cache;
   args.offset = 2;
-  Run(CpuBackend(), &Backend::cache_append, args);
+  Run(CpuBackend(), args);
   for (int64_t b = 0; b < 2; ++b)
     for (int64_t i = 0; i < 70; ++i) {
       const bool inside = i >= 20 && i < 50;

@@ -8,7 +8,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::test {
 namespace {
@@ -32,10 +32,10 @@ class HostMemory final : public cuda::Gpu {
 
 // Without the checks: lora_linear in f16 is for the benchmark, not for callers.
 template <class Args>
-void RunReference(Op<Args> Backend::* op, const Args& args) {
+void RunReference(const Args& args) {
   const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);
-  const Op<Args>& it = ReferenceBackend().*op;
-  std::vector<std::byte> scratch(it.scratch_bytes ? it.scratch_bytes(args, 1) : 0);
+  const Op<Args>& it = ReferenceBackend().op<Args>();
+  std::vector<std::byte> scratch(it.scratch_bytes(args, 1));
   it.run(args, scratch, *context);
 }
 
@@ -49,13 +49,13 @@ TEST_CASE("the benchmark's check accepts what the reference computes, and nothin
     CHECK(std::isinf(problem.YError(true)));  // nothing was written yet
     CHECK(std::isinf(problem.DbError()));
     const double bound = 2 * UnitRoundoff(shape.dtype);
-    RunReference(&Backend::lora_linear_forward, problem.Forward(shape.copies - 1, false, false));
+    RunReference(problem.Forward(shape.copies - 1, false, false));
     CHECK(problem.YError(false) <= bound);
     CHECK(problem.YError(true) > 0.1);  // the adapter is missing
-    RunReference(&Backend::lora_linear_forward, problem.Forward(0, true, true));
+    RunReference(problem.Forward(0, true, true));
     CHECK(problem.YError(true) <= bound);
     CHECK(problem.YError(false) > 0.1);
-    RunReference(&Backend::lora_linear_backward, problem.Backward(0, true, true));
+    RunReference(problem.Backward(0, true, true));
     CHECK(problem.DxError() <= bound);
     CHECK(problem.DaError() <= 1e-5);
     CHECK(problem.DbError() <= 1e-5);

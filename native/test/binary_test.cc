@@ -1,9 +1,8 @@
 // binary of the CPU backend against the reference.
-#include "backend/cpu/binary.h"
-
 #include <doctest/doctest.h>
 
-#include "core/shapes.h"
+#include "backend/cpu/kernels.h"
+#include "core/ops/shapes.h"
 #include "test/support/binary_cases.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
@@ -11,7 +10,7 @@
 namespace lora::test {
 namespace {
 
-const Op<BinaryArgs> kBinary = {cpu::BinaryScratchBytes, cpu::Binary};
+const Op<BinaryArgs> kBinary = {cpu::ScratchBytes, cpu::Run};
 
 void CheckCase(BinaryKind kind, const Tensor& a, const Tensor& b, DType to) {
   const Shape shape = BroadcastShapes("add", a.shape(), b.shape());
@@ -20,7 +19,7 @@ void CheckCase(BinaryKind kind, const Tensor& a, const Tensor& b, DType to) {
   CAPTURE(Text(b.shape()));
   CAPTURE(NameOf(to));
   Tensor expected(to, shape);
-  Run(ReferenceBackend(), &Backend::binary, BinaryArgs{kind, a, b, expected});
+  Run(ReferenceBackend(), BinaryArgs{kind, a, b, expected});
   const std::vector<double> bounds = BinaryBounds(expected);
   OnEveryCpuPath(
       [&](Context& context) {
@@ -66,7 +65,7 @@ TEST_CASE("binary: dtypes mix") {
 TEST_CASE("binary: y may be a") {
   const Tensor a = Operand(DType::kBF16, {1000}, 7), b = Operand(DType::kF32, {1000}, 8);
   Tensor expected(DType::kBF16, {1000});
-  Run(ReferenceBackend(), &Backend::binary, BinaryArgs{BinaryKind::kAdd, a, b, expected});
+  Run(ReferenceBackend(), BinaryArgs{BinaryKind::kAdd, a, b, expected});
   OnEveryCpuPath(
       [&](Context& context) {
         std::vector<Tensor> y = {a};

@@ -1,5 +1,3 @@
-#include "core/checks.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -8,7 +6,8 @@
 #include <string>
 
 #include "core/error.h"
-#include "core/shapes.h"
+#include "core/ops/ops.h"
+#include "core/ops/shapes.h"
 
 namespace lora {
 namespace {

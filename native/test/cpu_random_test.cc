@@ -3,8 +3,7 @@
 
 #include <limits>
 
-#include "backend/cpu/random.h"
-#include "backend/cpu/sample.h"
+#include "backend/cpu/kernels.h"
 #include "core/error.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
@@ -12,8 +11,8 @@
 namespace lora::test {
 namespace {
 
-const Op<RandomArgs> kRandom = {cpu::RandomScratchBytes, cpu::Random};
-const Op<SampleArgs> kSample = {cpu::SampleScratchBytes, cpu::Sample};
+const Op<RandomArgs> kRandom = {cpu::ScratchBytes, cpu::Run};
+const Op<SampleArgs> kSample = {cpu::ScratchBytes, cpu::Run};
 
 TEST_CASE("random: the bits of the reference, with any number of threads") {
   for (const RandomKind kind : {RandomKind::kUniform, RandomKind::kNormal}) {
@@ -22,7 +21,7 @@ TEST_CASE("random: the bits of the reference, with any number of threads") {
         return RandomArgs{kind, 0x123456789abcULL, 7, -0.25f, 0.5f, y};
       };
       Tensor expected(DType::kF32, {n});
-      Run(ReferenceBackend(), &Backend::random, args(expected));
+      Run(ReferenceBackend(), args(expected));
       for (const int threads : {1, 2, 3}) {
         cpu::CpuContext context(threads);
         Tensor y(DType::kF32, {n});
@@ -55,7 +54,7 @@ TEST_CASE("sample: the tokens of the reference on every path") {
             return SampleArgs{logits, c.temperature, c.top_k, c.top_p, 42, 3, ids};
           };
           Tensor expected(DType::kI32, {n});
-          Run(ReferenceBackend(), &Backend::sample, args(expected));
+          Run(ReferenceBackend(), args(expected));
           OnEveryCpuPath(
               [&](Context& context) {
                 std::vector<Tensor> ids = {Tensor(DType::kI32, {n})};

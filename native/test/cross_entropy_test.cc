@@ -5,7 +5,7 @@
 #include <limits>
 #include <memory>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 #include "test/support/cross_entropy_cases.h"
 #include "test/support/simd_targets.h"
 
@@ -30,8 +30,8 @@ void CheckCrossEntropy(DType dtype, int64_t rows, int64_t vocab, double deviatio
       const std::unique_ptr<Context> context = CpuBackend().create_context(threads);
       const Outputs first(p), second(p);
       for (const Outputs* out : {&first, &second}) {
-        Run(CpuBackend().cross_entropy_forward, ForwardArgs(p, *out), *context);
-        Run(CpuBackend().cross_entropy_backward, BackwardArgs(p, expected.out.lse, *out), *context);
+        Run(CpuBackend(), ForwardArgs(p, *out), *context);
+        Run(CpuBackend(), BackwardArgs(p, expected.out.lse, *out), *context);
         CHECK(out->intact());
       }
       expected.Check(first);
@@ -40,7 +40,7 @@ void CheckCrossEntropy(DType dtype, int64_t rows, int64_t vocab, double deviatio
       CHECK_IDENTICAL(second.dlogits, first.dlogits);
       Outputs without(p);
       without.lse = Tensor();
-      Run(CpuBackend().cross_entropy_forward, ForwardArgs(p, without), *context);
+      Run(CpuBackend(), ForwardArgs(p, without), *context);
       CHECK_IDENTICAL(without.loss, first.loss);
     }
   });
@@ -63,10 +63,10 @@ TEST_CASE("cross_entropy's maximum may lie in any block") {
     p.logits.Set(at, 95);
     p.labels.Set(0, 9000 - static_cast<double>(at));
     const Outputs expected(p);
-    Run(ReferenceBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, expected));
+    Run(ReferenceBackend(), ForwardArgs(p, expected));
     ForEachSimdTarget([&] {
       const Outputs out(p);
-      Run(CpuBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, out));
+      Run(CpuBackend(), ForwardArgs(p, out));
       CHECK_CLOSE(out.loss, expected.loss, (Tolerance{kSumError, 4 * kU}));
       CHECK_CLOSE(out.lse, expected.lse, (Tolerance{kSumError, 4 * kU}));
     });
@@ -80,11 +80,11 @@ TEST_CASE("cross_entropy takes minus infinity as an excluded token, and shows Na
   p.logits.Set(19 + 18, std::numeric_limits<double>::quiet_NaN());
   ForEachSimdTarget([&] {
     const Outputs out(p);
-    Run(CpuBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, out));
+    Run(CpuBackend(), ForwardArgs(p, out));
     CHECK(std::isfinite(out.lse.at(0)));
     CHECK(std::isnan(out.lse.at(1)));
     CHECK(std::isnan(out.loss.at(0)));
-    Run(CpuBackend(), &Backend::cross_entropy_backward, BackwardArgs(p, out.lse, out));
+    Run(CpuBackend(), BackwardArgs(p, out.lse, out));
     CHECK(out.dlogits.at(3) == 0);
     CHECK(std::isfinite(out.dlogits.at(0)));
     CHECK(std::isnan(out.dlogits.at(19)));
@@ -92,9 +92,8 @@ TEST_CASE("cross_entropy takes minus infinity as an excluded token, and shows Na
 }
 
 TEST_CASE("cross_entropy names a label that is no token") {
-  CheckCrossEntropyNamesLabels([](const Problem& p, const Outputs& out) {
-    Run(CpuBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, out));
-  });
+  CheckCrossEntropyNamesLabels(
+      [](const Problem& p, const Outputs& out) { Run(CpuBackend(), ForwardArgs(p, out)); });
 }
 
 }  // namespace

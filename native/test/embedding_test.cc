@@ -1,8 +1,7 @@
 // embedding of the CPU backend: rows of a packed matrix, bit for bit.
-#include "backend/cpu/embedding.h"
-
 #include <doctest/doctest.h>
 
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/pack.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/embedding_cases.h"
@@ -11,8 +10,8 @@
 namespace lora::test {
 namespace {
 
-const Op<EmbeddingArgs> kEmbedding = {cpu::EmbeddingScratchBytes, cpu::Embedding};
-const Op<PackArgs> kPack = {cpu::PackScratchBytes, cpu::Pack};
+const Op<EmbeddingArgs> kEmbedding = {cpu::ScratchBytes, cpu::Run};
+const Op<PackArgs> kPack = {cpu::ScratchBytes, cpu::Run};
 
 // Packed for the target that runs now.
 struct Packed {

@@ -1,19 +1,18 @@
 // global_norm and clip_by_norm of the CPU backend against the reference.
-#include "backend/cpu/global_norm.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <limits>
 
+#include "backend/cpu/kernels.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
 
 namespace lora::test {
 namespace {
 
-const Op<GlobalNormArgs> kNorm = {cpu::GlobalNormScratchBytes, cpu::GlobalNorm};
-const Op<ClipByNormArgs> kClip = {cpu::ClipByNormScratchBytes, cpu::ClipByNorm};
+const Op<GlobalNormArgs> kNorm = {cpu::ScratchBytes, cpu::Run};
+const Op<ClipByNormArgs> kClip = {cpu::ScratchBytes, cpu::Run};
 
 std::vector<TensorView> Views(const std::vector<Tensor>& tensors) {
   return {tensors.begin(), tensors.end()};
@@ -26,7 +25,7 @@ TEST_CASE("global_norm: of no, one and many tensors of odd sizes") {
     std::vector<Tensor> tensors;
     for (const int64_t n : sizes) tensors.push_back(Normal(DType::kF32, {n}, tensors.size(), 1e-3));
     Tensor expected(DType::kF32, {1});
-    Run(ReferenceBackend(), &Backend::global_norm, GlobalNormArgs{Views(tensors), expected});
+    Run(ReferenceBackend(), GlobalNormArgs{Views(tensors), expected});
     OnEveryCpuPath(
         [&](Context& context) {
           std::vector<Tensor> norm = {Tensor(DType::kF32, {1})};
@@ -65,8 +64,7 @@ TEST_CASE(
                                           Normal(DType::kF32, {40000}, 3)};
       const Tensor norm = Full(DType::kF32, {1}, norm_value);
       std::vector<Tensor> expected = before;
-      Run(ReferenceBackend(), &Backend::clip_by_norm,
-          ClipByNormArgs{Views(expected), norm, max_norm});
+      Run(ReferenceBackend(), ClipByNormArgs{Views(expected), norm, max_norm});
       OnEveryCpuPath(
           [&](Context& context) {
             std::vector<Tensor> x = before;

@@ -50,7 +50,7 @@ TEST_CASE("lora_linear: gradients that nobody wants are not computed") {
   const LoraBranch branch{weight.backward(), b.bias, b.a, b.b, b.scale, b.dropout};
   const auto run = [&](const TensorView& x, const TensorView& h, const TensorView& dx,
                        const TensorView& da, const TensorView& db) {
-    Run(ReferenceBackend().lora_linear_backward,
+    Run(ReferenceBackend(),
         LoraLinearBackwardArgs{x, {branch}, {problem.g[0]}, {h}, dx, {da}, {db}}, *context);
   };
   const Tensor dx(kF64, all.dx.shape()), da(kF64, b.a.shape()), db(kF64, b.b.shape());
@@ -66,13 +66,13 @@ TEST_CASE("cross_entropy: dlogits is the gradient of the summed loss") {
   const Tensor labels = Ints({6}, {4, -100, 0, 2, -100, 4}), g = Full(kF64, {1}, 0.37);
   Tensor logits = Normal(kF64, {6, 5}, 1, 2), loss(kF64, {1}), count(kF64, {1}), lse(kF64, {6});
   const auto forward = [&] {
-    Run(ReferenceBackend(), &Backend::cross_entropy_forward, {logits, labels, loss, count, lse});
+    Run(ReferenceBackend(), CrossEntropyForwardArgs{logits, labels, loss, count, lse});
     return 0.37 * loss.at(0);
   };
   forward();
   CHECK(count.at(0) == 4);
   const Tensor gradient(kF64, {6, 5});
-  Run(ReferenceBackend(), &Backend::cross_entropy_backward, {logits, labels, lse, g, gradient});
+  Run(ReferenceBackend(), CrossEntropyBackwardArgs{logits, labels, lse, g, gradient});
   CheckGradient("dlogits", logits, gradient, forward);
 }
 
@@ -83,7 +83,7 @@ TEST_CASE("linear_cross_entropy: d_hidden is the gradient of the summed loss") {
   const auto context = ReferenceBackend().create_context(1);
   const FrozenWeight w(ReferenceBackend(), weight, *context);
   const auto run = [&](const TensorView& d_hidden) {
-    Run(ReferenceBackend().linear_cross_entropy,
+    Run(ReferenceBackend(),
         LinearCrossEntropyArgs{hidden, w.forward(), d_hidden ? w.backward() : PackedView(), labels,
                                loss, count, d_hidden},
         *context);
@@ -101,11 +101,9 @@ TEST_CASE("linear_cross_entropy is cross_entropy of the product") {
   const Backend& backend = ReferenceBackend();
   const auto context = backend.create_context(1);
   const FrozenWeight w(backend, weight, *context);
-  Run(backend.matmul, MatmulArgs{hidden, weight, logits, false, true}, *context);
-  Run(backend.cross_entropy_forward, CrossEntropyForwardArgs{logits, labels, loss, count, {}},
-      *context);
-  Run(backend.linear_cross_entropy,
-      LinearCrossEntropyArgs{hidden, w.forward(), {}, labels, fused, count, {}}, *context);
+  Run(backend, MatmulArgs{hidden, weight, logits, false, true}, *context);
+  Run(backend, CrossEntropyForwardArgs{logits, labels, loss, count, {}}, *context);
+  Run(backend, LinearCrossEntropyArgs{hidden, w.forward(), {}, labels, fused, count, {}}, *context);
   CHECK_CLOSE(fused, loss, (Tolerance{1e-13, 0}));
 }
 

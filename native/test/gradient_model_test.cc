@@ -17,11 +17,11 @@ TEST_CASE("rms_norm: dx is the gradient of y") {
     const Tensor weight = Normal(kF64, {d}, 2), g = Normal(kF64, shape, 3);
     const Tensor y(kF64, shape), rstd(kF64, {n}), dx(kF64, shape);
     const auto loss = [&] {
-      Run(kReference, &Backend::rms_norm_forward, {x, weight, 0.1f, y, rstd});
+      Run(kReference, RmsNormForwardArgs{x, weight, 0.1f, y, rstd});
       return Project(y, g);
     };
     loss();
-    Run(kReference, &Backend::rms_norm_backward, {x, weight, rstd, g, dx});
+    Run(kReference, RmsNormBackwardArgs{x, weight, rstd, g, dx});
     CheckGradient("dx", x, dx, loss);
   }
 }
@@ -34,10 +34,10 @@ TEST_CASE("rope: turning back is the gradient") {
   for (const TensorView& at : {TensorView(), positions.view()}) {
     CAPTURE(at.defined);
     const auto loss = [&] {
-      Run(kReference, &Backend::rope, {x, cosine, sine, at, 4, false, y});
+      Run(kReference, RopeArgs{x, cosine, sine, at, 4, false, y});
       return Project(y, g);
     };
-    Run(kReference, &Backend::rope, {g, cosine, sine, at, 4, true, dx});
+    Run(kReference, RopeArgs{g, cosine, sine, at, 4, true, dx});
     CheckGradient("dx", x, dx, loss);
   }
 }
@@ -68,14 +68,12 @@ TEST_CASE("attention: dq, dk and dv are the gradients of y") {
     const Tensor lse(kF64, {c.batch, c.heads, c.length});
     const Tensor begin = c.key_begin.empty() ? Tensor() : Ints({c.batch, c.length}, c.key_begin);
     const auto loss = [&] {
-      Run(kReference, &Backend::attention_forward,
-          {q, k, v, begin, c.length, 0, c.window, 0.7f, y, lse});
+      Run(kReference, AttentionForwardArgs{q, k, v, begin, c.length, 0, c.window, 0.7f, y, lse});
       return Project(y, g);
     };
     loss();
     const Tensor dq(kF64, shape), dk(kF64, kv_shape), dv(kF64, kv_shape);
-    Run(kReference, &Backend::attention_backward,
-        {q, k, v, begin, y, lse, g, c.window, 0.7f, dq, dk, dv});
+    Run(kReference, AttentionBackwardArgs{q, k, v, begin, y, lse, g, c.window, 0.7f, dq, dk, dv});
     CheckGradient("dq", q, dq, loss);
     CheckGradient("dk", k, dk, loss);
     CheckGradient("dv", v, dv, loss);
@@ -87,10 +85,10 @@ TEST_CASE("swiglu: dgate and dup are the gradients of y") {
   const Tensor g = Normal(kF64, {3, 5}, 3), y(kF64, {3, 5});
   const Tensor dgate(kF64, {3, 5}), dup(kF64, {3, 5});
   const auto loss = [&] {
-    Run(kReference, &Backend::swiglu_forward, {gate, up, y});
+    Run(kReference, SwigluForwardArgs{gate, up, y});
     return Project(y, g);
   };
-  Run(kReference, &Backend::swiglu_backward, {gate, up, g, dgate, dup});
+  Run(kReference, SwigluBackwardArgs{gate, up, g, dgate, dup});
   CheckGradient("dgate", gate, dgate, loss);
   CheckGradient("dup", up, dup, loss);
 }

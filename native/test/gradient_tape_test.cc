@@ -11,19 +11,19 @@ const Backend& kReference = ReferenceBackend();
 
 Tensor Apply(BinaryKind kind, const Tensor& a, const Tensor& b, const Shape& shape) {
   Tensor y(kF64, shape);
-  Run(kReference, &Backend::binary, {kind, a, b, y});
+  Run(kReference, BinaryArgs{kind, a, b, y});
   return y;
 }
 
 Tensor SumTo(const Tensor& x, const Shape& shape) {
   Tensor y(kF64, shape);
-  Run(kReference, &Backend::reduce_sum, {x, y});
+  Run(kReference, ReduceSumArgs{x, y});
   return y;
 }
 
 Tensor Negated(const Tensor& x) {
   Tensor y(kF64, x.shape());
-  Run(kReference, &Backend::unary, {UnaryKind::kScale, -1, x, y});
+  Run(kReference, UnaryArgs{UnaryKind::kScale, -1, x, y});
   return y;
 }
 
@@ -99,9 +99,9 @@ TEST_CASE("unary ops: dx is the gradient of y") {
     // None within a step of 0, where relu has a corner.
     Tensor x = Of(kF64, {10}, {-6, -3.1, -1.5, -0.7, -0.1, 0.2, 0.9, 1.7, 2.9, 5});
     const Tensor g = Normal(kF64, {10}, 2), y(kF64, {10}), dx(kF64, {10});
-    Run(kReference, &Backend::unary_backward, {kind, -1.5f, x, g, dx});
+    Run(kReference, UnaryBackwardArgs{kind, -1.5f, x, g, dx});
     CheckGradient("dx", x, dx, [&] {
-      Run(kReference, &Backend::unary, {kind, -1.5f, x, y});
+      Run(kReference, UnaryArgs{kind, -1.5f, x, y});
       return Project(y, g);
     });
   }
@@ -140,7 +140,7 @@ TEST_CASE("matmul: products of g with the other operand are its gradients") {
         full.push_back(shape[-2]);
         full.push_back(shape[-1]);
         Tensor out(kF64, full);
-        Run(kReference, &Backend::matmul, {left, right, out, tl, tr});
+        Run(kReference, MatmulArgs{left, right, out, tl, tr});
         return SumTo(out, shape);
       };
       // da = g·bᵀ and db = aᵀ·g, or their transposes.
@@ -149,7 +149,7 @@ TEST_CASE("matmul: products of g with the other operand are its gradients") {
       const Tensor db =
           tb ? product(g, a, true, ta, b.shape()) : product(a, g, !ta, false, b.shape());
       const auto loss = [&] {
-        Run(kReference, &Backend::matmul, {a, b, y, ta, tb});
+        Run(kReference, MatmulArgs{a, b, y, ta, tb});
         return Project(y, g);
       };
       CheckGradient("a", a, da, loss);
@@ -161,9 +161,9 @@ TEST_CASE("matmul: products of g with the other operand are its gradients") {
 TEST_CASE("transpose: the inverse permutation is its gradient") {
   Tensor x = Normal(kF64, {2, 3, 4}, 1);
   const Tensor g = Normal(kF64, {4, 2, 3}, 2), y(kF64, {4, 2, 3}), dx(kF64, {2, 3, 4});
-  Run(kReference, &Backend::transpose, {g, dx, {1, 2, 0}});
+  Run(kReference, TransposeArgs{g, dx, {1, 2, 0}});
   CheckGradient("x", x, dx, [&] {
-    Run(kReference, &Backend::transpose, {x, y, {2, 0, 1}});
+    Run(kReference, TransposeArgs{x, y, {2, 0, 1}});
     return Project(y, g);
   });
 }

@@ -6,7 +6,7 @@
 #include <memory>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 #include "test/support/linear_cross_entropy_cases.h"
 #include "test/support/simd_targets.h"
 
@@ -30,7 +30,7 @@ void CheckLinearCrossEntropy(const Problem& p) {
       const FrozenWeight weight(CpuBackend(), p.weight, *context);
       const Outputs first(p), second(p);
       for (const Outputs* out : {&first, &second}) {
-        Run(CpuBackend().linear_cross_entropy, ArgsOf(p, weight, *out), *context);
+        Run(CpuBackend(), ArgsOf(p, weight, *out), *context);
         CHECK((out->loss.intact() && out->count.intact() && out->d_hidden.intact()));
       }
       expected.Check(first);
@@ -40,7 +40,7 @@ void CheckLinearCrossEntropy(const Problem& p) {
       LinearCrossEntropyArgs args = ArgsOf(p, weight, without);
       args.d_hidden = TensorView();
       args.weight_bwd = PackedView();
-      Run(CpuBackend().linear_cross_entropy, args, *context);
+      Run(CpuBackend(), args, *context);
       CHECK_IDENTICAL(without.loss, first.loss);
     }
   });
@@ -85,7 +85,7 @@ TEST_CASE("linear_cross_entropy does not depend on how rows are chunked") {
   const std::unique_ptr<Context> context = CpuBackend().create_context(2);
   const FrozenWeight weight(CpuBackend(), whole.weight, *context);
   const Outputs all(whole);
-  Run(CpuBackend().linear_cross_entropy, ArgsOf(whole, weight, all), *context);
+  Run(CpuBackend(), ArgsOf(whole, weight, all), *context);
   double loss = 0, count = 0;
   for (const int64_t begin : {0, 100, 200}) {
     Problem part = whole;
@@ -94,7 +94,7 @@ TEST_CASE("linear_cross_entropy does not depend on how rows are chunked") {
     for (int64_t i = 0; i < 100 * kDim; ++i) part.hidden.Set(i, whole.hidden.at(begin * kDim + i));
     for (int64_t i = 0; i < 100; ++i) part.labels.Set(i, whole.labels.at(begin + i));
     const Outputs out(part);
-    Run(CpuBackend().linear_cross_entropy, ArgsOf(part, weight, out), *context);
+    Run(CpuBackend(), ArgsOf(part, weight, out), *context);
     loss += out.loss.at(0);
     count += out.count.at(0);
     CHECK(std::memcmp(out.d_hidden.view().as<float>(),
@@ -116,14 +116,14 @@ TEST_CASE("linear_cross_entropy holds a bounded number of logits") {
   args.weight.cols = 4;
   args.labels = labels;
   args.d_hidden = hidden;
-  CHECK(CpuBackend().linear_cross_entropy.scratch_bytes(args, 4) < size_t{64} << 20);
+  CHECK(CpuBackend().op<LinearCrossEntropyArgs>().scratch_bytes(args, 4) < size_t{64} << 20);
 }
 
 TEST_CASE("linear_cross_entropy names a label that is no token") {
   CheckLinearCrossEntropyNamesLabels([](const Problem& p, const Outputs& out) {
     const std::unique_ptr<Context> context = CpuBackend().create_context(1);
     const FrozenWeight weight(CpuBackend(), p.weight, *context);
-    Run(CpuBackend().linear_cross_entropy, ArgsOf(p, weight, out), *context);
+    Run(CpuBackend(), ArgsOf(p, weight, out), *context);
   });
 }
 

@@ -1,12 +1,11 @@
 // The fused linear layer of the CPU against the reference, on every instruction set.
-#include "backend/cpu/lora_linear.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
 #include <limits>
 
 #include "backend/cpu/context.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/pack.h"
 #include "test/support/cases.h"
 #include "test/support/close.h"
@@ -24,10 +23,10 @@ Backend LinearBackend() {
     return std::make_unique<cpu::CpuContext>(threads);
   };
   backend.packed_bytes = cpu::PackedBytes;
-  backend.pack = {cpu::PackScratchBytes, cpu::Pack};
-  backend.unpack = {cpu::UnpackScratchBytes, cpu::Unpack};
-  backend.lora_linear_forward = {cpu::LoraLinearForwardScratchBytes, cpu::LoraLinearForward};
-  backend.lora_linear_backward = {cpu::LoraLinearBackwardScratchBytes, cpu::LoraLinearBackward};
+  backend.op<PackArgs>() = {cpu::ScratchBytes, cpu::Run};
+  backend.op<UnpackArgs>() = {cpu::ScratchBytes, cpu::Run};
+  backend.op<LoraLinearForwardArgs>() = {cpu::ScratchBytes, cpu::Run};
+  backend.op<LoraLinearBackwardArgs>() = {cpu::ScratchBytes, cpu::Run};
   return backend;
 }
 
@@ -187,7 +186,7 @@ TEST_CASE("lora_linear: each gradient alone has the bits that it has among all")
       LoraLinearBackwardArgs one = args;
       const Tensor dx(dtype, problem.x.shape());
       one.dx = dx;
-      Run(backend.lora_linear_backward, one, ContextOf(2));
+      Run(backend, one, ContextOf(2));
       CHECK_IDENTICAL(dx, all.dx);
     }
     SUBCASE("da") {
@@ -195,7 +194,7 @@ TEST_CASE("lora_linear: each gradient alone has the bits that it has among all")
       const Tensor da(DType::kF32, problem.branches[1].a.shape());
       one.h[1] = forward.h[1];
       one.da[1] = da;
-      Run(backend.lora_linear_backward, one, ContextOf(2));
+      Run(backend, one, ContextOf(2));
       CHECK_IDENTICAL(da, all.da[1]);
     }
     SUBCASE("db") {
@@ -203,7 +202,7 @@ TEST_CASE("lora_linear: each gradient alone has the bits that it has among all")
       const Tensor db(DType::kF32, problem.branches[0].b.shape());
       one.x = problem.x;
       one.db[0] = db;
-      Run(backend.lora_linear_backward, one, ContextOf(2));
+      Run(backend, one, ContextOf(2));
       CHECK_IDENTICAL(db, all.db[0]);
     }
   }

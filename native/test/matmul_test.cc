@@ -1,9 +1,8 @@
 // matmul on the CPU against sums in double: whole numbers, so that results are exact.
-#include "backend/cpu/matmul.h"
-
 #include <doctest/doctest.h>
 
 #include "backend/cpu/context.h"
+#include "backend/cpu/kernels.h"
 #include "test/support/close.h"
 #include "test/support/matmul_cases.h"
 #include "test/support/run.h"
@@ -13,7 +12,7 @@
 namespace lora::test {
 namespace {
 
-const Op<MatmulArgs> kMatmul = {cpu::MatmulScratchBytes, cpu::Matmul};
+const Op<MatmulArgs> kMatmul = {cpu::ScratchBytes, cpu::Run};
 
 TEST_CASE("matmul: shapes, transposes and broadcasting") {
   for (const int threads : {1, 2, 3}) {
@@ -47,8 +46,8 @@ TEST_CASE("matmul: dtypes may be mixed") {
         const Tensor a = Integers(da, c.a, 1), b = Integers(db, c.b, 2);
         const Tensor y(dy, c.y);
         const MatmulArgs args{a, b, y, false, false};
-        std::vector<std::byte> scratch(cpu::MatmulScratchBytes(args, 2));
-        cpu::Matmul(args, scratch, context);
+        std::vector<std::byte> scratch(cpu::ScratchBytes(args, 2));
+        cpu::Run(args, scratch, context);
         CHECK_IDENTICAL(y, MatmulExpected(c, a, b, dy));
       }
     }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "backend/cpu/context.h"
+#include "backend/cpu/kernels.h"
 #include "test/support/any_bits.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
@@ -14,8 +15,8 @@
 namespace lora::test {
 namespace {
 
-const Op<PackArgs> kPack = {cpu::PackScratchBytes, cpu::Pack};
-const Op<UnpackArgs> kUnpack = {cpu::UnpackScratchBytes, cpu::Unpack};
+const Op<PackArgs> kPack = {cpu::ScratchBytes, cpu::Run};
+const Op<UnpackArgs> kUnpack = {cpu::ScratchBytes, cpu::Run};
 
 Tensor PackedMemory(const Tensor& w, Direction direction) {
   const size_t bytes = cpu::PackedBytes(w.shape()[0], w.shape()[1], w.dtype(), direction);
@@ -87,7 +88,7 @@ TEST_CASE("unpack refuses a matrix packed for the other product") {
   const Tensor memory = PackedMemory(w, Direction::kBackward);
   const Tensor back(DType::kF32, {3, 4});
   const PackedView packed{memory.view().data, DType::kF32, 3, 4, Direction::kBackward};
-  CHECK_THROWS(cpu::Unpack(UnpackArgs{packed, back}, {}, context));
+  CHECK_THROWS(cpu::Run(UnpackArgs{packed, back}, {}, context));
 }
 
 }  // namespace

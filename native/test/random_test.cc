@@ -15,7 +15,7 @@ namespace {
 
 Tensor Draw(RandomKind kind, int64_t n, uint64_t seed, uint32_t stream, float lo, float hi) {
   Tensor y(DType::kF32, {n});
-  Run(ReferenceBackend(), &Backend::random, {kind, seed, stream, lo, hi, y});
+  Run(ReferenceBackend(), RandomArgs{kind, seed, stream, lo, hi, y});
   return y;
 }
 

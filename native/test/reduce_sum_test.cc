@@ -1,8 +1,7 @@
 // reduce_sum of the CPU backend against the reference.
-#include "backend/cpu/reduce_sum.h"
-
 #include <doctest/doctest.h>
 
+#include "backend/cpu/kernels.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/reduce_sum_cases.h"
 #include "test/support/tensors.h"
@@ -10,7 +9,7 @@
 namespace lora::test {
 namespace {
 
-const Op<ReduceSumArgs> kReduceSum = {cpu::ReduceSumScratchBytes, cpu::ReduceSum};
+const Op<ReduceSumArgs> kReduceSum = {cpu::ScratchBytes, cpu::Run};
 
 void CheckCase(const Tensor& x, const Shape& shape, DType to) {
   CAPTURE(Text(x.shape()));
@@ -18,7 +17,7 @@ void CheckCase(const Tensor& x, const Shape& shape, DType to) {
   CAPTURE(NameOf(x.dtype()));
   CAPTURE(NameOf(to));
   Tensor expected(to, shape);
-  Run(ReferenceBackend(), &Backend::reduce_sum, ReduceSumArgs{x, expected});
+  Run(ReferenceBackend(), ReduceSumArgs{x, expected});
   const std::vector<double> bounds = ReduceSumBounds(x, expected);
   OnEveryCpuPath(
       [&](Context& context) {

@@ -17,8 +17,8 @@ constexpr Tolerance kTight{1e-15, 1e-14};
 const Backend& kReference = ReferenceBackend();
 
 template <class Args>
-void Do(Op<Args> Backend::* op, const Args& args) {
-  Run(kReference, op, args);
+void Do(const Args& args) {
+  Run(kReference, args);
 }
 
 // "code: message" of what the call throws.
@@ -39,7 +39,7 @@ TEST_CASE("packed is row-major, one copy for both directions") {
   const FrozenWeight packed(kReference, w, *context);
   CHECK(packed.backward().data == packed.forward().data);
   const Tensor back(DType::kBF16, {3, 5});
-  Do(&Backend::unpack, {packed.forward(), back});
+  Do(UnpackArgs{packed.forward(), back});
   CHECK_IDENTICAL(back, w);
 }
 
@@ -53,14 +53,14 @@ TEST_CASE("lora_linear") {
     const Tensor a = Of(master, {2, 1}, {1, 2}), b = Of(master, {1, 2}, {3, 1});
     const Tensor y(dtype, {1, 2}), h(master, {1, 1});
     const LoraBranch forward{w.forward(), bias, a, b, 2, {}};
-    Do(&Backend::lora_linear_forward, {x, {forward}, {y}, {h}});
+    Do(LoraLinearForwardArgs{x, {forward}, {y}, {h}});
     CHECK(h.at(0) == 5);                               // 3·1 + 1·2
     CHECK(y.Values() == std::vector<double>{21, 41});  // 1 + 10 + 2·1·5, 3 − 2 + 20 + 2·2·5
 
     const Tensor g = Of(dtype, {1, 2}, {1, -1}), dx(dtype, {1, 2});
     const Tensor da(master, {2, 1}), db(master, {1, 2});
     const LoraBranch backward{w.backward(), bias, a, b, 2, {}};
-    Do(&Backend::lora_linear_backward, {x, {backward}, {g}, {h}, dx, {da}, {db}});
+    Do(LoraLinearBackwardArgs{x, {backward}, {g}, {h}, dx, {da}, {db}});
     CHECK(dx.Values() == std::vector<double>{1 - 3 - 6, 0 + 1 - 2});  // u = −1
     CHECK(da.Values() == std::vector<double>{10, -10});
     CHECK(db.Values() == std::vector<double>{-2, -4});
@@ -70,7 +70,7 @@ TEST_CASE("lora_linear") {
 TEST_CASE("results are rounded once, from double") {
   const Tensor a = Full(kF64, {1}, 1 + 0x1p-8), b = Full(kF64, {1}, 0x1p-40);
   const Tensor y(DType::kBF16, {1});
-  Do(&Backend::binary, {BinaryKind::kAdd, a, b, y});
+  Do(BinaryArgs{BinaryKind::kAdd, a, b, y});
   CHECK(y.at(0) == 1 + 0x1p-7);  // by way of f32 it would be a tie, and 1
 }
 
@@ -78,11 +78,11 @@ TEST_CASE("embedding takes rows, and refuses an id that is none") {
   const Tensor w = Of(kF32, {3, 2}, {1, 2, 3, 4, 5, 6}), y(kF32, {2, 2});
   const auto context = kReference.create_context(1);
   const FrozenWeight packed(kReference, w, *context);
-  Do(&Backend::embedding, {packed.forward(), Ints({2}, {2, 0}), y});
+  Do(EmbeddingArgs{packed.forward(), Ints({2}, {2, 0}), y});
   CHECK(y.Values() == std::vector<double>{5, 6, 1, 2});
   for (const int32_t id : {3, -1}) {
     const std::string failure =
-        FailureOf([&] { Do(&Backend::embedding, {packed.forward(), Ints({2}, {0, id}), y}); });
+        FailureOf([&] { Do(EmbeddingArgs{packed.forward(), Ints({2}, {0, id}), y}); });
     CHECK(failure == "ERR_DATA: [embedding] expected ids from 0 to 2 but received " +
                          std::to_string(id) + " at position 1");
   }
@@ -91,7 +91,7 @@ TEST_CASE("embedding takes rows, and refuses an id that is none") {
 TEST_CASE("rms_norm") {
   const Tensor x = Of(kF64, {1, 2}, {3, 4}), weight = Of(kF64, {2}, {2, 10});
   const Tensor y(kF64, {1, 2}), rstd(kF64, {1});
-  Do(&Backend::rms_norm_forward, {x, weight, 0.5f, y, rstd});
+  Do(RmsNormForwardArgs{x, weight, 0.5f, y, rstd});
   CHECK_CLOSE(rstd, Of(kF64, {1}, {1 / std::sqrt(13)}), kTight);  // (9 + 16) / 2 + 0.5
   CHECK_CLOSE(y, Of(kF64, {1, 2}, {6 / std::sqrt(13), 40 / std::sqrt(13)}), kTight);
 }
@@ -101,9 +101,9 @@ TEST_CASE("rope turns the halves of a head by the angle of its position") {
   // Position 1 turns the first pair by a quarter, the second by a half; position 2 turns neither.
   const Tensor cosine = Of(kF64, {3, 2}, {9, 9, 0, -1, 1, 1});
   const Tensor sine = Of(kF64, {3, 2}, {9, 9, 1, 0, 0, 0}), y(kF64, x.shape());
-  Do(&Backend::rope, {x, cosine, sine, {}, 1, false, y});
+  Do(RopeArgs{x, cosine, sine, {}, 1, false, y});
   CHECK(y.Values() == std::vector<double>{-3, -2, 1, -4, 5, 6, 7, 8});
-  Do(&Backend::rope, {y, cosine, sine, Ints({1, 2}, {1, 2}), 0, true, y});  // in place
+  Do(RopeArgs{y, cosine, sine, Ints({1, 2}, {1, 2}), 0, true, y});  // in place
   CHECK(y.Values() == x.Values());
 }
 
@@ -137,7 +137,7 @@ TEST_CASE("attention sees the keys that the rules name") {
     const Tensor k = Normal(kF64, v.shape(), 1), q = Zeros(kF64, {1, c.queries, kHeads, 1});
     const Tensor begin = c.key_begin.empty() ? Tensor() : Ints({1, c.queries}, c.key_begin);
     const Tensor y(kF64, q.shape()), lse(kF64, {1, kHeads, c.queries});
-    Do(&Backend::attention_forward, {q, k, v, begin, c.kv_length, c.q_offset, c.window, 1, y, lse});
+    Do(AttentionForwardArgs{q, k, v, begin, c.kv_length, c.q_offset, c.window, 1, y, lse});
     for (int64_t i = 0; i < c.queries; ++i) {
       const std::vector<int>& seen = c.seen[static_cast<size_t>(i)];
       for (int64_t h = 0; h < kHeads; ++h) {
@@ -156,7 +156,7 @@ TEST_CASE("attention sees the keys that the rules name") {
 TEST_CASE("attention weighs keys by the exponential of scale·q·k") {
   const Tensor q = Of(kF64, {1, 2, 1, 2}, {0, 0, 1, 2}), v = Of(kF64, {1, 2, 1, 2}, {1, 0, 0, 1});
   const Tensor k = Of(kF64, {1, 2, 1, 2}, {3, 1, 1, 4}), y(kF64, q.shape());
-  Do(&Backend::attention_forward, {q, k, v, {}, 2, 0, 0, 0.5f, y, {}});  // scores 2.5 and 4.5
+  Do(AttentionForwardArgs{q, k, v, {}, 2, 0, 0, 0.5f, y, {}});  // scores 2.5 and 4.5
   const double first = 1 / (1 + std::exp(2));
   CHECK_CLOSE(y, Of(kF64, q.shape(), {1, 0, first, 1 - first}), kTight);
 }
@@ -164,27 +164,26 @@ TEST_CASE("attention weighs keys by the exponential of scale·q·k") {
 TEST_CASE("cache_append writes its positions and no others") {
   Tensor cache = Zeros(kF32, {2, 3, 2});
   const Tensor src = Of(kF32, {2, 1, 2}, {1, 2, 3, 4});
-  Do(&Backend::cache_append, {src, cache, 1});
+  Do(CacheAppendArgs{src, cache, 1});
   CHECK(cache.Values() == std::vector<double>{0, 0, 1, 2, 0, 0, 0, 0, 3, 4, 0, 0});
 }
 
 TEST_CASE("swiglu") {
   const Tensor gate = Of(kF64, {3}, {0, 1, -2}), up = Of(kF64, {3}, {5, 3, 1}), y(kF64, {3});
-  Do(&Backend::swiglu_forward, {gate, up, y});
+  Do(SwigluForwardArgs{gate, up, y});
   CHECK_CLOSE(y, Of(kF64, {3}, {0, 3 / (1 + std::exp(-1)), -2 / (1 + std::exp(2))}), kTight);
 }
 
 TEST_CASE("cross_entropy") {
   const Tensor logits = Of(kF64, {3, 2}, {7, 7, 0, std::log(3), 1e4, 0});
   const Tensor loss(kF64, {1}), count(kF64, {1}), lse(kF64, {3});
-  Do(&Backend::cross_entropy_forward, {logits, Ints({3}, {0, 1, -100}), loss, count, lse});
+  Do(CrossEntropyForwardArgs{logits, Ints({3}, {0, 1, -100}), loss, count, lse});
   CHECK_CLOSE(loss, Full(kF64, {1}, std::log(2) + std::log(4.0 / 3)), kTight);
   CHECK(count.at(0) == 2);
   CHECK_CLOSE(lse, Of(kF64, {3}, {7 + std::log(2), std::log(4), 1e4}), kTight);
   const auto failure = [&](const std::vector<int32_t>& labels) {
-    return FailureOf([&] {
-      Do(&Backend::cross_entropy_forward, {logits, Ints({3}, labels), loss, count, lse});
-    });
+    return FailureOf(
+        [&] { Do(CrossEntropyForwardArgs{logits, Ints({3}, labels), loss, count, lse}); });
   };
   CHECK(failure({0, 2, 0}) ==
         "ERR_DATA: [cross_entropy] expected labels from 0 to 1, or -100, but received 2 at row 1");
@@ -196,25 +195,25 @@ TEST_CASE("adamw at its first step moves by lr in the direction of the gradient"
   Tensor p = Of(kF64, {2}, {1, 1}), m = Zeros(kF64, {2}), v = Zeros(kF64, {2});
   const Tensor g = Of(kF64, {2}, {0.5, -4});
   AdamWArgs args{{{p, g, m, v}}, 0.1, 0.9, 0.999, 0, 0.2, 1};
-  Do(&Backend::adamw, args);
+  Do(args);
   CHECK_CLOSE(p, Of(kF64, {2}, {0.98 - 0.1, 0.98 + 0.1}), (Tolerance{1e-12, 0}));
   CHECK_CLOSE(m, Of(kF64, {2}, {0.05, -0.4}), (Tolerance{1e-12, 0}));
   CHECK_CLOSE(v, Of(kF64, {2}, {0.00025, 0.016}), (Tolerance{1e-12, 0}));
   args.step = 2;  // m = 0.095, v = 0.00049975: the corrected ones are again 0.5 and 0.25
-  Do(&Backend::adamw, args);
+  Do(args);
   CHECK(p.at(0) == doctest::Approx(0.88 * 0.98 - 0.1).epsilon(1e-12));
 }
 
 TEST_CASE("global_norm and clip_by_norm") {
   Tensor a = Of(kF32, {2}, {3, 4}), b = Of(kF32, {1}, {12}), norm(kF32, {1});
-  Do(&Backend::global_norm, {{a, b}, norm});
+  Do(GlobalNormArgs{{a, b}, norm});
   CHECK(norm.at(0) == 13);
-  Do(&Backend::clip_by_norm, {{a, b}, norm, 20});
+  Do(ClipByNormArgs{{a, b}, norm, 20});
   CHECK(a.Values() == std::vector<double>{3, 4});
-  Do(&Backend::clip_by_norm, {{a, b}, norm, 1.3f});
+  Do(ClipByNormArgs{{a, b}, norm, 1.3f});
   CHECK(b.at(0) == doctest::Approx(1.2).epsilon(1e-6));
   norm.Set(0, std::numeric_limits<double>::infinity());
-  Do(&Backend::clip_by_norm, {{a}, norm, 1});
+  Do(ClipByNormArgs{{a}, norm, 1});
   CHECK(std::isnan(a.at(0)));
 }
 
@@ -222,7 +221,7 @@ TEST_CASE("unary values") {
   const std::vector<double> at = {-1, 0, 1, 2};
   const Tensor x = Of(kF64, {4}, at), y(kF64, {4});
   const auto values = [&](UnaryKind kind) {
-    Do(&Backend::unary, {kind, -3, x, y});
+    Do(UnaryArgs{kind, -3, x, y});
     return Tensor(y);
   };
   const double phi1 = 0.8413447460685429, phi2 = 0.9772498680518208;  // of the normal law
@@ -238,32 +237,32 @@ TEST_CASE("unary values") {
 TEST_CASE("the small set") {
   const Tensor x = Of(kF32, {2, 3}, {1, 2, 3, 4, 5, 6});
   const Tensor row = Of(DType::kBF16, {3}, {1, 2, 4}), y(kF64, {2, 3});
-  Do(&Backend::binary, {BinaryKind::kDiv, x, row, y});
+  Do(BinaryArgs{BinaryKind::kDiv, x, row, y});
   CHECK(y.Values() == std::vector<double>{1, 1, 0.75, 4, 2.5, 1.5});
   Tensor rows(kF32, {2, 1}), columns(kF32, {3}), all(kF32, {});
-  Do(&Backend::reduce_sum, {x, rows});
-  Do(&Backend::reduce_sum, {x, columns});
-  Do(&Backend::reduce_sum, {x, all});
+  Do(ReduceSumArgs{x, rows});
+  Do(ReduceSumArgs{x, columns});
+  Do(ReduceSumArgs{x, all});
   CHECK(rows.Values() == std::vector<double>{6, 15});
   CHECK(columns.Values() == std::vector<double>{5, 7, 9});
   CHECK(all.at(0) == 21);
   const Tensor transposed(kF32, {3, 2}), product(kF32, {2, 2});
-  Do(&Backend::transpose, {x, transposed, {1, 0}});
+  Do(TransposeArgs{x, transposed, {1, 0}});
   CHECK(transposed.Values() == std::vector<double>{1, 4, 2, 5, 3, 6});
   for (const bool trans_b : {false, true}) {
-    Do(&Backend::matmul, {x, trans_b ? x : transposed, product, false, trans_b});
+    Do(MatmulArgs{x, trans_b ? x : transposed, product, false, trans_b});
     CHECK(product.Values() == std::vector<double>{14, 32, 32, 77});
   }
-  Do(&Backend::accumulate, {x, y});
+  Do(AccumulateArgs{x, y});
   CHECK(y.Values() == std::vector<double>{2, 3, 3.75, 8, 7.5, 7.5});
-  Do(&Backend::fill, {1.5f, y});
+  Do(FillArgs{1.5f, y});
   CHECK(y.Values() == std::vector<double>(6, 1.5));
 }
 
 TEST_CASE("sums over nothing are 0") {
   const Tensor sum(kF32, {1, 3}), product = Tensor(kF32, {2, 2});
-  Do(&Backend::reduce_sum, {Tensor(kF32, {0, 3}), sum});
-  Do(&Backend::matmul, {Tensor(kF32, {2, 0}), Tensor(kF32, {0, 2}), product, false, false});
+  Do(ReduceSumArgs{Tensor(kF32, {0, 3}), sum});
+  Do(MatmulArgs{Tensor(kF32, {2, 0}), Tensor(kF32, {0, 2}), product, false, false});
   CHECK(sum.Values() == std::vector<double>(3, 0.0));
   CHECK(product.Values() == std::vector<double>(4, 0.0));
 }

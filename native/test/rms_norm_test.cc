@@ -1,8 +1,7 @@
 // rms_norm, forward and backward, of the CPU backend against the reference.
-#include "backend/cpu/rms_norm.h"
-
 #include <doctest/doctest.h>
 
+#include "backend/cpu/kernels.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/rms_norm_cases.h"
 #include "test/support/tensors.h"
@@ -10,8 +9,8 @@
 namespace lora::test {
 namespace {
 
-const Op<RmsNormForwardArgs> kForward = {cpu::RmsNormForwardScratchBytes, cpu::RmsNormForward};
-const Op<RmsNormBackwardArgs> kBackward = {cpu::RmsNormBackwardScratchBytes, cpu::RmsNormBackward};
+const Op<RmsNormForwardArgs> kForward = {cpu::ScratchBytes, cpu::Run};
+const Op<RmsNormBackwardArgs> kBackward = {cpu::ScratchBytes, cpu::Run};
 constexpr float kEps = 1e-5f;
 
 TEST_CASE("rms_norm: forward") {
@@ -22,7 +21,7 @@ TEST_CASE("rms_norm: forward") {
     CAPTURE(NameOf(c.weight));
     const Tensor x = Normal(c.act, {c.n, c.d}, 1, 2), w = Normal(c.weight, {c.d}, 2);
     Tensor y(c.act, {c.n, c.d}), rstd(DType::kF32, {c.n});
-    Run(ReferenceBackend(), &Backend::rms_norm_forward, RmsNormForwardArgs{x, w, kEps, y, rstd});
+    Run(ReferenceBackend(), RmsNormForwardArgs{x, w, kEps, y, rstd});
     const std::vector<double> bounds = RmsNormBounds(c, y);
     OnEveryCpuPath(
         [&](Context& context) {
@@ -49,8 +48,8 @@ TEST_CASE("rms_norm: backward") {
     const Tensor x = Normal(c.act, {c.n, c.d}, 1, 2), w = Normal(c.weight, {c.d}, 2);
     const Tensor g = Normal(c.act, {c.n, c.d}, 3);
     Tensor y(c.act, {c.n, c.d}), rstd(DType::kF32, {c.n}), dx(c.act, {c.n, c.d});
-    Run(ReferenceBackend(), &Backend::rms_norm_forward, RmsNormForwardArgs{x, w, kEps, y, rstd});
-    Run(ReferenceBackend(), &Backend::rms_norm_backward, RmsNormBackwardArgs{x, w, rstd, g, dx});
+    Run(ReferenceBackend(), RmsNormForwardArgs{x, w, kEps, y, rstd});
+    Run(ReferenceBackend(), RmsNormBackwardArgs{x, w, rstd, g, dx});
     const std::vector<double> bounds = RmsNormBackwardBounds(c, x, w, rstd, g, dx);
     OnEveryCpuPath(
         [&](Context& context) {

@@ -1,8 +1,7 @@
 // rope of the CPU backend against the reference.
-#include "backend/cpu/rope.h"
-
 #include <doctest/doctest.h>
 
+#include "backend/cpu/kernels.h"
 #include "core/error.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/rope_cases.h"
@@ -11,7 +10,7 @@
 namespace lora::test {
 namespace {
 
-const Op<RopeArgs> kRope = {cpu::RopeScratchBytes, cpu::Rope};
+const Op<RopeArgs> kRope = {cpu::ScratchBytes, cpu::Run};
 
 TEST_CASE("rope: every head size, positions and offset, both directions, in place") {
   std::vector<RopeCase> cases = RopeCases();
@@ -24,7 +23,7 @@ TEST_CASE("rope: every head size, positions and offset, both directions, in plac
       const RopeOperands o(c, act);
       const Shape shape = o.x.shape();
       Tensor expected(act, shape);
-      Run(ReferenceBackend(), &Backend::rope, o.Args(o.x, expected));
+      Run(ReferenceBackend(), o.Args(o.x, expected));
       const std::vector<double> bounds = o.Bounds(expected);
       OnEveryCpuPath(
           [&](Context& context) {

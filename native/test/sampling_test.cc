@@ -29,8 +29,8 @@ std::vector<double> Draws(const std::vector<double>& logits, const Rules& rules,
   const int64_t vocab = static_cast<int64_t>(logits.size());
   Tensor rows(dtype, {n, vocab}), ids(DType::kI32, {n});
   for (int64_t i = 0; i < n * vocab; ++i) rows.Set(i, logits[static_cast<size_t>(i % vocab)]);
-  Run(ReferenceBackend(), &Backend::sample,
-      {rows, rules.temperature, rules.top_k, rules.top_p, seed, step, ids});
+  Run(ReferenceBackend(),
+      SampleArgs{rows, rules.temperature, rules.top_k, rules.top_p, seed, step, ids});
   return ids.Values();
 }
 

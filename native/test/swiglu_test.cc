@@ -1,8 +1,7 @@
 // swiglu, forward and backward, of the CPU backend against the reference.
-#include "backend/cpu/swiglu.h"
-
 #include <doctest/doctest.h>
 
+#include "backend/cpu/kernels.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/swiglu_cases.h"
 #include "test/support/tensors.h"
@@ -10,8 +9,8 @@
 namespace lora::test {
 namespace {
 
-const Op<SwigluForwardArgs> kForward = {cpu::SwigluForwardScratchBytes, cpu::SwigluForward};
-const Op<SwigluBackwardArgs> kBackward = {cpu::SwigluBackwardScratchBytes, cpu::SwigluBackward};
+const Op<SwigluForwardArgs> kForward = {cpu::ScratchBytes, cpu::Run};
+const Op<SwigluBackwardArgs> kBackward = {cpu::ScratchBytes, cpu::Run};
 
 void CheckCase(DType act, const Tensor& gate, const Tensor& up, const Tensor& g) {
   const SwigluCase c(act, gate, up, g);

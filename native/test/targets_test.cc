@@ -13,8 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/backend.h"
 #include "core/error.h"
+#include "core/ops/backend.h"
 
 namespace lora::test {
 namespace {
@@ -54,35 +54,11 @@ TEST_CASE("targets: LORA_SIMD limits the first context, LimitTargets everything 
 TEST_CASE("targets: every op of the table is there") {
   const Backend& cpu = CpuBackend();
   CHECK(std::string(cpu.name) == "cpu");
-  CHECK(cpu.pack.run);
-  CHECK(cpu.unpack.run);
-  CHECK(cpu.lora_linear_forward.run);
-  CHECK(cpu.lora_linear_backward.run);
-  CHECK(cpu.embedding.run);
-  CHECK(cpu.rms_norm_forward.run);
-  CHECK(cpu.rms_norm_backward.run);
-  CHECK(cpu.rope.run);
-  CHECK(cpu.attention_forward.run);
-  CHECK(cpu.attention_backward.run);
-  CHECK(cpu.cache_append.run);
-  CHECK(cpu.swiglu_forward.run);
-  CHECK(cpu.swiglu_backward.run);
-  CHECK(cpu.cross_entropy_forward.run);
-  CHECK(cpu.cross_entropy_backward.run);
-  CHECK(cpu.linear_cross_entropy.run);
-  CHECK(cpu.adamw.run);
-  CHECK(cpu.global_norm.run);
-  CHECK(cpu.clip_by_norm.run);
-  CHECK(cpu.binary.run);
-  CHECK(cpu.unary.run);
-  CHECK(cpu.unary_backward.run);
-  CHECK(cpu.reduce_sum.run);
-  CHECK(cpu.accumulate.run);
-  CHECK(cpu.fill.run);
-  CHECK(cpu.transpose.run);
-  CHECK(cpu.matmul.run);
-  CHECK(cpu.random.run);
-  CHECK(cpu.sample.run);
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
+    CAPTURE(kDescription<Args>.name);
+    CHECK(cpu.op<Args>().scratch_bytes);
+    CHECK(cpu.op<Args>().run);
+  });
 }
 
 // The flags that Linux reports of the first CPU.

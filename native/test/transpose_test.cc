@@ -1,9 +1,8 @@
 // transpose of the CPU backend against the reference: bit for bit.
-#include "backend/cpu/transpose.h"
-
 #include <doctest/doctest.h>
 
-#include "core/shapes.h"
+#include "backend/cpu/kernels.h"
+#include "core/ops/shapes.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
 #include "test/support/transpose_cases.h"
@@ -11,7 +10,7 @@
 namespace lora::test {
 namespace {
 
-const Op<TransposeArgs> kTranspose = {cpu::TransposeScratchBytes, cpu::Transpose};
+const Op<TransposeArgs> kTranspose = {cpu::ScratchBytes, cpu::Run};
 
 TEST_CASE("transpose: permutations of every rank and dtype") {
   for (const TransposeCase& c : TransposeCases()) {
@@ -20,7 +19,7 @@ TEST_CASE("transpose: permutations of every rank and dtype") {
       CAPTURE(NameOf(dtype));
       const Tensor x = Uniform(dtype, c.shape, 1, -1000, 1000);
       Tensor expected(dtype, TransposedShape(c.shape, c.perm));
-      Run(ReferenceBackend(), &Backend::transpose, TransposeArgs{x, expected, c.perm});
+      Run(ReferenceBackend(), TransposeArgs{x, expected, c.perm});
       for (const int threads : {1, 2, 3}) {
         cpu::CpuContext context(threads);
         Tensor y(dtype, expected.shape());

@@ -1,10 +1,9 @@
 // unary and unary_backward of the CPU backend against the reference.
-#include "backend/cpu/unary.h"
-
 #include <doctest/doctest.h>
 
 #include <cmath>
 
+#include "backend/cpu/kernels.h"
 #include "core/error.h"
 #include "test/support/cpu_paths.h"
 #include "test/support/tensors.h"
@@ -13,12 +12,12 @@
 namespace lora::test {
 namespace {
 
-const Op<UnaryArgs> kUnary = {cpu::UnaryScratchBytes, cpu::Unary};
-const Op<UnaryBackwardArgs> kBackward = {cpu::UnaryBackwardScratchBytes, cpu::UnaryBackward};
+const Op<UnaryArgs> kUnary = {cpu::ScratchBytes, cpu::Run};
+const Op<UnaryBackwardArgs> kBackward = {cpu::ScratchBytes, cpu::Run};
 
 void CheckForward(UnaryKind kind, const Tensor& x, DType to) {
   Tensor expected(to, x.shape());
-  Run(ReferenceBackend(), &Backend::unary, UnaryArgs{kind, kAlpha, x, expected});
+  Run(ReferenceBackend(), UnaryArgs{kind, kAlpha, x, expected});
   const std::vector<double> bounds = UnaryBounds(kind, expected);
   OnEveryCpuPath(
       [&](Context& context) {
@@ -60,8 +59,7 @@ TEST_CASE("unary_backward: every function, dtype and size agrees with the refere
         CAPTURE(n);
         const Tensor x = Normal(types.x, {n}, 2, 3), g = Normal(types.y, {n}, 3);
         Tensor expected(types.x, {n});
-        Run(ReferenceBackend(), &Backend::unary_backward,
-            UnaryBackwardArgs{kind, kAlpha, x, g, expected});
+        Run(ReferenceBackend(), UnaryBackwardArgs{kind, kAlpha, x, g, expected});
         const std::vector<double> bounds = UnaryBackwardBounds(kind, x, g, expected);
         OnEveryCpuPath(
             [&](Context& context) {
@@ -83,7 +81,7 @@ TEST_CASE("unary: gelu and silu stay accurate in their tails") {
 // The same bits, but any NaN for a NaN.
 void CheckCast(const Tensor& x, DType to) {
   Tensor expected(to, x.shape());
-  Run(ReferenceBackend(), &Backend::unary, UnaryArgs{UnaryKind::kCopy, 1, x, expected});
+  Run(ReferenceBackend(), UnaryArgs{UnaryKind::kCopy, 1, x, expected});
   OnEveryCpuPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(to, x.shape())};
@@ -138,7 +136,7 @@ TEST_CASE("unary: arithmetic on whole numbers is refused") {
   cpu::CpuContext context(1);
   const Tensor x = Ints({1}, {1});
   Tensor y(DType::kF32, {1});
-  CHECK_THROWS_AS(cpu::Unary(UnaryArgs{UnaryKind::kSquare, 1, x, y}, {}, context), Error);
+  CHECK_THROWS_AS(cpu::Run(UnaryArgs{UnaryKind::kSquare, 1, x, y}, {}, context), Error);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 // y ← y + x, computed on blocks of f32 (vector-inl.h).
-#include "backend/cpu/accumulate.h"
-
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -41,9 +40,7 @@ namespace lora::cpu {
 
 HWY_EXPORT(AccumulateRange);
 
-size_t AccumulateScratchBytes(const AccumulateArgs&, int) { return 0; }
-
-void Accumulate(const AccumulateArgs& args, Scratch, Context& context) {
+void Run(const AccumulateArgs& args, Scratch, Context& context) {
   for (const TensorView* view : {&args.x, &args.y}) RequireFloat("accumulate", view->dtype);
   ForRange(
       context, static_cast<size_t>(args.y.numel()), kCheapGrain, kLineElements,

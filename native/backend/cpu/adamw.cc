@@ -1,11 +1,10 @@
 // One pass over p, g, m and v reads 16 bytes per element and writes 12. The factors that depend
 // on the step are computed once, in double. The elements of all segments together are split
 // evenly over the threads.
-#include "backend/cpu/adamw.h"
-
 #include <cmath>
 
 #include "backend/cpu/adamw_factors.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -66,9 +65,7 @@ namespace lora::cpu {
 
 HWY_EXPORT(AdamWRange);
 
-size_t AdamWScratchBytes(const AdamWArgs&, int) { return 0; }
-
-void AdamW(const AdamWArgs& args, Scratch, Context& context) {
+void Run(const AdamWArgs& args, Scratch, Context& context) {
   const double steps = static_cast<double>(args.step);
   AdamWFactors factors;
   factors.decay = static_cast<float>(1 - args.lr * args.weight_decay);

@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::cpu {
 

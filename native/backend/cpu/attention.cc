@@ -1,11 +1,10 @@
-#include "backend/cpu/attention.h"
-
 #include <algorithm>
 #include <cstring>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/attention_tasks.h"
 #include "backend/cpu/context.h"
+#include "backend/cpu/kernels.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/attention.cc"
@@ -117,7 +116,7 @@ size_t KeySumFloats(const AttentionShape& s) { return s.capacity * s.padded; }
 
 // ---- forward -----------------------------------------------------------------------------------
 
-size_t AttentionForwardScratchBytes(const AttentionForwardArgs& args, int threads) {
+size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
   const AttentionShape s = ShapeOf(args);
   if (s.empty()) return 0;
   Arena arena;
@@ -130,7 +129,7 @@ size_t AttentionForwardScratchBytes(const AttentionForwardArgs& args, int thread
   return arena.bytes();
 }
 
-void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
+void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
   const AttentionShape s = ShapeOf(args);
   if (s.empty()) return;
   CpuContext* pool = PoolFor(s, context);
@@ -170,7 +169,7 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context
 // ---- backward ----------------------------------------------------------------------------------
 
 // With one part, a thread finishes a (batch, kv head) alone and reuses its sums for the next one.
-size_t AttentionBackwardScratchBytes(const AttentionBackwardArgs& args, int threads) {
+size_t ScratchBytes(const AttentionBackwardArgs& args, int threads) {
   const AttentionShape s = ShapeOf(args);
   if (s.empty()) return 0;
   const size_t splits = BackwardSplits(s, threads);
@@ -181,7 +180,7 @@ size_t AttentionBackwardScratchBytes(const AttentionBackwardArgs& args, int thre
   return arena.bytes();
 }
 
-void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
+void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
   const AttentionShape s = ShapeOf(args);
   if (s.empty()) {  // without query heads there may still be keys
     std::memset(args.dk.data, 0, args.dk.bytes());

@@ -11,7 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/ops.h"
+#include "core/ops/ops.h"
 
 namespace lora::cpu {
 

@@ -2,9 +2,8 @@
 // that tensors of equal shape are one long row, and a row vector on a matrix is one row per line.
 // The innermost loop runs over blocks of f32 (vector-inl.h), in which an operand either advances or
 // repeats one value.
-#include "backend/cpu/binary.h"
-
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/nest.h"
 #include "backend/cpu/parallel.h"
 
@@ -115,9 +114,7 @@ namespace lora::cpu {
 
 HWY_EXPORT(BinaryRange);
 
-size_t BinaryScratchBytes(const BinaryArgs&, int) { return 0; }
-
-void Binary(const BinaryArgs& args, Scratch, Context& context) {
+void Run(const BinaryArgs& args, Scratch, Context& context) {
   for (const TensorView* view : {&args.a, &args.b, &args.y}) RequireFloat("binary", view->dtype);
   const auto a = BroadcastStrides(args.a.shape, args.y.shape);
   const auto b = BroadcastStrides(args.b.shape, args.y.shape);

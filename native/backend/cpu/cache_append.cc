@@ -1,13 +1,11 @@
-#include "backend/cpu/cache_append.h"
-
 #include <cstring>
+
+#include "backend/cpu/kernels.h"
 
 namespace lora::cpu {
 
-size_t CacheAppendScratchBytes(const CacheAppendArgs&, int) { return 0; }
-
 // Copies once per batch row, because its new positions are contiguous in src and in the cache.
-void CacheAppend(const CacheAppendArgs& args, Scratch, Context&) {
+void Run(const CacheAppendArgs& args, Scratch, Context&) {
   const int64_t batch = args.src.dim(0);
   if (args.src.numel() == 0) return;
   const size_t bytes = args.src.bytes() / static_cast<size_t>(batch);

@@ -7,7 +7,7 @@
 #include <exception>
 
 #include "backend/cpu/thread_pool.h"
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::cpu {
 

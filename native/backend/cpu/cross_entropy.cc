@@ -1,10 +1,9 @@
-#include "backend/cpu/cross_entropy.h"
-
 #include <cstring>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/context.h"
 #include "backend/cpu/cross_entropy_rows.h"
+#include "backend/cpu/kernels.h"
 #include "core/error.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -94,7 +93,7 @@ void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_
   HWY_DYNAMIC_DISPATCH(RunSoftmaxGradient)(logits, dtype, n, lse, label, g, gradient);
 }
 
-size_t CrossEntropyForwardScratchBytes(const CrossEntropyForwardArgs& args, int) {
+size_t ScratchBytes(const CrossEntropyForwardArgs& args, int) {
   Arena arena;
   arena.Take<double>(Rows(args.logits));
   return arena.bytes();
@@ -102,7 +101,7 @@ size_t CrossEntropyForwardScratchBytes(const CrossEntropyForwardArgs& args, int)
 
 // Sums the losses in row order, in double, so that the result is the same for any
 // number of threads.
-void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context) {
+void Run(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context) {
   const TensorView& logits = args.logits;
   const int32_t* labels = args.labels.as<const int32_t>();
   const size_t rows = Rows(logits), vocab = Vocab(logits);
@@ -126,9 +125,7 @@ void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, C
   *args.count.as<float>() = static_cast<float>(count);
 }
 
-size_t CrossEntropyBackwardScratchBytes(const CrossEntropyBackwardArgs&, int) { return 0; }
-
-void CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Scratch, Context& context) {
+void Run(const CrossEntropyBackwardArgs& args, Scratch, Context& context) {
   const TensorView& logits = args.logits;
   const int32_t* labels = args.labels.as<const int32_t>();
   const size_t vocab = Vocab(logits), row_bytes = vocab * SizeOf(logits.dtype);

@@ -1,14 +1,11 @@
-#include "backend/cpu/embedding.h"
-
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/parallel.h"
 #include "core/error.h"
 
 namespace lora::cpu {
 
-size_t EmbeddingScratchBytes(const EmbeddingArgs&, int) { return 0; }
-
-void Embedding(const EmbeddingArgs& args, Scratch, Context& context) {
+void Run(const EmbeddingArgs& args, Scratch, Context& context) {
   const auto* ids = args.ids.as<const int32_t>();
   const size_t rows = static_cast<size_t>(args.ids.numel());
   const size_t row_bytes = static_cast<size_t>(args.weight.cols) * SizeOf(args.y.dtype);

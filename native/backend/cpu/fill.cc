@@ -1,15 +1,12 @@
-#include "backend/cpu/fill.h"
-
 #include <algorithm>
 
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
 
 namespace lora::cpu {
 
-size_t FillScratchBytes(const FillArgs&, int) { return 0; }
-
-void Fill(const FillArgs& args, Scratch, Context& context) {
+void Run(const FillArgs& args, Scratch, Context& context) {
   const DType dtype = args.y.dtype;
   if (dtype != DType::kI32) RequireFloat("fill", dtype);
   ForRange(context, static_cast<size_t>(args.y.numel()), kCheapGrain, kLineElements,

@@ -12,7 +12,7 @@
 
 #include "backend/cpu/context.h"
 #include "backend/cpu/pack.h"
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::cpu {
 

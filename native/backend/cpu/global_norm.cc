@@ -1,12 +1,11 @@
 // norm = √(Σ x²). Squares and sums are double, over pieces of a fixed size whose sums are added in
 // order, so that the result does not depend on the number of threads. Clipping multiplies every
 // element once, or reads nothing where the norm is small enough.
-#include "backend/cpu/global_norm.h"
-
 #include <cmath>
 #include <limits>
 
 #include "backend/cpu/arena.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -82,13 +81,13 @@ size_t AllPieces(const std::vector<TensorView>& tensors) {
 
 }  // namespace
 
-size_t GlobalNormScratchBytes(const GlobalNormArgs& args, int) {
+size_t ScratchBytes(const GlobalNormArgs& args, int) {
   Arena arena;
   arena.Take<double>(AllPieces(args.tensors));
   return arena.bytes();
 }
 
-void GlobalNorm(const GlobalNormArgs& args, Scratch scratch, Context& context) {
+void Run(const GlobalNormArgs& args, Scratch scratch, Context& context) {
   const size_t pieces = AllPieces(args.tensors);
   Arena arena(scratch);
   double* sums = arena.Take<double>(pieces);
@@ -102,9 +101,7 @@ void GlobalNorm(const GlobalNormArgs& args, Scratch scratch, Context& context) {
   args.norm.as<float>()[0] = static_cast<float>(std::sqrt(total));
 }
 
-size_t ClipByNormScratchBytes(const ClipByNormArgs&, int) { return 0; }
-
-void ClipByNorm(const ClipByNormArgs& args, Scratch, Context& context) {
+void Run(const ClipByNormArgs& args, Scratch, Context& context) {
   const double norm = static_cast<double>(args.norm.as<const float>()[0]);
   const double scale = static_cast<double>(args.max_norm) / (norm + 1e-6);
   if (std::isfinite(norm) && scale >= 1) return;

@@ -8,8 +8,6 @@
 //   backward  gradient = softmax − onehot [rows, part];  d_hidden += gradient · W_part
 // The product rounds the f32 gradients to bf16 where W is bf16. W is read once per chunk and
 // direction; the logits are written once and read once more.
-#include "backend/cpu/linear_cross_entropy.h"
-
 #include <algorithm>
 #include <cstring>
 
@@ -17,6 +15,7 @@
 #include "backend/cpu/context.h"
 #include "backend/cpu/cross_entropy_rows.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/kernels.h"
 
 namespace lora::cpu {
 namespace {
@@ -104,14 +103,14 @@ size_t ProductScratchBytes(const Plan& p, const LinearCrossEntropyArgs& args, in
 
 }  // namespace
 
-size_t LinearCrossEntropyScratchBytes(const LinearCrossEntropyArgs& args, int threads) {
+size_t ScratchBytes(const LinearCrossEntropyArgs& args, int threads) {
   const Plan p(args);
   Arena arena;
   Pieces(p, args, arena);
   return arena.bytes() + ProductScratchBytes(p, args, threads);
 }
 
-void LinearCrossEntropy(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) {
+void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) {
   const Plan p(args);
   CpuContext& cpu = static_cast<CpuContext&>(context);
   const size_t counted = RequireLabels("linear_cross_entropy", args.labels, args.weight.rows);

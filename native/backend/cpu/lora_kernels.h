@@ -11,7 +11,7 @@
 #include <cstdint>
 
 #include "backend/cpu/context.h"
-#include "core/ops.h"
+#include "core/ops/ops.h"
 
 namespace lora::cpu {
 

@@ -6,12 +6,11 @@
 //   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
 //      k-steps over [scale·h | A], so that LoRA never touches y in memory.
 // Calls of few rows copy nothing: every thread computes h itself and streams its share of W once.
-#include "backend/cpu/lora_linear.h"
-
 #include <algorithm>
 #include <cstring>
 
 #include "backend/cpu/arena.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/lora_kernels.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/panels.h"
@@ -247,13 +246,13 @@ void ForwardSkinny(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
 
 }  // namespace
 
-size_t LoraLinearForwardScratchBytes(const LoraLinearForwardArgs& args, int threads) {
+size_t ScratchBytes(const LoraLinearForwardArgs& args, int threads) {
   Arena arena;
   MakePlan(arena, args, static_cast<size_t>(threads));
   return arena.bytes();
 }
 
-void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch scratch, Context& base) {
+void Run(const LoraLinearForwardArgs& args, Scratch scratch, Context& base) {
   CpuContext& context = static_cast<CpuContext&>(base);
   Arena arena(scratch);
   const ForwardPlan plan = MakePlan(arena, args, static_cast<size_t>(context.threads()));

@@ -15,8 +15,8 @@
 #include <cstring>
 
 #include "backend/cpu/arena.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/lora_kernels.h"
-#include "backend/cpu/lora_linear.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/panels.h"
 #include "core/philox.h"
@@ -250,13 +250,13 @@ void MultiplyOuters(const LoraLinearBackwardArgs& args, const BackwardPlan& plan
 
 }  // namespace
 
-size_t LoraLinearBackwardScratchBytes(const LoraLinearBackwardArgs& args, int threads) {
+size_t ScratchBytes(const LoraLinearBackwardArgs& args, int threads) {
   Arena arena;
   MakePlan(arena, args, static_cast<size_t>(threads));
   return arena.bytes();
 }
 
-void LoraLinearBackward(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
+void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
   CpuContext& context = static_cast<CpuContext&>(base);
   Arena arena(scratch);
   if (args.branches.empty() && !args.dx) return;

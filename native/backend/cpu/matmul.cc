@@ -1,13 +1,12 @@
 // Every pair of matrices is one Gemm, whose b is packed in the call. A batch of at least as
 // many pairs as threads gives each thread whole pairs; in a smaller batch all threads work on
 // one pair at a time.
-#include "backend/cpu/matmul.h"
-
 #include <algorithm>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/context.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/pack.h"
 
 namespace lora::cpu {
@@ -179,13 +178,13 @@ void MultiplyPair(const MatmulArgs& args, const MatmulPlan& plan, size_t index, 
 
 }  // namespace
 
-size_t MatmulScratchBytes(const MatmulArgs& args, int threads) {
+size_t ScratchBytes(const MatmulArgs& args, int threads) {
   Arena arena;
   MakePlan(arena, args, threads);
   return arena.bytes();
 }
 
-void Matmul(const MatmulArgs& args, Scratch scratch, Context& base) {
+void Run(const MatmulArgs& args, Scratch scratch, Context& base) {
   CpuContext& context = static_cast<CpuContext&>(base);
   Arena arena(scratch);
   const MatmulPlan plan = MakePlan(arena, args, context.threads());

@@ -119,9 +119,7 @@ size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction)
   return direction == Direction::kForward ? PanelBytes(r, c, dtype) : PanelBytes(c, r, dtype);
 }
 
-size_t PackScratchBytes(const PackArgs&, int) { return 0; }
-
-void Pack(const PackArgs& args, Scratch, Context& context) {
+void Run(const PackArgs& args, Scratch, Context& context) {
   const size_t rows = static_cast<size_t>(args.src.dim(0));
   const size_t cols = static_cast<size_t>(args.src.dim(1));
   const DType dtype = args.src.dtype;
@@ -133,9 +131,7 @@ void Pack(const PackArgs& args, Scratch, Context& context) {
              args.dst, static_cast<CpuContext*>(&context));
 }
 
-size_t UnpackScratchBytes(const UnpackArgs&, int) { return 0; }
-
-void Unpack(const UnpackArgs& args, Scratch, Context& context) {
+void Run(const UnpackArgs& args, Scratch, Context& context) {
   LORA_CHECK(args.src.direction == Direction::kForward, "unpack",
              "expected a matrix packed for the forward product");
   const size_t rows = static_cast<size_t>(args.src.rows), width = PanelWidth();

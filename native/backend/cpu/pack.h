@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "backend/cpu/context.h"
-#include "core/backend.h"
+#include "core/tensor_view.h"
 
 namespace lora::cpu {
 
@@ -34,11 +34,5 @@ void PackPanels(const void* src, size_t ld, bool transposed, size_t n, size_t k,
 void UnpackRow(const PackedView& w, int64_t row, void* dst);
 
 size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction);
-
-size_t PackScratchBytes(const PackArgs&, int threads);
-void Pack(const PackArgs&, Scratch, Context&);
-
-size_t UnpackScratchBytes(const UnpackArgs&, int threads);
-void Unpack(const UnpackArgs&, Scratch, Context&);
 
 }  // namespace lora::cpu

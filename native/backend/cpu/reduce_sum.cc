@@ -8,10 +8,9 @@
 //   summed away  each element of y sums runs of x, in pieces of kPiece elements; where there are
 //                several pieces, scratch holds one double for each;
 //   kept         kColumns neighbours of y are summed together, one row of x after another.
-#include "backend/cpu/reduce_sum.h"
-
 #include "backend/cpu/arena.h"
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/nest.h"
 #include "backend/cpu/parallel.h"
 
@@ -168,14 +167,14 @@ void SumColumns(const ReduceSumArgs& args, const Plan& plan, Context& context) {
 
 }  // namespace
 
-size_t ReduceSumScratchBytes(const ReduceSumArgs& args, int) {
+size_t ScratchBytes(const ReduceSumArgs& args, int) {
   const Plan plan(args);
   Arena arena;
   if (plan.pieces > 1) arena.Take<double>(plan.outputs * plan.pieces);
   return arena.bytes();
 }
 
-void ReduceSum(const ReduceSumArgs& args, Scratch scratch, Context& context) {
+void Run(const ReduceSumArgs& args, Scratch scratch, Context& context) {
   for (const TensorView* view : {&args.x, &args.y}) RequireFloat("sum", view->dtype);
   const Plan plan(args);
   if (plan.outputs == 0) return;

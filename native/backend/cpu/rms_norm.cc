@@ -5,12 +5,11 @@
 // Rows are split over the threads, and a vector loop covers one row. A row is read twice, the
 // second time from cache. w is read as f32, from scratch where it is bf16. A sum is four vectors
 // of f32 chains.
-#include "backend/cpu/rms_norm.h"
-
 #include <cmath>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -156,11 +155,9 @@ size_t WeightBytes(const TensorView& weight) {
 
 }  // namespace
 
-size_t RmsNormForwardScratchBytes(const RmsNormForwardArgs& args, int) {
-  return WeightBytes(args.weight);
-}
+size_t ScratchBytes(const RmsNormForwardArgs& args, int) { return WeightBytes(args.weight); }
 
-void RmsNormForward(const RmsNormForwardArgs& args, Scratch scratch, Context& context) {
+void Run(const RmsNormForwardArgs& args, Scratch scratch, Context& context) {
   RequireActivation("rms_norm", args.x.dtype);
   const size_t rows = static_cast<size_t>(args.x.dim(0)),
                width = static_cast<size_t>(args.x.dim(1));
@@ -171,11 +168,9 @@ void RmsNormForward(const RmsNormForwardArgs& args, Scratch scratch, Context& co
   });
 }
 
-size_t RmsNormBackwardScratchBytes(const RmsNormBackwardArgs& args, int) {
-  return WeightBytes(args.weight);
-}
+size_t ScratchBytes(const RmsNormBackwardArgs& args, int) { return WeightBytes(args.weight); }
 
-void RmsNormBackward(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
+void Run(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
   RequireActivation("rms_norm", args.x.dtype);
   const size_t rows = static_cast<size_t>(args.x.dim(0)),
                width = static_cast<size_t>(args.x.dim(1));

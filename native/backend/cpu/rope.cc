@@ -2,9 +2,8 @@
 //   y1 = x1·cos − x2·sin
 //   y2 = x2·cos + x1·sin
 // A token's row of the tables is read once for all its heads. y may be x.
-#include "backend/cpu/rope.h"
-
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
 #include "core/error.h"
 
@@ -77,9 +76,7 @@ namespace lora::cpu {
 
 HWY_EXPORT(RopeTokens);
 
-size_t RopeScratchBytes(const RopeArgs&, int) { return 0; }
-
-void Rope(const RopeArgs& args, Scratch, Context& context) {
+void Run(const RopeArgs& args, Scratch, Context& context) {
   RequireActivation("rope", args.x.dtype);
   const size_t tokens = static_cast<size_t>(args.x.dim(0) * args.x.dim(1));
   if (args.positions) {  // before anything is rotated: x may be y

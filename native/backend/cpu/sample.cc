@@ -1,9 +1,8 @@
 // Draws one row per task with the algorithm that all host backends share (core/sampling.h).
-#include "backend/cpu/sample.h"
-
 #include "backend/cpu/arena.h"
 #include "backend/cpu/context.h"
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "core/sampling.h"
 
 namespace lora::cpu {
@@ -29,11 +28,11 @@ size_t BytesOfThread(const SampleArgs& args) {
 
 }  // namespace
 
-size_t SampleScratchBytes(const SampleArgs& args, int threads) {
+size_t ScratchBytes(const SampleArgs& args, int threads) {
   return BytesOfThread(args) * static_cast<size_t>(threads);
 }
 
-void Sample(const SampleArgs& args, Scratch scratch, Context& context) {
+void Run(const SampleArgs& args, Scratch scratch, Context& context) {
   RequireActivation("sample", args.logits.dtype);
   const size_t rows = static_cast<size_t>(args.logits.dim(0));
   const size_t vocab = static_cast<size_t>(args.logits.dim(1));

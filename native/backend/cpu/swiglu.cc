@@ -2,9 +2,8 @@
 //   y     = gate·s·up
 //   dup   = g·gate·s
 //   dgate = g·up·s·(1 + gate·(1 − s))
-#include "backend/cpu/swiglu.h"
-
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -88,9 +87,7 @@ namespace lora::cpu {
 HWY_EXPORT(SwigluForwardRange);
 HWY_EXPORT(SwigluBackwardRange);
 
-size_t SwigluForwardScratchBytes(const SwigluForwardArgs&, int) { return 0; }
-
-void SwigluForward(const SwigluForwardArgs& args, Scratch, Context& context) {
+void Run(const SwigluForwardArgs& args, Scratch, Context& context) {
   RequireActivation("swiglu", args.y.dtype);
   ForRange(context, static_cast<size_t>(args.y.numel()), kCostlyGrain, kLineElements,
            [&](size_t begin, size_t end) {
@@ -98,9 +95,7 @@ void SwigluForward(const SwigluForwardArgs& args, Scratch, Context& context) {
            });
 }
 
-size_t SwigluBackwardScratchBytes(const SwigluBackwardArgs&, int) { return 0; }
-
-void SwigluBackward(const SwigluBackwardArgs& args, Scratch, Context& context) {
+void Run(const SwigluBackwardArgs& args, Scratch, Context& context) {
   RequireActivation("swiglu", args.g.dtype);
   ForRange(context, static_cast<size_t>(args.g.numel()), kCostlyGrain, kLineElements,
            [&](size_t begin, size_t end) {

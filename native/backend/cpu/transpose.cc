@@ -1,10 +1,9 @@
 // y[i_perm...] = x[i...]. Elements of y are written in order. Where neighbours of y are far
 // apart in x, tiles of kTile × kTile keep the lines of both in L1. Elements are moved by their
 // size, so any dtype works.
-#include "backend/cpu/transpose.h"
-
 #include <cstring>
 
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/nest.h"
 #include "backend/cpu/parallel.h"
 
@@ -86,9 +85,7 @@ void Move(const TransposeArgs& args, const Nest<1>& nest, Context& context) {
 
 }  // namespace
 
-size_t TransposeScratchBytes(const TransposeArgs&, int) { return 0; }
-
-void Transpose(const TransposeArgs& args, Scratch, Context& context) {
+void Run(const TransposeArgs& args, Scratch, Context& context) {
   if (args.y.numel() == 0) return;
   std::array<size_t, kMaxDims> stride{};
   size_t step = 1;

@@ -1,10 +1,9 @@
 // y = f(x) and dx = g·f'(x), computed on blocks of f32 (vector-inl.h). Casts to and from i32 go
 // through double, which holds every i32.
-#include "backend/cpu/unary.h"
-
 #include <cstring>
 
 #include "backend/cpu/convert.h"
+#include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -177,9 +176,7 @@ void CastInteger(const UnaryArgs& args, size_t begin, size_t end) {
 
 }  // namespace
 
-size_t UnaryScratchBytes(const UnaryArgs&, int) { return 0; }
-
-void Unary(const UnaryArgs& args, Scratch, Context& context) {
+void Run(const UnaryArgs& args, Scratch, Context& context) {
   const bool copy = args.kind == UnaryKind::kCopy;
   const DType from = args.x.dtype, to = args.y.dtype;
   const bool integer = copy && (from == DType::kI32 || to == DType::kI32);
@@ -199,9 +196,7 @@ void Unary(const UnaryArgs& args, Scratch, Context& context) {
            });
 }
 
-size_t UnaryBackwardScratchBytes(const UnaryBackwardArgs&, int) { return 0; }
-
-void UnaryBackward(const UnaryBackwardArgs& args, Scratch, Context& context) {
+void Run(const UnaryBackwardArgs& args, Scratch, Context& context) {
   for (const TensorView* view : {&args.x, &args.g, &args.dx}) RequireFloat("unary", view->dtype);
   ForRange(context, static_cast<size_t>(args.dx.numel()), Grain(args.kind), kLineElements,
            [&](size_t begin, size_t end) {

@@ -5,7 +5,7 @@
 
 namespace lora::cuda {
 
-void Accumulate(const AccumulateArgs& args, Scratch, Context& context) {
+void Run(const AccumulateArgs& args, Scratch, Context& context) {
   using Params = device::AccumulateParams;
   const Params params{Input("accumulate", args.x), Output("accumulate", args.y), args.y.numel()};
   Launch<device::Accumulate>("accumulate", context,

@@ -7,9 +7,7 @@
 
 namespace lora::cuda {
 
-size_t AdamWScratchBytes(const AdamWArgs&, int) { return 0; }
-
-void AdamW(const AdamWArgs& args, Scratch, Context& context) {
+void Run(const AdamWArgs& args, Scratch, Context& context) {
   using Params = device::AdamWParams;
   using List = decltype(Params::list);
   const double steps = static_cast<double>(args.step);

@@ -23,11 +23,11 @@ AttentionPlan PlanOf(const AttentionForwardArgs& args, int multiprocessors) {
 
 }  // namespace
 
-size_t AttentionForwardScratchBytes(const AttentionForwardArgs& args, int threads) {
+size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
   return PlanOf(args, threads).scratch_bytes;
 }
 
-void AttentionForward(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
+void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
   const AttentionPlan plan = PlanOf(args, context.threads());
   if (plan.tiles == 0) return;
   const device::AttentionShape s = ShapeOf(args, args.q_offset);

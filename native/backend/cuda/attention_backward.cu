@@ -36,13 +36,13 @@ size_t DotsBytes(const AttentionBackwardArgs& args) {
 
 }  // namespace
 
-size_t AttentionBackwardScratchBytes(const AttentionBackwardArgs& args, int threads) {
+size_t ScratchBytes(const AttentionBackwardArgs& args, int threads) {
   const size_t splits = static_cast<size_t>(PlanOf(args, threads).splits);
   const size_t part = 2 * static_cast<size_t>(args.dk.numel()) * sizeof(float);
   return DotsBytes(args) + (splits > 1 ? splits * part : 0);
 }
 
-void AttentionBackward(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
+void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
   constexpr const char* kOp = "attention_backward";
   const AttentionBackwardPlan plan = PlanOf(args, context.threads());
   const device::AttentionShape s = ShapeOf(args, 0);

@@ -6,7 +6,7 @@
 
 namespace lora::cuda {
 
-void Binary(const BinaryArgs& args, Scratch, Context& context) {
+void Run(const BinaryArgs& args, Scratch, Context& context) {
   const int64_t count = args.y.numel();
   if (count == 0) return;
   const Shape& shape = args.y.shape;

@@ -4,7 +4,7 @@
 
 namespace lora::cuda {
 
-void CacheAppend(const CacheAppendArgs& args, Scratch, Context& context) {
+void Run(const CacheAppendArgs& args, Scratch, Context& context) {
   if (args.src.numel() == 0) return;
   const int64_t batches = args.src.dim(0);
   const int64_t run = args.src.numel() / batches, pitch = args.cache.numel() / batches;

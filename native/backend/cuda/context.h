@@ -5,7 +5,7 @@
 #include <memory>
 
 #include "backend/cuda/runtime.h"
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::cuda {
 

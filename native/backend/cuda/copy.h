@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::cuda {
 

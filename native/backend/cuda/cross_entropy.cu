@@ -74,11 +74,11 @@ void SoftmaxGradient(const char* op, const LogitRows& rows, const float* lse,
   ForLogits(op, to.dtype, [&]<class T>() { LaunchGradient<float, T>(op, rows, lse, to, context); });
 }
 
-size_t CrossEntropyForwardScratchBytes(const CrossEntropyForwardArgs& args, int) {
+size_t ScratchBytes(const CrossEntropyForwardArgs& args, int) {
   return kIdCheckBytes + static_cast<size_t>(args.logits.dim(0)) * sizeof(double);
 }
 
-void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context) {
+void Run(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context) {
   const LogitRows rows = RowsOf(args.logits, args.labels);
   const ForwardScratch own(scratch.data());
   const int64_t counted = CountLabels("cross_entropy", args.labels, rows.vocab, own.check,
@@ -89,11 +89,9 @@ void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch scratch, C
             Data<float>(args.count), context);
 }
 
-size_t CrossEntropyBackwardScratchBytes(const CrossEntropyBackwardArgs&, int) {
-  return kIdCheckBytes;
-}
+size_t ScratchBytes(const CrossEntropyBackwardArgs&, int) { return kIdCheckBytes; }
 
-void CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Scratch scratch, Context& context) {
+void Run(const CrossEntropyBackwardArgs& args, Scratch scratch, Context& context) {
   const LogitRows rows = RowsOf(args.logits, args.labels);
   CheckLabels("cross_entropy", args.labels, rows.vocab, scratch.data(),
               static_cast<CudaContext&>(context));

@@ -7,9 +7,9 @@
 
 namespace lora::cuda {
 
-size_t EmbeddingScratchBytes(const EmbeddingArgs&, int) { return kIdCheckBytes; }
+size_t ScratchBytes(const EmbeddingArgs&, int) { return kIdCheckBytes; }
 
-void Embedding(const EmbeddingArgs& args, Scratch scratch, Context& context) {
+void Run(const EmbeddingArgs& args, Scratch scratch, Context& context) {
   auto& cuda = static_cast<CudaContext&>(context);
   const IdCheck check =
       CheckIds("embedding", args.ids, args.weight.rows, kIgnoreNone, scratch.data(), cuda);

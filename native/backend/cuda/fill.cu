@@ -19,12 +19,12 @@ int32_t WholeNumber(float value) {
 
 }  // namespace
 
-void Fill(const FillArgs& args, Scratch scratch, Context& context) {
+void Run(const FillArgs& args, Scratch scratch, Context& context) {
   if (args.y.dtype == DType::kI32) {  // a float of the same bits
     FillArgs bits = args;
     bits.y.dtype = DType::kF32;
     bits.value = std::bit_cast<float>(WholeNumber(args.value));
-    return Fill(bits, scratch, context);
+    return Run(bits, scratch, context);
   }
   ForFloat(args.y.dtype, [&]<class T>() {
     using Params = device::FillParams<T>;

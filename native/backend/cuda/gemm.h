@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::cuda {
 

@@ -18,14 +18,14 @@ void ForTensorLists(const std::vector<TensorView>& tensors, const LaunchFn& laun
 
 }  // namespace
 
-size_t GlobalNormScratchBytes(const GlobalNormArgs& args, int) {
+size_t ScratchBytes(const GlobalNormArgs& args, int) {
   size_t blocks = 0;
   for (const TensorView& tensor : args.tensors)
     blocks += static_cast<size_t>(BlocksOf(tensor.numel(), device::SumSquaresParams::kPerBlock));
   return blocks * sizeof(double);
 }
 
-void GlobalNorm(const GlobalNormArgs& args, Scratch scratch, Context& context) {
+void Run(const GlobalNormArgs& args, Scratch scratch, Context& context) {
   using Params = device::SumSquaresParams;
   double* const sums = reinterpret_cast<double*>(scratch.data());
   int64_t done = 0;
@@ -41,9 +41,7 @@ void GlobalNorm(const GlobalNormArgs& args, Scratch scratch, Context& context) {
                        device::NormParams{sums, done, Data<float>(args.norm)});
 }
 
-size_t ClipByNormScratchBytes(const ClipByNormArgs&, int) { return 0; }
-
-void ClipByNorm(const ClipByNormArgs& args, Scratch, Context& context) {
+void Run(const ClipByNormArgs& args, Scratch, Context& context) {
   using Params = device::ClipParams;
   ForTensorLists<Params::kPerBlock>(args.tensors, [&](const TensorList& list, int64_t blocks) {
     Launch<device::Clip>("clip_by_norm", context, Blocks(blocks, 1),

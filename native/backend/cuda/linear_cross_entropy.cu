@@ -33,11 +33,11 @@ void Gather(const LinearCrossEntropyArgs& args, const int32_t* rows, int64_t cou
 
 }  // namespace
 
-size_t LinearCrossEntropyScratchBytes(const LinearCrossEntropyArgs& args, int threads) {
+size_t ScratchBytes(const LinearCrossEntropyArgs& args, int threads) {
   return PlanLinearCrossEntropy(args, threads).bytes;
 }
 
-void LinearCrossEntropy(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) {
+void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) {
   const LinearCrossEntropyPlan plan = PlanLinearCrossEntropy(args, context.threads());
   const int64_t counted = CountLabels(kOp, args.labels, plan.vocab, scratch.data() + plan.check,
                                       static_cast<CudaContext&>(context));

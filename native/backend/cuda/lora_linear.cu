@@ -230,11 +230,11 @@ struct Backward {
 
 }  // namespace
 
-size_t LoraLinearForwardScratchBytes(const LoraLinearForwardArgs& args, int threads) {
+size_t ScratchBytes(const LoraLinearForwardArgs& args, int threads) {
   return Forward(args, {}, threads).bytes;
 }
 
-void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch scratch, Context& context) {
+void Run(const LoraLinearForwardArgs& args, Scratch scratch, Context& context) {
   const Forward forward(args, ScratchArena(scratch), context.threads());
   if (args.x.dim(0) == 0) return;
   forward.casts.Run(args.x.dtype, context);
@@ -246,11 +246,11 @@ void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch scratch, Conte
   }
 }
 
-size_t LoraLinearBackwardScratchBytes(const LoraLinearBackwardArgs& args, int threads) {
+size_t ScratchBytes(const LoraLinearBackwardArgs& args, int threads) {
   return Backward(args, {}, threads).bytes;
 }
 
-void LoraLinearBackward(const LoraLinearBackwardArgs& args, Scratch scratch, Context& context) {
+void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& context) {
   const Backward backward(args, ScratchArena(scratch), context.threads());
   backward.casts.Run(backward.up.dtype, context);
   if (!backward.up.problems.empty()) LowRankDown(backward.up, backward.step, context);

@@ -13,11 +13,11 @@ const void* Advanced(const void* data, int64_t elements, DType dtype) {
 
 }  // namespace
 
-size_t MatmulScratchBytes(const MatmulArgs& args, int threads) {
+size_t ScratchBytes(const MatmulArgs& args, int threads) {
   return args.y.numel() == 0 ? 0 : GemmScratchBytes(PlanMatmul(args).gemm, threads);
 }
 
-void Matmul(const MatmulArgs& args, Scratch scratch, Context& context) {
+void Run(const MatmulArgs& args, Scratch scratch, Context& context) {
   if (args.y.numel() == 0) return;
   const MatmulPlan plan = PlanMatmul(args);
   for (int64_t launch = 0; launch < plan.launches; ++launch) {

@@ -9,12 +9,12 @@ size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction)
   return static_cast<size_t>(rows * cols) * SizeOf(dtype);
 }
 
-void Pack(const PackArgs& args, Scratch, Context& context) {
+void Run(const PackArgs& args, Scratch, Context& context) {
   if (args.direction == Direction::kBackward) return;  // it has no bytes of its own
   CopyElements("pack", args.src.data, args.dst, args.src.numel(), SizeOf(args.src.dtype), context);
 }
 
-void Unpack(const UnpackArgs& args, Scratch, Context& context) {
+void Run(const UnpackArgs& args, Scratch, Context& context) {
   CopyElements("unpack", args.src.data, args.dst.data, args.dst.numel(), SizeOf(args.src.dtype),
                context);
 }

@@ -7,7 +7,7 @@
 
 namespace lora::cuda {
 
-void Random(const RandomArgs& args, Scratch, Context& context) {
+void Run(const RandomArgs& args, Scratch, Context& context) {
   // In an empty interval no number is too large.
   const float top = args.hi > args.lo ? args.hi : std::numeric_limits<float>::infinity();
   const device::RandomParams params{

@@ -7,14 +7,14 @@
 
 namespace lora::cuda {
 
-size_t ReduceSumScratchBytes(const ReduceSumArgs& args, int threads) {
+size_t ScratchBytes(const ReduceSumArgs& args, int threads) {
   if (args.x.numel() == 0) return 0;
   return PartialBytes(PlanReduceSum(args.x.shape, args.y.shape, threads));
 }
 
-void ReduceSum(const ReduceSumArgs& args, Scratch scratch, Context& context) {
+void Run(const ReduceSumArgs& args, Scratch scratch, Context& context) {
   if (args.y.numel() == 0) return;
-  if (args.x.numel() == 0) return Fill(FillArgs{0, args.y}, {}, context);
+  if (args.x.numel() == 0) return Run(FillArgs{0, args.y}, {}, context);
   const ReduceSumPlan plan = PlanReduceSum(args.x.shape, args.y.shape, context.threads());
   device::SumParams params{Input("sum", args.x), Output("sum", args.y), nullptr, plan};
   if (plan.splits > 1) params.partial = reinterpret_cast<device::Compensated*>(scratch.data());

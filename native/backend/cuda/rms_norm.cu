@@ -36,7 +36,7 @@ void ForWidth(int64_t rows, int64_t d, F&& f) {
 
 }  // namespace
 
-void RmsNormForward(const RmsNormForwardArgs& args, Scratch, Context& context) {
+void Run(const RmsNormForwardArgs& args, Scratch, Context& context) {
   const int64_t rows = args.x.dim(0), d = args.x.dim(1);
   ForTypes(args.x.dtype, args.weight.dtype, [&]<class T, class W>() {
     const device::RmsNormParams<T, W> params{Data<const T>(args.x),
@@ -52,9 +52,7 @@ void RmsNormForward(const RmsNormForwardArgs& args, Scratch, Context& context) {
   });
 }
 
-size_t RmsNormBackwardScratchBytes(const RmsNormBackwardArgs&, int) { return 0; }
-
-void RmsNormBackward(const RmsNormBackwardArgs& args, Scratch, Context& context) {
+void Run(const RmsNormBackwardArgs& args, Scratch, Context& context) {
   const int64_t rows = args.x.dim(0), d = args.x.dim(1);
   ForTypes(args.x.dtype, args.weight.dtype, [&]<class T, class W>() {
     const device::RmsNormBackwardParams<T, W> params{Data<const T>(args.x),

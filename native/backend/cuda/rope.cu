@@ -6,9 +6,9 @@
 
 namespace lora::cuda {
 
-size_t RopeScratchBytes(const RopeArgs& args, int) { return args.positions ? kIdCheckBytes : 0; }
+size_t ScratchBytes(const RopeArgs& args, int) { return args.positions ? kIdCheckBytes : 0; }
 
-void Rope(const RopeArgs& args, Scratch scratch, Context& context) {
+void Run(const RopeArgs& args, Scratch scratch, Context& context) {
   if (args.positions) {
     const int64_t table = args.cos.dim(0);
     const IdCheck check = CheckIds("rope", args.positions, table, kIgnoreNone, scratch.data(),

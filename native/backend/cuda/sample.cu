@@ -100,9 +100,9 @@ int32_t DrawOnHost(const SampleArgs& args, int64_t row, CudaContext& cuda) {
 
 }  // namespace
 
-size_t SampleScratchBytes(const SampleArgs& args, int) { return SamplePlan(args).bytes; }
+size_t ScratchBytes(const SampleArgs& args, int) { return SamplePlan(args).bytes; }
 
-void Sample(const SampleArgs& args, Scratch scratch, Context& context) {
+void Run(const SampleArgs& args, Scratch scratch, Context& context) {
   auto& cuda = static_cast<CudaContext&>(context);
   const SamplePlan plan(args);
   for (int64_t first = 0; first < plan.rows; first += plan.group) {

@@ -10,7 +10,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::cuda {
 

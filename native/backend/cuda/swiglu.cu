@@ -4,7 +4,7 @@
 
 namespace lora::cuda {
 
-void SwigluForward(const SwigluForwardArgs& args, Scratch, Context& context) {
+void Run(const SwigluForwardArgs& args, Scratch, Context& context) {
   ForFloat(args.y.dtype, [&]<class T>() {
     using Params = device::SwigluParams<T>;
     const Params params{Data<const T>(args.gate), Data<const T>(args.up), Data<T>(args.y),
@@ -14,7 +14,7 @@ void SwigluForward(const SwigluForwardArgs& args, Scratch, Context& context) {
   });
 }
 
-void SwigluBackward(const SwigluBackwardArgs& args, Scratch, Context& context) {
+void Run(const SwigluBackwardArgs& args, Scratch, Context& context) {
   ForFloat(args.g.dtype, [&]<class T>() {
     using Params = device::SwigluBackwardParams<T>;
     const Params params{Data<const T>(args.gate), Data<const T>(args.up), Data<const T>(args.g),

@@ -63,7 +63,7 @@ void Move(const TransposeArgs& args, Context& context) {
 
 }  // namespace
 
-void Transpose(const TransposeArgs& args, Scratch, Context& context) {
+void Run(const TransposeArgs& args, Scratch, Context& context) {
   if (args.y.numel() == 0) return;
   switch (SizeOf(args.y.dtype)) {
     case 2:

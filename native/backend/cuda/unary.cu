@@ -27,7 +27,7 @@ void ForKind(UnaryKind kind, F&& f) {
 
 }  // namespace
 
-void Unary(const UnaryArgs& args, Scratch, Context& context) {
+void Run(const UnaryArgs& args, Scratch, Context& context) {
   const DType from = args.x.dtype, to = args.y.dtype;
   if (args.kind == UnaryKind::kCopy) {
     if (from == to) {  // a NaN keeps its bits
@@ -51,7 +51,7 @@ void Unary(const UnaryArgs& args, Scratch, Context& context) {
   });
 }
 
-void UnaryBackward(const UnaryBackwardArgs& args, Scratch, Context& context) {
+void Run(const UnaryBackwardArgs& args, Scratch, Context& context) {
   using Params = device::UnaryBackwardParams;
   const Params params{Input("unary", args.x), Input("unary", args.g), Output("unary", args.dx),
                       args.dx.numel(), args.alpha};

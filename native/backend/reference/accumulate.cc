@@ -4,7 +4,7 @@
 
 namespace lora::reference {
 
-void Accumulate(const AccumulateArgs& args, Scratch, Context&) {
+void Run(const AccumulateArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.y.numel(); ++i) {
     Store(args.y, i, Load(args.y, i) + Load(args.x, i));
   }

@@ -9,7 +9,7 @@
 
 namespace lora::reference {
 
-void AdamW(const AdamWArgs& args, Scratch, Context&) {
+void Run(const AdamWArgs& args, Scratch, Context&) {
   const double step = static_cast<double>(args.step);
   const double correction1 = 1 - std::pow(args.beta1, step);
   const double correction2 = 1 - std::pow(args.beta2, step);

@@ -51,7 +51,7 @@ int64_t FirstKey(const TensorView& key_begin, int64_t window, const Place& at, i
 
 }  // namespace
 
-void AttentionForward(const AttentionForwardArgs& args, Scratch, Context&) {
+void Run(const AttentionForwardArgs& args, Scratch, Context&) {
   EachPlace(args.q, args.k, [&](const Place& at) {
     const int64_t d = at.size(), position = args.q_offset + at.query;
     const int64_t first = FirstKey(args.key_begin, args.window, at, position);
@@ -77,7 +77,7 @@ void AttentionForward(const AttentionForwardArgs& args, Scratch, Context&) {
   });
 }
 
-void AttentionBackward(const AttentionBackwardArgs& args, Scratch, Context&) {
+void Run(const AttentionBackwardArgs& args, Scratch, Context&) {
   Vector dk(static_cast<size_t>(args.dk.numel()), 0.0), dv = dk;
   EachPlace(args.q, args.k, [&](const Place& at) {
     const int64_t d = at.size();

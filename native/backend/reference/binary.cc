@@ -22,7 +22,7 @@ double Apply(BinaryKind kind, double a, double b) {
 
 }  // namespace
 
-void Binary(const BinaryArgs& args, Scratch, Context&) {
+void Run(const BinaryArgs& args, Scratch, Context&) {
   const Shape& shape = args.y.shape;
   for (int64_t i = 0; i < args.y.numel(); ++i) {
     const double a = Load(args.a, BroadcastIndex(args.a.shape, shape, i));

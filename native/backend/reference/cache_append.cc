@@ -5,7 +5,7 @@
 
 namespace lora::reference {
 
-void CacheAppend(const CacheAppendArgs& args, Scratch, Context&) {
+void Run(const CacheAppendArgs& args, Scratch, Context&) {
   if (args.src.bytes() == 0) return;
   const size_t batches = static_cast<size_t>(args.src.dim(0));
   const size_t src_bytes = args.src.bytes() / batches, cache_bytes = args.cache.bytes() / batches;

@@ -6,7 +6,7 @@
 
 namespace lora::reference {
 
-void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch, Context&) {
+void Run(const CrossEntropyForwardArgs& args, Scratch, Context&) {
   const int64_t vocab = args.logits.dim(1);
   Store(args.count, 0, static_cast<double>(CountLabels("cross_entropy", args.labels, vocab)));
   double loss = 0;
@@ -20,7 +20,7 @@ void CrossEntropyForward(const CrossEntropyForwardArgs& args, Scratch, Context&)
   Store(args.loss, 0, loss);
 }
 
-void CrossEntropyBackward(const CrossEntropyBackwardArgs& args, Scratch, Context&) {
+void Run(const CrossEntropyBackwardArgs& args, Scratch, Context&) {
   const int64_t vocab = args.logits.dim(1);
   const double g = Load(args.g, 0);
   for (int64_t row = 0; row < args.logits.dim(0); ++row) {

@@ -5,7 +5,7 @@
 
 namespace lora::reference {
 
-void Embedding(const EmbeddingArgs& args, Scratch, Context&) {
+void Run(const EmbeddingArgs& args, Scratch, Context&) {
   const int64_t dim = args.weight.cols;
   for (int64_t i = 0; i < args.ids.dim(0); ++i) {
     const int32_t id = args.ids.as<int32_t>()[i];

@@ -4,7 +4,7 @@
 
 namespace lora::reference {
 
-void Fill(const FillArgs& args, Scratch, Context&) {
+void Run(const FillArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.y.numel(); ++i) Store(args.y, i, args.value);
 }
 

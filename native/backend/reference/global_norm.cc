@@ -8,7 +8,7 @@
 
 namespace lora::reference {
 
-void GlobalNorm(const GlobalNormArgs& args, Scratch, Context&) {
+void Run(const GlobalNormArgs& args, Scratch, Context&) {
   double sum = 0;
   for (const TensorView& tensor : args.tensors) {
     for (int64_t i = 0; i < tensor.numel(); ++i) sum += Load(tensor, i) * Load(tensor, i);
@@ -16,7 +16,7 @@ void GlobalNorm(const GlobalNormArgs& args, Scratch, Context&) {
   Store(args.norm, 0, std::sqrt(sum));
 }
 
-void ClipByNorm(const ClipByNormArgs& args, Scratch, Context&) {
+void Run(const ClipByNormArgs& args, Scratch, Context&) {
   const double norm = Load(args.norm, 0), factor = args.max_norm / (norm + 1e-6);
   const double scale =
       std::isfinite(norm) ? std::fmin(1.0, factor) : std::numeric_limits<double>::quiet_NaN();

@@ -1,40 +1,46 @@
-// Declares the ops of the reference backend. Each has a file of its own; core/ops.h and those files
-// give the formulas and shapes.
+// Declares every op of the reference backend. Each has a file of its own. These files and those in
+// core/ops give the formulas and shapes.
 #pragma once
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::reference {
 
-void Pack(const PackArgs&, Scratch, Context&);
-void Unpack(const UnpackArgs&, Scratch, Context&);
-void LoraLinearForward(const LoraLinearForwardArgs&, Scratch, Context&);
-void LoraLinearBackward(const LoraLinearBackwardArgs&, Scratch, Context&);
-void Embedding(const EmbeddingArgs&, Scratch, Context&);
-void RmsNormForward(const RmsNormForwardArgs&, Scratch, Context&);
-void RmsNormBackward(const RmsNormBackwardArgs&, Scratch, Context&);
-void Rope(const RopeArgs&, Scratch, Context&);
-void AttentionForward(const AttentionForwardArgs&, Scratch, Context&);
-void AttentionBackward(const AttentionBackwardArgs&, Scratch, Context&);
-void CacheAppend(const CacheAppendArgs&, Scratch, Context&);
-void SwigluForward(const SwigluForwardArgs&, Scratch, Context&);
-void SwigluBackward(const SwigluBackwardArgs&, Scratch, Context&);
-void CrossEntropyForward(const CrossEntropyForwardArgs&, Scratch, Context&);
-void CrossEntropyBackward(const CrossEntropyBackwardArgs&, Scratch, Context&);
-void LinearCrossEntropy(const LinearCrossEntropyArgs&, Scratch, Context&);
-void AdamW(const AdamWArgs&, Scratch, Context&);
-void GlobalNorm(const GlobalNormArgs&, Scratch, Context&);
-void ClipByNorm(const ClipByNormArgs&, Scratch, Context&);
-void Binary(const BinaryArgs&, Scratch, Context&);
-void Unary(const UnaryArgs&, Scratch, Context&);
-void UnaryBackward(const UnaryBackwardArgs&, Scratch, Context&);
-void ReduceSum(const ReduceSumArgs&, Scratch, Context&);
-void Accumulate(const AccumulateArgs&, Scratch, Context&);
-void Fill(const FillArgs&, Scratch, Context&);
-void Transpose(const TransposeArgs&, Scratch, Context&);
-void Matmul(const MatmulArgs&, Scratch, Context&);
-void Random(const RandomArgs&, Scratch, Context&);
-size_t SampleScratchBytes(const SampleArgs&, int threads);
-void Sample(const SampleArgs&, Scratch, Context&);
+// Where no overload below says otherwise, an op needs no scratch.
+template <class Args>
+size_t ScratchBytes(const Args&, int /*threads*/) {
+  return 0;
+}
+
+void Run(const PackArgs&, Scratch, Context&);
+void Run(const UnpackArgs&, Scratch, Context&);
+void Run(const LoraLinearForwardArgs&, Scratch, Context&);
+void Run(const LoraLinearBackwardArgs&, Scratch, Context&);
+void Run(const EmbeddingArgs&, Scratch, Context&);
+void Run(const RmsNormForwardArgs&, Scratch, Context&);
+void Run(const RmsNormBackwardArgs&, Scratch, Context&);
+void Run(const RopeArgs&, Scratch, Context&);
+void Run(const AttentionForwardArgs&, Scratch, Context&);
+void Run(const AttentionBackwardArgs&, Scratch, Context&);
+void Run(const CacheAppendArgs&, Scratch, Context&);
+void Run(const SwigluForwardArgs&, Scratch, Context&);
+void Run(const SwigluBackwardArgs&, Scratch, Context&);
+void Run(const CrossEntropyForwardArgs&, Scratch, Context&);
+void Run(const CrossEntropyBackwardArgs&, Scratch, Context&);
+void Run(const LinearCrossEntropyArgs&, Scratch, Context&);
+void Run(const AdamWArgs&, Scratch, Context&);
+void Run(const GlobalNormArgs&, Scratch, Context&);
+void Run(const ClipByNormArgs&, Scratch, Context&);
+void Run(const BinaryArgs&, Scratch, Context&);
+void Run(const UnaryArgs&, Scratch, Context&);
+void Run(const UnaryBackwardArgs&, Scratch, Context&);
+void Run(const ReduceSumArgs&, Scratch, Context&);
+void Run(const AccumulateArgs&, Scratch, Context&);
+void Run(const FillArgs&, Scratch, Context&);
+void Run(const TransposeArgs&, Scratch, Context&);
+void Run(const MatmulArgs&, Scratch, Context&);
+void Run(const RandomArgs&, Scratch, Context&);
+size_t ScratchBytes(const SampleArgs&, int threads);
+void Run(const SampleArgs&, Scratch, Context&);
 
 }  // namespace lora::reference

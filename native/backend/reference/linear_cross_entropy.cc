@@ -6,7 +6,7 @@
 
 namespace lora::reference {
 
-void LinearCrossEntropy(const LinearCrossEntropyArgs& args, Scratch, Context&) {
+void Run(const LinearCrossEntropyArgs& args, Scratch, Context&) {
   const int64_t dim = args.hidden.dim(1), vocab = args.weight.rows;
   Store(args.count, 0,
         static_cast<double>(CountLabels("linear_cross_entropy", args.labels, vocab)));

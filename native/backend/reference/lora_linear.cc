@@ -109,7 +109,7 @@ void DownGradient(const LoraBranch& branch, const TensorView& x, const TensorVie
 
 }  // namespace
 
-void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch, Context&) {
+void Run(const LoraLinearForwardArgs& args, Scratch, Context&) {
   for (size_t i = 0; i < args.branches.size(); ++i) {
     for (int64_t row = 0; row < args.x.dim(0); ++row) {
       ForwardRow(args.x, row, args.branches[i], args.y[i], args.h[i]);
@@ -117,7 +117,7 @@ void LoraLinearForward(const LoraLinearForwardArgs& args, Scratch, Context&) {
   }
 }
 
-void LoraLinearBackward(const LoraLinearBackwardArgs& args, Scratch, Context&) {
+void Run(const LoraLinearBackwardArgs& args, Scratch, Context&) {
   if (args.dx) {
     const int64_t m = args.dx.dim(0), in = args.dx.dim(1);
     for (int64_t row = 0; row < m; ++row) {

@@ -16,7 +16,7 @@ Shape Leading(const Shape& shape) {
 
 }  // namespace
 
-void Matmul(const MatmulArgs& args, Scratch, Context&) {
+void Run(const MatmulArgs& args, Scratch, Context&) {
   const Shape lead = Leading(args.y.shape);
   const int64_t m = args.y.dim(-2), n = args.y.dim(-1), k = args.a.dim(args.trans_a ? -2 : -1);
   for (int64_t batch = 0; batch < lead.numel(); ++batch) {

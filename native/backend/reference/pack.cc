@@ -5,11 +5,11 @@
 
 namespace lora::reference {
 
-void Pack(const PackArgs& args, Scratch, Context&) {
+void Run(const PackArgs& args, Scratch, Context&) {
   if (args.src.bytes() > 0) std::memcpy(args.dst, args.src.data, args.src.bytes());
 }
 
-void Unpack(const UnpackArgs& args, Scratch, Context&) {
+void Run(const UnpackArgs& args, Scratch, Context&) {
   if (args.dst.bytes() > 0) std::memcpy(args.dst.data, args.src.data, args.dst.bytes());
 }
 

@@ -9,7 +9,7 @@
 
 namespace lora::reference {
 
-void Random(const RandomArgs& args, Scratch, Context&) {
+void Run(const RandomArgs& args, Scratch, Context&) {
   constexpr int64_t kChunk = 1024;
   std::vector<float> values(kChunk);
   for (int64_t begin = 0; begin < args.y.numel(); begin += kChunk) {

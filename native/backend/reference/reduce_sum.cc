@@ -5,7 +5,7 @@
 
 namespace lora::reference {
 
-void ReduceSum(const ReduceSumArgs& args, Scratch, Context&) {
+void Run(const ReduceSumArgs& args, Scratch, Context&) {
   Vector sums(static_cast<size_t>(args.y.numel()), 0.0);
   for (int64_t i = 0; i < args.x.numel(); ++i) {
     sums[static_cast<size_t>(BroadcastIndex(args.y.shape, args.x.shape, i))] += Load(args.x, i);

@@ -10,7 +10,7 @@
 
 namespace lora::reference {
 
-void RmsNormForward(const RmsNormForwardArgs& args, Scratch, Context&) {
+void Run(const RmsNormForwardArgs& args, Scratch, Context&) {
   const int64_t d = args.x.dim(1);
   for (int64_t row = 0; row < args.x.dim(0); ++row) {
     Vector x = LoadRange(args.x, row * d, d);
@@ -24,7 +24,7 @@ void RmsNormForward(const RmsNormForwardArgs& args, Scratch, Context&) {
   }
 }
 
-void RmsNormBackward(const RmsNormBackwardArgs& args, Scratch, Context&) {
+void Run(const RmsNormBackwardArgs& args, Scratch, Context&) {
   const int64_t d = args.x.dim(1);
   for (int64_t row = 0; row < args.x.dim(0); ++row) {
     const double rstd = Load(args.rstd, row);

@@ -8,7 +8,7 @@
 
 namespace lora::reference {
 
-void Rope(const RopeArgs& args, Scratch, Context&) {
+void Run(const RopeArgs& args, Scratch, Context&) {
   const int64_t heads = args.x.dim(2), half = args.x.dim(3) / 2;
   const int64_t tokens = args.x.dim(0) * args.x.dim(1), table = args.cos.dim(0);
   for (int64_t token = 0; token < tokens; ++token) {

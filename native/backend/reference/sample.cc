@@ -5,9 +5,9 @@
 
 namespace lora::reference {
 
-size_t SampleScratchBytes(const SampleArgs& args, int) { return SampleRowScratchBytes(args); }
+size_t ScratchBytes(const SampleArgs& args, int) { return SampleRowScratchBytes(args); }
 
-void Sample(const SampleArgs& args, Scratch scratch, Context&) {
+void Run(const SampleArgs& args, Scratch scratch, Context&) {
   const int64_t vocab = args.logits.dim(1);
   for (int64_t row = 0; row < args.logits.dim(0); ++row) {
     const Vector logits = LoadRange(args.logits, row * vocab, vocab);

@@ -14,14 +14,14 @@ double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 }  // namespace
 
-void SwigluForward(const SwigluForwardArgs& args, Scratch, Context&) {
+void Run(const SwigluForwardArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.y.numel(); ++i) {
     const double gate = Load(args.gate, i);
     Store(args.y, i, gate * Sigmoid(gate) * Load(args.up, i));
   }
 }
 
-void SwigluBackward(const SwigluBackwardArgs& args, Scratch, Context&) {
+void Run(const SwigluBackwardArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.g.numel(); ++i) {
     const double gate = Load(args.gate, i), up = Load(args.up, i), g = Load(args.g, i);
     const double sigma = Sigmoid(gate);

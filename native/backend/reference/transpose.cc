@@ -6,7 +6,7 @@
 
 namespace lora::reference {
 
-void Transpose(const TransposeArgs& args, Scratch, Context&) {
+void Run(const TransposeArgs& args, Scratch, Context&) {
   const int rank = args.x.shape.rank();
   std::array<int64_t, kMaxDims> stride{};  // of x
   for (int d = rank - 1, step = 0; d >= 0; --d, ++step) {

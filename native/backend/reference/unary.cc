@@ -61,7 +61,7 @@ double Derivative(UnaryKind kind, double alpha, double x) {
 
 }  // namespace
 
-void Unary(const UnaryArgs& args, Scratch, Context&) {
+void Run(const UnaryArgs& args, Scratch, Context&) {
   if (args.kind == UnaryKind::kCopy && args.x.dtype == args.y.dtype) {  // NaN keeps its bits
     if (args.y.bytes() > 0) std::memmove(args.y.data, args.x.data, args.y.bytes());
     return;
@@ -71,7 +71,7 @@ void Unary(const UnaryArgs& args, Scratch, Context&) {
   }
 }
 
-void UnaryBackward(const UnaryBackwardArgs& args, Scratch, Context&) {
+void Run(const UnaryBackwardArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.dx.numel(); ++i) {
     Store(args.dx, i, Load(args.g, i) * Derivative(args.kind, args.alpha, Load(args.x, i)));
   }

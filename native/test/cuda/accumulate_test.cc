@@ -15,14 +15,14 @@ TEST_CASE("cuda accumulate: every size and pair of dtypes") {
         CAPTURE(NameOf(to));
         CAPTURE(n);
         const Tensor x = Normal(from, {n}, 1), before = Normal(to, {n}, 2), expected = before;
-        Run(ReferenceBackend(), &Backend::accumulate, AccumulateArgs{x, expected});
+        Run(ReferenceBackend(), AccumulateArgs{x, expected});
         std::vector<double> bounds;
         for (const double e : expected.Values())
           bounds.push_back(kU * std::fabs(e) + RoundingBound(to, e));
         OnEveryCudaPath(
             [&](Context& context) {
               std::vector<Tensor> y = {before};
-              Run(MirroredCuda().accumulate, AccumulateArgs{x, y[0]}, context);
+              Run(MirroredCuda(), AccumulateArgs{x, y[0]}, context);
               return y;
             },
             [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
@@ -37,7 +37,7 @@ TEST_CASE("cuda accumulate: whole numbers are exact") {
     OnEveryCudaPath(
         [&](Context& context) {
           std::vector<Tensor> y = {before};
-          Run(MirroredCuda().accumulate, AccumulateArgs{x, y[0]}, context);
+          Run(MirroredCuda(), AccumulateArgs{x, y[0]}, context);
           return y;
         },
         [&](const std::vector<Tensor>& y) {

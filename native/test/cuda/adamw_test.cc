@@ -22,7 +22,7 @@ TEST_CASE(
       CAPTURE(skew);
       MirrorContext context = NthContext(turn++, skew);
       const std::vector<Tensor> state =
-          run.After([&](const AdamWArgs& args) { Run(MirroredCuda().adamw, args, context); });
+          run.After([&](const AdamWArgs& args) { Run(MirroredCuda(), args, context); });
       run.Check(state);
       for (const Tensor& tensor : state) CHECK(tensor.intact());
       if (first.empty()) first = state;
@@ -45,16 +45,16 @@ TEST_CASE("cuda adamw: one step agrees with the reference around a block's edges
     CAPTURE(n);
     const Tensor p = Normal(DType::kF32, {n}, 1), m = Normal(DType::kF32, {n}, 2, 0.1);
     const Tensor v = Uniform(DType::kF32, {n}, 3, 0, 0.1), g = Normal(DType::kF32, {n}, 4);
-    const auto expected = OneStep(ReferenceBackend().adamw, *reference, g, {p, m, v});
+    const auto expected = OneStep(ReferenceBackend().op<AdamWArgs>(), *reference, g, {p, m, v});
     MirrorContext context = NthContext(static_cast<int>(n), n % 2);
-    const auto state = OneStep(MirroredCuda().adamw, context, g, {p, m, v});
+    const auto state = OneStep(MirroredCuda().op<AdamWArgs>(), context, g, {p, m, v});
     CHECK_CLOSE(state[0], expected[0], (Tolerance{20 * kU * 0.05, 4 * kU}));
     CHECK_CLOSE(state[1], expected[1], (Tolerance{4 * kU, 4 * kU}));
     CHECK_CLOSE(state[2], expected[2], (Tolerance{0, 6 * kU}));
     const Tensor zero = Zeros(DType::kF32, {n});
     Tensor decayed = p;
     for (int64_t i = 0; i < n; ++i) decayed.Set(i, p.at(i) * (1 - kLr * kDecay));
-    CHECK_CLOSE(OneStep(MirroredCuda().adamw, context, zero, {p, zero, zero})[0], decayed,
+    CHECK_CLOSE(OneStep(MirroredCuda().op<AdamWArgs>(), context, zero, {p, zero, zero})[0], decayed,
                 (Tolerance{0, 4 * kU}));
   }
 }
@@ -75,7 +75,7 @@ TEST_CASE("cuda adamw: more segments than one launch takes") {
   }
   for (size_t s = 0; s < kSegments; ++s) args.segments.push_back({p[s], g[s], m[s], v[s]});
   MirrorContext context = NthContext(5);
-  Run(MirroredCuda().adamw, args, context);
+  Run(MirroredCuda(), args, context);
   for (size_t s = 0; s < kSegments; ++s) {
     CAPTURE(s);
     const Shape shape = p[s].shape();
@@ -91,7 +91,7 @@ TEST_CASE("cuda adamw: a gradient that is not finite spoils its own element only
   Tensor p = Full(DType::kF32, {9}, 1), g = Full(DType::kF32, {9}, 1);
   g.Set(4, std::nan(""));
   MirrorContext context = NthContext(0);
-  const auto state = OneStep(MirroredCuda().adamw, context, g,
+  const auto state = OneStep(MirroredCuda().op<AdamWArgs>(), context, g,
                              {p, Zeros(DType::kF32, {9}), Zeros(DType::kF32, {9})});
   for (const Tensor& tensor : state)
     for (int64_t i = 0; i < 9; ++i) CHECK(std::isnan(tensor.at(i)) == (i == 4));

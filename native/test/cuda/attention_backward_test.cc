@@ -24,21 +24,20 @@ void CheckBackward(const AttentionCase& c, const Operands& operands, int turn) {
   CAPTURE(c.Name());
   const Operands wide = Widened(operands);
   const Tensor y(c.dtype, operands.q.shape()), lse(DType::kF32, {c.batch, c.q_heads, c.queries});
-  Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, operands, y, lse));
+  Run(ReferenceBackend(), ForwardArgs(c, operands, y, lse));
   const Gradients expected(DType::kF64, operands);
-  Run(ReferenceBackend(), &Backend::attention_backward,
-      BackwardArgs(c, wide, y.As(DType::kF64), lse, expected));
+  Run(ReferenceBackend(), BackwardArgs(c, wide, y.As(DType::kF64), lse, expected));
   const GradientBounds bounds = BoundsOf(c, operands, y, lse, expected, RoundingOf(c.dtype));
   MirrorContext context = NthContext(turn, turn % 2);
   const Gradients first(c.dtype, operands), second(c.dtype, operands);
-  Run(MirroredCuda().attention_backward, BackwardArgs(c, operands, y, lse, first), context);
+  Run(MirroredCuda(), BackwardArgs(c, operands, y, lse, first), context);
   CHECK_CLOSE(first.dq, expected.dq, bounds.dq);
   CHECK_CLOSE(first.dk, expected.dk, bounds.dk);
   CHECK_CLOSE(first.dv, expected.dv, bounds.dv);
   CHECK((first.dq.intact() && first.dk.intact() && first.dv.intact()));
   if (turn % 3 != 0) return;
   MirrorContext other = NthContext(turn + 4, (turn + 1) % 2);
-  Run(MirroredCuda().attention_backward, BackwardArgs(c, operands, y, lse, second), other);
+  Run(MirroredCuda(), BackwardArgs(c, operands, y, lse, second), other);
   CHECK_IDENTICAL(second.dq, first.dq);
   CHECK_IDENTICAL(second.dk, first.dk);
   CHECK_IDENTICAL(second.dv, first.dv);
@@ -81,7 +80,7 @@ TEST_CASE("cuda attention's gradients agree where the rows of a key are taken in
       const Operands o(c);
       const Tensor lse(DType::kF32, {c.batch, c.q_heads, c.queries});
       const Gradients d(c.dtype, o);
-      const size_t bytes = MirroredCuda().attention_backward.scratch_bytes(
+      const size_t bytes = MirroredCuda().op<AttentionBackwardArgs>().scratch_bytes(
           BackwardArgs(c, o, o.q, lse, d), context.threads());
       CHECK(bytes > 4 * static_cast<size_t>(lse.numel() + d.dk.numel()));  // there are parts
       CheckBackward(c, Operands(c), turn++);
@@ -137,7 +136,7 @@ TEST_CASE("cuda attention's gradients of whole numbers are exact") {
     args.dk = dk;
     args.dv = dv1;
     MirrorContext context = NthContext(turn++);
-    Run(MirroredCuda().attention_backward, args, context);
+    Run(MirroredCuda(), args, context);
     CHECK_IDENTICAL(dv1, dv.As(dtype));
     // p is 0 or 1 and g·v = D where it is 1: there is nothing to gain.
     for (int64_t i = 0; i < dq.numel(); ++i) REQUIRE(dq.at(i) == 0);
@@ -150,7 +149,7 @@ TEST_CASE("cuda attention's gradients of whole numbers are exact") {
     }
     args.g = one;
     args.y = less;
-    Run(MirroredCuda().attention_backward, args, context);
+    Run(MirroredCuda(), args, context);
     Tensor dk_expected = Zeros(DType::kF64, keys);
     for (int64_t i = 0; i < queries; ++i)
       for (int64_t h = 0; h < heads; ++h) {
@@ -175,10 +174,10 @@ TEST_CASE("cuda attention: a query that sees no key gives no gradient") {
       o.key_begin = Tensor(DType::kI32, {1, queries});
       for (int64_t i = 0; i < queries; ++i) o.key_begin.Set(i, i < 2 ? 2 : 0);
       const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 2, queries});
-      Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, o, y, lse));
+      Run(ReferenceBackend(), ForwardArgs(c, o, y, lse));
       MirrorContext context = NthContext(static_cast<int>(queries));
       const Gradients d(c.dtype, o);
-      Run(MirroredCuda().attention_backward, BackwardArgs(c, o, y, lse, d), context);
+      Run(MirroredCuda(), BackwardArgs(c, o, y, lse, d), context);
       for (int64_t i = 0; i < d.dq.numel(); ++i) {
         CHECK(std::isfinite(d.dq.at(i)));
         if (i / (2 * c.d) < 2) CHECK(d.dq.at(i) == 0);
@@ -199,7 +198,7 @@ TEST_CASE("cuda attention's gradients read shared memory without bank conflicts"
     MirrorContext context = NthContext(0);
     const Tensor lse = Full(DType::kF32, {1, 1, c.queries}, 1);
     const Gradients gradients(c.dtype, o);
-    Run(MirroredCuda().attention_backward, BackwardArgs(c, o, o.q, lse, gradients), context);
+    Run(MirroredCuda(), BackwardArgs(c, o, o.q, lse, gradients), context);
     const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
     CHECK(counts.ldmatrix_phases > 0);
     CHECK(counts.WavefrontsPerPhase() == 1.0);
@@ -214,7 +213,7 @@ TEST_CASE("cuda attention's gradients of nothing are nothing, of keys without qu
   MirrorContext context = NthContext(0);
   const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, 0});
   const Gradients d(c.dtype, o);
-  Run(MirroredCuda().attention_backward, BackwardArgs(c, o, y, lse, d), context);
+  Run(MirroredCuda(), BackwardArgs(c, o, y, lse, d), context);
 
   c.queries = 5;
   c.q_heads = 0;
@@ -222,7 +221,7 @@ TEST_CASE("cuda attention's gradients of nothing are nothing, of keys without qu
   const Operands no_heads(c);
   const Tensor y1(c.dtype, no_heads.q.shape()), lse1(DType::kF32, {1, 0, 5});
   const Gradients d1(c.dtype, no_heads);
-  Run(MirroredCuda().attention_backward, BackwardArgs(c, no_heads, y1, lse1, d1), context);
+  Run(MirroredCuda(), BackwardArgs(c, no_heads, y1, lse1, d1), context);
   CHECK_IDENTICAL(d1.dk, Zeros(c.dtype, d1.dk.shape()));
   CHECK_IDENTICAL(d1.dv, Zeros(c.dtype, d1.dv.shape()));
 }

@@ -25,11 +25,11 @@ void CheckForward(const AttentionCase& c, int turn) {
   const Operands operands(c), wide = Widened(operands);
   const Shape lse_shape{c.batch, c.q_heads, c.queries};
   const Tensor y(DType::kF64, operands.q.shape()), lse(DType::kF32, lse_shape);
-  Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, wide, y, lse));
+  Run(ReferenceBackend(), ForwardArgs(c, wide, y, lse));
   const ForwardBounds bounds = BoundsOf(c, operands, y, lse, RoundingOf(c.dtype));
   MirrorContext context = NthContext(turn, turn % 2);
   const Tensor y1(c.dtype, y.shape()), lse1(DType::kF32, lse_shape);
-  Run(MirroredCuda().attention_forward, ForwardArgs(c, operands, y1, lse1), context);
+  Run(MirroredCuda(), ForwardArgs(c, operands, y1, lse1), context);
   CHECK_CLOSE(y1, y, bounds.y);
   CHECK_CLOSE(lse1, lse, bounds.lse);
   CHECK((y1.intact() && lse1.intact()));
@@ -37,7 +37,7 @@ void CheckForward(const AttentionCase& c, int turn) {
   // In another order, and with whole vectors where these were odd places.
   MirrorContext other = NthContext(turn + 4, (turn + 1) % 2);
   const Tensor y2(c.dtype, y.shape());
-  Run(MirroredCuda().attention_forward, ForwardArgs(c, operands, y2, Tensor()), other);
+  Run(MirroredCuda(), ForwardArgs(c, operands, y2, Tensor()), other);
   CHECK_IDENTICAL(y2, y1);
 }
 
@@ -125,11 +125,11 @@ TEST_CASE("cuda attention takes whole values exactly") {
       MirrorContext context = NthContext(turn++);
       const Tensor y(dtype, q.shape());
       args.y = y;
-      Run(MirroredCuda().attention_forward, args, context);
+      Run(MirroredCuda(), args, context);
       CHECK_IDENTICAL(y, expected);
       // With a window of one key there is nothing to choose.
       args.window = 1;
-      Run(MirroredCuda().attention_forward, args, context);
+      Run(MirroredCuda(), args, context);
       for (int64_t i = 0; i < y.numel(); ++i) {
         const int64_t position = i / (heads * d) + offset, h = i / d % heads;
         REQUIRE(y.at(i) == v.at((position * kv_heads + h / 2) * d + i % d));
@@ -150,7 +150,7 @@ TEST_CASE("cuda attention: a query that sees no key gives zero") {
       for (int64_t i = 0; i < queries; ++i) o.key_begin.Set(i, i == 1 ? 2 : -3);
       MirrorContext context = NthContext(static_cast<int>(queries));
       const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 2, queries});
-      Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, lse), context);
+      Run(MirroredCuda(), ForwardArgs(c, o, y, lse), context);
       for (int64_t i = 0; i < y.numel(); ++i) {
         CHECK(std::isfinite(y.at(i)));
         if (i / (2 * c.d) == 1) CHECK(y.at(i) == 0);
@@ -172,7 +172,7 @@ TEST_CASE("cuda attention: large scores neither overflow nor lose their order") 
     o.scale = sign * std::fabs(o.scale);
     const Operands wide = Widened(o);
     const Tensor expected(DType::kF64, o.q.shape()), lse(DType::kF32, {1, 1, 70});
-    Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, wide, expected, lse));
+    Run(ReferenceBackend(), ForwardArgs(c, wide, expected, lse));
     Operands positive = o;  // the bounds are of |scale|
     if (sign < 0) {
       positive.scale = -o.scale;
@@ -182,7 +182,7 @@ TEST_CASE("cuda attention: large scores neither overflow nor lose their order") 
     const ForwardBounds bounds = BoundsOf(c, positive, expected, lse);
     MirrorContext context = NthContext(2);
     const Tensor y(c.dtype, o.q.shape());
-    Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, Tensor()), context);
+    Run(MirroredCuda(), ForwardArgs(c, o, y, Tensor()), context);
     CHECK_CLOSE(y, expected, bounds.y);
   }
 }
@@ -197,7 +197,7 @@ TEST_CASE("cuda attention: a NaN in a key reaches the queries that see it") {
       o.k.Set(c.d, std::numeric_limits<double>::quiet_NaN());  // key 1
       MirrorContext context = NthContext(1);
       const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, queries});
-      Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, lse), context);
+      Run(MirroredCuda(), ForwardArgs(c, o, y, lse), context);
       for (int64_t i = 0; i < y.numel(); ++i) CHECK(std::isnan(y.at(i)) == (i >= c.d));
     }
   }
@@ -215,7 +215,7 @@ TEST_CASE("cuda attention reads shared memory without bank conflicts") {
       const Operands o(c);
       MirrorContext context = NthContext(0);
       const Tensor y(c.dtype, o.q.shape());
-      Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, Tensor()), context);
+      Run(MirroredCuda(), ForwardArgs(c, o, y, Tensor()), context);
       const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
       CHECK(counts.ldmatrix_phases > 0);
       CHECK(counts.WavefrontsPerPhase() == 1.0);
@@ -230,7 +230,7 @@ TEST_CASE("cuda attention of nothing is nothing") {
   Operands o(c);
   MirrorContext context = NthContext(0);
   const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, 0});
-  Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, lse), context);
+  Run(MirroredCuda(), ForwardArgs(c, o, y, lse), context);
 }
 
 TEST_CASE("cuda attention: the plan fills the device and depends on the problem alone") {

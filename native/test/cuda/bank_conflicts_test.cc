@@ -39,7 +39,7 @@ TEST_CASE("cuda transpose: tiles are written and read without bank conflicts") {
     const Tensor x = Uniform(dtype, {128, 128}, 1);
     CheckConflict(NameOf(dtype), 1.0, [&](Context& context) {
       const Tensor y(dtype, {128, 128});
-      Run(MirroredCuda().transpose, TransposeArgs{x, y, {1, 0}}, context);
+      Run(MirroredCuda(), TransposeArgs{x, y, {1, 0}}, context);
     });
   }
 }
@@ -56,7 +56,7 @@ TEST_CASE("cuda matmul: operands of f32 tiles") {
             multiprocessors == 1 || (trans_a && !trans_b) ? 1 : 2,
             [&](Context& context) {
               const Tensor y(DType::kF32, {128, 128});
-              Run(MirroredCuda().matmul, MatmulArgs{a, b, y, trans_a, trans_b}, context);
+              Run(MirroredCuda(), MatmulArgs{a, b, y, trans_a, trans_b}, context);
             },
             multiprocessors);
       }
@@ -76,17 +76,17 @@ TEST_CASE("cuda attention: scores, sums and tiles of f32") {
         c.d = d;
         const Operands o(c);
         const bool f32 = dtype == DType::kF32, decode = queries == 4;
-        CheckConflict(
-            "forward " + c.Name(), (f32 ? d == 256 : decode) ? 2 : 1, [&](Context& context) {
-              const Tensor y(c.dtype, o.q.shape());
-              Run(MirroredCuda().attention_forward, ForwardArgs(c, o, y, Tensor()), context);
-            });
+        CheckConflict("forward " + c.Name(), (f32 ? d == 256 : decode) ? 2 : 1,
+                      [&](Context& context) {
+                        const Tensor y(c.dtype, o.q.shape());
+                        Run(MirroredCuda(), ForwardArgs(c, o, y, Tensor()), context);
+                      });
         if (decode) continue;
         const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, queries});
-        Run(ReferenceBackend(), &Backend::attention_forward, ForwardArgs(c, o, y, lse));
+        Run(ReferenceBackend(), ForwardArgs(c, o, y, lse));
         CheckConflict("backward " + c.Name(), f32 ? 2 : 1, [&](Context& context) {
           const Gradients gradients(c.dtype, o);
-          Run(MirroredCuda().attention_backward, BackwardArgs(c, o, y, lse, gradients), context);
+          Run(MirroredCuda(), BackwardArgs(c, o, y, lse, gradients), context);
         });
       }
     }

@@ -1,6 +1,6 @@
 #include <doctest/doctest.h>
 
-#include "core/shapes.h"
+#include "core/ops/shapes.h"
 #include "test/support/binary_cases.h"
 #include "test/support/cuda_paths.h"
 
@@ -14,12 +14,12 @@ void CheckCase(BinaryKind kind, const Tensor& a, const Tensor& b, DType to) {
   CAPTURE(Text(b.shape()));
   CAPTURE(NameOf(to));
   const Tensor expected(to, shape);
-  Run(ReferenceBackend(), &Backend::binary, BinaryArgs{kind, a, b, expected});
+  Run(ReferenceBackend(), BinaryArgs{kind, a, b, expected});
   const std::vector<double> bounds = BinaryBounds(expected);
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(to, shape)};
-        Run(MirroredCuda().binary, BinaryArgs{kind, a, b, y[0]}, context);
+        Run(MirroredCuda(), BinaryArgs{kind, a, b, y[0]}, context);
         return y;
       },
       [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
@@ -67,11 +67,11 @@ TEST_CASE("cuda binary: whole numbers are exact") {
     const Tensor a = Integers(dtype, {7, 33}, 1), b = Integers(dtype, {33}, 2);
     const Tensor expected(dtype, {7, 33});
     for (const BinaryKind kind : {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul}) {
-      Run(ReferenceBackend(), &Backend::binary, BinaryArgs{kind, a, b, expected});
+      Run(ReferenceBackend(), BinaryArgs{kind, a, b, expected});
       OnEveryCudaPath(
           [&](Context& context) {
             std::vector<Tensor> y = {Tensor(dtype, {7, 33})};
-            Run(MirroredCuda().binary, BinaryArgs{kind, a, b, y[0]}, context);
+            Run(MirroredCuda(), BinaryArgs{kind, a, b, y[0]}, context);
             return y;
           },
           // 0 and −0 are equal
@@ -83,11 +83,11 @@ TEST_CASE("cuda binary: whole numbers are exact") {
 TEST_CASE("cuda binary: y may be a") {
   const Tensor a = Operand(DType::kBF16, {1000}, 7), b = Operand(DType::kF32, {1000}, 8);
   const Tensor expected(DType::kBF16, {1000});
-  Run(ReferenceBackend(), &Backend::binary, BinaryArgs{BinaryKind::kAdd, a, b, expected});
+  Run(ReferenceBackend(), BinaryArgs{BinaryKind::kAdd, a, b, expected});
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> y = {a};
-        Run(MirroredCuda().binary, BinaryArgs{BinaryKind::kAdd, y[0], b, y[0]}, context);
+        Run(MirroredCuda(), BinaryArgs{BinaryKind::kAdd, y[0], b, y[0]}, context);
         return y;
       },
       [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, BinaryBounds(expected)); });

@@ -34,8 +34,8 @@ TEST_CASE("cuda cache_append: its positions bit for bit, and no others") {
         MirrorContext context = NthContext(turn++, skew);
         const Tensor src = AnyBits(dtype, c.src), before = Full(dtype, c.cache, 9);
         const Tensor cache = before, expected = before;
-        Run(ReferenceBackend(), &Backend::cache_append, CacheAppendArgs{src, expected, c.offset});
-        Run(MirroredCuda().cache_append, CacheAppendArgs{src, cache, c.offset}, context);
+        Run(ReferenceBackend(), CacheAppendArgs{src, expected, c.offset});
+        Run(MirroredCuda(), CacheAppendArgs{src, cache, c.offset}, context);
         CHECK_IDENTICAL(cache, expected);
         CHECK(cache.intact());
       }

@@ -17,10 +17,10 @@ constexpr double kU = UnitRoundoff(DType::kF32);
 int turn = 0;
 
 void RunForward(const Problem& p, const Outputs& out, Context& context) {
-  Run(MirroredCuda().cross_entropy_forward, ForwardArgs(p, out), context);
+  Run(MirroredCuda(), ForwardArgs(p, out), context);
 }
 void RunBackward(const Problem& p, const Tensor& lse, const Outputs& out, Context& context) {
-  Run(MirroredCuda().cross_entropy_backward, BackwardArgs(p, lse, out), context);
+  Run(MirroredCuda(), BackwardArgs(p, lse, out), context);
 }
 
 void CheckCrossEntropy(DType dtype, int64_t rows, int64_t vocab, double deviation, bool ignore) {
@@ -80,7 +80,7 @@ TEST_CASE("cuda cross_entropy's maximum may lie anywhere, and logits may rise or
     p.labels.Set(0, 4999 - static_cast<double>(at));
     MirrorContext context = NthContext(turn++);
     const Outputs out(p), expected(p);
-    Run(ReferenceBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, expected));
+    Run(ReferenceBackend(), ForwardArgs(p, expected));
     RunForward(p, out, context);
     CHECK_CLOSE(out.loss, expected.loss, (Tolerance{kSumError, 4 * kU}));
     CHECK_CLOSE(out.lse, expected.lse, (Tolerance{kSumError, 4 * kU}));
@@ -134,7 +134,7 @@ TEST_CASE("cuda cross_entropy's gradient may take the place of the logits") {
   CrossEntropyBackwardArgs args = BackwardArgs(in_place, expected.out.lse, expected.out);
   args.dlogits = in_place.logits;
   MirrorContext context = NthContext(turn++, 1);
-  Run(MirroredCuda().cross_entropy_backward, args, context);
+  Run(MirroredCuda(), args, context);
   CHECK_CLOSE(in_place.logits, expected.out.dlogits, expected.gradient_bounds);
 }
 

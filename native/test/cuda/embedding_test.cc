@@ -29,7 +29,7 @@ TEST_CASE("cuda embedding: the rows that the ids name") {
           CAPTURE(skew);
           MirrorContext context = NthContext(turn++, skew);
           const Tensor y(dtype, {n, dim});
-          Run(MirroredCuda().embedding, EmbeddingArgs{RowMajor(c.weight), c.ids, y}, context);
+          Run(MirroredCuda(), EmbeddingArgs{RowMajor(c.weight), c.ids, y}, context);
           CHECK_IDENTICAL(y, c.expected);
           CHECK(y.intact());
         }
@@ -44,7 +44,7 @@ TEST_CASE("cuda embedding: copies bits, not numbers") {
   for (int i = 0; i < 8; ++i) w.view().as<uint16_t>()[i] = nan;
   MirrorContext context = NthContext(0);
   const Tensor y(DType::kBF16, {1, 8});
-  Run(MirroredCuda().embedding, EmbeddingArgs{RowMajor(w), Ints({1}, {0}), y}, context);
+  Run(MirroredCuda(), EmbeddingArgs{RowMajor(w), Ints({1}, {0}), y}, context);
   for (int i = 0; i < 8; ++i) CHECK(y.view().as<uint16_t>()[i] == nan);
 }
 
@@ -55,8 +55,7 @@ TEST_CASE("cuda embedding: many ids, and a width of 0") {
     const Tensor y(DType::kF32, {1300, dim});
     PackedView weight = RowMajor(c.weight);
     weight.data = c.ids.view().data;  // a view without data counts as absent
-    Run(MirroredCuda().embedding, EmbeddingArgs{dim == 0 ? weight : RowMajor(c.weight), c.ids, y},
-        context);
+    Run(MirroredCuda(), EmbeddingArgs{dim == 0 ? weight : RowMajor(c.weight), c.ids, y}, context);
     CHECK_IDENTICAL(y, c.expected);
   }
 }
@@ -66,7 +65,7 @@ TEST_CASE("cuda embedding: the first id outside the vocabulary is named, whereve
   for (int turn = 0; turn < 9; ++turn) {
     MirrorContext context = NthContext(turn);
     CheckEmbeddingRefusesIds([&](const Tensor& ids, const Tensor& y) {
-      Run(MirroredCuda().embedding, EmbeddingArgs{RowMajor(w), ids, y}, context);
+      Run(MirroredCuda(), EmbeddingArgs{RowMajor(w), ids, y}, context);
     });
     for (const int64_t at : {31, 511, 512, 1100}) {
       CAPTURE(at);
@@ -76,7 +75,7 @@ TEST_CASE("cuda embedding: the first id outside the vocabulary is named, whereve
       ids.Set(at, std::numeric_limits<int32_t>::min());
       const Tensor y(DType::kF32, {1200, 4});
       CHECK_THROWS_WITH_AS(
-          Run(MirroredCuda().embedding, EmbeddingArgs{RowMajor(w), ids, y}, context),
+          Run(MirroredCuda(), EmbeddingArgs{RowMajor(w), ids, y}, context),
           ("[embedding] expected ids from 0 to 4 but received -2147483648 at position " +
            std::to_string(at))
               .c_str(),

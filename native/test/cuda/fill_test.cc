@@ -16,7 +16,7 @@ TEST_CASE("cuda fill: every element has the value, rounded to the dtype") {
         CAPTURE(skew);
         MirrorContext context = NthContext(turn++, skew);
         const Tensor y(dtype, {n});
-        Run(MirroredCuda().fill, FillArgs{1.1f, y}, context);
+        Run(MirroredCuda(), FillArgs{1.1f, y}, context);
         CHECK_IDENTICAL(y, Full(dtype, {n}, 1.1f));
         CHECK(y.intact());
       }
@@ -31,10 +31,10 @@ TEST_CASE("cuda fill: whole numbers, also beyond the range of i32") {
       CAPTURE(NameOf(dtype));
       CAPTURE(value);
       const Tensor y(dtype, {1027}), expected(dtype, {1027});
-      Run(ReferenceBackend(), &Backend::fill, FillArgs{value, expected});
+      Run(ReferenceBackend(), FillArgs{value, expected});
       MirrorContext context = NthContext(turn, turn % 2);
       ++turn;
-      Run(MirroredCuda().fill, FillArgs{value, y}, context);
+      Run(MirroredCuda(), FillArgs{value, y}, context);
       CHECK_IDENTICAL(y, expected);
       CHECK(y.intact());
     }

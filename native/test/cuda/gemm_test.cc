@@ -202,8 +202,8 @@ TEST_CASE("cuda gemm: a programmatic launch reads what the one before writes aft
       const Tensor before = product.Run(context);
       cuda::GemmProblem p = product.Problem();
       // a of the second segment becomes 2 everywhere.
-      cuda::Fill({2, TensorView(const_cast<void*>(p.segments[1].a), dtype, {40, 16})}, {},
-                 context.device);
+      cuda::Run(FillArgs{2, TensorView(const_cast<void*>(p.segments[1].a), dtype, {40, 16})}, {},
+                context.device);
       p.programmatic = true;
       p.segments[1].late = true;
       const Tensor after = product.Run(context, p);

@@ -19,7 +19,7 @@ std::vector<TensorView> Views(const std::vector<Tensor>& tensors) {
 
 Tensor NormOf(const std::vector<Tensor>& tensors, Context& context) {
   Tensor norm(DType::kF32, {1});
-  Run(MirroredCuda().global_norm, GlobalNormArgs{Views(tensors), norm}, context);
+  Run(MirroredCuda(), GlobalNormArgs{Views(tensors), norm}, context);
   CHECK(norm.intact());
   return norm;
 }
@@ -34,7 +34,7 @@ TEST_CASE("cuda global_norm: of no, one and many tensors of odd sizes") {
     std::vector<Tensor> tensors;
     for (const int64_t n : sizes) tensors.push_back(Normal(DType::kF32, {n}, tensors.size(), 1e-3));
     Tensor expected(DType::kF32, {1});
-    Run(ReferenceBackend(), &Backend::global_norm, GlobalNormArgs{Views(tensors), expected});
+    Run(ReferenceBackend(), GlobalNormArgs{Views(tensors), expected});
     Tensor first;
     for (const int64_t skew : {0, 1}) {
       MirrorContext context = NthContext(turn++, skew);
@@ -85,11 +85,10 @@ TEST_CASE(
                                           Normal(DType::kF32, {9001}, 3)};
       const Tensor norm = Full(DType::kF32, {1}, norm_value);
       std::vector<Tensor> expected = before, x = before;
-      Run(ReferenceBackend(), &Backend::clip_by_norm,
-          ClipByNormArgs{Views(expected), norm, max_norm});
+      Run(ReferenceBackend(), ClipByNormArgs{Views(expected), norm, max_norm});
       MirrorContext context = NthContext(turn, turn % 2);
       ++turn;
-      Run(MirroredCuda().clip_by_norm, ClipByNormArgs{Views(x), norm, max_norm}, context);
+      Run(MirroredCuda(), ClipByNormArgs{Views(x), norm, max_norm}, context);
       for (size_t s = 0; s < x.size(); ++s) {
         CHECK(x[s].intact());
         if (!std::isfinite(norm_value)) {

@@ -27,7 +27,7 @@ void RunOn(const Problem& p, const Outputs& out, Context& context, bool gradient
     args.d_hidden = TensorView();
     args.weight_bwd = PackedView();
   }
-  Run(MirroredCuda().linear_cross_entropy, args, context);
+  Run(MirroredCuda(), args, context);
 }
 
 void CheckLinearCrossEntropy(const Problem& p, int64_t skew) {
@@ -106,7 +106,7 @@ TEST_CASE("cuda linear_cross_entropy: chunks cover all rows that count, and scra
         CHECK(plan.chunk % 64 == 0);
         CHECK(plan.chunk <= 1024);
         CHECK(plan.bytes < (size_t{512} << 20));
-        CHECK(plan.bytes == CudaBackend()->linear_cross_entropy.scratch_bytes(args, 132));
+        CHECK(plan.bytes == CudaBackend()->op<LinearCrossEntropyArgs>().scratch_bytes(args, 132));
         for (const int64_t counted : {int64_t{1}, rows / 3, rows - 1, rows}) {
           if (counted <= 0) continue;
           int64_t covered = 0;

@@ -220,7 +220,7 @@ TEST_CASE("cuda lora_linear: each gradient alone") {
       LoraLinearBackwardArgs one = args;
       const Tensor dx(dtype, problem.x.shape());
       one.dx = dx;
-      Run(MirroredCuda().lora_linear_backward, one, context);
+      Run(MirroredCuda(), one, context);
       CHECK_CLOSE(dx, expected.dx, bounds.dx);
     }
     SUBCASE("da") {
@@ -228,7 +228,7 @@ TEST_CASE("cuda lora_linear: each gradient alone") {
       const Tensor da(DType::kF32, problem.branches[1].a.shape());
       one.h[1] = h[1];
       one.da[1] = da;
-      Run(MirroredCuda().lora_linear_backward, one, context);
+      Run(MirroredCuda(), one, context);
       CHECK_CLOSE(da, expected.da[1], bounds.da[1]);
     }
     SUBCASE("db") {
@@ -236,7 +236,7 @@ TEST_CASE("cuda lora_linear: each gradient alone") {
       const Tensor db(DType::kF32, problem.branches[0].b.shape());
       one.x = problem.x;
       one.db[0] = db;
-      Run(MirroredCuda().lora_linear_backward, one, context);
+      Run(MirroredCuda(), one, context);
       CHECK_CLOSE(db, expected.db[0], bounds.db[0]);
     }
   }
@@ -293,7 +293,8 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
         backward.branches = forward.branches;
         backward.branches[0].weight.direction = Direction::kBackward;
         forward.h = backward.h = backward.da = backward.db = {TensorView()};
-        const auto run = [&](const auto& op, const auto& args) {
+        const auto run = [&]<class Args>(const Args& args) {
+          const Op<Args>& op = backend.op<Args>();
           const size_t bytes = op.scratch_bytes(args, context.threads());
           void* const scratch = bytes > 0 ? blocks.emplace_back(gpu.Allocate(bytes)) : nullptr;
           op.run(args, Scratch(static_cast<std::byte*>(scratch), bytes), context.device);
@@ -303,12 +304,12 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
         for (int layer = 0; layer < 2; ++layer) {
           forward.x = value;
           forward.y = {value = on_device(Zeros(dtype, {m, kSize}))};
-          run(backend.lora_linear_forward, forward);
+          run(forward);
         }
         for (int layer = 0; layer < 2; ++layer) {
           backward.g = {value};
           backward.dx = value = on_device(Zeros(dtype, {m, kSize}));
-          run(backend.lora_linear_backward, backward);
+          run(backward);
         }
         Tensor result(dtype, {m, kSize});
         gpu.Download(result.view().data, value.data, value.bytes());
@@ -321,7 +322,8 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
 
 // Gradients in f16 are refused by the checks before an op; the kernels are there.
 template <class Args>
-void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
+void RunUnchecked(const Backend& backend, const Args& args, Context& context) {
+  const Op<Args>& op = backend.op<Args>();
   std::vector<std::byte> scratch(op.scratch_bytes(args, context.threads()));
   op.run(args, scratch, context);
 }
@@ -368,8 +370,8 @@ TEST_CASE("cuda lora_linear in f16") {
     out.dx = Tensor(DType::kF16, problem.x.shape());
     backward.dx = out.dx;
     MirrorContext context = NthContext(turn++, 1);
-    Run(MirroredCuda().lora_linear_forward, forward, context);
-    RunUnchecked(MirroredCuda().lora_linear_backward, backward, context);
+    Run(MirroredCuda(), forward, context);
+    RunUnchecked(MirroredCuda(), backward, context);
     CheckOutputs(out, out, expected, bounds);
   }
 }

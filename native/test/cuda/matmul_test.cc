@@ -12,7 +12,7 @@ namespace {
 std::vector<Tensor> Multiply(const MatmulCase& c, const Tensor& a, const Tensor& b, DType to,
                              Context& context) {
   std::vector<Tensor> y = {Tensor(to, c.y)};
-  Run(MirroredCuda().matmul, MatmulArgs{a, b, y[0], c.trans_a, c.trans_b}, context);
+  Run(MirroredCuda(), MatmulArgs{a, b, y[0], c.trans_a, c.trans_b}, context);
   return y;
 }
 

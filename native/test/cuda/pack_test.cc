@@ -27,12 +27,12 @@ TEST_CASE("cuda pack: row-major, one copy for both directions; unpack returns ev
               w.view().bytes());
         CHECK(cuda.packed_bytes(shape[0], shape[1], dtype, Direction::kBackward) == 0);
         const Tensor memory(dtype, shape);
-        cuda.pack.run(PackArgs{w, memory.view().data, Direction::kForward}, {}, context);
+        cuda.op<PackArgs>().run(PackArgs{w, memory.view().data, Direction::kForward}, {}, context);
         CHECK_IDENTICAL(memory, w);
         CHECK(memory.intact());
         const PackedView packed{memory.view().data, dtype, shape[0], shape[1], Direction::kForward};
         const Tensor back(dtype, shape);
-        cuda.unpack.run(UnpackArgs{packed, back}, {}, context);
+        cuda.op<UnpackArgs>().run(UnpackArgs{packed, back}, {}, context);
         CHECK_IDENTICAL(back, w);
         CHECK(back.intact());
       }
@@ -52,7 +52,7 @@ TEST_CASE("cuda pack: nothing is written for the backward direction") {
   MirrorContext context = NthContext(1);
   const Tensor w = AnyBits(DType::kBF16, {5, 9});
   std::byte memory{0x5a};
-  Run(MirroredCuda().pack, PackArgs{w, &memory, Direction::kBackward}, context);
+  Run(MirroredCuda(), PackArgs{w, &memory, Direction::kBackward}, context);
   CHECK(memory == std::byte{0x5a});
 }
 

@@ -11,7 +11,7 @@ Tensor Draw(const RandomArgs& like, int64_t n) {
   const Tensor y(DType::kF32, {n});
   RandomArgs args = like;
   args.y = y;
-  Run(ReferenceBackend(), &Backend::random, args);
+  Run(ReferenceBackend(), args);
   return y;
 }
 
@@ -30,7 +30,7 @@ TEST_CASE("cuda random: the bits of the reference") {
               std::vector<Tensor> y = {Tensor(DType::kF32, {n})};
               RandomArgs args = like;
               args.y = y[0];
-              Run(MirroredCuda().random, args, context);
+              Run(MirroredCuda(), args, context);
               return y;
             },
             [&](const std::vector<Tensor>& y) { CHECK_IDENTICAL(y[0], expected); });
@@ -45,7 +45,7 @@ TEST_CASE("cuda random: uniform numbers never reach hi") {
   for (const float lo : {1.0f, -1.0f, 0.0f}) {
     const float hi = std::nextafter(lo, 5.0f);
     const Tensor y(DType::kF32, {100});
-    Run(MirroredCuda().random, RandomArgs{RandomKind::kUniform, 1, 0, lo, hi, y}, context);
+    Run(MirroredCuda(), RandomArgs{RandomKind::kUniform, 1, 0, lo, hi, y}, context);
     for (int64_t i = 0; i < 100; ++i) CHECK(y.at(i) == lo);
   }
 }

@@ -15,12 +15,12 @@ void CheckCase(const Tensor& x, const Shape& shape, DType to) {
   CAPTURE(NameOf(x.dtype()));
   CAPTURE(NameOf(to));
   const Tensor expected(to, shape);
-  Run(ReferenceBackend(), &Backend::reduce_sum, ReduceSumArgs{x, expected});
+  Run(ReferenceBackend(), ReduceSumArgs{x, expected});
   const std::vector<double> bounds = ReduceSumBounds(x, expected);
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(to, shape)};
-        Run(MirroredCuda().reduce_sum, ReduceSumArgs{x, y[0]}, context);
+        Run(MirroredCuda(), ReduceSumArgs{x, y[0]}, context);
         return y;
       },
       [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
@@ -83,9 +83,9 @@ TEST_CASE("cuda reduce_sum: large terms that cancel leave the small ones") {
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(DType::kF32, {}), Tensor(DType::kF32, {1})};
-        Run(MirroredCuda().reduce_sum, ReduceSumArgs{x, y[0]}, context);
+        Run(MirroredCuda(), ReduceSumArgs{x, y[0]}, context);
         const TensorView column(x.view().data, DType::kF32, {4096, 1});
-        Run(MirroredCuda().reduce_sum, ReduceSumArgs{column, y[1]}, context);
+        Run(MirroredCuda(), ReduceSumArgs{column, y[1]}, context);
         return y;
       },
       [&](const std::vector<Tensor>& y) {
@@ -98,7 +98,7 @@ TEST_CASE("cuda reduce_sum: large terms that cancel leave the small ones") {
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(DType::kF32, {3})};
-        Run(MirroredCuda().reduce_sum, ReduceSumArgs{columns, y[0]}, context);
+        Run(MirroredCuda(), ReduceSumArgs{columns, y[0]}, context);
         return y;
       },
       [&](const std::vector<Tensor>& y) { CHECK_IDENTICAL(y[0], Full(DType::kF32, {3}, 2048)); });
@@ -112,7 +112,7 @@ TEST_CASE("cuda reduce_sum: infinities and NaN come through") {
     x.view().as<float>()[1] = std::numeric_limits<float>::infinity();
     x.view().as<float>()[n + 2] = -std::numeric_limits<float>::infinity();
     x.view().as<float>()[2 * n + 3] = std::numeric_limits<float>::quiet_NaN();
-    Run(MirroredCuda().reduce_sum, ReduceSumArgs{x, y}, context);
+    Run(MirroredCuda(), ReduceSumArgs{x, y}, context);
     CHECK(y.at(0) == kInfinity);
     CHECK(y.at(1) == -kInfinity);
     CHECK(std::isnan(y.at(2)));

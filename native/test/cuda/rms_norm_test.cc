@@ -38,10 +38,10 @@ TEST_CASE("cuda rms_norm: forward and backward") {
     const Tensor x = Normal(c.act, {c.n, c.d}, 1, 2), w = Normal(c.weight, {c.d}, 2);
     const Tensor g = Normal(c.act, {c.n, c.d}, 3);
     const Tensor y(c.act, {c.n, c.d}), rstd(DType::kF32, {c.n}), dx(c.act, {c.n, c.d});
-    ReferenceBackend().rms_norm_forward.run(RmsNormForwardArgs{x, w, kEps, y, rstd}, {},
-                                            *reference);
-    ReferenceBackend().rms_norm_backward.run(RmsNormBackwardArgs{x, w, rstd, g, dx}, {},
-                                             *reference);
+    ReferenceBackend().op<RmsNormForwardArgs>().run(RmsNormForwardArgs{x, w, kEps, y, rstd}, {},
+                                                    *reference);
+    ReferenceBackend().op<RmsNormBackwardArgs>().run(RmsNormBackwardArgs{x, w, rstd, g, dx}, {},
+                                                     *reference);
     const std::vector<double> y_bounds = RmsNormBounds(c, y);
     const std::vector<double> dx_bounds = RmsNormBackwardBounds(c, x, w, rstd, g, dx);
     OnEveryCudaPath(
@@ -49,9 +49,9 @@ TEST_CASE("cuda rms_norm: forward and backward") {
           std::vector<Tensor> out = {Tensor(c.act, {c.n, c.d}), Tensor(DType::kF32, {c.n}),
                                      Tensor(c.act, {c.n, c.d}), Tensor(c.act, {c.n, c.d})};
           const Backend& cuda = MirroredCuda();
-          Run(cuda.rms_norm_forward, RmsNormForwardArgs{x, w, kEps, out[0], out[1]}, context);
-          Run(cuda.rms_norm_forward, RmsNormForwardArgs{x, w, kEps, out[2], TensorView()}, context);
-          RunUnchecked(cuda.rms_norm_backward, RmsNormBackwardArgs{x, w, rstd, g, out[3]}, context);
+          Run(cuda, RmsNormForwardArgs{x, w, kEps, out[0], out[1]}, context);
+          Run(cuda, RmsNormForwardArgs{x, w, kEps, out[2], TensorView()}, context);
+          RunUnchecked(cuda, RmsNormBackwardArgs{x, w, rstd, g, out[3]}, context);
           return out;
         },
         [&](const std::vector<Tensor>& out) {
@@ -66,7 +66,7 @@ TEST_CASE("cuda rms_norm: forward and backward") {
 TEST_CASE("cuda rms_norm: rows of nothing have the rstd of eps") {
   MirrorContext context = NthContext(0);
   const Tensor x(DType::kF32, {3, 0}), w(DType::kF32, {0}), rstd(DType::kF32, {3});
-  Run(MirroredCuda().rms_norm_forward, RmsNormForwardArgs{x, w, 0.25f, x, rstd}, context);
+  Run(MirroredCuda(), RmsNormForwardArgs{x, w, 0.25f, x, rstd}, context);
   for (int64_t i = 0; i < 3; ++i) CHECK(rstd.at(i) == 2);
 }
 

@@ -18,13 +18,13 @@ TEST_CASE("cuda rope: every head size, positions and offset, both directions, in
       const RopeOperands o(c, act);
       const Tensor expected(act, o.x.shape());
       const std::unique_ptr<Context> reference = ReferenceBackend().create_context(1);
-      ReferenceBackend().rope.run(o.Args(o.x, expected), {}, *reference);
+      ReferenceBackend().op<RopeArgs>().run(o.Args(o.x, expected), {}, *reference);
       const std::vector<double> bounds = o.Bounds(expected);
       OnEveryCudaPath(
           [&](Context& context) {
             std::vector<Tensor> y = {Tensor(act, o.x.shape()), o.x};
-            Run(MirroredCuda().rope, o.Args(o.x, y[0]), context);
-            Run(MirroredCuda().rope, o.Args(y[1], y[1]), context);
+            Run(MirroredCuda(), o.Args(o.x, y[0]), context);
+            Run(MirroredCuda(), o.Args(y[1], y[1]), context);
             return y;
           },
           [&](const std::vector<Tensor>& y) {
@@ -48,7 +48,7 @@ TEST_CASE("cuda rope: a position outside the table fails before anything is rota
     const Tensor positions = Ints({1, 3}, {0, bad, 99});
     args.positions = positions;
     try {
-      Run(MirroredCuda().rope, args, context);
+      Run(MirroredCuda(), args, context);
       FAIL("expected an error");
     } catch (const Error& error) {
       CHECK(error.code() == "ERR_DATA");

@@ -59,8 +59,9 @@ Drawn Draw(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t ste
   const auto gpu = std::make_shared<CountingGpu>(OpenGpu());
   MirrorContext context(gpu, skew);
   Drawn drawn{Tensor(DType::kI32, {logits.shape()[0]})};
-  Run(MirroredCuda().sample,
-      {logits, rules.temperature, rules.top_k, rules.top_p, seed, step, drawn.ids}, context);
+  Run(MirroredCuda(),
+      SampleArgs{logits, rules.temperature, rules.top_k, rules.top_p, seed, step, drawn.ids},
+      context);
   CHECK(drawn.ids.intact());
   drawn.on_host = gpu->downloads - 2;  // what was found out about the rows, and the ids
   return drawn;
@@ -68,8 +69,8 @@ Drawn Draw(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t ste
 
 Tensor Expected(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t step) {
   Tensor ids(DType::kI32, {logits.shape()[0]});
-  Run(ReferenceBackend(), &Backend::sample,
-      {logits, rules.temperature, rules.top_k, rules.top_p, seed, step, ids});
+  Run(ReferenceBackend(),
+      SampleArgs{logits, rules.temperature, rules.top_k, rules.top_p, seed, step, ids});
   return ids;
 }
 

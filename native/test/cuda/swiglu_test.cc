@@ -12,9 +12,8 @@ void CheckCase(DType act, const Tensor& gate, const Tensor& up, const Tensor& g)
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> out = {Tensor(act, shape), Tensor(act, shape), Tensor(act, shape)};
-        Run(MirroredCuda().swiglu_forward, SwigluForwardArgs{gate, up, out[0]}, context);
-        RunUnchecked(MirroredCuda().swiglu_backward,
-                     SwigluBackwardArgs{gate, up, g, out[1], out[2]}, context);
+        Run(MirroredCuda(), SwigluForwardArgs{gate, up, out[0]}, context);
+        RunUnchecked(MirroredCuda(), SwigluBackwardArgs{gate, up, g, out[1], out[2]}, context);
         return out;
       },
       [&](const std::vector<Tensor>& out) {

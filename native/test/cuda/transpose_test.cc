@@ -1,6 +1,6 @@
 #include <doctest/doctest.h>
 
-#include "core/shapes.h"
+#include "core/ops/shapes.h"
 #include "test/support/cuda_paths.h"
 #include "test/support/transpose_cases.h"
 
@@ -20,11 +20,11 @@ TEST_CASE("cuda transpose: permutations of every rank and dtype, bit for bit") {
       CAPTURE(NameOf(dtype));
       const Tensor x = Uniform(dtype, c.shape, 1, -1000, 1000);
       const Tensor expected(dtype, TransposedShape(c.shape, c.perm));
-      Run(ReferenceBackend(), &Backend::transpose, TransposeArgs{x, expected, c.perm});
+      Run(ReferenceBackend(), TransposeArgs{x, expected, c.perm});
       OnEveryCudaPath(
           [&](Context& context) {
             std::vector<Tensor> y = {Tensor(dtype, expected.shape())};
-            Run(MirroredCuda().transpose, TransposeArgs{x, y[0], c.perm}, context);
+            Run(MirroredCuda(), TransposeArgs{x, y[0], c.perm}, context);
             return y;
           },
           [&](const std::vector<Tensor>& y) { CHECK_IDENTICAL(y[0], expected); });

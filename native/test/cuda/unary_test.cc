@@ -9,12 +9,12 @@ namespace {
 
 void CheckForward(UnaryKind kind, const Tensor& x, DType to) {
   const Tensor expected(to, x.shape());
-  Run(ReferenceBackend(), &Backend::unary, UnaryArgs{kind, kAlpha, x, expected});
+  Run(ReferenceBackend(), UnaryArgs{kind, kAlpha, x, expected});
   const std::vector<double> bounds = UnaryBounds(kind, expected);
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(to, x.shape())};
-        Run(MirroredCuda().unary, UnaryArgs{kind, kAlpha, x, y[0]}, context);
+        Run(MirroredCuda(), UnaryArgs{kind, kAlpha, x, y[0]}, context);
         return y;
       },
       [&](const std::vector<Tensor>& y) {
@@ -28,13 +28,12 @@ void CheckForward(UnaryKind kind, const Tensor& x, DType to) {
 
 void CheckBackward(UnaryKind kind, const Tensor& x, const Tensor& g) {
   const Tensor expected(x.dtype(), x.shape());
-  Run(ReferenceBackend(), &Backend::unary_backward,
-      UnaryBackwardArgs{kind, kAlpha, x, g, expected});
+  Run(ReferenceBackend(), UnaryBackwardArgs{kind, kAlpha, x, g, expected});
   const std::vector<double> bounds = UnaryBackwardBounds(kind, x, g, expected);
   OnEveryCudaPath(
       [&](Context& context) {
         std::vector<Tensor> dx = {Tensor(x.dtype(), x.shape())};
-        Run(MirroredCuda().unary_backward, UnaryBackwardArgs{kind, kAlpha, x, g, dx[0]}, context);
+        Run(MirroredCuda(), UnaryBackwardArgs{kind, kAlpha, x, g, dx[0]}, context);
         return dx;
       },
       [&](const std::vector<Tensor>& dx) { CHECK_CLOSE(dx[0], expected, bounds); });
@@ -67,9 +66,9 @@ TEST_CASE("cuda unary: gelu and silu and their gradients stay accurate in their 
 // The same bits, but any NaN for a NaN.
 void CheckCast(const Tensor& x, DType to, int turn) {
   const Tensor expected(to, x.shape()), y(to, x.shape());
-  Run(ReferenceBackend(), &Backend::unary, UnaryArgs{UnaryKind::kCopy, 1, x, expected});
+  Run(ReferenceBackend(), UnaryArgs{UnaryKind::kCopy, 1, x, expected});
   MirrorContext context = NthContext(turn, turn % 2);
-  Run(MirroredCuda().unary, UnaryArgs{UnaryKind::kCopy, 1, x, y}, context);
+  Run(MirroredCuda(), UnaryArgs{UnaryKind::kCopy, 1, x, y}, context);
   CHECK(WrongValues(y, expected) == 0);
 }
 
@@ -128,8 +127,8 @@ TEST_CASE("cuda unary: a copy keeps the bits of a NaN, relu lets it through") {
   const Tensor x = Of(DType::kF32, {3}, {std::nan(""), -1, 2});
   const Tensor y(DType::kF32, {3}), copy(DType::kF32, {3});
   MirrorContext context = NthContext(0);
-  Run(MirroredCuda().unary, UnaryArgs{UnaryKind::kRelu, 1, x, y}, context);
-  Run(MirroredCuda().unary, UnaryArgs{UnaryKind::kCopy, 1, x, copy}, context);
+  Run(MirroredCuda(), UnaryArgs{UnaryKind::kRelu, 1, x, y}, context);
+  Run(MirroredCuda(), UnaryArgs{UnaryKind::kCopy, 1, x, copy}, context);
   CHECK(std::isnan(y.at(0)));
   CHECK(y.at(1) == 0);
   CHECK(y.at(2) == 2);
@@ -139,9 +138,9 @@ TEST_CASE("cuda unary: a copy keeps the bits of a NaN, relu lets it through") {
 TEST_CASE("cuda unary: y may be x") {
   for (const UnaryKind kind : kKinds) {
     const Tensor x = Normal(DType::kBF16, {515}, 1), expected(DType::kBF16, {515});
-    Run(ReferenceBackend(), &Backend::unary, UnaryArgs{kind, kAlpha, x, expected});
+    Run(ReferenceBackend(), UnaryArgs{kind, kAlpha, x, expected});
     MirrorContext context = NthContext(static_cast<int>(kind));
-    Run(MirroredCuda().unary, UnaryArgs{kind, kAlpha, x, x}, context);
+    Run(MirroredCuda(), UnaryArgs{kind, kAlpha, x, x}, context);
     CHECK_CLOSE(x, expected, UnaryBounds(kind, expected));
   }
 }
@@ -149,8 +148,8 @@ TEST_CASE("cuda unary: y may be x") {
 TEST_CASE("cuda unary: arithmetic on whole numbers is refused") {
   MirrorContext context = NthContext(0);
   const Tensor x = Ints({1}, {1}), y(DType::kF32, {1});
-  CHECK_THROWS_AS(
-      RunUnchecked(MirroredCuda().unary, UnaryArgs{UnaryKind::kSquare, 1, x, y}, context), Error);
+  CHECK_THROWS_AS(RunUnchecked(MirroredCuda(), UnaryArgs{UnaryKind::kSquare, 1, x, y}, context),
+                  Error);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@
 
 #include "backend/cuda/context.h"
 #include "backend/cuda/skinny.h"
-#include "core/backend.h"
+#include "core/ops/backend.h"
 #include "test/gpu/cublas.h"
 #include "test/gpu/timing.h"
 #include "test/support/bench_problem.h"
@@ -97,9 +97,9 @@ class Bench {
 
   // A call of an op, with scratch of its own until the end of the case.
   template <class Args>
-  std::function<void()> Call(Op<Args> Backend::* op, const Args& args) {
-    const Op<Args>& it = CudaBackend()->*op;
-    const Scratch scratch = Take(it.scratch_bytes ? it.scratch_bytes(args, context_.threads()) : 0);
+  std::function<void()> Call(const Args& args) {
+    const Op<Args>& it = CudaBackend()->op<Args>();
+    const Scratch scratch = Take(it.scratch_bytes(args, context_.threads()));
     return [this, &it, args, scratch] { it.run(args, scratch, context_); };
   }
   Scratch Take(size_t bytes) {
@@ -225,8 +225,8 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
   };
   std::vector<Rival> rivals;
 
-  const auto frozen = Call(&Backend::lora_linear_forward, p.Forward(0, false, false));
-  const auto forward = Call(&Backend::lora_linear_forward, p.Forward(0, true, true));
+  const auto frozen = Call(p.Forward(0, false, false));
+  const auto forward = Call(p.Forward(0, true, true));
   bool right = Right(p, "ours, frozen", frozen, {{"y", [&] { return p.YError(false); }}});
   right &= Right(p, "ours", forward, {{"y", y_error}});
   rivals = {{"ours, frozen layer", {frozen}}, {"ours", {forward}}};
@@ -241,7 +241,7 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
   }
   if (right) Table(shape, "forward", rivals, modes, targets);
 
-  const auto dx = Call(&Backend::lora_linear_backward, p.Backward(0, true, false));
+  const auto dx = Call(p.Backward(0, true, false));
   right = Right(p, "ours", dx, {{"dx", dx_error}});
   rivals = {{"ours", {dx}}};
   targets.clear();
@@ -270,7 +270,7 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
       {p.g, m, n, n, {}, static_cast<const float*>(p.h), r, s, static_cast<float*>(p.da), true}};
   const Scratch scratch = Take(cuda::LowRankGradientsScratchBytes(gradients, context_.threads()));
   const auto launch = [&] { cuda::LowRankGradients(gradients, scratch, context_); };
-  const auto both = Call(&Backend::lora_linear_backward, p.Backward(0, false, true));
+  const auto both = Call(p.Backward(0, false, true));
   right = Right(p, "ours, grouped launch", launch, {{"dA", da_error}, {"dB", db_error}});
   right &= Right(p, "ours", both, {{"dA", da_error}, {"dB", db_error}});
   const auto size = static_cast<double>(SizeOf(dtype));
@@ -294,7 +294,7 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
   }
   if (right) Table(shape, "backward, dA and dB", rivals, modes, targets);
 
-  const auto backward = Call(&Backend::lora_linear_backward, p.Backward(0, true, true));
+  const auto backward = Call(p.Backward(0, true, true));
   right = Right(p, "ours", backward, {{"dx", dx_error}, {"dA", da_error}, {"dB", db_error}});
   rivals = {{"ours", {backward}}};
   targets.clear();
@@ -324,8 +324,8 @@ void Bench::Decode(BenchShape shape, const std::vector<Mode>& modes, double leas
   Rival frozen{"ours, frozen layer", {}}, ours{"ours", {}};
   Rival rival_frozen{"cuBLAS, frozen layer", {}}, rival{"cuBLAS, 3 calls", {}};
   for (int i = 0; i < copies; ++i) {
-    frozen.calls.push_back(Call(&Backend::lora_linear_forward, p.Forward(i, false, false)));
-    ours.calls.push_back(Call(&Backend::lora_linear_forward, p.Forward(i, true, false)));
+    frozen.calls.push_back(Call(p.Forward(i, false, false)));
+    ours.calls.push_back(Call(p.Forward(i, true, false)));
     const BenchProblem::Weights w = p.weights[static_cast<size_t>(i)];
     rival_frozen.calls.push_back([&, w, m = m, k = k, n = n, dtype = dtype] {
       cublas_->Gemm(false, true, m, n, k, 1, p.x, w.w, dtype, 0, p.y, dtype);

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/ops.h"
+#include "core/ops/ops.h"
 #include "test/support/close.h"
 #include "test/support/tensors.h"
 

@@ -13,7 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "core/ops.h"
+#include "core/ops/ops.h"
 #include "test/support/tensors.h"
 
 namespace lora::test::attention {

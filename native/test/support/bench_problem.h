@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "backend/cuda/runtime.h"
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::test {
 

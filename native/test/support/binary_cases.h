@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "core/ops.h"
+#include "core/ops/ops.h"
 #include "test/support/rounding.h"
 #include "test/support/tensors.h"
 

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "core/backend.h"
 #include "core/error.h"
+#include "core/ops/backend.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
 #include "test/support/tensors.h"
@@ -57,8 +57,8 @@ struct CrossEntropyExpected {
 
   explicit CrossEntropyExpected(const CrossEntropyProblem& p) : out(p) {
     constexpr double kU = UnitRoundoff(DType::kF32);
-    Run(ReferenceBackend(), &Backend::cross_entropy_forward, ForwardArgs(p, out));
-    Run(ReferenceBackend(), &Backend::cross_entropy_backward, BackwardArgs(p, out.lse, out));
+    Run(ReferenceBackend(), ForwardArgs(p, out));
+    Run(ReferenceBackend(), BackwardArgs(p, out.lse, out));
     const int64_t rows = p.logits.shape()[0], vocab = p.logits.shape()[1];
     loss_bound = kU * std::fabs(out.loss.at(0)) * 2;
     for (int64_t row = 0; row < rows; ++row) {

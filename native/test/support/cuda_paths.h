@@ -36,9 +36,8 @@ void OnEveryCudaPath(const RunFn& run, const CheckFn& check) {
 // Runs without Check, for what the op can do but no caller may ask for
 // (gradients in f16), and without scratch.
 template <class Args>
-void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
-  REQUIRE(op.run != nullptr);
-  op.run(args, Scratch(), context);
+void RunUnchecked(const Backend& backend, const Args& args, Context& context) {
+  backend.op<Args>().run(args, Scratch(), context);
 }
 
 // Sizes around the vectors of 4 and 8 elements, warps, and blocks of 256 threads.

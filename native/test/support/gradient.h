@@ -3,7 +3,7 @@
 
 #include <functional>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 #include "test/support/tensors.h"
 
 namespace lora::test {

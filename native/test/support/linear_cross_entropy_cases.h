@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "core/backend.h"
 #include "core/error.h"
+#include "core/ops/backend.h"
 #include "test/support/close.h"
 #include "test/support/cross_entropy_cases.h"
 #include "test/support/run.h"
@@ -51,7 +51,7 @@ struct LinearCrossEntropyExpected {
     constexpr double kU = UnitRoundoff(DType::kF32);
     const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);
     const FrozenWeight reference_weight(ReferenceBackend(), p.weight, *context);
-    Run(ReferenceBackend().linear_cross_entropy, ArgsOf(p, reference_weight, out), *context);
+    Run(ReferenceBackend(), ArgsOf(p, reference_weight, out), *context);
     const int64_t rows = p.hidden.shape()[0], dim = p.hidden.shape()[1],
                   vocab = p.weight.shape()[0];
     const auto h = p.hidden.Values(), w = p.weight.Values();

@@ -227,7 +227,7 @@ LoraLinearOutputs LoraLinearProblem::Forward(const Backend& backend, Context& co
     args.y.push_back(out.y.back());
     args.h.push_back(out.h.back());
   }
-  Run(backend.lora_linear_forward, args, context);
+  Run(backend, args, context);
   for (const Tensor& t : out.y) CHECK_MESSAGE(t.intact(), "wrote behind the end of y");
   for (const Tensor& t : out.h) CHECK_MESSAGE(t.intact(), "wrote behind the end of h");
   return out;
@@ -252,7 +252,7 @@ LoraLinearOutputs LoraLinearProblem::Backward(const Backend& backend, Context& c
     args.da.push_back(out.da.back());
     args.db.push_back(out.db.back());
   }
-  Run(backend.lora_linear_backward, args, context);
+  Run(backend, args, context);
   CHECK_MESSAGE(out.dx.intact(), "wrote behind the end of dx");
   for (const Tensor& t : out.da) CHECK_MESSAGE(t.intact(), "wrote behind the end of da");
   for (const Tensor& t : out.db) CHECK_MESSAGE(t.intact(), "wrote behind the end of db");

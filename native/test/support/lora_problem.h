@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "core/backend.h"
+#include "core/ops/backend.h"
 #include "test/support/cases.h"
 #include "test/support/close.h"
 #include "test/support/run.h"

@@ -8,7 +8,6 @@
 
 #include "backend/cuda/kernels.h"
 #include "test/support/schedules.h"
-#include "test/support/visit.h"
 
 namespace lora::test {
 namespace {
@@ -96,14 +95,14 @@ struct ToDevice {
   }
 };
 
-template <auto kOp, class Args>
+template <class Args>
 void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   auto& mirror = static_cast<MirrorContext&>(context);
   cuda::Gpu& gpu = mirror.device.gpu();
-  const Op<Args>& op = CudaBackend()->*kOp;
+  const Op<Args>& op = CudaBackend()->op<Args>();
   Copies copies(gpu, mirror.skew);
   Args device_args = args;
-  Visit(device_args, ToDevice{copies});
+  ForEachOperand(device_args, ToDevice{copies});
   if constexpr (std::is_same_v<Args, PackArgs>) {
     const size_t bytes =
         cuda::PackedBytes(args.src.dim(0), args.src.dim(1), args.src.dtype, args.direction);
@@ -126,11 +125,6 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   }
 }
 
-template <auto kOp, class Args>
-void Mirror(Backend& backend, Op<Args> Backend::*) {
-  backend.*kOp = {(CudaBackend()->*kOp).scratch_bytes, RunMirrored<kOp, Args>};
-}
-
 Backend MakeMirrored() {
   Backend b;
   b.name = "cuda, mirrored";
@@ -138,37 +132,9 @@ Backend MakeMirrored() {
     return std::make_unique<MirrorContext>(cuda::Gpu::Open(0));
   };
   b.packed_bytes = cuda::PackedBytes;
-#define LORA_MIRROR(op) Mirror<&Backend::op>(b, &Backend::op)
-  LORA_MIRROR(pack);
-  LORA_MIRROR(unpack);
-  LORA_MIRROR(lora_linear_forward);
-  LORA_MIRROR(lora_linear_backward);
-  LORA_MIRROR(embedding);
-  LORA_MIRROR(rms_norm_forward);
-  LORA_MIRROR(rms_norm_backward);
-  LORA_MIRROR(rope);
-  LORA_MIRROR(attention_forward);
-  LORA_MIRROR(attention_backward);
-  LORA_MIRROR(cache_append);
-  LORA_MIRROR(swiglu_forward);
-  LORA_MIRROR(swiglu_backward);
-  LORA_MIRROR(cross_entropy_forward);
-  LORA_MIRROR(cross_entropy_backward);
-  LORA_MIRROR(linear_cross_entropy);
-  LORA_MIRROR(adamw);
-  LORA_MIRROR(global_norm);
-  LORA_MIRROR(clip_by_norm);
-  LORA_MIRROR(binary);
-  LORA_MIRROR(unary);
-  LORA_MIRROR(unary_backward);
-  LORA_MIRROR(reduce_sum);
-  LORA_MIRROR(accumulate);
-  LORA_MIRROR(fill);
-  LORA_MIRROR(transpose);
-  LORA_MIRROR(matmul);
-  LORA_MIRROR(random);
-  LORA_MIRROR(sample);
-#undef LORA_MIRROR
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
+    b.op<Args>() = {CudaBackend()->op<Args>().scratch_bytes, RunMirrored<Args>};
+  });
   return b;
 }
 

@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "backend/cuda/context.h"
-#include "core/backend.h"
+#include "core/ops/backend.h"
 
 namespace lora::test {
 

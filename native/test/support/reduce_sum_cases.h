@@ -45,7 +45,7 @@ inline std::vector<double> ReduceSumBounds(const Tensor& x, const Tensor& expect
   Tensor magnitudes = x.As(DType::kF64);
   for (int64_t i = 0; i < x.numel(); ++i) magnitudes.Set(i, std::fabs(x.at(i)));
   const Tensor total(DType::kF64, expected.shape());
-  Run(ReferenceBackend(), &Backend::reduce_sum, ReduceSumArgs{magnitudes, total});
+  Run(ReferenceBackend(), ReduceSumArgs{magnitudes, total});
   std::vector<double> bounds;
   for (int64_t i = 0; i < expected.numel(); ++i)
     bounds.push_back(40 * kU * total.at(i) + RoundingBound(expected.dtype(), expected.at(i)));

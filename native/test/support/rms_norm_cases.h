@@ -4,7 +4,7 @@
 #include <cmath>
 #include <vector>
 
-#include "core/ops.h"
+#include "core/ops/ops.h"
 #include "test/support/rounding.h"
 #include "test/support/tensors.h"
 

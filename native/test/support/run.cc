@@ -7,7 +7,7 @@ FrozenWeight::FrozenWeight(const Backend& backend, const Tensor& w, Context& con
   const auto pack = [&](Direction direction, Tensor& memory) {
     const size_t bytes = backend.packed_bytes(rows, cols, w.dtype(), direction);
     memory = Tensor(DType::kI32, {static_cast<int64_t>((bytes + 3) / 4)});
-    Run(backend.pack, PackArgs{w.view(), memory.view().data, direction}, context);
+    Run(backend, PackArgs{w.view(), memory.view().data, direction}, context);
     CHECK_MESSAGE(memory.intact(), "pack wrote behind the end of its destination");
     return PackedView{memory.view().data, w.dtype(), rows, cols, direction};
   };

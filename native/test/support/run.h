@@ -8,8 +8,8 @@
 #include <memory>
 #include <new>
 
-#include "core/backend.h"
-#include "core/checks.h"
+#include "core/ops/backend.h"
+#include "core/ops/ops.h"
 #include "test/support/tensors.h"
 
 namespace lora::test {
@@ -26,7 +26,7 @@ template <class Args>
 void Run(const Op<Args>& op, const Args& args, Context& context) {
   Check(args);
   REQUIRE(op.run != nullptr);
-  const size_t bytes = op.scratch_bytes ? op.scratch_bytes(args, context.threads()) : 0;
+  const size_t bytes = op.scratch_bytes(args, context.threads());
 #ifdef __SANITIZE_ADDRESS__
   constexpr size_t kGuard = 0;  // AddressSanitizer has its own, and reports the place
 #else
@@ -43,11 +43,17 @@ void Run(const Op<Args>& op, const Args& args, Context& context) {
   CHECK_MESSAGE(guard_intact, "the op wrote behind the end of its scratch");
 }
 
-// The same on a context of its own: Run(CpuBackend(), &Backend::swiglu_forward, {gate, up, y}).
+// The op that takes these arguments: Run(CpuBackend(), SwigluForwardArgs{gate, up, y}, context).
 template <class Args>
-void Run(const Backend& backend, Op<Args> Backend::* op, const Args& args, int threads = 1) {
+void Run(const Backend& backend, const Args& args, Context& context) {
+  Run(backend.op<Args>(), args, context);
+}
+
+// The same on a context of its own.
+template <class Args>
+void Run(const Backend& backend, const Args& args, int threads = 1) {
   const std::unique_ptr<Context> context = backend.create_context(threads);
-  Run(backend.*op, args, *context);
+  Run(backend.op<Args>(), args, *context);
 }
 
 // W [rows, cols] packed in both directions, as a layer keeps it.

@@ -19,9 +19,9 @@ struct SwigluCase {
         dgate(act, gate.shape()),
         dup(act, gate.shape()) {
     const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);
-    ReferenceBackend().swiglu_forward.run(SwigluForwardArgs{gate, up, y}, {}, *context);
-    ReferenceBackend().swiglu_backward.run(SwigluBackwardArgs{gate, up, g, dgate, dup}, {},
-                                           *context);
+    ReferenceBackend().op<SwigluForwardArgs>().run(SwigluForwardArgs{gate, up, y}, {}, *context);
+    ReferenceBackend().op<SwigluBackwardArgs>().run(SwigluBackwardArgs{gate, up, g, dgate, dup}, {},
+                                                    *context);
     const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
     for (int64_t i = 0; i < gate.numel(); ++i) {
       const double x = gate.at(i), s = sigmoid(x);

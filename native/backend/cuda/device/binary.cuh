@@ -6,7 +6,7 @@
 #include "backend/cuda/device/any_elements.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/nest.cuh"
-#include "core/ops.h"
+#include "core/ops/ops.h"
 
 namespace lora::device {
 

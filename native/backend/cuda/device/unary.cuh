@@ -14,7 +14,7 @@
 #include "backend/cuda/device/any_elements.cuh"
 #include "backend/cuda/device/index.cuh"
 #include "backend/cuda/device/launch.h"
-#include "core/ops.h"
+#include "core/ops/ops.h"
 
 namespace lora::device {
 

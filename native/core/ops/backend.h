@@ -5,8 +5,9 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <tuple>
 
-#include "core/ops.h"
+#include "core/ops/ops.h"
 
 namespace lora {
 
@@ -36,41 +37,27 @@ struct Backend {
   const char* name = "";
   std::unique_ptr<Context> (*create_context)(int threads) = nullptr;
 
-  // Whether ops of inference take activations in f16 (checks.h). Every backend stores and casts it.
+  // Whether ops of inference take activations in f16 (Activation() in fields.h). Every backend
+  // stores and casts f16.
   bool f16_activations = false;
   // Bytes of W [rows, cols] packed for one direction. 0 for kBackward means that the kForward copy
   // serves both.
   size_t (*packed_bytes)(int64_t rows, int64_t cols, DType, Direction) = nullptr;
-  Op<PackArgs> pack;
-  Op<UnpackArgs> unpack;
 
-  Op<LoraLinearForwardArgs> lora_linear_forward;
-  Op<LoraLinearBackwardArgs> lora_linear_backward;
-  Op<EmbeddingArgs> embedding;
-  Op<RmsNormForwardArgs> rms_norm_forward;
-  Op<RmsNormBackwardArgs> rms_norm_backward;
-  Op<RopeArgs> rope;
-  Op<AttentionForwardArgs> attention_forward;
-  Op<AttentionBackwardArgs> attention_backward;
-  Op<CacheAppendArgs> cache_append;
-  Op<SwigluForwardArgs> swiglu_forward;
-  Op<SwigluBackwardArgs> swiglu_backward;
-  Op<CrossEntropyForwardArgs> cross_entropy_forward;
-  Op<CrossEntropyBackwardArgs> cross_entropy_backward;
-  Op<LinearCrossEntropyArgs> linear_cross_entropy;
-  Op<AdamWArgs> adamw;
-  Op<GlobalNormArgs> global_norm;
-  Op<ClipByNormArgs> clip_by_norm;
-  Op<BinaryArgs> binary;
-  Op<UnaryArgs> unary;
-  Op<UnaryBackwardArgs> unary_backward;
-  Op<ReduceSumArgs> reduce_sum;
-  Op<AccumulateArgs> accumulate;
-  Op<FillArgs> fill;
-  Op<TransposeArgs> transpose;
-  Op<MatmulArgs> matmul;
-  Op<RandomArgs> random;
-  Op<SampleArgs> sample;
+  // backend.op<RmsNormForwardArgs>()
+  template <class Args>
+  Op<Args>& op() {
+    return std::get<Op<Args>>(ops_);
+  }
+  template <class Args>
+  const Op<Args>& op() const {
+    return std::get<Op<Args>>(ops_);
+  }
+
+ private:
+  template <class... Args>
+  static std::tuple<Op<Args>...> TableOf(OpList<Args...>);
+  decltype(TableOf(AllOps())) ops_;
 };
 
 const Backend& ReferenceBackend();

@@ -1,6 +1,7 @@
-// Checks of the layers of a Llama-family model, and of sampling.
-#include "core/check_helpers.h"
-#include "core/checks.h"
+// The rules of the layers of a Llama-family model.
+#include "core/ops/layers.h"
+
+#include "core/ops/rules.h"
 
 namespace lora {
 namespace {
@@ -35,18 +36,10 @@ void CheckLse(const Rules& rules, const TensorView& lse, const TensorView& q) {
   rules.Float32("lse", lse);
 }
 
-void Like(const Rules& rules, const char* name, const TensorView& view, const char* of,
-          const TensorView& other) {
-  rules.Present(name, view);
-  LORA_CHECK(view.shape == other.shape, rules.op(), "expected ", name, " of shape ", other.shape,
-             " (that of ", of, ") but received ", view.shape);
-  rules.SameType(name, view, of, other.dtype);
-}
-
 }  // namespace
 
 void Check(const EmbeddingArgs& args) {
-  const Rules rules("embedding");
+  const Rules rules(LabelOf(args));
   LORA_CHECK(args.weight, rules.op(), "expected weight but received none");
   LORA_CHECK(args.weight.direction == Direction::kForward, rules.op(),
              "expected weight packed for the forward direction");
@@ -57,33 +50,33 @@ void Check(const EmbeddingArgs& args) {
 }
 
 void Check(const RmsNormForwardArgs& args) {
-  const Rules rules("rms_norm");
+  const Rules rules(LabelOf(args));
   rules.Rank("x", args.x, 2, "(rows, dim)");
   rules.InferenceAct("x", args.x);
   rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
   rules.TypeOrFloat32("weight", args.weight, "x", args.x.dtype);
   rules.Finite("eps", args.eps);
   LORA_CHECK(args.eps >= 0, rules.op(), "expected eps of 0 or more but received ", args.eps);
-  Like(rules, "y", args.y, "x", args.x);
+  rules.Like("y", args.y, "x", args.x);
   if (!args.rstd) return;
   rules.ShapeIs("rstd", args.rstd, {args.x.dim(0)}, "(rows)");
   rules.Float32("rstd", args.rstd);
 }
 
 void Check(const RmsNormBackwardArgs& args) {
-  const Rules rules("rms_norm");
+  const Rules rules(LabelOf(args));
   rules.Rank("x", args.x, 2, "(rows, dim)");
   rules.Act("x", args.x);
   rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
   rules.TypeOrFloat32("weight", args.weight, "x", args.x.dtype);
   rules.ShapeIs("rstd", args.rstd, {args.x.dim(0)}, "(rows)");
   rules.Float32("rstd", args.rstd);
-  Like(rules, "g", args.g, "x", args.x);
-  Like(rules, "dx", args.dx, "x", args.x);
+  rules.Like("g", args.g, "x", args.x);
+  rules.Like("dx", args.dx, "x", args.x);
 }
 
 void Check(const RopeArgs& args) {
-  const Rules rules("rope");
+  const Rules rules(LabelOf(args));
   rules.Rank("x", args.x, 4, "(batch, sequence, heads, head_dim)");
   rules.InferenceAct("x", args.x);
   LORA_CHECK(args.x.dim(3) % 2 == 0, rules.op(),
@@ -102,11 +95,11 @@ void Check(const RopeArgs& args) {
                "expected offset + sequence to be at most ", positions,
                " (the positions of the table) but received ", args.offset, " + ", args.x.dim(1));
   }
-  Like(rules, "y", args.y, "x", args.x);
+  rules.Like("y", args.y, "x", args.x);
 }
 
 void Check(const AttentionForwardArgs& args) {
-  const Rules rules("attention");
+  const Rules rules(LabelOf(args));
   rules.InferenceAct("q", args.q);
   CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.window, args.scale);
   LORA_CHECK(args.kv_length >= 0 && args.kv_length <= args.k.dim(1), rules.op(),
@@ -115,26 +108,26 @@ void Check(const AttentionForwardArgs& args) {
   LORA_CHECK(args.q_offset >= 0 && args.q_offset <= args.kv_length - args.q.dim(1), rules.op(),
              "expected qOffset + queries to be at most kvLength ", args.kv_length, " but received ",
              args.q_offset, " + ", args.q.dim(1));
-  Like(rules, "y", args.y, "q", args.q);
+  rules.Like("y", args.y, "q", args.q);
   if (args.lse) CheckLse(rules, args.lse, args.q);
 }
 
 void Check(const AttentionBackwardArgs& args) {
-  const Rules rules("attention");
+  const Rules rules(LabelOf(args));
   rules.Act("q", args.q);
   CheckAttentionOperands(rules, args.q, args.k, args.v, args.key_begin, args.window, args.scale);
   LORA_CHECK(args.k.dim(1) == args.q.dim(1), rules.op(), "expected k of ", args.q.dim(1),
              " keys (the queries of q) but received ", args.k.dim(1));
-  Like(rules, "y", args.y, "q", args.q);
+  rules.Like("y", args.y, "q", args.q);
   CheckLse(rules, args.lse, args.q);
-  Like(rules, "g", args.g, "q", args.q);
-  Like(rules, "dq", args.dq, "q", args.q);
-  Like(rules, "dk", args.dk, "k", args.k);
-  Like(rules, "dv", args.dv, "v", args.v);
+  rules.Like("g", args.g, "q", args.q);
+  rules.Like("dq", args.dq, "q", args.q);
+  rules.Like("dk", args.dk, "k", args.k);
+  rules.Like("dv", args.dv, "v", args.v);
 }
 
 void Check(const CacheAppendArgs& args) {
-  const Rules rules("cache_append");
+  const Rules rules(LabelOf(args));
   rules.Present("src", args.src);
   rules.Present("cache", args.cache);
   LORA_CHECK(args.cache.shape.rank() >= 2, rules.op(),
@@ -153,35 +146,19 @@ void Check(const CacheAppendArgs& args) {
 }
 
 void Check(const SwigluForwardArgs& args) {
-  const Rules rules("swiglu");
+  const Rules rules(LabelOf(args));
   rules.InferenceAct("gate", args.gate);
-  Like(rules, "up", args.up, "gate", args.gate);
-  Like(rules, "y", args.y, "gate", args.gate);
+  rules.Like("up", args.up, "gate", args.gate);
+  rules.Like("y", args.y, "gate", args.gate);
 }
 
 void Check(const SwigluBackwardArgs& args) {
-  const Rules rules("swiglu");
+  const Rules rules(LabelOf(args));
   rules.Act("gate", args.gate);
-  Like(rules, "up", args.up, "gate", args.gate);
-  Like(rules, "g", args.g, "gate", args.gate);
-  Like(rules, "dgate", args.dgate, "gate", args.gate);
-  Like(rules, "dup", args.dup, "gate", args.gate);
-}
-
-void Check(const SampleArgs& args) {
-  const Rules rules("sample");
-  rules.Rank("logits", args.logits, 2, "(rows, vocab)");
-  rules.InferenceAct("logits", args.logits);
-  LORA_CHECK(args.logits.dim(1) > 0, rules.op(),
-             "expected logits of at least one token but received ", args.logits.shape);
-  LORA_CHECK(std::isfinite(args.temperature) && args.temperature >= 0, rules.op(),
-             "expected temperature of 0 (greedy) or more but received ", args.temperature);
-  LORA_CHECK(args.top_k >= 0, rules.op(), "expected topK of 0 (all) or more but received ",
-             args.top_k);
-  LORA_CHECK(args.top_p > 0 && args.top_p <= 1, rules.op(), "expected topP in (0, 1] but received ",
-             args.top_p);
-  rules.Int32("ids", args.ids);
-  rules.ShapeIs("ids", args.ids, {args.logits.dim(0)}, "(rows)");
+  rules.Like("up", args.up, "gate", args.gate);
+  rules.Like("g", args.g, "gate", args.gate);
+  rules.Like("dgate", args.dgate, "gate", args.gate);
+  rules.Like("dup", args.dup, "gate", args.gate);
 }
 
 }  // namespace lora

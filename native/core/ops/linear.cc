@@ -1,23 +1,12 @@
-// Checks of frozen matrices, lora_linear and the losses.
-#include "core/check_helpers.h"
-#include "core/checks.h"
+// The rules of frozen matrices and of lora_linear.
+#include "core/ops/linear.h"
+
+#include "core/ops/rules.h"
 
 namespace lora {
 namespace {
 
 using check::Rules;
-
-void CheckWeight(const Rules& rules, const char* name, const PackedView& weight, DType act,
-                 const char* act_name, int64_t cols, Direction direction) {
-  LORA_CHECK(weight, rules.op(), "expected ", name, " but received none");
-  LORA_CHECK(weight.direction == direction, rules.op(), "expected ", name, " packed for the ",
-             direction == Direction::kForward ? "forward" : "backward", " direction");
-  LORA_CHECK(weight.dtype == act, rules.op(), "expected ", name, " of dtype ", NameOf(act),
-             " (that of ", act_name, ") but received ", NameOf(weight.dtype));
-  LORA_CHECK(weight.cols == cols, rules.op(), "expected ", name, " of ", cols,
-             " columns (the last dimension of ", act_name, ") but received shape ",
-             Shape{weight.rows, weight.cols});
-}
 
 void CheckBranch(const Rules& rules, const LoraBranch& branch) {
   const int64_t out = branch.weight.rows, in = branch.weight.cols;
@@ -41,28 +30,17 @@ void CheckBranch(const Rules& rules, const LoraBranch& branch) {
              "expected dropout p in [0, 1) but received ", branch.dropout.p);
 }
 
-void CheckLabels(const Rules& rules, const TensorView& labels, int64_t n) {
-  rules.Int32("labels", labels);
-  rules.ShapeIs("labels", labels, {n}, "(one per row)");
-}
-
-void CheckSum(const Rules& rules, const char* name, const TensorView& view) {
-  rules.Float32(name, view);
-  LORA_CHECK(view.numel() == 1, rules.op(), "expected ", name,
-             " of one element but received shape ", view.shape);
-}
-
 }  // namespace
 
 void Check(const PackArgs& args) {
-  const Rules rules("pack");
+  const Rules rules(LabelOf(args));
   rules.Rank("weight", args.src, 2, "(out, in)");
   rules.InferenceAct("weight", args.src);
   LORA_CHECK(args.dst != nullptr, rules.op(), "expected memory for the packed weight");
 }
 
 void Check(const UnpackArgs& args) {
-  const Rules rules("unpack");
+  const Rules rules(LabelOf(args));
   LORA_CHECK(args.src, rules.op(), "expected a packed weight but received none");
   LORA_CHECK(args.src.direction == Direction::kForward, rules.op(),
              "expected a weight packed for the forward direction");
@@ -71,7 +49,7 @@ void Check(const UnpackArgs& args) {
 }
 
 void Check(const LoraLinearForwardArgs& args) {
-  const Rules rules("lora_linear");
+  const Rules rules(LabelOf(args));
   rules.Rank("x", args.x, 2, "(rows, in)");
   rules.InferenceAct("x", args.x);
   const size_t n = args.branches.size();
@@ -80,8 +58,7 @@ void Check(const LoraLinearForwardArgs& args) {
   rules.Count("h", args.h.size(), n, "branch");
   for (size_t i = 0; i < n; ++i) {
     const LoraBranch& branch = args.branches[i];
-    CheckWeight(rules, "weight", branch.weight, args.x.dtype, "x", args.x.dim(1),
-                Direction::kForward);
+    rules.Weight("weight", branch.weight, args.x.dtype, "x", args.x.dim(1), Direction::kForward);
     CheckBranch(rules, branch);
     rules.ShapeIs("y", args.y[i], {args.x.dim(0), branch.weight.rows}, "(rows, out)");
     rules.SameType("y", args.y[i], "x", args.x.dtype);
@@ -93,7 +70,7 @@ void Check(const LoraLinearForwardArgs& args) {
 }
 
 void Check(const LoraLinearBackwardArgs& args) {
-  const Rules rules("lora_linear");
+  const Rules rules(LabelOf(args));
   const size_t n = args.branches.size();
   LORA_CHECK(n >= 1, rules.op(), "expected at least one branch but received none");
   rules.Count("g", args.g.size(), n, "branch");
@@ -114,7 +91,7 @@ void Check(const LoraLinearBackwardArgs& args) {
   }
   for (size_t i = 0; i < n; ++i) {
     const LoraBranch& branch = args.branches[i];
-    CheckWeight(rules, "weight", branch.weight, act, "g", in, Direction::kBackward);
+    rules.Weight("weight", branch.weight, act, "g", in, Direction::kBackward);
     CheckBranch(rules, branch);
     rules.ShapeIs("g", args.g[i], {rows, branch.weight.rows}, "(rows, out)");
     rules.SameType("g", args.g[i], "the first g", act);
@@ -132,46 +109,6 @@ void Check(const LoraLinearBackwardArgs& args) {
       rules.Present("x", args.x);
     }
   }
-}
-
-void Check(const CrossEntropyForwardArgs& args) {
-  const Rules rules("cross_entropy");
-  rules.Rank("logits", args.logits, 2, "(rows, vocab)");
-  rules.Act("logits", args.logits);
-  CheckLabels(rules, args.labels, args.logits.dim(0));
-  CheckSum(rules, "loss", args.loss);
-  CheckSum(rules, "count", args.count);
-  if (!args.lse) return;
-  rules.ShapeIs("lse", args.lse, {args.logits.dim(0)}, "(rows)");
-  rules.Float32("lse", args.lse);
-}
-
-void Check(const CrossEntropyBackwardArgs& args) {
-  const Rules rules("cross_entropy");
-  rules.Rank("logits", args.logits, 2, "(rows, vocab)");
-  rules.Act("logits", args.logits);
-  CheckLabels(rules, args.labels, args.logits.dim(0));
-  rules.ShapeIs("lse", args.lse, {args.logits.dim(0)}, "(rows)");
-  rules.Float32("lse", args.lse);
-  CheckSum(rules, "g", args.g);
-  rules.ShapeIs("dlogits", args.dlogits, args.logits.shape, "(rows, vocab)");
-  rules.SameType("dlogits", args.dlogits, "logits", args.logits.dtype);
-}
-
-void Check(const LinearCrossEntropyArgs& args) {
-  const Rules rules("linear_cross_entropy");
-  rules.Rank("hidden", args.hidden, 2, "(rows, dim)");
-  rules.Act("hidden", args.hidden);
-  CheckWeight(rules, "weight", args.weight, args.hidden.dtype, "hidden", args.hidden.dim(1),
-              Direction::kForward);
-  CheckLabels(rules, args.labels, args.hidden.dim(0));
-  CheckSum(rules, "loss", args.loss);
-  CheckSum(rules, "count", args.count);
-  if (!args.d_hidden) return;
-  CheckWeight(rules, "weight", args.weight_bwd, args.hidden.dtype, "hidden", args.hidden.dim(1),
-              Direction::kBackward);
-  rules.ShapeIs("d_hidden", args.d_hidden, args.hidden.shape, "(rows, dim)");
-  rules.Float32("d_hidden", args.d_hidden);
 }
 
 }  // namespace lora

@@ -1,4 +1,4 @@
-// The words in which checks_*.cc states its rules.
+// The checks in which the files of this folder state the rules of an op.
 #pragma once
 
 #include <cmath>
@@ -47,7 +47,7 @@ class Rules {
   void Act(const char* name, const TensorView& view) const {
     Type(name, view, {DType::kF32, DType::kBF16, DType::kF64});
   }
-  // An activation of an op that inference needs; see ActivationOf in checks.h.
+  // An activation of an op that inference needs; see Activation() in fields.h.
   void InferenceAct(const char* name, const TensorView& view) const {
     Type(name, view, {DType::kF32, DType::kBF16, DType::kF16, DType::kF64});
   }
@@ -71,6 +71,35 @@ class Rules {
   void Count(const char* name, size_t count, size_t expected, const char* of) const {
     LORA_CHECK(count == expected, op_, "expected ", expected, ' ', name, " (one per ", of,
                ") but received ", count);
+  }
+  // Accepts f32, bf16 and f16.
+  void Floating(const char* name, const TensorView& view) const {
+    Type(name, view, {DType::kF32, DType::kBF16, DType::kF16, DType::kF64});
+  }
+  // Demands the dtype and shape of another operand.
+  void Like(const char* name, const TensorView& view, const char* of,
+            const TensorView& other) const {
+    Present(name, view);
+    LORA_CHECK(view.shape == other.shape, op_, "expected ", name, " of shape ", other.shape,
+               " (that of ", of, ") but received ", view.shape);
+    SameType(name, view, of, other.dtype);
+  }
+  void OneFloat32(const char* name, const TensorView& view) const {
+    Float32(name, view);
+    LORA_CHECK(view.numel() == 1, op_, "expected ", name, " of one element but received shape ",
+               view.shape);
+  }
+  // Demands a frozen matrix of `cols` columns for activations of dtype `act`.
+  void Weight(const char* name, const PackedView& weight, DType act, const char* act_name,
+              int64_t cols, Direction direction) const {
+    LORA_CHECK(weight, op_, "expected ", name, " but received none");
+    LORA_CHECK(weight.direction == direction, op_, "expected ", name, " packed for the ",
+               direction == Direction::kForward ? "forward" : "backward", " direction");
+    LORA_CHECK(weight.dtype == act, op_, "expected ", name, " of dtype ", NameOf(act), " (that of ",
+               act_name, ") but received ", NameOf(weight.dtype));
+    LORA_CHECK(weight.cols == cols, op_, "expected ", name, " of ", cols,
+               " columns (the last dimension of ", act_name, ") but received shape ",
+               Shape{weight.rows, weight.cols});
   }
   const char* op() const { return op_; }
 

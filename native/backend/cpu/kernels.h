@@ -1,0 +1,57 @@
+// Declares every op of the CPU backend. Each has a file of its own. The files in core/ops give the
+// formulas and shapes.
+#pragma once
+
+#include "core/ops/backend.h"
+
+namespace lora::cpu {
+
+// Where no overload below says otherwise, an op needs no scratch.
+template <class Args>
+size_t ScratchBytes(const Args&, int /*threads*/) {
+  return 0;
+}
+
+void Run(const PackArgs&, Scratch, Context&);
+void Run(const UnpackArgs&, Scratch, Context&);
+size_t ScratchBytes(const LoraLinearForwardArgs&, int threads);
+void Run(const LoraLinearForwardArgs&, Scratch, Context&);
+size_t ScratchBytes(const LoraLinearBackwardArgs&, int threads);
+void Run(const LoraLinearBackwardArgs&, Scratch, Context&);
+void Run(const EmbeddingArgs&, Scratch, Context&);
+size_t ScratchBytes(const RmsNormForwardArgs&, int threads);
+void Run(const RmsNormForwardArgs&, Scratch, Context&);
+size_t ScratchBytes(const RmsNormBackwardArgs&, int threads);
+void Run(const RmsNormBackwardArgs&, Scratch, Context&);
+void Run(const RopeArgs&, Scratch, Context&);
+size_t ScratchBytes(const AttentionForwardArgs&, int threads);
+void Run(const AttentionForwardArgs&, Scratch, Context&);
+size_t ScratchBytes(const AttentionBackwardArgs&, int threads);
+void Run(const AttentionBackwardArgs&, Scratch, Context&);
+void Run(const CacheAppendArgs&, Scratch, Context&);
+void Run(const SwigluForwardArgs&, Scratch, Context&);
+void Run(const SwigluBackwardArgs&, Scratch, Context&);
+size_t ScratchBytes(const CrossEntropyForwardArgs&, int threads);
+void Run(const CrossEntropyForwardArgs&, Scratch, Context&);
+void Run(const CrossEntropyBackwardArgs&, Scratch, Context&);
+size_t ScratchBytes(const LinearCrossEntropyArgs&, int threads);
+void Run(const LinearCrossEntropyArgs&, Scratch, Context&);
+void Run(const AdamWArgs&, Scratch, Context&);
+size_t ScratchBytes(const GlobalNormArgs&, int threads);
+void Run(const GlobalNormArgs&, Scratch, Context&);
+void Run(const ClipByNormArgs&, Scratch, Context&);
+void Run(const BinaryArgs&, Scratch, Context&);
+void Run(const UnaryArgs&, Scratch, Context&);
+void Run(const UnaryBackwardArgs&, Scratch, Context&);
+size_t ScratchBytes(const ReduceSumArgs&, int threads);
+void Run(const ReduceSumArgs&, Scratch, Context&);
+void Run(const AccumulateArgs&, Scratch, Context&);
+void Run(const FillArgs&, Scratch, Context&);
+void Run(const TransposeArgs&, Scratch, Context&);
+size_t ScratchBytes(const MatmulArgs&, int threads);
+void Run(const MatmulArgs&, Scratch, Context&);
+void Run(const RandomArgs&, Scratch, Context&);
+size_t ScratchBytes(const SampleArgs&, int threads);
+void Run(const SampleArgs&, Scratch, Context&);
+
+}  // namespace lora::cpu

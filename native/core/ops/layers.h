@@ -1,0 +1,223 @@
+// Layers of a Llama-family model. See ops.h for what all ops share.
+#pragma once
+
+#include <cstdint>
+
+#include "core/ops/describe.h"
+
+namespace lora {
+
+// y[i] = weight[ids[i]]; an id outside [0, rows) fails the op with ERR_DATA.
+struct EmbeddingArgs {
+  PackedView weight;  // [vocab, dim] kForward
+  TensorView ids;     // [n] i32
+  TensorView y;       // [n, dim] of the weight's dtype
+
+  static constexpr auto Describe() {
+    using A = EmbeddingArgs;
+    return OpDescription{
+        "embedding",
+        "embedding",
+        Weight("weight", &A::weight).Activation(),
+        In("ids", &A::ids).Flat(),
+        Out("y", &A::y,
+            [](const A& a) { return Result{a.weight.dtype, {a.ids.dim(0), a.weight.cols}}; })
+            .Rows(),
+    };
+  }
+};
+void Check(const EmbeddingArgs&);
+
+// rstd = 1/√(mean(x²) + eps),  y = x·rstd·weight, computed in f32, rounded once.
+struct RmsNormForwardArgs {
+  TensorView x;       // [n, d] act
+  TensorView weight;  // [d] act or f32
+  float eps = 0;
+  TensorView y;     // [n, d] act
+  TensorView rstd;  // [n] f32, or absent
+
+  static constexpr auto Describe() {
+    using A = RmsNormForwardArgs;
+    return OpDescription{
+        "rms_norm_forward",
+        "rms_norm",
+        In("x", &A::x).Rows().Activation(),
+        In("weight", &A::weight),
+        Number("eps", &A::eps),
+        Out("y", &A::y, Like<&A::x>).Rows(),
+        Out("rstd", &A::rstd, [](const A& a) { return F32Result({a.x.dim(0)}); }).If("keepRstd"),
+    };
+  }
+};
+void Check(const RmsNormForwardArgs&);
+
+struct RmsNormBackwardArgs {
+  TensorView x, weight, rstd, g;
+  TensorView dx;  // [n, d] act
+
+  static constexpr auto Describe() {
+    using A = RmsNormBackwardArgs;
+    return OpDescription{
+        "rms_norm_backward",
+        "rms_norm",
+        In("x", &A::x).Rows(),
+        In("weight", &A::weight),
+        In("rstd", &A::rstd),
+        In("g", &A::g).Rows(),
+        Out("dx", &A::dx, Like<&A::x>).Rows(),
+    };
+  }
+};
+void Check(const RmsNormBackwardArgs&);
+
+// Half-split rotary embedding (rotate_half = [-x2, x1]) of x [b, s, heads, d] with tables
+// [positions, d/2]:
+//   y1 = x1·cos − x2·sin,  y2 = x2·cos + x1·sin
+// `inverse` rotates back, which is the gradient.
+struct RopeArgs {
+  TensorView x;
+  TensorView cos, sin;   // [positions, d/2] f32
+  TensorView positions;  // [b, s] i32, or absent: offset + index in the sequence
+  int64_t offset = 0;
+  bool inverse = false;
+  TensorView y;  // may be x itself
+
+  static constexpr auto Describe() {
+    using A = RopeArgs;
+    return OpDescription{
+        "rope",
+        "rope",
+        In("x", &A::x).Activation(),
+        In("cos", &A::cos),
+        In("sin", &A::sin),
+        In("positions", &A::positions).OrNone(),
+        Whole("offset", &A::offset),
+        Flag("inverse", &A::inverse),
+        Out("y", &A::y, Like<&A::x>),
+    };
+  }
+};
+void Check(const RopeArgs&);
+
+// Causal grouped-query attention with online softmax. Query i of a row (i counts from q_offset)
+// sees keys j with max(begin, i − window + 1) ≤ j ≤ i; begin is key_begin[b, i − q_offset] or 0;
+// window 0 means none. y = softmax(scale·q·kᵀ)·v. Head h of q uses head h / (q_heads / kv_heads) of
+// k and v. Values that are not finite may reach queries that do not see them (their weight is 0,
+// and 0·∞ is NaN).
+struct AttentionForwardArgs {
+  TensorView q;          // [b, sq, q_heads, d] act
+  TensorView k, v;       // [b, capacity, kv_heads, d] act, of which kv_length positions are valid
+  TensorView key_begin;  // [b, sq] i32, or absent
+  int64_t kv_length = 0;
+  int64_t q_offset = 0;  // position of the first query; q_offset + sq <= kv_length
+  int64_t window = 0;
+  float scale = 1;
+  TensorView y;    // [b, sq, q_heads, d] act
+  TensorView lse;  // [b, q_heads, sq] f32: log Σ exp of the scaled scores; absent without gradient
+
+  static constexpr auto Describe() {
+    using A = AttentionForwardArgs;
+    return OpDescription{
+        "attention_forward",
+        "attention",
+        In("q", &A::q).Activation(),
+        In("k", &A::k),
+        In("v", &A::v),
+        In("keyBegin", &A::key_begin).OrNone(),
+        Options(Whole("kvLength", &A::kv_length), Whole("qOffset", &A::q_offset),
+                Whole("window", &A::window), Number("scale", &A::scale)),
+        Out("y", &A::y, Like<&A::q>),
+        Out("lse", &A::lse,
+            [](const A& a) { return F32Result({a.q.dim(0), a.q.dim(2), a.q.dim(1)}); })
+            .If("keepLse"),
+    };
+  }
+};
+void Check(const AttentionForwardArgs&);
+
+struct AttentionBackwardArgs {  // here kv_length == capacity == sq and q_offset == 0
+  TensorView q, k, v, key_begin, y, lse, g;
+  int64_t window = 0;
+  float scale = 1;
+  TensorView dq, dk, dv;
+
+  static constexpr auto Describe() {
+    using A = AttentionBackwardArgs;
+    return OpDescription{
+        "attention_backward",
+        "attention",
+        In("q", &A::q),
+        In("k", &A::k),
+        In("v", &A::v),
+        In("keyBegin", &A::key_begin).OrNone(),
+        In("y", &A::y),
+        In("lse", &A::lse),
+        In("g", &A::g),
+        Options(Whole("window", &A::window), Number("scale", &A::scale)),
+        Out("dq", &A::dq, Like<&A::q>),
+        Out("dk", &A::dk, Like<&A::k>),
+        Out("dv", &A::dv, Like<&A::v>),
+    };
+  }
+};
+void Check(const AttentionBackwardArgs&);
+
+// cache[b, offset + i, :] ← src[b, i, :], the rest of the cache untouched.
+struct CacheAppendArgs {
+  TensorView src;    // [b, s, ...]
+  TensorView cache;  // [b, capacity, ...], same trailing dims and dtype
+  int64_t offset = 0;
+
+  static constexpr auto Describe() {
+    using A = CacheAppendArgs;
+    return OpDescription{
+        "cache_append",
+        "cache_append",
+        In("src", &A::src),
+        InOut("cache", &A::cache),
+        Whole("offset", &A::offset),
+    };
+  }
+};
+void Check(const CacheAppendArgs&);
+
+// y = silu(gate)·up.
+struct SwigluForwardArgs {
+  TensorView gate, up, y;  // same shape, act
+
+  static constexpr auto Describe() {
+    using A = SwigluForwardArgs;
+    return OpDescription{
+        "swiglu_forward",
+        "swiglu",
+        In("gate", &A::gate).Activation(),
+        In("up", &A::up),
+        Out("y", &A::y, Like<&A::gate>),
+    };
+  }
+};
+void Check(const SwigluForwardArgs&);
+
+struct SwigluBackwardArgs {
+  TensorView gate, up, g, dgate, dup;
+
+  static constexpr auto Describe() {
+    using A = SwigluBackwardArgs;
+    return OpDescription{
+        "swiglu_backward",
+        "swiglu",
+        In("gate", &A::gate),
+        In("up", &A::up),
+        In("g", &A::g),
+        Out("dgate", &A::dgate, Like<&A::gate>),
+        Out("dup", &A::dup, Like<&A::up>),
+    };
+  }
+};
+void Check(const SwigluBackwardArgs&);
+
+using LayerOps =
+    OpList<EmbeddingArgs, RmsNormForwardArgs, RmsNormBackwardArgs, RopeArgs, AttentionForwardArgs,
+           AttentionBackwardArgs, CacheAppendArgs, SwigluForwardArgs, SwigluBackwardArgs>;
+
+}  // namespace lora

@@ -1,0 +1,160 @@
+// Frozen matrices, and the linear layers that LoRA adapts. See ops.h for what all ops share.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/ops/describe.h"
+
+namespace lora {
+
+// dst ← the backend's layout of the row-major src [rows, cols] for dst.direction.
+struct PackArgs {
+  TensorView src;
+  void* dst = nullptr;  // packed_bytes(rows, cols, dtype, direction)
+  Direction direction = Direction::kForward;
+
+  // JavaScript's pack() makes a weight instead of a tensor: node/weights.cc.
+  static constexpr auto Describe() {
+    using A = PackArgs;
+    return OpDescription{
+        "pack",
+        "pack",
+        In("weight", &A::src).Activation(),
+    };
+  }
+};
+void Check(const PackArgs&);
+
+// dst [rows, cols] row-major ← a matrix packed kForward, bit for bit.
+struct UnpackArgs {
+  PackedView src;
+  TensorView dst;
+
+  static constexpr auto Describe() {
+    using A = UnpackArgs;
+    return OpDescription{
+        "unpack",
+        "unpack",
+        Weight("weight", &A::src),
+        Out("dst", &A::dst,
+            [](const A& a) { return Result{a.src.dtype, {a.src.rows, a.src.cols}}; }),
+    };
+  }
+};
+void Check(const UnpackArgs&);
+
+// Inverted dropout on the input of the LoRA path, recomputed wherever it is needed. The mask of
+// element (row, column) depends on nothing but these numbers (philox.h).
+struct Dropout {
+  float p = 0;
+  uint64_t seed = 0;
+  uint32_t layer = 0;
+  uint32_t forward = 0;  // the layer's count of forwards
+  bool active() const { return p > 0; }
+
+  static constexpr auto Describe() {
+    using D = Dropout;
+    return PartDescription{
+        Number("p", &D::p),
+        Whole("seed", &D::seed),
+        Whole("layer", &D::layer),
+        Whole("forward", &D::forward),
+    };
+  }
+};
+
+// One linear layer fed by a shared input x [m, in]:
+//   h = B·drop(x),  y = W·x + bias + scale·A·h
+// a and b are absent together: then the layer is the plain frozen one.
+struct LoraBranch {
+  PackedView weight;  // [out, in], act; kForward in forward, kBackward in backward
+  TensorView bias;    // [out] act or f32, or absent
+  TensorView a;       // A [out, r] f32, or absent
+  TensorView b;       // B [r, in] f32, or absent
+  float scale = 1;
+  Dropout dropout;
+
+  static constexpr auto Describe() {
+    using B = LoraBranch;
+    return PartDescription{
+        Weight("weight", &B::weight), In("bias", &B::bias).OrNone(),
+        In("a", &B::a).OrNone(),      In("b", &B::b).OrNone(),
+        Number("scale", &B::scale),   MaybePart("dropout", &B::dropout),
+    };
+  }
+};
+
+// q/k/v (or gate/up) are the branches of one call, so that a backend may read x once.
+struct LoraLinearForwardArgs {
+  TensorView x;  // [m, in] act
+  std::vector<LoraBranch> branches;
+  std::vector<TensorView> y;  // per branch [m, out] act
+  std::vector<TensorView> h;  // per branch [m, r] f32, unscaled; absent where nobody will need it
+
+  static constexpr auto Describe() {
+    using A = LoraLinearForwardArgs;
+    return OpDescription{
+        "lora_linear_forward",
+        "lora_linear",
+        In("x", &A::x).Rows().Activation(),
+        Each("branches", "branch", &A::branches),
+        OutEach("y", &A::y, &A::branches,
+                [](const A& a, size_t i) {
+                  return Result{a.x.dtype, {a.x.dim(0), a.branches[i].weight.rows}};
+                })
+            .Rows(),
+        OutEach("h", &A::h, &A::branches,
+                [](const A& a, size_t i) {
+                  const TensorView& up = a.branches[i].a;
+                  return up ? F32Result({a.x.dim(0), up.dim(1)}) : NoResult();
+                })
+            .If("keepH"),
+    };
+  }
+};
+void Check(const LoraLinearForwardArgs&);
+
+// With u = Aᵀ·g:
+//   dx = Σ over branches (Wᵀ·g + drop(scale·Bᵀ·u))
+//   dA = scale·gᵀ·h → [out, r],  dB = scale·uᵀ·drop(x) → [r, in]
+// Any of dx, da, db may be absent.
+struct LoraLinearBackwardArgs {
+  TensorView x;  // [m, in] act; absent when no db is wanted
+  std::vector<LoraBranch> branches;
+  std::vector<TensorView> g;   // per branch [m, out] act
+  std::vector<TensorView> h;   // per branch [m, r] f32 from forward; absent when no da is wanted
+  TensorView dx;               // [m, in] act
+  std::vector<TensorView> da;  // per branch [out, r] f32
+  std::vector<TensorView> db;  // per branch [r, in] f32
+
+  static constexpr auto Describe() {
+    using A = LoraLinearBackwardArgs;
+    return OpDescription{
+        "lora_linear_backward",
+        "lora_linear",
+        In("x", &A::x).Rows().OrNone(),
+        Each("branches", "branch", &A::branches).Backward(&A::dx),
+        InEach("g", "g", &A::g).Rows(),
+        InEach("h", "h", &A::h).OrNone(),
+        Out("dx", &A::dx,
+            [](const A& a) {
+              if (a.g.empty() || a.branches.empty()) return NoResult();
+              return Result{a.g[0].dtype, {a.g[0].dim(0), a.branches[0].weight.cols}};
+            })
+            .Rows()
+            .If("wantDx"),
+        OutEach("da", &A::da, &A::branches,
+                [](const A& a, size_t i) { return F32Result(a.branches[i].a.shape); })
+            .IfEach("wantA"),
+        OutEach("db", &A::db, &A::branches,
+                [](const A& a, size_t i) { return F32Result(a.branches[i].b.shape); })
+            .IfEach("wantB"),
+    };
+  }
+};
+void Check(const LoraLinearBackwardArgs&);
+
+using LinearOps = OpList<PackArgs, UnpackArgs, LoraLinearForwardArgs, LoraLinearBackwardArgs>;
+
+}  // namespace lora

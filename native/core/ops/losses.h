@@ -1,0 +1,81 @@
+// Losses. See ops.h for what all ops share.
+#pragma once
+
+#include "core/ops/describe.h"
+
+namespace lora {
+
+// A label of −100 does not count; any other label outside [0, vocab) fails with ERR_DATA, and so
+// does a call without a label that counts.
+//   loss [1] f32 = Σ −log softmax(logits)[label],  count [1] f32 = the number of labels that count
+struct CrossEntropyForwardArgs {
+  TensorView logits;  // [n, vocab] act or f32
+  TensorView labels;  // [n] i32
+  TensorView loss, count;
+  TensorView lse;  // [n] f32, or absent
+
+  static constexpr auto Describe() {
+    using A = CrossEntropyForwardArgs;
+    return OpDescription{
+        "cross_entropy_forward",
+        "cross_entropy",
+        In("logits", &A::logits).Rows(),
+        In("labels", &A::labels).Flat(),
+        OutScalar("loss", &A::loss),
+        OutScalar("count", &A::count),
+        Out("lse", &A::lse, [](const A& a) { return F32Result({a.logits.dim(0)}); }).If("keepLse"),
+    };
+  }
+};
+void Check(const CrossEntropyForwardArgs&);
+
+struct CrossEntropyBackwardArgs {  // dlogits = (softmax(logits) − onehot)·g, 0 where label is −100
+  TensorView logits, labels, lse;
+  TensorView g;  // [1] f32: gradient of the summed loss
+  TensorView dlogits;
+
+  static constexpr auto Describe() {
+    using A = CrossEntropyBackwardArgs;
+    return OpDescription{
+        "cross_entropy_backward",
+        "cross_entropy",
+        In("logits", &A::logits).Rows(),
+        In("labels", &A::labels).Flat(),
+        In("lse", &A::lse),
+        In("g", &A::g).Flat(),
+        Out("dlogits", &A::dlogits, Like<&A::logits>).Rows(),
+    };
+  }
+};
+void Check(const CrossEntropyBackwardArgs&);
+
+// The same loss of logits = hidden·Wᵀ, never held whole; rows are processed in chunks.
+struct LinearCrossEntropyArgs {
+  TensorView hidden;       // [n, dim] act
+  PackedView weight;       // [vocab, dim] kForward
+  PackedView weight_bwd;   // the same kBackward; absent without d_hidden
+  TensorView labels;       // [n] i32
+  TensorView loss, count;  // [1] f32 each
+  TensorView d_hidden;     // [n, dim] f32: gradient for an upstream gradient of 1, or absent
+
+  static constexpr auto Describe() {
+    using A = LinearCrossEntropyArgs;
+    return OpDescription{
+        "linear_cross_entropy",
+        "linear_cross_entropy",
+        In("hidden", &A::hidden).Rows(),
+        Weight("weight", &A::weight).Backward(&A::weight_bwd, &A::d_hidden),
+        In("labels", &A::labels).Flat(),
+        OutScalar("loss", &A::loss),
+        OutScalar("count", &A::count),
+        Out("d_hidden", &A::d_hidden, [](const A& a) { return F32Result(a.hidden.shape); })
+            .Rows()
+            .If("wantGrad"),
+    };
+  }
+};
+void Check(const LinearCrossEntropyArgs&);
+
+using LossOps = OpList<CrossEntropyForwardArgs, CrossEntropyBackwardArgs, LinearCrossEntropyArgs>;
+
+}  // namespace lora

@@ -1,0 +1,178 @@
+// The tape's small set. See ops.h for what all ops share.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "core/ops/describe.h"
+#include "core/ops/shapes.h"
+
+namespace lora {
+
+enum class BinaryKind : uint8_t { kAdd, kSub, kMul, kDiv };
+inline constexpr std::array<const char*, 4> kBinaryKinds{"add", "sub", "mul", "div"};
+
+// y = a ∘ b with NumPy broadcasting; dtypes of a, b and y may differ, arithmetic is f32.
+struct BinaryArgs {
+  BinaryKind kind;
+  TensorView a, b, y;
+
+  static constexpr auto Describe() {
+    using A = BinaryArgs;
+    return OpDescription{
+        "binary",
+        "binary",
+        Choice("kind", &A::kind, kBinaryKinds).Labels(),
+        In("a", &A::a),
+        In("b", &A::b),
+        DTypeOf(&A::y),
+        Out("y", &A::y,
+            [](const A& a) {
+              return Result{a.y.dtype, BroadcastShapes(LabelOf(a), a.a.shape, a.b.shape)};
+            }),
+    };
+  }
+};
+void Check(const BinaryArgs&);
+
+enum class UnaryKind : uint8_t { kCopy, kScale, kSquare, kRelu, kGelu, kSilu };
+inline constexpr std::array<const char*, 6> kUnaryKinds{"copy", "scale", "square",
+                                                        "relu", "gelu",  "silu"};
+
+// y = f(x); kCopy casts, kScale multiplies by alpha; kGelu is the exact one, x·Φ(x).
+struct UnaryArgs {
+  UnaryKind kind;
+  float alpha = 1;
+  TensorView x, y;
+
+  static constexpr auto Describe() {
+    using A = UnaryArgs;
+    return OpDescription{
+        "unary",
+        "unary",
+        Choice("kind", &A::kind, kUnaryKinds).Labels(),
+        Number("alpha", &A::alpha),
+        In("x", &A::x),
+        DTypeOf(&A::y),
+        Out("y", &A::y, [](const A& a) { return Result{a.y.dtype, a.x.shape}; }),
+    };
+  }
+};
+void Check(const UnaryArgs&);
+
+struct UnaryBackwardArgs {  // dx = g·f'(x)
+  UnaryKind kind;
+  float alpha = 1;
+  TensorView x, g, dx;
+
+  static constexpr auto Describe() {
+    using A = UnaryBackwardArgs;
+    return OpDescription{
+        "unary_backward",
+        "unary",
+        Choice("kind", &A::kind, kUnaryKinds).Labels(),
+        Number("alpha", &A::alpha),
+        In("x", &A::x),
+        In("g", &A::g),
+        Out("dx", &A::dx, Like<&A::x>),
+    };
+  }
+};
+void Check(const UnaryBackwardArgs&);
+
+// y ← x summed over the dimensions in which y's shape has 1 (or lacks, aligned at the right) and
+// x's has more. A y of shape [] is the sum of everything.
+struct ReduceSumArgs {
+  TensorView x, y;
+
+  static constexpr auto Describe() {
+    using A = ReduceSumArgs;
+    return OpDescription{
+        "reduce_sum",   "sum",          In("x", &A::x),
+        ShapeOf(&A::y), DTypeOf(&A::y), Out("y", &A::y, Like<&A::y>),
+    };
+  }
+};
+void Check(const ReduceSumArgs&);
+
+// y ← y + x, in place.
+struct AccumulateArgs {
+  TensorView x, y;
+
+  static constexpr auto Describe() {
+    using A = AccumulateArgs;
+    return OpDescription{
+        "accumulate",
+        "accumulate",
+        In("x", &A::x),
+        InOut("y", &A::y),
+    };
+  }
+};
+void Check(const AccumulateArgs&);
+
+struct FillArgs {
+  float value = 0;
+  TensorView y;
+
+  static constexpr auto Describe() {
+    using A = FillArgs;
+    return OpDescription{
+        "fill",
+        "fill",
+        Overwrite("y", &A::y),
+        Number("value", &A::value).OrNaN(),
+    };
+  }
+};
+void Check(const FillArgs&);
+
+// y[i_perm...] = x[i...]: dimension d of y is dimension perm[d] of x.
+struct TransposeArgs {
+  TensorView x, y;
+  std::vector<int> perm;
+
+  static constexpr auto Describe() {
+    using A = TransposeArgs;
+    return OpDescription{
+        "transpose",
+        "transpose",
+        In("x", &A::x),
+        Dimensions("perm", &A::perm),
+        Out("y", &A::y,
+            [](const A& a) { return Result{a.x.dtype, TransposedShape(a.x.shape, a.perm)}; }),
+    };
+  }
+};
+void Check(const TransposeArgs&);
+
+// y = a·b over the last two dimensions; a [.., m, k] (or [.., k, m] with trans_a), b [.., k, n] (or
+// [.., n, k] with trans_b); leading dimensions broadcast. f32 accumulation, one rounding.
+struct MatmulArgs {
+  TensorView a, b, y;
+  bool trans_a = false, trans_b = false;
+
+  static constexpr auto Describe() {
+    using A = MatmulArgs;
+    return OpDescription{
+        "matmul",
+        "matmul",
+        In("a", &A::a),
+        In("b", &A::b),
+        Flag("transA", &A::trans_a),
+        Flag("transB", &A::trans_b),
+        DTypeOf(&A::y),
+        Out("y", &A::y,
+            [](const A& a) {
+              return Result{a.y.dtype, MatmulShape(a.a.shape, a.b.shape, a.trans_a, a.trans_b)};
+            }),
+    };
+  }
+};
+void Check(const MatmulArgs&);
+
+using TapeOps = OpList<BinaryArgs, UnaryArgs, UnaryBackwardArgs, ReduceSumArgs, AccumulateArgs,
+                       FillArgs, TransposeArgs, MatmulArgs>;
+
+}  // namespace lora
