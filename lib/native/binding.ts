@@ -131,16 +131,17 @@ export interface NativeBinding {
     x: NativeTensor,
     branches: readonly NativeBranch[],
     keepH: boolean,
-  ): { y: NativeTensor[]; h: (NativeTensor | null)[] };
-  /** `wantAB[i]`: da and db of branch i are wanted; x and h are needed only then. */
+  ): [y: NativeTensor[], h: (NativeTensor | null)[]];
+  /** x is needed where the gradient of a down is wanted, h[i] where that of up is. */
   loraLinearBackward(
     x: NativeTensor | null,
     branches: readonly NativeBranch[],
     g: readonly NativeTensor[],
     h: readonly (NativeTensor | null)[],
     wantDx: boolean,
-    wantAB: readonly boolean[],
-  ): { dx: NativeTensor | null; da: (NativeTensor | null)[]; db: (NativeTensor | null)[] };
+    wantUp: readonly boolean[],
+    wantDown: readonly boolean[],
+  ): [dx: NativeTensor | null, dUp: (NativeTensor | null)[], dDown: (NativeTensor | null)[]];
   /** ids of any shape → [...ids.shape, dim]. */
   embedding(weight: NativeWeight, ids: NativeTensor): NativeTensor;
   /** x [..., d]: leading dimensions are flattened inside. */

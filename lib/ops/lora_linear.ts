@@ -3,7 +3,7 @@
  * dx = Wᵀ·g + drop(scale·Bᵀ·u), dA = scale·gᵀ·h, dB = scale·uᵀ·drop(x), h = B·drop(x); never dW.
  */
 import { needsGrad, record } from '../tensor/autograd';
-import type { NativeBranch, NativeDropout } from '../native/binding';
+import type { NativeBranch, NativeDropout, NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
@@ -38,16 +38,19 @@ export function loraLinearGroup(x: Tensor, branches: readonly LoraBranch[]): Ten
   check(branches.length > 0, op, 'expected at least one branch');
   branches.forEach((branch) => checkBranch(x, branch));
   const rows = numelOf(x.shape.slice(0, -1));
-  const wantAB = branches.map((b) => needsGrad([b.up, b.down]));
-  const result = call().loraLinearForward(x.handle, branches.map(nativeBranch), wantAB.includes(true));
+  const [y, kept] = call().loraLinearForward(
+    x.handle,
+    branches.map(nativeBranch),
+    branches.some(adapterNeedsGrad),
+  );
   const outputs = branches.map((b, i) =>
-    wrap(result.y[i]!, x.dtype, [...x.shape.slice(0, -1), b.weight.rows], x.device),
+    wrap(y[i]!, x.dtype, [...x.shape.slice(0, -1), b.weight.rows], x.device),
   );
   const h = branches.map((b, i) => {
-    const handle = result.h[i] ?? null;
+    const handle = kept[i] ?? null;
     return handle === null ? null : wrap(handle, 'f32', [rows, b.down!.shape[0]!], x.device);
   });
-  recordGroup(x, branches, outputs, h, wantAB);
+  recordGroup(x, branches, outputs, h);
   for (const t of h) t?.dispose();
   return outputs;
 }
@@ -95,6 +98,10 @@ function checkBranch(x: Tensor, { weight, bias, up, down, scale, dropout }: Lora
   checkDims(op, 'b', down, [r, weight.cols], 'rank, in');
 }
 
+function adapterNeedsGrad({ up, down }: LoraBranch): boolean {
+  return needsGrad([up, down]);
+}
+
 function nativeBranch({ weight, bias, up, down, scale = 1, dropout }: LoraBranch): NativeBranch {
   return {
     weight: weight.handle,
@@ -111,7 +118,6 @@ function recordGroup(
   branches: readonly LoraBranch[],
   outputs: readonly Tensor[],
   h: readonly (Tensor | null)[],
-  wantAB: readonly boolean[],
 ): void {
   const inputs = [x, ...branches.flatMap((b) => [b.up, b.down, b.bias].filter((t) => t !== undefined))];
   if (!needsGrad(inputs)) return;
@@ -124,12 +130,12 @@ function recordGroup(
   let current: readonly Tensor[] = [];
 
   const wantDx = x.requiresGrad;
-  const keptX = wantAB.includes(true) ? save(x) : null;
+  const keptX = branches.some(adapterNeedsGrad) ? save(x) : null;
   const kept = branches.map((b, i) => ({
     weight: b.weight.retain(),
     up: save(b.up),
     down: save(b.down),
-    h: wantAB[i] ? save(h[i]) : null,
+    h: adapterNeedsGrad(b) ? save(h[i]) : null,
     scale: b.scale ?? 1,
     dropout: b.dropout,
     bias: b.bias ? { wanted: b.bias.requiresGrad, dtype: b.bias.dtype } : null,
@@ -137,6 +143,8 @@ function recordGroup(
     wantDown: b.down?.requiresGrad ?? false,
   }));
   const { shape, dtype, device } = x;
+  const gradient = (handle: NativeTensor | null | undefined, dims: number[]): Tensor | null =>
+    handle ? wrap(handle, 'f32', dims, device) : null;
 
   const backward = (grads: (Tensor | null)[], tensors: Tensor[]): (Tensor | null)[] => {
     current = tensors;
@@ -144,7 +152,7 @@ function recordGroup(
       const g = grads[i];
       return g ? [{ b, i, g }] : [];
     });
-    const result = call().loraLinearBackward(
+    const [dx, dUp, dDown] = call().loraLinearBackward(
       keptX?.().handle ?? null,
       live.map(({ b }) =>
         nativeBranch({
@@ -158,17 +166,15 @@ function recordGroup(
       live.map(({ g }) => g.handle),
       live.map(({ b }) => b.h?.().handle ?? null),
       wantDx,
-      live.map(({ i }) => wantAB[i]!),
+      live.map(({ b }) => b.wantUp),
+      live.map(({ b }) => b.wantDown),
     );
-    const out = [result.dx === null ? null : wrap(result.dx, dtype, shape, device)];
+    const out = [dx === null ? null : wrap(dx, dtype, shape, device)];
     kept.forEach((b, i) => {
       const at = live.findIndex((entry) => entry.i === i);
-      const [da, db] = at < 0 ? [null, null] : [result.da[at] ?? null, result.db[at] ?? null];
       if (b.up && b.down) {
         const r = b.up().shape[1]!;
-        const up = da === null ? null : wrap(da, 'f32', [b.weight.rows, r], device);
-        const down = db === null ? null : wrap(db, 'f32', [r, b.weight.cols], device);
-        out.push(b.wantUp ? up : null, b.wantDown ? down : null);
+        out.push(gradient(dUp[at], [b.weight.rows, r]), gradient(dDown[at], [r, b.weight.cols]));
       }
       if (b.bias) {
         const g = at < 0 || !b.bias.wanted ? null : live[at]!.g;

@@ -13,12 +13,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   RegisterDevices(env, exports);
   RegisterTensors(env, exports);
   RegisterWeights(env, exports);
-  RegisterLoraLinear(env, exports);
-  RegisterModelOps(env, exports);
-  RegisterLosses(env, exports);
-  RegisterOptimizer(env, exports);
-  RegisterTapeOps(env, exports);
-  RegisterRandomOps(env, exports);
+  RegisterGuards(env, exports);
+  RegisterOps(env, exports);
   RegisterMappedFile(env, exports);
   return exports;
 }

@@ -61,41 +61,63 @@ void OpCall::Join(const std::shared_ptr<Device>& device, const char* name) {
              " (the device of the other operands) but received one on ", device->name());
 }
 
-TensorView OpCall::Take(Napi::Value value, const char* name, Access access) {
+TensorView OpCall::Operand(Napi::Value value, const char* name, Access access, Form form) {
   const TensorRef& tensor = state_.Tensor(value, label_, name);
+  TensorView view = tensor.view();
+  if (access == Access::kOut && view.bytes() != tensor.storage->bytes()) access = Access::kInOut;
   Join(tensor.storage->device(), name);
   operands_.push_back({tensor.storage->status(), access});
-  return tensor.view();
-}
+  if (form == Form::kSame) return view;
 
-TensorView OpCall::Overwrite(Napi::Value value, const char* name) {
-  const TensorRef& tensor = state_.Tensor(value, label_, name);
-  const bool whole = tensor.view().bytes() == tensor.storage->bytes();
-  return Take(value, name, whole ? Access::kOut : Access::kInOut);
+  const int rank = view.shape.rank(), leading = form == Form::kRows ? rank - 1 : rank;
+  LORA_CHECK(leading >= 0, label_, "expected ", name,
+             " of at least one dimension but received a scalar");
+  Shape lead;
+  int64_t rows = 1;
+  for (int i = 0; i < leading; ++i) {
+    lead.push_back(view.shape[i]);
+    rows *= view.shape[i];
+  }
+  if (lead_name_ == nullptr) {
+    lead_ = lead;
+    lead_name_ = name;
+  }
+  view.shape = form == Form::kRows ? Shape{rows, view.shape[-1]} : Shape{rows};
+  return view;
 }
 
 void OpCall::Weight(PackedView* view, Napi::Value value, const char* name, Direction direction,
-                    bool used) {
+                    const TensorView* result) {
   WeightRef& weight = state_.Weight(value, label_, name);
   Join(weight.forward->device(), name);
   operands_.push_back({weight.forward->status(), Access::kIn});
   // The forward block stands in until PackWeights, for checks and for backends that need no other.
   *view = PackedView{weight.forward->data(), weight.dtype, weight.rows, weight.cols, direction};
-  if (direction == Direction::kBackward && used) backward_.push_back({view, &weight});
+  if (direction == Direction::kBackward) backward_.push_back({view, &weight, result});
 }
 
 void OpCall::On(Napi::Value device) {
   Join(state_.Unwrap(device, Kind::kDevice, label_, "device").device, "device");
 }
 
-void OpCall::Out(TensorView* view, DType dtype, const Shape& shape, const Shape& seen) {
-  CheckElements(shape, label_);
-  *view = TensorView(nullptr, dtype, shape);
+void OpCall::Out(TensorView* view, const Result& result, Form form) {
+  if (!result.present) return;
+  CheckElements(result.shape, label_);
+  *view = TensorView(nullptr, result.dtype, result.shape);
+  Shape seen = result.shape;
+  if (form == Form::kScalar) seen = {};
+  if (form == Form::kRows) {
+    LORA_CHECK(lead_.rank() < kMaxDims, label_, "expected ", lead_name_, " of at most ",
+               kMaxDims - 1, " dimensions but received shape ", lead_);
+    seen = lead_;
+    seen.push_back(result.shape[-1]);
+  }
   outputs_.push_back({view, nullptr, seen});
 }
 
 void OpCall::PackWeights() {
   for (const WeightUse& use : backward_) {
+    if (use.result != nullptr && !*use.result) continue;
     EnsureBackward(state_, *use.weight, label_);
     if (!use.weight->backward) continue;
     use.view->data = use.weight->backward->data();
@@ -138,31 +160,10 @@ void OpCall::Enqueue(const Block& scratch, std::function<void(Context&)> run) {
   device_->allocator().Free(scratch);
 }
 
-Napi::Value OpCall::Result(size_t i) {
-  const Output& output = outputs_[i];
-  return state_.WrapTensor(output.storage, 0, output.view->dtype, output.seen);
-}
-
 Napi::Value OpCall::ResultOf(const TensorView& view) {
-  for (size_t i = 0; i < outputs_.size(); ++i)
-    if (outputs_[i].view == &view) return Result(i);
+  for (const Output& output : outputs_)
+    if (output.view == &view) return state_.WrapTensor(output.storage, 0, view.dtype, output.seen);
   return env_.Null();
-}
-
-TensorView AsRows(const TensorView& view, const char* op, const char* name) {
-  if (!view) return view;
-  const int rank = view.shape.rank();
-  LORA_CHECK(rank >= 1, op, "expected ", name, " of at least one dimension but received a scalar");
-  int64_t rows = 1;
-  for (int i = 0; i < rank - 1; ++i) rows *= view.shape[i];
-  return TensorView(view.data, view.dtype, {rows, view.shape[-1]});
-}
-
-Shape WithLast(const Shape& shape, int64_t last) {
-  Shape result;
-  for (int i = 0; i < shape.rank() - 1; ++i) result.push_back(shape[i]);
-  result.push_back(last);
-  return result;
 }
 
 }  // namespace lora::node

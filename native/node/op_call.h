@@ -1,13 +1,14 @@
-// One call of an op: operands are taken from JavaScript, the arguments checked, outputs and scratch
-// allocated, the work enqueued.
+// One call of an op. Operands are taken from JavaScript and the arguments checked; then the results
+// and the scratch get their memory, and the work is enqueued. ops.cc makes these calls for every op
+// of which core/ops has a description:
 //
 //   OpCall call(info, "swiglu_forward", "swiglu");
 //   SwigluForwardArgs args;
-//   args.gate = call.In(info[0], "gate");
-//   args.up = call.In(info[1], "up");
-//   call.Out(&args.y, args.gate.dtype, args.gate.shape);
+//   args.gate = call.Operand(info[0], "gate", Access::kIn);
+//   args.up = call.Operand(info[1], "up", Access::kIn);
+//   call.Out(&args.y, {args.gate.dtype, args.gate.shape});
 //   call.Run(args);
-//   return call.Result(0);
+//   return call.ResultOf(args.y);
 //
 // Nothing has happened when any of this throws.
 #pragma once
@@ -40,37 +41,29 @@ class OpCall {
   // `op` is the name in the table of ops, `label` the one that error sentences carry.
   OpCall(const Napi::CallbackInfo& info, const char* op, const char* label);
 
+  Napi::Env env() const { return env_; }
   EnvState& state() const { return state_; }
   const char* label() const { return label_; }
+  void Relabel(const char* label) { label_ = label; }
 
-  // Operands. The Maybe twin takes null as absent.
-  TensorView In(Napi::Value value, const char* name) { return Take(value, name, Access::kIn); }
-  TensorView MaybeIn(Napi::Value value, const char* name) {
-    return IsNone(value) ? TensorView() : In(value, name);
-  }
-  TensorView InOut(Napi::Value value, const char* name) {
-    return Take(value, name, Access::kInOut);
-  }
-  TensorView Update(Napi::Value value, const char* name) {
-    return Take(value, name, Access::kUpdate);
-  }
-  // Written whole; good again afterwards when it is all of its storage.
-  TensorView Overwrite(Napi::Value value, const char* name);
-  // Fills *view, whose data is right from Run on. kBackward packs that direction when it is not
-  // there yet, unless nobody will read it.
+  // Takes a tensor in the shape in which the op sees it. kOut is for one that is written whole; it
+  // is good again afterwards when it is all of its storage.
+  TensorView Operand(Napi::Value value, const char* name, Access access, Form form = Form::kSame);
+  // Fills *view, whose data is right from Run on. For kBackward that direction is packed when it is
+  // not there yet, unless `result` is the address of a result that is not wanted.
   void Weight(PackedView* view, Napi::Value value, const char* name, Direction direction,
-              bool used = true);
+              const TensorView* result = nullptr);
   // Where an op has no operand that tells its device.
   void On(Napi::Value device);
   void Guarded(std::shared_ptr<Guard> guard) { guard_ = std::move(guard); }
 
-  // Plans an output: *view gets its memory in Run. JavaScript sees it in `shape`, or in another one
-  // of as many elements.
-  void Out(TensorView* view, DType dtype, const Shape& shape) { Out(view, dtype, shape, shape); }
-  void Out(TensorView* view, DType dtype, const Shape& shape, const Shape& seen);
+  // Plans a result where it is present: *view gets its memory in Run. JavaScript sees kRows with
+  // the leading dimensions of the first operand that was taken as kRows or kFlat.
+  void Out(TensorView* view, const Result& result, Form form = Form::kSame);
 
   template <class Args>
   void Run(Args& args) {
+    LORA_CHECK(device_, label_, "expected at least one tensor but received none");
     CheckOn(*device_, label_, args);
     const Op<Args>& entry = device_->backend().op<Args>();
     PackWeights();
@@ -80,8 +73,6 @@ class OpCall {
     Enqueue(scratch, [args, span, run = entry.run](Context& context) { run(args, span, context); });
   }
 
-  // The handle of the i-th planned output.
-  Napi::Value Result(size_t i = 0);
   // The handle of the output planned for this view, or null when there was none.
   Napi::Value ResultOf(const TensorView& view);
 
@@ -94,9 +85,9 @@ class OpCall {
   struct WeightUse {
     PackedView* view;
     WeightRef* weight;
+    const TensorView* result;
   };
 
-  TensorView Take(Napi::Value value, const char* name, Access access);
   void Join(const std::shared_ptr<Device>& device, const char* name);
   void PackWeights();
   Block Allocate(size_t scratch_bytes);
@@ -107,7 +98,9 @@ class OpCall {
   const char* op_;
   const char* label_;
   std::shared_ptr<Device> device_;
-  std::vector<Operand> operands_;
+  Shape lead_;
+  const char* lead_name_ = nullptr;
+  std::vector<lora::Operand> operands_;
   std::vector<Output> outputs_;
   std::vector<WeightUse> backward_;
   std::shared_ptr<Guard> guard_;
@@ -118,10 +111,5 @@ StoragePtr PackInto(EnvState& state, const std::shared_ptr<Device>& device, cons
                     const StatusPtr& src_status, Direction direction, const char* label);
 // Makes weight.backward, where the backend has such a thing and it is not there yet.
 void EnsureBackward(EnvState& state, WeightRef& weight, const char* label);
-
-// [rows, last] of [..., last]: how ops that work on rows see a tensor.
-TensorView AsRows(const TensorView& view, const char* op, const char* name);
-// `shape` with another last dimension.
-Shape WithLast(const Shape& shape, int64_t last);
 
 }  // namespace lora::node

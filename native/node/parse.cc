@@ -9,15 +9,15 @@
 
 namespace lora::node {
 
-double ParseNumber(Napi::Value value, const char* op, const char* name) {
+double ParseAnyNumber(Napi::Value value, const char* op, const char* name) {
   LORA_CHECK(value.IsNumber(), op, "expected ", name, " to be a number");
-  const double number = value.As<Napi::Number>().DoubleValue();
-  LORA_CHECK(!std::isnan(number), op, "expected ", name, " to be a number but received NaN");
-  return number;
+  return value.As<Napi::Number>().DoubleValue();
 }
 
-float ParseFloat(Napi::Value value, const char* op, const char* name) {
-  return static_cast<float>(ParseNumber(value, op, name));
+double ParseNumber(Napi::Value value, const char* op, const char* name) {
+  const double number = ParseAnyNumber(value, op, name);
+  LORA_CHECK(!std::isnan(number), op, "expected ", name, " to be a number but received NaN");
+  return number;
 }
 
 int64_t ParseInteger(Napi::Value value, const char* op, const char* name, int64_t least,
@@ -40,12 +40,23 @@ std::string ParseString(Napi::Value value, const char* op, const char* name) {
   return value.As<Napi::String>().Utf8Value();
 }
 
+size_t ParseChoice(Napi::Value value, const char* op, const char* name,
+                   std::span<const char* const> words) {
+  const std::string word = ParseString(value, op, name);
+  std::string list;
+  for (size_t i = 0; i < words.size(); ++i) {
+    if (word == words[i]) return i;
+    if (i > 0) list += i + 1 < words.size() ? ", " : " or ";
+    list += words[i];
+  }
+  Throw("ERR_ARGUMENT", op, "expected ", name, " to be ", list, " but received \"", word, "\"");
+}
+
 DType ParseDType(Napi::Value value, const char* op) {
-  const std::string name = ParseString(value, op, "dtype");
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI32})
-    if (name == NameOf(dtype)) return dtype;
-  Throw("ERR_ARGUMENT", op, "expected dtype to be f32, bf16, f16 or i32 but received \"", name,
-        "\"");
+  constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kF16, DType::kI32};
+  constexpr const char* kNames[] = {NameOf(kTypes[0]), NameOf(kTypes[1]), NameOf(kTypes[2]),
+                                    NameOf(kTypes[3])};
+  return kTypes[ParseChoice(value, op, "dtype", kNames)];
 }
 
 Shape ParseShape(Napi::Value value, const char* op) {
@@ -74,24 +85,6 @@ Napi::Object ParseObject(Napi::Value value, const char* op, const char* name) {
 Napi::Array ParseArray(Napi::Value value, const char* op, const char* name) {
   LORA_CHECK(value.IsArray(), op, "expected ", name, " to be an array");
   return value.As<Napi::Array>();
-}
-
-BinaryKind ParseBinaryKind(Napi::Value value) {
-  const std::string name = ParseString(value, "binary", "kind");
-  constexpr const char* kNames[] = {"add", "sub", "mul", "div"};
-  for (size_t i = 0; i < std::size(kNames); ++i)
-    if (name == kNames[i]) return static_cast<BinaryKind>(i);
-  Throw("ERR_ARGUMENT", "binary", "expected kind to be add, sub, mul or div but received \"", name,
-        "\"");
-}
-
-UnaryKind ParseUnaryKind(Napi::Value value) {
-  const std::string name = ParseString(value, "unary", "kind");
-  constexpr const char* kNames[] = {"copy", "scale", "square", "relu", "gelu", "silu"};
-  for (size_t i = 0; i < std::size(kNames); ++i)
-    if (name == kNames[i]) return static_cast<UnaryKind>(i);
-  Throw("ERR_ARGUMENT", "unary",
-        "expected kind to be copy, scale, square, relu, gelu or silu but received \"", name, "\"");
 }
 
 Napi::Array ToArray(Napi::Env env, const Shape& shape) {

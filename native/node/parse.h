@@ -5,21 +5,24 @@
 #include <napi.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
-#include <vector>
 
-#include "core/ops/ops.h"
+#include "core/tensor_view.h"
 
 namespace lora::node {
 
-double ParseNumber(Napi::Value value, const char* op,
-                   const char* name);  // any number, NaN excepted
-float ParseFloat(Napi::Value value, const char* op, const char* name);
+double ParseAnyNumber(Napi::Value value, const char* op, const char* name);
+// Refuses NaN.
+double ParseNumber(Napi::Value value, const char* op, const char* name);
 // A whole number from `least` to `most`.
 int64_t ParseInteger(Napi::Value value, const char* op, const char* name, int64_t least = 0,
                      int64_t most = int64_t{1} << 53);
 bool ParseBool(Napi::Value value, const char* op, const char* name);
 std::string ParseString(Napi::Value value, const char* op, const char* name);
+// Returns the index of the word that the value is.
+size_t ParseChoice(Napi::Value value, const char* op, const char* name,
+                   std::span<const char* const> words);
 DType ParseDType(Napi::Value value, const char* op);
 // At most 8 dimensions whose product of bytes fits.
 Shape ParseShape(Napi::Value value, const char* op);
@@ -28,8 +31,6 @@ Shape ParseShape(Napi::Value value, const char* op);
 void CheckElements(const Shape& shape, const char* op);
 Napi::Object ParseObject(Napi::Value value, const char* op, const char* name);
 Napi::Array ParseArray(Napi::Value value, const char* op, const char* name);
-BinaryKind ParseBinaryKind(Napi::Value value);
-UnaryKind ParseUnaryKind(Napi::Value value);
 
 inline bool IsNone(Napi::Value value) { return value.IsNull() || value.IsUndefined(); }
 Napi::Array ToArray(Napi::Env env, const Shape& shape);

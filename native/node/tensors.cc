@@ -192,7 +192,8 @@ Napi::Value Info(const Napi::CallbackInfo& info) {
 
 Napi::Value CopyInto(const Napi::CallbackInfo& info) {
   OpCall call(info, "copy", "copy");
-  UnaryArgs args{UnaryKind::kCopy, 1, call.In(info[0], "src"), call.Overwrite(info[1], "dst")};
+  UnaryArgs args{UnaryKind::kCopy, 1, call.Operand(info[0], "src", Access::kIn),
+                 call.Operand(info[1], "dst", Access::kOut)};
   LORA_CHECK(args.x.shape == args.y.shape, "copy", "expected src of shape ", args.y.shape,
              " (that of dst) but received ", args.x.shape);
   call.Run(args);

@@ -1,5 +1,4 @@
-// Frozen matrices: packed once per direction, unpacked on request. And release(), which drops
-// either kind of reference.
+// pack(), which makes a frozen matrix, and release(), which drops either kind of reference.
 #include "node/api.h"
 #include "node/op_call.h"
 
@@ -19,15 +18,6 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
   return state.Wrap(std::move(shell));
 }
 
-Napi::Value Unpack(const Napi::CallbackInfo& info) {
-  OpCall call(info, "unpack", "unpack");
-  UnpackArgs args;
-  call.Weight(&args.src, info[0], "weight", Direction::kForward);
-  call.Out(&args.dst, args.src.dtype, {args.src.rows, args.src.cols});
-  call.Run(args);
-  return call.Result();
-}
-
 Napi::Value Release(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Shell* shell = state.Find(info[0]);
@@ -41,7 +31,6 @@ Napi::Value Release(const Napi::CallbackInfo& info) {
 
 void RegisterWeights(Napi::Env env, Napi::Object exports) {
   Export<Pack>(env, exports, "pack");
-  Export<Unpack>(env, exports, "unpack");
   Export<Release>(env, exports, "release");
 }
 

@@ -146,10 +146,10 @@ struct LoraLinearBackwardArgs {
             .If("wantDx"),
         OutEach("da", &A::da, &A::branches,
                 [](const A& a, size_t i) { return F32Result(a.branches[i].a.shape); })
-            .IfEach("wantA"),
+            .IfEach("wantUp"),
         OutEach("db", &A::db, &A::branches,
                 [](const A& a, size_t i) { return F32Result(a.branches[i].b.shape); })
-            .IfEach("wantB"),
+            .IfEach("wantDown"),
     };
   }
 };

@@ -1,0 +1,209 @@
+// Takes the arguments of an op from JavaScript as its description says (core/ops/describe.h). Each
+// kind of field has an overload of Take.
+#pragma once
+
+#include <napi.h>
+
+#include <tuple>
+#include <vector>
+
+#include "core/ops/ops.h"
+#include "node/op_call.h"
+#include "node/parse.h"
+
+namespace lora::node {
+
+// The values that fields take. They are the arguments of a call, one after the other, or the
+// properties of an object, by name.
+class Values {
+ public:
+  explicit Values(const Napi::CallbackInfo& info) : info_(&info) {}
+  explicit Values(Napi::Object object) : object_(object) {}
+
+  Napi::Value Next(const char* name) {
+    return info_ != nullptr ? (*info_)[next_++] : object_.Get(name);
+  }
+
+  // The direction in which weights among these values are packed; see PartsField::Backward.
+  Direction direction = Direction::kForward;
+  const TensorView* result = nullptr;
+
+ private:
+  const Napi::CallbackInfo* info_ = nullptr;
+  size_t next_ = 0;
+  Napi::Object object_;
+};
+
+// Takes each field of a description in order.
+template <class A, class... Fields>
+void TakeAll(OpCall& call, Values& values, const std::tuple<Fields...>& fields, A& args) {
+  std::apply([&](const Fields&... field) { (Take(call, values, field, args), ...); }, fields);
+}
+
+// ---- tensors ---------------------------------------------------------------------------------
+
+template <class A>
+void Take(OpCall& call, Values& values, const TensorField<A>& field, A& args) {
+  const Napi::Value value = values.Next(field.name);
+  if (field.optional && IsNone(value)) return;
+  args.*field.view = call.Operand(value, field.name, field.access, field.form);
+}
+
+template <class A>
+void Take(OpCall& call, Values& values, const TensorsField<A>& field, A& args) {
+  const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::HandleScope scope(call.env());
+    const Napi::Value value = list.Get(i);
+    TensorView& view = (args.*field.views).emplace_back();
+    if (field.optional && IsNone(value)) continue;
+    view = call.Operand(value, field.element, field.access, field.form);
+  }
+}
+
+template <class A>
+void Take(OpCall& call, Values& values, const WeightField<A>& field, A& args) {
+  const Napi::Value value = values.Next(field.name);
+  call.Weight(&(args.*field.view), value, field.name, values.direction, values.result);
+  if (field.backward != nullptr)
+    call.Weight(&(args.*field.backward), value, field.name, Direction::kBackward,
+                &(args.*field.result));
+}
+
+template <class A, class Part>
+void Take(OpCall& call, Values& values, const PartsField<A, Part>& field, A& args) {
+  const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);
+  std::vector<Part>& parts = args.*field.parts;
+  parts.resize(list.Length());  // now, because the call keeps addresses of elements
+  for (uint32_t i = 0; i < list.Length(); ++i) {
+    const Napi::HandleScope scope(call.env());
+    Values part(ParseObject(list.Get(i), call.label(), field.element));
+    if (field.result != nullptr) {
+      part.direction = Direction::kBackward;
+      part.result = &(args.*field.result);
+    }
+    TakeAll(call, part, kDescription<Part>.fields, parts[i]);
+  }
+}
+
+// ---- results ---------------------------------------------------------------------------------
+
+template <class A>
+void Take(OpCall& call, Values& values, const ResultField<A>& field, A& args) {
+  if (field.wanted != nullptr && !ParseBool(values.Next(field.wanted), call.label(), field.wanted))
+    return;
+  call.Out(&(args.*field.view), field.rule(args), field.form);
+}
+
+template <class A, class Part>
+void Take(OpCall& call, Values& values, const ResultsField<A, Part>& field, A& args) {
+  const size_t n = (args.*field.parts).size();
+  std::vector<bool> wanted(n, true);
+  if (field.each) {
+    const Napi::Array flags = ParseArray(values.Next(field.wanted), call.label(), field.wanted);
+    LORA_CHECK(flags.Length() == n, call.label(), "expected ", n, ' ', field.wanted,
+               " (one per part) but received ", flags.Length());
+    for (uint32_t i = 0; i < n; ++i)
+      wanted[i] = ParseBool(flags.Get(i), call.label(), field.wanted);
+  } else if (field.wanted != nullptr) {
+    wanted.assign(n, ParseBool(values.Next(field.wanted), call.label(), field.wanted));
+  }
+  std::vector<TensorView>& views = args.*field.views;
+  views.resize(n);  // now, because the call keeps addresses of elements
+  for (size_t i = 0; i < n; ++i)
+    if (wanted[i]) call.Out(&views[i], field.rule(args, i), field.form);
+}
+
+// ---- numbers and words -----------------------------------------------------------------------
+
+template <class A, class T>
+void Take(OpCall& call, Values& values, const NumberField<A, T>& field, A& args) {
+  const Napi::Value value = values.Next(field.name);
+  const auto parse = field.nan ? ParseAnyNumber : ParseNumber;
+  args.*field.to = static_cast<T>(parse(value, call.label(), field.name));
+}
+
+template <class A, class T>
+void Take(OpCall& call, Values& values, const WholeField<A, T>& field, A& args) {
+  args.*field.to = static_cast<T>(
+      ParseInteger(values.Next(field.name), call.label(), field.name, field.least, field.kMost));
+}
+
+template <class A>
+void Take(OpCall& call, Values& values, const FlagField<A>& field, A& args) {
+  args.*field.to = ParseBool(values.Next(field.name), call.label(), field.name);
+}
+
+template <class A, class E>
+void Take(OpCall& call, Values& values, const ChoiceField<A, E>& field, A& args) {
+  const size_t choice = ParseChoice(values.Next(field.name), call.label(), field.name, field.words);
+  args.*field.to = static_cast<E>(choice);
+  if (field.labels) call.Relabel(field.words[choice]);
+}
+
+template <class A>
+void Take(OpCall& call, Values& values, const DimensionsField<A>& field, A& args) {
+  const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);
+  for (uint32_t i = 0; i < list.Length(); ++i)
+    (args.*field.to)
+        .push_back(
+            static_cast<int>(ParseInteger(list.Get(i), call.label(), field.name, 0, kMaxDims)));
+}
+
+template <class A>
+void Take(OpCall& call, Values& values, const DTypeField<A>& field, A& args) {
+  (args.*field.of).dtype = ParseDType(values.Next("dtype"), call.label());
+}
+
+template <class A>
+void Take(OpCall& call, Values& values, const ShapeField<A>& field, A& args) {
+  (args.*field.of).shape = ParseShape(values.Next("shape"), call.label());
+}
+
+template <class A, class Part>
+void Take(OpCall& call, Values& values, const PartField<A, Part>& field, A& args) {
+  const Napi::Value value = values.Next(field.name);
+  if (IsNone(value)) return;
+  Values part(ParseObject(value, call.label(), field.name));
+  TakeAll(call, part, kDescription<Part>.fields, args.*field.part);
+}
+
+template <class... Fields, class A>
+void Take(OpCall& call, Values& values, const OptionsField<Fields...>& field, A& args) {
+  Values options(ParseObject(values.Next("options"), call.label(), "options"));
+  TakeAll(call, options, field.fields, args);
+}
+
+template <class A>
+void Take(OpCall& call, Values& values, const DeviceField&, A&) {
+  call.On(values.Next("device"));
+}
+
+template <class A>
+void Take(OpCall& call, Values& values, const GuardField&, A&) {
+  call.Guarded(
+      call.state().Unwrap(values.Next("guard"), Kind::kGuard, call.label(), "guard").guard);
+}
+
+// ---- what the call answers -------------------------------------------------------------------
+
+// Appends the handles of a field's results.
+template <class Field, class A>
+void Give(OpCall&, const Field&, const A&, std::vector<Napi::Value>&) {}
+
+template <class A>
+void Give(OpCall& call, const ResultField<A>& field, const A& args,
+          std::vector<Napi::Value>& values) {
+  values.push_back(call.ResultOf(args.*field.view));
+}
+
+template <class A, class Part>
+void Give(OpCall& call, const ResultsField<A, Part>& field, const A& args,
+          std::vector<Napi::Value>& values) {
+  Napi::Array list = Napi::Array::New(call.env(), (args.*field.views).size());
+  uint32_t i = 0;
+  for (const TensorView& view : args.*field.views) list.Set(i++, call.ResultOf(view));
+  values.push_back(list);
+}
+
+}  // namespace lora::node

@@ -1,0 +1,58 @@
+// Exports a function for every op. The description of the op (core/ops/describe.h) says what the
+// function takes and returns: rms_norm_forward is rmsNormForward(x, weight, eps, keepRstd) →
+// [y, rstd].
+#include <cctype>
+#include <string>
+#include <type_traits>
+
+#include "node/api.h"
+#include "node/op_call.h"
+#include "node/op_fields.h"
+
+namespace lora::node {
+namespace {
+
+// Returns undefined, the only result, or an array of the results.
+Napi::Value Answer(Napi::Env env, const std::vector<Napi::Value>& results) {
+  if (results.empty()) return env.Undefined();
+  if (results.size() == 1) return results[0];
+  Napi::Array list = Napi::Array::New(env, results.size());
+  for (uint32_t i = 0; i < results.size(); ++i) list.Set(i, results[i]);
+  return list;
+}
+
+template <class Args>
+Napi::Value CallOp(const Napi::CallbackInfo& info) {
+  constexpr auto& op = kDescription<Args>;
+  OpCall call(info, op.name, op.label);
+  Values values(info);
+  Args args{};
+  TakeAll(call, values, op.fields, args);
+  call.Run(args);
+  std::vector<Napi::Value> results;
+  ForEachField<Args>([&](const auto& field) { Give(call, field, args, results); });
+  return Answer(info.Env(), results);
+}
+
+// Returns "rmsNormForward" for "rms_norm_forward".
+std::string CamelCase(const char* name) {
+  std::string result;
+  for (const char* c = name; *c != 0; ++c) {
+    if (*c == '_')
+      result += static_cast<char>(std::toupper(static_cast<unsigned char>(*++c)));
+    else
+      result += *c;
+  }
+  return result;
+}
+
+}  // namespace
+
+void RegisterOps(Napi::Env env, Napi::Object exports) {
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
+    if constexpr (!std::is_same_v<Args, PackArgs>)  // weights.cc exports pack()
+      Export<CallOp<Args>>(env, exports, CamelCase(kDescription<Args>.name).c_str());
+  });
+}
+
+}  // namespace lora::node
