@@ -37,12 +37,12 @@ export interface NativeDropout {
   layer: number;
   forward: number;
 }
-/** One linear layer fed by a shared input; a and b are absent together. */
+/** One linear layer fed by a shared input; up and down are absent together. */
 export interface NativeBranch {
   weight: NativeWeight;
   bias: NativeTensor | null;
-  a: NativeTensor | null;
-  b: NativeTensor | null;
+  up: NativeTensor | null;
+  down: NativeTensor | null;
   scale: number;
   dropout: NativeDropout | null;
 }

@@ -87,15 +87,15 @@ function checkBranch(x: Tensor, { weight, bias, up, down, scale, dropout }: Lora
   if (!up || !down) return;
   const r = up.shape.at(-1) ?? 0;
   for (const [name, t] of [
-    ['a', up],
-    ['b', down],
+    ['up', up],
+    ['down', down],
   ] as const) {
     handleOf(t, op, name);
     check(t.dtype === 'f32', op, `expected ${name} of dtype f32 but received ${t.dtype}`);
     checkSameDevice(op, name, t.device, x.device);
   }
-  checkDims(op, 'a', up, [weight.rows, 'rank'], 'out, rank');
-  checkDims(op, 'b', down, [r, weight.cols], 'rank, in');
+  checkDims(op, 'up', up, [weight.rows, 'rank'], 'out, rank');
+  checkDims(op, 'down', down, [r, weight.cols], 'rank, in');
 }
 
 function adapterNeedsGrad({ up, down }: LoraBranch): boolean {
@@ -106,8 +106,8 @@ function nativeBranch({ weight, bias, up, down, scale = 1, dropout }: LoraBranch
   return {
     weight: weight.handle,
     bias: bias?.handle ?? null,
-    a: up?.handle ?? null,
-    b: down?.handle ?? null,
+    up: up?.handle ?? null,
+    down: down?.handle ?? null,
     scale,
     dropout: dropout && dropout.p > 0 ? dropout : null,
   };

@@ -62,8 +62,8 @@ LoraLinearBackwardArgs LinearBackward() {
   args.g = {F32({5, 6})};
   args.h = {F32({5, 2})};
   args.dx = F32({5, 8});
-  args.da = {F32({6, 2})};
-  args.db = {F32({2, 8})};
+  args.d_up = {F32({6, 2})};
+  args.d_down = {F32({2, 8})};
   return args;
 }
 
@@ -85,17 +85,17 @@ TEST_CASE("lora_linear: forward") {
   const Args good = Linear();
   CHECK(Complaint(good) == "");
   Rejects<Args>(
-      good, [](Args& a) { a.branches[0].b = F32({4096, 16}); },
-      "[lora_linear] expected b of shape [16, 4096] (rank, in) but received [4096, 16]");
+      good, [](Args& a) { a.branches[0].down = F32({4096, 16}); },
+      "[lora_linear] expected down of shape [16, 4096] (rank, in) but received [4096, 16]");
   Rejects<Args>(
-      good, [](Args& a) { a.branches[0].a = F32({31, 16}); },
-      "[lora_linear] expected a of shape [32, 16] (out, rank) but received [31, 16]");
+      good, [](Args& a) { a.branches[0].up = F32({31, 16}); },
+      "[lora_linear] expected up of shape [32, 16] (out, rank) but received [31, 16]");
   Rejects<Args>(
-      good, [](Args& a) { a.branches[0].b = {}; },
-      "[lora_linear] expected a and b together but received a alone");
+      good, [](Args& a) { a.branches[0].down = {}; },
+      "[lora_linear] expected up and down together but received up alone");
   Rejects<Args>(
-      good, [](Args& a) { a.branches[0].a = BF16({32, 16}); },
-      "[lora_linear] expected a of dtype f32 but received bf16");
+      good, [](Args& a) { a.branches[0].up = BF16({32, 16}); },
+      "[lora_linear] expected up of dtype f32 but received bf16");
   Rejects<Args>(
       good, [](Args& a) { a.x = F32({5, 4095}); },
       "[lora_linear] expected weight of 4095 columns (the last dimension of x) but received "
@@ -122,13 +122,13 @@ TEST_CASE("lora_linear: forward") {
       good, [](Args& a) { a.branches[0].scale = std::nanf(""); },
       "[lora_linear] expected scale to be finite but received nan");
   Rejects<Args>(
-      good, [](Args& a) { a.branches[0].a = F32({32, 0}); },
-      "[lora_linear] expected a rank of at least 1 but received a of shape [32, 0]");
+      good, [](Args& a) { a.branches[0].up = F32({32, 0}); },
+      "[lora_linear] expected a rank of at least 1 but received up of shape [32, 0]");
   Rejects<Args>(
       good, [](Args& a) { a.branches.clear(); },
       "[lora_linear] expected at least one branch but received none");
   Args plain = good;
-  plain.branches[0].a = plain.branches[0].b = plain.branches[0].bias = plain.h[0] = {};
+  plain.branches[0].up = plain.branches[0].down = plain.branches[0].bias = plain.h[0] = {};
   CHECK(Complaint(plain) == "");
   Args empty = good;
   empty.x = F32({0, 4096});
@@ -160,7 +160,7 @@ TEST_CASE("lora_linear: backward") {
       good, [](Args& a) { a.branches[0].weight.direction = Direction::kForward; },
       "[lora_linear] expected weight packed for the backward direction");
   Args only_dx = good;
-  only_dx.x = only_dx.h[0] = only_dx.da[0] = only_dx.db[0] = {};
+  only_dx.x = only_dx.h[0] = only_dx.d_up[0] = only_dx.d_down[0] = {};
   CHECK(Complaint(only_dx) == "");
 }
 

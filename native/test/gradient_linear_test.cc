@@ -32,13 +32,13 @@ TEST_CASE("lora_linear: dx, dA and dB are the gradients of y") {
     for (size_t i = 0; i < c.branches.size(); ++i) {
       if (c.branches[i].r == 0) continue;
       CAPTURE(i);
-      CheckGradient("da", problem.branches[i].a, gradient.da[i], loss);
-      CheckGradient("db", problem.branches[i].b, gradient.db[i], loss);
+      CheckGradient("d_up", problem.branches[i].up, gradient.d_up[i], loss);
+      CheckGradient("d_down", problem.branches[i].down, gradient.d_down[i], loss);
     }
   }
 }
 
-// Any of dx, da and db may be absent; the others stay what they are.
+// Any of dx, d_up and d_down may be absent; the others stay what they are.
 TEST_CASE("lora_linear: gradients that nobody wants are not computed") {
   const LoraLinearProblem problem =
       LoraLinearProblem({DType::kF32, 3, 8, {{4, 2, true, 0.3f}}}).As(kF64);
@@ -47,19 +47,19 @@ TEST_CASE("lora_linear: gradients that nobody wants are not computed") {
   const LoraLinearOutputs all = problem.Backward(ReferenceBackend(), *context, forward.h);
   const FrozenWeight weight(ReferenceBackend(), problem.branches[0].weight, *context);
   const BranchOperands& b = problem.branches[0];
-  const LoraBranch branch{weight.backward(), b.bias, b.a, b.b, b.scale, b.dropout};
+  const LoraBranch branch{weight.backward(), b.bias, b.up, b.down, b.scale, b.dropout};
   const auto run = [&](const TensorView& x, const TensorView& h, const TensorView& dx,
-                       const TensorView& da, const TensorView& db) {
+                       const TensorView& d_up, const TensorView& d_down) {
     Run(ReferenceBackend(),
-        LoraLinearBackwardArgs{x, {branch}, {problem.g[0]}, {h}, dx, {da}, {db}}, *context);
+        LoraLinearBackwardArgs{x, {branch}, {problem.g[0]}, {h}, dx, {d_up}, {d_down}}, *context);
   };
-  const Tensor dx(kF64, all.dx.shape()), da(kF64, b.a.shape()), db(kF64, b.b.shape());
+  const Tensor dx(kF64, all.dx.shape()), d_up(kF64, b.up.shape()), d_down(kF64, b.down.shape());
   run({}, {}, dx, {}, {});
-  run({}, forward.h[0], {}, da, {});
-  run(problem.x, {}, {}, {}, db);
+  run({}, forward.h[0], {}, d_up, {});
+  run(problem.x, {}, {}, {}, d_down);
   CHECK_IDENTICAL(dx, all.dx);
-  CHECK_IDENTICAL(da, all.da[0]);
-  CHECK_IDENTICAL(db, all.db[0]);
+  CHECK_IDENTICAL(d_up, all.d_up[0]);
+  CHECK_IDENTICAL(d_down, all.d_down[0]);
 }
 
 TEST_CASE("cross_entropy: dlogits is the gradient of the summed loss") {

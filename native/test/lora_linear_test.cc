@@ -45,8 +45,8 @@ void CheckOutputs(const LoraLinearOutputs& forward, const LoraLinearOutputs& bac
     CHECK_CLOSE(forward.y[i], expected.y[i], bounds.y[i]);
     if (!expected.h[i]) continue;
     CHECK_CLOSE(forward.h[i], expected.h[i], bounds.h[i]);
-    CHECK_CLOSE(backward.da[i], expected.da[i], bounds.da[i]);
-    CHECK_CLOSE(backward.db[i], expected.db[i], bounds.db[i]);
+    CHECK_CLOSE(backward.d_up[i], expected.d_up[i], bounds.d_up[i]);
+    CHECK_CLOSE(backward.d_down[i], expected.d_down[i], bounds.d_down[i]);
   }
 }
 
@@ -59,10 +59,10 @@ void CheckSame(const LoraLinearOutputs& one, const LoraLinearOutputs& other) {
 
 void CheckSameGradients(const LoraLinearOutputs& one, const LoraLinearOutputs& other) {
   CHECK_IDENTICAL(one.dx, other.dx);
-  for (size_t i = 0; i < one.da.size(); ++i) {
-    if (!one.da[i]) continue;
-    CHECK_IDENTICAL(one.da[i], other.da[i]);
-    CHECK_IDENTICAL(one.db[i], other.db[i]);
+  for (size_t i = 0; i < one.d_up.size(); ++i) {
+    if (!one.d_up[i]) continue;
+    CHECK_IDENTICAL(one.d_up[i], other.d_up[i]);
+    CHECK_IDENTICAL(one.d_down[i], other.d_down[i]);
   }
 }
 
@@ -141,8 +141,8 @@ TEST_CASE("lora_linear is exact on small whole numbers") {
           CHECK_IDENTICAL(forward.y[i], expected.y[i].As(dtype));
           if (!expected.h[i]) continue;
           CHECK_IDENTICAL(forward.h[i], expected.h[i].As(DType::kF32));
-          CHECK_IDENTICAL(backward.da[i], expected.da[i].As(DType::kF32));
-          CHECK_IDENTICAL(backward.db[i], expected.db[i].As(DType::kF32));
+          CHECK_IDENTICAL(backward.d_up[i], expected.d_up[i].As(DType::kF32));
+          CHECK_IDENTICAL(backward.d_down[i], expected.d_down[i].As(DType::kF32));
         }
         CHECK_IDENTICAL(backward.dx, expected.dx.As(dtype));
       });
@@ -175,13 +175,13 @@ TEST_CASE("lora_linear: each gradient alone has the bits that it has among all")
     for (size_t i = 0; i < problem.branches.size(); ++i) {
       const BranchOperands& branch = problem.branches[i];
       weights.emplace_back(backend, branch.weight, ContextOf(2));
-      args.branches.push_back({weights.back().backward(), branch.bias, branch.a, branch.b,
+      args.branches.push_back({weights.back().backward(), branch.bias, branch.up, branch.down,
                                branch.scale, branch.dropout});
       args.g.push_back(problem.g[i]);
     }
     args.h.resize(3);
-    args.da.resize(3);
-    args.db.resize(3);
+    args.d_up.resize(3);
+    args.d_down.resize(3);
     SUBCASE("dx") {
       LoraLinearBackwardArgs one = args;
       const Tensor dx(dtype, problem.x.shape());
@@ -189,21 +189,21 @@ TEST_CASE("lora_linear: each gradient alone has the bits that it has among all")
       Run(backend, one, ContextOf(2));
       CHECK_IDENTICAL(dx, all.dx);
     }
-    SUBCASE("da") {
+    SUBCASE("d_up") {
       LoraLinearBackwardArgs one = args;
-      const Tensor da(DType::kF32, problem.branches[1].a.shape());
+      const Tensor d_up(DType::kF32, problem.branches[1].up.shape());
       one.h[1] = forward.h[1];
-      one.da[1] = da;
+      one.d_up[1] = d_up;
       Run(backend, one, ContextOf(2));
-      CHECK_IDENTICAL(da, all.da[1]);
+      CHECK_IDENTICAL(d_up, all.d_up[1]);
     }
-    SUBCASE("db") {
+    SUBCASE("d_down") {
       LoraLinearBackwardArgs one = args;
-      const Tensor db(DType::kF32, problem.branches[0].b.shape());
+      const Tensor d_down(DType::kF32, problem.branches[0].down.shape());
       one.x = problem.x;
-      one.db[0] = db;
+      one.d_down[0] = d_down;
       Run(backend, one, ContextOf(2));
-      CHECK_IDENTICAL(db, all.db[0]);
+      CHECK_IDENTICAL(d_down, all.d_down[0]);
     }
   }
 }
@@ -242,7 +242,7 @@ TEST_CASE("lora_linear: the bounds reject wrong results") {
   scale.branches[0].scale *= 1.01f;
   CHECK(rejected(scale));
   LoraLinearProblem rank = problem;
-  for (int64_t i = 0; i < 64; ++i) rank.branches[0].a.Set(i * 8 + 7, 0);
+  for (int64_t i = 0; i < 64; ++i) rank.branches[0].up.Set(i * 8 + 7, 0);
   CHECK(rejected(rank));
   LoraLinearProblem none = problem;
   none.branches[0].scale = 0;

@@ -33,30 +33,30 @@ LoraLinearOutputs Rounded(const LoraLinearOutputs& exact, DType dtype) {
   out.y.push_back(exact.y[0].As(dtype));
   out.h.push_back(exact.h[0].As(DType::kF32));
   out.dx = exact.dx.As(dtype);
-  out.da.push_back(exact.da[0].As(DType::kF32));
-  out.db.push_back(exact.db[0].As(DType::kF32));
+  out.d_up.push_back(exact.d_up[0].As(DType::kF32));
+  out.d_down.push_back(exact.d_down[0].As(DType::kF32));
   return out;
 }
 
 struct Verdict {
-  bool y, h, dx, da, db;
+  bool y, h, dx, d_up, d_down;
 };
 Verdict Judge(const LoraLinearOutputs& actual, const LoraLinearOutputs& expected,
               const LoraLinearBounds& bounds) {
   return {Close(actual.y[0], expected.y[0], bounds.y[0]).ok,
           Close(actual.h[0], expected.h[0], bounds.h[0]).ok,
           Close(actual.dx, expected.dx, bounds.dx).ok,
-          Close(actual.da[0], expected.da[0], bounds.da[0]).ok,
-          Close(actual.db[0], expected.db[0], bounds.db[0]).ok};
+          Close(actual.d_up[0], expected.d_up[0], bounds.d_up[0]).ok,
+          Close(actual.d_down[0], expected.d_down[0], bounds.d_down[0]).ok};
 }
 
 const std::vector<Mutation>& ForwardMutations() {
   static const std::vector<Mutation> mutations = {
       {"last k of x dropped", [](auto& p) { DropColumn(p.x, 4095); }},
       {"last k of W dropped", [](auto& p) { DropColumn(p.branches[0].weight, 4095); }},
-      {"one rank dropped", [](auto& p) { DropColumn(p.branches[0].a, 7); }},
+      {"one rank dropped", [](auto& p) { DropColumn(p.branches[0].up, 7); }},
       {"LoRA dropped",
-       [](auto& p) { p.branches[0].a = Zeros(DType::kF32, p.branches[0].a.shape()); }},
+       [](auto& p) { p.branches[0].up = Zeros(DType::kF32, p.branches[0].up.shape()); }},
       {"s off by 1%", [](auto& p) { p.branches[0].scale *= 1.01f; }},
       {"bias dropped",
        [](auto& p) { p.branches[0].bias = Zeros(DType::kF32, p.branches[0].bias.shape()); }},
@@ -107,23 +107,23 @@ TEST_CASE("the bounds of h and of the gradients reject mistakes") {
       return Judge(Rounded(mutant.Expected(), dtype), expected, bounds);
     };
     const Verdict same = judge([](auto&) {});
-    CHECK((same.y && same.h && same.dx && same.da && same.db));
+    CHECK((same.y && same.h && same.dx && same.d_up && same.d_down));
 
     const Verdict scale = judge([](auto& p) { p.branches[0].scale *= 1.01f; });
-    CHECK_FALSE((scale.dx || scale.da || scale.db));
+    CHECK_FALSE((scale.dx || scale.d_up || scale.d_down));
     const Verdict last_k = judge([](auto& p) { DropColumn(p.x, 4095); });
-    CHECK_FALSE((last_k.h || last_k.da || last_k.db));
+    CHECK_FALSE((last_k.h || last_k.d_up || last_k.d_down));
     const Verdict last_row = judge([](auto& p) {
       DropRow(p.g[0], 11);
       DropRow(p.x, 11);
     });
-    CHECK_FALSE((last_row.h || last_row.dx || last_row.da || last_row.db));
+    CHECK_FALSE((last_row.h || last_row.dx || last_row.d_up || last_row.d_down));
     const Verdict last_output = judge([](auto& p) { DropColumn(p.g[0], 47); });
-    CHECK_FALSE((last_output.dx || last_output.da || last_output.db));
-    const Verdict rank = judge([](auto& p) { DropRow(p.branches[0].b, 7); });
-    CHECK_FALSE((rank.h || rank.dx || rank.da));
+    CHECK_FALSE((last_output.dx || last_output.d_up || last_output.d_down));
+    const Verdict rank = judge([](auto& p) { DropRow(p.branches[0].down, 7); });
+    CHECK_FALSE((rank.h || rank.dx || rank.d_up));
     const Verdict mask = judge([](auto& p) { p.branches[0].dropout.layer += 1; });
-    CHECK_FALSE((mask.h || mask.dx || mask.da || mask.db));
+    CHECK_FALSE((mask.h || mask.dx || mask.d_up || mask.d_down));
   }
 }
 

@@ -58,12 +58,12 @@ TEST_CASE("lora_linear") {
     CHECK(y.Values() == std::vector<double>{21, 41});  // 1 + 10 + 2·1·5, 3 − 2 + 20 + 2·2·5
 
     const Tensor g = Of(dtype, {1, 2}, {1, -1}), dx(dtype, {1, 2});
-    const Tensor da(master, {2, 1}), db(master, {1, 2});
+    const Tensor d_up(master, {2, 1}), d_down(master, {1, 2});
     const LoraBranch backward{w.backward(), bias, a, b, 2, {}};
-    Do(LoraLinearBackwardArgs{x, {backward}, {g}, {h}, dx, {da}, {db}});
+    Do(LoraLinearBackwardArgs{x, {backward}, {g}, {h}, dx, {d_up}, {d_down}});
     CHECK(dx.Values() == std::vector<double>{1 - 3 - 6, 0 + 1 - 2});  // u = −1
-    CHECK(da.Values() == std::vector<double>{10, -10});
-    CHECK(db.Values() == std::vector<double>{-2, -4});
+    CHECK(d_up.Values() == std::vector<double>{10, -10});
+    CHECK(d_down.Values() == std::vector<double>{-2, -4});
   }
 }
 

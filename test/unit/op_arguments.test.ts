@@ -247,22 +247,22 @@ const cases: [string, () => unknown, string | RegExp][] = [
   [
     'lora_linear',
     () => loraLinear(x([2, 6]), { ...branch, up: x([5, 2]) }),
-    '[lora_linear] expected a of shape [4, rank] (out, rank) but received [5, 2]',
+    '[lora_linear] expected up of shape [4, rank] (out, rank) but received [5, 2]',
   ],
   [
     'lora_linear',
     () => loraLinear(x([2, 6]), { ...branch, down: x([3, 6]) }),
-    '[lora_linear] expected b of shape [2, 6] (rank, in) but received [3, 6]',
+    '[lora_linear] expected down of shape [2, 6] (rank, in) but received [3, 6]',
   ],
   [
     'lora_linear',
     () => loraLinear(x([2, 6]), { ...branch, down: x([2, 6], 'bf16') }),
-    '[lora_linear] expected b of dtype f32 but received bf16',
+    '[lora_linear] expected down of dtype f32 but received bf16',
   ],
   [
     'lora_linear',
     () => loraLinear(x([2, 6]), { ...branch, up: x([4, 2], 'f32', 'cpu') }),
-    /expected a on reference/,
+    /expected up on reference/,
   ],
   [
     'lora_linear',

@@ -45,7 +45,7 @@ struct ForwardPlan {
 bool IsSkinny(const LoraLinearForwardArgs& args) {
   bool skinny = args.x.dim(0) <= static_cast<int64_t>(kSkinnyRows);
   for (const LoraBranch& branch : args.branches) {
-    skinny = skinny && branch.weight.rows > 0 && !(branch.a && branch.dropout.active());
+    skinny = skinny && branch.weight.rows > 0 && !(branch.up && branch.dropout.active());
   }
   return skinny;
 }
@@ -53,7 +53,7 @@ bool IsSkinny(const LoraLinearForwardArgs& args) {
 BranchScratch PlanBranch(Arena& arena, const LoraBranch& branch, const ForwardPlan& plan) {
   BranchScratch s;
   s.n = static_cast<size_t>(branch.weight.rows);
-  s.r = branch.a ? static_cast<size_t>(branch.a.dim(1)) : 0;
+  s.r = branch.up ? static_cast<size_t>(branch.up.dim(1)) : 0;
   s.rank_elements = plan.pairs ? (s.r + 1) / 2 : s.r;
   s.dropout = s.r != 0 && branch.dropout.active();
   if (branch.bias) s.bias = arena.Take<float>(s.n);
@@ -78,8 +78,8 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
   size_t rank = 0;
   bool dropout = false;
   for (const LoraBranch& branch : args.branches) {
-    if (!branch.a) continue;
-    rank = std::max(rank, static_cast<size_t>(branch.a.dim(1)));
+    if (!branch.up) continue;
+    rank = std::max(rank, static_cast<size_t>(branch.up.dim(1)));
     dropout = dropout || branch.dropout.active();
   }
   plan.h_size = kTileM * PaddedRank(rank);
@@ -132,7 +132,7 @@ void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t
       scale = DropoutScale(DropoutThreshold(branch.dropout.p));
     }
     float* h = Keeps(args.h, i) ? args.h[i].as<float>() + row * s.r : plan.h + thread * plan.h_size;
-    MultiplyDown(RowOf(args.x, row), bf16, count, plan.k, mask, branch.b.as<float>(), s.r, scale,
+    MultiplyDown(RowOf(args.x, row), bf16, count, plan.k, mask, branch.down.as<float>(), s.r, scale,
                  h);
     ScaleToElements(h, s.r, count, s.r, branch.scale, plan.pairs,
                     s.low_rank + r.begin * s.rank_elements, s.rank_elements);
@@ -146,7 +146,7 @@ void PackUp(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t t
     if (s.r == 0) continue;
     const size_t panels = Panels(s.n, PanelWidth());
     if (task < panels) {
-      PackUpPanel(args.branches[i].a.as<float>(), s.n, s.r, plan.pairs, task, s.up);
+      PackUpPanel(args.branches[i].up.as<float>(), s.n, s.r, plan.pairs, task, s.up);
       return;
     }
     task -= panels;
@@ -229,13 +229,13 @@ void ForwardSkinny(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
         SkinnyLora lora;
         if (s.r != 0) {
           float* h = plan.h + thread * plan.h_size;
-          MultiplyDown(args.x.data, plan.pairs, plan.m, plan.k, nullptr, branch.b.as<float>(), s.r,
-                       1, h);
+          MultiplyDown(args.x.data, plan.pairs, plan.m, plan.k, nullptr, branch.down.as<float>(),
+                       s.r, 1, h);
           if (begin == first && Keeps(args.h, i)) {
             std::memcpy(args.h[i].data, h, plan.m * s.r * sizeof(float));
           }
           for (size_t j = 0; j < plan.m * s.r; ++j) h[j] *= branch.scale;
-          lora = {branch.a.as<float>(), s.r, h, s.r};
+          lora = {branch.up.as<float>(), s.r, h, s.r};
         }
         MultiplySkinny(plan.products[i], plan.m, {begin - first, end - first}, lora);
       }

@@ -55,11 +55,11 @@ BranchScratch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, bool pair
   BranchScratch s;
   s.n = static_cast<size_t>(branch.weight.rows);
   s.blocks = Blocks(pairs ? (s.n + 1) / 2 : s.n);
-  if (!branch.a) return s;
-  s.r = static_cast<size_t>(branch.a.dim(1));
+  if (!branch.up) return s;
+  s.r = static_cast<size_t>(branch.up.dim(1));
   s.r_padded = PaddedRank(s.r);
   s.rank_elements = pairs ? (s.r + 1) / 2 : s.r;
-  s.needs_u = args.dx || Wants(args.db, i);
+  s.needs_u = args.dx || Wants(args.d_down, i);
   s.dropout = s.needs_u && branch.dropout.active();
   if (s.dropout) s.dropout_scale = DropoutScale(DropoutThreshold(branch.dropout.p));
   return s;
@@ -115,10 +115,10 @@ void Repack(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, CpuCon
     const BranchScratch& s = plan.branches[i];
     if (panel < panels) {
       if (s.needs_u) {
-        PackDownPanel(branch.b.as<float>(), plan.in, s.r, plan.pairs, panel, s.down);
+        PackDownPanel(branch.down.as<float>(), plan.in, s.r, plan.pairs, panel, s.down);
       }
     } else if (s.a != nullptr) {
-      const float* a = branch.a.as<float>();
+      const float* a = branch.up.as<float>();
       for (size_t j = 0; j < s.n; ++j) {
         float* to = s.a + j * s.r_padded;
         std::memcpy(to, a + j * s.r, s.r * sizeof(float));
@@ -139,7 +139,7 @@ void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size
     const std::byte* g = args.g[i].as<std::byte>() + m0 * s.n * SizeOf(args.g[i].dtype);
     CopyBlocks(s.blocks, g, plan.pairs, s.n, s.n, plan.pairs, rows, r, s.g);
     if (!s.needs_u) continue;
-    const float* a = s.a ? s.a : args.branches[i].a.as<float>();
+    const float* a = s.a ? s.a : args.branches[i].up.as<float>();
     float* u = s.u + row * s.r_padded;
     for (size_t b = 0; b < s.blocks.count; ++b) {
       MultiplyUpTransposed(s.g + (b * rows + r.begin) * s.blocks.stride, s.blocks.stride,
@@ -200,7 +200,7 @@ Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   outer.scale = args.branches[i].scale;
   outer.z = args.g[i].data;
   outer.z_is_bf16 = plan.pairs;
-  outer.out = args.da[i].as<float>();
+  outer.out = args.d_up[i].as<float>();
   outer.transposed = true;
   return outer;
 }
@@ -217,7 +217,7 @@ Outer GradientB(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   outer.z = args.x.data;
   outer.z_is_bf16 = plan.pairs;
   outer.mask = s.mask;
-  outer.out = args.db[i].as<float>();
+  outer.out = args.d_down[i].as<float>();
   return outer;
 }
 
@@ -226,8 +226,8 @@ void MultiplyOuters(const LoraLinearBackwardArgs& args, const BackwardPlan& plan
   const size_t in_tasks = Panels(plan.in, kOuterColumns);
   size_t tasks = 0;
   for (size_t i = 0; i < args.branches.size(); ++i) {
-    if (Wants(args.da, i)) tasks += Panels(plan.branches[i].n, kOuterColumns);
-    if (Wants(args.db, i)) tasks += in_tasks;
+    if (Wants(args.d_up, i)) tasks += Panels(plan.branches[i].n, kOuterColumns);
+    if (Wants(args.d_down, i)) tasks += in_tasks;
   }
   context.ParallelFor(tasks, [&](size_t task, size_t) {
     const auto run = [&](const Outer& outer) {
@@ -235,12 +235,12 @@ void MultiplyOuters(const LoraLinearBackwardArgs& args, const BackwardPlan& plan
       MultiplyOuter(outer, {begin, std::min(outer.n, begin + kOuterColumns)});
     };
     for (size_t i = 0; i < args.branches.size(); ++i) {
-      if (Wants(args.da, i)) {
+      if (Wants(args.d_up, i)) {
         const size_t count = Panels(plan.branches[i].n, kOuterColumns);
         if (task < count) return run(GradientA(args, plan, i));
         task -= count;
       }
-      if (Wants(args.db, i)) {
+      if (Wants(args.d_down, i)) {
         if (task < in_tasks) return run(GradientB(args, plan, i));
         task -= in_tasks;
       }

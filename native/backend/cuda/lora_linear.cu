@@ -109,8 +109,8 @@ struct Forward {
  private:
   LowRankDownTerm TermOf(const LoraBranch& branch, float* h) const {
     LowRankDownTerm term;
-    term.small = Data<const float>(branch.b);
-    term.rank = branch.b.dim(0);
+    term.small = Data<const float>(branch.down);
+    term.rank = branch.down.dim(0);
     term.dropout = branch.dropout;
     term.h = h;
     term.scale = branch.scale;
@@ -124,9 +124,9 @@ struct Forward {
     to.bias = branch.bias ? branch.bias.data : nullptr;
     to.bias_f32 = branch.bias.dtype == DType::kF32;
     to.y = y.data;
-    if (branch.a) {
-      to.rank = branch.a.dim(1);
-      to.a = Data<const float>(branch.a);
+    if (branch.up) {
+      to.rank = branch.up.dim(1);
+      to.a = Data<const float>(branch.up);
       to.scale = branch.scale;
       if (h == nullptr) h = arena.Take<float>(decode.m * to.rank);
       to.h = h;
@@ -144,12 +144,12 @@ struct Forward {
     product.a_dtype = product.b_dtype = product.c_dtype = x.dtype;
     product.trans_b = true;
     product.segments = {{x.data, branch.weight.data, k, k, k, {}, false}};
-    if (branch.a) {
+    if (branch.up) {
       LowRankDownTerm term = TermOf(branch, h);
       term.t_pitch = PaddedRank(term.rank);
       term.t = arena.TakeBytes(static_cast<size_t>(m * term.t_pitch) * SizeOf(x.dtype));
       down.problems[0].terms.push_back(term);
-      const Factor a = casts.Add(branch.a, x.dtype, arena);
+      const Factor a = casts.Add(branch.up, x.dtype, arena);
       product.segments.push_back({term.t, a.data, term.rank, term.t_pitch, a.pitch, {}, true});
     }
     if (branch.bias) {
@@ -181,45 +181,45 @@ struct Backward {
     dx.c = args.dx.data;
     dx.c_pitch = in;
     std::vector<GemmSegment> late;
-    std::vector<LowRankGradient> da;
+    std::vector<LowRankGradient> d_up;
     for (size_t i = 0; i < args.branches.size(); ++i) {
       const LoraBranch& branch = args.branches[i];
       const int64_t out = branch.weight.rows;
       const void* const g = args.g[i].data;
       if (args.dx) dx.segments.push_back({g, branch.weight.data, out, out, in, {}, false});
-      if (args.da[i]) {
-        da.push_back({g,
-                      m,
-                      out,
-                      out,
-                      {},
-                      Data<const float>(args.h[i]),
-                      branch.a.dim(1),
-                      branch.scale,
-                      Data<float>(args.da[i]),
-                      true});
+      if (args.d_up[i]) {
+        d_up.push_back({g,
+                        m,
+                        out,
+                        out,
+                        {},
+                        Data<const float>(args.h[i]),
+                        branch.up.dim(1),
+                        branch.scale,
+                        Data<float>(args.d_up[i]),
+                        true});
       }
-      if (!branch.a || (!args.dx && !args.db[i])) continue;
+      if (!branch.up || (!args.dx && !args.d_down[i])) continue;
       LowRankDownTerm u;
-      u.small = Data<const float>(branch.a);
-      u.rank = branch.a.dim(1);
+      u.small = Data<const float>(branch.up);
+      u.rank = branch.up.dim(1);
       u.scale = branch.scale;
       if (args.dx) {
         u.t_pitch = PaddedRank(u.rank);
         u.t = arena.TakeBytes(static_cast<size_t>(m * u.t_pitch) * SizeOf(dtype));
-        const Factor b = casts.Add(branch.b, dtype, arena);
+        const Factor b = casts.Add(branch.down, dtype, arena);
         late.push_back({u.t, b.data, u.rank, u.t_pitch, b.pitch, branch.dropout, true});
       }
-      if (args.db[i]) {
+      if (args.d_down[i]) {
         u.h = arena.Take<float>(m * u.rank);
         gradients.gradients.push_back({args.x.data, m, in, in, branch.dropout, u.h, u.rank,
-                                       branch.scale, Data<float>(args.db[i]), false});
+                                       branch.scale, Data<float>(args.d_down[i]), false});
       }
       up.problems.push_back({g, m, out, out, {u}});
     }
     dx.segments.insert(dx.segments.end(), late.begin(), late.end());
     // All dB come first, because they read one x, and then all dA.
-    gradients.gradients.insert(gradients.gradients.end(), da.begin(), da.end());
+    gradients.gradients.insert(gradients.gradients.end(), d_up.begin(), d_up.end());
     dx.programmatic = !late.empty();
     step = arena.TakeScratch(std::max({LowRankDownScratchBytes(up, multiprocessors),
                                        LowRankGradientsScratchBytes(gradients, multiprocessors),

@@ -38,18 +38,18 @@ Vector DroppedRow(const TensorView& x, int64_t row, const Dropout& dropout) {
 
 void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, const TensorView& y,
                 const TensorView& h) {
-  const int64_t in = x.dim(1), out = branch.weight.rows, rank = branch.a ? branch.a.dim(1) : 0;
+  const int64_t in = x.dim(1), out = branch.weight.rows, rank = branch.up ? branch.up.dim(1) : 0;
   const Vector x_row = LoadRange(x, row * in, in);
   Vector h_row;
-  if (branch.a) {
+  if (branch.up) {
     const Vector dropped = DroppedRow(x, row, branch.dropout);
-    for (int64_t r = 0; r < rank; ++r) h_row.push_back(Dot(dropped, branch.b, r * in));
+    for (int64_t r = 0; r < rank; ++r) h_row.push_back(Dot(dropped, branch.down, r * in));
     if (h) StoreRange(h, row * rank, h_row);
   }
   for (int64_t o = 0; o < out; ++o) {
     double sum = Dot(x_row, branch.weight, o * in);
     if (branch.bias) sum += Load(branch.bias, o);
-    if (branch.a) sum += branch.scale * Dot(h_row, branch.a, o * rank);
+    if (branch.up) sum += branch.scale * Dot(h_row, branch.up, o * rank);
     Store(y, row * out + o, sum);
   }
 }
@@ -69,42 +69,42 @@ void AddInputGradient(const LoraBranch& branch, const TensorView& g, int64_t row
   for (int64_t c = 0; c < in; ++c) {
     dx_row[static_cast<size_t>(c)] += Dot(g_row, branch.weight, c, in);
   }
-  if (!branch.a) return;
-  const Vector u = UpTransposed(g_row, branch.a);
+  if (!branch.up) return;
+  const Vector u = UpTransposed(g_row, branch.up);
   Vector low(dx_row.size());
   for (int64_t c = 0; c < in; ++c) {
-    low[static_cast<size_t>(c)] = branch.scale * Dot(u, branch.b, c, in);
+    low[static_cast<size_t>(c)] = branch.scale * Dot(u, branch.down, c, in);
   }
   Drop(branch.dropout, row, low);
   for (size_t c = 0; c < low.size(); ++c) dx_row[c] += low[c];
 }
 
 void UpGradient(const LoraBranch& branch, const TensorView& g, const TensorView& h,
-                const TensorView& da) {
-  const int64_t m = g.dim(0), out = da.dim(0), rank = da.dim(1);
+                const TensorView& d_up) {
+  const int64_t m = g.dim(0), out = d_up.dim(0), rank = d_up.dim(1);
   for (int64_t o = 0; o < out; ++o) {
     for (int64_t r = 0; r < rank; ++r) {
       double sum = 0;
       for (int64_t i = 0; i < m; ++i) sum += Load(g, i * out + o) * Load(h, i * rank + r);
-      Store(da, o * rank + r, branch.scale * sum);
+      Store(d_up, o * rank + r, branch.scale * sum);
     }
   }
 }
 
 void DownGradient(const LoraBranch& branch, const TensorView& x, const TensorView& g,
-                  const TensorView& db) {
+                  const TensorView& d_down) {
   const int64_t m = g.dim(0), out = branch.weight.rows;
-  const size_t rank = static_cast<size_t>(db.dim(0)), in = static_cast<size_t>(db.dim(1));
+  const size_t rank = static_cast<size_t>(d_down.dim(0)), in = static_cast<size_t>(d_down.dim(1));
   Vector sums(rank * in, 0.0);
   for (int64_t i = 0; i < m; ++i) {
-    const Vector u = UpTransposed(LoadRange(g, i * out, out), branch.a);
+    const Vector u = UpTransposed(LoadRange(g, i * out, out), branch.up);
     const Vector dropped = DroppedRow(x, i, branch.dropout);
     for (size_t r = 0; r < rank; ++r) {
       for (size_t c = 0; c < in; ++c) sums[r * in + c] += u[r] * dropped[c];
     }
   }
   for (double& sum : sums) sum *= branch.scale;
-  StoreRange(db, 0, sums);
+  StoreRange(d_down, 0, sums);
 }
 
 }  // namespace
@@ -129,8 +129,8 @@ void Run(const LoraLinearBackwardArgs& args, Scratch, Context&) {
     }
   }
   for (size_t i = 0; i < args.branches.size(); ++i) {
-    if (args.da[i]) UpGradient(args.branches[i], args.g[i], args.h[i], args.da[i]);
-    if (args.db[i]) DownGradient(args.branches[i], args.x, args.g[i], args.db[i]);
+    if (args.d_up[i]) UpGradient(args.branches[i], args.g[i], args.h[i], args.d_up[i]);
+    if (args.d_down[i]) DownGradient(args.branches[i], args.x, args.g[i], args.d_down[i]);
   }
 }
 

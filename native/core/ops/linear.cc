@@ -14,17 +14,18 @@ void CheckBranch(const Rules& rules, const LoraBranch& branch) {
     rules.ShapeIs("bias", branch.bias, {out}, "(out)");
     rules.TypeOrFloat32("bias", branch.bias, "weight", branch.weight.dtype);
   }
-  LORA_CHECK(branch.a.defined == branch.b.defined, rules.op(),
-             "expected a and b together but received ", branch.a.defined ? "a alone" : "b alone");
-  if (!branch.a) return;
-  rules.Float32("a", branch.a);
-  rules.Float32("b", branch.b);
-  rules.Rank("a", branch.a, 2, "(out, rank)");
-  const int64_t rank = branch.a.dim(1);
-  LORA_CHECK(rank >= 1, rules.op(), "expected a rank of at least 1 but received a of shape ",
-             branch.a.shape);
-  rules.ShapeIs("a", branch.a, {out, rank}, "(out, rank)");
-  rules.ShapeIs("b", branch.b, {rank, in}, "(rank, in)");
+  LORA_CHECK(branch.up.defined == branch.down.defined, rules.op(),
+             "expected up and down together but received ",
+             branch.up.defined ? "up alone" : "down alone");
+  if (!branch.up) return;
+  rules.Float32("up", branch.up);
+  rules.Float32("down", branch.down);
+  rules.Rank("up", branch.up, 2, "(out, rank)");
+  const int64_t rank = branch.up.dim(1);
+  LORA_CHECK(rank >= 1, rules.op(), "expected a rank of at least 1 but received up of shape ",
+             branch.up.shape);
+  rules.ShapeIs("up", branch.up, {out, rank}, "(out, rank)");
+  rules.ShapeIs("down", branch.down, {rank, in}, "(rank, in)");
   rules.Finite("scale", branch.scale);
   LORA_CHECK(branch.dropout.p >= 0 && branch.dropout.p < 1, rules.op(),
              "expected dropout p in [0, 1) but received ", branch.dropout.p);
@@ -63,8 +64,8 @@ void Check(const LoraLinearForwardArgs& args) {
     rules.ShapeIs("y", args.y[i], {args.x.dim(0), branch.weight.rows}, "(rows, out)");
     rules.SameType("y", args.y[i], "x", args.x.dtype);
     if (!args.h[i]) continue;
-    LORA_CHECK(branch.a, rules.op(), "expected no h without a and b");
-    rules.ShapeIs("h", args.h[i], {args.x.dim(0), branch.a.dim(1)}, "(rows, rank)");
+    LORA_CHECK(branch.up, rules.op(), "expected no h without up and down");
+    rules.ShapeIs("h", args.h[i], {args.x.dim(0), branch.up.dim(1)}, "(rows, rank)");
     rules.Float32("h", args.h[i]);
   }
 }
@@ -75,8 +76,8 @@ void Check(const LoraLinearBackwardArgs& args) {
   LORA_CHECK(n >= 1, rules.op(), "expected at least one branch but received none");
   rules.Count("g", args.g.size(), n, "branch");
   rules.Count("h", args.h.size(), n, "branch");
-  rules.Count("da", args.da.size(), n, "branch");
-  rules.Count("db", args.db.size(), n, "branch");
+  rules.Count("d_up", args.d_up.size(), n, "branch");
+  rules.Count("d_down", args.d_down.size(), n, "branch");
   rules.Rank("g", args.g[0], 2, "(rows, out)");
   rules.Act("g", args.g[0]);
   const int64_t rows = args.g[0].dim(0), in = args.branches[0].weight.cols;
@@ -95,17 +96,17 @@ void Check(const LoraLinearBackwardArgs& args) {
     CheckBranch(rules, branch);
     rules.ShapeIs("g", args.g[i], {rows, branch.weight.rows}, "(rows, out)");
     rules.SameType("g", args.g[i], "the first g", act);
-    LORA_CHECK((!args.da[i] && !args.db[i]) || branch.a, rules.op(),
-               "expected a and b where their gradients are wanted but received none");
-    if (args.da[i]) {
-      rules.ShapeIs("da", args.da[i], branch.a.shape, "(out, rank)");
-      rules.Float32("da", args.da[i]);
-      rules.ShapeIs("h", args.h[i], {rows, branch.a.dim(1)}, "(rows, rank)");
+    LORA_CHECK((!args.d_up[i] && !args.d_down[i]) || branch.up, rules.op(),
+               "expected up and down where their gradients are wanted but received none");
+    if (args.d_up[i]) {
+      rules.ShapeIs("d_up", args.d_up[i], branch.up.shape, "(out, rank)");
+      rules.Float32("d_up", args.d_up[i]);
+      rules.ShapeIs("h", args.h[i], {rows, branch.up.dim(1)}, "(rows, rank)");
       rules.Float32("h", args.h[i]);
     }
-    if (args.db[i]) {
-      rules.ShapeIs("db", args.db[i], branch.b.shape, "(rank, in)");
-      rules.Float32("db", args.db[i]);
+    if (args.d_down[i]) {
+      rules.ShapeIs("d_down", args.d_down[i], branch.down.shape, "(rank, in)");
+      rules.Float32("d_down", args.d_down[i]);
       rules.Present("x", args.x);
     }
   }

@@ -66,12 +66,12 @@ struct Dropout {
 
 // One linear layer fed by a shared input x [m, in]:
 //   h = B·drop(x),  y = W·x + bias + scale·A·h
-// a and b are absent together: then the layer is the plain frozen one.
+// up and down are absent together: then the layer is the plain frozen one.
 struct LoraBranch {
   PackedView weight;  // [out, in], act; kForward in forward, kBackward in backward
   TensorView bias;    // [out] act or f32, or absent
-  TensorView a;       // A [out, r] f32, or absent
-  TensorView b;       // B [r, in] f32, or absent
+  TensorView up;      // A [out, r] f32, or absent
+  TensorView down;    // B [r, in] f32, or absent
   float scale = 1;
   Dropout dropout;
 
@@ -79,7 +79,7 @@ struct LoraBranch {
     using B = LoraBranch;
     return PartDescription{
         Weight("weight", &B::weight), In("bias", &B::bias).OrNone(),
-        In("a", &B::a).OrNone(),      In("b", &B::b).OrNone(),
+        In("up", &B::up).OrNone(),    In("down", &B::down).OrNone(),
         Number("scale", &B::scale),   MaybePart("dropout", &B::dropout),
     };
   }
@@ -106,7 +106,7 @@ struct LoraLinearForwardArgs {
             .Rows(),
         OutEach("h", &A::h, &A::branches,
                 [](const A& a, size_t i) {
-                  const TensorView& up = a.branches[i].a;
+                  const TensorView& up = a.branches[i].up;
                   return up ? F32Result({a.x.dim(0), up.dim(1)}) : NoResult();
                 })
             .If("keepH"),
@@ -117,16 +117,16 @@ void Check(const LoraLinearForwardArgs&);
 
 // With u = Aᵀ·g:
 //   dx = Σ over branches (Wᵀ·g + drop(scale·Bᵀ·u))
-//   dA = scale·gᵀ·h → [out, r],  dB = scale·uᵀ·drop(x) → [r, in]
-// Any of dx, da, db may be absent.
+//   d_up = dA = scale·gᵀ·h → [out, r],  d_down = dB = scale·uᵀ·drop(x) → [r, in]
+// Any of dx, d_up, d_down may be absent.
 struct LoraLinearBackwardArgs {
-  TensorView x;  // [m, in] act; absent when no db is wanted
+  TensorView x;  // [m, in] act; absent when no d_down is wanted
   std::vector<LoraBranch> branches;
-  std::vector<TensorView> g;   // per branch [m, out] act
-  std::vector<TensorView> h;   // per branch [m, r] f32 from forward; absent when no da is wanted
-  TensorView dx;               // [m, in] act
-  std::vector<TensorView> da;  // per branch [out, r] f32
-  std::vector<TensorView> db;  // per branch [r, in] f32
+  std::vector<TensorView> g;  // per branch [m, out] act
+  std::vector<TensorView> h;  // per branch [m, r] f32 from forward; absent when no d_up is wanted
+  TensorView dx;              // [m, in] act
+  std::vector<TensorView> d_up;    // per branch [out, r] f32
+  std::vector<TensorView> d_down;  // per branch [r, in] f32
 
   static constexpr auto Describe() {
     using A = LoraLinearBackwardArgs;
@@ -144,11 +144,11 @@ struct LoraLinearBackwardArgs {
             })
             .Rows()
             .If("wantDx"),
-        OutEach("da", &A::da, &A::branches,
-                [](const A& a, size_t i) { return F32Result(a.branches[i].a.shape); })
+        OutEach("d_up", &A::d_up, &A::branches,
+                [](const A& a, size_t i) { return F32Result(a.branches[i].up.shape); })
             .IfEach("wantUp"),
-        OutEach("db", &A::db, &A::branches,
-                [](const A& a, size_t i) { return F32Result(a.branches[i].b.shape); })
+        OutEach("d_down", &A::d_down, &A::branches,
+                [](const A& a, size_t i) { return F32Result(a.branches[i].down.shape); })
             .IfEach("wantDown"),
     };
   }

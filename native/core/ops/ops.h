@@ -1,9 +1,10 @@
-// The arguments of every op, one plain struct each, by topic; beside each its description
-// (describe.h) and its rules: Check throws Error(ERR_ARGUMENT) with one sentence, "[op] expected b of
-// shape [16, 4096] (rank, in) but received [4096, 16]", and every caller runs it before it enqueues.
+// The arguments of every op, one plain struct each, by topic. Beside each stand its description
+// (describe.h) and the declaration of its rules. Every caller runs Check before it enqueues; it
+// throws Error(ERR_ARGUMENT) with one sentence:
+//   "[op] expected down of shape [16, 4096] (rank, in) but received [4096, 16]"
 //
-// "act" is the activation dtype of a call: f32 or bf16 (f64 in the reference backend's tests). Outputs
-// are written whole, never accumulated into, unless said otherwise. A dimension may be 0.
+// "act" is the activation dtype of a call: f32 or bf16 (f64 in the reference backend's tests).
+// Outputs are written whole, never accumulated into, unless said otherwise. A dimension may be 0.
 #pragma once
 
 #include "core/ops/layers.h"

@@ -26,8 +26,8 @@ void CheckOutputs(const LoraLinearOutputs& forward, const LoraLinearOutputs& bac
     CHECK_CLOSE(forward.y[i], expected.y[i], bounds.y[i]);
     if (!expected.h[i]) continue;
     CHECK_CLOSE(forward.h[i], expected.h[i], bounds.h[i]);
-    CHECK_CLOSE(backward.da[i], expected.da[i], bounds.da[i]);
-    CHECK_CLOSE(backward.db[i], expected.db[i], bounds.db[i]);
+    CHECK_CLOSE(backward.d_up[i], expected.d_up[i], bounds.d_up[i]);
+    CHECK_CLOSE(backward.d_down[i], expected.d_down[i], bounds.d_down[i]);
   }
 }
 
@@ -40,10 +40,10 @@ void CheckSame(const LoraLinearOutputs& one, const LoraLinearOutputs& other) {
 
 void CheckSameGradients(const LoraLinearOutputs& one, const LoraLinearOutputs& other) {
   CHECK_IDENTICAL(one.dx, other.dx);
-  for (size_t i = 0; i < one.da.size(); ++i) {
-    if (!one.da[i]) continue;
-    CHECK_IDENTICAL(one.da[i], other.da[i]);
-    CHECK_IDENTICAL(one.db[i], other.db[i]);
+  for (size_t i = 0; i < one.d_up.size(); ++i) {
+    if (!one.d_up[i]) continue;
+    CHECK_IDENTICAL(one.d_up[i], other.d_up[i]);
+    CHECK_IDENTICAL(one.d_down[i], other.d_down[i]);
   }
 }
 
@@ -172,8 +172,8 @@ TEST_CASE("cuda lora_linear is exact on small whole numbers") {
           CHECK_IDENTICAL(forward.y[i], expected.y[i].As(dtype));
           if (!expected.h[i]) continue;
           CHECK_IDENTICAL(forward.h[i], expected.h[i].As(DType::kF32));
-          CHECK_IDENTICAL(backward.da[i], expected.da[i].As(DType::kF32));
-          CHECK_IDENTICAL(backward.db[i], expected.db[i].As(DType::kF32));
+          CHECK_IDENTICAL(backward.d_up[i], expected.d_up[i].As(DType::kF32));
+          CHECK_IDENTICAL(backward.d_down[i], expected.d_down[i].As(DType::kF32));
         }
         CHECK_IDENTICAL(backward.dx, expected.dx.As(dtype));
       }
@@ -209,13 +209,13 @@ TEST_CASE("cuda lora_linear: each gradient alone") {
     for (size_t i = 0; i < problem.branches.size(); ++i) {
       const BranchOperands& branch = problem.branches[i];
       weights.emplace_back(MirroredCuda(), branch.weight, context);
-      args.branches.push_back({weights.back().backward(), branch.bias, branch.a, branch.b,
+      args.branches.push_back({weights.back().backward(), branch.bias, branch.up, branch.down,
                                branch.scale, branch.dropout});
       args.g.push_back(problem.g[i]);
     }
     args.h.resize(3);
-    args.da.resize(3);
-    args.db.resize(3);
+    args.d_up.resize(3);
+    args.d_down.resize(3);
     SUBCASE("dx") {
       LoraLinearBackwardArgs one = args;
       const Tensor dx(dtype, problem.x.shape());
@@ -223,21 +223,21 @@ TEST_CASE("cuda lora_linear: each gradient alone") {
       Run(MirroredCuda(), one, context);
       CHECK_CLOSE(dx, expected.dx, bounds.dx);
     }
-    SUBCASE("da") {
+    SUBCASE("d_up") {
       LoraLinearBackwardArgs one = args;
-      const Tensor da(DType::kF32, problem.branches[1].a.shape());
+      const Tensor d_up(DType::kF32, problem.branches[1].up.shape());
       one.h[1] = h[1];
-      one.da[1] = da;
+      one.d_up[1] = d_up;
       Run(MirroredCuda(), one, context);
-      CHECK_CLOSE(da, expected.da[1], bounds.da[1]);
+      CHECK_CLOSE(d_up, expected.d_up[1], bounds.d_up[1]);
     }
-    SUBCASE("db") {
+    SUBCASE("d_down") {
       LoraLinearBackwardArgs one = args;
-      const Tensor db(DType::kF32, problem.branches[0].b.shape());
+      const Tensor d_down(DType::kF32, problem.branches[0].down.shape());
       one.x = problem.x;
-      one.db[0] = db;
+      one.d_down[0] = d_down;
       Run(MirroredCuda(), one, context);
-      CHECK_CLOSE(db, expected.db[0], bounds.db[0]);
+      CHECK_CLOSE(d_down, expected.d_down[0], bounds.d_down[0]);
     }
   }
 }
@@ -287,12 +287,12 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
         LoraBranch& branch = forward.branches.emplace_back();
         branch.weight = {w.data, dtype, kSize, kSize, Direction::kForward};
         if (rank > 0) {
-          branch.a = on_device(Full(DType::kF32, {kSize, rank}, 1));
-          branch.b = on_device(Zeros(DType::kF32, {rank, kSize}));
+          branch.up = on_device(Full(DType::kF32, {kSize, rank}, 1));
+          branch.down = on_device(Zeros(DType::kF32, {rank, kSize}));
         }
         backward.branches = forward.branches;
         backward.branches[0].weight.direction = Direction::kBackward;
-        forward.h = backward.h = backward.da = backward.db = {TensorView()};
+        forward.h = backward.h = backward.d_up = backward.d_down = {TensorView()};
         const auto run = [&]<class Args>(const Args& args) {
           const Op<Args>& op = backend.op<Args>();
           const size_t bytes = op.scratch_bytes(args, context.threads());
@@ -346,8 +346,8 @@ TEST_CASE("cuda lora_linear in f16") {
       const TensorView& w = from.weight.view();
       LoraBranch branch{{w.data, w.dtype, w.dim(0), w.dim(1), Direction::kForward},
                         from.bias,
-                        from.a,
-                        from.b,
+                        from.up,
+                        from.down,
                         from.scale,
                         from.dropout};
       forward.branches.push_back(branch);
@@ -358,14 +358,14 @@ TEST_CASE("cuda lora_linear in f16") {
         return t ? Tensor(DType::kF32, t.shape()) : Tensor();
       };
       out.h.push_back(like(h[i]));
-      out.da.push_back(like(from.a));
-      out.db.push_back(like(from.b));
+      out.d_up.push_back(like(from.up));
+      out.d_down.push_back(like(from.down));
       forward.y.push_back(out.y[i]);
       forward.h.push_back(out.h[i]);
       backward.g.push_back(problem.g[i]);
       backward.h.push_back(h[i]);
-      backward.da.push_back(out.da[i]);
-      backward.db.push_back(out.db[i]);
+      backward.d_up.push_back(out.d_up[i]);
+      backward.d_down.push_back(out.d_down[i]);
     }
     out.dx = Tensor(DType::kF16, problem.x.shape());
     backward.dx = out.dx;
@@ -394,7 +394,7 @@ TEST_CASE("cuda lora_linear: the bounds reject wrong results") {
   scale.branches[0].scale *= 1.02f;
   CHECK(rejected(scale));
   LoraLinearProblem rank = problem;
-  for (int64_t i = 0; i < 40; ++i) rank.branches[0].a.Set(i * 8 + 7, 0);
+  for (int64_t i = 0; i < 40; ++i) rank.branches[0].up.Set(i * 8 + 7, 0);
   CHECK(rejected(rank));
 }
 

@@ -217,8 +217,8 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
     cublas_->Gemm(false, false, m, k, r, s, p.u_rounded, w.b_rounded, dtype, 1, p.dx, dtype);
   };
   const auto rival_gradients = [&, m = m, k = k, n = n, r = r, dtype = dtype] {
-    cublas_->Gemm(true, false, n, r, m, s, p.g, p.h_rounded, dtype, 0, p.da, DType::kF32);
-    cublas_->Gemm(true, false, r, k, m, s, p.u_rounded, p.x, dtype, 0, p.db, DType::kF32);
+    cublas_->Gemm(true, false, n, r, m, s, p.g, p.h_rounded, dtype, 0, p.d_up, DType::kF32);
+    cublas_->Gemm(true, false, r, k, m, s, p.u_rounded, p.x, dtype, 0, p.d_down, DType::kF32);
   };
   const auto rival_frozen = [&, m = m, k = k, n = n, dtype = dtype] {
     cublas_->Gemm(false, true, m, n, k, 1, p.x, w.w, dtype, 0, p.y, dtype);
@@ -266,8 +266,8 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
   cuda::LowRankGradientsArgs gradients;
   gradients.dtype = dtype;
   gradients.gradients = {
-      {p.x, m, k, k, {}, u, r, s, static_cast<float*>(p.db), false},
-      {p.g, m, n, n, {}, static_cast<const float*>(p.h), r, s, static_cast<float*>(p.da), true}};
+      {p.x, m, k, k, {}, u, r, s, static_cast<float*>(p.d_down), false},
+      {p.g, m, n, n, {}, static_cast<const float*>(p.h), r, s, static_cast<float*>(p.d_up), true}};
   const Scratch scratch = Take(cuda::LowRankGradientsScratchBytes(gradients, context_.threads()));
   const auto launch = [&] { cuda::LowRankGradients(gradients, scratch, context_); };
   const auto both = Call(p.Backward(0, false, true));

@@ -120,8 +120,8 @@ BenchProblem::BenchProblem(cuda::Gpu& gpu, const BenchShape& of) : shape(of), gp
   h = Allocate(bytes(m, r, 4));
   h_rounded = Allocate(bytes(m, r, size));
   u_rounded = Allocate(bytes(m, r, size));
-  da = Allocate(bytes(n, r, 4));
-  db = Allocate(bytes(r, k, 4));
+  d_up = Allocate(bytes(n, r, 4));
+  d_down = Allocate(bytes(r, k, 4));
   Poison();
 }
 
@@ -137,8 +137,8 @@ void BenchProblem::Poison() {
       std::byte{0xff});
   gpu_.Upload(y, nan.data(), static_cast<size_t>(m * n * size));
   gpu_.Upload(dx, nan.data(), static_cast<size_t>(m * k * size));
-  gpu_.Upload(da, nan.data(), static_cast<size_t>(n * r * 4));
-  gpu_.Upload(db, nan.data(), static_cast<size_t>(r * k * 4));
+  gpu_.Upload(d_up, nan.data(), static_cast<size_t>(n * r * 4));
+  gpu_.Upload(d_down, nan.data(), static_cast<size_t>(r * k * 4));
 }
 
 LoraLinearForwardArgs BenchProblem::Forward(int copy, bool lora, bool with_h) const {
@@ -148,8 +148,8 @@ LoraLinearForwardArgs BenchProblem::Forward(int copy, bool lora, bool with_h) co
   branch.weight = {of.w, dtype, n, k, Direction::kForward};
   branch.scale = kScale;
   if (lora) {
-    branch.a = TensorView(of.a, DType::kF32, {n, r});
-    branch.b = TensorView(of.b, DType::kF32, {r, k});
+    branch.up = TensorView(of.a, DType::kF32, {n, r});
+    branch.down = TensorView(of.b, DType::kF32, {r, k});
   }
   LoraLinearForwardArgs args;
   args.x = TensorView(x, dtype, {m, k});
@@ -166,12 +166,12 @@ LoraLinearBackwardArgs BenchProblem::Backward(int copy, bool with_dx, bool with_
   LoraLinearBackwardArgs args;
   args.branches = forward.branches;
   args.g = {TensorView(g, dtype, {m, n})};
-  args.da = args.db = args.h = {TensorView()};
+  args.d_up = args.d_down = args.h = {TensorView()};
   if (with_gradients) {
     args.x = forward.x;
     args.h = forward.h;
-    args.da = {TensorView(da, DType::kF32, {n, r})};
-    args.db = {TensorView(db, DType::kF32, {r, k})};
+    args.d_up = {TensorView(d_up, DType::kF32, {n, r})};
+    args.d_down = {TensorView(d_down, DType::kF32, {r, k})};
   }
   if (with_dx) args.dx = TensorView(dx, dtype, {m, k});
   return args;
@@ -235,7 +235,7 @@ double BenchProblem::DxError() const {
 double BenchProblem::DaError() const {
   std::vector<double> column;
   for (int64_t i = 0; i < shape.m; ++i) column.push_back(H(i, 0));
-  return Error(da, DType::kF32, shape.n, shape.r, shape.n, 1, [&](int64_t i, int64_t) {
+  return Error(d_up, DType::kF32, shape.n, shape.r, shape.n, 1, [&](int64_t i, int64_t) {
     double sum = 0;
     for (int64_t c = 0; c < shape.m; ++c) sum += host_g_.at(c, i) * column[static_cast<size_t>(c)];
     return kScale * sum;
@@ -244,7 +244,7 @@ double BenchProblem::DaError() const {
 double BenchProblem::DbError() const {
   std::vector<double> column;
   for (int64_t i = 0; i < shape.m; ++i) column.push_back(U(i, 0));
-  return Error(db, DType::kF32, shape.r, shape.k, 1, shape.k, [&](int64_t, int64_t j) {
+  return Error(d_down, DType::kF32, shape.r, shape.k, 1, shape.k, [&](int64_t, int64_t j) {
     double sum = 0;
     for (int64_t c = 0; c < shape.m; ++c) sum += column[static_cast<size_t>(c)] * host_x_.at(c, j);
     return kScale * sum;

@@ -38,7 +38,7 @@ class BenchProblem {
   std::vector<Weights> weights;
   // [m, r], unscaled; in f32, and of the dtype for rivals.
   void *h = nullptr, *h_rounded = nullptr, *u_rounded = nullptr;
-  void *da = nullptr, *db = nullptr;  // [n, r], [r, k] in f32
+  void *d_up = nullptr, *d_down = nullptr;  // [n, r], [r, k] in f32
 
   // The layer with the weights of one copy; frozen alone without `lora`.
   LoraLinearForwardArgs Forward(int copy, bool lora, bool with_h) const;

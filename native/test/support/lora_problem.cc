@@ -127,8 +127,8 @@ struct Low {
   Matrix a, b, xd, h, u;
   Vector a_rows, a_cols, b_rows, b_cols, xd_rows, xd_cols, h_rows, h_cols, u_rows, u_cols;
   Low(const BranchOperands& branch, const Tensor& x, const Tensor& h_in, const Tensor& g)
-      : a(branch.a),
-        b(branch.b),
+      : a(branch.up),
+        b(branch.down),
         xd(Dropped(x, branch.dropout)),
         h(h_in),
         u(UpTransposed(g)),
@@ -177,8 +177,8 @@ LoraLinearProblem::LoraLinearProblem(const LoraLinearCase& of, uint64_t seed, Va
     if (c.bias) branch.bias = random(wide_bias ? DType::kF32 : of.dtype, {c.n}, 1);
     if (c.r > 0) {
       branch.scale = whole ? 2.0f : 0.75f;
-      branch.a = random(DType::kF32, {c.n, c.r}, c.r);
-      branch.b = random(DType::kF32, {c.r, of.k}, of.k);
+      branch.up = random(DType::kF32, {c.n, c.r}, c.r);
+      branch.down = random(DType::kF32, {c.r, of.k}, of.k);
       branch.dropout = {c.dropout, 0x123456789abcdefull + seed, 3, 41};
     }
     branches.push_back(std::move(branch));
@@ -196,8 +196,8 @@ LoraLinearProblem LoraLinearProblem::As(DType dtype) const {
   for (BranchOperands& branch : copy.branches) {
     branch.weight = branch.weight.As(dtype);
     branch.bias = branch.bias.As(dtype);
-    branch.a = branch.a.As(master);
-    branch.b = branch.b.As(master);
+    branch.up = branch.up.As(master);
+    branch.down = branch.down.As(master);
   }
   return copy;
 }
@@ -205,7 +205,7 @@ LoraLinearProblem LoraLinearProblem::As(DType dtype) const {
 namespace {
 
 LoraBranch View(const BranchOperands& branch, const PackedView& weight) {
-  return {weight, branch.bias, branch.a, branch.b, branch.scale, branch.dropout};
+  return {weight, branch.bias, branch.up, branch.down, branch.scale, branch.dropout};
 }
 
 DType MasterOf(const Tensor& x) { return x.dtype() == DType::kF64 ? DType::kF64 : DType::kF32; }
@@ -222,8 +222,8 @@ LoraLinearOutputs LoraLinearProblem::Forward(const Backend& backend, Context& co
     weights.emplace_back(backend, branch.weight, context);
     args.branches.push_back(View(branch, weights.back().forward()));
     out.y.emplace_back(x.dtype(), Shape{shape.m, branch.weight.shape()[0]});
-    out.h.push_back(branch.a && with_h ? Tensor(MasterOf(x), {shape.m, branch.a.shape()[1]})
-                                       : Tensor());
+    out.h.push_back(branch.up && with_h ? Tensor(MasterOf(x), {shape.m, branch.up.shape()[1]})
+                                        : Tensor());
     args.y.push_back(out.y.back());
     args.h.push_back(out.h.back());
   }
@@ -246,16 +246,16 @@ LoraLinearOutputs LoraLinearProblem::Backward(const Backend& backend, Context& c
     weights.emplace_back(backend, branch.weight, context);
     args.branches.push_back(View(branch, weights.back().backward()));
     args.g.push_back(g[i]);
-    args.h.push_back(branch.a ? h[i].view() : TensorView());
-    out.da.push_back(branch.a ? Tensor(MasterOf(x), branch.a.shape()) : Tensor());
-    out.db.push_back(branch.b ? Tensor(MasterOf(x), branch.b.shape()) : Tensor());
-    args.da.push_back(out.da.back());
-    args.db.push_back(out.db.back());
+    args.h.push_back(branch.up ? h[i].view() : TensorView());
+    out.d_up.push_back(branch.up ? Tensor(MasterOf(x), branch.up.shape()) : Tensor());
+    out.d_down.push_back(branch.down ? Tensor(MasterOf(x), branch.down.shape()) : Tensor());
+    args.d_up.push_back(out.d_up.back());
+    args.d_down.push_back(out.d_down.back());
   }
   Run(backend, args, context);
   CHECK_MESSAGE(out.dx.intact(), "wrote behind the end of dx");
-  for (const Tensor& t : out.da) CHECK_MESSAGE(t.intact(), "wrote behind the end of da");
-  for (const Tensor& t : out.db) CHECK_MESSAGE(t.intact(), "wrote behind the end of db");
+  for (const Tensor& t : out.d_up) CHECK_MESSAGE(t.intact(), "wrote behind the end of d_up");
+  for (const Tensor& t : out.d_down) CHECK_MESSAGE(t.intact(), "wrote behind the end of d_down");
   return out;
 }
 
@@ -268,8 +268,8 @@ LoraLinearOutputs LoraLinearProblem::Expected() const {
   for (const Tensor& t : out.h) h.push_back(t.As(DType::kF32).As(DType::kF64));
   LoraLinearOutputs backward = wide.Backward(ReferenceBackend(), *context, h);
   out.dx = std::move(backward.dx);
-  out.da = std::move(backward.da);
-  out.db = std::move(backward.db);
+  out.d_up = std::move(backward.d_up);
+  out.d_down = std::move(backward.d_down);
   return out;
 }
 
@@ -301,9 +301,9 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
       }
     }
     bounds.h.emplace_back();
-    bounds.da.emplace_back();
-    bounds.db.emplace_back();
-    if (!branch.a) {
+    bounds.d_up.emplace_back();
+    bounds.d_down.emplace_back();
+    if (!branch.up) {
       bounds.y.push_back(y.Finish(expected.y[i], u_out, 1));
       continue;
     }
@@ -353,14 +353,14 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
     bounds.y.push_back(y.Finish(expected.y[i], u_out, std::min(m, n) * r));
     dx_independent = std::min(dx_independent, std::min(m, k) * r);
     bounds.h.back() = OfSums(Each(m, r, h_error));
-    bounds.da.back() = OfSums(Each(n, r, [&](int64_t o, int64_t j) {
+    bounds.d_up.back() = OfSums(Each(n, r, [&](int64_t o, int64_t j) {
       return s * Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j) +
-             4 * u_master * std::fabs(expected.da[i].at(o * r + j));
+             4 * u_master * std::fabs(expected.d_up[i].at(o * r + j));
     }));
-    bounds.db.back() = OfSums(Each(r, k, [&](int64_t j, int64_t c) {
+    bounds.d_down.back() = OfSums(Each(r, k, [&](int64_t j, int64_t c) {
       double sum = Sum(m, epsilon) * At(low.u_cols, j) * At(low.xd_cols, c);
       for (int64_t row = 0; row < m; ++row) sum += u_error(row, j) * std::fabs(low.xd(row, c));
-      return s * sum + 4 * u_master * std::fabs(expected.db[i].at(j * k + c));
+      return s * sum + 4 * u_master * std::fabs(expected.d_down[i].at(j * k + c));
     }));
   }
   bounds.dx = dx.Finish(expected.dx, u_out, dx_independent);

@@ -26,7 +26,7 @@ struct Precision {
 };
 
 struct BranchOperands {
-  Tensor weight, bias, a, b;  // bias, and a with b, may be absent
+  Tensor weight, bias, up, down;  // bias, and up with down, may be absent
   float scale = 1;
   Dropout dropout;
 };
@@ -34,13 +34,13 @@ struct BranchOperands {
 struct LoraLinearOutputs {
   std::vector<Tensor> y, h;  // forward
   Tensor dx;                 // backward
-  std::vector<Tensor> da, db;
+  std::vector<Tensor> d_up, d_down;
 };
 // The same structure, of bounds.
 struct LoraLinearBounds {
   std::vector<Bounds> y, h;
   Bounds dx;
-  std::vector<Bounds> da, db;
+  std::vector<Bounds> d_up, d_down;
 };
 
 class LoraLinearProblem {
@@ -62,7 +62,7 @@ class LoraLinearProblem {
 
   // y and h. Without `with_h`, h is not asked for.
   LoraLinearOutputs Forward(const Backend& backend, Context& context, bool with_h = true) const;
-  // dx, da and db, given the h of a forward run (its dtype must be f32 unless x is f64).
+  // dx, d_up and d_down, given the h of a forward run (its dtype must be f32 unless x is f64).
   LoraLinearOutputs Backward(const Backend& backend, Context& context,
                              const std::vector<Tensor>& h) const;
 

@@ -64,8 +64,8 @@ report.unpacked = await complaint(() => native.read(native.unpack(native.pack(sq
 const plain = {
   weight: native.pack(f32([1, 2, 3, 4], [2, 2])),
   bias: null,
-  a: null,
-  b: null,
+  up: null,
+  down: null,
   scale: 1,
   dropout: null,
 };

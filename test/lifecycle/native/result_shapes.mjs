@@ -9,7 +9,7 @@ print({
   linear: await complaint(() =>
     native.loraLinearForward(
       empty(wide, 0),
-      [{ weight: native.pack(empty(wide, 0)), bias: null, a: null, b: null, scale: 1, dropout: null }],
+      [{ weight: native.pack(empty(wide, 0)), bias: null, up: null, down: null, scale: 1, dropout: null }],
       false,
     ),
   ),

@@ -6,7 +6,7 @@ async function compute() {
   const w = native.pack(native.random(cpu, 'normal', 1, 0, 0, 0.05, [96, 64]));
   const back = native.pack(native.random(cpu, 'normal', 2, 0, 0, 0.05, [64, 96]));
   let x = native.random(cpu, 'normal', 3, 0, 0, 1, [32, 64]);
-  const layer = (weight) => ({ weight, bias: null, a: null, b: null, scale: 1, dropout: null });
+  const layer = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null });
   for (let i = 0; i < 200; i++) {
     const h = native.loraLinearForward(x, [layer(w)], false)[0][0];
     const next = native.loraLinearForward(h, [layer(back)], false)[0][0];
