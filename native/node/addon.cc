@@ -1,5 +1,5 @@
 // The add-on. lib/native/binding.ts describes its exports.
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 #include "node/api.h"
 #include "node/env_state.h"
 #include "node/mapped_file.h"

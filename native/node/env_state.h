@@ -12,7 +12,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "core/storage.h"
+#include "core/runtime/storage.h"
 
 namespace lora::node {
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/mapped_file.h"
+#include "core/io/mapped_file.h"
 #include "node/errors.h"
 #include "node/parse.h"
 

@@ -8,7 +8,7 @@
 #include <span>
 #include <string>
 
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::node {
 

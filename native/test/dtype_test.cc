@@ -1,5 +1,5 @@
 // Conversions between element types, exhaustively where a type has 65536 values.
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 
 #include <doctest/doctest.h>
 

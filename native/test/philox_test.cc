@@ -1,5 +1,5 @@
 // The generator against the vectors published with Random123, and the dropout mask made of it.
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 #include <cmath>
 

@@ -1,12 +1,12 @@
 // Seeded numbers: values that never change, and the laws they follow.
-#include "core/random.h"
+#include "core/maths/random.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <vector>
 
-#include "core/philox.h"
+#include "core/maths/philox.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
 

@@ -1,5 +1,5 @@
 // Drawing tokens: ties, limits, and the frequencies that a softmax promises.
-#include "core/sampling.h"
+#include "core/maths/sampling.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <string>
 
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
 

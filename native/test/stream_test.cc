@@ -1,4 +1,4 @@
-#include "core/stream.h"
+#include "core/runtime/stream.h"
 
 #include <doctest/doctest.h>
 
@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/storage.h"
+#include "core/runtime/storage.h"
 
 namespace lora {
 namespace {

@@ -20,7 +20,7 @@
 
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 

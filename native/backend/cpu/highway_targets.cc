@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 #include "hwy/highway.h"
 #include "hwy/targets.h"
 

@@ -13,7 +13,7 @@
 #include "backend/cpu/lora_kernels.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
@@ -43,7 +43,7 @@ HWY_INLINE VF LoadRowPart(const void* row, size_t at, size_t count) {
 
 // ---- dropout ---------------------------------------------------------------------------------
 
-// Computes kLanes calls of Philox4x32-10 (core/philox.h) side by side, one per 8 columns.
+// Computes kLanes calls of Philox4x32-10 (core/maths/philox.h) side by side, one per 8 columns.
 void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* mask) {
   const DU du;
   const hn::Rebind<uint8_t, DU> du8;

@@ -14,7 +14,7 @@
 #include "backend/cpu/lora_kernels.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/panels.h"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora::cpu {
 namespace {

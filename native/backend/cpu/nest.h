@@ -4,7 +4,7 @@
 #include <array>
 #include <cstddef>
 
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::cpu {
 

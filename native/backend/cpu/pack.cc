@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 
 namespace lora::cpu {
 namespace {

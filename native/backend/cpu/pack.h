@@ -9,7 +9,7 @@
 #include <cstdint>
 
 #include "backend/cpu/context.h"
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::cpu {
 

@@ -1,4 +1,4 @@
-#include "core/random.h"
+#include "core/maths/random.h"
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"

@@ -1,9 +1,9 @@
-// Draws one row per task with the algorithm that all host backends share (core/sampling.h).
+// Draws one row per task with the algorithm that all host backends share (core/maths/sampling.h).
 #include "backend/cpu/arena.h"
 #include "backend/cpu/context.h"
 #include "backend/cpu/convert.h"
 #include "backend/cpu/kernels.h"
-#include "core/sampling.h"
+#include "core/maths/sampling.h"
 
 namespace lora::cpu {
 namespace {

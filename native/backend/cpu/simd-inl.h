@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -2,7 +2,7 @@
 
 #include <system_error>
 
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 #include "hwy/cache_control.h"
 
 namespace lora::cpu {

@@ -14,7 +14,7 @@
 #include <cstring>
 
 #include "backend/cpu/tile-inl.h"
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 #include "hwy/highway.h"
 
 // On the oldest targets this file converts f16 itself instead of using Highway's emulation.

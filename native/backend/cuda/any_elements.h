@@ -3,7 +3,7 @@
 
 #include "backend/cuda/device/any_elements.cuh"
 #include "core/error.h"
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::cuda {
 

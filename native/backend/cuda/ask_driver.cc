@@ -7,7 +7,7 @@
 #include <string>
 #include <utility>
 
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 
 namespace lora::cuda {
 namespace {

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "core/storage.h"
+#include "core/runtime/storage.h"
 
 namespace lora::cuda {
 

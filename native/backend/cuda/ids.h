@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "backend/cuda/context.h"
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::cuda {
 

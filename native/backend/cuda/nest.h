@@ -5,7 +5,7 @@
 #include <array>
 
 #include "backend/cuda/device/nest.h"
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::cuda {
 

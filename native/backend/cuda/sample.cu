@@ -6,8 +6,8 @@
 #include "backend/cuda/device/sample.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
-#include "core/dtype.h"
-#include "core/sampling.h"
+#include "core/maths/dtype.h"
+#include "core/maths/sampling.h"
 
 namespace lora::cuda {
 namespace {

@@ -2,7 +2,7 @@
 // dimension of 1 repeats.
 #pragma once
 
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::reference {
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::reference {
 

@@ -8,7 +8,7 @@
 //   dB = s·uᵀ·drop(x)
 #include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora::reference {
 namespace {

@@ -1,5 +1,5 @@
-// Fills a tensor with seeded numbers. core/random.h defines them, for the CPU backend as well.
-#include "core/random.h"
+// Fills a tensor with seeded numbers. core/maths/random.h defines them, for the CPU backend as well.
+#include "core/maths/random.h"
 
 #include <algorithm>
 #include <vector>

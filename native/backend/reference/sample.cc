@@ -1,7 +1,7 @@
-// Draws a token per row. core/sampling.h defines how, for the CPU backend as well.
+// Draws a token per row. core/maths/sampling.h defines how, for the CPU backend as well.
 #include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"
-#include "core/sampling.h"
+#include "core/maths/sampling.h"
 
 namespace lora::reference {
 

@@ -14,7 +14,8 @@
 //           In("weight", &A::weight),
 //           Number("eps", &A::eps),
 //           Out("y", &A::y, Like<&A::x>).Rows(),
-//           Out("rstd", &A::rstd, [](const A& a) { return F32Result({a.x.dim(0)}); }).If("keepRstd"),
+//           Out("rstd", &A::rstd, [](const A& a) { return F32Result({a.x.dim(0)}); })
+//               .If("keepRstd"),
 //       };
 //     }
 //   };

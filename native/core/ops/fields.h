@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora {
 

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora {
 

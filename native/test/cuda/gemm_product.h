@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "backend/cuda/gemm.h"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 #include "test/simt/buffer.h"
 #include "test/support/schedules.h"
 #include "test/support/tensors.h"

@@ -5,7 +5,7 @@
 #include <memory>
 #include <string>
 
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 
 namespace lora::test {
 

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 #include "test/simt/location.h"
 
 // Kernel code must be inlined into instrumented code, or the emulator does not see a

@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 #include "test/simt/seeded_kernels.h"
 
 namespace lora::simt {

@@ -1,7 +1,7 @@
 // The self-test of the device primitives as a program for a GPU. It exits with 0 when all
 // hold and with 77 without a device.
 //   nvcc -std=c++20 -arch=native -Inative -o self_test
-//        native/test/simt/self_test.cu native/core/dtype.cc
+//        native/test/simt/self_test.cu native/core/maths/dtype.cc
 #include <cstdio>
 
 #include "test/simt/self_test.cuh"

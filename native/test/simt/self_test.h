@@ -9,7 +9,7 @@
 #include <iterator>
 #include <vector>
 
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 
 namespace lora::device {
 

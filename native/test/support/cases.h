@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 
 namespace lora::test {
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/philox.h"
+#include "core/maths/philox.h"
 #include "test/simt/buffer.h"
 #include "test/support/close.h"
 #include "test/support/schedules.h"

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <functional>
 
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora::test {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 
 namespace lora::test {
 

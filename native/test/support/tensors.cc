@@ -8,7 +8,7 @@
 #include <sstream>
 
 #include "backend/reference/element.h"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora::test {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::test {
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora::test {
 

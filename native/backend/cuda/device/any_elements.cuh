@@ -3,7 +3,7 @@
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 
 namespace lora::device {
 

@@ -20,7 +20,7 @@
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/skinny_finish.cuh"
 #include "backend/cuda/device/skinny_job.cuh"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora::device {
 

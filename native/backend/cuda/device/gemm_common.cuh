@@ -4,8 +4,8 @@
 
 #include "backend/cuda/device/elements.cuh"
 #include "backend/cuda/device/launch.h"
-#include "core/dtype.h"
-#include "core/philox.h"
+#include "core/maths/dtype.h"
+#include "core/maths/philox.h"
 
 namespace lora::device {
 

@@ -1,4 +1,4 @@
-// Generates the seeded numbers that core/random.h defines. A thread makes the four numbers of one
+// Generates the seeded numbers that core/maths/random.h defines. A thread makes the four numbers of one
 // Philox call in f64 and rounds once, which gives the bits that the host computes. (Functions of
 // f64 may differ in the last place, which changes one rounding to f32 in 2²⁸.)
 #pragma once
@@ -6,7 +6,7 @@
 #include "backend/cuda/device/elements.cuh"
 #include "backend/cuda/device/index.cuh"
 #include "backend/cuda/device/launch.h"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora::device {
 

@@ -1,4 +1,4 @@
-// Draws a token from each row of logits by the rules of core/sampling.h, everything in f64.
+// Draws a token from each row of logits by the rules of core/maths/sampling.h, everything in f64.
 //
 // 1. SampleScan finds, in each part of a row, the first of the largest logits and the first logit
 //    that is NaN or +∞.
@@ -22,7 +22,7 @@
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/rows.cuh"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora::device {
 

@@ -11,7 +11,7 @@
 #include "backend/cuda/device/elements.cuh"
 #include "backend/cuda/device/skinny_job.cuh"
 #include "backend/cuda/device/skinny_split.cuh"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora::device {
 

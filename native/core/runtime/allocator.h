@@ -8,7 +8,7 @@
 #include <map>
 #include <vector>
 
-#include "core/memory_limit.h"
+#include "core/runtime/memory_limit.h"
 
 namespace lora {
 

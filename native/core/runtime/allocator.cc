@@ -1,10 +1,10 @@
-#include "core/allocator.h"
+#include "core/runtime/allocator.h"
 
 #include <algorithm>
 #include <bit>
 #include <limits>
 
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 
 namespace lora {
 namespace {

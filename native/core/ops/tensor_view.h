@@ -7,7 +7,7 @@
 #include <initializer_list>
 #include <ostream>
 
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 
 namespace lora {
 

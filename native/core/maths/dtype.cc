@@ -1,4 +1,4 @@
-#include "core/dtype.h"
+#include "core/maths/dtype.h"
 
 #include <algorithm>
 #include <cmath>

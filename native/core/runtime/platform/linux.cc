@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 
 namespace lora::platform {
 namespace {

@@ -1,7 +1,7 @@
-#include "core/mapped_file.h"
+#include "core/io/mapped_file.h"
 
 #include "core/error.h"
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 
 namespace lora {
 

@@ -1,4 +1,4 @@
-#include "core/sampling.h"
+#include "core/maths/sampling.h"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "core/error.h"
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora {
 namespace {

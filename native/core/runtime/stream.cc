@@ -1,4 +1,4 @@
-#include "core/stream.h"
+#include "core/runtime/stream.h"
 
 #include <new>
 #include <string>

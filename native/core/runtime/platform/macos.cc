@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 
 namespace lora::platform {
 namespace {

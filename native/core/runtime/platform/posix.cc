@@ -10,7 +10,7 @@
 #include <limits>
 #include <system_error>
 
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 
 namespace lora::platform {
 namespace {

@@ -1,11 +1,11 @@
-#include "core/random.h"
+#include "core/maths/random.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <numbers>
 
-#include "core/philox.h"
+#include "core/maths/philox.h"
 
 namespace lora {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/memory_limit.h"
+#include "core/runtime/memory_limit.h"
 
 #include <algorithm>
 #include <cctype>

@@ -1,4 +1,4 @@
-#include "core/tensor_view.h"
+#include "core/ops/tensor_view.h"
 
 namespace lora {
 

@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "core/ops/backend.h"
-#include "core/status.h"
+#include "core/runtime/status.h"
 
 namespace lora {
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
-#include "core/allocator.h"
-#include "core/stream.h"
+#include "core/runtime/allocator.h"
+#include "core/runtime/stream.h"
 
 namespace lora {
 

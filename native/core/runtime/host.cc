@@ -1,4 +1,4 @@
-#include "core/host.h"
+#include "core/runtime/host.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include <sstream>
 #include <vector>
 
-#include "core/platform/platform.h"
+#include "core/runtime/platform/platform.h"
 
 namespace lora {
 namespace {

@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-#include "core/host.h"
+#include "core/runtime/host.h"
 
 namespace lora {
 
