@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "backend/reference/element.h"
+#include "core/ops/element.h"
 
 namespace lora {
 namespace {
@@ -130,11 +130,11 @@ TEST_CASE("unit roundoff is half the distance from 1 to its successor") {
 }
 
 TEST_CASE("integers are stored towards zero, within their range") {
-  CHECK(reference::IntFrom(-1.9) == -1);
-  CHECK(reference::IntFrom(1.9) == 1);
-  CHECK(reference::IntFrom(3e9) == 2147483647);
-  CHECK(reference::IntFrom(-HUGE_VAL) == -2147483647 - 1);
-  CHECK(reference::IntFrom(std::nan("")) == 0);
+  CHECK(Int32From(-1.9) == -1);
+  CHECK(Int32From(1.9) == 1);
+  CHECK(Int32From(3e9) == 2147483647);
+  CHECK(Int32From(-HUGE_VAL) == -2147483647 - 1);
+  CHECK(Int32From(std::nan("")) == 0);
 }
 
 }  // namespace

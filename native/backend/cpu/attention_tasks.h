@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/maths/ceil_div.h"
 #include "core/ops/ops.h"
 
 namespace lora::cpu {
@@ -20,10 +21,6 @@ constexpr size_t kRowTile = 64;
 constexpr size_t kKeyTile = 64;
 constexpr size_t kDecodeRows = 8;     // at most this many rows per kv head take the decode path
 constexpr size_t kDecodeChunk = 128;  // keys per task of the decode path; a multiple of kKeyTile
-
-constexpr size_t RoundUp(size_t n, size_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
 
 struct AttentionShape {
   size_t batch = 0, queries = 0, q_heads = 0, kv_heads = 0, group = 0, capacity = 0;
@@ -52,7 +49,7 @@ struct AttentionShape {
 
   bool empty() const { return batch == 0 || rows == 0; }
   size_t pairs() const { return batch * kv_heads; }
-  size_t row_tiles() const { return (rows + kRowTile - 1) / kRowTile; }
+  size_t row_tiles() const { return CeilDiv(rows, kRowTile); }
 
   size_t QueryOffset(size_t b, size_t h, size_t row) const {  // of q, y, g, dq, in elements
     return ((b * queries + row / group) * q_heads + h * group + row % group) * d;

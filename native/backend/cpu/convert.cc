@@ -1,8 +1,5 @@
 #include "backend/cpu/convert.h"
 
-#include <algorithm>
-#include <limits>
-
 #include "core/error.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -38,12 +35,6 @@ void ConvertToF32(const void* src, DType dtype, size_t n, float* dst) {
 
 void ConvertFromF32(const float* src, size_t n, void* dst, DType dtype) {
   HWY_DYNAMIC_DISPATCH(RowFromFloats)(src, n, dst, dtype);
-}
-
-int32_t ConvertToInt(double value) {
-  if (value != value) return 0;
-  using Limits = std::numeric_limits<int32_t>;
-  return static_cast<int32_t>(std::clamp<double>(value, Limits::min(), Limits::max()));
 }
 
 void RequireFloat(const char* op, DType dtype) {

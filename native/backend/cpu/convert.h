@@ -13,9 +13,6 @@ void ConvertToF32(const void* src, DType dtype, size_t n, float* dst);
 // dst [n] of f32, bf16 or f16 ← src [n], rounded to nearest even.
 void ConvertFromF32(const float* src, size_t n, void* dst, DType dtype);
 
-// Truncates towards zero and clamps to the range of int32_t; NaN gives 0.
-int32_t ConvertToInt(double value);
-
 // Throw ERR_UNSUPPORTED where the CPU backend has no arithmetic for `dtype`: RequireFloat accepts
 // f32, bf16 and f16, RequireActivation f32 and bf16.
 void RequireFloat(const char* op, DType dtype);

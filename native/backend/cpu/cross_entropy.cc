@@ -5,6 +5,7 @@
 #include "backend/cpu/cross_entropy_rows.h"
 #include "backend/cpu/kernels.h"
 #include "core/error.h"
+#include "core/ops/element.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/cross_entropy.cc"
@@ -44,11 +45,6 @@ namespace {
 
 HWY_EXPORT(RunAddLogits);
 HWY_EXPORT(RunSoftmaxGradient);
-
-double LogitAt(const void* logits, DType dtype, size_t i) {
-  if (dtype == DType::kBF16) return F32FromBF16(static_cast<const uint16_t*>(logits)[i]);
-  return static_cast<const float*>(logits)[i];
-}
 
 size_t Rows(const TensorView& logits) { return static_cast<size_t>(logits.dim(0)); }
 size_t Vocab(const TensorView& logits) { return static_cast<size_t>(logits.dim(1)); }
@@ -117,7 +113,7 @@ void Run(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context)
     const double lse = total.Log();
     if (args.lse) args.lse.as<float>()[row] = static_cast<float>(lse);
     if (!counts) return;
-    losses[row] = lse - LogitAt(Row(logits, row), logits.dtype, static_cast<size_t>(labels[row]));
+    losses[row] = lse - Load(logits.dtype, Row(logits, row), labels[row]);
   });
   double loss = 0;
   for (size_t row = 0; row < rows; ++row) loss += losses[row];

@@ -3,6 +3,7 @@
 #include "backend/cpu/convert.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
+#include "core/ops/element.h"
 
 namespace lora::cpu {
 
@@ -15,7 +16,7 @@ void Run(const FillArgs& args, Scratch, Context& context) {
              switch (dtype) {
                case DType::kI32:
                  std::fill_n(args.y.as<int32_t>() + begin, n,
-                             ConvertToInt(static_cast<double>(args.value)));
+                             Int32From(static_cast<double>(args.value)));
                  break;
                case DType::kBF16:
                  std::fill_n(args.y.as<uint16_t>() + begin, n, BF16FromF32(args.value));

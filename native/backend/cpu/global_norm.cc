@@ -7,6 +7,7 @@
 #include "backend/cpu/arena.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
+#include "core/maths/ceil_div.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/global_norm.cc"
@@ -56,7 +57,7 @@ namespace {
 constexpr size_t kPiece = 16384;
 
 size_t PiecesOf(const TensorView& tensor) {
-  return (static_cast<size_t>(tensor.numel()) + kPiece - 1) / kPiece;
+  return CeilDiv(static_cast<size_t>(tensor.numel()), kPiece);
 }
 
 // Calls fn(data, count, piece) for the pieces [begin, end) of all tensors, numbered in order.

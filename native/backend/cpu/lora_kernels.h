@@ -11,13 +11,14 @@
 #include <cstdint>
 
 #include "backend/cpu/context.h"
+#include "core/maths/ceil_div.h"
 #include "core/ops/ops.h"
 
 namespace lora::cpu {
 
 // Padded low-rank vectors have a multiple of this many columns, which is the widest vector.
 constexpr size_t kRankGranule = 16;
-inline size_t PaddedRank(size_t r) { return (r + kRankGranule - 1) / kRankGranule * kRankGranule; }
+inline size_t PaddedRank(size_t r) { return RoundUp(r, kRankGranule); }
 
 // A dropout mask has a bit per element, set where the element is kept. Its rows are MaskStride
 // bytes, whose end may be read and written past the columns.

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "backend/cpu/arena.h"
+#include "backend/cpu/convert.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lora_kernels.h"
 #include "backend/cpu/pack.h"
@@ -93,15 +94,6 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
     if (plan.branches) plan.branches[i] = s;
   }
   return plan;
-}
-
-void ToF32(const TensorView& from, float* to) {
-  const size_t n = static_cast<size_t>(from.numel());
-  if (from.dtype == DType::kBF16) {
-    for (size_t i = 0; i < n; ++i) to[i] = F32FromBF16(from.as<uint16_t>()[i]);
-  } else if (n != 0) {
-    std::memcpy(to, from.data, n * sizeof(float));
-  }
 }
 
 const std::byte* RowOf(const TensorView& view, size_t row) {
@@ -258,7 +250,9 @@ void Run(const LoraLinearForwardArgs& args, Scratch scratch, Context& base) {
   const ForwardPlan plan = MakePlan(arena, args, static_cast<size_t>(context.threads()));
   if (plan.m == 0 || args.branches.empty()) return;
   for (size_t i = 0; i < args.branches.size(); ++i) {
-    if (plan.branches[i].bias) ToF32(args.branches[i].bias, plan.branches[i].bias);
+    if (plan.branches[i].bias)
+      ConvertToF32(args.branches[i].bias.data, args.branches[i].bias.dtype, plan.branches[i].n,
+                   plan.branches[i].bias);
   }
   if (plan.skinny) {
     ForwardSkinny(args, plan, context);

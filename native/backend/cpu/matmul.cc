@@ -5,36 +5,14 @@
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/context.h"
+#include "backend/cpu/convert.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/pack.h"
+#include "core/ops/element.h"
 
 namespace lora::cpu {
 namespace {
-
-float LoadF32(const TensorView& view, size_t i) {
-  switch (view.dtype) {
-    case DType::kBF16:
-      return F32FromBF16(view.as<uint16_t>()[i]);
-    case DType::kF16:
-      return F32FromF16(view.as<uint16_t>()[i]);
-    default:
-      return view.as<float>()[i];
-  }
-}
-
-void StoreF32(const TensorView& view, size_t i, float value) {
-  switch (view.dtype) {
-    case DType::kBF16:
-      view.as<uint16_t>()[i] = BF16FromF32(value);
-      break;
-    case DType::kF16:
-      view.as<uint16_t>()[i] = F16FromF32(value);
-      break;
-    default:
-      view.as<float>()[i] = value;
-  }
-}
 
 struct MatmulPlan {
   size_t m = 0, n = 0, k = 0, batch = 1;
@@ -132,8 +110,11 @@ void CopyMatrix(const TensorView& view, size_t matrix, bool transposed, DType dt
         const size_t from = base + (transposed ? j * rows + i : i * cols + j), to = i * cols + j;
         if (dtype == DType::kBF16) {
           reinterpret_cast<uint16_t*>(dst)[to] = view.as<uint16_t>()[from];
+        } else if (view.dtype == DType::kF32) {
+          reinterpret_cast<float*>(dst)[to] = view.as<float>()[from];
         } else {
-          reinterpret_cast<float*>(dst)[to] = LoadF32(view, from);
+          reinterpret_cast<float*>(dst)[to] =
+              static_cast<float>(Load(view, static_cast<int64_t>(from)));
         }
       }
     }
@@ -171,8 +152,9 @@ void MultiplyPair(const MatmulArgs& args, const MatmulPlan& plan, size_t index, 
                : args.y.as<std::byte>() + index * plan.m * plan.n * SizeOf(args.y.dtype);
   Gemm(gemm, Scratch(plan.gemm + slot * plan.gemm_bytes, plan.gemm_bytes), context);
   if (plan.y_count != 0) {
-    for (size_t i = 0; i < plan.m * plan.n; ++i)
-      StoreF32(args.y, index * plan.m * plan.n + i, y[i]);
+    const size_t count = plan.m * plan.n;
+    ConvertFromF32(y, count, args.y.as<std::byte>() + index * count * SizeOf(args.y.dtype),
+                   args.y.dtype);
   }
 }
 

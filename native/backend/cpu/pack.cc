@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/maths/ceil_div.h"
 #include "core/runtime/platform/platform.h"
 
 namespace lora::cpu {
@@ -50,7 +51,7 @@ void PackPanel(const T* src, size_t row_step, size_t k_step, size_t rows, size_t
       dst[whole * width + j] = Element<T>(src[j * row_step + (k - 1) * k_step], T{0});
     }
   }
-  const size_t elements = (k + kPer - 1) / kPer;
+  const size_t elements = CeilDiv(k, kPer);
   if (rows < width) {
     for (size_t e = 0; e < elements; ++e) {
       std::fill(dst + e * width + rows, dst + (e + 1) * width, 0u);

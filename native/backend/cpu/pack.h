@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "backend/cpu/context.h"
+#include "core/maths/ceil_div.h"
 #include "core/ops/tensor_view.h"
 
 namespace lora::cpu {
@@ -19,7 +20,7 @@ size_t PanelWidth();
 
 // Returns how many 32-bit elements hold k values.
 inline size_t Elements(size_t k, DType dtype) { return SizeOf(dtype) == 2 ? (k + 1) / 2 : k; }
-inline size_t Panels(size_t n, size_t width) { return (n + width - 1) / width; }
+inline size_t Panels(size_t n, size_t width) { return CeilDiv(n, width); }
 
 // Returns the bytes of W [n, k] in panels, of f32 or a 2-byte dtype.
 size_t PanelBytes(size_t n, size_t k, DType dtype);

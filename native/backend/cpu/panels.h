@@ -7,6 +7,7 @@
 #include <span>
 
 #include "backend/cpu/context.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cpu {
 
@@ -104,6 +105,6 @@ void CopyBlocks(const Blocks& blocks, const void* x, bool x_is_bf16, size_t ldx,
 // row stay in bounds.
 size_t ChunkRows(size_t rows, size_t elements);
 
-inline size_t Tiles(size_t rows) { return (rows + kTileM - 1) / kTileM; }
+inline size_t Tiles(size_t rows) { return CeilDiv(rows, kTileM); }
 
 }  // namespace lora::cpu

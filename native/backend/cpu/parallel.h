@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "backend/cpu/context.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cpu {
 
@@ -15,7 +16,7 @@ void ForRange(Context& context, size_t count, size_t grain, size_t align, const 
   auto& cpu = static_cast<CpuContext&>(context);
   const size_t threads = static_cast<size_t>(cpu.threads());
   const size_t parts = std::clamp<size_t>(count / std::max<size_t>(grain, 1), 1, threads);
-  const size_t units = (count + align - 1) / align;
+  const size_t units = CeilDiv(count, align);
   cpu.ParallelFor(parts, [&](size_t part, size_t) {
     const Range range = Split(units, parts, part);
     const size_t begin = range.begin * align, end = std::min(range.end * align, count);

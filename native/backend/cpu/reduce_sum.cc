@@ -13,6 +13,8 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/nest.h"
 #include "backend/cpu/parallel.h"
+#include "core/maths/ceil_div.h"
+#include "core/ops/element.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/reduce_sum.cc"
@@ -88,22 +90,9 @@ struct Plan {
       (keep ? kept : lost).Add(n, {stride[static_cast<size_t>(i)]});
       inner_lost = !keep;
     }
-    if (inner_lost) pieces = std::max<size_t>(1, (work + kPiece - 1) / kPiece);
+    if (inner_lost) pieces = std::max<size_t>(1, CeilDiv(work, kPiece));
   }
 };
-
-void Put(const TensorView& y, size_t i, double value) {
-  switch (y.dtype) {
-    case DType::kBF16:
-      y.as<uint16_t>()[i] = BF16FromF64(value);
-      break;
-    case DType::kF16:
-      y.as<uint16_t>()[i] = F16FromF64(value);
-      break;
-    default:
-      y.as<float>()[i] = static_cast<float>(value);
-  }
-}
 
 // Sums elements [begin, end) of those that belong to element `output` of y.
 double SumPiece(const ReduceSumArgs& args, const Plan& plan, size_t output, size_t begin,
@@ -130,7 +119,7 @@ void SumRuns(const ReduceSumArgs& args, const Plan& plan, Scratch scratch, Conte
               const size_t to = std::min(from + kPiece, plan.work);
               const double sum = SumPiece(args, plan, output, from, to);
               if (partial == nullptr) {
-                Put(args.y, output, sum);
+                Store(args.y, static_cast<int64_t>(output), sum);
               } else {
                 partial[task] = sum;
               }
@@ -141,13 +130,13 @@ void SumRuns(const ReduceSumArgs& args, const Plan& plan, Scratch scratch, Conte
     double sum = 0;
     for (size_t piece = 0; piece < plan.pieces; ++piece)
       sum += partial[output * plan.pieces + piece];
-    Put(args.y, output, sum);
+    Store(args.y, static_cast<int64_t>(output), sum);
   }
 }
 
 void SumColumns(const ReduceSumArgs& args, const Plan& plan, Context& context) {
   const size_t width = plan.kept.inner_size();
-  const size_t groups = (width + kColumns - 1) / kColumns;  // per row of y
+  const size_t groups = CeilDiv(width, kColumns);  // per row of y
   ForRows(context, plan.kept.rows() * groups, std::min(width, kColumns) * plan.work, kCheapGrain,
           [&](size_t begin, size_t end) {
             double sums[kColumns];
@@ -160,7 +149,8 @@ void SumColumns(const ReduceSumArgs& args, const Plan& plan, Context& context) {
                 const size_t at = base + plan.lost.OffsetOf(i, plan.lost.rank)[0];
                 HWY_DYNAMIC_DISPATCH(AddColumns)(args.x.data, args.x.dtype, at, n, sums);
               }
-              for (size_t j = 0; j < n; ++j) Put(args.y, row * width + column + j, sums[j]);
+              for (size_t j = 0; j < n; ++j)
+                Store(args.y, static_cast<int64_t>(row * width + column + j), sums[j]);
             }
           });
 }

@@ -5,6 +5,7 @@
 #include "backend/cpu/convert.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/parallel.h"
+#include "core/ops/element.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/unary.cc"
@@ -142,35 +143,10 @@ size_t Grain(UnaryKind kind) {
   return kind == UnaryKind::kGelu || kind == UnaryKind::kSilu ? kCostlyGrain : kCheapGrain;
 }
 
-double ElementAsDouble(const TensorView& x, size_t i) {
-  switch (x.dtype) {
-    case DType::kI32:
-      return x.as<const int32_t>()[i];
-    case DType::kBF16:
-      return F32FromBF16(x.as<const uint16_t>()[i]);
-    case DType::kF16:
-      return F32FromF16(x.as<const uint16_t>()[i]);
-    default:
-      return x.as<const float>()[i];
-  }
-}
-
 void CastInteger(const UnaryArgs& args, size_t begin, size_t end) {
   for (size_t i = begin; i < end; ++i) {
-    const double value = ElementAsDouble(args.x, i);
-    switch (args.y.dtype) {
-      case DType::kI32:
-        args.y.as<int32_t>()[i] = ConvertToInt(value);
-        break;
-      case DType::kBF16:
-        args.y.as<uint16_t>()[i] = BF16FromF64(value);
-        break;
-      case DType::kF16:
-        args.y.as<uint16_t>()[i] = F16FromF64(value);
-        break;
-      default:
-        args.y.as<float>()[i] = static_cast<float>(value);
-    }
+    const auto at = static_cast<int64_t>(i);
+    Store(args.y, at, Load(args.x, at));
   }
 }
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/error.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 namespace {
@@ -12,8 +13,6 @@ constexpr size_t kMaxSegments = 6;  // device::kMaxGemmSegments
 constexpr size_t kMaxGroup = 4;     // device::kMaxGemmGroup
 constexpr int kMaxSplits = 64;
 constexpr int64_t kMaxSide = std::numeric_limits<int32_t>::max() - 256;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Tensor cores take two 16-bit operands of one dtype, of which at most one is transposed. Their
 // kernel with dropout takes no transposed operand, because only the gradient of x needs it.
@@ -120,8 +119,7 @@ GemmPlan LayOut(const char* op, const GemmProblem& p, int tile, int splits) {
   plan.tile_k = TileK(p, tile);
   plan.segments = NonEmpty(p);
   if (IsEmpty(p)) return plan;
-  const size_t groups =
-      std::max<size_t>(1, (plan.segments.size() + kMaxSegments - 1) / kMaxSegments);
+  const size_t groups = std::max<size_t>(1, CeilDiv(plan.segments.size(), kMaxSegments));
   if (groups > 1 && p.batches > 1) {
     Throw("ERR_UNSUPPORTED", op, "no batches of more than ", kMaxSegments, " segments");
   }

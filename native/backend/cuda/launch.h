@@ -4,6 +4,7 @@
 #include "backend/cuda/context.h"
 #include "backend/cuda/device/launch.h"
 #include "core/error.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 
@@ -21,7 +22,7 @@ void Launch(const char* op, Context& context, const device::LaunchShape& shape,
 // Returns a one-dimensional grid with blocks of `per_block` elements for `count` elements.
 inline device::LaunchShape Blocks(int64_t count, int64_t per_block) {
   device::LaunchShape shape;
-  shape.grid_x = static_cast<unsigned>((count + per_block - 1) / per_block);
+  shape.grid_x = static_cast<unsigned>(CeilDiv(count, per_block));
   return shape;
 }
 

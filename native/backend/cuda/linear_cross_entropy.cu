@@ -11,6 +11,7 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/linear_cross_entropy_plan.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 namespace {
@@ -65,7 +66,7 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
   for (int64_t i = 0; i < plan.ChunksOf(counted); ++i) {
     const int64_t count = plan.RowsOf(counted, i);
     constexpr int64_t kStep = LinearCrossEntropyPlan::kRowStep;
-    const int64_t padded = (count + kStep - 1) / kStep * kStep;
+    const int64_t padded = RoundUp(count, kStep);
     Gather(args, row_list + done, count, padded, hidden, labels, context);
 
     GemmProblem forward = plan.Logits(padded);

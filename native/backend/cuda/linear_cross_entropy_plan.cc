@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backend/cuda/ids.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 namespace {
@@ -11,18 +12,14 @@ namespace {
 constexpr size_t kLogitBytes = size_t{160} << 20;
 constexpr int64_t kMinChunk = 128, kMaxChunk = 1024;
 
-int64_t RoundUp(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
-
 }  // namespace
 
-int64_t LinearCrossEntropyPlan::ChunksOf(int64_t counted) const {
-  return (counted + chunk - 1) / chunk;
-}
+int64_t LinearCrossEntropyPlan::ChunksOf(int64_t counted) const { return CeilDiv(counted, chunk); }
 
 // All chunks but the last have the same number of rows, a multiple of kRowStep.
 int64_t LinearCrossEntropyPlan::RowsOf(int64_t counted, int64_t i) const {
   const int64_t chunks = ChunksOf(counted);
-  const int64_t each = RoundUp((counted + chunks - 1) / chunks, kRowStep);
+  const int64_t each = RoundUp(CeilDiv(counted, chunks), kRowStep);
   return std::clamp<int64_t>(counted - i * each, 0, each);
 }
 

@@ -16,6 +16,7 @@
 #include "backend/cuda/launch.h"
 #include "backend/cuda/scratch.h"
 #include "backend/cuda/skinny.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 namespace {
@@ -35,7 +36,7 @@ class Casts {
   Factor Add(const TensorView& master, DType dtype, ScratchArena& arena) {
     const int64_t rows = master.dim(0), cols = master.dim(1);
     if (dtype == DType::kF32) return {master.data, cols};
-    const int64_t pitch = (cols + 7) / 8 * 8;
+    const int64_t pitch = RoundUp(cols, 8);
     void* const to = arena.TakeBytes(static_cast<size_t>(rows * pitch) * SizeOf(dtype));
     jobs_.push_back({Data<const float>(master), to, rows, cols, pitch, 0});
     return {to, pitch};
@@ -52,12 +53,12 @@ class Casts {
       blocks = 0;
     };
     for (device::CastJob job : jobs_) {
-      const int64_t threads = job.rows * ((job.cols + 7) / 8);
+      const int64_t threads = job.rows * CeilDiv(job.cols, 8);
       if (threads == 0) continue;
       if (params.jobs == device::kCastJobs) flush();
       job.first_block = blocks;
       params.job[params.jobs++] = job;
-      blocks += (threads + params.kThreads - 1) / params.kThreads;
+      blocks += CeilDiv(threads, params.kThreads);
     }
     flush();
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "backend/cuda/nest.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 namespace {
@@ -10,8 +11,6 @@ namespace {
 // Waves of blocks to start, and turns that every thread takes at least: with fewer turns, splitting
 // costs more than it saves.
 constexpr int64_t kWaves = 2, kLeastTurns = 4;
-
-constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

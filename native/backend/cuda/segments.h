@@ -5,12 +5,11 @@
 #include <cstdint>
 
 #include "backend/cuda/device/segments.cuh"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 
-inline int64_t BlocksOf(int64_t count, int64_t per_block) {
-  return (count + per_block - 1) / per_block;
-}
+inline int64_t BlocksOf(int64_t count, int64_t per_block) { return CeilDiv(count, per_block); }
 
 // Calls launch(list, blocks) as often as the segments need launches. segment(i) returns a
 // List::Segment; empty segments are left out.

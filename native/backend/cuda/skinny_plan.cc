@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "core/maths/ceil_div.h"
+
 namespace lora::cuda {
 namespace {
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // With fewer steps than this a block's pipeline hardly starts, and more blocks only mean
 // more partial sums.

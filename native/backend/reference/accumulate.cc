@@ -1,6 +1,6 @@
 // y ← y + x.
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 

@@ -4,8 +4,8 @@
 // p ← p − lr/(1−β1^step)·m / (√(v/(1−β2^step)) + eps)
 #include <cmath>
 
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 

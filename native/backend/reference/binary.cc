@@ -1,7 +1,7 @@
 // y = a ∘ b with NumPy's broadcasting.
 #include "backend/reference/broadcast.h"
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 namespace {

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 

@@ -1,8 +1,8 @@
 // y[.., i, j] = Σ over l of a[.., i, l]·b[.., l, j]
 // trans_a and trans_b transpose the operands first; leading dimensions broadcast.
 #include "backend/reference/broadcast.h"
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 namespace {

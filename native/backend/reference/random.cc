@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 

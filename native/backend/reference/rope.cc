@@ -2,9 +2,9 @@
 //   y1 = x1·cos − x2·sin
 //   y2 = x2·cos + x1·sin
 // The inverse uses −sin.
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
 #include "core/error.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 

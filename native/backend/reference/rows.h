@@ -4,11 +4,17 @@
 #include <cstddef>
 #include <vector>
 
-#include "backend/reference/element.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 
 using Vector = std::vector<double>;
+
+// This backend packs matrices row-major, so an index means the same as in a tensor.
+inline double Load(const PackedView& view, int64_t i) {
+  return lora::Load(view.dtype, view.data, i);
+}
+using lora::Load;
 
 // Loads elements [first, first + n).
 template <class View>

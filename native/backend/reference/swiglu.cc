@@ -4,8 +4,8 @@
 //   dup   = g·silu(gate)
 #include <cmath>
 
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 namespace {

@@ -11,8 +11,8 @@
 #include <cstring>
 #include <numbers>
 
-#include "backend/reference/element.h"
 #include "backend/reference/kernels.h"
+#include "core/ops/element.h"
 
 namespace lora::reference {
 namespace {

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <sstream>
 
-#include "backend/reference/element.h"
+#include "core/ops/element.h"
 
 namespace lora::test {
 namespace {
@@ -45,7 +45,7 @@ Comparison Close(const TensorView& actual, const TensorView& expected, const Bou
   int64_t bad = 0, worst = -1;
   double worst_ratio = 0, error_square = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const double a = reference::Load(actual, i), e = reference::Load(expected, i);
+    const double a = Load(actual, i), e = Load(expected, i);
     const double bound = bounds.element[static_cast<size_t>(i)];
     const double error = std::fabs(a - e);  // NaN for Inf − Inf: an Inf never passes
     error_square += error * error;
@@ -60,7 +60,7 @@ Comparison Close(const TensorView& actual, const TensorView& expected, const Bou
     }
   }
   if (bad > 0) {
-    const double a = reference::Load(actual, worst), e = reference::Load(expected, worst);
+    const double a = Load(actual, worst), e = Load(expected, worst);
     text << bad << " of " << n << " elements are off; the worst, at "
          << Place(expected.shape, worst) << " of " << expected.shape << ", is " << a << " where "
          << e << " was expected: error " << std::fabs(a - e) << ", bound "
@@ -87,8 +87,7 @@ Comparison Close(const TensorView& actual, const TensorView& expected,
 Comparison Close(const TensorView& actual, const TensorView& expected, const Tolerance& tolerance) {
   std::vector<double> bounds;
   for (int64_t i = 0; i < expected.numel(); ++i) {
-    bounds.push_back(tolerance.absolute +
-                     tolerance.relative * std::fabs(reference::Load(expected, i)));
+    bounds.push_back(tolerance.absolute + tolerance.relative * std::fabs(Load(expected, i)));
   }
   return Close(actual, expected, bounds);
 }
@@ -107,8 +106,7 @@ Comparison Identical(const TensorView& actual, const TensorView& expected) {
     const size_t at = static_cast<size_t>(i) * size;
     if (std::memcmp(actual.as<char>() + at, expected.as<char>() + at, size) == 0) continue;
     text << "element " << Place(expected.shape, i) << " of " << expected.shape << " is "
-         << reference::Load(actual, i) << " where " << reference::Load(expected, i)
-         << " was expected, bit for bit";
+         << Load(actual, i) << " where " << Load(expected, i) << " was expected, bit for bit";
     return Failed(text);
   }
   return {};

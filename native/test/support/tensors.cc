@@ -7,8 +7,8 @@
 #include <numbers>
 #include <sstream>
 
-#include "backend/reference/element.h"
 #include "core/maths/philox.h"
+#include "core/ops/element.h"
 
 namespace lora::test {
 namespace {
@@ -64,8 +64,8 @@ Tensor& Tensor::operator=(const Tensor& other) {
   return *this;
 }
 
-double Tensor::at(int64_t i) const { return reference::Load(view_, i); }
-void Tensor::Set(int64_t i, double value) { reference::Store(view_, i, value); }
+double Tensor::at(int64_t i) const { return Load(view_, i); }
+void Tensor::Set(int64_t i, double value) { Store(view_, i, value); }
 
 std::vector<double> Tensor::Values() const {
   std::vector<double> values;

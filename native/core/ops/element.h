@@ -1,4 +1,4 @@
-// Reads and writes elements of any dtype as doubles, so that one scalar loop serves every
+// Reads and writes single elements of any dtype as doubles, so that one scalar loop serves every
 // dtype, f64 included.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 #include "core/ops/tensor_view.h"
 
-namespace lora::reference {
+namespace lora {
 
 inline double Load(DType dtype, const void* data, int64_t i) {
   switch (dtype) {
@@ -26,11 +26,9 @@ inline double Load(DType dtype, const void* data, int64_t i) {
   return std::numeric_limits<double>::quiet_NaN();
 }
 inline double Load(const TensorView& view, int64_t i) { return Load(view.dtype, view.data, i); }
-// This backend packs matrices row-major, so an index means the same as in a tensor.
-inline double Load(const PackedView& view, int64_t i) { return Load(view.dtype, view.data, i); }
 
 // Truncates towards zero and clamps to the range of int32_t; NaN gives 0.
-inline int32_t IntFrom(double value) {
+inline int32_t Int32From(double value) {
   constexpr double kMin = std::numeric_limits<int32_t>::min();
   constexpr double kMax = std::numeric_limits<int32_t>::max();
   if (std::isnan(value)) return 0;
@@ -50,7 +48,7 @@ inline void Store(const TensorView& view, int64_t i, double value) {
       view.as<uint16_t>()[i] = F16FromF64(value);
       return;
     case DType::kI32:
-      view.as<int32_t>()[i] = IntFrom(value);
+      view.as<int32_t>()[i] = Int32From(value);
       return;
     case DType::kF64:
       view.as<double>()[i] = value;
@@ -58,4 +56,4 @@ inline void Store(const TensorView& view, int64_t i, double value) {
   }
 }
 
-}  // namespace lora::reference
+}  // namespace lora
