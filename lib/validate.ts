@@ -7,6 +7,16 @@ export function check(condition: unknown, op: string, message: string): asserts 
   if (!condition) throw new LoRAError('ERR_ARGUMENT', `[${op}] ${message}`, { op });
 }
 
+/** Throws ERR_UNSUPPORTED, because gradients are computed in f32 and bf16 only. */
+export function refuseF16Training(op: string, what = 'with f16 activations'): never {
+  throw new LoRAError('ERR_UNSUPPORTED', `[${op}] training ${what} is not supported; use bf16`, { op });
+}
+
+/** Whether p can be a probability of dropout; the native rule is in native/core/ops/linear.cc. */
+export function isDropout(p: number): boolean {
+  return p >= 0 && p < 1;
+}
+
 /** Words of other libraries, and near misses that edit distance does not find. */
 const synonyms: Readonly<Record<string, readonly string[]>> = {
   learningRate: ['lr'],

@@ -17,6 +17,7 @@ import {
   checkOneOf,
   checkOptions,
   describe,
+  isDropout,
   shapeText,
 } from '../validate';
 import type { Delta } from './delta';
@@ -119,7 +120,7 @@ export class LoRALinear {
     checkInteger(op, 'seed', seed);
     checkNumber(op, 'loraAlpha', loraAlpha);
     checkNumber(op, 'loraDropout', loraDropout, 0);
-    check(loraDropout < 1, op, `expected loraDropout to be below 1 but received ${loraDropout}`);
+    check(isDropout(loraDropout), op, `expected loraDropout to be below 1 but received ${loraDropout}`);
     checkBoolean(op, 'useRslora', useRslora);
     checkOneOf(op, 'dtype', dtype, dtypes);
     check(dtype !== 'i32', op, "expected a float dtype but received 'i32'");

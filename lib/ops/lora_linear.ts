@@ -7,7 +7,7 @@ import type { NativeBranch, NativeDropout, NativeTensor } from '../native/bindin
 import { call } from '../native/calls';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
-import { check, numelOf, shapeText } from '../validate';
+import { check, isDropout, numelOf, shapeText } from '../validate';
 import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
 import { reduceTo } from '../tensor/raw';
 
@@ -80,7 +80,7 @@ function checkBranch(x: Tensor, { weight, bias, up, down, scale, dropout }: Lora
     `expected scale to be a finite number but received ${scale}`,
   );
   check(
-    dropout === undefined || (dropout.p >= 0 && dropout.p < 1),
+    dropout === undefined || isDropout(dropout.p),
     op,
     `expected a dropout of at least 0 and below 1 but received ${dropout?.p}`,
   );

@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
-import { checkOptions, describe } from '../validate';
+import { checkOptions, describe, isDropout } from '../validate';
 import { fullMatch, matchAround } from './python_regex';
 
 /** A complete configuration, every value checked. */
@@ -197,7 +197,7 @@ function parse(
       isNumber(value) ? value : undefined,
     ),
     loraDropout: take('loraDropout', 0, 'a number from 0 up to, but not, 1', (value) =>
-      isNumber(value) && value >= 0 && value < 1 ? value : undefined,
+      isNumber(value) && isDropout(value) ? value : undefined,
     ),
     targetModules,
     excludeModules: excluded?.length ? excluded : null,

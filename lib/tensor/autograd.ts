@@ -3,9 +3,8 @@
  * of their making and frees each as it goes. Nodes hold their own references to what they saved, never the
  * tensors of the program, and go when nothing can reach them any more.
  */
-import { LoRAError } from '../errors';
 import { call, entry } from '../native/calls';
-import { check, numelOf, shapeText } from '../validate';
+import { check, numelOf, refuseF16Training, shapeText } from '../validate';
 import { rawBinary, rawCast, rawFilled } from './raw';
 import { isRecording, runDetached, Scope } from './scope';
 import { alias, edgeOf, handleOf, Parameter, setEdge, storageOf, type Edge, type Tensor } from './tensor';
@@ -63,12 +62,7 @@ export function record(
     return;
   }
   for (const t of [...inputs.filter((x) => x.requiresGrad), ...outputs]) {
-    if (t.dtype !== 'f16') continue;
-    throw new LoRAError(
-      'ERR_UNSUPPORTED',
-      '[autograd] training with f16 activations is not supported; use bf16',
-      { op: 'autograd' },
-    );
+    if (t.dtype === 'f16') refuseF16Training('autograd');
   }
   const node: Node = {
     id: ++created,

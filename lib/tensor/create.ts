@@ -2,7 +2,6 @@
 import { binding, call } from '../native/calls';
 import { deviceName, nativeDevice, type Device } from '../native/device';
 import { bytesPerElement, dtypes, type DType } from './dtype';
-import { LoRAError } from '../errors';
 import { rawCast } from './raw';
 import { runDetached } from './scope';
 import { handleOf, type NestedNumbers, Parameter, storageOf, Tensor, wrap } from './tensor';
@@ -14,6 +13,7 @@ import {
   checkShape,
   describe,
   numelOf,
+  refuseF16Training,
   shapeText,
 } from '../validate';
 
@@ -63,11 +63,7 @@ export function tensor(data: TensorData, options: TensorOptions = {}): Tensor {
   checkBoolean('tensor', 'requiresGrad', requiresGrad);
   if (requiresGrad) {
     check(dtype !== 'i32', 'tensor', 'integers have no gradient: expected requiresGrad false with dtype i32');
-    if (dtype === 'f16') {
-      throw new LoRAError('ERR_UNSUPPORTED', '[tensor] training in f16 is not supported; use bf16', {
-        op: 'tensor',
-      });
-    }
+    if (dtype === 'f16') refuseF16Training('tensor', 'in f16');
   }
   if (options.shape !== undefined) checkShape('tensor', options.shape);
   const { values, shape } =

@@ -8,7 +8,7 @@ import { AdamW } from '../optim/adamw';
 import { clipGradNorm } from '../optim/clip';
 import type { Schedule } from '../optim/schedules';
 import type { Parameter } from '../tensor/tensor';
-import { checkOptions, checkSignal } from '../validate';
+import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { OutputDirectory } from './output';
 import { Progress } from './progress';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
@@ -52,14 +52,7 @@ export class Trainer {
     this.#model = model;
     this.#data = data;
     if (this.#options.epochs !== undefined && this.#options.epochs > 1) checkRereadable('Trainer', data);
-    if (model.dtype === 'f16')
-      throw new LoRAError(
-        'ERR_UNSUPPORTED',
-        '[Trainer] training with f16 activations is not supported; use bf16',
-        {
-          op: 'Trainer',
-        },
-      );
+    if (model.dtype === 'f16') refuseF16Training('Trainer');
     const adapter = model.activeAdapter;
     if (!adapter?.trainable)
       throw new LoRAError(
