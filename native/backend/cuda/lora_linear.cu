@@ -96,14 +96,15 @@ struct Forward {
         AddProduct(branch, args.x, args.y[i], h, arena);
       }
     }
-    size_t step_bytes = LowRankDownScratchBytes(down, multiprocessors);
     // The launch may overlap with the last one of h. Without h it must not, because the launch
     // before it may write x.
     const bool overlaps = !down.problems[0].terms.empty();
     for (GemmProblem& product : products) product.programmatic = overlaps;
     decode.programmatic = overlaps;
-    step_bytes = std::max(step_bytes, GemmGroupScratchBytes(products, multiprocessors));
-    step = arena.TakeScratch(step_bytes);
+    step = arena.TakeRest([&] {
+      return std::max(LowRankDownScratchBytes(down, multiprocessors),
+                      GemmGroupScratchBytes(products, multiprocessors));
+    });
     bytes = arena.used();
   }
 
@@ -222,9 +223,11 @@ struct Backward {
     // All dB come first, because they read one x, and then all dA.
     gradients.gradients.insert(gradients.gradients.end(), d_up.begin(), d_up.end());
     dx.programmatic = !late.empty();
-    step = arena.TakeScratch(std::max({LowRankDownScratchBytes(up, multiprocessors),
-                                       LowRankGradientsScratchBytes(gradients, multiprocessors),
-                                       GemmScratchBytes(dx, multiprocessors)}));
+    step = arena.TakeRest([&] {
+      return std::max({LowRankDownScratchBytes(up, multiprocessors),
+                       LowRankGradientsScratchBytes(gradients, multiprocessors),
+                       GemmScratchBytes(dx, multiprocessors)});
+    });
     bytes = arena.used();
   }
 };

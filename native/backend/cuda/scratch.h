@@ -2,10 +2,10 @@
 // counts, so that one function says how much is needed and where everything is.
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
+#include "core/maths/ceil_div.h"
 #include "core/ops/backend.h"
 
 namespace lora::cuda {
@@ -13,23 +13,33 @@ namespace lora::cuda {
 class ScratchArena {
  public:
   ScratchArena() = default;
-  explicit ScratchArena(Scratch memory) : base_(memory.data()) {}
+  explicit ScratchArena(Scratch memory) : memory_(memory) {}
 
   void* TakeBytes(size_t bytes) {
-    void* const taken = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (bytes + 255) / 256 * 256;
+    void* const taken = counts() ? nullptr : memory_.data() + used_;
+    used_ += RoundUp(bytes, 256);
     return taken;
   }
   template <class T>
   T* Take(int64_t count) {
     return static_cast<T*>(TakeBytes(static_cast<size_t>(count) * sizeof(T)));
   }
-  // Takes scratch that several steps use one after the other.
-  Scratch TakeScratch(size_t bytes) { return {static_cast<std::byte*>(TakeBytes(bytes)), bytes}; }
+  // Takes, at the end, scratch that several steps use one after the other. With memory it is all
+  // that is left. Only where the arena counts is bytes() called, so that a run does not plan its
+  // steps once more to learn how much they need.
+  template <class F>
+  Scratch TakeRest(const F& bytes) {
+    if (!counts()) return memory_.subspan(used_);
+    TakeBytes(bytes());
+    return {};
+  }
+  // The bytes that are needed, where the arena counts.
   size_t used() const { return used_; }
 
  private:
-  std::byte* base_ = nullptr;
+  bool counts() const { return memory_.data() == nullptr; }
+
+  Scratch memory_;
   size_t used_ = 0;
 };
 
