@@ -188,7 +188,7 @@ TEST_CASE("attention") {
       "[attention] expected window to be 0 (none) or more but received -1");
   Rejects<Args>(
       good, [](Args& a) { a.key_begin = F32({2, 3}); },
-      "[attention] expected key_begin of dtype i32 but received f32");
+      "[attention] expected keyBegin of dtype i32 but received f32");
   Rejects<Args>(
       good, [](Args& a) { a.q = F32({3, 8}); },
       "[attention] expected q of 4 dimensions (batch, queries, heads, head_dim) but received "

@@ -23,8 +23,8 @@ void CheckAttentionOperands(const Rules& rules, const TensorView& q, const Tenso
              "expected q heads to be a multiple of kv heads but received ", q.dim(2), " and ",
              k.dim(2));
   if (key_begin) {
-    rules.Int32("key_begin", key_begin);
-    rules.ShapeIs("key_begin", key_begin, {q.dim(0), q.dim(1)}, "(batch, queries)");
+    rules.Int32("keyBegin", key_begin);
+    rules.ShapeIs("keyBegin", key_begin, {q.dim(0), q.dim(1)}, "(batch, queries)");
   }
   LORA_CHECK(window >= 0, rules.op(), "expected window to be 0 (none) or more but received ",
              window);
