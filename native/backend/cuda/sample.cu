@@ -6,8 +6,8 @@
 #include "backend/cuda/device/sample.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
-#include "core/maths/dtype.h"
 #include "core/maths/sampling.h"
+#include "core/ops/element.h"
 
 namespace lora::cuda {
 namespace {
@@ -88,12 +88,8 @@ int32_t DrawOnHost(const SampleArgs& args, int64_t row, CudaContext& cuda) {
   cuda.ReadNow(kOp, raw.data(),
                args.logits.as<const std::byte>() + static_cast<size_t>(row) * row_bytes, row_bytes);
   std::vector<float> logits(vocab);
-  for (size_t i = 0; i < vocab; ++i) {
-    const uint16_t half = reinterpret_cast<const uint16_t*>(raw.data())[i];
-    logits[i] = args.logits.dtype == DType::kF32    ? reinterpret_cast<const float*>(raw.data())[i]
-                : args.logits.dtype == DType::kBF16 ? F32FromBF16(half)
-                                                    : F32FromF16(half);
-  }
+  for (size_t i = 0; i < vocab; ++i)
+    logits[i] = static_cast<float>(Load(args.logits.dtype, raw.data(), static_cast<int64_t>(i)));
   std::vector<std::byte> scratch(SampleRowScratchBytes(args));
   return SampleRow(args, row, logits.data(), scratch);
 }
