@@ -101,8 +101,8 @@ void Take(OpCall& call, Values& values, const ResultsField<A, Part>& field, A& a
   std::vector<bool> wanted(n, true);
   if (field.each) {
     const Napi::Array flags = ParseArray(values.Next(field.wanted), call.label(), field.wanted);
-    LORA_CHECK(flags.Length() == n, call.label(), "expected ", n, ' ', field.wanted,
-               " (one per part) but received ", flags.Length());
+    LORA_CHECK(flags.Length() == n, call.label(), "expected ", field.wanted, " to be a list of ", n,
+               " but received one of ", flags.Length());
     for (uint32_t i = 0; i < n; ++i)
       wanted[i] = ParseBool(flags.Get(i), call.label(), field.wanted);
   } else if (field.wanted != nullptr) {

@@ -37,6 +37,24 @@ test('wrong, foreign and released handles are errors; dropped ones are collected
   });
 });
 
+test('the functions of ops take and answer what the descriptions say', () => {
+  expect(report('op_calls')).toEqual({
+    forward: [[[2, 2]], [[2, 1]]],
+    withoutH: [[[2, 2]], [null]],
+    all: [[2, 2], [[2, 1]], [[1, 2]]],
+    upAlone: [null, [[2, 1]], [null]],
+    downAlone: [null, [null], [[1, 2]]],
+    one: [2, 2],
+    leading: [[1, 1, 2], [1]],
+    flags: 'ERR_ARGUMENT [lora_linear] expected wantUp to be a list of 1 but received one of 2',
+    noTensor: 'ERR_ARGUMENT [global_norm] expected at least one tensor but received none',
+    kind: 'ERR_ARGUMENT [binary] expected kind to be add, sub, mul or div but received "mod"',
+    dtype: 'ERR_ARGUMENT [add] expected dtype to be f32, bf16, f16 or i32 but received "f64"',
+    dimensions:
+      'ERR_ARGUMENT [embedding] expected ids of at most 7 dimensions but received shape [1, 1, 1, 1, 1, 1, 1, 1]',
+  });
+});
+
 test('30,000 tensors of random sizes, read while the collector runs, are all right', () => {
   expect(report('mixed')).toEqual({ wrong: 0, reads: 29_950 });
 });

@@ -36,8 +36,8 @@ const junk = () => [
   released,
   [tensor(), released],
   [null, undefined],
-  { weight: tensor(), a: 1, b: 2, scale: 'x', dropout: 5 },
-  [{ weight: native.pack(tensor()), bias: null, a: tensor(), b: null, scale: 1, dropout: null }],
+  { weight: tensor(), up: 1, down: 2, scale: 'x', dropout: 5 },
+  [{ weight: native.pack(tensor()), bias: null, up: tensor(), down: null, scale: 1, dropout: null }],
   [{ param: tensor(), grad: released, m: tensor(), v: tensor() }],
 ];
 

@@ -1,0 +1,34 @@
+// What the functions that follow from the descriptions of ops take and answer.
+import { complaint, f32, native, print } from './common.mjs';
+
+const x = f32([1, 2, 3, 4], [2, 2]);
+const branch = {
+  weight: native.pack(x),
+  bias: null,
+  up: f32([1, 2], [2, 1]),
+  down: f32([3, 4], [1, 2]),
+  scale: 1,
+  dropout: null,
+};
+const [[y], [h]] = native.loraLinearForward(x, [branch], true);
+const shapes = (results) =>
+  results.map((result) =>
+    Array.isArray(result) ? shapes(result) : result === null ? null : native.info(result).shape,
+  );
+const backward = (...wanted) => native.loraLinearBackward(x, [branch], [y], [h], ...wanted);
+const ids = native.fromBytes(native.openDevice('cpu'), 'i32', [1, 1, 1, 1, 1, 1, 1, 1], new Uint8Array(4));
+print({
+  forward: shapes([[y], [h]]),
+  withoutH: shapes(native.loraLinearForward(x, [branch], false)),
+  all: shapes(backward(true, [true], [true])),
+  upAlone: shapes(backward(false, [true], [false])),
+  downAlone: shapes(backward(false, [false], [true])),
+  one: native.info(native.swigluForward(x, x)).shape,
+  none: native.accumulate(x, x),
+  leading: shapes(native.rmsNormForward(f32([1, 2], [1, 1, 2]), f32([1, 1]), 1e-5, true)),
+  flags: await complaint(() => backward(true, [true, true], [true])),
+  noTensor: await complaint(() => native.globalNorm([])),
+  kind: await complaint(() => native.binary('mod', x, x, 'f32')),
+  dtype: await complaint(() => native.binary('add', x, x, 'f64')),
+  dimensions: await complaint(() => native.embedding(native.pack(x), ids)),
+});
