@@ -7,6 +7,7 @@
 #include "backend/cuda/gemm.h"
 #include "test/support/cases.h"
 #include "test/support/close.h"
+#include "test/support/cuda_paths.h"
 #include "test/support/lora_problem.h"
 #include "test/support/schedules.h"
 
@@ -318,14 +319,6 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
       }
     }
   }
-}
-
-// Gradients in f16 are refused by the checks before an op; the kernels are there.
-template <class Args>
-void RunUnchecked(const Backend& backend, const Args& args, Context& context) {
-  const Op<Args>& op = backend.op<Args>();
-  std::vector<std::byte> scratch(op.scratch_bytes(args, context.threads()));
-  op.run(args, scratch, context);
 }
 
 TEST_CASE("cuda lora_linear in f16") {

@@ -33,11 +33,12 @@ void OnEveryCudaPath(const RunFn& run, const CheckFn& check) {
   }
 }
 
-// Runs without Check, for what the op can do but no caller may ask for
-// (gradients in f16), and without scratch.
+// Runs without Check, for what the op can do but no caller may ask for: gradients in f16.
 template <class Args>
 void RunUnchecked(const Backend& backend, const Args& args, Context& context) {
-  backend.op<Args>().run(args, Scratch(), context);
+  const Op<Args>& op = backend.op<Args>();
+  std::vector<std::byte> scratch(op.scratch_bytes(args, context.threads()));
+  op.run(args, scratch, context);
 }
 
 // Sizes around the vectors of 4 and 8 elements, warps, and blocks of 256 threads.
