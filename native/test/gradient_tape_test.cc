@@ -93,11 +93,14 @@ TEST_CASE("reduce_sum: a broadcast is its gradient") {
 }
 
 TEST_CASE("unary ops: dx is the gradient of y") {
-  for (const UnaryKind kind : {UnaryKind::kCopy, UnaryKind::kScale, UnaryKind::kSquare,
-                               UnaryKind::kRelu, UnaryKind::kGelu, UnaryKind::kSilu}) {
+  for (const UnaryKind kind :
+       {UnaryKind::kCopy, UnaryKind::kScale, UnaryKind::kSquare, UnaryKind::kSqrt, UnaryKind::kRelu,
+        UnaryKind::kGelu, UnaryKind::kSilu}) {
     CAPTURE(static_cast<int>(kind));
     // None within a step of 0, where relu has a corner.
     Tensor x = Of(kF64, {10}, {-6, -3.1, -1.5, -0.7, -0.1, 0.2, 0.9, 1.7, 2.9, 5});
+    if (kind == UnaryKind::kSqrt)
+      x = Of(kF64, {10}, {6, 3.1, 1.5, 0.7, 0.1, 0.2, 0.9, 1.7, 2.9, 5});
     const Tensor g = Normal(kF64, {10}, 2), y(kF64, {10}), dx(kF64, {10});
     Run(kReference, UnaryBackwardArgs{kind, -1.5f, x, g, dx});
     CheckGradient("dx", x, dx, [&] {

@@ -43,7 +43,7 @@ TEST_CASE("unary: every function, dtype and size agrees with the reference") {
         CAPTURE(NameOf(types.x));
         CAPTURE(NameOf(types.y));
         CAPTURE(n);
-        CheckForward(kind, Normal(types.x, {n}, 1, 3), types.y);
+        CheckForward(kind, UnaryInput(kind, types.x, n, 1), types.y);
       }
     }
   }
@@ -57,7 +57,7 @@ TEST_CASE("unary_backward: every function, dtype and size agrees with the refere
         CAPTURE(static_cast<int>(kind));
         CAPTURE(NameOf(types.x));
         CAPTURE(n);
-        const Tensor x = Normal(types.x, {n}, 2, 3), g = Normal(types.y, {n}, 3);
+        const Tensor x = UnaryInput(kind, types.x, n, 2), g = Normal(types.y, {n}, 3);
         Tensor expected(types.x, {n});
         Run(ReferenceBackend(), UnaryBackwardArgs{kind, kAlpha, x, g, expected});
         const std::vector<double> bounds = UnaryBackwardBounds(kind, x, g, expected);

@@ -28,6 +28,9 @@ struct Scale {
 struct Square {
   HWY_INLINE VF32 operator()(F32, VF32 x) const { return hn::Mul(x, x); }
 };
+struct Sqrt {
+  HWY_INLINE VF32 operator()(F32, VF32 x) const { return hn::Sqrt(x); }
+};
 struct Relu {  // a NaN stays
   HWY_INLINE VF32 operator()(F32 d, VF32 x) const {
     return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Zero(d), x);
@@ -49,6 +52,11 @@ struct ScaleGradient {
 };
 struct SquareGradient {
   HWY_INLINE VF32 operator()(F32, VF32 x, VF32 g) const { return hn::Mul(hn::Add(x, x), g); }
+};
+struct SqrtGradient {
+  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
+    return hn::Div(hn::Mul(g, hn::Set(d, 0.5f)), hn::Sqrt(x));
+  }
 };
 struct ReluGradient {
   HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
@@ -101,6 +109,8 @@ void UnaryRange(const UnaryArgs& args, size_t begin, size_t end) {
       return Forward(args, Scale{args.alpha}, begin, end);
     case UnaryKind::kSquare:
       return Forward(args, Square(), begin, end);
+    case UnaryKind::kSqrt:
+      return Forward(args, Sqrt(), begin, end);
     case UnaryKind::kRelu:
       return Forward(args, Relu(), begin, end);
     case UnaryKind::kGelu:
@@ -118,6 +128,8 @@ void UnaryBackwardRange(const UnaryBackwardArgs& args, size_t begin, size_t end)
       return Backward(args, ScaleGradient{args.alpha}, begin, end);
     case UnaryKind::kSquare:
       return Backward(args, SquareGradient(), begin, end);
+    case UnaryKind::kSqrt:
+      return Backward(args, SqrtGradient(), begin, end);
     case UnaryKind::kRelu:
       return Backward(args, ReluGradient(), begin, end);
     case UnaryKind::kGelu:

@@ -16,6 +16,8 @@ void ForKind(UnaryKind kind, F&& f) {
       return f.template operator()<UnaryKind::kScale>();
     case UnaryKind::kSquare:
       return f.template operator()<UnaryKind::kSquare>();
+    case UnaryKind::kSqrt:
+      return f.template operator()<UnaryKind::kSqrt>();
     case UnaryKind::kRelu:
       return f.template operator()<UnaryKind::kRelu>();
     case UnaryKind::kGelu:

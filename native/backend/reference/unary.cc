@@ -4,6 +4,7 @@
 //   copy    x           1
 //   scale   α·x         α
 //   square  x²          2x
+//   sqrt    √x          1/(2√x)
 //   relu    max(x, 0)   [x > 0]
 //   gelu    x·Φ(x)      Φ(x) + x·φ(x)
 //   silu    x·σ(x)      σ(x)·(1 + x·(1 − σ(x)))
@@ -31,6 +32,8 @@ double Value(UnaryKind kind, double alpha, double x) {
       return alpha * x;
     case UnaryKind::kSquare:
       return x * x;
+    case UnaryKind::kSqrt:
+      return std::sqrt(x);
     case UnaryKind::kRelu:
       return x < 0 ? 0 : x;  // NaN stays
     case UnaryKind::kGelu:
@@ -49,6 +52,8 @@ double Derivative(UnaryKind kind, double alpha, double x) {
       return alpha;
     case UnaryKind::kSquare:
       return 2 * x;
+    case UnaryKind::kSqrt:
+      return 0.5 / std::sqrt(x);
     case UnaryKind::kRelu:
       return x > 0 ? 1 : 0;
     case UnaryKind::kGelu:

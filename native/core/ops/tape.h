@@ -36,8 +36,8 @@ struct BinaryArgs {
 };
 void Check(const BinaryArgs&);
 
-enum class UnaryKind : uint8_t { kCopy, kScale, kSquare, kRelu, kGelu, kSilu };
-inline constexpr std::array<const char*, 6> kUnaryKinds{"copy", "scale", "square",
+enum class UnaryKind : uint8_t { kCopy, kScale, kSquare, kSqrt, kRelu, kGelu, kSilu };
+inline constexpr std::array<const char*, 7> kUnaryKinds{"copy", "scale", "square", "sqrt",
                                                         "relu", "gelu",  "silu"};
 
 // y = f(x); kCopy casts, kScale multiplies by alpha; kGelu is the exact one, x·Φ(x).

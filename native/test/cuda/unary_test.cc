@@ -48,8 +48,8 @@ TEST_CASE("cuda unary: every function, dtype and size agrees with the reference"
         CAPTURE(NameOf(types.x));
         CAPTURE(NameOf(types.y));
         CAPTURE(n);
-        CheckForward(kind, Normal(types.x, {n}, 1, 3), types.y);
-        CheckBackward(kind, Normal(types.x, {n}, 2, 3), Normal(types.y, {n}, 3));
+        CheckForward(kind, UnaryInput(kind, types.x, n, 1), types.y);
+        CheckBackward(kind, UnaryInput(kind, types.x, n, 2), Normal(types.y, {n}, 3));
       }
     }
   }
@@ -137,7 +137,7 @@ TEST_CASE("cuda unary: a copy keeps the bits of a NaN, relu lets it through") {
 
 TEST_CASE("cuda unary: y may be x") {
   for (const UnaryKind kind : kKinds) {
-    const Tensor x = Normal(DType::kBF16, {515}, 1), expected(DType::kBF16, {515});
+    const Tensor x = UnaryInput(kind, DType::kBF16, 515, 1), expected(DType::kBF16, {515});
     Run(ReferenceBackend(), UnaryArgs{kind, kAlpha, x, expected});
     MirrorContext context = NthContext(static_cast<int>(kind));
     Run(MirroredCuda(), UnaryArgs{kind, kAlpha, x, x}, context);

@@ -12,7 +12,8 @@
 namespace lora::test {
 
 constexpr UnaryKind kKinds[] = {UnaryKind::kCopy, UnaryKind::kScale, UnaryKind::kSquare,
-                                UnaryKind::kRelu, UnaryKind::kGelu,  UnaryKind::kSilu};
+                                UnaryKind::kSqrt, UnaryKind::kRelu,  UnaryKind::kGelu,
+                                UnaryKind::kSilu};
 constexpr float kAlpha = -1.7f;
 
 struct Types {
@@ -22,6 +23,15 @@ constexpr Types kTypes[] = {{DType::kF32, DType::kF32},  {DType::kBF16, DType::k
                             {DType::kF16, DType::kF16},  {DType::kF32, DType::kBF16},
                             {DType::kBF16, DType::kF32}, {DType::kF16, DType::kBF16},
                             {DType::kF32, DType::kF16}};
+
+// Seeded numbers of the function's domain.
+inline Tensor UnaryInput(UnaryKind kind, DType dtype, int64_t n, uint64_t seed) {
+  const Tensor x = Normal(dtype, {n}, seed, 3);
+  if (kind != UnaryKind::kSqrt) return x;
+  std::vector<double> values = x.Values();
+  for (double& value : values) value = std::fabs(value) + 0.01;
+  return Of(dtype, {n}, values);
+}
 
 // Rounding errors of the formula, in units of kU times this.
 inline double Steps(UnaryKind kind) {
@@ -48,6 +58,8 @@ inline double GradientTerms(UnaryKind kind, double x) {
       return sigmoid(x) * (1 + std::fabs(x) * sigmoid(-x));
     case UnaryKind::kSquare:
       return 2 * std::fabs(x);
+    case UnaryKind::kSqrt:
+      return 0.5 / std::sqrt(x);
     default:
       return 2;
   }

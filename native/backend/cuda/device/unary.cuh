@@ -3,6 +3,7 @@
 //   copy    x           1
 //   scale   α·x         α
 //   square  x²          2x
+//   sqrt    √x          1/(2√x)
 //   relu    max(x, 0)   [x > 0]
 //   gelu    x·Φ(x)      Φ(x) + x·φ(x)
 //   silu    x·σ(x)      σ(x)·(1 + x·(1 − σ(x)))
@@ -32,6 +33,7 @@ LORA_DEVICE float UnaryValue(float x, float alpha) {
   if constexpr (kKind == UnaryKind::kCopy) return x;
   if constexpr (kKind == UnaryKind::kScale) return x * alpha;
   if constexpr (kKind == UnaryKind::kSquare) return x * x;
+  if constexpr (kKind == UnaryKind::kSqrt) return Sqrt(x);
   if constexpr (kKind == UnaryKind::kRelu) return x < 0.0f ? 0.0f : x;  // a NaN stays
   if constexpr (kKind == UnaryKind::kGelu) return x * Normal(x).cdf;
   if constexpr (kKind == UnaryKind::kSilu) return x * Sigmoid(x).s;
@@ -42,6 +44,7 @@ LORA_DEVICE float UnaryGradient(float x, float g, float alpha) {
   if constexpr (kKind == UnaryKind::kCopy) return g;
   if constexpr (kKind == UnaryKind::kScale) return g * alpha;
   if constexpr (kKind == UnaryKind::kSquare) return (x + x) * g;
+  if constexpr (kKind == UnaryKind::kSqrt) return 0.5f * g / Sqrt(x);
   if constexpr (kKind == UnaryKind::kRelu) return x > 0.0f ? g : 0.0f;
   if constexpr (kKind == UnaryKind::kGelu) {
     const NormalPair normal = Normal(x);
