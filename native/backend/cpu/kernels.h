@@ -18,6 +18,7 @@ size_t ScratchBytes(const LoraLinearForwardArgs&, int threads);
 void Run(const LoraLinearForwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const LoraLinearBackwardArgs&, int threads);
 void Run(const LoraLinearBackwardArgs&, Scratch, Context&);
+void Run(const DropoutArgs&, Scratch, Context&);
 void Run(const EmbeddingArgs&, Scratch, Context&);
 size_t ScratchBytes(const RmsNormForwardArgs&, int threads);
 void Run(const RmsNormForwardArgs&, Scratch, Context&);

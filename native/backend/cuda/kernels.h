@@ -21,6 +21,7 @@ size_t ScratchBytes(const LoraLinearForwardArgs&, int threads);
 void Run(const LoraLinearForwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const LoraLinearBackwardArgs&, int threads);
 void Run(const LoraLinearBackwardArgs&, Scratch, Context&);
+void Run(const DropoutArgs&, Scratch, Context&);
 size_t ScratchBytes(const EmbeddingArgs&, int threads);
 void Run(const EmbeddingArgs&, Scratch, Context&);
 void Run(const RmsNormForwardArgs&, Scratch, Context&);

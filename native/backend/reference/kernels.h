@@ -16,6 +16,7 @@ void Run(const PackArgs&, Scratch, Context&);
 void Run(const UnpackArgs&, Scratch, Context&);
 void Run(const LoraLinearForwardArgs&, Scratch, Context&);
 void Run(const LoraLinearBackwardArgs&, Scratch, Context&);
+void Run(const DropoutArgs&, Scratch, Context&);
 void Run(const EmbeddingArgs&, Scratch, Context&);
 void Run(const RmsNormForwardArgs&, Scratch, Context&);
 void Run(const RmsNormBackwardArgs&, Scratch, Context&);

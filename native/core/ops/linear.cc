@@ -8,6 +8,11 @@ namespace {
 
 using check::Rules;
 
+void CheckProbability(const Rules& rules, const Dropout& dropout) {
+  LORA_CHECK(dropout.p >= 0 && dropout.p < 1, rules.op(),
+             "expected dropout p in [0, 1) but received ", dropout.p);
+}
+
 void CheckBranch(const Rules& rules, const LoraBranch& branch) {
   const int64_t out = branch.weight.rows, in = branch.weight.cols;
   if (branch.bias) {
@@ -27,8 +32,7 @@ void CheckBranch(const Rules& rules, const LoraBranch& branch) {
   rules.ShapeIs("up", branch.up, {out, rank}, "(out, rank)");
   rules.ShapeIs("down", branch.down, {rank, in}, "(rank, in)");
   rules.Finite("scale", branch.scale);
-  LORA_CHECK(branch.dropout.p >= 0 && branch.dropout.p < 1, rules.op(),
-             "expected dropout p in [0, 1) but received ", branch.dropout.p);
+  CheckProbability(rules, branch.dropout);
 }
 
 }  // namespace
@@ -110,6 +114,14 @@ void Check(const LoraLinearBackwardArgs& args) {
       rules.Present("x", args.x);
     }
   }
+}
+
+void Check(const DropoutArgs& args) {
+  const Rules rules(LabelOf(args));
+  rules.Rank("x", args.x, 2, "(rows, columns)");
+  rules.Floating("x", args.x);
+  CheckProbability(rules, args.dropout);
+  rules.Like("y", args.y, "x", args.x);
 }
 
 }  // namespace lora

@@ -155,6 +155,27 @@ struct LoraLinearBackwardArgs {
 };
 void Check(const LoraLinearBackwardArgs&);
 
-using LinearOps = OpList<PackArgs, UnpackArgs, LoraLinearForwardArgs, LoraLinearBackwardArgs>;
+// y = drop(x), by the mask that the LoRA path of lora_linear takes for these numbers. It is its own
+// gradient: dx = drop(g).
+struct DropoutArgs {
+  TensorView x;  // [n, d]
+  Dropout dropout;
+  TensorView y;  // [n, d]
+
+  static constexpr auto Describe() {
+    using A = DropoutArgs;
+    return OpDescription{
+        "dropout",
+        "dropout",
+        In("x", &A::x).Rows().Activation(),
+        MaybePart("dropout", &A::dropout),
+        Out("y", &A::y, Like<&A::x>).Rows(),
+    };
+  }
+};
+void Check(const DropoutArgs&);
+
+using LinearOps =
+    OpList<PackArgs, UnpackArgs, LoraLinearForwardArgs, LoraLinearBackwardArgs, DropoutArgs>;
 
 }  // namespace lora
