@@ -152,7 +152,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     'Trainer',
     'expected outDir, since saveEvery is given',
   );
-  const length = (options.data as { length?: unknown } | undefined)?.length;
+  const length = (options.data as { length?: unknown }).length;
   const totalSteps =
     maxSteps ??
     (typeof options.data !== 'function' && typeof length === 'number'

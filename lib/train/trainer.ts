@@ -51,7 +51,7 @@ export class Trainer {
     const { model, data } = options;
     this.#model = model;
     this.#data = data;
-    if (this.#options.epochs !== undefined && this.#options.epochs > 1) checkRereadable('Trainer', data);
+    if ((this.#options.epochs ?? 1) > 1) checkRereadable('Trainer', data);
     if (model.dtype === 'f16') refuseF16Training('Trainer');
     const adapter = model.activeAdapter;
     if (!adapter?.trainable)

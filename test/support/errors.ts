@@ -14,6 +14,9 @@ function verify(error: unknown, code: ErrorCode, message: RegExp | string): Show
     code,
     message: typeof message === 'string' ? message : (expect.stringMatching(message) as string),
   });
+  // A sentence opens with the op, in brackets, which `op` holds too.
+  const tag = /^\[([^\]]*)\] /.exec(shown.message ?? '');
+  if (tag) expect(shown.op).toBe(tag[1] === '' ? 'the name of an op' : tag[1]);
   return shown;
 }
 

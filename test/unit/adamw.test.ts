@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import {
   AdamW,
   clipGradNorm,
@@ -250,6 +251,11 @@ describe('AdamW', () => {
         () => new AdamW({ parameters: () => [p] } as never),
         '[AdamW] expected a list of parameters but received an object: pass its parameters()',
       ],
+      [() => new AdamW('abc' as never), "[AdamW] expected a list of parameters but received 'abc'"],
+      [
+        () => new AdamW([null] as never),
+        '[AdamW] expected parameter 0 to be a Parameter (see parameter(x)) but received null',
+      ],
       [() => new AdamW(undefined as never), '[AdamW] expected a list of parameters but received undefined'],
       [() => new AdamW([tensor([1], { device }) as never]), /expected parameter 0 to be a Parameter/],
       [
@@ -315,7 +321,35 @@ describe('AdamW', () => {
   });
 });
 
+test('what an optimizer says of itself, and the end of its scope', () => {
+  let left: AdamW;
+  {
+    using optimizer = new AdamW([make(3, 3), make(4, 4)], { lr: 0.5 });
+    expect(String(optimizer)).toBe('AdamW(lr 0.5, 7 parameters in 1 group)');
+    expect(inspect(optimizer)).toBe(String(optimizer));
+    expect(JSON.stringify(optimizer)).toBe(JSON.stringify(String(optimizer)));
+    const two = new AdamW([{ params: [make(1, 1)] }, { params: [make(2, 2)] }]);
+    expect(String(two)).toBe('AdamW(lr 0.001, 3 parameters in 2 groups)');
+    two.dispose();
+    left = optimizer;
+  }
+  expect(left.disposed).toBe(true);
+});
+
 describe('clipGradNorm', () => {
+  test('what is no list of parameters', () => {
+    for (const [wrong, words] of [
+      ['abc', "'abc'"],
+      [5, '5'],
+      [{}, 'an object'],
+    ] as const)
+      expectThrow(
+        () => clipGradNorm(wrong as never, 1),
+        'ERR_ARGUMENT',
+        `[clipGradNorm] expected a list of parameters but received ${words}`,
+      );
+  });
+
   test('scales all gradients by one factor and gives the norm before', async () => {
     const [a, b, c] = [make(1, 1), make(2, 2), make(3)];
     setGrad(a, [3]);

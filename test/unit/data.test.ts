@@ -1,6 +1,7 @@
 import { batches, checkRereadable, epochs } from '../../lib/data/batches';
 import { countedTokens, type Example } from '../../lib/data/example';
 import { Random } from '../../lib/data/random';
+import { expectReject } from '../support/errors';
 
 const examples = (n: number): Example[] => Array.from({ length: n }, (_, i) => ({ inputIds: [i, i + 1] }));
 async function firsts(source: AsyncIterable<{ inputIds: number[][] }>): Promise<number[][]> {
@@ -54,9 +55,15 @@ describe('batches', () => {
     ],
     [{ inputIds: [] }, '[batches] example 0: expected inputIds to be token ids but received []'],
     [{ inputIds: [1.5] }, '[batches] example 0: expected inputIds to be token ids but received [1.5]'],
+    [{ inputIds: [1, 'a'] }, "[batches] example 0: expected inputIds to be token ids but received [1, 'a']"],
+    [
+      { inputIds: [1, 2], labels: [1, null] },
+      '[batches] example 0: expected labels to be token ids or −100 but received an array of 2',
+    ],
+    [null, '[batches] example 0: expected an example { inputIds, labels? } but received null'],
     ['text', "[batches] example 0: expected an example { inputIds, labels? } but received 'text'"],
   ])('%j is ERR_DATA with its place', async (example, message) => {
-    await expect(firsts(batches([example as Example]))).rejects.toMatchObject({ code: 'ERR_DATA', message });
+    await expectReject(firsts(batches([example as Example])), 'ERR_DATA', message);
   });
 
   test('wrong options and sources', async () => {
@@ -64,7 +71,16 @@ describe('batches', () => {
       code: 'ERR_ARGUMENT',
     });
     await expect(firsts(batches(examples(1), { batch: 2 } as never))).rejects.toThrow('batchSize');
-    await expect(firsts(batches(7 as never))).rejects.toThrow('expected data to be an Iterable');
+    for (const [wrong, words] of [
+      [7, '7'],
+      [null, 'null'],
+      [{ length: 1 }, 'an object'],
+    ] as const)
+      await expectReject(
+        firsts(batches(wrong as never)),
+        'ERR_ARGUMENT',
+        new RegExp(`^\\[batches\\] expected data to be an Iterable .* but received ${words}$`),
+      );
   });
 });
 

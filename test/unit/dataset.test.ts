@@ -210,6 +210,15 @@ describe('what is not UTF-8 text', () => {
     }
   });
 
+  test('bytes that are not UTF-8 on the first line are no UTF-16', async () => {
+    const path = file('h.jsonl', latin1);
+    await expectReject(
+      loadDataset(path, { tokenizer }),
+      'ERR_DATA',
+      `[loadDataset] ${path}:1: expected UTF-8 text but received bytes that are not`,
+    );
+  });
+
   test('UTF-16 is named, with a byte order mark or by its zero bytes', async () => {
     const little = Buffer.from('\uFEFF{"text":"a"}\n', 'utf16le');
     const big = Buffer.from(little).swap16();
@@ -365,7 +374,7 @@ test('a missing file, a folder, a missing tokenizer, wrong options', async () =>
   await expectReject(
     loadDataset('x', { maxSeqLength: 2 } as never),
     'ERR_ARGUMENT',
-    /did you mean 'maxLength'/,
+    "[loadDataset] unknown option 'maxSeqLength'; did you mean 'maxLength'?",
   );
   await expectReject(
     loadDataset(new URL('https://example.org/x.jsonl')),
@@ -376,6 +385,11 @@ test('a missing file, a folder, a missing tokenizer, wrong options', async () =>
     loadDataset(path, { tokenizer: { hasTokenizer: true } as never }),
     'ERR_ARGUMENT',
     '[loadDataset] expected tokenizer to have encode(text) but received an object: pass model.tokenizer',
+  );
+  await expectReject(
+    loadDataset(path, { tokenizer: null as never }),
+    'ERR_ARGUMENT',
+    '[loadDataset] expected tokenizer to have encode(text) but received null',
   );
   for (const maxLength of [1, 2.5, -3])
     await expectReject(

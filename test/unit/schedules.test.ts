@@ -69,6 +69,11 @@ describe('schedules', () => {
       'ERR_ARGUMENT',
       /unknown option 'numCycles'/,
     );
+    expectThrow(
+      () => constantSchedule({ warmupSteps: -1 }),
+      'ERR_ARGUMENT',
+      /^\[constantSchedule\] expected warmupSteps to be an integer/,
+    );
     for (const step of [-1, 0.5])
       expectThrow(() => constantSchedule()(step), 'ERR_ARGUMENT', /expected step to be an integer/);
   });
