@@ -12,6 +12,12 @@ export interface FrozenLayer {
   readonly bias?: Tensor;
 }
 
+/** The layer in a call: its weight is W' of another change while that is merged. */
+export interface CalledLayer {
+  readonly weight: FrozenWeight;
+  readonly bias?: Tensor;
+}
+
 /** How one layer is changed. */
 export interface DeltaSpec {
   /** The rank. */
@@ -50,9 +56,11 @@ export interface Delta {
   /** What it adds to the operands of the fused op; absent where the layer is not computed by it. */
   branch?(use: DeltaUse): AddedOperands;
   /** y of x, where there is no branch. */
-  forward?(x: Tensor, use: DeltaUse): Tensor;
+  forward?(layer: CalledLayer, x: Tensor, use: DeltaUse): Tensor;
   /** The weight with `scale` times the change in it, row-major, rounded once to the dtype of `weight`. */
   merged(weight: FrozenWeight, scale: number): Tensor;
+  /** Frees what it keeps beside its parameters. */
+  dispose?(): void;
 }
 
 /** A kind of change. */

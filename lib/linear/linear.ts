@@ -87,8 +87,9 @@ export function forwardGroup(
 ): Tensor[] {
   const results = new Array<Tensor>(layers.length);
   const fused: { at: number; branch: LoraBranch }[] = [];
-  layers.forEach(([{ weight, bias }, applied], at) => {
-    if (applied?.delta.forward) results[at] = applied.delta.forward(x, applied.use);
+  layers.forEach(([layer, applied], at) => {
+    const { weight, bias } = layer;
+    if (applied?.delta.forward) results[at] = applied.delta.forward(layer, x, applied.use);
     else fused.push({ at, branch: { weight, bias, ...applied?.delta.branch?.(applied.use) } });
   });
   if (fused.length > 0) {

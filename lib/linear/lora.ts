@@ -3,6 +3,7 @@
  * Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021); s = α/√r: Kalajdzievski (2023).
  */
 import { randomNormal, randomUniform } from '../ops/random';
+import type { DType } from '../tensor/dtype';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
@@ -27,16 +28,27 @@ class LoraDelta implements Delta {
   }
 
   merged(weight: FrozenWeight, scale: number): Tensor {
-    const shape = [weight.rows, weight.cols];
-    return runDetached(null, () => {
-      const base = weight.unpack();
-      const product = rawMatmul(this.#up, this.#down, false, false, 'f32', shape);
-      const change = rawUnary('scale', this.spec.scale * scale, product);
-      const sum = rawBinary('add', base, change, weight.dtype, shape);
-      for (const t of [base, product, change]) t.dispose();
-      return sum;
-    });
+    return addProduct(weight, this.#up, this.#down, this.spec.scale * scale, weight.dtype);
   }
+}
+
+/** W + s·A·B, row-major, computed in f32 and rounded once to `dtype`; the caller owns it. */
+export function addProduct(
+  weight: FrozenWeight,
+  up: Tensor,
+  down: Tensor,
+  scale: number,
+  dtype: DType,
+): Tensor {
+  const shape = [weight.rows, weight.cols];
+  return runDetached(null, () => {
+    const base = weight.unpack();
+    const product = rawMatmul(up, down, false, false, 'f32', shape);
+    const change = rawUnary('scale', scale, product);
+    const sum = rawBinary('add', base, change, dtype, shape);
+    for (const t of [base, product, change]) t.dispose();
+    return sum;
+  });
 }
 
 /** The kind. */

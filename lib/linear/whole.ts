@@ -8,7 +8,7 @@ import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawCast } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import type { Delta, DeltaKind } from './delta';
+import type { CalledLayer, Delta, DeltaKind } from './delta';
 
 class WholeDelta implements Delta {
   readonly #weight: Parameter;
@@ -18,7 +18,7 @@ class WholeDelta implements Delta {
   }
 
   /** A whole module has no size: `use.scale` does not change it, nor does dropout. */
-  forward(x: Tensor): Tensor {
+  forward(_: CalledLayer, x: Tensor): Tensor {
     const weight = cast(this.#weight, x.dtype);
     const y = matmulTransposed(x, weight);
     weight.dispose();

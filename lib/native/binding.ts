@@ -47,7 +47,7 @@ export interface NativeBranch {
   dropout: NativeDropout | null;
 }
 export type BinaryKind = 'add' | 'sub' | 'mul' | 'div';
-export type UnaryKind = 'copy' | 'scale' | 'square' | 'relu' | 'gelu' | 'silu';
+export type UnaryKind = 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu';
 
 export interface NativeTensorInfo {
   dtype: DType;
@@ -179,6 +179,8 @@ export interface NativeBinding {
     options: { window: number; scale: number },
   ): [dq: NativeTensor, dk: NativeTensor, dv: NativeTensor];
   cacheAppend(src: NativeTensor, cache: NativeTensor, offset: number): void;
+  /** The mask is that of a LoRA path with these numbers. */
+  dropout(x: NativeTensor, dropout: NativeDropout): NativeTensor;
   swigluForward(gate: NativeTensor, up: NativeTensor): NativeTensor;
   swigluBackward(
     gate: NativeTensor,

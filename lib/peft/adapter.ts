@@ -14,7 +14,7 @@ import { checkSaved, restore, type StateDict } from '../tensor/state';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import { checkInteger, checkNumber, checkOptions } from '../validate';
 import { writeAdapter } from './adapter_files';
-import { adapterTensor, checkAdapterTensors, tensorKey } from './adapter_tensors';
+import { adapterTensor, canonicalKeys, checkAdapterTensors, tensorKey } from './adapter_tensors';
 import { isAllLinear, toPeftJson, type LoRAConfig } from './config';
 import { resolveTargets, unmatchedTargets } from './matching';
 
@@ -112,9 +112,10 @@ export class Adapter {
    */
   static fromTensors(
     source: AdapterSource,
-    tensors: ReadonlyMap<string, SafetensorsTensor>,
+    files: ReadonlyMap<string, SafetensorsTensor>,
     linears: readonly Linear[],
   ): Adapter {
+    const tensors = canonicalKeys(files);
     const layers = changedLayers(source.config, linears);
     const expected = new Map<string, readonly number[]>();
     for (const { linear, kind, spec } of layers)
@@ -274,6 +275,7 @@ export class Adapter {
   dispose(): void {
     if (this.#disposed) return;
     for (const parameter of this.parameters()) parameter.dispose();
+    for (const delta of this.#deltas.values()) delta.dispose?.();
     this.#deltas.clear();
     this.#disposed = true;
   }

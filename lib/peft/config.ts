@@ -30,6 +30,8 @@ export interface LoRAConfig {
   alphaPattern: Readonly<Record<string, number>>;
   /** Scales by α/√r in place of α/r. */
   useRslora: boolean;
+  /** Splits each weight into magnitude and direction, and trains both (DoRA). */
+  useDora: boolean;
   /** Linear modules that are trained whole, in the place of a low-rank change: names that equal a path or its end. */
   modulesToSave: readonly string[] | null;
   /** Biases are not trained. */
@@ -68,6 +70,8 @@ export interface LoRAConfigInput {
   alphaPattern?: Readonly<Record<string, number>> | null | undefined;
   /** Scales by α/√r (Kalajdzievski, 2023). Default false. */
   useRslora?: boolean | undefined;
+  /** DoRA (Liu et al., 2024): a magnitude per output is trained beside A and B. Default false. */
+  useDora?: boolean | undefined;
   /**
    * Linear layers that are trained whole, such as ['lm_head'], beside the low-rank changes of the targets. Default: none.
    */
@@ -101,6 +105,7 @@ const peftNames: Readonly<Record<keyof LoRAConfig, string>> = {
   rankPattern: 'rank_pattern',
   alphaPattern: 'alpha_pattern',
   useRslora: 'use_rslora',
+  useDora: 'use_dora',
   modulesToSave: 'modules_to_save',
   bias: 'bias',
   initLoraWeights: 'init_lora_weights',
@@ -216,6 +221,7 @@ function parse(
       patterns('alphaPattern', isNumber),
     ),
     useRslora: take('useRslora', false, 'true or false', flag),
+    useDora: take('useDora', false, 'true or false', flag),
     modulesToSave: whole?.length ? whole : null,
     bias: take('bias', 'none', `'none' (biases are not trained here)`, (value) =>
       value === 'none' ? value : undefined,

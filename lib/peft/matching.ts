@@ -99,7 +99,12 @@ export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[
     const r = rankOf(path);
     const alpha = alphaOf(path);
     adapted++;
-    resolved.set(path, { kind: 'lora', r, alpha, scale: alpha / (config.useRslora ? Math.sqrt(r) : r) });
+    resolved.set(path, {
+      kind: config.useDora ? 'dora' : 'lora',
+      r,
+      alpha,
+      scale: alpha / (config.useRslora ? Math.sqrt(r) : r),
+    });
   }
   if (adapted === 0)
     throw nothingMatches(

@@ -52,7 +52,7 @@ export const sameShape = (a: readonly number[], b: readonly number[]): boolean =
 /** Σ over the dimensions that broadcasting stretched. */
 export function reduceTo(g: Tensor, shape: readonly number[], dtype: DType): Tensor {
   if (sameShape(g.shape, shape)) return g.dtype === dtype ? g : rawCast(g, dtype);
-  return wrap(call().reduceSum(g.handle, shape, dtype), dtype, shape, g.device);
+  return rawReduceSum(g, shape, dtype);
 }
 
 /** The inverse: repeats `g`, aligned at the right, up to `shape`. */
@@ -64,6 +64,11 @@ export function expandTo(g: Tensor, shape: readonly number[], dtype: DType): Ten
   }
   const zeros = rawFilled(shape, 0, dtype, g.device);
   return rawBinary('add', zeros, g, dtype, shape);
+}
+
+/** Σ over the dimensions that are 1 in `shape`. */
+export function rawReduceSum(x: Tensor, shape: readonly number[], dtype: DType): Tensor {
+  return wrap(call().reduceSum(x.handle, shape, dtype), dtype, shape, x.device);
 }
 
 export function rawMatmul(

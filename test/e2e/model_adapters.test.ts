@@ -173,9 +173,9 @@ test('what does not fit the model is listed', async () => {
   expect(error?.message).toContain(`not finite in ${third}`);
   expect(model.adapters.has('x')).toBe(false);
 
-  const dora = { config: { ...files.config, use_dora: true }, tensors: files.tensors };
-  await expect(model.loadAdapter(dora, { name: 'x' })).rejects.toMatchObject({
-    message: expect.stringContaining('use_dora'),
+  const biased = { config: { ...files.config, lora_bias: true }, tensors: files.tensors };
+  await expect(model.loadAdapter(biased, { name: 'x' })).rejects.toMatchObject({
+    message: expect.stringContaining('lora_bias'),
   });
   expect(() => model.addAdapter({ targetModules: ['q_proj', 'w_proj'] }, { name: 'y' })).toThrow(
     'targetModules w_proj match no linear layer',

@@ -41,7 +41,7 @@ test.each([
   ],
 ])('%j', (options: object, sentence: string | RegExp) => {
   expectThrow(
-    () => start(options as Partial<TrainerOptions>),
+    () => start(options),
     'ERR_ARGUMENT',
     typeof sentence === 'string'
       ? `[Trainer] ${sentence}`

@@ -28,6 +28,7 @@ export interface GoldenFolder {
 /** Folders that this package must support: when one of them is refused, a test fails instead of being skipped. */
 export const supportedGolden: readonly string[] = [
   'stories260K-all-linear-r8',
+  'stories260K-dora',
   'stories260K-patterns',
   'stories260K-rslora-accumulate',
   'tiny-llama-yarn-bias',
@@ -35,6 +36,7 @@ export const supportedGolden: readonly string[] = [
   'tiny-mistral-sliding',
   'tiny-qwen2',
   'tiny-qwen3',
+  'tiny-qwen3-modules-to-save',
 ];
 
 const read = (...path: string[]): Json => JSON.parse(readFileSync(join(...path), 'utf8')) as Json;

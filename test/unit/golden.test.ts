@@ -28,7 +28,7 @@ test('what is not supported is listed with its reason, and what is no golden fol
   const root = join(scratch, 'mixed');
   folder(root, 'a', {}, {});
   folder(root, 'b', { model_type: 'unknown' }, {});
-  folder(root, 'c', {}, { use_dora: true });
+  folder(root, 'c', {}, { lora_bias: true });
   folder(root, 'd', {}, {}, {});
   mkdirSync(join(root, 'e'));
   writeFileSync(join(root, 'README.md'), '');
@@ -48,7 +48,7 @@ test('what is not supported is listed with its reason, and what is no golden fol
   expect(found.map(({ adapterRefusal }) => adapterRefusal)).toEqual([
     undefined,
     undefined,
-    'adapter_config.json has use_dora true, which is not supported',
+    'adapter_config.json has lora_bias true, which is not supported',
     undefined,
   ]);
   expect(goldenFolders(join(root, 'absent'))).toEqual([]);
@@ -73,6 +73,6 @@ describeWithData('the golden folders', 'golden', (data) => {
 
 test('a folder that must be supported is not skipped when it is refused', () => {
   const root = join(scratch, 'refused');
-  folder(root, supportedGolden[0]!, { model_type: 'unknown' }, { use_dora: true });
+  folder(root, supportedGolden[0]!, { model_type: 'unknown' }, { lora_bias: true });
   expect(goldenFolders(root)).toMatchObject([{ modelRefusal: undefined, adapterRefusal: undefined }]);
 });

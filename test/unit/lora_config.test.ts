@@ -13,6 +13,7 @@ const defaults = {
   rankPattern: {},
   alphaPattern: {},
   useRslora: false,
+  useDora: false,
   modulesToSave: null,
   bias: 'none',
   initLoraWeights: true,
@@ -200,7 +201,7 @@ describe('fromPeftJson', () => {
   });
 
   const bad: [object, string][] = [
-    [{ use_dora: true }, 'has use_dora true, which is not supported'],
+    [{ use_dora: 1 }, 'has use_dora 1, expected true or false'],
     [{ modules_to_save: [1] }, 'has modules_to_save [1], expected a list of module names'],
     [{ layer_replication: [[0, 2]] }, 'has layer_replication [[0,2]], which is not supported'],
     [{ fan_in_fan_out: true }, 'has fan_in_fan_out true, which is not supported'],

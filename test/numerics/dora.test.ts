@@ -1,0 +1,164 @@
+// DoRA against float64: forward, every gradient, the merged weight; with and without dropout and bias.
+import { noGrad, parameter, setThreads, tensor, type Parameter, type Tensor } from '../../lib/index';
+import type { DeltaUse } from '../../lib/linear/delta';
+import { dora } from '../../lib/linear/dora';
+import { Linear } from '../../lib/linear/linear';
+import { dropout } from '../../lib/ops/dropout';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
+import { restore } from '../../lib/tensor/state';
+import { relativeError, roundToBf16, values } from '../support/numbers';
+
+const [m, n, k, r] = [5, 7, 9, 3];
+const spec = { r, scale: 1.5, stream: 0, layer: 4 };
+beforeAll(() => setThreads(1)); // tiny matrices
+
+/** Numbers of a matrix as f32 holds them. */
+const numbers = (count: number, seed: number): number[] => values(count, seed).map(Math.fround);
+const at = (a: readonly number[], cols: number, i: number, j: number): number => a[i * cols + j]!;
+const table = (rows: number, cols: number, f: (i: number, j: number) => number): number[] =>
+  Array.from({ length: rows * cols }, (_, i) => f(Math.floor(i / cols), i % cols));
+const sum = (count: number, f: (i: number) => number): number => {
+  let total = 0;
+  for (let i = 0; i < count; i++) total += f(i);
+  return total;
+};
+
+interface Problem {
+  w: number[];
+  x: number[];
+  a: number[];
+  b: number[];
+  magnitude: number[];
+  bias: number[] | undefined;
+  g: number[];
+  /** x_d = mask ⊙ x; undefined: x_d is x, and the product with W is taken once. */
+  mask: number[] | undefined;
+  scale: number;
+}
+
+/** The definition, in double. */
+function byHand({ w, x, a, b, magnitude, bias, g, mask, scale: s }: Problem) {
+  const ab = table(n, k, (o, i) => s * sum(r, (q) => at(a, r, o, q) * at(b, k, q, i)));
+  const adapted = ab.map((v, i) => w[i]! + v);
+  const norm = Array.from({ length: n }, (_, o) => Math.hypot(...adapted.slice(o * k, (o + 1) * k)));
+  const c = magnitude.map((v, o) => v / norm[o]!);
+  const keep = mask ?? x.map(() => 1);
+  const xd = x.map((v, i) => v * keep[i]!);
+  const product = (rows: number[], weight: number[]): number[] =>
+    table(m, n, (t, o) => sum(k, (i) => at(rows, k, t, i) * at(weight, k, o, i)));
+  const frozen = product(x, w);
+  const dropped = product(xd, w);
+  const whole = product(xd, adapted);
+  const y = table(m, n, (t, o) => {
+    const j = t * n + o;
+    return frozen[j]! + (bias?.[o] ?? 0) + c[o]! * whole[j]! - dropped[j]!;
+  });
+  const gc = g.map((v, j) => v * c[j % n]!);
+  const h = table(m, r, (t, q) => sum(k, (i) => at(xd, k, t, i) * at(b, k, q, i)));
+  const u = table(m, r, (t, q) => sum(n, (o) => at(gc, n, t, o) * at(a, r, o, q)));
+  return {
+    y,
+    merged: adapted.map((v, i) => c[Math.floor(i / k)]! * v),
+    dm: Array.from({ length: n }, (_, o) => sum(m, (t) => g[t * n + o]! * whole[t * n + o]!) / norm[o]!),
+    da: table(n, r, (o, q) => s * sum(m, (t) => at(gc, n, t, o) * at(h, r, t, q))),
+    db: table(r, k, (q, i) => s * sum(m, (t) => at(u, r, t, q) * at(xd, k, t, i))),
+    dx: table(m, k, (t, i) => {
+      const through = sum(n, (o) => (at(gc, n, t, o) - at(g, n, t, o)) * at(w, k, o, i));
+      const pair = s * sum(r, (q) => at(u, r, t, q) * at(b, k, q, i));
+      return sum(n, (o) => at(g, n, t, o) * at(w, k, o, i)) + at(keep, k, t, i) * (through + pair);
+    }),
+  };
+}
+
+describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
+  describe.each(['f32', 'bf16'] as const)('%s', (dtype) => {
+    const round = dtype === 'f32' ? (v: number): number => v : roundToBf16;
+    const bound = dtype === 'f32' ? 2e-6 : 2e-2;
+
+    test.each([
+      ['plain', false, false],
+      ['with a bias', true, false],
+      ['under dropout', false, true],
+      ['under dropout, with a bias', true, true],
+    ])('%s', async (_, withBias, withDropout) => {
+      const w = numbers(n * k, 1).map(round);
+      const x = numbers(m * k, 2).map(round);
+      const g = numbers(m * n, 3).map(round);
+      const [a, b] = [numbers(n * r, 4), numbers(r * k, 5)];
+      const magnitude = numbers(n, 6).map((v) => Math.fround(2 + v));
+      const bias = withBias ? numbers(n, 7).map(round) : undefined;
+      const make = (data: number[], shape: number[], type = dtype): Tensor =>
+        tensor(Float32Array.from(data), { shape, dtype: type, device });
+
+      const linear = new Linear('w', FrozenWeight.pack(make(w, [n, k])), bias && make(bias, [n]));
+      const named = (name: string, data: number[], shape: number[]): [string, Parameter] => [
+        name,
+        parameter(make(data, shape, 'f32'), name),
+      ];
+      const parameters = new Map([
+        named('up', a, [n, r]),
+        named('down', b, [r, k]),
+        named('magnitude', magnitude, [n]),
+      ]);
+      const delta = dora.make(spec, parameters);
+      const use: DeltaUse = {
+        scale: 0.5,
+        ...(withDropout && { dropout: { p: 0.4, seed: 3, forward: 2 } }),
+      };
+      let mask: number[] | undefined;
+      if (use.dropout) {
+        const ones = make(Array<number>(m * k).fill(1), [m, k], 'f32');
+        mask = [...(await noGrad(() => dropout(ones, { ...use.dropout!, layer: spec.layer })).data())];
+        expect(new Set(mask).size).toBe(2);
+      }
+      const want = byHand({ w, x, a, b, magnitude, bias, g, mask, scale: spec.scale * use.scale });
+
+      const input = make(x, [m, k]);
+      input.requiresGrad = true;
+      const y = linear.forward(input, { delta, use });
+      expect(y.dtype).toBe(dtype);
+      y.backward(make(g, [m, n]));
+      const got = {
+        y,
+        dm: parameters.get('magnitude')!.grad!,
+        da: parameters.get('up')!.grad!,
+        db: parameters.get('down')!.grad!,
+        dx: input.grad!,
+        merged: linear.rowMajor({ delta, use }),
+      };
+      for (const [name, value] of Object.entries(got)) {
+        const error = relativeError(await value.data(), want[name as keyof typeof want]);
+        expect([name, error < bound, error]).toEqual([name, true, error]);
+      }
+    });
+  });
+
+  test('changes nothing at first, and its norms follow the versions of A and B', async () => {
+    const weight = tensor(Float32Array.from(numbers(n * k, 1)), { shape: [n, k], device });
+    const linear = new Linear('w', FrozenWeight.pack(weight));
+    const initial = dora.initial(linear, spec, { seed: 1, device, initLoraWeights: true });
+    expect([...dora.tensors(linear, spec)]).toEqual([
+      ['up', [n, r]],
+      ['down', [r, k]],
+      ['magnitude', [n]],
+    ]);
+    for (const [name, shape] of dora.tensors(linear, spec)) expect(initial.get(name)!.shape).toEqual(shape);
+    const parameters = new Map([...initial].map(([name, value]) => [name, parameter(value, name)]));
+    const delta = dora.make(spec, parameters);
+    const x = tensor(Float32Array.from(numbers(m * k, 2)), { shape: [m, k], device });
+    const run = async (): Promise<number[]> => [
+      ...(await linear.forward(x, { delta, use: { scale: 1 } }).data()),
+    ];
+    const before = await run();
+    expect(relativeError(before, await linear.forward(x).data())).toBeLessThan(1e-6);
+
+    const up = parameters.get('up')!;
+    restore('dora', 'up', up, tensor(Float32Array.from(numbers(n * r, 9)), { shape: [n, r], device }));
+    up.version++;
+    expect(relativeError(await run(), before)).toBeGreaterThan(0.01);
+    const rows = await linear.rowMajor({ delta, use: { scale: 1 } }).data();
+    const magnitude = await parameters.get('magnitude')!.data();
+    for (let o = 0; o < n; o++)
+      expect(Math.hypot(...rows.subarray(o * k, (o + 1) * k))).toBeCloseTo(magnitude[o]!, 5);
+  });
+});
