@@ -24,7 +24,7 @@ export default {
   checkers: ['sample'],
   ignorers: ['sentences'],
   coverageAnalysis: 'perTest',
-  concurrency: 2,
+  concurrency: 4, // half of them check, which is over soon: two run tests
   timeoutMS: 10_000,
   dryRunTimeoutMinutes: 30,
   ignoreStatic: true,

@@ -34,9 +34,7 @@ class Rules {
     for (const DType dtype : allowed)
       if (view.dtype == dtype) return;
     std::string list;
-    size_t left = allowed.size();
     for (const DType dtype : allowed) {
-      --left;
       if (dtype == DType::kF64) continue;  // the reference's tests only: not worth a word
       list += (list.empty() ? "" : " or ") + std::string(NameOf(dtype));
     }
