@@ -112,7 +112,7 @@ ChosenTarget& GetChosenTarget() {
 }
 
 // Builds with sanitizers keep Highway's assertions, which report here; other builds have none.
-[[noreturn]] void Abort(const char* file, int line, const char* format, ...) {
+void Abort(const char* file, int line, const char* format, ...) {
   std::fprintf(stderr, "%s:%d: Highway's assertion failed: %s\n", file, line, format);
   __builtin_trap();
 }
