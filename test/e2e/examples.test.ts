@@ -110,6 +110,24 @@ example('sweep.mjs', 'one row per setting, two seeds each, all below the base', 
   }
 });
 
+example('kinds.mjs', 'every kind of adapter learns, and merged it gives the same loss', (run) => {
+  const lines = run(base, '6');
+  const [untrained] = numbers(lines, /^base: loss (\S+)$/);
+  const rows = lines
+    .filter((line) => /^\| (LoRA|DoRA)/.test(line))
+    .map((line) => line.split('|').map((c) => c.trim()));
+  // DoRA has a magnitude for each output more, the whole head its 512·128 numbers.
+  expect(rows.map((row) => [row[1], Number(row[2])])).toEqual([
+    ['LoRA', 18688],
+    ['DoRA', 23552],
+    ['LoRA, whole head', 84224],
+  ]);
+  for (const row of rows) {
+    expect(Number(row[3])).toBeLessThan(untrained as number);
+    expect(Number(row[4])).toBeCloseTo(Number(row[3]), 2);
+  }
+});
+
 example('evaluate.mjs', 'the checkpoint with the lowest held-out loss is the one that is kept', (run) => {
   const lines = run(base, '40', 'evaluate-run');
   const evals = lines.flatMap((line) => {
