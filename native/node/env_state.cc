@@ -284,7 +284,8 @@ Block EnvState::TryAllocate(Device& device, size_t bytes) {
 }
 
 void EnvState::ThrowOutOfMemory(Device& device, size_t bytes, const char* op) {
-  Throw("ERR_OUT_OF_MEMORY", op, "needs ", bytes, " bytes but only ",
+  // What is taken is a block, which may be larger: the sentence would contradict itself otherwise.
+  Throw("ERR_OUT_OF_MEMORY", op, "needs ", Allocator::RoundUp(bytes), " bytes but only ",
         device.allocator().source().free(), " bytes are free on ", device.name());
 }
 

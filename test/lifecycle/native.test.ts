@@ -91,6 +91,12 @@ test('out of memory throws at the call with needed and free bytes, and nothing h
   });
 });
 
+test('out of memory tells the size of the block, which is more than what is free', () => {
+  expect(report('block_size', '', { LORA_MEMORY_LIMIT: '154624' })).toEqual({
+    alloc: 'ERR_OUT_OF_MEMORY [alloc] needs 163840 bytes but only 154624 bytes are free on cpu',
+  });
+});
+
 test('room made for an op at a full queue is not made of its own scratch', () => {
   expect(report('full_queue')).toEqual([2048, 2048, 2048, 2048]);
 });
