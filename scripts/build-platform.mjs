@@ -55,7 +55,7 @@ function olderLinux(name, tree) {
     `-DCMAKE_CXX_FLAGS=${[
       // GCC 12 and 14 take the moves of GCC 10's std::function for reads of what nothing wrote, and its
       // joined strings for writes beyond their end.
-      '-Wno-uninitialized -Wno-maybe-uninitialized -Wno-stringop-overflow',
+      '-Wno-uninitialized -Wno-maybe-uninitialized -Wno-stringop-overflow -Wno-array-bounds -Wno-restrict',
       `-include ${root}/cmake/older_libstdcxx.h -nostdinc`,
       ...headers.map((folder) => `-isystem ${folder}`),
     ].join(' ')}`,

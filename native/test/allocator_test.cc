@@ -9,6 +9,8 @@
 #include <fstream>
 #include <string>
 
+#include "core/runtime/platform/platform.h"
+
 namespace lora {
 namespace {
 
@@ -76,6 +78,19 @@ TEST_CASE("blocks are aligned, writable to the last byte, and reused") {
     CHECK(budget.used() > 3 * kMiB);
   }
   CHECK(budget.used() == 0);
+}
+
+TEST_CASE("huge pages begin at a multiple of their size, and can be written to the last byte") {
+  for (const size_t bytes : {size_t{2} << 20, (size_t{3} << 20) + 5, size_t{9} << 20}) {
+    void* other =
+        platform::MapPages(4096);  // so that mappings do not begin at such a multiple anyway
+    void* data = platform::MapHugePages(bytes);
+    REQUIRE(data != nullptr);
+    CHECK(reinterpret_cast<uintptr_t>(data) % (size_t{2} << 20) == 0);
+    std::memset(data, 1, bytes);
+    platform::UnmapPages(data, bytes);
+    platform::UnmapPages(other, 4096);
+  }
 }
 
 TEST_CASE("a slightly larger block serves, a much larger one does not") {

@@ -159,6 +159,12 @@ TEST_CASE("lora_linear: backward") {
   Rejects<Args>(
       good, [](Args& a) { a.branches[0].weight.direction = Direction::kForward; },
       "[lora_linear] expected weight packed for the backward direction");
+  Rejects<Args>(
+      good, [](Args& a) { a.x = BF16({5, 8}); },
+      "[lora_linear] expected x of dtype f32 (that of g) but received bf16");
+  Rejects<Args>(
+      good, [](Args& a) { a.dx = BF16({5, 8}); },
+      "[lora_linear] expected dx of dtype f32 (that of g) but received bf16");
   Args only_dx = good;
   only_dx.x = only_dx.h[0] = only_dx.d_up[0] = only_dx.d_down[0] = {};
   CHECK(Complaint(only_dx) == "");
@@ -249,6 +255,14 @@ TEST_CASE("losses and sampling") {
   Rejects<CrossEntropyForwardArgs>(
       loss, [](auto& a) { a.labels = I32({4}); },
       "[cross_entropy] expected labels of shape [3] (one per row) but received [4]");
+  const CrossEntropyBackwardArgs back{F32({3, 9}), I32({3}), F32({3}), F32({1}), F32({3, 9})};
+  CHECK(Complaint(back) == "");
+  Rejects<CrossEntropyBackwardArgs>(
+      back, [](auto& a) { a.g = F32({2}); },
+      "[cross_entropy] expected g of one element but received shape [2]");
+  Rejects<CrossEntropyBackwardArgs>(
+      back, [](auto& a) { a.g = I32({1}); },
+      "[cross_entropy] expected g of dtype f32 but received i32");
   LinearCrossEntropyArgs fused{F32({3, 4}), Packed(9, 4), {}, I32({3}), F32({1}), F32({1}), {}};
   CHECK(Complaint(fused) == "");
   fused.d_hidden = F32({3, 4});
@@ -303,6 +317,8 @@ TEST_CASE("the tape's small set") {
   CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 0}}) == "");
   CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 1}}) ==
         "[transpose] expected each dimension of 0 to 1 once but received 1");
+  CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {0}}) ==
+        "[transpose] expected a permutation of 2 dimensions but received 1");
   CHECK(Complaint(MatmulArgs{F32({4, 2, 3}), F32({5, 3}), F32({4, 2, 5}), false, true}) == "");
   CHECK(Complaint(MatmulArgs{F32({2, 3}), F32({5, 3}), F32({2, 3}), false, false}) ==
         "[matmul] expected b with an inner dimension of 3 (that of a [2, 3]) but received [5, 3]");
