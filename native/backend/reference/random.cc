@@ -1,4 +1,5 @@
-// Fills a tensor with seeded numbers. core/maths/random.h defines them, for the CPU backend as well.
+// Fills a tensor with seeded numbers. core/maths/random.h defines them, for the CPU backend as
+// well.
 #include "core/maths/random.h"
 
 #include <algorithm>

@@ -12,8 +12,8 @@
 
 namespace lora {
 
-// How an op treats a tensor, and what a failure does to that tensor. An op with a failed kIn, kInOut
-// or kUpdate operand does not run; its outputs inherit that operand's failure.
+// How an op treats a tensor, and what a failure does to that tensor. An op with a failed kIn,
+// kInOut or kUpdate operand does not run; its outputs inherit that operand's failure.
 enum class Access : uint8_t {
   kIn,      // read
   kOut,     // written whole: good after a success, failed after a failure

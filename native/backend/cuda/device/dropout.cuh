@@ -1,5 +1,5 @@
-// y = x·scale where the mask keeps an element, else 0 (core/maths/philox.h). A thread takes the 8 columns
-// of one Philox call.
+// y = x·scale where the mask keeps an element, else 0 (core/maths/philox.h). A thread takes the 8
+// columns of one Philox call.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
