@@ -228,8 +228,8 @@ class CudartGpu final : public Gpu {
   }
 
   // The pool is ours, and keeps what was freed; the default pool is shared with other libraries.
-  // Without pools every block is a cudaMalloc, but core/runtime/allocator.h keeps blocks for reuse as
-  // well.
+  // Without pools every block is a cudaMalloc, but core/runtime/allocator.h keeps blocks for reuse
+  // as well.
   void OpenPool() {
     int pools = 0;
     OpenStep(cudaDeviceGetAttribute(&pools, cudaDevAttrMemoryPoolsSupported, device_.ordinal),
