@@ -45,7 +45,10 @@ std::vector<int64_t> Supported() {
   return all;
 }
 
-std::once_flag environment_read;
+// On ARM, with a glibc before 2.34, std::call_once would wait for ever after an error: it is
+// pthread_once there, through which no exception gets.
+std::mutex environment_mutex;
+bool environment_read = false;
 
 bool Limit(std::string_view name) {
   const std::string wanted = Lower(name);
@@ -77,20 +80,23 @@ std::vector<std::string> UsableTargets() {
 }
 
 bool LimitTargets(std::string_view name) {
-  std::call_once(environment_read, [] {});
+  const std::lock_guard lock(environment_mutex);
+  environment_read = true;
   return Limit(name);
 }
 
 void LimitTargetsByEnvironment() {
-  std::call_once(environment_read, [] {
-    const char* name = std::getenv("LORA_SIMD");
-    if (name == nullptr || *name == '\0' || Limit(name)) return;
+  const std::lock_guard lock(environment_mutex);
+  if (environment_read) return;
+  const char* name = std::getenv("LORA_SIMD");
+  if (name != nullptr && *name != '\0' && !Limit(name)) {
     std::string usable;
     for (const std::string& target : UsableTargets())
       usable += (usable.empty() ? "" : ", ") + target;
     Throw("ERR_ARGUMENT", "device", "expected LORA_SIMD to be one of ", usable, " but received ",
           name);
-  });
+  }
+  environment_read = true;
 }
 
 std::string HighwayVersion() {
