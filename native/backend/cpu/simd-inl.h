@@ -39,6 +39,16 @@ constexpr size_t kVectors = 4;
 #endif
 constexpr size_t kPanelWidth = kVectors * kLanes;
 
+// Whether one instruction adds both products of a bf16 pair to its lane. On ARM, Highway 1.2
+// decides that by a macro of the target that was compiled before, and takes the last one, NEON
+// without AES, for NEON with bf16.
+#undef LORA_DOT_BF16
+#if HWY_ARCH_ARM
+#define LORA_DOT_BF16 (HWY_TARGET == HWY_NEON_BF16)
+#else
+#define LORA_DOT_BF16 HWY_NATIVE_DOT_BF16
+#endif
+
 // Returns acc + x·w, element by element. Both products of a pair are added to its lane.
 template <bool kPairs>
 HWY_INLINE VF MulAddElements(VU x, VU w, VF acc) {
@@ -46,7 +56,7 @@ HWY_INLINE VF MulAddElements(VU x, VU w, VF acc) {
   if constexpr (!kPairs) {
     return hn::MulAdd(hn::BitCast(df, x), hn::BitCast(df, w), acc);
   } else {
-#if HWY_NATIVE_DOT_BF16
+#if LORA_DOT_BF16
     // One instruction adds both products to acc here; the second sum exists for other targets only.
     const DBF dbf;
     VF unused = hn::Zero(df);
