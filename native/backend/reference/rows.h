@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <vector>
 
+#include "core/maths/philox.h"
 #include "core/ops/element.h"
+#include "core/ops/linear.h"
 
 namespace lora::reference {
 
@@ -38,6 +40,29 @@ double Dot(const Vector& values, const View& view, int64_t first, int64_t stride
     sum += values[i] * Load(view, first + static_cast<int64_t>(i) * stride);
   }
   return sum;
+}
+
+// Applies the mask and the scale of dropout to one row; philox.h defines both.
+inline void Drop(const Dropout& dropout, int64_t row, Vector& values) {
+  if (!dropout.active()) return;
+  const uint32_t threshold = DropoutThreshold(dropout.p);
+  const double scale = DropoutScale(threshold);
+  PhiloxWords words{};
+  for (size_t column = 0; column < values.size(); ++column) {
+    if (column % 8 == 0) {
+      words =
+          Philox4x32(dropout.seed, {static_cast<uint32_t>(column / 8), static_cast<uint32_t>(row),
+                                    dropout.layer, dropout.forward});
+    }
+    const bool keep = DropoutKeeps(words, static_cast<int>(column % 8), threshold);
+    values[column] = keep ? values[column] * scale : 0.0;
+  }
+}
+
+inline Vector DroppedRow(const TensorView& x, int64_t row, const Dropout& dropout) {
+  Vector values = LoadRange(x, row * x.dim(1), x.dim(1));
+  Drop(dropout, row, values);
+  return values;
 }
 
 }  // namespace lora::reference

@@ -5,6 +5,7 @@
 #include "backend/cuda/device/elements.cuh"
 #include "backend/cuda/device/index.cuh"
 #include "backend/cuda/device/launch.h"
+#include "core/maths/ceil_div.h"
 #include "core/maths/philox.h"
 
 namespace lora::device {
@@ -25,7 +26,7 @@ template <class T>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(DropoutParams<T>::kThreads, DropoutParams<T>::kMinBlocks)
     DropRows(const LORA_GRID_CONSTANT DropoutParams<T> p) {
   constexpr int kPerThread = DropoutParams<T>::kPerThread;
-  const int64_t per_row = (p.columns + kPerThread - 1) / kPerThread;
+  const int64_t per_row = CeilDiv(p.columns, int64_t{kPerThread});
   const Division at = Divide(GlobalIndex<DropoutParams<T>::kThreads>(), per_row);
   const int64_t row = at.quotient, first = at.remainder * kPerThread;
   if (row >= p.rows) return;
