@@ -49,19 +49,29 @@ export interface DeltaUse {
 /** Operands of the fused op beside those of the frozen layer. */
 export type AddedOperands = Omit<LoraBranch, 'weight' | 'bias'>;
 
-/** The change of one layer: its trainable tensors, and what they do to a call and to the weight. */
-export interface Delta {
+interface AnyDelta {
   /** By the names that the kind gives them. */
   readonly parameters: ReadonlyMap<string, Parameter>;
-  /** What it adds to the operands of the fused op; absent where the layer is not computed by it. */
-  branch?(use: DeltaUse): AddedOperands;
-  /** y of x, where there is no branch. */
-  forward?(layer: CalledLayer, x: Tensor, use: DeltaUse): Tensor;
   /** The weight with `scale` times the change in it, row-major, rounded once to the dtype of `weight`. */
   merged(weight: FrozenWeight, scale: number): Tensor;
   /** Frees what it keeps beside its parameters. */
   dispose?(): void;
 }
+
+/** A change that the fused op computes with the layer. */
+export interface FusedDelta extends AnyDelta {
+  /** What it adds to the operands of the op. */
+  branch(use: DeltaUse): AddedOperands;
+}
+
+/** A change with a way of its own to compute the layer. */
+export interface ComputedDelta extends AnyDelta {
+  /** y of x. */
+  forward(layer: CalledLayer, x: Tensor, use: DeltaUse): Tensor;
+}
+
+/** The change of one layer: its trainable tensors, and what they do to a call and to the weight. */
+export type Delta = FusedDelta | ComputedDelta;
 
 /** A kind of change. */
 export interface DeltaKind {

@@ -8,9 +8,9 @@ import { dropout as drop } from '../ops/dropout';
 import { loraLinear, loraLinearGroup } from '../ops/lora_linear';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawBinary, rawReduceSum, rawUnary, rawView } from '../tensor/raw';
-import { runDetached } from '../tensor/scope';
+import { moved, runDetached } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import type { CalledLayer, Delta, DeltaKind, DeltaSpec, DeltaUse } from './delta';
+import type { CalledLayer, ComputedDelta, DeltaKind, DeltaSpec, DeltaUse } from './delta';
 import { addProduct, lora } from './lora';
 
 /** ‖W + s·A·B‖ of each row, [out] in f32. */
@@ -32,7 +32,7 @@ interface Norms {
   readonly values: Tensor;
 }
 
-class DoraDelta implements Delta {
+class DoraDelta implements ComputedDelta {
   readonly #up: Parameter;
   readonly #down: Parameter;
   readonly #magnitude: Parameter;
@@ -66,19 +66,19 @@ class DoraDelta implements Delta {
       const z = loraLinear(x, pair);
       y = z.mul(factor);
       z.dispose();
-      if (bias) y = replaced(y, (t) => t.add(bias));
+      if (bias) y = moved(y, (t) => t.add(bias));
     } else {
       const dropped = drop(x, { ...use.dropout, layer: this.spec.layer });
       const [z, u] = loraLinearGroup(dropped, [pair, { weight }]) as [Tensor, Tensor];
       dropped.dispose();
       const frozen = loraLinear(x, { weight, bias });
       y = z.mul(factor);
-      y = replaced(y, (t) => t.sub(u));
-      y = replaced(y, (t) => t.add(frozen));
+      y = moved(y, (t) => t.sub(u));
+      y = moved(y, (t) => t.add(frozen));
       for (const t of [z, u, frozen]) t.dispose();
     }
     factor.dispose();
-    return replaced(y, (t) => t.to({ dtype: x.dtype }));
+    return moved(y, (t) => t.to({ dtype: x.dtype }));
   }
 
   merged(weight: FrozenWeight, factor: number): Tensor {
@@ -97,13 +97,6 @@ class DoraDelta implements Delta {
     this.#norms?.values.dispose();
     this.#norms = undefined;
   }
-}
-
-/** f(x), with x's handle dropped. */
-function replaced(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
-  const y = f(x);
-  x.dispose();
-  return y;
 }
 
 /** The kind. */

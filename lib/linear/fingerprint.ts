@@ -1,6 +1,6 @@
 /** Numbers that tell a frozen layer from another, so that a saved change is not put onto a wrong one. */
 import { randomUniform } from '../ops/random';
-import { rawBinary, rawCast, rawMatmul } from '../tensor/raw';
+import { rawBinary, rawCast, rawMatmul, rawView } from '../tensor/raw';
 import type { Tensor } from '../tensor/tensor';
 
 const streams = { left: 0, right: 1 };
@@ -19,7 +19,7 @@ export function fingerprint(weight: Tensor, bias: Tensor | undefined): Tensor {
     out,
     2,
   ]);
-  const y = bias ? rawBinary('add', product, bias.reshape([out, 1]), 'f32', [out, 2]) : product;
+  const y = bias ? rawBinary('add', product, rawView(bias, 0, [out, 1]), 'f32', [out, 2]) : product;
   return rawMatmul(draw([2, out], streams.left), y, false, false, 'f32', [2, 2]);
 }
 

@@ -89,8 +89,9 @@ export function forwardGroup(
   const fused: { at: number; branch: LoraBranch }[] = [];
   layers.forEach(([layer, applied], at) => {
     const { weight, bias } = layer;
-    if (applied?.delta.forward) results[at] = applied.delta.forward(layer, x, applied.use);
-    else fused.push({ at, branch: { weight, bias, ...applied?.delta.branch?.(applied.use) } });
+    if (!applied) fused.push({ at, branch: { weight, bias } });
+    else if ('forward' in applied.delta) results[at] = applied.delta.forward(layer, x, applied.use);
+    else fused.push({ at, branch: { weight, bias, ...applied.delta.branch(applied.use) } });
   });
   if (fused.length > 0) {
     const outputs = loraLinearGroup(

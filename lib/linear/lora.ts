@@ -8,9 +8,17 @@ import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import type { AddedOperands, Delta, DeltaInit, DeltaKind, DeltaSpec, DeltaUse, FrozenLayer } from './delta';
+import type {
+  AddedOperands,
+  DeltaInit,
+  DeltaKind,
+  DeltaSpec,
+  DeltaUse,
+  FrozenLayer,
+  FusedDelta,
+} from './delta';
 
-class LoraDelta implements Delta {
+class LoraDelta implements FusedDelta {
   readonly #up: Parameter;
   readonly #down: Parameter;
 

@@ -8,9 +8,9 @@ import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawCast } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import type { CalledLayer, Delta, DeltaKind } from './delta';
+import type { CalledLayer, ComputedDelta, DeltaKind } from './delta';
 
-class WholeDelta implements Delta {
+class WholeDelta implements ComputedDelta {
   readonly #weight: Parameter;
 
   constructor(readonly parameters: ReadonlyMap<string, Parameter>) {

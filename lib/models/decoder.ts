@@ -2,6 +2,7 @@
 import { forwardGroup, type Linear } from '../linear/linear';
 import { attention, attentionCached, embedding, rmsNorm, rope, swiglu, view } from '../ops';
 import type { Adapter } from '../peft/adapter';
+import { moved } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
 import type { KVCache } from './kv_cache';
@@ -95,13 +96,6 @@ function block(
   const y = middle.add(out);
   middle.dispose();
   out.dispose();
-  return y;
-}
-
-/** f(x), with x's handle dropped. */
-function moved(x: Tensor, f: (x: Tensor) => Tensor): Tensor {
-  const y = f(x);
-  x.dispose();
   return y;
 }
 

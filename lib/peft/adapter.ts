@@ -58,8 +58,8 @@ function changedLayers(
 const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
 
 /**
- * The pair of factors per layer that a LoRA configuration adds to a model: W·x + scale·α/r·A·(B·x). Made by
- * `model.addAdapter` and `model.loadAdapter`.
+ * What a LoRA configuration changes in the layers of a model, such as W·x + scale·α/r·A·(B·x). Made by `model.addAdapter` and
+ * `model.loadAdapter`.
  *
  * @example
  * const adapter = model.addAdapter({ r: 8 }, { name: 'sql' });

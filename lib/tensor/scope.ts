@@ -59,6 +59,13 @@ export function untrack(item: Owned): void {
   owners.delete(item);
 }
 
+/** f(x), with x freed: for a value that only the next op reads. */
+export function moved<T extends Owned, R>(x: T, f: (x: T) => R): R {
+  const y = f(x);
+  x.dispose();
+  return y;
+}
+
 /** Runs `fn` without recording, its new tensors owned by `scope` (null: by nobody). */
 export function runDetached<T>(scope: Scope | null, fn: () => T): T {
   return contexts.run({ scope, recording: false }, fn);

@@ -8,5 +8,6 @@ export function branchOf(
   forward?: number,
 ): Required<Pick<LoraBranch, 'up' | 'down' | 'scale'>> & LoraBranch {
   const { delta, use } = adapter.applied(path, forward)!;
-  return delta.branch!(use) as ReturnType<typeof branchOf>;
+  if (!('branch' in delta)) throw new Error(`${path} is not computed by the fused op`);
+  return delta.branch(use) as ReturnType<typeof branchOf>;
 }
