@@ -1,8 +1,8 @@
 // LoRA, DoRA, or layers trained whole? Trains each kind of adapter on the bundled task and prints a table.
 //
 //   node examples/kinds.mjs [MODEL_DIR] [STEPS]
-import { readFile } from 'node:fs/promises';
 import { CausalLM, Trainer } from 'lora-native';
+import { answers } from './data/answers.mjs';
 
 const [dir = new URL('base-model', import.meta.url), steps = '200'] = process.argv.slice(2);
 const pairs = { r: 2, targetModules: 'all-linear' };
@@ -13,17 +13,8 @@ const kinds = {
 };
 
 const model = await CausalLM.fromPretrained(dir);
-const examples = async (name) => {
-  const lines = (await readFile(new URL(`data/${name}.jsonl`, import.meta.url), 'utf8')).trim().split('\n');
-  return lines.map((line) => {
-    const [question, answer] = JSON.parse(line).text.split('-> ');
-    const prompt = model.tokenizer.encode(`${question}->`);
-    const completion = model.tokenizer.encode(` ${answer}`, { addSpecialTokens: false });
-    return { inputIds: [...prompt, ...completion], labels: [...prompt.map(() => -100), ...completion] };
-  });
-};
-const data = await examples('train');
-const evalData = await examples('heldout');
+const data = await answers('train', model.tokenizer);
+const evalData = await answers('heldout', model.tokenizer);
 console.log(`base: loss ${(await model.evaluate(evalData)).loss.toFixed(3)}\n`);
 console.log('| kind | parameters | held-out loss | merged |');
 console.log('|---|---|---|---|');

@@ -2,8 +2,8 @@
 // says which differences mean something), and prints a table.
 //
 //   node examples/sweep.mjs [MODEL_DIR] [STEPS] [FIRST_N_SETTINGS]
-import { readFile } from 'node:fs/promises';
 import { CausalLM, Trainer } from 'lora-native';
+import { answers } from './data/answers.mjs';
 
 const [dir = new URL('base-model', import.meta.url), steps = '200', limit] = process.argv.slice(2);
 const attention = ['q_proj', 'k_proj', 'v_proj', 'o_proj'];
@@ -18,17 +18,8 @@ const settings = [
 ];
 
 const model = await CausalLM.fromPretrained(dir);
-const examples = async (name) => {
-  const lines = (await readFile(new URL(`data/${name}.jsonl`, import.meta.url), 'utf8')).trim().split('\n');
-  return lines.map((line) => {
-    const [question, answer] = JSON.parse(line).text.split('-> ');
-    const prompt = model.tokenizer.encode(`${question}->`);
-    const completion = model.tokenizer.encode(` ${answer}`, { addSpecialTokens: false });
-    return { inputIds: [...prompt, ...completion], labels: [...prompt.map(() => -100), ...completion] };
-  });
-};
-const data = await examples('train');
-const evalData = await examples('heldout');
+const data = await answers('train', model.tokenizer);
+const evalData = await answers('heldout', model.tokenizer);
 const { loss, tokens } = await model.evaluate(evalData);
 console.log(`base: loss ${loss.toFixed(3)} over ${tokens} held-out answer tokens\n`);
 console.log('| r | alpha | targets | lr | parameters | held-out loss, one per seed |');
