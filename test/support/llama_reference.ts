@@ -15,6 +15,18 @@ export const matrix = (rows: number, cols: number, values: ArrayLike<number>): M
   at: Float64Array.from(values),
 });
 
+/** ∂loss/∂values[i] by central differences. */
+export function slope(values: Matrix, i: number, loss: () => number): number {
+  const kept = values.at[i]!;
+  const at = (x: number): number => {
+    values.at[i] = x;
+    return loss();
+  };
+  const rise = at(kept + 1e-5) - at(kept - 1e-5);
+  values.at[i] = kept;
+  return rise / 2e-5;
+}
+
 function times(w: Matrix, x: ArrayLike<number>): Float64Array {
   const y = new Float64Array(w.rows);
   for (let i = 0; i < w.rows; i++) for (let j = 0; j < w.cols; j++) y[i]! += w.at[i * w.cols + j]! * x[j]!;
