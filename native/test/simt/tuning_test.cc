@@ -1,6 +1,6 @@
 // No result depends on these numbers, only the speed on a GPU, which nobody has where most changes
-// are made. Who changes one measures it (docs/cuda-kernels.md, scripts/gpu-check bench) and writes
-// the new one here.
+// are made. Who changes one measures it (docs/internals/cuda-kernels.md, scripts/gpu-check bench)
+// and writes the new one here.
 #include "test/simt/tuning.h"
 
 #include <doctest/doctest.h>
