@@ -218,16 +218,16 @@ Shell& EnvState::Unwrap(Napi::Value value, Kind kind, const char* op, const char
   return *shell;
 }
 
-TensorRef& EnvState::Tensor(Napi::Value value, const char* op, const char* name) {
+TensorRef EnvState::Tensor(Napi::Value value, const char* op, const char* name) {
   Shell& shell = Unwrap(value, Kind::kTensor, op, name);
   if (!shell.tensor) Throw("ERR_DISPOSED", op, name, " was disposed");
   return *shell.tensor;
 }
 
-WeightRef& EnvState::Weight(Napi::Value value, const char* op, const char* name) {
+std::shared_ptr<WeightRef> EnvState::Weight(Napi::Value value, const char* op, const char* name) {
   Shell& shell = Unwrap(value, Kind::kWeight, op, name);
   if (!shell.weight) Throw("ERR_DISPOSED", op, name, " was disposed");
-  return *shell.weight;
+  return shell.weight;
 }
 
 void EnvState::Release(Shell& shell) {

@@ -48,7 +48,7 @@ struct Shell {
   napi_ref weak = nullptr;
   size_t index = 0;  // in the list of live shells
   std::unique_ptr<TensorRef> tensor;
-  std::unique_ptr<WeightRef> weight;
+  std::shared_ptr<WeightRef> weight;  // calls hold it while they read their arguments
   std::shared_ptr<Device> device;
   std::shared_ptr<Guard> guard;
 };
@@ -84,9 +84,11 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   Shell* Find(Napi::Value value);
   // The shell of a handle of that kind; throws ERR_ARGUMENT for anything else, released or not.
   Shell& Unwrap(Napi::Value value, Kind kind, const char* op, const char* name);
-  // The same, and it must not have been released (ERR_DISPOSED).
-  TensorRef& Tensor(Napi::Value value, const char* op, const char* name);
-  WeightRef& Weight(Napi::Value value, const char* op, const char* name);
+  // The same, and it must not have been released (ERR_DISPOSED). What they give holds the memory:
+  // JavaScript that runs later in the call (a getter, a setter of Object.prototype, a hook for
+  // promises) may release the handle.
+  TensorRef Tensor(Napi::Value value, const char* op, const char* name);
+  std::shared_ptr<WeightRef> Weight(Napi::Value value, const char* op, const char* name);
   void Release(Shell& shell);
   // Frees the handles that nobody can reach any more, by asking their weak references. Handles have
   // no finalizers: those do not run in a loop that never yields to the event loop. Called when the

@@ -62,11 +62,12 @@ void OpCall::Join(const std::shared_ptr<Device>& device, const char* name) {
 }
 
 TensorView OpCall::Operand(Napi::Value value, const char* name, Access access, Form form) {
-  const TensorRef& tensor = state_.Tensor(value, label_, name);
+  const TensorRef tensor = state_.Tensor(value, label_, name);
   TensorView view = tensor.view();
   if (access == Access::kOut && view.bytes() != tensor.storage->bytes()) access = Access::kInOut;
   Join(tensor.storage->device(), name);
   operands_.push_back({tensor.storage->status(), access});
+  held_.push_back(tensor.storage);
   if (form == Form::kSame) return view;
 
   const int rank = view.shape.rank(), leading = form == Form::kRows ? rank - 1 : rank;
@@ -88,12 +89,14 @@ TensorView OpCall::Operand(Napi::Value value, const char* name, Access access, F
 
 void OpCall::Weight(PackedView* view, Napi::Value value, const char* name, Direction direction,
                     const TensorView* result) {
-  WeightRef& weight = state_.Weight(value, label_, name);
-  Join(weight.forward->device(), name);
-  operands_.push_back({weight.forward->status(), Access::kIn});
+  const std::shared_ptr<WeightRef> weight = state_.Weight(value, label_, name);
+  const StoragePtr& forward = weight->forward;
+  Join(forward->device(), name);
+  operands_.push_back({forward->status(), Access::kIn});
+  held_.push_back(forward);
   // The forward block stands in until PackWeights, for checks and for backends that need no other.
-  *view = PackedView{weight.forward->data(), weight.dtype, weight.rows, weight.cols, direction};
-  if (direction == Direction::kBackward) backward_.push_back({view, &weight, result});
+  *view = PackedView{forward->data(), weight->dtype, weight->rows, weight->cols, direction};
+  if (direction == Direction::kBackward) backward_.push_back({view, weight, result});
 }
 
 void OpCall::On(Napi::Value device) {

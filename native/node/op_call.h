@@ -10,7 +10,8 @@
 //   call.Run(args);
 //   return call.ResultOf(args.y);
 //
-// Nothing has happened when any of this throws.
+// Nothing has happened when any of this throws. The call holds what it has taken until the work is
+// enqueued: reading the next argument may run a getter, and that may release an operand.
 #pragma once
 
 #include <napi.h>
@@ -84,7 +85,7 @@ class OpCall {
   };
   struct WeightUse {
     PackedView* view;
-    WeightRef* weight;
+    std::shared_ptr<WeightRef> weight;
     const TensorView* result;
   };
 
@@ -101,6 +102,7 @@ class OpCall {
   Shape lead_;
   const char* lead_name_ = nullptr;
   std::vector<lora::Operand> operands_;
+  std::vector<StoragePtr> held_;  // of the operands
   std::vector<Output> outputs_;
   std::vector<WeightUse> backward_;
   std::shared_ptr<Guard> guard_;

@@ -52,7 +52,8 @@ void Take(OpCall& call, Values& values, const TensorField<A>& field, A& args) {
 template <class A>
 void Take(OpCall& call, Values& values, const TensorsField<A>& field, A& args) {
   const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);
-  for (uint32_t i = 0; i < list.Length(); ++i) {
+  const uint32_t length = list.Length();  // once: an element may be a getter that adds others
+  for (uint32_t i = 0; i < length; ++i) {
     const Napi::HandleScope scope(call.env());
     const Napi::Value value = list.Get(i);
     TensorView& view = (args.*field.views).emplace_back();
@@ -74,8 +75,9 @@ template <class A, class Part>
 void Take(OpCall& call, Values& values, const PartsField<A, Part>& field, A& args) {
   const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);
   std::vector<Part>& parts = args.*field.parts;
-  parts.resize(list.Length());  // now, because the call keeps addresses of elements
-  for (uint32_t i = 0; i < list.Length(); ++i) {
+  const uint32_t length = list.Length();  // once: an element may be a getter that adds others
+  parts.resize(length);                   // now, because the call keeps addresses of elements
+  for (uint32_t i = 0; i < length; ++i) {
     const Napi::HandleScope scope(call.env());
     Values part(ParseObject(list.Get(i), call.label(), field.element));
     if (field.result != nullptr) {
@@ -144,7 +146,8 @@ void Take(OpCall& call, Values& values, const ChoiceField<A, E>& field, A& args)
 template <class A>
 void Take(OpCall& call, Values& values, const DimensionsField<A>& field, A& args) {
   const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);
-  for (uint32_t i = 0; i < list.Length(); ++i)
+  const uint32_t length = list.Length();  // once: an element may be a getter that adds others
+  for (uint32_t i = 0; i < length; ++i)
     (args.*field.to)
         .push_back(
             static_cast<int>(ParseInteger(list.Get(i), call.label(), field.name, 0, kMaxDims)));

@@ -64,7 +64,7 @@ Napi::Value FromBytes(const Napi::CallbackInfo& info) {
 Napi::Value View(const Napi::CallbackInfo& info) {
   const char* op = "view";
   EnvState& state = *EnvState::Get(info.Env());
-  const TensorRef& tensor = state.Tensor(info[0], op, "tensor");
+  const TensorRef tensor = state.Tensor(info[0], op, "tensor");
   const int64_t offset = ParseInteger(info[1], op, "elementOffset");
   const Shape shape = ParseShape(info[2], op);
   const int64_t numel = tensor.shape.numel();
@@ -75,7 +75,7 @@ Napi::Value View(const Napi::CallbackInfo& info) {
                           tensor.dtype, shape);
 }
 
-Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef& tensor) {
+Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef tensor) {
   const size_t bytes = tensor.view().bytes();
   // V8 ends the process when an ArrayBuffer does not fit, so it is not asked where it would not.
   if (static_cast<double>(bytes) > kMaxRead)
@@ -91,7 +91,7 @@ Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef& tensor) {
 
 Napi::Value Read(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
-  const TensorRef& tensor = state.Tensor(info[0], "read", "tensor");
+  const TensorRef tensor = state.Tensor(info[0], "read", "tensor");
   Napi::ArrayBuffer buffer = NewBuffer(info.Env(), tensor);
   Request* request = nullptr;
   const Napi::Promise promise = state.NewRequest(&request, &buffer);
@@ -113,7 +113,7 @@ Napi::Value Read(const Napi::CallbackInfo& info) {
 
 Napi::Value ReadSync(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
-  const TensorRef& tensor = state.Tensor(info[0], "read", "tensor");
+  const TensorRef tensor = state.Tensor(info[0], "read", "tensor");
   Napi::ArrayBuffer buffer = NewBuffer(info.Env(), tensor);
   Device& device = *tensor.storage->device();
   FailurePtr failed;
@@ -142,7 +142,7 @@ struct Transfer {
 
 Napi::Value ToDevice(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
-  const TensorRef& tensor = state.Tensor(info[0], "to", "tensor");
+  const TensorRef tensor = state.Tensor(info[0], "to", "tensor");
   const auto device = DeviceOf(state, info[1], "to");
   Device& source = *tensor.storage->device();
   if (device.get() == &source)
@@ -182,7 +182,7 @@ Napi::Value ToDevice(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value Info(const Napi::CallbackInfo& info) {
-  const TensorRef& tensor = EnvState::Get(info.Env())->Tensor(info[0], "info", "tensor");
+  const TensorRef tensor = EnvState::Get(info.Env())->Tensor(info[0], "info", "tensor");
   Napi::Object result = Napi::Object::New(info.Env());
   result.Set("dtype", NameOf(tensor.dtype));
   result.Set("shape", ToArray(info.Env(), tensor.shape));

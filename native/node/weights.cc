@@ -7,13 +7,13 @@ namespace {
 
 Napi::Value Pack(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
-  const TensorRef& tensor = state.Tensor(info[0], "pack", "weight");
+  const TensorRef tensor = state.Tensor(info[0], "pack", "weight");
   const TensorView src = tensor.view();
   StoragePtr packed = PackInto(state, tensor.storage->device(), src, tensor.storage->status(),
                                Direction::kForward, "pack");
   auto shell = std::make_unique<Shell>();
   shell->kind = Kind::kWeight;
-  shell->weight = std::make_unique<WeightRef>(
+  shell->weight = std::make_shared<WeightRef>(
       WeightRef{std::move(packed), nullptr, src.dtype, src.dim(0), src.dim(1)});
   return state.Wrap(std::move(shell));
 }

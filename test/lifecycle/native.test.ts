@@ -55,6 +55,23 @@ test('the functions of ops take and answer what the descriptions say', () => {
   });
 });
 
+test.each([
+  ['operand', [5, 11, 11, 25]],
+  ['weight', [5, 11, 11, 25]],
+  ['backwardWeight', [7, 10, 15, 22]],
+  ['list', [5]],
+  ['growingList', [[5, 11, 11, 25]]],
+  ['growingTensors', [3]],
+  ['growingDimensions', [1, 3, 2, 4]],
+  ['view', [2, 3]],
+  ['info', [2, 2]],
+  ['infoShape', 'cpu'],
+  ['read', [1, 2, 3, 4]],
+  ['answer', [5, 11, 11, 25]],
+])('what a call has taken stays when a getter, a setter or a hook releases it: %s', (name, value) => {
+  expect(report('callbacks', name)).toEqual(value);
+});
+
 test('30,000 tensors of random sizes, read while the collector runs, are all right', () => {
   expect(report('mixed')).toEqual({ wrong: 0, reads: 29_950 });
 });
