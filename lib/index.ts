@@ -66,6 +66,7 @@ export type { RunHandle } from './handle';
 export { openSafetensors, writeSafetensors } from './formats/safetensors';
 export type { SafetensorsFile, SafetensorsTensor } from './formats/safetensors';
 export type { SafetensorsDType } from './formats/dtypes';
+export type { ReadLimits } from './formats/limits';
 export { readAdapter, writeAdapter } from './peft/adapter_files';
 export type { AdapterFiles } from './peft/adapter_files';
 export type { LoRAConfig, LoRAConfigInput } from './peft/config';

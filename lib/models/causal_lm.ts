@@ -8,6 +8,7 @@ import { binding, entry } from '../native/calls';
 import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
 import { LoRAError } from '../errors';
 import { readJson } from '../formats/json';
+import { readLimits } from '../formats/limits';
 import { toPath } from '../formats/paths';
 import { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
@@ -125,7 +126,9 @@ export class CausalLM {
       'revision',
       'token',
       'quantization',
+      'limits',
     ]);
+    const limits = readLimits(op, options.limits);
     const { dtype = 'auto', signal, onProgress } = options;
     if ('quantization' in options)
       throw new LoRAError('ERR_UNSUPPORTED', `[${op}] quantization is not supported yet`, { op });
@@ -154,10 +157,10 @@ export class CausalLM {
         { op },
       );
     nativeDevice(device); // unavailable: say so before reading
-    const config = parseModelConfig(await readJson(join(directory, 'config.json')));
-    const tokenizer = await Tokenizer.fromDirectory(directory);
+    const config = parseModelConfig(await readJson(join(directory, 'config.json'), limits), limits);
+    const tokenizer = await Tokenizer.fromDirectory(directory, limits);
     const generationPath = join(directory, 'generation_config.json');
-    const generation = existsSync(generationPath) ? await readJson(generationPath) : {};
+    const generation = existsSync(generationPath) ? await readJson(generationPath, limits) : {};
     const { weights, dtype: actual } = await runUntracked(() =>
       loadWeights(directory, config, { dtype, device, signal, onProgress }),
     );

@@ -1,5 +1,6 @@
 /** config.json of a Llama-family model, in the dialects of transformers 4 and 5, read strictly. */
 import type { DType } from '../tensor/dtype';
+import { checkLimit, defaultLimits, type Limits } from '../formats/limits';
 import { suggest } from '../validate';
 import { ConfigJson, refuse } from './config_json';
 import { families, modelTypes, type ModelType } from './families';
@@ -129,9 +130,9 @@ export function tokenIds(value: unknown): number[] {
 /**
  * Reads a parsed config.json.
  * @throws ERR_UNSUPPORTED when a value changes the mathematics in a way that is not implemented, naming key
- * and value; ERR_FILE when a value is missing or of the wrong kind.
+ * and value; ERR_FILE when a value is missing, of the wrong kind or beyond a bound.
  */
-export function parseModelConfig(json: unknown): ModelConfig {
+export function parseModelConfig(json: unknown, limits: Limits = defaultLimits): ModelConfig {
   if (typeof json !== 'object' || json === null || Array.isArray(json))
     refuse(
       'ERR_FILE',
@@ -140,21 +141,28 @@ export function parseModelConfig(json: unknown): ModelConfig {
   const raw = json as Readonly<Record<string, unknown>>;
   const modelType = modelTypeOf(raw);
   refuseUnsupported(raw);
-  const config = new ConfigJson(raw);
+  const config = new ConfigJson(raw, limits);
   const family = families[modelType];
 
-  const hiddenSize = config.positiveInteger('hidden_size');
-  const numAttentionHeads = config.positiveInteger('num_attention_heads');
-  const numKeyValueHeads = config.positiveInteger('num_key_value_heads', numAttentionHeads);
+  const hiddenSize = config.width('hidden_size');
+  const numAttentionHeads = config.width('num_attention_heads');
+  const numKeyValueHeads = config.width('num_key_value_heads', numAttentionHeads);
   if (numAttentionHeads % numKeyValueHeads !== 0)
     refuse(
       'ERR_FILE',
       `expected num_attention_heads ${numAttentionHeads} of config.json to be a multiple of num_key_value_heads ${numKeyValueHeads}`,
     );
-  const headDim = config.positiveInteger('head_dim', family.headDim(hiddenSize, numAttentionHeads));
+  const headDim = config.width('head_dim', family.headDim(hiddenSize, numAttentionHeads));
   if (headDim % 2 !== 0)
     refuse('ERR_UNSUPPORTED', `config.json has head_dim = ${headDim}; supported are even numbers`);
   const numHiddenLayers = config.integer('num_hidden_layers');
+  checkLimit(
+    limits,
+    'layers',
+    numHiddenLayers,
+    `config.json asks for num_hidden_layers = ${numHiddenLayers}`,
+    { op: 'from_pretrained' },
+  );
   const maxPositionEmbeddings = config.positiveInteger('max_position_embeddings', 2048);
   const eps = config.get('rms_norm_eps') ?? 1e-6;
   if (typeof eps !== 'number' || !(eps >= 0))
@@ -164,9 +172,9 @@ export function parseModelConfig(json: unknown): ModelConfig {
     );
   return {
     modelType,
-    vocabSize: config.positiveInteger('vocab_size'),
+    vocabSize: config.width('vocab_size'),
     hiddenSize,
-    intermediateSize: config.positiveInteger('intermediate_size'),
+    intermediateSize: config.width('intermediate_size'),
     numHiddenLayers,
     numAttentionHeads,
     numKeyValueHeads,

@@ -1,4 +1,5 @@
 /** The options of a model's calls. */
+import type { ReadLimits } from '../formats/limits';
 import type { Device } from '../native/device';
 import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from '../peft/adapter';
@@ -18,6 +19,8 @@ export interface FromPretrainedOptions {
   revision?: string | undefined;
   /** Of the hub, for private models (not supported yet). */
   token?: string | undefined;
+  /** Bounds on what the files may ask for, where the defaults refuse a model that you trust. */
+  limits?: ReadLimits | undefined;
   /** Called after every tensor with the bytes of weights loaded so far and in all. */
   onProgress?: ((progress: { loaded: number; total: number }) => void) | undefined;
 }

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LoRAError } from '../errors';
 import { isRecord, readJson } from '../formats/json';
+import { defaultLimits } from '../formats/limits';
 import { check, checkOptions, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
@@ -74,12 +75,12 @@ export class Tokenizer {
    * Reads tokenizer.json, tokenizer_config.json and chat_template.jinja. Undefined when there is no tokenizer.json.
    * @throws ERR_FILE for a file that cannot be parsed or is malformed, ERR_UNSUPPORTED for a component that is not known.
    */
-  static async fromDirectory(directory: string): Promise<Tokenizer | undefined> {
+  static async fromDirectory(directory: string, limits = defaultLimits): Promise<Tokenizer | undefined> {
     const path = join(directory, 'tokenizer.json');
     if (!existsSync(path)) return undefined;
-    const checked = checkTokenizerJson(await readJson(path), path);
+    const checked = checkTokenizerJson(await readJson(path, limits, 'tokenizerBytes'), path);
     const configPath = join(directory, 'tokenizer_config.json');
-    const config = existsSync(configPath) ? await readJson(configPath) : {};
+    const config = existsSync(configPath) ? await readJson(configPath, limits) : {};
     const jinjaPath = join(directory, 'chat_template.jinja');
     const jinja = existsSync(jinjaPath) ? await readFile(jinjaPath, 'utf8') : undefined;
     if (!isRecord(config))

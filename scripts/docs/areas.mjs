@@ -135,6 +135,7 @@ export const areas = [
       'SafetensorsFile',
       'SafetensorsTensor',
       'SafetensorsDType',
+      'ReadLimits',
     ],
   },
   {

@@ -1,0 +1,89 @@
+/** What a file from a stranger may ask for: every count that a reader would otherwise trust has a bound, which a program may raise. */
+import { LoRAError, type ErrorCode } from '../errors';
+import { check, checkInteger, checkOptions } from '../validate';
+
+/**
+ * Bounds on what files may ask for, as the page on security lists them. Each has a default far above what published models need; a
+ * file beyond one is refused with an error that names the bound and the option that raises it.
+ *
+ * @example
+ * const deep = await CausalLM.fromPretrained('a-very-deep-model', { limits: { layers: 2000 } });
+ */
+export interface ReadLimits {
+  /** Bytes of a JSON file other than tokenizer.json. Default 16 MiB. */
+  jsonBytes?: number | undefined;
+  /** Bytes of tokenizer.json. Default 64 MiB. */
+  tokenizerBytes?: number | undefined;
+  /** How deep the lists and objects of a JSON file may be nested. Default 127. */
+  nesting?: number | undefined;
+  /** Layers of a model. Default 1024. */
+  layers?: number | undefined;
+  /** Any width of a model: hidden and intermediate size, heads, head size, vocabulary, ids of a tokenizer. Default 4194304. */
+  width?: number | undefined;
+}
+
+/** Every bound. */
+export type Limits = Readonly<Required<{ [K in keyof ReadLimits]: number }>>;
+
+export const defaultLimits: Limits = {
+  jsonBytes: 16 * 2 ** 20,
+  tokenizerBytes: 64 * 2 ** 20,
+  nesting: 127,
+  layers: 1024,
+  width: 2 ** 22,
+};
+const names = Object.keys(defaultLimits) as (keyof Limits)[];
+
+/** The bounds of a call: the defaults, with those that it gives. */
+export function readLimits(op: string, given: ReadLimits | undefined): Limits {
+  if (given === undefined) return defaultLimits;
+  checkOptions(op, given, names);
+  const limits: Record<string, number> = { ...defaultLimits };
+  for (const name of names) {
+    const value = given[name];
+    if (value === undefined) continue;
+    checkInteger(op, `limits.${name}`, value);
+    limits[name] = value;
+  }
+  check(
+    limits['nesting']! <= 1000,
+    op,
+    `expected limits.nesting to be at most 1000 but received ${limits['nesting']}`,
+  );
+  return limits as unknown as Limits;
+}
+
+/** The end of a sentence about a bound. */
+export const limitText = (limits: Limits, name: keyof Limits): string =>
+  `the limit is ${limits[name]}, which limits.${name} raises`;
+
+/** Throws unless a count that a file asks for is within a bound: `what` is the sentence without its end. */
+export function checkLimit(
+  limits: Limits,
+  name: keyof Limits,
+  count: number,
+  what: string,
+  { code = 'ERR_FILE', op }: { code?: ErrorCode; op?: string } = {},
+): void {
+  if (count <= limits[name]) return;
+  const tag = op === undefined ? '' : `[${op}] `;
+  throw new LoRAError(
+    code,
+    `${tag}${what}: ${limitText(limits, name)}`,
+    op === undefined ? undefined : { op },
+  );
+}
+
+/** Throws for a parsed JSON value whose lists and objects are nested deeper than the bound. Takes no stack itself. */
+export function checkNesting(value: unknown, limits: Limits, where: string): void {
+  let level: object[] = typeof value === 'object' && value !== null ? [value] : [];
+  for (let depth = 1; level.length > 0; depth++) {
+    checkLimit(limits, 'nesting', depth, `${where} is nested ${depth} levels deep`);
+    const next: object[] = [];
+    for (const parent of level) {
+      const children: unknown[] = Array.isArray(parent) ? parent : Object.values(parent);
+      for (const child of children) if (typeof child === 'object' && child !== null) next.push(child);
+    }
+    level = next;
+  }
+}
