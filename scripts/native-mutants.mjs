@@ -63,7 +63,8 @@ function git(...args) {
 // ---- which faults -----------------------------------------------------------------------------------------------------
 
 function sources() {
-  const product = (file) => /\.(cc|h|cu|cuh)$/.test(file);
+  const source = (file) => /\.(cc|h|cu|cuh)$/.test(file);
+  const product = (file) => source(file) && !/^native\/(test|simt)\//.test(file);
   if (positionals.length === 0) {
     const base = spawnSync('git', ['merge-base', 'main', 'HEAD'], {
       cwd: root,
@@ -71,14 +72,12 @@ function sources() {
     }).stdout.trim();
     const files =
       base === '' ? [] : git('diff', '--name-only', '--diff-filter=d', '-z', base, '--', 'native');
-    return files.filter((file) => product(file) && !file.startsWith('native/test/'));
+    return files.filter(product);
   }
   const all = git('ls-files', '-z', '-co', '--exclude-standard', '--', 'native');
   return positionals.flatMap((given) => {
     const file = relative(root, resolve(given));
-    const inside = all.filter(
-      (one) => one.startsWith(`${file}/`) && product(one) && !one.startsWith('native/test/'),
-    );
+    const inside = all.filter((one) => one.startsWith(`${file}/`) && product(one));
     if (inside.length === 0 && !(existsSync(join(root, file)) && lstatSync(join(root, file)).isFile()))
       throw new Error(`expected a source, or a folder of sources in native/, but received ${given}`);
     return inside.length > 0 ? inside : [file];

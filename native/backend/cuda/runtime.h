@@ -1,5 +1,5 @@
 // The CUDA backend needs this much of the CUDA runtime. There are two implementations: cudart's
-// (runtime.cc), and the emulator's (test/simt/emulated_runtime.cc) in builds that run the
+// (runtime.cc), and the emulator's (simt/emulated_runtime.cc) in builds that run the
 // kernels on the CPU.
 #pragma once
 

@@ -9,7 +9,7 @@
 
 #include "backend/cuda/gemm.h"
 #include "core/maths/philox.h"
-#include "test/simt/buffer.h"
+#include "simt/buffer.h"
 #include "test/support/schedules.h"
 #include "test/support/tensors.h"
 

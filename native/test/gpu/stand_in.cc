@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "test/simt/buffer.h"
-#include "test/simt/emulated_runtime.h"
+#include "simt/buffer.h"
+#include "simt/emulated_runtime.h"
 #include "test/support/schedules.h"
 
 namespace lora::test {

@@ -1,7 +1,7 @@
 // Accesses of shared memory whose bank conflicts are known.
 #pragma once
 
-#include "test/simt/simt.h"
+#include "simt/simt.h"
 
 namespace lora::simt {
 

@@ -4,7 +4,7 @@
 #include <thread>
 #include <vector>
 
-#include "test/simt/queue.h"
+#include "simt/queue.h"
 #include "test/simt/seeded_kernels.h"
 
 namespace lora::simt {

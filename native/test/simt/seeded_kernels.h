@@ -1,7 +1,7 @@
 // Small kernels, each right with bug 0 and wrong in one way with every other number.
 #pragma once
 
-#include "test/simt/simt.h"
+#include "simt/simt.h"
 
 namespace lora::simt {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "test/simt/queue.h"
+#include "simt/queue.h"
 #include "test/simt/self_test.h"
 
 namespace lora::simt {

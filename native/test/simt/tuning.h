@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "test/simt/simt.h"
+#include "simt/simt.h"
 
 namespace lora::simt {
 

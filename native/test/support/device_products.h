@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "core/maths/philox.h"
-#include "test/simt/buffer.h"
+#include "simt/buffer.h"
 #include "test/support/close.h"
 #include "test/support/schedules.h"
 #include "test/support/tensors.h"

@@ -3,7 +3,7 @@
 // test/gpu/stand_in.cc takes the emulator's place.
 #pragma once
 
-#include "test/simt/emulated_runtime.h"
+#include "simt/emulated_runtime.h"
 #include "test/support/mirror.h"
 
 namespace lora::test {

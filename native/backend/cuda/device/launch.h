@@ -6,13 +6,10 @@
 #include "backend/cuda/device/kernel_list.h"
 #include "backend/cuda/device/primitives.h"
 
-#if !defined(__CUDACC__)
+#if !defined(__CUDACC__) && !defined(__SANITIZE_THREAD__)
 // The linker would merge an uninstrumented copy of a kernel with the checked one, and the emulator
 // would then check nothing.
-#if !defined(__SANITIZE_THREAD__)
-#error "kernels are compiled by lora_simt_kernels() (native/test/simt/CMakeLists.txt)"
-#endif
-#include "test/simt/queue.h"
+#error "kernels are compiled by lora_simt_kernels() (native/simt/CMakeLists.txt)"
 #endif
 
 namespace lora::device {
@@ -74,17 +71,8 @@ template <auto kKernel, class Params>
 LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params) {
   (void)Registered<kKernel>::added;
   void (*const kernel)(Params) = kKernel;
-  simt::Options options = stream->options();
-  options.programmatic = shape.programmatic;
-  stream->Enqueue([=] {
-    // The limit is set when the work runs: hardware remembers with the launch what was allowed at
-    // the call, and a later launch sets what it needs itself.
-    if (shape.shared_bytes > 48 * 1024)
-      simt::SetMaxDynamicShared(options.device, reinterpret_cast<const void*>(kernel),
-                                shape.shared_bytes);
-    return simt::Launch(options, kernel, {shape.grid_x, shape.grid_y, shape.grid_z},
-                        {static_cast<unsigned>(Params::kThreads)}, shape.shared_bytes, params);
-  });
+  simt::EnqueueLaunch(*stream, kernel, {shape.grid_x, shape.grid_y, shape.grid_z},
+                      shape.shared_bytes, shape.programmatic, params);
   return 0;
 }
 

@@ -35,7 +35,7 @@ struct alignas(16) Vec16 {
 #if defined(__CUDACC__)
 #include "backend/cuda/device/primitives_ptx.cuh"
 #else
-#include "test/simt/primitives_host.h"
+#include "simt/hook.h"
 #endif
 
 namespace lora::device {

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "test/simt/location.h"
+#include "simt/location.h"
 
 namespace lora::simt {
 

@@ -1,7 +1,7 @@
 // Indices, barriers and shuffles. Barriers and SyncWarp join the clocks of those who meet; shuffles
 // do not order memory, on hardware neither.
 #include "backend/cuda/device/primitives.h"
-#include "test/simt/state.h"
+#include "simt/state.h"
 
 namespace lora::simt {
 namespace {

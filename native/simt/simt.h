@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "test/simt/buffer.h"
-#include "test/simt/location.h"
+#include "simt/buffer.h"
+#include "simt/location.h"
 
 namespace lora::simt {
 

@@ -1,4 +1,4 @@
-#include "test/simt/location.h"
+#include "simt/location.h"
 
 #include <link.h>
 #include <unistd.h>

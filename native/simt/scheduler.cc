@@ -12,8 +12,8 @@
 #include <new>
 #include <thread>
 
-#include "test/simt/banks.h"
-#include "test/simt/state.h"
+#include "simt/banks.h"
+#include "simt/state.h"
 
 namespace lora::simt {
 

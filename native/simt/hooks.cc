@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <exception>
 
-#include "test/simt/state.h"
+#include "simt/state.h"
 
 namespace lora::simt {
 void OnAccess(const void* p, int bytes, bool write, const void* return_address);

@@ -1,4 +1,4 @@
-#include "test/simt/banks.h"
+#include "simt/banks.h"
 
 #include <algorithm>
 #include <array>

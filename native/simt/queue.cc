@@ -1,4 +1,4 @@
-#include "test/simt/queue.h"
+#include "simt/queue.h"
 
 #include <cstring>
 #include <vector>

@@ -7,7 +7,7 @@
 #include <functional>
 #include <mutex>
 
-#include "test/simt/simt.h"
+#include "simt/simt.h"
 
 namespace lora::simt {
 

@@ -3,8 +3,8 @@
 #include <cstring>
 
 #include "backend/cuda/device/primitives.h"
-#include "test/simt/banks.h"
-#include "test/simt/state.h"
+#include "simt/banks.h"
+#include "simt/state.h"
 
 namespace lora::simt {
 namespace {

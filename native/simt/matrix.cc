@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "backend/cuda/device/primitives.h"
-#include "test/simt/state.h"
+#include "simt/state.h"
 
 namespace lora::device {
 namespace {

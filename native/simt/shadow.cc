@@ -1,9 +1,9 @@
-#include "test/simt/shadow.h"
+#include "simt/shadow.h"
 
 #include <algorithm>
 #include <deque>
 
-#include "test/simt/state.h"
+#include "simt/state.h"
 
 namespace lora::simt {
 namespace {

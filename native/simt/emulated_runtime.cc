@@ -1,4 +1,4 @@
-#include "test/simt/emulated_runtime.h"
+#include "simt/emulated_runtime.h"
 
 #include <algorithm>
 #include <cstdlib>
@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "test/simt/buffer.h"
+#include "simt/buffer.h"
 
 namespace lora::simt {
 namespace {

@@ -1,7 +1,7 @@
 // Bank conflicts of ordinary loads and stores of shared memory (ldmatrix counts its own).
 #pragma once
 
-#include "test/simt/state.h"
+#include "simt/state.h"
 
 namespace lora::simt {
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "backend/cuda/runtime.h"
-#include "test/simt/queue.h"
+#include "simt/queue.h"
 
 namespace lora::simt {
 

@@ -10,9 +10,9 @@
 #include <tuple>
 #include <vector>
 
-#include "test/simt/fiber.h"
-#include "test/simt/shadow.h"
-#include "test/simt/simt.h"
+#include "simt/fiber.h"
+#include "simt/shadow.h"
+#include "simt/simt.h"
 
 namespace lora::simt {
 

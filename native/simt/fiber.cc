@@ -1,4 +1,4 @@
-#include "test/simt/fiber.h"
+#include "simt/fiber.h"
 
 #include <sys/mman.h>
 

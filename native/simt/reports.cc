@@ -1,7 +1,7 @@
 #include <map>
 
-#include "test/simt/banks.h"
-#include "test/simt/state.h"
+#include "simt/banks.h"
+#include "simt/state.h"
 
 namespace lora::simt {
 namespace {

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "core/maths/dtype.h"
-#include "test/simt/location.h"
+#include "simt/location.h"
 
 // Kernel code must be inlined into instrumented code, or the emulator does not see a
 // store through a returned struct.

@@ -7,8 +7,8 @@
 #include <map>
 #include <new>
 
-#include "test/simt/banks.h"
-#include "test/simt/state.h"
+#include "simt/banks.h"
+#include "simt/state.h"
 
 namespace lora::simt {
 namespace {
