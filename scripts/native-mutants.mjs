@@ -228,7 +228,7 @@ function programs() {
 
 const stem = (name) =>
   name
-    .replace(/^(cuda|simt|driver)_/, '')
+    .replace(/^(core|reference|cpu|support|cuda|simt|driver)_/, '')
     .replace(/(_test|-inl)$/, '')
     .replace(/_(backward|forward|plan|rows|tasks|factors|kernels|shape)$/, '');
 

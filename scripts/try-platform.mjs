@@ -27,12 +27,12 @@ import { cache, sysroot } from './sysroot.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const quick = [
-  'targets_test',
-  'dtype_test',
-  'lora_linear_test',
-  'gemm_test',
-  'rms_norm_test',
-  'attention_test',
+  'cpu_targets_test',
+  'core_dtype_test',
+  'cpu_lora_linear_test',
+  'cpu_gemm_test',
+  'cpu_rms_norm_test',
+  'cpu_attention_test',
 ];
 // What the emulated kernel cannot say about a real one: threads that wait for each other are slow in it.
 const qemu = ['qemu-aarch64-static', '-cpu', 'max'];
@@ -180,9 +180,11 @@ try {
         platform,
         part === 'quick'
           ? quick
-          : readdirSync(join(root, 'native/test'))
-              .filter((name) => name.endsWith('_test.cc'))
-              .map((name) => name.replace('.cc', '')),
+          : ['core', 'reference', 'cpu', 'support'].flatMap((layer) =>
+              readdirSync(join(root, 'native/test', layer))
+                .filter((name) => name.endsWith('_test.cc'))
+                .map((name) => `${layer}_${name.replace('.cc', '')}`),
+            ),
       );
   console.log(
     `tried ${platform} on ${availableParallelism()} processors of ${process.platform}-${process.arch}`,

@@ -16,6 +16,7 @@
 #include "backend/cuda/skinny.h"
 #include "core/ops/backend.h"
 #include "test/gpu/cublas.h"
+#include "test/gpu/report.h"
 #include "test/gpu/timing.h"
 #include "test/support/bench_problem.h"
 
@@ -23,28 +24,6 @@ namespace lora::test {
 namespace {
 
 constexpr size_t kWorkspace = size_t{64} << 20;
-
-// What a row of a table is held against: a time at most `most` times that of the rival `against`,
-// or `bytes` at no less than `least` of the read bandwidth, in the mode that it is meant for or in
-// all. Without a limit the figure is only shown.
-struct Target {
-  std::string name;
-  int row = 0;
-  int against = -1;
-  double most = 0;
-  double bytes = 0, least = 0;
-  const Mode* only = nullptr;
-
-  bool Counts(Mode mode) const {
-    return only == nullptr || (only->graph == mode.graph && only->cold == mode.cold);
-  }
-};
-
-std::string Show(const char* format, double value) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
 
 class Bench {
  public:
@@ -54,10 +33,11 @@ class Bench {
         stream_(static_cast<cudaStream_t>(gpu_->stream())),
         l2_bytes_(Attribute(cudaDevAttrL2CacheSize)),
         watch_(stream_, gpu_->properties().multiprocessors, l2_bytes_,
-               [this] { context_.Finish(); }) {
+               [this] { context_.Finish(); }),
+        bandwidth_(watch_.ReadBandwidth()),
+        report_(bandwidth_.median) {
     workspace_ = gpu_->Allocate(kWorkspace);
     cublas_ = Cublas::Open(stream_, workspace_, kWorkspace, &why_no_cublas_);
-    bandwidth_ = watch_.ReadBandwidth();
   }
   ~Bench() {
     cublas_.reset();
@@ -85,7 +65,7 @@ class Bench {
   void Decode(BenchShape shape, const std::vector<Mode>& modes, double least);
 
   int wrong() const { return wrong_; }
-  const std::string& json() const { return json_; }
+  const std::string& json() const { return report_.json(); }
 
  private:
   size_t Attribute(cudaDeviceAttr attribute) const {
@@ -116,7 +96,7 @@ class Bench {
   // Runs it once on poisoned outputs, and holds the errors that come out against the bound.
   bool Right(BenchProblem& problem, const char* what, const std::function<void()>& call,
              const std::vector<std::pair<const char*, std::function<double()>>>& errors);
-  // Times the rivals and prints a table of them, then the targets.
+  // Times the rivals and prints a table of them.
   void Table(const BenchShape& shape, const char* what, const std::vector<Rival>& rivals,
              const std::vector<Mode>& modes, const std::vector<Target>& targets);
 
@@ -125,10 +105,11 @@ class Bench {
   const cudaStream_t stream_;
   const size_t l2_bytes_;
   Stopwatch watch_;
+  const Times bandwidth_;
+  Report report_;
   void* workspace_ = nullptr;
   std::unique_ptr<Cublas> cublas_;
-  std::string why_no_cublas_, json_;
-  Times bandwidth_;
+  std::string why_no_cublas_;
   std::vector<void*> taken_;
   int wrong_ = 0;
 };
@@ -156,42 +137,7 @@ void Bench::Table(const BenchShape& shape, const char* what, const std::vector<R
                   const std::vector<Mode>& modes, const std::vector<Target>& targets) {
   std::vector<std::vector<Times>> times;  // [mode][rival]
   for (const Mode mode : modes) times.push_back(watch_.Race(rivals, mode));
-  std::printf("\n### %s, %s\n\n| |", what, shape.Name().c_str());
-  for (const Mode mode : modes) std::printf(" %s |", mode.name());
-  std::printf("\n|---|");
-  for (size_t i = 0; i < modes.size(); ++i) std::printf("---|");
-  for (size_t row = 0; row < rivals.size(); ++row) {
-    std::printf("\n| %s |", rivals[row].name.c_str());
-    for (size_t mode = 0; mode < modes.size(); ++mode) {
-      const Times& t = times[mode][row];
-      std::printf(" %.1f (%.1f–%.1f) |", t.median, t.lowest, t.highest);
-      json_ += std::string(json_.empty() ? "" : ",\n") + R"( {"case": ")" + shape.Name() +
-               R"(", "what": ")" + what + R"(", "who": ")" + rivals[row].name + R"(", "mode": ")" +
-               modes[mode].name() + R"(", "us": )" + Show("%.3f", t.median) + R"(, "lowest": )" +
-               Show("%.3f", t.lowest) + R"(, "highest": )" + Show("%.3f", t.highest) + "}";
-    }
-  }
-  for (const Target& target : targets) {
-    std::printf("\n| **%s** |", target.name.c_str());
-    for (size_t mode = 0; mode < modes.size(); ++mode) {
-      const double time = times[mode][static_cast<size_t>(target.row)].median;
-      if (target.against >= 0) {
-        const double ratio = time / times[mode][static_cast<size_t>(target.against)].median;
-        std::printf(" %.2f%s |", ratio,
-                    target.most == 0 || !target.Counts(modes[mode]) ? ""
-                    : ratio <= target.most                          ? ", met"
-                                                                    : ", NOT met");
-      } else {
-        const double share = target.bytes / (time * 1e-6) / bandwidth_.median;
-        std::printf(" %.0f%%%s |", 100 * share,
-                    target.least == 0 || !target.Counts(modes[mode]) ? ""
-                    : share >= target.least                          ? ", met"
-                                                                     : ", NOT met");
-      }
-    }
-  }
-  std::printf("\n");
-  std::fflush(stdout);
+  report_.Table(shape.Name(), what, rivals, modes, times, targets);
 }
 
 void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, double most) {
