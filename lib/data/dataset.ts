@@ -1,8 +1,8 @@
 import { LoRAError } from '../errors';
 import { toPath } from '../formats/paths';
-import { check, checkOneOf, checkOptions, describe } from '../validate';
+import { check, checkBoolean, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
 import { checkExample, type Example } from './example';
-import { formatByName, readLines } from './lines';
+import { formatByName, mostLineBytes, readLines, type LineOptions } from './lines';
 
 /** What a data set needs of a tokenizer: that of a model has it. */
 export interface TextEncoder {
@@ -20,6 +20,12 @@ export interface LoadDatasetOptions {
   maxLength?: number | undefined;
   /** Which tokens count. 'all' is the only one for text. Default 'all'. */
   trainOn?: 'all' | 'completion' | undefined;
+  /** A line with more bytes is ERR_DATA; at most 2²⁹ − 24, which is what a string holds. Default 64 MiB. */
+  maxLineBytes?: number | undefined;
+  /** The path may name a FIFO, a terminal or a device, such as /dev/stdin: it is read until it ends. Default false: ERR_FILE. */
+  stream?: boolean | undefined;
+  /** An abort rejects with its reason, also while a stream gives nothing. */
+  signal?: AbortSignal | undefined;
 }
 
 /** Examples in memory, in file order. */
@@ -40,14 +46,29 @@ type Format = 'text' | 'ids';
  * Reads a data set: `.jsonl` of { text } or { inputIds, labels? } (the first line decides), or plain text,
  * which is split into pieces of `maxLength` tokens. Either may be gzipped.
  * @throws ERR_DATA, with file and line, for content that is not as expected, bytes that are not UTF-8 and gzip data
- * that is cut short; ERR_UNSUPPORTED for tables, archives and other kinds of files; ERR_FILE for one that cannot be read.
+ * that is cut short, lines that are too long; ERR_UNSUPPORTED for tables, archives and other kinds of files; ERR_FILE for one
+ * that cannot be read or is no regular file; the reason of the signal.
  *
  * @example
  * const data = await loadDataset('train.jsonl', { tokenizer: model.tokenizer, maxLength: 512 });
  */
 export async function loadDataset(path: string | URL, options: LoadDatasetOptions = {}): Promise<Dataset> {
-  checkOptions('loadDataset', options, ['tokenizer', 'maxLength', 'trainOn']);
-  const { tokenizer, maxLength = 512, trainOn = 'all' } = options;
+  checkOptions('loadDataset', options, [
+    'tokenizer',
+    'maxLength',
+    'trainOn',
+    'maxLineBytes',
+    'stream',
+    'signal',
+  ]);
+  const {
+    tokenizer,
+    maxLength = 512,
+    trainOn = 'all',
+    maxLineBytes = 64 * 2 ** 20,
+    stream = false,
+    signal,
+  } = options;
   check(
     Number.isInteger(maxLength) && maxLength > 1,
     'loadDataset',
@@ -68,9 +89,16 @@ export async function loadDataset(path: string | URL, options: LoadDatasetOption
       `[loadDataset] trainOn ${describe(trainOn)} is not supported yet: use 'all', or { inputIds, labels } with your own mask`,
       { op: 'loadDataset' },
     );
+  check(
+    Number.isInteger(maxLineBytes) && maxLineBytes >= 1 && maxLineBytes <= mostLineBytes,
+    'loadDataset',
+    `expected maxLineBytes to be a whole number from 1 to ${mostLineBytes} but received ${describe(maxLineBytes)}`,
+  );
+  checkBoolean('loadDataset', 'stream', stream);
+  checkSignal('loadDataset', signal);
   const file = toPath(path, 'loadDataset');
   const format = formatByName(file);
-  const reader = new Reader(file, tokenizer, maxLength);
+  const reader = new Reader(file, tokenizer, maxLength, { maxLineBytes, stream, signal });
   if (format === 'lines') await reader.readJsonLines();
   else await reader.readText();
   if (reader.examples.length === 0)
@@ -99,10 +127,11 @@ class Reader {
     readonly file: string,
     readonly tokenizer: TextEncoder | undefined,
     readonly maxLength: number,
+    readonly lines: LineOptions,
   ) {}
 
   async readJsonLines(): Promise<void> {
-    for await (const { line, number } of readLines(this.file))
+    for await (const { line, number } of readLines(this.file, this.lines))
       if (line.trim() !== '') this.#addLine(line, number);
   }
 
@@ -178,7 +207,13 @@ class Reader {
 
   async readText(): Promise<void> {
     const lines: string[] = [];
-    for await (const { line } of readLines(this.file)) lines.push(line);
+    let characters = 0;
+    for await (const { line, number } of readLines(this.file, this.lines)) {
+      characters += line.length + 1;
+      if (characters > mostLineBytes)
+        this.#fail(number, `expected plain text of at most ${mostLineBytes} characters: split the file`);
+      lines.push(line);
+    }
     const ids = this.#encode(lines.join('\n'));
     for (let at = 0; at < ids.length; at += this.maxLength) {
       const piece = ids.slice(at, at + this.maxLength);

@@ -1,10 +1,11 @@
 /** Lines of UTF-8 text files, plain or gzipped; anything else is refused by what it is. */
-import { createReadStream } from 'node:fs';
+import { constants } from 'node:buffer';
 import { extname } from 'node:path';
 import { pipeline } from 'node:stream';
-import { createGunzip } from 'node:zlib';
+import { createGunzip, type Gunzip } from 'node:zlib';
 import { LoRAError } from '../errors';
-import { systemReason } from '../formats/json';
+import { systemReason } from '../formats/system_reason';
+import { fileSource, streamSource } from './sources';
 
 const op = 'loadDataset';
 const supported =
@@ -91,21 +92,36 @@ async function peek(source: Bytes): Promise<{ head: Buffer; all: Bytes }> {
   return { head, all: all() };
 }
 
+/** How the lines of a file are read. */
+export interface LineOptions {
+  /** Longer lines are ERR_DATA. */
+  maxLineBytes: number;
+  /** The path may name what is no regular file: it is read until it ends. */
+  stream?: boolean | undefined;
+  signal?: AbortSignal | undefined;
+}
+
+/** A line becomes one string. */
+export const mostLineBytes = constants.MAX_STRING_LENGTH;
+
 /** The content of a file, unzipped where it is gzip (seen by its first bytes, whatever its name). */
-async function* content(file: string): AsyncGenerator<Buffer> {
-  const stream = createReadStream(file);
+async function* content(file: string, { stream, signal }: LineOptions): AsyncGenerator<Buffer> {
+  const source = stream ? await streamSource(file, signal) : fileSource(file, signal);
+  let unzip: Gunzip | undefined;
   try {
-    const { head, all } = await peek(stream);
+    const { head, all } = await peek(source.bytes);
     if (head[0] === 0x1f && head[1] === 0x8b) {
+      unzip = createGunzip();
       // An error of the file destroys the unzipped stream with it.
-      const unzipped: Bytes = pipeline(all, createGunzip(), () => undefined);
+      const unzipped: Bytes = pipeline(all, unzip, () => undefined);
       yield* (await peek(unzipped)).all;
       return;
     }
     if (/\.gz$/i.test(file)) throw dataError(file, ': expected gzip, as its name ends in .gz, but it is not');
     yield* all;
   } finally {
-    stream.destroy();
+    unzip?.destroy();
+    await source.close();
   }
 }
 
@@ -116,10 +132,14 @@ async function* content(file: string): AsyncGenerator<Buffer> {
  * Not node:readline, which also ends a line at U+2028, a character that JSON strings may hold, and which lets invalid
  * UTF-8 pass.
  *
- * @throws ERR_FILE for a file that cannot be read; ERR_DATA, with the line, for gzip data that is damaged or cut short
- * and for what is not UTF-8 text; ERR_UNSUPPORTED for other kinds of files.
+ * @throws ERR_FILE for a file that cannot be read; ERR_DATA, with the line, for gzip data that is damaged or cut short,
+ * for what is not UTF-8 text and for a line that is too long; ERR_UNSUPPORTED for other kinds of files.
  */
-export async function* readLines(file: string): AsyncGenerator<{ line: string; number: number }> {
+export async function* readLines(
+  file: string,
+  options: LineOptions,
+): AsyncGenerator<{ line: string; number: number }> {
+  const { maxLineBytes, signal } = options;
   const decoder = new TextDecoder('utf-8', { fatal: true });
   let start: string | undefined;
   let number = 0;
@@ -145,19 +165,39 @@ export async function* readLines(file: string): AsyncGenerator<{ line: string; n
     return { line, number };
   };
   let rest: Buffer[] = []; // of a line whose end has not come
+  let restBytes = 0;
+  const keep = (part: Buffer): void => {
+    restBytes += part.length;
+    if (restBytes > maxLineBytes)
+      throw dataError(
+        file,
+        `:${number + 1}: expected a line of at most ${maxLineBytes} bytes: raise maxLineBytes where lines are so long`,
+      );
+    rest.push(part);
+  };
+  const take = (): Buffer => {
+    const bytes = rest.length === 1 ? rest[0]! : Buffer.concat(rest, restBytes);
+    rest = [];
+    restBytes = 0;
+    return bytes;
+  };
   try {
-    for await (const chunk of content(file)) {
+    for await (const chunk of content(file, options)) {
       start ??= chunk.toString('latin1', 0, 512);
       let from = 0;
       for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
-        yield decode(Buffer.concat([...rest, chunk.subarray(from, end)]));
-        rest = [];
+        keep(chunk.subarray(from, end));
+        yield decode(take());
         from = end + 1;
       }
-      rest.push(chunk.subarray(from));
+      keep(chunk.subarray(from));
     }
   } catch (cause) {
-    if (cause instanceof LoRAError) throw cause;
+    signal?.throwIfAborted();
+    if (cause instanceof LoRAError) {
+      if (cause.op !== undefined) throw cause;
+      throw new LoRAError(cause.code, `[${op}] ${cause.message}`, { op, cause });
+    }
     const code = (cause as NodeJS.ErrnoException).code ?? '';
     if (code.startsWith('Z_'))
       throw dataError(
@@ -167,5 +207,5 @@ export async function* readLines(file: string): AsyncGenerator<{ line: string; n
       );
     throw new LoRAError('ERR_FILE', `[${op}] cannot read ${file}: ${systemReason(cause)}`, { op, cause });
   }
-  yield decode(Buffer.concat(rest));
+  yield decode(take());
 }

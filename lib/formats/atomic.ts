@@ -4,7 +4,7 @@ import { lstat, mkdir, open, readdir, realpath, rename, rm, type FileHandle } fr
 import { basename, dirname, join, resolve } from 'node:path';
 import { types } from 'node:util';
 import { LoRAError } from '../errors';
-import { systemReason } from './json';
+import { systemReason } from './system_reason';
 
 /** One write call of Node.js takes at most 2^31 − 1 bytes. */
 const maxWrite = 2 ** 30;

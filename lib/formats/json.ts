@@ -1,53 +1,34 @@
-import { open } from 'node:fs/promises';
 import { LoRAError } from '../errors';
+import { InputFile } from './input';
 import { checkLimit, checkNesting, defaultLimits, type Limits } from './limits';
 import { recognise } from './recognise';
 
-/** Why a file could not be read or written, from the error that Node gives. */
-export function systemReason(error: unknown): string {
-  const code = (error as NodeJS.ErrnoException | undefined)?.code;
-  switch (code) {
-    case 'ENOENT':
-      return 'no such file';
-    case 'ENOTDIR':
-      return 'a part of the path is not a directory';
-    case 'EISDIR':
-      return 'it is a directory';
-    case 'EACCES':
-    case 'EPERM':
-      return 'permission denied';
-    case 'ENOSPC':
-      return 'no space left on the device';
-    case 'EROFS':
-      return 'the file system is read-only';
-    case undefined:
-    default:
-      return error instanceof Error ? error.message : String(error);
-  }
+/** How a text file is read. */
+export interface Reading {
+  limits?: Limits | undefined;
+  signal?: AbortSignal | undefined;
 }
 
 /** Which bound holds for the size of a text file. */
 export type SizeLimit = 'jsonBytes' | 'tokenizerBytes';
 
-/** The file's text; ERR_FILE when it is missing, larger than the bound or not UTF-8. A byte order mark is dropped. */
+/**
+ * The file's text; ERR_FILE when it is missing, no regular file, larger than the bound, not UTF-8, or changed meanwhile. A byte
+ * order mark is dropped.
+ */
 export async function readText(
   path: string,
-  limits = defaultLimits,
+  { limits = defaultLimits, signal }: Reading = {},
   size: SizeLimit = 'jsonBytes',
 ): Promise<string> {
-  let bytes: Buffer;
+  const file = await InputFile.open(path, signal);
+  let bytes: Uint8Array;
   try {
-    const file = await open(path);
-    try {
-      const { size: length } = await file.stat();
-      checkLimit(limits, size, length, `${path} has ${length} bytes`);
-      bytes = await file.readFile();
-    } finally {
-      await file.close();
-    }
-  } catch (error) {
-    if (error instanceof LoRAError) throw error;
-    throw new LoRAError('ERR_FILE', `cannot read ${path}: ${systemReason(error)}`, { cause: error });
+    checkLimit(limits, size, file.size, `${path} has ${file.size} bytes`);
+    bytes = await file.bytes(0, file.size);
+    await file.checkUnchanged();
+  } finally {
+    await file.close();
   }
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
@@ -57,8 +38,12 @@ export async function readText(
 }
 
 /** The parsed content of a JSON file; ERR_FILE when it is missing, not JSON, or beyond a bound. */
-export async function readJson(path: string, limits?: Limits, size?: SizeLimit): Promise<unknown> {
-  const text = await readText(path, limits, size);
+export async function readJson(path: string, reading: Reading = {}, size?: SizeLimit): Promise<unknown> {
+  return parseJson(await readText(path, reading, size), path, reading.limits);
+}
+
+/** The value of a JSON text that was read from `path`; ERR_FILE when it is not JSON, or nested beyond the bound. */
+export function parseJson(text: string, path: string, limits = defaultLimits): unknown {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -67,7 +52,7 @@ export async function readJson(path: string, limits?: Limits, size?: SizeLimit):
     const reason = what ?? `is not valid JSON: ${error instanceof Error ? error.message : String(error)}`;
     throw new LoRAError('ERR_FILE', `${path} ${reason}`, { cause: error });
   }
-  checkNesting(value, limits ?? defaultLimits, path);
+  checkNesting(value, limits, path);
   return value;
 }
 

@@ -2,8 +2,9 @@
 import { readdir } from 'node:fs/promises';
 import { isAbsolute, join, normalize, sep } from 'node:path';
 import { LoRAError } from '../errors';
-import { isRecord, readJson, systemReason } from './json';
+import { isRecord, readJson } from './json';
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from './safetensors';
+import { systemReason } from './system_reason';
 
 const single = 'model.safetensors';
 const index = 'model.safetensors.index.json';

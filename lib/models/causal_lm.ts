@@ -157,10 +157,11 @@ export class CausalLM {
         { op },
       );
     nativeDevice(device); // unavailable: say so before reading
-    const config = parseModelConfig(await readJson(join(directory, 'config.json'), limits), limits);
-    const tokenizer = await Tokenizer.fromDirectory(directory, limits);
+    const reading = { limits, signal };
+    const config = parseModelConfig(await readJson(join(directory, 'config.json'), reading), limits);
+    const tokenizer = await Tokenizer.fromDirectory(directory, reading);
     const generationPath = join(directory, 'generation_config.json');
-    const generation = existsSync(generationPath) ? await readJson(generationPath, limits) : {};
+    const generation = existsSync(generationPath) ? await readJson(generationPath, reading) : {};
     const { weights, dtype: actual } = await runUntracked(() =>
       loadWeights(directory, config, { dtype, device, signal, onProgress }),
     );

@@ -3,9 +3,10 @@ import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoRAError } from '../errors';
 import { replaceDirectory, stageFile, writeFileAtomic } from '../formats/atomic';
-import { isRecord, readJson, systemReason } from '../formats/json';
+import { isRecord, readJson } from '../formats/json';
 import { toPath } from '../formats/paths';
 import { openSafetensors, serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
+import { systemReason } from '../formats/system_reason';
 import { check, describe } from '../validate';
 import { foreignConfig } from './config';
 

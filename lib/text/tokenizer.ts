@@ -1,11 +1,9 @@
 /** The tokenizer of a model directory: @huggingface/tokenizers with checked arguments, chat templates and streaming. */
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LoRAError } from '../errors';
-import { isRecord, readJson } from '../formats/json';
-import { defaultLimits } from '../formats/limits';
+import { isRecord, readJson, readText, type Reading } from '../formats/json';
 import { check, checkOptions, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
@@ -75,14 +73,14 @@ export class Tokenizer {
    * Reads tokenizer.json, tokenizer_config.json and chat_template.jinja. Undefined when there is no tokenizer.json.
    * @throws ERR_FILE for a file that cannot be parsed or is malformed, ERR_UNSUPPORTED for a component that is not known.
    */
-  static async fromDirectory(directory: string, limits = defaultLimits): Promise<Tokenizer | undefined> {
+  static async fromDirectory(directory: string, reading: Reading = {}): Promise<Tokenizer | undefined> {
     const path = join(directory, 'tokenizer.json');
     if (!existsSync(path)) return undefined;
-    const checked = checkTokenizerJson(await readJson(path, limits, 'tokenizerBytes'), path);
+    const checked = checkTokenizerJson(await readJson(path, reading, 'tokenizerBytes'), path);
     const configPath = join(directory, 'tokenizer_config.json');
-    const config = existsSync(configPath) ? await readJson(configPath, limits) : {};
+    const config = existsSync(configPath) ? await readJson(configPath, reading) : {};
     const jinjaPath = join(directory, 'chat_template.jinja');
-    const jinja = existsSync(jinjaPath) ? await readFile(jinjaPath, 'utf8') : undefined;
+    const jinja = existsSync(jinjaPath) ? await readText(jinjaPath, reading) : undefined;
     if (!isRecord(config))
       throw new LoRAError(
         'ERR_FILE',

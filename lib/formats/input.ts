@@ -1,0 +1,130 @@
+/**
+ * Reading files that others made, or are changing: only regular ones, by position, into memory of this process. A mapping
+ * would end the process when the file shrinks; a FIFO would hold a thread of the pool for ever.
+ */
+import { constants, type BigIntStats } from 'node:fs';
+import { open, stat, type FileHandle } from 'node:fs/promises';
+import { LoRAError } from '../errors';
+import { systemReason } from './system_reason';
+
+/** Bytes of one call of read. Smaller ones cost calls; larger ones hold a thread of the pool, and the event loop when they are copied. */
+export const sliceBytes = 4 * 2 ** 20;
+
+/** Nonblocking, so that a FIFO put in the place of a file between the check and the call cannot hold it. */
+const flags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOCTTY ?? 0);
+
+/** What something that is no regular file is. */
+function kindOf(stats: BigIntStats): string {
+  if (stats.isDirectory()) return 'it is a directory';
+  const what = stats.isFIFO()
+    ? 'a FIFO'
+    : stats.isSocket()
+      ? 'a socket'
+      : stats.isCharacterDevice() || stats.isBlockDevice()
+        ? 'a device'
+        : 'something else';
+  return `it is ${what}, not a regular file`;
+}
+
+/** @throws ERR_FILE for a path that names no regular file. */
+export async function checkRegular(path: string): Promise<void> {
+  let stats: BigIntStats;
+  try {
+    stats = await stat(path, { bigint: true });
+  } catch (error) {
+    throw cannotRead(path, error);
+  }
+  if (!stats.isFile()) throw new LoRAError('ERR_FILE', `cannot read ${path}: ${kindOf(stats)}`);
+}
+
+function cannotRead(path: string, error: unknown): LoRAError {
+  return new LoRAError('ERR_FILE', `cannot read ${path}: ${systemReason(error)}`, { cause: error });
+}
+
+/** Memory for what a file holds. @throws ERR_OUT_OF_MEMORY where the runtime has none. */
+export function ownMemory(bytes: number, path: string): Uint8Array<ArrayBuffer> {
+  try {
+    return new Uint8Array(bytes);
+  } catch (cause) {
+    throw new LoRAError('ERR_OUT_OF_MEMORY', `${path}: there is no memory for ${bytes} bytes of it`, {
+      cause,
+    });
+  }
+}
+
+/** A regular file that is open for reading. */
+export class InputFile {
+  private constructor(
+    readonly path: string,
+    readonly size: number,
+    readonly handle: FileHandle,
+    readonly signal: AbortSignal | undefined,
+    private readonly opened: BigIntStats,
+  ) {}
+
+  /** @throws ERR_FILE for what is missing, may not be read or is no regular file; the reason of the signal. */
+  static async open(path: string, signal?: AbortSignal): Promise<InputFile> {
+    signal?.throwIfAborted();
+    await checkRegular(path); // opening a device can do harm
+    let handle: FileHandle | undefined;
+    try {
+      handle = await open(path, flags);
+      const stats = await handle.stat({ bigint: true });
+      if (!stats.isFile()) throw new LoRAError('ERR_FILE', `cannot read ${path}: ${kindOf(stats)}`);
+      return new InputFile(path, Number(stats.size), handle, signal, stats);
+    } catch (error) {
+      await handle?.close();
+      throw error instanceof LoRAError ? error : cannotRead(path, error);
+    }
+  }
+
+  /** Fills `into` with the bytes from `position` on. @throws ERR_FILE when the file has become shorter. */
+  async read(into: Uint8Array, position: number): Promise<void> {
+    for (let done = 0; done < into.length;) {
+      const bytesRead = await this.readSome(into.subarray(done), position + done);
+      if (bytesRead === 0) throw this.#changed();
+      done += bytesRead;
+    }
+  }
+
+  /** Fills `into` as far as one call does; 0 at the end of the file, wherever that is by now. */
+  async readSome(into: Uint8Array, position: number): Promise<number> {
+    this.signal?.throwIfAborted();
+    const reading = this.handle.read(into, 0, Math.min(into.length, sliceBytes), position);
+    const { bytesRead } = await reading.catch((error: unknown) => {
+      throw cannotRead(this.path, error);
+    });
+    return bytesRead;
+  }
+
+  /** The bytes from `position` on, in memory of their own. */
+  async bytes(position: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
+    const bytes = ownMemory(length, this.path);
+    await this.read(bytes, position);
+    return bytes;
+  }
+
+  /**
+   * Throws ERR_FILE when the file was written since it was opened; with `named`, also when its name has come to stand for
+   * another file.
+   */
+  async checkUnchanged(named = false): Promise<void> {
+    const now = await this.handle.stat({ bigint: true });
+    const same = (a: BigIntStats, b: BigIntStats): boolean => a.size === b.size && a.mtimeNs === b.mtimeNs;
+    if (!same(now, this.opened)) throw this.#changed();
+    if (!named) return;
+    const found = await stat(this.path, { bigint: true }).catch(() => undefined);
+    if (found?.ino !== now.ino || found.dev !== now.dev) throw this.#changed();
+  }
+
+  #changed(): LoRAError {
+    return new LoRAError(
+      'ERR_FILE',
+      `${this.path} was changed while it was read: try again when it is written`,
+    );
+  }
+
+  async close(): Promise<void> {
+    await this.handle.close();
+  }
+}

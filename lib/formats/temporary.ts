@@ -1,0 +1,50 @@
+/** Names of files and folders that are being written, and what is left of those whose process was killed. */
+import { createHash, randomBytes } from 'node:crypto';
+import { readdir, rm, stat } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { basename, dirname, join } from 'node:path';
+
+/** Of this machine: a process number says nothing about one on another machine that shares the folder. */
+const host = createHash('sha256').update(hostname()).digest('hex').slice(0, 8);
+const day = 24 * 60 * 60 * 1000;
+
+/** The path for a hidden name in a folder: `.NAME.PID-RANDOM.tmp`. */
+export function temporaryIn(dir: string, name: string): string {
+  return join(dir, `.${name}.${process.pid}-${host}${randomBytes(4).toString('hex')}.tmp`);
+}
+
+/** A hidden name beside `path`, hence on the same file system, as rename needs. */
+export const temporaryBeside = (path: string): string => temporaryIn(dirname(path), basename(path));
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0); // sends nothing
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EPERM';
+  }
+}
+
+async function isAbandoned(path: string, pid: number, from: string): Promise<boolean> {
+  const { mtimeMs } = await stat(path);
+  if (from !== host) return Date.now() - mtimeMs > day;
+  // A process number comes again, in containers often: then the file is older than this process.
+  if (pid === process.pid) return mtimeMs < Date.now() - process.uptime() * 1000 - 1000;
+  return !isRunning(pid);
+}
+
+/**
+ * Removes what writers of `names` that were killed left in a folder. What a living process writes stays; so does, for a
+ * day, what came from another machine.
+ */
+export async function sweep(dir: string, names: readonly string[]): Promise<void> {
+  const entries = await readdir(dir).catch((): string[] => []);
+  for (const entry of entries) {
+    const found = /^\.(.+)\.(\d+)-([0-9a-f]{8})[0-9a-f]{8}\.tmp$/.exec(entry);
+    if (found === null || !names.includes(found[1]!)) continue;
+    const path = join(dir, entry);
+    // It may be gone by now, or be another user's: neither stops a save.
+    if (await isAbandoned(path, Number(found[2]), found[3]!).catch(() => false))
+      await rm(path, { recursive: true, force: true }).catch(() => undefined);
+  }
+}
