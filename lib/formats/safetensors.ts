@@ -3,7 +3,7 @@ import { inspect, types } from 'node:util';
 import type { NativeFile } from '../native/binding';
 import { binding } from '../native/calls';
 import { LoRAError } from '../errors';
-import { check, checkOptions, describe } from '../validate';
+import { check, describe } from '../validate';
 import { writeFileAtomic, type Piece } from './atomic';
 import { dtypeRank, isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes';
 import {
@@ -14,9 +14,7 @@ import {
   parseHeader,
   type TensorEntry,
 } from './header';
-import { readLimits, type Limits, type ReadLimits } from './limits';
 import { toPath } from './paths';
-import { inSlices } from './slices';
 
 /** One tensor of a safetensors file: little-endian, row-major bytes. A shape of [] is a scalar. */
 export interface SafetensorsTensor {
@@ -28,16 +26,20 @@ export interface SafetensorsTensor {
   readonly bytes: Uint8Array;
 }
 
-/** The options of {@link openSafetensors}. */
-export interface OpenSafetensorsOptions {
-  /** Bounds on what the file may ask for. */
-  limits?: ReadLimits | undefined;
-}
-
 /** What a {@link SafetensorsFile} shares with its tensors. */
 interface Mapping {
   readonly path: string;
+  /** Absent once closed. */
   file: NativeFile | undefined;
+  /** The bytes that were asked for, by name. */
+  readonly views: Map<string, Uint8Array>;
+}
+
+let opened = 0;
+
+/** Node.js gives the memory of dead views back in turns of the event loop, so opening file after file must make some. */
+async function turn(): Promise<void> {
+  if (++opened % 256 === 0) await new Promise(setImmediate);
 }
 
 class MappedTensor implements SafetensorsTensor {
@@ -47,7 +49,6 @@ class MappedTensor implements SafetensorsTensor {
   readonly #name: string;
   readonly #offset: number;
   readonly #length: number;
-  #bytes: Uint8Array | undefined;
 
   constructor(mapping: Mapping, entry: TensorEntry, dataStart: number) {
     this.dtype = entry.dtype;
@@ -59,8 +60,9 @@ class MappedTensor implements SafetensorsTensor {
   }
 
   get bytes(): Uint8Array {
-    if (this.#bytes !== undefined) return this.#bytes;
-    const { file, path } = this.#mapping;
+    const { file, path, views } = this.#mapping;
+    const known = views.get(this.#name);
+    if (known !== undefined) return known;
     if (file === undefined) {
       throw new LoRAError(
         'ERR_DISPOSED',
@@ -74,22 +76,10 @@ class MappedTensor implements SafetensorsTensor {
           `holds at most ${constants.MAX_LENGTH}: use Node.js 22 or newer`,
       );
     }
-    this.#bytes = new Uint8Array(binding().fileView(file, this.#offset, this.#length));
-    return this.#bytes;
+    const bytes = new Uint8Array(binding().fileView(file, this.#offset, this.#length));
+    views.set(this.#name, bytes);
+    return bytes;
   }
-}
-
-function* mapTensors(
-  mapping: Mapping,
-  entries: readonly TensorEntry[],
-  dataStart: number,
-): Generator<void, Map<string, SafetensorsTensor>, void> {
-  const tensors = new Map<string, SafetensorsTensor>();
-  for (const entry of entries) {
-    tensors.set(entry.name, new MappedTensor(mapping, entry, dataStart));
-    if (tensors.size % 1024 === 0) yield;
-  }
-  return tensors;
 }
 
 /**
@@ -108,32 +98,24 @@ export class SafetensorsFile {
   readonly handle: NativeFile;
   readonly #mapping: Mapping;
 
-  private constructor(
-    mapping: Mapping & { readonly file: NativeFile },
-    metadata: Readonly<Record<string, string>>,
-    tensors: ReadonlyMap<string, SafetensorsTensor>,
-  ) {
-    this.path = mapping.path;
-    this.handle = mapping.file;
-    this.#mapping = mapping;
-    this.metadata = metadata;
-    this.tensors = tensors;
-  }
-
   /** @internal Use {@link openSafetensors}. */
-  static async open(path: string, limits: Limits): Promise<SafetensorsFile> {
-    const { file, bytes } = binding().openFile(path);
-    const mapping = { path, file };
+  constructor(path: string) {
+    const opened = binding().openFile(path);
+    this.path = path;
+    this.handle = opened.file;
+    this.#mapping = { path, file: opened.file, views: new Map() };
     try {
-      const view = (offset: number, length: number): Uint8Array =>
-        new Uint8Array(binding().fileView(file, offset, length));
-      const length = headerLength(view(0, Math.min(bytes, 512)), bytes, limits);
+      const copy = (offset: number, length: number): Uint8Array =>
+        new Uint8Array(binding().fileBytes(opened.file, offset, length));
+      const length = headerLength(copy(0, Math.min(opened.bytes, 512)), opened.bytes);
       const dataStart = 8 + length;
-      const { entries, metadata } = await parseHeader(view(8, length), bytes - dataStart);
-      const tensors = await inSlices(mapTensors(mapping, entries, dataStart));
-      return new SafetensorsFile(mapping, metadata, tensors);
+      const header = parseHeader(copy(8, length), opened.bytes - dataStart);
+      this.metadata = header.metadata;
+      this.tensors = new Map(
+        header.entries.map((entry) => [entry.name, new MappedTensor(this.#mapping, entry, dataStart)]),
+      );
     } catch (error) {
-      binding().closeFile(file);
+      this.close();
       if (!(error instanceof HeaderError)) throw error;
       throw new LoRAError('ERR_SAFETENSORS', `${path} ${error.message}`, { cause: error });
     }
@@ -144,11 +126,16 @@ export class SafetensorsFile {
     return this.#mapping.file === undefined;
   }
 
-  /** Detaches every view (its length becomes 0) and unmaps the file. A second time does nothing. */
+  /**
+   * Detaches every view: its length becomes 0. The file is unmapped once nothing holds a view any more, so that what
+   * reads one on another thread ends well. Only zlib must be waited for before: Node.js ends the process when what it
+   * compresses is detached meanwhile. A second time does nothing.
+   */
   close(): void {
-    const { file } = this.#mapping;
+    const { file, views } = this.#mapping;
     this.#mapping.file = undefined;
     if (file !== undefined) binding().closeFile(file);
+    for (const name of views.keys()) views.set(name, new Uint8Array(0)); // a detached one would keep the mapping
   }
 
   /** The same as close(). */
@@ -177,7 +164,7 @@ export class SafetensorsFile {
  * Opens a safetensors file and checks its header by every rule of the format (and more strictly than the official
  * reader: a name that occurs twice is an error).
  *
- * @throws ERR_FILE when the file cannot be opened; ERR_SAFETENSORS with the reason when it is not a whole, valid
+ * @throws ERR_FILE when the file cannot be opened; ERR_OUT_OF_MEMORY when 32,768 are open; ERR_SAFETENSORS with the reason when it is not a whole, valid
  * file (a Git LFS pointer or an HTML page is named); ERR_UNSUPPORTED when a tensor's bytes are read that are too
  * many for one view.
  * @example
@@ -185,13 +172,10 @@ export class SafetensorsFile {
  * for (const [name, { dtype, shape, bytes }] of file.tensors) console.log(name, dtype, shape, bytes.length);
  * file.close();
  */
-export async function openSafetensors(
-  path: string | URL,
-  options: OpenSafetensorsOptions = {},
-): Promise<SafetensorsFile> {
-  const op = 'openSafetensors';
-  checkOptions(op, options, ['limits']);
-  return SafetensorsFile.open(toPath(path, op), readLimits(op, options.limits));
+export async function openSafetensors(path: string | URL): Promise<SafetensorsFile> {
+  const file = toPath(path, 'openSafetensors');
+  await turn();
+  return new SafetensorsFile(file);
 }
 
 /**

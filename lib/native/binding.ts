@@ -243,7 +243,9 @@ export interface NativeBinding {
   openFile(path: string): { file: NativeFile; bytes: number };
   /** A view of [offset, offset + length); each view is its own ArrayBuffer. */
   fileView(file: NativeFile, offset: number, length: number): ArrayBuffer;
-  /** Detaches every view (their length becomes 0) and unmaps. */
+  /** A copy of [offset, offset + length). */
+  fileBytes(file: NativeFile, offset: number, length: number): ArrayBuffer;
+  /** Detaches every view (their length becomes 0). The mapping goes when no view can be reached any more. */
   closeFile(file: NativeFile): void;
 
   // For tests of failure and of back-pressure.

@@ -12,6 +12,7 @@ namespace {
 
 constexpr size_t kPollBytes = size_t{128} << 20;
 constexpr size_t kPollHandles = 512;
+constexpr size_t kCollectFiles = 1024;
 
 int DefaultThreads() {
   const char* text = std::getenv("LORA_THREADS");
@@ -33,6 +34,8 @@ const char* NameOf(Kind kind) {
       return "a native device";
     case Kind::kGuard:
       return "a native guard";
+    case Kind::kFile:
+      return "a native file";
   }
   return "a native object";
 }
@@ -94,7 +97,7 @@ EnvState* EnvState::Get(Napi::Env env) {
   return static_cast<std::shared_ptr<EnvState>*>(data)->get();
 }
 
-EnvState::EnvState(Napi::Env env) : env_(env) {}
+EnvState::EnvState(Napi::Env env) : env_(env), files_before_collection_(kCollectFiles) {}
 
 void EnvState::Close() {
   {
@@ -109,6 +112,8 @@ void EnvState::Close() {
   completed_.clear();
   for (Shell* shell : handles_) Destroy(shell);
   handles_.clear();
+  for (const auto& file : files_) file->Forget(env_);
+  files_.clear();
   device_handles_.clear();
   error_factory.Reset();
 }
@@ -234,6 +239,7 @@ void EnvState::Release(Shell& shell) {
   if (shell.tensor) --tensors_;
   shell.tensor.reset();
   shell.weight.reset();
+  shell.file.reset();
 }
 
 void EnvState::Destroy(Shell* shell) {
@@ -255,6 +261,33 @@ void EnvState::PollDead() {
       handles_[kept++] = shell;
   }
   handles_.resize(kept);
+  for (const auto& file : files_) file->Poll(env_);
+  DropFiles();
+}
+
+void EnvState::CollectDead() {
+  // V8 answers a huge amount of external memory with a full collection, after which the weak
+  // references of everything unreachable are clear.
+  constexpr int64_t kPressure = int64_t{1} << 40;
+  int64_t now = 0;
+  napi_adjust_external_memory(env_, kPressure, &now);
+  napi_adjust_external_memory(env_, -kPressure, &now);
+  PollDead();
+}
+
+// ---- files -------------------------------------------------------------------------------------
+
+void EnvState::KeepFile(std::shared_ptr<FileRef> file) {
+  files_.push_back(std::move(file));
+  if (files_.size() < files_before_collection_) return;
+  CollectDead();  // in a loop that makes little garbage V8 has no reason to
+  files_before_collection_ = 2 * files_.size() + kCollectFiles;
+}
+
+void EnvState::DropFiles() {
+  std::erase_if(files_, [](const std::shared_ptr<FileRef>& file) {
+    return file.use_count() == 1 && file->views.empty();
+  });
 }
 
 // ---- memory ------------------------------------------------------------------------------------
@@ -273,13 +306,7 @@ Block EnvState::TryAllocate(Device& device, size_t bytes) {
   block = device.allocator().Allocate(bytes);
   if (block.data == nullptr) block = give_back();
   if (block.data != nullptr) return block;
-  // Last resort: V8 answers a huge amount of external memory with a full collection, after which
-  // the weak references of everything unreachable are clear.
-  constexpr int64_t kPressure = int64_t{1} << 40;
-  int64_t now = 0;
-  napi_adjust_external_memory(env_, kPressure, &now);
-  napi_adjust_external_memory(env_, -kPressure, &now);
-  PollDead();
+  CollectDead();  // the last resort
   return give_back();
 }
 

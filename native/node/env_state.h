@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/runtime/storage.h"
+#include "node/mapped_file.h"
 
 namespace lora::node {
 
@@ -38,7 +39,7 @@ struct WeightRef {
   int64_t rows = 0, cols = 0;
 };
 
-enum class Kind : uint8_t { kTensor, kWeight, kDevice, kGuard };
+enum class Kind : uint8_t { kTensor, kWeight, kDevice, kGuard, kFile };
 
 // What a JavaScript External points at. release() frees the content; the shell itself is freed when
 // a poll finds the External dead (PollDead), or with the environment.
@@ -51,6 +52,7 @@ struct Shell {
   std::shared_ptr<WeightRef> weight;  // calls hold it while they read their arguments
   std::shared_ptr<Device> device;
   std::shared_ptr<Guard> guard;
+  std::shared_ptr<FileRef> file;  // null once closed
 };
 
 // A promise that a command will settle: with `buffer`, or with undefined.
@@ -94,6 +96,13 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   // no finalizers: those do not run in a loop that never yields to the event loop. Called when the
   // queue is full, when memory is short, after so many new handles, and after garbage collections.
   void PollDead();
+  // The same, after making V8 collect all garbage.
+  void CollectDead();
+
+  // ---- files
+  // Keeps the mapping until DropFiles finds it without a handle and without views.
+  void KeepFile(std::shared_ptr<FileRef> file);
+  void DropFiles();
 
   // ---- memory
   // ERR_OUT_OF_MEMORY, after everything that could be given up was given up.
@@ -132,6 +141,8 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
 
   std::vector<Shell*> handles_;             // owned
   std::unordered_set<const void*> shells_;  // the same
+  std::vector<std::shared_ptr<FileRef>> files_;
+  size_t files_before_collection_;
   size_t tensors_ = 0, bytes_ = 0, peak_bytes_ = 0;
   size_t handles_since_poll_ = 0, bytes_since_poll_ = 0;
 

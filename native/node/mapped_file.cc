@@ -2,134 +2,184 @@
 
 #include <cmath>
 #include <cstring>
-#include <memory>
-#include <vector>
+#include <utility>
 
 #include "core/error.h"
-#include "core/io/mapped_file.h"
+#include "node/env_state.h"
 #include "node/errors.h"
 #include "node/parse.h"
 
 namespace lora::node {
-namespace {
 
-using Mapping = std::shared_ptr<const MappedFile>;
-
-// What a NativeFile points to. Each view holds the mapping too, so that views outlive a file object
-// that was collected without being closed, and whatever still holds a detached view's memory keeps
-// it mapped.
-struct FileHandle {
-  Mapping mapping;              // null once closed
-  std::vector<napi_ref> views;  // weak
-};
-
-// Tells the Externals of openFile from all others, which may point anywhere.
-constexpr napi_type_tag kFileTag = {0x6c6f72612d6e6174, 0x6976652d66696c65};
-
-FileHandle& HandleOf(const Napi::Value& value) {
-  bool ours = false;
-  if (value.IsExternal()) napi_check_object_type_tag(value.Env(), value, &kFileTag, &ours);
-  LORA_CHECK(ours, "openFile", "expected a file of openFile but received something else");
-  return *value.As<Napi::External<FileHandle>>().Data();
+void FileRef::Poll(napi_env env) {
+  std::erase_if(views, [env](const std::shared_ptr<FileView>& view) {
+    if (!view->detached && !view->freed) return false;
+    napi_value buffer = nullptr;
+    if (napi_get_reference_value(env, view->buffer, &buffer) != napi_ok || buffer != nullptr)
+      return false;
+    napi_delete_reference(env, view->buffer);
+    return true;
+  });
 }
 
-void DropViews(Napi::Env env, FileHandle& file, bool detach) {
-  for (napi_ref view : file.views) {
+void FileRef::Detach(napi_env env) {
+  for (const auto& view : views) {
     napi_value buffer = nullptr;
-    if (detach && napi_get_reference_value(env, view, &buffer) == napi_ok && buffer != nullptr) {
-      napi_detach_arraybuffer(env, buffer);
-    }
-    napi_delete_reference(env, view);
+    bool empty = true;
+    if (napi_get_reference_value(env, view->buffer, &buffer) != napi_ok || buffer == nullptr ||
+        napi_is_detached_arraybuffer(env, buffer, &empty) != napi_ok || empty)
+      continue;
+    view->detached = napi_detach_arraybuffer(env, buffer) == napi_ok;
   }
-  file.views.clear();
+}
+
+void FileRef::Forget(napi_env env) {
+  for (const auto& view : views) napi_delete_reference(env, view->buffer);
+  views.clear();
+}
+
+namespace {
+
+const std::shared_ptr<FileRef>& FileOf(EnvState& state, const Napi::Value& value, const char* op) {
+  const std::shared_ptr<FileRef>& file = state.Unwrap(value, Kind::kFile, op, "file").file;
+  if (file == nullptr) Throw("ERR_DISPOSED", op, "the file is closed");
+  return file;
+}
+
+std::shared_ptr<const MappedFile> Open(EnvState& state, const std::string& path) {
+  try {
+    return MappedFile::Open(path);
+  } catch (const Error& error) {
+    if (error.code() != "ERR_OUT_OF_MEMORY") throw;
+  }
+  state.CollectDead();  // the mappings of dead views may be what is in the way
+  return MappedFile::Open(path);
 }
 
 Napi::Value OpenFile(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  auto file = std::make_unique<FileHandle>();
+  Napi::Env env = info.Env();
+  EnvState& state = *EnvState::Get(env);
+  auto shell = std::make_unique<Shell>();
+  shell->kind = Kind::kFile;
+  shell->file = std::make_shared<FileRef>();
   try {
-    file->mapping = MappedFile::Open(ParseString(info[0], "openFile", "path"));
+    shell->file->mapping = Open(state, ParseString(info[0], "openFile", "path"));
   } catch (const Error& error) {
     // Tag 0: this is not the op that was called last.
     throw MakeError(env, error.code(), error.op(), error.what(), 0);
   }
+  state.KeepFile(shell->file);
   Napi::Object result = Napi::Object::New(env);
-  result.Set("bytes", Napi::Number::New(env, static_cast<double>(file->mapping->size())));
-  const auto handle =
-      Napi::External<FileHandle>::New(env, file.get(), [](Napi::Env env, FileHandle* file) {
-        DropViews(env, *file, /*detach=*/false);
-        delete file;
-      });
-  file.release();
-  napi_type_tag_object(env, handle, &kFileTag);
-  result.Set("file", handle);
+  result.Set("bytes", Napi::Number::New(env, static_cast<double>(shell->file->mapping->size())));
+  result.Set("file", state.Wrap(std::move(shell)));
   return result;
 }
 
 // An integer from 0 to `last`.
-uint64_t IntegerOf(const Napi::Value& value, const char* name, uint64_t last) {
-  const double number = ParseNumber(value, "fileView", name);
-  LORA_CHECK(number >= 0 && number == std::floor(number) && number <= static_cast<double>(last),
-             "fileView", "expected ", name, " to be an integer from 0 to ", last, " but received ",
-             number);
+uint64_t IntegerOf(const Napi::Value& value, const char* op, const char* name, uint64_t last) {
+  const double number = ParseNumber(value, op, name);
+  LORA_CHECK(number >= 0 && number == std::floor(number) && number <= static_cast<double>(last), op,
+             "expected ", name, " to be an integer from 0 to ", last, " but received ", number);
   return static_cast<uint64_t>(number);
 }
 
-// Runs when the memory of a view is released: after it was detached or collected.
-void ReleaseMapping(napi_env, void*, void* hint) { delete static_cast<Mapping*>(hint); }
+struct Range {
+  uint8_t* data;
+  size_t length;
+};
 
-napi_value ViewOf(napi_env env, const Mapping& mapping, uint64_t offset, uint64_t length) {
-  uint8_t* data = mapping->data() + offset;
-  auto* held = new Mapping(mapping);
-  napi_value view = nullptr;
-  const napi_status status = napi_create_external_arraybuffer(
-      env, data, static_cast<size_t>(length), ReleaseMapping, held, &view);
-  if (status == napi_ok) return view;
-  if (status == napi_no_external_buffers_allowed) {
-    // A runtime whose heap is a cage (Electron): copy.
-    delete held;
-    void* copy = nullptr;
-    if (napi_create_arraybuffer(env, static_cast<size_t>(length), &copy, &view) == napi_ok) {
-      std::memcpy(copy, data, static_cast<size_t>(length));
-      return view;
-    }
-  }
-  // After another failure Node.js may or may not run the finalizer: `held` is left to it.
-  napi_value ignored = nullptr;
-  napi_get_and_clear_last_exception(env, &ignored);
-  Throw("ERR_UNSUPPORTED", "fileView", "this runtime has no room for a view of ", length, " bytes");
+// [offset, offset + length) of the mapping, by the second and third argument.
+Range RangeOf(const Napi::CallbackInfo& info, const MappedFile& mapping, const char* op) {
+  const uint64_t offset = IntegerOf(info[1], op, "offset", mapping.size());
+  const uint64_t length = IntegerOf(info[2], op, "length", mapping.size() - offset);
+  return {mapping.data() + offset, static_cast<size_t>(length)};
 }
 
-Napi::Value FileView(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  FileHandle& file = HandleOf(info[0]);
-  if (file.mapping == nullptr) Throw("ERR_DISPOSED", "fileView", "the file is closed");
-  const uint64_t size = file.mapping->size();
-  const uint64_t offset = IntegerOf(info[1], "offset", size);
-  const uint64_t length = IntegerOf(info[2], "length", size - offset);
-  if (length == 0) return Napi::ArrayBuffer::New(env, 0);
-  const napi_value view = ViewOf(env, file.mapping, offset, length);
-  napi_ref weak = nullptr;
-  if (napi_create_reference(env, view, 0, &weak) != napi_ok) {
-    napi_detach_arraybuffer(env, view);
-    Throw("ERR_OUT_OF_MEMORY", "fileView", "no reference to a view could be made");
+// Runs when the runtime has let go of a view's memory: after it was detached, or it and whatever
+// it was transferred to were collected.
+void OnFreed(napi_env env, void*, void* hint) {
+  const std::unique_ptr<std::shared_ptr<FileView>> held(
+      static_cast<std::shared_ptr<FileView>*>(hint));
+  FileView& view = **held;
+  view.freed = true;
+  const auto file = view.of.lock();
+  const auto state = view.state.lock();
+  if (!file || !state || --file->not_freed > 0) return;
+  const Napi::HandleScope scope(env);
+  file->Poll(env);
+  if (file->views.empty()) state->DropFiles();
+}
+
+[[noreturn]] void NoRoom(Napi::Env env, const char* op, size_t length) {
+  napi_value ignored = nullptr;
+  napi_get_and_clear_last_exception(env, &ignored);
+  Throw("ERR_UNSUPPORTED", op, "this runtime has no room for a view of ", length, " bytes");
+}
+
+Napi::Value CopyOf(Napi::Env env, const Range& range, const char* op) {
+  void* copy = nullptr;
+  napi_value buffer = nullptr;
+  if (napi_create_arraybuffer(env, range.length, &copy, &buffer) != napi_ok)
+    NoRoom(env, op, range.length);
+  if (range.length > 0) std::memcpy(copy, range.data, range.length);
+  return Napi::Value(env, buffer);
+}
+
+Napi::Value MakeView(const Napi::CallbackInfo& info) {
+  const char* op = "fileView";
+  Napi::Env env = info.Env();
+  EnvState& state = *EnvState::Get(env);
+  const std::shared_ptr<FileRef> file = FileOf(state, info[0], op);
+  const Range range = RangeOf(info, *file->mapping, op);
+  if (range.length == 0) return Napi::ArrayBuffer::New(env, 0);
+
+  const auto view = std::make_shared<FileView>();
+  view->of = file;
+  view->state = state.weak_from_this();
+  auto held = std::make_unique<std::shared_ptr<FileView>>(view);
+  ++file->not_freed;
+  napi_value buffer = nullptr;
+  const napi_status made =
+      napi_create_external_arraybuffer(env, range.data, range.length, OnFreed, held.get(), &buffer);
+  // A runtime whose heap is a cage (Electron) has no such views.
+  if (made == napi_no_external_buffers_allowed) {
+    --file->not_freed;
+    return CopyOf(env, range, op);
   }
-  file.views.push_back(weak);
-  return Napi::Value(env, view);
+  held.release();  // also after another failure, when Node.js may have called OnFreed or may yet
+  if (made != napi_ok) NoRoom(env, op, range.length);
+  if (napi_create_reference(env, buffer, 0, &view->buffer) != napi_ok) {
+    napi_detach_arraybuffer(env, buffer);
+    Throw("ERR_OUT_OF_MEMORY", op, "no reference to a view could be made");
+  }
+  file->views.push_back(view);
+  return Napi::Value(env, buffer);
+}
+
+Napi::Value FileBytes(const Napi::CallbackInfo& info) {
+  const char* op = "fileBytes";
+  const std::shared_ptr<FileRef> file = FileOf(*EnvState::Get(info.Env()), info[0], op);
+  return CopyOf(info.Env(), RangeOf(info, *file->mapping, op), op);
 }
 
 Napi::Value CloseFile(const Napi::CallbackInfo& info) {
-  FileHandle& file = HandleOf(info[0]);
-  DropViews(info.Env(), file, /*detach=*/true);
-  file.mapping.reset();
-  return info.Env().Undefined();
+  Napi::Env env = info.Env();
+  EnvState& state = *EnvState::Get(env);
+  Shell& shell = state.Unwrap(info[0], Kind::kFile, "closeFile", "file");
+  if (shell.file == nullptr) return env.Undefined();
+  shell.file->Detach(env);
+  shell.file->Poll(env);
+  shell.file.reset();
+  state.DropFiles();
+  return env.Undefined();
 }
 
 }  // namespace
 
 void RegisterMappedFile(Napi::Env env, Napi::Object exports) {
   Export<OpenFile>(env, exports, "openFile");
-  Export<FileView>(env, exports, "fileView");
+  Export<MakeView>(env, exports, "fileView");
+  Export<FileBytes>(env, exports, "fileBytes");
   Export<CloseFile>(env, exports, "closeFile");
 }
 

@@ -25,7 +25,7 @@ test('wrong, foreign and released handles are errors; dropped ones are collected
   expect(report('handles')).toEqual({
     wrong: 'ERR_ARGUMENT [add] expected b to be a native tensor but received a native frozen weight',
     device: 'ERR_ARGUMENT [add] expected a to be a native tensor but received a native device',
-    file: 'ERR_ARGUMENT [read] expected tensor to be a native tensor but received another native object',
+    file: 'ERR_ARGUMENT [read] expected tensor to be a native tensor but received a native file',
     object: 'ERR_ARGUMENT [read] expected tensor to be a native tensor but received an object',
     released: 'ERR_DISPOSED [add] b was disposed',
     releasedRead: 'ERR_DISPOSED [read] tensor was disposed',

@@ -288,6 +288,13 @@ describe('what is refused', () => {
 });
 
 describe('an open file', () => {
+  test('files that nobody closes do not pile up in a loop that only awaits', async () => {
+    const path = saved(fileOf({ w }, new Uint8Array(8)));
+    let read = 0;
+    for (let i = 0; i < 40_000; i++) read += (await openSafetensors(path)).tensors.get('w')!.bytes.length;
+    expect(read).toBe(8 * 40_000);
+  });
+
   test('gives one view per tensor, and detaches them all when it is closed', async () => {
     const path = saved(
       fileOf({ w, x: { dtype: 'U8', shape: [1], data_offsets: [8, 9] } }, new Uint8Array(9).fill(5)),

@@ -6,12 +6,19 @@
 namespace lora {
 
 std::shared_ptr<const MappedFile> MappedFile::Open(const std::string& path) {
+  if (count_ >= kMost)
+    throw Error("ERR_OUT_OF_MEMORY", "openFile",
+                "cannot open " + path + ": " + std::to_string(kMost) + " files are open already");
   const platform::FileMapping mapping = platform::MapFile(path);
   if (!mapping.problem.empty())
-    throw Error("ERR_FILE", "openFile", "cannot open " + path + ": " + mapping.problem);
+    throw Error(mapping.no_room ? "ERR_OUT_OF_MEMORY" : "ERR_FILE", "openFile",
+                "cannot open " + path + ": " + mapping.problem);
   return std::shared_ptr<const MappedFile>(new MappedFile(mapping.data, mapping.size));
 }
 
-MappedFile::~MappedFile() { platform::UnmapFile(data_, size_); }
+MappedFile::~MappedFile() {
+  platform::UnmapFile(data_, size_);
+  --count_;
+}
 
 }  // namespace lora

@@ -1,6 +1,7 @@
 // A private memory mapping of a whole file.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,7 +14,10 @@ namespace lora {
 // truncated in place is beyond help: reading a page that is gone raises SIGBUS.
 class MappedFile {
  public:
-  // Throws ERR_FILE when the file is missing, unreadable or not a regular file.
+  // Linux gives a process 65,530 mappings, and V8 and malloc end it when they get none.
+  static constexpr size_t kMost = 32'768;
+  // Throws ERR_FILE when the file is missing, unreadable or not a regular file, ERR_OUT_OF_MEMORY
+  // when the system has no room for another mapping or the process has kMost.
   static std::shared_ptr<const MappedFile> Open(const std::string& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
@@ -24,8 +28,9 @@ class MappedFile {
   uint64_t size() const { return size_; }
 
  private:
-  MappedFile(uint8_t* data, uint64_t size) : data_(data), size_(size) {}
+  MappedFile(uint8_t* data, uint64_t size) : data_(data), size_(size) { ++count_; }
 
+  static inline std::atomic<size_t> count_ = 0;  // of the process
   uint8_t* data_;
   uint64_t size_;
 };

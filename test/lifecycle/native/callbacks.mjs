@@ -100,7 +100,7 @@ const cases = {
   // A property of a fresh object runs a setter of Object.prototype.
   info() {
     const x = matrix();
-    Object.defineProperty(Object.prototype, 'dtype', { set: () => discard(x), configurable: true });
+    Object.defineProperty(Object.prototype, 'dtype', { set: () => void discard(x), configurable: true });
     try {
       return native.info(x).shape;
     } finally {
@@ -109,7 +109,7 @@ const cases = {
   },
   infoShape() {
     const x = matrix();
-    Object.defineProperty(Array.prototype, 0, { set: () => discard(x), configurable: true });
+    Object.defineProperty(Array.prototype, 0, { set: () => void discard(x), configurable: true });
     try {
       return native.info(x).device;
     } finally {

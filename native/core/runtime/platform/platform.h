@@ -34,7 +34,8 @@ void FreeAligned(void* data);
 struct FileMapping {
   uint8_t* data = nullptr;  // null for an empty file
   uint64_t size = 0;
-  std::string problem;  // why there is no mapping, in words; empty when there is one
+  std::string problem;   // why there is no mapping, in words; empty when there is one
+  bool no_room = false;  // and the reason is that the system has no memory or too many mappings
 };
 // `path` is UTF-8.
 FileMapping MapFile(const std::string& path);

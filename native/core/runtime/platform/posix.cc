@@ -34,7 +34,9 @@ struct Descriptor {
 // Thread-safe, unlike strerror.
 std::string Reason(int error) { return std::generic_category().message(error); }
 
-FileMapping Problem(std::string why) { return {nullptr, 0, std::move(why)}; }
+FileMapping Problem(std::string why, bool no_room = false) {
+  return {nullptr, 0, std::move(why), no_room};
+}
 
 }  // namespace
 
@@ -84,8 +86,11 @@ FileMapping MapFile(const std::string& path) {
   // Writable but private and unreserved: only pages that somebody writes ever cost memory.
   void* data = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_NORESERVE, file.fd, 0);
-  if (data == MAP_FAILED) return Problem("it cannot be mapped: " + Reason(errno));
-  return {static_cast<uint8_t*>(data), size, ""};
+  if (data == MAP_FAILED) {
+    const int error = errno;
+    return Problem("it cannot be mapped: " + Reason(error), error == ENOMEM);
+  }
+  return {static_cast<uint8_t*>(data), size, "", false};
 }
 
 void UnmapFile(uint8_t* data, uint64_t size) {

@@ -24,7 +24,9 @@ struct Handle {
   const HANDLE handle;
 };
 
-FileMapping Problem(std::string why) { return {nullptr, 0, std::move(why)}; }
+FileMapping Problem(std::string why, bool no_room = false) {
+  return {nullptr, 0, std::move(why), no_room};
+}
 
 std::string LastReason() {
   return std::system_category().message(static_cast<int>(GetLastError()));
@@ -82,8 +84,12 @@ FileMapping MapFile(const std::string& path) {
   const Handle mapping(CreateFileMappingW(file.handle, nullptr, PAGE_WRITECOPY, 0, 0, nullptr));
   if (!mapping.valid()) return Problem("it cannot be mapped: " + LastReason());
   void* data = MapViewOfFile(mapping.handle, FILE_MAP_COPY, 0, 0, 0);
-  if (data == nullptr) return Problem("it cannot be mapped: " + LastReason());
-  return {static_cast<uint8_t*>(data), static_cast<uint64_t>(size.QuadPart), ""};
+  if (data == nullptr) {
+    const DWORD error = GetLastError();
+    return Problem("it cannot be mapped: " + LastReason(),
+                   error == ERROR_NOT_ENOUGH_MEMORY || error == ERROR_COMMITMENT_LIMIT);
+  }
+  return {static_cast<uint8_t*>(data), static_cast<uint64_t>(size.QuadPart), "", false};
 }
 
 void UnmapFile(uint8_t* data, uint64_t) {
