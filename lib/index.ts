@@ -45,7 +45,7 @@ export { clipGradNorm } from './optim/clip';
 export { constantSchedule, cosineSchedule, linearSchedule } from './optim/schedules';
 export type { Schedule, ScheduleOptions } from './optim/schedules';
 export { loadCheckpoint, saveCheckpoint } from './formats/checkpoint';
-export type { StateDict, Stateful, StateValue } from './formats/checkpoint';
+export type { LoadCheckpointOptions, StateDict, Stateful, StateValue } from './formats/checkpoint';
 export { Trainer } from './train/trainer';
 export type { ScheduleName, TrainerOptions } from './train/options';
 export type {
@@ -64,9 +64,9 @@ export { loadDataset, type Dataset, type LoadDatasetOptions, type TextEncoder } 
 export type { DataSource, Example } from './data/example';
 export type { RunHandle } from './handle';
 export { openSafetensors, writeSafetensors } from './formats/safetensors';
-export type { SafetensorsFile, SafetensorsTensor } from './formats/safetensors';
+export type { OpenSafetensorsOptions, SafetensorsFile, SafetensorsTensor } from './formats/safetensors';
 export type { SafetensorsDType } from './formats/dtypes';
 export type { ReadLimits } from './formats/limits';
 export { readAdapter, writeAdapter } from './peft/adapter_files';
-export type { AdapterFiles } from './peft/adapter_files';
+export type { AdapterFiles, ReadAdapterOptions } from './peft/adapter_files';
 export type { LoRAConfig, LoRAConfigInput } from './peft/config';

@@ -6,6 +6,7 @@ import { fromBytes } from '../tensor/create';
 import { LoRAError } from '../errors';
 import { dtypeOfStored, storedDType, type SafetensorsDType } from './dtypes';
 import { isRecord } from './json';
+import { checkNesting, readLimits, type Limits, type ReadLimits } from './limits';
 import {
   openSafetensors,
   writeSafetensors,
@@ -15,7 +16,7 @@ import {
 import { isThenable, runDetached, Scope } from '../tensor/scope';
 import type { StateDict, Stateful, StateValue } from '../tensor/state';
 import { handleOf, Tensor } from '../tensor/tensor';
-import { check, describe, suggest } from '../validate';
+import { check, checkOptions, describe, suggest } from '../validate';
 
 export type { StateDict, Stateful, StateValue } from '../tensor/state';
 
@@ -100,7 +101,7 @@ function decode(json: Json, file: SafetensorsFile): StateValue {
   if (Array.isArray(json)) return json.map((item) => decode(item, file));
   if (typeof json.$number === 'string') return Number(json.$number);
   if (typeof json.$bigint === 'string') {
-    if (!/^-?\d+$/.test(json.$bigint)) throw damaged(file, `'${json.$bigint}' is no bigint`);
+    if (!/^-?\d{1,10000}$/.test(json.$bigint)) throw damaged(file, `${describe(json.$bigint)} is no bigint`);
     return BigInt(json.$bigint);
   }
   const name = json.$tensor ?? json.$array;
@@ -194,6 +195,12 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
   }
 }
 
+/** The options of {@link loadCheckpoint}. */
+export interface LoadCheckpointOptions {
+  /** Bounds on what the file may ask for. */
+  limits?: ReadLimits | undefined;
+}
+
 /**
  * Loads what saveCheckpoint wrote into the given objects (each by its loadStateDict), bit for bit, and
  * gives the plain values. States that are not asked for stay in the file.
@@ -205,8 +212,11 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
 export async function loadCheckpoint<T extends object = Record<string, unknown>>(
   dir: string | URL,
   targets: Record<string, Pick<Stateful, 'loadStateDict'>> = {},
+  options: LoadCheckpointOptions = {},
 ): Promise<T> {
   const op = 'loadCheckpoint';
+  checkOptions(op, options, ['limits']);
+  const limits = readLimits(op, options.limits);
   const path = join(directory(op, dir), checkpointFile);
   for (const [name, target] of Object.entries(targets)) {
     check(
@@ -215,10 +225,10 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
       `expected ${name} to have loadStateDict() but received ${describe(target)}`,
     );
   }
-  const file = await openSafetensors(path);
+  const file = await openSafetensors(path, { limits });
   const scope = new Scope(null);
   try {
-    const states = readStates(file);
+    const states = readStates(file, limits);
     const names = Object.keys(states);
     for (const name of Object.keys(targets)) {
       const near = suggest(name, names);
@@ -241,7 +251,7 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
   }
 }
 
-function readStates(file: SafetensorsFile): Record<string, { state?: Json; value?: Json }> {
+function readStates(file: SafetensorsFile, limits: Limits): Record<string, { state?: Json; value?: Json }> {
   const text = file.metadata[metadataKey];
   if (text === undefined) throw damaged(file, `it has no '${metadataKey}' in its metadata`);
   let parsed: { version?: unknown; states?: unknown };
@@ -250,6 +260,8 @@ function readStates(file: SafetensorsFile): Record<string, { state?: Json; value
   } catch (cause) {
     throw damaged(file, (cause as Error).message);
   }
+  checkNesting(parsed, limits, `the state in ${file.path}`);
+  if (!isRecord(parsed)) throw damaged(file, `its state is ${describe(parsed)}`);
   if (parsed.version !== version) throw damaged(file, `its version is ${describe(parsed.version)}`);
   const { states } = parsed;
   if (!isRecord(states)) throw damaged(file, 'it has no states');

@@ -1,6 +1,9 @@
+import { isUtf8 } from 'node:buffer';
 import { isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes';
 import { recognise } from './recognise';
-import { JsonNumber, JsonObject, parseStrictJson, type StrictJson } from './strict_json';
+import { JsonScanner } from './json_scanner';
+import { defaultLimits, limitText } from './limits';
+import { inSlices, sortInSlices } from './slices';
 
 /** Where one tensor lies, in bytes from the start of the data. */
 export interface TensorEntry {
@@ -29,7 +32,7 @@ export const maxHeaderBytes = 100_000_000;
 export const metadataKey = '__metadata__';
 
 /** The header's length, from the first bytes of a file. */
-export function headerLength(start: Uint8Array, fileBytes: number): number {
+export function headerLength(start: Uint8Array, fileBytes: number, limits = defaultLimits): number {
   if (fileBytes < 8) fail(`is ${fileBytes} bytes long; a safetensors file has at least 8`);
   // Little endian on every machine, and beyond 2^53 without loss.
   const length = Buffer.from(start.subarray(0, 8)).readBigUInt64LE();
@@ -42,104 +45,152 @@ export function headerLength(start: Uint8Array, fileBytes: number): number {
   if (8 + Number(length) > fileBytes) {
     fail(`is cut off: the header alone needs ${8 + Number(length)} bytes and the file has ${fileBytes}`);
   }
+  if (length > limits.headerBytes) {
+    fail(`has a header of ${length} bytes: ${limitText(limits, 'headerBytes')}`);
+  }
   return Number(length);
 }
 
-/** The header of a file with `dataBytes` bytes of data behind it. Every rule of the format is checked. */
-export function parseHeader(bytes: Uint8Array, dataBytes: number): Header {
-  let text: string;
-  try {
-    text = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    return fail('has a header that is not UTF-8');
-  }
-  let root: StrictJson;
-  try {
-    root = parseStrictJson(text);
-  } catch (error) {
-    return fail(`has a header that is not JSON: ${(error as SyntaxError).message}`);
-  }
-  if (!(root instanceof JsonObject)) return fail('has a header that is not a JSON object');
+/**
+ * The header of a file with `dataBytes` bytes of data behind it. Every rule of the format is checked. Long headers are read in
+ * slices, between which timers and I/O run.
+ */
+export function parseHeader(bytes: Uint8Array, dataBytes: number): Promise<Header> {
+  return inSlices(headerSteps(bytes, dataBytes));
+}
 
-  const seen = new Set<string>();
+/** After how many entries the parser may be interrupted: some milliseconds. */
+const entriesPerStep = 512;
+
+function* headerSteps(bytes: Uint8Array, dataBytes: number): Generator<void, Header, void> {
+  if (!isUtf8(bytes)) return fail('has a header that is not UTF-8');
   const entries: TensorEntry[] = [];
   let metadata: Record<string, string> = emptyMetadata();
-  for (const [name, value] of root.entries) {
-    if (seen.has(name)) {
-      fail(
-        name === metadataKey ? `has ${metadataKey} twice` : `names the tensor ${JSON.stringify(name)} twice`,
-      );
+  try {
+    const json = new JsonScanner(bytes);
+    json.spaces();
+    if (json.peek() !== '{') {
+      json.skipValue();
+      json.end();
+      fail('has a header that is not a JSON object');
     }
-    seen.add(name);
-    if (name === metadataKey) metadata = parseMetadata(value);
-    else entries.push(parseEntry(name, value));
+    const seen = new Set<string>();
+    for (const name of json.keys()) {
+      if (seen.has(name)) {
+        fail(name === metadataKey ? `has ${metadataKey} twice` : `names the tensor ${quoted(name)} twice`);
+      }
+      seen.add(name);
+      if (name === metadataKey) metadata = yield* parseMetadata(json);
+      else entries.push(parseEntry(name, json));
+      if (seen.size % entriesPerStep === 0) yield;
+    }
+    json.end();
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    return fail(`has a header that is not JSON: ${error.message}`);
   }
-  return { entries: checkLayout(entries, dataBytes), metadata };
+  return { entries: yield* checkLayout(entries, dataBytes), metadata };
 }
+
+/** A name for a message. Names may be as long as the header. */
+const quoted = (name: string): string => JSON.stringify(name.length > 200 ? `${name.slice(0, 200)}…` : name);
+
+const labelOf = (name: string): string => `the tensor ${quoted(name)}`;
 
 /** Without a prototype, so that "__proto__" is a name like any other. */
 function emptyMetadata(): Record<string, string> {
   return Object.create(null) as Record<string, string>;
 }
 
-function parseMetadata(value: StrictJson): Record<string, string> {
+function* parseMetadata(json: JsonScanner): Generator<void, Record<string, string>, void> {
   const metadata = emptyMetadata();
-  if (value === null) return metadata;
-  if (!(value instanceof JsonObject)) return fail(`has a ${metadataKey} that is not an object`);
-  for (const [key, text] of value.entries) {
-    if (key in metadata) fail(`has ${JSON.stringify(key)} twice in ${metadataKey}`);
-    if (typeof text !== 'string')
-      return fail(`has a value that is not text in ${metadataKey}, at ${JSON.stringify(key)}`);
-    metadata[key] = text;
+  let count = 0;
+  if (json.peek() !== '{') {
+    if (json.literal() === 'null') return metadata;
+    json.skipValue();
+    return fail(`has a ${metadataKey} that is not an object`);
+  }
+  for (const key of json.keys()) {
+    if (key in metadata) fail(`has ${quoted(key)} twice in ${metadataKey}`);
+    if (json.peek() !== '"') {
+      json.skipValue();
+      fail(`has a value that is not text in ${metadataKey}, at ${quoted(key)}`);
+    }
+    metadata[key] = json.string();
+    if (++count % entriesPerStep === 0) yield;
   }
   return metadata;
 }
 
-function parseEntry(name: string, value: StrictJson): TensorEntry {
-  const label = `the tensor ${JSON.stringify(name)}`;
-  if (!(value instanceof JsonObject)) return fail(`describes ${label} by something that is not an object`);
-  const fields = new Map<string, StrictJson>();
-  for (const [key, field] of value.entries) {
-    // Unknown fields are ignored, as the official reader does.
-    if (fields.has(key) && ['dtype', 'shape', 'data_offsets'].includes(key))
-      fail(`gives ${label} two fields ${key}`);
-    fields.set(key, field);
-  }
-  const field = (key: string): StrictJson => {
-    const found = fields.get(key);
-    return found === undefined ? fail(`gives ${label} no ${key}`) : found;
-  };
-  const integers = (key: string): number[] => {
-    const list = field(key);
-    if (!Array.isArray(list)) return fail(`gives ${label} a ${key} that is not a list`);
-    return list.map((item) => {
-      const integer = item instanceof JsonNumber ? item.integer : undefined;
-      return (
-        integer ?? fail(`gives ${label} a ${key} with a value that is not an integer from 0 to 2^53 − 1`)
-      );
-    });
-  };
+/** Tensors have fewer dimensions, in PyTorch and NumPy too. */
+const maxDimensions = 64;
 
-  const dtype = field('dtype');
+function parseEntry(name: string, json: JsonScanner): TensorEntry {
+  const label = labelOf(name);
+  if (json.peek() !== '{') {
+    json.skipValue();
+    return fail(`describes ${label} by something that is not an object`);
+  }
+  const integers = (key: string): number[] => {
+    if (json.peek() !== '[') {
+      json.skipValue();
+      return fail(`gives ${label} a ${key} that is not a list`);
+    }
+    const list: number[] = [];
+    json.list(() => {
+      const value = '-0123456789'.includes(json.peek()) ? json.integer() : json.skipValue();
+      if (value === undefined)
+        return fail(`gives ${label} a ${key} with a value that is not an integer from 0 to 2^53 − 1`);
+      if (list.push(value) > maxDimensions)
+        fail(`gives ${label} a ${key} of more than ${maxDimensions} numbers`);
+    });
+    return list;
+  };
+  let dtype: unknown;
+  let shape: number[] | undefined;
+  let offsets: number[] | undefined;
+  for (const key of json.keys()) {
+    if (key === 'dtype') {
+      if (dtype !== undefined) fail(`gives ${label} two fields dtype`);
+      if (json.peek() === '"') dtype = json.string();
+      else {
+        json.skipValue();
+        dtype = null;
+      }
+    } else if (key === 'shape') {
+      if (shape !== undefined) fail(`gives ${label} two fields shape`);
+      shape = integers(key);
+    } else if (key === 'data_offsets') {
+      if (offsets !== undefined) fail(`gives ${label} two fields data_offsets`);
+      offsets = integers(key);
+    } else json.skipValue(2); // unknown fields are ignored, as the official reader does
+  }
+  if (dtype === undefined) return fail(`gives ${label} no dtype`);
   if (!isSafetensorsDType(dtype)) {
     return fail(
-      `gives ${label} the unknown dtype ${typeof dtype === 'string' ? JSON.stringify(dtype) : 'that is not text'}`,
+      `gives ${label} the unknown dtype ${typeof dtype === 'string' ? quoted(dtype) : 'that is not text'}`,
     );
   }
-  const shape = integers('shape');
-  const [begin, end, ...more] = integers('data_offsets');
-  if (begin === undefined || end === undefined || more.length > 0) {
+  if (shape === undefined) return fail(`gives ${label} no shape`);
+  if (offsets === undefined) return fail(`gives ${label} no data_offsets`);
+  const [begin, end] = offsets;
+  if (begin === undefined || end === undefined || offsets.length > 2) {
     return fail(`gives ${label} data_offsets that are not two numbers`);
   }
   return { name, dtype, shape, begin, end };
 }
 
 /** The data must be filled from its first to its last byte, without holes and overlaps. */
-function checkLayout(entries: readonly TensorEntry[], dataBytes: number): TensorEntry[] {
-  const sorted = [...entries].sort((a, b) => a.begin - b.begin || a.end - b.end);
+function* checkLayout(
+  entries: readonly TensorEntry[],
+  dataBytes: number,
+): Generator<void, readonly TensorEntry[], void> {
+  const compare = (a: TensorEntry, b: TensorEntry): number => a.begin - b.begin || a.end - b.end;
+  const sorted = yield* sortInSlices(entries, compare);
   let next = 0;
-  for (const { name, dtype, shape, begin, end } of sorted) {
-    const label = `the tensor ${JSON.stringify(name)}`;
+  for (const [i, { name, dtype, shape, begin, end }] of sorted.entries()) {
+    if (i % 4096 === 4095) yield;
+    const label = labelOf(name);
     if (begin > next) fail(`has a hole of ${begin - next} bytes before ${label}`);
     if (begin < next) fail(`has overlapping tensors: ${label} begins at byte ${begin}, before byte ${next}`);
     if (end < begin) fail(`gives ${label} data_offsets that end before they begin`);

@@ -7,9 +7,11 @@ import { check, checkInteger, checkOptions } from '../validate';
  * file beyond one is refused with an error that names the bound and the option that raises it.
  *
  * @example
- * const deep = await CausalLM.fromPretrained('a-very-deep-model', { limits: { layers: 2000 } });
+ * const file = await openSafetensors('many-tensors.safetensors', { limits: { headerBytes: 64 * 2 ** 20 } });
  */
 export interface ReadLimits {
+  /** Bytes of the header of a safetensors file; 100000000 at most, which is the format's own limit. Default 16 MiB. */
+  headerBytes?: number | undefined;
   /** Bytes of a JSON file other than tokenizer.json. Default 16 MiB. */
   jsonBytes?: number | undefined;
   /** Bytes of tokenizer.json. Default 64 MiB. */
@@ -26,6 +28,7 @@ export interface ReadLimits {
 export type Limits = Readonly<Required<{ [K in keyof ReadLimits]: number }>>;
 
 export const defaultLimits: Limits = {
+  headerBytes: 16 * 2 ** 20,
   jsonBytes: 16 * 2 ** 20,
   tokenizerBytes: 64 * 2 ** 20,
   nesting: 127,

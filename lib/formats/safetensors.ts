@@ -3,7 +3,7 @@ import { inspect, types } from 'node:util';
 import type { NativeFile } from '../native/binding';
 import { binding } from '../native/calls';
 import { LoRAError } from '../errors';
-import { check, describe } from '../validate';
+import { check, checkOptions, describe } from '../validate';
 import { writeFileAtomic, type Piece } from './atomic';
 import { dtypeRank, isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes';
 import {
@@ -14,7 +14,9 @@ import {
   parseHeader,
   type TensorEntry,
 } from './header';
+import { readLimits, type Limits, type ReadLimits } from './limits';
 import { toPath } from './paths';
+import { inSlices } from './slices';
 
 /** One tensor of a safetensors file: little-endian, row-major bytes. A shape of [] is a scalar. */
 export interface SafetensorsTensor {
@@ -24,6 +26,12 @@ export interface SafetensorsTensor {
   readonly shape: readonly number[];
   /** The elements. In an open file a view, whose length becomes 0 when the file is closed. */
   readonly bytes: Uint8Array;
+}
+
+/** The options of {@link openSafetensors}. */
+export interface OpenSafetensorsOptions {
+  /** Bounds on what the file may ask for. */
+  limits?: ReadLimits | undefined;
 }
 
 /** What a {@link SafetensorsFile} shares with its tensors. */
@@ -82,6 +90,19 @@ class MappedTensor implements SafetensorsTensor {
   }
 }
 
+function* mapTensors(
+  mapping: Mapping,
+  entries: readonly TensorEntry[],
+  dataStart: number,
+): Generator<void, Map<string, SafetensorsTensor>, void> {
+  const tensors = new Map<string, SafetensorsTensor>();
+  for (const entry of entries) {
+    tensors.set(entry.name, new MappedTensor(mapping, entry, dataStart));
+    if (tensors.size % 1024 === 0) yield;
+  }
+  return tensors;
+}
+
 /**
  * An open safetensors file. The file is mapped, not read: a tensor's bytes are views that cost memory only where
  * they are touched. Replacing the file by rename leaves an open one as it was; truncating it in place does not
@@ -98,24 +119,32 @@ export class SafetensorsFile {
   readonly handle: NativeFile;
   readonly #mapping: Mapping;
 
+  private constructor(
+    mapping: Mapping & { readonly file: NativeFile },
+    metadata: Readonly<Record<string, string>>,
+    tensors: ReadonlyMap<string, SafetensorsTensor>,
+  ) {
+    this.path = mapping.path;
+    this.handle = mapping.file;
+    this.#mapping = mapping;
+    this.metadata = metadata;
+    this.tensors = tensors;
+  }
+
   /** @internal Use {@link openSafetensors}. */
-  constructor(path: string) {
-    const opened = binding().openFile(path);
-    this.path = path;
-    this.handle = opened.file;
-    this.#mapping = { path, file: opened.file, views: new Map() };
+  static async open(path: string, limits: Limits): Promise<SafetensorsFile> {
+    const { file, bytes } = binding().openFile(path);
+    const mapping = { path, file, views: new Map<string, Uint8Array>() };
     try {
       const copy = (offset: number, length: number): Uint8Array =>
-        new Uint8Array(binding().fileBytes(opened.file, offset, length));
-      const length = headerLength(copy(0, Math.min(opened.bytes, 512)), opened.bytes);
+        new Uint8Array(binding().fileBytes(file, offset, length));
+      const length = headerLength(copy(0, Math.min(bytes, 512)), bytes, limits);
       const dataStart = 8 + length;
-      const header = parseHeader(copy(8, length), opened.bytes - dataStart);
-      this.metadata = header.metadata;
-      this.tensors = new Map(
-        header.entries.map((entry) => [entry.name, new MappedTensor(this.#mapping, entry, dataStart)]),
-      );
+      const { entries, metadata } = await parseHeader(copy(8, length), bytes - dataStart);
+      const tensors = await inSlices(mapTensors(mapping, entries, dataStart));
+      return new SafetensorsFile(mapping, metadata, tensors);
     } catch (error) {
-      this.close();
+      binding().closeFile(file);
       if (!(error instanceof HeaderError)) throw error;
       throw new LoRAError('ERR_SAFETENSORS', `${path} ${error.message}`, { cause: error });
     }
@@ -172,10 +201,16 @@ export class SafetensorsFile {
  * for (const [name, { dtype, shape, bytes }] of file.tensors) console.log(name, dtype, shape, bytes.length);
  * file.close();
  */
-export async function openSafetensors(path: string | URL): Promise<SafetensorsFile> {
-  const file = toPath(path, 'openSafetensors');
+export async function openSafetensors(
+  path: string | URL,
+  options: OpenSafetensorsOptions = {},
+): Promise<SafetensorsFile> {
+  const op = 'openSafetensors';
+  checkOptions(op, options, ['limits']);
+  const limits = readLimits(op, options.limits);
+  const file = toPath(path, op);
   await turn();
-  return new SafetensorsFile(file);
+  return SafetensorsFile.open(file, limits);
 }
 
 /**

@@ -3,6 +3,7 @@ import { readdir } from 'node:fs/promises';
 import { isAbsolute, join, normalize, sep } from 'node:path';
 import { LoRAError } from '../errors';
 import { isRecord, readJson } from './json';
+import type { Limits } from './limits';
 import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from './safetensors';
 import { systemReason } from './system_reason';
 
@@ -24,7 +25,7 @@ export interface ModelTensors {
  * Errors: ERR_FILE when the directory or a shard is missing, or the index names a file outside the directory;
  * ERR_SAFETENSORS when a file is bad, or a shard lacks a tensor that the index promises.
  */
-export async function openModelTensors(dir: string): Promise<ModelTensors> {
+export async function openModelTensors(dir: string, limits?: Limits): Promise<ModelTensors> {
   let present: string[];
   try {
     present = await readdir(dir);
@@ -32,8 +33,8 @@ export async function openModelTensors(dir: string): Promise<ModelTensors> {
     const reason = systemReason(error).replace('no such file', 'no such directory');
     throw new LoRAError('ERR_FILE', `cannot read the model directory ${dir}: ${reason}`, { cause: error });
   }
-  if (present.includes(single)) return new OpenShards(dir, new Map([[single, undefined]])).open();
-  if (present.includes(index)) return new OpenShards(dir, await readIndex(dir)).open();
+  if (present.includes(single)) return new OpenShards(dir, new Map([[single, undefined]]), limits).open();
+  if (present.includes(index)) return new OpenShards(dir, await readIndex(dir, limits), limits).open();
   throw new LoRAError('ERR_FILE', `${dir} has neither ${single} nor ${index}${hint(present)}`);
 }
 
@@ -44,9 +45,9 @@ function hint(present: readonly string[]): string {
 }
 
 /** Shard file → names of the tensors that it must hold. */
-async function readIndex(dir: string): Promise<Map<string, string[]>> {
+async function readIndex(dir: string, limits?: Limits): Promise<Map<string, string[]>> {
   const path = join(dir, index);
-  const json = await readJson(path);
+  const json = await readJson(path, { limits });
   const weights = isRecord(json) ? json['weight_map'] : undefined;
   if (!isRecord(weights)) throw new LoRAError('ERR_FILE', `${path} has no weight_map object`);
   const shards = new Map<string, string[]>();
@@ -74,12 +75,14 @@ function insideDirectory(path: string, file: string): string {
 
 class OpenShards implements ModelTensors {
   readonly #dir: string;
+  readonly #limits: Limits | undefined;
   readonly #shards: ReadonlyMap<string, readonly string[] | undefined>;
   readonly #files: SafetensorsFile[] = [];
   readonly #tensors = new Map<string, SafetensorsTensor>();
 
-  constructor(dir: string, shards: ReadonlyMap<string, readonly string[] | undefined>) {
+  constructor(dir: string, shards: ReadonlyMap<string, readonly string[] | undefined>, limits?: Limits) {
     this.#dir = dir;
+    this.#limits = limits;
     this.#shards = shards;
   }
 
@@ -95,7 +98,7 @@ class OpenShards implements ModelTensors {
 
   async #openShard(shard: string, promised: readonly string[]): Promise<void> {
     const path = join(this.#dir, shard);
-    const file = await openSafetensors(path);
+    const file = await openSafetensors(path, { limits: this.#limits });
     this.#files.push(file);
     const lacking = promised.filter((name) => !file.tensors.has(name));
     if (lacking.length > 0) {

@@ -163,7 +163,7 @@ export class CausalLM {
     const generationPath = join(directory, 'generation_config.json');
     const generation = existsSync(generationPath) ? await readJson(generationPath, reading) : {};
     const { weights, dtype: actual } = await runUntracked(() =>
-      loadWeights(directory, config, { dtype, device, signal, onProgress }),
+      loadWeights(directory, config, { dtype, device, signal, limits, onProgress }),
     );
     const defaults = parseGenerationDefaults(generation, config, tokenizer);
     return new CausalLM({ directory, config, weights, dtype: actual, device, tokenizer, defaults });
@@ -227,9 +227,12 @@ export class CausalLM {
   async loadAdapter(from: string | URL | AdapterFiles, options: LoadAdapterOptions = {}): Promise<Adapter> {
     const op = 'loadAdapter';
     this.#checkAlive(op);
-    checkOptions(op, options, ['name', 'seed', 'activate', 'trainable']);
+    checkOptions(op, options, ['name', 'seed', 'activate', 'trainable', 'limits']);
     const source = this.#source(op, options);
-    const files = typeof from === 'string' || from instanceof URL ? await readAdapter(from) : from;
+    const files =
+      typeof from === 'string' || from instanceof URL
+        ? await readAdapter(from, { limits: options.limits })
+        : from;
     check(
       typeof files === 'object' && files !== null && typeof files.tensors?.get === 'function',
       op,

@@ -65,6 +65,8 @@ export interface AddAdapterOptions {
 export interface LoadAdapterOptions extends AddAdapterOptions {
   /** Whether its parameters get gradients. Default false. */
   trainable?: boolean | undefined;
+  /** Bounds on what its files may ask for. */
+  limits?: ReadLimits | undefined;
 }
 
 /** The options of {@link CausalLM.generate}. */

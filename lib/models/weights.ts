@@ -1,6 +1,7 @@
 /** Loading the frozen weights of a model: every tensor is checked, converted, and every matrix packed once. */
 import { LoRAError } from '../errors';
 import { floatOfStored, storedFloats } from '../formats/dtypes';
+import type { Limits } from '../formats/limits';
 import { openModelTensors } from '../formats/sharded';
 import { Linear } from '../linear/linear';
 import type { Device } from '../native/device';
@@ -75,6 +76,7 @@ export interface LoadOptions {
   dtype: 'auto' | ModelDType;
   device: Device;
   signal?: AbortSignal;
+  limits?: Limits;
   /** Bytes of weights loaded so far, and in all. */
   onProgress?: (progress: { loaded: number; total: number }) => void;
 }
@@ -91,7 +93,7 @@ export async function loadWeights(
   config: ModelConfig,
   options: LoadOptions,
 ): Promise<{ weights: ModelWeights; dtype: ModelDType }> {
-  const stored = await openModelTensors(dir);
+  const stored = await openModelTensors(dir, options.limits);
   const made: { dispose(): void }[] = [];
   try {
     const expected = checkNames(stored, config, dir);

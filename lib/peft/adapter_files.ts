@@ -4,10 +4,11 @@ import { join } from 'node:path';
 import { LoRAError } from '../errors';
 import { replaceDirectory, stageFile, writeFileAtomic } from '../formats/atomic';
 import { isRecord, readJson } from '../formats/json';
+import { readLimits, type ReadLimits } from '../formats/limits';
 import { toPath } from '../formats/paths';
 import { openSafetensors, serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
 import { systemReason } from '../formats/system_reason';
-import { check, describe } from '../validate';
+import { check, checkOptions, describe } from '../validate';
 import { foreignConfig } from './config';
 
 const configFile = 'adapter_config.json';
@@ -21,6 +22,12 @@ export interface AdapterFiles {
   tensors: Map<string, SafetensorsTensor>;
 }
 
+/** The options of {@link readAdapter}. */
+export interface ReadAdapterOptions {
+  /** Bounds on what the files may ask for. */
+  limits?: ReadLimits | undefined;
+}
+
 /**
  * Reads any PEFT LoRA directory, without its base model. Fields that this package cannot train or run with are kept.
  *
@@ -30,13 +37,19 @@ export interface AdapterFiles {
  * const { config, tensors } = await readAdapter('my-adapter');
  * console.log(config.r, tensors.size);
  */
-export async function readAdapter(dir: string | URL): Promise<AdapterFiles> {
-  const path = toPath(dir, 'readAdapter');
+export async function readAdapter(
+  dir: string | URL,
+  options: ReadAdapterOptions = {},
+): Promise<AdapterFiles> {
+  const op = 'readAdapter';
+  checkOptions(op, options, ['limits']);
+  const limits = readLimits(op, options.limits);
+  const path = toPath(dir, op);
   await checkFiles(path);
-  const config = await readJson(join(path, configFile));
+  const config = await readJson(join(path, configFile), { limits });
   const foreign = foreignConfig(config);
   if (foreign !== undefined) throw new LoRAError('ERR_ADAPTER', `${join(path, configFile)} ${foreign}`);
-  const file = await openSafetensors(join(path, weightsFile));
+  const file = await openSafetensors(join(path, weightsFile), { limits });
   try {
     const tensors = new Map<string, SafetensorsTensor>();
     for (const [name, { dtype, shape, bytes }] of file.tensors) {

@@ -1,10 +1,13 @@
 /** Files that ask for more than memory or patience has: each is refused, at once, with the bound and the option that raises it. */
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { loadCheckpoint } from '../../lib/formats/checkpoint';
+import { openSafetensors, writeSafetensors } from '../../lib/formats/safetensors';
 import { CausalLM } from '../../lib/models/causal_lm';
 import { parseModelConfig } from '../../lib/models/config';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { expectReject, expectThrow } from '../support/errors';
+import { fileOf } from '../support/safetensors_bytes';
 import { temporaryFolder } from '../support/temporary';
 import { tinyConfig } from '../support/tiny_model';
 
@@ -96,5 +99,109 @@ describe('JSON files', () => {
       'adapter_model.safetensors': '',
     });
     await expectReject(readAdapter(adapter), 'ERR_FILE', message(join(adapter, 'adapter_config.json')));
+  });
+});
+
+/** The longest time that a timer of a millisecond waits while `run` is under way. */
+async function longestGap(run: () => Promise<unknown>): Promise<number> {
+  let last = performance.now();
+  let longest = 0;
+  const tick = (): void => {
+    const now = performance.now();
+    longest = Math.max(longest, now - last);
+    last = now;
+  };
+  const timer = setInterval(tick, 1);
+  await run();
+  tick();
+  clearInterval(timer);
+  return longest;
+}
+
+describe('safetensors headers', () => {
+  const file = (header: string, data = 0): string => {
+    const path = join(folder({}), 'x.safetensors');
+    writeFileSync(path, fileOf(header, new Uint8Array(data)));
+    return path;
+  };
+
+  test('96 MB of lists of one number', async () => {
+    const path = file(`{"a":[${'[0],'.repeat(24e6)}[0]]}`);
+    await expectReject(
+      openSafetensors(path),
+      'ERR_SAFETENSORS',
+      `${path} has a header of 96000011 bytes: the limit is 16777216, which limits.headerBytes raises`,
+    );
+  });
+
+  test('16 MB of them, and of other things that the format does not know', async () => {
+    const most = 'more than 65536 values that the format does not know at character';
+    for (const header of [
+      `{"a":[${'[0],'.repeat(2 ** 21)}[0]]}`,
+      `{"a":{"note":[${'0,'.repeat(2 ** 22)}0]}}`,
+      `{"a":{"shape":[${'{},'.repeat(2 ** 21)}0]}}`,
+    ]) {
+      const path = file(header);
+      await expect(openSafetensors(path)).rejects.toMatchObject({ code: 'ERR_SAFETENSORS' });
+    }
+    await expect(openSafetensors(file(`{"a":[${'[0],'.repeat(2 ** 21)}[0]]}`))).rejects.toThrow(most);
+  });
+
+  test('more dimensions than any tensor has', async () => {
+    const shape = (dims: number): string =>
+      file(`{"a":{"dtype":"U8","shape":[${'1,'.repeat(dims - 1)}1],"data_offsets":[0,1]}}`, 1);
+    (await openSafetensors(shape(64))).close();
+    await expect(openSafetensors(shape(65))).rejects.toThrow(
+      'gives the tensor "a" a shape of more than 64 numbers',
+    );
+  });
+
+  test('500,000 tensors keep neither timers nor I/O waiting', async () => {
+    const count = 500_000;
+    // From the last to the first, so that they have to be sorted.
+    const entries = Array.from({ length: count }, (_, i) => {
+      const at = count - 1 - i;
+      return `"t${i}":{"dtype":"U8","shape":[1],"data_offsets":[${at},${at + 1}]}`;
+    });
+    const path = file(`{${entries.join(',')}}`, count);
+    await expect(openSafetensors(path)).rejects.toThrow('which limits.headerBytes raises');
+    const gap = await longestGap(async () => {
+      const opened = await openSafetensors(path, { limits: { headerBytes: 64 * 2 ** 20 } });
+      expect(opened.tensors.size).toBe(count);
+      expect([...opened.tensors.keys()][0]).toBe(`t${count - 1}`);
+      opened.close();
+    });
+    console.info(`longest gap while 500,000 tensors are opened: ${gap.toFixed(0)} ms`);
+    expect(gap).toBeLessThan(250); // 50 on a machine that does nothing else
+  });
+});
+
+describe('checkpoints', () => {
+  const written = async (state: string): Promise<string> => {
+    const path = folder({});
+    await writeSafetensors(join(path, 'checkpoint.safetensors'), new Map(), {
+      'lora-native.checkpoint': `{"version":"1","states":{"x":{"value":${state}}}}`,
+    });
+    return path;
+  };
+
+  test('deep nesting', async () => {
+    const path = await written(`${'['.repeat(100_000)}${']'.repeat(100_000)}`);
+    await expectReject(
+      loadCheckpoint(path),
+      'ERR_FILE',
+      `the state in ${join(path, 'checkpoint.safetensors')} is nested 128 levels deep: the limit is 127, which limits.nesting raises`,
+    );
+  });
+
+  test('numbers of a million digits, and a state that is none', async () => {
+    await expect(loadCheckpoint(await written(`{"$bigint":"${'9'.repeat(1e6)}"}`))).rejects.toThrow(
+      "…' is no bigint",
+    );
+    const path = folder({});
+    await writeSafetensors(join(path, 'checkpoint.safetensors'), new Map(), {
+      'lora-native.checkpoint': 'null',
+    });
+    await expect(loadCheckpoint(path)).rejects.toMatchObject({ code: 'ERR_SAFETENSORS' });
   });
 });

@@ -18,6 +18,13 @@ const reading = (object, name, fn) =>
       return object[name];
     },
   });
+/** A property whose setter discards. */
+const releasing = (...references) => ({
+  set() {
+    discard(...references);
+  },
+  configurable: true,
+});
 const matrix = () => f32([1, 2, 3, 4], [2, 2]);
 const branch = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null });
 
@@ -100,7 +107,7 @@ const cases = {
   // A property of a fresh object runs a setter of Object.prototype.
   info() {
     const x = matrix();
-    Object.defineProperty(Object.prototype, 'dtype', { set: () => void discard(x), configurable: true });
+    Object.defineProperty(Object.prototype, 'dtype', releasing(x));
     try {
       return native.info(x).shape;
     } finally {
@@ -109,7 +116,7 @@ const cases = {
   },
   infoShape() {
     const x = matrix();
-    Object.defineProperty(Array.prototype, 0, { set: () => void discard(x), configurable: true });
+    Object.defineProperty(Array.prototype, 0, releasing(x));
     try {
       return native.info(x).device;
     } finally {

@@ -1,0 +1,153 @@
+/**
+ * A reader of JSON text that builds nothing of its own: the caller takes what it expects, piece by piece. Unlike JSON.parse it loses
+ * nothing (equal keys, 1e0 and −0, a key "__proto__"), and a text that asks for millions of lists costs no memory.
+ */
+const [quote, backslash, openList, closeList, openObject, closeObject, comma, colon] =
+  Buffer.from('"\\[]{},:');
+/** The same limit as the official reader's parser has; it also bounds our own recursion. */
+const maxDepth = 127;
+/** For the words and numbers, which are short: more than a double needs is not read. */
+const longestNumber = 400;
+const numberSyntax = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/;
+const mostSkipped = 65_536;
+const literals = ['null', 'true', 'false'];
+
+/** Reads UTF-8 text that is known to be well-formed. Every method throws a SyntaxError that says what is wrong and where. */
+export class JsonScanner {
+  readonly #bytes: Buffer;
+  #at = 0;
+  #skipped = 0;
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  fail(what: string): never {
+    throw new SyntaxError(`${what} at character ${this.#at}`);
+  }
+
+  /** The first byte of the value that comes next, as a character. */
+  peek(): string {
+    const byte = this.#bytes[this.#at];
+    return byte === undefined ? '' : String.fromCharCode(byte);
+  }
+
+  /** Passes white space. */
+  spaces(): void {
+    const bytes = this.#bytes;
+    for (;;) {
+      const byte = bytes[this.#at];
+      if (byte !== 32 && byte !== 10 && byte !== 13 && byte !== 9) return;
+      this.#at++;
+    }
+  }
+
+  /** Passes a character and the white space around it, when it comes next. */
+  #skip(byte: number | undefined): boolean {
+    this.spaces();
+    if (this.#bytes[this.#at] !== byte) return false;
+    this.#at++;
+    this.spaces();
+    return true;
+  }
+
+  /** Throws unless the text is at its end. */
+  end(): void {
+    this.spaces();
+    if (this.#at !== this.#bytes.length) this.fail('unexpected text after the value');
+  }
+
+  /** A string that comes next. */
+  string(): string {
+    const bytes = this.#bytes;
+    const start = ++this.#at;
+    let escaped = false;
+    for (;;) {
+      const byte = bytes[this.#at];
+      if (byte === undefined) this.fail('unterminated string');
+      if (byte === quote) break;
+      if (byte === backslash) {
+        escaped = true;
+        this.#at++;
+      } else if (byte < 32) this.fail('control character in a string');
+      this.#at++;
+    }
+    const text = bytes.toString('utf8', start, this.#at++);
+    if (!escaped) return text;
+    let value: string;
+    try {
+      value = JSON.parse(`"${text}"`) as string;
+    } catch {
+      return this.fail('bad escape in the string that ends');
+    }
+    if (/\p{Surrogate}/u.test(value)) this.fail('half of a surrogate pair in the string that ends');
+    return value;
+  }
+
+  /** The keys of an object that comes next; the caller takes the value after each. */
+  *keys(): Generator<string, void, void> {
+    this.#at++;
+    if (this.#skip(closeObject)) return;
+    do {
+      if (this.#bytes[this.#at] !== quote) this.fail('expected a name in double quotes');
+      const key = this.string();
+      if (!this.#skip(colon)) this.fail('expected ":"');
+      yield key;
+    } while (this.#skip(comma));
+    if (!this.#skip(closeObject)) this.fail('expected "," or "}"');
+  }
+
+  /** Calls `item` at each item of a list that comes next, which must take it. */
+  list(item: () => void): void {
+    this.#at++;
+    if (this.#skip(closeList)) return;
+    do item();
+    while (this.#skip(comma));
+    if (!this.#skip(closeList)) this.fail('expected "," or "]"');
+  }
+
+  /** Passes a number; its value when it is written as a plain non-negative integer that a double holds exactly. */
+  integer(): number | undefined {
+    const bytes = this.#bytes;
+    const start = this.#at;
+    let value = 0;
+    let at = start;
+    for (let byte = bytes[at]; byte !== undefined && byte >= 48 && byte <= 57; byte = bytes[++at])
+      value = value * 10 + byte - 48;
+    const after = bytes[at];
+    const plain = at > start && !(bytes[start] === 48 && at > start + 1);
+    if (plain && after !== 46 && after !== 101 && after !== 69 && at - start <= 16) {
+      this.#at = at;
+      return Number.isSafeInteger(value) ? value : undefined;
+    }
+    const found = numberSyntax.exec(bytes.toString('latin1', start, start + longestNumber))?.[0];
+    if (found === undefined) return this.fail('expected a value');
+    if (found.length === longestNumber) this.fail('a number of too many digits');
+    this.#at += found.length;
+    return undefined;
+  }
+
+  /** Passes null, true or false when one comes next, and says which. */
+  literal(): string | undefined {
+    const start = this.#at;
+    const found = literals.find(
+      (word) => this.#bytes.toString('latin1', start, start + word.length) === word,
+    );
+    this.#at += found?.length ?? 0;
+    return found;
+  }
+
+  /** Passes a value of any kind. There may be only so many of these: nobody has an interest in what they hold. */
+  skipValue(depth = 0): void {
+    if (depth > maxDepth) this.fail('nesting too deep');
+    if (++this.#skipped > mostSkipped)
+      this.fail(`more than ${mostSkipped} values that the format does not know`);
+    const first = this.#bytes[this.#at];
+    if (first === openObject) {
+      const keys = this.keys();
+      while (!keys.next().done) this.skipValue(depth + 1);
+    } else if (first === openList) this.list(() => this.skipValue(depth + 1));
+    else if (first === quote) this.string();
+    else if (this.literal() === undefined) this.integer();
+  }
+}
