@@ -22,6 +22,10 @@ export interface ReadLimits {
   layers?: number | undefined;
   /** Any width of a model: hidden and intermediate size, heads, head size, vocabulary, ids of a tokenizer. Default 4194304. */
   width?: number | undefined;
+  /** Characters of a chat template. Default 262144. */
+  templateCharacters?: number | undefined;
+  /** Steps of one run of a chat template: nodes, elements, and sixteenths of the characters that it handles. To these come 16 for each of the messages and variables that it is given. Default 500000. */
+  templateSteps?: number | undefined;
 }
 
 /** Every bound. */
@@ -34,6 +38,8 @@ export const defaultLimits: Limits = {
   nesting: 127,
   layers: 1024,
   width: 2 ** 22,
+  templateCharacters: 2 ** 18,
+  templateSteps: 500_000,
 };
 const names = Object.keys(defaultLimits) as (keyof Limits)[];
 

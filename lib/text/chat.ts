@@ -1,6 +1,7 @@
-/** Chat templates: Jinja text of a model directory, rendered with @huggingface/jinja. */
-import { Template } from '@huggingface/jinja';
+/** Chat templates: Jinja text of a model directory. */
 import { LoRAError } from '../errors';
+import { defaultLimits, type Limits } from '../formats/limits';
+import { BoundedTemplate } from './template';
 
 /** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
 export interface ChatMessage {
@@ -27,9 +28,11 @@ export type SpecialTokens = Readonly<Record<string, string>>;
 export class ChatTemplate {
   readonly #sources: ReadonlyMap<string, string>;
   readonly #tokens: SpecialTokens;
-  readonly #parsed = new Map<string, Template>();
+  readonly #limits: Limits;
+  readonly #parsed = new Map<string, BoundedTemplate>();
 
-  private constructor(sources: ReadonlyMap<string, string>, tokens: SpecialTokens) {
+  private constructor(sources: ReadonlyMap<string, string>, tokens: SpecialTokens, limits: Limits) {
+    this.#limits = limits;
     this.#sources = sources;
     this.#tokens = tokens;
   }
@@ -38,20 +41,25 @@ export class ChatTemplate {
    * From chat_template.jinja (preferred), or from the `chat_template` of tokenizer_config.json: one text or a
    * list of `{ name, template }`. Undefined where there is none.
    */
-  static from(jinja: string | undefined, config: unknown, tokens: SpecialTokens): ChatTemplate | undefined {
+  static from(
+    jinja: string | undefined,
+    config: unknown,
+    tokens: SpecialTokens,
+    limits = defaultLimits,
+  ): ChatTemplate | undefined {
     const sources = new Map<string, string>();
     if (Array.isArray(config)) {
-      for (const entry of config as { name?: unknown; template?: unknown }[])
+      for (const entry of config as ({ name?: unknown; template?: unknown } | null)[])
         if (typeof entry?.name === 'string' && typeof entry.template === 'string')
           sources.set(entry.name, entry.template);
     } else if (typeof config === 'string') sources.set('default', config);
     if (jinja !== undefined) sources.set('default', jinja);
-    return sources.size ? new ChatTemplate(sources, tokens) : undefined;
+    return sources.size ? new ChatTemplate(sources, tokens, limits) : undefined;
   }
 
   /**
    * The conversation as the model was trained to read it.
-   * @throws ERR_DATA when the template refuses the messages or cannot be run.
+   * @throws ERR_DATA when the template refuses the messages, cannot be run, or takes more steps than it may.
    */
   render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
     const name = options.tools?.length && this.#sources.has('tool_use') ? 'tool_use' : 'default';
@@ -64,7 +72,7 @@ export class ChatTemplate {
       );
     try {
       let template = this.#parsed.get(name);
-      if (!template) this.#parsed.set(name, (template = new Template(source)));
+      if (!template) this.#parsed.set(name, (template = new BoundedTemplate(source, this.#limits)));
       return template.render({
         ...this.#tokens,
         ...options.variables,
@@ -74,7 +82,8 @@ export class ChatTemplate {
         add_generation_prompt: options.addGenerationPrompt ?? false,
       });
     } catch (cause) {
-      const reason = cause instanceof Error ? cause.message : String(cause);
+      if (cause instanceof LoRAError) throw cause;
+      const reason = (cause instanceof Error ? cause.message : String(cause)).slice(0, 1000);
       throw new LoRAError('ERR_DATA', `[chat_template] the chat template of the model failed: ${reason}`, {
         op: 'chat_template',
         cause,

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LoRAError } from '../errors';
 import { isRecord, readJson, readText, type Reading } from '../formats/json';
+import type { Limits } from '../formats/limits';
 import { check, checkOptions, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
@@ -60,13 +61,14 @@ export class Tokenizer {
     { json, unigramByteFallback }: CheckedTokenizer,
     config: Record<string, unknown>,
     jinja: string | undefined,
+    limits: Limits | undefined,
   ) {
     this.directory = directory;
     this.specialTokens = specialTokens(config);
     this.#inner = new HuggingFaceTokenizer(json, config);
     this.#byteFallback = unigramByteFallback;
     this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
-    this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens);
+    this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens, limits);
   }
 
   /**
@@ -90,7 +92,7 @@ export class Tokenizer {
         },
       );
     try {
-      return new Tokenizer(directory, checked, config, jinja);
+      return new Tokenizer(directory, checked, config, jinja, reading.limits);
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
       throw new LoRAError('ERR_UNSUPPORTED', `[tokenizer] cannot use ${path}: ${reason}`, {

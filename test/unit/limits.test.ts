@@ -172,7 +172,7 @@ describe('safetensors headers', () => {
       opened.close();
     });
     console.info(`longest gap while 500,000 tensors are opened: ${gap.toFixed(0)} ms`);
-    expect(gap).toBeLessThan(250); // 50 on a machine that does nothing else
+    expect(gap).toBeLessThan(1000); // about 50 on a machine that does nothing else
   });
 });
 
