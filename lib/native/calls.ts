@@ -33,19 +33,23 @@ function captureStack(): string {
   const hooks: { prepareStackTrace?: unknown; stackTraceLimit: number } = Error;
   const { prepareStackTrace, stackTraceLimit } = hooks;
   const holder: { stack?: string } = {};
-  hooks.prepareStackTrace = plainStack;
-  hooks.stackTraceLimit = frames;
-  Error.captureStackTrace(holder, captureStack);
-  const text = holder.stack ?? '';
-  hooks.prepareStackTrace = prepareStackTrace;
-  hooks.stackTraceLimit = stackTraceLimit;
-  return text;
+  try {
+    hooks.prepareStackTrace = plainStack;
+    hooks.stackTraceLimit = frames;
+    Error.captureStackTrace(holder, captureStack);
+    return holder.stack ?? '';
+  } finally {
+    // Also where the stack has no room for these calls: the hooks are those of the whole program.
+    hooks.prepareStackTrace = prepareStackTrace;
+    hooks.stackTraceLimit = stackTraceLimit;
+  }
 }
 
 function mark(): void {
+  const stack = shared(captureStack());
   lastTag++;
   tags[lastTag % ringSize] = lastTag;
-  stacks[lastTag % ringSize] = shared(captureStack());
+  stacks[lastTag % ringSize] = stack;
 }
 
 /** One copy of equal texts: a loop calls from the same places again and again. */
