@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
 import { checkOptions, describe, isDropout } from '../validate';
-import { fullMatch, matchAround } from './python_regex';
+import { Deadline, fullMatch, matchAround } from './python_regex';
 
 /** A complete configuration, every value checked. */
 export interface LoRAConfig {
@@ -55,7 +55,7 @@ export interface LoRAConfigInput {
   loraDropout?: number | undefined;
   /**
    * Which linear layers: names that equal a layer's path or its end (after a dot), one Python regular expression for the
-   * whole path, or 'all-linear' for every one except the output embedding. Default 'all-linear'.
+   * whole path (without look-around and references to groups, since patterns come from strangers), or 'all-linear' for every one except the output embedding. Default 'all-linear'.
    */
   targetModules?: readonly string[] | string | null | undefined;
   /** Layers left out although they are targets. Default: none. */
@@ -147,8 +147,10 @@ function parse(
     if (value === undefined || (value === null && field !== 'r' && field !== 'loraAlpha')) return fallback;
     return read(value) ?? refuse(field, expected, value);
   }
+  const deadline = new Deadline();
   function pattern<T>(field: keyof LoRAConfig, source: string, compile: () => unknown, result: T): T {
     try {
+      deadline.check();
       compile();
       return result;
     } catch (error) {

@@ -2,7 +2,7 @@
 import { LoRAError } from '../errors';
 import type { DeltaKindName } from '../linear/kinds';
 import { isAllLinear, type LoRAConfig } from './config';
-import { fullMatch, matchAround } from './python_regex';
+import { Deadline, fullMatch, matchAround, type PathPattern } from './python_regex';
 
 /** A linear module of the model, named as transformers names it: model.layers.0.self_attn.q_proj. */
 export interface ModulePath {
@@ -22,27 +22,46 @@ export interface Target {
 
 type Matches = (path: string) => boolean;
 
-const endsIn = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
+/** A path and its ends after a dot: what a name may equal. */
+function* endsOf(path: string): Generator<string, void, void> {
+  yield path;
+  for (let dot = path.indexOf('.'); dot >= 0; dot = path.indexOf('.', dot + 1)) yield path.slice(dot + 1);
+}
 
 function matcher(names: readonly string[] | string): Matches {
   if (typeof names === 'string') {
     const pattern = fullMatch(names);
     return (path) => pattern.test(path);
   }
-  return (path) => names.some((name) => endsIn(path, name));
+  const set = new Set(names); // lists may be as long as a file
+  return (path) => {
+    for (const end of endsOf(path)) if (set.has(end)) return true;
+    return false;
+  };
+}
+
+/** Which of some names are those of no module. */
+function strangersAmong(names: readonly string[], modules: readonly ModulePath[]): string[] {
+  const ends = new Set(modules.flatMap(({ path }) => [...endsOf(path)]));
+  return names.filter((name) => !ends.has(name));
 }
 
 /** Whether a layer is one of layersToTransform; the index follows a list's name in the path. */
-function layerFilter({ layersToTransform, layersPattern }: LoRAConfig): Matches {
+function layerFilter({ layersToTransform, layersPattern }: LoRAConfig, deadline: Deadline): Matches {
   if (layersToTransform === null) return () => true;
-  const patterns =
+  const layers = new Set(layersToTransform);
+  const patterns: readonly PathPattern[] =
     layersPattern === null
       ? [/^.*?\.[^.]*\.(\d+)\./]
-      : layersPattern.map((list) => matchAround('.*\\.', list, '\\.(\\d+)\\.'));
+      : layersPattern.map((list) => {
+          deadline.check();
+          return matchAround('.*\\.', list, '\\.(\\d+)\\.');
+        });
   return (path) => {
     for (const pattern of patterns) {
+      deadline.check();
       const found = pattern.exec(path);
-      if (found) return layersToTransform.includes(Number(found[1]));
+      if (found) return layers.has(Number(found[1]));
     }
     return false;
   };
@@ -52,12 +71,19 @@ function layerFilter({ layersToTransform, layersPattern }: LoRAConfig): Matches 
 function patternValue(
   patterns: Readonly<Record<string, number>>,
   fallback: number,
+  deadline: Deadline,
 ): (path: string) => number {
-  const compiled = Object.entries(patterns).map(([key, value]) => ({
-    pattern: matchAround('(.*\\.)?(', key, ')$'),
-    value,
-  }));
-  return (path) => compiled.find(({ pattern }) => pattern.test(path))?.value ?? fallback;
+  const compiled = Object.entries(patterns).map(([key, value]) => {
+    deadline.check();
+    return { pattern: matchAround('(.*\\.)?(', key, ')$'), value };
+  });
+  return (path) => {
+    const found = compiled.find(({ pattern }) => {
+      deadline.check();
+      return pattern.test(path);
+    });
+    return found?.value ?? fallback;
+  };
 }
 
 /**
@@ -72,15 +98,31 @@ function patternValue(
  * // Map { 'a.0.q_proj' → { kind: 'lora', r: 16, alpha: 32, scale: 2 } }
  */
 export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[]): Map<string, Target> {
+  try {
+    return resolveWithin(new Deadline(), config, modules);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw new LoRAError(
+      'ERR_ADAPTER',
+      `the configuration of the adapter cannot be applied: ${error.message}`,
+    );
+  }
+}
+
+function resolveWithin(
+  deadline: Deadline,
+  config: LoRAConfig,
+  modules: readonly ModulePath[],
+): Map<string, Target> {
   const { targetModules: targets, excludeModules, modulesToSave } = config;
   const excluded = excludeModules === null ? () => false : matcher(excludeModules);
-  const inLayers = layerFilter(config);
+  const inLayers = layerFilter(config, deadline);
   const named = isAllLinear(targets) ? () => true : matcher(targets);
-  const rankOf = patternValue(config.rankPattern, config.r);
-  const alphaOf = patternValue(config.alphaPattern, config.loraAlpha);
+  const rankOf = patternValue(config.rankPattern, config.r, deadline);
+  const alphaOf = patternValue(config.alphaPattern, config.loraAlpha, deadline);
 
   const saved = modulesToSave === null ? () => false : matcher(modulesToSave);
-  const strangers = (modulesToSave ?? []).filter((name) => !modules.some(({ path }) => endsIn(path, name)));
+  const strangers = strangersAmong(modulesToSave ?? [], modules);
   if (strangers.length > 0)
     throw new LoRAError(
       'ERR_UNSUPPORTED',
@@ -89,13 +131,15 @@ export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[
 
   const resolved = new Map<string, Target>();
   let adapted = 0;
+  const whole = new Set(Array.isArray(targets) ? (targets as readonly string[]) : []);
   for (const { path, isOutputEmbedding } of modules) {
+    deadline.check();
     if (saved(path)) {
       resolved.set(path, { kind: 'whole', r: 0, alpha: 0, scale: 1 });
       continue;
     }
     if (excluded(path) || !named(path) || (isOutputEmbedding && isAllLinear(targets))) continue;
-    if (!(Array.isArray(targets) && targets.includes(path)) && !inLayers(path)) continue;
+    if (!whole.has(path) && !inLayers(path)) continue;
     const r = rankOf(path);
     const alpha = alphaOf(path);
     adapted++;
@@ -121,7 +165,7 @@ export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[
  */
 export function unmatchedTargets(config: LoRAConfig, modules: readonly ModulePath[]): string[] {
   if (typeof config.targetModules === 'string') return [];
-  return config.targetModules.filter((name) => !modules.some(({ path }) => endsIn(path, name)));
+  return strangersAmong(config.targetModules, modules);
 }
 
 function nothingMatches(config: LoRAConfig, modules: readonly ModulePath[], matched: boolean): LoRAError {

@@ -1,8 +1,76 @@
-/** PEFT's patterns are Python regular expressions; module paths are what they are matched with. */
+/**
+ * PEFT's patterns are Python regular expressions; module paths are what they are matched with. They come with adapters, from
+ * strangers, so an engine of linear time runs them. What it cannot do is refused by name.
+ */
+import { linearRegex } from '../text/linear_regex';
+
+/** What is matched with a path; `exec` gives the groups. */
+export interface PathPattern {
+  test(path: string): boolean;
+  exec(path: string): readonly (string | undefined)[] | null;
+}
+
+/** How long the patterns of one configuration may take, in milliseconds: usual ones need one or two. */
+const patience = 1000;
+
+/** Ends the work on the patterns of a configuration: many of them, each within its bounds, can still take minutes. */
+export class Deadline {
+  #end = performance.now() + patience;
+
+  /** @throws SyntaxError when the time is over. */
+  check(): void {
+    if (performance.now() > this.#end) throw new SyntaxError(`the patterns take more than ${patience} ms`);
+  }
+}
 
 const flagLetters: Readonly<Record<string, string>> = { i: 'i', m: 'm', s: 's', a: '', u: '' };
+/** Escapes that mean the same in Python and RE2. */
+const sameEscapes = 'AbBdDsSwWntrfva';
 
-/** Rewrites what Python spells differently; throws a SyntaxError for what JavaScript cannot express. */
+/** Python's escapes, in RE2's spelling. */
+function escape(rest: string, inClass: boolean): [taken: string, written: string] {
+  const next = rest[1];
+  if (next === undefined) throw new SyntaxError('bad escape at the end');
+  const hex = /^\\(?:x[\da-fA-F]{2}|u[\da-fA-F]{4}|U[\da-fA-F]{8})/.exec(rest)?.[0];
+  if (hex !== undefined) return [hex, `\\x{${hex.slice(2)}}`];
+  const octal = /^\\(?:0[0-7]{0,2}|[0-3][0-7]{2})/.exec(rest)?.[0];
+  if (octal !== undefined) return [octal, `\\x{${parseInt(octal.slice(1), 8).toString(16)}}`];
+  if (/\d/.test(next)) throw new SyntaxError(`\\${next}, a reference to a group, is not supported`);
+  const taken = rest.slice(0, 2);
+  if (inClass && next === 'b') return [taken, '\\x08'];
+  if (next === 'Z' && !inClass) return [taken, '\\z'];
+  if (/[a-zA-Z]/.test(next)) {
+    if (!sameEscapes.includes(next) || (inClass && 'AB'.includes(next)))
+      throw new SyntaxError(`bad escape ${taken}`);
+    return [taken, taken];
+  }
+  const character = String.fromCodePoint(rest.codePointAt(1)!);
+  return [`\\${character}`, next.charCodeAt(0) < 128 ? taken : character];
+}
+
+/** Names what begins with `(?` and has no place in an expression of linear time, or is not known. */
+function refuseGroup(rest: string): never {
+  const kinds: readonly (readonly [RegExp, string])[] = [
+    [/^\(\?<?[=!]/, 'look-around'],
+    [/^\(\?P=/, 'a reference to a group'],
+    [/^\(\?>/, 'an atomic group'],
+    [/^\(\?\(/, 'a conditional group'],
+  ];
+  const kind = kinds.find(([start]) => start.test(rest))?.[1];
+  throw new SyntaxError(`${rest.slice(0, 4)}…${kind === undefined ? '' : `, ${kind},`} is not supported`);
+}
+
+function flagsOf(letters: string): string {
+  let flags = '';
+  for (const letter of letters) {
+    const flag = letter === '-' ? '-' : flagLetters[letter];
+    if (flag === undefined) throw new SyntaxError(`the flag ${letter} is not supported`);
+    if (flag === '-' || !flags.includes(flag)) flags += flag;
+  }
+  return flags.endsWith('-') ? flags.slice(0, -1) : flags;
+}
+
+/** Rewrites what Python spells differently; throws a SyntaxError for what RE2 cannot express. */
 function translate(pattern: string): { source: string; flags: string } {
   let source = '';
   let flags = '';
@@ -12,22 +80,15 @@ function translate(pattern: string): { source: string; flags: string } {
     let taken = rest[0]!;
     let written = taken;
     let found: RegExpExecArray | null;
-    if (taken === '\\') {
-      taken = rest.slice(0, 2);
-      written = inClass ? taken : taken === '\\A' ? '^' : taken === '\\Z' ? '$' : taken;
-    } else if (inClass) {
+    if (taken === '\\') [taken, written] = escape(rest, inClass);
+    else if (inClass) {
       inClass = taken !== ']';
+      if (taken === '[') written = '\\['; // not the start of a class such as [:alpha:]
     } else if ((found = /^\[\^?\]?/.exec(rest))) {
       // Python takes a bracket that comes first as a member of the class.
       inClass = true;
       taken = found[0];
       written = taken.replace(']', '\\]');
-    } else if ((found = /^\(\?P<(\w+)>/.exec(rest))) {
-      taken = found[0];
-      written = `(?<${found[1]}>`;
-    } else if ((found = /^\(\?P=(\w+)\)/.exec(rest))) {
-      taken = found[0];
-      written = `\\k<${found[1]}>`;
     } else if ((found = /^\(\?#[^)]*\)/.exec(rest))) {
       taken = found[0];
       written = '';
@@ -35,13 +96,12 @@ function translate(pattern: string): { source: string; flags: string } {
       if (at !== 0) throw new SyntaxError('flags must stand at the start');
       taken = found[0];
       written = '';
-      for (const letter of found[1]!) {
-        const flag = flagLetters[letter];
-        if (flag === undefined) throw new SyntaxError(`the flag ${letter} is not supported`);
-        if (!flags.includes(flag)) flags += flag;
-      }
-    } else if (/^\(\?(?![:=!]|<[=!])/.test(rest)) {
-      throw new SyntaxError(`${rest.slice(0, 4)}… is not supported`);
+      flags = flagsOf(found[1]!);
+    } else if ((found = /^\(\?([a-zA-Z]*-?[a-zA-Z]*):/.exec(rest))) {
+      taken = found[0];
+      written = `(?${flagsOf(found[1]!)}:`;
+    } else if (rest.startsWith('(?') && !/^\(\?P<\w+>/.test(rest)) {
+      refuseGroup(rest);
     } else if ((found = /^\{,(\d+)\}/.exec(rest))) {
       taken = found[0];
       written = `{0,${found[1]}}`;
@@ -52,18 +112,25 @@ function translate(pattern: string): { source: string; flags: string } {
   return { source, flags };
 }
 
-/** re.fullmatch(pattern, …) as a JavaScript expression. */
-export function fullMatch(pattern: string): RegExp {
+/** A name, in which only a dot is special: adapters have hundreds of these as keys. JavaScript's engine takes linear time for it. */
+const isPlain = (pattern: string): boolean => /^[\w.-]+$/.test(pattern);
+
+function compile(before: string, pattern: string, after: string, mayHaveFlags: boolean): PathPattern {
+  const whole = (source: string): string => `^(?:${before}${source}${after})`;
+  if (isPlain(pattern)) return new RegExp(whole(pattern));
   const { source, flags } = translate(pattern);
-  // Python would reject "a)(b" alone; the group around it must not hide that.
-  new RegExp(source, flags);
-  return new RegExp(`^(?:${source})$`, flags);
+  if (flags !== '' && !mayHaveFlags) throw new SyntaxError('flags must stand at the start');
+  // Python would reject "a)(b" alone; what is around it must not hide that.
+  linearRegex(source);
+  return linearRegex(`${flags === '' ? '' : `(?${flags})`}${whole(source)}`);
 }
 
-/** re.match(before + pattern + after, …) as a JavaScript expression. */
-export function matchAround(before: string, pattern: string, after: string): RegExp {
-  const { source, flags } = translate(pattern);
-  if (flags !== '') throw new SyntaxError('flags must stand at the start');
-  new RegExp(source);
-  return new RegExp(`^(?:${before}${source}${after})`);
+/** re.fullmatch(pattern, …). */
+export function fullMatch(pattern: string): PathPattern {
+  return compile('(?:', pattern, ')$', true);
+}
+
+/** re.match(before + pattern + after, …). */
+export function matchAround(before: string, pattern: string, after: string): PathPattern {
+  return compile(before, pattern, after, false);
 }
