@@ -180,10 +180,10 @@ try {
         platform,
         part === 'quick'
           ? quick
-          : ['core', 'reference', 'cpu', 'support'].flatMap((layer) =>
+          : ['core', 'reference', 'cpu', 'ops', 'support'].flatMap((layer) =>
               readdirSync(join(root, 'native/test', layer))
                 .filter((name) => name.endsWith('_test.cc'))
-                .map((name) => `${layer}_${name.replace('.cc', '')}`),
+                .map((name) => `${layer === 'ops' ? 'cpu' : layer}_${name.replace('.cc', '')}`),
             ),
       );
   console.log(

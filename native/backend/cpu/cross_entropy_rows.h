@@ -22,7 +22,10 @@ size_t RequireLabels(const char* op, const TensorView& labels, int64_t vocab);
 struct LogSum {
   float max = -std::numeric_limits<float>::infinity();
   double sum = 0;
-  double Log() const { return static_cast<double>(max) + std::log(sum); }
+  double Log() const {
+    if (max == std::numeric_limits<float>::infinity()) return max;  // `sum` holds exp(∞ − ∞)
+    return static_cast<double>(max) + std::log(sum);
+  }
 };
 
 // Adds n logits (f32 or bf16) in one pass over memory: f32 within a block, double over the blocks.

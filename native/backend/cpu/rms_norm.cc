@@ -5,6 +5,7 @@
 // Rows are split over the threads, and a vector loop covers one row. A row is read twice, the
 // second time from cache. w is read as f32, from scratch where it is bf16. A sum is four vectors
 // of f32 chains.
+#include <algorithm>
 #include <cmath>
 
 #include "backend/cpu/arena.h"
@@ -88,7 +89,8 @@ void ForwardRows(const RmsNormForwardArgs& args, const float* w, size_t begin, s
   const size_t width = static_cast<size_t>(args.x.dim(1));
   for (size_t row = begin; row < end; ++row) {
     const T* x = args.x.as<const T>() + row * width;
-    const double mean = SumVectors(width, Squares<T>{x}) / static_cast<double>(width);
+    const double mean =
+        SumVectors(width, Squares<T>{x}) / static_cast<double>(std::max<size_t>(width, 1));
     const float rstd = static_cast<float>(1 / std::sqrt(mean + static_cast<double>(args.eps)));
     Map(Normalize{rstd}, width, args.y.as<T>() + row * width, x, w);
     if (args.rstd) args.rstd.as<float>()[row] = rstd;

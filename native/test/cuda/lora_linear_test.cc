@@ -364,7 +364,7 @@ TEST_CASE("cuda lora_linear in f16") {
     backward.dx = out.dx;
     MirrorContext context = NthContext(turn++, 1);
     Run(MirroredCuda(), forward, context);
-    RunUnchecked(MirroredCuda(), backward, context);
+    RunUnchecked(MirroredCuda().op<LoraLinearBackwardArgs>(), backward, context);
     CheckOutputs(out, out, expected, bounds);
   }
 }

@@ -1,4 +1,5 @@
-// The tests of the CUDA backend on a GPU: what is emulated in native/test/cuda runs here as it is.
+// The tests of the CUDA backend on a GPU: what is emulated in native/test/ops and
+// native/test/cuda runs here as it is.
 // Exits with 77 when there is no GPU to run on.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>

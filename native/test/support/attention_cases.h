@@ -11,14 +11,13 @@
 #include <limits>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/ops/ops.h"
-#include "test/support/tensors.h"
+#include "test/support/tested.h"
 
 namespace lora::test::attention {
-
-inline constexpr double kU = 1.0 / 16777216;
 
 struct AttentionCase {
   DType dtype = DType::kF32;
@@ -36,6 +35,77 @@ struct AttentionCase {
     return out.str();
   }
 };
+
+// Around the tiles of a GPU; groups, windows and documents.
+inline std::vector<AttentionCase> TileCases(DType dtype) {
+  return {
+      {dtype, 1, 1, 1, 1, 8},
+      {dtype, 2, 3, 4, 2, 12},
+      {dtype, 1, 7, 9, 3, 16, 5},
+      {dtype, 1, 31, 2, 1, 64, 0, 0, 0, true},
+      {dtype, 1, 32, 2, 2, 64, 12},
+      {dtype, 2, 33, 3, 1, 33},
+      {dtype, 1, 64, 1, 1, 64},
+      {dtype, 1, 65, 2, 1, 24, 40},
+      {dtype, 1, 97, 1, 1, 63, 0, 0, 0, true},
+      {dtype, 1, 130, 1, 1, 7, 30},
+      {dtype, 1, 130, 1, 1, 7, 70},
+      {dtype, 1, 22, 3, 1, 65},
+      {dtype, 1, 66, 1, 1, 80, 1},
+      {dtype, 1, 65, 1, 1, 128, 0, 0, 0, true},
+      {dtype, 1, 18, 2, 2, 129},
+      {dtype, 1, 33, 1, 1, 255, 20},
+      {dtype, 1, 35, 2, 1, 256},
+  };
+}
+
+// Every length meets every head dim; groups, windows, documents and batches go round.
+inline std::vector<AttentionCase> GridCases() {
+  struct Heads {
+    int64_t q, kv;
+  };
+  const std::vector<Heads> heads = {{1, 1}, {4, 2}, {9, 3}};
+  const std::vector<int64_t> windows = {0, 1, 5, 12};
+  std::vector<AttentionCase> cases;
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    size_t n = dtype == DType::kF32 ? 0 : 1;
+    for (const int64_t queries : {1, 3, 7, 63, 64, 65, 130}) {
+      for (const int64_t d : {8, 12, 16, 24, 64, 80, 128}) {
+        AttentionCase c;
+        c.dtype = dtype;
+        c.queries = queries;
+        c.d = d;
+        c.q_heads = heads[n % heads.size()].q;
+        if (queries > 65 && c.q_heads == 9) c.q_heads = 3;  // the reference is slow
+        c.kv_heads = heads[n % heads.size()].kv;
+        c.window = n % 5 == 4 ? 0 : windows[n % 5];
+        c.key_begin = n % 4 == 3;
+        c.batch = queries < 60 ? 2 : 1;
+        cases.push_back(c);
+        ++n;
+      }
+    }
+    for (const int64_t d : {1, 7, 33, 255, 256}) {
+      AttentionCase c;
+      c.dtype = dtype;
+      c.queries = 20;
+      c.q_heads = 2;
+      c.kv_heads = 2;
+      c.d = d;
+      cases.push_back(c);
+    }
+  }
+  return cases;
+}
+
+// The emulator is too slow for the grid.
+inline std::vector<AttentionCase> AttentionCases() {
+  std::vector<AttentionCase> cases;
+  if (!Tested().emulated) cases = GridCases();
+  for (const DType dtype : Activations())
+    for (const AttentionCase& c : TileCases(dtype)) cases.push_back(c);
+  return cases;
+}
 
 struct Operands {
   Tensor q, k, v, g, key_begin;
@@ -140,6 +210,9 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
 struct Rounding {
   double weights = 0;
 };
+inline Rounding WeightRounding(DType dtype) {
+  return {dtype == DType::kF32 || !Tested().tensor_cores ? 0 : 1.01 * UnitRoundoff(dtype)};
+}
 
 struct ForwardBounds {
   std::vector<double> y, lse;
@@ -171,6 +244,14 @@ struct Gradients {
   Gradients(DType dtype, const Operands& o)
       : dq(dtype, o.q.shape()), dk(dtype, o.k.shape()), dv(dtype, o.v.shape()) {}
 };
+// Moves them, so that the guards behind them come along.
+inline std::vector<Tensor> ListOf(Gradients&& d) {
+  std::vector<Tensor> list;
+  list.push_back(std::move(d.dq));
+  list.push_back(std::move(d.dk));
+  list.push_back(std::move(d.dv));
+  return list;
+}
 struct GradientBounds {
   std::vector<double> dq, dk, dv;
 };

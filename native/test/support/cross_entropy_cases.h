@@ -3,15 +3,10 @@
 // less than 4·√4096·u; blocks are summed in double.
 #pragma once
 
-#include <doctest/doctest.h>
-
 #include <cmath>
-#include <string>
 #include <vector>
 
-#include "core/error.h"
 #include "core/ops/backend.h"
-#include "test/support/close.h"
 #include "test/support/run.h"
 #include "test/support/tensors.h"
 
@@ -35,9 +30,6 @@ struct CrossEntropyOutputs {
   Tensor loss{DType::kF32, {1}}, count{DType::kF32, {1}}, lse, dlogits;
   explicit CrossEntropyOutputs(const CrossEntropyProblem& p)
       : lse(DType::kF32, {p.labels.numel()}), dlogits(p.logits.dtype(), p.logits.shape()) {}
-  bool intact() const {
-    return loss.intact() && count.intact() && lse.intact() && dlogits.intact();
-  }
 };
 
 inline CrossEntropyForwardArgs ForwardArgs(const CrossEntropyProblem& p,
@@ -79,39 +71,6 @@ struct CrossEntropyExpected {
       if (p.labels.at(row) != -100) loss_bound += weighted + kSumError;
     }
   }
-
-  void Check(const CrossEntropyOutputs& actual) const {
-    CHECK(actual.intact());
-    CHECK_CLOSE(actual.loss, out.loss, Tolerance{loss_bound});
-    CHECK(actual.count.at(0) == out.count.at(0));
-    CHECK_CLOSE(actual.lse, out.lse, lse_bounds);
-    CHECK_CLOSE(actual.dlogits, out.dlogits, gradient_bounds);
-  }
 };
-
-// run(problem, outputs) runs the forward pass.
-template <class RunFn>
-void CheckCrossEntropyNamesLabels(const RunFn& run) {
-  const auto failure = [&](const CrossEntropyProblem& p) -> std::string {
-    const CrossEntropyOutputs out(p);
-    try {
-      run(p, out);
-    } catch (const Error& error) {
-      return error.code() + ' ' + error.what();
-    }
-    return "no error";
-  };
-  CrossEntropyProblem p(DType::kF32, 3, 10, 1, false);
-  p.labels = Ints({3}, {4, -100, 10});
-  CHECK(failure(p) ==
-        "ERR_DATA [cross_entropy] expected labels from 0 to 9, or -100, but received 10 at row 2");
-  p.labels = Ints({3}, {4, -1, 0});
-  CHECK(failure(p) ==
-        "ERR_DATA [cross_entropy] expected labels from 0 to 9, or -100, but received -1 at row 1");
-  p.labels = Ints({3}, {-100, -100, -100});
-  CHECK(failure(p) == "ERR_DATA [cross_entropy] expected at least one label that is not -100");
-  CHECK(failure(CrossEntropyProblem(DType::kF32, 0, 10, 1, false)) ==
-        "ERR_DATA [cross_entropy] expected at least one label that is not -100");
-}
 
 }  // namespace lora::test

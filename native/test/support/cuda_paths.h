@@ -33,14 +33,6 @@ void OnEveryCudaPath(const RunFn& run, const CheckFn& check) {
   }
 }
 
-// Runs without Check, for what the op can do but no caller may ask for: gradients in f16.
-template <class Args>
-void RunUnchecked(const Backend& backend, const Args& args, Context& context) {
-  const Op<Args>& op = backend.op<Args>();
-  std::vector<std::byte> scratch(op.scratch_bytes(args, context.threads()));
-  op.run(args, scratch, context);
-}
-
 // Sizes around the vectors of 4 and 8 elements, warps, and blocks of 256 threads.
 inline const std::vector<int64_t>& CudaSizes() {
   static const std::vector<int64_t> sizes = {0, 1, 2, 3, 4, 5, 7, 8, 9, 17, 65, 511, 2048, 2057};

@@ -132,6 +132,7 @@ Backend MakeMirrored() {
     return std::make_unique<MirrorContext>(cuda::Gpu::Open(0));
   };
   b.packed_bytes = cuda::PackedBytes;
+  b.f16_activations = CudaBackend()->f16_activations;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
     b.op<Args>() = {CudaBackend()->op<Args>().scratch_bytes, RunMirrored<Args>};
   });

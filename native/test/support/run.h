@@ -22,9 +22,9 @@ inline std::byte ScratchPoisonAt(size_t i) {
 }
 
 // Scratch comes full of garbage and is guarded at its end, as the product's is reused memory.
+// Arguments are not checked, for what an op can do but no caller may ask for: gradients in f16.
 template <class Args>
-void Run(const Op<Args>& op, const Args& args, Context& context) {
-  Check(args);
+void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
   REQUIRE(op.run != nullptr);
   const size_t bytes = op.scratch_bytes(args, context.threads());
 #ifdef __SANITIZE_ADDRESS__
@@ -41,6 +41,12 @@ void Run(const Op<Args>& op, const Args& args, Context& context) {
   bool guard_intact = true;
   for (size_t i = bytes; i < bytes + kGuard; ++i) guard_intact &= memory[i] == ScratchPoisonAt(i);
   CHECK_MESSAGE(guard_intact, "the op wrote behind the end of its scratch");
+}
+
+template <class Args>
+void Run(const Op<Args>& op, const Args& args, Context& context) {
+  Check(args);
+  RunUnchecked(op, args, context);
 }
 
 // The op that takes these arguments: Run(CpuBackend(), SwigluForwardArgs{gate, up, y}, context).

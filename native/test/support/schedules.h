@@ -28,9 +28,10 @@ inline std::shared_ptr<cuda::Gpu> OpenGpu() { return cuda::Gpu::Open(0); }
 #endif
 
 // A device that runs its work in the i-th way.
-inline MirrorContext NthContext(int i, int64_t skew = 0) {
+inline std::shared_ptr<cuda::Gpu> NthGpu(int i) {
   simt::SetEmulatedOptions(NthOptions(i));
-  return MirrorContext(OpenGpu(), skew);
+  return OpenGpu();
 }
+inline MirrorContext NthContext(int i, int64_t skew = 0) { return MirrorContext(NthGpu(i), skew); }
 
 }  // namespace lora::test

@@ -1,0 +1,221 @@
+// attention_forward against the reference in f64, within the bounds of attention_cases.h, and on
+// whole numbers without any.
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "test/support/attention_cases.h"
+#include "test/support/tested.h"
+
+namespace lora::test {
+namespace {
+
+using namespace attention;
+
+void CheckForward(const AttentionCase& c, const Operands& o) {
+  static int turn = 0;
+  CAPTURE(c.Name());
+  const Operands wide = Widened(o);
+  const Shape lse_shape{c.batch, c.q_heads, c.queries};
+  const Tensor y(DType::kF64, o.q.shape()), lse(DType::kF32, lse_shape);
+  Run(ReferenceBackend(), ForwardArgs(c, wide, y, lse));
+  const ForwardBounds bounds = BoundsOf(c, o, y, lse, WeightRounding(c.dtype));
+  OnPathsInTurn(
+      [&](Context& context) {
+        std::vector<Tensor> out = {Tensor(c.dtype, y.shape()), Tensor(DType::kF32, lse_shape)};
+        RunTested(ForwardArgs(c, o, out[0], out[1]), context);
+        return out;
+      },
+      [&](const std::vector<Tensor>& out) {
+        CHECK_CLOSE(out[0], y, bounds.y);
+        CHECK_CLOSE(out[1], lse, bounds.lse);
+        if (Tested().emulated && turn++ % 3 != 0) return;
+        const Tensor without_lse(c.dtype, y.shape());
+        RunTested(ForwardArgs(c, o, without_lse, Tensor()), *NextContext());
+        CHECK_IDENTICAL(without_lse, out[0]);
+      });
+}
+
+TEST_CASE("attention agrees with the reference") {
+  for (const AttentionCase& c : AttentionCases()) CheckForward(c, Operands(c));
+}
+
+TEST_CASE("attention continues from a cache, its keys in parts") {
+  for (const DType dtype : Activations()) {
+    const std::vector<AttentionCase> cases = {
+        {dtype, 1, 1, 1, 1, 16, 0, 0, 9},         {dtype, 1, 1, 9, 3, 64, 0, 127, 0},
+        {dtype, 2, 1, 3, 3, 64, 0, 128, 200},     {dtype, 2, 1, 9, 3, 64, 0, 128, 200},
+        {dtype, 3, 1, 4, 2, 12, 5, 300, 0},       {dtype, 1, 1, 8, 1, 80, 12, 517, 600},
+        {dtype, 1, 1, 8, 1, 80, 150, 517, 600},   {dtype, 1, 2, 4, 1, 13, 0, 255, 0},
+        {dtype, 1, 3, 4, 2, 128, 0, 61, 64},      {dtype, 1, 3, 4, 2, 128, 0, 161, 170},
+        {dtype, 1, 5, 9, 3, 24, 12, 400, 512},    {dtype, 1, 65, 2, 1, 16, 0, 100, 0},
+        {dtype, 2, 65, 4, 2, 16, 0, 100, 0},      {dtype, 1, 7, 1, 1, 8, 5, 63, 80},
+        {dtype, 1, 1, 9, 3, 64, 0, 300, 0, true}, {dtype, 1, 30, 3, 1, 7, 0, 20, 0, true},
+        {dtype, 1, 1, 2, 1, 256, 0, 200, 0},      {dtype, 1, 4, 4, 1, 100, 0, 90, 0, true},
+        {dtype, 2, 1, 17, 1, 24, 0, 140, 0},
+    };
+    for (const AttentionCase& c : cases) CheckForward(c, Operands(c));
+  }
+}
+
+TEST_CASE("attention from a cache: one key may outweigh all others, wherever it lies") {
+  // exp of the difference of its score to theirs, 200, is no f32.
+  for (const DType dtype : Activations()) {
+    for (const int64_t loud : {3, 130, 400, 520}) {
+      CAPTURE(loud);
+      const AttentionCase c{dtype, 1, 1, 2, 1, 16, 0, 520, 0};
+      Operands o(c);
+      o.q = Full(dtype, o.q.shape(), 1);
+      for (int64_t n = 0; n < c.d; ++n) o.k.Set(loud * c.d + n, 200 / (o.scale * 16));
+      CheckForward(c, o);
+    }
+  }
+}
+
+// The first row of a tile sees all but the last key of a tile of 16, 32 or 64 keys.
+TEST_CASE("attention: the first query sees all of a tile of keys but the last one") {
+  for (const DType dtype : Activations())
+    for (const int64_t d : {16, 100, 256})
+      for (const int64_t offset : {14, 62})
+        for (const int64_t queries : {2, 20}) {
+          const AttentionCase c{dtype, 1, queries, 1, 1, d, 0, offset, offset + queries + 3};
+          CheckForward(c, Operands(c));
+        }
+}
+
+TEST_CASE("attention takes whole values exactly") {
+  for (const DType dtype : Activations()) {
+    for (const int64_t offset : {0, 27}) {
+      // Row (i, h) asks for key `wanted` alone: its score is 4096, all others are 0.
+      const int64_t queries = 100 - offset, keys = 100, heads = 4, kv_heads = 2, d = 128;
+      const auto wanted = [&](int64_t i, int64_t h) { return (i + offset) * (7 * h + 3) / 24; };
+      Tensor q = Zeros(dtype, {1, queries, heads, d}), k = Zeros(dtype, {1, keys, kv_heads, d});
+      const Tensor v = Integers(dtype, k.shape(), 1, -99, 99);
+      Tensor expected(dtype, q.shape());
+      for (int64_t j = 0; j < keys * kv_heads; ++j) k.Set(j * d + j / kv_heads, 64);
+      for (int64_t i = 0; i < queries; ++i)
+        for (int64_t h = 0; h < heads; ++h) {
+          const int64_t row = (i * heads + h) * d, key = wanted(i, h);
+          q.Set(row + key, 64);
+          for (int64_t c = 0; c < d; ++c)
+            expected.Set(row + c, v.at((key * kv_heads + h / 2) * d + c));
+        }
+      AttentionForwardArgs args;
+      args.q = q;
+      args.k = k;
+      args.v = v;
+      args.kv_length = keys;
+      args.q_offset = offset;
+      OnPathsInTurn(
+          [&](Context& context) {
+            std::vector<Tensor> y = {Tensor(dtype, q.shape()), Tensor(dtype, q.shape())};
+            args.y = y[0];
+            args.window = 0;
+            RunTested(args, context);
+            // With a window of one key there is nothing to choose.
+            args.y = y[1];
+            args.window = 1;
+            RunTested(args, context);
+            return y;
+          },
+          [&](const std::vector<Tensor>& y) {
+            CHECK_IDENTICAL(y[0], expected);
+            for (int64_t i = 0; i < q.numel(); ++i) {
+              const int64_t position = i / (heads * d) + offset, h = i / d % heads;
+              REQUIRE(y[1].at(i) == v.at((position * kv_heads + h / 2) * d + i % d));
+            }
+          });
+    }
+  }
+}
+
+TEST_CASE("attention: a query that sees no key gives zero") {
+  for (const DType dtype : Activations()) {
+    for (const int64_t queries : {3, 40, 70}) {
+      AttentionCase c;
+      c.dtype = dtype;
+      c.queries = queries;
+      c.q_heads = 2;
+      Operands o(c);
+      o.key_begin = Tensor(DType::kI32, {1, queries});
+      for (int64_t i = 0; i < queries; ++i) o.key_begin.Set(i, i == 1 ? 2 : -3);
+      OnPathsInTurn(
+          [&](Context& context) {
+            std::vector<Tensor> out = {Tensor(dtype, o.q.shape()),
+                                       Tensor(DType::kF32, {1, 2, queries})};
+            RunTested(ForwardArgs(c, o, out[0], out[1]), context);
+            return out;
+          },
+          [&](const std::vector<Tensor>& out) {
+            for (int64_t i = 0; i < o.q.numel(); ++i) {
+              CHECK(std::isfinite(out[0].at(i)));
+              if (i / (2 * c.d) == 1) CHECK(out[0].at(i) == 0);
+            }
+            CHECK(out[1].at(1) == -std::numeric_limits<double>::infinity());
+            CHECK(std::isfinite(out[1].at(2)));
+          });
+    }
+  }
+}
+
+TEST_CASE("attention: large scores neither overflow nor lose their order") {
+  AttentionCase c;
+  c.queries = 70;
+  c.d = 16;
+  Operands o(c);
+  o.q = Normal(c.dtype, o.q.shape(), 5, 60);
+  o.k = Normal(c.dtype, o.k.shape(), 6, 60);
+  for (const float sign : {1.0f, -1.0f}) {
+    o.scale = sign * std::fabs(o.scale);
+    const Operands wide = Widened(o);
+    const Tensor expected(DType::kF64, o.q.shape()), lse(DType::kF32, {1, 1, 70});
+    Run(ReferenceBackend(), ForwardArgs(c, wide, expected, lse));
+    Operands positive = o;  // the bounds are of |scale|
+    if (sign < 0) {
+      positive.scale = -o.scale;
+      positive.k = Zeros(c.dtype, o.k.shape());
+      for (int64_t i = 0; i < o.k.numel(); ++i) positive.k.Set(i, -o.k.at(i));
+    }
+    const ForwardBounds bounds = BoundsOf(c, positive, expected, lse);
+    OnPathsInTurn(
+        [&](Context& context) {
+          std::vector<Tensor> y = {Tensor(c.dtype, o.q.shape())};
+          RunTested(ForwardArgs(c, o, y[0], Tensor()), context);
+          return y;
+        },
+        [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds.y); });
+  }
+}
+
+TEST_CASE("attention: a NaN in a key reaches the queries that see it") {
+  for (const DType dtype : Activations()) {
+    for (const int64_t queries : {2, 40}) {
+      AttentionCase c;
+      c.dtype = dtype;
+      c.queries = queries;
+      Operands o(c);
+      o.k.Set(c.d, std::numeric_limits<double>::quiet_NaN());  // key 1
+      OnPathsInTurn(
+          [&](Context& context) {
+            std::vector<Tensor> out = {Tensor(dtype, o.q.shape()),
+                                       Tensor(DType::kF32, {1, 1, queries})};
+            RunTested(ForwardArgs(c, o, out[0], out[1]), context);
+            return out;
+          },
+          [&](const std::vector<Tensor>& out) {
+            for (int64_t i = 0; i < o.q.numel(); ++i) CHECK(std::isnan(out[0].at(i)) == (i >= c.d));
+          });
+    }
+  }
+}
+
+TEST_CASE("attention of nothing is nothing") {
+  AttentionCase c;
+  c.queries = 0;
+  const Operands o(c);
+  const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, 0});
+  RunTested(ForwardArgs(c, o, y, lse), *NextContext());
+}
+
+}  // namespace
+}  // namespace lora::test

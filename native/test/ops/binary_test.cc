@@ -1,0 +1,134 @@
+#include <utility>
+#include <vector>
+
+#include "core/ops/shapes.h"
+#include "test/support/tested.h"
+
+namespace lora::test {
+namespace {
+
+constexpr BinaryKind kKinds[] = {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul,
+                                 BinaryKind::kDiv};
+
+// Away from 0, for kDiv.
+Tensor Operand(DType dtype, Shape shape, uint64_t seed) {
+  return Uniform(dtype, shape, seed, 0.5, 2);
+}
+
+// One f32 operation, then the rounding to y.
+std::vector<double> BinaryBounds(const Tensor& expected) {
+  std::vector<double> bounds;
+  for (const double e : expected.Values())
+    bounds.push_back(kU * std::fabs(e) + RoundingBound(expected.dtype(), e));
+  return bounds;
+}
+
+std::vector<std::pair<Shape, Shape>> BroadcastCases() {
+  std::vector<std::pair<Shape, Shape>> cases = {
+      {{}, {}},
+      {{}, {5}},
+      {{700}, {1}},
+      {{1}, {700}},
+      {{3, 700}, {700}},
+      {{700}, {3, 700}},
+      {{3, 700}, {3, 1}},
+      {{3, 1}, {1, 7}},
+      {{2, 3, 5}, {3, 1}},
+      {{2, 1, 5}, {3, 5}},
+      {{2, 3, 4, 5}, {2, 1, 4, 1}},
+      {{1, 4, 1, 5}, {3, 1, 6, 1}},
+      {{0, 3}, {1, 3}},
+      {{3, 0}, {1}},
+      {{1, 1}, {1}},
+      {{5, 776}, {776}},  // rows of whole vectors
+      {{5, 776}, {5, 1}},
+      {{1, 1, 2, 1}, {1, 2, 1, 2, 1, 2}},
+  };
+  const int64_t rows = Tested().many / 777 + 1;
+  cases.push_back({{rows, 777}, {777}});
+  cases.push_back({{rows, 777}, {rows, 1}});
+  return cases;
+}
+
+void CheckCase(BinaryKind kind, const Tensor& a, const Tensor& b, DType to) {
+  const Shape shape = BroadcastShapes("add", a.shape(), b.shape());
+  CAPTURE(static_cast<int>(kind));
+  CAPTURE(Text(a.shape()));
+  CAPTURE(Text(b.shape()));
+  CAPTURE(NameOf(to));
+  const Tensor expected(to, shape);
+  Run(ReferenceBackend(), BinaryArgs{kind, a, b, expected});
+  const std::vector<double> bounds = BinaryBounds(expected);
+  OnEveryPath(
+      [&](Context& context) {
+        std::vector<Tensor> y = {Tensor(to, shape)};
+        RunTested(BinaryArgs{kind, a, b, y[0]}, context);
+        return y;
+      },
+      [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
+}
+
+TEST_CASE("binary: equal shapes of every size") {
+  for (const int64_t n : Tested().sizes) {
+    for (const BinaryKind kind : kKinds)
+      CheckCase(kind, Operand(DType::kF32, {n}, 1), Operand(DType::kF32, {n}, 2), DType::kF32);
+    for (const DType dtype : {DType::kBF16, DType::kF16})
+      CheckCase(BinaryKind::kSub, Operand(dtype, {n}, 1), Operand(dtype, {n}, 2), dtype);
+  }
+}
+
+TEST_CASE("binary: shapes broadcast as NumPy's do") {
+  for (const auto& [a, b] : BroadcastCases()) {
+    for (const BinaryKind kind : kKinds)
+      CheckCase(kind, Operand(DType::kF32, a, 3), Operand(DType::kF32, b, 4), DType::kF32);
+    CheckCase(BinaryKind::kMul, Operand(DType::kBF16, a, 3), Operand(DType::kF32, b, 4),
+              DType::kBF16);
+  }
+}
+
+TEST_CASE("binary: dtypes mix") {
+  const DType types[] = {DType::kF32, DType::kBF16, DType::kF16};
+  for (const DType a : types) {
+    for (const DType b : types) {
+      for (const DType y : types) {
+        CheckCase(BinaryKind::kAdd, Operand(a, {3, 67}, 5), Operand(b, {67}, 6), y);
+        for (const int64_t columns : {64, 67})
+          CheckCase(BinaryKind::kDiv, Operand(a, {3, columns}, 5), Operand(b, {3, columns}, 6), y);
+      }
+    }
+  }
+}
+
+TEST_CASE("binary: whole numbers are exact") {
+  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+    const Tensor a = Integers(dtype, {7, 33}, 1), b = Integers(dtype, {33}, 2);
+    const Tensor expected(dtype, {7, 33});
+    for (const BinaryKind kind : {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul}) {
+      Run(ReferenceBackend(), BinaryArgs{kind, a, b, expected});
+      OnEveryPath(
+          [&](Context& context) {
+            std::vector<Tensor> y = {Tensor(dtype, {7, 33})};
+            RunTested(BinaryArgs{kind, a, b, y[0]}, context);
+            return y;
+          },
+          // 0 and −0 are equal.
+          [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, Tolerance{}); });
+    }
+  }
+}
+
+TEST_CASE("binary: y may be a") {
+  const Tensor a = Operand(DType::kBF16, {1000}, 7), b = Operand(DType::kF32, {1000}, 8);
+  const Tensor expected(DType::kBF16, {1000});
+  Run(ReferenceBackend(), BinaryArgs{BinaryKind::kAdd, a, b, expected});
+  OnEveryPath(
+      [&](Context& context) {
+        std::vector<Tensor> y = {a};
+        RunTested(BinaryArgs{BinaryKind::kAdd, y[0], b, y[0]}, context);
+        return y;
+      },
+      [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, BinaryBounds(expected)); });
+}
+
+}  // namespace
+}  // namespace lora::test

@@ -1,0 +1,114 @@
+#include <cmath>
+#include <vector>
+
+#include "test/support/tested.h"
+
+namespace lora::test {
+namespace {
+
+struct RmsNormCase {
+  int64_t n, d;
+  DType act, weight;
+};
+
+std::vector<RmsNormCase> RmsNormCases() {
+  std::vector<RmsNormCase> cases;
+  const auto add = [&](int64_t n, int64_t d) {
+    cases.push_back({n, d, DType::kF32, DType::kF32});
+    for (const DType act : {DType::kBF16, DType::kF16}) {
+      if (act == DType::kF16 && !Tested().backend.f16_activations) continue;
+      cases.push_back({n, d, act, act});
+      cases.push_back({n, d, act, DType::kF32});
+    }
+  };
+  for (const int64_t d : {1, 2, 3, 7, 8, 15, 16, 17, 63, 64, 65, 127, 129, 1000}) add(3, d);
+  for (const int64_t d : {1024, 1025, 2056}) add(9, d);  // the widest row of a warp, of a block
+  add(0, 64);
+  add(1, 4096);
+  add(Tested().emulated ? 19 : 173, 577);  // enough for three threads
+  return cases;
+}
+
+// Additions in the longest chain of a sum of d terms on the CPU's narrowest target (4 vectors of 4
+// lanes), then the tree over vectors and lanes. A GPU's chains are shorter.
+double Chain(int64_t d) { return static_cast<double>(d) / 16 + 8; }
+
+// Of rstd: all squares are positive, and the root halves their error.
+double RstdError(int64_t d) { return kU * (Chain(d) / 2 + 2); }
+
+std::vector<double> RmsNormBounds(const RmsNormCase& c, const Tensor& y) {
+  std::vector<double> bounds;
+  for (const double e : y.Values())
+    bounds.push_back((RstdError(c.d) + 2 * kU) * std::fabs(e) + RoundingBound(c.act, e));
+  return bounds;
+}
+
+std::vector<double> RmsNormBackwardBounds(const RmsNormCase& c, const Tensor& x, const Tensor& w,
+                                          const Tensor& rstd, const Tensor& g, const Tensor& dx) {
+  std::vector<double> bounds;
+  for (int64_t row = 0; row < c.n; ++row) {
+    double terms = 0;
+    for (int64_t i = 0; i < c.d; ++i)
+      terms += std::fabs(g.at(row * c.d + i) * w.at(i) * x.at(row * c.d + i));
+    const double r = rstd.at(row), pull = r * r * terms / static_cast<double>(c.d);
+    for (int64_t i = 0; i < c.d; ++i) {
+      const int64_t at = row * c.d + i;
+      bounds.push_back(
+          r * kU *
+              (4 * std::fabs(g.at(at) * w.at(i)) + (Chain(c.d) + 8) * std::fabs(x.at(at)) * pull) +
+          RoundingBound(c.act, dx.at(at)));
+    }
+  }
+  return bounds;
+}
+
+constexpr float kEps = 1e-5f;
+
+TEST_CASE("rms_norm: forward and backward") {
+  for (const RmsNormCase& c : RmsNormCases()) {
+    CAPTURE(c.n);
+    CAPTURE(c.d);
+    CAPTURE(NameOf(c.act));
+    CAPTURE(NameOf(c.weight));
+    const Tensor x = Normal(c.act, {c.n, c.d}, 1, 2), w = Normal(c.weight, {c.d}, 2);
+    const Tensor g = Normal(c.act, {c.n, c.d}, 3);
+    const Tensor y(c.act, {c.n, c.d}), rstd(DType::kF32, {c.n}), dx(c.act, {c.n, c.d});
+    const auto reference = ReferenceBackend().create_context(1);
+    Run(ReferenceBackend(), RmsNormForwardArgs{x, w, kEps, y, rstd}, *reference);
+    RunGradient(ReferenceBackend(), RmsNormBackwardArgs{x, w, rstd, g, dx}, c.act, *reference);
+    const std::vector<double> y_bounds = RmsNormBounds(c, y);
+    const std::vector<double> dx_bounds = RmsNormBackwardBounds(c, x, w, rstd, g, dx);
+    OnEveryPath(
+        [&](Context& context) {
+          std::vector<Tensor> out = {Tensor(c.act, {c.n, c.d}), Tensor(DType::kF32, {c.n}),
+                                     Tensor(c.act, {c.n, c.d}), Tensor(c.act, {c.n, c.d})};
+          RunTested(RmsNormForwardArgs{x, w, kEps, out[0], out[1]}, context);
+          RunTested(RmsNormForwardArgs{x, w, kEps, out[2], TensorView()}, context);
+          const RmsNormBackwardArgs backward{x, w, rstd, g, out[3]};
+          RunGradient(Tested().backend, backward, c.act, context);
+          return out;
+        },
+        [&](const std::vector<Tensor>& out) {
+          CHECK_CLOSE(out[0], y, y_bounds);
+          CHECK_CLOSE(out[1], rstd, (Tolerance{0, RstdError(c.d) + kU}));
+          CHECK_IDENTICAL(out[2], out[0]);
+          CHECK_CLOSE(out[3], dx, dx_bounds);
+        });
+  }
+}
+
+TEST_CASE("rms_norm: rows of nothing have the rstd of eps") {
+  const Tensor x(DType::kF32, {3, 0}), w(DType::kF32, {0});
+  OnEveryPath(
+      [&](Context& context) {
+        std::vector<Tensor> rstd = {Tensor(DType::kF32, {3})};
+        RunTested(RmsNormForwardArgs{x, w, 0.25f, x, rstd[0]}, context);
+        return rstd;
+      },
+      [&](const std::vector<Tensor>& rstd) {
+        CHECK_IDENTICAL(rstd[0], Full(DType::kF32, {3}, 2));
+      });
+}
+
+}  // namespace
+}  // namespace lora::test

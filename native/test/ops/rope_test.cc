@@ -1,0 +1,116 @@
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "test/support/tested.h"
+
+namespace lora::test {
+namespace {
+
+struct RopeCase {
+  int64_t b, s, heads, d;
+  bool with_positions, inverse;
+};
+
+std::vector<RopeCase> RopeCases() {
+  std::vector<RopeCase> cases;
+  for (const int64_t d : {0, 2, 6, 8, 14, 16, 30, 32, 34, 64, 126, 128}) {
+    cases.push_back({2, 5, 3, d, false, false});
+    cases.push_back({2, 5, 3, d, true, true});
+  }
+  cases.push_back({0, 5, 3, 64, true, false});
+  cases.push_back({3, 0, 3, 64, false, false});
+  return cases;
+}
+
+// The operands of a case.
+struct RopeOperands {
+  RopeOperands(const RopeCase& c, DType act)
+      : c(c),
+        x(Normal(act, {c.b, c.s, c.heads, c.d}, 1)),
+        cos(Uniform(DType::kF32, {c.s + 4, c.d / 2}, 2)),
+        sin(Uniform(DType::kF32, {c.s + 4, c.d / 2}, 3)),
+        positions(Integers(DType::kI32, {c.b, c.s}, 4, 0, static_cast<int>(c.s) + 3)) {}
+  RopeArgs Args(const Tensor& from, const Tensor& y) const {
+    RopeArgs args;
+    args.x = from;
+    args.cos = cos;
+    args.sin = sin;
+    if (c.with_positions) {
+      args.positions = positions;
+    } else {
+      args.offset = 2;
+    }
+    args.inverse = c.inverse;
+    args.y = y;
+    return args;
+  }
+  std::vector<double> Bounds(const Tensor& expected) const {
+    std::vector<double> bounds;
+    const int64_t half = c.d / 2;
+    for (int64_t i = 0; i < x.numel(); ++i) {
+      const int64_t column = i % c.d, pair = column < half ? i + half : i - half;
+      // |cos|, |sin| <= 1
+      bounds.push_back(3 * kU * (std::fabs(x.at(i)) + std::fabs(x.at(pair))) +
+                       RoundingBound(x.dtype(), expected.at(i)));
+    }
+    return bounds;
+  }
+  RopeCase c;
+  Tensor x, cos, sin, positions;
+};
+
+TEST_CASE("rope: every head size, positions and offset, both directions, in place") {
+  std::vector<RopeCase> cases = RopeCases();
+  cases.push_back({1, 7, 9, 64, true, false});  // more heads than a thread of a GPU takes
+  if (!Tested().emulated) cases.push_back({2, 97, 9, 66, true, false});  // enough for three threads
+  for (const DType act : Activations()) {
+    for (const RopeCase& c : cases) {
+      CAPTURE(NameOf(act));
+      CAPTURE(c.s);
+      CAPTURE(c.d);
+      const RopeOperands o(c, act);
+      const Tensor expected(act, o.x.shape());
+      Run(ReferenceBackend(), o.Args(o.x, expected));
+      const std::vector<double> bounds = o.Bounds(expected);
+      OnEveryPath(
+          [&](Context& context) {
+            std::vector<Tensor> y = {Tensor(act, o.x.shape()), o.x};
+            RunTested(o.Args(o.x, y[0]), context);
+            RunTested(o.Args(y[1], y[1]), context);
+            return y;
+          },
+          [&](const std::vector<Tensor>& y) {
+            CHECK_CLOSE(y[0], expected, bounds);
+            CHECK_IDENTICAL(y[1], y[0]);
+          });
+    }
+  }
+}
+
+TEST_CASE("rope: a position outside the table fails before anything is rotated") {
+  const Tensor cos = Full(DType::kF32, {4, 2}, 0.5), sin = cos;
+  for (const int32_t bad : {-1, 4}) {
+    const Tensor x = Full(DType::kF32, {1, 3, 1, 4}, 3);
+    RopeArgs args;
+    args.x = x;
+    args.y = x;
+    args.cos = cos;
+    args.sin = sin;
+    const Tensor positions = Ints({1, 3}, {0, bad, 99});
+    args.positions = positions;
+    try {
+      RunTested(args, *NextContext());
+      FAIL("expected an error");
+    } catch (const Error& error) {
+      CHECK(error.code() == "ERR_DATA");
+      CHECK(std::string(error.what()) ==
+            "[rope] expected positions from 0 to 3 but received " + std::to_string(bad));
+    }
+    CHECK_IDENTICAL(x, Full(DType::kF32, {1, 3, 1, 4}, 3));
+  }
+}
+
+}  // namespace
+}  // namespace lora::test

@@ -1,0 +1,78 @@
+#include <cmath>
+#include <vector>
+
+#include "test/support/tested.h"
+
+namespace lora::test {
+namespace {
+
+struct SwigluCase {
+  SwigluCase(DType act, const Tensor& gate, const Tensor& up, const Tensor& g)
+      : gate(gate),
+        up(up),
+        g(g),
+        y(act, gate.shape()),
+        dgate(act, gate.shape()),
+        dup(act, gate.shape()) {
+    const auto context = ReferenceBackend().create_context(1);
+    Run(ReferenceBackend(), SwigluForwardArgs{gate, up, y}, *context);
+    RunGradient(ReferenceBackend(), SwigluBackwardArgs{gate, up, g, dgate, dup}, act, *context);
+    const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+    for (int64_t i = 0; i < gate.numel(); ++i) {
+      const double x = gate.at(i), s = sigmoid(x);
+      y_bounds.push_back(8 * kU * std::fabs(y.at(i)) + RoundingBound(act, y.at(i)) + 1e-35);
+      dup_bounds.push_back(8 * kU * std::fabs(dup.at(i)) + RoundingBound(act, dup.at(i)) + 1e-35);
+      dgate_bounds.push_back(10 * kU * std::fabs(g.at(i) * up.at(i)) * s *
+                                 (1 + std::fabs(x) * sigmoid(-x)) +
+                             RoundingBound(act, dgate.at(i)) + 1e-35);
+    }
+  }
+  Tensor gate, up, g;
+  Tensor y, dgate, dup;  // the reference's
+  std::vector<double> y_bounds, dgate_bounds, dup_bounds;
+};
+
+// Far from 0 on both sides.
+Tensor FarGates(DType act) {
+  std::vector<double> gates;
+  for (double x = -120; x <= 120; x += 0.37) gates.push_back(x);
+  return Of(act, {static_cast<int64_t>(gates.size())}, gates);
+}
+
+void CheckCase(DType act, const Tensor& gate, const Tensor& up, const Tensor& g) {
+  const SwigluCase c(act, gate, up, g);
+  const Shape shape = gate.shape();
+  OnEveryPath(
+      [&](Context& context) {
+        std::vector<Tensor> out = {Tensor(act, shape), Tensor(act, shape), Tensor(act, shape)};
+        RunTested(SwigluForwardArgs{gate, up, out[0]}, context);
+        const SwigluBackwardArgs backward{gate, up, g, out[1], out[2]};
+        RunGradient(Tested().backend, backward, act, context);
+        return out;
+      },
+      [&](const std::vector<Tensor>& out) {
+        CHECK_CLOSE(out[0], c.y, c.y_bounds);
+        CHECK_CLOSE(out[1], c.dgate, c.dgate_bounds);
+        CHECK_CLOSE(out[2], c.dup, c.dup_bounds);
+      });
+}
+
+TEST_CASE("swiglu: every size agrees with the reference") {
+  for (const DType act : Activations()) {
+    for (const int64_t n : Tested().sizes) {
+      CAPTURE(NameOf(act));
+      CAPTURE(n);
+      CheckCase(act, Normal(act, {n}, 1, 3), Normal(act, {n}, 2), Normal(act, {n}, 3));
+    }
+  }
+}
+
+TEST_CASE("swiglu: gates far from 0 neither overflow nor lose their digits") {
+  for (const DType act : Activations()) {
+    const Tensor gates = FarGates(act);
+    CheckCase(act, gates, Normal(act, gates.shape(), 2), Normal(act, gates.shape(), 3));
+  }
+}
+
+}  // namespace
+}  // namespace lora::test
