@@ -2,8 +2,8 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { LoRAError } from '../errors';
 import { readJson } from '../formats/json';
-import { openSafetensors } from '../formats/safetensors';
 import { openModelTensors } from '../formats/sharded';
+import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
 import { printJson } from './common';
 import { defineCommand, helpFlag } from './command';
@@ -41,24 +41,30 @@ interface Report {
 
 const elements = (shape: readonly number[]): number => shape.reduce((product, dim) => product * dim, 1);
 
-function summed(tensors: Iterable<[string, { dtype: string; shape: readonly number[]; bytes: Uint8Array }]>) {
+interface Sized {
+  dtype: string;
+  shape: readonly number[];
+  byteLength: number;
+}
+
+function summed(tensors: Iterable<[string, Sized]>) {
   const entries: Entry[] = [];
   let parameters = 0;
   let bytes = 0;
-  for (const [name, { dtype, shape, bytes: data }] of tensors) {
+  for (const [name, { dtype, shape, byteLength }] of tensors) {
     entries.push({ name, dtype, shape: [...shape] });
     parameters += elements(shape);
-    bytes += data.byteLength;
+    bytes += byteLength;
   }
   return { tensors: entries, parameters, bytes };
 }
 
 async function describeFile(path: string, kind: Report['kind']): Promise<Report> {
-  const file = await openSafetensors(path);
+  const file = await StoredTensors.open(path);
   try {
     return { kind, path, metadata: file.metadata, ...summed(file.tensors) };
   } finally {
-    file.close();
+    await file.close();
   }
 }
 
@@ -68,7 +74,11 @@ async function describePath(path: string): Promise<Report> {
   if (!statSync(path).isDirectory()) return describeFile(path, 'safetensors');
   if (existsSync(join(path, 'adapter_config.json'))) {
     const { config, tensors } = await readAdapter(path);
-    return { kind: 'adapter', path, config, ...summed(tensors) };
+    const sizes = [...tensors].map(([name, { dtype, shape, bytes }]): [string, Sized] => [
+      name,
+      { dtype, shape, byteLength: bytes.byteLength },
+    ]);
+    return { kind: 'adapter', path, config, ...summed(sizes) };
   }
   if (existsSync(join(path, 'checkpoint.safetensors')))
     return describeFile(join(path, 'checkpoint.safetensors'), 'checkpoint');
@@ -76,13 +86,10 @@ async function describePath(path: string): Promise<Report> {
     const config = await readJson(join(path, 'config.json'));
     const model = await openModelTensors(path);
     try {
-      const all = [...model.names].map((name): [string, ReturnType<typeof model.get>] => [
-        name,
-        model.get(name),
-      ]);
+      const all = model.names.map((name): [string, Sized] => [name, model.get(name)]);
       return { kind: 'model', path, config, ...summed(all) };
     } finally {
-      model.close();
+      await model.close();
     }
   }
   throw new LoRAError(

@@ -1,35 +1,31 @@
-/** Files and directories that appear whole or not at all. */
-import { randomBytes } from 'node:crypto';
-import { lstat, mkdir, open, readdir, realpath, rename, rm, type FileHandle } from 'node:fs/promises';
-import { basename, dirname, join, resolve } from 'node:path';
+/** Files that appear whole or not at all. */
+import { chmod, mkdir, open, realpath, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, resolve } from 'node:path';
 import { types } from 'node:util';
 import { LoRAError } from '../errors';
 import { systemReason } from './system_reason';
+import { sweep, temporaryBeside } from './temporary';
 
 /** One write call of Node.js takes at most 2^31 − 1 bytes. */
 const maxWrite = 2 ** 30;
 /** Smaller pieces are gathered to this size, so that a thousand small tensors are not a thousand calls. */
 const gatherBytes = 2 ** 18;
 
-/** A hidden name in the same directory, hence on the same file system, as rename needs. */
-function siblingOf(path: string, suffix: string): string {
-  return join(dirname(path), `.${basename(path)}.${process.pid}-${randomBytes(4).toString('hex')}.${suffix}`);
-}
-
 /** A symbolic link is followed: what it points to is replaced, and the link stays. */
-async function targetOf(path: string): Promise<string> {
+export async function targetOf(path: string): Promise<string> {
   return realpath(path).catch(() => resolve(path));
 }
 
-async function failWriting(path: string, error: unknown): Promise<never> {
-  if (error instanceof LoRAError) throw error;
+/** ERR_FILE with the reason, or the error itself where it is one of ours. */
+export function cannotWrite(path: string, error: unknown): LoRAError {
+  if (error instanceof LoRAError) return error;
   const missing = (error as NodeJS.ErrnoException).code === 'ENOENT';
   const reason = missing ? `the directory ${dirname(path)} does not exist` : systemReason(error);
-  throw new LoRAError('ERR_FILE', `cannot write ${path}: ${reason}`, { cause: error });
+  return new LoRAError('ERR_FILE', `cannot write ${path}: ${reason}`, { cause: error });
 }
 
 /** Makes the names in a directory durable; not every platform lets a directory be opened. */
-async function syncDirectory(dir: string): Promise<void> {
+export async function syncDirectory(dir: string): Promise<void> {
   let handle: FileHandle | undefined;
   try {
     handle = await open(dir, 'r');
@@ -41,39 +37,69 @@ async function syncDirectory(dir: string): Promise<void> {
   }
 }
 
-async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
-  const { length } = bytes;
-  for (let done = 0; done < length;) {
-    // A view whose file is closed meanwhile has length 0: the write then throws.
-    const { bytesWritten } = await handle.write(bytes, done, Math.min(length - done, maxWrite));
-    done += bytesWritten;
-  }
+/**
+ * Makes a directory with its parents. Step by step: on a file system that is read-only, Node's own way says that there is no
+ * such file.
+ */
+export async function makeDirectory(path: string): Promise<void> {
+  const present = await stat(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'ENOENT' || dirname(path) === path) throw error;
+    return undefined;
+  });
+  if (present?.isDirectory()) return;
+  if (present) throw Object.assign(new Error('it exists and is not a directory'), { code: 'EEXIST' });
+  await makeDirectory(dirname(path));
+  await mkdir(path).catch((error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EEXIST') throw error; // another has made it meanwhile
+  });
 }
 
 /** A part of a file, and the length that it had when the caller checked it. */
-export interface Piece {
-  readonly bytes: Uint8Array;
-  readonly length: number;
+export type Piece = { readonly length: number } & (
+  | { readonly bytes: Uint8Array }
+  /** Gives `length` bytes in all, made while the file is written. */
+  | { readonly parts: () => AsyncIterable<Uint8Array> }
+);
+
+async function writeAll(handle: FileHandle, bytes: Uint8Array, path: string): Promise<void> {
+  const { length } = bytes;
+  for (let done = 0; done < length;) {
+    const { bytesWritten } = await handle.write(bytes, done, Math.min(length - done, maxWrite));
+    done += bytesWritten;
+    if (done < length && (bytesWritten === 0 || bytes.length !== length)) throw released(path);
+  }
+}
+
+/** The file that the bytes are a view of was closed, or their memory was given away. */
+const released = (path: string): LoRAError =>
+  new LoRAError('ERR_DISPOSED', `the bytes for ${path} were released while it was written`);
+
+async function* partsOf(piece: Piece, path: string): AsyncGenerator<Uint8Array> {
+  if ('parts' in piece) yield* piece.parts();
+  else if (piece.bytes.length === piece.length) yield piece.bytes;
+  else throw released(path);
 }
 
 async function writePieces(handle: FileHandle, pieces: readonly Piece[], path: string): Promise<void> {
   const gathered = Buffer.allocUnsafe(gatherBytes);
   let used = 0;
   const flush = async (): Promise<void> => {
-    await writeAll(handle, gathered.subarray(0, used));
+    await writeAll(handle, gathered.subarray(0, used), path);
     used = 0;
   };
-  for (const { bytes, length } of pieces) {
-    if (used + length > gatherBytes) await flush();
-    if (bytes.length !== length) {
-      throw new LoRAError('ERR_ARGUMENT', `the bytes for ${path} were released while it was written`);
+  for (const piece of pieces) {
+    let given = 0;
+    for await (const part of partsOf(piece, path)) {
+      given += part.length;
+      if (used + part.length > gatherBytes) await flush();
+      if (part.length > gatherBytes) {
+        await writeAll(handle, part, path);
+      } else {
+        gathered.set(part, used);
+        used += part.length;
+      }
     }
-    if (length > gatherBytes) {
-      await writeAll(handle, bytes);
-    } else {
-      gathered.set(bytes, used);
-      used += length;
-    }
+    if (given !== piece.length) throw released(path);
   }
   await flush();
 }
@@ -91,33 +117,50 @@ export async function writeFileAtomic(
   await (await stageFile(path, data)).commit();
 }
 
+/** Writes a new file and makes its content durable; its name may hold a part until then. */
+export async function writeNewFile(
+  path: string,
+  data: string | Uint8Array | readonly Piece[],
+  shownAs = path,
+): Promise<void> {
+  const whole = typeof data === 'string' ? Buffer.from(data) : types.isUint8Array(data) ? data : undefined;
+  const pieces = whole === undefined ? (data as readonly Piece[]) : [{ bytes: whole, length: whole.length }];
+  const handle = await open(path, 'wx');
+  try {
+    await writePieces(handle, pieces, shownAs);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** A file that takes the place of another may be read by whom that one might. */
+export async function keepMode(path: string, target: string): Promise<void> {
+  const before = await stat(target).catch(() => undefined);
+  if (before?.isFile()) await chmod(path, before.mode & 0o7777);
+}
+
 /** A file that is written and durable, but does not have its name yet. */
 export interface StagedFile {
   commit(): Promise<void>;
   discard(): Promise<void>;
 }
 
-/** The first half of writeFileAtomic: several files can be staged before the first one gets its name. */
+/** The first half of writeFileAtomic. */
 export async function stageFile(
   path: string,
   data: string | Uint8Array | readonly Piece[],
 ): Promise<StagedFile> {
-  const whole = typeof data === 'string' ? Buffer.from(data) : types.isUint8Array(data) ? data : undefined;
-  const pieces = whole === undefined ? (data as readonly Piece[]) : [{ bytes: whole, length: whole.length }];
   const target = await targetOf(path);
-  const temporary = siblingOf(target, 'tmp');
+  await sweep(dirname(target), [basename(target)]);
+  const temporary = temporaryBeside(target);
   const discard = async (): Promise<void> => rm(temporary, { force: true });
   try {
-    const handle = await open(temporary, 'wx');
-    try {
-      await writePieces(handle, pieces, path);
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
+    await writeNewFile(temporary, data, path);
+    await keepMode(temporary, target);
   } catch (error) {
     await discard();
-    return failWriting(path, error);
+    throw cannotWrite(path, error);
   }
   return {
     discard,
@@ -126,75 +169,9 @@ export async function stageFile(
         await rename(temporary, target);
       } catch (error) {
         await discard();
-        await failWriting(path, error);
+        throw cannotWrite(path, error);
       }
       await syncDirectory(dirname(target));
     },
   };
-}
-
-/** fsync of every file and directory below; files of writeFileAtomic are durable already, others may not be. */
-async function syncTree(dir: string): Promise<void> {
-  for (const entry of await readdir(dir, { withFileTypes: true })) {
-    const path = join(dir, entry.name);
-    if (entry.isDirectory()) await syncTree(path);
-    if (!entry.isFile()) continue;
-    const handle = await open(path, 'r');
-    try {
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
-  }
-  await syncDirectory(dir);
-}
-
-/**
- * Fills a directory through `write`, which gets the path of a temporary sibling, and then gives it its name, in
- * place of what had it. The name never holds a part: a crash between the two renames of a replacement leaves the old
- * directory under a hidden name beside it. Missing parents are made; on failure the old directory stays.
- *
- * Errors: what `write` throws; ERR_FILE with the reason.
- */
-export async function replaceDirectory(
-  dir: string,
-  write: (temporary: string) => Promise<void>,
-): Promise<void> {
-  const target = await targetOf(dir);
-  const temporary = siblingOf(target, 'tmp');
-  try {
-    await mkdir(dirname(target), { recursive: true });
-    await mkdir(temporary);
-  } catch (error) {
-    await failWriting(dir, error);
-  }
-  try {
-    await write(temporary);
-  } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
-    throw error;
-  }
-  try {
-    await syncTree(temporary);
-    await swap(temporary, target);
-  } catch (error) {
-    await rm(temporary, { recursive: true, force: true });
-    await failWriting(dir, error);
-  }
-  await syncDirectory(dirname(target));
-}
-
-async function swap(temporary: string, target: string): Promise<void> {
-  const present = await lstat(target).catch(() => undefined);
-  if (present === undefined) return rename(temporary, target);
-  if (!present.isDirectory()) throw new Error('it exists and is not a directory');
-  const old = siblingOf(target, 'old');
-  await rename(target, old);
-  try {
-    await rename(temporary, target);
-  } catch (error) {
-    await rename(old, target);
-    throw error;
-  }
-  await rm(old, { recursive: true, force: true });
 }

@@ -1,18 +1,15 @@
 /** Whole states in one file: values, and anything with stateDict() and loadStateDict(). */
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { fromBytes } from '../tensor/create';
 import { LoRAError } from '../errors';
 import { dtypeOfStored, storedDType, type SafetensorsDType } from './dtypes';
+import { cannotWrite, makeDirectory } from './atomic';
 import { isRecord } from './json';
+import { SavedFolder } from './file_group';
 import { checkNesting, readLimits, type Limits, type ReadLimits } from './limits';
-import {
-  openSafetensors,
-  writeSafetensors,
-  type SafetensorsFile,
-  type SafetensorsTensor,
-} from './safetensors';
+import { writeSafetensors, type SafetensorsTensor } from './safetensors';
+import { StoredTensors } from './stored_tensors';
 import { isThenable, runDetached, Scope } from '../tensor/scope';
 import type { StateDict, Stateful, StateValue } from '../tensor/state';
 import { handleOf, Tensor } from '../tensor/tensor';
@@ -96,7 +93,22 @@ class Writer {
   }
 }
 
-function decode(json: Json, file: SafetensorsFile): StateValue {
+/** The content of a file: of its tensors those that were asked for. */
+interface Saved {
+  readonly path: string;
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
+}
+
+/** The names of the tensors that a value refers to. */
+function* tensorNames(json: Json): Generator<string> {
+  if (typeof json !== 'object' || json === null) return;
+  if (Array.isArray(json)) for (const item of json) yield* tensorNames(item);
+  else if (typeof (json.$tensor ?? json.$array) === 'string') yield (json.$tensor ?? json.$array) as string;
+  else for (const item of Object.values(json)) yield* tensorNames(item);
+}
+
+function decode(json: Json, file: Saved): StateValue {
   if (typeof json !== 'object' || json === null) return json;
   if (Array.isArray(json)) return json.map((item) => decode(item, file));
   if (typeof json.$number === 'string') return Number(json.$number);
@@ -117,13 +129,13 @@ function decode(json: Json, file: SafetensorsFile): StateValue {
   return Object.fromEntries(entries) as StateValue;
 }
 
-function decodeTensor({ dtype, shape, bytes }: SafetensorsTensor, file: SafetensorsFile): Tensor {
+function decodeTensor({ dtype, shape, bytes }: SafetensorsTensor, file: Saved): Tensor {
   const ours = dtypeOfStored(dtype);
   if (ours === undefined) throw damaged(file, `a tensor has the dtype ${dtype}`);
   return fromBytes(bytes, ours, shape, 'cpu');
 }
 
-function decodeArray({ dtype, bytes }: SafetensorsTensor, kind: string, file: SafetensorsFile): StateValue {
+function decodeArray({ dtype, bytes }: SafetensorsTensor, kind: string, file: Saved): StateValue {
   if (arrayDTypes[kind] !== dtype) throw damaged(file, `a ${kind} has the dtype ${dtype}`);
   const Type = (globalThis as unknown as Record<string, new (buffer: ArrayBufferLike) => ArrayBufferView>)[
     kind
@@ -131,7 +143,7 @@ function decodeArray({ dtype, bytes }: SafetensorsTensor, kind: string, file: Sa
   return new Type(bytes.slice().buffer);
 }
 
-function damaged(file: SafetensorsFile, why: string): LoRAError {
+function damaged(file: Saved, why: string): LoRAError {
   return new LoRAError('ERR_SAFETENSORS', `${file.path} is not a checkpoint of lora-native: ${why}`);
 }
 
@@ -182,8 +194,8 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
     await Promise.all(waiting);
     const tensors = new Map<string, SafetensorsTensor>();
     for (const [name, read] of writer.tensors) tensors.set(name, await read);
-    await mkdir(path, { recursive: true }).catch((cause: Error) => {
-      throw new LoRAError('ERR_FILE', `${path} cannot be made: ${cause.message}`, { cause });
+    await makeDirectory(path).catch((error: unknown) => {
+      throw cannotWrite(path, error);
     });
     const metadata = {
       format: 'pt',
@@ -217,7 +229,8 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
   const op = 'loadCheckpoint';
   checkOptions(op, options, ['limits']);
   const limits = readLimits(op, options.limits);
-  const path = join(directory(op, dir), checkpointFile);
+  const folder = directory(op, dir);
+  const path = join(folder, checkpointFile);
   for (const [name, target] of Object.entries(targets)) {
     check(
       typeof (target as Partial<Stateful> | null)?.loadStateDict === 'function',
@@ -225,10 +238,12 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
       `expected ${name} to have loadStateDict() but received ${describe(target)}`,
     );
   }
-  const file = await openSafetensors(path, { limits });
+  const saved = await SavedFolder.open(folder).catch(() => undefined);
+  const stored = await StoredTensors.open(saved?.path(checkpointFile) ?? path, { limits });
   const scope = new Scope(null);
   try {
-    const states = readStates(file, limits);
+    const { metadata } = stored;
+    const states = readStates({ path, metadata, tensors: new Map() }, limits);
     const names = Object.keys(states);
     for (const name of Object.keys(targets)) {
       const near = suggest(name, names);
@@ -239,6 +254,17 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
           (near ? `; did you mean '${near}'?` : `; it holds ${names.join(', ') || 'nothing'}`),
       );
     }
+    const wanted = names.filter((name) => 'value' in states[name]! || Object.hasOwn(targets, name));
+    const tensors = new Map<string, SafetensorsTensor>();
+    for (const name of wanted)
+      for (const key of tensorNames((states[name]!.state ?? states[name]!.value)!)) {
+        const tensor = stored.tensors.get(key);
+        if (tensor === undefined) continue; // decode says so
+        const { dtype, shape } = tensor;
+        tensors.set(key, { dtype, shape, bytes: await tensor.read() });
+      }
+    await stored.file.checkUnchanged();
+    const file = { path, metadata, tensors };
     for (const [name, target] of Object.entries(targets)) {
       const state = runDetached(scope, () => decode(states[name]!.state!, file)) as StateDict;
       await target.loadStateDict(state);
@@ -247,11 +273,11 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
     return Object.fromEntries(values.map((name) => [name, decode(states[name]!.value!, file)])) as T;
   } finally {
     scope.close();
-    file.close();
+    await stored.close();
   }
 }
 
-function readStates(file: SafetensorsFile, limits: Limits): Record<string, { state?: Json; value?: Json }> {
+function readStates(file: Saved, limits: Limits): Record<string, { state?: Json; value?: Json }> {
   const text = file.metadata[metadataKey];
   if (text === undefined) throw damaged(file, `it has no '${metadataKey}' in its metadata`);
   let parsed: { version?: unknown; states?: unknown };

@@ -193,6 +193,10 @@ export class SafetensorsFile {
  * Opens a safetensors file and checks its header by every rule of the format (and more strictly than the official
  * reader: a name that occurs twice is an error).
  *
+ * The file is mapped: whoever truncates it, or writes over it in place as `cp` does, while it is open, ends this process with
+ * SIGBUS or changes what the views show. For files that others write use {@link readAdapter} or `CausalLM.fromPretrained`, which
+ * read into memory of their own.
+ *
  * @throws ERR_FILE when the file cannot be opened; ERR_OUT_OF_MEMORY when 32,768 are open; ERR_SAFETENSORS with the reason when it is not a whole, valid
  * file (a Git LFS pointer or an HTML page is named); ERR_UNSUPPORTED when a tensor's bytes are read that are too
  * many for one view.
@@ -231,6 +235,14 @@ export async function writeSafetensors(
   await writeFileAtomic(target, serializeSafetensors(tensors, metadata, 'writeSafetensors'));
 }
 
+/** A tensor whose bytes are made while its file is written. */
+export interface LateTensor {
+  readonly dtype: SafetensorsDType;
+  readonly shape: readonly number[];
+  /** As many bytes as dtype and shape say, in parts. */
+  parts(): AsyncIterable<Uint8Array>;
+}
+
 /** The pieces of a file, in order; the tensors' own bytes are among them. `op` is named in errors. */
 export function serializeSafetensors(
   tensors: ReadonlyMap<string, SafetensorsTensor>,
@@ -239,22 +251,44 @@ export function serializeSafetensors(
 ): Piece[] {
   check(types.isMap(tensors), op, `expected a Map of tensors but received ${describe(tensors)}`);
   for (const [name, tensor] of tensors) checkTensor(name, tensor, op);
+  return layOut([...tensors], metadata, op, ({ bytes }) => ({ bytes, length: bytes.length }));
+}
+
+/** The same for tensors that are made one by one: no second copy of a model is ever in memory. */
+export function serializeLate(
+  tensors: ReadonlyMap<string, LateTensor>,
+  metadata: Readonly<Record<string, string>>,
+  op: string,
+): Piece[] {
+  return layOut([...tensors], metadata, op, (tensor) => {
+    const length = tensorBytes(tensor.dtype, tensor.shape);
+    check(typeof length === 'number', op, `expected a writable size: ${length}`);
+    return { length, parts: () => tensor.parts() };
+  });
+}
+
+/** The header, then the tensors by descending width of their type and by name. */
+function layOut<T extends { readonly dtype: SafetensorsDType; readonly shape: readonly number[] }>(
+  tensors: readonly (readonly [string, T])[],
+  metadata: Readonly<Record<string, string>> | null | undefined,
+  op: string,
+  pieceOf: (tensor: T) => Piece,
+): Piece[] {
   for (const [key, value] of Object.entries(metadata ?? {})) {
     check(typeof value === 'string', op, `expected text for metadata ${key} but received ${describe(value)}`);
   }
-
-  const sorted = [...tensors]
+  const sorted = tensors
     .map(([name, tensor]) => ({ name, tensor, key: Buffer.from(name) }))
     .sort((a, b) => dtypeRank(b.tensor.dtype) - dtypeRank(a.tensor.dtype) || Buffer.compare(a.key, b.key));
   // Built by hand: an object would move names like "0" to the front.
   const fields: string[] = [];
   if (metadata != null) fields.push(`"${metadataKey}":${JSON.stringify(metadata)}`);
+  const pieces = sorted.map(({ tensor }) => pieceOf(tensor));
   let offset = 0;
-  for (const { name, tensor } of sorted) {
-    const { dtype, shape, bytes } = tensor;
-    const end = offset + bytes.length;
-    const entry = { dtype, shape, data_offsets: [offset, end] };
-    fields.push(`${JSON.stringify(name)}:${JSON.stringify(entry)}`);
+  for (const [i, { name, tensor }] of sorted.entries()) {
+    const { dtype, shape } = tensor;
+    const end = offset + pieces[i]!.length;
+    fields.push(`${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [offset, end] })}`);
     offset = end;
   }
   const json = Buffer.from(`{${fields.join(',')}}`);
@@ -262,10 +296,7 @@ export function serializeSafetensors(
   check(header.length - 8 <= maxHeaderBytes, op, `expected a header of at most ${maxHeaderBytes} bytes`);
   header.writeBigUInt64LE(BigInt(header.length - 8));
   json.copy(header, 8);
-  return [header, ...sorted.map(({ tensor }) => tensor.bytes)].map((bytes) => ({
-    bytes,
-    length: bytes.length,
-  }));
+  return [{ bytes: header, length: header.length }, ...pieces];
 }
 
 function checkTensor(name: string, tensor: SafetensorsTensor, op: string): void {

@@ -1,41 +1,42 @@
 /** The tensors of a Hugging Face model directory: one safetensors file, or shards with an index. */
-import { readdir } from 'node:fs/promises';
-import { isAbsolute, join, normalize, sep } from 'node:path';
+import { realpath } from 'node:fs/promises';
+import { basename, dirname, isAbsolute, join, normalize, sep } from 'node:path';
 import { LoRAError } from '../errors';
-import { isRecord, readJson } from './json';
-import type { Limits } from './limits';
-import { openSafetensors, type SafetensorsFile, type SafetensorsTensor } from './safetensors';
+import { SavedFolder } from './file_group';
+import { isRecord, readJson, type Reading } from './json';
+import { weightsFile as single } from './model_files';
+import { StoredTensors, type StoredTensor } from './stored_tensors';
 import { systemReason } from './system_reason';
 
-const single = 'model.safetensors';
 const index = 'model.safetensors.index.json';
 
 export interface ModelTensors {
   /** In file order, shard after shard. */
   readonly names: readonly string[];
   /** Throws ERR_SAFETENSORS when there is no such tensor. */
-  get(name: string): SafetensorsTensor;
-  /** Closes every file: all bytes that were got become empty. */
-  close(): void;
+  get(name: string): StoredTensor;
+  /** Throws ERR_FILE when a file was written, or another got its name, since it was opened. */
+  checkUnchanged(): Promise<void>;
+  close(): Promise<void>;
 }
 
 /**
- * Opens model.safetensors, or the shards that model.safetensors.index.json names.
+ * Opens model.safetensors, or the shards that model.safetensors.index.json names. They are read, never mapped.
  *
- * Errors: ERR_FILE when the directory or a shard is missing, or the index names a file outside the directory;
- * ERR_SAFETENSORS when a file is bad, or a shard lacks a tensor that the index promises.
+ * Errors: ERR_FILE when the directory or a shard is missing, the index names a file outside the directory, or a shard is a
+ * link to one; ERR_SAFETENSORS when a file is bad, or a shard lacks a tensor that the index promises.
  */
-export async function openModelTensors(dir: string, limits?: Limits): Promise<ModelTensors> {
-  let present: string[];
+export async function openModelTensors(dir: string, reading: Reading = {}): Promise<ModelTensors> {
+  let folder: SavedFolder;
   try {
-    present = await readdir(dir);
+    folder = await SavedFolder.open(dir);
   } catch (error) {
     const reason = systemReason(error).replace('no such file', 'no such directory');
     throw new LoRAError('ERR_FILE', `cannot read the model directory ${dir}: ${reason}`, { cause: error });
   }
-  if (present.includes(single)) return new OpenShards(dir, new Map([[single, undefined]]), limits).open();
-  if (present.includes(index)) return new OpenShards(dir, await readIndex(dir, limits), limits).open();
-  throw new LoRAError('ERR_FILE', `${dir} has neither ${single} nor ${index}${hint(present)}`);
+  if (folder.has(single)) return new OpenShards(folder, new Map([[single, undefined]]), reading).open();
+  if (folder.has(index)) return new OpenShards(folder, await readIndex(dir, reading), reading).open();
+  throw new LoRAError('ERR_FILE', `${dir} has neither ${single} nor ${index}${hint([...folder.names])}`);
 }
 
 function hint(present: readonly string[]): string {
@@ -45,9 +46,9 @@ function hint(present: readonly string[]): string {
 }
 
 /** Shard file → names of the tensors that it must hold. */
-async function readIndex(dir: string, limits?: Limits): Promise<Map<string, string[]>> {
+async function readIndex(dir: string, reading: Reading): Promise<Map<string, string[]>> {
   const path = join(dir, index);
-  const json = await readJson(path, { limits });
+  const json = await readJson(path, reading);
   const weights = isRecord(json) ? json['weight_map'] : undefined;
   if (!isRecord(weights)) throw new LoRAError('ERR_FILE', `${path} has no weight_map object`);
   const shards = new Map<string, string[]>();
@@ -73,32 +74,49 @@ function insideDirectory(path: string, file: string): string {
   return plain;
 }
 
-class OpenShards implements ModelTensors {
-  readonly #dir: string;
-  readonly #limits: Limits | undefined;
-  readonly #shards: ReadonlyMap<string, readonly string[] | undefined>;
-  readonly #files: SafetensorsFile[] = [];
-  readonly #tensors = new Map<string, SafetensorsTensor>();
+/**
+ * A link inside a download must not make us read, and save() copy, a file elsewhere. The cache of the hub consists of links:
+ * snapshots/REVISION/NAME to blobs/DIGEST.
+ */
+export async function checkLink(dir: string, name: string): Promise<void> {
+  const [base, file] = await Promise.all([realpath(dir), realpath(join(dir, name)).catch(() => undefined)]);
+  if (file === undefined || file.startsWith(base + sep)) return;
+  for (let at = base; dirname(at) !== at; at = dirname(at))
+    if (basename(at) === 'snapshots' && dirname(file) === join(at, '../blobs')) return;
+  throw new LoRAError('ERR_FILE', `${join(dir, name)} is a link to a file outside its directory: ${file}`);
+}
 
-  constructor(dir: string, shards: ReadonlyMap<string, readonly string[] | undefined>, limits?: Limits) {
-    this.#dir = dir;
-    this.#limits = limits;
+class OpenShards implements ModelTensors {
+  readonly #folder: SavedFolder;
+  readonly #shards: ReadonlyMap<string, readonly string[] | undefined>;
+  readonly #reading: Reading;
+  readonly #files: StoredTensors[] = [];
+  readonly #tensors = new Map<string, StoredTensor>();
+
+  constructor(
+    folder: SavedFolder,
+    shards: ReadonlyMap<string, readonly string[] | undefined>,
+    reading: Reading,
+  ) {
+    this.#folder = folder;
     this.#shards = shards;
+    this.#reading = reading;
   }
 
   async open(): Promise<this> {
     try {
       for (const [shard, promised] of this.#shards) await this.#openShard(shard, promised ?? []);
     } catch (error) {
-      this.close();
+      await this.close();
       throw error;
     }
     return this;
   }
 
   async #openShard(shard: string, promised: readonly string[]): Promise<void> {
-    const path = join(this.#dir, shard);
-    const file = await openSafetensors(path, { limits: this.#limits });
+    const path = this.#folder.path(shard);
+    await checkLink(this.#folder.dir, shard);
+    const file = await StoredTensors.open(path, this.#reading);
     this.#files.push(file);
     const lacking = promised.filter((name) => !file.tensors.has(name));
     if (lacking.length > 0) {
@@ -119,14 +137,19 @@ class OpenShards implements ModelTensors {
     return [...this.#tensors.keys()];
   }
 
-  get(name: string): SafetensorsTensor {
+  get(name: string): StoredTensor {
     const tensor = this.#tensors.get(name);
-    if (tensor === undefined) throw new LoRAError('ERR_SAFETENSORS', `${this.#dir} holds no tensor ${name}`);
+    if (tensor === undefined)
+      throw new LoRAError('ERR_SAFETENSORS', `${this.#folder.dir} holds no tensor ${name}`);
     return tensor;
   }
 
-  close(): void {
-    for (const file of this.#files) file.close();
+  async checkUnchanged(): Promise<void> {
+    for (const { file } of this.#files) await file.checkUnchanged(true);
+  }
+
+  async close(): Promise<void> {
+    for (const file of this.#files) await file.close();
   }
 }
 

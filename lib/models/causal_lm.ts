@@ -1,13 +1,11 @@
 /** A Llama-family language model: loaded from a Hugging Face directory, adapted, trained, served, saved. */
-import { existsSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
-import { join } from 'node:path';
 import { inspect } from 'node:util';
 import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
 import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
 import { LoRAError } from '../errors';
-import { readJson } from '../formats/json';
+import { ModelFolder } from '../formats/model_folder';
 import { readLimits } from '../formats/limits';
 import { toPath } from '../formats/paths';
 import { RunHandle } from '../handle';
@@ -150,21 +148,24 @@ export class CausalLM {
     signal?.throwIfAborted();
     const directory = toPath(source, op);
     const found = await stat(directory).catch(() => undefined);
-    if (!found?.isDirectory() || !existsSync(join(directory, 'config.json')))
+    const folder = found?.isDirectory() ? await ModelFolder.open(directory, { limits, signal }) : undefined;
+    if (!folder?.has('config.json'))
       throw new LoRAError(
         'ERR_FILE',
         `[${op}] ${directory} ${found ? 'has no config.json' : 'does not exist'}: expected a Hugging Face model directory`,
         { op },
       );
     nativeDevice(device); // unavailable: say so before reading
-    const reading = { limits, signal };
-    const config = parseModelConfig(await readJson(join(directory, 'config.json'), reading), limits);
-    const tokenizer = await Tokenizer.fromDirectory(directory, reading);
-    const generationPath = join(directory, 'generation_config.json');
-    const generation = existsSync(generationPath) ? await readJson(generationPath, reading) : {};
+    const config = parseModelConfig(await folder.json('config.json'), limits);
+    const tokenizer = await Tokenizer.fromFolder(folder);
+    const generation = (await folder.json('generation_config.json')) ?? {};
     const { weights, dtype: actual } = await runUntracked(() =>
       loadWeights(directory, config, { dtype, device, signal, limits, onProgress }),
     );
+    await folder.checkUnchanged().catch((error: unknown) => {
+      disposeWeights(config, weights);
+      throw error;
+    });
     const defaults = parseGenerationDefaults(generation, config, tokenizer);
     return new CausalLM({ directory, config, weights, dtype: actual, device, tokenizer, defaults });
   }

@@ -1,25 +1,25 @@
 /** Saving a model as a Hugging Face directory. */
 import { existsSync } from 'node:fs';
-import { copyFile, readdir, realpath, writeFile } from 'node:fs/promises';
+import { readdir, realpath, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { LoRAError } from '../errors';
-import { replaceDirectory } from '../formats/atomic';
+import { writeNewFile } from '../formats/atomic';
 import { storedDType } from '../formats/dtypes';
-import { writeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
+import { SavedFolder, saveTogether } from '../formats/file_group';
+import { InputFile, sliceBytes } from '../formats/input';
+import { configFile, modelFiles, sideFiles, weightsFile } from '../formats/model_files';
+import { serializeLate, type LateTensor } from '../formats/safetensors';
+import { checkLink } from '../formats/sharded';
+import type { Linear } from '../linear/linear';
 import type { Adapter } from '../peft/adapter';
+import type { DType } from '../tensor/dtype';
 import { runDetached } from '../tensor/scope';
+import { slicedBytes } from '../tensor/slices';
 import type { Tensor } from '../tensor/tensor';
 import { listed } from '../validate';
 import type { ModelConfig } from './config';
 import { HEAD, namedWeights, type ModelWeights } from './tensor_table';
 import type { ModelDType } from './weights';
-
-/** Files of a save that are not copies. */
-const modelFile = /^(config\.json|model\.safetensors)$/;
-
-/** Files beside the weights that a copy of a model needs. */
-const sideFile =
-  /^(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json)$/;
 
 export interface SaveRequest {
   source: string;
@@ -30,60 +30,115 @@ export interface SaveRequest {
   merge?: Adapter;
 }
 
-/** Writes a Hugging Face directory, whole or not at all. */
-export async function saveModel(
-  dir: string,
-  { source, config, weights, dtype, merge }: SaveRequest,
-): Promise<void> {
-  const fail = (message: string): never => {
-    throw new LoRAError('ERR_FILE', `[save] ${message}`, { op: 'save' });
-  };
+function fail(message: string): never {
+  throw new LoRAError('ERR_FILE', `[save] ${message}`, { op: 'save' });
+}
+
+/** The folder is new or empty, or holds an earlier save and perhaps folders of the user's. */
+async function checkTarget(dir: string, source: string): Promise<void> {
   const [target, base] = await Promise.all(
     [dir, source].map((path) => realpath(path).catch(() => resolve(path))),
   );
   if (target === base) fail(`${dir} holds the base model itself: save to another directory`);
-  if (existsSync(dir)) {
-    const present = await readdir(dir).catch(() => fail(`${dir} is not a directory`));
-    // Replacing a directory removes what it holds, which must be an earlier save and nothing else.
-    const others = present.filter((name) => !modelFile.test(name) && !sideFile.test(name));
-    if (others.length > 0)
-      fail(
-        `${dir} holds other files (${listed(others)}), which would be lost: save to a new or empty directory`,
-      );
-    if (present.length > 0 && !present.includes('model.safetensors'))
-      fail(`${dir} holds files but no model: save to a new or empty directory`);
-  }
-  const tensors = new Map<string, SafetensorsTensor>();
-  const add = async (name: string, x: Tensor): Promise<void> => {
-    tensors.set(name, { dtype: storedDType[x.dtype], shape: [...x.shape], bytes: await x.bytes() });
-  };
-  const addMade = async (name: string, make: () => Tensor): Promise<void> => {
+  if (!existsSync(dir)) return;
+  if (!(await stat(dir)).isDirectory()) fail(`${dir} is not a directory`);
+  const present = await readdir(dir, { withFileTypes: true });
+  const { names } = await SavedFolder.open(dir);
+  const isModel = names.has(weightsFile);
+  // Hidden ones are of a save that was killed.
+  const others = present.filter(
+    (entry) =>
+      !modelFiles.includes(entry.name) && !entry.name.startsWith('.') && !(isModel && entry.isDirectory()),
+  );
+  if (others.length > 0)
+    fail(
+      `${dir} holds other files (${listed(others.map(({ name }) => name))}): save to a new or empty directory`,
+    );
+  if (names.size > 0 && !isModel) fail(`${dir} holds files but no model: save to a new or empty directory`);
+}
+
+/** A tensor that is there while it is written. `make` gives one that is disposed afterwards. */
+const late = (dtype: DType, shape: readonly number[], make: () => Tensor, owned: boolean): LateTensor => ({
+  dtype: storedDType[dtype],
+  shape: [...shape],
+  async *parts() {
     const x = runDetached(null, make);
-    await add(name, x);
-    x.dispose();
+    try {
+      yield* slicedBytes(x);
+    } finally {
+      if (owned) x.dispose();
+    }
+  },
+});
+
+/** The copy of a file beside the weights, read in slices. */
+async function copySide(source: SavedFolder, name: string, to: string): Promise<void> {
+  await checkLink(source.dir, name);
+  const file = await InputFile.open(source.path(name));
+  try {
+    async function* parts(): AsyncGenerator<Uint8Array> {
+      for (let at = 0; at < file.size; at += sliceBytes)
+        yield await file.bytes(at, Math.min(sliceBytes, file.size - at));
+    }
+    await writeNewFile(to, [{ length: file.size, parts }]);
+    await file.checkUnchanged();
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Writes a Hugging Face directory, which then holds the old model or the new one, whenever the process ends. Tensors are made, merged
+ * and written one by one.
+ */
+export async function saveModel(
+  dir: string,
+  { source, config, weights, dtype, merge }: SaveRequest,
+): Promise<void> {
+  await checkTarget(dir, source);
+  const tensors = new Map<string, LateTensor>();
+  const addLinear = (name: string, linear: Linear): void => {
+    const { dtype: stored, rows, cols } = linear.weight;
+    const change = merge?.applied(linear.path);
+    tensors.set(
+      name,
+      late(stored, [rows, cols], () => linear.rowMajor(change), true),
+    );
   };
   for (const entry of namedWeights(config, weights)) {
-    if ('tensor' in entry) await add(entry.name, entry.tensor);
-    else if ('matrix' in entry) await addMade(entry.name, () => entry.matrix.unpack());
-    else await addMade(entry.name, () => entry.linear.rowMajor(merge?.applied(entry.linear.path)));
+    if ('tensor' in entry) {
+      const { tensor } = entry;
+      tensors.set(
+        entry.name,
+        late(tensor.dtype, tensor.shape, () => tensor, false),
+      );
+    } else if ('matrix' in entry) {
+      const { matrix } = entry;
+      tensors.set(
+        entry.name,
+        late(matrix.dtype, [matrix.rows, matrix.cols], () => matrix.unpack(), true),
+      );
+    } else addLinear(entry.name, entry.linear);
   }
   // A change of a tied head, merged now or before, parts it from the embedding.
   const { head } = weights;
-  const change = merge?.applied(head.path);
   const shared = head.base === weights.embedding;
-  const tied = shared && !head.merged && change === undefined;
-  if (shared && !tied) await addMade(`${HEAD}.weight`, () => head.rowMajor(change));
+  const tied = shared && !head.merged && merge?.applied(head.path) === undefined;
+  if (shared && !tied) addLinear(`${HEAD}.weight`, head);
   const json: Record<string, unknown> = { ...config.raw };
   if (config.tieWordEmbeddings !== tied) json['tie_word_embeddings'] = tied;
   const name = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' }[dtype];
   if ('torch_dtype' in json) json['torch_dtype'] = name;
   if ('dtype' in json || !('torch_dtype' in json)) json['dtype'] = name;
 
-  await replaceDirectory(dir, async (temporary) => {
-    await writeFile(join(temporary, 'config.json'), `${JSON.stringify(json, null, 2)}\n`);
-    await writeSafetensors(join(temporary, 'model.safetensors'), tensors, { format: 'pt' });
-    const beside = await readdir(source).catch((): string[] => []);
-    for (const file of beside.filter((f) => sideFile.test(f)))
-      await copyFile(join(source, file), join(temporary, file));
-  });
+  await saveTogether(
+    dir,
+    async (folder) => {
+      await writeNewFile(join(folder, configFile), `${JSON.stringify(json, null, 2)}\n`);
+      await writeNewFile(join(folder, weightsFile), serializeLate(tensors, { format: 'pt' }, 'save'));
+      const beside = await SavedFolder.open(source).catch(() => undefined);
+      for (const file of sideFiles) if (beside?.has(file)) await copySide(beside, file, join(folder, file));
+    },
+    modelFiles,
+  );
 }

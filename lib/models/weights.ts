@@ -2,13 +2,14 @@
 import { LoRAError } from '../errors';
 import { floatOfStored, storedFloats } from '../formats/dtypes';
 import type { Limits } from '../formats/limits';
-import { openModelTensors } from '../formats/sharded';
+import { openModelTensors, type ModelTensors } from '../formats/sharded';
+import type { StoredTensor } from '../formats/stored_tensors';
 import { Linear } from '../linear/linear';
-import type { Device } from '../native/device';
-import { fromBytes } from '../tensor/create';
+import { binding } from '../native/calls';
+import { nativeDevice, type Device } from '../native/device';
+import { SlicedUpload } from '../tensor/slices';
 import type { DType } from '../tensor/dtype';
 import { FrozenWeight } from '../tensor/frozen_weight';
-import { rawCast } from '../tensor/raw';
 import type { Tensor } from '../tensor/tensor';
 import { listed, shapeText } from '../validate';
 import type { ModelConfig } from './config';
@@ -26,18 +27,8 @@ import {
 /** Element types of a model's activations; f16 is for inference on GPUs. */
 export type ModelDType = 'f32' | 'bf16' | 'f16';
 
-interface StoredTensor {
-  dtype: string;
-  shape: readonly number[];
-  bytes: Uint8Array;
-}
-interface StoredModel {
-  names: Iterable<string>;
-  get(name: string): StoredTensor | undefined;
-}
-
 /** Reports all missing, unexpected and misshapen tensors in one sentence. */
-function checkNames(stored: StoredModel, config: ModelConfig, dir: string): Map<string, readonly number[]> {
+function checkNames(stored: ModelTensors, config: ModelConfig, dir: string): Map<string, readonly number[]> {
   const expected = expectedTensors(config);
   const names = new Set(stored.names);
   const missing = [...expected.keys()].filter((name) => !names.has(name));
@@ -46,7 +37,7 @@ function checkNames(stored: StoredModel, config: ModelConfig, dir: string): Map<
   const unexpected = [...names].filter((name) => !expected.has(name) && !ignored(name));
   const wrong: string[] = [];
   for (const [name, shape] of expected) {
-    const have = names.has(name) ? stored.get(name)?.shape : undefined;
+    const have = names.has(name) ? stored.get(name).shape : undefined;
     if (have && (have.length !== shape.length || have.some((n, i) => n !== shape[i])))
       wrong.push(`${name} of shape ${shapeText(shape)} but received ${shapeText(have)}`);
   }
@@ -75,45 +66,48 @@ function dtypeOf(name: string, stored: StoredTensor): DType {
 export interface LoadOptions {
   dtype: 'auto' | ModelDType;
   device: Device;
-  signal?: AbortSignal;
-  limits?: Limits;
+  signal?: AbortSignal | undefined;
+  limits?: Limits | undefined;
   /** Bytes of weights loaded so far, and in all. */
   onProgress?: (progress: { loaded: number; total: number }) => void;
 }
 
-/** Lets timers and I/O run between two tensors. */
-const breathe = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
 /**
- * Maps the weight files of a directory, converts every tensor to the activation dtype, packs the matrices once
- * and unmaps. 'auto' keeps the dtype of the files, f16 becoming bf16.
+ * Reads the weight files of a directory in slices, converts them to the activation dtype on the way, and packs the matrices once:
+ * besides the weights there is never more than one tensor and a slice in memory. 'auto' keeps the dtype of the files, f16
+ * becoming bf16. A file that is written, or replaced, meanwhile is ERR_FILE.
  */
 export async function loadWeights(
   dir: string,
   config: ModelConfig,
   options: LoadOptions,
 ): Promise<{ weights: ModelWeights; dtype: ModelDType }> {
-  const stored = await openModelTensors(dir, options.limits);
+  const { signal, device } = options;
+  const stored = await openModelTensors(dir, options);
   const made: { dispose(): void }[] = [];
   try {
     const expected = checkNames(stored, config, dir);
     const fileDType = dtypeOf(`${EMBEDDING}.weight`, stored.get(`${EMBEDDING}.weight`));
     const dtype = options.dtype === 'auto' ? (fileDType === 'f32' ? 'f32' : 'bf16') : options.dtype;
     let total = 0;
-    for (const name of expected.keys()) total += stored.get(name).bytes.byteLength;
+    for (const name of expected.keys()) total += stored.get(name).byteLength;
 
     let loaded = 0;
+    // The tensor before is packed while the next one is read, and not more than that is queued.
+    let packed = Promise.resolve();
     const load = async (name: string): Promise<Tensor> => {
-      await breathe();
-      options.signal?.throwIfAborted();
+      signal?.throwIfAborted();
       const found = stored.get(name);
-      const from = dtypeOf(name, found);
-      const raw = fromBytes(found.bytes, from, expected.get(name)!, options.device);
-      loaded += found.bytes.byteLength;
-      if (from === dtype) return raw;
-      const cast = rawCast(raw, dtype);
-      raw.dispose();
-      return cast;
+      const upload = new SlicedUpload(dtypeOf(name, found), dtype, expected.get(name)!, device);
+      try {
+        for await (const slice of found.slices()) await upload.add(slice);
+        await packed;
+      } catch (error) {
+        upload.tensor.dispose();
+        throw error;
+      }
+      loaded += found.byteLength;
+      return upload.tensor;
     };
     const progress = (): void => options.onProgress?.({ loaded, total });
     const vector = async (name: string): Promise<Tensor> => {
@@ -127,6 +121,8 @@ export async function loadWeights(
       const weight = FrozenWeight.pack(x);
       x.dispose();
       made.push(weight);
+      packed = binding().synchronize(nativeDevice(device));
+      packed.catch(() => undefined); // awaited later
       progress();
       return weight;
     };
@@ -147,11 +143,13 @@ export async function loadWeights(
     }
     const norm = await vector(`${NORM}.weight`);
     const head = new Linear(HEAD, config.tieWordEmbeddings ? embedding : await matrix(`${HEAD}.weight`));
+    signal?.throwIfAborted();
+    await stored.checkUnchanged();
     return { weights: { embedding, layers, norm, head }, dtype };
   } catch (error) {
     for (const item of made) item.dispose();
     throw error;
   } finally {
-    stored.close();
+    await stored.close();
   }
 }

@@ -1,18 +1,23 @@
 /** PEFT's adapter directories: adapter_config.json and adapter_model.safetensors. */
+import { createHash } from 'node:crypto';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoRAError } from '../errors';
-import { replaceDirectory, stageFile, writeFileAtomic } from '../formats/atomic';
-import { isRecord, readJson } from '../formats/json';
-import { readLimits, type ReadLimits } from '../formats/limits';
+import { writeNewFile } from '../formats/atomic';
+import { saveTogether, SavedFolder } from '../formats/file_group';
+import { isRecord, parseJson, readText } from '../formats/json';
+import { readLimits, type Limits, type ReadLimits } from '../formats/limits';
 import { toPath } from '../formats/paths';
-import { openSafetensors, serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
+import { serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
+import { StoredTensors } from '../formats/stored_tensors';
 import { systemReason } from '../formats/system_reason';
 import { check, checkOptions, describe } from '../validate';
 import { foreignConfig } from './config';
 
 const configFile = 'adapter_config.json';
 const weightsFile = 'adapter_model.safetensors';
+/** In the metadata of the weights: the SHA-256 of the configuration that they were saved with. */
+const digestKey = 'lora-native.config';
 
 /** What a PEFT directory holds. */
 export interface AdapterFiles {
@@ -29,7 +34,8 @@ export interface ReadAdapterOptions {
 }
 
 /**
- * Reads any PEFT LoRA directory, without its base model. Fields that this package cannot train or run with are kept.
+ * Reads any PEFT LoRA directory, without its base model. Fields that this package cannot train or run with are kept. A configuration
+ * that was edited after the save is taken as it is, with a warning (`LORA_ADAPTER_EDITED`).
  *
  * @throws ERR_FILE when the directory or one of its two files is missing; ERR_ADAPTER when the weights are only there
  * as a pickle (adapter_model.bin), or the configuration is not one of PEFT's LoRA; ERR_SAFETENSORS for bad weights.
@@ -45,38 +51,86 @@ export async function readAdapter(
   checkOptions(op, options, ['limits']);
   const limits = readLimits(op, options.limits);
   const path = toPath(dir, op);
-  await checkFiles(path);
-  const config = await readJson(join(path, configFile), { limits });
-  const foreign = foreignConfig(config);
-  if (foreign !== undefined) throw new LoRAError('ERR_ADAPTER', `${join(path, configFile)} ${foreign}`);
-  const file = await openSafetensors(join(path, weightsFile), { limits });
-  try {
-    const tensors = new Map<string, SafetensorsTensor>();
-    for (const [name, { dtype, shape, bytes }] of file.tensors) {
-      tensors.set(name, { dtype, shape: [...shape], bytes: new Uint8Array(bytes) });
+  let edited: string | undefined;
+  for (let attempt = 1; ; attempt++) {
+    const last = attempt === attempts;
+    const found = await readPair(path, limits, last);
+    // One that is not of a save is seen twice the same: else it is the moment between two files of a save beside this.
+    if (found === undefined) continue;
+    if (found.edited !== undefined && found.edited !== edited && !last) {
+      edited = found.edited;
+      continue;
     }
+    if (found.edited !== undefined) warnEdited(join(path, configFile));
+    const { config, tensors } = found;
     return { config: config as Record<string, unknown>, tensors };
-  } finally {
-    file.close();
   }
 }
 
-async function checkFiles(dir: string): Promise<void> {
-  let present: string[];
+/** How often a pair of files is read that a save beside this one replaces meanwhile. */
+const attempts = 20;
+
+const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
+
+function warnEdited(path: string): void {
+  process.emitWarning(
+    `${path} is not the configuration that the weights beside it were saved with: it was edited, or comes from another adapter`,
+    { code: 'LORA_ADAPTER_EDITED' },
+  );
+}
+
+interface Pair {
+  config: unknown;
+  tensors: Map<string, SafetensorsTensor>;
+  /** Tells this pair from others, where the configuration is not that of the weights. */
+  edited?: string;
+}
+
+/** The two files; undefined when they were replaced meanwhile. With `last`, that is an error. */
+async function readPair(path: string, limits: Limits, last: boolean): Promise<Pair | undefined> {
+  const folder = await openFolder(path);
+  checkFiles(path, folder, await findInner(path, folder));
+  const again = (error: unknown): undefined => {
+    const moved = (error as { cause?: NodeJS.ErrnoException }).cause?.code === 'ENOENT';
+    if (last || !moved) throw error;
+    return undefined;
+  };
+  const text = await readText(folder.path(configFile), { limits }).catch(again);
+  if (text === undefined) return undefined;
+  const config = parseJson(text, join(path, configFile), limits);
+  // Said before the weights are missed: of another method they have another name.
+  const foreign = foreignConfig(config);
+  if (foreign !== undefined) throw new LoRAError('ERR_ADAPTER', `${join(path, configFile)} ${foreign}`);
+  const file = await StoredTensors.open(folder.path(weightsFile), { limits }).catch(again);
+  if (file === undefined) return undefined;
   try {
-    present = await readdir(dir);
+    const of = file.metadata[digestKey];
+    const tensors = await file.readAll();
+    const digest = digestOf(text);
+    return of === undefined || of === digest
+      ? { config, tensors }
+      : { config, tensors, edited: `${of} ${digest}` };
+  } finally {
+    await file.close();
+  }
+}
+
+async function openFolder(dir: string): Promise<SavedFolder> {
+  try {
+    return await SavedFolder.open(dir);
   } catch (error) {
     const reason = systemReason(error).replace('no such file', 'no such directory');
     throw new LoRAError('ERR_FILE', `cannot read the adapter directory ${dir}: ${reason}`, { cause: error });
   }
-  if (!present.includes(configFile)) {
-    // PEFT writes an adapter that is not called "default" into a directory of that name.
-    const inner = await findInner(dir, present);
+}
+
+function checkFiles(dir: string, folder: SavedFolder, inner: string | undefined): void {
+  if (!folder.has(configFile)) {
     const hint = inner === undefined ? '' : `; there is one in ${join(dir, inner)}`;
     throw new LoRAError('ERR_FILE', `${dir} has no ${configFile}${hint}`);
   }
-  if (present.includes(weightsFile)) return;
-  if (present.includes('adapter_model.bin')) {
+  if (folder.has(weightsFile)) return;
+  if (folder.has('adapter_model.bin')) {
     throw new LoRAError(
       'ERR_ADAPTER',
       `${dir} has its weights only in adapter_model.bin, a Python pickle, which can run any code when it is loaded: ` +
@@ -84,12 +138,14 @@ async function checkFiles(dir: string): Promise<void> {
     );
   }
   // An MLX adapter is better named by its configuration, which is read next.
-  if (present.includes('adapters.safetensors')) return;
+  if (folder.has('adapters.safetensors')) return;
   throw new LoRAError('ERR_FILE', `${dir} has no ${weightsFile}`);
 }
 
-async function findInner(dir: string, present: readonly string[]): Promise<string | undefined> {
-  for (const name of present) {
+/** PEFT writes an adapter that is not called "default" into a directory of that name. */
+async function findInner(dir: string, folder: SavedFolder): Promise<string | undefined> {
+  if (folder.has(configFile)) return undefined;
+  for (const name of folder.names) {
     const files = await readdir(join(dir, name)).catch((): string[] => []);
     if (files.includes(configFile)) return name;
   }
@@ -97,9 +153,8 @@ async function findInner(dir: string, present: readonly string[]): Promise<strin
 }
 
 /**
- * Writes a PEFT directory. A new directory appears whole or not at all. In one that exists the other files stay, both
- * new files are complete before the first one gets its name, and the configuration, without which the directory is
- * no adapter, comes last.
+ * Writes a PEFT directory. A new directory appears whole or not at all. In one that exists the other files stay, and the adapter is
+ * the old one or the new one for {@link readAdapter}, whenever the process ends: the weights carry the digest of their configuration.
  *
  * `config` is the content of adapter_config.json, as readAdapter or toPeftJson give it.
  *
@@ -124,31 +179,11 @@ export async function writeAdapter(
     op,
     `expected config to be the content of ${configFile}, with peft_type 'LORA' but received ${describe(config['peft_type'])}`,
   );
-  const weights = serializeSafetensors(tensors, { format: 'pt' }, op);
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   const json = JSON.stringify(sorted, null, 2);
-
-  const exists = await readdir(path).then(
-    () => true,
-    (error: unknown) => (error as NodeJS.ErrnoException).code !== 'ENOENT',
-  );
-  if (!exists) {
-    await replaceDirectory(path, async (temporary) => {
-      await writeFileAtomic(join(temporary, weightsFile), weights);
-      await writeFileAtomic(join(temporary, configFile), json);
-    });
-    return;
-  }
-  const stagedWeights = await stageFile(join(path, weightsFile), weights);
-  try {
-    const stagedConfig = await stageFile(join(path, configFile), json);
-    try {
-      await stagedWeights.commit();
-      await stagedConfig.commit();
-    } finally {
-      await stagedConfig.discard();
-    }
-  } finally {
-    await stagedWeights.discard();
-  }
+  const weights = serializeSafetensors(tensors, { format: 'pt', [digestKey]: digestOf(json) }, op);
+  await saveTogether(path, async (folder) => {
+    await writeNewFile(join(folder, weightsFile), weights, join(path, weightsFile));
+    await writeNewFile(join(folder, configFile), json, join(path, configFile));
+  });
 }

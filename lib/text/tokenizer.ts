@@ -1,10 +1,10 @@
 /** The tokenizer of a model directory: @huggingface/tokenizers with checked arguments, chat templates and streaming. */
-import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LoRAError } from '../errors';
-import { isRecord, readJson, readText, type Reading } from '../formats/json';
+import { isRecord, type Reading } from '../formats/json';
 import type { Limits } from '../formats/limits';
+import { ModelFolder } from '../formats/model_folder';
 import { check, checkOptions, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
@@ -76,13 +76,18 @@ export class Tokenizer {
    * @throws ERR_FILE for a file that cannot be parsed or is malformed, ERR_UNSUPPORTED for a component that is not known.
    */
   static async fromDirectory(directory: string, reading: Reading = {}): Promise<Tokenizer | undefined> {
-    const path = join(directory, 'tokenizer.json');
-    if (!existsSync(path)) return undefined;
-    const checked = checkTokenizerJson(await readJson(path, reading, 'tokenizerBytes'), path);
-    const configPath = join(directory, 'tokenizer_config.json');
-    const config = existsSync(configPath) ? await readJson(configPath, reading) : {};
-    const jinjaPath = join(directory, 'chat_template.jinja');
-    const jinja = existsSync(jinjaPath) ? await readText(jinjaPath, reading) : undefined;
+    return Tokenizer.fromFolder(await ModelFolder.open(directory, reading));
+  }
+
+  /** @internal The same of a folder that is open. */
+  static async fromFolder(folder: ModelFolder): Promise<Tokenizer | undefined> {
+    const json = await folder.json('tokenizer.json', 'tokenizerBytes');
+    if (json === undefined) return undefined;
+    const path = join(folder.dir, 'tokenizer.json');
+    const checked = checkTokenizerJson(json, path);
+    const configPath = join(folder.dir, 'tokenizer_config.json');
+    const config = (await folder.json('tokenizer_config.json')) ?? {};
+    const jinja = await folder.text('chat_template.jinja');
     if (!isRecord(config))
       throw new LoRAError(
         'ERR_FILE',
@@ -92,7 +97,7 @@ export class Tokenizer {
         },
       );
     try {
-      return new Tokenizer(directory, checked, config, jinja, reading.limits);
+      return new Tokenizer(folder.dir, checked, config, jinja, folder.reading.limits);
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
       throw new LoRAError('ERR_UNSUPPORTED', `[tokenizer] cannot use ${path}: ${reason}`, {

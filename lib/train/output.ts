@@ -1,8 +1,9 @@
-import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { saveCheckpoint } from '../formats/checkpoint';
 import { LoRAError } from '../errors';
-import { replaceDirectory } from '../formats/atomic';
+import { makeDirectory } from '../formats/atomic';
+import { SavedFolder, saveTogether } from '../formats/file_group';
+import { systemReason } from '../formats/system_reason';
 import type { Adapter } from '../peft/adapter';
 import type { AdamW } from '../optim/adamw';
 
@@ -13,9 +14,11 @@ export class OutputDirectory {
   /** Makes the folder; one that holds a run already is an error, so that no work is overwritten. */
   async open(): Promise<void> {
     try {
-      await mkdir(this.dir, { recursive: true });
-      const files = await readdir(this.dir);
-      const earlier = files.find((file) => file === 'adapter_config.json' || /^checkpoint-\d+$/.test(file));
+      await makeDirectory(this.dir);
+      const { names } = await SavedFolder.open(this.dir);
+      const earlier = [...names].find(
+        (file) => file === 'adapter_config.json' || /^checkpoint-\d+$/.test(file),
+      );
       if (earlier === undefined) return;
       throw new LoRAError(
         'ERR_FILE',
@@ -26,7 +29,7 @@ export class OutputDirectory {
       if (cause instanceof LoRAError) throw cause;
       throw new LoRAError(
         'ERR_FILE',
-        `[Trainer] cannot write to outDir ${this.dir}: ${(cause as Error).message}`,
+        `[Trainer] cannot write to outDir ${this.dir}: ${systemReason(cause)}`,
         {
           op: 'Trainer',
           cause,
@@ -38,7 +41,7 @@ export class OutputDirectory {
   /** checkpoint-N appears whole or not at all. */
   async saveCheckpoint(step: number, adapter: Adapter, optimizer: AdamW): Promise<string> {
     const dir = join(this.dir, `checkpoint-${step}`);
-    await replaceDirectory(dir, async (temporary) => {
+    await saveTogether(dir, async (temporary) => {
       await adapter.save(temporary);
       await saveCheckpoint(temporary, { optimizer, step });
     });

@@ -358,7 +358,7 @@ test('save writes a directory that loads again', async () => {
   writeFileSync(join(foreign, 'config.json'), '{}');
   await expect(model.save(foreign)).rejects.toMatchObject({
     code: 'ERR_FILE',
-    message: expect.stringContaining('holds other files (letter.txt), which would be lost'),
+    message: expect.stringContaining('holds other files (letter.txt): save to a new or empty directory'),
   });
   expect(existsSync(join(foreign, 'letter.txt'))).toBe(true);
   rmSync(join(foreign, 'letter.txt'));

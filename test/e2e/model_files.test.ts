@@ -1,5 +1,18 @@
 /** What a model directory may hold, and what save() makes of it. */
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CausalLM, memoryUsage, setThreads, type FromPretrainedOptions } from '../../lib/index';
@@ -150,6 +163,69 @@ test('a target that is a file is refused', async () => {
   const full = join(scratch, 'full');
   for (const name of ['a', 'b', 'c', 'd', 'e', 'f']) mkdirSync(join(full, name), { recursive: true });
   await expect(model.save(full)).rejects.toThrow(
-    'holds other files (a, b, c, d, e and 1 more), which would be lost',
+    'holds other files (a, b, c, d, e and 1 more): save to a new or empty directory',
   );
+});
+
+test('a save over an earlier one takes away what is of a model, and no folder or file of the user', async () => {
+  const model = await load({ generation: { eos_token_id: 9 } });
+  const dir = join(scratch, 'again');
+  writeFileSync(join(model.directory, 'vocab.txt'), 'x');
+  await model.save(dir);
+  mkdirSync(join(dir, 'tokenizer_experiments'));
+  writeFileSync(join(dir, 'tokenizer_experiments', 'notes.txt'), 'mine');
+  rmSync(join(model.directory, 'vocab.txt'));
+  await model.save(dir);
+  expect(readFileSync(join(dir, 'tokenizer_experiments', 'notes.txt'), 'utf8')).toBe('mine');
+  expect(readdirSync(dir)).not.toContain('vocab.txt');
+  writeFileSync(join(dir, 'tokenizer_notes.md'), 'mine');
+  await expect(model.save(dir)).rejects.toThrow('holds other files (tokenizer_notes.md)');
+  expect(readFileSync(join(dir, 'tokenizer_notes.md'), 'utf8')).toBe('mine');
+});
+
+describe('a file that changes while a model is read is an error', () => {
+  const appended = (path: string): void => appendFileSync(path, ' ');
+  const replaced = (path: string): void => {
+    copyFileSync(path, `${path}.new`);
+    renameSync(`${path}.new`, path);
+  };
+  test.each<[string, string, (path: string) => void]>([
+    ['weights that grow', 'model.safetensors', appended],
+    ['weights that shrink', 'model.safetensors', (path) => truncateSync(path, 5000)],
+    ['weights that are replaced', 'model.safetensors', replaced],
+    ['a configuration that grows', 'config.json', appended],
+    ['a configuration that is replaced', 'config.json', replaced],
+    ['a tokenizer that goes', 'tokenizer.json', (path) => rmSync(path)],
+    ['a chat template that comes', 'chat_template.jinja', (path) => writeFileSync(path, 'x')],
+  ])('%s', async (_, name, change) => {
+    const dir = await tinyModel();
+    await collectGarbage();
+    const before = memoryUsage().bytes;
+    let steps = 0;
+    const loading = CausalLM.fromPretrained(dir, {
+      onProgress: () => void (++steps === 1 && change(join(dir, name))),
+    });
+    await expect(loading).rejects.toMatchObject({
+      code: 'ERR_FILE',
+      message: expect.stringMatching(
+        `${name} was changed while .* was read: try again when it is written`,
+      ) as string,
+    });
+    expect(memoryUsage().bytes).toBe(before);
+    rmSync(dir, { recursive: true });
+  });
+});
+
+test('side files that are links to elsewhere are not copied', async () => {
+  const model = await load();
+  const secret = join(scratch, 'secret');
+  writeFileSync(secret, 'secret');
+  const link = join(model.directory, 'special_tokens_map.json');
+  symlinkSync(secret, link);
+  const dir = join(scratch, 'no-secret');
+  await expect(model.save(dir)).rejects.toMatchObject({
+    code: 'ERR_FILE',
+    message: `${link} is a link to a file outside its directory: ${secret}`,
+  });
+  expect(existsSync(dir)).toBe(false);
 });

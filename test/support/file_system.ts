@@ -5,7 +5,7 @@ import type { FileHandle } from 'node:fs/promises';
 
 /** An error as the operating system gives it. */
 export function systemError(code: string, message = `${code}: made by the test`): Error {
-  return Object.assign(new Error(message), { code });
+  return Object.assign(new Error(message), { code, syscall: 'any' });
 }
 
 type Write = (bytes: Uint8Array, offset: number, length: number) => Promise<{ bytesWritten: number }>;
@@ -33,10 +33,10 @@ export class FileSystemCalls {
     this.#failures.set(line, error);
   }
 
-  /** .name.PID-RANDOM.tmp → name.tmp */
+  /** .name.PID-RANDOM.tmp → name.tmp. */
   shown(path: unknown): string {
     const short = relative(this.root, String(path)) || '.';
-    return short.replace(/\.([^/]+)\.\d+-[0-9a-f]+\.(tmp|old)(?=\/|$)/g, '$1.$2');
+    return short.replace(/\.([^/]+)\.\d+-[0-9a-f]+\.tmp(?=\/|$)/g, '$1.tmp');
   }
 
   /** Adds a line, or throws the error that is due for it. */
@@ -76,9 +76,9 @@ export function watchFileSystem(): FileSystemCalls {
   const calls = new FileSystemCalls();
   beforeEach(() => {
     Object.assign(calls, new FileSystemCalls());
-    const { open, rename, rm, mkdir } = fs;
+    const { open, rename, rm, rmdir, mkdir } = fs;
     jest.spyOn(fs, 'open').mockImplementation(async (path, flags, mode) => {
-      const writes = flags !== undefined && flags !== 'r';
+      const writes = typeof flags === 'string' && flags !== 'r';
       if (writes) calls.say(`create ${calls.shown(path)}`);
       return calls.watch(await open(path, flags, mode), path, writes);
     });
@@ -89,6 +89,10 @@ export function watchFileSystem(): FileSystemCalls {
     jest.spyOn(fs, 'rm').mockImplementation(async (path, options) => {
       calls.say(`remove ${calls.shown(path)}`);
       await rm(path, options);
+    });
+    jest.spyOn(fs, 'rmdir').mockImplementation(async (path) => {
+      calls.say(`remove ${calls.shown(path)}`);
+      await rmdir(path);
     });
     jest.spyOn(fs, 'mkdir').mockImplementation(async (path, options) => {
       calls.say(`mkdir ${calls.shown(path)}`);

@@ -1,4 +1,5 @@
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { openSafetensors, writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
@@ -35,7 +36,10 @@ describe('writeAdapter', () => {
       '{\n  "a_field_of_tomorrow": [\n    0\n  ],\n  "lora_alpha": 2,\n  "peft_type": "LORA",\n  "r": 1\n}',
     );
     const file = await openSafetensors(join(dir, 'adapter_model.safetensors'));
-    expect({ ...file.metadata }).toEqual({ format: 'pt' });
+    const digest = createHash('sha256')
+      .update(readFileSync(join(dir, 'adapter_config.json')))
+      .digest('hex');
+    expect({ ...file.metadata }).toEqual({ format: 'pt', 'lora-native.config': digest });
     file.close();
     const read = await readAdapter(dir);
     expect(read.config).toEqual(config);
@@ -65,7 +69,7 @@ describe('writeAdapter', () => {
       tensors: new Map([['w', { dtype: 'F32', shape: [1], bytes }]]),
     });
     structuredClone(bytes.buffer, { transfer: [bytes.buffer] });
-    await expect(writing).rejects.toMatchObject({ code: 'ERR_ARGUMENT' });
+    await expect(writing).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
     expect(readdirSync(root)).not.toContain(String(count - 1));
     expect(readdirSync(root).filter((name) => name.startsWith('.'))).toEqual([]);
   });
@@ -158,6 +162,64 @@ describe('readAdapter', () => {
   });
 });
 
+describe('a configuration that is not the one of the weights', () => {
+  const warnings = (): jest.SpyInstance =>
+    jest.spyOn(process, 'emitWarning').mockImplementation(() => undefined);
+  afterEach(() => jest.restoreAllMocks());
+  const saved = async (): Promise<string> => {
+    const dir = unused();
+    await writeAdapter(dir, { config, tensors });
+    return dir;
+  };
+
+  test('was edited by hand: it is read, with a warning', async () => {
+    const dir = await saved();
+    const warn = warnings();
+    expect((await readAdapter(dir)).config).toEqual(config);
+    expect(warn).not.toHaveBeenCalled();
+    const path = join(dir, 'adapter_config.json');
+    writeFileSync(path, JSON.stringify({ ...config, lora_alpha: 8 }));
+    expect((await readAdapter(dir)).config).toEqual({ ...config, lora_alpha: 8 });
+    expect(warn.mock.calls).toEqual([
+      [
+        `${path} is not the configuration that the weights beside it were saved with: it was edited, or comes from another adapter`,
+        { code: 'LORA_ADAPTER_EDITED' },
+      ],
+    ]);
+  });
+
+  test('is that of a save which was stopped between its two files: the staged one is taken, without a warning', async () => {
+    const [dir, next] = [await saved(), unused()];
+    await writeAdapter(next, { config: { ...config, lora_alpha: 200 }, tensors });
+    copyFileSync(join(next, 'adapter_model.safetensors'), join(dir, 'adapter_model.safetensors'));
+    mkdirSync(join(dir, '.lora-native-save'));
+    copyFileSync(join(next, 'adapter_config.json'), join(dir, '.lora-native-save', 'adapter_config.json'));
+    const warn = warnings();
+    expect((await readAdapter(dir)).config).toEqual({ ...config, lora_alpha: 200 });
+    expect(warn).not.toHaveBeenCalled();
+  });
+
+  test('never comes from saves beside the reader', async () => {
+    const dir = await saved();
+    const warn = warnings();
+    const stop = new AbortController();
+    const writer = (async () => {
+      for (let i = 1; !stop.signal.aborted; i++) {
+        const bytes = Uint8Array.of(i % 256, 0, 0, 0);
+        const only = new Map([['w', { dtype: 'F32' as const, shape: [1], bytes }]]);
+        await writeAdapter(dir, { config: { ...config, lora_alpha: i % 256 }, tensors: only });
+      }
+    })();
+    for (let i = 0; i < 100; i++) {
+      const read = await readAdapter(dir);
+      if (read.tensors.has('w')) expect(read.tensors.get('w')!.bytes[0]).toBe(read.config['lora_alpha']);
+    }
+    stop.abort();
+    await writer;
+    expect(warn).not.toHaveBeenCalled();
+  });
+});
+
 describeWithData('adapters of others', 'adapters', (data) => {
   test.each(readdirSync(data).filter((name) => !name.startsWith('mlx')))(
     '%s survives a round trip',
@@ -168,8 +230,18 @@ describeWithData('adapters of others', 'adapters', (data) => {
       await writeAdapter(to, adapter);
       const was = JSON.parse(readFileSync(join(from, 'adapter_config.json'), 'utf8')) as object;
       expect(JSON.parse(readFileSync(join(to, 'adapter_config.json'), 'utf8'))).toEqual(was);
-      const [a, b] = [from, to].map((dir) => readFileSync(join(dir, 'adapter_model.safetensors')));
-      expect(a!.equals(b!)).toBe(true);
+      // The same bytes behind the header, which has the digest of the configuration besides.
+      const [a, b] = [from, to].map((dir) => {
+        const bytes = readFileSync(join(dir, 'adapter_model.safetensors'));
+        const length = Number(bytes.readBigUInt64LE(0));
+        const header = JSON.parse(bytes.toString('utf8', 8, 8 + length)) as { __metadata__: object };
+        return { header, data: bytes.subarray(8 + length) };
+      });
+      expect(a!.data.equals(b!.data)).toBe(true);
+      expect(b!.header).toEqual({
+        ...a!.header,
+        __metadata__: { ...a!.header.__metadata__, 'lora-native.config': expect.any(String) as string },
+      });
     },
   );
 

@@ -1,6 +1,21 @@
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import {
+  mkdirSync,
+  promises as fs,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
+import { hostname } from 'node:os';
 import { join } from 'node:path';
-import { replaceDirectory, stageFile, writeFileAtomic, type Piece } from '../../lib/formats/atomic';
+import { saveCheckpoint } from '../../lib/formats/checkpoint';
+import { makeDirectory, stageFile, writeFileAtomic, type Piece } from '../../lib/formats/atomic';
+import { saveTogether, SavedFolder } from '../../lib/formats/file_group';
 import { readJson } from '../../lib/formats/json';
 import { temporaryFolder } from '../support/temporary';
 
@@ -41,7 +56,7 @@ describe('writeFileAtomic', () => {
       const writing = writeFileAtomic(path, whole(new Uint8Array(300_000), bytes));
       detach(bytes);
       await expect(writing).rejects.toMatchObject({
-        code: 'ERR_ARGUMENT',
+        code: 'ERR_DISPOSED',
         message: `the bytes for ${path} were released while it was written`,
       });
     }
@@ -80,42 +95,167 @@ describe('writeFileAtomic', () => {
   });
 });
 
-describe('replaceDirectory', () => {
-  const fill = (text: string) => async (temporary: string) => writeFileSync(join(temporary, 'file'), text);
+test('bytes that are released while a piece is written are an error, not an endless loop', async () => {
+  const dir = fresh();
+  const path = join(dir, 'file');
+  const bytes = new Uint8Array(64 * 2 ** 20);
+  const write = fs.open;
+  const opened = jest.spyOn(fs, 'open').mockImplementation(async (...args) => {
+    const handle = await write(...args);
+    const inner = handle.write.bind(handle) as (...all: unknown[]) => Promise<{ bytesWritten: number }>;
+    // A part of what was asked, and then the view is gone.
+    handle.write = (async (from: Uint8Array, at: number) => {
+      const result = await inner(from, at, Math.min(from.length - at, 1000));
+      if (bytes.length > 0) detach(bytes);
+      return result;
+    }) as never;
+    return handle;
+  });
+  await expect(writeFileAtomic(path, bytes)).rejects.toMatchObject({
+    code: 'ERR_DISPOSED',
+    message: `the bytes for ${path} were released while it was written`,
+  });
+  opened.mockRestore();
+  expect(readdirSync(dir)).toEqual([]);
+});
 
-  test('makes a directory with its parents, and replaces one that is full', async () => {
+test('a file keeps its mode when it is replaced', async () => {
+  const dir = fresh();
+  const path = join(dir, 'secret');
+  writeFileSync(path, 'old', { mode: 0o600 });
+  await writeFileAtomic(path, 'new');
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+  await saveTogether(dir, async (folder) => writeFileSync(join(folder, 'secret'), 'newer'));
+  expect([readFileSync(path, 'utf8'), statSync(path).mode & 0o777]).toEqual(['newer', 0o600]);
+});
+
+describe('makeDirectory', () => {
+  test('makes parents, and says why it cannot', async () => {
+    const dir = fresh();
+    await makeDirectory(join(dir, 'a', 'b', 'c'));
+    expect(readdirSync(join(dir, 'a', 'b'))).toEqual(['c']);
+    await makeDirectory(join(dir, 'a', 'b', 'c'));
+    writeFileSync(join(dir, 'file'), '');
+    await expect(makeDirectory(join(dir, 'file'))).rejects.toThrow('it exists and is not a directory');
+    await expect(makeDirectory(join(dir, 'file', 'deep'))).rejects.toMatchObject({ code: 'ENOTDIR' });
+  });
+
+  test('says that a file system is read-only, not that there is no such file', async () => {
+    const dir = fresh();
+    // As a file system that is read-only answers: Node's recursive mkdir then says ENOENT.
+    const mkdir = jest.spyOn(fs, 'mkdir').mockImplementation(async (_, options) => {
+      const code = (options as { recursive?: boolean } | undefined)?.recursive ? 'ENOENT' : 'EROFS';
+      throw Object.assign(new Error(code), { code, syscall: 'mkdir' });
+    });
+    await expect(saveTogether(join(dir, 'a', 'b'), async () => {})).rejects.toMatchObject({
+      code: 'ERR_FILE',
+      message: `cannot write ${join(dir, 'a', 'b')}: the file system is read-only`,
+    });
+    await expect(saveCheckpoint(join(dir, 'c', 'd'), { step: 1 })).rejects.toThrow(
+      'the file system is read-only',
+    );
+    mkdir.mockRestore();
+  });
+});
+
+describe('saveTogether', () => {
+  const fill = (text: string) => async (folder: string) => writeFileSync(join(folder, 'file'), text);
+
+  test('makes a directory with its parents, and leaves what else there is in one that exists', async () => {
     const dir = join(fresh(), 'deep', 'run');
-    await replaceDirectory(dir, fill('one'));
+    await saveTogether(dir, fill('one'));
     expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('one');
-    writeFileSync(join(dir, 'stale'), '');
-    await replaceDirectory(dir, fill('two'));
+    writeFileSync(join(dir, 'mine'), '');
+    mkdirSync(join(dir, 'folder'));
+    await saveTogether(dir, fill('two'));
     expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('two');
-    expect(readdirSync(dir)).toEqual(['file']);
+    expect(readdirSync(dir).sort()).toEqual(['file', 'folder', 'mine']);
     expect(readdirSync(join(dir, '..'))).toEqual(['run']);
   });
 
-  test('keeps the old directory when the writer fails, and leaves nothing else', async () => {
+  test('keeps everything when the writer fails, and leaves nothing else', async () => {
     const parent = fresh();
     const dir = join(parent, 'run');
-    await replaceDirectory(dir, fill('old'));
-    const fail = async (temporary: string): Promise<void> => {
-      await fill('new')(temporary);
+    await saveTogether(dir, fill('old'));
+    const fail = async (folder: string): Promise<void> => {
+      await fill('new')(folder);
       expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('old');
       throw new Error('the writer failed');
     };
-    await expect(replaceDirectory(dir, fail)).rejects.toThrow('the writer failed');
+    await expect(saveTogether(dir, fail)).rejects.toThrow('the writer failed');
     expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('old');
-    expect(readdirSync(parent)).toEqual(['run']);
+    expect([readdirSync(parent), readdirSync(dir)]).toEqual([['run'], ['file']]);
   });
 
   test('does not put a directory in the place of a file', async () => {
     const parent = fresh();
     writeFileSync(join(parent, 'run'), 'a file');
-    await expect(replaceDirectory(join(parent, 'run'), fill('x'))).rejects.toMatchObject({
+    await expect(saveTogether(join(parent, 'run'), fill('x'))).rejects.toMatchObject({
       code: 'ERR_FILE',
       message: `cannot write ${join(parent, 'run')}: it exists and is not a directory`,
     });
     expect(readdirSync(parent)).toEqual(['run']);
+  });
+
+  test('takes away what is obsolete, of the files of a model alone', async () => {
+    const dir = fresh();
+    for (const name of ['vocab.txt', 'merges.txt', 'notes.txt']) writeFileSync(join(dir, name), name);
+    mkdirSync(join(dir, 'tokenizer.json'));
+    await saveTogether(dir, fill('x'), ['vocab.txt', 'notes.txt', 'tokenizer.json']);
+    expect(readdirSync(dir).sort()).toEqual(['file', 'merges.txt', 'notes.txt', 'tokenizer.json']);
+  });
+
+  test('many saves to one new path: each succeeds, and the last is there', async () => {
+    const dir = join(fresh(), 'deep', 'run');
+    await Promise.all(Array.from({ length: 20 }, (_, i) => saveTogether(dir, fill(String(i)))));
+    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('19');
+    expect([readdirSync(dir), readdirSync(join(dir, '..'))]).toEqual([['file'], ['run']]);
+  });
+
+  test('a folder that another process makes meanwhile is filled, not an error', async () => {
+    const dir = join(fresh(), 'run');
+    await saveTogether(dir, async (folder) => {
+      mkdirSync(dir);
+      writeFileSync(join(dir, 'file'), 'of another');
+      await fill('mine')(folder);
+    });
+    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('mine');
+    expect([readdirSync(dir), readdirSync(join(dir, '..'))]).toEqual([['file'], ['run']]);
+  });
+
+  test('what killed processes left goes with the next save; what living ones write stays', async () => {
+    const dir = fresh();
+    const host = createHash('sha256').update(hostname()).digest('hex').slice(0, 8);
+    const dead = spawnSync('true').pid;
+    const name = (pid: number, from = host): string => `.save.${pid}-${from}00000000.tmp`;
+    const others = '0'.repeat(8);
+    for (const entry of [name(dead), name(process.ppid), name(dead, others)]) {
+      mkdirSync(join(dir, entry));
+      writeFileSync(join(dir, entry, 'file'), 'half');
+    }
+    writeFileSync(join(dir, `.file.${dead}-${host}00000000.tmp`), 'half');
+    await saveTogether(dir, fill('x'));
+    await writeFileAtomic(join(dir, 'file'), 'y');
+    // Of a process that runs, and of another machine.
+    expect(readdirSync(dir).sort()).toEqual([name(process.ppid), name(dead, others), 'file'].sort());
+    const old = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);
+    utimesSync(join(dir, name(dead, others)), old, old);
+    await saveTogether(dir, fill('x'));
+    expect(readdirSync(dir).sort()).toEqual([name(process.ppid), 'file'].sort());
+  });
+
+  test('a save that was stopped half-way is read as if it were done, and the next one finishes it', async () => {
+    const dir = fresh();
+    for (const name of ['a', 'b', 'vocab.txt']) writeFileSync(join(dir, name), 'old');
+    mkdirSync(join(dir, '.lora-native-save'));
+    writeFileSync(join(dir, '.lora-native-save', 'b'), 'new');
+    writeFileSync(join(dir, '.lora-native-save', '.removed'), '["vocab.txt","a","../x"]');
+    const folder = await SavedFolder.open(dir);
+    expect([...folder.names].sort()).toEqual(['a', 'b']);
+    expect(['a', 'b'].map((name) => readFileSync(folder.path(name), 'utf8'))).toEqual(['old', 'new']);
+    await saveTogether(dir, fill('x'));
+    expect(readdirSync(dir).sort()).toEqual(['a', 'b', 'file']);
+    expect(readFileSync(join(dir, 'b'), 'utf8')).toBe('new');
   });
 });
 

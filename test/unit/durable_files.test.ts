@@ -1,7 +1,8 @@
 /** The order of the calls that make files durable, and what is left when one of them fails. */
 import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { replaceDirectory, stageFile, writeFileAtomic } from '../../lib/formats/atomic';
+import { stageFile, writeFileAtomic } from '../../lib/formats/atomic';
+import { saveTogether, SavedFolder } from '../../lib/formats/file_group';
 import { writeAdapter } from '../../lib/peft/adapter_files';
 import { systemError, watchFileSystem } from '../support/file_system';
 import { temporaryFolder } from '../support/temporary';
@@ -17,8 +18,6 @@ function fresh(): string {
   return dir;
 }
 const content = (...path: string[]): string => readFileSync(join(...path), 'utf8');
-const before = (first: string, second: string): boolean =>
-  disk.lines.includes(first) && disk.lines.indexOf(first) < disk.lines.indexOf(second);
 
 afterEach(() => expect(disk.openHandles).toBe(0));
 
@@ -93,78 +92,91 @@ describe('a file', () => {
   });
 });
 
-describe('a directory', () => {
-  const fill = async (temporary: string): Promise<void> => {
-    mkdirSync(join(temporary, 'inner'));
-    writeFileSync(join(temporary, 'file'), 'new');
-    writeFileSync(join(temporary, 'inner', 'file'), 'new');
+describe('files that change together', () => {
+  const fill = async (folder: string): Promise<void> => {
+    writeFileSync(join(folder, 'a'), 'new');
+    writeFileSync(join(folder, 'b'), 'new');
   };
-  /** A folder with the directory `run`, which holds one old file. */
+  const journal = 'run/.lora-native-save';
+  /** A folder with the directory `run`, which holds the old files. */
   const withRun = (): string => {
     const dir = fresh();
     mkdirSync(join(dir, 'run'));
-    writeFileSync(join(dir, 'run', 'file'), 'old');
+    for (const name of ['a', 'b']) writeFileSync(join(dir, 'run', name), 'old');
     return dir;
   };
+  const expectOld = (dir: string): void => {
+    expect(readdirSync(dir)).toEqual(['run']);
+    expect(readdirSync(join(dir, 'run'))).toEqual(['a', 'b']);
+    for (const name of ['a', 'b']) expect(content(dir, 'run', name)).toBe('old');
+  };
 
-  test('is durable with all that it holds before it gets its name, and then so is the name', async () => {
+  test('in a new folder: they are durable before it gets its name, and then so is the name', async () => {
     const dir = fresh();
-    await replaceDirectory(join(dir, 'run'), fill);
-    const named = 'rename run.tmp → run';
-    expect(before('sync run.tmp/file', named)).toBe(true);
-    expect(before('sync run.tmp/inner/file', 'sync run.tmp/inner')).toBe(true);
-    expect(before('sync run.tmp/inner', 'sync run.tmp')).toBe(true);
-    expect(before('sync run.tmp', named)).toBe(true);
-    expect(disk.lines.slice(-2)).toEqual([named, 'sync .']);
-  });
-
-  test('steps aside for its successor, and is removed after that', async () => {
-    const dir = withRun();
-    await replaceDirectory(join(dir, 'run'), fill);
-    expect(disk.lines.slice(-4)).toEqual([
-      'rename run → run.old',
+    await saveTogether(join(dir, 'run'), fill);
+    expect(disk.lines).toEqual([
+      'mkdir run.tmp',
+      'sync run.tmp/a',
+      'sync run.tmp/b',
+      'sync run.tmp',
       'rename run.tmp → run',
-      'remove run.old',
       'sync .',
     ]);
-    expect(readdirSync(dir)).toEqual(['run']);
   });
 
-  test('is put back when its successor cannot get the name', async () => {
+  test('in a folder that exists: they are durable before one rename puts them in the place of the others', async () => {
     const dir = withRun();
-    const cause = systemError('EXDEV', 'another device');
-    disk.failNext('rename run.tmp → run', cause);
-    await expect(replaceDirectory(join(dir, 'run'), fill)).rejects.toMatchObject({
-      code: 'ERR_FILE',
-      message: `cannot write ${join(dir, 'run')}: another device`,
-      cause,
-    });
-    expect(disk.lines).toContain('rename run.old → run');
-    expect(readdirSync(dir)).toEqual(['run']);
-    expect(readdirSync(join(dir, 'run'))).toEqual(['file']);
-    expect(content(dir, 'run', 'file')).toBe('old');
+    await saveTogether(join(dir, 'run'), fill);
+    expect(disk.lines).toEqual([
+      'mkdir run/save.tmp',
+      'sync run/save.tmp/a',
+      'sync run/save.tmp/b',
+      'sync run/save.tmp',
+      `rename run/save.tmp → ${journal}`,
+      'sync run',
+      `rename ${journal}/a → run/a`,
+      `rename ${journal}/b → run/b`,
+      'sync run',
+      `remove ${journal}/.removed`,
+      `remove ${journal}`,
+      'sync .',
+    ]);
+    expect(readdirSync(join(dir, 'run'))).toEqual(['a', 'b']);
   });
 
   test.each([
-    ['step aside', 'rename run → run.old', 'EPERM', 'permission denied'],
-    ['be made durable', 'sync run.tmp/file', 'EIO', 'EIO: made by the test'],
-    ['be begun', 'mkdir run.tmp', 'EACCES', 'permission denied'],
-  ])('stays as it was when one cannot %s', async (_, line, code, reason) => {
+    ['begun', 'mkdir run/save.tmp', 'EACCES', 'permission denied'],
+    ['made durable', 'sync run/save.tmp/a', 'EIO', 'EIO: made by the test'],
+    ['put into place', `rename run/save.tmp → ${journal}`, 'EROFS', 'the file system is read-only'],
+    ['given their names', `rename ${journal}/a → run/a`, 'EPERM', 'permission denied'],
+  ])('leave everything as it was when they cannot be %s', async (_, line, code, reason) => {
     const dir = withRun();
-    disk.failNext(line, systemError(code));
-    await expect(replaceDirectory(join(dir, 'run'), fill)).rejects.toMatchObject({
+    const cause = systemError(code);
+    disk.failNext(line, cause);
+    await expect(saveTogether(join(dir, 'run'), fill)).rejects.toMatchObject({
       code: 'ERR_FILE',
       message: `cannot write ${join(dir, 'run')}: ${reason}`,
+      cause,
     });
-    expect(readdirSync(dir)).toEqual(['run']);
-    expect(content(dir, 'run', 'file')).toBe('old');
+    expectOld(dir);
   });
 
-  test('has a parent that is a file', async () => {
+  test('are the new ones when the second cannot get its name, and the next save gives it', async () => {
+    const dir = withRun();
+    disk.failNext(`rename ${journal}/b → run/b`, systemError('EIO'));
+    await expect(saveTogether(join(dir, 'run'), fill)).rejects.toMatchObject({ code: 'ERR_FILE' });
+    const folder = await SavedFolder.open(join(dir, 'run'));
+    for (const name of ['a', 'b']) expect(content(folder.path(name))).toBe('new');
+    await saveTogether(join(dir, 'run'), async (next) => writeFileSync(join(next, 'c'), 'newer'));
+    expect(readdirSync(join(dir, 'run'))).toEqual(['a', 'b', 'c']);
+    expect(content(dir, 'run', 'b')).toBe('new');
+  });
+
+  test('have a parent that is a file', async () => {
     const dir = fresh();
     writeFileSync(join(dir, 'file'), '');
     const run = join(dir, 'file', 'deep', 'run');
-    await expect(replaceDirectory(run, fill)).rejects.toMatchObject({
+    await expect(saveTogether(run, fill)).rejects.toMatchObject({
       code: 'ERR_FILE',
       message: `cannot write ${run}: a part of the path is not a directory`,
     });
@@ -177,53 +189,32 @@ describe('an adapter', () => {
     config: { peft_type: 'LORA', r: 1 },
     tensors: new Map([['w', { dtype: 'U8' as const, shape: [1], bytes: Uint8Array.of(7) }]]),
   };
-  /** A folder that holds an adapter of old content. */
   const withAdapter = (): string => {
     const dir = fresh();
     for (const name of [weights, config]) writeFileSync(join(dir, name), 'old');
     return dir;
   };
 
-  test('in a folder that exists: both files are durable before the weights and then the configuration get their names', async () => {
+  test('in a folder that exists: both files are durable before the first rename', async () => {
     const dir = withAdapter();
     await writeAdapter(dir, files);
-    expect(disk.lines.filter((line) => !line.startsWith('remove'))).toEqual([
-      ...['create', 'sync', 'close'].map((call) => `${call} ${weights}.tmp`),
-      ...['create', 'sync', 'close'].map((call) => `${call} ${config}.tmp`),
-      `rename ${weights}.tmp → ${weights}`,
-      'sync .',
-      `rename ${config}.tmp → ${config}`,
-      'sync .',
-    ]);
+    const first = disk.lines.findIndex((line) => line.startsWith('rename'));
+    for (const name of [weights, config]) {
+      expect(disk.lines.slice(0, first)).toContain(`sync save.tmp/${name}`);
+      expect(disk.lines.slice(0, first)).toContain(`close save.tmp/${name}`);
+    }
     expect(readdirSync(dir)).toEqual([config, weights]);
   });
 
-  test('in a new folder: the folder gets its name when both files are in it', async () => {
-    const dir = fresh();
-    await writeAdapter(join(dir, 'run'), files);
-    const named = 'rename run.tmp → run';
-    for (const name of [weights, config])
-      expect(before(`rename run.tmp/${name}.tmp → run.tmp/${name}`, named)).toBe(true);
-    expect(disk.lines.slice(-2)).toEqual([named, 'sync .']);
-  });
-
   test.each([
-    ['the weights cannot be staged', `sync ${weights}.tmp`],
-    ['the configuration cannot be staged', `create ${config}.tmp`],
-    ['the weights cannot get their name', `rename ${weights}.tmp → ${weights}`],
+    ['the weights cannot be written', `sync save.tmp/${weights}`],
+    ['the configuration cannot be written', `create save.tmp/${config}`],
+    ['neither can get its name', `rename .lora-native-save/${config} → ${config}`],
   ])('stays as it was when %s', async (_, line) => {
     const dir = withAdapter();
     disk.failNext(line, systemError('EIO'));
     await expect(writeAdapter(dir, files)).rejects.toMatchObject({ code: 'ERR_FILE' });
     expect(readdirSync(dir)).toEqual([config, weights]);
     for (const name of [weights, config]) expect(content(dir, name)).toBe('old');
-  });
-
-  test('leaves no hidden file when the configuration cannot get its name', async () => {
-    const dir = withAdapter();
-    disk.failNext(`rename ${config}.tmp → ${config}`, systemError('EIO'));
-    await expect(writeAdapter(dir, files)).rejects.toMatchObject({ code: 'ERR_FILE' });
-    expect(readdirSync(dir)).toEqual([config, weights]);
-    expect(content(dir, config)).toBe('old');
   });
 });

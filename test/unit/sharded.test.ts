@@ -1,7 +1,8 @@
 import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { SafetensorsFile, writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
+import { writeSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
 import { openModelTensors } from '../../lib/formats/sharded';
+import { InputFile } from '../../lib/formats/input';
 import { temporaryFolder } from '../support/temporary';
 
 const root = temporaryFolder();
@@ -38,28 +39,26 @@ test('one file, which comes before an index', async () => {
   const dir = await model({ 'model.safetensors': { a: 1, b: 2 } }, { a: 'gone.safetensors' });
   const tensors = await openModelTensors(dir);
   expect([...tensors.names]).toEqual(['a', 'b']);
-  const { bytes } = tensors.get('b');
-  expect([...bytes]).toEqual([2]);
+  expect([...(await tensors.get('b').read())]).toEqual([2]);
   expect(() => tensors.get('c')).toThrow(
     expect.objectContaining({ code: 'ERR_SAFETENSORS', message: `${dir} holds no tensor c` }),
   );
-  tensors.close();
-  expect(bytes.length).toBe(0);
+  await tensors.close();
 });
 
 test('shards, with tensors that the index does not mention', async () => {
   const dir = await model({ [one]: { a: 1, extra: 9 }, [two]: { b: 2 } }, { b: two, a: one });
   const tensors = await openModelTensors(dir);
   expect([...tensors.names].sort()).toEqual(['a', 'b', 'extra']);
-  expect([...tensors.get('b').bytes, ...tensors.get('a').bytes]).toEqual([2, 1]);
-  tensors.close();
+  expect([...(await tensors.get('b').read()), ...(await tensors.get('a').read())]).toEqual([2, 1]);
+  await tensors.close();
 });
 
 test('names are in file order, shard after shard, in the order in which the index names the shards', async () => {
   const dir = await model({ [one]: { z: 1, y: 2 }, [two]: { b: 3, a: 4 } }, { b: two, y: one, z: one });
   const tensors = await openModelTensors(dir);
   expect([...tensors.names]).toEqual(['a', 'b', 'y', 'z']);
-  tensors.close();
+  await tensors.close();
 });
 
 test('several spellings of one path are one shard, which may lie in a folder below', async () => {
@@ -68,42 +67,93 @@ test('several spellings of one path are one shard, which may lie in a folder bel
   const content = new Map(['a', 'b', 'c'].map((name, i) => [name, tensor(i)]));
   await writeSafetensors(join(dir, 'part', one), content);
   const tensors = await openModelTensors(dir);
-  expect(['a', 'b', 'c'].map((name) => [...tensors.get(name).bytes])).toEqual([[0], [1], [2]]);
-  tensors.close();
+  for (const [i, name] of ['a', 'b', 'c'].entries())
+    expect([...(await tensors.get(name).read())]).toEqual([i]);
+  await tensors.close();
 });
 
 test('a name that begins with two dots is inside the directory', async () => {
   const dir = await model({ '..model.safetensors': { a: 5 } }, { a: '..model.safetensors' });
   const tensors = await openModelTensors(dir);
-  expect([...tensors.get('a').bytes]).toEqual([5]);
-  tensors.close();
+  expect([...(await tensors.get('a').read())]).toEqual([5]);
+  await tensors.close();
 });
 
-test('close() detaches the bytes of every shard', async () => {
-  const dir = await model({ [one]: { a: 1 }, [two]: { b: 2 } }, { a: one, b: two });
+test('slices are the bytes in order, and overwrite each other', async () => {
+  const dir = await model({});
+  const bytes = Uint8Array.from({ length: 4 * 2 ** 20 + 9 }, (_, i) => i % 251);
+  const big: SafetensorsTensor = { dtype: 'U8', shape: [bytes.length], bytes };
+  await writeSafetensors(
+    join(dir, 'model.safetensors'),
+    new Map([
+      ['a', tensor(7)],
+      ['big', big],
+    ]),
+  );
   const tensors = await openModelTensors(dir);
-  const views = ['a', 'b'].map((name) => tensors.get(name).bytes);
-  expect(views.map(({ length }) => length)).toEqual([1, 1]);
-  tensors.close();
-  expect(views.map(({ length }) => length)).toEqual([0, 0]);
+  const parts: Buffer[] = [];
+  const buffers = new Set<ArrayBufferLike>();
+  for await (const slice of tensors.get('big').slices()) {
+    parts.push(Buffer.from(slice));
+    buffers.add(slice.buffer);
+  }
+  expect(parts.map(({ length }) => length)).toEqual([4 * 2 ** 20, 9]);
+  expect(Buffer.concat(parts).equals(bytes)).toBe(true);
+  expect(buffers.size).toBe(1);
+  await tensors.close();
 });
 
 test('a shard that cannot be opened closes those that were', async () => {
   const dir = await model({ [one]: { a: 1 } }, { a: one, b: two });
-  const close = jest.spyOn(SafetensorsFile.prototype, 'close');
+  const close = jest.spyOn(InputFile.prototype, 'close');
   await expect(openModelTensors(dir)).rejects.toMatchObject({ code: 'ERR_FILE' });
-  const closed = close.mock.contexts as SafetensorsFile[];
+  const closed = (close.mock.contexts as InputFile[]).map(({ path }) => path);
   close.mockRestore();
-  expect(closed.map(({ path, disposed }) => [path, disposed])).toEqual([[join(dir, one), true]]);
+  expect(closed).toContain(join(dir, one));
 });
 
-test('shards that are symbolic links, as in the cache of the hub', async () => {
-  const blobs = await model({ blob: { a: 7 } });
-  const dir = await model({}, { a: one });
-  symlinkSync(join(blobs, 'blob'), join(dir, one));
-  const tensors = await openModelTensors(dir);
-  expect([...tensors.get('a').bytes]).toEqual([7]);
-  tensors.close();
+describe('shards that are symbolic links', () => {
+  test('are read where they are the cache of the hub', async () => {
+    const cache = join(root, String(count++));
+    const dir = join(cache, 'snapshots', 'abc');
+    mkdirSync(join(cache, 'blobs'), { recursive: true });
+    mkdirSync(join(dir, 'deep'), { recursive: true });
+    await writeSafetensors(join(cache, 'blobs', 'f00'), new Map([['a', tensor(7)]]));
+    symlinkSync('../../blobs/f00', join(dir, 'model.safetensors'));
+    symlinkSync('../../../blobs/f00', join(dir, 'deep', 'model.safetensors'));
+    for (const from of [dir, join(dir, 'deep')]) {
+      const tensors = await openModelTensors(from);
+      expect([...(await tensors.get('a').read())]).toEqual([7]);
+      await tensors.close();
+    }
+  });
+
+  test('are read where they stay in their directory, which may be a link itself', async () => {
+    const dir = await model({ 'real.safetensors': { a: 7 } }, { a: one });
+    symlinkSync('real.safetensors', join(dir, one));
+    const link = join(root, String(count++));
+    symlinkSync(dir, link);
+    const tensors = await openModelTensors(link);
+    expect([...(await tensors.get('a').read())]).toEqual([7]);
+    await tensors.close();
+  });
+
+  test('are refused where they lead elsewhere', async () => {
+    const elsewhere = await model({ secret: { a: 7 } });
+    const path = join(elsewhere, 'secret');
+    const sharded = await model({}, { a: one });
+    symlinkSync(path, join(sharded, one));
+    const single = await model({});
+    symlinkSync(path, join(single, 'model.safetensors'));
+    for (const [dir, name] of [
+      [sharded, one],
+      [single, 'model.safetensors'],
+    ] as const)
+      await expect(openModelTensors(dir)).rejects.toMatchObject({
+        code: 'ERR_FILE',
+        message: `${join(dir, name)} is a link to a file outside its directory: ${path}`,
+      });
+  });
 });
 
 test('what shards lack or hold twice is named', async () => {
@@ -123,7 +173,7 @@ test('what shards lack or hold twice is named', async () => {
   const gone = await model({ [one]: { a: 1 } }, { a: one, b: two });
   await expect(openModelTensors(gone)).rejects.toMatchObject({
     code: 'ERR_FILE',
-    message: `cannot open ${join(gone, two)}: No such file or directory`,
+    message: `cannot read ${join(gone, two)}: no such file`,
   });
 });
 

@@ -1,0 +1,212 @@
+/**
+ * Several files of a folder that change together, as the weights and the configuration of an adapter do.
+ *
+ * They are written into a hidden folder inside, made durable, and that folder gets the name `.lora-native-save` by one rename: from
+ * then on, for the readers of this package, its files stand for those of the same names outside. Then they are moved out, one by
+ * one. A crash before the rename leaves the old files, a crash after it the new ones, wherever it comes; the next save of the folder
+ * finishes the moves. A folder that is new gets its name when all is in it.
+ */
+import { existsSync } from 'node:fs';
+import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
+import { cannotWrite, keepMode, makeDirectory, syncDirectory, targetOf, writeNewFile } from './atomic';
+import { modelFiles } from './model_files';
+import { sweep, temporaryBeside, temporaryIn } from './temporary';
+
+/** The folder whose files stand for those outside. */
+const journal = '.lora-native-save';
+/** In it: a list of the names outside that the save takes away. */
+const removals = '.removed';
+const staging = 'save';
+
+const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
+/** For calls that another process may have made before. */
+const unless =
+  (...codes: string[]) =>
+  (error: unknown): undefined => {
+    if (!codes.includes(codeOf(error) ?? '')) throw error;
+    return undefined;
+  };
+
+const isSystemError = (error: unknown): boolean =>
+  typeof (error as NodeJS.ErrnoException).syscall === 'string';
+
+/** Saves of one folder, in their order. */
+const running = new Map<string, Promise<void>>();
+
+async function inTurn(target: string, save: () => Promise<void>): Promise<void> {
+  const before = running.get(target) ?? Promise.resolve();
+  const mine = before.then(save);
+  const settled = mine.catch(() => undefined);
+  running.set(target, settled);
+  await mine.finally(() => {
+    if (running.get(target) === settled) running.delete(target);
+  });
+}
+
+/**
+ * Lets `write` fill a hidden folder with files, which then appear in `dir` together; other files of `dir` stay, but for those of
+ * `obsolete`, a list of names, that `write` does not make. Missing parents are made; on failure everything stays as it was.
+ *
+ * Errors: what `write` throws; ERR_FILE with the reason.
+ */
+export async function saveTogether(
+  dir: string,
+  write: (folder: string) => Promise<void>,
+  obsolete: readonly string[] = [],
+): Promise<void> {
+  const target = await targetOf(dir);
+  await inTurn(target, async () => {
+    await sweep(dirname(target), [basename(target)]);
+    await sweep(target, [staging]);
+    const isNew = !existsSync(target);
+    const folder = isNew ? temporaryBeside(target) : temporaryIn(target, staging);
+    try {
+      if (isNew) await makeDirectory(dirname(target));
+      else await checkFolder(target);
+      await mkdir(folder);
+      await finish(target);
+    } catch (error) {
+      await discard(folder);
+      throw cannotWrite(dir, error);
+    }
+    try {
+      await write(folder);
+    } catch (error) {
+      await discard(folder);
+      throw isSystemError(error) ? cannotWrite(dir, error) : error;
+    }
+    try {
+      await syncTree(folder);
+      if (!isNew || !(await becomes(folder, target))) await replaceFiles(folder, target, obsolete);
+      await syncDirectory(dirname(target));
+    } catch (error) {
+      await discard(folder);
+      throw cannotWrite(dir, error);
+    }
+  });
+}
+
+/** What stopped the save is told, not what stops this. */
+const discard = (folder: string): Promise<void> =>
+  rm(folder, { recursive: true, force: true }).catch(() => undefined);
+
+async function checkFolder(target: string): Promise<void> {
+  if (!(await stat(target)).isDirectory()) throw new Error('it exists and is not a directory');
+}
+
+/** Gives a new folder its name; false when another was there first. */
+async function becomes(folder: string, target: string): Promise<boolean> {
+  const taken = ['EEXIST', 'ENOTEMPTY', 'EPERM', 'ENOTDIR'];
+  try {
+    await rename(folder, target);
+    return true;
+  } catch (error) {
+    if (!taken.includes(codeOf(error) ?? '') || !existsSync(target)) throw error;
+    await checkFolder(target);
+    return false;
+  }
+}
+
+/** fsync of every file and directory below. */
+async function syncTree(dir: string): Promise<void> {
+  for (const entry of await readdir(dir, { withFileTypes: true })) {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory()) await syncTree(path);
+    if (!entry.isFile()) continue;
+    const handle = await open(path, 'r');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  }
+  await syncDirectory(dir);
+}
+
+async function replaceFiles(folder: string, target: string, obsolete: readonly string[]): Promise<void> {
+  const names = await readdir(folder);
+  for (const name of names) {
+    const there = await stat(join(target, name)).catch(() => undefined);
+    if (there?.isDirectory()) throw Object.assign(new Error(), { code: 'EISDIR' });
+    await keepMode(join(folder, name), join(target, name));
+  }
+  const gone = obsolete.filter((name) => !names.includes(name) && existsSync(join(target, name)));
+  if (gone.length > 0) {
+    await writeNewFile(join(folder, removals), JSON.stringify(gone));
+    await syncDirectory(folder);
+  }
+  // The save happens here: with one rename, before which nothing and after which everything is new.
+  while (
+    (await rename(folder, join(target, journal)).then(() => true, unless('EEXIST', 'ENOTEMPTY'))) !== true
+  )
+    await finish(target);
+  await syncDirectory(target);
+  try {
+    await finish(target);
+  } catch (error) {
+    // Nothing is moved yet: the save can be taken back. After that it stands, for readers of this package.
+    const left = await readdir(join(target, journal)).catch((): string[] => []);
+    if (names.every((name) => left.includes(name))) await rename(join(target, journal), folder);
+    throw error;
+  }
+}
+
+async function removed(dir: string): Promise<string[]> {
+  const text = await readFile(join(dir, journal, removals), 'utf8').catch(unless('ENOENT', 'ENOTDIR'));
+  const names: unknown = text === undefined ? [] : JSON.parse(text);
+  // A folder by a stranger may hold such a list too: only what saves of a model make is ever taken away.
+  return modelFiles.filter((name) => (names as unknown[]).includes(name));
+}
+
+/**
+ * Moves the files of a save to their names, where that is not done yet. Two processes may do it at once: each move is made by one of
+ * them, and one too many is of a later save, which is whole as well.
+ */
+async function finish(target: string): Promise<void> {
+  const from = join(target, journal);
+  const names = await readdir(from).catch(unless('ENOENT', 'ENOTDIR'));
+  if (names === undefined) return;
+  for (const name of names)
+    if (name !== removals) await rename(join(from, name), join(target, name)).catch(unless('ENOENT'));
+  for (const name of await removed(target))
+    await rm(join(target, name)).catch(unless('ENOENT', 'ERR_FS_EISDIR'));
+  await syncDirectory(target);
+  await rm(join(from, removals), { force: true });
+  await rmdir(from).catch(unless('ENOENT', 'ENOTEMPTY', 'EEXIST'));
+}
+
+/** What is in a folder, with the files of a save that is not moved to its end in their places. */
+export class SavedFolder {
+  private constructor(
+    readonly dir: string,
+    /** The names of what is in it. */
+    readonly names: ReadonlySet<string>,
+    private readonly moving: ReadonlySet<string>,
+  ) {}
+
+  /** Errors as readdir gives them. */
+  static async open(dir: string): Promise<SavedFolder> {
+    const saved = await readdir(join(dir, journal)).catch(unless('ENOENT', 'ENOTDIR'));
+    const names = new Set(await readdir(dir));
+    names.delete(journal);
+    const moving = new Set(saved);
+    if (moving.delete(removals)) for (const name of await removed(dir)) names.delete(name);
+    for (const name of moving) names.add(name);
+    return new SavedFolder(dir, names, moving);
+  }
+
+  has(name: string): boolean {
+    return this.names.has(name);
+  }
+
+  /** Where the file of that name is to be read. */
+  path(name: string): string {
+    return this.moving.has(name) ? join(this.dir, journal, name) : join(this.dir, name);
+  }
+
+  /** Whether a save had not come to its end. */
+  get unfinished(): boolean {
+    return this.moving.size > 0;
+  }
+}

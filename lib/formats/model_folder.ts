@@ -1,0 +1,62 @@
+/** The files of a model directory as they are at one moment. */
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { LoRAError } from '../errors';
+import { SavedFolder } from './file_group';
+import { readJson, readText, type Reading, type SizeLimit } from './json';
+import { modelFiles, weightsFile } from './model_files';
+
+/** All but the weights, which are checked where they are read. */
+const textFiles = modelFiles.filter((name) => name !== weightsFile);
+
+/** Which file a name stands for, and what was written last; undefined for none. */
+async function identity(path: string): Promise<string | undefined> {
+  const found = await stat(path, { bigint: true }).catch(() => undefined);
+  return found && [found.dev, found.ino, found.size, found.mtimeNs].join();
+}
+
+const identities = (folder: SavedFolder): Promise<(string | undefined)[]> =>
+  Promise.all(textFiles.map((name) => identity(folder.path(name))));
+
+/** Reads the texts of a model, and tells afterwards whether they belong together. */
+export class ModelFolder {
+  private constructor(
+    private readonly folder: SavedFolder,
+    private readonly before: readonly (string | undefined)[],
+    readonly reading: Reading,
+  ) {}
+
+  static async open(dir: string, reading: Reading): Promise<ModelFolder> {
+    const folder = await SavedFolder.open(dir);
+    return new ModelFolder(folder, await identities(folder), reading);
+  }
+
+  get dir(): string {
+    return this.folder.dir;
+  }
+
+  has(name: string): boolean {
+    return this.folder.has(name);
+  }
+
+  /** The content of a JSON file; undefined when there is none. */
+  async json(name: string, size?: SizeLimit): Promise<unknown> {
+    return this.has(name) ? readJson(this.folder.path(name), this.reading, size) : undefined;
+  }
+
+  /** The content of a text file; undefined when there is none. */
+  async text(name: string): Promise<string | undefined> {
+    return this.has(name) ? readText(this.folder.path(name), this.reading) : undefined;
+  }
+
+  /** Throws ERR_FILE when a file was written, replaced or taken away since the folder was opened: it may not belong to the others. */
+  async checkUnchanged(): Promise<void> {
+    const now = await identities(await SavedFolder.open(this.dir));
+    const changed = textFiles.find((_, i) => now[i] !== this.before[i]);
+    if (changed !== undefined)
+      throw new LoRAError(
+        'ERR_FILE',
+        `${join(this.dir, changed)} was changed while the model was read: try again when it is written`,
+      );
+  }
+}
