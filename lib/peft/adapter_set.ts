@@ -1,6 +1,8 @@
 /** The adapters of a model: which there are, which is active, and which is merged into the base. */
 import { LoRAError } from '../errors';
 import type { Linear } from '../linear/linear';
+import { binding } from '../native/calls';
+import { nativeDevice } from '../native/device';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { isRecording } from '../tensor/scope';
 import { check, describe, suggest } from '../validate';
@@ -13,8 +15,6 @@ function busy(op: string, message: string): never {
   throw new LoRAError('ERR_BUSY', `[${op}] ${message}`, { op });
 }
 
-const breathe = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
 /** Puts W' in the place of W in every layer that the adapter changes, in all or in none; returns these layers. */
 async function mergeInto(linears: readonly Linear[], adapter: Adapter): Promise<Linear[]> {
   const fresh = new Map<Linear, FrozenWeight>();
@@ -23,7 +23,8 @@ async function mergeInto(linears: readonly Linear[], adapter: Adapter): Promise<
       const applied = adapter.applied(linear.path);
       if (!applied) continue;
       fresh.set(linear, linear.packMerged(applied));
-      await breathe();
+      // Not more than a layer is queued: a full queue would make the next call wait, and hold the event loop.
+      await binding().synchronize(nativeDevice(linear.base.device));
     }
   } catch (error) {
     for (const weight of fresh.values()) weight.dispose();
