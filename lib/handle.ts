@@ -1,67 +1,159 @@
 import { LoRAError } from './errors';
 
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+const settled = (promise: Promise<unknown>): Promise<void> => promise.then(nothing, nothing);
+function nothing(): void {}
+
+/** Gives back what the runs held whose handles were left half-way and collected. */
+const abandoned = new FinalizationRegistry<() => void>((release) => release());
+
+/** The same function as `release`, which is also called where nobody holds the handle any more. It must not hold it. */
+export function holdFor(handle: object, release: () => void): () => void {
+  abandoned.register(handle, release, handle);
+  return () => {
+    abandoned.unregister(handle);
+    release();
+  };
+}
+
 /**
- * A run that has not begun: iterate it for its events, or await it for its result. It does nothing before
- * the first `next()` or `then()`, events wait for the consumer, leaving a `for await` loop ends the run and
- * frees what it holds, and it is consumed once (a second time is ERR_ARGUMENT).
+ * A run: a Promise of its result, and an AsyncIterable of its events.
+ *
+ * It begins in the next turn of the event loop and goes on by itself, whether somebody awaits it or not. Whoever wants
+ * the events iterates the handle in the turn that made it: the run then begins with the first `next()` and waits for its
+ * consumer before each event; leaving the loop ends it and frees what it holds. The events are given once, the result
+ * as often as it is awaited: after the last event `handle.result` has it.
+ *
+ * A failure rejects the promise and, when the handle is iterated, is thrown into the loop. As with any promise, a
+ * rejection that reaches nobody is an `unhandledRejection`; one that the loop got is none.
  *
  * @example
  * for await (const event of trainer.run()) console.log(event.type); // its events …
  * const result = await new Trainer({ model, data, maxSteps: 10 }).run(); // … or its result
  */
-export class RunHandle<Event, Result> implements AsyncIterable<Event>, PromiseLike<Result> {
+export class RunHandle<Event, Result> implements AsyncIterable<Event>, Promise<Result> {
+  /** The result. It is rejected where the run fails, and with ERR_DISPOSED where its loop was left before the end. */
+  readonly result: Promise<Result>;
   readonly #op: string;
   readonly #start: () => AsyncGenerator<Event, Result, void>;
-  #consumed = false;
+  readonly #resolve: (result: Result) => void;
+  readonly #reject: (reason: unknown) => void;
+  #state: 'fresh' | 'by itself' | 'iterated' = 'fresh';
+  /** While it is iterated: what runs, whether it was left, and the event that was asked for last. */
+  #run: AsyncGenerator<Event, Result, void> | undefined;
+  #left = false;
+  #asked: Promise<unknown> | undefined;
 
+  /** @internal */
   constructor(op: string, start: () => AsyncGenerator<Event, Result, void>) {
     this.#op = op;
     this.#start = start;
+    let settle: [(result: Result) => void, (reason: unknown) => void];
+    this.result = new Promise((...functions) => (settle = functions));
+    [this.#resolve, this.#reject] = settle!;
+    setImmediate(() => {
+      if (this.#state !== 'fresh') return;
+      this.#state = 'by itself';
+      void this.#drain();
+    });
   }
 
-  #begin(): AsyncGenerator<Event, Result, void> {
-    if (this.#consumed)
-      throw new LoRAError(
-        'ERR_ARGUMENT',
-        `[${this.#op}] expected a fresh handle but received one that was already consumed: call ${this.#op}() again`,
-        { op: this.#op },
-      );
-    this.#consumed = true;
-    return this.#start();
-  }
-
-  /** Begins the run for its events; leaving the loop ends it. */
-  [Symbol.asyncIterator](): AsyncIterator<Event, undefined> {
-    let run: AsyncGenerator<Event, Result, void> | undefined;
-    let left = false;
-    return {
-      next: async () => {
-        if (left) return { value: undefined, done: true };
-        run ??= this.#begin();
+  async #drain(): Promise<void> {
+    try {
+      const run = this.#start();
+      for (;;) {
         const { value, done } = await run.next();
-        return done ? { value: undefined, done: true } : { value, done: false };
+        if (done) return this.#resolve(value);
+      }
+    } catch (error) {
+      this.#reject(error);
+    }
+  }
+
+  /**
+   * Begins the run for its events; leaving the loop ends it.
+   *
+   * @throws (from next()) ERR_ARGUMENT when the events are given already, or the run goes on by itself.
+   */
+  [Symbol.asyncIterator](): AsyncIterator<Event, undefined> {
+    const refused = this.#refusal();
+    if (refused) return { next: () => Promise.reject(refused) };
+    this.#state = 'iterated';
+    this.result.catch(nothing); // a failure reaches the loop
+    return {
+      next: () => {
+        const asked = this.#next();
+        this.#asked = asked;
+        return asked;
       },
       return: async () => {
-        left = true; // also before the first next(): nothing may begin after that
-        // The generator's finally blocks free what the run holds; its own return value is not an event.
-        await run?.return(undefined as Result);
+        await this.#leave('its loop was left before the end');
         return { value: undefined, done: true };
       },
     };
   }
 
-  /** Begins the run for its result, passing over the events. */
-  then<A = Result, B = never>(
-    onResult?: ((result: Result) => A | PromiseLike<A>) | null,
-    onError?: ((reason: unknown) => B | PromiseLike<B>) | null,
-  ): Promise<A | B> {
-    const drain = async (): Promise<Result> => {
-      const run = this.#begin();
-      for (;;) {
-        const { value, done } = await run.next();
-        if (done) return value;
-      }
-    };
-    return drain().then(onResult, onError);
+  #refusal(): LoRAError | undefined {
+    if (this.#state === 'fresh') return undefined;
+    const why =
+      this.#state === 'iterated'
+        ? `expected a fresh handle but received one that was already iterated: call ${this.#op}() again`
+        : `expected the handle to be iterated in the turn that made it, but it already runs by itself: await it, or iterate at once`;
+    return new LoRAError('ERR_ARGUMENT', `[${this.#op}] ${why}`, { op: this.#op });
+  }
+
+  async #next(): Promise<IteratorResult<Event, undefined>> {
+    if (this.#left) return { value: undefined, done: true };
+    try {
+      this.#run ??= this.#start();
+      const { value, done } = await this.#run.next();
+      if (!done) return { value, done: false };
+      if (!this.#left) this.#resolve(value);
+      return { value: undefined, done: true };
+    } catch (error) {
+      this.#reject(error);
+      throw error;
+    }
+  }
+
+  /** Ends the iteration: nothing begins after that, nor goes on. */
+  async #leave(why: string): Promise<void> {
+    this.#left = true;
+    // The generator's finally blocks free what the run holds; its own return value is not an event.
+    await this.#run?.return(undefined as Result);
+    this.#reject(new LoRAError('ERR_DISPOSED', `[${this.#op}] there is no result: ${why}`, { op: this.#op }));
+  }
+
+  /**
+   * @internal Waits for the end of the run. One that waits for its consumer is ended: that may be the caller, or nobody.
+   */
+  async end(why: string): Promise<void> {
+    if (this.#state !== 'iterated') return settled(this.result);
+    for (;;) {
+      const asked = this.#asked;
+      if (asked) await settled(asked);
+      await turn(); // in which a consumer that goes on has asked again
+      if (asked === this.#asked) break;
+    }
+    await this.#leave(why);
+  }
+
+  /** As of a Promise. */
+  get then(): Promise<Result>['then'] {
+    return this.result.then.bind(this.result);
+  }
+
+  /** As of a Promise. */
+  get catch(): Promise<Result>['catch'] {
+    return this.result.catch.bind(this.result);
+  }
+
+  /** As of a Promise. */
+  get finally(): Promise<Result>['finally'] {
+    return this.result.finally.bind(this.result);
+  }
+
+  get [Symbol.toStringTag](): string {
+    return 'Promise';
   }
 }

@@ -38,6 +38,7 @@ import {
   type GenerationResult,
   type Prompt,
 } from './generate';
+import { Generations } from './generations';
 import { saveModel } from './save';
 import { RopeTable } from './rope';
 import { Tokenizer } from '../text/tokenizer';
@@ -90,8 +91,8 @@ export class CausalLM {
   readonly #tokenizer: Tokenizer | undefined;
   readonly #defaults: GenerationDefaults;
   readonly #adapters = new AdapterSet();
-  readonly #generations = new Set<Promise<void>>();
-  #disposed = false;
+  readonly #generations = new Generations();
+  #disposing: Promise<void> | undefined;
 
   private constructor({ directory, config, weights, dtype, device, tokenizer, defaults }: Parts) {
     this.directory = directory;
@@ -267,10 +268,13 @@ export class CausalLM {
     this.#adapters.remove(name);
   }
 
-  /** @internal Holds an adapter for a run: it cannot be removed, and the base not be merged, until the returned function is called. */
-  acquireAdapter(adapter: Adapter): () => void {
-    this.#checkAlive('acquireAdapter');
-    return this.#adapters.acquire('acquireAdapter', this.#adapters.resolve('acquireAdapter', adapter));
+  /**
+   * @internal Holds an adapter for its training: it cannot be removed, the base not be merged, and the model not be
+   * disposed of, until the returned function is called.
+   */
+  acquireForTraining(op: string, adapter: Adapter): () => void {
+    this.#checkAlive(op);
+    return this.#adapters.acquire(op, this.#adapters.resolve(op, adapter), { training: true });
   }
 
   /**
@@ -313,8 +317,7 @@ export class CausalLM {
   }
 
   /**
-   * Generates text: iterate the handle for tokens, or await it for the result. It does nothing before its first next() or
-   * then(), is consumed once, and frees its KV cache when the loop is left.
+   * Generates text: iterate the handle for tokens, or await it for the result. Leaving the loop frees its KV cache.
    * @throws (when it runs) ERR_ARGUMENT for an empty prompt, ERR_BUSY during a merge, the reason of the signal.
    * @example
    * for await (const { text } of model.generate('Once', { maxNewTokens: 20 })) process.stdout.write(text);
@@ -323,20 +326,21 @@ export class CausalLM {
     this.#checkAlive('generate');
     const plan = planGeneration(options, this.#defaults);
     const adapter = this.#adapters.resolve('generate', options.adapter);
-    return new RunHandle('generate', () => this.#generate(prompt, plan, adapter));
+    const handle: RunHandle<GeneratedToken, GenerationResult> = new RunHandle('generate', () =>
+      this.#generate(prompt, plan, adapter, handle),
+    );
+    return handle;
   }
 
   async *#generate(
     prompt: Prompt,
     plan: ReturnType<typeof planGeneration>,
     adapter: Adapter | null,
+    handle: RunHandle<GeneratedToken, GenerationResult>,
   ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
     this.#checkAlive('generate');
     this.#adapters.resolve('generate', adapter); // removed or merged since the call
-    const release = this.#adapters.acquire('generate', adapter);
-    let done = (): void => {};
-    const running = new Promise<void>((resolve) => (done = resolve));
-    this.#generations.add(running);
+    const release = this.#generations.add(handle, this.#adapters.acquire('generate', adapter));
     try {
       if (plan.stop.length > 0) void this.tokenizer; // stop strings need text
       const ids = promptIds(prompt, this.config.vocabSize, () => this.tokenizer);
@@ -351,8 +355,6 @@ export class CausalLM {
       });
     } finally {
       release();
-      this.#generations.delete(running);
-      done();
     }
   }
 
@@ -440,14 +442,23 @@ export class CausalLM {
 
   /** Whether dispose() was called. */
   get disposed(): boolean {
-    return this.#disposed;
+    return this.#disposing !== undefined;
   }
 
-  /** Waits for running generations, then frees everything; a second time does nothing. */
+  /**
+   * Waits for generations and saves that run, then frees everything; a second time waits for the first. A generation
+   * that waits for its consumer is ended, since that may be who called: its loop ends, its result is ERR_DISPOSED.
+   *
+   * @throws ERR_BUSY while a Trainer trains an adapter of the model.
+   */
   async dispose(): Promise<void> {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    await Promise.all(this.#generations);
+    if (!this.#disposing) this.#adapters.checkNoTraining('dispose');
+    return (this.#disposing ??= this.#dispose());
+  }
+
+  async #dispose(): Promise<void> {
+    await this.#generations.end('the model was disposed of');
+    await this.#adapters.idle();
     this.#adapters.dispose();
     this.#decoder.rope.dispose();
     disposeWeights(this.config, this.#decoder.weights);
@@ -457,6 +468,7 @@ export class CausalLM {
   }
   /** For `using`, which cannot wait: frees everything as soon as running generations have ended. */
   [Symbol.dispose](): void {
+    if (!this.#disposing) this.#adapters.checkNoTraining('dispose'); // a promise would tell nobody
     void this.dispose();
   }
 
@@ -474,7 +486,7 @@ export class CausalLM {
 
   toString(): string {
     const { directory, device, dtype } = this;
-    return `CausalLM(${this.config.modelType} of ${directory}, ${dtype} on ${device}${this.#disposed ? ', disposed' : ''})`;
+    return `CausalLM(${this.config.modelType} of ${directory}, ${dtype} on ${device}${this.disposed ? ', disposed' : ''})`;
   }
 
   [inspect.custom](): string {
@@ -497,6 +509,6 @@ export class CausalLM {
   }
 
   #checkAlive(op: string): void {
-    if (this.#disposed) throw new LoRAError('ERR_DISPOSED', `[${op}] the model has been disposed`, { op });
+    if (this.disposed) throw new LoRAError('ERR_DISPOSED', `[${op}] the model has been disposed`, { op });
   }
 }

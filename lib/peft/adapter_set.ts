@@ -40,8 +40,9 @@ export class AdapterSet {
   #merged: { adapter: Adapter; linears: readonly Linear[]; wasActive: boolean } | undefined;
   /** A merge that is under way. */
   #merging = false;
-  /** Generations and training runs that read the weights. */
-  #runs = 0;
+  /** What reads the weights: a training run, a generation, an evaluation, a save. */
+  readonly #runs = new Set<{ training: boolean }>();
+  #idle: (() => void)[] = [];
 
   get active(): Adapter | null {
     return this.#active;
@@ -120,17 +121,32 @@ export class AdapterSet {
    * Holds the weights and, unless it is the base alone, an adapter, until the returned function is called.
    * @throws ERR_BUSY while a merge is under way.
    */
-  acquire(op: string, adapter: Adapter | null): () => void {
+  acquire(op: string, adapter: Adapter | null, { training = false } = {}): () => void {
     if (this.#merging) busy(op, 'an adapter is being merged');
     const release = adapter?.acquire();
-    this.#runs++;
-    let held = true;
+    const run = { training };
+    this.#runs.add(run);
     return () => {
-      if (!held) return;
-      held = false;
-      this.#runs--;
+      if (!this.#runs.delete(run)) return;
       release?.();
+      this.#settle();
     };
+  }
+
+  #settle(): void {
+    if (this.#runs.size > 0 || this.#merging) return;
+    for (const idle of this.#idle.splice(0)) idle();
+  }
+
+  /** @throws ERR_BUSY while an adapter is trained. */
+  checkNoTraining(op: string): void {
+    for (const { training } of this.#runs)
+      if (training) busy(op, 'a Trainer trains an adapter of the model: await its run, or leave its loop');
+  }
+
+  /** Waits until nothing reads or changes the weights. */
+  async idle(): Promise<void> {
+    if (this.#runs.size > 0 || this.#merging) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
   remove(name: string): void {
@@ -150,7 +166,7 @@ export class AdapterSet {
       busy(op, `adapter '${this.#merged.adapter.name}' is merged already: call unmerge() first`);
     if (this.#merging) busy(op, 'an adapter is being merged');
     const adapter = this.#named(op, name);
-    if (this.#runs > 0) busy(op, 'a run or a generation reads the base weights');
+    if (this.#runs.size > 0) busy(op, 'a run or a generation reads the base weights');
     this.#merging = true;
     const release = adapter.acquire();
     try {
@@ -161,13 +177,14 @@ export class AdapterSet {
     } finally {
       release();
       this.#merging = false;
+      this.#settle();
     }
   }
 
   unmerge(): void {
     const op = 'unmerge';
     check(this.#merged, op, 'no adapter is merged');
-    if (this.#runs > 0) busy(op, 'a run or a generation reads the base weights');
+    if (this.#runs.size > 0) busy(op, 'a run or a generation reads the base weights');
     const { adapter, linears, wasActive } = this.#merged;
     for (const linear of linears) linear.unmerge();
     this.#merged = undefined;

@@ -102,7 +102,7 @@ const names = [
 export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   checkOptions('Trainer', options, names);
   check(
-    typeof (options.model as Partial<CausalLM> | undefined)?.acquireAdapter === 'function',
+    typeof (options.model as Partial<CausalLM> | undefined)?.acquireForTraining === 'function',
     'Trainer',
     `expected model to be a CausalLM but received ${describe(options.model)}`,
   );

@@ -1,7 +1,7 @@
 import { checkRereadable, epochs, type Batch } from '../data/batches';
 import { countedTokens, type DataSource } from '../data/example';
 import { LoRAError } from '../errors';
-import { RunHandle } from '../handle';
+import { holdFor, RunHandle } from '../handle';
 import type { Adapter } from '../peft/adapter';
 import type { CausalLM } from '../models/causal_lm';
 import { AdamW } from '../optim/adamw';
@@ -9,6 +9,7 @@ import { clipGradNorm } from '../optim/clip';
 import type { Schedule } from '../optim/schedules';
 import type { Parameter } from '../tensor/tensor';
 import { checkOptions, checkSignal, refuseF16Training } from '../validate';
+import { takeForTraining } from './exclusive';
 import { OutputDirectory } from './output';
 import { Progress } from './progress';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
@@ -73,10 +74,9 @@ export class Trainer {
   }
 
   /**
-   * Trains. The run begins when the handle is iterated (for events) or awaited (for the result); events wait for the
-   * consumer. A Trainer runs once.
+   * Trains. Iterate the handle for its events, which wait for the consumer, or await it for the result. A Trainer runs once.
    *
-   * @throws (when it runs) ERR_DATA for examples that are none, ERR_NON_FINITE for a loss or gradient that is no number,
+   * @throws (when it runs) ERR_BUSY while another run trains the adapter, ERR_DATA for examples that are none, ERR_NON_FINITE for a loss or gradient that is no number,
    * ERR_FILE for an `outDir` that holds a run or cannot be written, the reason of the signal when aborted.
    * @example
    * const { step, loss, dir } = await new Trainer({ model, data, outDir: 'run', maxSteps: 200 }).run({ signal });
@@ -84,19 +84,37 @@ export class Trainer {
   run(options: RunOptions = {}): RunHandle<TrainerEvent, TrainerResult> {
     checkOptions('run', options, ['signal']);
     checkSignal('run', options.signal);
-    return new RunHandle('run', () => this.#run(options));
+    const handle: RunHandle<TrainerEvent, TrainerResult> = new RunHandle('run', () =>
+      this.#run(options, handle),
+    );
+    return handle;
   }
 
-  async *#run({ signal }: RunOptions): AsyncGenerator<TrainerEvent, TrainerResult, void> {
+  /** Takes what the run changes, and its model, until the returned function is called. */
+  #take(): () => void {
+    const release = this.#model.acquireForTraining('Trainer', this.#adapter);
+    try {
+      const leave = takeForTraining(new Set([...this.#withGradients, this.#optimizer]), this.#adapter.name);
+      return () => {
+        leave();
+        release();
+      };
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  async *#run({ signal }: RunOptions, handle: object): AsyncGenerator<TrainerEvent, TrainerResult, void> {
     if (this.#ran)
       throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected a fresh Trainer but this one has already run', {
         op: 'Trainer',
       });
-    this.#ran = true;
-    signal?.throwIfAborted();
-    await this.#output?.open();
-    const release = this.#model.acquireAdapter(this.#adapter);
+    const release = holdFor(handle, this.#take());
     try {
+      this.#ran = true;
+      signal?.throwIfAborted();
+      await this.#output?.open();
       this.#clearGradients(); // what the program left would enter the first step
       return yield* this.#steps(signal);
     } finally {

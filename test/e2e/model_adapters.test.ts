@@ -384,8 +384,13 @@ test('save writes the values of the moment of the call, though training goes on'
 test('a run that holds an adapter keeps it', async () => {
   const model = await load();
   const a = model.addAdapter({ r: 2 });
-  const release = model.acquireAdapter(a);
+  const release = model.acquireForTraining('Trainer', a);
   await expect(model.removeAdapter('default')).rejects.toMatchObject({ code: 'ERR_BUSY' });
+  await expect(model.dispose()).rejects.toMatchObject({
+    code: 'ERR_BUSY',
+    message: '[dispose] a Trainer trains an adapter of the model: await its run, or leave its loop',
+  });
+  expect(() => model[Symbol.dispose]()).toThrow(expect.objectContaining({ code: 'ERR_BUSY' }));
   release();
   release();
   await model.removeAdapter('default');

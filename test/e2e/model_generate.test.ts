@@ -1,10 +1,13 @@
 import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { CausalLM, memoryUsage, setThreads, type GenerateOptions } from '../../lib/index';
 import { sample, view } from '../../lib/ops';
 import { fillAdapter } from '../support/fill_adapter';
 import { collectGarbage } from '../support/garbage';
+import { temporaryFolder } from '../support/temporary';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 
+const scratch = temporaryFolder();
 const made: string[] = [];
 const models: CausalLM[] = [];
 beforeAll(() => setThreads(1)); // tiny matrices
@@ -79,7 +82,7 @@ test('token i is drawn with the random number of (seed, i)', async () => {
   }
 });
 
-test('iterated and awaited give the same; nothing happens before', async () => {
+test('iterated and awaited give the same', async () => {
   const options: GenerateOptions = {
     maxNewTokens: 12,
     temperature: 0.9,
@@ -95,7 +98,7 @@ test('iterated and awaited give the same; nothing happens before', async () => {
   expect(pieces.map((p) => p.id)).toEqual(result.ids);
   expect(pieces.map((p) => p.text).join('')).toBe(result.text);
   expect(result.ids).toHaveLength(12);
-  await expect(handle).rejects.toMatchObject({ code: 'ERR_ARGUMENT' });
+  expect((await handle).ids).toEqual(result.ids);
   const ids = await Promise.all(
     [5, 6].map((seed) => model.generate(prompt, { ...options, seed }).then((r) => r.ids)),
   );
@@ -103,7 +106,7 @@ test('iterated and awaited give the same; nothing happens before', async () => {
 
   const lazy = async () => model.generate(prompt, options); // an async function that returns a handle
   expect((await lazy()).ids).toEqual(result.ids);
-  model.generate([99_999]); // never started, so never refused
+  await expect(model.generate([99_999])).rejects.toMatchObject({ code: 'ERR_ARGUMENT' });
 });
 
 test('prompts: text, ids and messages', async () => {
@@ -221,6 +224,52 @@ test('dispose waits for running generations', async () => {
   expect(count).toBe(20);
   await running;
   expect(() => m.generate(prompt)).toThrow(expect.objectContaining({ code: 'ERR_DISPOSED' }));
+});
+
+test('dispose inside the loop of a generation ends the loop', async () => {
+  const m = await load();
+  const handle = m.generate(prompt, { maxNewTokens: 20, ignoreEos: true });
+  let count = 0;
+  for await (const _ of handle) if (++count === 2) await m.dispose();
+  expect(count).toBe(2);
+  await expect(handle.result).rejects.toMatchObject({
+    code: 'ERR_DISPOSED',
+    message: '[generate] there is no result: the model was disposed of',
+  });
+});
+
+test('dispose ends an iteration that nobody goes on with, and waits for one that runs by itself', async () => {
+  const m = await load();
+  const events = m.generate(prompt, { maxNewTokens: 20, ignoreEos: true })[Symbol.asyncIterator]();
+  await events.next();
+  const pending = m.generate(prompt, { maxNewTokens: 20, ignoreEos: true })[Symbol.asyncIterator]();
+  const first = pending.next(); // asked for when dispose() begins
+  const alone = m.generate(prompt, { maxNewTokens: 7, temperature: 0, ignoreEos: true });
+  await new Promise(setImmediate);
+  const disposing = m.dispose();
+  await Promise.all([disposing, m.dispose()]);
+  expect((await alone).ids).toHaveLength(7);
+  expect(await events.next()).toEqual({ value: undefined, done: true });
+  expect(await first).toMatchObject({ done: false });
+  expect(await pending.next()).toEqual({ value: undefined, done: true });
+});
+
+test('dispose waits for a save, and ends an evaluation at its next batch', async () => {
+  const m = await load();
+  const data = Array.from({ length: 6 }, () => ({ inputIds: [1, 2, 3, 4] }));
+  const evaluating = m.evaluate(data, { batchSize: 1 }).catch((error: unknown) => error);
+  const saving = m.save(join(scratch, 'meanwhile'));
+  await m.dispose();
+  expect(await evaluating).toMatchObject({ code: 'ERR_DISPOSED' });
+  await saving;
+  await (await CausalLM.fromPretrained(join(scratch, 'meanwhile'))).dispose();
+});
+
+test('a handle that was made before dispose() fails when it begins', async () => {
+  const m = await load();
+  const handle = m.generate(prompt);
+  await m.dispose();
+  await expect(handle).rejects.toMatchObject({ code: 'ERR_DISPOSED' });
 });
 
 test('a model without a tokenizer takes and gives ids', async () => {

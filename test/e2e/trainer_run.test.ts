@@ -257,6 +257,66 @@ test('a run leaves no tensor behind: it frees the optimizer that it made, and no
   expect(optimizer.disposed).toBe(false);
 });
 
+describe('two runs at once', () => {
+  const options = { data: makeRows(6), batchSize: 1, maxSteps: 6, schedule: 'constant' as const };
+  const busy = (name: string) =>
+    `[Trainer] another run trains adapter '${name}', or shares parameters or the optimizer with this one: await it first`;
+
+  test('on one adapter: the second is busy, and the first is as if it were alone', async () => {
+    const { model } = fixture;
+    const start = (): Trainer => new Trainer({ model, ...options });
+    addAdapter('mine');
+    const alone = await collect(start());
+    await model.removeAdapter('mine');
+    addAdapter('mine');
+    const first = start();
+    const second = start();
+    const [together, refused] = await Promise.all([
+      collect(first),
+      second.run().catch((error: unknown) => error),
+    ]);
+    expect(refused).toMatchObject({ code: 'ERR_BUSY', message: busy('mine') });
+    const norms = ({ steps }: Awaited<ReturnType<typeof collect>>) => steps.map((step) => step.gradNorm);
+    expect(norms(together)).toEqual(norms(alone));
+    expect((await second.run()).step).toBe(6); // it has not run yet
+  });
+
+  test('on two adapters with one optimizer', async () => {
+    const { model } = fixture;
+    const [a, b] = [addAdapter('a'), addAdapter('b')];
+    using optimizer = new AdamW([...a.parameters(), ...b.parameters()]);
+    model.setAdapter('a');
+    const first = new Trainer({ model, ...options, optimizer });
+    model.setAdapter('b');
+    const second = new Trainer({ model, ...options, optimizer });
+    const [result, refused] = await Promise.all([first.run(), second.run().catch((error: unknown) => error)]);
+    expect(result.step).toBe(6);
+    expect(refused).toMatchObject({ code: 'ERR_BUSY', message: busy('b') });
+  });
+
+  test('on two adapters of one model: both train', async () => {
+    const { model } = fixture;
+    addAdapter('a');
+    const first = new Trainer({ model, ...options });
+    addAdapter('b');
+    model.setAdapter('b');
+    const second = new Trainer({ model, ...options });
+    const results = await Promise.all([first.run(), second.run()]);
+    expect(results.map(({ step }) => step)).toEqual([6, 6]);
+  });
+});
+
+test('the model cannot be disposed of while it is trained, and can be when the loop was left', async () => {
+  const model = await CausalLM.fromPretrained(fixture.model.directory);
+  model.addAdapter({ r: 2 });
+  for await (const _ of new Trainer({ model, data: makeRows(4), batchSize: 1 }).run()) {
+    await expect(model.dispose()).rejects.toMatchObject({ code: 'ERR_BUSY' });
+    break;
+  }
+  expect(model.disposed).toBe(false);
+  await model.dispose();
+});
+
 test('a Trainer runs once', async () => {
   addAdapter('mine');
   const trainer = new Trainer({ model: fixture.model, data: makeRows(2), maxSteps: 1 });

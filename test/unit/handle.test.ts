@@ -19,14 +19,28 @@ function make(): { handle: RunHandle<number, string>; log: string[] } {
   return { handle, log };
 }
 
-test('does nothing until it is asked, and waits for its consumer', async () => {
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+const whole = ['begins', 'gives 1', 'gives 2', 'gives 3', 'ends'];
+
+test('iterated, begins with the first next(), and waits for its consumer', async () => {
   const { handle, log } = make();
   const events = handle[Symbol.asyncIterator]();
-  await new Promise(setImmediate);
+  await turn();
+  await turn();
   expect(log).toEqual([]);
   expect(await events.next()).toEqual({ value: 1, done: false });
-  await new Promise(setImmediate);
+  await turn();
   expect(log).toEqual(['begins', 'gives 1']);
+});
+
+test('begins in the next turn, and runs to its end when nobody awaits it', async () => {
+  const { handle, log } = make();
+  await Promise.resolve();
+  expect(log).toEqual([]);
+  await turn();
+  await turn();
+  expect(log).toEqual(whole);
+  expect(await handle).toBe('result');
 });
 
 test('iterated, gives its events and not its result', async () => {
@@ -43,10 +57,22 @@ test('awaited, runs to its end and gives its result', async () => {
   expect(log).toEqual(['begins', 'gives 1', 'gives 2', 'gives 3', 'ends']);
 });
 
-test('leaving the loop ends the run', async () => {
+test('leaving the loop ends the run, which then has no result', async () => {
   const { handle, log } = make();
   for await (const event of handle) if (event === 2) break;
   expect(log).toEqual(['begins', 'gives 1', 'gives 2', 'ends']);
+  await expectReject(
+    handle.result,
+    'ERR_DISPOSED',
+    '[run] there is no result: its loop was left before the end',
+  );
+});
+
+test('after the last event, the handle has the result too', async () => {
+  const { handle } = make();
+  for await (const _ of handle);
+  expect(await handle.result).toBe('result');
+  expect(await handle).toBe('result');
 });
 
 test('after return() nothing begins, nor goes on', async () => {
@@ -63,16 +89,37 @@ test('after return() nothing begins, nor goes on', async () => {
   expect(other.log).toEqual(['begins', 'gives 1', 'ends']);
 });
 
-test('is consumed once, in whichever way', async () => {
-  const sentence =
-    '[run] expected a fresh handle but received one that was already consumed: call run() again';
+test('its events are given once, and not when it runs by itself already', async () => {
   const { handle } = make();
-  for await (const event of handle) if (event === 1) break;
-  await expectReject(Promise.resolve(handle), 'ERR_ARGUMENT', sentence);
-  await expectReject(handle[Symbol.asyncIterator]().next(), 'ERR_ARGUMENT', sentence);
+  const events = handle[Symbol.asyncIterator]();
+  await expectReject(
+    handle[Symbol.asyncIterator]().next(),
+    'ERR_ARGUMENT',
+    '[run] expected a fresh handle but received one that was already iterated: call run() again',
+  );
+  expect(await events.next()).toEqual({ value: 1, done: false }); // the first loop goes on
   const awaited = make().handle;
-  await awaited;
-  await expectReject(awaited[Symbol.asyncIterator]().next(), 'ERR_ARGUMENT', sentence);
+  expect([await awaited, await awaited]).toEqual(['result', 'result']);
+  await expectReject(
+    awaited[Symbol.asyncIterator]().next(),
+    'ERR_ARGUMENT',
+    '[run] expected the handle to be iterated in the turn that made it, but it already runs by itself: await it, or iterate at once',
+  );
+});
+
+test('is a promise: catch, finally, Promise.all, a tag', async () => {
+  const log: string[] = [];
+  const failing = new RunHandle<number, string>('run', async function* () {
+    yield 1;
+    throw new Error('broken');
+  });
+  const promise: Promise<string> = make().handle;
+  expect(await promise.finally(() => log.push('finally'))).toBe('result');
+  expect(await failing.catch((error: Error) => error.message)).toBe('broken');
+  expect(await Promise.all([make().handle, make().handle])).toEqual(['result', 'result']);
+  expect(await Promise.race([make().handle])).toBe('result');
+  expect(Object.prototype.toString.call(promise)).toBe('[object Promise]');
+  expect(log).toEqual(['finally']);
 });
 
 test('a failure reaches the awaiter and the loop', async () => {
