@@ -1,0 +1,58 @@
+/** How long timers wait while a model is loaded, merged and saved: the longest gap of several tries, since others use the machine too. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { childReport } from '../support/child';
+
+const dir = mkdtempSync(join(tmpdir(), 'event-loop-'));
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+test('loading, merging and saving a model of 250 MB hold the event loop for 50 ms at most', () => {
+  const program = `
+    const fs = require('node:fs');
+    const dir = ${JSON.stringify(dir)};
+    const [hidden, inner, vocab, layers] = [1024, 2816, 64000, 4];
+    fs.writeFileSync(dir + '/config.json', JSON.stringify({
+      model_type: 'llama', hidden_size: hidden, intermediate_size: inner, num_hidden_layers: layers, num_attention_heads: 16,
+      num_key_value_heads: 16, head_dim: 64, vocab_size: vocab, max_position_embeddings: 128, rms_norm_eps: 1e-5,
+      rope_theta: 10000, hidden_act: 'silu', tie_word_embeddings: true, bos_token_id: 1, eos_token_id: 2,
+    }));
+    const tensors = new Map();
+    const add = (name, ...shape) =>
+      tensors.set(name, { dtype: 'BF16', shape, bytes: new Uint8Array(shape.reduce((a, b) => a * b, 2)) });
+    add('model.embed_tokens.weight', vocab, hidden);
+    add('model.norm.weight', hidden);
+    for (let i = 0; i < layers; i++) {
+      const path = 'model.layers.' + i + '.';
+      add(path + 'input_layernorm.weight', hidden);
+      add(path + 'post_attention_layernorm.weight', hidden);
+      for (const name of ['q', 'k', 'v', 'o']) add(path + 'self_attn.' + name + '_proj.weight', hidden, hidden);
+      for (const name of ['gate', 'up']) add(path + 'mlp.' + name + '_proj.weight', inner, hidden);
+      add(path + 'mlp.down_proj.weight', hidden, inner);
+    }
+    await lora.writeSafetensors(dir + '/model.safetensors', tensors);
+    tensors.clear();
+    gc();
+    const { monitorEventLoopDelay } = require('node:perf_hooks');
+    const gap = async (work) => {
+      const monitor = monitorEventLoopDelay({ resolution: 1 });
+      monitor.enable();
+      const result = await work();
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      monitor.disable();
+      return [monitor.max / 1e6, result];
+    };
+    const longest = { load: Infinity, merge: Infinity, save: Infinity };
+    for (let i = 0; i < 4 && Math.max(...Object.values(longest)) > 50; i++) {
+      const [load, model] = await gap(() => lora.CausalLM.fromPretrained(dir));
+      model.addAdapter({ r: 8 }, { name: 'a' });
+      const [merge] = await gap(() => model.merge('a'));
+      const [save] = await gap(() => model.save(dir + '/saved'));
+      await model.dispose();
+      for (const [name, value] of Object.entries({ load, merge, save })) longest[name] = Math.min(longest[name], value);
+    }
+    report(longest);
+  `;
+  const longest = childReport(program) as Record<string, number>;
+  for (const [name, ms] of Object.entries(longest)) expect([name, ms <= 50 || ms]).toEqual([name, true]);
+});
