@@ -1,36 +1,23 @@
 /** A Llama-family language model: loaded from a Hugging Face directory, adapted, trained, served, saved. */
-import { stat } from 'node:fs/promises';
 import { inspect } from 'node:util';
 import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
-import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
+import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
-import { ModelFolder } from '../formats/model_folder';
-import { readLimits } from '../formats/limits';
-import { toPath } from '../formats/paths';
 import { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
-import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
+import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
-import { isRecording, noGrad, runUntracked, tidy } from '../tensor/scope';
+import { noGrad, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
-import {
-  check,
-  checkBoolean,
-  checkInteger,
-  checkOneOf,
-  checkOptions,
-  checkSignal,
-  describe,
-} from '../validate';
+import { check, checkBoolean, checkInteger, checkOptions, checkSignal, describe } from '../validate';
 import { Adapter, type AdapterSource } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
-import { parseModelConfig, type ModelConfig } from './config';
-import { forwardBatch } from './forward';
+import type { ModelConfig } from './config';
+import { forwardBatch, planForward } from './forward';
 import {
   generateTokens,
-  parseGenerationDefaults,
   planGeneration,
   promptIds,
   type GeneratedToken,
@@ -39,11 +26,12 @@ import {
   type Prompt,
 } from './generate';
 import { Generations } from './generations';
+import { loadModel, type LoadedModel } from './load_model';
 import { saveModel } from './save';
 import { RopeTable } from './rope';
-import { Tokenizer } from '../text/tokenizer';
-import { disposeWeights, expectedTensors, linearsOf, type ModelWeights } from './tensor_table';
-import { loadWeights, type ModelDType } from './weights';
+import type { Tokenizer } from '../text/tokenizer';
+import { disposeWeights, expectedTensors, linearsOf } from './tensor_table';
+import type { ModelDType } from './weights';
 import type { TokenRows } from './batch';
 import type { DataSource } from '../data/example';
 import type { Decoder } from './decoder';
@@ -56,16 +44,6 @@ import type {
   LoadAdapterOptions,
   NoOther,
 } from './options';
-
-interface Parts {
-  directory: string;
-  config: ModelConfig;
-  weights: ModelWeights;
-  dtype: ModelDType;
-  device: Device;
-  tokenizer?: Tokenizer;
-  defaults: GenerationDefaults;
-}
 
 /**
  * A causal language model with a frozen base and any number of LoRA adapters.
@@ -94,7 +72,7 @@ export class CausalLM {
   readonly #generations = new Generations();
   #disposing: Promise<void> | undefined;
 
-  private constructor({ directory, config, weights, dtype, device, tokenizer, defaults }: Parts) {
+  private constructor({ directory, config, weights, dtype, device, tokenizer, defaults }: LoadedModel) {
     this.directory = directory;
     this.config = config;
     this.device = device;
@@ -116,59 +94,7 @@ export class CausalLM {
    * });
    */
   static async fromPretrained(source: string | URL, options: FromPretrainedOptions = {}): Promise<CausalLM> {
-    const op = 'from_pretrained';
-    checkOptions(op, options, [
-      'dtype',
-      'device',
-      'signal',
-      'onProgress',
-      'revision',
-      'token',
-      'quantization',
-      'limits',
-    ]);
-    const limits = readLimits(op, options.limits);
-    const { dtype = 'auto', signal, onProgress } = options;
-    if ('quantization' in options)
-      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] quantization is not supported yet`, { op });
-    checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16', 'f16']);
-    checkSignal(op, signal);
-    check(
-      onProgress === undefined || typeof onProgress === 'function',
-      op,
-      `expected onProgress to be a function but received ${describe(onProgress)}`,
-    );
-    const device = deviceName(op, options.device ?? 'cpu');
-    if (dtype === 'f16') checkF16(op, device);
-    if (String(source).startsWith('hf:'))
-      throw new LoRAError(
-        'ERR_UNSUPPORTED',
-        `[${op}] ${String(source)}: models of the hub are not downloaded yet; download it and pass the directory`,
-        { op },
-      );
-    signal?.throwIfAborted();
-    const directory = toPath(source, op);
-    const found = await stat(directory).catch(() => undefined);
-    const folder = found?.isDirectory() ? await ModelFolder.open(directory, { limits, signal }) : undefined;
-    if (!folder?.has('config.json'))
-      throw new LoRAError(
-        'ERR_FILE',
-        `[${op}] ${directory} ${found ? 'has no config.json' : 'does not exist'}: expected a Hugging Face model directory`,
-        { op },
-      );
-    nativeDevice(device); // unavailable: say so before reading
-    const config = parseModelConfig(await folder.json('config.json'), limits);
-    const tokenizer = await Tokenizer.fromFolder(folder);
-    const generation = (await folder.json('generation_config.json')) ?? {};
-    const { weights, dtype: actual } = await runUntracked(() =>
-      loadWeights(directory, config, { dtype, device, signal, limits, onProgress }),
-    );
-    await folder.checkUnchanged().catch((error: unknown) => {
-      disposeWeights(config, weights);
-      throw error;
-    });
-    const defaults = parseGenerationDefaults(generation, config, tokenizer);
-    return new CausalLM({ directory, config, weights, dtype: actual, device, tokenizer, defaults });
+    return new CausalLM(await loadModel(source, options));
   }
 
   /** Whether the directory has a tokenizer.json. */
@@ -231,15 +157,7 @@ export class CausalLM {
     this.#checkAlive(op);
     checkOptions(op, options, ['name', 'seed', 'activate', 'trainable', 'limits']);
     const source = this.#source(op, options);
-    const files =
-      typeof from === 'string' || from instanceof URL
-        ? await readAdapter(from, { limits: options.limits })
-        : from;
-    check(
-      typeof files === 'object' && files !== null && typeof files.tensors?.get === 'function',
-      op,
-      `expected a directory or { config, tensors } but received ${describe(from)}`,
-    );
+    const files = await adapterFiles(op, from, options.limits);
     const { config, raw } = fromPeftJson(files.config);
     this.#checkAlive(op);
     this.#adapters.checkName(op, source.name); // again: others may have come while the files were read
@@ -287,31 +205,10 @@ export class CausalLM {
     ids: TokenRows,
     options: O & NoOther<O> = {} as O & NoOther<O>,
   ): ForwardOutput<O> {
-    const op = 'forward';
-    this.#checkAlive(op);
-    checkOptions(op, options, ['labels', 'reduction', 'logits', 'adapter', 'train']);
-    const {
-      labels,
-      reduction = 'mean',
-      logits: wantLogits = labels === undefined,
-    } = options as ForwardOptions;
-    checkOneOf(op, 'reduction', reduction, ['mean', 'sum']);
-    checkBoolean(op, 'logits', wantLogits);
-    const adapter = this.#adapters.resolveForForward(op, options.adapter);
-    const train = options.train ?? (isRecording() && adapter?.trainable === true);
-    checkBoolean(op, 'train', train);
-    const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
+    this.#checkAlive('forward');
+    const plan = planForward(options, this.#adapters);
     const result = entry(() =>
-      tidy(() =>
-        forwardBatch(this.#decoder, {
-          ids,
-          labels,
-          reduction,
-          wantLogits,
-          use: { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined },
-          device: this.device,
-        }),
-      ),
+      tidy(() => forwardBatch(this.#decoder, { ...plan, ids, device: this.device })),
     );
     return result as ForwardOutput<O>;
   }
@@ -412,19 +309,7 @@ export class CausalLM {
     this.#checkAlive(op);
     checkOptions(op, options, ['merge']);
     check(typeof dir === 'string' && dir !== '', op, `expected a directory but received ${describe(dir)}`);
-    const merge = options.merge === undefined ? null : this.#adapters.resolve(op, options.merge);
-    if (merge && this.#adapters.merged)
-      throw new LoRAError(
-        'ERR_BUSY',
-        `[${op}] '${this.#adapters.merged.name}' is merged: call unmerge() first`,
-        { op },
-      );
-    const lost = merge ? undefined : this.#adapters.unsaved;
-    check(
-      lost === undefined,
-      op,
-      `adapter '${lost?.name}' was trained and would not be part of the model: pass { merge: '${lost?.name}' }, call merge('${lost?.name}') first, or save it alone with adapter.save() and removeAdapter('${lost?.name}')`,
-    );
+    const merge = this.#adapters.chooseToMerge(op, options.merge);
     const release = this.#adapters.acquire(op, merge);
     try {
       const { config, directory, dtype } = this;

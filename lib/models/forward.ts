@@ -2,15 +2,23 @@
 import { crossEntropy, linearCrossEntropy } from '../ops';
 import type { Tensor } from '../tensor/tensor';
 import type { Device } from '../native/device';
+import type { AdapterSet } from '../peft/adapter_set';
+import { isRecording } from '../tensor/scope';
+import { checkBoolean, checkOneOf, checkOptions } from '../validate';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
 import { finalNorm, headLogits, hiddenStates, type AdapterUse, type Decoder } from './decoder';
+import type { ForwardOptions } from './options';
 
-export interface ForwardRequest {
-  ids: TokenRows;
-  labels?: TokenRows;
+/** What the options of a call ask for. */
+interface ForwardPlan {
+  labels?: TokenRows | undefined;
   reduction: 'mean' | 'sum';
   wantLogits: boolean;
   use: AdapterUse;
+}
+
+export interface ForwardRequest extends ForwardPlan {
+  ids: TokenRows;
   device: Device;
 }
 
@@ -19,6 +27,21 @@ export interface ForwardResult {
   loss?: Tensor;
   /** [batch, seq, vocab] f32; present when asked for. */
   logits?: Tensor;
+}
+
+/** Checks the options of a call, and chooses its adapter. */
+export function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan {
+  const op = 'forward';
+  checkOptions(op, options, ['labels', 'reduction', 'logits', 'adapter', 'train']);
+  const { labels, reduction = 'mean', logits: wantLogits = labels === undefined } = options;
+  checkOneOf(op, 'reduction', reduction, ['mean', 'sum']);
+  checkBoolean(op, 'logits', wantLogits);
+  const adapter = adapters.resolveForForward(op, options.adapter);
+  const train = options.train ?? (isRecording() && adapter?.trainable === true);
+  checkBoolean(op, 'train', train);
+  const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
+  const use = { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined };
+  return { labels, reduction, wantLogits, use };
 }
 
 /** Runs inside one scope of the caller's, which frees what is left when a check fails midway. */

@@ -152,6 +152,21 @@ async function findInner(dir: string, folder: SavedFolder): Promise<string | und
   return undefined;
 }
 
+/** The files of a directory, or what readAdapter gave, for a call named `op`. */
+export async function adapterFiles(
+  op: string,
+  from: string | URL | AdapterFiles,
+  limits: ReadLimits | undefined,
+): Promise<AdapterFiles> {
+  const files = typeof from === 'string' || from instanceof URL ? await readAdapter(from, { limits }) : from;
+  check(
+    typeof files === 'object' && files !== null && typeof files.tensors?.get === 'function',
+    op,
+    `expected a directory or { config, tensors } but received ${describe(from)}`,
+  );
+  return files;
+}
+
 /**
  * Writes a PEFT directory. A new directory appears whole or not at all. In one that exists the other files stay, and the adapter is
  * the old one or the new one for {@link readAdapter}, whenever the process ends: the weights carry the digest of their configuration.

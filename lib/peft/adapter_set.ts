@@ -197,6 +197,22 @@ export class AdapterSet {
     return [...this.all.values()].find((adapter) => adapter.trained && adapter !== this.merged);
   }
 
+  /**
+   * The adapter that save() adds to the base; null: none.
+   * @throws ERR_ARGUMENT when a trained adapter would be left out, ERR_BUSY while another is merged.
+   */
+  chooseToMerge(op: string, name: string | undefined): Adapter | null {
+    const merge = name === undefined ? null : this.resolve(op, name);
+    if (merge && this.merged) busy(op, `'${this.merged.name}' is merged: call unmerge() first`);
+    const lost = merge ? undefined : this.unsaved;
+    check(
+      lost === undefined,
+      op,
+      `adapter '${lost?.name}' was trained and would not be part of the model: pass { merge: '${lost?.name}' }, call merge('${lost?.name}') first, or save it alone with adapter.save() and removeAdapter('${lost?.name}')`,
+    );
+    return merge;
+  }
+
   dispose(): void {
     this.#merged = undefined;
     for (const adapter of this.all.values()) adapter.dispose();

@@ -1,0 +1,83 @@
+/** Loading a model: its options, the files of its directory, its weights on a device. */
+import { stat } from 'node:fs/promises';
+import { LoRAError } from '../errors';
+import { readLimits } from '../formats/limits';
+import { ModelFolder } from '../formats/model_folder';
+import { toPath } from '../formats/paths';
+import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
+import { runUntracked } from '../tensor/scope';
+import { Tokenizer } from '../text/tokenizer';
+import { check, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
+import { parseModelConfig, type ModelConfig } from './config';
+import { parseGenerationDefaults, type GenerationDefaults } from './generate';
+import type { FromPretrainedOptions } from './options';
+import { disposeWeights, type ModelWeights } from './tensor_table';
+import { loadWeights, type ModelDType } from './weights';
+
+/** The parts that a CausalLM is made of. */
+export interface LoadedModel {
+  directory: string;
+  config: ModelConfig;
+  weights: ModelWeights;
+  dtype: ModelDType;
+  device: Device;
+  tokenizer?: Tokenizer;
+  defaults: GenerationDefaults;
+}
+
+/** Reads a Hugging Face directory, as {@link CausalLM.fromPretrained} says. */
+export async function loadModel(source: string | URL, options: FromPretrainedOptions): Promise<LoadedModel> {
+  const op = 'from_pretrained';
+  checkOptions(op, options, [
+    'dtype',
+    'device',
+    'signal',
+    'onProgress',
+    'revision',
+    'token',
+    'quantization',
+    'limits',
+  ]);
+  const limits = readLimits(op, options.limits);
+  const { dtype = 'auto', signal, onProgress } = options;
+  if ('quantization' in options)
+    throw new LoRAError('ERR_UNSUPPORTED', `[${op}] quantization is not supported yet`, { op });
+  checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16', 'f16']);
+  checkSignal(op, signal);
+  check(
+    onProgress === undefined || typeof onProgress === 'function',
+    op,
+    `expected onProgress to be a function but received ${describe(onProgress)}`,
+  );
+  const device = deviceName(op, options.device ?? 'cpu');
+  if (dtype === 'f16') checkF16(op, device);
+  if (String(source).startsWith('hf:'))
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[${op}] ${String(source)}: models of the hub are not downloaded yet; download it and pass the directory`,
+      { op },
+    );
+  signal?.throwIfAborted();
+  const directory = toPath(source, op);
+  const found = await stat(directory).catch(() => undefined);
+  const folder = found?.isDirectory() ? await ModelFolder.open(directory, { limits, signal }) : undefined;
+  if (!folder?.has('config.json'))
+    throw new LoRAError(
+      'ERR_FILE',
+      `[${op}] ${directory} ${found ? 'has no config.json' : 'does not exist'}: expected a Hugging Face model directory`,
+      { op },
+    );
+  nativeDevice(device); // unavailable: say so before reading
+  const config = parseModelConfig(await folder.json('config.json'), limits);
+  const tokenizer = await Tokenizer.fromFolder(folder);
+  const generation = (await folder.json('generation_config.json')) ?? {};
+  const { weights, dtype: actual } = await runUntracked(() =>
+    loadWeights(directory, config, { dtype, device, signal, limits, onProgress }),
+  );
+  await folder.checkUnchanged().catch((error: unknown) => {
+    disposeWeights(config, weights);
+    throw error;
+  });
+  const defaults = parseGenerationDefaults(generation, config, tokenizer);
+  return { directory, config, weights, dtype: actual, device, tokenizer, defaults };
+}
