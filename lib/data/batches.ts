@@ -1,5 +1,5 @@
 import { LoRAError } from '../errors';
-import { check, checkOptions, describe } from '../validate';
+import { check, checkOptions, checkSignal, describe } from '../validate';
 import { checkExample, type DataSource, type Example } from './example';
 import { Random } from './random';
 
@@ -15,10 +15,17 @@ export interface Batch {
 export interface BatchesOptions {
   /** Examples per batch. Default 1. */
   batchSize?: number | undefined;
-  /** A new order, decided by `seed`; reads the whole source into memory. Default false. */
+  /** A new order, decided by `seed`. A source that says its `length` is read into memory whole. Default false. */
   shuffle?: boolean | undefined;
   /** Decides the order with `shuffle`. Default 0. */
   seed?: number | undefined;
+  /**
+   * With `shuffle`, how many examples of a source without a `length` are held at a time, from which the next one is drawn: such a source
+   * may be endless. Default 1000.
+   */
+  shuffleWindow?: number | undefined;
+  /** An abort rejects with its reason, also while the source gives nothing. */
+  signal?: AbortSignal | undefined;
   /** Leaves out a last batch with fewer than `batchSize` examples. Default false. */
   dropLast?: boolean | undefined;
 }
@@ -34,18 +41,27 @@ export async function* batches(
   data: DataSource,
   options: BatchesOptions = {},
 ): AsyncGenerator<Batch, void, void> {
-  checkOptions('batches', options, ['batchSize', 'shuffle', 'seed', 'dropLast']);
-  const { batchSize = 1, shuffle = false, seed = 0, dropLast = false } = options;
-  check(
-    Number.isInteger(batchSize) && batchSize > 0,
-    'batches',
-    `expected batchSize to be a positive whole number but received ${batchSize}`,
-  );
-  let source: Iterable<Example> | AsyncIterable<Example> = open(data);
+  checkOptions('batches', options, ['batchSize', 'shuffle', 'seed', 'shuffleWindow', 'signal', 'dropLast']);
+  const {
+    batchSize = 1,
+    shuffle = false,
+    seed = 0,
+    shuffleWindow = 1000,
+    signal,
+    dropLast = false,
+  } = options;
+  for (const [name, value] of Object.entries({ batchSize, shuffleWindow }))
+    check(
+      Number.isInteger(value) && value > 0,
+      'batches',
+      `expected ${name} to be a positive whole number but received ${describe(value)}`,
+    );
+  checkSignal('batches', signal);
+  const opened = open(data);
+  let source: Source = signal ? untilAborted(opened, signal) : opened;
   if (shuffle) {
-    const all: Example[] = [];
-    for await (const example of source) all.push(example);
-    source = new Random(seed).shuffle(all);
+    const known = typeof (opened as { length?: unknown }).length === 'number';
+    source = shuffled(source, known ? Infinity : shuffleWindow, new Random(seed));
   }
   let batch: Batch = { inputIds: [], labels: [] };
   let index = 0;
@@ -61,13 +77,65 @@ export async function* batches(
   if (batch.inputIds.length > 0 && !dropLast) yield batch;
 }
 
-function open(data: DataSource): Iterable<Example> | AsyncIterable<Example> {
+type Source = Iterable<Example> | AsyncIterable<Example>;
+
+/** Draws each example from a window that moves over the source; what is left at the end is shuffled. */
+async function* shuffled(
+  source: Source,
+  window: number,
+  random: Random,
+): AsyncGenerator<Example, void, void> {
+  const held: Example[] = [];
+  for await (const example of source) {
+    if (held.length < window) {
+      held.push(example);
+      continue;
+    }
+    const drawn = random.below(window);
+    yield held[drawn] as Example;
+    held[drawn] = example;
+  }
+  yield* random.shuffle(held);
+}
+
+/** The same examples until the signal says otherwise, also while the next one does not come. */
+async function* untilAborted(source: Source, signal: AbortSignal): AsyncGenerator<Example, void, void> {
+  const iterator =
+    Symbol.asyncIterator in source ? source[Symbol.asyncIterator]() : source[Symbol.iterator]();
+  let giveUp = (_: Error): void => {};
+  const abort = (): void => giveUp(signal.reason as Error);
+  signal.addEventListener('abort', abort);
+  let ended = false;
+  try {
+    for (;;) {
+      // Each wait has a promise of its own: one for all of them would hold what every example leaves there.
+      const next = await new Promise<IteratorResult<Example>>((resolve, reject) => {
+        giveUp = reject;
+        signal.throwIfAborted();
+        Promise.resolve(iterator.next()).then(resolve, reject);
+      });
+      if (next.done) {
+        ended = true;
+        return;
+      }
+      yield next.value;
+    }
+  } finally {
+    signal.removeEventListener('abort', abort);
+    // A source that waits for its next example cannot end before that comes: nobody waits for it after an abort.
+    const returned = ended ? undefined : Promise.resolve(iterator.return?.());
+    if (signal.aborted) returned?.catch(() => undefined);
+    else await returned;
+  }
+}
+
+function open(data: DataSource): Source {
   const source: unknown = typeof data === 'function' ? data() : data;
   check(isSource(source), 'batches', expected('data', source));
   return source;
 }
 
-function isSource(value: unknown): value is Iterable<Example> | AsyncIterable<Example> {
+function isSource(value: unknown): value is Source {
   return (
     typeof value === 'object' && value !== null && (Symbol.iterator in value || Symbol.asyncIterator in value)
   );
@@ -101,7 +169,7 @@ export function checkRereadable(op: string, data: DataSource): void {
 /** Examples of every epoch in turn, each in its own order. */
 export async function* epochs(
   data: DataSource,
-  options: Required<BatchesOptions>,
+  options: BatchesOptions & { batchSize: number; seed: number },
 ): AsyncGenerator<Batch & { epoch: number }, void, void> {
   for (let epoch = 0; ; epoch++) {
     let any = false;

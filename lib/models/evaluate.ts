@@ -11,7 +11,7 @@ export interface EvaluateOptions {
   adapter?: string | Adapter | null | undefined;
   /** Examples per forward pass; it changes speed and memory only. Default 4. */
   batchSize?: number | undefined;
-  /** Checked between batches; an abort rejects with its reason. */
+  /** Checked between batches, and while the data gives nothing; an abort rejects with its reason. */
   signal?: AbortSignal | undefined;
 }
 
@@ -36,7 +36,7 @@ export async function evaluate(
 ): Promise<Evaluation> {
   let sum = 0;
   let tokens = 0;
-  for await (const { inputIds, labels } of batches(data, { batchSize })) {
+  for await (const { inputIds, labels } of batches(data, { batchSize, signal })) {
     signal?.throwIfAborted();
     const counted = countedTokens(labels);
     if (counted === 0) continue;

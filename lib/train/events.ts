@@ -79,6 +79,9 @@ export type TrainerEvent = StartEvent | StepEvent | EvalEvent | CheckpointEvent 
 
 /** The options of {@link Trainer.run}. */
 export interface RunOptions {
-  /** Checked between steps: an abort writes a checkpoint (with outDir), then rejects with the signal's reason. */
+  /**
+   * Checked between steps, while the data gives nothing, and between the batches of an evaluation: an abort writes a checkpoint (with
+   * outDir), then rejects with the signal's reason.
+   */
   signal?: AbortSignal | undefined;
 }

@@ -20,7 +20,7 @@ export type ScheduleName = keyof typeof schedules;
 export interface TrainerOptions {
   /** The model, with a trainable active adapter. */
   model: CausalLM;
-  /** The examples; shuffled anew in every epoch, by `seed`. */
+  /** The examples; shuffled anew in every epoch, by `seed`: all of them where `data` says its length, else in a window. */
   data: DataSource;
   /** Held-out examples, for `evalEvery`. */
   evalData?: DataSource | undefined;
@@ -46,6 +46,8 @@ export interface TrainerOptions {
   maxGradNorm?: number | undefined;
   /** Decides the order of the data. Default 0. */
   seed?: number | undefined;
+  /** How many examples of data without a `length` are held to draw the next one from; such data may be endless. Default 1000. */
+  shuffleWindow?: number | undefined;
   /** Steps between evaluations on `evalData`. Default: none. */
   evalEvery?: number | undefined;
   /** Steps between checkpoints in `outDir`. Default: none. */
@@ -69,6 +71,7 @@ export interface ResolvedOptions {
   weightDecay: number;
   maxGradNorm: number;
   seed: number;
+  shuffleWindow: number;
   evalEvery: number | undefined;
   saveEvery: number | undefined;
   scheduleOf: Schedule;
@@ -91,6 +94,7 @@ const names = [
   'weightDecay',
   'maxGradNorm',
   'seed',
+  'shuffleWindow',
   'evalEvery',
   'saveEvery',
   'resume',
@@ -185,6 +189,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     weightDecay: real('weightDecay', 0),
     maxGradNorm: real('maxGradNorm', 1),
     seed: whole('seed', 0, 0) as number,
+    shuffleWindow: whole('shuffleWindow', 1, 1000) as number,
     evalEvery,
     saveEvery,
     scheduleOf: schedules[schedule]({ totalSteps: totalSteps ?? 1, warmupSteps }),

@@ -134,25 +134,29 @@ export class Trainer {
     let loss = Number.NaN;
     let evalLoss: number | undefined;
     let savedAt = -1;
-    for await (const { batches, epoch } of this.#stepBatches()) {
-      if (signal?.aborted) {
-        if (this.#output && savedAt !== step) yield await this.#checkpoint(this.#output, step);
-        signal.throwIfAborted();
+    try {
+      for await (const { batches, epoch } of this.#stepBatches(signal)) {
+        signal?.throwIfAborted();
+        const update = await this.#update(step, batches);
+        step++;
+        loss = update.loss;
+        yield { type: 'step', step, epoch, ...update, ...progress.advance(step, update.tokens) };
+        if (evalEvery !== undefined && step % evalEvery === 0) {
+          const evaluation = await this.#evaluate(signal);
+          evalLoss = evaluation.loss;
+          yield { type: 'eval', step, ...evaluation };
+        }
+        if (this.#output && saveEvery !== undefined && step % saveEvery === 0) {
+          yield await this.#checkpoint(this.#output, step);
+          savedAt = step;
+        }
+        if (step === maxSteps) break;
       }
-      const update = await this.#update(step, batches);
-      step++;
-      loss = update.loss;
-      yield { type: 'step', step, epoch, ...update, ...progress.advance(step, update.tokens) };
-      if (evalEvery !== undefined && step % evalEvery === 0) {
-        const evaluation = await this.#evaluate();
-        evalLoss = evaluation.loss;
-        yield { type: 'eval', step, ...evaluation };
-      }
-      if (this.#output && saveEvery !== undefined && step % saveEvery === 0) {
-        yield await this.#checkpoint(this.#output, step);
-        savedAt = step;
-      }
-      if (step === maxSteps) break;
+    } catch (error) {
+      // What was trained is kept, wherever the abort came.
+      const aborted = signal?.aborted && error === signal.reason;
+      if (aborted && this.#output && savedAt !== step) yield await this.#checkpoint(this.#output, step);
+      throw error;
     }
 
     await this.#output?.saveFinal(this.#adapter);
@@ -168,11 +172,13 @@ export class Trainer {
   }
 
   /** Groups of `gradientAccumulationSteps` batches; a last smaller group of an epoch makes a step of its own. */
-  async *#stepBatches(): AsyncGenerator<{ batches: Batch[]; epoch: number }, void, void> {
-    const { batchSize, seed, gradientAccumulationSteps, epochs: lastEpoch } = this.#options;
+  async *#stepBatches(
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<{ batches: Batch[]; epoch: number }, void, void> {
+    const { batchSize, seed, shuffleWindow, gradientAccumulationSteps, epochs: lastEpoch } = this.#options;
     let group: Batch[] = [];
     let groupEpoch = 0;
-    const source = epochs(this.#data, { batchSize, seed, shuffle: true, dropLast: false });
+    const source = epochs(this.#data, { batchSize, seed, shuffle: true, shuffleWindow, signal });
     for await (const { epoch, ...batch } of source) {
       if (epoch !== groupEpoch && group.length > 0) {
         yield { batches: group, epoch: groupEpoch };
@@ -242,11 +248,13 @@ export class Trainer {
     }
   }
 
-  async #evaluate(): Promise<{ loss: number; perplexity: number; tokens: number }> {
+  async #evaluate(
+    signal: AbortSignal | undefined,
+  ): Promise<{ loss: number; perplexity: number; tokens: number }> {
     const { evalData, batchSize } = this.#options;
     if (evalData === undefined)
       throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected evalData with evalEvery');
-    return this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize });
+    return this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize, signal });
   }
 
   async #checkpoint(output: OutputDirectory, step: number): Promise<TrainerEvent> {
