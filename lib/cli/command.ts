@@ -50,7 +50,10 @@ export interface Console {
   /** Lines for people. */
   stderr: Writable & { isTTY?: boolean; columns?: number };
   stdin: Readable & { isTTY?: boolean };
-  /** Aborted with Interrupted on the first Ctrl-C; a second one ends the process at once. */
+  /**
+   * Aborted with Interrupted on the first Ctrl-C or SIGTERM (a second one ends the process at once) and when nobody reads
+   * the output any more, with the error when the output fails in another way.
+   */
   signal: AbortSignal;
 }
 
@@ -80,10 +83,16 @@ export function defineCommand<const F extends Flags>(command: TypedCommand<F>): 
 /** Every command has it. */
 export const helpFlag = { type: 'boolean', short: 'h', help: 'this text' } as const satisfies Flag;
 
-/** The reason of what the user stopped: exit code 130. */
+const interruptions = { SIGINT: 130, SIGTERM: 143, SIGPIPE: 141 } as const;
+
+/** The reason of what was stopped from outside; its exit code is that of the signal. */
 export class Interrupted extends Error {
-  constructor() {
-    super('interrupted');
+  readonly exitCode: number;
+
+  /** 'SIGPIPE': nobody reads the output any more. */
+  constructor(signal: keyof typeof interruptions) {
+    super(`interrupted by ${signal}`);
+    this.exitCode = interruptions[signal];
   }
 }
 
@@ -95,4 +104,6 @@ export const exitCodes: Readonly<Record<number, string>> = {
   1: 'failed',
   2: 'wrong usage',
   130: 'interrupted by Ctrl-C (training has saved a checkpoint)',
+  141: 'nobody reads the output any more, as in `lora-native train --json … | head -2` (the same)',
+  143: 'interrupted by SIGTERM (the same)',
 };

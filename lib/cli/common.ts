@@ -1,4 +1,7 @@
+import { readdir } from 'node:fs/promises';
 import { bestDevice } from '../native/device';
+import { LoRAError } from '../errors';
+import { systemReason } from '../formats/system_reason';
 import { CausalLM } from '../models/causal_lm';
 import type { Console, Flags, Values } from './command';
 
@@ -32,6 +35,21 @@ export async function loadModel(
   });
   note(console, `${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);
   return model;
+}
+
+/** Throws where the directory holds something: what a command writes replaces nothing. */
+export async function checkUnused(op: string, dir: string): Promise<void> {
+  const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === 'ENOENT') return [];
+    throw new LoRAError('ERR_FILE', `[${op}] cannot write to ${dir}: ${systemReason(cause)}`, { op, cause });
+  });
+  const first = names.find((name) => !name.startsWith('.')); // hidden ones are of a save that was killed
+  if (first !== undefined)
+    throw new LoRAError(
+      'ERR_FILE',
+      `[${op}] ${dir} holds files already (${first}): choose another --out-dir, or remove it`,
+      { op },
+    );
 }
 
 /** A line for people; standard output stays free for results. */

@@ -1,3 +1,5 @@
+import { planGeneration } from '../models/generate';
+import { readAdapter } from '../peft/adapter_files';
 import { loadModel, modelFlags, printJson } from './common';
 import { defineCommand, helpFlag, UsageError, type Console } from './command';
 
@@ -7,7 +9,11 @@ export const generate = defineCommand({
   flags: {
     ...modelFlags,
     adapter: { type: 'string', value: 'DIR', help: 'a PEFT adapter', defaultText: 'none' },
-    prompt: { type: 'string', help: 'what is continued', defaultText: 'standard input' },
+    prompt: {
+      type: 'string',
+      help: 'what is continued',
+      defaultText: 'standard input, without the newline at its end',
+    },
     chat: { type: 'boolean', help: 'the prompt is a user message for the chat template' },
     maxNewTokens: { type: 'integer', minimum: 0, default: 128, help: 'most tokens to generate' },
     temperature: { type: 'number', value: 'T', minimum: 0, default: 0.7, help: '0 is greedy' },
@@ -34,18 +40,14 @@ export const generate = defineCommand({
   async run(values, console) {
     const { prompt, adapter, maxNewTokens, temperature, topK, topP, seed } = values;
     const { signal, stdout } = console;
+    const options = { maxNewTokens, temperature, topK, topP, seed, signal };
+    planGeneration(options, { eosTokenIds: [], maxNewTokens, temperature, topK: 0, topP: 1 }); // throws before the model is loaded
+    const files = adapter === undefined ? undefined : await readAdapter(adapter);
     const text = prompt ?? (await standardInput(console));
     const model = await loadModel(values, console);
     try {
-      if (adapter !== undefined) await model.loadAdapter(adapter, { name: 'default' });
-      const handle = model.generate(values.chat ? [{ role: 'user', content: text }] : text, {
-        maxNewTokens,
-        temperature,
-        topK,
-        topP,
-        seed,
-        signal,
-      });
+      if (files !== undefined) await model.loadAdapter(files, { name: 'default' });
+      const handle = model.generate(values.chat ? [{ role: 'user', content: text }] : text, options);
       if (values.json) {
         printJson(console, await handle);
         return;
@@ -63,5 +65,5 @@ async function standardInput({ stdin, signal }: Console): Promise<string> {
   signal.addEventListener('abort', () => stdin.destroy(signal.reason as Error));
   let text = '';
   for await (const piece of stdin.setEncoding('utf8')) text += piece as string;
-  return text;
+  return text.replace(/\r?\n$/, ''); // which echo and editors end a text with
 }

@@ -1,4 +1,5 @@
-import { loadModel, modelFlags, note, printJson } from './common';
+import { readAdapter } from '../peft/adapter_files';
+import { checkUnused, loadModel, modelFlags, note, printJson } from './common';
 import { defineCommand, helpFlag } from './command';
 
 export const merge = defineCommand({
@@ -7,7 +8,12 @@ export const merge = defineCommand({
   flags: {
     ...modelFlags,
     adapter: { type: 'string', value: 'DIR', required: true, help: 'a PEFT adapter' },
-    outDir: { type: 'string', value: 'DIR', required: true, help: 'where the merged model goes' },
+    outDir: {
+      type: 'string',
+      value: 'DIR',
+      required: true,
+      help: 'where the merged model goes: a new or empty directory',
+    },
     json: { type: 'boolean', help: 'what was written as one JSON object' },
     help: helpFlag,
   },
@@ -15,9 +21,11 @@ export const merge = defineCommand({
 
   async run(values, console) {
     const { adapter, outDir } = values;
+    await checkUnused('merge', outDir);
+    const files = await readAdapter(adapter);
     const model = await loadModel(values, console);
     try {
-      await model.loadAdapter(adapter, { name: 'default' });
+      await model.loadAdapter(files, { name: 'default' });
       await model.save(outDir, { merge: 'default' });
       note(console, `wrote ${outDir}`);
       if (!values.json) return;

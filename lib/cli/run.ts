@@ -49,9 +49,10 @@ export async function runCommandLine(argv: readonly string[], console: Console):
     }
     const { values, positionals } = parse(name, command, rest);
     const code = await command.run(values, console, positionals);
-    return console.signal.aborted ? 130 : (code ?? 0);
+    console.signal.throwIfAborted();
+    return code ?? 0;
   } catch (error) {
-    if (error instanceof Interrupted) return 130;
+    if (error instanceof Interrupted) return error.exitCode;
     const usage = error instanceof UsageError;
     console.stderr.write(`lora-native: ${usage ? error.message : failure(error)}\n`);
     return usage || (error instanceof LoRAError && error.code === 'ERR_ARGUMENT') ? 2 : 1;

@@ -1,5 +1,7 @@
 import { loadDataset } from '../data/dataset';
-import type { LoRAConfigInput } from '../peft/config';
+import { InputFile } from '../formats/input';
+import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
+import { OutputDirectory } from '../train/output';
 import { Trainer } from '../train/trainer';
 import { loadModel, modelFlags, note } from './common';
 import { defineCommand, helpFlag, UsageError } from './command';
@@ -58,17 +60,21 @@ export const train = defineCommand({
       throw new UsageError('train takes --max-steps or --epochs, not both');
     if (values.evalEvery !== undefined && values.evalData === undefined)
       throw new UsageError('train needs --eval-data FILE, since --eval-every is given');
+    const { r, loraAlpha, loraDropout, seed, outDir } = values;
+    const config = { r, loraAlpha, loraDropout, targetModules: targets(values.targetModules) };
+    // What can be wrong is said before the model is loaded.
+    normalizeLoRAConfig(config);
+    await new OutputDirectory(outDir).check();
+    for (const path of [values.data, values.evalData])
+      if (path !== undefined) await (await InputFile.open(path)).close();
     const model = await loadModel(values, console);
     try {
+      const { maxLength } = values;
       const load = (path: string) =>
-        loadDataset(path, { tokenizer: model.tokenizer, maxLength: values.maxLength });
+        loadDataset(path, { tokenizer: model.tokenizer, maxLength, signal: console.signal });
       const data = await load(values.data);
       const evalData = values.evalData === undefined ? undefined : await load(values.evalData);
-      const { r, loraAlpha, loraDropout, seed, outDir } = values;
-      const adapter = model.addAdapter(
-        { r, loraAlpha, loraDropout, targetModules: targets(values.targetModules) },
-        { seed },
-      );
+      const adapter = model.addAdapter(config, { seed });
       const cut = data.truncated === 0 ? '' : `, ${data.truncated} of them cut to the maximum length`;
       note(console, `${data.length} examples${cut}`);
       const trainer = new Trainer({

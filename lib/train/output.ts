@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { saveCheckpoint } from '../formats/checkpoint';
 import { LoRAError } from '../errors';
@@ -13,8 +14,17 @@ export class OutputDirectory {
 
   /** Makes the folder; one that holds a run already is an error, so that no work is overwritten. */
   async open(): Promise<void> {
+    await this.#refuse(() => makeDirectory(this.dir));
+  }
+
+  /** Refuses what open() refuses, and makes nothing. */
+  async check(): Promise<void> {
+    if (existsSync(this.dir)) await this.#refuse();
+  }
+
+  async #refuse(make?: () => Promise<unknown>): Promise<void> {
     try {
-      await makeDirectory(this.dir);
+      await make?.();
       const { names } = await SavedFolder.open(this.dir);
       const earlier = [...names].find(
         (file) => file === 'adapter_config.json' || /^checkpoint-\d+$/.test(file),

@@ -1,5 +1,5 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -133,31 +133,89 @@ test('doctor names versions, instruction set, devices and why CUDA is unavailabl
   expect(JSON.parse(run('doctor', '--json').out)).toMatchObject({ node: process.version });
 });
 
-test('Ctrl-C while training saves a checkpoint and exits with 130', async () => {
+/** Begins a training that does not end by itself. */
+function trainForLong(outDir: string, ...more: string[]): string[] {
   writeFileSync(join(scratch, 'c.jsonl'), '{"text":"Mia finds three red apples."}\n');
-  const args = [
-    'train',
-    '--model',
-    base,
-    '--data',
-    'c.jsonl',
-    '--max-steps',
-    '1000000',
-    '--out-dir',
-    'stopped',
-  ];
-  const child = spawn(process.execPath, [cli, ...args], { cwd: scratch });
+  const length = ['--max-steps', '1000000'];
+  return [cli, 'train', '--model', base, '--data', 'c.jsonl', ...length, '--out-dir', outDir, ...more];
+}
+
+/** The steps of the checkpoints in a folder, and whether the final adapter is there. */
+function saved(outDir: string): { checkpoints: number; final: boolean } {
+  const names = readdirSync(join(scratch, outDir));
+  const whole = names.filter((name) => existsSync(join(scratch, outDir, name, 'checkpoint.safetensors')));
+  return { checkpoints: whole.length, final: names.includes('adapter_config.json') };
+}
+
+test.each([
+  ['SIGINT', 'Ctrl-C', 130],
+  ['SIGTERM', 'SIGTERM', 143],
+] as const)('%s while training saves a checkpoint', async (signal, name, status) => {
+  const outDir = `stopped-by-${signal}`;
+  const child = spawn(process.execPath, trainForLong(outDir), { cwd: scratch });
   let err = '';
   child.stderr.setEncoding('utf8').on('data', (piece: string) => {
-    if (!err.includes('step 1/') && (err + piece).includes('step 1/')) child.kill('SIGINT');
+    if (!err.includes('step 1/') && (err + piece).includes('step 1/')) child.kill(signal);
     err += piece;
   });
   const code = await new Promise((resolve) => child.on('close', resolve));
-  expect(err).toMatch(/saved stopped\/checkpoint-\d+\n$/);
-  expect(code).toBe(130);
-  const saved = /checkpoint-\d+/.exec(err)![0];
-  expect(existsSync(join(scratch, 'stopped', saved, 'checkpoint.safetensors'))).toBe(true);
-  expect(existsSync(join(scratch, 'stopped/adapter_config.json'))).toBe(false); // not the final adapter
+  expect(err).toContain(`\nstopping; ${name} again ends at once\n`);
+  expect(err).toMatch(new RegExp(`\nsaved ${outDir}/checkpoint-\\d+\\n$`));
+  expect(code).toBe(status);
+  expect(saved(outDir)).toEqual({ checkpoints: 1, final: false });
+});
+
+/** Runs a program until its output has `lines`, and reads no further; how it ended. */
+async function readLines(args: string[], lines: number): Promise<{ code: unknown; err: string }> {
+  const child = spawn(process.execPath, args, { cwd: scratch });
+  let out = '';
+  let err = '';
+  child.stdout.setEncoding('utf8').on('data', (piece: string) => {
+    out += piece;
+    if (out.split('\n').length > lines) child.stdout.destroy();
+  });
+  child.stderr.setEncoding('utf8').on('data', (piece: string) => (err += piece));
+  const code = await new Promise((resolve) => child.on('close', resolve));
+  return { code, err };
+}
+
+test('a reader that leaves, as head does, ends training quietly, with the run saved', async () => {
+  const { code, err } = await readLines(trainForLong('left', '--json'), 2);
+  expect(code).toBe(141);
+  expect(err).toMatch(/: llama, .*\n1 examples\n$/);
+  expect(saved('left')).toEqual({ checkpoints: 1, final: false });
+});
+
+test('a reader that leaves ends a generation quietly', async () => {
+  const args = [
+    'generate',
+    '--model',
+    base,
+    '--prompt',
+    'Mia',
+    '--max-new-tokens',
+    '400',
+    '--temperature',
+    '3',
+  ];
+  const { code, err } = await readLines([cli, ...args], 0);
+  expect(code).toBe(141);
+  expect(err).toMatch(/^.*: llama, .*\n$/);
+});
+
+const onLinux = process.platform === 'linux' ? test : test.skip;
+onLinux('an output that cannot be written is an error, and the run is saved', async () => {
+  const full = openSync('/dev/full', 'w');
+  const args = trainForLong('full', '--json');
+  const { status, stderr } = spawnSync(process.execPath, args, {
+    cwd: scratch,
+    encoding: 'utf8',
+    stdio: ['ignore', full, 'pipe'],
+  });
+  closeSync(full);
+  expect(stderr).toContain('lora-native: Error: ENOSPC');
+  expect(status).toBe(1);
+  expect(saved('full')).toEqual({ checkpoints: 1, final: false });
 });
 
 test('Ctrl-C while generating exits with 130', async () => {

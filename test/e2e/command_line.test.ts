@@ -200,7 +200,7 @@ describe('train', () => {
       {
         signal: control.signal,
         onError: (text) => {
-          if (text.includes('\nstep 1/')) control.abort(new Interrupted());
+          if (text.includes('\nstep 1/')) control.abort(new Interrupted('SIGINT'));
         },
       },
     );
@@ -317,6 +317,14 @@ describe('generate', () => {
     const piped = await commandLine(argv, { stdin: 'Mia é' });
     const { text } = await expected('Mia é', { temperature: 0, maxNewTokens: 12 });
     expect(piped).toMatchObject({ status: 0, out: `${text}\n` });
+    // echo ends its output with a newline, which is no part of the prompt; others are.
+    expect((await commandLine(argv, { stdin: 'Mia é\n' })).out).toBe(`${text}\n`);
+    expect((await commandLine(argv, { stdin: 'Mia é\r\n' })).out).toBe(`${text}\n`);
+    const two = await expected('Mia é\n', { temperature: 0, maxNewTokens: 12 });
+    expect((await commandLine(argv, { stdin: 'Mia é\n\n' })).out).toBe(`${two.text}\n`);
+    expect(two.usage.promptTokens).not.toBe(
+      (await expected('Mia é', { maxNewTokens: 1 })).usage.promptTokens,
+    );
     expect(await commandLine(argv, { stdin: null })).toEqual({
       status: 2,
       out: '',
@@ -327,10 +335,10 @@ describe('generate', () => {
   test('stops when it is interrupted, before and while it generates', async () => {
     for (const moment of ['before', 'while'] as const) {
       const control = new AbortController();
-      if (moment === 'before') control.abort(new Interrupted());
+      if (moment === 'before') control.abort(new Interrupted('SIGINT'));
       const { status, err } = await commandLine(cpu('generate', ...ask), {
         signal: control.signal,
-        onError: () => control.abort(new Interrupted()),
+        onError: () => control.abort(new Interrupted('SIGINT')),
       });
       expect(status).toBe(130);
       expect(err).not.toContain('lora-native:');
@@ -341,7 +349,7 @@ describe('generate', () => {
     const control = new AbortController();
     const input = new PassThrough();
     input.write('Mia');
-    setImmediate(() => control.abort(new Interrupted()));
+    setImmediate(() => control.abort(new Interrupted('SIGINT')));
     expect(await commandLine(cpu('generate'), { signal: control.signal, stdin: input })).toEqual({
       status: 130,
       out: '',
@@ -350,7 +358,60 @@ describe('generate', () => {
   });
 });
 
+describe('what is wrong is said before the model is loaded', () => {
+  const said = async (command: string, ...argv: string[]) => {
+    const outcome = await commandLine([command, '--model', '/missing/model', ...argv]);
+    return outcome.err;
+  };
+  test.each([
+    [
+      'generate',
+      ['--prompt', 'x', '--temperature', 'hot'],
+      'expected --temperature to be a number of at least 0',
+    ],
+    [
+      'generate',
+      ['--prompt', 'x', '--top-p', '2'],
+      'expected topP to be above 0 and at most 1 but received 2',
+    ],
+    ['generate', ['--prompt', 'x', '--adapter', '/missing/adapter'], '/missing/adapter'],
+    ['merge', ['--adapter', '/missing/adapter', '--out-dir', '/missing/out'], '/missing/adapter'],
+    ['train', ['--data', '/missing/data'], '/missing/data'],
+    ['train', ['--data', __filename, '--eval-data', '/missing/data'], '/missing/data'],
+    ['train', ['--data', __filename, '--lora-dropout', '1'], 'loraDropout'],
+  ])('%s %j', async (command, argv, sentence) => {
+    const err = await said(command, ...argv);
+    expect(err).toContain(sentence);
+    expect(err).not.toContain('/missing/model');
+  });
+
+  test('an output directory that is not free', async () => {
+    const folder = fresh();
+    mkdirSync(join(folder, 'checkpoint-3'), { recursive: true });
+    expect(await said('train', '--data', __filename, '--out-dir', folder)).toBe(
+      `lora-native: [Trainer] ${folder} holds a run already (checkpoint-3): choose another outDir, or remove it (ERR_FILE)\n`,
+    );
+    expect(await said('merge', '--adapter', '/missing/adapter', '--out-dir', folder)).toBe(
+      `lora-native: [merge] ${folder} holds files already (checkpoint-3): choose another --out-dir, or remove it (ERR_FILE)\n`,
+    );
+  });
+});
+
 describe('merge', () => {
+  test('replaces no model', async () => {
+    const [adapter, merged] = [fresh(), fresh()];
+    await trainInto(adapter, '--max-steps', '1');
+    const argv = cpu('merge', '--adapter', adapter, '--out-dir', merged);
+    expect(await commandLine(argv)).toMatchObject({ status: 0 });
+    const before = readFileSync(join(merged, 'model.safetensors'));
+    expect(await commandLine(argv)).toEqual({
+      status: 1,
+      out: '',
+      err: expect.stringContaining(`[merge] ${merged} holds files already (config.json)`) as string,
+    });
+    expect(readFileSync(join(merged, 'model.safetensors')).equals(before)).toBe(true);
+  });
+
   test('writes a model that generates what base and adapter do, and says what it wrote', async () => {
     const [adapter, merged] = [fresh(), fresh()];
     await trainInto(adapter, '--max-steps', '6', '--lr', '0.05', '--r', '2');
@@ -459,6 +520,7 @@ describe('inspect', () => {
 
 describe('exit codes', () => {
   test('a mistake in the words is 2, in the files 1, both without a stack', async () => {
+    writeFileSync(at('data.csv'), 'a,b\n');
     const mistakes: [string[], number, string][] = [
       [['train', '--modle', 'x'], 2, 'unknown flag --modle; did you mean --model?'],
       [['train', '--learning-rate', '1'], 2, 'did you mean --lr?'],
@@ -486,12 +548,12 @@ describe('exit codes', () => {
   });
 
   test('a command that ends normally though it was interrupted is 130', async () => {
-    const signal = AbortSignal.abort(new Interrupted());
+    const signal = AbortSignal.abort(new Interrupted('SIGINT'));
     expect(await commandLine(['inspect', base], { signal })).toMatchObject({ status: 130, err: '' });
   });
 
   test('a failure is 1 though it was interrupted, and is told', async () => {
-    const signal = AbortSignal.abort(new Interrupted());
+    const signal = AbortSignal.abort(new Interrupted('SIGINT'));
     const outcome = await commandLine(['inspect', at('nowhere')], { signal });
     expect(outcome).toMatchObject({ status: 1, err: expect.stringContaining('does not exist') as string });
   });
