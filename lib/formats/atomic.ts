@@ -90,13 +90,15 @@ async function writePieces(handle: FileHandle, pieces: readonly Piece[], path: s
   for (const piece of pieces) {
     let given = 0;
     for await (const part of partsOf(piece, path)) {
-      given += part.length;
-      if (used + part.length > gatherBytes) await flush();
-      if (part.length > gatherBytes) {
+      const { length } = part;
+      given += length;
+      if (used + length > gatherBytes) await flush();
+      if (part.length !== length) throw released(path); // meanwhile
+      if (length > gatherBytes) {
         await writeAll(handle, part, path);
       } else {
         gathered.set(part, used);
-        used += part.length;
+        used += length;
       }
     }
     if (given !== piece.length) throw released(path);

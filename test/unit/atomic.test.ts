@@ -47,6 +47,27 @@ describe('writeFileAtomic', () => {
     expect(readdirSync(dir).sort()).toEqual(['bytes', 'pieces', 'text']);
   });
 
+  test.each([300_000, 200_000])('bytes that go while those before them are written: %i', async (length) => {
+    const dir = fresh();
+    const bytes = new Uint8Array(length);
+    const { open } = fs;
+    jest.spyOn(fs, 'open').mockImplementation(async (...args) => {
+      const handle = await open(...args);
+      const write = handle.write.bind(handle) as (...args: unknown[]) => Promise<{ bytesWritten: number }>;
+      handle.write = (async (...args: unknown[]) => {
+        const written = await write(...args);
+        if (bytes.length > 0) detach(bytes);
+        return written;
+      }) as typeof handle.write;
+      return handle;
+    });
+    const pieces = whole(new Uint8Array(100_000), bytes);
+    const error: unknown = await writeFileAtomic(join(dir, 'file'), pieces).catch((e: unknown) => e);
+    jest.restoreAllMocks();
+    expect(error).toMatchObject({ code: 'ERR_DISPOSED' });
+    expect(readdirSync(dir)).toEqual([]);
+  });
+
   test('keeps the old file and removes the temporary one when it fails', async () => {
     const dir = fresh();
     const path = join(dir, 'file');
