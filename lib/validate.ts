@@ -12,7 +12,7 @@ export function refuseF16Training(op: string, what = 'with f16 activations'): ne
   throw new LoRAError('ERR_UNSUPPORTED', `[${op}] training ${what} is not supported; use bf16`, { op });
 }
 
-/** Whether p can be a probability of dropout; the native rule is in native/core/ops/linear.cc. */
+/** Whether p can be a probability of dropout, as CheckProbability of native/core/ops/linear.cc has it; a test compares them. */
 export function isDropout(p: number): boolean {
   return p >= 0 && p < 1;
 }

@@ -13,7 +13,7 @@ export interface Example {
 export type DataSource =
   Iterable<Example> | AsyncIterable<Example> | (() => Iterable<Example> | AsyncIterable<Example>);
 
-/** The label that counts nothing, as in PyTorch and transformers. */
+/** The label that counts nothing, as in PyTorch and transformers; kIgnoredLabel of native/core/ops/labels.h. */
 export const ignoredLabel = -100;
 
 const isIds = (value: unknown): value is number[] =>
@@ -29,7 +29,8 @@ export function checkExample(op: string, value: unknown, place: string): Require
   const { inputIds, labels = inputIds } = value as Partial<Example>;
   if (!isIds(inputIds) || inputIds.length === 0)
     return fail(`expected inputIds to be token ids but received ${describe(inputIds)}`);
-  if (!isIds(labels)) return fail(`expected labels to be token ids or −100 but received ${describe(labels)}`);
+  if (!isIds(labels))
+    return fail(`expected labels to be token ids or ${ignoredLabel} but received ${describe(labels)}`);
   if (labels.length !== inputIds.length)
     return fail(`expected ${inputIds.length} labels, one per token, but received ${labels.length}`);
   return { inputIds, labels };

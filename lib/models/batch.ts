@@ -1,4 +1,5 @@
 /** Batches of token ids: ragged rows are padded on the right, where causal attention never looks. */
+import { ignoredLabel } from '../data/example';
 import { binding } from '../native/calls';
 import { fromBytes } from '../tensor/create';
 import type { Device } from '../native/device';
@@ -10,7 +11,6 @@ import { check, describe, shapeText } from '../validate';
 /** Rows of ids, possibly of different lengths, or an i32 Tensor [batch, seq]. */
 export type TokenRows = readonly (readonly number[] | Int32Array)[] | Tensor;
 
-export const IGNORED = -100;
 const TAG = 'forward';
 
 function fromRows(rows: readonly ArrayLike<number>[], width: number, pad: number, device: Device): Tensor {
@@ -86,7 +86,7 @@ export function targetsTensor(
     const shifted = fromRows(
       Array.from({ length: batch }, () => []),
       length,
-      IGNORED,
+      ignoredLabel,
       device,
     );
     for (let i = 0; length > 1 && i < batch; i++) {
@@ -117,10 +117,10 @@ export function targetsTensor(
     );
     const shifted = Int32Array.from(row).subarray(1);
     for (const [t, label] of shifted.entries()) {
-      if (label === IGNORED) continue;
+      if (label === ignoredLabel) continue;
       if (row[t + 1] !== label || label < 0 || label >= vocab)
         dataError(
-          `expected labels from 0 to ${vocab - 1}, or ${IGNORED} for none, but received ${describe(row[t + 1])} at row ${i}, position ${t + 1}`,
+          `expected labels from 0 to ${vocab - 1}, or ${ignoredLabel} for none, but received ${describe(row[t + 1])} at row ${i}, position ${t + 1}`,
         );
       count++;
     }
@@ -128,9 +128,9 @@ export function targetsTensor(
   });
   if (count === 0)
     dataError(
-      `no label counts: all are ${IGNORED}, or each row has a single token (position t predicts the label of t + 1)`,
+      `no label counts: all are ${ignoredLabel}, or each row has a single token (position t predicts the label of t + 1)`,
     );
-  const padded = fromRows(rows, length, IGNORED, device);
+  const padded = fromRows(rows, length, ignoredLabel, device);
   const flat = view(padded, 0, [batch * length]);
   padded.dispose();
   return { labels: flat, count };

@@ -46,8 +46,11 @@ export interface NativeBranch {
   scale: number;
   dropout: NativeDropout | null;
 }
-export type BinaryKind = 'add' | 'sub' | 'mul' | 'div';
-export type UnaryKind = 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu';
+/** As kBinaryKinds and kUnaryKinds of native/core/ops/tape.h; a test compares them. */
+export const binaryKinds = ['add', 'sub', 'mul', 'div'] as const;
+export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu'] as const;
+export type BinaryKind = (typeof binaryKinds)[number];
+export type UnaryKind = (typeof unaryKinds)[number];
 
 export interface NativeTensorInfo {
   dtype: DType;
@@ -100,6 +103,8 @@ export interface NativeBinding {
   cudaUnavailableReason(): string | null;
   /** Versions, compiled architectures: what a bug report should say; empty where no CUDA backend is built in. */
   cudaFacts(): Record<string, string>;
+  /** Throws ERR_UNSUPPORTED unless ops of the device take f16 activations, which are for inference. */
+  requireF16(device: NativeDevice, op: string): void;
   cpuInfo(): NativeCpuInfo;
   setThreads(threads: number): void;
   memoryUsage(): MemoryUsage;

@@ -1,7 +1,6 @@
 /** Devices, threads and memory. */
 import { useEmulated, type NativeDevice, type DeviceInfo, type MemoryUsage } from './binding';
 import { binding } from './calls';
-import { LoRAError } from '../errors';
 import { check, checkInteger, describe } from '../validate';
 
 /**
@@ -18,8 +17,6 @@ interface DeviceKind {
   readonly shown?: readonly string[];
   /** Whether 'auto' may take it. */
   readonly auto?: boolean;
-  /** Whether activations may be f16, which is for inference. */
-  readonly f16: boolean;
   /** Why there is none on this machine; null: there is one. */
   readonly whyNot: () => string | null;
   /** What a bug report should say of it. */
@@ -35,18 +32,17 @@ const only =
 
 /** All kinds, a better one after a worse one. */
 const kinds: readonly DeviceKind[] = [
-  { canonical: only('cpu'), shown: ['cpu'], auto: true, f16: false, whyNot: () => null },
+  { canonical: only('cpu'), shown: ['cpu'], auto: true, whyNot: () => null },
   {
     canonical: (name) =>
       /^cuda(:\d+)?$/.test(name) ? ((name === 'cuda:0' ? 'cuda' : name) as Device) : undefined,
     shown: ['cuda', 'cuda:N'],
     auto: true,
-    f16: true,
     whyNot: () => binding().cudaUnavailableReason(),
     facts: () => binding().cudaFacts(),
   },
-  { canonical: only('reference'), shown: ['reference'], f16: true, whyNot: () => null },
-  { canonical: only('cuda-emulated'), f16: true, whyNot: () => null, prepare: useEmulated },
+  { canonical: only('reference'), shown: ['reference'], whyNot: () => null },
+  { canonical: only('cuda-emulated'), whyNot: () => null, prepare: useEmulated },
 ];
 
 /** The kind of a device, and its one name: 'cuda:0' is 'cuda'. */
@@ -90,16 +86,6 @@ export function deviceFacts(): Record<string, string> {
   return report;
 }
 
-/** f16 activations: inference, and not on the CPU. */
-export function checkF16(op: string, device: Device): void {
-  if (find(device)!.kind.f16) return;
-  throw new LoRAError(
-    'ERR_UNSUPPORTED',
-    `[${op}] f16 activations are for inference on GPUs; use bf16 on ${device}`,
-    { op },
-  );
-}
-
 const opened = new Map<Device, NativeDevice>();
 
 /** Opens a device; throws ERR_DEVICE_UNAVAILABLE with the reason where there is none. */
@@ -110,6 +96,11 @@ export function nativeDevice(name: Device): NativeDevice {
     opened.set(name, device);
   }
   return device;
+}
+
+/** Throws unless activations on the device may be f16, which is for inference and not on the CPU. */
+export function checkF16(op: string, device: Device): void {
+  binding().requireF16(nativeDevice(device), op);
 }
 
 /**

@@ -7,7 +7,7 @@ import type { NativeBranch, NativeDropout, NativeTensor } from '../native/bindin
 import { call } from '../native/calls';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
-import { check, isDropout, numelOf, shapeText } from '../validate';
+import { check, numelOf, shapeText } from '../validate';
 import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
 import { reduceTo } from '../tensor/raw';
 
@@ -55,7 +55,7 @@ export function loraLinearGroup(x: Tensor, branches: readonly LoraBranch[]): Ten
   return outputs;
 }
 
-function checkBranch(x: Tensor, { weight, bias, up, down, scale, dropout }: LoraBranch): void {
+function checkBranch(x: Tensor, { weight, bias, up, down, scale }: LoraBranch): void {
   weight.check(op);
   checkSameDevice(op, 'weight', weight.device, x.device);
   check(
@@ -78,11 +78,6 @@ function checkBranch(x: Tensor, { weight, bias, up, down, scale, dropout }: Lora
     scale === undefined || Number.isFinite(scale),
     op,
     `expected scale to be a finite number but received ${scale}`,
-  );
-  check(
-    dropout === undefined || isDropout(dropout.p),
-    op,
-    `expected a dropout of at least 0 and below 1 but received ${dropout?.p}`,
   );
   if (!up || !down) return;
   const r = up.shape.at(-1) ?? 0;

@@ -1,5 +1,5 @@
 import { checkRereadable, epochs, type Batch } from '../data/batches';
-import { countedTokens, type DataSource } from '../data/example';
+import { countedTokens, ignoredLabel, type DataSource } from '../data/example';
 import { LoRAError } from '../errors';
 import { holdFor, RunHandle } from '../handle';
 import type { Adapter } from '../peft/adapter';
@@ -203,7 +203,7 @@ export class Trainer {
     if (counted === 0)
       throw new LoRAError(
         'ERR_DATA',
-        `[Trainer] step ${step + 1}: expected labels that count but all are −100`,
+        `[Trainer] step ${step + 1}: expected labels that count but all are ${ignoredLabel}`,
         {
           op: 'Trainer',
         },

@@ -4,6 +4,7 @@
 #include "node/api.h"
 #include "node/env_state.h"
 #include "node/errors.h"
+#include "node/op_call.h"
 #include "node/parse.h"
 
 namespace lora::node {
@@ -90,6 +91,16 @@ Device& DeviceOf(const Napi::CallbackInfo& info) {
   return *EnvState::Get(info.Env())->Unwrap(info[0], Kind::kDevice, "synchronize", "device").device;
 }
 
+// requireF16(device, op), for a model or a layer before it has an op to run.
+Napi::Value RequireF16Activations(const Napi::CallbackInfo& info) {
+  const auto device =
+      EnvState::Get(info.Env())->Unwrap(info[0], Kind::kDevice, "native", "device").device;
+  const std::string op = ParseString(info[1], "native", "op");
+  LORA_CHECK(!op.empty(), "native", "expected op to be the name of a call but received \"\"");
+  RequireF16(*device, op.c_str());
+  return info.Env().Undefined();
+}
+
 Napi::Value Synchronize(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Device& device = DeviceOf(info);
@@ -135,6 +146,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<Devices>(env, exports, "devices");
   Export<CudaReason>(env, exports, "cudaUnavailableReason");
   Export<CudaFacts>(env, exports, "cudaFacts");
+  Export<RequireF16Activations>(env, exports, "requireF16");
   Export<CpuInfo>(env, exports, "cpuInfo");
   Export<SetThreads>(env, exports, "setThreads");
   Export<MemoryUsage>(env, exports, "memoryUsage");

@@ -21,6 +21,12 @@ void EnqueueHelper(EnvState& state, Device& device, const char* name, const char
 
 }  // namespace
 
+void RequireF16(const Device& device, const char* label) {
+  if (device.backend().f16_activations) return;
+  Throw("ERR_UNSUPPORTED", label, "f16 activations are for inference on GPUs; use bf16 on ",
+        device.name());
+}
+
 StoragePtr PackInto(EnvState& state, const std::shared_ptr<Device>& device, const TensorView& src,
                     const StatusPtr& src_status, Direction direction, const char* label) {
   PackArgs args{src, src.data, direction};

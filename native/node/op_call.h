@@ -28,13 +28,14 @@
 
 namespace lora::node {
 
+// Throws ERR_UNSUPPORTED unless ops of the device take activations in f16.
+void RequireF16(const Device& device, const char* label);
+
 // Check(args), and whether the device computes in the dtype of the activations.
 template <class Args>
 void CheckOn(const Device& device, const char* label, const Args& args) {
   Check(args);
-  if (ActivationOf(args) == DType::kF16 && !device.backend().f16_activations)
-    Throw("ERR_UNSUPPORTED", label, "f16 activations are for inference on GPUs; use bf16 on ",
-          device.name());
+  if (ActivationOf(args) == DType::kF16) RequireF16(device, label);
 }
 
 class OpCall {

@@ -117,6 +117,6 @@ test('labels of which none counts are ERR_DATA, with the number of the step', as
   await expectReject(
     Promise.resolve(start({ data: masked, maxSteps: 1 }).run()),
     'ERR_DATA',
-    '[Trainer] step 1: expected labels that count but all are −100',
+    '[Trainer] step 1: expected labels that count but all are -100',
   );
 });

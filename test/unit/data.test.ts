@@ -58,7 +58,7 @@ describe('batches', () => {
     [{ inputIds: [1, 'a'] }, "[batches] example 0: expected inputIds to be token ids but received [1, 'a']"],
     [
       { inputIds: [1, 2], labels: [1, null] },
-      '[batches] example 0: expected labels to be token ids or −100 but received an array of 2',
+      '[batches] example 0: expected labels to be token ids or -100 but received an array of 2',
     ],
     [null, '[batches] example 0: expected an example { inputIds, labels? } but received null'],
     ['text', "[batches] example 0: expected an example { inputIds, labels? } but received 'text'"],

@@ -242,7 +242,7 @@ const cases: [string, () => unknown, string | RegExp][] = [
   [
     'lora_linear',
     () => loraLinear(x([2, 6]), { ...branch, dropout: { p: 1, seed: 0, layer: 0, forward: 0 } }),
-    '[lora_linear] expected a dropout of at least 0 and below 1 but received 1',
+    '[lora_linear] expected dropout p in [0, 1) but received 1',
   ],
   [
     'lora_linear',

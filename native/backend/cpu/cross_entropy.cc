@@ -60,26 +60,6 @@ const std::byte* Row(const TensorView& logits, size_t row) {
 
 }  // namespace
 
-size_t CountLabels(const char* op, const TensorView& labels, int64_t vocab) {
-  size_t count = 0;
-  for (int64_t i = 0; i < labels.numel(); ++i) {
-    const int32_t label = labels.as<const int32_t>()[i];
-    if (label == kIgnoredLabel) continue;
-    if (label < 0 || label >= vocab) {
-      Throw("ERR_DATA", op, "expected labels from 0 to ", vocab - 1, ", or -100, but received ",
-            label, " at row ", i);
-    }
-    ++count;
-  }
-  return count;
-}
-
-size_t RequireLabels(const char* op, const TensorView& labels, int64_t vocab) {
-  const size_t count = CountLabels(op, labels, vocab);
-  if (count == 0) Throw("ERR_DATA", op, "expected at least one label that is not -100");
-  return count;
-}
-
 void AddLogits(const void* logits, DType dtype, size_t n, LogSum& total) {
   HWY_DYNAMIC_DISPATCH(RunAddLogits)(logits, dtype, n, total);
 }
@@ -101,7 +81,8 @@ void Run(const CrossEntropyForwardArgs& args, Scratch scratch, Context& context)
   const TensorView& logits = args.logits;
   const int32_t* labels = args.labels.as<const int32_t>();
   const size_t rows = Rows(logits), vocab = Vocab(logits);
-  const size_t count = RequireLabels("cross_entropy", args.labels, logits.dim(1));
+  const int64_t count = CountLabels("cross_entropy", args.labels, logits.dim(1));
+  RequireLabels("cross_entropy", count);
   Arena arena(scratch);
   double* losses = arena.Take<double>(rows);
   ParallelFor(PoolFor(logits, context), rows, [&](size_t row, size_t) {

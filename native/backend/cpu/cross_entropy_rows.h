@@ -6,17 +6,10 @@
 #include <cstdint>
 #include <limits>
 
+#include "core/ops/labels.h"
 #include "core/ops/tensor_view.h"
 
 namespace lora::cpu {
-
-constexpr int32_t kIgnoredLabel = -100;
-
-// Returns how many labels count. Throws ERR_DATA for a label that is neither −100
-// nor in [0, vocab).
-size_t CountLabels(const char* op, const TensorView& labels, int64_t vocab);
-// Does the same, and also throws when no label counts.
-size_t RequireLabels(const char* op, const TensorView& labels, int64_t vocab);
 
 // Holds Σ exp of the logits seen so far as sum·exp(max), so that it cannot overflow.
 struct LogSum {

@@ -113,7 +113,10 @@ size_t ScratchBytes(const LinearCrossEntropyArgs& args, int threads) {
 void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) {
   const Plan p(args);
   CpuContext& cpu = static_cast<CpuContext&>(context);
-  const size_t counted = RequireLabels("linear_cross_entropy", args.labels, args.weight.rows);
+  const int64_t labels_that_count =
+      CountLabels("linear_cross_entropy", args.labels, args.weight.rows);
+  RequireLabels("linear_cross_entropy", labels_that_count);
+  const auto counted = static_cast<size_t>(labels_that_count);
   Arena arena(scratch);
   const Pieces w(p, args, arena);
   const Scratch product_scratch = arena.Rest(scratch);

@@ -1,6 +1,7 @@
 #include "backend/cuda/device/ids.cuh"
 #include "backend/cuda/ids.h"
 #include "backend/cuda/launch.h"
+#include "core/ops/labels.h"
 
 namespace lora::cuda {
 
@@ -28,19 +29,15 @@ IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t i
 
 int64_t CheckLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
                     CudaContext& cuda) {
-  constexpr int64_t kIgnored = -100;
-  const IdCheck check = CheckIds(op, labels, vocab, kIgnored, scratch, cuda);
-  if (check.first_bad >= 0) {
-    Throw("ERR_DATA", op, "expected labels from 0 to ", vocab - 1, ", or -100, but received ",
-          check.bad, " at row ", check.first_bad);
-  }
+  const IdCheck check = CheckIds(op, labels, vocab, kIgnoredLabel, scratch, cuda);
+  if (check.first_bad >= 0) ThrowLabel(op, vocab, check.bad, check.first_bad);
   return check.inside;
 }
 
 int64_t CountLabels(const char* op, const TensorView& labels, int64_t vocab, void* scratch,
                     CudaContext& cuda) {
   const int64_t count = CheckLabels(op, labels, vocab, scratch, cuda);
-  if (count == 0) Throw("ERR_DATA", op, "expected at least one label that is not -100");
+  RequireLabels(op, count);
   return count;
 }
 

@@ -12,12 +12,12 @@
 #include "backend/cuda/launch.h"
 #include "backend/cuda/linear_cross_entropy_plan.h"
 #include "core/maths/ceil_div.h"
+#include "core/ops/labels.h"
 
 namespace lora::cuda {
 namespace {
 
 constexpr const char* kOp = "linear_cross_entropy";
-constexpr int32_t kIgnored = -100;
 
 // Gathers `count` rows into a chunk of `padded` rows.
 void Gather(const LinearCrossEntropyArgs& args, const int32_t* rows, int64_t count, int64_t padded,
@@ -27,7 +27,7 @@ void Gather(const LinearCrossEntropyArgs& args, const int32_t* rows, int64_t cou
     Launch<device::GatherRows<T>>(
         kOp, context, Blocks(padded, 1),
         device::GatherRowsParams<T>{Data<const T>(args.hidden), Data<const int32_t>(args.labels),
-                                    rows, count, args.hidden.dim(1), kIgnored,
+                                    rows, count, args.hidden.dim(1), kIgnoredLabel,
                                     reinterpret_cast<T*>(hidden), labels});
   });
 }
@@ -55,11 +55,12 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
   Launch<device::ListRows>(
       kOp, context, one,
       device::ListRowsParams{Data<const int32_t>(args.labels), static_cast<int32_t>(plan.rows),
-                             kIgnored, row_list});
+                             kIgnoredLabel, row_list});
   if (plan.gradient && counted < plan.rows) {
-    Launch<device::ClearRows>(kOp, context, Blocks(plan.rows, 1),
-                              device::ClearRowsParams{Data<const int32_t>(args.labels), kIgnored,
-                                                      plan.dim, Data<float>(args.d_hidden)});
+    Launch<device::ClearRows>(
+        kOp, context, Blocks(plan.rows, 1),
+        device::ClearRowsParams{Data<const int32_t>(args.labels), kIgnoredLabel, plan.dim,
+                                Data<float>(args.d_hidden)});
   }
 
   int64_t done = 0;

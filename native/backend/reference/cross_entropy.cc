@@ -8,13 +8,15 @@ namespace lora::reference {
 
 void Run(const CrossEntropyForwardArgs& args, Scratch, Context&) {
   const int64_t vocab = args.logits.dim(1);
-  Store(args.count, 0, static_cast<double>(CountLabels("cross_entropy", args.labels, vocab)));
+  const int64_t count = CountLabels("cross_entropy", args.labels, vocab);
+  RequireLabels("cross_entropy", count);
+  Store(args.count, 0, static_cast<double>(count));
   double loss = 0;
   for (int64_t row = 0; row < args.logits.dim(0); ++row) {
     const Vector logits = LoadRange(args.logits, row * vocab, vocab);
     const double lse = LogSumExp(logits);
     const int32_t label = args.labels.as<int32_t>()[row];
-    if (label != kIgnored) loss += lse - logits[static_cast<size_t>(label)];
+    if (label != kIgnoredLabel) loss += lse - logits[static_cast<size_t>(label)];
     if (args.lse) Store(args.lse, row, lse);
   }
   Store(args.loss, 0, loss);
@@ -29,7 +31,7 @@ void Run(const CrossEntropyBackwardArgs& args, Scratch, Context&) {
     for (int64_t c = 0; c < vocab; ++c) {
       const int64_t i = row * vocab + c;
       const double softmax = std::exp(Load(args.logits, i) - lse);
-      Store(args.dlogits, i, label == kIgnored ? 0 : (softmax - (c == label ? 1 : 0)) * g);
+      Store(args.dlogits, i, label == kIgnoredLabel ? 0 : (softmax - (c == label ? 1 : 0)) * g);
     }
   }
 }

@@ -8,13 +8,14 @@ namespace lora::reference {
 
 void Run(const LinearCrossEntropyArgs& args, Scratch, Context&) {
   const int64_t dim = args.hidden.dim(1), vocab = args.weight.rows;
-  Store(args.count, 0,
-        static_cast<double>(CountLabels("linear_cross_entropy", args.labels, vocab)));
+  const int64_t count = CountLabels("linear_cross_entropy", args.labels, vocab);
+  RequireLabels("linear_cross_entropy", count);
+  Store(args.count, 0, static_cast<double>(count));
   double loss = 0;
   for (int64_t row = 0; row < args.hidden.dim(0); ++row) {
     const int32_t label = args.labels.as<int32_t>()[row];
     Vector d_hidden(static_cast<size_t>(dim), 0.0);
-    if (label != kIgnored) {
+    if (label != kIgnoredLabel) {
       const Vector hidden = LoadRange(args.hidden, row * dim, dim);
       Vector logits;
       for (int64_t token = 0; token < vocab; ++token) {

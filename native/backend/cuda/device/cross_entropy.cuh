@@ -9,10 +9,10 @@
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/rows.cuh"
+#include "core/ops/labels.h"
 
 namespace lora::device {
 
-constexpr int32_t kIgnoredLabel = -100;
 constexpr uint32_t kMinusInfinityBits = 0xff800000u;
 
 LORA_DEVICE bool IsInfinite(float f) { return (FloatToBits(f) & 0x7fffffffu) == 0x7f800000u; }
