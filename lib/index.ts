@@ -36,7 +36,12 @@ export type { ModelType } from './models/families';
 export type { GeneratedToken, GenerationResult, Prompt, SamplingOptions } from './models/generate';
 export type { RopeConfig, RopeScaling } from './models/rope';
 export { Tokenizer } from './text/tokenizer';
-export type { ApplyChatTemplateOptions, DecodeOptions, EncodeOptions } from './text/tokenizer';
+export type {
+  ApplyChatTemplateOptions,
+  DecodeOptions,
+  EncodeAsyncOptions,
+  EncodeOptions,
+} from './text/tokenizer';
 export { LoRALinear } from './linear/lora_linear';
 export type { LoRALinearOptions } from './linear/lora_linear';
 export { AdamW } from './optim/adamw';

@@ -1,5 +1,6 @@
 import { LoRAError } from '../errors';
 import { toPath } from '../formats/paths';
+import { Pace } from '../formats/slices';
 import { check, checkBoolean, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
 import { checkExample, type Example } from './example';
 import { formatByName, mostLineBytes, readLines, type LineOptions } from './lines';
@@ -8,6 +9,8 @@ import { formatByName, mostLineBytes, readLines, type LineOptions } from './line
 export interface TextEncoder {
   /** The ids of a text, as {@link Tokenizer.encode} gives them. */
   encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
+  /** The same in slices, between which timers and I/O run; taken where there is one. */
+  encodeAsync?(text: string, options?: { signal?: AbortSignal | undefined }): Promise<number[]>;
   /** Appended to each text, so that the model learns where to stop. */
   readonly eosTokenId?: number | null;
 }
@@ -122,6 +125,7 @@ class Reader {
   readonly examples: Required<Example>[] = [];
   truncated = 0;
   #format: Format | undefined;
+  readonly #pace = new Pace();
 
   constructor(
     readonly file: string,
@@ -132,14 +136,17 @@ class Reader {
 
   async readJsonLines(): Promise<void> {
     for await (const { line, number } of readLines(this.file, this.lines))
-      if (line.trim() !== '') this.#addLine(line, number);
+      if (line.trim() !== '') {
+        await this.#addLine(line, number);
+        if (this.#pace.due) await this.#pace.rest(this.lines.signal);
+      }
   }
 
   #fail(line: number, message: string, code: 'ERR_DATA' | 'ERR_UNSUPPORTED' = 'ERR_DATA'): never {
     throw new LoRAError(code, `[loadDataset] ${this.file}:${line}: ${message}`, { op: 'loadDataset' });
   }
 
-  #addLine(line: string, number: number): void {
+  async #addLine(line: string, number: number): Promise<void> {
     let record: unknown;
     try {
       record = JSON.parse(line);
@@ -163,7 +170,7 @@ class Reader {
         number,
         `expected "text" to be a string, as on the first line, but received ${describe(text)}`,
       );
-    const ids = this.#encode(text);
+    const ids = await this.#encode(text);
     const { eosTokenId } = this.#needTokenizer();
     if (typeof eosTokenId === 'number' && ids.at(-1) !== eosTokenId) ids.push(eosTokenId);
     this.#add(ids, ids);
@@ -194,8 +201,13 @@ class Reader {
     );
   }
 
-  #encode(text: string): number[] {
-    return [...this.#needTokenizer().encode(text)];
+  async #encode(text: string): Promise<number[]> {
+    const tokenizer = this.#needTokenizer();
+    const { signal } = this.lines;
+    const ids = tokenizer.encodeAsync
+      ? await tokenizer.encodeAsync(text, { signal })
+      : tokenizer.encode(text);
+    return ids.slice();
   }
 
   #add(ids: number[], labels: number[]): void {
@@ -214,7 +226,7 @@ class Reader {
         this.#fail(number, `expected plain text of at most ${mostLineBytes} characters: split the file`);
       lines.push(line);
     }
-    const ids = this.#encode(lines.join('\n'));
+    const ids = await this.#encode(lines.join('\n'));
     for (let at = 0; at < ids.length; at += this.maxLength) {
       const piece = ids.slice(at, at + this.maxLength);
       this.#add(piece, piece);

@@ -6,6 +6,22 @@ const sliceMs = 8;
 /** Lets timers and I/O run. */
 export const breathe = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
+/** For loops that await now and then: says when it is time to let others run. */
+export class Pace {
+  #begin = performance.now();
+
+  get due(): boolean {
+    return performance.now() - this.#begin >= sliceMs;
+  }
+
+  /** @throws the reason of the signal. */
+  async rest(signal?: AbortSignal): Promise<void> {
+    await breathe();
+    signal?.throwIfAborted();
+    this.#begin = performance.now();
+  }
+}
+
 /** Runs a generator to its end. It yields where it may be interrupted, every millisecond or more often. */
 export async function inSlices<T>(steps: Generator<void, T, void>, signal?: AbortSignal): Promise<T> {
   let begin = performance.now();

@@ -240,7 +240,7 @@ export class CausalLM {
     const release = this.#generations.add(handle, this.#adapters.acquire('generate', adapter));
     try {
       if (plan.stop.length > 0) void this.tokenizer; // stop strings need text
-      const ids = promptIds(prompt, this.config.vocabSize, () => this.tokenizer);
+      const ids = await promptIds(prompt, this.config.vocabSize, () => this.tokenizer, plan.signal);
       return yield* generateTokens({
         decoder: this.#decoder,
         use: { adapter },

@@ -166,10 +166,15 @@ export function planGeneration(options: SamplingOptions, defaults: GenerationDef
   };
 }
 
-/** Ids of a prompt. */
-export function promptIds(prompt: Prompt, vocabSize: number, tokenizer: () => Tokenizer): number[] {
+/** Ids of a prompt. Long ones are encoded in slices, between which timers and I/O run. */
+export async function promptIds(
+  prompt: Prompt,
+  vocabSize: number,
+  tokenizer: () => Tokenizer,
+  signal?: AbortSignal,
+): Promise<number[]> {
   let ids: number[];
-  if (typeof prompt === 'string') ids = tokenizer().encode(prompt);
+  if (typeof prompt === 'string') ids = await tokenizer().encodeAsync(prompt, { signal });
   else {
     check(
       Array.isArray(prompt) || ArrayBuffer.isView(prompt),
@@ -179,13 +184,18 @@ export function promptIds(prompt: Prompt, vocabSize: number, tokenizer: () => To
     const list = Array.from(prompt as readonly unknown[]);
     ids =
       list.length > 0 && list.every((item) => typeof item === 'object' && item !== null)
-        ? tokenizer().applyChatTemplate(list as ChatMessage[], { addGenerationPrompt: true })
+        ? await chatIds(tokenizer(), list as ChatMessage[], signal)
         : (list as number[]);
   }
   check(ids.length > 0, TAG, 'expected a prompt of at least one token but received none');
   const bad = ids.find((id) => !Number.isSafeInteger(id) || id < 0 || id >= vocabSize);
   check(bad === undefined, TAG, `expected ids from 0 to ${vocabSize - 1} but received ${describe(bad)}`);
   return ids;
+}
+
+function chatIds(tokenizer: Tokenizer, messages: ChatMessage[], signal?: AbortSignal): Promise<number[]> {
+  const text = tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true, tokenize: false });
+  return tokenizer.encodeAsync(text, { addSpecialTokens: false, signal });
 }
 
 function idsTensor(ids: readonly number[], device: Device): Tensor {

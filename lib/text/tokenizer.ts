@@ -5,14 +5,22 @@ import { LoRAError } from '../errors';
 import { isRecord, type Reading } from '../formats/json';
 import type { Limits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
-import { check, checkOptions, describe } from '../validate';
+import { atOnce, inSlices } from '../formats/slices';
+import { check, checkOptions, checkSignal, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
+import { encodeSteps } from './encode_steps';
+import { insideOf, installPatterns } from './library';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
 
 /** The options of {@link Tokenizer.encode}. */
 export interface EncodeOptions {
   /** Add what the post-processor of tokenizer.json adds (BOS and the like). Default true. */
   addSpecialTokens?: boolean | undefined;
+}
+/** The options of {@link Tokenizer.encodeAsync}. */
+export interface EncodeAsyncOptions extends EncodeOptions {
+  /** An abort rejects with its reason. */
+  signal?: AbortSignal | undefined;
 }
 /** The options of {@link Tokenizer.decode}. */
 export interface DecodeOptions {
@@ -25,6 +33,11 @@ export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
   tokenize?: boolean | undefined;
 }
 
+const op = 'tokenizer';
+/** Characters up to which the library encodes a text in one call: about a millisecond. */
+const shortText = 2048;
+/** The library looks through them for every token that it decodes. */
+const mostSpecialTokens = 1000;
 const REPLACEMENT = '\uFFFD';
 
 /** The text of tokenizer_config.json's special tokens, which are strings or `{ content }`. */
@@ -51,6 +64,7 @@ export class Tokenizer {
   readonly #template: ChatTemplate | undefined;
   readonly #cleanUp: boolean;
   readonly #byteFallback: boolean;
+  readonly #largestId: number;
   /** The special tokens of tokenizer_config.json by name: bos_token, eos_token, … */
   readonly specialTokens: Readonly<Record<string, string>>;
   /** Directory it was read from. */
@@ -58,7 +72,7 @@ export class Tokenizer {
 
   private constructor(
     directory: string,
-    { json, unigramByteFallback }: CheckedTokenizer,
+    { json, unigramByteFallback, largestId }: CheckedTokenizer,
     config: Record<string, unknown>,
     jinja: string | undefined,
     limits: Limits | undefined,
@@ -66,6 +80,8 @@ export class Tokenizer {
     this.directory = directory;
     this.specialTokens = specialTokens(config);
     this.#inner = new HuggingFaceTokenizer(json, config);
+    installPatterns(this.#inner);
+    this.#largestId = largestId;
     this.#byteFallback = unigramByteFallback;
     this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
     this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens, limits);
@@ -84,7 +100,7 @@ export class Tokenizer {
     const json = await folder.json('tokenizer.json', 'tokenizerBytes');
     if (json === undefined) return undefined;
     const path = join(folder.dir, 'tokenizer.json');
-    const checked = checkTokenizerJson(json, path);
+    const checked = checkTokenizerJson(json, path, folder.reading.limits);
     const configPath = join(folder.dir, 'tokenizer_config.json');
     const config = (await folder.json('tokenizer_config.json')) ?? {};
     const jinja = await folder.text('chat_template.jinja');
@@ -95,6 +111,13 @@ export class Tokenizer {
         {
           op: 'tokenizer',
         },
+      );
+    const specials = config['additional_special_tokens'];
+    if (specials != null && !(Array.isArray(specials) && specials.length <= mostSpecialTokens))
+      throw new LoRAError(
+        'ERR_FILE',
+        `[tokenizer] ${configPath}: expected "additional_special_tokens" to be a list of at most ${mostSpecialTokens} tokens but received ${describe(specials)}`,
+        { op },
       );
     try {
       return new Tokenizer(folder.dir, checked, config, jinja, folder.reading.limits);
@@ -113,38 +136,80 @@ export class Tokenizer {
    * ones, ERR_UNSUPPORTED for a text of hundreds of thousands of characters and a Unigram tokenizer.
    */
   encode(text: string, options: EncodeOptions = {}): number[] {
-    check(
-      typeof text === 'string',
-      'tokenizer',
-      `expected text to be a string but received ${describe(text)}`,
-    );
-    checkOptions('tokenizer', options, ['addSpecialTokens']);
-    const { ids, tokens } = this.#encode(text, options.addSpecialTokens ?? true);
-    return ids.flatMap((id: number | null | undefined, i) => {
-      const token = tokens[i] as string;
-      const bytes = this.#byteFallback && this.tokenId(token) === undefined ? this.#bytes(token) : undefined;
-      if (bytes) return bytes;
-      if (typeof id === 'number') return id;
-      throw new LoRAError(
-        'ERR_DATA',
-        `[tokenizer] expected text that the tokenizer of ${this.directory} knows but received ${describe(token)}, and it has no token for the unknown`,
-        { op: 'tokenizer' },
-      );
-    });
+    return this.#guarded('encode', () => atOnce(this.#encode(text, options)));
   }
 
-  #encode(text: string, addSpecialTokens: boolean): { ids: number[]; tokens: string[] } {
+  /**
+   * The same ids as encode(), in slices of some milliseconds, between which timers and I/O run: for texts of a megabyte.
+   * @throws as encode() does, and the reason of the signal.
+   * @example
+   * const ids = await model.tokenizer.encodeAsync(await readFile('book.txt', 'utf8'));
+   */
+  async encodeAsync(text: string, options: EncodeAsyncOptions = {}): Promise<number[]> {
+    const { signal, ...rest } = options;
+    checkSignal(op, signal);
+    const steps = this.#encode(text, rest);
     try {
-      return this.#inner.encode(text, { add_special_tokens: addSpecialTokens });
+      return await inSlices(steps, signal);
+    } catch (error) {
+      signal?.throwIfAborted();
+      return this.#guarded('encode', () => {
+        throw error;
+      });
+    }
+  }
+
+  /** Whatever fails inside the library, for a file that it takes for granted, is an error of ours. */
+  #guarded<T>(what: string, run: () => T): T {
+    try {
+      return run();
+    } catch (cause) {
+      if (cause instanceof LoRAError) throw cause;
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new LoRAError(
+        'ERR_FILE',
+        `[${op}] the tokenizer of ${this.directory} cannot ${what} this: ${reason}`,
+        { op, cause },
+      );
+    }
+  }
+
+  *#encode(text: string, options: EncodeOptions): Generator<void, number[], void> {
+    check(typeof text === 'string', op, `expected text to be a string but received ${describe(text)}`);
+    checkOptions(op, options, ['addSpecialTokens']);
+    const library = insideOf(this.#inner);
+    const addSpecialTokens = options.addSpecialTokens ?? true;
+    let tokens: string[];
+    try {
+      tokens =
+        text.length <= shortText
+          ? this.#inner.encode(text, { add_special_tokens: addSpecialTokens }).tokens
+          : yield* encodeSteps(library, text, addSpecialTokens);
     } catch (cause) {
       if (!(cause instanceof RangeError)) throw cause;
       // The library's Unigram hands all tokens of a text to one call.
       throw new LoRAError(
         'ERR_UNSUPPORTED',
-        `[tokenizer] a text of ${text.length} characters is too long for this kind of tokenizer: split it`,
-        { op: 'tokenizer', cause },
+        `[${op}] a text of ${text.length} characters is too long for this kind of tokenizer: split it`,
+        { op, cause },
       );
     }
+    const ids: number[] = [];
+    for (const [i, token] of tokens.entries()) {
+      if (i % 4096 === 4095) yield;
+      const known = this.tokenId(token);
+      const id = library.added_tokens_map.get(token)?.id ?? known ?? library.model.unk_token_id;
+      const bytes = this.#byteFallback && known === undefined ? this.#bytes(token) : undefined;
+      if (bytes) ids.push(...bytes);
+      else if (typeof id === 'number') ids.push(id);
+      else
+        throw new LoRAError(
+          'ERR_DATA',
+          `[${op}] expected text that the tokenizer of ${this.directory} knows but received ${describe(token)}, and it has no token for the unknown`,
+          { op },
+        );
+    }
+    return ids;
   }
 
   /** The tokens <0x00> to <0xFF> of a piece's UTF-8 bytes; undefined when one of them is missing. */
@@ -174,10 +239,12 @@ export class Tokenizer {
     // A model's vocabulary may be padded beyond the tokenizer's: such ids have no text.
     const known = list.filter((id) => this.#inner.id_to_token(id) !== undefined);
     if (known.length === 0) return '';
-    return this.#inner.decode(known, {
-      skip_special_tokens: options.skipSpecialTokens ?? false,
-      clean_up_tokenization_spaces: this.#cleanUp,
-    });
+    return this.#guarded('decode', () =>
+      this.#inner.decode(known, {
+        skip_special_tokens: options.skipSpecialTokens ?? false,
+        clean_up_tokenization_spaces: this.#cleanUp,
+      }),
+    );
   }
 
   /** The id of one token's text, where there is such a token. */
@@ -193,9 +260,7 @@ export class Tokenizer {
 
   /** The number of ids up to the largest that has a token. */
   get vocabSize(): number {
-    let largest = -1;
-    for (const id of this.#inner.get_vocab(true).values()) largest = Math.max(largest, id);
-    return largest + 1;
+    return this.#largestId + 1;
   }
 
   /** Whether applyChatTemplate() can work. */

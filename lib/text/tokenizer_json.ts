@@ -1,7 +1,9 @@
 /** Checks tokenizer.json before @huggingface/tokenizers reads it, which takes its shape for granted. */
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
+import { checkLimit, defaultLimits } from '../formats/limits';
 import { describe } from '../validate';
+import { ComponentCheck, type Expect } from './tokenizer_components';
 
 const op = 'tokenizer';
 const models = ['BPE', 'Unigram', 'WordPiece'] as const;
@@ -12,12 +14,14 @@ export interface CheckedTokenizer {
   json: object;
   /** Unknown characters become the tokens of their UTF-8 bytes; the library does that for BPE alone. */
   unigramByteFallback: boolean;
+  /** The largest id that has a token; −1 where there is none. */
+  largestId: number;
 }
 
 /**
  * @throws ERR_FILE for a file that is malformed, ERR_UNSUPPORTED for a model that the library does not know.
  */
-export function checkTokenizerJson(json: unknown, path: string): CheckedTokenizer {
+export function checkTokenizerJson(json: unknown, path: string, limits = defaultLimits): CheckedTokenizer {
   const expect: Expect = (condition, what, received) => {
     if (!condition)
       throw new LoRAError(
@@ -38,27 +42,48 @@ export function checkTokenizerJson(json: unknown, path: string): CheckedTokenize
       `[${op}] cannot use ${path}: its model is of type ${describe(type)}; supported are ${models.join(', ')}`,
       { op },
     );
-  checkModel(type as ModelType, model, expect);
+  let largestId = checkModel(type as ModelType, model, expect);
   expect(Array.isArray(added), '"added_tokens" to be an array', added);
-  for (const token of added as unknown[])
+  expect(added.length <= most.addedTokens, `at most ${most.addedTokens} added tokens`, added);
+  for (const token of added as unknown[]) {
     expect(
       isRecord(token) && isId(token['id']) && typeof token['content'] === 'string' && token['content'] !== '',
       'added tokens to be { id, content }',
       isRecord(token) ? JSON.stringify(token) : token,
     );
+    expect(
+      token['content'].length <= most.addedCharacters,
+      `added tokens of at most ${most.addedCharacters} characters`,
+      token['content'],
+    );
+    largestId = Math.max(largestId, token['id']);
+  }
+  checkLimit(limits, 'width', largestId, `${path} has a token with the id ${largestId}`, { op });
   const components = Object.fromEntries(
-    ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder'].map((name) => [name, json[name] ?? null]),
+    ['normalizer', 'pre_tokenizer', 'post_processor', 'decoder'].map((name) => [
+      name,
+      new ComponentCheck(path, expect).check(json[name] ?? null, name),
+    ]),
   );
-  for (const component of Object.values(components)) checkPatterns(component, expect);
   return {
     json: { ...json, ...components, added_tokens: added, model: { ...model, type } },
     unigramByteFallback: type === 'Unigram' && model['byte_fallback'] === true,
+    largestId,
   };
 }
 
-type Expect = (condition: unknown, what: string, received: unknown) => asserts condition;
-
 const isId = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
+
+/** Far above what published files have: each bounds the time that a text takes. */
+const most = {
+  addedTokens: 100_000,
+  addedCharacters: 256,
+  characters: 1024,
+  unigramCharacters: 256,
+  nested: 64,
+  wordCharacters: 256,
+  affix: 64,
+} as const;
 
 /** Files of early versions of the format do not name the type. */
 function modelType(model: Record<string, unknown>): unknown {
@@ -68,7 +93,8 @@ function modelType(model: Record<string, unknown>): unknown {
   return model['continuing_subword_prefix'] === undefined ? undefined : 'WordPiece';
 }
 
-function checkModel(type: ModelType, model: Record<string, unknown>, expect: Expect): void {
+/** Gives the largest id. */
+function checkModel(type: ModelType, model: Record<string, unknown>, expect: Expect): number {
   const { vocab, merges, unk_id: unknown } = model;
   if (type === 'Unigram') {
     expect(
@@ -82,39 +108,69 @@ function checkModel(type: ModelType, model: Record<string, unknown>, expect: Exp
         'the vocabulary of Unigram to be a list of [text, score]',
         entry,
       );
+    checkPieces(
+      vocab.map(([text]: [string]) => text),
+      expect,
+    );
     expect(
       unknown === undefined || unknown === null || (isId(unknown) && unknown < vocab.length),
       `"unk_id" to be null or below ${vocab.length}`,
       unknown,
     );
-    return;
+    return vocab.length - 1;
   }
   expect(isRecord(vocab), `the vocabulary of ${type} to be an object of ids`, vocab);
-  for (const id of Object.values(vocab))
+  let largest = -1;
+  for (const [text, id] of Object.entries(vocab)) {
     expect(isId(id), `the vocabulary of ${type} to be an object of ids`, id);
-  if (type !== 'BPE') return;
+    expect(text.length <= most.characters, `tokens of at most ${most.characters} characters`, text);
+    largest = Math.max(largest, id);
+  }
+  for (const key of [
+    'unk_token',
+    'continuing_subword_prefix',
+    'continuing_subword_suffix',
+    'end_of_word_suffix',
+  ])
+    expect(
+      model[key] == null || (typeof model[key] === 'string' && model[key].length <= most.affix),
+      `"${key}" to be text of at most ${most.affix} characters`,
+      model[key],
+    );
+  if (type !== 'BPE') {
+    const { max_input_chars_per_word: word } = model;
+    expect(
+      word == null || (isId(word) && word <= most.wordCharacters),
+      `"max_input_chars_per_word" to be at most ${most.wordCharacters}`,
+      word,
+    );
+    return largest;
+  }
   expect(Array.isArray(merges), 'the merges of BPE to be a list of pairs', merges);
+  const pairs = Array.isArray(merges[0]);
   for (const merge of merges as unknown[])
     expect(
       Array.isArray(merge)
-        ? merge.length === 2 && merge.every((part) => typeof part === 'string')
-        : typeof merge === 'string' && merge.includes(' '),
+        ? pairs && merge.length === 2 && merge.every((part) => typeof part === 'string')
+        : !pairs && typeof merge === 'string' && merge.includes(' '),
       'the merges of BPE to be a list of pairs',
       merge,
     );
+  return largest;
 }
 
-/** Without its pattern, a part that splits or replaces would be skipped with a warning, and the ids be wrong. */
-function checkPatterns(component: unknown, expect: Expect): void {
-  if (Array.isArray(component)) for (const part of component) checkPatterns(part, expect);
-  if (!isRecord(component)) return;
-  const { type, pattern } = component;
-  if (type === 'Split' || type === 'Replace')
+/** Every piece that begins another one is a way to go on, at every character of a text. */
+function checkPieces(pieces: readonly string[], expect: Expect): void {
+  const known = new Set(pieces);
+  for (const piece of pieces) {
+    if (piece.length <= most.nested) continue;
     expect(
-      isRecord(pattern) && (typeof pattern['String'] === 'string' || typeof pattern['Regex'] === 'string'),
-      `the pattern of ${type} to be { String } or { Regex }`,
-      isRecord(pattern) ? JSON.stringify(pattern) : pattern,
+      piece.length <= most.unigramCharacters,
+      `pieces of at most ${most.unigramCharacters} characters`,
+      piece,
     );
-  for (const list of ['normalizers', 'pretokenizers', 'processors', 'decoders'])
-    checkPatterns(component[list], expect);
+    let nested = 0;
+    for (let end = 1; end < piece.length; end++) if (known.has(piece.slice(0, end))) nested++;
+    expect(nested <= most.nested, `at most ${most.nested} pieces that begin one`, piece);
+  }
 }

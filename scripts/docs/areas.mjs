@@ -40,6 +40,7 @@ export const areas = [
       'GenerationResult',
       'Tokenizer',
       'EncodeOptions',
+      'EncodeAsyncOptions',
       'DecodeOptions',
       'ChatMessage',
       'ChatTemplateOptions',

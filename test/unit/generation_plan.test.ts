@@ -7,7 +7,7 @@ import {
   type GenerationDefaults,
 } from '../../lib/models/generate';
 import { Tokenizer } from '../../lib/text/tokenizer';
-import { expectThrow } from '../support/errors';
+import { expectReject, expectThrow } from '../support/errors';
 import { tinyConfig, tinyModel } from '../support/tiny_model';
 
 let tokenizer: Tokenizer;
@@ -108,13 +108,13 @@ describe('the options of a call', () => {
 });
 
 describe('the ids of a prompt', () => {
-  const ids = (prompt: unknown): number[] => promptIds(prompt as never, 262, () => tokenizer);
+  const ids = (prompt: unknown): Promise<number[]> => promptIds(prompt as never, 262, () => tokenizer);
 
-  test('of a text begin with the special tokens, of a conversation come from the template', () => {
-    expect(ids('Hi')).toEqual([256, 72, 105]);
-    expect(ids([{ role: 'user', content: 'Hi' }])).toEqual([258, 72, 105, 259]);
-    expect(ids([0, 261])).toEqual([0, 261]);
-    expect(ids(Int32Array.of(5, 6))).toEqual([5, 6]);
+  test('of a text begin with the special tokens, of a conversation come from the template', async () => {
+    expect(await ids('Hi')).toEqual([256, 72, 105]);
+    expect(await ids([{ role: 'user', content: 'Hi' }])).toEqual([258, 72, 105, 259]);
+    expect(await ids([0, 261])).toEqual([0, 261]);
+    expect(await ids(Int32Array.of(5, 6))).toEqual([5, 6]);
   });
 
   test.each<[unknown, string]>([
@@ -124,14 +124,14 @@ describe('the ids of a prompt', () => {
     [['a'], "expected ids from 0 to 261 but received 'a'"],
     [[], 'expected a prompt of at least one token but received none'],
     [null, 'expected the prompt to be a text, ids or messages but received null'],
-  ])('%j is refused before the model runs', (prompt, sentence) => {
-    expectThrow(() => ids(prompt), 'ERR_ARGUMENT', `[generate] ${sentence}`);
+  ])('%j is refused before the model runs', async (prompt, sentence) => {
+    await expectReject(ids(prompt), 'ERR_ARGUMENT', `[generate] ${sentence}`);
   });
 
-  test('a text of no tokens is refused', () => {
-    const empty = { encode: () => [] } as unknown as Tokenizer;
-    expectThrow(
-      () => promptIds('', 262, () => empty),
+  test('a text of no tokens is refused', async () => {
+    const empty = { encodeAsync: async () => [] } as unknown as Tokenizer;
+    await expectReject(
+      promptIds('', 262, () => empty),
       'ERR_ARGUMENT',
       /at least one token but received none/,
     );

@@ -7,6 +7,7 @@ import { CausalLM } from '../../lib/models/causal_lm';
 import { parseModelConfig } from '../../lib/models/config';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { expectReject, expectThrow } from '../support/errors';
+import { longestGap } from '../support/gaps';
 import { fileOf } from '../support/safetensors_bytes';
 import { temporaryFolder } from '../support/temporary';
 import { tinyConfig } from '../support/tiny_model';
@@ -102,22 +103,6 @@ describe('JSON files', () => {
   });
 });
 
-/** The longest time that a timer of a millisecond waits while `run` is under way. */
-async function longestGap(run: () => Promise<unknown>): Promise<number> {
-  let last = performance.now();
-  let longest = 0;
-  const tick = (): void => {
-    const now = performance.now();
-    longest = Math.max(longest, now - last);
-    last = now;
-  };
-  const timer = setInterval(tick, 1);
-  await run();
-  tick();
-  clearInterval(timer);
-  return longest;
-}
-
 describe('safetensors headers', () => {
   const file = (header: string, data = 0): string => {
     const path = join(folder({}), 'x.safetensors');
@@ -165,7 +150,7 @@ describe('safetensors headers', () => {
     });
     const path = file(`{${entries.join(',')}}`, count);
     await expect(openSafetensors(path)).rejects.toThrow('which limits.headerBytes raises');
-    const gap = await longestGap(async () => {
+    const { gap } = await longestGap(async () => {
       const opened = await openSafetensors(path, { limits: { headerBytes: 64 * 2 ** 20 } });
       expect(opened.tensors.size).toBe(count);
       expect([...opened.tensors.keys()][0]).toBe(`t${count - 1}`);

@@ -226,6 +226,177 @@ describe('a malformed file is ERR_FILE', () => {
     );
   });
 
+  const component = (role: string, json: object): object => ({ ...bpe({}), [role]: json });
+  const times = (count: number, part: object): object[] => Array.from({ length: count }, () => part);
+  test.each<[string, unknown, string]>([
+    [
+      'merges of two kinds',
+      bpe({ merges: [['a', 'a'], 'a a'] }),
+      "the merges of BPE to be a list of pairs but received 'a a'",
+    ],
+    [
+      'a token of a megabyte',
+      bpe({ vocab: { ['a'.repeat(2000)]: 0 } }),
+      'tokens of at most 1024 characters but received',
+    ],
+    [
+      'a suffix that is no text',
+      bpe({ end_of_word_suffix: 5 }),
+      '"end_of_word_suffix" to be text of at most 64 characters but received 5',
+    ],
+    [
+      'words without end',
+      { model: { type: 'WordPiece', vocab: { a: 0 }, max_input_chars_per_word: 1e9 } },
+      '"max_input_chars_per_word" to be at most 256 but received 1000000000',
+    ],
+    [
+      'an added token without end',
+      { ...bpe({}), added_tokens: [{ id: 1, content: 'a'.repeat(257) }] },
+      'added tokens of at most 256 characters but received',
+    ],
+    [
+      'pieces that begin one another',
+      unigram({ vocab: Array.from({ length: 70 }, (_, i) => ['a'.repeat(i + 1), 0]) }),
+      'at most 64 pieces that begin one but received',
+    ],
+    [
+      'a piece without end',
+      unigram({ vocab: [['a'.repeat(300), 0]] }),
+      'pieces of at most 256 characters but received',
+    ],
+    [
+      'a length of 0',
+      component('pre_tokenizer', { type: 'FixedLength', length: 0 }),
+      '"length" of FixedLength to be a positive integer but received 0',
+    ],
+    [
+      'many components',
+      component('normalizer', { type: 'Sequence', normalizers: times(64, { type: 'NFC' }) }),
+      "at most 64 components but received 'more'",
+    ],
+    [
+      'texts that double',
+      component('normalizer', {
+        type: 'Sequence',
+        normalizers: times(30, { type: 'Replace', pattern: { String: 'a' }, content: 'aa' }),
+      }),
+      "replacements that make a text at most 256 times as long but received '512 times'",
+    ],
+    [
+      'a space that becomes many',
+      component('pre_tokenizer', {
+        type: 'Sequence',
+        pretokenizers: times(2, { type: 'Metaspace', replacement: '▁'.repeat(60) }),
+      }),
+      "replacements that make a text at most 256 times as long but received '3600 times'",
+    ],
+    [
+      'a list that is none',
+      component('decoder', { type: 'Sequence', decoders: {} }),
+      '"decoders" to be a list but received an object',
+    ],
+    [
+      'a list of nothing',
+      component('decoder', { type: 'Sequence', decoders: [null] }),
+      '"decoders" to be a list of objects but received null',
+    ],
+    [
+      'content that is no text',
+      component('normalizer', { type: 'Replace', pattern: { String: 'a' }, content: 5 }),
+      '"content" of Replace to be text but received 5',
+    ],
+    [
+      'a prefix that is missing',
+      component('normalizer', { type: 'Prepend' }),
+      '"prepend" of Prepend to be text but received undefined',
+    ],
+    [
+      'nothing as a space',
+      component('decoder', { type: 'Metaspace', replacement: '' }),
+      '"replacement" of Metaspace to be text of at most 64 characters but received \'\'',
+    ],
+    [
+      'a count that is none',
+      component('decoder', { type: 'Strip', start: 'x' }),
+      '"start" of Strip to be a count but received \'x\'',
+    ],
+    [
+      'a template without a list',
+      component('post_processor', { type: 'TemplateProcessing' }),
+      'the "single" of TemplateProcessing to be a list of { SpecialToken } and { Sequence } but received undefined',
+    ],
+    [
+      'a template of nothing',
+      component('post_processor', { type: 'TemplateProcessing', single: [{}] }),
+      'the "single" of TemplateProcessing to be a list of { SpecialToken } and { Sequence } but received \'{}\'',
+    ],
+    [
+      'a template of a pair',
+      component('post_processor', { type: 'TemplateProcessing', single: [{ Sequence: { id: 'B' } }] }),
+      'the "single" of TemplateProcessing to have the Sequence A alone but received \'B\'',
+    ],
+    [
+      'a processor without tokens',
+      component('post_processor', { type: 'BertProcessing', sep: 5 }),
+      '"sep" of BertProcessing to be [text, id] but received 5',
+    ],
+  ])('%s', async (_, json, sentence) => {
+    const { path, folder } = written(json);
+    const error = await Tokenizer.fromDirectory(folder).then(
+      () => undefined,
+      (e: Error) => e,
+    );
+    expect(error).toMatchObject({ code: 'ERR_FILE' });
+    expect(error?.message).toContain(`[tokenizer] ${path}: expected ${sentence}`);
+  });
+
+  test('ids beyond every vocabulary', async () => {
+    for (const json of [
+      bpe({ vocab: { a: 4e9 } }),
+      { ...bpe({}), added_tokens: [{ id: 4e9, content: 'x' }] },
+    ]) {
+      const { path, folder } = written(json);
+      await expectReject(
+        Tokenizer.fromDirectory(folder),
+        'ERR_FILE',
+        `[tokenizer] ${path} has a token with the id 4000000000: the limit is 4194304, which limits.width raises`,
+      );
+    }
+  });
+
+  test('special tokens that are no list, or without end', async () => {
+    const { folder } = written(unigram());
+    const path = join(folder, 'tokenizer_config.json');
+    for (const [tokens, words] of [
+      [5, '5'],
+      [Array.from({ length: 1001 }, () => 'x'), 'an array of 1001'],
+    ]) {
+      writeFileSync(path, JSON.stringify({ additional_special_tokens: tokens }));
+      await expectReject(
+        Tokenizer.fromDirectory(folder),
+        'ERR_FILE',
+        `[tokenizer] ${path}: expected "additional_special_tokens" to be a list of at most 1000 tokens but received ${words as string}`,
+      );
+    }
+  });
+
+  test('what fails only when it is used is an error of ours too', async () => {
+    const decoder = { type: 'CTC', pad_token: 'b', word_delimiter_token: 'c', cleanup: true };
+    const tokenizer = await load({ ...bpe({}), decoder, added_tokens: [{ id: 1, content: 'x' }] });
+    jest.spyOn(String.prototype, 'replaceAll').mockImplementationOnce(() => {
+      throw new TypeError('boom');
+    });
+    try {
+      expectThrow(
+        () => tokenizer.decode([0, 1]),
+        'ERR_FILE',
+        `[tokenizer] the tokenizer of ${tokenizer.directory} cannot decode this: boom`,
+      );
+    } finally {
+      jest.restoreAllMocks();
+    }
+  });
+
   test('and so is a tokenizer_config.json that is no object', async () => {
     const { folder } = written(unigram());
     writeFileSync(join(folder, 'tokenizer_config.json'), '[]');

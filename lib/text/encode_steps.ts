@@ -1,0 +1,239 @@
+/**
+ * Encoding in steps: what @huggingface/tokenizers does in one call, with its own normalizers, vocabularies and expressions, but piece
+ * by piece, so that a long text can be interrupted. The tokens are the same.
+ */
+import type { Library, Model, PreTokenizer, Trie } from './library';
+import { bpeSteps } from './bpe_steps';
+
+/** Words that are longer take so long that they are merged in steps of their own. */
+const longWord = 1024;
+
+/** The two lists in one: the first where there is room, since a text of many sections would be copied for each. */
+function join(list: string[], more: readonly string[]): string[] {
+  if (more.length > 1024) return list.concat(more);
+  for (const item of more) list.push(item);
+  return list;
+}
+
+/** Splits off the added tokens that occur in a text: at each place the longest. */
+function* splitAdded(text: string, trie: Trie): Generator<void, string[], void> {
+  const parts: string[] = [];
+  let from = 0;
+  let steps = 0;
+  for (let at = 0; at < text.length;) {
+    let node: Trie | undefined = trie;
+    let match: string | undefined;
+    for (let end = at; end < text.length; end++) {
+      node = node[text[end]!] as Trie | undefined;
+      if (node === undefined) break;
+      match = node.end ?? match;
+      steps++;
+    }
+    if (match === undefined) at++;
+    else {
+      if (at > from) parts.push(text.slice(from, at));
+      parts.push(match);
+      from = at += match.length;
+    }
+    if (++steps >= 16384) {
+      steps = 0;
+      yield;
+    }
+  }
+  if (from < text.length) parts.push(text.slice(from));
+  return parts;
+}
+
+/** Takes white space away beside added tokens that want it so. */
+function strip(parts: string[], added: Library['added_tokens_map']): void {
+  for (const [i, part] of parts.entries()) {
+    const token = added.get(part);
+    if (!token) continue;
+    if (token.lstrip && i > 0) parts[i - 1] = parts[i - 1]!.trimEnd();
+    if (token.rstrip && i < parts.length - 1) parts[i + 1] = parts[i + 1]!.trimStart();
+  }
+}
+
+const withGlobal = new WeakMap<PreTokenizer, RegExp>();
+/** The expression of a component, for a search of our own from place to place. */
+function searched(component: PreTokenizer): PreTokenizer['pattern'] {
+  const { pattern } = component;
+  if (!(pattern instanceof RegExp)) return pattern;
+  let own = withGlobal.get(component);
+  if (!own) withGlobal.set(component, (own = new RegExp(pattern.source, pattern.flags)));
+  return own;
+}
+
+function* matches(
+  text: string,
+  pattern: NonNullable<PreTokenizer['pattern']>,
+): Generator<void, RegExpMatchArray[], void> {
+  const found: RegExpMatchArray[] = [];
+  for (const match of text.matchAll(pattern as RegExp)) {
+    found.push(match);
+    if (found.length % 1024 === 0) yield;
+  }
+  return found;
+}
+
+/** Bytes of a piece as the characters that stand for them. */
+function* byteCharacters(
+  piece: string,
+  encoder: Readonly<Record<number, string>>,
+): Generator<void, string, void> {
+  let result = '';
+  const bytes = Buffer.from(piece);
+  for (let i = 0; i < bytes.length; i++) {
+    result += encoder[bytes[i]!]!;
+    if (i % 16384 === 16383) yield;
+  }
+  return result;
+}
+
+/** The words of a text. Types of components that are not known here split in one step. */
+function* words(
+  component: PreTokenizer | null,
+  text: string,
+  section: number,
+): Generator<void, string[], void> {
+  if (component === null) return [text];
+  if (component.tokenizers) {
+    let pieces = [text];
+    for (const one of component.tokenizers) {
+      const split: string[] = [];
+      for (const piece of pieces) for (const word of yield* words(one, piece, section)) split.push(word);
+      pieces = split;
+    }
+    return pieces;
+  }
+  yield;
+  const { config, byte_encoder: encoder } = component;
+  const pattern = searched(component);
+  if (config?.['type'] === 'ByteLevel' && encoder && pattern) {
+    const whole = component.add_prefix_space && !text.startsWith(' ') ? ` ${text}` : text;
+    const pieces = component.use_regex ? (yield* matches(whole, pattern)).map(([match]) => match) : [whole];
+    const made: string[] = [];
+    for (const piece of pieces) {
+      made.push(yield* byteCharacters(piece, encoder));
+      if (made.length % 1024 === 0) yield;
+    }
+    return made;
+  }
+  if (config?.['type'] === 'Split' && pattern) {
+    const behavior = config['behavior'];
+    const found = yield* matches(text, pattern);
+    if (config['invert']) return found.map(([match]) => match).filter((match) => match !== '');
+    if (typeof behavior === 'string' && behavior.toLowerCase() === 'removed') {
+      if (found.length === 0) return text === '' ? [] : [text];
+      return component.pre_tokenize_text(text, { section_index: section });
+    }
+    const made: string[] = [];
+    let from = 0;
+    for (const match of found) {
+      if (from < match.index!) made.push(text.slice(from, match.index));
+      if (match[0] !== '') made.push(match[0]);
+      from = match.index! + match[0].length;
+    }
+    if (from < text.length) made.push(text.slice(from));
+    return made;
+  }
+  if ((config?.['type'] === 'Digits' || config?.['type'] === 'Punctuation') && pattern)
+    return (yield* matches(text, pattern)).map(([match]) => match);
+  return component.pre_tokenize_text(text, { section_index: section });
+}
+
+/** What the vocabulary has for the parts of a word. */
+function* known(model: Model, parts: readonly string[]): Generator<void, string[], void> {
+  const tokens: string[] = [];
+  for (const part of parts) {
+    if (tokens.length % 16384 === 16383) yield;
+    const bytes = (): string[] =>
+      Array.from(Buffer.from(part), (byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`);
+    const spelt = model.byte_fallback && !model.tokens_to_ids.has(part) ? bytes() : undefined;
+    if (model.tokens_to_ids.has(part)) tokens.push(part);
+    else if (spelt?.every((byte) => model.tokens_to_ids.has(byte)))
+      for (const byte of spelt) tokens.push(byte);
+    else if (model.unk_token != null) tokens.push(model.unk_token);
+  }
+  return tokens;
+}
+
+/** Neighbours that are unknown become one. */
+function fused(tokens: readonly string[], model: Model): string[] {
+  const idOf = (token: string): number | undefined => model.tokens_to_ids.get(token);
+  const unknown = (token: string): boolean => (idOf(token) ?? model.unk_token_id) === model.unk_token_id;
+  const result: string[] = [];
+  for (let i = 0; i < tokens.length;) {
+    result.push(tokens[i]!);
+    if (!unknown(tokens[i++]!)) continue;
+    for (; i < tokens.length && unknown(tokens[i]!); i++)
+      if (idOf(result.at(-1)!) !== model.unk_token_id) result[result.length - 1] += tokens[i]!;
+  }
+  return result;
+}
+
+function* tokensOf(model: Model, pieces: readonly string[]): Generator<void, string[], void> {
+  let tokens: string[] = [];
+  let characters = 0;
+  for (const piece of pieces) {
+    const long = piece.length > longWord && model.merges !== undefined;
+    const whole = model.ignore_merges && model.tokens_to_ids.has(piece);
+    const made = long && !whole ? yield* known(model, yield* bpeSteps(model, piece)) : model.encode([piece]);
+    if (made.length > 1024) yield;
+    tokens = join(tokens, made);
+    characters += piece.length;
+    if (characters < longWord) continue;
+    characters = 0;
+    yield;
+  }
+  return model.fuse_unk ? fused(tokens, model) : tokens;
+}
+
+function* sectionTokens(library: Library, section: string, index: number): Generator<void, string[], void> {
+  const { added_tokens_map: added, model } = library;
+  if (section === '') return [];
+  if (added.has(section)) return [section];
+  let text = section;
+  if (library.remove_space === true) text = text.trim().split(/\s+/).join(' ');
+  if (library.do_lowercase_and_remove_accent) text = text.toLowerCase().replace(/\p{M}/gu, '');
+  if (library.normalizer !== null) text = library.normalizer(text);
+  yield;
+  const parts = yield* splitAdded(text, library.splitter_normalized.trie);
+  strip(parts, added);
+  let tokens: string[] = [];
+  for (const part of parts) {
+    if (part === '') continue;
+    const made = added.has(part)
+      ? [part]
+      : yield* tokensOf(model, yield* words(library.pre_tokenizer, part, index));
+    yield;
+    tokens = join(tokens, made);
+  }
+  return tokens;
+}
+
+/** The tokens of a text, with those that the post-processor adds. */
+export function* encodeSteps(
+  library: Library,
+  text: string,
+  addSpecialTokens: boolean,
+): Generator<void, string[], void> {
+  const sections = yield* splitAdded(text, library.splitter_unnormalized.trie);
+  strip(sections, library.added_tokens_map);
+  let tokens: string[] = [];
+  for (const [index, section] of sections.entries()) {
+    const made = yield* sectionTokens(library, section, index);
+    yield;
+    tokens = join(tokens, made);
+  }
+  yield;
+  if (!library.post_processor) return tokens;
+  // Post-processors put tokens around those of the text, whatever they are: one stands for all.
+  const { tokens: around } = library.post_processor([ofText], null, addSpecialTokens);
+  let result: string[] = [];
+  for (const token of around) result = token === ofText ? result.concat(tokens) : result.concat([token]);
+  return result;
+}
+
+/** No token of a vocabulary: they are shorter. */
+const ofText = 'the tokens of the text'.repeat(100);

@@ -1,0 +1,72 @@
+/** The parts of @huggingface/tokenizers that its types do not show, and what is put into them. */
+import type { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
+import { isRecord } from '../formats/json';
+import type { LinearPattern } from './split_patterns';
+import { linearField } from './tokenizer_components';
+
+interface TrieNode {
+  readonly end?: string;
+  readonly [character: string]: TrieNode | string | undefined;
+}
+interface AddedToken {
+  readonly id: number;
+  readonly lstrip: boolean;
+  readonly rstrip: boolean;
+}
+
+export interface PreTokenizer {
+  readonly config?: Readonly<Record<string, unknown>>;
+  readonly pattern?: RegExp | LinearPattern | null;
+  readonly tokenizers?: readonly (PreTokenizer | null)[];
+  readonly add_prefix_space?: boolean;
+  readonly use_regex?: boolean;
+  readonly byte_encoder?: Readonly<Record<number, string>>;
+  pre_tokenize_text(text: string, options?: { section_index?: number }): string[];
+}
+
+export interface Model {
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly tokens_to_ids: ReadonlyMap<string, number>;
+  readonly unk_token_id: number | undefined;
+  readonly unk_token: string | undefined;
+  readonly fuse_unk: boolean;
+  readonly bpe_ranks?: ReadonlyMap<string, number>;
+  readonly merges?: readonly (readonly [string, string])[];
+  readonly end_of_word_suffix?: string;
+  readonly continuing_subword_suffix?: string | null;
+  readonly byte_fallback?: boolean;
+  readonly ignore_merges?: boolean;
+  encode(tokens: readonly string[]): string[];
+}
+
+/** Its Tokenizer, from inside. */
+export interface Library {
+  readonly normalizer: ((text: string) => string) | null;
+  readonly pre_tokenizer: PreTokenizer | null;
+  readonly model: Model;
+  readonly post_processor:
+    ((tokens: readonly string[], pair: null, addSpecialTokens: boolean) => { tokens: string[] }) | null;
+  readonly splitter_unnormalized: { readonly trie: TrieNode };
+  readonly splitter_normalized: { readonly trie: TrieNode };
+  readonly added_tokens_map: ReadonlyMap<string, AddedToken>;
+  readonly remove_space?: boolean;
+  readonly do_lowercase_and_remove_accent?: boolean;
+}
+export type Trie = TrieNode;
+
+export const insideOf = (tokenizer: HuggingFaceTokenizer): Library => tokenizer as unknown as Library;
+
+/** Puts the engines that checkTokenizerJson made into the place of the patterns. */
+export function installPatterns(tokenizer: HuggingFaceTokenizer): void {
+  const visit = (part: unknown): void => {
+    if (typeof part !== 'function' && !isRecord(part)) return;
+    const component = part as unknown as Record<string, unknown> & { config?: Record<string, unknown> };
+    const linear = component.config?.[linearField];
+    if (linear !== undefined) component['pattern'] = linear;
+    for (const list of ['normalizers', 'tokenizers', 'decoders'])
+      if (Array.isArray(component[list])) for (const one of component[list] as unknown[]) visit(one);
+  };
+  visit(tokenizer.normalizer);
+  visit(tokenizer.pre_tokenizer);
+  visit(tokenizer.decoder);
+}

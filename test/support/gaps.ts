@@ -1,0 +1,20 @@
+/** How long the event loop stands still. */
+
+/** The longest time that a timer of a millisecond waits while `run` is under way, and what `run` gives. */
+export async function longestGap<T>(run: () => Promise<T>): Promise<{ gap: number; result: T }> {
+  let last = performance.now();
+  let gap = 0;
+  const tick = (): void => {
+    const now = performance.now();
+    gap = Math.max(gap, now - last);
+    last = now;
+  };
+  const timer = setInterval(tick, 1);
+  try {
+    const result = await run();
+    tick();
+    return { gap, result };
+  } finally {
+    clearInterval(timer);
+  }
+}
