@@ -150,8 +150,7 @@ function parse(
   const deadline = new Deadline();
   function pattern<T>(field: keyof LoRAConfig, source: string, compile: () => unknown, result: T): T {
     try {
-      deadline.check();
-      compile();
+      deadline.spend(compile);
       return result;
     } catch (error) {
       return refuse(field, `a regular expression (${(error as Error).message})`, source);

@@ -28,10 +28,10 @@ function* endsOf(path: string): Generator<string, void, void> {
   for (let dot = path.indexOf('.'); dot >= 0; dot = path.indexOf('.', dot + 1)) yield path.slice(dot + 1);
 }
 
-function matcher(names: readonly string[] | string): Matches {
+function matcher(names: readonly string[] | string, deadline: Deadline): Matches {
   if (typeof names === 'string') {
-    const pattern = fullMatch(names);
-    return (path) => pattern.test(path);
+    const pattern = deadline.spend(() => fullMatch(names));
+    return (path) => deadline.spend(() => pattern.test(path));
   }
   const set = new Set(names); // lists may be as long as a file
   return (path) => {
@@ -54,13 +54,11 @@ function layerFilter({ layersToTransform, layersPattern }: LoRAConfig, deadline:
     layersPattern === null
       ? [/^.*?\.[^.]*\.(\d+)\./]
       : layersPattern.map((list) => {
-          deadline.check();
-          return matchAround('.*\\.', list, '\\.(\\d+)\\.');
+          return deadline.spend(() => matchAround('.*\\.', list, '\\.(\\d+)\\.'));
         });
   return (path) => {
     for (const pattern of patterns) {
-      deadline.check();
-      const found = pattern.exec(path);
+      const found = deadline.spend(() => pattern.exec(path));
       if (found) return layers.has(Number(found[1]));
     }
     return false;
@@ -74,13 +72,11 @@ function patternValue(
   deadline: Deadline,
 ): (path: string) => number {
   const compiled = Object.entries(patterns).map(([key, value]) => {
-    deadline.check();
-    return { pattern: matchAround('(.*\\.)?(', key, ')$'), value };
+    return { pattern: deadline.spend(() => matchAround('(.*\\.)?(', key, ')$')), value };
   });
   return (path) => {
     const found = compiled.find(({ pattern }) => {
-      deadline.check();
-      return pattern.test(path);
+      return deadline.spend(() => pattern.test(path));
     });
     return found?.value ?? fallback;
   };
@@ -115,13 +111,13 @@ function resolveWithin(
   modules: readonly ModulePath[],
 ): Map<string, Target> {
   const { targetModules: targets, excludeModules, modulesToSave } = config;
-  const excluded = excludeModules === null ? () => false : matcher(excludeModules);
+  const excluded = excludeModules === null ? () => false : matcher(excludeModules, deadline);
   const inLayers = layerFilter(config, deadline);
-  const named = isAllLinear(targets) ? () => true : matcher(targets);
+  const named = isAllLinear(targets) ? () => true : matcher(targets, deadline);
   const rankOf = patternValue(config.rankPattern, config.r, deadline);
   const alphaOf = patternValue(config.alphaPattern, config.loraAlpha, deadline);
 
-  const saved = modulesToSave === null ? () => false : matcher(modulesToSave);
+  const saved = modulesToSave === null ? () => false : matcher(modulesToSave, deadline);
   const strangers = strangersAmong(modulesToSave ?? [], modules);
   if (strangers.length > 0)
     throw new LoRAError(
@@ -133,7 +129,6 @@ function resolveWithin(
   let adapted = 0;
   const whole = new Set(Array.isArray(targets) ? (targets as readonly string[]) : []);
   for (const { path, isOutputEmbedding } of modules) {
-    deadline.check();
     if (saved(path)) {
       resolved.set(path, { kind: 'whole', r: 0, alpha: 0, scale: 1 });
       continue;

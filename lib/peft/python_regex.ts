@@ -13,13 +13,19 @@ export interface PathPattern {
 /** How long the patterns of one configuration may take, in milliseconds: usual ones need one or two. */
 const patience = 1000;
 
-/** Ends the work on the patterns of a configuration: many of them, each within its bounds, can still take minutes. */
+/** Bounds the time of the patterns of a configuration: many of them, each within its bounds, can still take minutes. */
 export class Deadline {
-  #end = performance.now() + patience;
+  #spent = 0;
 
-  /** @throws SyntaxError when the time is over. */
-  check(): void {
-    if (performance.now() > this.#end) throw new SyntaxError(`the patterns take more than ${patience} ms`);
+  /** Does a part of that work. @throws SyntaxError when the time is over. */
+  spend<T>(work: () => T): T {
+    if (this.#spent > patience) throw new SyntaxError(`the patterns take more than ${patience} ms`);
+    const begin = performance.now();
+    try {
+      return work();
+    } finally {
+      this.#spent += performance.now() - begin;
+    }
   }
 }
 
