@@ -70,7 +70,7 @@ export interface DeviceInfo {
 }
 /** What the native side holds. */
 export interface MemoryUsage {
-  /** How many native tensors and weights live. */
+  /** How many native tensors live. */
   tensors: number;
   /** Bytes that they take. */
   bytes: number;
@@ -254,6 +254,11 @@ export interface NativeBinding {
   closeFile(file: NativeFile): void;
 
   // For tests of failure and of back-pressure.
+  /** How many native objects of each kind are there; `handles` are those of all kinds, released ones among them. */
+  liveObjects(): Record<
+    'tensors' | 'weights' | 'devices' | 'guards' | 'files' | 'handles' | 'views' | 'mappings' | 'requests',
+    number
+  >;
   /** The next enqueued op of this base name ('lora_linear_forward', 'binary', …) fails when it runs. */
   injectFailure(op: string, message: string): void;
   setQueueLimits(limits: { commands: number; bytes: number }): void;

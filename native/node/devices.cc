@@ -87,6 +87,13 @@ Napi::Value MemoryUsage(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value LiveObjects(const Napi::CallbackInfo& info) {
+  Napi::Object result = Napi::Object::New(info.Env());
+  for (const auto& [kind, count] : EnvState::Get(info.Env())->LiveObjects())
+    result.Set(kind, static_cast<double>(count));
+  return result;
+}
+
 Device& DeviceOf(const Napi::CallbackInfo& info) {
   return *EnvState::Get(info.Env())->Unwrap(info[0], Kind::kDevice, "synchronize", "device").device;
 }
@@ -150,6 +157,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<CpuInfo>(env, exports, "cpuInfo");
   Export<SetThreads>(env, exports, "setThreads");
   Export<MemoryUsage>(env, exports, "memoryUsage");
+  Export<LiveObjects>(env, exports, "liveObjects");
   Export<Synchronize>(env, exports, "synchronize");
   Export<SynchronizeSync>(env, exports, "synchronizeSync");
   Export<InjectFailure>(env, exports, "injectFailure");

@@ -327,6 +327,23 @@ StoragePtr EnvState::NewStorage(const std::shared_ptr<Device>& device, size_t by
   return std::make_shared<Storage>(device, Allocate(*device, bytes, op), bytes);
 }
 
+std::map<std::string, size_t> EnvState::LiveObjects() const {
+  std::map<std::string, size_t> live{{"tensors", 0},        {"weights", 0},
+                                     {"devices", 0},        {"guards", 0},
+                                     {"files", 0},          {"handles", handles_.size()},
+                                     {"views", 0},          {"mappings", files_.size()},
+                                     {"requests", pending_}};
+  for (const Shell* shell : handles_) {
+    if (shell->tensor) ++live["tensors"];
+    if (shell->weight) ++live["weights"];
+    if (shell->device) ++live["devices"];
+    if (shell->guard) ++live["guards"];
+    if (shell->file) ++live["files"];
+  }
+  for (const auto& file : files_) live["views"] += file->views.size();
+  return live;
+}
+
 // ---- work --------------------------------------------------------------------------------------
 
 void EnvState::Enqueue(Device& device, Command command) {

@@ -114,6 +114,10 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   size_t bytes() const { return bytes_; }
   size_t peak_bytes() const { return peak_bytes_; }
   size_t tensors() const { return tensors_; }
+  // How many objects of each kind are there, for tests that look for leaks: handles that hold
+  // something by what they hold, handles of any state, views and mappings of files, and reads that
+  // are not settled.
+  std::map<std::string, size_t> LiveObjects() const;
 
   // ---- work
   // Waits first when the queue is full; then marks the command with the current tag.
