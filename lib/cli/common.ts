@@ -4,6 +4,7 @@ import { LoRAError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { CausalLM } from '../models/causal_lm';
 import type { Console, Flags, Values } from './command';
+import { printable } from './printable';
 
 /** What every command that loads a model takes. */
 export const modelFlags = {
@@ -54,10 +55,10 @@ export async function checkUnused(op: string, dir: string): Promise<void> {
 
 /** A line for people; standard output stays free for results. */
 export function note({ stderr }: Console, line: string): void {
-  stderr.write(`${line}\n`);
+  stderr.write(`${printable(line)}\n`);
 }
 
 /** A result as one line of JSON. */
 export function printJson({ stdout }: Console, value: object): void {
-  stdout.write(`${JSON.stringify(value)}\n`);
+  stdout.write(`${printable(JSON.stringify(value))}\n`);
 }

@@ -1,6 +1,7 @@
 import { planGeneration } from '../models/generate';
 import { readAdapter } from '../peft/adapter_files';
 import { loadModel, modelFlags, printJson } from './common';
+import { printable } from './printable';
 import { defineCommand, helpFlag, UsageError, type Console } from './command';
 
 export const generate = defineCommand({
@@ -52,7 +53,8 @@ export const generate = defineCommand({
         printJson(console, await handle);
         return;
       }
-      for await (const { text: piece } of handle) stdout.write(piece);
+      const terminal = (stdout as { isTTY?: boolean }).isTTY === true;
+      for await (const { text: piece } of handle) stdout.write(terminal ? printable(piece) : piece);
       stdout.write('\n');
     } finally {
       await model.dispose();

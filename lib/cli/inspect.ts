@@ -6,6 +6,7 @@ import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
 import { printJson } from './common';
+import { printableLine } from './printable';
 import { defineCommand, helpFlag } from './command';
 
 export const inspect = defineCommand({
@@ -99,17 +100,24 @@ async function describePath(path: string): Promise<Report> {
   );
 }
 
+/** A file may hold names and metadata of megabytes; --json gives them whole. */
+const mostCharacters = { name: 200, column: 100, config: 4000 } as const;
+
 /** The report for people: what it is, its sums, a line per tensor. */
 function table(report: Report): string[] {
   const mebibytes = (report.bytes / 1024 / 1024).toFixed(1);
   const lines = [
-    `${report.kind} ${report.path}`,
+    `${report.kind} ${printableLine(report.path, mostCharacters.config)}`,
     `${report.tensors.length} tensors, ${report.parameters} parameters, ${mebibytes} MiB`,
   ];
   for (const key of ['config', 'metadata'] as const)
-    if (report[key] !== undefined) lines.push(`${key}: ${JSON.stringify(report[key])}`);
-  const width = Math.max(0, ...report.tensors.map(({ name }) => name.length));
-  for (const { name, dtype, shape } of report.tensors)
-    lines.push(`  ${name.padEnd(width)}  ${dtype}  [${shape.join(', ')}]`);
+    if (report[key] !== undefined)
+      lines.push(`${key}: ${printableLine(JSON.stringify(report[key]), mostCharacters.config)}`);
+  const names = report.tensors.map(({ name }) => printableLine(name, mostCharacters.name));
+  const width = names.reduce((most, { length }) => Math.max(most, length), 0);
+  for (const [i, { dtype, shape }] of report.tensors.entries())
+    lines.push(
+      `  ${names[i]!.padEnd(Math.min(width, mostCharacters.column))}  ${dtype}  [${shape.join(', ')}]`,
+    );
   return lines;
 }

@@ -4,6 +4,7 @@ import { suggest } from '../validate';
 import { help, parse, wantsHelp } from './args';
 import { exitCodes, Interrupted, UsageError, type Console } from './command';
 import { commands } from './commands';
+import { printable } from './printable';
 
 function overview(): string {
   const width = Math.max(...Object.keys(commands).map((name) => name.length));
@@ -20,8 +21,8 @@ function overview(): string {
 }
 
 function failure(error: unknown): string {
-  if (error instanceof LoRAError) return `${error.message} (${error.code})`;
-  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+  if (error instanceof LoRAError) return printable(`${error.message} (${error.code})`);
+  return printable(error instanceof Error ? (error.stack ?? error.message) : String(error));
 }
 
 /** Runs one command line, the words after `lora-native`, and gives its exit code. */

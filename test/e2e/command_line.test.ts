@@ -3,8 +3,9 @@ import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node
 import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { Interrupted } from '../../lib/cli/command';
-import { CausalLM, loadDataset, Trainer, type TrainerOptions } from '../../lib/index';
+import { CausalLM, loadDataset, Trainer, writeSafetensors, type TrainerOptions } from '../../lib/index';
 import { commandLine, jsonLines, type Outcome } from '../support/command_line';
+import { fileOf } from '../support/safetensors_bytes';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
 
@@ -502,6 +503,48 @@ describe('inspect', () => {
     expect(lines.slice(3)).toHaveLength(6);
     for (const line of lines.slice(3))
       expect(line).toMatch(/^ {2}base_model\.\S+q_proj\.lora_[AB]\.weight {2}F32 {2}\[(2, 24|24, 2)\]$/);
+  });
+
+  test('names that would move the cursor of a terminal, and names without end', async () => {
+    const path = at('odd.safetensors');
+    const bytes = new Uint8Array(1);
+    const names = ['\x1b[2J\x9b31mred', 'a\tb\nc', 'abc\u202ecba', 'x'.repeat(300_000), 'é🙂'];
+    await writeSafetensors(path, new Map(names.map((name) => [name, { dtype: 'U8', shape: [1], bytes }])), {
+      '\u009b': 'y'.repeat(300_000),
+    });
+    const { status, out } = await commandLine(['inspect', path]);
+    expect(status).toBe(0);
+    expect(out.length).toBeLessThan(10_000);
+    expect(out).toContain('\\u001b[2J\\u009b31mred ');
+    expect(out).toContain('a\\u0009b\\u000ac ');
+    expect(out).toContain('abc\\u202ecba ');
+    expect(out).toContain('é🙂 ');
+    expect(out).toContain(`${'x'.repeat(200)}…`);
+    const odd = (text: string): boolean => /(?!\n)[\p{Cc}\u202e]/u.test(text);
+    expect(odd(out)).toBe(false);
+    const json = await commandLine(['inspect', path, '--json']);
+    expect(odd(json.out)).toBe(false);
+    expect((jsonLines(json)[0]!['tensors'] as { name: string }[]).map(({ name }) => name).sort()).toEqual(
+      names.sort(),
+    );
+    writeFileSync(path, fileOf({ '\x9b2J': 5 }));
+    const refused = await commandLine(['inspect', path]);
+    expect(refused).toMatchObject({ status: 1, out: '' });
+    expect(refused.err).toContain('describes the tensor "\\u009b2J" by something that is not an object');
+    expect(odd(refused.err)).toBe(false);
+  });
+
+  test('hundreds of thousands of tensors', async () => {
+    const path = at('many.safetensors');
+    const count = 200_000;
+    const entries = Array.from(
+      { length: count },
+      (_, i) => `"t${i}":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}`,
+    );
+    writeFileSync(path, fileOf(`{${entries.join(',')}}`));
+    const { status, out, err } = await commandLine(['inspect', path]);
+    expect({ status, err }).toEqual({ status: 0, err: '' });
+    expect(out.split('\n')).toHaveLength(count + 4);
   });
 
   test('what is nothing of the kind', async () => {
