@@ -1,4 +1,4 @@
-// The one exception type of the native side, and the check that throws it.
+// Defines the exception type of the native side, and the check that throws it.
 #pragma once
 
 #include <sstream>
@@ -30,7 +30,7 @@ template <class... Parts>
 
 }  // namespace lora
 
-// LORA_CHECK(cond, "op", "expected ", what, " but received ", got): a bad argument.
+// Throws ERR_ARGUMENT: LORA_CHECK(cond, "op", "expected ", what, " but received ", got).
 #define LORA_CHECK(cond, op, ...)                                \
   do {                                                           \
     if (!(cond)) ::lora::Throw("ERR_ARGUMENT", op, __VA_ARGS__); \

@@ -1,4 +1,4 @@
-// The add-on. lib/native/binding.ts describes its exports.
+// Defines the add-on. lib/native/binding.ts describes its exports.
 #include "core/runtime/platform/platform.h"
 #include "node/api.h"
 #include "node/env_state.h"

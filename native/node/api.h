@@ -1,4 +1,4 @@
-// What each file of native/node adds to the add-on's exports.
+// Declares what each file of native/node adds to the add-on's exports.
 #pragma once
 
 #include <napi.h>

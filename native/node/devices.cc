@@ -1,4 +1,4 @@
-// Devices, threads, memory, and the switches of the error and failure tests.
+// Exports devices, threads, memory, and the switches of the error and failure tests.
 #include "backend/cpu/targets.h"
 #include "backend/cuda/runtime.h"
 #include "node/api.h"

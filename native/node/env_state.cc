@@ -126,7 +126,7 @@ Napi::Value EnvState::OpenDevice(const std::string& name) {
   const bool cuda = name.starts_with("cuda");
   LORA_CHECK(cuda || name == "cpu" || name == "reference", "device",
              "expected a device of cpu, cuda, cuda:N or reference but received \"", name, "\"");
-  HostMemoryBudget();  // says at once when LORA_MEMORY_LIMIT is no size
+  HostMemoryBudget();  // throws at once when LORA_MEMORY_LIMIT is no size
   std::shared_ptr<Device> device;
   if (cuda)
     device = lora::cuda::OpenDevice(name);
@@ -170,7 +170,7 @@ void EnvState::SetLimits(QueueLimits limits) {
 // ---- handles -----------------------------------------------------------------------------------
 
 void EnvState::WatchCollections() {
-  // An object that nobody keeps: its finalizer tells that a collection has passed.
+  // Makes an object that nobody keeps: its finalizer tells that a collection has passed.
   auto* holder = new std::shared_ptr<EnvState>(shared_from_this());
   napi_value witness = nullptr;
   const napi_status made = napi_create_external(
@@ -212,7 +212,7 @@ Napi::Value EnvState::WrapTensor(StoragePtr storage, size_t offset, DType dtype,
 Shell* EnvState::Find(Napi::Value value) {
   void* data = nullptr;
   if (value.Type() == napi_external) napi_get_value_external(env_, value, &data);
-  // A foreign External may point anywhere, so it is looked up and not looked at.
+  // A foreign External may point anywhere, so its address is looked up and never dereferenced.
   return shells_.contains(data) ? static_cast<Shell*>(data) : nullptr;
 }
 
@@ -266,7 +266,7 @@ void EnvState::PollDead() {
 }
 
 void EnvState::CollectDead() {
-  // V8 answers a huge amount of external memory with a full collection, after which the weak
+  // V8 answers a huge amount of external memory with a full collection. Afterwards the weak
   // references of everything unreachable are clear.
   constexpr int64_t kPressure = int64_t{1} << 40;
   int64_t now = 0;
@@ -306,12 +306,13 @@ Block EnvState::TryAllocate(Device& device, size_t bytes) {
   block = device.allocator().Allocate(bytes);
   if (block.data == nullptr) block = give_back();
   if (block.data != nullptr) return block;
-  CollectDead();  // the last resort
+  CollectDead();  // weak references may free some
   return give_back();
 }
 
 void EnvState::ThrowOutOfMemory(Device& device, size_t bytes, const char* op) {
-  // What is taken is a block, which may be larger: the sentence would contradict itself otherwise.
+  // A block may be larger than what was asked for; without that the sentence could contradict
+  // itself.
   Throw("ERR_OUT_OF_MEMORY", op, "needs ", Allocator::RoundUp(bytes), " bytes but only ",
         device.allocator().source().free(), " bytes are free on ", device.name());
 }

@@ -1,6 +1,6 @@
-// Everything the add-on knows in one Napi::Env: its devices, its live handles, its pending reads.
-// Nothing of it is static, because workers load the add-on once per thread. Used on the JavaScript
-// thread, except where said.
+// Holds everything the add-on knows in one Napi::Env: its devices, its live handles, its pending
+// reads. Nothing of it is static, because workers load the add-on once per thread. Only the
+// JavaScript thread uses it, except where a comment says otherwise.
 #pragma once
 
 #include <napi.h>
@@ -65,28 +65,28 @@ struct Request {
 class EnvState : public std::enable_shared_from_this<EnvState> {
  public:
   static void Install(Napi::Env env);
-  // nullptr before Install.
+  // Returns nullptr before Install.
   static EnvState* Get(Napi::Env env);
 
   explicit EnvState(Napi::Env env);
 
   // ---- devices
-  // 'cpu', 'reference', 'cuda', 'cuda:N'; throws ERR_DEVICE_UNAVAILABLE, ERR_ARGUMENT.
+  // Opens 'cpu', 'reference', 'cuda' or 'cuda:N'; throws ERR_DEVICE_UNAVAILABLE, ERR_ARGUMENT.
   Napi::Value OpenDevice(const std::string& name);
   const std::map<std::string, std::shared_ptr<Device>>& devices() const { return devices_; }
   void SetThreads(int threads);
-  // As set, or LORA_THREADS, or the CPUs that the process may use.
+  // Returns the number that was set, or LORA_THREADS, or the CPUs that the process may use.
   int threads();
   void SetLimits(QueueLimits limits);
 
   // ---- handles
   Napi::Value Wrap(std::unique_ptr<Shell> shell);
   Napi::Value WrapTensor(StoragePtr storage, size_t offset, DType dtype, const Shape& shape);
-  // The shell of any handle of ours, or nullptr.
+  // Returns the shell of any handle of this add-on, or nullptr.
   Shell* Find(Napi::Value value);
-  // The shell of a handle of that kind; throws ERR_ARGUMENT for anything else, released or not.
+  // Returns the shell of a handle of that kind, released or not; throws ERR_ARGUMENT otherwise.
   Shell& Unwrap(Napi::Value value, Kind kind, const char* op, const char* name);
-  // The same, and it must not have been released (ERR_DISPOSED). What they give holds the memory:
+  // These also throw ERR_DISPOSED for a released handle. What they return holds the memory:
   // JavaScript that runs later in the call (a getter, a setter of Object.prototype, a hook for
   // promises) may release the handle.
   TensorRef Tensor(Napi::Value value, const char* op, const char* name);
@@ -96,7 +96,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   // no finalizers: those do not run in a loop that never yields to the event loop. Called when the
   // queue is full, when memory is short, after so many new handles, and after garbage collections.
   void PollDead();
-  // The same, after making V8 collect all garbage.
+  // Does the same after making V8 collect all garbage.
   void CollectDead();
 
   // ---- files
@@ -105,9 +105,9 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   void DropFiles();
 
   // ---- memory
-  // ERR_OUT_OF_MEMORY, after everything that could be given up was given up.
+  // Throws ERR_OUT_OF_MEMORY after everything that could be given up was given up.
   Block Allocate(Device& device, size_t bytes, const char* op);
-  // The same, but a block without data instead of the error.
+  // Returns a block without data instead of the error.
   Block TryAllocate(Device& device, size_t bytes);
   [[noreturn]] void ThrowOutOfMemory(Device& device, size_t bytes, const char* op);
   StoragePtr NewStorage(const std::shared_ptr<Device>& device, size_t bytes, const char* op);
@@ -120,11 +120,11 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   std::map<std::string, size_t> LiveObjects() const;
 
   // ---- work
-  // Waits first when the queue is full; then marks the command with the current tag.
+  // Waits while the queue is full; then marks the command with the current tag.
   void Enqueue(Device& device, Command command);
   void InjectFailure(std::string op, std::string message) { injected_[std::move(op)] = message; }
   Napi::Promise NewRequest(Request** request, Napi::ArrayBuffer* buffer);
-  // Any thread: settles the promise on the JavaScript thread, and frees the request.
+  // Any thread may call it. It settles the promise on the JavaScript thread and frees the request.
   void Complete(Request* request);
 
   Napi::FunctionReference error_factory;

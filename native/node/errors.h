@@ -1,5 +1,5 @@
-// How native errors become JavaScript errors. Every exported function is registered through Export,
-// so that no C++ exception ever leaves it.
+// Makes JavaScript errors of native ones. Every exported function is registered through Export, so
+// that no C++ exception ever leaves it.
 #pragma once
 
 #include <napi.h>
@@ -11,13 +11,13 @@
 
 namespace lora::node {
 
-// The error object of the factory given to setErrorFactory (a plain Error with `code` and `op`
-// before that). `tag` is that of the call that failed.
+// Returns the error object of the factory given to setErrorFactory (before that a plain Error with
+// `code` and `op`). `tag` is that of the call that failed.
 Napi::Error MakeError(Napi::Env env, const std::string& code, const std::string& op,
                       const std::string& message, int64_t tag);
-// The same with the tag of the call that runs now.
+// Returns the same with the tag of the call that runs now.
 Napi::Error MakeError(Napi::Env env, const Error& error);
-// For what only the system threw: "out of memory in native code" and the like.
+// Does it for what only the system threw: "out of memory in native code" and the like.
 Napi::Error MakeError(Napi::Env env, const std::exception& error);
 
 template <auto Function>

@@ -1,4 +1,4 @@
-// Guards, which remember that an update was skipped (core/runtime/status.h).
+// Exports guards, which remember that an update was skipped (core/runtime/status.h).
 #include "node/api.h"
 #include "node/env_state.h"
 #include "node/errors.h"

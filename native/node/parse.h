@@ -15,7 +15,7 @@ namespace lora::node {
 double ParseAnyNumber(Napi::Value value, const char* op, const char* name);
 // Refuses NaN.
 double ParseNumber(Napi::Value value, const char* op, const char* name);
-// A whole number from `least` to `most`.
+// Accepts a whole number from `least` to `most`.
 int64_t ParseInteger(Napi::Value value, const char* op, const char* name, int64_t least = 0,
                      int64_t most = int64_t{1} << 53);
 bool ParseBool(Napi::Value value, const char* op, const char* name);
@@ -24,7 +24,7 @@ std::string ParseString(Napi::Value value, const char* op, const char* name);
 size_t ParseChoice(Napi::Value value, const char* op, const char* name,
                    std::span<const char* const> words);
 DType ParseDType(Napi::Value value, const char* op);
-// At most 8 dimensions whose product of bytes fits.
+// Accepts at most 8 dimensions whose product of bytes fits.
 Shape ParseShape(Napi::Value value, const char* op);
 // Throws unless the dimensions, each 0 counted as 1, make at most 2^53 elements: then no product of
 // some of them overflows. Shapes of results need it too: [2^31, 0]·[0, 2^31] is [2^31, 2^31].

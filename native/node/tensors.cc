@@ -1,4 +1,4 @@
-// Storage: made, filled, viewed, read, moved between devices, released.
+// Exports storage: how it is made, filled, viewed, read, moved between devices and released.
 #include <condition_variable>
 #include <cstring>
 
@@ -77,7 +77,7 @@ Napi::Value View(const Napi::CallbackInfo& info) {
 
 Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef tensor) {
   const size_t bytes = tensor.view().bytes();
-  // V8 ends the process when an ArrayBuffer does not fit, so it is not asked where it would not.
+  // V8 ends the process when an ArrayBuffer does not fit, so the size is checked first.
   if (static_cast<double>(bytes) > kMaxRead)
     Throw("ERR_UNSUPPORTED", "read", "cannot read ", bytes, " bytes at once: the limit is 4 GiB");
   if (bytes > (size_t{1} << 20)) {
@@ -130,7 +130,7 @@ Napi::Value ReadSync(const Napi::CallbackInfo& info) {
   return buffer;
 }
 
-// What one device's worker hands to another's. Each waits only for commands enqueued before its
+// One device's worker hands this to another's. Each waits only for commands enqueued before its
 // own, so two devices never wait for each other.
 struct Transfer {
   std::mutex mutex;

@@ -1,5 +1,5 @@
-// cp.async: every thread has an asynchronous agent of its own, whose writes are ordered only by
-// waiting for them. Vector loads and stores, and griddepcontrol.
+// Emulates cp.async, vector loads and stores, and griddepcontrol. Every thread has an asynchronous
+// agent of its own, whose writes are ordered only by waiting for them.
 #include <cstring>
 
 #include "backend/cuda/device/primitives.h"
@@ -22,7 +22,7 @@ void Land(Copy& copy) {
 void CheckCopiesAtExit() {
   const Thread& t = world.self();
   bool pending = !t.open.empty();
-  // Loops that commit once per turn end with empty groups: those are nothing to wait for.
+  // Loops that commit once per turn end with empty groups, for which nothing waits.
   for (const CopyGroup& group : t.groups) pending |= !group.copies.empty();
   const Site kernel = reinterpret_cast<Site>(world.call->kernel) + 1;
   if (pending && Fresh(Kind::kAsync, kernel))

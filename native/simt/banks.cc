@@ -19,18 +19,18 @@ struct WarpAccess {
 struct Passes {
   uint64_t needed = 0, least = 0;
 };
-// How often a thread has come to each place since its last barrier.
+// Counts how often a thread has come to each site since its last barrier.
 struct Turns {
   uint32_t time = 0;
   std::map<Site, uint32_t> of;
 };
 
-using Key = std::tuple<int, Site, uint32_t, uint32_t>;  // warp, place, time of the barrier, turn
+using Key = std::tuple<int, Site, uint32_t, uint32_t>;  // warp, site, time of the barrier, turn
 std::map<Key, WarpAccess> open;
 std::vector<Turns> turns;
 std::map<Site, Passes> places;
 
-// Lanes are served 128 bytes at a time: all of them, a half or a quarter of the warp. One pass
+// Lanes are served 128 bytes at a time: the whole warp, a half or a quarter of it. One pass
 // reads one word of each bank, for all lanes that want it.
 void Close(Site site, const WarpAccess& access) {
   const int words = std::max(1, access.bytes / kWord), lanes = kLanes / words;

@@ -1,5 +1,5 @@
-// Global memory of the emulated device. Each byte is padding, allocated or
-// initialised, and buffers lie far apart.
+// Holds global memory of the emulated device. Each byte is padding, allocated or initialised, and
+// buffers lie far apart.
 #pragma once
 
 #include <cstddef>
@@ -7,15 +7,15 @@
 
 namespace lora::simt {
 
-// Contents start as NaN and as uninitialised. Padding between rows belongs to nobody. The buffer
+// Contents start as NaN and as uninitialised. Padding between rows is out of bounds. The buffer
 // starts `skew` bytes after a multiple of 256, as a view into a larger one may.
 void* DeviceAlloc(size_t rows, size_t row_bytes, size_t pitch, const std::string& name,
                   size_t skew = 0);
-// The memory goes back to the system; what still uses it is reported.
+// Gives the memory back to the system; what still uses it is reported.
 void DeviceFree(void* p);
 void DeviceWrite(void* to, const void* from, size_t bytes);  // from host memory, without a kernel
 void DeviceRead(void* to, const void* from, size_t bytes);
-// How many bytes of the buffer at p, padding apart, nothing has written.
+// Returns how many bytes of the buffer at p, without padding, nothing has written.
 size_t DeviceUnwritten(const void* p);
 
 class Buffer {
@@ -37,7 +37,7 @@ class Buffer {
     if (data_) DeviceFree(data_);
     data_ = nullptr;
   }
-  // Rows to and from host memory without padding.
+  // These copy rows to and from host memory without padding.
   void Upload(const void* rows) {
     for (size_t r = 0; r < rows_; ++r)
       DeviceWrite(as<char>() + r * pitch_, static_cast<const char*>(rows) + r * row_bytes_,

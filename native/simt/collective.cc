@@ -1,5 +1,5 @@
-// Indices, barriers and shuffles. Barriers and SyncWarp join the clocks of those who meet; shuffles
-// do not order memory, on hardware neither.
+// Emulates indices, barriers and shuffles. Barriers and SyncWarp join the clocks of the threads
+// that meet; shuffles do not order memory, as on hardware.
 #include "backend/cuda/device/primitives.h"
 #include "simt/state.h"
 
@@ -15,7 +15,7 @@ void CheckFullWarp(const char* call, Loc loc) {
           SiteOf(loc));
 }
 
-// Releases all who wait, with the joined knowledge of all who came.
+// Releases all threads that wait, with the joined knowledge of all that came.
 void Complete(Barrier& barrier) {
   const ClockRef joined = Join(barrier.arrived);
   for (const int id : barrier.waiting) {
@@ -146,7 +146,7 @@ uint32_t ShuffleBits(uint32_t bits, ShuffleKind kind, int operand, Loc loc) {
       Arg& own = *static_cast<Arg*>(meeting.args[lane]);
       int source = own.operand & 31;
       if (kind == ShuffleKind::kXor) source = lane ^ (own.operand & 31);
-      // Past the last lane the value stays one's own.
+      // Past the last lane a lane keeps its own value.
       if (kind == ShuffleKind::kDown) source = lane + own.operand < 32 ? lane + own.operand : lane;
       own.out = static_cast<Arg*>(meeting.args[source])->in;
     }

@@ -14,12 +14,13 @@ namespace {
 
 std::mutex settings_mutex;
 Options settings_options;
-// A small device: plans split work as they do on hardware, and the emulator stays quick.
+// The device is small, so that plans split work as they do on hardware and the emulator stays
+// quick.
 cuda::DeviceProperties settings_properties{4, 80, 163 * 1024};
 constexpr size_t kMemory = size_t{2} << 30;
 
-// LORA_SIMT=late, eager or random: when queued work runs and asynchronous copies land, for programs
-// that cannot call SetEmulatedOptions.
+// LORA_SIMT=late, eager or random says when queued work runs and asynchronous copies land, for
+// programs that cannot call SetEmulatedOptions.
 Async AsyncOf(Async otherwise) {
   const char* text = std::getenv("LORA_SIMT");
   if (text == nullptr || *text == 0) return otherwise;

@@ -1,4 +1,4 @@
-// The device that the emulator plays, behind the interface of the CUDA runtime.
+// Implements the interface of the CUDA runtime by the device that the emulator plays.
 #pragma once
 
 #include "backend/cuda/runtime.h"
@@ -6,12 +6,12 @@
 
 namespace lora::simt {
 
-// How the devices opened from now on run their work.
+// Sets how the devices opened from now on run their work.
 void SetEmulatedOptions(const Options& options);
-// As a multiprocessor count and an architecture, for plans.
+// Sets the properties that plans see.
 void SetEmulatedProperties(const cuda::DeviceProperties& properties);
-// Everything counted since the device was opened. Reports become errors at
-// the next Synchronize or Download.
+// Returns everything counted since the device was opened. Reports become errors at the next
+// Synchronize or Download.
 Result EmulatedCounts(const cuda::Gpu& gpu);
 
 }  // namespace lora::simt

@@ -6,7 +6,7 @@
 
 #ifndef LORA_SIMT_USE_UCONTEXT
 // Saves the registers that a call must preserve, swaps the stack pointer and restores the
-// registers: nothing else is live.
+// registers. Nothing else is live.
 asm(R"(
 .text
 .globl lora_simt_switch
@@ -35,7 +35,7 @@ extern "C" void lora_simt_switch(void** save, void* const* load);
 
 namespace lora::simt {
 namespace {
-// A page between stacks: an overflow faults instead of overwriting a neighbour.
+// A page between stacks makes an overflow fault instead of overwriting a neighbour.
 constexpr size_t kGuard = 4096;
 }  // namespace
 

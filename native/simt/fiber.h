@@ -1,5 +1,5 @@
-// One CUDA thread: a stack and a saved stack pointer. Switching is a few instructions on x86-64 (it
-// is most of what the emulator does), ucontext elsewhere.
+// Runs one CUDA thread on a stack with a saved stack pointer. Switching takes a few instructions on
+// x86-64 (the emulator spends most of its time on it), and ucontext elsewhere.
 #pragma once
 
 #include <cstddef>

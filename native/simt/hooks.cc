@@ -1,5 +1,5 @@
-// What -fsanitize=thread and -fsanitize=bounds,shift make kernel code call. The programs are not
-// linked with the sanitizers' libraries: these are the only definitions.
+// Defines what -fsanitize=thread and -fsanitize=bounds,shift make kernel code call. The programs
+// are not linked with the sanitizers' libraries, so these are the only definitions.
 #include <cstdint>
 #include <exception>
 
@@ -27,7 +27,7 @@ struct Where {
   uint32_t line, column;
 };
 void OutOfRange(const void* record, const char* what) {
-  if (::lora::simt::world.current < 0) std::terminate();  // in host code: no launch to end
+  if (::lora::simt::world.current < 0) std::terminate();  // in host code there is no launch to end
   ::lora::simt::world.inside = true;
   const Where& where = *static_cast<const Where*>(record);
   ::lora::simt::Fatal(

@@ -25,7 +25,7 @@ struct Module {
   }
 };
 
-// Not cached: the emulator may be in an add-on that is loaded later than others.
+// It is not cached, because the emulator may be in an add-on that is loaded later than others.
 Module ModuleOf(uintptr_t address) {
   struct Search {
     uintptr_t address;
@@ -51,7 +51,7 @@ Module ModuleOf(uintptr_t address) {
 
 std::string BaseName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
-// One line of addr2line's answer: "/path/gemm.cuh:42 (discriminator 3)".
+// Reads one line of addr2line's answer: "/path/gemm.cuh:42 (discriminator 3)".
 std::string Short(std::string line) {
   while (!line.empty() && line.back() == '\n') line.pop_back();
   line = line.substr(0, line.find(" (disc"));
@@ -65,7 +65,7 @@ std::vector<Site> sites_by_id;
 }
 
 SiteId IdOf(Site site) {
-  // Loops come back to the same few places: most look-ups end in this cache.
+  // Loops come back to the same few addresses, so most look-ups end in this cache.
   struct Entry {
     Site site = ~Site{0};
     SiteId id = 0;
@@ -106,7 +106,7 @@ std::vector<std::string> Resolve(const std::vector<Site>& sites) {
     std::string line = command;
     for (const Site site : addresses) {
       char text[32];
-      // One byte back from the return address: still inside the call.
+      // One byte before the return address is still inside the call.
       std::snprintf(text, sizeof text, " 0x%llx",
                     static_cast<unsigned long long>(site - ModuleOf(site).base - 1));
       line += text;

@@ -1,4 +1,4 @@
-// Where in a kernel something happened: a file and line given by the caller, or a return address.
+// Says where in a kernel something happened: a file and line from the caller, or a return address.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@ struct Loc {
   }
 };
 
-// Either in one word: bit 63, 15 bits of line and the file's address, or a plain return address.
-// 0 is no place.
+// Holds either in one word: bit 63, 15 bits of line and the file's address, or a plain return
+// address. 0 is no site.
 using Site = uint64_t;
-// Its number, so that shadow cells stay small.
+// Returns the number of a site, so that shadow cells stay small.
 using SiteId = uint32_t;
 SiteId IdOf(Site site);
 Site SiteOfId(SiteId id);
@@ -30,7 +30,7 @@ inline Site SiteOf(const void* return_address) {
   return reinterpret_cast<uint64_t>(return_address);
 }
 
-// "gemm.cuh:42" for each. Return addresses go to addr2line, all unknown ones in one call.
+// Returns "gemm.cuh:42" for each. Return addresses go to addr2line, all unknown ones in one call.
 std::vector<std::string> Resolve(const std::vector<Site>& sites);
 
 // Tells whether p lies in a loaded segment of the module that holds the emulator, where

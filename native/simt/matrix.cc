@@ -14,7 +14,8 @@ using simt::Site;
 using simt::SiteOf;
 using simt::world;
 
-// f16 → f32 by table: the library's conversion is a call for each of 384 elements of a product.
+// Converts f16 → f32 by table, because the library would need a call for each of 384 elements of a
+// product.
 const float* HalfTable() {
   static const float* const table = [] {
     float* const t = new float[65536];

@@ -35,7 +35,8 @@ std::map<uintptr_t, Allocation> allocations;
 Allocation* last_found = nullptr;
 std::vector<Cell> shared_cells;
 
-// A store announced by a hook, looked at when the next event shows that it has happened.
+// A store that a hook has announced. It is looked at when the next event shows that it has
+// happened.
 struct Store {
   const unsigned char* address = nullptr;
   int bytes = 0;
@@ -189,7 +190,7 @@ void CheckLastStore() {
   if (store.bytes == 2) {
     uint16_t bits;
     std::memcpy(&bits, store.address, 2);
-    // The pattern itself, or what it rounds to as a bf16.
+    // It is the pattern itself, or what that rounds to as a bf16.
     if (bits == 0xfefe || bits == 0xfeff) CheckRegister(kUnsetRegister, "the store", store.site);
   }
   for (int i = 0; i + 4 <= store.bytes; i += 4) {
@@ -201,7 +202,7 @@ void CheckLastStore() {
 
 void ForgetLastStore() { last_store.address = nullptr; }
 
-// Called by the compiler's instrumentation before every load and store of kernel code.
+// The compiler's instrumentation calls it before every load and store of kernel code.
 void OnAccess(const void* p, int bytes, bool write, const void* return_address) {
   if (world.inside || __builtin_thread_pointer() != world.os_thread) return;
   const Inside inside;

@@ -1,5 +1,5 @@
-// Device primitives for the host compiler: they are the emulator's entry points, and each is
-// told the kernel's file and line.
+// Declares the device primitives for the host compiler. They are the emulator's entry points, and
+// each is told the kernel's file and line.
 #pragma once
 
 #include <bit>
@@ -128,7 +128,7 @@ inline float Exp2(float f) { return std::exp2(f); }
 inline float Larger(float a, float b) { return std::fmax(a, b); }
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline double Fma(double a, double b, double c) { return std::fma(a, b, c); }
-// Not joined with an addition, whatever the compiler would do (-ffp-contract).
+// It is not joined with an addition, whatever the compiler would do (-ffp-contract).
 inline double MulRounded(double a, double b) {
   volatile const double product = a * b;
   return product;

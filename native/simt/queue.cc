@@ -32,7 +32,7 @@ void Queue::CopyToDevice(void* device, const void* host, size_t bytes) {
 }
 
 void Queue::CopyToHost(void* host, const void* device, size_t bytes) {
-  // Whoever reads the target too early sees this.
+  // A program that reads the target too early sees this.
   std::memset(host, 0xa5, bytes);
   Enqueue([=] {
     const std::vector<char> untouched(bytes, static_cast<char>(0xa5));

@@ -22,7 +22,7 @@ class Queue {
   void CopyToDevice(void* device, const void* host, size_t bytes);
   void CopyToHost(void* host, const void* device, size_t bytes);
   void Free(void* device);
-  // Runs what waits; everything reported since the last call.
+  // Runs what waits, and returns everything reported since the last call.
   Result Synchronize();
 
  private:

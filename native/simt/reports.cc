@@ -6,7 +6,7 @@
 namespace lora::simt {
 namespace {
 
-// A broken kernel breaks everywhere: the first findings tell enough.
+// A broken kernel breaks in many places, of which the first tell enough.
 constexpr size_t kMostFindings = 20;
 
 void Replace(std::string& text, const char* mark, const std::string& with) {

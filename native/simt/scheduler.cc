@@ -1,6 +1,6 @@
-// Runs the blocks of a launch one after another, and the threads of a block as fibers that change
-// places only where a thread waits. Which thread or block goes first is an option: no report may
-// depend on luck.
+// Runs the blocks of a launch one after another, and the threads of a block as fibers that switch
+// only where a thread waits. Which thread or block goes first is an option, so that no report
+// depends on chance.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -64,7 +64,7 @@ int Pick() {
   LeaveLaunch();
 }
 
-// From the current fiber to the next one that can run.
+// Switches from the current fiber to the next one that can run.
 void Yield() {
   const int from = world.current, to = Pick();
   if (to < 0) Deadlock();
@@ -98,7 +98,7 @@ void BeginBlock() {
   ++world.epoch;
   ResetShadow();
   ForgetLastStore();
-  // NaN in every float format.
+  // This is a NaN in every float format.
   std::memset(world.shared, 0xff, world.shared_end + 4096);
   const uint32_t start = world.clock + 1;
   const auto base = std::make_shared<Clock>(2 * n, start - 1);
@@ -155,7 +155,7 @@ size_t SharedLimit(int arch) {
   }
 }
 
-// What the driver would answer with cudaErrorInvalidConfiguration or cudaErrorInvalidValue.
+// Says what the driver would answer with cudaErrorInvalidConfiguration or cudaErrorInvalidValue.
 std::string Refusal(const Options& options, const internal::Call& call) {
   const Dim3 &g = call.grid, &b = call.block;
   const auto number = [](auto n) { return std::to_string(n); };

@@ -1,6 +1,6 @@
-// Shadow memory: for every two bytes of shared and global memory, who wrote and read them last, and
-// when. Order is kept by vector clocks: an access is a race when the other one is later than what
-// the thread knows.
+// Keeps shadow memory: for every two bytes of shared and global memory, who wrote and read them
+// last, and when. Order is kept by vector clocks: an access is a race when the other one is later
+// than what the thread knows.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +29,7 @@ struct Cell {
   uint16_t write_actor, read_actor;
 };
 
-// Who accesses memory, what it knows, and the time to record.
+// Says who accesses memory, what it knows, and the time to record.
 struct ActorView {
   const uint32_t* base;
   uint32_t thread, copies;  // actors whose time is fresher than in base

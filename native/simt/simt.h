@@ -1,6 +1,5 @@
-// The emulator of CUDA kernels: runs them on the CPU, each thread a fiber, and reports what
-// hardware would not tell (docs/internals/emulator.md). One launch at a time in a process; a lock
-// sees to that.
+// Runs CUDA kernels on the CPU, each thread as a fiber, and reports what hardware would not tell
+// (docs/internals/emulator.md). A lock lets one launch at a time run in a process.
 #pragma once
 
 #include <cstddef>
@@ -48,21 +47,21 @@ struct Result {
   uint64_t accesses = 0;             // loads and stores checked
   uint64_t ldmatrix_phases = 0;      // groups of eight rows
   uint64_t ldmatrix_wavefronts = 0;  // passes that the banks of shared memory need for them
-  // With Options::count_banks: of the ordinary access of shared memory (a line of code) that the
-  // banks slow down most, passes by the fewest that its bytes need. 1 without conflicts, 32 at
-  // worst, 0 without accesses.
+  // With Options::count_banks, the passes of the ordinary access of shared memory (a line of code)
+  // that the banks slow down most, by the fewest that its bytes need. It is 1 without conflicts, 32
+  // at worst, 0 without accesses.
   double worst_bank_conflict = 0;
   std::string worst_bank_place;
   bool Has(Kind kind) const;
   std::string Text() const;
   // Adds what a later launch gave.
   void Add(const Result& later);
-  // 1 without bank conflicts, 8 at worst.
+  // Returns 1 without bank conflicts, 8 at worst.
   double WavefrontsPerPhase() const;
 };
 
 enum class Schedule : uint8_t { kForward, kReverse, kRandom };
-// When asynchronous copies land: at the wait, at once, or either.
+// Asynchronous copies land at the wait, at once, or either.
 enum class Async : uint8_t { kLazy, kEager, kRandom };
 
 struct Options {
@@ -81,7 +80,7 @@ struct Dim3 {
   unsigned x = 1, y = 1, z = 1;
 };
 
-// cudaFuncSetAttribute(kernel, MaxDynamicSharedMemorySize, bytes) on one device.
+// Does cudaFuncSetAttribute(kernel, MaxDynamicSharedMemorySize, bytes) on one device.
 void SetMaxDynamicShared(int device, const void* kernel, size_t bytes);
 
 namespace internal {

@@ -1,4 +1,4 @@
-// What the parts of the emulator share: the launch that runs, its threads, and how to report.
+// Declares what the parts of the emulator share: the launch that runs, its threads, and reports.
 #pragma once
 
 #include <deque>
@@ -16,10 +16,11 @@
 
 namespace lora::simt {
 
-// What -ftrivial-auto-var-init=pattern puts into variables without an initialiser.
+// -ftrivial-auto-var-init=pattern puts this into variables without an initialiser.
 constexpr uint32_t kUnsetRegister = 0xfefefefe;
 constexpr uint32_t kUnsetPair = 0xfefffeff;  // two of them rounded to bf16
-// Twice the largest block: an access just past the end is caught by its bounds, not by the system.
+// This is twice the largest block, so that the bounds and not the system catch an access just past
+// the end.
 constexpr size_t kSharedWindow = 512 << 10;
 // The system keeps the first KiB of a block on sm_80 and later.
 constexpr uint32_t kSharedBase = 1024;
@@ -43,7 +44,7 @@ struct Thread {
   State state = State::kDone;
   const char* waits_in = "";
   Loc waits_at{"", 0};
-  // Happens-before: what others had done when this thread last heard of it, and its own time.
+  // What others had done when this thread last heard of it, and its own time (happens-before).
   ClockRef base;
   uint32_t own = 0;
   uint32_t issued = 0, landed = 0;  // times of its cp.async groups
@@ -91,8 +92,8 @@ struct World {
   std::vector<int> ready;
   size_t ready_head = 0;
   int current = -1, count = 0, alive = 0;
-  // The emulator itself runs. Instrumented copies of library templates may be linked into it, so
-  // hooks ignore accesses while this is set.
+  // Set while the emulator itself runs. Instrumented copies of library templates may be linked into
+  // it, so hooks ignore accesses while this is set.
   bool inside = true;
   // Identifies the OS thread that runs the launch; hooks ignore instrumented host code of others.
   const void* os_thread = nullptr;
@@ -127,7 +128,7 @@ struct Inside {
 
 // ---- reports.cc ---------------------------------------------------------------------------------
 
-// True for the first finding of this kind at these sites: only then is a text worth building.
+// Returns true for the first finding of this kind at these sites; only then is a text needed.
 bool Fresh(Kind kind, Site a, Site b = 0);
 void Record(Kind kind, std::string text, Site a, Site b = 0);
 // Records and ends the launch: the kernel cannot go on in a meaningful way.
@@ -138,19 +139,19 @@ Result Finish();                    // resolves the sites
 
 // ---- scheduler.cc -------------------------------------------------------------------------------
 
-// Held by launches and by whatever else touches the device's state: several OS threads may use it.
+// Launches hold it, and whatever else touches the device's state, which several OS threads may use.
 std::unique_lock<std::recursive_mutex> LockDevice();
 void MakeReady(int thread);
 void Wait(const char* call, Loc loc);  // until another thread makes this one ready
 [[noreturn]] void LeaveLaunch();
-// Ends the thread's present time: what it does from now on is later than the arrival.
+// Ends the thread's present time, so that what it does from now on is later than the arrival.
 Arrival ArriveNow(Thread& thread);
-// The knowledge of all who came, with their own times.
+// Returns the knowledge of all that came, with their own times.
 ClockRef Join(const std::vector<Arrival>& arrivals);
 
 // ---- collective.cc ------------------------------------------------------------------------------
 
-// All 32 lanes meet; `work` runs once, then every lane goes on.
+// Lets all 32 lanes meet. `work` runs once, then every lane goes on.
 template <class Work>
 void Collective(const char* call, Loc loc, void* arg, Work work);
 Meeting& Arrive(const char* call, Loc loc, void* arg, bool* last);
@@ -167,15 +168,15 @@ void Collective(const char* call, Loc loc, void* arg, Work work) {
 // ---- memory.cc ----------------------------------------------------------------------------------
 
 bool InDevice(const void* p);
-// Bounds, alignment, initialisation and order of one access to global memory.
+// These check bounds, alignment, initialisation and order of one access.
 void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async = false);
 void CheckShared(const void* p, int bytes, Access access, Site site, bool async = false);
-// A register holds the pattern of variables that were never set.
+// Reports a register that holds the pattern of variables that were never set.
 void RecordUnset(const char* what, Site site);
 inline void CheckRegister(uint32_t bits, const char* what, Site site) {
   if (bits == kUnsetRegister || bits == kUnsetPair) RecordUnset(what, site);
 }
-// The store that the last hook announced has happened by now: look at its value.
+// Looks at the value of the store that the last hook announced, which has happened by now.
 void CheckLastStore();
 void ForgetLastStore();  // of a launch that was ended
 

@@ -6,8 +6,8 @@
 namespace lora {
 namespace {
 
-// The nearest value with `mantissa_bits` explicit mantissa bits, ties to even. Works on the exact
-// double, so that there is one rounding.
+// Returns the nearest value with `mantissa_bits` explicit mantissa bits, ties to even. It works on
+// the exact double, so that there is one rounding.
 uint16_t Encode(double value, int mantissa_bits, int exponent_bits) {
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const int bias = (1 << (exponent_bits - 1)) - 1;

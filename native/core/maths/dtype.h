@@ -1,4 +1,4 @@
-// Element types of tensors, and the conversions between them.
+// Defines the element types of tensors, and the conversions between them.
 #pragma once
 
 #include <bit>
@@ -38,7 +38,7 @@ constexpr const char* NameOf(DType dtype) {
   return "unknown";
 }
 
-// Unit roundoff u of a floating-point type: |round(x) - x| <= u·|x|.
+// Returns the unit roundoff u of a floating-point type: |round(x) - x| <= u·|x|.
 constexpr double UnitRoundoff(DType dtype) {
   switch (dtype) {
     case DType::kBF16:
@@ -56,7 +56,7 @@ inline float F32FromBF16(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }
 
-// Round to nearest even; a NaN stays a (quiet) NaN.
+// These round to nearest even; a NaN stays a (quiet) NaN.
 inline uint16_t BF16FromF32(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
@@ -66,7 +66,7 @@ inline uint16_t BF16FromF32(float value) {
 float F32FromF16(uint16_t bits);
 uint16_t F16FromF32(float value);
 
-// The nearest bf16 / f16 of a double, rounded once (not first to f32).
+// These return the nearest bf16 or f16 of a double, rounded once (not first to f32).
 uint16_t BF16FromF64(double value);
 uint16_t F16FromF64(double value);
 

@@ -1,6 +1,7 @@
-// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
-// 1, 2, 3" (SC 2011): four random words from a 128-bit counter and a 64-bit key, no state.
-// What kernels call too is constexpr: nvcc compiles that for the device.
+// Implements Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers:
+// as easy as 1, 2, 3" (SC 2011). It makes four random words from a 128-bit counter and a 64-bit key
+// and has no state. Functions that kernels call too are constexpr, so that nvcc compiles them for
+// the device.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +34,7 @@ constexpr PhiloxWords Philox4x32(uint64_t key, PhiloxWords counter) {
 //   it is kept if those bits are ≥ t = round(65536·p), at most 65535;
 //   a kept value is multiplied by 65536 / (65536 − t).
 inline uint32_t DropoutThreshold(float p) {
-  // p < 1, and so something is always kept: the scale below stays finite.
+  // As p < 1, something is always kept and the scale below stays finite.
   return static_cast<uint32_t>(std::min(std::lround(65536.0 * p), 65535L));
 }
 constexpr float DropoutScale(uint32_t threshold) {
@@ -44,7 +45,7 @@ constexpr bool DropoutKeeps(const PhiloxWords& words, int column_in_8, uint32_t 
   return (column_in_8 % 2 == 0 ? word & 0xffffu : word >> 16) >= threshold;
 }
 
-// A double in [0, 1) of 32 random bits.
+// Returns a double in [0, 1) of 32 random bits.
 constexpr double UniformFromWord(uint32_t word) { return word * (1.0 / 4294967296.0); }
 
 }  // namespace lora

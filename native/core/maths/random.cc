@@ -19,7 +19,7 @@ float Uniform(uint32_t word, float lo, float hi) {
   return value >= hi && hi > lo ? std::nextafter(hi, lo) : value;
 }
 
-// The four elements of one call.
+// Returns the four elements of one call.
 std::array<float, kBlock> Block(const RandomArgs& args, uint64_t block) {
   const PhiloxWords words = Philox4x32(
       args.seed,
@@ -31,7 +31,7 @@ std::array<float, kBlock> Block(const RandomArgs& args, uint64_t block) {
   }
   const double mean = args.lo, deviation = args.hi;
   for (size_t j = 0; j < kBlock; j += 2) {
-    // 1 − u lies in (0, 1]: the logarithm is finite.
+    // 1 − u lies in (0, 1], so the logarithm is finite.
     const double radius = deviation * std::sqrt(-2 * std::log(1 - UniformFromWord(words[j])));
     const double angle = 2 * std::numbers::pi * UniformFromWord(words[j + 1]);
     values[j] = static_cast<float>(mean + radius * std::cos(angle));

@@ -1,4 +1,5 @@
-// Seeded uniform and normal numbers, the same bits in every backend that computes on the host.
+// Draws seeded uniform and normal numbers, the same bits in every backend that computes on the
+// host.
 #pragma once
 
 #include <cstdint>

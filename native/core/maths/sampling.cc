@@ -11,7 +11,7 @@
 namespace lora {
 namespace {
 
-// The first of the largest.
+// Returns the first of the largest.
 template <class T>
 int64_t Largest(const T* logits, int64_t vocab, int64_t row) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
@@ -34,7 +34,7 @@ double UniformOf(const SampleArgs& args, int64_t row) {
       Philox4x32(args.seed, {args.step, static_cast<uint32_t>(row), 0, kSampleTag})[0]);
 }
 
-// The first of ids[0 .. count) whose running sum of weights exceeds `mass`.
+// Returns the first of ids[0 .. count) whose running sum of weights exceeds `mass`.
 int32_t Draw(const int32_t* ids, int64_t count, const double* weights, double mass) {
   double sum = 0;
   int32_t last = ids[0];
@@ -89,8 +89,8 @@ int32_t SampleRow(const SampleArgs& args, int64_t row, const T* logits,
     const double enough = static_cast<double>(args.top_p) * total;
     double sum = 0;
     int64_t kept = 0;
-    // A few tokens of many are enough as a rule: taken from a heap, which keeps the next one on
-    // top, and collected at the end of the array, last first.
+    // As a rule a few tokens of many are enough. They are taken from a heap, which keeps the next
+    // on top, and collected at the end of the array, last first.
     const auto after = [&before](int32_t a, int32_t b) { return before(b, a); };
     if (!limits_count) std::make_heap(ids, ids + count, after);
     while (kept < count && (kept == 0 || sum < enough)) {

@@ -12,12 +12,12 @@ namespace lora {
 
 constexpr uint32_t kSampleTag = 0x53414d50;  // "SAMP", in the Philox counter
 
-// Of one row.
+// How one row is sampled.
 size_t SampleRowScratchBytes(const SampleArgs& args);
 
-// The token of row `row`, whose logits are given. T is float or double.
+// Returns the token of row `row`, whose logits are given. T is float or double.
 //
-// Temperature 0: the first of the largest logits. Otherwise, everything in double:
+// Temperature 0 takes the first of the largest logits. Otherwise, in double:
 //   1. Tokens are ordered by larger logit, then by smaller id. top_k, if above 0, keeps that many.
 //   2. The weight of a token is exp((logit − largest logit) / temperature). The total is summed in
 //      that order if top_k limits, else by rising id.

@@ -1,4 +1,4 @@
-// The rules of the layers of a Llama-family model.
+// States the rules of the layers of a Llama-family model.
 #include "core/ops/layers.h"
 
 #include "core/ops/rules.h"
@@ -8,7 +8,8 @@ namespace {
 
 using check::Rules;
 
-// What forward and backward of attention share: q [b, sq, hq, d], k and v [b, capacity, hkv, d].
+// Checks what forward and backward of attention share: q [b, sq, hq, d] and k, v
+// [b, capacity, hkv, d].
 void CheckAttentionOperands(const Rules& rules, const TensorView& q, const TensorView& k,
                             const TensorView& v, const TensorView& key_begin, int64_t window,
                             float scale) {

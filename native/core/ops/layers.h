@@ -1,4 +1,4 @@
-// Layers of a Llama-family model. See ops.h for what all ops share.
+// Describes the layers of a Llama-family model. See ops.h for what all ops share.
 #pragma once
 
 #include <cstdint>
@@ -70,8 +70,8 @@ struct RmsNormBackwardArgs {
 };
 void Check(const RmsNormBackwardArgs&);
 
-// Half-split rotary embedding (rotate_half = [-x2, x1]) of x [b, s, heads, d] with tables
-// [positions, d/2]:
+// Applies the half-split rotary embedding (rotate_half = [-x2, x1]) to x [b, s, heads, d] with
+// tables [positions, d/2]:
 //   y1 = x1·cos − x2·sin,  y2 = x2·cos + x1·sin
 // `inverse` rotates back, which is the gradient.
 struct RopeArgs {
@@ -99,11 +99,13 @@ struct RopeArgs {
 };
 void Check(const RopeArgs&);
 
-// Causal grouped-query attention with online softmax. Query i of a row (i counts from q_offset)
-// sees keys j with max(begin, i − window + 1) ≤ j ≤ i; begin is key_begin[b, i − q_offset] or 0;
-// window 0 means none. y = softmax(scale·q·kᵀ)·v. Head h of q uses head h / (q_heads / kv_heads) of
-// k and v. Values that are not finite may reach queries that do not see them (their weight is 0,
-// and 0·∞ is NaN).
+// Computes causal grouped-query attention with online softmax:
+//   y = softmax(scale·q·kᵀ)·v
+// Query i of a row (i counts from q_offset) sees the keys j with
+//   max(begin, i − window + 1) ≤ j ≤ i
+// where begin is key_begin[b, i − q_offset] or 0, and a window of 0 is none. Head h of q uses head
+// h / (q_heads / kv_heads) of k and v. Values that are not finite may reach queries that do not see
+// them (their weight is 0, and 0·∞ is NaN).
 struct AttentionForwardArgs {
   TensorView q;          // [b, sq, q_heads, d] act
   TensorView k, v;       // [b, capacity, kv_heads, d] act, of which kv_length positions are valid
@@ -162,7 +164,7 @@ struct AttentionBackwardArgs {  // here kv_length == capacity == sq and q_offset
 };
 void Check(const AttentionBackwardArgs&);
 
-// cache[b, offset + i, :] ← src[b, i, :], the rest of the cache untouched.
+// cache[b, offset + i, :] ← src[b, i, :]; the rest of the cache keeps its values.
 struct CacheAppendArgs {
   TensorView src;    // [b, s, ...]
   TensorView cache;  // [b, capacity, ...], same trailing dims and dtype

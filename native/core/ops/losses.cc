@@ -1,4 +1,4 @@
-// The rules of the losses.
+// States the rules of the losses.
 #include "core/ops/losses.h"
 
 #include "core/ops/rules.h"

@@ -1,4 +1,4 @@
-// Losses. See ops.h for what all ops share.
+// Describes the losses. See ops.h for what all ops share.
 #pragma once
 
 #include "core/ops/describe.h"
@@ -49,7 +49,8 @@ struct CrossEntropyBackwardArgs {  // dlogits = (softmax(logits) − onehot)·g,
 };
 void Check(const CrossEntropyBackwardArgs&);
 
-// The same loss of logits = hidden·Wᵀ, never held whole; rows are processed in chunks.
+// Computes the same loss of logits = hidden·Wᵀ. Rows are processed in chunks, so that the logits
+// are never held whole.
 struct LinearCrossEntropyArgs {
   TensorView hidden;       // [n, dim] act
   PackedView weight;       // [vocab, dim] kForward

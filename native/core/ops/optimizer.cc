@@ -1,4 +1,4 @@
-// The rules of the optimizer's ops.
+// States the rules of the optimizer's ops.
 #include "core/ops/optimizer.h"
 
 #include "core/ops/rules.h"

@@ -1,4 +1,4 @@
-// The optimizer and what belongs to its step. See ops.h for what all ops share.
+// Describes the ops of an optimizer's step. See ops.h for what all ops share.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace lora {
 
-// Decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected, in f32, in place:
+// Updates in place, in f32, with decoupled weight decay (Loshchilov & Hutter 2019) and bias
+// correction:
 //   p ← p·(1 − lr·decay);  m ← β1·m + (1−β1)·g;  v ← β2·v + (1−β2)·g²
 //   p ← p − lr/(1−β1^step) · m / (√(v/(1−β2^step)) + eps)
 struct AdamWArgs {

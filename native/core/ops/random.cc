@@ -1,4 +1,4 @@
-// The rules of random numbers and of sampling.
+// States the rules of random numbers and of sampling.
 #include "core/ops/random.h"
 
 #include "core/ops/rules.h"

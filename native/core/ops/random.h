@@ -1,4 +1,4 @@
-// Random numbers, and tokens that are drawn with them. See ops.h for what all ops share.
+// Describes random numbers, and tokens that are drawn with them. See ops.h for what all ops share.
 #pragma once
 
 #include <array>

@@ -1,4 +1,4 @@
-// The checks in which the files of this folder state the rules of an op.
+// Provides the checks in which the files of this folder state the rules of an op.
 #pragma once
 
 #include <cmath>
@@ -10,7 +10,7 @@
 
 namespace lora::check {
 
-// Of one op: what its operands must look like.
+// Checks what the operands of one op look like.
 class Rules {
  public:
   explicit Rules(const char* op) : op_(op) {}
@@ -35,17 +35,18 @@ class Rules {
       if (view.dtype == dtype) return;
     std::string list;
     for (const DType dtype : allowed) {
-      if (dtype == DType::kF64) continue;  // the reference's tests only: not worth a word
+      if (dtype == DType::kF64)
+        continue;  // only tests of the reference use it, so sentences leave it out
       list += (list.empty() ? "" : " or ") + std::string(NameOf(dtype));
     }
     LORA_CHECK(false, op_, "expected ", name, " of dtype ", list, " but received ",
                NameOf(view.dtype));
   }
-  // An activation.
+  // Demands an activation.
   void Act(const char* name, const TensorView& view) const {
     Type(name, view, {DType::kF32, DType::kBF16, DType::kF64});
   }
-  // An activation of an op that inference needs; see Activation() in fields.h.
+  // Demands an activation of an op that inference needs; see Activation() in fields.h.
   void InferenceAct(const char* name, const TensorView& view) const {
     Type(name, view, {DType::kF32, DType::kBF16, DType::kF16, DType::kF64});
   }
@@ -58,7 +59,7 @@ class Rules {
     LORA_CHECK(view.dtype == dtype, op_, "expected ", name, " of dtype ", NameOf(dtype),
                " (that of ", of, ") but received ", NameOf(view.dtype));
   }
-  // `dtype`, or f32.
+  // Demands `dtype`, or f32.
   void TypeOrFloat32(const char* name, const TensorView& view, const char* of, DType dtype) const {
     if (view.dtype == DType::kF32 || view.dtype == DType::kF64) return;
     SameType(name, view, of, dtype);

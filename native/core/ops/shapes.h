@@ -8,11 +8,11 @@
 
 namespace lora {
 
-// NumPy's rule: aligned at the right, a dimension of 1 stretches.
+// Broadcasts as NumPy does: shapes are aligned at the right, and a dimension of 1 stretches.
 Shape BroadcastShapes(const char* op, const Shape& a, const Shape& b);
-// The product of the last two dimensions, leading ones broadcast.
+// Returns the shape of a product over the last two dimensions; leading ones broadcast.
 Shape MatmulShape(const Shape& a, const Shape& b, bool trans_a, bool trans_b);
-// Dimension d is dimension perm[d] of `shape`.
+// Returns a shape whose dimension d is dimension perm[d] of `shape`.
 Shape TransposedShape(const Shape& shape, const std::vector<int>& perm);
 
 }  // namespace lora

@@ -1,4 +1,4 @@
-// The rules of the tape's small set.
+// States the rules of the ops of the tape.
 #include "core/ops/tape.h"
 
 #include "core/ops/rules.h"

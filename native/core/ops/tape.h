@@ -1,4 +1,5 @@
-// The tape's small set. See ops.h for what all ops share.
+// Describes the elementwise ops, sums, layouts and products of the tape. See ops.h for what all ops
+// share.
 #pragma once
 
 #include <array>

@@ -43,14 +43,14 @@ Allocator::~Allocator() {
 size_t Allocator::RoundUp(size_t bytes) {
   if (bytes <= 64) return 64;
   if (bytes > std::numeric_limits<size_t>::max() / 4)
-    return bytes / 64 * 64;  // will not be granted
+    return bytes / 64 * 64;  // no system grants that
   const size_t step = std::max<size_t>(64, std::bit_floor(bytes - 1) / 8);
   return (bytes + step - 1) / step * step;
 }
 
 Block Allocator::Allocate(size_t bytes) {
   const size_t size = RoundUp(bytes);
-  // A block a little larger serves as well, so that lengths that vary a little share their blocks.
+  // A slightly larger block serves too, so that lengths that vary a little share their blocks.
   const auto found = free_.lower_bound(size);
   if (found != free_.end() && found->first <= size + size / 4) {
     const Block block{found->second.back(), found->first, false};

@@ -1,4 +1,4 @@
-// Blocks of device memory, kept for reuse. Stream-ordered: Free puts a block on the free list at
+// Keeps blocks of device memory for reuse, in stream order: Free puts a block on the free list at
 // once, though queued commands may still use it, because whatever uses it next is enqueued later
 // and hence runs later. Only handing memory back to the system has to wait for the queue. One
 // thread (the one that enqueues) owns an allocator.
@@ -12,11 +12,11 @@
 
 namespace lora {
 
-// Where an allocator's memory comes from. Unmap may be called on any thread.
+// Gives an allocator its memory. Unmap may be called on any thread.
 class MemorySource {
  public:
   virtual ~MemorySource() = default;
-  virtual void* Map(size_t bytes) = 0;  // nullptr when there is not that much; 64-byte aligned
+  virtual void* Map(size_t bytes) = 0;  // nullptr when there is too little; 64-byte aligned
   virtual void Unmap(void* data, size_t bytes) = 0;
   virtual size_t free() const = 0;
 };
@@ -47,21 +47,21 @@ class Allocator {
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
 
-  // A block without data when neither the free list nor the system has one.
+  // Returns a block without data when neither the free list nor the system has one.
   Block Allocate(size_t bytes);
   void Free(const Block& block);
 
-  // Takes blocks off the free list, largest first, until it holds at most `keep` bytes. They are to
-  // be given to Unmap after the commands enqueued so far.
+  // Takes blocks off the free list, largest first, until it holds at most `keep` bytes. The caller
+  // gives them to Unmap after the commands enqueued so far.
   std::vector<Block> Trim(size_t keep);
-  // More lies on the free list than is in use, and 256 MiB beyond.
+  // Tells whether the free list holds 256 MiB more than is in use.
   bool wants_trim() const { return cached_ > in_use_ + (size_t{256} << 20); }
 
   size_t in_use() const { return in_use_; }
   size_t cached() const { return cached_; }
   MemorySource& source() { return source_; }
 
-  // Eight sizes per power of two, at least 64, multiples of 64.
+  // Rounds up to one of eight sizes per power of two, which are multiples of 64.
   static size_t RoundUp(size_t bytes);
 
  private:

@@ -15,7 +15,7 @@ namespace {
 
 constexpr size_t kUnlimited = std::numeric_limits<size_t>::max();
 
-// The first word of a file as a number; "max" and anything else is nothing.
+// Returns the first word of a file as a number; "max" and anything else is nothing.
 std::optional<double> ReadNumber(const std::string& path) {
   std::ifstream in(path);
   double value = 0;
@@ -23,7 +23,7 @@ std::optional<double> ReadNumber(const std::string& path) {
   return std::nullopt;
 }
 
-// "MemAvailable:  123 kB" in /proc/meminfo, "inactive_file 123" in memory.stat.
+// Reads "MemAvailable:  123 kB" in /proc/meminfo, "inactive_file 123" in memory.stat.
 std::optional<double> ReadField(const std::string& path, const std::string& field) {
   std::ifstream in(path);
   std::string name;
@@ -35,8 +35,9 @@ std::optional<double> ReadField(const std::string& path, const std::string& fiel
   return std::nullopt;
 }
 
-// The directories of this process in one cgroup hierarchy, innermost first. Inside a container the
-// path in /proc/self/cgroup may not exist below the mount; then the mount itself is all there is.
+// Returns the directories of this process in one cgroup hierarchy, innermost first. Inside a
+// container the path in /proc/self/cgroup may not exist below the mount; then the mount itself is
+// the only one.
 std::vector<std::string> CgroupDirs(const SystemFiles& files, const std::string& controller) {
   std::ifstream in(files.proc + "/self/cgroup");
   std::string path;

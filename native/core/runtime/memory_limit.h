@@ -1,5 +1,5 @@
-// How much memory this process may take, and how much of it is taken. malloc and mmap do not fail
-// on Linux, so the host's allocators account here before they ask the system.
+// Counts how much memory this process may take, and how much it has taken. malloc and mmap do not
+// fail on Linux, so the host's allocators account here before they ask the system.
 #pragma once
 
 #include <atomic>
@@ -12,19 +12,19 @@
 
 namespace lora {
 
-// "1073741824", "512MiB", "2GiB", "1.5 GB", "64K": bytes; nothing where the text is no such thing.
+// Reads bytes from "1073741824", "512MiB", "2GiB", "1.5 GB" or "64K"; nothing from other texts.
 std::optional<size_t> ParseBytes(const std::string& text);
 
 class MemoryBudget {
  public:
-  // No limit: what AvailableMemory leaves.
+  // Without a limit, the budget is what AvailableMemory leaves.
   explicit MemoryBudget(std::optional<size_t> limit) : limit_(limit) {}
 
-  // False when that many more bytes are not there.
+  // Returns false when that many more bytes are not there.
   bool TryReserve(size_t bytes);
   void Release(size_t bytes) { used_ -= bytes; }
   size_t used() const { return used_; }
-  // Bytes that TryReserve would still grant.
+  // Returns the bytes that TryReserve would still grant.
   size_t free() const;
 
  private:
@@ -37,8 +37,8 @@ class MemoryBudget {
   size_t granted_ = 0;
 };
 
-// The budget of the process, shared by all its environments, because memory is. LORA_MEMORY_LIMIT
-// as it was at first use; throws ERR_ARGUMENT when that is no size.
+// Returns the budget of the process, which all its environments share, because memory is shared.
+// The limit is LORA_MEMORY_LIMIT as it was at first use; throws ERR_ARGUMENT when that is no size.
 MemoryBudget& HostMemoryBudget();
 
 }  // namespace lora

@@ -1,4 +1,4 @@
-// What can go wrong with a tensor after its op was enqueued.
+// Holds what went wrong with a tensor after its op was enqueued.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,14 @@ struct Failure {
 };
 using FailurePtr = std::shared_ptr<const Failure>;
 
-// The state of one storage. Touched by the worker of its stream only, or by the JavaScript thread
+// The state of one storage. Only the worker of its stream touches it, or the JavaScript thread
 // while that stream is drained.
 struct Status {
   FailurePtr failure;
 };
 using StatusPtr = std::shared_ptr<Status>;
 
-// Remembers the first failure that kept an in-place update from running. Any thread.
+// Remembers the first failure that kept an in-place update from running. Any thread may call it.
 class Guard {
  public:
   void Remember(const FailurePtr& failure) {

@@ -1,4 +1,4 @@
-// A device: its backend, its stream, its memory. And the memory of one tensor on it.
+// A device (its backend, its stream, its memory), and the memory of one tensor on it.
 #pragma once
 
 #include <cstring>
@@ -12,8 +12,8 @@
 
 namespace lora {
 
-// Owned by one thread, like its allocator. HostDevice below and CudaDevice (backend/cuda/device.h);
-// nothing above this layer knows the difference.
+// One thread owns it, like its allocator. HostDevice below and CudaDevice (backend/cuda/device.h)
+// implement it; nothing above this layer knows which one it has.
 class Device {
  public:
   Device(std::string name, const Backend& backend, std::unique_ptr<MemorySource> source,
@@ -30,7 +30,7 @@ class Device {
   Stream& stream() { return *stream_; }
   Allocator& allocator() { return allocator_; }
 
-  // Run in commands of this device's stream. CopyFrom returns when the bytes have arrived.
+  // These run in commands of this device's stream. CopyFrom returns when the bytes have arrived.
   virtual void CopyTo(void* device, const void* host, size_t bytes, Context&) = 0;
   virtual void CopyFrom(void* host, const void* device, size_t bytes, Context&) = 0;
   // The host may touch the memory while no command does.
@@ -42,14 +42,14 @@ class Device {
     if (blocks.empty()) return;
     Command command;
     command.op = "trim";
-    // In `done`, because that is called even when the stream has ended.
+    // This is in `done`, because that is called even when the stream has ended.
     command.done = [blocks = std::move(blocks), this](const FailurePtr&) {
       for (const Block& block : blocks) source_->Unmap(block.data, block.bytes);
     };
     stream_->Enqueue(std::move(command));
   }
 
-  // Bytes of all storages, and who is told when they change.
+  // Counts the bytes of all storages, and tells the observer when they change.
   size_t bytes = 0;
   std::function<void(int64_t change)> on_bytes;
 
@@ -66,7 +66,7 @@ class HostDevice final : public Device {
   HostDevice(std::string name, const Backend& backend, int threads)
       : Device(std::move(name), backend, std::make_unique<HostMemory>(HostMemoryBudget()),
                std::make_unique<WorkerStream>(backend.create_context, threads)) {}
-  ~HostDevice() override { stream().Stop(); }  // no command may see half a device
+  ~HostDevice() override { stream().Stop(); }  // before its members go, which commands use
   void CopyTo(void* device, const void* host, size_t bytes, Context&) override {
     if (bytes > 0) std::memcpy(device, host, bytes);
   }
@@ -76,7 +76,7 @@ class HostDevice final : public Device {
   bool host_memory() const override { return true; }
 };
 
-// Counted by handles and views only; queued commands hold the raw address and the status. The last
+// Only handles and views count; queued commands hold the raw address and the status. The last
 // reference gives the block back in stream order.
 class Storage {
  public:

@@ -120,7 +120,7 @@ void WorkerStream::Work() {
     lock.unlock();
     const size_t bytes = item->command.bytes;
     Execute(*item);
-    item.reset();  // what the command captured goes before anybody hears that it is done
+    item.reset();  // frees what the command captured before `done` is called
     lock.lock();
     --pending_;
     bytes_ -= bytes;

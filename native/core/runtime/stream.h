@@ -1,4 +1,4 @@
-// The queue of one device: commands run one after the other, in the order they came, off the
+// The queue of one device. Its commands run one after the other, in the order they came, off the
 // caller's thread. All access to the device's memory happens in commands, which is what makes it
 // safe to reuse a block while older commands still use it (allocator.h).
 #pragma once
@@ -30,8 +30,8 @@ struct Command {
   std::shared_ptr<Guard> guard;
   size_t bytes = 0;  // that the command keeps busy: its outputs and what it copies
   std::function<void(Context&)> run;
-  // Called on the worker when the work is done, whatever happened; null: it ran. Must not throw.
-  // Commands without it may still be at work on the device when the next one starts.
+  // The worker calls it when the work is done, with null where it ran; it must not throw. Commands
+  // without it may still be at work on the device when the next one starts.
   std::function<void(const FailurePtr&)> done;
 };
 
@@ -47,17 +47,17 @@ class Stream {
   virtual void Enqueue(Command command) = 0;
   // Waits until everything enqueued so far has run.
   virtual void Synchronize() = 0;
-  // Nothing is queued or running.
+  // Tells whether nothing is queued or running.
   virtual bool idle() const = 0;
 
-  // Back-pressure: a caller that finds the queue full waits until it is half empty.
+  // A caller that finds the queue full waits until it is half empty (back-pressure).
   virtual void SetLimits(QueueLimits limits) = 0;
   virtual bool full() const = 0;
   virtual void WaitBelowHalf() = 0;
 
-  // In order: commands enqueued later run with this many threads.
+  // Takes effect in order: commands enqueued later run with this many threads.
   virtual void SetThreads(int threads) = 0;
-  // The number that the next enqueued command will run with.
+  // Returns the number that the next enqueued command will run with.
   virtual int threads() const = 0;
 
   // Drops the commands that have not started (their `done` is told) and waits for the one that
@@ -94,7 +94,7 @@ class WorkerStream final : public Stream {
   void Execute(Item& item);
 
   const ContextFactory create_context_;
-  int threads_;  // caller's side
+  int threads_;  // of the caller's thread
 
   mutable std::mutex mutex_;
   std::condition_variable work_, progress_;
@@ -104,7 +104,7 @@ class WorkerStream final : public Stream {
   size_t bytes_ = 0;
   bool stop_ = false;
 
-  std::unique_ptr<Context> context_;  // worker's side
+  std::unique_ptr<Context> context_;  // of the worker's thread
   int context_threads_ = 0;
   std::thread worker_;
 };

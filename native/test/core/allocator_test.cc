@@ -16,7 +16,7 @@ namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
 
-// A fake /proc and /sys/fs/cgroup.
+// Writes a fake /proc and /sys/fs/cgroup.
 class FakeSystem {
  public:
   FakeSystem() {

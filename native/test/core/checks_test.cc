@@ -23,7 +23,7 @@ PackedView Packed(int64_t rows, int64_t cols, DType dtype = DType::kF32,
   return {&some_memory, dtype, rows, cols, direction};
 }
 
-// The sentence of the ERR_ARGUMENT that Check throws, or "" when it is content.
+// Returns the sentence of the ERR_ARGUMENT that Check throws, or "" when it throws none.
 template <class Args>
 std::string Complaint(const Args& args) {
   try {
@@ -36,7 +36,7 @@ std::string Complaint(const Args& args) {
   }
 }
 
-// A valid call of every op, and what is said when one thing about it is wrong.
+// Each test has a valid call of every op, and the sentences when one thing about it is wrong.
 template <class Args>
 void Rejects(const Args& good, const std::function<void(Args&)>& spoil,
              const std::string& sentence) {

@@ -1,4 +1,4 @@
-// Conversions between element types, exhaustively where a type has 65536 values.
+// Tests conversions between element types, exhaustively where a type has 65536 values.
 #include "core/maths/dtype.h"
 
 #include <doctest/doctest.h>
@@ -95,7 +95,8 @@ TEST_CASE("between any two neighbours, the nearer one is taken and a tie goes to
 }
 
 TEST_CASE("a double is rounded once") {
-  // A little above a tie; rounded to f32 first, it would be the tie and go down to the even 1.
+  // These lie a little above a tie; rounded to f32 first, they would be the tie and go to the even
+  // 1.
   CHECK(F16FromF64(1 + 0x1p-11 + 0x1p-40) == 0x3c01);
   CHECK(F16FromF32(static_cast<float>(1 + 0x1p-11 + 0x1p-40)) == 0x3c00);
   CHECK(BF16FromF64(1 + 0x1p-8 + 0x1p-40) == 0x3f81);

@@ -34,7 +34,7 @@ std::string Text(const MappedFile& file) {
   return std::string(reinterpret_cast<const char*>(file.data()), file.size());
 }
 
-// "code: message" of what opening the path throws.
+// Returns "code: message" of what opening the path throws.
 std::string FailureOf(const std::string& path) {
   try {
     MappedFile::Open(path);

@@ -1,4 +1,4 @@
-// Seeded numbers: values that never change, and the laws they follow.
+// Holds seeded numbers against values that never change, and against the laws they follow.
 #include "core/maths/random.h"
 
 #include <algorithm>
@@ -63,7 +63,7 @@ TEST_CASE("uniform numbers fill [lo, hi) evenly and never reach hi") {
   CHECK(outside == 0);
   CHECK(std::fabs(sum / static_cast<double>(n) - 2.5) <= 4 * std::sqrt(1.0 / 12 / n));
   CHECK(std::fabs(square / static_cast<double>(n) - 1.0 / 12) <= 0.002);
-  // An interval of two floats: rounding would often give hi.
+  // In an interval of two floats rounding would often give hi.
   const float hi = std::nextafter(1.0f, 2.0f);
   const Tensor narrow = Draw(RandomKind::kUniform, 100, 1, 0, 1, hi);
   for (int64_t i = 0; i < 100; ++i) CHECK(narrow.at(i) == 1);

@@ -1,4 +1,4 @@
-// Drawing tokens: ties, limits, and the frequencies that a softmax promises.
+// Tests how tokens are drawn: ties, limits, and the frequencies that a softmax promises.
 #include "core/maths/sampling.h"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ struct Rules {
   float top_p = 1;
 };
 
-// Ids of `n` equal rows.
+// Returns the ids of `n` equal rows.
 std::vector<double> Draws(const std::vector<double>& logits, const Rules& rules, int64_t n,
                           uint64_t seed = 1, uint32_t step = 0, DType dtype = DType::kF32) {
   const int64_t vocab = static_cast<int64_t>(logits.size());
@@ -34,7 +34,7 @@ std::vector<double> Draws(const std::vector<double>& logits, const Rules& rules,
   return ids.Values();
 }
 
-// How often each id comes, of one.
+// Returns how often each id comes, as a share.
 std::map<int, double> Shares(const std::vector<double>& logits, const Rules& rules) {
   constexpr int64_t kDraws = 20000;
   std::map<int, double> shares;
@@ -55,7 +55,7 @@ void CheckShares(const std::vector<double>& logits, const Rules& rules,
   }
 }
 
-// Weights 1, 4, 2, 1, 2 of 10 at temperature 1.
+// At temperature 1 the weights are 1, 4, 2, 1, 2 of 10.
 const std::vector<double> kLogits = {0, std::log(4), std::log(2), 0, std::log(2)};
 
 TEST_CASE("temperature 0 takes the first of the largest") {

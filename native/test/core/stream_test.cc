@@ -180,7 +180,7 @@ TEST_CASE("what a command captured goes before the stream is idle, and may ask t
     bool& answered;
     ~Probe() {
       idle = std::async(std::launch::async, [&s = stream] { return s.idle(); });
-      // Far longer than an answer takes that nothing holds up.
+      // An answer that nothing delays takes far less.
       answered = idle.wait_for(std::chrono::seconds(10)) == std::future_status::ready;
     }
   };
@@ -288,7 +288,7 @@ TEST_CASE("a context that cannot be made fails the command, not the process") {
   CHECK(a->failure->message == "[test] failed: no threads");
 }
 
-// Work that goes on after a command has returned, as kernels do.
+// This work goes on after a command has returned, as kernels do.
 class LateContext final : public Context {
  public:
   explicit LateContext(int* started, int* finished) : started_(started), finished_(finished) {}

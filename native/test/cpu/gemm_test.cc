@@ -1,4 +1,4 @@
-// The matrix product of the CPU backend against sums in double.
+// Holds the matrix product of the CPU backend against sums in double.
 #include "backend/cpu/gemm.h"
 
 #include <doctest/doctest.h>
@@ -32,7 +32,7 @@ struct Operands {
   std::vector<Tensor> x, w;
   Tensor bias, start;  // start: what y holds before
   std::vector<double> exact;
-  // ‖x‖·‖w‖ per element: what errors are relative to.
+  // ‖x‖·‖w‖ per element, to which errors are relative.
   std::vector<double> size;
 };
 
@@ -56,7 +56,7 @@ Operands Make(const Problem& p, bool whole) {
     const int64_t k = p.k[s];
     o.x.push_back(random(p.x_dtype, {p.m, k}, 2 * s + 1));
     o.w.push_back(random(p.dtype, {p.n, k}, 2 * s + 2));
-    // As the product sees x.
+    // Returns x as the product sees it.
     const std::vector<double> x = o.x[s].As(p.dtype).Values(), w = o.w[s].Values();
     for (int64_t i = 0; i < p.m; ++i) {
       for (int64_t j = 0; j < p.n; ++j) {

@@ -1,4 +1,4 @@
-// Which instruction set runs, and how it is limited.
+// Tests which instruction set runs, and how it is limited.
 #include "backend/cpu/targets.h"
 
 #include <doctest/doctest.h>
@@ -61,7 +61,7 @@ TEST_CASE("targets: every op of the table is there") {
   });
 }
 
-// The flags that Linux reports of the first CPU.
+// Returns the flags that Linux reports of the first CPU.
 std::set<std::string> CpuFlags() {
   std::ifstream in("/proc/cpuinfo");
   for (std::string line; std::getline(in, line);) {
@@ -77,7 +77,7 @@ std::set<std::string> CpuFlags() {
 TEST_CASE("targets: usable are those whose features the system reports") {
   const std::set<std::string> flags = CpuFlags();
   if (flags.empty()) return;  // a system that reports none
-  // Best first, each with what it adds to the next.
+  // The best comes first, each with what it adds to the next.
   const std::vector<std::pair<std::string, std::vector<std::string>>> known =
 #if defined(__x86_64__)
       {{"avx3_zen4",

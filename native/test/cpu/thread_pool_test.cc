@@ -1,4 +1,5 @@
-// Every task runs exactly once, whatever the number of threads and cores, loop after loop.
+// Tests that every task runs exactly once, whatever the number of threads and cores, loop after
+// loop.
 #include "backend/cpu/thread_pool.h"
 
 #include <doctest/doctest.h>
@@ -68,7 +69,7 @@ TEST_CASE("a pool that the system gives fewer threads does all the tasks") {
   REQUIRE(getrlimit(RLIMIT_AS, &before) == 0);
   size_t pages = 0;
   std::ifstream("/proc/self/statm") >> pages;
-  // Room for some stacks, but not for 99.
+  // This leaves room for some stacks, but not for 99.
   const rlim_t used = pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE));
   const rlimit tight{used + (rlim_t{48} << 20), before.rlim_max};
   REQUIRE(setrlimit(RLIMIT_AS, &tight) == 0);

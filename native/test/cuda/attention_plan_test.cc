@@ -1,4 +1,4 @@
-// What of attention is the CUDA backend's own: its plans, and how its kernels read shared memory.
+// Tests what of attention only the CUDA backend has: plans, and how its kernels read shared memory.
 #include "backend/cuda/attention_plan.h"
 
 #include <doctest/doctest.h>
@@ -15,11 +15,11 @@ using namespace attention;
 TEST_CASE("cuda attention: the plan fills the device and depends on the problem alone") {
   using namespace cuda;
   const AttentionTile tile = ForwardTile(128, true, 4);
-  // Prefill: enough tiles, one part.
+  // A prefill has enough tiles and takes one part.
   const AttentionTile large = ForwardTile(128, true, 4 * 4096);
   CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, large, 132).splits == 1);
   CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, large, 132).scratch_bytes == 0);
-  // Decode: at most two waves, no part shorter than two tiles.
+  // Decoding takes at most two waves, and no part is shorter than two tiles.
   for (const int64_t keys : {1, 127, 128, 1000, 4096, 100000}) {
     for (const int64_t pairs : {1, 8, 131, 132, 500}) {
       const AttentionPlan plan = PlanAttention({1, pairs, 4, keys, 128}, tile, 132);
@@ -32,7 +32,7 @@ TEST_CASE("cuda attention: the plan fills the device and depends on the problem 
   }
   CHECK(PlanAttention({1, 8, 4, 100000, 128}, tile, 132).splits == 33);
   CHECK(PlanAttention({0, 8, 4, 100, 128}, tile, 132).tiles == 0);
-  // Gradients: dk and dv of two kv heads are not left to 32 of 132 multiprocessors.
+  // Gradients dk and dv of two kv heads are not left to 32 of 132 multiprocessors.
   const AttentionTile keys = KeyGradientTile(64, true);
   CHECK(PlanAttentionBackward({1, 2, 7 * 1024, 7 * 1024, 64, 1024}, keys, 132).blocks() >= 132);
   CHECK(PlanAttentionBackward({8, 8, 4 * 2048, 4 * 2048, 64, 2048}, keys, 132).splits == 1);
@@ -41,7 +41,7 @@ TEST_CASE("cuda attention: the plan fills the device and depends on the problem 
   CHECK_THROWS(PaddedHeadDim(257));
 }
 
-// Of ops/attention_backward_test.cc.
+// These are cases of ops/attention_backward_test.cc.
 TEST_CASE("cuda attention: the rows of a key are taken in parts where the device is not filled") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const AttentionCase& c : {AttentionCase{dtype, 1, 66, 16, 1, 8},

@@ -1,5 +1,6 @@
-// How much the banks of shared memory slow the kernels' ordinary loads and stores down, on the
-// emulator: no result shows a wrong pitch or swizzle. ldmatrix is counted in the tests of its ops.
+// Tests, on the emulator, how much the banks of shared memory slow the kernels' ordinary loads and
+// stores down, because no result shows a wrong pitch or swizzle. The tests of the ops count
+// ldmatrix.
 #ifndef LORA_REAL_GPU
 #include <doctest/doctest.h>
 
@@ -13,8 +14,8 @@
 namespace lora::test {
 namespace {
 
-// Passes by the fewest possible, of the worst line of what run(context) launches. Some kernels have
-// one line of two passes that cost less than what would avoid them: `most` is what was accepted.
+// Checks the passes, by the fewest possible, of the worst line of what run(context) launches. Some
+// kernels have one line of two passes that cost less than avoiding them would; `most` is accepted.
 template <class RunFn>
 void CheckConflict(const std::string& what, double most, const RunFn& run,
                    int multiprocessors = 4) {

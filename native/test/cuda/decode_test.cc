@@ -1,4 +1,4 @@
-// The decoding layer: y = W·x + bias + scale·A·h for few rows, against sums in doubles.
+// Holds the decoding layer, y = W·x + bias + scale·A·h for few rows, against sums in doubles.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -122,7 +122,7 @@ TEST_CASE("cuda decode agrees with doubles, whatever the addresses and schedule"
   }
 }
 
-// 18 branches, so that there is a second launch.
+// There are 18 branches, so that there is a second launch.
 TEST_CASE("cuda decode may start while h is still computed") {
   int turn = 0;
   for (const DType dtype : kDTypes) {

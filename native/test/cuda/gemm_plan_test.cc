@@ -1,4 +1,4 @@
-// Plans of products of matrices: what they choose, without running it.
+// Tests what plans of products of matrices choose, without running them.
 #include "backend/cuda/gemm_plan.h"
 
 #include <doctest/doctest.h>

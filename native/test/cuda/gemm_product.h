@@ -1,4 +1,4 @@
-// Products of matrices on a device, with values that are computed in doubles beside them.
+// Computes products of matrices on a device, and their values in doubles.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -31,8 +31,9 @@ struct Types {
   bool trans_a, trans_b;
 };
 
-// How matrices lie in memory: elements of padding after each row, and elements between a multiple
-// of 256 bytes and the first one. With pad −1 rows follow each other, most at odd addresses.
+// Says how matrices lie in memory: elements of padding after each row, and elements between a
+// multiple of 256 bytes and the first one. With pad −1 rows follow each other, most at odd
+// addresses.
 struct Place {
   int64_t pad, skew;
 };
@@ -133,14 +134,14 @@ class Product {
     gpu.Synchronize();
     return Result();
   }
-  // After a run.
+  // Checks the result after a run.
   Tensor Result() {
     CHECK(c_matrix_.device.Unwritten() == 0);
     c_matrix_.Download();
     return c_matrix_.values;
   }
 
-  // In doubles, with Σ|a·b| to go with it.
+  // Returns the product in doubles, and Σ|a·b|.
   Tensor Expected(std::vector<double>* absolute = nullptr) const {
     Tensor c(DType::kF64, {c_.batches, c_.m, c_.n});
     for (int64_t i = 0; i < c.numel(); ++i) {

@@ -1,4 +1,4 @@
-// Products of matrices on the emulated device: whole numbers, so that results are exact.
+// Tests products of matrices on the device, mostly of whole numbers, so that results are exact.
 #include "backend/cuda/gemm.h"
 
 #include <doctest/doctest.h>
@@ -132,7 +132,7 @@ TEST_CASE("cuda gemm: real numbers are within the bound of f32 sums, and two run
                       {dtype, dtype, dtype, false, trans_b}, {0, 0}, false);
       std::vector<double> bounds;
       const Tensor expected = product.Expected(&bounds);
-      // Far inside of k·ε·Σ|a·b|: √k of it.
+      // This is √k of k·ε·Σ|a·b|, far inside of it.
       for (size_t i = 0; i < bounds.size(); ++i) {
         const double value = std::fabs(expected.at(static_cast<int64_t>(i)));
         bounds[i] = 4 * std::sqrt(536.0) * UnitRoundoff(DType::kF32) * (bounds[i] + value) +

@@ -1,5 +1,5 @@
-// What of sample is the CUDA backend's own: the device draws the tokens of the reference by itself,
-// and the host decides only where an error of a sum might.
+// Tests what of sample only the CUDA backend has: the device draws the tokens of the reference by
+// itself, and the host decides only where the error of a sum could matter.
 #include <doctest/doctest.h>
 
 #include <cmath>
@@ -25,7 +25,7 @@ struct Rules {
 
 int turn = 0;
 
-// The emulated device, counting what is read back.
+// Counts what is read back from the device.
 class CountingGpu final : public cuda::Gpu {
  public:
   explicit CountingGpu(std::shared_ptr<cuda::Gpu> gpu) : gpu_(std::move(gpu)) {}
@@ -75,7 +75,7 @@ Tensor Expected(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_
   return ids;
 }
 
-// Answers how many rows the host drew.
+// Returns how many rows the host drew.
 int CheckDraws(const Tensor& logits, const Rules& rules, uint64_t seed = 77, int64_t skew = 0) {
   CAPTURE(NameOf(logits.dtype()));
   CAPTURE(Text(logits.shape()));

@@ -1,4 +1,4 @@
-// The low-rank products against sums in doubles.
+// Holds the low-rank products against sums in doubles.
 #include "backend/cuda/skinny.h"
 
 #include <doctest/doctest.h>
@@ -342,8 +342,8 @@ TEST_CASE("cuda skinny plan: every job whole, enough blocks, splits of one lengt
       CHECK(plan.partial_floats == floats);
     }
   }
-  // Training shapes fill an H100: at least a block for three of four multiprocessors from 512 rows
-  // on, and 32 splits of k before.
+  // Training shapes fill an H100: there is at least a block for three of four multiprocessors from
+  // 512 rows on, and 32 splits of k before.
   for (const int64_t m : {17, 64, 128, 512, 1024, 8192}) {
     const SkinnyShape shape{m, 4096, 2};
     const cuda::SkinnyPlan plan = cuda::PlanSkinny({&shape, 1}, kStep, 132);

@@ -1,4 +1,4 @@
-// Sentences from facts, without a driver.
+// Tests the sentences that follow from facts, without a driver.
 #include "backend/cuda/driver.h"
 
 #include <doctest/doctest.h>

@@ -53,7 +53,7 @@ void RunUntil(CUstream_st* stream, size_t count) {
     ++stream->done;
   }
 }
-// Whether [data, data + bytes) lies in a live block.
+// Tells whether [data, data + bytes) lies in a live block.
 bool Live(const void* data, size_t bytes) {
   const auto* begin = static_cast<const char*>(data);
   for (const auto& [block, size] : blocks)

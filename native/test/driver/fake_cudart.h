@@ -1,6 +1,6 @@
-// A CUDA runtime in host memory, in place of the real one, for the tests of runtime.cc: as late as
-// the rules allow. What a stream was given runs when someone waits for it, freed memory comes back
-// when the stream gets there, and lies in pieces until the pool is trimmed.
+// Plays a CUDA runtime in host memory for the tests of runtime.cc. It acts as late as the rules
+// allow: what a stream was given runs when someone waits for it, and freed memory comes back when
+// the stream gets there and lies in pieces until the pool is trimmed.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -1,5 +1,5 @@
-// runtime.cc on a CUDA runtime that the test plays; the devices are the stub driver's, which is on
-// the library path (75, 86, 90: two that kernels run on).
+// Tests runtime.cc on a CUDA runtime that the test plays; the devices are the stub driver's, which
+// is on the library path (75, 86, 90: two that kernels run on).
 #include "backend/cuda/runtime.h"
 
 #include <doctest/doctest.h>

@@ -1,6 +1,6 @@
-// A libcuda.so.1 that says what the environment tells it to: STUB_VERSION (12020 is CUDA 12.2),
-// STUB_INIT (the error of cuInit) and STUB_DEVICES (architectures, "75,86"). It answers what comes
-// before a device is opened, and nothing else.
+// Makes a libcuda.so.1 that says what the environment tells it to: STUB_VERSION (12020 is CUDA
+// 12.2), STUB_INIT (the error of cuInit) and STUB_DEVICES (architectures, "75,86"). It answers what
+// comes before a device is opened, and nothing else.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,7 +12,7 @@ int Number(const char* name, int otherwise) {
   return text == nullptr ? otherwise : std::atoi(text);
 }
 
-// The architecture of the device at `index`, 0 after the last one.
+// Returns the architecture of the device at `index`, 0 after the last one.
 int Arch(int index) {
   const char* text = std::getenv("STUB_DEVICES");
   for (; text != nullptr && index > 0; --index) {

@@ -1,5 +1,6 @@
-// What the real CUDA runtime makes of a driver that the test plays: this program starts itself with
-// another libcuda.so.1 on the library path, because the runtime looks for it once per process.
+// Tests what the real CUDA runtime makes of a driver that the test plays. This program starts
+// itself with another libcuda.so.1 on the library path, because the runtime looks for it once per
+// process.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
@@ -27,7 +28,7 @@ int Probe() {
   return 0;
 }
 
-// "sentence|devices|error of opening|driver".
+// Returns "sentence|devices|error of opening|driver".
 std::string With(const std::string& environment) {
   const std::string command =
       "CUDA_VISIBLE_DEVICES=0 LD_LIBRARY_PATH=" + environment + " " + self + " --probe 2>&1";

@@ -1,5 +1,5 @@
-// The LoRA layer on a GPU against cuBLAS: forward, backward and decoding, in CUDA graphs and call
-// by call, with the L2 cold and warm. Prints Markdown; see scripts/gpu-check.
+// Times the LoRA layer on a GPU against cuBLAS: forward, backward and decoding, in CUDA graphs and
+// call by call, with the L2 cold and warm. It prints Markdown; see scripts/gpu-check.
 //   gpu_bench [--json FILE] [--small]        --small: tiny sizes, to try the program itself
 // Exits with 77 without a GPU, and with 1 when something it timed was wrong.
 #include <cuda_runtime_api.h>
@@ -59,9 +59,9 @@ class Bench {
         "Figures: microseconds per call, median of 9 interleaved rounds (fastest–slowest).\n");
   }
 
-  // M rows through one layer, forward and backward.
+  // Times M rows through one layer, forward and backward.
   void Layer(const BenchShape& shape, const std::vector<Mode>& modes, double most);
-  // Few rows: reading the weights is all the work.
+  // Times few rows, for which reading the weights is all the work.
   void Decode(BenchShape shape, const std::vector<Mode>& modes, double least);
 
   int wrong() const { return wrong_; }
@@ -75,7 +75,7 @@ class Bench {
     return static_cast<size_t>(value);
   }
 
-  // A call of an op, with scratch of its own until the end of the case.
+  // Makes a call of an op, with scratch of its own until the end of the case.
   template <class Args>
   std::function<void()> Call(const Args& args) {
     const Op<Args>& it = CudaBackend()->op<Args>();
@@ -116,7 +116,7 @@ class Bench {
 
 bool Bench::Right(BenchProblem& problem, const char* what, const std::function<void()>& call,
                   const std::vector<std::pair<const char*, std::function<double()>>>& errors) {
-  // What one rounding of operands or result to the dtype gives, with room for a few.
+  // One rounding of operands or result to the dtype gives this, with room for a few.
   const double bound = 2 * UnitRoundoff(problem.shape.dtype);
   problem.Poison();
   call();
@@ -149,7 +149,8 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
   const auto dx_error = [&] { return p.DxError(); };
   const auto da_error = [&] { return p.DaError(); };
   const auto db_error = [&] { return p.DbError(); };
-  // As PyTorch would do it: every intermediate rounded to the dtype. A and B were rounded before.
+  // The rival does as PyTorch would: every intermediate rounded to the dtype. A and B were rounded
+  // before.
   const auto rival_forward = [&, m = m, k = k, n = n, r = r, dtype = dtype] {
     cublas_->Gemm(false, true, m, r, k, 1, p.x, w.b_rounded, dtype, 0, p.h_rounded, dtype);
     cublas_->Gemm(false, true, m, n, k, 1, p.x, w.w, dtype, 0, p.y, dtype);
@@ -305,7 +306,7 @@ void Bench::Decode(BenchShape shape, const std::vector<Mode>& modes, double leas
   GiveBack();
 }
 
-// The driver and the clocks, where there is an nvidia-smi.
+// Prints the driver and the clocks, where there is an nvidia-smi.
 void Clocks(const char* when) {
   std::FILE* smi = popen(
       "nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,power.draw,"

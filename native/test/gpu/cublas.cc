@@ -10,7 +10,7 @@
 namespace lora::test {
 namespace {
 
-// Of cublas_api.h, which a machine with the library alone lacks.
+// These are of cublas_api.h, which a machine with the library alone lacks.
 constexpr int kNoTranspose = 0, kTranspose = 1, kCompute32F = 68, kDefaultAlgorithm = -1;
 
 cudaDataType TypeOf(DType dtype) {
@@ -86,7 +86,7 @@ std::string Cublas::version() const {
   return std::to_string(version);
 }
 
-// cuBLAS is column-major: it is asked for cᵀ = bᵀ·aᵀ.
+// cuBLAS is column-major, so it is asked for cᵀ = bᵀ·aᵀ.
 void Cublas::Gemm(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, float alpha,
                   const void* a, const void* b, DType in, float beta, void* c, DType out) {
   const auto narrow = [](int64_t value) { return static_cast<int>(value); };

@@ -1,6 +1,5 @@
-// The tests of the CUDA backend on a GPU: what is emulated in native/test/ops and
-// native/test/cuda runs here as it is.
-// Exits with 77 when there is no GPU to run on.
+// Runs the tests of native/test/ops and native/test/cuda on a GPU. It exits with 77 when there is
+// no GPU to run on.
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
@@ -10,7 +9,7 @@
 
 int main(int argc, char** argv) {
   using namespace lora::cuda;
-  // What failed so far is to be seen even if the process is killed.
+  // What failed so far shows even if the process is killed.
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   for (const Fact& fact : Facts()) std::printf("%s: %s\n", fact.name.c_str(), fact.value.c_str());
   if (!UnavailableReason().empty()) {

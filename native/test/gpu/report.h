@@ -1,4 +1,4 @@
-// What the benchmark says: tables in Markdown on the screen, and the same figures as JSON.
+// Writes what the benchmark says: tables in Markdown on the screen, and the same figures as JSON.
 #pragma once
 
 #include <string>
@@ -8,9 +8,9 @@
 
 namespace lora::test {
 
-// What a row of a table is held against: a time at most `most` times that of the rival `against`,
-// or `bytes` at no less than `least` of the read bandwidth, in the mode that it is meant for or in
-// all. Without a limit the figure is only shown.
+// Says what a row of a table is held against: a time at most `most` times that of the rival
+// `against`, or `bytes` at no less than `least` of the read bandwidth, in the mode that it is meant
+// for or in all. Without a limit the figure is only shown.
 struct Target {
   std::string name;
   int row = 0;

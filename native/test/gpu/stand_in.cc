@@ -1,6 +1,6 @@
-// What the tests of the CUDA backend ask of the emulator, on a GPU: its memory is the GPU's, its
-// schedules are the hardware's own, and nothing is counted. The properties that a test sets are
-// what plans see, so that a large GPU also runs the plans of a small one.
+// Answers on a GPU what the tests of the CUDA backend ask of the emulator. Memory is the GPU's,
+// schedules are the hardware's own, and nothing is counted. Plans see the properties that a test
+// sets, so that a large GPU also runs the plans of a small one.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -16,7 +16,8 @@
 namespace lora::test {
 namespace {
 
-// What the emulator plays unless a test says otherwise; here that is the GPU as it is.
+// Tells whether these are the properties that the emulator plays unless a test says otherwise; here
+// they stand for the GPU as it is.
 bool IsUsual(const cuda::DeviceProperties& p) {
   return p.multiprocessors == 4 && p.arch == 80 && p.shared_bytes == 163 * 1024;
 }
@@ -26,7 +27,7 @@ cuda::DeviceProperties& Wanted() {
   return wanted;
 }
 
-// Opened once; never closed, as no call of CUDA may come from a static destructor.
+// It is opened once and never closed, as no call of CUDA may come from a static destructor.
 const std::shared_ptr<cuda::Gpu>& TheGpu() {
   static const auto& gpu = *new std::shared_ptr<cuda::Gpu>(cuda::Gpu::Open(0));
   return gpu;
@@ -72,7 +73,7 @@ void SetEmulatedOptions(const Options&) {}
 void SetEmulatedProperties(const cuda::DeviceProperties& properties) {
   test::Wanted() = properties;
 }
-// As if there were no bank conflict: the emulator sees those.
+// Reports no bank conflict, because only the emulator sees those.
 Result EmulatedCounts(const cuda::Gpu&) {
   Result result;
   result.ldmatrix_phases = result.ldmatrix_wavefronts = 1;
@@ -82,7 +83,7 @@ double Result::WavefrontsPerPhase() const {
   return static_cast<double>(ldmatrix_wavefronts) / static_cast<double>(ldmatrix_phases);
 }
 
-// Blocks are filled with NaN, and what lies between and behind their rows must stay so.
+// Blocks are filled with NaN, which must stay between and behind their rows.
 namespace {
 constexpr size_t kGuard = 256;
 constexpr unsigned char kFill = 0xff;

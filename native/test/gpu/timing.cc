@@ -38,7 +38,7 @@ const char* Mode::name() const {
   return cold ? "eager, cold L2" : "eager, warm L2";
 }
 
-// How a rival is run in a mode: pieces of work, each of `calls` calls.
+// Says how a rival is run in a mode: pieces of work, each of `calls` calls.
 class Stopwatch::Plan {
  public:
   Plan(Stopwatch& watch, const Rival& rival, Mode mode) : watch_(watch), rival_(rival) {
@@ -55,7 +55,7 @@ class Stopwatch::Plan {
       calls_ = std::min(turns * rival.calls.size(), kMostCalls);
     }
     if (!mode.graph) return;
-    // Of single calls one graph each, of batches one with all of them.
+    // Single calls have one graph each, a batch has one with all of them.
     const size_t graphs = mode.cold ? rival.calls.size() : 1;
     for (size_t i = 0; i < graphs; ++i) {
       Must(cudaStreamBeginCapture(watch.stream_, cudaStreamCaptureModeThreadLocal), "capturing");
@@ -82,7 +82,7 @@ class Stopwatch::Plan {
   Plan(const Plan&) = delete;
   Plan& operator=(const Plan&) = delete;
 
-  // Microseconds per call.
+  // Returns microseconds per call.
   double Sample() {
     const double time = watch_.Between([&] {
       if (graphs_.empty()) return Enqueue();
@@ -126,7 +126,7 @@ Stopwatch::~Stopwatch() {
   cudaEventDestroy(begin_);
 }
 
-// By reading: written lines would be written back while the call is timed.
+// The L2 is filled by reading, because written lines would be written back while the call is timed.
 void Stopwatch::Flush() {
   Must(ReadAll(other_, 4 * l2_bytes_, 4 * multiprocessors_, sink_, stream_), "reading");
 }

@@ -1,4 +1,4 @@
-// Times of work on a GPU, by its events: rivals in turn, medians and extremes over the rounds.
+// Times work on a GPU by its events. Rivals run in turn; medians and extremes are over the rounds.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -9,7 +9,7 @@
 
 namespace lora::test {
 
-// Microseconds per call: the median round, the fastest and the slowest.
+// Holds microseconds per call of the median round, the fastest and the slowest.
 struct Times {
   double median = 0, lowest = 0, highest = 0;
 };
@@ -38,8 +38,8 @@ class Stopwatch {
   Stopwatch& operator=(const Stopwatch&) = delete;
 
   std::vector<Times> Race(const std::vector<Rival>& rivals, Mode mode);
-  // Bytes per second of a kernel that only reads much more than the L2 holds: median, and extremes
-  // over the rounds, of the best of a few shapes.
+  // Returns bytes per second of a kernel that only reads much more than the L2 holds: median and
+  // extremes over the rounds, of the best of a few shapes.
   Times ReadBandwidth();
 
  private:

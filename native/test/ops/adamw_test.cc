@@ -1,5 +1,5 @@
-// 50 steps beside the same formula in double, with a bound on how far f32 arithmetic may have
-// strayed from it.
+// Compares 50 steps with the same formula in double, within a bound on how far f32 arithmetic may
+// stray from it.
 #include <cmath>
 #include <vector>
 
@@ -61,7 +61,7 @@ struct AdamWRun {
     return args;
   }
 
-  // p, m, v of every segment after all steps. run_step(args) runs one.
+  // Returns p, m, v of every segment after all steps. run_step(args) runs one.
   template <class StepFn>
   std::vector<Tensor> After(const StepFn& run_step) const {
     std::vector<Tensor> state = params;
@@ -161,7 +161,7 @@ TEST_CASE("adamw: one step agrees with the reference, and a gradient of 0 leaves
 }
 
 TEST_CASE("adamw: more segments than one launch takes") {
-  // Whole numbers with β = ½ and one step: m = g/2, v = g²/2, and the change is ±1.
+  // With whole numbers, β = ½ and one step, m = g/2, v = g²/2, and the change is ±1.
   constexpr size_t kSegments = 170;
   const auto shape = [](size_t s) { return Shape{static_cast<int64_t>(s % 7)}; };
   const auto sign = [](size_t s) { return s % 2 == 0 ? 1.0 : -1.0; };

@@ -1,5 +1,5 @@
-// attention_backward against the reference in f64, within the bounds of attention_cases.h, and on
-// whole numbers without any.
+// Holds attention_backward against the reference in f64, within the bounds of attention_cases.h,
+// and on whole numbers without any.
 #include <cmath>
 #include <utility>
 #include <vector>

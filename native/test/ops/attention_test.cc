@@ -1,5 +1,5 @@
-// attention_forward against the reference in f64, within the bounds of attention_cases.h, and on
-// whole numbers without any.
+// Holds attention_forward against the reference in f64, within the bounds of attention_cases.h, and
+// on whole numbers without any.
 #include <cmath>
 #include <limits>
 #include <vector>

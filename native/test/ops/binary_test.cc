@@ -10,12 +10,12 @@ namespace {
 constexpr BinaryKind kKinds[] = {BinaryKind::kAdd, BinaryKind::kSub, BinaryKind::kMul,
                                  BinaryKind::kDiv};
 
-// Away from 0, for kDiv.
+// Returns numbers away from 0, for kDiv.
 Tensor Operand(DType dtype, Shape shape, uint64_t seed) {
   return Uniform(dtype, shape, seed, 0.5, 2);
 }
 
-// One f32 operation, then the rounding to y.
+// Bounds one f32 operation and the rounding to y.
 std::vector<double> BinaryBounds(const Tensor& expected) {
   std::vector<double> bounds;
   for (const double e : expected.Values())

@@ -1,4 +1,4 @@
-// cross_entropy and its gradient against the reference, within the bounds of
+// Holds cross_entropy and its gradient against the reference, within the bounds of
 // cross_entropy_cases.h.
 #include <cmath>
 #include <limits>

@@ -19,7 +19,7 @@ struct DropoutCase {
   std::vector<double> bounds;
 };
 
-// Every number of the mask counts: the high bits of the seed, layer, forward; p at its ends.
+// Varies every number of the mask: the high bits of the seed, layer, forward; p at its ends.
 const std::vector<Dropout>& Dropouts() {
   static const std::vector<Dropout> dropouts = {
       {0.0f, 1, 2, 3},  {0.25f, 7, 0, 0},           {0.25f, (uint64_t{5} << 32) + 7, 0, 0},

@@ -1,4 +1,4 @@
-// Mostly of whole numbers, so that results are exact.
+// Multiplies whole numbers where it can, so that results are exact.
 #include <cmath>
 #include <vector>
 
@@ -109,7 +109,7 @@ TEST_CASE("matmul: products of any numbers stay within the bound of f32 accumula
       for (int64_t i = 0; i < a.numel(); ++i) abs_a.Set(i, std::fabs(a.at(i)));
       for (int64_t i = 0; i < b.numel(); ++i) abs_b.Set(i, std::fabs(b.at(i)));
       const Tensor terms = MatmulExpected(c, abs_a, abs_b, DType::kF64);
-      // Errors of a chain of k additions that do not all point the same way.
+      // The errors of a chain of k additions do not all point the same way.
       const double chain = 4 * std::sqrt(static_cast<double>(c.a[-1]));
       std::vector<double> bounds;
       for (int64_t i = 0; i < expected.numel(); ++i)

@@ -34,7 +34,7 @@ TEST_CASE("random: the bits of the reference") {
 }
 
 TEST_CASE("random: uniform numbers never reach hi") {
-  // Intervals of two floats: rounding would often give hi.
+  // In intervals of two floats rounding would often give hi.
   for (const float lo : {1.0f, -1.0f, 0.0f}) {
     const float hi = std::nextafter(lo, 5.0f);
     OnEveryPath(

@@ -11,7 +11,7 @@ struct ReduceSumCase {
   Shape x, y;
 };
 
-// Leading, trailing and dimensions between.
+// Reduces leading and trailing dimensions, and some between.
 std::vector<ReduceSumCase> ReduceSumCases() {
   return {
       {{7, 65}, {65}},
@@ -53,8 +53,7 @@ std::vector<double> ReduceSumBounds(const Tensor& x, const Tensor& expected) {
   return bounds;
 }
 
-// Large terms that cancel leave the small ones, which are 2048 ones: in a single f32 chain
-// they would be lost beside 2²⁵.
+// Large terms cancel and leave 2048 ones, which a single f32 chain would lose beside 2²⁵.
 Tensor CancellingTerms() {
   Tensor x = Full(DType::kF32, {4096}, 1);
   for (int64_t block = 0; block < 4; ++block) {

@@ -29,11 +29,11 @@ std::vector<RmsNormCase> RmsNormCases() {
   return cases;
 }
 
-// Additions in the longest chain of a sum of d terms on the CPU's narrowest target (4 vectors of 4
-// lanes), then the tree over vectors and lanes. A GPU's chains are shorter.
+// Returns the additions in the longest chain of a sum of d terms on the CPU's narrowest target (4
+// vectors of 4 lanes), then the tree over vectors and lanes. A GPU's chains are shorter.
 double Chain(int64_t d) { return static_cast<double>(d) / 16 + 8; }
 
-// Of rstd: all squares are positive, and the root halves their error.
+// Bounds the error of rstd: all squares are positive, and the root halves their error.
 double RstdError(int64_t d) { return kU * (Chain(d) / 2 + 2); }
 
 std::vector<double> RmsNormBounds(const RmsNormCase& c, const Tensor& y) {

@@ -32,7 +32,7 @@ struct SwigluCase {
   std::vector<double> y_bounds, dgate_bounds, dup_bounds;
 };
 
-// Far from 0 on both sides.
+// Returns gates far from 0 on both sides.
 Tensor FarGates(DType act) {
   std::vector<double> gates;
   for (double x = -120; x <= 120; x += 0.37) gates.push_back(x);

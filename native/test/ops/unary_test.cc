@@ -21,7 +21,7 @@ constexpr Types kTypes[] = {{DType::kF32, DType::kF32},  {DType::kBF16, DType::k
                             {DType::kBF16, DType::kF32}, {DType::kF16, DType::kBF16},
                             {DType::kF32, DType::kF16}};
 
-// Seeded numbers of the function's domain.
+// Returns seeded numbers of the function's domain.
 Tensor UnaryInput(UnaryKind kind, DType dtype, int64_t n, uint64_t seed) {
   const Tensor x = Normal(dtype, {n}, seed, 3);
   if (kind != UnaryKind::kSqrt) return x;
@@ -30,7 +30,7 @@ Tensor UnaryInput(UnaryKind kind, DType dtype, int64_t n, uint64_t seed) {
   return Of(dtype, {n}, values);
 }
 
-// Rounding errors of the formula, in units of kU times this.
+// Returns the rounding errors of the formula, in units of kU.
 double Steps(UnaryKind kind) {
   return kind == UnaryKind::kCopy                               ? 0
          : kind == UnaryKind::kGelu || kind == UnaryKind::kSilu ? 8
@@ -44,7 +44,7 @@ std::vector<double> UnaryBounds(UnaryKind kind, const Tensor& expected) {
   return bounds;
 }
 
-// The terms of f'(x), without cancellation between them.
+// Returns the terms of f'(x), without cancellation between them.
 double GradientTerms(UnaryKind kind, double x) {
   const auto sigmoid = [](double z) { return 1 / (1 + std::exp(-z)); };
   switch (kind) {
@@ -74,7 +74,7 @@ std::vector<double> UnaryBackwardBounds(UnaryKind kind, const Tensor& x, const T
   return bounds;
 }
 
-// From −40 to 40: the tails of gelu and silu.
+// Returns numbers from −40 to 40, where gelu and silu have their tails.
 Tensor TailInputs() {
   std::vector<double> values;
   for (double x = -40; x <= 40; x += 0.0131) values.push_back(x);
@@ -86,7 +86,7 @@ bool LooksUnset(uint32_t high_bits) {
   return Tested().emulated && (high_bits == 0xfefe || high_bits == 0xfeff);
 }
 
-// All 65536 of a 2-byte type.
+// Returns all 65536 values of a 2-byte type.
 Tensor EveryPattern(DType dtype) {
   Tensor x(dtype, {65536});
   for (uint32_t i = 0; i < 65536; ++i)
@@ -94,7 +94,7 @@ Tensor EveryPattern(DType dtype) {
   return x;
 }
 
-// f32 values at every kind of rounding boundary of the narrower types.
+// Returns f32 values at every kind of rounding boundary of the narrower types.
 Tensor RoundingBoundaries() {
   std::vector<uint32_t> patterns;
   for (uint32_t high = 0; high < 65536; high += 7) {
@@ -109,7 +109,7 @@ Tensor RoundingBoundaries() {
   return x;
 }
 
-// How many values differ; any NaN equals any NaN, but −0 is not 0.
+// Counts values that differ; any NaN equals any NaN, but −0 is not 0.
 int64_t WrongValues(const Tensor& actual, const Tensor& expected) {
   int64_t wrong = 0;
   for (int64_t i = 0; i < expected.numel(); ++i) {
@@ -152,7 +152,7 @@ void CheckBackward(UnaryKind kind, const Tensor& x, const Tensor& g) {
       [&](const std::vector<Tensor>& dx) { CHECK_CLOSE(dx[0], expected, bounds); });
 }
 
-// fn(kind, types, n) for every function, pair of dtypes and size.
+// Calls fn(kind, types, n) for every function, pair of dtypes and size.
 template <class Fn>
 void ForEachCase(const Fn& fn) {
   for (const UnaryKind kind : kKinds) {
@@ -223,7 +223,7 @@ TEST_CASE("unary: casts round to nearest even at every kind of boundary") {
 
 TEST_CASE("unary: whole numbers are copied and cast, rounded once") {
   std::vector<int32_t> values = {0, -1, 7, 2147483647, -2147483647 - 1};
-  // Ties between two bf16 values, and their neighbours.
+  // These are ties between two bf16 values, and their neighbours.
   for (const int32_t middle : {0x01010000 >> 1, 0x40400000, 0x7f400000, 0x02020000 + 0x10000}) {
     for (const int32_t off : {-1, 0, 1}) {
       values.push_back(middle + off);

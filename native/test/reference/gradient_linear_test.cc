@@ -1,4 +1,4 @@
-// The reference's gradients of lora_linear and of the losses, against central differences.
+// Holds the reference's gradients of lora_linear and of the losses against central differences.
 #include "test/support/close.h"
 #include "test/support/gradient.h"
 #include "test/support/lora_problem.h"

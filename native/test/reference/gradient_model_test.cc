@@ -1,4 +1,4 @@
-// The reference's gradients of the layers of a Llama-family model, against central differences.
+// Holds the reference's gradients of the layers of a model against central differences.
 #include "test/support/close.h"
 #include "test/support/gradient.h"
 #include "test/support/run.h"

@@ -1,4 +1,4 @@
-// The gradients of the tape's small set against central differences. Where the tape composes a
+// Holds the gradients of the ops of the tape against central differences. Where the tape composes a
 // gradient of other ops (broadcasts, products, transposes), so does the test.
 #include "test/support/gradient.h"
 #include "test/support/run.h"
@@ -30,7 +30,7 @@ Tensor Negated(const Tensor& x) {
 struct Gradients {
   Tensor a, b;
 };
-// ∂(a ∘ b), each summed back to its operand's shape.
+// Returns the gradients of a ∘ b, each summed back to its operand's shape.
 Gradients BinaryGradients(BinaryKind kind, const Tensor& a, const Tensor& b, const Tensor& g) {
   const Shape& shape = g.shape();
   const auto times = [&](const Tensor& x, const Tensor& y) {
@@ -97,7 +97,7 @@ TEST_CASE("unary ops: dx is the gradient of y") {
        {UnaryKind::kCopy, UnaryKind::kScale, UnaryKind::kSquare, UnaryKind::kSqrt, UnaryKind::kRelu,
         UnaryKind::kGelu, UnaryKind::kSilu}) {
     CAPTURE(static_cast<int>(kind));
-    // None within a step of 0, where relu has a corner.
+    // No input lies within a step of 0, where relu has a corner.
     Tensor x = Of(kF64, {10}, {-6, -3.1, -1.5, -0.7, -0.1, 0.2, 0.9, 1.7, 2.9, 5});
     if (kind == UnaryKind::kSqrt)
       x = Of(kF64, {10}, {6, 3.1, 1.5, 0.7, 0.1, 0.2, 0.9, 1.7, 2.9, 5});

@@ -1,5 +1,5 @@
-// The reference against values worked out by hand: gradient checks show that backward belongs to
-// forward, not that forward is right.
+// Holds the reference against values worked out by hand. Gradient checks show that backward belongs
+// to forward, but not that forward is right.
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -21,7 +21,7 @@ void Do(const Args& args) {
   Run(kReference, args);
 }
 
-// "code: message" of what the call throws.
+// Returns "code: message" of what the call throws.
 std::string FailureOf(const std::function<void()>& call) {
   try {
     call();

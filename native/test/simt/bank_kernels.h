@@ -1,4 +1,4 @@
-// Accesses of shared memory whose bank conflicts are known.
+// Declares kernels with accesses of shared memory whose bank conflicts are known.
 #pragma once
 
 #include "simt/simt.h"

@@ -1,4 +1,4 @@
-// Bank conflicts of ordinary accesses, counted as hardware meets them.
+// Tests that bank conflicts of ordinary accesses are counted as hardware meets them.
 #include <doctest/doctest.h>
 
 #include "test/simt/bank_kernels.h"

@@ -1,4 +1,4 @@
-// Launches that hardware refuses, life of buffers, and the queue of the emulated device.
+// Tests launches that hardware refuses, the life of buffers, and the queue of the emulated device.
 #include <doctest/doctest.h>
 
 #include <thread>

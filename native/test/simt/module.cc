@@ -1,10 +1,10 @@
-// What module_test.cc loads.
+// module_test.cc loads this.
 #include <string>
 #include <vector>
 
 #include "test/simt/seeded_kernels.h"
 
-// The reports of one launch of Exchange.
+// Returns the reports of one launch of Exchange.
 extern "C" __attribute__((visibility("default"))) const char* LoraSimtModuleRun(int bug);
 const char* LoraSimtModuleRun(int bug) {
   using namespace lora::simt;  // NOLINT: all of it

@@ -1,4 +1,4 @@
-// The emulator in a shared object that is loaded at run time, as an add-on is.
+// Tests the emulator in a shared object that is loaded at run time, as an add-on is.
 #include <dlfcn.h>
 #include <doctest/doctest.h>
 

@@ -1,5 +1,5 @@
-// Where the kernels of attention look for an element, asked without a launch: tensors of more than
-// 2³¹ elements are larger than what the emulator is given to run.
+// Returns where the kernels of attention look for an element, without a launch, because tensors of
+// more than 2³¹ elements are too large to run on the emulator.
 #pragma once
 
 #include <cstdint>

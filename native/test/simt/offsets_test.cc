@@ -1,4 +1,4 @@
-// The last elements of tensors that are too large for 32 bits.
+// Tests the offsets of the last elements of tensors that are too large for 32 bits.
 #include "test/simt/offsets.h"
 
 #include <doctest/doctest.h>

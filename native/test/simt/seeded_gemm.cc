@@ -1,4 +1,4 @@
-// A plain tiled product, two stages of 64×64×64, into which the bugs of tiled kernels are seeded.
+// Seeds the bugs of tiled kernels into a plain tiled product with two stages of 64×64×64.
 #include "backend/cuda/device/launch.h"
 #include "test/simt/seeded_kernels.h"
 

@@ -1,4 +1,4 @@
-// Small kernels, each right with bug 0 and wrong in one way with every other number.
+// Declares small kernels, each right with bug 0 and with one fault for every other number.
 #pragma once
 
 #include "simt/simt.h"

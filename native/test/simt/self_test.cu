@@ -1,4 +1,4 @@
-// The self-test of the device primitives as a program for a GPU. It exits with 0 when all
+// Runs the self-test of the device primitives on a GPU. It exits with 0 when all
 // hold and with 77 without a device.
 //   nvcc -std=c++20 -arch=native -Inative -o self_test
 //        native/test/simt/self_test.cu native/core/maths/dtype.cc
@@ -10,7 +10,7 @@ namespace {
 
 using lora::device::SelfTest;
 
-// How many words differ, or -1 after an error of CUDA.
+// Returns how many words differ, or -1 after an error of CUDA.
 int Failures(SelfTest test) {
   const std::vector<uint32_t> input = lora::device::SelfTestInput(test);
   const std::vector<uint32_t> expected = lora::device::SelfTestExpected(test, input);

@@ -1,4 +1,4 @@
-// Kernels that use every device primitive once; what they must give is in self_test.h.
+// Defines kernels that use every device primitive once; self_test.h says what they must give.
 #pragma once
 
 #include "backend/cuda/device/launch.h"
@@ -137,7 +137,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestConversions(SelfTestParams<1
   p.out[t * 6 + 5] = RoundPair<F16>(f, static_cast<float>(t));
 }
 
-// Functions that are allowed to err, against each other in double and at values without doubt.
+// These functions are allowed to err; they are held against double, and against exact values.
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestMath(SelfTestParams<128> p) {
   const int t = ThreadIndex();
   const float x = BitsToFloat(p.in[t]), nan = BitsToFloat(p.in[128]), inf = BitsToFloat(p.in[129]);

@@ -1,5 +1,5 @@
-// What every device primitive must do, as plain C++: the kernels of self_test.cuh are held to it in
-// the emulator, and on a GPU before anything else runs there.
+// Says in plain C++ what every device primitive must do. The kernels of self_test.cuh are held to
+// it in the emulator, and on a GPU before anything else runs there.
 #pragma once
 
 #include <bit>
@@ -26,7 +26,7 @@ inline constexpr SelfTest kSelfTests[] = {
     SelfTest::kLoadMatrix, SelfTest::kMmaBF16,     SelfTest::kMmaF16, SelfTest::kExchange,
     SelfTest::kCopies,     SelfTest::kConversions, SelfTest::kMath};
 
-// Words in and out of each test.
+// Returns the words in and out of each test.
 inline std::vector<uint32_t> SelfTestInput(SelfTest test) {
   std::vector<uint32_t> words(512);
   for (size_t i = 0; i < words.size(); ++i) words[i] = static_cast<uint32_t>(i * 2654435761u);
@@ -34,7 +34,8 @@ inline std::vector<uint32_t> SelfTestInput(SelfTest test) {
     for (size_t i = 0; i < 128; ++i) words[i] = static_cast<uint32_t>((2 * i + 1) << 16 | 2 * i);
   if (test == SelfTest::kMmaBF16 || test == SelfTest::kMmaF16) {
     const auto bits = [&](size_t i) {
-      // Distinct enough that a swap of any two elements changes a sum; all sums are exact.
+      // The values are so distinct that a swap of any two elements changes a sum; all sums are
+      // exact.
       const float f = static_cast<float>((i * 37 + i / 16 * 11) % 61) - 30;
       return uint32_t{test == SelfTest::kMmaBF16 ? BF16FromF32(f) : F16FromF32(f)};
     };

@@ -1,4 +1,4 @@
-// The sizes that the kernels were tuned to on a GPU, and the order of a product's tiles.
+// Returns the sizes that the kernels were tuned to on a GPU, and the order of a product's tiles.
 #pragma once
 
 #include <string>
@@ -21,8 +21,8 @@ std::vector<Tuning> GemmTunings();
 std::vector<Tuning> SkinnyTunings();
 std::vector<Tuning> AttentionTunings();
 
-// Tile row and column of each block of a product of tiles_m by tiles_n tiles of 64×64, in the order
-// in which blocks start.
+// Returns tile row and column of each block of a product of tiles_m by tiles_n tiles of 64×64, in
+// the order in which blocks start.
 std::vector<std::pair<int, int>> TileOrder(int tiles_m, int tiles_n);
 
 }  // namespace lora::simt

@@ -1,6 +1,6 @@
-// No result depends on these numbers, only the speed on a GPU, which nobody has where most changes
-// are made. Who changes one measures it (docs/internals/cuda-kernels.md, scripts/gpu-check bench)
-// and writes the new one here.
+// Pins numbers on which no result depends, only the speed on a GPU, which most machines that build
+// this lack. A change of one is measured (docs/internals/cuda-kernels.md, scripts/gpu-check bench)
+// and written here.
 #include "test/simt/tuning.h"
 
 #include <doctest/doctest.h>

@@ -1,4 +1,4 @@
-// Elements whose bits, not values, are under test.
+// Makes tensors whose bits, not values, are under test.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 namespace lora::test {
 
-// Every bit pattern in turn, NaNs with payloads among them; but not 0xfefe and 0xfeff, by which
-// the emulator knows registers that were never set.
+// Returns every bit pattern in turn, NaNs with payloads among them, but without 0xfefe and 0xfeff,
+// by which the emulator knows registers that were never set.
 inline Tensor AnyBits(DType dtype, Shape shape) {
   Tensor t(dtype, shape);
   for (int64_t i = 0; i < t.numel(); ++i) {

@@ -1,5 +1,5 @@
-// Cases of attention, forward and backward, and how far a backend may be off the reference in f64.
-// The bounds follow the rounding errors of f32. With u its unit roundoff:
+// Lists cases of attention, forward and backward, and bounds how far a backend may be off the
+// reference in f64. The bounds follow the rounding errors of f32. With u its unit roundoff:
 //   a dot product of d terms errs by 4·√d·u·‖x‖‖y‖;
 //   a probability errs by the error of its score, as exp(s + δ) = exp(s)·(1 + δ);
 //   a sum over n keys errs by 4·√n·u of its absolute terms;
@@ -36,7 +36,7 @@ struct AttentionCase {
   }
 };
 
-// Around the tiles of a GPU; groups, windows and documents.
+// Returns sizes around the tiles of a GPU, with groups, windows and documents.
 inline std::vector<AttentionCase> TileCases(DType dtype) {
   return {
       {dtype, 1, 1, 1, 1, 8},
@@ -98,7 +98,7 @@ inline std::vector<AttentionCase> GridCases() {
   return cases;
 }
 
-// The emulator is too slow for the grid.
+// Returns the cases of the backend; the emulator is too slow for the grid.
 inline std::vector<AttentionCase> AttentionCases() {
   std::vector<AttentionCase> cases;
   if (!Tested().emulated) cases = GridCases();
@@ -119,7 +119,7 @@ struct Operands {
     v = Normal(c.dtype, keys, 3);
     g = Normal(c.dtype, rows, 4);
     if (!c.key_begin) return;
-    // Two documents in a row, the second beginning at a third of the keys.
+    // There are two documents in a row; the second begins at a third of the keys.
     key_begin = Tensor(DType::kI32, {c.batch, c.queries});
     for (int64_t i = 0; i < key_begin.numel(); ++i) {
       const int64_t position = c.q_offset + i % c.queries, cut = c.keys() / 3;
@@ -153,7 +153,8 @@ inline Operands Widened(const Operands& o) {
   return wide;
 }
 
-// What one (batch, query, head) sees, with the error bound of each score and the probabilities.
+// Holds what one (batch, query, head) sees, with the error bound of each score and the
+// probabilities.
 struct Row {
   int64_t q = 0, lse = 0;                        // offsets
   std::vector<int64_t> keys;                     // offsets of the visible keys
@@ -206,7 +207,7 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
       }
 }
 
-// Of a backend that multiplies 16-bit operands: p and ds are rounded to them, by a part `weights`.
+// A backend that multiplies 16-bit operands rounds p and ds to them, by a part `weights`.
 struct Rounding {
   double weights = 0;
 };

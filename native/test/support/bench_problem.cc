@@ -16,7 +16,8 @@ uint64_t Hash(uint64_t n) {  // splitmix64
   return n ^ (n >> 31);
 }
 
-// Nearly normal: how much power a GPU draws, and so its clock, depends on the values.
+// The values are nearly normal, because the power that a GPU draws, and so its clock, depends on
+// them.
 float Normal(uint64_t n) {
   const uint64_t bits = Hash(n);
   float sum = 0;
@@ -197,7 +198,7 @@ double BenchProblem::Error(const void* data, DType dtype, int64_t rows, int64_t 
       if (!std::isfinite(actual.at(i, j))) return std::numeric_limits<double>::infinity();
   double error = 0, norm = 0;
   for (int sample = 0; sample < kSamples; ++sample) {
-    // The corners first.
+    // The corners come first.
     const auto pick = [&](int corner, uint64_t seed, int64_t size, int64_t some) {
       if (some < size) return static_cast<int64_t>(Hash(seed) % static_cast<uint64_t>(some));
       return sample < 4 ? (corner != 0 ? size - 1 : 0)
@@ -231,7 +232,7 @@ double BenchProblem::DxError() const {
   });
 }
 
-// Of one column of A and one row of B, as each needs a pass over the whole of x or g.
+// One column of A and one row of B are checked, as each needs a pass over the whole of x or g.
 double BenchProblem::DaError() const {
   std::vector<double> column;
   for (int64_t i = 0; i < shape.m; ++i) column.push_back(H(i, 0));

@@ -1,5 +1,5 @@
-// A LoRA layer in a device's memory for the benchmark of scripts/gpu-check, large and random, with
-// a check of some elements against sums in double: what is timed must be right.
+// Makes a large, random LoRA layer in a device's memory for the benchmark of scripts/gpu-check, and
+// checks some elements against sums in double, because what is timed must be right.
 #pragma once
 
 #include <cstdint>
@@ -40,14 +40,14 @@ class BenchProblem {
   void *h = nullptr, *h_rounded = nullptr, *u_rounded = nullptr;
   void *d_up = nullptr, *d_down = nullptr;  // [n, r], [r, k] in f32
 
-  // The layer with the weights of one copy; frozen alone without `lora`.
+  // Return the arguments of the layer with the weights of one copy, without LoRA unless `lora`.
   LoraLinearForwardArgs Forward(int copy, bool lora, bool with_h) const;
   LoraLinearBackwardArgs Backward(int copy, bool with_dx, bool with_gradients) const;
 
   // Fills every output with NaN.
   void Poison();
-  // ‖error‖₂/‖expected‖₂ over some elements (of the copy 0); infinite if any element of the whole
-  // output is not finite. Those of the gradients take h as what forward makes of it.
+  // These return ‖error‖₂/‖expected‖₂ over some elements (of the copy 0), infinite if any element
+  // of the whole output is not finite. Those of the gradients take h from forward.
   double YError(bool lora) const;
   double DxError() const;
   double DaError() const;
@@ -68,8 +68,8 @@ class BenchProblem {
   Host Download(const void* data, DType dtype, int64_t rows, int64_t cols) const;
   double H(int64_t row, int64_t rank) const;
   double U(int64_t row, int64_t rank) const;
-  // expected(row, col) against some elements of [rows, cols]; only in the first `some_rows` and
-  // `some_cols`, where those are given.
+  // Compares expected(row, col) with some elements of [rows, cols], only in the first `some_rows`
+  // and `some_cols` where those are given.
   template <class F>
   double Error(const void* data, DType dtype, int64_t rows, int64_t cols, int64_t some_rows,
                int64_t some_cols, const F& expected) const;

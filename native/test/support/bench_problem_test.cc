@@ -13,7 +13,7 @@
 namespace lora::test {
 namespace {
 
-// Memory of the host as that of a device, for ops that run on the host.
+// Gives memory of the host in place of a device's, for ops that run on the host.
 class HostMemory final : public cuda::Gpu {
  public:
   const cuda::DeviceProperties& properties() const override { return properties_; }
@@ -30,7 +30,7 @@ class HostMemory final : public cuda::Gpu {
   cuda::DeviceProperties properties_;
 };
 
-// Without the checks: lora_linear in f16 is for the benchmark, not for callers.
+// Runs without the checks, because lora_linear in f16 is for the benchmark, not for callers.
 template <class Args>
 void RunReference(const Args& args) {
   const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);

@@ -1,4 +1,4 @@
-// The cases of lora_linear, forward and backward, of every backend.
+// Lists the cases of lora_linear, forward and backward, of every backend.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +23,9 @@ struct LoraLinearCase {
   std::string Name() const;  // "f32 m 7 k 64: n 63 r 4 bias dropout 0.1; n 1 r 0"
 };
 
-// Sizes 0, 1, 3, 7, one below, at and above the tiles of 6 rows, 64 columns and 512 inputs; ranks
-// 0, 1, 3, 4, 8, 16, 64, 65; bias, dropout, several branches; each in f32 and bf16. All of them run
-// in well under a second on one thread of a real backend.
+// Returns cases of sizes 0, 1, 3, 7, one below, at and above the tiles of 6 rows, 64 columns and
+// 512 inputs; ranks 0, 1, 3, 4, 8, 16, 64, 65; bias, dropout, several branches; each in f32 and
+// bf16. All of them run in well under a second on one thread of a CPU.
 const std::vector<LoraLinearCase>& LoraLinearCases();
 
 }  // namespace lora::test

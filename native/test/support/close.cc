@@ -10,7 +10,7 @@
 namespace lora::test {
 namespace {
 
-// "[1, 0, 7]" of element i.
+// Returns "[1, 0, 7]" for element i.
 std::string Place(const Shape& shape, int64_t i) {
   std::string text;
   for (int d = shape.rank() - 1; d >= 0; --d) {

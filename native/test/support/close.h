@@ -15,20 +15,21 @@ struct Comparison {
   std::string text;  // where not ok: the worst element, its place, values and bound
 };
 
-// How far element i may be off: an absolute part and one relative to the expected value.
+// Says how far element i may be off: an absolute part and one relative to the expected value.
 struct Tolerance {
   double absolute = 0;
   double relative = 0;
 };
 
-// How far each element may be off, and ‖actual − expected‖₂ of all together.
+// Says how far each element may be off, and ‖actual − expected‖₂ of all together.
 struct Bounds {
   std::vector<double> element;
   double norm = 0;
 };
 
-// |actual − expected| <= bound for every element and for the norm, all of it finite, shapes equal.
-// Dtypes may differ. Without a norm of its own, it is NormFraction(n)·‖bounds‖₂.
+// These require |actual − expected| <= bound for every element and for the norm, finite numbers and
+// equal shapes. Dtypes may differ. The norm's bound is NormFraction(n)·‖bounds‖₂ unless it is
+// given.
 Comparison Close(const TensorView& actual, const TensorView& expected, const Bounds& bounds);
 Comparison Close(const TensorView& actual, const TensorView& expected,
                  const std::vector<double>& bounds);
@@ -38,7 +39,7 @@ Comparison Close(const TensorView& actual, const TensorView& expected, const Tol
 // reaches 0.4 of it in the mean square): 1 up to 64 elements, towards 1/2 for many.
 double NormFraction(int64_t elements);
 
-// Same shape, dtype and bits (NaN equals the same NaN).
+// Requires the same shape, dtype and bits (NaN equals the same NaN).
 Comparison Identical(const TensorView& actual, const TensorView& expected);
 
 }  // namespace lora::test

@@ -1,4 +1,4 @@
-// The comparator's own tests: what must not pass does not.
+// Tests that the comparator refuses what must not pass.
 #include <cmath>
 #include <limits>
 
@@ -14,7 +14,7 @@ constexpr Tolerance kLoose{1e-3, 1e-3};
 
 Tensor Sample() { return Normal(DType::kF32, {5, 7}, 3, 1, 2); }
 
-// What comparing says after element `at` of the actual tensor became `value`.
+// Returns what comparing says after element `at` of the actual tensor became `value`.
 Comparison After(int64_t at, double value, const Tolerance& tolerance = kLoose) {
   Tensor actual = Sample();
   actual.Set(at, value);

@@ -1,6 +1,6 @@
-// The cases of cross_entropy, of every backend, against the reference. With u the unit roundoff of
-// f32: exp errs by (2 + |x − max|)·u, and its sum over a block of at most 4096 logits, in lanes, by
-// less than 4·√4096·u; blocks are summed in double.
+// Lists the cases of cross_entropy and bounds them against the reference. With u the unit roundoff
+// of f32, exp errs by (2 + |x − max|)·u, and its sum over a block of at most 4096 logits, in lanes,
+// by less than 4·√4096·u; blocks are summed in double.
 #pragma once
 
 #include <cmath>
@@ -41,7 +41,7 @@ inline CrossEntropyBackwardArgs BackwardArgs(const CrossEntropyProblem& p, const
   return {p.logits, p.labels, lse, p.g, out.dlogits};
 }
 
-// What the reference gives, and how far off an implementation in f32 may be.
+// Holds what the reference gives, and how far off an implementation in f32 may be.
 struct CrossEntropyExpected {
   CrossEntropyOutputs out;
   double loss_bound;

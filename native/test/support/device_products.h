@@ -1,5 +1,5 @@
 // Products of matrices in device memory against sums in doubles. Operands lie at pitches and odd
-// addresses of their own; memory between rows belongs to nobody.
+// addresses of their own; memory between rows must keep its contents.
 #pragma once
 
 #include <doctest/doctest.h>

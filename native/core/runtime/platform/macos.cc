@@ -8,7 +8,8 @@
 namespace lora::platform {
 namespace {
 
-// A number of the kernel's, or `otherwise` where this version of macOS has none of that name.
+// Returns a number of the kernel's, or `otherwise` where this version of macOS has none of that
+// name.
 template <class T>
 T Ask(const char* name, T otherwise) {
   T value = 0;
@@ -33,7 +34,7 @@ std::optional<SystemMemory> AskSystemMemory() {
   memory.total = Ask<uint64_t>("hw.memsize", 0);
   if (memory.total == 0) return std::nullopt;
   memory.available = memory.total;
-  // Pages that hold nothing, or only copies of files.
+  // These pages hold nothing, or only copies of files.
   vm_statistics64_data_t pages{};
   mach_msg_type_number_t count = HOST_VM_INFO64_COUNT;
   const mach_port_t host = mach_host_self();

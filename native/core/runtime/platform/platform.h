@@ -1,4 +1,4 @@
-// What the operating systems name differently. One header, an implementation per system: posix.cc
+// Declares what the operating systems name differently. Each system has an implementation: posix.cc
 // with linux.cc or macos.cc, and windows.cc. CMake picks the files, so no caller asks which system
 // it is on.
 #pragma once
@@ -13,15 +13,15 @@ namespace lora::platform {
 
 // ---- memory ------------------------------------------------------------------------------------
 
-// Zeroed pages of the process's own, nullptr where the system has none left.
+// Returns zeroed pages of the process's own, nullptr where the system has none left.
 void* MapPages(size_t bytes);
-// The same at the start of a huge page, and with the advice to use huge pages, on systems where
-// that can be said.
+// Returns the same at the start of a huge page, and advises to use huge pages, on systems that take
+// such advice.
 void* MapHugePages(size_t bytes);
-// Of MapPages and MapHugePages, with the bytes that were asked for.
+// Frees memory of MapPages or MapHugePages, with the bytes that were asked for.
 void UnmapPages(void* data, size_t bytes);
 
-// Asks for huge pages where the memory spans some. It is advice: a refusal changes nothing.
+// Asks for huge pages where the memory spans some. A refusal changes nothing.
 void AdviseHugePages(void* data, size_t bytes);
 
 // `bytes` must be a multiple of the alignment, a power of two.
@@ -30,7 +30,8 @@ void FreeAligned(void* data);
 
 // ---- files -------------------------------------------------------------------------------------
 
-// A whole file in memory. Pages that are written become copies, so the file keeps its content.
+// Maps a whole file into memory. Pages that are written become copies, so the file keeps its
+// content.
 struct FileMapping {
   uint8_t* data = nullptr;  // null for an empty file
   uint64_t size = 0;
@@ -43,10 +44,10 @@ void UnmapFile(uint8_t* data, uint64_t size);
 
 // ---- shared libraries --------------------------------------------------------------------------
 
-// nullptr where there is none. It stays loaded until the process ends.
+// Returns nullptr where there is none. The library stays loaded until the process ends.
 void* OpenLibrary(const char* name);
 void* FindSymbol(void* library, const char* symbol);
-// The library by which NVIDIA's driver is called.
+// Returns the name of the library by which NVIDIA's driver is called.
 const char* CudaDriverLibrary();
 // Keeps the add-on in memory until the process ends. Node unloads it when the last worker that
 // loaded it ends, and a thread of ours must not find its code gone.
@@ -62,10 +63,10 @@ void WakeAll(std::atomic<uint32_t>& word);
 
 // ---- processor and memory of the machine -------------------------------------------------------
 
-// The CPUs on which the system may run this process, at least 1.
+// Returns the number of CPUs on which the system may run this process, at least 1.
 int AllowedCpuCount();
 
-// What the system says where it has no /proc to read it from, nothing elsewhere.
+// These return what the system says where it has no /proc to read it from, and nothing elsewhere.
 struct SystemMemory {
   uint64_t total = 0;
   uint64_t available = 0;
@@ -73,7 +74,7 @@ struct SystemMemory {
 std::optional<SystemMemory> AskSystemMemory();
 std::optional<std::string> AskProcessorName();
 
-// Features of 64-bit ARM that kernels are compiled for and that not every CPU has.
+// Lists the features of 64-bit ARM that kernels are compiled for and that not every CPU has.
 struct ArmFeatures {
   bool aes = false, fp16 = false, dot_product = false, bf16 = false;
 };

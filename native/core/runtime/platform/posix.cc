@@ -1,4 +1,4 @@
-// What Linux and macOS share.
+// Implements what Linux and macOS share.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -31,7 +31,7 @@ struct Descriptor {
   const int fd;
 };
 
-// Thread-safe, unlike strerror.
+// This is safe on any thread, unlike strerror.
 std::string Reason(int error) { return std::generic_category().message(error); }
 
 FileMapping Problem(std::string why, bool no_room = false) {
@@ -83,7 +83,7 @@ FileMapping MapFile(const std::string& path) {
     return Problem("it is larger than the address space");
   // An empty mapping is an error of mmap, but an empty file is none.
   if (size == 0) return {};
-  // Writable but private and unreserved: only pages that somebody writes ever cost memory.
+  // The mapping is writable, private and unreserved: only pages that are written cost memory.
   void* data = mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_NORESERVE, file.fd, 0);
   if (data == MAP_FAILED) {

@@ -32,7 +32,7 @@ std::string LastReason() {
   return std::system_category().message(static_cast<int>(GetLastError()));
 }
 
-// Empty when the text is not UTF-8.
+// Returns an empty text when the argument is not UTF-8.
 std::wstring Wide(const std::string& text) {
   const int length = static_cast<int>(text.size());
   const int needed =
@@ -64,7 +64,7 @@ FileMapping MapFile(const std::string& path) {
   if (name.empty()) return Problem("its name is not UTF-8");
   const DWORD attributes = GetFileAttributesW(name.c_str());
   if (attributes == INVALID_FILE_ATTRIBUTES) {
-    // In the words of the other systems.
+    // These are the words of the other systems.
     const DWORD error = GetLastError();
     if (error == ERROR_FILE_NOT_FOUND || error == ERROR_PATH_NOT_FOUND)
       return Problem("No such file or directory");
@@ -97,7 +97,8 @@ void UnmapFile(uint8_t* data, uint64_t) {
 }
 
 void* OpenLibrary(const char* name) {
-  // From the system's own folder, where NVIDIA's driver is; never from the current one.
+  // It is loaded from the system's own folder, where NVIDIA's driver is, and not from the current
+  // one.
   return LoadLibraryExA(name, nullptr, LOAD_LIBRARY_SEARCH_SYSTEM32);
 }
 

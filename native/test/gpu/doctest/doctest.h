@@ -1,6 +1,6 @@
-// The part of doctest that the tests of the CUDA backend use, for machines that have a GPU and a
-// compiler but no doctest (scripts/gpu-check). Where doctest is installed, it is used instead.
-// Expressions are not taken apart: a failed CHECK shows its text and what was CAPTUREd.
+// Implements the part of doctest that the tests of the CUDA backend use, for machines that have a
+// GPU and a compiler but no doctest (scripts/gpu-check). Where doctest is installed, it is used
+// instead. Expressions are not taken apart: a failed CHECK shows its text and what was CAPTUREd.
 #pragma once
 
 #include <chrono>
@@ -46,7 +46,7 @@ inline int Register(const TestCase& test) {
   return 0;
 }
 
-// What CAPTURE and INFO say, made into text only when a check fails.
+// Keeps what CAPTURE and INFO say, which becomes text only when a check fails.
 class Scope {
  public:
   Scope() { TheState().scopes.push_back(this); }
@@ -128,7 +128,7 @@ class Subcase {
   bool entered_ = false, more_before_ = false;
 };
 
-// A part of the text of an exception.
+// Matches a part of the text of an exception.
 struct Contains {
   std::string text;
 };
@@ -214,7 +214,7 @@ class Context {
     std::istringstream in(text);
     for (std::string part; std::getline(in, part, ',');) out.push_back(part);
   }
-  // * stands for anything.
+  // A * stands for anything.
   static bool Like(const char* pattern, const char* text) {
     if (*pattern == '*') return Like(pattern + 1, text) || (*text != 0 && Like(pattern, text + 1));
     return *pattern == *text && (*pattern == 0 || Like(pattern + 1, text + 1));
