@@ -7,6 +7,15 @@ export function check(condition: unknown, op: string, message: string): asserts 
   if (!condition) throw new LoRAError('ERR_ARGUMENT', `[${op}] ${message}`, { op });
 }
 
+/** Throws ERR_ARGUMENT for a typed array whose memory was transferred to another thread, or whose file was closed. */
+export function checkAttached(op: string, what: string, { buffer }: ArrayBufferView): void {
+  try {
+    new Uint8Array(buffer, 0, 0); // Node.js 20 has no other way to ask
+  } catch {
+    check(false, op, `${what} has no memory any more: it was transferred, or its file was closed`);
+  }
+}
+
 /** Throws ERR_UNSUPPORTED, because gradients are computed in f32 and bf16 only. */
 export function refuseF16Training(op: string, what = 'with f16 activations'): never {
   throw new LoRAError('ERR_UNSUPPORTED', `[${op}] training ${what} is not supported; use bf16`, { op });

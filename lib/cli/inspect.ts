@@ -1,6 +1,6 @@
 import { existsSync, statSync } from 'node:fs';
-import { join } from 'node:path';
 import { LoRAError } from '../errors';
+import { SavedFolder } from '../formats/file_group';
 import { readJson } from '../formats/json';
 import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
@@ -73,7 +73,8 @@ async function describePath(path: string): Promise<Report> {
   if (!existsSync(path))
     throw new LoRAError('ERR_FILE', `[inspect] ${path} does not exist`, { op: 'inspect' });
   if (!statSync(path).isDirectory()) return describeFile(path, 'safetensors');
-  if (existsSync(join(path, 'adapter_config.json'))) {
+  const folder = await SavedFolder.open(path);
+  if (folder.has('adapter_config.json')) {
     const { config, tensors } = await readAdapter(path);
     const sizes = [...tensors].map(([name, { dtype, shape, bytes }]): [string, Sized] => [
       name,
@@ -81,10 +82,10 @@ async function describePath(path: string): Promise<Report> {
     ]);
     return { kind: 'adapter', path, config, ...summed(sizes) };
   }
-  if (existsSync(join(path, 'checkpoint.safetensors')))
-    return describeFile(join(path, 'checkpoint.safetensors'), 'checkpoint');
-  if (existsSync(join(path, 'config.json'))) {
-    const config = await readJson(join(path, 'config.json'));
+  if (folder.has('checkpoint.safetensors'))
+    return describeFile(folder.path('checkpoint.safetensors'), 'checkpoint');
+  if (folder.has('config.json')) {
+    const config = await readJson(folder.path('config.json'));
     const model = await openModelTensors(path);
     try {
       const all = model.names.map((name): [string, Sized] => [name, model.get(name)]);

@@ -55,7 +55,7 @@ export async function runCommandLine(argv: readonly string[], console: Console):
   } catch (error) {
     if (error instanceof Interrupted) return error.exitCode;
     const usage = error instanceof UsageError;
-    console.stderr.write(`lora-native: ${usage ? error.message : failure(error)}\n`);
+    console.stderr.write(`lora-native: ${printable(usage ? error.message : failure(error))}\n`);
     return usage || (error instanceof LoRAError && error.code === 'ERR_ARGUMENT') ? 2 : 1;
   }
 }

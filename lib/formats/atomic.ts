@@ -47,7 +47,7 @@ export async function makeDirectory(path: string): Promise<void> {
     return undefined;
   });
   if (present?.isDirectory()) return;
-  if (present) throw Object.assign(new Error('it exists and is not a directory'), { code: 'EEXIST' });
+  if (present) throw Object.assign(new Error(`${path} is not a directory`), { code: 'EEXIST' });
   await makeDirectory(dirname(path));
   await mkdir(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'EEXIST') throw error; // another has made it meanwhile

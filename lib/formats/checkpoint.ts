@@ -1,25 +1,27 @@
 /** Whole states in one file: values, and anything with stateDict() and loadStateDict(). */
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { fromBytes } from '../tensor/create';
 import { LoRAError } from '../errors';
 import { dtypeOfStored, storedDType, type SafetensorsDType } from './dtypes';
 import { cannotWrite, makeDirectory } from './atomic';
 import { isRecord } from './json';
 import { SavedFolder } from './file_group';
+import { toPath } from './paths';
 import { checkNesting, readLimits, type Limits, type ReadLimits } from './limits';
 import { writeSafetensors, type SafetensorsTensor } from './safetensors';
 import { StoredTensors } from './stored_tensors';
 import { isThenable, runDetached, Scope } from '../tensor/scope';
 import type { StateDict, Stateful, StateValue } from '../tensor/state';
 import { handleOf, Tensor } from '../tensor/tensor';
-import { check, checkOptions, describe, suggest } from '../validate';
+import { check, checkAttached, checkOptions, describe, suggest } from '../validate';
 
 export type { StateDict, Stateful, StateValue } from '../tensor/state';
 
 export const checkpointFile = 'checkpoint.safetensors';
 const metadataKey = 'lora-native.checkpoint';
 const version = '1';
+/** Of values, so that the file can be read within the bound on the nesting of JSON. */
+const maxDepth = 120;
 
 const arrayDTypes: Readonly<Record<string, SafetensorsDType>> = {
   Float32Array: 'F32',
@@ -42,7 +44,12 @@ type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
 class Writer {
   readonly tensors = new Map<string, Promise<SafetensorsTensor>>();
 
-  encode(value: unknown, path: string): Json {
+  encode(value: unknown, path: string, depth = 0): Json {
+    check(
+      depth <= maxDepth,
+      'saveCheckpoint',
+      `'${path.slice(0, 40)}…' is nested more than ${maxDepth} levels deep: does it contain itself?`,
+    );
     if (value === null || typeof value === 'boolean' || typeof value === 'string') return value;
     if (typeof value === 'number') {
       return Number.isFinite(value) && !Object.is(value, -0)
@@ -60,12 +67,13 @@ class Writer {
       const kind = Object.prototype.toString.call(value).slice(8, -1);
       const dtype = arrayDTypes[kind];
       check(dtype !== undefined, 'saveCheckpoint', `'${path}' cannot be saved: it is ${describe(value)}`);
+      checkAttached('saveCheckpoint', `'${path}'`, value);
       const { buffer, byteOffset, byteLength } = value;
       const bytes = new Uint8Array(buffer, byteOffset, byteLength).slice();
       const shape = [(value as unknown as { length: number }).length];
       return { $array: this.#add(path, Promise.resolve({ dtype, shape, bytes })), kind };
     }
-    if (Array.isArray(value)) return value.map((item, i) => this.encode(item, `${path}.${i}`));
+    if (Array.isArray(value)) return value.map((item, i) => this.encode(item, `${path}.${i}`, depth + 1));
     const prototype = typeof value === 'object' ? (Object.getPrototypeOf(value) as object | null) : undefined;
     const plain =
       prototype === null || (prototype !== undefined && Object.getPrototypeOf(prototype) === null);
@@ -79,7 +87,7 @@ class Writer {
     const out = Object.create(null) as { [key: string]: Json };
     for (const [key, item] of Object.entries(value as object)) {
       if (item !== undefined)
-        out[key.startsWith('$') ? `$${key}` : key] = this.encode(item, `${path}.${key}`);
+        out[key.startsWith('$') ? `$${key}` : key] = this.encode(item, `${path}.${key}`, depth + 1);
     }
     return out;
   }
@@ -153,9 +161,12 @@ function hasState(value: unknown): value is Stateful {
 }
 
 function directory(op: string, dir: unknown): string {
-  const path = dir instanceof URL ? fileURLToPath(dir) : dir;
-  check(typeof path === 'string' && path !== '', op, `expected a directory but received ${describe(dir)}`);
-  return path;
+  check(
+    (typeof dir === 'string' && dir !== '') || dir instanceof URL,
+    op,
+    `expected a directory but received ${describe(dir)}`,
+  );
+  return toPath(dir, op);
 }
 
 /**

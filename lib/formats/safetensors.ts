@@ -3,7 +3,7 @@ import { inspect, types } from 'node:util';
 import type { NativeFile } from '../native/binding';
 import { binding } from '../native/calls';
 import { LoRAError } from '../errors';
-import { check, checkOptions, describe } from '../validate';
+import { check, checkAttached, checkOptions, describe } from '../validate';
 import { writeFileAtomic, type Piece } from './atomic';
 import { dtypeRank, isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes';
 import {
@@ -330,6 +330,7 @@ function checkTensor(name: string, tensor: SafetensorsTensor, op: string): void 
     `expected a Uint8Array as bytes of ${label} but received ${describe(bytes)}`,
   );
   const wanted = tensorBytes(dtype, shape);
+  if (wanted === 0) checkAttached(op, `the array of ${label}`, bytes);
   check(typeof wanted === 'number', op, `expected a writable size for ${label}: ${wanted}`);
   check(
     bytes.length === wanted,

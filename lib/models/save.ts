@@ -9,6 +9,7 @@ import { SavedFolder, saveTogether } from '../formats/file_group';
 import { InputFile, sliceBytes } from '../formats/input';
 import { configFile, modelFiles, sideFiles, weightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor } from '../formats/safetensors';
+import { toPath } from '../formats/paths';
 import { checkLink } from '../formats/sharded';
 import type { Linear } from '../linear/linear';
 import type { Adapter } from '../peft/adapter';
@@ -95,7 +96,7 @@ export async function saveModel(
   dir: string,
   { source, config, weights, dtype, merge }: SaveRequest,
 ): Promise<void> {
-  await checkTarget(dir, source);
+  await checkTarget(toPath(dir, 'save'), source);
   const tensors = new Map<string, LateTensor>();
   const addLinear = (name: string, linear: Linear): void => {
     const { dtype: stored, rows, cols } = linear.weight;

@@ -7,6 +7,7 @@ import { runDetached } from './scope';
 import { handleOf, type NestedNumbers, Parameter, storageOf, Tensor, wrap } from './tensor';
 import {
   check,
+  checkAttached,
   checkBoolean,
   checkOneOf,
   checkOptions,
@@ -81,6 +82,7 @@ function typedArrayKind(data: unknown): string | null {
     'tensor',
     `expected numbers or a typed array of numbers but received ${describe(data)}`,
   );
+  checkAttached('tensor', 'the typed array', data);
   return kind;
 }
 

@@ -6,7 +6,7 @@ import { isRecord, type Reading } from '../formats/json';
 import type { Limits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
 import { atOnce, inSlices } from '../formats/slices';
-import { check, checkOptions, checkSignal, describe } from '../validate';
+import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { encodeSteps } from './encode_steps';
 import { insideOf, installPatterns } from './library';
@@ -229,6 +229,7 @@ export class Tokenizer {
       'tokenizer',
       `expected ids but received ${describe(ids)}`,
     );
+    if (ArrayBuffer.isView(given)) checkAttached('tokenizer', 'the array of ids', given);
     const list = Array.from<number>(ids);
     const bad = list.find((id) => !Number.isSafeInteger(id) || id < 0);
     check(

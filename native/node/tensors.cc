@@ -2,6 +2,7 @@
 #include <condition_variable>
 #include <cstring>
 
+#include "core/runtime/platform/platform.h"
 #include "node/api.h"
 #include "node/op_call.h"
 
@@ -75,6 +76,18 @@ Napi::Value View(const Napi::CallbackInfo& info) {
                           tensor.dtype, shape);
 }
 
+// What V8 may take for itself while it makes an ArrayBuffer.
+constexpr size_t kRoomOfRuntime = size_t{4} << 20;
+
+// Whether malloc gives so many bytes: under ulimit -v it may not, however much memory is free.
+bool HasAddresses(size_t bytes) {
+  constexpr size_t kAlignment = 64;
+  void* probe = platform::AllocateAligned(kAlignment, (bytes + kAlignment - 1) & ~(kAlignment - 1));
+  if (probe == nullptr) return false;
+  platform::FreeAligned(probe);
+  return true;
+}
+
 Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef tensor) {
   const size_t bytes = tensor.view().bytes();
   // V8 ends the process when an ArrayBuffer does not fit, so the size is checked first.
@@ -85,6 +98,9 @@ Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef tensor) {
     if (bytes > free)
       Throw("ERR_OUT_OF_MEMORY", "read", "needs ", bytes, " bytes but only ", free,
             " bytes are free on cpu");
+    if (!HasAddresses(bytes + kRoomOfRuntime))
+      Throw("ERR_OUT_OF_MEMORY", "read", "needs ", bytes,
+            " bytes, which a limit on the addresses of this process denies");
   }
   return Napi::ArrayBuffer::New(env, bytes);
 }

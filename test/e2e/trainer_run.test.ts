@@ -185,7 +185,7 @@ describe('the outDir', () => {
     await expectReject(
       Promise.resolve(start(file).run()),
       'ERR_FILE',
-      new RegExp(`^\\[Trainer\\] cannot write to outDir ${file}: it exists and is not a directory`),
+      new RegExp(`^\\[Trainer\\] cannot write to outDir ${file}: ${file} is not a directory`),
     );
     expect(recorded.batches).toEqual([]);
     expect(readFileSync(file, 'utf8')).toBe('x');

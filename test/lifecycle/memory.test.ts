@@ -123,3 +123,35 @@ test('an unread failure does not end the process', () => {
   const { status, stderr } = runChild(`const x = lora.tensor([[1, 2]]); x.crossEntropy([7]);`);
   expect([status, stderr]).toEqual([0, '']);
 });
+
+const onLinux = process.platform === 'linux' ? test : test.skip;
+onLinux(
+  'data() under a limit on addresses (ulimit -v) is ERR_OUT_OF_MEMORY, not the end of the process',
+  () => {
+    const report = childReport(`
+    const x = lora.tensor(new Float32Array(64 << 20)); // 256 MiB
+    await x.sum().item();
+    for (let i = 0; i < 4; i++) {
+      gc();
+      await new Promise((resolve) => setTimeout(resolve, 50)); // until the numbers that were copied are unmapped
+    }
+    const size = /VmSize:\\s+(\\d+)/.exec(require('node:fs').readFileSync('/proc/self/status', 'utf8'))[1];
+    const most = (Number(size) + 100 * 1024) * 1024;
+    const { status } = require('node:child_process').spawnSync('prlimit', ['--pid', process.pid, '--as=' + most]);
+    const said = async (read) => {
+      try {
+        await read();
+      } catch ({ code, message }) {
+        return [code, message];
+      }
+    };
+    const asked = [await said(() => x.data()), await said(() => x.dataSync()), await said(() => x.bytes())];
+    report({ status, asked, sum: await x.sum().item() });
+  `);
+    const refused = [
+      'ERR_OUT_OF_MEMORY',
+      '[read] needs 268435456 bytes, which a limit on the addresses of this process denies',
+    ];
+    expect(report).toEqual({ status: 0, asked: [refused, refused, refused], sum: 0 });
+  },
+);

@@ -144,15 +144,15 @@ test('a view lies within its tensor, to the element', () => {
   });
 });
 
-test('a limit that is no size is said at once', () => {
+test.each(['lots', '0x10MiB', '1e9', '+5GiB'])('a limit that is no size is said at once: %s', (limit) => {
   const file = join(__dirname, 'native', 'handles.mjs');
   const child = spawnSync(process.execPath, [file], {
     encoding: 'utf8',
-    env: { ...process.env, LORA_MEMORY_LIMIT: 'lots' },
+    env: { ...process.env, LORA_MEMORY_LIMIT: limit },
   });
   expect(child.status).toBe(1);
   expect(child.stderr).toContain(
-    '[device] expected LORA_MEMORY_LIMIT to be a size such as 2GiB but received "lots"',
+    `[device] expected LORA_MEMORY_LIMIT to be a size such as 2GiB but received "${limit}"`,
   );
 });
 

@@ -157,7 +157,7 @@ describe('makeDirectory', () => {
     expect(readdirSync(join(dir, 'a', 'b'))).toEqual(['c']);
     await makeDirectory(join(dir, 'a', 'b', 'c'));
     writeFileSync(join(dir, 'file'), '');
-    await expect(makeDirectory(join(dir, 'file'))).rejects.toThrow('it exists and is not a directory');
+    await expect(makeDirectory(join(dir, 'file'))).rejects.toThrow(`${join(dir, 'file')} is not a directory`);
     await expect(makeDirectory(join(dir, 'file', 'deep'))).rejects.toMatchObject({ code: 'ENOTDIR' });
   });
 

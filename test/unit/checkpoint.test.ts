@@ -297,3 +297,43 @@ test('another safetensors file is no checkpoint', async () => {
   await writeSafetensors(path, new Map(), { format: 'pt' });
   await damaged(path, "it has no 'lora-native.checkpoint' in its metadata");
 });
+
+describe('what cannot be saved is named', () => {
+  const cyclic: Record<string, unknown> = { a: 1 };
+  cyclic['self'] = cyclic;
+  const list: unknown[] = [];
+  list.push(list);
+  const deep = (levels: number): unknown => (levels === 0 ? 1 : [deep(levels - 1)]);
+  const detached = new Float32Array(4);
+  structuredClone(detached.buffer, { transfer: [detached.buffer] });
+  test.each<[string, unknown, RegExp]>([
+    [
+      'an object that contains itself',
+      cyclic,
+      /'x\.self\.self.*…' is nested more than 120 levels deep: does it contain itself\?/,
+    ],
+    ['a list that contains itself', list, /is nested more than 120 levels deep/],
+    [
+      'a value 100,000 levels deep',
+      Array.from({ length: 100_000 }).reduce((inner) => [inner], 1),
+      /is nested more than 120/,
+    ],
+    [
+      'a typed array without its memory',
+      [detached],
+      /'x\.0' has no memory any more: it was transferred, or its file was closed/,
+    ],
+  ])('%s', async (_, x, sentence) => {
+    await expectReject(saveCheckpoint(dir, { x }), 'ERR_ARGUMENT', sentence);
+  });
+
+  test('what can be saved can be loaded: 120 levels', async () => {
+    await saveCheckpoint(dir, { x: deep(120) });
+    expect(await loadCheckpoint(dir)).toEqual({ x: deep(120) });
+  });
+
+  test('a URL that names no file', async () => {
+    const sentence = '[saveCheckpoint] expected a path or a file: URL but received http://host/x';
+    await expectReject(saveCheckpoint(new URL('http://host/x'), {}), 'ERR_ARGUMENT', sentence);
+  });
+});

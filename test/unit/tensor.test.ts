@@ -399,3 +399,15 @@ describe('to', () => {
     expect(await y.item()).toBe(1);
   });
 });
+
+test('a typed array whose memory was transferred is named', () => {
+  for (const Kind of [Float32Array, Uint16Array, Int32Array]) {
+    const array = new Kind(6);
+    structuredClone(array.buffer, { transfer: [array.buffer] });
+    const sentence =
+      '[tensor] the typed array has no memory any more: it was transferred, or its file was closed';
+    expectThrow(() => tensor(array, { device }), 'ERR_ARGUMENT', sentence);
+    expectThrow(() => tensor(array, { device, shape: [0], dtype: 'bf16' }), 'ERR_ARGUMENT', sentence);
+    expectThrow(() => parameter(array), 'ERR_ARGUMENT', sentence);
+  }
+});

@@ -15,14 +15,16 @@ constexpr size_t kGrant = size_t{64} << 20;
 }  // namespace
 
 std::optional<size_t> ParseBytes(const std::string& text) {
-  const char* begin = text.c_str();
+  // Digits alone: strtod would take hexadecimal numbers, exponents and signs too.
+  const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
+  const std::string number = text.substr(0, digits);
   char* end = nullptr;
-  const double value = std::strtod(begin, &end);
-  if (end == begin || !std::isfinite(value) || value < 0) return std::nullopt;
+  const double value = std::strtod(number.c_str(), &end);
+  if (number.empty() || *end != '\0') return std::nullopt;
   std::string unit;
-  for (; *end != '\0'; ++end)
-    if (!std::isspace(static_cast<unsigned char>(*end)))
-      unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*end)));
+  for (const char letter : text.substr(digits))
+    if (!std::isspace(static_cast<unsigned char>(letter)))
+      unit += static_cast<char>(std::tolower(static_cast<unsigned char>(letter)));
   double factor = 1;
   if (!unit.empty() && unit != "b") {
     const size_t power = std::string("kmgt").find(unit[0]);

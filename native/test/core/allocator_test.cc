@@ -167,7 +167,8 @@ TEST_CASE("sizes in words") {
   CHECK(ParseBytes("64K") == 64 * 1024);
   CHECK(ParseBytes("2gb") == 2000000000);
   CHECK(ParseBytes("0") == 0);
-  for (const char* bad : {"", "lots", "-1", "5 parsecs", "1GiBs", "nan", "inf", "1e300", "MiB"})
+  for (const char* bad : {"", "lots", "-1", "+1", "5 parsecs", "1GiBs", "nan", "inf", "1e300",
+                          "1e3", "MiB", "0x10MiB", "0X10", "1.2.3", ".", " 1MiB"})
     CHECK_MESSAGE(!ParseBytes(bad), bad);
 }
 
