@@ -61,7 +61,7 @@ export class CausalLM {
   readonly config: ModelConfig;
   /** Where weights lie and ops run. */
   readonly device: Device;
-  /** Of activations and frozen weights. */
+  /** The element type of activations; that of frozen weights is at most as wide. */
   readonly dtype: ModelDType;
   /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
@@ -236,7 +236,7 @@ export class CausalLM {
     handle: RunHandle<GeneratedToken, GenerationResult>,
   ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
     this.#checkAlive('generate');
-    this.#adapters.resolve('generate', adapter); // removed or merged since the call
+    this.#adapters.resolve('generate', adapter); // it may have been removed or merged since the call
     const release = this.#generations.add(handle, this.#adapters.acquire('generate', adapter));
     try {
       if (plan.stop.length > 0) void this.tokenizer; // stop strings need text

@@ -27,21 +27,21 @@ import type { ModelDType } from './weights';
 /** A text (special tokens are added), ids, or a conversation (through the chat template). */
 export type Prompt = string | readonly number[] | Int32Array | readonly ChatMessage[];
 
-/** How many tokens are drawn, and how. */
+/** Says how many tokens are drawn, and how. */
 export interface SamplingOptions {
   /** Most tokens to generate. Default: max_new_tokens of generation_config.json, else 128. */
   maxNewTokens?: number | undefined;
   /** Divides the logits before a token is drawn; 0 takes the likeliest. Default: that of generation_config.json where it samples, else 0. */
   temperature?: number | undefined;
-  /** Draw from the k likeliest tokens; 0: from all. Default as for `temperature`. */
+  /** Draws from the k likeliest tokens; 0: from all. Default as for `temperature`. */
   topK?: number | undefined;
-  /** Draw from the smallest set of this probability (Holtzman et al., 2020); 1: from all. Default as for `temperature`. */
+  /** Draws from the smallest set of this probability (Holtzman et al., 2020); 1: from all. Default as for `temperature`. */
   topP?: number | undefined;
-  /** Of the random draws; a fresh one for every call by default. */
+  /** Decides the random draws. Default: a fresh one for every call. */
   seed?: number | undefined;
   /** Texts that end the generation; they are not part of its text. */
   stop?: string | readonly string[] | undefined;
-  /** Generate past the end-of-text token. Default false. */
+  /** Generates past the end-of-text token. Default false. */
   ignoreEos?: boolean | undefined;
   /** Checked at every token; an abort rejects with its reason. */
   signal?: AbortSignal | undefined;
@@ -49,7 +49,7 @@ export interface SamplingOptions {
 
 /** One token. `text` is what became readable with it: whole characters, '' while one is unfinished. */
 export interface GeneratedToken {
-  /** Of the token. */
+  /** The id of the token. */
   id: number;
   /** What became readable with it. */
   text: string;

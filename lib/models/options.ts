@@ -15,9 +15,9 @@ export interface FromPretrainedOptions {
   device?: Device | (string & {}) | undefined;
   /** Checked between tensors; an abort rejects with its reason and frees what was loaded. */
   signal?: AbortSignal | undefined;
-  /** Of a model of the hub ('hf:org/name', not supported yet): a branch, a tag or a commit. */
+  /** The branch, tag or commit of a model of the hub ('hf:org/name', not supported yet). */
   revision?: string | undefined;
-  /** Of the hub, for private models (not supported yet). */
+  /** The token of the hub, for private models (not supported yet). */
   token?: string | undefined;
   /** Bounds on what the files may ask for, where the defaults refuse a model that you trust. */
   limits?: ReadLimits | undefined;
@@ -27,7 +27,7 @@ export interface FromPretrainedOptions {
 
 /** The options of {@link CausalLM.forward}. */
 export interface ForwardOptions {
-  /** What each position is to be: rows as ids, −100 counts nothing. Not shifted by you: position t predicts the label of t + 1. */
+  /** What each position is to be: rows as ids, −100 counts nothing. Do not shift them: position t predicts the label of t + 1. */
   labels?: TokenRows | undefined;
   /** How the losses of all labels that count become one number. Default 'mean'. */
   reduction?: 'mean' | 'sum' | undefined;
@@ -39,7 +39,7 @@ export interface ForwardOptions {
   train?: boolean | undefined;
 }
 
-/** Options inferred as a type parameter escape the check for unknown names: this puts it back. */
+/** Options inferred as a type parameter escape the check for unknown names; this type checks them again. */
 export type NoOther<O> = string extends keyof O
   ? unknown
   : { [K in Exclude<keyof O, keyof ForwardOptions>]: never };
@@ -56,9 +56,9 @@ export interface ForwardOutput<O extends ForwardOptions> {
 export interface AddAdapterOptions {
   /** What calls name it by. Default 'default'. */
   name?: string | undefined;
-  /** Of the initial weights and of dropout. Default 0. */
+  /** Decides the initial weights and the masks of dropout. Default 0. */
   seed?: number | undefined;
-  /** Make it the active one although there are others. Default false. */
+  /** Makes it the active one although there are others. Default false. */
   activate?: boolean | undefined;
 }
 /** The options of {@link CausalLM.loadAdapter}. */

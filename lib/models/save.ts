@@ -121,7 +121,7 @@ export async function saveModel(
       );
     } else addLinear(entry.name, entry.linear);
   }
-  // A change of a tied head, merged now or before, parts it from the embedding.
+  // A tied head whose change is merged, now or before, is no longer the embedding.
   const { head } = weights;
   const shared = head.base === weights.embedding;
   const tied = shared && !head.merged && merge?.applied(head.path) === undefined;

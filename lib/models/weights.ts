@@ -122,7 +122,7 @@ export async function loadWeights(
       x.dispose();
       made.push(weight);
       packed = binding().synchronize(nativeDevice(device));
-      packed.catch(() => undefined); // awaited later
+      packed.catch(() => undefined); // it is awaited later
       progress();
       return weight;
     };

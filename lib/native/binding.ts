@@ -65,7 +65,7 @@ export interface DeviceInfo {
   name: string;
   /** Bytes of memory in all. */
   memoryBytes: number;
-  /** Of a GPU: '8.6' and the like. */
+  /** The compute capability of a GPU, such as '8.6'. */
   computeCapability?: string;
 }
 /** What the native side holds. */
@@ -112,11 +112,11 @@ export interface NativeBinding {
   synchronizeSync(device: NativeDevice): void;
 
   // Storage.
-  /** Uninitialised memory. */
+  /** Takes uninitialised memory. */
   alloc(device: NativeDevice, dtype: DType, shape: readonly number[]): NativeTensor;
   /** The bytes are copied before the call returns. */
   fromBytes(device: NativeDevice, dtype: DType, shape: readonly number[], bytes: Uint8Array): NativeTensor;
-  /** A second reference to the same storage, from an element offset on. */
+  /** Gives a second reference to the same storage, from an element offset on. */
   view(tensor: NativeTensor, elementOffset: number, shape: readonly number[]): NativeTensor;
   toDevice(tensor: NativeTensor, device: NativeDevice): NativeTensor;
   read(tensor: NativeTensor): Promise<ArrayBuffer>;
@@ -248,7 +248,7 @@ export interface NativeBinding {
   openFile(path: string): { file: NativeFile; bytes: number };
   /** A view of [offset, offset + length); each view is its own ArrayBuffer. */
   fileView(file: NativeFile, offset: number, length: number): ArrayBuffer;
-  /** A copy of [offset, offset + length). */
+  /** Copies [offset, offset + length). */
   fileBytes(file: NativeFile, offset: number, length: number): ArrayBuffer;
   /** Detaches every view (their length becomes 0). The mapping goes when no view can be reached any more. */
   closeFile(file: NativeFile): void;

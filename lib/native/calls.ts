@@ -12,13 +12,13 @@ const frames = 12;
 /** The folder of this package's code: lib/ as source, dist/ as a bundle. */
 const ownFolder = (basename(__dirname) === 'native' ? dirname(__dirname) : __dirname) + sep;
 
-// Formatted at once: an unformatted stack would keep the receivers of its frames, tensors among them, alive.
+// It is formatted at once, because an unformatted stack would keep the receivers of its frames, tensors among them, alive.
 const stacks: string[] = new Array<string>(ringSize).fill('');
 const tags = new Float64Array(ringSize);
 const texts = new Map<string, string>();
 const delivered = new Set<number>();
 let lastTag = 0;
-/** That which the add-on has; 0 outside ops, where an error is thrown at the caller anyway. */
+/** The tag that the add-on has; 0 outside ops, where an error is thrown at the caller anyway. */
 let currentTag = 0;
 let depth = 0;
 let peeking = false;
@@ -39,7 +39,7 @@ function captureStack(): string {
     Error.captureStackTrace(holder, captureStack);
     return holder.stack ?? '';
   } finally {
-    // Also where the stack has no room for these calls: the hooks are those of the whole program.
+    // This runs also where the stack has no room for these calls, because the hooks belong to the program.
     hooks.prepareStackTrace = prepareStackTrace;
     hooks.stackTraceLimit = stackTraceLimit;
   }
@@ -52,7 +52,7 @@ function mark(): void {
   stacks[lastTag % ringSize] = stack;
 }
 
-/** One copy of equal texts: a loop calls from the same places again and again. */
+/** Keeps one copy of equal texts, because a loop calls from the same lines again and again. */
 function shared(text: string): string {
   const known = texts.get(text);
   if (known !== undefined) return known;
@@ -106,7 +106,7 @@ function load(): NativeBinding {
   if (ready === undefined) {
     const loaded = native();
     loaded.setErrorFactory(makeError);
-    loaded.setTag(currentTag); // another realm of this process may have left its own
+    loaded.setTag(currentTag); // another realm of this process may have set its own tag
     ready = loaded;
   }
   return ready;

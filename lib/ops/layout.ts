@@ -6,7 +6,7 @@ import { check, checkInteger, checkShape, describe, numelOf, shapeText } from '.
 import { checkFloat } from '../tensor/arguments';
 import { rawView } from '../tensor/raw';
 
-/** Shares the memory of x. One dimension may be −1: what is left. dx = g in the shape of x. */
+/** Shares the memory of x. One dimension may be −1, which takes what is left. dx = g in the shape of x. */
 export function reshape(x: Tensor, wanted: readonly number[]): Tensor {
   handleOf(x, 'reshape');
   check(

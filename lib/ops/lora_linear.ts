@@ -1,6 +1,8 @@
 /**
- * The heart: y = W·x + bias + scale·A·(B·drop(x)), with W frozen. Per branch, with u = Aᵀ·g:
- * dx = Wᵀ·g + drop(scale·Bᵀ·u), dA = scale·gᵀ·h, dB = scale·uᵀ·drop(x), h = B·drop(x); never dW.
+ * The fused LoRA layer, with W frozen and without a gradient:
+ *   y = W·x + bias + scale·A·h,  h = B·drop(x)
+ * Per branch, with u = Aᵀ·g:
+ *   dx = Wᵀ·g + drop(scale·Bᵀ·u),  dA = scale·gᵀ·h,  dB = scale·uᵀ·drop(x)
  */
 import { needsGrad, record } from '../tensor/autograd';
 import type { NativeBranch, NativeDropout, NativeTensor } from '../native/binding';

@@ -7,7 +7,7 @@ import { checkFloat } from '../tensor/arguments';
 
 interface Place {
   seed: number;
-  /** Which of the independent sequences of a seed. */
+  /** The number of an independent sequence of the seed. */
   stream?: number;
   device?: Device;
 }
@@ -49,9 +49,9 @@ function random(
 export interface SampleOptions {
   /** 0 is greedy: the first of the largest. */
   temperature: number;
-  /** Only the k largest; 0: all. */
+  /** Draws from the k largest; 0: from all. */
   topK: number;
-  /** Only the smallest set of at least this mass; 1: all. */
+  /** Draws from the smallest set of at least this mass; 1: from all. */
   topP: number;
   seed: number;
   step: number;

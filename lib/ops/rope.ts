@@ -14,7 +14,7 @@ export interface RopeTable {
 export interface RopeOptions {
   /** The position of the first element of a sequence. */
   offset?: number;
-  /** Or the position of each, i32 [b, s]. */
+  /** The position of each element, i32 [b, s], in place of `offset`. */
   positions?: Tensor;
 }
 

@@ -172,7 +172,7 @@ export class AdamW {
       param.grad?.dispose();
       param.grad = null;
     }
-    // A failure that nobody has seen yet stays, or a loop of step() and zeroGrad() would lose updates silently.
+    // A failure that was not reported yet stays; else a loop of step() and zeroGrad() would lose updates silently.
     if (alreadyReported(() => binding().checkGuard(this.handle))) binding().clearGuard(this.handle);
   }
 
@@ -239,7 +239,7 @@ export class AdamW {
     return this.#disposed;
   }
 
-  /** Frees the moments; the parameters live on. */
+  /** Frees the moments, and keeps the parameters. */
   dispose(): void {
     if (this.#disposed) return;
     this.#disposed = true;

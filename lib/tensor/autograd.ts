@@ -67,7 +67,7 @@ export function record(
   const node: Node = {
     id: ++created,
     inputs: inputs.map(sourceOf),
-    // Frozen ones too: the gradients of the other inputs are computed with their values.
+    // Frozen inputs count too, because the gradients of the others are computed with their values.
     versions: inputs
       .filter((x): x is Parameter => x instanceof Parameter)
       .map((x) => [x, x.version] as const),
@@ -94,7 +94,7 @@ function sourceOf(input: Tensor): Source {
   return input.requiresGrad ? { leaf: input } : null;
 }
 
-/** One output tensor fewer, or one node fewer that takes an output: frees what nothing can reach any more. */
+/** Counts one output tensor, or one node that takes an output, less; frees what nothing can reach any more. */
 function endUse(last: Node): void {
   const unused = [last];
   for (let node = unused.pop(); node !== undefined; node = unused.pop()) {
@@ -202,7 +202,7 @@ function step(node: Node): void {
     results = gradients.map((g) => (g === null ? null : alias(g)));
   } finally {
     scope.close();
-    free(node); // before the gradients are added up, so that nobody else holds them
+    free(node); // before the gradients are added up, so that this is their only holder
   }
   inputs.forEach((source, i) => {
     const g = results[i] ?? null;
@@ -213,7 +213,7 @@ function step(node: Node): void {
   });
 }
 
-/** Adds up two gradients, in place where nobody else can see one of them. Takes ownership of both. */
+/** Adds up two gradients, in place where one of them has no other holder. Takes ownership of both. */
 function sumOf(a: Tensor | null, b: Tensor): Tensor {
   if (a === null) return b;
   for (const [into, from] of [[a, b] as const, [b, a] as const]) {

@@ -38,7 +38,7 @@ export interface TensorOptions {
   dtype?: DType | undefined;
   /** Where it lies. Default: 'cpu'. */
   device?: Device | undefined;
-  /** Of a typed array; default: [length]. */
+  /** The shape of a typed array. Default: [length]. */
   shape?: readonly number[] | undefined;
   /** Whether backward() fills its `.grad`. Default false. */
   requiresGrad?: boolean | undefined;
@@ -121,7 +121,7 @@ function flatten(data: NestedNumbers, wanted?: readonly number[]) {
       'tensor',
       `expected a list of ${shape[depth]}${path && ` at ${path}`} but received ${Array.isArray(item) ? `one of ${received}` : received}`,
     );
-    // By index: forEach would skip the holes of a sparse list.
+    // It goes by index, because forEach would skip the holes of a sparse list.
     const list = item as readonly NestedNumbers[];
     for (let i = 0; i < list.length; i++) visit(list[i]!, depth + 1, `${path}[${i}]`);
   };

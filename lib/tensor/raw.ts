@@ -1,4 +1,4 @@
-/** Ops without a tape, for the backward functions of ops. Shapes are the caller's business. */
+/** Ops without a tape, for the backward functions of ops. The caller checks shapes. */
 import type { BinaryKind, UnaryKind } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
@@ -22,12 +22,12 @@ export function rawUnary(kind: UnaryKind, alpha: number, x: Tensor, dtype: DType
   return wrap(call().unary(kind, alpha, x.handle, dtype), dtype, x.shape, x.device);
 }
 
-/** A copy, in another dtype or the same. */
+/** Copies, into another dtype or the same. */
 export function rawCast(x: Tensor, dtype: DType): Tensor {
   return rawUnary('copy', 1, x, dtype);
 }
 
-/** Uninitialised memory. */
+/** Takes uninitialised memory. */
 export function rawEmpty(shape: readonly number[], dtype: DType, device: Device): Tensor {
   return wrap(binding().alloc(nativeDevice(device), dtype, shape), dtype, shape, device);
 }
@@ -38,7 +38,7 @@ export function rawFilled(shape: readonly number[], value: number, dtype: DType,
   return out;
 }
 
-/** The same memory from an element on, in another shape. */
+/** Gives the same memory from an element on, in another shape. */
 export function rawView(x: Tensor, offset: number, shape: readonly number[]): Tensor {
   const handle = call().view(x.handle, offset, shape);
   const out = new Tensor(new Storage(handle, storageOf(x)), x.dtype, shape, x.device);
@@ -55,7 +55,7 @@ export function reduceTo(g: Tensor, shape: readonly number[], dtype: DType): Ten
   return rawReduceSum(g, shape, dtype);
 }
 
-/** The inverse: repeats `g`, aligned at the right, up to `shape`. */
+/** Does the inverse: repeats `g`, aligned at the right, up to `shape`. */
 export function expandTo(g: Tensor, shape: readonly number[], dtype: DType): Tensor {
   if (sameShape(g.shape, shape)) return g.dtype === dtype ? g : rawCast(g, dtype);
   if (numelOf(shape) === numelOf(g.shape)) {

@@ -1,4 +1,4 @@
-/** What a family of models does in its own way; everything else is configuration that they share (../config.ts). */
+/** What differs between families of models; everything else is configuration that they share (../config.ts). */
 import type { ConfigJson } from '../config_json';
 
 /** The parts of a block that differ between families. */
