@@ -11,7 +11,7 @@ import { checkNesting, readLimits, type Limits, type ReadLimits } from './limits
 import { writeSafetensors, type SafetensorsTensor } from './safetensors';
 import { StoredTensors } from './stored_tensors';
 import { isThenable, runDetached, Scope } from '../tensor/scope';
-import type { StateDict, Stateful, StateValue } from '../tensor/state';
+import { settle, type Settling, type StateDict, type Stateful, type StateValue } from '../tensor/state';
 import { handleOf, Tensor } from '../tensor/tensor';
 import { check, checkAttached, checkOptions, describe, suggest } from '../validate';
 
@@ -155,7 +155,7 @@ function damaged(file: Saved, why: string): LoRAError {
   return new LoRAError('ERR_SAFETENSORS', `${file.path} is not a checkpoint of lora-native: ${why}`);
 }
 
-function hasState(value: unknown): value is Stateful {
+function hasState(value: unknown): value is Stateful & Settling {
   const item = value as Partial<Stateful> | null;
   return typeof item === 'object' && item !== null && typeof item.stateDict === 'function';
 }
@@ -205,6 +205,8 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
     await Promise.all(waiting);
     const tensors = new Map<string, SafetensorsTensor>();
     for (const [name, read] of writer.tensors) tensors.set(name, await read);
+    // An update that was queued before the reads may have failed, and its moments are those before it.
+    for (const value of Object.values(state)) if (hasState(value)) await value[settle]?.();
     await makeDirectory(path).catch((error: unknown) => {
       throw cannotWrite(path, error);
     });

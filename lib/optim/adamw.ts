@@ -2,10 +2,11 @@
 import { inspect } from 'node:util';
 import type { NativeGuard } from '../native/binding';
 import { alreadyReported, binding, call, entry } from '../native/calls';
+import { nativeDevice } from '../native/device';
 import { LoRAError } from '../errors';
 import { rawFilled, rawView } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
-import { checkSaved, restore, type StateDict, type StateValue } from '../tensor/state';
+import { checkSaved, restore, settle, type StateDict, type StateValue } from '../tensor/state';
 import { handleOf, type Parameter, type Tensor } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, describe, numelOf } from '../validate';
 import { checkParameters } from './parameters';
@@ -192,6 +193,13 @@ export class AdamW {
         v: g.v.detach(),
       })),
     };
+  }
+
+  /** @internal Waits for the updates that are queued. @throws the failure of one, for which stateDict() may come too early. */
+  async [settle](): Promise<void> {
+    if (this.#disposed) return;
+    await binding().synchronize(nativeDevice(this.#groups[0]!.m.device));
+    binding().checkGuard(this.handle);
   }
 
   /** Takes what stateDict() gave, bit for bit. @throws ERR_ARGUMENT when groups or shapes differ. */

@@ -37,6 +37,14 @@ export interface Stateful {
   loadStateDict(state: StateDict): void | Promise<void>;
 }
 
+/** Of what can fail after stateDict(): waits for what is queued, and throws that failure. */
+export const settle = Symbol('lora-native.settle');
+
+/** What a class of the library may have beside the methods of {@link Stateful}. */
+export interface Settling {
+  [settle]?(): Promise<void>;
+}
+
 /** Copies a saved tensor into a live one, bit for bit where the dtypes agree. */
 export function restore(op: string, name: string, target: Tensor, source: unknown): void {
   checkSaved(op, name, target.shape, source);

@@ -7,6 +7,7 @@ import type { CausalLM } from '../models/causal_lm';
 import { AdamW } from '../optim/adamw';
 import { clipGradNorm } from '../optim/clip';
 import type { Schedule } from '../optim/schedules';
+import { settle } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
 import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { takeForTraining } from './exclusive';
@@ -159,6 +160,7 @@ export class Trainer {
       throw error;
     }
 
+    await this.#optimizer[settle](); // no later step tells whether the last one failed
     await this.#output?.saveFinal(this.#adapter);
     const result: TrainerResult = {
       step,

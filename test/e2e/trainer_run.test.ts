@@ -11,6 +11,7 @@ import {
   type TrainerEvent,
   type TrainerOptions,
 } from '../../lib/index';
+import { binding } from '../../lib/native/calls';
 import { expectReject, expectThrow } from '../support/errors';
 import { collectGarbage } from '../support/garbage';
 import { bits } from '../support/numbers';
@@ -315,6 +316,15 @@ test('the model cannot be disposed of while it is trained, and can be when the l
   }
   expect(model.disposed).toBe(false);
   await model.dispose();
+});
+
+test('a last update that fails fails the run, and no adapter is written', async () => {
+  addAdapter('mine');
+  const outDir = join(scratch, 'last-update');
+  binding().injectFailure('adamw', 'injected');
+  const trainer = new Trainer({ model: fixture.model, data: makeRows(2), maxSteps: 1, outDir });
+  await expect(trainer.run()).rejects.toThrow('injected');
+  expect(readdirSync(outDir)).toEqual([]);
 });
 
 test('a Trainer runs once', async () => {

@@ -1,7 +1,12 @@
 // What fails when it runs, after the call: dependents fail with the op, the sentence and the caller's stack.
+import { mkdirSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
 import { AdamW, LoRALinear, parameter, saveCheckpoint, tensor } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
 import { seeded } from '../support/numbers';
+import { temporaryFolder } from '../support/temporary';
+
+const folder = temporaryFolder();
 
 describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {
   test('poisons what depends on it and nothing else', async () => {
@@ -102,6 +107,19 @@ describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {
     optimizer.zeroGrad();
     run();
     optimizer.step();
+  });
+
+  test('a failure that comes after stateDict() is one of saveCheckpoint()', async () => {
+    const { optimizer, run } = setup();
+    const scratch = join(folder, device);
+    mkdirSync(scratch);
+    run();
+    const busy = seeded([400, 400], 3, { device });
+    for (let i = 0; i < 8; i++) busy.matmul(busy); // the queue is not there yet when the state is asked for
+    binding().injectFailure('adamw', 'injected');
+    optimizer.step();
+    await expect(saveCheckpoint(scratch, { optimizer })).rejects.toThrow(/injected/);
+    expect(readdirSync(scratch)).toEqual([]);
   });
 
   test('one that a read has shown is cleared by zeroGrad()', async () => {
