@@ -32,6 +32,10 @@ const parts = {
     what: 'an installed package builds its binary from the source in it, and runs the benchmark',
     commands: [['node', 'scripts/package-check.mjs', '--local', '--build']],
   },
+  fuzz: {
+    what: 'a million inputs that are nearly right, for every reader of files',
+    commands: [['node', 'scripts/fuzz.mjs', '--count', '1000000']],
+  },
   mutants: {
     what: 'single faults in all of lib/: which of them the tests notice',
     commands: [['node', 'scripts/mutants.mjs', '--all']],

@@ -45,7 +45,7 @@ export class ComponentCheck {
   check(component: unknown, role: string): unknown {
     if (!isRecord(component)) return component;
     this.#expect(++this.#count <= mostComponents, `at most ${mostComponents} components`, 'more');
-    const { type } = component;
+    const type = isText(component['type']) ? component['type'] : '';
     const made: Json = { ...component };
     delete made[linearField];
     if (type === 'Split' || type === 'Replace') this.#pattern(made, type);
@@ -70,12 +70,12 @@ export class ComponentCheck {
         );
     if (type === 'Prepend')
       this.#expect(isText(made['prepend']), '"prepend" of Prepend to be text', made['prepend']);
-    for (const key of Object.hasOwn(affixes, String(type)) ? affixes[String(type)]! : []) {
+    for (const key of Object.hasOwn(affixes, type) ? affixes[type]! : []) {
       const value = made[key];
       this.#expect(
         value == null ||
           (isText(value) && value.length <= longestAffix && (value !== '' || type !== 'Metaspace')),
-        `"${key}" of ${String(type)} to be text of at most ${longestAffix} characters`,
+        `"${key}" of ${type} to be text of at most ${longestAffix} characters`,
         value,
       );
       if (type === 'Metaspace') this.#grow(isText(value) ? value.length : 1);

@@ -1,0 +1,149 @@
+// Inputs that are nearly right, for every reader of files:  node scripts/fuzz.mjs [TARGET …] [--count N | --seconds S] [--seed N]
+//   --count N     inputs of each target; default 10000
+//   --seconds S   of all targets together, with as many processes as cores; no count then
+//   --seed N      default: another one each day, which is printed
+//   --replay TARGET:INDEX    that input again, with --seed
+//   --list        the targets
+// A crash, an error that is not a LoRAError, more than 1 s or 256 MiB fails; the input is kept in build/fuzz.
+// What found something stands in test/fuzz/corpus and is read by test/unit/fuzz.test.ts.
+import { spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, existsSync } from 'node:fs';
+import { availableParallelism, tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+import { clearInterval, setInterval } from 'node:timers';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { buildSync } from 'esbuild';
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..');
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    count: { type: 'string' },
+    seconds: { type: 'string' },
+    seed: { type: 'string' },
+    replay: { type: 'string' },
+    list: { type: 'boolean' },
+  },
+});
+
+const bundle = join(root, 'build/fuzz/child.cjs');
+mkdirSync(dirname(bundle), { recursive: true });
+const shared = {
+  bundle: true,
+  platform: 'node',
+  format: 'cjs',
+  logLevel: 'error',
+  packages: 'external',
+  absWorkingDir: root,
+};
+buildSync({ ...shared, entryPoints: ['test/fuzz/child.ts'], outfile: bundle });
+buildSync({ ...shared, entryPoints: ['test/fuzz/save.ts'], outfile: join(root, 'build/fuzz/save.cjs') });
+
+const read = (...args) =>
+  new Promise((resolve) => {
+    const child = spawn(process.execPath, [join(root, 'build/fuzz/save.cjs'), ...args], { cwd: root });
+    let out = '';
+    child.stdout.on('data', (chunk) => (out += chunk));
+    child.stderr.pipe(process.stderr);
+    child.on('exit', () => resolve(out.trim()));
+  });
+const all = (await read('--list')).split('\n');
+if (values.list) {
+  console.log(all.join('\n'));
+  process.exit(0);
+}
+const seed = values.seed ?? String(Math.floor(Date.now() / 86_400_000));
+if (values.replay) {
+  const [target, index] = values.replay.split(':');
+  console.log(await read(target, seed, index, 'run'));
+  process.exit(0);
+}
+const names = positionals.length > 0 ? positionals : all;
+const unknown = names.filter((name) => !all.includes(name));
+if (unknown.length > 0) {
+  console.error(`there is no target ${unknown.join(', ')}; there are ${all.join(', ')}`);
+  process.exit(2);
+}
+const jobs = Math.min(availableParallelism(), names.length);
+const seconds = values.seconds === undefined ? 1e9 : (Number(values.seconds) * jobs) / names.length;
+const count = values.seconds === undefined ? Number(values.count ?? 10_000) : 1e12;
+// In memory where there is such a file system: some targets write a file per input.
+const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'fuzz-'));
+
+/** Longer at one input: it hangs. CPU time is measured by the child; this is for what never comes back. */
+const hang = 30_000;
+
+function place(name) {
+  try {
+    return readFileSync(join(folder, `${name}.at`)).readDoubleLE();
+  } catch {
+    return -1;
+  }
+}
+
+/** Runs a target from an index on; gives what the child says, or how it ended. */
+function attempt(name, first) {
+  const args = [
+    '--max-old-space-size=256',
+    bundle,
+    name,
+    seed,
+    String(first),
+    String(count - first),
+    String(seconds),
+    folder,
+  ];
+  return new Promise((resolve) => {
+    const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, LORA_THREADS: '1' } });
+    let out = '';
+    let err = '';
+    child.stdout.on('data', (chunk) => (out += chunk));
+    child.stderr.on('data', (chunk) => (err = (err + chunk).slice(-4000)));
+    let last = -1;
+    let since = Date.now();
+    let hung = false;
+    const timer = setInterval(() => {
+      const now = place(name);
+      if (now !== last) [last, since] = [now, Date.now()];
+      else if (Date.now() - since > hang) {
+        hung = true;
+        child.kill('SIGKILL');
+      }
+    }, 500);
+    child.on('exit', (code, signal) => {
+      clearInterval(timer);
+      const said = out.trim() === '' ? {} : JSON.parse(out.trim().split('\n').at(-1));
+      if (code === 0) resolve(said);
+      else
+        resolve({
+          index: said.index ?? place(name),
+          fault: hung
+            ? `is not done after ${hang / 1000} s`
+            : (said.fault ??
+              `ended the process (${signal ?? code}): ${err.trim().split('\n').slice(-3).join(' ')}`),
+        });
+    });
+  });
+}
+
+let failed = 0;
+const queue = [...names];
+async function worker() {
+  for (let name = queue.shift(); name !== undefined; name = queue.shift()) {
+    const begin = Date.now();
+    const result = await attempt(name, 0);
+    const took = ((Date.now() - begin) / 1000).toFixed(0);
+    if (result.fault === undefined) {
+      console.log(`${name.padEnd(16)} ${result.inputs} inputs, ${result.refused} refused, ${took} s`);
+      continue;
+    }
+    failed++;
+    const path = await read(name, seed, String(result.index), 'save', join(root, 'build/fuzz'));
+    console.log(`${name.padEnd(16)} FAILED at ${result.index}: ${result.fault}\n${' '.repeat(17)}${path}`);
+  }
+}
+await Promise.all(Array.from({ length: jobs }, worker));
+rmSync(folder, { recursive: true, force: true });
+console.log(`seed ${seed}: ${names.length - failed} targets passed, ${failed} failed`);
+process.exitCode = failed > 0 ? 1 : 0;

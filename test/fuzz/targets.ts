@@ -1,0 +1,296 @@
+/** The readers of files, each with seeds and a way to make an input that is nearly right. */
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { loadDataset } from '../../lib/data/dataset';
+import { loadCheckpoint } from '../../lib/formats/checkpoint';
+import { headerLength, HeaderError, parseHeader } from '../../lib/formats/header';
+import { parseJson } from '../../lib/formats/json';
+import { defaultLimits } from '../../lib/formats/limits';
+import type { ModelFolder } from '../../lib/formats/model_folder';
+import { openSafetensors } from '../../lib/formats/safetensors';
+import { openModelTensors } from '../../lib/formats/sharded';
+import { parseModelConfig } from '../../lib/models/config';
+import { parseGenerationDefaults, planGeneration } from '../../lib/models/generate';
+import { inverseFrequencies } from '../../lib/models/rope';
+import { expectedTensors } from '../../lib/models/tensor_table';
+import { readAdapter } from '../../lib/peft/adapter_files';
+import { fromPeftJson, toPeftJson } from '../../lib/peft/config';
+import { resolveTargets } from '../../lib/peft/matching';
+import { ChatTemplate } from '../../lib/text/chat';
+import { Tokenizer } from '../../lib/text/tokenizer';
+import { fileOf } from '../support/safetensors_bytes';
+import { tinyConfig } from '../support/tiny_model';
+import { expression, jsonText, mutateBytes, mutateJson, mutateText, template } from './mutate';
+import type { Dice } from './random';
+import {
+  adapterConfigs,
+  bytes,
+  conversation,
+  dataBytes,
+  header,
+  once,
+  safetensors,
+  samples,
+  sharedJson,
+  templates,
+  text,
+  tokenizerConfigs,
+  tokenizers,
+  type Json,
+} from './seeds';
+
+export interface Target {
+  /** The input of some dice, as bytes: what is kept when it finds something. */
+  make(dice: Dice): Uint8Array;
+  /** Reads it; throws what is not a LoRAError for a fault. `dir` is a folder for files. */
+  run(input: Uint8Array, dir: string): unknown;
+}
+
+/** A JSON file whose seeds are damaged. */
+const json = (seeds: () => readonly Json[], run: (value: unknown, dir: string) => unknown): Target => ({
+  make: (dice) => bytes(jsonText(mutateJson(structuredClone(dice.pick(seeds())), dice, seeds()), dice)),
+  run: (input, dir) => run(parseJson(text(input), 'input'), dir),
+});
+
+const modules = Array.from({ length: 8 }, (_, i) =>
+  ['self_attn.q_proj', 'self_attn.v_proj', 'mlp.up_proj'].map((end) => ({
+    path: `model.layers.${i}.${end}`,
+    isOutputEmbedding: false,
+  })),
+)
+  .flat()
+  .concat({ path: 'lm_head', isOutputEmbedding: true });
+
+const written = (dir: string, name: string, content: Uint8Array | string): string => {
+  const path = join(dir, name);
+  writeFileSync(path, content);
+  return path;
+};
+
+export const targets: Readonly<Record<string, Target>> = {
+  safetensors: {
+    make: safetensors,
+    async run(input, dir) {
+      try {
+        const length = headerLength(input.subarray(0, 512), input.length, defaultLimits);
+        await parseHeader(input.subarray(8, 8 + length), input.length - 8 - length);
+      } catch (error) {
+        if (!(error instanceof HeaderError)) throw error;
+      }
+      // The same through a file, which costs more.
+      if (input.length % 16 !== 0) return;
+      const file = await openSafetensors(written(dir, 'x.safetensors', input));
+      for (const { bytes: view } of file.tensors.values()) view.at(-1);
+      file.close();
+    },
+  },
+  adapter: {
+    make: safetensors,
+    async run(input, dir) {
+      written(dir, 'adapter_config.json', '{"peft_type":"LORA"}');
+      written(dir, 'adapter_model.safetensors', input);
+      await readAdapter(dir);
+    },
+  },
+  index: json(
+    (): Json[] => [
+      { metadata: { total_size: 8 }, weight_map: { a: 'one.safetensors', b: 'two.safetensors' } },
+      { weight_map: { a: 'one.safetensors' } },
+    ],
+    async (value, dir) => {
+      const entry = { dtype: 'F32', shape: [1], data_offsets: [0, 4] };
+      written(dir, 'one.safetensors', fileOf({ a: entry }, new Uint8Array(4)));
+      written(dir, 'two.safetensors', fileOf({ b: entry }, new Uint8Array(4)));
+      written(dir, 'model.safetensors.index.json', JSON.stringify(value) ?? '');
+      const model = await openModelTensors(dir);
+      for (const name of model.names) model.get(name);
+      await model.close();
+    },
+  ),
+  adapter_config: {
+    make(dice) {
+      if (!dice.once(3)) return json(adapterConfigs, () => undefined).make(dice);
+      const field = dice.pick([
+        'target_modules',
+        'exclude_modules',
+        'layers_pattern',
+        'rank_pattern',
+        'alpha_pattern',
+      ]);
+      const pattern = expression(dice);
+      const list = field === 'layers_pattern' ? { layers_to_transform: [0], target_modules: ['q_proj'] } : {};
+      return bytes(
+        JSON.stringify({
+          peft_type: 'LORA',
+          ...list,
+          [field]: field.startsWith('rank') || field.startsWith('alpha') ? { [pattern]: 4 } : pattern,
+        }),
+      );
+    },
+    run(input) {
+      const { config, raw } = fromPeftJson(parseJson(text(input), 'input'));
+      toPeftJson(config, raw);
+      resolveTargets(config, modules);
+    },
+  },
+  config: json(
+    once((): Json[] => [
+      tinyConfig as Json,
+      {
+        ...(tinyConfig as { [key: string]: Json }),
+        model_type: 'qwen3',
+        use_sliding_window: true,
+        sliding_window: 16,
+        layer_types: ['full_attention', 'sliding_attention', 'full_attention'],
+        rope_scaling: { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 },
+      },
+      {
+        ...(tinyConfig as { [key: string]: Json }),
+        model_type: 'mistral',
+        rope_scaling: {
+          rope_type: 'llama3',
+          factor: 8,
+          low_freq_factor: 1,
+          high_freq_factor: 4,
+          original_max_position_embeddings: 64,
+        },
+      },
+      ...sharedJson(
+        'models/smollm2-135m/config.json',
+        'golden/tiny-qwen3/model/config.json',
+        'golden/tiny-llama-yarn-bias/model/config.json',
+      ),
+    ]),
+    (value) => {
+      const config = parseModelConfig(value);
+      // What loading does next; a program of so many weights would need a file of that size.
+      if (config.numHiddenLayers <= 64) expectedTensors(config);
+      if (config.headDim <= 4096) inverseFrequencies(config.rope, config.headDim);
+      planGeneration({}, parseGenerationDefaults(value, config));
+    },
+  ),
+  tokenizer: {
+    make(dice) {
+      const whole = mutateJson(structuredClone(dice.pick(tokenizers())), dice, tokenizers());
+      const config = dice.once(3)
+        ? mutateJson(structuredClone(dice.pick(tokenizerConfigs())), dice)
+        : dice.pick(tokenizerConfigs());
+      return bytes(
+        `${jsonText(whole, dice)}\n\n${jsonText(config, dice)}\n\n${mutateText(dice.pick(samples), dice)}`,
+      );
+    },
+    async run(input) {
+      const [whole = '', config = '', ...rest] = text(input).split('\n\n');
+      const folder = {
+        dir: 'folder',
+        reading: {},
+        json: (name: string) => parseJson(name === 'tokenizer.json' ? whole : config, name),
+        text: () => undefined,
+      };
+      const tokenizer = (await Tokenizer.fromFolder(folder as unknown as ModelFolder))!;
+      const sample = rest.join('\n\n');
+      let ids: number[] = [0, 1, 2, 3];
+      try {
+        ids = tokenizer.encode(sample);
+      } finally {
+        tokenizer.decode(ids.slice(0, 200), { skipSpecialTokens: true });
+        tokenizer.decode([0, tokenizer.vocabSize, 5]);
+        const stream = tokenizer.stream(ids);
+        for (const id of ids.slice(0, 50)) stream.push(id);
+      }
+      const again = await tokenizer.encodeAsync(sample);
+      if (again.join() !== ids.join()) throw new Error('encode and encodeAsync give other ids');
+      if (tokenizer.hasChatTemplate) tokenizer.applyChatTemplate(conversation);
+    },
+  },
+  template: {
+    make: (dice) =>
+      bytes(
+        dice.once(2)
+          ? template(dice)
+          : mutateText(dice.pick(templates()), dice, [
+              '{%',
+              '%}',
+              '{{',
+              '}}',
+              '|',
+              '~',
+              '[',
+              ']',
+              '(',
+              ')',
+              "'",
+              '{#',
+              ' ',
+              template(dice, 2),
+              ...templates().map((one) => one.slice(0, 60)),
+            ]),
+      ),
+    run: (input) =>
+      ChatTemplate.from(text(input), undefined, { bos_token: '<s>' })?.render(conversation, {
+        addGenerationPrompt: true,
+      }),
+  },
+  jsonl: {
+    make(dice) {
+      const lines = Array.from({ length: 1 + dice.count(8) }, () =>
+        jsonText(
+          mutateJson(
+            structuredClone(
+              dice.pick<Json>([
+                { text: 'a line' },
+                { inputIds: [1, 2, 3], labels: [-100, 2, 3] },
+                { prompt: 'a', completion: 'b' },
+              ]),
+            ),
+            dice,
+          ),
+          dice,
+        ),
+      );
+      const whole = bytes(lines.join(dice.pick(['\n', '\r\n', '\n\n'])));
+      return dice.once(4) ? mutateBytes(whole, dice) : whole;
+    },
+    run: (input, dir) =>
+      loadDataset(written(dir, 'data.jsonl', input), {
+        tokenizer: { encode: (line) => [...Buffer.from(line)], eosTokenId: 0 },
+        maxLength: 16,
+      }),
+  },
+  checkpoint: {
+    make(dice) {
+      const state = {
+        version: '1',
+        states: {
+          layer: {
+            state: {
+              tensors: { w: { $tensor: 't1', device: 'cpu' } },
+              step: { $number: 'NaN' },
+              n: { $bigint: '5' },
+            },
+          },
+          step: { value: [1, { $array: 't2', kind: 'Float32Array' }] },
+        },
+      };
+      const entries = {
+        ...header(dice),
+        __metadata__: { 'lora-native.checkpoint': jsonText(mutateJson(structuredClone(state), dice), dice) },
+      };
+      return dice.once(6)
+        ? mutateBytes(fileOf(entries, new Uint8Array(dataBytes(entries))), dice)
+        : fileOf(entries, new Uint8Array(dataBytes(entries)));
+    },
+    async run(input, dir) {
+      written(dir, 'checkpoint.safetensors', input);
+      await loadCheckpoint(dir);
+      await loadCheckpoint(dir, { layer: { loadStateDict: () => undefined } });
+    },
+  },
+};
+
+/** A fresh folder for the files of a target. */
+export function freshFolder(path: string): string {
+  rmSync(path, { recursive: true, force: true });
+  mkdirSync(path, { recursive: true });
+  return path;
+}

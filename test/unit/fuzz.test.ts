@@ -1,0 +1,64 @@
+/** The inputs that found something, and a few new ones, for every reader of files (scripts/fuzz.mjs reads millions). */
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { LoRAError } from '../../lib/errors';
+import { checkRun } from '../fuzz/check';
+import { Dice } from '../fuzz/random';
+import { freshFolder, targets } from '../fuzz/targets';
+import { temporaryFolder } from '../support/temporary';
+
+const dir = temporaryFolder();
+const corpus = join(__dirname, '../fuzz/corpus');
+
+/** The fault of an input, if it is one. */
+async function fault(name: string, input: Uint8Array): Promise<string | undefined> {
+  const found = await checkRun(() => targets[name]!.run(input, freshFolder(join(dir, name))), 0);
+  return found instanceof LoRAError ? undefined : found;
+}
+
+describe.each(readdirSync(corpus))('what was found in %s', (name) => {
+  test.each(readdirSync(join(corpus, name)))('%s', async (file) => {
+    expect(await fault(name, readFileSync(join(corpus, name, file)))).toBeUndefined();
+  });
+});
+
+test.each(Object.keys(targets))('300 inputs of %s', async (name) => {
+  for (let index = 0; index < 300; index++) {
+    const input = targets[name]!.make(new Dice(7, index, name));
+    expect([index, await fault(name, input)]).toEqual([index, undefined]);
+  }
+});
+
+describe('the check itself finds', () => {
+  const check = (run: () => unknown): Promise<unknown> => checkRun(run, 0);
+
+  test('errors that are not ours, and nothing else', async () => {
+    expect(await check(() => undefined)).toBeUndefined();
+    expect(await check(() => Promise.reject(new LoRAError('ERR_FILE', 'x')))).toBeInstanceOf(LoRAError);
+    expect(await check(() => (undefined as unknown as { a: number }).a)).toMatch(/^threw TypeError: /);
+    expect(await check(() => Promise.reject(new RangeError('deep')))).toMatch(/^threw RangeError: deep/);
+    // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
+    expect(await check(() => Promise.reject(undefined))).toBe("threw 'nothing'");
+  });
+
+  test('what takes more than a second, memory without end, and messages without end', async () => {
+    const spin = (): void => {
+      const { user } = process.cpuUsage();
+      while (process.cpuUsage().user - user < 1.1e6);
+    };
+    expect(await check(spin)).toMatch(/^took \d+ ms$/);
+    const memory = await checkRun(
+      () => Buffer.alloc(300 * 2 ** 20, 1).length,
+      process.resourceUsage().maxRSS,
+    );
+    expect(memory).toMatch(/^took \d+ KiB$/);
+    expect(await check(() => Promise.reject(new LoRAError('ERR_FILE', 'x'.repeat(30_000))))).toMatch(
+      /^threw a message of 30000 characters: x+$/,
+    );
+  });
+
+  test('the same input for the same seed and index', () => {
+    for (const [name, target] of Object.entries(targets))
+      expect(target.make(new Dice(3, 5, name))).toEqual(target.make(new Dice(3, 5, name)));
+  });
+});
