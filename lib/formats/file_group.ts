@@ -126,6 +126,7 @@ async function syncTree(dir: string): Promise<void> {
 
 async function replaceFiles(folder: string, target: string, obsolete: readonly string[]): Promise<void> {
   const names = await readdir(folder);
+  await sweep(target, names);
   for (const name of names) {
     const there = await stat(join(target, name)).catch(() => undefined);
     if (there?.isDirectory()) throw Object.assign(new Error(), { code: 'EISDIR' });

@@ -40,11 +40,12 @@ async function isAbandoned(path: string, pid: number, from: string): Promise<boo
 export async function sweep(dir: string, names: readonly string[]): Promise<void> {
   const entries = await readdir(dir).catch((): string[] => []);
   for (const entry of entries) {
-    const found = /^\.(.+)\.(\d+)-([0-9a-f]{8})[0-9a-f]{8}\.tmp$/.exec(entry);
+    // Without the machine's part: of the first versions of this package.
+    const found = /^\.(.+)\.(\d+)-([0-9a-f]{8})([0-9a-f]{8})?\.tmp$/.exec(entry);
     if (found === null || !names.includes(found[1]!)) continue;
     const path = join(dir, entry);
     // It may be gone by now, or be another user's: neither stops a save.
-    if (await isAbandoned(path, Number(found[2]), found[3]!).catch(() => false))
+    if (await isAbandoned(path, Number(found[2]), found[4] ? found[3]! : host).catch(() => false))
       await rm(path, { recursive: true, force: true }).catch(() => undefined);
   }
 }

@@ -254,7 +254,9 @@ describe('saveTogether', () => {
       mkdirSync(join(dir, entry));
       writeFileSync(join(dir, entry, 'file'), 'half');
     }
-    writeFileSync(join(dir, `.file.${dead}-${host}00000000.tmp`), 'half');
+    for (const rest of [`${host}00000000`, '01234567'])
+      // the second as the first versions wrote it
+      writeFileSync(join(dir, `.file.${dead}-${rest}.tmp`), 'half');
     await saveTogether(dir, fill('x'));
     await writeFileAtomic(join(dir, 'file'), 'y');
     // Of a process that runs, and of another machine.
@@ -277,6 +279,15 @@ describe('saveTogether', () => {
     await saveTogether(dir, fill('x'));
     expect(readdirSync(dir).sort()).toEqual(['a', 'b', 'file']);
     expect(readFileSync(join(dir, 'b'), 'utf8')).toBe('new');
+  });
+
+  test('what a stopped save brings and the next one does not have goes', async () => {
+    const dir = fresh();
+    mkdirSync(join(dir, '.lora-native-save'));
+    for (const name of ['file', 'vocab.txt']) writeFileSync(join(dir, '.lora-native-save', name), 'stopped');
+    await saveTogether(dir, fill('x'), ['vocab.txt']);
+    expect(readdirSync(dir)).toEqual(['file']);
+    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('x');
   });
 });
 
