@@ -22,6 +22,14 @@ export type ErrorCode =
   | 'ERR_NON_FINITE'
   | 'ERR_BINARY';
 
+/** Names and values of files stand in messages, and may be as long as the file. */
+const longestMessage = 8000;
+
+const shortened = (message: string): string =>
+  message.length <= longestMessage
+    ? message
+    : `${message.slice(0, longestMessage - 2000)}… (${message.length} characters) …${message.slice(-1900)}`;
+
 /**
  * What every failure of this package is an instance of. Programs branch on `code`; people read `message`,
  * which opens with the name of the op: `[add] expected shapes that broadcast but received [2] and [3]`.
@@ -42,7 +50,7 @@ export class LoRAError extends Error {
 
   /** For layers and data sources of your own that fail as the library does. */
   constructor(code: ErrorCode, message: string, { op, cause }: { op?: string; cause?: unknown } = {}) {
-    super(message, cause === undefined ? undefined : { cause });
+    super(shortened(message), cause === undefined ? undefined : { cause });
     this.code = code;
     if (op !== undefined) this.op = op;
   }

@@ -100,8 +100,12 @@ function editDistance(a: string, b: string): number {
   return rows[a.length]![b.length]!;
 }
 
+/** Longer words come from files, not from slips, and the table of edits grows with them. */
+const longestWord = 100;
+
 /** The word of `words` that was probably meant: by synonym, then by edit distance; undefined when none is near. */
 export function suggest(word: string, words: readonly string[]): string | undefined {
+  if (word.length > longestWord) return undefined;
   const plain = camel(word);
   for (const candidate of [word, plain]) {
     if (words.includes(candidate) && candidate !== word) return candidate;

@@ -119,7 +119,7 @@ function translate(pattern: string): { source: string; flags: string } {
 }
 
 /** A name, in which only a dot is special: adapters have hundreds of these as keys. JavaScript's engine takes linear time for it. */
-const isPlain = (pattern: string): boolean => /^[\w.-]+$/.test(pattern);
+const isPlain = (pattern: string): boolean => /^[\w.-]{1,1000}$/.test(pattern);
 
 function compile(before: string, pattern: string, after: string, mayHaveFlags: boolean): PathPattern {
   const whole = (source: string): string => `^(?:${before}${source}${after})`;

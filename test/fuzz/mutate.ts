@@ -111,7 +111,7 @@ function value(dice: Dice, depth = 0): Json {
     case 3:
       return dice.pick(words);
     case 4:
-      return dice.pick(words).repeat(dice.count(300));
+      return dice.pick(words).repeat(dice.once(40) ? 100_000 : dice.count(300));
     case 5:
       return expression(dice);
     case 6:

@@ -1,6 +1,7 @@
 /** Files that ask for more than memory or patience has: each is refused, at once, with the bound and the option that raises it. */
 import { mkdtempSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { LoRAError } from '../../lib/errors';
 import { loadCheckpoint } from '../../lib/formats/checkpoint';
 import { openSafetensors, writeSafetensors } from '../../lib/formats/safetensors';
 import { CausalLM } from '../../lib/models/causal_lm';
@@ -188,5 +189,22 @@ describe('checkpoints', () => {
       'lora-native.checkpoint': 'null',
     });
     await expect(loadCheckpoint(path)).rejects.toMatchObject({ code: 'ERR_SAFETENSORS' });
+  });
+});
+
+describe('words as long as a file', () => {
+  test('a family whose name has millions of letters: nothing near it is looked for', () => {
+    const begin = performance.now();
+    expect(() => parseModelConfig({ ...tinyConfig, model_type: 'llama'.repeat(2e6) })).toThrow(
+      /^\[from_pretrained\] config\.json has model_type = "llamallama.*… \(10000\d+ characters\) ….*supported are llama, mistral, qwen2, qwen3$/s,
+    );
+    expect(performance.now() - begin).toBeLessThan(4000);
+  });
+
+  test('the sentence of an error is not as long as the file', () => {
+    const error = new LoRAError('ERR_FILE', `a${'b'.repeat(1e6)}c`);
+    expect(error.message.length).toBeLessThan(8000);
+    expect(error.message).toMatch(/^ab+… \(1000002 characters\) …b+c$/);
+    expect(new LoRAError('ERR_FILE', 'x'.repeat(8000)).message).toBe('x'.repeat(8000));
   });
 });
