@@ -104,12 +104,12 @@ function estimate(config, parameters) {
   const width = (config.head_dim ?? d / heads) * heads;
   const kv = (config.head_dim ?? d / heads) * (config.num_key_value_heads ?? heads);
   const size = dtype === 'f32' ? 4 : 2;
-  const weights = parameters * size;
+  const weights = parameters * Math.min(size, config.torch_dtype === 'bfloat16' ? 2 : 4);
   const adapter = layers * r * (2 * d + 2 * width + 2 * (d + kv) + 3 * (d + ff));
   const activations = size * batchSize * length * layers * (5 * d + 2 * width + 2 * kv + 3 * ff);
   return {
-    load: weights + config.vocab_size * d * size + 0.1e9,
-    train: 1.3 * (2 * weights + 12 * adapter + activations) + 0.1e9,
+    load: weights * (1 + (config.vocab_size * d) / parameters) + 0.1e9,
+    train: 1.3 * (weights + 12 * adapter + activations) + 0.1e9,
   };
 }
 

@@ -2,6 +2,7 @@
 import type { DType } from '../tensor/dtype';
 import { checkLimit, defaultLimits, type Limits } from '../formats/limits';
 import { suggest } from '../validate';
+import { refusedQuantization } from './quantization';
 import { ConfigJson, refuse } from './config_json';
 import { families, modelTypes, type ModelType } from './families';
 import type { BlockShape } from './families/family';
@@ -48,7 +49,6 @@ const neutral: Readonly<Record<string, readonly unknown[]>> = {
   hidden_act: ['silu', 'swish'],
   hidden_activation: ['silu', 'swish'],
   pretraining_tp: [0, 1],
-  quantization_config: [],
   partial_rotary_factor: [1],
   rotary_pct: [1],
   attn_logit_softcapping: [],
@@ -87,6 +87,13 @@ function refuseUnsupported(raw: Readonly<Record<string, unknown>>): void {
       `config.json has ${key} = ${shown}, which is not supported${allowed.length ? `; supported ${allowed.length > 1 ? 'are' : 'is'} ${allowed.map((one) => JSON.stringify(one)).join(', ')}` : ''}`,
     );
   }
+  const quantization = raw['quantization_config'] ?? undefined;
+  const refused = quantization === undefined ? undefined : refusedQuantization(quantization);
+  if (refused !== undefined)
+    refuse(
+      'ERR_UNSUPPORTED',
+      `config.json has quantization_config = ${JSON.stringify(quantization).slice(0, 120)}, which is not supported: ${refused}`,
+    );
   // One entry per layer, 1 where the layer rotates (SmolLM3).
   const noRope = raw['no_rope_layers'];
   if (Array.isArray(noRope) && noRope.some((uses) => uses !== 1))

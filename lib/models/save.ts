@@ -127,6 +127,7 @@ export async function saveModel(
   const tied = shared && !head.merged && merge?.applied(head.path) === undefined;
   if (shared && !tied) addLinear(`${HEAD}.weight`, head);
   const json: Record<string, unknown> = { ...config.raw };
+  delete json['quantization_config']; // what is written is not quantised
   if (config.tieWordEmbeddings !== tied) json['tie_word_embeddings'] = tied;
   const name = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' }[dtype];
   if ('torch_dtype' in json) json['torch_dtype'] = name;

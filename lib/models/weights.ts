@@ -10,6 +10,7 @@ import { nativeDevice, type Device } from '../native/device';
 import { SlicedUpload } from '../tensor/slices';
 import type { DType } from '../tensor/dtype';
 import { FrozenWeight } from '../tensor/frozen_weight';
+import { rawView } from '../tensor/raw';
 import type { Tensor } from '../tensor/tensor';
 import { listed, shapeText } from '../validate';
 import type { ModelConfig } from './config';
@@ -27,10 +28,16 @@ import {
 /** Element types of a model's activations; f16 is for inference on GPUs. */
 export type ModelDType = 'f32' | 'bf16' | 'f16';
 
+/** The scales [out, 1] of an int8 matrix, as compressed-tensors names them. */
+const scalesOf = (name: string): string => `${name}_scale`;
+
 /** Reports all missing, unexpected and misshapen tensors in one sentence. */
 function checkNames(stored: ModelTensors, config: ModelConfig, dir: string): Map<string, readonly number[]> {
   const expected = expectedTensors(config);
   const names = new Set(stored.names);
+  for (const [name, shape] of [...expected])
+    if (shape.length === 2 && names.has(name) && stored.get(name).dtype === 'I8')
+      expected.set(scalesOf(name), [shape[0]!, 1]);
   const missing = [...expected.keys()].filter((name) => !names.has(name));
   const ignored = (name: string): boolean =>
     name.endsWith('.rotary_emb.inv_freq') || (config.tieWordEmbeddings && name === `${HEAD}.weight`);
@@ -73,7 +80,7 @@ export interface LoadOptions {
 }
 
 /**
- * Reads the weight files of a directory in slices, converts them to the activation dtype on the way, and packs the matrices once:
+ * Reads the weight files of a directory in slices, converts them on the way, and packs the matrices once:
  * besides the weights there is never more than one tensor and a slice in memory. 'auto' keeps the dtype of the files, f16
  * becoming bf16. A file that is written, or replaced, meanwhile is ERR_FILE.
  */
@@ -87,7 +94,8 @@ export async function loadWeights(
   const made: { dispose(): void }[] = [];
   try {
     const expected = checkNames(stored, config, dir);
-    const fileDType = dtypeOf(`${EMBEDDING}.weight`, stored.get(`${EMBEDDING}.weight`));
+    const embedded = stored.get(`${EMBEDDING}.weight`);
+    const fileDType = embedded.dtype === 'I8' ? config.fileDType : dtypeOf(`${EMBEDDING}.weight`, embedded);
     const dtype = options.dtype === 'auto' ? (fileDType === 'f32' ? 'f32' : 'bf16') : options.dtype;
     let total = 0;
     for (const name of expected.keys()) total += stored.get(name).byteLength;
@@ -95,10 +103,10 @@ export async function loadWeights(
     let loaded = 0;
     // The tensor before is packed while the next one is read, and not more than that is queued.
     let packed = Promise.resolve();
-    const load = async (name: string): Promise<Tensor> => {
+    const load = async (name: string, to: DType): Promise<Tensor> => {
       signal?.throwIfAborted();
       const found = stored.get(name);
-      const upload = new SlicedUpload(dtypeOf(name, found), dtype, expected.get(name)!, device);
+      const upload = new SlicedUpload(dtypeOf(name, found), to, expected.get(name)!, device);
       try {
         for await (const slice of found.slices()) await upload.add(slice);
         await packed;
@@ -111,15 +119,40 @@ export async function loadWeights(
     };
     const progress = (): void => options.onProgress?.({ loaded, total });
     const vector = async (name: string): Promise<Tensor> => {
-      const x = await load(name);
+      const x = await load(name, dtype);
       made.push(x);
       progress();
       return x;
     };
-    const matrix = async (name: string): Promise<FrozenWeight> => {
-      const x = await load(name);
-      const weight = FrozenWeight.pack(x);
+    const packFloats = async (name: string): Promise<FrozenWeight> => {
+      const kept = FrozenWeight.keptDType(dtypeOf(name, stored.get(name)), dtype, device);
+      const x = await load(name, kept);
+      const weight = FrozenWeight.pack(x, dtype);
       x.dispose();
+      return weight;
+    };
+    const packInt8 = async (name: string): Promise<FrozenWeight> => {
+      const column = await load(scalesOf(name), 'f32');
+      const scales = rawView(column, 0, [column.shape[0]!]);
+      column.dispose();
+      try {
+        const values = await scales.data();
+        const bad = values.findIndex((scale) => !Number.isFinite(scale));
+        if (bad >= 0)
+          throw new LoRAError(
+            'ERR_FILE',
+            `[from_pretrained] ${dir}: expected finite scales in ${scalesOf(name)} but received ${values[bad]} at row ${bad}`,
+            { op: 'from_pretrained' },
+          );
+        const bytes = await stored.get(name).read();
+        loaded += bytes.byteLength;
+        return FrozenWeight.packInt8(bytes, scales, expected.get(name)![1]!, dtype);
+      } finally {
+        scales.dispose();
+      }
+    };
+    const matrix = async (name: string): Promise<FrozenWeight> => {
+      const weight = await (stored.get(name).dtype === 'I8' ? packInt8(name) : packFloats(name));
       made.push(weight);
       packed = binding().synchronize(nativeDevice(device));
       packed.catch(() => undefined); // it is awaited later

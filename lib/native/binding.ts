@@ -15,7 +15,7 @@ declare const fileTag: unique symbol;
 export interface NativeTensor {
   readonly [tensorTag]: true;
 }
-/** A frozen matrix [out, in] in the layout of its backend; the backward layout is made at first use. */
+/** A frozen matrix [out, in] in the layout of its backend. */
 export interface NativeWeight {
   readonly [weightTag]: true;
 }
@@ -37,6 +37,8 @@ export interface NativeDropout {
   layer: number;
   forward: number;
 }
+/** What the values of a weight are kept as: 'i8' needs a scale for each row. */
+export type StoredDType = DType | 'i8';
 /** One linear layer fed by a shared input; up and down are absent together. */
 export interface NativeBranch {
   weight: NativeWeight;
@@ -115,7 +117,12 @@ export interface NativeBinding {
   /** Takes uninitialised memory. */
   alloc(device: NativeDevice, dtype: DType, shape: readonly number[]): NativeTensor;
   /** The bytes are copied before the call returns. */
-  fromBytes(device: NativeDevice, dtype: DType, shape: readonly number[], bytes: Uint8Array): NativeTensor;
+  fromBytes(
+    device: NativeDevice,
+    dtype: StoredDType,
+    shape: readonly number[],
+    bytes: Uint8Array,
+  ): NativeTensor;
   /** Gives a second reference to the same storage, from an element offset on. */
   view(tensor: NativeTensor, elementOffset: number, shape: readonly number[]): NativeTensor;
   toDevice(tensor: NativeTensor, device: NativeDevice): NativeTensor;
@@ -128,7 +135,11 @@ export interface NativeBinding {
   copyInto(src: NativeTensor, dst: NativeTensor): void;
 
   // Frozen matrices.
-  pack(rowMajor: NativeTensor): NativeWeight;
+  /** Whether ops with activations of a dtype read weights that are kept as values of another. */
+  reads(device: NativeDevice, stored: StoredDType, activations: DType): boolean;
+  /** A matrix for activations of `dtype`. `scales` [out] in f32 belong to a matrix of 'i8'. */
+  pack(rowMajor: NativeTensor, scales: NativeTensor | null, dtype: DType): NativeWeight;
+  /** Row-major, in the dtype of the activations. */
   unpack(weight: NativeWeight): NativeTensor;
 
   // Ops: see native/core/ops for formulas and shapes. Scalars have shape [].

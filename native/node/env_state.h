@@ -31,11 +31,11 @@ struct TensorRef {
   }
 };
 
-// What a NativeWeight is. `backward` stays empty until it is needed, or for good where the
-// backend's forward layout serves both directions.
+// What a NativeWeight is.
 struct WeightRef {
-  StoragePtr forward, backward;
-  DType dtype = DType::kF32;
+  StoragePtr packed;
+  WeightFormat format = WeightFormat::kF32;
+  DType dtype = DType::kF32;  // of the activations
   int64_t rows = 0, cols = 0;
 };
 

@@ -1,61 +1,11 @@
 #include "node/op_call.h"
 
 namespace lora::node {
-namespace {
-
-// Enqueues a helper op (pack, unpack) with scratch of its own.
-template <class Args>
-void EnqueueHelper(EnvState& state, Device& device, const char* name, const char* label,
-                   const Op<Args>& op, const Args& args, std::vector<Operand> operands) {
-  const size_t bytes = op.scratch_bytes(args, device.stream().threads());
-  const Block scratch = state.Allocate(device, bytes, label);
-  const Scratch span(static_cast<std::byte*>(scratch.data), bytes);
-  Command command;
-  command.op = name;
-  command.operands = std::move(operands);
-  command.bytes = bytes;
-  command.run = [args, span, run = op.run](Context& context) { run(args, span, context); };
-  state.Enqueue(device, std::move(command));
-  device.allocator().Free(scratch);  // stream-ordered; not before, see OpCall::Enqueue
-}
-
-}  // namespace
 
 void RequireF16(const Device& device, const char* label) {
   if (device.backend().f16_activations) return;
   Throw("ERR_UNSUPPORTED", label, "f16 activations are for inference on GPUs; use bf16 on ",
         device.name());
-}
-
-StoragePtr PackInto(EnvState& state, const std::shared_ptr<Device>& device, const TensorView& src,
-                    const StatusPtr& src_status, Direction direction, const char* label) {
-  PackArgs args{src, src.data, direction};
-  CheckOn(*device, label, args);
-  const Backend& backend = device->backend();
-  const size_t bytes = backend.packed_bytes(src.dim(0), src.dim(1), src.dtype, direction);
-  StoragePtr packed = state.NewStorage(device, bytes, label);
-  args.dst = packed->data();
-  EnqueueHelper(state, *device, "pack", label, backend.op<PackArgs>(), args,
-                {{src_status, Access::kIn}, {packed->status(), Access::kOut}});
-  return packed;
-}
-
-void EnsureBackward(EnvState& state, WeightRef& weight, const char* label) {
-  if (weight.backward) return;
-  const std::shared_ptr<Device>& device = weight.forward->device();
-  const Backend& backend = device->backend();
-  if (backend.packed_bytes(weight.rows, weight.cols, weight.dtype, Direction::kBackward) == 0)
-    return;
-  const Shape shape{weight.rows, weight.cols};
-  const size_t bytes = static_cast<size_t>(shape.numel()) * SizeOf(weight.dtype);
-  const StoragePtr rows =
-      state.NewStorage(device, bytes, label);  // freed at the end, in stream order
-  const UnpackArgs args{
-      {weight.forward->data(), weight.dtype, weight.rows, weight.cols, Direction::kForward},
-      TensorView(rows->data(), weight.dtype, shape)};
-  EnqueueHelper(state, *device, "unpack", label, backend.op<UnpackArgs>(), args,
-                {{weight.forward->status(), Access::kIn}, {rows->status(), Access::kOut}});
-  weight.backward = PackInto(state, device, args.dst, rows->status(), Direction::kBackward, label);
 }
 
 OpCall::OpCall(const Napi::CallbackInfo& info, const char* op, const char* label)
@@ -93,16 +43,13 @@ TensorView OpCall::Operand(Napi::Value value, const char* name, Access access, F
   return view;
 }
 
-void OpCall::Weight(PackedView* view, Napi::Value value, const char* name, Direction direction,
-                    const TensorView* result) {
+void OpCall::Weight(PackedView* view, Napi::Value value, const char* name) {
   const std::shared_ptr<WeightRef> weight = state_.Weight(value, label_, name);
-  const StoragePtr& forward = weight->forward;
-  Join(forward->device(), name);
-  operands_.push_back({forward->status(), Access::kIn});
-  held_.push_back(forward);
-  // The forward block stands in until PackWeights, for checks and for backends that need no other.
-  *view = PackedView{forward->data(), weight->dtype, weight->rows, weight->cols, direction};
-  if (direction == Direction::kBackward) backward_.push_back({view, weight, result});
+  const StoragePtr& packed = weight->packed;
+  Join(packed->device(), name);
+  operands_.push_back({packed->status(), Access::kIn});
+  held_.push_back(packed);
+  *view = PackedView{packed->data(), weight->dtype, weight->rows, weight->cols, weight->format};
 }
 
 void OpCall::On(Napi::Value device) {
@@ -122,16 +69,6 @@ void OpCall::Out(TensorView* view, const Result& result, Form form) {
     seen.push_back(result.shape[-1]);
   }
   outputs_.push_back({view, nullptr, seen});
-}
-
-void OpCall::PackWeights() {
-  for (const WeightUse& use : backward_) {
-    if (use.result != nullptr && !*use.result) continue;
-    EnsureBackward(state_, *use.weight, label_);
-    if (!use.weight->backward) continue;
-    use.view->data = use.weight->backward->data();
-    operands_.push_back({use.weight->backward->status(), Access::kIn});
-  }
 }
 
 Block OpCall::Allocate(size_t scratch_bytes) {

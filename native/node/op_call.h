@@ -51,10 +51,7 @@ class OpCall {
   // Takes a tensor in the shape in which the op sees it. kOut is for one that is written whole; it
   // is good again afterwards when it is all of its storage.
   TensorView Operand(Napi::Value value, const char* name, Access access, Form form = Form::kSame);
-  // Fills *view, whose data is right from Run on. For kBackward that direction is packed when it is
-  // not there yet, unless `result` is the address of a result that is not wanted.
-  void Weight(PackedView* view, Napi::Value value, const char* name, Direction direction,
-              const TensorView* result = nullptr);
+  void Weight(PackedView* view, Napi::Value value, const char* name);
   // Where an op has no operand that tells its device.
   void On(Napi::Value device);
   void Guarded(std::shared_ptr<Guard> guard) { guard_ = std::move(guard); }
@@ -68,7 +65,6 @@ class OpCall {
     LORA_CHECK(device_, label_, "expected at least one tensor but received none");
     CheckOn(*device_, label_, args);
     const Op<Args>& entry = device_->backend().op<Args>();
-    PackWeights();
     const size_t scratch_bytes = entry.scratch_bytes(args, device_->stream().threads());
     const Block scratch = Allocate(scratch_bytes);
     const Scratch span(static_cast<std::byte*>(scratch.data), scratch_bytes);
@@ -84,14 +80,8 @@ class OpCall {
     StoragePtr storage;
     Shape seen;
   };
-  struct WeightUse {
-    PackedView* view;
-    std::shared_ptr<WeightRef> weight;
-    const TensorView* result;
-  };
 
   void Join(const std::shared_ptr<Device>& device, const char* name);
-  void PackWeights();
   Block Allocate(size_t scratch_bytes);
   void Enqueue(const Block& scratch, std::function<void(Context&)> run);
 
@@ -105,14 +95,7 @@ class OpCall {
   std::vector<lora::Operand> operands_;
   std::vector<StoragePtr> held_;  // of the operands
   std::vector<Output> outputs_;
-  std::vector<WeightUse> backward_;
   std::shared_ptr<Guard> guard_;
 };
-
-// The packed forms of a weight; used by pack() too.
-StoragePtr PackInto(EnvState& state, const std::shared_ptr<Device>& device, const TensorView& src,
-                    const StatusPtr& src_status, Direction direction, const char* label);
-// Makes weight.backward, where the backend has such a thing and it is not there yet.
-void EnsureBackward(EnvState& state, WeightRef& weight, const char* label);
 
 }  // namespace lora::node

@@ -24,10 +24,6 @@ class Values {
     return info_ != nullptr ? (*info_)[next_++] : object_.Get(name);
   }
 
-  // The direction in which weights among these values are packed; see PartsField::Backward.
-  Direction direction = Direction::kForward;
-  const TensorView* result = nullptr;
-
  private:
   const Napi::CallbackInfo* info_ = nullptr;
   size_t next_ = 0;
@@ -64,11 +60,7 @@ void Take(OpCall& call, Values& values, const TensorsField<A>& field, A& args) {
 
 template <class A>
 void Take(OpCall& call, Values& values, const WeightField<A>& field, A& args) {
-  const Napi::Value value = values.Next(field.name);
-  call.Weight(&(args.*field.view), value, field.name, values.direction, values.result);
-  if (field.backward != nullptr)
-    call.Weight(&(args.*field.backward), value, field.name, Direction::kBackward,
-                &(args.*field.result));
+  call.Weight(&(args.*field.view), values.Next(field.name), field.name);
 }
 
 template <class A, class Part>
@@ -80,10 +72,6 @@ void Take(OpCall& call, Values& values, const PartsField<A, Part>& field, A& arg
   for (uint32_t i = 0; i < length; ++i) {
     const Napi::HandleScope scope(call.env());
     Values part(ParseObject(list.Get(i), call.label(), field.element));
-    if (field.result != nullptr) {
-      part.direction = Direction::kBackward;
-      part.result = &(args.*field.result);
-    }
     TakeAll(call, part, kDescription<Part>.fields, parts[i]);
   }
 }

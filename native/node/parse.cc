@@ -59,6 +59,11 @@ DType ParseDType(Napi::Value value, const char* op) {
   return kTypes[ParseChoice(value, op, "dtype", kNames)];
 }
 
+DType ParseStoredDType(Napi::Value value, const char* op) {
+  if (value.IsString() && ParseString(value, op, "dtype") == NameOf(DType::kI8)) return DType::kI8;
+  return ParseDType(value, op);
+}
+
 Shape ParseShape(Napi::Value value, const char* op) {
   const Napi::Array array = ParseArray(value, op, "shape");
   const uint32_t rank = array.Length();

@@ -24,6 +24,8 @@ std::string ParseString(Napi::Value value, const char* op, const char* name);
 size_t ParseChoice(Napi::Value value, const char* op, const char* name,
                    std::span<const char* const> words);
 DType ParseDType(Napi::Value value, const char* op);
+// The same, or i8, which only the values of a quantised weight have.
+DType ParseStoredDType(Napi::Value value, const char* op);
 // Accepts at most 8 dimensions whose product of bytes fits.
 Shape ParseShape(Napi::Value value, const char* op);
 // Throws unless the dimensions, each 0 counted as 1, make at most 2^53 elements: then no product of

@@ -33,7 +33,7 @@ Napi::Value FromBytes(const Napi::CallbackInfo& info) {
   const char* op = "tensor";
   EnvState& state = *EnvState::Get(info.Env());
   const auto& device = DeviceOf(state, info[0], op);
-  const DType dtype = ParseDType(info[1], op);
+  const DType dtype = ParseStoredDType(info[1], op);
   const Shape shape = ParseShape(info[2], op);
   LORA_CHECK(info[3].IsTypedArray(), op, "expected bytes to be a Uint8Array");
   const auto array = info[3].As<Napi::TypedArray>();

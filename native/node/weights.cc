@@ -5,16 +5,54 @@
 namespace lora::node {
 namespace {
 
+// reads(device, stored dtype, activation dtype)
+Napi::Value Reads(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const auto device = state.Unwrap(info[0], Kind::kDevice, "pack", "device").device;
+  const WeightFormat format = FormatOf(ParseStoredDType(info[1], "pack"));
+  const bool reads = device->backend().reads(format, ParseDType(info[2], "pack"));
+  return Napi::Boolean::New(info.Env(), reads);
+}
+
+// pack(weight, scales, activation dtype)
 Napi::Value Pack(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const TensorRef tensor = state.Tensor(info[0], "pack", "weight");
-  const TensorView src = tensor.view();
-  StoragePtr packed = PackInto(state, tensor.storage->device(), src, tensor.storage->status(),
-                               Direction::kForward, "pack");
+  const std::shared_ptr<Device>& device = tensor.storage->device();
+  PackArgs args;
+  args.src = tensor.view();
+  Command command;
+  command.operands = {{tensor.storage->status(), Access::kIn}};
+  TensorRef scales;
+  if (!IsNone(info[1])) {
+    scales = state.Tensor(info[1], "pack", "scales");
+    LORA_CHECK(scales.storage->device() == device, "pack", "expected scales on ", device->name(),
+               " (the device of weight) but received them on ", scales.storage->device()->name());
+    args.scales = scales.view();
+    command.operands.push_back({scales.storage->status(), Access::kIn});
+  }
+  const WeightFormat format = FormatOf(args.src.dtype);
+  const DType dtype = ParseDType(info[2], "pack");
+  args.dst = args.src.data;  // stands in until the checks are done
+  CheckOn(*device, "pack", args);
+  const Backend& backend = device->backend();
+  if (!backend.reads(format, dtype))
+    Throw("ERR_UNSUPPORTED", "pack", device->name(), " does not read ", NameOf(format),
+          " weights for ", NameOf(dtype), " activations");
+  const int64_t rows = args.src.dim(0), cols = args.src.dim(1);
+  const StoragePtr packed =
+      state.NewStorage(device, backend.packed_bytes(rows, cols, format), "pack");
+  args.dst = packed->data();
+  command.op = "pack";
+  command.operands.push_back({packed->status(), Access::kOut});
+  command.bytes = packed->bytes();
+  command.run = [args, run = backend.op<PackArgs>().run](Context& context) {
+    run(args, {}, context);  // no backend needs scratch for it
+  };
+  state.Enqueue(*device, std::move(command));
   auto shell = std::make_unique<Shell>();
   shell->kind = Kind::kWeight;
-  shell->weight = std::make_shared<WeightRef>(
-      WeightRef{std::move(packed), nullptr, src.dtype, src.dim(0), src.dim(1)});
+  shell->weight = std::make_shared<WeightRef>(WeightRef{packed, format, dtype, rows, cols});
   return state.Wrap(std::move(shell));
 }
 
@@ -30,6 +68,7 @@ Napi::Value Release(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void RegisterWeights(Napi::Env env, Napi::Object exports) {
+  Export<Reads>(env, exports, "reads");
   Export<Pack>(env, exports, "pack");
   Export<Release>(env, exports, "release");
 }

@@ -196,8 +196,6 @@ test('a failure reaches what depends on it, and nothing else', () => {
     clip: 'ERR_ARGUMENT [clip_by_norm] broken on purpose',
     unpacked: 'ERR_ARGUMENT [pack] broken on purpose',
     backwardPack: 'ERR_ARGUMENT [pack] broken on purpose',
-    backwardPackAgain: 'ERR_ARGUMENT [pack] broken on purpose',
-    forwardLayout: [3, 7],
     moved: 'ERR_ARGUMENT [binary] broken on purpose',
     data: expect.stringMatching(/^ERR_DATA \[embedding\] .*9/) as string,
   });

@@ -323,3 +323,45 @@ test('neutral values of keys that would change the mathematics pass', () => {
     }),
   ).toBe('accepted');
 });
+
+describe('quantization_config', () => {
+  const config = (weights: object, more: object = {}): Record<string, unknown> => ({
+    quantization_config: {
+      quant_method: 'compressed-tensors',
+      config_groups: {
+        group_0: { targets: ['Linear'], weights: { num_bits: 8, type: 'int', ...weights }, ...more },
+      },
+    },
+  });
+
+  test('int8 weights with a scale for each output channel are read', () => {
+    expect(refusal(config({ strategy: 'channel', symmetric: true }))).toBe('accepted');
+    expect(refusal(config({}, { input_activations: null, output_activations: null }))).toBe('accepted');
+  });
+
+  test.each<[string, Record<string, unknown>, string]>([
+    ['4 bits', config({ num_bits: 4 }), 'weights of group_0 have num_bits = 4'],
+    ['floats', config({ type: 'float' }), 'type = "float"'],
+    ['scales by group', config({ strategy: 'group' }), 'strategy = "group"'],
+    ['zero points', config({ symmetric: false }), 'symmetric = false'],
+    [
+      'rounded inputs',
+      config({}, { input_activations: { num_bits: 8 } }),
+      'rounds its activations (input_activations)',
+    ],
+    [
+      'rounded outputs',
+      config({}, { output_activations: {} }),
+      'rounds its activations (output_activations)',
+    ],
+    ['a group without weights', config({}, { weights: null }), 'group_0 has no weights'],
+    ['no groups', { quantization_config: { quant_method: 'compressed-tensors' } }, 'it has no config_groups'],
+    [
+      'another method',
+      { quantization_config: { quant_method: 'gptq' } },
+      'supported is quant_method "compressed-tensors"',
+    ],
+  ])('%s are refused', (_, changes, message) => {
+    expect(refusal(changes)).toContain(message);
+  });
+});

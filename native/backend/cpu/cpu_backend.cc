@@ -15,15 +15,16 @@ std::unique_ptr<Context> CreateContext(int threads) {
 
 // The layout of packed weights depends on the target, and may be asked for before there is any
 // context to choose the target.
-size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction) {
+size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
   cpu::LimitTargetsByEnvironment();
-  return cpu::PackedBytes(rows, cols, dtype, direction);
+  return cpu::PackedBytes(rows, cols, format);
 }
 
 Backend MakeBackend() {
   Backend b;
   b.name = "cpu";
   b.create_context = CreateContext;
+  b.reads = Fits;
   b.packed_bytes = PackedBytes;
   AllOps::ForEach(
       [&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cpu::ScratchBytes, cpu::Run}; });

@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
 #include "core/maths/dtype.h"
@@ -52,9 +53,17 @@ HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
   }
 }
 
+// The x of a tile's rows and the panel that they are multiplied by.
+struct TileStep {
+  const uint32_t* x;
+  size_t x_stride;
+  const uint32_t* w;
+  size_t elements;
+};
+
 // One tile of one pass: its operands, and where its sums go.
 struct Tile {
-  Step main, extra;            // x at the tile's first row, w at the panel
+  TileStep main, extra;
   const uint8_t* mask;         // at the tile's first row
   size_t mask_stride, column;  // the tile's first column
   size_t columns;              // of the panel, <= kPanelWidth
@@ -153,16 +162,16 @@ HWY_INLINE void MultiplyTileOf(size_t rows, const Tile& t) {
 // Runs one pass of one panel over row tiles.
 template <bool kPairs>
 void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size_t rows,
-                   Range tiles, float* sums) {
+                   Range tiles, const ProductScratch& scratch) {
   const Pass& pass = product.passes[pass_index];
   const bool last = pass_index + 1 == product.passes.size();
   const size_t all = Tiles(rows), column = panel * kPanelWidth;
   const size_t row_begin = Split(rows, all, tiles.begin).begin;
   Tile t;
-  t.main = pass.main;
-  t.main.w += panel * pass.main.panel_stride;
-  t.extra = pass.extra;
-  if (pass.extra.elements != 0) t.extra.w += panel * pass.extra.panel_stride;
+  t.main = {nullptr, pass.main.x_stride, ReadPanel<kPairs>(pass.main, panel, scratch.block),
+            pass.main.elements};
+  t.extra = {nullptr, pass.extra.x_stride, ReadPanel<kPairs>(pass.extra, panel, nullptr),
+             pass.extra.elements};
   t.mask_stride = pass.mask_stride;
   t.column = column;
   t.columns = std::min(kPanelWidth, product.n - column);
@@ -174,7 +183,7 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
     if (pass.extra.elements != 0) t.extra.x = pass.extra.x + r.begin * pass.extra.x_stride;
     t.mask = pass.mask ? pass.mask + r.begin * pass.mask_stride : nullptr;
     if (product.y_is_bf16) {
-      t.sums = sums + (r.begin - row_begin) * kPanelWidth;
+      t.sums = scratch.sums + (r.begin - row_begin) * kPanelWidth;
       t.ld_sums = kPanelWidth;
       t.ldy = product.ldy;
       t.y_bf16 =
@@ -194,28 +203,31 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
 }
 
 template <bool kPairs>
-void MultiplyPanelsOf(const Product& product, size_t rows, Range tiles, Range panels, float* sums) {
+void MultiplyPanelsOf(const Product& product, size_t rows, Range tiles, Range panels,
+                      const ProductScratch& scratch) {
   const size_t passes = product.passes.size();
   if (product.y_is_bf16) {
     // The f32 sums of one panel stay in cache over all passes and are rounded once at the end.
     for (size_t p = panels.begin; p < panels.end; ++p) {
-      for (size_t i = 0; i < passes; ++i) MultiplyPanel<kPairs>(product, i, p, rows, tiles, sums);
+      for (size_t i = 0; i < passes; ++i)
+        MultiplyPanel<kPairs>(product, i, p, rows, tiles, scratch);
     }
   } else {
     // y itself holds the sums; a block of x stays in cache over all panels.
     for (size_t i = 0; i < passes; ++i) {
       for (size_t p = panels.begin; p < panels.end; ++p) {
-        MultiplyPanel<kPairs>(product, i, p, rows, tiles, nullptr);
+        MultiplyPanel<kPairs>(product, i, p, rows, tiles, scratch);
       }
     }
   }
 }
 
-void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels, float* sums) {
+void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels,
+                    const ProductScratch& scratch) {
   if (product.pairs) {
-    MultiplyPanelsOf<true>(product, rows, tiles, panels, sums);
+    MultiplyPanelsOf<true>(product, rows, tiles, panels, scratch);
   } else {
-    MultiplyPanelsOf<false>(product, rows, tiles, panels, sums);
+    MultiplyPanelsOf<false>(product, rows, tiles, panels, scratch);
   }
 }
 
@@ -226,13 +238,11 @@ constexpr size_t kStreamAhead = 24;
 
 // Several sets of accumulators alternate, because those of one row are too few to hide the latency
 // of a multiply-add.
+constexpr size_t kSets = 8 / kVectors;
 template <bool kPairs>
 HWY_INLINE void MultiplyOneRow(const uint32_t* HWY_RESTRICT x, const uint32_t* HWY_RESTRICT w,
-                               size_t elements, VF (&acc)[1][kVectors]) {
-  constexpr size_t kSets = 8 / kVectors;
+                               size_t elements, VF (&sets)[kSets][kVectors]) {
   const DU du;
-  VF sets[kSets][kVectors];
-  ZeroAccumulators(sets);
   size_t e = 0;
   for (; e + kSets <= elements; e += kSets) {
     HWY_UNROLL(8)
@@ -254,11 +264,6 @@ HWY_INLINE void MultiplyOneRow(const uint32_t* HWY_RESTRICT x, const uint32_t* H
       sets[0][j] = MulAddElements<kPairs>(xv, hn::LoadU(du, w + j * kLanes), sets[0][j]);
     }
   }
-  HWY_UNROLL(8)
-  for (size_t s = 0; s < kSets; ++s) {
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kVectors; ++j) acc[0][j] = hn::Add(acc[0][j], sets[s][j]);
-  }
 }
 
 // acc += h · Aᵀ in f32, for `columns` rows of A from `a` on. A is transposed a few ranks at a time
@@ -278,6 +283,44 @@ HWY_INLINE void AddLora(const SkinnyLora& lora, const float* a, size_t columns,
   }
 }
 
+// Calls multiply(x, w, elements) for a panel that is read in place, or else for small blocks of it,
+// each with a multiple of kSets elements but for the last.
+template <bool kPairs, class Multiply>
+HWY_INLINE void ForEachBlock(const Step& step, size_t panel, const Multiply& multiply) {
+  if (HWY_LIKELY(step.w.in_place())) {
+    multiply(step.x, ReadPanel<kPairs>(step, panel, nullptr), step.elements);
+    return;
+  }
+  constexpr size_t kElements = 32;
+  HWY_ALIGN uint32_t block[kElements * kPanelWidth];
+  for (size_t e = 0; e < step.elements; e += kElements) {
+    const size_t count = std::min(kElements, step.elements - e);
+    ExpandPanel<kPairs>(step.w, panel, step.w.first + e, count, block);
+    multiply(step.x + e, block, count);
+  }
+}
+
+// acc += x [kRows rows] · panel `panel`.
+template <bool kPairs, size_t kRows>
+HWY_INLINE void MultiplySkinnyStep(const Step& step, size_t panel, VF (&acc)[kRows][kVectors]) {
+  if constexpr (kRows > 1) {
+    ForEachBlock<kPairs>(step, panel, [&](const uint32_t* x, const uint32_t* w, size_t n) HWY_ATTR {
+      MultiplyStep<kPairs, kStreamAhead>(x, step.x_stride, w, n, acc);
+    });
+  } else {
+    VF sets[kSets][kVectors];
+    ZeroAccumulators(sets);
+    ForEachBlock<kPairs>(step, panel, [&](const uint32_t* x, const uint32_t* w, size_t n) HWY_ATTR {
+      MultiplyOneRow<kPairs>(x, w, n, sets);
+    });
+    HWY_UNROLL(8)
+    for (size_t s = 0; s < kSets; ++s) {
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kVectors; ++j) acc[0][j] = hn::Add(acc[0][j], sets[s][j]);
+    }
+  }
+}
+
 template <bool kPairs, size_t kRows>
 HWY_NOINLINE void MultiplySkinnyOf(const Product& product, Range panels, const SkinnyLora& lora) {
   const DF df;
@@ -287,15 +330,7 @@ HWY_NOINLINE void MultiplySkinnyOf(const Product& product, Range panels, const S
     VF acc[kRows][kVectors];
     ZeroAccumulators(acc);
     if (lora.r != 0) AddLora(lora, lora.a + column * lora.r, columns, acc);
-    for (const Pass& pass : product.passes) {
-      const Step& step = pass.main;
-      const uint32_t* w = step.w + p * step.panel_stride;
-      if constexpr (kRows == 1) {
-        MultiplyOneRow<kPairs>(step.x, w, step.elements, acc);
-      } else {
-        MultiplyStep<kPairs, kStreamAhead>(step.x, step.x_stride, w, step.elements, acc);
-      }
-    }
+    for (const Pass& pass : product.passes) MultiplySkinnyStep<kPairs>(pass.main, p, acc);
     if (HWY_LIKELY(columns == kPanelWidth)) {
       HWY_UNROLL(8)
       for (size_t i = 0; i < kRows; ++i) {

@@ -22,11 +22,28 @@ HWY_EXPORT(CopyElements);
 
 size_t PanelWidth() { return HWY_DYNAMIC_DISPATCH(PanelWidth)(); }
 
-void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels, float* sums) {
-  HWY_DYNAMIC_DISPATCH(MultiplyPanels)(product, rows, tiles, panels, sums);
+void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels,
+                    const ProductScratch& scratch) {
+  HWY_DYNAMIC_DISPATCH(MultiplyPanels)(product, rows, tiles, panels, scratch);
 }
 
-size_t MultiplySums(size_t rows) { return rows * PanelWidth(); }
+namespace {
+// Expansion and transposition write whole groups of 4 elements.
+size_t BlockElements() { return (kMaxPassElements + 3) * PanelWidth(); }
+}  // namespace
+
+ProductScratch ProductScratch::Take(Arena& arena, size_t threads, size_t rows, bool sums,
+                                    bool block) {
+  ProductScratch scratch;
+  if (sums) scratch.sums = arena.Take<float>(threads * rows * PanelWidth());
+  if (block) scratch.block = arena.Take<uint32_t>(threads * BlockElements());
+  return scratch;
+}
+
+ProductScratch ProductScratch::Of(size_t thread, size_t rows) const {
+  return {sums ? sums + thread * rows * PanelWidth() : nullptr,
+          block ? block + thread * BlockElements() : nullptr};
+}
 
 void MultiplySkinny(const Product& product, size_t rows, Range panels, const SkinnyLora& lora) {
   HWY_DYNAMIC_DISPATCH(MultiplySkinny)(product, rows, panels, lora);
@@ -54,13 +71,12 @@ size_t ChunkRows(size_t rows, size_t elements) {
   return std::min(rows, std::clamp(fit, 16 * kTileM, kChunkRows));
 }
 
-size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const void* panels,
-                   size_t panel_stride, Pass* passes) {
+size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const PanelSource& w,
+                   Pass* passes) {
   for (size_t b = 0; b < blocks.count; ++b) {
     Pass pass;
-    pass.main = {x + b * rows * blocks.stride, blocks.stride,
-                 static_cast<const uint32_t*>(panels) + blocks.Begin(b) * PanelWidth(),
-                 panel_stride, blocks.Length(b)};
+    pass.main = {x + b * rows * blocks.stride, blocks.stride, w.From(blocks.Begin(b)),
+                 blocks.Length(b)};
     passes[b] = pass;
   }
   return blocks.count;
@@ -77,9 +93,10 @@ void CopyBlocks(const Blocks& blocks, const void* x, bool x_is_bf16, size_t ldx,
   }
 }
 
-void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows, float* sums) {
+void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows,
+                 const ProductScratch& scratch, size_t chunk_rows) {
   const size_t threads = static_cast<size_t>(ThreadsOf(context)), tiles = Tiles(rows);
-  const size_t width = PanelWidth(), sums_size = MultiplySums(rows);
+  const size_t width = PanelWidth();
   size_t panels = 0;
   for (const Product& product : products) panels += Panels(product.n, width);
   if (panels == 0 || tiles == 0) return;
@@ -98,7 +115,7 @@ void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t 
         const size_t begin = std::max(mine.begin, first), end = std::min(mine.end, first + count);
         if (begin < end) {
           MultiplyPanels(product, rows, Split(tiles, parts, part), {begin - first, end - first},
-                         product.y_is_bf16 ? sums + thread * sums_size : nullptr);
+                         scratch.Of(thread, chunk_rows));
         }
         first += count;
       }
@@ -113,6 +130,7 @@ struct GemmPlan {
   size_t chunk = 0;  // rows packed at a time
   size_t pass_count = 0;
   size_t element_count = 0;  // of packed x
+  bool needs_block = false;
 };
 
 GemmPlan PlanGemm(const GemmArgs& args) {
@@ -121,6 +139,7 @@ GemmPlan PlanGemm(const GemmArgs& args) {
     const Blocks blocks(Elements(segment.k, args.dtype));
     plan.pass_count += blocks.count;
     plan.element_count += blocks.Size(1);
+    plan.needs_block = plan.needs_block || !segment.w.in_place();
   }
   plan.chunk = ChunkRows(args.m, plan.element_count);
   return plan;
@@ -129,15 +148,15 @@ GemmPlan PlanGemm(const GemmArgs& args) {
 struct GemmScratch {
   uint32_t* x;
   Pass* passes;
-  float* sums;
+  ProductScratch product;
 };
 
 GemmScratch TakeGemm(Arena& arena, const GemmArgs& args, const GemmPlan& plan, int threads) {
   GemmScratch scratch;
   scratch.x = arena.Take<uint32_t>(plan.chunk * plan.element_count);
   scratch.passes = arena.Take<Pass>(std::max<size_t>(1, plan.pass_count));
-  scratch.sums = arena.Take<float>(
-      args.y_dtype == DType::kBF16 ? static_cast<size_t>(threads) * MultiplySums(plan.chunk) : 0);
+  scratch.product = ProductScratch::Take(arena, static_cast<size_t>(threads), plan.chunk,
+                                         args.y_dtype == DType::kBF16, plan.needs_block);
   return scratch;
 }
 
@@ -176,9 +195,7 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
     const uint32_t* at = scratch.x;
     for (const GemmSegment& segment : args.segments) {
       const Blocks blocks(Elements(segment.k, args.dtype));
-      const size_t stride =
-          segment.panel_stride ? segment.panel_stride : blocks.elements * PanelWidth();
-      count += BlockPasses(blocks, at, rows, segment.w, stride, scratch.passes + count);
+      count += BlockPasses(blocks, at, rows, segment.w, scratch.passes + count);
       at += blocks.Size(rows);
     }
     if (count == 0) scratch.passes[count++] = Pass();
@@ -192,19 +209,8 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
     product.y_is_bf16 = args.y_dtype == DType::kBF16;
     product.ldy = args.ldy;
     product.accumulate = args.accumulate;
-    MultiplyAll(context, {&product, 1}, rows, scratch.sums);
+    MultiplyAll(context, {&product, 1}, rows, scratch.product, plan.chunk);
   }
-}
-
-GemmSegment PackedPart(const void* panels, DType dtype, size_t k, size_t n0, size_t k0,
-                       size_t k_count) {
-  const size_t width = PanelWidth(), per = SizeOf(dtype) == 2 ? 2 : 1;
-  GemmSegment segment;
-  segment.panel_stride = Elements(k, dtype) * width;
-  segment.w =
-      static_cast<const uint32_t*>(panels) + n0 / width * segment.panel_stride + k0 / per * width;
-  segment.k = k_count;
-  return segment;
 }
 
 }  // namespace lora::cpu

@@ -19,9 +19,8 @@ namespace lora::cpu {
 struct GemmSegment {
   const void* x = nullptr;  // [m, k] of x_dtype; f32 is rounded to bf16 where W is bf16
   DType x_dtype = DType::kF32;
-  size_t ldx = 0;           // elements from one row to the next
-  const void* w = nullptr;  // panels of [n, k]
-  size_t panel_stride = 0;  // 32-bit elements from one panel to the next; 0: they are dense
+  size_t ldx = 0;  // elements from one row to the next
+  PanelSource w;   // of [n, k], or of [k, n] read transposed
   size_t k = 0;
 };
 
@@ -42,11 +41,5 @@ size_t GemmScratchBytes(const GemmArgs&, int threads);
 // With a null `context` everything runs on the calling thread, as a task of ParallelFor needs it;
 // the scratch is then that of 1 thread.
 void Gemm(const GemmArgs&, Scratch, CpuContext* context);
-
-// Returns part of a packed matrix [n, k] as a segment whose x is still to be set: the outputs
-// from n0 on (a multiple of PanelWidth()) and the reduction over [k0, k0 + k_count). k0 is even
-// where dtype is bf16.
-GemmSegment PackedPart(const void* panels, DType dtype, size_t k, size_t n0, size_t k0,
-                       size_t k_count);
 
 }  // namespace lora::cpu

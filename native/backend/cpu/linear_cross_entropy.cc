@@ -63,8 +63,9 @@ struct Pieces {
 // points to its segments.
 class PartProduct {
  public:
-  PartProduct(const GemmSegment& part, DType weight_dtype, size_t rows, size_t outputs)
-      : segment_(part) {
+  PartProduct(const PanelSource& part, size_t k, DType weight_dtype, size_t rows, size_t outputs) {
+    segment_.w = part;
+    segment_.k = k;
     gemm_.dtype = weight_dtype;
     gemm_.m = rows;
     gemm_.n = outputs;
@@ -92,13 +93,10 @@ class PartProduct {
 
 size_t ProductScratchBytes(const Plan& p, const LinearCrossEntropyArgs& args, int threads) {
   const DType dtype = args.weight.dtype;
-  GemmSegment over_dim, over_part;
-  over_dim.x_dtype = args.hidden.dtype;
-  over_dim.k = p.dim;
-  over_part.k = p.part;
-  const size_t forward = PartProduct(over_dim, dtype, p.chunk, p.part).ScratchBytes(threads);
-  if (!args.d_hidden) return forward;
-  return std::max(forward, PartProduct(over_part, dtype, p.chunk, p.dim).ScratchBytes(threads));
+  const PartProduct logits(PanelsOf(args.weight), p.dim, dtype, p.chunk, p.part);
+  if (!args.d_hidden) return logits.ScratchBytes(threads);
+  const PartProduct d_hidden(TransposedPanelsOf(args.weight), p.part, dtype, p.chunk, p.dim);
+  return std::max(logits.ScratchBytes(threads), d_hidden.ScratchBytes(threads));
 }
 
 }  // namespace
@@ -145,8 +143,7 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
 
     for (size_t begin = 0; begin < p.vocab; begin += p.part) {
       const size_t count = std::min(p.part, p.vocab - begin);
-      PartProduct product(PackedPart(args.weight.data, dtype, p.dim, begin, 0, p.dim), dtype, rows,
-                          count);
+      PartProduct product(PanelsOf(args.weight, begin), p.dim, dtype, rows, count);
       product.Run(w.hidden, args.hidden.dtype, p.dim, w.logits + begin, p.vocab, false,
                   product_scratch, cpu);
       ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
@@ -168,8 +165,7 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
                         static_cast<float>(w.lse[i]), label < begin ? count : label - begin, 1,
                         w.gradients + i * count);
       });
-      PartProduct product(PackedPart(args.weight_bwd.data, dtype, p.vocab, 0, begin, count), dtype,
-                          rows, p.dim);
+      PartProduct product(TransposedPanelsOf(args.weight, begin), count, dtype, rows, p.dim);
       product.Run(w.gradients, DType::kF32, count, w.d_hidden, p.dim, begin > 0, product_scratch,
                   cpu);
     }

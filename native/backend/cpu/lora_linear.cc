@@ -38,7 +38,7 @@ struct ForwardPlan {
   uint32_t* x = nullptr;    // blocks of a chunk; [m][elements] when skinny
   float* h = nullptr;       // per thread [tile rows][largest r], where no branch keeps it
   uint8_t* mask = nullptr;  // per thread [kTileM][MaskStride(k)]
-  float* sums = nullptr;
+  ProductScratch product;
   BranchScratch* branches = nullptr;
   Product* products = nullptr;
 };
@@ -86,7 +86,13 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
   plan.h_size = kTileM * PaddedRank(rank);
   plan.h = arena.Take<float>(threads * plan.h_size);
   if (dropout) plan.mask = arena.Take<uint8_t>(threads * kTileM * MaskStride(plan.k));
-  if (plan.pairs && !plan.skinny) plan.sums = arena.Take<float>(threads * MultiplySums(plan.chunk));
+  if (!plan.skinny) {
+    const bool expanded =
+        std::any_of(args.branches.begin(), args.branches.end(), [](const LoraBranch& branch) {
+          return branch.weight.format != FormatOf(branch.weight.dtype);
+        });
+    plan.product = ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, expanded);
+  }
   plan.branches = arena.Take<BranchScratch>(args.branches.size());
   plan.products = arena.Take<Product>(args.branches.size());
   for (size_t i = 0; i < args.branches.size(); ++i) {
@@ -174,16 +180,16 @@ void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
     });
     for (size_t i = 0; i < args.branches.size(); ++i) {
       const BranchScratch& s = plan.branches[i];
-      const size_t count = BlockPasses(plan.blocks, plan.x, rows, args.branches[i].weight.data,
-                                       plan.blocks.elements * PanelWidth(), s.passes);
+      const size_t count =
+          BlockPasses(plan.blocks, plan.x, rows, PanelsOf(args.branches[i].weight), s.passes);
       if (s.r != 0) {
-        s.passes[count - 1].extra = {s.low_rank, s.rank_elements, s.up,
-                                     s.rank_elements * PanelWidth(), s.rank_elements};
+        s.passes[count - 1].extra = {
+            s.low_rank, s.rank_elements, {s.up, s.rank_elements * PanelWidth()}, s.rank_elements};
       }
       plan.products[i] = OutputOf(args, plan, i, m0);
       plan.products[i].passes = {s.passes, count};
     }
-    MultiplyAll(&context, {plan.products, args.branches.size()}, rows, plan.sums);
+    MultiplyAll(&context, {plan.products, args.branches.size()}, rows, plan.product, plan.chunk);
   }
 }
 
@@ -201,9 +207,7 @@ void ForwardSkinny(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
     const BranchScratch& s = plan.branches[i];
     panels += Panels(s.n, PanelWidth());
     Pass pass;
-    pass.main = {x, plan.blocks.elements,
-                 static_cast<const uint32_t*>(args.branches[i].weight.data),
-                 plan.blocks.elements * PanelWidth(), plan.blocks.elements};
+    pass.main = {x, plan.blocks.elements, PanelsOf(args.branches[i].weight), plan.blocks.elements};
     s.passes[0] = pass;
     plan.products[i] = OutputOf(args, plan, i, 0);
     plan.products[i].passes = {s.passes, 1};

@@ -44,7 +44,7 @@ struct BranchScratch {
 struct BackwardPlan {
   size_t m = 0, in = 0, chunk = 0, pass_count = 0;
   bool pairs = false, needs_g = false;
-  float* sums = nullptr;
+  ProductScratch product;
   Pass* passes = nullptr;
   BranchScratch* branches = nullptr;
 };
@@ -85,7 +85,7 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
   plan.branches = arena.Take<BranchScratch>(count);
   if (args.dx) {
     plan.passes = arena.Take<Pass>(plan.pass_count);
-    if (plan.pairs) plan.sums = arena.Take<float>(threads * MultiplySums(plan.chunk));
+    plan.product = ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, true);
   }
   for (size_t i = 0; i < count; ++i) {
     BranchScratch s = PlanBranch(args, i, plan.pairs);
@@ -163,11 +163,11 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   size_t count = 0;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const BranchScratch& s = plan.branches[i];
-    count += BlockPasses(s.blocks, s.g, rows, args.branches[i].weight.data,
-                         s.blocks.elements * PanelWidth(), plan.passes + count);
+    count += BlockPasses(s.blocks, s.g, rows, TransposedPanelsOf(args.branches[i].weight),
+                         plan.passes + count);
     if (s.r == 0) continue;
-    const Step lora = {s.low_rank, s.rank_elements, s.down, s.rank_elements * PanelWidth(),
-                       s.rank_elements};
+    const Step lora = {
+        s.low_rank, s.rank_elements, {s.down, s.rank_elements * PanelWidth()}, s.rank_elements};
     if (s.dropout) {
       Pass pass;
       pass.main = lora;
@@ -186,7 +186,7 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   product.y = args.dx.as<std::byte>() + m0 * plan.in * SizeOf(args.dx.dtype);
   product.y_is_bf16 = plan.pairs;
   product.ldy = plan.in;
-  MultiplyAll(&context, {&product, 1}, rows, plan.sums);
+  MultiplyAll(&context, {&product, 1}, rows, plan.product, plan.chunk);
 }
 
 Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {

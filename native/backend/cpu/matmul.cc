@@ -143,7 +143,8 @@ void MultiplyPair(const MatmulArgs& args, const MatmulPlan& plan, size_t index, 
   }
   std::byte* panels = plan.panels + slot * plan.panel_bytes;
   PackPanels(b, b_cols, !args.trans_b, plan.n, plan.k, plan.dtype, panels, context);
-  segment.w = panels;
+  segment.w.panels = reinterpret_cast<const uint32_t*>(panels);
+  segment.w.stride = Elements(plan.k, plan.dtype) * PanelWidth();
 
   GemmArgs gemm = ProductOf(plan, {&segment, 1});
   float* y = plan.y + slot * plan.y_count;

@@ -14,13 +14,14 @@ namespace {
 // not fetched again for each of them.
 constexpr size_t kElementBlock = 16;
 
+// Returns one element of the values at `from`, `from + step`, …, of which `count` exist.
 template <class T>
-uint32_t Element(T low, T high) {
-  if constexpr (sizeof(T) == 4) {
-    return low;
-  } else {
-    return static_cast<uint32_t>(low) | static_cast<uint32_t>(high) << 16;
+uint32_t Element(const T* from, size_t step, size_t count) {
+  uint32_t element = 0;
+  for (size_t i = 0; i < count; ++i) {
+    element |= static_cast<uint32_t>(from[i * step]) << (8 * sizeof(T) * i);
   }
+  return element;
 }
 
 // Packs one panel of `rows` <= width outputs. Output j at reduction index l is
@@ -31,8 +32,7 @@ void PackPanel(const T* src, size_t row_step, size_t k_step, size_t rows, size_t
   constexpr size_t kPer = 4 / sizeof(T);
   const size_t whole = k / kPer;  // elements without padding
   const auto put = [&](size_t j, size_t e) {
-    const T* s = src + j * row_step + e * kPer * k_step;
-    dst[e * width + j] = Element<T>(s[0], s[(kPer - 1) * k_step]);
+    dst[e * width + j] = Element<T>(src + j * row_step + e * kPer * k_step, k_step, kPer);
   };
   if (row_step == 1) {
     for (size_t e = 0; e < whole; ++e) {
@@ -48,7 +48,8 @@ void PackPanel(const T* src, size_t row_step, size_t k_step, size_t rows, size_t
   }
   if (whole * kPer < k) {
     for (size_t j = 0; j < rows; ++j) {
-      dst[whole * width + j] = Element<T>(src[j * row_step + (k - 1) * k_step], T{0});
+      dst[whole * width + j] =
+          Element<T>(src + j * row_step + whole * kPer * k_step, k_step, k - whole * kPer);
     }
   }
   const size_t elements = CeilDiv(k, kPer);
@@ -63,32 +64,54 @@ template <class T>
 void PackAll(const T* src, size_t row_step, size_t k_step, size_t n, size_t k, uint32_t* dst,
              CpuContext* context) {
   const size_t width = PanelWidth();
-  const size_t panel = (k * sizeof(T) + 3) / 4 * width;
+  const size_t panel = CeilDiv(k * sizeof(T), sizeof(uint32_t)) * width;
   ParallelFor(context, Panels(n, width), [&](size_t p, size_t) {
     PackPanel(src + p * width * row_step, row_step, k_step, std::min(width, n - p * width), k,
               width, dst + p * panel);
   });
 }
 
-// dst[l] ← output j of a panel, for l in [0, k).
-template <class T>
-void UnpackOutput(const uint32_t* panel, size_t j, size_t width, size_t k, T* dst) {
+// Calls use(l, bits) with the stored bits of output j of a panel, for l in [0, k).
+template <class T, class Use>
+void ForEachValue(const uint32_t* panel, size_t j, size_t width, size_t k, const Use& use) {
   constexpr size_t kPer = 4 / sizeof(T);
   for (size_t l = 0; l < k; ++l) {
-    const uint32_t element = panel[l / kPer * width + j];
-    dst[l] = static_cast<T>(l % kPer == 0 ? element : element >> 16);
+    use(l, static_cast<T>(panel[l / kPer * width + j] >> (8 * sizeof(T) * (l % kPer))));
   }
 }
 
-void UnpackOutputs(const PackedView& w, size_t begin, size_t end, void* dst) {
+void StoreValue(DType dtype, void* dst, size_t l, float value) {
+  if (dtype == DType::kBF16) {
+    static_cast<uint16_t*>(dst)[l] = BF16FromF32(value);
+  } else {
+    static_cast<float*>(dst)[l] = value;
+  }
+}
+
+// dst [end - begin][cols] of w.dtype ← outputs [begin, end).
+void UnpackOutputs(const PackedView& w, size_t begin, size_t end, std::byte* dst) {
   const size_t k = static_cast<size_t>(w.cols), width = PanelWidth();
-  const size_t panel = Elements(k, w.dtype) * width;
-  for (size_t i = begin; i < end; ++i) {
-    const uint32_t* src = static_cast<const uint32_t*>(w.data) + i / width * panel;
-    if (SizeOf(w.dtype) == 2) {
-      UnpackOutput(src, i % width, width, k, static_cast<uint16_t*>(dst) + (i - begin) * k);
+  const PanelSource source = PanelsOf(w);
+  for (size_t i = begin; i < end; ++i, dst += k * SizeOf(w.dtype)) {
+    const uint32_t* panel = source.panels + i / width * source.stride;
+    const size_t j = i % width;
+    if (w.format == WeightFormat::kI8Rows) {
+      ForEachValue<uint8_t>(panel, j, width, k, [&](size_t l, uint8_t bits) {
+        StoreValue(w.dtype, dst, l,
+                   static_cast<float>(static_cast<int8_t>(bits)) * source.scales[i]);
+      });
+    } else if (source.expanded) {
+      ForEachValue<uint16_t>(panel, j, width, k, [&](size_t l, uint16_t bits) {
+        StoreValue(w.dtype, dst, l, F32FromBF16(bits));
+      });
+    } else if (SizeOf(w.dtype) == 2) {
+      ForEachValue<uint16_t>(panel, j, width, k, [&](size_t l, uint16_t bits) {
+        reinterpret_cast<uint16_t*>(dst)[l] = bits;
+      });
     } else {
-      UnpackOutput(src, i % width, width, k, static_cast<uint32_t*>(dst) + (i - begin) * k);
+      ForEachValue<uint32_t>(panel, j, width, k, [&](size_t l, uint32_t bits) {
+        reinterpret_cast<uint32_t*>(dst)[l] = bits;
+      });
     }
   }
 }
@@ -104,7 +127,9 @@ void PackPanels(const void* src, size_t ld, bool transposed, size_t n, size_t k,
                 void* dst, CpuContext* context) {
   const size_t row_step = transposed ? 1 : ld, k_step = transposed ? ld : 1;
   uint32_t* elements = static_cast<uint32_t*>(dst);
-  if (SizeOf(dtype) == 2) {
+  if (SizeOf(dtype) == 1) {
+    PackAll(static_cast<const uint8_t*>(src), row_step, k_step, n, k, elements, context);
+  } else if (SizeOf(dtype) == 2) {
     PackAll(static_cast<const uint16_t*>(src), row_step, k_step, n, k, elements, context);
   } else {
     PackAll(static_cast<const uint32_t*>(src), row_step, k_step, n, k, elements, context);
@@ -112,31 +137,59 @@ void PackPanels(const void* src, size_t ld, bool transposed, size_t n, size_t k,
 }
 
 void UnpackRow(const PackedView& w, int64_t row, void* dst) {
-  UnpackOutputs(w, static_cast<size_t>(row), static_cast<size_t>(row) + 1, dst);
+  UnpackOutputs(w, static_cast<size_t>(row), static_cast<size_t>(row) + 1,
+                static_cast<std::byte*>(dst));
 }
 
-size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction) {
-  const size_t r = static_cast<size_t>(rows), c = static_cast<size_t>(cols);
-  return direction == Direction::kForward ? PanelBytes(r, c, dtype) : PanelBytes(c, r, dtype);
+size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
+  const size_t n = static_cast<size_t>(rows), width = PanelWidth();
+  const size_t panels = PanelBytes(n, static_cast<size_t>(cols), StoredDType(format));
+  return format == WeightFormat::kI8Rows ? panels + Panels(n, width) * width * sizeof(float)
+                                         : panels;
+}
+
+PanelSource PanelsOf(const PackedView& w, size_t n0) {
+  const size_t width = PanelWidth(), n = static_cast<size_t>(w.rows);
+  PanelSource source;
+  source.columns = static_cast<size_t>(w.cols);
+  source.stride = Elements(source.columns, StoredDType(w.format)) * width;
+  source.format = w.format;
+  source.expanded = w.format != FormatOf(w.dtype);
+  const uint32_t* panels = static_cast<const uint32_t*>(w.data);
+  source.panels = panels + n0 / width * source.stride;
+  if (w.format == WeightFormat::kI8Rows) {
+    const uint32_t* end = panels + Panels(n, width) * source.stride;
+    source.scales = reinterpret_cast<const float*>(end) + n0;
+  }
+  return source;
+}
+
+PanelSource TransposedPanelsOf(const PackedView& w, size_t n0) {
+  PanelSource source = PanelsOf(w, n0);
+  source.transposed = true;
+  return source;
 }
 
 void Run(const PackArgs& args, Scratch, Context& context) {
   const size_t rows = static_cast<size_t>(args.src.dim(0));
   const size_t cols = static_cast<size_t>(args.src.dim(1));
   const DType dtype = args.src.dtype;
-  const bool backward = args.direction == Direction::kBackward;
   // A product that streams a large matrix once spends 5 to 15 % less time with huge pages.
   platform::AdviseHugePages(args.dst,
-                            PackedBytes(args.src.dim(0), args.src.dim(1), dtype, args.direction));
-  PackPanels(args.src.data, cols, backward, backward ? cols : rows, backward ? rows : cols, dtype,
-             args.dst, static_cast<CpuContext*>(&context));
+                            PackedBytes(args.src.dim(0), args.src.dim(1), FormatOf(dtype)));
+  PackPanels(args.src.data, cols, false, rows, cols, dtype, args.dst,
+             static_cast<CpuContext*>(&context));
+  if (!args.scales) return;
+  const size_t padded = Panels(rows, PanelWidth()) * PanelWidth();
+  float* scales =
+      reinterpret_cast<float*>(static_cast<std::byte*>(args.dst) + PanelBytes(rows, cols, dtype));
+  std::copy_n(args.scales.as<float>(), rows, scales);
+  std::fill(scales + rows, scales + padded, 0.0f);
 }
 
 void Run(const UnpackArgs& args, Scratch, Context& context) {
-  LORA_CHECK(args.src.direction == Direction::kForward, "unpack",
-             "expected a matrix packed for the forward product");
   const size_t rows = static_cast<size_t>(args.src.rows), width = PanelWidth();
-  const size_t row_bytes = static_cast<size_t>(args.src.cols) * SizeOf(args.src.dtype);
+  const size_t row_bytes = static_cast<size_t>(args.src.cols) * SizeOf(args.dst.dtype);
   static_cast<CpuContext&>(context).ParallelFor(Panels(rows, width), [&](size_t p, size_t) {
     const size_t begin = p * width, end = std::min(rows, begin + width);
     UnpackOutputs(args.src, begin, end, args.dst.as<std::byte>() + begin * row_bytes);

@@ -1,8 +1,9 @@
 // A frozen matrix has this layout on the CPU; the ops pack and unpack convert to and from it.
 //
 // W [n, k] is cut into panels of PanelWidth() outputs. A panel is [Elements(k)][PanelWidth()]
-// 32-bit elements: one f32, or the bf16 pair W[i, 2e], W[i, 2e + 1] (low half first). An odd k and
-// the last panel are padded with zeros. Every kernel reads a panel from front to back.
+// 32-bit elements: one f32, the bf16 pair W[i, 2e], W[i, 2e + 1], or four int8 W[i, 4e], … (low
+// bits first). The end of k and the last panel are padded with zeros. The scales of int8 rows follow
+// the panels, padded to whole panels. Every kernel reads a panel from front to back.
 #pragma once
 
 #include <cstddef>
@@ -19,10 +20,12 @@ namespace lora::cpu {
 size_t PanelWidth();
 
 // Returns how many 32-bit elements hold k values.
-inline size_t Elements(size_t k, DType dtype) { return SizeOf(dtype) == 2 ? (k + 1) / 2 : k; }
+inline size_t Elements(size_t k, DType dtype) {
+  return CeilDiv(k * SizeOf(dtype), sizeof(uint32_t));
+}
 inline size_t Panels(size_t n, size_t width) { return CeilDiv(n, width); }
 
-// Returns the bytes of W [n, k] in panels, of f32 or a 2-byte dtype.
+// Returns the bytes of W [n, k] in panels, of a dtype of 4, 2 or 1 bytes.
 size_t PanelBytes(size_t n, size_t k, DType dtype);
 
 // dst ← panels of W [n, k], whose element (i, l) is src[i·ld + l], or src[l·ld + i] if
@@ -31,9 +34,35 @@ size_t PanelBytes(size_t n, size_t k, DType dtype);
 void PackPanels(const void* src, size_t ld, bool transposed, size_t n, size_t k, DType dtype,
                 void* dst, CpuContext* context);
 
-// dst [cols] ← row `row` of a matrix packed kForward.
+// dst [cols] of w.dtype ← row `row` of a packed matrix.
 void UnpackRow(const PackedView& w, int64_t row, void* dst);
 
-size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction);
+size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format);
+
+// The panels that a product reads, and how. The product multiplies elements of f32, or bf16 pairs;
+// panels in another format are expanded to those, and for x·W transposed, a block at a time into
+// scratch (panel_reader-inl.h). So one copy of W serves both directions.
+struct PanelSource {
+  const uint32_t* panels = nullptr;  // panel p begins at panels + p·stride
+  size_t stride = 0;                 // in 32-bit elements as they are stored
+  size_t first = 0;                  // the element of the product's reduction that is read first
+  WeightFormat format = WeightFormat::kF32;
+  const float* scales = nullptr;  // of int8 rows, from the first panel on
+  bool expanded = false;          // the format is not that of the product's elements
+  bool transposed = false;        // x·W: the rows of W are the reduction, its columns the outputs
+  size_t columns = 0;             // of W
+
+  bool in_place() const { return !transposed && !expanded; }
+  PanelSource From(size_t element) const {
+    PanelSource from = *this;
+    from.first += element;
+    return from;
+  }
+};
+
+// x·Wᵀ, for the outputs of W from n0 on. n0 is a multiple of PanelWidth().
+PanelSource PanelsOf(const PackedView& w, size_t n0 = 0);
+// x·W, over the rows of W from n0 on. n0 is a multiple of PanelWidth().
+PanelSource TransposedPanelsOf(const PackedView& w, size_t n0 = 0);
 
 }  // namespace lora::cpu

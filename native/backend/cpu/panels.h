@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <span>
 
+#include "backend/cpu/arena.h"
 #include "backend/cpu/context.h"
+#include "backend/cpu/pack.h"
 #include "core/maths/ceil_div.h"
 
 namespace lora::cpu {
@@ -17,18 +19,19 @@ constexpr size_t kTileM = 6;
 // Reduction elements per pass. A panel of that many steps stays in the L2 cache while all row tiles
 // are multiplied by it.
 constexpr size_t kPassElements = 512;
+// Blocks (below) are nearly equal, so a single one may be this long.
+constexpr size_t kMaxPassElements = kPassElements + kPassElements / 2;
 
 // The most rows that are packed at a time, which bounds scratch and keeps a block of x in L2.
 constexpr size_t kChunkRows = 512;
 
 //   acc[row][j] += Σ_e x[row·x_stride + e] · panel[e·width + j]
-// where panel p begins at w + p·panel_stride. All strides count 32-bit elements.
+// All strides count 32-bit elements.
 struct Step {
   const uint32_t* x = nullptr;
   size_t x_stride = 0;
-  const uint32_t* w = nullptr;
-  size_t panel_stride = 0;
-  size_t elements = 0;  // 0: no step
+  PanelSource w;
+  size_t elements = 0;  // 0: no step; at most kMaxPassElements unless w is read in place
 };
 
 // Steps whose products are summed in registers before memory is touched.
@@ -53,14 +56,24 @@ struct Product {
   bool accumulate = false;  // f32 y only
 };
 
-// Multiplies tiles [tiles.begin, tiles.end) of `rows` rows by the panels of that range. A bf16 y
-// needs sums: MultiplySums(rows) floats of the calling thread.
-void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels, float* sums);
-size_t MultiplySums(size_t rows);
+// What one thread needs for products of up to `rows` rows.
+struct ProductScratch {
+  float* sums = nullptr;      // [rows][PanelWidth()], where some y is bf16
+  uint32_t* block = nullptr;  // of a panel, where some W is not read in place
+  // Takes the scratch of `threads` threads one after the other.
+  static ProductScratch Take(Arena& arena, size_t threads, size_t rows, bool sums, bool block);
+  ProductScratch Of(size_t thread, size_t rows) const;
+};
 
-// Computes whole products over the same rows on the threads of `context`. If some y is bf16, `sums`
-// holds MultiplySums(rows) floats for each thread.
-void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows, float* sums);
+// Multiplies tiles [tiles.begin, tiles.end) of `rows` rows by the panels of that range, with the
+// scratch of the calling thread.
+void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels,
+                    const ProductScratch& scratch);
+
+// Computes whole products over the same rows on the threads of `context`, each of which has scratch
+// for chunk_rows >= rows rows.
+void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows,
+                 const ProductScratch& scratch, size_t chunk_rows);
 
 // Does what MultiplyPanels does for 1 to kSkinnyRows rows of x, and is bound by reading the panels
 // from memory. The x of the passes may be anywhere; masks are not supported. LoRA is not packed: y
@@ -80,10 +93,10 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
                   uint32_t* dst, size_t dst_stride);
 
 // Writes the passes that multiply blocks of x, which begin at `x` and are [rows][stride] each, by
-// panels of [.., elements]. Returns how many passes there are.
+// the panels of W. Returns how many passes there are.
 struct Blocks;
-size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const void* panels,
-                   size_t panel_stride, Pass* passes);
+size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const PanelSource& w,
+                   Pass* passes);
 
 // Cuts a reduction of `elements` into passes of nearly kPassElements and says how the blocks of x
 // for them lie in memory: block b is [rows][stride].

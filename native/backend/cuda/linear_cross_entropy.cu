@@ -88,7 +88,7 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
 
       GemmProblem backward = plan.HiddenGradient(padded);
       backward.segments[0].a = to.dlogits;
-      backward.segments[0].b = args.weight_bwd.data;
+      backward.segments[0].b = args.weight.data;
       backward.c = d_hidden;
       Gemm(kOp, backward, product, context);
       Launch<device::ScatterRows>(kOp, context, Blocks(count, 1),

@@ -1,16 +1,14 @@
-// Packing and unpacking are copies, because W stays row-major and one copy serves both directions.
+// Packing and unpacking are copies, because W stays row-major.
 #include "backend/cuda/copy.h"
 #include "backend/cuda/kernels.h"
 
 namespace lora::cuda {
 
-size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction) {
-  if (direction == Direction::kBackward) return 0;
-  return static_cast<size_t>(rows * cols) * SizeOf(dtype);
+size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
+  return static_cast<size_t>(rows * cols) * SizeOf(StoredDType(format));
 }
 
 void Run(const PackArgs& args, Scratch, Context& context) {
-  if (args.direction == Direction::kBackward) return;  // it has no bytes of its own
   CopyElements("pack", args.src.data, args.dst, args.src.numel(), SizeOf(args.src.dtype), context);
 }
 

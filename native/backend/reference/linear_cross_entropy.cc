@@ -27,7 +27,7 @@ void Run(const LinearCrossEntropyArgs& args, Scratch, Context&) {
         const double g =
             std::exp(logits[static_cast<size_t>(token)] - lse) - (token == label ? 1 : 0);
         for (int64_t c = 0; c < dim; ++c) {
-          d_hidden[static_cast<size_t>(c)] += g * Load(args.weight_bwd, token * dim + c);
+          d_hidden[static_cast<size_t>(c)] += g * Load(args.weight, token * dim + c);
         }
       }
     }

@@ -1,6 +1,7 @@
 // The reference backend defines what is correct: its ops are scalar loops with double accumulators,
 // which are slow and easy to check.
 #include "backend/reference/kernels.h"
+#include "backend/reference/rows.h"
 
 namespace lora {
 namespace reference {
@@ -10,10 +11,10 @@ class ReferenceContext final : public Context {};
 
 std::unique_ptr<Context> CreateContext(int) { return std::make_unique<ReferenceContext>(); }
 
-// A packed matrix is row-major, so both directions read the same copy.
-size_t PackedBytes(int64_t rows, int64_t cols, DType dtype, Direction direction) {
-  if (direction == Direction::kBackward) return 0;
-  return static_cast<size_t>(rows * cols) * SizeOf(dtype);
+size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
+  if (format == WeightFormat::kI8Rows)
+    return ScalesAt(rows, cols) + static_cast<size_t>(rows) * sizeof(float);
+  return static_cast<size_t>(rows * cols) * SizeOf(StoredDType(format));
 }
 
 Backend Table() {
@@ -21,6 +22,7 @@ Backend Table() {
   b.name = "reference";
   b.create_context = CreateContext;
   b.f16_activations = true;
+  b.reads = Fits;
   b.packed_bytes = PackedBytes;
   AllOps::ForEach(
       [&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {ScratchBytes, Run}; });

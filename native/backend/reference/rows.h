@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "core/maths/ceil_div.h"
 #include "core/maths/philox.h"
 #include "core/ops/element.h"
 #include "core/ops/linear.h"
@@ -12,9 +13,18 @@ namespace lora::reference {
 
 using Vector = std::vector<double>;
 
-// This backend packs matrices row-major, so an index means the same as in a tensor.
+// This backend packs matrices row-major, so an index means the same as in a tensor. Int8 rows are
+// followed by their scales.
+inline size_t ScalesAt(int64_t rows, int64_t cols) {
+  return RoundUp(static_cast<size_t>(rows * cols), sizeof(float));
+}
 inline double Load(const PackedView& view, int64_t i) {
-  return lora::Load(view.dtype, view.data, i);
+  const double stored = lora::Load(StoredDType(view.format), view.data, i);
+  if (view.format != WeightFormat::kI8Rows) return stored;
+  const auto* scales = reinterpret_cast<const float*>(static_cast<const std::byte*>(view.data) +
+                                                      ScalesAt(view.rows, view.cols));
+  const float value = static_cast<float>(stored) * scales[i / view.cols];
+  return view.dtype == DType::kBF16 ? F32FromBF16(BF16FromF32(value)) : value;
 }
 using lora::Load;
 

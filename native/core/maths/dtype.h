@@ -7,8 +7,9 @@
 
 namespace lora {
 
-// kF64 exists for the reference backend's gradient checks; it is not part of the public API.
-enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kF64 };
+// kF64 exists for the reference backend's gradient checks, kI8 for the values of quantised weights;
+// neither is part of the public API.
+enum class DType : uint8_t { kF32, kBF16, kF16, kI32, kF64, kI8 };
 
 constexpr size_t SizeOf(DType dtype) {
   switch (dtype) {
@@ -17,6 +18,8 @@ constexpr size_t SizeOf(DType dtype) {
       return 2;
     case DType::kF64:
       return 8;
+    case DType::kI8:
+      return 1;
     default:
       return 4;
   }
@@ -34,6 +37,8 @@ constexpr const char* NameOf(DType dtype) {
       return "i32";
     case DType::kF64:
       return "f64";
+    case DType::kI8:
+      return "i8";
   }
   return "unknown";
 }

@@ -40,9 +40,11 @@ struct Backend {
   // Whether ops of inference take activations in f16 (Activation() in fields.h). Every backend
   // stores and casts f16.
   bool f16_activations = false;
-  // Bytes of W [rows, cols] packed for one direction. 0 for kBackward means that the kForward copy
-  // serves both.
-  size_t (*packed_bytes)(int64_t rows, int64_t cols, DType, Direction) = nullptr;
+  // Whether ops with activations of a dtype read a weight that is kept in a format. Every backend
+  // reads FormatOf(dtype).
+  bool (*reads)(WeightFormat, DType activations) = nullptr;
+  // Bytes of W [rows, cols] packed.
+  size_t (*packed_bytes)(int64_t rows, int64_t cols, WeightFormat) = nullptr;
 
   // backend.op<RmsNormForwardArgs>()
   template <class Args>

@@ -22,6 +22,8 @@ inline double Load(DType dtype, const void* data, int64_t i) {
       return static_cast<const int32_t*>(data)[i];
     case DType::kF64:
       return static_cast<const double*>(data)[i];
+    case DType::kI8:
+      return static_cast<const int8_t*>(data)[i];
   }
   return std::numeric_limits<double>::quiet_NaN();
 }
@@ -52,6 +54,9 @@ inline void Store(const TensorView& view, int64_t i, double value) {
       return;
     case DType::kF64:
       view.as<double>()[i] = value;
+      return;
+    case DType::kI8:
+      view.as<int8_t>()[i] = static_cast<int8_t>(Int32From(value));
       return;
   }
 }

@@ -105,26 +105,19 @@ constexpr TensorsField<A> InOutEach(const char* name, const char* element,
   return {name, element, views, Access::kInOut};
 }
 
-// A frozen matrix, packed kForward.
+// A frozen matrix.
 template <class A>
 struct WeightField {
   const char* name;
   PackedView A::* view;
-  PackedView A::* backward = nullptr;
-  TensorView A::* result = nullptr;
   bool activation = false;
 
-  // Takes the same matrix packed kBackward too, where `wanted` is a result of the call.
-  constexpr WeightField Backward(PackedView A::* packed, TensorView A::* wanted) const {
-    return {name, view, packed, wanted, activation};
-  }
   // See TensorField.
-  constexpr WeightField Activation() const { return {name, view, backward, result, true}; }
+  constexpr WeightField Activation() const { return {name, view, true}; }
 
   template <class Args, class F>
   void Walk(Args& args, F& f) const {
     f(args.*view);
-    if (backward != nullptr) f(args.*backward);
   }
 };
 template <class A>
@@ -139,12 +132,6 @@ struct PartsField {
   const char* name;
   const char* element;
   std::vector<Part> A::* parts;
-  TensorView A::* result = nullptr;
-
-  // Their weights are packed kBackward instead, and only where `wanted` is a result of the call.
-  constexpr PartsField Backward(TensorView A::* wanted) const {
-    return {name, element, parts, wanted};
-  }
 
   template <class Args, class F>
   void Walk(Args& args, F& f) const {

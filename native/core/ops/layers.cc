@@ -42,8 +42,6 @@ void CheckLse(const Rules& rules, const TensorView& lse, const TensorView& q) {
 void Check(const EmbeddingArgs& args) {
   const Rules rules(LabelOf(args));
   LORA_CHECK(args.weight, rules.op(), "expected weight but received none");
-  LORA_CHECK(args.weight.direction == Direction::kForward, rules.op(),
-             "expected weight packed for the forward direction");
   rules.Int32("ids", args.ids);
   rules.Rank("ids", args.ids, 1, "(ids)");
   rules.ShapeIs("y", args.y, {args.ids.dim(0), args.weight.cols}, "(ids, dim)");

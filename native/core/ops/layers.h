@@ -9,7 +9,7 @@ namespace lora {
 
 // y[i] = weight[ids[i]]; an id outside [0, rows) fails the op with ERR_DATA.
 struct EmbeddingArgs {
-  PackedView weight;  // [vocab, dim] kForward
+  PackedView weight;  // [vocab, dim]
   TensorView ids;     // [n] i32
   TensorView y;       // [n, dim] of the weight's dtype
 

@@ -40,15 +40,20 @@ void CheckBranch(const Rules& rules, const LoraBranch& branch) {
 void Check(const PackArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Rank("weight", args.src, 2, "(out, in)");
-  rules.InferenceAct("weight", args.src);
+  if (args.src.dtype == DType::kI8) {
+    rules.ShapeIs("scales", args.scales, {args.src.dim(0)}, "(out)");
+    rules.Float32("scales", args.scales);
+  } else {
+    rules.InferenceAct("weight", args.src);
+    LORA_CHECK(!args.scales, rules.op(), "expected no scales with a weight of dtype ",
+               NameOf(args.src.dtype));
+  }
   LORA_CHECK(args.dst != nullptr, rules.op(), "expected memory for the packed weight");
 }
 
 void Check(const UnpackArgs& args) {
   const Rules rules(LabelOf(args));
   LORA_CHECK(args.src, rules.op(), "expected a packed weight but received none");
-  LORA_CHECK(args.src.direction == Direction::kForward, rules.op(),
-             "expected a weight packed for the forward direction");
   rules.ShapeIs("dst", args.dst, {args.src.rows, args.src.cols}, "(out, in)");
   rules.SameType("dst", args.dst, "weight", args.src.dtype);
 }
@@ -63,7 +68,7 @@ void Check(const LoraLinearForwardArgs& args) {
   rules.Count("h", args.h.size(), n, "branch");
   for (size_t i = 0; i < n; ++i) {
     const LoraBranch& branch = args.branches[i];
-    rules.Weight("weight", branch.weight, args.x.dtype, "x", args.x.dim(1), Direction::kForward);
+    rules.Weight("weight", branch.weight, args.x.dtype, "x", args.x.dim(1));
     CheckBranch(rules, branch);
     rules.ShapeIs("y", args.y[i], {args.x.dim(0), branch.weight.rows}, "(rows, out)");
     rules.SameType("y", args.y[i], "x", args.x.dtype);
@@ -96,7 +101,7 @@ void Check(const LoraLinearBackwardArgs& args) {
   }
   for (size_t i = 0; i < n; ++i) {
     const LoraBranch& branch = args.branches[i];
-    rules.Weight("weight", branch.weight, act, "g", in, Direction::kBackward);
+    rules.Weight("weight", branch.weight, act, "g", in);
     CheckBranch(rules, branch);
     rules.ShapeIs("g", args.g[i], {rows, branch.weight.rows}, "(rows, out)");
     rules.SameType("g", args.g[i], "the first g", act);

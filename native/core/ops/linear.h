@@ -8,11 +8,11 @@
 
 namespace lora {
 
-// dst ← the backend's layout of the row-major src [rows, cols] for dst.direction.
+// dst ← the backend's layout of the row-major src [rows, cols], in the format FormatOf(src.dtype).
 struct PackArgs {
   TensorView src;
-  void* dst = nullptr;  // packed_bytes(rows, cols, dtype, direction)
-  Direction direction = Direction::kForward;
+  void* dst = nullptr;  // packed_bytes(rows, cols, format)
+  TensorView scales;    // [rows] f32 of int8 rows, whose src is i8
 
   // JavaScript's pack() makes a weight instead of a tensor: node/weights.cc.
   static constexpr auto Describe() {
@@ -21,12 +21,14 @@ struct PackArgs {
         "pack",
         "pack",
         In("weight", &A::src).Activation(),
+        In("scales", &A::scales).OrNone(),
     };
   }
 };
 void Check(const PackArgs&);
 
-// dst [rows, cols] row-major ← a matrix packed kForward, bit for bit.
+// dst [rows, cols] row-major ← a packed matrix in the dtype in which ops see it. Where that is the
+// dtype of the format, the values are those that were packed, bit for bit.
 struct UnpackArgs {
   PackedView src;
   TensorView dst;
@@ -68,7 +70,7 @@ struct Dropout {
 //   h = B·drop(x),  y = W·x + bias + scale·A·h
 // up and down are absent together: then the layer is the plain frozen one.
 struct LoraBranch {
-  PackedView weight;  // [out, in], act; kForward in forward, kBackward in backward
+  PackedView weight;  // [out, in], act
   TensorView bias;    // [out] act or f32, or absent
   TensorView up;      // A [out, r] f32, or absent
   TensorView down;    // B [r, in] f32, or absent
@@ -134,7 +136,7 @@ struct LoraLinearBackwardArgs {
         "lora_linear_backward",
         "lora_linear",
         In("x", &A::x).Rows().OrNone(),
-        Each("branches", "branch", &A::branches).Backward(&A::dx),
+        Each("branches", "branch", &A::branches),
         InEach("g", "g", &A::g).Rows(),
         InEach("h", "h", &A::h).OrNone(),
         Out("dx", &A::dx,

@@ -43,14 +43,11 @@ void Check(const LinearCrossEntropyArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Rank("hidden", args.hidden, 2, "(rows, dim)");
   rules.Act("hidden", args.hidden);
-  rules.Weight("weight", args.weight, args.hidden.dtype, "hidden", args.hidden.dim(1),
-               Direction::kForward);
+  rules.Weight("weight", args.weight, args.hidden.dtype, "hidden", args.hidden.dim(1));
   CheckLabels(rules, args.labels, args.hidden.dim(0));
   rules.OneFloat32("loss", args.loss);
   rules.OneFloat32("count", args.count);
   if (!args.d_hidden) return;
-  rules.Weight("weight", args.weight_bwd, args.hidden.dtype, "hidden", args.hidden.dim(1),
-               Direction::kBackward);
   rules.ShapeIs("d_hidden", args.d_hidden, args.hidden.shape, "(rows, dim)");
   rules.Float32("d_hidden", args.d_hidden);
 }

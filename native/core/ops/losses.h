@@ -53,8 +53,7 @@ void Check(const CrossEntropyBackwardArgs&);
 // are never held whole.
 struct LinearCrossEntropyArgs {
   TensorView hidden;       // [n, dim] act
-  PackedView weight;       // [vocab, dim] kForward
-  PackedView weight_bwd;   // the same kBackward; absent without d_hidden
+  PackedView weight;       // [vocab, dim]
   TensorView labels;       // [n] i32
   TensorView loss, count;  // [1] f32 each
   TensorView d_hidden;     // [n, dim] f32: gradient for an upstream gradient of 1, or absent
@@ -65,7 +64,7 @@ struct LinearCrossEntropyArgs {
         "linear_cross_entropy",
         "linear_cross_entropy",
         In("hidden", &A::hidden).Rows(),
-        Weight("weight", &A::weight).Backward(&A::weight_bwd, &A::d_hidden),
+        Weight("weight", &A::weight),
         In("labels", &A::labels).Flat(),
         OutScalar("loss", &A::loss),
         OutScalar("count", &A::count),

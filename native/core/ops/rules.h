@@ -90,10 +90,8 @@ class Rules {
   }
   // Demands a frozen matrix of `cols` columns for activations of dtype `act`.
   void Weight(const char* name, const PackedView& weight, DType act, const char* act_name,
-              int64_t cols, Direction direction) const {
+              int64_t cols) const {
     LORA_CHECK(weight, op_, "expected ", name, " but received none");
-    LORA_CHECK(weight.direction == direction, op_, "expected ", name, " packed for the ",
-               direction == Direction::kForward ? "forward" : "backward", " direction");
     LORA_CHECK(weight.dtype == act, op_, "expected ", name, " of dtype ", NameOf(act), " (that of ",
                act_name, ") but received ", NameOf(weight.dtype));
     LORA_CHECK(weight.cols == cols, op_, "expected ", name, " of ", cols,

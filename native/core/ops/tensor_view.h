@@ -8,6 +8,7 @@
 #include <ostream>
 
 #include "core/maths/dtype.h"
+#include "core/maths/weight_format.h"
 
 namespace lora {
 
@@ -61,16 +62,20 @@ struct TensorView {
   }
 };
 
-// Which product a packed matrix serves: kForward x·Wᵀ (y = W·x), kBackward g·W (dx = Wᵀ·g).
-enum class Direction : uint8_t { kForward, kBackward };
-
-// A frozen matrix W [rows = out, cols = in] in the layout of the backend that packed it.
+// A frozen matrix W [rows = out, cols = in] in the layout of the backend that packed it. The one
+// copy serves y = W·x and dx = Wᵀ·g.
 struct PackedView {
   const void* data = nullptr;
-  DType dtype = DType::kF32;
+  DType dtype = DType::kF32;  // ops see the values in this dtype, which is that of the activations
   int64_t rows = 0;
   int64_t cols = 0;
-  Direction direction = Direction::kForward;
+  WeightFormat format = WeightFormat::kF32;
+
+  PackedView() = default;
+  PackedView(const void* data, DType dtype, int64_t rows, int64_t cols)
+      : PackedView(data, dtype, rows, cols, FormatOf(dtype)) {}
+  PackedView(const void* data, DType dtype, int64_t rows, int64_t cols, WeightFormat format)
+      : data(data), dtype(dtype), rows(rows), cols(cols), format(format) {}
 
   explicit operator bool() const { return data != nullptr; }
 };

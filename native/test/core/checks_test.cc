@@ -18,9 +18,8 @@ TensorView F64(Shape shape) { return {nullptr, DType::kF64, shape}; }
 TensorView I32(Shape shape) { return {nullptr, DType::kI32, shape}; }
 
 char some_memory;
-PackedView Packed(int64_t rows, int64_t cols, DType dtype = DType::kF32,
-                  Direction direction = Direction::kForward) {
-  return {&some_memory, dtype, rows, cols, direction};
+PackedView Packed(int64_t rows, int64_t cols, DType dtype = DType::kF32) {
+  return {&some_memory, dtype, rows, cols};
 }
 
 // Returns the sentence of the ERR_ARGUMENT that Check throws, or "" when it throws none.
@@ -57,8 +56,7 @@ LoraLinearForwardArgs Linear() {
 LoraLinearBackwardArgs LinearBackward() {
   LoraLinearBackwardArgs args;
   args.x = F32({5, 8});
-  args.branches = {
-      {Packed(6, 8, DType::kF32, Direction::kBackward), {}, F32({6, 2}), F32({2, 8}), 1, {}}};
+  args.branches = {{Packed(6, 8), {}, F32({6, 2}), F32({2, 8}), 1, {}}};
   args.g = {F32({5, 6})};
   args.h = {F32({5, 2})};
   args.dx = F32({5, 8});
@@ -113,9 +111,6 @@ TEST_CASE("lora_linear: forward") {
       good, [](Args& a) { a.branches[0].weight = {}; },
       "[lora_linear] expected weight but received none");
   Rejects<Args>(
-      good, [](Args& a) { a.branches[0].weight.direction = Direction::kBackward; },
-      "[lora_linear] expected weight packed for the forward direction");
-  Rejects<Args>(
       good, [](Args& a) { a.branches[0].dropout.p = 1; },
       "[lora_linear] expected dropout p in [0, 1) but received 1");
   Rejects<Args>(
@@ -156,9 +151,6 @@ TEST_CASE("lora_linear: backward") {
   Rejects<Args>(
       good, [](Args& a) { a.g[0] = F32({5, 7}); },
       "[lora_linear] expected g of shape [5, 6] (rows, out) but received [5, 7]");
-  Rejects<Args>(
-      good, [](Args& a) { a.branches[0].weight.direction = Direction::kForward; },
-      "[lora_linear] expected weight packed for the backward direction");
   Rejects<Args>(
       good, [](Args& a) { a.x = BF16({5, 8}); },
       "[lora_linear] expected x of dtype f32 (that of g) but received bf16");
@@ -249,6 +241,21 @@ TEST_CASE("the layers of a model") {
         "[swiglu] expected gate of dtype f32 or bf16 but received f16");
 }
 
+TEST_CASE("pack: scales come with int8 rows, and with nothing else") {
+  const TensorView rows{nullptr, DType::kI8, {3, 4}};
+  const PackArgs good{rows, &some_memory, F32({3})};
+  CHECK(Complaint(good) == "");
+  CHECK(Complaint(PackArgs{F32({3, 4}), &some_memory, {}}) == "");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.scales = {}; }, "[pack] expected scales but received none");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.scales = F32({4}); },
+      "[pack] expected scales of shape [3] (out) but received [4]");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.src = BF16({3, 4}); },
+      "[pack] expected no scales with a weight of dtype bf16");
+}
+
 TEST_CASE("losses and sampling") {
   const CrossEntropyForwardArgs loss{F32({3, 9}), I32({3}), F32({}), F32({1}), {}};
   CHECK(Complaint(loss) == "");
@@ -263,10 +270,14 @@ TEST_CASE("losses and sampling") {
   Rejects<CrossEntropyBackwardArgs>(
       back, [](auto& a) { a.g = I32({1}); },
       "[cross_entropy] expected g of dtype f32 but received i32");
-  LinearCrossEntropyArgs fused{F32({3, 4}), Packed(9, 4), {}, I32({3}), F32({1}), F32({1}), {}};
+  LinearCrossEntropyArgs fused{F32({3, 4}), Packed(9, 4), I32({3}), F32({1}), F32({1}), {}};
   CHECK(Complaint(fused) == "");
-  fused.d_hidden = F32({3, 4});
-  CHECK(Complaint(fused) == "[linear_cross_entropy] expected weight but received none");
+  Rejects<LinearCrossEntropyArgs>(
+      fused, [](auto& a) { a.weight = {}; },
+      "[linear_cross_entropy] expected weight but received none");
+  Rejects<LinearCrossEntropyArgs>(
+      fused, [](auto& a) { a.d_hidden = F32({3, 5}); },
+      "[linear_cross_entropy] expected d_hidden of shape [3, 4] (rows, dim) but received [3, 5]");
 
   SampleArgs sample;
   sample.logits = F32({2, 9});

@@ -52,7 +52,7 @@ Tensor Mask(const Dropout& dropout, int64_t rows, int64_t columns) {
   Tensor y(DType::kF32, {rows, 1}), h(DType::kF32, {rows, columns});
   const auto context = ReferenceBackend().create_context(1);
   const FrozenWeight weight(ReferenceBackend(), w, *context);
-  LoraLinearForwardArgs args{x, {{weight.forward(), {}, a, b, 1, dropout}}, {y}, {h}};
+  LoraLinearForwardArgs args{x, {{weight.view(), {}, a, b, 1, dropout}}, {y}, {h}};
   Run(ReferenceBackend(), args, *context);
   return h;
 }

@@ -19,11 +19,11 @@ struct Packed {
   PackedView view;
   Packed(const Tensor& w, Context& context) {
     const int64_t rows = w.shape()[0], cols = w.shape()[1];
-    const size_t bytes = cpu::PackedBytes(rows, cols, w.dtype(), Direction::kForward);
+    const size_t bytes = cpu::PackedBytes(rows, cols, FormatOf(w.dtype()));
     // A view without data counts as absent.
     memory = Tensor(DType::kI32, {static_cast<int64_t>(bytes / 4 + 1)});
-    Run(kPack, PackArgs{w, memory.view().data, Direction::kForward}, context);
-    view = {memory.view().data, w.dtype(), rows, cols, Direction::kForward};
+    Run(kPack, PackArgs{w, memory.view().data, {}}, context);
+    view = {memory.view().data, w.dtype(), rows, cols};
   }
 };
 

@@ -28,6 +28,15 @@ std::vector<std::byte> Panels(const Tensor& w) {
   return panels;
 }
 
+Tensor Transposed(const Tensor& w) {
+  const int64_t n = w.shape()[0], k = w.shape()[1];
+  Tensor t(w.dtype(), {k, n});
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t l = 0; l < k; ++l) t.Set(l * n + i, w.at(i * k + l));
+  }
+  return t;
+}
+
 struct Operands {
   std::vector<Tensor> x, w;
   Tensor bias, start;  // start: what y holds before
@@ -76,16 +85,20 @@ Operands Make(const Problem& p, bool whole) {
   return o;
 }
 
-Tensor Multiply(const Problem& p, const Operands& o, cpu::CpuContext* context) {
+// `transposed`: o.w [n, k] is the transpose of a packed matrix [k, n].
+Tensor Multiply(const Problem& p, const Operands& o, cpu::CpuContext* context,
+                bool transposed = false) {
   std::vector<std::vector<std::byte>> panels;
   std::vector<cpu::GemmSegment> segments;
   for (size_t s = 0; s < p.k.size(); ++s) {
-    panels.push_back(Panels(o.w[s]));
+    const Tensor w = transposed ? Transposed(o.w[s]) : o.w[s];
+    panels.push_back(Panels(w));
+    const PackedView packed{panels.back().data(), w.dtype(), w.shape()[0], w.shape()[1]};
     cpu::GemmSegment segment;
+    segment.w = transposed ? cpu::TransposedPanelsOf(packed) : cpu::PanelsOf(packed);
     segment.x = o.x[s].view().data;
     segment.x_dtype = p.x_dtype;
     segment.ldx = segment.k = static_cast<size_t>(p.k[s]);
-    segment.w = panels.back().data();
     segments.push_back(segment);
   }
   Tensor y = p.accumulate ? o.start : Tensor(p.y_dtype, {p.m, p.n});
@@ -161,18 +174,29 @@ TEST_CASE("gemm: threads change no bit") {
   }
 }
 
+TEST_CASE("gemm: panels that are read transposed give the bits of panels that lie so") {
+  cpu::CpuContext context(2);
+  for (const Problem& p : Problems()) {
+    CAPTURE(p.m);
+    CAPTURE(p.n);
+    const Operands o = Make(p, false);
+    ForEachSimdTarget(
+        [&] { CHECK_IDENTICAL(Multiply(p, o, &context, true), Multiply(p, o, &context)); });
+  }
+}
+
 TEST_CASE("gemm: part of a packed matrix, into part of a wider y") {
   ForEachSimdTarget([&] {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const int64_t width = static_cast<int64_t>(cpu::PanelWidth());
-      const int64_t m = 5, n = 3 * width, k = 40, n0 = width, k0 = 6, k_count = 21;
+      const int64_t m = 5, n = 3 * width, k = 41, n0 = width;
       const Tensor x = Integers(dtype, {m, k}, 1), w = Integers(dtype, {n, k}, 2);
       const std::vector<std::byte> panels = Panels(w);
-      cpu::GemmSegment segment = cpu::PackedPart(panels.data(), dtype, 40, static_cast<size_t>(n0),
-                                                 static_cast<size_t>(k0), 21);
-      segment.x = x.view().as<std::byte>() + static_cast<size_t>(k0) * SizeOf(dtype);
+      cpu::GemmSegment segment;
+      segment.w = cpu::PanelsOf({panels.data(), dtype, n, k}, static_cast<size_t>(n0));
+      segment.x = x.view().data;
       segment.x_dtype = dtype;
-      segment.ldx = 40;
+      segment.ldx = segment.k = 41;
       const int64_t ldy = width + 9;
       const Tensor y = Zeros(DType::kF32, {m, ldy});
       cpu::GemmArgs args;
@@ -183,15 +207,49 @@ TEST_CASE("gemm: part of a packed matrix, into part of a wider y") {
       args.y = y.view().data;
       args.ldy = static_cast<size_t>(ldy);
       std::vector<std::byte> scratch(cpu::GemmScratchBytes(args, 1));
-      // The odd k_count leaves a bf16 pair half used: the other half of x counts as zero.
       cpu::Gemm(args, scratch, nullptr);
       for (int64_t i = 0; i < m; ++i) {
         for (int64_t j = 0; j < ldy; ++j) {
           double sum = 0;
-          for (int64_t l = k0; l < k0 + k_count && j < width + 2; ++l) {
+          for (int64_t l = 0; l < k && j < width + 2; ++l) {
             sum += x.at(i * k + l) * w.at((n0 + j) * k + l);
           }
           CHECK(y.at(i * ldy + j) == sum);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("gemm: the rows of a packed matrix from n0 on, read transposed") {
+  ForEachSimdTarget([&] {
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const int64_t more : {1, 2, 7}) {
+        const int64_t width = static_cast<int64_t>(cpu::PanelWidth());
+        const int64_t m = 5, n = 2 * width + more, k = width + 3, n0 = width;
+        const Tensor x = Integers(dtype, {m, n}, 1), w = Integers(dtype, {n, k}, 2);
+        const std::vector<std::byte> panels = Panels(w);
+        cpu::GemmSegment segment;
+        segment.w = cpu::TransposedPanelsOf({panels.data(), dtype, n, k}, static_cast<size_t>(n0));
+        segment.x = x.view().as<std::byte>() + static_cast<size_t>(n0) * SizeOf(dtype);
+        segment.x_dtype = dtype;
+        segment.ldx = static_cast<size_t>(n);
+        segment.k = static_cast<size_t>(n - n0);
+        const Tensor y = Zeros(DType::kF32, {m, k});
+        cpu::GemmArgs args;
+        args.dtype = dtype;
+        args.m = 5;
+        args.n = args.ldy = static_cast<size_t>(k);
+        args.segments = {&segment, 1};
+        args.y = y.view().data;
+        std::vector<std::byte> scratch(cpu::GemmScratchBytes(args, 1));
+        cpu::Gemm(args, scratch, nullptr);
+        for (int64_t i = 0; i < m; ++i) {
+          for (int64_t j = 0; j < k; ++j) {
+            double sum = 0;
+            for (int64_t l = n0; l < n; ++l) sum += x.at(i * n + l) * w.at(l * k + j);
+            CHECK(y.at(i * k + j) == sum);
+          }
         }
       }
     }

@@ -175,7 +175,7 @@ TEST_CASE("lora_linear: each gradient alone has the bits that it has among all")
     for (size_t i = 0; i < problem.branches.size(); ++i) {
       const BranchOperands& branch = problem.branches[i];
       weights.emplace_back(backend, branch.weight, ContextOf(2));
-      args.branches.push_back({weights.back().backward(), branch.bias, branch.up, branch.down,
+      args.branches.push_back({weights.back().view(), branch.bias, branch.up, branch.down,
                                branch.scale, branch.dropout});
       args.g.push_back(problem.g[i]);
     }

@@ -18,8 +18,8 @@ namespace {
 const Op<PackArgs> kPack = {cpu::ScratchBytes, cpu::Run};
 const Op<UnpackArgs> kUnpack = {cpu::ScratchBytes, cpu::Run};
 
-Tensor PackedMemory(const Tensor& w, Direction direction) {
-  const size_t bytes = cpu::PackedBytes(w.shape()[0], w.shape()[1], w.dtype(), direction);
+Tensor PackedMemory(const Tensor& w) {
+  const size_t bytes = cpu::PackedBytes(w.shape()[0], w.shape()[1], FormatOf(w.dtype()));
   return Tensor(DType::kI32, {static_cast<int64_t>(bytes / 4)});
 }
 
@@ -32,10 +32,10 @@ TEST_CASE("pack: unpack returns every bit, whole and row by row") {
         const std::string name = Text(shape);
         CAPTURE(name);
         const Tensor w = AnyBits(dtype, shape);
-        const Tensor memory = PackedMemory(w, Direction::kForward);
-        Run(kPack, PackArgs{w, memory.view().data, Direction::kForward}, context);
+        const Tensor memory = PackedMemory(w);
+        Run(kPack, PackArgs{w, memory.view().data, {}}, context);
         CHECK(memory.intact());
-        const PackedView packed{memory.view().data, dtype, shape[0], shape[1], Direction::kForward};
+        const PackedView packed{memory.view().data, dtype, shape[0], shape[1]};
         const Tensor back(dtype, shape);
         Run(kUnpack, UnpackArgs{packed, back}, context);
         CHECK(back.intact());
@@ -57,38 +57,24 @@ TEST_CASE("pack: the layout is panels of 32-bit elements, padded with zeros") {
   ForEachSimdTarget([&] {
     const int64_t width = static_cast<int64_t>(cpu::PanelWidth());
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      for (const Direction direction : {Direction::kForward, Direction::kBackward}) {
-        const bool forward = direction == Direction::kForward;
-        const int64_t n = width + 3, k = 5, per = dtype == DType::kBF16 ? 2 : 1;
-        const Tensor w = Integers(dtype, forward ? Shape{n, k} : Shape{k, n}, 3, 1, 100);
-        const Tensor memory = PackedMemory(w, direction);
-        Run(kPack, PackArgs{w, memory.view().data, direction}, context);
-        const int64_t elements = (k + per - 1) / per;
-        REQUIRE(memory.numel() == 2 * elements * width);
-        // Element `at` of the packed memory, in units of the dtype.
-        const Tensor values(dtype, {memory.numel() * per});
-        std::memcpy(values.view().data, memory.view().data, memory.view().bytes());
-        for (int64_t i = 0; i < 2 * width; ++i) {
-          for (int64_t l = 0; l < elements * per; ++l) {
-            const int64_t at =
-                (((i / width) * elements + l / per) * width + i % width) * per + l % per;
-            const bool inside = i < n && l < k;
-            const double expected = inside ? w.at(forward ? i * k + l : l * n + i) : 0;
-            CHECK(values.at(at) == expected);
-          }
+      const int64_t n = width + 3, k = 5, per = dtype == DType::kBF16 ? 2 : 1;
+      const Tensor w = Integers(dtype, {n, k}, 3, 1, 100);
+      const Tensor memory = PackedMemory(w);
+      Run(kPack, PackArgs{w, memory.view().data, {}}, context);
+      const int64_t elements = (k + per - 1) / per;
+      REQUIRE(memory.numel() == 2 * elements * width);
+      // Element `at` of the packed memory, in units of the dtype.
+      const Tensor values(dtype, {memory.numel() * per});
+      std::memcpy(values.view().data, memory.view().data, memory.view().bytes());
+      for (int64_t i = 0; i < 2 * width; ++i) {
+        for (int64_t l = 0; l < elements * per; ++l) {
+          const int64_t at =
+              (((i / width) * elements + l / per) * width + i % width) * per + l % per;
+          CHECK(values.at(at) == (i < n && l < k ? w.at(i * k + l) : 0));
         }
       }
     }
   });
-}
-
-TEST_CASE("unpack refuses a matrix packed for the other product") {
-  cpu::CpuContext context(1);
-  const Tensor w = AnyBits(DType::kF32, {3, 4});
-  const Tensor memory = PackedMemory(w, Direction::kBackward);
-  const Tensor back(DType::kF32, {3, 4});
-  const PackedView packed{memory.view().data, DType::kF32, 3, 4, Direction::kBackward};
-  CHECK_THROWS(cpu::Run(UnpackArgs{packed, back}, {}, context));
 }
 
 }  // namespace

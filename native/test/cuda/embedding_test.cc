@@ -13,7 +13,7 @@ namespace lora::test {
 namespace {
 
 PackedView RowMajor(const Tensor& w) {
-  return {w.view().data, w.dtype(), w.shape()[0], w.shape()[1], Direction::kForward};
+  return {w.view().data, w.dtype(), w.shape()[0], w.shape()[1]};
 }
 
 TEST_CASE("cuda embedding: the rows that the ids name") {

@@ -23,10 +23,7 @@ double AccumulationRoundoff(DType dtype) { return dtype == DType::kF32 ? kU : 1.
 void RunOn(const Problem& p, const Outputs& out, Context& context, bool gradient = true) {
   const FrozenWeight weight(MirroredCuda(), p.weight, context);
   LinearCrossEntropyArgs args = ArgsOf(p, weight, out);
-  if (!gradient) {
-    args.d_hidden = TensorView();
-    args.weight_bwd = PackedView();
-  }
+  if (!gradient) args.d_hidden = TensorView();
   Run(MirroredCuda(), args, context);
 }
 
@@ -133,7 +130,7 @@ TEST_CASE("cuda linear_cross_entropy: scratch holds the products of every length
           LinearCrossEntropyArgs args;
           args.hidden = TensorView(nullptr, dtype, {rows, 768});
           args.d_hidden = TensorView(nullptr, DType::kF32, {rows, 768});
-          args.weight = args.weight_bwd = {nullptr, dtype, vocab, 768, Direction::kForward};
+          args.weight = {nullptr, dtype, vocab, 768};
           const auto plan = cuda::PlanLinearCrossEntropy(args, multiprocessors);
           const size_t space = plan.bytes - plan.product;
           const auto needed = [&](int64_t m) {

@@ -210,7 +210,7 @@ TEST_CASE("cuda lora_linear: each gradient alone") {
     for (size_t i = 0; i < problem.branches.size(); ++i) {
       const BranchOperands& branch = problem.branches[i];
       weights.emplace_back(MirroredCuda(), branch.weight, context);
-      args.branches.push_back({weights.back().backward(), branch.bias, branch.up, branch.down,
+      args.branches.push_back({weights.back().view(), branch.bias, branch.up, branch.down,
                                branch.scale, branch.dropout});
       args.g.push_back(problem.g[i]);
     }
@@ -286,13 +286,12 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
         LoraLinearForwardArgs forward;
         LoraLinearBackwardArgs backward;
         LoraBranch& branch = forward.branches.emplace_back();
-        branch.weight = {w.data, dtype, kSize, kSize, Direction::kForward};
+        branch.weight = {w.data, dtype, kSize, kSize};
         if (rank > 0) {
           branch.up = on_device(Full(DType::kF32, {kSize, rank}, 1));
           branch.down = on_device(Zeros(DType::kF32, {rank, kSize}));
         }
         backward.branches = forward.branches;
-        backward.branches[0].weight.direction = Direction::kBackward;
         forward.h = backward.h = backward.d_up = backward.d_down = {TensorView()};
         const auto run = [&]<class Args>(const Args& args) {
           const Op<Args>& op = backend.op<Args>();
@@ -337,14 +336,13 @@ TEST_CASE("cuda lora_linear in f16") {
     for (size_t i = 0; i < problem.branches.size(); ++i) {
       const BranchOperands& from = problem.branches[i];
       const TensorView& w = from.weight.view();
-      LoraBranch branch{{w.data, w.dtype, w.dim(0), w.dim(1), Direction::kForward},
+      LoraBranch branch{{w.data, w.dtype, w.dim(0), w.dim(1)},
                         from.bias,
                         from.up,
                         from.down,
                         from.scale,
                         from.dropout};
       forward.branches.push_back(branch);
-      branch.weight.direction = Direction::kBackward;
       backward.branches.push_back(branch);
       out.y.emplace_back(DType::kF16, Shape{m, w.dim(0)});
       const auto like = [](const Tensor& t) {

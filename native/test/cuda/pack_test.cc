@@ -1,7 +1,5 @@
 #include <doctest/doctest.h>
 
-#include <cstring>
-
 #include "test/support/any_bits.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
@@ -12,7 +10,7 @@ namespace {
 
 const Shape kShapes[] = {{0, 5}, {5, 0}, {1, 1}, {3, 7}, {1, 8}, {63, 33}, {64, 32}, {130, 67}};
 
-TEST_CASE("cuda pack: row-major, one copy for both directions; unpack returns every bit") {
+TEST_CASE("cuda pack: row-major; unpack returns every bit") {
   int turn = 0;
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const Shape& shape : kShapes) {
@@ -23,14 +21,12 @@ TEST_CASE("cuda pack: row-major, one copy for both directions; unpack returns ev
         MirrorContext context = NthContext(turn++, skew);
         const Backend& cuda = MirroredCuda();
         const Tensor w = AnyBits(dtype, shape);
-        CHECK(cuda.packed_bytes(shape[0], shape[1], dtype, Direction::kForward) ==
-              w.view().bytes());
-        CHECK(cuda.packed_bytes(shape[0], shape[1], dtype, Direction::kBackward) == 0);
+        CHECK(cuda.packed_bytes(shape[0], shape[1], FormatOf(dtype)) == w.view().bytes());
         const Tensor memory(dtype, shape);
-        cuda.op<PackArgs>().run(PackArgs{w, memory.view().data, Direction::kForward}, {}, context);
+        cuda.op<PackArgs>().run(PackArgs{w, memory.view().data, {}}, {}, context);
         CHECK_IDENTICAL(memory, w);
         CHECK(memory.intact());
-        const PackedView packed{memory.view().data, dtype, shape[0], shape[1], Direction::kForward};
+        const PackedView packed{memory.view().data, dtype, shape[0], shape[1]};
         const Tensor back(dtype, shape);
         cuda.op<UnpackArgs>().run(UnpackArgs{packed, back}, {}, context);
         CHECK_IDENTICAL(back, w);
@@ -38,22 +34,6 @@ TEST_CASE("cuda pack: row-major, one copy for both directions; unpack returns ev
       }
     }
   }
-}
-
-TEST_CASE("cuda pack: a layer's weight keeps the forward copy only") {
-  MirrorContext context = NthContext(0);
-  const Tensor w = AnyBits(DType::kBF16, {5, 9});
-  const FrozenWeight weight(MirroredCuda(), w, context);
-  CHECK(weight.backward().data == weight.forward().data);
-  CHECK(std::memcmp(weight.forward().data, w.view().data, w.view().bytes()) == 0);
-}
-
-TEST_CASE("cuda pack: nothing is written for the backward direction") {
-  MirrorContext context = NthContext(1);
-  const Tensor w = AnyBits(DType::kBF16, {5, 9});
-  std::byte memory{0x5a};
-  Run(MirroredCuda(), PackArgs{w, &memory, Direction::kBackward}, context);
-  CHECK(memory == std::byte{0x5a});
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ TEST_CASE("lora_linear: gradients that nobody wants are not computed") {
   const LoraLinearOutputs all = problem.Backward(ReferenceBackend(), *context, forward.h);
   const FrozenWeight weight(ReferenceBackend(), problem.branches[0].weight, *context);
   const BranchOperands& b = problem.branches[0];
-  const LoraBranch branch{weight.backward(), b.bias, b.up, b.down, b.scale, b.dropout};
+  const LoraBranch branch{weight.view(), b.bias, b.up, b.down, b.scale, b.dropout};
   const auto run = [&](const TensorView& x, const TensorView& h, const TensorView& dx,
                        const TensorView& d_up, const TensorView& d_down) {
     Run(ReferenceBackend(),
@@ -83,9 +83,7 @@ TEST_CASE("linear_cross_entropy: d_hidden is the gradient of the summed loss") {
   const auto context = ReferenceBackend().create_context(1);
   const FrozenWeight w(ReferenceBackend(), weight, *context);
   const auto run = [&](const TensorView& d_hidden) {
-    Run(ReferenceBackend(),
-        LinearCrossEntropyArgs{hidden, w.forward(), d_hidden ? w.backward() : PackedView(), labels,
-                               loss, count, d_hidden},
+    Run(ReferenceBackend(), LinearCrossEntropyArgs{hidden, w.view(), labels, loss, count, d_hidden},
         *context);
     return loss.at(0);
   };
@@ -103,7 +101,7 @@ TEST_CASE("linear_cross_entropy is cross_entropy of the product") {
   const FrozenWeight w(backend, weight, *context);
   Run(backend, MatmulArgs{hidden, weight, logits, false, true}, *context);
   Run(backend, CrossEntropyForwardArgs{logits, labels, loss, count, {}}, *context);
-  Run(backend, LinearCrossEntropyArgs{hidden, w.forward(), {}, labels, fused, count, {}}, *context);
+  Run(backend, LinearCrossEntropyArgs{hidden, w.view(), labels, fused, count, {}}, *context);
   CHECK_CLOSE(fused, loss, (Tolerance{1e-13, 0}));
 }
 

@@ -146,7 +146,7 @@ LoraLinearForwardArgs BenchProblem::Forward(int copy, bool lora, bool with_h) co
   const auto [m, k, n, r, dtype, copies] = shape;
   const Weights& of = weights[static_cast<size_t>(copy)];
   LoraBranch branch;
-  branch.weight = {of.w, dtype, n, k, Direction::kForward};
+  branch.weight = {of.w, dtype, n, k};
   branch.scale = kScale;
   if (lora) {
     branch.up = TensorView(of.a, DType::kF32, {n, r});
@@ -163,7 +163,6 @@ LoraLinearForwardArgs BenchProblem::Forward(int copy, bool lora, bool with_h) co
 LoraLinearBackwardArgs BenchProblem::Backward(int copy, bool with_dx, bool with_gradients) const {
   const auto [m, k, n, r, dtype, copies] = shape;
   LoraLinearForwardArgs forward = Forward(copy, true, true);
-  forward.branches[0].weight.direction = Direction::kBackward;
   LoraLinearBackwardArgs args;
   args.branches = forward.branches;
   args.g = {TensorView(g, dtype, {m, n})};

@@ -36,7 +36,7 @@ struct LinearCrossEntropyOutputs {
 
 inline LinearCrossEntropyArgs ArgsOf(const LinearCrossEntropyProblem& p, const FrozenWeight& w,
                                      const LinearCrossEntropyOutputs& out) {
-  return {p.hidden, w.forward(), w.backward(), p.labels, out.loss, out.count, out.d_hidden};
+  return {p.hidden, w.view(), p.labels, out.loss, out.count, out.d_hidden};
 }
 
 // What the reference gives, and how far off another implementation may be.

@@ -220,7 +220,7 @@ LoraLinearOutputs LoraLinearProblem::Forward(const Backend& backend, Context& co
   std::vector<FrozenWeight> weights;
   for (const BranchOperands& branch : branches) {
     weights.emplace_back(backend, branch.weight, context);
-    args.branches.push_back(View(branch, weights.back().forward()));
+    args.branches.push_back(View(branch, weights.back().view()));
     out.y.emplace_back(x.dtype(), Shape{shape.m, branch.weight.shape()[0]});
     out.h.push_back(branch.up && with_h ? Tensor(MasterOf(x), {shape.m, branch.up.shape()[1]})
                                         : Tensor());
@@ -244,7 +244,7 @@ LoraLinearOutputs LoraLinearProblem::Backward(const Backend& backend, Context& c
   for (size_t i = 0; i < branches.size(); ++i) {
     const BranchOperands& branch = branches[i];
     weights.emplace_back(backend, branch.weight, context);
-    args.branches.push_back(View(branch, weights.back().backward()));
+    args.branches.push_back(View(branch, weights.back().view()));
     args.g.push_back(g[i]);
     args.h.push_back(branch.up ? h[i].view() : TensorView());
     out.d_up.push_back(branch.up ? Tensor(MasterOf(x), branch.up.shape()) : Tensor());

@@ -89,7 +89,7 @@ struct ToDevice {
                        access != Access::kIn);
   }
   void operator()(PackedView& w) const {
-    const size_t bytes = cuda::PackedBytes(w.rows, w.cols, w.dtype, Direction::kForward);
+    const size_t bytes = cuda::PackedBytes(w.rows, w.cols, w.format);
     if (!w || bytes == 0) return;
     w.data = copies.Of(const_cast<void*>(w.data), bytes, SizeOf(w.dtype), true, false);
   }
@@ -105,7 +105,7 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   ForEachOperand(device_args, ToDevice{copies});
   if constexpr (std::is_same_v<Args, PackArgs>) {
     const size_t bytes =
-        cuda::PackedBytes(args.src.dim(0), args.src.dim(1), args.src.dtype, args.direction);
+        cuda::PackedBytes(args.src.dim(0), args.src.dim(1), FormatOf(args.src.dtype));
     if (bytes > 0)
       device_args.dst = copies.Of(args.dst, bytes, SizeOf(args.src.dtype), false, true);
   }

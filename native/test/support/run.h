@@ -62,19 +62,20 @@ void Run(const Backend& backend, const Args& args, int threads = 1) {
   Run(backend.op<Args>(), args, *context);
 }
 
-// W [rows, cols] packed in both directions, as a layer keeps it.
+// W [rows, cols] packed, as a layer keeps it.
 class FrozenWeight {
  public:
   FrozenWeight() = default;
   FrozenWeight(const Backend& backend, const Tensor& w, Context& context);
+  // For activations of another dtype. scales belong to a w of int8, and are absent otherwise.
+  FrozenWeight(const Backend& backend, const Tensor& w, const Tensor& scales, DType activations,
+               Context& context);
 
-  const PackedView& forward() const { return forward_; }
-  // The forward copy where the backend says that it serves both.
-  const PackedView& backward() const { return backward_; }
+  const PackedView& view() const { return view_; }
 
  private:
-  Tensor forward_memory_, backward_memory_;
-  PackedView forward_, backward_;
+  Tensor memory_;
+  PackedView view_;
 };
 
 }  // namespace lora::test

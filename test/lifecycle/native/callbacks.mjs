@@ -32,19 +32,19 @@ const cases = {
   // The tensor that was taken before an object is read.
   operand() {
     const x = matrix();
-    const w = native.pack(matrix());
+    const w = native.pack(matrix(), null, 'f32');
     const [[y]] = native.loraLinearForward(x, [reading(branch(w), 'scale', () => discard(x))], false);
     return valuesSync(y);
   },
   weight() {
-    const w = native.pack(matrix());
+    const w = native.pack(matrix(), null, 'f32');
     const branches = [reading(branch(w), 'scale', () => discard(w))];
     const [[y]] = native.loraLinearForward(matrix(), branches, false);
     return valuesSync(y);
   },
-  // The layout for gradients is made after everything has been read.
+  // The gradient's call reads the weight too.
   backwardWeight() {
-    const w = native.pack(matrix());
+    const w = native.pack(matrix(), null, 'f32');
     const branches = [reading(branch(w), 'scale', () => discard(w))];
     const [dx] = native.loraLinearBackward(null, branches, [matrix()], [null], true, [false], [false]);
     return valuesSync(dx);
@@ -62,7 +62,7 @@ const cases = {
   },
   // A list that grows while it is read keeps the length that it had.
   growingList() {
-    const w = native.pack(matrix());
+    const w = native.pack(matrix(), null, 'f32');
     const branches = [branch(w)];
     let more = 1000;
     branches[0] = reading(branches[0], 'scale', () => {
@@ -134,7 +134,7 @@ const cases = {
   },
   // The answer is made while a setter of Array.prototype releases what was computed from.
   answer() {
-    const [x, w] = [matrix(), native.pack(matrix())];
+    const [x, w] = [matrix(), native.pack(matrix(), null, 'f32')];
     const branches = [branch(w)];
     let y;
     Object.defineProperty(Array.prototype, 0, {

@@ -2,7 +2,7 @@
 import { complaint, cpu, f32, native, print, rest, values } from './common.mjs';
 
 const x = f32([1, 2]);
-const weight = native.pack(f32([1, 2, 3, 4], [2, 2]));
+const weight = native.pack(f32([1, 2, 3, 4], [2, 2]), null, 'f32');
 const gone = f32([1]);
 native.release(gone);
 native.release(gone);

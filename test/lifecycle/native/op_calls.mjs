@@ -3,7 +3,7 @@ import { complaint, f32, native, print } from './common.mjs';
 
 const x = f32([1, 2, 3, 4], [2, 2]);
 const branch = {
-  weight: native.pack(x),
+  weight: native.pack(x, null, 'f32'),
   bias: null,
   up: f32([1, 2], [2, 1]),
   down: f32([3, 4], [1, 2]),
@@ -30,5 +30,5 @@ print({
   noTensor: await complaint(() => native.globalNorm([])),
   kind: await complaint(() => native.binary('mod', x, x, 'f32')),
   dtype: await complaint(() => native.binary('add', x, x, 'f64')),
-  dimensions: await complaint(() => native.embedding(native.pack(x), ids)),
+  dimensions: await complaint(() => native.embedding(native.pack(x, null, 'f32'), ids)),
 });

@@ -9,7 +9,16 @@ print({
   linear: await complaint(() =>
     native.loraLinearForward(
       empty(wide, 0),
-      [{ weight: native.pack(empty(wide, 0)), bias: null, up: null, down: null, scale: 1, dropout: null }],
+      [
+        {
+          weight: native.pack(empty(wide, 0), null, 'f32'),
+          bias: null,
+          up: null,
+          down: null,
+          scale: 1,
+          dropout: null,
+        },
+      ],
       false,
     ),
   ),

@@ -3,8 +3,8 @@ import { isMainThread, parentPort, Worker } from 'node:worker_threads';
 import { cpu, native, print } from './common.mjs';
 
 async function compute() {
-  const w = native.pack(native.random(cpu, 'normal', 1, 0, 0, 0.05, [96, 64]));
-  const back = native.pack(native.random(cpu, 'normal', 2, 0, 0, 0.05, [64, 96]));
+  const w = native.pack(native.random(cpu, 'normal', 1, 0, 0, 0.05, [96, 64]), null, 'f32');
+  const back = native.pack(native.random(cpu, 'normal', 2, 0, 0, 0.05, [64, 96]), null, 'f32');
   let x = native.random(cpu, 'normal', 3, 0, 0, 1, [32, 64]);
   const layer = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null });
   for (let i = 0; i < 200; i++) {

@@ -29,7 +29,7 @@ const junk = () => [
   new Proxy({}, { get: (_, key) => (key === Symbol.toPrimitive ? undefined : tensor()) }),
   tensor(),
   f32([1, 2], [2], reference),
-  native.pack(tensor()),
+  native.pack(tensor(), null, 'f32'),
   native.createGuard(),
   native.openFile(process.execPath).file,
   cpu,
@@ -37,7 +37,16 @@ const junk = () => [
   [tensor(), released],
   [null, undefined],
   { weight: tensor(), up: 1, down: 2, scale: 'x', dropout: 5 },
-  [{ weight: native.pack(tensor()), bias: null, up: tensor(), down: null, scale: 1, dropout: null }],
+  [
+    {
+      weight: native.pack(tensor(), null, 'f32'),
+      bias: null,
+      up: tensor(),
+      down: null,
+      scale: 1,
+      dropout: null,
+    },
+  ],
   [{ param: tensor(), grad: released, m: tensor(), v: tensor() }],
 ];
 

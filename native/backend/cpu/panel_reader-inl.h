@@ -1,0 +1,192 @@
+// Reads a block of a panel for the product: in place, or in scratch where W is kept in another format
+// or the product is x·W. W [n, k] has the element (i, l) in panel i / width, so the block of x·W for
+// outputs [c, c + width) and reduction rows [i, i + count) is made of the transposes of contiguous
+// pieces. A format appears in ExpandElements only.
+#if defined(LORA_BACKEND_CPU_PANEL_READER_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_PANEL_READER_INL_H_
+#undef LORA_BACKEND_CPU_PANEL_READER_INL_H_
+#else
+#define LORA_BACKEND_CPU_PANEL_READER_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "backend/cpu/panels.h"
+#include "backend/cpu/simd-inl.h"
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu::HWY_NAMESPACE {
+
+// Transposes two rows of bf16 pairs, whose lanes are outputs of W. Of each two neighbouring lanes,
+// (a, b) and (c, d) become (a, c) and (b, d); these 64 bits are then transposed. Row f of dst takes
+// the lanes 2f and 2f + 1, at two columns for each row of src.
+template <class D>
+HWY_INLINE void TransposePairRows(D d, const uint32_t* HWY_RESTRICT row0,
+                                  const uint32_t* HWY_RESTRICT row1, uint32_t* HWY_RESTRICT dst,
+                                  size_t dst_stride) {
+  const hn::Repartition<uint8_t, D> d8;
+  const hn::Repartition<uint64_t, D> d64;
+  const auto order =
+      hn::Dup128VecFromValues(d8, 0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+  const auto swap = [&](const uint32_t* from) HWY_ATTR {
+    return hn::BitCast(d64, hn::TableLookupBytes(hn::BitCast(d8, hn::LoadU(d, from)), order));
+  };
+  const auto r0 = swap(row0), r1 = swap(row1);
+  const auto even = hn::BitCast(d, hn::InterleaveLower(d64, r0, r1));
+  const auto odd = hn::BitCast(d, hn::InterleaveUpper(d64, r0, r1));
+  const hn::FixedTag<uint32_t, 4> d4;
+  constexpr int kBlocks = HWY_MAX_LANES_D(D) / 4;
+  const auto store = [&](auto block) HWY_ATTR {
+    constexpr int kBlock = decltype(block)::value;
+    if constexpr (kBlock < kBlocks) {
+      uint32_t* at = dst + 2 * kBlock * dst_stride;
+      hn::StoreU(hn::ExtractBlock<kBlock>(even), d4, at);
+      hn::StoreU(hn::ExtractBlock<kBlock>(odd), d4, at + dst_stride);
+    }
+  };
+  store(std::integral_constant<int, 0>());
+  store(std::integral_constant<int, 1>());
+  store(std::integral_constant<int, 2>());
+  store(std::integral_constant<int, 3>());
+}
+
+// dst [lanes / 2][2·rows] ← the pairs of src [rows][lanes], whose pairs go along the rows of dst
+// afterwards. lanes is a multiple of 4.
+HWY_INLINE void TransposePairs(const uint32_t* HWY_RESTRICT src, size_t src_stride, size_t rows,
+                               size_t lanes, uint32_t* HWY_RESTRICT dst, size_t dst_stride) {
+  for (size_t e = 0; e < rows; e += 2) {
+    const uint32_t* row0 = src + e * src_stride;
+    const uint32_t* row1 = e + 1 < rows ? row0 + src_stride : row0;
+    uint32_t* to = dst + 2 * e;
+    size_t l = 0;
+    for (; l + kLanes <= lanes; l += kLanes) {
+      TransposePairRows(DU(), row0 + l, row1 + l, to + l / 2 * dst_stride, dst_stride);
+    }
+    for (; l < lanes; l += 4) {
+      TransposePairRows(hn::FixedTag<uint32_t, 4>(), row0 + l, row1 + l, to + l / 2 * dst_stride,
+                        dst_stride);
+    }
+  }
+}
+
+// ---- expansion: elements of another format become those of the product -------------------------
+
+// Rounds finite f32 to bf16, in the upper half of each lane. The lower half is garbage.
+HWY_INLINE VU RoundToUpperHalf(VF v) {
+  const DU du;
+  const VU bits = hn::BitCast(du, v);
+  const VU odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
+  return hn::Add(bits, hn::Add(hn::Set(du, 0x7fffu), odd));
+}
+
+// Returns value kIndex of each int8 quad times the scale of its lane.
+template <int kIndex>
+HWY_INLINE VF Int8Value(VU quad, VF scale) {
+  const hn::RebindToSigned<DU> di;
+  const auto top = hn::BitCast(di, hn::ShiftLeft<24 - 8 * kIndex>(quad));
+  return hn::Mul(hn::ConvertTo(DF(), hn::ShiftRight<24>(top)), scale);
+}
+
+// dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`, where `scales`
+// are those of its outputs. first is a multiple of 4. Up to 3 more elements are written.
+template <bool kPairs>
+HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT panel,
+                               const float* HWY_RESTRICT scales, size_t first, size_t count,
+                               uint32_t* HWY_RESTRICT dst) {
+  const DF df;
+  const DU du;
+  // A stored element holds this many elements of the product.
+  const size_t per = format == WeightFormat::kI8Rows ? (kPairs ? 2 : 4) : 2;
+  const uint32_t* from = panel + first / per * kPanelWidth;
+  for (size_t e = 0; e < count; e += per, from += kPanelWidth, dst += per * kPanelWidth) {
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kPanelWidth; j += kLanes) {
+      const VU stored = hn::LoadU(du, from + j);
+      hwy::Prefetch(from + 16 * kPanelWidth + j);
+      if (format == WeightFormat::kBF16) {
+        hn::StoreU(hn::ShiftLeft<16>(stored), du, dst + j);
+        hn::StoreU(hn::And(stored, hn::Set(du, 0xffff0000u)), du, dst + kPanelWidth + j);
+        continue;
+      }
+      const VF scale = hn::LoadU(df, scales + j);
+      const VF v0 = Int8Value<0>(stored, scale), v1 = Int8Value<1>(stored, scale);
+      const VF v2 = Int8Value<2>(stored, scale), v3 = Int8Value<3>(stored, scale);
+      if constexpr (kPairs) {
+        const VU high = hn::Set(du, 0xffff0000u);
+        const auto pair = [&](VF low_value, VF high_value) HWY_ATTR {
+          return hn::Or(hn::ShiftRight<16>(RoundToUpperHalf(low_value)),
+                        hn::And(RoundToUpperHalf(high_value), high));
+        };
+        hn::StoreU(pair(v0, v1), du, dst + j);
+        hn::StoreU(pair(v2, v3), du, dst + kPanelWidth + j);
+      } else {
+        hn::StoreU(v0, df, reinterpret_cast<float*>(dst) + j);
+        hn::StoreU(v1, df, reinterpret_cast<float*>(dst) + kPanelWidth + j);
+        hn::StoreU(v2, df, reinterpret_cast<float*>(dst) + 2 * kPanelWidth + j);
+        hn::StoreU(v3, df, reinterpret_cast<float*>(dst) + 3 * kPanelWidth + j);
+      }
+    }
+  }
+}
+
+// The same, of panel `panel` of a source.
+template <bool kPairs>
+HWY_INLINE void ExpandPanel(const PanelSource& w, size_t panel, size_t first, size_t count,
+                            uint32_t* HWY_RESTRICT dst) {
+  ExpandElements<kPairs>(w.format, w.panels + panel * w.stride,
+                         w.scales ? w.scales + panel * kPanelWidth : nullptr, first, count, dst);
+}
+
+// ---- blocks ------------------------------------------------------------------------------------
+
+// block [elements rounded up to 4][kPanelWidth] ← panel `panel` of x·W. Columns beyond those of W
+// are left as they are.
+template <bool kPairs>
+HWY_INLINE void TransposePanel(const PanelSource& w, size_t panel, size_t elements,
+                               uint32_t* HWY_RESTRICT block) {
+  constexpr size_t kPer = kPairs ? 2 : 1;
+  const size_t column = panel * kPanelWidth;
+  const size_t rows = CeilDiv(std::min(kPanelWidth, w.columns - column), kPer);
+  HWY_ALIGN uint32_t expanded[(kPanelWidth / kPer + 3) * kPanelWidth];
+  size_t done = 0, at = w.first * kPer;  // reduction rows
+  while (done < elements * kPer) {
+    const size_t source = at / kPanelWidth, lane = at % kPanelWidth;
+    const size_t left = RoundUp(elements * kPer - done, 4);
+    const size_t lanes = std::min(kPanelWidth - lane, left);
+    const uint32_t* src = w.panels + source * w.stride + column / kPer * kPanelWidth;
+    if (w.expanded) {
+      ExpandPanel<kPairs>(w, source, column / kPer, rows, expanded);
+      src = expanded;
+    }
+    uint32_t* dst = block + done / kPer * kPanelWidth;
+    if constexpr (kPairs) {
+      TransposePairs(src + lane, kPanelWidth, rows, lanes, dst, kPanelWidth);
+    } else {
+      TransposeElements(src + lane, kPanelWidth, rows, lanes, dst, kPanelWidth);
+    }
+    done += lanes;
+    at += lanes;
+  }
+}
+
+// Returns where the elements of a step's panel are: in W itself, or in `block`, which they are
+// written to. block has room for 3 elements more.
+template <bool kPairs>
+HWY_INLINE const uint32_t* ReadPanel(const Step& step, size_t panel, uint32_t* block) {
+  const PanelSource& w = step.w;
+  if (step.elements == 0) return nullptr;
+  if (w.in_place()) return w.panels + panel * w.stride + w.first * kPanelWidth;
+  if (w.transposed) {
+    TransposePanel<kPairs>(w, panel, step.elements, block);
+  } else {
+    ExpandPanel<kPairs>(w, panel, w.first, step.elements, block);
+  }
+  return block;
+}
+
+}  // namespace lora::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard per target
