@@ -10,6 +10,7 @@
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
 #include "backend/cpu/gemm-inl.h"
+#include "backend/cpu/skinny-inl.h"
 #include "hwy/highway.h"
 
 #if HWY_ONCE
