@@ -1,6 +1,6 @@
 /** Whole states in one file: values, and anything with stateDict() and loadStateDict(). */
 import { join } from 'node:path';
-import { fromBytes } from '../tensor/create';
+import { SlicedUpload } from '../tensor/slices';
 import { LoRAError } from '../errors';
 import { dtypeOfStored, storedDType, type SafetensorsDType } from './dtypes';
 import { cannotWrite, makeDirectory } from './atomic';
@@ -101,19 +101,36 @@ class Writer {
   }
 }
 
-/** The content of a file: of its tensors those that were asked for. */
+/** The content of a file: of its tensors and arrays those that were asked for. */
 interface Saved {
   readonly path: string;
   readonly metadata: Readonly<Record<string, string>>;
-  readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
+  readonly tensors: Map<string, Tensor>;
+  readonly arrays: Map<string, SafetensorsTensor>;
 }
 
-/** The names of the tensors that a value refers to. */
-function* tensorNames(json: Json): Generator<string> {
+/** Reads the tensors and arrays that a value refers to, those that are missing excepted: decode names them. */
+async function readReferred(json: Json, stored: StoredTensors, file: Saved, scope?: Scope): Promise<void> {
   if (typeof json !== 'object' || json === null) return;
-  if (Array.isArray(json)) for (const item of json) yield* tensorNames(item);
-  else if (typeof (json.$tensor ?? json.$array) === 'string') yield (json.$tensor ?? json.$array) as string;
-  else for (const item of Object.values(json)) yield* tensorNames(item);
+  const name = Array.isArray(json) ? undefined : (json.$tensor ?? json.$array);
+  if (typeof name !== 'string') {
+    for (const item of Object.values(json)) await readReferred(item, stored, file, scope);
+    return;
+  }
+  const found = stored.tensors.get(name);
+  if (found === undefined) return;
+  const { dtype, shape } = found;
+  if (!('$tensor' in json)) {
+    file.arrays.set(name, { dtype, shape, bytes: await found.read() });
+    return;
+  }
+  if (file.tensors.has(name)) return;
+  const ours = dtypeOfStored(dtype);
+  if (ours === undefined) throw damaged(file, `a tensor has the dtype ${dtype}`);
+  const begin = (): SlicedUpload => new SlicedUpload(ours, ours, shape, 'cpu');
+  const upload = scope ? runDetached(scope, begin) : begin();
+  file.tensors.set(name, upload.tensor);
+  for await (const slice of found.slices()) await upload.add(slice);
 }
 
 function decode(json: Json, file: Saved): StateValue {
@@ -126,9 +143,15 @@ function decode(json: Json, file: Saved): StateValue {
   }
   const name = json.$tensor ?? json.$array;
   if (typeof name === 'string') {
-    const saved = file.tensors.get(name);
-    if (saved === undefined) throw damaged(file, `it has no tensor '${name}'`);
-    return '$tensor' in json ? decodeTensor(saved, file) : decodeArray(saved, json.kind as string, file);
+    const missing = (): LoRAError => damaged(file, `it has no tensor '${name}'`);
+    if ('$tensor' in json) {
+      const tensor = file.tensors.get(name);
+      if (tensor === undefined) throw missing();
+      return tensor;
+    }
+    const saved = file.arrays.get(name);
+    if (saved === undefined) throw missing();
+    return decodeArray(saved, json.kind as string, file);
   }
   const entries = Object.entries(json).map(([key, item]) => [
     key.startsWith('$$') ? key.slice(1) : key,
@@ -137,18 +160,13 @@ function decode(json: Json, file: Saved): StateValue {
   return Object.fromEntries(entries) as StateValue;
 }
 
-function decodeTensor({ dtype, shape, bytes }: SafetensorsTensor, file: Saved): Tensor {
-  const ours = dtypeOfStored(dtype);
-  if (ours === undefined) throw damaged(file, `a tensor has the dtype ${dtype}`);
-  return fromBytes(bytes, ours, shape, 'cpu');
-}
-
 function decodeArray({ dtype, bytes }: SafetensorsTensor, kind: string, file: Saved): StateValue {
   if (arrayDTypes[kind] !== dtype) throw damaged(file, `a ${kind} has the dtype ${dtype}`);
   const Type = (globalThis as unknown as Record<string, new (buffer: ArrayBufferLike) => ArrayBufferView>)[
     kind
   ]!;
-  return new Type(bytes.slice().buffer);
+  // They were read into memory of their own.
+  return new Type(bytes.byteLength === bytes.buffer.byteLength ? bytes.buffer : bytes.slice().buffer);
 }
 
 function damaged(file: Saved, why: string): LoRAError {
@@ -256,7 +274,8 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
   const scope = new Scope(null);
   try {
     const { metadata } = stored;
-    const states = readStates({ path, metadata, tensors: new Map() }, limits);
+    const file: Saved = { path, metadata, tensors: new Map(), arrays: new Map() };
+    const states = readStates(file, limits);
     const names = Object.keys(states);
     for (const name of Object.keys(targets)) {
       const near = suggest(name, names);
@@ -267,23 +286,15 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
           (near ? `; did you mean '${near}'?` : `; it holds ${names.join(', ') || 'nothing'}`),
       );
     }
-    const wanted = names.filter((name) => 'value' in states[name]! || Object.hasOwn(targets, name));
-    const tensors = new Map<string, SafetensorsTensor>();
-    for (const name of wanted)
-      for (const key of tensorNames((states[name]!.state ?? states[name]!.value)!)) {
-        const tensor = stored.tensors.get(key);
-        if (tensor === undefined) continue; // decode says so
-        const { dtype, shape } = tensor;
-        tensors.set(key, { dtype, shape, bytes: await tensor.read() });
-      }
+    const valueNames = names.filter((name) => 'value' in states[name]!);
+    for (const name of Object.keys(targets)) await readReferred(states[name]!.state!, stored, file, scope);
+    for (const name of valueNames) await readReferred(states[name]!.value!, stored, file);
     await stored.file.checkUnchanged();
-    const file = { path, metadata, tensors };
     for (const [name, target] of Object.entries(targets)) {
       const state = runDetached(scope, () => decode(states[name]!.state!, file)) as StateDict;
       await target.loadStateDict(state);
     }
-    const values = names.filter((name) => 'value' in states[name]!);
-    return Object.fromEntries(values.map((name) => [name, decode(states[name]!.value!, file)])) as T;
+    return Object.fromEntries(valueNames.map((name) => [name, decode(states[name]!.value!, file)])) as T;
   } finally {
     scope.close();
     await stored.close();

@@ -160,8 +160,14 @@ export class CausalLM {
     const files = await adapterFiles(op, from, options.limits);
     const { config, raw } = fromPeftJson(files.config);
     this.#checkAlive(op);
-    this.#adapters.checkName(op, source.name); // again: others may have come while the files were read
-    const adapter = Adapter.fromTensors({ ...source, config, raw }, files.tensors, this.#linears());
+    const adapter = await Adapter.fromTensors({ ...source, config, raw }, files.tensors, this.#linears());
+    try {
+      this.#checkAlive(op);
+      this.#adapters.checkName(op, source.name); // again: others may have come meanwhile
+    } catch (error) {
+      adapter.dispose();
+      throw error;
+    }
     this.#adapters.add(adapter, options.activate ?? false);
     return adapter;
   }

@@ -2,6 +2,7 @@
 import { inspect } from 'node:util';
 import { LoRAError } from '../errors';
 import type { SafetensorsTensor } from '../formats/safetensors';
+import { inSlices, Pace } from '../formats/slices';
 import type { Delta, DeltaKind, DeltaSpec } from '../linear/delta';
 import type { AppliedDelta, Linear } from '../linear/linear';
 import { deltaKinds } from '../linear/kinds';
@@ -110,27 +111,39 @@ export class Adapter {
    * @internal An adapter out of a file's tensors.
    * @throws ERR_ADAPTER that lists missing and unexpected tensors, wrong shapes and non-finite values.
    */
-  static fromTensors(
+  static async fromTensors(
     source: AdapterSource,
     files: ReadonlyMap<string, SafetensorsTensor>,
     linears: readonly Linear[],
-  ): Adapter {
+  ): Promise<Adapter> {
     const tensors = canonicalKeys(files);
     const layers = changedLayers(source.config, linears);
     const expected = new Map<string, readonly number[]>();
     for (const { linear, kind, spec } of layers)
       for (const [name, shape] of kind.tensors(linear, spec))
         expected.set(tensorKey(linear.path, name), shape);
-    checkAdapterTensors(source.name, source.raw?.['base_model_name_or_path'], expected, tensors);
+    await inSlices(
+      checkAdapterTensors(source.name, source.raw?.['base_model_name_or_path'], expected, tensors),
+    );
     const adapter = new Adapter(source);
-    for (const { linear, kind, spec } of layers) {
-      const values = (name: string): [string, Tensor] => [
-        name,
-        adapterTensor(tensors.get(tensorKey(linear.path, name))!, source.device),
-      ];
-      adapter.#add(linear, kind, spec, () => new Map([...kind.tensors(linear, spec).keys()].map(values)));
+    const pace = new Pace();
+    const values = new Map<string, Tensor>();
+    try {
+      for (const { linear, kind, spec } of layers) {
+        for (const name of kind.tensors(linear, spec).keys()) {
+          const stored = tensors.get(tensorKey(linear.path, name))!;
+          values.set(name, await runUntracked(() => adapterTensor(stored, source.device)));
+        }
+        adapter.#add(linear, kind, spec, () => values);
+        values.clear();
+        if (pace.due) await pace.rest();
+      }
+      return adapter;
+    } catch (error) {
+      for (const value of values.values()) value.dispose();
+      adapter.dispose();
+      throw error;
     }
-    return adapter;
   }
 
   #add({ path }: Linear, kind: DeltaKind, spec: DeltaSpec, make: () => ReadonlyMap<string, Tensor>): void {

@@ -3,8 +3,9 @@ import { fromBytes } from '../tensor/create';
 import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
 import { floatOfStored } from '../formats/dtypes';
+import { sliceBytes } from '../formats/input';
 import type { SafetensorsTensor } from '../formats/safetensors';
-import { rawCast } from '../tensor/raw';
+import { SlicedUpload } from '../tensor/slices';
 import type { Tensor } from '../tensor/tensor';
 import { listed, shapeText } from '../validate';
 
@@ -31,23 +32,30 @@ export function canonicalKeys<T>(tensors: ReadonlyMap<string, T>): Map<string, T
 /** Per dtype: the bits of the exponent, all set in infinities and NaN. */
 const exponents: Readonly<Record<string, number>> = { F32: 0x7f800000, BF16: 0x7f80, F16: 0x7c00 };
 
-function isFiniteTensor({ dtype, bytes }: SafetensorsTensor): boolean {
+/** Yields between slices of it. */
+function* isFiniteTensor({ dtype, bytes }: SafetensorsTensor): Generator<void, boolean, void> {
   const mask = exponents[dtype]!;
-  const copy = bytes.slice().buffer; // aligned
-  const words = dtype === 'F32' ? new Uint32Array(copy) : new Uint16Array(copy);
-  return words.every((word) => (word & mask) !== mask);
+  const step = 2 ** 18;
+  for (let at = 0; at < bytes.length; at += step) {
+    const copy = bytes.slice(at, at + step).buffer; // aligned
+    const words = dtype === 'F32' ? new Uint32Array(copy) : new Uint16Array(copy);
+    if (words.some((word) => (word & mask) === mask)) return false;
+    yield;
+  }
+  return true;
 }
 
 /**
- * Compares a file with what the model and the adapter's configuration ask for. `trainedFor`: its base model, where it says so.
+ * Compares a file with what the model and the adapter's configuration ask for. `trainedFor`: its base model, where it says so. Steps, for
+ * {@link inSlices}.
  * @throws ERR_ADAPTER with everything that is missing, unexpected, misshapen, of another type or not finite.
  */
-export function checkAdapterTensors(
+export function* checkAdapterTensors(
   name: string,
   trainedFor: unknown,
   expected: ReadonlyMap<string, readonly number[]>,
   tensors: ReadonlyMap<string, SafetensorsTensor>,
-): void {
+): Generator<void, void, void> {
   const missing = [...expected.keys()].filter((key) => !tensors.has(key));
   const unexpected = [...tensors.keys()].filter((key) => !expected.has(key));
   const wrong: string[] = [];
@@ -58,7 +66,7 @@ export function checkAdapterTensors(
     if (!floatOfStored(have.dtype)) wrong.push(`${key} of type F32, BF16 or F16 but received ${have.dtype}`);
     else if (shapeText(have.shape) !== shapeText(shape))
       wrong.push(`${key} of shape ${shapeText(shape)} but received ${shapeText(have.shape)}`);
-    else if (!isFiniteTensor(have)) broken.push(key);
+    else if (!(yield* isFiniteTensor(have))) broken.push(key);
   }
   const problems: string[] = [];
   if (missing.length) problems.push(`it lacks ${listed(missing)}`);
@@ -75,12 +83,14 @@ export function checkAdapterTensors(
     );
 }
 
-/** A checked tensor on a device as f32, in which LoRA parameters are kept. */
-export function adapterTensor({ dtype, shape, bytes }: SafetensorsTensor, device: Device): Tensor {
+/** A checked tensor on a device as f32, in which LoRA parameters are kept. A large one is copied in slices. */
+export async function adapterTensor(
+  { dtype, shape, bytes }: SafetensorsTensor,
+  device: Device,
+): Promise<Tensor> {
   const from = floatOfStored(dtype)!;
-  const raw = fromBytes(bytes, from, shape, device);
-  if (from === 'f32') return raw;
-  const values = rawCast(raw, 'f32');
-  raw.dispose();
-  return values;
+  if (from === 'f32' && bytes.length <= sliceBytes) return fromBytes(bytes, from, shape, device);
+  const upload = new SlicedUpload(from, 'f32', shape, device);
+  for (let at = 0; at < bytes.length; at += sliceBytes) await upload.add(bytes.subarray(at, at + sliceBytes));
+  return upload.tensor;
 }

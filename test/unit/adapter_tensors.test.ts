@@ -1,3 +1,4 @@
+import { atOnce } from '../../lib/formats/slices';
 import { adapterTensor, checkAdapterTensors } from '../../lib/peft/adapter_tensors';
 import type { SafetensorsTensor } from '../../lib/formats/safetensors';
 import { expectThrow } from '../support/errors';
@@ -15,7 +16,7 @@ const f32 = (...values: number[]): SafetensorsTensor => ({
 const check =
   (tensor: SafetensorsTensor, shape = tensor.shape) =>
   () =>
-    checkAdapterTensors('a', undefined, new Map([['w', shape]]), new Map([['w', tensor]]));
+    atOnce(checkAdapterTensors('a', undefined, new Map([['w', shape]]), new Map([['w', tensor]])));
 
 test.each<[string, SafetensorsTensor]>([
   ['NaN in f32', f32(1, NaN)],
@@ -62,13 +63,13 @@ test('of a long list the first five are told, and how many more there are', () =
   const names = ['a', 'b', 'c', 'd', 'e', 'f', 'g'];
   const all = new Map(names.map((name) => [name, [1]]));
   expectThrow(
-    () => checkAdapterTensors('x', 'org/base', all, new Map()),
+    () => atOnce(checkAdapterTensors('x', 'org/base', all, new Map())),
     'ERR_ADAPTER',
     "[adapter] adapter 'x', which was trained for org/base, does not fit the model: it lacks a, b, c, d, e and 2 more",
   );
   const five = new Map(names.slice(0, 5).map((name) => [name, [1]]));
   expectThrow(
-    () => checkAdapterTensors('x', null, five, new Map()),
+    () => atOnce(checkAdapterTensors('x', null, five, new Map())),
     'ERR_ADAPTER',
     /it lacks a, b, c, d, e$/,
   );
@@ -79,6 +80,6 @@ test.each<[string, SafetensorsTensor, number[]]>([
   ['bf16', words('BF16', 0x3f80, 0xc000), [1, -2]],
   ['f16', words('F16', 0x3c00, 0xc000, 0x3555), [1, -2, 0.333251953125]],
 ])('%s becomes f32', async (_, stored, want) => {
-  const values = adapterTensor(stored, 'cpu');
+  const values = await adapterTensor(stored, 'cpu');
   expect([values.dtype, ...(await values.data())]).toEqual(['f32', ...want]);
 });
