@@ -153,6 +153,7 @@ export class RunHandle<Event, Result> implements AsyncIterable<Event>, Promise<R
     return this.result.finally.bind(this.result);
   }
 
+  /** As of a Promise. */
   get [Symbol.toStringTag](): string {
     return 'Promise';
   }

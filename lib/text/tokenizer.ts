@@ -143,7 +143,7 @@ export class Tokenizer {
    * The same ids as encode(), in slices of some milliseconds, between which timers and I/O run: for texts of a megabyte.
    * @throws as encode() does, and the reason of the signal.
    * @example
-   * const ids = await model.tokenizer.encodeAsync(await readFile('book.txt', 'utf8'));
+   * const ids = await model.tokenizer.encodeAsync('a long text '.repeat(1e5));
    */
   async encodeAsync(text: string, options: EncodeAsyncOptions = {}): Promise<number[]> {
     const { signal, ...rest } = options;
