@@ -110,6 +110,8 @@ export class ComponentCheck {
       `the pattern of ${type} to be { String } or { Regex }`,
       isRecord(pattern) ? JSON.stringify(pattern) : pattern,
     );
+    const { behavior } = made;
+    this.#expect(behavior == null || isText(behavior), `"behavior" of ${type} to be text`, behavior);
     const { Regex: regex, String: text } = pattern;
     if (type === 'Replace') {
       const { content = '' } = made;

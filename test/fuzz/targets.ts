@@ -1,11 +1,14 @@
 /** The readers of files, each with seeds and a way to make an input that is nearly right. */
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Template } from '@huggingface/jinja';
+import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { loadDataset } from '../../lib/data/dataset';
 import { loadCheckpoint } from '../../lib/formats/checkpoint';
 import { headerLength, HeaderError, parseHeader } from '../../lib/formats/header';
 import { parseJson } from '../../lib/formats/json';
 import { defaultLimits } from '../../lib/formats/limits';
+import { atOnce } from '../../lib/formats/slices';
 import type { ModelFolder } from '../../lib/formats/model_folder';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { openModelTensors } from '../../lib/formats/sharded';
@@ -17,7 +20,10 @@ import { readAdapter } from '../../lib/peft/adapter_files';
 import { fromPeftJson, toPeftJson } from '../../lib/peft/config';
 import { resolveTargets } from '../../lib/peft/matching';
 import { ChatTemplate } from '../../lib/text/chat';
+import { encodeSteps } from '../../lib/text/encode_steps';
+import { insideOf, installPatterns } from '../../lib/text/library';
 import { Tokenizer } from '../../lib/text/tokenizer';
+import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
 import { fileOf } from '../support/safetensors_bytes';
 import { tinyConfig } from '../support/tiny_model';
 import { expression, jsonText, mutateBytes, mutateJson, mutateText, template } from './mutate';
@@ -60,6 +66,11 @@ const modules = Array.from({ length: 8 }, (_, i) =>
 )
   .flat()
   .concat({ path: 'lm_head', isOutputEmbedding: true });
+
+function same(made: string, expected: string): void {
+  if (made !== expected)
+    throw new Error(`gave ${made.slice(0, 500)} where ${expected.slice(0, 500)} was expected`);
+}
 
 const written = (dir: string, name: string, content: Uint8Array | string): string => {
   const path = join(dir, name);
@@ -198,8 +209,13 @@ export const targets: Readonly<Record<string, Target>> = {
         const stream = tokenizer.stream(ids);
         for (const id of ids.slice(0, 50)) stream.push(id);
       }
-      const again = await tokenizer.encodeAsync(sample);
-      if (again.join() !== ids.join()) throw new Error('encode and encodeAsync give other ids');
+      same(ids.join(), (await tokenizer.encodeAsync(sample)).join());
+      // In steps, as long texts are, and in the library's one call.
+      const checked = checkTokenizerJson(parseJson(whole, 'tokenizer.json'), 'tokenizer.json');
+      const library = new HuggingFaceTokenizer(checked.json, (parseJson(config, 'config') ?? {}) as object);
+      installPatterns(library);
+      const steps = atOnce(encodeSteps(insideOf(library), sample, true));
+      same(JSON.stringify(steps), JSON.stringify(library.encode(sample).tokens));
       if (tokenizer.hasChatTemplate) tokenizer.applyChatTemplate(conversation);
     },
   },
@@ -226,10 +242,19 @@ export const targets: Readonly<Record<string, Target>> = {
               ...templates().map((one) => one.slice(0, 60)),
             ]),
       ),
-    run: (input) =>
-      ChatTemplate.from(text(input), undefined, { bos_token: '<s>' })?.render(conversation, {
-        addGenerationPrompt: true,
-      }),
+    run(input) {
+      const source = text(input);
+      const given = { addGenerationPrompt: true };
+      let made: string | undefined;
+      try {
+        made = ChatTemplate.from(source, undefined, { bos_token: '<s>' })!.render(conversation, given);
+      } finally {
+        // What ends within its steps is what the interpreter alone gives.
+        const variables = { bos_token: '<s>', messages: conversation, tools: null, documents: null };
+        if (made !== undefined && !source.includes('strftime'))
+          same(made, new Template(source).render({ ...variables, add_generation_prompt: true }));
+      }
+    },
   },
   jsonl: {
     make(dice) {

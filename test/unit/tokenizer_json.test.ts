@@ -291,6 +291,11 @@ describe('a malformed file is ERR_FILE', () => {
       "replacements that make a text at most 256 times as long but received '3600 times'",
     ],
     [
+      'a behavior that is no text',
+      component('pre_tokenizer', { type: 'Split', pattern: { String: ' ' }, behavior: ['Isolated'] }),
+      '"behavior" of Split to be text but received [\'Isolated\']',
+    ],
+    [
       'a list that is none',
       component('decoder', { type: 'Sequence', decoders: {} }),
       '"decoders" to be a list but received an object',
