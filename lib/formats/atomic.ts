@@ -154,7 +154,7 @@ export async function stageFile(
   data: string | Uint8Array | readonly Piece[],
 ): Promise<StagedFile> {
   const target = await targetOf(path);
-  await sweep(dirname(target), [basename(target)]);
+  await sweep(dirname(target), (name) => name === basename(target));
   const temporary = temporaryBeside(target);
   const discard = async (): Promise<void> => rm(temporary, { force: true });
   try {

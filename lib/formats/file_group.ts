@@ -19,6 +19,11 @@ const journal = '.lora-native-save';
 const removals = '.removed';
 const staging = 'save';
 
+/** The folders that a training run makes in its own, each of another name. */
+const checkpoint = /^checkpoint-\d+$/;
+const areCheckpoints = (name: string, target: string): boolean =>
+  checkpoint.test(name) && checkpoint.test(basename(target));
+
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
 /** For calls that another process may have made before. */
 const unless =
@@ -57,8 +62,8 @@ export async function saveTogether(
 ): Promise<void> {
   const target = await targetOf(dir);
   await inTurn(target, async () => {
-    await sweep(dirname(target), [basename(target)]);
-    await sweep(target, [staging]);
+    await sweep(dirname(target), (name) => name === basename(target) || areCheckpoints(name, target));
+    await sweep(target, (name) => name === staging || checkpoint.test(name));
     const isNew = !existsSync(target);
     const folder = isNew ? temporaryBeside(target) : temporaryIn(target, staging);
     try {
@@ -126,7 +131,7 @@ async function syncTree(dir: string): Promise<void> {
 
 async function replaceFiles(folder: string, target: string, obsolete: readonly string[]): Promise<void> {
   const names = await readdir(folder);
-  await sweep(target, names);
+  await sweep(target, (name) => names.includes(name));
   for (const name of names) {
     const there = await stat(join(target, name)).catch(() => undefined);
     if (there?.isDirectory()) throw Object.assign(new Error(), { code: 'EISDIR' });

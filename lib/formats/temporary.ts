@@ -34,15 +34,15 @@ async function isAbandoned(path: string, pid: number, from: string): Promise<boo
 }
 
 /**
- * Removes what writers of `names` that were killed left in a folder. What a living process writes stays; so does, for a
- * day, what came from another machine.
+ * Removes what writers that were killed left in a folder: of names that `mine` accepts. What a living process writes stays; so does,
+ * for a day, what came from another machine.
  */
-export async function sweep(dir: string, names: readonly string[]): Promise<void> {
+export async function sweep(dir: string, mine: (name: string) => boolean): Promise<void> {
   const entries = await readdir(dir).catch((): string[] => []);
   for (const entry of entries) {
     // Without the machine's part: of the first versions of this package.
     const found = /^\.(.+)\.(\d+)-([0-9a-f]{8})([0-9a-f]{8})?\.tmp$/.exec(entry);
-    if (found === null || !names.includes(found[1]!)) continue;
+    if (found === null || !mine(found[1]!)) continue;
     const path = join(dir, entry);
     // It may be gone by now, or be another user's: neither stops a save.
     if (await isAbandoned(path, Number(found[2]), found[4] ? found[3]! : host).catch(() => false))

@@ -267,6 +267,17 @@ describe('saveTogether', () => {
     expect(readdirSync(dir).sort()).toEqual([name(process.ppid), 'file'].sort());
   });
 
+  test('a checkpoint that was killed goes with the next one, and with the adapter of the run', async () => {
+    const run = fresh();
+    const host = createHash('sha256').update(hostname()).digest('hex').slice(0, 8);
+    const half = join(run, `.checkpoint-3.${spawnSync('true').pid}-${host}00000000.tmp`);
+    for (const next of [join(run, 'checkpoint-4'), run]) {
+      mkdirSync(half);
+      await saveTogether(next, fill('x'));
+      expect(readdirSync(run).filter((name) => name.startsWith('.'))).toEqual([]);
+    }
+  });
+
   test('a save that was stopped half-way is read as if it were done, and the next one finishes it', async () => {
     const dir = fresh();
     for (const name of ['a', 'b', 'vocab.txt']) writeFileSync(join(dir, name), 'old');
