@@ -41,7 +41,9 @@ export type {
   DecodeOptions,
   EncodeAsyncOptions,
   EncodeOptions,
+  TurnsOptions,
 } from './text/tokenizer';
+export type { Turns } from './text/turns';
 export { LoRALinear } from './linear/lora_linear';
 export type { LoRALinearOptions } from './linear/lora_linear';
 export { AdamW } from './optim/adamw';
@@ -65,7 +67,8 @@ export type {
 } from './train/events';
 export type { EvaluateOptions, Evaluation } from './models/evaluate';
 export { batches, type Batch, type BatchesOptions } from './data/batches';
-export { loadDataset, type Dataset, type LoadDatasetOptions, type TextEncoder } from './data/dataset';
+export { loadDataset, type Dataset, type LoadDatasetOptions } from './data/dataset';
+export type { TextEncoder } from './data/rows';
 export type { DataSource, Example } from './data/example';
 export type { RunHandle } from './handle';
 export { openSafetensors, writeSafetensors } from './formats/safetensors';

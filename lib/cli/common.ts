@@ -1,5 +1,6 @@
 import { readdir } from 'node:fs/promises';
 import { bestDevice } from '../native/device';
+import type { Dataset } from '../data/dataset';
 import { LoRAError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { CausalLM } from '../models/causal_lm';
@@ -51,6 +52,13 @@ export async function checkUnused(op: string, dir: string): Promise<void> {
       `[${op}] ${dir} holds files already (${first}): choose another --out-dir, or remove it`,
       { op },
     );
+}
+
+/** A data set in numbers. */
+export function countsOf({ length, truncated, dropped, tokens }: Dataset): string {
+  const cut = truncated === 0 ? '' : `, ${truncated} of them cut to the maximum length`;
+  const left = dropped === 0 ? '' : `, ${dropped} rows left out because none of their tokens counts`;
+  return `${length} examples, ${tokens} tokens count${cut}${left}`;
 }
 
 /** A line for people; standard output stays free for results. */

@@ -6,19 +6,39 @@ import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
 import { printJson } from './common';
+import { inspectData } from './inspect_data';
 import { printableLine } from './printable';
 import { defineCommand, helpFlag } from './command';
 
 export const inspect = defineCommand({
-  summary: 'Shows what a model, adapter, checkpoint or safetensors file holds.',
-  usage: 'PATH [--json]',
-  flags: { json: { type: 'boolean', help: 'the content as one JSON object' }, help: helpFlag },
+  summary:
+    'Shows what a model, adapter, checkpoint or safetensors file holds, or which tokens of a data set count.',
+  usage: 'PATH [--model DIR] [--json]',
+  flags: {
+    model: { type: 'string', value: 'DIR', help: 'PATH is a data set; this reads it' },
+    maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example of a data set' },
+    trainOn: {
+      type: 'string',
+      value: 'WHICH',
+      choices: ['completion', 'all'],
+      help: 'tokens that count',
+      defaultText: 'as train has it',
+    },
+    json: { type: 'boolean', help: 'the content as one JSON object' },
+    help: helpFlag,
+  },
   positionals: ['PATH'],
   json:
     'one object: { kind: "model" | "adapter" | "checkpoint" | "safetensors", path, config?, metadata?, parameters, bytes, ' +
-    'tensors: [{ name, dtype, shape }] }',
+    'tensors: [{ name, dtype, shape }] }; of a data set { kind: "data", path, examples, truncated, dropped, tokens, ' +
+    'first: { inputIds, labels, text, counted } }',
 
-  async run({ json }, console, [path]) {
+  async run(values, console, [path]) {
+    const { json } = values;
+    if (values.model !== undefined) {
+      await inspectData(path as string, { ...values, model: values.model }, console);
+      return;
+    }
     const report = await describePath(path as string);
     if (json) printJson(console, report);
     else console.stdout.write(`${table(report).join('\n')}\n`);

@@ -3,7 +3,7 @@ import { InputFile } from '../formats/input';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { OutputDirectory } from '../train/output';
 import { Trainer } from '../train/trainer';
-import { loadModel, modelFlags, note } from './common';
+import { countsOf, loadModel, modelFlags, note } from './common';
 import { defineCommand, helpFlag, UsageError } from './command';
 import { JsonReport, TextReport } from './training_report';
 
@@ -16,7 +16,7 @@ export const train = defineCommand({
       type: 'string',
       value: 'FILE',
       required: true,
-      help: 'JSONL of {text} or {inputIds, labels}, or text; or .gz',
+      help: 'JSONL of {text}, {prompt, completion}, {messages}, …, or text; or .gz',
     },
     evalData: { type: 'string', value: 'FILE', help: 'measured at the end (and with --eval-every)' },
     outDir: { type: 'string', value: 'DIR', default: 'lora-run', help: 'where the adapter goes' },
@@ -34,6 +34,13 @@ export const train = defineCommand({
     batchSize: { type: 'integer', minimum: 1, default: 4, help: 'examples per batch' },
     gradientAccumulationSteps: { type: 'integer', minimum: 1, default: 1, help: 'batches per step' },
     maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example' },
+    trainOn: {
+      type: 'string',
+      value: 'WHICH',
+      choices: ['completion', 'all'],
+      help: 'tokens that count',
+      defaultText: 'completion, and all of {text}',
+    },
     lr: { type: 'number', value: 'RATE', minimum: 0, default: 2e-4, help: 'learning rate' },
     schedule: {
       type: 'string',
@@ -69,14 +76,13 @@ export const train = defineCommand({
       if (path !== undefined) await (await InputFile.open(path)).close();
     const model = await loadModel(values, console);
     try {
-      const { maxLength } = values;
+      const { maxLength, trainOn } = values;
       const load = (path: string) =>
-        loadDataset(path, { tokenizer: model.tokenizer, maxLength, signal: console.signal });
+        loadDataset(path, { tokenizer: model.tokenizer, maxLength, trainOn, signal: console.signal });
       const data = await load(values.data);
       const evalData = values.evalData === undefined ? undefined : await load(values.evalData);
       const adapter = model.addAdapter(config, { seed });
-      const cut = data.truncated === 0 ? '' : `, ${data.truncated} of them cut to the maximum length`;
-      note(console, `${data.length} examples${cut}`);
+      note(console, countsOf(data));
       const trainer = new Trainer({
         model,
         data,

@@ -2,6 +2,7 @@
 import { LoRAError } from '../errors';
 import { defaultLimits, type Limits } from '../formats/limits';
 import { BoundedTemplate } from './template';
+import { markedTemplate, readMarks, turnsByPrefix, unusedMarks, type Turns } from './turns';
 
 /** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
 export interface ChatMessage {
@@ -58,10 +59,33 @@ export class ChatTemplate {
   }
 
   /**
-   * The conversation as the model was trained to read it.
-   * @throws ERR_DATA when the template refuses the messages, cannot be run, or takes more steps than it may.
+   * The conversation, and what the assistant says in it.
+   * @throws ERR_DATA as render() does, and where the template leaves open which part of the text is the assistant's.
    */
-  render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
+  turns(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Turns {
+    const plain = this.render(messages, options);
+    const [name, source] = this.#choose(options);
+    const [open, close] = unusedMarks(plain + JSON.stringify(messages));
+    const marked = markedTemplate(source, open, close);
+    if (marked !== undefined) {
+      const turns = readMarks(
+        this.#run(`${name} with marks ${open}`, marked, messages, options),
+        open,
+        close,
+      );
+      if (turns.text === plain) return turns; // marks beside white space may change what is stripped
+    }
+    return turnsByPrefix(
+      messages.map(({ role }) => role),
+      (count, prompt) =>
+        count === messages.length && !prompt
+          ? plain
+          : this.render(messages.slice(0, count), { ...options, addGenerationPrompt: prompt }),
+    );
+  }
+
+  /** The template that these options ask for: its name and its text. */
+  #choose(options: ChatTemplateOptions): [name: string, source: string] {
     const name = options.tools?.length && this.#sources.has('tool_use') ? 'tool_use' : 'default';
     const source = this.#sources.get(name);
     if (source === undefined)
@@ -70,6 +94,19 @@ export class ChatTemplate {
         `[chat_template] expected a template named default but the model has ${[...this.#sources.keys()].join(', ')}`,
         { op: 'chat_template' },
       );
+    return [name, source];
+  }
+
+  /**
+   * The conversation as the model was trained to read it.
+   * @throws ERR_DATA when the template refuses the messages, cannot be run, or takes more steps than it may.
+   */
+  render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
+    return this.#run(...this.#choose(options), messages, options);
+  }
+
+  /** Runs a template, which is parsed once by its name. */
+  #run(name: string, source: string, messages: readonly ChatMessage[], options: ChatTemplateOptions): string {
     try {
       let template = this.#parsed.get(name);
       if (!template) this.#parsed.set(name, (template = new BoundedTemplate(source, this.#limits)));

@@ -9,6 +9,7 @@ import { atOnce, inSlices } from '../formats/slices';
 import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { encodeSteps } from './encode_steps';
+import type { Turns } from './turns';
 import { insideOf, installPatterns } from './library';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
 
@@ -33,12 +34,27 @@ export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
   tokenize?: boolean | undefined;
 }
 
+/** The options of {@link Tokenizer.turns}. */
+export interface TurnsOptions extends Omit<ChatTemplateOptions, 'addGenerationPrompt'> {
+  /** Jinja text in the place of the model's own template. */
+  template?: string | undefined;
+}
+
 const op = 'tokenizer';
 /** Characters up to which the library encodes a text in one call: about a millisecond. */
 const shortText = 2048;
 /** The library looks through them for every token that it decodes. */
 const mostSpecialTokens = 1000;
 const REPLACEMENT = '\uFFFD';
+
+function checkMessages(messages: unknown): void {
+  check(
+    Array.isArray(messages) &&
+      messages.every((m: unknown) => typeof (m as ChatMessage | null)?.role === 'string'),
+    'chat_template',
+    `expected messages to be an array of { role, content } but received ${describe(messages)}`,
+  );
+}
 
 /** The text of tokenizer_config.json's special tokens, which are strings or `{ content }`. */
 function specialTokens(config: Record<string, unknown>): Record<string, string> {
@@ -62,6 +78,9 @@ function specialTokens(config: Record<string, unknown>): Record<string, string> 
 export class Tokenizer {
   readonly #inner: HuggingFaceTokenizer;
   readonly #template: ChatTemplate | undefined;
+  readonly #limits: Limits | undefined;
+  /** The template that the program gave last. */
+  #own: { readonly source: string; readonly template: ChatTemplate } | undefined;
   readonly #cleanUp: boolean;
   readonly #byteFallback: boolean;
   readonly #largestId: number;
@@ -84,6 +103,7 @@ export class Tokenizer {
     this.#largestId = largestId;
     this.#byteFallback = unigramByteFallback;
     this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
+    this.#limits = limits;
     this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens, limits);
   }
 
@@ -289,20 +309,50 @@ export class Tokenizer {
     options: ApplyChatTemplateOptions = {},
   ): number[] | string {
     checkOptions('chat_template', options, ['addGenerationPrompt', 'tokenize', 'tools', 'variables']);
-    check(
-      Array.isArray(messages) &&
-        messages.every((m: unknown) => typeof (m as ChatMessage | null)?.role === 'string'),
-      'chat_template',
-      `expected messages to be an array of { role, content } but received ${describe(messages)}`,
-    );
-    if (!this.#template)
-      throw new LoRAError(
-        'ERR_UNSUPPORTED',
-        `[chat_template] ${this.directory} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)`,
-        { op: 'chat_template' },
-      );
-    const text = this.#template.render(messages, options);
+    checkMessages(messages);
+    const text = this.#chatTemplate().render(messages, options);
     return options.tokenize === false ? text : this.encode(text, { addSpecialTokens: false });
+  }
+
+  /**
+   * A conversation as its chat template writes it, and what the assistant says in it: by the `{% generation %}` blocks of the template, or
+   * else by writing the conversation up to each answer.
+   *
+   * @throws ERR_UNSUPPORTED when there is no template; ERR_DATA when it refuses the messages, or leaves open which tokens an answer adds.
+   * @example
+   * const { text, spans } = tokenizer.turns([
+   *   { role: 'user', content: 'Hi' },
+   *   { role: 'assistant', content: 'Hello!' },
+   * ]);
+   * text.slice(...spans[0]!); // 'Hello!' and what ends it
+   */
+  turns(messages: readonly ChatMessage[], options: TurnsOptions = {}): Turns {
+    checkOptions('chat_template', options, ['template', 'tools', 'variables']);
+    checkMessages(messages);
+    const { template, ...rest } = options;
+    return this.#chatTemplate(template).turns(messages, rest);
+  }
+
+  /** The model's template, or one of the program's own. */
+  #chatTemplate(source?: string): ChatTemplate {
+    if (source !== undefined && source !== this.#own?.source) {
+      check(
+        typeof source === 'string',
+        'chat_template',
+        `expected template to be a string but received ${describe(source)}`,
+      );
+      this.#own = {
+        source,
+        template: ChatTemplate.from(source, undefined, this.specialTokens, this.#limits)!,
+      };
+    }
+    const template = source === undefined ? this.#template : this.#own?.template;
+    if (template) return template;
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[chat_template] ${this.directory} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)`,
+      { op: 'chat_template' },
+    );
   }
 
   /** @internal Turns ids that arrive one at a time into text, whole characters only; special tokens give none. */

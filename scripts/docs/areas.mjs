@@ -41,6 +41,8 @@ export const areas = [
       'Tokenizer',
       'EncodeOptions',
       'EncodeAsyncOptions',
+      'TurnsOptions',
+      'Turns',
       'DecodeOptions',
       'ChatMessage',
       'ChatTemplateOptions',

@@ -182,7 +182,7 @@ async function readLines(args: string[], lines: number): Promise<{ code: unknown
 test('a reader that leaves, as head does, ends training quietly, with the run saved', async () => {
   const { code, err } = await readLines(trainForLong('left', '--json'), 2);
   expect(code).toBe(141);
-  expect(err).toMatch(/: llama, .*\n1 examples\n$/);
+  expect(err).toMatch(/: llama, .*\n1 examples, \d+ tokens count\n$/);
   expect(saved('left')).toEqual({ checkpoints: 1, final: false });
 });
 

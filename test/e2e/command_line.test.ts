@@ -143,9 +143,9 @@ describe('train', () => {
   });
 
   test('tells how many examples there are and how many were cut', async () => {
-    expect((await trainInto(fresh(), '--max-steps', '1')).err).toContain('\n10 examples\n');
+    expect((await trainInto(fresh(), '--max-steps', '1')).err).toMatch(/\n10 examples, \d+ tokens count\n/);
     const { err, out } = await trainInto(fresh(), '--max-steps', '1', '--max-length', '10');
-    expect(err).toContain('\n10 examples, 6 of them cut to the maximum length\n');
+    expect(err).toMatch(/\n10 examples, \d+ tokens count, 6 of them cut to the maximum length\n/);
     expect(err).toMatch(/^step 1\/1 {2}loss \d+\.\d{4} {2}lr .* tokens\/s {2}0s left {2}\d+ MiB$/m);
     expect(out).toBe('');
   });
@@ -442,6 +442,55 @@ describe('merge', () => {
     const [report] = jsonLines(await commandLine(['inspect', merged, '--json']));
     const dtypes = (report!['tensors'] as { dtype: string }[]).map(({ dtype }) => dtype);
     expect(new Set(dtypes)).toEqual(new Set(['BF16']));
+  });
+});
+
+describe('inspect FILE --model DIR', () => {
+  const rows = [
+    { prompt: 'Is \u001b[31m red?', completion: ' Yes.' },
+    { prompt: 'x'.repeat(99), completion: 'y' },
+  ];
+  let path: string;
+  beforeAll(() => {
+    path = at('answers.jsonl');
+    writeFileSync(path, rows.map((row) => JSON.stringify(row)).join('\n'));
+  });
+
+  test('shows what counts in the first example, and the counts', async () => {
+    const { status, out } = await commandLine(['inspect', path, '--model', base, '--max-length', '40']);
+    expect({ status, out }).toEqual({
+      status: 0,
+      out: `data ${path}\n1 examples, 5 tokens count, 1 of them cut to the maximum length, 1 rows left out because none of their tokens counts\nthe first example; what is in [[ ]] counts:\n<|user|>Is \\u001b[31m red?<|assistant|>[[ Yes.]]\n`,
+    });
+  });
+
+  test('--train-on all counts the prompt too, and --json gives everything', async () => {
+    const [report] = jsonLines(
+      await commandLine(['inspect', path, '--model', base, '--train-on', 'all', '--json']),
+    );
+    expect(report).toMatchObject({ kind: 'data', path, examples: 2, truncated: 0, dropped: 0 });
+    expect(report!['first']).toMatchObject({
+      text: `<|user|>${rows[0]!.prompt}<|assistant|> Yes.`,
+      counted: [`<|user|>${rows[0]!.prompt}<|assistant|> Yes.`],
+    });
+  });
+
+  test('train takes the same choice of tokens', async () => {
+    const trained = async (...flags: string[]): Promise<string> => {
+      const folder = fresh();
+      const argv = ['train', '--data', path, '--out-dir', folder, '--max-steps', '1', ...flags];
+      expect((await commandLine(cpu(...argv))).status).toBe(0);
+      return weights(folder);
+    };
+    const answers = await trained();
+    expect(await trained('--train-on', 'completion')).toBe(answers);
+    expect(await trained('--train-on', 'all')).not.toBe(answers);
+  });
+
+  test('a folder without a tokenizer is named', async () => {
+    const { status, err } = await commandLine(['inspect', path, '--model', dir]);
+    expect(status).toBe(1);
+    expect(err).toContain(`[inspect] ${dir} has no tokenizer.json (ERR_FILE)`);
   });
 });
 

@@ -91,6 +91,16 @@ example('data.mjs', 'only the answer counts, and its loss falls', (run) => {
   expect(Number(trained)).toBeLessThan(Number(before) / 2);
 });
 
+example('chat.mjs', 'the answers of conversations count, and their loss falls', (run) => {
+  const lines = run(base, '40');
+  expect(lines[0]).toMatch(/^100 conversations, \d{4} tokens count$/);
+  expect(lines.slice(1, 3).join('\n')).toMatch(
+    /^<\|user\|>On Sunday .*\.\n<\|assistant\|> \[\[\{"who": .*\}\]\]$/,
+  );
+  const [, before, trained] = /: (\S+) before, (\S+) after$/.exec(after(lines, 'loss of')) ?? [];
+  expect(Number(trained)).toBeLessThan(Number(before) / 2);
+});
+
 example('sweep.mjs', 'one row per setting, two seeds each, all below the base', (run) => {
   const lines = run(base, '6', '2');
   const [untrained] = numbers(lines, /^base: loss (\S+) over \d+ held-out answer tokens$/);

@@ -306,27 +306,33 @@ describe('a line that is wrong', () => {
       'another key',
       '{"txt":"a","id":1}',
       'ERR_DATA',
-      ':1: expected { text } or { inputIds, labels } but received the keys txt, id',
+      ':1: expected one of { inputIds, labels? }, { messages }, { prompt, completion }, { instruction, input?, output }, { text } but received the keys txt, id',
     ],
     ['no keys', '{}', 'ERR_DATA', 'but received the keys (none)'],
     [
-      'text missing later',
+      'another kind later',
       '{"text":"ab"}\n{"inputIds":[1]}',
       'ERR_DATA',
-      ':2: expected "text" to be a string',
+      ':2: expected { text }, as the first row is, but received { inputIds, labels? }',
     ],
+    ['text that is none', '{"text":5}', 'ERR_DATA', ':1: expected "text" to be a string but received 5'],
     [
-      'text that is none',
-      '{"text":5}',
+      'no messages',
+      '{"messages":[]}',
       'ERR_DATA',
-      ':1: expected "text" to be a string, as on the first line, but received 5',
+      ':1: expected "messages" to be messages of { role, content } but received []',
     ],
-    ['chat', '{"messages":[]}', 'ERR_UNSUPPORTED', ':1: { messages } is not supported yet'],
     [
-      'prompt',
-      '{"prompt":"a","completion":"b"}',
+      'messages without a template',
+      '{"messages":[{"role":"user","content":"a"}]}',
       'ERR_UNSUPPORTED',
-      ':1: { prompt, completion } is not supported yet',
+      ':1: conversations need a chat template, and the model has none: pass chatTemplate',
+    ],
+    [
+      'a completion that is none',
+      '{"prompt":"a","completion":5}',
+      'ERR_DATA',
+      ':1: expected "completion" to be a string',
     ],
     ['nothing', '\n', 'ERR_DATA', ': expected at least one example but it holds none'],
   ])('%s', async (_, text, code, sentence) => {
@@ -349,12 +355,17 @@ test('a missing file, a folder, a missing tokenizer, wrong options', async () =>
   await expectReject(
     loadDataset(path),
     'ERR_ARGUMENT',
-    `[loadDataset] expected a tokenizer, since ${path} holds text: pass { tokenizer: model.tokenizer }`,
+    `[loadDataset] ${path}:1: expected a tokenizer, since it holds text: pass { tokenizer: model.tokenizer }`,
   );
   await expectReject(
-    loadDataset('x', { trainOn: 'completion' }),
-    'ERR_UNSUPPORTED',
-    /'completion' is not supported/,
+    loadDataset(path, { trainOn: 'completion', tokenizer }),
+    'ERR_ARGUMENT',
+    `[loadDataset] ${path}:1: { text } has no completion: use trainOn 'all'`,
+  );
+  await expectReject(
+    loadDataset(path, { chatTemplate: 5 as unknown as string }),
+    'ERR_ARGUMENT',
+    '[loadDataset] expected chatTemplate to be Jinja text or null but received 5',
   );
   await expectReject(
     loadDataset('x', { trainOn: 'answers' as 'all' }),

@@ -1,0 +1,256 @@
+/** Rows of data sets, and the tokens that they become. A data set holds rows of one kind. */
+import { LoRAError } from '../errors';
+import type { ChatMessage } from '../text/chat';
+import type { Turns } from '../text/turns';
+import { describe } from '../validate';
+import { checkExample, ignoredLabel, type Example } from './example';
+
+/** What a data set needs of a tokenizer: that of a model has it. */
+export interface TextEncoder {
+  /** The ids of a text, as {@link Tokenizer.encode} gives them. */
+  encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
+  /** The same in slices, between which timers and I/O run; taken where there is one. */
+  encodeAsync?(
+    text: string,
+    options?: { addSpecialTokens?: boolean; signal?: AbortSignal | undefined },
+  ): Promise<number[]>;
+  /** Appended to each text, so that the model learns where to stop. */
+  readonly eosTokenId?: number | null;
+  /** Whether the model has a chat template; {@link Tokenizer} says so. */
+  readonly hasChatTemplate?: boolean;
+  /** A conversation as text, and what the assistant says in it: {@link Tokenizer.turns}. */
+  turns?(
+    messages: readonly ChatMessage[],
+    options?: { template?: string | undefined; tools?: readonly unknown[] | undefined },
+  ): Turns;
+}
+
+export interface RowOptions {
+  readonly tokenizer: TextEncoder | undefined;
+  readonly trainOn: 'all' | 'completion' | undefined;
+  /** Jinja text in the place of the model's template; null: none. */
+  readonly chatTemplate: string | null | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+type Tokens = Required<Example>;
+type Row = Readonly<Record<string, unknown>>;
+
+/** What is wrong with a row; whoever knows its place says where. */
+export class RowError extends Error {
+  constructor(
+    message: string,
+    readonly code: 'ERR_DATA' | 'ERR_UNSUPPORTED' | 'ERR_ARGUMENT' = 'ERR_DATA',
+  ) {
+    super(message);
+  }
+}
+
+const text = (row: Row, key: string): string => {
+  const value = row[key];
+  if (typeof value !== 'string')
+    throw new RowError(`expected ${JSON.stringify(key)} to be a string but received ${describe(value)}`);
+  return value;
+};
+
+const isMessages = (value: unknown): value is ChatMessage[] =>
+  Array.isArray(value) &&
+  value.length > 0 &&
+  value.every((message: unknown) => typeof (message as ChatMessage | null)?.role === 'string');
+
+/** A side of { prompt, completion }: a text, or messages. */
+function side(row: Row, key: 'prompt' | 'completion', role: string): ChatMessage[] {
+  const value = row[key];
+  if (isMessages(value)) return value;
+  if (typeof value === 'string') return [{ role, content: value }];
+  throw new RowError(
+    `expected ${JSON.stringify(key)} to be a string or messages of { role, content } but received ${describe(value)}`,
+  );
+}
+
+/** Turns rows of one kind into tokens. */
+export abstract class RowKind {
+  constructor(protected readonly options: RowOptions) {}
+
+  abstract read(row: Row): Promise<Tokens>;
+
+  protected get tokenizer(): TextEncoder {
+    if (this.options.tokenizer) return this.options.tokenizer;
+    throw new RowError(
+      'expected a tokenizer, since it holds text: pass { tokenizer: model.tokenizer }',
+      'ERR_ARGUMENT',
+    );
+  }
+
+  protected async encode(words: string, addSpecialTokens = true): Promise<number[]> {
+    const { tokenizer } = this;
+    const { signal } = this.options;
+    const ids = tokenizer.encodeAsync
+      ? await tokenizer.encodeAsync(words, { addSpecialTokens, signal })
+      : tokenizer.encode(words, { addSpecialTokens });
+    return [...ids];
+  }
+
+  protected withEnd(ids: number[]): number[] {
+    const { eosTokenId } = this.tokenizer;
+    if (typeof eosTokenId === 'number' && ids.at(-1) !== eosTokenId) ids.push(eosTokenId);
+    return ids;
+  }
+
+  /** Tokens of a text of which only the spans count. A token that begins before a span and ends within it counts. */
+  protected async spans(
+    ids: readonly number[],
+    words: string,
+    spans: Turns['spans'],
+    addSpecialTokens: boolean,
+  ): Promise<number[]> {
+    if (this.options.trainOn === 'all') return [...ids];
+    const labels = ids.map(() => ignoredLabel);
+    /** How many tokens of the whole are those of the text before a character. */
+    const before = async (character: number): Promise<number> => {
+      if (character >= words.length) return ids.length;
+      const start = await this.encode(words.slice(0, character), addSpecialTokens);
+      const differs = start.findIndex((id, i) => id !== ids[i]);
+      return differs < 0 ? start.length : differs;
+    };
+    for (const [begin, end] of spans) {
+      const last = await before(end);
+      for (let i = await before(begin); i < last; i++) labels[i] = ids[i]!;
+    }
+    return labels;
+  }
+
+  /** A conversation through the chat template. */
+  protected async conversation(
+    messages: readonly ChatMessage[],
+    tools?: readonly unknown[],
+  ): Promise<Tokens> {
+    const { tokenizer } = this;
+    if (!tokenizer.turns)
+      throw new RowError(
+        'expected the tokenizer of a model, which has turns(messages), for conversations',
+        'ERR_ARGUMENT',
+      );
+    const turns = tokenizer.turns(messages, { template: this.options.chatTemplate ?? undefined, tools });
+    const inputIds = await this.encode(turns.text, false);
+    return { inputIds, labels: await this.spans(inputIds, turns.text, turns.spans, false) };
+  }
+
+  protected get hasTemplate(): boolean {
+    const { chatTemplate, tokenizer } = this.options;
+    if (chatTemplate === null) return false;
+    return chatTemplate !== undefined || tokenizer?.hasChatTemplate === true;
+  }
+
+  /** prompt and completion written one after the other, and the end. */
+  protected async plain(prompt: string, completion: string): Promise<Tokens> {
+    const words = prompt + completion;
+    const inputIds = await this.encode(words);
+    const labels = await this.spans(inputIds, words, [[prompt.length, words.length]], true);
+    const whole = this.withEnd(inputIds.slice());
+    return { inputIds: whole, labels: [...labels, ...whole.slice(inputIds.length)] };
+  }
+}
+
+class Ids extends RowKind {
+  read(row: Row): Promise<Tokens> {
+    const { inputIds, labels } = checkExample('loadDataset', row, 'row');
+    return Promise.resolve({ inputIds: [...inputIds], labels: [...labels] });
+  }
+}
+
+class Text extends RowKind {
+  async read(row: Row): Promise<Tokens> {
+    const ids = this.withEnd(await this.encode(text(row, 'text')));
+    return { inputIds: ids, labels: ids };
+  }
+}
+
+class Messages extends RowKind {
+  async read(row: Row): Promise<Tokens> {
+    const { messages, tools } = row;
+    if (!isMessages(messages))
+      throw new RowError(
+        `expected "messages" to be messages of { role, content } but received ${describe(messages)}`,
+      );
+    if (!this.hasTemplate)
+      throw new RowError(
+        'conversations need a chat template, and the model has none: pass chatTemplate',
+        'ERR_UNSUPPORTED',
+      );
+    const turns = await this.conversation(messages, Array.isArray(tools) ? (tools as unknown[]) : undefined);
+    if (this.options.trainOn !== 'all' && !messages.some(({ role }) => role === 'assistant'))
+      throw new RowError('expected a message of the assistant, of which the tokens count');
+    return turns;
+  }
+}
+
+class PromptCompletion extends RowKind {
+  async read(row: Row): Promise<Tokens> {
+    if (this.hasTemplate)
+      return this.conversation([...side(row, 'prompt', 'user'), ...side(row, 'completion', 'assistant')]);
+    return this.plain(text(row, 'prompt'), text(row, 'completion'));
+  }
+}
+
+class Instruction extends RowKind {
+  async read(row: Row): Promise<Tokens> {
+    const input = row['input'] === undefined || row['input'] === null ? '' : text(row, 'input');
+    const prompt = text(row, 'instruction') + (input === '' ? '' : `\n\n${input}`);
+    const output = text(row, 'output');
+    if (this.hasTemplate)
+      return this.conversation([
+        { role: 'user', content: prompt },
+        { role: 'assistant', content: output },
+      ]);
+    return this.plain(`${prompt}\n\n`, output);
+  }
+}
+
+const kinds: readonly (readonly [
+  keys: readonly string[],
+  name: string,
+  kind: new (options: RowOptions) => RowKind,
+])[] = [
+  [['inputIds'], '{ inputIds, labels? }', Ids],
+  [['messages'], '{ messages }', Messages],
+  [['prompt', 'completion'], '{ prompt, completion }', PromptCompletion],
+  [['instruction', 'output'], '{ instruction, input?, output }', Instruction],
+  [['text'], '{ text }', Text],
+];
+
+/** The kinds, for messages. */
+const supported = kinds.map(([, name]) => name).join(', ');
+
+/** Reads the rows of one data set, whose first row decides what the others are. */
+export class RowReader {
+  #kind: { readonly name: string; readonly reader: RowKind } | undefined;
+
+  constructor(readonly options: RowOptions) {}
+
+  /** @throws RowError that says what is wrong with the row. */
+  async read(row: Row): Promise<Tokens> {
+    const found = kinds.find(([keys]) => keys.every((key) => key in row));
+    if (!found)
+      throw new RowError(
+        `expected one of ${supported} but received the keys ${Object.keys(row).join(', ') || '(none)'}`,
+      );
+    const [, name, kind] = found;
+    if (this.#kind === undefined) {
+      const { trainOn } = this.options;
+      if (trainOn === 'completion' && kind === Text)
+        throw new RowError("{ text } has no completion: use trainOn 'all'", 'ERR_ARGUMENT');
+      this.#kind = { name, reader: new kind(this.options) };
+    } else if (this.#kind.name !== name)
+      throw new RowError(`expected ${this.#kind.name}, as the first row is, but received ${name}`);
+    try {
+      return await this.#kind.reader.read(row);
+    } catch (error) {
+      this.options.signal?.throwIfAborted();
+      // The sentence of a tokenizer or template; the row is what a reader of it looks for.
+      if (error instanceof LoRAError && error.code === 'ERR_DATA')
+        throw new RowError(error.message.replace(/^\[[^\]]*\] (row: )?/, ''));
+      throw error;
+    }
+  }
+}

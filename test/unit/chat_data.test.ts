@@ -1,0 +1,246 @@
+/** Conversations and answers as training examples: which tokens count. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { loadDataset, type LoadDatasetOptions } from '../../lib/data/dataset';
+import { ChatTemplate, type ChatMessage } from '../../lib/text/chat';
+import { Tokenizer } from '../../lib/text/tokenizer';
+import { expectReject, expectThrow } from '../support/errors';
+import { describeWithData } from '../support/shared_data';
+import { temporaryFolder } from '../support/temporary';
+import { byteTokenizer } from '../support/tiny_model';
+
+const dir = temporaryFolder();
+
+/** ChatML; `marks` puts {% generation %} around what the assistant says. */
+const chatml = (marks: boolean): string =>
+  [
+    '{%- for message in messages %}',
+    "    {{- '<|' + message.role + '|>\\n' }}",
+    "    {%- if message.role == 'assistant' %}",
+    marks ? '        {%- generation %}' : '',
+    "        {{- message.content + '</s>' }}",
+    marks ? '        {%- endgeneration %}' : '',
+    "        {{- '\\n' }}",
+    '    {%- else %}',
+    "        {{- message.content + '</s>\\n' }}",
+    '    {%- endif %}',
+    '{%- endfor %}',
+    "{%- if add_generation_prompt %}{{- '<|assistant|>\\n' }}{%- endif %}",
+  ].join('\n');
+
+async function tokenizerOf(template?: string): Promise<Tokenizer> {
+  const folder = temporaryFolderInside();
+  writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(byteTokenizer()));
+  writeFileSync(
+    join(folder, 'tokenizer_config.json'),
+    JSON.stringify({ eos_token: '</s>', ...(template === undefined ? {} : { chat_template: template }) }),
+  );
+  return (await Tokenizer.fromDirectory(folder))!;
+}
+
+let made = 0;
+function temporaryFolderInside(): string {
+  const folder = join(dir, `t${made++}`);
+  mkdirSync(folder);
+  return folder;
+}
+
+const dialogue: ChatMessage[] = [
+  { role: 'system', content: 'Be brief.' },
+  { role: 'user', content: 'Name a colour.' },
+  { role: 'assistant', content: 'Blue.' },
+  { role: 'user', content: 'Another.' },
+  { role: 'assistant', content: 'Green.' },
+];
+
+/** What counts, with | between runs of tokens, and the whole text. */
+async function learnt(
+  tokenizer: Tokenizer,
+  row: object,
+  options: LoadDatasetOptions = {},
+): Promise<{ counted: string; text: string }> {
+  const path = join(dir, `d${made++}.jsonl`);
+  writeFileSync(path, JSON.stringify(row));
+  const [example] = [...(await loadDataset(path, { tokenizer, ...options }))];
+  const { inputIds, labels } = example!;
+  const runs: number[][] = [];
+  labels.forEach((label, i) => {
+    if (label === -100) return;
+    expect(label).toBe(inputIds[i]); // not shifted
+    if (i === 0 || labels[i - 1] === -100) runs.push([]);
+    runs.at(-1)!.push(label);
+  });
+  return {
+    counted: runs.map((ids) => tokenizer.decode(ids)).join('|'),
+    text: tokenizer.decode([...inputIds]),
+  };
+}
+
+describe.each([
+  ['marks of the template', true, 'Blue.</s>|Green.</s>'],
+  ['prefixes', false, 'Blue.</s>\n|Green.</s>\n'],
+])('by %s', (_, marks, answers) => {
+  test('the answers and their ends count, and nothing else', async () => {
+    const tokenizer = await tokenizerOf(chatml(marks));
+    const { counted, text } = await learnt(tokenizer, { messages: dialogue });
+    expect(counted).toBe(answers);
+    expect(text).toBe(tokenizer.applyChatTemplate(dialogue, { tokenize: false }));
+    expect(await learnt(tokenizer, { messages: dialogue }, { trainOn: 'completion' })).toEqual({
+      counted,
+      text,
+    });
+  });
+
+  test("trainOn 'all' counts the whole dialogue", async () => {
+    const { counted, text } = await learnt(
+      await tokenizerOf(chatml(marks)),
+      { messages: dialogue },
+      { trainOn: 'all' },
+    );
+    expect(counted).toBe(text);
+  });
+
+  test('prompt and completion, and instructions, go through the template', async () => {
+    const tokenizer = await tokenizerOf(chatml(marks));
+    const wanted = {
+      counted: answers.split('|')[1]!,
+      text: '<|user|>\nName a colour.</s>\n<|assistant|>\nGreen.</s>\n',
+    };
+    expect(await learnt(tokenizer, { prompt: 'Name a colour.', completion: 'Green.' })).toEqual(wanted);
+    expect(await learnt(tokenizer, { instruction: 'Name a colour.', output: 'Green.' })).toEqual(wanted);
+    expect(
+      (await learnt(tokenizer, { instruction: 'Name a colour', input: 'of grass', output: 'Green.' })).text,
+    ).toContain('Name a colour\n\nof grass</s>');
+    expect(
+      await learnt(tokenizer, {
+        prompt: [{ role: 'user', content: 'Name a colour.' }],
+        completion: [{ role: 'assistant', content: 'Green.' }],
+      }),
+    ).toEqual(wanted);
+  });
+});
+
+test('marks and white space: the text with marks taken out is what the template writes without', () => {
+  for (const inner of [' x ', '\n  x\n', '{{- " x" -}}', '  {{ "x" }}  '])
+    for (const [open, close] of [
+      ['{% generation %}', '{% endgeneration %}'],
+      ['{%- generation -%}', '{%- endgeneration -%}'],
+      ['  {%- generation %}\n', '  {%- endgeneration %}\n'],
+    ])
+      for (const around of ['a ', 'a\n', '{{ "a" }}\n']) {
+        const source = `${around}${open}${inner}${close} b`;
+        const template = ChatTemplate.from(source, undefined, {})!;
+        const messages = [{ role: 'assistant', content: '' }];
+        const { text } = template.turns(messages);
+        expect({ source, text }).toEqual({ source, text: template.render(messages) });
+      }
+});
+
+test('messages that hold private use characters do not confuse the marks', async () => {
+  const tokenizer = await tokenizerOf(chatml(true));
+  const { counted } = await learnt(tokenizer, {
+    messages: [
+      { role: 'user', content: '\uE000 a \uE001' },
+      { role: 'assistant', content: '\uE001b\uE000' },
+    ],
+  });
+  expect(counted).toBe('\uE001b\uE000</s>');
+});
+
+describe('a template that does not tell', () => {
+  // Earlier answers are written without their first letter, as thinking templates drop thoughts.
+  const forgetful = `{% for m in messages %}<|{{ m.role }}|>{{ m.content if loop.last or m.role != 'assistant' else m.content[1:] }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}`;
+
+  test('is an error that names line, message and what helps', async () => {
+    const tokenizer = await tokenizerOf(forgetful);
+    await expectReject(
+      learnt(tokenizer, { messages: dialogue }),
+      'ERR_DATA',
+      /:1: the chat template does not tell which tokens message 3 \(assistant\) adds: .*; train on all tokens, or give a chatTemplate with \{% generation %\}/,
+    );
+  });
+
+  test('one answer at the end is told', async () => {
+    const tokenizer = await tokenizerOf(forgetful);
+    const two = [
+      { role: 'assistant', content: 'Hi' },
+      { role: 'user', content: 'Hi' },
+    ];
+    expect((await learnt(tokenizer, { messages: two.toReversed() })).counted).toBe('Hi</s>');
+    expectThrow(() => tokenizer.turns(two), 'ERR_DATA', /message 1 \(assistant\)/);
+  });
+
+  test('a template of the program with marks takes its place', async () => {
+    const tokenizer = await tokenizerOf(forgetful);
+    const chatTemplate = chatml(true);
+    expect((await learnt(tokenizer, { messages: dialogue }, { chatTemplate })).counted).toBe(
+      'Blue.</s>|Green.</s>',
+    );
+  });
+});
+
+describe('without a template', () => {
+  test.each([
+    ['the model has none', undefined, undefined],
+    ['chatTemplate is null', chatml(true), null],
+  ])('%s: prompt and completion follow each other, and the end counts', async (_, template, chatTemplate) => {
+    const tokenizer = await tokenizerOf(template);
+    const options = chatTemplate === null ? { chatTemplate } : {};
+    expect(await learnt(tokenizer, { prompt: 'Q: 2+2 =', completion: ' 4' }, options)).toEqual({
+      counted: ' 4</s>',
+      text: '<s>Q: 2+2 = 4</s>',
+    });
+    expect(await learnt(tokenizer, { instruction: 'Add.', input: '2 2', output: '4' }, options)).toEqual({
+      counted: '4</s>',
+      text: '<s>Add.\n\n2 2\n\n4</s>',
+    });
+    expect(
+      (await learnt(tokenizer, { prompt: 'a', completion: 'b' }, { ...options, trainOn: 'all' })).counted,
+    ).toBe('<s>ab</s>');
+  });
+});
+
+test('a conversation without an answer is refused, and told by its line', async () => {
+  await expectReject(
+    learnt(await tokenizerOf(chatml(true)), { messages: dialogue.slice(0, 2) }),
+    'ERR_DATA',
+    /:1: expected a message of the assistant, of which the tokens count$/,
+  );
+});
+
+test('rows whose answers lie beyond maxLength are dropped and counted', async () => {
+  const tokenizer = await tokenizerOf(chatml(true));
+  const path = join(dir, 'long.jsonl');
+  const rows = ['x', 'x'.repeat(200)].map((prompt) => JSON.stringify({ prompt, completion: 'yes' }));
+  writeFileSync(path, rows.join('\n'));
+  const data = await loadDataset(path, { tokenizer, maxLength: 64 });
+  expect(data).toMatchObject({ length: 1, truncated: 1, dropped: 1, tokens: 4 });
+  await expectReject(
+    loadDataset(path, { tokenizer, maxLength: 7 }),
+    'ERR_DATA',
+    `[loadDataset] ${path}: expected at least one example but it holds only rows of which no token counts within 7 tokens`,
+  );
+});
+
+describeWithData('templates of TRL and Axolotl', 'chat_templates', (folder) => {
+  const messages = dialogue.slice(1);
+  const turnsOf = (name: string) =>
+    ChatTemplate.from(readFileSync(join(folder, name), 'utf8'), undefined, {
+      bos_token: '<s>',
+      eos_token: '</s>',
+    })!.turns(messages);
+  test.each([
+    ['trl-llama3_training.jinja', ['Blue.<|eot_id|>', 'Green.<|eot_id|>']],
+    ['trl-llama3.jinja', ['Blue.<|eot_id|>', 'Green.<|eot_id|>']],
+    ['trl-qwen2_5.jinja', ['Blue.<|im_end|>\n', 'Green.<|im_end|>\n']],
+    ['trl-gemma3.jinja', ['Blue.<end_of_turn>\n', 'Green.<end_of_turn>\n']],
+    ['axolotl-chatml.jinja', ['Blue.<|im_end|>\n', 'Green.<|im_end|>\n']],
+  ])('%s', (name, answers) => {
+    const { text, spans } = turnsOf(name);
+    expect(spans.map(([begin, end]) => text.slice(begin, end))).toEqual(answers);
+  });
+
+  test('trl-qwen3.jinja writes earlier answers without the thoughts of the last: it does not tell', () => {
+    expectThrow(() => turnsOf('trl-qwen3.jinja'), 'ERR_DATA', /does not tell/);
+  });
+});
