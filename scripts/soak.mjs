@@ -44,6 +44,13 @@ const parts = {
     what: 'single faults in 200 places of native/: which of them the tests notice',
     commands: [['node', 'scripts/native-mutants.mjs', 'native', '--count', '200']],
   },
+  stress: {
+    what: 'ten minutes of random work in four threads while allocations and ops fail: as a calm run, and nothing left',
+    commands: [
+      ['npm', 'run', '--silent', 'build'],
+      ['node', 'scripts/stress.mjs', '--minutes', '10'],
+    ],
+  },
   clang: {
     what: 'every native file without a warning of clang, for x86-64 and for 64-bit ARM as on macOS',
     commands: [['bash', 'scripts/clang-check.sh']],

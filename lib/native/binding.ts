@@ -270,8 +270,10 @@ export interface NativeBinding {
     'tensors' | 'weights' | 'devices' | 'guards' | 'files' | 'handles' | 'views' | 'mappings' | 'requests',
     number
   >;
-  /** The next enqueued op of this base name ('lora_linear_forward', 'binary', …) fails when it runs. */
+  /** The next enqueued op of this base name ('lora_linear_forward', 'binary', …) fails when it runs; '' takes that back. */
   injectFailure(op: string, message: string): void;
+  /** The nth allocation from now on throws ERR_OUT_OF_MEMORY; 0: none does. */
+  injectOutOfMemory(nth: number): void;
   setQueueLimits(limits: { commands: number; bytes: number }): void;
 }
 

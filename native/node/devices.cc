@@ -135,6 +135,11 @@ Napi::Value InjectFailure(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value InjectOutOfMemory(const Napi::CallbackInfo& info) {
+  EnvState::Get(info.Env())->InjectOutOfMemory(ParseInteger(info[0], "native", "nth"));
+  return info.Env().Undefined();
+}
+
 Napi::Value SetQueueLimits(const Napi::CallbackInfo& info) {
   const Napi::Object limits = ParseObject(info[0], "native", "limits");
   EnvState::Get(info.Env())
@@ -161,6 +166,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<Synchronize>(env, exports, "synchronize");
   Export<SynchronizeSync>(env, exports, "synchronizeSync");
   Export<InjectFailure>(env, exports, "injectFailure");
+  Export<InjectOutOfMemory>(env, exports, "injectOutOfMemory");
   Export<SetQueueLimits>(env, exports, "setQueueLimits");
 }
 

@@ -293,6 +293,7 @@ void EnvState::DropFiles() {
 // ---- memory ------------------------------------------------------------------------------------
 
 Block EnvState::TryAllocate(Device& device, size_t bytes) {
+  if (fails_in_ > 0 && --fails_in_ == 0) return {};
   Block block = device.allocator().Allocate(bytes);
   if (block.data != nullptr) return block;
   const auto give_back = [&] {

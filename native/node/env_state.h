@@ -122,7 +122,15 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   // ---- work
   // Waits while the queue is full; then marks the command with the current tag.
   void Enqueue(Device& device, Command command);
-  void InjectFailure(std::string op, std::string message) { injected_[std::move(op)] = message; }
+  // The next op of this name fails when it runs; without a message it does not any more.
+  void InjectFailure(const std::string& op, const std::string& message) {
+    if (message.empty())
+      injected_.erase(op);
+    else
+      injected_[op] = message;
+  }
+  // The nth allocation from now on fails, for want of memory; 0: none does.
+  void InjectOutOfMemory(int64_t nth) { fails_in_ = nth; }
   Napi::Promise NewRequest(Request** request, Napi::ArrayBuffer* buffer);
   // Any thread may call it. It settles the promise on the JavaScript thread and frees the request.
   void Complete(Request* request);
@@ -142,6 +150,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   int threads_ = 0;  // not known yet
   QueueLimits limits_;
   std::map<std::string, std::string> injected_;
+  int64_t fails_in_ = 0;  // allocations
 
   std::vector<Shell*> handles_;             // owned
   std::unordered_set<const void*> shells_;  // the same

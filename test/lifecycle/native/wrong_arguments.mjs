@@ -56,7 +56,14 @@ const random = (n) => {
   seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
   return Math.floor((seed / 2 ** 32) * n);
 };
-const skipped = new Set(['setErrorFactory', 'injectFailure', 'setQueueLimits', 'setThreads', 'closeFile']);
+const skipped = new Set([
+  'setErrorFactory',
+  'injectFailure',
+  'setQueueLimits',
+  'setThreads',
+  'closeFile',
+  'injectOutOfMemory',
+]);
 const names = Object.keys(native).filter((name) => !skipped.has(name));
 const counts = { calls: 0, errors: 0, codes: {} };
 const odd = [];
