@@ -52,6 +52,7 @@ export async function makeDirectory(path: string): Promise<void> {
   await mkdir(path).catch((error: NodeJS.ErrnoException) => {
     if (error.code !== 'EEXIST') throw error; // another has made it meanwhile
   });
+  await syncDirectory(dirname(path));
 }
 
 /** A part of a file, and the length that it had when the caller checked it. */
