@@ -15,6 +15,7 @@ import {
   writeAdapter,
   writeSafetensors,
   type Adapter,
+  type GenerationResult,
   type Parameter,
   type Tensor,
 } from 'lora-native';
@@ -102,6 +103,10 @@ export async function models(signal: AbortSignal): Promise<void> {
   is<'stop' | 'length'>()(finishReason, true);
   const counted: number = usage.promptTokens + usage.completionTokens;
   const resolved: { text: string } = await (async () => model.generate(ids))();
+  const promised: Promise<GenerationResult> = model.generate(ids);
+  is<GenerationResult | string>()(await promised.catch((error: Error) => error.message), true);
+  is<GenerationResult>()(await model.generate(ids).finally(() => undefined), true);
+  is<Promise<GenerationResult>>()(model.generate(ids).result, true);
   await model.merge('default');
   await model.unmerge();
   await model.save('dir', { merge: 'default' });
