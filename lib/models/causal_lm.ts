@@ -304,7 +304,8 @@ export class CausalLM {
   }
 
   /**
-   * Writes a Hugging Face directory, whole or not at all: the base with whatever is merged into it, or with `merge` added.
+   * Writes a Hugging Face directory, whole or not at all: the base with whatever is merged into it, or with `merge` added. Over an
+   * earlier save it replaces the files of that model, and leaves folders; whenever the process ends, the old model is there or the new one.
    *
    * @throws ERR_ARGUMENT when a trained adapter would be left out, ERR_BUSY while another adapter is merged, ERR_FILE.
    * @example

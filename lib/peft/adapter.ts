@@ -247,7 +247,8 @@ export class Adapter {
   }
 
   /**
-   * Writes adapter_config.json and adapter_model.safetensors into `dir`, as PEFT does; they appear whole or not at all.
+   * Writes adapter_config.json and adapter_model.safetensors into `dir`, as PEFT does. Whenever the process ends, the
+   * old adapter is there or the new one; other files stay.
    *
    * @throws ERR_FILE when writing fails, ERR_DISPOSED for an adapter that was removed.
    * @example
