@@ -53,8 +53,9 @@ export const train = defineCommand({
     weightDecay: { type: 'number', value: 'W', minimum: 0, default: 0, help: 'AdamW weight decay' },
     evalEvery: { type: 'integer', minimum: 1, help: 'steps between evaluations' },
     saveEvery: { type: 'integer', minimum: 1, help: 'steps between checkpoints' },
+    saveLimit: { type: 'integer', minimum: 1, help: 'checkpoints to keep', defaultText: 'all' },
     seed: { type: 'integer', minimum: 0, default: 0, help: 'of the adapter and of the order of data' },
-    resume: { type: 'boolean', help: 'not supported yet' },
+    resume: { type: 'boolean', help: 'go on from the newest checkpoint in --out-dir' },
     json: { type: 'boolean', help: 'one JSON object per event' },
     help: helpFlag,
   },
@@ -71,7 +72,7 @@ export const train = defineCommand({
     const config = { r, loraAlpha, loraDropout, targetModules: targets(values.targetModules) };
     // What can be wrong is said before the model is loaded.
     normalizeLoRAConfig(config);
-    await new OutputDirectory(outDir).check();
+    if (values.resume !== true) await new OutputDirectory(outDir).check();
     for (const path of [values.data, values.evalData])
       if (path !== undefined) await (await InputFile.open(path)).close();
     const model = await loadModel(values, console);
@@ -99,6 +100,7 @@ export const train = defineCommand({
         seed,
         evalEvery: values.evalEvery,
         saveEvery: values.saveEvery,
+        saveLimit: values.saveLimit,
         resume: values.resume,
       });
       const report = values.json

@@ -1,6 +1,8 @@
 /** Numbers that tell a frozen layer from another, so that a saved change is not put onto a wrong one. */
 import { randomUniform } from '../ops/random';
 import { rawBinary, rawCast, rawMatmul, rawView } from '../tensor/raw';
+import type { FrozenWeight } from '../tensor/frozen_weight';
+import { runDetached } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 
 const streams = { left: 0, right: 1 };
@@ -23,9 +25,29 @@ export function fingerprint(weight: Tensor, bias: Tensor | undefined): Tensor {
   return rawMatmul(draw([2, out], streams.left), y, false, false, 'f32', [2, 2]);
 }
 
-/** Whether two fingerprints are those of one layer. Waits for both. */
+/** The fingerprint of a packed weight, as numbers. */
+export async function fingerprintOf(weight: FrozenWeight): Promise<number[]> {
+  const made = runDetached(null, () => {
+    const rows = weight.unpack();
+    const numbers = fingerprint(rows, undefined);
+    rows.dispose();
+    return numbers;
+  });
+  try {
+    return [...(await made.data())];
+  } finally {
+    made.dispose();
+  }
+}
+
+/** Whether two fingerprints are those of one layer. */
+export function sameNumbers(x: ArrayLike<number>, y: ArrayLike<number>): boolean {
+  const [a, b] = [Array.from(x), Array.from(y)];
+  const size = Math.max(...a.map(Math.abs), ...b.map(Math.abs));
+  return a.length === b.length && a.every((value, i) => Math.abs(value - b[i]!) <= 1e-2 * size);
+}
+
+/** The same of tensors. Waits for both. */
 export function sameFingerprint(a: Tensor, b: Tensor): boolean {
-  const [x, y] = [a.dataSync(), b.dataSync()];
-  const size = Math.max(...x.map(Math.abs), ...y.map(Math.abs));
-  return x.every((value, i) => Math.abs(value - y[i]!) <= 1e-2 * size);
+  return sameNumbers(a.dataSync(), b.dataSync());
 }

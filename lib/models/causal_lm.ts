@@ -140,7 +140,7 @@ export class CausalLM {
     this.#checkAlive('addAdapter');
     checkOptions('addAdapter', options, ['name', 'seed', 'activate']);
     const source = this.#source('addAdapter', { ...options, trainable: true });
-    const adapter = Adapter.create({ ...source, config: normalizeLoRAConfig(config) }, this.#linears());
+    const adapter = Adapter.create({ ...source, config: normalizeLoRAConfig(config) }, this.linears());
     this.#adapters.add(adapter, options.activate ?? false);
     return adapter;
   }
@@ -160,7 +160,7 @@ export class CausalLM {
     const files = await adapterFiles(op, from, options.limits);
     const { config, raw } = fromPeftJson(files.config);
     this.#checkAlive(op);
-    const adapter = await Adapter.fromTensors({ ...source, config, raw }, files.tensors, this.#linears());
+    const adapter = await Adapter.fromTensors({ ...source, config, raw }, files.tensors, this.linears());
     try {
       this.#checkAlive(op);
       this.#adapters.checkName(op, source.name); // again: others may have come meanwhile
@@ -294,7 +294,7 @@ export class CausalLM {
    */
   async merge(name: string): Promise<void> {
     this.#checkAlive('merge');
-    await this.#adapters.merge(this.#linears(), name);
+    await this.#adapters.merge(this.linears(), name);
   }
 
   /** Undoes merge(), bit for bit; an adapter that was active is so again. */
@@ -385,7 +385,8 @@ export class CausalLM {
     return this.toString();
   }
 
-  #linears(): Linear[] {
+  /** @internal */
+  linears(): Linear[] {
     return linearsOf(this.config, this.#decoder.weights);
   }
 

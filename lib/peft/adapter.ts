@@ -201,6 +201,14 @@ export class Adapter {
     return next;
   }
 
+  /** @internal Remembers the count of forward passes with dropout; the returned function goes back to it. */
+  forwardMark(): () => void {
+    const mark = this.#forwards;
+    return () => {
+      this.#forwards = mark;
+    };
+  }
+
   /** Parameters, the count of forward passes with dropout and the seed of its masks: what training continues from. */
   stateDict(): StateDict {
     const tensors = Object.fromEntries(this.parameters().map((p) => [p.name, p.detach()]));

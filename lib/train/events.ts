@@ -2,6 +2,8 @@
 export interface StartEvent {
   /** Which event it is. */
   type: 'start';
+  /** How many steps had been taken before, where a run is resumed; else 0. */
+  step: number;
   /** How many steps there will be; undefined while the data does not tell its length. */
   maxSteps: number | undefined;
   /** How many numbers are trained. */

@@ -1,6 +1,5 @@
 import { checkRereadable, checkSource } from '../data/batches';
 import type { DataSource } from '../data/example';
-import { LoRAError } from '../errors';
 import type { CausalLM } from '../models/causal_lm';
 import type { AdamW } from '../optim/adamw';
 import { constantSchedule, cosineSchedule, linearSchedule, type Schedule } from '../optim/schedules';
@@ -52,8 +51,13 @@ export interface TrainerOptions {
   evalEvery?: number | undefined;
   /** Steps between checkpoints in `outDir`. Default: none. */
   saveEvery?: number | undefined;
-  /** Not supported yet: true is ERR_UNSUPPORTED. */
-  resume?: boolean | undefined;
+  /**
+   * Goes on from a checkpoint, bit for bit as if the run had not stopped: from the newest in `outDir` (true; where it holds no run yet, the run
+   * begins), or from the folder that is named.
+   */
+  resume?: boolean | string | undefined;
+  /** How many checkpoints `outDir` keeps; older ones are removed when a newer one is whole. Default: all. */
+  saveLimit?: number | undefined;
   /** What is trained. Default: the parameters of the active adapter. */
   parameters?: readonly Parameter[] | undefined;
   /** Takes the steps, and is not disposed at the end. Default: AdamW with lr and weightDecay. */
@@ -74,6 +78,10 @@ export interface ResolvedOptions {
   shuffleWindow: number;
   evalEvery: number | undefined;
   saveEvery: number | undefined;
+  saveLimit: number | undefined;
+  resume: boolean | string;
+  schedule: ScheduleName;
+  warmupSteps: number;
   scheduleOf: Schedule;
   /** Known for maxSteps, and for epochs over data that says its length. */
   totalSteps: number | undefined;
@@ -98,6 +106,7 @@ const names = [
   'evalEvery',
   'saveEvery',
   'resume',
+  'saveLimit',
   'parameters',
   'optimizer',
 ];
@@ -135,10 +144,17 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     'Trainer',
     'expected maxSteps or epochs but received both',
   );
-  if (options.resume)
-    throw new LoRAError('ERR_UNSUPPORTED', '[Trainer] resume is not supported yet: start with a new outDir', {
-      op: 'Trainer',
-    });
+  const { resume = false } = options;
+  check(
+    typeof resume === 'boolean' || (typeof resume === 'string' && resume !== ''),
+    'Trainer',
+    `expected resume to be true, false or a folder but received ${describe(resume)}`,
+  );
+  check(
+    resume !== true || options.outDir !== undefined,
+    'Trainer',
+    'expected outDir, in which resume: true looks for the newest checkpoint',
+  );
 
   const batchSize = whole('batchSize', 1, 4) as number;
   const gradientAccumulationSteps = whole('gradientAccumulationSteps', 1, 1) as number;
@@ -192,6 +208,10 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     shuffleWindow: whole('shuffleWindow', 1, 1000) as number,
     evalEvery,
     saveEvery,
+    saveLimit: whole('saveLimit', 1),
+    resume,
+    schedule,
+    warmupSteps,
     scheduleOf: schedules[schedule]({ totalSteps: totalSteps ?? 1, warmupSteps }),
     totalSteps,
   };

@@ -1,4 +1,5 @@
 import { existsSync } from 'node:fs';
+import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { saveCheckpoint } from '../formats/checkpoint';
 import { LoRAError } from '../errors';
@@ -7,14 +8,16 @@ import { SavedFolder, saveTogether } from '../formats/file_group';
 import { systemReason } from '../formats/system_reason';
 import type { Adapter } from '../peft/adapter';
 import type { AdamW } from '../optim/adamw';
+import { temporaryBeside } from '../formats/temporary';
+import { checkpointsOf, type RunState } from './resume';
 
 /** The folder of a run: the final adapter in it, checkpoint-N (a PEFT directory and the training state) beside. */
 export class OutputDirectory {
   constructor(readonly dir: string) {}
 
-  /** Makes the folder; one that holds a run already is an error, so that no work is overwritten. */
-  async open(): Promise<void> {
-    await this.#refuse(() => makeDirectory(this.dir));
+  /** Makes the folder; one that holds a run already is an error unless it is continued, so that no work is overwritten. */
+  async open(resume = false): Promise<void> {
+    await this.#refuse(() => makeDirectory(this.dir), resume);
   }
 
   /** Refuses what open() refuses, and makes nothing. */
@@ -22,17 +25,17 @@ export class OutputDirectory {
     if (existsSync(this.dir)) await this.#refuse();
   }
 
-  async #refuse(make?: () => Promise<unknown>): Promise<void> {
+  async #refuse(make?: () => Promise<unknown>, resume = false): Promise<void> {
     try {
       await make?.();
       const { names } = await SavedFolder.open(this.dir);
       const earlier = [...names].find(
         (file) => file === 'adapter_config.json' || /^checkpoint-\d+$/.test(file),
       );
-      if (earlier === undefined) return;
+      if (earlier === undefined || resume) return;
       throw new LoRAError(
         'ERR_FILE',
-        `[Trainer] ${this.dir} holds a run already (${earlier}): choose another outDir, or remove it`,
+        `[Trainer] ${this.dir} holds a run already (${earlier}): choose another outDir, or remove it${earlier.startsWith('checkpoint') ? ', or resume it' : ''}`,
         { op: 'Trainer' },
       );
     } catch (cause) {
@@ -49,13 +52,25 @@ export class OutputDirectory {
   }
 
   /** checkpoint-N appears whole or not at all. */
-  async saveCheckpoint(step: number, adapter: Adapter, optimizer: AdamW): Promise<string> {
+  async saveCheckpoint(state: RunState, adapter: Adapter, optimizer: AdamW, limit?: number): Promise<string> {
+    const { step, settings, data } = state;
     const dir = join(this.dir, `checkpoint-${step}`);
     await saveTogether(dir, async (temporary) => {
       await adapter.save(temporary);
-      await saveCheckpoint(temporary, { optimizer, step });
+      await saveCheckpoint(temporary, { adapter, optimizer, step, settings: JSON.stringify(settings), data });
     });
+    if (limit !== undefined) await this.#keep(limit);
     return dir;
+  }
+
+  /** Removes all but the newest checkpoints, each of which vanishes at once. */
+  async #keep(limit: number): Promise<void> {
+    const older = (await checkpointsOf(this.dir)).slice(0, -limit);
+    for (const { path } of older) {
+      const doomed = temporaryBeside(path);
+      await rename(path, doomed);
+      await rm(doomed, { recursive: true });
+    }
   }
 
   async saveFinal(adapter: Adapter): Promise<void> {

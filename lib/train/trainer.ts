@@ -13,6 +13,7 @@ import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { takeForTraining } from './exclusive';
 import { OutputDirectory } from './output';
 import { Progress } from './progress';
+import { checkpointsOf, DataDigest, resumeFrom, settingsOf, type RunSettings, type RunState } from './resume';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
 import type { RunOptions, TrainerEvent, TrainerResult } from './events';
 
@@ -40,6 +41,8 @@ export class Trainer {
   readonly #ownsOptimizer: boolean;
   readonly #schedule: Schedule;
   readonly #output: OutputDirectory | undefined;
+  /** What its checkpoints are compared with. */
+  #settings: RunSettings = {};
   #ran = false;
 
   /**
@@ -115,9 +118,12 @@ export class Trainer {
     try {
       this.#ran = true;
       signal?.throwIfAborted();
-      await this.#output?.open();
+      if (this.#output || this.#options.resume !== false)
+        this.#settings = await settingsOf(this.#options, this.#model, this.#adapter);
+      const from = await this.#resume();
+      await this.#output?.open(from !== undefined);
       this.#clearGradients(); // what the program left would enter the first step
-      return yield* this.#steps(signal);
+      return yield* this.#steps(from, signal);
     } finally {
       this.#clearGradients(); // those of a step that failed
       release();
@@ -125,20 +131,41 @@ export class Trainer {
     }
   }
 
-  async *#steps(signal: AbortSignal | undefined): AsyncGenerator<TrainerEvent, TrainerResult, void> {
+  /** Takes the checkpoint from which the run goes on, where there is one. */
+  async #resume(): Promise<RunState | undefined> {
+    const { resume, outDir } = this.#options;
+    const dir = resume === true ? (await checkpointsOf(outDir!)).at(-1)?.path : resume || undefined;
+    if (dir === undefined) return undefined;
+    return resumeFrom(dir, this.#settings, { adapter: this.#adapter, optimizer: this.#optimizer });
+  }
+
+  async *#steps(
+    from: RunState | undefined,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<TrainerEvent, TrainerResult, void> {
     const { maxSteps, saveEvery, evalEvery, totalSteps } = this.#options;
+    const start = from?.step ?? 0;
     const trainable = this.#parameters.reduce((sum, p) => sum + p.numel, 0);
     const progress = new Progress(totalSteps);
-    yield { type: 'start', maxSteps: totalSteps, trainableParameters: trainable };
+    yield { type: 'start', step: start, maxSteps: totalSteps, trainableParameters: trainable };
 
-    let step = 0;
+    const taken = new DataDigest();
+    let step = start;
+    let groups = 0;
     let loss = Number.NaN;
     let evalLoss: number | undefined;
-    let savedAt = -1;
+    let savedAt = from === undefined ? -1 : start;
     try {
       for await (const { batches, epoch } of this.#stepBatches(signal)) {
         signal?.throwIfAborted();
-        const update = await this.#update(step, batches);
+        if (maxSteps !== undefined && step >= maxSteps) break; // of a run that had ended
+        if (groups < start) {
+          taken.add(batches);
+          if (++groups === start && taken.value !== from?.data) throw otherData(start);
+          continue;
+        }
+        const update = await this.#update(step, batches, signal);
+        taken.add(batches);
         step++;
         loss = update.loss;
         yield { type: 'step', step, epoch, ...update, ...progress.advance(step, update.tokens) };
@@ -148,7 +175,7 @@ export class Trainer {
           yield { type: 'eval', step, ...evaluation };
         }
         if (this.#output && saveEvery !== undefined && step % saveEvery === 0) {
-          yield await this.#checkpoint(this.#output, step);
+          yield await this.#checkpoint(this.#output, step, taken.value);
           savedAt = step;
         }
         if (step === maxSteps) break;
@@ -156,7 +183,8 @@ export class Trainer {
     } catch (error) {
       // What was trained is kept, wherever the abort came.
       const aborted = signal?.aborted && error === signal.reason;
-      if (aborted && this.#output && savedAt !== step) yield await this.#checkpoint(this.#output, step);
+      if (aborted && this.#output && savedAt !== step)
+        yield await this.#checkpoint(this.#output, step, groups < start ? from!.data : taken.value);
       throw error;
     }
 
@@ -199,6 +227,7 @@ export class Trainer {
   async #update(
     step: number,
     group: readonly Batch[],
+    signal: AbortSignal | undefined,
   ): Promise<{ loss: number; lr: number; gradNorm: number; tokens: number }> {
     const { lr, maxGradNorm } = this.#options;
     const counted = group.reduce((sum, { labels }) => sum + countedTokens(labels), 0);
@@ -212,7 +241,11 @@ export class Trainer {
       );
     let loss = 0;
     let tokens = 0;
+    const rewind = this.#adapter.forwardMark();
     for (const { inputIds, labels } of group) {
+      // A step that does not end leaves the state of the one before.
+      if (signal?.aborted) rewind();
+      signal?.throwIfAborted();
       tokens += inputIds.reduce((sum, row) => sum + row.length, 0);
       if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
       const { loss: sum } = this.#model.forward(inputIds, {
@@ -259,8 +292,17 @@ export class Trainer {
     return this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize, signal });
   }
 
-  async #checkpoint(output: OutputDirectory, step: number): Promise<TrainerEvent> {
-    const dir = await output.saveCheckpoint(step, this.#adapter, this.#optimizer);
+  async #checkpoint(output: OutputDirectory, step: number, data: string): Promise<TrainerEvent> {
+    const state = { step, settings: this.#settings, data };
+    const { saveLimit } = this.#options;
+    const dir = await output.saveCheckpoint(state, this.#adapter, this.#optimizer, saveLimit);
     return { type: 'checkpoint', step, dir };
   }
 }
+
+const otherData = (step: number): LoRAError =>
+  new LoRAError(
+    'ERR_DATA',
+    `[Trainer] the data is not that of the run: the batches of the ${step} steps before the checkpoint differ`,
+    { op: 'Trainer' },
+  );

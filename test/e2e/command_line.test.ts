@@ -211,16 +211,24 @@ describe('train', () => {
     expect(existsSync(join(folder, 'adapter_config.json'))).toBe(false);
   });
 
-  test('refuses an output directory that holds a run, --resume and both kinds of length', async () => {
+  test('--resume goes on from the newest checkpoint, and --save-limit keeps as many', async () => {
+    const flags = ['--save-every', '2', '--schedule', 'constant', '--lora-dropout', '0.2'];
+    const whole = fresh();
+    await trainInto(whole, ...flags, '--max-steps', '5');
+    const folder = fresh();
+    expect((await trainInto(folder, ...flags, '--max-steps', '4', '--save-limit', '1')).status).toBe(0);
+    expect(existsSync(join(folder, 'checkpoint-2'))).toBe(false);
+    const again = await trainInto(folder, ...flags, '--max-steps', '5', '--resume', '--json');
+    expect(jsonLines(again)[0]).toMatchObject({ type: 'start', step: 4, maxSteps: 5 });
+    expect(weights(folder)).toBe(weights(whole));
+  });
+
+  test('refuses an output directory that holds a run, and both kinds of length', async () => {
     const folder = fresh();
     mkdirSync(join(folder, 'checkpoint-3'), { recursive: true });
     expect(await trainInto(folder)).toMatchObject({
       status: 1,
       err: expect.stringContaining('holds a run already (checkpoint-3)') as string,
-    });
-    expect(await trainInto(fresh(), '--resume')).toMatchObject({
-      status: 1,
-      err: expect.stringContaining('(ERR_UNSUPPORTED)') as string,
     });
     expect(await trainInto(fresh(), '--epochs', '1', '--max-steps', '1')).toEqual({
       status: 2,
@@ -390,7 +398,7 @@ describe('what is wrong is said before the model is loaded', () => {
     const folder = fresh();
     mkdirSync(join(folder, 'checkpoint-3'), { recursive: true });
     expect(await said('train', '--data', __filename, '--out-dir', folder)).toBe(
-      `lora-native: [Trainer] ${folder} holds a run already (checkpoint-3): choose another outDir, or remove it (ERR_FILE)\n`,
+      `lora-native: [Trainer] ${folder} holds a run already (checkpoint-3): choose another outDir, or remove it, or resume it (ERR_FILE)\n`,
     );
     expect(await said('merge', '--adapter', '/missing/adapter', '--out-dir', folder)).toBe(
       `lora-native: [merge] ${folder} holds files already (checkpoint-3): choose another --out-dir, or remove it (ERR_FILE)\n`,

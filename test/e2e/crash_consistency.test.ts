@@ -90,7 +90,11 @@ const stateOf = async (path: string): Promise<string> =>
 const runState = async (path: string): Promise<string> =>
   `${await adapterState(path)} ${(await loadCheckpoint<{ step: number }>(path)).step}`;
 const checkpoint = (dir: string): Promise<unknown> =>
-  new OutputDirectory(dir).saveCheckpoint(3, adapter, new AdamW(adapter.parameters(), { lr: 1 }));
+  new OutputDirectory(dir).saveCheckpoint(
+    { step: 3, settings: {}, data: '' },
+    adapter,
+    new AdamW(adapter.parameters(), { lr: 1 }),
+  );
 
 const scenarios: Record<string, Scenario> = {
   'an adapter over another': {

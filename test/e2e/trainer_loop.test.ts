@@ -65,7 +65,7 @@ describe('a run is the loop written by hand', () => {
     expect(steps.map(({ step }) => step)).toEqual([1, 2, 3, 4, 5, 6]);
     expect(steps.map(({ epoch }) => epoch)).toEqual([0, 0, 0, 1, 1, 1]);
     const trainableParameters = mine.parameters().reduce((sum, p) => sum + p.numel, 0);
-    expect(events[0]).toEqual({ type: 'start', maxSteps: 6, trainableParameters });
+    expect(events[0]).toEqual({ type: 'start', step: 0, maxSteps: 6, trainableParameters });
     // The comparison sees clipping: some steps are above the bound and some below.
     const clipped = steps.map(({ gradNorm }) => gradNorm > settings.maxGradNorm);
     expect(new Set(clipped)).toEqual(new Set([true, false]));

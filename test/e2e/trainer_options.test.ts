@@ -49,17 +49,22 @@ test.each([
   );
 });
 
-test('resuming is not there yet', () => {
+test('resume needs a folder to look in, or one', () => {
   expectThrow(
     () => start({ resume: true }),
-    'ERR_UNSUPPORTED',
-    '[Trainer] resume is not supported yet: start with a new outDir',
+    'ERR_ARGUMENT',
+    '[Trainer] expected outDir, in which resume: true looks for the newest checkpoint',
+  );
+  expectThrow(
+    () => start({ resume: 3 as unknown as string }),
+    'ERR_ARGUMENT',
+    '[Trainer] expected resume to be true, false or a folder but received 3',
   );
 });
 
 const whole = 'to be a whole number of at least';
 const real = 'to be a number of at least 0';
-const oneOrMore = ['epochs', 'batchSize', 'gradientAccumulationSteps', 'evalEvery', 'saveEvery'];
+const oneOrMore = ['epochs', 'batchSize', 'gradientAccumulationSteps', 'evalEvery', 'saveEvery', 'saveLimit'];
 test.each([
   ...oneOrMore.flatMap((name) => [0, 1.5].map((value) => ({ name, value, expected: `${whole} 1` }))),
   ...['warmupSteps', 'seed'].flatMap((name) =>

@@ -151,7 +151,7 @@ describe('the outDir', () => {
       'checkpoint-4',
     ]);
     using optimizer = new AdamW(mine.parameters());
-    expect(await loadCheckpoint(join(outDir, 'checkpoint-2'), { optimizer })).toEqual({ step: 2 });
+    expect(await loadCheckpoint(join(outDir, 'checkpoint-2'), { optimizer })).toMatchObject({ step: 2 });
     const [{ steps }] = optimizer.stateDict().groups as [{ steps: number[] }];
     expect(new Set(steps)).toEqual(new Set([2]));
     const saved = await model.loadAdapter(join(outDir, 'checkpoint-2'), { name: 'saved' });
@@ -165,7 +165,7 @@ describe('the outDir', () => {
     async (name) => {
       const outDir = join(scratch, `earlier-${name}`);
       mkdirSync(join(outDir, name), { recursive: true });
-      const sentence = `[Trainer] ${outDir} holds a run already (${name}): choose another outDir, or remove it`;
+      const sentence = `[Trainer] ${outDir} holds a run already (${name}): choose another outDir, or remove it${name.startsWith('checkpoint') ? ', or resume it' : ''}`;
       await expectReject(Promise.resolve(start(outDir).run()), 'ERR_FILE', sentence);
       expect(readdirSync(outDir)).toEqual([name]);
     },
@@ -206,7 +206,7 @@ describe('a signal', () => {
     let error: unknown;
     try {
       for await (const event of trainer.run({ signal: stop.signal })) {
-        seen.push('step' in event ? `${event.type} ${event.step}` : event.type);
+        seen.push(event.type === 'start' ? event.type : `${event.type} ${event.step}`);
         if (when(event)) stop.abort(reason);
       }
     } catch (e) {

@@ -212,7 +212,7 @@ export const targets: Readonly<Record<string, Target>> = {
       same(ids.join(), (await tokenizer.encodeAsync(sample)).join());
       // In steps, as long texts are, and in the library's one call.
       const checked = checkTokenizerJson(parseJson(whole, 'tokenizer.json'), 'tokenizer.json');
-      const library = new HuggingFaceTokenizer(checked.json, (parseJson(config, 'config') ?? {}) as object);
+      const library = new HuggingFaceTokenizer(checked.json, parseJson(config, 'config') ?? {});
       installPatterns(library);
       const steps = atOnce(encodeSteps(insideOf(library), sample, true));
       same(JSON.stringify(steps), JSON.stringify(library.encode(sample).tokens));

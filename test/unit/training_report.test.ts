@@ -14,7 +14,7 @@ const step = (number: number, rest: Partial<StepEvent> = {}): StepEvent => ({
   etaSeconds: 65,
   ...rest,
 });
-const start = { type: 'start', maxSteps: 4, trainableParameters: 50 } as const;
+const start = { type: 'start', step: 0, maxSteps: 4, trainableParameters: 50 } as const;
 
 test.each([
   [-1, '0s'],

@@ -1,0 +1,233 @@
+/** Going on with a run: as if it had never stopped, bit for bit, or not at all. */
+import { cpSync, existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { CausalLM, Trainer, type Adapter, type TrainerOptions } from '../../lib/index';
+import { expectReject } from '../support/errors';
+import { temporaryFolder } from '../support/temporary';
+import { tinyModel } from '../support/tiny_model';
+import { collect, makeRows, trainingFixture, weights } from '../support/training';
+
+const fixture = trainingFixture();
+const dir = temporaryFolder();
+let made = 0;
+const fresh = (): string => join(dir, `run-${made++}`);
+
+const data = makeRows(11);
+const options = {
+  maxSteps: 10,
+  batchSize: 2,
+  gradientAccumulationSteps: 2,
+  lr: 0.02,
+  schedule: 'cosine',
+  warmupSteps: 2,
+  weightDecay: 0.1,
+  seed: 4,
+} as const;
+
+/** The adapter of a new process: its weights and seed are others, and a checkpoint must bring its own. */
+async function another(name = 'mine'): Promise<Adapter> {
+  for (const old of [...fixture.model.adapters.keys()]) await fixture.model.removeAdapter(old);
+  return fixture.addAdapter(name);
+}
+const trainer = (changes: Partial<TrainerOptions>): Trainer =>
+  new Trainer({ model: fixture.model, data, ...options, ...changes });
+
+async function undisturbed(
+  changes: Partial<TrainerOptions> = {},
+): Promise<{ weights: string; losses: number[] }> {
+  const adapter = await another();
+  const { steps } = await collect(trainer(changes));
+  return { weights: weights(adapter), losses: steps.map(({ loss }) => loss) };
+}
+
+/** Runs until `stops(forwards)` and aborts there, in the middle of a step where that is. */
+async function abortAt(forwards: number, changes: Partial<TrainerOptions>): Promise<number[]> {
+  const stop = new AbortController();
+  const { model } = fixture;
+  const forward = model.forward.bind(model);
+  let count = 0;
+  const spy = jest.spyOn(model, 'forward').mockImplementation((ids, given) => {
+    if (count++ === forwards) stop.abort();
+    return forward(ids, given);
+  });
+  const losses: number[] = [];
+  try {
+    for await (const event of trainer(changes).run({ signal: stop.signal }))
+      if (event.type === 'step') losses.push(event.loss);
+  } catch (error) {
+    if (error !== stop.signal.reason) throw error;
+  } finally {
+    spy.mockRestore();
+  }
+  return losses;
+}
+
+test.each([0, 1, 2, 5, 9, 12, 15, 18])(
+  'a run that is aborted in batch %i of 20 and resumed ends with the same bits',
+  async (forwards) => {
+    const whole = await undisturbed();
+    const outDir = fresh();
+    await another();
+    const losses = await abortAt(forwards, { outDir });
+    const adapter = await another();
+    const { events, steps } = await collect(trainer({ outDir, resume: true }));
+    expect(events[0]).toMatchObject({ type: 'start', step: losses.length });
+    expect([...losses, ...steps.map(({ loss }) => loss)]).toEqual(whole.losses);
+    expect(steps.map(({ step }) => step)).toEqual(
+      Array.from({ length: 10 - losses.length }, (_, i) => losses.length + i + 1),
+    );
+    expect(weights(adapter)).toBe(whole.weights);
+  },
+);
+
+test('over several epochs, by checkpoints that are written on the way, and twice', async () => {
+  const epochs = { maxSteps: undefined, epochs: 3, schedule: 'linear' } as const;
+  const whole = await undisturbed(epochs);
+  const outDir = fresh();
+  await another();
+  await abortAt(9, { ...epochs, outDir, saveEvery: 2 });
+  await another();
+  await abortAt(5, { ...epochs, outDir, saveEvery: 2, resume: true });
+  const adapter = await another();
+  await collect(trainer({ ...epochs, outDir, saveEvery: 2, resume: true }));
+  expect(weights(adapter)).toBe(whole.weights);
+});
+
+test('from a checkpoint that is named, into another folder', async () => {
+  const outDir = fresh();
+  const adapter = await another();
+  await collect(trainer({ outDir, saveEvery: 4 }));
+  const whole = weights(adapter);
+  const again = await another();
+  const other = fresh();
+  const { events } = await collect(trainer({ outDir: other, resume: join(outDir, 'checkpoint-4') }));
+  expect(events[0]).toMatchObject({ step: 4 });
+  expect(weights(again)).toBe(whole);
+  expect(existsSync(join(other, 'adapter_config.json'))).toBe(true);
+});
+
+test('without a run in the folder it begins, and a run that had ended takes no step', async () => {
+  const outDir = fresh();
+  const adapter = await another();
+  const first = await collect(trainer({ outDir, saveEvery: 10, resume: true }));
+  expect(first.steps).toHaveLength(10);
+  const whole = weights(adapter);
+  const again = await another();
+  const { events, steps } = await collect(trainer({ outDir, saveEvery: 10, resume: true }));
+  expect(steps).toEqual([]);
+  expect(events.at(-1)).toMatchObject({ type: 'end', step: 10 });
+  expect(weights(again)).toBe(whole);
+});
+
+test('a finished run without checkpoints is not begun again', async () => {
+  const outDir = fresh();
+  await another();
+  await collect(trainer({ outDir }));
+  await another();
+  await expectReject(
+    Promise.resolve(trainer({ outDir, resume: true }).run()),
+    'ERR_FILE',
+    `[Trainer] ${outDir} holds a run already (adapter_config.json): choose another outDir, or remove it`,
+  );
+});
+
+test('saveLimit keeps the newest checkpoints', async () => {
+  const outDir = fresh();
+  await another();
+  await collect(trainer({ outDir, saveEvery: 2, saveLimit: 2 }));
+  expect(
+    readdirSync(outDir)
+      .filter((name) => /checkpoint/.test(name))
+      .sort(),
+  ).toEqual(['checkpoint-10', 'checkpoint-8']);
+});
+
+describe('a checkpoint that does not fit is refused by what differs, and nothing has changed', () => {
+  let outDir: string;
+  beforeEach(async () => {
+    outDir = fresh();
+    await another();
+    await collect(trainer({ outDir, saveEvery: 5 }));
+  });
+
+  test.each<[Partial<TrainerOptions>, string]>([
+    [{ batchSize: 3 }, 'batchSize was 2 and is 3'],
+    [{ gradientAccumulationSteps: 1 }, 'gradientAccumulationSteps was 2 and is 1'],
+    [{ lr: 0.01 }, 'lr was 0.02 and is 0.01'],
+    [{ seed: 5 }, 'seed was 4 and is 5'],
+    [{ schedule: 'linear' }, 'schedule was "cosine" and is "linear"'],
+    [{ maxSteps: 12 }, 'totalSteps was 10 and is 12'],
+    [{ weightDecay: 0 }, 'weightDecay was 0.1 and is 0'],
+    [{ maxGradNorm: 0.5 }, 'maxGradNorm was 1 and is 0.5'],
+    [{ warmupSteps: 0 }, 'warmupSteps was 2 and is 0'],
+  ])('%j', async (changes, message) => {
+    const adapter = await another();
+    const before = weights(adapter);
+    await expectReject(
+      Promise.resolve(trainer({ outDir, resume: true, ...changes }).run()),
+      'ERR_ARGUMENT',
+      `[Trainer] ${join(outDir, 'checkpoint-10')} is of a run with other settings: ${message}; start with a new outDir, or with those of that run`,
+    );
+    expect(weights(adapter)).toBe(before);
+  });
+
+  test('another adapter', async () => {
+    for (const old of [...fixture.model.adapters.keys()]) await fixture.model.removeAdapter(old);
+    fixture.addAdapter('mine', { loraAlpha: 8 });
+    await expectReject(
+      Promise.resolve(trainer({ outDir, resume: true }).run()),
+      'ERR_ARGUMENT',
+      /adapter: loraAlpha was 6 and is 8/,
+    );
+  });
+
+  test('another model of the same shape', async () => {
+    const model = await CausalLM.fromPretrained(await tinyModel({ tokenizer: false, seed: 9 }));
+    try {
+      model.addAdapter(
+        { r: 3, loraAlpha: 6, targetModules: 'all-linear', loraDropout: 0.3 },
+        { name: 'mine' },
+      );
+      await expectReject(
+        Promise.resolve(trainer({ model, outDir, resume: true }).run()),
+        'ERR_ARGUMENT',
+        /is of a run with other settings: the model has other weights;/,
+      );
+    } finally {
+      await model.dispose();
+    }
+  });
+
+  test('other data, which the batches before the checkpoint tell', async () => {
+    await another();
+    await expectReject(
+      Promise.resolve(
+        trainer({ outDir, data: makeRows(11, { seed: 6 }), resume: join(outDir, 'checkpoint-5') }).run(),
+      ),
+      'ERR_DATA',
+      '[Trainer] the data is not that of the run: the batches of the 5 steps before the checkpoint differ',
+    );
+  });
+
+  test('a folder that is no checkpoint of a run', async () => {
+    await another();
+    const plain = fresh();
+    cpSync(outDir, plain, { recursive: true, filter: (path) => !/checkpoint-/.test(path) });
+    await expectReject(
+      Promise.resolve(trainer({ outDir: fresh(), resume: plain }).run()),
+      'ERR_FILE',
+      /checkpoint\.safetensors: no such file/,
+    );
+  });
+});
+
+test('with a constant schedule a run may be made longer', async () => {
+  const constant = { schedule: 'constant', maxSteps: 8 } as const;
+  const whole = await undisturbed(constant);
+  const outDir = fresh();
+  await another();
+  await collect(trainer({ ...constant, maxSteps: 5, outDir, saveEvery: 5 }));
+  const adapter = await another();
+  await collect(trainer({ ...constant, outDir, resume: true }));
+  expect(weights(adapter)).toBe(whole.weights);
+});
