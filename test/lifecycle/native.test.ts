@@ -72,6 +72,13 @@ test.each([
   expect(report('callbacks', name)).toEqual(value);
 });
 
+test('calls whose arguments release others at random are right, or errors', () => {
+  const { different, errors, same } = report('releasing', '3000') as Record<string, unknown>;
+  expect(different).toEqual([]);
+  expect(Object.keys(errors as object)).toEqual(['ERR_DISPOSED']);
+  expect(same).toBeGreaterThan(1000);
+});
+
 test('30,000 tensors of random sizes, read while the collector runs, are all right', () => {
   expect(report('mixed')).toEqual({ wrong: 0, reads: 29_950 });
 });
