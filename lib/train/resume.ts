@@ -5,7 +5,7 @@ import type { Batch } from '../data/batches';
 import { LoRAError } from '../errors';
 import { loadCheckpoint } from '../formats/checkpoint';
 import { SavedFolder } from '../formats/file_group';
-import { isRecord } from '../formats/json';
+import { isRecord, parseJson } from '../formats/json';
 import { fingerprintOf, sameNumbers } from '../linear/fingerprint';
 import type { CausalLM } from '../models/causal_lm';
 import type { AdamW } from '../optim/adamw';
@@ -111,7 +111,7 @@ export async function resumeFrom(
       `[${op}] ${dir} cannot be continued: it holds no place in a run (step ${describe(step)})`,
       { op },
     );
-  const saved = JSON.parse(settings) as RunSettings;
+  const saved = parseJson(settings, `the settings of the run in ${dir}`) as RunSettings;
   const differs = difference(saved, own);
   if (differs !== undefined)
     throw new LoRAError(

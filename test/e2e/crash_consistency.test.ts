@@ -12,6 +12,7 @@ import { sideFiles } from '../../lib/formats/model_files';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { readAdapter, writeAdapter } from '../../lib/peft/adapter_files';
 import { OutputDirectory } from '../../lib/train/output';
+import { checkpointsOf } from '../../lib/train/resume';
 import { crashingDisk } from '../support/crashing_disk';
 import { fillAdapter } from '../support/fill_adapter';
 import { temporaryFolder } from '../support/temporary';
@@ -48,6 +49,8 @@ const hash = (value: unknown): string =>
     .digest('hex')
     .slice(0, 12);
 
+const absent = 'nothing';
+
 /** Everything that a load of the model sees. */
 async function modelState(dir: string): Promise<string> {
   const folder = await ModelFolder.open(dir, {});
@@ -67,7 +70,6 @@ async function adapterState(dir: string): Promise<string> {
   const { config, tensors } = await readAdapter(dir);
   return `${JSON.stringify(config)} ${[...tensors].map(([name, { bytes }]) => `${name} ${hash(bytes)}`).join()}`;
 }
-const absent = 'nothing';
 
 interface Scenario {
   /** Makes the old state in an empty folder. */
@@ -89,12 +91,18 @@ const stateOf = async (path: string): Promise<string> =>
   JSON.stringify(await loadCheckpoint<{ step: number; values: Float32Array }>(path));
 const runState = async (path: string): Promise<string> =>
   `${await adapterState(path)} ${(await loadCheckpoint<{ step: number }>(path)).step}`;
-const checkpoint = (dir: string): Promise<unknown> =>
+const checkpoint = (dir: string, step = 3, limit?: number): Promise<unknown> =>
   new OutputDirectory(dir).saveCheckpoint(
-    { step: 3, settings: {}, data: '' },
+    { step, settings: {}, data: '' },
     adapter,
     new AdamW(adapter.parameters(), { lr: 1 }),
+    limit,
   );
+/** What resume: true would go on from. */
+const newestState = async (dir: string): Promise<string> => {
+  const newest = (await checkpointsOf(dir)).at(-1);
+  return newest === undefined ? absent : runState(newest.path);
+};
 
 const scenarios: Record<string, Scenario> = {
   'an adapter over another': {
@@ -129,6 +137,12 @@ const scenarios: Record<string, Scenario> = {
     save: checkpoint,
     path: 'checkpoint-3',
     load: runState,
+  },
+  'a checkpoint that takes the place of an older one': {
+    before: (dir) => checkpoint(dir, 1),
+    save: (dir) => checkpoint(dir, 3, 1),
+    path: '.',
+    load: newestState,
   },
   'a model into a new folder': {
     save: (dir) => model.save(join(dir, 'm'), { merge: 'default' }),
