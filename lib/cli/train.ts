@@ -34,6 +34,7 @@ export const train = defineCommand({
     batchSize: { type: 'integer', minimum: 1, default: 4, help: 'examples per batch' },
     gradientAccumulationSteps: { type: 'integer', minimum: 1, default: 1, help: 'batches per step' },
     maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example' },
+    packing: { type: 'boolean', help: 'several examples in a row of --max-length tokens' },
     trainOn: {
       type: 'string',
       value: 'WHICH',
@@ -101,6 +102,7 @@ export const train = defineCommand({
         evalEvery: values.evalEvery,
         saveEvery: values.saveEvery,
         saveLimit: values.saveLimit,
+        packing: values.packing,
         resume: values.resume,
       });
       const report = values.json

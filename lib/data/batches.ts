@@ -1,6 +1,7 @@
 import { LoRAError } from '../errors';
-import { check, checkOptions, checkSignal, describe } from '../validate';
+import { check, checkBoolean, checkOptions, checkSignal, describe } from '../validate';
 import { checkExample, type DataSource, type Example } from './example';
+import { Packer, type PackedRow } from './packing';
 import { Random } from './random';
 
 /** Rows of a batch; each keeps its own length. */
@@ -9,6 +10,8 @@ export interface Batch {
   inputIds: number[][];
   /** As `inputIds`, −100 where nothing counts. */
   labels: number[][];
+  /** With `packing`, the number of the example that each token is of, from 1: what `model.forward` takes. */
+  segmentIds?: number[][];
 }
 
 /** How {@link batches} cuts a source. */
@@ -26,6 +29,10 @@ export interface BatchesOptions {
   shuffleWindow?: number | undefined;
   /** An abort rejects with its reason, also while the source gives nothing. */
   signal?: AbortSignal | undefined;
+  /** Several examples in a row, as many as fit into `packLength` tokens. Default false. */
+  packing?: boolean | undefined;
+  /** Tokens of a row with `packing`; a longer example has a row of its own. Default: the `maxLength` of the data set, else 2048. */
+  packLength?: number | undefined;
   /** Leaves out a last batch with fewer than `batchSize` examples. Default false. */
   dropLast?: boolean | undefined;
 }
@@ -41,21 +48,33 @@ export async function* batches(
   data: DataSource,
   options: BatchesOptions = {},
 ): AsyncGenerator<Batch, void, void> {
-  checkOptions('batches', options, ['batchSize', 'shuffle', 'seed', 'shuffleWindow', 'signal', 'dropLast']);
+  checkOptions('batches', options, [
+    'batchSize',
+    'shuffle',
+    'seed',
+    'shuffleWindow',
+    'signal',
+    'packing',
+    'packLength',
+    'dropLast',
+  ]);
   const {
     batchSize = 1,
     shuffle = false,
     seed = 0,
     shuffleWindow = 1000,
     signal,
+    packing = false,
+    packLength = (data as { maxLength?: number } | null)?.maxLength ?? 2048,
     dropLast = false,
   } = options;
-  for (const [name, value] of Object.entries({ batchSize, shuffleWindow }))
+  for (const [name, value] of Object.entries({ batchSize, shuffleWindow, packLength }))
     check(
       Number.isInteger(value) && value > 0,
       'batches',
       `expected ${name} to be a positive whole number but received ${describe(value)}`,
     );
+  checkBoolean('batches', 'packing', packing);
   checkSignal('batches', signal);
   const opened = open(data);
   let source: Source = signal ? untilAborted(opened, signal) : opened;
@@ -63,10 +82,22 @@ export async function* batches(
     const known = typeof (opened as { length?: unknown }).length === 'number';
     source = shuffled(source, known ? Infinity : shuffleWindow, new Random(seed));
   }
-  let batch: Batch = { inputIds: [], labels: [] };
   let index = 0;
+  const checked = (example: Example): Required<Example> =>
+    checkExample('batches', example, `example ${index++}`);
+  if (packing) {
+    const packer = new Packer(batchSize, packLength);
+    for await (const example of source) {
+      const full = packer.add(checked(example));
+      if (full) yield ofRows(full);
+    }
+    const rest = packer.rest();
+    if (rest.length > 0 && !(dropLast && rest.length < batchSize)) yield ofRows(rest);
+    return;
+  }
+  let batch: Batch = { inputIds: [], labels: [] };
   for await (const example of source) {
-    const { inputIds, labels } = checkExample('batches', example, `example ${index++}`);
+    const { inputIds, labels } = checked(example);
     batch.inputIds.push([...inputIds]);
     batch.labels.push([...labels]);
     if (batch.inputIds.length === batchSize) {
@@ -76,6 +107,12 @@ export async function* batches(
   }
   if (batch.inputIds.length > 0 && !dropLast) yield batch;
 }
+
+const ofRows = (rows: readonly PackedRow[]): Batch => ({
+  inputIds: rows.map(({ inputIds }) => inputIds),
+  labels: rows.map(({ labels }) => labels),
+  segmentIds: rows.map(({ segmentIds }) => segmentIds),
+});
 
 type Source = Iterable<Example> | AsyncIterable<Example>;
 

@@ -31,6 +31,8 @@ export interface LoadDatasetOptions {
 export interface Dataset extends Iterable<Required<Example>> {
   /** How many examples there are. */
   readonly length: number;
+  /** The most tokens of an example. */
+  readonly maxLength: number;
   /** How many examples were cut to `maxLength`. */
   readonly truncated: number;
   /** How many rows were left out, because none of their tokens within `maxLength` counts, or they have one token. */
@@ -116,6 +118,7 @@ export async function loadDataset(path: string | URL, options: LoadDatasetOption
   const { examples, truncated, dropped } = reader;
   return {
     length: examples.length,
+    maxLength,
     truncated,
     dropped,
     tokens: countedTokens(examples.map(({ labels }) => labels)),

@@ -7,6 +7,7 @@ import type { Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
 import type { KVCache } from './kv_cache';
 import type { RopeTable } from './rope';
+import type { Segments } from './segments';
 import type { BlockWeights, ModelWeights } from './tensor_table';
 
 /** The parts of a model that a forward pass reads. */
@@ -20,6 +21,14 @@ export interface Decoder {
 export interface AdapterUse {
   readonly adapter: Adapter | null;
   readonly dropoutForward?: number;
+}
+
+/** What attention sees beside the tokens of the call; one of them, or nothing. */
+interface Context {
+  /** The tokens before. */
+  readonly cache?: KVCache | undefined;
+  /** The texts that a row holds. */
+  readonly segments?: Segments | undefined;
 }
 
 function linearGroup(
@@ -48,7 +57,7 @@ function block(
   x: Tensor,
   table: { cos: Tensor; sin: Tensor },
   use: AdapterUse,
-  cache?: KVCache,
+  { cache, segments }: Context = {},
 ): Tensor {
   const { config } = decoder;
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps: eps } = config;
@@ -67,7 +76,7 @@ function block(
   const heading = (flat: Tensor, count: number, norm: Tensor | undefined): Tensor => {
     let split = moved(flat, (t) => t.reshape([batch, length, count, headDim]));
     if (norm) split = moved(split, (t) => rmsNorm(t, norm, eps));
-    return moved(split, (t) => rope(t, table, { offset }));
+    return moved(split, (t) => rope(t, table, segments ? { positions: segments.positions } : { offset }));
   };
   const q = heading(flatQ, heads, layer.qNorm);
   const k = heading(flatK, kvHeads, layer.kNorm);
@@ -78,7 +87,7 @@ function block(
   if (cache) {
     const past = cache.append(index, k, v);
     mixed = attentionCached(q, past.k, past.v, { ...options, kvLength: offset + length, qOffset: offset });
-  } else mixed = attention(q, k, v, options);
+  } else mixed = attention(q, k, v, segments ? { ...options, keyBegin: segments.keyBegin } : options);
   for (const t of [q, k, v]) t.dispose();
   mixed = moved(mixed, (t) => t.reshape([batch, length, heads * headDim]));
   const attended = moved(mixed, (t) => linearOf(t, layer.o, use));
@@ -103,14 +112,15 @@ function block(
  * Hidden states before the last norm: ids [b, s] → [b, s, hidden]. With a cache the ids continue it (b = 1, no
  * gradient) and it is advanced.
  */
-export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, cache?: KVCache): Tensor {
+export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, context: Context = {}): Tensor {
+  const { cache } = context;
   const length = ids.shape[1]!;
   const offset = cache?.length ?? 0;
   cache?.reserve(offset + length);
   const table = decoder.rope.upTo(offset + length);
   let x = embedding(decoder.weights.embedding, ids);
   for (const [i, layer] of decoder.weights.layers.entries())
-    x = block(decoder, layer, i, x, table, use, cache);
+    x = block(decoder, layer, i, x, table, use, context);
   if (cache) cache.length += length;
   return x;
 }

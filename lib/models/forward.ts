@@ -1,17 +1,20 @@
 /** model.forward: logits and loss of a batch. */
 import { crossEntropy, linearCrossEntropy } from '../ops';
-import type { Tensor } from '../tensor/tensor';
+import { Tensor } from '../tensor/tensor';
 import type { Device } from '../native/device';
 import type { AdapterSet } from '../peft/adapter_set';
 import { isRecording } from '../tensor/scope';
-import { checkBoolean, checkOneOf, checkOptions } from '../validate';
+import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
+import { ignoredLabel } from '../data/example';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
 import { finalNorm, headLogits, hiddenStates, type AdapterUse, type Decoder } from './decoder';
 import type { ForwardOptions } from './options';
+import { labelsInSegments, segmentsOf, type Segments } from './segments';
 
 /** What the options of a call ask for. */
 interface ForwardPlan {
   labels?: TokenRows | undefined;
+  segmentIds?: readonly (readonly number[] | Int32Array)[] | undefined;
   reduction: 'mean' | 'sum';
   wantLogits: boolean;
   use: AdapterUse;
@@ -32,8 +35,8 @@ export interface ForwardResult {
 /** Checks the options of a call, and chooses its adapter. */
 export function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan {
   const op = 'forward';
-  checkOptions(op, options, ['labels', 'reduction', 'logits', 'adapter', 'train']);
-  const { labels, reduction = 'mean', logits: wantLogits = labels === undefined } = options;
+  checkOptions(op, options, ['labels', 'segmentIds', 'reduction', 'logits', 'adapter', 'train']);
+  const { labels, segmentIds, reduction = 'mean', logits: wantLogits = labels === undefined } = options;
   checkOneOf(op, 'reduction', reduction, ['mean', 'sum']);
   checkBoolean(op, 'logits', wantLogits);
   const adapter = adapters.resolveForForward(op, options.adapter);
@@ -41,7 +44,22 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
   checkBoolean(op, 'train', train);
   const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
   const use = { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined };
-  return { labels, reduction, wantLogits, use };
+  return { labels, segmentIds, reduction, wantLogits, use };
+}
+
+/** What segments mean for the rows and the labels of a call. */
+function packing({ ids, labels, segmentIds, device }: ForwardRequest): {
+  labels?: TokenRows | undefined;
+  segments?: Segments | undefined;
+} {
+  if (segmentIds === undefined) return { labels };
+  check(
+    !(ids instanceof Tensor) && !(labels instanceof Tensor),
+    'forward',
+    'expected ids and labels to be number[][], since segmentIds are given',
+  );
+  const segments = segmentsOf(segmentIds, ids, device);
+  return { labels: labels && labelsInSegments(labels, segmentIds, ignoredLabel), segments };
 }
 
 /** Runs inside one scope of the caller's, which frees what is left when a check fails midway. */
@@ -50,10 +68,13 @@ export function forwardBatch(decoder: Decoder, request: ForwardRequest): Forward
   const { vocabSize } = decoder.config;
   const ids = idsTensor(request.ids, vocabSize, device);
   const [batch, length] = ids.shape as [number, number];
-  const targets = request.labels && targetsTensor(request.labels, request.ids, ids.shape, vocabSize, device);
+  const packed = packing(request);
+  const targets = packed.labels && targetsTensor(packed.labels, request.ids, ids.shape, vocabSize, device);
 
-  const hidden = finalNorm(decoder, hiddenStates(decoder, ids, use));
+  const hidden = finalNorm(decoder, hiddenStates(decoder, ids, use, { segments: packed.segments }));
   ids.dispose();
+  packed.segments?.keyBegin.dispose();
+  packed.segments?.positions.dispose();
   // The fused loss never holds all logits, but knows only a plain head.
   const plainHead = use.adapter?.delta(decoder.weights.head.path) === undefined;
   let logits: Tensor | undefined;

@@ -242,7 +242,7 @@ export async function* generateTokens({
       noGrad(() =>
         tidy(() =>
           entry(() => {
-            const last = lastRow(hiddenStates(decoder, idsTensor(input, device), use, cache));
+            const last = lastRow(hiddenStates(decoder, idsTensor(input, device), use, { cache }));
             const logits = headLogits(decoder, finalNorm(decoder, last), use);
             const { temperature, topK, topP, seed } = plan;
             return sample(logits, { temperature, topK, topP, seed, step: ids.length });

@@ -29,6 +29,11 @@ export interface FromPretrainedOptions {
 export interface ForwardOptions {
   /** What each position is to be: rows as ids, −100 counts nothing. Do not shift them: position t predicts the label of t + 1. */
   labels?: TokenRows | undefined;
+  /**
+   * Several texts in one row: the number of the text of each token, 0 for padding; rows as ids. Attention and positions stay inside each text,
+   * and no token is predicted from another text.
+   */
+  segmentIds?: readonly (readonly number[] | Int32Array)[] | undefined;
   /** How the losses of all labels that count become one number. Default 'mean'. */
   reduction?: 'mean' | 'sum' | undefined;
   /** Also return logits, which are large. Default: when there are no labels. */

@@ -4,7 +4,7 @@ import type { CausalLM } from '../models/causal_lm';
 import type { AdamW } from '../optim/adamw';
 import { constantSchedule, cosineSchedule, linearSchedule, type Schedule } from '../optim/schedules';
 import type { Parameter } from '../tensor/tensor';
-import { check, checkOptions, describe } from '../validate';
+import { check, checkBoolean, checkOptions, describe } from '../validate';
 
 const schedules = { constant: constantSchedule, linear: linearSchedule, cosine: cosineSchedule } as const;
 /** How the learning rate goes: see {@link constantSchedule}, {@link linearSchedule}, {@link cosineSchedule}. */
@@ -43,6 +43,13 @@ export interface TrainerOptions {
   weightDecay?: number | undefined;
   /** Of all gradients together; 0 turns clipping off. Default 1. */
   maxGradNorm?: number | undefined;
+  /**
+   * Several examples in a row of at most `packLength` tokens, so that no time goes into padding; attention stays inside each. `batchSize` counts rows
+   * then. Default false.
+   */
+  packing?: boolean | undefined;
+  /** Tokens of a row with `packing`. Default: the `maxLength` of the data set, else 2048. */
+  packLength?: number | undefined;
   /** Decides the order of the data. Default 0. */
   seed?: number | undefined;
   /** How many examples of data without a `length` are held to draw the next one from; such data may be endless. Default 1000. */
@@ -79,6 +86,8 @@ export interface ResolvedOptions {
   evalEvery: number | undefined;
   saveEvery: number | undefined;
   saveLimit: number | undefined;
+  packing: boolean;
+  packLength: number | undefined;
   resume: boolean | string;
   schedule: ScheduleName;
   warmupSteps: number;
@@ -107,6 +116,8 @@ const names = [
   'saveEvery',
   'resume',
   'saveLimit',
+  'packing',
+  'packLength',
   'parameters',
   'optimizer',
 ];
@@ -172,10 +183,12 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     'Trainer',
     'expected outDir, since saveEvery is given',
   );
+  const { packing = false } = options;
+  checkBoolean('Trainer', 'packing', packing);
   const length = (options.data as { length?: unknown }).length;
   const totalSteps =
     maxSteps ??
-    (typeof options.data !== 'function' && typeof length === 'number'
+    (typeof options.data !== 'function' && typeof length === 'number' && !packing
       ? (epochs as number) * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps)
       : undefined);
 
@@ -192,7 +205,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   check(
     totalSteps !== undefined || schedule === 'constant',
     'Trainer',
-    `expected maxSteps, since the ${schedule} schedule needs the number of steps and the data does not tell its length`,
+    `expected maxSteps, since the ${schedule} schedule needs the number of steps and ${packing ? 'packing' : 'the data'} does not tell its length`,
   );
   return {
     evalData: options.evalData,
@@ -209,6 +222,8 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     evalEvery,
     saveEvery,
     saveLimit: whole('saveLimit', 1),
+    packing,
+    packLength: whole('packLength', 1),
     resume,
     schedule,
     warmupSteps,

@@ -24,7 +24,7 @@ export async function settingsOf(
   adapter: Adapter,
 ): Promise<RunSettings> {
   const { batchSize, gradientAccumulationSteps, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
-  const { schedule, warmupSteps, totalSteps } = options;
+  const { schedule, warmupSteps, totalSteps, packing, packLength } = options;
   return {
     batchSize,
     gradientAccumulationSteps,
@@ -33,6 +33,7 @@ export async function settingsOf(
     maxGradNorm,
     seed,
     shuffleWindow,
+    ...(packing ? { packing, packLength: packLength ?? null } : {}),
     schedule,
     warmupSteps,
     // A constant rate does not depend on the end.

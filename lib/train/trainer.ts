@@ -205,10 +205,13 @@ export class Trainer {
   async *#stepBatches(
     signal: AbortSignal | undefined,
   ): AsyncGenerator<{ batches: Batch[]; epoch: number }, void, void> {
-    const { batchSize, seed, shuffleWindow, gradientAccumulationSteps, epochs: lastEpoch } = this.#options;
+    const { batchSize, seed, shuffleWindow, packing, packLength } = this.#options;
+    const { gradientAccumulationSteps, epochs: lastEpoch } = this.#options;
     let group: Batch[] = [];
     let groupEpoch = 0;
-    const source = epochs(this.#data, { batchSize, seed, shuffle: true, shuffleWindow, signal });
+    const source = epochs(this.#data, {
+      ...{ batchSize, seed, shuffle: true, shuffleWindow, packing, packLength, signal },
+    });
     for await (const { epoch, ...batch } of source) {
       if (epoch !== groupEpoch && group.length > 0) {
         yield { batches: group, epoch: groupEpoch };
@@ -242,7 +245,7 @@ export class Trainer {
     let loss = 0;
     let tokens = 0;
     const rewind = this.#adapter.forwardMark();
-    for (const { inputIds, labels } of group) {
+    for (const { inputIds, labels, segmentIds } of group) {
       // A step that does not end leaves the state of the one before.
       if (signal?.aborted) rewind();
       signal?.throwIfAborted();
@@ -250,6 +253,7 @@ export class Trainer {
       if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
       const { loss: sum } = this.#model.forward(inputIds, {
         labels,
+        segmentIds,
         reduction: 'sum',
         adapter: this.#adapter,
         train: true,

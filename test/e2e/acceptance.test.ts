@@ -80,6 +80,8 @@ for (const [dtype, order] of [
     { LORA_SIMT: order },
   );
 acceptance('stories', elsewhere, 'stories.mjs', []);
+// Chat masks need SmolLM2's tokenizer, packing and resume do not.
+acceptance('training', elsewhere, 'training.mjs', existsSync(smollm) ? [smollm] : []);
 acceptance('files', elsewhere, 'files.mjs', []);
 
 const noModel = existsSync(join(smollm, 'model.safetensors'))
