@@ -1,4 +1,5 @@
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { join } from 'node:path';
 import { findBinary, here, packageRoot } from '../native/loader';
 import { defineCommand, helpFlag } from './command';
@@ -26,10 +27,14 @@ export const build = defineCommand({
   async run({ cuda, json }, console) {
     // The same script that builds a clone. It installs the packages that it builds with where they are missing.
     const script = join(packageRoot(here)!, 'scripts/build.mjs');
-    const { status, error } = spawnSync(process.execPath, [script, `-DLORA_CUDA=${cuda.toUpperCase()}`], {
+    const child = spawn(process.execPath, [script, `-DLORA_CUDA=${cuda.toUpperCase()}`], {
       stdio: ['inherit', 2, 2], // standard output is for results
+      signal: console.signal, // ends it
     });
-    if (error) throw error;
+    const [status] = (await once(child, 'exit').catch((error: unknown) => {
+      console.signal.throwIfAborted();
+      throw error;
+    })) as [number | null];
     if (status !== 0) return 1;
     const { path } = findBinary();
     if (json) printJson(console, { binary: path });

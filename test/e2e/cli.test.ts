@@ -1,5 +1,16 @@
 import { spawn, spawnSync } from 'node:child_process';
-import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -257,6 +268,27 @@ test('a second Ctrl-C ends the process at once, though a step is far from done',
   expect({ signal, interrupts }).toEqual({ signal: 'SIGINT', interrupts: 2 });
   expect(err).not.toContain('saved');
 }, 120_000);
+
+test('SIGTERM ends a build and its compiler', async () => {
+  // A package whose build takes for ever.
+  const folder = join(scratch, 'package');
+  mkdirSync(join(folder, 'scripts'), { recursive: true });
+  cpSync(join(root, 'dist'), join(folder, 'dist'), { recursive: true });
+  cpSync(join(root, 'package.json'), join(folder, 'package.json'));
+  symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
+  writeFileSync(
+    join(folder, 'scripts/build.mjs'),
+    'console.error(`compiles as ${process.pid}`); setInterval(() => {}, 1000);',
+  );
+  const child = spawn(process.execPath, [join(folder, 'dist/cli.js'), 'build'], { cwd: scratch });
+  let err = '';
+  child.stderr.setEncoding('utf8').on('data', (piece: string) => {
+    if (/compiles/.test((err += piece)) && !/stopping/.test(err)) child.kill('SIGTERM');
+  });
+  const code = await new Promise((resolve) => child.on('close', resolve)); // with the standard error of both
+  expect(code).toBe(143);
+  expect(err).toMatch(/^compiles as \d+\nstopping; SIGTERM again ends at once\n$/);
+});
 
 test('a wrong LORA_THREADS is a sentence, not a stack', () => {
   const { status, stderr } = spawnSync(process.execPath, [cli, 'doctor'], {
