@@ -157,7 +157,7 @@ describe('a Trainer with packing', () => {
     const data = makeRows(6);
     const step = async (packing: boolean): Promise<{ loss: number; gradNorm: number; tokens: number }> => {
       const adapter = fixture.addAdapter(packing ? 'packed' : 'plain', { loraDropout: 0 });
-      await fixture.model.setAdapter(adapter.name);
+      fixture.model.setAdapter(adapter.name);
       const { steps } = await collect(
         new Trainer({ model: fixture.model, data, maxSteps: 1, batchSize: 6, packing, packLength: 20 }),
       );
