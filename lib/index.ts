@@ -54,6 +54,7 @@ export type { Schedule, ScheduleOptions } from './optim/schedules';
 export { loadCheckpoint, saveCheckpoint } from './formats/checkpoint';
 export type { LoadCheckpointOptions, StateDict, Stateful, StateValue } from './formats/checkpoint';
 export { Trainer } from './train/trainer';
+export type { EarlyStopping } from './train/best';
 export type { ScheduleName, TrainerOptions } from './train/options';
 export type {
   CheckpointEvent,

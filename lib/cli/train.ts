@@ -31,6 +31,7 @@ export const train = defineCommand({
     },
     maxSteps: { type: 'integer', minimum: 1, help: 'optimizer steps, instead of --epochs' },
     epochs: { type: 'integer', minimum: 1, help: 'passes over the data', defaultText: '1' },
+    maxTokens: { type: 'integer', minimum: 1, help: 'tokens to train on, instead of --epochs' },
     batchSize: { type: 'integer', minimum: 1, default: 4, help: 'examples per batch' },
     gradientAccumulationSteps: { type: 'integer', minimum: 1, default: 1, help: 'batches per step' },
     maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example' },
@@ -54,6 +55,15 @@ export const train = defineCommand({
     weightDecay: { type: 'number', value: 'W', minimum: 0, default: 0, help: 'AdamW weight decay' },
     evalEvery: { type: 'integer', minimum: 1, help: 'steps between evaluations' },
     saveEvery: { type: 'integer', minimum: 1, help: 'steps between checkpoints' },
+    keepBest: { type: 'boolean', help: 'keep a checkpoint of the best evaluation' },
+    patience: { type: 'integer', minimum: 1, help: 'stop after so many evaluations without a better one' },
+    neftuneNoiseAlpha: {
+      type: 'number',
+      value: 'A',
+      minimum: 0,
+      default: 0,
+      help: 'noise on the embeddings',
+    },
     saveLimit: { type: 'integer', minimum: 1, help: 'checkpoints to keep', defaultText: 'all' },
     seed: { type: 'integer', minimum: 0, default: 0, help: 'of the adapter and of the order of data' },
     resume: { type: 'boolean', help: 'go on from the newest checkpoint in --out-dir' },
@@ -65,10 +75,14 @@ export const train = defineCommand({
     'the evaluation after the last step follows "end"',
 
   async run(values, console) {
-    if (values.maxSteps !== undefined && values.epochs !== undefined)
-      throw new UsageError('train takes --max-steps or --epochs, not both');
+    const ends = [values.maxSteps, values.epochs, values.maxTokens].filter((end) => end !== undefined);
+    if (ends.length > 1) throw new UsageError('train takes one of --max-steps, --epochs and --max-tokens');
     if (values.evalEvery !== undefined && values.evalData === undefined)
       throw new UsageError('train needs --eval-data FILE, since --eval-every is given');
+    if (values.evalEvery === undefined && (values.keepBest === true || values.patience !== undefined))
+      throw new UsageError(
+        `train needs --eval-every N, since ${values.keepBest ? '--keep-best' : '--patience'} is given`,
+      );
     const { r, loraAlpha, loraDropout, seed, outDir } = values;
     const config = { r, loraAlpha, loraDropout, targetModules: targets(values.targetModules) };
     // What can be wrong is said before the model is loaded.
@@ -103,6 +117,10 @@ export const train = defineCommand({
         saveEvery: values.saveEvery,
         saveLimit: values.saveLimit,
         packing: values.packing,
+        maxTokens: values.maxTokens,
+        keepBest: values.keepBest,
+        earlyStopping: values.patience === undefined ? undefined : { patience: values.patience },
+        neftuneNoiseAlpha: values.neftuneNoiseAlpha,
         resume: values.resume,
       });
       const report = values.json

@@ -6,6 +6,7 @@ import { moved } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
 import type { KVCache } from './kv_cache';
+import { addNoise, type NoiseFactors } from './noise';
 import type { RopeTable } from './rope';
 import type { Segments } from './segments';
 import type { BlockWeights, ModelWeights } from './tensor_table';
@@ -29,6 +30,8 @@ interface Context {
   readonly cache?: KVCache | undefined;
   /** The texts that a row holds. */
   readonly segments?: Segments | undefined;
+  /** What is added to the embeddings. */
+  readonly noise?: NoiseFactors | undefined;
 }
 
 function linearGroup(
@@ -119,6 +122,7 @@ export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, con
   cache?.reserve(offset + length);
   const table = decoder.rope.upTo(offset + length);
   let x = embedding(decoder.weights.embedding, ids);
+  if (context.noise) x = addNoise(x, context.noise);
   for (const [i, layer] of decoder.weights.layers.entries())
     x = block(decoder, layer, i, x, table, use, context);
   if (cache) cache.length += length;

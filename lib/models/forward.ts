@@ -8,6 +8,7 @@ import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
 import { ignoredLabel } from '../data/example';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
 import { finalNorm, headLogits, hiddenStates, type AdapterUse, type Decoder } from './decoder';
+import { noiseFactors, type EmbeddingNoise } from './noise';
 import type { ForwardOptions } from './options';
 import { labelsInSegments, segmentsOf, type Segments } from './segments';
 
@@ -15,6 +16,7 @@ import { labelsInSegments, segmentsOf, type Segments } from './segments';
 interface ForwardPlan {
   labels?: TokenRows | undefined;
   segmentIds?: readonly (readonly number[] | Int32Array)[] | undefined;
+  noise?: EmbeddingNoise | undefined;
   reduction: 'mean' | 'sum';
   wantLogits: boolean;
   use: AdapterUse;
@@ -35,8 +37,14 @@ export interface ForwardResult {
 /** Checks the options of a call, and chooses its adapter. */
 export function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan {
   const op = 'forward';
-  checkOptions(op, options, ['labels', 'segmentIds', 'reduction', 'logits', 'adapter', 'train']);
-  const { labels, segmentIds, reduction = 'mean', logits: wantLogits = labels === undefined } = options;
+  checkOptions(op, options, ['labels', 'segmentIds', 'reduction', 'logits', 'adapter', 'train', 'noise']);
+  const {
+    labels,
+    segmentIds,
+    noise,
+    reduction = 'mean',
+    logits: wantLogits = labels === undefined,
+  } = options;
   checkOneOf(op, 'reduction', reduction, ['mean', 'sum']);
   checkBoolean(op, 'logits', wantLogits);
   const adapter = adapters.resolveForForward(op, options.adapter);
@@ -44,7 +52,7 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
   checkBoolean(op, 'train', train);
   const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
   const use = { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined };
-  return { labels, segmentIds, reduction, wantLogits, use };
+  return { labels, segmentIds, noise, reduction, wantLogits, use };
 }
 
 /** What segments mean for the rows and the labels of a call. */
@@ -69,10 +77,13 @@ export function forwardBatch(decoder: Decoder, request: ForwardRequest): Forward
   const ids = idsTensor(request.ids, vocabSize, device);
   const [batch, length] = ids.shape as [number, number];
   const packed = packing(request);
+  const noise =
+    request.noise && noiseFactors(request.noise, request.ids, request.segmentIds, decoder, device);
   const targets = packed.labels && targetsTensor(packed.labels, request.ids, ids.shape, vocabSize, device);
 
-  const hidden = finalNorm(decoder, hiddenStates(decoder, ids, use, { segments: packed.segments }));
+  const hidden = finalNorm(decoder, hiddenStates(decoder, ids, use, { segments: packed.segments, noise }));
   ids.dispose();
+  noise?.factors.dispose();
   packed.segments?.keyBegin.dispose();
   packed.segments?.positions.dispose();
   // The fused loss never holds all logits, but knows only a plain head.

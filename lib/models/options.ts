@@ -5,6 +5,7 @@ import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from '../peft/adapter';
 import type { TokenRows } from './batch';
 import type { SamplingOptions } from './generate';
+import type { EmbeddingNoise } from './noise';
 import type { ModelDType } from './weights';
 
 /** The options of {@link CausalLM.fromPretrained}. */
@@ -40,6 +41,8 @@ export interface ForwardOptions {
   logits?: boolean | undefined;
   /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
   adapter?: string | Adapter | null | undefined;
+  /** @internal Noise on the embeddings: see noise.ts. */
+  noise?: EmbeddingNoise | undefined;
   /** Turns dropout on. Default: when gradients are being recorded for the adapter. */
   train?: boolean | undefined;
 }

@@ -44,6 +44,8 @@ export interface EvalEvent {
   perplexity: number;
   /** How many tokens counted. */
   tokens: number;
+  /** Whether no evaluation of the run before was as good, by the `minDelta` of early stopping. */
+  best?: boolean;
 }
 
 /** A checkpoint is on disk, whole. */
@@ -64,10 +66,12 @@ export interface TrainerResult {
   loss: number;
   /** The loss of the last evaluation, if there was one. */
   evalLoss?: number;
+  /** The best evaluation, if there was one; with `keepBest`, where its checkpoint lies. */
+  best?: { step: number; loss: number; dir?: string };
   /** Where the final adapter lies, if there is an outDir. */
   dir?: string;
-  /** Why the run ended. An aborted run rejects and has no result. */
-  stopped: 'done';
+  /** Why the run ended: at its end, or by early stopping. An aborted run rejects and has no result. */
+  stopped: 'done' | 'early';
 }
 
 /** The run is done, and the final adapter is saved: the fields of {@link TrainerResult}. */

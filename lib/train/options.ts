@@ -2,6 +2,7 @@ import { checkRereadable, checkSource } from '../data/batches';
 import type { DataSource } from '../data/example';
 import type { CausalLM } from '../models/causal_lm';
 import type { AdamW } from '../optim/adamw';
+import { checkEarlyStopping, type EarlyStopping } from './best';
 import { constantSchedule, cosineSchedule, linearSchedule, type Schedule } from '../optim/schedules';
 import type { Parameter } from '../tensor/tensor';
 import { check, checkBoolean, checkOptions, describe } from '../validate';
@@ -25,10 +26,12 @@ export interface TrainerOptions {
   evalData?: DataSource | undefined;
   /** The final adapter, and checkpoint-N folders while it runs. Nothing is written when absent. */
   outDir?: string | undefined;
-  /** Steps, or epochs; one of them. Default: one epoch. */
+  /** Steps, epochs or tokens; one of them. Default: one epoch. */
   maxSteps?: number | undefined;
   /** Passes over the data. */
   epochs?: number | undefined;
+  /** Tokens, padding excluded: the run ends with the step that reaches them. */
+  maxTokens?: number | undefined;
   /** Examples in a batch, padded to the longest of them. Default 4. */
   batchSize?: number | undefined;
   /** Batches whose gradients make one step. Default 1. */
@@ -56,6 +59,12 @@ export interface TrainerOptions {
   shuffleWindow?: number | undefined;
   /** Steps between evaluations on `evalData`. Default: none. */
   evalEvery?: number | undefined;
+  /** Stops when evaluations no longer improve. */
+  earlyStopping?: EarlyStopping | undefined;
+  /** Writes a checkpoint of the best evaluation, which `saveLimit` does not remove. Default false. */
+  keepBest?: boolean | undefined;
+  /** Noise on the embeddings while training, which may make answers better (NEFTune, Jain et al. 2023): uniform, times α/√(L·d) for a text of L tokens of width d. Default: none. */
+  neftuneNoiseAlpha?: number | undefined;
   /** Steps between checkpoints in `outDir`. Default: none. */
   saveEvery?: number | undefined;
   /**
@@ -86,6 +95,10 @@ export interface ResolvedOptions {
   evalEvery: number | undefined;
   saveEvery: number | undefined;
   saveLimit: number | undefined;
+  maxTokens: number | undefined;
+  earlyStopping: EarlyStopping | undefined;
+  keepBest: boolean;
+  neftuneNoiseAlpha: number;
   packing: boolean;
   packLength: number | undefined;
   resume: boolean | string;
@@ -116,6 +129,10 @@ const names = [
   'saveEvery',
   'resume',
   'saveLimit',
+  'maxTokens',
+  'earlyStopping',
+  'keepBest',
+  'neftuneNoiseAlpha',
   'packing',
   'packLength',
   'parameters',
@@ -150,10 +167,11 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     );
     return value;
   };
+  const ends = (['maxSteps', 'epochs', 'maxTokens'] as const).filter((name) => options[name] !== undefined);
   check(
-    options.maxSteps === undefined || options.epochs === undefined,
+    ends.length <= 1,
     'Trainer',
-    'expected maxSteps or epochs but received both',
+    `expected one of maxSteps, epochs and maxTokens but received ${ends.join(' and ')}`,
   );
   const { resume = false } = options;
   check(
@@ -170,7 +188,9 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   const batchSize = whole('batchSize', 1, 4) as number;
   const gradientAccumulationSteps = whole('gradientAccumulationSteps', 1, 1) as number;
   const maxSteps = whole('maxSteps', 1);
-  const epochs = maxSteps === undefined ? (whole('epochs', 1, 1) as number) : undefined;
+  const maxTokens = whole('maxTokens', 1);
+  const epochs =
+    maxSteps === undefined && maxTokens === undefined ? (whole('epochs', 1, 1) as number) : undefined;
   const evalEvery = whole('evalEvery', 1);
   check(
     evalEvery === undefined || options.evalData !== undefined,
@@ -183,13 +203,22 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     'Trainer',
     'expected outDir, since saveEvery is given',
   );
+  const { earlyStopping, keepBest = false } = options;
+  if (earlyStopping !== undefined) checkEarlyStopping(earlyStopping);
+  checkBoolean('Trainer', 'keepBest', keepBest);
+  check(
+    evalEvery !== undefined || (earlyStopping === undefined && !keepBest),
+    'Trainer',
+    `expected evalEvery, since ${keepBest ? 'keepBest' : 'earlyStopping'} is given`,
+  );
+  check(!keepBest || options.outDir !== undefined, 'Trainer', 'expected outDir, since keepBest is given');
   const { packing = false } = options;
   checkBoolean('Trainer', 'packing', packing);
   const length = (options.data as { length?: unknown }).length;
   const totalSteps =
     maxSteps ??
-    (typeof options.data !== 'function' && typeof length === 'number' && !packing
-      ? (epochs as number) * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps)
+    (epochs !== undefined && typeof options.data !== 'function' && typeof length === 'number' && !packing
+      ? epochs * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps)
       : undefined);
 
   const evaluations = evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / evalEvery);
@@ -205,7 +234,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   check(
     totalSteps !== undefined || schedule === 'constant',
     'Trainer',
-    `expected maxSteps, since the ${schedule} schedule needs the number of steps and ${packing ? 'packing' : 'the data'} does not tell its length`,
+    `expected maxSteps, since the ${schedule} schedule needs the number of steps and ${packing ? 'packing' : maxTokens !== undefined ? 'maxTokens' : 'the data'} does not tell its length`,
   );
   return {
     evalData: options.evalData,
@@ -222,6 +251,10 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     evalEvery,
     saveEvery,
     saveLimit: whole('saveLimit', 1),
+    maxTokens,
+    earlyStopping,
+    keepBest,
+    neftuneNoiseAlpha: real('neftuneNoiseAlpha', 0),
     packing,
     packLength: whole('packLength', 1),
     resume,

@@ -51,26 +51,44 @@ export class OutputDirectory {
     }
   }
 
-  /** checkpoint-N appears whole or not at all. */
-  async saveCheckpoint(state: RunState, adapter: Adapter, optimizer: AdamW, limit?: number): Promise<string> {
-    const { step, settings, data } = state;
-    const dir = join(this.dir, `checkpoint-${step}`);
+  /** checkpoint-N appears whole or not at all; then all but the newest `limit` are removed, and that of step `keep`. */
+  async saveCheckpoint(
+    state: RunState,
+    adapter: Adapter,
+    optimizer: AdamW,
+    { limit, keep }: { limit?: number | undefined; keep?: number | undefined } = {},
+  ): Promise<string> {
+    const { step, settings, data, evaluations } = state;
+    const dir = this.checkpoint(step);
     await saveTogether(dir, async (temporary) => {
       await adapter.save(temporary);
-      await saveCheckpoint(temporary, { adapter, optimizer, step, settings: JSON.stringify(settings), data });
+      await saveCheckpoint(temporary, {
+        adapter,
+        optimizer,
+        step,
+        settings: JSON.stringify(settings),
+        data,
+        evaluations,
+      });
     });
-    if (limit !== undefined) await this.#keep(limit);
+    if (limit !== undefined) await this.#keep(limit, keep);
     return dir;
   }
 
   /** Removes all but the newest checkpoints, each of which vanishes at once. */
-  async #keep(limit: number): Promise<void> {
+  async #keep(limit: number, keptStep: number | undefined): Promise<void> {
     const older = (await checkpointsOf(this.dir)).slice(0, -limit);
-    for (const { path } of older) {
+    for (const { step, path } of older) {
+      if (step === keptStep) continue;
       const doomed = temporaryBeside(path);
       await rename(path, doomed);
       await rm(doomed, { recursive: true });
     }
+  }
+
+  /** Where the checkpoint of a step lies. */
+  checkpoint(step: number): string {
+    return join(this.dir, `checkpoint-${step}`);
   }
 
   async saveFinal(adapter: Adapter): Promise<void> {

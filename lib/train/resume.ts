@@ -11,6 +11,7 @@ import type { CausalLM } from '../models/causal_lm';
 import type { AdamW } from '../optim/adamw';
 import type { Adapter } from '../peft/adapter';
 import { describe } from '../validate';
+import type { BestState } from './best';
 import type { ResolvedOptions } from './options';
 
 const op = 'Trainer';
@@ -24,7 +25,7 @@ export async function settingsOf(
   adapter: Adapter,
 ): Promise<RunSettings> {
   const { batchSize, gradientAccumulationSteps, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
-  const { schedule, warmupSteps, totalSteps, packing, packLength } = options;
+  const { schedule, warmupSteps, totalSteps, packing, packLength, neftuneNoiseAlpha } = options;
   return {
     batchSize,
     gradientAccumulationSteps,
@@ -33,6 +34,7 @@ export async function settingsOf(
     maxGradNorm,
     seed,
     shuffleWindow,
+    ...(neftuneNoiseAlpha > 0 ? { neftuneNoiseAlpha } : {}),
     ...(packing ? { packing, packLength: packLength ?? null } : {}),
     schedule,
     warmupSteps,
@@ -82,6 +84,7 @@ export interface RunState {
   readonly settings: RunSettings;
   /** Of the batches of all steps so far. */
   readonly data: string;
+  readonly evaluations: BestState;
 }
 
 /** The checkpoints in the folder of a run, oldest first; none where there is no such folder. */
@@ -105,7 +108,7 @@ export async function resumeFrom(
   state: { readonly adapter: Adapter; readonly optimizer: AdamW },
 ): Promise<RunState> {
   const values = await loadCheckpoint(dir);
-  const { step, settings, data } = values;
+  const { step, settings, data, evaluations } = values;
   if (!Number.isSafeInteger(step) || typeof data !== 'string' || typeof settings !== 'string')
     throw new LoRAError(
       'ERR_FILE',
@@ -121,5 +124,5 @@ export async function resumeFrom(
       { op },
     );
   await loadCheckpoint(dir, { adapter: state.adapter, optimizer: state.optimizer });
-  return { step: step as number, settings: saved, data };
+  return { step: step as number, settings: saved, data, evaluations: evaluations as BestState };
 }

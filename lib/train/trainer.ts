@@ -11,6 +11,7 @@ import { settle } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
 import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { takeForTraining } from './exclusive';
+import { BestEvaluation } from './best';
 import { OutputDirectory } from './output';
 import { Progress } from './progress';
 import { checkpointsOf, DataDigest, resumeFrom, settingsOf, type RunSettings, type RunState } from './resume';
@@ -143,7 +144,8 @@ export class Trainer {
     from: RunState | undefined,
     signal: AbortSignal | undefined,
   ): AsyncGenerator<TrainerEvent, TrainerResult, void> {
-    const { maxSteps, saveEvery, evalEvery, totalSteps } = this.#options;
+    const { maxSteps, maxTokens, saveEvery, evalEvery, totalSteps, keepBest } = this.#options;
+    const { earlyStopping } = this.#options;
     const start = from?.step ?? 0;
     const trainable = this.#parameters.reduce((sum, p) => sum + p.numel, 0);
     const progress = new Progress(totalSteps);
@@ -155,36 +157,55 @@ export class Trainer {
     let loss = Number.NaN;
     let evalLoss: number | undefined;
     let savedAt = from === undefined ? -1 : start;
+    let tokens = 0;
+    let stopped: TrainerResult['stopped'] = 'done';
+    const evaluations = new BestEvaluation(earlyStopping?.minDelta);
+    if (from !== undefined) evaluations.restore(from.evaluations);
+    const ended = (): boolean => {
+      const { patience = Infinity } = earlyStopping ?? {};
+      if (evaluations.waited >= patience) stopped = 'early';
+      return stopped === 'early' || step >= (maxSteps ?? Infinity) || tokens >= (maxTokens ?? Infinity);
+    };
     try {
       for await (const { batches, epoch } of this.#stepBatches(signal)) {
         signal?.throwIfAborted();
-        if (maxSteps !== undefined && step >= maxSteps) break; // of a run that had ended
         if (groups < start) {
           taken.add(batches);
+          for (const { inputIds } of batches) tokens += tokensOf(inputIds);
           if (++groups === start && taken.value !== from?.data) throw otherData(start);
           continue;
         }
+        if (ended()) break; // the checkpoint is that of a run that had ended
         const update = await this.#update(step, batches, signal);
         taken.add(batches);
         step++;
+        tokens += update.tokens;
         loss = update.loss;
         yield { type: 'step', step, epoch, ...update, ...progress.advance(step, update.tokens) };
+        let better = false;
         if (evalEvery !== undefined && step % evalEvery === 0) {
           const evaluation = await this.#evaluate(signal);
           evalLoss = evaluation.loss;
-          yield { type: 'eval', step, ...evaluation };
+          const best = evaluations.add(step, evaluation.loss);
+          yield { type: 'eval', step, ...evaluation, best };
+          better = best && keepBest;
         }
-        if (this.#output && saveEvery !== undefined && step % saveEvery === 0) {
-          yield await this.#checkpoint(this.#output, step, taken.value);
+        if (this.#output && (better || (saveEvery !== undefined && step % saveEvery === 0))) {
+          yield await this.#checkpoint(this.#output, step, taken.value, evaluations);
           savedAt = step;
         }
-        if (step === maxSteps) break;
+        if (ended()) break;
       }
     } catch (error) {
       // What was trained is kept, wherever the abort came.
       const aborted = signal?.aborted && error === signal.reason;
       if (aborted && this.#output && savedAt !== step)
-        yield await this.#checkpoint(this.#output, step, groups < start ? from!.data : taken.value);
+        yield await this.#checkpoint(
+          this.#output,
+          step,
+          groups < start ? from!.data : taken.value,
+          evaluations,
+        );
       throw error;
     }
 
@@ -194,8 +215,9 @@ export class Trainer {
       step,
       loss,
       ...(evalLoss === undefined ? {} : { evalLoss }),
+      ...(evaluations.best ? { best: this.#bestOf(evaluations.best) } : {}),
       ...(this.#output ? { dir: this.#output.dir } : {}),
-      stopped: 'done',
+      stopped,
     };
     yield { type: 'end', ...result };
     return result;
@@ -245,15 +267,17 @@ export class Trainer {
     let loss = 0;
     let tokens = 0;
     const rewind = this.#adapter.forwardMark();
-    for (const { inputIds, labels, segmentIds } of group) {
+    const { neftuneNoiseAlpha: alpha, seed, gradientAccumulationSteps } = this.#options;
+    for (const [i, { inputIds, labels, segmentIds }] of group.entries()) {
       // A step that does not end leaves the state of the one before.
       if (signal?.aborted) rewind();
       signal?.throwIfAborted();
-      tokens += inputIds.reduce((sum, row) => sum + row.length, 0);
+      tokens += tokensOf(inputIds);
       if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
       const { loss: sum } = this.#model.forward(inputIds, {
         labels,
         segmentIds,
+        ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + i } }),
         reduction: 'sum',
         adapter: this.#adapter,
         train: true,
@@ -296,13 +320,28 @@ export class Trainer {
     return this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize, signal });
   }
 
-  async #checkpoint(output: OutputDirectory, step: number, data: string): Promise<TrainerEvent> {
-    const state = { step, settings: this.#settings, data };
-    const { saveLimit } = this.#options;
-    const dir = await output.saveCheckpoint(state, this.#adapter, this.#optimizer, saveLimit);
+  /** The best evaluation of the result. */
+  #bestOf(best: { step: number; loss: number }): NonNullable<TrainerResult['best']> {
+    const dir = this.#options.keepBest && this.#output?.checkpoint(best.step);
+    return { ...best, ...(dir ? { dir } : {}) };
+  }
+
+  async #checkpoint(
+    output: OutputDirectory,
+    step: number,
+    data: string,
+    evaluations: BestEvaluation,
+  ): Promise<TrainerEvent> {
+    const state = { step, settings: this.#settings, data, evaluations: evaluations.state };
+    const { saveLimit: limit, keepBest } = this.#options;
+    const keep = keepBest ? evaluations.best?.step : undefined;
+    const dir = await output.saveCheckpoint(state, this.#adapter, this.#optimizer, { limit, keep });
     return { type: 'checkpoint', step, dir };
   }
 }
+
+const tokensOf = (rows: readonly (readonly number[])[]): number =>
+  rows.reduce((sum, row) => sum + row.length, 0);
 
 const otherData = (step: number): LoRAError =>
   new LoRAError(

@@ -94,6 +94,7 @@ export const areas = [
       'Schedule',
       'ScheduleOptions',
       'ScheduleName',
+      'EarlyStopping',
     ],
   },
   {

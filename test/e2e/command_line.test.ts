@@ -223,6 +223,25 @@ describe('train', () => {
     expect(weights(folder)).toBe(weights(whole));
   });
 
+  test('--patience, --keep-best, --max-tokens and --neftune-noise-alpha do what the options do', async () => {
+    const folder = fresh();
+    const evaluations = ['--eval-data', at('valid.jsonl'), '--eval-every', '1', '--keep-best', '--lr', '0'];
+    const early = await trainInto(folder, ...evaluations, '--max-steps', '9', '--patience', '2', '--json');
+    expect(jsonLines(early).find(({ type }) => type === 'end')).toMatchObject({
+      step: 3,
+      stopped: 'early',
+      best: { step: 1, dir: join(folder, 'checkpoint-1') },
+    });
+    const short = await trainInto(fresh(), '--max-tokens', '1', '--schedule', 'constant', '--json');
+    expect(jsonLines(short).find(({ type }) => type === 'end')).toMatchObject({ step: 1 });
+    const trained = async (...flags: string[]): Promise<string> => {
+      const out = fresh();
+      await trainInto(out, '--max-steps', '1', ...flags);
+      return weights(out);
+    };
+    expect(await trained('--neftune-noise-alpha', '5')).not.toBe(await trained());
+  });
+
   test('refuses an output directory that holds a run, and both kinds of length', async () => {
     const folder = fresh();
     mkdirSync(join(folder, 'checkpoint-3'), { recursive: true });
@@ -233,8 +252,14 @@ describe('train', () => {
     expect(await trainInto(fresh(), '--epochs', '1', '--max-steps', '1')).toEqual({
       status: 2,
       out: '',
-      err: 'lora-native: train takes --max-steps or --epochs, not both\n',
+      err: 'lora-native: train takes one of --max-steps, --epochs and --max-tokens\n',
     });
+    for (const flags of [['--keep-best'], ['--patience', '2']])
+      expect(await trainInto(fresh(), ...flags)).toEqual({
+        status: 2,
+        out: '',
+        err: `lora-native: train needs --eval-every N, since ${flags[0]} is given\n`,
+      });
     expect(await trainInto(fresh(), '--eval-every', '1')).toEqual({
       status: 2,
       out: '',

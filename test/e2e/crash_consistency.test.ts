@@ -93,10 +93,10 @@ const runState = async (path: string): Promise<string> =>
   `${await adapterState(path)} ${(await loadCheckpoint<{ step: number }>(path)).step}`;
 const checkpoint = (dir: string, step = 3, limit?: number): Promise<unknown> =>
   new OutputDirectory(dir).saveCheckpoint(
-    { step, settings: {}, data: '' },
+    { step, settings: {}, data: '', evaluations: { best: null, waited: 0 } },
     adapter,
     new AdamW(adapter.parameters(), { lr: 1 }),
-    limit,
+    { limit },
   );
 /** What resume: true would go on from. */
 const newestState = async (dir: string): Promise<string> => {

@@ -14,7 +14,7 @@ function start(options: Partial<TrainerOptions> = {}): Trainer {
 
 test.each([
   [{ maxSteps: 0 }, 'expected maxSteps to be a whole number of at least 1 but received 0'],
-  [{ epochs: 1 }, 'expected maxSteps or epochs but received both'],
+  [{ epochs: 1 }, 'expected one of maxSteps, epochs and maxTokens but received maxSteps and epochs'],
   [{ lr: Number.NaN }, 'expected lr to be a number of at least 0 but received NaN'],
   [{ lr: '1e-4' }, "expected lr to be a number of at least 0 but received '1e-4'"],
   [

@@ -80,6 +80,32 @@ test.each([0, 1, 2, 5, 9, 12, 15, 18])(
   },
 );
 
+test('noise on the embeddings, packing and the best evaluation go on too', async () => {
+  const changes = {
+    neftuneNoiseAlpha: 5,
+    packing: true,
+    packLength: 16,
+    evalData: makeRows(3, { seed: 8 }),
+    evalEvery: 2,
+  } as const;
+  await another();
+  const whole = await collect(trainer(changes));
+  const outDir = fresh();
+  await another();
+  await abortAt(11, { ...changes, outDir });
+  const adapter = await another();
+  const rest = await collect(trainer({ ...changes, outDir, resume: true }));
+  expect(rest.steps).toEqual(
+    whole.steps.slice(-rest.steps.length).map((step) => ({
+      ...step,
+      tokensPerSecond: expect.any(Number) as number,
+      etaSeconds: expect.any(Number) as number,
+    })),
+  );
+  expect(rest.events.at(-1)).toEqual({ ...whole.events.at(-1), dir: outDir });
+  expect(adapter.trained).toBe(true);
+});
+
 test('over several epochs, by checkpoints that are written on the way, and twice', async () => {
   const epochs = { maxSteps: undefined, epochs: 3, schedule: 'linear' } as const;
   const whole = await undisturbed(epochs);

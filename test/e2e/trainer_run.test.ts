@@ -52,7 +52,7 @@ describe('the adapter of a run is the one that was active when the Trainer was m
     const { model } = fixture;
     const alone = await train(() => model.setAdapter('mine'));
     expect(alone.evaluations).toHaveLength(3);
-    expect(alone.evaluations.at(-1)).toEqual({ type: 'eval', step: 6, ...alone.final });
+    expect(alone.evaluations.at(-1)).toEqual({ type: 'eval', step: 6, ...alone.final, best: false });
     const choices = ['other', null]; // an evaluation of either gives another loss
     let events = 0;
     expect(await train(() => model.setAdapter(choices[events++ % 2]!))).toEqual(alone);
@@ -350,6 +350,7 @@ test('the result has the last evaluation and the last loss', async () => {
     step: 4,
     loss: steps[3]!.loss,
     evalLoss: evaluation.loss,
+    best: { step: 3, loss: evaluation.loss },
     stopped: 'done',
   });
 });

@@ -1,0 +1,63 @@
+/**
+ * NEFTune: while training, uniform noise is added to the embeddings of a text of L tokens of width d, ε ~ U(−1, 1) times α/√(L·d).
+ * Jain et al., "NEFTune: Noisy Embeddings Improve Instruction Finetuning" (2023). L counts the text's own tokens and no padding.
+ */
+import { randomUniform } from '../ops';
+import { fromBytes } from '../tensor/create';
+import type { Device } from '../native/device';
+import { runDetached } from '../tensor/scope';
+import { Tensor } from '../tensor/tensor';
+import { check } from '../validate';
+import type { TokenRows } from './batch';
+import type { Decoder } from './decoder';
+
+export interface EmbeddingNoise {
+  readonly alpha: number;
+  readonly seed: number;
+  /** Another one for each batch. */
+  readonly stream: number;
+}
+
+export interface NoiseFactors extends EmbeddingNoise {
+  /** α/√(L·d) of the text of each token, 0 for padding: [batch, seq, 1] in f32. */
+  readonly factors: Tensor;
+}
+
+/** The factor of each token. */
+export function noiseFactors(
+  noise: EmbeddingNoise,
+  ids: TokenRows,
+  segmentIds: readonly ArrayLike<number>[] | undefined,
+  { config }: Decoder,
+  device: Device,
+): NoiseFactors {
+  check(!(ids instanceof Tensor), 'forward', 'expected ids to be number[][], since noise is asked for');
+  const width = Math.max(...ids.map((row) => row.length));
+  const factors = new Float32Array(ids.length * width);
+  for (const [i, row] of ids.entries()) {
+    const segments = segmentIds?.[i] ?? Array.from(row, () => 1);
+    const lengths = new Map<number, number>();
+    for (let t = 0; t < row.length; t++) lengths.set(segments[t]!, (lengths.get(segments[t]!) ?? 0) + 1);
+    for (let t = 0; t < row.length; t++)
+      if (segments[t] !== 0)
+        factors[i * width + t] = noise.alpha / Math.sqrt(lengths.get(segments[t]!)! * config.hiddenSize);
+  }
+  return {
+    ...noise,
+    factors: fromBytes(new Uint8Array(factors.buffer), 'f32', [ids.length, width, 1], device),
+  };
+}
+
+/** x + ε·factor in the dtype of x. Consumes x; the embeddings have no gradient. */
+export function addNoise(x: Tensor, { factors, seed, stream }: NoiseFactors): Tensor {
+  const y = runDetached(null, () => {
+    const noise = randomUniform(x.shape, { seed, stream, lo: -1, hi: 1, device: x.device });
+    const scaled = noise.mul(factors);
+    const sum = scaled.add(x);
+    const out = sum.to({ dtype: x.dtype });
+    for (const t of [noise, scaled, ...(out === sum ? [] : [sum])]) t.dispose();
+    return out;
+  });
+  x.dispose();
+  return y;
+}

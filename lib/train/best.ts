@@ -1,0 +1,70 @@
+/** The best evaluation of a run, and how long ago it was. */
+import { check, checkOptions, describe } from '../validate';
+
+/** When a run stops before its end. */
+export interface EarlyStopping {
+  /** How many evaluations in a row may pass without a better one. */
+  patience: number;
+  /** How much lower a loss must be to count as better. Default 0. */
+  minDelta?: number | undefined;
+}
+
+/** @throws ERR_ARGUMENT unless it is { patience, minDelta? }. */
+export function checkEarlyStopping(value: EarlyStopping): void {
+  checkOptions('Trainer', value, ['patience', 'minDelta']);
+  const { patience, minDelta = 0 } = value;
+  check(
+    Number.isInteger(patience) && patience >= 1,
+    'Trainer',
+    `expected patience to be a whole number of at least 1 but received ${describe(patience)}`,
+  );
+  check(
+    Number.isFinite(minDelta) && minDelta >= 0,
+    'Trainer',
+    `expected minDelta to be a number of at least 0 but received ${describe(minDelta)}`,
+  );
+}
+
+/** What a checkpoint remembers of the evaluations before it. */
+export interface BestState {
+  readonly best: { readonly step: number; readonly loss: number } | null;
+  /** Evaluations since the best one. */
+  readonly waited: number;
+}
+
+export class BestEvaluation {
+  #best: { step: number; loss: number } | undefined;
+  #waited = 0;
+
+  constructor(private readonly minDelta = 0) {}
+
+  /** Takes an evaluation; gives whether it is the best so far. */
+  add(step: number, loss: number): boolean {
+    // A loss that is no number is no better than none.
+    if (!(loss < (this.#best?.loss ?? Infinity) - this.minDelta)) {
+      this.#waited++;
+      return false;
+    }
+    this.#best = { step, loss };
+    this.#waited = 0;
+    return true;
+  }
+
+  get best(): Readonly<{ step: number; loss: number }> | undefined {
+    return this.#best;
+  }
+
+  /** How many evaluations came after the best one. */
+  get waited(): number {
+    return this.#waited;
+  }
+
+  get state(): BestState {
+    return { best: this.#best ?? null, waited: this.#waited };
+  }
+
+  restore({ best, waited }: BestState): void {
+    this.#best = best ?? undefined;
+    this.#waited = waited;
+  }
+}
