@@ -137,7 +137,9 @@ export const train = defineCommand({
         if (evalData !== undefined && evaluatedAt !== step) {
           const { batchSize } = values;
           const evaluation = await model.evaluate(evalData, { adapter, batchSize, signal: console.signal });
-          report.show({ type: 'eval', step, ...evaluation });
+          const event = { type: 'eval' as const, step, ...evaluation };
+          await trainer.addEvaluation(event);
+          report.show(event);
         }
       } finally {
         report.close();

@@ -14,7 +14,7 @@ import { noGrad, runUntracked } from '../tensor/scope';
 import { checkSaved, restore, type StateDict } from '../tensor/state';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import { checkInteger, checkNumber, checkOptions } from '../validate';
-import { writeAdapter } from './adapter_files';
+import { writeAdapterWith } from './adapter_files';
 import { adapterTensor, canonicalKeys, checkAdapterTensors, tensorKey } from './adapter_tensors';
 import { isAllLinear, toPeftJson, type LoRAConfig } from './config';
 import { resolveTargets, unmatchedTargets } from './matching';
@@ -263,6 +263,11 @@ export class Adapter {
    * await adapter.save('my-adapter');
    */
   async save(dir: string): Promise<void> {
+    await this.saveWith(dir);
+  }
+
+  /** @internal The same; `more` puts further files into the folder, which appear together with those of the adapter. */
+  async saveWith(dir: string, more?: (folder: string) => Promise<void>): Promise<void> {
     const { config, raw, base } = this.#source;
     // PEFT stores the names that a shorthand stood for.
     const names = isAllLinear(config.targetModules)
@@ -279,7 +284,7 @@ export class Adapter {
           return [p.name, { dtype: 'F32', shape: [...p.shape], bytes: await p.bytes() }];
         }),
       );
-      await writeAdapter(dir, { config: json, tensors: new Map(tensors) });
+      await writeAdapterWith(dir, { config: json, tensors: new Map(tensors) }, more);
     } finally {
       release();
     }

@@ -180,6 +180,15 @@ export async function writeAdapter(
   dir: string | URL,
   files: { config: Readonly<Record<string, unknown>>; tensors: ReadonlyMap<string, SafetensorsTensor> },
 ): Promise<void> {
+  await writeAdapterWith(dir, files);
+}
+
+/** The same, with files that `more` puts beside the two: they appear together. */
+export async function writeAdapterWith(
+  dir: string | URL,
+  files: { config: Readonly<Record<string, unknown>>; tensors: ReadonlyMap<string, SafetensorsTensor> },
+  more?: (folder: string) => Promise<void>,
+): Promise<void> {
   const op = 'writeAdapter';
   const path = toPath(dir, op);
   check(isRecord(files), op, `expected { config, tensors } but received ${describe(files)}`);
@@ -200,5 +209,6 @@ export async function writeAdapter(
   await saveTogether(path, async (folder) => {
     await writeNewFile(join(folder, weightsFile), weights, join(path, weightsFile));
     await writeNewFile(join(folder, configFile), json, join(path, configFile));
+    await more?.(folder);
   });
 }

@@ -3,13 +3,21 @@ import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { saveCheckpoint } from '../formats/checkpoint';
 import { LoRAError } from '../errors';
-import { makeDirectory } from '../formats/atomic';
+import { makeDirectory, writeFileAtomic, writeNewFile } from '../formats/atomic';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { systemReason } from '../formats/system_reason';
 import type { Adapter } from '../peft/adapter';
 import type { AdamW } from '../optim/adamw';
 import { temporaryBeside } from '../formats/temporary';
+import { cardFile, mayWriteCard } from './model_card';
 import { checkpointsOf, type RunState } from './resume';
+
+interface CheckpointOptions {
+  limit?: number | undefined;
+  keep?: number | undefined;
+  /** Its model card. */
+  card?: string;
+}
 
 /** The folder of a run: the final adapter in it, checkpoint-N (a PEFT directory and the training state) beside. */
 export class OutputDirectory {
@@ -56,7 +64,7 @@ export class OutputDirectory {
     state: RunState,
     adapter: Adapter,
     optimizer: AdamW,
-    { limit, keep }: { limit?: number | undefined; keep?: number | undefined } = {},
+    { limit, keep, card }: CheckpointOptions = {},
   ): Promise<string> {
     const { step, settings, data, evaluations } = state;
     const dir = this.checkpoint(step);
@@ -70,6 +78,7 @@ export class OutputDirectory {
         data,
         evaluations,
       });
+      if (card !== undefined) await writeCard(dir, temporary, card);
     });
     if (limit !== undefined) await this.#keep(limit, keep);
     return dir;
@@ -91,7 +100,19 @@ export class OutputDirectory {
     return join(this.dir, `checkpoint-${step}`);
   }
 
-  async saveFinal(adapter: Adapter): Promise<void> {
-    await adapter.save(this.dir);
+  async saveFinal(adapter: Adapter, card?: string): Promise<void> {
+    await adapter.saveWith(this.dir, async (folder) => {
+      if (card !== undefined) await writeCard(this.dir, folder, card);
+    });
   }
+
+  /** Brings the card of the final adapter up to date. */
+  async saveCard(card: string): Promise<void> {
+    if (await mayWriteCard(this.dir)) await writeFileAtomic(join(this.dir, cardFile), card);
+  }
+}
+
+/** Puts the card into a folder whose files are about to appear in `dir`, unless that has one of somebody else. */
+async function writeCard(dir: string, folder: string, card: string): Promise<void> {
+  if (await mayWriteCard(dir)) await writeNewFile(join(folder, cardFile), card, join(dir, cardFile));
 }

@@ -13,10 +13,12 @@ import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { takeForTraining } from './exclusive';
 import { BestEvaluation } from './best';
 import { OutputDirectory } from './output';
+import { modelCard } from './model_card';
 import { Progress } from './progress';
+import { RunRecord } from './record';
 import { checkpointsOf, DataDigest, resumeFrom, settingsOf, type RunSettings, type RunState } from './resume';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
-import type { RunOptions, TrainerEvent, TrainerResult } from './events';
+import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
 
 /**
  * Trains the active LoRA adapter of a model.
@@ -44,6 +46,7 @@ export class Trainer {
   readonly #output: OutputDirectory | undefined;
   /** What its checkpoints are compared with. */
   #settings: RunSettings = {};
+  readonly #record = new RunRecord();
   #ran = false;
 
   /**
@@ -124,12 +127,23 @@ export class Trainer {
       const from = await this.#resume();
       await this.#output?.open(from !== undefined);
       this.#clearGradients(); // what the program left would enter the first step
-      return yield* this.#steps(from, signal);
+      return yield* this.#record.watch(this.#steps(from, signal));
     } finally {
       this.#clearGradients(); // those of a step that failed
       release();
       if (this.#ownsOptimizer) this.#optimizer.dispose();
     }
+  }
+
+  /** @internal Notes an evaluation that the program made after the run, and brings the model card up to date. */
+  async addEvaluation(event: EvalEvent): Promise<void> {
+    this.#record.add(event);
+    await this.#output?.saveCard(this.#card());
+  }
+
+  #card(): string {
+    const subject = { model: this.#model, adapter: this.#adapter, data: this.#data };
+    return modelCard({ ...subject, options: this.#options, record: this.#record });
   }
 
   /** Takes the checkpoint from which the run goes on, where there is one. */
@@ -210,7 +224,7 @@ export class Trainer {
     }
 
     await this.#optimizer[settle](); // no later step tells whether the last one failed
-    await this.#output?.saveFinal(this.#adapter);
+    await this.#output?.saveFinal(this.#adapter, this.#card());
     const result: TrainerResult = {
       step,
       loss,
@@ -335,7 +349,8 @@ export class Trainer {
     const state = { step, settings: this.#settings, data, evaluations: evaluations.state };
     const { saveLimit: limit, keepBest } = this.#options;
     const keep = keepBest ? evaluations.best?.step : undefined;
-    const dir = await output.saveCheckpoint(state, this.#adapter, this.#optimizer, { limit, keep });
+    const card = this.#card();
+    const dir = await output.saveCheckpoint(state, this.#adapter, this.#optimizer, { limit, keep, card });
     return { type: 'checkpoint', step, dir };
   }
 }

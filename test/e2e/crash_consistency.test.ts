@@ -7,10 +7,13 @@ import { createHash } from 'node:crypto';
 import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { AdamW, CausalLM, loadCheckpoint, saveCheckpoint, setThreads, type Adapter } from '../../lib/index';
+import { SavedFolder } from '../../lib/formats/file_group';
+import { readText } from '../../lib/formats/json';
 import { ModelFolder } from '../../lib/formats/model_folder';
 import { sideFiles } from '../../lib/formats/model_files';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { readAdapter, writeAdapter } from '../../lib/peft/adapter_files';
+import { cardFile, signed } from '../../lib/train/model_card';
 import { OutputDirectory } from '../../lib/train/output';
 import { checkpointsOf } from '../../lib/train/resume';
 import { crashingDisk } from '../support/crashing_disk';
@@ -24,6 +27,7 @@ const deadPid = spawnSync('true').pid;
 let model: CausalLM;
 let withoutTemplate: CausalLM;
 let adapter: Adapter;
+let smallAdapter: Adapter;
 
 beforeAll(async () => {
   setThreads(1);
@@ -33,6 +37,7 @@ beforeAll(async () => {
   model = await CausalLM.fromPretrained(dir);
   adapter = model.addAdapter({ r: 2, targetModules: ['q_proj', 'down_proj'] });
   fillAdapter(adapter);
+  smallAdapter = model.addAdapter({ r: 1, targetModules: ['q_proj'] }, { name: 'small' });
   const other = await tinyModel({ config: { ...config, rope_theta: 500 }, seed: 2 });
   withoutTemplate = await CausalLM.fromPretrained(other);
 });
@@ -71,6 +76,12 @@ async function adapterState(dir: string): Promise<string> {
   return `${JSON.stringify(config)} ${[...tensors].map(([name, { bytes }]) => `${name} ${hash(bytes)}`).join()}`;
 }
 
+/** An adapter and the card that describes it: neither is ever seen beside the other's. */
+async function cardState(dir: string): Promise<string> {
+  const card = await readText((await SavedFolder.open(dir)).path(cardFile));
+  return `${card} ${await adapterState(dir)}`;
+}
+
 interface Scenario {
   /** Makes the old state in an empty folder. */
   before?: (dir: string) => Promise<unknown>;
@@ -86,6 +97,7 @@ const adapterOf = (alpha: number) => ({
   config: { peft_type: 'LORA', r: 1, lora_alpha: alpha },
   tensors: new Map([['w', { dtype: 'U8' as const, shape: [3], bytes: Uint8Array.of(alpha, alpha, alpha) }]]),
 });
+const cardOf = (version: number): string => signed(`---\nlibrary_name: peft\n---\n\nversion ${version}\n`);
 const checkpointOf = (step: number) => ({ step, values: new Float32Array(100).fill(step) });
 const stateOf = async (path: string): Promise<string> =>
   JSON.stringify(await loadCheckpoint<{ step: number; values: Float32Array }>(path));
@@ -121,6 +133,12 @@ const scenarios: Record<string, Scenario> = {
     save: (dir) => adapter.save(join(dir, 'run')),
     path: 'run',
     load: adapterState,
+  },
+  'the adapter of a run with its model card over another': {
+    before: (dir) => new OutputDirectory(join(dir, 'run')).saveFinal(smallAdapter, cardOf(1)),
+    save: (dir) => new OutputDirectory(join(dir, 'run')).saveFinal(adapter, cardOf(2)),
+    path: 'run',
+    load: cardState,
   },
   'a state over another': {
     before: (dir) => saveCheckpoint(dir, checkpointOf(1)),

@@ -63,6 +63,8 @@ const last = (list: readonly number[]): number => list.at(-1) ?? NaN;
 const fields = ['who', 'count', 'colour', 'item', 'place', 'day'];
 const folder = (name: string): string[] => readdirSync(join(scratch, name)).sort();
 const adapterFiles = ['adapter_config.json', 'adapter_model.safetensors'];
+/** Of a run: with its model card. */
+const runFiles = ['README.md', ...adapterFiles];
 
 example('quickstart.mjs', 'the loss falls and sentences become JSON', (run) => {
   const lines = run(base, join(examples, 'data/train.jsonl'), '40');
@@ -71,7 +73,7 @@ example('quickstart.mjs', 'the loss falls and sentences become JSON', (run) => {
   expect(last(losses)).toBeLessThan(first(losses) / 2);
   expect(after(lines, 'before:')).not.toContain('{');
   expect(Object.keys(JSON.parse(after(lines, 'after:')) as object)).toEqual(fields);
-  expect(folder('quickstart-run')).toEqual(adapterFiles);
+  expect(folder('quickstart-run')).toEqual(runFiles);
 });
 
 example('finetune.mjs', 'the saved adapter gives the same text in a fresh base', (run) => {
@@ -158,7 +160,7 @@ example('abort.mjs', 'an abort saves, training goes on from there, a generation 
   expect(lines).toContain('stopped: 30 steps are enough');
   expect(lines).toContain('saved abort-run/checkpoint-30');
   expect(lines).toContain('goes on after step 30');
-  expect(folder('abort-run/checkpoint-30')).toEqual([...adapterFiles, 'checkpoint.safetensors']);
+  expect(folder('abort-run/checkpoint-30')).toEqual([...runFiles, 'checkpoint.safetensors']);
   expect(folder('abort-run')).toEqual(expect.arrayContaining(adapterFiles));
   expect(numbers(lines, /^step (\d+) /)).toEqual([10, 20, 30, 40, 50]);
   const losses = numbers(lines, /^step \d+ {2}loss (\S+)$/);
@@ -266,7 +268,7 @@ example('worker.mjs', 'the main thread answers while the worker trains, and uses
   const lines = run(base, 'worker-run');
   expect(numbers(lines, /^worker: step (\d+) /)).toEqual([20, 40]);
   expect(lines).toContain('main: answered while the worker trained');
-  expect(folder('worker-run')).toEqual(adapterFiles);
+  expect(folder('worker-run')).toEqual(runFiles);
   expect(lines).toHaveLength(4);
 });
 

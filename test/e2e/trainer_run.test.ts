@@ -145,6 +145,7 @@ describe('the outDir', () => {
         });
     }
     expect(readdirSync(outDir).sort()).toEqual([
+      'README.md',
       'adapter_config.json',
       'adapter_model.safetensors',
       'checkpoint-2',

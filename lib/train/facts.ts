@@ -1,0 +1,105 @@
+/** What a run was, in rows of a name and a value: the model card and the report show them. */
+import { basename, dirname } from 'node:path';
+import type { DataSource } from '../data/example';
+import type { CausalLM } from '../models/causal_lm';
+import type { Adapter } from '../peft/adapter';
+import type { ResolvedOptions } from './options';
+import type { RunRecord } from './record';
+
+/** A name and a value, which may come from strangers and is not escaped. */
+export type Fact = readonly [name: string, value: string];
+
+export interface RunSubject {
+  readonly model: CausalLM;
+  readonly adapter: Adapter;
+  readonly data: DataSource;
+  readonly options: ResolvedOptions;
+  readonly record: RunRecord;
+}
+
+const wordings = new Intl.NumberFormat('en-US', { maximumFractionDigits: 0 });
+/** 1,234,567. */
+export const grouped = (value: number): string => wordings.format(value);
+
+/**
+ * The id of the base on the Hub where its folder tells it (the cache of huggingface_hub), else the name of the folder; undefined
+ * where that can be no id. A whole path would be refused by the Hub, and names its owner.
+ */
+export function baseModelId(directory: string): string | undefined {
+  const cached = /(?:^|[\\/])models--([^\\/]+)--([^\\/]+)[\\/]snapshots[\\/][^\\/]+[\\/]?$/.exec(directory);
+  const id = cached ? `${cached[1]}/${cached[2]}` : nameOf(directory);
+  return /^[A-Za-z0-9][\w.-]{0,95}(\/[A-Za-z0-9][\w.-]{0,95})?$/.test(id) ? id : undefined;
+}
+
+const nameOf = (directory: string): string =>
+  basename(directory) || basename(dirname(directory)) || 'the base model';
+
+/** Of the base in `directory`. */
+export const baseModelName = (directory: string): string => baseModelId(directory) ?? nameOf(directory);
+
+const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
+
+/** What is trained, and on what. */
+export function subjectFacts({ model, adapter, data, record }: RunSubject): Fact[] {
+  const { path, length, tokens } = data as Partial<Record<'path' | 'length' | 'tokens', unknown>>;
+  const examples = typeof length === 'number' ? `${grouped(length)} examples` : undefined;
+  const counted = typeof tokens === 'number' ? `${grouped(tokens)} tokens that count` : undefined;
+  const file = typeof path === 'string' ? basename(path) : undefined;
+  const what = [file, examples, counted].filter((part) => part !== undefined).join(', ');
+  const { parameterCount } = model;
+  const share = (100 * record.trainableParameters) / (parameterCount + record.trainableParameters);
+  return [
+    ['Base model', baseModelName(model.directory)],
+    ['Kind', `${model.config.modelType}, ${grouped(parameterCount)} parameters, ${model.dtype}`],
+    ['Data', what || 'examples of a program, which did not say how many'],
+    ['Trained', `${grouped(record.trainableParameters)} parameters (${share.toFixed(2)}%)`],
+    ['Layers', [...new Set(adapter.targets.map(lastPart))].sort().join(', ')],
+  ];
+}
+
+/** How it was trained. */
+export function settingFacts({ adapter, options }: RunSubject): Fact[] {
+  const { r, loraAlpha, loraDropout, useDora, useRslora, modulesToSave } = adapter.config;
+  const { batchSize, gradientAccumulationSteps: batches, packing } = options;
+  const { lr, schedule, warmupSteps, weightDecay, maxGradNorm, neftuneNoiseAlpha, seed } = options;
+  const kinds = [...(useDora ? ['DoRA'] : []), ...(useRslora ? ['rank-stabilised'] : [])];
+  return [
+    ['Rank', String(r)],
+    ['Alpha', String(loraAlpha)],
+    ...(kinds.length > 0 ? [['Kind of LoRA', kinds.join(', ')] as const] : []),
+    ...(loraDropout > 0 ? [['Dropout', String(loraDropout)] as const] : []),
+    ...(modulesToSave?.length ? [['Trained whole', modulesToSave.join(', ')] as const] : []),
+    ['Learning rate', `${lr}, ${schedule}${warmupSteps > 0 ? ` after ${warmupSteps} steps of warm-up` : ''}`],
+    [
+      'Batch',
+      `${batchSize} ${packing ? 'packed rows' : 'examples'}${batches > 1 ? `, ${batches} batches a step` : ''}`,
+    ],
+    ...(weightDecay > 0 ? [['Weight decay', String(weightDecay)] as const] : []),
+    ['Clipped gradient norm', maxGradNorm === 0 ? 'none' : String(maxGradNorm)],
+    ...(neftuneNoiseAlpha > 0 ? [['NEFTune noise', String(neftuneNoiseAlpha)] as const] : []),
+    ['Seed', String(seed)],
+  ];
+}
+
+/** How it ended, or where it stands. */
+export function resultFacts({ record, options }: RunSubject): Fact[] {
+  const { lastStep, lastEval, resumedAt, tokens } = record;
+  const step = lastStep?.step ?? resumedAt;
+  const from = resumedAt > 0 ? ` (this run continued one of ${grouped(resumedAt)} steps)` : '';
+  return [
+    [
+      'Steps',
+      `${grouped(step)}${options.totalSteps === undefined ? '' : ` of ${grouped(options.totalSteps)}`}${from}`,
+    ],
+    ['Tokens', `${grouped(tokens)}${resumedAt > 0 ? ' since it was continued' : ''}`],
+    ...(lastStep ? [['Training loss', `${lastStep.loss.toFixed(4)} in step ${lastStep.step}`] as const] : []),
+    ...(lastEval
+      ? [
+          [
+            'Evaluation loss',
+            `${lastEval.loss.toFixed(4)} after step ${lastEval.step} (perplexity ${lastEval.perplexity.toFixed(2)}, ${grouped(lastEval.tokens)} tokens)`,
+          ] as const,
+        ]
+      : []),
+  ];
+}

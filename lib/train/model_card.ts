@@ -1,0 +1,98 @@
+/** README.md beside an adapter, with the front matter that PEFT writes, so that the folder can be uploaded as it is. */
+import { createHash } from 'node:crypto';
+import { version } from '../../package.json';
+import { SavedFolder } from '../formats/file_group';
+import { readText } from '../formats/json';
+import { baseModelId, resultFacts, settingFacts, subjectFacts, type Fact, type RunSubject } from './facts';
+
+export const cardFile = 'README.md';
+
+const marker = /\n<!-- lora-native replaces this card while it is unchanged: ([0-9a-f]{64}) -->\n$/;
+const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
+
+/** A card with the mark by which a later save knows that nobody has changed it. */
+export const signed = (text: string): string =>
+  `${text}\n<!-- lora-native replaces this card while it is unchanged: ${digestOf(text)} -->\n`;
+
+/** Whether a card is as a save of ours left it: one that somebody wrote or edited is theirs. */
+export function isOurs(text: string): boolean {
+  const found = marker.exec(text);
+  return found !== null && found[1] === digestOf(text.slice(0, found.index));
+}
+
+/** Whether a save may put its card into a folder. What cannot be read is left alone. */
+export async function mayWriteCard(dir: string): Promise<boolean> {
+  const folder = await SavedFolder.open(dir).catch(() => undefined);
+  if (!folder?.has(cardFile)) return true;
+  return isOurs(await readText(folder.path(cardFile)).catch(() => ''));
+}
+
+/** Markdown that shows a text as it is, in one line: nothing in a code span is a link, a tag or a mention. */
+export function code(text: string): string {
+  const line = text
+    .replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, ' ')
+    .slice(0, 300)
+    .trim();
+  const longest = Math.max(0, ...(line.match(/`+/g) ?? []).map((run) => run.length));
+  const fence = '`'.repeat(longest + 1);
+  const pad = line === '' || line.startsWith('`') || line.endsWith('`') ? ' ' : '';
+  return `${fence}${pad}${line}${pad}${fence}`;
+}
+
+const list = (facts: readonly Fact[]): string =>
+  facts.map(([name, value]) => `- ${name}: ${code(value)}`).join('\n');
+
+/** The card of a run as it stands. */
+export function modelCard(subject: RunSubject): string {
+  const base = baseModelId(subject.model.directory);
+  const shown = base ?? 'BASE_MODEL';
+  const text = `---
+${base === undefined ? '' : `base_model: ${base}\n`}library_name: peft
+pipeline_tag: text-generation
+tags:
+${base === undefined ? '' : `- base_model:adapter:${base}\n`}- lora
+- lora-native
+- transformers
+---
+
+# LoRA adapter of ${code(shown)}
+
+Trained with lora-native ${version}. ${base?.includes('/') ? '' : 'Before you publish it: `base_model` above should be the id of the base model on the Hub, such as `org/name`, and a `license` belongs there too.'}
+
+## What it was trained on
+
+${list(subjectFacts(subject))}
+
+## Settings
+
+${list(settingFacts(subject))}
+
+## Result
+
+${list(resultFacts(subject))}
+
+## How to use it
+
+With lora-native, where \`${shown}\` is the folder of the base model and \`ADAPTER\` this one:
+
+\`\`\`js
+import { CausalLM } from 'lora-native';
+
+const model = await CausalLM.fromPretrained('${shown}');
+await model.loadAdapter('ADAPTER');
+const { text } = await model.generate('Once upon a time');
+\`\`\`
+
+With PEFT:
+
+\`\`\`python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+base = AutoModelForCausalLM.from_pretrained("${shown}")
+tokenizer = AutoTokenizer.from_pretrained("${shown}")
+model = PeftModel.from_pretrained(base, "ADAPTER")
+\`\`\`
+`;
+  return signed(text);
+}
