@@ -1,6 +1,6 @@
 // Peak memory (resident set) of loading, generating with and training a model: one process per figure, a Markdown table.
 //
-//   node benchmarks/memory.mjs [--dtype bf16] [--batch-size 1] [--length 256] [--r 16] MODEL…
+//   node benchmarks/memory.mjs [--dtype bf16] [--batch-size 1] [--length 256] [--r 16] [--gradient-checkpointing] MODEL…
 //
 // MODEL is a Hugging Face directory, or one of the shapes below, which is then filled with random weights: memory depends
 // on the shape and not on the values. The formula of docs/start/memory.md stands in `estimate`, and the last columns compare.
@@ -26,6 +26,7 @@ const { values, positionals } = parseArgs({
     'batch-size': { type: 'string', default: '1' },
     length: { type: 'string', default: '256' },
     r: { type: 'string', default: '16' },
+    'gradient-checkpointing': { type: 'boolean', default: false },
     child: { type: 'string' }, // load, generate or train: measures itself
   },
 });
@@ -86,7 +87,8 @@ async function measure(part, dir) {
   if (part === 'train') {
     model.addAdapter({ r, loraAlpha: 2 * r, targetModules: 'all-linear' });
     const data = Array.from({ length: 2 * batchSize }, (_, i) => ({ inputIds: ids(length, i + 1) }));
-    await new Trainer({ model, data, batchSize, maxSteps: 2, lr: 1e-5 }).run();
+    const gradientCheckpointing = values['gradient-checkpointing'];
+    await new Trainer({ model, data, batchSize, maxSteps: 2, lr: 1e-5, gradientCheckpointing }).run();
   }
   console.log(
     JSON.stringify({ bytes: process.resourceUsage().maxRSS * 1024, parameters: model.parameterCount }),
@@ -126,7 +128,9 @@ else {
     try {
       let parameters = 0;
       const peaks = ['load', 'generate', 'train'].map((part) => {
-        const flags = Object.entries(values).flatMap(([key, value]) => [`--${key}`, value]);
+        const flags = Object.entries(values).flatMap(([key, value]) =>
+          value === true ? [`--${key}`] : value === false ? [] : [`--${key}`, value],
+        );
         const args = [fileURLToPath(import.meta.url), ...flags, '--child', part, dir];
         const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' });
         if (status !== 0) throw new Error(stderr);

@@ -57,6 +57,7 @@ export const train = defineCommand({
     saveEvery: { type: 'integer', minimum: 1, help: 'steps between checkpoints' },
     keepBest: { type: 'boolean', help: 'keep a checkpoint of the best evaluation' },
     patience: { type: 'integer', minimum: 1, help: 'stop after so many evaluations without a better one' },
+    gradientCheckpointing: { type: 'boolean', help: 'less memory, more time, the same result' },
     neftuneNoiseAlpha: {
       type: 'number',
       value: 'A',
@@ -121,6 +122,7 @@ export const train = defineCommand({
         keepBest: values.keepBest,
         earlyStopping: values.patience === undefined ? undefined : { patience: values.patience },
         neftuneNoiseAlpha: values.neftuneNoiseAlpha,
+        gradientCheckpointing: values.gradientCheckpointing,
         resume: values.resume,
       });
       const report = values.json

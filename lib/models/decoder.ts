@@ -2,6 +2,7 @@
 import { forwardGroup, type Linear } from '../linear/linear';
 import { attention, attentionCached, embedding, rmsNorm, rope, swiglu, view } from '../ops';
 import type { Adapter } from '../peft/adapter';
+import { recomputed } from '../ops/recompute';
 import { moved } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
@@ -9,7 +10,7 @@ import type { KVCache } from './kv_cache';
 import { addNoise, type NoiseFactors } from './noise';
 import type { RopeTable } from './rope';
 import type { Segments } from './segments';
-import type { BlockWeights, ModelWeights } from './tensor_table';
+import { linearsOfBlock, type BlockWeights, type ModelWeights } from './tensor_table';
 
 /** The parts of a model that a forward pass reads. */
 export interface Decoder {
@@ -30,6 +31,8 @@ interface Context {
   readonly cache?: KVCache | undefined;
   /** The texts that a row holds. */
   readonly segments?: Segments | undefined;
+  /** Whether blocks keep their input alone for backward(). */
+  readonly recompute?: boolean | undefined;
   /** What is added to the embeddings. */
   readonly noise?: NoiseFactors | undefined;
 }
@@ -111,6 +114,27 @@ function block(
   return y;
 }
 
+/** A block of which only the input is kept: see recompute.ts. Its dropout masks follow from numbers, so the second run has the same bits. */
+function recomputedBlock(
+  decoder: Decoder,
+  layer: BlockWeights,
+  index: number,
+  x: Tensor,
+  table: { cos: Tensor; sin: Tensor },
+  use: AdapterUse,
+  { segments }: Context,
+): Tensor {
+  const parameters = linearsOfBlock(decoder.config, layer).flatMap(({ path }) => [
+    ...(use.adapter?.delta(path)?.parameters.values() ?? []),
+  ]);
+  const others = [table.cos, table.sin, ...(segments ? [segments.keyBegin, segments.positions] : [])];
+  return recomputed(x, others, parameters, (input, cos, sin, keyBegin, positions) =>
+    block(decoder, layer, index, input, { cos: cos, sin: sin }, use, {
+      ...(keyBegin && positions && { segments: { keyBegin, positions } }),
+    }),
+  );
+}
+
 /**
  * Hidden states before the last norm: ids [b, s] → [b, s, hidden]. With a cache the ids continue it (b = 1, no
  * gradient) and it is advanced.
@@ -124,7 +148,9 @@ export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, con
   let x = embedding(decoder.weights.embedding, ids);
   if (context.noise) x = addNoise(x, context.noise);
   for (const [i, layer] of decoder.weights.layers.entries())
-    x = block(decoder, layer, i, x, table, use, context);
+    x = context.recompute
+      ? recomputedBlock(decoder, layer, i, x, table, use, context)
+      : block(decoder, layer, i, x, table, use, context);
   if (cache) cache.length += length;
   return x;
 }

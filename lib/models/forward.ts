@@ -17,6 +17,7 @@ interface ForwardPlan {
   labels?: TokenRows | undefined;
   segmentIds?: readonly (readonly number[] | Int32Array)[] | undefined;
   noise?: EmbeddingNoise | undefined;
+  recompute: boolean;
   reduction: 'mean' | 'sum';
   wantLogits: boolean;
   use: AdapterUse;
@@ -37,11 +38,21 @@ export interface ForwardResult {
 /** Checks the options of a call, and chooses its adapter. */
 export function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan {
   const op = 'forward';
-  checkOptions(op, options, ['labels', 'segmentIds', 'reduction', 'logits', 'adapter', 'train', 'noise']);
+  checkOptions(op, options, [
+    'labels',
+    'segmentIds',
+    'reduction',
+    'logits',
+    'adapter',
+    'train',
+    'gradientCheckpointing',
+    'noise',
+  ]);
   const {
     labels,
     segmentIds,
     noise,
+    gradientCheckpointing: recompute = false,
     reduction = 'mean',
     logits: wantLogits = labels === undefined,
   } = options;
@@ -52,7 +63,8 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
   checkBoolean(op, 'train', train);
   const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
   const use = { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined };
-  return { labels, segmentIds, noise, reduction, wantLogits, use };
+  checkBoolean(op, 'gradientCheckpointing', recompute);
+  return { labels, segmentIds, noise, recompute, reduction, wantLogits, use };
 }
 
 /** What segments mean for the rows and the labels of a call. */
@@ -81,7 +93,10 @@ export function forwardBatch(decoder: Decoder, request: ForwardRequest): Forward
     request.noise && noiseFactors(request.noise, request.ids, request.segmentIds, decoder, device);
   const targets = packed.labels && targetsTensor(packed.labels, request.ids, ids.shape, vocabSize, device);
 
-  const hidden = finalNorm(decoder, hiddenStates(decoder, ids, use, { segments: packed.segments, noise }));
+  const hidden = finalNorm(
+    decoder,
+    hiddenStates(decoder, ids, use, { segments: packed.segments, noise, recompute: request.recompute }),
+  );
   ids.dispose();
   noise?.factors.dispose();
   packed.segments?.keyBegin.dispose();

@@ -41,6 +41,8 @@ export interface ForwardOptions {
   logits?: boolean | undefined;
   /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
   adapter?: string | Adapter | null | undefined;
+  /** Keeps only the input of each block for backward(), which computes the block once more: less memory, more time, the same bits. Default false. */
+  gradientCheckpointing?: boolean | undefined;
   /** @internal Noise on the embeddings: see noise.ts. */
   noise?: EmbeddingNoise | undefined;
   /** Turns dropout on. Default: when gradients are being recorded for the adapter. */

@@ -109,13 +109,14 @@ export function expectedTensors(c: ModelConfig): Map<string, readonly number[]> 
   return tensors;
 }
 
+/** The linear layers of a block, in the order of the forward pass. */
+export function linearsOfBlock(c: ModelConfig, layer: BlockWeights): Linear[] {
+  return blockTable(c).flatMap((entry) => (entry.kind === 'linear' ? [layer[entry.key]] : []));
+}
+
 /** Every linear layer, in the order of the forward pass, the output embedding last. */
 export function linearsOf(c: ModelConfig, { layers, head }: ModelWeights): Linear[] {
-  const table = blockTable(c);
-  const linears = layers.flatMap((layer) =>
-    table.flatMap((entry) => (entry.kind === 'linear' ? [layer[entry.key]] : [])),
-  );
-  return [...linears, head];
+  return [...layers.flatMap((layer) => linearsOfBlock(c, layer)), head];
 }
 
 /** What a file of the model holds: vectors, matrices, and linear layers, whose biases are entries of their own. */

@@ -71,6 +71,16 @@ export function runDetached<T>(scope: Scope | null, fn: () => T): T {
   return contexts.run({ scope, recording: false }, fn);
 }
 
+/** Runs `fn` with recording and frees every tensor that it made. */
+export function recordedTemporaries<T>(fn: () => T): T {
+  const scope = new Scope(null);
+  try {
+    return contexts.run({ scope, recording: true }, fn);
+  } finally {
+    scope.close();
+  }
+}
+
 /** Runs `fn` without recording and frees every tensor it made. What shall live leaves by alias(). */
 export function temporaries<T>(fn: () => T): T {
   const scope = new Scope(null);

@@ -53,6 +53,8 @@ export interface TrainerOptions {
   packing?: boolean | undefined;
   /** Tokens of a row with `packing`. Default: the `maxLength` of the data set, else 2048. */
   packLength?: number | undefined;
+  /** Keeps only the input of each block for the backward pass, which computes the block once more: less memory, more time, the same bits. Default false. */
+  gradientCheckpointing?: boolean | undefined;
   /** Decides the order of the data. Default 0. */
   seed?: number | undefined;
   /** How many examples of data without a `length` are held to draw the next one from; such data may be endless. Default 1000. */
@@ -99,6 +101,7 @@ export interface ResolvedOptions {
   earlyStopping: EarlyStopping | undefined;
   keepBest: boolean;
   neftuneNoiseAlpha: number;
+  gradientCheckpointing: boolean;
   packing: boolean;
   packLength: number | undefined;
   resume: boolean | string;
@@ -133,6 +136,7 @@ const names = [
   'earlyStopping',
   'keepBest',
   'neftuneNoiseAlpha',
+  'gradientCheckpointing',
   'packing',
   'packLength',
   'parameters',
@@ -212,7 +216,8 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     `expected evalEvery, since ${keepBest ? 'keepBest' : 'earlyStopping'} is given`,
   );
   check(!keepBest || options.outDir !== undefined, 'Trainer', 'expected outDir, since keepBest is given');
-  const { packing = false } = options;
+  const { packing = false, gradientCheckpointing = false } = options;
+  checkBoolean('Trainer', 'gradientCheckpointing', gradientCheckpointing);
   checkBoolean('Trainer', 'packing', packing);
   const length = (options.data as { length?: unknown }).length;
   const totalSteps =
@@ -254,6 +259,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     maxTokens,
     earlyStopping,
     keepBest,
+    gradientCheckpointing,
     neftuneNoiseAlpha: real('neftuneNoiseAlpha', 0),
     packing,
     packLength: whole('packLength', 1),

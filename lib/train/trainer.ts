@@ -282,6 +282,7 @@ export class Trainer {
     let tokens = 0;
     const rewind = this.#adapter.forwardMark();
     const { neftuneNoiseAlpha: alpha, seed, gradientAccumulationSteps } = this.#options;
+    const { gradientCheckpointing } = this.#options;
     for (const [i, { inputIds, labels, segmentIds }] of group.entries()) {
       // A step that does not end leaves the state of the one before.
       if (signal?.aborted) rewind();
@@ -291,6 +292,7 @@ export class Trainer {
       const { loss: sum } = this.#model.forward(inputIds, {
         labels,
         segmentIds,
+        gradientCheckpointing,
         ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + i } }),
         reduction: 'sum',
         adapter: this.#adapter,
