@@ -11,8 +11,7 @@ import { printableLine } from './printable';
 import { defineCommand, helpFlag } from './command';
 
 export const inspect = defineCommand({
-  summary:
-    'Shows what a model, adapter, checkpoint or safetensors file holds, or which tokens of a data set count.',
+  summary: 'Shows what a model, adapter, checkpoint or safetensors file holds, or what counts in data.',
   usage: 'PATH [--model DIR] [--json]',
   flags: {
     model: { type: 'string', value: 'DIR', help: 'PATH is a data set; this reads it' },

@@ -16,7 +16,7 @@ export const train = defineCommand({
       type: 'string',
       value: 'FILE',
       required: true,
-      help: 'JSONL of {text}, {prompt, completion}, {messages}, …, or text; or .gz',
+      help: 'JSONL (see the guide on data) or text; or .gz',
     },
     evalData: { type: 'string', value: 'FILE', help: 'measured at the end (and with --eval-every)' },
     outDir: { type: 'string', value: 'DIR', default: 'lora-run', help: 'where the adapter goes' },
@@ -41,7 +41,7 @@ export const train = defineCommand({
       value: 'WHICH',
       choices: ['completion', 'all'],
       help: 'tokens that count',
-      defaultText: 'completion, and all of {text}',
+      defaultText: 'completion',
     },
     lr: { type: 'number', value: 'RATE', minimum: 0, default: 2e-4, help: 'learning rate' },
     schedule: {
