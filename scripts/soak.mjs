@@ -51,6 +51,13 @@ const parts = {
       ['node', 'scripts/stress.mjs', '--minutes', '10'],
     ],
   },
+  'killed-training': {
+    what: 'training killed at 200 random moments and resumed: the bits of the undisturbed run',
+    commands: [
+      ['npm', 'run', '--silent', 'build'],
+      ['node', 'scripts/killed-training.mjs', '--kills', '200'],
+    ],
+  },
   clang: {
     what: 'every native file without a warning of clang, for x86-64 and for 64-bit ARM as on macOS',
     commands: [['bash', 'scripts/clang-check.sh']],
