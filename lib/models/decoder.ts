@@ -10,7 +10,7 @@ import type { KVCache } from './kv_cache';
 import { addNoise, type NoiseFactors } from './noise';
 import type { RopeTable } from './rope';
 import type { Segments } from './segments';
-import { linearsOfBlock, type BlockWeights, type ModelWeights } from './tensor_table';
+import { blockPath, EMBEDDING, linearsOfBlock, type BlockWeights, type ModelWeights } from './tensor_table';
 
 /** The parts of a model that a forward pass reads. */
 export interface Decoder {
@@ -33,6 +33,8 @@ interface Context {
   readonly segments?: Segments | undefined;
   /** Whether blocks keep their input alone for backward(). */
   readonly recompute?: boolean | undefined;
+  /** Sees the activations between the blocks, by the module that made them; they live no longer than the call. */
+  readonly watch?: ((module: string, x: Tensor) => void) | undefined;
   /** What is added to the embeddings. */
   readonly noise?: NoiseFactors | undefined;
 }
@@ -147,10 +149,13 @@ export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, con
   const table = decoder.rope.upTo(offset + length);
   let x = embedding(decoder.weights.embedding, ids);
   if (context.noise) x = addNoise(x, context.noise);
-  for (const [i, layer] of decoder.weights.layers.entries())
+  context.watch?.(EMBEDDING, x);
+  for (const [i, layer] of decoder.weights.layers.entries()) {
     x = context.recompute
       ? recomputedBlock(decoder, layer, i, x, table, use, context)
       : block(decoder, layer, i, x, table, use, context);
+    context.watch?.(blockPath(i), x);
+  }
   if (cache) cache.length += length;
   return x;
 }

@@ -17,6 +17,7 @@ interface ForwardPlan {
   labels?: TokenRows | undefined;
   segmentIds?: readonly (readonly number[] | Int32Array)[] | undefined;
   noise?: EmbeddingNoise | undefined;
+  watch?: ((module: string, x: Tensor) => void) | undefined;
   recompute: boolean;
   reduction: 'mean' | 'sum';
   wantLogits: boolean;
@@ -47,11 +48,13 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
     'train',
     'gradientCheckpointing',
     'noise',
+    'watch',
   ]);
   const {
     labels,
     segmentIds,
     noise,
+    watch,
     gradientCheckpointing: recompute = false,
     reduction = 'mean',
     logits: wantLogits = labels === undefined,
@@ -64,7 +67,7 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
   const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
   const use = { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined };
   checkBoolean(op, 'gradientCheckpointing', recompute);
-  return { labels, segmentIds, noise, recompute, reduction, wantLogits, use };
+  return { labels, segmentIds, noise, watch, recompute, reduction, wantLogits, use };
 }
 
 /** What segments mean for the rows and the labels of a call. */
@@ -95,7 +98,12 @@ export function forwardBatch(decoder: Decoder, request: ForwardRequest): Forward
 
   const hidden = finalNorm(
     decoder,
-    hiddenStates(decoder, ids, use, { segments: packed.segments, noise, recompute: request.recompute }),
+    hiddenStates(decoder, ids, use, {
+      segments: packed.segments,
+      noise,
+      watch: request.watch,
+      recompute: request.recompute,
+    }),
   );
   ids.dispose();
   noise?.factors.dispose();

@@ -43,6 +43,8 @@ export interface ForwardOptions {
   adapter?: string | Adapter | null | undefined;
   /** Keeps only the input of each block for backward(), which computes the block once more: less memory, more time, the same bits. Default false. */
   gradientCheckpointing?: boolean | undefined;
+  /** @internal Sees the activations between the blocks. */
+  watch?: ((module: string, x: Tensor) => void) | undefined;
   /** @internal Noise on the embeddings: see noise.ts. */
   noise?: EmbeddingNoise | undefined;
   /** Turns dropout on. Default: when gradients are being recorded for the adapter. */

@@ -50,7 +50,8 @@ export const EMBEDDING = 'model.embed_tokens';
 export const NORM = 'model.norm';
 export const HEAD = 'lm_head';
 
-export const blockPath = (index: number, module: string): string => `model.layers.${index}.${module}`;
+export const blockPath = (index: number, module?: string): string =>
+  `model.layers.${index}${module === undefined ? '' : `.${module}`}`;
 
 /** The block of Llama and of the families that differ from it by norms and biases. */
 export function blockTable(c: ModelConfig): BlockEntry[] {

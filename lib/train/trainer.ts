@@ -10,6 +10,7 @@ import type { Schedule } from '../optim/schedules';
 import { settle } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
 import { checkOptions, checkSignal, refuseF16Training } from '../validate';
+import { largestActivations } from './activations';
 import { takeForTraining } from './exclusive';
 import { BestEvaluation } from './best';
 import { OutputDirectory } from './output';
@@ -281,25 +282,26 @@ export class Trainer {
     let loss = 0;
     let tokens = 0;
     const rewind = this.#adapter.forwardMark();
-    const { neftuneNoiseAlpha: alpha, seed, gradientAccumulationSteps } = this.#options;
-    const { gradientCheckpointing } = this.#options;
+    /** The batch whose loss was no number, else the last. */
+    let suspect: { batch: number; again: () => Promise<string> } | undefined;
     for (const [i, { inputIds, labels, segmentIds }] of group.entries()) {
       // A step that does not end leaves the state of the one before.
       if (signal?.aborted) rewind();
       signal?.throwIfAborted();
       tokens += tokensOf(inputIds);
       if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
-      const { loss: sum } = this.#model.forward(inputIds, {
-        labels,
-        segmentIds,
-        gradientCheckpointing,
-        ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + i } }),
-        reduction: 'sum',
-        adapter: this.#adapter,
-        train: true,
-      });
+      const options = this.#forwardOptions(step, i, { labels, segmentIds });
+      const mark = this.#adapter.forwardMark();
+      const { loss: sum } = this.#model.forward(inputIds, options);
       const part = sum.div(counted);
       part.backward();
+      if (Number.isFinite(loss)) {
+        const again = (): Promise<string> => {
+          mark(); // the same dropout masks
+          return largestActivations(this.#model, inputIds, options);
+        };
+        suspect = { batch: i + 1, again };
+      }
       loss += await part.item();
       sum.dispose();
       part.dispose();
@@ -310,13 +312,33 @@ export class Trainer {
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))
       throw new LoRAError(
         'ERR_NON_FINITE',
-        `[Trainer] step ${step + 1}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. Try a smaller lr (it is ${lr})`,
+        `[Trainer] step ${step + 1}, batch ${suspect!.batch} of ${group.length}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. ` +
+          `The largest activations: ${await suspect!.again()}. Try a smaller lr (it is ${lr})`,
         { op: 'Trainer' },
       );
     this.#optimizer.lr = lr * this.#schedule(step);
     this.#optimizer.step();
     this.#clearGradients();
     return { loss, lr: this.#optimizer.lr, gradNorm, tokens };
+  }
+
+  /** The options of the forward pass of one batch of a step. */
+  #forwardOptions(step: number, batch: number, { labels, segmentIds }: Omit<Batch, 'inputIds'>) {
+    const {
+      neftuneNoiseAlpha: alpha,
+      seed,
+      gradientAccumulationSteps,
+      gradientCheckpointing,
+    } = this.#options;
+    return {
+      labels,
+      segmentIds,
+      gradientCheckpointing,
+      ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + batch } }),
+      reduction: 'sum' as const,
+      adapter: this.#adapter,
+      train: true,
+    };
   }
 
   #clearGradients(): void {

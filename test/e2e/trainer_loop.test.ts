@@ -231,7 +231,7 @@ describe('what is not finite changes no weight', () => {
     await expectReject(
       Promise.resolve(new Trainer({ model, data: makeRows(4), maxSteps: 3 }).run()),
       'ERR_NON_FINITE',
-      /^\[Trainer\] step 1: the loss is \d\.\d+ and the gradient norm (Infinity|NaN); the weights are those of step 0\./,
+      /^\[Trainer\] step 1, batch 1 of 1: the loss is \d\.\d+ and the gradient norm (Infinity|NaN); the weights are those of step 0\. The largest activations: model\.\S+ \d+(\.\d+)?, model\.\S+ \d+(\.\d+)?, model\./,
     );
     expect(weights(mine)).toBe(before);
   });
@@ -247,8 +247,32 @@ describe('what is not finite changes no weight', () => {
     };
     const error = await expectReject(run(), 'ERR_NON_FINITE', /Try a smaller lr \(it is 1e\+30\)$/);
     expect(seen.length).toBeGreaterThan(1); // some steps were made
-    expect(error.message).toContain(`step ${seen.length}: the loss is NaN`);
+    expect(error.message).toContain(`step ${seen.length}, batch 1 of 1: the loss is NaN`);
     expect(error.message).toContain(`the weights are those of step ${seen.length - 1}.`);
+    expect(error.message).toMatch(/The largest activations: model\.layers\.\d+ NaN, /);
     expect(weights(mine)).toBe(seen.at(-1));
+  });
+
+  test('the batch is named, and the block in which numbers end', async () => {
+    const { model } = fixture;
+    const mine = addAdapter('mine', { loraDropout: 0 });
+    const up = mine.delta('model.layers.1.mlp.down_proj')!.parameters.get('up')!;
+    const forward = model.forward.bind(model);
+    let calls = 0;
+    jest.spyOn(model, 'forward').mockImplementation((ids, options) => {
+      if (++calls === 2) {
+        // From the second batch on the second block gives no numbers.
+        const state = mine.stateDict() as { tensors: Record<string, Tensor>; forwards: number; seed: number };
+        state.tensors[up.name] = tensor(new Float32Array(up.numel).fill(Infinity), { shape: up.shape });
+        mine.loadStateDict(state);
+      }
+      return forward(ids, options);
+    });
+    const options = { data: makeRows(3), batchSize: 1, gradientAccumulationSteps: 3, maxSteps: 1 };
+    await expectReject(
+      Promise.resolve(new Trainer({ model, ...options }).run()),
+      'ERR_NON_FINITE',
+      /^\[Trainer\] step 1, batch 2 of 3: the loss is NaN .*The largest activations: model\.layers\.1 (NaN|Infinity), model\.layers\.2 NaN, /,
+    );
   });
 });
