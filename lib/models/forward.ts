@@ -93,7 +93,8 @@ export function forwardBatch(decoder: Decoder, request: ForwardRequest): Forward
   const [batch, length] = ids.shape as [number, number];
   const packed = packing(request);
   const noise =
-    request.noise && noiseFactors(request.noise, request.ids, request.segmentIds, decoder, device);
+    request.noise &&
+    noiseFactors(request.noise, request.ids, request.segmentIds, decoder.config.hiddenSize, device);
   const targets = packed.labels && targetsTensor(packed.labels, request.ids, ids.shape, vocabSize, device);
 
   const hidden = finalNorm(

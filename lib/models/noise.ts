@@ -9,7 +9,6 @@ import { runDetached } from '../tensor/scope';
 import { Tensor } from '../tensor/tensor';
 import { check } from '../validate';
 import type { TokenRows } from './batch';
-import type { Decoder } from './decoder';
 
 export interface EmbeddingNoise {
   readonly alpha: number;
@@ -23,28 +22,28 @@ export interface NoiseFactors extends EmbeddingNoise {
   readonly factors: Tensor;
 }
 
-/** The factor of each token. */
+/** The factor of each token, for embeddings of `width` numbers. */
 export function noiseFactors(
   noise: EmbeddingNoise,
   ids: TokenRows,
   segmentIds: readonly ArrayLike<number>[] | undefined,
-  { config }: Decoder,
+  width: number,
   device: Device,
 ): NoiseFactors {
   check(!(ids instanceof Tensor), 'forward', 'expected ids to be number[][], since noise is asked for');
-  const width = Math.max(...ids.map((row) => row.length));
-  const factors = new Float32Array(ids.length * width);
+  const longest = Math.max(...ids.map((row) => row.length));
+  const factors = new Float32Array(ids.length * longest);
   for (const [i, row] of ids.entries()) {
     const segments = segmentIds?.[i] ?? Array.from(row, () => 1);
     const lengths = new Map<number, number>();
     for (let t = 0; t < row.length; t++) lengths.set(segments[t]!, (lengths.get(segments[t]!) ?? 0) + 1);
     for (let t = 0; t < row.length; t++)
       if (segments[t] !== 0)
-        factors[i * width + t] = noise.alpha / Math.sqrt(lengths.get(segments[t]!)! * config.hiddenSize);
+        factors[i * longest + t] = noise.alpha / Math.sqrt(lengths.get(segments[t]!)! * width);
   }
   return {
     ...noise,
-    factors: fromBytes(new Uint8Array(factors.buffer), 'f32', [ids.length, width, 1], device),
+    factors: fromBytes(new Uint8Array(factors.buffer), 'f32', [ids.length, longest, 1], device),
   };
 }
 

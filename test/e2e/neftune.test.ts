@@ -7,8 +7,7 @@ import { trainingFixture } from '../support/training';
 const fixture = trainingFixture();
 const width = 24; // of the tiny model
 const factorsOf = async (ids: number[][], alpha: number, segmentIds?: number[][]): Promise<number[]> => {
-  const decoder = { config: fixture.model.config } as Parameters<typeof noiseFactors>[3];
-  const { factors } = noiseFactors({ alpha, seed: 1, stream: 0 }, ids, segmentIds, decoder, 'cpu');
+  const { factors } = noiseFactors({ alpha, seed: 1, stream: 0 }, ids, segmentIds, width, 'cpu');
   return list(factors);
 };
 
@@ -28,10 +27,9 @@ test('the factor is α/√(L·d) of the own text, 0 for padding', async () => {
 
 test('the noise is uniform, and drawn by seed and batch', async () => {
   const ids = [Array.from({ length: 400 }, (_, i) => i % 200)];
-  const decoder = { config: fixture.model.config } as Parameters<typeof noiseFactors>[3];
   const noise = async (seed: number, stream: number, dtype: 'f32' | 'bf16' = 'f32'): Promise<number[]> => {
     const x = tensor(new Float32Array(400 * width).fill(1), { shape: [1, 400, width], dtype });
-    return list(addNoise(x, noiseFactors({ alpha: 7, seed, stream }, ids, undefined, decoder, 'cpu')));
+    return list(addNoise(x, noiseFactors({ alpha: 7, seed, stream }, ids, undefined, width, 'cpu')));
   };
   const values = (await noise(1, 0)).map((value) => value - 1);
   const bound = 7 / Math.sqrt(400 * width);
