@@ -131,8 +131,8 @@ export interface NativeBinding {
   info(tensor: NativeTensor): NativeTensorInfo;
   /** Drops this reference; legal while work on it is queued; a second time does nothing. */
   release(reference: NativeTensor | NativeWeight): void;
-  /** dst ← src, cast to dst's dtype. */
-  copyInto(src: NativeTensor, dst: NativeTensor): void;
+  /** dst ← src, cast to dst's dtype. With a guard, a failed src leaves dst as it is, and the guard remembers the failure. */
+  copyInto(src: NativeTensor, dst: NativeTensor, guard?: NativeGuard): void;
 
   // Frozen matrices.
   /** Whether ops with activations of a dtype read weights that are kept as values of another. */

@@ -34,3 +34,14 @@ export function checkParameters(op: string, params: Iterable<Parameter>): Parame
 export function withGrad(params: readonly Parameter[]): Parameter[] {
   return params.filter((p) => p.grad !== null && !p.grad.disposed);
 }
+
+/** How slowly two averages move. */
+export function checkBetas(op: string, betas: unknown): void {
+  check(
+    Array.isArray(betas) &&
+      betas.length === 2 &&
+      betas.every((b) => typeof b === 'number' && b >= 0 && b < 1),
+    op,
+    `expected betas to be two numbers of at least 0 and below 1 but received ${describe(betas)}`,
+  );
+}

@@ -206,10 +206,15 @@ Napi::Value Info(const Napi::CallbackInfo& info) {
   return result;
 }
 
+// With a guard, dst keeps its value when src has failed, and the guard remembers the failure.
 Napi::Value CopyInto(const Napi::CallbackInfo& info) {
   OpCall call(info, "copy", "copy");
+  const bool guarded = !info[2].IsUndefined();
   UnaryArgs args{UnaryKind::kCopy, 1, call.Operand(info[0], "src", Access::kIn),
-                 call.Operand(info[1], "dst", Access::kOut)};
+                 call.Operand(info[1], "dst", guarded ? Access::kUpdate : Access::kOut)};
+  if (guarded) {
+    call.Guarded(call.state().Unwrap(info[2], Kind::kGuard, call.label(), "guard").guard);
+  }
   LORA_CHECK(args.x.shape == args.y.shape, "copy", "expected src of shape ", args.y.shape,
              " (that of dst) but received ", args.x.shape);
   call.Run(args);

@@ -1,0 +1,328 @@
+/** What all optimizers have: groups of parameters, flat state, and failed updates that are reported. */
+import { inspect } from 'node:util';
+import type { NativeGuard } from '../native/binding';
+import { alreadyReported, binding, entry } from '../native/calls';
+import { nativeDevice } from '../native/device';
+import { LoRAError } from '../errors';
+import { rawFilled, rawView } from '../tensor/raw';
+import { runDetached } from '../tensor/scope';
+import { checkSaved, restore, settle, type StateDict, type StateValue } from '../tensor/state';
+import { handleOf, type Parameter, type Tensor } from '../tensor/tensor';
+import { check, checkInteger, checkNumber, checkOptions, describe, numelOf } from '../validate';
+import { checkParameters } from './parameters';
+
+/** Settings of all parameters, or of a group. */
+export interface OptimizerOptions {
+  /** The learning rate. Default 1e-3. */
+  lr?: number | undefined;
+}
+
+/** Parameters with settings of their own. */
+export interface OptimizerGroup {
+  /** The parameters of the group; one parameter is in one group. */
+  params: Iterable<Parameter>;
+}
+
+/** The values of settings beside lr, by name. */
+export type Settings = Readonly<Record<string, number | boolean | readonly number[]>>;
+
+/** Parameters that an update changes in one call: they have had the same number of updates. */
+export interface Update<S extends Settings> {
+  readonly params: readonly Parameter[];
+  readonly grads: readonly Tensor[];
+  /** The state of each parameter, by the names of `Rule.state`. */
+  readonly state: readonly (readonly Tensor[])[];
+  readonly settings: S;
+  readonly lr: number;
+  /** Which update of these parameters it is, from 1. */
+  readonly step: number;
+  /** Remembers a failure, after which nothing has changed. */
+  readonly guard: NativeGuard;
+}
+
+/** What tells one optimizer from another. */
+export interface Rule<S extends Settings> {
+  readonly op: string;
+  /** The settings beside lr, with their defaults. */
+  readonly defaults: S;
+  /** Checks settings that are given; those of a saved state, too. */
+  check(settings: { readonly [K in keyof S]?: unknown }): void;
+  /** Names of the tensors that are kept for each parameter, zero at first. */
+  state(settings: S): readonly string[];
+  update(update: Update<S>): void;
+}
+
+interface Slot {
+  readonly param: Parameter;
+  readonly state: readonly Tensor[];
+  /** How many updates this parameter has had. */
+  steps: number;
+}
+
+interface Group<S> {
+  readonly slots: readonly Slot[];
+  /** By name, flat, [total]; the slots view them. */
+  readonly state: ReadonlyMap<string, Tensor>;
+  /** lr relative to that of the optimizer. */
+  factor: number;
+  settings: S;
+}
+
+type OptionsOf<S> = OptimizerOptions & { readonly [K in keyof S]?: S[K] | undefined };
+
+/**
+ * The base of {@link AdamW}, {@link SGD} and {@link Lion}. A parameter without a gradient is left as it is. An update whose
+ * gradient failed does not run; the next step() or stateDict() then throws that failure, and zeroGrad() clears it.
+ *
+ * @example
+ * const optimizer: Optimizer = new SGD(layer.parameters(), { lr: 0.1, momentum: 0.9 });
+ */
+export abstract class Optimizer<S extends Settings = Settings> {
+  readonly #rule: Rule<S>;
+  readonly #groups: Group<S>[];
+  /** @internal Remembers failed updates. An own property that cannot be cloned. */
+  readonly handle: NativeGuard;
+  #lr: number;
+  #disposed = false;
+
+  /** @internal */
+  constructor(
+    rule: Rule<S>,
+    params: Iterable<Parameter> | readonly (OptimizerGroup & OptionsOf<S>)[],
+    options: OptionsOf<S>,
+  ) {
+    this.#rule = rule;
+    const { op } = rule;
+    const names = ['lr', ...Object.keys(rule.defaults)];
+    checkOptions(op, options, names);
+    this.#lr = options.lr ?? 1e-3;
+    this.#checkSettings(options);
+    const iterable = typeof params === 'object' && params !== null && Symbol.iterator in params;
+    const has = typeof (params as { parameters?: unknown } | null | undefined)?.parameters === 'function';
+    check(
+      iterable,
+      op,
+      `expected a list of parameters but received ${describe(params)}${has ? ': pass its parameters()' : ''}`,
+    );
+    const list = [...params];
+    check(list.length > 0, op, `expected at least one parameter but received ${describe(params)}`);
+    const grouped = list.some((item) => typeof item === 'object' && item !== null && 'params' in item);
+    const groups = (grouped ? list : [{ params: list }]) as (OptimizerGroup & OptionsOf<S>)[];
+    for (const group of groups) {
+      checkOptions(op, group, ['params', ...names]);
+      this.#checkSettings(group);
+    }
+    const lists = groups.map((group) => checkParameters(op, group.params));
+    const all = lists.flat();
+    check(new Set(all).size === all.length, op, 'a parameter is in two groups');
+    this.handle = binding().createGuard();
+    this.#groups = runDetached(null, () => groups.map((group, i) => this.#group(lists[i]!, group, options)));
+  }
+
+  #group(params: readonly Parameter[], own: OptionsOf<S>, shared: OptionsOf<S>): Group<S> {
+    const { op, defaults } = this.#rule;
+    check(params.length > 0, op, 'expected at least one parameter in a group');
+    const lr = this.#lr;
+    check(
+      own.lr === undefined || lr > 0 || own.lr === 0,
+      op,
+      'expected the lr of the optimizer to be above 0 when a group has its own',
+    );
+    const settings = Object.fromEntries(
+      Object.entries(defaults).map(([name, value]) => [name, own[name] ?? shared[name] ?? value]),
+    ) as S;
+    const total = params.reduce((sum, p) => sum + numelOf(p.shape), 0);
+    const state = new Map(
+      this.#rule.state(settings).map((name) => [name, rawFilled([total], 0, 'f32', params[0]!.device)]),
+    );
+    let offset = 0;
+    const slots = params.map((param) => {
+      const views = [...state.values()].map((flat) => rawView(flat, offset, param.shape));
+      offset += param.numel;
+      return { param, state: views, steps: 0 };
+    });
+    return { slots, state, factor: own.lr === undefined ? 1 : lr === 0 ? 0 : own.lr / lr, settings };
+  }
+
+  #checkSettings({ lr, ...settings }: OptionsOf<S>): void {
+    if (lr !== undefined) checkNumber(this.#rule.op, 'lr', lr, 0);
+    this.#rule.check(settings as { readonly [K in keyof S]?: unknown });
+  }
+
+  /** @internal The name in messages and in the settings of a run. */
+  get kind(): string {
+    return this.#rule.op;
+  }
+
+  /** The learning rate. Setting it scales that of every group alike, so that a schedule acts on all. */
+  get lr(): number {
+    return this.#lr;
+  }
+  set lr(value: number) {
+    checkNumber(this.#rule.op, 'lr', value, 0);
+    this.#lr = value;
+  }
+
+  /**
+   * Updates every parameter that has a gradient.
+   *
+   * @throws the failure of an op that an earlier update depended on, until zeroGrad() clears it.
+   */
+  step(): void {
+    this.#check('step');
+    entry(() => {
+      binding().checkGuard(this.handle);
+      for (const { param } of this.#groups.flatMap((group) => group.slots))
+        handleOf(param, this.#rule.op, param.name ? `parameter '${param.name}'` : 'a parameter');
+      for (const group of this.#groups) this.#stepGroup(group);
+    });
+  }
+
+  #stepGroup({ slots: all, settings, factor }: Group<S>): void {
+    // Parameters that were left out before are at another t; usually there is one bucket.
+    const buckets = new Map<number, Slot[]>();
+    for (const slot of all) {
+      const { grad } = slot.param;
+      if (grad === null || grad.disposed) continue;
+      const bucket = buckets.get(slot.steps);
+      if (bucket) bucket.push(slot);
+      else buckets.set(slot.steps, [slot]);
+    }
+    for (const [steps, slots] of buckets) {
+      this.#rule.update({
+        params: slots.map(({ param }) => param),
+        grads: slots.map(({ param }) => param.grad!),
+        state: slots.map(({ state }) => state),
+        settings,
+        lr: this.#lr * factor,
+        step: steps + 1,
+        guard: this.handle,
+      });
+      for (const slot of slots) {
+        slot.steps++;
+        slot.param.version++;
+      }
+    }
+  }
+
+  /** Frees the gradients, and clears a failed update that the program has been told of. */
+  zeroGrad(): void {
+    this.#check('zeroGrad');
+    for (const { param } of this.#groups.flatMap((g) => g.slots)) {
+      param.grad?.dispose();
+      param.grad = null;
+    }
+    // A failure that was not reported yet stays; else a loop of step() and zeroGrad() would lose updates silently.
+    if (alreadyReported(() => binding().checkGuard(this.handle))) binding().clearGuard(this.handle);
+  }
+
+  /** State, counts and settings; throws when an update failed. */
+  stateDict(): StateDict {
+    this.#check('stateDict');
+    binding().checkGuard(this.handle);
+    return {
+      lr: this.#lr,
+      groups: this.#groups.map(({ factor, settings, slots, state }) => ({
+        factor,
+        ...copied(settings),
+        steps: slots.map((slot) => slot.steps),
+        ...Object.fromEntries([...state].map(([name, tensor]) => [name, tensor.detach()])),
+      })),
+    };
+  }
+
+  /** @internal Waits for the updates that are queued. @throws the failure of one, for which stateDict() may come too early. */
+  async [settle](): Promise<void> {
+    if (this.#disposed) return;
+    await binding().synchronize(nativeDevice(this.#groups[0]!.slots[0]!.param.device));
+    binding().checkGuard(this.handle);
+  }
+
+  /** Takes what stateDict() gave, bit for bit. @throws ERR_ARGUMENT when groups, settings or shapes do not fit. */
+  loadStateDict(state: StateDict): void {
+    this.#check('loadStateDict');
+    const { op, defaults } = this.#rule;
+    checkOptions(op, state, ['lr', 'groups']);
+    const { lr, groups } = state;
+    checkNumber(op, 'lr of the state', lr, 0);
+    check(
+      Array.isArray(groups) && groups.length === this.#groups.length,
+      op,
+      `expected a state of ${this.#groups.length} groups but received ${describe(groups)}`,
+    );
+    const saved = (groups as Record<string, StateValue>[]).map((s, i) => {
+      const group = this.#groups[i]!;
+      const names = Object.keys(defaults);
+      checkOptions(op, s, ['factor', ...names, 'steps', ...group.state.keys()]);
+      const { factor, steps } = s;
+      checkNumber(op, 'factor of the state', factor, 0);
+      const settings = Object.fromEntries(names.map((name) => [name, s[name]]));
+      for (const name of names)
+        check(settings[name] !== undefined, op, `expected ${name} of the state but received nothing`);
+      this.#rule.check(settings as { readonly [K in keyof S]?: unknown });
+      check(
+        Array.isArray(steps) && steps.length === group.slots.length,
+        op,
+        `expected steps of ${group.slots.length} parameters but received ${describe(steps)}`,
+      );
+      steps.forEach((n: unknown) => checkInteger(op, 'steps of the state', n));
+      for (const [name, { shape }] of group.state) checkSaved(op, name, shape, s[name]);
+      return { factor, settings: copied(settings as S), steps: steps as number[], tensors: s };
+    });
+    this.#lr = lr;
+    saved.forEach(({ factor, settings, steps, tensors }, i) => {
+      const group = this.#groups[i]!;
+      group.factor = factor;
+      group.settings = settings;
+      for (const [name, tensor] of group.state) restore(op, name, tensor, tensors[name]);
+      group.slots.forEach((slot, j) => (slot.steps = steps[j]!));
+    });
+  }
+
+  /** Whether dispose() was called. */
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /** Frees the state, and keeps the parameters. */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    for (const { state, slots } of this.#groups)
+      for (const tensor of [...state.values(), ...slots.flatMap((slot) => slot.state)]) tensor.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  toString(): string {
+    const slots = this.#groups.flatMap((group) => group.slots);
+    const n = slots.reduce((sum, { param }) => sum + numelOf(param.shape), 0);
+    const groups = this.#groups.length;
+    return `${this.#rule.op}(lr ${this.#lr}, ${n} parameters in ${groups} group${groups === 1 ? '' : 's'})`;
+  }
+
+  toJSON(): string {
+    return this.toString();
+  }
+
+  [inspect.custom](): string {
+    return this.toString();
+  }
+
+  #check(name: string): void {
+    if (!this.#disposed) return;
+    const { op } = this.#rule;
+    throw new LoRAError('ERR_DISPOSED', `[${op}] ${name}: the optimizer has been disposed`, { op });
+  }
+}
+
+/** Settings that nobody else can change. */
+function copied<S extends Settings>(settings: S): S {
+  const copy = Object.entries(settings).map(([name, value]) => [
+    name,
+    typeof value === 'object' ? [...value] : value,
+  ]);
+  return Object.fromEntries(copy) as S;
+}
