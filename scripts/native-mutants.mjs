@@ -201,7 +201,7 @@ const nodeTests = [
     target: 'lora_native',
     ...jest(
       'test/numerics',
-      'test/unit/(adamw|autograd|checkpoint|lora_linear|poison|safetensors|scope|tensor)',
+      'test/unit/(adamw|autograd|checkpoint|lora_linear|optimizers|poison|safetensors|scope|tensor)',
     ),
   },
   { name: 'jest model', target: 'lora_native', ...jest('test/e2e/model_(forward|generate)') },

@@ -100,6 +100,8 @@ export const areas = [
       'constantSchedule',
       'linearSchedule',
       'cosineSchedule',
+      'wsdSchedule',
+      'WsdScheduleOptions',
       'Schedule',
       'ScheduleOptions',
       'ScheduleName',
