@@ -74,6 +74,8 @@ export type {
 export type { EvaluateOptions, Evaluation } from './models/evaluate';
 export { batches, type Batch, type BatchesOptions } from './data/batches';
 export { loadDataset, type Dataset, type LoadDatasetOptions } from './data/dataset';
+export { FileDataset } from './data/file_dataset';
+export type { DatasetCounts } from './data/example';
 export type { TextEncoder } from './data/rows';
 export type { DataSource, Example } from './data/example';
 export type { RunHandle } from './handle';

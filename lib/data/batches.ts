@@ -1,6 +1,7 @@
 import { LoRAError } from '../errors';
 import { check, checkBoolean, checkOptions, checkSignal, describe } from '../validate';
 import { checkExample, type DataSource, type Example } from './example';
+import { FileDataset } from './file_dataset';
 import { Packer, type PackedRow } from './packing';
 import { Random } from './random';
 
@@ -78,7 +79,10 @@ export async function* batches(
   checkSignal('batches', signal);
   const opened = open(data);
   let source: Source = signal ? untilAborted(opened, signal) : opened;
-  if (shuffle) {
+  if (shuffle && opened instanceof FileDataset) {
+    const places = inAnyOrder(opened, new Random(seed));
+    source = signal ? untilAborted(places, signal) : places;
+  } else if (shuffle) {
     const known = typeof (opened as { length?: unknown }).length === 'number';
     source = shuffled(source, known ? Infinity : shuffleWindow, new Random(seed));
   }
@@ -115,6 +119,12 @@ const ofRows = (rows: readonly PackedRow[]): Batch => ({
 });
 
 type Source = Iterable<Example> | AsyncIterable<Example>;
+
+/** All examples of a file, each read when its turn comes. */
+async function* inAnyOrder(data: FileDataset, random: Random): AsyncGenerator<Example, void, void> {
+  const order = random.shuffle(Array.from({ length: data.length }, (_, i) => i));
+  for (const i of order) yield await data.at(i);
+}
 
 /** Draws each example from a window that moves over the source; what is left at the end is shuffled. */
 async function* shuffled(

@@ -1,8 +1,10 @@
 import { LoRAError } from '../errors';
+import { InputFile } from '../formats/input';
 import { toPath } from '../formats/paths';
 import { Pace } from '../formats/slices';
 import { check, checkBoolean, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
-import { countedTokens, type Example } from './example';
+import { countedTokens, type DatasetCounts, type Example } from './example';
+import { FileDataset, type Place } from './file_dataset';
 import { formatByName, mostLineBytes, readLines, type LineOptions } from './lines';
 import { RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
 
@@ -21,6 +23,11 @@ export interface LoadDatasetOptions {
   chatTemplate?: string | null | undefined;
   /** A line with more bytes is ERR_DATA; at most 2²⁹ − 24, which is what a string holds. Default 64 MiB. */
   maxLineBytes?: number | undefined;
+  /**
+   * false: only the places of the rows are kept, and each row is read and encoded when it is wanted, so that the file may be larger than memory.
+   * All rows are checked first nevertheless. For plain JSONL. Default true.
+   */
+  inMemory?: boolean | undefined;
   /** The path may name a FIFO, a terminal or a device, such as /dev/stdin: it is read until it ends. Default false: ERR_FILE. */
   stream?: boolean | undefined;
   /** An abort rejects with its reason, also while a stream gives nothing. */
@@ -28,19 +35,7 @@ export interface LoadDatasetOptions {
 }
 
 /** Examples in memory, in file order. */
-export interface Dataset extends Iterable<Required<Example>> {
-  /** How many examples there are. */
-  readonly length: number;
-  /** The most tokens of an example. */
-  readonly maxLength: number;
-  /** How many examples were cut to `maxLength`. */
-  readonly truncated: number;
-  /** How many rows were left out, because none of their tokens within `maxLength` counts, or they have one token. */
-  readonly dropped: number;
-  /** Tokens of all examples that count. */
-  readonly tokens: number;
-  /** The file it was read from. */
-  readonly path: string;
+export interface Dataset extends DatasetCounts, Iterable<Required<Example>> {
   /** The examples, in file order; as often as you like. */
   [Symbol.iterator](): Iterator<Required<Example>>;
 }
@@ -56,13 +51,22 @@ export interface Dataset extends Iterable<Required<Example>> {
  * @example
  * const data = await loadDataset('train.jsonl', { tokenizer: model.tokenizer, maxLength: 512 });
  */
-export async function loadDataset(path: string | URL, options: LoadDatasetOptions = {}): Promise<Dataset> {
+export async function loadDataset(
+  path: string | URL,
+  options: LoadDatasetOptions & { inMemory: false },
+): Promise<FileDataset>;
+export async function loadDataset(path: string | URL, options?: LoadDatasetOptions): Promise<Dataset>;
+export async function loadDataset(
+  path: string | URL,
+  options: LoadDatasetOptions = {},
+): Promise<Dataset | FileDataset> {
   checkOptions('loadDataset', options, [
     'tokenizer',
     'maxLength',
     'trainOn',
     'chatTemplate',
     'maxLineBytes',
+    'inMemory',
     'stream',
     'signal',
   ]);
@@ -72,6 +76,7 @@ export async function loadDataset(path: string | URL, options: LoadDatasetOption
     trainOn,
     chatTemplate,
     maxLineBytes = 64 * 2 ** 20,
+    inMemory = true,
     stream = false,
     signal,
   } = options;
@@ -99,36 +104,59 @@ export async function loadDataset(path: string | URL, options: LoadDatasetOption
     'loadDataset',
     `expected maxLineBytes to be a whole number from 1 to ${mostLineBytes} but received ${describe(maxLineBytes)}`,
   );
+  checkBoolean('loadDataset', 'inMemory', inMemory);
   checkBoolean('loadDataset', 'stream', stream);
   checkSignal('loadDataset', signal);
   const file = toPath(path, 'loadDataset');
   const format = formatByName(file);
   const rows = { tokenizer, trainOn, chatTemplate, signal };
   const reader = new Reader(file, rows, maxLength, { maxLineBytes, stream, signal });
-  if (format === 'lines') await reader.readJsonLines();
-  else await reader.readText();
-  if (reader.examples.length === 0)
+  let stamp = '';
+  if (!inMemory) stamp = await checkSeekable(file, format, stream);
+  else if (format === 'text') await reader.readText();
+  if (format === 'lines') await reader.readJsonLines(inMemory);
+  const { examples, places, truncated, dropped, tokens } = reader;
+  const length = inMemory ? examples.length : places.length;
+  if (length === 0)
     throw new LoRAError(
       'ERR_DATA',
-      `[loadDataset] ${file}: expected at least one example but it holds ${reader.dropped === 0 ? 'none' : `only rows of which no token counts within ${maxLength} tokens`}`,
+      `[loadDataset] ${file}: expected at least one example but it holds ${dropped === 0 ? 'none' : `only rows of which no token counts within ${maxLength} tokens`}`,
       {
         op: 'loadDataset',
       },
     );
-  const { examples, truncated, dropped } = reader;
-  return {
-    length: examples.length,
-    maxLength,
-    truncated,
-    dropped,
-    tokens: countedTokens(examples.map(({ labels }) => labels)),
-    path: file,
-    [Symbol.iterator]: () => examples[Symbol.iterator](),
+  const counts = { length, maxLength, truncated, dropped, tokens, path: file };
+  if (inMemory) return { ...counts, [Symbol.iterator]: () => examples[Symbol.iterator]() };
+  return new FileDataset(counts, places, stamp, (line, number) => reader.example(line, number));
+}
+
+/** Throws unless rows can be read again by their places; gives the stamp of the file. */
+async function checkSeekable(path: string, format: 'lines' | 'text', stream: boolean): Promise<string> {
+  const refuse = (what: string): never => {
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[loadDataset] ${path}: inMemory: false is for plain JSONL files, not for ${what}`,
+      {
+        op: 'loadDataset',
+      },
+    );
   };
+  if (format === 'text') refuse('plain text');
+  if (stream) refuse('what is read as a stream');
+  const file = await InputFile.open(path);
+  try {
+    const head = new Uint8Array(2);
+    if ((await file.readSome(head, 0)) === 2 && head[0] === 0x1f && head[1] === 0x8b) refuse('gzip');
+    return file.stamp;
+  } finally {
+    await file.close();
+  }
 }
 
 class Reader {
   readonly examples: Required<Example>[] = [];
+  readonly places: Place[] = [];
+  tokens = 0;
   truncated = 0;
   dropped = 0;
   readonly #rows: RowReader;
@@ -143,20 +171,28 @@ class Reader {
     this.#rows = new RowReader(options);
   }
 
-  async readJsonLines(): Promise<void> {
-    for await (const { line, number } of readLines(this.file, this.lines))
+  async readJsonLines(keep: boolean): Promise<void> {
+    for await (const { line, number, offset, bytes } of readLines(this.file, this.lines))
       if (line.trim() !== '') {
-        const { inputIds, labels } = await this.#addLine(line, number);
-        this.#add(inputIds, labels);
+        const { inputIds, labels } = await this.#rowOf(line, number);
+        const example = this.#cut(inputIds, labels);
+        if (example && keep) this.examples.push(example);
+        else if (example) this.places.push({ offset, bytes, number });
         if (this.#pace.due) await this.#pace.rest(this.lines.signal);
       }
+  }
+
+  /** The example of a line that gave one before. */
+  async example(line: string, number: number): Promise<Required<Example>> {
+    const { inputIds, labels } = await this.#rowOf(line, number);
+    return { inputIds: inputIds.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) };
   }
 
   #fail(line: number, message: string, code: RowError['code'] = 'ERR_DATA'): never {
     throw new LoRAError(code, `[loadDataset] ${this.file}:${line}: ${message}`, { op: 'loadDataset' });
   }
 
-  async #addLine(line: string, number: number): Promise<Required<Example>> {
+  async #rowOf(line: string, number: number): Promise<Required<Example>> {
     let row: unknown;
     try {
       row = JSON.parse(line);
@@ -176,12 +212,15 @@ class Reader {
     }
   }
 
-  #add(inputIds: readonly number[], labels: readonly number[]): void {
+  /** Cuts and counts; gives nothing for a row of which no token counts. */
+  #cut(inputIds: readonly number[], labels: readonly number[]): Required<Example> | undefined {
     if (inputIds.length > this.maxLength) this.truncated++;
     const example = { inputIds: inputIds.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) };
-    // A single token predicts nothing.
-    if (countedTokens([example.labels]) > 0) this.examples.push(example);
-    else this.dropped++;
+    const counted = countedTokens([example.labels]); // a single token predicts nothing
+    this.tokens += counted;
+    if (counted > 0) return example;
+    this.dropped++;
+    return undefined;
   }
 
   async readText(): Promise<void> {
@@ -206,7 +245,8 @@ class Reader {
       : tokenizer.encode(text);
     for (let at = 0; at < ids.length; at += this.maxLength) {
       const piece = ids.slice(at, at + this.maxLength);
-      this.#add(piece, piece);
+      const example = this.#cut(piece, piece);
+      if (example) this.examples.push(example);
     }
   }
 }

@@ -13,6 +13,22 @@ export interface Example {
 export type DataSource =
   Iterable<Example> | AsyncIterable<Example> | (() => Iterable<Example> | AsyncIterable<Example>);
 
+/** What a data set tells of itself. */
+export interface DatasetCounts {
+  /** How many examples there are. */
+  readonly length: number;
+  /** The most tokens of an example. */
+  readonly maxLength: number;
+  /** How many examples were cut to `maxLength`. */
+  readonly truncated: number;
+  /** How many rows were left out, because none of their tokens within `maxLength` counts, or they have one token. */
+  readonly dropped: number;
+  /** Tokens of all examples that count. */
+  readonly tokens: number;
+  /** The file it was read from. */
+  readonly path: string;
+}
+
 /** The label that counts nothing, as in PyTorch and transformers; kIgnoredLabel of native/core/ops/labels.h. */
 export const ignoredLabel = -100;
 

@@ -92,6 +92,17 @@ async function peek(source: Bytes): Promise<{ head: Buffer; all: Bytes }> {
   return { head, all: all() };
 }
 
+/** A line of a file. */
+export interface Line {
+  readonly line: string;
+  /** From 1. */
+  readonly number: number;
+  /** Where its bytes begin in the (unzipped) content. */
+  readonly offset: number;
+  /** How many bytes it has, without the line feed. */
+  readonly bytes: number;
+}
+
 /** How the lines of a file are read. */
 export interface LineOptions {
   /** Longer lines are ERR_DATA. */
@@ -135,20 +146,20 @@ async function* content(file: string, { stream, signal }: LineOptions): AsyncGen
  * @throws ERR_FILE for a file that cannot be read; ERR_DATA, with the line, for gzip data that is damaged or cut short,
  * for what is not UTF-8 text and for a line that is too long; ERR_UNSUPPORTED for other kinds of files.
  */
-export async function* readLines(
-  file: string,
-  options: LineOptions,
-): AsyncGenerator<{ line: string; number: number }> {
+export async function* readLines(file: string, options: LineOptions): AsyncGenerator<Line> {
   const { maxLineBytes, signal } = options;
   const decoder = new TextDecoder('utf-8', { fatal: true });
   let start: string | undefined;
   let number = 0;
+  let offset = 0;
   const notText = (message: string, cause?: unknown): never => {
     for (const [at, bytes, kind] of refusedStarts) if (start?.startsWith(bytes, at)) refuse(file, kind);
     throw dataError(file, `:${number}: ${message}`, cause);
   };
-  const decode = (bytes: Buffer): { line: string; number: number } => {
+  const decode = (bytes: Buffer): Line => {
     number++;
+    const begin = offset;
+    offset += bytes.length + 1;
     let line: string;
     try {
       line = decoder.decode(bytes);
@@ -162,7 +173,7 @@ export async function* readLines(
       );
     }
     if (line.includes('\0')) return notText('expected UTF-8 text but received a zero byte');
-    return { line, number };
+    return { line, number, offset: begin, bytes: bytes.length };
   };
   let rest: Buffer[] = []; // of a line whose end has not come
   let restBytes = 0;

@@ -124,6 +124,12 @@ export class InputFile {
     );
   }
 
+  /** Tells this content of the file from another: its inode, size and time of change. */
+  get stamp(): string {
+    const { ino, size, mtimeNs } = this.opened;
+    return `${ino} ${size} ${mtimeNs}`;
+  }
+
   async close(): Promise<void> {
     await this.handle.close();
   }

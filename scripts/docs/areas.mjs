@@ -67,6 +67,8 @@ export const areas = [
       'CheckpointEvent',
       'EndEvent',
       'loadDataset',
+      'FileDataset',
+      'DatasetCounts',
       'LoadDatasetOptions',
       'Dataset',
       'TextEncoder',
