@@ -11,7 +11,7 @@ import { insideOf } from '../../lib/text/library';
 import { publishedPatterns } from '../../lib/text/split_patterns';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
-import { longestGap } from '../support/gaps';
+import { cpuMilliseconds, longestGap } from '../support/gaps';
 import { describeWithData, sharedData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
 import { byteTokenizer } from '../support/tiny_model';
@@ -179,7 +179,7 @@ describe('an expression that is none of the published ones', () => {
   const text = 'a'.repeat(1000);
 
   test('takes linear time, wherever it stands', async () => {
-    const begin = performance.now();
+    const begin = cpuMilliseconds();
     const byteLevel = { type: 'ByteLevel', use_regex: false };
     const split = { type: 'Split', pattern: { Regex: slow }, behavior: 'Isolated', invert: false };
     const replace = { type: 'Replace', pattern: { Regex: slow }, content: '!' };
@@ -197,7 +197,7 @@ describe('an expression that is none of the published ones', () => {
     }
     const decoder = { type: 'Sequence', decoders: [{ type: 'ByteLevel' }, replace] };
     expect((await load({ decoder })).decode([...Buffer.from(text)])).toBe(text);
-    expect(performance.now() - begin).toBeLessThan(5000);
+    expect(cpuMilliseconds() - begin).toBeLessThan(3000);
   });
 
   test.each([
@@ -267,10 +267,10 @@ describe('the event loop turns', () => {
       expect(tokenizer.encode(text)).toEqual(expected);
       const { gap, result } = await longestGap(() => tokenizer.encodeAsync(text));
       expect(result).toEqual(expected);
-      const begin = performance.now();
+      const begin = cpuMilliseconds();
       const whole = await longestGap(() => loadDataset(path, { tokenizer }));
       console.info(
-        `${name}: longest gap ${gap.toFixed(0)} ms; tinyshakespeare as a data set ${whole.gap.toFixed(0)} ms of ${(performance.now() - begin).toFixed(0)} ms`,
+        `${name}: longest gap ${gap.toFixed(0)} ms; tinyshakespeare as a data set ${whole.gap.toFixed(0)} ms of ${(cpuMilliseconds() - begin).toFixed(0)} ms`,
       );
       expect(gap).toBeLessThan(1000); // about 20 on a machine that does nothing else
       expect(whole.gap).toBeLessThan(1000);

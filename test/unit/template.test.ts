@@ -6,6 +6,7 @@ import { defaultLimits } from '../../lib/formats/limits';
 import { ChatTemplate } from '../../lib/text/chat';
 import { BoundedTemplate } from '../../lib/text/template';
 import { expectThrow } from '../support/errors';
+import { cpuMilliseconds } from '../support/gaps';
 import { describeWithData } from '../support/shared_data';
 
 const messages = [
@@ -184,10 +185,10 @@ describe('what would not end', () => {
       `${doubled(22)}{% for i in range(1000) %}{% set x = n.s.split("") or n.s.split("a") %}{% endfor %}`,
     ],
   ])('%s', (_, source) => {
-    const begin = performance.now();
+    const begin = cpuMilliseconds();
     expectThrow(() => new BoundedTemplate(source, defaultLimits).render(variables), 'ERR_DATA', refused);
-    const took = performance.now() - begin;
-    expect(took).toBeLessThan(4000); // below 1 s on a machine that does nothing else
+    const took = cpuMilliseconds() - begin;
+    expect(took).toBeLessThan(2000);
   });
   test('a variable of a loop alone does not double', () => {
     expect(new BoundedTemplate(`${big}{{ s | length }}`, defaultLimits).render({})).not.toBe('');
@@ -237,10 +238,10 @@ describe('what would not end', () => {
       'ERR_DATA',
       '[chat_template] the chat template of the model has more than 256 white-space characters in a row',
     );
-    const begin = performance.now();
+    const begin = cpuMilliseconds();
     const spaces = `${' '.repeat(255)}{%${' '.repeat(255)}`.repeat(500);
     expect(outcome(() => new BoundedTemplate(spaces, defaultLimits).render({}))).toMatch(/^threw /);
-    expect(performance.now() - begin).toBeLessThan(4000);
+    expect(cpuMilliseconds() - begin).toBeLessThan(2000);
   });
 
   test('the reason that a template gives is not longer than a sentence', () => {
