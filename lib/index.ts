@@ -52,6 +52,7 @@ export { Lion } from './optim/lion';
 export type { LionOptions, LionParameterGroup } from './optim/lion';
 export { SGD } from './optim/sgd';
 export type { SGDOptions, SGDParameterGroup } from './optim/sgd';
+export type { OptimizerName } from './train/optimizer';
 export type { Optimizer, OptimizerGroup, OptimizerOptions } from './optim/optimizer';
 export { clipGradNorm } from './optim/clip';
 export { constantSchedule, cosineSchedule, linearSchedule, wsdSchedule } from './optim/schedules';

@@ -1,6 +1,7 @@
 import { loadDataset } from '../data/dataset';
 import { InputFile } from '../formats/input';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
+import { optimizerNames } from '../train/optimizer';
 import { OutputDirectory } from '../train/output';
 import { Trainer } from '../train/trainer';
 import { countsOf, loadModel, modelFlags, note } from './common';
@@ -47,12 +48,38 @@ export const train = defineCommand({
     schedule: {
       type: 'string',
       value: 'NAME',
-      choices: ['constant', 'linear', 'cosine'],
+      choices: ['constant', 'linear', 'cosine', 'wsd'],
       default: 'cosine',
-      help: 'of the learning rate',
+      help: 'of the rate',
     },
-    warmupSteps: { type: 'integer', minimum: 0, default: 0, help: 'steps of rising learning rate' },
-    weightDecay: { type: 'number', value: 'W', minimum: 0, default: 0, help: 'AdamW weight decay' },
+    warmupSteps: {
+      type: 'number',
+      value: 'N',
+      minimum: 0,
+      default: 0,
+      help: 'rising steps, or below 1 a share',
+    },
+    decaySteps: {
+      type: 'number',
+      value: 'N',
+      minimum: 0,
+      help: 'falling steps of wsd, or below 1 a share',
+      defaultText: '0.1',
+    },
+    weightDecay: { type: 'number', value: 'W', minimum: 0, default: 0, help: 'decay of the weights' },
+    optimizer: {
+      type: 'string',
+      value: 'NAME',
+      choices: optimizerNames,
+      default: 'adamw',
+      help: 'optimizer',
+    },
+    loraPlusRatio: {
+      type: 'number',
+      value: 'RATIO',
+      minimum: 0,
+      help: 'LoRA+: up learns at RATIO times --lr',
+    },
     evalEvery: { type: 'integer', minimum: 1, help: 'steps between evaluations' },
     saveEvery: { type: 'integer', minimum: 1, help: 'steps between checkpoints' },
     keepBest: { type: 'boolean', help: 'keep a checkpoint of the best evaluation' },
@@ -84,6 +111,14 @@ export const train = defineCommand({
       throw new UsageError(
         `train needs --eval-every N, since ${values.keepBest ? '--keep-best' : '--patience'} is given`,
       );
+    for (const flag of ['warmupSteps', 'decaySteps'] as const)
+      if (!Number.isInteger(values[flag] ?? 0) && values[flag]! > 1)
+        throw new UsageError(
+          `train needs --${flag === 'warmupSteps' ? 'warmup' : 'decay'}-steps as a whole number or below 1`,
+        );
+    if (values.decaySteps !== undefined && values.schedule !== 'wsd')
+      throw new UsageError('train needs --schedule wsd, since --decay-steps is given');
+    if (values.loraPlusRatio === 0) throw new UsageError('train needs --lora-plus-ratio above 0');
     const { r, loraAlpha, loraDropout, seed, outDir } = values;
     const config = { r, loraAlpha, loraDropout, targetModules: targets(values.targetModules) };
     // What can be wrong is said before the model is loaded.
@@ -112,7 +147,10 @@ export const train = defineCommand({
         lr: values.lr,
         schedule: values.schedule,
         warmupSteps: values.warmupSteps,
+        decaySteps: values.decaySteps,
         weightDecay: values.weightDecay,
+        optimizer: values.optimizer,
+        loraPlusRatio: values.loraPlusRatio,
         seed,
         evalEvery: values.evalEvery,
         saveEvery: values.saveEvery,

@@ -62,6 +62,7 @@ export function settingFacts({ adapter, options }: RunSubject): Fact[] {
   const { r, loraAlpha, loraDropout, useDora, useRslora, modulesToSave } = adapter.config;
   const { batchSize, gradientAccumulationSteps: batches, packing } = options;
   const { lr, schedule, warmupSteps, weightDecay, maxGradNorm, neftuneNoiseAlpha, seed } = options;
+  const { optimizer, loraPlusRatio } = options;
   const kinds = [...(useDora ? ['DoRA'] : []), ...(useRslora ? ['rank-stabilised'] : [])];
   return [
     ['Rank', String(r)],
@@ -70,6 +71,8 @@ export function settingFacts({ adapter, options }: RunSubject): Fact[] {
     ...(loraDropout > 0 ? [['Dropout', String(loraDropout)] as const] : []),
     ...(modulesToSave?.length ? [['Trained whole', modulesToSave.join(', ')] as const] : []),
     ['Learning rate', `${lr}, ${schedule}${warmupSteps > 0 ? ` after ${warmupSteps} steps of warm-up` : ''}`],
+    ...(optimizer === 'adamw' ? [] : [['Optimizer', optimizer] as const]),
+    ...(loraPlusRatio === undefined ? [] : [['LoRA+ ratio', String(loraPlusRatio)] as const]),
     [
       'Batch',
       `${batchSize} ${packing ? 'packed rows' : 'examples'}${batches > 1 ? `, ${batches} batches a step` : ''}`,

@@ -1,14 +1,27 @@
 import { checkRereadable, checkSource } from '../data/batches';
 import type { DataSource } from '../data/example';
 import type { CausalLM } from '../models/causal_lm';
-import type { AdamW } from '../optim/adamw';
+import type { Optimizer } from '../optim/optimizer';
 import { checkEarlyStopping, type EarlyStopping } from './best';
-import { constantSchedule, cosineSchedule, linearSchedule, type Schedule } from '../optim/schedules';
+import {
+  constantSchedule,
+  cosineSchedule,
+  linearSchedule,
+  stepsOf,
+  wsdSchedule,
+  type Schedule,
+} from '../optim/schedules';
 import type { Parameter } from '../tensor/tensor';
 import { check, checkBoolean, checkOptions, describe } from '../validate';
+import { checkOptimizer, type OptimizerName } from './optimizer';
 
-const schedules = { constant: constantSchedule, linear: linearSchedule, cosine: cosineSchedule } as const;
-/** How the learning rate goes: see {@link constantSchedule}, {@link linearSchedule}, {@link cosineSchedule}. */
+const schedules = {
+  constant: constantSchedule,
+  linear: linearSchedule,
+  cosine: cosineSchedule,
+  wsd: wsdSchedule,
+} as const;
+/** How the learning rate goes: see {@link constantSchedule}, {@link linearSchedule}, {@link cosineSchedule}, {@link wsdSchedule}. */
 export type ScheduleName = keyof typeof schedules;
 
 /**
@@ -40,9 +53,11 @@ export interface TrainerOptions {
   lr?: number | undefined;
   /** The factor on `lr` over the steps. Default 'cosine'. */
   schedule?: ScheduleName | undefined;
-  /** Steps in which the learning rate rises from 0. Default 0. */
+  /** Steps in which the learning rate rises from 0, or below 1 their share of all steps. Default 0. */
   warmupSteps?: number | undefined;
-  /** AdamW's decoupled decay. Default 0. */
+  /** Steps of the fall at the end of the 'wsd' schedule, or below 1 their share of all steps. Default 0.1. */
+  decaySteps?: number | undefined;
+  /** The decay of the weights: decoupled in AdamW and Lion, part of the gradient in SGD. Default 0. */
   weightDecay?: number | undefined;
   /** Of all gradients together; 0 turns clipping off. Default 1. */
   maxGradNorm?: number | undefined;
@@ -78,8 +93,15 @@ export interface TrainerOptions {
   saveLimit?: number | undefined;
   /** What is trained. Default: the parameters of the active adapter. */
   parameters?: readonly Parameter[] | undefined;
-  /** Takes the steps, and is not disposed at the end. Default: AdamW with lr and weightDecay. */
-  optimizer?: AdamW | undefined;
+  /**
+   * Takes the steps: a name, for one with `lr` and `weightDecay`, or an optimizer of your own, which is not disposed at the end. Default 'adamw'.
+   */
+  optimizer?: OptimizerName | Optimizer | undefined;
+  /**
+   * LoRA+ (Hayou, Ghosh, Yu, "LoRA+: Efficient Low Rank Adaptation of Large Models", 2024): `up`, which PEFT calls lora_B, learns at
+   * loraPlusRatio·lr; 16 is usual. Default: all at lr.
+   */
+  loraPlusRatio?: number | undefined;
 }
 
 export interface ResolvedOptions {
@@ -107,7 +129,11 @@ export interface ResolvedOptions {
   resume: boolean | string;
   schedule: ScheduleName;
   warmupSteps: number;
+  decaySteps: number | undefined;
   scheduleOf: Schedule;
+  /** The name of the optimizer. */
+  optimizer: string;
+  loraPlusRatio: number | undefined;
   /** Known for maxSteps, and for epochs over data that says its length. */
   totalSteps: number | undefined;
 }
@@ -124,6 +150,7 @@ const names = [
   'lr',
   'schedule',
   'warmupSteps',
+  'decaySteps',
   'weightDecay',
   'maxGradNorm',
   'seed',
@@ -141,6 +168,7 @@ const names = [
   'packLength',
   'parameters',
   'optimizer',
+  'loraPlusRatio',
 ];
 
 /** Checks every option and fills in the defaults, before any work begins. */
@@ -229,18 +257,27 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
   const evaluations = evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / evalEvery);
   if (evaluations > 1) checkRereadable('Trainer', options.evalData as DataSource);
 
+  const optimizer = checkOptimizer(options);
   const schedule = options.schedule ?? 'cosine';
   check(
     Object.hasOwn(schedules, schedule),
     'Trainer',
     `expected schedule to be one of ${Object.keys(schedules).join(', ')} but received ${describe(schedule)}`,
   );
-  const warmupSteps = whole('warmupSteps', 0, 0) as number;
   check(
     totalSteps !== undefined || schedule === 'constant',
     'Trainer',
     `expected maxSteps, since the ${schedule} schedule needs the number of steps and ${packing ? 'packing' : maxTokens !== undefined ? 'maxTokens' : 'the data'} does not tell its length`,
   );
+  const warmupSteps = stepsOf('Trainer', 'warmupSteps', options.warmupSteps ?? 0, totalSteps, 'maxSteps');
+  check(
+    options.decaySteps === undefined || schedule === 'wsd',
+    'Trainer',
+    "expected the schedule 'wsd', since decaySteps is given",
+  );
+  const decaySteps =
+    schedule === 'wsd' ? stepsOf('Trainer', 'decaySteps', options.decaySteps ?? 0.1, totalSteps) : undefined;
+  const falls = decaySteps === undefined ? {} : { decaySteps };
   return {
     evalData: options.evalData,
     outDir: options.outDir,
@@ -248,7 +285,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     epochs,
     batchSize,
     gradientAccumulationSteps,
-    lr: real('lr', options.optimizer?.lr ?? 2e-4),
+    lr: real('lr', typeof options.optimizer === 'object' ? options.optimizer.lr : 2e-4),
     weightDecay: real('weightDecay', 0),
     maxGradNorm: real('maxGradNorm', 1),
     seed: whole('seed', 0, 0) as number,
@@ -266,7 +303,10 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     resume,
     schedule,
     warmupSteps,
-    scheduleOf: schedules[schedule]({ totalSteps: totalSteps ?? 1, warmupSteps }),
+    decaySteps,
+    scheduleOf: schedules[schedule]({ totalSteps: totalSteps ?? 1, warmupSteps, ...falls }),
+    optimizer,
+    loraPlusRatio: options.loraPlusRatio,
     totalSteps,
   };
 }

@@ -7,7 +7,7 @@ import { makeDirectory, writeFileAtomic, writeNewFile } from '../formats/atomic'
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { systemReason } from '../formats/system_reason';
 import type { Adapter } from '../peft/adapter';
-import type { AdamW } from '../optim/adamw';
+import type { Optimizer } from '../optim/optimizer';
 import { temporaryBeside } from '../formats/temporary';
 import { cardFile, mayWriteCard } from './model_card';
 import { checkpointsOf, type RunState } from './resume';
@@ -63,7 +63,7 @@ export class OutputDirectory {
   async saveCheckpoint(
     state: RunState,
     adapter: Adapter,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     { limit, keep, card }: CheckpointOptions = {},
   ): Promise<string> {
     const { step, settings, data, evaluations } = state;

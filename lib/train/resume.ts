@@ -8,7 +8,7 @@ import { SavedFolder } from '../formats/file_group';
 import { isRecord, parseJson } from '../formats/json';
 import { fingerprintOf, sameNumbers } from '../linear/fingerprint';
 import type { CausalLM } from '../models/causal_lm';
-import type { AdamW } from '../optim/adamw';
+import type { Optimizer } from '../optim/optimizer';
 import type { Adapter } from '../peft/adapter';
 import { describe } from '../validate';
 import type { BestState } from './best';
@@ -26,9 +26,12 @@ export async function settingsOf(
 ): Promise<RunSettings> {
   const { batchSize, gradientAccumulationSteps, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
   const { schedule, warmupSteps, totalSteps, packing, packLength, neftuneNoiseAlpha } = options;
+  const { optimizer, loraPlusRatio, decaySteps } = options;
   return {
     batchSize,
     gradientAccumulationSteps,
+    optimizer,
+    ...(loraPlusRatio === undefined ? {} : { loraPlusRatio }),
     lr,
     weightDecay,
     maxGradNorm,
@@ -38,6 +41,7 @@ export async function settingsOf(
     ...(packing ? { packing, packLength: packLength ?? null } : {}),
     schedule,
     warmupSteps,
+    ...(decaySteps === undefined ? {} : { decaySteps }),
     // A constant rate does not depend on the end.
     ...(schedule === 'constant' ? {} : { totalSteps: totalSteps ?? null }),
     dtype: model.dtype,
@@ -105,7 +109,7 @@ export async function checkpointsOf(outDir: string): Promise<{ step: number; pat
 export async function resumeFrom(
   dir: string,
   own: RunSettings,
-  state: { readonly adapter: Adapter; readonly optimizer: AdamW },
+  state: { readonly adapter: Adapter; readonly optimizer: Optimizer },
 ): Promise<RunState> {
   const values = await loadCheckpoint(dir);
   const { step, settings, data, evaluations } = values;

@@ -4,8 +4,8 @@ import { LoRAError } from '../errors';
 import { holdFor, RunHandle } from '../handle';
 import type { Adapter } from '../peft/adapter';
 import type { CausalLM } from '../models/causal_lm';
-import { AdamW } from '../optim/adamw';
 import { clipGradNorm } from '../optim/clip';
+import type { Optimizer } from '../optim/optimizer';
 import type { Schedule } from '../optim/schedules';
 import { settle } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
@@ -13,6 +13,7 @@ import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { largestActivations } from './activations';
 import { takeForTraining } from './exclusive';
 import { BestEvaluation } from './best';
+import { makeOptimizer } from './optimizer';
 import { OutputDirectory } from './output';
 import { modelCard } from './model_card';
 import { Progress } from './progress';
@@ -25,8 +26,8 @@ import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './event
  * Trains the active LoRA adapter of a model.
  *
  * A step takes `gradientAccumulationSteps` batches, and its loss is Σ token losses ÷ counted tokens over all
- * of them, so that a token weighs the same wherever it stands. Gradients are clipped to `maxGradNorm`, AdamW
- * steps with lr·schedule(step). A loss or gradient that is not finite stops the run (ERR_NON_FINITE) before
+ * of them, so that a token weighs the same wherever it stands. Gradients are clipped to `maxGradNorm`, and the
+ * optimizer steps with lr·schedule(step). A loss or gradient that is not finite stops the run (ERR_NON_FINITE) before
  * the weights change.
  *
  * @example
@@ -41,7 +42,7 @@ export class Trainer {
   readonly #parameters: readonly Parameter[];
   /** All that backward() fills: the parameters to train, and the others of the adapter. */
   readonly #withGradients: ReadonlySet<Parameter>;
-  readonly #optimizer: AdamW;
+  readonly #optimizer: Optimizer;
   readonly #ownsOptimizer: boolean;
   readonly #schedule: Schedule;
   readonly #output: OutputDirectory | undefined;
@@ -76,8 +77,10 @@ export class Trainer {
     this.#parameters = options.parameters ?? adapter.parameters();
     this.#withGradients = new Set([...this.#parameters, ...adapter.parameters()]);
     const { lr, weightDecay, outDir } = this.#options;
-    this.#optimizer = options.optimizer ?? new AdamW([...this.#parameters], { lr, weightDecay });
-    this.#ownsOptimizer = options.optimizer === undefined;
+    const { optimizer: given = 'adamw' } = options;
+    const rates = { lr, weightDecay, loraPlusRatio: this.#options.loraPlusRatio };
+    this.#optimizer = typeof given === 'string' ? makeOptimizer(given, this.#parameters, rates) : given;
+    this.#ownsOptimizer = this.#optimizer !== given;
     this.#schedule = this.#options.scheduleOf;
     this.#output = outDir === undefined ? undefined : new OutputDirectory(outDir);
   }

@@ -98,6 +98,7 @@ export const areas = [
       'Optimizer',
       'OptimizerGroup',
       'OptimizerOptions',
+      'OptimizerName',
       'clipGradNorm',
       'constantSchedule',
       'linearSchedule',

@@ -48,6 +48,8 @@ describe('train', () => {
     '--schedule': 'linear',
     '--warmup-steps': '1',
     '--weight-decay': '0.5',
+    '--optimizer': 'lion',
+    '--lora-plus-ratio': '4',
     '--seed': '7',
     '--dtype': 'bf16',
   };
@@ -72,6 +74,8 @@ describe('train', () => {
       schedule: 'linear',
       warmupSteps: 1,
       weightDecay: 0.5,
+      optimizer: 'lion',
+      loraPlusRatio: 4,
       seed: 7,
     };
     const events: object[] = [];
@@ -100,7 +104,7 @@ describe('train', () => {
     // Without --max-steps there are the two steps of an epoch.
     for (const flag of Object.keys(flags))
       expect([flag, (await result(words(flag))) === all]).toEqual([flag, false]);
-    // Fifteen trainings: slow where other work keeps the cores busy.
+    // Seventeen trainings: slow where other work keeps the cores busy.
   }, 300_000);
 
   test('alone takes rank 16, alpha of twice the rank, all linear layers and one epoch in batches of 4', async () => {
@@ -140,6 +144,12 @@ describe('train', () => {
     ];
     const steps = jsonLines(await trainInto(fresh(), ...argv)).filter(({ type }) => type === 'step');
     expect(steps.map(({ lr }) => lr)).toEqual([0, 0.05, 0.1, 0.1]);
+  });
+
+  test('--schedule wsd falls in the last steps, and steps may be shares', async () => {
+    const argv = ['--max-steps', '4', '--schedule', 'wsd', '--warmup-steps', '0.25', '--decay-steps', '2'];
+    const events = jsonLines(await trainInto(fresh(), ...argv, '--lr', '0.1', '--json'));
+    expect(events.filter(({ type }) => type === 'step').map(({ lr }) => lr)).toEqual([0, 0.1, 0.1, 0.05]);
   });
 
   test('tells how many examples there are and how many were cut', async () => {
@@ -259,6 +269,18 @@ describe('train', () => {
         status: 2,
         out: '',
         err: `lora-native: train needs --eval-every N, since ${flags[0]} is given\n`,
+      });
+    const rates: [string[], string][] = [
+      [['--warmup-steps', '1.5'], '--warmup-steps as a whole number or below 1'],
+      [['--schedule', 'wsd', '--decay-steps', '2.5'], '--decay-steps as a whole number or below 1'],
+      [['--decay-steps', '2'], '--schedule wsd, since --decay-steps is given'],
+      [['--lora-plus-ratio', '0'], '--lora-plus-ratio above 0'],
+    ];
+    for (const [flags, words] of rates)
+      expect(await trainInto(fresh(), ...flags)).toEqual({
+        status: 2,
+        out: '',
+        err: `lora-native: train needs ${words}\n`,
       });
     expect(await trainInto(fresh(), '--eval-every', '1')).toEqual({
       status: 2,

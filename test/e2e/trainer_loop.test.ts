@@ -205,12 +205,14 @@ describe('the learning rate of each step', () => {
     constant: [0, 0.5, 1, 1, 1],
     linear: [0, 0.5, 1, 2 / 3, 1 / 3],
     cosine: [0, 0.5, 1, 0.75, 0.25],
+    wsd: [0, 0.5, 1, 1, 0.5],
   };
-  const schedules = ['constant', 'linear', 'cosine'] as const;
+  const schedules = ['constant', 'linear', 'cosine', 'wsd'] as const;
   test.each(schedules)('follows a %s schedule after a warm-up', async (schedule) => {
     const { model } = fixture;
     addAdapter('mine');
-    const options = { data: makeRows(5), batchSize: 1, warmupSteps: 2, lr: 0.01, schedule };
+    const falls = schedule === 'wsd' ? { decaySteps: 2 } : {};
+    const options = { data: makeRows(5), batchSize: 1, warmupSteps: 2, lr: 0.01, schedule, ...falls };
     const { steps } = await collect(new Trainer({ model, ...options }));
     steps.forEach(({ lr }, i) => expect(lr).toBeCloseTo(0.01 * factors[schedule][i]!, 12));
   });

@@ -19,12 +19,28 @@ test.each([
   [{ lr: '1e-4' }, "expected lr to be a number of at least 0 but received '1e-4'"],
   [
     { schedule: 'cosin' as 'cosine' },
-    "expected schedule to be one of constant, linear, cosine but received 'cosin'",
+    "expected schedule to be one of constant, linear, cosine, wsd but received 'cosin'",
   ],
   [
     { schedule: 'toString' as 'cosine' },
-    "expected schedule to be one of constant, linear, cosine but received 'toString'",
+    "expected schedule to be one of constant, linear, cosine, wsd but received 'toString'",
   ],
+  [{ decaySteps: 2 }, "expected the schedule 'wsd', since decaySteps is given"],
+  [
+    { maxSteps: undefined, data: () => data, schedule: 'constant', warmupSteps: 0.1 },
+    'expected maxSteps, since warmupSteps is the share 0.1 of all steps',
+  ],
+  [
+    { optimizer: 'adam' },
+    "expected optimizer to be one of adamw, sgd, lion, or an optimizer, but received 'adam'",
+  ],
+  [
+    { optimizer: 'toString' },
+    "expected optimizer to be one of adamw, sgd, lion, or an optimizer, but received 'toString'",
+  ],
+  [{ optimizer: { lr: 1 } }, /^expected optimizer to be one of .* but received an object/],
+  [{ loraPlusRatio: 0 }, 'expected loraPlusRatio to be a number above 0 but received 0'],
+  [{ loraPlusRatio: '16' }, "expected loraPlusRatio to be a number above 0 but received '16'"],
   [{ saveEvery: 1 }, 'expected outDir, since saveEvery is given'],
   [{ evalEvery: 1 }, 'expected evalData, since evalEvery is given'],
   [{ learningRate: 1 }, "unknown option 'learningRate'; did you mean 'lr'?"],
@@ -67,9 +83,8 @@ const real = 'to be a number of at least 0';
 const oneOrMore = ['epochs', 'batchSize', 'gradientAccumulationSteps', 'evalEvery', 'saveEvery', 'saveLimit'];
 test.each([
   ...oneOrMore.flatMap((name) => [0, 1.5].map((value) => ({ name, value, expected: `${whole} 1` }))),
-  ...['warmupSteps', 'seed'].flatMap((name) =>
-    [-1, 0.5].map((value) => ({ name, value, expected: `${whole} 0` })),
-  ),
+  ...[-1, 0.5].map((value) => ({ name: 'seed', value, expected: `${whole} 0` })),
+  ...[-1, 1.5].map((value) => ({ name: 'warmupSteps', value, expected: 'to be an integer of at least 0' })),
   ...['lr', 'weightDecay', 'maxGradNorm'].flatMap((name) =>
     [-1, Infinity].map((value) => ({ name, value, expected: real })),
   ),

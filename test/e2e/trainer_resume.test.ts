@@ -186,6 +186,8 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     [{ weightDecay: 0 }, 'weightDecay was 0.1 and is 0'],
     [{ maxGradNorm: 0.5 }, 'maxGradNorm was 1 and is 0.5'],
     [{ warmupSteps: 0 }, 'warmupSteps was 2 and is 0'],
+    [{ optimizer: 'lion' }, 'optimizer was "adamw" and is "lion"'],
+    [{ loraPlusRatio: 4 }, 'loraPlusRatio was nothing and is 4'],
   ])('%j', async (changes, message) => {
     const adapter = await another();
     const before = weights(adapter);

@@ -1,6 +1,7 @@
 // Compiles under strict: what api.md shows of models, training, files and errors. Never run.
 import {
   AdamW,
+  SGD,
   batches,
   CausalLM,
   constantSchedule,
@@ -16,6 +17,7 @@ import {
   writeSafetensors,
   type Adapter,
   type GenerationResult,
+  type Optimizer,
   type Parameter,
   type Tensor,
 } from 'lora-native';
@@ -164,6 +166,9 @@ export async function training(model: CausalLM, signal: AbortSignal): Promise<vo
   }
   new Trainer({ model, data: stream, epochs: 2, parameters, optimizer: new AdamW(parameters, { lr: 1e-3 }) });
   new Trainer({ model, data: stream(), schedule: 'constant' });
+  new Trainer({ model, data, optimizer: 'lion', loraPlusRatio: 16, schedule: 'wsd', decaySteps: 0.2 });
+  const own: Optimizer = new SGD(parameters, { lr: 0.1, momentum: 0.9, nesterov: true });
+  new Trainer({ model, data, optimizer: own });
   const { loss: mean, perplexity, tokens } = await model.evaluate(data, { adapter: 'default' });
   const factor: number = cosineSchedule({ totalSteps: 200, warmupSteps: 10 })(3);
   linearSchedule({ totalSteps: 200 })(0);

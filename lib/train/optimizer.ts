@@ -1,0 +1,59 @@
+/** Which optimizer takes the steps of a run. */
+import { AdamW } from '../optim/adamw';
+import { Lion } from '../optim/lion';
+import { Optimizer } from '../optim/optimizer';
+import { SGD } from '../optim/sgd';
+import type { Parameter } from '../tensor/tensor';
+import { check, describe } from '../validate';
+
+const kinds = { adamw: AdamW, sgd: SGD, lion: Lion } as const;
+/** The optimizers that have a name: {@link AdamW}, {@link SGD} without momentum, {@link Lion}. */
+export type OptimizerName = keyof typeof kinds;
+export const optimizerNames = Object.keys(kinds) as OptimizerName[];
+
+export interface OptimizerChoice {
+  readonly optimizer?: OptimizerName | Optimizer | undefined;
+  readonly loraPlusRatio?: number | undefined;
+}
+
+/** Checks the options, and gives the name under which checkpoints remember the optimizer. */
+export function checkOptimizer({ optimizer = 'adamw', loraPlusRatio }: OptimizerChoice): string {
+  const named = typeof optimizer === 'string' && Object.hasOwn(kinds, optimizer);
+  check(
+    named || optimizer instanceof Optimizer,
+    'Trainer',
+    `expected optimizer to be one of ${optimizerNames.join(', ')}, or an optimizer, but received ${describe(optimizer)}`,
+  );
+  if (loraPlusRatio !== undefined) {
+    check(
+      typeof loraPlusRatio === 'number' && Number.isFinite(loraPlusRatio) && loraPlusRatio > 0,
+      'Trainer',
+      `expected loraPlusRatio to be a number above 0 but received ${describe(loraPlusRatio)}`,
+    );
+    check(
+      named,
+      'Trainer',
+      'expected loraPlusRatio or an optimizer of your own, whose groups have rates, but received both',
+    );
+  }
+  return typeof optimizer === 'string' ? optimizer : optimizer.kind.toLowerCase();
+}
+
+/** An optimizer for the parameters; with a ratio, those that PEFT calls lora_B are a group with a higher rate. */
+export function makeOptimizer(
+  name: OptimizerName,
+  params: readonly Parameter[],
+  { lr, weightDecay, loraPlusRatio }: { lr: number; weightDecay: number; loraPlusRatio: number | undefined },
+): Optimizer {
+  const make = kinds[name];
+  if (loraPlusRatio === undefined) return new make([...params], { lr, weightDecay });
+  const isUp = ({ name: key }: Parameter): boolean => /(^|\.)lora_B\.weight$/.test(key);
+  const [up, rest] = [params.filter(isUp), params.filter((p) => !isUp(p))];
+  check(
+    up.length > 0,
+    'Trainer',
+    'expected a parameter that ends in lora_B.weight, since loraPlusRatio is given',
+  );
+  const groups = [{ params: up, lr: lr * loraPlusRatio }, ...(rest.length > 0 ? [{ params: rest }] : [])];
+  return new make(groups, { lr, weightDecay });
+}
