@@ -356,7 +356,7 @@ void EnvState::Enqueue(Device& device, Command command) {
   command.tag = tag;
   const auto injected = injected_.find(command.op);
   if (injected != injected_.end()) {
-    command.run = [op = command.op, message = injected->second](Context&) {
+    command.run = [op = command.op, message = injected->second](Scratch, Context&) {
       Throw("ERR_ARGUMENT", op, message);
     };
     injected_.erase(injected);

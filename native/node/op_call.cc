@@ -71,35 +71,36 @@ void OpCall::Out(TensorView* view, const Result& result, Form form) {
   outputs_.push_back({view, nullptr, seen});
 }
 
-Block OpCall::Allocate(size_t scratch_bytes) {
-  size_t needed = scratch_bytes;
-  for (const Output& output : outputs_) needed += output.view->bytes();
-  const auto fail = [&] {
-    for (Output& output : outputs_) output.storage.reset();
-    device_->Trim(0);
-    device_->stream().Synchronize();
-    state_.ThrowOutOfMemory(*device_, needed, label_);
-  };
+bool OpCall::AllocateOutputs() {
   for (Output& output : outputs_) {
     const Block block = state_.TryAllocate(*device_, output.view->bytes());
-    if (block.data == nullptr) fail();
+    if (block.data == nullptr) return false;
     output.storage = std::make_shared<Storage>(device_, block, output.view->bytes());
     output.view->data = block.data;
     operands_.push_back({output.storage->status(), Access::kOut});
   }
-  if (scratch_bytes == 0) return {};
-  const Block scratch = state_.TryAllocate(*device_, scratch_bytes);
-  if (scratch.data == nullptr) fail();
-  return scratch;
+  return true;
 }
 
-void OpCall::Enqueue(const Block& scratch, std::function<void(Context&)> run) {
+void OpCall::ThrowOutOfMemory(size_t scratch_bytes) {
+  size_t needed = scratch_bytes;
+  for (Output& output : outputs_) {
+    needed += output.view->bytes();
+    output.storage.reset();
+  }
+  device_->Trim(0);
+  device_->stream().Synchronize();
+  state_.ThrowOutOfMemory(*device_, needed, label_);
+}
+
+void OpCall::Enqueue(const Block& scratch, PlannedCall call) {
   Command command;
   command.op = op_;
   command.operands = operands_;
   command.guard = guard_;
   for (const Output& output : outputs_) command.bytes += output.storage->bytes();
-  command.run = std::move(run);
+  command.scratch = Scratch(static_cast<std::byte*>(scratch.data), call.scratch_bytes);
+  command.run = std::move(call.run);
   state_.Enqueue(*device_, std::move(command));
   // Stream-ordered: later commands may have it. Not before this one is queued, because a full queue
   // makes Enqueue give memory back to the system, by a command that would then run first.

@@ -65,10 +65,16 @@ class OpCall {
     LORA_CHECK(device_, label_, "expected at least one tensor but received none");
     CheckOn(*device_, label_, args);
     const Op<Args>& entry = device_->backend().op<Args>();
-    const size_t scratch_bytes = entry.scratch_bytes(args, device_->stream().threads());
-    const Block scratch = Allocate(scratch_bytes);
-    const Scratch span(static_cast<std::byte*>(scratch.data), scratch_bytes);
-    Enqueue(scratch, [args, span, run = entry.run](Context& context) { run(args, span, context); });
+    const auto plan = [&] { return entry.plan(args, device_->stream().threads()); };
+    // A call that is planned holds the addresses of its outputs.
+    if (!AllocateOutputs()) ThrowOutOfMemory(plan().scratch_bytes);
+    PlannedCall call = plan();
+    Block scratch;
+    if (call.scratch_bytes > 0) {
+      scratch = state_.TryAllocate(*device_, call.scratch_bytes);
+      if (scratch.data == nullptr) ThrowOutOfMemory(call.scratch_bytes);
+    }
+    Enqueue(scratch, std::move(call));
   }
 
   // The handle of the output planned for this view, or null when there was none.
@@ -82,8 +88,10 @@ class OpCall {
   };
 
   void Join(const std::shared_ptr<Device>& device, const char* name);
-  Block Allocate(size_t scratch_bytes);
-  void Enqueue(const Block& scratch, std::function<void(Context&)> run);
+  // Returns false when one of them gets no memory.
+  bool AllocateOutputs();
+  [[noreturn]] void ThrowOutOfMemory(size_t scratch_bytes);
+  void Enqueue(const Block& scratch, PlannedCall call);
 
   Napi::Env env_;
   EnvState& state_;

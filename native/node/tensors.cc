@@ -54,7 +54,7 @@ Napi::Value FromBytes(const Napi::CallbackInfo& info) {
     command.operands = {{storage->status(), Access::kOut}};
     command.bytes = bytes;
     command.run = [device = device.get(), to = storage->data(),
-                   staged = std::vector<std::byte>(from, from + bytes)](Context& context) {
+                   staged = std::vector<std::byte>(from, from + bytes)](Scratch, Context& context) {
       device->CopyTo(to, staged.data(), staged.size(), context);
     };
     state.Enqueue(*device, std::move(command));
@@ -116,7 +116,7 @@ Napi::Value Read(const Napi::CallbackInfo& info) {
   command.op = "read";
   command.operands = {{tensor.storage->status(), Access::kIn}};
   command.bytes = buffer.ByteLength();
-  command.run = [&device, to = buffer.Data(), from = tensor.view()](Context& context) {
+  command.run = [&device, to = buffer.Data(), from = tensor.view()](Scratch, Context& context) {
     device.CopyFrom(to, from.data, from.bytes(), context);
   };
   command.done = [&state, request](const FailurePtr& failure) {
@@ -136,7 +136,7 @@ Napi::Value ReadSync(const Napi::CallbackInfo& info) {
   Command command;
   command.op = "read";
   command.operands = {{tensor.storage->status(), Access::kIn}};
-  command.run = [&device, to = buffer.Data(), from = tensor.view()](Context& context) {
+  command.run = [&device, to = buffer.Data(), from = tensor.view()](Scratch, Context& context) {
     device.CopyFrom(to, from.data, from.bytes(), context);
   };
   command.done = [&failed](const FailurePtr& failure) { failed = failure; };
@@ -171,7 +171,7 @@ Napi::Value ToDevice(const Napi::CallbackInfo& info) {
   out.op = "to";
   out.operands = {{tensor.storage->status(), Access::kIn}};
   out.bytes = from.bytes();
-  out.run = [&source, transfer, from](Context& context) {
+  out.run = [&source, transfer, from](Scratch, Context& context) {
     transfer->bytes.resize(from.bytes());
     source.CopyFrom(transfer->bytes.data(), from.data, from.bytes(), context);
   };
@@ -186,7 +186,7 @@ Napi::Value ToDevice(const Napi::CallbackInfo& info) {
   in.op = "to";
   in.operands = {{storage->status(), Access::kOut}};
   in.bytes = from.bytes();
-  in.run = [device = device.get(), transfer, to = storage->data()](Context& context) {
+  in.run = [device = device.get(), transfer, to = storage->data()](Scratch, Context& context) {
     std::unique_lock lock(transfer->mutex);
     transfer->arrived.wait(lock, [&] { return transfer->ready; });
     if (transfer->failure) throw transfer->failure;

@@ -46,9 +46,7 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
   command.op = "pack";
   command.operands.push_back({packed->status(), Access::kOut});
   command.bytes = packed->bytes();
-  command.run = [args, run = backend.op<PackArgs>().run](Context& context) {
-    run(args, {}, context);  // no backend needs scratch for it
-  };
+  command.run = backend.op<PackArgs>().plan(args, device->stream().threads()).run;  // no scratch
   state.Enqueue(*device, std::move(command));
   auto shell = std::make_unique<Shell>();
   shell->kind = Kind::kWeight;

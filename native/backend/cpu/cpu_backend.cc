@@ -26,8 +26,7 @@ Backend MakeBackend() {
   b.create_context = CreateContext;
   b.reads = Fits;
   b.packed_bytes = PackedBytes;
-  AllOps::ForEach(
-      [&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cpu::ScratchBytes, cpu::Run}; });
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cpu::PlanCall}; });
   return b;
 }
 

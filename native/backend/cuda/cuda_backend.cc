@@ -16,9 +16,7 @@ Backend MakeBackend() {
   b.f16_activations = true;
   b.reads = [](WeightFormat format, DType activations) { return format == FormatOf(activations); };
   b.packed_bytes = cuda::PackedBytes;
-  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
-    b.op<Args>() = {cuda::ScratchBytes, cuda::Run};
-  });
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cuda::PlanCall}; });
   return b;
 }
 

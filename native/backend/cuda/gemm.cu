@@ -69,7 +69,7 @@ device::GemmArgs ArgsOf(const GemmProblem& p, const GemmPlan& plan, const GemmLa
   args.late_block = launch.blocks;
   int block = 0;
   for (size_t i = 0; i < launch.count; ++i) {
-    const GemmSegment& s = plan.segments[launch.first + i];
+    const GemmSegment& s = p.segments[plan.segments[launch.first + i]];
     args.segments[i] = {s.a,
                         s.b,
                         s.a_pitch,
@@ -196,8 +196,10 @@ void LaunchBatches(const char* op, const GemmProblem& p, const GemmPlan& plan,
   }
 }
 
-void RunPlan(const char* op, const GemmProblem& p, const GemmPlan& plan, Scratch scratch,
-             Context& context) {
+}  // namespace
+
+void Gemm(const char* op, const GemmProblem& p, const GemmPlan& plan, Scratch scratch,
+          Context& context) {
   if (plan.launches.empty()) return;
   float* const partials = plan.slabs > 1 ? reinterpret_cast<float*>(scratch.data()) : nullptr;
   for (const GemmLaunch& launch : plan.launches)
@@ -208,26 +210,8 @@ void RunPlan(const char* op, const GemmProblem& p, const GemmPlan& plan, Scratch
       op, context, Blocks(p.m * ((p.n + 3) / 4), device::GemmReduceParams::kThreads), reduce);
 }
 
-}  // namespace
-
-size_t GemmScratchBytes(const GemmProblem& problem, int multiprocessors) {
-  return PlanGemm("gemm", problem, multiprocessors).scratch_bytes;
-}
-
-void Gemm(const char* op, const GemmProblem& p, Scratch scratch, Context& context) {
-  RunPlan(op, p, PlanGemm(op, p, context.threads()), scratch, context);
-}
-
-size_t GemmGroupScratchBytes(const std::vector<GemmProblem>& problems, int multiprocessors) {
-  size_t bytes = 0;
-  for (const GemmPlan& plan : PlanGemmGroup("gemm", problems, multiprocessors).plans)
-    bytes = std::max(bytes, plan.scratch_bytes);
-  return bytes;
-}
-
-void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, Scratch scratch,
-               Context& context) {
-  const GemmGroupPlan group = PlanGemmGroup(op, problems, context.threads());
+void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, const GemmGroupPlan& group,
+               Scratch scratch, Context& context) {
   Group together;
   device::LaunchShape shape;
   shape.grid_x = 0;
@@ -244,7 +228,7 @@ void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, Scratch
       shape.grid_x += static_cast<unsigned>(plan.tiles);
       shape.programmatic = shape.programmatic || p.programmatic;
     } else {
-      RunPlan(op, p, plan, scratch, context);
+      Gemm(op, p, plan, scratch, context);
     }
     first = false;
   }

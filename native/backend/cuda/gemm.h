@@ -46,16 +46,18 @@ struct GemmProblem {
   bool programmatic = false;
 };
 
-// Depends on shapes, dtypes and `multiprocessors` only, so pointers may still be null. Often 0.
-size_t GemmScratchBytes(const GemmProblem& problem, int multiprocessors);
+struct GemmPlan;
+struct GemmGroupPlan;
+
+// Runs a problem by its plan (gemm_plan.h), which is of the same problem with or without pointers.
 // `op` names the op in errors. Any alignment and pitch works; multiples of 16 bytes are fast.
-void Gemm(const char* op, const GemmProblem& problem, Scratch scratch, Context& context);
+void Gemm(const char* op, const GemmProblem& problem, const GemmPlan& plan, Scratch scratch,
+          Context& context);
 
 // Several products of the same dtypes and transpositions, without batches, addends or dropout, fill
 // the device better together (q, k and v). They share one launch where that is faster.
 // `programmatic` is taken from the first one that has elements.
-size_t GemmGroupScratchBytes(const std::vector<GemmProblem>& problems, int multiprocessors);
-void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, Scratch scratch,
-               Context& context);
+void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, const GemmGroupPlan& plan,
+               Scratch scratch, Context& context);
 
 }  // namespace lora::cuda

@@ -117,9 +117,11 @@ GemmPlan LayOut(const char* op, const GemmProblem& p, int tile, int splits) {
   plan.tensor_cores = OnTensorCores(p);
   plan.tile = tile;
   plan.tile_k = TileK(p, tile);
-  plan.segments = NonEmpty(p);
+  const std::vector<GemmSegment> segments = NonEmpty(p);
+  for (size_t i = 0; i < p.segments.size(); ++i)
+    if (p.segments[i].k > 0) plan.segments.push_back(i);
   if (IsEmpty(p)) return plan;
-  const size_t groups = std::max<size_t>(1, CeilDiv(plan.segments.size(), kMaxSegments));
+  const size_t groups = std::max<size_t>(1, CeilDiv(segments.size(), kMaxSegments));
   if (groups > 1 && p.batches > 1) {
     Throw("ERR_UNSUPPORTED", op, "no batches of more than ", kMaxSegments, " segments");
   }
@@ -131,9 +133,9 @@ GemmPlan LayOut(const char* op, const GemmProblem& p, int tile, int splits) {
   for (size_t group = 0; group < groups; ++group) {
     GemmLaunch launch;
     launch.first = group * kMaxSegments;
-    launch.count = std::min(plan.segments.size() - launch.first, kMaxSegments);
-    launch.blocks = static_cast<int>(
-        Blocks(plan.segments, launch.first, launch.first + launch.count, plan.tile_k));
+    launch.count = std::min(segments.size() - launch.first, kMaxSegments);
+    launch.blocks =
+        static_cast<int>(Blocks(segments, launch.first, launch.first + launch.count, plan.tile_k));
     launch.blocks_per_split = std::max(1, static_cast<int>(CeilDiv(launch.blocks, splits)));
     launch.splits = std::max(1, static_cast<int>(CeilDiv(launch.blocks, launch.blocks_per_split)));
     launch.slab = plan.slabs;
@@ -187,6 +189,7 @@ GemmGroupPlan PlanGemmGroup(const char* op, const std::vector<GemmProblem>& prob
   for (const GemmProblem& p : problems) {
     group.plans.push_back(group.together ? LayOut(op, p, together.tile, 1)
                                          : PlanGemm(op, p, multiprocessors));
+    group.scratch_bytes = std::max(group.scratch_bytes, group.plans.back().scratch_bytes);
   }
   return group;
 }

@@ -1,4 +1,5 @@
-// Plans how products of matrices are split. Plans are pure functions of shapes and multiprocessors.
+// Plans how products of matrices are split. Plans are pure functions of shapes, dtypes and
+// multiprocessors, so pointers may still be null.
 #pragma once
 
 #include <vector>
@@ -17,10 +18,10 @@ struct GemmLaunch {
 
 struct GemmPlan {
   bool tensor_cores = false;
-  int tile = 0, tile_k = 0;           // tile × tile of c by one block of threads
-  int64_t tiles = 0;                  // of a batch
-  std::vector<GemmSegment> segments;  // those of the problem with k > 0
-  std::vector<GemmLaunch> launches;   // none where c is empty
+  int tile = 0, tile_k = 0;          // tile × tile of c by one block of threads
+  int64_t tiles = 0;                 // of a batch
+  std::vector<size_t> segments;      // of the problem, those with k > 0
+  std::vector<GemmLaunch> launches;  // none where c is empty
   // With more than one slab, sums go to scratch as [slabs][m][partial_pitch] f32, and a last launch
   // adds the slabs in order.
   int slabs = 1;
@@ -35,6 +36,7 @@ GemmPlan PlanGemm(const char* op, const GemmProblem& problem, int multiprocessor
 struct GemmGroupPlan {
   bool together = false;
   std::vector<GemmPlan> plans;
+  size_t scratch_bytes = 0;
 };
 GemmGroupPlan PlanGemmGroup(const char* op, const std::vector<GemmProblem>& problems,
                             int multiprocessors);

@@ -17,10 +17,8 @@ size_t ScratchBytes(const Args&, int /*threads*/) {
 
 void Run(const PackArgs&, Scratch, Context&);
 void Run(const UnpackArgs&, Scratch, Context&);
-size_t ScratchBytes(const LoraLinearForwardArgs&, int threads);
-void Run(const LoraLinearForwardArgs&, Scratch, Context&);
-size_t ScratchBytes(const LoraLinearBackwardArgs&, int threads);
-void Run(const LoraLinearBackwardArgs&, Scratch, Context&);
+PlannedCall PlanCall(const LoraLinearForwardArgs&, int threads);
+PlannedCall PlanCall(const LoraLinearBackwardArgs&, int threads);
 void Run(const DropoutArgs&, Scratch, Context&);
 size_t ScratchBytes(const EmbeddingArgs&, int threads);
 void Run(const EmbeddingArgs&, Scratch, Context&);
@@ -39,8 +37,7 @@ size_t ScratchBytes(const CrossEntropyForwardArgs&, int threads);
 void Run(const CrossEntropyForwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const CrossEntropyBackwardArgs&, int threads);
 void Run(const CrossEntropyBackwardArgs&, Scratch, Context&);
-size_t ScratchBytes(const LinearCrossEntropyArgs&, int threads);
-void Run(const LinearCrossEntropyArgs&, Scratch, Context&);
+PlannedCall PlanCall(const LinearCrossEntropyArgs&, int threads);
 void Run(const AdamWArgs&, Scratch, Context&);
 size_t ScratchBytes(const GlobalNormArgs&, int threads);
 void Run(const GlobalNormArgs&, Scratch, Context&);
@@ -53,10 +50,15 @@ void Run(const ReduceSumArgs&, Scratch, Context&);
 void Run(const AccumulateArgs&, Scratch, Context&);
 void Run(const FillArgs&, Scratch, Context&);
 void Run(const TransposeArgs&, Scratch, Context&);
-size_t ScratchBytes(const MatmulArgs&, int threads);
-void Run(const MatmulArgs&, Scratch, Context&);
+PlannedCall PlanCall(const MatmulArgs&, int threads);
 void Run(const RandomArgs&, Scratch, Context&);
 size_t ScratchBytes(const SampleArgs&, int threads);
 void Run(const SampleArgs&, Scratch, Context&);
+
+// Where no overload above says otherwise, a call is planned by its scratch alone.
+template <class Args>
+PlannedCall PlanCall(const Args& args, int threads) {
+  return CallOf<Args>(args, ScratchBytes(args, threads), Run);
+}
 
 }  // namespace lora::cuda

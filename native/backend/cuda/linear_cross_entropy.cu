@@ -7,6 +7,7 @@
 
 #include "backend/cuda/cross_entropy.h"
 #include "backend/cuda/device/linear_cross_entropy.cuh"
+#include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/ids.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
@@ -32,14 +33,13 @@ void Gather(const LinearCrossEntropyArgs& args, const int32_t* rows, int64_t cou
   });
 }
 
-}  // namespace
-
-size_t ScratchBytes(const LinearCrossEntropyArgs& args, int threads) {
-  return PlanLinearCrossEntropy(args, threads).bytes;
+// How many rows count is in the labels, so that the last chunk's products are planned here.
+void Product(const GemmProblem& problem, Scratch scratch, Context& context) {
+  Gemm(kOp, problem, PlanGemm(kOp, problem, context.threads()), scratch, context);
 }
 
-void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) {
-  const LinearCrossEntropyPlan plan = PlanLinearCrossEntropy(args, context.threads());
+void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan& plan,
+                Scratch scratch, Context& context) {
   const int64_t counted = CountLabels(kOp, args.labels, plan.vocab, scratch.data() + plan.check,
                                       static_cast<CudaContext&>(context));
   auto* const row_list = reinterpret_cast<int32_t*>(scratch.data() + plan.row_list);
@@ -74,7 +74,7 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
     forward.segments[0].a = hidden;
     forward.segments[0].b = args.weight.data;
     forward.c = scratch.data() + plan.logits;
-    Gemm(kOp, forward, product, context);
+    Product(forward, product, context);
 
     LogitRows rows{forward.c, DType::kF32, count, plan.vocab, plan.pitch, labels};
     SoftmaxLoss(kOp, rows, losses + done, lse, false, context);
@@ -90,7 +90,7 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
       backward.segments[0].a = to.dlogits;
       backward.segments[0].b = args.weight.data;
       backward.c = d_hidden;
-      Gemm(kOp, backward, product, context);
+      Product(backward, product, context);
       Launch<device::ScatterRows>(kOp, context, Blocks(count, 1),
                                   device::ScatterRowsParams{d_hidden, row_list + done, plan.dim,
                                                             Data<float>(args.d_hidden)});
@@ -99,6 +99,15 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
   }
   SumLosses(kOp, losses, counted, counted, Data<float>(args.loss), Data<float>(args.count),
             context);
+}
+
+}  // namespace
+
+PlannedCall PlanCall(const LinearCrossEntropyArgs& args, int threads) {
+  const LinearCrossEntropyPlan plan = PlanLinearCrossEntropy(args, threads);
+  return {plan.bytes, [args, plan](Scratch scratch, Context& context) {
+            RunPlanned(args, plan, scratch, context);
+          }};
 }
 
 }  // namespace lora::cuda

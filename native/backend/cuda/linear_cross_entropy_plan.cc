@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/ids.h"
 #include "core/maths/ceil_div.h"
 
@@ -11,6 +12,10 @@ namespace {
 // Bytes of logits in a chunk: 256 rows of 150,000 f32 logits are enough to pay for reading W twice.
 constexpr size_t kLogitBytes = size_t{160} << 20;
 constexpr int64_t kMinChunk = 128, kMaxChunk = 1024;
+
+size_t ScratchOf(const GemmProblem& problem, int multiprocessors) {
+  return PlanGemm("linear_cross_entropy", problem, multiprocessors).scratch_bytes;
+}
 
 }  // namespace
 
@@ -83,9 +88,9 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   if (plan.gradient) take(plan.d_hidden, chunk * dim * sizeof(float));
   size_t product = 0;
   for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
-    product = std::max(product, GemmScratchBytes(plan.Logits(m), multiprocessors));
+    product = std::max(product, ScratchOf(plan.Logits(m), multiprocessors));
     if (!plan.gradient) continue;
-    product = std::max(product, GemmScratchBytes(plan.HiddenGradient(m), multiprocessors));
+    product = std::max(product, ScratchOf(plan.HiddenGradient(m), multiprocessors));
   }
   take(plan.product, product);
   return plan;

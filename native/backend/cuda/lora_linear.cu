@@ -9,9 +9,10 @@
 // operands of tensor cores first. The product may start while h or u are still being computed,
 // because only its last k-blocks wait for them.
 #include <algorithm>
+#include <utility>
 
 #include "backend/cuda/device/cast_factors.cuh"
-#include "backend/cuda/gemm.h"
+#include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/scratch.h"
@@ -67,59 +68,99 @@ class Casts {
   std::vector<device::CastJob> jobs_;
 };
 
-// The launches of a forward call and their memory. On an arena without memory it counts the bytes.
-struct Forward {
-  Casts casts;
-  LowRankDownArgs down;
-  DecodeArgs decode;  // replaces the products where there are few rows
-  std::vector<GemmProblem> products;
-  bool few_rows = false;
-  Scratch step;
-  size_t bytes = 0;
-
-  Forward(const LoraLinearForwardArgs& args, ScratchArena arena, int multiprocessors) {
+// The launches of a forward call, planned. What lies in scratch has no address before Place.
+class Forward {
+ public:
+  Forward(const LoraLinearForwardArgs& args, int multiprocessors) {
     const DType dtype = args.x.dtype;
     const int64_t m = args.x.dim(0), k = args.x.dim(1);
-    few_rows = m <= kMaxDecodeRows;
-    down.dtype = down.t_dtype = dtype;
-    down.problems = {{args.x.data, m, k, k, {}}};
-    decode.dtype = dtype;
-    decode.x = args.x.data;
-    decode.m = m;
-    decode.k = k;
+    few_rows_ = m <= kMaxDecodeRows;
+    down_.dtype = down_.t_dtype = dtype;
+    down_.problems = {{args.x.data, m, k, k, {}}};
+    decode_.dtype = dtype;
+    decode_.x = args.x.data;
+    decode_.m = m;
+    decode_.k = k;
     for (size_t i = 0; i < args.branches.size(); ++i) {
       const LoraBranch& branch = args.branches[i];
       float* const h = args.h[i] ? Data<float>(args.h[i]) : nullptr;
-      if (few_rows) {
-        AddDecode(branch, args.y[i], h, arena);
+      if (branch.up) {
+        adapters_.push_back({i, branch.up, h == nullptr});
+        down_.problems[0].terms.push_back(TermOf(branch, h));
+      }
+      if (few_rows_) {
+        AddDecode(branch, args.y[i], h);
       } else {
-        AddProduct(branch, args.x, args.y[i], h, arena);
+        AddProduct(branch, args.x, args.y[i]);
       }
     }
     // The launch may overlap with the last one of h. Without h it must not, because the launch
     // before it may write x.
-    const bool overlaps = !down.problems[0].terms.empty();
-    for (GemmProblem& product : products) product.programmatic = overlaps;
-    decode.programmatic = overlaps;
-    step = arena.TakeRest([&] {
-      return std::max(LowRankDownScratchBytes(down, multiprocessors),
-                      GemmGroupScratchBytes(products, multiprocessors));
-    });
-    bytes = arena.used();
+    const bool overlaps = !adapters_.empty();
+    for (GemmProblem& product : products_) product.programmatic = overlaps;
+    decode_.programmatic = overlaps;
+    down_plan_ = PlanLowRankDown(down_, multiprocessors);
+    products_plan_ = PlanGemmGroup(kOp, products_, multiprocessors);
+    step_bytes_ = std::max(down_plan_.scratch_bytes, products_plan_.scratch_bytes);
+    scratch_bytes_ = Place(ScratchArena());
+  }
+  size_t scratch_bytes() const { return scratch_bytes_; }
+
+  void Run(Scratch scratch, Context& context) {
+    if (decode_.m == 0) return;
+    Place(ScratchArena(scratch));
+    casts_.Run(down_.dtype, context);
+    if (!adapters_.empty()) LowRankDown(down_, down_plan_, step_, context);
+    if (few_rows_) {
+      DecodeLinear(decode_, context);
+    } else {
+      GemmGroup(kOp, products_, products_plan_, step_, context);
+    }
   }
 
  private:
+  // Term number i of down_ belongs to adapters_[i].
+  struct Adapter {
+    size_t branch;
+    TensorView up;
+    bool own_h;  // h is not asked for, so it lies in scratch where it is needed
+  };
+
+  // Gives everything in scratch its address, and returns the bytes.
+  size_t Place(ScratchArena arena) {
+    const int64_t m = decode_.m;
+    casts_ = {};
+    for (size_t i = 0; i < adapters_.size(); ++i) {
+      const Adapter& adapter = adapters_[i];
+      LowRankDownTerm& term = down_.problems[0].terms[i];
+      if (few_rows_) {
+        if (adapter.own_h) term.h = arena.Take<float>(m * term.rank);
+        decode_.branches[adapter.branch].h = term.h;
+        continue;
+      }
+      term.t = arena.TakeBytes(static_cast<size_t>(m * term.t_pitch) * SizeOf(down_.dtype));
+      const Factor a = casts_.Add(adapter.up, down_.dtype, arena);
+      GemmSegment& low_rank = products_[adapter.branch].segments[1];
+      low_rank.a = term.t;
+      low_rank.b = a.data;
+      low_rank.b_pitch = a.pitch;
+    }
+    step_ = Scratch(static_cast<std::byte*>(arena.TakeBytes(step_bytes_)), step_bytes_);
+    return arena.used();
+  }
+
   LowRankDownTerm TermOf(const LoraBranch& branch, float* h) const {
     LowRankDownTerm term;
     term.small = Data<const float>(branch.down);
     term.rank = branch.down.dim(0);
     term.dropout = branch.dropout;
     term.h = h;
+    term.t_pitch = few_rows_ ? 0 : PaddedRank(term.rank);
     term.scale = branch.scale;
     return term;
   }
 
-  void AddDecode(const LoraBranch& branch, const TensorView& y, float* h, ScratchArena& arena) {
+  void AddDecode(const LoraBranch& branch, const TensorView& y, float* h) {
     DecodeBranch to;
     to.w = branch.weight.data;
     to.n = branch.weight.rows;
@@ -130,29 +171,22 @@ struct Forward {
       to.rank = branch.up.dim(1);
       to.a = Data<const float>(branch.up);
       to.scale = branch.scale;
-      if (h == nullptr) h = arena.Take<float>(decode.m * to.rank);
       to.h = h;
-      down.problems[0].terms.push_back(TermOf(branch, h));
     }
-    decode.branches.push_back(to);
+    decode_.branches.push_back(to);
   }
 
-  void AddProduct(const LoraBranch& branch, const TensorView& x, const TensorView& y, float* h,
-                  ScratchArena& arena) {
-    const int64_t m = x.dim(0), k = x.dim(1);
+  void AddProduct(const LoraBranch& branch, const TensorView& x, const TensorView& y) {
+    const int64_t k = x.dim(1);
     GemmProblem product;
-    product.m = m;
+    product.m = x.dim(0);
     product.n = branch.weight.rows;
     product.a_dtype = product.b_dtype = product.c_dtype = x.dtype;
     product.trans_b = true;
     product.segments = {{x.data, branch.weight.data, k, k, k, {}, false}};
     if (branch.up) {
-      LowRankDownTerm term = TermOf(branch, h);
-      term.t_pitch = PaddedRank(term.rank);
-      term.t = arena.TakeBytes(static_cast<size_t>(m * term.t_pitch) * SizeOf(x.dtype));
-      down.problems[0].terms.push_back(term);
-      const Factor a = casts.Add(branch.up, x.dtype, arena);
-      product.segments.push_back({term.t, a.data, term.rank, term.t_pitch, a.pitch, {}, true});
+      const int64_t rank = branch.up.dim(1);
+      product.segments.push_back({nullptr, nullptr, rank, PaddedRank(rank), 0, {}, true});
     }
     if (branch.bias) {
       product.bias = branch.bias.data;
@@ -160,38 +194,45 @@ struct Forward {
     }
     product.c = y.data;
     product.c_pitch = branch.weight.rows;
-    products.push_back(product);
+    products_.push_back(product);
   }
+
+  bool few_rows_ = false;
+  std::vector<Adapter> adapters_;
+  LowRankDownArgs down_;
+  DecodeArgs decode_;  // replaces the products where there are few rows
+  std::vector<GemmProblem> products_;
+  LowRankPlan down_plan_;
+  GemmGroupPlan products_plan_;
+  size_t step_bytes_ = 0, scratch_bytes_ = 0;
+  Casts casts_;
+  Scratch step_;  // which the launches use one after the other
 };
 
-struct Backward {
-  Casts casts;
-  LowRankDownArgs up;
-  GemmProblem dx;  // of size 0 where it is not wanted
-  LowRankGradientsArgs gradients;
-  Scratch step;
-  size_t bytes = 0;
-
-  Backward(const LoraLinearBackwardArgs& args, ScratchArena arena, int multiprocessors) {
+// The launches of a backward call, as Forward.
+class Backward {
+ public:
+  Backward(const LoraLinearBackwardArgs& args, int multiprocessors) {
     const DType dtype = args.g[0].dtype;
-    const int64_t m = args.g[0].dim(0), in = args.branches[0].weight.cols;
-    up.dtype = up.t_dtype = gradients.dtype = dtype;
-    up.by_columns = true;
-    dx.m = args.dx ? m : 0;
-    dx.n = in;
-    dx.a_dtype = dx.b_dtype = dx.c_dtype = dtype;
-    dx.c = args.dx.data;
-    dx.c_pitch = in;
+    m_ = args.g[0].dim(0);
+    const int64_t in = args.branches[0].weight.cols;
+    up_.dtype = up_.t_dtype = gradients_.dtype = dtype;
+    up_.by_columns = true;
+    dx_.m = args.dx ? m_ : 0;
+    dx_.n = in;
+    dx_.a_dtype = dx_.b_dtype = dx_.c_dtype = dtype;
+    dx_.c = args.dx.data;
+    dx_.c_pitch = in;
     std::vector<GemmSegment> late;
     std::vector<LowRankGradient> d_up;
     for (size_t i = 0; i < args.branches.size(); ++i) {
       const LoraBranch& branch = args.branches[i];
       const int64_t out = branch.weight.rows;
       const void* const g = args.g[i].data;
-      if (args.dx) dx.segments.push_back({g, branch.weight.data, out, out, in, {}, false});
+      if (args.dx) dx_.segments.push_back({g, branch.weight.data, out, out, in, {}, false});
       if (args.d_up[i]) {
         d_up.push_back({g,
-                        m,
+                        m_,
                         out,
                         out,
                         {},
@@ -202,65 +243,107 @@ struct Backward {
                         true});
       }
       if (!branch.up || (!args.dx && !args.d_down[i])) continue;
+      Adapter adapter;
       LowRankDownTerm u;
       u.small = Data<const float>(branch.up);
       u.rank = branch.up.dim(1);
       u.scale = branch.scale;
       if (args.dx) {
         u.t_pitch = PaddedRank(u.rank);
-        u.t = arena.TakeBytes(static_cast<size_t>(m * u.t_pitch) * SizeOf(dtype));
-        const Factor b = casts.Add(branch.down, dtype, arena);
-        late.push_back({u.t, b.data, u.rank, u.t_pitch, b.pitch, branch.dropout, true});
+        adapter.down = branch.down;
+        adapter.segment = static_cast<int>(late.size());
+        late.push_back({nullptr, nullptr, u.rank, u.t_pitch, 0, branch.dropout, true});
       }
       if (args.d_down[i]) {
-        u.h = arena.Take<float>(m * u.rank);
-        gradients.gradients.push_back({args.x.data, m, in, in, branch.dropout, u.h, u.rank,
-                                       branch.scale, Data<float>(args.d_down[i]), false});
+        adapter.gradient = static_cast<int>(gradients_.gradients.size());
+        gradients_.gradients.push_back({args.x.data, m_, in, in, branch.dropout, nullptr, u.rank,
+                                        branch.scale, Data<float>(args.d_down[i]), false});
       }
-      up.problems.push_back({g, m, out, out, {u}});
+      adapters_.push_back(adapter);
+      up_.problems.push_back({g, m_, out, out, {u}});
     }
-    dx.segments.insert(dx.segments.end(), late.begin(), late.end());
+    first_late_ = dx_.segments.size();
+    dx_.segments.insert(dx_.segments.end(), late.begin(), late.end());
     // All dB come first, because they read one x, and then all dA.
-    gradients.gradients.insert(gradients.gradients.end(), d_up.begin(), d_up.end());
-    dx.programmatic = !late.empty();
-    step = arena.TakeRest([&] {
-      return std::max({LowRankDownScratchBytes(up, multiprocessors),
-                       LowRankGradientsScratchBytes(gradients, multiprocessors),
-                       GemmScratchBytes(dx, multiprocessors)});
-    });
-    bytes = arena.used();
+    gradients_.gradients.insert(gradients_.gradients.end(), d_up.begin(), d_up.end());
+    dx_.programmatic = !late.empty();
+    up_plan_ = PlanLowRankDown(up_, multiprocessors);
+    dx_plan_ = PlanGemm(kOp, dx_, multiprocessors);
+    gradients_plan_ = PlanLowRankGradients(gradients_, multiprocessors);
+    step_bytes_ =
+        std::max({up_plan_.scratch_bytes, dx_plan_.scratch_bytes, gradients_plan_.scratch_bytes});
+    scratch_bytes_ = Place(ScratchArena());
   }
+  size_t scratch_bytes() const { return scratch_bytes_; }
+
+  void Run(Scratch scratch, Context& context) {
+    Place(ScratchArena(scratch));
+    casts_.Run(up_.dtype, context);
+    if (!up_.problems.empty()) LowRankDown(up_, up_plan_, step_, context);
+    Gemm(kOp, dx_, dx_plan_, step_, context);
+    if (!gradients_.gradients.empty())
+      LowRankGradients(gradients_, gradients_plan_, step_, context);
+  }
+
+ private:
+  // Problem number i of up_ belongs to adapters_[i].
+  struct Adapter {
+    TensorView down;
+    int segment = -1;   // of the late segments of dx; -1 where dx is not wanted
+    int gradient = -1;  // of gradients_, dB; -1 where it is not wanted
+  };
+
+  size_t Place(ScratchArena arena) {
+    casts_ = {};
+    for (size_t i = 0; i < adapters_.size(); ++i) {
+      const Adapter& adapter = adapters_[i];
+      LowRankDownTerm& u = up_.problems[i].terms[0];
+      if (adapter.segment >= 0) {
+        u.t = arena.TakeBytes(static_cast<size_t>(m_ * u.t_pitch) * SizeOf(up_.dtype));
+        const Factor b = casts_.Add(adapter.down, up_.dtype, arena);
+        GemmSegment& low_rank = dx_.segments[first_late_ + static_cast<size_t>(adapter.segment)];
+        low_rank.a = u.t;
+        low_rank.b = b.data;
+        low_rank.b_pitch = b.pitch;
+      }
+      if (adapter.gradient >= 0) {
+        u.h = arena.Take<float>(m_ * u.rank);
+        gradients_.gradients[static_cast<size_t>(adapter.gradient)].p = u.h;
+      }
+    }
+    step_ = Scratch(static_cast<std::byte*>(arena.TakeBytes(step_bytes_)), step_bytes_);
+    return arena.used();
+  }
+
+  int64_t m_ = 0;
+  std::vector<Adapter> adapters_;
+  LowRankDownArgs up_;
+  GemmProblem dx_;  // of size 0 where it is not wanted
+  size_t first_late_ = 0;
+  LowRankGradientsArgs gradients_;
+  LowRankPlan up_plan_, gradients_plan_;
+  GemmPlan dx_plan_;
+  size_t step_bytes_ = 0, scratch_bytes_ = 0;
+  Casts casts_;
+  Scratch step_;
 };
+
+template <class Launches>
+PlannedCall Planned(Launches launches) {
+  const size_t bytes = launches.scratch_bytes();
+  return {bytes, [launches = std::move(launches)](Scratch scratch, Context& context) mutable {
+            launches.Run(scratch, context);
+          }};
+}
 
 }  // namespace
 
-size_t ScratchBytes(const LoraLinearForwardArgs& args, int threads) {
-  return Forward(args, {}, threads).bytes;
+PlannedCall PlanCall(const LoraLinearForwardArgs& args, int threads) {
+  return Planned(Forward(args, threads));
 }
 
-void Run(const LoraLinearForwardArgs& args, Scratch scratch, Context& context) {
-  const Forward forward(args, ScratchArena(scratch), context.threads());
-  if (args.x.dim(0) == 0) return;
-  forward.casts.Run(args.x.dtype, context);
-  if (!forward.down.problems[0].terms.empty()) LowRankDown(forward.down, forward.step, context);
-  if (forward.few_rows) {
-    DecodeLinear(forward.decode, context);
-  } else {
-    GemmGroup(kOp, forward.products, forward.step, context);
-  }
-}
-
-size_t ScratchBytes(const LoraLinearBackwardArgs& args, int threads) {
-  return Backward(args, {}, threads).bytes;
-}
-
-void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& context) {
-  const Backward backward(args, ScratchArena(scratch), context.threads());
-  backward.casts.Run(backward.up.dtype, context);
-  if (!backward.up.problems.empty()) LowRankDown(backward.up, backward.step, context);
-  Gemm(kOp, backward.dx, backward.step, context);
-  if (!backward.gradients.gradients.empty())
-    LowRankGradients(backward.gradients, backward.step, context);
+PlannedCall PlanCall(const LoraLinearBackwardArgs& args, int threads) {
+  return Planned(Backward(args, threads));
 }
 
 }  // namespace lora::cuda

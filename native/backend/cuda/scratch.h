@@ -24,16 +24,7 @@ class ScratchArena {
   T* Take(int64_t count) {
     return static_cast<T*>(TakeBytes(static_cast<size_t>(count) * sizeof(T)));
   }
-  // Takes, at the end, scratch that several steps use one after the other. With memory it is all
-  // that is left. Only where the arena counts is bytes() called, so that a run does not plan its
-  // steps once more to learn how much they need.
-  template <class F>
-  Scratch TakeRest(const F& bytes) {
-    if (!counts()) return memory_.subspan(used_);
-    TakeBytes(bytes());
-    return {};
-  }
-  // The bytes that are needed, where the arena counts.
+  // Returns the bytes that were taken.
   size_t used() const { return used_; }
 
  private:

@@ -95,11 +95,14 @@ SkinnyPlan PlanOf(const Batch& batch, DType dtype, int multiprocessors) {
   return PlanSkinny(shapes, 128 / static_cast<int64_t>(SizeOf(dtype)), multiprocessors);
 }
 
-size_t ScratchOf(const Batches& batches, DType dtype, int multiprocessors) {
-  size_t floats = 0;
-  for (const Batch& batch : batches.all())
-    floats = std::max(floats, PlanOf(batch, dtype, multiprocessors).partial_floats);
-  return floats * sizeof(float);
+LowRankPlan PlanOf(const Batches& batches, DType dtype, int multiprocessors) {
+  LowRankPlan plan;
+  for (const Batch& batch : batches.all()) {
+    plan.launches.push_back(PlanOf(batch, dtype, multiprocessors));
+    plan.scratch_bytes =
+        std::max(plan.scratch_bytes, plan.launches.back().partial_floats * sizeof(float));
+  }
+  return plan;
 }
 
 template <SkinnyForm kForm, class T>
@@ -176,11 +179,12 @@ void LaunchFinish(const char* op, const Batch& batch, const SkinnyPlan& plan, co
 }
 
 template <SkinnyForm kForm>
-void RunBatches(const char* op, const Batches& batches, DType dtype, DType t_dtype, Scratch scratch,
-                Context& context) {
+void RunBatches(const char* op, const Batches& batches, const LowRankPlan& low_rank, DType dtype,
+                DType t_dtype, Scratch scratch, Context& context) {
   float* const partial = reinterpret_cast<float*>(scratch.data());
-  for (const Batch& batch : batches.all()) {
-    const SkinnyPlan plan = PlanOf(batch, dtype, context.threads());
+  for (size_t i = 0; i < batches.all().size(); ++i) {
+    const Batch& batch = batches.all()[i];
+    const SkinnyPlan& plan = low_rank.launches[i];
     ForFloat(dtype, [&]<class T>() {
       if (plan.blocks > 0) LaunchSkinny<kForm, T>(op, batch, plan, partial, context);
     });
@@ -302,28 +306,30 @@ void Dot(const LowRankDownArgs& args, Context& context) {
 
 }  // namespace
 
-size_t LowRankDownScratchBytes(const LowRankDownArgs& args, int multiprocessors) {
-  return IsDot(args) ? 0 : ScratchOf(DownBatches(args), args.dtype, multiprocessors);
+LowRankPlan PlanLowRankDown(const LowRankDownArgs& args, int multiprocessors) {
+  return IsDot(args) ? LowRankPlan() : PlanOf(DownBatches(args), args.dtype, multiprocessors);
 }
 
-void LowRankDown(const LowRankDownArgs& args, Scratch scratch, Context& context) {
+void LowRankDown(const LowRankDownArgs& args, const LowRankPlan& plan, Scratch scratch,
+                 Context& context) {
   if (IsDot(args)) return Dot(args, context);
   const Batches batches = DownBatches(args);
   if (args.by_columns) {
-    RunBatches<SkinnyForm::kUp>("low_rank_down", batches, args.dtype, args.t_dtype, scratch,
+    RunBatches<SkinnyForm::kUp>("low_rank_down", batches, plan, args.dtype, args.t_dtype, scratch,
                                 context);
   } else {
-    RunBatches<SkinnyForm::kDown>("low_rank_down", batches, args.dtype, args.t_dtype, scratch,
+    RunBatches<SkinnyForm::kDown>("low_rank_down", batches, plan, args.dtype, args.t_dtype, scratch,
                                   context);
   }
 }
 
-size_t LowRankGradientsScratchBytes(const LowRankGradientsArgs& args, int multiprocessors) {
-  return ScratchOf(GradientBatches(args), args.dtype, multiprocessors);
+LowRankPlan PlanLowRankGradients(const LowRankGradientsArgs& args, int multiprocessors) {
+  return PlanOf(GradientBatches(args), args.dtype, multiprocessors);
 }
 
-void LowRankGradients(const LowRankGradientsArgs& args, Scratch scratch, Context& context) {
-  RunBatches<SkinnyForm::kGradient>("low_rank_gradients", GradientBatches(args), args.dtype,
+void LowRankGradients(const LowRankGradientsArgs& args, const LowRankPlan& plan, Scratch scratch,
+                      Context& context) {
+  RunBatches<SkinnyForm::kGradient>("low_rank_gradients", GradientBatches(args), plan, args.dtype,
                                     DType::kF32, scratch, context);
 }
 

@@ -1,15 +1,17 @@
 // The low-rank halves of LoRA: products with one small side, and the linear layer of decoding.
 //
 // All of it computes as if in f32: f32 operands (masters, h, u) are never rounded, and sums are
-// f32. Scratch is device memory at a multiple of 16 bytes. Its size is a pure function of the
-// arguments and the number of multiprocessors (Context::threads()), and the order of every sum
-// follows from those two, so that two runs give the same bits. Pointers need only be aligned to
-// their element. Any rank ≥ 1 works; any other size may be 0.
+// f32. Scratch is device memory at a multiple of 16 bytes. A plan, with the size of the scratch, is
+// a pure function of the arguments without their pointers and of the number of
+// multiprocessors (Context::threads()). The order of every sum follows from it, so that two runs
+// give the same bits. Pointers need only be aligned to their element. Any rank ≥ 1 works; any other
+// size may be 0.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "backend/cuda/skinny_plan.h"
 #include "core/ops/backend.h"
 
 namespace lora::cuda {
@@ -45,8 +47,9 @@ struct LowRankDownArgs {
   bool by_columns = false;
   std::vector<LowRankDownProblem> problems;
 };
-size_t LowRankDownScratchBytes(const LowRankDownArgs& args, int multiprocessors);
-void LowRankDown(const LowRankDownArgs& args, Scratch scratch, Context& context);
+LowRankPlan PlanLowRankDown(const LowRankDownArgs& args, int multiprocessors);
+void LowRankDown(const LowRankDownArgs& args, const LowRankPlan& plan, Scratch scratch,
+                 Context& context);
 
 // out = scale·Σ over rows of p[row]ᵀ·drop(z)[row]. It is written whole:
 //   dB [rank, cols] from p = u, z = x
@@ -67,8 +70,9 @@ struct LowRankGradientsArgs {
   DType dtype = DType::kF32;
   std::vector<LowRankGradient> gradients;
 };
-size_t LowRankGradientsScratchBytes(const LowRankGradientsArgs& args, int multiprocessors);
-void LowRankGradients(const LowRankGradientsArgs& args, Scratch scratch, Context& context);
+LowRankPlan PlanLowRankGradients(const LowRankGradientsArgs& args, int multiprocessors);
+void LowRankGradients(const LowRankGradientsArgs& args, const LowRankPlan& plan, Scratch scratch,
+                      Context& context);
 
 // Computes y = W·x + bias + scale·A·h for few rows and every branch, in one launch that reads each
 // W once. h comes from LowRankDown. Only y is rounded.

@@ -25,6 +25,12 @@ struct SkinnyPlan {
   size_t partial_floats = 0;
 };
 
+// The launches of a low-rank product, which use the scratch one after the other.
+struct LowRankPlan {
+  std::vector<SkinnyPlan> launches;
+  size_t scratch_bytes = 0;
+};
+
 constexpr int64_t kSkinnyOuts = 128;  // of one block
 constexpr int64_t kSkinnyMaxSplits = 32;
 

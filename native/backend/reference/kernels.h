@@ -44,4 +44,9 @@ void Run(const RandomArgs&, Scratch, Context&);
 size_t ScratchBytes(const SampleArgs&, int threads);
 void Run(const SampleArgs&, Scratch, Context&);
 
+template <class Args>
+PlannedCall PlanCall(const Args& args, int threads) {
+  return CallOf<Args>(args, ScratchBytes(args, threads), Run);
+}
+
 }  // namespace lora::reference

@@ -24,8 +24,7 @@ Backend Table() {
   b.f16_activations = true;
   b.reads = Fits;
   b.packed_bytes = PackedBytes;
-  AllOps::ForEach(
-      [&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {ScratchBytes, Run}; });
+  AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {PlanCall}; });
   return b;
 }
 

@@ -25,13 +25,27 @@ class Context {
 
 using Scratch = std::span<std::byte>;
 
-// One op: how many bytes of scratch it needs (a pure function of its arguments and the number of
-// threads), and the work itself. `run` may throw lora::Error; nothing else leaves it.
+// One call of an op: how many bytes of scratch it needs, and the work itself. `run` may throw
+// lora::Error; nothing else leaves it.
+struct PlannedCall {
+  size_t scratch_bytes = 0;
+  std::function<void(Scratch, Context&)> run;
+};
+
+// One op. A call is planned once, when it is enqueued. What its plan decides is a pure function of
+// the arguments, without the addresses of their data, and of the number of threads.
 template <class Args>
 struct Op {
-  size_t (*scratch_bytes)(const Args&, int threads) = nullptr;
-  void (*run)(const Args&, Scratch, Context&) = nullptr;
+  PlannedCall (*plan)(const Args&, int threads) = nullptr;
 };
+
+// Plans a call whose work follows from its arguments at little cost.
+template <class Args>
+PlannedCall CallOf(const Args& args, size_t scratch_bytes,
+                   void (*run)(const Args&, Scratch, Context&)) {
+  return {scratch_bytes,
+          [args, run](Scratch scratch, Context& context) { run(args, scratch, context); }};
+}
 
 struct Backend {
   const char* name = "";

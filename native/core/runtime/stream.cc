@@ -140,7 +140,7 @@ void WorkerStream::Execute(Item& item) {
           context_ = create_context_(item.threads);
           context_threads_ = item.threads;
         }
-        command.run(*context_);
+        command.run(command.scratch, *context_);
       }
       if (command.done && context_) context_->Finish();
     } catch (const FailurePtr& inherited) {  // of a command on another device

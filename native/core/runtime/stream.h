@@ -29,7 +29,8 @@ struct Command {
   std::vector<Operand> operands;
   std::shared_ptr<Guard> guard;
   size_t bytes = 0;  // that the command keeps busy: its outputs and what it copies
-  std::function<void(Context&)> run;
+  Scratch scratch;   // what `run` works on
+  std::function<void(Scratch, Context&)> run;
   // The worker calls it when the work is done, with null where it ran; it must not throw. Commands
   // without it may still be at work on the device when the next one starts.
   std::function<void(const FailurePtr&)> done;

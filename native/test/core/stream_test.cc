@@ -38,7 +38,7 @@ Command Run(std::function<void(Context&)> run, std::vector<Operand> operands = {
   command.op = "test";
   command.tag = 7;
   command.operands = std::move(operands);
-  command.run = std::move(run);
+  if (run) command.run = [run = std::move(run)](Scratch, Context& context) { run(context); };
   return command;
 }
 

@@ -115,7 +115,7 @@ TEST_CASE("linear_cross_entropy holds a bounded number of logits") {
   args.weight.cols = 4;
   args.labels = labels;
   args.d_hidden = hidden;
-  CHECK(CpuBackend().op<LinearCrossEntropyArgs>().scratch_bytes(args, 4) < size_t{64} << 20);
+  CHECK(CpuBackend().op<LinearCrossEntropyArgs>().plan(args, 4).scratch_bytes < size_t{64} << 20);
 }
 
 TEST_CASE("linear_cross_entropy names a label that is no token") {

@@ -172,7 +172,7 @@ TEST_CASE("cuda decode may start while h is still computed") {
                    [&](int64_t j, int64_t r) { return At(bs, r * k + j); })
                    .values);
       }
-      cuda::LowRankDown(down, {}, context.device);
+      cuda::LowRankDown(down, {}, {}, context.device);
       cuda::DecodeLinear(args, context.device);
       context.device.Finish();
       std::vector<Tensor> out;

@@ -7,7 +7,7 @@
 #include <memory>
 #include <vector>
 
-#include "backend/cuda/gemm.h"
+#include "backend/cuda/gemm_plan.h"
 #include "core/maths/philox.h"
 #include "simt/buffer.h"
 #include "test/support/schedules.h"
@@ -127,9 +127,10 @@ class Product {
   Tensor Run(MirrorContext& context) { return Run(context, Problem()); }
   Tensor Run(MirrorContext& context, const cuda::GemmProblem& p) {
     cuda::Gpu& gpu = context.device.gpu();
-    const size_t bytes = cuda::GemmScratchBytes(p, context.threads());
+    const cuda::GemmPlan plan = cuda::PlanGemm("gemm", p, context.threads());
+    const size_t bytes = plan.scratch_bytes;
     void* scratch = bytes > 0 ? gpu.Allocate(bytes) : nullptr;
-    cuda::Gemm("gemm", p, Scratch(static_cast<std::byte*>(scratch), bytes), context.device);
+    cuda::Gemm("gemm", p, plan, Scratch(static_cast<std::byte*>(scratch), bytes), context.device);
     if (scratch != nullptr) gpu.Free(scratch);
     gpu.Synchronize();
     return Result();

@@ -165,9 +165,9 @@ TEST_CASE("cuda gemm: several products in one launch, or in one each") {
         const cuda::GemmGroupPlan plan = cuda::PlanGemmGroup("gemm", problems, multiprocessors);
         CHECK(plan.together == (multiprocessors == 1 || dtype == DType::kBF16));
         cuda::Gpu& gpu = context.device.gpu();
-        const size_t bytes = cuda::GemmGroupScratchBytes(problems, multiprocessors);
+        const size_t bytes = plan.scratch_bytes;
         void* scratch = bytes > 0 ? gpu.Allocate(bytes) : nullptr;
-        cuda::GemmGroup("gemm", problems, Scratch(static_cast<std::byte*>(scratch), bytes),
+        cuda::GemmGroup("gemm", problems, plan, Scratch(static_cast<std::byte*>(scratch), bytes),
                         context.device);
         if (scratch != nullptr) gpu.Free(scratch);
         gpu.Synchronize();

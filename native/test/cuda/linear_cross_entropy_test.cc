@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/linear_cross_entropy_plan.h"
 #include "test/support/linear_cross_entropy_cases.h"
 #include "test/support/schedules.h"
@@ -103,7 +104,8 @@ TEST_CASE("cuda linear_cross_entropy: chunks cover all rows that count, and scra
         CHECK(plan.chunk % 64 == 0);
         CHECK(plan.chunk <= 1024);
         CHECK(plan.bytes < (size_t{512} << 20));
-        CHECK(plan.bytes == CudaBackend()->op<LinearCrossEntropyArgs>().scratch_bytes(args, 132));
+        CHECK(plan.bytes ==
+              CudaBackend()->op<LinearCrossEntropyArgs>().plan(args, 132).scratch_bytes);
         for (const int64_t counted : {int64_t{1}, rows / 3, rows - 1, rows}) {
           if (counted <= 0) continue;
           int64_t covered = 0;
@@ -134,8 +136,10 @@ TEST_CASE("cuda linear_cross_entropy: scratch holds the products of every length
           const auto plan = cuda::PlanLinearCrossEntropy(args, multiprocessors);
           const size_t space = plan.bytes - plan.product;
           const auto needed = [&](int64_t m) {
-            return std::max(cuda::GemmScratchBytes(plan.Logits(m), multiprocessors),
-                            cuda::GemmScratchBytes(plan.HiddenGradient(m), multiprocessors));
+            const auto bytes = [&](const cuda::GemmProblem& product) {
+              return cuda::PlanGemm("gemm", product, multiprocessors).scratch_bytes;
+            };
+            return std::max(bytes(plan.Logits(m)), bytes(plan.HiddenGradient(m)));
           };
           for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
             CAPTURE(m);

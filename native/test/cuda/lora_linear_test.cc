@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/cuda/gemm.h"
+#include "backend/cuda/gemm_plan.h"
 #include "test/support/cases.h"
 #include "test/support/close.h"
 #include "test/support/cuda_paths.h"
@@ -106,7 +106,7 @@ TEST_CASE("cuda lora_linear: products that split k have the scratch that they ne
     p.a_dtype = p.b_dtype = p.c_dtype = dtype;
     p.trans_b = trans_b;
     p.segments = {{nullptr, nullptr, k, k, trans_b ? k : n, {}, false}};
-    return cuda::GemmScratchBytes(p, kMultiprocessors) > 0;
+    return cuda::PlanGemm("gemm", p, kMultiprocessors).scratch_bytes > 0;
   };
   simt::SetEmulatedProperties({kMultiprocessors, 80, 163 * 1024});
   int turn = 0;
@@ -295,9 +295,10 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
         forward.h = backward.h = backward.d_up = backward.d_down = {TensorView()};
         const auto run = [&]<class Args>(const Args& args) {
           const Op<Args>& op = backend.op<Args>();
-          const size_t bytes = op.scratch_bytes(args, context.threads());
+          const PlannedCall call = op.plan(args, context.threads());
+          const size_t bytes = call.scratch_bytes;
           void* const scratch = bytes > 0 ? blocks.emplace_back(gpu.Allocate(bytes)) : nullptr;
-          op.run(args, Scratch(static_cast<std::byte*>(scratch), bytes), context.device);
+          call.run(Scratch(static_cast<std::byte*>(scratch), bytes), context.device);
         };
         const Tensor x = Integers(dtype, {m, kSize}, 3);
         TensorView value = on_device(x);

@@ -23,12 +23,12 @@ TEST_CASE("cuda pack: row-major; unpack returns every bit") {
         const Tensor w = AnyBits(dtype, shape);
         CHECK(cuda.packed_bytes(shape[0], shape[1], FormatOf(dtype)) == w.view().bytes());
         const Tensor memory(dtype, shape);
-        cuda.op<PackArgs>().run(PackArgs{w, memory.view().data, {}}, {}, context);
+        Run(cuda, PackArgs{w, memory.view().data, {}}, context);
         CHECK_IDENTICAL(memory, w);
         CHECK(memory.intact());
         const PackedView packed{memory.view().data, dtype, shape[0], shape[1]};
         const Tensor back(dtype, shape);
-        cuda.op<UnpackArgs>().run(UnpackArgs{packed, back}, {}, context);
+        Run(cuda, UnpackArgs{packed, back}, context);
         CHECK_IDENTICAL(back, w);
         CHECK(back.intact());
       }

@@ -72,8 +72,8 @@ struct DownCase {
                             hs.back().floats(), ts.back().data(), t_pitch, scale});
       }
     }
-    const DeviceScratch scratch(cuda::LowRankDownScratchBytes(args, context.threads()));
-    cuda::LowRankDown(args, scratch, context.device);
+    const cuda::LowRankPlan plan = cuda::PlanLowRankDown(args, context.threads());
+    cuda::LowRankDown(args, plan, DeviceScratch(plan.scratch_bytes), context.device);
     context.device.Finish();
     CHECK(simt::EmulatedCounts(context.device.gpu()).WavefrontsPerPhase() <= 1.0);
     DownOutputs out;
@@ -224,8 +224,8 @@ struct GradientCase {
                                 DropoutOf(g.dropout, static_cast<uint32_t>(i)), ps.back().floats(),
                                 g.rank, scale, outs.back().floats(), g.by_columns});
     }
-    const DeviceScratch scratch(cuda::LowRankGradientsScratchBytes(args, context.threads()));
-    cuda::LowRankGradients(args, scratch, context.device);
+    const cuda::LowRankPlan plan = cuda::PlanLowRankGradients(args, context.threads());
+    cuda::LowRankGradients(args, plan, DeviceScratch(plan.scratch_bytes), context.device);
     context.device.Finish();
     CHECK(simt::EmulatedCounts(context.device.gpu()).WavefrontsPerPhase() <= 1.0);
     std::vector<Tensor> results;

@@ -79,8 +79,9 @@ class Bench {
   template <class Args>
   std::function<void()> Call(const Args& args) {
     const Op<Args>& it = CudaBackend()->op<Args>();
-    const Scratch scratch = Take(it.scratch_bytes(args, context_.threads()));
-    return [this, &it, args, scratch] { it.run(args, scratch, context_); };
+    PlannedCall call = it.plan(args, context_.threads());
+    const Scratch scratch = Take(call.scratch_bytes);
+    return [this, scratch, run = std::move(call.run)] { run(scratch, context_); };
   }
   Scratch Take(size_t bytes) {
     if (bytes == 0) return {};
@@ -209,14 +210,16 @@ void Bench::Layer(const BenchShape& shape, const std::vector<Mode>& modes, doubl
   down.by_columns = true;
   auto* u = reinterpret_cast<float*>(Take(static_cast<size_t>(m * r) * 4).data());
   down.problems = {{p.g, m, n, n, {{static_cast<const float*>(w.a), r, {}, u}}}};
-  cuda::LowRankDown(down, Take(cuda::LowRankDownScratchBytes(down, context_.threads())), context_);
+  const cuda::LowRankPlan down_plan = cuda::PlanLowRankDown(down, context_.threads());
+  cuda::LowRankDown(down, down_plan, Take(down_plan.scratch_bytes), context_);
   cuda::LowRankGradientsArgs gradients;
   gradients.dtype = dtype;
   gradients.gradients = {
       {p.x, m, k, k, {}, u, r, s, static_cast<float*>(p.d_down), false},
       {p.g, m, n, n, {}, static_cast<const float*>(p.h), r, s, static_cast<float*>(p.d_up), true}};
-  const Scratch scratch = Take(cuda::LowRankGradientsScratchBytes(gradients, context_.threads()));
-  const auto launch = [&] { cuda::LowRankGradients(gradients, scratch, context_); };
+  const cuda::LowRankPlan plan = cuda::PlanLowRankGradients(gradients, context_.threads());
+  const Scratch scratch = Take(plan.scratch_bytes);
+  const auto launch = [&] { cuda::LowRankGradients(gradients, plan, scratch, context_); };
   const auto both = Call(p.Backward(0, false, true));
   right = Right(p, "ours, grouped launch", launch, {{"dA", da_error}, {"dB", db_error}});
   right &= Right(p, "ours", both, {{"dA", da_error}, {"dB", db_error}});

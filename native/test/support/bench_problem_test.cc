@@ -35,8 +35,9 @@ template <class Args>
 void RunReference(const Args& args) {
   const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);
   const Op<Args>& it = ReferenceBackend().op<Args>();
-  std::vector<std::byte> scratch(it.scratch_bytes(args, 1));
-  it.run(args, scratch, *context);
+  const PlannedCall call = it.plan(args, 1);
+  std::vector<std::byte> scratch(call.scratch_bytes);
+  call.run(scratch, *context);
 }
 
 TEST_CASE("the benchmark's check accepts what the reference computes, and nothing else") {

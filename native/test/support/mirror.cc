@@ -109,14 +109,17 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
     if (bytes > 0)
       device_args.dst = copies.Of(args.dst, bytes, SizeOf(args.src.dtype), false, true);
   }
-  // The device's scratch is of the size that was asked for; the host's is only a measure of it.
-  const size_t bytes = host_scratch.size();
+  // The plan does not depend on where the operands lie, so the host's scratch has the size that the
+  // device's needs.
+  const PlannedCall call = op.plan(device_args, context.threads());
+  const size_t bytes = call.scratch_bytes;
+  CHECK(bytes == host_scratch.size());
   auto* scratch = static_cast<std::byte*>(bytes == 0 ? nullptr : gpu.Allocate(bytes + kGuard));
   if (scratch != nullptr) {
     if (kFilled) gpu.Upload(scratch, host_scratch.data(), bytes);
     PlaceGuard(gpu, scratch + bytes);
   }
-  op.run(device_args, Scratch(scratch, bytes), mirror.device);
+  call.run(Scratch(scratch, bytes), mirror.device);
   mirror.device.Finish();
   copies.Download();
   if (scratch != nullptr) {
@@ -134,7 +137,10 @@ Backend MakeMirrored() {
   b.packed_bytes = cuda::PackedBytes;
   b.f16_activations = CudaBackend()->f16_activations;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
-    b.op<Args>() = {CudaBackend()->op<Args>().scratch_bytes, RunMirrored<Args>};
+    b.op<Args>() = {[](const Args& args, int threads) {
+      const size_t bytes = CudaBackend()->op<Args>().plan(args, threads).scratch_bytes;
+      return CallOf<Args>(args, bytes, RunMirrored<Args>);
+    }};
   });
   return b;
 }

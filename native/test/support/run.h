@@ -25,8 +25,9 @@ inline std::byte ScratchPoisonAt(size_t i) {
 // Arguments are not checked, for what an op can do but no caller may ask for: gradients in f16.
 template <class Args>
 void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
-  REQUIRE(op.run != nullptr);
-  const size_t bytes = op.scratch_bytes(args, context.threads());
+  REQUIRE(op.plan != nullptr);
+  const PlannedCall call = op.plan(args, context.threads());
+  const size_t bytes = call.scratch_bytes;
 #ifdef __SANITIZE_ADDRESS__
   constexpr size_t kGuard = 0;  // AddressSanitizer has its own, and reports the place
 #else
@@ -37,7 +38,7 @@ void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
       static_cast<std::byte*>(::operator new(bytes + kGuard, kAlign)),
       [](std::byte* p) { ::operator delete(p, kAlign); });
   for (size_t i = 0; i < bytes + kGuard; ++i) memory[i] = ScratchPoisonAt(i);
-  op.run(args, Scratch(memory.get(), bytes), context);
+  call.run(Scratch(memory.get(), bytes), context);
   bool guard_intact = true;
   for (size_t i = bytes; i < bytes + kGuard; ++i) guard_intact &= memory[i] == ScratchPoisonAt(i);
   CHECK_MESSAGE(guard_intact, "the op wrote behind the end of its scratch");
