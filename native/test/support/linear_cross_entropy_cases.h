@@ -7,10 +7,8 @@
 
 #include <cmath>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "core/error.h"
 #include "core/ops/backend.h"
 #include "test/support/close.h"
 #include "test/support/cross_entropy_cases.h"
@@ -100,35 +98,6 @@ struct LinearCrossEntropyExpected {
       d_hidden_bounds[i] += 2 * kU * std::fabs(out.d_hidden.at(static_cast<int64_t>(i)));
     }
   }
-
-  void Check(const LinearCrossEntropyOutputs& actual) const {
-    CHECK((actual.loss.intact() && actual.count.intact() && actual.d_hidden.intact()));
-    CHECK_CLOSE(actual.loss, out.loss, Tolerance{loss_bound});
-    CHECK(actual.count.at(0) == out.count.at(0));
-    CHECK_CLOSE(actual.d_hidden, out.d_hidden, d_hidden_bounds);
-  }
 };
-
-// run(problem, outputs).
-template <class RunFn>
-void CheckLinearCrossEntropyNamesLabels(const RunFn& run) {
-  const auto failure = [&](const LinearCrossEntropyProblem& p) -> std::string {
-    const LinearCrossEntropyOutputs out(p);
-    try {
-      run(p, out);
-    } catch (const Error& error) {
-      return error.code() + ' ' + error.what();
-    }
-    return "no error";
-  };
-  LinearCrossEntropyProblem p(DType::kF32, 3, 4, 10);
-  p.labels = Ints({3}, {4, 10, 0});
-  CHECK(failure(p) ==
-        "ERR_DATA [linear_cross_entropy] expected labels from 0 to 9, or -100, but received 10 at "
-        "row 1");
-  p.labels = Ints({3}, {-100, -100, -100});
-  CHECK(failure(p) ==
-        "ERR_DATA [linear_cross_entropy] expected at least one label that is not -100");
-}
 
 }  // namespace lora::test

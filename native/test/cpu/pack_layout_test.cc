@@ -1,12 +1,10 @@
-// Packing and unpacking frozen matrices on the CPU.
-#include "backend/cpu/pack.h"
-
+// Tests where the CPU backend puts the elements of a packed matrix.
 #include <doctest/doctest.h>
 
 #include <cstring>
 
 #include "backend/cpu/context.h"
-#include "backend/cpu/kernels.h"
+#include "backend/cpu/pack.h"
 #include "test/support/any_bits.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
@@ -15,35 +13,23 @@
 namespace lora::test {
 namespace {
 
-const Op<PackArgs> kPack = {cpu::ScratchBytes, cpu::Run};
-const Op<UnpackArgs> kUnpack = {cpu::ScratchBytes, cpu::Run};
-
 Tensor PackedMemory(const Tensor& w) {
   const size_t bytes = cpu::PackedBytes(w.shape()[0], w.shape()[1], FormatOf(w.dtype()));
   return Tensor(DType::kI32, {static_cast<int64_t>(bytes / 4)});
 }
 
-TEST_CASE("pack: unpack returns every bit, whole and row by row") {
+TEST_CASE("cpu pack: a row of a packed matrix has every bit") {
   cpu::CpuContext context(2);
   ForEachSimdTarget([&] {
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       for (const Shape& shape : {Shape{0, 5}, Shape{5, 0}, Shape{1, 1}, Shape{3, 7}, Shape{63, 33},
                                  Shape{64, 32}, Shape{65, 31}, Shape{130, 67}}) {
-        const std::string name = Text(shape);
-        CAPTURE(name);
-        const Tensor w = AnyBits(dtype, shape);
-        const Tensor memory = PackedMemory(w);
-        Run(kPack, PackArgs{w, memory.view().data, {}}, context);
-        CHECK(memory.intact());
-        const PackedView packed{memory.view().data, dtype, shape[0], shape[1]};
-        const Tensor back(dtype, shape);
-        Run(kUnpack, UnpackArgs{packed, back}, context);
-        CHECK(back.intact());
-        CHECK_IDENTICAL(back, w);
-        const Tensor rows(dtype, shape);
+        CAPTURE(Text(shape));
+        const Tensor w = AnyBits(dtype, shape), rows(dtype, shape);
+        const FrozenWeight weight(CpuBackend(), w, context);
         for (int64_t i = 0; i < shape[0]; ++i) {
           cpu::UnpackRow(
-              packed, i,
+              weight.view(), i,
               rows.view().as<std::byte>() + static_cast<size_t>(i * shape[1]) * SizeOf(dtype));
         }
         CHECK_IDENTICAL(rows, w);
@@ -52,7 +38,7 @@ TEST_CASE("pack: unpack returns every bit, whole and row by row") {
   });
 }
 
-TEST_CASE("pack: the layout is panels of 32-bit elements, padded with zeros") {
+TEST_CASE("cpu pack: the layout is panels of 32-bit elements, padded with zeros") {
   cpu::CpuContext context(1);
   ForEachSimdTarget([&] {
     const int64_t width = static_cast<int64_t>(cpu::PanelWidth());
@@ -60,7 +46,7 @@ TEST_CASE("pack: the layout is panels of 32-bit elements, padded with zeros") {
       const int64_t n = width + 3, k = 5, per = dtype == DType::kBF16 ? 2 : 1;
       const Tensor w = Integers(dtype, {n, k}, 3, 1, 100);
       const Tensor memory = PackedMemory(w);
-      Run(kPack, PackArgs{w, memory.view().data, {}}, context);
+      Run(CpuBackend(), PackArgs{w, memory.view().data, {}}, context);
       const int64_t elements = (k + per - 1) / per;
       REQUIRE(memory.numel() == 2 * elements * width);
       // Element `at` of the packed memory, in units of the dtype.
