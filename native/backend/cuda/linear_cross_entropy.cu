@@ -105,7 +105,7 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
 
 PlannedCall PlanCall(const LinearCrossEntropyArgs& args, int threads) {
   const LinearCrossEntropyPlan plan = PlanLinearCrossEntropy(args, threads);
-  return {plan.bytes, [args, plan](Scratch scratch, Context& context) {
+  return {plan.bytes, [args = args, plan](Scratch scratch, Context& context) {
             RunPlanned(args, plan, scratch, context);
           }};
 }

@@ -36,7 +36,7 @@ PlannedCall PlanCall(const MatmulArgs& args, int threads) {
   if (args.y.numel() == 0) return {0, [](Scratch, Context&) {}};
   MatmulPlan plan = PlanMatmul(args);
   GemmPlan gemm = PlanGemm("matmul", plan.gemm, threads);
-  return {gemm.scratch_bytes, [args, plan = std::move(plan), gemm = std::move(gemm)](
+  return {gemm.scratch_bytes, [args = args, plan = std::move(plan), gemm = std::move(gemm)](
                                   Scratch scratch, Context& context) {
             RunPlanned(args, plan, gemm, scratch, context);
           }};

@@ -44,7 +44,7 @@ template <class Args>
 PlannedCall CallOf(const Args& args, size_t scratch_bytes,
                    void (*run)(const Args&, Scratch, Context&)) {
   return {scratch_bytes,
-          [args, run](Scratch scratch, Context& context) { run(args, scratch, context); }};
+          [args = args, run](Scratch scratch, Context& context) { run(args, scratch, context); }};
 }
 
 struct Backend {

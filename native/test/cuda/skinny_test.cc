@@ -73,7 +73,8 @@ struct DownCase {
       }
     }
     const cuda::LowRankPlan plan = cuda::PlanLowRankDown(args, context.threads());
-    cuda::LowRankDown(args, plan, DeviceScratch(plan.scratch_bytes), context.device);
+    const DeviceScratch scratch(plan.scratch_bytes);
+    cuda::LowRankDown(args, plan, scratch, context.device);
     context.device.Finish();
     CHECK(simt::EmulatedCounts(context.device.gpu()).WavefrontsPerPhase() <= 1.0);
     DownOutputs out;
@@ -225,7 +226,8 @@ struct GradientCase {
                                 g.rank, scale, outs.back().floats(), g.by_columns});
     }
     const cuda::LowRankPlan plan = cuda::PlanLowRankGradients(args, context.threads());
-    cuda::LowRankGradients(args, plan, DeviceScratch(plan.scratch_bytes), context.device);
+    const DeviceScratch scratch(plan.scratch_bytes);
+    cuda::LowRankGradients(args, plan, scratch, context.device);
     context.device.Finish();
     CHECK(simt::EmulatedCounts(context.device.gpu()).WavefrontsPerPhase() <= 1.0);
     std::vector<Tensor> results;

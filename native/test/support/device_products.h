@@ -1,5 +1,5 @@
-// Products of matrices in device memory against sums in doubles. Operands lie at pitches and odd
-// addresses of their own; memory between rows must keep its contents.
+// Holds products of matrices in device memory against sums in doubles. Operands lie at pitches and
+// odd addresses of their own; memory between rows must keep its contents.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -80,7 +80,7 @@ inline double SumError(int64_t terms) {
   return 4 * std::sqrt(static_cast<double>(terms)) * kEpsilon;
 }
 
-// Values of a [rows, cols] with the dropout's mask and scale.
+// Returns the values of a [rows, cols] with the dropout's mask and scale.
 inline Vector Dropped(const Tensor& z, const Dropout& dropout) {
   Vector values = z.Values();
   if (!dropout.active()) return values;
@@ -97,7 +97,7 @@ inline Vector Dropped(const Tensor& z, const Dropout& dropout) {
   return values;
 }
 
-// Σ over depth of z(i, depth)·s(depth, r), and how far f32 may be off.
+// Returns Σ over depth of z(i, depth)·s(depth, r), and how far f32 may be off.
 struct Expected {
   Vector values, bounds;
 };

@@ -1,4 +1,4 @@
-// Gradients against central differences, in double.
+// Compares gradients with central differences, in double.
 #pragma once
 
 #include <functional>
@@ -8,13 +8,13 @@
 
 namespace lora::test {
 
-// Of a loss that is computed anew from the present contents of the tensors it reads.
+// Computes a loss anew from the present contents of the tensors it reads.
 using LossFunction = std::function<double()>;
 
-// Σ weights·values: with random weights, the gradient of one number tests every output.
+// Returns Σ weights·values. With random weights, the gradient of one number tests every output.
 double Project(const Tensor& values, const Tensor& weights);
 
-// dL/dx by central differences. x (f64) is changed element by element, and restored.
+// Returns dL/dx by central differences. x (f64) is changed element by element, and restored.
 Tensor CentralDifferences(Tensor& x, const LossFunction& loss);
 
 // CHECKs that no element of `gradient` differs from central differences by more

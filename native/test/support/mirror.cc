@@ -35,7 +35,7 @@ void CheckGuard(const std::byte* end) {
                 "the op wrote behind the end of an operand or of its scratch");
 }
 
-// Host memory as the device sees it, for one call.
+// Copies host memory to the device and back, for one call.
 class Copies {
  public:
   Copies(cuda::Gpu& gpu, int64_t skew) : gpu_(gpu), skew_(skew) {}
@@ -45,7 +45,7 @@ class Copies {
   Copies(const Copies&) = delete;
   Copies& operator=(const Copies&) = delete;
 
-  // The same bytes on the device; operands that are one tensor stay one.
+  // Returns the same bytes on the device; operands that are one tensor stay one.
   void* Of(void* host, size_t bytes, size_t element, bool read, bool written) {
     Copy& copy = copies_[host];
     if (copy.block == nullptr) {

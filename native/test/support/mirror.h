@@ -1,6 +1,6 @@
-// A backend with memory of its own, tried with tensors in host memory: every operand is copied to
-// the device, the op runs there, and what it wrote is copied back. So the tests of an op need not
-// know where it runs.
+// Tries a backend with memory of its own with tensors in host memory. Every operand is copied to
+// the device, the op runs there, and what it wrote is copied back, so that the tests of an op need
+// not know where it runs.
 #pragma once
 
 #include <memory>
@@ -22,8 +22,8 @@ class MirrorContext final : public Context {
   int64_t skew;
 };
 
-// The ops of CudaBackend(), taking host tensors. Frozen matrices stay in host memory too (they are
-// row-major). Contexts are MirrorContexts; create_context makes one of device 0.
+// Returns the ops of CudaBackend() for host tensors. Frozen matrices stay in host memory too (they
+// are row-major). Contexts are MirrorContexts; create_context makes one of device 0.
 const Backend& MirroredCuda();
 
 }  // namespace lora::test

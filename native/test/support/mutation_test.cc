@@ -1,5 +1,5 @@
-// The bounds of lora_linear can fail: at k = 4096 they reject every mistake below, and accept the
-// right result rounded once.
+// Tests that the bounds of lora_linear can fail: at k = 4096 they reject every mistake below, and
+// accept the right result rounded once.
 #include <functional>
 
 #include "test/support/lora_problem.h"
@@ -27,7 +27,7 @@ LoraLinearProblem ProblemOf(DType dtype, float dropout) {
   return LoraLinearProblem({dtype, 12, 4096, {{48, 8, true, dropout}}});
 }
 
-// An accumulation in f32 and one rounding, imitated: the exact result rounded to the dtype.
+// Imitates an accumulation in f32 and one rounding: rounds the exact result to the dtype.
 LoraLinearOutputs Rounded(const LoraLinearOutputs& exact, DType dtype) {
   LoraLinearOutputs out;
   out.y.push_back(exact.y[0].As(dtype));

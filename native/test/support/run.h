@@ -14,15 +14,16 @@
 
 namespace lora::test {
 
-// NaN in every float type, so that garbage shows even where it is multiplied by 0; as i32 a number
-// that is beyond every array and, unlike −1, no empty count.
+// It is NaN in every float type, so that garbage shows even where it is multiplied by 0; as i32 it
+// is beyond every array and, unlike −1, no empty count.
 inline constexpr uint16_t kScratchPoison = 0x7FFB;
 inline std::byte ScratchPoisonAt(size_t i) {
   return static_cast<std::byte>(i % 2 == 0 ? kScratchPoison & 0xFF : kScratchPoison >> 8);
 }
 
-// Scratch comes full of garbage and is guarded at its end, as the product's is reused memory.
-// Arguments are not checked, for what an op can do but no caller may ask for: gradients in f16.
+// Runs an op without checking its arguments, for what it can do but no caller may ask for:
+// gradients in f16. Scratch comes full of garbage, as the product's is reused memory, and has a
+// guard behind.
 template <class Args>
 void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
   REQUIRE(op.plan != nullptr);
@@ -50,13 +51,14 @@ void Run(const Op<Args>& op, const Args& args, Context& context) {
   RunUnchecked(op, args, context);
 }
 
-// The op that takes these arguments: Run(CpuBackend(), SwigluForwardArgs{gate, up, y}, context).
+// Runs the op that takes these arguments: Run(CpuBackend(), SwigluForwardArgs{gate, up, y},
+// context).
 template <class Args>
 void Run(const Backend& backend, const Args& args, Context& context) {
   Run(backend.op<Args>(), args, context);
 }
 
-// The same on a context of its own.
+// Does the same on a context of its own.
 template <class Args>
 void Run(const Backend& backend, const Args& args, int threads = 1) {
   const std::unique_ptr<Context> context = backend.create_context(threads);

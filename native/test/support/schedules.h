@@ -1,6 +1,6 @@
-// The ways in which a kernel is run, in turn. The same tests are built for the emulator, which has
-// nine schedules, and for a GPU (LORA_REAL_GPU, scripts/gpu-check), which has its own: there
-// test/gpu/stand_in.cc takes the emulator's place.
+// Runs kernels in one schedule after the other. The same tests are built for the emulator, which
+// has nine schedules, and for a GPU (LORA_REAL_GPU, scripts/gpu-check), which has its own: there
+// test/gpu/stand_in.cc replaces the emulator.
 #pragma once
 
 #include "simt/emulated_runtime.h"
@@ -8,7 +8,8 @@
 
 namespace lora::test {
 
-// Number i of nine: threads and blocks forward, reverse, random; copies late, early, either.
+// Returns number i of nine: threads and blocks forward, reverse, random; copies late, early,
+// either.
 inline simt::Options NthOptions(int i) {
   simt::Options options;
   options.threads = static_cast<simt::Schedule>(i % 3);
@@ -19,15 +20,15 @@ inline simt::Options NthOptions(int i) {
   return options;
 }
 
-// A fresh emulated device with the options and properties that were set last; or the GPU, playing
-// the same properties.
+// Opens an emulated device with the options and properties that were set last, or the GPU with the
+// same properties.
 #ifdef LORA_REAL_GPU
 std::shared_ptr<cuda::Gpu> OpenGpu();
 #else
 inline std::shared_ptr<cuda::Gpu> OpenGpu() { return cuda::Gpu::Open(0); }
 #endif
 
-// A device that runs its work in the i-th way.
+// Opens a device that runs its work in schedule i.
 inline std::shared_ptr<cuda::Gpu> NthGpu(int i) {
   simt::SetEmulatedOptions(NthOptions(i));
   return OpenGpu();

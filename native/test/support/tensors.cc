@@ -21,7 +21,7 @@ constexpr size_t kGuard = 64;
 constexpr std::byte kGuardByte{0xA5};
 constexpr int kUnwritten = 0xFF;  // all ones is a NaN in every float type
 
-// Two independent numbers of (seed, i) in [0, 1).
+// Returns two independent numbers of (seed, i) in [0, 1).
 struct Pair {
   double u, v;
 };

@@ -1,4 +1,4 @@
-// Tensors that own their memory, with random contents that depend on a seed only.
+// Provides tensors that own their memory, with random contents that depend on a seed only.
 #pragma once
 
 #include <cstddef>
@@ -33,9 +33,9 @@ class Tensor {
   double at(int64_t i) const;
   void Set(int64_t i, double value);  // rounds once to the dtype
   std::vector<double> Values() const;
-  // A copy, each element rounded once. An absent tensor stays absent.
+  // Returns a copy, each element rounded once. An absent tensor stays absent.
   Tensor As(DType dtype) const;
-  // False after something wrote behind the end.
+  // Returns false after something wrote behind the end.
   bool intact() const;
 
  private:
@@ -50,17 +50,17 @@ class Tensor {
   int64_t misalign_ = 0;
 };
 
-// In [lo, hi).
+// Returns numbers in [lo, hi).
 Tensor Uniform(DType dtype, Shape shape, uint64_t seed, double lo = -1, double hi = 1);
 Tensor Normal(DType dtype, Shape shape, uint64_t seed, double deviation = 1, double mean = 0);
-// Whole numbers from lo to hi, both included: products and sums of small ones are exact.
+// Returns whole numbers from lo to hi, both included. Products and sums of small ones are exact.
 Tensor Integers(DType dtype, Shape shape, uint64_t seed, int lo = -3, int hi = 3);
 Tensor Full(DType dtype, Shape shape, double value);
 Tensor Zeros(DType dtype, Shape shape);
 Tensor Of(DType dtype, Shape shape, const std::vector<double>& values);
 Tensor Ints(Shape shape, const std::vector<int32_t>& values);
 
-// "[2, 3]".
+// Returns "[2, 3]".
 std::string Text(const Shape& shape);
 
 }  // namespace lora::test

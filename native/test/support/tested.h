@@ -1,6 +1,7 @@
-// The backend that the tests in native/test/ops hold against the reference. Each of those files is
-// compiled once and linked with one of two: tested_cpu.cc, which runs every instruction set and
-// several numbers of threads, and tested_cuda.cc, which runs the emulator's schedules, or a GPU.
+// Declares the backend that the tests in native/test/ops hold against the reference. Each of those
+// files is compiled once and linked with one of two: tested_cpu.cc, which runs every instruction
+// set and several numbers of threads, and tested_cuda.cc, which runs the emulator's schedules, or a
+// GPU.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -39,10 +40,10 @@ inline std::vector<DType> Activations() {
   return {DType::kF32, DType::kBF16};
 }
 
-// Returns a context that runs in one of the backend's ways, the next one at each call.
+// Returns a context with the next number of threads, or the next schedule, at each call.
 std::unique_ptr<Context> NextContext();
 
-// Answers the outputs of one run on a context, in memory of their own.
+// Returns the outputs of one run on a context, in memory of their own.
 using RunFunction = std::function<std::vector<Tensor>(Context&)>;
 using CheckFunction = std::function<void(const std::vector<Tensor>&)>;
 
@@ -50,8 +51,8 @@ using CheckFunction = std::function<void(const std::vector<Tensor>&)>;
 // requires the same bits from a second run, from other numbers of threads and another schedule.
 void OnEveryPath(const RunFunction& run, const CheckFunction& check);
 
-// The same at lower cost, for ops that the emulator takes long to run: it uses one schedule and one
-// address per call, in turn. Every third call also requires the same bits from others.
+// Does the same at lower cost, for ops that the emulator takes long to run: it uses one schedule
+// and one address per call, in turn. Every third call also requires the same bits from others.
 // `threads_matter` is for ops whose sums are split by the number of threads: then each number has
 // bits of its own, which are checked.
 void OnPathsInTurn(const RunFunction& run, const CheckFunction& check, bool threads_matter = false);
