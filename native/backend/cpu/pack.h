@@ -2,8 +2,8 @@
 //
 // W [n, k] is cut into panels of PanelWidth() outputs. A panel is [Elements(k)][PanelWidth()]
 // 32-bit elements: one f32, the bf16 pair W[i, 2e], W[i, 2e + 1], or four int8 W[i, 4e], … (low
-// bits first). The end of k and the last panel are padded with zeros. The scales of int8 rows follow
-// the panels, padded to whole panels. Every kernel reads a panel from front to back.
+// bits first). The end of k and the last panel are padded with zeros. The scales of int8 rows
+// follow the panels, padded to whole panels. Every kernel reads a panel from front to back.
 #pragma once
 
 #include <cstddef>

@@ -1,7 +1,7 @@
-// Reads a block of a panel for the product: in place, or in scratch where W is kept in another format
-// or the product is x·W. W [n, k] has the element (i, l) in panel i / width, so the block of x·W for
-// outputs [c, c + width) and reduction rows [i, i + count) is made of the transposes of contiguous
-// pieces. A format appears in ExpandElements only.
+// Reads a block of a panel for the product: in place, or in scratch where W is kept in another
+// format or the product is x·W. W [n, k] has the element (i, l) in panel i / width, so the block of
+// x·W for outputs [c, c + width) and reduction rows [i, i + count) is made of the transposes of
+// contiguous pieces. A format appears in ExpandElements only.
 #if defined(LORA_BACKEND_CPU_PANEL_READER_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_PANEL_READER_INL_H_
 #undef LORA_BACKEND_CPU_PANEL_READER_INL_H_
@@ -89,8 +89,8 @@ HWY_INLINE VF Int8Value(VU quad, VF scale) {
   return hn::Mul(hn::ConvertTo(DF(), hn::ShiftRight<24>(top)), scale);
 }
 
-// dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`, where `scales`
-// are those of its outputs. first is a multiple of 4. Up to 3 more elements are written.
+// dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`, where
+// `scales` are those of its outputs. first is a multiple of 4. Up to 3 more elements are written.
 template <bool kPairs>
 HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT panel,
                                const float* HWY_RESTRICT scales, size_t first, size_t count,

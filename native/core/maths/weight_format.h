@@ -1,6 +1,6 @@
-// How a frozen matrix is stored, apart from the dtype of the activations that it multiplies. Packing,
-// unpacking and the loop that reads a packed matrix know formats; everything else knows the dtype in
-// which an op sees the values.
+// How a frozen matrix is stored, apart from the dtype of the activations that it multiplies.
+// Packing, unpacking and the loop that reads a packed matrix know formats; everything else knows
+// the dtype in which an op sees the values.
 #pragma once
 
 #include <cstdint>
@@ -49,8 +49,9 @@ constexpr WeightFormat FormatOf(DType dtype) {
   }
 }
 
-// Whether every value of a format is one of the dtype, but for the rounding of q·s: bf16 weights fit
-// f32 activations, and int8 rows both. Weights that are wider than the activations do not exist.
+// Whether every value of a format is one of the dtype, but for the rounding of q·s: bf16 weights
+// fit f32 activations, and int8 rows both. Weights that are wider than the activations do not
+// exist.
 constexpr bool Fits(WeightFormat format, DType activations) {
   if (format == WeightFormat::kI8Rows)
     return activations == DType::kF32 || activations == DType::kBF16;

@@ -1,5 +1,5 @@
-// Weights that are kept in another format than the activations: each op that reads one gives what it
-// gives for the same values in the dtype of the activations.
+// Weights that are kept in another format than the activations: each op that reads one gives what
+// it gives for the same values in the dtype of the activations.
 #include <doctest/doctest.h>
 
 #include <functional>
