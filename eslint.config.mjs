@@ -65,6 +65,9 @@ export default tseslint.config(
     },
   },
   { files: ['**/*.mjs', '**/*.cjs', '**/*.js'], languageOptions: { globals: node } },
-  { files: ['scripts/docs/client/**/*.js'], languageOptions: { globals: browser } },
+  {
+    files: ['scripts/docs/client/**/*.js', '**/*.client.js'],
+    languageOptions: { globals: { ...browser, uPlot: 'readonly', getComputedStyle: 'readonly' } },
+  },
   prettier,
 );

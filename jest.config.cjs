@@ -4,11 +4,13 @@ module.exports = {
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
   transform: {
+    '\\.(iife\\.min|client)\\.js$|\\.css$': '<rootDir>/test/support/text_asset.cjs',
     '^.+\\.ts$': [
       '@swc/jest',
       { jsc: { target: 'es2022', parser: { syntax: 'typescript' } }, module: { type: 'commonjs' } },
     ],
   },
+  transformIgnorePatterns: ['/node_modules/(?!uplot/)'],
   moduleNameMapper: { '^lora-native$': '<rootDir>/lib/index.ts' },
   testTimeout: 60_000,
   maxWorkers: 2,

@@ -1,4 +1,5 @@
 import { defineConfig } from 'tsup';
+import { textAssets } from './scripts/text-assets.mjs';
 
 // One CommonJS bundle; scripts/esm-facade.mjs writes the ESM entry that re-exports it, so that both give
 // the same classes.
@@ -10,5 +11,7 @@ export default defineConfig({
   sourcemap: true,
   splitting: false,
   clean: true,
+  // What a report inlines: lib/train/report.
+  loader: textAssets,
   external: ['lora-native', 'node-gyp-build', '@huggingface/hub'],
 });

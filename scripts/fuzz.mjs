@@ -14,6 +14,7 @@ import { clearInterval, setInterval } from 'node:timers';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { buildSync } from 'esbuild';
+import { textAssets } from './text-assets.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values, positionals } = parseArgs({
@@ -35,6 +36,7 @@ const shared = {
   format: 'cjs',
   logLevel: 'error',
   packages: 'external',
+  loader: textAssets,
   absWorkingDir: root,
 };
 buildSync({ ...shared, entryPoints: ['test/fuzz/child.ts'], outfile: bundle });

@@ -94,6 +94,8 @@ export const train = defineCommand({
     },
     saveLimit: { type: 'integer', minimum: 1, help: 'checkpoints to keep', defaultText: 'all' },
     seed: { type: 'integer', minimum: 0, default: 0, help: 'of the adapter and of the order of data' },
+    report: { type: 'boolean', help: 'write report.html into --out-dir (the default)' },
+    noReport: { type: 'boolean', help: 'write no report.html' },
     resume: { type: 'boolean', help: 'go on from the newest checkpoint in --out-dir' },
     json: { type: 'boolean', help: 'one JSON object per event' },
     help: helpFlag,
@@ -119,6 +121,8 @@ export const train = defineCommand({
     if (values.decaySteps !== undefined && values.schedule !== 'wsd')
       throw new UsageError('train needs --schedule wsd, since --decay-steps is given');
     if (values.loraPlusRatio === 0) throw new UsageError('train needs --lora-plus-ratio above 0');
+    if (values.report === true && values.noReport === true)
+      throw new UsageError('train takes --report or --no-report, not both');
     const { r, loraAlpha, loraDropout, seed, outDir } = values;
     const config = { r, loraAlpha, loraDropout, targetModules: targets(values.targetModules) };
     // What can be wrong is said before the model is loaded.
@@ -161,6 +165,7 @@ export const train = defineCommand({
         earlyStopping: values.patience === undefined ? undefined : { patience: values.patience },
         neftuneNoiseAlpha: values.neftuneNoiseAlpha,
         gradientCheckpointing: values.gradientCheckpointing,
+        report: values.noReport !== true,
         resume: values.resume,
       });
       const report = values.json

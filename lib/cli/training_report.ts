@@ -63,6 +63,7 @@ export class TextReport {
         break;
       case 'end':
         this.#note(`done: ${join(this.#outDir, 'adapter_model.safetensors')}`);
+        if (event.report !== undefined) this.#note(`report: ${event.report}`);
         break;
     }
   }

@@ -70,6 +70,8 @@ export interface TrainerResult {
   best?: { step: number; loss: number; dir?: string };
   /** Where the final adapter lies, if there is an outDir. */
   dir?: string;
+  /** The path of the report, with `report: true`. */
+  report?: string;
   /** Why the run ended: at its end, or by early stopping. An aborted run rejects and has no result. */
   stopped: 'done' | 'early';
 }

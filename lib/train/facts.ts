@@ -80,6 +80,7 @@ export function settingFacts({ adapter, options }: RunSubject): Fact[] {
     ...(weightDecay > 0 ? [['Weight decay', String(weightDecay)] as const] : []),
     ['Clipped gradient norm', maxGradNorm === 0 ? 'none' : String(maxGradNorm)],
     ...(neftuneNoiseAlpha > 0 ? [['NEFTune noise', String(neftuneNoiseAlpha)] as const] : []),
+    ...(options.gradientCheckpointing ? [['Gradient checkpointing', 'every block'] as const] : []),
     ['Seed', String(seed)],
   ];
 }

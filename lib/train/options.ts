@@ -91,6 +91,8 @@ export interface TrainerOptions {
   resume?: boolean | string | undefined;
   /** How many checkpoints `outDir` keeps; older ones are removed when a newer one is whole. Default: all. */
   saveLimit?: number | undefined;
+  /** Writes `report.html` beside the final adapter: curves, settings, samples of text before and after. Default false. */
+  report?: boolean | undefined;
   /** What is trained. Default: the parameters of the active adapter. */
   parameters?: readonly Parameter[] | undefined;
   /**
@@ -119,6 +121,7 @@ export interface ResolvedOptions {
   evalEvery: number | undefined;
   saveEvery: number | undefined;
   saveLimit: number | undefined;
+  report: boolean;
   maxTokens: number | undefined;
   earlyStopping: EarlyStopping | undefined;
   keepBest: boolean;
@@ -159,6 +162,7 @@ const names = [
   'saveEvery',
   'resume',
   'saveLimit',
+  'report',
   'maxTokens',
   'earlyStopping',
   'keepBest',
@@ -244,9 +248,11 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     `expected evalEvery, since ${keepBest ? 'keepBest' : 'earlyStopping'} is given`,
   );
   check(!keepBest || options.outDir !== undefined, 'Trainer', 'expected outDir, since keepBest is given');
-  const { packing = false, gradientCheckpointing = false } = options;
+  const { packing = false, gradientCheckpointing = false, report = false } = options;
   checkBoolean('Trainer', 'gradientCheckpointing', gradientCheckpointing);
   checkBoolean('Trainer', 'packing', packing);
+  checkBoolean('Trainer', 'report', report);
+  check(!report || options.outDir !== undefined, 'Trainer', 'expected outDir, since report is given');
   const length = (options.data as { length?: unknown }).length;
   const totalSteps =
     maxSteps ??
@@ -293,6 +299,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     evalEvery,
     saveEvery,
     saveLimit: whole('saveLimit', 1),
+    report,
     maxTokens,
     earlyStopping,
     keepBest,

@@ -14,10 +14,12 @@ import { largestActivations } from './activations';
 import { takeForTraining } from './exclusive';
 import { BestEvaluation } from './best';
 import { makeOptimizer } from './optimizer';
+import type { RunSubject } from './facts';
 import { OutputDirectory } from './output';
 import { modelCard } from './model_card';
 import { Progress } from './progress';
 import { RunRecord } from './record';
+import { Report } from './report/report';
 import { checkpointsOf, DataDigest, resumeFrom, settingsOf, type RunSettings, type RunState } from './resume';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
 import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
@@ -49,6 +51,7 @@ export class Trainer {
   /** What its checkpoints are compared with. */
   #settings: RunSettings = {};
   readonly #record = new RunRecord();
+  #report: Report | undefined;
   #ran = false;
 
   /**
@@ -139,15 +142,16 @@ export class Trainer {
     }
   }
 
-  /** @internal Notes an evaluation that the program made after the run, and brings the model card up to date. */
+  /** @internal Notes an evaluation that the program made after the run: model card and report then have it. */
   async addEvaluation(event: EvalEvent): Promise<void> {
     this.#record.add(event);
-    await this.#output?.saveCard(this.#card());
+    await this.#output?.saveCard(modelCard(this.#subject()));
+    await this.#report?.write();
   }
 
-  #card(): string {
+  #subject(): RunSubject {
     const subject = { model: this.#model, adapter: this.#adapter, data: this.#data };
-    return modelCard({ ...subject, options: this.#options, record: this.#record });
+    return { ...subject, options: this.#options, record: this.#record };
   }
 
   /** Takes the checkpoint from which the run goes on, where there is one. */
@@ -228,13 +232,16 @@ export class Trainer {
     }
 
     await this.#optimizer[settle](); // no later step tells whether the last one failed
-    await this.#output?.saveFinal(this.#adapter, this.#card());
+    await this.#output?.saveFinal(this.#adapter, modelCard(this.#subject()));
+    if (this.#output && this.#options.report) this.#report = new Report(this.#output.dir, this.#subject());
+    const report = await this.#report?.write(signal);
     const result: TrainerResult = {
       step,
       loss,
       ...(evalLoss === undefined ? {} : { evalLoss }),
       ...(evaluations.best ? { best: this.#bestOf(evaluations.best) } : {}),
       ...(this.#output ? { dir: this.#output.dir } : {}),
+      ...(report === undefined ? {} : { report }),
       stopped,
     };
     yield { type: 'end', ...result };
@@ -376,7 +383,7 @@ export class Trainer {
     const state = { step, settings: this.#settings, data, evaluations: evaluations.state };
     const { saveLimit: limit, keepBest } = this.#options;
     const keep = keepBest ? evaluations.best?.step : undefined;
-    const card = this.#card();
+    const card = modelCard(this.#subject());
     const dir = await output.saveCheckpoint(state, this.#adapter, this.#optimizer, { limit, keep, card });
     return { type: 'checkpoint', step, dir };
   }

@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { buildSync } from 'esbuild';
+import { textAssets } from '../text-assets.mjs';
 import { escapeHtml } from './markdown.mjs';
 
 /** The modules of lib/cli that hold the table: compiled in memory, so that no build has to come first. */
@@ -16,6 +17,7 @@ export function readCommandLine(root) {
     platform: 'node',
     format: 'cjs',
     packages: 'external',
+    loader: textAssets,
     write: false,
   });
   const module = { exports: {} };

@@ -4,20 +4,11 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { chromium, type Browser, type Page } from 'playwright-core';
-
-const executablePath = [
-  process.env['CHROMIUM'],
-  '/usr/bin/chromium',
-  '/usr/bin/chromium-browser',
-  '/usr/bin/google-chrome',
-].find((path) => path !== undefined && path !== '' && existsSync(path));
-const title = executablePath
-  ? 'the site in Chromium'
-  : 'the site in Chromium (skipped: no Chromium here: apt-get install chromium)';
+import type { Browser, Page } from 'playwright-core';
+import { describeInChromium, launchChromium } from '../support/chromium';
 
 export function describeBrowser(site: string): void {
-  (executablePath ? describe : describe.skip)(title, () => {
+  describeInChromium('the site in Chromium', () => {
     const types: Record<string, string> = {
       html: 'text/html',
       css: 'text/css',
@@ -30,10 +21,7 @@ export function describeBrowser(site: string): void {
     const file = pathToFileURL(site).href;
 
     beforeAll(async () => {
-      browser = await chromium.launch({
-        executablePath,
-        args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
-      });
+      browser = await launchChromium();
       server = createServer((request, response) => {
         const path = join(site, decodeURIComponent(new URL(request.url!, 'http://site').pathname));
         if (!existsSync(path)) return void response.writeHead(404).end();

@@ -1,0 +1,53 @@
+/** report.html beside the adapter of a run. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { writeFileAtomic } from '../../formats/atomic';
+import { InputFile } from '../../formats/input';
+import { memoryUsage } from '../../native/device';
+import type { RunSubject } from '../facts';
+import { generator } from './html';
+import { makeSamples, type Samples } from './samples';
+
+const reportFile = 'report.html';
+/** Where report.html is a file of somebody else. */
+const otherName = 'lora-native-report.html';
+
+async function isOurs(path: string): Promise<boolean> {
+  const file = await InputFile.open(path).catch(() => undefined);
+  if (file === undefined) return false;
+  try {
+    const head = await file.bytes(0, Math.min(file.size, 4096));
+    return Buffer.from(head).includes(generator);
+  } catch {
+    return false;
+  } finally {
+    await file.close();
+  }
+}
+
+/** Writes the report of a run, once or again when more is known. */
+export class Report {
+  #samples: Samples | undefined;
+
+  constructor(
+    readonly dir: string,
+    readonly subject: RunSubject,
+  ) {}
+
+  /** Gives the path of the file. @throws ERR_FILE. */
+  async write(signal?: AbortSignal): Promise<string> {
+    const { model, adapter, data, options } = this.subject;
+    const { evalData } = options;
+    // What the samples take is not what the training took.
+    const memory = {
+      processBytes: process.resourceUsage().maxRSS * 1024,
+      tensorBytes: memoryUsage().peakBytes,
+    };
+    this.#samples ??= await makeSamples({ model, adapter }, { data, evalData }, signal);
+    const first = join(this.dir, reportFile);
+    const path = existsSync(first) && !(await isOurs(first)) ? join(this.dir, otherName) : first;
+    const { reportPage } = await import('./page'); // with uPlot, which only a run with a report needs
+    await writeFileAtomic(path, reportPage({ ...this.subject, samples: this.#samples, memory }));
+    return path;
+  }
+}

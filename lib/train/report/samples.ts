@@ -1,0 +1,84 @@
+/** What the model writes without the adapter and with it, for the first prompts of the data. */
+import { ignoredLabel, type DataSource, type Example } from '../../data/example';
+import type { CausalLM } from '../../models/causal_lm';
+import type { Adapter } from '../../peft/adapter';
+
+export interface Sample {
+  readonly prompt: string;
+  /** What the data says. */
+  readonly expected: string;
+  readonly before: string;
+  readonly after: string;
+}
+
+export interface Samples {
+  readonly samples: readonly Sample[];
+  /** Where the prompts are from. */
+  readonly heldOut: boolean;
+  /** Why there are fewer than there could be. */
+  readonly missing?: string;
+}
+
+const count = 3;
+const maxNewTokens = 64;
+/** A large model on a small machine should not take longer for its samples than for its training. */
+const mostSeconds = 30;
+
+/** The first examples, where the source can be read once more. */
+async function firstExamples(source: DataSource): Promise<Example[]> {
+  const items = typeof source === 'function' ? source() : source;
+  if ('next' in items && typeof source !== 'function') return []; // it was read in the training
+  const found: Example[] = [];
+  for await (const example of items) {
+    found.push(example);
+    if (found.length === count) break;
+  }
+  return found;
+}
+
+/** The tokens before the first that counts; of plain text, where all count, the beginning. */
+export function promptLength({ inputIds, labels }: Example): number {
+  const first = labels?.findIndex((label) => label !== ignoredLabel) ?? 0;
+  return first > 1 ? first : Math.min(32, Math.ceil(inputIds.length / 2));
+}
+
+/** Writes the samples; what goes wrong in them is told, and harms nothing. */
+export async function makeSamples(
+  { model, adapter }: { model: CausalLM; adapter: Adapter },
+  sources: { data: DataSource; evalData: DataSource | undefined },
+  signal: AbortSignal | undefined,
+): Promise<Samples> {
+  const samples: Sample[] = [];
+  const heldOut = sources.evalData !== undefined;
+  if (!model.hasTokenizer) return { samples, heldOut, missing: 'the model has no tokenizer' };
+  const deadline = performance.now() + 1000 * mostSeconds;
+  const write = async (prompt: readonly number[], by: Adapter | null): Promise<string> => {
+    let written = '';
+    const options = { maxNewTokens, temperature: 0, adapter: by, signal };
+    for await (const { text } of model.generate([...prompt], options)) {
+      written += text;
+      if (performance.now() > deadline) return `${written}…`;
+    }
+    return written;
+  };
+  try {
+    const examples = await firstExamples(sources.evalData ?? sources.data);
+    if (examples.length === 0) return { samples, heldOut, missing: 'the data can be read only once' };
+    for (const example of examples) {
+      if (performance.now() > deadline)
+        return { samples, heldOut, missing: `the first ones took ${mostSeconds} seconds` };
+      const inputIds = [...example.inputIds];
+      const end = promptLength(example);
+      const prompt = inputIds.slice(0, end);
+      samples.push({
+        prompt: model.tokenizer.decode(prompt),
+        expected: model.tokenizer.decode(inputIds.slice(end)),
+        before: await write(prompt, null),
+        after: await write(prompt, adapter),
+      });
+    }
+    return { samples, heldOut };
+  } catch (error) {
+    return { samples, heldOut, missing: error instanceof Error ? error.message : String(error) };
+  }
+}

@@ -1,0 +1,1 @@
+export const textAssets: Record<string, 'text'>;
