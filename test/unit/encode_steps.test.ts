@@ -274,6 +274,6 @@ describe('the event loop turns', () => {
       );
       expect(gap).toBeLessThan(1000); // about 20 on a machine that does nothing else
       expect(whole.gap).toBeLessThan(1000);
-    });
+    }, 300_000); // some seconds, but of a machine that may do other work
   });
 });
