@@ -115,7 +115,7 @@ TEST_CASE("weight formats: lora_linear gives the bits of the values, forward and
         c.dtype = kept.activations;
         c.m = m;
         c.k = in;
-        c.branches = {{out, 5, true, 0}};
+        c.branches.push_back({out, 5, true, 0});
         const LoraLinearProblem p(c);
         const Matrix matrix(kept, out, in, 9);
         OnReferenceAndCpu([&](const Backend& backend, Context& context) {
