@@ -218,6 +218,7 @@ export class Trainer {
         }
         if (ended()) break;
       }
+      if (groups < start) throw otherData(start); // it ends before the checkpoint
     } catch (error) {
       // What was trained is kept, wherever the abort came.
       const aborted = signal?.aborted && error === signal.reason;

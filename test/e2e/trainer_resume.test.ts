@@ -237,6 +237,25 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     );
   });
 
+  test('data that ends before the checkpoint', async () => {
+    const rows = (n: number) => ({ data: () => data.slice(0, n), maxSteps: undefined, epochs: 1 });
+    const constant = {
+      schedule: 'constant',
+      batchSize: 1,
+      gradientAccumulationSteps: 1,
+      saveEvery: 1,
+    } as const;
+    const folder = fresh();
+    await another();
+    await collect(trainer({ ...constant, ...rows(6), outDir: folder }));
+    await another();
+    await expectReject(
+      Promise.resolve(trainer({ ...constant, ...rows(3), outDir: folder, resume: true }).run()),
+      'ERR_DATA',
+      '[Trainer] the data is not that of the run: the batches of the 6 steps before the checkpoint differ',
+    );
+  });
+
   test('a folder that is no checkpoint of a run', async () => {
     await another();
     const plain = fresh();
