@@ -30,16 +30,20 @@ export interface BestState {
   readonly best: { readonly step: number; readonly loss: number } | null;
   /** Evaluations since the best one. */
   readonly waited: number;
+  /** The step of the last one; 0: there was none. */
+  readonly at: number;
 }
 
 export class BestEvaluation {
   #best: { step: number; loss: number } | undefined;
   #waited = 0;
+  #at = 0;
 
   constructor(private readonly minDelta = 0) {}
 
   /** Takes an evaluation; gives whether it is the best so far. */
   add(step: number, loss: number): boolean {
+    this.#at = step;
     // A loss that is no number is no better than none.
     if (!(loss < (this.#best?.loss ?? Infinity) - this.minDelta)) {
       this.#waited++;
@@ -59,12 +63,18 @@ export class BestEvaluation {
     return this.#waited;
   }
 
-  get state(): BestState {
-    return { best: this.#best ?? null, waited: this.#waited };
+  /** The step of the last evaluation; 0: there was none. */
+  get at(): number {
+    return this.#at;
   }
 
-  restore({ best, waited }: BestState): void {
+  get state(): BestState {
+    return { best: this.#best ?? null, waited: this.#waited, at: this.#at };
+  }
+
+  restore({ best, waited, at }: BestState): void {
     this.#best = best ?? undefined;
     this.#waited = waited;
+    this.#at = at;
   }
 }

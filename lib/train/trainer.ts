@@ -183,6 +183,7 @@ export class Trainer {
     let stopped: TrainerResult['stopped'] = 'done';
     const evaluations = new BestEvaluation(earlyStopping?.minDelta);
     if (from !== undefined) evaluations.restore(from.evaluations);
+    const due = (): boolean => evalEvery !== undefined && step % evalEvery === 0 && evaluations.at !== step;
     const ended = (): boolean => {
       const { patience = Infinity } = earlyStopping ?? {};
       if (evaluations.waited >= patience) stopped = 'early';
@@ -194,7 +195,10 @@ export class Trainer {
         if (groups < start) {
           taken.add(batches);
           for (const { inputIds } of batches) tokens += tokensOf(inputIds);
-          if (++groups === start && taken.value !== from?.data) throw otherData(start);
+          if (++groups < start) continue;
+          if (taken.value !== from?.data) throw otherData(start);
+          // An abort may have come between the step and its evaluation.
+          if (due()) evalLoss = (yield* this.#evaluation(step, evaluations, signal)).loss;
           continue;
         }
         if (ended()) break; // the checkpoint is that of a run that had ended
@@ -205,12 +209,10 @@ export class Trainer {
         loss = update.loss;
         yield { type: 'step', step, epoch, ...update, ...progress.advance(step, update.tokens) };
         let better = false;
-        if (evalEvery !== undefined && step % evalEvery === 0) {
-          const evaluation = await this.#evaluate(signal);
+        if (due()) {
+          const evaluation = yield* this.#evaluation(step, evaluations, signal);
           evalLoss = evaluation.loss;
-          const best = evaluations.add(step, evaluation.loss);
-          yield { type: 'eval', step, ...evaluation, best };
-          better = best && keepBest;
+          better = evaluation.best && keepBest;
         }
         if (this.#output && (better || (saveEvery !== undefined && step % saveEvery === 0))) {
           yield await this.#checkpoint(this.#output, step, taken.value, evaluations);
@@ -360,13 +362,19 @@ export class Trainer {
     }
   }
 
-  async #evaluate(
+  /** Measures the held-out data after a step; gives its loss, and whether it is the best so far. */
+  async *#evaluation(
+    step: number,
+    evaluations: BestEvaluation,
     signal: AbortSignal | undefined,
-  ): Promise<{ loss: number; perplexity: number; tokens: number }> {
+  ): AsyncGenerator<TrainerEvent, { loss: number; best: boolean }, void> {
     const { evalData, batchSize } = this.#options;
     if (evalData === undefined)
       throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected evalData with evalEvery');
-    return this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize, signal });
+    const evaluation = await this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize, signal });
+    const best = evaluations.add(step, evaluation.loss);
+    yield { type: 'eval', step, ...evaluation, best };
+    return { loss: evaluation.loss, best };
   }
 
   /** The best evaluation of the result. */

@@ -105,7 +105,7 @@ const runState = async (path: string): Promise<string> =>
   `${await adapterState(path)} ${(await loadCheckpoint<{ step: number }>(path)).step}`;
 const checkpoint = (dir: string, step = 3, limit?: number): Promise<unknown> =>
   new OutputDirectory(dir).saveCheckpoint(
-    { step, settings: {}, data: '', evaluations: { best: null, waited: 0 } },
+    { step, settings: {}, data: '', evaluations: { best: null, waited: 0, at: 0 } },
     adapter,
     new AdamW(adapter.parameters(), { lr: 1 }),
     { limit },

@@ -1,7 +1,7 @@
 /** Going on with a run: as if it had never stopped, bit for bit, or not at all. */
 import { cpSync, existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, Trainer, type Adapter, type TrainerOptions } from '../../lib/index';
+import { CausalLM, Trainer, type Adapter, type TrainerEvent, type TrainerOptions } from '../../lib/index';
 import { expectReject } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
@@ -104,6 +104,38 @@ test('noise on the embeddings, packing and the best evaluation go on too', async
   );
   expect(rest.events.at(-1)).toEqual({ ...whole.events.at(-1), dir: outDir });
   expect(adapter.trained).toBe(true);
+});
+
+test('an evaluation that an abort cut off is made when the run goes on', async () => {
+  const changes = {
+    evalData: makeRows(3, { seed: 8 }),
+    evalEvery: 2,
+    earlyStopping: { patience: 9 },
+  } as const;
+  const evaluations = (events: readonly TrainerEvent[]) => events.filter(({ type }) => type === 'eval');
+  await another();
+  const whole = await collect(trainer(changes));
+  const outDir = fresh();
+  await another();
+  const reason = new Error('enough');
+  const stop = new AbortController();
+  const evaluate = fixture.model.evaluate.bind(fixture.model);
+  let calls = 0;
+  const spy = jest.spyOn(fixture.model, 'evaluate').mockImplementation((...args) => {
+    if (++calls === 2) stop.abort(reason);
+    return evaluate(...args);
+  });
+  const first: TrainerEvent[] = [];
+  const run = async (): Promise<void> => {
+    for await (const event of trainer({ ...changes, outDir }).run({ signal: stop.signal })) first.push(event);
+  };
+  await expect(run()).rejects.toBe(reason);
+  spy.mockRestore();
+  await another();
+  const rest = await collect(trainer({ ...changes, outDir, resume: true }));
+  expect(evaluations(first)).toHaveLength(1);
+  expect([...evaluations(first), ...evaluations(rest.events)]).toEqual(evaluations(whole.events));
+  expect(rest.events.at(-1)).toEqual({ ...whole.events.at(-1), dir: outDir });
 });
 
 test('over several epochs, by checkpoints that are written on the way, and twice', async () => {
