@@ -1,22 +1,11 @@
 #include <doctest/doctest.h>
 
-#include <utility>
-
 #include "backend/cpu/context.h"
 #include "test/support/close.h"
 #include "test/support/lora_problem.h"
 
 namespace lora::test {
 namespace {
-
-LoraLinearCase CaseOf(DType dtype, int64_t m, int64_t k, std::vector<BranchCase> branches) {
-  LoraLinearCase c;
-  c.dtype = dtype;
-  c.m = m;
-  c.k = k;
-  c.branches = std::move(branches);
-  return c;
-}
 
 TEST_CASE("cpu lora_linear: each gradient alone has the bits that it has among all") {
   const Backend& backend = CpuBackend();

@@ -111,12 +111,7 @@ TEST_CASE("weight formats: lora_linear gives the bits of the values, forward and
         CAPTURE(m);
         CAPTURE(in);
         CAPTURE(out);
-        LoraLinearCase c;
-        c.dtype = kept.activations;
-        c.m = m;
-        c.k = in;
-        c.branches.push_back({out, 5, true, 0});
-        const LoraLinearProblem p(c);
+        const LoraLinearProblem p(CaseOf(kept.activations, m, in, {{out, 5, true, 0}}));
         const Matrix matrix(kept, out, in, 9);
         OnReferenceAndCpu([&](const Backend& backend, Context& context) {
           const auto run = [&](const FrozenWeight& weight) {

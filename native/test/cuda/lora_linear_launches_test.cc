@@ -1,7 +1,6 @@
 // Tests what of lora_linear only the CUDA backend has: splits of k, launches that overlap, f16.
 #include <doctest/doctest.h>
 
-#include <utility>
 #include <vector>
 
 #include "backend/cuda/gemm_plan.h"
@@ -28,22 +27,6 @@ void CheckOutputs(const LoraLinearOutputs& forward, const LoraLinearOutputs& bac
     CHECK_CLOSE(backward.d_up[i], expected.d_up[i], bounds.d_up[i]);
     CHECK_CLOSE(backward.d_down[i], expected.d_down[i], bounds.d_down[i]);
   }
-}
-
-// h as backward receives it, wherever forward ran.
-std::vector<Tensor> InF32(const std::vector<Tensor>& h) {
-  std::vector<Tensor> out;
-  for (const Tensor& t : h) out.push_back(t ? t.As(DType::kF32) : Tensor());
-  return out;
-}
-
-LoraLinearCase CaseOf(DType dtype, int64_t m, int64_t k, std::vector<BranchCase> branches) {
-  LoraLinearCase c;
-  c.dtype = dtype;
-  c.m = m;
-  c.k = k;
-  c.branches = std::move(branches);
-  return c;
 }
 
 // With many multiprocessors and few tiles, k of y, and of dx, is split: the slabs lie in scratch.

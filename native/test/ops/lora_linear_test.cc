@@ -2,7 +2,6 @@
 // whole numbers without any.
 #include <cmath>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "test/support/cases.h"
@@ -16,22 +15,6 @@ Precision PrecisionOf(DType dtype) {
   if (!Tested().tensor_cores) return Precision::Of(dtype);
   // 16-bit factors of the low-rank path are rounded once each.
   return {UnitRoundoff(DType::kF32), dtype == DType::kF32 ? 0 : 2 * UnitRoundoff(dtype)};
-}
-
-// h as backward receives it, wherever forward ran.
-std::vector<Tensor> InF32(const std::vector<Tensor>& h) {
-  std::vector<Tensor> out;
-  for (const Tensor& t : h) out.push_back(t ? t.As(DType::kF32) : Tensor());
-  return out;
-}
-
-LoraLinearCase CaseOf(DType dtype, int64_t m, int64_t k, std::vector<BranchCase> branches) {
-  LoraLinearCase c;
-  c.dtype = dtype;
-  c.m = m;
-  c.k = k;
-  c.branches = std::move(branches);
-  return c;
 }
 
 // dx, then y, h, dA and dB of each branch, without what is absent.

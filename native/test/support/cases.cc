@@ -1,6 +1,7 @@
 #include "test/support/cases.h"
 
 #include <sstream>
+#include <utility>
 
 namespace lora::test {
 namespace {
@@ -73,6 +74,15 @@ std::string LoraLinearCase::Name() const {
     if (branch.dropout > 0) out << " dropout " << branch.dropout;
   }
   return out.str();
+}
+
+LoraLinearCase CaseOf(DType dtype, int64_t m, int64_t k, std::vector<BranchCase> branches) {
+  LoraLinearCase c;
+  c.dtype = dtype;
+  c.m = m;
+  c.k = k;
+  c.branches = std::move(branches);
+  return c;
 }
 
 const std::vector<LoraLinearCase>& LoraLinearCases() {

@@ -23,6 +23,8 @@ struct LoraLinearCase {
   std::string Name() const;  // "f32 m 7 k 64: n 63 r 4 bias dropout 0.1; n 1 r 0"
 };
 
+LoraLinearCase CaseOf(DType dtype, int64_t m, int64_t k, std::vector<BranchCase> branches);
+
 // Returns cases of sizes 0, 1, 3, 7, one below, at and above the tiles of 6 rows, 64 columns and
 // 512 inputs; ranks 0, 1, 3, 4, 8, 16, 64, 65; bias, dropout, several branches; each in f32 and
 // bf16. All of them run in well under a second on one thread of a CPU.

@@ -367,4 +367,10 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
   return bounds;
 }
 
+std::vector<Tensor> InF32(const std::vector<Tensor>& h) {
+  std::vector<Tensor> out;
+  for (const Tensor& t : h) out.push_back(t ? t.As(DType::kF32) : Tensor());
+  return out;
+}
+
 }  // namespace lora::test

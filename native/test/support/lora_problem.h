@@ -79,4 +79,7 @@ class LoraLinearProblem {
   LoraLinearBounds Bounds(const LoraLinearOutputs& expected, const Precision& precision) const;
 };
 
+// Returns h as backward receives it, wherever forward ran.
+std::vector<Tensor> InF32(const std::vector<Tensor>& h);
+
 }  // namespace lora::test
