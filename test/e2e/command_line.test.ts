@@ -437,7 +437,9 @@ describe('what is wrong is said before the model is loaded', () => {
     ['train', ['--data', __filename, '--eval-data', '/missing/data'], '/missing/data'],
     ['train', ['--data', __filename, '--lora-dropout', '1'], 'loraDropout'],
   ])('%s %j', async (command, argv, sentence) => {
-    const err = await said(command, ...argv);
+    // The default folder of a run may hold one, that of the demo for instance.
+    const outDir = command === 'train' ? ['--out-dir', fresh()] : [];
+    const err = await said(command, ...argv, ...outDir);
     expect(err).toContain(sentence);
     expect(err).not.toContain('/missing/model');
   });
@@ -684,8 +686,8 @@ describe('exit codes', () => {
       [cpu('generate', '--prompt', ''), 0, ''],
       [['inspect', 'nowhere'], 1, '[inspect] nowhere does not exist (ERR_FILE)'],
       [['generate', '--model', 'nowhere', '--prompt', 'x'], 1, '(ERR_FILE)'],
-      [cpu('train', '--data', 'nowhere.jsonl'), 1, '(ERR_FILE)'],
-      [cpu('train', '--data', at('data.csv')), 1, '(ERR_UNSUPPORTED)'],
+      [cpu('train', '--data', 'nowhere.jsonl', '--out-dir', fresh()), 1, '(ERR_FILE)'],
+      [cpu('train', '--data', at('data.csv'), '--out-dir', fresh()), 1, '(ERR_UNSUPPORTED)'],
     ];
     for (const [argv, status, sentence] of mistakes) {
       const outcome = await commandLine(argv);
