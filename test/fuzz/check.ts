@@ -5,7 +5,11 @@ import { LoRAError } from '../../lib/errors';
 export const mostMilliseconds = 1000;
 export const mostKibibytes = 256 * 1024;
 
-/** Runs a reader: the LoRAError that it throws, a sentence for a fault, undefined for neither. `baseline`: kibibytes that are none of its doing. */
+/**
+ * Runs a reader: the LoRAError that it throws, a sentence for a fault, undefined for neither. `baseline`: the peak of the process, in
+ * kibibytes, before the inputs that are judged, or 0 where memory is not judged. Memory is judged only in a process that reads nothing
+ * else, since a peak that other work has left hides the reader's own.
+ */
 export async function checkRun(
   run: () => unknown,
   baseline: number,
