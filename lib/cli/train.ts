@@ -37,6 +37,7 @@ export const train = defineCommand({
     gradientAccumulationSteps: { type: 'integer', minimum: 1, default: 1, help: 'batches per step' },
     maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example' },
     packing: { type: 'boolean', help: 'several examples in a row of --max-length tokens' },
+    groupByLength: { type: 'boolean', help: 'batches of examples of similar length: less padding' },
     trainOn: {
       type: 'string',
       value: 'WHICH',
@@ -120,6 +121,8 @@ export const train = defineCommand({
         );
     if (values.decaySteps !== undefined && values.schedule !== 'wsd')
       throw new UsageError('train needs --schedule wsd, since --decay-steps is given');
+    if (values.packing === true && values.groupByLength === true)
+      throw new UsageError('train takes --packing or --group-by-length, not both');
     if (values.loraPlusRatio === 0) throw new UsageError('train needs --lora-plus-ratio above 0');
     if (values.report === true && values.noReport === true)
       throw new UsageError('train takes --report or --no-report, not both');
@@ -160,6 +163,7 @@ export const train = defineCommand({
         saveEvery: values.saveEvery,
         saveLimit: values.saveLimit,
         packing: values.packing,
+        groupByLength: values.groupByLength,
         maxTokens: values.maxTokens,
         keepBest: values.keepBest,
         earlyStopping: values.patience === undefined ? undefined : { patience: values.patience },

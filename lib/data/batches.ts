@@ -2,6 +2,7 @@ import { LoRAError } from '../errors';
 import { check, checkBoolean, checkOptions, checkSignal, describe } from '../validate';
 import { checkExample, type DataSource, type Example } from './example';
 import { FileDataset } from './file_dataset';
+import { lengthGroupedOrder } from './length_groups';
 import { Packer, type PackedRow } from './packing';
 import { Random } from './random';
 
@@ -34,6 +35,11 @@ export interface BatchesOptions {
   packing?: boolean | undefined;
   /** Tokens of a row with `packing`; a longer example has a row of its own. Default: the `maxLength` of the data set, else 2048. */
   packLength?: number | undefined;
+  /**
+   * Batches of examples of similar lengths, so that little of them is padding; with `shuffle`, in an order decided by `seed`. For data that says its
+   * `length`. Default false.
+   */
+  groupByLength?: boolean | undefined;
   /** Leaves out a last batch with fewer than `batchSize` examples. Default false. */
   dropLast?: boolean | undefined;
 }
@@ -57,6 +63,7 @@ export async function* batches(
     'signal',
     'packing',
     'packLength',
+    'groupByLength',
     'dropLast',
   ]);
   const {
@@ -67,6 +74,7 @@ export async function* batches(
     signal,
     packing = false,
     packLength = (data as { maxLength?: number } | null)?.maxLength ?? 2048,
+    groupByLength = false,
     dropLast = false,
   } = options;
   for (const [name, value] of Object.entries({ batchSize, shuffleWindow, packLength }))
@@ -76,16 +84,11 @@ export async function* batches(
       `expected ${name} to be a positive whole number but received ${describe(value)}`,
     );
   checkBoolean('batches', 'packing', packing);
+  checkBoolean('batches', 'groupByLength', groupByLength);
   checkSignal('batches', signal);
   const opened = open(data);
-  let source: Source = signal ? untilAborted(opened, signal) : opened;
-  if (shuffle && opened instanceof FileDataset) {
-    const places = inAnyOrder(opened, new Random(seed));
-    source = signal ? untilAborted(places, signal) : places;
-  } else if (shuffle) {
-    const known = typeof (opened as { length?: unknown }).length === 'number';
-    source = shuffled(source, known ? Infinity : shuffleWindow, new Random(seed));
-  }
+  if (groupByLength) checkGroupable('batches', opened, packing);
+  const source = inOrder(opened, { batchSize, shuffle, seed, shuffleWindow, groupByLength, signal });
   let index = 0;
   const checked = (example: Example): Required<Example> =>
     checkExample('batches', example, `example ${index++}`);
@@ -120,10 +123,51 @@ const ofRows = (rows: readonly PackedRow[]): Batch => ({
 
 type Source = Iterable<Example> | AsyncIterable<Example>;
 
-/** All examples of a file, each read when its turn comes. */
-async function* inAnyOrder(data: FileDataset, random: Random): AsyncGenerator<Example, void, void> {
-  const order = random.shuffle(Array.from({ length: data.length }, (_, i) => i));
+/** The examples in the order that the options ask for. */
+function inOrder(
+  data: Source,
+  {
+    batchSize,
+    shuffle,
+    seed,
+    shuffleWindow,
+    groupByLength,
+    signal,
+  }: Pick<BatchesOptions, 'shuffle' | 'groupByLength' | 'signal'> & {
+    batchSize: number;
+    seed: number;
+    shuffleWindow: number;
+  },
+): Source {
+  const abortable = (source: Source): Source => (signal ? untilAborted(source, signal) : source);
+  const random = shuffle ? new Random(seed) : undefined;
+  if (data instanceof FileDataset) {
+    if (groupByLength) return abortable(rows(data, lengthGroupedOrder(data.lengths, batchSize, random)));
+    if (random) return abortable(rows(data, random.shuffle(Array.from(data.lengths, (_, i) => i))));
+  }
+  const source = abortable(data);
+  if (groupByLength) return grouped(source, batchSize, random);
+  if (!random) return source;
+  return shuffled(source, typeof lengthOf(data) === 'number' ? Infinity : shuffleWindow, random);
+}
+
+const lengthOf = (source: unknown): unknown => (source as { length?: unknown }).length;
+
+/** Examples of a file, each read when its turn comes. */
+async function* rows(data: FileDataset, order: readonly number[]): AsyncGenerator<Example, void, void> {
   for (const i of order) yield await data.at(i);
+}
+
+/** All examples, read into memory, in batches of similar lengths. */
+async function* grouped(
+  source: Source,
+  batchSize: number,
+  random: Random | undefined,
+): AsyncGenerator<Example, void, void> {
+  const held: Required<Example>[] = [];
+  for await (const example of source) held.push(checkExample('batches', example, `example ${held.length}`));
+  const lengths = held.map(({ inputIds }) => inputIds.length);
+  for (const i of lengthGroupedOrder(lengths, batchSize, random)) yield held[i]!;
 }
 
 /** Draws each example from a window that moves over the source; what is left at the end is shuffled. */
@@ -194,6 +238,16 @@ const expected = (name: string, value: unknown): string =>
 /** Throws unless examples can be asked of it. */
 export function checkSource(op: string, name: string, value: unknown): asserts value is DataSource {
   check(typeof value === 'function' || isSource(value), op, expected(name, value));
+}
+
+/** Throws unless examples can be sorted by length: all of them are looked at before the first batch, and packed rows have no padding. */
+export function checkGroupable(op: string, data: DataSource, packing: boolean): void {
+  check(!packing, op, 'expected groupByLength or packing, not both: rows that are packed are not padded');
+  check(
+    typeof data === 'function' || typeof lengthOf(data) === 'number',
+    op,
+    `expected data that says its length, such as an array or what loadDataset gives, since groupByLength looks at all examples first, but received ${describe(data)}`,
+  );
 }
 
 /**

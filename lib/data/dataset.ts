@@ -177,7 +177,7 @@ class Reader {
         const { inputIds, labels } = await this.#rowOf(line, number);
         const example = this.#cut(inputIds, labels);
         if (example && keep) this.examples.push(example);
-        else if (example) this.places.push({ offset, bytes, number });
+        else if (example) this.places.push({ offset, bytes, number, length: example.inputIds.length });
         if (this.#pace.due) await this.#pace.rest(this.lines.signal);
       }
   }

@@ -10,6 +10,8 @@ export interface Place {
   readonly bytes: number;
   /** Of its line, from 1. */
   readonly number: number;
+  /** Tokens of its example. */
+  readonly length: number;
 }
 
 /**
@@ -33,6 +35,8 @@ export class FileDataset implements DatasetCounts, AsyncIterable<Required<Exampl
   readonly tokens: number;
   /** The file it was read from. */
   readonly path: string;
+  /** @internal Tokens of each example: batches of similar lengths need no second look at the file. */
+  readonly lengths: Uint32Array;
   readonly #offsets: Float64Array;
   readonly #bytes: Uint32Array;
   readonly #numbers: Float64Array;
@@ -52,6 +56,7 @@ export class FileDataset implements DatasetCounts, AsyncIterable<Required<Exampl
       tokens: this.tokens,
       path: this.path,
     } = counts);
+    this.lengths = Uint32Array.from(places, ({ length }) => length);
     this.#offsets = Float64Array.from(places, ({ offset }) => offset);
     this.#bytes = Uint32Array.from(places, ({ bytes }) => bytes);
     this.#numbers = Float64Array.from(places, ({ number }) => number);

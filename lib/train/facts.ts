@@ -60,7 +60,7 @@ export function subjectFacts({ model, adapter, data, record }: RunSubject): Fact
 /** How it was trained. */
 export function settingFacts({ adapter, options }: RunSubject): Fact[] {
   const { r, loraAlpha, loraDropout, useDora, useRslora, modulesToSave } = adapter.config;
-  const { batchSize, gradientAccumulationSteps: batches, packing } = options;
+  const { batchSize, gradientAccumulationSteps: batches, packing, groupByLength } = options;
   const { lr, schedule, warmupSteps, weightDecay, maxGradNorm, neftuneNoiseAlpha, seed } = options;
   const { optimizer, loraPlusRatio } = options;
   const kinds = [...(useDora ? ['DoRA'] : []), ...(useRslora ? ['rank-stabilised'] : [])];
@@ -75,7 +75,7 @@ export function settingFacts({ adapter, options }: RunSubject): Fact[] {
     ...(loraPlusRatio === undefined ? [] : [['LoRA+ ratio', String(loraPlusRatio)] as const]),
     [
       'Batch',
-      `${batchSize} ${packing ? 'packed rows' : 'examples'}${batches > 1 ? `, ${batches} batches a step` : ''}`,
+      `${batchSize} ${packing ? 'packed rows' : `examples${groupByLength ? ' of similar length' : ''}`}${batches > 1 ? `, ${batches} batches a step` : ''}`,
     ],
     ...(weightDecay > 0 ? [['Weight decay', String(weightDecay)] as const] : []),
     ['Clipped gradient norm', maxGradNorm === 0 ? 'none' : String(maxGradNorm)],

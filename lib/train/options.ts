@@ -1,4 +1,4 @@
-import { checkRereadable, checkSource } from '../data/batches';
+import { checkGroupable, checkRereadable, checkSource } from '../data/batches';
 import type { DataSource } from '../data/example';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
@@ -68,6 +68,11 @@ export interface TrainerOptions {
   packing?: boolean | undefined;
   /** Tokens of a row with `packing`. Default: the `maxLength` of the data set, else 2048. */
   packLength?: number | undefined;
+  /**
+   * Batches of examples of similar lengths, so that little of them is padding; which ones meet, and the order of the batches, is decided by `seed`. For data
+   * that says its `length`. Default false.
+   */
+  groupByLength?: boolean | undefined;
   /** Keeps only the input of each block for the backward pass, which computes the block once more: less memory, more time, the same bits. Default false. */
   gradientCheckpointing?: boolean | undefined;
   /** Decides the order of the data. Default 0. */
@@ -129,6 +134,7 @@ export interface ResolvedOptions {
   gradientCheckpointing: boolean;
   packing: boolean;
   packLength: number | undefined;
+  groupByLength: boolean;
   resume: boolean | string;
   schedule: ScheduleName;
   warmupSteps: number;
@@ -170,6 +176,7 @@ const names = [
   'gradientCheckpointing',
   'packing',
   'packLength',
+  'groupByLength',
   'parameters',
   'optimizer',
   'loraPlusRatio',
@@ -248,9 +255,12 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     `expected evalEvery, since ${keepBest ? 'keepBest' : 'earlyStopping'} is given`,
   );
   check(!keepBest || options.outDir !== undefined, 'Trainer', 'expected outDir, since keepBest is given');
-  const { packing = false, gradientCheckpointing = false, report = false } = options;
+  const { packing = false, groupByLength = false } = options;
+  const { gradientCheckpointing = false, report = false } = options;
   checkBoolean('Trainer', 'gradientCheckpointing', gradientCheckpointing);
   checkBoolean('Trainer', 'packing', packing);
+  checkBoolean('Trainer', 'groupByLength', groupByLength);
+  if (groupByLength) checkGroupable('Trainer', options.data, packing);
   checkBoolean('Trainer', 'report', report);
   check(!report || options.outDir !== undefined, 'Trainer', 'expected outDir, since report is given');
   const length = (options.data as { length?: unknown }).length;
@@ -307,6 +317,7 @@ export function resolveOptions(options: TrainerOptions): ResolvedOptions {
     neftuneNoiseAlpha: real('neftuneNoiseAlpha', 0),
     packing,
     packLength: whole('packLength', 1),
+    groupByLength,
     resume,
     schedule,
     warmupSteps,

@@ -26,7 +26,7 @@ export async function settingsOf(
 ): Promise<RunSettings> {
   const { batchSize, gradientAccumulationSteps, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
   const { schedule, warmupSteps, totalSteps, packing, packLength, neftuneNoiseAlpha } = options;
-  const { optimizer, loraPlusRatio, decaySteps } = options;
+  const { optimizer, loraPlusRatio, decaySteps, groupByLength } = options;
   return {
     batchSize,
     gradientAccumulationSteps,
@@ -39,6 +39,7 @@ export async function settingsOf(
     shuffleWindow,
     ...(neftuneNoiseAlpha > 0 ? { neftuneNoiseAlpha } : {}),
     ...(packing ? { packing, packLength: packLength ?? null } : {}),
+    ...(groupByLength ? { groupByLength } : {}),
     schedule,
     warmupSteps,
     ...(decaySteps === undefined ? {} : { decaySteps }),

@@ -255,12 +255,12 @@ export class Trainer {
   async *#stepBatches(
     signal: AbortSignal | undefined,
   ): AsyncGenerator<{ batches: Batch[]; epoch: number }, void, void> {
-    const { batchSize, seed, shuffleWindow, packing, packLength } = this.#options;
+    const { batchSize, seed, shuffleWindow, packing, packLength, groupByLength } = this.#options;
     const { gradientAccumulationSteps, epochs: lastEpoch } = this.#options;
     let group: Batch[] = [];
     let groupEpoch = 0;
     const source = epochs(this.#data, {
-      ...{ batchSize, seed, shuffle: true, shuffleWindow, packing, packLength, signal },
+      ...{ batchSize, seed, shuffle: true, shuffleWindow, packing, packLength, groupByLength, signal },
     });
     for await (const { epoch, ...batch } of source) {
       if (epoch !== groupEpoch && group.length > 0) {

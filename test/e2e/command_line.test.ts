@@ -265,6 +265,11 @@ describe('train', () => {
       out: '',
       err: 'lora-native: train takes one of --max-steps, --epochs and --max-tokens\n',
     });
+    expect(await trainInto(fresh(), '--packing', '--group-by-length')).toEqual({
+      status: 2,
+      out: '',
+      err: 'lora-native: train takes --packing or --group-by-length, not both\n',
+    });
     for (const flags of [['--keep-best'], ['--patience', '2']])
       expect(await trainInto(fresh(), ...flags)).toEqual({
         status: 2,

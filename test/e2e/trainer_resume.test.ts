@@ -1,7 +1,14 @@
 /** Going on with a run: as if it had never stopped, bit for bit, or not at all. */
-import { cpSync, existsSync, readdirSync } from 'node:fs';
+import { cpSync, existsSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, Trainer, type Adapter, type TrainerEvent, type TrainerOptions } from '../../lib/index';
+import {
+  CausalLM,
+  loadDataset,
+  Trainer,
+  type Adapter,
+  type TrainerEvent,
+  type TrainerOptions,
+} from '../../lib/index';
 import { expectReject } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
@@ -104,6 +111,25 @@ test('noise on the embeddings, packing and the best evaluation go on too', async
   );
   expect(rest.events.at(-1)).toEqual({ ...whole.events.at(-1), dir: outDir });
   expect(adapter.trained).toBe(true);
+});
+
+test.each([true, false])('batches of similar lengths, the data in memory: %s', async (inMemory) => {
+  const path = join(dir, `lengths-${inMemory}.jsonl`);
+  writeFileSync(path, data.map((row) => JSON.stringify(row)).join('\n'));
+  const changes = {
+    data: await (inMemory ? loadDataset(path) : loadDataset(path, { inMemory: false })),
+    groupByLength: true,
+  };
+  const whole = await undisturbed(changes);
+  expect(whole.losses).not.toEqual((await undisturbed()).losses);
+  const outDir = fresh();
+  await another();
+  const losses = await abortAt(9, { ...changes, outDir });
+  const adapter = await another();
+  const { steps } = await collect(trainer({ ...changes, outDir, resume: true }));
+  expect(losses.length).toBeGreaterThan(0);
+  expect([...losses, ...steps.map(({ loss }) => loss)]).toEqual(whole.losses);
+  expect(weights(adapter)).toBe(whole.weights);
 });
 
 test('an evaluation that an abort cut off is made when the run goes on', async () => {
@@ -219,6 +245,7 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     [{ maxGradNorm: 0.5 }, 'maxGradNorm was 1 and is 0.5'],
     [{ warmupSteps: 0 }, 'warmupSteps was 2 and is 0'],
     [{ optimizer: 'lion' }, 'optimizer was "adamw" and is "lion"'],
+    [{ groupByLength: true }, 'groupByLength was nothing and is true'],
     [{ loraPlusRatio: 4 }, 'loraPlusRatio was nothing and is 4'],
   ])('%j', async (changes, message) => {
     const adapter = await another();
