@@ -1,21 +1,21 @@
 /** The documentation's site: complete, without dead links, and usable in a browser. */
 import { spawnSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { describeBrowser } from './browser_checks';
 import { root } from './markdown';
+import { temporaryFolder } from '../support/temporary';
 import { describeReference } from './reference_checks';
 
 /** Builds a site out of a folder of Markdown. */
 function build(out: string, ...options: string[]): { status: number | null; stderr: string } {
-  rmSync(out, { recursive: true, force: true });
   return spawnSync(process.execPath, ['scripts/docs/build.mjs', '--out', out, ...options], {
     cwd: root,
     encoding: 'utf8',
   });
 }
 
-const site = join(root, 'build/site-test');
+const folder = temporaryFolder();
+const site = join(folder, 'site');
 jest.setTimeout(120_000); // a browser on a busy machine
 beforeAll(() => {
   const { status, stderr } = build(site);
@@ -23,9 +23,8 @@ beforeAll(() => {
 }, 240_000);
 
 test('mistakes in the documentation fail its build', () => {
-  const out = join(root, 'build/site-broken');
+  const out = join(folder, 'broken');
   const { status, stderr } = build(out, '--docs', 'test/docs/broken', '--without-api');
-  rmSync(out, { recursive: true, force: true });
   expect(status).toBe(1);
   expect(stderr.trim().split('\n').sort()).toEqual([
     '5 problems',

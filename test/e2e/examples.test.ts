@@ -4,7 +4,6 @@
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CausalLM, readAdapter } from '../../lib/index';
@@ -327,35 +326,27 @@ example('errors.mjs', 'every mistake has a code and a sentence', (run) => {
   expect(lines.at(-1)).toBe('nothing is wrong: no error');
 });
 
-/** A port that nothing listens on at the moment. */
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, resolve));
-  const { port } = server.address() as { port: number };
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
-
 tested.add('server.mjs');
 test('server.mjs: it streams what generate writes, refuses mistakes, and stops for a client that left', async () => {
-  const port = await freePort();
   const args = [join(examples, 'server.mjs'), base];
-  const child = spawn(process.execPath, args, { cwd: scratch, env: { ...env, PORT: String(port) } });
+  const child = spawn(process.execPath, args, { cwd: scratch, env: { ...env, PORT: '0' } });
   let output = '';
   let errors = '';
   child.stdout.setEncoding('utf8').on('data', (piece: string) => (output += piece));
   child.stderr.setEncoding('utf8').on('data', (piece: string) => (errors += piece));
   const closed = new Promise<number | null>((resolve) => child.on('close', resolve));
-  const said = async (pattern: RegExp): Promise<void> => {
-    while (!pattern.test(output)) {
+  const said = async (pattern: RegExp): Promise<RegExpExecArray> => {
+    for (;;) {
+      const found = pattern.exec(output);
+      if (found) return found;
       if (child.exitCode !== null) throw new Error(`the server ended: ${output}${errors}`);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   };
   try {
-    await said(/listening on \d+/);
+    const [, port] = await said(/listening on (\d+)\n/);
     const post = (request: unknown, signal?: AbortSignal): Promise<Response> =>
-      fetch(`http://127.0.0.1:${port}/generate`, {
+      fetch(`http://127.0.0.1:${port!}/generate`, {
         method: 'POST',
         body: typeof request === 'string' ? request : JSON.stringify(request),
         signal: signal ?? null,
@@ -380,7 +371,7 @@ test('server.mjs: it streams what generate writes, refuses mistakes, and stops f
       { prompt: 'x', temperature: -1 },
     ])
       expect((await post(request)).status).toBe(400);
-    expect((await fetch(`http://127.0.0.1:${port}/other`)).status).toBe(404);
+    expect((await fetch(`http://127.0.0.1:${port!}/other`)).status).toBe(404);
     expect(errors).toBe('');
 
     const leave = new AbortController();

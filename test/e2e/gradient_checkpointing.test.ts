@@ -1,5 +1,6 @@
 /** Gradient checkpointing: the same bits in less memory. */
 import { memoryUsage, noGrad, Trainer } from '../../lib/index';
+import { collectGarbage } from '../support/garbage';
 import { bits, list } from '../support/numbers';
 import { collect, makeRows, trainingFixture, weights } from '../support/training';
 
@@ -34,6 +35,7 @@ test.each([
   ['DoRA', false, { useDora: true, r: 2 }],
   ['q and v alone', false, { targetModules: ['q_proj', 'v_proj'] }],
 ])('%s: loss and gradients have the same bits, and less is held meanwhile', async (_, packed, changes) => {
+  await collectGarbage(); // of other tests
   const plain = await observe(false, packed, changes);
   const checkpointed = await observe(true, packed, changes);
   expect({ ...checkpointed, held: 0 }).toEqual({ ...plain, held: 0 });
@@ -44,6 +46,7 @@ test('nothing is left when the graph is dropped, or backward has run', async () 
   const { model } = fixture;
   fixture.addAdapter('mine');
   noGrad(() => model.forward(rows)).logits!.dispose(); // makes the table of positions
+  await collectGarbage(); // of other tests
   const before = memoryUsage();
   const { loss } = model.forward(rows, { labels: rows, gradientCheckpointing: true });
   loss.dispose();

@@ -12,6 +12,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fillAdapter } from '../support/fill_adapter';
 import { expectReject } from '../support/errors';
+import { collectGarbage } from '../support/garbage';
 import { list, roundToBf16 } from '../support/numbers';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
@@ -125,6 +126,7 @@ test('f32 activations keep the bf16 matrices of a file in half the memory', asyn
       ...options,
       config: { hidden_size: 64, head_dim: 16, intermediate_size: 256 },
     });
+    await collectGarbage(); // of other tests
     const before = memoryUsage().bytes;
     const model = await CausalLM.fromPretrained(dir, { device: 'reference', dtype: 'f32' });
     const used = memoryUsage().bytes - before;

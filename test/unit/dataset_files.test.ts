@@ -22,7 +22,7 @@ onLinux('a file that fails at its first line is closed', async () => {
     writeFileSync(path, content);
     const before = descriptors();
     for (let i = 0; i < 50; i++) await expect(loadDataset(path)).rejects.toMatchObject({ code: 'ERR_DATA' });
-    expect(descriptors()).toBe(before);
+    expect(descriptors()).toBeLessThanOrEqual(before); // less when a file of another test is closed meanwhile
   }
 });
 

@@ -10,6 +10,7 @@ import {
 } from '../../lib/index';
 import { fromBytes } from '../../lib/tensor/create';
 import { expectReject, expectThrow } from '../support/errors';
+import { collectGarbage } from '../support/garbage';
 import { bits, list } from '../support/numbers';
 
 const device = 'reference';
@@ -255,7 +256,8 @@ describe('dispose', () => {
     await expectReject(x.data(), 'ERR_DISPOSED', '[data] the tensor has been disposed');
     expectThrow(() => y.add(x), 'ERR_DISPOSED', '[add] the right operand has been disposed');
   });
-  test('gives the memory back', () => {
+  test('gives the memory back', async () => {
+    await collectGarbage(); // of other tests
     const before = memoryUsage().bytes;
     const x = tensor(new Float32Array(1 << 16), { device });
     const with256KiB = memoryUsage().bytes;
@@ -276,6 +278,7 @@ describe('dispose', () => {
 describe('memory that several tensors look at', () => {
   test('goes with the last of them: views, views of views, detached ones', async () => {
     const size = 4 << 16;
+    await collectGarbage(); // of other tests
     const before = memoryUsage().bytes;
     const x = tensor(new Float32Array(1 << 16).fill(3), { device });
     const view = x.reshape([1 << 8, 1 << 8]);
