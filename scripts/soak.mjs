@@ -58,6 +58,13 @@ const parts = {
       ['node', 'scripts/killed-training.mjs', '--kills', '200'],
     ],
   },
+  'long-training': {
+    what: 'ten thousand steps of training: memory and native objects of each kind as after the first thousand',
+    commands: [
+      ['npm', 'run', '--silent', 'build'],
+      ['node', 'scripts/long-training.mjs'],
+    ],
+  },
   clang: {
     what: 'every native file without a warning of clang, for x86-64 and for 64-bit ARM as on macOS',
     commands: [['bash', 'scripts/clang-check.sh']],
