@@ -2,6 +2,8 @@
 import type { CausalLM } from '../models/causal_lm';
 import type { ForwardOptions } from '../models/options';
 import { noGrad } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
+import { describe } from '../validate';
 
 /** max |x|; NaN counts as more than everything. */
 function largest(values: ArrayLike<number>): number {
@@ -14,25 +16,39 @@ function largest(values: ArrayLike<number>): number {
   return most;
 }
 
-/** Runs a forward pass once more and gives the largest activations between its blocks, in order: 'model.layers.3 Infinity, …'. */
+/**
+ * Runs a forward pass once more and tells the largest activations between its blocks, in order: 'The largest activations: model.layers.3 Infinity, …'.
+ * It explains another error, so a failure of its own is told and not thrown.
+ */
 export async function largestActivations(
   model: CausalLM,
   inputIds: number[][],
   options: ForwardOptions,
 ): Promise<string> {
-  const seen: { module: string; values: Promise<ArrayLike<number>> }[] = [];
-  noGrad(() => {
-    const output = model.forward(inputIds, {
-      ...options,
-      watch: (module, x) => seen.push({ module, values: x.data() }),
+  const seen: { module: string; size: Promise<number | undefined> }[] = [];
+  let failure: unknown;
+  const failed = (error: unknown): undefined => void (failure ??= error);
+  try {
+    noGrad(() => {
+      const watch = (module: string, x: Tensor): void =>
+        void seen.push({ module, size: x.data().then(largest, failed) });
+      const output = model.forward(inputIds, { ...options, watch });
+      output.loss?.dispose();
+      output.logits?.dispose();
     });
-    output.loss?.dispose();
-    output.logits?.dispose();
-  });
+  } catch (error) {
+    failed(error);
+  }
   const sizes: { module: string; size: number }[] = [];
-  for (const { module, values } of seen) sizes.push({ module, size: largest(await values) });
+  for (const { module, size } of seen) {
+    const known = await size;
+    if (known !== undefined) sizes.push({ module, size: known });
+  }
   const order = (size: number): number => (Number.isNaN(size) ? Infinity : size);
   // The first module with the largest number is where it comes from: sort() keeps their order.
-  const top = [...sizes].sort((a, b) => order(b.size) - order(a.size) || 0).slice(0, 3);
-  return top.map(({ module, size }) => `${module} ${Number(size.toPrecision(3))}`).join(', ');
+  const top = sizes.sort((a, b) => order(b.size) - order(a.size) || 0).slice(0, 3);
+  const found = top.map(({ module, size }) => `${module} ${Number(size.toPrecision(3))}`).join(', ');
+  if (failure === undefined) return `The largest activations: ${found}`;
+  const reason = failure instanceof Error ? failure.message : describe(failure);
+  return `${found === '' ? 'No activation could be read' : `The largest activations before it failed: ${found}`}: the forward pass that looks for them failed: ${reason}`;
 }

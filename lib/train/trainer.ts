@@ -326,7 +326,7 @@ export class Trainer {
       throw new LoRAError(
         'ERR_NON_FINITE',
         `[Trainer] step ${step + 1}, batch ${suspect!.batch} of ${group.length}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. ` +
-          `The largest activations: ${await suspect!.again()}. Try a smaller lr (it is ${lr})`,
+          `${await suspect!.again()}. Try a smaller lr (it is ${lr})`,
         { op: 'Trainer' },
       );
     this.#optimizer.lr = lr * this.#schedule(step);

@@ -277,4 +277,39 @@ describe('what is not finite changes no weight', () => {
       /^\[Trainer\] step 1, batch 2 of 3: the loss is NaN .*The largest activations: model\.layers\.1 (NaN|Infinity), model\.layers\.2 NaN, /,
     );
   });
+
+  test('is told though the forward pass that explains it fails', async () => {
+    const { model } = fixture;
+    const forward = model.forward.bind(model);
+    const failing = async (readable: number): Promise<string> => {
+      addAdapter('mine');
+      jest.spyOn(model, 'forward').mockImplementation((ids, given) => {
+        const watch = given?.watch;
+        if (watch === undefined) return forward(ids, given);
+        let left = readable;
+        return forward(ids, {
+          ...given,
+          watch: (module, x) => {
+            if (left-- === 0) throw new Error('out of memory, say');
+            watch(module, x);
+          },
+        });
+      });
+      const options = { data: makeRows(8), lr: 1e30, maxSteps: 20, schedule: 'constant' } as const;
+      const error = await expectReject(
+        Promise.resolve(new Trainer({ model, ...options }).run()),
+        'ERR_NON_FINITE',
+        /^\[Trainer\] step \d+, batch 1 of 1: the loss is NaN .* Try a smaller lr \(it is 1e\+30\)$/,
+      );
+      jest.restoreAllMocks();
+      await model.removeAdapter('mine');
+      return error.message!;
+    };
+    expect(await failing(0)).toContain(
+      '. No activation could be read: the forward pass that looks for them failed: out of memory, say. Try',
+    );
+    expect(await failing(2)).toMatch(
+      /\. The largest activations before it failed: model\.\S+ \S+, model\.\S+ \S+: the forward pass that looks for them failed: out of memory, say\. Try/,
+    );
+  });
 });
