@@ -190,6 +190,9 @@ export const train = defineCommand({
           await trainer.addEvaluation(event);
           report.show(event);
         }
+      } catch (error) {
+        if (step === 0) report.cutOff(trainer.reportPath);
+        throw error;
       } finally {
         report.close();
       }

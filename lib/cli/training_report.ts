@@ -68,6 +68,12 @@ export class TextReport {
     }
   }
 
+  /** A run that was interrupted or failed ends without an event; its report may be there. */
+  cutOff(report: string | undefined): void {
+    this.close();
+    if (report !== undefined) this.#note(`report: ${report}`);
+  }
+
   #note(line: string): void {
     note(this.#console, line);
   }
@@ -110,6 +116,8 @@ export class JsonReport {
   show(event: TrainerEvent): void {
     printJson(this.#console, event);
   }
+
+  cutOff(): void {}
 
   close(): void {}
 }

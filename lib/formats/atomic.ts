@@ -157,7 +157,8 @@ export async function stageFile(
   const target = await targetOf(path);
   await sweep(dirname(target), (name) => name === basename(target));
   const temporary = temporaryBeside(target);
-  const discard = async (): Promise<void> => rm(temporary, { force: true });
+  // What stopped the write is told, not what stops this.
+  const discard = (): Promise<void> => rm(temporary, { force: true }).catch(() => undefined);
   try {
     await writeNewFile(temporary, data, path);
     await keepMode(temporary, target);

@@ -88,8 +88,8 @@ export type TrainerEvent = StartEvent | StepEvent | EvalEvent | CheckpointEvent 
 /** The options of {@link Trainer.run}. */
 export interface RunOptions {
   /**
-   * Checked between steps, while the data gives nothing, and between the batches of an evaluation: an abort writes a checkpoint (with
-   * outDir), then rejects with the signal's reason.
+   * Checked between batches, while the data gives nothing, and between the batches of an evaluation: an abort writes a checkpoint (with
+   * outDir) and the report, then rejects with the signal's reason.
    */
   signal?: AbortSignal | undefined;
 }

@@ -87,7 +87,7 @@ export function settingFacts({ adapter, options }: RunSubject): Fact[] {
 
 /** How it ended, or where it stands. */
 export function resultFacts({ record, options }: RunSubject): Fact[] {
-  const { lastStep, lastEval, resumedAt, tokens } = record;
+  const { lastStep, lastEval, resumedAt, tokens, ended } = record;
   const step = lastStep?.step ?? resumedAt;
   const from = resumedAt > 0 ? ` (this run continued one of ${grouped(resumedAt)} steps)` : '';
   return [
@@ -95,6 +95,7 @@ export function resultFacts({ record, options }: RunSubject): Fact[] {
       'Steps',
       `${grouped(step)}${options.totalSteps === undefined ? '' : ` of ${grouped(options.totalSteps)}`}${from}`,
     ],
+    ...(ended === undefined ? [] : [['Ended', ended] as const]),
     ['Tokens', `${grouped(tokens)}${resumedAt > 0 ? ' since it was continued' : ''}`],
     ...(lastStep ? [['Training loss', `${lastStep.loss.toFixed(4)} in step ${lastStep.step}`] as const] : []),
     ...(lastEval

@@ -96,7 +96,10 @@ export interface TrainerOptions {
   resume?: boolean | string | undefined;
   /** How many checkpoints `outDir` keeps; older ones are removed when a newer one is whole. Default: all. */
   saveLimit?: number | undefined;
-  /** Writes `report.html` beside the final adapter: curves, settings, samples of text before and after. Default false. */
+  /**
+   * Writes `report.html` beside the final adapter: curves, settings, samples of text before and after; also where the run is aborted or fails after a
+   * checkpoint, without the samples. Default false.
+   */
   report?: boolean | undefined;
   /** What is trained. Default: the parameters of the active adapter. */
   parameters?: readonly Parameter[] | undefined;

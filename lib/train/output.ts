@@ -90,8 +90,16 @@ export class OutputDirectory {
     for (const { step, path } of older) {
       if (step === keptStep) continue;
       const doomed = temporaryBeside(path);
-      await rename(path, doomed);
-      await rm(doomed, { recursive: true });
+      try {
+        await rename(path, doomed);
+        await rm(doomed, { recursive: true, force: true });
+      } catch (cause) {
+        if ((cause as NodeJS.ErrnoException).code === 'ENOENT') continue; // somebody has removed it
+        throw new LoRAError('ERR_FILE', `[Trainer] cannot remove ${path}: ${systemReason(cause)}`, {
+          op: 'Trainer',
+          cause,
+        });
+      }
     }
   }
 

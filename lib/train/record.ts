@@ -28,6 +28,8 @@ export class RunRecord {
   readonly evaluations: EvalEvent[] = [];
   /** Tokens of the steps, padding excluded. */
   tokens = 0;
+  /** How the run ended where it did not reach its end. */
+  ended: string | undefined;
   /** How many steps a point of the curve stands for. */
   stride = 1;
   #points: CurvePoint[] = [];

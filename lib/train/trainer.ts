@@ -1,16 +1,13 @@
-import { checkRereadable, epochs, type Batch } from '../data/batches';
-import { countedTokens, ignoredLabel, type DataSource } from '../data/example';
+import { checkRereadable } from '../data/batches';
+import type { DataSource } from '../data/example';
 import { LoRAError } from '../errors';
 import { holdFor, RunHandle } from '../handle';
 import type { Adapter } from '../peft/adapter';
 import type { CausalLM } from '../models/causal_lm';
-import { clipGradNorm } from '../optim/clip';
 import type { Optimizer } from '../optim/optimizer';
-import type { Schedule } from '../optim/schedules';
 import { settle } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
 import { checkOptions, checkSignal, refuseF16Training } from '../validate';
-import { largestActivations } from './activations';
 import { takeForTraining } from './exclusive';
 import { BestEvaluation } from './best';
 import { makeOptimizer } from './optimizer';
@@ -21,6 +18,8 @@ import { Progress } from './progress';
 import { RunRecord } from './record';
 import { Report } from './report/report';
 import { checkpointsOf, DataDigest, resumeFrom, settingsOf, type RunSettings, type RunState } from './resume';
+import { stepBatches } from './step_batches';
+import { tokensOf, Updates } from './update';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
 import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
 
@@ -30,7 +29,7 @@ import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './event
  * A step takes `gradientAccumulationSteps` batches, and its loss is Σ token losses ÷ counted tokens over all
  * of them, so that a token weighs the same wherever it stands. Gradients are clipped to `maxGradNorm`, and the
  * optimizer steps with lr·schedule(step). A loss or gradient that is not finite stops the run (ERR_NON_FINITE) before
- * the weights change.
+ * the weights change. Any other error after a step, as an abort, leaves a checkpoint of the last whole step in `outDir`.
  *
  * @example
  * const trainer = new Trainer({ model, data, outDir: 'run', maxSteps: 200, lr: 2e-4 });
@@ -42,11 +41,9 @@ export class Trainer {
   readonly #data: DataSource;
   readonly #adapter: Adapter;
   readonly #parameters: readonly Parameter[];
-  /** All that backward() fills: the parameters to train, and the others of the adapter. */
-  readonly #withGradients: ReadonlySet<Parameter>;
+  readonly #updates: Updates;
   readonly #optimizer: Optimizer;
   readonly #ownsOptimizer: boolean;
-  readonly #schedule: Schedule;
   readonly #output: OutputDirectory | undefined;
   /** What its checkpoints are compared with. */
   #settings: RunSettings = {};
@@ -78,13 +75,12 @@ export class Trainer {
       );
     this.#adapter = adapter;
     this.#parameters = options.parameters ?? adapter.parameters();
-    this.#withGradients = new Set([...this.#parameters, ...adapter.parameters()]);
     const { lr, weightDecay, outDir } = this.#options;
     const { optimizer: given = 'adamw' } = options;
     const rates = { lr, weightDecay, loraPlusRatio: this.#options.loraPlusRatio };
     this.#optimizer = typeof given === 'string' ? makeOptimizer(given, this.#parameters, rates) : given;
+    this.#updates = new Updates(model, adapter, this.#parameters, this.#optimizer, this.#options);
     this.#ownsOptimizer = this.#optimizer !== given;
-    this.#schedule = this.#options.scheduleOf;
     this.#output = outDir === undefined ? undefined : new OutputDirectory(outDir);
   }
 
@@ -109,7 +105,10 @@ export class Trainer {
   #take(): () => void {
     const release = this.#model.acquireForTraining('Trainer', this.#adapter);
     try {
-      const leave = takeForTraining(new Set([...this.#withGradients, this.#optimizer]), this.#adapter.name);
+      const leave = takeForTraining(
+        new Set([...this.#updates.withGradients, this.#optimizer]),
+        this.#adapter.name,
+      );
       return () => {
         leave();
         release();
@@ -133,10 +132,10 @@ export class Trainer {
         this.#settings = await settingsOf(this.#options, this.#model, this.#adapter);
       const from = await this.#resume();
       await this.#output?.open(from !== undefined);
-      this.#clearGradients(); // what the program left would enter the first step
+      this.#updates.clearGradients(); // what the program left would enter the first step
       return yield* this.#record.watch(this.#steps(from, signal));
     } finally {
-      this.#clearGradients(); // those of a step that failed
+      this.#updates.clearGradients(); // those of a step that failed
       release();
       if (this.#ownsOptimizer) this.#optimizer.dispose();
     }
@@ -146,7 +145,19 @@ export class Trainer {
   async addEvaluation(event: EvalEvent): Promise<void> {
     this.#record.add(event);
     await this.#output?.saveCard(modelCard(this.#subject()));
-    await this.#report?.write();
+    await this.#report?.write(true);
+  }
+
+  /** @internal The path of the report, once it is written: also that of a run which was interrupted or failed. */
+  get reportPath(): string | undefined {
+    return this.#report?.path;
+  }
+
+  /** Writes the report where one is wanted. */
+  async #writeReport(withSamples: boolean, signal?: AbortSignal): Promise<string | undefined> {
+    if (!this.#output || !this.#options.report) return undefined;
+    this.#report ??= new Report(this.#output.dir, this.#subject());
+    return this.#report.write(withSamples, signal);
   }
 
   #subject(): RunSubject {
@@ -179,6 +190,7 @@ export class Trainer {
     let loss = Number.NaN;
     let evalLoss: number | undefined;
     let savedAt = from === undefined ? -1 : start;
+    let saving = false;
     let tokens = 0;
     let stopped: TrainerResult['stopped'] = 'done';
     const evaluations = new BestEvaluation(earlyStopping?.minDelta);
@@ -186,11 +198,14 @@ export class Trainer {
     const due = (): boolean => evalEvery !== undefined && step % evalEvery === 0 && evaluations.at !== step;
     const ended = (): boolean => {
       const { patience = Infinity } = earlyStopping ?? {};
-      if (evaluations.waited >= patience) stopped = 'early';
+      if (evaluations.waited >= patience) {
+        stopped = 'early';
+        this.#record.ended = `early, since ${evaluations.waited} evaluations were no better than that of step ${evaluations.best?.step ?? 0}`;
+      }
       return stopped === 'early' || step >= (maxSteps ?? Infinity) || tokens >= (maxTokens ?? Infinity);
     };
     try {
-      for await (const { batches, epoch } of this.#stepBatches(signal)) {
+      for await (const { batches, epoch } of stepBatches(this.#data, this.#options, signal)) {
         signal?.throwIfAborted();
         if (groups < start) {
           taken.add(batches);
@@ -202,7 +217,11 @@ export class Trainer {
           continue;
         }
         if (ended()) break; // the checkpoint is that of a run that had ended
-        const update = await this.#update(step, batches, signal);
+        const rewind = this.#adapter.forwardMark();
+        const update = await this.#updates.make(step, batches, signal).catch((error: unknown) => {
+          rewind(); // a step that does not end leaves the state of the one before
+          throw error;
+        });
         taken.add(batches);
         step++;
         tokens += update.tokens;
@@ -215,29 +234,43 @@ export class Trainer {
           better = evaluation.best && keepBest;
         }
         if (this.#output && (better || (saveEvery !== undefined && step % saveEvery === 0))) {
-          yield await this.#checkpoint(this.#output, step, taken.value, evaluations);
+          saving = true;
+          const event = await this.#checkpoint(this.#output, step, taken.value, evaluations);
+          saving = false;
           savedAt = step;
+          yield event;
         }
         if (ended()) break;
       }
       if (groups < start) throw otherData(start); // it ends before the checkpoint
     } catch (error) {
-      // What was trained is kept, wherever the abort came.
-      const aborted = signal?.aborted && error === signal.reason;
-      if (aborted && this.#output && savedAt !== step)
-        yield await this.#checkpoint(
-          this.#output,
-          step,
-          groups < start ? from!.data : taken.value,
-          evaluations,
+      const aborted = signal?.aborted === true && error === signal.reason;
+      // What was trained is kept, wherever the abort or the failure came; a step that was not finite is left to the checkpoints before it.
+      const keep = aborted || (step > start && !saving && !isNonFinite(error));
+      if (this.#output && keep && savedAt !== step) {
+        try {
+          const data = groups < start ? from!.data : taken.value;
+          const event = await this.#checkpoint(this.#output, step, data, evaluations);
+          savedAt = step;
+          yield event;
+        } catch (failure) {
+          if (aborted) throw failure;
+          warn(`the weights of step ${step} could not be saved: ${messageOf(failure)}`);
+        }
+      }
+      // Without a step of its own it would replace the report of the run that it continues.
+      if (savedAt >= 0 && step > start) {
+        this.#record.ended = aborted ? 'interrupted' : messageOf(error);
+        await this.#writeReport(false).catch((failure: unknown) =>
+          warn(`the report could not be written: ${messageOf(failure)}`),
         );
+      }
       throw error;
     }
 
     await this.#optimizer[settle](); // no later step tells whether the last one failed
     await this.#output?.saveFinal(this.#adapter, modelCard(this.#subject()));
-    if (this.#output && this.#options.report) this.#report = new Report(this.#output.dir, this.#subject());
-    const report = await this.#report?.write(signal);
+    const report = await this.#writeReport(true, signal);
     const result: TrainerResult = {
       step,
       loss,
@@ -249,117 +282,6 @@ export class Trainer {
     };
     yield { type: 'end', ...result };
     return result;
-  }
-
-  /** Groups of `gradientAccumulationSteps` batches; a last smaller group of an epoch makes a step of its own. */
-  async *#stepBatches(
-    signal: AbortSignal | undefined,
-  ): AsyncGenerator<{ batches: Batch[]; epoch: number }, void, void> {
-    const { batchSize, seed, shuffleWindow, packing, packLength, groupByLength } = this.#options;
-    const { gradientAccumulationSteps, epochs: lastEpoch } = this.#options;
-    let group: Batch[] = [];
-    let groupEpoch = 0;
-    const source = epochs(this.#data, {
-      ...{ batchSize, seed, shuffle: true, shuffleWindow, packing, packLength, groupByLength, signal },
-    });
-    for await (const { epoch, ...batch } of source) {
-      if (epoch !== groupEpoch && group.length > 0) {
-        yield { batches: group, epoch: groupEpoch };
-        group = [];
-      }
-      if (lastEpoch !== undefined && epoch >= lastEpoch) return;
-      groupEpoch = epoch;
-      group.push(batch);
-      if (group.length === gradientAccumulationSteps) {
-        yield { batches: group, epoch };
-        group = [];
-      }
-    }
-  }
-
-  async #update(
-    step: number,
-    group: readonly Batch[],
-    signal: AbortSignal | undefined,
-  ): Promise<{ loss: number; lr: number; gradNorm: number; tokens: number }> {
-    const { lr, maxGradNorm } = this.#options;
-    const counted = group.reduce((sum, { labels }) => sum + countedTokens(labels), 0);
-    if (counted === 0)
-      throw new LoRAError(
-        'ERR_DATA',
-        `[Trainer] step ${step + 1}: expected labels that count but all are ${ignoredLabel}`,
-        {
-          op: 'Trainer',
-        },
-      );
-    let loss = 0;
-    let tokens = 0;
-    const rewind = this.#adapter.forwardMark();
-    /** The batch whose loss was no number, else the last. */
-    let suspect: { batch: number; again: () => Promise<string> } | undefined;
-    for (const [i, { inputIds, labels, segmentIds }] of group.entries()) {
-      // A step that does not end leaves the state of the one before.
-      if (signal?.aborted) rewind();
-      signal?.throwIfAborted();
-      tokens += tokensOf(inputIds);
-      if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
-      const options = this.#forwardOptions(step, i, { labels, segmentIds });
-      const mark = this.#adapter.forwardMark();
-      const { loss: sum } = this.#model.forward(inputIds, options);
-      const part = sum.div(counted);
-      part.backward();
-      if (Number.isFinite(loss)) {
-        const again = (): Promise<string> => {
-          mark(); // the same dropout masks
-          return largestActivations(this.#model, inputIds, options);
-        };
-        suspect = { batch: i + 1, again };
-      }
-      loss += await part.item();
-      sum.dispose();
-      part.dispose();
-    }
-    const norm = clipGradNorm([...this.#parameters], maxGradNorm === 0 ? Infinity : maxGradNorm);
-    const gradNorm = await norm.item();
-    norm.dispose();
-    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))
-      throw new LoRAError(
-        'ERR_NON_FINITE',
-        `[Trainer] step ${step + 1}, batch ${suspect!.batch} of ${group.length}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. ` +
-          `${await suspect!.again()}. Try a smaller lr (it is ${lr})`,
-        { op: 'Trainer' },
-      );
-    this.#optimizer.lr = lr * this.#schedule(step);
-    this.#optimizer.step();
-    this.#clearGradients();
-    return { loss, lr: this.#optimizer.lr, gradNorm, tokens };
-  }
-
-  /** The options of the forward pass of one batch of a step. */
-  #forwardOptions(step: number, batch: number, { labels, segmentIds }: Omit<Batch, 'inputIds'>) {
-    const {
-      neftuneNoiseAlpha: alpha,
-      seed,
-      gradientAccumulationSteps,
-      gradientCheckpointing,
-    } = this.#options;
-    return {
-      labels,
-      segmentIds,
-      gradientCheckpointing,
-      ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + batch } }),
-      reduction: 'sum' as const,
-      adapter: this.#adapter,
-      train: true,
-    };
-  }
-
-  #clearGradients(): void {
-    if (!this.#optimizer.disposed) this.#optimizer.zeroGrad(); // it may hold parameters of its own
-    for (const p of this.#withGradients) {
-      p.grad?.dispose();
-      p.grad = null;
-    }
   }
 
   /** Measures the held-out data after a step; gives its loss, and whether it is the best so far. */
@@ -398,12 +320,18 @@ export class Trainer {
   }
 }
 
-const tokensOf = (rows: readonly (readonly number[])[]): number =>
-  rows.reduce((sum, row) => sum + row.length, 0);
-
 const otherData = (step: number): LoRAError =>
   new LoRAError(
     'ERR_DATA',
     `[Trainer] the data is not that of the run: the batches of the ${step} steps before the checkpoint differ`,
     { op: 'Trainer' },
   );
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+const isNonFinite = (error: unknown): boolean =>
+  error instanceof LoRAError && error.code === 'ERR_NON_FINITE';
+
+/** Says what went wrong while another error is on its way. */
+function warn(message: string): void {
+  process.emitWarning(`[Trainer] ${message}`, { code: 'LORA_RUN_FAILED' });
+}

@@ -171,7 +171,7 @@ test.each([
   });
   const code = await new Promise((resolve) => child.on('close', resolve));
   expect(err).toContain(`\nstopping; ${name} again ends at once\n`);
-  expect(err).toMatch(new RegExp(`\nsaved ${outDir}/checkpoint-\\d+\\n$`));
+  expect(err).toMatch(new RegExp(`\nsaved ${outDir}/checkpoint-\\d+\\nreport: ${outDir}/report.html\\n$`));
   expect(code).toBe(status);
   expect(saved(outDir)).toEqual({ checkpoints: 1, final: false });
 });

@@ -217,7 +217,7 @@ describe('train', () => {
       },
     );
     expect(status).toBe(130);
-    expect(err).toMatch(/\nsaved .*checkpoint-\d+\n$/); // and no message of an error
+    expect(err).toMatch(/\nsaved .*checkpoint-\d+\nreport: .*report\.html\n$/); // and no message of an error
     expect(existsSync(join(folder, /checkpoint-\d+/.exec(err)![0], 'checkpoint.safetensors'))).toBe(true);
     expect(existsSync(join(folder, 'adapter_config.json'))).toBe(false);
   });

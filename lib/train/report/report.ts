@@ -25,8 +25,13 @@ async function isOurs(path: string): Promise<boolean> {
   }
 }
 
+/** Who waits for the end of a run that was interrupted or failed does not wait for samples. */
+const noSamples: Samples = { samples: [], heldOut: false, missing: 'the run did not reach its end' };
+
 /** Writes the report of a run, once or again when more is known. */
 export class Report {
+  /** Where it lies, once it is written. */
+  path: string | undefined;
   #samples: Samples | undefined;
 
   constructor(
@@ -35,7 +40,7 @@ export class Report {
   ) {}
 
   /** Gives the path of the file. @throws ERR_FILE. */
-  async write(signal?: AbortSignal): Promise<string> {
+  async write(withSamples: boolean, signal?: AbortSignal): Promise<string> {
     const { model, adapter, data, options } = this.subject;
     const { evalData } = options;
     // What the samples take is not what the training took.
@@ -43,11 +48,13 @@ export class Report {
       processBytes: process.resourceUsage().maxRSS * 1024,
       tensorBytes: memoryUsage().peakBytes,
     };
-    this.#samples ??= await makeSamples({ model, adapter }, { data, evalData }, signal);
+    if (withSamples) this.#samples ??= await makeSamples({ model, adapter }, { data, evalData }, signal);
+    const samples = this.#samples ?? noSamples;
     const first = join(this.dir, reportFile);
     const path = existsSync(first) && !(await isOurs(first)) ? join(this.dir, otherName) : first;
     const { reportPage } = await import('./page'); // with uPlot, which only a run with a report needs
-    await writeFileAtomic(path, reportPage({ ...this.subject, samples: this.#samples, memory }));
+    await writeFileAtomic(path, reportPage({ ...this.subject, samples, memory }));
+    this.path = path;
     return path;
   }
 }

@@ -1,0 +1,37 @@
+import { epochs, type Batch } from '../data/batches';
+import type { DataSource } from '../data/example';
+import type { ResolvedOptions } from './options';
+
+/** The batches of one step. */
+export interface StepBatches {
+  readonly batches: readonly Batch[];
+  readonly epoch: number;
+}
+
+/** Groups of `gradientAccumulationSteps` batches; a last smaller group of an epoch makes a step of its own. */
+export async function* stepBatches(
+  data: DataSource,
+  options: ResolvedOptions,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<StepBatches, void, void> {
+  const { batchSize, seed, shuffleWindow, packing, packLength, groupByLength } = options;
+  const { gradientAccumulationSteps, epochs: lastEpoch } = options;
+  let group: Batch[] = [];
+  let groupEpoch = 0;
+  const source = epochs(data, {
+    ...{ batchSize, seed, shuffle: true, shuffleWindow, packing, packLength, groupByLength, signal },
+  });
+  for await (const { epoch, ...batch } of source) {
+    if (epoch !== groupEpoch && group.length > 0) {
+      yield { batches: group, epoch: groupEpoch };
+      group = [];
+    }
+    if (lastEpoch !== undefined && epoch >= lastEpoch) return;
+    groupEpoch = epoch;
+    group.push(batch);
+    if (group.length === gradientAccumulationSteps) {
+      yield { batches: group, epoch };
+      group = [];
+    }
+  }
+}

@@ -1,0 +1,110 @@
+/** The steps of a run: forward and backward of each batch, clipping, the optimizer. */
+import type { Batch } from '../data/batches';
+import { countedTokens, ignoredLabel } from '../data/example';
+import { LoRAError } from '../errors';
+import type { CausalLM } from '../models/causal_lm';
+import { clipGradNorm } from '../optim/clip';
+import type { Optimizer } from '../optim/optimizer';
+import type { Adapter } from '../peft/adapter';
+import type { Parameter } from '../tensor/tensor';
+import { largestActivations } from './activations';
+import type { StepEvent } from './events';
+import type { ResolvedOptions } from './options';
+
+export type StepFigures = Pick<StepEvent, 'loss' | 'lr' | 'gradNorm' | 'tokens'>;
+
+export const tokensOf = (rows: readonly (readonly number[])[]): number =>
+  rows.reduce((sum, row) => sum + row.length, 0);
+
+export class Updates {
+  /** All that backward() fills: the parameters to train, and the others of the adapter. */
+  readonly withGradients: ReadonlySet<Parameter>;
+
+  constructor(
+    private readonly model: CausalLM,
+    private readonly adapter: Adapter,
+    private readonly parameters: readonly Parameter[],
+    private readonly optimizer: Optimizer,
+    private readonly options: ResolvedOptions,
+  ) {
+    this.withGradients = new Set([...parameters, ...adapter.parameters()]);
+  }
+
+  /**
+   * Takes step `step` + 1 on its batches.
+   * @throws ERR_DATA for batches of which nothing counts, ERR_NON_FINITE before the weights change, the reason of the signal between two batches.
+   */
+  async make(step: number, group: readonly Batch[], signal: AbortSignal | undefined): Promise<StepFigures> {
+    const { lr, maxGradNorm } = this.options;
+    const counted = group.reduce((sum, { labels }) => sum + countedTokens(labels), 0);
+    if (counted === 0)
+      throw new LoRAError(
+        'ERR_DATA',
+        `[Trainer] step ${step + 1}: expected labels that count but all are ${ignoredLabel}`,
+        {
+          op: 'Trainer',
+        },
+      );
+    let loss = 0;
+    let tokens = 0;
+    /** The batch whose loss was no number, else the last. */
+    let suspect: { batch: number; again: () => Promise<string> } | undefined;
+    for (const [i, { inputIds, labels, segmentIds }] of group.entries()) {
+      signal?.throwIfAborted();
+      tokens += tokensOf(inputIds);
+      if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
+      const options = this.#forwardOptions(step, i, { labels, segmentIds });
+      const mark = this.adapter.forwardMark();
+      const { loss: sum } = this.model.forward(inputIds, options);
+      const part = sum.div(counted);
+      part.backward();
+      if (Number.isFinite(loss)) {
+        const again = (): Promise<string> => {
+          mark(); // the same dropout masks
+          return largestActivations(this.model, inputIds, options);
+        };
+        suspect = { batch: i + 1, again };
+      }
+      loss += await part.item();
+      sum.dispose();
+      part.dispose();
+    }
+    const norm = clipGradNorm([...this.parameters], maxGradNorm === 0 ? Infinity : maxGradNorm);
+    const gradNorm = await norm.item();
+    norm.dispose();
+    if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))
+      throw new LoRAError(
+        'ERR_NON_FINITE',
+        `[Trainer] step ${step + 1}, batch ${suspect!.batch} of ${group.length}: the loss is ${loss} and the gradient norm ${gradNorm}; the weights are those of step ${step}. ` +
+          `${await suspect!.again()}. Try a smaller lr (it is ${lr})`,
+        { op: 'Trainer' },
+      );
+    this.optimizer.lr = lr * this.options.scheduleOf(step);
+    this.optimizer.step();
+    this.clearGradients();
+    return { loss, lr: this.optimizer.lr, gradNorm, tokens };
+  }
+
+  /** The options of the forward pass of one batch of a step. */
+  #forwardOptions(step: number, batch: number, { labels, segmentIds }: Omit<Batch, 'inputIds'>) {
+    const { neftuneNoiseAlpha: alpha, seed, gradientAccumulationSteps, gradientCheckpointing } = this.options;
+    return {
+      labels,
+      segmentIds,
+      gradientCheckpointing,
+      ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + batch } }),
+      reduction: 'sum' as const,
+      adapter: this.adapter,
+      train: true,
+    };
+  }
+
+  /** Clears the gradients of all that a step may fill, whoever left them. */
+  clearGradients(): void {
+    if (!this.optimizer.disposed) this.optimizer.zeroGrad(); // it may hold parameters of its own
+    for (const p of this.withGradients) {
+      p.grad?.dispose();
+      p.grad = null;
+    }
+  }
+}
