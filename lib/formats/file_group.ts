@@ -9,6 +9,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
+import { LoRAError } from '../errors';
 import { cannotWrite, keepMode, makeDirectory, syncDirectory, targetOf, writeNewFile } from './atomic';
 import { modelFiles } from './model_files';
 import { sweep, temporaryBeside, temporaryIn } from './temporary';
@@ -79,7 +80,7 @@ export async function saveTogether(
       await write(folder);
     } catch (error) {
       await discard(folder);
-      throw isSystemError(error) ? cannotWrite(dir, error) : error;
+      throw isSystemError(error) ? cannotWrite(dir, error) : named(error, folder, dir);
     }
     try {
       await syncTree(folder);
@@ -90,6 +91,13 @@ export async function saveTogether(
       throw cannotWrite(dir, error);
     }
   });
+}
+
+/** An error of `write` that names the files as they are asked for, in the place of the hidden folder, which is gone. */
+function named(error: unknown, folder: string, dir: string): unknown {
+  if (!(error instanceof LoRAError) || !error.message.includes(folder)) return error;
+  const { code, op, cause } = error;
+  return new LoRAError(code, error.message.replaceAll(folder, dir), { ...(op && { op }), cause });
 }
 
 /** What stopped the save is told, not what stops this. */
