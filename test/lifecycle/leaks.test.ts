@@ -67,6 +67,24 @@ const deeds: Record<string, string> = {
       await events.return();
       await other.dispose();
     }`,
+  'training that is aborted, fails, and goes on': `
+    const other = await lora.CausalLM.fromPretrained(model.directory);
+    const broken = { now: true };
+    const rows = () => (function* () { for (let n = 0; n < 6; n++) { if (n === 3 && broken.now) throw new Error('broken'); yield { inputIds: [n, 2, 3] }; } })();
+    const outDir = scratch + '/cut' + i;
+    const run = async (changes, signal) => {
+      for (const name of [...other.adapters.keys()]) await other.removeAdapter(name);
+      other.addAdapter({ r: 2, loraDropout: 0.1 });
+      const options = { model: other, data: rows, shuffleWindow: 1, batchSize: 1, maxSteps: 6, outDir, optimizer: 'lion', gradientCheckpointing: true, report: true };
+      for await (const e of new lora.Trainer({ ...options, ...changes }).run({ signal })) if (e.step === 2) stop.abort(new Error('broken'));
+    };
+    const stop = new AbortController();
+    const fails = (e) => { if (e.message !== 'broken') throw e; };
+    await run({}, stop.signal).then(() => fails(new Error('no abort')), fails);
+    await run({ resume: true }).then(() => fails(new Error('no failure')), fails);
+    broken.now = false;
+    await run({ resume: true });
+    await other.dispose();`,
   'adapters that come and go': `
     model.addAdapter({ r: 2 }, { name: 'a' });
     const { loss } = model.forward(rows, { labels: rows });
