@@ -95,7 +95,9 @@ test('says how the run went, in one well-formed file that needs nothing else', a
   expect(fact(html, 'Trained')).toMatch(/^[\d,]+ parameters \(\d+\.\d\d%\)$/);
   expect(fact(html, 'Throughput')).toMatch(/^[\d,]+ tokens\/s$/);
   expect(fact(html, 'Peak memory')).toMatch(/^[\d,]+ MiB$/);
-  expect(markup(html)).toContain('The first held-out examples, which were not trained on; greedy.');
+  expect(markup(html)).toContain(
+    'The first held-out examples, which were not trained on, with different prompts; greedy.',
+  );
   for (const text of ['Held ', 'out', 'Kept ', 'back']) expect(markup(html)).toContain(`<pre>${text}</pre>`);
   expect(html.match(/<h3>With the adapter<\/h3>/g)).toHaveLength(2);
   // Without scripts the last values can be read.
@@ -125,6 +127,24 @@ test('samples tell the base from the adapter, and training is the same with a re
   const { loss, report } = await trainer.run();
   expect({ loss, report }).toEqual({ loss: withReport.loss, report: undefined });
   expect(readdirSync(join(scratch, 'without'))).not.toContain('report.html');
+});
+
+test('each sample has a prompt of its own', async () => {
+  const again = (prompt: string, n: number) =>
+    rowsOf(...Array.from({ length: n }, (_, i) => [prompt, `answer ${i}`] as const));
+  const { html } = await run(join(scratch, 'prompts'), {
+    maxSteps: 1,
+    evalData: [...again('Who? ', 3), ...again('Where? ', 2), ...again('When? ', 1)],
+  });
+  const prompts = [...html.matchAll(/<h3>Prompt<\/h3>\n<pre>(.*?)<\/pre>/g)].map(([, prompt]) => prompt);
+  expect(prompts).toEqual(['Who? ', 'Where? ', 'When? ']);
+  await model.removeAdapter('default');
+  // Where there is no other, one is enough; endless data is not looked through.
+  const endless = function* (): Generator<(typeof rows)[number]> {
+    for (;;) yield* again('Who? ', 1);
+  };
+  const one = await run(join(scratch, 'one-prompt'), { maxSteps: 1, data: endless, schedule: 'constant' });
+  expect(one.html.match(/<h3>Prompt<\/h3>/g)).toHaveLength(1);
 });
 
 const attack = '</script><script>alert(1)</script><img src=x onerror=alert(2)>"\'&amp;<!--\u202e\u0000';

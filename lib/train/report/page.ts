@@ -114,7 +114,7 @@ ${block('In the data', expected)}
 </article>`;
   const from = heldOut ? 'held-out examples, which were not trained on' : 'examples that were trained on';
   const note = missing === undefined ? '' : `<p>Some samples are missing: ${escapeHtml(missing)}.</p>\n`;
-  const intro = samples.length === 0 ? '' : `<p>The first ${from}; greedy.</p>\n`;
+  const intro = samples.length === 0 ? '' : `<p>The first ${from}, with different prompts; greedy.</p>\n`;
   return `${intro}${note}${samples.map(article).join('\n')}`;
 }
 

@@ -20,26 +20,30 @@ export interface Samples {
 }
 
 const count = 3;
+/** Data that asks each question several times is looked through so far for other ones. */
+const mostExamples = 100;
 const maxNewTokens = 64;
 /** A large model on a small machine should not take longer for its samples than for its training. */
 const mostSeconds = 30;
-
-/** The first examples, where the source can be read once more. */
-async function firstExamples(source: DataSource): Promise<Example[]> {
-  const items = typeof source === 'function' ? source() : source;
-  if ('next' in items && typeof source !== 'function') return []; // it was read in the training
-  const found: Example[] = [];
-  for await (const example of items) {
-    found.push(example);
-    if (found.length === count) break;
-  }
-  return found;
-}
 
 /** The tokens before the first that counts; of plain text, where all count, the beginning. */
 export function promptLength({ inputIds, labels }: Example): number {
   const first = labels?.findIndex((label) => label !== ignoredLabel) ?? 0;
   return first > 1 ? first : Math.min(32, Math.ceil(inputIds.length / 2));
+}
+
+/** The first examples of different prompts, where the source can be read once more. */
+async function firstExamples(source: DataSource): Promise<Example[]> {
+  const items = typeof source === 'function' ? source() : source;
+  if ('next' in items && typeof source !== 'function') return []; // it was read in the training
+  const found = new Map<string, Example>();
+  let seen = 0;
+  for await (const example of items) {
+    const prompt = String(example.inputIds.slice(0, promptLength(example)));
+    if (!found.has(prompt)) found.set(prompt, example);
+    if (found.size === count || ++seen === mostExamples) break;
+  }
+  return [...found.values()];
 }
 
 /** Writes the samples; what goes wrong in them is told, and harms nothing. */
