@@ -1,4 +1,7 @@
-/** How long timers wait while large files are read and written: the longest gap of several tries, since others use the machine too. */
+/**
+ * How long timers wait while large files are read and written. On Linux the time in which the thread is ready to run, and another process
+ * has the core, does not count. The longest gap is the least of several tries.
+ */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -33,14 +36,20 @@ test('loading, merging and saving a model of 170 MB and a head of 130 MB hold th
     await lora.writeSafetensors(dir + '/model.safetensors', tensors);
     tensors.clear();
     gc();
-    const { monitorEventLoopDelay } = require('node:perf_hooks');
+    const queue = '/proc/self/task/' + process.pid + '/schedstat';
+    const queued = () => (fs.existsSync(queue) ? Number(fs.readFileSync(queue, 'utf8').split(' ')[1]) / 1e6 : 0);
+    const clock = () => performance.now() - queued();
     const gap = async (work) => {
-      const monitor = monitorEventLoopDelay({ resolution: 1 });
-      monitor.enable();
+      let [longest, last] = [0, clock()];
+      const tick = () => {
+        const now = clock();
+        [longest, last] = [Math.max(longest, now - last), now];
+      };
+      const timer = setInterval(tick, 1);
       const result = await work();
-      await new Promise((resolve) => setTimeout(resolve, 5));
-      monitor.disable();
-      return [monitor.max / 1e6, result];
+      tick();
+      clearInterval(timer);
+      return [longest, result];
     };
     const longest = Object.fromEntries(
       ['load', 'merge', 'save', 'loadAdapter', 'loadCheckpoint'].map((name) => [name, Infinity]),
@@ -62,6 +71,6 @@ test('loading, merging and saving a model of 170 MB and a head of 130 MB hold th
     }
     report(longest);
   `;
-  const longest = childReport(program) as Record<string, number>;
+  const longest = childReport(program, { timeout: 280_000 }) as Record<string, number>;
   for (const [name, ms] of Object.entries(longest)) expect([name, ms <= 50 || ms]).toEqual([name, true]);
-});
+}, 300_000); // some seconds, but of a machine that may do other work

@@ -20,7 +20,11 @@ export interface ChildResult {
  */
 export function runChild(
   body: string,
-  { env = {}, nodeArgs = [] }: { env?: Record<string, string>; nodeArgs?: string[] } = {},
+  {
+    env = {},
+    nodeArgs = [],
+    timeout = 50_000,
+  }: { env?: Record<string, string>; nodeArgs?: string[]; timeout?: number } = {},
 ): ChildResult {
   const bundle = join(root, 'dist/index.js');
   if (!existsSync(bundle)) throw new Error(`${bundle} is missing: run npm run build:js first`);
@@ -38,7 +42,7 @@ ${body}
   const { status, signal, stdout, stderr } = spawnSync(
     process.execPath,
     ['--expose-gc', ...nodeArgs, '-e', program],
-    { encoding: 'utf8', timeout: 50_000, cwd: root, env: { ...process.env, ...env } },
+    { encoding: 'utf8', timeout, cwd: root, env: { ...process.env, ...env } },
   );
   const line = stdout.split('\n').find((l) => l.startsWith(marker));
   const report = line === undefined ? undefined : (JSON.parse(line.slice(marker.length)) as unknown);
