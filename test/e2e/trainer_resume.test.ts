@@ -69,10 +69,13 @@ async function abortAt(forwards: number, changes: Partial<TrainerOptions>): Prom
   return losses;
 }
 
+let whole: Awaited<ReturnType<typeof undisturbed>>;
+beforeAll(async () => {
+  whole = await undisturbed();
+});
 test.each([0, 1, 2, 5, 9, 12, 15, 18])(
   'a run that is aborted in batch %i of 20 and resumed ends with the same bits',
   async (forwards) => {
-    const whole = await undisturbed();
     const outDir = fresh();
     await another();
     const losses = await abortAt(forwards, { outDir });

@@ -20,9 +20,13 @@ const dir = temporaryFolder();
 type Json = Record<string, unknown>;
 
 /** The library's tokens, and those of the steps. */
-function both(json: object, text: string, config: object = {}): [string[], string[]] {
-  const library = new HuggingFaceTokenizer(checkTokenizerJson(json, 'x').json, config);
+function both(library: HuggingFaceTokenizer, text: string): [string[], string[]] {
   return [library.encode(text).tokens, atOnce(encodeSteps(insideOf(library), text, true))];
+}
+
+/** Compares as strings, since toEqual() takes longer for a list of thousands than the encoding does. */
+function expectSame(made: readonly unknown[], expected: readonly unknown[]): void {
+  expect(JSON.stringify(made)).toBe(JSON.stringify(expected));
 }
 
 const letters = [...'abcd'];
@@ -156,15 +160,17 @@ describe('the same tokens', () => {
     ]),
   ];
   test.each(cases)('%s', (...[, json, config]) => {
+    const library = new HuggingFaceTokenizer(checkTokenizerJson(json, 'x').json, config ?? {});
+    const check = (one: string): void => {
+      const [expected, made] = both(library, one);
+      expectSame(made, expected);
+    };
+    fc.assert(fc.property(text, check), { numRuns: 60 });
+    // Long words are merged in steps of their own.
+    const long = 'abcdcdabbaacd'.repeat(100);
     fc.assert(
-      fc.property(text, (sample) => {
-        // Twice: long words are merged in steps of their own.
-        for (const one of [sample, sample + 'abcdcdabbaacd'.repeat(100) + sample]) {
-          const [expected, made] = both(json, one, config);
-          expect([one, made]).toEqual([one, expected]);
-        }
-      }),
-      { numRuns: 60 },
+      fc.property(text, (sample) => check(sample + long + sample)),
+      { numRuns: 20 },
     );
   });
 });
@@ -261,14 +267,14 @@ describe('the event loop turns', () => {
       async (name) => {
         const folder = join(models, name);
         const path = join(sharedData, 'text/tinyshakespeare.txt');
-        const text = readFileSync(path, 'utf8').slice(0, name === 'stories260K' ? 200_000 : 400_000);
+        const text = readFileSync(path, 'utf8').slice(0, 200_000);
         const read = (file: string): object => JSON.parse(readFileSync(join(folder, file), 'utf8')) as object;
         const { json } = checkTokenizerJson(read('tokenizer.json'), 'x');
         const expected = new HuggingFaceTokenizer(json, read('tokenizer_config.json')).encode(text).ids;
         const tokenizer = (await Tokenizer.fromDirectory(folder))!;
-        expect(tokenizer.encode(text)).toEqual(expected);
+        expectSame(tokenizer.encode(text), expected);
         const { gap, result } = await longestGap(() => tokenizer.encodeAsync(text));
-        expect(result).toEqual(expected);
+        expectSame(result, expected);
         const begin = cpuMilliseconds();
         const whole = await longestGap(() => loadDataset(path, { tokenizer }));
         console.info(
