@@ -1,18 +1,13 @@
 // Mutation tests of lib/ by StrykerJS: `npm run mutants` (scripts/mutants.mjs), which chooses the files and the sample.
+import everyday from './jest.config.everyday.cjs';
+
 /** @type {import('@stryker-mutator/api/core').PartialStrykerOptions} */
 export default {
   testRunner: 'by-file',
   jest: {
     enableFindRelatedTests: false, // jest's map of files holds test/ alone
     config: {
-      ...(await import('./jest.config.cjs')).default,
-      // These run child processes on dist/, which no mutant reaches.
-      testPathIgnorePatterns: [
-        'test/docs/',
-        'test/e2e/(acceptance|cli|cuda_\\w+|examples)\\.test\\.ts',
-        'test/lifecycle/(mapped_file|memory|native|values)\\.test\\.ts',
-        'test/unit/(native_mutants|package_json|platforms|workflows)\\.test\\.ts', // they test scripts/
-      ],
+      ...everyday, // no mutant reaches dist/
     },
   },
   plugins: [
