@@ -147,6 +147,34 @@ test('a data file that vanishes is named, and the run goes on when it is back', 
   await goesOn(outDir, ['checkpoint-2', 'checkpoint-4', 'checkpoint-5'], { data: again });
 });
 
+test('held-out data that vanishes: the step before the evaluation is saved, and the evaluation is made later', async () => {
+  const path = join(scratch, 'held-out.jsonl');
+  writeFileSync(
+    path,
+    makeRows(3, { seed: 8 })
+      .map((row) => JSON.stringify(row))
+      .join('\n'),
+  );
+  const load = () => loadDataset(path, { inMemory: false });
+  const outDir = fresh();
+  await another();
+  const evaluations = { evalData: await load(), evalEvery: 3 };
+  const { message } = await failed(trainer({ outDir, ...evaluations }), 5, () => rmSync(path));
+  expect(message).toBe(`cannot read ${path}: no such file`);
+  writeFileSync(
+    path,
+    makeRows(3, { seed: 8 })
+      .map((row) => JSON.stringify(row))
+      .join('\n'),
+  );
+  await goesOn(outDir, ['checkpoint-2', 'checkpoint-4', 'checkpoint-6'], {
+    ...evaluations,
+    evalData: await load(),
+  });
+  const html = readFileSync(join(outDir, 'report.html'), 'utf8');
+  expect(html).toMatch(/"evaluations":\[\[6,[\d.]+\],\[9,[\d.]+\]\]/);
+});
+
 test('the folder of the run, or a checkpoint in it, that vanishes does not end the run', async () => {
   for (const gone of ['', 'checkpoint-2']) {
     const outDir = fresh();
