@@ -48,7 +48,9 @@ export interface NativeBranch {
   scale: number;
   dropout: NativeDropout | null;
 }
-/** As kBinaryKinds and kUnaryKinds of native/core/ops/tape.h; a test compares them. */
+/** As kLinearPhases, kBinaryKinds and kUnaryKinds of native/core/ops; a test compares them. */
+export const linearPhases = ['auto', 'prefill', 'decode'] as const;
+export type LinearPhase = (typeof linearPhases)[number];
 export const binaryKinds = ['add', 'sub', 'mul', 'div'] as const;
 export const unaryKinds = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu'] as const;
 export type BinaryKind = (typeof binaryKinds)[number];
@@ -146,6 +148,7 @@ export interface NativeBinding {
   loraLinearForward(
     x: NativeTensor,
     branches: readonly NativeBranch[],
+    phase: LinearPhase,
     keepH: boolean,
   ): [y: NativeTensor[], h: (NativeTensor | null)[]];
   /** x is needed where the gradient of a down is wanted, h[i] where that of up is. */

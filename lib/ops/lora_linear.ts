@@ -5,7 +5,7 @@
  *   dx = Wᵀ·g + drop(scale·Bᵀ·u),  dA = scale·gᵀ·h,  dB = scale·uᵀ·drop(x)
  */
 import { needsGrad, record } from '../tensor/autograd';
-import type { NativeBranch, NativeDropout, NativeTensor } from '../native/binding';
+import type { LinearPhase, NativeBranch, NativeDropout, NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
@@ -29,13 +29,26 @@ export interface LoraBranch {
   dropout?: NativeDropout;
 }
 
+/** How a call is computed. */
+export interface LoraLinearOptions {
+  /**
+   * A chunk of one sequence (prefill), or one row of each sequence (decode): on the CPU the bits of a row then depend on that row alone.
+   * Default: by the number of rows.
+   */
+  phase?: LinearPhase;
+}
+
 /** x [..., in] → y [..., out]. */
 export function loraLinear(x: Tensor, branch: LoraBranch): Tensor {
   return loraLinearGroup(x, [branch])[0]!;
 }
 
 /** Several layers fed by one x [..., in] (query, key and value; gate and up), which is read once. */
-export function loraLinearGroup(x: Tensor, branches: readonly LoraBranch[]): Tensor[] {
+export function loraLinearGroup(
+  x: Tensor,
+  branches: readonly LoraBranch[],
+  { phase = 'auto' }: LoraLinearOptions = {},
+): Tensor[] {
   checkFloat(op, x, 'x');
   check(branches.length > 0, op, 'expected at least one branch');
   branches.forEach((branch) => checkBranch(x, branch));
@@ -43,6 +56,7 @@ export function loraLinearGroup(x: Tensor, branches: readonly LoraBranch[]): Ten
   const [y, kept] = call().loraLinearForward(
     x.handle,
     branches.map(nativeBranch),
+    phase,
     branches.some(adapterNeedsGrad),
   );
   const outputs = branches.map((b, i) =>

@@ -18,7 +18,7 @@ namespace lora::cpu {
 
 HWY_EXPORT(PanelWidth);
 HWY_EXPORT(MultiplyPanels);
-HWY_EXPORT(MultiplySkinny);
+HWY_EXPORT(MultiplyRows);
 HWY_EXPORT(CopyElements);
 
 size_t PanelWidth() { return HWY_DYNAMIC_DISPATCH(PanelWidth)(); }
@@ -46,8 +46,9 @@ ProductScratch ProductScratch::Of(size_t thread, size_t rows) const {
           block ? block + thread * BlockElements() : nullptr};
 }
 
-void MultiplySkinny(const Product& product, size_t rows, Range panels, const SkinnyLora& lora) {
-  HWY_DYNAMIC_DISPATCH(MultiplySkinny)(product, rows, panels, lora);
+void MultiplyRows(const Product& product, size_t rows, Range panels,
+                  std::span<const LowRankRows> low, const ProductScratch& scratch) {
+  HWY_DYNAMIC_DISPATCH(MultiplyRows)(product, rows, panels, low, scratch);
 }
 
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,

@@ -1,11 +1,11 @@
 // y = x·Wᵀ + bias + scale·h·Aᵀ with h = drop(x)·Bᵀ, for every branch that shares x.
 //
-// Calls of more than kSkinnyRows rows take a chunk of rows at a time:
+// A prefill takes a chunk of rows at a time:
 //   1. By row tile: x is copied into blocks, once for all branches, and h is computed from the tile
 //      while the tile is in cache. Other tasks of the first chunk's loop repack A.
 //   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
 //      k-steps over [scale·h | A], so that LoRA never touches y in memory.
-// Calls of few rows copy nothing: every thread computes h itself and streams its share of W once.
+// A decode step is in lora_linear_decode.cc.
 #include <algorithm>
 #include <cstring>
 
@@ -13,6 +13,7 @@
 #include "backend/cpu/convert.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lora_kernels.h"
+#include "backend/cpu/lora_linear.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/panels.h"
 #include "core/maths/philox.h"
@@ -33,23 +34,15 @@ struct BranchScratch {
 // The sizes of a call and, with an arena that has memory, the addresses of everything in scratch.
 struct ForwardPlan {
   size_t m = 0, k = 0, chunk = 0, h_size = 0;
-  bool pairs = false, skinny = false;
+  bool pairs = false;
   Blocks blocks;
-  uint32_t* x = nullptr;    // blocks of a chunk; [m][elements] when skinny
+  uint32_t* x = nullptr;    // blocks of a chunk
   float* h = nullptr;       // per thread [tile rows][largest r], where no branch keeps it
   uint8_t* mask = nullptr;  // per thread [kTileM][MaskStride(k)]
   ProductScratch product;
   BranchScratch* branches = nullptr;
   Product* products = nullptr;
 };
-
-bool IsSkinny(const LoraLinearForwardArgs& args) {
-  bool skinny = args.x.dim(0) <= static_cast<int64_t>(kSkinnyRows);
-  for (const LoraBranch& branch : args.branches) {
-    skinny = skinny && branch.weight.rows > 0 && !(branch.up && branch.dropout.active());
-  }
-  return skinny;
-}
 
 BranchScratch PlanBranch(Arena& arena, const LoraBranch& branch, const ForwardPlan& plan) {
   BranchScratch s;
@@ -58,11 +51,11 @@ BranchScratch PlanBranch(Arena& arena, const LoraBranch& branch, const ForwardPl
   s.rank_elements = plan.pairs ? (s.r + 1) / 2 : s.r;
   s.dropout = s.r != 0 && branch.dropout.active();
   if (branch.bias) s.bias = arena.Take<float>(s.n);
-  if (s.r != 0 && !plan.skinny) {
+  if (s.r != 0) {
     s.up = arena.Take<uint32_t>(Panels(s.n, PanelWidth()) * PanelWidth() * s.rank_elements);
     s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_elements);
   }
-  s.passes = arena.Take<Pass>(plan.skinny ? 1 : plan.blocks.count);
+  s.passes = arena.Take<Pass>(plan.blocks.count);
   return s;
 }
 
@@ -71,11 +64,9 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
   plan.m = static_cast<size_t>(args.x.dim(0));
   plan.k = static_cast<size_t>(args.x.dim(1));
   plan.pairs = args.x.dtype == DType::kBF16;
-  plan.skinny = IsSkinny(args);
   plan.blocks = Blocks(plan.pairs ? (plan.k + 1) / 2 : plan.k);
-  plan.chunk = plan.skinny ? plan.m : ChunkRows(plan.m, plan.blocks.Size(1));
-  plan.x = arena.Take<uint32_t>(plan.skinny ? (plan.pairs ? plan.m * plan.blocks.elements : 0)
-                                            : plan.blocks.Size(plan.chunk));
+  plan.chunk = ChunkRows(plan.m, plan.blocks.Size(1));
+  plan.x = arena.Take<uint32_t>(plan.blocks.Size(plan.chunk));
   size_t rank = 0;
   bool dropout = false;
   for (const LoraBranch& branch : args.branches) {
@@ -86,13 +77,8 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
   plan.h_size = kTileM * PaddedRank(rank);
   plan.h = arena.Take<float>(threads * plan.h_size);
   if (dropout) plan.mask = arena.Take<uint8_t>(threads * kTileM * MaskStride(plan.k));
-  if (!plan.skinny) {
-    const bool expanded =
-        std::any_of(args.branches.begin(), args.branches.end(), [](const LoraBranch& branch) {
-          return branch.weight.format != FormatOf(branch.weight.dtype);
-        });
-    plan.product = ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, expanded);
-  }
+  plan.product =
+      ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, HasExpandedWeight(args));
   plan.branches = arena.Take<BranchScratch>(args.branches.size());
   plan.products = arena.Take<Product>(args.branches.size());
   for (size_t i = 0; i < args.branches.size(); ++i) {
@@ -100,14 +86,6 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
     if (plan.branches) plan.branches[i] = s;
   }
   return plan;
-}
-
-const std::byte* RowOf(const TensorView& view, size_t row) {
-  return view.as<std::byte>() + row * static_cast<size_t>(view.dim(1)) * SizeOf(view.dtype);
-}
-
-bool Keeps(const std::vector<TensorView>& views, size_t i) {
-  return i < views.size() && views[i].defined;
 }
 
 // Does phase 1 for one row tile: rows [r.begin, r.end) of the chunk that begins at row m0.
@@ -193,75 +171,44 @@ void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
   }
 }
 
-void ForwardSkinny(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
-                   CpuContext& context) {
-  // x is read in place as 32-bit elements, unless pairs would straddle rows or words.
-  const uint32_t* x = args.x.as<uint32_t>();
-  if (plan.pairs &&
-      (plan.k % 2 != 0 || reinterpret_cast<uintptr_t>(args.x.data) % alignof(uint32_t) != 0)) {
-    CopyElements(args.x.data, true, plan.k, plan.m, plan.k, true, plan.x, plan.blocks.elements);
-    x = plan.x;
-  }
-  size_t panels = 0;
-  for (size_t i = 0; i < args.branches.size(); ++i) {
-    const BranchScratch& s = plan.branches[i];
-    panels += Panels(s.n, PanelWidth());
-    Pass pass;
-    pass.main = {x, plan.blocks.elements, PanelsOf(args.branches[i].weight), plan.blocks.elements};
-    s.passes[0] = pass;
-    plan.products[i] = OutputOf(args, plan, i, 0);
-    plan.products[i].passes = {s.passes, 1};
-  }
-  const size_t tasks = std::min(panels, static_cast<size_t>(context.threads()));
-  context.ParallelFor(tasks, [&](size_t task, size_t thread) {
-    const Range mine = Split(panels, tasks, task);
-    size_t first = 0;
-    for (size_t i = 0; i < args.branches.size(); ++i) {
-      const LoraBranch& branch = args.branches[i];
-      const BranchScratch& s = plan.branches[i];
-      const size_t count = Panels(s.n, PanelWidth());
-      const size_t begin = std::max(mine.begin, first), end = std::min(mine.end, first + count);
-      if (begin < end) {
-        SkinnyLora lora;
-        if (s.r != 0) {
-          float* h = plan.h + thread * plan.h_size;
-          MultiplyDown(args.x.data, plan.pairs, plan.m, plan.k, nullptr, branch.down.as<float>(),
-                       s.r, 1, h);
-          if (begin == first && Keeps(args.h, i)) {
-            std::memcpy(args.h[i].data, h, plan.m * s.r * sizeof(float));
-          }
-          for (size_t j = 0; j < plan.m * s.r; ++j) h[j] *= branch.scale;
-          lora = {branch.up.as<float>(), s.r, h, s.r};
-        }
-        MultiplySkinny(plan.products[i], plan.m, {begin - first, end - first}, lora);
-      }
-      first += count;
-    }
-  });
+bool IsDecode(const LoraLinearForwardArgs& args) {
+  if (args.phase != LinearPhase::kAuto) return args.phase == LinearPhase::kDecode;
+  return args.x.dim(0) <= kFewRows &&
+         std::ranges::none_of(args.branches, [](const LoraBranch& branch) {
+           return branch.up && branch.dropout.active();
+         });
 }
 
-}  // namespace
-
-size_t ScratchBytes(const LoraLinearForwardArgs& args, int threads) {
+size_t PrefillScratchBytes(const LoraLinearForwardArgs& args, int threads) {
   Arena arena;
   MakePlan(arena, args, static_cast<size_t>(threads));
   return arena.bytes();
 }
 
-void Run(const LoraLinearForwardArgs& args, Scratch scratch, Context& base) {
-  CpuContext& context = static_cast<CpuContext&>(base);
+void Prefill(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& context) {
   Arena arena(scratch);
   const ForwardPlan plan = MakePlan(arena, args, static_cast<size_t>(context.threads()));
-  if (plan.m == 0 || args.branches.empty()) return;
+  if (plan.m == 0) return;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     if (plan.branches[i].bias)
       ConvertToF32(args.branches[i].bias.data, args.branches[i].bias.dtype, plan.branches[i].n,
                    plan.branches[i].bias);
   }
-  if (plan.skinny) {
-    ForwardSkinny(args, plan, context);
+  ForwardChunks(args, plan, context);
+}
+
+}  // namespace
+
+size_t ScratchBytes(const LoraLinearForwardArgs& args, int threads) {
+  return IsDecode(args) ? DecodeScratchBytes(args, threads) : PrefillScratchBytes(args, threads);
+}
+
+void Run(const LoraLinearForwardArgs& args, Scratch scratch, Context& base) {
+  CpuContext& context = static_cast<CpuContext&>(base);
+  if (IsDecode(args)) {
+    Decode(args, scratch, context);
   } else {
-    ForwardChunks(args, plan, context);
+    Prefill(args, scratch, context);
   }
 }
 

@@ -89,6 +89,13 @@ HWY_INLINE VF Int8Value(VU quad, VF scale) {
   return hn::Mul(hn::ConvertTo(DF(), hn::ShiftRight<24>(top)), scale);
 }
 
+// Returns how many elements of the product are in one stored element of a source.
+template <bool kPairs>
+HWY_INLINE size_t ElementsPerStored(bool expanded, WeightFormat format) {
+  if (!expanded) return 1;
+  return format == WeightFormat::kI8Rows && !kPairs ? 4 : 2;
+}
+
 // dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`, where
 // `scales` are those of its outputs. first is a multiple of 4. Up to 3 more elements are written.
 template <bool kPairs>
@@ -97,8 +104,7 @@ HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT
                                uint32_t* HWY_RESTRICT dst) {
   const DF df;
   const DU du;
-  // A stored element holds this many elements of the product.
-  const size_t per = format == WeightFormat::kI8Rows ? (kPairs ? 2 : 4) : 2;
+  const size_t per = ElementsPerStored<kPairs>(true, format);
   const uint32_t* from = panel + first / per * kPanelWidth;
   for (size_t e = 0; e < count; e += per, from += kPanelWidth, dst += per * kPanelWidth) {
     HWY_UNROLL(8)

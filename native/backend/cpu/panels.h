@@ -75,17 +75,22 @@ void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range pane
 void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows,
                  const ProductScratch& scratch, size_t chunk_rows);
 
-// Does what MultiplyPanels does for 1 to kSkinnyRows rows of x, and is bound by reading the panels
-// from memory. The x of the passes may be anywhere; masks are not supported. LoRA is not packed: y
-// += h·Aᵀ with A [n, r] row-major f32 and h [rows, h_stride] f32, already scaled.
-constexpr size_t kSkinnyRows = 4;
-struct SkinnyLora {
+// Rows [begin, end) of a product that share a low-rank change: y += h·Aᵀ with A [n, r] row-major
+// f32 and h [end - begin, h_stride] f32, already scaled.
+struct LowRankRows {
+  size_t begin = 0, end = 0;
   const float* a = nullptr;
   size_t r = 0;
   const float* h = nullptr;
   size_t h_stride = 0;
 };
-void MultiplySkinny(const Product& product, size_t rows, Range panels, const SkinnyLora& lora);
+
+// Multiplies all rows by the panels of that range, each of which comes from memory once, with the
+// scratch of the calling thread. The product has one pass without extra steps and masks, whose x
+// may be anywhere, and overwrites y. The bits of a row depend on that row alone: its change is
+// summed first, rank by rank, then x·W element by element.
+void MultiplyRows(const Product& product, size_t rows, Range panels,
+                  std::span<const LowRankRows> low, const ProductScratch& scratch);
 
 // dst [rows][dst_stride] ← x [rows, k] as 32-bit elements, with an odd k padded with zero. f32 x is
 // rounded where `pairs`. dst_stride >= elements.

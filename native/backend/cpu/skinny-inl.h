@@ -1,4 +1,5 @@
-// The product for few rows of x, which is bound by reading the panels from memory.
+// The product of a decode step (MultiplyRows in panels.h). Where there are few rows of x it is
+// bound by reading the panels from memory.
 #if defined(LORA_BACKEND_CPU_SKINNY_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_SKINNY_INL_H_
 #undef LORA_BACKEND_CPU_SKINNY_INL_H_
@@ -7,11 +8,13 @@
 #endif
 
 #include <algorithm>
+#include <span>
 
 #include "backend/cpu/gemm-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
+#include "core/maths/ceil_div.h"
 #include "core/maths/dtype.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -19,164 +22,246 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// How many elements ahead a panel is prefetched when it comes from memory.
+// How many elements ahead a panel is prefetched that one tile of rows reads once.
 constexpr size_t kStreamAhead = 24;
+constexpr size_t kCacheLine = 64;
+// Of one element of a panel.
+constexpr size_t kPanelBytes = kPanelWidth * sizeof(uint32_t);
+constexpr size_t kPanelLines = CeilDiv(kPanelBytes, kCacheLine);
+// A panel that several tiles read is cut into blocks of about this many elements, which stay in the
+// L2 cache together with the block that is being prefetched. Blocks that are expanded from another
+// format stay in the L1 cache.
+constexpr size_t kBlockElements = 256, kExpandedElements = 64;
 
-// Several sets of accumulators alternate, because those of one row are too few to hide the latency
-// of a multiply-add.
-constexpr size_t kSets = 8 / kVectors;
-template <bool kPairs>
-HWY_INLINE void MultiplyOneRow(const uint32_t* HWY_RESTRICT x, const uint32_t* HWY_RESTRICT w,
-                               size_t elements, VF (&sets)[kSets][kVectors]) {
+// Where prefetching goes on, and how far it moves with each element.
+struct Ahead {
+  uintptr_t at;
+  size_t step;  // bytes
+};
+
+// acc += x [kRows rows] · w, with kLines cache lines prefetched at each element. Every row is one
+// chain of sums over the elements, whatever kRows is.
+template <bool kPairs, size_t kLines, size_t kRows>
+HWY_INLINE void MultiplyStream(const uint32_t* HWY_RESTRICT x, size_t x_stride,
+                               const uint32_t* HWY_RESTRICT w, size_t elements, Ahead ahead,
+                               VF (&acc)[kRows][kVectors]) {
   const DU du;
-  size_t e = 0;
-  for (; e + kSets <= elements; e += kSets) {
+  for (size_t e = 0; e < elements; ++e) {
+    VU wv[kVectors];
     HWY_UNROLL(8)
-    for (size_t s = 0; s < kSets; ++s) {
-      const VU xv = hn::Set(du, x[e + s]);
+    for (size_t j = 0; j < kVectors; ++j) wv[j] = hn::LoadU(du, w + j * kLanes);
+    HWY_UNROLL(8)
+    for (size_t l = 0; l < kLines; ++l) {
+      hwy::Prefetch(reinterpret_cast<const std::byte*>(ahead.at + l * kCacheLine));
+    }
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      const VU xv = hn::Set(du, x[i * x_stride + e]);
       HWY_UNROLL(8)
       for (size_t j = 0; j < kVectors; ++j) {
-        const uint32_t* at = w + s * kPanelWidth + j * kLanes;
-        hwy::Prefetch(at + kStreamAhead * kPanelWidth);
-        sets[s][j] = MulAddElements<kPairs>(xv, hn::LoadU(du, at), sets[s][j]);
+        acc[i][j] = MulAddElements<kPairs>(xv, wv[j], acc[i][j]);
       }
     }
-    w += kSets * kPanelWidth;
+    w += kPanelWidth;
+    ahead.at += ahead.step;
   }
-  for (; e < elements; ++e, w += kPanelWidth) {
-    const VU xv = hn::Set(du, x[e]);
+}
+
+// Calls of<kRows>() for a tile of that many rows.
+template <class Of>
+HWY_INLINE void ForRows(size_t rows, const Of& of) {
+  static_assert(kTileM == 6);
+  switch (rows) {
+    case 1:
+      return of(std::integral_constant<size_t, 1>());
+    case 2:
+      return of(std::integral_constant<size_t, 2>());
+    case 3:
+      return of(std::integral_constant<size_t, 3>());
+    case 4:
+      return of(std::integral_constant<size_t, 4>());
+    case 5:
+      return of(std::integral_constant<size_t, 5>());
+    default:
+      return of(std::integral_constant<size_t, 6>());
+  }
+}
+
+template <size_t kRows>
+HWY_INLINE void LoadSums(const float* sums, VF (&acc)[kRows][kVectors]) {
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
     HWY_UNROLL(8)
     for (size_t j = 0; j < kVectors; ++j) {
-      sets[0][j] = MulAddElements<kPairs>(xv, hn::LoadU(du, w + j * kLanes), sets[0][j]);
+      acc[i][j] = hn::LoadU(DF(), sums + i * kPanelWidth + j * kLanes);
+    }
+  }
+}
+template <size_t kRows>
+HWY_INLINE void StoreSums(const VF (&acc)[kRows][kVectors], float* sums) {
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) {
+      hn::StoreU(acc[i][j], DF(), sums + i * kPanelWidth + j * kLanes);
     }
   }
 }
 
-// acc += h · Aᵀ in f32, for `columns` rows of A from `a` on. A is transposed a few ranks at a time
-// into the layout that MultiplyStep reads.
 template <size_t kRows>
-HWY_INLINE void AddLora(const SkinnyLora& lora, const float* a, size_t columns,
-                        VF (&acc)[kRows][kVectors]) {
+HWY_NOINLINE void AddLowRankTile(const float* h, size_t h_stride, const uint32_t* block,
+                                 size_t ranks, float* sums) {
+  VF acc[kRows][kVectors];
+  LoadSums(sums, acc);
+  MultiplyStep<false, 0>(reinterpret_cast<const uint32_t*>(h), h_stride, block, ranks, acc);
+  StoreSums(acc, sums);
+}
+
+// sums [row][kPanelWidth] += h · Aᵀ in f32, for `columns` rows of A from `column` on. A is
+// transposed a few ranks at a time into the layout that MultiplyStep reads.
+HWY_INLINE void AddLowRank(const LowRankRows& low, size_t column, size_t columns, float* sums) {
   constexpr size_t kRanks = 16;
   HWY_ALIGN uint32_t block[kRanks * kPanelWidth];
   if (columns < kPanelWidth) std::fill(block, block + kRanks * kPanelWidth, 0u);
-  for (size_t r = 0; r < lora.r; r += kRanks) {
-    const size_t count = std::min(kRanks, lora.r - r);
-    TransposeElements(reinterpret_cast<const uint32_t*>(a) + r, lora.r, columns, count, block,
-                      kPanelWidth);
-    MultiplyStep<false, 0>(reinterpret_cast<const uint32_t*>(lora.h) + r, lora.h_stride, block,
-                           count, acc);
+  const uint32_t* a = reinterpret_cast<const uint32_t*>(low.a + column * low.r);
+  const size_t rows = low.end - low.begin, tiles = Tiles(rows);
+  for (size_t r = 0; r < low.r; r += kRanks) {
+    const size_t ranks = std::min(kRanks, low.r - r);
+    TransposeElements(a + r, low.r, columns, ranks, block, kPanelWidth);
+    for (size_t tile = 0; tile < tiles; ++tile) {
+      const Range of = Split(rows, tiles, tile);
+      ForRows(of.end - of.begin, [&](auto count) HWY_ATTR {
+        AddLowRankTile<count()>(low.h + of.begin * low.h_stride + r, low.h_stride, block, ranks,
+                                sums + (low.begin + of.begin) * kPanelWidth);
+      });
+    }
   }
 }
 
-// Calls multiply(x, w, elements) for a panel that is read in place, or else for small blocks of it,
-// each with a multiple of kSets elements but for the last.
-template <bool kPairs, class Multiply>
-HWY_INLINE void ForEachBlock(const Step& step, size_t panel, const Multiply& multiply) {
-  if (HWY_LIKELY(step.w.in_place())) {
-    multiply(step.x, ReadPanel<kPairs>(step, panel, nullptr), step.elements);
+// One tile of rows and one block of a panel. The sums go to y with the last block.
+struct RowsTile {
+  const uint32_t* x;
+  size_t x_stride;
+  const uint32_t* w;
+  size_t elements;
+  Ahead ahead;
+  float* sums;
+  const Product* product;
+  size_t row, column;  // of y
+  bool last;
+};
+
+template <bool kPairs, size_t kLines, size_t kRows>
+HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
+  const DF df;
+  VF acc[kRows][kVectors];
+  LoadSums(t.sums, acc);
+  MultiplyStream<kPairs, kLines>(t.x, t.x_stride, t.w, t.elements, t.ahead, acc);
+  const Product& product = *t.product;
+  const size_t columns = std::min(kPanelWidth, product.n - t.column);
+  if (!t.last || HWY_UNLIKELY(columns < kPanelWidth)) {
+    StoreSums(acc, t.sums);
+    if (!t.last) return;
+    for (size_t i = 0; i < kRows; ++i) {
+      for (size_t c = 0; c < columns; ++c) {
+        float v = t.sums[i * kPanelWidth + c];
+        if (product.bias) v += product.bias[t.column + c];
+        const size_t at = (t.row + i) * product.ldy + t.column + c;
+        if (product.y_is_bf16) {
+          static_cast<uint16_t*>(product.y)[at] = BF16FromF32(v);
+        } else {
+          static_cast<float*>(product.y)[at] = v;
+        }
+      }
+    }
     return;
   }
-  constexpr size_t kElements = 32;
-  HWY_ALIGN uint32_t block[kElements * kPanelWidth];
-  for (size_t e = 0; e < step.elements; e += kElements) {
-    const size_t count = std::min(kElements, step.elements - e);
-    ExpandPanel<kPairs>(step.w, panel, step.w.first + e, count, block);
-    multiply(step.x + e, block, count);
-  }
-}
-
-// acc += x [kRows rows] · panel `panel`.
-template <bool kPairs, size_t kRows>
-HWY_INLINE void MultiplySkinnyStep(const Step& step, size_t panel, VF (&acc)[kRows][kVectors]) {
-  if constexpr (kRows > 1) {
-    ForEachBlock<kPairs>(step, panel, [&](const uint32_t* x, const uint32_t* w, size_t n) HWY_ATTR {
-      MultiplyStep<kPairs, kStreamAhead>(x, step.x_stride, w, n, acc);
-    });
-  } else {
-    VF sets[kSets][kVectors];
-    ZeroAccumulators(sets);
-    ForEachBlock<kPairs>(step, panel, [&](const uint32_t* x, const uint32_t* w, size_t n) HWY_ATTR {
-      MultiplyOneRow<kPairs>(x, w, n, sets);
-    });
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
     HWY_UNROLL(8)
-    for (size_t s = 0; s < kSets; ++s) {
-      HWY_UNROLL(8)
-      for (size_t j = 0; j < kVectors; ++j) acc[0][j] = hn::Add(acc[0][j], sets[s][j]);
+    for (size_t j = 0; j < kVectors; ++j) {
+      VF v = acc[i][j];
+      if (product.bias) v = hn::Add(v, hn::LoadU(df, product.bias + t.column + j * kLanes));
+      const size_t at = (t.row + i) * product.ldy + t.column + j * kLanes;
+      if (product.y_is_bf16) {
+        StoreBF16(v, static_cast<uint16_t*>(product.y) + at);
+      } else {
+        hn::StoreU(v, df, static_cast<float*>(product.y) + at);
+      }
     }
   }
 }
 
-template <bool kPairs, size_t kRows>
-HWY_NOINLINE void MultiplySkinnyOf(const Product& product, Range panels, const SkinnyLora& lora) {
-  const DF df;
-  for (size_t p = panels.begin; p < panels.end; ++p) {
-    const size_t column = p * kPanelWidth;
-    const size_t columns = std::min(kPanelWidth, product.n - column);
-    VF acc[kRows][kVectors];
-    ZeroAccumulators(acc);
-    if (lora.r != 0) AddLora(lora, lora.a + column * lora.r, columns, acc);
-    for (const Pass& pass : product.passes) MultiplySkinnyStep<kPairs>(pass.main, p, acc);
-    if (HWY_LIKELY(columns == kPanelWidth)) {
-      HWY_UNROLL(8)
-      for (size_t i = 0; i < kRows; ++i) {
-        HWY_UNROLL(8)
-        for (size_t j = 0; j < kVectors; ++j) {
-          VF v = acc[i][j];
-          if (product.bias) v = hn::Add(v, hn::LoadU(df, product.bias + column + j * kLanes));
-          const size_t at = i * product.ldy + column + j * kLanes;
-          if (product.y_is_bf16) {
-            StoreBF16(v, static_cast<uint16_t*>(product.y) + at);
-          } else {
-            hn::StoreU(v, df, static_cast<float*>(product.y) + at);
-          }
-        }
-      }
-    } else {
-      HWY_ALIGN float spill[kRows * kPanelWidth];
-      HWY_UNROLL(8)
-      for (size_t i = 0; i < kRows; ++i) {
-        HWY_UNROLL(8)
-        for (size_t j = 0; j < kVectors; ++j) {
-          hn::Store(acc[i][j], df, spill + i * kPanelWidth + j * kLanes);
-        }
-      }
-      for (size_t i = 0; i < kRows; ++i) {
-        for (size_t c = 0; c < columns; ++c) {
-          float v = spill[i * kPanelWidth + c];
-          if (product.bias) v += product.bias[column + c];
-          const size_t at = i * product.ldy + column + c;
-          if (product.y_is_bf16) {
-            static_cast<uint16_t*>(product.y)[at] = BF16FromF32(v);
-          } else {
-            static_cast<float*>(product.y)[at] = v;
-          }
-        }
-      }
-    }
+// How a reduction is cut into nearly equal blocks. Where one ends changes no sum, because the sums
+// of a block are what the next one goes on from.
+struct RowsBlocks {
+  size_t count, length;
+  RowsBlocks(const Step& step, bool whole) : count(1), length(step.elements) {
+    if (whole) return;
+    const size_t most = step.w.in_place() ? kBlockElements : kExpandedElements;
+    count = std::max<size_t>(1, (step.elements + most / 2) / most);
+    length = RoundUp(CeilDiv(step.elements, count), 4);
+    if (length != 0) count = CeilDiv(step.elements, length);
   }
-}
+};
 
 template <bool kPairs>
-void MultiplySkinnyRows(const Product& product, size_t rows, Range panels, const SkinnyLora& lora) {
-  static_assert(kSkinnyRows == 4);
-  switch (rows) {
-    case 1:
-      return MultiplySkinnyOf<kPairs, 1>(product, panels, lora);
-    case 2:
-      return MultiplySkinnyOf<kPairs, 2>(product, panels, lora);
-    case 3:
-      return MultiplySkinnyOf<kPairs, 3>(product, panels, lora);
-    default:
-      return MultiplySkinnyOf<kPairs, 4>(product, panels, lora);
+void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
+                    std::span<const LowRankRows> low, const ProductScratch& scratch) {
+  const Step& step = product.passes[0].main;
+  const size_t tiles = Tiles(rows);
+  const size_t per = ElementsPerStored<kPairs>(step.w.expanded, step.w.format);
+  const bool streams = tiles == 1 && step.w.in_place();
+  const RowsBlocks blocks(step, streams);
+  RowsTile t;
+  t.x_stride = step.x_stride;
+  t.product = &product;
+  for (size_t p = panels.begin; p < panels.end; ++p) {
+    t.column = p * kPanelWidth;
+    const size_t columns = std::min(kPanelWidth, product.n - t.column);
+    std::fill(scratch.sums, scratch.sums + rows * kPanelWidth, 0.0f);
+    for (const LowRankRows& part : low) {
+      if (part.r != 0) AddLowRank(part, t.column, columns, scratch.sums);
+    }
+    for (size_t b = 0; b < blocks.count; ++b) {
+      const size_t first = b * blocks.length;
+      Step block = step;
+      block.w = step.w.From(first);
+      block.elements = std::min(blocks.length, step.elements - first);
+      t.last = b + 1 == blocks.count;
+      t.w = ReadPanel<kPairs>(block, p, scratch.block);
+      t.elements = block.elements;
+      // A single tile streams a panel. Several tiles share the prefetching of the block after
+      // theirs, so that memory is busy while they multiply; panels follow each other in memory.
+      const size_t stored = CeilDiv(t.elements, per) * kPanelBytes;
+      const uintptr_t here = reinterpret_cast<uintptr_t>(step.w.panels + p * step.w.stride) +
+                             (step.w.first + first) / per * kPanelBytes;
+      t.ahead.step = CeilDiv(stored, std::max<size_t>(1, tiles * t.elements));
+      for (size_t tile = 0; tile < tiles; ++tile) {
+        const Range of = Split(rows, tiles, tile);
+        t.row = of.begin;
+        t.x = step.x + of.begin * step.x_stride + first;
+        t.sums = scratch.sums + of.begin * kPanelWidth;
+        ForRows(of.end - of.begin, [&](auto count) HWY_ATTR {
+          if (streams) {
+            t.ahead.at = here + kStreamAhead * kPanelBytes;
+            MultiplyRowsTile<kPairs, kPanelLines, count()>(t);
+          } else {
+            t.ahead.at = here + stored + tile * t.elements * t.ahead.step;
+            MultiplyRowsTile<kPairs, CeilDiv(kPanelLines, 2), count()>(t);
+          }
+        });
+      }
+    }
   }
 }
 
-void MultiplySkinny(const Product& product, size_t rows, Range panels, const SkinnyLora& lora) {
+void MultiplyRows(const Product& product, size_t rows, Range panels,
+                  std::span<const LowRankRows> low, const ProductScratch& scratch) {
   if (product.pairs) {
-    MultiplySkinnyRows<true>(product, rows, panels, lora);
+    MultiplyRowsOf<true>(product, rows, panels, low, scratch);
   } else {
-    MultiplySkinnyRows<false>(product, rows, panels, lora);
+    MultiplyRowsOf<false>(product, rows, panels, low, scratch);
   }
 }
 

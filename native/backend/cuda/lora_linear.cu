@@ -74,7 +74,7 @@ class Forward {
   Forward(const LoraLinearForwardArgs& args, int multiprocessors) {
     const DType dtype = args.x.dtype;
     const int64_t m = args.x.dim(0), k = args.x.dim(1);
-    few_rows_ = m <= kMaxDecodeRows;
+    few_rows_ = m <= kMaxDecodeRows && args.phase != LinearPhase::kPrefill;
     down_.dtype = down_.t_dtype = dtype;
     down_.problems = {{args.x.data, m, k, k, {}}};
     decode_.dtype = dtype;

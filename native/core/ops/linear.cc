@@ -70,6 +70,9 @@ void Check(const LoraLinearForwardArgs& args) {
     const LoraBranch& branch = args.branches[i];
     rules.Weight("weight", branch.weight, args.x.dtype, "x", args.x.dim(1));
     CheckBranch(rules, branch);
+    LORA_CHECK(args.phase != LinearPhase::kDecode || !branch.up || !branch.dropout.active(),
+               rules.op(),
+               "expected no dropout in a decode step but received p ", branch.dropout.p);
     rules.ShapeIs("y", args.y[i], {args.x.dim(0), branch.weight.rows}, "(rows, out)");
     rules.SameType("y", args.y[i], "x", args.x.dtype);
     if (!args.h[i]) continue;

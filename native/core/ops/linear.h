@@ -87,10 +87,17 @@ struct LoraBranch {
   }
 };
 
+// The kernel of a call. A prefill has a chunk of one sequence, a decode step one row of each
+// sequence. On the CPU the bits of a row of y then depend on that row alone: on neither the number
+// nor the content of the others. kAuto chooses by the number of rows.
+enum class LinearPhase : uint8_t { kAuto, kPrefill, kDecode };
+inline constexpr const char* kLinearPhases[] = {"auto", "prefill", "decode"};
+
 // q/k/v (or gate/up) are the branches of one call, so that a backend may read x once.
 struct LoraLinearForwardArgs {
   TensorView x;  // [m, in] act
   std::vector<LoraBranch> branches;
+  LinearPhase phase = LinearPhase::kAuto;
   std::vector<TensorView> y;  // per branch [m, out] act
   std::vector<TensorView> h;  // per branch [m, r] f32, unscaled; absent where nobody will need it
 
@@ -101,6 +108,7 @@ struct LoraLinearForwardArgs {
         "lora_linear",
         In("x", &A::x).Rows().Activation(),
         Each("branches", "branch", &A::branches),
+        Choice("phase", &A::phase, kLinearPhases),
         OutEach("y", &A::y, &A::branches,
                 [](const A& a, size_t i) {
                   return Result{a.x.dtype, {a.x.dim(0), a.branches[i].weight.rows}};

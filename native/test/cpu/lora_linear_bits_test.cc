@@ -1,8 +1,12 @@
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "backend/cpu/context.h"
 #include "test/support/close.h"
 #include "test/support/lora_problem.h"
+#include "test/support/simd_targets.h"
 
 namespace lora::test {
 namespace {
@@ -49,6 +53,92 @@ TEST_CASE("cpu lora_linear: each gradient alone has the bits that it has among a
       one.d_down[0] = d_down;
       Run(backend, one, context);
       CHECK_IDENTICAL(d_down, all.d_down[0]);
+    }
+  }
+}
+
+// Returns rows [first, first + count) of a matrix.
+Tensor RowsOf(const Tensor& t, int64_t first, int64_t count) {
+  const int64_t columns = t.shape()[1];
+  Tensor rows(t.dtype(), {count, columns});
+  for (int64_t i = 0; i < count * columns; ++i) rows.Set(i, t.at(first * columns + i));
+  return rows;
+}
+
+// y of rows [first, first + count) in a call of their own, as one tensor per branch.
+std::vector<Tensor> ForwardRows(const LoraLinearProblem& all, int64_t first, int64_t count,
+                                const std::vector<FrozenWeight>& weights, Context& context) {
+  const Tensor x = RowsOf(all.x, first, count);
+  LoraLinearForwardArgs args;
+  args.x = x;
+  args.phase = all.phase;
+  std::vector<Tensor> y;
+  for (size_t i = 0; i < all.branches.size(); ++i) {
+    const BranchOperands& branch = all.branches[i];
+    y.emplace_back(x.dtype(), Shape{count, branch.weight.shape()[0]});
+    args.branches.push_back(
+        {weights[i].view(), branch.bias, branch.up, branch.down, branch.scale, branch.dropout});
+    args.y.push_back(y.back());
+    args.h.emplace_back();
+  }
+  Run(CpuBackend(), args, context);
+  return y;
+}
+
+// A weight in every format that multiplies activations of a dtype.
+std::vector<FrozenWeight> Weights(const LoraLinearProblem& problem, DType stored,
+                                  Context& context) {
+  std::vector<FrozenWeight> weights;
+  for (const BranchOperands& branch : problem.branches) {
+    const Shape shape = branch.weight.shape();
+    if (stored != DType::kI8) {
+      weights.emplace_back(CpuBackend(), branch.weight.As(stored), Tensor(), problem.x.dtype(),
+                           context);
+      continue;
+    }
+    Tensor values(DType::kI8, shape), scales(DType::kF32, {shape[0]});
+    for (int64_t i = 0; i < shape.numel(); ++i) values.Set(i, static_cast<double>(i * 7 % 255) - 127);
+    for (int64_t i = 0; i < shape[0]; ++i) scales.Set(i, 0.001 * static_cast<double>(i % 9 + 1));
+    weights.emplace_back(CpuBackend(), values, scales, problem.x.dtype(), context);
+  }
+  return weights;
+}
+
+// The panels of the second branch are longer than a block of decode and than a pass of prefill.
+TEST_CASE("cpu lora_linear: the bits of a row do not depend on the other rows of its phase") {
+  constexpr int64_t kRows = 33;
+  const std::pair<DType, DType> formats[] = {{DType::kF32, DType::kF32},
+                                             {DType::kBF16, DType::kBF16},
+                                             {DType::kF32, DType::kBF16},
+                                             {DType::kBF16, DType::kI8},
+                                             {DType::kF32, DType::kI8}};
+  for (const auto& [act, stored] : formats) {
+    LoraLinearProblem problem(CaseOf(act, kRows, 1543, {{70, 5, true}, {20, 20}, {9, 0}}));
+    for (const LinearPhase phase : {LinearPhase::kDecode, LinearPhase::kPrefill}) {
+      CAPTURE(phase);
+      CAPTURE(NameOf(act));
+      CAPTURE(NameOf(stored));
+      problem.phase = phase;
+      ForEachSimdTarget([&] {
+        cpu::CpuContext one(1), two(2);
+        const std::vector<FrozenWeight> weights = Weights(problem, stored, one);
+        std::vector<std::vector<Tensor>> alone;
+        for (int64_t row = 0; row < kRows; ++row)
+          alone.push_back(ForwardRows(problem, row, 1, weights, one));
+        for (int64_t m = 2; m <= kRows; ++m) {
+          const int64_t first = 7 * m % (kRows - m + 1);
+          const std::vector<Tensor> y =
+              ForwardRows(problem, first, m, weights, m % 2 == 0 ? one : two);
+          for (int64_t row = 0; row < m; ++row) {
+            for (size_t i = 0; i < y.size(); ++i) {
+              CAPTURE(m);
+              CAPTURE(row);
+              CAPTURE(i);
+              CHECK_IDENTICAL(RowsOf(y[i], row, 1), alone[static_cast<size_t>(first + row)][i]);
+            }
+          }
+        }
+      });
     }
   }
 }

@@ -78,6 +78,39 @@ TEST_CASE("lora_linear agrees with the reference") {
   for (const LoraLinearCase& c : Cases()) CheckAgainstReference(c);
 }
 
+TEST_CASE("lora_linear agrees with the reference in both phases") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const LoraLinearCase& c :
+         {CaseOf(dtype, 1, 70, {{66, 5, true}, {0, 2}, {30, 0}}), CaseOf(dtype, 0, 9, {{5, 2}}),
+          CaseOf(dtype, 3, 0, {{5, 2, true}}), CaseOf(dtype, 7, 129, {{130, 17, true}, {3, 1}}),
+          CaseOf(dtype, 16, 600, {{65, 8}}), CaseOf(dtype, 33, 70, {{129, 3, true}})}) {
+      CAPTURE(c.Name());
+      LoraLinearProblem problem(c);
+      const LoraLinearOutputs expected = problem.Expected();
+      const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(dtype));
+      for (const LinearPhase phase : {LinearPhase::kPrefill, LinearPhase::kDecode}) {
+        CAPTURE(phase);
+        problem.phase = phase;
+        OnPathsInTurn(
+            [&](Context& context) {
+              const LoraLinearOutputs out = problem.Forward(Tested().backend, context);
+              std::vector<Tensor> list = out.y;
+              for (const Tensor& h : out.h)
+                if (h) list.push_back(h);
+              return list;
+            },
+            [&](const std::vector<Tensor>& out) {
+              size_t at = 0;
+              for (size_t i = 0; i < expected.y.size(); ++i)
+                CHECK_CLOSE(out[at++], expected.y[i], bounds.y[i]);
+              for (size_t i = 0; i < expected.h.size(); ++i)
+                if (expected.h[i]) CHECK_CLOSE(out[at++], expected.h[i], bounds.h[i]);
+            });
+      }
+    }
+  }
+}
+
 TEST_CASE("lora_linear: every path gives the same bits") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     std::vector<LoraLinearCase> cases = {

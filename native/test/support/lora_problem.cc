@@ -217,6 +217,7 @@ LoraLinearOutputs LoraLinearProblem::Forward(const Backend& backend, Context& co
   LoraLinearOutputs out;
   LoraLinearForwardArgs args;
   args.x = x;
+  args.phase = phase;
   std::vector<FrozenWeight> weights;
   for (const BranchOperands& branch : branches) {
     weights.emplace_back(backend, branch.weight, context);

@@ -56,6 +56,7 @@ class LoraLinearProblem {
   Tensor x;
   std::vector<BranchOperands> branches;
   std::vector<Tensor> g;
+  LinearPhase phase = LinearPhase::kAuto;  // of forward
 
   // All operands in another dtype, exactly where it is wider.
   LoraLinearProblem As(DType dtype) const;

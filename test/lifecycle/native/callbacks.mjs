@@ -33,13 +33,13 @@ const cases = {
   operand() {
     const x = matrix();
     const w = native.pack(matrix(), null, 'f32');
-    const [[y]] = native.loraLinearForward(x, [reading(branch(w), 'scale', () => discard(x))], false);
+    const [[y]] = native.loraLinearForward(x, [reading(branch(w), 'scale', () => discard(x))], 'auto', false);
     return valuesSync(y);
   },
   weight() {
     const w = native.pack(matrix(), null, 'f32');
     const branches = [reading(branch(w), 'scale', () => discard(w))];
-    const [[y]] = native.loraLinearForward(matrix(), branches, false);
+    const [[y]] = native.loraLinearForward(matrix(), branches, 'auto', false);
     return valuesSync(y);
   },
   // The gradient's call reads the weight too.
@@ -68,7 +68,7 @@ const cases = {
     branches[0] = reading(branches[0], 'scale', () => {
       while (more-- > 0) branches.push(branch(w));
     });
-    const [ys] = native.loraLinearForward(matrix(), branches, false);
+    const [ys] = native.loraLinearForward(matrix(), branches, 'auto', false);
     return ys.map(valuesSync);
   },
   growingTensors() {
@@ -145,7 +145,7 @@ const cases = {
       configurable: true,
     });
     try {
-      native.loraLinearForward(x, branches, false);
+      native.loraLinearForward(x, branches, 'auto', false);
     } finally {
       delete Array.prototype[0];
     }

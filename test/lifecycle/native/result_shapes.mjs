@@ -19,6 +19,7 @@ print({
           dropout: null,
         },
       ],
+      'auto',
       false,
     ),
   ),

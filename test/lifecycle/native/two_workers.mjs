@@ -8,8 +8,8 @@ async function compute() {
   let x = native.random(cpu, 'normal', 3, 0, 0, 1, [32, 64]);
   const layer = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null });
   for (let i = 0; i < 200; i++) {
-    const h = native.loraLinearForward(x, [layer(w)], false)[0][0];
-    const next = native.loraLinearForward(h, [layer(back)], false)[0][0];
+    const h = native.loraLinearForward(x, [layer(w)], 'auto', false)[0][0];
+    const next = native.loraLinearForward(h, [layer(back)], 'auto', false)[0][0];
     x = native.binary('add', native.unary('relu', 1, next, 'f32'), x, 'f32');
     if (i % 50 === 0) await native.read(native.view(x, 0, [1]));
   }
