@@ -7,6 +7,7 @@ import { here, loadBinary, packageRoot, requireBinary } from './loader';
 
 declare const tensorTag: unique symbol;
 declare const weightTag: unique symbol;
+declare const tableTag: unique symbol;
 declare const deviceTag: unique symbol;
 declare const guardTag: unique symbol;
 declare const fileTag: unique symbol;
@@ -18,6 +19,16 @@ export interface NativeTensor {
 /** A frozen matrix [out, in] in the layout of its backend. */
 export interface NativeWeight {
   readonly [weightTag]: true;
+}
+/** The changes of several adapters: slots × sites. */
+export interface NativeTable {
+  readonly [tableTag]: true;
+}
+/** A change in a table: A [out, r] and B [r, in] in f32. */
+export interface NativeChange {
+  up: NativeTensor;
+  down: NativeTensor;
+  scale: number;
 }
 export interface NativeDevice {
   readonly [deviceTag]: true;
@@ -47,6 +58,8 @@ export interface NativeBranch {
   down: NativeTensor | null;
   scale: number;
   dropout: NativeDropout | null;
+  /** In the table of a forward call; −1: none. */
+  site: number;
 }
 /** As kLinearPhases, kBinaryKinds and kUnaryKinds of native/core/ops; a test compares them. */
 export const linearPhases = ['auto', 'prefill', 'decode'] as const;
@@ -132,7 +145,7 @@ export interface NativeBinding {
   readSync(tensor: NativeTensor): ArrayBuffer;
   info(tensor: NativeTensor): NativeTensorInfo;
   /** Drops this reference; legal while work on it is queued; a second time does nothing. */
-  release(reference: NativeTensor | NativeWeight): void;
+  release(reference: NativeTensor | NativeWeight | NativeTable): void;
   /** dst ← src, cast to dst's dtype. With a guard, a failed src leaves dst as it is, and the guard remembers the failure. */
   copyInto(src: NativeTensor, dst: NativeTensor, guard?: NativeGuard): void;
 
@@ -144,11 +157,24 @@ export interface NativeBinding {
   /** Row-major, in the dtype of the activations. */
   unpack(weight: NativeWeight): NativeTensor;
 
+  // Changes of adapters, for calls whose rows have their own.
+  /** `sites`: the shape [out, in] of the weight of each. */
+  createDeltaTable(
+    device: NativeDevice,
+    sites: readonly (readonly number[])[],
+    slots: number,
+    maxRank: number,
+  ): NativeTable;
+  /** Takes effect in the order of the device's work. The table holds what its entries name. */
+  setDeltaSlot(table: NativeTable, slot: number, changes: readonly (NativeChange | null)[] | null): void;
+
   // Ops: see native/core/ops for formulas and shapes. Scalars have shape [].
   loraLinearForward(
     x: NativeTensor,
     branches: readonly NativeBranch[],
     phase: LinearPhase,
+    slots: NativeTensor | null,
+    table: NativeTable | null,
     keepH: boolean,
   ): [y: NativeTensor[], h: (NativeTensor | null)[]];
   /** x is needed where the gradient of a down is wanted, h[i] where that of up is. */

@@ -4,9 +4,11 @@
  * Per branch, with u = Aᵀ·g:
  *   dx = Wᵀ·g + drop(scale·Bᵀ·u),  dA = scale·gᵀ·h,  dB = scale·uᵀ·drop(x)
  */
+import { LoRAError } from '../errors';
 import { needsGrad, record } from '../tensor/autograd';
 import type { LinearPhase, NativeBranch, NativeDropout, NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
+import type { DeltaTable } from '../linear/delta_table';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { check, numelOf, shapeText } from '../validate';
@@ -27,6 +29,8 @@ export interface LoraBranch {
   /** Default 1. */
   scale?: number;
   dropout?: NativeDropout;
+  /** Its number in the table of a call whose rows have adapters of their own, in the place of up and down. */
+  site?: number | undefined;
 }
 
 /** How a call is computed. */
@@ -36,6 +40,11 @@ export interface LoraLinearOptions {
    * Default: by the number of rows.
    */
   phase?: LinearPhase;
+  /**
+   * Row i of x, its leading dimensions taken as one, has the changes of slot slots[i] of a table; −1: none. Without gradients for them.
+   * A slot outside of the table is ERR_DATA when the result is read.
+   */
+  rows?: { readonly table: DeltaTable; readonly slots: Tensor };
 }
 
 /** x [..., in] → y [..., out]. */
@@ -47,16 +56,24 @@ export function loraLinear(x: Tensor, branch: LoraBranch): Tensor {
 export function loraLinearGroup(
   x: Tensor,
   branches: readonly LoraBranch[],
-  { phase = 'auto' }: LoraLinearOptions = {},
+  { phase = 'auto', rows: own }: LoraLinearOptions = {},
 ): Tensor[] {
   checkFloat(op, x, 'x');
   check(branches.length > 0, op, 'expected at least one branch');
   branches.forEach((branch) => checkBranch(x, branch));
+  if (own && needsGrad([x]))
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[${op}] rows with their own adapters of a table have no gradient: run the call in noGrad()`,
+      { op },
+    );
   const rows = numelOf(x.shape.slice(0, -1));
   const [y, kept] = call().loraLinearForward(
     x.handle,
     branches.map(nativeBranch),
     phase,
+    own?.slots.handle ?? null,
+    own?.table.handle ?? null,
     branches.some(adapterNeedsGrad),
   );
   const outputs = branches.map((b, i) =>
@@ -113,7 +130,7 @@ function adapterNeedsGrad({ up, down }: LoraBranch): boolean {
   return needsGrad([up, down]);
 }
 
-function nativeBranch({ weight, bias, up, down, scale = 1, dropout }: LoraBranch): NativeBranch {
+function nativeBranch({ weight, bias, up, down, scale = 1, dropout, site = -1 }: LoraBranch): NativeBranch {
   return {
     weight: weight.handle,
     bias: bias?.handle ?? null,
@@ -121,6 +138,7 @@ function nativeBranch({ weight, bias, up, down, scale = 1, dropout }: LoraBranch
     down: down?.handle ?? null,
     scale,
     dropout: dropout && dropout.p > 0 ? dropout : null,
+    site,
   };
 }
 

@@ -13,6 +13,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   RegisterDevices(env, exports);
   RegisterTensors(env, exports);
   RegisterWeights(env, exports);
+  RegisterDeltaTables(env, exports);
   RegisterGuards(env, exports);
   RegisterOps(env, exports);
   RegisterMappedFile(env, exports);

@@ -30,6 +30,8 @@ const char* NameOf(Kind kind) {
       return "a native tensor";
     case Kind::kWeight:
       return "a native frozen weight";
+    case Kind::kTable:
+      return "a native table of changes";
     case Kind::kDevice:
       return "a native device";
     case Kind::kGuard:
@@ -235,10 +237,17 @@ std::shared_ptr<WeightRef> EnvState::Weight(Napi::Value value, const char* op, c
   return shell.weight;
 }
 
+std::shared_ptr<TableRef> EnvState::Table(Napi::Value value, const char* op, const char* name) {
+  Shell& shell = Unwrap(value, Kind::kTable, op, name);
+  if (!shell.table) Throw("ERR_DISPOSED", op, name, " was disposed");
+  return shell.table;
+}
+
 void EnvState::Release(Shell& shell) {
   if (shell.tensor) --tensors_;
   shell.tensor.reset();
   shell.weight.reset();
+  shell.table.reset();
   shell.file.reset();
 }
 
@@ -330,14 +339,20 @@ StoragePtr EnvState::NewStorage(const std::shared_ptr<Device>& device, size_t by
 }
 
 std::map<std::string, size_t> EnvState::LiveObjects() const {
-  std::map<std::string, size_t> live{{"tensors", 0},        {"weights", 0},
-                                     {"devices", 0},        {"guards", 0},
-                                     {"files", 0},          {"handles", handles_.size()},
-                                     {"views", 0},          {"mappings", files_.size()},
+  std::map<std::string, size_t> live{{"tensors", 0},
+                                     {"weights", 0},
+                                     {"tables", 0},
+                                     {"devices", 0},
+                                     {"guards", 0},
+                                     {"files", 0},
+                                     {"handles", handles_.size()},
+                                     {"views", 0},
+                                     {"mappings", files_.size()},
                                      {"requests", pending_}};
   for (const Shell* shell : handles_) {
     if (shell->tensor) ++live["tensors"];
     if (shell->weight) ++live["weights"];
+    if (shell->table) ++live["tables"];
     if (shell->device) ++live["devices"];
     if (shell->guard) ++live["guards"];
     if (shell->file) ++live["files"];

@@ -12,6 +12,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "core/ops/delta_table.h"
 #include "core/runtime/storage.h"
 #include "node/mapped_file.h"
 
@@ -39,7 +40,14 @@ struct WeightRef {
   int64_t rows = 0, cols = 0;
 };
 
-enum class Kind : uint8_t { kTensor, kWeight, kDevice, kGuard, kFile };
+// What a NativeTable is. It holds the tensors that its entries name, of each slot.
+struct TableRef {
+  StoragePtr entries;
+  DeltaTableView view;
+  std::vector<std::vector<StoragePtr>> held;
+};
+
+enum class Kind : uint8_t { kTensor, kWeight, kTable, kDevice, kGuard, kFile };
 
 // What a JavaScript External points at. release() frees the content; the shell itself is freed when
 // a poll finds the External dead (PollDead), or with the environment.
@@ -50,6 +58,7 @@ struct Shell {
   size_t index = 0;  // in the list of live shells
   std::unique_ptr<TensorRef> tensor;
   std::shared_ptr<WeightRef> weight;  // calls hold it while they read their arguments
+  std::shared_ptr<TableRef> table;    // likewise
   std::shared_ptr<Device> device;
   std::shared_ptr<Guard> guard;
   std::shared_ptr<FileRef> file;  // null once closed
@@ -91,6 +100,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   // promises) may release the handle.
   TensorRef Tensor(Napi::Value value, const char* op, const char* name);
   std::shared_ptr<WeightRef> Weight(Napi::Value value, const char* op, const char* name);
+  std::shared_ptr<TableRef> Table(Napi::Value value, const char* op, const char* name);
   void Release(Shell& shell);
   // Frees the handles that nobody can reach any more, by asking their weak references. Handles have
   // no finalizers: those do not run in a loop that never yields to the event loop. Called when the

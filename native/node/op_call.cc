@@ -52,6 +52,15 @@ void OpCall::Weight(PackedView* view, Napi::Value value, const char* name) {
   *view = PackedView{packed->data(), weight->dtype, weight->rows, weight->cols, weight->format};
 }
 
+void OpCall::Table(DeltaTableView* view, Napi::Value value, const char* name) {
+  const std::shared_ptr<TableRef> table = state_.Table(value, label_, name);
+  Join(table->entries->device(), name);
+  operands_.push_back({table->entries->status(), Access::kIn});
+  // It holds the table, and with it the tensors that the entries name.
+  held_.push_back(StoragePtr(table, table->entries.get()));
+  *view = table->view;
+}
+
 void OpCall::On(Napi::Value device) {
   Join(state_.Unwrap(device, Kind::kDevice, label_, "device").device, "device");
 }

@@ -52,6 +52,7 @@ class OpCall {
   // is good again afterwards when it is all of its storage.
   TensorView Operand(Napi::Value value, const char* name, Access access, Form form = Form::kSame);
   void Weight(PackedView* view, Napi::Value value, const char* name);
+  void Table(DeltaTableView* view, Napi::Value value, const char* name);
   // Where an op has no operand that tells its device.
   void On(Napi::Value device);
   void Guarded(std::shared_ptr<Guard> guard) { guard_ = std::move(guard); }

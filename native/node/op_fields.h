@@ -63,6 +63,12 @@ void Take(OpCall& call, Values& values, const WeightField<A>& field, A& args) {
   call.Weight(&(args.*field.view), values.Next(field.name), field.name);
 }
 
+template <class A>
+void Take(OpCall& call, Values& values, const TableField<A>& field, A& args) {
+  const Napi::Value value = values.Next(field.name);
+  if (!IsNone(value)) call.Table(&(args.*field.view), value, field.name);
+}
+
 template <class A, class Part>
 void Take(OpCall& call, Values& values, const PartsField<A, Part>& field, A& args) {
   const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);

@@ -1,4 +1,4 @@
-// pack(), which makes a frozen matrix, and release(), which drops either kind of reference.
+// pack(), which makes a frozen matrix, and release(), which drops a reference of any kind.
 #include "node/api.h"
 #include "node/op_call.h"
 
@@ -57,7 +57,7 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
 Napi::Value Release(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Shell* shell = state.Find(info[0]);
-  if (shell == nullptr || shell->kind != Kind::kWeight)
+  if (shell == nullptr || (shell->kind != Kind::kWeight && shell->kind != Kind::kTable))
     shell = &state.Unwrap(info[0], Kind::kTensor, "release", "reference");
   state.Release(*shell);
   return info.Env().Undefined();

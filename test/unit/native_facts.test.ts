@@ -1,7 +1,14 @@
 // What both the native side and TypeScript state is the same on both.
 import { tensor, LoRAError } from '../../lib/index';
 import { ignoredLabel } from '../../lib/data/example';
-import { binaryKinds, unaryKinds, type BinaryKind, type UnaryKind } from '../../lib/native/binding';
+import {
+  binaryKinds,
+  linearPhases,
+  unaryKinds,
+  type BinaryKind,
+  type LinearPhase,
+  type UnaryKind,
+} from '../../lib/native/binding';
 import { binding } from '../../lib/native/calls';
 import { crossEntropy } from '../../lib/ops';
 import { dropout } from '../../lib/ops/dropout';
@@ -29,6 +36,15 @@ test.each([0, 0.5, 1 - 2 ** -24, 1, 1.5, -1e-9, NaN, Infinity])('the range of dr
     taken = false;
   }
   expect(isDropout(p)).toBe(taken);
+});
+
+test('the phases of lora_linear', () => {
+  const listed = `[lora_linear] expected phase to be ${linearPhases.slice(0, -1).join(', ')} or ${linearPhases.at(-1)} but received "both"`;
+  expectThrow(
+    () => binding().loraLinearForward(x.handle, [], 'both' as LinearPhase, null, null, false),
+    'ERR_ARGUMENT',
+    listed,
+  );
 });
 
 test('the functions of the elementwise ops', () => {

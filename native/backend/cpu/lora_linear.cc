@@ -5,15 +5,16 @@
 //      while the tile is in cache. Other tasks of the first chunk's loop repack A.
 //   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
 //      k-steps over [scale·h | A], so that LoRA never touches y in memory.
-// A decode step is in lora_linear_decode.cc.
+// Rows that have another slot of a table are another prefill. A decode step is in
+// lora_linear_decode.cc.
+#include "backend/cpu/lora_linear.h"
+
 #include <algorithm>
-#include <cstring>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/convert.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lora_kernels.h"
-#include "backend/cpu/lora_linear.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/panels.h"
 #include "core/maths/philox.h"
@@ -179,10 +180,48 @@ bool IsDecode(const LoraLinearForwardArgs& args) {
          });
 }
 
+// Returns the branches of a call as if all their changes had the largest rank.
+LoraLinearForwardArgs WithMaxRanks(LoraLinearForwardArgs args) {
+  for (LoraBranch& branch : args.branches) {
+    const int64_t rank = static_cast<int64_t>(MaxRankOf(args, branch));
+    if (branch.up || rank == 0) continue;
+    branch.up = TensorView(nullptr, DType::kF32, {branch.weight.rows, rank});
+    branch.down = TensorView(nullptr, DType::kF32, {rank, branch.weight.cols});
+  }
+  return args;
+}
+
 size_t PrefillScratchBytes(const LoraLinearForwardArgs& args, int threads) {
   Arena arena;
-  MakePlan(arena, args, static_cast<size_t>(threads));
+  MakePlan(arena, WithMaxRanks(args), static_cast<size_t>(threads));
   return arena.bytes();
+}
+
+// Returns the call of rows [begin, end), which have one slot, with the change of that slot.
+LoraLinearForwardArgs CallOfSlot(const LoraLinearForwardArgs& args, size_t begin, size_t end) {
+  const auto rows = [&](const TensorView& view) {
+    return TensorView(RowOf(view, begin), view.dtype,
+                      {static_cast<int64_t>(end - begin), view.dim(1)});
+  };
+  const auto factor = [](const float* data, const Shape& shape) {
+    return TensorView(const_cast<float*>(data), DType::kF32, shape);
+  };
+  LoraLinearForwardArgs call;
+  call.x = rows(args.x);
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    LoraBranch branch = args.branches[i];
+    const DeltaEntry& entry = EntryOf(args, i, static_cast<int64_t>(begin));
+    branch.site = LoraBranch::kNoSite;
+    if (entry.rank != 0) {
+      branch.up = factor(entry.up, {branch.weight.rows, entry.rank});
+      branch.down = factor(entry.down, {entry.rank, branch.weight.cols});
+      branch.scale = entry.scale;
+    }
+    call.branches.push_back(branch);
+    call.y.push_back(rows(args.y[i]));
+    call.h.push_back(args.h[i] ? rows(args.h[i]) : TensorView());
+  }
+  return call;
 }
 
 void Prefill(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& context) {
@@ -205,10 +244,12 @@ size_t ScratchBytes(const LoraLinearForwardArgs& args, int threads) {
 
 void Run(const LoraLinearForwardArgs& args, Scratch scratch, Context& base) {
   CpuContext& context = static_cast<CpuContext&>(base);
-  if (IsDecode(args)) {
-    Decode(args, scratch, context);
-  } else {
-    Prefill(args, scratch, context);
+  if (IsDecode(args)) return Decode(args, scratch, context);
+  if (!args.table) return Prefill(args, scratch, context);
+  const size_t m = static_cast<size_t>(args.x.dim(0));
+  for (size_t begin = 0, end; begin < m; begin = end) {
+    end = EndOfSlot(args, begin);
+    Prefill(CallOfSlot(args, begin, end), scratch, context);
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 
 #include "backend/cpu/context.h"
 #include "core/ops/ops.h"
@@ -15,6 +16,22 @@ constexpr int64_t kFewRows = 4;
 // Every row is computed as it would be alone, and W comes from memory once.
 size_t DecodeScratchBytes(const LoraLinearForwardArgs& args, int threads);
 void Decode(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& context);
+
+// The largest rank that a branch can have: of its own A and B, or of the table.
+inline size_t MaxRankOf(const LoraLinearForwardArgs& args, const LoraBranch& branch) {
+  if (branch.up) return static_cast<size_t>(branch.up.dim(1));
+  return branch.site == LoraBranch::kNoSite ? 0 : static_cast<size_t>(args.table.max_rank);
+}
+
+// Returns the end of the rows from `begin` on that have one slot, or the last row without a table.
+inline size_t EndOfSlot(const LoraLinearForwardArgs& args, size_t begin) {
+  const size_t m = static_cast<size_t>(args.x.dim(0));
+  if (!args.table) return m;
+  const int32_t* slots = args.slots.as<int32_t>();
+  size_t end = begin + 1;
+  while (end < m && slots[end] == slots[begin]) ++end;
+  return end;
+}
 
 inline std::byte* RowOf(const TensorView& view, size_t row) {
   return view.as<std::byte>() + row * static_cast<size_t>(view.dim(1)) * SizeOf(view.dtype);

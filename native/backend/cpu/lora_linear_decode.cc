@@ -1,8 +1,10 @@
 // The decode step of lora_linear: y = x·Wᵀ + bias + scale·h·Aᵀ with h = x·Bᵀ, for rows of x that
 // belong to different sequences. x is read in place. With few rows every thread computes h itself;
-// otherwise the threads share that work. Then each streams its share of W once for all rows.
+// otherwise the threads share that work. Then each streams its share of W once for all rows,
+// whatever their slots in a table are.
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/convert.h"
@@ -17,10 +19,21 @@ namespace {
 // Rows whose h a task computes where the threads share that work.
 constexpr size_t kHiddenRows = 4;
 
+// Rows of a branch that share A and B.
+struct Change {
+  Range rows{0, 0};
+  const float* up = nullptr;
+  const float* down = nullptr;
+  size_t r = 0;  // 0: no LoRA
+  float scale = 0;
+};
+
 struct DecodeBranch {
-  size_t n = 0, r = 0;    // r 0: no LoRA
-  size_t h = 0;           // where its h [m, r] begins in a copy
-  float* bias = nullptr;  // [n] f32, or null
+  size_t n = 0, max_r = 0;
+  size_t h = 0;  // where its h begins in a copy: m · max_r floats, by change
+  size_t changes_count = 0;
+  Change* changes = nullptr;  // in the order of the rows
+  float* bias = nullptr;      // [n] f32, or null
   Pass* pass = nullptr;
 };
 
@@ -28,8 +41,10 @@ struct DecodeBranch {
 struct DecodePlan {
   size_t m = 0, k = 0, elements = 0, h_size = 0;
   bool pairs = false, shares_h = false;
-  uint32_t* x = nullptr;  // [m][elements], where x cannot be read in place
-  float* h = nullptr;     // a copy of h_size floats per thread, or one if they share it
+  uint32_t* x = nullptr;            // [m][elements], where x cannot be read in place
+  float* h = nullptr;               // a copy of h_size floats per thread, or one if they share it
+  size_t most_changes = 0;          // of a branch
+  LowRankRows* low_rank = nullptr;  // per thread, of one branch
   ProductScratch product;
   DecodeBranch* branches = nullptr;
   Product* products = nullptr;
@@ -47,36 +62,68 @@ DecodePlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thre
   plan.branches = arena.Take<DecodeBranch>(count);
   plan.products = arena.Take<Product>(count);
   plan.shares_h = plan.m > kFewRows;
+  plan.most_changes = args.table ? std::max<size_t>(plan.m, 1) : 1;
+  plan.low_rank = arena.Take<LowRankRows>(threads * plan.most_changes);
   for (size_t i = 0; i < count; ++i) {
     const LoraBranch& branch = args.branches[i];
     DecodeBranch b;
     b.n = static_cast<size_t>(branch.weight.rows);
-    b.r = branch.up ? static_cast<size_t>(branch.up.dim(1)) : 0;
+    b.max_r = MaxRankOf(args, branch);
     b.h = plan.h_size;
+    b.changes = arena.Take<Change>(plan.most_changes);
     if (branch.bias) b.bias = arena.Take<float>(b.n);
     b.pass = arena.Take<Pass>(1);
-    plan.h_size += plan.m * b.r;
+    plan.h_size += plan.m * b.max_r;
     // A branch without outputs has no task of its own that could compute its h.
-    plan.shares_h = plan.shares_h || (b.n == 0 && b.r != 0);
+    plan.shares_h = plan.shares_h || (b.n == 0 && b.max_r != 0);
     if (plan.branches) plan.branches[i] = b;
   }
   plan.h = arena.Take<float>((plan.shares_h ? 1 : threads) * plan.h_size);
   return plan;
 }
 
-// h ← scale · x · Bᵀ for rows of branch i, whose h [m, r] is given. Where h is kept, `keeps` tells
-// whether this call stores it there.
-void ComputeHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, size_t i, Range rows,
-                   bool keeps, float* h) {
+void FindChanges(const LoraLinearForwardArgs& args, const DecodePlan& plan, size_t i) {
   const LoraBranch& branch = args.branches[i];
-  const size_t r = plan.branches[i].r, count = (rows.end - rows.begin) * r;
-  float* const to = h + rows.begin * r;
-  MultiplyDown(RowOf(args.x, rows.begin), plan.pairs, rows.end - rows.begin, plan.k, nullptr,
-               branch.down.as<float>(), r, 1, to);
-  if (keeps && Keeps(args.h, i)) {
-    std::memcpy(args.h[i].as<float>() + rows.begin * r, to, count * sizeof(float));
+  DecodeBranch& b = plan.branches[i];
+  for (size_t begin = 0, end; begin < plan.m; begin = end) {
+    end = EndOfSlot(args, begin);
+    Change change{{begin, end}};
+    if (branch.up) {
+      change.up = branch.up.as<float>();
+      change.down = branch.down.as<float>();
+      change.r = b.max_r;
+      change.scale = branch.scale;
+    } else if (args.table) {
+      const DeltaEntry& entry = EntryOf(args, i, static_cast<int64_t>(begin));
+      change.up = entry.up;
+      change.down = entry.down;
+      change.r = static_cast<size_t>(entry.rank);
+      change.scale = entry.scale;
+    }
+    b.changes[b.changes_count++] = change;
   }
-  for (size_t j = 0; j < count; ++j) to[j] *= branch.scale;
+}
+
+// Returns where the h [rows, r] of a change is, given the h of its branch.
+float* HiddenOf(const DecodeBranch& b, const Change& change, float* h) {
+  return h + change.rows.begin * b.max_r;
+}
+
+// h ← scale · x · Bᵀ for those rows of a change that are in `rows`. Where h is kept, `keeps` tells
+// whether this call stores it there.
+void ComputeHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, size_t i,
+                   const Change& change, Range rows, bool keeps, float* h) {
+  const size_t begin = std::max(rows.begin, change.rows.begin);
+  const size_t end = std::min(rows.end, change.rows.end);
+  if (begin >= end || change.r == 0) return;
+  const size_t size = (end - begin) * change.r;
+  float* const to = HiddenOf(plan.branches[i], change, h) + (begin - change.rows.begin) * change.r;
+  MultiplyDown(RowOf(args.x, begin), plan.pairs, end - begin, plan.k, nullptr, change.down,
+               change.r, 1, to);
+  if (keeps && Keeps(args.h, i)) {
+    std::memcpy(args.h[i].as<float>() + begin * change.r, to, size * sizeof(float));
+  }
+  for (size_t j = 0; j < size; ++j) to[j] *= change.scale;
 }
 
 void ShareHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, CpuContext& context) {
@@ -85,10 +132,23 @@ void ShareHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, CpuC
   context.ParallelFor(groups * args.branches.size(), [&](size_t task, size_t) {
     const size_t i = task / groups, begin = task % groups * kHiddenRows;
     const DecodeBranch& b = plan.branches[i];
-    if (b.r == 0) return;
-    ComputeHidden(args, plan, i, {begin, std::min(begin + kHiddenRows, plan.m)}, true,
-                  plan.h + b.h);
+    for (const Change& change : std::span(b.changes, b.changes_count)) {
+      ComputeHidden(args, plan, i, change, {begin, begin + kHiddenRows}, true, plan.h + b.h);
+    }
   });
+}
+
+// Multiplies panels of branch i on a thread that has h in `h`.
+void MultiplyBranch(const DecodePlan& plan, size_t i, Range panels, float* h, size_t thread) {
+  const DecodeBranch& b = plan.branches[i];
+  LowRankRows* const low_rank = plan.low_rank + thread * plan.most_changes;
+  for (size_t c = 0; c < b.changes_count; ++c) {
+    const Change& change = b.changes[c];
+    low_rank[c] = {change.rows.begin, change.rows.end,        change.up,
+                   change.r,          HiddenOf(b, change, h), change.r};
+  }
+  MultiplyRows(plan.products[i], plan.m, panels, {low_rank, b.changes_count},
+               plan.product.Of(thread, plan.m));
 }
 
 Product ProductOf(const LoraLinearForwardArgs& args, const DecodePlan& plan, size_t i,
@@ -133,6 +193,7 @@ void Decode(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& cont
     const DecodeBranch& b = plan.branches[i];
     if (b.bias) ConvertToF32(bias.data, bias.dtype, b.n, b.bias);
     plan.products[i] = ProductOf(args, plan, i, x);
+    FindChanges(args, plan, i);
     panels += Panels(b.n, PanelWidth());
   }
   if (plan.shares_h) ShareHidden(args, plan, context);
@@ -148,12 +209,12 @@ void Decode(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& cont
       const size_t begin = std::max(mine.begin, first), end = std::min(mine.end, first + count);
       if (begin < end) {
         float* const h = plan.h + (plan.shares_h ? 0 : thread * plan.h_size) + b.h;
-        if (b.r != 0 && !plan.shares_h) {
-          ComputeHidden(args, plan, i, {0, plan.m}, begin == first, h);
+        if (!plan.shares_h) {
+          for (const Change& change : std::span(b.changes, b.changes_count)) {
+            ComputeHidden(args, plan, i, change, {0, plan.m}, begin == first, h);
+          }
         }
-        const LowRankRows low{0, plan.m, args.branches[i].up.as<float>(), b.r, h, b.r};
-        MultiplyRows(plan.products[i], plan.m, {begin - first, end - first}, {&low, 1},
-                     plan.product.Of(thread, plan.m));
+        MultiplyBranch(plan, i, {begin - first, end - first}, h, thread);
       }
       first += count;
     }

@@ -15,6 +15,7 @@
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
+#include "backend/cuda/lora_linear_table.h"
 #include "backend/cuda/scratch.h"
 #include "backend/cuda/skinny.h"
 #include "core/maths/ceil_div.h"
@@ -339,6 +340,7 @@ PlannedCall Planned(Launches launches) {
 }  // namespace
 
 PlannedCall PlanCall(const LoraLinearForwardArgs& args, int threads) {
+  if (args.table) return PlanTableCall(args);
   return Planned(Forward(args, threads));
 }
 

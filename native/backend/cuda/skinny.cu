@@ -342,6 +342,8 @@ void LaunchDecode(const DecodeArgs& args, size_t shared_bytes, Context& context)
   params.x = static_cast<const T*>(args.x);
   params.m = static_cast<int>(args.m);
   params.k = args.k;
+  params.slots = args.slots;
+  params.sites = args.sites;
   int64_t blocks = 0;
   const auto flush = [&] {
     device::LaunchShape shape;
@@ -361,6 +363,7 @@ void LaunchDecode(const DecodeArgs& args, size_t shared_bytes, Context& context)
                                         branch.a,
                                         branch.h,
                                         branch.y,
+                                        branch.site,
                                         blocks,
                                         static_cast<int>(branch.rank),
                                         branch.scale,

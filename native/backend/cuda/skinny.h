@@ -87,12 +87,17 @@ struct DecodeBranch {
   int64_t rank = 0;
   float scale = 1;
   void* y = nullptr;  // [m, n]
+  // In a call with slots, in the place of a: the entry of slot 0. h is [m, rank] with the largest
+  // rank of the table, and scaled.
+  const DeltaEntry* site = nullptr;
 };
 struct DecodeArgs {
   DType dtype = DType::kF32;
   const void* x = nullptr;  // [m, k]
   int64_t m = 0, k = 0;     // m ≤ kMaxDecodeRows
   std::vector<DecodeBranch> branches;
+  const int32_t* slots = nullptr;  // [m], or null
+  int64_t sites = 0;               // between the entries of two slots
   // Lets the launch start while the one before it still runs. That one must be a LowRankDown of all
   // of h, because only the low-rank part waits; nothing else may be launched in between.
   bool programmatic = false;

@@ -12,6 +12,21 @@
 namespace lora::reference {
 namespace {
 
+// Returns branch i with the change that a row has in the table of the call.
+LoraBranch BranchOfRow(const LoraLinearForwardArgs& args, size_t i, int64_t row) {
+  LoraBranch branch = args.branches[i];
+  if (!args.table) return branch;
+  const DeltaEntry& entry = EntryOf(args, i, row);
+  if (entry.rank == 0) return branch;
+  const auto view = [](const float* data, const Shape& shape) {
+    return TensorView(const_cast<float*>(data), DType::kF32, shape);
+  };
+  branch.up = view(entry.up, {branch.weight.rows, entry.rank});
+  branch.down = view(entry.down, {entry.rank, branch.weight.cols});
+  branch.scale = entry.scale;
+  return branch;
+}
+
 void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, const TensorView& y,
                 const TensorView& h) {
   const int64_t in = x.dim(1), out = branch.weight.rows, rank = branch.up ? branch.up.dim(1) : 0;
@@ -88,7 +103,7 @@ void DownGradient(const LoraBranch& branch, const TensorView& x, const TensorVie
 void Run(const LoraLinearForwardArgs& args, Scratch, Context&) {
   for (size_t i = 0; i < args.branches.size(); ++i) {
     for (int64_t row = 0; row < args.x.dim(0); ++row) {
-      ForwardRow(args.x, row, args.branches[i], args.y[i], args.h[i]);
+      ForwardRow(args.x, row, BranchOfRow(args, i, row), args.y[i], args.h[i]);
     }
   }
 }

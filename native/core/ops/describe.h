@@ -61,7 +61,7 @@ constexpr void ForEachField(F f) {
 }
 
 // Calls f(TensorView&, Access) for each tensor of the arguments, defined or not, and f(PackedView&)
-// for each frozen matrix. Args may be const.
+// for each frozen matrix, and f(DeltaTableView&) for each table. Args may be const.
 template <class Args, class F>
 void ForEachOperand(Args& args, F&& f) {
   ForEachField<std::remove_const_t<Args>>([&](const auto& field) { field.Walk(args, f); });

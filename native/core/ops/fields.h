@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/ops/delta_table.h"
 #include "core/ops/tensor_view.h"
 
 namespace lora {
@@ -122,6 +123,22 @@ struct WeightField {
 };
 template <class A>
 constexpr WeightField<A> Weight(const char* name, PackedView A::* view) {
+  return {name, view};
+}
+
+// A table of changes, or null.
+template <class A>
+struct TableField {
+  const char* name;
+  DeltaTableView A::* view;
+
+  template <class Args, class F>
+  void Walk(Args& args, F& f) const {
+    f(args.*view);
+  }
+};
+template <class A>
+constexpr TableField<A> MaybeTable(const char* name, DeltaTableView A::* view) {
   return {name, view};
 }
 

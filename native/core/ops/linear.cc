@@ -13,6 +13,29 @@ void CheckProbability(const Rules& rules, const Dropout& dropout) {
              "expected dropout p in [0, 1) but received ", dropout.p);
 }
 
+void CheckTable(const Rules& rules, const LoraLinearForwardArgs& args) {
+  LORA_CHECK(args.slots.defined == static_cast<bool>(args.table), rules.op(),
+             "expected slots and a table together but received ",
+             args.table ? "a table alone" : "slots alone");
+  if (!args.table) return;
+  rules.ShapeIs("slots", args.slots, {args.x.dim(0)}, "(rows)");
+  rules.Int32("slots", args.slots);
+}
+
+// Checks where a branch stands in the table of a call.
+void CheckSite(const Rules& rules, const LoraBranch& branch, const DeltaTableView& table) {
+  LORA_CHECK(!table || !branch.up, rules.op(), "expected no up and down beside a table");
+  if (branch.site == LoraBranch::kNoSite) return;
+  LORA_CHECK(table, rules.op(), "expected a table with site ", branch.site, " but received none");
+  const int64_t sites = static_cast<int64_t>(table.sites->size());
+  LORA_CHECK(branch.site >= 0 && branch.site < sites, rules.op(), "expected a site from 0 to ",
+             sites - 1, " but received ", branch.site);
+  const DeltaSite& site = (*table.sites)[static_cast<size_t>(branch.site)];
+  LORA_CHECK(site.out == branch.weight.rows && site.in == branch.weight.cols, rules.op(),
+             "expected a weight of shape ", Shape{site.out, site.in}, " (that of site ",
+             branch.site, ") but received ", Shape{branch.weight.rows, branch.weight.cols});
+}
+
 void CheckBranch(const Rules& rules, const LoraBranch& branch) {
   const int64_t out = branch.weight.rows, in = branch.weight.cols;
   if (branch.bias) {
@@ -66,13 +89,15 @@ void Check(const LoraLinearForwardArgs& args) {
   LORA_CHECK(n >= 1, rules.op(), "expected at least one branch but received none");
   rules.Count("y", args.y.size(), n, "branch");
   rules.Count("h", args.h.size(), n, "branch");
+  CheckTable(rules, args);
   for (size_t i = 0; i < n; ++i) {
     const LoraBranch& branch = args.branches[i];
     rules.Weight("weight", branch.weight, args.x.dtype, "x", args.x.dim(1));
     CheckBranch(rules, branch);
+    CheckSite(rules, branch, args.table);
     LORA_CHECK(args.phase != LinearPhase::kDecode || !branch.up || !branch.dropout.active(),
-               rules.op(),
-               "expected no dropout in a decode step but received p ", branch.dropout.p);
+               rules.op(), "expected no dropout in a decode step but received p ",
+               branch.dropout.p);
     rules.ShapeIs("y", args.y[i], {args.x.dim(0), branch.weight.rows}, "(rows, out)");
     rules.SameType("y", args.y[i], "x", args.x.dtype);
     if (!args.h[i]) continue;
@@ -80,6 +105,29 @@ void Check(const LoraLinearForwardArgs& args) {
     rules.ShapeIs("h", args.h[i], {args.x.dim(0), branch.up.dim(1)}, "(rows, rank)");
     rules.Float32("h", args.h[i]);
   }
+}
+
+void ThrowSlot(const LoraLinearForwardArgs& args, int32_t slot, int64_t row) {
+  Throw("ERR_DATA", LabelOf(args), "expected slots from -1 to ", args.table.slots - 1,
+        " but received ", slot, " at row ", row);
+}
+
+void ThrowFailedSlot(const LoraLinearForwardArgs& args, int32_t slot) {
+  Throw("ERR_DATA", LabelOf(args), "the adapter in slot ", slot,
+        " was set with weights that had failed");
+}
+
+const DeltaEntry& EntryOf(const LoraLinearForwardArgs& args, size_t branch, int64_t row) {
+  static constexpr DeltaEntry kNone;
+  const DeltaTableView& table = args.table;
+  const int32_t slot = args.slots.as<int32_t>()[row];
+  if (slot < -1 || slot >= table.slots) ThrowSlot(args, slot, row);
+  const int64_t site = args.branches[branch].site;
+  if (slot < 0 || site == LoraBranch::kNoSite) return kNone;
+  const int64_t sites = static_cast<int64_t>(table.sites->size());
+  const DeltaEntry& entry = table.entries[slot * sites + site];
+  if (entry.rank == kFailedRank) ThrowFailedSlot(args, slot);
+  return entry;
 }
 
 void Check(const LoraLinearBackwardArgs& args) {
@@ -108,6 +156,7 @@ void Check(const LoraLinearBackwardArgs& args) {
     CheckBranch(rules, branch);
     rules.ShapeIs("g", args.g[i], {rows, branch.weight.rows}, "(rows, out)");
     rules.SameType("g", args.g[i], "the first g", act);
+    CheckSite(rules, branch, DeltaTableView());
     LORA_CHECK((!args.d_up[i] && !args.d_down[i]) || branch.up, rules.op(),
                "expected up and down where their gradients are wanted but received none");
     if (args.d_up[i]) {

@@ -76,13 +76,17 @@ struct LoraBranch {
   TensorView down;    // B [r, in] f32, or absent
   float scale = 1;
   Dropout dropout;
+  int64_t site = kNoSite;  // in the table of a forward call
+
+  static constexpr int64_t kNoSite = -1;
 
   static constexpr auto Describe() {
     using B = LoraBranch;
     return PartDescription{
-        Weight("weight", &B::weight), In("bias", &B::bias).OrNone(),
-        In("up", &B::up).OrNone(),    In("down", &B::down).OrNone(),
-        Number("scale", &B::scale),   MaybePart("dropout", &B::dropout),
+        Weight("weight", &B::weight),     In("bias", &B::bias).OrNone(),
+        In("up", &B::up).OrNone(),        In("down", &B::down).OrNone(),
+        Number("scale", &B::scale),       MaybePart("dropout", &B::dropout),
+        Whole("site", &B::site, kNoSite),
     };
   }
 };
@@ -94,10 +98,16 @@ enum class LinearPhase : uint8_t { kAuto, kPrefill, kDecode };
 inline constexpr const char* kLinearPhases[] = {"auto", "prefill", "decode"};
 
 // q/k/v (or gate/up) are the branches of one call, so that a backend may read x once.
+//
+// With a table, row i has the change of slot slots[i] at the site of the branch, which has no up
+// and down of its own; slot −1 changes nothing. Slots are read when the op runs: one outside of the
+// table is ERR_DATA.
 struct LoraLinearForwardArgs {
   TensorView x;  // [m, in] act
   std::vector<LoraBranch> branches;
   LinearPhase phase = LinearPhase::kAuto;
+  TensorView slots;  // [m] i32; comes with a table
+  DeltaTableView table;
   std::vector<TensorView> y;  // per branch [m, out] act
   std::vector<TensorView> h;  // per branch [m, r] f32, unscaled; absent where nobody will need it
 
@@ -109,6 +119,8 @@ struct LoraLinearForwardArgs {
         In("x", &A::x).Rows().Activation(),
         Each("branches", "branch", &A::branches),
         Choice("phase", &A::phase, kLinearPhases),
+        In("slots", &A::slots).OrNone(),
+        MaybeTable("table", &A::table),
         OutEach("y", &A::y, &A::branches,
                 [](const A& a, size_t i) {
                   return Result{a.x.dtype, {a.x.dim(0), a.branches[i].weight.rows}};
@@ -124,6 +136,13 @@ struct LoraLinearForwardArgs {
   }
 };
 void Check(const LoraLinearForwardArgs&);
+
+// Throw ERR_DATA for a slot outside of the table, and for one with an entry of failed tensors.
+[[noreturn]] void ThrowSlot(const LoraLinearForwardArgs& args, int32_t slot, int64_t row);
+[[noreturn]] void ThrowFailedSlot(const LoraLinearForwardArgs& args, int32_t slot);
+// Returns the change of one row of a branch, in a call with a table in host memory, or throws one
+// of these.
+const DeltaEntry& EntryOf(const LoraLinearForwardArgs& args, size_t branch, int64_t row);
 
 // With u = Aᵀ·g:
 //   dx = Σ over branches (Wᵀ·g + drop(scale·Bᵀ·u))

@@ -25,6 +25,9 @@ std::vector<std::string> Walked(const Args& args) {
     void operator()(const PackedView& view) const {
       seen.push_back("weight " + std::to_string(view.rows));
     }
+    void operator()(const DeltaTableView& view) const {
+      if (view) seen.push_back("table " + std::to_string(view.slots));
+    }
   };
   std::vector<std::string> seen;
   ForEachOperand(args, Record{seen});

@@ -5,6 +5,7 @@
 
 #include "backend/cpu/context.h"
 #include "test/support/close.h"
+#include "test/support/delta_table.h"
 #include "test/support/lora_problem.h"
 #include "test/support/simd_targets.h"
 
@@ -97,7 +98,8 @@ std::vector<FrozenWeight> Weights(const LoraLinearProblem& problem, DType stored
       continue;
     }
     Tensor values(DType::kI8, shape), scales(DType::kF32, {shape[0]});
-    for (int64_t i = 0; i < shape.numel(); ++i) values.Set(i, static_cast<double>(i * 7 % 255) - 127);
+    for (int64_t i = 0; i < shape.numel(); ++i)
+      values.Set(i, static_cast<double>(i * 7 % 255) - 127);
     for (int64_t i = 0; i < shape[0]; ++i) scales.Set(i, 0.001 * static_cast<double>(i % 9 + 1));
     weights.emplace_back(CpuBackend(), values, scales, problem.x.dtype(), context);
   }
@@ -135,6 +137,36 @@ TEST_CASE("cpu lora_linear: the bits of a row do not depend on the other rows of
               CAPTURE(row);
               CAPTURE(i);
               CHECK_IDENTICAL(RowsOf(y[i], row, 1), alone[static_cast<size_t>(first + row)][i]);
+            }
+          }
+        }
+      });
+    }
+  }
+}
+
+TEST_CASE("cpu lora_linear: a row has the bits with a table that it has with its adapter alone") {
+  constexpr int64_t kRows = 33;
+  std::vector<int32_t> mixed, one_slot(kRows, 1);
+  for (int32_t i = 0; i < kRows; ++i) mixed.push_back(i * i / 3 % 4 - 1);
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const LinearPhase phase : {LinearPhase::kDecode, LinearPhase::kPrefill}) {
+      CAPTURE(phase);
+      CAPTURE(NameOf(dtype));
+      const TableProblem problem(CaseOf(dtype, kRows, 590, {{70, 0, true}, {20, 0}}), phase);
+      ForEachSimdTarget([&] {
+        cpu::CpuContext one(1), two(2);
+        const std::vector<FrozenWeight> weights = Weights(problem.Base(), dtype, one);
+        for (const std::vector<int32_t>& slots : {mixed, one_slot}) {
+          const std::vector<Tensor> y = problem.Forward(CpuBackend(), two, slots);
+          for (int64_t row = 0; row < kRows; ++row) {
+            const int32_t slot = slots[static_cast<size_t>(row)];
+            const std::vector<Tensor> alone =
+                ForwardRows(slot < 0 ? problem.Base() : problem.slot(slot), row, 1, weights, one);
+            for (size_t i = 0; i < y.size(); ++i) {
+              CAPTURE(row);
+              CAPTURE(i);
+              CHECK_IDENTICAL(RowsOf(y[i], row, 1), alone[i]);
             }
           }
         }

@@ -83,6 +83,7 @@ class Copies {
 
 struct ToDevice {
   Copies& copies;
+  cuda::Gpu& gpu;
   void operator()(TensorView& t, Access access) const {
     if (!t || t.bytes() == 0) return;
     t.data = copies.Of(t.data, t.bytes(), SizeOf(t.dtype), access != Access::kOut,
@@ -93,6 +94,30 @@ struct ToDevice {
     if (!w || bytes == 0) return;
     w.data = copies.Of(const_cast<void*>(w.data), bytes, SizeOf(w.dtype), true, false);
   }
+  void operator()(DeltaTableView& table) const {
+    if (!table) return;
+    const size_t sites = table.sites->size();
+    std::vector<DeltaEntry> entries(table.entries,
+                                    table.entries + static_cast<size_t>(table.slots) * sites);
+    for (size_t i = 0; i < entries.size(); ++i) {
+      DeltaEntry& entry = entries[i];
+      if (entry.rank <= 0) continue;
+      const DeltaSite& site = (*table.sites)[i % sites];
+      entry.up = Factor(entry.up, site.out * entry.rank);
+      entry.down = Factor(entry.down, site.in * entry.rank);
+    }
+    const size_t bytes = entries.size() * sizeof(DeltaEntry);
+    void* const to =
+        copies.Of(const_cast<DeltaEntry*>(table.entries), bytes, alignof(DeltaEntry), false, false);
+    gpu.Upload(to, entries.data(), bytes);
+    table.entries = static_cast<const DeltaEntry*>(to);
+  }
+  const float* Factor(const float* data, int64_t numel) const {
+    const size_t bytes = static_cast<size_t>(numel) * sizeof(float);
+    if (bytes == 0) return data;
+    return static_cast<const float*>(
+        copies.Of(const_cast<float*>(data), bytes, sizeof(float), true, false));
+  }
 };
 
 template <class Args>
@@ -102,7 +127,7 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   const Op<Args>& op = CudaBackend()->op<Args>();
   Copies copies(gpu, mirror.skew);
   Args device_args = args;
-  ForEachOperand(device_args, ToDevice{copies});
+  ForEachOperand(device_args, ToDevice{copies, gpu});
   if constexpr (std::is_same_v<Args, PackArgs>) {
     const size_t bytes =
         cuda::PackedBytes(args.src.dim(0), args.src.dim(1), FormatOf(args.src.dtype));

@@ -26,20 +26,27 @@ const releasing = (...references) => ({
   configurable: true,
 });
 const matrix = () => f32([1, 2, 3, 4], [2, 2]);
-const branch = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null });
+const branch = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null, site: -1 });
 
 const cases = {
   // The tensor that was taken before an object is read.
   operand() {
     const x = matrix();
     const w = native.pack(matrix(), null, 'f32');
-    const [[y]] = native.loraLinearForward(x, [reading(branch(w), 'scale', () => discard(x))], 'auto', false);
+    const [[y]] = native.loraLinearForward(
+      x,
+      [reading(branch(w), 'scale', () => discard(x))],
+      'auto',
+      null,
+      null,
+      false,
+    );
     return valuesSync(y);
   },
   weight() {
     const w = native.pack(matrix(), null, 'f32');
     const branches = [reading(branch(w), 'scale', () => discard(w))];
-    const [[y]] = native.loraLinearForward(matrix(), branches, 'auto', false);
+    const [[y]] = native.loraLinearForward(matrix(), branches, 'auto', null, null, false);
     return valuesSync(y);
   },
   // The gradient's call reads the weight too.
@@ -68,7 +75,7 @@ const cases = {
     branches[0] = reading(branches[0], 'scale', () => {
       while (more-- > 0) branches.push(branch(w));
     });
-    const [ys] = native.loraLinearForward(matrix(), branches, 'auto', false);
+    const [ys] = native.loraLinearForward(matrix(), branches, 'auto', null, null, false);
     return ys.map(valuesSync);
   },
   growingTensors() {
@@ -145,7 +152,7 @@ const cases = {
       configurable: true,
     });
     try {
-      native.loraLinearForward(x, branches, 'auto', false);
+      native.loraLinearForward(x, branches, 'auto', null, null, false);
     } finally {
       delete Array.prototype[0];
     }

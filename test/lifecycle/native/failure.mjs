@@ -69,6 +69,7 @@ const plain = {
   down: null,
   scale: 1,
   dropout: null,
+  site: -1,
 };
 const backward = () =>
   native.loraLinearBackward(null, [plain], [f32([1, 2], [1, 2])], [null], true, [false], [false])[0];

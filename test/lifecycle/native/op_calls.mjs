@@ -9,8 +9,9 @@ const branch = {
   down: f32([3, 4], [1, 2]),
   scale: 1,
   dropout: null,
+  site: -1,
 };
-const [[y], [h]] = native.loraLinearForward(x, [branch], 'auto', true);
+const [[y], [h]] = native.loraLinearForward(x, [branch], 'auto', null, null, true);
 const shapes = (results) =>
   results.map((result) =>
     Array.isArray(result) ? shapes(result) : result === null ? null : native.info(result).shape,
@@ -19,7 +20,7 @@ const backward = (...wanted) => native.loraLinearBackward(x, [branch], [y], [h],
 const ids = native.fromBytes(native.openDevice('cpu'), 'i32', [1, 1, 1, 1, 1, 1, 1, 1], new Uint8Array(4));
 print({
   forward: shapes([[y], [h]]),
-  withoutH: shapes(native.loraLinearForward(x, [branch], 'auto', false)),
+  withoutH: shapes(native.loraLinearForward(x, [branch], 'auto', null, null, false)),
   all: shapes(backward(true, [true], [true])),
   upAlone: shapes(backward(false, [true], [false])),
   downAlone: shapes(backward(false, [false], [true])),

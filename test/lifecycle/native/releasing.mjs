@@ -56,10 +56,14 @@ const branch = (inner, outer) =>
     down: tensor(2, inner),
     scale: 0.5,
     dropout: dropout(),
+    site: -1,
   });
 const options = () => watched({ lr: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, weightDecay: 0.1, step: 1 });
 const calls = [
-  () => native.loraLinearForward(tensor(3, 4), watched([branch(4, 5), branch(4, 2)]), 'auto', true).flat(),
+  () =>
+    native
+      .loraLinearForward(tensor(3, 4), watched([branch(4, 5), branch(4, 2)]), 'auto', null, null, true)
+      .flat(),
   () =>
     native
       .loraLinearBackward(

@@ -6,10 +6,10 @@ async function compute() {
   const w = native.pack(native.random(cpu, 'normal', 1, 0, 0, 0.05, [96, 64]), null, 'f32');
   const back = native.pack(native.random(cpu, 'normal', 2, 0, 0, 0.05, [64, 96]), null, 'f32');
   let x = native.random(cpu, 'normal', 3, 0, 0, 1, [32, 64]);
-  const layer = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null });
+  const layer = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null, site: -1 });
   for (let i = 0; i < 200; i++) {
-    const h = native.loraLinearForward(x, [layer(w)], 'auto', false)[0][0];
-    const next = native.loraLinearForward(h, [layer(back)], 'auto', false)[0][0];
+    const h = native.loraLinearForward(x, [layer(w)], 'auto', null, null, false)[0][0];
+    const next = native.loraLinearForward(h, [layer(back)], 'auto', null, null, false)[0][0];
     x = native.binary('add', native.unary('relu', 1, next, 'f32'), x, 'f32');
     if (i % 50 === 0) await native.read(native.view(x, 0, [1]));
   }

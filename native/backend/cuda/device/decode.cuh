@@ -3,7 +3,8 @@
 // LowRankDot: h[m, r] = Σ drop(x)[m]·B[r]
 // A block of 256 threads computes one element of h.
 //
-// Decode: y[m, o] = Σ x[m]·W[o] + bias[o] + scale·Σ A[o]·h[m]
+// Decode: y[m, o] = Σ x[m]·W[o] + bias[o] + scale·Σ A[o]·h[m], or + Σ A_m[o]·h[m] where row m has
+// the A of its slot in a table
 // All rows of x are computed at once, so that W is read once. A block owns 16 rows of W, and its 8
 // warps take turns of 128 columns. W is loaded from memory straight into the fragments of mma.sync
 // m16n8k16: a lane loads 16 bytes of its row. mma then sees the columns in another order than
@@ -21,6 +22,7 @@
 #include "backend/cuda/device/skinny_finish.cuh"
 #include "backend/cuda/device/skinny_job.cuh"
 #include "core/maths/philox.h"
+#include "core/ops/delta_table.h"
 
 namespace lora::device {
 
@@ -89,15 +91,28 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(LowRankDotParams<T>::kThreads, LowRankDotPar
 struct DecodeOutputs {
   const void* w;  // [n, k]
   int64_t n;
-  const void* bias;  // or null
-  const float* a;    // [n, rank], or null
-  const float* h;    // [m, rank]
-  void* y;           // [m, n]
+  const void* bias;        // or null
+  const float* a;          // [n, rank], or null
+  const float* h;          // [m, rank]
+  void* y;                 // [m, n]
+  const DeltaEntry* site;  // in the place of a: the entry of slot 0, or null; h is scaled then
   int64_t first_block;
   int rank;
   float scale;
   int bias_f32, unused;
 };
+
+// The A of one row of x in a call with slots.
+struct DecodeFactor {
+  const float* a;
+  int rank;  // 0: none
+};
+LORA_DEVICE DecodeFactor FactorOf(const DecodeOutputs& o, const int32_t* slots, int64_t sites,
+                                  int m) {
+  if (slots[m] < 0) return {nullptr, 0};
+  const DeltaEntry& entry = o.site[slots[m] * sites];
+  return {entry.up, entry.rank};
+}
 
 template <class T>
 LORA_DEVICE float DecodeBias(const DecodeOutputs& o, int64_t row) {
@@ -116,7 +131,8 @@ struct DecodeParams {
   static constexpr int kSlice = kXTiles * 8 * kPitch;  // floats of one warp's sums
   static constexpr int kSharedBytes = (kWarps + 1) * kSlice * 4;
   const T* x;
-  int64_t k;
+  int64_t k, sites;
+  const int32_t* slots;  // [m], or null
   int m, branches;
   DecodeOutputs branch[kDecodeBranches];
 };
@@ -263,10 +279,28 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
           low_sums[m * P::kPitch + WarpIndex() * 2 + half] = o.scale * sum;
       }
     }
+  } else if (o.site != nullptr) {
+    for (int m = 0; m < p.m; ++m) {
+      const DecodeFactor factor = FactorOf(o, p.slots, p.sites, m);
+      float low[2] = {0.0f, 0.0f};
+      for (int j = lane; j < factor.rank; j += 32) {
+        const float h = o.h[int64_t{m} * o.rank + j];
+        LORA_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          if (low_row + half < o.n)
+            low[half] = Fma(factor.a[(low_row + half) * factor.rank + j], h, low[half]);
+        }
+      }
+      LORA_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const float sum = WarpSum(low[half]);
+        if (lane == half) low_sums[m * P::kPitch + WarpIndex() * 2 + half] = sum;
+      }
+    }
   }
   SyncThreads();
   if (!mine) return;
-  float sum = o.a != nullptr ? low_sums[of_x * P::kPitch + of_w] : 0.0f;
+  float sum = o.a != nullptr || o.site != nullptr ? low_sums[of_x * P::kPitch + of_w] : 0.0f;
   LORA_UNROLL
   for (int warp = 0; warp < P::kWarps; ++warp)
     sum += sums[warp * P::kSlice + of_x * P::kPitch + of_w];
@@ -279,7 +313,8 @@ struct DecodeF32Params {
   static constexpr int kThreads = 128, kMinBlocks = kM == 1 ? 6 : 3;
   static constexpr int kWarpRows = 4, kRows = kThreads / 32 * kWarpRows;
   const float* x;
-  int64_t k;
+  int64_t k, sites;
+  const int32_t* slots;  // [m], or null
   int m, branches;
   DecodeOutputs branch[kDecodeBranches];
 };
@@ -353,6 +388,19 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
         const float h = o.h[int64_t{m} * o.rank + j];
         LORA_UNROLL
         for (int r = 0; r < P::kWarpRows; ++r) acc[r][m] = Fma(a[r], h, acc[r][m]);
+      }
+    }
+  } else if (o.site != nullptr) {
+    LORA_UNROLL
+    for (int m = 0; m < kM; ++m) {
+      if (m >= p.m) continue;
+      const DecodeFactor factor = FactorOf(o, p.slots, p.sites, m);
+      for (int j = lane; j < factor.rank; j += 32) {
+        const float h = o.h[int64_t{m} * o.rank + j];
+        LORA_UNROLL
+        for (int r = 0; r < P::kWarpRows; ++r) {
+          if (row0 + r < o.n) acc[r][m] = Fma(factor.a[(row0 + r) * factor.rank + j], h, acc[r][m]);
+        }
       }
     }
   }

@@ -1,0 +1,148 @@
+// y = W·x + bias + scale·A·(B·x) with A, B and scale of each row's slot in a table. The kernels
+// read slots and entries from device memory: first all h = scale·B·x in one launch, then W·x with
+// A·h.
+#include <algorithm>
+#include <span>
+#include <vector>
+
+#include "backend/cuda/device/table_down.cuh"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.h"
+#include "backend/cuda/lora_linear_table.h"
+#include "backend/cuda/scratch.h"
+#include "backend/cuda/skinny.h"
+
+namespace lora::cuda {
+namespace {
+
+constexpr const char* kOp = "lora_linear";
+
+struct Place {
+  device::TableReport* report;
+  float* h;  // [branches][rows, max_rank]
+  size_t bytes;
+};
+Place PlaceOf(const LoraLinearForwardArgs& args, ScratchArena arena) {
+  Place place;
+  place.report = arena.Take<device::TableReport>(1);
+  place.h = arena.Take<float>(static_cast<int64_t>(args.branches.size()) * args.x.dim(0) *
+                              args.table.max_rank);
+  place.bytes = arena.used();
+  return place;
+}
+
+bool HasSite(const LoraBranch& branch) { return branch.site != LoraBranch::kNoSite; }
+
+int64_t SitesOf(const DeltaTableView& table) { return static_cast<int64_t>(table.sites->size()); }
+
+// Calls f(first, count) for the branches with a site, kTableSites at a time.
+template <class F>
+void ForSites(const LoraLinearForwardArgs& args, F&& f) {
+  std::vector<size_t> sites;
+  for (size_t i = 0; i < args.branches.size(); ++i)
+    if (HasSite(args.branches[i])) sites.push_back(i);
+  for (size_t first = 0; first < sites.size(); first += device::kTableSites) {
+    f(std::span(sites).subspan(first, std::min<size_t>(device::kTableSites, sites.size() - first)));
+  }
+}
+
+void CheckSlots(const LoraLinearForwardArgs& args, const Place& place, CudaContext& cuda) {
+  const auto read_slot = [&](uint64_t row) {
+    int32_t slot;
+    cuda.ReadNow(kOp, &slot, Data<int32_t>(args.slots) + row, sizeof slot);
+    return slot;
+  };
+  const auto check = [&](std::span<const size_t> branches) {
+    device::CheckTableParams params{};
+    params.slots = Data<int32_t>(args.slots);
+    params.rows = args.x.dim(0);
+    params.slot_count = args.table.slots;
+    params.sites = SitesOf(args.table);
+    params.report = place.report;
+    for (const size_t i : branches)
+      params.site[params.count++] = args.table.entries + args.branches[i].site;
+    device::LaunchShape shape;
+    shape.shared_bytes = device::CheckTableParams::kSharedBytes;
+    Launch<device::CheckTable>(kOp, cuda, shape, params);
+    device::TableReport report;
+    cuda.ReadNow(kOp, &report, place.report, sizeof report);
+    if (report.outside != device::kNoRow)
+      ThrowSlot(args, read_slot(report.outside), static_cast<int64_t>(report.outside));
+    if (report.failed != device::kNoRow) ThrowFailedSlot(args, read_slot(report.failed));
+  };
+  check({});  // the range of the slots, also where no branch has a site
+  ForSites(args, check);
+}
+
+template <class T>
+void Down(const LoraLinearForwardArgs& args, const Place& place, Context& context) {
+  const int64_t m = args.x.dim(0), max_rank = args.table.max_rank;
+  ForSites(args, [&](std::span<const size_t> branches) {
+    device::TableDownParams<T> params{};
+    params.x = Data<const T>(args.x);
+    params.slots = Data<int32_t>(args.slots);
+    params.rows = m;
+    params.k = args.x.dim(1);
+    params.max_rank = max_rank;
+    params.sites = SitesOf(args.table);
+    for (size_t t = 0; t < branches.size(); ++t) {
+      params.term[t] = {args.table.entries + args.branches[branches[t]].site,
+                        place.h + static_cast<int64_t>(branches[t]) * m * max_rank};
+    }
+    device::LaunchShape shape;
+    shape.grid_x = static_cast<unsigned>(static_cast<int64_t>(branches.size()) * m * max_rank);
+    shape.shared_bytes = params.kThreads / 32 * sizeof(float);
+    Launch<device::TableDown<T>>(kOp, context, shape, params);
+  });
+}
+
+// Rows [first, first + count) of W·x with what their slots add.
+DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64_t first,
+                    int64_t count) {
+  const int64_t m = args.x.dim(0), max_rank = args.table.max_rank;
+  const auto row = [&](const TensorView& view) {
+    return static_cast<std::byte*>(view.data) +
+           static_cast<size_t>(first * view.dim(1)) * SizeOf(view.dtype);
+  };
+  DecodeArgs decode;
+  decode.dtype = args.x.dtype;
+  decode.x = row(args.x);
+  decode.m = count;
+  decode.k = args.x.dim(1);
+  decode.slots = Data<int32_t>(args.slots) + first;
+  decode.sites = SitesOf(args.table);
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    const LoraBranch& branch = args.branches[i];
+    DecodeBranch to;
+    to.w = branch.weight.data;
+    to.n = branch.weight.rows;
+    to.bias = branch.bias ? branch.bias.data : nullptr;
+    to.bias_f32 = branch.bias.dtype == DType::kF32;
+    to.y = row(args.y[i]);
+    if (HasSite(branch)) {
+      to.site = args.table.entries + branch.site;
+      to.h = place.h + (static_cast<int64_t>(i) * m + first) * max_rank;
+      to.rank = max_rank;
+    }
+    decode.branches.push_back(to);
+  }
+  return decode;
+}
+
+void RunTable(const LoraLinearForwardArgs& args, Scratch scratch, Context& context) {
+  const int64_t m = args.x.dim(0);
+  if (m == 0) return;
+  const Place place = PlaceOf(args, ScratchArena(scratch));
+  CheckSlots(args, place, static_cast<CudaContext&>(context));
+  ForFloat(args.x.dtype, [&]<class T>() { Down<T>(args, place, context); });
+  for (int64_t first = 0; first < m; first += kMaxDecodeRows)
+    DecodeLinear(DecodeOf(args, place, first, std::min(kMaxDecodeRows, m - first)), context);
+}
+
+}  // namespace
+
+PlannedCall PlanTableCall(const LoraLinearForwardArgs& args) {
+  return CallOf<LoraLinearForwardArgs>(args, PlaceOf(args, ScratchArena()).bytes, RunTable);
+}
+
+}  // namespace lora::cuda

@@ -1,0 +1,139 @@
+// createDeltaTable() and setDeltaSlot(): the changes of adapters for calls whose rows have adapters
+// of their own (core/ops/delta_table.h).
+#include <cmath>
+
+#include "node/api.h"
+#include "node/op_call.h"
+
+namespace lora::node {
+namespace {
+
+constexpr const char* kLabel = "delta_table";
+
+// One entry on its way into the table. What failed before it was set becomes a failed entry.
+struct Incoming {
+  DeltaEntry entry;
+  StatusPtr up, down;
+};
+
+std::vector<DeltaSite> ParseSites(Napi::Value value) {
+  const Napi::Array list = ParseArray(value, kLabel, "sites");
+  const uint32_t length = list.Length();
+  LORA_CHECK(length > 0, kLabel, "expected at least one site but received none");
+  std::vector<DeltaSite> sites;
+  for (uint32_t i = 0; i < length; ++i) {
+    const Napi::HandleScope scope(value.Env());
+    const Shape shape = ParseShape(list.Get(i), kLabel);
+    LORA_CHECK(shape.rank() == 2, kLabel,
+               "expected a site to be the shape of a weight, [out, in], but received ", shape);
+    sites.push_back({shape[0], shape[1]});
+  }
+  return sites;
+}
+
+// Writes entries of a slot, or of the whole table, when the commands before are done.
+void EnqueueEntries(EnvState& state, const TableRef& table, size_t first,
+                    std::vector<Incoming> incoming) {
+  Device& device = *table.entries->device();
+  Command command;
+  command.op = kLabel;
+  command.operands = {{table.entries->status(), Access::kInOut}};
+  auto* const to = static_cast<DeltaEntry*>(table.entries->data()) + first;
+  command.run = [&device, to, incoming = std::move(incoming)](Scratch, Context& context) {
+    std::vector<DeltaEntry> entries;
+    for (const Incoming& from : incoming) {
+      entries.push_back(from.entry);
+      if (from.entry.rank > 0 && (from.up->failure || from.down->failure)) {
+        entries.back() = {nullptr, nullptr, 0, kFailedRank};
+      }
+    }
+    device.CopyTo(to, entries.data(), entries.size() * sizeof(DeltaEntry), context);
+  };
+  state.Enqueue(device, std::move(command));
+}
+
+// createDeltaTable(device, sites, slots, maxRank)
+Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const auto device = state.Unwrap(info[0], Kind::kDevice, kLabel, "device").device;
+  const auto sites = std::make_shared<const std::vector<DeltaSite>>(ParseSites(info[1]));
+  constexpr int64_t kMost = 1 << 20;
+  const int64_t slots = ParseInteger(info[2], kLabel, "slots", 1, kMost);
+  const int64_t max_rank = ParseInteger(info[3], kLabel, "maxRank", 1, kMost);
+  const size_t count = static_cast<size_t>(slots) * sites->size();
+  auto table = std::make_shared<TableRef>();
+  table->entries = state.NewStorage(device, count * sizeof(DeltaEntry), kLabel);
+  table->view = {static_cast<DeltaEntry*>(table->entries->data()), slots, max_rank, sites};
+  table->held.resize(static_cast<size_t>(slots));
+  EnqueueEntries(state, *table, 0, std::vector<Incoming>(count));
+  auto shell = std::make_unique<Shell>();
+  shell->kind = Kind::kTable;
+  shell->table = std::move(table);
+  return state.Wrap(std::move(shell));
+}
+
+// Takes up or down of a site.
+TensorRef TakeFactor(EnvState& state, const TableRef& table, Napi::Value value, const char* name,
+                     int dim, int64_t size) {
+  const TensorRef tensor = state.Tensor(value, kLabel, name);
+  const Shape& shape = tensor.shape;
+  LORA_CHECK(tensor.storage->device() == table.entries->device(), kLabel, "expected ", name, " on ",
+             table.entries->device()->name(), " (the device of the table) but received it on ",
+             tensor.storage->device()->name());
+  LORA_CHECK(tensor.dtype == DType::kF32, kLabel, "expected ", name, " of dtype f32 but received ",
+             NameOf(tensor.dtype));
+  LORA_CHECK(shape.rank() == 2 && shape[dim] == size, kLabel, "expected ", name, " of shape ",
+             dim == 0 ? "[" : "[rank, ", size, dim == 0 ? ", rank]" : "]", " but received ", shape);
+  return tensor;
+}
+
+// setDeltaSlot(table, slot, [{up, down, scale} | null per site] | null)
+Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const std::shared_ptr<TableRef> table = state.Table(info[0], kLabel, "table");
+  const std::vector<DeltaSite>& sites = *table->view.sites;
+  const size_t slot =
+      static_cast<size_t>(ParseInteger(info[1], kLabel, "slot", 0, table->view.slots - 1));
+  std::vector<Incoming> incoming(sites.size());
+  std::vector<StoragePtr> held;
+  if (!IsNone(info[2])) {
+    const Napi::Array changes = ParseArray(info[2], kLabel, "changes");
+    LORA_CHECK(changes.Length() == sites.size(), kLabel, "expected ", sites.size(),
+               " changes (one per site) but received ", changes.Length());
+    for (uint32_t i = 0; i < sites.size(); ++i) {
+      const Napi::HandleScope scope(info.Env());
+      const Napi::Value value = changes.Get(i);
+      if (IsNone(value)) continue;
+      const Napi::Object change = ParseObject(value, kLabel, "change");
+      const TensorRef up = TakeFactor(state, *table, change.Get("up"), "up", 0, sites[i].out);
+      const TensorRef down = TakeFactor(state, *table, change.Get("down"), "down", 1, sites[i].in);
+      const double scale = ParseNumber(change.Get("scale"), kLabel, "scale");
+      const int64_t rank = up.shape[1];
+      LORA_CHECK(down.shape[0] == rank, kLabel, "expected up and down of one rank but received ",
+                 up.shape, " and ", down.shape);
+      LORA_CHECK(rank >= 1 && rank <= table->view.max_rank, kLabel, "expected a rank from 1 to ",
+                 table->view.max_rank, " (that of the table) but received ", rank);
+      LORA_CHECK(std::isfinite(static_cast<float>(scale)), kLabel,
+                 "expected scale to be finite but received ", scale);
+      incoming[i] = {{up.view().as<float>(), down.view().as<float>(), static_cast<float>(scale),
+                      static_cast<int32_t>(rank)},
+                     up.storage->status(),
+                     down.storage->status()};
+      held.push_back(up.storage);
+      held.push_back(down.storage);
+    }
+  }
+  EnqueueEntries(state, *table, slot * sites.size(), std::move(incoming));
+  // After the command is queued: what the slot named before may be given back then.
+  table->held[slot] = std::move(held);
+  return info.Env().Undefined();
+}
+
+}  // namespace
+
+void RegisterDeltaTables(Napi::Env env, Napi::Object exports) {
+  Export<CreateDeltaTable>(env, exports, "createDeltaTable");
+  Export<SetDeltaSlot>(env, exports, "setDeltaSlot");
+}
+
+}  // namespace lora::node

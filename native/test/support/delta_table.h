@@ -1,0 +1,101 @@
+// A table of changes in host memory, for calls whose rows have adapters of their own.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "test/support/lora_problem.h"
+
+namespace lora::test {
+
+// The branches of a problem with one set of changes per slot. Ranks differ by slot and site, and
+// one slot has no change at one site.
+class TableProblem {
+ public:
+  static constexpr int kSlots = 3;
+
+  // x and the frozen weights are those of `of`, whose ranks are not used.
+  TableProblem(const LoraLinearCase& of, LinearPhase phase) {
+    constexpr int64_t kRanks[kSlots] = {5, 16, 1};
+    auto sites = std::make_shared<std::vector<DeltaSite>>();
+    for (int slot = 0; slot < kSlots; ++slot) {
+      LoraLinearCase c = of;
+      for (size_t i = 0; i < c.branches.size(); ++i) {
+        c.branches[i].r = slot == 1 && i == 0 ? 0 : kRanks[slot] + static_cast<int64_t>(i);
+        c.branches[i].dropout = 0;
+      }
+      LoraLinearProblem problem(c, static_cast<uint64_t>(slot) + 1);
+      problem.phase = phase;
+      if (slot > 0) {
+        problem.x = slots_[0].x;
+        for (size_t i = 0; i < c.branches.size(); ++i) {
+          problem.branches[i].weight = slots_[0].branches[i].weight;
+          problem.branches[i].bias = slots_[0].branches[i].bias;
+          problem.branches[i].scale = 0.5f * static_cast<float>(slot);
+        }
+      }
+      slots_.push_back(std::move(problem));
+    }
+    for (const BranchCase& branch : of.branches) sites->push_back({branch.n, of.k});
+    for (const LoraLinearProblem& problem : slots_) {
+      for (const BranchOperands& branch : problem.branches) {
+        DeltaEntry entry;
+        if (branch.up) {
+          entry = {branch.up.view().as<float>(), branch.down.view().as<float>(), branch.scale,
+                   static_cast<int32_t>(branch.up.shape()[1])};
+        }
+        entries.push_back(entry);
+      }
+    }
+    table_ = {entries.data(), kSlots, 24, sites};
+  }
+
+  const LoraLinearProblem& slot(int32_t slot) const {
+    return slots_[static_cast<size_t>(std::max(slot, 0))];
+  }
+  // The problem whose rows have no change.
+  LoraLinearProblem Base() const {
+    LoraLinearProblem base = slots_[0];
+    for (BranchOperands& branch : base.branches) branch.up = branch.down = Tensor();
+    return base;
+  }
+
+  // y of each branch, with the slot of each row.
+  std::vector<Tensor> Forward(const Backend& backend, Context& context,
+                              const std::vector<int32_t>& slots) const {
+    const LoraLinearProblem& problem = slots_[0];
+    const int64_t m = problem.shape.m;
+    Tensor slot_of(DType::kI32, {m});
+    for (int64_t i = 0; i < m; ++i) slot_of.Set(i, slots[static_cast<size_t>(i)]);
+    LoraLinearForwardArgs args;
+    args.x = problem.x;
+    args.phase = problem.phase;
+    args.slots = slot_of;
+    args.table = table_;
+    std::vector<FrozenWeight> weights;
+    std::vector<Tensor> y;
+    for (size_t i = 0; i < problem.branches.size(); ++i) {
+      const BranchOperands& branch = problem.branches[i];
+      weights.emplace_back(backend, branch.weight, context);
+      y.emplace_back(problem.x.dtype(), Shape{m, branch.weight.shape()[0]});
+      LoraBranch to;
+      to.weight = weights.back().view();
+      to.bias = branch.bias;
+      to.site = static_cast<int64_t>(i);
+      args.branches.push_back(to);
+      args.y.push_back(y.back());
+      args.h.emplace_back();
+    }
+    Run(backend, args, context);
+    return y;
+  }
+
+  std::vector<DeltaEntry> entries;  // [slots, sites]
+
+ private:
+  std::vector<LoraLinearProblem> slots_;
+  DeltaTableView table_;
+};
+
+}  // namespace lora::test

@@ -1,0 +1,136 @@
+import { memoryUsage, noGrad, tensor, type Tensor } from '../../lib/index';
+import { DeltaTable } from '../../lib/linear/delta_table';
+import { binding } from '../../lib/native/calls';
+import { loraLinear, loraLinearGroup } from '../../lib/ops';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
+import { expectThrow } from '../support/errors';
+import { bits, seeded } from '../support/numbers';
+
+const [inFeatures, outFeatures] = [6, 5];
+const site = { inFeatures, outFeatures };
+
+describe.each(['cpu', 'reference'] as const)('a table of changes on %s', (device) => {
+  const weight = FrozenWeight.pack(seeded([outFeatures, inFeatures], 1, { device }));
+  const x = seeded([3, inFeatures], 2, { device });
+  const change = (r: number, seed: number): { up: Tensor; down: Tensor; scale: number } => ({
+    up: seeded([outFeatures, r], seed, { device }),
+    down: seeded([r, inFeatures], seed + 1, { device }),
+    scale: seed / 4,
+  });
+  const slotsOf = (slots: number[]): Tensor =>
+    tensor(Int32Array.from(slots), { shape: [slots.length], dtype: 'i32', device });
+  const forward = (table: DeltaTable, slots: number[]): Tensor =>
+    loraLinearGroup(x, [{ weight, site: 0 }], {
+      phase: 'decode',
+      rows: { table, slots: slotsOf(slots) },
+    })[0]!;
+  const row = (y: Tensor, i: number): string => bits(y).slice(i * 8 * outFeatures, (i + 1) * 8 * outFeatures);
+
+  test('gives every row the change of its slot, from the tensors that it holds', () => {
+    const table = new DeltaTable(device, [site], { slots: 2, maxRank: 4 });
+    const [a, b] = [change(4, 3), change(1, 5)];
+    const alone = [undefined, a, b].map(
+      (each) => loraLinearGroup(x, [{ weight, ...each }], { phase: 'decode' })[0]!,
+    );
+    table.set(0, [a]);
+    table.set(1, [b]);
+    for (const t of [a.up, a.down, b.up, b.down]) t.dispose();
+    const y = forward(table, [1, -1, 0]);
+    expect([0, 1, 2].map((i) => row(y, i))).toEqual([
+      row(alone[2]!, 0),
+      row(alone[0]!, 1),
+      row(alone[1]!, 2),
+    ]);
+    table.set(1, null);
+    expect(row(forward(table, [1, 1, 1]), 0)).toBe(row(alone[0]!, 0));
+    table.set(1, [undefined]);
+    expect(row(forward(table, [0, 1, 1]), 1)).toBe(row(alone[0]!, 1));
+    table.dispose();
+  });
+
+  test('lives on in the calls that are queued, and then gives everything back', async () => {
+    const { bytes } = memoryUsage();
+    const table = new DeltaTable(device, [site], { slots: 1, maxRank: 4 });
+    const a = change(4, 3);
+    table.set(0, [a]);
+    const y = forward(table, [0, 0, -1]);
+    a.up.dispose();
+    a.down.dispose();
+    table.dispose();
+    expect((await y.data()).length).toBe(3 * outFeatures);
+    y.dispose();
+    const late = (): unknown => forward(table, [0, 0, 0]);
+    expectThrow(late, 'ERR_DISPOSED', /table was disposed/);
+    expect(memoryUsage().bytes - bytes).toBeLessThan(100); // the slots, which are garbage
+  });
+
+  test('a slot outside of it, and a change that had failed, fail the call that reads them', async () => {
+    const table = new DeltaTable(device, [site], { slots: 2, maxRank: 4 });
+    await expect(forward(table, [0, 2, 0]).data()).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringContaining('expected slots from -1 to 1 but received 2 at row 1') as string,
+    });
+    const failed = change(2, 3);
+    binding().injectFailure('fill', 'broken');
+    binding().fill(failed.up.handle, 1);
+    table.set(0, [failed]);
+    table.set(1, [change(2, 3)]);
+    await expect(forward(table, [1, 0, 1]).data()).rejects.toMatchObject({
+      code: 'ERR_DATA',
+      message: expect.stringContaining(
+        'the adapter in slot 0 was set with weights that had failed',
+      ) as string,
+    });
+    expect((await forward(table, [1, -1, 1]).data()).length).toBe(3 * outFeatures);
+    table.dispose();
+  });
+
+  test('refuses what does not fit', () => {
+    const table = new DeltaTable(device, [site], { slots: 2, maxRank: 4 });
+    const good = change(2, 3);
+    const set = (slot: number, changes: Parameters<DeltaTable['set']>[1]) => (): void =>
+      table.set(slot, changes);
+    expectThrow(set(2, [good]), 'ERR_ARGUMENT', /expected slot/);
+    expectThrow(set(0, []), 'ERR_ARGUMENT', /expected 1 changes \(one per site\) but received 0/);
+    expectThrow(
+      set(0, [change(5, 3)]),
+      'ERR_ARGUMENT',
+      /expected a rank from 1 to 4 \(that of the table\) but received 5/,
+    );
+    expectThrow(
+      set(0, [{ ...good, up: good.down }]),
+      'ERR_ARGUMENT',
+      /expected up of shape \[5, rank\] but received \[2, 6\]/,
+    );
+    expectThrow(set(0, [{ ...good, scale: NaN }]), 'ERR_ARGUMENT', /scale/);
+    expectThrow(
+      () => new DeltaTable(device, [], { slots: 1, maxRank: 1 }),
+      'ERR_ARGUMENT',
+      /expected at least one site/,
+    );
+    expectThrow(() => new DeltaTable(device, [site], { slots: 0, maxRank: 1 }), 'ERR_ARGUMENT', /slots/);
+    const rows = { table, slots: slotsOf([0, 0, 0]) };
+    const call = (branch: object, options: object) => (): unknown =>
+      loraLinearGroup(x, [{ weight, ...branch }], options);
+    expectThrow(call({ site: 1 }, { rows }), 'ERR_ARGUMENT', /expected a site from 0 to 0 but received 1/);
+    expectThrow(call({ site: 0 }, {}), 'ERR_ARGUMENT', /expected a table with site 0 but received none/);
+    expectThrow(
+      call({ site: 0, ...good }, { rows }),
+      'ERR_ARGUMENT',
+      /expected no up and down beside a table/,
+    );
+    expectThrow(
+      call({ site: 0 }, { rows: { table, slots: slotsOf([0]) } }),
+      'ERR_ARGUMENT',
+      /expected slots of shape \[3\] \(rows\)/,
+    );
+    const learned = x.detach();
+    learned.requiresGrad = true;
+    const recorded = (): unknown => loraLinearGroup(learned, [{ weight, site: 0 }], { rows });
+    expectThrow(recorded, 'ERR_UNSUPPORTED', /noGrad/);
+    expect(() => noGrad(recorded)).not.toThrow();
+    const dropout = { p: 0.5, seed: 1, layer: 0, forward: 0 };
+    expectThrow(() => loraLinear(x, { weight, site: 0, dropout }), 'ERR_ARGUMENT', /table/);
+    table.dispose();
+  });
+});
