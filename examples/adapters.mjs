@@ -2,7 +2,7 @@
 //
 //   node examples/adapters.mjs [MODEL_DIR] [STEPS]
 import { readFile } from 'node:fs/promises';
-import { CausalLM, Trainer } from 'lora-native';
+import { CausalLM, noGrad, Trainer } from 'lora-native';
 
 const [dir = new URL('base-model', import.meta.url), steps = '150'] = process.argv.slice(2);
 const model = await CausalLM.fromPretrained(dir);
@@ -35,6 +35,17 @@ const [base, json, item] = await Promise.all([ask(null), ask('json'), ask('item'
 console.log(`base  ${base}`);
 console.log(`json  ${json}`);
 console.log(`item  ${item}`);
+
+// One call whose rows have adapters of their own: what each would write first.
+const ids = [...tokenizer.encode(prompt)];
+const { logits } = noGrad(() => model.forward([ids, ids, ids], { adapter: [null, 'json', 'item'] }));
+const scores = await logits.data(); // [3, length, vocab]
+const [, length, vocab] = logits.shape;
+const next = [0, 1, 2].map((row) => {
+  const last = scores.subarray((row * length + length - 1) * vocab, (row + 1) * length * vocab);
+  return tokenizer.decode([last.indexOf(Math.max(...last))]);
+});
+console.log(`first ${JSON.stringify(next)}`);
 
 model.setAdapter('item'); // for calls that name none
 console.log(`${[...model.adapters.keys()]}; active is ${model.activeAdapter.name}`);

@@ -1,4 +1,5 @@
 /** The forward pass that Llama, Mistral, Qwen2 and Qwen3 share; what differs between them is configuration. */
+import type { Delta } from '../linear/delta';
 import { forwardGroup, type Linear } from '../linear/linear';
 import { attention, attentionCached, embedding, rmsNorm, rope, swiglu, view } from '../ops';
 import type { Adapter } from '../peft/adapter';
@@ -9,6 +10,7 @@ import type { ModelConfig } from './config';
 import type { KVCache } from './kv_cache';
 import { addNoise, type NoiseFactors } from './noise';
 import type { RopeTable } from './rope';
+import type { RowAdapters } from './row_adapters';
 import type { Segments } from './segments';
 import { blockPath, EMBEDDING, linearsOfBlock, type BlockWeights, type ModelWeights } from './tensor_table';
 
@@ -22,7 +24,15 @@ export interface Decoder {
 /** The adapter of one forward pass, and the number its dropout masks are drawn with (undefined: no dropout). */
 export interface AdapterUse {
   readonly adapter: Adapter | null;
-  readonly dropoutForward?: number;
+  readonly dropoutForward?: number | undefined;
+  /** Adapters of the rows of the batch, in the place of one for all. */
+  readonly rows?: RowAdapters | undefined;
+}
+
+/** The changes that a call may make to a layer. */
+export function deltasOf({ adapter, rows }: AdapterUse, path: string): Delta[] {
+  const adapters = rows ? rows.distinct : adapter ? [adapter] : [];
+  return adapters.flatMap((each) => each.delta(path) ?? []);
 }
 
 /** What attention sees beside the tokens of the call; one of them, or nothing. */
@@ -42,8 +52,9 @@ interface Context {
 function linearGroup(
   x: Tensor,
   linears: readonly Linear[],
-  { adapter, dropoutForward }: AdapterUse,
+  { adapter, dropoutForward, rows }: AdapterUse,
 ): Tensor[] {
+  if (rows) return rows.forward(x, linears);
   return forwardGroup(
     x,
     linears.map((linear) => [linear, adapter?.applied(linear.path, dropoutForward)]),
@@ -126,9 +137,9 @@ function recomputedBlock(
   use: AdapterUse,
   { segments }: Context,
 ): Tensor {
-  const parameters = linearsOfBlock(decoder.config, layer).flatMap(({ path }) => [
-    ...(use.adapter?.delta(path)?.parameters.values() ?? []),
-  ]);
+  const parameters = linearsOfBlock(decoder.config, layer).flatMap(({ path }) =>
+    deltasOf(use, path).flatMap((delta) => [...delta.parameters.values()]),
+  );
   const others = [table.cos, table.sin, ...(segments ? [segments.keyBegin, segments.positions] : [])];
   return recomputed(x, others, parameters, (input, cos, sin, keyBegin, positions) =>
     block(decoder, layer, index, input, { cos: cos, sin: sin }, use, {

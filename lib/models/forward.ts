@@ -2,15 +2,17 @@
 import { crossEntropy, linearCrossEntropy } from '../ops';
 import { Tensor } from '../tensor/tensor';
 import type { Device } from '../native/device';
-import type { AdapterSet } from '../peft/adapter_set';
+import type { AdapterChoice, AdapterSet } from '../peft/adapter_set';
 import { isRecording } from '../tensor/scope';
 import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
 import { ignoredLabel } from '../data/example';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
-import { finalNorm, headLogits, hiddenStates, type AdapterUse, type Decoder } from './decoder';
+import { deltasOf, finalNorm, headLogits, hiddenStates, type AdapterUse, type Decoder } from './decoder';
 import { noiseFactors, type EmbeddingNoise } from './noise';
 import type { ForwardOptions } from './options';
+import { RowAdapters } from './row_adapters';
 import { labelsInSegments, segmentsOf, type Segments } from './segments';
+import { linearsOf } from './tensor_table';
 
 /** What the options of a call ask for. */
 interface ForwardPlan {
@@ -34,6 +36,20 @@ export interface ForwardResult {
   loss?: Tensor;
   /** [batch, seq, vocab] f32; present when asked for. */
   logits?: Tensor;
+}
+
+/** The adapter of a call, or those of its rows. */
+function planAdapters(op: string, options: ForwardOptions, adapters: AdapterSet): AdapterUse {
+  const choice = options.adapter;
+  const each = (Array.isArray(choice) ? choice : [choice]).map((one: AdapterChoice) =>
+    adapters.resolveForForward(op, one),
+  );
+  const train = options.train ?? (isRecording() && each.some((adapter) => adapter?.trainable));
+  checkBoolean(op, 'train', train);
+  if (Array.isArray(choice)) return { adapter: null, rows: new RowAdapters(each, train) };
+  const adapter = each[0]!;
+  const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
+  return { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined };
 }
 
 /** Checks the options of a call, and chooses its adapter. */
@@ -61,12 +77,8 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
   } = options;
   checkOneOf(op, 'reduction', reduction, ['mean', 'sum']);
   checkBoolean(op, 'logits', wantLogits);
-  const adapter = adapters.resolveForForward(op, options.adapter);
-  const train = options.train ?? (isRecording() && adapter?.trainable === true);
-  checkBoolean(op, 'train', train);
-  const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
-  const use = { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined };
   checkBoolean(op, 'gradientCheckpointing', recompute);
+  const use = planAdapters(op, options, adapters);
   return { labels, segmentIds, noise, watch, recompute, reduction, wantLogits, use };
 }
 
@@ -91,6 +103,15 @@ export function forwardBatch(decoder: Decoder, request: ForwardRequest): Forward
   const { vocabSize } = decoder.config;
   const ids = idsTensor(request.ids, vocabSize, device);
   const [batch, length] = ids.shape as [number, number];
+  if (use.rows) {
+    const { adapters } = use.rows;
+    check(
+      adapters.length === batch,
+      'forward',
+      `expected one adapter for each of ${batch} rows but received ${adapters.length}`,
+    );
+    use.rows.prepare(linearsOf(decoder.config, decoder.weights), length, device);
+  }
   const packed = packing(request);
   const noise =
     request.noise &&
@@ -111,7 +132,7 @@ export function forwardBatch(decoder: Decoder, request: ForwardRequest): Forward
   packed.segments?.keyBegin.dispose();
   packed.segments?.positions.dispose();
   // The fused loss never holds all logits, but knows only a plain head.
-  const plainHead = use.adapter?.delta(decoder.weights.head.path) === undefined;
+  const plainHead = deltasOf(use, decoder.weights.head.path).length === 0;
   let logits: Tensor | undefined;
   if (request.wantLogits || !plainHead) {
     const narrow = headLogits(decoder, hidden, use);

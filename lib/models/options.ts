@@ -39,8 +39,11 @@ export interface ForwardOptions {
   reduction?: 'mean' | 'sum' | undefined;
   /** Also return logits, which are large. Default: when there are no labels. */
   logits?: boolean | undefined;
-  /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
-  adapter?: string | Adapter | null | undefined;
+  /**
+   * A name, an Adapter, or null for the base alone; or a list with one of these for each row, whose logits and gradients are then those of a
+   * call of its own. Default: the active adapter.
+   */
+  adapter?: string | Adapter | null | readonly (string | Adapter | null)[] | undefined;
   /** Keeps only the input of each block for backward(), which computes the block once more: less memory, more time, the same bits. Default false. */
   gradientCheckpointing?: boolean | undefined;
   /** @internal Sees the activations between the blocks. */

@@ -69,8 +69,6 @@ export class AdapterSet {
   #lookup(op: string, choice: AdapterChoice): Adapter | null {
     if (choice === undefined) return this.#active;
     if (choice === null) return null;
-    if (Array.isArray(choice))
-      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] one adapter per row is not supported yet`, { op });
     if (choice instanceof Adapter) {
       check(
         this.all.get(choice.name) === choice,

@@ -259,6 +259,9 @@ example('adapters.mjs', 'each call gets the adapter that it names', (run) => {
   expect(Object.keys(JSON.parse(after(lines, 'json  ')) as object)).toEqual(fields);
   expect(after(lines, 'item  ')).toMatch(/^[a-z]+$/);
   expect(after(lines, 'base')).not.toContain('{');
+  const first = JSON.parse(after(lines, 'first ')) as string[];
+  for (const [i, name] of ['base', 'json', 'item'].entries())
+    expect(after(lines, name).startsWith(first[i]!.trim())).toBe(true);
   expect(lines).toContain('json,item; active is item');
   expect(lines).toContain('json at scale 0 writes what the base writes');
 });

@@ -1,0 +1,114 @@
+/** The adapters of a batch whose rows have their own. */
+import type { AddedOperands } from '../linear/delta';
+import { DeltaTable } from '../linear/delta_table';
+import { forwardGroup, type AppliedDelta, type Linear } from '../linear/linear';
+import type { Device } from '../native/device';
+import { loraLinearGroup } from '../ops';
+import { joinRows, splitRows } from '../ops/rows';
+import type { Adapter } from '../peft/adapter';
+import { fromBytes } from '../tensor/create';
+import { isRecording, track } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
+
+/** Neighbouring rows of one adapter, and the number that their dropout masks are drawn with. */
+interface Run {
+  readonly adapter: Adapter | null;
+  readonly count: number;
+  readonly dropoutForward: number | undefined;
+}
+
+/** The table of a call without gradients: all rows of a layer are then one product. */
+interface Table {
+  readonly table: DeltaTable;
+  readonly slots: Tensor;
+  readonly sites: ReadonlyMap<string, number>;
+}
+
+/** What a change adds to the fused op; undefined where it computes its layer in a way of its own. */
+function operandsOf({ delta, use }: AppliedDelta): AddedOperands | undefined {
+  return 'forward' in delta ? undefined : delta.branch(use);
+}
+
+export class RowAdapters {
+  readonly #runs: Run[] = [];
+  #table: Table | undefined;
+
+  /** One adapter per row; null: the base alone. `train`: with dropout. */
+  constructor(
+    readonly adapters: readonly (Adapter | null)[],
+    train: boolean,
+  ) {
+    for (let i = 0; i < adapters.length;) {
+      const adapter = adapters[i]!;
+      let end = i + 1;
+      while (end < adapters.length && adapters[end] === adapter) end++;
+      const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
+      this.#runs.push({
+        adapter,
+        count: end - i,
+        dropoutForward: dropout ? adapter.nextForward() : undefined,
+      });
+      i = end;
+    }
+  }
+
+  /** The adapters, each once. */
+  get distinct(): Adapter[] {
+    return [...new Set(this.adapters)].filter((adapter) => adapter !== null);
+  }
+
+  /**
+   * Prepares a call on rows of `length` tokens. Without gradients and with changes that are all LoRA's, they go into a table, which
+   * the current scope frees.
+   */
+  prepare(linears: readonly Linear[], length: number, device: Device): void {
+    const { distinct } = this;
+    if (isRecording() && distinct.some(({ trainable }) => trainable)) return;
+    if (this.#runs.some(({ dropoutForward }) => dropoutForward !== undefined)) return;
+    const changed = linears.filter(({ path }) => distinct.some((adapter) => adapter.delta(path)));
+    const changes = distinct.map((adapter) => changed.map(({ path }) => adapter.applied(path)));
+    const operands = changes.map((list) => list.map((applied) => applied && operandsOf(applied)));
+    const plain = changes.every((list, i) => list.every((applied, j) => !applied || operands[i]![j]));
+    if (changed.length === 0 || !plain) return;
+    const ranks = operands.flat().flatMap((each) => each?.up?.shape[1] ?? []);
+    const table = new DeltaTable(device, changed, { slots: distinct.length, maxRank: Math.max(...ranks) });
+    track(table);
+    operands.forEach((list, slot) => table.set(slot, list));
+    const slots = this.adapters.flatMap((adapter) =>
+      Array<number>(length).fill(adapter ? distinct.indexOf(adapter) : -1),
+    );
+    this.#table = {
+      table,
+      slots: fromBytes(new Uint8Array(new Int32Array(slots).buffer), 'i32', [slots.length], device),
+      sites: new Map(changed.map(({ path }, site) => [path, site])),
+    };
+  }
+
+  /** x [b, .., in] → y [b, .., out] of each layer. */
+  forward(x: Tensor, linears: readonly Linear[]): Tensor[] {
+    if (this.#table) {
+      const { table, slots, sites } = this.#table;
+      const branches = linears.map(({ path, weight, bias }) => ({ weight, bias, site: sites.get(path) }));
+      return loraLinearGroup(x, branches, { rows: { table, slots } });
+    }
+    const { distinct } = this;
+    if (!linears.some(({ path }) => distinct.some((adapter) => adapter.delta(path))))
+      return forwardGroup(
+        x,
+        linears.map((linear) => [linear, undefined]),
+      );
+    const parts = splitRows(
+      x,
+      this.#runs.map(({ count }) => count),
+    );
+    const results = this.#runs.map(({ adapter, dropoutForward }, i) =>
+      forwardGroup(
+        parts[i]!,
+        linears.map((linear) => [linear, adapter?.applied(linear.path, dropoutForward)]),
+      ),
+    );
+    const joined = linears.map((_, i) => joinRows(results.map((result) => result[i]!)));
+    for (const part of [...parts, ...results.flat()]) part.dispose();
+    return joined;
+  }
+}
