@@ -127,6 +127,8 @@ export interface NativeBinding {
   memoryUsage(): MemoryUsage;
   synchronize(device: NativeDevice): Promise<void>;
   synchronizeSync(device: NativeDevice): void;
+  /** Null where the queue has room, else a promise that resolves when it is half empty. */
+  roomInQueue(device: NativeDevice): Promise<void> | null;
 
   // Storage.
   /** Takes uninitialised memory. */

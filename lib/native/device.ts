@@ -140,6 +140,14 @@ export function memoryUsage(): MemoryUsage {
 }
 
 /**
+ * Resolves when the device's queue has room, at once where it is not full. Who enqueues much awaits it between
+ * calls: an op that finds the queue full blocks the event loop.
+ */
+export async function roomInQueue(device: Device): Promise<void> {
+  await binding().roomInQueue(nativeDevice(device));
+}
+
+/**
  * Resolves when all work queued on the device so far is done. Only for timing: reading a tensor waits for
  * what it needs.
  *

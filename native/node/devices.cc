@@ -123,6 +123,18 @@ Napi::Value Synchronize(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+// Returns null when the queue has room, else a promise of room.
+Napi::Value RoomInQueue(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  Device& device = DeviceOf(info);
+  if (!device.stream().full()) return info.Env().Null();
+  state.PollDead();
+  Request* request = nullptr;
+  const Napi::Promise promise = state.NewRequest(&request, nullptr);
+  device.stream().WhenBelowHalf([&state, request] { state.Complete(request); });
+  return promise;
+}
+
 Napi::Value SynchronizeSync(const Napi::CallbackInfo& info) {
   DeviceOf(info).stream().Synchronize();
   return info.Env().Undefined();
@@ -164,6 +176,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<MemoryUsage>(env, exports, "memoryUsage");
   Export<LiveObjects>(env, exports, "liveObjects");
   Export<Synchronize>(env, exports, "synchronize");
+  Export<RoomInQueue>(env, exports, "roomInQueue");
   Export<SynchronizeSync>(env, exports, "synchronizeSync");
   Export<InjectFailure>(env, exports, "injectFailure");
   Export<InjectOutOfMemory>(env, exports, "injectOutOfMemory");

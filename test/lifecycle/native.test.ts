@@ -213,3 +213,7 @@ test('a pending read keeps the process alive, queued work alone does not, exit e
   expect(run('process_end', 'queued')).toBe('exit');
   expect(run('process_end', 'exit')).toBe('exit');
 });
+
+test('room in the queue is awaited, and the event loop turns', () => {
+  expect(report('room_in_queue')).toEqual({ none: null, waits: true, turns: true, requests: 0 });
+});

@@ -80,10 +80,24 @@ bool WorkerStream::full() const {
   return pending_ >= limits_.commands || bytes_ >= limits_.bytes;
 }
 
+bool WorkerStream::BelowHalf() const {
+  return pending_ <= limits_.commands / 2 && bytes_ <= limits_.bytes / 2;
+}
+
 void WorkerStream::WaitBelowHalf() {
   std::unique_lock lock(mutex_);
-  progress_.wait(
-      lock, [this] { return pending_ <= limits_.commands / 2 && bytes_ <= limits_.bytes / 2; });
+  progress_.wait(lock, [this] { return BelowHalf(); });
+}
+
+void WorkerStream::WhenBelowHalf(std::function<void()> callback) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!stop_ && !BelowHalf()) {
+      callbacks_.push_back(std::move(callback));
+      return;
+    }
+  }
+  callback();
 }
 
 void WorkerStream::SetThreads(int threads) { threads_ = threads; }
@@ -106,6 +120,10 @@ void WorkerStream::Stop() {
                                      "the device's queue has ended"));
   if (worker_.joinable()) worker_.join();
   progress_.notify_all();
+  std::unique_lock lock(mutex_);
+  const auto callbacks = std::exchange(callbacks_, {});
+  lock.unlock();
+  for (const auto& callback : callbacks) callback();
 }
 
 void WorkerStream::Work() {
@@ -125,6 +143,11 @@ void WorkerStream::Work() {
     --pending_;
     bytes_ -= bytes;
     progress_.notify_all();
+    if (callbacks_.empty() || !BelowHalf()) continue;
+    const auto callbacks = std::exchange(callbacks_, {});
+    lock.unlock();
+    for (const auto& callback : callbacks) callback();
+    lock.lock();
   }
   context_.reset();
 }

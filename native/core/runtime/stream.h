@@ -55,6 +55,9 @@ class Stream {
   virtual void SetLimits(QueueLimits limits) = 0;
   virtual bool full() const = 0;
   virtual void WaitBelowHalf() = 0;
+  // Calls back once, when the queue is half empty or the stream has ended: at once where that is
+  // so, else on the worker's thread.
+  virtual void WhenBelowHalf(std::function<void()> callback) = 0;
 
   // Takes effect in order: commands enqueued later run with this many threads.
   virtual void SetThreads(int threads) = 0;
@@ -82,6 +85,7 @@ class WorkerStream final : public Stream {
   void SetLimits(QueueLimits limits) override;
   bool full() const override;
   void WaitBelowHalf() override;
+  void WhenBelowHalf(std::function<void()> callback) override;
   void SetThreads(int threads) override;
   int threads() const override { return threads_; }
   void Stop() override;
@@ -91,6 +95,7 @@ class WorkerStream final : public Stream {
     Command command;
     int threads = 0;
   };
+  bool BelowHalf() const;  // with mutex_ held
   void Work();
   void Execute(Item& item);
 
@@ -104,6 +109,7 @@ class WorkerStream final : public Stream {
   size_t pending_ = 0;  // queued and running
   size_t bytes_ = 0;
   bool stop_ = false;
+  std::vector<std::function<void()>> callbacks_;  // of WhenBelowHalf
 
   std::unique_ptr<Context> context_;  // of the worker's thread
   int context_threads_ = 0;

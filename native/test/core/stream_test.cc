@@ -228,6 +228,36 @@ TEST_CASE("the queue is full at its limit of commands or bytes, and a wait ends 
   CHECK_FALSE(stream.full());
 }
 
+TEST_CASE("who asks for room is called back once below half, or when the stream ends") {
+  WorkerStream stream(kBackend.create_context, 1);
+  stream.SetLimits({4, 1000});
+  int called = 0;
+  stream.WhenBelowHalf([&] { ++called; });
+  CHECK(called == 1);  // there was room
+  Gate first, second;
+  first.Close(stream);
+  second.Close(stream);
+  stream.Enqueue(Run([](Context&) {}));
+  std::promise<void> room;
+  stream.WhenBelowHalf([&] { room.set_value(); });
+  std::future<void> told = room.get_future();
+  CHECK(told.wait_for(std::chrono::milliseconds(1)) == std::future_status::timeout);
+  first.Open();
+  told.wait();  // two commands of four are left
+  for (int i = 0; i < 3; ++i) stream.Enqueue(Run([](Context&) {}));
+  std::atomic<int> ended = 0;
+  stream.WhenBelowHalf([&] { ++ended; });
+  std::thread opener([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    second.Open();
+  });
+  stream.Stop();
+  opener.join();
+  CHECK(ended == 1);
+  stream.WhenBelowHalf([&] { ++ended; });
+  CHECK(ended == 2);
+}
+
 TEST_CASE("the number of threads changes in order") {
   WorkerStream stream(kBackend.create_context, 3);
   Gate gate;
