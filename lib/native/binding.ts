@@ -140,6 +140,8 @@ export interface NativeBinding {
     shape: readonly number[],
     bytes: Uint8Array,
   ): NativeTensor;
+  /** Overwrites a tensor in the order of the calls. The bytes are copied before the call returns. */
+  writeBytes(tensor: NativeTensor, bytes: Uint8Array): void;
   /** Gives a second reference to the same storage, from an element offset on. */
   view(tensor: NativeTensor, elementOffset: number, shape: readonly number[]): NativeTensor;
   toDevice(tensor: NativeTensor, device: NativeDevice): NativeTensor;

@@ -174,6 +174,18 @@ export function fromBytes(bytes: Uint8Array, dtype: DType, shape: readonly numbe
   return wrap(binding().fromBytes(nativeDevice(device), dtype, shape, bytes), dtype, shape, device);
 }
 
+/** Overwrites a tensor with raw little-endian bytes, which are copied, after the work that is queued so far. */
+export function writeBytes(target: Tensor, bytes: Uint8Array): void {
+  const handle = handleOf(target, 'write', 'the target');
+  const expected = target.numel * bytesPerElement[target.dtype];
+  check(
+    bytes.byteLength === expected,
+    'write',
+    `expected ${expected} bytes for ${target.dtype} ${shapeText(target.shape)} but received ${bytes.byteLength}`,
+  );
+  call().writeBytes(handle, bytes);
+}
+
 /**
  * A trainable weight of your own: an f32 copy of `x` whose gradient backward() fills and an optimizer uses.
  *

@@ -29,37 +29,67 @@ Napi::Value Alloc(const Napi::CallbackInfo& info) {
                           shape);
 }
 
+// Returns the data of a typed array of the size that a tensor has.
+const std::byte* HostBytes(Napi::Value value, const Shape& shape, DType dtype, const char* op) {
+  LORA_CHECK(value.IsTypedArray(), op, "expected bytes to be a Uint8Array");
+  const auto array = value.As<Napi::TypedArray>();
+  const size_t bytes = BytesOf(shape, dtype);
+  LORA_CHECK(array.ByteLength() == bytes, op, "expected ", bytes, " bytes for shape ", shape,
+             " of ", NameOf(dtype), " but received ", array.ByteLength());
+  // Not through Napi::ArrayBuffer, which cannot be had of shared memory.
+  void* data = nullptr;
+  napi_get_typedarray_info(value.Env(), array, nullptr, nullptr, &data, nullptr, nullptr);
+  return static_cast<const std::byte*>(data);
+}
+
+// Writes a tensor in stream order, and has copied the bytes when it returns. `unused` tells that no
+// command can be using the memory.
+void Write(EnvState& state, const TensorRef& to, const std::byte* from, bool unused,
+           const char* op) {
+  const TensorView view = to.view();
+  const size_t bytes = view.bytes();
+  if (bytes == 0) return;
+  const StatusPtr& status = to.storage->status();
+  const Access access = bytes == to.storage->bytes() ? Access::kOut : Access::kInOut;
+  Device& device = *to.storage->device();
+  if (unused && device.host_memory()) {
+    // The copy need not wait for its turn.
+    if (access == Access::kOut) status->failure = nullptr;
+    if (!status->failure) std::memcpy(view.data, from, bytes);
+    return;
+  }
+  Command command;
+  command.op = op;
+  command.operands = {{status, access}};
+  command.bytes = bytes;
+  command.run = [&device, address = view.data, staged = std::vector<std::byte>(from, from + bytes)](
+                    Scratch, Context& context) {
+    device.CopyTo(address, staged.data(), staged.size(), context);
+  };
+  state.Enqueue(device, std::move(command));
+}
+
 Napi::Value FromBytes(const Napi::CallbackInfo& info) {
   const char* op = "tensor";
   EnvState& state = *EnvState::Get(info.Env());
   const auto& device = DeviceOf(state, info[0], op);
   const DType dtype = ParseStoredDType(info[1], op);
   const Shape shape = ParseShape(info[2], op);
-  LORA_CHECK(info[3].IsTypedArray(), op, "expected bytes to be a Uint8Array");
-  const auto array = info[3].As<Napi::TypedArray>();
-  const size_t bytes = BytesOf(shape, dtype);
-  LORA_CHECK(array.ByteLength() == bytes, op, "expected ", bytes, " bytes for shape ", shape,
-             " of ", NameOf(dtype), " but received ", array.ByteLength());
-  StoragePtr storage = state.NewStorage(device, bytes, op);
-  // Not through Napi::ArrayBuffer, which cannot be had of shared memory.
-  void* data = nullptr;
-  napi_get_typedarray_info(info.Env(), array, nullptr, nullptr, &data, nullptr, nullptr);
-  const auto* from = static_cast<const std::byte*>(data);
-  if (bytes > 0 && device->host_memory() && (storage->fresh() || device->stream().idle())) {
-    // No command can be using this block, so the copy need not wait for its turn.
-    std::memcpy(storage->data(), from, bytes);
-  } else if (bytes > 0) {
-    Command command;
-    command.op = "tensor";
-    command.operands = {{storage->status(), Access::kOut}};
-    command.bytes = bytes;
-    command.run = [device = device.get(), to = storage->data(),
-                   staged = std::vector<std::byte>(from, from + bytes)](Scratch, Context& context) {
-      device->CopyTo(to, staged.data(), staged.size(), context);
-    };
-    state.Enqueue(*device, std::move(command));
-  }
-  return state.WrapTensor(std::move(storage), 0, dtype, shape);
+  const std::byte* const from = HostBytes(info[3], shape, dtype, op);
+  const TensorRef tensor{state.NewStorage(device, BytesOf(shape, dtype), op), 0, dtype, shape};
+  Write(state, tensor, from, tensor.storage->fresh() || device->stream().idle(), op);
+  return state.WrapTensor(tensor.storage, 0, dtype, shape);
+}
+
+// writeBytes(tensor, bytes)
+Napi::Value WriteBytes(const Napi::CallbackInfo& info) {
+  const char* op = "write";
+  EnvState& state = *EnvState::Get(info.Env());
+  const TensorRef tensor = state.Tensor(info[0], op, "tensor");
+  Device& device = *tensor.storage->device();
+  const std::byte* const from = HostBytes(info[1], tensor.shape, tensor.dtype, op);
+  Write(state, tensor, from, device.stream().idle(), op);
+  return info.Env().Undefined();
 }
 
 Napi::Value View(const Napi::CallbackInfo& info) {
@@ -226,6 +256,7 @@ Napi::Value CopyInto(const Napi::CallbackInfo& info) {
 void RegisterTensors(Napi::Env env, Napi::Object exports) {
   Export<Alloc>(env, exports, "alloc");
   Export<FromBytes>(env, exports, "fromBytes");
+  Export<WriteBytes>(env, exports, "writeBytes");
   Export<View>(env, exports, "view");
   Export<ToDevice>(env, exports, "toDevice");
   Export<Read>(env, exports, "read");
