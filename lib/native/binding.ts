@@ -11,6 +11,7 @@ declare const tableTag: unique symbol;
 declare const deviceTag: unique symbol;
 declare const guardTag: unique symbol;
 declare const fileTag: unique symbol;
+declare const programTag: unique symbol;
 
 /** A reference to storage on a device: released explicitly, or by the garbage collector at the latest. */
 export interface NativeTensor {
@@ -40,6 +41,10 @@ export interface NativeGuard {
 /** A private, read-only mapping of a file. */
 export interface NativeFile {
   readonly [fileTag]: true;
+}
+/** Ops that were recorded, and run as one command. */
+export interface NativeProgram {
+  readonly [programTag]: true;
 }
 
 export interface NativeDropout {
@@ -149,9 +154,17 @@ export interface NativeBinding {
   readSync(tensor: NativeTensor): ArrayBuffer;
   info(tensor: NativeTensor): NativeTensorInfo;
   /** Drops this reference; legal while work on it is queued; a second time does nothing. */
-  release(reference: NativeTensor | NativeWeight | NativeTable): void;
+  release(reference: NativeTensor | NativeWeight | NativeTable | NativeProgram): void;
   /** dst ← src, cast to dst's dtype. With a guard, a failed src leaves dst as it is, and the guard remembers the failure. */
   copyInto(src: NativeTensor, dst: NativeTensor, guard?: NativeGuard): void;
+
+  // Programs (lib/tensor/program.ts). While one is recorded on a device, its ops are added to it instead of enqueued.
+  beginRecording(device: NativeDevice): void;
+  /** Ends the recording also where it throws, for want of memory for scratch. */
+  endRecording(device: NativeDevice): NativeProgram;
+  abandonRecording(device: NativeDevice): void;
+  /** Enqueues one run. */
+  runProgram(program: NativeProgram): void;
 
   // Frozen matrices.
   /** Whether ops with activations of a dtype read weights that are kept as values of another. */
@@ -300,10 +313,23 @@ export interface NativeBinding {
   // For tests of failure and of back-pressure.
   /** How many native objects of each kind are there; `handles` are those of all kinds, released ones among them. */
   liveObjects(): Record<
-    'tensors' | 'weights' | 'devices' | 'guards' | 'files' | 'handles' | 'views' | 'mappings' | 'requests',
+    | 'tensors'
+    | 'weights'
+    | 'tables'
+    | 'devices'
+    | 'guards'
+    | 'files'
+    | 'handles'
+    | 'views'
+    | 'mappings'
+    | 'requests'
+    | 'programs',
     number
   >;
-  /** The next enqueued op of this base name ('lora_linear_forward', 'binary', …) fails when it runs; '' takes that back. */
+  /**
+   * The next enqueued op of this base name ('lora_linear_forward', 'binary', …), or the first of the next program that
+   * has one, fails when it runs, once; '' takes that back.
+   */
   injectFailure(op: string, message: string): void;
   /** The nth allocation from now on throws ERR_OUT_OF_MEMORY; 0: none does. */
   injectOutOfMemory(nth: number): void;

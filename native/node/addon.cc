@@ -15,6 +15,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   RegisterWeights(env, exports);
   RegisterDeltaTables(env, exports);
   RegisterGuards(env, exports);
+  RegisterPrograms(env, exports);
   RegisterOps(env, exports);
   RegisterMappedFile(env, exports);
   return exports;

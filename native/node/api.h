@@ -10,6 +10,7 @@ void RegisterTensors(Napi::Env env, Napi::Object exports);
 void RegisterWeights(Napi::Env env, Napi::Object exports);
 void RegisterDeltaTables(Napi::Env env, Napi::Object exports);
 void RegisterGuards(Napi::Env env, Napi::Object exports);
+void RegisterPrograms(Napi::Env env, Napi::Object exports);
 void RegisterOps(Napi::Env env, Napi::Object exports);
 
 }  // namespace lora::node

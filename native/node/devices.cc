@@ -111,6 +111,7 @@ Napi::Value RequireF16Activations(const Napi::CallbackInfo& info) {
 Napi::Value Synchronize(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Device& device = DeviceOf(info);
+  state.RefuseRecording(device, "synchronize");
   Request* request = nullptr;
   const Napi::Promise promise = state.NewRequest(&request, nullptr);
   Command command;

@@ -38,6 +38,8 @@ const char* NameOf(Kind kind) {
       return "a native guard";
     case Kind::kFile:
       return "a native file";
+    case Kind::kProgram:
+      return "a native program";
   }
   return "a native object";
 }
@@ -108,6 +110,7 @@ void EnvState::Close() {
   }
   for (const auto& [name, device] : devices_) {
     device->on_bytes = nullptr;
+    device->recording = nullptr;
     device->stream().Stop();
   }
   for (Request* request : completed_) delete request;
@@ -249,6 +252,7 @@ void EnvState::Release(Shell& shell) {
   shell.weight.reset();
   shell.table.reset();
   shell.file.reset();
+  shell.program.reset();
 }
 
 void EnvState::Destroy(Shell* shell) {
@@ -303,17 +307,21 @@ void EnvState::DropFiles() {
 
 Block EnvState::TryAllocate(Device& device, size_t bytes) {
   if (fails_in_ > 0 && --fails_in_ == 0) return {};
-  Block block = device.allocator().Allocate(bytes);
+  const auto allocate = [&] {
+    return device.recording ? device.recording->pool().Allocate(bytes)
+                            : device.allocator().Allocate(bytes);
+  };
+  Block block = allocate();
   if (block.data != nullptr) return block;
   const auto give_back = [&] {
     for (const auto& [name, other] : devices_) {
       other->Trim(0);
       other->stream().Synchronize();
     }
-    return device.allocator().Allocate(bytes);
+    return allocate();
   };
   PollDead();
-  block = device.allocator().Allocate(bytes);
+  block = allocate();
   if (block.data == nullptr) block = give_back();
   if (block.data != nullptr) return block;
   CollectDead();  // weak references may free some
@@ -327,15 +335,18 @@ void EnvState::ThrowOutOfMemory(Device& device, size_t bytes, const char* op) {
         device.allocator().source().free(), " bytes are free on ", device.name());
 }
 
-Block EnvState::Allocate(Device& device, size_t bytes, const char* op) {
-  const Block block = TryAllocate(device, bytes);
-  if (block.data == nullptr) ThrowOutOfMemory(device, bytes, op);
-  return block;
+StoragePtr EnvState::TryNewStorage(const std::shared_ptr<Device>& device, size_t bytes) {
+  const Block block = TryAllocate(*device, bytes);
+  if (block.data == nullptr) return nullptr;
+  if (device->recording) return device->recording->Make(block, bytes);
+  return std::make_shared<Storage>(device, block, bytes);
 }
 
 StoragePtr EnvState::NewStorage(const std::shared_ptr<Device>& device, size_t bytes,
                                 const char* op) {
-  return std::make_shared<Storage>(device, Allocate(*device, bytes, op), bytes);
+  StoragePtr storage = TryNewStorage(device, bytes);
+  if (!storage) ThrowOutOfMemory(*device, bytes, op);
+  return storage;
 }
 
 std::map<std::string, size_t> EnvState::LiveObjects() const {
@@ -348,7 +359,8 @@ std::map<std::string, size_t> EnvState::LiveObjects() const {
                                      {"handles", handles_.size()},
                                      {"views", 0},
                                      {"mappings", files_.size()},
-                                     {"requests", pending_}};
+                                     {"requests", pending_},
+                                     {"programs", 0}};
   for (const Shell* shell : handles_) {
     if (shell->tensor) ++live["tensors"];
     if (shell->weight) ++live["weights"];
@@ -356,6 +368,7 @@ std::map<std::string, size_t> EnvState::LiveObjects() const {
     if (shell->device) ++live["devices"];
     if (shell->guard) ++live["guards"];
     if (shell->file) ++live["files"];
+    if (shell->program) ++live["programs"];
   }
   for (const auto& file : files_) live["views"] += file->views.size();
   return live;
@@ -363,19 +376,36 @@ std::map<std::string, size_t> EnvState::LiveObjects() const {
 
 // ---- work --------------------------------------------------------------------------------------
 
+void EnvState::RefuseRecording(const Device& device, const char* op) {
+  if (device.recording)
+    Throw("ERR_UNSUPPORTED", op, "cannot be part of a program, which is being recorded on ",
+          device.name(), ": make inputs before the recording, and read outputs after a run");
+}
+
+void EnvState::Inject(Command& command) {
+  const auto inject = [this](Step& step) {
+    const auto injected = injected_.find(step.op);
+    if (injected == injected_.end()) return;
+    step.run = [op = step.op, message = injected->second](Scratch, Context&) {
+      Throw("ERR_ARGUMENT", op, message);
+    };
+    injected_.erase(injected);
+  };
+  inject(command);
+  if (!command.steps) return;
+  const auto failing = std::make_shared<Steps>(*command.steps);
+  for (Step& step : failing->steps) inject(step);
+  command.steps = failing;
+}
+
 void EnvState::Enqueue(Device& device, Command command) {
+  RefuseRecording(device, command.op);
   if (device.stream().full()) {
     PollDead();
     device.stream().WaitBelowHalf();
   }
   command.tag = tag;
-  const auto injected = injected_.find(command.op);
-  if (injected != injected_.end()) {
-    command.run = [op = command.op, message = injected->second](Scratch, Context&) {
-      Throw("ERR_ARGUMENT", op, message);
-    };
-    injected_.erase(injected);
-  }
+  if (!injected_.empty()) Inject(command);
   device.stream().Enqueue(std::move(command));
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "core/ops/delta_table.h"
+#include "core/runtime/program.h"
 #include "core/runtime/storage.h"
 #include "node/mapped_file.h"
 
@@ -47,7 +48,7 @@ struct TableRef {
   std::vector<std::vector<StoragePtr>> held;
 };
 
-enum class Kind : uint8_t { kTensor, kWeight, kTable, kDevice, kGuard, kFile };
+enum class Kind : uint8_t { kTensor, kWeight, kTable, kDevice, kGuard, kFile, kProgram };
 
 // What a JavaScript External points at. release() frees the content; the shell itself is freed when
 // a poll finds the External dead (PollDead), or with the environment.
@@ -62,6 +63,7 @@ struct Shell {
   std::shared_ptr<Device> device;
   std::shared_ptr<Guard> guard;
   std::shared_ptr<FileRef> file;  // null once closed
+  std::shared_ptr<Program> program;
 };
 
 // A promise that a command will settle: with `buffer`, or with undefined.
@@ -115,12 +117,13 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   void DropFiles();
 
   // ---- memory
-  // Throws ERR_OUT_OF_MEMORY after everything that could be given up was given up.
-  Block Allocate(Device& device, size_t bytes, const char* op);
-  // Returns a block without data instead of the error.
+  // Returns a block without data where nothing that could be given up was enough. While a program
+  // is recorded, the block comes from its pool.
   Block TryAllocate(Device& device, size_t bytes);
   [[noreturn]] void ThrowOutOfMemory(Device& device, size_t bytes, const char* op);
   StoragePtr NewStorage(const std::shared_ptr<Device>& device, size_t bytes, const char* op);
+  // Returns null instead of the error.
+  StoragePtr TryNewStorage(const std::shared_ptr<Device>& device, size_t bytes);
   size_t bytes() const { return bytes_; }
   size_t peak_bytes() const { return peak_bytes_; }
   size_t tensors() const { return tensors_; }
@@ -130,9 +133,12 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   std::map<std::string, size_t> LiveObjects() const;
 
   // ---- work
-  // Waits while the queue is full; then marks the command with the current tag.
+  // Waits while the queue is full; then marks the command with the current tag. Throws
+  // ERR_UNSUPPORTED while a program is recorded.
   void Enqueue(Device& device, Command command);
-  // The next op of this name fails when it runs; without a message it does not any more.
+  // Throws what Enqueue would, before a call has done anything.
+  void RefuseRecording(const Device& device, const char* op);
+  // The next op of this name fails when it runs, once; without a message it does not any more.
   void InjectFailure(const std::string& op, const std::string& message) {
     if (message.empty())
       injected_.erase(op);
@@ -153,6 +159,8 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   void Close();
   void Destroy(Shell* shell);
   void WatchCollections();
+  // Makes the command fail where a failure was injected for its op, or for one of its program's.
+  void Inject(Command& command);
 
   const napi_env env_;
   std::map<std::string, std::shared_ptr<Device>> devices_;

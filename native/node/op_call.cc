@@ -82,10 +82,9 @@ void OpCall::Out(TensorView* view, const Result& result, Form form) {
 
 bool OpCall::AllocateOutputs() {
   for (Output& output : outputs_) {
-    const Block block = state_.TryAllocate(*device_, output.view->bytes());
-    if (block.data == nullptr) return false;
-    output.storage = std::make_shared<Storage>(device_, block, output.view->bytes());
-    output.view->data = block.data;
+    output.storage = state_.TryNewStorage(device_, output.view->bytes());
+    if (!output.storage) return false;
+    output.view->data = output.storage->data();
     operands_.push_back({output.storage->status(), Access::kOut});
   }
   return true;
@@ -114,6 +113,14 @@ void OpCall::Enqueue(const Block& scratch, PlannedCall call) {
   // Stream-ordered: later commands may have it. Not before this one is queued, because a full queue
   // makes Enqueue give memory back to the system, by a command that would then run first.
   device_->allocator().Free(scratch);
+}
+
+void OpCall::Record(PlannedCall call, Program::Planner plan) {
+  Step step;
+  step.op = op_;
+  step.operands = operands_;
+  step.guard = guard_;
+  device_->recording->Record(std::move(step), held_, std::move(call), std::move(plan));
 }
 
 Napi::Value OpCall::ResultOf(const TensorView& view) {

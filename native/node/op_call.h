@@ -1,6 +1,6 @@
 // One call of an op. Operands are taken from JavaScript and the arguments checked; then the results
-// and the scratch get their memory, and the work is enqueued. ops.cc makes these calls for every op
-// of which core/ops has a description:
+// and the scratch get their memory, and the work is enqueued, or recorded in a program. ops.cc
+// makes these calls for every op of which core/ops has a description:
 //
 //   OpCall call(info, "swiglu_forward", "swiglu");
 //   SwigluForwardArgs args;
@@ -70,6 +70,11 @@ class OpCall {
     // A call that is planned holds the addresses of its outputs.
     if (!AllocateOutputs()) ThrowOutOfMemory(plan().scratch_bytes);
     PlannedCall call = plan();
+    if (device_->recording) {
+      Record(std::move(call),
+             [plan_of = entry.plan, args](int threads) { return plan_of(args, threads); });
+      return;
+    }
     Block scratch;
     if (call.scratch_bytes > 0) {
       scratch = state_.TryAllocate(*device_, call.scratch_bytes);
@@ -93,6 +98,7 @@ class OpCall {
   bool AllocateOutputs();
   [[noreturn]] void ThrowOutOfMemory(size_t scratch_bytes);
   void Enqueue(const Block& scratch, PlannedCall call);
+  void Record(PlannedCall call, Program::Planner plan);
 
   Napi::Env env_;
   EnvState& state_;

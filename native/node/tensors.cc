@@ -73,6 +73,7 @@ Napi::Value FromBytes(const Napi::CallbackInfo& info) {
   const char* op = "tensor";
   EnvState& state = *EnvState::Get(info.Env());
   const auto& device = DeviceOf(state, info[0], op);
+  state.RefuseRecording(*device, op);
   const DType dtype = ParseStoredDType(info[1], op);
   const Shape shape = ParseShape(info[2], op);
   const std::byte* const from = HostBytes(info[3], shape, dtype, op);
@@ -87,6 +88,7 @@ Napi::Value WriteBytes(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const TensorRef tensor = state.Tensor(info[0], op, "tensor");
   Device& device = *tensor.storage->device();
+  state.RefuseRecording(device, op);
   const std::byte* const from = HostBytes(info[1], tensor.shape, tensor.dtype, op);
   Write(state, tensor, from, device.stream().idle(), op);
   return info.Env().Undefined();
@@ -138,6 +140,7 @@ Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef tensor) {
 Napi::Value Read(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const TensorRef tensor = state.Tensor(info[0], "read", "tensor");
+  state.RefuseRecording(*tensor.storage->device(), "read");
   Napi::ArrayBuffer buffer = NewBuffer(info.Env(), tensor);
   Request* request = nullptr;
   const Napi::Promise promise = state.NewRequest(&request, &buffer);
@@ -193,6 +196,8 @@ Napi::Value ToDevice(const Napi::CallbackInfo& info) {
   Device& source = *tensor.storage->device();
   if (device.get() == &source)
     return state.WrapTensor(tensor.storage, tensor.offset, tensor.dtype, tensor.shape);
+  state.RefuseRecording(source, "to");
+  state.RefuseRecording(*device, "to");
   const TensorView from = tensor.view();
   StoragePtr storage = state.NewStorage(device, from.bytes(), "to");
   const auto transfer = std::make_shared<Transfer>();

@@ -19,6 +19,7 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const TensorRef tensor = state.Tensor(info[0], "pack", "weight");
   const std::shared_ptr<Device>& device = tensor.storage->device();
+  state.RefuseRecording(*device, "pack");
   PackArgs args;
   args.src = tensor.view();
   Command command;
@@ -57,8 +58,10 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
 Napi::Value Release(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Shell* shell = state.Find(info[0]);
-  if (shell == nullptr || (shell->kind != Kind::kWeight && shell->kind != Kind::kTable))
-    shell = &state.Unwrap(info[0], Kind::kTensor, "release", "reference");
+  const bool releasable =
+      shell != nullptr && (shell->kind == Kind::kWeight || shell->kind == Kind::kTable ||
+                           shell->kind == Kind::kProgram);
+  if (!releasable) shell = &state.Unwrap(info[0], Kind::kTensor, "release", "reference");
   state.Release(*shell);
   return info.Env().Undefined();
 }

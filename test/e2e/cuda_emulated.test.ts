@@ -5,6 +5,7 @@
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { AdamW, CausalLM, clipGradNorm, noGrad, setThreads, Trainer, type Device } from '../../lib/index';
+import { programCases } from '../support/program_cases';
 import { fillAdapter } from '../support/fill_adapter';
 import { runChild } from '../support/child';
 import { tinyModel } from '../support/tiny_model';
@@ -152,3 +153,5 @@ emulated('process.exit while kernels run ends the process quietly', async () => 
     expect({ status, signal, stdout }).toEqual({ status: 7, signal: null, stdout: '' });
   }
 });
+
+programCases(device, emulated, ['bf16']);

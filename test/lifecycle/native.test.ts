@@ -217,3 +217,21 @@ test('a pending read keeps the process alive, queued work alone does not, exit e
 test('room in the queue is awaited, and the event loop turns', () => {
   expect(report('room_in_queue')).toEqual({ none: null, waits: true, turns: true, requests: 0 });
 });
+
+describe('a recorded program', () => {
+  test('takes the memory of a layer, holds it while it lives, and takes no more in 10,000 runs', () => {
+    const { held, grown, ...rest } = report('programs', 'memory') as {
+      held: [layers: number, all: number, output: number, left: number][];
+      grown: number;
+    };
+    const size = 64 * 64 * 4;
+    expect(held[0]![1]).toBeGreaterThanOrEqual(3 * size); // the output, a product, the layer before it; scratch
+    expect(held).toEqual([2, 30].map((layers) => [layers, held[0]![1], size, 0]));
+    expect(rest).toEqual({ same: true, left: 0 });
+    expect(grown).toBeLessThan(16 << 20);
+  });
+
+  test('may be in any state when a worker ends', () => {
+    expect(report('programs', 'workers')).toEqual({ codes: [1, 1, 1, 3], sum: [3] });
+  });
+});

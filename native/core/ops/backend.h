@@ -26,7 +26,8 @@ class Context {
 using Scratch = std::span<std::byte>;
 
 // One call of an op: how many bytes of scratch it needs, and the work itself. `run` may throw
-// lora::Error; nothing else leaves it.
+// lora::Error; nothing else leaves it. A recorded program runs it many times, so it uses nothing
+// up.
 struct PlannedCall {
   size_t scratch_bytes = 0;
   std::function<void(Scratch, Context&)> run;

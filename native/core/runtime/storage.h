@@ -8,9 +8,12 @@
 #include <utility>
 
 #include "core/runtime/allocator.h"
+#include "core/runtime/pool.h"
 #include "core/runtime/stream.h"
 
 namespace lora {
+
+class Program;
 
 // One thread owns it, like its allocator. HostDevice below and CudaDevice (backend/cuda/device.h)
 // implement it; nothing above this layer knows which one it has.
@@ -52,6 +55,19 @@ class Device {
   // Counts the bytes of all storages, and tells the observer when they change.
   size_t bytes = 0;
   std::function<void(int64_t change)> on_bytes;
+  void Count(int64_t change) {
+    bytes += static_cast<size_t>(change);
+    if (on_bytes) on_bytes(change);
+  }
+  // Takes back a block for which `counted` bytes were counted; commands enqueued before may use it.
+  void GiveBack(const Block& block, size_t counted) {
+    allocator_.Free(block);
+    Count(-static_cast<int64_t>(counted));
+    if (allocator_.wants_trim()) Trim(allocator_.in_use());
+  }
+
+  // The program that is being recorded, if one is: calls of ops are added to it, not enqueued.
+  std::shared_ptr<Program> recording;
 
  private:
   std::string name_;
@@ -81,16 +97,17 @@ class HostDevice final : public Device {
 class Storage {
  public:
   Storage(std::shared_ptr<Device> device, Block block, size_t bytes)
-      : device_(std::move(device)),
-        block_(block),
-        bytes_(bytes),
-        status_(std::make_shared<Status>()) {
-    Count(static_cast<int64_t>(bytes_));
+      : device_(std::move(device)), block_(block), bytes_(bytes) {
+    device_->Count(static_cast<int64_t>(bytes_));
   }
+  // The block is the pool's, which counts it and gets it back.
+  Storage(std::shared_ptr<Pool> pool, Block block, size_t bytes)
+      : device_(pool->device()), pool_(std::move(pool)), block_(block), bytes_(bytes) {}
   ~Storage() {
-    device_->allocator().Free(block_);
-    Count(-static_cast<int64_t>(bytes_));
-    if (device_->allocator().wants_trim()) device_->Trim(device_->allocator().in_use());
+    if (pool_)
+      pool_->Free(block_);
+    else
+      device_->GiveBack(block_, bytes_);
   }
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -100,16 +117,15 @@ class Storage {
   size_t bytes() const { return bytes_; }
   bool fresh() const { return block_.fresh; }
   const StatusPtr& status() const { return status_; }
+  // Returns null where the memory is the device's own.
+  const std::shared_ptr<Pool>& pool() const { return pool_; }
 
  private:
-  void Count(int64_t change) {
-    device_->bytes += static_cast<size_t>(change);
-    if (device_->on_bytes) device_->on_bytes(change);
-  }
   std::shared_ptr<Device> device_;
+  std::shared_ptr<Pool> pool_;
   Block block_;
   size_t bytes_;
-  StatusPtr status_;
+  StatusPtr status_ = std::make_shared<Status>();
 };
 using StoragePtr = std::shared_ptr<Storage>;
 

@@ -1,32 +1,13 @@
 #include "core/runtime/stream.h"
 
-#include <new>
-#include <string>
 #include <utility>
-
-#include "core/error.h"
 
 namespace lora {
 namespace {
 
-FailurePtr MakeFailure(const Command& command, std::string code, std::string op,
-                       std::string message) {
-  return std::make_shared<const Failure>(
-      Failure{std::move(code), std::move(op), std::move(message), command.tag});
-}
-
-FailurePtr FailedOperand(const Command& command) {
-  for (const Operand& operand : command.operands)
-    if (operand.access != Access::kOut && operand.status->failure) return operand.status->failure;
-  return nullptr;
-}
-
-void Settle(const Command& command, const FailurePtr& failure) {
-  for (const Operand& operand : command.operands) {
-    if (operand.access == Access::kOut) operand.status->failure = failure;
-    if (operand.access == Access::kInOut && failure) operand.status->failure = failure;
-  }
-  if (command.guard && failure) command.guard->Remember(failure);
+FailurePtr Ended(const Command& command) {
+  return MakeFailure(command, command.tag, "ERR_DISPOSED", command.op,
+                     "the device's queue has ended");
 }
 
 }  // namespace
@@ -47,9 +28,7 @@ void WorkerStream::Enqueue(Command command) {
     }
   }
   if (item) {  // stopped
-    if (item->command.done)
-      item->command.done(MakeFailure(item->command, "ERR_DISPOSED", item->command.op,
-                                     "the device's queue has ended"));
+    if (item->command.done) item->command.done(Ended(item->command));
     return;
   }
   work_.notify_one();
@@ -115,9 +94,7 @@ void WorkerStream::Stop() {
   }
   work_.notify_all();
   for (const auto& item : dropped)
-    if (item->command.done)
-      item->command.done(MakeFailure(item->command, "ERR_DISPOSED", item->command.op,
-                                     "the device's queue has ended"));
+    if (item->command.done) item->command.done(Ended(item->command));
   if (worker_.joinable()) worker_.join();
   progress_.notify_all();
   std::unique_lock lock(mutex_);
@@ -152,37 +129,23 @@ void WorkerStream::Work() {
   context_.reset();
 }
 
-void WorkerStream::Execute(Item& item) {
-  Command& command = item.command;
-  FailurePtr failure = FailedOperand(command);
-  if (!failure) {
-    try {
-      if (command.run) {
-        if (!context_ || context_threads_ != item.threads) {
-          context_.reset();
-          context_ = create_context_(item.threads);
-          context_threads_ = item.threads;
-        }
-        command.run(command.scratch, *context_);
-      }
-      if (command.done && context_) context_->Finish();
-    } catch (const FailurePtr& inherited) {  // of a command on another device
-      failure = inherited;
-    } catch (const Error& error) {
-      std::string message = error.what();
-      // A device reports late, so that what it reports may be of an earlier command.
-      if (error.code() == "ERR_DEVICE_LOST" && error.op() != command.op)
-        message += " (met by " + std::string(command.op) + ")";
-      failure = MakeFailure(command, error.code(), error.op(), message);
-    } catch (const std::bad_alloc&) {
-      failure = MakeFailure(command, "ERR_OUT_OF_MEMORY", command.op,
-                            '[' + std::string(command.op) + "] the system has no memory left");
-    } catch (const std::exception& error) {
-      failure = MakeFailure(command, "ERR_UNSUPPORTED", command.op,
-                            '[' + std::string(command.op) + "] failed: " + error.what());
-    }
+Context& WorkerStream::ContextFor(int threads) {
+  if (!context_ || context_threads_ != threads) {
+    context_.reset();
+    context_ = create_context_(threads);
+    context_threads_ = threads;
   }
-  Settle(command, failure);
+  return *context_;
+}
+
+void WorkerStream::Execute(const Item& item) {
+  const Command& command = item.command;
+  const auto context = [&]() -> Context& { return ContextFor(item.threads); };
+  if (command.steps) command.steps->Run(command.tag, context);
+  const FailurePtr failure = RunStep(command, command.tag, [&] {
+    if (command.run) command.run(command.scratch, context());
+    if (command.done && context_) context_->Finish();
+  });
   if (command.done) command.done(failure);
 }
 

@@ -12,25 +12,14 @@
 #include <thread>
 #include <vector>
 
-#include "core/ops/backend.h"
-#include "core/runtime/status.h"
+#include "core/runtime/step.h"
 
 namespace lora {
 
-// The status of a storage, and how a command treats that storage (core/ops/fields.h).
-struct Operand {
-  StatusPtr status;
-  Access access = Access::kIn;
-};
-
-struct Command {
-  const char* op = "";
+struct Command : Step {
   int64_t tag = 0;
-  std::vector<Operand> operands;
-  std::shared_ptr<Guard> guard;
   size_t bytes = 0;  // that the command keeps busy: its outputs and what it copies
-  Scratch scratch;   // what `run` works on
-  std::function<void(Scratch, Context&)> run;
+  std::shared_ptr<const Steps> steps;  // of a program; they run before the command's own work
   // The worker calls it when the work is done, with null where it ran; it must not throw. Commands
   // without it may still be at work on the device when the next one starts.
   std::function<void(const FailurePtr&)> done;
@@ -97,7 +86,8 @@ class WorkerStream final : public Stream {
   };
   bool BelowHalf() const;  // with mutex_ held
   void Work();
-  void Execute(Item& item);
+  Context& ContextFor(int threads);
+  void Execute(const Item& item);
 
   const ContextFactory create_context_;
   int threads_;  // of the caller's thread

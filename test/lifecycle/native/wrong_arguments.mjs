@@ -4,6 +4,8 @@ import { cpu, f32, native, print } from './common.mjs';
 const reference = native.openDevice('reference');
 const released = f32([1, 2]);
 native.release(released);
+native.beginRecording(cpu);
+const program = native.endRecording(cpu);
 const tensor = () => f32([1, 2, 3, 4], [2, 2]);
 const junk = () => [
   undefined,
@@ -31,6 +33,7 @@ const junk = () => [
   f32([1, 2], [2], reference),
   native.pack(tensor(), null, 'f32'),
   native.createGuard(),
+  program,
   native.openFile(process.execPath).file,
   cpu,
   released,
@@ -63,6 +66,7 @@ const skipped = new Set([
   'setThreads',
   'closeFile',
   'injectOutOfMemory',
+  'beginRecording', // most of what follows would be refused
 ]);
 const names = Object.keys(native).filter((name) => !skipped.has(name));
 const counts = { calls: 0, errors: 0, codes: {} };
