@@ -142,6 +142,12 @@ HWY_INLINE void TransposeElements(const uint32_t* HWY_RESTRICT src, size_t src_s
     for (; c + kLanes <= columns; c += kLanes) {
       TransposeRows(DU(), from + c, src_stride, to + c * dst_stride, dst_stride);
     }
+    if constexpr (kLanes > 8) {
+      for (; c + 8 <= columns; c += 8) {
+        TransposeRows(hn::CappedTag<uint32_t, 8>(), from + c, src_stride, to + c * dst_stride,
+                      dst_stride);
+      }
+    }
     for (; c + 4 <= columns; c += 4) {
       TransposeRows(hn::FixedTag<uint32_t, 4>(), from + c, src_stride, to + c * dst_stride,
                     dst_stride);

@@ -125,6 +125,11 @@ HWY_INLINE void AddLowRank(const LowRankRows& low, size_t column, size_t columns
   if (columns < kPanelWidth) std::fill(block, block + kRanks * kPanelWidth, 0u);
   const uint32_t* a = reinterpret_cast<const uint32_t*>(low.a + column * low.r);
   const size_t rows = low.end - low.begin, tiles = Tiles(rows);
+  // The A of the next panel arrives while this one is multiplied.
+  const uintptr_t next = reinterpret_cast<uintptr_t>(a) + kPanelWidth * low.r * sizeof(float);
+  for (size_t line = 0; line < kPanelWidth * low.r * sizeof(float); line += kCacheLine) {
+    hwy::Prefetch(reinterpret_cast<const std::byte*>(next + line));
+  }
   for (size_t r = 0; r < low.r; r += kRanks) {
     const size_t ranks = std::min(kRanks, low.r - r);
     TransposeElements(a + r, low.r, columns, ranks, block, kPanelWidth);
