@@ -241,6 +241,15 @@ export interface NativeBinding {
     options: { window: number; scale: number },
   ): [dq: NativeTensor, dk: NativeTensor, dv: NativeTensor];
   cacheAppend(src: NativeTensor, cache: NativeTensor, offset: number): void;
+  attentionPaged(
+    q: NativeTensor,
+    kPool: NativeTensor,
+    vPool: NativeTensor,
+    pageTable: NativeTensor,
+    lengths: NativeTensor,
+    options: { window: number; scale: number; phase: 'prefill' | 'decode' },
+  ): NativeTensor;
+  pageAppend(src: NativeTensor, pool: NativeTensor, pageTable: NativeTensor, lengths: NativeTensor): void;
   /** The mask is that of a LoRA path with these numbers. */
   dropout(x: NativeTensor, dropout: NativeDropout): NativeTensor;
   swigluForward(gate: NativeTensor, up: NativeTensor): NativeTensor;

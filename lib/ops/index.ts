@@ -2,6 +2,8 @@
 import './methods';
 export { attention, attentionCached, cacheAppend } from './attention';
 export type { AttentionOptions, CachedAttentionOptions } from './attention';
+export { attentionPaged, PAGE_SIZE, pageAppend, poolShape } from './attention_paged';
+export type { PagedAttentionOptions } from './attention_paged';
 export { binary } from './binary';
 export { cast, toDevice } from './cast';
 export { crossEntropy, linearCrossEntropy } from './cross_entropy';

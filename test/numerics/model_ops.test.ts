@@ -5,10 +5,13 @@ import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   attention,
   attentionCached,
+  attentionPaged,
   cacheAppend,
   crossEntropy,
   embedding,
   linearCrossEntropy,
+  pageAppend,
+  poolShape,
   randomNormal,
   randomUniform,
   rmsNorm,
@@ -18,7 +21,7 @@ import {
   view,
 } from '../../lib/ops';
 import { expectReject, expectThrow } from '../support/errors';
-import { gradientError, relativeError, seeded, weigh, type Input } from '../support/numbers';
+import { gradientError, numel, relativeError, seeded, weigh, type Input } from '../support/numbers';
 
 const table = (d: number, n: number, device: Device): { cos: Tensor; sin: Tensor } => {
   const angles = Array.from({ length: n * (d / 2) }, (_, i) => Math.floor(i / (d / 2)) / (1 + (i % (d / 2))));
@@ -169,6 +172,70 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
       () => cacheAppend(k, cacheK!, 4),
       'ERR_ARGUMENT',
       '[cache_append] expected src of shape [2, s, 2, 4] with offset + s ≤ 8 but received [2, 5, 2, 4] at 4',
+    );
+  });
+
+  test('sequences in pages: chunks of two prompts, then a token of each', async () => {
+    const [heads, kv, d] = [4, 2, 4];
+    const lengths = [70, 131];
+    const options = { scale: 0.5, window: 90 };
+    const parts = lengths.map((n, i) => ({
+      q: seeded([1, n, heads, d], 10 * i + 1, { device }),
+      k: seeded([1, n, kv, d], 10 * i + 2, { device }),
+      v: seeded([1, n, kv, d], 10 * i + 3, { device }),
+    }));
+    const rows = async (t: Tensor, from: number, to: number): Promise<Float32Array> => {
+      const width = t.shape[2]! * d;
+      return Float32Array.from((await t.data()).slice(from * width, to * width));
+    };
+    const cut = async (t: Tensor, from: number, to: number): Promise<Tensor> =>
+      tensor(await rows(t, from, to), { shape: [1, to - from, t.shape[2]!, d], device });
+    const [kPool, vPool] = [0, 1].map(() => {
+      const shape = poolShape(6, kv, d);
+      return tensor(new Float32Array(numel(shape)).fill(NaN), { shape, device });
+    }) as [Tensor, Tensor];
+    const table = [
+      [4, 1, -1],
+      [5, 0, 2],
+    ];
+    const want = await Promise.all(
+      parts.map(async ({ q, k, v }) => [...(await attention(q, k, v, options).data())]),
+    );
+    for (const [i, { q, k, v }] of parts.entries()) {
+      const at = ints(table[i]!, [1, 3], device);
+      let from = 0;
+      for (const to of [10, 64, lengths[i]! - 1]) {
+        const length = ints([to], [1], device);
+        pageAppend(await cut(k, from, to), kPool, at, length);
+        pageAppend(await cut(v, from, to), vPool, at, length);
+        const y = attentionPaged(await cut(q, from, to), kPool, vPool, at, length, {
+          ...options,
+          phase: 'prefill',
+        });
+        const expected = want[i]!.slice(from * heads * d, to * heads * d);
+        expect(relativeError(await y.data(), Float32Array.from(expected))).toBeLessThan(1e-5);
+        from = to;
+      }
+    }
+    const last = async (name: 'q' | 'k' | 'v'): Promise<Tensor> => {
+      const both = await Promise.all(parts.map((p, i) => rows(p[name], lengths[i]! - 1, lengths[i]!)));
+      const data = Float32Array.from(both.flatMap((x) => [...x]));
+      return tensor(data, { shape: [2, 1, data.length / 2 / d, d], device });
+    };
+    const at = ints(table.flat(), [2, 3], device);
+    const length = ints(lengths, [2], device);
+    pageAppend(await last('k'), kPool, at, length);
+    pageAppend(await last('v'), vPool, at, length);
+    const q = await last('q');
+    const y = attentionPaged(q, kPool, vPool, at, length, { ...options, phase: 'decode' });
+    const expected = want.flatMap((all, i) => all.slice((lengths[i]! - 1) * heads * d));
+    expect(relativeError(await y.data(), Float32Array.from(expected))).toBeLessThan(1e-5);
+
+    const wrong = ints([70, 193], [2], device);
+    await expectReject(
+      attentionPaged(q, kPool, vPool, at, wrong, { ...options, phase: 'decode' }).data(),
+      'ERR_DATA',
+      '[attention_paged] expected lengths from 1 (the positions of this call) to 192 (64 per column of pageTable) but received 193 for sequence 1',
     );
   });
 

@@ -4,12 +4,14 @@ import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   attention,
   attentionCached,
+  attentionPaged,
   cacheAppend,
   crossEntropy,
   embedding,
   linearCrossEntropy,
   loraLinear,
   loraLinearGroup,
+  pageAppend,
   randomNormal,
   randomUniform,
   rmsNorm,
@@ -17,6 +19,7 @@ import {
   sample,
   swiglu,
   view,
+  type PagedAttentionOptions,
 } from '../../lib/ops';
 import { expectThrow } from '../support/errors';
 import { numel } from '../support/numbers';
@@ -25,6 +28,9 @@ const device = 'reference';
 const x = (shape: number[], dtype: DType = 'f32', on: 'reference' | 'cpu' = device): Tensor =>
   tensor(new Float32Array(numel(shape)), { shape, dtype, device: on });
 const ids = (...shape: number[]): Tensor => x(shape, 'i32');
+const pool = (dtype: DType = 'f32'): Tensor => x([4, 2, 64, 2], dtype);
+const paged = (q: Tensor, options: Partial<PagedAttentionOptions> = {}): Tensor =>
+  attentionPaged(q, pool(), pool(), ids(2, 3), ids(2), { scale: 1, phase: 'decode', ...options });
 const weight = FrozenWeight.pack(x([4, 6]));
 const gone = FrozenWeight.pack(x([4, 6]));
 gone.dispose();
@@ -194,6 +200,68 @@ const cases: [string, () => unknown, string | RegExp][] = [
   ['cacheAppend', () => cacheAppend(x([1, 2, 2], 'bf16'), x([1, 8, 2]), 0), /^\[cache_append\] expected src/],
   ['cacheAppend', () => cacheAppend(x([1, 2, 2]), x([1, 8, 2]), 7), /but received \[1, 2, 2\] at 7/],
   ['cacheAppend', () => cacheAppend(x([1, 2, 2]), x([1, 8, 2]), -1), /expected offset to be an integer/],
+  [
+    'page_append',
+    () => pageAppend(x([2, 1, 2]), pool(), ids(2, 3), ids(2)),
+    /expected src of shape \[batch, seq, /,
+  ],
+  [
+    'page_append',
+    () => pageAppend(x([2, 1, 2, 2]), x([4, 64, 2, 2]), ids(2, 3), ids(2)),
+    '[page_append] expected pool of shape [pages, 2, 64, 2] but received [4, 64, 2, 2]',
+  ],
+  [
+    'page_append',
+    () => pageAppend(x([2, 1, 2, 2]), pool('bf16'), ids(2, 3), ids(2)),
+    '[page_append] expected pool of dtype f32 but received bf16',
+  ],
+  [
+    'page_append',
+    () => pageAppend(x([2, 1, 2, 2]), pool(), ids(3, 3), ids(2)),
+    '[page_append] expected pageTable of shape [2, maxPages] (batch, maxPages) but received [3, 3]',
+  ],
+  [
+    'page_append',
+    () => pageAppend(x([2, 1, 2, 2]), pool(), ids(2, 3), x([2])),
+    /expected lengths to be i32 but received/,
+  ],
+  ['attention_paged', () => paged(x([2, 1, 4])), /expected q of shape \[batch, seq, heads, d\]/],
+  [
+    'attention_paged',
+    () => paged(x([2, 1, 3, 2])),
+    '[attention_paged] expected q [batch, seq, heads, d] with heads a multiple of 2 (those of kPool) but received [2, 1, 3, 2]',
+  ],
+  [
+    'attention_paged',
+    () => paged(x([2, 3, 4, 2])),
+    /one query per sequence in phase 'decode' but received \[2, 3,/,
+  ],
+  ['attention_paged', () => paged(x([2, 1, 4, 3])), /expected kPool of shape \[pages, kvHeads, 64, 3\]/],
+  [
+    'attention_paged',
+    () => paged(x([2, 1, 4, 2]), { phase: 'decod' as never }),
+    /expected phase to be 'prefill', 'decode' but received .*did you mean 'decode'/,
+  ],
+  [
+    'attention_paged',
+    () => paged(x([2, 1, 4, 2]), { window: -1 }),
+    /expected window to be an integer of at least 0/,
+  ],
+  ['attention_paged', () => paged(x([2, 1, 4, 2]), { scale: NaN }), /expected scale to be a finite number/],
+  [
+    'attention_paged',
+    () =>
+      attentionPaged(x([2, 1, 4, 2]), pool(), x([3, 2, 64, 2]), ids(2, 3), ids(2), {
+        scale: 1,
+        phase: 'decode',
+      }),
+    '[attention_paged] expected vPool of shape [4, 2, 64, 2] (that of kPool) but received [3, 2, 64, 2]',
+  ],
+  [
+    'attention_paged',
+    () => attentionPaged(x([2, 1, 4, 2]), pool(), pool(), ids(2, 3), ids(3), { scale: 1, phase: 'decode' }),
+    '[attention_paged] expected lengths of shape [2] (batch) but received [3]',
+  ],
   // Losses and embeddings
   ['cross_entropy', () => crossEntropy(x([2, 3]), x([2])), /expected labels to be i32/],
   [

@@ -1,5 +1,6 @@
-// Tiles of attention_forward (attention_tasks.h explains rows). For each row tile, Qᵀ [d][row] is
-// packed and scaled once and Oᵀ [d][row] is kept in scratch; each key tile then does
+// Tiles of attention_forward and attention_paged (attention_tasks.h explains rows). For each row
+// tile, Qᵀ [d][row] is packed and scaled once and Oᵀ [d][row] is kept in scratch; each key tile
+// then does
 //   Sᵀ = K·Qᵀ
 //   m' = max(m, max Sᵀ)
 //   Pᵀ = exp(Sᵀ − m')
@@ -18,7 +19,7 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/cpu/attention_tasks.h"
+#include "backend/cpu/attention_call.h"
 #include "backend/cpu/tile-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -121,8 +122,8 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
 }
 
 template <class T>
-HWY_INLINE void ForwardTile(const AttentionForwardArgs& args, const AttentionShape& s,
-                            const RowTile& t, float* scratch) {
+HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
+                            float* scratch) {
   const F32 d;
   const size_t lanes = hn::Lanes(d), rows = t.padded();
   const ForwardTileScratch w(s, scratch);
@@ -133,8 +134,8 @@ HWY_INLINE void ForwardTile(const AttentionForwardArgs& args, const AttentionSha
     hn::StoreU(hn::Neg(hn::Inf(d)), d, w.max + c);
     hn::StoreU(hn::Zero(d), d, w.sum + c);
   }
-  for (int32_t from = t.begin; from < t.end; from += static_cast<int32_t>(kKeyTile)) {
-    const int32_t to = std::min(t.end, from + static_cast<int32_t>(kKeyTile));
+  for (int32_t from = t.first_tile(), to; from < t.end; from = to) {
+    to = t.TileEnd(from);
     const RowTile::Visible visible = t.Sees(from, to);
     if (visible == RowTile::Visible::kNone) continue;
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
@@ -214,23 +215,24 @@ HWY_INLINE float OnlineSoftmaxRow(size_t count, float* scores, float* max, float
   return factor;
 }
 
-// Prefetches keys by software: the rows of one kv head are far apart in memory, and each is too
-// short for the hardware prefetcher to predict the next one.
+// Prefetches keys of one tile by software: outside pages the rows of one kv head are far apart in
+// memory, and each is too short for the hardware prefetcher to predict the next one.
 template <class T>
 HWY_INLINE void PrefetchKeys(const AttentionShape& s, const RowTile& t, const T* src, int32_t from,
                              int32_t to) {
   constexpr size_t kLine = 64 / sizeof(T);
-  for (int32_t j = from; j < to; ++j) {
-    const T* row = src + s.KeyOffset(t.batch, t.head, static_cast<size_t>(j));
+  if (from >= to) return;
+  const T* row = src + s.KeyOffset(t.batch, t.head, static_cast<size_t>(from));
+  for (int32_t j = from; j < to; ++j, row += s.key_stride()) {
     for (size_t i = 0; i < s.d; i += kLine) hwy::Prefetch(row + i);
   }
 }
 
 // Computes what keys [chunk_begin, chunk_end) contribute to a tile of at most kDecodeRows rows.
 template <class T>
-HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionShape& s,
-                            const RowTile& t, int32_t chunk_begin, int32_t chunk_end,
-                            float* scratch, DecodePartial out) {
+HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
+                            int32_t chunk_begin, int32_t chunk_end, float* scratch,
+                            DecodePartial out) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
   const size_t used = RoundUp(s.d, lanes);  // columns of a padded row that are read
@@ -245,9 +247,7 @@ HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionSha
   }
   std::memset(out.out, 0, t.count * s.padded * sizeof(float));
   const int32_t begin = std::max(t.begin, chunk_begin), end = std::min(t.end, chunk_end);
-  const auto tile_end = [end](int32_t from) {
-    return std::min(end, from + static_cast<int32_t>(kKeyTile));
-  };
+  const auto tile_end = [&t, end](int32_t from) { return std::min(end, t.TileEnd(from)); };
   PrefetchKeys(s, t, args.k.as<const T>(), begin, tile_end(begin));
   for (int32_t from = begin, to; from < end; from = to) {
     to = tile_end(from);
@@ -296,8 +296,8 @@ HWY_INLINE void DecodeChunk(const AttentionForwardArgs& args, const AttentionSha
 // Writes y and lse of a tile from the partial results of its chunks, which are
 // `stride` floats apart.
 template <class T>
-HWY_INLINE void CombineChunks(const AttentionForwardArgs& args, const AttentionShape& s,
-                              const RowTile& t, float* partials, size_t stride, size_t chunks) {
+HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
+                              float* partials, size_t stride, size_t chunks) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
   const DecodePartial total(s, partials);  // the first chunk becomes the total

@@ -2,7 +2,7 @@
 #include <cstring>
 
 #include "backend/cpu/arena.h"
-#include "backend/cpu/attention_tasks.h"
+#include "backend/cpu/attention_call.h"
 #include "backend/cpu/context.h"
 #include "backend/cpu/kernels.h"
 
@@ -18,13 +18,13 @@ HWY_BEFORE_NAMESPACE();
 namespace lora::cpu {
 namespace HWY_NAMESPACE {
 
-void RunForwardTile(const AttentionForwardArgs& args, const AttentionShape& s, const RowTile& t,
+void RunForwardTile(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                     float* scratch) {
   if (args.q.dtype == DType::kBF16) return ForwardTile<hwy::bfloat16_t>(args, s, t, scratch);
   ForwardTile<float>(args, s, t, scratch);
 }
 
-void RunDecodeChunk(const AttentionForwardArgs& args, const AttentionShape& s, const RowTile& t,
+void RunDecodeChunk(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                     int32_t begin, int32_t end, float* scratch, const DecodePartial& out) {
   if (args.q.dtype == DType::kBF16) {
     return DecodeChunk<hwy::bfloat16_t>(args, s, t, begin, end, scratch, out);
@@ -32,7 +32,7 @@ void RunDecodeChunk(const AttentionForwardArgs& args, const AttentionShape& s, c
   DecodeChunk<float>(args, s, t, begin, end, scratch, out);
 }
 
-void RunCombineChunks(const AttentionForwardArgs& args, const AttentionShape& s, const RowTile& t,
+void RunCombineChunks(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                       float* partials, size_t stride, size_t chunks) {
   if (args.q.dtype == DType::kBF16) {
     return CombineChunks<hwy::bfloat16_t>(args, s, t, partials, stride, chunks);
@@ -72,24 +72,35 @@ HWY_EXPORT(RunCombineChunks);
 HWY_EXPORT(RunBackwardTile);
 HWY_EXPORT(RunStoreKeyGradients);
 
-AttentionShape ShapeOf(const AttentionForwardArgs& a) {
-  return AttentionShape(a.q, a.k, a.key_begin, a.kv_length, a.q_offset, a.window, a.scale);
-}
 AttentionShape ShapeOf(const AttentionBackwardArgs& a) {
   return AttentionShape(a.q, a.k, a.key_begin, a.k.dim(1), 0, a.window, a.scale);
 }
 
-RowTile TileOf(const AttentionShape& s, size_t pair, size_t tile) {
-  const size_t first = tile * kRowTile;
-  return RowTile(s, pair / s.kv_heads, pair % s.kv_heads, first,
-                 std::min(kRowTile, s.rows - first));
+RowTile TileOf(const AttentionShape& s, size_t pair, size_t tile, size_t rows = kRowTile) {
+  const size_t first = tile * rows;
+  return RowTile(s, pair / s.kv_heads, pair % s.kv_heads, first, std::min(rows, s.rows - first));
 }
 
-bool IsDecode(const AttentionShape& s) { return s.rows <= kDecodeRows; }
-
-size_t DecodeChunks(const AttentionShape& s) {
-  return std::max<size_t>(1, (static_cast<size_t>(s.kv_length) + kDecodeChunk - 1) / kDecodeChunk);
+// The chunks of keys that the queries of a sequence see.
+struct Chunks {
+  size_t first, count;
+};
+Chunks ChunksOf(const AttentionShape& s, size_t b) {
+  const int64_t position = s.Position(b), end = position + static_cast<int64_t>(s.queries);
+  const int64_t begin = s.window > 0 ? std::max<int64_t>(0, position - s.window + 1) : 0;
+  const size_t first = static_cast<size_t>(begin) / kDecodeChunk;
+  return {first, CeilDiv(static_cast<size_t>(end), kDecodeChunk) - first};
 }
+// The most that a sequence can have, from the sizes of the call alone.
+size_t MostChunks(const AttentionShape& s) {
+  size_t keys = static_cast<size_t>(s.kv_length), more = 0;
+  if (s.window > 0 && s.window < s.kv_length) {
+    keys = std::min(keys, static_cast<size_t>(s.window) + s.queries - 1);
+    more = 1;  // they may begin and end inside a chunk
+  }
+  return CeilDiv(keys, kDecodeChunk) + more;
+}
+size_t DecodeTiles(const AttentionShape& s) { return CeilDiv(s.rows, kDecodeRows); }
 
 // Returns into how many parts the row tiles of one (batch, kv head) are split. Each part has its
 // own sums of dk and dv, so the fewest parts are taken that keep the threads evenly busy.
@@ -103,10 +114,10 @@ size_t BackwardSplits(const AttentionShape& s, int threads) {
   return limit;
 }
 
-// Returns the pool, or null where waking its threads would take longer than the work.
-CpuContext* PoolFor(const AttentionShape& s, Context& context) {
-  constexpr size_t kWorthThreads = size_t{1} << 16;  // multiplications
-  const size_t work = s.pairs() * s.rows * static_cast<size_t>(s.kv_length) * s.d;
+// Returns the pool, or null where waking its threads would take longer than so many
+// multiplications.
+CpuContext* PoolFor(size_t work, Context& context) {
+  constexpr size_t kWorthThreads = size_t{1} << 16;
   return work < kWorthThreads ? nullptr : static_cast<CpuContext*>(&context);
 }
 
@@ -116,12 +127,13 @@ size_t KeySumFloats(const AttentionShape& s) { return s.capacity * s.padded; }
 
 // ---- forward -----------------------------------------------------------------------------------
 
-size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
-  const AttentionShape s = ShapeOf(args);
+size_t ScratchBytes(const AttentionCall& call, int threads) {
+  const AttentionShape& s = call.shape;
   if (s.empty()) return 0;
   Arena arena;
-  if (IsDecode(s)) {
-    arena.Take<float>(s.pairs() * DecodeChunks(s) * DecodePartialFloats(s));
+  if (call.decode) {
+    arena.Take<size_t>(s.batch + 1);
+    arena.Take<float>(s.pairs() * DecodeTiles(s) * MostChunks(s) * DecodePartialFloats(s));
     arena.Take<float>(static_cast<size_t>(threads) * DecodeTaskFloats(s));
   } else {
     arena.Take<float>(static_cast<size_t>(threads) * ForwardTileFloats(s));
@@ -129,41 +141,78 @@ size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
   return arena.bytes();
 }
 
-void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
-  const AttentionShape s = ShapeOf(args);
-  if (s.empty()) return;
-  CpuContext* pool = PoolFor(s, context);
+namespace {
+
+// A task is a chunk of the keys of one sequence, one kv head and at most kDecodeRows of its rows.
+void RunDecode(const AttentionCall& call, CpuContext* pool, size_t threads, Scratch scratch) {
+  const AttentionShape& s = call.shape;
+  const size_t tiles = DecodeTiles(s), heads = s.kv_heads * tiles;
+  const size_t most = MostChunks(s), stride = DecodePartialFloats(s);
   Arena arena(scratch);
-  if (!IsDecode(s)) {
-    const size_t tiles = s.row_tiles();
-    float* tile_scratch =
-        arena.Take<float>(static_cast<size_t>(context.threads()) * ForwardTileFloats(s));
-    const auto run = HWY_DYNAMIC_POINTER(RunForwardTile);
-    ParallelFor(pool, s.pairs() * tiles, [&](size_t task, size_t thread) {
-      run(args, s, TileOf(s, task / tiles, task % tiles),
-          tile_scratch + thread * ForwardTileFloats(s));
-    });
-    return;
-  }
-  const size_t chunks = DecodeChunks(s), stride = DecodePartialFloats(s);
-  float* partials = arena.Take<float>(s.pairs() * chunks * stride);
-  float* task_scratch =
-      arena.Take<float>(static_cast<size_t>(context.threads()) * DecodeTaskFloats(s));
+  size_t* starts = arena.Take<size_t>(s.batch + 1);  // the first task of each sequence
+  float* partials = arena.Take<float>(s.batch * heads * most * stride);
+  float* task_scratch = arena.Take<float>(threads * DecodeTaskFloats(s));
+  starts[0] = 0;
+  for (size_t b = 0; b < s.batch; ++b) starts[b + 1] = starts[b] + ChunksOf(s, b).count * heads;
   const auto run = HWY_DYNAMIC_POINTER(RunDecodeChunk);
-  // Tasks are ordered so that the heads of a chunk follow each other, because
-  // their keys share pages.
-  ParallelFor(pool, s.pairs() * chunks, [&](size_t task, size_t thread) {
-    const size_t head = task % s.kv_heads, chunk = task / s.kv_heads % chunks;
-    const size_t pair = task / (s.kv_heads * chunks) * s.kv_heads + head;
-    const size_t begin = chunk * kDecodeChunk;
-    run(args, s, TileOf(s, pair, 0), static_cast<int32_t>(begin),
-        static_cast<int32_t>(begin + kDecodeChunk), task_scratch + thread * DecodeTaskFloats(s),
-        DecodePartial(s, partials + (pair * chunks + chunk) * stride));
+  // Tasks are ordered so that the heads of a chunk follow each other, because their keys share
+  // pages.
+  ParallelFor(pool, starts[s.batch], [&](size_t task, size_t thread) {
+    const size_t* next = std::upper_bound(starts, starts + s.batch + 1, task);
+    const size_t b = static_cast<size_t>(next - starts) - 1, local = task - starts[b];
+    const size_t head = local % heads, chunk = local / heads;
+    const size_t begin = (ChunksOf(s, b).first + chunk) * kDecodeChunk;
+    const RowTile tile = TileOf(s, b * s.kv_heads + head / tiles, head % tiles, kDecodeRows);
+    run(call, s, tile, static_cast<int32_t>(begin), static_cast<int32_t>(begin + kDecodeChunk),
+        task_scratch + thread * DecodeTaskFloats(s),
+        DecodePartial(s, partials + ((b * heads + head) * most + chunk) * stride));
   });
   const auto combine = HWY_DYNAMIC_POINTER(RunCombineChunks);
-  for (size_t pair = 0; pair < s.pairs(); ++pair) {
-    combine(args, s, TileOf(s, pair, 0), partials + pair * chunks * stride, stride, chunks);
-  }
+  constexpr size_t kWorthThreads = size_t{1} << 16;  // floats of the partial results
+  ParallelFor(starts[s.batch] * stride < kWorthThreads ? nullptr : pool, s.batch * heads,
+              [&](size_t task, size_t) {
+                const size_t b = task / heads, head = task % heads;
+                combine(call, s,
+                        TileOf(s, b * s.kv_heads + head / tiles, head % tiles, kDecodeRows),
+                        partials + task * most * stride, stride, ChunksOf(s, b).count);
+              });
+}
+
+}  // namespace
+
+void Run(const AttentionCall& call, Scratch scratch, Context& context) {
+  const AttentionShape& s = call.shape;
+  if (s.empty()) return;
+  size_t keys = 0;
+  for (size_t b = 0; b < s.batch; ++b) keys += static_cast<size_t>(s.Position(b)) + s.queries;
+  CpuContext* pool = PoolFor(s.kv_heads * s.rows * s.d * keys, context);
+  const size_t threads = static_cast<size_t>(context.threads());
+  if (call.decode) return RunDecode(call, pool, threads, scratch);
+  Arena arena(scratch);
+  const size_t tiles = s.row_tiles();
+  float* tile_scratch = arena.Take<float>(threads * ForwardTileFloats(s));
+  const auto run = HWY_DYNAMIC_POINTER(RunForwardTile);
+  ParallelFor(pool, s.pairs() * tiles, [&](size_t task, size_t thread) {
+    run(call, s, TileOf(s, task / tiles, task % tiles),
+        tile_scratch + thread * ForwardTileFloats(s));
+  });
+}
+
+namespace {
+
+AttentionCall CallOf(const AttentionForwardArgs& a) {
+  const AttentionShape shape(a.q, a.k, a.key_begin, a.kv_length, a.q_offset, a.window, a.scale);
+  return {shape, a.q, a.k, a.v, a.y, a.lse, shape.rows <= kDecodeRows};
+}
+
+}  // namespace
+
+size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
+  return ScratchBytes(CallOf(args), threads);
+}
+
+void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
+  Run(CallOf(args), scratch, context);
 }
 
 // ---- backward ----------------------------------------------------------------------------------
@@ -187,7 +236,7 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
     std::memset(args.dv.data, 0, args.dv.bytes());
     return;
   }
-  CpuContext* pool = PoolFor(s, context);
+  CpuContext* pool = PoolFor(s.pairs() * s.rows * s.capacity * s.d, context);
   const size_t threads = static_cast<size_t>(context.threads());
   const size_t splits = BackwardSplits(s, context.threads()), tiles = s.row_tiles();
   const size_t sum_floats = KeySumFloats(s);

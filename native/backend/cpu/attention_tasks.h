@@ -6,6 +6,10 @@
 // decode step is a tile of `group` rows. Rows are in the lanes of a vector: scores are kept
 // transposed, [key][row], so that softmax needs no reduction across lanes, and k and v are read in
 // memory order with one broadcast per element.
+//
+// Keys lie in one block of memory per sequence, or in pages (core/ops/pages.h). A tile of keys
+// begins at a multiple of kKeyTile, so it lies in one page, and what a row sums up follows from its
+// own position alone.
 #pragma once
 
 #include <algorithm>
@@ -21,6 +25,7 @@ constexpr size_t kRowTile = 64;
 constexpr size_t kKeyTile = 64;
 constexpr size_t kDecodeRows = 8;     // at most this many rows per kv head take the decode path
 constexpr size_t kDecodeChunk = 128;  // keys per task of the decode path; a multiple of kKeyTile
+static_assert(kPageSize % kKeyTile == 0 && kDecodeChunk % kKeyTile == 0);
 
 struct AttentionShape {
   size_t batch = 0, queries = 0, q_heads = 0, kv_heads = 0, group = 0, capacity = 0;
@@ -29,6 +34,8 @@ struct AttentionShape {
   int64_t kv_length = 0, q_offset = 0, window = 0;
   float scale = 1;
   const int32_t* key_begin = nullptr;
+  const int32_t *pages = nullptr, *lengths = nullptr;  // [batch, max_pages], [batch]; or null
+  size_t max_pages = 0;
 
   AttentionShape(const TensorView& q, const TensorView& k, const TensorView& key_begin_view,
                  int64_t kv_length, int64_t q_offset, int64_t window, float scale)
@@ -47,17 +54,41 @@ struct AttentionShape {
         scale(scale),
         key_begin(key_begin_view ? key_begin_view.as<const int32_t>() : nullptr) {}
 
+  // kv_length is the most keys that a sequence may have.
+  explicit AttentionShape(const AttentionPagedArgs& args)
+      : batch(static_cast<size_t>(args.q.dim(0))),
+        queries(static_cast<size_t>(args.q.dim(1))),
+        q_heads(static_cast<size_t>(args.q.dim(2))),
+        kv_heads(static_cast<size_t>(args.k_pool.dim(1))),
+        group(kv_heads == 0 ? 0 : q_heads / kv_heads),
+        d(static_cast<size_t>(args.q.dim(3))),
+        padded(RoundUp(d, kTilePad)),
+        rows(queries * group),
+        kv_length(args.page_table.dim(1) * kPageSize),
+        window(args.window),
+        scale(args.scale),
+        pages(args.page_table.as<const int32_t>()),
+        lengths(args.lengths.as<const int32_t>()),
+        max_pages(static_cast<size_t>(args.page_table.dim(1))) {}
+
   bool empty() const { return batch == 0 || rows == 0; }
   size_t pairs() const { return batch * kv_heads; }
   size_t row_tiles() const { return CeilDiv(rows, kRowTile); }
+  int64_t Position(size_t b) const {  // of the first query
+    return lengths == nullptr ? q_offset : lengths[b] - static_cast<int64_t>(queries);
+  }
 
   size_t QueryOffset(size_t b, size_t h, size_t row) const {  // of q, y, g, dq, in elements
     return ((b * queries + row / group) * q_heads + h * group + row % group) * d;
   }
   size_t KeyOffset(size_t b, size_t h, size_t key) const {  // of k, v, dk, dv
-    return ((b * capacity + key) * kv_heads + h) * d;
+    if (pages == nullptr) return ((b * capacity + key) * kv_heads + h) * d;
+    constexpr size_t kSize = kPageSize;
+    const size_t page = static_cast<size_t>(pages[b * max_pages + key / kSize]);
+    return ((page * kv_heads + h) * kSize + key % kSize) * d;
   }
-  size_t key_stride() const { return kv_heads * d; }
+  // From a key to the next one of its tile.
+  size_t key_stride() const { return pages == nullptr ? kv_heads * d : d; }
   size_t LseOffset(size_t b, size_t h, size_t row) const {
     return (b * q_heads + h * group + row % group) * queries + row / group;
   }
@@ -77,7 +108,7 @@ struct RowTile {
       hi[r] = 0;
       if (r >= count) continue;
       const size_t query = (first + r) / s.group;
-      const int64_t position = s.q_offset + static_cast<int64_t>(query);
+      const int64_t position = s.Position(batch) + static_cast<int64_t>(query);
       int64_t low = s.key_begin ? std::max(s.key_begin[batch * s.queries + query], 0) : 0;
       if (s.window > 0) low = std::max(low, position - s.window + 1);
       if (low > position) continue;
@@ -90,6 +121,12 @@ struct RowTile {
   }
 
   size_t padded() const { return RoundUp(count, kTilePad); }
+  int32_t first_tile() const { return begin - begin % static_cast<int32_t>(kKeyTile); }
+  // The end of the tile of keys in which key `from` lies.
+  int32_t TileEnd(int32_t from) const {
+    constexpr auto kTile = static_cast<int32_t>(kKeyTile);
+    return std::min(end, from - from % kTile + kTile);
+  }
 
   enum class Visible { kNone, kSome, kAll };
   Visible Sees(int32_t from, int32_t to) const {  // keys [from, to)
@@ -127,12 +164,12 @@ struct ForwardTileScratch {
 
 // One partial result of the decode path: unscaled output [rows][padded], max and sum of each row.
 inline size_t DecodePartialFloats(const AttentionShape& s) {
-  return kDecodeRows * s.padded + 2 * kTilePad;
+  return std::min(s.rows, kDecodeRows) * s.padded + 2 * kTilePad;
 }
 struct DecodePartial {
   float *out, *max, *sum;
   DecodePartial(const AttentionShape& s, float* p)
-      : out(p), max(p + kDecodeRows * s.padded), sum(max + kTilePad) {}
+      : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kTilePad) {}
 };
 inline size_t DecodeTaskFloats(const AttentionShape& s) {
   return kDecodeRows * s.padded + kKeyTile * s.padded + kDecodeRows * kKeyTile;

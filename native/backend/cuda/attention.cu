@@ -1,7 +1,5 @@
+#include "backend/cuda/attention_launch.h"
 #include "backend/cuda/attention_shape.h"
-#include "backend/cuda/device/attention_decode.cuh"
-#include "backend/cuda/device/attention_fma.cuh"
-#include "backend/cuda/device/attention_mma.cuh"
 #include "backend/cuda/kernels.h"
 
 namespace lora::cuda {
@@ -30,48 +28,8 @@ size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
 void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
   const AttentionPlan plan = PlanOf(args, context.threads());
   if (plan.tiles == 0) return;
-  const device::AttentionShape s = ShapeOf(args, args.q_offset);
-  device::AttentionParts parts;
-  if (plan.splits > 1) {
-    parts.splits = static_cast<int>(plan.splits);
-    parts.sums = reinterpret_cast<float*>(scratch.data());
-    parts.max = parts.sums + plan.partial_rows * s.d;
-    parts.weight = parts.max + plan.partial_rows;
-  }
-  float* const lse = args.lse ? Data<float>(args.lse) : nullptr;
-  device::LaunchShape shape;
-  shape.grid_x = static_cast<unsigned>(plan.blocks());
-  ForFloat(args.q.dtype, [&]<class T>() {
-    ForHeadDim(s.d, [&]<int kD>() {
-      const auto* q = Data<const T>(args.q);
-      const auto *k = Data<const T>(args.k), *v = Data<const T>(args.v);
-      auto* y = Data<T>(args.y);
-      if constexpr (sizeof(T) == 4) {
-        using Params = device::AttentionFmaParams<T, kD>;
-        shape.shared_bytes = Params::kSharedBytes;
-        Launch<device::AttentionFma<T, kD>>("attention", context, shape,
-                                            Params{s, parts, q, k, v, y, lse});
-      } else {
-        const bool aligned = AreAligned(s.d, {q, k, v, y});
-        if (s.rows <= kDecodeRows) {
-          using Params = device::AttentionDecodeParams<T, kD>;
-          shape.shared_bytes = Params::kSharedBytes;
-          Launch<device::AttentionDecode<T, kD>>("attention", context, shape,
-                                                 Params{s, parts, q, k, v, y, lse, aligned});
-        } else {
-          using Params = device::AttentionMmaParams<T, kD>;
-          shape.shared_bytes = Params::kSharedBytes;
-          Launch<device::AttentionMma<T, kD>>("attention", context, shape,
-                                              Params{s, parts, q, k, v, y, lse, aligned});
-        }
-      }
-    });
-    if (plan.splits == 1) return;
-    using Params = device::CombineParams<T>;
-    Launch<device::CombineParts<T>>("attention", context,
-                                    Blocks(plan.partial_rows / plan.splits, Params::kThreads / 32),
-                                    Params{s, parts, Data<T>(args.y), lse});
-  });
+  LaunchForward("attention", ShapeOf(args, args.q_offset), plan,
+                {args.q, args.k, args.v, args.y, args.lse}, scratch, context);
 }
 
 }  // namespace lora::cuda

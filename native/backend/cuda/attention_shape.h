@@ -32,22 +32,29 @@ inline bool AreAligned(int64_t d, std::initializer_list<const void*> tensors) {
          });
 }
 
+// What does not depend on where the keys lie.
+inline device::AttentionShape ShapeOf(const TensorView& q, int64_t kv_heads, int64_t window,
+                                      float scale) {
+  device::AttentionShape s{};
+  s.batch = static_cast<int>(q.dim(0));
+  s.queries = static_cast<int>(q.dim(1));
+  s.q_heads = static_cast<int>(q.dim(2));
+  s.kv_heads = static_cast<int>(kv_heads);
+  s.group = s.kv_heads == 0 ? 0 : s.q_heads / s.kv_heads;
+  s.d = static_cast<int>(q.dim(3));
+  s.rows = s.queries * s.group;
+  s.window = static_cast<int>(std::min<int64_t>(window, std::numeric_limits<int>::max()));
+  s.scale = scale;
+  s.scale_log2 = static_cast<float>(scale * 1.4426950408889634);
+  return s;
+}
+
 template <class Args>
 device::AttentionShape ShapeOf(const Args& args, int64_t q_offset) {
-  device::AttentionShape s{};
+  device::AttentionShape s = ShapeOf(args.q, args.k.dim(2), args.window, args.scale);
   s.key_begin = args.key_begin ? Data<const int32_t>(args.key_begin) : nullptr;
-  s.batch = static_cast<int>(args.q.dim(0));
-  s.queries = static_cast<int>(args.q.dim(1));
-  s.q_heads = static_cast<int>(args.q.dim(2));
-  s.kv_heads = static_cast<int>(args.k.dim(2));
-  s.group = s.kv_heads == 0 ? 0 : s.q_heads / s.kv_heads;
-  s.d = static_cast<int>(args.q.dim(3));
-  s.rows = s.queries * s.group;
   s.q_offset = static_cast<int>(q_offset);
-  s.window = static_cast<int>(std::min<int64_t>(args.window, std::numeric_limits<int>::max()));
   s.capacity = args.k.dim(1);
-  s.scale = args.scale;
-  s.scale_log2 = static_cast<float>(args.scale * 1.4426950408889634);
   return s;
 }
 

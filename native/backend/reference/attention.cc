@@ -8,9 +8,10 @@
 //   ds_j  = p_j·(g·v_j − D)
 //   dq   += scale·ds_j·k_j
 //   dk_j += scale·ds_j·q
+#include "backend/reference/attention.h"
+
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "backend/reference/kernels.h"
 #include "backend/reference/rows.h"
@@ -53,27 +54,11 @@ int64_t FirstKey(const TensorView& key_begin, int64_t window, const Place& at, i
 
 void Run(const AttentionForwardArgs& args, Scratch, Context&) {
   EachPlace(args.q, args.k, [&](const Place& at) {
-    const int64_t d = at.size(), position = args.q_offset + at.query;
-    const int64_t first = FirstKey(args.key_begin, args.window, at, position);
-    const Vector q = LoadRange(args.q, at.Query(), d);
-    Vector scores;
-    double largest = -std::numeric_limits<double>::infinity();
-    for (int64_t j = first; j <= position; ++j) {
-      scores.push_back(args.scale * Dot(q, args.k, at.Key(j)));
-      largest = std::max(largest, scores.back());
-    }
-    double sum = 0;
-    for (double& score : scores) {
-      score = std::exp(score - largest);
-      sum += score;
-    }
-    Vector y(static_cast<size_t>(d), 0.0);
-    for (size_t n = 0; n < scores.size(); ++n) {
-      const Vector v = LoadRange(args.v, at.Key(first + static_cast<int64_t>(n)), d);
-      for (size_t c = 0; c < y.size(); ++c) y[c] += scores[n] / sum * v[c];
-    }
-    StoreRange(args.y, at.Query(), y);
-    if (args.lse) Store(args.lse, at.Lse(), scores.empty() ? largest : largest + std::log(sum));
+    const int64_t position = args.q_offset + at.query;
+    const double lse = Attend(args.q, args.k, args.v, args.y, at.Query(),
+                              FirstKey(args.key_begin, args.window, at, position), position,
+                              args.scale, [&](int64_t j) { return at.Key(j); });
+    if (args.lse) Store(args.lse, at.Lse(), lse);
   });
 }
 

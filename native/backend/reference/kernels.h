@@ -24,6 +24,8 @@ void Run(const RopeArgs&, Scratch, Context&);
 void Run(const AttentionForwardArgs&, Scratch, Context&);
 void Run(const AttentionBackwardArgs&, Scratch, Context&);
 void Run(const CacheAppendArgs&, Scratch, Context&);
+void Run(const PageAppendArgs&, Scratch, Context&);
+void Run(const AttentionPagedArgs&, Scratch, Context&);
 void Run(const SwigluForwardArgs&, Scratch, Context&);
 void Run(const SwigluBackwardArgs&, Scratch, Context&);
 void Run(const CrossEntropyForwardArgs&, Scratch, Context&);

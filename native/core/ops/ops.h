@@ -11,12 +11,13 @@
 #include "core/ops/linear.h"
 #include "core/ops/losses.h"
 #include "core/ops/optimizer.h"
+#include "core/ops/pages.h"
 #include "core/ops/random.h"
 #include "core/ops/tape.h"
 
 namespace lora {
 
-using AllOps =
-    decltype(LinearOps() + LayerOps() + LossOps() + OptimizerOps() + TapeOps() + RandomOps());
+using AllOps = decltype(LinearOps() + LayerOps() + PageOps() + LossOps() + OptimizerOps() +
+                        TapeOps() + RandomOps());
 
 }  // namespace lora

@@ -241,6 +241,54 @@ TEST_CASE("the layers of a model") {
         "[swiglu] expected gate of dtype f32 or bf16 but received f16");
 }
 
+TEST_CASE("keys and values in pages") {
+  const PageAppendArgs append{F32({2, 3, 4, 8}), F32({9, 4, 64, 8}), I32({2, 5}), I32({2})};
+  CHECK(Complaint(append) == "");
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.pool = F32({9, 64, 4, 8}); },
+      "[page_append] expected pool of shape [9, 4, 64, 8] (pages, kv_heads, 64, head_dim) but "
+      "received [9, 64, 4, 8]");
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.pool = BF16({9, 4, 64, 8}); },
+      "[page_append] expected pool of dtype f32 (that of src) but received bf16");
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.page_table = I32({3, 5}); },
+      "[page_append] expected pageTable of shape [2, 5] (batch, pages) but received [3, 5]");
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.page_table = I32({2, 33554432}); },
+      "[page_append] expected pageTable of at most 33554431 columns but received shape "
+      "[2, 33554432]");
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.lengths = F32({2}); },
+      "[page_append] expected lengths of dtype i32 but received f32");
+
+  AttentionPagedArgs paged;
+  paged.q = paged.y = BF16({2, 1, 12, 8});
+  paged.k_pool = paged.v_pool = BF16({9, 4, 64, 8});
+  paged.page_table = I32({2, 5});
+  paged.lengths = I32({2});
+  paged.phase = AttentionPhase::kDecode;
+  CHECK(Complaint(paged) == "");
+  CHECK(ActivationOf(paged) == DType::kBF16);
+  Rejects<AttentionPagedArgs>(
+      paged, [](auto& a) { a.q = a.y = BF16({2, 3, 12, 8}); },
+      "[attention_paged] expected q of one query per sequence in phase \"decode\" but received "
+      "shape [2, 3, 12, 8]");
+  Rejects<AttentionPagedArgs>(
+      paged, [](auto& a) { a.q = a.y = BF16({2, 1, 10, 8}); },
+      "[attention_paged] expected q heads to be a multiple of kv heads but received 10 and 4");
+  Rejects<AttentionPagedArgs>(
+      paged, [](auto& a) { a.v_pool = BF16({8, 4, 64, 8}); },
+      "[attention_paged] expected vPool of shape [9, 4, 64, 8] (that of kPool) but received "
+      "[8, 4, 64, 8]");
+  Rejects<AttentionPagedArgs>(
+      paged, [](auto& a) { a.lengths = I32({3}); },
+      "[attention_paged] expected lengths of shape [2] (batch) but received [3]");
+  Rejects<AttentionPagedArgs>(
+      paged, [](auto& a) { a.scale = std::numeric_limits<float>::infinity(); },
+      "[attention_paged] expected scale to be finite but received inf");
+}
+
 TEST_CASE("pack: scales come with int8 rows, and with nothing else") {
   const TensorView rows{nullptr, DType::kI8, {3, 4}};
   const PackArgs good{rows, &some_memory, F32({3})};

@@ -36,6 +36,42 @@ struct AttentionShape {
   LORA_DEVICE int64_t LseOffset(int b, int h, int row) const {
     return (int64_t{b} * q_heads + h * group + row % group) * queries + row / group;
   }
+
+  LORA_DEVICE int Position(int) const { return q_offset; }  // of the first query
+  // Where the first tile of keys begins, if the first key that a row sees is `key`.
+  LORA_DEVICE int FirstTile(int key) const { return key; }
+  // Finds tiles of keys of one (batch, kv head): the offset of a tile's first key, and the distance
+  // from each key to the next.
+  struct Tiles {
+    int64_t first, pitch;
+    LORA_DEVICE int64_t Offset(int from) const { return first + from * pitch; }
+  };
+  LORA_DEVICE Tiles TilesOf(int b, int h) const {
+    return {KeyOffset(b, h, 0), int64_t{kv_heads} * d};
+  }
+};
+
+// Keys in pages of 64 (core/ops/pages.h). Tiles begin at multiples of their size, so that each lies
+// in one page.
+constexpr int kPageKeys = 64;
+struct PagedShape : AttentionShape {
+  const int32_t* pages;    // [batch, max_pages]
+  const int32_t* lengths;  // [batch]
+  int64_t max_pages;
+
+  LORA_DEVICE int64_t KeyOffset(int b, int h, int key) const { return TilesOf(b, h).Offset(key); }
+  LORA_DEVICE int Position(int b) const { return lengths[b] - queries; }
+  LORA_DEVICE int FirstTile(int key) const { return key - key % kPageKeys; }
+  struct Tiles {
+    const int32_t* pages;  // of the sequence
+    int h, kv_heads;
+    int64_t pitch;
+    LORA_DEVICE int64_t Offset(int from) const {
+      const int64_t page = pages[from / kPageKeys];
+      return ((page * kv_heads + h) * kPageKeys + from % kPageKeys) * pitch;
+    }
+  };
+  LORA_DEVICE Tiles TilesOf(int b, int h) const { return {pages + b * max_pages, h, kv_heads, d}; }
 };
 
 struct LargerFloat {
@@ -48,8 +84,9 @@ LORA_DEVICE int Greatest(int a, int b) { return a < b ? b : a; }
 struct Interval {
   int lo, hi;
 };
-LORA_DEVICE Interval SeenByQuery(const AttentionShape& s, int b, int query) {
-  const int position = s.q_offset + query;
+template <class Shape>
+LORA_DEVICE Interval SeenByQuery(const Shape& s, int b, int query) {
+  const int position = s.Position(b) + query;
   int lo = s.key_begin ? Greatest(s.key_begin[int64_t{b} * s.queries + query], 0) : 0;
   if (s.window > 0) lo = Greatest(lo, position - s.window + 1);
   return lo > position ? Interval{kNoKey, -1} : Interval{lo, position};
@@ -65,9 +102,8 @@ struct TileSight {
 // Looks at rows [first, first + kRows), of which only those below `count` exist. Every warp
 // computes the result. The block fills lo and hi (kRows each, in shared memory), which may be
 // read after a barrier.
-template <int kRows>
-LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int count, int* lo,
-                             int* hi) {
+template <int kRows, class Shape>
+LORA_DEVICE TileSight LookAt(const Shape& s, int b, int first, int count, int* lo, int* hi) {
   int least_lo = kNoKey, most_lo = 0, least_hi = kNoKey, most_hi = -1;
   LORA_UNROLL
   for (int n = 0; n < (kRows + 31) / 32; ++n) {
@@ -92,7 +128,7 @@ LORA_DEVICE TileSight LookAt(const AttentionShape& s, int b, int first, int coun
     least_hi = Least(least_hi, ShuffleXor(least_hi, mask));
     most_hi = Greatest(most_hi, ShuffleXor(most_hi, mask));
   }
-  return {least_lo, most_hi + 1, most_lo, least_hi};
+  return {s.FirstTile(least_lo), most_hi + 1, most_lo, least_hi};
 }
 
 // The forward pass in parts: part `split` of the keys of a row leaves its unscaled sum, its maximum

@@ -11,14 +11,14 @@
 
 namespace lora::device {
 
-template <class T, int kD>
+template <class T, int kD, class Shape = AttentionShape>
 struct AttentionDecodeParams {
   static constexpr int kThreads = 128, kMinBlocks = kD == 64 ? 4 : kD == 128 ? 3 : 2;
   static constexpr int kRows = 16, kKeys = 64;
   static constexpr int kWarpBytes = 2 * 16 * kD * 2;  // tiles of k and v; at the end, f32 sums
   static constexpr int kSharedBytes =
       kRows * kD * 2 + 4 * kWarpBytes + 2 * 4 * kRows * 4 + 2 * kRows * 4;
-  AttentionShape s;
+  Shape s;
   AttentionParts parts;
   const T *q, *k, *v;
   T* y;
@@ -26,10 +26,10 @@ struct AttentionDecodeParams {
   bool aligned;  // q, k and v at multiples of 16 bytes, d one of 8
 };
 
-template <class T, int kD>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionDecodeParams<T, kD>::kMinBlocks))
-    AttentionDecode(const LORA_GRID_CONSTANT AttentionDecodeParams<T, kD> p) {
-  using P = AttentionDecodeParams<T, kD>;
+template <class T, int kD, class Shape = AttentionShape>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionDecodeParams<T, kD, Shape>::kMinBlocks))
+    AttentionDecode(const LORA_GRID_CONSTANT AttentionDecodeParams<T, kD, Shape> p) {
+  using P = AttentionDecodeParams<T, kD, Shape>;
   constexpr int kRows = P::kRows, kKeys = P::kKeys, kSteps = kD / 16, kColumns = kD / 8;
   constexpr bool kKeepQ = kD <= 128;
   LORA_DYNAMIC_SHARED(shared);
@@ -40,7 +40,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionDecodeParams<T, kD>::kMinBloc
   int* const lo = reinterpret_cast<int*>(totals + 4 * kRows);
   int* const hi = lo + kRows;
 
-  const AttentionShape& s = p.s;
+  const Shape& s = p.s;
   const int split = BlockX() % p.parts.splits, pair = BlockX() / p.parts.splits;
   const int b = pair / s.kv_heads, h = pair % s.kv_heads, count = s.rows;
   const int lane = LaneIndex(), warp = WarpIndex();
@@ -50,10 +50,10 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionDecodeParams<T, kD>::kMinBloc
   const TileSight sight = LookAt<kRows>(s, b, 0, count, lo, hi);
   int begin = sight.begin, end = sight.end;
   TakePart<kKeys>(p.parts.splits, split, begin, end);
-  const int64_t keys = s.KeyOffset(b, h, 0), key_pitch = int64_t{s.kv_heads} * s.d;
+  const auto keys = s.TilesOf(b, h);
   const auto copy_keys = [&](unsigned char* tile, const T* source, int from) {
-    CopyRows<kD, 16, 32>(tile, source + keys + from * key_pitch, key_pitch, end - from, s.d,
-                         p.aligned, source, lane);
+    CopyRows<kD, 16, 32>(tile, source + keys.Offset(from), keys.pitch, end - from, s.d, p.aligned,
+                         source, lane);
   };
   CopyQueries<kD, kRows, P::kThreads>(q, p.q, s, b, h, 0, count, p.aligned);
   const int warp_begin = begin < end ? begin + warp * 16 : end;

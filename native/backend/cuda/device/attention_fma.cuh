@@ -126,14 +126,14 @@ LORA_DEVICE void StoreRow(T* to, int d, const float (&values)[kBlocks][4], float
   }
 }
 
-template <class T, int kD>
+template <class T, int kD, class Shape = AttentionShape>
 struct AttentionFmaParams {
   using Tile = FmaTile<kD>;
   static constexpr int kThreads = Tile::kThreads, kMinBlocks = 2;
   static constexpr int kRows = Tile::kRows, kKeys = Tile::kKeys;
   static constexpr int kSharedBytes =
       4 * ((kRows + 2 * kKeys) * Tile::kPitch + kRows * Tile::kScorePitch + 2 * kRows);
-  AttentionShape s;
+  Shape s;
   AttentionParts parts;
   const T *q, *k, *v;
   T* y;
@@ -141,9 +141,9 @@ struct AttentionFmaParams {
 };
 
 // A block owns a tile of rows of one (batch, kv head) and one part of its keys.
-template <class T, int kD>
+template <class T, int kD, class Shape = AttentionShape>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
-    AttentionFma(const LORA_GRID_CONSTANT AttentionFmaParams<T, kD> p) {
+    AttentionFma(const LORA_GRID_CONSTANT AttentionFmaParams<T, kD, Shape> p) {
   using Tile = FmaTile<kD>;
   constexpr int kRows = Tile::kRows, kKeys = Tile::kKeys, kA = Tile::kPerRow, kB = Tile::kPerKey;
   LORA_DYNAMIC_SHARED(shared);
@@ -154,7 +154,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
   int* const lo = reinterpret_cast<int*>(weights + kRows * Tile::kScorePitch);
   int* const hi = lo + kRows;
 
-  const AttentionShape& s = p.s;
+  const Shape& s = p.s;
   const int tiles = (s.rows + kRows - 1) / kRows;
   const int split = BlockX() % p.parts.splits, block = BlockX() / p.parts.splits;
   // The last rows see most keys, so these blocks start first.

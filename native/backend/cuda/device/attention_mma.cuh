@@ -260,12 +260,12 @@ LORA_DEVICE void StoreSums(const float (&acc)[kBlocks][4], float factor, int row
   }
 }
 
-template <class T, int kD>
+template <class T, int kD, class Shape = AttentionShape>
 struct AttentionMmaParams {
   static constexpr int kThreads = 128, kMinBlocks = kD == 64 ? 3 : 2;
   static constexpr int kRows = 64, kKeys = kD == 256 ? 32 : 64;
   static constexpr int kSharedBytes = (kRows + 2 * kKeys) * kD * 2 + 2 * kRows * 4;
-  AttentionShape s;
+  Shape s;
   AttentionParts parts;
   const T *q, *k, *v;
   T* y;
@@ -274,10 +274,10 @@ struct AttentionMmaParams {
 };
 
 // A block owns a tile of rows of one (batch, kv head) and one part of its keys.
-template <class T, int kD>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks))
-    AttentionMma(const LORA_GRID_CONSTANT AttentionMmaParams<T, kD> p) {
-  using P = AttentionMmaParams<T, kD>;
+template <class T, int kD, class Shape = AttentionShape>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMinBlocks))
+    AttentionMma(const LORA_GRID_CONSTANT AttentionMmaParams<T, kD, Shape> p) {
+  using P = AttentionMmaParams<T, kD, Shape>;
   constexpr int kRows = P::kRows, kKeys = P::kKeys, kThreads = P::kThreads;
   constexpr int kSteps = kD / 16;                        // of products over the head dim
   constexpr bool kKeepQ = kD <= 128;                     // in registers
@@ -289,7 +289,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks)
   int* const lo = reinterpret_cast<int*>(v + kKeys * kD * 2);
   int* const hi = lo + kRows;
 
-  const AttentionShape& s = p.s;
+  const Shape& s = p.s;
   const int tiles = (s.rows + kRows - 1) / kRows;
   const int split = BlockX() % p.parts.splits, block = BlockX() / p.parts.splits;
   // The last rows see most keys, so these blocks start first.
@@ -301,10 +301,10 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD>::kMinBlocks)
   const TileSight sight = LookAt<kRows>(s, b, first, count, lo, hi);
   int begin = sight.begin, end = sight.end;
   TakePart<kKeys>(p.parts.splits, split, begin, end);
-  const int64_t keys = s.KeyOffset(b, h, 0), key_pitch = int64_t{s.kv_heads} * s.d;
+  const auto keys = s.TilesOf(b, h);
   const auto copy_keys = [&](unsigned char* tile, const T* source, int from) {
-    CopyRows<kD, kKeys, kThreads>(tile, source + keys + from * key_pitch, key_pitch, end - from,
-                                  s.d, p.aligned, source);
+    CopyRows<kD, kKeys, kThreads>(tile, source + keys.Offset(from), keys.pitch, end - from, s.d,
+                                  p.aligned, source);
   };
   CopyQueries<kD, kRows, kThreads>(q, p.q, s, b, h, first, count, p.aligned);
   if (begin < end) copy_keys(k, p.k, begin);
