@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import { entry } from '../native/calls';
 import { fromBytes } from '../tensor/create';
 import type { Device } from '../native/device';
-import { sample } from '../ops';
+import { drawnId, sample, sampleRows, writeSampleRow } from '../ops';
 import { noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import {
@@ -199,7 +199,15 @@ function chatIds(tokenizer: Tokenizer, messages: ChatMessage[], signal?: AbortSi
 }
 
 function idsTensor(ids: readonly number[], device: Device): Tensor {
-  return fromBytes(new Uint8Array(Int32Array.from(ids).buffer), 'i32', [1, ids.length], device);
+  return i32Tensor(Int32Array.from(ids), [1, ids.length], device);
+}
+
+function i32Tensor(values: Int32Array<ArrayBuffer>, shape: number[], device: Device): Tensor {
+  return fromBytes(new Uint8Array(values.buffer), 'i32', shape, device);
+}
+
+function f32Tensor(values: Float32Array<ArrayBuffer>, shape: number[], device: Device): Tensor {
+  return fromBytes(new Uint8Array(values.buffer), 'f32', shape, device);
 }
 
 export interface Generation {
@@ -245,13 +253,16 @@ export async function* generateTokens({
             const last = lastRow(hiddenStates(decoder, idsTensor(input, device), use, { cache }));
             const logits = headLogits(decoder, finalNorm(decoder, last), use);
             const { temperature, topK, topP, seed } = plan;
-            return sample(logits, { temperature, topK, topP, seed, step: ids.length });
+            const rows = sampleRows(1);
+            writeSampleRow(rows, 0, { temperature, topK, topP, minP: 0, seed, step: ids.length });
+            const reals = f32Tensor(rows.reals, [1, 3], device);
+            return sample(logits, reals, i32Tensor(rows.wholes, [1, 4], device));
           }),
         ),
       ),
     );
     try {
-      return (await drawn.data())[0]!;
+      return drawnId((await drawn.data())[0]!);
     } finally {
       drawn.dispose();
     }

@@ -304,11 +304,20 @@ export interface NativeBinding {
     hi: number,
     shape: readonly number[],
   ): NativeTensor;
-  /** logits [n, vocab] → ids [n] i32. */
-  sample(
+  /** logits [m, vocab], reals [m, 3] f32, wholes [m, 4] i32 → ids [m] i32. */
+  sample(logits: NativeTensor, reals: NativeTensor, wholes: NativeTensor): NativeTensor;
+  /** logits [m, vocab]; rows, ids [n] i32; factors, addends [n] f32. */
+  adjustLogits(
     logits: NativeTensor,
-    options: { temperature: number; topK: number; topP: number; seed: number; step: number },
-  ): NativeTensor;
+    rows: NativeTensor,
+    ids: NativeTensor,
+    factors: NativeTensor,
+    addends: NativeTensor,
+  ): void;
+  /** logits [m, vocab], bits [m, ⌈vocab / 32⌉] i32. */
+  maskLogits(logits: NativeTensor, bits: NativeTensor): void;
+  /** logits [m, vocab], ids [m] i32 → values [m, 1 + n] f32, ids [m, 1 + n] i32. */
+  logProbs(logits: NativeTensor, ids: NativeTensor, n: number): [NativeTensor, NativeTensor];
 
   // Files (native/node/mapped_file.cc).
   openFile(path: string): { file: NativeFile; bytes: number };

@@ -4,6 +4,7 @@ import { CausalLM, memoryUsage, setThreads, type GenerateOptions } from '../../l
 import { sample, view } from '../../lib/ops';
 import { fillAdapter } from '../support/fill_adapter';
 import { collectGarbage } from '../support/garbage';
+import { rowsOf } from '../support/sampling';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 
@@ -76,7 +77,7 @@ test('token i is drawn with the random number of (seed, i)', async () => {
     const logits = model.forward([[...prompt, ...ids.slice(0, step)]]).logits!;
     const { vocabSize } = model.config;
     const last = view(logits, logits.numel - vocabSize, [1, vocabSize]);
-    const drawn = sample(last, { ...drawing, step });
+    const drawn = sample(last, ...rowsOf([{ ...drawing, minP: 0, step }], model.device));
     expect(await drawn.item()).toBe(id);
     for (const t of [logits, last, drawn]) t.dispose();
   }

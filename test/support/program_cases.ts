@@ -19,6 +19,7 @@ import { temporaries } from '../../lib/tensor/scope';
 import { alias } from '../../lib/tensor/tensor';
 import { expectReject, expectThrow } from './errors';
 import { bits, list, seeded } from './numbers';
+import { rowsOf } from './sampling';
 
 const rows = 3;
 const [vocab, hidden, inner, heads, headDim, positions] = [50, 32, 48, 4, 8, 16];
@@ -51,6 +52,17 @@ function decoder(device: Device, dtype: DType, layers: number) {
   const head = branch(vocab, hidden);
   const ids = tensor(new Int32Array(rows), { shape: [rows, 1], device });
   const places = tensor(new Int32Array(rows), { shape: [rows, 1], device });
+  const draws = rowsOf(
+    [0.8, 0, 1.2].map((temperature, row) => ({
+      temperature,
+      topK: 10,
+      topP: 0.9,
+      minP: 0.01,
+      seed: 5,
+      step: row,
+    })),
+    device,
+  );
   const layer = (x: Tensor, { qkv, out, gate, down, k, v }: (typeof stack)[number]): Tensor => {
     const normed = rmsNorm(x, norm, 1e-5);
     const split = loraLinearGroup(normed, qkv).map((t) => t.reshape([rows, 1, heads, headDim]));
@@ -70,7 +82,7 @@ function decoder(device: Device, dtype: DType, layers: number) {
       x = next;
     }
     const logits = loraLinearGroup(x.reshape([rows, hidden]), [head])[0]!;
-    const next = sample(logits, { temperature: 0.8, topK: 10, topP: 0.9, seed: 5, step: 2 });
+    const next = sample(logits, ...draws);
     return [logits, next];
   };
   const fill = (values: readonly number[], at: readonly number[]): void => {

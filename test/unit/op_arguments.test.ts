@@ -37,7 +37,6 @@ gone.dispose();
 const table = { cos: x([9, 2]), sin: x([9, 2]) };
 const branch = { weight, up: x([4, 2]), down: x([2, 6]) };
 const heads = x([1, 3, 4, 2]);
-const sampling = { temperature: 1, topK: 0, topP: 1, seed: 0, step: 0 };
 
 const cases: [string, () => unknown, string | RegExp][] = [
   // Sums
@@ -348,24 +347,33 @@ const cases: [string, () => unknown, string | RegExp][] = [
   ['random', () => randomUniform([1], { seed: 0, stream: 0.5 }), /expected stream to be an integer/],
   ['random', () => randomUniform([1], { seed: 0, lo: NaN }), /expected lo to be a finite number/],
   ['random', () => randomNormal([1], { seed: 0, std: Infinity }), /expected std to be a finite number/],
-  ['sample', () => sample(x([3]), sampling), '[sample] expected logits of shape [n, vocab] but received [3]'],
+  // Sampling
   [
     'sample',
-    () => sample(x([1, 3]), { ...sampling, temperature: -1 }),
-    /expected temperature to be a finite number of at least 0/,
+    () => sample(x([3]), x([3, 3]), ids(3, 4)),
+    '[sample] expected logits of 2 dimensions (rows, vocab) but received shape [3]',
   ],
   [
     'sample',
-    () => sample(x([1, 3]), { ...sampling, topK: -1 }),
-    /expected topK to be an integer of at least 0/,
+    () => sample(ids(1, 3), x([1, 3]), ids(1, 4)),
+    /expected logits to hold floats but received Tensor/,
   ],
   [
     'sample',
-    () => sample(x([1, 3]), { ...sampling, topP: 0 }),
-    '[sample] expected topP above 0 and at most 1 but received 0',
+    () => sample(x([1, 3]), x([1, 4]), ids(1, 4)),
+    '[sample] expected reals of shape [1, 3] (rows, temperature topP minP) but received [1, 4]',
   ],
-  ['sample', () => sample(x([1, 3]), { ...sampling, topP: 1.5 }), /expected topP above 0 and at most 1/],
-  ['sample', () => sample(x([1, 3]), { ...sampling, step: -1 }), /expected step to be an integer/],
+  [
+    'sample',
+    () => sample(x([1, 3]), x([1, 3]), ids(2, 4)),
+    '[sample] expected wholes of shape [1, 4] (rows, topK step seed seed) but received [2, 4]',
+  ],
+  ['sample', () => sample(x([1, 3]), x([1, 3]), x([1, 4])), /expected wholes to be i32/],
+  [
+    'sample',
+    () => sample(x([1, 3]), x([1, 3], 'f32', 'cpu'), ids(1, 4)),
+    '[sample] expected reals on reference but received it on cpu',
+  ],
 ];
 
 test.each(cases)('%s: %#', (_, fn, sentence) => {

@@ -58,6 +58,10 @@ PlannedCall PlanCall(const MatmulArgs&, int threads);
 void Run(const RandomArgs&, Scratch, Context&);
 size_t ScratchBytes(const SampleArgs&, int threads);
 void Run(const SampleArgs&, Scratch, Context&);
+size_t ScratchBytes(const AdjustLogitsArgs&, int threads);
+void Run(const AdjustLogitsArgs&, Scratch, Context&);
+void Run(const MaskLogitsArgs&, Scratch, Context&);
+void Run(const LogProbsArgs&, Scratch, Context&);
 
 // Where no overload above says otherwise, a call is planned by its scratch alone.
 template <class Args>

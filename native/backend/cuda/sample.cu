@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <vector>
 
@@ -13,6 +12,7 @@ namespace lora::cuda {
 namespace {
 
 using device::LogitScan;
+using device::RowState;
 
 constexpr const char* kOp = "sample";
 // A token needs a weight and an entry in a list. Scratch does not hold those of all rows of a large
@@ -30,10 +30,9 @@ struct SamplePlan {
 
   explicit SamplePlan(const SampleArgs& args)
       : rows(args.logits.dim(0)), vocab(args.logits.dim(1)) {
-    const bool weighs = args.temperature > 0;
     const size_t row_bytes = static_cast<size_t>(vocab) * kTokenBytes;
     const size_t most = std::clamp<size_t>(kMostTokenBytes / row_bytes, 1, kGroupRows);
-    group = weighs ? std::min(static_cast<int64_t>(most), rows) : rows;
+    group = std::min(static_cast<int64_t>(most), rows);
     // The first vector of a row may begin up to 7 elements before it.
     parts = (vocab + 7 + device::kSamplePart - 1) / device::kSamplePart;
     const auto take = [&](size_t& place, size_t size) {
@@ -42,7 +41,7 @@ struct SamplePlan {
     };
     take(scans, static_cast<size_t>(group * parts) * sizeof(LogitScan));
     take(row_scans, static_cast<size_t>(rows) * sizeof(LogitScan));
-    const size_t tokens = weighs ? static_cast<size_t>(group * vocab) : 0;
+    const auto tokens = static_cast<size_t>(group * vocab);
     take(weights, tokens * sizeof(double));
     take(lists, tokens * sizeof(int32_t));
   }
@@ -57,6 +56,8 @@ void LaunchRows(const SampleArgs& args, const SamplePlan& plan, int64_t first, i
   auto* const weights = reinterpret_cast<double*>(scratch + plan.weights);
   auto* const lists = reinterpret_cast<int32_t*>(scratch + plan.lists);
   int32_t* const ids = Data<int32_t>(args.ids) + first;
+  const device::RowOptions options{Data<const float>(args.reals) + first * kSampleReals,
+                                   Data<const int32_t>(args.wholes) + first * kSampleWholes};
   const auto parts = static_cast<int32_t>(plan.parts);
 
   device::LaunchShape shape = Blocks(rows, 1);
@@ -65,23 +66,27 @@ void LaunchRows(const SampleArgs& args, const SamplePlan& plan, int64_t first, i
   Launch<device::SampleScan<T>>(kOp, context, shape,
                                 device::SampleScanParams<T>{logits, plan.vocab, parts, scans});
   shape.shared_bytes = device::SampleWeightsParams<T>::kSharedBytes;
-  if (args.temperature == 0) shape.grid_y = 1;
   Launch<device::SampleWeights<T>>(
       kOp, context, shape,
-      device::SampleWeightsParams<T>{logits, plan.vocab, parts, scans, row_scans, args.temperature,
-                                     weights, ids});
-  if (args.temperature == 0) return;
+      device::SampleWeightsParams<T>{logits, plan.vocab, parts, scans, row_scans, options, weights,
+                                     ids});
   shape = Blocks(rows, 1);
   shape.shared_bytes = device::SampleDrawParams<T>::kSharedBytes;
   Launch<device::SampleDraw<T>>(
       kOp, context, shape,
-      device::SampleDrawParams<T>{
-          logits, weights, plan.vocab, lists, row_scans, ids, first, args.seed, args.step,
-          kSampleTag, args.top_k < plan.vocab ? args.top_k : 0, static_cast<double>(args.top_p)});
+      device::SampleDrawParams<T>{logits, weights, plan.vocab, lists, row_scans, options, ids});
+}
+
+template <class T>
+std::vector<T> ReadAll(const TensorView& view, CudaContext& cuda) {
+  std::vector<T> values(static_cast<size_t>(view.numel()));
+  cuda.ReadNow(kOp, values.data(), view.data, values.size() * sizeof(T));
+  return values;
 }
 
 // Draws the token that every backend that computes on the host would draw.
-int32_t DrawOnHost(const SampleArgs& args, int64_t row, CudaContext& cuda) {
+int32_t DrawOnHost(const SampleArgs& args, int64_t row, const RowSampling& sampling,
+                   CudaContext& cuda) {
   const auto vocab = static_cast<size_t>(args.logits.dim(1));
   const size_t row_bytes = vocab * SizeOf(args.logits.dtype);
   std::vector<std::byte> raw(row_bytes);
@@ -90,8 +95,8 @@ int32_t DrawOnHost(const SampleArgs& args, int64_t row, CudaContext& cuda) {
   std::vector<float> logits(vocab);
   for (size_t i = 0; i < vocab; ++i)
     logits[i] = static_cast<float>(Load(args.logits.dtype, raw.data(), static_cast<int64_t>(i)));
-  std::vector<std::byte> scratch(SampleRowScratchBytes(args));
-  return SampleRow(args, row, logits.data(), scratch);
+  std::vector<std::byte> scratch(SampleRowScratchBytes(args.logits.dim(1)));
+  return SampleRow(sampling, logits.data(), args.logits.dim(1), scratch);
 }
 
 }  // namespace
@@ -110,19 +115,15 @@ void Run(const SampleArgs& args, Scratch scratch, Context& context) {
   std::vector<LogitScan> scans(static_cast<size_t>(plan.rows));
   cuda.ReadNow(kOp, scans.data(), scratch.data() + plan.row_scans,
                scans.size() * sizeof(LogitScan));
-  for (size_t row = 0; row < scans.size(); ++row) {
-    const LogitScan& scan = scans[row];
-    if (scan.first_bad != device::kNoToken) {
-      Throw("ERR_NON_FINITE", kOp, "logits of row ", row, " hold ",
-            std::isnan(scan.bad) ? "NaN" : "+Infinity", " at token ", scan.first_bad);
-    }
-    if (scan.best == device::kNoToken) {
-      Throw("ERR_NON_FINITE", kOp, "logits of row ", row, " are all -Infinity");
-    }
-  }
-  for (size_t row = 0; row < scans.size(); ++row) {
-    if (!scans[row].uncertain) continue;
-    const int32_t id = DrawOnHost(args, static_cast<int64_t>(row), cuda);
+  const auto is_drawn = [](const LogitScan& scan) { return scan.state == RowState::kDrawn; };
+  if (std::all_of(scans.begin(), scans.end(), is_drawn)) return;
+  const auto reals = ReadAll<float>(args.reals, cuda);
+  const auto wholes = ReadAll<int32_t>(args.wholes, cuda);
+  RequireRowSampling(reals.data(), wholes.data(), plan.rows);
+  for (int64_t row = 0; row < plan.rows; ++row) {
+    if (is_drawn(scans[static_cast<size_t>(row)])) continue;
+    const RowSampling sampling = RowSamplingOf(reals.data(), wholes.data(), row);
+    const int32_t id = DrawOnHost(args, row, sampling, cuda);
     cuda.gpu().Upload(Data<int32_t>(args.ids) + row, &id, sizeof id);
   }
 }

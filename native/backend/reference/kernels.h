@@ -45,6 +45,9 @@ void Run(const MatmulArgs&, Scratch, Context&);
 void Run(const RandomArgs&, Scratch, Context&);
 size_t ScratchBytes(const SampleArgs&, int threads);
 void Run(const SampleArgs&, Scratch, Context&);
+void Run(const AdjustLogitsArgs&, Scratch, Context&);
+void Run(const MaskLogitsArgs&, Scratch, Context&);
+void Run(const LogProbsArgs&, Scratch, Context&);
 
 template <class Args>
 PlannedCall PlanCall(const Args& args, int threads) {

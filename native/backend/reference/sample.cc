@@ -5,13 +5,19 @@
 
 namespace lora::reference {
 
-size_t ScratchBytes(const SampleArgs& args, int) { return SampleRowScratchBytes(args); }
+size_t ScratchBytes(const SampleArgs& args, int) {
+  return SampleRowScratchBytes(args.logits.dim(1));
+}
 
 void Run(const SampleArgs& args, Scratch scratch, Context&) {
-  const int64_t vocab = args.logits.dim(1);
-  for (int64_t row = 0; row < args.logits.dim(0); ++row) {
+  const int64_t rows = args.logits.dim(0), vocab = args.logits.dim(1);
+  const auto* reals = args.reals.as<const float>();
+  const auto* wholes = args.wholes.as<const int32_t>();
+  RequireRowSampling(reals, wholes, rows);
+  for (int64_t row = 0; row < rows; ++row) {
     const Vector logits = LoadRange(args.logits, row * vocab, vocab);
-    args.ids.as<int32_t>()[row] = SampleRow(args, row, logits.data(), scratch);
+    args.ids.as<int32_t>()[row] =
+        SampleRow(RowSamplingOf(reals, wholes, row), logits.data(), vocab, scratch);
   }
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
 #include "core/error.h"
@@ -11,27 +10,16 @@
 namespace lora {
 namespace {
 
-// Returns the first of the largest.
+// Returns the first of the largest, or the id of a row that fails.
 template <class T>
-int64_t Largest(const T* logits, int64_t vocab, int64_t row) {
+int32_t Largest(const T* logits, int64_t vocab) {
   constexpr T kInfinity = std::numeric_limits<T>::infinity();
   int64_t best = 0;
   for (int64_t i = 0; i < vocab; ++i) {
-    if (!(logits[i] < kInfinity)) {
-      Throw("ERR_NON_FINITE", "sample", "logits of row ", row, " hold ",
-            std::isnan(logits[i]) ? "NaN" : "+Infinity", " at token ", i);
-    }
+    if (!(logits[i] < kInfinity)) return static_cast<int32_t>(-1 - i);
     if (logits[i] > logits[best]) best = i;
   }
-  if (logits[best] == -kInfinity) {
-    Throw("ERR_NON_FINITE", "sample", "logits of row ", row, " are all -Infinity");
-  }
-  return best;
-}
-
-double UniformOf(const SampleArgs& args, int64_t row) {
-  return UniformFromWord(
-      Philox4x32(args.seed, {args.step, static_cast<uint32_t>(row), 0, kSampleTag})[0]);
+  return logits[best] == -kInfinity ? kNothingToDraw : static_cast<int32_t>(best);
 }
 
 // Returns the first of ids[0 .. count) whose running sum of weights exceeds `mass`.
@@ -49,21 +37,46 @@ int32_t Draw(const int32_t* ids, int64_t count, const double* weights, double ma
 
 }  // namespace
 
-size_t SampleRowScratchBytes(const SampleArgs& args) {
-  if (args.temperature == 0) return 0;
-  return static_cast<size_t>(args.logits.dim(1)) * (sizeof(double) + sizeof(int32_t));
+double RowSampling::Uniform() const {
+  return UniformFromWord(Philox4x32(seed, {step, 0, 0, kSampleTag})[0]);
+}
+
+RowSampling RowSamplingOf(const float* reals, const int32_t* wholes, int64_t row) {
+  reals += row * kSampleReals;
+  wholes += row * kSampleWholes;
+  const auto word = [wholes](int i) { return static_cast<uint32_t>(wholes[i]); };
+  return {reals[0], reals[1], reals[2], wholes[0], word(1), word(2) | uint64_t{word(3)} << 32};
+}
+
+void RequireRowSampling(const float* reals, const int32_t* wholes, int64_t rows) {
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto require = [row](bool holds, const char* expected, auto received) {
+      if (holds) return;
+      Throw("ERR_DATA", "sample", "expected ", expected, " in row ", row, " but received ",
+            received);
+    };
+    const RowSampling s = RowSamplingOf(reals, wholes, row);
+    require(std::isfinite(s.temperature) && s.temperature >= 0, "temperature of 0 (greedy) or more",
+            s.temperature);
+    require(s.top_p > 0 && s.top_p <= 1, "topP in (0, 1]", s.top_p);
+    require(s.min_p >= 0 && s.min_p <= 1, "minP in [0, 1]", s.min_p);
+    require(s.top_k >= 0, "topK of 0 (all) or more", s.top_k);
+  }
+}
+
+size_t SampleRowScratchBytes(int64_t vocab) {
+  return static_cast<size_t>(vocab) * (sizeof(double) + sizeof(int32_t));
 }
 
 template <class T>
-int32_t SampleRow(const SampleArgs& args, int64_t row, const T* logits,
+int32_t SampleRow(const RowSampling& sampling, const T* logits, int64_t vocab,
                   std::span<std::byte> scratch) {
-  const int64_t vocab = args.logits.dim(1);
-  const int64_t best = Largest(logits, vocab, row);
-  if (args.temperature == 0) return static_cast<int32_t>(best);
+  const int32_t best = Largest(logits, vocab);
+  if (best < 0 || sampling.temperature == 0) return best;
 
   double* weights = reinterpret_cast<double*>(scratch.data());
   int32_t* ids = reinterpret_cast<int32_t*>(weights + vocab);
-  const double largest = logits[best], temperature = args.temperature;
+  const double largest = logits[best], temperature = sampling.temperature;
   for (int64_t i = 0; i < vocab; ++i) {
     weights[i] = std::exp((static_cast<double>(logits[i]) - largest) / temperature);
   }
@@ -78,34 +91,49 @@ int32_t SampleRow(const SampleArgs& args, int64_t row, const T* logits,
   };
 
   int64_t count = vocab;
-  const bool limits_count = args.top_k > 0 && args.top_k < vocab;
-  if (limits_count) {
-    count = args.top_k;
+  bool ordered = false;
+  if (sampling.top_k > 0 && sampling.top_k < vocab) {
+    count = sampling.top_k;
     std::nth_element(ids, ids + count, ids + vocab, before);
     std::sort(ids, ids + count, before);
+    ordered = true;
   }
   double total = total_of(count);
-  if (args.top_p < 1) {
-    const double enough = static_cast<double>(args.top_p) * total;
+  if (sampling.top_p < 1) {
+    const double enough = static_cast<double>(sampling.top_p) * total;
     double sum = 0;
     int64_t kept = 0;
     // As a rule a few tokens of many are enough. They are taken from a heap, which keeps the next
     // on top, and collected at the end of the array, last first.
     const auto after = [&before](int32_t a, int32_t b) { return before(b, a); };
-    if (!limits_count) std::make_heap(ids, ids + count, after);
+    if (!ordered) std::make_heap(ids, ids + count, after);
     while (kept < count && (kept == 0 || sum < enough)) {
-      if (!limits_count) std::pop_heap(ids, ids + count - kept, after);
-      sum += weights[limits_count ? ids[kept] : ids[count - kept - 1]];
+      if (!ordered) std::pop_heap(ids, ids + count - kept, after);
+      sum += weights[ordered ? ids[kept] : ids[count - kept - 1]];
       ++kept;
     }
-    if (!limits_count) std::reverse(ids, ids + count);
+    if (!ordered) std::reverse(ids, ids + count);
+    ordered = true;
     count = kept;
     total = sum;
   }
-  return Draw(ids, count, weights, UniformOf(args, row) * total);
+  if (sampling.min_p > 0) {
+    const double least = sampling.min_p;
+    if (!ordered) {
+      int32_t* const end =
+          std::partition(ids, ids + count, [&](int32_t id) { return weights[id] >= least; });
+      count = end - ids;
+      std::sort(ids, end, before);
+    }
+    int64_t kept = 0;
+    while (kept < count && weights[ids[kept]] >= least) ++kept;
+    count = kept;
+    total = total_of(count);
+  }
+  return Draw(ids, count, weights, sampling.Uniform() * total);
 }
 
-template int32_t SampleRow(const SampleArgs&, int64_t, const float*, std::span<std::byte>);
-template int32_t SampleRow(const SampleArgs&, int64_t, const double*, std::span<std::byte>);
+template int32_t SampleRow(const RowSampling&, const float*, int64_t, std::span<std::byte>);
+template int32_t SampleRow(const RowSampling&, const double*, int64_t, std::span<std::byte>);
 
 }  // namespace lora

@@ -13,11 +13,12 @@
 #include "core/ops/optimizer.h"
 #include "core/ops/pages.h"
 #include "core/ops/random.h"
+#include "core/ops/sampling.h"
 #include "core/ops/tape.h"
 
 namespace lora {
 
 using AllOps = decltype(LinearOps() + LayerOps() + PageOps() + LossOps() + OptimizerOps() +
-                        TapeOps() + RandomOps());
+                        TapeOps() + RandomOps() + SamplingOps());
 
 }  // namespace lora

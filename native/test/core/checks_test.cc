@@ -329,13 +329,47 @@ TEST_CASE("losses and sampling") {
 
   SampleArgs sample;
   sample.logits = F32({2, 9});
+  sample.reals = F32({2, 3});
+  sample.wholes = I32({2, 4});
   sample.ids = I32({2});
   CHECK(Complaint(sample) == "");
   Rejects<SampleArgs>(
-      sample, [](auto& a) { a.temperature = -1; },
-      "[sample] expected temperature of 0 (greedy) or more but received -1");
+      sample, [](auto& a) { a.logits = F32({2, 0}); },
+      "[sample] expected logits of at least one token but received [2, 0]");
   Rejects<SampleArgs>(
-      sample, [](auto& a) { a.top_p = 0; }, "[sample] expected topP in (0, 1] but received 0");
+      sample, [](auto& a) { a.reals = F32({2, 2}); },
+      "[sample] expected reals of shape [2, 3] (rows, temperature topP minP) but received [2, 2]");
+  Rejects<SampleArgs>(
+      sample, [](auto& a) { a.wholes = F32({2, 4}); },
+      "[sample] expected wholes of dtype i32 but received f32");
+  Rejects<SampleArgs>(
+      sample, [](auto& a) { a.wholes = I32({1, 4}); },
+      "[sample] expected wholes of shape [2, 4] (rows, topK step seed seed) but received [1, 4]");
+
+  const AdjustLogitsArgs adjust{F32({2, 9}), I32({3}), I32({3}), F32({3}), F32({3})};
+  CHECK(Complaint(adjust) == "");
+  Rejects<AdjustLogitsArgs>(
+      adjust, [](auto& a) { a.ids = I32({2}); },
+      "[adjust_logits] expected ids of shape [3] (entries) but received [2]");
+  Rejects<AdjustLogitsArgs>(
+      adjust, [](auto& a) { a.rows = F32({3}); },
+      "[adjust_logits] expected rows of dtype i32 but received f32");
+  Rejects<AdjustLogitsArgs>(
+      adjust, [](auto& a) { a.addends = F32({4}); },
+      "[adjust_logits] expected addends of shape [3] (entries) but received [4]");
+  const MaskLogitsArgs mask{F32({2, 33}), I32({2, 2})};
+  CHECK(Complaint(mask) == "");
+  Rejects<MaskLogitsArgs>(
+      mask, [](auto& a) { a.bits = I32({2, 1}); },
+      "[mask_logits] expected bits of shape [2, 2] (rows, words of 32 tokens) but received [2, 1]");
+  const LogProbsArgs log_probs{F32({2, 9}), I32({2}), 9, F32({2, 10}), I32({2, 10})};
+  CHECK(Complaint(log_probs) == "");
+  Rejects<LogProbsArgs>(
+      log_probs, [](auto& a) { a.n = 10; },
+      "[log_probs] expected n from 0 to 9 (vocab) but received 10");
+  Rejects<LogProbsArgs>(
+      log_probs, [](auto& a) { a.ids = I32({3}); },
+      "[log_probs] expected ids of shape [2] (rows) but received [3]");
 }
 
 TEST_CASE("the optimizer") {

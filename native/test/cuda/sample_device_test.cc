@@ -10,6 +10,7 @@
 #include "core/error.h"
 #include "test/support/close.h"
 #include "test/support/run.h"
+#include "test/support/sample_rows.h"
 #include "test/support/schedules.h"
 
 namespace lora::test {
@@ -17,11 +18,7 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-struct Rules {
-  float temperature = 1;
-  int64_t top_k = 0;
-  float top_p = 1;
-};
+using Rules = SampleRules;
 
 int turn = 0;
 
@@ -60,18 +57,17 @@ Drawn Draw(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t ste
   const auto gpu = std::make_shared<CountingGpu>(OpenGpu());
   MirrorContext context(gpu, skew);
   Drawn drawn{Tensor(DType::kI32, {logits.shape()[0]})};
-  Run(MirroredCuda(),
-      SampleArgs{logits, rules.temperature, rules.top_k, rules.top_p, seed, step, drawn.ids},
-      context);
+  const SampleRows rows(logits.shape()[0], rules, seed, step);
+  Run(MirroredCuda(), rows.Args(logits, drawn.ids), context);
   CHECK(drawn.ids.intact());
-  drawn.on_host = gpu->downloads - 2;  // what was found out about the rows, and the ids
+  drawn.on_host = gpu->downloads - 2;         // what was found out about the rows, and the ids
+  if (drawn.on_host > 0) drawn.on_host -= 2;  // the options of all rows
   return drawn;
 }
 
 Tensor Expected(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t step) {
   Tensor ids(DType::kI32, {logits.shape()[0]});
-  Run(ReferenceBackend(),
-      SampleArgs{logits, rules.temperature, rules.top_k, rules.top_p, seed, step, ids});
+  Run(ReferenceBackend(), SampleRows(logits.shape()[0], rules, seed, step).Args(logits, ids));
   return ids;
 }
 
@@ -88,10 +84,24 @@ int CheckDraws(const Tensor& logits, const Rules& rules, uint64_t seed = 77, int
   return drawn.on_host;
 }
 
-const Rules kRules[] = {{0, 0, 1},        {1, 0, 1},     {0.7f, 0, 0.9f}, {1.3f, 10, 1},
-                        {1, 20, 0.8f},    {2, 0, 0.3f},  {1, 66, 0.999f}, {0.5f, 1, 1},
-                        {1, 1 << 20, 1},  {1, 0, 1e-6f}, {5, 3, 0.99f},   {1e-3f, 0, 0.5f},
-                        {1, 40, 0.9999f}, {10, 0, 0.99f}};
+const Rules kRules[] = {{0, 0, 1},
+                        {1, 0, 1},
+                        {0.7f, 0, 0.9f},
+                        {1.3f, 10, 1},
+                        {1, 20, 0.8f},
+                        {2, 0, 0.3f},
+                        {1, 66, 0.999f},
+                        {0.5f, 1, 1},
+                        {1, 1 << 20, 1},
+                        {1, 0, 1e-6f},
+                        {5, 3, 0.99f},
+                        {1e-3f, 0, 0.5f},
+                        {1, 40, 0.9999f},
+                        {10, 0, 0.99f},
+                        {1, 0, 1, 0.05f},
+                        {1, 20, 1, 0.3f},
+                        {1.5f, 0, 0.9f, 0.01f},
+                        {3, 30, 0.95f, 1e-4f}};
 
 TEST_CASE("cuda sample: the token that the reference draws, by the device alone") {
   const Tensor wide = Normal(DType::kF32, {2, 509}, 9, 3);
@@ -141,6 +151,17 @@ TEST_CASE("cuda sample: where a sum may meet its target exactly, the host decide
   CHECK(CheckDraws(logits, {1, 4, 0.25f}) == 2);
   CHECK(CheckDraws(logits.As(DType::kBF16), {1, 4, 0.25f}) == 2);
   CHECK(CheckDraws(logits.As(DType::kF16), {1, 4, 0.25f}) == 2);
+}
+
+TEST_CASE("cuda sample: where a weight may meet min_p exactly, the host decides") {
+  const Tensor logits = Normal(DType::kF32, {3, 40}, 6);
+  CHECK(CheckDraws(logits, {1, 0, 1, 1}) == 3);  // the largest weight is 1
+  Tensor half = Full(DType::kF32, {1, 8}, -3);
+  half.Set(2, 1);
+  half.Set(5, 0.5);
+  CHECK(CheckDraws(half, {1, 0, 1, 0.6f}) == 0);
+  // exp(−1/2) in f32 is further from exp(−1/2) than an exp errs, but is it by much?
+  CHECK(CheckDraws(half, {1, 0, 1, std::exp(-0.5f)}) == 0);
 }
 
 TEST_CASE("cuda sample: nor is the device sure within the errors of two sums") {

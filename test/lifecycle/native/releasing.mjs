@@ -90,7 +90,6 @@ const calls = [
   () => [native.reduceSum(tensor(3, 4), watched([1, 4]), 'f32')],
   () => [native.transpose(tensor(2, 3, 4), watched([2, 0, 1]))],
   () => [native.view(tensor(4, 4), 3, watched([2, 5]))],
-  () => [native.sample(tensor(2, 6), watched({ temperature: 0.7, topK: 3, topP: 0.9, seed: 4, step: 5 }))],
   () =>
     native.attentionForward(
       tensor(1, 3, 2, 4),

@@ -1,21 +1,17 @@
 // lse     = log Σ exp(logits), the losses of rows lse − logits[label], and their sum
 // dlogits = (exp(logits − lse) − onehot(label))·g, and 0 in rows that do not count
 //
-// Forward has a block per row and reads the row once. Each thread keeps the largest logit so far
-// and the sum of exponentials relative to it, which it rescales when a larger logit comes; the
-// block combines the threads. Backward has a block per 8192 columns of a row.
+// Forward has a block per row, which it reads once (softmax.cuh). Backward has a block per 8192
+// columns of a row.
 #pragma once
 
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/rows.cuh"
+#include "backend/cuda/device/softmax.cuh"
 #include "core/ops/labels.h"
 
 namespace lora::device {
-
-constexpr uint32_t kMinusInfinityBits = 0xff800000u;
-
-LORA_DEVICE bool IsInfinite(float f) { return (FloatToBits(f) & 0x7fffffffu) == 0x7f800000u; }
 
 template <class T>
 struct SoftmaxLossParams {
@@ -33,7 +29,7 @@ template <class T>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxLossParams<T>::kThreads,
                                     SoftmaxLossParams<T>::kMinBlocks)
     SoftmaxLoss(const LORA_GRID_CONSTANT SoftmaxLossParams<T> p) {
-  constexpr int kThreads = SoftmaxLossParams<T>::kThreads, kN = 8;
+  constexpr int kThreads = SoftmaxLossParams<T>::kThreads;
   LORA_DYNAMIC_SHARED(shared);
   float* slots = reinterpret_cast<float*>(shared);
   const int64_t row = BlockX();
@@ -45,35 +41,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxLossParams<T>::kThreads,
   }
 
   const T* logits = p.logits + row * p.pitch;
-  const float minus_infinity = BitsToFloat(kMinusInfinityBits);
-  float largest = minus_infinity, sum = 0;
-  for (int64_t i = FirstVector(logits) + ThreadIndex() * kN; i < p.vocab; i += kThreads * kN) {
-    float x[kN];
-    LoadOfRow(x, logits, i, p.vocab, minus_infinity);
-    float larger = largest;
-    LORA_UNROLL
-    for (int j = 0; j < kN; ++j) larger = Max()(larger, x[j]);
-    if (largest < larger) {
-      sum *= Exp(largest - larger);
-      largest = larger;
-    }
-    // In a row of only −∞ each exponential must be 0, and not that of −∞ + ∞.
-    const float base = largest == minus_infinity ? 0.0f : largest;
-    LORA_UNROLL
-    for (int j = 0; j < kN; ++j) x[j] = Exp(x[j] - base);
-    LORA_UNROLL
-    for (int step = 1; step < kN; step *= 2) {
-      LORA_UNROLL
-      for (int j = 0; j < kN; j += 2 * step) x[j] += x[j + step];
-    }
-    sum += x[0];
-  }
-  const float all_largest = BlockMax<kThreads>(largest, slots);
-  if (largest != all_largest) sum *= Exp(largest - all_largest);
-  sum = BlockSum<kThreads>(sum, slots);
+  const double lse = BlockLogSum<kThreads>(logits, FirstVector(logits), p.vocab, slots);
   if (ThreadIndex() != 0) return;
-  double lse = all_largest;
-  if (!IsInfinite(all_largest)) lse += Log(static_cast<double>(sum));
   if (p.lse != nullptr) p.lse[row] = static_cast<float>(lse);
   p.losses[row] = counts ? lse - ToFloat(logits[label]) : 0;
 }

@@ -2,8 +2,9 @@
 //
 // 1. SampleScan finds, in each part of a row, the first of the largest logits and the first logit
 //    that is NaN or +∞.
-// 2. SampleWeights combines those per row and writes exp((x − largest) / T) of its part.
-// 3. SampleDraw, a block per row, finds the token.
+// 2. SampleWeights combines those per row and writes exp((x − largest) / T) of its part. A row at
+//    temperature 0, or with nothing to draw, gets its id here.
+// 3. SampleDraw, a block per row, finds the token of the others.
 //
 // A running sum over tokens in some order is never stored. Tokens have keys that rise in that
 // order: the id, or the bits of the logit, transformed so that larger logits have smaller keys. To
@@ -15,7 +16,7 @@
 // listed after twelve bits, and from then on only those are read.
 //
 // SampleRow sums in another order and has another exp, so the two may differ in the last bits.
-// Where a decision is closer than all such errors together, the row is marked `uncertain` and the
+// Where a decision is closer than all such errors together, the row is marked kUncertain and the
 // host decides, so that every device draws the same token.
 #pragma once
 
@@ -23,18 +24,45 @@
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/rows.cuh"
 #include "core/maths/philox.h"
+#include "core/maths/sampling.h"
 
 namespace lora::device {
 
 constexpr int32_t kNoToken = 0x7fffffff;
 
+// What the host has to do about a row: nothing, draw its token, or refuse its options.
+enum class RowState : int32_t { kDrawn, kUncertain, kRefused };
+
 // The result of a part of a row, or of a row.
 struct LogitScan {
   float largest;
-  int32_t best;       // the first token with it
+  int32_t best;       // the first token with it, or kNoToken
   int32_t first_bad;  // the first NaN or +∞, or kNoToken
-  float bad;
-  int32_t uncertain;  // of a row: whether the host must draw
+  RowState state;     // of a row
+};
+
+// The operands by which rows are sampled.
+struct RowOptions {
+  const float* reals;     // [rows, kSampleReals]
+  const int32_t* wholes;  // [rows, kSampleWholes]
+
+  LORA_DEVICE float temperature(int64_t row) const { return reals[row * kSampleReals]; }
+  LORA_DEVICE float top_p(int64_t row) const { return reals[row * kSampleReals + 1]; }
+  LORA_DEVICE float min_p(int64_t row) const { return reals[row * kSampleReals + 2]; }
+  LORA_DEVICE int32_t top_k(int64_t row) const { return wholes[row * kSampleWholes]; }
+  LORA_DEVICE uint32_t word(int64_t row, int i) const {
+    return static_cast<uint32_t>(wholes[row * kSampleWholes + i]);
+  }
+  LORA_DEVICE uint32_t step(int64_t row) const { return word(row, 1); }
+  LORA_DEVICE uint64_t seed(int64_t row) const {
+    return word(row, 2) | uint64_t{word(row, 3)} << 32;
+  }
+  // Whether every value is in its range; NaN is not.
+  LORA_DEVICE bool ok(int64_t row) const {
+    const float t = temperature(row), p = top_p(row), m = min_p(row);
+    return t >= 0 && t < BitsToFloat(0x7f800000u) && p > 0 && p <= 1 && m >= 0 && m <= 1 &&
+           top_k(row) >= 0;
+  }
 };
 
 constexpr int kSamplePart = 8192;  // tokens
@@ -78,8 +106,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleScanParams<T>::kThreads, SampleScanPar
   best = BlockReduce<kThreads>(best, reinterpret_cast<Indexed*>(shared), MaxIndexed());
   first_bad = BlockReduce<kThreads>(first_bad, reinterpret_cast<int32_t*>(shared), MinToken());
   if (ThreadIndex() != 0) return;
-  const float bad = first_bad == kNoToken ? 0 : ToFloat(logits[first_bad]);
-  p.scans[int64_t{BlockX()} * p.parts + BlockY()] = {best.value, best.index, first_bad, bad, 0};
+  p.scans[int64_t{BlockX()} * p.parts + BlockY()] = {best.value, best.index, first_bad,
+                                                     RowState::kDrawn};
 }
 
 template <class T>
@@ -91,9 +119,9 @@ struct SampleWeightsParams {
   int32_t parts;
   const LogitScan* scans;  // [rows, parts]
   LogitScan* row_scans;    // [rows]
-  float temperature;       // 0: the largest is drawn, and there are no weights
-  double* weights;         // [rows, vocab]
-  int32_t* ids;            // [rows], written where the temperature is 0
+  RowOptions options;
+  double* weights;  // [rows, vocab], of the rows that SampleDraw draws
+  int32_t* ids;     // [rows], of the other rows
 };
 
 template <class T>
@@ -113,13 +141,21 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleWeightsParams<T>::kThreads,
   best = BlockReduce<kThreads>(best, reinterpret_cast<Indexed*>(shared), MaxIndexed());
   first_bad = BlockReduce<kThreads>(first_bad, reinterpret_cast<int32_t*>(shared), MinToken());
   const T* logits = p.logits + row * p.vocab;
+  const bool fails = first_bad != kNoToken || best.index == kNoToken;
+  const bool ok = p.options.ok(row);
   if (BlockY() == 0 && ThreadIndex() == 0) {
-    const float bad = first_bad == kNoToken ? 0 : ToFloat(logits[first_bad]);
-    p.row_scans[row] = {best.value, best.index, first_bad, bad, 0};
-    if (p.temperature == 0) p.ids[row] = best.index;
+    p.row_scans[row] = {best.value, best.index, first_bad,
+                        ok ? RowState::kDrawn : RowState::kRefused};
+    if (first_bad != kNoToken) {
+      p.ids[row] = -1 - first_bad;
+    } else if (best.index == kNoToken) {
+      p.ids[row] = kNothingToDraw;
+    } else if (p.options.temperature(row) == 0) {
+      p.ids[row] = best.index;
+    }
   }
-  if (p.temperature == 0 || first_bad != kNoToken) return;
-  const double largest = best.value, temperature = p.temperature;
+  if (fails || !ok || p.options.temperature(row) == 0) return;
+  const double largest = best.value, temperature = p.options.temperature(row);
   double* weights = p.weights + row * p.vocab;
   const int64_t begin = FirstVector(logits) + int64_t{BlockY()} * kSamplePart;
   for (int64_t i = begin + ThreadIndex() * kN; i < begin + kSamplePart && i < p.vocab;
@@ -143,12 +179,8 @@ struct SampleDrawParams {
   int64_t vocab;
   int32_t* lists;        // [rows, vocab]
   LogitScan* row_scans;  // [rows]
-  int32_t* ids;          // [rows]
-  int64_t first_row;     // the number of the first of these rows, among all that are drawn
-  uint64_t seed;
-  uint32_t step, tag;
-  int64_t top_k;  // 0, or less than vocab
-  double top_p;
+  RowOptions options;
+  int32_t* ids;  // [rows]
 };
 
 enum class Order : uint8_t { kById, kByLogit };
@@ -241,6 +273,23 @@ struct SampledRow {
       if (k < key) sum += weights[i];
     });
     return Reduce(sum, Sum());
+  }
+
+  // Returns the sum of the weights of at least `least`.
+  LORA_DEVICE double SumFrom(double least) const {
+    double sum = 0;
+    for (int64_t i = ThreadIndex(); i < vocab; i += kThreads)
+      if (weights[i] >= least) sum += weights[i];
+    return Reduce(sum, Sum());
+  }
+
+  // Returns whether another exp could put any weight on the other side of `least`.
+  LORA_DEVICE bool HasWeightNear(double least) const {
+    const double error = least * (1.0 / (uint64_t{1} << 50));
+    double near = 0;
+    for (int64_t i = ThreadIndex(); i < vocab; i += kThreads)
+      if (weights[i] > least - error && weights[i] < least + error) near = 1;
+    return Reduce(near, Sum()) > 0;
   }
 
   // groups[g] ← the sum over tokens whose key is prefix·16 + g before its last `shift` bits.
@@ -343,29 +392,41 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleDrawParams<T>::kThreads, SampleDrawPar
   LORA_DYNAMIC_SHARED(shared);
   double* sums = reinterpret_cast<double*>(shared);
   const int64_t row = BlockX();
-  if (p.row_scans[row].first_bad != kNoToken || p.row_scans[row].best == kNoToken) return;
+  const LogitScan& scan = p.row_scans[row];
+  if (scan.first_bad != kNoToken || scan.best == kNoToken || scan.state != RowState::kDrawn ||
+      p.options.temperature(row) == 0) {
+    return;
+  }
   SampledRow<T> r{
       p.logits + row * p.vocab, p.weights + row * p.vocab, p.vocab,
       p.lists + row * p.vocab,  sums + ThreadIndex(),      sums + P::kGroups * P::kThreads};
-  const double u = UniformFromWord(
-      Philox4x32(p.seed, {p.step, static_cast<uint32_t>(p.first_row + row), 0, p.tag})[0]);
+  const double u =
+      UniformFromWord(Philox4x32(p.options.seed(row), {p.options.step(row), 0, 0, kSampleTag})[0]);
+  const double top_p = p.options.top_p(row), min_p = p.options.min_p(row);
+  const int64_t top_k = p.options.top_k(row) < p.vocab ? p.options.top_k(row) : 0;
   // exp errs by 1 ulp on the host and here, and a sum of n weights by n·2⁻⁵³ in any order. The
   // target is a part of a sum and errs as much as the sum that it is compared with.
   const double error = static_cast<double>(p.vocab + 8) * (1.0 / (uint64_t{1} << 51));
-  const bool limits = p.top_k > 0 || p.top_p < 1;
+  const bool limits = top_k > 0 || top_p < 1 || min_p > 0;
   bool certain = true;
   double total;
-  if (p.top_k > 0) {
+  if (top_k > 0) {
     const Passing last =
-        r.template Pass<Order::kByLogit, true>(static_cast<double>(p.top_k) - 0.5, 0);
+        r.template Pass<Order::kByLogit, true>(static_cast<double>(top_k) - 0.5, 0);
     total = r.SumBelow(last.key) + (last.ties + 1) * r.weights[last.first];
   } else {
     total = r.SumBelow(uint64_t{1} << 32);
   }
-  if (p.top_p < 1) {
-    const Passing last = r.template Pass<Order::kByLogit, false>(p.top_p * total, error * total);
+  if (top_p < 1) {
+    const Passing last = r.template Pass<Order::kByLogit, false>(top_p * total, error * total);
     certain = last.certain;
     total = last.sum();
+  }
+  if (min_p > 0) {
+    // Both limits keep a beginning of the order, and the shorter one has the smaller sum.
+    const double kept = r.SumFrom(min_p);
+    if (kept < total) total = kept;
+    certain = certain && !r.HasWeightNear(min_p);
   }
   Passing drawn;
   if (limits) {
@@ -377,7 +438,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleDrawParams<T>::kThreads, SampleDrawPar
   if (drawn.ties > 0) token = r.TieOf(drawn.key, static_cast<int64_t>(drawn.ties));
   if (ThreadIndex() != 0) return;
   p.ids[row] = token;
-  if (!certain || !drawn.certain || token == kNoToken) p.row_scans[row].uncertain = 1;
+  if (!certain || !drawn.certain || token == kNoToken)
+    p.row_scans[row].state = RowState::kUncertain;
 }
 
 }  // namespace lora::device
