@@ -33,7 +33,8 @@ export type { ModelDType } from './models/weights';
 export type { ModelConfig } from './models/config';
 export type { BlockShape } from './models/families/family';
 export type { ModelType } from './models/families';
-export type { GeneratedToken, GenerationResult, Prompt, SamplingOptions } from './models/generate';
+export type { SamplingOptions } from './engine/sampling';
+export type { GeneratedToken, GenerationResult, Prompt, TokenLogprob } from './models/generate';
 export type { RopeConfig, RopeScaling } from './models/rope';
 export { Tokenizer } from './text/tokenizer';
 export type {

@@ -1,4 +1,5 @@
-import { planGeneration } from '../models/generate';
+import { plainDefaults } from '../engine/generation_config';
+import { planGeneration } from '../engine/sampling';
 import { readAdapter } from '../peft/adapter_files';
 import { loadModel, modelFlags, printJson } from './common';
 import { printable } from './printable';
@@ -32,6 +33,32 @@ export const generate = defineCommand({
       help: 'only the likeliest tokens of mass P',
       defaultText: "the model's",
     },
+    minP: {
+      type: 'number',
+      value: 'P',
+      minimum: 0,
+      help: "only what has P of the likeliest's probability",
+      defaultText: "the model's",
+    },
+    repetitionPenalty: {
+      type: 'number',
+      value: 'X',
+      minimum: 0,
+      help: 'above 1: avoids tokens of prompt and text',
+      defaultText: "the model's",
+    },
+    presencePenalty: {
+      type: 'number',
+      value: 'X',
+      help: 'avoids tokens that the text has',
+      defaultText: '0',
+    },
+    frequencyPenalty: {
+      type: 'number',
+      value: 'X',
+      help: 'the same, for each time that it has them',
+      defaultText: '0',
+    },
     seed: { type: 'integer', minimum: 0, default: 0, help: 'of the random draws' },
     json: { type: 'boolean', help: 'the result as one JSON object' },
     help: helpFlag,
@@ -39,10 +66,12 @@ export const generate = defineCommand({
   json: 'one object: { text, ids, finishReason: "stop" | "length", usage: { promptTokens, completionTokens } }',
 
   async run(values, console) {
-    const { prompt, adapter, maxNewTokens, temperature, topK, topP, seed } = values;
+    const { prompt, adapter, maxNewTokens, temperature, topK, topP, minP, seed } = values;
+    const { repetitionPenalty, presencePenalty, frequencyPenalty } = values;
     const { signal, stdout } = console;
-    const options = { maxNewTokens, temperature, topK, topP, seed, signal };
-    planGeneration(options, { eosTokenIds: [], maxNewTokens, temperature, topK: 0, topP: 1 }); // throws before the model is loaded
+    const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
+    const options = { maxNewTokens, temperature, topK, topP, minP, ...penalties, seed, signal };
+    planGeneration(options, plainDefaults); // throws before the model is loaded
     const files = adapter === undefined ? undefined : await readAdapter(adapter);
     const text = prompt ?? (await standardInput(console));
     const model = await loadModel(values, console);

@@ -18,14 +18,14 @@ import type { ModelConfig } from './config';
 import { forwardBatch, planForward } from './forward';
 import {
   generateTokens,
-  planGeneration,
   promptIds,
   type GeneratedToken,
-  type GenerationDefaults,
   type GenerationResult,
   type Prompt,
 } from './generate';
 import { Generations } from './generations';
+import type { GenerationDefaults } from '../engine/generation_config';
+import { planGeneration, type GenerationPlan } from '../engine/sampling';
 import { loadModel, type LoadedModel } from './load_model';
 import { saveModel } from './save';
 import { RopeTable } from './rope';
@@ -227,7 +227,7 @@ export class CausalLM {
    */
   generate(prompt: Prompt, options: GenerateOptions = {}): RunHandle<GeneratedToken, GenerationResult> {
     this.#checkAlive('generate');
-    const plan = planGeneration(options, this.#defaults);
+    const plan = planGeneration(options, this.#defaults, this.config.vocabSize);
     const adapter = this.#adapters.resolve('generate', options.adapter);
     const handle: RunHandle<GeneratedToken, GenerationResult> = new RunHandle('generate', () =>
       this.#generate(prompt, plan, adapter, handle),
@@ -237,7 +237,7 @@ export class CausalLM {
 
   async *#generate(
     prompt: Prompt,
-    plan: ReturnType<typeof planGeneration>,
+    plan: GenerationPlan,
     adapter: Adapter | null,
     handle: RunHandle<GeneratedToken, GenerationResult>,
   ): AsyncGenerator<GeneratedToken, GenerationResult, void> {

@@ -9,7 +9,7 @@ import { runUntracked } from '../tensor/scope';
 import { Tokenizer } from '../text/tokenizer';
 import { check, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
-import { parseGenerationDefaults, type GenerationDefaults } from './generate';
+import { parseGenerationDefaults, type GenerationDefaults } from '../engine/generation_config';
 import type { FromPretrainedOptions } from './options';
 import { disposeWeights, type ModelWeights } from './tensor_table';
 import { loadWeights, type ModelDType } from './weights';

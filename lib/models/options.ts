@@ -4,7 +4,7 @@ import type { Device } from '../native/device';
 import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from '../peft/adapter';
 import type { TokenRows } from './batch';
-import type { SamplingOptions } from './generate';
+import type { SamplingOptions } from '../engine/sampling';
 import type { EmbeddingNoise } from './noise';
 import type { ModelDType } from './weights';
 

@@ -37,6 +37,7 @@ export const areas = [
       'SamplingOptions',
       'Prompt',
       'GeneratedToken',
+      'TokenLogprob',
       'GenerationResult',
       'Tokenizer',
       'EncodeOptions',

@@ -329,6 +329,28 @@ example('errors.mjs', 'every mistake has a code and a sentence', (run) => {
   expect(lines.at(-1)).toBe('nothing is wrong: no error');
 });
 
+example('sampling.mjs', 'each rule changes the text as its guide says', (run) => {
+  const lines = run(base);
+  const text = (name: string): string => JSON.parse(after(lines, `${name}:`)) as string;
+  const greedy = text('greedy');
+  expect(text('hot')).not.toBe(greedy);
+  expect(text('hot, min-p')).not.toBe(text('hot'));
+  expect(text('no repetition')).not.toBe(greedy);
+  expect(greedy).toContain('.');
+  expect(text('no full stop')).not.toContain('.');
+  const shares = lines.slice(5).map((line) => {
+    const [, share, others] = /^".*" ([0-9.]+)%, of (.*)$/.exec(line)!;
+    return { share, others: JSON.parse(others!) as [string, string][] };
+  });
+  expect(shares).toHaveLength(4);
+  // Without temperature, the token is the likeliest one.
+  for (const { share, others } of shares) {
+    expect(others).toHaveLength(2);
+    expect(others[0]![1]).toBe(`${share}%`);
+  }
+  expect(run(base)).toEqual(lines);
+});
+
 tested.add('server.mjs');
 test('server.mjs: it streams what generate writes, refuses mistakes, and stops for a client that left', async () => {
   const args = [join(examples, 'server.mjs'), base];

@@ -2,10 +2,11 @@ import { rmSync } from 'node:fs';
 import { parseModelConfig } from '../../lib/models/config';
 import {
   parseGenerationDefaults,
-  planGeneration,
-  promptIds,
+  plainDefaults,
   type GenerationDefaults,
-} from '../../lib/models/generate';
+} from '../../lib/engine/generation_config';
+import { planGeneration, tokenLimit } from '../../lib/engine/sampling';
+import { promptIds } from '../../lib/models/generate';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { expectReject, expectThrow } from '../support/errors';
 import { tinyConfig, tinyModel } from '../support/tiny_model';
@@ -41,9 +42,70 @@ describe('generation_config.json', () => {
       { temperature: 0, topK: 0, topP: 1 },
     ],
     ['do_sample must be true', { do_sample: 1, top_k: 20 }, { temperature: 0, topK: 0 }],
-    ['what is no number counts as absent', { max_new_tokens: null }, { maxNewTokens: 128 }],
+    ['null counts as absent', { max_new_tokens: null }, { maxNewTokens: 128 }],
+    ['min_p where it samples', { do_sample: true, min_p: 0.05 }, { minP: 0.05 }],
+    ['and not where it does not', { min_p: 0.05 }, { minP: 0 }],
+    ['a penalty in any case', { repetition_penalty: 1.1 }, { repetitionPenalty: 1.1 }],
+    ['max_length bounds prompt and text', { max_length: 40 }, { maxNewTokens: undefined, maxLength: 40 }],
+    [
+      'max_new_tokens stands before it',
+      { max_length: 40, max_new_tokens: 7 },
+      { maxNewTokens: 7, maxLength: 40 },
+    ],
+    ['lengths at least', { min_new_tokens: 3, min_length: 9 }, { minNewTokens: 3, minLength: 9 }],
+    [
+      'biases of single tokens',
+      { suppress_tokens: [3, 9999], bad_words_ids: [[4]], sequence_bias: [[[5], 1.5]] },
+      {
+        logitBias: new Map([
+          [5, 1.5],
+          [4, -Infinity],
+          [3, -Infinity],
+        ]),
+      },
+    ],
+    ['what may not begin', { begin_suppress_tokens: [1, 2] }, { beginSuppressTokens: [1, 2] }],
+    ['one text that ends it', { stop_strings: 'x' }, { stop: ['x'] }],
+    ['or several', { stop_strings: ['x', 'y'] }, { stop: ['x', 'y'] }],
   ])('%s', (_, json, want) => {
     expect(defaults(json)).toMatchObject(want);
+  });
+
+  const warningOf = (json: object): string[] => {
+    const warn = jest.spyOn(process, 'emitWarning').mockImplementation(() => undefined);
+    try {
+      defaults(json);
+      return warn.mock.calls.map(([text]) => String(text));
+    } finally {
+      warn.mockRestore();
+    }
+  };
+
+  test('one warning names what is not supported', () => {
+    expect(warningOf({ num_beams: 4, no_repeat_ngram_size: 3, typical_p: 0.9, temperature: 'hot' })).toEqual([
+      'generation_config.json: no_repeat_ngram_size, num_beams, typical_p, temperature not supported, and ignored',
+    ]);
+    expect(warningOf({ bad_words_ids: [[4, 5], [6]], sequence_bias: { x: 1 }, stop_strings: [''] })).toEqual([
+      'generation_config.json: sequence_bias, bad_words_ids, stop_strings not supported, and ignored',
+    ]);
+    expect(warningOf({ repetition_penalty: 0, top_p: 2, min_p: -1, top_k: 1.5, min_length: 'x' })).toEqual([
+      'generation_config.json: top_k, top_p, min_p, min_length, repetition_penalty not supported, and ignored',
+    ]);
+  });
+
+  test('none is given for what does nothing here', () => {
+    expect(
+      warningOf({
+        num_beams: 1,
+        typical_p: 1,
+        guidance_scale: null,
+        pad_token_id: 0,
+        use_cache: true,
+        transformers_version: '4.50.0',
+        repetition_penalty: 1.1,
+        eos_token_id: [1, 2],
+      }),
+    ).toEqual([]);
   });
 
   test('end-of-text ids: its own, else those of config.json, else the tokenizer’s', () => {
@@ -64,22 +126,57 @@ describe('generation_config.json', () => {
 });
 
 describe('the options of a call', () => {
-  const defaults = { eosTokenIds: [7], maxNewTokens: 128, temperature: 0.5, topK: 50, topP: 0.9 };
+  const defaults: GenerationDefaults = {
+    ...plainDefaults,
+    eosTokenIds: [7],
+    temperature: 0.5,
+    topK: 50,
+    topP: 0.9,
+    minP: 0.1,
+    repetitionPenalty: 1.1,
+    logitBias: new Map([[3, -Infinity]]),
+    stop: ['z'],
+  };
+  const rest = { presencePenalty: 0, frequencyPenalty: 0, logprobs: undefined, signal: undefined };
 
   test('stand before the defaults, zero included', () => {
-    expect(planGeneration({ seed: 0 }, defaults)).toEqual({ ...defaults, seed: 0, stop: [] });
-    const own = { maxNewTokens: 0, temperature: 0, topK: 0, topP: 1, seed: 3 };
+    expect(planGeneration({ seed: 0 }, defaults)).toEqual({ ...defaults, ...rest, seed: 0 });
+    const own = { maxNewTokens: 0, temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, seed: 3 };
     expect(planGeneration({ ...own, stop: 'x' }, defaults)).toEqual({
+      ...defaults,
+      ...rest,
       ...own,
       stop: ['x'],
-      eosTokenIds: [7],
     });
     expect(planGeneration({ seed: 0, ignoreEos: true }, defaults).eosTokenIds).toEqual([]);
     const { signal } = new AbortController();
-    expect(planGeneration({ stop: ['x', 'y'], signal }, defaults)).toMatchObject({
+    const more = { presencePenalty: -1, frequencyPenalty: 0.5, logprobs: 0 };
+    expect(planGeneration({ stop: ['x', 'y'], signal, ...more }, defaults)).toMatchObject({
       stop: ['x', 'y'],
       signal,
+      ...more,
     });
+  });
+
+  test('biases join those of the file, and stand before them', () => {
+    const biasOf = (bias: [number, number][]) =>
+      planGeneration({ logitBias: new Map(bias) }, defaults).logitBias;
+    expect(biasOf([[5, 2]])).toEqual(
+      new Map([
+        [3, -Infinity],
+        [5, 2],
+      ]),
+    );
+    expect(biasOf([[3, 0]])).toEqual(new Map([[3, 0]]));
+  });
+
+  test('say how many tokens may come', () => {
+    const limit = (options: object, file: Partial<GenerationDefaults>): number =>
+      tokenLimit(planGeneration(options, { ...defaults, ...file }), 30);
+    expect(limit({}, {})).toBe(128);
+    expect(limit({}, { maxNewTokens: undefined, maxLength: 40 })).toBe(10);
+    expect(limit({}, { maxNewTokens: undefined, maxLength: 20 })).toBe(0);
+    expect(limit({ maxNewTokens: 50 }, { maxNewTokens: undefined, maxLength: 40 })).toBe(50);
   });
 
   test('give another seed to every call that names none', () => {
@@ -95,6 +192,23 @@ describe('the options of a call', () => {
     [{ topP: 0 }, 'expected topP to be above 0 and at most 1 but received 0'],
     [{ topP: 1.01 }, 'expected topP to be above 0 and at most 1 but received 1.01'],
     [{ topP: '1' }, "expected topP to be above 0 and at most 1 but received '1'"],
+    [{ temperature: 1e39 }, 'expected temperature to be a number of f32 but received 1e+39'],
+    [{ topP: 1e-60 }, 'expected topP to be above 0 and at most 1 but received 1e-60'],
+    [{ minP: -0.1 }, 'expected minP to be from 0 to 1 but received -0.1'],
+    [{ minP: 1.1 }, 'expected minP to be from 0 to 1 but received 1.1'],
+    [{ repetitionPenalty: 0 }, 'expected repetitionPenalty to be a finite number above 0 but received 0'],
+    [{ presencePenalty: NaN }, 'expected presencePenalty to be a finite number but received NaN'],
+    [{ frequencyPenalty: '1' }, "expected frequencyPenalty to be a finite number but received '1'"],
+    [{ logitBias: { 5: 1 } }, 'expected logitBias to be a Map of ids to numbers but received an object'],
+    [{ logitBias: new Map([[262, 1]]) }, 'expected the ids of logitBias from 0 to 261 but received 262'],
+    [{ logitBias: new Map([['5', 1]]) }, "expected the ids of logitBias from 0 to 261 but received '5'"],
+    [
+      { logitBias: new Map([[5, Infinity]]) },
+      'expected logitBias of 5 to be a number or -Infinity but received Infinity',
+    ],
+    [{ logprobs: -1 }, 'expected logprobs to be an integer of at least 0 but received -1'],
+    [{ logprobs: 21 }, 'expected logprobs of at most 20 but received 21'],
+    [{ min_p: 0.1 }, "unknown option 'min_p'; did you mean 'minP'?"],
     [{ seed: -1 }, 'expected seed to be an integer of at least 0 but received -1'],
     [{ ignoreEos: 1 }, 'expected ignoreEos to be true or false but received 1'],
     [{ stop: '' }, "expected stop to be a non-empty string or an array of them but received ''"],
@@ -102,7 +216,7 @@ describe('the options of a call', () => {
     [{ signal: {} }, 'expected signal to be an AbortSignal but received an object'],
     [{ max_tokens: 1 }, "unknown option 'max_tokens'"],
   ])('%j is refused', (options, sentence) => {
-    const error = expectThrow(() => planGeneration(options, defaults), 'ERR_ARGUMENT', /^\[generate\] /);
+    const error = expectThrow(() => planGeneration(options, defaults, 262), 'ERR_ARGUMENT', /^\[generate\] /);
     expect(error.message).toContain(sentence);
   });
 });

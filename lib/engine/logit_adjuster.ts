@@ -1,0 +1,113 @@
+/** What changes the logits of one generation before a token is drawn: penalties, biases, and tokens that may not come yet. */
+import type { LogitEntries } from '../ops';
+import type { GenerationPlan } from './sampling';
+
+/** Makes room for n entries. */
+function room(n: number): LogitEntries {
+  return {
+    rows: new Int32Array(n),
+    ids: new Int32Array(n),
+    factors: new Float32Array(n),
+    addends: new Float32Array(n),
+  };
+}
+
+/** Keeps the entries of one generation; a new token changes one of them. */
+export class LogitAdjuster {
+  readonly #plan: GenerationPlan;
+  readonly #minNewTokens: number;
+  readonly #places = new Map<number, number>();
+  /** How often each entry's id was generated. */
+  #counts = new Int32Array(0);
+  #entries = room(0);
+  #size = 0;
+  #generated = 0;
+
+  constructor(plan: GenerationPlan, prompt: readonly number[]) {
+    this.#plan = plan;
+    this.#minNewTokens = Math.max(plan.minNewTokens, plan.minLength - prompt.length);
+    if (plan.repetitionPenalty !== 1)
+      for (const id of prompt) {
+        const place = this.#placeOf(id); // it may replace #entries
+        this.#entries.factors[place] = plan.repetitionPenalty;
+      }
+    for (const id of plan.logitBias.keys()) this.#refresh(id);
+    for (const id of this.#suppressed(0)) this.#refresh(id);
+  }
+
+  /** How many entries there are. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Takes the token that was drawn. */
+  push(id: number): void {
+    const { repetitionPenalty, presencePenalty, frequencyPenalty } = this.#plan;
+    this.#generated++;
+    if (repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0) {
+      const place = this.#placeOf(id);
+      this.#counts[place]!++;
+      this.#entries.factors[place] = repetitionPenalty;
+      this.#refresh(id);
+    }
+    for (const earlier of this.#suppressed(this.#generated - 1)) this.#refresh(earlier);
+  }
+
+  /** Copies the entries, as those of a row, behind the first `at` of `to`. */
+  copyTo(to: LogitEntries, at: number, row: number): void {
+    const { ids, factors, addends } = this.#entries;
+    to.rows.fill(row, at, at + this.#size);
+    to.ids.set(ids.subarray(0, this.#size), at);
+    to.factors.set(factors.subarray(0, this.#size), at);
+    to.addends.set(addends.subarray(0, this.#size), at);
+  }
+
+  /** The ids that token `step` may not be, though later ones may. */
+  #suppressed(step: number): readonly number[] {
+    const { beginSuppressTokens, eosTokenIds } = this.#plan;
+    return [...(step === 0 ? beginSuppressTokens : []), ...(step < this.#minNewTokens ? eosTokenIds : [])];
+  }
+
+  /** Computes what is added to a logit. */
+  #refresh(id: number): void {
+    const { logitBias, presencePenalty, frequencyPenalty } = this.#plan;
+    const place = this.#placeOf(id);
+    const count = this.#counts[place]!;
+    const suppressed = this.#suppressed(this.#generated).includes(id);
+    const penalty = (count > 0 ? presencePenalty : 0) + count * frequencyPenalty;
+    this.#entries.addends[place] = suppressed ? -Infinity : (logitBias.get(id) ?? 0) - penalty;
+  }
+
+  #placeOf(id: number): number {
+    const known = this.#places.get(id);
+    if (known !== undefined) return known;
+    if (this.#size === this.#counts.length) this.#grow();
+    const place = this.#size++;
+    this.#places.set(id, place);
+    this.#entries.ids[place] = id;
+    this.#entries.factors[place] = 1;
+    return place;
+  }
+
+  #grow(): void {
+    const wider = room(Math.max(64, 2 * this.#size));
+    this.copyTo(wider, 0, 0);
+    this.#entries = wider;
+    const counts = new Int32Array(wider.ids.length);
+    counts.set(this.#counts);
+    this.#counts = counts;
+  }
+}
+
+/** The entries of all rows of a batch; undefined where there are none. Rows without an adjuster have none. */
+export function gatherEntries(adjusters: readonly (LogitAdjuster | undefined)[]): LogitEntries | undefined {
+  const size = adjusters.reduce((sum, adjuster) => sum + (adjuster?.size ?? 0), 0);
+  if (size === 0) return undefined;
+  const entries = room(size);
+  let at = 0;
+  for (const [row, adjuster] of adjusters.entries()) {
+    adjuster?.copyTo(entries, at, row);
+    at += adjuster?.size ?? 0;
+  }
+  return entries;
+}

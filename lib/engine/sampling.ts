@@ -1,0 +1,217 @@
+/** How the tokens of a generation are drawn: the options of a call over the defaults of the model. */
+import { randomBytes } from 'node:crypto';
+import type { SampleRow } from '../ops';
+import {
+  check,
+  checkBoolean,
+  checkInteger,
+  checkNumber,
+  checkOptions,
+  checkSignal,
+  describe,
+} from '../validate';
+import type { GenerationDefaults } from './generation_config';
+
+const tag = 'generate';
+
+/** Says how many tokens are drawn, and how. */
+export interface SamplingOptions {
+  /** Most tokens to generate. Default: max_new_tokens of generation_config.json, else what max_length leaves, else 128. */
+  maxNewTokens?: number | undefined;
+  /** Divides the logits before a token is drawn; 0 takes the likeliest. Default: that of generation_config.json where it samples, else 0. */
+  temperature?: number | undefined;
+  /** Draws from the k likeliest tokens; 0: from all. Default as for `temperature`. */
+  topK?: number | undefined;
+  /** Draws from the smallest set of this probability (Holtzman et al., 2020); 1: from all. Default as for `temperature`. */
+  topP?: number | undefined;
+  /**
+   * Draws from the tokens that have at least this share of the likeliest one's probability (Nguyen et al., "Turning up the heat: min-p
+   * sampling", 2024); 0: from all. It comes after `temperature`, `topK` and `topP`. Default as for `temperature`.
+   */
+  minP?: number | undefined;
+  /**
+   * Divides the positive logits of all tokens of the prompt and of the text so far, and multiplies the negative ones (CTRL, Keskar et al.,
+   * 2019); above 1 it avoids them, 1 changes nothing. Default: that of generation_config.json, else 1.
+   */
+  repetitionPenalty?: number | undefined;
+  /** Is subtracted from the logits of tokens that were generated before. Default 0. */
+  presencePenalty?: number | undefined;
+  /** Is subtracted from the logit of a token for each time that it was generated before. Default 0. */
+  frequencyPenalty?: number | undefined;
+  /** Is added to the logits of single tokens: a Map of ids to numbers, after the penalties. -Infinity: that token never comes. */
+  logitBias?: ReadonlyMap<number, number> | undefined;
+  /** Reports the log-probability of each token, and those of the 0 to 20 likeliest in its place. Default: neither. */
+  logprobs?: number | undefined;
+  /** Decides the random draws. Default: a fresh one for every call. */
+  seed?: number | undefined;
+  /** Texts that end the generation; they are not part of its text. Default: stop_strings of generation_config.json. */
+  stop?: string | readonly string[] | undefined;
+  /** Generates past the end-of-text token. Default false. */
+  ignoreEos?: boolean | undefined;
+  /** Checked at every token; an abort rejects with its reason. */
+  signal?: AbortSignal | undefined;
+}
+
+const names: readonly (keyof SamplingOptions | 'adapter')[] = [
+  'maxNewTokens',
+  'temperature',
+  'topK',
+  'topP',
+  'minP',
+  'repetitionPenalty',
+  'presencePenalty',
+  'frequencyPenalty',
+  'logitBias',
+  'logprobs',
+  'seed',
+  'stop',
+  'ignoreEos',
+  'adapter',
+  'signal',
+];
+
+/** Most alternatives whose log-probabilities are reported. */
+const mostLogprobs = 20;
+
+/** How one generation draws: checked, with every default filled in. */
+export interface GenerationPlan extends Omit<SampleRow, 'step'> {
+  /** Undefined: what `maxLength` leaves. */
+  maxNewTokens: number | undefined;
+  /** Of prompt and text together. */
+  maxLength: number;
+  /** No end-of-text token comes before so many tokens. */
+  minNewTokens: number;
+  /** The same, of prompt and text together. */
+  minLength: number;
+  repetitionPenalty: number;
+  presencePenalty: number;
+  frequencyPenalty: number;
+  logitBias: ReadonlyMap<number, number>;
+  /** Ids that are not the first. */
+  beginSuppressTokens: readonly number[];
+  /** Undefined: no log-probabilities. */
+  logprobs: number | undefined;
+  stop: readonly string[];
+  eosTokenIds: readonly number[];
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * Checks the options of a call and fills in the defaults.
+ * @throws ERR_ARGUMENT for an unknown option or a wrong value, which it names.
+ */
+export function planGeneration(
+  options: SamplingOptions,
+  defaults: GenerationDefaults,
+  vocabSize = Infinity,
+): GenerationPlan {
+  checkOptions(tag, options, names);
+  const ignoreEos = options.ignoreEos ?? false;
+  checkBoolean(tag, 'ignoreEos', ignoreEos);
+  checkSignal(tag, options.signal);
+  const own = options.maxNewTokens;
+  if (own !== undefined) checkInteger(tag, 'maxNewTokens', own);
+  const { logprobs } = options;
+  if (logprobs !== undefined) {
+    checkInteger(tag, 'logprobs', logprobs);
+    const most = Math.min(mostLogprobs, vocabSize);
+    check(logprobs <= most, tag, `expected logprobs of at most ${most} but received ${logprobs}`);
+  }
+  const bias = checkBias(options.logitBias ?? new Map(), vocabSize);
+  return {
+    ...planDraws(options, defaults),
+    ...planPenalties(options, defaults),
+    maxNewTokens: own ?? defaults.maxNewTokens,
+    maxLength: defaults.maxLength,
+    minNewTokens: defaults.minNewTokens,
+    minLength: defaults.minLength,
+    logitBias: new Map([...defaults.logitBias, ...bias]),
+    beginSuppressTokens: defaults.beginSuppressTokens,
+    logprobs,
+    stop: checkStops(options.stop ?? defaults.stop),
+    eosTokenIds: ignoreEos ? [] : defaults.eosTokenIds,
+    signal: options.signal,
+  };
+}
+
+/** How many tokens may follow a prompt. */
+export function tokenLimit({ maxNewTokens, maxLength }: GenerationPlan, promptTokens: number): number {
+  return maxNewTokens ?? Math.max(0, maxLength - promptTokens);
+}
+
+function planDraws(options: SamplingOptions, defaults: GenerationDefaults): Omit<SampleRow, 'step'> {
+  const temperature = options.temperature ?? defaults.temperature;
+  const topK = options.topK ?? defaults.topK;
+  const topP = options.topP ?? defaults.topP;
+  const minP = options.minP ?? defaults.minP;
+  const seed = options.seed ?? randomBytes(4).readUInt32LE();
+  checkNumber(tag, 'temperature', temperature, 0);
+  checkInteger(tag, 'topK', topK);
+  checkInteger(tag, 'seed', seed);
+  // The op reads these as f32.
+  check(
+    Math.fround(temperature) < Infinity,
+    tag,
+    `expected temperature to be a number of f32 but received ${describe(temperature)}`,
+  );
+  check(
+    typeof topP === 'number' && Math.fround(topP) > 0 && topP <= 1,
+    tag,
+    `expected topP to be above 0 and at most 1 but received ${describe(topP)}`,
+  );
+  check(
+    typeof minP === 'number' && minP >= 0 && minP <= 1,
+    tag,
+    `expected minP to be from 0 to 1 but received ${describe(minP)}`,
+  );
+  return { temperature, topK, topP, minP, seed };
+}
+
+type Penalties = Pick<GenerationPlan, 'repetitionPenalty' | 'presencePenalty' | 'frequencyPenalty'>;
+
+function planPenalties(options: SamplingOptions, defaults: GenerationDefaults): Penalties {
+  const repetitionPenalty = options.repetitionPenalty ?? defaults.repetitionPenalty;
+  const presencePenalty = options.presencePenalty ?? 0;
+  const frequencyPenalty = options.frequencyPenalty ?? 0;
+  check(
+    typeof repetitionPenalty === 'number' &&
+      Math.fround(repetitionPenalty) > 0 &&
+      Math.fround(repetitionPenalty) < Infinity,
+    tag,
+    `expected repetitionPenalty to be a finite number above 0 but received ${describe(repetitionPenalty)}`,
+  );
+  checkNumber(tag, 'presencePenalty', presencePenalty);
+  checkNumber(tag, 'frequencyPenalty', frequencyPenalty);
+  return { repetitionPenalty, presencePenalty, frequencyPenalty };
+}
+
+function checkBias(bias: unknown, vocabSize: number): ReadonlyMap<number, number> {
+  check(
+    bias instanceof Map,
+    tag,
+    `expected logitBias to be a Map of ids to numbers but received ${describe(bias)}`,
+  );
+  for (const [id, value] of bias as Map<unknown, unknown>) {
+    check(
+      typeof id === 'number' && Number.isSafeInteger(id) && id >= 0 && id < vocabSize,
+      tag,
+      `expected the ids of logitBias from 0${vocabSize < Infinity ? ` to ${vocabSize - 1}` : ''} but received ${describe(id)}`,
+    );
+    check(
+      typeof value === 'number' && value < Infinity, // NaN is not
+      tag,
+      `expected logitBias of ${id} to be a number or -Infinity but received ${describe(value)}`,
+    );
+  }
+  return bias as ReadonlyMap<number, number>;
+}
+
+function checkStops(stop: unknown): readonly string[] {
+  const stops: unknown[] = Array.isArray(stop) ? stop : [stop];
+  check(
+    stops.every((s): s is string => typeof s === 'string' && s !== ''),
+    tag,
+    `expected stop to be a non-empty string or an array of them but received ${describe(stop)}`,
+  );
+  return stops;
+}
