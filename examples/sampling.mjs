@@ -14,7 +14,7 @@ const write = async (name, options) => {
 await write('greedy', { temperature: 0 });
 await write('hot', { temperature: 1.5, topK: 0, topP: 1 });
 await write('hot, min-p', { temperature: 1.5, topK: 0, topP: 1, minP: 0.1 });
-await write('no repetition', { temperature: 0, frequencyPenalty: 3 });
+await write('less repetition', { temperature: 0, frequencyPenalty: 8 });
 
 // A token that never comes.
 const dot = model.tokenizer.encode('.', { addSpecialTokens: false }).at(-1);
