@@ -169,18 +169,18 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
 // ---- decode: few rows, many keys ---------------------------------------------------------------
 
 // scores[r·kKeyTile + j] = q[r]·k[j] for kRows rows. Lanes run along d, and each key is read once.
-template <size_t kRows>
+template <size_t kRows, class T>
 HWY_NOINLINE void DotRows(size_t used, size_t padded, size_t count, const float* HWY_RESTRICT q,
-                          KeyRows k, float* HWY_RESTRICT scores) {
+                          const T* HWY_RESTRICT keys, size_t stride, float* HWY_RESTRICT scores) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
   for (size_t j = 0; j < count; ++j) {
-    const float* HWY_RESTRICT key = k.data + j * k.stride;
+    const T* HWY_RESTRICT key = keys + j * stride;
     VF32 acc[kRows];
     HWY_UNROLL(4)
     for (size_t r = 0; r < kRows; ++r) acc[r] = hn::Zero(d);
     for (size_t i = 0; i < used; i += lanes) {
-      const VF32 kv = hn::LoadU(d, key + i);
+      const VF32 kv = LoadAct(d, key + i);
       HWY_UNROLL(4)
       for (size_t r = 0; r < kRows; ++r) {
         acc[r] = hn::MulAdd(kv, hn::LoadU(d, q + r * padded + i), acc[r]);
@@ -188,6 +188,45 @@ HWY_NOINLINE void DotRows(size_t used, size_t padded, size_t count, const float*
     }
     HWY_UNROLL(4)
     for (size_t r = 0; r < kRows; ++r) scores[r * kKeyTile + j] = hn::ReduceSum(d, acc[r]);
+  }
+}
+
+// The same for any number of rows.
+template <class T>
+HWY_INLINE void DotTile(size_t rows, size_t used, size_t padded, size_t count, const float* q,
+                        const T* keys, size_t stride, float* scores) {
+  for (size_t r = 0; r < rows;) {
+    const size_t block = std::min<size_t>(4, rows - r);
+    const float* qr = q + r * padded;
+    float* sr = scores + r * kKeyTile;
+    switch (block) {
+      case 4:
+        DotRows<4>(used, padded, count, qr, keys, stride, sr);
+        break;
+      case 3:
+        DotRows<3>(used, padded, count, qr, keys, stride, sr);
+        break;
+      case 2:
+        DotRows<2>(used, padded, count, qr, keys, stride, sr);
+        break;
+      default:
+        DotRows<1>(used, padded, count, qr, keys, stride, sr);
+        break;
+    }
+    r += block;
+  }
+}
+
+// Calls use(data, stride) with keys [from, from + count) of k or v: where they lie, if their rows
+// are whole vectors, or else as f32 in `tile`.
+template <class T, class Use>
+HWY_INLINE void WithKeys(const AttentionShape& s, const RowTile& t, const T* src, size_t from,
+                         size_t count, float* tile, const Use& use) {
+  if (s.d % hn::Lanes(F32()) == 0) {
+    use(src + s.KeyOffset(t.batch, t.head, from), s.key_stride());
+  } else {
+    const KeyRows rows = LoadKeys(s, t, src, from, count, true, tile);
+    use(rows.data, rows.stride);
   }
 }
 
@@ -218,21 +257,22 @@ HWY_INLINE float OnlineSoftmaxRow(size_t count, float* scores, float* max, float
 // Prefetches keys of one tile by software: outside pages the rows of one kv head are far apart in
 // memory, and each is too short for the hardware prefetcher to predict the next one.
 template <class T>
-HWY_INLINE void PrefetchKeys(const AttentionShape& s, const RowTile& t, const T* src, int32_t from,
-                             int32_t to) {
+HWY_INLINE void PrefetchKeys(const AttentionShape& s, size_t batch, size_t head, const T* src,
+                             int32_t from, int32_t to) {
   constexpr size_t kLine = 64 / sizeof(T);
   if (from >= to) return;
-  const T* row = src + s.KeyOffset(t.batch, t.head, static_cast<size_t>(from));
+  const T* row = src + s.KeyOffset(batch, head, static_cast<size_t>(from));
   for (int32_t j = from; j < to; ++j, row += s.key_stride()) {
     for (size_t i = 0; i < s.d; i += kLine) hwy::Prefetch(row + i);
   }
 }
 
-// Computes what keys [chunk_begin, chunk_end) contribute to a tile of at most kDecodeRows rows.
+// Computes what keys [chunk_begin, chunk_end) contribute to a tile of at most kDecodeRows rows. If
+// there is a head next_head, the caller goes on with its keys of the same chunk.
 template <class T>
 HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
-                            int32_t chunk_begin, int32_t chunk_end, float* scratch,
-                            DecodePartial out) {
+                            int32_t chunk_begin, int32_t chunk_end, size_t next_head,
+                            float* scratch, DecodePartial out) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
   const size_t used = RoundUp(s.d, lanes);  // columns of a padded row that are read
@@ -248,33 +288,17 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
   std::memset(out.out, 0, t.count * s.padded * sizeof(float));
   const int32_t begin = std::max(t.begin, chunk_begin), end = std::min(t.end, chunk_end);
   const auto tile_end = [&t, end](int32_t from) { return std::min(end, t.TileEnd(from)); };
-  PrefetchKeys(s, t, args.k.as<const T>(), begin, tile_end(begin));
+  const T* const k_src = args.k.as<const T>();
+  const T* const v_src = args.v.as<const T>();
+  PrefetchKeys(s, t.batch, t.head, k_src, begin, tile_end(begin));
   for (int32_t from = begin, to; from < end; from = to) {
     to = tile_end(from);
-    PrefetchKeys(s, t, args.v.as<const T>(), from, to);
+    PrefetchKeys(s, t.batch, t.head, v_src, from, to);
     const bool seen_whole = t.Sees(from, to) == RowTile::Visible::kAll;
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
-    const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, true, keys);
-    for (size_t r = 0; r < t.count;) {
-      const size_t block = std::min<size_t>(4, t.count - r);
-      const float* qr = q + r * s.padded;
-      float* sr = scores + r * kKeyTile;
-      switch (block) {
-        case 4:
-          DotRows<4>(used, s.padded, count, qr, k, sr);
-          break;
-        case 3:
-          DotRows<3>(used, s.padded, count, qr, k, sr);
-          break;
-        case 2:
-          DotRows<2>(used, s.padded, count, qr, k, sr);
-          break;
-        default:
-          DotRows<1>(used, s.padded, count, qr, k, sr);
-          break;
-      }
-      r += block;
-    }
+    WithKeys(s, t, k_src, first, count, keys, [&](const auto* k, size_t stride) {
+      DotTile(t.count, used, s.padded, count, q, k, stride, scores);
+    });
     for (size_t r = 0; r < t.count; ++r) {
       float* sr = scores + r * kKeyTile;
       for (int32_t j = from; !seen_whole && j < to; ++j) {
@@ -287,9 +311,14 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
         hn::StoreU(hn::Mul(hn::LoadU(d, o + i), hn::Set(d, factor)), d, o + i);
       }
     }
-    PrefetchKeys(s, t, args.k.as<const T>(), to, tile_end(to));
-    const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, true, keys);
-    TileGemm(t.count, s.d, count, {scores, kKeyTile, 1}, v.data, v.stride, out.out, s.padded, true);
+    if (to < end) {
+      PrefetchKeys(s, t.batch, t.head, k_src, to, tile_end(to));
+    } else if (next_head < s.kv_heads) {
+      PrefetchKeys(s, t.batch, next_head, k_src, begin, tile_end(begin));
+    }
+    WithKeys(s, t, v_src, first, count, keys, [&](const auto* v, size_t stride) {
+      TileGemm(t.count, s.d, count, {scores, kKeyTile, 1}, v, stride, out.out, s.padded, true);
+    });
   }
 }
 

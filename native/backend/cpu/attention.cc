@@ -25,11 +25,12 @@ void RunForwardTile(const AttentionCall& args, const AttentionShape& s, const Ro
 }
 
 void RunDecodeChunk(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
-                    int32_t begin, int32_t end, float* scratch, const DecodePartial& out) {
+                    int32_t begin, int32_t end, size_t next_head, float* scratch,
+                    const DecodePartial& out) {
   if (args.q.dtype == DType::kBF16) {
-    return DecodeChunk<hwy::bfloat16_t>(args, s, t, begin, end, scratch, out);
+    return DecodeChunk<hwy::bfloat16_t>(args, s, t, begin, end, next_head, scratch, out);
   }
-  DecodeChunk<float>(args, s, t, begin, end, scratch, out);
+  DecodeChunk<float>(args, s, t, begin, end, next_head, scratch, out);
 }
 
 void RunCombineChunks(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
@@ -143,33 +144,39 @@ size_t ScratchBytes(const AttentionCall& call, int threads) {
 
 namespace {
 
-// A task is a chunk of the keys of one sequence, one kv head and at most kDecodeRows of its rows.
+// A unit of work is a chunk of the keys of one sequence, one kv head and at most kDecodeRows of its
+// rows. Units are ordered so that the heads of a chunk follow each other, because their keys lie
+// together. A task is all units of a chunk, so that a thread can fetch the keys of its next one
+// early, unless that leaves few tasks for each thread.
 void RunDecode(const AttentionCall& call, CpuContext* pool, size_t threads, Scratch scratch) {
   const AttentionShape& s = call.shape;
   const size_t tiles = DecodeTiles(s), heads = s.kv_heads * tiles;
   const size_t most = MostChunks(s), stride = DecodePartialFloats(s);
   Arena arena(scratch);
-  size_t* starts = arena.Take<size_t>(s.batch + 1);  // the first task of each sequence
+  size_t* starts = arena.Take<size_t>(s.batch + 1);  // the first chunk of each sequence
   float* partials = arena.Take<float>(s.batch * heads * most * stride);
   float* task_scratch = arena.Take<float>(threads * DecodeTaskFloats(s));
   starts[0] = 0;
-  for (size_t b = 0; b < s.batch; ++b) starts[b + 1] = starts[b] + ChunksOf(s, b).count * heads;
+  for (size_t b = 0; b < s.batch; ++b) starts[b + 1] = starts[b] + ChunksOf(s, b).count;
+  const size_t chunks = starts[s.batch];
+  const size_t per_task = chunks >= 4 * threads ? heads : 1;
   const auto run = HWY_DYNAMIC_POINTER(RunDecodeChunk);
-  // Tasks are ordered so that the heads of a chunk follow each other, because their keys share
-  // pages.
-  ParallelFor(pool, starts[s.batch], [&](size_t task, size_t thread) {
-    const size_t* next = std::upper_bound(starts, starts + s.batch + 1, task);
-    const size_t b = static_cast<size_t>(next - starts) - 1, local = task - starts[b];
-    const size_t head = local % heads, chunk = local / heads;
-    const size_t begin = (ChunksOf(s, b).first + chunk) * kDecodeChunk;
-    const RowTile tile = TileOf(s, b * s.kv_heads + head / tiles, head % tiles, kDecodeRows);
-    run(call, s, tile, static_cast<int32_t>(begin), static_cast<int32_t>(begin + kDecodeChunk),
-        task_scratch + thread * DecodeTaskFloats(s),
-        DecodePartial(s, partials + ((b * heads + head) * most + chunk) * stride));
+  ParallelFor(pool, chunks * (heads / per_task), [&](size_t task, size_t thread) {
+    const size_t first = task * per_task, number = first / heads;
+    const size_t* next = std::upper_bound(starts, starts + s.batch + 1, number);
+    const size_t b = static_cast<size_t>(next - starts) - 1, chunk = number - starts[b];
+    const auto begin = static_cast<int32_t>((ChunksOf(s, b).first + chunk) * kDecodeChunk);
+    const size_t head = first % heads, end = head + per_task;
+    for (size_t h = head; h < end; ++h) {
+      run(call, s, TileOf(s, b * s.kv_heads + h / tiles, h % tiles, kDecodeRows), begin,
+          begin + static_cast<int32_t>(kDecodeChunk), h + 1 < end ? (h + 1) / tiles : s.kv_heads,
+          task_scratch + thread * DecodeTaskFloats(s),
+          DecodePartial(s, partials + ((b * heads + h) * most + chunk) * stride));
+    }
   });
   const auto combine = HWY_DYNAMIC_POINTER(RunCombineChunks);
   constexpr size_t kWorthThreads = size_t{1} << 16;  // floats of the partial results
-  ParallelFor(starts[s.batch] * stride < kWorthThreads ? nullptr : pool, s.batch * heads,
+  ParallelFor(chunks * heads * stride < kWorthThreads ? nullptr : pool, s.batch * heads,
               [&](size_t task, size_t) {
                 const size_t b = task / heads, head = task % heads;
                 combine(call, s,

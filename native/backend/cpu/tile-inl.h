@@ -141,9 +141,9 @@ struct TileA {
 
 // Every loop over acc is unrolled in full, because GCC would otherwise keep acc in memory, which
 // is 2.7 times slower.
-template <size_t kRows, size_t kVecs>
+template <size_t kRows, size_t kVecs, class B>
 HWY_NOINLINE void MicroGemm(size_t depth, const float* HWY_RESTRICT a, size_t row_step,
-                            size_t k_step, const float* HWY_RESTRICT b, size_t ldb,
+                            size_t k_step, const B* HWY_RESTRICT b, size_t ldb,
                             float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
@@ -164,7 +164,7 @@ HWY_NOINLINE void MicroGemm(size_t depth, const float* HWY_RESTRICT a, size_t ro
   for (size_t k = 0; k < depth; ++k) {
     VF32 bv[kVecs];
     HWY_UNROLL(4)
-    for (size_t v = 0; v < kVecs; ++v) bv[v] = hn::LoadU(d, b + v * lanes);
+    for (size_t v = 0; v < kVecs; ++v) bv[v] = LoadAct(d, b + v * lanes);
     HWY_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) {
       const VF32 av = hn::Set(d, a[i * row_step]);
@@ -181,9 +181,9 @@ HWY_NOINLINE void MicroGemm(size_t depth, const float* HWY_RESTRICT a, size_t ro
   }
 }
 
-template <size_t kVecs>
-HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA a, const float* HWY_RESTRICT b,
-                          size_t ldb, float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
+template <size_t kVecs, class B>
+HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA a, const B* HWY_RESTRICT b, size_t ldb,
+                          float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
   const size_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   size_t row = 0;
   for (size_t block = 0; block < blocks; ++block) {
@@ -217,18 +217,18 @@ HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA a, const float* HWY_R
   }
 }
 
-// C [rows × cols] ← A·B, or C + A·B, where B(k, j) = b[k·ldb + j]. cols is rounded up to whole
-// vectors, so rows of B and C must be padded that far.
-HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA a,
-                         const float* HWY_RESTRICT b, size_t ldb, float* HWY_RESTRICT c, size_t ldc,
-                         bool accumulate) {
+// C [rows × cols] ← A·B, or C + A·B, where B(k, j) = b[k·ldb + j], in f32 or bf16. cols is rounded
+// up to whole vectors, so rows of B and C must be padded that far.
+template <class B>
+HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA a, const B* HWY_RESTRICT b,
+                         size_t ldb, float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
   const size_t lanes = hn::Lanes(F32());
   const size_t vecs = (cols + lanes - 1) / lanes;
   const size_t panels = (vecs + kBlockVecs - 1) / kBlockVecs;
   size_t vec = 0;
   for (size_t panel = 0; panel < panels; ++panel) {
     const size_t end = vecs * (panel + 1) / panels;
-    const float* pb = b + vec * lanes;
+    const B* pb = b + vec * lanes;
     float* pc = c + vec * lanes;
     switch (end - vec) {
 #if HWY_TARGET <= HWY_AVX3 || HWY_TARGET_IS_NEON
