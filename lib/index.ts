@@ -34,7 +34,9 @@ export type { ModelConfig } from './models/config';
 export type { BlockShape } from './models/families/family';
 export type { ModelType } from './models/families';
 export type { SamplingOptions } from './engine/sampling';
-export type { GeneratedToken, GenerationResult, Prompt, TokenLogprob } from './models/generate';
+export type { GeneratedText, GenerationResult, Prompt } from './models/generate';
+export type { EngineOptions, EngineStats } from './engine/engine';
+export type { GeneratedToken, TokenLogprob } from './engine/request';
 export type { RopeConfig, RopeScaling } from './models/rope';
 export { Tokenizer } from './text/tokenizer';
 export type {

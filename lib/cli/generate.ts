@@ -1,5 +1,4 @@
-import { plainDefaults } from '../engine/generation_config';
-import { planGeneration } from '../engine/sampling';
+import { plainDefaults, planGeneration } from '../engine/sampling';
 import { readAdapter } from '../peft/adapter_files';
 import { loadModel, modelFlags, printJson } from './common';
 import { printable } from './printable';
@@ -17,7 +16,12 @@ export const generate = defineCommand({
       defaultText: 'standard input, without the newline at its end',
     },
     chat: { type: 'boolean', help: 'the prompt is a user message for the chat template' },
-    maxNewTokens: { type: 'integer', minimum: 0, default: 128, help: 'most tokens to generate' },
+    maxNewTokens: {
+      type: 'integer',
+      minimum: 0,
+      help: 'most tokens to generate',
+      defaultText: "the model's, else 128",
+    },
     temperature: { type: 'number', value: 'T', minimum: 0, default: 0.7, help: '0 is greedy' },
     topK: {
       type: 'integer',
@@ -63,7 +67,7 @@ export const generate = defineCommand({
     json: { type: 'boolean', help: 'the result as one JSON object' },
     help: helpFlag,
   },
-  json: 'one object: { text, ids, finishReason: "stop" | "length", usage: { promptTokens, completionTokens } }',
+  json: 'one object: { text, ids, finishReason: "stop" | "length", usage: { promptTokens, completionTokens, cachedTokens }, timings: { queuedMs, firstTokenMs, totalMs } }',
 
   async run(values, console) {
     const { prompt, adapter, maxNewTokens, temperature, topK, topP, minP, seed } = values;

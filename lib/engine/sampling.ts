@@ -10,9 +10,49 @@ import {
   checkSignal,
   describe,
 } from '../validate';
-import type { GenerationDefaults } from './generation_config';
 
 const tag = 'generate';
+
+/** The defaults of a model's generations. */
+export interface GenerationDefaults {
+  eosTokenIds: readonly number[];
+  /** Undefined: what `maxLength` leaves. */
+  maxNewTokens: number | undefined;
+  /** Of prompt and text together. */
+  maxLength: number;
+  /** No end-of-text token comes before so many tokens. */
+  minNewTokens: number;
+  /** The same, of prompt and text together. */
+  minLength: number;
+  /** 0 where the file does not sample. */
+  temperature: number;
+  topK: number;
+  topP: number;
+  minP: number;
+  repetitionPenalty: number;
+  /** -Infinity for what is suppressed. */
+  logitBias: ReadonlyMap<number, number>;
+  /** Ids that are not the first. */
+  beginSuppressTokens: readonly number[];
+  stop: readonly string[];
+}
+
+/** What holds without a file. */
+export const plainDefaults: GenerationDefaults = {
+  eosTokenIds: [],
+  maxNewTokens: 128,
+  maxLength: Infinity,
+  minNewTokens: 0,
+  minLength: 0,
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  logitBias: new Map(),
+  beginSuppressTokens: [],
+  stop: [],
+};
 
 /** Says how many tokens are drawn, and how. */
 export interface SamplingOptions {
@@ -42,6 +82,8 @@ export interface SamplingOptions {
   logitBias?: ReadonlyMap<number, number> | undefined;
   /** Reports the log-probability of each token, and those of the 0 to 20 likeliest in its place. Default: neither. */
   logprobs?: number | undefined;
+  /** How many texts to generate from the prompt; the i-th is drawn with `seed` + i. Default 1. */
+  n?: number | undefined;
   /** Decides the random draws. Default: a fresh one for every call. */
   seed?: number | undefined;
   /** Texts that end the generation; they are not part of its text. Default: stop_strings of generation_config.json. */
@@ -63,12 +105,16 @@ const names: readonly (keyof SamplingOptions | 'adapter')[] = [
   'frequencyPenalty',
   'logitBias',
   'logprobs',
+  'n',
   'seed',
   'stop',
   'ignoreEos',
   'adapter',
   'signal',
 ];
+
+/** Most texts of one call. */
+const mostTexts = 128;
 
 /** Most alternatives whose log-probabilities are reported. */
 const mostLogprobs = 20;
@@ -77,6 +123,10 @@ const mostLogprobs = 20;
 export interface GenerationPlan extends Omit<SampleRow, 'step'> {
   /** Undefined: what `maxLength` leaves. */
   maxNewTokens: number | undefined;
+  /** Whether the call itself says how many tokens it wants. */
+  ownLimit: boolean;
+  /** How many texts. */
+  n: number;
   /** Of prompt and text together. */
   maxLength: number;
   /** No end-of-text token comes before so many tokens. */
@@ -111,7 +161,9 @@ export function planGeneration(
   checkSignal(tag, options.signal);
   const own = options.maxNewTokens;
   if (own !== undefined) checkInteger(tag, 'maxNewTokens', own);
-  const { logprobs } = options;
+  const { logprobs, n = 1 } = options;
+  checkInteger(tag, 'n', n);
+  check(n >= 1 && n <= mostTexts, tag, `expected n from 1 to ${mostTexts} but received ${n}`);
   if (logprobs !== undefined) {
     checkInteger(tag, 'logprobs', logprobs);
     const most = Math.min(mostLogprobs, vocabSize);
@@ -122,6 +174,8 @@ export function planGeneration(
     ...planDraws(options, defaults),
     ...planPenalties(options, defaults),
     maxNewTokens: own ?? defaults.maxNewTokens,
+    ownLimit: own !== undefined,
+    n,
     maxLength: defaults.maxLength,
     minNewTokens: defaults.minNewTokens,
     minLength: defaults.minLength,

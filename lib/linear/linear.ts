@@ -1,4 +1,5 @@
 /** A linear layer: one frozen weight, and what an adapter changes in it. */
+import type { LinearPhase } from '../native/binding';
 import { loraLinearGroup, type LoraBranch } from '../ops/lora_linear';
 import { FrozenWeight } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
@@ -84,6 +85,7 @@ export class Linear implements FrozenLayer {
 export function forwardGroup(
   x: Tensor,
   layers: readonly (readonly [Linear, AppliedDelta | undefined])[],
+  phase?: LinearPhase,
 ): Tensor[] {
   const results = new Array<Tensor>(layers.length);
   const fused: { at: number; branch: LoraBranch }[] = [];
@@ -97,6 +99,7 @@ export function forwardGroup(
     const outputs = loraLinearGroup(
       x,
       fused.map(({ branch }) => branch),
+      { phase },
     );
     fused.forEach(({ at }, i) => (results[at] = outputs[i]!));
   }

@@ -16,16 +16,11 @@ import { Adapter, type AdapterSource } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
 import type { ModelConfig } from './config';
 import { forwardBatch, planForward } from './forward';
-import {
-  generateTokens,
-  promptIds,
-  type GeneratedToken,
-  type GenerationResult,
-  type Prompt,
-} from './generate';
+import { promptIds, RunningGeneration, tokensAfter, type GenerationResult, type Prompt } from './generate';
 import { Generations } from './generations';
-import type { GenerationDefaults } from '../engine/generation_config';
-import { planGeneration, type GenerationPlan } from '../engine/sampling';
+import { defaultLimits, Engine, engineLimits, type EngineOptions, type EngineStats } from '../engine/engine';
+import type { GeneratedToken } from '../engine/request';
+import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../engine/sampling';
 import { loadModel, type LoadedModel } from './load_model';
 import { saveModel } from './save';
 import { RopeTable } from './rope';
@@ -34,7 +29,7 @@ import { disposeWeights, expectedTensors, linearsOf } from './tensor_table';
 import type { ModelDType } from './weights';
 import type { TokenRows } from './batch';
 import type { DataSource } from '../data/example';
-import type { Decoder } from './decoder';
+import { engineModel, type Decoder } from './decoder';
 import type {
   AddAdapterOptions,
   ForwardOptions,
@@ -70,6 +65,8 @@ export class CausalLM {
   readonly #defaults: GenerationDefaults;
   readonly #adapters = new AdapterSet();
   readonly #generations = new Generations();
+  #engineLimits = defaultLimits;
+  #engine: Engine | undefined;
   #disposing: Promise<void> | undefined;
 
   private constructor({ directory, config, weights, dtype, device, tokenizer, defaults }: LoadedModel) {
@@ -189,7 +186,9 @@ export class CausalLM {
   /** Frees an adapter. @throws ERR_BUSY while a run or a generation uses it, or while it is merged. */
   async removeAdapter(name: string): Promise<void> {
     this.#checkAlive('removeAdapter');
+    const adapter = this.#adapters.all.get(name);
     this.#adapters.remove(name);
+    if (adapter) this.#engine?.adapterRemoved(adapter);
   }
 
   /**
@@ -220,8 +219,10 @@ export class CausalLM {
   }
 
   /**
-   * Generates text: iterate the handle for tokens, or await it for the result. Leaving the loop frees its KV cache.
-   * @throws (when it runs) ERR_ARGUMENT for an empty prompt, ERR_BUSY during a merge, the reason of the signal.
+   * Generates text: iterate the handle for tokens, or await it for the result. Calls that overlap run together; each gives what it
+   * gives alone. Leaving the loop ends the generation and frees what it holds.
+   * @throws (when it runs) ERR_ARGUMENT for an empty prompt and one beyond the model's context; ERR_BUSY during a merge and beyond
+   * maxQueued; the reason of the signal.
    * @example
    * for await (const { text } of model.generate('Once', { maxNewTokens: 20 })) process.stdout.write(text);
    */
@@ -243,22 +244,63 @@ export class CausalLM {
   ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
     this.#checkAlive('generate');
     this.#adapters.resolve('generate', adapter); // it may have been removed or merged since the call
-    const release = this.#generations.add(handle, this.#adapters.acquire('generate', adapter));
+    const held: { generation?: RunningGeneration } = {};
+    const releaseAdapter = this.#adapters.acquire('generate', adapter);
+    const release = this.#generations.add(handle, () => {
+      held.generation?.cancel();
+      releaseAdapter();
+    });
+    const { signal } = plan;
+    const abort = (): void => held.generation?.cancel(signal?.reason);
     try {
       if (plan.stop.length > 0) void this.tokenizer; // stop strings need text
-      const ids = await promptIds(prompt, this.config.vocabSize, () => this.tokenizer, plan.signal);
-      return yield* generateTokens({
-        decoder: this.#decoder,
-        use: { adapter },
-        prompt: ids,
-        plan,
-        dtype: this.dtype,
-        device: this.device,
-        stream: this.#tokenizer?.stream(ids),
-      });
+      const ids = await promptIds(prompt, this.config.vocabSize, () => this.tokenizer, signal);
+      signal?.throwIfAborted();
+      const maxNewTokens = tokensAfter(ids, plan, this.config.maxPositionEmbeddings);
+      const engine = (this.#engine ??= this.#newEngine());
+      const generation = { engine, adapter, prompt: ids, plan, maxNewTokens, tokenizer: this.#tokenizer };
+      held.generation = new RunningGeneration(generation);
+      signal?.addEventListener('abort', abort, { once: true });
+      return yield* held.generation.tokens();
     } finally {
+      signal?.removeEventListener('abort', abort);
       release();
     }
+  }
+
+  #newEngine(): Engine {
+    const { dtype, device } = this;
+    return new Engine(engineModel(this.#decoder, this.linears(), dtype, device), this.#engineLimits);
+  }
+
+  /**
+   * Sets the bounds of the engine that all generations share. It frees what is kept for later requests.
+   *
+   * @throws ERR_BUSY while a generation runs; ERR_ARGUMENT for bounds that are none.
+   * @example
+   * model.configureEngine({ maxBatchSize: 32, maxQueued: 1000, kvCacheBytes: 4 * 2 ** 30 });
+   */
+  configureEngine(options: EngineOptions = {}): void {
+    this.#checkAlive('configureEngine');
+    const limits = engineLimits(options);
+    if (this.#engine?.busy)
+      throw new LoRAError('ERR_BUSY', '[configureEngine] a generation runs: await it, or leave its loop', {
+        op: 'configureEngine',
+      });
+    this.#engine?.dispose();
+    this.#engine = undefined;
+    this.#engineLimits = limits;
+  }
+
+  /**
+   * What the engine does and has done.
+   *
+   * @example
+   * const { running, waiting, kvCacheBytes, prefixHits } = model.engineStats();
+   */
+  engineStats(): EngineStats {
+    this.#checkAlive('engineStats');
+    return (this.#engine ??= this.#newEngine()).stats;
   }
 
   /**
@@ -295,12 +337,14 @@ export class CausalLM {
   async merge(name: string): Promise<void> {
     this.#checkAlive('merge');
     await this.#adapters.merge(this.linears(), name);
+    this.#engine?.baseChanged();
   }
 
   /** Undoes merge(), bit for bit; an adapter that was active is so again. */
   async unmerge(): Promise<void> {
     this.#checkAlive('unmerge');
     this.#adapters.unmerge();
+    this.#engine?.baseChanged();
   }
 
   /**
@@ -351,6 +395,7 @@ export class CausalLM {
   async #dispose(): Promise<void> {
     await this.#generations.end('the model was disposed of');
     await this.#adapters.idle();
+    this.#engine?.dispose();
     this.#adapters.dispose();
     this.#decoder.rope.dispose();
     disposeWeights(this.config, this.#decoder.weights);

@@ -1,16 +1,17 @@
 /** The forward pass that Llama, Mistral, Qwen2 and Qwen3 share; what differs between them is configuration. */
 import type { Delta } from '../linear/delta';
 import { forwardGroup, type Linear } from '../linear/linear';
-import { attention, attentionCached, embedding, rmsNorm, rope, swiglu, view } from '../ops';
-import type { Adapter } from '../peft/adapter';
+import { attention, attentionPaged, embedding, pageAppend, rmsNorm, rope, swiglu } from '../ops';
+import type { AdapterUse, EngineModel, Past } from '../engine/model';
+import { atOnce } from '../formats/slices';
 import { recomputed } from '../ops/recompute';
 import { moved } from '../tensor/scope';
+import type { Device } from '../native/device';
+import type { DType } from '../tensor/dtype';
 import type { Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
-import type { KVCache } from './kv_cache';
 import { addNoise, type NoiseFactors } from './noise';
 import type { RopeTable } from './rope';
-import type { RowAdapters } from './row_adapters';
 import type { Segments } from './segments';
 import { blockPath, EMBEDDING, linearsOfBlock, type BlockWeights, type ModelWeights } from './tensor_table';
 
@@ -21,14 +22,6 @@ export interface Decoder {
   readonly rope: RopeTable;
 }
 
-/** The adapter of one forward pass, and the number its dropout masks are drawn with (undefined: no dropout). */
-export interface AdapterUse {
-  readonly adapter: Adapter | null;
-  readonly dropoutForward?: number | undefined;
-  /** Adapters of the rows of the batch, in the place of one for all. */
-  readonly rows?: RowAdapters | undefined;
-}
-
 /** The changes that a call may make to a layer. */
 export function deltasOf({ adapter, rows }: AdapterUse, path: string): Delta[] {
   const adapters = rows ? rows.distinct : adapter ? [adapter] : [];
@@ -37,8 +30,8 @@ export function deltasOf({ adapter, rows }: AdapterUse, path: string): Delta[] {
 
 /** What attention sees beside the tokens of the call; one of them, or nothing. */
 interface Context {
-  /** The tokens before. */
-  readonly cache?: KVCache | undefined;
+  /** The tokens before; there is no gradient then. */
+  readonly past?: Past | undefined;
   /** The texts that a row holds. */
   readonly segments?: Segments | undefined;
   /** Whether blocks keep their input alone for backward(). */
@@ -52,12 +45,13 @@ interface Context {
 function linearGroup(
   x: Tensor,
   linears: readonly Linear[],
-  { adapter, dropoutForward, rows }: AdapterUse,
+  { adapter, dropoutForward, rows, phase }: AdapterUse,
 ): Tensor[] {
   if (rows) return rows.forward(x, linears);
   return forwardGroup(
     x,
     linears.map((linear) => [linear, adapter?.applied(linear.path, dropoutForward)]),
+    phase,
   );
 }
 
@@ -76,12 +70,12 @@ function block(
   x: Tensor,
   table: { cos: Tensor; sin: Tensor },
   use: AdapterUse,
-  { cache, segments }: Context = {},
+  { past, segments }: Context = {},
 ): Tensor {
   const { config } = decoder;
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps: eps } = config;
   const [batch, length] = [x.shape[0]!, x.shape[1]!];
-  const offset = cache?.length ?? 0;
+  const positions = (past ?? segments)?.positions;
 
   const normed = rmsNorm(x, layer.inputNorm, eps);
   const [flatQ, flatK, flatV] = linearGroup(normed, [layer.q, layer.k, layer.v], use) as [
@@ -95,7 +89,7 @@ function block(
   const heading = (flat: Tensor, count: number, norm: Tensor | undefined): Tensor => {
     let split = moved(flat, (t) => t.reshape([batch, length, count, headDim]));
     if (norm) split = moved(split, (t) => rmsNorm(t, norm, eps));
-    return moved(split, (t) => rope(t, table, segments ? { positions: segments.positions } : { offset }));
+    return moved(split, (t) => rope(t, table, positions ? { positions } : { offset: 0 }));
   };
   const q = heading(flatQ, heads, layer.qNorm);
   const k = heading(flatK, kvHeads, layer.kNorm);
@@ -103,9 +97,12 @@ function block(
 
   const options = { scale: 1 / Math.sqrt(headDim), window: config.windows[index] };
   let mixed: Tensor;
-  if (cache) {
-    const past = cache.append(index, k, v);
-    mixed = attentionCached(q, past.k, past.v, { ...options, kvLength: offset + length, qOffset: offset });
+  if (past) {
+    const { pageTable, lengths, phase } = past;
+    const pools = past.layers[index]!;
+    pageAppend(k, pools.k, pageTable, lengths);
+    pageAppend(v, pools.v, pageTable, lengths);
+    mixed = attentionPaged(q, pools.k, pools.v, pageTable, lengths, { ...options, phase });
   } else mixed = attention(q, k, v, segments ? { ...options, keyBegin: segments.keyBegin } : options);
   for (const t of [q, k, v]) t.dispose();
   mixed = moved(mixed, (t) => t.reshape([batch, length, heads * headDim]));
@@ -148,16 +145,19 @@ function recomputedBlock(
   );
 }
 
-/**
- * Hidden states before the last norm: ids [b, s] → [b, s, hidden]. With a cache the ids continue it (b = 1, no
- * gradient) and it is advanced.
- */
+/** Hidden states before the last norm: ids [b, s] → [b, s, hidden]. */
 export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, context: Context = {}): Tensor {
-  const { cache } = context;
-  const length = ids.shape[1]!;
-  const offset = cache?.length ?? 0;
-  cache?.reserve(offset + length);
-  const table = decoder.rope.upTo(offset + length);
+  return atOnce(hiddenStatesByBlock(decoder, ids, use, context));
+}
+
+/** The same, with a pause after each block. */
+export function* hiddenStatesByBlock(
+  decoder: Decoder,
+  ids: Tensor,
+  use: AdapterUse,
+  context: Context = {},
+): Generator<void, Tensor, void> {
+  const table = decoder.rope.upTo(context.past?.mostPositions ?? ids.shape[1]!);
   let x = embedding(decoder.weights.embedding, ids);
   if (context.noise) x = addNoise(x, context.noise);
   context.watch?.(EMBEDDING, x);
@@ -166,8 +166,8 @@ export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, con
       ? recomputedBlock(decoder, layer, i, x, table, use, context)
       : block(decoder, layer, i, x, table, use, context);
     context.watch?.(blockPath(i), x);
+    yield;
   }
-  if (cache) cache.length += length;
   return x;
 }
 
@@ -181,8 +181,23 @@ export function headLogits(decoder: Decoder, normed: Tensor, use: AdapterUse): T
   return linearOf(normed, decoder.weights.head, use);
 }
 
-/** The row of the last position of [1, s, hidden] as [1, hidden]. Consumes x; no gradient. */
-export function lastRow(x: Tensor): Tensor {
-  const [, length, width] = x.shape as [number, number, number];
-  return moved(x, (t) => view(t, (length - 1) * width, [1, width]));
+/** The model as the engine runs it. */
+export function engineModel(
+  decoder: Decoder,
+  linears: readonly Linear[],
+  dtype: DType,
+  device: Device,
+): EngineModel {
+  const { config, rope: rotations } = decoder;
+  return {
+    device,
+    dtype,
+    layers: config.numHiddenLayers,
+    kvHeads: config.numKeyValueHeads,
+    headDim: config.headDim,
+    linears,
+    prepare: (positions) => void rotations.upTo(positions),
+    hiddenStates: (ids, use, past) => hiddenStatesByBlock(decoder, ids, use, { past }),
+    logits: (hidden, use) => headLogits(decoder, finalNorm(decoder, hidden), use),
+  };
 }

@@ -7,12 +7,16 @@ import { isRecording } from '../tensor/scope';
 import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
 import { ignoredLabel } from '../data/example';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
-import { deltasOf, finalNorm, headLogits, hiddenStates, type AdapterUse, type Decoder } from './decoder';
+import { deltasOf, finalNorm, headLogits, hiddenStates, type Decoder } from './decoder';
+import type { AdapterUse } from '../engine/model';
 import { noiseFactors, type EmbeddingNoise } from './noise';
 import type { ForwardOptions } from './options';
 import { RowAdapters } from './row_adapters';
 import { labelsInSegments, segmentsOf, type Segments } from './segments';
 import { linearsOf } from './tensor_table';
+
+/** The adapter of a call, or those of its rows. */
+type ForwardUse = AdapterUse & { readonly rows?: RowAdapters | undefined };
 
 /** What the options of a call ask for. */
 interface ForwardPlan {
@@ -23,7 +27,7 @@ interface ForwardPlan {
   recompute: boolean;
   reduction: 'mean' | 'sum';
   wantLogits: boolean;
-  use: AdapterUse;
+  use: ForwardUse;
 }
 
 export interface ForwardRequest extends ForwardPlan {
@@ -38,8 +42,8 @@ export interface ForwardResult {
   logits?: Tensor;
 }
 
-/** The adapter of a call, or those of its rows. */
-function planAdapters(op: string, options: ForwardOptions, adapters: AdapterSet): AdapterUse {
+/** Resolves the adapters that a call names. */
+function planAdapters(op: string, options: ForwardOptions, adapters: AdapterSet): ForwardUse {
   const choice = options.adapter;
   const each = (Array.isArray(choice) ? choice : [choice]).map((one: AdapterChoice) =>
     adapters.resolveForForward(op, one),

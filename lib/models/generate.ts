@@ -1,54 +1,34 @@
-/** Text generation: prefill once, then one token at a time against a KV cache of the call's own. */
-import { entry } from '../native/calls';
-import { fromBytes } from '../tensor/create';
-import type { Device } from '../native/device';
-import { adjustLogits, drawnId, logProbs, sample, sampleRows, writeSampleRow } from '../ops';
-import { noGrad, runUntracked, tidy } from '../tensor/scope';
-import type { Tensor } from '../tensor/tensor';
-import { rawCast } from '../tensor/raw';
-import { check, describe } from '../validate';
-import { gatherEntries, LogitAdjuster } from '../engine/logit_adjuster';
+/** Text generation as a program sees it: a prompt goes in, tokens and a result come out. */
+import { LoRAError } from '../errors';
+import type { Engine } from '../engine/engine';
+import type { GeneratedToken, Request } from '../engine/request';
 import { tokenLimit, type GenerationPlan } from '../engine/sampling';
-import { KVCache } from './kv_cache';
-import { finalNorm, headLogits, hiddenStates, lastRow, type AdapterUse, type Decoder } from './decoder';
-import { StopStrings } from '../text/stop_strings';
+import type { Adapter } from '../peft/adapter';
 import type { ChatMessage } from '../text/chat';
-import type { Tokenizer, TokenStream } from '../text/tokenizer';
-import type { ModelDType } from './weights';
+import type { Tokenizer } from '../text/tokenizer';
+import { check, describe } from '../validate';
 
 /** A text (special tokens are added), ids, or a conversation (through the chat template). */
 export type Prompt = string | readonly number[] | Int32Array | readonly ChatMessage[];
 
-/** One token. `text` is what became readable with it: whole characters, '' while one is unfinished. */
-export interface GeneratedToken {
-  /** The id of the token. */
-  id: number;
-  /** What became readable with it. */
-  text: string;
-  /** The log-probability of the token, in nats, before temperature, penalties and limits; where `logprobs` asks for it. */
-  logprob?: number;
-  /** The likeliest tokens in its place, the likeliest first; where `logprobs` asks for any. */
-  topLogprobs?: readonly TokenLogprob[];
-}
-
-/** A token and its log-probability. */
-export interface TokenLogprob {
-  /** The id of the token. */
-  id: number;
-  /** Its log-probability, in nats. */
-  logprob: number;
-}
-
-/** What a generation gives when it is awaited. */
-export interface GenerationResult {
+/** One text of a generation. */
+export interface GeneratedText {
   /** The text, without the prompt, stop strings and special tokens. */
   text: string;
   /** All ids that were generated, the end-of-text token included. */
   ids: number[];
   /** 'stop': an end-of-text token or a stop string; 'length': maxNewTokens. */
   finishReason: 'stop' | 'length';
-  /** How many tokens were read and made. */
-  usage: { promptTokens: number; completionTokens: number };
+}
+
+/** What a generation gives when it is awaited. */
+export interface GenerationResult extends GeneratedText {
+  /** All texts, the first one included; where `n` is more than 1. */
+  choices?: GeneratedText[];
+  /** How many tokens were read, how many of them an earlier request had computed, and how many were made. */
+  usage: { promptTokens: number; completionTokens: number; cachedTokens: number };
+  /** Milliseconds from the call to the begin of its work, to its first token, and to its last one. */
+  timings: { queuedMs: number; firstTokenMs: number; totalMs: number };
 }
 
 const TAG = 'generate';
@@ -85,117 +65,104 @@ function chatIds(tokenizer: Tokenizer, messages: ChatMessage[], signal?: AbortSi
   return tokenizer.encodeAsync(text, { addSpecialTokens: false, signal });
 }
 
-function idsTensor(ids: readonly number[], device: Device): Tensor {
-  return i32Tensor(Int32Array.from(ids), [1, ids.length], device);
-}
-
-function i32Tensor(values: Int32Array<ArrayBuffer>, shape: number[], device: Device): Tensor {
-  return fromBytes(new Uint8Array(values.buffer), 'i32', shape, device);
-}
-
-function f32Tensor(values: Float32Array<ArrayBuffer>, shape: number[], device: Device): Tensor {
-  return fromBytes(new Uint8Array(values.buffer), 'f32', shape, device);
-}
-
-interface Drawn {
-  ids: Tensor;
-  logprobs: Tensor[] | undefined;
-}
-
-/** Draws token `step` from logits [1, vocab], and changes them. */
-function draw(logits: Tensor, plan: GenerationPlan, step: number, adjuster: LogitAdjuster): Drawn {
-  const { device } = logits;
-  const entries = gatherEntries([adjuster]);
-  const raw = plan.logprobs !== undefined && entries ? rawCast(logits, logits.dtype) : logits;
-  if (entries) adjustLogits(logits, entries);
-  const rows = sampleRows(1);
-  writeSampleRow(rows, 0, { ...plan, step });
-  const ids = sample(logits, f32Tensor(rows.reals, [1, 3], device), i32Tensor(rows.wholes, [1, 4], device));
-  return { ids, logprobs: plan.logprobs === undefined ? undefined : logProbs(raw, ids, plan.logprobs) };
+/**
+ * How many tokens may follow a prompt.
+ * @throws ERR_ARGUMENT where the prompt, or the prompt and the tokens that were asked for, are longer than the model's context.
+ */
+export function tokensAfter(prompt: readonly number[], plan: GenerationPlan, context: number): number {
+  const length = prompt.length;
+  check(
+    length < context,
+    TAG,
+    `expected a prompt of at most ${context - 1} tokens, since the model has max_position_embeddings ${context}, but received ${length}`,
+  );
+  const limit = tokenLimit(plan, length);
+  check(
+    !plan.ownLimit || length + limit <= context,
+    TAG,
+    `expected a prompt and maxNewTokens of at most ${context} tokens together (max_position_embeddings) but received ${length} and ${limit}`,
+  );
+  return Math.min(limit, context - length);
 }
 
 export interface Generation {
-  decoder: Decoder;
-  use: AdapterUse;
-  prompt: readonly number[];
-  plan: GenerationPlan;
-  dtype: ModelDType;
-  device: Device;
+  readonly engine: Engine;
+  readonly adapter: Adapter | null;
+  readonly prompt: readonly number[];
+  readonly plan: GenerationPlan;
+  readonly maxNewTokens: number;
   /** Absent: pieces have no text. */
-  stream?: TokenStream;
+  readonly tokenizer?: Tokenizer | undefined;
 }
 
-/**
- * Yields one token at a time, greedy or drawn with the numbers of (seed, step).
- * @throws the reason of the signal.
- */
-export async function* generateTokens({
-  decoder,
-  use,
-  prompt,
-  plan,
-  dtype,
-  device,
-  stream,
-}: Generation): AsyncGenerator<GeneratedToken, GenerationResult, void> {
-  const { config } = decoder;
-  const cache = new KVCache(
-    { layers: config.numHiddenLayers, heads: config.numKeyValueHeads, headDim: config.headDim },
-    dtype,
-    device,
-  );
-  const stops = new StopStrings(plan.stop);
-  const ids: number[] = [];
-  let text = '';
-  let finishReason: GenerationResult['finishReason'] = 'length';
-  const adjuster = new LogitAdjuster(plan, prompt);
-  const limit = tokenLimit(plan, prompt.length);
-  /** Runs the model on ids and draws the token after them. */
-  const next = async (input: readonly number[]): Promise<Omit<GeneratedToken, 'text'>> => {
-    const drawn = runUntracked(() =>
-      noGrad(() =>
-        tidy(() =>
-          entry(() => {
-            const last = lastRow(hiddenStates(decoder, idsTensor(input, device), use, { cache }));
-            return draw(headLogits(decoder, finalNorm(decoder, last), use), plan, ids.length, adjuster);
-          }),
-        ),
-      ),
-    );
+/** What runs for a generation; cancel() ends it, and frees what it holds at once. */
+export class RunningGeneration {
+  readonly #requests: readonly Request[];
+  readonly #promptTokens: number;
+
+  /** @throws what Engine.submit throws; nothing runs then. */
+  constructor({ engine, adapter, prompt, plan, maxNewTokens, tokenizer }: Generation) {
+    this.#promptTokens = prompt.length;
+    const requests: Request[] = [];
     try {
-      const id = drawnId((await drawn.ids.data())[0]!);
-      if (drawn.logprobs === undefined) return { id };
-      const [values, tops] = await Promise.all(drawn.logprobs.map((tensor) => tensor.data()));
-      const reported = Array.from(tops!, (top, i) => ({ id: top, logprob: values![i]! }));
-      const { logprob } = reported.shift()!;
-      return reported.length > 0 ? { id, logprob, topLogprobs: reported } : { id, logprob };
-    } finally {
-      for (const tensor of [drawn.ids, ...(drawn.logprobs ?? [])]) tensor.dispose();
+      for (let i = 0; i < plan.n; i++) {
+        const generation = { ...plan, seed: (plan.seed + i) % 2 ** 53 };
+        const stream = tokenizer?.stream(prompt);
+        requests.push(engine.submit({ prompt, adapter, generation, maxNewTokens, stream }));
+      }
+    } catch (error) {
+      for (const request of requests) request.cancel(error);
+      throw error;
     }
-  };
-  try {
-    let input = prompt;
-    while (ids.length < limit && finishReason !== 'stop') {
-      plan.signal?.throwIfAborted();
-      const token = await next(input);
-      const { id } = token;
-      plan.signal?.throwIfAborted();
-      ids.push(id);
-      adjuster.push(id);
-      input = [id];
-      let piece = stops.push(stream?.push(id) ?? '');
-      if (stops.found || plan.eosTokenIds.includes(id)) finishReason = 'stop';
-      if (finishReason === 'stop' || ids.length === limit) piece += stops.flush();
-      text += piece;
-      yield { ...token, text: piece };
-    }
-  } finally {
-    cache.dispose();
+    this.#requests = requests;
   }
-  return {
-    text,
-    ids,
-    finishReason,
-    usage: { promptTokens: prompt.length, completionTokens: ids.length },
-  };
+
+  /** `reason`: what the consumer gets to see. */
+  cancel(
+    reason: unknown = new LoRAError('ERR_DISPOSED', `[${TAG}] the generation was left`, { op: TAG }),
+  ): void {
+    for (const request of this.#requests) request.cancel(reason);
+  }
+
+  /** The tokens as they come, those of several texts in any order. */
+  async *tokens(): AsyncGenerator<GeneratedToken, GenerationResult, void> {
+    const requests = this.#requests;
+    if (requests.length === 1) {
+      for (let token = await requests[0]!.next(); token; token = await requests[0]!.next()) yield token;
+      return this.#result();
+    }
+    const next = async (index: number): Promise<[number, GeneratedToken | undefined]> => [
+      index,
+      await requests[index]!.next(),
+    ];
+    const awaited = new Map(requests.map((_, index) => [index, next(index)]));
+    for (const promise of awaited.values()) promise.catch(() => undefined); // the race tells of the first failure
+    while (awaited.size > 0) {
+      const [index, token] = await Promise.race(awaited.values());
+      awaited.delete(index);
+      if (!token) continue;
+      yield { ...token, index };
+      const promise = next(index);
+      promise.catch(() => undefined);
+      awaited.set(index, promise);
+    }
+    return this.#result();
+  }
+
+  #result(): GenerationResult {
+    const choices = this.#requests.map(({ completion: { text, ids, finishReason } }) => ({
+      text,
+      ids,
+      finishReason,
+    }));
+    const { timings, cachedTokens } = this.#requests[0]!.completion;
+    const completionTokens = choices.reduce((sum, { ids }) => sum + ids.length, 0);
+    const totalMs = Math.max(...this.#requests.map(({ completion }) => completion.timings.totalMs));
+    return {
+      ...choices[0]!,
+      ...(choices.length > 1 && { choices }),
+      usage: { promptTokens: this.#promptTokens, completionTokens, cachedTokens },
+      timings: { ...timings, totalMs },
+    };
+  }
 }

@@ -1,4 +1,5 @@
 /** The adapters of a batch whose rows have their own. */
+import type { RowDeltas } from '../engine/model';
 import type { AddedOperands } from '../linear/delta';
 import { DeltaTable } from '../linear/delta_table';
 import { forwardGroup, type AppliedDelta, type Linear } from '../linear/linear';
@@ -29,7 +30,7 @@ function operandsOf({ delta, use }: AppliedDelta): AddedOperands | undefined {
   return 'forward' in delta ? undefined : delta.branch(use);
 }
 
-export class RowAdapters {
+export class RowAdapters implements RowDeltas {
   readonly #runs: Run[] = [];
   #table: Table | undefined;
 

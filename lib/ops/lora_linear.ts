@@ -39,7 +39,7 @@ export interface LoraLinearOptions {
    * A chunk of one sequence (prefill), or one row of each sequence (decode): on the CPU the bits of a row then depend on that row alone.
    * Default: by the number of rows.
    */
-  phase?: LinearPhase;
+  phase?: LinearPhase | undefined;
   /**
    * Row i of x, its leading dimensions taken as one, has the changes of slot slots[i] of a table; −1: none. Without gradients for them.
    * A slot outside of the table is ERR_DATA when the result is read.

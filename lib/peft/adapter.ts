@@ -232,11 +232,17 @@ export class Adapter {
     this.#source.seed = seed;
   }
 
+  /** @internal Counts the changes of its parameters since it was made. */
+  get version(): number {
+    let version = 0;
+    for (const { parameters } of this.#deltas.values())
+      for (const parameter of parameters.values()) version += parameter.version;
+    return version;
+  }
+
   /** Whether an optimizer has changed it since it was made. */
   get trained(): boolean {
-    return [...this.#deltas.values()].some(({ parameters }) =>
-      [...parameters.values()].some((p) => p.version > 0),
-    );
+    return this.version > 0;
   }
 
   /** @internal Marks it as used until the returned function is called: it cannot be removed meanwhile. */

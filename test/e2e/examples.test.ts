@@ -7,6 +7,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CausalLM, readAdapter } from '../../lib/index';
+import { fillAdapter } from '../support/fill_adapter';
 import { sharedData } from '../support/shared_data';
 
 const root = join(__dirname, '../..');
@@ -351,25 +352,39 @@ example('sampling.mjs', 'each rule changes the text as its guide says', (run) =>
   expect(run(base)).toEqual(lines);
 });
 
-tested.add('server.mjs');
-test('server.mjs: it streams what generate writes, refuses mistakes, and stops for a client that left', async () => {
-  const args = [join(examples, 'server.mjs'), base];
-  const child = spawn(process.execPath, args, { cwd: scratch, env: { ...env, PORT: '0' } });
-  let output = '';
-  let errors = '';
-  child.stdout.setEncoding('utf8').on('data', (piece: string) => (output += piece));
-  child.stderr.setEncoding('utf8').on('data', (piece: string) => (errors += piece));
+/** A program that listens, on a port that was free. */
+function listening(name: string, args: readonly string[], more: NodeJS.ProcessEnv = {}) {
+  tested.add(name);
+  const child = spawn(process.execPath, [join(examples, name), ...args], {
+    cwd: scratch,
+    env: { ...env, PORT: '0', ...more },
+  });
+  const said = { output: '', errors: '' };
+  child.stdout.setEncoding('utf8').on('data', (piece: string) => (said.output += piece));
+  child.stderr.setEncoding('utf8').on('data', (piece: string) => (said.errors += piece));
   const closed = new Promise<number | null>((resolve) => child.on('close', resolve));
-  const said = async (pattern: RegExp): Promise<RegExpExecArray> => {
-    for (;;) {
-      const found = pattern.exec(output);
-      if (found) return found;
-      if (child.exitCode !== null) throw new Error(`the server ended: ${output}${errors}`);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+  return {
+    said,
+    /** Waits until its output has this. */
+    async says(pattern: RegExp): Promise<RegExpExecArray> {
+      for (;;) {
+        const found = pattern.exec(said.output);
+        if (found) return found;
+        if (child.exitCode !== null) throw new Error(`the server ended: ${said.output}${said.errors}`);
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    },
+    async end(signal: NodeJS.Signals): Promise<number | null> {
+      child.kill(signal);
+      return closed;
+    },
   };
+}
+
+test('server.mjs: it streams what generate writes, refuses mistakes, and stops for a client that left', async () => {
+  const server = listening('server.mjs', [base]);
   try {
-    const [, port] = await said(/listening on (\d+)\n/);
+    const [, port] = await server.says(/listening on (\d+)\n/);
     const post = (request: unknown, signal?: AbortSignal): Promise<Response> =>
       fetch(`http://127.0.0.1:${port!}/generate`, {
         method: 'POST',
@@ -397,24 +412,66 @@ test('server.mjs: it streams what generate writes, refuses mistakes, and stops f
     ])
       expect((await post(request)).status).toBe(400);
     expect((await fetch(`http://127.0.0.1:${port!}/other`)).status).toBe(404);
-    expect(errors).toBe('');
+    expect(server.said.errors).toBe('');
 
     const leave = new AbortController();
     const long = await post(
-      { prompt: 'On Monday', maxNewTokens: 1_000_000, ignoreEos: true, temperature: 1 },
+      { prompt: 'On Monday', maxNewTokens: 500, ignoreEos: true, temperature: 1 },
       leave.signal,
     );
     await long.body?.getReader().read();
     leave.abort();
-    await said(/client left after [1-9]\d* tokens/);
-    child.kill('SIGTERM');
-    expect(await closed).toBe(0);
-    expect(errors).toBe('');
+    await server.says(/client left after [1-9]\d* tokens/);
+    expect(await server.end('SIGTERM')).toBe(0);
+    expect(server.said.errors).toBe('');
   } finally {
-    child.kill('SIGKILL');
-    await closed;
+    await server.end('SIGKILL');
   }
 }, 120_000);
+
+test('serve-and-train.mjs: many clients with their own adapters are answered while a worker trains one more', async () => {
+  const model = await CausalLM.fromPretrained(base);
+  const dirs: string[] = [];
+  for (const [seed, name] of ['one', 'two'].entries()) {
+    fillAdapter(model.addAdapter({ r: 4, targetModules: 'all-linear' }, { name }), seed, 0.1);
+    dirs.push(`${name}=${join(scratch, name)}`);
+    await model.adapters.get(name)!.save(join(scratch, name));
+  }
+  const server = listening('serve-and-train.mjs', [base, ...dirs], { OUT_DIR: 'serve-run' });
+  try {
+    const [, port] = await server.says(/listening on (\d+)/);
+    const chat = async (request: object): Promise<{ status: number; text?: string; error?: string }> => {
+      const response = await fetch(`http://127.0.0.1:${port!}/chat`, {
+        method: 'POST',
+        body: JSON.stringify(request),
+      });
+      return { status: response.status, ...((await response.json()) as object) };
+    };
+    const wishes = [null, 'one', 'two', 'one', 'two', null].map((adapter, i) => ({
+      adapter,
+      prompt: `On ${['Monday', 'Friday', 'Sunday'][i % 3]!}`,
+      maxNewTokens: 10 + i,
+      temperature: 0,
+    }));
+    const answers = await Promise.all(wishes.map(chat));
+    expect(server.said.output).not.toContain('trained:'); // the worker is at it
+    for (const [i, { prompt, ...options }] of wishes.entries())
+      expect(answers[i]).toMatchObject({ status: 200, text: (await model.generate(prompt, options)).text });
+    expect(await chat({ prompt: 'x', adapter: 'trained' })).toMatchObject({ status: 400 });
+    expect(await chat({ prompt: 'x', maxNewTokens: 513 })).toMatchObject({ status: 400 });
+    await server.says(/trained: the new adapter is served/);
+    expect(await chat({ prompt: 'On Monday', adapter: 'trained', maxNewTokens: 4 })).toMatchObject({
+      status: 200,
+    });
+    const health = (await (await fetch(`http://127.0.0.1:${port!}/health`)).json()) as object;
+    expect(health).toMatchObject({ adapters: ['one', 'two', 'trained'], running: 0, waiting: 0 });
+    expect(server.said.errors).toBe('');
+    expect(await server.end('SIGTERM')).toBe(0);
+  } finally {
+    await server.end('SIGKILL');
+    await model.dispose();
+  }
+}, 300_000);
 
 for (const [runtime, ...flags] of [
   ['bun', 'run'],

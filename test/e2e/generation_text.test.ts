@@ -22,7 +22,8 @@ async function run(model: CausalLM, prompt: string, options: GenerateOptions) {
   const handle = model.generate(byteIds(prompt), options);
   const pieces: string[] = [];
   for await (const { text } of handle) pieces.push(text);
-  const result = await model.generate(byteIds(prompt), options);
+  const { timings, ...result } = await model.generate(byteIds(prompt), options);
+  expect(timings.totalMs).toBeGreaterThan(0);
   expect(result.text).toBe(pieces.join(''));
   return { pieces, ...result };
 }
@@ -38,7 +39,7 @@ test('each token gives its text, and the end-of-text token ends it without one',
     text: 'bcdef',
     ids: [...byteIds('bcdef'), eos],
     finishReason: 'stop',
-    usage: { promptTokens: 1, completionTokens: 6 },
+    usage: { promptTokens: 1, completionTokens: 6, cachedTokens: 0 },
   });
 });
 
@@ -87,8 +88,10 @@ test('max_new_tokens of generation_config.json is the length, and without it 128
   const four = await load(byteIds('ab'), { generation: { max_new_tokens: 4 } });
   expect((await run(four, 'a', {})).ids).toEqual(byteIds('bbbb'));
   expect((await four.generate(byteIds('a'), { maxNewTokens: 2 })).ids).toEqual(byteIds('bb'));
-  const endless = await load(byteIds('ab'));
+  const endless = await load(byteIds('ab'), { config: { max_position_embeddings: 256 } });
   expect((await endless.generate(byteIds('a'))).ids).toHaveLength(128);
+  const short = await load(byteIds('ab'), { config: { max_position_embeddings: 100 } });
+  expect((await short.generate(byteIds('a'))).ids).toHaveLength(99); // what the context leaves
 });
 
 test('a signal that was aborted before the start draws no token', async () => {

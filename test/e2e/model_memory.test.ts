@@ -33,6 +33,7 @@ test('nothing of a training step, a generation or a merge is left', async () => 
   };
   const serve = async (): Promise<void> => {
     await model.generate([256, 72], { maxNewTokens: 3 });
+    model.configureEngine(); // frees what the engine keeps for later requests
     const { logits } = noGrad(() => model.forward(rows, { logits: true }));
     await logits.data();
     logits.dispose();

@@ -13,7 +13,7 @@ import type { ModelFolder } from '../../lib/formats/model_folder';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { parseModelConfig } from '../../lib/models/config';
-import { parseGenerationDefaults } from '../../lib/engine/generation_config';
+import { parseGenerationDefaults } from '../../lib/models/generation_config';
 import { planGeneration } from '../../lib/engine/sampling';
 import { inverseFrequencies } from '../../lib/models/rope';
 import { expectedTensors } from '../../lib/models/tensor_table';

@@ -1,11 +1,12 @@
 import { rmSync } from 'node:fs';
 import { parseModelConfig } from '../../lib/models/config';
 import {
-  parseGenerationDefaults,
+  planGeneration,
   plainDefaults,
+  tokenLimit,
   type GenerationDefaults,
-} from '../../lib/engine/generation_config';
-import { planGeneration, tokenLimit } from '../../lib/engine/sampling';
+} from '../../lib/engine/sampling';
+import { parseGenerationDefaults } from '../../lib/models/generation_config';
 import { promptIds } from '../../lib/models/generate';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { expectReject, expectThrow } from '../support/errors';
@@ -137,7 +138,14 @@ describe('the options of a call', () => {
     logitBias: new Map([[3, -Infinity]]),
     stop: ['z'],
   };
-  const rest = { presencePenalty: 0, frequencyPenalty: 0, logprobs: undefined, signal: undefined };
+  const rest = {
+    presencePenalty: 0,
+    frequencyPenalty: 0,
+    logprobs: undefined,
+    signal: undefined,
+    n: 1,
+    ownLimit: false,
+  };
 
   test('stand before the defaults, zero included', () => {
     expect(planGeneration({ seed: 0 }, defaults)).toEqual({ ...defaults, ...rest, seed: 0 });
@@ -146,6 +154,7 @@ describe('the options of a call', () => {
       ...defaults,
       ...rest,
       ...own,
+      ownLimit: true,
       stop: ['x'],
     });
     expect(planGeneration({ seed: 0, ignoreEos: true }, defaults).eosTokenIds).toEqual([]);

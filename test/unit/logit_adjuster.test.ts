@@ -1,5 +1,5 @@
 // What one generation adds to and divides its logits by, from token to token.
-import { plainDefaults } from '../../lib/engine/generation_config';
+import { plainDefaults } from '../../lib/engine/sampling';
 import { gatherEntries, LogitAdjuster } from '../../lib/engine/logit_adjuster';
 import { planGeneration, type SamplingOptions } from '../../lib/engine/sampling';
 import type { LogitEntries } from '../../lib/ops';

@@ -1,48 +1,8 @@
 /** What a model's generation_config.json says, in the meaning of transformers. */
-import { tokenIds, type ModelConfig } from '../models/config';
+import { plainDefaults, type GenerationDefaults } from '../engine/sampling';
+import { tokenIds, type ModelConfig } from './config';
 import type { Tokenizer } from '../text/tokenizer';
 import { listed } from '../validate';
-
-/** The defaults of a model's generations. */
-export interface GenerationDefaults {
-  eosTokenIds: readonly number[];
-  /** Undefined: what `maxLength` leaves. */
-  maxNewTokens: number | undefined;
-  /** Of prompt and text together. */
-  maxLength: number;
-  /** No end-of-text token comes before so many tokens. */
-  minNewTokens: number;
-  /** The same, of prompt and text together. */
-  minLength: number;
-  /** 0 where the file does not sample. */
-  temperature: number;
-  topK: number;
-  topP: number;
-  minP: number;
-  repetitionPenalty: number;
-  /** -Infinity for what is suppressed. */
-  logitBias: ReadonlyMap<number, number>;
-  /** Ids that are not the first. */
-  beginSuppressTokens: readonly number[];
-  stop: readonly string[];
-}
-
-/** What holds without a file. */
-export const plainDefaults: GenerationDefaults = {
-  eosTokenIds: [],
-  maxNewTokens: 128,
-  maxLength: Infinity,
-  minNewTokens: 0,
-  minLength: 0,
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  repetitionPenalty: 1,
-  logitBias: new Map(),
-  beginSuppressTokens: [],
-  stop: [],
-};
 
 /** Fields of transformers that change the text and are not supported, with the values at which they do nothing. */
 const unsupported: Readonly<Record<string, readonly unknown[]>> = {

@@ -1,0 +1,141 @@
+/**
+ * One step of the sequences that run: one token of each goes through the model. The ops of a step are recorded once for each
+ * number of sequences; what changes between steps lies in a buffer that is written before each run.
+ */
+import { atOnce } from '../formats/slices';
+import { entry } from '../native/calls';
+import { writeBytes } from '../tensor/create';
+import { rawEmpty, rawView } from '../tensor/raw';
+import { recordProgram, type Program } from '../tensor/program';
+import { moved, noGrad, runUntracked, tidy } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
+import type { AdapterUse, EngineModel, LayerPages, Past } from './model';
+import { pageLength, type PagePool } from './pages';
+import type { Request } from './request';
+import type { AdapterSlots } from './slots';
+
+interface Recorded {
+  readonly program: Program;
+  /** [m, vocab], of the last run. */
+  readonly logits: Tensor;
+  /** Of m rows: ids, positions, lengths, slots, page tables, one after the other; i32. */
+  readonly input: Tensor;
+}
+
+/** What a recording depends on beside the number of rows. */
+interface Basis {
+  readonly layers: readonly LayerPages[];
+  /** Pages of the longest sequence that it takes. */
+  readonly width: number;
+  /** Whatever else is read where it was when the step was recorded. */
+  readonly others: readonly unknown[];
+}
+
+export class BatchStep {
+  readonly #model: EngineModel;
+  readonly #pool: PagePool;
+  readonly #slots: AdapterSlots;
+  readonly #own: AdapterUse | undefined;
+  readonly #recorded = new Map<number, Recorded>();
+  #basis: Basis | undefined;
+
+  /** `own`: the adapter of all rows, which is then part of the recording. */
+  constructor(model: EngineModel, pool: PagePool, slots: AdapterSlots, own?: AdapterUse) {
+    this.#model = model;
+    this.#pool = pool;
+    this.#slots = slots;
+    this.#own = own;
+  }
+
+  /** Enqueues a step. Row i of `logits` [m, vocab] is of `order[i]`; they are good until the next step. */
+  run(requests: readonly Request[]): { logits: Tensor; order: readonly Request[] } {
+    const slots = this.#own ? new Map<Request, number>() : this.#slots.assign(requests);
+    // Rows with one adapter follow each other, so that they are one product.
+    const order = [...requests].sort((a, b) => (slots.get(a) ?? -1) - (slots.get(b) ?? -1));
+    const recorded = this.#recordedFor(order);
+    const m = order.length;
+    const { width } = this.#basis!;
+    const values = new Int32Array(m * (4 + width));
+    for (const [i, request] of order.entries()) {
+      const { computed, ids, pages } = request;
+      values[i] = ids[computed]!;
+      values[m + i] = computed;
+      values[2 * m + i] = computed + 1;
+      values[3 * m + i] = slots.get(request) ?? -1;
+      values.set(pages, 4 * m + i * width);
+    }
+    entry(() => {
+      writeBytes(recorded.input, new Uint8Array(values.buffer));
+      recorded.program.run();
+    });
+    return { logits: recorded.logits, order };
+  }
+
+  #recordedFor(requests: readonly Request[]): Recorded {
+    const pages = Math.max(...requests.map((request) => request.pages.length));
+    const basis = this.#basis;
+    const others = this.#others();
+    if (
+      !basis ||
+      basis.layers !== this.#pool.layers ||
+      basis.width < pages ||
+      basis.others.some((value, i) => value !== others[i])
+    ) {
+      this.dispose();
+      // Twice as wide as needed, so that a growing text is seldom a reason to record again.
+      const width = 2 ** Math.ceil(Math.log2(Math.max(16, pages)));
+      this.#basis = { layers: this.#pool.layers, width, others };
+    }
+    const m = requests.length;
+    let recorded = this.#recorded.get(m);
+    if (!recorded) this.#recorded.set(m, (recorded = this.#record(m)));
+    return recorded;
+  }
+
+  #others(): readonly unknown[] {
+    const adapter = this.#own?.adapter;
+    return adapter ? [adapter.version, adapter.scale] : [this.#slots.table];
+  }
+
+  #record(m: number): Recorded {
+    const { device } = this.#model;
+    const { width, layers } = this.#basis!;
+    return runUntracked(() =>
+      noGrad(() => {
+        const input = rawEmpty([m * (4 + width)], 'i32', device);
+        const part = (row: number, shape: readonly number[]): Tensor => rawView(input, row * m, shape);
+        const mostPositions = width * pageLength;
+        this.#model.prepare(mostPositions);
+        const program = recordProgram(device, () =>
+          tidy(() => {
+            const past: Past = {
+              layers,
+              pageTable: part(4, [m, width]),
+              lengths: part(2, [m]),
+              positions: part(1, [m, 1]),
+              mostPositions,
+              phase: 'decode',
+            };
+            const use: AdapterUse = {
+              ...(this.#own ?? { adapter: null, rows: this.#slots.rows(part(3, [m])) }),
+              phase: 'decode',
+            };
+            const hidden = atOnce(this.#model.hiddenStates(part(0, [m, 1]), use, past));
+            const rows = moved(hidden, (t) => rawView(t, 0, [m, t.shape[2]!]));
+            return [this.#model.logits(rows, use)];
+          }),
+        );
+        return { program, input, logits: program.outputs[0]! };
+      }),
+    );
+  }
+
+  dispose(): void {
+    for (const { program, input } of this.#recorded.values()) {
+      program.dispose();
+      input.dispose();
+    }
+    this.#recorded.clear();
+    this.#basis = undefined;
+  }
+}

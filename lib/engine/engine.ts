@@ -1,0 +1,298 @@
+/**
+ * Generates for many requests at once. One loop per model: in each turn it enqueues a part of a prompt and one step for all
+ * sequences that run, hands out the tokens of the step before while the device computes, and waits for those of this one.
+ */
+import { LoRAError } from '../errors';
+import type { Adapter } from '../peft/adapter';
+import { check, checkInteger, checkOptions } from '../validate';
+import { BatchStep } from './batch_step';
+import { drawTokens, noDraws, type Draws } from './draw';
+import type { AdapterUse, EngineModel } from './model';
+import { pagesFor, PagePool } from './pages';
+import { prefill } from './prefill';
+import { PrefixCache } from './prefixes';
+import { Request, type RequestPlan } from './request';
+import { Scheduler, type Chunk } from './scheduler';
+import { AdapterSlots } from './slots';
+
+/** Bounds of an engine. */
+export interface EngineLimits {
+  /** Sequences that make a token in one step. */
+  maxBatchSize: number;
+  /** Requests that wait for a place; one more is refused with ERR_BUSY. */
+  maxQueued: number;
+  /** Bytes of keys and values of all requests, and of the beginnings that are kept for later ones. */
+  kvCacheBytes: number;
+  /** Tokens of a prompt that are computed between two steps of the others. */
+  prefillChunk: number;
+}
+
+export const defaultLimits: Readonly<EngineLimits> = {
+  maxBatchSize: 16,
+  maxQueued: 256,
+  kvCacheBytes: 2 ** 30,
+  prefillChunk: 256,
+};
+
+/** The options of {@link CausalLM.configureEngine}. */
+export interface EngineOptions {
+  /** Sequences that make a token in one step. Default 16. */
+  maxBatchSize?: number | undefined;
+  /** Requests that wait for a place; one more is refused with ERR_BUSY. Default 256. */
+  maxQueued?: number | undefined;
+  /** Bytes of keys and values, of all requests and of what is kept for later ones. Default 1 GiB. */
+  kvCacheBytes?: number | undefined;
+  /** Tokens of a prompt that are computed between two steps of the others. Default 256. */
+  prefillChunk?: number | undefined;
+}
+
+/** Checks bounds and fills in the defaults. */
+export function engineLimits(options: EngineOptions): EngineLimits {
+  const op = 'configureEngine';
+  checkOptions(op, options, Object.keys(defaultLimits));
+  const limits = { ...defaultLimits };
+  for (const name of Object.keys(defaultLimits) as (keyof EngineLimits)[]) {
+    const value = options[name];
+    if (value === undefined) continue;
+    checkInteger(op, name, value);
+    check(value >= 1, op, `expected ${name} of at least 1 but received ${value}`);
+    limits[name] = value;
+  }
+  return limits;
+}
+
+/** What an engine does. */
+export interface EngineStats {
+  /** Requests that have begun and not ended. */
+  running: number;
+  /** Requests that wait for a place. */
+  waiting: number;
+  /** Bytes of keys and values that are in use, those that are kept for later requests included. */
+  kvCacheBytes: number;
+  /** Bytes of keys and values that there is memory for now. */
+  kvCacheCapacity: number;
+  /** How many requests found the beginning of their prompt computed. */
+  prefixHits: number;
+  /** How many tokens these beginnings had in all. */
+  cachedTokens: number;
+  /** How often a request lost its memory to another one and computed its tokens again. */
+  preemptions: number;
+  /** How many steps were made. */
+  steps: number;
+  /** How many tokens were drawn. */
+  tokens: number;
+}
+
+/** One draw for each of these requests is on its way. */
+interface Pending {
+  readonly requests: readonly Request[];
+  readonly draws: Draws;
+}
+
+export class Engine {
+  readonly #model: EngineModel;
+  readonly #limits: EngineLimits;
+  readonly #pool: PagePool;
+  readonly #prefixes: PrefixCache;
+  readonly #scheduler: Scheduler;
+  readonly #slots: AdapterSlots;
+  /** The recorded steps of sequences that share a batch (null), and of each adapter that does not. */
+  readonly #steps = new Map<Adapter | null, BatchStep>();
+  #looping = false;
+  /** Whether a request came, went on or ended since the last plan. */
+  #woken = false;
+  #arrivals = 0;
+  /** Counts changes of the base weights. */
+  #base = 0;
+  #stepCount = 0;
+  #tokens = 0;
+
+  constructor(model: EngineModel, limits: EngineLimits) {
+    this.#model = model;
+    this.#limits = limits;
+    this.#pool = new PagePool(model, limits.kvCacheBytes);
+    this.#prefixes = new PrefixCache(this.#pool);
+    this.#slots = new AdapterSlots(model.linears, model.device, limits.maxBatchSize);
+    this.#scheduler = new Scheduler(this.#pool, this.#prefixes, limits, (request) =>
+      this.#weightsOf(request.plan.adapter),
+    );
+  }
+
+  /** Whether requests run or wait. */
+  get busy(): boolean {
+    return this.#scheduler.running + this.#scheduler.waiting > 0;
+  }
+
+  get stats(): EngineStats {
+    return {
+      running: this.#scheduler.running,
+      waiting: this.#scheduler.waiting,
+      kvCacheBytes: this.#pool.used * this.#pool.pageBytes,
+      kvCacheCapacity: this.#pool.capacity * this.#pool.pageBytes,
+      prefixHits: this.#prefixes.hits,
+      cachedTokens: this.#prefixes.cachedTokens,
+      preemptions: this.#scheduler.preemptions,
+      steps: this.#stepCount,
+      tokens: this.#tokens,
+    };
+  }
+
+  /**
+   * Takes a request in.
+   * @throws ERR_BUSY when maxQueued requests wait; ERR_ARGUMENT for one that kvCacheBytes could never hold.
+   */
+  submit(plan: RequestPlan): Request {
+    const { maxQueued, kvCacheBytes } = this.#limits;
+    if (this.#scheduler.waiting >= maxQueued)
+      throw new LoRAError(
+        'ERR_BUSY',
+        `[generate] ${maxQueued} requests wait already (configureEngine({ maxQueued }) allows more)`,
+        { op: 'generate' },
+      );
+    const request = new Request(plan, this.#arrivals++, this.#pool, () => this.#wake());
+    check(
+      pagesFor(request.mostPositions) <= this.#pool.most,
+      'generate',
+      `expected a prompt and maxNewTokens of at most ${this.#pool.most * 64} tokens together, which kvCacheBytes ${kvCacheBytes} hold, but received ${plan.prompt.length} and ${plan.maxNewTokens}`,
+    );
+    if (plan.maxNewTokens === 0) request.finishEmpty();
+    else this.#scheduler.submit(request);
+    this.#wake();
+    return request;
+  }
+
+  /** Forgets what was computed with the base weights that were replaced. */
+  baseChanged(): void {
+    this.#base++;
+    this.#prefixes.keepOnly(() => false);
+    this.#forgetSteps();
+  }
+
+  /** Forgets an adapter that is removed. */
+  adapterRemoved(adapter: Adapter): void {
+    this.#steps.get(adapter)?.dispose();
+    this.#steps.delete(adapter);
+    this.#slots.remove(adapter);
+    const removed = `${this.#slots.idOf(adapter)}:`;
+    this.#prefixes.keepOnly((weights) => !weights.startsWith(removed));
+  }
+
+  /** Frees all memory; no request may run. */
+  dispose(): void {
+    this.#forgetSteps();
+    this.#slots.dispose();
+    this.#prefixes.keepOnly(() => false);
+    this.#pool.clear();
+  }
+
+  #forgetSteps(): void {
+    for (const step of this.#steps.values()) step.dispose();
+    this.#steps.clear();
+  }
+
+  #weightsOf(adapter: Adapter | null): string {
+    return adapter
+      ? `${this.#slots.idOf(adapter)}:${adapter.version}:${adapter.scale}:${this.#base}`
+      : `base:${this.#base}`;
+  }
+
+  // ---- the loop ------------------------------------------------------------------------------
+
+  #wake(): void {
+    this.#woken = true;
+    if (this.#looping) return;
+    this.#looping = true;
+    // In a microtask, so that requests that are made together begin together.
+    queueMicrotask(() => void this.#run());
+  }
+
+  async #run(): Promise<void> {
+    let fresh: readonly Request[] = []; // with tokens that are not delivered
+    for (;;) {
+      this.#woken = false;
+      const { chunk, rows } = this.#scheduler.plan();
+      const pending: Pending[] = [];
+      if (chunk) pending.push(...(await this.#computeChunk(chunk)));
+      for (const group of this.#groups(rows)) pending.push(...this.#computeRows(group));
+      for (const request of fresh) request.deliver();
+      const idle = !chunk && rows.length === 0 && fresh.length === 0;
+      if (idle && !this.#woken) break;
+      fresh = [];
+      for (const { requests, draws } of pending) fresh = [...fresh, ...(await this.#take(requests, draws))];
+    }
+    this.#looping = false;
+  }
+
+  /** Rows that run in one step: all whose adapters share a batch, and those of each other adapter. */
+  #groups(rows: readonly Request[]): Map<Adapter | null, Request[]> {
+    const groups = new Map<Adapter | null, Request[]>();
+    for (const request of rows) {
+      const { adapter } = request.plan;
+      const key = adapter && !this.#slots.shares(adapter) ? adapter : null;
+      const group = groups.get(key);
+      if (group) group.push(request);
+      else groups.set(key, [request]);
+    }
+    return groups;
+  }
+
+  async #computeChunk(chunk: Chunk): Promise<Pending[]> {
+    const { request, end } = chunk;
+    try {
+      const wantsToken = end === request.ids.length;
+      const result = await prefill(this.#model, this.#pool, chunk, wantsToken);
+      this.#scheduler.chunkDone(chunk);
+      const draws = wantsToken ? drawTokens(result, [request]) : noDraws(result);
+      result.dispose();
+      return [{ requests: [request], draws }];
+    } catch (error) {
+      request.fail(error);
+      return [];
+    }
+  }
+
+  #computeRows([own, requests]: [Adapter | null, readonly Request[]]): Pending[] {
+    try {
+      let step = this.#steps.get(own);
+      if (!step) {
+        const use: AdapterUse | undefined = own ? { adapter: own } : undefined;
+        this.#steps.set(own, (step = new BatchStep(this.#model, this.#pool, this.#slots, use)));
+      }
+      const { logits, order } = step.run(requests);
+      this.#stepCount++;
+      const draws = drawTokens(logits, order);
+      for (const request of order) this.#scheduler.rowDone(request);
+      return [{ requests: order, draws }];
+    } catch (error) {
+      for (const request of requests) request.fail(error);
+      return [];
+    }
+  }
+
+  /** Waits for the draws. */
+  async #take(requests: readonly Request[], draws: Draws): Promise<readonly Request[]> {
+    let drawn;
+    try {
+      drawn = await draws.tokens();
+    } catch (error) {
+      // What the step wrote into its pages failed with it, and with them the memory that all pages are part of. Requests that lost
+      // theirs to an earlier failure of this turn are not to blame: they begin again.
+      for (const request of requests) if (request.computed > 0) request.fail(error);
+      this.#scheduler.loseAllPages();
+      return [];
+    }
+    const fresh: Request[] = [];
+    for (const [i, request] of requests.entries()) {
+      const token = drawn[i];
+      if (!token) continue;
+      if (token instanceof Error) request.fail(token);
+      else if (request.computed === request.ids.length) {
+        // Otherwise it makes tokens again that it had before it lost its pages.
+        request.take(token);
+        this.#tokens++;
+        fresh.push(request);
+      }
+    }
+    return fresh;
+  }
+}

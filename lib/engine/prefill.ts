@@ -1,0 +1,61 @@
+/** Computes a part of a prompt: keys and values of its positions, and after the last one the logits of the next token. */
+import { Pace } from '../formats/slices';
+import { entry } from '../native/calls';
+import { roomInQueue } from '../native/device';
+import { fromBytes } from '../tensor/create';
+import { rawView } from '../tensor/raw';
+import { noGrad, runUntracked, tidy } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
+import type { AdapterUse, EngineModel, Past } from './model';
+import { pageLength, type PagePool } from './pages';
+import type { Chunk } from './scheduler';
+
+/**
+ * Enqueues the work on positions [request.computed, end), and between the blocks of the model lets timers and I/O run. Returns logits
+ * [1, vocab] where `wantsToken`, else a number that is there when the work is done; the caller owns it.
+ */
+export async function prefill(
+  model: EngineModel,
+  pool: PagePool,
+  { request, end }: Chunk,
+  wantsToken: boolean,
+): Promise<Tensor> {
+  const { device } = model;
+  const { computed: begin, ids, pages } = request;
+  const whole = (values: readonly number[], shape: readonly number[]): Tensor =>
+    fromBytes(new Uint8Array(Int32Array.from(values).buffer), 'i32', shape, device);
+  const length = end - begin;
+  const use: AdapterUse = { adapter: request.plan.adapter, phase: 'prefill' };
+  return runUntracked(() =>
+    noGrad(() =>
+      tidy(async () => {
+        const past: Past = {
+          layers: pool.layers,
+          pageTable: whole(pages, [1, pages.length]),
+          lengths: whole([end], [1]),
+          positions: whole(
+            Array.from({ length }, (_, i) => begin + i),
+            [1, length],
+          ),
+          mostPositions: pages.length * pageLength,
+          phase: 'prefill',
+        };
+        const blocks = model.hiddenStates(whole(ids.slice(begin, end), [1, length]), use, past);
+        const pace = new Pace();
+        let step = entry(() => blocks.next());
+        while (!step.done) {
+          await roomInQueue(device);
+          if (pace.due) await pace.rest();
+          step = entry(() => blocks.next());
+        }
+        const hidden = step.value;
+        if (!wantsToken) return rawView(hidden, 0, [1]);
+        const width = hidden.shape[2]!;
+        return entry(() =>
+          // One row, as in a step of the batch.
+          model.logits(rawView(hidden, (length - 1) * width, [1, width]), { ...use, phase: 'decode' }),
+        );
+      }),
+    ),
+  );
+}

@@ -1,0 +1,131 @@
+/**
+ * Whole pages that several requests may read: those whose tokens, and all tokens before them, are the same under the same
+ * weights. A page that no request refers to stays until its memory is wanted; the one that was used longest ago goes first.
+ */
+import { pageLength, type PagePool } from './pages';
+
+interface Node {
+  readonly parent: Node | undefined;
+  /** The key in its parent. */
+  readonly key: string;
+  readonly page: number;
+  readonly children: Map<string, Node>;
+}
+
+const keyOf = (ids: ArrayLike<number>, page: number): string =>
+  Array.prototype.slice.call(ids, page * pageLength, (page + 1) * pageLength).join();
+
+export class PrefixCache {
+  readonly #pool: PagePool;
+  /** By what the weights are: the adapter and its version. */
+  readonly #roots = new Map<string, Map<string, Node>>();
+  /** All pages, those that were used longest ago first. A page is used no later than the pages before it in a text. */
+  readonly #byUse = new Set<Node>();
+  /** How often a request found a page, and how many tokens these held. */
+  hits = 0;
+  cachedTokens = 0;
+
+  constructor(pool: PagePool) {
+    this.#pool = pool;
+  }
+
+  /** Pages that it holds. */
+  get size(): number {
+    return this.#byUse.size;
+  }
+
+  /** The pages of the longest known beginning of ids[0 … most), each with a reference for the caller. */
+  match(weights: string, ids: ArrayLike<number>, most: number): number[] {
+    const nodes: Node[] = [];
+    let children = this.#roots.get(weights);
+    for (let page = 0; children && (page + 1) * pageLength <= most; page++) {
+      const node: Node | undefined = children.get(keyOf(ids, page));
+      if (!node) break;
+      nodes.push(node);
+      children = node.children;
+    }
+    for (const node of [...nodes].reverse()) this.#touch(node);
+    for (const { page } of nodes) this.#pool.retain(page);
+    if (nodes.length > 0) this.hits++;
+    this.cachedTokens += nodes.length * pageLength;
+    return nodes.map(({ page }) => page);
+  }
+
+  /**
+   * Offers the pages of a text, of which the first `length` positions are computed. Where a page of the same tokens is known, the known
+   * one stays.
+   */
+  add(weights: string, ids: ArrayLike<number>, pages: readonly number[], length: number): void {
+    const whole = Math.floor(length / pageLength);
+    if (whole === 0) return;
+    let children = this.#roots.get(weights);
+    if (!children) this.#roots.set(weights, (children = new Map<string, Node>()));
+    let parent: Node | undefined;
+    const path: Node[] = [];
+    for (let page = 0; page < whole; page++) {
+      const key = keyOf(ids, page);
+      let node: Node | undefined = children.get(key);
+      if (!node) {
+        node = { parent, key, page: pages[page]!, children: new Map() };
+        this.#pool.retain(node.page);
+        children.set(key, node);
+      }
+      path.push(node);
+      parent = node;
+      children = node.children;
+    }
+    for (const node of path.reverse()) this.#touch(node);
+  }
+
+  #touch(node: Node): void {
+    this.#byUse.delete(node);
+    this.#byUse.add(node);
+  }
+
+  /** How many pages evict() could free. */
+  get evictable(): number {
+    let count = 0;
+    for (const { page } of this.#byUse) if (this.#pool.references(page) === 1) count++;
+    return count;
+  }
+
+  /** Frees at least `count` pages that nobody else refers to, as far as there are any. */
+  evict(count: number): void {
+    let left = count;
+    // A child is used no later than its parent, so one pass meets children first.
+    for (const node of this.#byUse) {
+      if (left <= 0) return;
+      if (node.children.size > 0 || this.#pool.references(node.page) > 1) continue;
+      this.#remove(node);
+      left--;
+    }
+  }
+
+  #remove(node: Node): void {
+    this.#byUse.delete(node);
+    if (node.parent) node.parent.children.delete(node.key);
+    else
+      for (const [weights, roots] of this.#roots)
+        if (roots.get(node.key) === node) {
+          roots.delete(node.key);
+          if (roots.size === 0) this.#roots.delete(weights);
+        }
+    this.#pool.release(node.page);
+  }
+
+  /** Forgets the pages that were computed with other weights than these. */
+  keepOnly(isCurrent: (weights: string) => boolean): void {
+    const drop = (nodes: Map<string, Node>): void => {
+      for (const node of nodes.values()) {
+        this.#byUse.delete(node);
+        this.#pool.release(node.page);
+        drop(node.children);
+      }
+    };
+    for (const [weights, roots] of [...this.#roots])
+      if (!isCurrent(weights)) {
+        this.#roots.delete(weights);
+        drop(roots);
+      }
+  }
+}

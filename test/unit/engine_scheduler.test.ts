@@ -1,0 +1,172 @@
+/** The scheduler over a real pool, without a model: a chunk or a step is computed by saying so. */
+import { plainDefaults } from '../../lib/engine/sampling';
+import { pageLength, PagePool } from '../../lib/engine/pages';
+import { PrefixCache } from '../../lib/engine/prefixes';
+import { Request, type RequestPlan } from '../../lib/engine/request';
+import { planGeneration } from '../../lib/engine/sampling';
+import { Scheduler, type Plan } from '../../lib/engine/scheduler';
+
+const shape = { layers: 1, kvHeads: 1, headDim: 2, dtype: 'f32', device: 'cpu' } as const;
+const pageBytes = 2 * pageLength * 2 * 4;
+
+/** A world of so many pages, in which token n of a sequence is followed by n + 1. */
+function world({ pages = 100, maxBatchSize = 4, prefillChunk = 100 } = {}) {
+  const pool = new PagePool(shape, pages * pageBytes);
+  const prefixes = new PrefixCache(pool);
+  let weights = 'base';
+  const scheduler = new Scheduler(pool, prefixes, { maxBatchSize, prefillChunk }, () => weights);
+  let count = 0;
+  const submit = (prompt: readonly number[], more: Partial<RequestPlan> = {}): Request => {
+    const plan: RequestPlan = {
+      prompt,
+      adapter: null,
+      generation: planGeneration({}, plainDefaults),
+      maxNewTokens: 1000,
+      ...more,
+    };
+    const request = new Request(plan, count++, pool, () => undefined);
+    scheduler.submit(request);
+    return request;
+  };
+  /** Computes what runs next; every consumer fetches at once. */
+  const step = (fetch: (request: Request) => boolean = () => true): Plan => {
+    const plan = scheduler.plan();
+    const draw = (request: Request): void => {
+      if (request.computed === request.ids.length) request.take({ id: request.ids.length });
+      request.deliver();
+      while (fetch(request) && request.fetch());
+    };
+    for (const request of plan.rows) {
+      expect(request.pages.length * pageLength).toBeGreaterThan(request.computed);
+      scheduler.rowDone(request);
+      draw(request);
+    }
+    if (plan.chunk) {
+      scheduler.chunkDone(plan.chunk);
+      if (!plan.chunk.request.prefilling) draw(plan.chunk.request);
+    }
+    return plan;
+  };
+  return { pool, prefixes, scheduler, submit, step, setWeights: (name: string) => (weights = name) };
+}
+
+const text = (length: number, first = 0): number[] => Array.from({ length }, (_, i) => first + i);
+
+test('a prompt is computed in parts, between steps of the others', () => {
+  const { submit, step } = world({ prefillChunk: 100 });
+  const short = submit(text(10));
+  step();
+  expect([short.computed, short.generated]).toEqual([10, 1]);
+  const long = submit(text(250, 1000));
+  const ends = [step(), step(), step()].map(({ chunk, rows }) => [chunk?.end, rows]);
+  expect(ends).toEqual([
+    [100, [short]],
+    [200, [short]],
+    [250, [short]],
+  ]);
+  expect(step().rows).toEqual([short, long]);
+});
+
+test('two long prompts take turns', () => {
+  const { submit, step } = world({ prefillChunk: 10 });
+  const [a, b] = [submit(text(30)), submit(text(30, 500))];
+  const order = [1, 2, 3, 4, 5, 6].map(() => step().chunk!.request);
+  expect(order).toEqual([a, b, a, b, a, b]);
+});
+
+test('no more than maxBatchSize sequences run; those that came first are served first, and none starves', () => {
+  const { scheduler, submit, step } = world({ maxBatchSize: 2 });
+  const requests = [1, 2, 3].map((i) => submit(text(3, 100 * i), { maxNewTokens: 5 }));
+  for (let i = 0; i < 4; i++) step();
+  expect(scheduler.waiting).toBe(1);
+  for (let i = 0; i < 20; i++) step();
+  expect(requests.map(({ ended }) => ended)).toEqual([true, true, true]);
+  expect([scheduler.running, scheduler.waiting]).toEqual([0, 0]);
+});
+
+test('one whose consumer is behind sits out, and its place is free', () => {
+  const { submit, step } = world({ maxBatchSize: 1 });
+  const [slow, other] = [submit(text(3)), submit(text(3, 50))];
+  for (let i = 0; i < 8; i++) step((request) => request !== slow);
+  expect(slow.generated).toBe(2);
+  expect(other.generated).toBeGreaterThan(3);
+  const before = slow.generated;
+  for (let i = 0; i < 4; i++) step();
+  expect(slow.generated).toBe(before); // its consumer has fetched nothing yet
+  while (slow.fetch());
+  for (let i = 0; i < 8; i++) step();
+  expect(slow.generated).toBeGreaterThan(before);
+});
+
+test('pages go back when a request ends or is cancelled', () => {
+  const { pool, prefixes, submit, step } = world();
+  const request = submit(text(100), { maxNewTokens: 50 });
+  const other = submit(text(100, 1000));
+  for (let i = 0; i < 60; i++) step();
+  expect(request.ended).toBe(true);
+  const held = other.pages.length;
+  expect(held).toBe(3);
+  expect(pool.used).toBe(held + 2); // the whole pages of `request` are kept for others
+  other.cancel(new Error('left'));
+  expect(other.pages).toEqual([]);
+  step();
+  prefixes.evict(100);
+  expect(pool.used).toBe(0);
+});
+
+test('whole pages of the same beginning are shared, of a prompt that is being computed too', () => {
+  const { pool, submit, step } = world({ prefillChunk: 64 });
+  const a = submit(text(200));
+  for (let i = 0; i < 3; i++) step();
+  const b = submit([...text(150), 999, 998]);
+  step();
+  step();
+  expect(b.cachedTokens).toBe(128);
+  expect(b.pages.slice(0, 2)).toEqual(a.pages.slice(0, 2));
+  expect(pool.references(a.pages[0]!)).toBe(3); // a, b and the cache
+});
+
+test('a page of other weights is not shared, even where they change in the middle of a request', () => {
+  const { submit, step, setWeights } = world();
+  submit(text(100), { maxNewTokens: 40 });
+  for (let i = 0; i < 10; i++) step();
+  setWeights('trained');
+  for (let i = 0; i < 40; i++) step();
+  const again = submit(text(100), { maxNewTokens: 2 });
+  for (let i = 0; i < 3; i++) step();
+  expect(again.cachedTokens).toBe(0);
+  const third = submit(text(100), { maxNewTokens: 2 });
+  for (let i = 0; i < 3; i++) step();
+  expect(third.cachedTokens).toBe(64);
+});
+
+test('the last token is computed even where every page is known', () => {
+  const { submit, step } = world();
+  submit(text(128), { maxNewTokens: 2 });
+  for (let i = 0; i < 4; i++) step();
+  const again = submit(text(128), { maxNewTokens: 2 });
+  expect(step().chunk).toMatchObject({ request: again, end: 128 });
+  expect(again.cachedTokens).toBe(64);
+});
+
+test('when the pool is full the youngest loses its pages and makes its tokens later, the same ones', () => {
+  const { pool, scheduler, submit, step } = world({ pages: 5, maxBatchSize: 4 });
+  const plan = { maxNewTokens: 120 };
+  const requests = [1, 2, 3].map((i) => submit(text(60, 1000 * i), plan));
+  let most = 0;
+  for (let i = 0; i < 1000 && requests.some(({ ended }) => !ended); i++) {
+    step();
+    most = Math.max(most, pool.used);
+  }
+  expect(scheduler.preemptions).toBeGreaterThan(0);
+  expect(most).toBeLessThanOrEqual(5);
+  for (const request of requests) expect(request.ids.slice(60)).toEqual(text(120, 60));
+});
+
+test('one that lost its pages is not begun again before there is room', () => {
+  const { scheduler, submit, step } = world({ pages: 4, maxBatchSize: 2 });
+  submit(text(100), { maxNewTokens: 150 });
+  submit(text(100, 1000), { maxNewTokens: 150 });
+  for (let i = 0; i < 400; i++) step();
+  expect(scheduler.preemptions).toBeLessThan(4);
+});
