@@ -106,24 +106,27 @@ export class BatchStep {
         const part = (row: number, shape: readonly number[]): Tensor => rawView(input, row * m, shape);
         const mostPositions = width * pageLength;
         this.#model.prepare(mostPositions);
-        const program = recordProgram(device, () =>
-          tidy(() => {
-            const past: Past = {
-              layers,
-              pageTable: part(4, [m, width]),
-              lengths: part(2, [m]),
-              positions: part(1, [m, 1]),
-              mostPositions,
-              phase: 'decode',
-            };
-            const use: AdapterUse = {
-              ...(this.#own ?? { adapter: null, rows: this.#slots.rows(part(3, [m])) }),
-              phase: 'decode',
-            };
-            const hidden = atOnce(this.#model.hiddenStates(part(0, [m, 1]), use, past));
-            const rows = moved(hidden, (t) => rawView(t, 0, [m, t.shape[2]!]));
-            return [this.#model.logits(rows, use)];
-          }),
+        // One call of the caller: the stack of each op would cost more than the op.
+        const program = entry(() =>
+          recordProgram(device, () =>
+            tidy(() => {
+              const past: Past = {
+                layers,
+                pageTable: part(4, [m, width]),
+                lengths: part(2, [m]),
+                positions: part(1, [m, 1]),
+                mostPositions,
+                phase: 'decode',
+              };
+              const use: AdapterUse = {
+                ...(this.#own ?? { adapter: null, rows: this.#slots.rows(part(3, [m])) }),
+                phase: 'decode',
+              };
+              const hidden = atOnce(this.#model.hiddenStates(part(0, [m, 1]), use, past));
+              const rows = moved(hidden, (t) => rawView(t, 0, [m, t.shape[2]!]));
+              return [this.#model.logits(rows, use)];
+            }),
+          ),
         );
         return { program, input, logits: program.outputs[0]! };
       }),
