@@ -2,6 +2,7 @@
 // the ids inside. One block does it; its threads take ids in turn.
 #pragma once
 
+#include "backend/cuda/device/first_bad.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
 
@@ -12,7 +13,6 @@ struct IdReport {
   uint64_t inside;
   int32_t bad;  // the id at first_bad
 };
-inline constexpr uint64_t kNoBadId = UINT64_MAX;
 
 struct CheckIdsParams {
   static constexpr int kThreads = 512, kMinBlocks = 1;
@@ -20,10 +20,6 @@ struct CheckIdsParams {
   const int32_t* ids;
   int64_t count, limit, ignored;
   IdReport* report;
-};
-
-struct Min {
-  LORA_DEVICE uint64_t operator()(uint64_t a, uint64_t b) const { return b < a ? b : a; }
 };
 
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(CheckIdsParams::kThreads, CheckIdsParams::kMinBlocks)

@@ -7,7 +7,9 @@
 #pragma once
 
 #include "backend/cuda/device/attention.cuh"
-#include "backend/cuda/device/ids.cuh"
+#include "backend/cuda/device/first_bad.cuh"
+#include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/reduce.cuh"
 
 namespace lora::device {
 
