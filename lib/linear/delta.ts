@@ -68,6 +68,8 @@ export interface FusedDelta extends AnyDelta {
 export interface ComputedDelta extends AnyDelta {
   /** y of x. */
   forward(layer: CalledLayer, x: Tensor, use: DeltaUse): Tensor;
+  /** What it adds to the operands of the fused op, where that op computes this call; else undefined. The tensors stay its own. */
+  fused?(layer: CalledLayer, use: DeltaUse): AddedOperands | undefined;
 }
 
 /** The change of one layer: its trainable tensors, and what they do to a call and to the weight. */

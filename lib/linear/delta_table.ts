@@ -2,6 +2,7 @@
 import type { NativeTable } from '../native/binding';
 import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
+import { check } from '../validate';
 import type { AddedOperands } from './delta';
 
 /** A layer that some adapter changes. */
@@ -42,10 +43,15 @@ export class DeltaTable {
   /**
    * Puts the changes of an adapter, one per site, into a slot, in the order of the calls on the device; null: none.
    *
-   * @throws ERR_ARGUMENT for a slot outside of the table, another shape than that of the site, or a rank above maxRank.
+   * @throws ERR_ARGUMENT for a slot outside of the table, another shape than that of the site, a rank above maxRank, or a factor.
    */
   set(slot: number, changes: readonly (AddedOperands | undefined)[] | null): void {
-    const entries = changes?.map((change) => {
+    const entries = changes?.map((change, site) => {
+      check(
+        !change?.factor,
+        'delta_table',
+        `expected changes without a factor but received one for site ${site}`,
+      );
       if (!change?.up || !change.down) return null;
       return { up: change.up.handle, down: change.down.handle, scale: change.scale ?? 1 };
     });

@@ -1,16 +1,18 @@
 /**
  * DoRA: W' = c ⊙ (W + s·A·B) by rows, c = m/‖W + s·A·B‖, with the magnitude m [out] trained beside A and B. The norm is a constant for the
  * gradient, computed once for each version of A and B. Under dropout, x_d = drop(x):
- *   y = W·x + bias + (c − 1)⊙W·x_d + c⊙s·A·B·x_d,  which is c⊙(W·x + s·A·B·x) + bias without.
+ *   y = W·x + bias + (c − 1)⊙W·x_d + c⊙s·A·B·x_d,  which is c⊙z + bias without, z = W·x + s·A·B·x.
+ * The fused op multiplies by c and rounds y once. It does not keep z, which the gradient of m needs: a call whose gradient is wanted
+ * computes z, and y from it.
  * Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation" (2024).
  */
 import { dropout as drop } from '../ops/dropout';
 import { loraLinear, loraLinearGroup } from '../ops/lora_linear';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawBinary, rawReduceSum, rawUnary, rawView } from '../tensor/raw';
-import { moved, runDetached } from '../tensor/scope';
+import { gradientIsWanted, moved, runDetached } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import type { CalledLayer, ComputedDelta, DeltaKind, DeltaSpec, DeltaUse } from './delta';
+import type { AddedOperands, CalledLayer, ComputedDelta, DeltaKind, DeltaSpec, DeltaUse } from './delta';
 import { addProduct, lora } from './lora';
 
 /** ‖W + s·A·B‖ of each row, [out] in f32. */
@@ -26,17 +28,26 @@ function rowNorms(weight: FrozenWeight, up: Tensor, down: Tensor, scale: number)
   });
 }
 
-interface Norms {
-  /** What they were computed from. */
-  readonly of: readonly [FrozenWeight, number, number, number];
+/** A tensor, and what it was computed from. */
+interface Kept {
+  readonly of: readonly unknown[];
   readonly values: Tensor;
+}
+
+/** The kept tensor where it was computed from the same; else it is freed, and computed anew. */
+function upToDate(kept: Kept | undefined, of: readonly unknown[], compute: () => Tensor): Kept {
+  if (kept?.of.every((value, i) => value === of[i])) return kept;
+  const values = compute();
+  kept?.values.dispose();
+  return { of, values };
 }
 
 class DoraDelta implements ComputedDelta {
   readonly #up: Parameter;
   readonly #down: Parameter;
   readonly #magnitude: Parameter;
-  #norms: Norms | undefined;
+  #norms: Kept | undefined;
+  #factor: Kept | undefined;
 
   constructor(
     readonly spec: DeltaSpec,
@@ -48,13 +59,25 @@ class DoraDelta implements ComputedDelta {
   }
 
   #normsOf(weight: FrozenWeight, scale: number): Tensor {
-    const of = [weight, this.#up.version, this.#down.version, scale] as const;
-    if (!this.#norms?.of.every((value, i) => value === of[i])) {
-      const values = rowNorms(weight, this.#up, this.#down, scale);
-      this.dispose();
-      this.#norms = { of, values };
-    }
+    this.#norms = upToDate(this.#norms, [weight, this.#up.version, this.#down.version, scale], () =>
+      rowNorms(weight, this.#up, this.#down, scale),
+    );
     return this.#norms.values;
+  }
+
+  /** c [out] in f32, without a gradient. */
+  #factorOf(weight: FrozenWeight, scale: number): Tensor {
+    const norms = this.#normsOf(weight, scale);
+    this.#factor = upToDate(this.#factor, [norms, this.#magnitude.version], () =>
+      runDetached(null, () => rawBinary('div', this.#magnitude, norms, 'f32', [weight.rows])),
+    );
+    return this.#factor.values;
+  }
+
+  fused({ weight }: CalledLayer, use: DeltaUse): AddedOperands | undefined {
+    if (use.dropout || (this.#magnitude.requiresGrad && gradientIsWanted())) return undefined;
+    const scale = this.spec.scale * use.scale;
+    return { up: this.#up, down: this.#down, scale, factor: this.#factorOf(weight, scale) };
   }
 
   forward({ weight, bias }: CalledLayer, x: Tensor, use: DeltaUse): Tensor {
@@ -85,17 +108,16 @@ class DoraDelta implements ComputedDelta {
     const scale = this.spec.scale * factor;
     return runDetached(null, () => {
       const sum = addProduct(weight, this.#up, this.#down, scale, 'f32');
-      const c = rawBinary('div', this.#magnitude, this.#normsOf(weight, scale), 'f32', [weight.rows]);
-      const column = rawView(c, 0, [weight.rows, 1]);
+      const column = rawView(this.#factorOf(weight, scale), 0, [weight.rows, 1]);
       const out = rawBinary('mul', sum, column, weight.dtype, [weight.rows, weight.cols]);
-      for (const t of [sum, c, column]) t.dispose();
+      for (const t of [sum, column]) t.dispose();
       return out;
     });
   }
 
   dispose(): void {
-    this.#norms?.values.dispose();
-    this.#norms = undefined;
+    for (const kept of [this.#norms, this.#factor]) kept?.values.dispose();
+    this.#norms = this.#factor = undefined;
   }
 }
 

@@ -3,7 +3,7 @@ import type { LinearPhase } from '../native/binding';
 import { loraLinearGroup, type LoraBranch } from '../ops/lora_linear';
 import { FrozenWeight } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
-import type { Delta, DeltaUse, FrozenLayer } from './delta';
+import type { AddedOperands, Delta, DeltaUse, FrozenLayer } from './delta';
 
 /** The change that a call makes to one layer; absent: the frozen layer alone. */
 export interface AppliedDelta {
@@ -81,6 +81,11 @@ export class Linear implements FrozenLayer {
   }
 }
 
+/** What a change adds to the operands of the fused op; undefined where it computes the call itself. */
+function addedOperands(layer: Linear, { delta, use }: AppliedDelta): AddedOperands | undefined {
+  return 'branch' in delta ? delta.branch(use) : delta.fused?.(layer, use);
+}
+
 /** Layers that read one x [..., in], which is read once: query, key and value; gate and up. */
 export function forwardGroup(
   x: Tensor,
@@ -91,9 +96,10 @@ export function forwardGroup(
   const fused: { at: number; branch: LoraBranch }[] = [];
   layers.forEach(([layer, applied], at) => {
     const { weight, bias } = layer;
-    if (!applied) fused.push({ at, branch: { weight, bias } });
-    else if ('forward' in applied.delta) results[at] = applied.delta.forward(layer, x, applied.use);
-    else fused.push({ at, branch: { weight, bias, ...applied.delta.branch(applied.use) } });
+    const added = applied && addedOperands(layer, applied);
+    if (applied && 'forward' in applied.delta && !added)
+      results[at] = applied.delta.forward(layer, x, applied.use);
+    else fused.push({ at, branch: { weight, bias, ...added } });
   });
   if (fused.length > 0) {
     const outputs = loraLinearGroup(

@@ -65,6 +65,7 @@ export interface NativeBranch {
   dropout: NativeDropout | null;
   /** In the table of a forward call; −1: none. */
   site: number;
+  factor: NativeTensor | null;
 }
 /** As kLinearPhases, kBinaryKinds and kUnaryKinds of native/core/ops; a test compares them. */
 export const linearPhases = ['auto', 'prefill', 'decode'] as const;

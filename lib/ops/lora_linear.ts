@@ -1,7 +1,7 @@
 /**
  * The fused LoRA layer, with W frozen and without a gradient:
- *   y = W·x + bias + scale·A·h,  h = B·drop(x)
- * Per branch, with u = Aᵀ·g:
+ *   y = factor ⊙ (W·x + scale·A·h) + bias,  h = B·drop(x)
+ * Per branch, with g the gradient of y times the factor, and u = Aᵀ·g:
  *   dx = Wᵀ·g + drop(scale·Bᵀ·u),  dA = scale·gᵀ·h,  dB = scale·uᵀ·drop(x)
  */
 import { LoRAError } from '../errors';
@@ -13,7 +13,7 @@ import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { check, numelOf, shapeText } from '../validate';
 import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
-import { reduceTo } from '../tensor/raw';
+import { rawBinary, reduceTo } from '../tensor/raw';
 
 const op = 'lora_linear';
 
@@ -31,6 +31,8 @@ export interface LoraBranch {
   dropout?: NativeDropout;
   /** Its number in the table of a call whose rows have adapters of their own, in the place of up and down. */
   site?: number | undefined;
+  /** [out] in f32, a constant for the gradient; absent: 1. */
+  factor?: Tensor;
 }
 
 /** How a call is computed. */
@@ -88,7 +90,7 @@ export function loraLinearGroup(
   return outputs;
 }
 
-function checkBranch(x: Tensor, { weight, bias, up, down, scale }: LoraBranch): void {
+function checkBranch(x: Tensor, { weight, bias, up, down, scale, factor }: LoraBranch): void {
   weight.check(op);
   checkSameDevice(op, 'weight', weight.device, x.device);
   check(
@@ -105,6 +107,13 @@ function checkBranch(x: Tensor, { weight, bias, up, down, scale }: LoraBranch): 
     checkFloat(op, bias, 'bias');
     checkSameDevice(op, 'bias', bias.device, x.device);
     checkDims(op, 'bias', bias, [weight.rows], 'out');
+  }
+  if (factor) {
+    handleOf(factor, op, 'factor');
+    check(factor.dtype === 'f32', op, `expected factor of dtype f32 but received ${factor.dtype}`);
+    checkSameDevice(op, 'factor', factor.device, x.device);
+    checkDims(op, 'factor', factor, [weight.rows], 'out');
+    check(!needsGrad([factor]), op, 'expected factor to be a constant, but it requires a gradient');
   }
   check((up === undefined) === (down === undefined), op, 'expected up and down together');
   check(
@@ -130,7 +139,16 @@ function adapterNeedsGrad({ up, down }: LoraBranch): boolean {
   return needsGrad([up, down]);
 }
 
-function nativeBranch({ weight, bias, up, down, scale = 1, dropout, site = -1 }: LoraBranch): NativeBranch {
+function nativeBranch({
+  weight,
+  bias,
+  up,
+  down,
+  scale = 1,
+  dropout,
+  site = -1,
+  factor,
+}: LoraBranch): NativeBranch {
   return {
     weight: weight.handle,
     bias: bias?.handle ?? null,
@@ -139,6 +157,7 @@ function nativeBranch({ weight, bias, up, down, scale = 1, dropout, site = -1 }:
     scale,
     dropout: dropout && dropout.p > 0 ? dropout : null,
     site,
+    factor: factor?.handle ?? null,
   };
 }
 
@@ -167,6 +186,7 @@ function recordGroup(
     h: adapterNeedsGrad(b) ? save(h[i]) : null,
     scale: b.scale ?? 1,
     dropout: b.dropout,
+    factor: save(b.factor),
     bias: b.bias ? { wanted: b.bias.requiresGrad, dtype: b.bias.dtype } : null,
     wantUp: b.up?.requiresGrad ?? false,
     wantDown: b.down?.requiresGrad ?? false,
@@ -179,7 +199,8 @@ function recordGroup(
     current = tensors;
     const live = kept.flatMap((b, i) => {
       const g = grads[i];
-      return g ? [{ b, i, g }] : [];
+      if (!g) return [];
+      return [{ b, i, g, gz: b.factor ? rawBinary('mul', g, b.factor(), g.dtype, g.shape) : g }];
     });
     const [dx, dUp, dDown] = call().loraLinearBackward(
       keptX?.().handle ?? null,
@@ -192,7 +213,7 @@ function recordGroup(
           dropout: b.dropout,
         }),
       ),
-      live.map(({ g }) => g.handle),
+      live.map(({ gz }) => gz.handle),
       live.map(({ b }) => b.h?.().handle ?? null),
       wantDx,
       live.map(({ b }) => b.wantUp),

@@ -1,6 +1,6 @@
 /** Gradient checkpointing: memory for time. Chen et al., "Training Deep Nets with Sublinear Memory Cost" (2016). */
 import { backward, needsGrad, record } from '../tensor/autograd';
-import { noGrad, recordedTemporaries, track } from '../tensor/scope';
+import { recordedLater, recordedTemporaries, track } from '../tensor/scope';
 import { alias, type Parameter, type Tensor } from '../tensor/tensor';
 import { reshape } from './layout';
 
@@ -16,7 +16,7 @@ export function recomputed(
 ): Tensor {
   if (!needsGrad([x, ...parameters])) return f(x, ...others);
   const { requiresGrad } = x;
-  const y = noGrad(() => f(reshape(x, x.shape), ...others));
+  const y = recordedLater(() => f(reshape(x, x.shape), ...others));
   record([x, ...parameters], [y], [x, ...others], ([g], [kept, ...rest]) => {
     const leaf = alias(kept!);
     leaf.requiresGrad = requiresGrad;

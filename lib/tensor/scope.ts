@@ -19,12 +19,15 @@ export class Scope {
   }
 }
 
+/** Whether ops are recorded: now; later, when recomputed() runs them a second time; or never. */
+type Recording = 'now' | 'later' | 'never';
+
 interface Context {
   readonly scope: Scope | null;
-  readonly recording: boolean;
+  readonly recording: Recording;
 }
 
-const outside: Context = { scope: null, recording: true };
+const outside: Context = { scope: null, recording: 'now' };
 const contexts = new AsyncLocalStorage<Context>();
 const owners = new WeakMap<Owned, Scope>();
 
@@ -34,7 +37,15 @@ function current(): Context {
 
 /** Whether ops are recorded for backward() here. */
 export function isRecording(): boolean {
-  return current().recording;
+  return current().recording === 'now';
+}
+
+/**
+ * Whether a gradient of what is computed here may be asked for: recorded now, or computed once more and recorded then. An op that has a
+ * shorter form without a gradient chooses by this, so that recomputation gives the same bits.
+ */
+export function gradientIsWanted(): boolean {
+  return current().recording !== 'never';
 }
 
 function adopt(item: Owned, from: Scope | null): void {
@@ -68,14 +79,19 @@ export function moved<T extends Owned, R>(x: T, f: (x: T) => R): R {
 
 /** Runs `fn` without recording, its new tensors owned by `scope` (null: by nobody). */
 export function runDetached<T>(scope: Scope | null, fn: () => T): T {
-  return contexts.run({ scope, recording: false }, fn);
+  return contexts.run({ scope, recording: 'never' }, fn);
+}
+
+/** Runs `fn` without recording; it runs again, recorded, for its gradient. */
+export function recordedLater<T>(fn: () => T): T {
+  return contexts.run({ scope: current().scope, recording: 'later' }, fn);
 }
 
 /** Runs `fn` with recording and frees every tensor that it made. */
 export function recordedTemporaries<T>(fn: () => T): T {
   const scope = new Scope(null);
   try {
-    return contexts.run({ scope, recording: true }, fn);
+    return contexts.run({ scope, recording: 'now' }, fn);
   } finally {
     scope.close();
   }
@@ -200,5 +216,5 @@ export function keep<T extends Owned>(tensor: T): T {
  */
 export function noGrad<T>(fn: () => T): T {
   check(typeof fn === 'function', 'noGrad', `expected a function but received ${describe(fn)}`);
-  return contexts.run({ scope: current().scope, recording: false }, fn);
+  return contexts.run({ scope: current().scope, recording: 'never' }, fn);
 }

@@ -1,10 +1,11 @@
 // DoRA against float64: forward, every gradient, the merged weight; with and without dropout and bias.
 import { noGrad, parameter, setThreads, tensor, type Parameter, type Tensor } from '../../lib/index';
-import type { DeltaUse } from '../../lib/linear/delta';
+import type { ComputedDelta, DeltaUse } from '../../lib/linear/delta';
 import { dora } from '../../lib/linear/dora';
 import { Linear } from '../../lib/linear/linear';
 import { dropout } from '../../lib/ops/dropout';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
+import { recordedLater } from '../../lib/tensor/scope';
 import { restore } from '../../lib/tensor/state';
 import { relativeError, roundToBf16, values } from '../support/numbers';
 
@@ -36,6 +37,10 @@ interface Problem {
   scale: number;
 }
 
+/** m, with a zero and a negative number. */
+const magnitudes = (): number[] =>
+  numbers(n, 6).map((v, o) => (o === 1 ? 0 : Math.fround((o === 4 ? -2 : 2) + v)));
+
 /** The definition, in double. */
 function byHand({ w, x, a, b, magnitude, bias, g, mask, scale: s }: Problem) {
   const ab = table(n, k, (o, i) => s * sum(r, (q) => at(a, r, o, q) * at(b, k, q, i)));
@@ -58,6 +63,7 @@ function byHand({ w, x, a, b, magnitude, bias, g, mask, scale: s }: Problem) {
   const u = table(m, r, (t, q) => sum(n, (o) => at(gc, n, t, o) * at(a, r, o, q)));
   return {
     y,
+    inference: y,
     merged: adapted.map((v, i) => c[Math.floor(i / k)]! * v),
     dm: Array.from({ length: n }, (_, o) => sum(m, (t) => g[t * n + o]! * whole[t * n + o]!) / norm[o]!),
     da: table(n, r, (o, q) => s * sum(m, (t) => at(gc, n, t, o) * at(h, r, t, q))),
@@ -85,7 +91,7 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
       const x = numbers(m * k, 2).map(round);
       const g = numbers(m * n, 3).map(round);
       const [a, b] = [numbers(n * r, 4), numbers(r * k, 5)];
-      const magnitude = numbers(n, 6).map((v) => Math.fround(2 + v));
+      const magnitude = magnitudes();
       const bias = withBias ? numbers(n, 7).map(round) : undefined;
       const make = (data: number[], shape: number[], type = dtype): Tensor =>
         tensor(Float32Array.from(data), { shape, dtype: type, device });
@@ -125,15 +131,58 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
         db: parameters.get('down')!.grad!,
         dx: input.grad!,
         merged: linear.rowMajor({ delta, use }),
+        inference: noGrad(() => linear.forward(input, { delta, use })),
       };
-      for (const [name, value] of Object.entries(got)) {
-        const error = relativeError(await value.data(), want[name as keyof typeof want]);
-        expect([name, error < bound, error]).toEqual([name, true, error]);
-      }
+      const check = async (all: Record<string, Tensor>): Promise<void> => {
+        for (const [name, value] of Object.entries(all)) {
+          const error = relativeError(await value.data(), want[name as keyof typeof want]);
+          expect([name, error < bound, error]).toEqual([name, true, error]);
+        }
+      };
+      await check(got);
+
+      for (const t of [input, ...parameters.values()]) t.grad = null;
+      parameters.get('magnitude')!.requiresGrad = false;
+      const again = linear.forward(input, { delta, use });
+      again.backward(make(g, [m, n]));
+      expect(parameters.get('magnitude')!.grad).toBeNull();
+      await check({
+        y: again,
+        da: parameters.get('up')!.grad!,
+        db: parameters.get('down')!.grad!,
+        dx: input.grad!,
+      });
     });
   });
 
-  test('changes nothing at first, and its norms follow the versions of A and B', async () => {
+  test('is one fused op, rounded once, where no gradient of m is wanted, and only there', async () => {
+    const rows = 40;
+    const make = (data: number[], shape: number[], dtype: 'f32' | 'bf16'): Tensor =>
+      tensor(Float32Array.from(data), { shape, dtype, device });
+    const [w, x] = [numbers(n * k, 1).map(roundToBf16), numbers(rows * k, 2).map(roundToBf16)];
+    const [magnitude, bias] = [magnitudes(), numbers(n, 7)];
+    const linear = new Linear('w', FrozenWeight.pack(make(w, [n, k], 'bf16')), make(bias, [n], 'f32'));
+    const parameters = new Map([
+      ['up', parameter(make(Array<number>(n * r).fill(0), [n, r], 'f32'))],
+      ['down', parameter(make(numbers(r * k, 5), [r, k], 'f32'))],
+      ['magnitude', parameter(make(magnitude, [n], 'f32'))],
+    ]);
+    const delta = dora.make(spec, parameters) as ComputedDelta;
+    const use: DeltaUse = { scale: 1 };
+    const y = noGrad(() => linear.forward(make(x, [rows, k], 'bf16'), { delta, use }));
+    const c = magnitude.map((v, o) => v / Math.hypot(...w.slice(o * k, (o + 1) * k)));
+    const exact = table(rows, n, (t, o) => c[o]! * sum(k, (i) => at(x, k, t, i) * at(w, k, o, i)) + bias[o]!);
+    expect([...(await y.data())]).toEqual(exact.map((v) => roundToBf16(Math.fround(v))));
+
+    const fused = (): boolean => delta.fused!(linear, use) !== undefined;
+    expect([noGrad(fused), fused(), recordedLater(fused)]).toEqual([true, false, false]);
+    const dropout = { p: 0.5, seed: 1, forward: 0 };
+    expect(noGrad(() => delta.fused!(linear, { ...use, dropout }))).toBeUndefined();
+    parameters.get('magnitude')!.requiresGrad = false;
+    expect([fused(), recordedLater(fused)]).toEqual([true, true]);
+  });
+
+  test('changes nothing at first, its norms follow the versions of A and B, and the factor that of m', async () => {
     const weight = tensor(Float32Array.from(numbers(n * k, 1)), { shape: [n, k], device });
     const linear = new Linear('w', FrozenWeight.pack(weight));
     const initial = dora.initial(linear, spec, { seed: 1, device, initLoraWeights: true });
@@ -156,6 +205,19 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
     restore('dora', 'up', up, tensor(Float32Array.from(numbers(n * r, 9)), { shape: [n, r], device }));
     up.version++;
     expect(relativeError(await run(), before)).toBeGreaterThan(0.01);
+    const inference = async (): Promise<number[]> => [
+      ...(await noGrad(() => linear.forward(x, { delta, use: { scale: 1 } })).data()),
+    ];
+    expect(relativeError(await inference(), await run())).toBeLessThan(1e-6);
+    const m2 = parameters.get('magnitude')!;
+    restore(
+      'dora',
+      'magnitude',
+      m2,
+      noGrad(() => m2.mul(2)),
+    );
+    m2.version++;
+    expect(relativeError(await inference(), await run())).toBeLessThan(1e-6);
     const rows = await linear.rowMajor({ delta, use: { scale: 1 } }).data();
     const magnitude = await parameters.get('magnitude')!.data();
     for (let o = 0; o < n; o++)

@@ -122,6 +122,30 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
     expect(error).toBeLessThan(3e-3);
   });
 
+  test('a factor of each output, and the gradients through it', async () => {
+    const weight = FrozenWeight.pack(seeded([5, 16], 1, { device }));
+    const factor = tensor(Float32Array.of(1.5, 0, -2, 0.25, -0.75), { device });
+    const error = await gradientError(
+      (x, up, down, bias) => loraLinear(x, { weight, bias, up, down, scale: 1.5, factor }),
+      [{ shape: [6, 16] }, { shape: [5, 2] }, { shape: [2, 16] }, { shape: [5] }],
+      { device },
+    );
+    expect(error).toBeLessThan(3e-3);
+
+    const x = seeded([6, 16], 2, { device });
+    const bias = seeded([5], 3, { device });
+    const want = loraLinear(x, { weight }).mul(factor).add(bias);
+    expect(
+      relativeError(await loraLinear(x, { weight, bias, factor }).data(), await want.data()),
+    ).toBeLessThan(1e-6);
+    const call = (f: Tensor) => () => loraLinear(x, { weight, factor: f });
+    expect(call(seeded([4], 1, { device }))).toThrow(
+      /expected factor of shape \[5\] \(out\) but received \[4\]/,
+    );
+    expect(call(factor.to({ dtype: 'bf16' }))).toThrow(/expected factor of dtype f32 but received bf16/);
+    expect(call(parameter(factor))).toThrow(/expected factor to be a constant, but it requires a gradient/);
+  });
+
   test('a group is its members, gradients added', async () => {
     const x = seeded([2, 3, 8], 1, { device, requiresGrad: true });
     const branch = (rows: number, seed: number, adapted: boolean): Parameters<typeof loraLinear>[1] => ({

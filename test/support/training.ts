@@ -7,6 +7,7 @@ import {
   type Adapter,
   type AdamWOptions,
   type Batch,
+  type FromPretrainedOptions,
   type LoRAConfigInput,
   type Trainer,
   type TrainerEvent,
@@ -39,12 +40,12 @@ export interface TrainingFixture {
 const config: LoRAConfigInput = { r: 3, loraAlpha: 6, targetModules: 'all-linear', loraDropout: 0.3 };
 
 /** A tiny model for the tests of one file; every test begins without adapters. */
-export function trainingFixture(): TrainingFixture {
+export function trainingFixture(options: FromPretrainedOptions = {}): TrainingFixture {
   let dir: string;
   let model: CausalLM;
   beforeAll(async () => {
     dir = await tinyModel({ tokenizer: false });
-    model = await CausalLM.fromPretrained(dir);
+    model = await CausalLM.fromPretrained(dir, options);
   });
   afterAll(async () => {
     await model.dispose();

@@ -104,6 +104,11 @@ describe.each(['cpu', 'reference'] as const)('a table of changes on %s', (device
     );
     expectThrow(set(0, [{ ...good, scale: NaN }]), 'ERR_ARGUMENT', /scale/);
     expectThrow(
+      set(0, [{ ...good, factor: seeded([outFeatures], 7, { device }) }]),
+      'ERR_ARGUMENT',
+      /expected changes without a factor but received one for site 0/,
+    );
+    expectThrow(
       () => new DeltaTable(device, [], { slots: 1, maxRank: 1 }),
       'ERR_ARGUMENT',
       /expected at least one site/,

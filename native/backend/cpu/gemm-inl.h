@@ -70,10 +70,24 @@ struct Tile {
   float* sums;                 // read if `add`; written unless y_bf16
   size_t ld_sums;
   bool add;
-  const float* bias;  // at the tile's first column; only with the last pass
-  uint16_t* y_bf16;   // written with the last pass
+  const float* factor;  // at the tile's first column; only with the last pass
+  const float* bias;    // likewise
+  uint16_t* y_bf16;     // written with the last pass
   size_t ldy;
 };
+
+// Return factor·sum + bias for a vector of columns from `at` on, or for one. Either may be null.
+HWY_INLINE VF FinishColumns(VF sum, const float* factor, const float* bias, size_t at) {
+  const DF df;
+  if (factor) sum = hn::Mul(sum, hn::LoadU(df, factor + at));
+  if (bias) sum = hn::Add(sum, hn::LoadU(df, bias + at));
+  return sum;
+}
+HWY_INLINE float FinishColumn(float sum, const float* factor, const float* bias, size_t at) {
+  if (factor) sum *= factor[at];
+  if (bias) sum += bias[at];
+  return sum;
+}
 
 template <bool kPairs, bool kMasked, size_t kRows>
 HWY_NOINLINE void MultiplyTile(const Tile& t) {
@@ -108,7 +122,7 @@ HWY_NOINLINE void MultiplyTile(const Tile& t) {
         VF v = acc[i][j];
         float* sum = t.sums + i * t.ld_sums + j * kLanes;
         if (t.add) v = hn::Add(v, hn::LoadU(df, sum));
-        if (t.bias) v = hn::Add(v, hn::LoadU(df, t.bias + j * kLanes));
+        v = FinishColumns(v, t.factor, t.bias, j * kLanes);
         if (t.y_bf16) {
           StoreBF16(v, t.y_bf16 + i * t.ldy + j * kLanes);
         } else {
@@ -129,7 +143,7 @@ HWY_NOINLINE void MultiplyTile(const Tile& t) {
       for (size_t c = 0; c < t.columns; ++c) {
         float v = spill[i * kPanelWidth + c];
         if (t.add) v += t.sums[i * t.ld_sums + c];
-        if (t.bias) v += t.bias[c];
+        v = FinishColumn(v, t.factor, t.bias, c);
         if (t.y_bf16) {
           t.y_bf16[i * t.ldy + c] = BF16FromF32(v);
         } else {
@@ -176,6 +190,7 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
   t.column = column;
   t.columns = std::min(kPanelWidth, product.n - column);
   t.add = pass_index != 0 || product.accumulate;
+  t.factor = last && product.factor ? product.factor + column : nullptr;
   t.bias = last && product.bias ? product.bias + column : nullptr;
   for (size_t tile = tiles.begin; tile < tiles.end; ++tile) {
     const Range r = Split(rows, all, tile);

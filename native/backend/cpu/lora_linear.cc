@@ -1,4 +1,5 @@
-// y = x·Wᵀ + bias + scale·h·Aᵀ with h = drop(x)·Bᵀ, for every branch that shares x.
+// y = factor ⊙ (x·Wᵀ + scale·h·Aᵀ) + bias with h = drop(x)·Bᵀ, for every branch that shares x. The
+// factor, of each column of y, and the bias are applied where the last sums are in registers.
 //
 // A prefill takes a chunk of rows at a time:
 //   1. By row tile: x is copied into blocks, once for all branches, and h is computed from the tile
@@ -135,6 +136,8 @@ Product OutputOf(const LoraLinearForwardArgs& args, const ForwardPlan& plan, siz
   Product product;
   product.pairs = plan.pairs;
   product.n = s.n;
+  const TensorView& factor = args.branches[i].factor;
+  if (factor) product.factor = factor.as<float>();
   product.bias = s.bias;
   product.y = const_cast<std::byte*>(RowOf(args.y[i], m0));
   product.y_is_bf16 = plan.pairs;

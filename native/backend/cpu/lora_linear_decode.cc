@@ -1,7 +1,7 @@
-// The decode step of lora_linear: y = x·Wᵀ + bias + scale·h·Aᵀ with h = x·Bᵀ, for rows of x that
-// belong to different sequences. x is read in place. With few rows every thread computes h itself;
-// otherwise the threads share that work. Then each streams its share of W once for all rows,
-// whatever their slots in a table are.
+// The decode step of lora_linear: y = factor ⊙ (x·Wᵀ + scale·h·Aᵀ) + bias with h = x·Bᵀ, for rows
+// of x that belong to different sequences. x is read in place. With few rows every thread computes
+// h itself; otherwise the threads share that work. Then each streams its share of W once for all
+// rows, whatever their slots in a table are.
 #include <algorithm>
 #include <cstring>
 #include <span>
@@ -160,6 +160,7 @@ Product ProductOf(const LoraLinearForwardArgs& args, const DecodePlan& plan, siz
   product.pairs = plan.pairs;
   product.passes = {b.pass, 1};
   product.n = b.n;
+  if (const TensorView& factor = args.branches[i].factor) product.factor = factor.as<float>();
   product.bias = b.bias;
   product.y = args.y[i].data;
   product.y_is_bf16 = plan.pairs;

@@ -44,12 +44,14 @@ struct Pass {
   size_t mask_stride = 0;
 };
 
-// y [rows, n] (+)= Σ passes + bias. Row 0 of y is row 0 of every step's x and of the masks.
+// y [rows, n] (+)= factor ⊙ Σ passes + bias, by columns. Row 0 of y is row 0 of every step's x and
+// of the masks.
 struct Product {
   bool pairs = false;  // elements are bf16 pairs, else f32
   std::span<const Pass> passes;
   size_t n = 0;
-  const float* bias = nullptr;  // [n]
+  const float* factor = nullptr;  // [n], or null; not together with `accumulate`
+  const float* bias = nullptr;    // [n], or null
   void* y = nullptr;
   bool y_is_bf16 = false;
   size_t ldy = 0;

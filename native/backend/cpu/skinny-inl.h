@@ -169,8 +169,8 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
     if (!t.last) return;
     for (size_t i = 0; i < kRows; ++i) {
       for (size_t c = 0; c < columns; ++c) {
-        float v = t.sums[i * kPanelWidth + c];
-        if (product.bias) v += product.bias[t.column + c];
+        const float v =
+            FinishColumn(t.sums[i * kPanelWidth + c], product.factor, product.bias, t.column + c);
         const size_t at = (t.row + i) * product.ldy + t.column + c;
         if (product.y_is_bf16) {
           static_cast<uint16_t*>(product.y)[at] = BF16FromF32(v);
@@ -185,8 +185,7 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
   for (size_t i = 0; i < kRows; ++i) {
     HWY_UNROLL(8)
     for (size_t j = 0; j < kVectors; ++j) {
-      VF v = acc[i][j];
-      if (product.bias) v = hn::Add(v, hn::LoadU(df, product.bias + t.column + j * kLanes));
+      const VF v = FinishColumns(acc[i][j], product.factor, product.bias, t.column + j * kLanes);
       const size_t at = (t.row + i) * product.ldy + t.column + j * kLanes;
       if (product.y_is_bf16) {
         StoreBF16(v, static_cast<uint16_t*>(product.y) + at);

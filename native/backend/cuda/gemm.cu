@@ -36,6 +36,7 @@ device::GemmArgs ResultArgs(const GemmProblem& p) {
   args.c_dtype = p.c_dtype;
   args.bias_dtype = p.bias_dtype;
   args.alpha = p.alpha;
+  args.factor = p.factor;
   args.bias = p.bias;
   args.addend = p.addend;
   args.addend_pitch = p.addend_pitch;

@@ -1,6 +1,7 @@
-// Multiplies matrices for the other ops: c = alpha·Σ over segments of a·b, + bias, + addend, with
-// f32 accumulators and one rounding. Two 16-bit operands of one dtype use tensor cores, if at most
-// one of them is transposed, or with dropout none. Everything else uses f32 multiply-adds.
+// Multiplies matrices for the other ops: c = alpha·factor ⊙ Σ over segments of a·b, + bias,
+// + addend, with f32 accumulators and one rounding. Two 16-bit operands of one dtype use tensor
+// cores, if at most one of them is transposed, or with dropout none. Everything else uses f32
+// multiply-adds.
 #pragma once
 
 #include <vector>
@@ -29,7 +30,8 @@ struct GemmProblem {
   bool trans_a = false, trans_b = false;
   std::vector<GemmSegment> segments;  // any number, of any k; without segments the sum is 0
   float alpha = 1;
-  const void* bias = nullptr;  // [n] of any float dtype, or absent
+  const float* factor = nullptr;  // [n], a factor of each column, or absent
+  const void* bias = nullptr;     // [n] of any float dtype, or absent
   DType bias_dtype = DType::kF32;
   // An f32 [m, n] with pitch addend_pitch that is added after alpha, or null. It may be c itself
   // where c is f32: then the product is accumulated into c.

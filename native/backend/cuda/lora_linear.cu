@@ -1,6 +1,6 @@
-// y = W·x + bias + scale·A·(B·drop(x)) and its gradients. With more than a few rows:
+// y = factor ⊙ (W·x + scale·A·(B·drop(x))) + bias and its gradients. With more than a few rows:
 //   forward   h  = drop(x)·Bᵀ of all branches, from one read of x
-//             y  = [x | scale·h]·[W | A]ᵀ
+//             y  = factor ⊙ ([x | scale·h]·[W | A]ᵀ) + bias
 //   backward  u  = g·A
 //             dx = [g… | scale·u…]·[W… ; B…], one product for all branches, in which the terms of
 //                  B are dropped as x was
@@ -165,6 +165,7 @@ class Forward {
     DecodeBranch to;
     to.w = branch.weight.data;
     to.n = branch.weight.rows;
+    if (branch.factor) to.factor = Data<const float>(branch.factor);
     to.bias = branch.bias ? branch.bias.data : nullptr;
     to.bias_f32 = branch.bias.dtype == DType::kF32;
     to.y = y.data;
@@ -189,6 +190,7 @@ class Forward {
       const int64_t rank = branch.up.dim(1);
       product.segments.push_back({nullptr, nullptr, rank, PaddedRank(rank), 0, {}, true});
     }
+    if (branch.factor) product.factor = Data<const float>(branch.factor);
     if (branch.bias) {
       product.bias = branch.bias.data;
       product.bias_dtype = branch.bias.dtype;

@@ -1,6 +1,6 @@
-// y = W·x + bias + scale·A·(B·x) with A, B and scale of each row's slot in a table. The kernels
-// read slots and entries from device memory: first all h = scale·B·x in one launch, then W·x with
-// A·h.
+// y = factor ⊙ (W·x + scale·A·(B·x)) + bias with A, B and scale of each row's slot in a table. The
+// kernels read slots and entries from device memory: first all h = scale·B·x in one launch, then
+// W·x with A·h.
 #include <algorithm>
 #include <span>
 #include <vector>
@@ -116,6 +116,7 @@ DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64
     DecodeBranch to;
     to.w = branch.weight.data;
     to.n = branch.weight.rows;
+    if (branch.factor) to.factor = Data<const float>(branch.factor);
     to.bias = branch.bias ? branch.bias.data : nullptr;
     to.bias_f32 = branch.bias.dtype == DType::kF32;
     to.y = row(args.y[i]);

@@ -359,6 +359,7 @@ void LaunchDecode(const DecodeArgs& args, size_t shared_bytes, Context& context)
     if (params.branches == device::kDecodeBranches) flush();
     params.branch[params.branches++] = {branch.w,
                                         branch.n,
+                                        branch.factor,
                                         branch.bias,
                                         branch.a,
                                         branch.h,

@@ -74,13 +74,14 @@ LowRankPlan PlanLowRankGradients(const LowRankGradientsArgs& args, int multiproc
 void LowRankGradients(const LowRankGradientsArgs& args, const LowRankPlan& plan, Scratch scratch,
                       Context& context);
 
-// Computes y = W·x + bias + scale·A·h for few rows and every branch, in one launch that reads each
-// W once. h comes from LowRankDown. Only y is rounded.
+// Computes y = factor ⊙ (W·x + scale·A·h) + bias for few rows and every branch, in one launch that
+// reads each W once. h comes from LowRankDown. Only y is rounded.
 constexpr int64_t kMaxDecodeRows = 16;
 struct DecodeBranch {
   const void* w = nullptr;  // [n, k] of the dtype of the call, row-major, contiguous
   int64_t n = 0;
-  const void* bias = nullptr;  // [n] f32 or of the dtype of the call; or null
+  const float* factor = nullptr;  // [n], or null
+  const void* bias = nullptr;     // [n] f32 or of the dtype of the call; or null
   bool bias_f32 = false;
   const float* a = nullptr;  // A [n, rank], or null
   const float* h = nullptr;  // [m, rank] unscaled

@@ -1,7 +1,7 @@
 // With x [m, in], W [out, in], A [out, r], B [r, in], s = scale, and drop() the dropout of the LoRA
 // path (mask and scale; the identity where dropout is off):
 //   h  = B·drop(x)
-//   y  = W·x + bias + s·A·h                      y takes h before h is rounded
+//   y  = factor ⊙ (W·x + s·A·h) + bias           y takes h before h is rounded
 //   u  = Aᵀ·g
 //   dx = Σ over branches (Wᵀ·g + drop(s·Bᵀ·u))
 //   dA = s·gᵀ·h
@@ -39,8 +39,9 @@ void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, cons
   }
   for (int64_t o = 0; o < out; ++o) {
     double sum = Dot(x_row, branch.weight, o * in);
-    if (branch.bias) sum += Load(branch.bias, o);
     if (branch.up) sum += branch.scale * Dot(h_row, branch.up, o * rank);
+    if (branch.factor) sum *= Load(branch.factor, o);
+    if (branch.bias) sum += Load(branch.bias, o);
     Store(y, row * out + o, sum);
   }
 }

@@ -98,6 +98,10 @@ void Check(const LoraLinearForwardArgs& args) {
     LORA_CHECK(args.phase != LinearPhase::kDecode || !branch.up || !branch.dropout.active(),
                rules.op(), "expected no dropout in a decode step but received p ",
                branch.dropout.p);
+    if (branch.factor) {
+      rules.ShapeIs("factor", branch.factor, {branch.weight.rows}, "(out)");
+      rules.Float32("factor", branch.factor);
+    }
     rules.ShapeIs("y", args.y[i], {args.x.dim(0), branch.weight.rows}, "(rows, out)");
     rules.SameType("y", args.y[i], "x", args.x.dtype);
     if (!args.h[i]) continue;
@@ -154,6 +158,8 @@ void Check(const LoraLinearBackwardArgs& args) {
     const LoraBranch& branch = args.branches[i];
     rules.Weight("weight", branch.weight, act, "g", in);
     CheckBranch(rules, branch);
+    LORA_CHECK(!branch.factor, rules.op(),
+               "expected no factor in backward, whose g is multiplied by it");
     rules.ShapeIs("g", args.g[i], {rows, branch.weight.rows}, "(rows, out)");
     rules.SameType("g", args.g[i], "the first g", act);
     CheckSite(rules, branch, DeltaTableView());

@@ -67,8 +67,9 @@ struct Dropout {
 };
 
 // One linear layer fed by a shared input x [m, in]:
-//   h = B·drop(x),  y = W·x + bias + scale·A·h
-// up and down are absent together: then the layer is the plain frozen one.
+//   h = B·drop(x),  y = factor ⊙ (W·x + scale·A·h) + bias
+// up and down are absent together: then the layer is the plain frozen one. An absent factor is 1.
+// Backward takes no factor: its g is that of the product, factor ⊙ the gradient of y.
 struct LoraBranch {
   PackedView weight;  // [out, in], act
   TensorView bias;    // [out] act or f32, or absent
@@ -77,6 +78,7 @@ struct LoraBranch {
   float scale = 1;
   Dropout dropout;
   int64_t site = kNoSite;  // in the table of a forward call
+  TensorView factor{};     // [out] f32, or absent
 
   static constexpr int64_t kNoSite = -1;
 
@@ -86,7 +88,7 @@ struct LoraBranch {
         Weight("weight", &B::weight),     In("bias", &B::bias).OrNone(),
         In("up", &B::up).OrNone(),        In("down", &B::down).OrNone(),
         Number("scale", &B::scale),       MaybePart("dropout", &B::dropout),
-        Whole("site", &B::site, kNoSite),
+        Whole("site", &B::site, kNoSite), In("factor", &B::factor).OrNone(),
     };
   }
 };

@@ -120,6 +120,12 @@ TEST_CASE("lora_linear: forward") {
       good, [](Args& a) { a.branches[0].up = F32({32, 0}); },
       "[lora_linear] expected a rank of at least 1 but received up of shape [32, 0]");
   Rejects<Args>(
+      good, [](Args& a) { a.branches[0].factor = F32({16}); },
+      "[lora_linear] expected factor of shape [32] (out) but received [16]");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].factor = BF16({32}); },
+      "[lora_linear] expected factor of dtype f32 but received bf16");
+  Rejects<Args>(
       good, [](Args& a) { a.branches.clear(); },
       "[lora_linear] expected at least one branch but received none");
   Args plain = good;
@@ -157,6 +163,9 @@ TEST_CASE("lora_linear: backward") {
   Rejects<Args>(
       good, [](Args& a) { a.dx = BF16({5, 8}); },
       "[lora_linear] expected dx of dtype f32 (that of g) but received bf16");
+  Rejects<Args>(
+      good, [](Args& a) { a.branches[0].factor = F32({6}); },
+      "[lora_linear] expected no factor in backward, whose g is multiplied by it");
   Args only_dx = good;
   only_dx.x = only_dx.h[0] = only_dx.d_up[0] = only_dx.d_down[0] = {};
   CHECK(Complaint(only_dx) == "");

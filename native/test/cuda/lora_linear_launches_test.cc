@@ -47,7 +47,7 @@ TEST_CASE("cuda lora_linear: products that split k have the scratch that they ne
     for (const int64_t rank : {0, 4}) {
       // y: 1100 inputs; dx: as many outputs.
       for (const auto& [in, out] : {std::pair<int64_t, int64_t>{1100, 33}, {33, 1100}}) {
-        const LoraLinearCase c = CaseOf(dtype, 20, in, {{out, rank, true}});
+        const LoraLinearCase c = CaseOf(dtype, 20, in, {{out, rank, true, 0, true}});
         const std::string name = c.Name();
         CAPTURE(name);
         CHECK(split(dtype, 20, out, in, true) == (in > out));
@@ -129,7 +129,8 @@ TEST_CASE("cuda lora_linear in f16") {
   int turn = 0;
   for (const int64_t m : {7, 37}) {
     const LoraLinearProblem problem =
-        LoraLinearProblem(CaseOf(DType::kBF16, m, 70, {{40, 5, true, 0.25f}, {33, 0}, {20, 16}}))
+        LoraLinearProblem(
+            CaseOf(DType::kBF16, m, 70, {{40, 5, true, 0.25f, true}, {33, 0}, {20, 16}}))
             .As(DType::kF16);
     const LoraLinearOutputs expected = problem.Expected();
     const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(DType::kF16));
@@ -147,8 +148,9 @@ TEST_CASE("cuda lora_linear in f16") {
                         from.down,
                         from.scale,
                         from.dropout};
-      forward.branches.push_back(branch);
       backward.branches.push_back(branch);
+      branch.factor = from.factor;
+      forward.branches.push_back(branch);
       out.y.emplace_back(DType::kF16, Shape{m, w.dim(0)});
       const auto like = [](const Tensor& t) {
         return t ? Tensor(DType::kF32, t.shape()) : Tensor();

@@ -64,9 +64,9 @@ std::vector<LoraLinearCase> Cases() {
   std::vector<LoraLinearCase> cases = LoraLinearCases();
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (LoraLinearCase& c : std::vector<LoraLinearCase>{
-             CaseOf(dtype, 16, 33, {{31, 3, true, 0.2f}}),
+             CaseOf(dtype, 16, 33, {{31, 3, true, 0.2f, true}}),
              CaseOf(dtype, 17, 33, {{31, 3, true, 0.2f}}),
-             CaseOf(dtype, 65, 47, {{129, 64, false, 0.5f}}),
+             CaseOf(dtype, 65, 47, {{129, 64, true, 0.5f, true}}),
              CaseOf(dtype, 33, 30, {{66, 1}, {65, 17, true}, {0, 2}, {8, 0, true}, {3, 5}}),
          })
       cases.push_back(c);
@@ -115,7 +115,7 @@ TEST_CASE("lora_linear: every path gives the same bits") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     std::vector<LoraLinearCase> cases = {
         CaseOf(dtype, 3, 130, {{29, 5, true}, {64, 0}, {7, 16}}),
-        CaseOf(dtype, 37, 300, {{70, 16, false, 0.25f}, {65, 3, true}}),
+        CaseOf(dtype, 37, 300, {{70, 16, false, 0.25f}, {65, 3, true, 0, true}}),
     };
     if (!Tested().emulated) {
       cases.push_back(CaseOf(dtype, 3, 130, {{129, 5, true}, {64, 0}, {7, 16}}));
@@ -137,8 +137,8 @@ TEST_CASE("lora_linear is exact on small whole numbers") {
     // Every y and dx stays below 2⁸ where it is rounded to bf16, and h below 2⁷.
     for (const LoraLinearCase& c :
          {CaseOf(dtype, 2, 5, {{3, 1}}), CaseOf(dtype, 7, 7, {{9, 2, true}, {3, 0}}),
-          CaseOf(dtype, 4, 6, {{5, 1, true}}), CaseOf(dtype, 18, 6, {{5, 1, true}}),
-          CaseOf(dtype, 65, 3, {{2, 1}})}) {
+          CaseOf(dtype, 4, 6, {{5, 1, true, 0, true}}),
+          CaseOf(dtype, 18, 6, {{5, 1, true, 0, true}}), CaseOf(dtype, 65, 3, {{2, 1}})}) {
       CAPTURE(c.Name());
       const LoraLinearProblem problem(c, 7, LoraLinearProblem::Values::kWhole);
       const LoraLinearOutputs e = problem.Expected();
@@ -258,6 +258,9 @@ TEST_CASE("lora_linear: the bounds reject wrong results") {
     LoraLinearProblem none = problem;
     none.branches[0].scale = 0;
     CHECK(rejected(none));
+    LoraLinearProblem factor = problem;
+    factor.branches[0].factor = Full(DType::kF32, {n}, wrong_scale);
+    CHECK(rejected(factor));
   };
   reject(DType::kBF16, 20, 512, 40, 1.02f);
   if (!Tested().emulated) reject(DType::kF32, 6, 4096, 64, 1.01f);

@@ -47,6 +47,11 @@ std::vector<LoraLinearCase> AllCases() {
       {{}, 64, 64, {{64, 16, false, 0.1f}}},
       {{}, 130, 100, {{96, 8, true}}},
       {{}, 513, 32, {{17, 3, false, 0.1f}}},
+      // a factor of each output: few rows and many, whole panels and parts, one pass and several
+      {{}, 1, 64, {{64, 8, true, 0, true}}},
+      {{}, 4, 100, {{65, 3, false, 0, true}, {31, 0, true, 0, true}}},
+      {{}, 7, 96, {{66, 16, true, 0, true}, {8, 4}}},
+      {{}, 6, 1700, {{33, 8, true, 0.25f, true}}},
       // several branches that read one x: grouped-query projections, mixed adapters
       {{}, 7, 66, {{66, 8}, {22, 8}, {22, 8}}},
       {{}, 6, 512, {{64, 4, true, 0.1f}, {31, 0, true}, {16, 65, false, 0.3f}, {5, 1}}},
@@ -72,6 +77,7 @@ std::string LoraLinearCase::Name() const {
     const BranchCase& branch = branches[i];
     out << (i ? "; n " : " n ") << branch.n << " r " << branch.r << (branch.bias ? " bias" : "");
     if (branch.dropout > 0) out << " dropout " << branch.dropout;
+    if (branch.factor) out << " factor";
   }
   return out.str();
 }

@@ -14,6 +14,7 @@ struct BranchCase {
   int64_t r = 0;  // rank; 0: no LoRA, the plain frozen layer
   bool bias = false;
   float dropout = 0;
+  bool factor = false;
 };
 
 struct LoraLinearCase {
@@ -26,8 +27,8 @@ struct LoraLinearCase {
 LoraLinearCase CaseOf(DType dtype, int64_t m, int64_t k, std::vector<BranchCase> branches);
 
 // Returns cases of sizes 0, 1, 3, 7, one below, at and above the tiles of 6 rows, 64 columns and
-// 512 inputs; ranks 0, 1, 3, 4, 8, 16, 64, 65; bias, dropout, several branches; each in f32 and
-// bf16. All of them run in well under a second on one thread of a CPU.
+// 512 inputs; ranks 0, 1, 3, 4, 8, 16, 64, 65; bias, dropout, factor, several branches; each in f32
+// and bf16. All of them run in well under a second on one thread of a CPU.
 const std::vector<LoraLinearCase>& LoraLinearCases();
 
 }  // namespace lora::test

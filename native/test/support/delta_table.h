@@ -32,6 +32,7 @@ class TableProblem {
         for (size_t i = 0; i < c.branches.size(); ++i) {
           problem.branches[i].weight = slots_[0].branches[i].weight;
           problem.branches[i].bias = slots_[0].branches[i].bias;
+          problem.branches[i].factor = slots_[0].branches[i].factor;
           problem.branches[i].scale = 0.5f * static_cast<float>(slot);
         }
       }
@@ -82,6 +83,7 @@ class TableProblem {
       LoraBranch to;
       to.weight = weights.back().view();
       to.bias = branch.bias;
+      to.factor = branch.factor;
       to.site = static_cast<int64_t>(i);
       args.branches.push_back(to);
       args.y.push_back(y.back());

@@ -175,6 +175,10 @@ LoraLinearProblem::LoraLinearProblem(const LoraLinearCase& of, uint64_t seed, Va
     // Both dtypes that a bias may have.
     const bool wide_bias = branches.size() % 2 == 1;
     if (c.bias) branch.bias = random(wide_bias ? DType::kF32 : of.dtype, {c.n}, 1);
+    if (c.factor) {
+      branch.factor = random(DType::kF32, {c.n}, 1);
+      for (int64_t i = 1; i < c.n; i += 4) branch.factor.Set(i, 0);
+    }
     if (c.r > 0) {
       branch.scale = whole ? 2.0f : 0.75f;
       branch.up = random(DType::kF32, {c.n, c.r}, c.r);
@@ -198,6 +202,7 @@ LoraLinearProblem LoraLinearProblem::As(DType dtype) const {
     branch.bias = branch.bias.As(dtype);
     branch.up = branch.up.As(master);
     branch.down = branch.down.As(master);
+    branch.factor = branch.factor.As(master);
   }
   return copy;
 }
@@ -222,6 +227,7 @@ LoraLinearOutputs LoraLinearProblem::Forward(const Backend& backend, Context& co
   for (const BranchOperands& branch : branches) {
     weights.emplace_back(backend, branch.weight, context);
     args.branches.push_back(View(branch, weights.back().view()));
+    args.branches.back().factor = branch.factor;
     out.y.emplace_back(x.dtype(), Shape{shape.m, branch.weight.shape()[0]});
     out.h.push_back(branch.up && with_h ? Tensor(MasterOf(x), {shape.m, branch.up.shape()[1]})
                                         : Tensor());
@@ -289,11 +295,14 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
     const int64_t n = w.rows;
     const Vector w_rows = w.RowNorms(), w_cols = w.ColNorms();
     const Vector g_rows = gm.RowNorms(), g_cols = gm.ColNorms();
+    const auto factor = [&branch](int64_t o) {
+      return branch.factor ? std::fabs(branch.factor.at(o)) : 1.0;
+    };
     Gathered y(m * n);
     for (int64_t row = 0; row < m; ++row) {
       for (int64_t o = 0; o < n; ++o) {
         const double bias = branch.bias ? std::fabs(branch.bias.at(o)) : 0;
-        y.AddSum(row * n + o, Sum(k, epsilon) * At(x_rows, row) * At(w_rows, o) +
+        y.AddSum(row * n + o, factor(o) * Sum(k, epsilon) * At(x_rows, row) * At(w_rows, o) +
                                   epsilon * (bias + std::fabs(expected.y[i].at(row * n + o))));
       }
       for (int64_t c = 0; c < k; ++c) {
@@ -333,8 +342,9 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
           absolute += std::fabs(term);
           square += term * term;
         }
-        y.AddSum(row * n + o, s * sum);
-        y.AddLowRank(row * n + o, u_low, absolute, square);
+        const double c = factor(o);
+        y.AddSum(row * n + o, c * s * sum);
+        y.AddLowRank(row * n + o, u_low, c * absolute, c * c * square);
       }
       for (int64_t c = 0; c < k; ++c) {
         // Where the mask drops, the LoRA path adds an exact 0.

@@ -26,7 +26,7 @@ struct Precision {
 };
 
 struct BranchOperands {
-  Tensor weight, bias, up, down;  // bias, and up with down, may be absent
+  Tensor weight, bias, up, down, factor;  // bias, factor, and up with down, may be absent
   float scale = 1;
   Dropout dropout;
 };
@@ -63,13 +63,15 @@ class LoraLinearProblem {
 
   // y and h. Without `with_h`, h is not asked for.
   LoraLinearOutputs Forward(const Backend& backend, Context& context, bool with_h = true) const;
-  // dx, d_up and d_down, given the h of a forward run (its dtype must be f32 unless x is f64).
+  // dx, d_up and d_down, given the h of a forward run (its dtype must be f32 unless x is f64). g is
+  // that of the product before the factor.
   LoraLinearOutputs Backward(const Backend& backend, Context& context,
                              const std::vector<Tensor>& h) const;
 
   // What the reference computes in doubles, nothing rounded: all of forward and backward.
   LoraLinearOutputs Expected() const;
-  // The bounds, given what is expected. With ε the accumulator's unit roundoff, per element of y:
+  // The bounds, given what is expected. With ε the accumulator's unit roundoff, per element of y
+  // (where it has a factor, the lines but for the last are times its size):
   //     4·√k·ε·‖x‖₂·‖w‖₂
   //   + Σᵣ|s·a_r|·(4·√k·ε·‖x‖₂·‖b_r‖₂)
   //   + u_H·Σᵣ|s·h_r·a_r|

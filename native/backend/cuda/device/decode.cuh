@@ -3,8 +3,8 @@
 // LowRankDot: h[m, r] = Σ drop(x)[m]·B[r]
 // A block of 256 threads computes one element of h.
 //
-// Decode: y[m, o] = Σ x[m]·W[o] + bias[o] + scale·Σ A[o]·h[m], or + Σ A_m[o]·h[m] where row m has
-// the A of its slot in a table
+// Decode: y[m, o] = factor[o]·(Σ x[m]·W[o] + scale·Σ A[o]·h[m]) + bias[o], or with Σ A_m[o]·h[m]
+// where row m has the A of its slot in a table
 // All rows of x are computed at once, so that W is read once. A block owns 16 rows of W, and its 8
 // warps take turns of 128 columns. W is loaded from memory straight into the fragments of mma.sync
 // m16n8k16: a lane loads 16 bytes of its row. mma then sees the columns in another order than
@@ -91,6 +91,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(LowRankDotParams<T>::kThreads, LowRankDotPar
 struct DecodeOutputs {
   const void* w;  // [n, k]
   int64_t n;
+  const float* factor;     // or null
   const void* bias;        // or null
   const float* a;          // [n, rank], or null
   const float* h;          // [m, rank]
@@ -114,6 +115,9 @@ LORA_DEVICE DecodeFactor FactorOf(const DecodeOutputs& o, const int32_t* slots, 
   return {entry.up, entry.rank};
 }
 
+LORA_DEVICE float OutputFactor(const DecodeOutputs& o, int64_t row) {
+  return o.factor != nullptr ? o.factor[row] : 1.0f;
+}
 template <class T>
 LORA_DEVICE float DecodeBias(const DecodeOutputs& o, int64_t row) {
   if (o.bias == nullptr) return 0.0f;
@@ -194,6 +198,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
   }
   const int of_x = ThreadIndex() / P::kRows, of_w = ThreadIndex() % P::kRows;
   const bool mine = of_x < p.m && row0 + of_w < o.n;
+  const float output_factor = mine ? OutputFactor(o, row0 + of_w) : 1.0f;
   const float bias = mine ? DecodeBias<T>(o, row0 + of_w) : 0.0f;
   const bool aligned = p.k % 8 == 0 && IsAligned16(o.w) && IsAligned16(p.x);
 
@@ -304,7 +309,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
   LORA_UNROLL
   for (int warp = 0; warp < P::kWarps; ++warp)
     sum += sums[warp * P::kSlice + of_x * P::kPitch + of_w];
-  const T rounded = FromFloat<T>(sum + bias);
+  const T rounded = FromFloat<T>(sum * output_factor + bias);
   static_cast<T*>(o.y)[of_x * o.n + row0 + of_w] = rounded;
 }
 
@@ -424,7 +429,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
     const int index = e * 32 + lane, m = index / P::kWarpRows;
     const int64_t row = row0 + index % P::kWarpRows;
     if (m < p.m && m < kM && row < o.n)
-      static_cast<float*>(o.y)[m * o.n + row] = mine[e] + DecodeBias<float>(o, row);
+      static_cast<float*>(o.y)[m * o.n + row] =
+          mine[e] * OutputFactor(o, row) + DecodeBias<float>(o, row);
   }
 }
 

@@ -41,6 +41,7 @@ struct GemmArgs {
   DType a_dtype, b_dtype, c_dtype, bias_dtype;
   bool trans_a, trans_b;
   int16_t c_align;  // like a_align, or 8
+  const float* factor;
   const void* bias;
   const float* addend;
   int64_t addend_pitch;
@@ -49,7 +50,7 @@ struct GemmArgs {
   int64_t c_split;  // elements from one split's sums to the next
   int64_t a_batch, b_batch, c_batch;
 };
-static_assert(sizeof(GemmArgs) == 6 * 64 + 112, "no padding");
+static_assert(sizeof(GemmArgs) == 6 * 64 + 120, "no padding");
 
 // Several products may share a launch: product i has the tiles from gemm[i].first_tile on.
 constexpr int kMaxGemmGroup = 4;
@@ -139,6 +140,10 @@ LORA_DEVICE void ShiftIn(uint32_t (&row)[Words], uint32_t bits) {
   row[0] = row[0] << Bits | bits;
 }
 
+// Returns alpha·factor of a column.
+LORA_DEVICE float FactorAt(const GemmArgs& p, int col) {
+  return p.factor != nullptr && col < p.n ? p.alpha * p.factor[col] : p.alpha;
+}
 LORA_DEVICE float BiasAt(const GemmArgs& p, int col) {
   return p.bias != nullptr && col < p.n ? LoadFloat(p.bias, p.bias_dtype, col) : 0.0f;
 }
@@ -170,11 +175,24 @@ LORA_DEVICE void StoreFour(const GemmArgs& p, int64_t row, int col, const float 
   }
 }
 
-// v = alpha·v + bias + addend, for the four columns from (row, col) on.
-LORA_DEVICE void FinishFour(const GemmArgs& p, int64_t row, int col, float (&v)[4],
-                            const float (&bias)[4]) {
+// What four columns of all rows share: alpha·factor and bias.
+struct FourColumns {
+  float factor[4], bias[4];
+};
+LORA_DEVICE FourColumns ColumnsAt(const GemmArgs& p, int col) {
+  FourColumns four;
   LORA_UNROLL
-  for (int j = 0; j < 4; ++j) v[j] = v[j] * p.alpha + bias[j];
+  for (int j = 0; j < 4; ++j) {
+    four.factor[j] = FactorAt(p, col + j);
+    four.bias[j] = BiasAt(p, col + j);
+  }
+  return four;
+}
+// v = alpha·factor·v + bias + addend, for the four columns from (row, col) on.
+LORA_DEVICE void FinishFour(const GemmArgs& p, int64_t row, int col, float (&v)[4],
+                            const FourColumns& four) {
+  LORA_UNROLL
+  for (int j = 0; j < 4; ++j) v[j] = v[j] * four.factor[j] + four.bias[j];
   if (p.addend == nullptr) return;
   LORA_UNROLL
   for (int j = 0; j < 4; ++j)

@@ -1,4 +1,5 @@
-// The epilogue of the product on tensor cores: c = alpha·acc + bias + addend, rounded once.
+// The epilogue of the product on tensor cores: c = alpha·factor ⊙ acc + bias + addend, rounded
+// once.
 //
 // Lane q of four neighbours (q = lane % 4) holds columns 2q and 2q + 1 of each column tile of a
 // row. An f32 c is stored in such pairs. For a 16-bit c the four lanes exchange the pairs of four
@@ -9,11 +10,11 @@
 
 namespace lora::device {
 
-// Returns alpha·acc + bias + addend for two columns of a row from `col` on. The addend is read only
-// inside of c.
-LORA_DEVICE FloatPair FinishPair(const GemmArgs& p, FloatPair acc, FloatPair bias, int64_t row,
-                                 int col) {
-  FloatPair v{acc.low * p.alpha + bias.low, acc.high * p.alpha + bias.high};
+// Returns factor·acc + bias + addend for two columns of a row from `col` on. The addend is read
+// only inside of c.
+LORA_DEVICE FloatPair FinishPair(const GemmArgs& p, FloatPair acc, FloatPair factor, FloatPair bias,
+                                 int64_t row, int col) {
+  FloatPair v{acc.low * factor.low + bias.low, acc.high * factor.high + bias.high};
   if (p.addend != nullptr && row < p.m) {
     const float* addend = p.addend + row * p.addend_pitch + col;
     if (col < p.n) v.low += addend[0];
@@ -54,13 +55,16 @@ LORA_DEVICE void StoreQuad(const GemmArgs& p, int64_t row, int first, uint32_t (
   }
 }
 
-// Stores the warp's accumulators. `bias` is shared memory for kN floats.
+// Stores the warp's accumulators. `columns` is shared memory for 2·kN floats.
 template <class Tile>
 LORA_DEVICE void StoreAccumulators(const GemmArgs& p, const GemmPlace& place,
-                                   const GemmAccumulators<Tile>& acc, float* bias) {
-  SyncThreads();  // all threads have finished with the stage that the bias overwrites
-  for (int col = ThreadIndex(); col < Tile::kN; col += Tile::kThreads)
+                                   const GemmAccumulators<Tile>& acc, float* columns) {
+  float *const factor = columns, *const bias = columns + Tile::kN;
+  SyncThreads();  // all threads have finished with the stage that these overwrite
+  for (int col = ThreadIndex(); col < Tile::kN; col += Tile::kThreads) {
+    factor[col] = FactorAt(p, place.n0 + col);
     bias[col] = BiasAt(p, place.n0 + col);
+  }
   SyncThreads();
   const int lane = LaneIndex();
   const int row0 = WarpIndex() / 2 * Tile::kWarpM + lane / 4;
@@ -78,8 +82,9 @@ LORA_DEVICE void StoreAccumulators(const GemmArgs& p, const GemmPlace& place,
         for (int j = 0; j < 4; ++j) {
           const int at = col0 + (j0 + j) * 8 + lane % 4 * 2, col = place.n0 + at;
           const FloatPair sums{acc[i][j0 + j][half * 2], acc[i][j0 + j][half * 2 + 1]};
+          const FloatPair by = *reinterpret_cast<const FloatPair*>(factor + at);
           const FloatPair add = *reinterpret_cast<const FloatPair*>(bias + at);
-          const FloatPair v = FinishPair(p, sums, add, row, col);
+          const FloatPair v = FinishPair(p, sums, by, add, row, col);
           if (!f32) {
             words[j] = PackAs(p.c_dtype, v.low, v.high);
           } else if (row < p.m) {

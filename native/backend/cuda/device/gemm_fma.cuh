@@ -190,15 +190,13 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
   LORA_UNROLL
   for (int run = 0; run < Tile::kRuns; ++run) {
     const int col = place.n0 + run * 64 + thread_n * 4;
-    float bias[4];
-    LORA_UNROLL
-    for (int j = 0; j < 4; ++j) bias[j] = BiasAt(p, col + j);
+    const FourColumns four = ColumnsAt(p, col);
     LORA_UNROLL
     for (int i = 0; i < kSide; ++i) {
       const int64_t row = place.m0 + i / 4 * 64 + thread_m * 4 + i % 4;
       if (row >= p.m || col >= p.n) continue;
       float v[4] = {acc[i][run * 4], acc[i][run * 4 + 1], acc[i][run * 4 + 2], acc[i][run * 4 + 3]};
-      FinishFour(p, row, col, v, bias);
+      FinishFour(p, row, col, v, four);
       StoreFour(p, row, col, v);
     }
   }

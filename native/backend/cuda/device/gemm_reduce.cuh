@@ -1,12 +1,12 @@
-// c = alpha·Σ over the slabs of a split product, in order, + bias + addend. A thread computes
-// four columns of a row.
+// c = alpha·factor ⊙ Σ over the slabs of a split product, in order, + bias + addend. A thread
+// computes four columns of a row.
 #pragma once
 
 #include "backend/cuda/device/gemm_common.cuh"
 
 namespace lora::device {
 
-// Parameters of GemmReduce. c, bias and addend are those of `gemm`.
+// Parameters of GemmReduce. c, factor, bias and addend are those of `gemm`.
 struct GemmReduceParams {
   static constexpr int kThreads = 256, kMinBlocks = 4;
   GemmArgs gemm;
@@ -21,7 +21,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(GemmReduceParams::kThreads, GemmReduceParams
   if (index >= m * runs) return;
   const int64_t row = index / runs;
   const int col = static_cast<int>(index % runs) * 4;
-  float sum[4] = {0, 0, 0, 0}, bias[4];
+  float sum[4] = {0, 0, 0, 0};
   for (int s = 0; s < p.slabs; ++s) {
     const float* from = p.partials + (s * m + row) * p.pitch + col;
     if (col + 4 <= p.gemm.n) {
@@ -34,9 +34,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(GemmReduceParams::kThreads, GemmReduceParams
         if (col + j < p.gemm.n) sum[j] += from[j];
     }
   }
-  LORA_UNROLL
-  for (int j = 0; j < 4; ++j) bias[j] = BiasAt(p.gemm, col + j);
-  FinishFour(p.gemm, row, col, sum, bias);
+  FinishFour(p.gemm, row, col, sum, ColumnsAt(p.gemm, col));
   StoreFour(p.gemm, row, col, sum);
 }
 
