@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kPollBytes = size_t{128} << 20;
 constexpr size_t kPollHandles = 512;
 constexpr size_t kCollectFiles = 1024;
+constexpr size_t kMostGarbage = size_t{512} << 20;
 
 int DefaultThreads() {
   const char* text = std::getenv("LORA_THREADS");
@@ -144,8 +145,6 @@ Napi::Value EnvState::OpenDevice(const std::string& name) {
     bytes_ += static_cast<size_t>(change);
     peak_bytes_ = std::max(peak_bytes_, bytes_);
     if (change > 0) bytes_since_poll_ += static_cast<size_t>(change);
-    int64_t now = 0;
-    napi_adjust_external_memory(env_, change, &now);
   };
   devices_[name] = device;
   auto shell = std::make_unique<Shell>();
@@ -286,6 +285,16 @@ void EnvState::CollectDead() {
   napi_adjust_external_memory(env_, kPressure, &now);
   napi_adjust_external_memory(env_, -kPressure, &now);
   PollDead();
+  for (const auto& [name, device] : devices_)
+    collect_at_[device.get()] = 2 * device->bytes + kMostGarbage;
+}
+
+void EnvState::LimitGarbage(Device& device, size_t bytes) {
+  const auto known = collect_at_.find(&device);
+  const size_t limit = known == collect_at_.end() ? kMostGarbage : known->second;
+  if (device.bytes + bytes <= limit) return;
+  PollDead();
+  if (device.bytes + bytes > limit) CollectDead();
 }
 
 // ---- files -------------------------------------------------------------------------------------
@@ -307,6 +316,7 @@ void EnvState::DropFiles() {
 
 Block EnvState::TryAllocate(Device& device, size_t bytes) {
   if (fails_in_ > 0 && --fails_in_ == 0) return {};
+  LimitGarbage(device, bytes);
   const auto allocate = [&] {
     return device.recording ? device.recording->pool().Allocate(bytes)
                             : device.allocator().Allocate(bytes);

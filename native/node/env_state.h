@@ -159,6 +159,11 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   void Close();
   void Destroy(Shell* shell);
   void WatchCollections();
+  // Makes V8 collect garbage before `bytes` more are taken, where the device would then hold more
+  // than twice what it held after the last collection of ours, plus kMostGarbage. The bytes of
+  // tensors are not reported to V8, which would collect again and again for a loop that frees what
+  // it takes.
+  void LimitGarbage(Device& device, size_t bytes);
   // Makes the command fail where a failure was injected for its op, or for one of its program's.
   void Inject(Command& command);
 
@@ -176,6 +181,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   size_t files_before_collection_;
   size_t tensors_ = 0, bytes_ = 0, peak_bytes_ = 0;
   size_t handles_since_poll_ = 0, bytes_since_poll_ = 0;
+  std::map<const Device*, size_t> collect_at_;  // bytes, where they differ from kMostGarbage
 
   size_t pending_ = 0;  // requests that are not settled
   napi_threadsafe_function wake_ = nullptr;

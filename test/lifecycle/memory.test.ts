@@ -119,6 +119,44 @@ report({ codes, kept: memoryUsage().bytes - before });`,
   expect(report.kept).toBeLessThan(5 << 20); // the layout of the weight for the gradient may stay
 });
 
+/** What a loop over native tensors makes V8 do: how many full collections, and how many bytes were held at most. */
+const collections = (loop: string): { full: number; peakBytes: number } =>
+  childReport(`
+    const native = require('node-gyp-build')(process.cwd());
+    const device = native.openDevice('cpu');
+    const take = (megabytes) => native.alloc(device, 'f32', [megabytes * 2 ** 18]);
+    let full = 0;
+    const count = (entries) => {
+      for (const { detail } of entries) if (detail.kind === 4) full++;
+    };
+    const observer = new (require('node:perf_hooks').PerformanceObserver)((list) => count(list.getEntries()));
+    observer.observe({ entryTypes: ['gc'] });
+    ${loop}
+    await new Promise((done) => setTimeout(done, 50)); // until the observer was told
+    count(observer.takeRecords());
+    report({ full, peakBytes: native.memoryUsage().peakBytes });
+  `) as { full: number; peakBytes: number };
+
+test('tensors that are freed cause no collection of garbage', () => {
+  const loop = `for (let i = 0; i < 100; i++) native.release(take(256));`;
+  expect(collections(loop)).toMatchObject({ full: 0 });
+});
+
+test('a loop that holds a gigabyte and frees it causes no more than the collections of its first rounds', () => {
+  const loop = `
+    for (let i = 0; i < 20; i++) {
+      const held = Array.from({ length: 16 }, () => take(64));
+      for (const tensor of held) native.release(tensor);
+    }`;
+  expect(collections(loop).full).toBeLessThanOrEqual(2);
+});
+
+test('tensors that are dropped are collected, also where little else is garbage', () => {
+  const { full, peakBytes } = collections(`for (let i = 0; i < 200; i++) take(64);`);
+  expect(peakBytes).toBeLessThanOrEqual(512 << 20);
+  expect(full).toBeLessThanOrEqual(40);
+});
+
 test('an unread failure does not end the process', () => {
   const { status, stderr } = runChild(`const x = lora.tensor([[1, 2]]); x.crossEntropy([7]);`);
   expect([status, stderr]).toEqual([0, '']);
