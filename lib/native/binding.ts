@@ -133,7 +133,7 @@ export interface NativeBinding {
   memoryUsage(): MemoryUsage;
   synchronize(device: NativeDevice): Promise<void>;
   synchronizeSync(device: NativeDevice): void;
-  /** Null where the queue has room, else a promise that resolves when it is half empty. */
+  /** Null where the queue is half empty, else a promise that resolves when it is. */
   roomInQueue(device: NativeDevice): Promise<void> | null;
 
   // Storage.

@@ -140,8 +140,8 @@ export function memoryUsage(): MemoryUsage {
 }
 
 /**
- * Resolves when the device's queue has room, at once where it is not full. Who enqueues much awaits it between
- * calls: an op that finds the queue full blocks the event loop.
+ * Resolves when the device's queue is half empty, at once where it is. Who enqueues much awaits it between calls, of which
+ * some thousand then find room: an op that finds the queue full blocks the event loop.
  */
 export async function roomInQueue(device: Device): Promise<void> {
   await binding().roomInQueue(nativeDevice(device));

@@ -124,11 +124,12 @@ Napi::Value Synchronize(const Napi::CallbackInfo& info) {
   return promise;
 }
 
-// Returns null when the queue has room, else a promise of room.
+// Returns null when the queue is half empty, else a promise that it is. Who awaits it finds the
+// other half free; a full queue would make a call wait, which holds the event loop.
 Napi::Value RoomInQueue(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   Device& device = DeviceOf(info);
-  if (!device.stream().full()) return info.Env().Null();
+  if (device.stream().half_empty()) return info.Env().Null();
   state.PollDead();
   Request* request = nullptr;
   const Napi::Promise promise = state.NewRequest(&request, nullptr);

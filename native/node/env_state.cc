@@ -410,7 +410,8 @@ void EnvState::Inject(Command& command) {
 
 void EnvState::Enqueue(Device& device, Command command) {
   RefuseRecording(device, command.op);
-  if (device.stream().full()) {
+  // A command whose end the program awaits, as a read, is let in: its call is asynchronous.
+  if (!command.done && device.stream().full()) {
     PollDead();
     device.stream().WaitBelowHalf();
   }

@@ -133,8 +133,8 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   std::map<std::string, size_t> LiveObjects() const;
 
   // ---- work
-  // Waits while the queue is full; then marks the command with the current tag. Throws
-  // ERR_UNSUPPORTED while a program is recorded.
+  // Waits while the queue is full, unless the command has a `done`; then marks it with the current
+  // tag. Throws ERR_UNSUPPORTED while a program is recorded.
   void Enqueue(Device& device, Command command);
   // Throws what Enqueue would, before a call has done anything.
   void RefuseRecording(const Device& device, const char* op);

@@ -106,7 +106,6 @@ void OpCall::Enqueue(const Block& scratch, PlannedCall call) {
   command.op = op_;
   command.operands = operands_;
   command.guard = guard_;
-  for (const Output& output : outputs_) command.bytes += output.storage->bytes();
   command.scratch = Scratch(static_cast<std::byte*>(scratch.data), call.scratch_bytes);
   command.run = std::move(call.run);
   state_.Enqueue(*device_, std::move(command));

@@ -59,6 +59,11 @@ bool WorkerStream::full() const {
   return pending_ >= limits_.commands || bytes_ >= limits_.bytes;
 }
 
+bool WorkerStream::half_empty() const {
+  const std::lock_guard lock(mutex_);
+  return BelowHalf();
+}
+
 bool WorkerStream::BelowHalf() const {
   return pending_ <= limits_.commands / 2 && bytes_ <= limits_.bytes / 2;
 }

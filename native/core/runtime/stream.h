@@ -18,7 +18,9 @@ namespace lora {
 
 struct Command : Step {
   int64_t tag = 0;
-  size_t bytes = 0;  // that the command keeps busy: its outputs and what it copies
+  // Of what it copies from or to the host. Operands do not count: the block of a tensor that is
+  // gone serves the next call at once, so that depth costs no memory (allocator.h).
+  size_t bytes = 0;
   std::shared_ptr<const Steps> steps;  // of a program; they run before the command's own work
   // The worker calls it when the work is done, with null where it ran; it must not throw. Commands
   // without it may still be at work on the device when the next one starts.
@@ -26,7 +28,7 @@ struct Command : Step {
 };
 
 struct QueueLimits {
-  size_t commands = 512;
+  size_t commands = 4096;  // the stacks of as many calls are kept (lib/native/calls.ts)
   size_t bytes = size_t{1} << 30;
 };
 
@@ -43,6 +45,7 @@ class Stream {
   // A caller that finds the queue full waits until it is half empty (back-pressure).
   virtual void SetLimits(QueueLimits limits) = 0;
   virtual bool full() const = 0;
+  virtual bool half_empty() const = 0;
   virtual void WaitBelowHalf() = 0;
   // Calls back once, when the queue is half empty or the stream has ended: at once where that is
   // so, else on the worker's thread.
@@ -73,6 +76,7 @@ class WorkerStream final : public Stream {
   bool idle() const override;
   void SetLimits(QueueLimits limits) override;
   bool full() const override;
+  bool half_empty() const override;
   void WaitBelowHalf() override;
   void WhenBelowHalf(std::function<void()> callback) override;
   void SetThreads(int threads) override;

@@ -237,13 +237,17 @@ TEST_CASE("who asks for room is called back once below half, or when the stream 
   Gate first, second;
   first.Close(stream);
   second.Close(stream);
+  CHECK(stream.half_empty());
   stream.Enqueue(Run([](Context&) {}));
+  CHECK_FALSE(stream.half_empty());
+  CHECK_FALSE(stream.full());
   std::promise<void> room;
   stream.WhenBelowHalf([&] { room.set_value(); });
   std::future<void> told = room.get_future();
   CHECK(told.wait_for(std::chrono::milliseconds(1)) == std::future_status::timeout);
   first.Open();
   told.wait();  // two commands of four are left
+  CHECK(stream.half_empty());
   for (int i = 0; i < 3; ++i) stream.Enqueue(Run([](Context&) {}));
   std::atomic<int> ended = 0;
   stream.WhenBelowHalf([&] { ++ended; });
