@@ -4,10 +4,12 @@ import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
 import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
+import { atOnce } from '../formats/slices';
 import { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
+import { enqueueInSlices } from '../tensor/op_slices';
 import { noGrad, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
@@ -15,7 +17,7 @@ import { check, checkBoolean, checkInteger, checkOptions, checkSignal, describe 
 import { Adapter, type AdapterSource } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
 import type { ModelConfig } from './config';
-import { forwardBatch, planForward } from './forward';
+import { forwardSteps, planForward } from './forward';
 import { promptIds, RunningGeneration, tokensAfter, type GenerationResult, type Prompt } from './generate';
 import { Generations } from './generations';
 import { defaultLimits, Engine, engineLimits, type EngineOptions, type EngineStats } from '../engine/engine';
@@ -210,12 +212,24 @@ export class CausalLM {
     ids: TokenRows,
     options: O & NoOther<O> = {} as O & NoOther<O>,
   ): ForwardOutput<O> {
+    const steps = this.#forwardSteps(ids, options);
+    return entry(() => tidy(() => atOnce(steps))) as ForwardOutput<O>;
+  }
+
+  /** @internal forward(), during which the event loop goes on. The caller holds the adapter and the weights. */
+  async forwardInSlices<O extends ForwardOptions>(
+    ids: TokenRows,
+    options: O & NoOther<O>,
+  ): Promise<ForwardOutput<O>> {
+    const steps = this.#forwardSteps(ids, options);
+    return (await tidy(() => enqueueInSlices(this.device, steps))) as ForwardOutput<O>;
+  }
+
+  /** Checks the options at once. */
+  #forwardSteps(ids: TokenRows, options: ForwardOptions): ReturnType<typeof forwardSteps> {
     this.#checkAlive('forward');
     const plan = planForward(options, this.#adapters);
-    const result = entry(() =>
-      tidy(() => forwardBatch(this.#decoder, { ...plan, ids, device: this.device })),
-    );
-    return result as ForwardOutput<O>;
+    return forwardSteps(this.#decoder, { ...plan, ids, device: this.device });
   }
 
   /**
@@ -317,9 +331,11 @@ export class CausalLM {
     const adapter = this.#adapters.resolve('evaluate', options.adapter);
     const release = this.#adapters.acquire('evaluate', adapter);
     try {
-      const lossOf = (inputIds: number[][], labels: number[][]): Tensor =>
-        noGrad(() => this.forward(inputIds, { labels, reduction: 'sum', train: false, adapter }).loss);
       const { batchSize, signal } = options;
+      const lossOf = async (inputIds: number[][], labels: number[][]): Promise<Tensor> => {
+        const wanted = { labels, reduction: 'sum', train: false, adapter } as const;
+        return (await noGrad(() => this.forwardInSlices(inputIds, wanted))).loss;
+      };
       return await evaluate(lossOf, data, { batchSize, signal });
     } finally {
       release();

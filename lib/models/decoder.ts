@@ -3,7 +3,6 @@ import type { Delta } from '../linear/delta';
 import { forwardGroup, type Linear } from '../linear/linear';
 import { attention, attentionPaged, embedding, pageAppend, rmsNorm, rope, swiglu } from '../ops';
 import type { AdapterUse, EngineModel, Past } from '../engine/model';
-import { atOnce } from '../formats/slices';
 import { recomputed } from '../ops/recompute';
 import { moved } from '../tensor/scope';
 import type { Device } from '../native/device';
@@ -145,12 +144,7 @@ function recomputedBlock(
   );
 }
 
-/** Hidden states before the last norm: ids [b, s] → [b, s, hidden]. */
-export function hiddenStates(decoder: Decoder, ids: Tensor, use: AdapterUse, context: Context = {}): Tensor {
-  return atOnce(hiddenStatesByBlock(decoder, ids, use, context));
-}
-
-/** The same, with a pause after each block. */
+/** Hidden states before the last norm, with a pause after each block: ids [b, s] → [b, s, hidden]. */
 export function* hiddenStatesByBlock(
   decoder: Decoder,
   ids: Tensor,

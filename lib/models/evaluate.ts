@@ -30,7 +30,7 @@ export interface Evaluation {
  * batch without a label that counts is left out.
  */
 export async function evaluate(
-  lossOf: (inputIds: number[][], labels: number[][]) => Tensor,
+  lossOf: (inputIds: number[][], labels: number[][]) => Promise<Tensor>,
   data: DataSource,
   { batchSize = 4, signal }: Omit<EvaluateOptions, 'adapter'> = {},
 ): Promise<Evaluation> {
@@ -40,7 +40,7 @@ export async function evaluate(
     signal?.throwIfAborted();
     const counted = countedTokens(labels);
     if (counted === 0) continue;
-    const loss = lossOf(inputIds, labels);
+    const loss = await lossOf(inputIds, labels);
     sum += await loss.item();
     loss.dispose();
     tokens += counted;

@@ -7,7 +7,7 @@ import { isRecording } from '../tensor/scope';
 import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
 import { ignoredLabel } from '../data/example';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
-import { deltasOf, finalNorm, headLogits, hiddenStates, type Decoder } from './decoder';
+import { deltasOf, finalNorm, headLogits, hiddenStatesByBlock, type Decoder } from './decoder';
 import type { AdapterUse } from '../engine/model';
 import { noiseFactors, type EmbeddingNoise } from './noise';
 import type { ForwardOptions } from './options';
@@ -101,8 +101,13 @@ function packing({ ids, labels, segmentIds, device }: ForwardRequest): {
   return { labels: labels && labelsInSegments(labels, segmentIds, ignoredLabel), segments };
 }
 
-/** Runs inside one scope of the caller's, which frees what is left when a check fails midway. */
-export function forwardBatch(decoder: Decoder, request: ForwardRequest): ForwardResult {
+/**
+ * Yields after each block. It runs inside one scope of the caller's, which frees what is left when a check fails midway.
+ */
+export function* forwardSteps(
+  decoder: Decoder,
+  request: ForwardRequest,
+): Generator<void, ForwardResult, void> {
   const { use, device } = request;
   const { vocabSize } = decoder.config;
   const ids = idsTensor(request.ids, vocabSize, device);
@@ -124,7 +129,7 @@ export function forwardBatch(decoder: Decoder, request: ForwardRequest): Forward
 
   const hidden = finalNorm(
     decoder,
-    hiddenStates(decoder, ids, use, {
+    yield* hiddenStatesByBlock(decoder, ids, use, {
       segments: packed.segments,
       noise,
       watch: request.watch,

@@ -12,6 +12,7 @@ import { serializeLate, type LateTensor } from '../formats/safetensors';
 import { toPath } from '../formats/paths';
 import { checkLink } from '../formats/sharded';
 import type { Linear } from '../linear/linear';
+import { roomInQueue, type Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
 import type { DType } from '../tensor/dtype';
 import { runDetached } from '../tensor/scope';
@@ -59,10 +60,17 @@ async function checkTarget(dir: string, source: string): Promise<void> {
 }
 
 /** A tensor that is there while it is written. `make` gives one that is disposed afterwards. */
-const late = (dtype: DType, shape: readonly number[], make: () => Tensor, owned: boolean): LateTensor => ({
+const late = (
+  device: Device,
+  dtype: DType,
+  shape: readonly number[],
+  make: () => Tensor,
+  owned: boolean,
+): LateTensor => ({
   dtype: storedDType[dtype],
   shape: [...shape],
   async *parts() {
+    await roomInQueue(device);
     const x = runDetached(null, make);
     try {
       yield* slicedBytes(x);
@@ -103,7 +111,7 @@ export async function saveModel(
     const change = merge?.applied(linear.path);
     tensors.set(
       name,
-      late(stored, [rows, cols], () => linear.rowMajor(change), true),
+      late(linear.base.device, stored, [rows, cols], () => linear.rowMajor(change), true),
     );
   };
   for (const entry of namedWeights(config, weights)) {
@@ -111,13 +119,13 @@ export async function saveModel(
       const { tensor } = entry;
       tensors.set(
         entry.name,
-        late(tensor.dtype, tensor.shape, () => tensor, false),
+        late(tensor.device, tensor.dtype, tensor.shape, () => tensor, false),
       );
     } else if ('matrix' in entry) {
       const { matrix } = entry;
       tensors.set(
         entry.name,
-        late(matrix.dtype, [matrix.rows, matrix.cols], () => matrix.unpack(), true),
+        late(matrix.device, matrix.dtype, [matrix.rows, matrix.cols], () => matrix.unpack(), true),
       );
     } else addLinear(entry.name, entry.linear);
   }

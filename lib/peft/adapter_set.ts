@@ -2,7 +2,7 @@
 import { LoRAError } from '../errors';
 import type { Linear } from '../linear/linear';
 import { binding } from '../native/calls';
-import { nativeDevice } from '../native/device';
+import { nativeDevice, roomInQueue } from '../native/device';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { isRecording } from '../tensor/scope';
 import { check, describe, suggest } from '../validate';
@@ -22,6 +22,7 @@ async function mergeInto(linears: readonly Linear[], adapter: Adapter): Promise<
     for (const linear of linears) {
       const applied = adapter.applied(linear.path);
       if (!applied) continue;
+      await roomInQueue(linear.base.device);
       fresh.set(linear, linear.packMerged(applied));
       // Not more than a layer is queued: a full queue would make the next call wait, and hold the event loop.
       await binding().synchronize(nativeDevice(linear.base.device));

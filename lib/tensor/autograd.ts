@@ -3,6 +3,7 @@
  * of their making and frees each as it goes. Nodes hold their own references to what they saved, never the
  * tensors of the program, and go when nothing can reach them any more.
  */
+import { atOnce } from '../formats/slices';
 import { call, entry } from '../native/calls';
 import { check, numelOf, refuseF16Training, shapeText } from '../validate';
 import { rawBinary, rawCast, rawFilled } from './raw';
@@ -121,6 +122,15 @@ function free(node: Node): void {
 
 /** @internal Tensor.backward */
 export function backward(root: Tensor, g?: Tensor): void {
+  const steps = backwardSteps(root, g);
+  entry(() => atOnce(steps));
+}
+
+/**
+ * The same, with a yield after each node. Between two steps the program may do other things, but it must not change a
+ * parameter that the graph reads: that is an error at the next node which reads it.
+ */
+export function* backwardSteps(root: Tensor, g?: Tensor): Generator<void, void, void> {
   handleOf(root, 'backward', 'the tensor');
   const { requiresGrad } = root;
   check(requiresGrad, 'backward', 'this tensor depends on nothing that requires a gradient');
@@ -145,12 +155,10 @@ export function backward(root: Tensor, g?: Tensor): void {
   }
   const edge = outputOf(root);
   const nodes = edge === null ? [] : reachable(edge.node);
-  entry(() => {
-    const seed = runDetached(null, () => (g === undefined ? ones(root) : seedOf(g, root)));
-    if (edge === null) return addToLeaf(root, seed);
-    edge.node.grads[edge.index] = seed;
-    run(nodes);
-  });
+  const seed = runDetached(null, () => (g === undefined ? ones(root) : seedOf(g, root)));
+  if (edge === null) return addToLeaf(root, seed);
+  edge.node.grads[edge.index] = seed;
+  yield* run(nodes);
 }
 
 function ones(root: Tensor): Tensor {
@@ -170,22 +178,30 @@ function reachable(root: Node): Node[] {
       'backward',
       'the graph was freed by an earlier backward(); compute the loss again',
     );
-    for (const [parameter, version] of node.versions) {
-      const label = parameter.name ? ` '${parameter.name}'` : '';
-      check(
-        parameter.version === version,
-        'backward',
-        `the parameter${label} was changed by a step() after this graph was recorded; compute the loss again`,
-      );
-    }
+    checkVersions(node);
     for (const input of node.inputs) if (input !== null && 'node' in input) seen.add(input.node);
   }
   return [...seen].sort((a, b) => b.id - a.id);
 }
 
-function run(nodes: readonly Node[]): void {
+function checkVersions(node: Node): void {
+  for (const [parameter, version] of node.versions) {
+    const label = parameter.name ? ` '${parameter.name}'` : '';
+    check(
+      parameter.version === version,
+      'backward',
+      `the parameter${label} was changed by a step() after this graph was recorded; compute the loss again`,
+    );
+  }
+}
+
+function* run(nodes: readonly Node[]): Generator<void, void, void> {
   try {
-    for (const node of nodes) step(node);
+    for (const node of nodes) {
+      checkVersions(node); // again, because the program may have run since the last step
+      step(node);
+      yield;
+    }
   } finally {
     for (const node of nodes) free(node); // also when memory ran out half way
   }

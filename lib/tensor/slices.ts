@@ -1,6 +1,6 @@
 /** Large tensors moved between files and devices in slices, so that no step holds the event loop or a second copy in memory. */
 import { binding, call } from '../native/calls';
-import { nativeDevice, type Device } from '../native/device';
+import { nativeDevice, roomInQueue, type Device } from '../native/device';
 import { bytesPerElement, type DType } from './dtype';
 import { handleOf, wrap, type Tensor } from './tensor';
 import { check, numelOf } from '../validate';
@@ -27,6 +27,7 @@ export class SlicedUpload {
 
   /** The next elements, little endian; their bytes may be overwritten afterwards. */
   async add(bytes: Uint8Array): Promise<void> {
+    await roomInQueue(this.device);
     const device = nativeDevice(this.device);
     const shape = [bytes.byteLength / bytesPerElement[this.from]];
     const source = binding().fromBytes(device, this.from, shape, bytes);

@@ -29,10 +29,10 @@ export async function largestActivations(
   let failure: unknown;
   const failed = (error: unknown): undefined => void (failure ??= error);
   try {
-    noGrad(() => {
+    await noGrad(async () => {
       const watch = (module: string, x: Tensor): void =>
         void seen.push({ module, size: x.data().then(largest, failed) });
-      const output = model.forward(inputIds, { ...options, watch });
+      const output = await model.forwardInSlices(inputIds, { ...options, watch });
       output.loss?.dispose();
       output.logits?.dispose();
     });

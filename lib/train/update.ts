@@ -2,10 +2,14 @@
 import type { Batch } from '../data/batches';
 import { countedTokens, ignoredLabel } from '../data/example';
 import { LoRAError } from '../errors';
+import { roomInQueue } from '../native/device';
 import type { CausalLM } from '../models/causal_lm';
 import { clipGradNorm } from '../optim/clip';
 import type { Optimizer } from '../optim/optimizer';
 import type { Adapter } from '../peft/adapter';
+import { backwardSteps } from '../tensor/autograd';
+import { enqueueInSlices } from '../tensor/op_slices';
+import { tidy } from '../tensor/scope';
 import type { Parameter } from '../tensor/tensor';
 import { largestActivations } from './activations';
 import type { StepEvent } from './events';
@@ -55,20 +59,25 @@ export class Updates {
       if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
       const options = this.#forwardOptions(step, i, { labels, segmentIds });
       const mark = this.adapter.forwardMark();
-      const { loss: sum } = this.model.forward(inputIds, options);
-      const part = sum.div(counted);
-      part.backward();
-      if (Number.isFinite(loss)) {
-        const again = (): Promise<string> => {
-          mark(); // the same dropout masks
-          return largestActivations(this.model, inputIds, options);
-        };
-        suspect = { batch: i + 1, again };
+      const part = await tidy(async () => {
+        const { loss: sum } = await this.model.forwardInSlices(inputIds, options);
+        return sum.div(counted);
+      });
+      try {
+        await enqueueInSlices(part.device, backwardSteps(part));
+        if (Number.isFinite(loss)) {
+          const again = (): Promise<string> => {
+            mark(); // the same dropout masks
+            return largestActivations(this.model, inputIds, options);
+          };
+          suspect = { batch: i + 1, again };
+        }
+        loss += await part.item();
+      } finally {
+        part.dispose();
       }
-      loss += await part.item();
-      sum.dispose();
-      part.dispose();
     }
+    await roomInQueue(this.model.device);
     const norm = clipGradNorm([...this.parameters], maxGradNorm === 0 ? Infinity : maxGradNorm);
     const gradNorm = await norm.item();
     norm.dispose();

@@ -164,9 +164,9 @@ test('a forward pass that fails in the middle of a step: the dropout masks go on
   const expected = weights(whole);
   await another();
   const { model } = fixture;
-  const forward = model.forward.bind(model);
+  const forward = model.forwardInSlices.bind(model);
   let calls = 0;
-  jest.spyOn(model, 'forward').mockImplementation((ids, given) => {
+  jest.spyOn(model, 'forwardInSlices').mockImplementation((ids, given) => {
     if (++calls === 6) throw new Error('no memory');
     return forward(ids, given);
   });

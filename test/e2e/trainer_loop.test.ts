@@ -259,9 +259,9 @@ describe('what is not finite changes no weight', () => {
     const { model } = fixture;
     const mine = addAdapter('mine', { loraDropout: 0 });
     const up = mine.delta('model.layers.1.mlp.down_proj')!.parameters.get('up')!;
-    const forward = model.forward.bind(model);
+    const forward = model.forwardInSlices.bind(model);
     let calls = 0;
-    jest.spyOn(model, 'forward').mockImplementation((ids, options) => {
+    jest.spyOn(model, 'forwardInSlices').mockImplementation((ids, options) => {
       if (++calls === 2) {
         // From the second batch on the second block gives no numbers.
         const state = mine.stateDict() as { tensors: Record<string, Tensor>; forwards: number; seed: number };
@@ -280,10 +280,10 @@ describe('what is not finite changes no weight', () => {
 
   test('is told though the forward pass that explains it fails', async () => {
     const { model } = fixture;
-    const forward = model.forward.bind(model);
+    const forward = model.forwardInSlices.bind(model);
     const failing = async (readable: number): Promise<string> => {
       addAdapter('mine');
-      jest.spyOn(model, 'forward').mockImplementation((ids, given) => {
+      jest.spyOn(model, 'forwardInSlices').mockImplementation((ids, given) => {
         const watch = given?.watch;
         if (watch === undefined) return forward(ids, given);
         let left = readable;

@@ -51,9 +51,9 @@ async function undisturbed(
 async function abortAt(forwards: number, changes: Partial<TrainerOptions>): Promise<number[]> {
   const stop = new AbortController();
   const { model } = fixture;
-  const forward = model.forward.bind(model);
+  const forward = model.forwardInSlices.bind(model);
   let count = 0;
-  const spy = jest.spyOn(model, 'forward').mockImplementation((ids, given) => {
+  const spy = jest.spyOn(model, 'forwardInSlices').mockImplementation((ids, given) => {
     if (count++ === forwards) stop.abort();
     return forward(ids, given);
   });

@@ -120,11 +120,11 @@ export async function trainByHand(
   return reports;
 }
 
-/** The batches that `model.forward` is given until stop() is called, in order. */
+/** The batches that `model.forwardInSlices` is given until stop() is called, in order. */
 export function recordBatches(model: CausalLM): { batches: Batch[]; stop: () => void } {
   const batches: Batch[] = [];
-  const forward = model.forward.bind(model);
-  const spy = jest.spyOn(model, 'forward').mockImplementation((ids, options) => {
+  const forward = model.forwardInSlices.bind(model);
+  const spy = jest.spyOn(model, 'forwardInSlices').mockImplementation((ids, options) => {
     const { labels } = options as { labels: number[][] };
     batches.push({ inputIds: ids as number[][], labels });
     return forward(ids, options);
