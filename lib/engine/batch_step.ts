@@ -97,6 +97,14 @@ export class BatchStep {
     return adapter ? [adapter.version, adapter.scale] : [this.#slots.table];
   }
 
+  /** Has the changes of the adapter compute what they keep for their version: in a recording, each run would compute it again. */
+  #prepareOwn(): void {
+    for (const linear of this.#model.linears) {
+      const applied = this.#own?.adapter?.applied(linear.path);
+      if (applied && 'forward' in applied.delta) applied.delta.fused?.(linear, applied.use);
+    }
+  }
+
   #record(m: number): Recorded {
     const { device } = this.#model;
     const { width, layers } = this.#basis!;
@@ -106,6 +114,7 @@ export class BatchStep {
         const part = (row: number, shape: readonly number[]): Tensor => rawView(input, row * m, shape);
         const mostPositions = width * pageLength;
         this.#model.prepare(mostPositions);
+        this.#prepareOwn();
         // One call of the caller: the stack of each op would cost more than the op.
         const program = entry(() =>
           recordProgram(device, () =>

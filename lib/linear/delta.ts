@@ -68,7 +68,10 @@ export interface FusedDelta extends AnyDelta {
 export interface ComputedDelta extends AnyDelta {
   /** y of x. */
   forward(layer: CalledLayer, x: Tensor, use: DeltaUse): Tensor;
-  /** What it adds to the operands of the fused op, where that op computes this call; else undefined. The tensors stay its own. */
+  /**
+   * What it adds to the operands of the fused op, where that op computes this call; else undefined. The tensors stay its own. What it
+   * keeps for a version of its parameters is up to date afterwards.
+   */
   fused?(layer: CalledLayer, use: DeltaUse): AddedOperands | undefined;
 }
 

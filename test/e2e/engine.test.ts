@@ -351,3 +351,26 @@ test('the reference device generates the same way', async () => {
   const all = wishes(6, adapterOf);
   expect(await together(model, all)).toEqual(await oneByOne(model, all));
 });
+
+test('a DoRA adapter that changes between two steps has its norms computed once, outside of the recorded step', async () => {
+  const model = await load();
+  addAdapters(model);
+  const adapter = model.adapters.get('a2')!;
+  const native = binding();
+  const seen: string[] = [];
+  for (const name of ['beginRecording', 'endRecording', 'reduceSum'] as const) {
+    const original = native[name].bind(native) as (...args: unknown[]) => unknown;
+    jest.spyOn(native, name).mockImplementation((...args: unknown[]) => {
+      seen.push(name);
+      return original(...args) as never;
+    });
+  }
+  let tokens = 0;
+  for await (const _ of model.generate(text(5, 1), { adapter: 'a2', maxNewTokens: 8, ignoreEos: true }))
+    if (++tokens === 3) {
+      seen.length = 0;
+      adapter.loadStateDict(adapter.stateDict());
+    }
+  jest.restoreAllMocks();
+  expect(seen.join(' ')).toMatch(/^(reduceSum )+beginRecording endRecording$/);
+});
