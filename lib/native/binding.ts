@@ -67,6 +67,10 @@ export interface NativeBranch {
   site: number;
   factor: NativeTensor | null;
 }
+/** A parameter that an optimizer's step updates, with its gradient and what is kept for it. */
+export type NativeSegment<State extends string = never> = Readonly<
+  Record<'param' | 'grad' | State, NativeTensor>
+>;
 /** As kLinearPhases, kBinaryKinds and kUnaryKinds of native/core/ops; a test compares them. */
 export const linearPhases = ['auto', 'prefill', 'decode'] as const;
 export type LinearPhase = (typeof linearPhases)[number];
@@ -281,8 +285,18 @@ export interface NativeBinding {
   checkGuard(guard: NativeGuard): void;
   clearGuard(guard: NativeGuard): void;
   adamw(
-    segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor; v: NativeTensor }[],
+    segments: readonly NativeSegment<'m' | 'v'>[],
     options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },
+    guard: NativeGuard,
+  ): void;
+  sgd(
+    segments: readonly (NativeSegment | NativeSegment<'velocity'>)[],
+    options: { lr: number; momentum: number; weightDecay: number; nesterov: boolean },
+    guard: NativeGuard,
+  ): void;
+  lion(
+    segments: readonly NativeSegment<'m'>[],
+    options: { lr: number; beta1: number; beta2: number; weightDecay: number },
     guard: NativeGuard,
   ): void;
   globalNorm(tensors: readonly NativeTensor[]): NativeTensor;

@@ -2,7 +2,7 @@
 import { call } from '../native/calls';
 import type { Parameter } from '../tensor/tensor';
 import { checkNumber } from '../validate';
-import { Optimizer, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
+import { Optimizer, perElement, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
 import { checkBetas } from './parameters';
 
 const op = 'AdamW';
@@ -27,7 +27,7 @@ type AdamWSettings = {
   readonly weightDecay: number;
 };
 
-const rule: Rule<AdamWSettings> = {
+const rule: Rule<AdamWSettings, 'm' | 'v'> = {
   op,
   defaults: { betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01 },
   check({ betas, eps, weightDecay }) {
@@ -35,15 +35,9 @@ const rule: Rule<AdamWSettings> = {
     if (weightDecay !== undefined) checkNumber(op, 'weightDecay', weightDecay, 0);
     if (betas !== undefined) checkBetas(op, betas);
   },
-  state: () => ['m', 'v'],
-  update({ params, grads, state, settings, lr, step, guard }) {
+  state: () => perElement('m', 'v'),
+  update({ segments, settings, lr, step, guard }) {
     const { betas, eps, weightDecay } = settings;
-    const segments = params.map((param, i) => ({
-      param: param.handle,
-      grad: grads[i]!.handle,
-      m: state[i]![0]!.handle,
-      v: state[i]![1]!.handle,
-    }));
     call().adamw(segments, { lr, beta1: betas[0], beta2: betas[1], eps, weightDecay, step }, guard);
   },
 };

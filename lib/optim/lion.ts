@@ -1,9 +1,8 @@
 /** Lion: the sign of a momentum. */
-import { rawBinary, rawFilled } from '../tensor/raw';
-import type { Parameter, Tensor } from '../tensor/tensor';
+import { call } from '../native/calls';
+import type { Parameter } from '../tensor/tensor';
 import { checkNumber } from '../validate';
-import { add, relu, scale, sub, updateFlat } from './flat';
-import { Optimizer, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
+import { Optimizer, perElement, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
 import { checkBetas } from './parameters';
 
 const op = 'Lion';
@@ -22,35 +21,19 @@ export interface LionParameterGroup extends LionOptions, OptimizerGroup {}
 /** All settings beside lr. */
 type LionSettings = { readonly betas: readonly [number, number]; readonly weightDecay: number };
 
-const rule: Rule<LionSettings> = {
+const rule: Rule<LionSettings, 'm'> = {
   op,
   defaults: { betas: [0.9, 0.99], weightDecay: 0 },
   check({ betas, weightDecay }) {
     if (betas !== undefined) checkBetas(op, betas);
     if (weightDecay !== undefined) checkNumber(op, 'weightDecay', weightDecay, 0);
   },
-  state: () => ['m'],
-  update(update) {
-    const { lr } = update;
-    const { betas, weightDecay } = update.settings;
-    updateFlat(update, (p, g, [m]) => {
-      const blend = (beta: number): Tensor => add(scale(m!, beta), scale(g, 1 - beta));
-      const kept = weightDecay === 0 ? p : scale(p, 1 - lr * weightDecay);
-      return [sub(kept, scale(sign(blend(betas[0])), lr)), blend(betas[1])];
-    });
+  state: () => perElement('m'),
+  update({ segments, settings, lr, guard }) {
+    const { betas, weightDecay } = settings;
+    call().lion(segments, { lr, beta1: betas[0], beta2: betas[1], weightDecay }, guard);
   },
 };
-
-/** The largest power of two in f32: it takes every normal number to 2 or more. */
-const huge = 2 ** 127;
-
-/** −1, 0 or 1: the part below 0 and that above, each blown up and cut at 1. A number below 2⁻¹²⁷ gives a part of 1. */
-function sign(x: Tensor): Tensor {
-  const one = rawFilled([], 1, 'f32', x.device);
-  const left = (part: Tensor): Tensor => relu(rawBinary('sub', one, part, 'f32', x.shape));
-  const [above, below] = [relu(scale(x, huge)), relu(scale(x, -huge))];
-  return sub(left(below), left(above));
-}
 
 /**
  * Lion, in f32 (Chen et al., "Symbolic Discovery of Optimization Algorithms", 2023), with decoupled weight decay. Per parameter with a

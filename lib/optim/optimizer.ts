@@ -1,12 +1,13 @@
 /** What all optimizers have: groups of parameters, flat state, and failed updates that are reported. */
 import { inspect } from 'node:util';
-import type { NativeGuard } from '../native/binding';
+import type { NativeGuard, NativeSegment } from '../native/binding';
 import { alreadyReported, binding, entry } from '../native/calls';
 import { nativeDevice } from '../native/device';
 import { LoRAError } from '../errors';
 import { rawFilled, rawView } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import { checkSaved, restore, settle, type StateDict, type StateValue } from '../tensor/state';
+import type { DType } from '../tensor/dtype';
 import { handleOf, type Parameter, type Tensor } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, describe, numelOf } from '../validate';
 import { checkParameters } from './parameters';
@@ -26,12 +27,10 @@ export interface OptimizerGroup {
 /** The values of settings beside lr, by name. */
 export type Settings = Readonly<Record<string, number | boolean | readonly number[]>>;
 
-/** Parameters that an update changes in one call: they have had the same number of updates. */
-export interface Update<S extends Settings> {
-  readonly params: readonly Parameter[];
-  readonly grads: readonly Tensor[];
-  /** The state of each parameter, by the names of `Rule.state`. */
-  readonly state: readonly (readonly Tensor[])[];
+/** Parameters that one call of a native op updates: they have had the same number of updates. */
+export interface Update<S extends Settings, State extends string = string> {
+  /** Each parameter with its gradient and its state, by the names of `Rule.state`. */
+  readonly segments: readonly NativeSegment<State>[];
   readonly settings: S;
   readonly lr: number;
   /** Which update of these parameters it is, from 1. */
@@ -40,21 +39,32 @@ export interface Update<S extends Settings> {
   readonly guard: NativeGuard;
 }
 
+/** A tensor that is kept for each parameter, zero at first. */
+export interface StateTensor<Name extends string = string> {
+  readonly name: Name;
+  readonly dtype: DType;
+  /** How many elements it has for a parameter of `numel`. */
+  readonly length: (numel: number) => number;
+}
+
+/** State tensors of f32, an element for each of the parameter's. */
+export const perElement = <Name extends string>(...names: readonly Name[]): StateTensor<Name>[] =>
+  names.map((name) => ({ name, dtype: 'f32', length: (numel) => numel }));
+
 /** What tells one optimizer from another. */
-export interface Rule<S extends Settings> {
+export interface Rule<S extends Settings, State extends string = string> {
   readonly op: string;
   /** The settings beside lr, with their defaults. */
   readonly defaults: S;
   /** Checks settings that are given; those of a saved state, too. */
   check(settings: { readonly [K in keyof S]?: unknown }): void;
-  /** Names of the tensors that are kept for each parameter, zero at first. */
-  state(settings: S): readonly string[];
-  update(update: Update<S>): void;
+  state(settings: S): readonly StateTensor<State>[];
+  update(update: Update<S, State>): void;
 }
 
 interface Slot {
   readonly param: Parameter;
-  readonly state: readonly Tensor[];
+  readonly state: ReadonlyMap<string, Tensor>;
   /** How many updates this parameter has had. */
   steps: number;
 }
@@ -131,16 +141,19 @@ export abstract class Optimizer<S extends Settings = Settings> {
     const settings = Object.fromEntries(
       Object.entries(defaults).map(([name, value]) => [name, own[name] ?? shared[name] ?? value]),
     ) as S;
-    const total = params.reduce((sum, p) => sum + numelOf(p.shape), 0);
-    const state = new Map(
-      this.#rule.state(settings).map((name) => [name, rawFilled([total], 0, 'f32', params[0]!.device)]),
-    );
-    let offset = 0;
-    const slots = params.map((param) => {
-      const views = [...state.values()].map((flat) => rawView(flat, offset, param.shape));
-      offset += param.numel;
-      return { param, state: views, steps: 0 };
-    });
+    const state = new Map<string, Tensor>();
+    const slots = params.map((param) => ({ param, state: new Map<string, Tensor>(), steps: 0 }));
+    for (const { name, dtype, length } of this.#rule.state(settings)) {
+      const lengths = params.map(({ numel }) => length(numel));
+      const total = lengths.reduce((sum, n) => sum + n, 0);
+      const flat = rawFilled([total], 0, dtype, params[0]!.device);
+      state.set(name, flat);
+      let offset = 0;
+      lengths.forEach((n, i) => {
+        slots[i]!.state.set(name, rawView(flat, offset, [n]));
+        offset += n;
+      });
+    }
     return { slots, state, factor: own.lr === undefined ? 1 : lr === 0 ? 0 : own.lr / lr, settings };
   }
 
@@ -190,9 +203,11 @@ export abstract class Optimizer<S extends Settings = Settings> {
     }
     for (const [steps, slots] of buckets) {
       this.#rule.update({
-        params: slots.map(({ param }) => param),
-        grads: slots.map(({ param }) => param.grad!),
-        state: slots.map(({ state }) => state),
+        segments: slots.map(({ param, state }) => ({
+          param: param.handle,
+          grad: param.grad!.handle,
+          ...Object.fromEntries([...state].map(([name, { handle }]) => [name, handle])),
+        })),
         settings,
         lr: this.#lr * factor,
         step: steps + 1,
@@ -289,7 +304,8 @@ export abstract class Optimizer<S extends Settings = Settings> {
     if (this.#disposed) return;
     this.#disposed = true;
     for (const { state, slots } of this.#groups)
-      for (const tensor of [...state.values(), ...slots.flatMap((slot) => slot.state)]) tensor.dispose();
+      for (const tensor of [...state.values(), ...slots.flatMap((slot) => [...slot.state.values()])])
+        tensor.dispose();
   }
 
   [Symbol.dispose](): void {

@@ -1,8 +1,8 @@
 /** Stochastic gradient descent. */
+import { call } from '../native/calls';
 import type { Parameter } from '../tensor/tensor';
 import { check, checkBoolean, checkNumber, describe } from '../validate';
-import { add, scale, sub, updateFlat } from './flat';
-import { Optimizer, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
+import { Optimizer, perElement, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
 
 const op = 'SGD';
 
@@ -26,7 +26,7 @@ type SGDSettings = {
   readonly weightDecay: number;
 };
 
-const rule: Rule<SGDSettings> = {
+const rule: Rule<SGDSettings, 'velocity'> = {
   op,
   defaults: { momentum: 0, nesterov: false, weightDecay: 0 },
   check({ momentum, nesterov, weightDecay }) {
@@ -41,18 +41,10 @@ const rule: Rule<SGDSettings> = {
   },
   state({ momentum, nesterov }) {
     check(momentum > 0 || !nesterov, op, 'expected momentum above 0, since nesterov is true');
-    return momentum > 0 ? ['velocity'] : [];
+    return momentum > 0 ? perElement('velocity') : [];
   },
-  update(update) {
-    const { lr } = update;
-    const { momentum, nesterov, weightDecay } = update.settings;
-    updateFlat(update, (p, grad, [velocity]) => {
-      const g = weightDecay === 0 ? grad : add(grad, scale(p, weightDecay));
-      if (velocity === undefined) return [sub(p, scale(g, lr))];
-      const v = add(scale(velocity, momentum), g);
-      const direction = nesterov ? add(g, scale(v, momentum)) : v;
-      return [sub(p, scale(direction, lr)), v];
-    });
+  update({ segments, settings, lr, guard }) {
+    call().sgd(segments, { lr, ...settings }, guard);
   },
 };
 

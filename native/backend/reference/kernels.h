@@ -32,6 +32,8 @@ void Run(const CrossEntropyForwardArgs&, Scratch, Context&);
 void Run(const CrossEntropyBackwardArgs&, Scratch, Context&);
 void Run(const LinearCrossEntropyArgs&, Scratch, Context&);
 void Run(const AdamWArgs&, Scratch, Context&);
+void Run(const SgdArgs&, Scratch, Context&);
+void Run(const LionArgs&, Scratch, Context&);
 void Run(const GlobalNormArgs&, Scratch, Context&);
 void Run(const ClipByNormArgs&, Scratch, Context&);
 void Run(const BinaryArgs&, Scratch, Context&);

@@ -7,33 +7,91 @@ namespace lora {
 
 using check::Rules;
 
+namespace {
+
+// Demands f32 tensors of one size, whatever the state of the optimizer is.
+template <class Segment>
+void CheckSegments(const Rules& rules, const std::vector<Segment>& segments) {
+  for (const Segment& segment : segments) {
+    ForEachField<Segment>([&](const auto& field) {
+      const TensorView& view = segment.*field.view;
+      if (field.optional && !view) return;
+      rules.Float32(field.name, view);
+      LORA_CHECK(view.numel() == segment.param.numel(), rules.op(), "expected ", field.name, " of ",
+                 segment.param.numel(), " elements (those of param) but received ", view.numel());
+    });
+  }
+}
+
+void CheckNotNegative(const Rules& rules, const char* name, double value) {
+  LORA_CHECK(std::isfinite(value) && value >= 0, rules.op(), "expected ", name,
+             " of 0 or more but received ", value);
+}
+// How slowly an average moves.
+void CheckShare(const Rules& rules, const char* name, double value) {
+  LORA_CHECK(value >= 0 && value < 1, rules.op(), "expected ", name, " in [0, 1) but received ",
+             value);
+}
+
+}  // namespace
+
 void Check(const AdamWArgs& args) {
   const Rules rules(LabelOf(args));
-  for (const auto& segment : args.segments) {
-    rules.Float32("param", segment.param);
-    const auto same = [&](const char* name, const TensorView& view) {
-      rules.Float32(name, view);
-      LORA_CHECK(view.numel() == segment.param.numel(), rules.op(), "expected ", name, " of ",
-                 segment.param.numel(), " elements (those of param) but received ", view.numel());
-    };
-    same("grad", segment.grad);
-    same("m", segment.m);
-    same("v", segment.v);
-  }
-  const auto in = [&](const char* name, double value, double below) {
-    LORA_CHECK(value >= 0 && value < below, rules.op(), "expected ", name, " in [0, ", below,
-               ") but received ", value);
-  };
-  in("beta1", args.beta1, 1);
-  in("beta2", args.beta2, 1);
-  const auto not_negative = [&](const char* name, double value) {
-    LORA_CHECK(std::isfinite(value) && value >= 0, rules.op(), "expected ", name,
-               " of 0 or more but received ", value);
-  };
-  not_negative("lr", args.lr);
-  not_negative("eps", args.eps);
-  not_negative("weightDecay", args.weight_decay);
+  CheckSegments(rules, args.segments);
+  CheckShare(rules, "beta1", args.beta1);
+  CheckShare(rules, "beta2", args.beta2);
+  CheckNotNegative(rules, "lr", args.lr);
+  CheckNotNegative(rules, "eps", args.eps);
+  CheckNotNegative(rules, "weightDecay", args.weight_decay);
   LORA_CHECK(args.step >= 1, rules.op(), "expected step of 1 or more but received ", args.step);
+}
+
+AdamWFactors FactorsOf(const AdamWArgs& args) {
+  const double steps = static_cast<double>(args.step);
+  AdamWFactors factors;
+  factors.decay = static_cast<float>(1 - args.lr * args.weight_decay);
+  factors.beta1 = static_cast<float>(args.beta1);
+  factors.new1 = static_cast<float>(1 - args.beta1);
+  factors.beta2 = static_cast<float>(args.beta2);
+  factors.new2 = static_cast<float>(1 - args.beta2);
+  factors.rsqrt_correction2 = static_cast<float>(1 / std::sqrt(1 - std::pow(args.beta2, steps)));
+  factors.eps = static_cast<float>(args.eps);
+  factors.step_size = static_cast<float>(args.lr / (1 - std::pow(args.beta1, steps)));
+  return factors;
+}
+
+void Check(const SgdArgs& args) {
+  const Rules rules(LabelOf(args));
+  CheckSegments(rules, args.segments);
+  for (const auto& segment : args.segments) {
+    LORA_CHECK(segment.velocity.defined == args.has_velocity(), rules.op(),
+               "expected a velocity of every parameter, or of none");
+  }
+  CheckNotNegative(rules, "lr", args.lr);
+  CheckShare(rules, "momentum", args.momentum);
+  CheckNotNegative(rules, "weightDecay", args.weight_decay);
+  LORA_CHECK(args.segments.empty() || args.momentum == 0 || args.has_velocity(), rules.op(),
+             "expected a velocity, since momentum is ", args.momentum);
+}
+
+SgdFactors FactorsOf(const SgdArgs& args) {
+  return {static_cast<float>(args.lr), static_cast<float>(args.momentum),
+          static_cast<float>(args.weight_decay), args.nesterov ? 1u : 0u};
+}
+
+void Check(const LionArgs& args) {
+  const Rules rules(LabelOf(args));
+  CheckSegments(rules, args.segments);
+  CheckNotNegative(rules, "lr", args.lr);
+  CheckShare(rules, "beta1", args.beta1);
+  CheckShare(rules, "beta2", args.beta2);
+  CheckNotNegative(rules, "weightDecay", args.weight_decay);
+}
+
+LionFactors FactorsOf(const LionArgs& args) {
+  return {static_cast<float>(args.lr),    static_cast<float>(1 - args.lr * args.weight_decay),
+          static_cast<float>(args.beta1), static_cast<float>(1 - args.beta1),
+          static_cast<float>(args.beta2), static_cast<float>(1 - args.beta2)};
 }
 
 void Check(const GlobalNormArgs& args) {

@@ -5,8 +5,12 @@
 #include <vector>
 
 #include "core/ops/describe.h"
+#include "core/ops/step_factors.h"
 
 namespace lora {
+
+// A step updates many parameters at once. A segment is one of them with its gradient and the state
+// that the optimizer keeps for it, all f32 and of the same numel unless said otherwise.
 
 // Updates in place, in f32, with decoupled weight decay (Loshchilov & Hutter 2019) and bias
 // correction:
@@ -14,7 +18,7 @@ namespace lora {
 //   p ← p − lr/(1−β1^step) · m / (√(v/(1−β2^step)) + eps)
 struct AdamWArgs {
   struct Segment {
-    TensorView param, grad, m, v;  // f32, same numel
+    TensorView param, grad, m, v;
 
     static constexpr auto Describe() {
       using S = Segment;
@@ -44,6 +48,78 @@ struct AdamWArgs {
   }
 };
 void Check(const AdamWArgs&);
+AdamWFactors FactorsOf(const AdamWArgs&);
+
+// Updates in place, in f32, as PyTorch's SGD does (Sutskever et al. 2013):
+//   g ← g + decay·p;  v ← μ·v + g;  p ← p − lr·v, or p ← p − lr·(g + μ·v) with nesterov
+// Without a velocity v is g, and μ is 0.
+struct SgdArgs {
+  struct Segment {
+    TensorView param, grad, velocity;  // all segments of a call have a velocity, or none has
+
+    static constexpr auto Describe() {
+      using S = Segment;
+      return PartDescription{
+          Update("param", &S::param),
+          In("grad", &S::grad),
+          Update("velocity", &S::velocity).OrNone(),
+      };
+    }
+  };
+  std::vector<Segment> segments;
+  double lr = 0, momentum = 0, weight_decay = 0;
+  bool nesterov = false;
+
+  bool has_velocity() const { return !segments.empty() && segments[0].velocity; }
+
+  static constexpr auto Describe() {
+    using A = SgdArgs;
+    return OpDescription{
+        "sgd",
+        "sgd",
+        Each("segments", "segment", &A::segments),
+        Options(Number("lr", &A::lr), Number("momentum", &A::momentum),
+                Number("weightDecay", &A::weight_decay), Flag("nesterov", &A::nesterov)),
+        Guarded(),
+    };
+  }
+};
+void Check(const SgdArgs&);
+SgdFactors FactorsOf(const SgdArgs&);
+
+// Updates in place, in f32, with decoupled weight decay (Chen et al. 2023):
+//   p ← p·(1 − lr·decay) − lr·sign(β1·m + (1−β1)·g);  m ← β2·m + (1−β2)·g
+// sign(0) is 0, and the sign of a NaN is NaN.
+struct LionArgs {
+  struct Segment {
+    TensorView param, grad, m;
+
+    static constexpr auto Describe() {
+      using S = Segment;
+      return PartDescription{
+          Update("param", &S::param),
+          In("grad", &S::grad),
+          Update("m", &S::m),
+      };
+    }
+  };
+  std::vector<Segment> segments;
+  double lr = 0, beta1 = 0, beta2 = 0, weight_decay = 0;
+
+  static constexpr auto Describe() {
+    using A = LionArgs;
+    return OpDescription{
+        "lion",
+        "lion",
+        Each("segments", "segment", &A::segments),
+        Options(Number("lr", &A::lr), Number("beta1", &A::beta1), Number("beta2", &A::beta2),
+                Number("weightDecay", &A::weight_decay)),
+        Guarded(),
+    };
+  }
+};
+void Check(const LionArgs&);
+LionFactors FactorsOf(const LionArgs&);
 
 // norm [1] f32 = √(Σ over all tensors and elements of x²).
 struct GlobalNormArgs {
@@ -83,6 +159,6 @@ struct ClipByNormArgs {
 };
 void Check(const ClipByNormArgs&);
 
-using OptimizerOps = OpList<AdamWArgs, GlobalNormArgs, ClipByNormArgs>;
+using OptimizerOps = OpList<AdamWArgs, SgdArgs, LionArgs, GlobalNormArgs, ClipByNormArgs>;
 
 }  // namespace lora

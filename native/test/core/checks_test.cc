@@ -399,6 +399,29 @@ TEST_CASE("the optimizer") {
       "[adamw] expected eps of 0 or more but received nan");
   Rejects<AdamWArgs>(
       adamw, [](auto& a) { a.step = 0; }, "[adamw] expected step of 1 or more but received 0");
+  SgdArgs sgd;
+  sgd.segments = {{F32({4}), F32({4}), F32({4})}, {F32({2}), F32({2}), F32({2})}};
+  sgd.momentum = 0.9;
+  CHECK(Complaint(sgd) == "");
+  Rejects<SgdArgs>(
+      sgd, [](auto& a) { a.segments[1].velocity = F32({3}); },
+      "[sgd] expected velocity of 2 elements (those of param) but received 3");
+  Rejects<SgdArgs>(
+      sgd, [](auto& a) { a.segments[1].velocity = {}; },
+      "[sgd] expected a velocity of every parameter, or of none");
+  Rejects<SgdArgs>(
+      sgd, [](auto& a) { a.segments[0].velocity = a.segments[1].velocity = {}; },
+      "[sgd] expected a velocity, since momentum is 0.9");
+  Rejects<SgdArgs>(
+      sgd, [](auto& a) { a.momentum = 1; }, "[sgd] expected momentum in [0, 1) but received 1");
+  LionArgs lion;
+  lion.segments = {{F32({4}), F32({4}), F32({4})}};
+  CHECK(Complaint(lion) == "");
+  Rejects<LionArgs>(
+      lion, [](auto& a) { a.segments[0].m = I32({4}); },
+      "[lion] expected m of dtype f32 but received i32");
+  Rejects<LionArgs>(
+      lion, [](auto& a) { a.beta1 = -1; }, "[lion] expected beta1 in [0, 1) but received -1");
   CHECK(Complaint(ClipByNormArgs{{F32({4})}, F32({1}), std::nanf("")}) ==
         "[clip_by_norm] expected maxNorm of 0 or more but received nan");
 }

@@ -1,0 +1,10 @@
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/step.h"
+
+namespace lora::cuda {
+
+void Run(const LionArgs& args, Scratch, Context& context) {
+  RunStep(args, device::LionRule{FactorsOf(args)}, context);
+}
+
+}  // namespace lora::cuda
