@@ -51,6 +51,7 @@ export { LoRALinear } from './linear/lora_linear';
 export type { LoRALinearOptions } from './linear/lora_linear';
 export { AdamW } from './optim/adamw';
 export type { AdamWOptions, ParameterGroup } from './optim/adamw';
+export { AdamW8bit } from './optim/adamw8bit';
 export { Lion } from './optim/lion';
 export type { LionOptions, LionParameterGroup } from './optim/lion';
 export { SGD } from './optim/sgd';

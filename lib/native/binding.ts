@@ -289,6 +289,12 @@ export interface NativeBinding {
     options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },
     guard: NativeGuard,
   ): void;
+  /** As adamw, with moments of 8 bits: codes are bytes, four in an i32, 64 i32 and one scale for each 256 elements. */
+  adamw8bit(
+    segments: readonly NativeSegment<'mCodes' | 'vCodes' | 'mScales' | 'vScales'>[],
+    options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },
+    guard: NativeGuard,
+  ): void;
   sgd(
     segments: readonly (NativeSegment | NativeSegment<'velocity'>)[],
     options: { lr: number; momentum: number; weightDecay: number; nesterov: boolean },

@@ -2,7 +2,14 @@
 import { call } from '../native/calls';
 import type { Parameter } from '../tensor/tensor';
 import { checkNumber } from '../validate';
-import { Optimizer, perElement, type OptimizerGroup, type OptimizerOptions, type Rule } from './optimizer';
+import {
+  Optimizer,
+  perElement,
+  type OptimizerGroup,
+  type OptimizerOptions,
+  type Rule,
+  type Update,
+} from './optimizer';
 import { checkBetas } from './parameters';
 
 const op = 'AdamW';
@@ -21,25 +28,36 @@ export interface AdamWOptions extends OptimizerOptions {
 export interface ParameterGroup extends AdamWOptions, OptimizerGroup {}
 
 /** All settings beside lr. */
-type AdamWSettings = {
+export type AdamWSettings = {
   readonly betas: readonly [number, number];
   readonly eps: number;
   readonly weightDecay: number;
 };
 
+/** What AdamW computes, on a state that `update` keeps in its own way. */
+export const adamWRule = {
+  defaults: { betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01 } as AdamWSettings,
+  check(name: string, { betas, eps, weightDecay }: { readonly [K in keyof AdamWSettings]?: unknown }): void {
+    if (eps !== undefined) checkNumber(name, 'eps', eps, 0);
+    if (weightDecay !== undefined) checkNumber(name, 'weightDecay', weightDecay, 0);
+    if (betas !== undefined) checkBetas(name, betas);
+  },
+  options: ({ settings: { betas, eps, weightDecay }, lr, step }: Update<AdamWSettings>) => ({
+    lr,
+    beta1: betas[0],
+    beta2: betas[1],
+    eps,
+    weightDecay,
+    step,
+  }),
+};
+
 const rule: Rule<AdamWSettings, 'm' | 'v'> = {
   op,
-  defaults: { betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01 },
-  check({ betas, eps, weightDecay }) {
-    if (eps !== undefined) checkNumber(op, 'eps', eps, 0);
-    if (weightDecay !== undefined) checkNumber(op, 'weightDecay', weightDecay, 0);
-    if (betas !== undefined) checkBetas(op, betas);
-  },
+  defaults: adamWRule.defaults,
+  check: (settings) => adamWRule.check(op, settings),
   state: () => perElement('m', 'v'),
-  update({ segments, settings, lr, step, guard }) {
-    const { betas, eps, weightDecay } = settings;
-    call().adamw(segments, { lr, beta1: betas[0], beta2: betas[1], eps, weightDecay, step }, guard);
-  },
+  update: (update) => call().adamw(update.segments, adamWRule.options(update), update.guard),
 };
 
 /**

@@ -8,7 +8,7 @@ import { rawFilled, rawView } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import { checkSaved, restore, settle, type StateDict, type StateValue } from '../tensor/state';
 import type { DType } from '../tensor/dtype';
-import { handleOf, type Parameter, type Tensor } from '../tensor/tensor';
+import { handleOf, Tensor, type Parameter } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, describe, numelOf } from '../validate';
 import { checkParameters } from './parameters';
 
@@ -81,7 +81,7 @@ interface Group<S> {
 type OptionsOf<S> = OptimizerOptions & { readonly [K in keyof S]?: S[K] | undefined };
 
 /**
- * The base of {@link AdamW}, {@link SGD} and {@link Lion}. A parameter without a gradient is left as it is. An update whose
+ * The base of {@link AdamW}, {@link AdamW8bit}, {@link SGD} and {@link Lion}. A parameter without a gradient is left as it is. An update whose
  * gradient failed does not run; the next step() or stateDict() then throws that failure, and zeroGrad() clears it.
  *
  * @example
@@ -268,6 +268,13 @@ export abstract class Optimizer<S extends Settings = Settings> {
     const saved = (groups as Record<string, StateValue>[]).map((s, i) => {
       const group = this.#groups[i]!;
       const names = Object.keys(defaults);
+      const foreign = Object.keys(s).filter((name) => s[name] instanceof Tensor && !group.state.has(name));
+      check(
+        foreign.length === 0,
+        op,
+        `expected a state that keeps ${[...group.state.keys()].join(', ') || 'no tensors'} but received one that keeps ` +
+          `${foreign.join(', ')}: another optimizer, or one with other settings, saved it`,
+      );
       checkOptions(op, s, ['factor', ...names, 'steps', ...group.state.keys()]);
       const { factor, steps } = s;
       checkNumber(op, 'factor of the state', factor, 0);
@@ -281,7 +288,15 @@ export abstract class Optimizer<S extends Settings = Settings> {
         `expected steps of ${group.slots.length} parameters but received ${describe(steps)}`,
       );
       steps.forEach((n: unknown) => checkInteger(op, 'steps of the state', n));
-      for (const [name, { shape }] of group.state) checkSaved(op, name, shape, s[name]);
+      for (const [name, { shape, dtype }] of group.state) {
+        const tensor = s[name];
+        checkSaved(op, name, shape, tensor);
+        check(
+          tensor.dtype === dtype,
+          op,
+          `expected ${name} of the state to be ${dtype} but received ${describe(tensor)}`,
+        );
+      }
       return { factor, settings: copied(settings as S), steps: steps as number[], tensors: s };
     });
     this.#lr = lr;

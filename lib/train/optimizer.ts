@@ -1,13 +1,14 @@
 /** Which optimizer takes the steps of a run. */
 import { AdamW } from '../optim/adamw';
+import { AdamW8bit } from '../optim/adamw8bit';
 import { Lion } from '../optim/lion';
 import { Optimizer } from '../optim/optimizer';
 import { SGD } from '../optim/sgd';
 import type { Parameter } from '../tensor/tensor';
 import { check, describe } from '../validate';
 
-const kinds = { adamw: AdamW, sgd: SGD, lion: Lion } as const;
-/** The optimizers that have a name: {@link AdamW}, {@link SGD} without momentum, {@link Lion}. */
+const kinds = { adamw: AdamW, adamw8bit: AdamW8bit, sgd: SGD, lion: Lion } as const;
+/** The optimizers that have a name: {@link AdamW}, {@link AdamW8bit}, {@link SGD} without momentum, {@link Lion}. */
 export type OptimizerName = keyof typeof kinds;
 export const optimizerNames = Object.keys(kinds) as OptimizerName[];
 

@@ -57,7 +57,7 @@ export interface TrainerOptions {
   warmupSteps?: number | undefined;
   /** Steps of the fall at the end of the 'wsd' schedule, or below 1 their share of all steps. Default 0.1. */
   decaySteps?: number | undefined;
-  /** The decay of the weights: decoupled in AdamW and Lion, part of the gradient in SGD. Default 0. */
+  /** The decay of the weights: decoupled in AdamW (in 8 bits, too) and Lion, part of the gradient in SGD. Default 0. */
   weightDecay?: number | undefined;
   /** Of all gradients together; 0 turns clipping off. Default 1. */
   maxGradNorm?: number | undefined;

@@ -91,6 +91,7 @@ export const areas = [
       'LoRALinear',
       'LoRALinearOptions',
       'AdamW',
+      'AdamW8bit',
       'AdamWOptions',
       'ParameterGroup',
       'SGD',

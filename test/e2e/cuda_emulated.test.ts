@@ -4,7 +4,21 @@
  */
 import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { AdamW, CausalLM, clipGradNorm, noGrad, setThreads, Trainer, type Device } from '../../lib/index';
+import {
+  AdamW,
+  AdamW8bit,
+  CausalLM,
+  clipGradNorm,
+  Lion,
+  noGrad,
+  setThreads,
+  SGD,
+  Trainer,
+  type Device,
+  type Parameter,
+} from '../../lib/index';
+import { values } from '../support/numbers';
+import { seededParameter, setGrad } from '../support/optimizers';
 import { programCases } from '../support/program_cases';
 import { fillAdapter } from '../support/fill_adapter';
 import { runChild } from '../support/child';
@@ -104,6 +118,29 @@ emulated('two training steps in bf16 give the same bits', async () => {
   const [one, two] = [await trainOnce(dir, 'bf16', device), await trainOnce(dir, 'bf16', device)];
   expect(one).toEqual(two);
 });
+
+const optimizers: [string, (p: Parameter[]) => AdamW | AdamW8bit | SGD | Lion][] = [
+  ['AdamW', (p) => new AdamW(p, { lr: 0.01 })],
+  ['AdamW8bit', (p) => new AdamW8bit(p, { lr: 0.01 })],
+  ['SGD', (p) => new SGD(p, { lr: 0.01, weightDecay: 0.1 })],
+  ['SGD with nesterov', (p) => new SGD(p, { lr: 0.01, momentum: 0.9, nesterov: true })],
+  ['Lion', (p) => new Lion(p, { lr: 0.01, weightDecay: 0.1 })],
+];
+for (const [name, make] of optimizers)
+  emulated(`steps of ${name} are those of the reference`, async () => {
+    const run = async (device: Device): Promise<Float32Array[]> => {
+      const parameters = [300, 7, 1024].map((n, i) => seededParameter(i + 1, n, { device }));
+      const optimizer = make(parameters);
+      for (let step = 0; step < 3; step++) {
+        parameters.forEach((p, i) => setGrad(p, values(p.numel, 10 * step + i)));
+        optimizer.step();
+      }
+      return Promise.all(parameters.map(async (p) => Float32Array.from(await p.data())));
+    };
+    // A moment of 8 bits at the boundary of two values may become either.
+    const bound = name === 'AdamW8bit' ? 1e-4 : 1e-6;
+    expect(distance(await run(device), await run('reference'))).toBeLessThan(bound);
+  });
 
 async function infer(dir: string, dtype: 'f32' | 'bf16' | 'f16', device: Device) {
   const model = await CausalLM.fromPretrained(dir, { dtype, device });

@@ -140,6 +140,24 @@ example('kinds.mjs', 'every kind of adapter learns, and merged it gives the same
   }
 });
 
+example('optimizers.mjs', 'every optimizer learns; 8 bits keep a quarter and lose nothing', (run) => {
+  const lines = run(base, '40');
+  const [untrained] = numbers(lines, /^base: loss (\S+)$/);
+  const rows = lines
+    .filter((line) => /^\| (adamw|lion|sgd)/.test(line))
+    .map((line) => line.split('|').map((c) => c.trim()));
+  // Two f32 moments; two bytes with two scales of f32 for each 256; one moment; one velocity.
+  expect(rows.map((row) => [row[1], row[2]])).toEqual([
+    ['adamw', '8.00'],
+    ['adamw8bit', '2.03'],
+    ['lion', '4.00'],
+    ['sgd', '4.00'],
+  ]);
+  const losses = rows.map((row) => Number(row[3]));
+  for (const loss of losses) expect(loss).toBeLessThan(untrained! / 2);
+  expect(Math.abs(losses[1]! / losses[0]! - 1)).toBeLessThan(0.01);
+});
+
 example('evaluate.mjs', 'the checkpoint with the lowest held-out loss is the one that is kept', (run) => {
   const lines = run(base, '40', 'evaluate-run');
   const evals = lines.flatMap((line) => {

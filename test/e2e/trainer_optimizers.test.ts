@@ -1,7 +1,7 @@
 // Which optimizer takes the steps of a Trainer, at which rates.
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { AdamW, Lion, SGD, Trainer, type Adapter, type TrainerOptions } from '../../lib/index';
+import { AdamW, AdamW8bit, Lion, SGD, Trainer, type Adapter, type TrainerOptions } from '../../lib/index';
 import { expectThrow } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
 import { collect, makeRows, trainingFixture, weights } from '../support/training';
@@ -23,9 +23,9 @@ async function trained(changes: (adapter: Adapter) => Partial<TrainerOptions>): 
 const rates = { lr: 0.01, weightDecay: 0.2 };
 
 test('a name is the optimizer with lr and weightDecay', async () => {
-  const optimizers = { adamw: AdamW, sgd: SGD, lion: Lion } as const;
+  const optimizers = { adamw: AdamW, adamw8bit: AdamW8bit, sgd: SGD, lion: Lion } as const;
   const results = new Set<string>();
-  for (const name of ['adamw', 'sgd', 'lion'] as const) {
+  for (const name of ['adamw', 'adamw8bit', 'sgd', 'lion'] as const) {
     const named = await trained(() => ({ optimizer: name }));
     const made = await trained((adapter) => ({
       optimizer: new optimizers[name](adapter.parameters(), rates),
@@ -33,7 +33,7 @@ test('a name is the optimizer with lr and weightDecay', async () => {
     expect([name, named === made]).toEqual([name, true]);
     results.add(named);
   }
-  expect(results.size).toBe(3);
+  expect(results.size).toBe(4);
   expect(results.has(await trained(() => ({})))).toBe(true); // adamw is the default
 });
 
@@ -53,11 +53,11 @@ describe('loraPlusRatio', () => {
     return { up: all.filter(isUp), down: all.filter((p) => !isUp(p)) };
   };
 
-  test.each(['adamw', 'sgd', 'lion'] as const)(
+  test.each(['adamw', 'adamw8bit', 'sgd', 'lion'] as const)(
     '%s: lora_B learns at the ratio times lr',
     async (optimizer) => {
       const plus = await trained(() => ({ optimizer, loraPlusRatio: 8 }));
-      const Kind = { adamw: AdamW, sgd: SGD, lion: Lion }[optimizer];
+      const Kind = { adamw: AdamW, adamw8bit: AdamW8bit, sgd: SGD, lion: Lion }[optimizer];
       const grouped = await trained((adapter) => {
         const { up, down } = split(adapter);
         return { optimizer: new Kind([{ params: up, lr: 0.08 }, { params: down }], rates) };
@@ -119,25 +119,28 @@ describe('loraPlusRatio', () => {
   });
 });
 
-test.each(['sgd', 'lion'] as const)('%s: a run that was stopped goes on bit for bit', async (optimizer) => {
-  const plan = { optimizer, loraPlusRatio: 4, schedule: 'wsd', warmupSteps: 0.2, decaySteps: 0.5 } as const;
-  const want = await trained(() => plan);
-  const outDir = join(dir, optimizer);
-  const first = await another();
-  for await (const event of new Trainer({
-    model: fixture.model,
-    ...options,
-    ...plan,
-    outDir,
-    saveEvery: 3,
-  }).run())
-    if (event.type === 'checkpoint') break;
-  expect(weights(first)).not.toBe(want);
-  expect(await trained(() => ({ ...plan, outDir, resume: true }))).toBe(want);
-  const card = readFileSync(join(outDir, 'README.md'), 'utf8');
-  expect(card).toMatch(new RegExp(`Optimizer.*${optimizer}`));
-  expect(card).toMatch(/LoRA\+ ratio.*4/);
-});
+test.each(['adamw8bit', 'sgd', 'lion'] as const)(
+  '%s: a run that was stopped goes on bit for bit',
+  async (optimizer) => {
+    const plan = { optimizer, loraPlusRatio: 4, schedule: 'wsd', warmupSteps: 0.2, decaySteps: 0.5 } as const;
+    const want = await trained(() => plan);
+    const outDir = join(dir, optimizer);
+    const first = await another();
+    for await (const event of new Trainer({
+      model: fixture.model,
+      ...options,
+      ...plan,
+      outDir,
+      saveEvery: 3,
+    }).run())
+      if (event.type === 'checkpoint') break;
+    expect(weights(first)).not.toBe(want);
+    expect(await trained(() => ({ ...plan, outDir, resume: true }))).toBe(want);
+    const card = readFileSync(join(outDir, 'README.md'), 'utf8');
+    expect(card).toMatch(new RegExp(`Optimizer.*${optimizer}`));
+    expect(card).toMatch(/LoRA\+ ratio.*4/);
+  },
+);
 
 test.each(['sgd', 'lion'] as const)('%s with a checkpoint of an optimizer of your own', async (name) => {
   const outDir = join(dir, `own-${name}`);

@@ -1,3 +1,5 @@
+// The class AdamW, clipping, and what every optimizer has of the class that they share. What each computes, and its state:
+// optimizers.test.ts.
 import { inspect } from 'node:util';
 import {
   AdamW,
@@ -11,89 +13,17 @@ import {
 import { expectThrow } from '../support/errors';
 import { collectGarbage } from '../support/garbage';
 import { bits, list, relativeError, values } from '../support/numbers';
+import { PlainOptimizer, seededParameter, setGrad } from '../support/optimizers';
 
 const device = 'reference';
-const make = (seed: number, n = 5, name = ''): Parameter =>
-  parameter(tensor(values(n, seed), { device }), name);
-const setGrad = (p: Parameter, g: number[]): void => {
-  p.grad?.dispose();
-  p.grad = tensor(g, { device });
-};
-
-/** AdamW in doubles, as its doc comment has it. */
-class Plain {
-  m: number[];
-  v: number[];
-  t = 0;
-  constructor(
-    readonly p: number[],
-    readonly o = { lr: 1e-3, b1: 0.9, b2: 0.999, eps: 1e-8, decay: 0.01 },
-  ) {
-    this.m = p.map(() => 0);
-    this.v = p.map(() => 0);
-  }
-  step(g: number[], lr = this.o.lr): void {
-    const { b1, b2, eps, decay } = this.o;
-    this.t++;
-    g.forEach((gi, i) => {
-      this.p[i]! *= 1 - lr * decay;
-      this.m[i] = b1 * this.m[i]! + (1 - b1) * gi;
-      this.v[i] = b2 * this.v[i]! + (1 - b2) * gi * gi;
-      this.p[i]! -=
-        ((lr / (1 - b1 ** this.t)) * this.m[i]) / (Math.sqrt(this.v[i] / (1 - b2 ** this.t)) + eps);
-    });
-  }
-}
+const make = (seed: number, n = 5, name = ''): Parameter => seededParameter(seed, n, { device, name });
 
 describe('AdamW', () => {
-  test('follows the formula', async () => {
-    const [a, b] = [make(1), make(2, 3)];
-    const o = { lr: 0.05, b1: 0.8, b2: 0.95, eps: 1e-6, decay: 0.1 };
-    const want = [new Plain(values(5, 1), o), new Plain(values(3, 2), o)] as const;
-    const optimizer = new AdamW([a, b], { lr: 0.05, betas: [0.8, 0.95], eps: 1e-6, weightDecay: 0.1 });
-    for (let i = 0; i < 20; i++) {
-      optimizer.lr = 0.05 / (i + 1);
-      const [ga, gb] = [values(5, 50 + i), values(3, 90 + i)];
-      setGrad(a, ga);
-      want[0].step(ga, optimizer.lr);
-      if (i % 3 !== 1) {
-        setGrad(b, gb);
-        want[1].step(gb, optimizer.lr); // skipped without a gradient, its count too
-      }
-      optimizer.step();
-      optimizer.zeroGrad();
-      expect([a.grad, b.grad]).toEqual([null, null]);
-    }
-    expect(relativeError(await a.data(), want[0].p)).toBeLessThan(1e-5);
-    expect(relativeError(await b.data(), want[1].p)).toBeLessThan(1e-5);
-    expect([a.version, b.version]).toEqual([20, 13]);
-  });
-
-  test('the settings of a group win over the shared ones, and lr scales all groups alike', async () => {
-    const [a, b] = [make(1), make(2)];
-    const own = { lr: 0.02, betas: [0.5, 0.7], eps: 0.1, weightDecay: 0 } as const;
-    const shared = { lr: 0.01, betas: [0.8, 0.95], eps: 0.2, weightDecay: 0.3 } as const;
-    const optimizer = new AdamW([{ params: [a], ...own }, { params: [b] }], shared);
-    const want = [
-      new Plain(values(5, 1), { lr: 0.01, b1: 0.5, b2: 0.7, eps: 0.1, decay: 0 }),
-      new Plain(values(5, 2), { lr: 0.005, b1: 0.8, b2: 0.95, eps: 0.2, decay: 0.3 }),
-    ] as const;
-    optimizer.lr = 0.005;
-    for (const seed of [3, 4]) {
-      const g = values(5, seed);
-      for (const p of [a, b]) setGrad(p, g);
-      optimizer.step();
-      want.forEach((w) => w.step(g));
-    }
-    expect(relativeError(await a.data(), want[0].p)).toBeLessThan(1e-6);
-    expect(relativeError(await b.data(), want[1].p)).toBeLessThan(1e-6);
-  });
-
   test('the defaults: lr 1e-3, betas [0.9, 0.999], eps 1e-8, weightDecay 0.01', async () => {
     const p = make(1);
     const optimizer = new AdamW([p]);
     expect(optimizer.lr).toBe(1e-3);
-    const want = new Plain(values(5, 1));
+    const want = new PlainOptimizer(values(5, 1), { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, decay: 0.01 });
     for (let i = 0; i < 3; i++) {
       setGrad(p, values(5, i));
       optimizer.step();
@@ -142,36 +72,6 @@ describe('AdamW', () => {
     optimizer.step();
     expect(bits(a)).toBe(before);
     expect([a.version, b.version]).toEqual([0, 1]);
-  });
-
-  test('a state of several groups and parameters goes over to another optimizer, bit for bit', () => {
-    const run = (split: boolean): string => {
-      const [a, b, c] = [make(1), make(2, 3), make(3, 4)];
-      let optimizer = new AdamW(
-        [
-          { params: [a, b], lr: 0.3, betas: [0.7, 0.8], eps: 0.05, weightDecay: 0.2 },
-          { params: [c], eps: 0.5 },
-        ],
-        { lr: 0.1 },
-      );
-      for (let i = 0; i < 8; i++) {
-        if (split && i === 4) {
-          const next = new AdamW([{ params: [a, b] }, { params: [c] }], { lr: 9, betas: [0.1, 0.1] });
-          next.loadStateDict(optimizer.stateDict());
-          optimizer.dispose();
-          optimizer = next;
-        }
-        setGrad(a, values(5, i));
-        if (i % 2 === 0) setGrad(b, values(3, i)); // so that a and b are at different steps
-        if (i !== 1) setGrad(c, values(4, i));
-        optimizer.step();
-        optimizer.zeroGrad();
-      }
-      const groups = optimizer.stateDict().groups as { steps: number[] }[];
-      expect(groups.map(({ steps }) => steps)).toEqual([[8, 4], [7]]);
-      return bits(a, b, c);
-    };
-    expect(run(true)).toBe(run(false));
   });
 
   test('a state that does not fit is refused, and nothing of it is taken over', () => {

@@ -1,4 +1,4 @@
-// AdamW's rule for a vector of elements.
+// AdamW's rule for a vector of elements, whether its state is kept in f32 or in 8 bits.
 #if defined(LORA_CPU_ADAMW_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_CPU_ADAMW_INL_H_
 #undef LORA_CPU_ADAMW_INL_H_

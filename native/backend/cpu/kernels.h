@@ -41,6 +41,7 @@ void Run(const CrossEntropyBackwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const LinearCrossEntropyArgs&, int threads);
 void Run(const LinearCrossEntropyArgs&, Scratch, Context&);
 void Run(const AdamWArgs&, Scratch, Context&);
+void Run(const AdamW8bitArgs&, Scratch, Context&);
 void Run(const SgdArgs&, Scratch, Context&);
 void Run(const LionArgs&, Scratch, Context&);
 size_t ScratchBytes(const GlobalNormArgs&, int threads);

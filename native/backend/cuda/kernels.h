@@ -43,6 +43,7 @@ size_t ScratchBytes(const CrossEntropyBackwardArgs&, int threads);
 void Run(const CrossEntropyBackwardArgs&, Scratch, Context&);
 PlannedCall PlanCall(const LinearCrossEntropyArgs&, int threads);
 void Run(const AdamWArgs&, Scratch, Context&);
+void Run(const AdamW8bitArgs&, Scratch, Context&);
 void Run(const SgdArgs&, Scratch, Context&);
 void Run(const LionArgs&, Scratch, Context&);
 size_t ScratchBytes(const GlobalNormArgs&, int threads);

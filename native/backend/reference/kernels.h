@@ -32,6 +32,7 @@ void Run(const CrossEntropyForwardArgs&, Scratch, Context&);
 void Run(const CrossEntropyBackwardArgs&, Scratch, Context&);
 void Run(const LinearCrossEntropyArgs&, Scratch, Context&);
 void Run(const AdamWArgs&, Scratch, Context&);
+void Run(const AdamW8bitArgs&, Scratch, Context&);
 void Run(const SgdArgs&, Scratch, Context&);
 void Run(const LionArgs&, Scratch, Context&);
 void Run(const GlobalNormArgs&, Scratch, Context&);

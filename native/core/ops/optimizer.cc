@@ -33,11 +33,8 @@ void CheckShare(const Rules& rules, const char* name, double value) {
              value);
 }
 
-}  // namespace
-
-void Check(const AdamWArgs& args) {
-  const Rules rules(LabelOf(args));
-  CheckSegments(rules, args.segments);
+template <class Args>
+void CheckAdamW(const Rules& rules, const Args& args) {
   CheckShare(rules, "beta1", args.beta1);
   CheckShare(rules, "beta2", args.beta2);
   CheckNotNegative(rules, "lr", args.lr);
@@ -46,7 +43,8 @@ void Check(const AdamWArgs& args) {
   LORA_CHECK(args.step >= 1, rules.op(), "expected step of 1 or more but received ", args.step);
 }
 
-AdamWFactors FactorsOf(const AdamWArgs& args) {
+template <class Args>
+AdamWFactors AdamWFactorsOf(const Args& args) {
   const double steps = static_cast<double>(args.step);
   AdamWFactors factors;
   factors.decay = static_cast<float>(1 - args.lr * args.weight_decay);
@@ -59,6 +57,46 @@ AdamWFactors FactorsOf(const AdamWArgs& args) {
   factors.step_size = static_cast<float>(args.lr / (1 - std::pow(args.beta1, steps)));
   return factors;
 }
+
+}  // namespace
+
+void Check(const AdamWArgs& args) {
+  const Rules rules(LabelOf(args));
+  CheckSegments(rules, args.segments);
+  CheckAdamW(rules, args);
+}
+
+AdamWFactors FactorsOf(const AdamWArgs& args) { return AdamWFactorsOf(args); }
+
+void Check(const AdamW8bitArgs& args) {
+  const Rules rules(LabelOf(args));
+  for (const AdamW8bitSegment& segment : args.segments) {
+    rules.Float32("param", segment.param);
+    rules.Float32("grad", segment.grad);
+    LORA_CHECK(segment.grad.numel() == segment.param.numel(), rules.op(), "expected grad of ",
+               segment.param.numel(), " elements (those of param) but received ",
+               segment.grad.numel());
+    const auto codes = [&](const char* name, const TensorView& view) {
+      rules.Int32(name, view);
+      const int64_t words = segment.blocks() * (kDynamicBlock / 4);
+      LORA_CHECK(view.numel() == words, rules.op(), "expected ", name, " of ", words,
+                 " elements (64 for each 256 of param) but received ", view.numel());
+    };
+    const auto scales = [&](const char* name, const TensorView& view) {
+      rules.Type(name, view, {DType::kF32});
+      LORA_CHECK(view.numel() == segment.blocks(), rules.op(), "expected ", name, " of ",
+                 segment.blocks(), " elements (one for each 256 of param) but received ",
+                 view.numel());
+    };
+    codes("mCodes", segment.m_codes);
+    codes("vCodes", segment.v_codes);
+    scales("mScales", segment.m_scales);
+    scales("vScales", segment.v_scales);
+  }
+  CheckAdamW(rules, args);
+}
+
+AdamWFactors FactorsOf(const AdamW8bitArgs& args) { return AdamWFactorsOf(args); }
 
 void Check(const SgdArgs& args) {
   const Rules rules(LabelOf(args));

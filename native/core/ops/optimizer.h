@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/maths/ceil_div.h"
+#include "core/maths/dynamic_code.h"
 #include "core/ops/describe.h"
 #include "core/ops/step_factors.h"
 
@@ -12,33 +14,19 @@ namespace lora {
 // A step updates many parameters at once. A segment is one of them with its gradient and the state
 // that the optimizer keeps for it, all f32 and of the same numel unless said otherwise.
 
-// Updates in place, in f32, with decoupled weight decay (Loshchilov & Hutter 2019) and bias
-// correction:
-//   p ← p·(1 − lr·decay);  m ← β1·m + (1−β1)·g;  v ← β2·v + (1−β2)·g²
-//   p ← p − lr/(1−β1^step) · m / (√(v/(1−β2^step)) + eps)
-struct AdamWArgs {
-  struct Segment {
-    TensorView param, grad, m, v;
-
-    static constexpr auto Describe() {
-      using S = Segment;
-      return PartDescription{
-          Update("param", &S::param),
-          In("grad", &S::grad),
-          Update("m", &S::m),
-          Update("v", &S::v),
-      };
-    }
-  };
+// The arguments of AdamW, whose segments say how the moments are kept.
+template <class SegmentOfOp>
+struct AdamWStepArgs {
+  using Segment = SegmentOfOp;
   std::vector<Segment> segments;
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
   int64_t step = 1;  // 1 at the first call
 
   static constexpr auto Describe() {
-    using A = AdamWArgs;
+    using A = AdamWStepArgs;
     return OpDescription{
-        "adamw",
-        "adamw",
+        Segment::kOp,
+        Segment::kOp,
         Each("segments", "segment", &A::segments),
         Options(Number("lr", &A::lr), Number("beta1", &A::beta1), Number("beta2", &A::beta2),
                 Number("eps", &A::eps), Number("weightDecay", &A::weight_decay),
@@ -47,8 +35,58 @@ struct AdamWArgs {
     };
   }
 };
+
+struct AdamWSegment {
+  static constexpr const char* kOp = "adamw";
+  TensorView param, grad, m, v;
+
+  static constexpr auto Describe() {
+    using S = AdamWSegment;
+    return PartDescription{
+        Update("param", &S::param),
+        In("grad", &S::grad),
+        Update("m", &S::m),
+        Update("v", &S::v),
+    };
+  }
+};
+
+// Updates in place, in f32, with decoupled weight decay (Loshchilov & Hutter 2019) and bias
+// correction:
+//   p ← p·(1 − lr·decay);  m ← β1·m + (1−β1)·g;  v ← β2·v + (1−β2)·g²
+//   p ← p − lr/(1−β1^step) · m / (√(v/(1−β2^step)) + eps)
+using AdamWArgs = AdamWStepArgs<AdamWSegment>;
 void Check(const AdamWArgs&);
 AdamWFactors FactorsOf(const AdamWArgs&);
+
+// The moments are kept in blocks of kDynamicBlock elements, the last of which may be shorter. A
+// moment is the scale of its block times the value of its code (core/maths/dynamic_code.h), which
+// has a sign for m and none for v. Codes are bytes, four in an i32. They are stored for whole
+// blocks, and those behind the end of the parameter are 0.
+struct AdamW8bitSegment {
+  static constexpr const char* kOp = "adamw8bit";
+  TensorView param, grad;         // f32, same numel
+  TensorView m_codes, v_codes;    // i32 [blocks·64]
+  TensorView m_scales, v_scales;  // f32 [blocks]
+
+  int64_t blocks() const { return CeilDiv(param.numel(), kDynamicBlock); }
+
+  static constexpr auto Describe() {
+    using S = AdamW8bitSegment;
+    return PartDescription{
+        Update("param", &S::param),      In("grad", &S::grad),
+        Update("mCodes", &S::m_codes),   Update("vCodes", &S::v_codes),
+        Update("mScales", &S::m_scales), Update("vScales", &S::v_scales),
+    };
+  }
+};
+
+// AdamW with the state in 8 bits (Dettmers et al. 2022): the moments are dequantised, p is updated
+// by the new ones in f32, and these are quantised. A scale is the largest magnitude of its block.
+// It is NaN where a moment of the block is not finite; then its codes are 0.
+using AdamW8bitArgs = AdamWStepArgs<AdamW8bitSegment>;
+void Check(const AdamW8bitArgs&);
+AdamWFactors FactorsOf(const AdamW8bitArgs&);
 
 // Updates in place, in f32, as PyTorch's SGD does (Sutskever et al. 2013):
 //   g ← g + decay·p;  v ← μ·v + g;  p ← p − lr·v, or p ← p − lr·(g + μ·v) with nesterov
@@ -159,6 +197,7 @@ struct ClipByNormArgs {
 };
 void Check(const ClipByNormArgs&);
 
-using OptimizerOps = OpList<AdamWArgs, SgdArgs, LionArgs, GlobalNormArgs, ClipByNormArgs>;
+using OptimizerOps =
+    OpList<AdamWArgs, AdamW8bitArgs, SgdArgs, LionArgs, GlobalNormArgs, ClipByNormArgs>;
 
 }  // namespace lora

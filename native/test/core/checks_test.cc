@@ -399,6 +399,23 @@ TEST_CASE("the optimizer") {
       "[adamw] expected eps of 0 or more but received nan");
   Rejects<AdamWArgs>(
       adamw, [](auto& a) { a.step = 0; }, "[adamw] expected step of 1 or more but received 0");
+  AdamW8bitArgs small;
+  small.segments = {{F32({300}), F32({300}), I32({128}), I32({128}), F32({2}), F32({2})}};
+  CHECK(Complaint(small) == "");
+  Rejects<AdamW8bitArgs>(
+      small, [](auto& a) { a.segments[0].grad = F32({3}); },
+      "[adamw8bit] expected grad of 300 elements (those of param) but received 3");
+  Rejects<AdamW8bitArgs>(
+      small, [](auto& a) { a.segments[0].v_codes = I32({75}); },
+      "[adamw8bit] expected vCodes of 128 elements (64 for each 256 of param) but received 75");
+  Rejects<AdamW8bitArgs>(
+      small, [](auto& a) { a.segments[0].m_codes = F32({128}); },
+      "[adamw8bit] expected mCodes of dtype i32 but received f32");
+  Rejects<AdamW8bitArgs>(
+      small, [](auto& a) { a.segments[0].m_scales = F32({1}); },
+      "[adamw8bit] expected mScales of 2 elements (one for each 256 of param) but received 1");
+  Rejects<AdamW8bitArgs>(
+      small, [](auto& a) { a.beta1 = 1; }, "[adamw8bit] expected beta1 in [0, 1) but received 1");
   SgdArgs sgd;
   sgd.segments = {{F32({4}), F32({4}), F32({4})}, {F32({2}), F32({2}), F32({2})}};
   sgd.momentum = 0.9;
