@@ -245,7 +245,6 @@ export interface NativeBinding {
     g: NativeTensor,
     options: { window: number; scale: number },
   ): [dq: NativeTensor, dk: NativeTensor, dv: NativeTensor];
-  cacheAppend(src: NativeTensor, cache: NativeTensor, offset: number): void;
   attentionPaged(
     q: NativeTensor,
     kPool: NativeTensor,

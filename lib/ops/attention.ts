@@ -65,44 +65,6 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   return y;
 }
 
-export interface CachedAttentionOptions {
-  /** How many positions of the cache are valid. */
-  kvLength: number;
-  /** The position of the first query. */
-  qOffset: number;
-  scale: number;
-  window?: number;
-}
-
-/** The same against a cache [b, capacity, kvHeads, d]; q [b, s, heads, d] from position qOffset on. No gradient. */
-export function attentionCached(
-  q: Tensor,
-  cacheK: Tensor,
-  cacheV: Tensor,
-  options: CachedAttentionOptions,
-): Tensor {
-  checkOptions(op, options, ['kvLength', 'qOffset', 'scale', 'window']);
-  const { kvLength, qOffset, scale, window = 0 } = options;
-  checkHeads(q, cacheK, cacheV);
-  checkInteger(op, 'qOffset', qOffset);
-  checkInteger(op, 'kvLength', kvLength);
-  checkInteger(op, 'window', window);
-  check(
-    qOffset + q.shape[1]! <= kvLength && kvLength <= cacheK.shape[1]!,
-    op,
-    `expected qOffset + ${q.shape[1]} ≤ kvLength ≤ ${cacheK.shape[1]} but received ${qOffset} and ${kvLength}`,
-  );
-  const [y] = call().attentionForward(
-    q.handle,
-    cacheK.handle,
-    cacheV.handle,
-    null,
-    { kvLength, qOffset, window, scale },
-    false,
-  );
-  return wrap(y, q.dtype, q.shape, q.device);
-}
-
 function checkHeads(q: Tensor, k: Tensor, v: Tensor): void {
   checkFloat(op, q, 'q');
   for (const [name, t] of [
@@ -126,23 +88,4 @@ function checkHeads(q: Tensor, k: Tensor, v: Tensor): void {
       `but received ${shapeText(q.shape)} and ${shapeText(k.shape)}`,
   );
   checkDims(op, 'v', v, k.shape, 'that of k');
-}
-
-/** cache[b, offset + i] ← src[b, i], in place; src [b, s, …], cache [b, capacity, …]. */
-export function cacheAppend(src: Tensor, cache: Tensor, offset: number): void {
-  const name = 'cache_append';
-  checkFloat(name, src, 'src');
-  checkFloat(name, cache, 'cache');
-  checkSameDevice(name, 'cache', cache.device, src.device);
-  checkInteger(name, 'offset', offset);
-  check(
-    src.dtype === cache.dtype &&
-      src.shape.length >= 2 &&
-      src.shape.length === cache.shape.length &&
-      src.shape.every((d, i) => (i === 1 ? offset + d <= cache.shape[1]! : d === cache.shape[i])),
-    name,
-    `expected src of shape [${cache.shape[0]}, s, ${cache.shape.slice(2).join(', ')}] with offset + s ≤ ` +
-      `${cache.shape[1]} but received ${shapeText(src.shape)} at ${offset}`,
-  );
-  call().cacheAppend(src.handle, cache.handle, offset);
 }

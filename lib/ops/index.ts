@@ -1,7 +1,7 @@
 /** Every op, for the layers and models of this package; with them, tensors have their methods. */
 import './methods';
-export { attention, attentionCached, cacheAppend } from './attention';
-export type { AttentionOptions, CachedAttentionOptions } from './attention';
+export { attention } from './attention';
+export type { AttentionOptions } from './attention';
 export { attentionPaged, PAGE_SIZE, pageAppend, poolShape } from './attention_paged';
 export type { PagedAttentionOptions } from './attention_paged';
 export { binary } from './binary';

@@ -4,9 +4,7 @@ import type { Device } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   attention,
-  attentionCached,
   attentionPaged,
-  cacheAppend,
   crossEntropy,
   embedding,
   linearCrossEntropy,
@@ -128,50 +126,6 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
     const y = embedding(w, ints([2, 0], [1, 2], device));
     expect([y.shape, ...(await y.data())]).toEqual([[1, 2, 2], 5, 6, 1, 2]);
     await expectReject(embedding(w, ints([3], [1], device)).data(), 'ERR_DATA', /^\[embedding\] .*3/);
-  });
-
-  test('decoding against a cache is the row of a whole pass', async () => {
-    const [b, s, heads, kv, d] = [2, 5, 4, 2, 4];
-    const q = seeded([b, s, heads, d], 1, { device });
-    const [k, v] = [seeded([b, s, kv, d], 2, { device }), seeded([b, s, kv, d], 3, { device })];
-    const whole = await attention(q, k, v, { scale: 0.5 }).data();
-    const [cacheK, cacheV] = [0, 1].map(() =>
-      tensor(new Float32Array(b * 8 * kv * d), { shape: [b, 8, kv, d], device }),
-    );
-    const take = async (t: Tensor, from: number, to: number): Promise<Tensor> => {
-      const all = await t.data();
-      const row = t.shape[2]! * d;
-      const parts = Array.from({ length: b }, (_, i) => [
-        ...all.slice((i * s + from) * row, (i * s + to) * row),
-      ]);
-      return tensor(Float32Array.from(parts.flat()), { shape: [b, to - from, t.shape[2]!, d], device });
-    };
-    for (const [from, to] of [
-      [0, 3],
-      [3, 4],
-      [4, 5],
-    ] as const) {
-      cacheAppend(await take(k, from, to), cacheK!, from);
-      cacheAppend(await take(v, from, to), cacheV!, from);
-      const y = attentionCached(await take(q, from, to), cacheK!, cacheV!, {
-        kvLength: to,
-        qOffset: from,
-        scale: 0.5,
-      });
-      const got = await y.data();
-      const row = heads * d;
-      for (let i = 0; i < b; i++) {
-        const want = whole.slice((i * s + from) * row, (i * s + to) * row);
-        expect(
-          relativeError(got.slice(i * (to - from) * row, (i + 1) * (to - from) * row), want),
-        ).toBeLessThan(1e-5);
-      }
-    }
-    expectThrow(
-      () => cacheAppend(k, cacheK!, 4),
-      'ERR_ARGUMENT',
-      '[cache_append] expected src of shape [2, s, 2, 4] with offset + s ≤ 8 but received [2, 5, 2, 4] at 4',
-    );
   });
 
   test('sequences in pages: chunks of two prompts, then a token of each', async () => {

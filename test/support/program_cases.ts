@@ -2,10 +2,11 @@
 import { setThreads, tensor, tidy, type Device, type DType, type Tensor } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
 import {
-  attentionCached,
-  cacheAppend,
+  attentionPaged,
   embedding,
   loraLinearGroup,
+  pageAppend,
+  poolShape,
   rmsNorm,
   rope,
   sample,
@@ -45,13 +46,18 @@ function decoder(device: Device, dtype: DType, layers: number) {
     out: branch(hidden, hidden),
     gate: [branch(inner, hidden), branch(inner, hidden)],
     down: branch(hidden, inner),
-    k: rawFilled([rows, positions, heads, headDim], 0, dtype, device),
-    v: rawFilled([rows, positions, heads, headDim], 0, dtype, device),
+    k: rawFilled(poolShape(rows, heads, headDim), 0, dtype, device),
+    v: rawFilled(poolShape(rows, heads, headDim), 0, dtype, device),
   }));
   const tokens = FrozenWeight.pack(activations(vocab, hidden));
   const head = branch(vocab, hidden);
   const ids = tensor(new Int32Array(rows), { shape: [rows, 1], device });
   const places = tensor(new Int32Array(rows), { shape: [rows, 1], device });
+  const pages = tensor(
+    Int32Array.from({ length: rows }, (_, i) => i),
+    { shape: [rows, 1], device },
+  );
+  const lengths = tensor(new Int32Array(rows).fill(1), { shape: [rows], device });
   const draws = rowsOf(
     [0.8, 0, 1.2].map((temperature, row) => ({
       temperature,
@@ -67,9 +73,10 @@ function decoder(device: Device, dtype: DType, layers: number) {
     const normed = rmsNorm(x, norm, 1e-5);
     const split = loraLinearGroup(normed, qkv).map((t) => t.reshape([rows, 1, heads, headDim]));
     const q = rope(split[0]!, table, { positions: places });
-    cacheAppend(rope(split[1]!, table, { positions: places }), k, 0);
-    cacheAppend(split[2]!, v, 0);
-    const y = attentionCached(q, k, v, { kvLength: 1, qOffset: 0, scale: 0.3 }).reshape([rows, 1, hidden]);
+    pageAppend(rope(split[1]!, table, { positions: places }), k, pages, lengths);
+    pageAppend(split[2]!, v, pages, lengths);
+    const options = { scale: 0.3, phase: 'decode' } as const;
+    const y = attentionPaged(q, k, v, pages, lengths, options).reshape([rows, 1, hidden]);
     const middle = x.add(loraLinearGroup(y, [out])[0]!);
     const [g, u] = loraLinearGroup(rmsNorm(middle, norm, 1e-5), gate) as [Tensor, Tensor];
     return middle.add(loraLinearGroup(swiglu(g, u), [down])[0]!);

@@ -3,9 +3,7 @@ import { parameter, tensor, type DType, type Tensor } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   attention,
-  attentionCached,
   attentionPaged,
-  cacheAppend,
   crossEntropy,
   embedding,
   linearCrossEntropy,
@@ -185,20 +183,6 @@ const cases: [string, () => unknown, string | RegExp][] = [
     () => attention(heads, heads, heads, { scale: 1, keyBegin: ids(3) }),
     '[attention] expected keyBegin of shape [1, 3] (batch, seq) but received [3]',
   ],
-  [
-    'attentionCached',
-    () => attentionCached(heads, x([1, 8, 2, 2]), x([1, 8, 2, 2]), { scale: 1, qOffset: 2, kvLength: 4 }),
-    '[attention] expected qOffset + 3 ≤ kvLength ≤ 8 but received 2 and 4',
-  ],
-  [
-    'attentionCached',
-    () => attentionCached(heads, x([1, 8, 2, 2]), x([1, 8, 2, 2]), { scale: 1, qOffset: 2, kvLength: 9 }),
-    /≤ kvLength ≤ 8 but received 2 and 9/,
-  ],
-  ['cacheAppend', () => cacheAppend(x([1, 2, 2]), x([1, 8, 3]), 0), /expected src of shape \[1, s, 3\]/],
-  ['cacheAppend', () => cacheAppend(x([1, 2, 2], 'bf16'), x([1, 8, 2]), 0), /^\[cache_append\] expected src/],
-  ['cacheAppend', () => cacheAppend(x([1, 2, 2]), x([1, 8, 2]), 7), /but received \[1, 2, 2\] at 7/],
-  ['cacheAppend', () => cacheAppend(x([1, 2, 2]), x([1, 8, 2]), -1), /expected offset to be an integer/],
   [
     'page_append',
     () => pageAppend(x([2, 1, 2]), pool(), ids(2, 3), ids(2)),

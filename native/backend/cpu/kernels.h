@@ -29,7 +29,6 @@ size_t ScratchBytes(const AttentionForwardArgs&, int threads);
 void Run(const AttentionForwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const AttentionBackwardArgs&, int threads);
 void Run(const AttentionBackwardArgs&, Scratch, Context&);
-void Run(const CacheAppendArgs&, Scratch, Context&);
 void Run(const PageAppendArgs&, Scratch, Context&);
 size_t ScratchBytes(const AttentionPagedArgs&, int threads);
 void Run(const AttentionPagedArgs&, Scratch, Context&);

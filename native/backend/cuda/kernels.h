@@ -30,7 +30,6 @@ size_t ScratchBytes(const AttentionForwardArgs&, int threads);
 void Run(const AttentionForwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const AttentionBackwardArgs&, int threads);
 void Run(const AttentionBackwardArgs&, Scratch, Context&);
-void Run(const CacheAppendArgs&, Scratch, Context&);
 size_t ScratchBytes(const PageAppendArgs&, int threads);
 void Run(const PageAppendArgs&, Scratch, Context&);
 size_t ScratchBytes(const AttentionPagedArgs&, int threads);

@@ -23,7 +23,6 @@ void Run(const RmsNormBackwardArgs&, Scratch, Context&);
 void Run(const RopeArgs&, Scratch, Context&);
 void Run(const AttentionForwardArgs&, Scratch, Context&);
 void Run(const AttentionBackwardArgs&, Scratch, Context&);
-void Run(const CacheAppendArgs&, Scratch, Context&);
 void Run(const PageAppendArgs&, Scratch, Context&);
 void Run(const AttentionPagedArgs&, Scratch, Context&);
 void Run(const SwigluForwardArgs&, Scratch, Context&);

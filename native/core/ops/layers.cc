@@ -125,25 +125,6 @@ void Check(const AttentionBackwardArgs& args) {
   rules.Like("dv", args.dv, "v", args.v);
 }
 
-void Check(const CacheAppendArgs& args) {
-  const Rules rules(LabelOf(args));
-  rules.Present("src", args.src);
-  rules.Present("cache", args.cache);
-  LORA_CHECK(args.cache.shape.rank() >= 2, rules.op(),
-             "expected cache of at least 2 dimensions (batch, capacity, …) but received shape ",
-             args.cache.shape);
-  LORA_CHECK(args.src.shape.rank() == args.cache.shape.rank(), rules.op(), "expected src of ",
-             args.cache.shape.rank(), " dimensions (those of cache) but received shape ",
-             args.src.shape);
-  Shape expected{args.cache.dim(0), args.src.dim(1)};
-  for (int i = 2; i < args.cache.shape.rank(); ++i) expected.push_back(args.cache.dim(i));
-  rules.ShapeIs("src", args.src, expected, "(batch, sequence, as cache)");
-  rules.SameType("src", args.src, "cache", args.cache.dtype);
-  LORA_CHECK(args.offset >= 0 && args.offset <= args.cache.dim(1) - args.src.dim(1), rules.op(),
-             "expected offset + sequence to be at most ", args.cache.dim(1),
-             " (the capacity of cache) but received ", args.offset, " + ", args.src.dim(1));
-}
-
 void Check(const SwigluForwardArgs& args) {
   const Rules rules(LabelOf(args));
   rules.InferenceAct("gate", args.gate);

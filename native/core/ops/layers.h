@@ -164,25 +164,6 @@ struct AttentionBackwardArgs {  // here kv_length == capacity == sq and q_offset
 };
 void Check(const AttentionBackwardArgs&);
 
-// cache[b, offset + i, :] ← src[b, i, :]; the rest of the cache keeps its values.
-struct CacheAppendArgs {
-  TensorView src;    // [b, s, ...]
-  TensorView cache;  // [b, capacity, ...], same trailing dims and dtype
-  int64_t offset = 0;
-
-  static constexpr auto Describe() {
-    using A = CacheAppendArgs;
-    return OpDescription{
-        "cache_append",
-        "cache_append",
-        In("src", &A::src),
-        InOut("cache", &A::cache),
-        Whole("offset", &A::offset),
-    };
-  }
-};
-void Check(const CacheAppendArgs&);
-
 // y = silu(gate)·up.
 struct SwigluForwardArgs {
   TensorView gate, up, y;  // same shape, act
@@ -220,6 +201,6 @@ void Check(const SwigluBackwardArgs&);
 
 using LayerOps =
     OpList<EmbeddingArgs, RmsNormForwardArgs, RmsNormBackwardArgs, RopeArgs, AttentionForwardArgs,
-           AttentionBackwardArgs, CacheAppendArgs, SwigluForwardArgs, SwigluBackwardArgs>;
+           AttentionBackwardArgs, SwigluForwardArgs, SwigluBackwardArgs>;
 
 }  // namespace lora

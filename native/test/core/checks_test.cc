@@ -228,17 +228,6 @@ TEST_CASE("the layers of a model") {
       rope, [](auto& a) { a.x = F32({1, 3, 2, 7}); },
       "[rope] expected an even head_dim but received x of shape [1, 3, 2, 7]");
 
-  const CacheAppendArgs cache{F32({2, 3, 4}), F32({2, 8, 4}), 5};
-  CHECK(Complaint(cache) == "");
-  Rejects<CacheAppendArgs>(
-      cache, [](auto& a) { a.offset = 6; },
-      "[cache_append] expected offset + sequence to be at most 8 (the capacity of "
-      "cache) but received 6 + 3");
-  Rejects<CacheAppendArgs>(
-      cache, [](auto& a) { a.src = F32({2, 3, 5}); },
-      "[cache_append] expected src of shape [2, 3, 4] (batch, sequence, as cache) "
-      "but received [2, 3, 5]");
-
   CHECK(Complaint(SwigluForwardArgs{F32({2}), F32({2}), F32({2})}) == "");
   CHECK(Complaint(SwigluForwardArgs{F32({2}), BF16({2}), F32({2})}) ==
         "[swiglu] expected up of dtype f32 (that of gate) but received bf16");

@@ -159,13 +159,6 @@ TEST_CASE("attention weighs keys by the exponential of scale·q·k") {
   CHECK_CLOSE(y, Of(kF64, q.shape(), {1, 0, first, 1 - first}), kTight);
 }
 
-TEST_CASE("cache_append writes its positions and no others") {
-  Tensor cache = Zeros(kF32, {2, 3, 2});
-  const Tensor src = Of(kF32, {2, 1, 2}, {1, 2, 3, 4});
-  Do(CacheAppendArgs{src, cache, 1});
-  CHECK(cache.Values() == std::vector<double>{0, 0, 1, 2, 0, 0, 0, 0, 3, 4, 0, 0});
-}
-
 TEST_CASE("swiglu") {
   const Tensor gate = Of(kF64, {3}, {0, 1, -2}), up = Of(kF64, {3}, {5, 3, 1}), y(kF64, {3});
   Do(SwigluForwardArgs{gate, up, y});
