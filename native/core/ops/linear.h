@@ -107,11 +107,11 @@ inline constexpr const char* kLinearPhases[] = {"auto", "prefill", "decode"};
 struct LoraLinearForwardArgs {
   TensorView x;  // [m, in] act
   std::vector<LoraBranch> branches;
-  LinearPhase phase = LinearPhase::kAuto;
-  TensorView slots;  // [m] i32; comes with a table
-  DeltaTableView table;
   std::vector<TensorView> y;  // per branch [m, out] act
   std::vector<TensorView> h;  // per branch [m, r] f32, unscaled; absent where nobody will need it
+  LinearPhase phase = LinearPhase::kAuto;
+  TensorView slots{};  // [m] i32; comes with a table
+  DeltaTableView table{};
 
   static constexpr auto Describe() {
     using A = LoraLinearForwardArgs;
