@@ -1,8 +1,7 @@
 /** Computes a part of a prompt: keys and values of its positions, and after the last one the logits of the next token. */
-import { Pace } from '../formats/slices';
 import { entry } from '../native/calls';
-import { roomInQueue } from '../native/device';
 import { fromBytes } from '../tensor/create';
+import { enqueueInSlices } from '../tensor/op_slices';
 import { rawView } from '../tensor/raw';
 import { noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
@@ -40,15 +39,8 @@ export async function prefill(
           mostPositions: pages.length * pageLength,
           phase: 'prefill',
         };
-        const blocks = model.hiddenStates(whole(ids.slice(begin, end), [1, length]), use, past);
-        const pace = new Pace();
-        let step = entry(() => blocks.next());
-        while (!step.done) {
-          await roomInQueue(device);
-          if (pace.due) await pace.rest();
-          step = entry(() => blocks.next());
-        }
-        const hidden = step.value;
+        const inputIds = whole(ids.slice(begin, end), [1, length]);
+        const hidden = await enqueueInSlices(device, model.hiddenStates(inputIds, use, past));
         if (!wantsToken) return rawView(hidden, 0, [1]);
         const width = hidden.shape[2]!;
         return entry(() =>
