@@ -221,12 +221,13 @@ test('the bounds are said before any work', async () => {
 
 test('ERR_BUSY for other bounds while a generation runs', async () => {
   const model = await load();
-  const running = model.generate(text(4, 1), { maxNewTokens: 20, ignoreEos: true });
-  await new Promise((resolve) => setTimeout(resolve, 5));
+  const iterator = model.generate(text(4, 1), { ignoreEos: true })[Symbol.asyncIterator]();
+  await iterator.next();
   expect(() => model.configureEngine({ maxBatchSize: 2 })).toThrow(
     expect.objectContaining({ code: 'ERR_BUSY' }),
   );
-  await running;
+  await iterator.return!();
+  await new Promise((resolve) => setImmediate(resolve)); // in which the engine drops it
   model.configureEngine({ maxBatchSize: 2 });
 });
 
@@ -288,13 +289,17 @@ test('a step that fails ends its requests and no other, and the next ones find g
   const model = await load();
   const all = wishes(4, (i) => ({ prompt: text(3, i), maxNewTokens: 40 }));
   const alone = await oneByOne(model, all);
-  const settle = async (): Promise<PromiseSettledResult<number[]>[]> =>
-    Promise.allSettled(all.map(async (wish) => (await run(model, wish)).ids));
   for (const op of ['page_append', 'attention_paged', 'sample']) {
-    const running = settle();
-    await new Promise((resolve) => setTimeout(resolve, 15));
-    binding().injectFailure(op, 'injected');
-    const outcomes = await running;
+    const outcomes = await Promise.allSettled(
+      all.map(async ({ prompt, ...options }, i) => {
+        const ids: number[] = [];
+        for await (const { id } of model.generate(prompt, options)) {
+          ids.push(id);
+          if (i === 0 && ids.length === 3) binding().injectFailure(op, 'injected');
+        }
+        return ids;
+      }),
+    );
     const failed = outcomes.filter(({ status }) => status === 'rejected');
     expect(failed.length).toBeGreaterThan(0);
     for (const [i, outcome] of outcomes.entries())

@@ -370,9 +370,9 @@ example('sampling.mjs', 'each rule changes the text as its guide says', (run) =>
   expect(run(base)).toEqual(lines);
 });
 
+for (const name of ['server.mjs', 'serve-and-train.mjs']) tested.add(name);
 /** A program that listens, on a port that was free. */
 function listening(name: string, args: readonly string[], more: NodeJS.ProcessEnv = {}) {
-  tested.add(name);
   const child = spawn(process.execPath, [join(examples, name), ...args], {
     cwd: scratch,
     env: { ...env, PORT: '0', ...more },
