@@ -6,9 +6,8 @@
  */
 import { LoRAError } from '../errors';
 import { needsGrad, record } from '../tensor/autograd';
-import type { LinearPhase, NativeBranch, NativeDropout, NativeTensor } from '../native/binding';
+import type { LinearPhase, NativeBranch, NativeDropout, NativeTable, NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
-import type { DeltaTable } from '../linear/delta_table';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { check, numelOf, shapeText } from '../validate';
@@ -35,6 +34,11 @@ export interface LoraBranch {
   factor?: Tensor;
 }
 
+/** The changes of several adapters: see linear/delta_table.ts. */
+interface RowTable {
+  readonly handle: NativeTable;
+}
+
 /** How a call is computed. */
 export interface LoraLinearOptions {
   /**
@@ -46,7 +50,7 @@ export interface LoraLinearOptions {
    * Row i of x, its leading dimensions taken as one, has the changes of slot slots[i] of a table; −1: none. Without gradients for them.
    * A slot outside of the table is ERR_DATA when the result is read.
    */
-  rows?: { readonly table: DeltaTable; readonly slots: Tensor };
+  rows?: { readonly table: RowTable; readonly slots: Tensor };
 }
 
 /** x [..., in] → y [..., out]. */
