@@ -37,6 +37,16 @@ const unless =
 const isSystemError = (error: unknown): boolean =>
   typeof (error as NodeJS.ErrnoException).syscall === 'string';
 
+/** The last call that looks for its target. */
+let looking: Promise<unknown> = Promise.resolve();
+
+/** The same as targetOf(), found in the order of the calls, which the file system does not keep. */
+function targetInOrder(dir: string): Promise<string> {
+  const found = looking.then(() => targetOf(dir));
+  looking = found.catch(() => undefined);
+  return found;
+}
+
 /** Saves of one folder, in their order. */
 const running = new Map<string, Promise<void>>();
 
@@ -61,7 +71,7 @@ export async function saveTogether(
   write: (folder: string) => Promise<void>,
   obsolete: readonly string[] = [],
 ): Promise<void> {
-  const target = await targetOf(dir);
+  const target = await targetInOrder(dir);
   await inTurn(target, async () => {
     await sweep(dirname(target), (name) => name === basename(target) || areCheckpoints(name, target));
     await sweep(target, (name) => name === staging || checkpoint.test(name));
