@@ -32,11 +32,11 @@ test.each([
   ],
   [
     { optimizer: 'adam' },
-    "expected optimizer to be one of adamw, sgd, lion, or an optimizer, but received 'adam'",
+    "expected optimizer to be one of adamw, adamw8bit, sgd, lion, or an optimizer, but received 'adam'",
   ],
   [
     { optimizer: 'toString' },
-    "expected optimizer to be one of adamw, sgd, lion, or an optimizer, but received 'toString'",
+    "expected optimizer to be one of adamw, adamw8bit, sgd, lion, or an optimizer, but received 'toString'",
   ],
   [{ optimizer: { lr: 1 } }, /^expected optimizer to be one of .* but received an object/],
   [{ loraPlusRatio: 0 }, 'expected loraPlusRatio to be a number above 0 but received 0'],

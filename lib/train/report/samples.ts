@@ -58,7 +58,9 @@ export async function makeSamples(
   const deadline = performance.now() + 1000 * mostSeconds;
   const write = async (prompt: readonly number[], by: Adapter | null): Promise<string> => {
     let written = '';
-    const options = { maxNewTokens, temperature: 0, adapter: by, signal };
+    const room = Math.max(1, model.config.maxPositionEmbeddings - prompt.length);
+    const limit = Math.min(maxNewTokens, room);
+    const options = { maxNewTokens: limit, temperature: 0, adapter: by, signal };
     for await (const { text } of model.generate([...prompt], options)) {
       written += text;
       if (performance.now() > deadline) return `${written}…`;
