@@ -1,9 +1,8 @@
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, memoryUsage, setThreads, type GenerateOptions } from '../../lib/index';
+import { CausalLM, setThreads, type GenerateOptions } from '../../lib/index';
 import { sample, view } from '../../lib/ops';
 import { fillAdapter } from '../support/fill_adapter';
-import { collectGarbage } from '../support/garbage';
 import { rowsOf } from '../support/sampling';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
