@@ -227,7 +227,13 @@ test.each<[string, unknown, Record<string, unknown>, string, string]>([
     'ERR_ARGUMENT',
     "the model has no adapter 'defualt'; it has none",
   ],
-  ['too few adapters', [[1], [2]], { adapter: [null] }, 'ERR_ARGUMENT', 'expected one adapter for each of 2 rows but received 1'],
+  [
+    'too few adapters',
+    [[1], [2]],
+    { adapter: [null] },
+    'ERR_ARGUMENT',
+    'expected one adapter for each of 2 rows but received 1',
+  ],
 ])('forward refuses %s', async (_, ids, options, code, sentence) => {
   const model = models[0] ?? (await load()).model;
   for (const name of [...model.adapters.keys()]) await model.removeAdapter(name);
