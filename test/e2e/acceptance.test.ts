@@ -82,6 +82,7 @@ for (const [dtype, order] of [
 acceptance('stories', elsewhere, 'stories.mjs', []);
 // Chat masks need SmolLM2's tokenizer, packing and resume do not.
 acceptance('training', elsewhere, 'training.mjs', existsSync(smollm) ? [smollm] : []);
+acceptance('company', elsewhere, 'company.mjs', []);
 acceptance('files', elsewhere, 'files.mjs', []);
 
 const noModel = existsSync(join(smollm, 'model.safetensors'))
