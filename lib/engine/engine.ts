@@ -118,9 +118,9 @@ export class Engine {
     );
   }
 
-  /** Whether requests run or wait. */
+  /** Whether requests run or wait; one that was left does not, though its last step may be under way. */
   get busy(): boolean {
-    return this.#scheduler.running + this.#scheduler.waiting > 0;
+    return this.#scheduler.all.some(({ ended }) => !ended);
   }
 
   get stats(): EngineStats {
