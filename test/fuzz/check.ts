@@ -1,9 +1,21 @@
 /** What a reader may do with an input: give something, or throw a LoRAError, soon, in little memory. */
+import { existsSync, readFileSync } from 'node:fs';
 import { inspect } from 'node:util';
 import { LoRAError } from '../../lib/errors';
 
 export const mostMilliseconds = 1000;
 export const mostKibibytes = 256 * 1024;
+
+const status = '/proc/self/status';
+
+/**
+ * The peak of the memory of this process, in kibibytes. On Linux, maxRSS of resourceUsage() begins with what the parent had when
+ * it started this process, which would hide all that is smaller.
+ */
+export function peakKibibytes(): number {
+  const peak = existsSync(status) && /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(status, 'utf8'));
+  return peak ? Number(peak[1]) : process.resourceUsage().maxRSS;
+}
 
 /**
  * Runs a reader: the LoRAError that it throws, a sentence for a fault, undefined for neither. `baseline`: the peak of the process, in
@@ -26,7 +38,7 @@ export async function checkRun(
   if (thrown !== undefined && !(thrown instanceof LoRAError))
     return `threw ${inspect(thrown).slice(0, 2000)}`;
   if (took > mostMilliseconds) return `took ${took.toFixed(0)} ms`;
-  const { maxRSS } = process.resourceUsage();
-  if (baseline > 0 && maxRSS - baseline > mostKibibytes) return `took ${maxRSS - baseline} KiB`;
+  const grown = baseline > 0 ? peakKibibytes() - baseline : 0;
+  if (grown > mostKibibytes) return `took ${grown} KiB`;
   return thrown;
 }

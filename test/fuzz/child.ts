@@ -5,7 +5,7 @@
 import { openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { LoRAError } from '../../lib/errors';
-import { checkRun } from './check';
+import { checkRun, peakKibibytes } from './check';
 import { Dice } from './random';
 import { freshFolder, targets } from './targets';
 
@@ -31,7 +31,7 @@ async function main(): Promise<void> {
       process.exit(3);
     }
     // What the first inputs load and compile is no input's doing.
-    if (index - Number(first) === 200) baseline = process.resourceUsage().maxRSS;
+    if (index - Number(first) === 200) baseline = peakKibibytes();
   }
   process.stdout.write(`${JSON.stringify({ inputs: index - Number(first), refused })}\n`);
   process.exit(0);

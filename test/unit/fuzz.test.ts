@@ -59,11 +59,17 @@ describe('the check itself finds', () => {
     const source = resolve(__dirname, '../fuzz/check.ts');
     buildSync({ entryPoints: [source], outfile, bundle: true, platform: 'node', format: 'cjs' });
     const program = `
-      const { checkRun } = require(${JSON.stringify(outfile)});
-      const take = (mebibytes) =>
-        checkRun(() => Buffer.alloc(mebibytes * 2 ** 20, 1).length, process.resourceUsage().maxRSS);
+      const { checkRun, peakKibibytes } = require(${JSON.stringify(outfile)});
+      const take = (mebibytes) => checkRun(() => Buffer.alloc(mebibytes * 2 ** 20, 1).length, peakKibibytes());
       take(100).then(async (little) => console.log(little, await take(400)));`;
-    const { stdout, stderr } = spawnSync(process.execPath, ['-e', program], { encoding: 'utf8' });
+    // A child of a parent that is larger than all that the child takes.
+    const parent = `
+      const large = Buffer.alloc(700 * 2 ** 20, 1);
+      const { stdout, stderr } = require('node:child_process').spawnSync(process.execPath, ['-e', ${JSON.stringify(program)}]);
+      process.stdout.write(stdout);
+      process.stderr.write(stderr);
+      large.fill(2);`;
+    const { stdout, stderr } = spawnSync(process.execPath, ['-e', parent], { encoding: 'utf8' });
     expect({ stdout, stderr }).toEqual({
       stdout: expect.stringMatching(/^undefined took \d+ KiB\n$/),
       stderr: '',
