@@ -98,7 +98,10 @@ export class Scheduler {
   #hasRoom(request: Request): boolean {
     if (this.#running.length === 0) return true;
     const needed = request.pagesMissing(request.ids.length);
-    return needed <= this.#pool.available || needed <= this.#pool.available + this.#prefixes.evictable;
+    if (needed <= this.#pool.available) return true;
+    // Those that sit out give way to it.
+    const held = this.#running.reduce((sum, { held: idle, pages }) => sum + (idle ? pages.length : 0), 0);
+    return needed <= this.#pool.available + this.#prefixes.evictable + held;
   }
 
   #stays(request: Request): boolean {

@@ -163,6 +163,19 @@ test('when the pool is full the youngest loses its pages and makes its tokens la
   for (const request of requests) expect(request.ids.slice(60)).toEqual(text(120, 60));
 });
 
+test('one that sits out keeps no other from beginning, though it has all pages', () => {
+  const { submit, step } = world({ pages: 2 });
+  const slow = submit(text(100), { maxNewTokens: 20 });
+  for (let i = 0; i < 5; i++) step(() => false);
+  expect([slow.held, slow.pages.length]).toEqual([true, 2]);
+  const other = submit(text(100, 1000), { maxNewTokens: 20 });
+  for (let i = 0; i < 25; i++) step((request) => request !== slow);
+  expect(other.ended).toBe(true);
+  while (slow.fetch());
+  for (let i = 0; i < 40; i++) step();
+  expect(slow.ids.slice(100)).toEqual(text(20, 100));
+});
+
 test('one that lost its pages is not begun again before there is room', () => {
   const { scheduler, submit, step } = world({ pages: 4, maxBatchSize: 2 });
   submit(text(100), { maxNewTokens: 150 });
