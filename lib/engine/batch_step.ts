@@ -82,7 +82,7 @@ export class BatchStep {
       basis.others.some((value, i) => value !== others[i])
     ) {
       this.dispose();
-      // Twice as wide as needed, so that a growing text is seldom a reason to record again.
+      // A power of two, so that a growing text is seldom a reason to record again.
       const width = 2 ** Math.ceil(Math.log2(Math.max(16, pages)));
       this.#basis = { layers: this.#pool.layers, width, others };
     }

@@ -10,7 +10,7 @@ import type { Drawn, Request } from './request';
 
 /** The draws of the rows of a step, when they have been made. */
 export interface Draws {
-  /** Of each row, in order: the token, or why none could be drawn. Frees what it reads. */
+  /** Of each row, in order: the token, or why none could be drawn. */
   tokens(): Promise<(Drawn | Error)[]>;
 }
 

@@ -8,24 +8,12 @@ import { check, checkInteger, checkOptions } from '../validate';
 import { BatchStep } from './batch_step';
 import { drawTokens, noDraws, type Draws } from './draw';
 import type { AdapterUse, EngineModel } from './model';
-import { pagesFor, PagePool } from './pages';
+import { pageLength, pagesFor, PagePool } from './pages';
 import { prefill } from './prefill';
 import { PrefixCache } from './prefixes';
 import { Request, type RequestPlan } from './request';
 import { Scheduler, type Chunk } from './scheduler';
 import { AdapterSlots } from './slots';
-
-/** Bounds of an engine. */
-export interface EngineLimits {
-  /** Sequences that make a token in one step. */
-  maxBatchSize: number;
-  /** Requests that wait for a place; one more is refused with ERR_BUSY. */
-  maxQueued: number;
-  /** Bytes of keys and values of all requests, and of the beginnings that are kept for later ones. */
-  kvCacheBytes: number;
-  /** Tokens of a prompt that are computed between two steps of the others. */
-  prefillChunk: number;
-}
 
 export const defaultLimits: Readonly<EngineLimits> = {
   maxBatchSize: 16,
@@ -45,6 +33,9 @@ export interface EngineOptions {
   /** Tokens of a prompt that are computed between two steps of the others. Default 256. */
   prefillChunk?: number | undefined;
 }
+
+/** The bounds of an engine. */
+export type EngineLimits = { -readonly [Name in keyof EngineOptions]-?: number };
 
 /** Checks bounds and fills in the defaults. */
 export function engineLimits(options: EngineOptions): EngineLimits {
@@ -153,7 +144,7 @@ export class Engine {
     check(
       pagesFor(request.mostPositions) <= this.#pool.most,
       'generate',
-      `expected a prompt and maxNewTokens of at most ${this.#pool.most * 64} tokens together, which kvCacheBytes ${kvCacheBytes} hold, but received ${plan.prompt.length} and ${plan.maxNewTokens}`,
+      `expected a prompt and maxNewTokens of at most ${this.#pool.most * pageLength} tokens together, which kvCacheBytes ${kvCacheBytes} hold, but received ${plan.prompt.length} and ${plan.maxNewTokens}`,
     );
     if (plan.maxNewTokens === 0) request.finishEmpty();
     else this.#scheduler.submit(request);
@@ -207,20 +198,33 @@ export class Engine {
   }
 
   async #run(): Promise<void> {
+    try {
+      await this.#turns();
+    } catch (error) {
+      // A fault of the engine itself: nobody waits for ever, and the process goes on.
+      for (const request of this.#scheduler.all) request.fail(error);
+      this.#scheduler.loseAllPages();
+    } finally {
+      this.#looping = false;
+    }
+  }
+
+  async #turns(): Promise<void> {
     let fresh: readonly Request[] = []; // with tokens that are not delivered
     for (;;) {
       this.#woken = false;
       const { chunk, rows } = this.#scheduler.plan();
       const pending: Pending[] = [];
       if (chunk) pending.push(...(await this.#computeChunk(chunk)));
-      for (const group of this.#groups(rows)) pending.push(...this.#computeRows(group));
-      for (const request of fresh) request.deliver();
+      // A request that was cancelled meanwhile has no pages any more.
+      const alive = rows.filter(({ ended }) => !ended);
+      for (const group of this.#groups(alive)) pending.push(...this.#computeRows(group));
+      for (const request of fresh) deliver(request);
       const idle = !chunk && rows.length === 0 && fresh.length === 0;
-      if (idle && !this.#woken) break;
+      if (idle && !this.#woken) return;
       fresh = [];
       for (const { requests, draws } of pending) fresh = [...fresh, ...(await this.#take(requests, draws))];
     }
-    this.#looping = false;
   }
 
   /** Rows that run in one step: all whose adapters share a batch, and those of each other adapter. */
@@ -294,5 +298,14 @@ export class Engine {
       }
     }
     return fresh;
+  }
+}
+
+/** Gives a request its tokens; what its tokenizer throws ends this request alone. */
+function deliver(request: Request): void {
+  try {
+    request.deliver();
+  } catch (error) {
+    request.fail(error);
   }
 }

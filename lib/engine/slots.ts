@@ -96,7 +96,7 @@ export class AdapterSlots {
     this.#slots[slot] = { adapter, scale: adapter.scale };
   }
 
-  /** Makes a table for this rank where there is none; the slots of an older one are then empty. */
+  /** Makes a table for this rank where there is none; what an older one held moves to it. */
   #makeRoom(rank: number): void {
     if (this.#table && rank <= this.#maxRank) return;
     this.#maxRank = Math.max(rank, this.#maxRank);

@@ -2,6 +2,7 @@
 import { rmSync } from 'node:fs';
 import { CausalLM, setThreads, type GenerateOptions, type GenerationResult } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
+import { TokenStream } from '../../lib/text/tokenizer';
 import { fillAdapter } from '../support/fill_adapter';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 
@@ -247,6 +248,36 @@ test('an abort ends one request, at once, and no other', async () => {
   expect(model.engineStats()).toMatchObject({ running: 0, waiting: 0 });
 });
 
+test('an abort while the prompt of another is computed harms no third', async () => {
+  const model = await load();
+  addAdapters(model);
+  const collect = async (prompt: number[], more: GenerateOptions, at = (_: number): void => undefined) => {
+    const tokens: [number, number][] = [];
+    const options = { maxNewTokens: 30, temperature: 0, logprobs: 0, ignoreEos: true };
+    // A loop begins the generation at once.
+    for await (const { id, logprob } of model.generate(prompt, { ...options, ...more }))
+      at(tokens.push([id, logprob!]));
+    return tokens;
+  };
+  const alone = await collect(text(9, 3), {});
+  model.configureEngine();
+  const controller = new AbortController();
+  const adapter = model.adapters.get('a0')!;
+  const applied = adapter.applied.bind(adapter);
+  jest.spyOn(adapter, 'applied').mockImplementation((...args) => {
+    controller.abort(new Error('left'));
+    return applied(...args);
+  });
+  const third = collect(text(9, 3), {}); // has the first page of the pool
+  let other: Promise<unknown[]> | undefined;
+  const aborted = collect(text(5, 9), { signal: controller.signal }, (seen) => {
+    if (seen === 3) other = collect(text(20, 5), { adapter: 'a0' });
+  });
+  await expect(aborted).rejects.toThrow('left');
+  expect(await third).toEqual(alone);
+  expect(await other).toHaveLength(30);
+});
+
 test('an abort of one that waits', async () => {
   const model = await load();
   model.configureEngine({ maxBatchSize: 1 });
@@ -306,6 +337,22 @@ test('a step that fails ends its requests and no other, and the next ones find g
       else expect(String(outcome.reason)).toContain('injected');
     expect(await together(model, all)).toEqual(alone);
   }
+});
+
+test('what a tokenizer throws ends its request alone', async () => {
+  const model = await load();
+  const all = wishes(3);
+  const alone = await oneByOne(model, all);
+  jest.spyOn(TokenStream.prototype, 'push').mockImplementationOnce(() => {
+    throw new Error('no such token');
+  });
+  const outcomes = await Promise.allSettled(all.map(async (wish) => (await run(model, wish)).ids));
+  expect(outcomes.filter(({ status }) => status === 'rejected')).toEqual([
+    { status: 'rejected', reason: new Error('no such token') },
+  ]);
+  for (const [i, outcome] of outcomes.entries())
+    if (outcome.status === 'fulfilled') expect(outcome.value).toEqual(alone[i]);
+  expect(await together(model, all)).toEqual(alone);
 });
 
 test('n texts of one prompt', async () => {
