@@ -4,6 +4,7 @@ import { forwardGroup, type Linear } from '../linear/linear';
 import { attention, attentionPaged, embedding, pageAppend, rmsNorm, rope, swiglu } from '../ops';
 import type { AdapterUse, EngineModel, Past } from '../engine/model';
 import { recomputed } from '../ops/recompute';
+import { rawView } from '../tensor/raw';
 import { moved } from '../tensor/scope';
 import type { Device } from '../native/device';
 import type { DType } from '../tensor/dtype';
@@ -151,7 +152,12 @@ export function* hiddenStatesByBlock(
   use: AdapterUse,
   context: Context = {},
 ): Generator<void, Tensor, void> {
-  const table = decoder.rope.upTo(context.past?.mostPositions ?? ids.shape[1]!);
+  const shared = decoder.rope.upTo(context.past?.mostPositions ?? ids.shape[1]!);
+  // Views of its own, because a longer call between two blocks replaces the table.
+  const table = {
+    cos: rawView(shared.cos, 0, shared.cos.shape),
+    sin: rawView(shared.sin, 0, shared.sin.shape),
+  };
   let x = embedding(decoder.weights.embedding, ids);
   if (context.noise) x = addNoise(x, context.noise);
   context.watch?.(EMBEDDING, x);
@@ -162,6 +168,8 @@ export function* hiddenStatesByBlock(
     context.watch?.(blockPath(i), x);
     yield;
   }
+  table.cos.dispose();
+  table.sin.dispose();
   return x;
 }
 

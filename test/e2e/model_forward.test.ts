@@ -312,3 +312,28 @@ test('progress, and a URL', async () => {
   expect(seen.at(-1)!.loaded).toBe(seen.at(-1)!.total);
   expect(seen.every((p, i) => i === 0 || p.loaded > seen[i - 1]!.loaded)).toBe(true);
 });
+
+test('a longer call between the blocks of another leaves its rotations alone, with gradients too', async () => {
+  const { model } = await load({ config: { max_position_embeddings: 2048 } });
+  const adapter = model.addAdapter({ r: 2, targetModules: 'all-linear' });
+  fillAdapter(adapter);
+  const gradientOf = async (gradientCheckpointing: boolean, length: number): Promise<number[]> => {
+    let begun = length === 0;
+    const watch = (): void => {
+      if (begun) return;
+      begun = true;
+      const longer = [Array.from({ length }, (_, i) => i % 256)];
+      noGrad(() => model.forward(longer, { logits: true, adapter: null }).logits).dispose();
+    };
+    const { loss } = model.forward(rows, { labels: rows, gradientCheckpointing, watch });
+    loss.backward();
+    const gradients = await Promise.all(adapter.parameters().map((p) => p.grad!.data()));
+    for (const p of adapter.parameters()) p.grad = null;
+    const all = [await loss.item(), ...gradients.flatMap((gradient) => [...gradient])];
+    loss.dispose();
+    return all;
+  };
+  const alone = await gradientOf(false, 0);
+  expect(await gradientOf(false, 600)).toEqual(alone);
+  expect(await gradientOf(true, 1500)).toEqual(alone);
+});
