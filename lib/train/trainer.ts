@@ -243,6 +243,8 @@ export class Trainer {
         if (ended()) break;
       }
       if (groups < start) throw otherData(start); // it ends before the checkpoint
+      await this.#optimizer[settle](); // no later step tells whether the last one failed
+      await this.#output?.saveFinal(this.#adapter, modelCard(this.#subject()));
     } catch (error) {
       const aborted = signal?.aborted === true && error === signal.reason;
       // What was trained is kept, wherever the abort or the failure came; a step that was not finite is left to the checkpoints before it.
@@ -268,9 +270,8 @@ export class Trainer {
       throw error;
     }
 
-    await this.#optimizer[settle](); // no later step tells whether the last one failed
-    await this.#output?.saveFinal(this.#adapter, modelCard(this.#subject()));
-    const report = await this.#writeReport(true, signal);
+    // A run that had ended before has no step of its own: the report of its steps stays.
+    const report = from !== undefined && step === start ? undefined : await this.#writeReport(true, signal);
     const result: TrainerResult = {
       step,
       loss,

@@ -1,5 +1,5 @@
 /** Runs that do not reach their end: what is on disk then, and that nothing of them is lost. */
-import { existsSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Trainer, type LoRAError, type TrainerEvent, type TrainerOptions } from '../../lib/index';
 import { temporaryFolder } from '../support/temporary';
@@ -204,4 +204,28 @@ test('an error stays the error of the run where nothing can be written any more,
     `[Trainer] the report could not be written: cannot write ${join(outDir, 'report.html')}: a part of the path is not a directory`,
   ]);
   expect(readdirSync(`${outDir}-moved`)).toContain('checkpoint-2');
+});
+
+test('a final adapter that cannot be written leaves a checkpoint of the last step', async () => {
+  const outDir = fresh();
+  await another();
+  const { error } = await failed(trainer({ outDir }), undefined, (event) => {
+    // A folder in the place of the file.
+    if (event.type === 'step' && event.step === 10)
+      mkdirSync(join(outDir, 'adapter_config.json', 'full'), { recursive: true });
+  });
+  expect(error).toMatchObject({ code: 'ERR_FILE' });
+  expect(existsSync(join(outDir, 'checkpoint-10', 'adapter_model.safetensors'))).toBe(true);
+});
+
+test('a run that had ended keeps its report when it is resumed', async () => {
+  const outDir = fresh();
+  await another();
+  await collect(trainer({ outDir, saveEvery: 5 }));
+  const before = report(outDir);
+  expect(before).toMatch(/<dt>Steps<\/dt><dd>10 of 10/);
+  await another();
+  const { steps } = await collect(trainer({ outDir, saveEvery: 5, resume: true }));
+  expect(steps).toEqual([]);
+  expect(report(outDir)).toBe(before);
 });

@@ -33,6 +33,7 @@ export class Report {
   /** Where it lies, once it is written. */
   path: string | undefined;
   #samples: Samples | undefined;
+  #memory: { processBytes: number; tensorBytes: number } | undefined;
 
   constructor(
     readonly dir: string,
@@ -43,11 +44,11 @@ export class Report {
   async write(withSamples: boolean, signal?: AbortSignal): Promise<string> {
     const { model, adapter, data, options } = this.subject;
     const { evalData } = options;
-    // What the samples take is not what the training took.
-    const memory = {
+    // Measured once: what the samples take is not what the training took.
+    const memory = (this.#memory ??= {
       processBytes: process.resourceUsage().maxRSS * 1024,
       tensorBytes: memoryUsage().peakBytes,
-    };
+    });
     if (withSamples) this.#samples ??= await makeSamples({ model, adapter }, { data, evalData }, signal);
     const samples = this.#samples ?? noSamples;
     const first = join(this.dir, reportFile);
