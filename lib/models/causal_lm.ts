@@ -4,7 +4,7 @@ import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
 import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
-import { atOnce } from '../formats/slices';
+import { atOnce } from '../tensor/pace';
 import { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
@@ -78,7 +78,8 @@ export class CausalLM {
     this.dtype = dtype;
     this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device) };
     this.#tokenizer = tokenizer;
-    this.#defaults = defaults;
+    // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
+    this.#defaults = tokenizer ? defaults : { ...defaults, stop: [] };
   }
 
   /**

@@ -99,3 +99,14 @@ test('a signal that was aborted before the start draws no token', async () => {
   const handle = letters.generate(byteIds('a'), { signal: AbortSignal.abort(reason) });
   await expect(handle[Symbol.asyncIterator]().next()).rejects.toBe(reason);
 });
+
+test('stop_strings of the file are for texts: ids come without them where there is no tokenizer', async () => {
+  const generation = { stop_strings: ['c'] };
+  const silent = await load(byteIds('abc'), { generation, tokenizer: false });
+  expect((await silent.generate(byteIds('a'), { maxNewTokens: 4, ignoreEos: true })).ids).toEqual(
+    byteIds('bccc'),
+  );
+  await expect(silent.generate(byteIds('a'), { stop: 'c' })).rejects.toMatchObject({
+    code: 'ERR_UNSUPPORTED',
+  });
+});
