@@ -283,6 +283,7 @@ export class Engine {
       // theirs to an earlier failure of this turn are not to blame: they begin again.
       for (const request of requests) if (request.computed > 0) request.fail(error);
       this.#scheduler.loseAllPages();
+      this.#slots.dispose(); // the failure may be that of the table, which the next step makes anew
       return [];
     }
     const fresh: Request[] = [];

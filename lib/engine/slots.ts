@@ -1,25 +1,13 @@
 /** The adapters whose rows share a batch: each has a slot of a table, and a row says which slot is its own. */
-import type { AddedOperands } from '../linear/delta';
 import { DeltaTable } from '../linear/delta_table';
 import type { Linear } from '../linear/linear';
 import type { Device } from '../native/device';
 import { loraLinearGroup } from '../ops';
 import type { Adapter } from '../peft/adapter';
+import { largestRank, tableOperands } from '../peft/table_operands';
 import type { Tensor } from '../tensor/tensor';
 import type { RowDeltas } from './model';
 import type { Request } from './request';
-
-/** What an adapter adds to each of these layers, or undefined where one of its changes computes its layer in a way of its own. */
-function operandsOf(adapter: Adapter, linears: readonly Linear[]): (AddedOperands | undefined)[] | undefined {
-  const operands: (AddedOperands | undefined)[] = [];
-  for (const { path } of linears) {
-    const applied = adapter.applied(path);
-    if (!applied) operands.push(undefined);
-    else if ('branch' in applied.delta) operands.push(applied.delta.branch(applied.use));
-    else return undefined;
-  }
-  return operands;
-}
 
 interface Slot {
   readonly adapter: Adapter;
@@ -57,7 +45,7 @@ export class AdapterSlots {
   shares(adapter: Adapter): boolean {
     let shares = this.#shares.get(adapter);
     if (shares === undefined)
-      this.#shares.set(adapter, (shares = operandsOf(adapter, this.#linears) !== undefined));
+      this.#shares.set(adapter, (shares = tableOperands(adapter, this.#linears) !== undefined));
     return shares;
   }
 
@@ -85,8 +73,8 @@ export class AdapterSlots {
   #place(adapter: Adapter, wanted: ReadonlySet<Adapter>): void {
     const known = this.#slotOf(adapter);
     if (known >= 0 && this.#slots[known]!.scale === adapter.scale) return;
-    const operands = operandsOf(adapter, this.#linears)!;
-    this.#makeRoom(Math.max(1, ...operands.flatMap((each) => each?.up?.shape[1] ?? [])));
+    const operands = tableOperands(adapter, this.#linears)!;
+    this.#makeRoom(largestRank(operands));
     const free = Array.from({ length: this.#count }, (_, i) => i).find((i) => {
       const holder = this.#slots[i]?.adapter;
       return !holder || !wanted.has(holder);
@@ -110,7 +98,7 @@ export class AdapterSlots {
     this.#slots = [];
     placed.forEach((slot, i) => {
       if (!slot || slot.adapter.disposed) return;
-      table.set(i, operandsOf(slot.adapter, this.#linears)!);
+      table.set(i, tableOperands(slot.adapter, this.#linears)!);
       this.#slots[i] = { adapter: slot.adapter, scale: slot.adapter.scale };
     });
   }
@@ -138,6 +126,7 @@ export class AdapterSlots {
     this.#table!.set(slot, null);
   }
 
+  /** Frees the table; the next assign() makes another. */
   dispose(): void {
     this.#table?.dispose();
     this.#table = undefined;

@@ -1,12 +1,12 @@
 /** The adapters of a batch whose rows have their own. */
 import type { RowDeltas } from '../engine/model';
-import type { AddedOperands } from '../linear/delta';
 import { DeltaTable } from '../linear/delta_table';
-import { forwardGroup, type AppliedDelta, type Linear } from '../linear/linear';
+import { forwardGroup, type Linear } from '../linear/linear';
 import type { Device } from '../native/device';
 import { loraLinearGroup } from '../ops';
 import { joinRows, splitRows } from '../ops/rows';
 import type { Adapter } from '../peft/adapter';
+import { largestRank, tableOperands } from '../peft/table_operands';
 import { fromBytes } from '../tensor/create';
 import { isRecording, track } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
@@ -23,11 +23,6 @@ interface Table {
   readonly table: DeltaTable;
   readonly slots: Tensor;
   readonly sites: ReadonlyMap<string, number>;
-}
-
-/** What a change adds to the fused op; undefined where it computes its layer in a way of its own. */
-function operandsOf({ delta, use }: AppliedDelta): AddedOperands | undefined {
-  return 'forward' in delta ? undefined : delta.branch(use);
 }
 
 export class RowAdapters implements RowDeltas {
@@ -67,12 +62,10 @@ export class RowAdapters implements RowDeltas {
     if (isRecording() && distinct.some(({ trainable }) => trainable)) return;
     if (this.#runs.some(({ dropoutForward }) => dropoutForward !== undefined)) return;
     const changed = linears.filter(({ path }) => distinct.some((adapter) => adapter.delta(path)));
-    const changes = distinct.map((adapter) => changed.map(({ path }) => adapter.applied(path)));
-    const operands = changes.map((list) => list.map((applied) => applied && operandsOf(applied)));
-    const plain = changes.every((list, i) => list.every((applied, j) => !applied || operands[i]![j]));
-    if (changed.length === 0 || !plain) return;
-    const ranks = operands.flat().flatMap((each) => each?.up?.shape[1] ?? []);
-    const table = new DeltaTable(device, changed, { slots: distinct.length, maxRank: Math.max(...ranks) });
+    const operands = distinct.map((adapter) => tableOperands(adapter, changed));
+    if (changed.length === 0 || !operands.every((list) => list !== undefined)) return;
+    const maxRank = Math.max(...operands.map(largestRank));
+    const table = new DeltaTable(device, changed, { slots: distinct.length, maxRank });
     track(table);
     operands.forEach((list, slot) => table.set(slot, list));
     const slots = this.adapters.flatMap((adapter) =>
