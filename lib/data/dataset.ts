@@ -1,7 +1,7 @@
 import { LoRAError } from '../errors';
 import { InputFile } from '../formats/input';
 import { toPath } from '../formats/paths';
-import { Pace } from '../formats/slices';
+import { Pace } from '../tensor/pace';
 import { check, checkBoolean, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
 import { countedTokens, type DatasetCounts, type Example } from './example';
 import { FileDataset, type Place } from './file_dataset';

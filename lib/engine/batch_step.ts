@@ -2,7 +2,7 @@
  * One step of the sequences that run: one token of each goes through the model. The ops of a step are recorded once for each
  * number of sequences; what changes between steps lies in a buffer that is written before each run.
  */
-import { atOnce } from '../formats/slices';
+import { atOnce } from '../tensor/pace';
 import { entry } from '../native/calls';
 import { writeBytes } from '../tensor/create';
 import { rawEmpty, rawView } from '../tensor/raw';

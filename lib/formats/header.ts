@@ -3,7 +3,7 @@ import { isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes
 import { recognise } from './recognise';
 import { JsonScanner } from './json_scanner';
 import { defaultLimits, limitText } from './limits';
-import { inSlices, sortInSlices } from './slices';
+import { inSlices, sortInSlices } from '../tensor/pace';
 
 /** Where one tensor lies, in bytes from the start of the data. */
 export interface TensorEntry {

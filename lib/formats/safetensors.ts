@@ -16,7 +16,7 @@ import {
 } from './header';
 import { readLimits, type Limits, type ReadLimits } from './limits';
 import { toPath } from './paths';
-import { inSlices } from './slices';
+import { inSlices } from '../tensor/pace';
 
 /** One tensor of a safetensors file: little-endian, row-major bytes. A shape of [] is a scalar. */
 export interface SafetensorsTensor {

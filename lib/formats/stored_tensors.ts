@@ -3,7 +3,7 @@ import { LoRAError } from '../errors';
 import type { SafetensorsDType } from './dtypes';
 import { HeaderError, headerLength, parseHeader, type TensorEntry } from './header';
 import type { Reading } from './json';
-import { inSlices } from './slices';
+import { inSlices } from '../tensor/pace';
 import { InputFile, ownMemory, sliceBytes } from './input';
 import type { SafetensorsTensor } from './safetensors';
 

@@ -2,7 +2,7 @@
 import { inspect } from 'node:util';
 import { LoRAError } from '../errors';
 import type { SafetensorsTensor } from '../formats/safetensors';
-import { inSlices, Pace } from '../formats/slices';
+import { inSlices, Pace } from '../tensor/pace';
 import type { Delta, DeltaKind, DeltaSpec } from '../linear/delta';
 import type { AppliedDelta, Linear } from '../linear/linear';
 import { deltaKinds } from '../linear/kinds';

@@ -3,7 +3,7 @@
  * of their making and frees each as it goes. Nodes hold their own references to what they saved, never the
  * tensors of the program, and go when nothing can reach them any more.
  */
-import { atOnce } from '../formats/slices';
+import { atOnce } from './pace';
 import { call, entry } from '../native/calls';
 import { check, numelOf, refuseF16Training, shapeText } from '../validate';
 import { rawBinary, rawCast, rawFilled } from './raw';

@@ -1,5 +1,5 @@
 /** Long stretches of ops, enqueued in slices: between two of them timers and I/O run, and the queue of the device gets room. */
-import { Pace } from '../formats/slices';
+import { Pace } from './pace';
 import { entry } from '../native/calls';
 import { roomInQueue, type Device } from '../native/device';
 

@@ -5,7 +5,7 @@ import { LoRAError } from '../errors';
 import { isRecord, type Reading } from '../formats/json';
 import type { Limits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
-import { atOnce, inSlices } from '../formats/slices';
+import { atOnce, inSlices } from '../tensor/pace';
 import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { encodeSteps } from './encode_steps';

@@ -8,7 +8,7 @@ import { loadCheckpoint } from '../../lib/formats/checkpoint';
 import { headerLength, HeaderError, parseHeader } from '../../lib/formats/header';
 import { parseJson } from '../../lib/formats/json';
 import { defaultLimits } from '../../lib/formats/limits';
-import { atOnce } from '../../lib/formats/slices';
+import { atOnce } from '../../lib/tensor/pace';
 import type { ModelFolder } from '../../lib/formats/model_folder';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { openModelTensors } from '../../lib/formats/sharded';

@@ -1,4 +1,4 @@
-import { atOnce } from '../../lib/formats/slices';
+import { atOnce } from '../../lib/tensor/pace';
 import { adapterTensor, checkAdapterTensors } from '../../lib/peft/adapter_tensors';
 import type { SafetensorsTensor } from '../../lib/formats/safetensors';
 import { expectThrow } from '../support/errors';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import fc from 'fast-check';
 import { loadDataset } from '../../lib/data/dataset';
-import { atOnce } from '../../lib/formats/slices';
+import { atOnce } from '../../lib/tensor/pace';
 import { bpeSteps } from '../../lib/text/bpe_steps';
 import { encodeSteps } from '../../lib/text/encode_steps';
 import { insideOf } from '../../lib/text/library';
