@@ -13,8 +13,8 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { homedir, loadavg } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
+import { availableParallelism, cpus, homedir, loadavg } from 'node:os';
+import { basename, dirname, join, resolve } from 'node:path';
 import { monitorEventLoopDelay, PerformanceObserver } from 'node:perf_hooks';
 import { clearInterval, setInterval } from 'node:timers';
 import { fileURLToPath } from 'node:url';
@@ -167,8 +167,8 @@ const number = (x, digits = 1) => (x === undefined ? '' : x.toFixed(digits)).pad
 const columns = ['p50', 'p99', 'max', 'node p99', 'node max', 'starved', 'tok/s', 'js', 'cpu', 'gc', 'abort'];
 console.log(`${'case'.padEnd(30)}${columns.map((name) => name.padStart(9)).join('')}     load`);
 for (const settings of cases.filter((c) => title(c).includes(options.filter)))
-  for (const library of options.library.map((path) => resolve(path))) {
-    const child = JSON.stringify({ ...settings, library });
+  for (const [build, path] of options.library.entries()) {
+    const child = JSON.stringify({ ...settings, library: resolve(path) });
     const { stdout, stderr, status } = spawnSync(
       process.execPath,
       [fileURLToPath(import.meta.url), '--model', options.model, '--child', child],
@@ -176,7 +176,8 @@ for (const settings of cases.filter((c) => title(c).includes(options.filter)))
     );
     if (status !== 0) throw new Error(`${title(settings)} failed: ${stderr}`);
     const r = JSON.parse(stdout);
-    results.push({ ...settings, library, ...r });
+    // Builds by their number: a path says nothing on another machine.
+    results.push({ ...settings, ...(options.library.length > 1 && { build }), ...r });
     const cells = [r.p50, r.p99, r.max, r.nodeP99, r.nodeMax].map((x) => number(x));
     cells.push(`${r.starved}/${r.ticks}`.padStart(8), number(r.perSecond), number(r.js), number(r.cpu));
     cells.push(
@@ -187,5 +188,13 @@ for (const settings of cases.filter((c) => title(c).includes(options.filter)))
     const name = title(settings) + (settings.tokens ? ` ${settings.tokens}` : '');
     console.log(name.padEnd(30) + cells.join(' '));
   }
-if (options.out) writeFileSync(options.out, `${JSON.stringify(results, null, 2)}\n`);
-else console.log(JSON.stringify(results));
+const report = {
+  date: new Date().toISOString(),
+  cpu: cpus()[0]?.model,
+  node: process.version,
+  threads: Number(process.env.LORA_THREADS ?? availableParallelism()),
+  model: basename(resolve(options.model)),
+  results,
+};
+if (options.out) writeFileSync(options.out, `${JSON.stringify(report, null, 2)}\n`);
+else console.log(JSON.stringify(report));

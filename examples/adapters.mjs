@@ -30,7 +30,7 @@ const ask = async (adapter) => {
   const { text } = await model.generate(prompt, { maxNewTokens: 64, temperature: 0, stop: ['\n'], adapter });
   return text.trim();
 };
-// Overlapping calls: each has its own cache and its own adapter.
+// Overlapping calls run together, each with its own adapter.
 const [base, json, item] = await Promise.all([ask(null), ask('json'), ask('item')]);
 console.log(`base  ${base}`);
 console.log(`json  ${json}`);

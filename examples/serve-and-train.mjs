@@ -58,10 +58,12 @@ async function serve([dir = here('base-model'), ...adapters]) {
   // Its tensors are its own: what comes back is the path of the files.
   const worker = new Worker(new URL(import.meta.url), { workerData: { dir, file: TRAIN, outDir: OUT_DIR } });
   worker.on('error', (error) => console.error(`training failed, serving goes on: ${error.message}`));
-  worker.on('message', async (trained) => {
-    await model.loadAdapter(trained, { name: 'trained' });
-    console.log('trained: the new adapter is served');
-  });
+  worker.on('message', (trained) =>
+    model.loadAdapter(trained, { name: 'trained' }).then(
+      () => console.log('trained: the new adapter is served'),
+      (error) => console.error(`the trained adapter is not served: ${error.message}`),
+    ),
+  );
 
   process.once('SIGTERM', async () => {
     server.close();

@@ -84,7 +84,7 @@ const last = seen.at(-1);
 const least = (what) => Math.min(...seen.slice(-3).map(what));
 const grown = [
   ...Object.keys(last.objects).filter((kind) => least(({ objects }) => objects[kind]) > first.objects[kind]),
-  ...Object.keys(allowed).filter((what) => least((look) => look[what]) - first[what] > allowed[what]),
+  ...Object.keys(allowed).filter((what) => least((one) => one[what]) - first[what] > allowed[what]),
 ];
 const change = (what) => `${what} ${((last[what] - first[what]) / mebi).toFixed(2)} MiB`;
 console.log(
