@@ -7,28 +7,10 @@
 #include <vector>
 
 #include "core/error.h"
+#include "test/core/test_backend.h"
 
 namespace lora {
 namespace {
-
-class CountingContext final : public Context {
- public:
-  explicit CountingContext(int threads) : threads_(threads) {}
-  int threads() const override { return threads_; }
-
- private:
-  int threads_;
-};
-
-Backend TestBackend() {
-  Backend backend;
-  backend.name = "test";
-  backend.create_context = [](int threads) -> std::unique_ptr<Context> {
-    return std::make_unique<CountingContext>(threads);
-  };
-  return backend;
-}
-const Backend kBackend = TestBackend();
 
 // A device, and a program that is recorded on it by calls of a made-up op.
 struct Recorder {
