@@ -9,7 +9,7 @@ static_assert(sizeof(device::PageReport) <= kPageCheckBytes && device::kPageKeys
 
 void RequirePages(const char* op, const TensorView& page_table, const TensorView& lengths,
                   int64_t pages, const UsedPositions& used, void* scratch, CudaContext& cuda) {
-  if (lengths.numel() == 0) return;
+  if (lengths.numel() == 0 || used.count == 0) return;  // the op touches no page
   auto* report = static_cast<device::PageReport*>(scratch);
   const int64_t columns = page_table.dim(1);
   device::LaunchShape shape;

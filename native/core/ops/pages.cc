@@ -33,6 +33,8 @@ void CheckTable(const Rules& rules, const TensorView& page_table, const TensorVi
 void Check(const PageAppendArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Rank("src", args.src, 4, "(batch, sequence, kv_heads, head_dim)");
+  // A pool of whole numbers could share memory with the table, which the op reads while it writes.
+  rules.Floating("src", args.src);
   CheckPool(rules, "pool", args.pool, args.src.dim(2), args.src.dim(3));
   rules.SameType("pool", args.pool, "src", args.src.dtype);
   CheckTable(rules, args.page_table, args.lengths, args.src.dim(0));
@@ -72,6 +74,7 @@ void ThrowPage(const char* op, int64_t batch, int64_t column, int64_t page, int6
 
 void CheckPages(const char* op, const TensorView& page_table, const TensorView& lengths,
                 int64_t pages, const UsedPositions& used) {
+  if (used.count == 0) return;  // the op touches no page
   const int64_t columns = page_table.dim(1), most = columns * kPageSize;
   for (int64_t b = 0; b < lengths.dim(0); ++b) {
     const int64_t length = lengths.as<const int32_t>()[b];

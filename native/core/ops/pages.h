@@ -31,6 +31,8 @@ struct PageAppendArgs {
         "page_append",
         "page_append",
         In("src", &A::src),
+        // A call that failed leaves keys that were not written, which must not be read as if they
+        // were: so it fails the pool.
         InOut("pool", &A::pool),
         In("pageTable", &A::page_table),
         In("lengths", &A::lengths),

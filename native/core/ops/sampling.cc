@@ -1,6 +1,8 @@
 // States the rules of the ops around the drawing of tokens.
 #include "core/ops/sampling.h"
 
+#include <limits>
+
 #include "core/maths/ceil_div.h"
 #include "core/maths/sampling.h"
 #include "core/ops/rules.h"
@@ -16,6 +18,9 @@ void RequireLogits(const Rules& rules, const TensorView& logits) {
   rules.InferenceAct("logits", logits);
   LORA_CHECK(logits.dim(1) > 0, rules.op(), "expected logits of at least one token but received ",
              logits.shape);
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  LORA_CHECK(logits.dim(1) <= kMost, rules.op(), "expected logits of at most ", kMost,
+             " tokens but received ", logits.shape);
 }
 
 }  // namespace

@@ -250,6 +250,13 @@ TEST_CASE("keys and values in pages") {
       append, [](auto& a) { a.pool = BF16({9, 4, 64, 8}); },
       "[page_append] expected pool of dtype f32 (that of src) but received bf16");
   Rejects<PageAppendArgs>(
+      append,
+      [](auto& a) {
+        a.src = I32({2, 3, 4, 8});
+        a.pool = I32({9, 4, 64, 8});
+      },
+      "[page_append] expected src of dtype f32 or bf16 or f16 but received i32");
+  Rejects<PageAppendArgs>(
       append, [](auto& a) { a.page_table = I32({3, 5}); },
       "[page_append] expected pageTable of shape [2, 5] (batch, pages) but received [3, 5]");
   Rejects<PageAppendArgs>(
