@@ -37,6 +37,7 @@ void EnqueueEntries(EnvState& state, const TableRef& table, size_t first,
   Device& device = *table.entries->device();
   Command command;
   command.op = kLabel;
+  command.bytes = incoming.size() * sizeof(DeltaEntry);
   command.operands = {{table.entries->status(), Access::kInOut}};
   auto* const to = static_cast<DeltaEntry*>(table.entries->data()) + first;
   command.run = [&device, to, incoming = std::move(incoming)](Scratch, Context& context) {
@@ -56,11 +57,16 @@ void EnqueueEntries(EnvState& state, const TableRef& table, size_t first,
 Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const auto device = state.Unwrap(info[0], Kind::kDevice, kLabel, "device").device;
+  state.RefuseRecording(*device, kLabel);
   const auto sites = std::make_shared<const std::vector<DeltaSite>>(ParseSites(info[1]));
   constexpr int64_t kMost = 1 << 20;
   const int64_t slots = ParseInteger(info[2], kLabel, "slots", 1, kMost);
   const int64_t max_rank = ParseInteger(info[3], kLabel, "maxRank", 1, kMost);
   const size_t count = static_cast<size_t>(slots) * sites->size();
+  // The entries are made on the host first.
+  constexpr size_t kMostEntries = size_t{1} << 22;
+  LORA_CHECK(count <= kMostEntries, kLabel, "expected at most ", kMostEntries,
+             " entries (slots times sites) but received ", count);
   auto table = std::make_shared<TableRef>();
   table->entries = state.NewStorage(device, count * sizeof(DeltaEntry), kLabel);
   table->view = {static_cast<DeltaEntry*>(table->entries->data()), slots, max_rank, sites};
@@ -91,6 +97,7 @@ TensorRef TakeFactor(EnvState& state, const TableRef& table, Napi::Value value, 
 Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const std::shared_ptr<TableRef> table = state.Table(info[0], kLabel, "table");
+  state.RefuseRecording(*table->entries->device(), kLabel);
   const std::vector<DeltaSite>& sites = *table->view.sites;
   const size_t slot =
       static_cast<size_t>(ParseInteger(info[1], kLabel, "slot", 0, table->view.slots - 1));

@@ -416,7 +416,10 @@ void EnvState::Enqueue(Device& device, Command command) {
     device.stream().WaitBelowHalf();
   }
   command.tag = tag;
-  if (!injected_.empty()) Inject(command);
+  if (!injected_.empty()) {
+    device.stream().Synchronize();  // a queued run may have the steps that Inject copies
+    Inject(command);
+  }
   device.stream().Enqueue(std::move(command));
 }
 
