@@ -1,6 +1,6 @@
 // y = factor ⊙ (W·x + scale·A·(B·x)) + bias with A, B and scale of each row's slot in a table. The
-// kernels read slots and entries from device memory: first all h = scale·B·x in one launch, then
-// W·x with A·h.
+// kernels read slots and entries from device memory. For kMaxDecodeRows rows at a time: all
+// h = scale·B·x in one launch, then W·x with A·h.
 #include <algorithm>
 #include <span>
 #include <vector>
@@ -19,14 +19,14 @@ constexpr const char* kOp = "lora_linear";
 
 struct Place {
   device::TableReport* report;
-  float* h;  // [branches][rows, max_rank]
+  float* h;  // [branches][rows of one launch, max_rank]
   size_t bytes;
 };
 Place PlaceOf(const LoraLinearForwardArgs& args, ScratchArena arena) {
   Place place;
   place.report = arena.Take<device::TableReport>(1);
-  place.h = arena.Take<float>(static_cast<int64_t>(args.branches.size()) * args.x.dim(0) *
-                              args.table.max_rank);
+  place.h = arena.Take<float>(static_cast<int64_t>(args.branches.size()) *
+                              std::min(kMaxDecodeRows, args.x.dim(0)) * args.table.max_rank);
   place.bytes = arena.used();
   return place;
 }
@@ -66,31 +66,37 @@ void CheckSlots(const LoraLinearForwardArgs& args, const Place& place, CudaConte
     Launch<device::CheckTable>(kOp, cuda, shape, params);
     device::TableReport report;
     cuda.ReadNow(kOp, &report, place.report, sizeof report);
-    if (report.outside != device::kNoRow)
+    if (report.outside != device::kNoBadId)
       ThrowSlot(args, read_slot(report.outside), static_cast<int64_t>(report.outside));
-    if (report.failed != device::kNoRow) ThrowFailedSlot(args, read_slot(report.failed));
+    if (report.failed != device::kNoBadId) ThrowFailedSlot(args, read_slot(report.failed));
   };
-  check({});  // the range of the slots, also where no branch has a site
-  ForSites(args, check);
+  bool checked = false;
+  ForSites(args, [&](std::span<const size_t> branches) {
+    check(branches);
+    checked = true;
+  });
+  if (!checked) check({});  // the range of the slots, where no branch has a site
 }
 
+// Computes h of rows [first, first + count).
 template <class T>
-void Down(const LoraLinearForwardArgs& args, const Place& place, Context& context) {
-  const int64_t m = args.x.dim(0), max_rank = args.table.max_rank;
+void Down(const LoraLinearForwardArgs& args, const Place& place, int64_t first, int64_t count,
+          Context& context) {
+  const int64_t k = args.x.dim(1), max_rank = args.table.max_rank;
   ForSites(args, [&](std::span<const size_t> branches) {
     device::TableDownParams<T> params{};
-    params.x = Data<const T>(args.x);
-    params.slots = Data<int32_t>(args.slots);
-    params.rows = m;
-    params.k = args.x.dim(1);
+    params.x = Data<const T>(args.x) + first * k;
+    params.slots = Data<int32_t>(args.slots) + first;
+    params.rows = count;
+    params.k = k;
     params.max_rank = max_rank;
     params.sites = SitesOf(args.table);
     for (size_t t = 0; t < branches.size(); ++t) {
       params.term[t] = {args.table.entries + args.branches[branches[t]].site,
-                        place.h + static_cast<int64_t>(branches[t]) * m * max_rank};
+                        place.h + static_cast<int64_t>(branches[t]) * count * max_rank};
     }
     device::LaunchShape shape;
-    shape.grid_x = static_cast<unsigned>(static_cast<int64_t>(branches.size()) * m * max_rank);
+    shape.grid_x = static_cast<unsigned>(static_cast<int64_t>(branches.size()) * count * max_rank);
     shape.shared_bytes = params.kThreads / 32 * sizeof(float);
     Launch<device::TableDown<T>>(kOp, context, shape, params);
   });
@@ -99,7 +105,7 @@ void Down(const LoraLinearForwardArgs& args, const Place& place, Context& contex
 // Rows [first, first + count) of W·x with what their slots add.
 DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64_t first,
                     int64_t count) {
-  const int64_t m = args.x.dim(0), max_rank = args.table.max_rank;
+  const int64_t max_rank = args.table.max_rank;
   const auto row = [&](const TensorView& view) {
     return static_cast<std::byte*>(view.data) +
            static_cast<size_t>(first * view.dim(1)) * SizeOf(view.dtype);
@@ -122,7 +128,7 @@ DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64
     to.y = row(args.y[i]);
     if (HasSite(branch)) {
       to.site = args.table.entries + branch.site;
-      to.h = place.h + (static_cast<int64_t>(i) * m + first) * max_rank;
+      to.h = place.h + static_cast<int64_t>(i) * count * max_rank;
       to.rank = max_rank;
     }
     decode.branches.push_back(to);
@@ -135,9 +141,11 @@ void RunTable(const LoraLinearForwardArgs& args, Scratch scratch, Context& conte
   if (m == 0) return;
   const Place place = PlaceOf(args, ScratchArena(scratch));
   CheckSlots(args, place, static_cast<CudaContext&>(context));
-  ForFloat(args.x.dtype, [&]<class T>() { Down<T>(args, place, context); });
-  for (int64_t first = 0; first < m; first += kMaxDecodeRows)
-    DecodeLinear(DecodeOf(args, place, first, std::min(kMaxDecodeRows, m - first)), context);
+  for (int64_t first = 0; first < m; first += kMaxDecodeRows) {
+    const int64_t count = std::min(kMaxDecodeRows, m - first);
+    ForFloat(args.x.dtype, [&]<class T>() { Down<T>(args, place, first, count, context); });
+    DecodeLinear(DecodeOf(args, place, first, count), context);
+  }
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
+#include "backend/cuda/device/first_bad.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
 #include "core/ops/delta_table.h"
@@ -16,12 +17,8 @@ namespace lora::device {
 
 constexpr int kTableSites = 16;
 
-inline constexpr uint64_t kNoRow = UINT64_MAX;
-struct LowerRow {
-  LORA_DEVICE uint64_t operator()(uint64_t a, uint64_t b) const { return b < a ? b : a; }
-};
 struct TableReport {
-  uint64_t outside, failed;  // rows; kNoRow where there is none
+  uint64_t outside, failed;  // rows; kNoBadId where there is none
 };
 struct CheckTableParams {
   static constexpr int kThreads = 256, kMinBlocks = 1;
@@ -38,20 +35,20 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(CheckTableParams::kThreads, CheckTableParams
   constexpr int kThreads = CheckTableParams::kThreads;
   LORA_DYNAMIC_SHARED(shared);
   uint64_t* reduced = reinterpret_cast<uint64_t*>(shared);
-  uint64_t outside = kNoRow, failed = kNoRow;
+  uint64_t outside = kNoBadId, failed = kNoBadId;
   for (int64_t i = ThreadIndex(); i < p.rows; i += kThreads) {
     const int64_t slot = p.slots[i];
     if (slot < -1 || slot >= p.slot_count) {
-      if (outside == kNoRow) outside = static_cast<uint64_t>(i);
+      if (outside == kNoBadId) outside = static_cast<uint64_t>(i);
     } else if (slot >= 0) {
       for (int s = 0; s < p.count; ++s) {
-        if (p.site[s][slot * p.sites].rank == kFailedRank && failed == kNoRow)
+        if (p.site[s][slot * p.sites].rank == kFailedRank && failed == kNoBadId)
           failed = static_cast<uint64_t>(i);
       }
     }
   }
-  outside = BlockReduce<kThreads>(outside, reduced, LowerRow());
-  failed = BlockReduce<kThreads>(failed, reduced, LowerRow());
+  outside = BlockReduce<kThreads>(outside, reduced, Min());
+  failed = BlockReduce<kThreads>(failed, reduced, Min());
   if (ThreadIndex() == 0) *p.report = {outside, failed};
 }
 
