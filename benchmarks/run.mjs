@@ -1,8 +1,10 @@
 // npm run bench [-- --rounds 7] [--filter f32] [--out FILE]: lora_linear, forward and forward + backward, ours and
 // PyTorch interleaved in one run. Each case passes a numerics check before it is timed. Prints a table, writes JSON.
 // Where there is a GPU, ours and cuBLAS on it as well: --filter cublas does that alone.
+//
+// npm run bench -- --profile [--dtype bf16] [--shape 1x512] [--model DIR] [--json]: where a training step spends its time.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, tmpdir } from 'node:os';
+import { cpus, homedir, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -12,6 +14,7 @@ import inputsOf from './inputs.cjs';
 import { OursProvider } from './providers/ours.mjs';
 import { runCublas } from './providers/cublas.mjs';
 import { findPython, TorchProvider } from './providers/torch.mjs';
+import { profileSteps } from './profile.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const { values: options } = parseArgs({
@@ -19,6 +22,12 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '7' },
     threads: { type: 'string', default: '2' },
     filter: { type: 'string' },
+    profile: { type: 'boolean', default: false },
+    model: { type: 'string', default: join(homedir(), '.cache/lora-native-test/smollm2-135m') },
+    dtype: { type: 'string', default: 'bf16' },
+    shape: { type: 'string', default: '1x512' },
+    steps: { type: 'string', default: '3' },
+    json: { type: 'boolean', default: false },
     out: { type: 'string', default: join(here, 'results/local-lora_linear.json') },
   },
 });
@@ -46,6 +55,12 @@ function distance(got, want) {
 }
 
 setThreads(threads);
+if (options.profile) {
+  const [batch, length] = options.shape.split('x').map(Number);
+  const { model, dtype, json } = options;
+  await profileSteps({ model, dtype, batch, length, json, count: Number(options.steps) });
+  process.exit(0);
+}
 const python = findPython();
 const ours = new OursProvider();
 const torch = python ? await TorchProvider.start(python, threads) : undefined;

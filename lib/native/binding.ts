@@ -95,6 +95,15 @@ export interface DeviceInfo {
   /** The compute capability of a GPU, such as '8.6'. */
   computeCapability?: string;
 }
+/** All calls of an op with one shape, while a profile was on. `flops` and `bytes` are those of one call (native/core/ops/work.h). */
+export interface NativeProfileEntry {
+  op: string;
+  shape: string;
+  calls: number;
+  ms: number;
+  flops: number;
+  bytes: number;
+}
 /** What the native side holds. */
 export interface MemoryUsage {
   /** How many native tensors live. */
@@ -347,6 +356,12 @@ export interface NativeBinding {
   fileBytes(file: NativeFile, offset: number, length: number): ArrayBuffer;
   /** Detaches every view (their length becomes 0). The mapping goes when no view can be reached any more. */
   closeFile(file: NativeFile): void;
+
+  // For `npm run bench -- --profile`.
+  /** Times every op that is called on the device from now on. */
+  startProfile(device: NativeDevice): void;
+  /** Waits for the queued work, and ends the profile. */
+  endProfile(device: NativeDevice): NativeProfileEntry[];
 
   // For tests of failure and of back-pressure.
   /** How many native objects of each kind are there; `handles` are those of all kinds, released ones among them. */

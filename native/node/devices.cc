@@ -1,4 +1,6 @@
 // Exports devices, threads, memory, and the switches of the error and failure tests.
+#include <utility>
+
 #include "backend/cpu/targets.h"
 #include "backend/cuda/runtime.h"
 #include "node/api.h"
@@ -142,6 +144,34 @@ Napi::Value SynchronizeSync(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+Napi::Value StartProfile(const Napi::CallbackInfo& info) {
+  Device& device = DeviceOf(info);
+  LORA_CHECK(!device.profile, "profile", "expected one profile at a time on ", device.name(),
+             " but another is on: call endProfile first");
+  device.profile = std::make_shared<Profile>();
+  return info.Env().Undefined();
+}
+
+Napi::Value EndProfile(const Napi::CallbackInfo& info) {
+  Device& device = DeviceOf(info);
+  device.stream().Synchronize();
+  const std::shared_ptr<Profile> profile = std::exchange(device.profile, nullptr);
+  LORA_CHECK(profile, "profile", "expected a profile to be on for ", device.name(),
+             " but it is not: call startProfile first");
+  Napi::Array entries = Napi::Array::New(info.Env());
+  for (const auto& [key, entry] : profile->entries()) {
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("op", entry->op);
+    object.Set("shape", entry->work.shape);
+    object.Set("calls", static_cast<double>(entry->calls));
+    object.Set("ms", static_cast<double>(entry->nanoseconds) / 1e6);
+    object.Set("flops", entry->work.flops);
+    object.Set("bytes", entry->work.bytes);
+    entries.Set(entries.Length(), object);
+  }
+  return entries;
+}
+
 Napi::Value InjectFailure(const Napi::CallbackInfo& info) {
   EnvState::Get(info.Env())
       ->InjectFailure(ParseString(info[0], "native", "op"),
@@ -180,6 +210,8 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<Synchronize>(env, exports, "synchronize");
   Export<RoomInQueue>(env, exports, "roomInQueue");
   Export<SynchronizeSync>(env, exports, "synchronizeSync");
+  Export<StartProfile>(env, exports, "startProfile");
+  Export<EndProfile>(env, exports, "endProfile");
   Export<InjectFailure>(env, exports, "injectFailure");
   Export<InjectOutOfMemory>(env, exports, "injectOutOfMemory");
   Export<SetQueueLimits>(env, exports, "setQueueLimits");

@@ -66,13 +66,17 @@ class OpCall {
     LORA_CHECK(device_, label_, "expected at least one tensor but received none");
     CheckOn(*device_, label_, args);
     const Op<Args>& entry = device_->backend().op<Args>();
-    const auto plan = [&] { return entry.plan(args, device_->stream().threads()); };
+    const auto plan = [plan_of = entry.plan, op = op_, profile = device_->profile](const Args& args,
+                                                                                   int threads) {
+      PlannedCall call = plan_of(args, threads);
+      return profile ? profile->Timed(std::move(call), op, WorkOf(args)) : call;
+    };
+    const int threads = device_->stream().threads();
     // A call that is planned holds the addresses of its outputs.
-    if (!AllocateOutputs()) ThrowOutOfMemory(plan().scratch_bytes);
-    PlannedCall call = plan();
+    if (!AllocateOutputs()) ThrowOutOfMemory(plan(args, threads).scratch_bytes);
+    PlannedCall call = plan(args, threads);
     if (device_->recording) {
-      Record(std::move(call),
-             [plan_of = entry.plan, args](int threads) { return plan_of(args, threads); });
+      Record(std::move(call), [plan, args](int threads) { return plan(args, threads); });
       return;
     }
     Block scratch;

@@ -9,6 +9,7 @@
 
 #include "core/runtime/allocator.h"
 #include "core/runtime/pool.h"
+#include "core/runtime/profile.h"
 #include "core/runtime/stream.h"
 
 namespace lora {
@@ -68,6 +69,9 @@ class Device {
 
   // The program that is being recorded, if one is: calls of ops are added to it, not enqueued.
   std::shared_ptr<Program> recording;
+
+  // Times the calls of ops that are planned while it is there.
+  std::shared_ptr<Profile> profile;
 
  private:
   std::string name_;

@@ -1,0 +1,105 @@
+#include "core/ops/work.h"
+
+#include <algorithm>
+
+namespace lora {
+namespace {
+
+// Of a product of [m, k] and [k, n].
+double Product(int64_t m, int64_t k, int64_t n) {
+  return 2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n);
+}
+
+// The pairs of a query and a key that it sees, of one head of one sequence.
+double Pairs(int64_t queries, int64_t offset, int64_t window) {
+  double pairs = 0;
+  for (int64_t i = 0; i < queries; ++i) {
+    const int64_t keys = offset + i + 1;
+    pairs += static_cast<double>(window > 0 ? std::min(keys, window) : keys);
+  }
+  return pairs;
+}
+
+// Of `products` products that multiply every pair by a vector of the head's width.
+double AttentionFlops(const TensorView& q, double pairs, int products) {
+  const auto heads = static_cast<double>(q.dim(0) * q.dim(2));
+  return 2.0 * products * heads * pairs * static_cast<double>(q.dim(3));
+}
+
+}  // namespace
+
+double FlopsOf(const LoraLinearForwardArgs& args) {
+  double flops = 0;
+  const int64_t m = args.x.dim(0);
+  for (const LoraBranch& branch : args.branches) {
+    const int64_t k = branch.weight.cols, n = branch.weight.rows;
+    flops += Product(m, k, n);
+    if (branch.up) flops += Product(m, branch.up.dim(1), k + n);
+  }
+  return flops;
+}
+
+double FlopsOf(const LoraLinearBackwardArgs& args) {
+  double flops = 0;
+  for (size_t i = 0; i < args.branches.size(); ++i) {
+    const LoraBranch& branch = args.branches[i];
+    const int64_t m = args.g[i].dim(0), k = branch.weight.cols, n = branch.weight.rows;
+    if (args.dx) flops += Product(m, n, k);
+    if (!branch.up) continue;
+    const int64_t r = branch.up.dim(1);
+    const bool down = i < args.d_down.size() && args.d_down[i];
+    if (args.dx || down) flops += Product(m, n, r);  // u
+    if (args.dx) flops += Product(m, r, k);
+    if (i < args.d_up.size() && args.d_up[i]) flops += Product(n, m, r);
+    if (down) flops += Product(r, m, k);
+  }
+  return flops;
+}
+
+double FlopsOf(const LinearCrossEntropyArgs& args) {
+  const double product = Product(args.hidden.dim(0), args.weight.cols, args.weight.rows);
+  return args.d_hidden ? 2 * product : product;
+}
+
+double FlopsOf(const AttentionForwardArgs& args) {
+  return AttentionFlops(args.q, Pairs(args.q.dim(1), args.q_offset, args.window), 2);
+}
+
+// The scores again, the gradient of the weights, and those of q, k and v.
+double FlopsOf(const AttentionBackwardArgs& args) {
+  return AttentionFlops(args.q, Pairs(args.q.dim(1), 0, args.window), 5);
+}
+
+double FlopsOf(const MatmulArgs& args) {
+  const int rank = args.a.shape.rank();
+  return Product(args.y.numel(), args.a.dim(args.trans_a ? rank - 2 : rank - 1), 1);
+}
+
+void WorkTally::operator()(const TensorView& view, Access access) {
+  if (!view) return;
+  const bool twice = access == Access::kInOut || access == Access::kUpdate;
+  bytes_ += static_cast<double>(view.bytes()) * (twice ? 2 : 1);
+  ++tensors_;
+  elements_ += view.numel();
+  if (!first_.empty()) return;
+  first_ = NameOf(view.dtype);
+  for (const int64_t& dim : view.shape)
+    first_ += (&dim == view.shape.begin() ? ' ' : 'x') + std::to_string(dim);
+}
+
+void WorkTally::operator()(const PackedView& view) {
+  if (!view) return;
+  bytes_ += static_cast<double>(view.rows) * static_cast<double>(view.cols) *
+            static_cast<double>(SizeOf(StoredDType(view.format)));
+  rows_ += (rows_.empty() ? " -> " : "+") + std::to_string(view.rows);
+}
+
+Work WorkTally::Finish(double flops) const {
+  constexpr int64_t kList = 12;  // no op has as many operands but those of a list: an optimizer's
+  if (rows_.empty() && tensors_ > kList)
+    return {flops, bytes_,
+            std::to_string(tensors_) + " tensors, " + std::to_string(elements_) + " elements"};
+  return {flops, bytes_, first_ + rows_};
+}
+
+}  // namespace lora
