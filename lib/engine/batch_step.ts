@@ -9,7 +9,8 @@ import { rawEmpty, rawView } from '../tensor/raw';
 import { recordProgram, type Program } from '../tensor/program';
 import { moved, noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
-import type { AdapterUse, EngineModel, LayerPages, Past } from './model';
+import { drawTokens, RecordedSampler, type Draws } from './draw';
+import { engineStack, type AdapterUse, type EngineModel, type LayerPages, type Past } from './model';
 import { pageLength, type PagePool } from './pages';
 import type { Request } from './request';
 import type { AdapterSlots } from './slots';
@@ -18,8 +19,11 @@ interface Recorded {
   readonly program: Program;
   /** [m, vocab], of the last run. */
   readonly logits: Tensor;
+  readonly sampler: RecordedSampler;
   /** Of m rows: ids, positions, lengths, slots, page tables, one after the other; i32. */
   readonly input: Tensor;
+  /** What is written there. */
+  readonly values: Int32Array<ArrayBuffer>;
 }
 
 /** What a recording depends on beside the number of rows. */
@@ -47,16 +51,17 @@ export class BatchStep {
     this.#own = own;
   }
 
-  /** Enqueues a step. Row i of `logits` [m, vocab] is of `order[i]`; they are good until the next step. */
-  run(requests: readonly Request[]): { logits: Tensor; order: readonly Request[] } {
+  /** Enqueues a step. Draw i is that of `order[i]`. */
+  run(requests: readonly Request[]): { order: readonly Request[]; draws: Draws } {
     const slots = this.#own ? new Map<Request, number>() : this.#slots.assign(requests);
     // Rows with one adapter follow each other, so that they are one product.
     const order = [...requests].sort((a, b) => (slots.get(a) ?? -1) - (slots.get(b) ?? -1));
-    const recorded = this.#recordedFor(order);
+    const { program, logits, sampler, input, values } = this.#recordedFor(order);
     const m = order.length;
     const { width } = this.#basis!;
-    const values = new Int32Array(m * (4 + width));
-    for (const [i, request] of order.entries()) {
+    values.fill(0);
+    for (let i = 0; i < m; i++) {
+      const request = order[i]!;
       const { computed, ids, pages } = request;
       values[i] = ids[computed]!;
       values[m + i] = computed;
@@ -65,10 +70,11 @@ export class BatchStep {
       values.set(pages, 4 * m + i * width);
     }
     entry(() => {
-      writeBytes(recorded.input, new Uint8Array(values.buffer));
-      recorded.program.run();
-    });
-    return { logits: recorded.logits, order };
+      writeBytes(input, new Uint8Array(values.buffer));
+      sampler.prepare(order);
+      program.run();
+    }, engineStack);
+    return { order, draws: drawTokens(logits, order, sampler) };
   }
 
   #recordedFor(requests: readonly Request[]): Recorded {
@@ -137,14 +143,17 @@ export class BatchStep {
             }),
           ),
         );
-        return { program, input, logits: program.outputs[0]! };
+        const logits = program.outputs[0]!;
+        const values = new Int32Array(input.numel);
+        return { program, logits, sampler: new RecordedSampler(logits), input, values };
       }),
     );
   }
 
   dispose(): void {
-    for (const { program, input } of this.#recorded.values()) {
+    for (const { program, sampler, input } of this.#recorded.values()) {
       program.dispose();
+      sampler.dispose();
       input.dispose();
     }
     this.#recorded.clear();

@@ -1,11 +1,13 @@
 /** Draws the next token of each sequence of a step. */
-import { adjustLogits, drawnId, logProbs, sample, sampleRows, writeSampleRow } from '../ops';
+import { adjustLogits, drawnId, logProbs, sample, sampleRows, writeSampleRow, type SampleRows } from '../ops';
 import { entry } from '../native/calls';
-import { fromBytes } from '../tensor/create';
-import { rawCast } from '../tensor/raw';
-import { noGrad, runUntracked, tidy } from '../tensor/scope';
+import { fromBytes, writeBytes } from '../tensor/create';
+import { recordProgram, type Program } from '../tensor/program';
+import { rawCast, rawEmpty } from '../tensor/raw';
+import { temporaries } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { gatherEntries } from './logit_adjuster';
+import { engineStack } from './model';
 import type { Drawn, Request } from './request';
 
 /** The draws of the rows of a step, when they have been made. */
@@ -14,42 +16,95 @@ export interface Draws {
   tokens(): Promise<(Drawn | Error)[]>;
 }
 
+/** Draws an id from each row of logits [m, vocab], by fixed operands. */
+export interface Sampler {
+  /** Enqueues the draw; returns ids [m] i32. */
+  run(): Tensor;
+}
+
+function writeRows(rows: SampleRows, requests: readonly Request[]): void {
+  for (let i = 0; i < requests.length; i++)
+    writeSampleRow(rows, i, requests[i]!.plan.generation, requests[i]!.generated);
+}
+
+const bytesOf = ({ buffer, byteOffset, byteLength }: Float32Array<ArrayBuffer> | Int32Array<ArrayBuffer>) =>
+  new Uint8Array(buffer, byteOffset, byteLength);
+
+/** The draw from logits that stay at their place, as a recorded program. */
+export class RecordedSampler implements Sampler {
+  readonly #rows: SampleRows;
+  readonly #reals: Tensor;
+  readonly #wholes: Tensor;
+  readonly #program: Program;
+
+  constructor(logits: Tensor) {
+    const { device } = logits;
+    const m = logits.shape[0]!;
+    this.#rows = sampleRows(m);
+    this.#reals = rawEmpty([m, 3], 'f32', device);
+    this.#wholes = rawEmpty([m, 4], 'i32', device);
+    this.#program = recordProgram(device, () => [sample(logits, this.#reals, this.#wholes)]);
+  }
+
+  /** Writes how the next token of each request is drawn; it costs least while the device waits. */
+  prepare(requests: readonly Request[]): void {
+    writeRows(this.#rows, requests);
+    writeBytes(this.#reals, bytesOf(this.#rows.reals));
+    writeBytes(this.#wholes, bytesOf(this.#rows.wholes));
+  }
+
+  /** The ids are good until the next run. */
+  run(): Tensor {
+    this.#program.run();
+    return this.#program.outputs[0]!;
+  }
+
+  dispose(): void {
+    this.#program.dispose();
+    this.#reals.dispose();
+    this.#wholes.dispose();
+  }
+}
+
+/** The sampler of logits that are drawn from once. */
+function plainSampler(logits: Tensor, requests: readonly Request[]): Sampler {
+  const m = requests.length;
+  const rows = sampleRows(m);
+  writeRows(rows, requests);
+  const { device } = logits;
+  return {
+    run: () =>
+      sample(
+        logits,
+        fromBytes(bytesOf(rows.reals), 'f32', [m, 3], device),
+        fromBytes(bytesOf(rows.wholes), 'i32', [m, 4], device),
+      ),
+  };
+}
+
 /**
  * Enqueues the draw of the next token of each request from its row of logits [m, vocab], which penalties and biases change in place.
- * Log-probabilities are those before the change.
+ * Log-probabilities are those before the change. `sampler` draws from these logits.
  */
-export function drawTokens(logits: Tensor, requests: readonly Request[]): Draws {
-  const { device } = logits;
-  const m = requests.length;
+export function drawTokens(
+  logits: Tensor,
+  requests: readonly Request[],
+  sampler: Sampler = plainSampler(logits, requests),
+): Draws {
   const counts = requests.map(({ plan }) => plan.generation.logprobs ?? -1);
   const most = Math.max(...counts);
-  const rows = sampleRows(m);
-  for (const [i, { plan, generated }] of requests.entries())
-    writeSampleRow(rows, i, { ...plan.generation, step: generated });
-  const operand = (values: Float32Array | Int32Array, dtype: 'f32' | 'i32'): Tensor =>
-    fromBytes(
-      new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-      dtype,
-      [m, values.length / m],
-      device,
-    );
-  const made = runUntracked(() =>
-    noGrad(() =>
-      tidy(() =>
-        entry(() => {
-          const entries = gatherEntries(requests.map(({ adjuster }) => adjuster));
-          const raw = most >= 0 && entries ? rawCast(logits, logits.dtype) : logits;
-          if (entries) adjustLogits(logits, entries);
-          const ids = sample(logits, operand(rows.reals, 'f32'), operand(rows.wholes, 'i32'));
-          return { ids, report: most >= 0 ? logProbs(raw, ids, most) : [] };
-        }),
-      ),
-    ),
+  const reads = temporaries(() =>
+    entry(() => {
+      const entries = gatherEntries(requests.map(({ adjuster }) => adjuster));
+      const raw = most >= 0 && entries ? rawCast(logits, logits.dtype) : logits;
+      if (entries) adjustLogits(logits, entries);
+      const ids = sampler.run();
+      const report = most >= 0 ? logProbs(raw, ids, most) : [];
+      // The reads are enqueued now, before the work of other steps.
+      return Promise.all([ids, ...report].map((tensor) => tensor.data()));
+    }, engineStack),
   );
-  // The reads are enqueued now, before the work of other steps.
-  const reads = Promise.all([made.ids, ...made.report].map((tensor) => tensor.data()));
   reads.catch(() => undefined); // tokens() tells of it
-  for (const tensor of [made.ids, ...made.report]) tensor.dispose();
   return {
     async tokens() {
       const [ids, values, tops] = await reads;

@@ -262,9 +262,8 @@ export class Engine {
         const use: AdapterUse | undefined = own ? { adapter: own } : undefined;
         this.#steps.set(own, (step = new BatchStep(this.#model, this.#pool, this.#slots, use)));
       }
-      const { logits, order } = step.run(requests);
+      const { order, draws } = step.run(requests);
       this.#stepCount++;
-      const draws = drawTokens(logits, order);
       for (const request of order) this.#scheduler.rowDone(request);
       return [{ requests: order, draws }];
     } catch (error) {

@@ -6,6 +6,9 @@ import type { Adapter } from '../peft/adapter';
 import type { DType } from '../tensor/dtype';
 import type { Tensor } from '../tensor/tensor';
 
+/** What the failures of ops show as their caller's stack: the engine calls them for all requests together. */
+export const engineStack = '    at generate (a step of the engine)';
+
 /** The adapter of one forward pass, and the number its dropout masks are drawn with (undefined: no dropout). */
 export interface AdapterUse {
   readonly adapter: Adapter | null;

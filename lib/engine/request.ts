@@ -79,7 +79,9 @@ export class Request {
   #finishReason: Completion['finishReason'] | undefined;
   #completion: Completion | undefined;
   #failure: { error: unknown } | undefined;
-  #wake: (() => void) | undefined;
+  /** Settles the promise that next() gave last. */
+  #waiter:
+    { resolve: (token: GeneratedToken | undefined) => void; reject: (reason: unknown) => void } | undefined;
 
   constructor(
     plan: RequestPlan,
@@ -201,14 +203,11 @@ export class Request {
   // ---- for the consumer ----------------------------------------------------------------------
 
   /** The next token, or undefined after the last one. @throws what ended the request. */
-  async next(): Promise<GeneratedToken | undefined> {
-    for (;;) {
-      const event = this.fetch();
-      if (event) return event;
-      if (this.#failure) throw this.#failure.error;
-      if (this.#completion) return undefined;
-      await new Promise<void>((resolve) => (this.#wake = resolve));
-    }
+  next(): Promise<GeneratedToken | undefined> {
+    return new Promise((resolve, reject) => {
+      this.#waiter = { resolve, reject };
+      this.#notify();
+    });
   }
 
   /** The next token that is there. */
@@ -228,9 +227,14 @@ export class Request {
     this.#wakeEngine();
   }
 
+  /** Gives what is there to the consumer that waits. */
   #notify(): void {
-    const wake = this.#wake;
-    this.#wake = undefined;
-    wake?.();
+    const waiter = this.#waiter;
+    if (!waiter) return;
+    const event = this.fetch();
+    if (event || this.#completion || this.#failure) this.#waiter = undefined;
+    if (event) waiter.resolve(event);
+    else if (this.#failure) waiter.reject(this.#failure.error);
+    else if (this.#completion) waiter.resolve(undefined);
   }
 }

@@ -120,7 +120,7 @@ const mostTexts = 128;
 const mostLogprobs = 20;
 
 /** How one generation draws: checked, with every default filled in. */
-export interface GenerationPlan extends Omit<SampleRow, 'step'> {
+export interface GenerationPlan extends SampleRow {
   /** Undefined: what `maxLength` leaves. */
   maxNewTokens: number | undefined;
   /** Whether the call itself says how many tokens it wants. */
@@ -193,7 +193,7 @@ export function tokenLimit({ maxNewTokens, maxLength }: GenerationPlan, promptTo
   return maxNewTokens ?? Math.max(0, maxLength - promptTokens);
 }
 
-function planDraws(options: SamplingOptions, defaults: GenerationDefaults): Omit<SampleRow, 'step'> {
+function planDraws(options: SamplingOptions, defaults: GenerationDefaults): SampleRow {
   const temperature = options.temperature ?? defaults.temperature;
   const topK = options.topK ?? defaults.topK;
   const topP = options.topP ?? defaults.topP;

@@ -274,9 +274,10 @@ export class CausalLM {
       const maxNewTokens = tokensAfter(ids, plan, this.config.maxPositionEmbeddings);
       const engine = (this.#engine ??= this.#newEngine());
       const generation = { engine, adapter, prompt: ids, plan, maxNewTokens, tokenizer: this.#tokenizer };
-      held.generation = new RunningGeneration(generation);
+      const running = (held.generation = new RunningGeneration(generation));
       signal?.addEventListener('abort', abort, { once: true });
-      return yield* held.generation.tokens();
+      for (let token = await running.next(); token; token = await running.next()) yield token;
+      return running.result();
     } finally {
       signal?.removeEventListener('abort', abort);
       release();

@@ -99,6 +99,10 @@ export interface Generation {
 export class RunningGeneration {
   readonly #requests: readonly Request[];
   readonly #promptTokens: number;
+  /** Of several texts: the next token of each that has not ended, those that gave one last at the end. */
+  readonly #awaited = new Map<number, Promise<[number, GeneratedToken | undefined]>>();
+  /** The texts whose next token is to be awaited when the consumer asks again. */
+  #toAwait: readonly number[];
 
   /** @throws what Engine.submit throws; nothing runs then. */
   constructor({ engine, adapter, prompt, plan, maxNewTokens, tokenizer }: Generation) {
@@ -115,6 +119,7 @@ export class RunningGeneration {
       throw error;
     }
     this.#requests = requests;
+    this.#toAwait = requests.map((_, index) => index);
   }
 
   /** `reason`: what the consumer gets to see. */
@@ -124,32 +129,35 @@ export class RunningGeneration {
     for (const request of this.#requests) request.cancel(reason);
   }
 
-  /** The tokens as they come, those of several texts in any order. */
-  async *tokens(): AsyncGenerator<GeneratedToken, GenerationResult, void> {
-    const requests = this.#requests;
-    if (requests.length === 1) {
-      for (let token = await requests[0]!.next(); token; token = await requests[0]!.next()) yield token;
-      return this.#result();
-    }
-    const next = async (index: number): Promise<[number, GeneratedToken | undefined]> => [
-      index,
-      await requests[index]!.next(),
-    ];
-    const awaited = new Map(requests.map((_, index) => [index, next(index)]));
-    for (const promise of awaited.values()) promise.catch(() => undefined); // the race tells of the first failure
+  /** The next token, those of several texts in any order; undefined after the last one. */
+  next(): Promise<GeneratedToken | undefined> {
+    return this.#requests.length === 1 ? this.#requests[0]!.next() : this.#nextOfAny();
+  }
+
+  async #nextOfAny(): Promise<GeneratedToken | undefined> {
+    const awaited = this.#awaited;
+    for (const index of this.#toAwait) awaited.set(index, this.#nextOf(index));
+    this.#toAwait = [];
     while (awaited.size > 0) {
       const [index, token] = await Promise.race(awaited.values());
       awaited.delete(index);
       if (!token) continue;
-      yield { ...token, index };
-      const promise = next(index);
-      promise.catch(() => undefined);
-      awaited.set(index, promise);
+      this.#toAwait = [index];
+      return { ...token, index };
     }
-    return this.#result();
+    return undefined;
   }
 
-  #result(): GenerationResult {
+  #nextOf(index: number): Promise<[number, GeneratedToken | undefined]> {
+    const promise = this.#requests
+      [index]!.next()
+      .then((token): [number, GeneratedToken | undefined] => [index, token]);
+    promise.catch(() => undefined); // the race tells of the first failure
+    return promise;
+  }
+
+  /** What it gave, after its last token. */
+  result(): GenerationResult {
     const choices = this.#requests.map(({ completion: { text, ids, finishReason } }) => ({
       text,
       ids,

@@ -45,8 +45,8 @@ function captureStack(): string {
   }
 }
 
-function mark(): void {
-  const stack = shared(captureStack());
+function mark(text = captureStack()): void {
+  const stack = shared(text);
   lastTag++;
   tags[lastTag % ringSize] = lastTag;
   stacks[lastTag % ringSize] = stack;
@@ -123,9 +123,12 @@ export function call(): NativeBinding {
   return use(load(), lastTag);
 }
 
-/** Runs a synchronous function whose ops all count as one call by its caller. */
-export function entry<T>(fn: () => T): T {
-  if (depth === 0) mark();
+/**
+ * Runs a synchronous function whose ops all count as one call by its caller. `stack`: what their failures show in the place of
+ * the caller's stack, where no line of the program is behind the call.
+ */
+export function entry<T>(fn: () => T, stack?: string): T {
+  if (depth === 0) mark(stack);
   depth++;
   try {
     return fn();

@@ -19,8 +19,6 @@ export interface SampleRow {
   minP: number;
   /** An integer below 2⁵³. */
   seed: number;
-  /** The draw depends on (seed, step) alone. */
-  step: number;
 }
 
 /** The operands of {@link sample} on the host. */
@@ -35,17 +33,17 @@ export interface SampleRows {
 export function sampleRows(m: number): SampleRows {
   const rows = { reals: new Float32Array(3 * m), wholes: new Int32Array(4 * m) };
   for (let i = 0; i < m; i++)
-    writeSampleRow(rows, i, { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0, step: 0 });
+    writeSampleRow(rows, i, { temperature: 0, topK: 0, topP: 1, minP: 0, seed: 0 }, 0);
   return rows;
 }
 
-/** Writes how row i is drawn. Its numbers must have been checked. */
-export function writeSampleRow({ reals, wholes }: SampleRows, i: number, row: SampleRow): void {
+/** Writes how row i is drawn; the draw depends on (row.seed, step) alone. Its numbers must have been checked. */
+export function writeSampleRow({ reals, wholes }: SampleRows, i: number, row: SampleRow, step: number): void {
   reals[3 * i] = row.temperature;
   reals[3 * i + 1] = row.topP;
   reals[3 * i + 2] = row.minP;
   wholes[4 * i] = Math.min(row.topK, 0x7fffffff); // no vocabulary is larger
-  wholes[4 * i + 1] = row.step;
+  wholes[4 * i + 1] = step;
   wholes[4 * i + 2] = row.seed % 2 ** 32;
   wholes[4 * i + 3] = Math.floor(row.seed / 2 ** 32);
 }

@@ -84,6 +84,8 @@ export class Tokenizer {
   readonly #cleanUp: boolean;
   readonly #byteFallback: boolean;
   readonly #largestId: number;
+  /** @internal Whether the text of two lists of whole characters is that of one after that of the other. */
+  readonly concatenates: boolean;
   /** The special tokens of tokenizer_config.json by name: bos_token, eos_token, … */
   readonly specialTokens: Readonly<Record<string, string>>;
   /** Directory it was read from. */
@@ -103,6 +105,9 @@ export class Tokenizer {
     this.#largestId = largestId;
     this.#byteFallback = unigramByteFallback;
     this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
+    // Bytes follow each other; other decoders look at neighbours for spaces.
+    const decoder: unknown = 'decoder' in json ? json.decoder : null;
+    this.concatenates = isRecord(decoder) && decoder['type'] === 'ByteLevel' && !this.#cleanUp;
     this.#limits = limits;
     this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens, limits);
   }
@@ -368,24 +373,29 @@ export class TokenStream {
   readonly #tokenizer: Tokenizer;
   /** Tokens whose text is out already, kept as context, then those whose text is not. */
   #ids: number[];
-  #emitted: number;
+  /** The text of those whose text is out; undefined where it is not known yet. */
+  #before: string | undefined;
 
   constructor(tokenizer: Tokenizer, context: readonly number[]) {
     this.#tokenizer = tokenizer;
     this.#ids = context.slice(-CONTEXT);
-    this.#emitted = this.#ids.length;
   }
 
   /** Text that became complete with this id; '' while a character is unfinished. */
   push(id: number): string {
-    this.#ids.push(id);
     // A context that ends within a character: the rest of that character belongs to the new text.
-    const before = this.#text(this.#ids.slice(0, this.#emitted)).replace(/\uFFFD+$/, '');
+    const before = (this.#before ??= this.#text(this.#ids).replace(/\uFFFD+$/, ''));
+    this.#ids.push(id);
     const now = this.#text(this.#ids);
     if (now.endsWith(REPLACEMENT)) return '';
     const fresh = now.slice(before.length);
-    this.#ids = this.#ids.slice(-CONTEXT);
-    this.#emitted = this.#ids.length;
+    this.#before = now;
+    const context = this.#tokenizer.concatenates ? 0 : CONTEXT;
+    if (this.#ids.length >= 2 * context) {
+      // Only now and then, because the text of the context has to be decoded then.
+      this.#ids = this.#ids.slice(this.#ids.length - context);
+      this.#before = undefined;
+    }
     return fresh;
   }
 

@@ -423,5 +423,5 @@ test('a DoRA adapter that changes between two steps has its norms computed once,
       adapter.loadStateDict(adapter.stateDict());
     }
   jest.restoreAllMocks();
-  expect(seen.join(' ')).toMatch(/^(reduceSum )+beginRecording endRecording$/);
+  expect(seen.join(' ')).toMatch(/^(reduceSum )+(beginRecording endRecording ?)+$/);
 });

@@ -69,6 +69,10 @@ describe('Unigram', () => {
     expect(tokenizer.decode(tokenizer.encode('a🙂zb'))).toBe('a🙂zb');
     const stream = tokenizer.stream();
     expect(tokenizer.encode('a🙂b').map((id) => stream.push(id))).toEqual(['a', '', '', '', '🙂', 'b']);
+    expect(tokenizer.concatenates).toBe(false); // the first space of a list is no text
+    const long = tokenizer.encode('a🙂b a ba é '.repeat(6));
+    const all = tokenizer.stream();
+    expect(long.map((id) => all.push(id)).join('')).toBe(tokenizer.decode(long));
   });
 
   test('with byte_fallback but not all bytes they stay unknown', async () => {
