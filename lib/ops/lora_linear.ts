@@ -237,5 +237,5 @@ function recordGroup(
     });
     return out;
   };
-  record(inputs, outputs, saved, backward, () => kept.forEach((b) => b.weight.release()));
+  record(inputs, outputs, saved, backward, { release: () => kept.forEach((b) => b.weight.release()) });
 }

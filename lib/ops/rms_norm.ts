@@ -1,5 +1,5 @@
 /** y = x / √(mean(x²) + eps) · weight over the last dimension; f32 inside, rounded once. */
-import { needsGrad, record } from '../tensor/autograd';
+import { type BackwardFunction, needsGrad, record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import { LoRAError } from '../errors';
 import { type Tensor, wrap } from '../tensor/tensor';
@@ -24,10 +24,13 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   if (rstdHandle === null) return y;
   const rows = numelOf(x.shape.slice(0, -1));
   const rstd = wrap(rstdHandle, 'f32', [rows], x.device);
-  record([x], [y], [x, weight, rstd], ([g], [kx, kw, kr]) => {
+  const backward: BackwardFunction = ([g], [kx, kw, kr]) => {
     const dx = call().rmsNormBackward(kx!.handle, kw!.handle, kr!.handle, g!.handle);
     return [wrap(dx, kx!.dtype, kx!.shape, kx!.device)];
-  });
+  };
+  const again = ([kx, kw]: Tensor[]): Tensor =>
+    wrap(call().rmsNormForward(kx!.handle, kw!.handle, eps, false)[0], kx!.dtype, kx!.shape, kx!.device);
+  record([x], [y], [x, weight, rstd], backward, { again });
   rstd.dispose();
   return y;
 }

@@ -1,5 +1,5 @@
 /** y = silu(gate)·up. */
-import { record } from '../tensor/autograd';
+import { type BackwardFunction, record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import { type Tensor, wrap } from '../tensor/tensor';
 import { check } from '../validate';
@@ -12,10 +12,15 @@ export function swiglu(gate: Tensor, up: Tensor): Tensor {
   checkSameDevice('swiglu', 'up', up.device, gate.device);
   checkDims('swiglu', 'up', up, gate.shape, 'that of gate');
   check(up.dtype === gate.dtype, 'swiglu', `expected up of dtype ${gate.dtype} but received ${up.dtype}`);
-  const y = wrap(call().swigluForward(gate.handle, up.handle), gate.dtype, gate.shape, gate.device);
-  record([gate, up], [y], [gate, up], ([g], [kg, ku]) => {
+  const y = forward(gate, up);
+  const backward: BackwardFunction = ([g], [kg, ku]) => {
     const [dgate, dup] = call().swigluBackward(kg!.handle, ku!.handle, g!.handle);
     return [wrap(dgate, kg!.dtype, kg!.shape, kg!.device), wrap(dup, ku!.dtype, ku!.shape, ku!.device)];
-  });
+  };
+  record([gate, up], [y], [gate, up], backward, { again: ([kg, ku]) => forward(kg!, ku!) });
   return y;
+}
+
+function forward(gate: Tensor, up: Tensor): Tensor {
+  return wrap(call().swigluForward(gate.handle, up.handle), gate.dtype, gate.shape, gate.device);
 }

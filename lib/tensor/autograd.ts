@@ -30,23 +30,40 @@ const outputOf = (tensor: Tensor): Output | null => edgeOf(tensor) as Output | n
 
 type Source = Output | { readonly leaf: Tensor } | null;
 
+/** What backward() reads: a tensor that is held, or the output of an op that computes it again. */
+type Saved = Tensor | Output;
+
 interface Node {
   readonly id: number;
   inputs: Source[];
   versions: (readonly [Parameter, number])[];
-  saved: Tensor[];
+  saved: Saved[];
   backward: BackwardFunction | null; // null once freed
+  again: Recomputation | null;
   release: (() => void) | null;
   readonly grads: (Tensor | null)[];
   /** Live output tensors and nodes that take an output as input. */
   users: number;
 }
 
+/** The saved tensors of an op to its only output, with the bits that it had. */
+type Recomputation = (saved: Tensor[]) => Tensor;
+
+interface RecordOptions {
+  /** Runs once, when the node is freed. */
+  release?: () => void;
+  /**
+   * For an op of one output that reads its operands once, and keeps them for its own gradient. An op that saves this output
+   * then holds no memory for it: backward() computes it once more.
+   */
+  again?: Recomputation;
+}
+
 let created = 0;
 
 /**
- * Records an op, unless nothing is being recorded or no input requires a gradient. `saved` tensors stay alive
- * until backward(), also when the caller disposes its own. `release` runs once, when the node is freed.
+ * Records an op, unless nothing is being recorded or no input requires a gradient. What backward() needs of the `saved`
+ * tensors stays alive until then, also when the caller disposes its own.
  *
  * @example
  * record([x], [y], [x], ([g], [x]) => [rawUnaryBackward('square', 1, x, g)]);
@@ -56,7 +73,7 @@ export function record(
   outputs: readonly Tensor[],
   saved: readonly Tensor[],
   backward: BackwardFunction,
-  release: (() => void) | null = null,
+  { release, again }: RecordOptions = {},
 ): void {
   if (!needsGrad(inputs)) {
     release?.();
@@ -72,9 +89,10 @@ export function record(
     versions: inputs
       .filter((x): x is Parameter => x instanceof Parameter)
       .map((x) => [x, x.version] as const),
-    saved: saved.map(alias),
+    saved: saved.map((t) => save(t, inputs)),
     backward,
-    release,
+    again: again ?? null,
+    release: release ?? null,
     grads: outputs.map(() => null),
     users: outputs.length,
   };
@@ -95,6 +113,22 @@ function sourceOf(input: Tensor): Source {
   return input.requiresGrad ? { leaf: input } : null;
 }
 
+const isHeld = (saved: Saved): saved is Tensor => !('node' in saved);
+
+/**
+ * A node keeps those that made its inputs alive, and they are freed after it. Only one op is computed again for a saved
+ * tensor, so that a chain of such ops costs no more than twice its time.
+ */
+function save(t: Tensor, inputs: readonly Tensor[]): Saved {
+  const edge = outputOf(t);
+  return edge?.node.again && edge.node.saved.every(isHeld) && inputs.includes(t) ? edge : alias(t);
+}
+
+/** Reads what save() kept. A tensor that is computed again belongs to the scope of the caller. */
+function read(saved: Saved): Tensor {
+  return isHeld(saved) ? saved : saved.node.again!(saved.node.saved.filter(isHeld));
+}
+
 /** Counts one output tensor, or one node that takes an output, less; frees what nothing can reach any more. */
 function endUse(last: Node): void {
   const unused = [last];
@@ -110,8 +144,9 @@ function free(node: Node): void {
   node.backward = null;
   node.inputs = [];
   node.versions = [];
-  for (const t of node.saved) t.dispose();
+  for (const t of node.saved) if (isHeld(t)) t.dispose();
   node.saved = [];
+  node.again = null;
   node.release?.();
   node.release = null;
   for (let i = 0; i < node.grads.length; i++) {
@@ -214,7 +249,7 @@ function step(node: Node): void {
   let results: (Tensor | null)[] = [];
   try {
     const apply = node.backward;
-    const gradients = runDetached(scope, () => apply([...node.grads], node.saved));
+    const gradients = runDetached(scope, () => apply([...node.grads], node.saved.map(read)));
     results = gradients.map((g) => (g === null ? null : alias(g)));
   } finally {
     scope.close();

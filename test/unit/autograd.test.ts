@@ -8,6 +8,7 @@ import {
   type MemoryUsage,
   type Tensor,
 } from '../../lib/index';
+import { rmsNorm, swiglu } from '../../lib/ops';
 import { record } from '../../lib/tensor/autograd';
 import { rawCast } from '../../lib/tensor/raw';
 import { entry } from '../../lib/native/calls';
@@ -262,13 +263,7 @@ describe('backward', () => {
     const released: string[] = [];
     const make = (x: Tensor, name: string): Tensor => {
       const y = tensor([0], { device });
-      record(
-        [x],
-        [y],
-        [],
-        ([g]) => [g!],
-        () => void released.push(name),
-      );
+      record([x], [y], [], ([g]) => [g!], { release: () => void released.push(name) });
       return y;
     };
     make(tensor([1], { device }), 'no gradient');
@@ -302,6 +297,36 @@ describe('backward', () => {
     const loss = b.mean();
     for (const t of [a, b, loss]) t.dispose();
     expectNoMore(before);
+  });
+
+  test('what is cheap to compute is not held, and computed again has the same bits', async () => {
+    const n = 4096;
+    const values = (seed: number): Float32Array =>
+      Float32Array.from({ length: n }, (_, i) => Math.sin(seed * (i + 1)));
+    const [x, weight] = [tensor(values(1), { device }), tensor(values(2), { device })];
+    const w = parameter(tensor(values(3), { device }));
+    /** Sum of norm(x·w)·w or swiglu(x·w, x)·w, where the product saves its first operand or that operand's copy. */
+    const loss = (kind: 'norm' | 'swiglu', copied: boolean): Tensor =>
+      tidy(() => {
+        const a = x.mul(w);
+        const cheap = kind === 'norm' ? rmsNorm(a, weight, 1e-5) : swiglu(a, x);
+        return (copied ? cheap.reshape([n]) : cheap).mul(w).sum();
+      });
+    for (const kind of ['norm', 'swiglu'] as const) {
+      const held: number[] = [];
+      const gradients: number[][] = [];
+      for (const copied of [true, false]) {
+        const before = memoryUsage().bytes;
+        const y = loss(kind, copied);
+        held.push(memoryUsage().bytes - before);
+        y.backward();
+        gradients.push(await list(w.grad));
+        y.dispose();
+        w.grad = null;
+      }
+      expect(held[1]).toBe(held[0]! - 4 * n);
+      expect(gradients[1]).toEqual(gradients[0]);
+    }
   });
 
   test('a long chain does not overflow the stack', () => {
