@@ -108,10 +108,12 @@ function estimate(config, parameters) {
   const size = dtype === 'f32' ? 4 : 2;
   const weights = parameters * Math.min(size, config.torch_dtype === 'bfloat16' ? 2 : 4);
   const adapter = layers * r * (2 * d + 2 * width + 2 * (d + kv) + 3 * (d + ff));
-  const activations = size * batchSize * length * layers * (5 * d + 2 * width + 2 * kv + 3 * ff);
+  const activations = size * batchSize * length * layers * (3 * d + 2 * width + 2 * kv + 2 * ff);
+  const embedding = (config.vocab_size * d * weights) / parameters;
+  const matrix = (ff * d * weights) / parameters;
   return {
-    load: weights * (1 + (config.vocab_size * d) / parameters) + 0.1e9,
-    train: 1.3 * (weights + 12 * adapter + activations) + 0.1e9,
+    load: Math.max(weights + matrix, 2 * embedding) + 0.1e9,
+    train: weights + 1.3 * (12 * adapter + activations) + 0.2e9,
   };
 }
 

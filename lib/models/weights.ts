@@ -81,8 +81,8 @@ export interface LoadOptions {
 
 /**
  * Reads the weight files of a directory in slices, converts them on the way, and packs the matrices once:
- * besides the weights there is never more than one tensor and a slice in memory. 'auto' keeps the dtype of the files, f16
- * becoming bf16. A file that is written, or replaced, meanwhile is ERR_FILE.
+ * besides the weights there is never more than one tensor and a slice in memory. The largest come first, while little else
+ * is there. 'auto' keeps the dtype of the files, f16 becoming bf16. A file that is written, or replaced, meanwhile is ERR_FILE.
  */
 export async function loadWeights(
   dir: string,
@@ -160,6 +160,8 @@ export async function loadWeights(
       return weight;
     };
     const embedding = await matrix(`${EMBEDDING}.weight`);
+    const head = new Linear(HEAD, config.tieWordEmbeddings ? embedding : await matrix(`${HEAD}.weight`));
+    binding().trim(nativeDevice(device)); // no other tensor is as large as these were before they were packed
     const layers: BlockWeights[] = [];
     const table = blockTable(config);
     for (let i = 0; i < config.numHiddenLayers; i++) {
@@ -175,7 +177,7 @@ export async function loadWeights(
       layers.push(block as unknown as BlockWeights); // the table lists every key
     }
     const norm = await vector(`${NORM}.weight`);
-    const head = new Linear(HEAD, config.tieWordEmbeddings ? embedding : await matrix(`${HEAD}.weight`));
+    binding().trim(nativeDevice(device));
     signal?.throwIfAborted();
     await stored.checkUnchanged();
     return { weights: { embedding, layers, norm, head }, dtype };

@@ -146,6 +146,8 @@ export interface NativeBinding {
   memoryUsage(): MemoryUsage;
   synchronize(device: NativeDevice): Promise<void>;
   synchronizeSync(device: NativeDevice): void;
+  /** Hands memory that is kept for later tensors back to the system, once what is queued has run. */
+  trim(device: NativeDevice): void;
   /** Null where the queue is half empty, else a promise that resolves when it is. */
   roomInQueue(device: NativeDevice): Promise<void> | null;
 

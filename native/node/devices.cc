@@ -126,6 +126,14 @@ Napi::Value Synchronize(const Napi::CallbackInfo& info) {
   return promise;
 }
 
+// Hands the memory that no tensor holds back to the system, once the commands so far have run.
+Napi::Value Trim(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  state.PollDead();
+  DeviceOf(info).Trim(0);
+  return info.Env().Undefined();
+}
+
 // Returns null when the queue is half empty, else a promise that it is. Who awaits it finds the
 // other half free; a full queue would make a call wait, which holds the event loop.
 Napi::Value RoomInQueue(const Napi::CallbackInfo& info) {
@@ -208,6 +216,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<MemoryUsage>(env, exports, "memoryUsage");
   Export<LiveObjects>(env, exports, "liveObjects");
   Export<Synchronize>(env, exports, "synchronize");
+  Export<Trim>(env, exports, "trim");
   Export<RoomInQueue>(env, exports, "roomInQueue");
   Export<SynchronizeSync>(env, exports, "synchronizeSync");
   Export<StartProfile>(env, exports, "startProfile");
