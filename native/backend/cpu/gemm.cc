@@ -95,6 +95,48 @@ void CopyBlocks(const Blocks& blocks, const void* x, bool x_is_bf16, size_t ldx,
   }
 }
 
+namespace {
+
+// How products of some panels are cut into tasks. A unit is one panel for the rows of one part.
+struct Cut {
+  size_t parts = 1;  // of the rows
+  size_t size = 1;   // units of a task
+};
+
+// Returns the share of the time of equal threads that is spent on `units` in tasks of `size`.
+double Balance(size_t units, size_t size, size_t threads) {
+  const size_t rounds = CeilDiv(CeilDiv(units, size), threads);
+  return static_cast<double>(units) / static_cast<double>(rounds * size * threads);
+}
+
+// A few tasks per thread even out the time that other processes take. They are equal, and their
+// number is nearly a multiple of the threads; where there are too few panels for that, the rows are
+// split too, although a panel is then read once for each part. No cut changes a result.
+Cut CutProduct(size_t panels, size_t tiles, size_t threads) {
+  constexpr size_t kMostParts = 4;  // beyond what gives each thread its tasks
+  constexpr double kEven = 0.97;
+  if (threads == 1) return {1, panels};
+  const size_t wanted = 4 * threads;
+  const size_t least = std::min(tiles, CeilDiv(wanted, panels));
+  const size_t most = std::min(tiles, least + kMostParts - 1);
+  Cut best;
+  double best_balance = 0;
+  for (size_t parts = least; parts <= most; ++parts) {
+    const size_t units = panels * parts;
+    for (size_t size = std::max<size_t>(1, units / wanted); size > 0; --size) {
+      const double balance = Balance(units, size, threads);
+      if (balance >= kEven) return {parts, size};
+      if (balance > best_balance) {
+        best = {parts, size};
+        best_balance = balance;
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
 void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows,
                  const ProductScratch& scratch, size_t chunk_rows) {
   const size_t threads = static_cast<size_t>(ThreadsOf(context)), tiles = Tiles(rows);
@@ -102,14 +144,11 @@ void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t 
   size_t panels = 0;
   for (const Product& product : products) panels += Panels(product.n, width);
   if (panels == 0 || tiles == 0) return;
-  // A few tasks per thread even out the time that other processes take. With few panels the rows
-  // are split too. Neither changes a result.
-  const size_t wanted = threads == 1 ? 1 : 4 * threads;
-  const size_t parts = std::min(tiles, (wanted + panels - 1) / panels);
-  const size_t units = panels * parts, tasks = std::min(units, wanted);
-  ParallelFor(context, tasks, [&](size_t task, size_t thread) {
+  const Cut cut = CutProduct(panels, tiles, threads);
+  const size_t parts = cut.parts, units = panels * parts;
+  ParallelFor(context, CeilDiv(units, cut.size), [&](size_t task, size_t thread) {
     // Units are ordered by part, then product, then panel, so that a task is a few rectangles of y.
-    const Range mine = Split(units, tasks, task);
+    const Range mine{task * cut.size, std::min(units, (task + 1) * cut.size)};
     for (size_t part = mine.begin / panels; part * panels < mine.end; ++part) {
       size_t first = part * panels;
       for (const Product& product : products) {
