@@ -1,149 +1,170 @@
-// npm run bench [-- --rounds 7] [--filter f32] [--out FILE]: lora_linear, forward and forward + backward, ours and
-// PyTorch interleaved in one run. Each case passes a numerics check before it is timed. Prints a table, writes JSON.
-// Where there is a GPU, ours and cuBLAS on it as well: --filter cublas does that alone.
+// npm run bench: everything that this machine can run, ours and its rivals interleaved, and what was left out and why.
 //
-// npm run bench -- --profile [--dtype bf16] [--shape 1x512] [--model DIR] [--json]: where a training step spends its time.
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { cpus, homedir, tmpdir } from 'node:os';
+//   npm run bench -- --filter 'bf16 m=512'   cases whose id has all the words; give it twice for either
+//   npm run bench -- --quick                 the most telling cases, in at most 3 minutes; the whole run takes at most 30
+//   npm run bench -- --list                  the ids alone
+//   npm run bench -- --json                  the results on stdout, the table on stderr
+//   npm run bench -- --profile [--dtype bf16] [--shape 1x512] [--steps 3]: where a training step spends its time
+//
+// docs/internals/benchmarks.md explains every row. All options: the table below.
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { loadavg } from 'node:os';
 import { dirname, join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { setThreads } from 'lora-native';
-import inputsOf from './inputs.cjs';
-import { OursProvider } from './providers/ours.mjs';
-import { runCublas } from './providers/cublas.mjs';
-import { findPython, TorchProvider } from './providers/torch.mjs';
+import { allCases, quickCases } from './kinds/all.mjs';
+import { Ceilings, defaultThreads, facts } from './machine.mjs';
+import { findModel } from './models.mjs';
 import { profileSteps } from './profile.mjs';
+import { findPython, Rival } from './providers/rival.mjs';
+import { chart } from './report/chart.mjs';
+import { shareOf, ratios } from './report/numbers.mjs';
+import { isQuiet } from './report/readme.mjs';
+import { legend, Table } from './report/table.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const { values: options } = parseArgs({
   options: {
-    rounds: { type: 'string', default: '7' },
-    threads: { type: 'string', default: '2' },
-    filter: { type: 'string' },
+    filter: { type: 'string', multiple: true, default: [] },
+    quick: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+    list: { type: 'boolean', default: false },
+    rounds: { type: 'string' },
+    threads: { type: 'string', default: String(defaultThreads()) },
+    'no-rivals': { type: 'boolean', default: false },
+    'no-compile': { type: 'boolean', default: false },
+    model: { type: 'string' }, // the folder of SmolLM2-135M
+    'model-1b': { type: 'string' }, // the folder that ../shared/baselines/make_1b.py made
+    openblas: { type: 'string' }, // the path of libopenblas
+    out: { type: 'string', default: join(here, 'results/local-bench.json') },
     profile: { type: 'boolean', default: false },
-    model: { type: 'string', default: join(homedir(), '.cache/lora-native-test/smollm2-135m') },
     dtype: { type: 'string', default: 'bf16' },
     shape: { type: 'string', default: '1x512' },
     steps: { type: 'string', default: '3' },
-    json: { type: 'boolean', default: false },
-    out: { type: 'string', default: join(here, 'results/local-lora_linear.json') },
   },
 });
-const rounds = Number(options.rounds);
 const threads = Number(options.threads);
-const gap = 50; // ms between providers, so that spinning threads of one settle before the other is timed
-const budget = 0.15; // seconds that a provider is timed for in each round
-
-const median = (values) => {
-  const sorted = [...values].sort((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-};
-const title = ({ m, in: k, out: n, r, dtype }) => `${dtype} M=${m} ${k}→${n} r=${r}`;
-
-/** ‖got − want‖₂ / ‖want‖₂; NaN never passes `<= bound`. */
-function distance(got, want) {
-  let difference = 0;
-  let norm = 0;
-  for (let i = 0; i < want.length; i++) {
-    difference += (got[i] - want[i]) ** 2;
-    norm += want[i] ** 2;
-  }
-  return got.length === want.length ? Math.sqrt(difference / norm) : Infinity;
-}
-
+const print = options.json ? console.error : console.log;
+const given = { 'SmolLM2-135M': options.model, 'shape of Llama-3.2-1B': options['model-1b'] };
 setThreads(threads);
+
 if (options.profile) {
   const [batch, length] = options.shape.split('x').map(Number);
-  const { model, dtype, json } = options;
-  await profileSteps({ model, dtype, batch, length, json, count: Number(options.steps) });
+  const { dir, reason } = findModel('SmolLM2-135M', given);
+  if (!dir) throw new Error(reason);
+  const { dtype, json } = options;
+  await profileSteps({ model: dir, dtype, batch, length, json, count: Number(options.steps) });
   process.exit(0);
 }
-const python = findPython();
-const ours = new OursProvider();
-const torch = python ? await TorchProvider.start(python, threads) : undefined;
-if (torch)
-  console.log(
-    `rival: PyTorch ${torch.info.torch} (${torch.info.blas}, oneDNN ${torch.info.onednn}), ${threads} threads each`,
-  );
-else
-  console.log(
-    'rival: none. No python3 with torch was found (set LORA_PYTHON, or apt-get install python3-torch libopenblas0-pthread); timing ours alone',
-  );
 
-const scratch = mkdtempSync(join(tmpdir(), 'lora-bench-'));
-const results = [];
-const { lora_linear: cases } = JSON.parse(readFileSync(join(here, 'cases.json'), 'utf8'));
-console.log(
-  `\n${'case'.padEnd(30)} ${'what'.padEnd(8)} ${'ours ms (spread)'.padStart(22)} ${'torch ms (spread)'.padStart(22)}  ours/torch`,
-);
-for (const testCase of cases.filter((c) => !options.filter || title(c).includes(options.filter))) {
-  const inputs = inputsOf.loraLinearInputs(testCase);
-  ours.load(testCase, inputs);
-  if (torch) {
-    for (const name of ['x', 'w', 'a', 'b', 'g']) writeFileSync(join(scratch, `${name}.bin`), inputs[name]);
-    await torch.load({ ...testCase, scale: inputs.scale }, scratch);
-    await torch.check(scratch);
-    const got = await ours.check();
-    // Both round to bf16 along the way (PyTorch also its intermediates), so they agree to a few units of it.
-    const bound = testCase.dtype === 'f32' ? 1e-5 : 1.5e-2;
-    for (const name of ['y', 'dx', 'da', 'db']) {
-      const file = readFileSync(join(scratch, `${name}.bin`));
-      const error = distance(got[name], new Float32Array(file.buffer, file.byteOffset, file.byteLength / 4));
-      if (!(error <= bound))
-        throw new Error(
-          `${title(testCase)}: ${name} is ${error} away from PyTorch's, expected at most ${bound}`,
-        );
-    }
+/** Whether one of the filters has only words that the case has. */
+const taken = ({ kind, id }) =>
+  options.filter.length === 0 ||
+  options.filter.some((filter) => filter.split(/\s+/).every((word) => `${kind} ${id}`.includes(word)));
+const definitions = JSON.parse(readFileSync(join(here, 'cases.json'), 'utf8'));
+const cases = (options.quick ? quickCases(definitions) : allCases(definitions)).filter(taken);
+if (options.list) {
+  for (const { kind, id } of cases) console.log(`${kind}  ${id}`);
+  process.exit(0);
+}
+
+const begun = performance.now();
+const load = [loadavg()[0]];
+const ceilings = new Ceilings(threads);
+const table = new Table(print, ceilings);
+const leftOut = [];
+const failures = [];
+const rows = [];
+const gap = 50; // ms between providers, in which the spinning threads of one fall asleep
+const rounds = options.rounds === undefined ? undefined : Number(options.rounds);
+const bench = {
+  threads,
+  quick: options.quick,
+  ceilings,
+  settings: { rounds: rounds ?? (options.quick ? 3 : 5), budget: options.quick ? 0.05 : 0.1, gap },
+  stepSettings: { rounds: rounds ?? (options.quick ? 2 : 5), gap: 200 },
+  noCompile: options['no-compile'] ? '--no-compile' : options.quick ? '--quick' : undefined,
+  reasons: {},
+  add(row) {
+    rows.push(row);
+    table.add(row);
+  },
+  leaveOut(what, why) {
+    leftOut.push({ what, why });
+  },
+};
+
+/** Starts a rival, or says why there is none. */
+async function rival(name, start) {
+  try {
+    if (options['no-rivals']) throw new Error('--no-rivals');
+    bench[name] = await start();
+  } catch (error) {
+    bench.reasons[name] = error.message;
+    bench.leaveOut(name, error.message);
   }
-  for (const what of ['forward', 'step']) {
-    const rivals = torch ? (what === 'forward' ? ['forward', 'forward_addmm'] : ['step']) : [];
-    const medians = { ours: [], rivals: Object.fromEntries(rivals.map((name) => [name, []])) };
-    // A few untimed calls each tell how many fill the budget: about 20 ms of calls back to back, again and again.
-    const plan = (seconds) => {
-      const batch = Math.max(1, Math.round(0.02 / median(seconds)));
-      return [Math.max(3, Math.round(budget / median(seconds) / batch)), batch];
-    };
-    const ourPlan = plan(await ours.time(what, 5, 1));
-    const plans = {};
-    for (const name of rivals) plans[name] = plan(await torch.time(name, 5, 1));
-    for (let round = 0; round < rounds; round++) {
-      await sleep(gap);
-      medians.ours.push(median(await ours.time(what, ...ourPlan)));
-      for (const name of rivals) {
-        await sleep(gap);
-        medians.rivals[name].push(median(await torch.time(name, ...plans[name])));
-      }
-    }
-    const best = rivals.map((name) => medians.rivals[name]).sort((a, b) => median(a) - median(b))[0];
-    const show = (values) =>
-      values
-        ? `${(1000 * median(values)).toFixed(3)} (${(1000 * Math.min(...values)).toFixed(2)}–${(1000 * Math.max(...values)).toFixed(2)})`
-        : '–';
-    const ratio = best ? median(medians.ours) / median(best) : undefined;
-    console.log(
-      `${title(testCase).padEnd(30)} ${what.padEnd(8)} ${show(medians.ours).padStart(22)} ${show(best).padStart(22)}  ${ratio?.toFixed(2) ?? '–'}`,
+}
+await rival('torch', async () => {
+  const python = findPython('import torch');
+  if (!python)
+    throw new Error(
+      'no python3 with torch was found: set LORA_PYTHON (../shared/baselines/setup-torch.sh makes one)',
     );
-    results.push({ case: testCase, what, ratio, seconds: { ours: medians.ours, ...medians.rivals } });
+  bench.python = python;
+  return Rival.start('torch_worker.py', python, threads);
+});
+await rival('openblas', async () => {
+  const python = findPython();
+  if (!python) throw new Error('it is called from Python, and no python3 was found');
+  return Rival.start('openblas_worker.py', python, threads, options.openblas ? [options.openblas] : []);
+});
+ceilings.measure();
+if (ceilings.reason) bench.leaveOut("the machine's ceilings", ceilings.reason);
+
+const about = facts(threads);
+const { f32, bf16, read } = ceilings.best;
+print(
+  `${about.machine.cpu}, ${about.machine.instructions}, ${threads} threads; lora-native ${about.versions['lora-native']} ${about.commit ?? ''}`,
+);
+for (const name of ['torch', 'openblas'])
+  if (bench[name]) print(`${name}: ${JSON.stringify(bench[name].info)}`);
+if (f32) print(`ceilings: ${f32} GFLOP/s f32, ${bf16} bf16, ${read} GB/s`);
+if (!isQuiet({ load, ...about }))
+  print(`other programs are at work (load ${load[0].toFixed(2)}): figures will be noisy`);
+
+for (const [i, testCase] of cases.entries()) {
+  if (i % 8 === 7) ceilings.measure(300);
+  try {
+    await testCase.run(testCase, bench, given);
+  } catch (error) {
+    failures.push({ case: testCase.id, error: error.message });
+    print(`FAILED ${testCase.id}: ${error.message}`);
   }
 }
-ours.stop();
-torch?.stop();
-rmSync(scratch, { recursive: true });
-const wanted = !options.filter || options.filter === 'cublas';
-const cublas = wanted ? runCublas() : { skipped: `--filter ${options.filter}` };
-if (cublas.skipped) console.log(`\ncuBLAS on a GPU: skipped: ${cublas.skipped}`);
-if (cublas.failed) {
-  console.log(`\ncuBLAS on a GPU: FAILED: ${cublas.failed}`);
-  process.exitCode = 1;
-}
+await bench.torch?.stop();
+await bench.openblas?.stop();
+ceilings.measure();
+load.push(loadavg()[0]);
+
+for (const { what, why } of leftOut) print(`left out: ${what}: ${why}`);
+const results = {
+  schema: 1,
+  command: `npm run bench${process.argv.length > 2 ? ` -- ${process.argv.slice(2).join(' ')}` : ''}`,
+  ...about,
+  rivals: Object.fromEntries(['torch', 'openblas'].filter((n) => bench[n]).map((n) => [n, bench[n].info])),
+  ceilings: ceilings.best,
+  load,
+  settings: { steps: bench.stepSettings, calls: bench.settings },
+  seconds: Math.round((performance.now() - begun) / 1000),
+  rows: rows.map((row) => ({ ...row, ratios: ratios(row), shareOfCeiling: shareOf(row, ceilings.best) })),
+  leftOut,
+  failures,
+};
 mkdirSync(dirname(options.out), { recursive: true });
-writeFileSync(
-  options.out,
-  `${JSON.stringify({ date: new Date().toISOString(), cpu: cpus()[0]?.model, node: process.version, threads, rounds, torch: torch?.info ?? null, results, cublas }, null, 1)}\n`,
-);
-console.log(
-  `\nmedians over ${rounds} interleaved rounds, spread = smallest–largest round; ours/torch against the faster form of PyTorch (y + s·A(Bx) as PEFT writes it, or addmm_ in place). Written to ${options.out}`,
-);
+writeFileSync(options.out, `${JSON.stringify(results, null, 1)}\n`);
+writeFileSync(options.out.replace(/(\.json)?$/, '.svg'), chart(results));
+if (options.json) console.log(JSON.stringify(results));
+print(`\n${legend}\n${rows.length} rows in ${results.seconds} s, written to ${options.out}`);
+if (failures.length > 0) process.exitCode = 1;
+process.exit();

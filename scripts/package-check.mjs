@@ -228,7 +228,7 @@ async function checkBuild(app) {
   for (const [folder, command, ...args] of [
     // Without CUDA: a full compile of its kernels is another step of CI.
     [app, 'npx', 'lora-native', 'build', '--cuda', 'off'],
-    [installed, 'npm', 'run', 'bench', '--', '--rounds', '1', '--filter', 'f32 M=4 '],
+    [installed, 'npm', 'run', 'bench', '--', '--rounds', '1', '--filter', 'lora_linear gate f32 m=4 '],
   ]) {
     const started = performance.now();
     const { status } = spawnSync(command, args, { cwd: folder, ...shown });

@@ -1,0 +1,75 @@
+// All kinds of cases, in the order in which they run: { kind, id, quick, run(case, bench, givenModels) }.
+import inputsOf from '../inputs.cjs';
+import { findModel } from '../models.mjs';
+import { runCublas } from '../providers/cublas.mjs';
+import { runAttention } from './attention.mjs';
+import { runGeneration } from './generation.mjs';
+import { runLayers } from './lora_linear.mjs';
+import { runLoading } from './loading.mjs';
+import { overheadCases, runOverhead } from './overhead.mjs';
+import { runTrainingStep } from './training_step.mjs';
+
+function layerCases(definitions, kind) {
+  const cases = inputsOf.loraLinearCases(definitions, kind);
+  return cases.map((testCase) => {
+    const { against, dtype } = testCase;
+    const next = against && cases.find((other) => other.model === against && other.dtype === dtype);
+    return { ...testCase, kind, next, run: runLayers };
+  });
+}
+
+/** Cases with a model run with its folder, or are left out with the reason. */
+function withModel(run) {
+  return async (testCase, bench, given) => {
+    const found = findModel(testCase.model, given);
+    if (!found.dir) return bench.leaveOut(testCase.id, found.reason);
+    if (found.instead)
+      bench.leaveOut(`${testCase.id}: ${testCase.model}, the bundled model in its place`, found.instead);
+    await run({ ...testCase, id: testCase.id.replace(testCase.model, found.name), found }, bench);
+  };
+}
+
+const ids = {
+  attention: ({ model, dtype, tokens }) => `${model} ${dtype} ${tokens} tokens`,
+  training_step: ({ model, dtype, batch, length, beside }) =>
+    `${model} ${dtype} ${batch}×${length}${beside ? ' beside a busy loop' : ''}`,
+  generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
+  loading: ({ model, dtype }) => `${model} ${dtype}`,
+};
+const runs = {
+  attention: runAttention,
+  training_step: withModel(runTrainingStep),
+  generation: withModel(runGeneration),
+  loading: withModel(runLoading),
+};
+
+const cublas = {
+  kind: 'cublas',
+  id: 'cublas',
+  run: async (_, bench) => {
+    const { skipped, failed, figures } = runCublas();
+    if (skipped) bench.leaveOut('cuBLAS on a GPU', skipped);
+    if (failed) throw new Error(failed);
+    if (figures) bench.cublas = figures;
+  },
+};
+
+export function allCases(definitions) {
+  const listed = Object.entries(runs).flatMap(([kind, run]) =>
+    definitions[kind].map((testCase) => ({ ...testCase, kind, id: ids[kind](testCase), run })),
+  );
+  const overhead = overheadCases.map((id) => ({ kind: 'overhead', id, quick: true, run: runOverhead }));
+  const of = (kind) => listed.filter((testCase) => testCase.kind === kind);
+  return [
+    ...layerCases(definitions, 'lora_linear'),
+    ...layerCases(definitions, 'lora_linear_cold'),
+    ...of('attention'),
+    ...overhead,
+    ...of('training_step'),
+    ...of('generation'),
+    ...of('loading'),
+    cublas,
+  ];
+}
+
+export const quickCases = (definitions) => allCases(definitions).filter(({ quick }) => quick);

@@ -1,0 +1,93 @@
+// A training step of a whole model: its time and its peak memory, against PyTorch written lean and against
+// torch.compile of that (../shared/baselines/train_step.py). Each is a process of its own, and they take turns.
+import { spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { shared } from '../models.mjs';
+import { rivalEnvironment, Worker } from '../providers/worker.mjs';
+import { spread } from '../stats.mjs';
+import { inTurns, startOurs, stopAll } from './whole_model.mjs';
+
+const script = join(shared, 'baselines/train_step.py');
+
+/** Starts the rivals that there can be, and says why the others are left out. */
+async function startRivals(testCase, model, bench, workers) {
+  const { python, threads } = bench;
+  const wanted = testCase.beside || testCase.model !== 'SmolLM2-135M' ? ['lean'] : ['lean', 'compile'];
+  for (const impl of wanted) {
+    const missing = !bench.torch
+      ? bench.reasons.torch
+      : existsSync(script)
+        ? undefined
+        : `${script} is absent`;
+    const off = impl === 'compile' && bench.noCompile;
+    if (missing || off) {
+      bench.leaveOut(`${testCase.id}: PyTorch, ${impl}`, missing ?? off);
+      continue;
+    }
+    const { batch, length, dtype } = testCase;
+    const flags = { impl, dtype, batch, seq: length, rank: 16, threads };
+    const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
+    try {
+      const command = [script, model.dir, ...args, '--serve'];
+      workers.set(impl, await Worker.start(impl, python, command, rivalEnvironment(threads)));
+    } catch (error) {
+      bench.leaveOut(`${testCase.id}: PyTorch, ${impl}`, error.message);
+    }
+  }
+}
+
+/**
+ * Throws where a rival trains something else: adapters begin at 0, so that the loss before the first step is the same; the rivals
+ * tell it from the third step on, when the random numbers of the adapters have moved it by some percent.
+ */
+function checkLosses({ id }, answers) {
+  const [ours] = answers.get('ours');
+  for (const [name, [first]] of answers)
+    if (!(Math.abs(first.loss - ours.loss) <= 0.1 * Math.abs(first.loss)))
+      throw new Error(`${id}: our loss is ${ours.loss}, that of ${name} ${first.loss}`);
+}
+
+export async function runTrainingStep(testCase, bench) {
+  const { batch, length, dtype, beside } = testCase;
+  const workers = new Map();
+  let neighbour;
+  try {
+    const settings = { model: testCase.found.dir, dtype, batch, length, threads: bench.threads };
+    workers.set('ours', await startOurs('train.mjs', settings));
+    await startRivals(testCase, testCase.found, bench, workers);
+    if (beside) neighbour = spawn(process.execPath, ['-e', 'for (;;);'], { stdio: 'ignore' });
+    const answers = await inTurns(workers, () => ({}), bench.stepSettings);
+    checkLosses(testCase, answers);
+
+    const times = (name) => spread(answers.get(name).map(({ ms }) => ms / 1000));
+    const rivals = [...workers.keys()].filter((name) => name !== 'ours');
+    const named = (of) => Object.fromEntries(rivals.map((name) => [`torch ${name}`, of(name)]));
+    const { flops } = workers.get('ours').info;
+    const row = { kind: 'training_step', case: testCase.id, what: 'step', unit: 's', ours: times('ours') };
+    row.rivals = named(times);
+    row.tokens = batch * length;
+    row.gflops = flops / row.ours.median / 1e9;
+    row.share = { of: dtype, rate: row.gflops };
+    row.js = spread(answers.get('ours').map(({ js }) => js));
+    bench.add(row);
+    if (beside) return;
+    const peak = (name) => {
+      const mib = workers.get(name).peakMiB();
+      return mib === undefined ? undefined : { median: mib, min: mib, max: mib, rounds: 1 };
+    };
+    if (!peak('ours')) bench.leaveOut(`${testCase.id}: peak memory`, '/proc/PID/status is not there');
+    else
+      bench.add({
+        kind: 'training_step',
+        case: testCase.id,
+        what: 'peak memory',
+        unit: 'MiB',
+        ours: peak('ours'),
+        rivals: named(peak),
+      });
+  } finally {
+    neighbour?.kill();
+    await stopAll(workers);
+  }
+}

@@ -1,0 +1,16 @@
+// Our generation, one run for each line: generate.mjs '{"model": DIR, "dtype": "bf16", "threads": 2}'
+import { CausalLM, setThreads } from 'lora-native';
+import { serve } from './serve.mjs';
+
+const settings = JSON.parse(process.argv[2]);
+setThreads(settings.threads);
+const model = await CausalLM.fromPretrained(settings.model, { dtype: settings.dtype });
+const { vocabSize, numHiddenLayers, numKeyValueHeads, headDim } = model.config;
+
+await serve({ vocabSize, kvWidth: numHiddenLayers * 2 * numKeyValueHeads * headDim }, async (request) => {
+  const { ids, tokens } = request;
+  const wanted = { maxNewTokens: tokens, ignoreEos: true, temperature: 0 };
+  const result = await model.generate(ids, wanted);
+  const { firstTokenMs, totalMs, queuedMs } = result.timings;
+  return { prefillMs: firstTokenMs - queuedMs, decodeMs: totalMs - firstTokenMs, ids: result.ids };
+});

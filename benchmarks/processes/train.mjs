@@ -1,0 +1,25 @@
+// Our training steps, one for each line, in a process of their own, so that its peak memory is theirs:
+// train.mjs '{"model": DIR, "dtype": "bf16", "batch": 1, "length": 512, "threads": 2}'
+import { setThreads } from 'lora-native';
+import { addon } from '../addon.mjs';
+import { steps, trainable } from '../steps.mjs';
+import { serve } from './serve.mjs';
+
+const settings = JSON.parse(process.argv[2]);
+setThreads(settings.threads);
+const native = addon();
+const model = await trainable(settings.model, settings);
+const run = steps(model, settings);
+await run.next(); // makes the layouts for gradients, and takes the memory
+native.startProfile(native.openDevice('cpu'));
+await run.next();
+const entries = native.endProfile(native.openDevice('cpu'));
+const flops = entries.reduce((sum, entry) => sum + entry.flops * entry.calls, 0);
+
+await serve({ flops }, async () => {
+  const before = performance.eventLoopUtilization();
+  const start = performance.now();
+  const { value: loss } = await run.next();
+  const ms = performance.now() - start;
+  return { ms, loss, js: performance.eventLoopUtilization(before).active / ms };
+});

@@ -1,0 +1,46 @@
+// The table that a run prints, row by row.
+import { digits, percent, ratios, shareOf, withSpread } from './numbers.mjs';
+
+const headings = {
+  lora_linear: 'lora_linear: layers that read one x, M = m rows; "step" is forward + backward',
+  lora_linear_cold: 'lora_linear with weights that no cache holds',
+  attention: 'attention, causal and grouped, of one sequence',
+  overhead: 'what a call of the public API costs beyond its arithmetic',
+  training_step: 'a training step of a whole model, r = 16 on all linear layers',
+  generation: 'reading a prompt (prefill) and writing (decode)',
+  loading: 'loading a model',
+};
+
+/** One line: ours, its rates and shares, the ratios to the rivals, and what else the row has. */
+export function line(row, ceilings) {
+  const facts = [];
+  if (row.gflops) facts.push(`${digits(row.gflops)} GFLOP/s`);
+  if (row.gbps) facts.push(`${digits(row.gbps)} GB/s`);
+  const share = shareOf(row, ceilings);
+  if (share !== undefined)
+    facts.push(`${percent(share)} of ${row.share.of === 'read' ? 'read' : `${row.share.of} FMA`}`);
+  if (row.js) facts.push(`JavaScript ${percent(row.js.median)}`);
+  if (row.ofFile) facts.push(`${digits(row.ofFile.median)} × the file beyond Node`);
+  if (row.cost) facts.push(`LoRA ×${digits(row.cost.fused)} (least ${digits(row.cost.least)})`);
+  if (row.ragged) facts.push(`×${digits(row.ragged)} of the full shape`);
+  const rivals = Object.entries(ratios(row)).map(([name, ratio]) => `${digits(ratio)} of ${name}`);
+  return `${row.case.padEnd(46)} ${row.what.padEnd(11)} ${withSpread(row, row.ours).padStart(28)}  ${[rivals.join(', '), ...facts].filter(Boolean).join(' · ')}`;
+}
+
+export class Table {
+  #kind;
+  constructor(print, ceilings) {
+    this.print = print;
+    this.ceilings = ceilings;
+  }
+  add(row) {
+    if (row.kind !== this.#kind) this.print(`\n${headings[row.kind] ?? row.kind}`);
+    this.#kind = row.kind;
+    this.print(line(row, this.ceilings.best));
+  }
+}
+
+/** What the columns mean; printed at the end. */
+export const legend =
+  'Medians of interleaved rounds (smallest–largest). "0.60 of torch": our time (or memory) ÷ that of the rival in its best form, lower is better. ' +
+  '"of FMA" and "of read": of what this machine reached in multiply-adds on registers, and in reading memory. docs/internals/benchmarks.md explains every row.';
