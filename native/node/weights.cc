@@ -35,7 +35,8 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
   const WeightFormat format = FormatOf(args.src.dtype);
   const DType dtype = ParseDType(info[2], "pack");
   args.dst = args.src.data;  // stands in until the checks are done
-  CheckOn(*device, "pack", args);
+  Check(args);
+  if (dtype == DType::kF16) RequireF16(*device, "pack");  // of the activations
   const Backend& backend = device->backend();
   if (!backend.reads(format, dtype))
     Throw("ERR_UNSUPPORTED", "pack", device->name(), " does not read ", NameOf(format),

@@ -87,7 +87,8 @@ void CopyAsyncWaitGroups(int pending) {
 
 namespace {
 
-Vec16 Load(const void* p, Access access, bool shared, Loc loc) {
+template <class Vector>
+Vector Load(const void* p, Access access, bool shared, Loc loc) {
   const simt::Inside inside;
   simt::CheckLastStore();
   const Site site = SiteOf(loc);
@@ -97,12 +98,12 @@ Vec16 Load(const void* p, Access access, bool shared, Loc loc) {
         shared ? "a shared load at %a from other memory" : "a global load at %a from other memory",
         site);
   if (shared) {
-    simt::CheckShared(p, 16, access, site);
-    simt::CountBanks(p, 16, site);
+    simt::CheckShared(p, sizeof(Vector), access, site);
+    simt::CountBanks(p, sizeof(Vector), site);
   } else {
-    simt::CheckGlobal(p, 16, access, site);
+    simt::CheckGlobal(p, sizeof(Vector), access, site);
   }
-  Vec16 v;
+  Vector v;
   std::memcpy(&v, p, sizeof v);
   return v;
 }
@@ -128,12 +129,16 @@ void Store(void* p, const Vec16& v, bool shared, Loc loc) {
 
 }  // namespace
 
-Vec16 LoadGlobal16(const void* p, Loc loc) { return Load(p, Access::kRead, false, loc); }
+Vec16 LoadGlobal16(const void* p, Loc loc) { return Load<Vec16>(p, Access::kRead, false, loc); }
 Vec16 LoadGlobalStream16(const void* p, Loc loc) {
-  return Load(p, Access::kNonCoherentRead, false, loc);
+  return Load<Vec16>(p, Access::kNonCoherentRead, false, loc);
+}
+Vec8 LoadGlobal8(const void* p, Loc loc) { return Load<Vec8>(p, Access::kRead, false, loc); }
+Vec8 LoadGlobalStream8(const void* p, Loc loc) {
+  return Load<Vec8>(p, Access::kNonCoherentRead, false, loc);
 }
 void StoreGlobal16(void* p, const Vec16& v, Loc loc) { Store(p, v, false, loc); }
-Vec16 LoadShared16(const void* p, Loc loc) { return Load(p, Access::kRead, true, loc); }
+Vec16 LoadShared16(const void* p, Loc loc) { return Load<Vec16>(p, Access::kRead, true, loc); }
 void StoreShared16(void* p, const Vec16& v, Loc loc) { Store(p, v, true, loc); }
 
 void GridDependencyWait() { world.self().dependency_waited = true; }

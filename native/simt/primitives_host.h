@@ -70,6 +70,8 @@ T ShuffleDown(T value, int delta, Loc loc = Loc::Here()) {
 
 Vec16 LoadGlobal16(const void* p, Loc loc = Loc::Here());
 Vec16 LoadGlobalStream16(const void* p, Loc loc = Loc::Here());
+Vec8 LoadGlobal8(const void* p, Loc loc = Loc::Here());
+Vec8 LoadGlobalStream8(const void* p, Loc loc = Loc::Here());
 void StoreGlobal16(void* p, const Vec16& v, Loc loc = Loc::Here());
 Vec16 LoadShared16(const void* p, Loc loc = Loc::Here());
 void StoreShared16(void* p, const Vec16& v, Loc loc = Loc::Here());

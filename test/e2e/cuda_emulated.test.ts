@@ -23,6 +23,7 @@ import { programCases } from '../support/program_cases';
 import { fillAdapter } from '../support/fill_adapter';
 import { runChild } from '../support/child';
 import { tinyModel } from '../support/tiny_model';
+import { weightFormatCases } from '../support/weight_format_cases';
 
 const addon = join(__dirname, '../../build/emulated/lora_native_emulated.node');
 const real = process.env['LORA_TEST_DEVICE'] as Device | undefined;
@@ -192,3 +193,5 @@ emulated('process.exit while kernels run ends the process quietly', async () => 
 });
 
 programCases(device, emulated, ['bf16']);
+
+weightFormatCases(device, emulated, ['bf16 for f32', 'f16 for f32']);

@@ -102,7 +102,8 @@ void UnpackOutputs(const PackedView& w, size_t begin, size_t end, std::byte* dst
       });
     } else if (source.expanded) {
       ForEachValue<uint16_t>(panel, j, width, k, [&](size_t l, uint16_t bits) {
-        StoreValue(w.dtype, dst, l, F32FromBF16(bits));
+        StoreValue(w.dtype, dst, l,
+                   w.format == WeightFormat::kBF16 ? F32FromBF16(bits) : F32FromF16(bits));
       });
     } else if (SizeOf(w.dtype) == 2) {
       ForEachValue<uint16_t>(panel, j, width, k, [&](size_t l, uint16_t bits) {

@@ -1,7 +1,7 @@
 // A frozen matrix has this layout on the CPU; the ops pack and unpack convert to and from it.
 //
 // W [n, k] is cut into panels of PanelWidth() outputs. A panel is [Elements(k)][PanelWidth()]
-// 32-bit elements: one f32, the bf16 pair W[i, 2e], W[i, 2e + 1], or four int8 W[i, 4e], … (low
+// 32-bit elements: one f32, the 16-bit pair W[i, 2e], W[i, 2e + 1], or four int8 W[i, 4e], … (low
 // bits first). The end of k and the last panel are padded with zeros. The scales of int8 rows
 // follow the panels, padded to whole panels. Every kernel reads a panel from front to back.
 #pragma once

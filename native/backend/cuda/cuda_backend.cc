@@ -14,7 +14,9 @@ Backend MakeBackend() {
     return std::make_unique<cuda::CudaContext>(cuda::Gpu::Open(0));
   };
   b.f16_activations = true;
-  b.reads = [](WeightFormat format, DType activations) { return format == FormatOf(activations); };
+  b.reads = [](WeightFormat format, DType activations) {
+    return format != WeightFormat::kI8Rows && Fits(format, activations);
+  };
   b.packed_bytes = cuda::PackedBytes;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cuda::PlanCall}; });
   return b;

@@ -18,6 +18,13 @@ void Run(const EmbeddingArgs& args, Scratch scratch, Context& context) {
           " but received ", check.bad, " at position ", check.first_bad);
   }
   if (args.weight.cols == 0) return;
+  const DType stored = StoredDType(args.weight.format);
+  if (stored != args.y.dtype) {
+    const device::WidenedEmbeddingParams params{
+        {args.weight.data, stored}, Data<int32_t>(args.ids), Data<float>(args.y), args.weight.cols};
+    Launch<device::WidenedEmbedding>("embedding", context, Blocks(args.ids.numel(), 1), params);
+    return;
+  }
   ForFloat(args.y.dtype, [&]<class Number>() {
     using T = std::conditional_t<sizeof(Number) == 4, uint32_t, uint16_t>;
     const device::EmbeddingParams<T> params{static_cast<const T*>(args.weight.data),

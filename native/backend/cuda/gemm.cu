@@ -11,16 +11,16 @@ namespace lora::cuda {
 namespace {
 
 // Returns the largest of 16, 8, 4 and 2 bytes that divides the address of every row.
-int16_t AlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
+int AlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
   const auto size = static_cast<int64_t>(SizeOf(dtype));
   const uint64_t bits = reinterpret_cast<uintptr_t>(data) | static_cast<uint64_t>(pitch * size) |
                         static_cast<uint64_t>(batch * size);
   return bits % 16 == 0 ? 16 : bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
 }
 // Returns the alignment that LoadTile distinguishes: 16, 4 or 2 bytes.
-int16_t CopyAlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
-  const int16_t align = AlignOf(data, dtype, pitch, batch);
-  return align == 8 ? int16_t{4} : align;
+int8_t CopyAlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
+  const int align = AlignOf(data, dtype, pitch, batch);
+  return static_cast<int8_t>(align == 8 ? 4 : align);
 }
 
 device::DropoutMask MaskOf(const Dropout& dropout) {
@@ -71,6 +71,7 @@ device::GemmArgs ArgsOf(const GemmProblem& p, const GemmPlan& plan, const GemmLa
   int block = 0;
   for (size_t i = 0; i < launch.count; ++i) {
     const GemmSegment& s = p.segments[plan.segments[launch.first + i]];
+    const DType b_dtype = s.b_stored.value_or(p.b_dtype);
     args.segments[i] = {s.a,
                         s.b,
                         s.a_pitch,
@@ -78,14 +79,14 @@ device::GemmArgs ArgsOf(const GemmProblem& p, const GemmPlan& plan, const GemmLa
                         MaskOf(s.dropout),
                         static_cast<int>(s.k),
                         CopyAlignOf(s.a, p.a_dtype, s.a_pitch, p.a_batch),
-                        CopyAlignOf(s.b, p.b_dtype, s.b_pitch, p.b_batch)};
+                        CopyAlignOf(s.b, b_dtype, s.b_pitch, p.b_batch),
+                        p.a_dtype,
+                        b_dtype};
     if (s.late) args.late_block = std::min(args.late_block, block);
     block += static_cast<int>((s.k + plan.tile_k - 1) / plan.tile_k);
   }
   args.blocks = launch.blocks;
   args.blocks_per_split = launch.blocks_per_split;
-  args.a_dtype = p.a_dtype;
-  args.b_dtype = p.b_dtype;
   args.trans_a = p.trans_a;
   args.trans_b = p.trans_b;
   args.a_batch = p.a_batch;
@@ -155,11 +156,12 @@ void LaunchMma(const char* op, Context& context, int tile, const device::LaunchS
   }
 }
 
-void LaunchKernel(const char* op, Context& context, const GemmPlan& plan,
+// `dtype` is that of the operands, where they are on tensor cores.
+void LaunchKernel(const char* op, Context& context, const GemmPlan& plan, DType dtype,
                   const device::LaunchShape& shape, const Group& group) {
   using device::FmaTile128, device::FmaTile64;
   if (plan.tensor_cores) {
-    if (group[0].a_dtype == DType::kBF16) {
+    if (dtype == DType::kBF16) {
       LaunchMma<device::BF16>(op, context, plan.tile, shape, group);
     } else {
       LaunchMma<device::F16>(op, context, plan.tile, shape, group);
@@ -186,14 +188,14 @@ void LaunchBatches(const char* op, const GemmProblem& p, const GemmPlan& plan,
   for (int64_t batch = 0; batch < p.batches; batch += kMaxBatches) {
     if (batch > 0) {
       for (device::GemmSource& s : args.segments) {
-        s.a = Skip(s.a, kMaxBatches * p.a_batch, p.a_dtype);
-        s.b = Skip(s.b, kMaxBatches * p.b_batch, p.b_dtype);
+        s.a = Skip(s.a, kMaxBatches * p.a_batch, s.a_dtype);
+        s.b = Skip(s.b, kMaxBatches * p.b_batch, s.b_dtype);
       }
       args.c = const_cast<std::byte*>(Skip(args.c, kMaxBatches * p.c_batch, p.c_dtype));
       shape.programmatic = false;
     }
     shape.grid_y = static_cast<unsigned>(std::min(p.batches - batch, kMaxBatches));
-    LaunchKernel(op, context, plan, shape, {args});
+    LaunchKernel(op, context, plan, p.a_dtype, shape, {args});
   }
 }
 
@@ -233,7 +235,8 @@ void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, const G
     }
     first = false;
   }
-  if (group.together) LaunchKernel(op, context, group.plans[0], shape, together);
+  if (group.together)
+    LaunchKernel(op, context, group.plans[0], problems[0].a_dtype, shape, together);
 }
 
 }  // namespace lora::cuda

@@ -4,6 +4,7 @@
 // multiply-adds.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "core/ops/backend.h"
@@ -22,6 +23,9 @@ struct GemmSegment {
   Dropout dropout;
   // Set where the launch before this one writes the segment; see GemmProblem::programmatic.
   bool late = false;
+  // The dtype in which b is stored, where it is another than the b_dtype of the problem: 16 bits of
+  // an f32 operand (a frozen weight). Its values, the plan and the result are those of b in f32.
+  std::optional<DType> b_stored{};
 };
 
 struct GemmProblem {

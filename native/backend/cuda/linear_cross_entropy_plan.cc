@@ -37,6 +37,7 @@ GemmProblem LinearCrossEntropyPlan::Logits(int64_t m) const {
   p.trans_b = true;
   p.segments.resize(1);
   p.segments[0].k = p.segments[0].a_pitch = p.segments[0].b_pitch = dim;
+  p.segments[0].b_stored = stored;
   p.c_pitch = pitch;
   return p;
 }
@@ -51,6 +52,7 @@ GemmProblem LinearCrossEntropyPlan::HiddenGradient(int64_t m) const {
   p.segments[0].k = vocab;
   p.segments[0].a_pitch = pitch;
   p.segments[0].b_pitch = dim;
+  p.segments[0].b_stored = stored;
   p.c_pitch = dim;
   return p;
 }
@@ -62,6 +64,7 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   plan.dim = args.hidden.dim(1);
   plan.vocab = args.weight.rows;
   plan.dtype = args.hidden.dtype;
+  plan.stored = StoredDType(args.weight.format);
   plan.gradient = args.d_hidden.defined;
   plan.pitch = RoundUp(plan.vocab, 8);
   const auto row_bytes = static_cast<size_t>(std::max<int64_t>(plan.pitch, 1)) * sizeof(float);

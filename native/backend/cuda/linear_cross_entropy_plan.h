@@ -15,7 +15,8 @@ struct LinearCrossEntropyPlan {
   static constexpr int64_t kRowStep = 64;
 
   int64_t rows = 0, dim = 0, vocab = 0;
-  DType dtype = DType::kF32;  // of hidden and weight
+  DType dtype = DType::kF32;   // of hidden and, as the products see it, weight
+  DType stored = DType::kF32;  // of weight, as it is stored
   bool gradient = false;
 
   int64_t chunk = 0;  // rows whose logits are held at once, at most; a multiple of kRowStep

@@ -164,6 +164,7 @@ class Forward {
   void AddDecode(const LoraBranch& branch, const TensorView& y, float* h) {
     DecodeBranch to;
     to.w = branch.weight.data;
+    to.w_dtype = StoredDType(branch.weight.format);
     to.n = branch.weight.rows;
     if (branch.factor) to.factor = Data<const float>(branch.factor);
     to.bias = branch.bias ? branch.bias.data : nullptr;
@@ -185,7 +186,8 @@ class Forward {
     product.n = branch.weight.rows;
     product.a_dtype = product.b_dtype = product.c_dtype = x.dtype;
     product.trans_b = true;
-    product.segments = {{x.data, branch.weight.data, k, k, k, {}, false}};
+    product.segments = {
+        {x.data, branch.weight.data, k, k, k, {}, false, StoredDType(branch.weight.format)}};
     if (branch.up) {
       const int64_t rank = branch.up.dim(1);
       product.segments.push_back({nullptr, nullptr, rank, PaddedRank(rank), 0, {}, true});
@@ -232,7 +234,10 @@ class Backward {
       const LoraBranch& branch = args.branches[i];
       const int64_t out = branch.weight.rows;
       const void* const g = args.g[i].data;
-      if (args.dx) dx_.segments.push_back({g, branch.weight.data, out, out, in, {}, false});
+      if (args.dx) {
+        dx_.segments.push_back(
+            {g, branch.weight.data, out, out, in, {}, false, StoredDType(branch.weight.format)});
+      }
       if (args.d_up[i]) {
         d_up.push_back({g,
                         m_,

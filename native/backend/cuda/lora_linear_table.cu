@@ -121,6 +121,7 @@ DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64
     const LoraBranch& branch = args.branches[i];
     DecodeBranch to;
     to.w = branch.weight.data;
+    to.w_dtype = StoredDType(branch.weight.format);
     to.n = branch.weight.rows;
     if (branch.factor) to.factor = Data<const float>(branch.factor);
     to.bias = branch.bias ? branch.bias.data : nullptr;

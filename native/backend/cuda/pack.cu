@@ -1,4 +1,5 @@
-// Packing and unpacking are copies, because W stays row-major.
+// Packing and unpacking are copies, because W stays row-major. Unpacking widens a matrix of 16 bits
+// under f32 activations.
 #include "backend/cuda/copy.h"
 #include "backend/cuda/kernels.h"
 
@@ -13,8 +14,13 @@ void Run(const PackArgs& args, Scratch, Context& context) {
 }
 
 void Run(const UnpackArgs& args, Scratch, Context& context) {
-  CopyElements("unpack", args.src.data, args.dst.data, args.dst.numel(), SizeOf(args.src.dtype),
-               context);
+  const PackedView& w = args.src;
+  if (w.format == FormatOf(w.dtype)) {
+    CopyElements("unpack", w.data, args.dst.data, args.dst.numel(), SizeOf(w.dtype), context);
+    return;
+  }
+  const TensorView stored(const_cast<void*>(w.data), StoredDType(w.format), {w.rows, w.cols});
+  Run(UnaryArgs{UnaryKind::kCopy, 1, stored, args.dst}, {}, context);
 }
 
 }  // namespace lora::cuda

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "backend/cuda/device/decode.cuh"
+#include "backend/cuda/device/decode_f32.cuh"
 #include "backend/cuda/device/skinny.cuh"
 #include "backend/cuda/device/skinny_finish.cuh"
 #include "backend/cuda/launch.h"
@@ -357,19 +358,13 @@ void LaunchDecode(const DecodeArgs& args, size_t shared_bytes, Context& context)
   for (const DecodeBranch& branch : args.branches) {
     if (branch.n == 0) continue;
     if (params.branches == device::kDecodeBranches) flush();
-    params.branch[params.branches++] = {branch.w,
-                                        branch.n,
-                                        branch.factor,
-                                        branch.bias,
-                                        branch.a,
-                                        branch.h,
-                                        branch.y,
-                                        branch.site,
-                                        blocks,
-                                        static_cast<int>(branch.rank),
-                                        branch.scale,
-                                        branch.bias_f32 ? 1 : 0,
-                                        0};
+    params.branch[params.branches++] = {branch.w,       branch.n,
+                                        branch.factor,  branch.bias,
+                                        branch.a,       branch.h,
+                                        branch.y,       branch.site,
+                                        blocks,         static_cast<int>(branch.rank),
+                                        branch.scale,   branch.bias_f32 ? 1 : 0,
+                                        branch.w_dtype, {}};
     blocks += (branch.n + Params::kRows - 1) / Params::kRows;
   }
   flush();

@@ -78,7 +78,9 @@ void LowRankGradients(const LowRankGradientsArgs& args, const LowRankPlan& plan,
 // reads each W once. h comes from LowRankDown. Only y is rounded.
 constexpr int64_t kMaxDecodeRows = 16;
 struct DecodeBranch {
-  const void* w = nullptr;  // [n, k] of the dtype of the call, row-major, contiguous
+  const void* w = nullptr;  // [n, k] row-major, contiguous
+  // In which w is stored: the dtype of the call, or also 16 bits where that is f32.
+  DType w_dtype = DType::kF32;
   int64_t n = 0;
   const float* factor = nullptr;  // [n], or null
   const void* bias = nullptr;     // [n] f32 or of the dtype of the call; or null

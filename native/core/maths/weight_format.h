@@ -49,14 +49,15 @@ constexpr WeightFormat FormatOf(DType dtype) {
   }
 }
 
-// Whether every value of a format is one of the dtype, but for the rounding of q·s: bf16 weights
-// fit f32 activations, and int8 rows both. Weights that are wider than the activations do not
-// exist.
+// Whether every value of a format is one of the dtype, but for the rounding of q·s: bf16 and f16
+// weights fit f32 activations, and int8 rows fit f32 and bf16. Weights that are wider than the
+// activations do not exist.
 constexpr bool Fits(WeightFormat format, DType activations) {
   if (format == WeightFormat::kI8Rows)
     return activations == DType::kF32 || activations == DType::kBF16;
-  return format == FormatOf(activations) ||
-         (format == WeightFormat::kBF16 && activations == DType::kF32);
+  if (format == WeightFormat::kBF16 || format == WeightFormat::kF16)
+    return format == FormatOf(activations) || activations == DType::kF32;
+  return format == FormatOf(activations);
 }
 
 constexpr const char* NameOf(WeightFormat format) {

@@ -20,7 +20,7 @@ struct PackArgs {
     return OpDescription{
         "pack",
         "pack",
-        In("weight", &A::src).Activation(),
+        In("weight", &A::src),
         In("scales", &A::scales).OrNone(),
     };
   }

@@ -52,6 +52,7 @@ struct DecodeCase {
       ys.emplace_back(dtype, m, b.n, b.n, skew, "y");
       cuda::DecodeBranch branch;
       branch.w = upload(w[i], "w");
+      branch.w_dtype = w[i].dtype();
       branch.n = b.n;
       if (b.bias > 0) branch.bias = upload(bias[i], "bias");
       branch.bias_f32 = b.bias == 2 || dtype == DType::kF32;
@@ -122,6 +123,31 @@ TEST_CASE("cuda decode agrees with doubles, whatever the addresses and schedule"
   }
 }
 
+// With whole turns of the columns, with and without a rest, and with none.
+TEST_CASE("cuda decode of f32: W in 16 bits gives the bits of its values") {
+  int turn = 0;
+  for (const DType stored : {DType::kBF16, DType::kF16}) {
+    for (const int64_t m : {1, 5}) {
+      for (const int64_t k : {512, 644, 301, 9}) {
+        for (const int64_t skew : {0, 1}) {
+          CAPTURE(NameOf(stored));
+          CAPTURE(m);
+          CAPTURE(k);
+          CAPTURE(skew);
+          // A launch takes branches of both kinds.
+          DecodeCase c(DType::kF32, false, m, k, {{19, 5, 1}, {5, 0}, {18, 3}});
+          for (const size_t i : {0, 2}) c.w[i] = c.w[i].As(stored);
+          const std::vector<Tensor> kept = c.Run(turn++, skew);
+          c.Check(kept);
+          for (Tensor& w : c.w) w = w.As(DType::kF32);
+          const std::vector<Tensor> plain = c.Run(turn++, skew);
+          for (size_t i = 0; i < kept.size(); ++i) CHECK_IDENTICAL(kept[i], plain[i]);
+        }
+      }
+    }
+  }
+}
+
 // There are 18 branches, so that there is a second launch.
 TEST_CASE("cuda decode may start while h is still computed") {
   int turn = 0;
@@ -158,6 +184,7 @@ TEST_CASE("cuda decode may start while h is still computed") {
         down.problems[0].terms.push_back(term);
         cuda::DecodeBranch branch;
         branch.w = upload(c.w[i], "w");
+        branch.w_dtype = dtype;
         branch.n = 19;
         branch.a = static_cast<const float*>(upload(c.a[i], "a"));
         branch.h = term.h;

@@ -125,6 +125,34 @@ TEST_CASE("cuda gemm: operands of two dtypes, and a result of a third") {
   }
 }
 
+// The plan, with large tiles for one multiprocessor, is that of b in f32.
+TEST_CASE("cuda gemm of f32: b may be stored in 16 bits") {
+  int turn = 0;
+  for (const int multiprocessors : {1, 16}) {
+    simt::SetEmulatedProperties({multiprocessors, 80, 163 * 1024});
+    for (const DType stored : {DType::kBF16, DType::kF16}) {
+      for (const bool trans_b : {false, true}) {
+        for (const Place& place : kPlaces) {
+          CAPTURE(NameOf(stored));
+          CAPTURE(trans_b);
+          CAPTURE(place.pad);
+          CAPTURE(place.skew);
+          Product product({127, 134, {41, 16}, Added::kBias, 1, {0, 0.5f}},
+                          {DType::kF32, stored, DType::kF32, false, trans_b}, place);
+          cuda::GemmProblem p = product.Problem();
+          p.b_dtype = DType::kF32;
+          for (cuda::GemmSegment& segment : p.segments) segment.b_stored = stored;
+          CHECK(cuda::PlanGemm("gemm", p, multiprocessors).tile ==
+                (multiprocessors == 1 ? 128 : 64));
+          MirrorContext context = NthContext(turn++ % 9);
+          CHECK_IDENTICAL(product.Run(context, p), product.Expected().As(DType::kF32));
+        }
+      }
+    }
+  }
+  simt::SetEmulatedProperties({4, 80, 163 * 1024});
+}
+
 TEST_CASE("cuda gemm: real numbers are within the bound of f32 sums, and two runs agree") {
   for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
     for (const bool trans_b : {false, true}) {

@@ -67,7 +67,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestExchange(SelfTestParams<128>
   uint32_t* vectors = words + 128;
   const int t = ThreadIndex(), lane = LaneIndex();
   const uint32_t own = p.in[t];
-  Vec16 o[3];
+  Vec16 o[4];
   o[0].words[0] = Shuffle(own, (lane * 3 + 1) % 32);
   o[0].words[1] = ShuffleXor(own, 9);
   o[0].words[2] = ShuffleDown(own, 5);
@@ -100,7 +100,11 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestExchange(SelfTestParams<128>
   o[2].words[1] = static_cast<uint32_t>(GridY() << 8 | GridZ());
   o[2].words[2] = static_cast<uint32_t>(BlockY() << 8 | BlockZ());
   o[2].words[3] = static_cast<uint32_t>(t);
-  for (int i = 0; i < 3; ++i) StoreGlobal16(p.out + (BlockX() * 128 + t) * 12 + i * 4, o[i]);
+  const Vec8 streamed8 = LoadGlobalStream8(p.in + t / 2 * 2);
+  const Vec8 loaded8 = LoadGlobal8(p.in + t / 2 * 2);
+  o[3] = {{t % 2 == 0 ? streamed8.words[0] : streamed8.words[1],
+           t % 2 == 0 ? loaded8.words[0] : loaded8.words[1], 0, 0}};
+  for (int i = 0; i < 4; ++i) StoreGlobal16(p.out + (BlockX() * 128 + t) * 16 + i * 4, o[i]);
   GridLaunchDependents();
 }
 

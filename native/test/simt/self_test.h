@@ -96,14 +96,14 @@ inline std::vector<uint32_t> ExpectedMma(const std::vector<uint32_t>& in, bool b
   return out;
 }
 
-// Eight words of each of 2·128 threads: shuffles by index, xor and down, an exchange in the warp,
+// Sixteen words of each of 2·128 threads: shuffles by index, xor and down, an exchange in the warp,
 // through named barriers, through 16-byte shared accesses, a non-coherent and a plain 16-byte load;
-// then who the thread is.
+// then who the thread is; then a non-coherent and a plain 8-byte load.
 inline std::vector<uint32_t> ExpectedExchange(const std::vector<uint32_t>& in) {
-  std::vector<uint32_t> out(2 * 128 * 12);
+  std::vector<uint32_t> out(2 * 128 * 16, 0);
   for (size_t block = 0; block < 2; ++block)
     for (size_t t = 0; t < 128; ++t) {
-      uint32_t* o = &out[(block * 128 + t) * 12];
+      uint32_t* o = &out[(block * 128 + t) * 16];
       const size_t warp = t / 32 * 32, lane = t % 32;
       o[0] = in[warp + (lane * 3 + 1) % 32];
       o[1] = in[t ^ 9];
@@ -117,6 +117,8 @@ inline std::vector<uint32_t> ExpectedExchange(const std::vector<uint32_t>& in) {
       o[9] = 1 << 8 | 1;
       o[10] = 0;
       o[11] = static_cast<uint32_t>(t);
+      o[12] = in[t];
+      o[13] = in[t];
     }
   return out;
 }

@@ -1,4 +1,5 @@
 #include "backend/cuda/device/decode.cuh"
+#include "backend/cuda/device/decode_f32.cuh"
 #include "backend/cuda/device/skinny.cuh"
 #include "test/simt/tuning.h"
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "test/support/lora_problem.h"
@@ -62,6 +63,15 @@ class TableProblem {
     return base;
   }
 
+  // Rounds the frozen weights to a dtype, and keeps them in it or as they are.
+  void RoundWeights(DType to, bool keep) {
+    kept_ = keep ? to : slots_[0].x.dtype();
+    for (LoraLinearProblem& problem : slots_) {
+      for (BranchOperands& branch : problem.branches)
+        branch.weight = branch.weight.As(to).As(problem.x.dtype());
+    }
+  }
+
   // y of each branch, with the slot of each row.
   std::vector<Tensor> Forward(const Backend& backend, Context& context,
                               const std::vector<int32_t>& slots) const {
@@ -78,7 +88,8 @@ class TableProblem {
     std::vector<Tensor> y;
     for (size_t i = 0; i < problem.branches.size(); ++i) {
       const BranchOperands& branch = problem.branches[i];
-      weights.emplace_back(backend, branch.weight, context);
+      const DType act = problem.x.dtype();
+      weights.emplace_back(backend, branch.weight.As(kept_.value_or(act)), Tensor(), act, context);
       y.emplace_back(problem.x.dtype(), Shape{m, branch.weight.shape()[0]});
       LoraBranch to;
       to.weight = weights.back().view();
@@ -96,6 +107,7 @@ class TableProblem {
   std::vector<DeltaEntry> entries;  // [slots, sites]
 
  private:
+  std::optional<DType> kept_;  // the dtype of packed weights, where it is not that of x
   std::vector<LoraLinearProblem> slots_;
   DeltaTableView table_;
 };

@@ -92,7 +92,8 @@ struct ToDevice {
   void operator()(PackedView& w) const {
     const size_t bytes = cuda::PackedBytes(w.rows, w.cols, w.format);
     if (!w || bytes == 0) return;
-    w.data = copies.Of(const_cast<void*>(w.data), bytes, SizeOf(w.dtype), true, false);
+    w.data =
+        copies.Of(const_cast<void*>(w.data), bytes, SizeOf(StoredDType(w.format)), true, false);
   }
   void operator()(DeltaTableView& table) const {
     if (!table) return;
@@ -159,6 +160,7 @@ Backend MakeMirrored() {
   b.create_context = [](int) -> std::unique_ptr<Context> {
     return std::make_unique<MirrorContext>(cuda::Gpu::Open(0));
   };
+  b.reads = CudaBackend()->reads;
   b.packed_bytes = cuda::PackedBytes;
   b.f16_activations = CudaBackend()->f16_activations;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {

@@ -40,6 +40,55 @@ LORA_DEVICE void StoreElements(const AnyOutput& y, int64_t first, int64_t count,
   }
 }
 
+// Four consecutive elements as they lie in memory: a word for each f32, or elements of 16 bits in
+// pairs in words 0 and 1. A kernel widens them when it uses them, so that its next loads need not
+// wait for these.
+struct RawFour {
+  uint32_t words[4];
+};
+
+// Loads x[first … first + 3], with zeros from `count` on. `aligned`: x[first] is at a multiple of
+// the four elements' bytes.
+LORA_DEVICE RawFour LoadFour(const AnyInput& x, int64_t first, int64_t count, bool aligned) {
+  RawFour raw{{0, 0, 0, 0}};
+  const bool whole = aligned && first + 4 <= count;
+  if (x.dtype == DType::kF32) {
+    const float* const from = static_cast<const float*>(x.data) + first;
+    if (whole) {
+      const Vec16 v = LoadGlobal16(from);
+      LORA_UNROLL
+      for (int j = 0; j < 4; ++j) raw.words[j] = v.words[j];
+    } else {
+      LORA_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if (first + j < count) raw.words[j] = FloatToBits(from[j]);
+    }
+  } else {
+    const uint16_t* const from = static_cast<const uint16_t*>(x.data) + first;
+    if (whole) {
+      const Vec8 v = LoadGlobal8(from);
+      raw.words[0] = v.words[0];
+      raw.words[1] = v.words[1];
+    } else {
+      LORA_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if (first + j < count) raw.words[j / 2] |= uint32_t{from[j]} << (j % 2 * 16);
+    }
+  }
+  return raw;
+}
+
+// Makes each word an f32.
+LORA_DEVICE void Widen(RawFour& raw, DType dtype) {
+  if (dtype == DType::kF32) return;
+  const uint32_t low = raw.words[0], high = raw.words[1];
+  const auto half = [dtype](uint32_t word, int place) {
+    if (dtype == DType::kBF16) return place == 0 ? word << 16 : word & 0xffff0000u;
+    return FloatToBits(ToFloat(F16{static_cast<uint16_t>(word >> (place * 16))}));
+  };
+  raw = {{half(low, 0), half(low, 1), half(high, 0), half(high, 1)}};
+}
+
 LORA_DEVICE float LoadElement(const AnyInput& x, int64_t i) {
   if (x.dtype == DType::kF32) return static_cast<const float*>(x.data)[i];
   if (x.dtype == DType::kBF16) return ToFloat(static_cast<const BF16*>(x.data)[i]);

@@ -1,7 +1,13 @@
-// y[i] = weight[ids[i]], bit for bit: T is the storage of an element and is not converted. A block
-// copies one row, and a thread copies 16 bytes at a time where both rows allow it.
+// y[i] = weight[ids[i]]. A block copies one row.
+//
+// Embedding: bit for bit. T is the storage of an element and is not converted; a thread copies 16
+// bytes at a time where both rows allow it.
+//
+// WidenedEmbedding: for a weight that is stored in 16 bits under f32 activations. A thread takes 8
+// consecutive elements.
 #pragma once
 
+#include "backend/cuda/device/any_elements.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/rows.cuh"
 
@@ -21,6 +27,26 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(EmbeddingParams<T>::kThreads, EmbeddingParam
     Embedding(const LORA_GRID_CONSTANT EmbeddingParams<T> p) {
   CopyRow<EmbeddingParams<T>::kThreads>(p.y + BlockX() * p.dim, p.weight + p.ids[BlockX()] * p.dim,
                                         p.dim);
+}
+
+struct WidenedEmbeddingParams {
+  static constexpr int kThreads = 128, kMinBlocks = 8, kPerThread = 8;
+  AnyInput weight;  // [vocab, dim]
+  const int32_t* ids;
+  float* y;  // [n, dim]
+  int64_t dim;
+};
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(WidenedEmbeddingParams::kThreads,
+                                    WidenedEmbeddingParams::kMinBlocks)
+    WidenedEmbedding(const LORA_GRID_CONSTANT WidenedEmbeddingParams p) {
+  using P = WidenedEmbeddingParams;
+  const int64_t row = p.ids[BlockX()] * p.dim;
+  for (int64_t i = ThreadIndex() * P::kPerThread; i < p.dim; i += P::kThreads * P::kPerThread) {
+    float values[P::kPerThread];
+    LoadElements(values, p.weight, row + i, row + p.dim);
+    StoreElements(p.y + BlockX() * p.dim, i, p.dim, values);
+  }
 }
 
 }  // namespace lora::device

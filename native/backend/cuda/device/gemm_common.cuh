@@ -23,8 +23,9 @@ struct GemmSource {
   const void* b;
   int64_t a_pitch, b_pitch;  // elements
   DropoutMask mask;
-  int k;                     // at least 1
-  int16_t a_align, b_align;  // bytes of which every row's start is a multiple: 16, 4 or 2
+  int k;                    // at least 1
+  int8_t a_align, b_align;  // bytes of which every row's start is a multiple: 16, 4 or 2
+  DType a_dtype, b_dtype;   // as they are stored
 };
 // Structs have no padding: where GCC 12 fills unset variables with a pattern, as the emulator makes
 // it do, it clears the padding of arrays of structs at the wrong places.
@@ -38,9 +39,9 @@ struct GemmArgs {
   int late_block;                // the first block that the launch before this one writes
   int first_tile;                // of BlockX()
   float alpha;
-  DType a_dtype, b_dtype, c_dtype, bias_dtype;
+  DType c_dtype, bias_dtype;
   bool trans_a, trans_b;
-  int16_t c_align;  // like a_align, or 8
+  int c_align;  // like a_align, or 8
   const float* factor;
   const void* bias;
   const float* addend;

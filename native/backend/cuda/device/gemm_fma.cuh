@@ -3,10 +3,12 @@
 //
 // A block of 256 threads owns kM×kN of c, and a thread owns kM/16 × kN/16 of it in runs of four
 // columns and four rows. Blocks of kK are loaded into registers and stored to one of two buffers of
-// shared memory, so that the next block is fetched while this one is multiplied. Both operands are
-// k-major there, with a pitch that spreads the transposing stores over the banks.
+// shared memory, so that the next block is fetched while this one is multiplied. Elements of 16
+// bits are widened when they are stored. Both operands are k-major there, with a pitch that spreads
+// the transposing stores over the banks.
 #pragma once
 
+#include "backend/cuda/device/any_elements.cuh"
 #include "backend/cuda/device/gemm_common.cuh"
 
 namespace lora::device {
@@ -29,50 +31,42 @@ using FmaTile64 = FmaTile<64, 16, 3>;
 // Fetches four consecutive elements of an operand per thread. With by_k, rows of the operand lie
 // along k and it is stored [k, size]; else it is stored [size, k].
 template <class Tile>
-LORA_DEVICE void FetchRun(float (&v)[4], const void* data, DType dtype, int64_t batch,
-                          int64_t pitch, int align, bool by_k, int place, int size, int k0, int k) {
+LORA_DEVICE RawFour FetchRun(const AnyInput& x, int64_t batch, int64_t pitch, int align, bool by_k,
+                             int place, int size, int k0, int k) {
   constexpr int kPerRow = Tile::kK / 4, kPerK = Tile::kM / 4;
   const int major = by_k ? k0 + ThreadIndex() / kPerK : place + ThreadIndex() / kPerRow;
   const int minor = by_k ? place + ThreadIndex() % kPerK * 4 : k0 + ThreadIndex() % kPerRow * 4;
   int count = (by_k ? size : k) - minor;
   if (major >= (by_k ? k : size)) count = 0;
   const int64_t first = batch + major * pitch + minor;
-  if (dtype == DType::kF32 && align == 16 && count >= 4) {
-    const Vec16 raw = LoadGlobal16(static_cast<const float*>(data) + first);
-    LORA_UNROLL
-    for (int j = 0; j < 4; ++j) v[j] = BitsToFloat(raw.words[j]);
-  } else {
-    LORA_UNROLL
-    for (int j = 0; j < 4; ++j) v[j] = j < count ? LoadFloat(data, dtype, first + j) : 0.0f;
-  }
+  return LoadFour(x, first, first + count, align == 16);
 }
 
 template <class Tile>
-LORA_DEVICE void StoreFetched(float* tile, const float (&v)[4], bool by_k) {
+LORA_DEVICE void StoreFetched(float* tile, RawFour v, DType dtype, bool by_k) {
   constexpr int kPerRow = Tile::kK / 4, kPerK = Tile::kM / 4;
+  Widen(v, dtype);
   if (by_k) {
     StoreShared16(tile + ThreadIndex() / kPerK * Tile::kPitch + ThreadIndex() % kPerK * 4,
-                  {{FloatToBits(v[0]), FloatToBits(v[1]), FloatToBits(v[2]), FloatToBits(v[3])}});
+                  {{v.words[0], v.words[1], v.words[2], v.words[3]}});
   } else {
     float* to = tile + ThreadIndex() % kPerRow * 4 * Tile::kPitch + ThreadIndex() / kPerRow;
     LORA_UNROLL
-    for (int j = 0; j < 4; ++j) to[j * Tile::kPitch] = v[j];
+    for (int j = 0; j < 4; ++j) to[j * Tile::kPitch] = BitsToFloat(v.words[j]);
   }
 }
 
-template <class Tile>
 struct FmaFetched {
-  float a[4], b[4];
+  RawFour a, b;
 };
 
 template <class Tile>
-LORA_DEVICE void FetchBlock(FmaFetched<Tile>& f, const GemmArgs& p, const GemmCursor& at,
-                            const GemmPlace& place) {
+LORA_DEVICE FmaFetched FetchBlock(const GemmArgs& p, const GemmCursor& at, const GemmPlace& place) {
   const GemmSource& s = p.segments[at.segment];
-  FetchRun<Tile>(f.a, s.a, p.a_dtype, BlockY() * p.a_batch, s.a_pitch, s.a_align, p.trans_a,
-                 place.m0, p.m, at.k0, s.k);
-  FetchRun<Tile>(f.b, s.b, p.b_dtype, BlockY() * p.b_batch, s.b_pitch, s.b_align, !p.trans_b,
-                 place.n0, p.n, at.k0, s.k);
+  return {FetchRun<Tile>({s.a, s.a_dtype}, BlockY() * p.a_batch, s.a_pitch, s.a_align, p.trans_a,
+                         place.m0, p.m, at.k0, s.k),
+          FetchRun<Tile>({s.b, s.b_dtype}, BlockY() * p.b_batch, s.b_pitch, s.b_align, !p.trans_b,
+                         place.n0, p.n, at.k0, s.k)};
 }
 
 // Loads four rows or columns of one k of a tile, for run `run` of the thread.
@@ -124,13 +118,13 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
   GemmCursor load_at = SeekBlock<Tile::kK>(p, first), use_at = load_at;
   bool waited = false;
   for (int turn = -1; turn < count; ++turn) {
-    FmaFetched<Tile> fetched{};
+    FmaFetched fetched{};
     if (turn + 1 < count) {
       if (!waited && first + turn + 1 >= p.late_block) {
         GridDependencyWait();
         waited = true;
       }
-      FetchBlock(fetched, p, load_at, place);
+      fetched = FetchBlock<Tile>(p, load_at, place);
       NextBlock<Tile::kK>(p, load_at);
     }
     if (turn >= 0) {
@@ -179,8 +173,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
     }
     if (turn + 1 < count) {
       float* next = buffers + (turn + 1) % 2 * Tile::kBuffer;
-      StoreFetched<Tile>(next, fetched.a, p.trans_a);
-      StoreFetched<Tile>(next + Tile::kK * Tile::kPitch, fetched.b, !p.trans_b);
+      const GemmSource& s = p.segments[use_at.segment];  // of the block that was fetched
+      StoreFetched<Tile>(next, fetched.a, s.a_dtype, p.trans_a);
+      StoreFetched<Tile>(next + Tile::kK * Tile::kPitch, fetched.b, s.b_dtype, !p.trans_b);
       // This also makes sure that all threads have finished with the other buffer, which
       // the next turn fills.
       SyncThreads();

@@ -29,6 +29,10 @@ struct alignas(2) F16 {
 struct alignas(16) Vec16 {
   uint32_t words[4];
 };
+// The same of half the size.
+struct alignas(8) Vec8 {
+  uint32_t words[2];
+};
 
 }  // namespace lora::device
 

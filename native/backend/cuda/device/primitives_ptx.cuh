@@ -68,6 +68,14 @@ LORA_DEVICE Vec16 LoadGlobalStream16(const void* p) {
                : "l"(__cvta_generic_to_global(p)));
   return v;
 }
+LORA_DEVICE Vec8 LoadGlobal8(const void* p) { return *static_cast<const Vec8*>(p); }
+LORA_DEVICE Vec8 LoadGlobalStream8(const void* p) {
+  Vec8 v;
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
+               : "=r"(v.words[0]), "=r"(v.words[1])
+               : "l"(__cvta_generic_to_global(p)));
+  return v;
+}
 LORA_DEVICE void StoreGlobal16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }
 LORA_DEVICE Vec16 LoadShared16(const void* p) { return *static_cast<const Vec16*>(p); }
 LORA_DEVICE void StoreShared16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }

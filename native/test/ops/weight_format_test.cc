@@ -1,0 +1,245 @@
+// Weights that are kept in another format than the activations: each op that reads one gives what
+// it gives for the same values in the dtype of the activations.
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "test/support/delta_table.h"
+#include "test/support/lora_problem.h"
+#include "test/support/tested.h"
+
+namespace lora::test {
+namespace {
+
+struct Kept {
+  DType stored, activations;
+};
+constexpr Kept kKept[] = {{DType::kBF16, DType::kF32},
+                          {DType::kF16, DType::kF32},
+                          {DType::kI8, DType::kF32},
+                          {DType::kI8, DType::kBF16}};
+
+// Calls check(kept) for what the backend reads.
+void ForEachKept(const Backend& backend, const std::function<void(const Kept&)>& check) {
+  for (const Kept& kept : kKept) {
+    if (!backend.reads(FormatOf(kept.stored), kept.activations)) continue;
+    CAPTURE(NameOf(kept.stored));
+    CAPTURE(NameOf(kept.activations));
+    check(kept);
+  }
+}
+
+// W as it is stored, and its values in the dtype of the activations: q·s in f32, rounded once more.
+struct Matrix {
+  Tensor stored, scales, values;
+  Matrix(const Kept& kept, int64_t rows, int64_t cols, uint64_t seed)
+      : values(kept.activations, {rows, cols}) {
+    if (kept.stored == DType::kI8) {
+      stored = Integers(DType::kI8, {rows, cols}, seed, -128, 127);
+      scales = Uniform(DType::kF32, {rows}, seed + 1, 0.001, 0.02);
+    } else {
+      stored = Normal(kept.stored, {rows, cols}, seed);
+    }
+    for (int64_t i = 0; i < values.numel(); ++i) {
+      const float scale = scales ? static_cast<float>(scales.at(i / cols)) : 1;
+      values.Set(i, static_cast<float>(stored.at(i)) * scale);
+    }
+  }
+};
+
+// Requires the same bits of run(backend, context, w) for both forms of W: the reference's, and the
+// tested backend's on every path.
+using RunWith =
+    std::function<std::vector<Tensor>(const Backend&, Context&, const FrozenWeight& weight)>;
+void CheckSameBits(const Kept& kept, const Matrix& w, const RunWith& run) {
+  const auto run_both = [&](const Backend& backend, Context& context, bool stored) {
+    return run(backend, context,
+               stored ? FrozenWeight(backend, w.stored, w.scales, kept.activations, context)
+                      : FrozenWeight(backend, w.values, context));
+  };
+  const auto same = [](const std::vector<Tensor>& one, const std::vector<Tensor>& other) {
+    for (size_t i = 0; i < one.size(); ++i) {
+      CAPTURE(i);
+      CHECK_IDENTICAL(one[i], other[i]);
+    }
+  };
+  const auto reference = ReferenceBackend().create_context(1);
+  same(run_both(ReferenceBackend(), *reference, true),
+       run_both(ReferenceBackend(), *reference, false));
+  OnPathsInTurn(
+      [&](Context& context) {
+        std::vector<Tensor> out = run_both(Tested().backend, context, true);
+        same(out, run_both(Tested().backend, context, false));
+        return out;
+      },
+      [](const std::vector<Tensor>&) {}, true);
+}
+
+TEST_CASE("weight formats: what a backend reads") {
+  const bool cuda = Tested().tensor_cores;
+  for (const Backend* backend : {&ReferenceBackend(), &Tested().backend}) {
+    for (const Kept& kept : kKept) {
+      const bool reads = backend == &ReferenceBackend() || !cuda || kept.stored != DType::kI8;
+      CHECK(backend->reads(FormatOf(kept.stored), kept.activations) == reads);
+    }
+    CHECK(backend->reads(WeightFormat::kF32, DType::kF32));
+    CHECK(backend->reads(WeightFormat::kBF16, DType::kBF16));
+    // A weight is never wider than the activations, and 16 bits are not those of another format.
+    CHECK(!backend->reads(WeightFormat::kF32, DType::kBF16));
+    CHECK(!backend->reads(WeightFormat::kF16, DType::kBF16));
+    CHECK(!backend->reads(WeightFormat::kBF16, DType::kF16));
+  }
+}
+
+TEST_CASE("weight formats: int8 rows take a quarter of f32, and 16 bits half") {
+  for (const Backend* backend : {&ReferenceBackend(), &Tested().backend}) {
+    const size_t f32 = backend->packed_bytes(512, 1024, WeightFormat::kF32);
+    CHECK(backend->packed_bytes(512, 1024, WeightFormat::kBF16) == f32 / 2);
+    CHECK(backend->packed_bytes(512, 1024, WeightFormat::kF16) == f32 / 2);
+    if (!backend->reads(WeightFormat::kI8Rows, DType::kF32)) continue;
+    CHECK(backend->packed_bytes(512, 1024, WeightFormat::kI8Rows) == f32 / 4 + 512 * sizeof(float));
+  }
+}
+
+TEST_CASE("weight formats: unpack and embedding give the values") {
+  ForEachKept(Tested().backend, [](const Kept& kept) {
+    for (const Shape& shape :
+         {Shape{1, 1}, Shape{3, 7}, Shape{5, 16}, Shape{70, 33}, Shape{31, 1030}}) {
+      const Matrix m(kept, shape[0], shape[1], 5);
+      const Tensor ids = Ints({2}, {static_cast<int32_t>(shape[0] - 1), 0});
+      Tensor rows(kept.activations, {2, shape[1]});
+      for (int64_t i = 0; i < 2; ++i) {
+        for (int64_t j = 0; j < shape[1]; ++j)
+          rows.Set(i * shape[1] + j, m.values.at((i == 0 ? shape[0] - 1 : 0) * shape[1] + j));
+      }
+      OnEveryPath(
+          [&](Context& context) {
+            const Backend& backend = Tested().backend;
+            const FrozenWeight weight(backend, m.stored, m.scales, kept.activations, context);
+            std::vector<Tensor> out = {Tensor(kept.activations, shape),
+                                       Tensor(kept.activations, {2, shape[1]})};
+            RunTested(UnpackArgs{weight.view(), out[0]}, context);
+            RunTested(EmbeddingArgs{weight.view(), ids, out[1]}, context);
+            return out;
+          },
+          [&](const std::vector<Tensor>& out) {
+            CHECK_IDENTICAL(out[0], m.values);
+            CHECK_IDENTICAL(out[1], rows);
+          });
+    }
+  });
+}
+
+// Every f16: zeros, subnormals, infinities. One NaN stands for all, some of which have the bits of
+// an unset register of the emulator; a conversion may make another NaN of it.
+TEST_CASE("weight formats: f16 means the same to every backend") {
+  Tensor all(DType::kF16, {64, 1024});
+  for (int i = 0; i < 1 << 16; ++i) {
+    const bool nan = (i & 0x7fff) > 0x7c00;
+    all.view().as<uint16_t>()[i] = static_cast<uint16_t>(nan ? 0x7e00 : i);
+  }
+  Tensor ids(DType::kI32, {64});
+  for (int i = 0; i < 64; ++i) ids.Set(i, i);
+  const auto run = [&](const Backend& backend, Context& context) {
+    const FrozenWeight weight(backend, all, Tensor(), DType::kF32, context);
+    std::vector<Tensor> y = {Tensor(DType::kF32, {64, 1024})};
+    Run(backend, EmbeddingArgs{weight.view(), ids, y[0]}, context);
+    return y;
+  };
+  const auto reference = ReferenceBackend().create_context(1);
+  const Tensor expected = run(ReferenceBackend(), *reference)[0];
+  OnEveryPath([&](Context& context) { return run(Tested().backend, context); },
+              [&](const std::vector<Tensor>& y) {
+                int64_t off = 0;
+                for (int64_t i = 0; i < expected.numel(); ++i) {
+                  const double value = expected.at(i);
+                  off += std::isnan(value) ? !std::isnan(y[0].at(i)) : y[0].at(i) != value;
+                }
+                CHECK(off == 0);
+              });
+}
+
+LoraLinearForwardArgs ForwardOf(const LoraLinearProblem& p, const PackedView& w,
+                                const LoraLinearOutputs& out) {
+  const BranchOperands& b = p.branches[0];
+  return {p.x, {{w, b.bias, b.up, b.down, b.scale, b.dropout}}, {out.y[0]}, {out.h[0]}};
+}
+LoraLinearBackwardArgs BackwardOf(const LoraLinearProblem& p, const PackedView& w, const Tensor& h,
+                                  const LoraLinearOutputs& out) {
+  const BranchOperands& b = p.branches[0];
+  return {p.x,
+          {{w, {}, b.up, b.down, b.scale, b.dropout}},
+          {p.g[0]},
+          {h},
+          out.dx,
+          {out.d_up[0]},
+          {out.d_down[0]}};
+}
+
+TEST_CASE("weight formats: lora_linear gives the bits of the values, forward and backward") {
+  const int64_t wide = Tested().emulated ? 260 : 1030;
+  ForEachKept(Tested().backend, [&](const Kept& kept) {
+    for (const int64_t m : {1, 2, 4, 7, 70}) {
+      for (const auto& [in, out] : {std::pair<int64_t, int64_t>{5, 3}, {65, 131}, {260, wide}}) {
+        CAPTURE(m);
+        CAPTURE(in);
+        CAPTURE(out);
+        const LoraLinearProblem p(CaseOf(kept.activations, m, in, {{out, 5, true, 0.25f}}));
+        const Matrix matrix(kept, out, in, 9);
+        CheckSameBits(kept, matrix,
+                      [&](const Backend& backend, Context& context, const FrozenWeight& weight) {
+                        LoraLinearOutputs o;
+                        o.y = {Tensor(kept.activations, {m, out})};
+                        o.h = {Tensor(DType::kF32, {m, 5})};
+                        o.dx = Tensor(kept.activations, {m, in});
+                        o.d_up = {Tensor(DType::kF32, {out, 5})};
+                        o.d_down = {Tensor(DType::kF32, {5, in})};
+                        Run(backend, ForwardOf(p, weight.view(), o), context);
+                        Run(backend, BackwardOf(p, weight.view(), o.h[0], o), context);
+                        return std::vector<Tensor>{o.y[0], o.h[0], o.dx, o.d_up[0], o.d_down[0]};
+                      });
+      }
+    }
+  });
+}
+
+TEST_CASE("weight formats: rows with adapters of their own have the bits of the values") {
+  const LinearPhase phase = LinearPhase::kDecode;
+  for (const DType stored : {DType::kBF16, DType::kF16}) {
+    CAPTURE(NameOf(stored));
+    const LoraLinearCase c = CaseOf(DType::kF32, 5, 260, {{33, 0, true}, {20, 0}});
+    const std::vector<int32_t> slots = {0, 2, -1, 1, 0};
+    TableProblem kept(c, phase), plain(c, phase);
+    kept.RoundWeights(stored, true);
+    plain.RoundWeights(stored, false);
+    OnPathsInTurn(
+        [&](Context& context) {
+          std::vector<Tensor> y = kept.Forward(Tested().backend, context, slots);
+          const std::vector<Tensor> expected = plain.Forward(Tested().backend, context, slots);
+          for (size_t i = 0; i < y.size(); ++i) CHECK_IDENTICAL(y[i], expected[i]);
+          return y;
+        },
+        [](const std::vector<Tensor>&) {});
+  }
+}
+
+TEST_CASE("weight formats: linear_cross_entropy gives the bits of the values") {
+  const int64_t rows = 9, dim = 66, vocab = Tested().emulated ? 500 : 5000;
+  ForEachKept(Tested().backend, [&](const Kept& kept) {
+    const Matrix matrix(kept, vocab, dim, 3);
+    const Tensor hidden = Normal(kept.activations, {rows, dim}, 1);
+    const Tensor labels = Integers(DType::kI32, {rows}, 2, 0, static_cast<int>(vocab) - 1);
+    CheckSameBits(
+        kept, matrix, [&](const Backend& backend, Context& context, const FrozenWeight& weight) {
+          const Tensor count(DType::kF32, {1});
+          std::vector<Tensor> out = {Tensor(DType::kF32, {1}), Tensor(DType::kF32, {rows, dim})};
+          Run(backend, LinearCrossEntropyArgs{hidden, weight.view(), labels, out[0], count, out[1]},
+              context);
+          return out;
+        });
+  });
+}
+
+}  // namespace
+}  // namespace lora::test

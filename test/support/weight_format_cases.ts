@@ -1,0 +1,163 @@
+/** What a model makes of weights that are kept in another format than the activations, on any device. */
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import {
+  AdamW,
+  CausalLM,
+  memoryUsage,
+  openSafetensors,
+  tensor,
+  tidy,
+  type Device,
+  type SafetensorsTensor,
+} from '../../lib/index';
+import { fillAdapter } from './fill_adapter';
+import { collectGarbage } from './garbage';
+import { list } from './numbers';
+import { temporaryFolder } from './temporary';
+import { tinyModel, type TinyModelOptions } from './tiny_model';
+
+const ids = [256, 72, 101, 108, 108, 111, 44, 32, 119, 111, 114];
+let saves = 0;
+const isLinear = (name: string): boolean => /_proj\.weight$/.test(name);
+export const floatsOf = ({ bytes }: SafetensorsTensor): Float32Array =>
+  new Float32Array(Uint8Array.from(bytes).buffer);
+export const bytesOf = (array: Float32Array | Int8Array): Uint8Array => new Uint8Array(array.buffer);
+
+const int8Weights = { num_bits: 8, type: 'int', strategy: 'channel', symmetric: true, dynamic: false };
+export const quantised = (): Record<string, unknown> => ({
+  quantization_config: {
+    quant_method: 'compressed-tensors',
+    format: 'int-quantized',
+    config_groups: { group_0: { targets: ['Linear'], weights: int8Weights, input_activations: null } },
+  },
+});
+
+/** Puts int8 rows in the place of the linear layers, or the f32 values of those rows. */
+export function quantise(tensors: Map<string, SafetensorsTensor>, kept: boolean): void {
+  for (const [name, tensor] of [...tensors]) {
+    if (!isLinear(name)) continue;
+    const [out, inside] = tensor.shape as [number, number];
+    const values = floatsOf(tensor);
+    const scales = new Float32Array(out);
+    const q = new Int8Array(values.length);
+    for (let i = 0; i < out; i++) {
+      const row = values.subarray(i * inside, (i + 1) * inside);
+      scales[i] = row.reduce((most, x) => Math.max(most, Math.abs(x)), 0) / 127;
+      row.forEach((x, j) => (q[i * inside + j] = Math.round(x / scales[i]!)));
+    }
+    if (kept) {
+      tensors.set(name, { dtype: 'I8', shape: tensor.shape, bytes: bytesOf(q) });
+      tensors.set(`${name}_scale`, { dtype: 'F32', shape: [out, 1], bytes: bytesOf(scales) });
+    } else {
+      const back = Float32Array.from(q, (x, at) => x * scales[Math.floor(at / inside)]!);
+      tensors.set(name, { dtype: 'F32', shape: tensor.shape, bytes: bytesOf(back) });
+    }
+  }
+}
+const int8: TinyModelOptions = { config: quantised(), edit: (tensors) => quantise(tensors, true) };
+const int8Values: TinyModelOptions = { edit: (tensors) => quantise(tensors, false) };
+
+/** Rounds every tensor to 16 bits on a device, which f32 holds exactly, and keeps it so or in f32. */
+const rounded = (device: Device, to: 'bf16' | 'f16', kept: boolean): TinyModelOptions => ({
+  edit(tensors) {
+    const dtype = kept ? (to === 'bf16' ? 'BF16' : 'F16') : 'F32';
+    for (const [name, stored] of [...tensors]) {
+      const bytes = tidy(() => {
+        const x = tensor(floatsOf(stored), { shape: stored.shape, dtype: to, device });
+        return (kept ? x : x.to({ dtype: 'f32' })).bytesSync();
+      });
+      tensors.set(name, { dtype, shape: stored.shape, bytes });
+    }
+  },
+});
+
+type Format = 'int8 rows for f32' | 'int8 rows for bf16' | 'bf16 for f32' | 'f16 for f32';
+/** How weights are kept, the values of the same weights in f32, and the activations. */
+function pairOf(
+  format: Format,
+  device: Device,
+): [kept: TinyModelOptions, values: TinyModelOptions, dtype: 'f32' | 'bf16'] {
+  if (format === 'int8 rows for f32') return [int8, int8Values, 'f32'];
+  if (format === 'int8 rows for bf16') return [int8, int8Values, 'bf16'];
+  const to = format === 'bf16 for f32' ? 'bf16' : 'f16';
+  return [rounded(device, to, true), rounded(device, to, false), 'f32'];
+}
+
+/** All that weights take part in: logits, generation, a step of training, merged logits, what is written. */
+async function observe(
+  options: TinyModelOptions,
+  device: Device,
+  dtype: 'f32' | 'bf16',
+  scratch: string,
+): Promise<Record<string, number[] | string>> {
+  const model = await CausalLM.fromPretrained(await tinyModel(options), { device, dtype });
+  try {
+    const adapter = model.addAdapter({ r: 4 });
+    fillAdapter(adapter);
+    const logits = await list(model.forward([ids]).logits!);
+    const greedy = { maxNewTokens: 4, temperature: 0, ignoreEos: true };
+    const { ids: generated } = await model.generate(ids, greedy);
+    const optimizer = new AdamW(adapter.parameters(), { lr: 0.01 });
+    const { loss } = model.forward([ids], { labels: [ids] });
+    loss.backward();
+    optimizer.step();
+    const trained = await list(adapter.parameters()[0]!);
+    await model.merge('default');
+    const merged = await list(model.forward([ids]).logits!);
+    const dir = join(scratch, `saved-${saves++}`);
+    await model.save(dir);
+    const config = await readFile(join(dir, 'config.json'), 'utf8');
+    const saved = await openSafetensors(join(dir, 'model.safetensors'));
+    const written: string[] = [];
+    for (const [name, { dtype: stored, bytes }] of saved.tensors)
+      written.push(`${name} ${stored} ${createHash('sha256').update(bytes).digest('hex')}`);
+    saved.close();
+    expect(config).not.toContain('quantization_config');
+    return {
+      logits,
+      generated: [...generated],
+      loss: [await loss.item()],
+      trained,
+      merged,
+      written: written.join('\n'),
+    };
+  } finally {
+    await model.dispose();
+  }
+}
+
+/** Bytes of a model whose weights are almost all of its matrices. */
+async function bytesOfModel(options: TinyModelOptions, device: Device): Promise<number> {
+  const config = { hidden_size: 64, head_dim: 16, intermediate_size: 256 };
+  const dir = await tinyModel({ ...options, config });
+  await collectGarbage(); // of other tests
+  const before = memoryUsage().bytes;
+  const model = await CausalLM.fromPretrained(dir, { device, dtype: 'f32' });
+  const used = memoryUsage().bytes - before;
+  await model.dispose();
+  return used;
+}
+
+/** `define` is test(), or what skips it. */
+export function weightFormatCases(
+  device: Device,
+  define: (title: string, body: () => Promise<void>) => void,
+  formats: readonly Format[],
+): void {
+  const scratch = temporaryFolder();
+  for (const format of formats)
+    define(`${device}: ${format} give the bits of their values in every use`, async () => {
+      const [kept, values, dtype] = pairOf(format, device);
+      expect(await observe(kept, device, dtype, scratch)).toEqual(
+        await observe(values, device, dtype, scratch),
+      );
+    });
+
+  define(`${device}: f32 activations keep the matrices of a file of 16 bits in half the memory`, async () => {
+    const whole = await bytesOfModel({}, device);
+    for (const dtype of ['bf16', 'f16'] as const)
+      expect((await bytesOfModel(rounded(device, dtype, true), device)) / whole).toBeLessThan(0.52);
+  });
+}
