@@ -40,6 +40,37 @@ HWY_INLINE void LoadRows(const AttentionShape& s, const RowTile& t, const T* src
   std::memset(tile + t.count * s.padded, 0, (t.padded() - t.count) * s.padded * sizeof(float));
 }
 
+// Whether products of rows of bf16 run on pairs of them, which is exact as in f32 and twice as fast
+// where one instruction does it.
+template <class T>
+HWY_INLINE bool MultipliesPairs(const AttentionShape& s) {
+  return LORA_DOT_BF16 && std::is_same_v<T, hwy::bfloat16_t> && s.d % 2 == 0;
+}
+
+// transposed [d / 2][kRowTile] ← the pairs of rows of q or g, by way of `tile` [kRowTile][padded].
+template <class T>
+HWY_INLINE void LoadPairs(const AttentionShape& s, const RowTile& t, const T* src, float* tile,
+                          float* transposed) {
+  const size_t stride = s.padded / 2;  // a multiple of 4
+  std::memset(tile, 0, t.padded() * stride * sizeof(float));
+  for (size_t r = 0; r < t.count; ++r) {
+    std::memcpy(tile + r * stride, src + s.QueryOffset(t.batch, t.head, t.first + r),
+                s.d * sizeof(hwy::bfloat16_t));
+  }
+  TransposeTile(tile, stride, t.padded(), stride, transposed, kRowTile);
+}
+
+// products [count][kRowTile] ← scale·keys·rowsᵀ, for keys from `first` on and rows of LoadPairs.
+template <class T>
+HWY_INLINE void MultiplyPairs(const AttentionShape& s, const RowTile& t, const T* keys,
+                              size_t first, size_t count, float scale, const float* rows,
+                              float* products) {
+  const auto* pairs =
+      reinterpret_cast<const hwy::bfloat16_t*>(keys + s.KeyOffset(t.batch, t.head, first));
+  TileGemm(count, t.padded(), s.d / 2, TileA<hwy::bfloat16_t>{pairs, s.key_stride(), 2, scale},
+           reinterpret_cast<const uint32_t*>(rows), kRowTile, products, kRowTile, false);
+}
+
 // Gives keys [from, from + count) of k or v as f32 rows, either in place or converted into `tile`.
 struct KeyRows {
   const float* data;
@@ -127,8 +158,13 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
   const F32 d;
   const size_t lanes = hn::Lanes(d), rows = t.padded();
   const ForwardTileScratch w(s, scratch);
-  LoadRows(s, t, args.q.as<const T>(), s.scale, w.q);
-  TransposeTile(w.q, s.padded, rows, s.padded, w.q_t, kRowTile);
+  const bool pairs = MultipliesPairs<T>(s);
+  if (pairs) {
+    LoadPairs(s, t, args.q.as<const T>(), w.q, w.q_t);
+  } else {
+    LoadRows(s, t, args.q.as<const T>(), s.scale, w.q);
+    TransposeTile(w.q, s.padded, rows, s.padded, w.q_t, kRowTile);
+  }
   std::memset(w.out_t, 0, s.padded * kRowTile * sizeof(float));
   for (size_t c = 0; c < rows; c += lanes) {
     hn::StoreU(hn::Neg(hn::Inf(d)), d, w.max + c);
@@ -139,8 +175,13 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
     const RowTile::Visible visible = t.Sees(from, to);
     if (visible == RowTile::Visible::kNone) continue;
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
-    const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
-    TileGemm(count, rows, s.d, {k.data, k.stride, 1}, w.q_t, kRowTile, w.scores, kRowTile, false);
+    if (pairs) {
+      MultiplyPairs(s, t, args.k.as<const T>(), first, count, s.scale, w.q_t, w.scores);
+    } else {
+      const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
+      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile, w.scores,
+               kRowTile, false);
+    }
     if (visible == RowTile::Visible::kSome) MaskScores(t, from, count, w.scores);
     OnlineSoftmax(rows, count, w.scores, w.max, w.sum, w.alpha);
     for (size_t c = 0; c < rows; c += lanes) {
@@ -152,7 +193,8 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
       }
     }
     const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
-    TileGemm(s.d, rows, count, {v.data, 1, v.stride}, w.scores, kRowTile, w.out_t, kRowTile, true);
+    TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile, w.out_t,
+             kRowTile, true);
   }
   TransposeTile(w.out_t, kRowTile, s.padded, rows, w.q, s.padded);
   for (size_t r = 0; r < t.count; ++r) {
@@ -317,7 +359,8 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
       PrefetchKeys(s, t.batch, next_head, k_src, begin, tile_end(begin));
     }
     WithKeys(s, t, v_src, first, count, keys, [&](const auto* v, size_t stride) {
-      TileGemm(t.count, s.d, count, {scores, kKeyTile, 1}, v, stride, out.out, s.padded, true);
+      TileGemm(t.count, s.d, count, TileA<float>{scores, kKeyTile, 1}, v, stride, out.out, s.padded,
+               true);
     });
   }
 }

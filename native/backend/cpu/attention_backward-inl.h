@@ -53,10 +53,17 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
   const F32 d;
   const size_t lanes = hn::Lanes(d), rows = t.padded();
   const BackwardTileScratch w(s, scratch);
+  const bool pairs = MultipliesPairs<T>(s);
+  if (pairs) {
+    LoadPairs(s, t, args.q.as<const T>(), w.q, w.q_t);
+    LoadPairs(s, t, args.g.as<const T>(), w.g, w.g_t);
+  }
   LoadRows(s, t, args.q.as<const T>(), s.scale, w.q);
-  TransposeTile(w.q, s.padded, rows, s.padded, w.q_t, kRowTile);
   LoadRows(s, t, args.g.as<const T>(), 1, w.g);
-  TransposeTile(w.g, s.padded, rows, s.padded, w.g_t, kRowTile);
+  if (!pairs) {
+    TransposeTile(w.q, s.padded, rows, s.padded, w.q_t, kRowTile);
+    TransposeTile(w.g, s.padded, rows, s.padded, w.g_t, kRowTile);
+  }
   for (size_t r = 0; r < rows; ++r) {
     w.lse[r] = 0;
     w.delta[r] = 0;
@@ -81,19 +88,27 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
     if (visible == RowTile::Visible::kNone) continue;
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
     const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
-    const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
-    TileGemm(count, rows, s.d, {k.data, k.stride, 1}, w.q_t, kRowTile, w.p, kRowTile, false);
-    TileGemm(count, rows, s.d, {v.data, v.stride, 1}, w.g_t, kRowTile, w.ds, kRowTile, false);
+    if (pairs) {
+      MultiplyPairs(s, t, args.k.as<const T>(), first, count, s.scale, w.q_t, w.p);
+      MultiplyPairs(s, t, args.v.as<const T>(), first, count, 1, w.g_t, w.ds);
+    } else {
+      const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
+      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile, w.p, kRowTile,
+               false);
+      TileGemm(count, rows, s.d, TileA<float>{v.data, v.stride, 1}, w.g_t, kRowTile, w.ds, kRowTile,
+               false);
+    }
     if (visible == RowTile::Visible::kSome) {
       ScoreGradients<true>(t, from, count, w.lse, w.delta, w.p, w.ds);
     } else {
       ScoreGradients<false>(t, from, count, w.lse, w.delta, w.p, w.ds);
     }
-    TileGemm(count, s.d, t.count, {w.p, kRowTile, 1}, w.g, s.padded, dv + first * s.padded,
-             s.padded, true);
-    TileGemm(count, s.d, t.count, {w.ds, kRowTile, 1}, w.q, s.padded, dk + first * s.padded,
-             s.padded, true);
-    TileGemm(s.d, rows, count, {k.data, 1, k.stride}, w.ds, kRowTile, w.dq_t, kRowTile, true);
+    TileGemm(count, s.d, t.count, TileA<float>{w.p, kRowTile, 1}, w.g, s.padded,
+             dv + first * s.padded, s.padded, true);
+    TileGemm(count, s.d, t.count, TileA<float>{w.ds, kRowTile, 1}, w.q, s.padded,
+             dk + first * s.padded, s.padded, true);
+    TileGemm(s.d, rows, count, TileA<float>{k.data, 1, k.stride}, w.ds, kRowTile, w.dq_t, kRowTile,
+             true);
   }
   TransposeTile(w.dq_t, kRowTile, s.padded, rows, w.q, s.padded);
   for (size_t r = 0; r < t.count; ++r) {

@@ -11,7 +11,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
+#include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -133,20 +135,41 @@ constexpr size_t kBlockRows = 6, kBlockVecs = 4;  // 32 registers
 constexpr size_t kBlockRows = 6, kBlockVecs = 2;  // 16 registers
 #endif
 
-// A(i, k) = a[i·row_step + k·k_step]. Either step may be 1, so A may be transposed.
+// A(i, k) = data[i·row_step + k·k_step]. Either step may be 1, so A may be transposed. With bf16,
+// element k is the pair that begins there, B has such pairs as well, and C = scale·A·B.
+template <class A>
 struct TileA {
-  const float* data;
+  const A* data;
   size_t row_step, k_step;
+  float scale = 1;
 };
+
+// The lanes of B, an element of A in all of them, and the sum with their product.
+template <class B>
+HWY_INLINE auto LoadLanes(const B* p) {
+  if constexpr (std::is_same_v<B, uint32_t>) {
+    return hn::LoadU(DU(), p);
+  } else {
+    return LoadAct(F32(), p);
+  }
+}
+HWY_INLINE VF32 Broadcast(const float* p) { return hn::Set(F32(), *p); }
+HWY_INLINE VU Broadcast(const hwy::bfloat16_t* p) {
+  uint32_t pair;  // which may lie at any even address
+  std::memcpy(&pair, p, sizeof pair);
+  return hn::Set(DU(), pair);
+}
+HWY_INLINE VF32 MulAddLanes(VF32 a, VF32 b, VF32 sum) { return hn::MulAdd(a, b, sum); }
+HWY_INLINE VF32 MulAddLanes(VU a, VU b, VF32 sum) { return MulAddElements<true>(a, b, sum); }
 
 // Every loop over acc is unrolled in full, because GCC would otherwise keep acc in memory, which
 // is 2.7 times slower.
-template <size_t kRows, size_t kVecs, class B>
-HWY_NOINLINE void MicroGemm(size_t depth, const float* HWY_RESTRICT a, size_t row_step,
-                            size_t k_step, const B* HWY_RESTRICT b, size_t ldb,
+template <size_t kRows, size_t kVecs, class A, class B>
+HWY_NOINLINE void MicroGemm(size_t depth, TileA<A> a, const B* HWY_RESTRICT b, size_t ldb,
                             float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
+  const A* HWY_RESTRICT from = a.data;
   VF32 acc[kRows][kVecs];
   if (accumulate) {
     HWY_UNROLL(8)
@@ -162,36 +185,40 @@ HWY_NOINLINE void MicroGemm(size_t depth, const float* HWY_RESTRICT a, size_t ro
     }
   }
   for (size_t k = 0; k < depth; ++k) {
-    VF32 bv[kVecs];
+    decltype(LoadLanes(b)) bv[kVecs];
     HWY_UNROLL(4)
-    for (size_t v = 0; v < kVecs; ++v) bv[v] = LoadAct(d, b + v * lanes);
+    for (size_t v = 0; v < kVecs; ++v) bv[v] = LoadLanes(b + v * lanes);
     HWY_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) {
-      const VF32 av = hn::Set(d, a[i * row_step]);
+      const auto av = Broadcast(from + i * a.row_step);
       HWY_UNROLL(4)
-      for (size_t v = 0; v < kVecs; ++v) acc[i][v] = hn::MulAdd(av, bv[v], acc[i][v]);
+      for (size_t v = 0; v < kVecs; ++v) acc[i][v] = MulAddLanes(av, bv[v], acc[i][v]);
     }
-    a += k_step;
+    from += a.k_step;
     b += ldb;
   }
   HWY_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
     HWY_UNROLL(4)
-    for (size_t v = 0; v < kVecs; ++v) hn::StoreU(acc[i][v], d, c + i * ldc + v * lanes);
+    for (size_t v = 0; v < kVecs; ++v) {
+      if constexpr (std::is_same_v<A, hwy::bfloat16_t>)
+        acc[i][v] = hn::Mul(acc[i][v], hn::Set(d, a.scale));
+      hn::StoreU(acc[i][v], d, c + i * ldc + v * lanes);
+    }
   }
 }
 
-template <size_t kVecs, class B>
-HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA a, const B* HWY_RESTRICT b, size_t ldb,
-                          float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
+template <size_t kVecs, class A, class B>
+HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA<A> a, const B* HWY_RESTRICT b,
+                          size_t ldb, float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
   const size_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   size_t row = 0;
   for (size_t block = 0; block < blocks; ++block) {
     const size_t end = rows * (block + 1) / blocks;  // blocks of nearly the same height
-    const float* pa = a.data + row * a.row_step;
+    TileA<A> from = a;
+    from.data += row * a.row_step;
     float* pc = c + row * ldc;
-#define LORA_MICRO(N) \
-  MicroGemm<N, kVecs>(depth, pa, a.row_step, a.k_step, b, ldb, pc, ldc, accumulate)
+#define LORA_MICRO(N) MicroGemm<N, kVecs>(depth, from, b, ldb, pc, ldc, accumulate)
     switch (end - row) {
       case 6:
         LORA_MICRO(6);
@@ -217,11 +244,13 @@ HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA a, const B* HWY_RESTR
   }
 }
 
-// C [rows × cols] ← A·B, or C + A·B, where B(k, j) = b[k·ldb + j], in f32 or bf16. cols is rounded
-// up to whole vectors, so rows of B and C must be padded that far.
-template <class B>
-HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA a, const B* HWY_RESTRICT b,
-                         size_t ldb, float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
+// C [rows × cols] ← A·B, or C + A·B, where B(k, j) = b[k·ldb + j], in f32 or bf16 for an A of f32,
+// else in pairs of bf16, whose product is not added to C. cols is rounded up to whole vectors, so
+// rows of B and C must be padded that far.
+template <class A, class B>
+HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
+                         const B* HWY_RESTRICT b, size_t ldb, float* HWY_RESTRICT c, size_t ldc,
+                         bool accumulate) {
   const size_t lanes = hn::Lanes(F32());
   const size_t vecs = (cols + lanes - 1) / lanes;
   const size_t panels = (vecs + kBlockVecs - 1) / kBlockVecs;
