@@ -4,7 +4,7 @@ module.exports = {
   roots: ['<rootDir>/test'],
   testMatch: ['**/*.test.ts'],
   transform: {
-    '\\.(iife\\.min|client)\\.js$|\\.css$': '<rootDir>/test/support/text_asset.cjs',
+    '\\.(iife\\.min|client|worker)\\.js$|\\.css$': '<rootDir>/test/support/text_asset.cjs',
     '^.+\\.ts$': [
       '@swc/jest',
       { jsc: { target: 'es2022', parser: { syntax: 'typescript' } }, module: { type: 'commonjs' } },

@@ -11,7 +11,7 @@ export default defineConfig({
   sourcemap: true,
   splitting: false,
   clean: true,
-  // What a report inlines: lib/train/report.
+  // What a report inlines, and a thread runs: lib/train/report, lib/grammar.
   loader: textAssets,
-  external: ['lora-native', 'node-gyp-build', '@huggingface/hub'],
+  external: ['lora-native', 'node-gyp-build', '@huggingface/hub', '@mlc-ai/web-xgrammar'],
 });

@@ -34,6 +34,7 @@ export type { ModelConfig } from './models/config';
 export type { BlockShape } from './models/families/family';
 export type { ModelType } from './models/families';
 export type { SamplingOptions } from './engine/sampling';
+export type { JsonSchema } from './grammar/json_schema';
 export type { GeneratedText, GenerationResult, Prompt } from './models/generate';
 export type { EngineOptions, EngineStats } from './engine/engine';
 export type { GeneratedToken, TokenLogprob } from './engine/request';

@@ -1,2 +1,7 @@
-/** esbuild's loaders for the files that a bundle of lib/ holds as text (lib/train/report). */
-export const textAssets = { '.iife.min.js': 'text', '.client.js': 'text', '.css': 'text' };
+/** esbuild's loaders for the files that a bundle of lib/ holds as text (lib/train/report, lib/grammar). */
+export const textAssets = {
+  '.iife.min.js': 'text',
+  '.client.js': 'text',
+  '.worker.js': 'text',
+  '.css': 'text',
+};

@@ -1,4 +1,6 @@
 import { plainDefaults, planGeneration } from '../engine/sampling';
+import { readJson } from '../formats/json';
+import type { JsonSchema } from '../grammar/json_schema';
 import { readAdapter } from '../peft/adapter_files';
 import { loadModel, modelFlags, printJson } from './common';
 import { printable } from './printable';
@@ -63,6 +65,12 @@ export const generate = defineCommand({
       help: 'the same, for each time that it has them',
       defaultText: '0',
     },
+    jsonSchema: {
+      type: 'string',
+      value: 'FILE',
+      help: 'a JSON Schema that the text is valid under',
+      defaultText: 'none',
+    },
     seed: { type: 'integer', minimum: 0, default: 0, help: 'of the random draws' },
     json: { type: 'boolean', help: 'the result as one JSON object' },
     help: helpFlag,
@@ -74,7 +82,8 @@ export const generate = defineCommand({
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = values;
     const { signal, stdout } = console;
     const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
-    const options = { maxNewTokens, temperature, topK, topP, minP, ...penalties, seed, signal };
+    const jsonSchema = values.jsonSchema === undefined ? undefined : await readSchema(values.jsonSchema);
+    const options = { maxNewTokens, temperature, topK, topP, minP, ...penalties, jsonSchema, seed, signal };
     planGeneration(options, plainDefaults); // throws before the model is loaded
     const files = adapter === undefined ? undefined : await readAdapter(adapter);
     const text = prompt ?? (await standardInput(console));
@@ -94,6 +103,11 @@ export const generate = defineCommand({
     }
   },
 });
+
+/** What planGeneration() checks. */
+async function readSchema(path: string): Promise<JsonSchema> {
+  return (await readJson(path)) as JsonSchema;
+}
 
 async function standardInput({ stdin, signal }: Console): Promise<string> {
   if (stdin.isTTY) throw new UsageError('generate needs --prompt TEXT, or text on standard input');

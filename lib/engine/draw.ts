@@ -1,9 +1,18 @@
 /** Draws the next token of each sequence of a step. */
-import { adjustLogits, drawnId, logProbs, sample, sampleRows, writeSampleRow, type SampleRows } from '../ops';
+import {
+  adjustLogits,
+  drawnId,
+  logProbs,
+  maskLogits,
+  sample,
+  sampleRows,
+  writeSampleRow,
+  type SampleRows,
+} from '../ops';
 import { entry } from '../native/calls';
 import { fromBytes, writeBytes } from '../tensor/create';
 import { recordProgram, type Program } from '../tensor/program';
-import { rawCast, rawEmpty } from '../tensor/raw';
+import { rawCast, rawEmpty, rawView } from '../tensor/raw';
 import { temporaries } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { gatherEntries } from './logit_adjuster';
@@ -83,7 +92,8 @@ function plainSampler(logits: Tensor, requests: readonly Request[]): Sampler {
 }
 
 /**
- * Enqueues the draw of the next token of each request from its row of logits [m, vocab], which penalties and biases change in place.
+ * Enqueues the draw of the next token of each request from its row of logits [m, vocab], which grammars, penalties and biases change in
+ * place.
  * Log-probabilities are those before the change. `sampler` draws from these logits.
  */
 export function drawTokens(
@@ -96,8 +106,10 @@ export function drawTokens(
   const reads = temporaries(() =>
     entry(() => {
       const entries = gatherEntries(requests.map(({ adjuster }) => adjuster));
-      const raw = most >= 0 && entries ? rawCast(logits, logits.dtype) : logits;
+      const constrained = requests.some(({ plan }) => plan.constraint);
+      const raw = most >= 0 && (entries || constrained) ? rawCast(logits, logits.dtype) : logits;
       if (entries) adjustLogits(logits, entries);
+      if (constrained) maskRows(logits, requests);
       const ids = sampler.run();
       const report = most >= 0 ? logProbs(raw, ids, most) : [];
       // The reads are enqueued now, before the work of other steps.
@@ -125,6 +137,27 @@ export function drawTokens(
       });
     },
   };
+}
+
+/** Leaves each row of logits what its grammar allows; neighbours that have one are one op, and rows without are left alone. */
+function maskRows(logits: Tensor, requests: readonly Request[]): void {
+  const vocab = logits.shape[1]!;
+  const words = Math.ceil(vocab / 32);
+  for (let row = 0; row < requests.length;) {
+    const masks: Int32Array[] = [];
+    for (let at = row; at < requests.length; at++) {
+      const bits = requests[at]!.plan.constraint?.bits;
+      if (!bits) break;
+      masks.push(bits);
+    }
+    if (masks.length > 0) {
+      const all = new Int32Array(masks.length * words);
+      for (const [i, mask] of masks.entries()) all.set(mask, i * words);
+      const bits = fromBytes(new Uint8Array(all.buffer), 'i32', [masks.length, words], logits.device);
+      maskLogits(rawView(logits, row * vocab, [masks.length, vocab]), bits);
+    }
+    row += masks.length + 1;
+  }
 }
 
 /** Draws nothing; tokens() waits for what a step computed, and throws what failed in it. */

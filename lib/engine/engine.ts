@@ -216,6 +216,7 @@ export class Engine {
       const { chunk, rows } = this.#scheduler.plan();
       const pending: Pending[] = [];
       if (chunk) pending.push(...(await this.#computeChunk(chunk)));
+      if (rows.some(({ plan }) => plan.constraint)) await constraintsKnown(rows);
       // A request that was cancelled meanwhile has no pages any more.
       const alive = rows.filter(({ ended }) => !ended);
       for (const group of this.#groups(alive)) pending.push(...this.#computeRows(group));
@@ -299,6 +300,16 @@ export class Engine {
     }
     return fresh;
   }
+}
+
+/** Waits until it is known which tokens may be drawn; where that fails, the request does. */
+async function constraintsKnown(requests: readonly Request[]): Promise<void> {
+  for (const request of requests)
+    try {
+      await request.plan.constraint?.ready();
+    } catch (error) {
+      request.fail(error);
+    }
 }
 
 /** Gives a request its tokens; what its tokenizer throws ends this request alone. */

@@ -1,7 +1,8 @@
 /** One sequence that is generated: its tokens, its pages, and what its consumer has not fetched yet. */
 import type { Adapter } from '../peft/adapter';
+import type { TokenConstraint } from './constraint';
 import { StopStrings } from '../text/stop_strings';
-import type { TokenStream } from '../text/tokenizer';
+import type { TokenStream } from '../text/token_stream';
 import { LogitAdjuster } from './logit_adjuster';
 import { pagesFor, type PagePool } from './pages';
 import type { GenerationPlan } from './sampling';
@@ -45,6 +46,8 @@ export interface RequestPlan {
   readonly maxNewTokens: number;
   /** Absent: tokens have no text. */
   readonly stream?: TokenStream | undefined;
+  /** What holds its text to a grammar. It outlives the pages that the request may lose. */
+  readonly constraint?: TokenConstraint | undefined;
 }
 
 /** Tokens that a request may be ahead of its consumer. */
@@ -105,9 +108,9 @@ export class Request {
     return this.#finishReason !== undefined || this.#failure !== undefined;
   }
 
-  /** Whether its consumer is behind: it then sits out. */
+  /** Whether its consumer, or what tells its next tokens, is behind: it then sits out. */
   get held(): boolean {
-    return this.#events.length + this.#drawn.length >= mostAhead;
+    return this.#events.length + this.#drawn.length >= mostAhead || this.plan.constraint?.late === true;
   }
 
   /** Whether a part of the prompt is not computed. */
@@ -150,6 +153,14 @@ export class Request {
     this.#drawn.push(drawn);
     if (this.plan.generation.eosTokenIds.includes(drawn.id)) this.#finishReason = 'stop';
     else if (this.generated >= this.plan.maxNewTokens) this.#finishReason = 'length';
+    if (!this.ended) this.#constrain(drawn.id);
+  }
+
+  #constrain(id: number): void {
+    const { constraint } = this.plan;
+    constraint?.accept(id);
+    if (constraint?.late)
+      void constraint.ready().then(this.#wakeEngine, (error: unknown) => this.cancel(error));
   }
 
   /** Makes text of the tokens that were taken, and gives them to the consumer. */

@@ -1,5 +1,6 @@
 /** How the tokens of a generation are drawn: the options of a call over the defaults of the model. */
 import { randomBytes } from 'node:crypto';
+import { schemaGrammar, type JsonSchema } from '../grammar/json_schema';
 import type { SampleRow } from '../ops';
 import {
   check,
@@ -86,6 +87,11 @@ export interface SamplingOptions {
   n?: number | undefined;
   /** Decides the random draws. Default: a fresh one for every call. */
   seed?: number | undefined;
+  /**
+   * A JSON Schema: the text is JSON that is valid under it, or the beginning of one where `maxNewTokens` or `stop` end it. `true`: any JSON.
+   * It needs the optional package @mlc-ai/web-xgrammar. Default: any text.
+   */
+  jsonSchema?: JsonSchema | undefined;
   /** Texts that end the generation; they are not part of its text. Default: stop_strings of generation_config.json. */
   stop?: string | readonly string[] | undefined;
   /** Generates past the end-of-text token. Default false. */
@@ -107,6 +113,7 @@ const names: readonly (keyof SamplingOptions | 'adapter')[] = [
   'logprobs',
   'n',
   'seed',
+  'jsonSchema',
   'stop',
   'ignoreEos',
   'adapter',
@@ -141,6 +148,8 @@ export interface GenerationPlan extends SampleRow {
   beginSuppressTokens: readonly number[];
   /** Undefined: no log-probabilities. */
   logprobs: number | undefined;
+  /** The grammar that the text follows. */
+  grammar: string | undefined;
   stop: readonly string[];
   eosTokenIds: readonly number[];
   signal?: AbortSignal | undefined;
@@ -169,6 +178,13 @@ export function planGeneration(
     const most = Math.min(mostLogprobs, vocabSize);
     check(logprobs <= most, tag, `expected logprobs of at most ${most} but received ${logprobs}`);
   }
+  const { jsonSchema } = options;
+  check(
+    jsonSchema === undefined || !ignoreEos,
+    tag,
+    'expected ignoreEos to be false beside jsonSchema, whose text an end-of-text token ends, but received true',
+  );
+  const grammar = jsonSchema === undefined ? undefined : schemaGrammar(jsonSchema);
   const bias = checkBias(options.logitBias ?? new Map(), vocabSize);
   return {
     ...planDraws(options, defaults),
@@ -177,11 +193,13 @@ export function planGeneration(
     ownLimit: own !== undefined,
     n,
     maxLength: defaults.maxLength,
-    minNewTokens: defaults.minNewTokens,
-    minLength: defaults.minLength,
+    // A grammar says itself when its text may end.
+    minNewTokens: grammar === undefined ? defaults.minNewTokens : 0,
+    minLength: grammar === undefined ? defaults.minLength : 0,
     logitBias: new Map([...defaults.logitBias, ...bias]),
     beginSuppressTokens: defaults.beginSuppressTokens,
     logprobs,
+    grammar,
     stop: checkStops(options.stop ?? defaults.stop),
     eosTokenIds: ignoreEos ? [] : defaults.eosTokenIds,
     signal: options.signal,

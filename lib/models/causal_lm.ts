@@ -20,6 +20,9 @@ import type { ModelConfig } from './config';
 import { forwardSteps, planForward } from './forward';
 import { promptIds, RunningGeneration, tokensAfter, type GenerationResult, type Prompt } from './generate';
 import { Generations } from './generations';
+import { Grammars } from '../grammar/grammars';
+import { packagePath } from '../grammar/package';
+import type { TokenConstraint } from '../engine/constraint';
 import { defaultLimits, Engine, engineLimits, type EngineOptions, type EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/request';
 import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../engine/sampling';
@@ -67,6 +70,7 @@ export class CausalLM {
   readonly #defaults: GenerationDefaults;
   readonly #adapters = new AdapterSet();
   readonly #generations = new Generations();
+  readonly #grammars: Grammars;
   #engineLimits = defaultLimits;
   #engine: Engine | undefined;
   #disposing: Promise<void> | undefined;
@@ -78,6 +82,7 @@ export class CausalLM {
     this.dtype = dtype;
     this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device) };
     this.#tokenizer = tokenizer;
+    this.#grammars = new Grammars(config.vocabSize, defaults.eosTokenIds);
     // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
     this.#defaults = tokenizer ? defaults : { ...defaults, stop: [] };
   }
@@ -244,6 +249,7 @@ export class CausalLM {
   generate(prompt: Prompt, options: GenerateOptions = {}): RunHandle<GeneratedToken, GenerationResult> {
     this.#checkAlive('generate');
     const plan = planGeneration(options, this.#defaults, this.config.vocabSize);
+    if (plan.grammar !== undefined) this.#checkGrammar();
     const adapter = this.#adapters.resolve('generate', options.adapter);
     const handle: RunHandle<GeneratedToken, GenerationResult> = new RunHandle('generate', () =>
       this.#generate(prompt, plan, adapter, handle),
@@ -259,10 +265,11 @@ export class CausalLM {
   ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
     this.#checkAlive('generate');
     this.#adapters.resolve('generate', adapter); // it may have been removed or merged since the call
-    const held: { generation?: RunningGeneration } = {};
+    const held: { generation?: RunningGeneration; constraints?: TokenConstraint[] } = {};
     const releaseAdapter = this.#adapters.acquire('generate', adapter);
     const release = this.#generations.add(handle, () => {
       held.generation?.cancel();
+      for (const constraint of held.constraints ?? []) constraint.end();
       releaseAdapter();
     });
     const { signal } = plan;
@@ -272,8 +279,12 @@ export class CausalLM {
       const ids = await promptIds(prompt, this.config.vocabSize, () => this.tokenizer, signal);
       signal?.throwIfAborted();
       const maxNewTokens = tokensAfter(ids, plan, this.config.maxPositionEmbeddings);
+      if (plan.grammar !== undefined)
+        held.constraints = await this.#grammars.start(plan.grammar, plan.n, this.tokenizer, signal);
       const engine = (this.#engine ??= this.#newEngine());
-      const generation = { engine, adapter, prompt: ids, plan, maxNewTokens, tokenizer: this.#tokenizer };
+      const tokenizer = this.#tokenizer;
+      const { constraints } = held;
+      const generation = { engine, adapter, prompt: ids, plan, maxNewTokens, tokenizer, constraints };
       const running = (held.generation = new RunningGeneration(generation));
       signal?.addEventListener('abort', abort, { once: true });
       for (let token = await running.next(); token; token = await running.next()) yield token;
@@ -282,6 +293,18 @@ export class CausalLM {
       signal?.removeEventListener('abort', abort);
       release();
     }
+  }
+
+  /** What a schema needs beside itself. */
+  #checkGrammar(): void {
+    void this.tokenizer;
+    packagePath();
+    if (this.#defaults.eosTokenIds.length > 0) return;
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[generate] jsonSchema needs an end-of-text token, and ${this.directory} names none`,
+      { op: 'generate' },
+    );
   }
 
   #newEngine(): Engine {
@@ -414,6 +437,7 @@ export class CausalLM {
     await this.#generations.end('the model was disposed of');
     await this.#adapters.idle();
     this.#engine?.dispose();
+    await this.#grammars.dispose();
     this.#adapters.dispose();
     this.#decoder.rope.dispose();
     disposeWeights(this.config, this.#decoder.weights);

@@ -1,5 +1,6 @@
 /** Text generation as a program sees it: a prompt goes in, tokens and a result come out. */
 import { LoRAError } from '../errors';
+import type { TokenConstraint } from '../engine/constraint';
 import type { Engine } from '../engine/engine';
 import type { GeneratedToken, Request } from '../engine/request';
 import { tokenLimit, type GenerationPlan } from '../engine/sampling';
@@ -93,6 +94,8 @@ export interface Generation {
   readonly maxNewTokens: number;
   /** Absent: pieces have no text. */
   readonly tokenizer?: Tokenizer | undefined;
+  /** Of each text, where they follow a grammar. */
+  readonly constraints?: readonly TokenConstraint[] | undefined;
 }
 
 /** What runs for a generation; cancel() ends it, and frees what it holds at once. */
@@ -105,14 +108,15 @@ export class RunningGeneration {
   #toAwait: readonly number[];
 
   /** @throws what Engine.submit throws; nothing runs then. */
-  constructor({ engine, adapter, prompt, plan, maxNewTokens, tokenizer }: Generation) {
+  constructor({ engine, adapter, prompt, plan, maxNewTokens, tokenizer, constraints }: Generation) {
     this.#promptTokens = prompt.length;
     const requests: Request[] = [];
     try {
       for (let i = 0; i < plan.n; i++) {
         const generation = { ...plan, seed: (plan.seed + i) % 2 ** 53 };
-        const stream = tokenizer?.stream(prompt);
-        requests.push(engine.submit({ prompt, adapter, generation, maxNewTokens, stream }));
+        const constraint = constraints?.[i];
+        const stream = tokenizer?.stream(prompt, constraint !== undefined);
+        requests.push(engine.submit({ prompt, adapter, generation, maxNewTokens, stream, constraint }));
       }
     } catch (error) {
       for (const request of requests) request.cancel(error);

@@ -109,7 +109,7 @@ export function adjustLogits(logits: Tensor, { rows, ids, factors, addends }: Lo
   for (const tensor of made) tensor.dispose();
 }
 
-/** For constrained decoding, which is not built yet. In place on logits [m, vocab]: −∞ where bit v % 32 of bits[i, v / 32] is 0; bits is i32 [m, ⌈vocab / 32⌉]. */
+/** In place on logits [m, vocab]: −∞ where bit v % 32 of bits[i, v / 32] is 0; bits is i32 [m, ⌈vocab / 32⌉]. */
 export function maskLogits(logits: Tensor, bits: Tensor): void {
   checkFloat('mask_logits', logits, 'logits');
   checkIds('mask_logits', bits, 'bits');

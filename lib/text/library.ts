@@ -27,6 +27,8 @@ export interface PreTokenizer {
 export interface Model {
   readonly config: Readonly<Record<string, unknown>>;
   readonly tokens_to_ids: ReadonlyMap<string, number>;
+  /** Tokens by their ids. */
+  readonly vocab: readonly (string | undefined)[];
   readonly unk_token_id: number | undefined;
   readonly unk_token: string | undefined;
   readonly fuse_unk: boolean;
@@ -44,6 +46,8 @@ export interface Library {
   readonly normalizer: ((text: string) => string) | null;
   readonly pre_tokenizer: PreTokenizer | null;
   readonly model: Model;
+  readonly decoder: { readonly config: Readonly<Record<string, unknown>> } | null;
+  readonly special_tokens: readonly string[];
   readonly post_processor:
     ((tokens: readonly string[], pair: null, addSpecialTokens: boolean) => { tokens: string[] }) | null;
   readonly splitter_unnormalized: { readonly trie: TrieNode };

@@ -9,6 +9,8 @@ import { atOnce, inSlices } from '../tensor/pace';
 import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { encodeSteps } from './encode_steps';
+import { vocabularyOf, type Vocabulary } from '../grammar/vocabulary';
+import { TokenStream } from './token_stream';
 import type { Turns } from './turns';
 import { insideOf, installPatterns } from './library';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
@@ -45,7 +47,6 @@ const op = 'tokenizer';
 const shortText = 2048;
 /** The library looks through them for every token that it decodes. */
 const mostSpecialTokens = 1000;
-const REPLACEMENT = '\uFFFD';
 
 function checkMessages(messages: unknown): void {
   check(
@@ -262,13 +263,17 @@ export class Tokenizer {
       'tokenizer',
       `expected ids to be non-negative integers but received ${describe(bad)}`,
     );
+    return this.#decode(list, options.skipSpecialTokens ?? false, this.#cleanUp);
+  }
+
+  #decode(list: readonly number[], skipSpecialTokens: boolean, cleanUp: boolean): string {
     // A model's vocabulary may be padded beyond the tokenizer's: such ids have no text.
     const known = list.filter((id) => this.#inner.id_to_token(id) !== undefined);
     if (known.length === 0) return '';
     return this.#guarded('decode', () =>
       this.#inner.decode(known, {
-        skip_special_tokens: options.skipSpecialTokens ?? false,
-        clean_up_tokenization_spaces: this.#cleanUp,
+        skip_special_tokens: skipSpecialTokens,
+        clean_up_tokenization_spaces: cleanUp,
       }),
     );
   }
@@ -360,46 +365,20 @@ export class Tokenizer {
     );
   }
 
-  /** @internal Turns ids that arrive one at a time into text, whole characters only; special tokens give none. */
-  stream(context: readonly number[] = []): TokenStream {
-    return new TokenStream(this, context);
-  }
-}
-
-/** How many tokens of the past are decoded again, so that spaces between tokens come out right. */
-const CONTEXT = 6;
-
-export class TokenStream {
-  readonly #tokenizer: Tokenizer;
-  /** Tokens whose text is out already, kept as context, then those whose text is not. */
-  #ids: number[];
-  /** The text of those whose text is out; undefined where it is not known yet. */
-  #before: string | undefined;
-
-  constructor(tokenizer: Tokenizer, context: readonly number[]) {
-    this.#tokenizer = tokenizer;
-    this.#ids = context.slice(-CONTEXT);
+  /**
+   * @internal Turns ids that arrive one at a time into text, whole characters only; special tokens give none. `exact`: the text is that of
+   * the tokens, also where tokenizer_config.json has spaces before punctuation taken out.
+   */
+  stream(context: readonly number[] = [], exact = false): TokenStream {
+    return new TokenStream(
+      (ids) => this.#decode(ids, true, this.#cleanUp && !exact),
+      this.concatenates,
+      context,
+    );
   }
 
-  /** Text that became complete with this id; '' while a character is unfinished. */
-  push(id: number): string {
-    // A context that ends within a character: the rest of that character belongs to the new text.
-    const before = (this.#before ??= this.#text(this.#ids).replace(/\uFFFD+$/, ''));
-    this.#ids.push(id);
-    const now = this.#text(this.#ids);
-    if (now.endsWith(REPLACEMENT)) return '';
-    const fresh = now.slice(before.length);
-    this.#before = now;
-    const context = this.#tokenizer.concatenates ? 0 : CONTEXT;
-    if (this.#ids.length >= 2 * context) {
-      // Only now and then, because the text of the context has to be decoded then.
-      this.#ids = this.#ids.slice(this.#ids.length - context);
-      this.#before = undefined;
-    }
-    return fresh;
-  }
-
-  #text(ids: readonly number[]): string {
-    return this.#tokenizer.decode(ids, { skipSpecialTokens: true });
+  /** @internal What each token adds to a text. */
+  vocabulary(vocabSize: number, stop: readonly number[]): Generator<void, Vocabulary, void> {
+    return vocabularyOf(insideOf(this.#inner), vocabSize, stop);
   }
 }

@@ -35,6 +35,7 @@ export const areas = [
     names: [
       'GenerateOptions',
       'SamplingOptions',
+      'JsonSchema',
       'Prompt',
       'GeneratedToken',
       'TokenLogprob',

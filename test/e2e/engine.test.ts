@@ -2,7 +2,7 @@
 import { rmSync } from 'node:fs';
 import { CausalLM, setThreads, type GenerateOptions, type GenerationResult } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
-import { TokenStream } from '../../lib/text/tokenizer';
+import { TokenStream } from '../../lib/text/token_stream';
 import { fillAdapter } from '../support/fill_adapter';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 

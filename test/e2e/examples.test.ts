@@ -370,6 +370,33 @@ example('sampling.mjs', 'each rule changes the text as its guide says', (run) =>
   expect(run(base)).toEqual(lines);
 });
 
+example(
+  'json-schema.mjs',
+  'texts are valid, and without the optional package it says what is missing',
+  (run) => {
+    const lines = run(base);
+    expect(lines).toHaveLength(3);
+    const values = lines
+      .filter((line) => line.startsWith('{'))
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(values.length).toBeGreaterThan(0);
+    for (const { who, count, colour } of values) {
+      expect((who as string).length).toBeLessThanOrEqual(12);
+      expect(Number.isInteger(count) && Number(count) >= 0 && Number(count) <= 99).toBe(true);
+      expect(['red', 'green', 'blue']).toContain(colour);
+    }
+    const without = join(root, 'test/support/without_xgrammar.cjs');
+    const program = join(examples, 'json-schema.mjs');
+    const { stdout } = spawnSync(process.execPath, ['--require', without, program, base], {
+      encoding: 'utf8',
+      env,
+    });
+    expect(stdout).toMatch(
+      /^skipped: \[generate\] jsonSchema needs the optional package @mlc-ai\/web-xgrammar/,
+    );
+  },
+);
+
 for (const name of ['server.mjs', 'serve-and-train.mjs']) tested.add(name);
 /** A program that listens, on a port that was free. */
 function listening(name: string, args: readonly string[], more: NodeJS.ProcessEnv = {}) {

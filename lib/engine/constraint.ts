@@ -1,0 +1,15 @@
+/** What holds a text to a grammar. */
+
+/** Says which tokens may follow those that a text has. */
+export interface TokenConstraint {
+  /** Bit id % 32 of word ⌊id / 32⌋: whether the token may come next. Undefined until it is known, and after end(). */
+  readonly bits: Int32Array<ArrayBuffer> | undefined;
+  /** Whether it may take long until `bits` are known: the text then sits out. */
+  readonly late: boolean;
+  /** Waits for `bits`, or for end(). @throws what keeps them from being known. */
+  ready(): Promise<void>;
+  /** Takes the next token of the text. */
+  accept(id: number): void;
+  /** Frees what it holds; the text ends here. */
+  end(): void;
+}

@@ -1,0 +1,423 @@
+/**
+ * JSON Schema (draft 2020-12, https://json-schema.org/draft/2020-12) as a grammar. What the grammar allows is valid under the schema; a
+ * keyword that it could not hold to is refused.
+ */
+import { LoRAError } from '../errors';
+import { isRecord } from '../formats/json';
+import { describe, listed } from '../validate';
+import { literal, utf8Rules } from './alphabet';
+import { anyNumber, integers, numbers } from './json_numbers';
+
+/** A JSON Schema: an object, or `true` for any JSON. */
+export type JsonSchema = true | Readonly<Record<string, unknown>>;
+
+const op = 'generate';
+type Schema = Record<string, unknown>;
+
+const mostCharacters = 2 ** 18;
+const mostNesting = 64;
+/** Each character of a bound is a state of the grammar, for which every token is looked at when it is compiled. */
+const mostLength = 128;
+const mostItems = 4096;
+
+/** Keywords that say nothing about what is valid. `format` is one too, but for those of `formats`. */
+const annotations = [
+  '$schema',
+  '$id',
+  '$comment',
+  '$defs',
+  'definitions',
+  'title',
+  'description',
+  'default',
+  'examples',
+  'deprecated',
+  'readOnly',
+  'writeOnly',
+  'format',
+];
+/** Keywords of which a schema has at most one, and none of the types beside. */
+const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'allOf'];
+const keywordsOf: Readonly<Record<string, readonly string[]>> = {
+  null: [],
+  boolean: [],
+  string: ['minLength', 'maxLength'],
+  integer: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
+  number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
+  array: ['items', 'prefixItems', 'minItems', 'maxItems'],
+  object: ['properties', 'required', 'additionalProperties'],
+};
+const types = Object.keys(keywordsOf);
+const supported = [...new Set([...alternatives, 'type', ...Object.values(keywordsOf).flat()])];
+
+/** Formats that the text is held to. A day is one that every month has, or that its month has in every year. */
+const formats: Readonly<Record<string, string>> = {
+  date: 'date',
+  time: 'time',
+  'date-time': 'date "T" time',
+  uuid: 'hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12}',
+};
+
+const stringEnd = '"\\""';
+/** A character of a string, and what follows it. It is not a rule of its own: xgrammar settles a token that lies within one rule once. */
+const charThen = (next: string): string =>
+  `[\\x20-\\x21\\x23-\\x5b\\x5d-\\x7f] ${next} | utf8 ${next} | "\\\\" escape ${next}`;
+const baseRules = [
+  'ws ::= [ \\n\\t]?',
+  'hex ::= [0-9a-fA-F]',
+  // Without halves of surrogate pairs, which are no characters.
+  'escape ::= ["\\\\/bfnrt] | "u" ([0-9a-cefA-CEF] hex hex hex | [dD] [0-7] hex hex)',
+  ...utf8Rules,
+  `chars ::= ${stringEnd} | ${charThen('chars')}`,
+  'string ::= "\\"" chars',
+  `number ::= ${anyNumber}`,
+  'members ::= string ws ":" ws value (ws "," ws string ws ":" ws value)*',
+  'object ::= "{" ws (members ws)? "}"',
+  'array ::= "[" ws (value (ws "," ws value)* ws)? "]"',
+  'value ::= string | number | object | array | "true" | "false" | "null"',
+  'date ::= [0-9]{4} "-" ("02-" ("0" [1-9] | "1" [0-9] | "2" [0-8]) | ("0" [469] | "11") "-" ("0" [1-9] | [12] [0-9] | "30") | ("0" [13578] | "1" [02]) "-" ("0" [1-9] | [12] [0-9] | "3" [01]))',
+  'time ::= ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,9})? ("Z" | [+-] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
+];
+
+const anyOf = (parts: readonly string[]): string =>
+  parts.length === 1 ? parts[0]! : `(${parts.join(' | ')})`;
+
+class Grammar {
+  readonly #root: Schema | true;
+  readonly rules: string[] = [...baseRules];
+  /** The rule of each schema that a $ref named. */
+  readonly #referred = new Map<string, string>();
+  /** References that are followed and have not come to a value. */
+  readonly #open = new Set<string>();
+  /** The rules of strings of bounded length. */
+  readonly #strings = new Set<string>();
+  #count = 0;
+
+  constructor(root: Schema | true) {
+    this.#root = root;
+    this.rules.push(`root ::= ${this.#expression(root, '#', 0)}`);
+  }
+
+  /** A rule of its own, so that what it stands for is written once. */
+  #rule(body: string): string {
+    const name = `r${this.#count++}`;
+    this.rules.push(`${name} ::= ${body}`);
+    return name;
+  }
+
+  #expression(schema: unknown, path: string, depth: number): string {
+    if (schema === true) return 'value';
+    if (!isRecord(schema)) malformed(path, 'a schema: an object or true', describe(schema));
+    if (depth > mostNesting) malformed(path, `schemas within at most ${mostNesting} others`, 'more');
+    const given = Object.keys(schema).filter(
+      (key) => !annotations.includes(key) && schema[key] !== undefined,
+    );
+    const unknown = given.filter((key) => !supported.includes(key));
+    if (unknown.length > 0) unsupported(path, `${listed(unknown)}; supported are ${supported.join(', ')}`);
+    const choice = given.filter((key) => alternatives.includes(key));
+    const valued = choice[0] === 'const' || choice[0] === 'enum';
+    const rest = given.filter((key) => key !== choice[0] && !(valued && key === 'type'));
+    if (choice.length > 0 && rest.length > 0) unsupported(path, `${listed(rest)} beside ${choice[0]}`);
+    switch (choice[0]) {
+      case '$ref':
+        return this.#reference(schema['$ref'], path, depth);
+      case 'const':
+        return this.#values([schema['const']], schema, path);
+      case 'enum':
+        return this.#values(schema['enum'], schema, path);
+      case 'anyOf':
+        return anyOf(
+          list(schema['anyOf'], `${path}/anyOf`, 1).map((one, i) =>
+            this.#expression(one, `${path}/anyOf/${i}`, depth + 1),
+          ),
+        );
+      case 'allOf': {
+        const all = list(schema['allOf'], `${path}/allOf`, 1);
+        if (all.length > 1) unsupported(`${path}/allOf`, 'more than one schema');
+        return this.#expression(all[0], `${path}/allOf/0`, depth + 1);
+      }
+      default:
+        return this.#typed(schema, given, path, depth);
+    }
+  }
+
+  #typed(schema: Schema, given: readonly string[], path: string, depth: number): string {
+    const named = typesOf(schema, path);
+    const known = named.flatMap((type) => keywordsOf[type]!);
+    const stray = given.filter((key) => key !== 'type' && !known.includes(key));
+    if (stray.length > 0)
+      malformed(
+        path,
+        `"type" to name what ${listed(stray)} is about`,
+        schema['type'] === undefined ? 'none' : JSON.stringify(schema['type']),
+      );
+    if (named.length === 0) return 'value';
+    return anyOf(named.map((type) => this.#ofType(type, schema, path, depth)));
+  }
+
+  #ofType(type: string, schema: Schema, path: string, depth: number): string {
+    switch (type) {
+      case 'null':
+        return '"null"';
+      case 'boolean':
+        return '("true" | "false")';
+      case 'string':
+        return this.#string(schema, path);
+      case 'integer':
+      case 'number':
+        return this.#number(type, schema, path);
+      case 'array':
+        return this.#array(schema, path, depth);
+      default:
+        return this.#object(schema, path, depth);
+    }
+  }
+
+  #string(schema: Schema, path: string): string {
+    const least = count(schema, 'minLength', path, mostLength) ?? 0;
+    const most = count(schema, 'maxLength', path, mostLength) ?? Infinity;
+    ordered(least, most, path, 'minLength', 'maxLength');
+    const { format } = schema;
+    if (format !== undefined && typeof format !== 'string')
+      malformed(`${path}/format`, 'a text', describe(format));
+    if (format !== undefined && Object.hasOwn(formats, format)) {
+      if (least > 0 || most < Infinity)
+        unsupported(path, `minLength or maxLength beside the format ${format}`);
+      return `"\\"" ${formats[format]} "\\""`;
+    }
+    return `"\\"" ${this.#characters(least, most)}`;
+  }
+
+  /** From `least` to `most` characters, and the end of the string. */
+  #characters(least: number, most: number): string {
+    if (most === 0) return stringEnd;
+    if (least === 0 && most === Infinity) return 'chars';
+    const name = most === Infinity ? `from_${least}` : `from_${least}_to_${most}`;
+    if (!this.#strings.has(name)) {
+      this.#strings.add(name);
+      const next = this.#characters(Math.max(0, least - 1), most - 1);
+      this.rules.push(`${name} ::= ${least === 0 ? `${stringEnd} | ` : ''}${charThen(next)}`);
+    }
+    return name;
+  }
+
+  #number(type: 'integer' | 'number', schema: Schema, path: string): string {
+    const bound = (key: string): number | undefined => {
+      const value = schema[key];
+      if (value === undefined) return undefined;
+      if (typeof value !== 'number' || !Number.isFinite(value))
+        malformed(`${path}/${key}`, 'a number', describe(value));
+      if (Math.abs(value) > Number.MAX_SAFE_INTEGER)
+        unsupported(`${path}/${key}`, `bounds beyond ${Number.MAX_SAFE_INTEGER}`);
+      if (type === 'number' && !Number.isInteger(value))
+        unsupported(`${path}/${key}`, 'a bound of "number" that is not whole');
+      return value;
+    };
+    const [minimum, maximum, above, below] = keywordsOf['number']!.map(bound);
+    if ([minimum, maximum, above, below].every((value) => value === undefined))
+      return type === 'number' ? 'number' : this.#rule(integers({})!);
+    const leastOpen = above !== undefined && above >= (minimum ?? -Infinity);
+    const mostOpen = below !== undefined && below <= (maximum ?? Infinity);
+    const least = leastOpen ? above : minimum;
+    const most = mostOpen ? below : maximum;
+    let body: string | undefined;
+    if (type === 'number') body = numbers({ least, most }, leastOpen, mostOpen);
+    else {
+      const from = least === undefined ? undefined : leastOpen ? Math.floor(least) + 1 : Math.ceil(least);
+      const to = most === undefined ? undefined : mostOpen ? Math.ceil(most) - 1 : Math.floor(most);
+      body = integers({ least: from, most: to });
+    }
+    return this.#rule(
+      body ?? malformed(path, 'bounds that a number can be within', JSON.stringify({ least, most })),
+    );
+  }
+
+  #array(schema: Schema, path: string, depth: number): string {
+    const least = count(schema, 'minItems', path, mostItems) ?? 0;
+    const most = count(schema, 'maxItems', path, mostItems) ?? Infinity;
+    ordered(least, most, path, 'minItems', 'maxItems');
+    const prefix =
+      schema['prefixItems'] === undefined ? [] : list(schema['prefixItems'], `${path}/prefixItems`, 1);
+    const { items = prefix.length === 0 } = schema;
+    const leading = prefix
+      .slice(0, most)
+      .map((one, i) => this.#inner(one, `${path}/prefixItems/${i}`, depth));
+    const [from, to] = [Math.max(0, least - leading.length), items === false ? 0 : most - leading.length];
+    if (from > to) malformed(path, 'minItems that prefixItems and items allow', String(least));
+    const comma = ' ws "," ws ';
+    if (to === 0) return leading.length === 0 ? '"[" ws "]"' : `"[" ws ${leading.join(comma)} ws "]"`;
+    const item = this.#inner(items, `${path}/items`, depth);
+    const more = (low: number, high: number): string =>
+      high === 0 ? '' : ` (${comma}${item}){${low},${high === Infinity ? '' : high}}`;
+    if (leading.length > 0) return `"[" ws ${leading.join(comma)}${more(from, to)} ws "]"`;
+    const some = `${item}${more(Math.max(0, from - 1), to - 1)} ws`;
+    return from > 0 ? `"[" ws ${some} "]"` : `"[" ws (${some})? "]"`;
+  }
+
+  /** What lies within another value, where a reference may come back to one that is open. */
+  #inner(schema: unknown, path: string, depth: number): string {
+    const open = [...this.#open];
+    this.#open.clear();
+    const expression = this.#expression(schema, path, depth + 1);
+    for (const pointer of open) this.#open.add(pointer);
+    return /^\w+$/.test(expression) ? expression : this.#rule(expression);
+  }
+
+  #object(schema: Schema, path: string, depth: number): string {
+    const { properties = {}, required = [], additionalProperties: others = true } = schema;
+    if (!isRecord(properties)) malformed(`${path}/properties`, 'an object of schemas', describe(properties));
+    const names = Object.keys(properties);
+    const needed = list(required, `${path}/required`, 0);
+    const missing = needed.find((name) => typeof name !== 'string' || !names.includes(name));
+    if (missing !== undefined) malformed(`${path}/required`, 'names of "properties"', describe(missing));
+    if (typeof others !== 'boolean' && !isRecord(others))
+      malformed(`${path}/additionalProperties`, 'a schema: an object, true or false', describe(others));
+    if (names.length === 0) {
+      if (others === false) return '"{" ws "}"';
+      if (others === true) return 'object';
+      const member = `string ws ":" ws ${this.#inner(others, `${path}/additionalProperties`, depth)}`;
+      return `"{" ws (${member} (ws "," ws ${member})* ws)? "}"`;
+    }
+    // From the last property to the first: what follows where a property has come before, and where none has.
+    let after = '""';
+    let first = '""';
+    for (const [i, name] of [...names.entries()].reverse()) {
+      const value = this.#inner(properties[name], `${path}/properties/${name}`, depth);
+      const member = `${literal(JSON.stringify(name))} ws ":" ws ${value}`;
+      const optional = !needed.includes(name);
+      const next = after === '""' ? '' : ` ${after}`;
+      const begin = `${member}${next}`;
+      first = optional ? this.#rule(`${begin} | ${first}`) : this.#rule(begin);
+      if (i > 0) after = this.#rule(`ws "," ws ${begin}${optional ? ` | ${after}` : ''}`);
+    }
+    return `"{" ws ${first} ws "}"`;
+  }
+
+  #values(values: unknown, schema: Schema, path: string): string {
+    const texts = list(values, `${path}/enum`, 1).map((value) => {
+      const named = typesOf(schema, path);
+      if (named.length > 0 && !named.some((type) => isOfType(type, value)))
+        malformed(path, `values of type ${JSON.stringify(schema['type'])}`, JSON.stringify(value));
+      return literal(JSON.stringify(value));
+    });
+    return anyOf(texts);
+  }
+
+  #reference(pointer: unknown, path: string, depth: number): string {
+    if (typeof pointer !== 'string' || !/^#(\/|$)/.test(pointer))
+      unsupported(
+        `${path}/$ref`,
+        `${describe(pointer)}: a reference begins with #/ and stays within the schema`,
+      );
+    if (this.#open.has(pointer))
+      malformed(`${path}/$ref`, 'a reference that comes to a value', describe(pointer));
+    const known = this.#referred.get(pointer);
+    if (known !== undefined) return known;
+    let target: unknown = this.#root;
+    for (const part of pointer.split('/').slice(1)) {
+      const name = decodePart(part, path).replaceAll('~1', '/').replaceAll('~0', '~');
+      target =
+        (isRecord(target) || Array.isArray(target)) && Object.hasOwn(target, name)
+          ? (target as Schema)[name]
+          : undefined;
+    }
+    if (target === undefined)
+      malformed(`${path}/$ref`, 'a reference to a part of the schema', describe(pointer));
+    const name = `d${this.#referred.size}`;
+    this.#referred.set(pointer, name);
+    this.#open.add(pointer);
+    const body = this.#expression(target, pointer, depth + 1);
+    this.#open.delete(pointer);
+    this.rules.push(`${name} ::= ${body}`);
+    return name;
+  }
+}
+
+function decodePart(part: string, path: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return malformed(`${path}/$ref`, 'a URI fragment', describe(part));
+  }
+}
+
+function typesOf({ type }: Schema, path: string): string[] {
+  if (type === undefined) return [];
+  const named: unknown[] = Array.isArray(type) ? type : [type];
+  const wrong = named.find((one) => typeof one !== 'string' || !types.includes(one));
+  if (named.length === 0 || wrong !== undefined)
+    malformed(`${path}/type`, `one of ${types.join(', ')}, or a list of them`, describe(wrong ?? type));
+  const all = [...new Set(named as string[])];
+  return all.includes('number') ? all.filter((one) => one !== 'integer') : all;
+}
+
+function isOfType(type: string, value: unknown): boolean {
+  switch (type) {
+    case 'null':
+      return value === null;
+    case 'array':
+      return Array.isArray(value);
+    case 'object':
+      return isRecord(value);
+    case 'integer':
+      return Number.isInteger(value);
+    default:
+      return typeof value === type;
+  }
+}
+
+function list(value: unknown, path: string, least: number): unknown[] {
+  if (!Array.isArray(value) || value.length < least)
+    malformed(path, `a list${least > 0 ? ' that is not empty' : ''}`, describe(value));
+  return value as unknown[];
+}
+
+function count(schema: Schema, name: string, path: string, limit: number): number | undefined {
+  const value = schema[name];
+  if (value === undefined) return undefined;
+  if (!Number.isSafeInteger(value) || (value as number) < 0)
+    malformed(`${path}/${name}`, 'a count', describe(value));
+  if ((value as number) > limit) unsupported(`${path}/${name}`, `more than ${limit}`);
+  return value as number;
+}
+
+function ordered(least: number, most: number, path: string, low: string, high: string): void {
+  if (least > most) malformed(path, `${low} of at most ${high}`, `${least} and ${most}`);
+}
+
+function malformed(path: string, expected: string, received: string): never {
+  throw new LoRAError(
+    'ERR_ARGUMENT',
+    `[${op}] jsonSchema at ${path}: expected ${expected} but received ${received}`,
+    { op },
+  );
+}
+
+function unsupported(path: string, what: string): never {
+  throw new LoRAError('ERR_UNSUPPORTED', `[${op}] jsonSchema at ${path}: no support for ${what}`, { op });
+}
+
+/**
+ * The grammar, in the EBNF of xgrammar, of the JSON texts that are generated under a schema.
+ *
+ * @throws ERR_ARGUMENT for what is no JSON Schema, or one that nothing is valid under; ERR_UNSUPPORTED for a keyword that the text could
+ * not be held to. Both name the place.
+ */
+export function schemaGrammar(schema: unknown): string {
+  if (schema !== true && !isRecord(schema))
+    malformed('#', 'a JSON Schema: an object, or true for any JSON', describe(schema));
+  let json: string | undefined;
+  try {
+    json = JSON.stringify(schema);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new LoRAError('ERR_ARGUMENT', `[${op}] expected jsonSchema to be JSON but ${reason}`, {
+      op,
+      cause,
+    });
+  }
+  if (json.length > mostCharacters)
+    malformed('#', `at most ${mostCharacters} characters of JSON`, describe(json.length));
+  const grammar = new Grammar(JSON.parse(json) as Schema | true);
+  return grammar.rules.join('\n');
+}

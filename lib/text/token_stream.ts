@@ -1,0 +1,39 @@
+/** The text of ids that arrive one at a time. */
+
+const REPLACEMENT = '\uFFFD';
+/** How many tokens of the past are decoded again, so that spaces between tokens come out right. */
+const CONTEXT = 6;
+
+export class TokenStream {
+  readonly #text: (ids: readonly number[]) => string;
+  /** How many tokens of the past decide about the text of the next one. */
+  readonly #context: number;
+  /** Tokens whose text is out already, kept as context, then those whose text is not. */
+  #ids: number[];
+  /** The text of those whose text is out; undefined where it is not known yet. */
+  #before: string | undefined;
+
+  /** `concatenates`: the text of several tokens is that of each. */
+  constructor(text: (ids: readonly number[]) => string, concatenates: boolean, context: readonly number[]) {
+    this.#text = text;
+    this.#context = concatenates ? 0 : CONTEXT;
+    this.#ids = context.slice(-CONTEXT);
+  }
+
+  /** Text that became complete with this id; '' while a character is unfinished. */
+  push(id: number): string {
+    // A context that ends within a character: the rest of that character belongs to the new text.
+    const before = (this.#before ??= this.#text(this.#ids).replace(/\uFFFD+$/, ''));
+    this.#ids.push(id);
+    const now = this.#text(this.#ids);
+    if (now.endsWith(REPLACEMENT)) return '';
+    const fresh = now.slice(before.length);
+    this.#before = now;
+    if (this.#ids.length >= 2 * this.#context) {
+      // Only now and then, because the text of the context has to be decoded then.
+      this.#ids = this.#ids.slice(this.#ids.length - this.#context);
+      this.#before = undefined;
+    }
+    return fresh;
+  }
+}

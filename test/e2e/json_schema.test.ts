@@ -1,0 +1,175 @@
+/** Texts under a JSON Schema, of a model whose weights are random: whatever it draws is valid. */
+import { rmSync } from 'node:fs';
+import { CausalLM, type GenerateOptions, type JsonSchema } from '../../lib/index';
+import { byteIds, chainModel, eos } from '../support/chain_model';
+import { tinyModel } from '../support/tiny_model';
+
+let model: CausalLM;
+beforeAll(async () => {
+  model = await CausalLM.fromPretrained(await tinyModel({ config: { max_position_embeddings: 1024 } }));
+});
+afterAll(async () => {
+  await model.dispose();
+  rmSync(model.directory, { recursive: true });
+});
+
+const prompt = [5, 6, 7, 8];
+const hot = { temperature: 1, topK: 0, topP: 1, minP: 0, maxNewTokens: 200 };
+const keys = (value: unknown): string[] => Object.keys(value as object);
+
+const cases: [name: string, schema: JsonSchema, holds: (value: unknown) => boolean][] = [
+  [
+    'a choice',
+    { enum: ['red', 7, null, { é: [1] }] },
+    (v) => ['red', 7, null].includes(v as null) || keys(v)[0] === 'é',
+  ],
+  [
+    'an object',
+    {
+      type: 'object',
+      properties: {
+        n: { type: 'integer', minimum: -3, maximum: 120 },
+        ok: { type: 'boolean' },
+        x: { type: 'null' },
+      },
+      required: ['n', 'x'],
+    },
+    (v) => {
+      const { n, ok = true, x } = v as Record<string, unknown>;
+      return (
+        Number.isInteger(n) && Number(n) >= -3 && Number(n) <= 120 && typeof ok === 'boolean' && x === null
+      );
+    },
+  ],
+  [
+    'strings of bounded length',
+    { type: 'array', items: { type: 'string', minLength: 1, maxLength: 4 }, minItems: 2, maxItems: 3 },
+    (v) =>
+      Array.isArray(v) &&
+      (v.length === 2 || v.length === 3) &&
+      v.every((s: string) => [...s].length >= 1 && [...s].length <= 4),
+  ],
+  [
+    'a date',
+    { type: 'string', format: 'date' },
+    (v) => new Date(v as string).toISOString().slice(0, 10) === v,
+  ],
+  [
+    'a list that refers to itself',
+    {
+      $ref: '#/$defs/node',
+      $defs: {
+        node: {
+          type: 'object',
+          properties: {
+            v: { type: 'number', exclusiveMinimum: 0, maximum: 1 },
+            next: { anyOf: [{ $ref: '#/$defs/node' }, { type: 'null' }] },
+          },
+          required: ['v', 'next'],
+        },
+      },
+    },
+    (v) => {
+      for (let node = v as { v: number; next: unknown } | null; node; node = node.next as typeof node)
+        if (!(node.v > 0 && node.v <= 1)) return false;
+      return true;
+    },
+  ],
+];
+
+test.each(cases)('%s: every text that ends is valid', async (_, jsonSchema, holds) => {
+  const { choices } = await model.generate(prompt, { ...hot, jsonSchema, n: 8, seed: 1 });
+  const ended = choices!.filter(({ finishReason }) => finishReason === 'stop');
+  expect(ended.length).toBeGreaterThan(0);
+  for (const { text } of ended) {
+    const value: unknown = JSON.parse(text);
+    expect([text, holds(value)]).toEqual([text, true]);
+  }
+});
+
+test('a text is the same alone and among texts with other schemas and with none', async () => {
+  const options: GenerateOptions[] = cases.map(([, jsonSchema], i) => ({
+    ...hot,
+    maxNewTokens: 60,
+    jsonSchema,
+    seed: i,
+  }));
+  options.push(
+    { ...hot, maxNewTokens: 60, seed: 9 },
+    { ...hot, maxNewTokens: 60, seed: 9, jsonSchema: true, frequencyPenalty: 1 },
+  );
+  const alone: number[][] = [];
+  for (const one of options) alone.push((await model.generate(prompt, one)).ids);
+  const together = await Promise.all(options.map((one) => model.generate(prompt, one)));
+  expect(together.map(({ ids }) => ids)).toEqual(alone);
+});
+
+test('a request that loses its pages goes on where it was', async () => {
+  const jsonSchema: JsonSchema = { type: 'array', items: { type: 'string', minLength: 20 }, minItems: 40 };
+  const options = (seed: number): GenerateOptions => ({ ...hot, maxNewTokens: 150, jsonSchema, seed });
+  const alone = [
+    (await model.generate(prompt, options(1))).ids,
+    (await model.generate(prompt, options(2))).ids,
+  ];
+  const { kvCacheBytes } = model.engineStats();
+  model.configureEngine({ kvCacheBytes: 4 * 64 * 3 * 2 * 2 * 6 * 4 });
+  try {
+    const together = await Promise.all([1, 2].map((seed) => model.generate(prompt, options(seed))));
+    expect(together.map(({ ids }) => ids)).toEqual(alone);
+    expect(model.engineStats().preemptions).toBeGreaterThan(0);
+  } finally {
+    model.configureEngine({});
+  }
+  expect(kvCacheBytes).toBeGreaterThanOrEqual(0);
+});
+
+test('only the end-of-text token follows a complete text, and greedy texts obey too', async () => {
+  const letters = await CausalLM.fromPretrained(await chainModel([...byteIds('abcdef'), eos]));
+  try {
+    const { text, ids, finishReason } = await letters.generate(byteIds('a'), {
+      temperature: 0,
+      jsonSchema: { enum: ['bcd'] },
+      logprobs: 1,
+    });
+    expect([text, ids.at(-1), finishReason]).toEqual(['"bcd"', eos, 'stop']);
+    const tokens = [];
+    for await (const token of letters.generate(byteIds('a'), {
+      temperature: 0,
+      jsonSchema: { enum: ['bcd'] },
+      logprobs: 1,
+    }))
+      tokens.push(token);
+    // Log-probabilities are those of the model without the schema.
+    expect(tokens[0]!.topLogprobs![0]!.id).toBe(byteIds('b')[0]);
+    expect(tokens[0]!.id).toBe(byteIds('"')[0]);
+  } finally {
+    await letters.dispose();
+    rmSync(letters.directory, { recursive: true });
+  }
+});
+
+test('a schema is checked at the call', () => {
+  const call =
+    (jsonSchema: unknown, more: GenerateOptions = {}) =>
+    () =>
+      model.generate(prompt, { ...more, jsonSchema: jsonSchema as JsonSchema });
+  expect(call('string')).toThrow('[generate] jsonSchema at #: expected a JSON Schema');
+  expect(call({ type: 'strin' })).toThrow('jsonSchema at #/type: expected one of null, boolean');
+  expect(call({ type: 'object', properties: { a: { not: {} } } })).toThrow(
+    'jsonSchema at #/properties/a: no support for not',
+  );
+  expect(call({ type: 'object', required: ['a'] })).toThrow(
+    'jsonSchema at #/required: expected names of "properties"',
+  );
+  expect(call({ enum: [] })).toThrow('jsonSchema at #/enum: expected a list that is not empty');
+  expect(call({ $ref: '#' })).toThrow('expected a reference that comes to a value');
+  expect(call(true, { ignoreEos: true })).toThrow('expected ignoreEos to be false beside jsonSchema');
+});
+
+test('an abort while the grammar compiles rejects with its reason', async () => {
+  const controller = new AbortController();
+  const jsonSchema: JsonSchema = { type: 'string', maxLength: 100 };
+  const running = model.generate(prompt, { jsonSchema, signal: controller.signal });
+  setTimeout(() => controller.abort(new Error('enough')), 5);
+  await expect(running).rejects.toThrow('enough');
+});
