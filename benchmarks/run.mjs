@@ -31,6 +31,7 @@ const { values: options } = parseArgs({
     json: { type: 'boolean', default: false },
     list: { type: 'boolean', default: false },
     rounds: { type: 'string' },
+    minutes: { type: 'string' }, // after which no other case begins
     threads: { type: 'string', default: String(defaultThreads()) },
     'no-rivals': { type: 'boolean', default: false },
     'no-compile': { type: 'boolean', default: false },
@@ -133,7 +134,12 @@ if (f32) print(`ceilings: ${f32} GFLOP/s f32, ${bf16} bf16, ${read} GB/s`);
 if (!isQuiet({ load, ...about }))
   print(`other programs are at work (load ${load[0].toFixed(2)}): figures will be noisy`);
 
+const minutes = Number(options.minutes ?? (options.quick ? 3 : 30));
 for (const [i, testCase] of cases.entries()) {
+  if (performance.now() - begun > minutes * 60e3) {
+    bench.leaveOut(testCase.id, `the run had taken its ${minutes} minutes (--minutes)`);
+    continue;
+  }
   if (i % 8 === 7) ceilings.measure(300);
   try {
     await testCase.run(testCase, bench, given);

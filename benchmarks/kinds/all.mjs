@@ -60,14 +60,15 @@ export function allCases(definitions) {
   );
   const overhead = overheadCases.map((id) => ({ kind: 'overhead', id, quick: true, run: runOverhead }));
   const of = (kind) => listed.filter((testCase) => testCase.kind === kind);
+  // What matters most comes first: a slow machine has no time for all.
   return [
-    ...layerCases(definitions, 'lora_linear'),
-    ...layerCases(definitions, 'lora_linear_cold'),
-    ...of('attention'),
-    ...overhead,
     ...of('training_step'),
     ...of('generation'),
     ...of('loading'),
+    ...of('attention'),
+    ...overhead,
+    ...layerCases(definitions, 'lora_linear_cold'),
+    ...layerCases(definitions, 'lora_linear'),
     cublas,
   ];
 }

@@ -82,10 +82,10 @@ test('a filter takes the cases that have all its words', () => {
   expect(new Set(all).size).toBe(all.length);
   const taken = ids('--filter', 'Llama-3.2-1B bf16 m=32 ', '--filter', 'attention f32');
   expect(taken).toEqual([
+    'attention  SmolLM2-135M f32 512 tokens',
     'lora_linear  Llama-3.2-1B o bf16 m=32 r=16',
     'lora_linear  Llama-3.2-1B o bf16 m=32 r=8',
     'lora_linear  Llama-3.2-1B o bf16 m=32 r=64',
-    'attention  SmolLM2-135M f32 512 tokens',
   ]);
   const quick = ids('--quick');
   expect(all).toEqual(expect.arrayContaining(quick));
