@@ -157,6 +157,7 @@ export class Engine {
     this.#base++;
     this.#prefixes.keepOnly(() => false);
     this.#forgetSteps();
+    this.#slots.dispose(); // factors follow from the base too
   }
 
   /** Forgets an adapter that is removed. */

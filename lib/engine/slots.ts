@@ -4,7 +4,14 @@ import type { Linear } from '../linear/linear';
 import type { Device } from '../native/device';
 import { loraLinearGroup } from '../ops';
 import type { Adapter } from '../peft/adapter';
-import { largestRank, tableOperands } from '../peft/table_operands';
+import {
+  fitsTable,
+  haveFactors,
+  largestRank,
+  tableOperands,
+  type TableOperands,
+} from '../peft/table_operands';
+import { noGrad, runUntracked } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { RowDeltas } from './model';
 import type { Request } from './request';
@@ -12,6 +19,8 @@ import type { Request } from './request';
 interface Slot {
   readonly adapter: Adapter;
   readonly scale: number;
+  /** The version of the adapter where its entries hold factors, which follow from it; A and B are read as they are. */
+  readonly version: number | undefined;
 }
 
 export class AdapterSlots {
@@ -44,8 +53,7 @@ export class AdapterSlots {
   /** Whether rows of this adapter can be in a batch with those of others. */
   shares(adapter: Adapter): boolean {
     let shares = this.#shares.get(adapter);
-    if (shares === undefined)
-      this.#shares.set(adapter, (shares = tableOperands(adapter, this.#linears) !== undefined));
+    if (shares === undefined) this.#shares.set(adapter, (shares = fitsTable(adapter, this.#linears)));
     return shares;
   }
 
@@ -71,17 +79,27 @@ export class AdapterSlots {
   }
 
   #place(adapter: Adapter, wanted: ReadonlySet<Adapter>): void {
-    const known = this.#slotOf(adapter);
-    if (known >= 0 && this.#slots[known]!.scale === adapter.scale) return;
-    const operands = tableOperands(adapter, this.#linears)!;
+    const known = this.#slots[this.#slotOf(adapter)];
+    const { scale } = adapter;
+    if (known?.scale === scale && (known.version === undefined || known.version === adapter.version)) return;
+    const operands = this.#operandsOf(adapter);
     this.#makeRoom(largestRank(operands));
     const free = Array.from({ length: this.#count }, (_, i) => i).find((i) => {
       const holder = this.#slots[i]?.adapter;
       return !holder || !wanted.has(holder);
     });
-    const slot = this.#slotOf(adapter) >= 0 ? this.#slotOf(adapter) : free!;
+    this.#set(this.#slotOf(adapter) >= 0 ? this.#slotOf(adapter) : free!, adapter, operands);
+  }
+
+  /** A gradient is never wanted here, wherever the program called from. */
+  #operandsOf(adapter: Adapter): TableOperands {
+    return runUntracked(() => noGrad(() => tableOperands(adapter, this.#linears)!));
+  }
+
+  #set(slot: number, adapter: Adapter, operands: TableOperands): void {
     this.#table!.set(slot, operands);
-    this.#slots[slot] = { adapter, scale: adapter.scale };
+    const version = haveFactors(operands) ? adapter.version : undefined;
+    this.#slots[slot] = { adapter, scale: adapter.scale, version };
   }
 
   /** Makes a table for this rank where there is none; what an older one held moves to it. */
@@ -98,8 +116,7 @@ export class AdapterSlots {
     this.#slots = [];
     placed.forEach((slot, i) => {
       if (!slot || slot.adapter.disposed) return;
-      table.set(i, tableOperands(slot.adapter, this.#linears)!);
-      this.#slots[i] = { adapter: slot.adapter, scale: slot.adapter.scale };
+      this.#set(i, slot.adapter, this.#operandsOf(slot.adapter));
     });
   }
 

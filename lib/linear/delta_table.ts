@@ -2,7 +2,6 @@
 import type { NativeTable } from '../native/binding';
 import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
-import { check } from '../validate';
 import type { AddedOperands } from './delta';
 
 /** A layer that some adapter changes. */
@@ -19,8 +18,8 @@ export interface DeltaTableOptions {
 }
 
 /**
- * Slots × sites on one device. An entry names A and B of a change and holds them; calls read their values when they run, so that
- * training is seen at once.
+ * Slots × sites on one device. An entry names A, B and the factor of a change and holds them; calls read their values when they run, so
+ * that training of A and B is seen at once. Who computes a factor from them sets the slot again.
  *
  * @example
  * const table = new DeltaTable('cpu', [layer], { slots: 2, maxRank: 16 });
@@ -43,17 +42,13 @@ export class DeltaTable {
   /**
    * Puts the changes of an adapter, one per site, into a slot, in the order of the calls on the device; null: none.
    *
-   * @throws ERR_ARGUMENT for a slot outside of the table, another shape than that of the site, a rank above maxRank, or a factor.
+   * @throws ERR_ARGUMENT for a slot outside of the table, another shape than that of the site, or a rank above maxRank.
    */
   set(slot: number, changes: readonly (AddedOperands | undefined)[] | null): void {
-    const entries = changes?.map((change, site) => {
-      check(
-        !change?.factor,
-        'delta_table',
-        `expected changes without a factor but received one for site ${site}`,
-      );
+    const entries = changes?.map((change) => {
       if (!change?.up || !change.down) return null;
-      return { up: change.up.handle, down: change.down.handle, scale: change.scale ?? 1 };
+      const { up, down, scale = 1, factor } = change;
+      return { up: up.handle, down: down.handle, scale, factor: factor?.handle ?? null };
     });
     binding().setDeltaSlot(this.handle, slot, entries ?? null);
   }

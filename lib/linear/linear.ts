@@ -82,7 +82,7 @@ export class Linear implements FrozenLayer {
 }
 
 /** What a change adds to the operands of the fused op; undefined where it computes the call itself. */
-function addedOperands(layer: Linear, { delta, use }: AppliedDelta): AddedOperands | undefined {
+export function addedOperands(layer: Linear, { delta, use }: AppliedDelta): AddedOperands | undefined {
   return 'branch' in delta ? delta.branch(use) : delta.fused?.(layer, use);
 }
 

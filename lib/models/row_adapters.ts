@@ -54,8 +54,8 @@ export class RowAdapters implements RowDeltas {
   }
 
   /**
-   * Prepares a call on rows of `length` tokens. Without gradients and with changes that are all LoRA's, they go into a table, which
-   * the current scope frees.
+   * Prepares a call on rows of `length` tokens. Without gradients and whole modules, the changes go into a table, which the current
+   * scope frees.
    */
   prepare(linears: readonly Linear[], length: number, device: Device): void {
     const { distinct } = this;

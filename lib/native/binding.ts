@@ -25,11 +25,12 @@ export interface NativeWeight {
 export interface NativeTable {
   readonly [tableTag]: true;
 }
-/** A change in a table: A [out, r] and B [r, in] in f32. */
+/** A change in a table: A [out, r], B [r, in] and a factor [out] in f32. */
 export interface NativeChange {
   up: NativeTensor;
   down: NativeTensor;
   scale: number;
+  factor: NativeTensor | null;
 }
 export interface NativeDevice {
   readonly [deviceTag]: true;

@@ -1,22 +1,33 @@
 /** What an adapter puts into the slot of a table (linear/delta_table.ts). */
 import type { AddedOperands } from '../linear/delta';
-import type { Linear } from '../linear/linear';
+import { addedOperands, type Linear } from '../linear/linear';
 import type { Adapter } from './adapter';
 
 /** What it adds to each of these layers. */
 export type TableOperands = readonly (AddedOperands | undefined)[];
 
+/** Whether the fused op computes its changes, where no gradient is wanted; a whole module takes the place of W. */
+export const fitsTable = (adapter: Adapter, linears: readonly Linear[]): boolean =>
+  linears.every(({ path }) => {
+    const delta = adapter.delta(path);
+    return !delta || 'branch' in delta || delta.fused !== undefined;
+  });
+
 /** The operands of its changes; undefined where one of them computes its layer in a way of its own, which no table holds. */
 export function tableOperands(adapter: Adapter, linears: readonly Linear[]): TableOperands | undefined {
   const operands: (AddedOperands | undefined)[] = [];
-  for (const { path } of linears) {
-    const applied = adapter.applied(path);
-    if (!applied) operands.push(undefined);
-    else if ('branch' in applied.delta) operands.push(applied.delta.branch(applied.use));
-    else return undefined;
+  for (const linear of linears) {
+    const applied = adapter.applied(linear.path);
+    const added = applied && addedOperands(linear, applied);
+    if (applied && !added) return undefined;
+    operands.push(added);
   }
   return operands;
 }
+
+/** Whether they hold factors, which are computed for one version of the parameters. */
+export const haveFactors = (operands: TableOperands): boolean =>
+  operands.some((each) => each?.factor !== undefined && each.factor !== null);
 
 /** The largest rank among them, at least 1. */
 export const largestRank = (operands: TableOperands): number =>

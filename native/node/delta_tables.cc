@@ -13,7 +13,7 @@ constexpr const char* kLabel = "delta_table";
 // One entry on its way into the table. What failed before it was set becomes a failed entry.
 struct Incoming {
   DeltaEntry entry;
-  StatusPtr up, down;
+  StatusPtr up, down, factor;  // of the factor: or null
 };
 
 std::vector<DeltaSite> ParseSites(Napi::Value value) {
@@ -44,8 +44,9 @@ void EnqueueEntries(EnvState& state, const TableRef& table, size_t first,
     std::vector<DeltaEntry> entries;
     for (const Incoming& from : incoming) {
       entries.push_back(from.entry);
-      if (from.entry.rank > 0 && (from.up->failure || from.down->failure)) {
-        entries.back() = {nullptr, nullptr, 0, kFailedRank};
+      if (from.entry.rank > 0 &&
+          (from.up->failure || from.down->failure || (from.factor && from.factor->failure))) {
+        entries.back() = {nullptr, nullptr, nullptr, 0, kFailedRank};
       }
     }
     device.CopyTo(to, entries.data(), entries.size() * sizeof(DeltaEntry), context);
@@ -78,22 +79,27 @@ Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
   return state.Wrap(std::move(shell));
 }
 
-// Takes up or down of a site.
-TensorRef TakeFactor(EnvState& state, const TableRef& table, Napi::Value value, const char* name,
-                     int dim, int64_t size) {
+TensorRef TakeF32(EnvState& state, const TableRef& table, Napi::Value value, const char* name) {
   const TensorRef tensor = state.Tensor(value, kLabel, name);
-  const Shape& shape = tensor.shape;
   LORA_CHECK(tensor.storage->device() == table.entries->device(), kLabel, "expected ", name, " on ",
              table.entries->device()->name(), " (the device of the table) but received it on ",
              tensor.storage->device()->name());
   LORA_CHECK(tensor.dtype == DType::kF32, kLabel, "expected ", name, " of dtype f32 but received ",
              NameOf(tensor.dtype));
+  return tensor;
+}
+
+// Takes up or down of a site.
+TensorRef TakeLowRank(EnvState& state, const TableRef& table, Napi::Value value, const char* name,
+                      int dim, int64_t size) {
+  const TensorRef tensor = TakeF32(state, table, value, name);
+  const Shape& shape = tensor.shape;
   LORA_CHECK(shape.rank() == 2 && shape[dim] == size, kLabel, "expected ", name, " of shape ",
              dim == 0 ? "[" : "[rank, ", size, dim == 0 ? ", rank]" : "]", " but received ", shape);
   return tensor;
 }
 
-// setDeltaSlot(table, slot, [{up, down, scale} | null per site] | null)
+// setDeltaSlot(table, slot, [{up, down, scale, factor?} | null per site] | null)
 Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const std::shared_ptr<TableRef> table = state.Table(info[0], kLabel, "table");
@@ -112,8 +118,8 @@ Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
       const Napi::Value value = changes.Get(i);
       if (IsNone(value)) continue;
       const Napi::Object change = ParseObject(value, kLabel, "change");
-      const TensorRef up = TakeFactor(state, *table, change.Get("up"), "up", 0, sites[i].out);
-      const TensorRef down = TakeFactor(state, *table, change.Get("down"), "down", 1, sites[i].in);
+      const TensorRef up = TakeLowRank(state, *table, change.Get("up"), "up", 0, sites[i].out);
+      const TensorRef down = TakeLowRank(state, *table, change.Get("down"), "down", 1, sites[i].in);
       const double scale = ParseNumber(change.Get("scale"), kLabel, "scale");
       const int64_t rank = up.shape[1];
       LORA_CHECK(down.shape[0] == rank, kLabel, "expected up and down of one rank but received ",
@@ -122,12 +128,21 @@ Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
                  table->view.max_rank, " (that of the table) but received ", rank);
       LORA_CHECK(std::isfinite(static_cast<float>(scale)), kLabel,
                  "expected scale to be finite but received ", scale);
-      incoming[i] = {{up.view().as<float>(), down.view().as<float>(), static_cast<float>(scale),
-                      static_cast<int32_t>(rank)},
+      incoming[i] = {{up.view().as<float>(), down.view().as<float>(), nullptr,
+                      static_cast<float>(scale), static_cast<int32_t>(rank)},
                      up.storage->status(),
-                     down.storage->status()};
+                     down.storage->status(),
+                     nullptr};
       held.push_back(up.storage);
       held.push_back(down.storage);
+      const Napi::Value given = change.Get("factor");
+      if (IsNone(given)) continue;
+      const TensorRef factor = TakeF32(state, *table, given, "factor");
+      LORA_CHECK(factor.shape == Shape({sites[i].out}), kLabel, "expected factor of shape ",
+                 Shape{sites[i].out}, " but received ", factor.shape);
+      incoming[i].entry.factor = factor.view().as<float>();
+      incoming[i].factor = factor.storage->status();
+      held.push_back(factor.storage);
     }
   }
   EnqueueEntries(state, *table, slot * sites.size(), std::move(incoming));

@@ -8,6 +8,7 @@ import {
   type Device,
   type TensorValues,
 } from '../../lib/index';
+import { binding } from '../../lib/native/calls';
 import { fillAdapter } from '../support/fill_adapter';
 import { relativeError } from '../support/numbers';
 import { tinyModel } from '../support/tiny_model';
@@ -77,6 +78,16 @@ test.each(['cpu', 'reference'] as const)(
     expect(relativeError(a!, b!)).toBeGreaterThan(1e-3);
   },
 );
+
+test('DoRA and LoRA share a call without gradients, whose rows read one table', async () => {
+  const model = await load();
+  add(model, 'a', { r: 4, targetModules: 'all-linear', useDora: true }, 1);
+  add(model, 'b', { r: 7, targetModules: ['q_proj', 'down_proj'] }, 2);
+  const made = jest.spyOn(binding(), 'createDeltaTable');
+  await noGrad(() => expectRowsAsAlone(model, who));
+  expect(made).toHaveBeenCalled();
+  jest.restoreAllMocks();
+});
 
 test('a recorded call gives the gradients of one call per row', async () => {
   const model = await load();

@@ -48,6 +48,35 @@ describe.each(['cpu', 'reference'] as const)('a table of changes on %s', (device
     table.dispose();
   });
 
+  test('gives every row the factors of its slot', () => {
+    const table = new DeltaTable(device, [site], { slots: 3, maxRank: 4 });
+    const factor = (seed: number): Tensor => seeded([outFeatures], seed, { device });
+    const changes = [
+      { ...change(4, 3), factor: factor(7) },
+      change(1, 5),
+      { ...change(2, 9), factor: factor(8) },
+    ];
+    const of = [undefined, ...changes];
+    for (const phase of ['decode', 'prefill'] as const) {
+      const alone = of.map((each) => loraLinearGroup(x, [{ weight, ...each }], { phase })[0]!);
+      changes.forEach((each, slot) => table.set(slot, [each]));
+      for (const slots of [
+        [0, 1, 2],
+        [2, -1, 0],
+        [1, 1, 0],
+      ]) {
+        const rows = { table, slots: slotsOf(slots) };
+        const y = loraLinearGroup(x, [{ weight, site: 0 }], { phase, rows })[0]!;
+        expect(slots.map((_, i) => row(y, i))).toEqual(slots.map((slot, i) => row(alone[slot + 1]!, i)));
+      }
+    }
+    table.set(0, [changes[1]]); // without one, after one
+    expect(row(forward(table, [0, 2, 2]), 0)).toBe(
+      row(loraLinearGroup(x, [{ weight, ...changes[1] }], { phase: 'decode' })[0]!, 0),
+    );
+    table.dispose();
+  });
+
   test('lives on in the calls that are queued, and then gives everything back', async () => {
     const { bytes } = memoryUsage();
     const table = new DeltaTable(device, [site], { slots: 1, maxRank: 4 });
@@ -73,14 +102,19 @@ describe.each(['cpu', 'reference'] as const)('a table of changes on %s', (device
     const failed = change(2, 3);
     binding().injectFailure('fill', 'broken');
     binding().fill(failed.up.handle, 1);
-    table.set(0, [failed]);
+    const failedFactor = { ...change(2, 3), factor: seeded([outFeatures], 7, { device }) };
+    binding().injectFailure('fill', 'broken');
+    binding().fill(failedFactor.factor.handle, 1);
     table.set(1, [change(2, 3)]);
-    await expect(forward(table, [1, 0, 1]).data()).rejects.toMatchObject({
-      code: 'ERR_DATA',
-      message: expect.stringContaining(
-        'the adapter in slot 0 was set with weights that had failed',
-      ) as string,
-    });
+    for (const each of [failed, failedFactor]) {
+      table.set(0, [each]);
+      await expect(forward(table, [1, 0, 1]).data()).rejects.toMatchObject({
+        code: 'ERR_DATA',
+        message: expect.stringContaining(
+          'the adapter in slot 0 was set with weights that had failed',
+        ) as string,
+      });
+    }
     expect((await forward(table, [1, -1, 1]).data()).length).toBe(3 * outFeatures);
     table.dispose();
   });
@@ -104,9 +138,9 @@ describe.each(['cpu', 'reference'] as const)('a table of changes on %s', (device
     );
     expectThrow(set(0, [{ ...good, scale: NaN }]), 'ERR_ARGUMENT', /scale/);
     expectThrow(
-      set(0, [{ ...good, factor: seeded([outFeatures], 7, { device }) }]),
+      set(0, [{ ...good, factor: seeded([outFeatures + 1], 7, { device }) }]),
       'ERR_ARGUMENT',
-      /expected changes without a factor but received one for site 0/,
+      /expected factor of shape \[5\] but received \[6\]/,
     );
     expectThrow(
       () => new DeltaTable(device, [], { slots: 1, maxRank: 1 }),
@@ -123,6 +157,11 @@ describe.each(['cpu', 'reference'] as const)('a table of changes on %s', (device
       call({ site: 0, ...good }, { rows }),
       'ERR_ARGUMENT',
       /expected no up and down beside a table/,
+    );
+    expectThrow(
+      call({ site: 0, factor: seeded([outFeatures], 7, { device }) }, { rows }),
+      'ERR_ARGUMENT',
+      /expected no factor beside a table/,
     );
     expectThrow(
       call({ site: 0 }, { rows: { table, slots: slotsOf([0]) } }),

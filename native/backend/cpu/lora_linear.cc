@@ -206,7 +206,7 @@ LoraLinearForwardArgs CallOfSlot(const LoraLinearForwardArgs& args, size_t begin
     return TensorView(RowOf(view, begin), view.dtype,
                       {static_cast<int64_t>(end - begin), view.dim(1)});
   };
-  const auto factor = [](const float* data, const Shape& shape) {
+  const auto view = [](const float* data, const Shape& shape) {
     return TensorView(const_cast<float*>(data), DType::kF32, shape);
   };
   LoraLinearForwardArgs call;
@@ -216,9 +216,10 @@ LoraLinearForwardArgs CallOfSlot(const LoraLinearForwardArgs& args, size_t begin
     const DeltaEntry& entry = EntryOf(args, i, static_cast<int64_t>(begin));
     branch.site = LoraBranch::kNoSite;
     if (entry.rank != 0) {
-      branch.up = factor(entry.up, {branch.weight.rows, entry.rank});
-      branch.down = factor(entry.down, {entry.rank, branch.weight.cols});
+      branch.up = view(entry.up, {branch.weight.rows, entry.rank});
+      branch.down = view(entry.down, {entry.rank, branch.weight.cols});
       branch.scale = entry.scale;
+      if (entry.factor) branch.factor = view(entry.factor, {branch.weight.rows});
     }
     call.branches.push_back(branch);
     call.y.push_back(rows(args.y[i]));

@@ -32,8 +32,9 @@ struct DecodeBranch {
   size_t n = 0, max_r = 0;
   size_t h = 0;  // where its h begins in a copy: m · max_r floats, by change
   size_t changes_count = 0;
-  Change* changes = nullptr;  // in the order of the rows
-  float* bias = nullptr;      // [n] f32, or null
+  Change* changes = nullptr;        // in the order of the rows
+  const float** factors = nullptr;  // [m], each [n] or null; null without a table
+  float* bias = nullptr;            // [n] f32, or null
   Pass* pass = nullptr;
 };
 
@@ -71,6 +72,7 @@ DecodePlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thre
     b.max_r = MaxRankOf(args, branch);
     b.h = plan.h_size;
     b.changes = arena.Take<Change>(plan.most_changes);
+    if (args.table) b.factors = arena.Take<const float*>(plan.m);
     if (branch.bias) b.bias = arena.Take<float>(b.n);
     b.pass = arena.Take<Pass>(1);
     plan.h_size += plan.m * b.max_r;
@@ -99,6 +101,7 @@ void FindChanges(const LoraLinearForwardArgs& args, const DecodePlan& plan, size
       change.down = entry.down;
       change.r = static_cast<size_t>(entry.rank);
       change.scale = entry.scale;
+      std::fill(b.factors + begin, b.factors + end, entry.factor);
     }
     b.changes[b.changes_count++] = change;
   }
@@ -161,6 +164,7 @@ Product ProductOf(const LoraLinearForwardArgs& args, const DecodePlan& plan, siz
   product.passes = {b.pass, 1};
   product.n = b.n;
   if (const TensorView& factor = args.branches[i].factor) product.factor = factor.as<float>();
+  product.row_factors = b.factors;
   product.bias = b.bias;
   product.y = args.y[i].data;
   product.y_is_bf16 = plan.pairs;

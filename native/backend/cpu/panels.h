@@ -51,7 +51,9 @@ struct Product {
   std::span<const Pass> passes;
   size_t n = 0;
   const float* factor = nullptr;  // [n], or null; not together with `accumulate`
-  const float* bias = nullptr;    // [n], or null
+  // In the place of `factor`: the one of each row. MultiplyRows alone takes them.
+  const float* const* row_factors = nullptr;
+  const float* bias = nullptr;  // [n], or null
   void* y = nullptr;
   bool y_is_bf16 = false;
   size_t ldy = 0;

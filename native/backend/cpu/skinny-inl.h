@@ -164,13 +164,17 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
   MultiplyStream<kPairs, kLines>(t.x, t.x_stride, t.w, t.elements, t.ahead, acc);
   const Product& product = *t.product;
   const size_t columns = std::min(kPanelWidth, product.n - t.column);
+  const auto factor_of = [&](size_t i) {
+    return product.row_factors ? product.row_factors[t.row + i] : product.factor;
+  };
   if (!t.last || HWY_UNLIKELY(columns < kPanelWidth)) {
     StoreSums(acc, t.sums);
     if (!t.last) return;
     for (size_t i = 0; i < kRows; ++i) {
+      const float* const factor = factor_of(i);
       for (size_t c = 0; c < columns; ++c) {
         const float v =
-            FinishColumn(t.sums[i * kPanelWidth + c], product.factor, product.bias, t.column + c);
+            FinishColumn(t.sums[i * kPanelWidth + c], factor, product.bias, t.column + c);
         const size_t at = (t.row + i) * product.ldy + t.column + c;
         if (product.y_is_bf16) {
           static_cast<uint16_t*>(product.y)[at] = BF16FromF32(v);
@@ -183,9 +187,10 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
   }
   HWY_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
+    const float* const factor = factor_of(i);
     HWY_UNROLL(8)
     for (size_t j = 0; j < kVectors; ++j) {
-      const VF v = FinishColumns(acc[i][j], product.factor, product.bias, t.column + j * kLanes);
+      const VF v = FinishColumns(acc[i][j], factor, product.bias, t.column + j * kLanes);
       const size_t at = (t.row + i) * product.ldy + t.column + j * kLanes;
       if (product.y_is_bf16) {
         StoreBF16(v, static_cast<uint16_t*>(product.y) + at);

@@ -1,4 +1,4 @@
-// y = factor ⊙ (W·x + scale·A·(B·x)) + bias with A, B and scale of each row's slot in a table. The
+// y = factor ⊙ (W·x + scale·A·(B·x)) + bias with what each row's slot in a table names. The
 // kernels read slots and entries from device memory. For kMaxDecodeRows rows at a time: all
 // h = scale·B·x in one launch, then W·x with A·h.
 #include <algorithm>
@@ -123,7 +123,6 @@ DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64
     to.w = branch.weight.data;
     to.w_dtype = StoredDType(branch.weight.format);
     to.n = branch.weight.rows;
-    if (branch.factor) to.factor = Data<const float>(branch.factor);
     to.bias = branch.bias ? branch.bias.data : nullptr;
     to.bias_f32 = branch.bias.dtype == DType::kF32;
     to.y = row(args.y[i]);

@@ -24,6 +24,7 @@ LoraBranch BranchOfRow(const LoraLinearForwardArgs& args, size_t i, int64_t row)
   branch.up = view(entry.up, {branch.weight.rows, entry.rank});
   branch.down = view(entry.down, {entry.rank, branch.weight.cols});
   branch.scale = entry.scale;
+  if (entry.factor) branch.factor = view(entry.factor, {branch.weight.rows});
   return branch;
 }
 

@@ -8,10 +8,11 @@
 
 namespace lora {
 
-// W·x becomes W·x + scale·A·B·x, with A [out, rank] and B [rank, in] row-major f32.
+// W·x becomes factor ⊙ (W·x + scale·A·B·x), with A [out, rank] and B [rank, in] row-major f32.
 struct DeltaEntry {
-  const float* up = nullptr;    // A
-  const float* down = nullptr;  // B
+  const float* up = nullptr;      // A
+  const float* down = nullptr;    // B
+  const float* factor = nullptr;  // [out], or null: 1. Not where the rank is 0.
   float scale = 0;
   int32_t rank = 0;  // 0: the layer stays as it is
 };

@@ -25,6 +25,7 @@ void CheckTable(const Rules& rules, const LoraLinearForwardArgs& args) {
 // Checks where a branch stands in the table of a call.
 void CheckSite(const Rules& rules, const LoraBranch& branch, const DeltaTableView& table) {
   LORA_CHECK(!table || !branch.up, rules.op(), "expected no up and down beside a table");
+  LORA_CHECK(!table || !branch.factor, rules.op(), "expected no factor beside a table");
   LORA_CHECK(!table || !branch.dropout.active(), rules.op(), "expected no dropout beside a table");
   if (branch.site == LoraBranch::kNoSite) return;
   LORA_CHECK(table, rules.op(), "expected a table with site ", branch.site, " but received none");

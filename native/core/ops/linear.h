@@ -101,9 +101,9 @@ inline constexpr const char* kLinearPhases[] = {"auto", "prefill", "decode"};
 
 // q/k/v (or gate/up) are the branches of one call, so that a backend may read x once.
 //
-// With a table, row i has the change of slot slots[i] at the site of the branch, which has no up
-// and down of its own; slot −1 changes nothing. Slots are read when the op runs: one outside of the
-// table is ERR_DATA.
+// With a table, row i has the change of slot slots[i] at the site of the branch, which has no up,
+// down and factor of its own; slot −1 changes nothing. Slots are read when the op runs: one outside
+// of the table is ERR_DATA.
 struct LoraLinearForwardArgs {
   TensorView x;  // [m, in] act
   std::vector<LoraBranch> branches;

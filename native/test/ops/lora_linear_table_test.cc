@@ -60,8 +60,8 @@ TEST_CASE("lora_linear with a table agrees with the reference row by row") {
     for (const LinearPhase phase :
          {LinearPhase::kAuto, LinearPhase::kPrefill, LinearPhase::kDecode}) {
       for (const LoraLinearCase& c :
-           {CaseOf(dtype, 1, 70, {{66, 0, true}, {30, 0}}), CaseOf(dtype, 0, 9, {{5, 0}}),
-            CaseOf(dtype, 3, 33, {{5, 0, true}, {0, 0}}), CaseOf(dtype, 8, 0, {{7, 0}}),
+           {CaseOf(dtype, 1, 70, {{66, 0, true, 0, true}, {30, 0}}), CaseOf(dtype, 0, 9, {{5, 0}}),
+            CaseOf(dtype, 3, 33, {{5, 0, true, 0, true}, {0, 0}}), CaseOf(dtype, 8, 0, {{7, 0}}),
             CaseOf(dtype, 9, 129, {{130, 0, true, 0, true}, {3, 0}}),
             CaseOf(dtype, 21, 90, {{65, 0, false, 0, true}, {20, 0}})}) {
         CAPTURE(phase);

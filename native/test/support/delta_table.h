@@ -10,8 +10,8 @@
 
 namespace lora::test {
 
-// The branches of a problem with one set of changes per slot. Ranks differ by slot and site, and
-// one slot has no change at one site.
+// The branches of a problem with one set of changes per slot. Ranks differ by slot and site. One
+// slot has no change at one site, and no factors.
 class TableProblem {
  public:
   static constexpr int kSlots = 3;
@@ -33,10 +33,11 @@ class TableProblem {
         for (size_t i = 0; i < c.branches.size(); ++i) {
           problem.branches[i].weight = slots_[0].branches[i].weight;
           problem.branches[i].bias = slots_[0].branches[i].bias;
-          problem.branches[i].factor = slots_[0].branches[i].factor;
           problem.branches[i].scale = 0.5f * static_cast<float>(slot);
         }
       }
+      if (slot == 1)
+        for (BranchOperands& branch : problem.branches) branch.factor = Tensor();
       slots_.push_back(std::move(problem));
     }
     for (const BranchCase& branch : of.branches) sites->push_back({branch.n, of.k});
@@ -44,8 +45,9 @@ class TableProblem {
       for (const BranchOperands& branch : problem.branches) {
         DeltaEntry entry;
         if (branch.up) {
-          entry = {branch.up.view().as<float>(), branch.down.view().as<float>(), branch.scale,
-                   static_cast<int32_t>(branch.up.shape()[1])};
+          entry = {branch.up.view().as<float>(), branch.down.view().as<float>(), nullptr,
+                   branch.scale, static_cast<int32_t>(branch.up.shape()[1])};
+          if (branch.factor) entry.factor = branch.factor.view().as<float>();
         }
         entries.push_back(entry);
       }
@@ -59,7 +61,7 @@ class TableProblem {
   // The problem whose rows have no change.
   LoraLinearProblem Base() const {
     LoraLinearProblem base = slots_[0];
-    for (BranchOperands& branch : base.branches) branch.up = branch.down = Tensor();
+    for (BranchOperands& branch : base.branches) branch.up = branch.down = branch.factor = Tensor();
     return base;
   }
 
@@ -94,7 +96,6 @@ class TableProblem {
       LoraBranch to;
       to.weight = weights.back().view();
       to.bias = branch.bias;
-      to.factor = branch.factor;
       to.site = static_cast<int64_t>(i);
       args.branches.push_back(to);
       args.y.push_back(y.back());

@@ -104,8 +104,9 @@ struct ToDevice {
       DeltaEntry& entry = entries[i];
       if (entry.rank <= 0) continue;
       const DeltaSite& site = (*table.sites)[i % sites];
-      entry.up = Factor(entry.up, site.out * entry.rank);
-      entry.down = Factor(entry.down, site.in * entry.rank);
+      entry.up = Mirrored(entry.up, site.out * entry.rank);
+      entry.down = Mirrored(entry.down, site.in * entry.rank);
+      if (entry.factor) entry.factor = Mirrored(entry.factor, site.out);
     }
     const size_t bytes = entries.size() * sizeof(DeltaEntry);
     void* const to =
@@ -113,7 +114,7 @@ struct ToDevice {
     gpu.Upload(to, entries.data(), bytes);
     table.entries = static_cast<const DeltaEntry*>(to);
   }
-  const float* Factor(const float* data, int64_t numel) const {
+  const float* Mirrored(const float* data, int64_t numel) const {
     const size_t bytes = static_cast<size_t>(numel) * sizeof(float);
     if (bytes == 0) return data;
     return static_cast<const float*>(

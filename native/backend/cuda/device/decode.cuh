@@ -104,20 +104,16 @@ struct DecodeOutputs {
   uint8_t unused[3];
 };
 
-// The A of one row of x in a call with slots.
-struct DecodeFactor {
-  const float* a;
-  int rank;  // 0: none
-};
-LORA_DEVICE DecodeFactor FactorOf(const DecodeOutputs& o, const int32_t* slots, int64_t sites,
-                                  int m) {
-  if (slots[m] < 0) return {nullptr, 0};
-  const DeltaEntry& entry = o.site[slots[m] * sites];
-  return {entry.up, entry.rank};
+// What the slot of row m of x changes in a call with slots.
+LORA_DEVICE DeltaEntry EntryOf(const DecodeOutputs& o, const int32_t* slots, int64_t sites, int m) {
+  return slots[m] < 0 ? DeltaEntry() : o.site[slots[m] * sites];
 }
 
-LORA_DEVICE float OutputFactor(const DecodeOutputs& o, int64_t row) {
-  return o.factor != nullptr ? o.factor[row] : 1.0f;
+// The factor of output `row` of row m of x.
+LORA_DEVICE float OutputFactor(const DecodeOutputs& o, const int32_t* slots, int64_t sites, int m,
+                               int64_t row) {
+  const float* const factor = o.site != nullptr ? EntryOf(o, slots, sites, m).factor : o.factor;
+  return factor != nullptr ? factor[row] : 1.0f;
 }
 template <class T>
 LORA_DEVICE float DecodeBias(const DecodeOutputs& o, int64_t row) {
@@ -199,7 +195,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
   }
   const int of_x = ThreadIndex() / P::kRows, of_w = ThreadIndex() % P::kRows;
   const bool mine = of_x < p.m && row0 + of_w < o.n;
-  const float output_factor = mine ? OutputFactor(o, row0 + of_w) : 1.0f;
+  const float output_factor = mine ? OutputFactor(o, p.slots, p.sites, of_x, row0 + of_w) : 1.0f;
   const float bias = mine ? DecodeBias<T>(o, row0 + of_w) : 0.0f;
   const bool aligned = p.k % 8 == 0 && IsAligned16(o.w) && IsAligned16(p.x);
 
@@ -287,14 +283,14 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
     }
   } else if (o.site != nullptr) {
     for (int m = 0; m < p.m; ++m) {
-      const DecodeFactor factor = FactorOf(o, p.slots, p.sites, m);
+      const DeltaEntry entry = EntryOf(o, p.slots, p.sites, m);
       float low[2] = {0.0f, 0.0f};
-      for (int j = lane; j < factor.rank; j += 32) {
+      for (int j = lane; j < entry.rank; j += 32) {
         const float h = o.h[int64_t{m} * o.rank + j];
         LORA_UNROLL
         for (int half = 0; half < 2; ++half) {
           if (low_row + half < o.n)
-            low[half] = Fma(factor.a[(low_row + half) * factor.rank + j], h, low[half]);
+            low[half] = Fma(entry.up[(low_row + half) * entry.rank + j], h, low[half]);
         }
       }
       LORA_UNROLL

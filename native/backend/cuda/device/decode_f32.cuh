@@ -119,12 +119,12 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
     LORA_UNROLL
     for (int m = 0; m < kM; ++m) {
       if (m >= p.m) continue;
-      const DecodeFactor factor = FactorOf(o, p.slots, p.sites, m);
-      for (int j = lane; j < factor.rank; j += 32) {
+      const DeltaEntry entry = EntryOf(o, p.slots, p.sites, m);
+      for (int j = lane; j < entry.rank; j += 32) {
         const float h = o.h[int64_t{m} * o.rank + j];
         LORA_UNROLL
         for (int r = 0; r < P::kWarpRows; ++r) {
-          if (row0 + r < o.n) acc[r][m] = Fma(factor.a[(row0 + r) * factor.rank + j], h, acc[r][m]);
+          if (row0 + r < o.n) acc[r][m] = Fma(entry.up[(row0 + r) * entry.rank + j], h, acc[r][m]);
         }
       }
     }
@@ -150,7 +150,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
     const int64_t row = row0 + index % P::kWarpRows;
     if (m < p.m && m < kM && row < o.n)
       static_cast<float*>(o.y)[m * o.n + row] =
-          mine[e] * OutputFactor(o, row) + DecodeBias<float>(o, row);
+          mine[e] * OutputFactor(o, p.slots, p.sites, m, row) + DecodeBias<float>(o, row);
   }
 }
 
