@@ -51,13 +51,22 @@ test('a loop that was dropped half-way is collected, and gives its adapter and i
       await events.next();
     })();
     const busy = await model.removeAdapter('a').catch((error) => error.code);
-    const during = lora.memoryUsage().bytes > before;
+    const during = model.engineStats().kvCacheBytes;
     await collect();
     const after = lora.memoryUsage().bytes - before;
+    const { kvCacheBytes, running } = model.engineStats();
     await model.removeAdapter('a');
-    report({ busy, during, after, adapters: model.adapters.size, unhandled });
+    report({ busy, during: during > 0, kvCacheBytes, running, after, adapters: model.adapters.size, unhandled });
   `);
-  expect(report).toEqual({ busy: 'ERR_BUSY', during: true, after: 0, adapters: 0, unhandled: [] });
+  expect(report).toEqual({
+    busy: 'ERR_BUSY',
+    during: true,
+    kvCacheBytes: 0,
+    running: 0,
+    after: 0,
+    adapters: 0,
+    unhandled: [],
+  });
 });
 
 test('a training run that was dropped half-way is collected, and another may train', () => {
