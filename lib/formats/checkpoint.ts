@@ -151,7 +151,7 @@ function decode(json: Json, file: Saved): StateValue {
     }
     const saved = file.arrays.get(name);
     if (saved === undefined) throw missing();
-    return decodeArray(saved, json.kind as string, file);
+    return decodeArray(saved, json.kind, file);
   }
   const entries = Object.entries(json).map(([key, item]) => [
     key.startsWith('$$') ? key.slice(1) : key,
@@ -160,7 +160,8 @@ function decode(json: Json, file: Saved): StateValue {
   return Object.fromEntries(entries) as StateValue;
 }
 
-function decodeArray({ dtype, bytes }: SafetensorsTensor, kind: string, file: Saved): StateValue {
+function decodeArray({ dtype, bytes }: SafetensorsTensor, kind: unknown, file: Saved): StateValue {
+  if (typeof kind !== 'string') throw damaged(file, `the kind of an array is ${describe(kind)}`);
   if (arrayDTypes[kind] !== dtype) throw damaged(file, `a ${kind} has the dtype ${dtype}`);
   const Type = (globalThis as unknown as Record<string, new (buffer: ArrayBufferLike) => ArrayBufferView>)[
     kind

@@ -274,6 +274,11 @@ test.each([
     { a: { value: { $array: 'bytes', kind: 'Int8Array' } } },
     'a Int8Array has the dtype U8',
   ],
+  [
+    'an array whose kind is no name',
+    { a: { value: { $array: 'bytes', kind: { toString: [] } } } },
+    'the kind of an array is an object',
+  ],
   ['an array of no kind', { a: { value: { $array: 'bytes', kind: 'Array' } } }, 'a Array has the dtype U8'],
 ])('a state that is %s is ERR_SAFETENSORS', async (_, states, why) => {
   const bytes = new Map([['bytes', { dtype: 'U8', shape: [1], bytes: new Uint8Array(1) } as const]]);
