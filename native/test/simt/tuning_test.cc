@@ -40,7 +40,7 @@ TEST_CASE("tiles, stages and occupancy of products are those that were measured"
   CheckTunings(SkinnyTunings(), {
                                     {"decode", 256, 2, 16, 128, 0, 0, 5760},
                                     {"decode_f32 1", 128, 6, 16, 0, 0, 0, 0},
-                                    {"decode_f32 4", 128, 3, 16, 0, 0, 0, 0},
+                                    {"decode_f32 4", 128, 4, 16, 0, 0, 0, 0},
                                     {"skinny down", 128, 3, 128, 0, 64, 0, 0},
                                     {"skinny gradient", 128, 3, 128, 0, 64, 0, 0},
                                     {"skinny down f32", 128, 2, 128, 0, 32, 0, 0},
