@@ -7,7 +7,9 @@ import { createInterface } from 'node:readline';
 export function rivalEnvironment(threads) {
   const env = Object.fromEntries(Object.entries(process.env).filter(([key]) => !key.startsWith('OPENBLAS_')));
   const count = String(threads);
-  return { ...env, OMP_NUM_THREADS: count, OPENBLAS_NUM_THREADS: count };
+  // OpenBLAS's threads spin for 2 to this power of cycles after a call; by default they take a core for longer than the pause
+  // between two providers.
+  return { ...env, OMP_NUM_THREADS: count, OPENBLAS_NUM_THREADS: count, OPENBLAS_THREAD_TIMEOUT: '16' };
 }
 
 export class Worker {
