@@ -24,7 +24,8 @@ import { isQuiet } from './report/readme.mjs';
 import { legend, Table } from './report/table.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
-const { values: options } = parseArgs({
+const { values: options, tokens } = parseArgs({
+  tokens: true,
   options: {
     filter: { type: 'string', multiple: true, default: [] },
     quick: { type: 'boolean', default: false },
@@ -154,9 +155,14 @@ ceilings.measure();
 load.push(loadavg()[0]);
 
 for (const { what, why } of leftOut) print(`left out: ${what}: ${why}`);
+/** Without what says where files of this machine lie. */
+const flags = tokens
+  .filter(({ name }) => !['out', 'model', 'model-1b', 'openblas'].includes(name))
+  .map(({ name, value }) => (value === undefined ? `--${name}` : `--${name} '${value}'`));
+const command = ['npm run bench', ...(flags.length > 0 ? ['--', ...flags] : [])].join(' ');
 const results = {
   schema: 1,
-  command: `npm run bench${process.argv.length > 2 ? ` -- ${process.argv.slice(2).join(' ')}` : ''}`,
+  command,
   ...about,
   rivals: Object.fromEntries(['torch', 'openblas'].filter((n) => bench[n]).map((n) => [n, bench[n].info])),
   ceilings: ceilings.best,
@@ -164,6 +170,7 @@ const results = {
   settings: { steps: bench.stepSettings, calls: bench.settings },
   seconds: Math.round((performance.now() - begun) / 1000),
   rows: rows.map((row) => ({ ...row, ratios: ratios(row), shareOfCeiling: shareOf(row, ceilings.best) })),
+  ...(bench.cublas && { cublas: bench.cublas }),
   leftOut,
   failures,
 };

@@ -5,9 +5,10 @@ Commands are those of torch_worker.py; without attention, and with one form, "fo
 
 import ctypes
 import ctypes.util
-import json
 import sys
 import time
+
+from worker import say, serve
 
 ROW_MAJOR, NO, TRANSPOSED = 101, 111, 112
 state = {}
@@ -72,17 +73,12 @@ def main():
     try:
         library = state["library"] = open_library()
     except OSError as error:
-        print(json.dumps({"error": str(error)}), flush=True)
+        say({"error": str(error)})
         return
     library.openblas_set_num_threads(int(sys.argv[1]))
     words = library.openblas_get_config().decode().split()
-    print(json.dumps({"version": words[1], "core": library.openblas_get_corename().decode(),
-                      "threads": library.openblas_get_num_threads()}), flush=True)
-    for line in sys.stdin:
-        try:
-            print(json.dumps(answer(json.loads(line))), flush=True)
-        except Exception as error:
-            print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+    serve({"version": words[1], "core": library.openblas_get_corename().decode(),
+           "threads": library.openblas_get_num_threads()}, answer)
 
 
 main()

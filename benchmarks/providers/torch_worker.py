@@ -6,12 +6,13 @@
 """
 
 import ctypes
-import json
 import sys
 import time
 
 import torch
 import torch.nn.functional as F
+
+from worker import serve
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 work = {}
@@ -137,13 +138,8 @@ def answer(command):
 def main():
     torch.set_num_threads(int(sys.argv[1]))
     blas = "MKL" if torch.backends.mkl.is_available() else "another BLAS"
-    print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "blas": blas,
-                      "onednn": torch.backends.mkldnn.is_available()}), flush=True)
-    for line in sys.stdin:
-        try:
-            print(json.dumps(answer(json.loads(line))), flush=True)
-        except Exception as error:
-            print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+    serve({"version": torch.__version__, "threads": torch.get_num_threads(), "blas": blas,
+           "onednn": torch.backends.mkldnn.is_available()}, answer)
 
 
 main()

@@ -9,7 +9,8 @@ export function rivalEnvironment(threads) {
   const count = String(threads);
   // OpenBLAS's threads spin for 2 to this power of cycles after a call; by default they take a core for longer than the pause
   // between two providers.
-  return { ...env, OMP_NUM_THREADS: count, OPENBLAS_NUM_THREADS: count, OPENBLAS_THREAD_TIMEOUT: '16' };
+  const threadsOf = { OMP_NUM_THREADS: count, OPENBLAS_NUM_THREADS: count, OPENBLAS_THREAD_TIMEOUT: '16' };
+  return { ...env, ...threadsOf, PYTHONDONTWRITEBYTECODE: '1' };
 }
 
 export class Worker {
