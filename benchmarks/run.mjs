@@ -158,7 +158,7 @@ for (const { what, why } of leftOut) print(`left out: ${what}: ${why}`);
 /** Without what says where files of this machine lie. */
 const flags = tokens
   .filter(({ name }) => !['out', 'model', 'model-1b', 'openblas'].includes(name))
-  .map(({ name, value }) => (value === undefined ? `--${name}` : `--${name} '${value}'`));
+  .map(({ name, value = '' }) => `--${name}${/^\w*$/.test(value) ? ` ${value}` : ` '${value}'`}`.trimEnd());
 const command = ['npm run bench', ...(flags.length > 0 ? ['--', ...flags] : [])].join(' ');
 const results = {
   schema: 1,
