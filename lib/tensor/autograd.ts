@@ -53,8 +53,8 @@ interface RecordOptions {
   /** Runs once, when the node is freed. */
   release?: () => void;
   /**
-   * For an op of one output that reads its operands once, and keeps them for its own gradient. An op that saves this output
-   * then holds no memory for it: backward() computes it once more.
+   * For an op of one output that costs little beside those that read it, and saves what it is computed from. An op that
+   * saves this output then holds no memory for it: backward() computes it once more.
    */
   again?: Recomputation;
 }
