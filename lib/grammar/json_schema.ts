@@ -7,12 +7,21 @@ import { isRecord } from '../formats/json';
 import { describe, listed } from '../validate';
 import { literal, utf8Rules } from './alphabet';
 import { anyNumber, integers, numbers } from './json_numbers';
+import {
+  count,
+  isOfType,
+  keywordsOf,
+  list,
+  malformed,
+  op,
+  ordered,
+  typesOf,
+  unsupported,
+  type Schema,
+} from './json_schema_parts';
 
 /** A JSON Schema: an object, or `true` for any JSON. */
 export type JsonSchema = true | Readonly<Record<string, unknown>>;
-
-const op = 'generate';
-type Schema = Record<string, unknown>;
 
 const mostCharacters = 2 ** 18;
 const mostNesting = 64;
@@ -38,16 +47,6 @@ const annotations = [
 ];
 /** Keywords of which a schema has at most one, and none of the types beside. */
 const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'allOf'];
-const keywordsOf: Readonly<Record<string, readonly string[]>> = {
-  null: [],
-  boolean: [],
-  string: ['minLength', 'maxLength'],
-  integer: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
-  number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
-  array: ['items', 'prefixItems', 'minItems', 'maxItems'],
-  object: ['properties', 'required', 'additionalProperties'],
-};
-const types = Object.keys(keywordsOf);
 const supported = [...new Set([...alternatives, 'type', ...Object.values(keywordsOf).flat()])];
 
 /** Formats that the text is held to. A day is one that every month has, or that its month has in every year. */
@@ -339,62 +338,6 @@ function decodePart(part: string, path: string): string {
   } catch {
     return malformed(`${path}/$ref`, 'a URI fragment', describe(part));
   }
-}
-
-function typesOf({ type }: Schema, path: string): string[] {
-  if (type === undefined) return [];
-  const named: unknown[] = Array.isArray(type) ? type : [type];
-  const wrong = named.find((one) => typeof one !== 'string' || !types.includes(one));
-  if (named.length === 0 || wrong !== undefined)
-    malformed(`${path}/type`, `one of ${types.join(', ')}, or a list of them`, describe(wrong ?? type));
-  const all = [...new Set(named as string[])];
-  return all.includes('number') ? all.filter((one) => one !== 'integer') : all;
-}
-
-function isOfType(type: string, value: unknown): boolean {
-  switch (type) {
-    case 'null':
-      return value === null;
-    case 'array':
-      return Array.isArray(value);
-    case 'object':
-      return isRecord(value);
-    case 'integer':
-      return Number.isInteger(value);
-    default:
-      return typeof value === type;
-  }
-}
-
-function list(value: unknown, path: string, least: number): unknown[] {
-  if (!Array.isArray(value) || value.length < least)
-    malformed(path, `a list${least > 0 ? ' that is not empty' : ''}`, describe(value));
-  return value as unknown[];
-}
-
-function count(schema: Schema, name: string, path: string, limit: number): number | undefined {
-  const value = schema[name];
-  if (value === undefined) return undefined;
-  if (!Number.isSafeInteger(value) || (value as number) < 0)
-    malformed(`${path}/${name}`, 'a count', describe(value));
-  if ((value as number) > limit) unsupported(`${path}/${name}`, `more than ${limit}`);
-  return value as number;
-}
-
-function ordered(least: number, most: number, path: string, low: string, high: string): void {
-  if (least > most) malformed(path, `${low} of at most ${high}`, `${least} and ${most}`);
-}
-
-function malformed(path: string, expected: string, received: string): never {
-  throw new LoRAError(
-    'ERR_ARGUMENT',
-    `[${op}] jsonSchema at ${path}: expected ${expected} but received ${received}`,
-    { op },
-  );
-}
-
-function unsupported(path: string, what: string): never {
-  throw new LoRAError('ERR_UNSUPPORTED', `[${op}] jsonSchema at ${path}: no support for ${what}`, { op });
 }
 
 /**
