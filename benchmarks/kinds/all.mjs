@@ -7,6 +7,7 @@ import { runGeneration } from './generation.mjs';
 import { runLayers } from './lora_linear.mjs';
 import { runLoading } from './loading.mjs';
 import { overheadCases, runOverhead } from './overhead.mjs';
+import { runServing } from './serving.mjs';
 import { runTrainingStep } from './training_step.mjs';
 
 function layerCases(definitions, kind) {
@@ -34,12 +35,14 @@ const ids = {
   training_step: ({ model, dtype, batch, length, beside }) =>
     `${model} ${dtype} ${batch}×${length}${beside ? ' beside a busy loop' : ''}`,
   generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
+  serving: ({ model, dtype }) => `${model} ${dtype}`,
   loading: ({ model, dtype }) => `${model} ${dtype}`,
 };
 const runs = {
   attention: runAttention,
   training_step: withModel(runTrainingStep),
   generation: withModel(runGeneration),
+  serving: withModel(runServing),
   loading: withModel(runLoading),
 };
 
@@ -64,6 +67,7 @@ export function allCases(definitions) {
   return [
     ...of('training_step'),
     ...of('generation'),
+    ...of('serving'),
     ...of('loading'),
     ...of('attention'),
     ...overhead,

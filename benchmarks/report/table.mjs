@@ -8,6 +8,7 @@ const headings = {
   overhead: 'what a call of the public API costs beyond its arithmetic',
   training_step: 'a training step of a whole model, r = 16 on all linear layers',
   generation: 'reading a prompt (prefill) and writing (decode)',
+  serving: 'streams that write at the same time, and a prompt of 64 tokens that arrives while 8 write',
   loading: 'loading a model',
 };
 
@@ -22,6 +23,9 @@ export function line(row, ceilings) {
   if (row.js) facts.push(`JavaScript ${percent(row.js.median)}`);
   if (row.ofFile) facts.push(`${digits(row.ofFile.median)} × the file beyond Node`);
   if (row.cost) facts.push(`LoRA ×${digits(row.cost.fused)} (least ${digits(row.cost.least)})`);
+  if (row.ofOne) facts.push(`×${digits(row.ofOne)} of one stream`);
+  if (row.ofAdapter) facts.push(`a token takes ×${digits(row.ofAdapter)} of that with one adapter`);
+  if (row.steps) facts.push(`${digits(row.steps)} steps of 8 streams`);
   if (row.ragged) facts.push(`×${digits(row.ragged)} of the full shape`);
   const rivals = Object.entries(ratios(row)).map(([name, ratio]) => `${digits(ratio)} of ${name}`);
   return `${row.case.padEnd(46)} ${row.what.padEnd(11)} ${withSpread(row, row.ours).padStart(28)}  ${[rivals.join(', '), ...facts].filter(Boolean).join(' · ')}`;

@@ -1,0 +1,49 @@
+// Many streams on one engine: tokens per second together, over those of one stream; what several adapters in a batch cost; and how
+// soon a prompt that arrives has its first token.
+import { spread } from '../stats.mjs';
+import { inTurns, startOurs } from './whole_model.mjs';
+
+const adapters = 8;
+const runs = {
+  one: { streams: 1, adapters: 0 },
+  8: { streams: 8, adapters: 0 },
+  16: { streams: 16, adapters: 0 },
+  'an adapter': { streams: 8, adapters: 1 },
+  adapters: { streams: 8, adapters },
+  newcomer: { streams: 8, adapters: 0, newcomer: 64 },
+};
+
+export async function runServing(testCase, bench) {
+  const { dtype, found, tokens } = testCase;
+  const worker = await startOurs('serve_many.mjs', {
+    model: found.dir,
+    dtype,
+    threads: bench.threads,
+    adapters,
+  });
+  try {
+    const workers = new Map(Object.keys(runs).map((name) => [name, worker]));
+    const request = (name) => ({ tokens, ...runs[name] });
+    await inTurns(workers, request, { ...bench.stepSettings, rounds: 1 }); // records the steps
+    const answers = await inTurns(workers, request, bench.stepSettings);
+    const perToken = (name) => spread(answers.get(name).map((answer) => answer.perToken));
+    const add = (what, ours, more) =>
+      bench.add({ kind: 'serving', case: testCase.id, what, unit: 's', ours, rivals: {}, ...more });
+    const over = (name, other) => perToken(other).median / perToken(name).median;
+
+    add('1 stream', perToken('one'), { tokens: 1 });
+    for (const name of ['8', '16'])
+      add(`${name} streams`, perToken(name), { tokens: 1, ofOne: over(name, 'one') });
+    add('8, 1 adapter', perToken('an adapter'), { tokens: 1, ofOne: over('an adapter', 'one') });
+    const ofAdapter = 1 / over('adapters', 'an adapter');
+    add(`8, ${adapters} adapters`, perToken('adapters'), {
+      tokens: 1,
+      ofOne: over('adapters', 'one'),
+      ofAdapter,
+    });
+    const first = spread(answers.get('newcomer').map((answer) => answer.first));
+    add('first token', first, { steps: first.median / (8 * perToken('8').median) });
+  } finally {
+    await worker.stop();
+  }
+}
