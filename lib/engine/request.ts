@@ -7,7 +7,7 @@ import { LogitAdjuster } from './logit_adjuster';
 import { pagesFor, type PagePool } from './pages';
 import type { GenerationPlan } from './sampling';
 
-/** One token. `text` is what became readable with it: whole characters, '' while one is unfinished. */
+/** One token. `text` is what became certain with it: whole characters, '' while one is unfinished. */
 export interface GeneratedToken {
   /** The id of the token. */
   id: number;
@@ -166,13 +166,17 @@ export class Request {
   /** Makes text of the tokens that were taken, and gives them to the consumer. */
   deliver(): void {
     const drawn = this.#drawn.splice(0);
+    const { stream } = this.plan;
     for (const [i, token] of drawn.entries()) {
-      let text = this.#stops.push(this.plan.stream?.push(token.id) ?? '');
+      const final = this.ended && i === drawn.length - 1;
+      let fresh = stream?.push(token.id) ?? '';
+      if (final && stream) fresh += stream.flush();
+      let text = this.#stops.push(fresh);
       if (this.#stops.found) {
         this.#finishReason = 'stop';
         this.ids.length -= drawn.length - 1 - i; // tokens behind the stop string
       }
-      const last = this.ended && (this.#stops.found || i === drawn.length - 1);
+      const last = final || this.#stops.found;
       if (last) text += this.#stops.flush();
       this.#text += text;
       this.#events.push({ ...token, text });

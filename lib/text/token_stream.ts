@@ -1,4 +1,5 @@
 /** The text of ids that arrive one at a time. */
+import { CleanUpStream } from './clean_up';
 
 const REPLACEMENT = '\uFFFD';
 /** How many tokens of the past are decoded again, so that spaces between tokens come out right. */
@@ -12,16 +13,35 @@ export class TokenStream {
   #ids: number[];
   /** The text of those whose text is out; undefined where it is not known yet. */
   #before: string | undefined;
+  /** Absent: the text stays as it is. */
+  readonly #cleanUp: CleanUpStream | undefined;
 
-  /** `concatenates`: the text of several tokens is that of each. */
-  constructor(text: (ids: readonly number[]) => string, concatenates: boolean, context: readonly number[]) {
+  /** `text`: before clean-up. `concatenates`: that of several tokens is that of each. `cleansUp`: the text that comes after the context is cleaned up. */
+  constructor(
+    text: (ids: readonly number[]) => string,
+    concatenates: boolean,
+    context: readonly number[],
+    cleansUp: boolean,
+  ) {
     this.#text = text;
     this.#context = concatenates ? 0 : CONTEXT;
     this.#ids = context.slice(-CONTEXT);
+    this.#cleanUp = cleansUp ? new CleanUpStream() : undefined;
   }
 
-  /** Text that became complete with this id; '' while a character is unfinished. */
+  /** Text that became certain with this id; '' while a character is unfinished. */
   push(id: number): string {
+    const fresh = this.#fresh(id);
+    return this.#cleanUp?.push(fresh) ?? fresh;
+  }
+
+  /** What became certain because no more ids will come; a character that is unfinished gives no text. */
+  flush(): string {
+    return this.#cleanUp?.flush() ?? '';
+  }
+
+  /** What this id adds to the text before clean-up. */
+  #fresh(id: number): string {
     // A context that ends within a character: the rest of that character belongs to the new text.
     const before = (this.#before ??= this.#text(this.#ids).replace(/\uFFFD+$/, ''));
     this.#ids.push(id);

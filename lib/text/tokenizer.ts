@@ -8,6 +8,7 @@ import { ModelFolder } from '../formats/model_folder';
 import { atOnce, inSlices } from '../tensor/pace';
 import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
+import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';
 import { vocabularyOf, type Vocabulary } from '../grammar/vocabulary';
 import { TokenStream } from './token_stream';
@@ -82,10 +83,10 @@ export class Tokenizer {
   readonly #limits: Limits | undefined;
   /** The template that the program gave last. */
   #own: { readonly source: string; readonly template: ChatTemplate } | undefined;
-  readonly #cleanUp: boolean;
+  readonly #cleansUp: boolean;
   readonly #byteFallback: boolean;
   readonly #largestId: number;
-  /** @internal Whether the text of two lists of whole characters is that of one after that of the other. */
+  /** @internal Whether the text of two lists of whole characters, before clean-up, is that of one after that of the other. */
   readonly concatenates: boolean;
   /** The special tokens of tokenizer_config.json by name: bos_token, eos_token, … */
   readonly specialTokens: Readonly<Record<string, string>>;
@@ -105,10 +106,10 @@ export class Tokenizer {
     installPatterns(this.#inner);
     this.#largestId = largestId;
     this.#byteFallback = unigramByteFallback;
-    this.#cleanUp = config['clean_up_tokenization_spaces'] === true;
+    this.#cleansUp = config['clean_up_tokenization_spaces'] === true;
     // Bytes follow each other; other decoders look at neighbours for spaces.
     const decoder: unknown = 'decoder' in json ? json.decoder : null;
-    this.concatenates = isRecord(decoder) && decoder['type'] === 'ByteLevel' && !this.#cleanUp;
+    this.concatenates = isRecord(decoder) && decoder['type'] === 'ByteLevel';
     this.#limits = limits;
     this.#template = ChatTemplate.from(jinja, config['chat_template'], this.specialTokens, limits);
   }
@@ -263,17 +264,19 @@ export class Tokenizer {
       'tokenizer',
       `expected ids to be non-negative integers but received ${describe(bad)}`,
     );
-    return this.#decode(list, options.skipSpecialTokens ?? false, this.#cleanUp);
+    const text = this.#decode(list, options.skipSpecialTokens ?? false);
+    return this.#cleansUp ? cleanUp(text) : text;
   }
 
-  #decode(list: readonly number[], skipSpecialTokens: boolean, cleanUp: boolean): string {
+  /** The text before clean-up. */
+  #decode(list: readonly number[], skipSpecialTokens: boolean): string {
     // A model's vocabulary may be padded beyond the tokenizer's: such ids have no text.
     const known = list.filter((id) => this.#inner.id_to_token(id) !== undefined);
     if (known.length === 0) return '';
     return this.#guarded('decode', () =>
       this.#inner.decode(known, {
         skip_special_tokens: skipSpecialTokens,
-        clean_up_tokenization_spaces: cleanUp,
+        clean_up_tokenization_spaces: false,
       }),
     );
   }
@@ -366,14 +369,15 @@ export class Tokenizer {
   }
 
   /**
-   * @internal Turns ids that arrive one at a time into text, whole characters only; special tokens give none. `exact`: the text is that of
-   * the tokens, also where tokenizer_config.json has spaces before punctuation taken out.
+   * @internal Turns ids that arrive one at a time, after those of `context`, into text, whole characters only; special tokens give none. `exact`:
+   * the text is that of the tokens, also where tokenizer_config.json has spaces before punctuation taken out.
    */
   stream(context: readonly number[] = [], exact = false): TokenStream {
     return new TokenStream(
-      (ids) => this.#decode(ids, true, this.#cleanUp && !exact),
+      (ids) => this.#decode(ids, true),
       this.concatenates,
       context,
+      this.#cleansUp && !exact,
     );
   }
 

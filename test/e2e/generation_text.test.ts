@@ -79,6 +79,41 @@ test('a character of two bytes comes whole', async () => {
   expect((await run(accented, 'a', {})).pieces).toEqual(['', 'é', '']);
 });
 
+describe('a tokenizer that takes out spaces before punctuation', () => {
+  const tokenizerConfig = { clean_up_tokenization_spaces: true };
+  let listing: CausalLM;
+  beforeAll(async () => {
+    listing = await load([...byteIds('ab ,c.'), eos], { tokenizerConfig });
+  });
+
+  test('a space is held until it is certain, and nothing else is lost', async () => {
+    const { pieces, ids } = await run(listing, 'a', {});
+    expect(pieces).toEqual(['b', '', ',', 'c', '.', '']);
+    expect(listing.tokenizer.decode(ids, { skipSpecialTokens: true })).toBe('b,c.');
+  });
+
+  test('a space that is held appears at the length', async () => {
+    const { pieces, finishReason } = await run(listing, 'a', { maxNewTokens: 2 });
+    expect([pieces, finishReason]).toEqual([['b', ' '], 'length']);
+  });
+
+  test('a space that is held appears at the end-of-text token', async () => {
+    const ending = await load([...byteIds('ab '), eos], { tokenizerConfig });
+    expect((await run(ending, 'a', {})).pieces).toEqual(['b', '', ' ']);
+  });
+
+  test('stop strings are looked for in the text that is shown', async () => {
+    expect(await run(listing, 'a', { stop: 'b,c' })).toMatchObject({ text: '', finishReason: 'stop' });
+    expect(await run(listing, 'a', { stop: ' ,' })).toMatchObject({ text: 'b,c.', finishReason: 'stop' });
+    const spaced = await load([...byteIds('ab c'), eos], { tokenizerConfig });
+    expect(await run(spaced, 'a', { stop: 'b ' })).toMatchObject({ text: '', ids: byteIds('b c') });
+    expect(await run(spaced, 'a', { stop: 'b ', maxNewTokens: 2 })).toMatchObject({
+      text: '',
+      finishReason: 'stop',
+    });
+  });
+});
+
 test('no tokens are asked for', async () => {
   const { ids, text, finishReason } = await run(letters, 'a', { maxNewTokens: 0 });
   expect([ids, text, finishReason]).toEqual([[], '', 'length']);

@@ -33,8 +33,10 @@ export interface TinyModelOptions {
   config?: Record<string, unknown>;
   dtype?: 'F32' | 'BF16' | 'F16';
   seed?: number;
-  /** Default true. */
-  tokenizer?: boolean;
+  /** tokenizer.json. Default: true, that of `byteTokenizer()`. */
+  tokenizer?: boolean | object;
+  /** Keys of tokenizer_config.json that differ. */
+  tokenizerConfig?: Record<string, unknown>;
   chatTemplate?: string;
   generation?: Record<string, unknown>;
   /** Changes the tensors before they are written. */
@@ -128,11 +130,12 @@ export async function tinyModel(options: TinyModelOptions = {}): Promise<string>
   write('config.json', json);
   if (options.generation) write('generation_config.json', options.generation);
   if (options.tokenizer !== false) {
-    write('tokenizer.json', byteTokenizer());
+    write('tokenizer.json', typeof options.tokenizer === 'object' ? options.tokenizer : byteTokenizer());
     write('tokenizer_config.json', {
       bos_token: '<s>',
       eos_token: { content: '</s>', special: true },
       chat_template: options.chatTemplate ?? tinyTemplate,
+      ...options.tokenizerConfig,
     });
   }
   return dir;

@@ -48,8 +48,6 @@ test('a text of a data set ends with the end-of-text token of the tokenizer', as
 test('a stream of tokens gives the text of all of them, whatever their number is', async () => {
   const t = await load();
   expect(t.concatenates).toBe(true);
-  const cleaning = await load({ 'tokenizer_config.json': { clean_up_tokenization_spaces: true } });
-  expect(cleaning.concatenates).toBe(false);
   const ids = t.encode('do not stop , né 🙂 at all . 💡é💡 ok ? '.repeat(3), { addSpecialTokens: false });
   ids.splice(20, 0, 257); // a special token
   for (const start of [0, 1, 5, 27, 40]) {
