@@ -1,0 +1,115 @@
+/** Adapters that change between the requests of an engine, and DoRA among its rows. */
+import { binding } from '../../lib/native/calls';
+import {
+  addAdapters,
+  loadedModels,
+  oneByOne,
+  run,
+  text,
+  together,
+  type Wish,
+  wishes,
+} from '../support/engine_requests';
+import { fillAdapter } from '../support/fill_adapter';
+
+const load = loadedModels();
+
+test('a merged base gives what the adapter gave; so does the base after it', async () => {
+  const model = await load();
+  addAdapters(model);
+  const [wish] = wishes(1, () => ({ prompt: text(9, 4), temperature: 0 })) as [Wish];
+  const [base, adapted] = [
+    await run(model, { ...wish, adapter: null }),
+    await run(model, { ...wish, adapter: 'a0' }),
+  ];
+  await model.merge('a0');
+  expect((await run(model, { ...wish, adapter: null })).ids).toEqual(adapted.ids);
+  await model.unmerge();
+  expect((await run(model, { ...wish, adapter: null })).ids).toEqual(base.ids);
+});
+
+test('an adapter that is trained, scaled, removed and replaced between requests', async () => {
+  const model = await load();
+  addAdapters(model);
+  const wish: Wish = { prompt: text(9, 4), maxNewTokens: 12, temperature: 0, ignoreEos: true, adapter: 'a0' };
+  const seen = new Set<string>();
+  const ids = async (): Promise<number[]> => (await run(model, wish)).ids;
+  seen.add(String(await ids()));
+  model.adapters.get('a0')!.scale = -1;
+  seen.add(String(await ids()));
+  model.adapters.get('a0')!.scale = 1;
+  fillAdapter(model.adapters.get('a0')!, 77);
+  seen.add(String(await ids()));
+  await model.removeAdapter('a0');
+  fillAdapter(model.addAdapter({ r: 9, targetModules: 'all-linear' }, { name: 'a0' }), 5);
+  seen.add(String(await ids()));
+  expect(seen.size).toBe(4);
+});
+
+test('rows with DoRA, LoRA and no adapter share the steps, also after each of them was trained', async () => {
+  const model = await load();
+  addAdapters(model);
+  const all = wishes(4, (i) => ({
+    adapter: ['a2', 'a0', null, 'a2'][i]!,
+    prompt: text(5, i),
+    maxNewTokens: 12,
+    temperature: 1,
+  }));
+  const alone = await oneByOne(model, all);
+  const stepsOf = async (): Promise<number> => {
+    const { steps } = model.engineStats();
+    expect(await together(model, all)).toEqual(alone);
+    return model.engineStats().steps - steps;
+  };
+  expect(await stepsOf()).toBeLessThan(20); // 11 of each, which begin one after the other
+  for (const [i, name] of ['a0', 'a2'].entries()) fillAdapter(model.adapters.get(name)!, 20 + i, 0.3);
+  const before = alone.splice(0);
+  alone.push(...(await oneByOne(model, all)));
+  for (const i of [0, 1, 3]) expect(alone[i]).not.toEqual(before[i]);
+  expect(alone[2]).toEqual(before[2]);
+  expect(await stepsOf()).toBeLessThan(20);
+  const config = { r: 3, targetModules: 'all-linear', useDora: true } as const;
+  model.addAdapter(config, { name: 'fresh' }).loadStateDict(model.adapters.get('a2')!.stateDict());
+  model.setAdapter(null);
+  expect((await run(model, { ...all[0]!, adapter: 'fresh' })).ids).toEqual(alone[0]);
+});
+
+test('the factors of a DoRA adapter follow its scale', async () => {
+  const model = await load();
+  addAdapters(model);
+  const adapter = model.adapters.get('a2')!;
+  const logprobs = async (scale: number): Promise<unknown[]> => {
+    adapter.scale = scale;
+    const seen = [];
+    const options = { adapter: 'a2', maxNewTokens: 6, logprobs: 0, ignoreEos: true };
+    for await (const { logprob } of model.generate(text(5, 1), options)) seen.push(logprob);
+    return seen;
+  };
+  const whole = await logprobs(1);
+  const half = await logprobs(0.5);
+  whole.forEach((value, i) => expect(half[i]).not.toBe(value));
+  expect(await logprobs(1)).toEqual(whole);
+});
+
+test('a DoRA adapter that changes between two steps has its norms computed once, and no step is recorded again', async () => {
+  const model = await load();
+  addAdapters(model);
+  const adapter = model.adapters.get('a2')!;
+  const native = binding();
+  const seen: string[] = [];
+  for (const name of ['beginRecording', 'endRecording', 'reduceSum'] as const) {
+    const original = native[name].bind(native) as (...args: unknown[]) => unknown;
+    jest.spyOn(native, name).mockImplementation((...args: unknown[]) => {
+      seen.push(name);
+      return original(...args) as never;
+    });
+  }
+  let tokens = 0;
+  for await (const _ of model.generate(text(5, 1), { adapter: 'a2', maxNewTokens: 8, ignoreEos: true }))
+    if (++tokens === 3) {
+      seen.length = 0;
+      adapter.loadStateDict(adapter.stateDict());
+    }
+  jest.restoreAllMocks();
+  expect(seen.join(' ')).toMatch(/^(reduceSum ?)+$/);
+});
