@@ -1,6 +1,6 @@
 /** One sequence that is generated: its tokens, its pages, and what its consumer has not fetched yet. */
+import type { TokenConstraint } from '../grammar/constraint';
 import type { Adapter } from '../peft/adapter';
-import type { TokenConstraint } from './constraint';
 import { StopStrings } from '../text/stop_strings';
 import type { TokenStream } from '../text/token_stream';
 import { LogitAdjuster } from './logit_adjuster';

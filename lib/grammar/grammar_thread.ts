@@ -1,7 +1,7 @@
 /** The thread that says which tokens may come next in texts that follow a grammar. */
 import { Worker } from 'node:worker_threads';
-import type { TokenConstraint } from '../engine/constraint';
 import { LoRAError } from '../errors';
+import type { TokenConstraint } from './constraint';
 import { packagePath } from './package';
 import script from './matcher.worker.js';
 import type { Vocabulary } from './vocabulary';

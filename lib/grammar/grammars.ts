@@ -1,8 +1,9 @@
 /** The texts of a model that follow a grammar. */
-import type { TokenConstraint } from '../engine/constraint';
 import type { Tokenizer } from '../text/tokenizer';
 import { inSlices } from '../tensor/pace';
+import type { TokenConstraint } from './constraint';
 import { GrammarThread } from './grammar_thread';
+import { vocabularyOf } from './vocabulary';
 
 export class Grammars {
   readonly #vocabSize: number;
@@ -51,7 +52,7 @@ export class Grammars {
   }
 
   async #begin(tokenizer: Tokenizer): Promise<GrammarThread> {
-    return new GrammarThread(await inSlices(tokenizer.vocabulary(this.#vocabSize, this.#stop)));
+    return new GrammarThread(await inSlices(vocabularyOf(tokenizer.library, this.#vocabSize, this.#stop)));
   }
 
   /** Ends the thread. */

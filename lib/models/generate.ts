@@ -1,9 +1,9 @@
 /** Text generation as a program sees it: a prompt goes in, tokens and a result come out. */
 import { LoRAError } from '../errors';
-import type { TokenConstraint } from '../engine/constraint';
 import type { Engine } from '../engine/engine';
 import type { GeneratedToken, Request } from '../engine/request';
 import { tokenLimit, type GenerationPlan } from '../engine/sampling';
+import type { TokenConstraint } from '../grammar/constraint';
 import type { Adapter } from '../peft/adapter';
 import type { ChatMessage } from '../text/chat';
 import type { Tokenizer } from '../text/tokenizer';

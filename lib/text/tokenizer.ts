@@ -10,10 +10,9 @@ import { check, checkAttached, checkOptions, checkSignal, describe } from '../va
 import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
 import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';
-import { vocabularyOf, type Vocabulary } from '../grammar/vocabulary';
 import { TokenStream } from './token_stream';
 import type { Turns } from './turns';
-import { insideOf, installPatterns } from './library';
+import { insideOf, installPatterns, type Library } from './library';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
 
 /** The options of {@link Tokenizer.encode}. */
@@ -204,7 +203,7 @@ export class Tokenizer {
   *#encode(text: string, options: EncodeOptions): Generator<void, number[], void> {
     check(typeof text === 'string', op, `expected text to be a string but received ${describe(text)}`);
     checkOptions(op, options, ['addSpecialTokens']);
-    const library = insideOf(this.#inner);
+    const { library } = this;
     const addSpecialTokens = options.addSpecialTokens ?? true;
     let tokens: string[];
     try {
@@ -381,8 +380,8 @@ export class Tokenizer {
     );
   }
 
-  /** @internal What each token adds to a text. */
-  vocabulary(vocabSize: number, stop: readonly number[]): Generator<void, Vocabulary, void> {
-    return vocabularyOf(insideOf(this.#inner), vocabSize, stop);
+  /** @internal Its decoder, its vocabulary and its other parts. */
+  get library(): Library {
+    return insideOf(this.#inner);
   }
 }
