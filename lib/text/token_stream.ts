@@ -5,32 +5,44 @@ const REPLACEMENT = '\uFFFD';
 /** How many tokens of the past are decoded again, so that spaces between tokens come out right. */
 const CONTEXT = 6;
 
+/** What a stream knows of its tokenizer, and where it begins. */
+export interface Streaming {
+  /** The text of ids, before clean-up. */
+  readonly text: (ids: readonly number[]) => string;
+  /** Whether an id has no text, next to whichever others. */
+  readonly silent: (id: number) => boolean;
+  /** Whether the text of several tokens is that of each. */
+  readonly concatenates: boolean;
+  /** Whether the text that comes after the context is cleaned up. */
+  readonly cleansUp: boolean;
+  /** The tokens before the first one. */
+  readonly context: readonly number[];
+}
+
 export class TokenStream {
-  readonly #text: (ids: readonly number[]) => string;
+  readonly #text: Streaming['text'];
+  readonly #silent: Streaming['silent'];
   /** How many tokens of the past decide about the text of the next one. */
   readonly #context: number;
-  /** Tokens whose text is out already, kept as context, then those whose text is not. */
-  #ids: number[];
+  /** Tokens whose text is out already, kept as context, then those whose text is not. Silent ones are left out: the first space of a list may be no text. */
+  #ids: number[] = [];
   /** The text of those whose text is out; undefined where it is not known yet. */
   #before: string | undefined;
   /** Absent: the text stays as it is. */
   readonly #cleanUp: CleanUpStream | undefined;
 
-  /** `text`: before clean-up. `concatenates`: that of several tokens is that of each. `cleansUp`: the text that comes after the context is cleaned up. */
-  constructor(
-    text: (ids: readonly number[]) => string,
-    concatenates: boolean,
-    context: readonly number[],
-    cleansUp: boolean,
-  ) {
+  constructor({ text, silent, concatenates, cleansUp, context }: Streaming) {
     this.#text = text;
+    this.#silent = silent;
     this.#context = concatenates ? 0 : CONTEXT;
-    this.#ids = context.slice(-CONTEXT);
+    for (let i = context.length; i-- > 0 && this.#ids.length < CONTEXT;)
+      if (!silent(context[i]!)) this.#ids.unshift(context[i]!);
     this.#cleanUp = cleansUp ? new CleanUpStream() : undefined;
   }
 
   /** Text that became certain with this id; '' while a character is unfinished. */
   push(id: number): string {
+    if (this.#silent(id)) return '';
     const fresh = this.#fresh(id);
     return this.#cleanUp?.push(fresh) ?? fresh;
   }

@@ -85,6 +85,7 @@ export class Tokenizer {
   readonly #cleansUp: boolean;
   readonly #byteFallback: boolean;
   readonly #largestId: number;
+  readonly #specials: ReadonlySet<string>;
   /** @internal Whether the text of two lists of whole characters, before clean-up, is that of one after that of the other. */
   readonly concatenates: boolean;
   /** The special tokens of tokenizer_config.json by name: bos_token, eos_token, … */
@@ -103,6 +104,7 @@ export class Tokenizer {
     this.specialTokens = specialTokens(config);
     this.#inner = new HuggingFaceTokenizer(json, config);
     installPatterns(this.#inner);
+    this.#specials = new Set(this.library.special_tokens);
     this.#largestId = largestId;
     this.#byteFallback = unigramByteFallback;
     this.#cleansUp = config['clean_up_tokenization_spaces'] === true;
@@ -372,12 +374,16 @@ export class Tokenizer {
    * the text is that of the tokens, also where tokenizer_config.json has spaces before punctuation taken out.
    */
   stream(context: readonly number[] = [], exact = false): TokenStream {
-    return new TokenStream(
-      (ids) => this.#decode(ids, true),
-      this.concatenates,
+    return new TokenStream({
+      text: (ids) => this.#decode(ids, true),
+      silent: (id) => {
+        const token = this.#inner.id_to_token(id);
+        return token === undefined || this.#specials.has(token);
+      },
+      concatenates: this.concatenates,
+      cleansUp: this.#cleansUp && !exact,
       context,
-      this.#cleansUp && !exact,
-    );
+    });
   }
 
   /** @internal Its decoder, its vocabulary and its other parts. */

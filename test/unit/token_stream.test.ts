@@ -84,6 +84,17 @@ describe.each(kinds)('%s', (_, json, size) => {
     );
   });
 
+  test('special tokens, however many, take no space from what follows them', async () => {
+    const tokenizer = await load(json, false);
+    const word = tokenizer.encode(' a', { addSpecialTokens: false });
+    const list = [...word, ...Array<number>(20).fill(257), ...word];
+    const text = tokenizer.decode(list, { skipSpecialTokens: true });
+    const stream = tokenizer.stream();
+    expect(list.map((one) => stream.push(one)).join('')).toBe(text);
+    const rest = tokenizer.stream(list.slice(0, -word.length));
+    expect(text.endsWith(word.map((one) => rest.push(one)).join(''))).toBe(true);
+  });
+
   test('a stream that is exact leaves the spaces', async () => {
     const [raw, cleaning] = [await load(json, false), await load(json, true)];
     fc.assert(
