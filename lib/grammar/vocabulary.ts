@@ -53,10 +53,19 @@ function decodersOf(decoder: unknown): Record<string, unknown>[] {
 function spellingsOf(decoder: unknown): [Spelling, added: Spelling] {
   const decoders = decodersOf(decoder);
   const types = decoders.map(({ type }) => type);
-  const space = decoders.map(spaceOf).find((text) => text !== undefined);
   if (types.length === 1 && types[0] === 'ByteLevel') return [byteLevel(), spell];
-  const known = ['Metaspace', 'Replace', 'ByteFallback', 'Fuse', 'Strip'];
-  if (space !== undefined && types.every((type) => known.includes(type as string))) {
+  const spaces = decoders.map(spaceOf);
+  const [space, ...others] = spaces.filter((text) => text !== undefined);
+  const fused = types.indexOf('Fuse');
+  const known = decoders.every(
+    ({ type, content }, i) =>
+      spaces[i] !== undefined ||
+      type === 'ByteFallback' ||
+      type === 'Fuse' ||
+      // Spaces around the whole text; before Fuse they would be those around each token.
+      (type === 'Strip' && content === ' ' && fused >= 0 && fused < i),
+  );
+  if (space !== undefined && others.length === 0 && known) {
     const spelling = pieces(space, types.includes('ByteFallback'));
     return [spelling, spelling];
   }

@@ -60,13 +60,17 @@ export type Trie = TrieNode;
 
 export const insideOf = (tokenizer: HuggingFaceTokenizer): Library => tokenizer as unknown as Library;
 
-/** Puts the engines that checkTokenizerJson made into the place of the patterns. */
-export function installPatterns(tokenizer: HuggingFaceTokenizer): void {
+/** As decoders of bytes need it: with U+FEFF at the beginning of the bytes, which the library's own leaves out for byte fallback. */
+const utf8 = new TextDecoder('utf-8', { ignoreBOM: true });
+
+/** Puts the engines that checkTokenizerJson made into the place of the patterns, and that decoder into the place of the library's. */
+export function installParts(tokenizer: HuggingFaceTokenizer): void {
   const visit = (part: unknown): void => {
     if (typeof part !== 'function' && !isRecord(part)) return;
     const component = part as unknown as Record<string, unknown> & { config?: Record<string, unknown> };
     const linear = component.config?.[linearField];
     if (linear !== undefined) component['pattern'] = linear;
+    if ('text_decoder' in component) component['text_decoder'] = utf8;
     for (const list of ['normalizers', 'tokenizers', 'decoders'])
       if (Array.isArray(component[list])) for (const one of component[list] as unknown[]) visit(one);
   };

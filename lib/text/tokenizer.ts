@@ -12,7 +12,7 @@ import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';
 import { TokenStream } from './token_stream';
 import type { Turns } from './turns';
-import { insideOf, installPatterns, type Library } from './library';
+import { insideOf, installParts, type Library } from './library';
 import { checkTokenizerJson, type CheckedTokenizer } from './tokenizer_json';
 
 /** The options of {@link Tokenizer.encode}. */
@@ -103,7 +103,7 @@ export class Tokenizer {
     this.directory = directory;
     this.specialTokens = specialTokens(config);
     this.#inner = new HuggingFaceTokenizer(json, config);
-    installPatterns(this.#inner);
+    installParts(this.#inner);
     this.#specials = new Set(this.library.special_tokens);
     this.#largestId = largestId;
     this.#byteFallback = unigramByteFallback;

@@ -2,15 +2,26 @@
 import { rmSync } from 'node:fs';
 import { CausalLM, type GenerateOptions, type JsonSchema } from '../../lib/index';
 import { byteIds, chainModel, eos } from '../support/chain_model';
+import { pieceCount, pieceTokenizer } from '../support/piece_tokenizer';
+import { describeWithData } from '../support/shared_data';
 import { tinyModel } from '../support/tiny_model';
 
+/** Byte-level. */
 let model: CausalLM;
+/** Pieces and bytes, as SentencePiece has them; the vocabulary of the model is padded. */
+let pieces: CausalLM;
 beforeAll(async () => {
-  model = await CausalLM.fromPretrained(await tinyModel({ config: { max_position_embeddings: 1024 } }));
+  const config = { max_position_embeddings: 1024 };
+  model = await CausalLM.fromPretrained(await tinyModel({ config }));
+  pieces = await CausalLM.fromPretrained(
+    await tinyModel({ config: { ...config, vocab_size: pieceCount + 3 }, tokenizer: pieceTokenizer() }),
+  );
 });
 afterAll(async () => {
-  await model.dispose();
-  rmSync(model.directory, { recursive: true });
+  for (const one of [model, pieces]) {
+    await one.dispose();
+    rmSync(one.directory, { recursive: true });
+  }
 });
 
 const prompt = [5, 6, 7, 8];
@@ -23,6 +34,7 @@ const cases: [name: string, schema: JsonSchema, holds: (value: unknown) => boole
     { enum: ['red', 7, null, { é: [1] }] },
     (v) => ['red', 7, null].includes(v as null) || keys(v)[0] === 'é',
   ],
+  ['characters of several bytes', { const: '\ufeffé字� 🙂' }, (v) => v === '\ufeffé字� 🙂'],
   [
     'an object',
     {
@@ -77,14 +89,54 @@ const cases: [name: string, schema: JsonSchema, holds: (value: unknown) => boole
   ],
 ];
 
-test.each(cases)('%s: every text that ends is valid', async (_, jsonSchema, holds) => {
-  const { choices } = await model.generate(prompt, { ...hot, jsonSchema, n: 8, seed: 1 });
+/** Draws eight texts: those that end are valid, and at least one does. The pieces of a stream are the text. */
+async function expectValid(
+  drawn: CausalLM,
+  options: GenerateOptions,
+  holds: (value: unknown) => boolean,
+): Promise<void> {
+  const handle = drawn.generate(prompt, { ...options, n: 8, seed: 1 });
+  const streamed = Array.from({ length: 8 }, () => '');
+  for await (const { text, index } of handle) streamed[index!] += text;
+  const { choices } = await handle.result;
+  expect(choices!.map(({ text }) => text)).toEqual(streamed);
   const ended = choices!.filter(({ finishReason }) => finishReason === 'stop');
   expect(ended.length).toBeGreaterThan(0);
-  for (const { text } of ended) {
-    const value: unknown = JSON.parse(text);
-    expect([text, holds(value)]).toEqual([text, true]);
-  }
+  for (const { text } of ended) expect([text, holds(JSON.parse(text))]).toEqual([text, true]);
+}
+
+describe.each([
+  ['byte-level', () => model],
+  ['pieces and bytes', () => pieces],
+])('%s', (_, drawn) => {
+  test.each(cases)('%s: every text that ends is valid', async (_, jsonSchema, holds) => {
+    await expectValid(drawn(), { ...hot, jsonSchema }, holds);
+  });
+});
+
+describeWithData('stories260K, which was trained with SentencePiece', 'models/stories260K', (dir) => {
+  let stories: CausalLM;
+  beforeAll(async () => {
+    stories = await CausalLM.fromPretrained(dir);
+  });
+  afterAll(() => stories.dispose());
+
+  test.each(cases)('%s: every text that ends is valid', async (_, jsonSchema, holds) => {
+    await expectValid(stories, { ...hot, jsonSchema }, holds);
+  });
+
+  test('greedy texts are made of its pieces', async () => {
+    const { text, ids } = await stories.generate('Once upon a time, there was a little girl named', {
+      temperature: 0,
+      jsonSchema: {
+        type: 'object',
+        properties: { name: { type: 'string', maxLength: 20 } },
+        required: ['name'],
+      },
+    });
+    expect(JSON.parse(text)).toEqual({ name: expect.any(String) as string });
+    expect(ids.length).toBeLessThan(text.length);
+  });
 });
 
 test('a text is the same alone and among texts with other schemas and with none', async () => {

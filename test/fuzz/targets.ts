@@ -22,7 +22,7 @@ import { fromPeftJson, toPeftJson } from '../../lib/peft/config';
 import { resolveTargets } from '../../lib/peft/matching';
 import { ChatTemplate } from '../../lib/text/chat';
 import { encodeSteps } from '../../lib/text/encode_steps';
-import { insideOf, installPatterns } from '../../lib/text/library';
+import { insideOf, installParts } from '../../lib/text/library';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
 import { fileOf } from '../support/safetensors_bytes';
@@ -209,12 +209,13 @@ export const targets: Readonly<Record<string, Target>> = {
         tokenizer.decode([0, tokenizer.vocabSize, 5]);
         const stream = tokenizer.stream(ids);
         for (const id of ids.slice(0, 50)) stream.push(id);
+        stream.flush();
       }
       same(ids.join(), (await tokenizer.encodeAsync(sample)).join());
       // In steps, as long texts are, and in the library's one call.
       const checked = checkTokenizerJson(parseJson(whole, 'tokenizer.json'), 'tokenizer.json');
       const library = new HuggingFaceTokenizer(checked.json, parseJson(config, 'config') ?? {});
-      installPatterns(library);
+      installParts(library);
       const steps = atOnce(encodeSteps(insideOf(library), sample, true));
       same(JSON.stringify(steps), JSON.stringify(library.encode(sample).tokens));
       if (tokenizer.hasChatTemplate) tokenizer.applyChatTemplate(conversation);
