@@ -1,4 +1,4 @@
-// Runs web-xgrammar, in a thread of its own: compiling a grammar for a large vocabulary takes from a tenth of a second to many seconds.
+// Runs web-xgrammar, in a thread of its own: compiling a grammar for a large vocabulary takes milliseconds to seconds.
 // Each message is a list of commands; each command is answered, in its order: { id, bits } or { id, error }.
 //
 // The package's script expects a browser or a CommonJS module. Its package.json calls it an ES module, in which it finds neither
