@@ -1,8 +1,10 @@
 #include "backend/cpu/logit_rows.h"
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 #include <limits>
+#include <utility>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "backend/cpu/logit_rows.cc"
@@ -100,6 +102,22 @@ namespace {
 HWY_EXPORT(RunScanLogits);
 HWY_EXPORT(RunSumWeights);
 
+// A rank has three digits, of 11, 11 and 10 bits.
+constexpr size_t kDigitBits = 11, kDigits = 3;
+constexpr size_t kDigitSize = size_t{1} << kDigitBits;
+static_assert(kDigits * kDigitSize == kRankCounts && kDigits * kDigitBits >= 32);
+
+// Clearing and summing the counts of digits takes longer than comparing so few tokens.
+constexpr size_t kFewToSort = 128;
+
+size_t Digit(uint32_t rank, size_t digit) { return (rank >> (digit * kDigitBits)) % kDigitSize; }
+
+// Equal logits have equal ranks: the sum makes +0 of −0.
+uint32_t RankOf(float logit) {
+  const auto bits = std::bit_cast<uint32_t>(logit + 0.0f);
+  return (bits >> 31) != 0 ? bits : bits ^ 0x7fffffffu;
+}
+
 }  // namespace
 
 LogitScan ScanLogits(const float* logits, size_t n, float* chunk_largest) {
@@ -130,6 +148,32 @@ size_t CollectFrom(float least, const float* logits, size_t n, const float* chun
     }
   }
   return count;
+}
+
+void SortFromLargest(const float* logits, int32_t* ids, size_t count, RankedToken* from,
+                     RankedToken* to, uint32_t* counts) {
+  if (count < kFewToSort) {
+    std::sort(ids, ids + count, [logits](int32_t a, int32_t b) {
+      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+    });
+    return;
+  }
+  // Radix sort from the lowest digit. Each pass keeps the order of equal digits, so ids still rise
+  // among equal logits.
+  std::fill_n(counts, kRankCounts, 0u);
+  for (size_t i = 0; i < count; ++i) {
+    from[i] = {RankOf(logits[ids[i]]), ids[i]};
+    for (size_t d = 0; d < kDigits; ++d) ++counts[d * kDigitSize + Digit(from[i].rank, d)];
+  }
+  for (size_t d = 0; d < kDigits; ++d) {
+    uint32_t* const places = counts + d * kDigitSize;
+    if (places[Digit(from[0].rank, d)] == count) continue;  // all have this digit
+    uint32_t place = 0;
+    for (size_t i = 0; i < kDigitSize; ++i) place += std::exchange(places[i], place);
+    for (size_t i = 0; i < count; ++i) to[places[Digit(from[i].rank, d)]++] = from[i];
+    std::swap(from, to);
+  }
+  for (size_t i = 0; i < count; ++i) ids[i] = from[i].id;
 }
 
 }  // namespace lora::cpu

@@ -33,4 +33,16 @@ float LowerBoundOfTop(const float* chunk_largest, size_t n, size_t k, float* cop
 size_t CollectFrom(float least, const float* logits, size_t n, const float* chunk_largest,
                    int32_t* ids);
 
+// A token whose rank rises where its logit falls.
+struct RankedToken {
+  uint32_t rank;
+  int32_t id;
+};
+constexpr size_t kRankCounts = 3 * 2048;
+
+// Sorts ids, which rise, by larger logit, then by smaller id. There is no NaN among the logits.
+// `from` and `to` have room for the ids, `counts` for kRankCounts.
+void SortFromLargest(const float* logits, int32_t* ids, size_t count, RankedToken* from,
+                     RankedToken* to, uint32_t* counts);
+
 }  // namespace lora::cpu

@@ -1,12 +1,13 @@
 // Draws one row per task by the rules of core/maths/sampling.h.
 //
 // SampleRow weighs every token in double, one after the other, and costs a millisecond for 50,000
-// tokens. Here only tokens that can matter are weighed so: those among the largest chunks of the
-// row, sorted, in the same order and with the same sums. Where the sum of all weights is needed, it
-// is computed in vectors; it errs in another way than SampleRow's, and a decision that is closer
-// than both errors together is left to SampleRow. So the tokens are always those of SampleRow.
+// tokens. Here only tokens that can matter are weighed so: the likeliest ones, sorted, in the same
+// order and with the same sums. Where the sum of all weights is needed, it is computed in vectors;
+// it errs in another way than SampleRow's, and a decision that is closer than both errors together
+// is left to SampleRow. So the tokens are always those of SampleRow.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <optional>
 
@@ -20,14 +21,19 @@
 namespace lora::cpu {
 namespace {
 
+constexpr float kLowest = std::numeric_limits<float>::lowest();
+constexpr size_t kFewTokens = 64;  // top_p looks for its mass among about as many first
+
 // The scratch of one thread.
 struct RowScratch {
   float* logits = nullptr;  // where they are not f32 already
   float* chunk_largest;     // [chunks]
   float* chunk_copy;        // [chunks]
   double* chunk_sums;       // [chunks]
-  std::byte* draw;          // of SampleRow, or the ids and the weights of candidates
+  std::byte* draw;          // of SampleRow, or the weights and the ids of candidates
   size_t draw_bytes;
+  RankedToken* ranked;    // [vocab]
+  uint32_t* rank_counts;  // [kRankCounts]
 
   RowScratch(const SampleArgs& args, Arena& arena)
       : draw_bytes(SampleRowScratchBytes(args.logits.dim(1))) {
@@ -37,6 +43,8 @@ struct RowScratch {
     chunk_copy = arena.Take<float>(LogitChunks(vocab));
     chunk_sums = arena.Take<double>(LogitChunks(vocab));
     draw = arena.Take<std::byte>(draw_bytes);
+    ranked = arena.Take<RankedToken>(vocab);
+    rank_counts = arena.Take<uint32_t>(kRankCounts);
   }
 };
 
@@ -59,11 +67,11 @@ class RowDraw {
         weights_(reinterpret_cast<double*>(scratch.draw)),
         ids_(reinterpret_cast<int32_t*>(weights_ + vocab)) {}
 
-  // Returns nothing where the draw is too close, or better left to SampleRow.
+  // Returns nothing where a decision is too close.
   std::optional<int32_t> Draw() {
     const double u = sampling_.Uniform();
     if (sampling_.top_k > 0 && static_cast<size_t>(sampling_.top_k) < vocab_) {
-      if (!TakeTopK()) return std::nullopt;
+      TakeTopK();
       if (sampling_.top_p < 1) LimitByTopP();
     } else if (sampling_.top_p < 1) {
       if (!TakeTopP()) return std::nullopt;
@@ -91,26 +99,25 @@ class RowDraw {
     return std::accumulate(scratch_.chunk_sums, scratch_.chunk_sums + LogitChunks(vocab_), 0.0);
   }
 
-  // Makes ids_ the `count_` tokens of a logit ≥ least, and weights_ their weights, in order.
+  // Makes ids_ the `count_` tokens of a logit ≥ least, in order. Those of −∞ are never drawn.
   void TakeFrom(float least) {
-    count_ = CollectFrom(least, logits_, vocab_, scratch_.chunk_largest, ids_);
-    Sort();
+    count_ = CollectFrom(std::max(least, kLowest), logits_, vocab_, scratch_.chunk_largest, ids_);
+    // Weights are computed of tokens in order, so their room is free.
+    static_assert(sizeof(RankedToken) == sizeof(double));
+    SortFromLargest(logits_, ids_, count_, reinterpret_cast<RankedToken*>(weights_),
+                    scratch_.ranked, scratch_.rank_counts);
   }
-  void Sort() {
-    std::sort(ids_, ids_ + count_, [this](int32_t a, int32_t b) {
-      return logits_[a] != logits_[b] ? logits_[a] > logits_[b] : a < b;
-    });
-    for (size_t i = 0; i < count_; ++i) weights_[i] = Weight(ids_[i]);
+  float LeastOfTop(size_t k) const {
+    return LowerBoundOfTop(scratch_.chunk_largest, vocab_, k, scratch_.chunk_copy);
   }
   void SumInOrder() { total_ = std::accumulate(weights_, weights_ + count_, 0.0); }
 
-  bool TakeTopK() {
+  void TakeTopK() {
     const auto k = static_cast<size_t>(sampling_.top_k);
-    if (k > LogitChunks(vocab_)) return false;
-    TakeFrom(LowerBoundOfTop(scratch_.chunk_largest, vocab_, k, scratch_.chunk_copy));
-    count_ = k;
+    TakeFrom(k <= LogitChunks(vocab_) ? LeastOfTop(k) : kLowest);
+    count_ = std::min(k, count_);
+    for (size_t i = 0; i < count_; ++i) weights_[i] = Weight(ids_[i]);
     SumInOrder();
-    return true;
   }
 
   void LimitByTopP() {
@@ -125,15 +132,12 @@ class RowDraw {
   bool TakeTopP() {
     const double total = SumAll(), margin = Margin(total);
     const double enough = static_cast<double>(sampling_.top_p) * total;
-    const size_t chunks = LogitChunks(vocab_);
-    for (size_t candidates = 64;; candidates *= 8) {
-      const bool all = candidates > chunks;
-      if (all && chunks > 64) return false;  // so flat a row is better taken from a heap
-      TakeFrom(
-          all ? -std::numeric_limits<float>::infinity()
-              : LowerBoundOfTop(scratch_.chunk_largest, vocab_, candidates, scratch_.chunk_copy));
+    // As a rule a few tokens are enough. If not, those that seem to be, and then all.
+    TakeFrom(LeastOfTop(std::min(kFewTokens, LogitChunks(vocab_))));
+    for (int attempt = 0;; ++attempt) {
       double sum = 0;
       for (size_t i = 0; i < count_; ++i) {
+        weights_[i] = Weight(ids_[i]);
         sum += weights_[i];
         if (std::fabs(sum - enough) <= margin) return false;
         if (sum > enough) {
@@ -142,8 +146,36 @@ class RowDraw {
           return true;
         }
       }
-      if (all) return false;
+      if (attempt == 2) return false;
+      TakeFrom(attempt == 0 ? LeastOfShare((enough - sum) / (total - sum)) : kLowest);
     }
+  }
+
+  // Returns a logit such that the tokens down to it probably have `share` of all weight that is not
+  // in the order, by what some of them weigh.
+  float LeastOfShare(double share) const {
+    // Bucket i is of the logits that are i to i + 1 widths below those in the order.
+    constexpr size_t kBuckets = 1024, kStride = 8;
+    static_assert(kBuckets <= kRankCounts);
+    uint32_t* const counts = scratch_.rank_counts;
+    std::fill_n(counts, kBuckets, 0u);
+    const float above = logits_[ids_[count_ - 1]], width = sampling_.temperature / 16;
+    for (size_t i = 0; i < vocab_; i += kStride) {
+      if (!(logits_[i] < above)) continue;
+      ++counts[static_cast<size_t>(std::min((above - logits_[i]) / width, float{kBuckets - 1}))];
+    }
+    const double fall = std::exp(-1.0 / 16);
+    double all = 0, weight = 1;
+    for (size_t i = 0; i < kBuckets; ++i, weight *= fall) all += counts[i] * weight;
+    // A little more, since few were counted, but not all.
+    const double enough = all * (share + std::min(0.1 * share, 0.4 * (1 - share)));
+    double sum = 0;
+    weight = 1;
+    for (size_t i = 0; i + 1 < kBuckets; ++i, weight *= fall) {
+      sum += counts[i] * weight;
+      if (sum > enough) return above - static_cast<float>(i + 1) * width;
+    }
+    return kLowest;
   }
 
   void TakeMinP() {
@@ -151,14 +183,15 @@ class RowDraw {
     const double distance = temperature * std::log(static_cast<double>(sampling_.min_p));
     // A little lower, so that no token is missed for a rounding.
     const double slack = 1e-6 * (std::fabs(largest) + std::fabs(distance));
-    const double least =
-        std::max(largest + distance - slack, double{-std::numeric_limits<float>::max()});
-    count_ = CollectFrom(static_cast<float>(least), logits_, vocab_, scratch_.chunk_largest, ids_);
-    count_ = static_cast<size_t>(
-        std::partition(ids_, ids_ + count_,
-                       [this](int32_t id) { return Weight(id) >= double{sampling_.min_p}; }) -
-        ids_);
-    Sort();
+    TakeFrom(static_cast<float>(std::max(largest + distance - slack, double{kLowest})));
+    size_t kept = 0;
+    for (size_t i = 0; i < count_; ++i) {
+      const double weight = Weight(ids_[i]);
+      if (weight < double{sampling_.min_p}) continue;
+      ids_[kept] = ids_[i];
+      weights_[kept++] = weight;
+    }
+    count_ = kept;
   }
 
   void LimitByMinP() {

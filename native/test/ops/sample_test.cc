@@ -84,6 +84,46 @@ TEST_CASE("sample: large rows, peaked and flat, with ties and sums that meet the
   check(masked);
 }
 
+// Rows of which top_p, top_k or min_p keep thousands of tokens, or most.
+TEST_CASE("sample: many tokens kept of flat, nearly flat, equal and masked rows") {
+  if (Tested().emulated) return;  // its rows are short
+  const int64_t n = 16, vocab = 20011;
+  const auto check = [&](const char* what, const Tensor& logits) {
+    CAPTURE(what);
+    uint64_t seed = 11;
+    for (const float temperature : {1.0f, 5.0f}) {
+      for (const SampleRules& rules :
+           {SampleRules{temperature, 0, 0.9f}, SampleRules{temperature, 0, 0.99f},
+            SampleRules{temperature, 0, 0.3f}, SampleRules{temperature, 0, 0.9f, 0.05f},
+            SampleRules{temperature, 0, 0.9f, 0.6f}, SampleRules{temperature, 3000, 1},
+            SampleRules{temperature, 15000, 0.8f}, SampleRules{temperature, 3000, 0.8f, 0.1f},
+            SampleRules{temperature, 0, 1, 0.05f}, SampleRules{temperature, 0, 1, 0.6f}}) {
+        CAPTURE(temperature);
+        CAPTURE(rules.top_k);
+        CAPTURE(rules.top_p);
+        CAPTURE(rules.min_p);
+        CheckDraws(logits, SampleRows(n, rules, seed++, 0));
+      }
+    }
+  };
+  check("flat", Normal(DType::kF32, {n, vocab}, 1, 0.1));
+  check("nearly flat", Normal(DType::kF32, {n, vocab}, 2, 1));
+  check("between", Normal(DType::kF32, {n, vocab}, 3, 3));
+  check("few values", Integers(DType::kF32, {n, vocab}, 4));
+  check("equal", Full(DType::kF32, {n, vocab}, -2));
+  Tensor zeros = Full(DType::kF32, {n, vocab}, 0);
+  for (int64_t i = 0; i < n * vocab; i += 3) zeros.Set(i, -0.0);
+  check("zeros of both signs", zeros);
+  // One token far above a flat rest: none of the first candidates are enough, then most are.
+  Tensor outlier = Normal(DType::kF32, {n, vocab}, 5, 0.01);
+  for (int64_t row = 0; row < n; ++row) outlier.Set(row * vocab + 77 * row, 9);
+  check("outlier", outlier);
+  Tensor masked = Normal(DType::kF32, {n, vocab}, 6, 1);
+  for (int64_t i = 0; i < n * vocab; ++i)
+    if (i % 31 != 0 && i % 8 != 0) masked.Set(i, -kInfinity);
+  check("masked", masked);
+}
+
 TEST_CASE("sample: a row's token depends on its own seed, step and logits alone") {
   const int64_t n = 6, vocab = 33;
   const Tensor row = Normal(DType::kF32, {1, vocab}, 7);
