@@ -25,9 +25,38 @@ constexpr size_t kOuterVectors = 2;
 constexpr size_t kOuterWidth = kOuterVectors * kLanes;
 static_assert(kOuterColumns % kOuterWidth == 0);
 
+// Loads kOuterWidth columns of a row of bf16 as f32: the even ones, then the odd ones. That takes an
+// instruction each, where neighbouring columns take two.
+HWY_INLINE void LoadEvenOdd(const std::byte* row, size_t column, size_t columns,
+                            VF (&v)[kOuterVectors]) {
+  const DF df;
+  const DU du;
+  const DBF dbf;
+  static_assert(kOuterVectors == 2);
+  const hwy::bfloat16_t* from = reinterpret_cast<const hwy::bfloat16_t*>(row) + column;
+  const VU pairs = hn::BitCast(
+      du, columns == kOuterWidth ? hn::LoadU(dbf, from) : hn::LoadN(dbf, from, columns));
+  v[0] = hn::BitCast(df, hn::ShiftLeft<16>(pairs));
+  v[1] = hn::BitCast(df, hn::And(pairs, hn::Set(du, 0xffff0000u)));
+}
+
+// Loads kOuterWidth columns of a row as f32.
+template <bool kBF16>
+HWY_INLINE void LoadColumns(const std::byte* row, size_t column, size_t columns,
+                            VF (&v)[kOuterVectors]) {
+  HWY_UNROLL(2)
+  for (size_t j = 0; j < kOuterVectors; ++j) {
+    const size_t at = j * kLanes;
+    v[j] = columns >= at + kLanes ? LoadRow<kBF16>(row, column + at)
+           : columns > at         ? LoadRowPart<kBF16>(row, column + at, columns - at)
+                                  : hn::Zero(DF());
+  }
+}
+
 // The sums of kRanks ranks × kOuterWidth columns stay in registers over all m rows.
 template <bool kBF16, bool kMasked, size_t kRanks>
 HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
+  constexpr bool kEvenOdd = kBF16 && !kMasked;  // the order of columns in the sums
   const DF df;
   const size_t columns = std::min(kOuterWidth, o.n - column);
   const size_t row_bytes = o.n * (kBF16 ? 2 : 4), mask_stride = MaskStride(o.n);
@@ -38,16 +67,12 @@ HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
   ZeroAccumulators(acc);
   for (size_t i = 0; i < o.m; ++i) {
     VF zv[kOuterVectors];
-    if (HWY_LIKELY(columns == kOuterWidth)) {
-      HWY_UNROLL(2)
-      for (size_t j = 0; j < kOuterVectors; ++j) zv[j] = LoadRow<kBF16>(z, column + j * kLanes);
-      hwy::Prefetch(z + 8 * row_bytes + column * (kBF16 ? 2 : 4));
+    if constexpr (kEvenOdd) {
+      LoadEvenOdd(z, column, columns, zv);
     } else {
-      zv[0] =
-          columns >= kLanes ? LoadRow<kBF16>(z, column) : LoadRowPart<kBF16>(z, column, columns);
-      zv[1] = columns > kLanes ? LoadRowPart<kBF16>(z, column + kLanes, columns - kLanes)
-                               : hn::Zero(df);
+      LoadColumns<kBF16>(z, column, columns, zv);
     }
+    hwy::Prefetch(z + 16 * row_bytes + column * (kBF16 ? 2 : 4));
     if constexpr (kMasked) {
       HWY_UNROLL(2)
       for (size_t j = 0; j < kOuterVectors; ++j) {
@@ -69,16 +94,18 @@ HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
   HWY_UNROLL(8)
   for (size_t k = 0; k < kRanks; ++k) {
     HWY_UNROLL(2)
-    for (size_t j = 0; j < kOuterVectors; ++j) {
-      hn::Store(hn::Mul(scale, acc[k][j]), df, sums + k * kOuterWidth + j * kLanes);
+    for (size_t j = 0; j < kOuterVectors; ++j) acc[k][j] = hn::Mul(scale, acc[k][j]);
+    float* to = sums + k * kOuterWidth;
+    if constexpr (kEvenOdd) {
+      hn::StoreInterleaved2(acc[k][0], acc[k][1], df, to);
+    } else {
+      HWY_UNROLL(2)
+      for (size_t j = 0; j < kOuterVectors; ++j) hn::Store(acc[k][j], df, to + j * kLanes);
     }
   }
   if (o.transposed) {
-    for (size_t c = 0; c < columns; ++c) {
-      for (size_t k = 0; k < kRanks; ++k) {
-        o.out[(column + c) * o.r + rank + k] = sums[k * kOuterWidth + c];
-      }
-    }
+    TransposeElements(reinterpret_cast<const uint32_t*>(sums), kOuterWidth, kRanks, columns,
+                      reinterpret_cast<uint32_t*>(o.out + column * o.r + rank), o.r);
   } else {
     for (size_t k = 0; k < kRanks; ++k) {
       std::memcpy(o.out + (rank + k) * o.n + column, sums + k * kOuterWidth,
