@@ -28,6 +28,8 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
+constexpr size_t kCacheLine = 64;
+
 // acc += x [kRows rows] · panel. The panel is prefetched kAhead elements before it is used.
 template <bool kPairs, size_t kAhead, size_t kRows>
 HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
@@ -173,6 +175,16 @@ HWY_INLINE void MultiplyTileOf(size_t rows, const Tile& t) {
   }
 }
 
+// Fetches the beginning of some rows, which the hardware then goes on with. The step must read them.
+HWY_INLINE void PrefetchRows(const Step& step, Range rows) {
+  if (step.elements == 0) return;
+  for (size_t i = rows.begin; i < rows.end; ++i) {
+    const uint32_t* row = step.x + i * step.x_stride;
+    hwy::Prefetch(row);
+    hwy::Prefetch(reinterpret_cast<const std::byte*>(row) + kCacheLine);
+  }
+}
+
 // Runs one pass of one panel over row tiles.
 template <bool kPairs>
 void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size_t rows,
@@ -195,6 +207,7 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
   for (size_t tile = tiles.begin; tile < tiles.end; ++tile) {
     const Range r = Split(rows, all, tile);
     t.main.x = pass.main.x + r.begin * pass.main.x_stride;
+    if (tile + 1 < tiles.end) PrefetchRows(pass.main, Split(rows, all, tile + 1));
     if (pass.extra.elements != 0) t.extra.x = pass.extra.x + r.begin * pass.extra.x_stride;
     t.mask = pass.mask ? pass.mask + r.begin * pass.mask_stride : nullptr;
     if (product.y_is_bf16) {

@@ -1,6 +1,7 @@
 #include "backend/cpu/gemm.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/panels.h"
@@ -73,66 +74,82 @@ size_t ChunkRows(size_t rows, size_t elements) {
   return std::min(rows, std::clamp(fit, 16 * kTileM, kChunkRows));
 }
 
-size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const PanelSource& w,
-                   Pass* passes) {
+bool ReadsInPlace(const RowsOfX& x, bool pairs) {
+  const bool whole = !pairs || (x.k % 2 == 0 && x.ld % 2 == 0);
+  const bool aligned = reinterpret_cast<uintptr_t>(x.data) % alignof(uint32_t) == 0;
+  return x.is_bf16 == pairs && whole && aligned;
+}
+
+BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows,
+                     const uint32_t* copy) {
+  if (!ReadsInPlace(x, pairs)) return {copy, blocks.stride, rows * blocks.stride};
+  return {static_cast<const uint32_t*>(x.data), pairs ? x.ld / 2 : x.ld, blocks.length};
+}
+
+void CopyBlocks(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows, Range r,
+                uint32_t* copy) {
+  if (ReadsInPlace(x, pairs)) return;
+  const size_t per = pairs ? 2 : 1, size = x.is_bf16 ? 2 : 4;
+  for (size_t b = 0; b < blocks.count && x.k != 0; ++b) {
+    const size_t k0 = blocks.Begin(b) * per, count = std::min(x.k - k0, blocks.Length(b) * per);
+    CopyElements(static_cast<const std::byte*>(x.data) + (r.begin * x.ld + k0) * size, x.is_bf16,
+                 x.ld, r.end - r.begin, count, pairs, copy + (b * rows + r.begin) * blocks.stride,
+                 blocks.stride);
+  }
+}
+
+size_t BlockPasses(const Blocks& blocks, const BlockedRows& x, const PanelSource& w, Pass* passes) {
   for (size_t b = 0; b < blocks.count; ++b) {
     Pass pass;
-    pass.main = {x + b * rows * blocks.stride, blocks.stride, w.From(blocks.Begin(b)),
-                 blocks.Length(b)};
+    pass.main = {x.At(b, 0), x.row_stride, w.From(blocks.Begin(b)), blocks.Length(b)};
     passes[b] = pass;
   }
   return blocks.count;
 }
 
-void CopyBlocks(const Blocks& blocks, const void* x, bool x_is_bf16, size_t ldx, size_t k,
-                bool pairs, size_t rows, Range r, uint32_t* dst) {
-  const size_t per = pairs ? 2 : 1, size = x_is_bf16 ? 2 : 4;
-  for (size_t b = 0; b < blocks.count && k != 0; ++b) {
-    const size_t k0 = blocks.Begin(b) * per, count = std::min(k - k0, blocks.Length(b) * per);
-    CopyElements(static_cast<const std::byte*>(x) + (r.begin * ldx + k0) * size, x_is_bf16, ldx,
-                 r.end - r.begin, count, pairs, dst + (b * rows + r.begin) * blocks.stride,
-                 blocks.stride);
-  }
-}
-
 namespace {
 
-// How products of some panels are cut into tasks. A unit is one panel for the rows of one part.
+// How the panels of some products are cut into tasks. The first are groups of `size` panels for all
+// rows. The rows of the `rest` are cut into `parts`, and each part of a panel is a task.
 struct Cut {
-  size_t parts = 1;  // of the rows
-  size_t size = 1;   // units of a task
+  size_t groups, size, rest, parts;
 };
 
-// Returns the share of the time of equal threads that is spent on `units` in tasks of `size`.
-double Balance(size_t units, size_t size, size_t threads) {
-  const size_t rounds = CeilDiv(CeilDiv(units, size), threads);
-  return static_cast<double>(units) / static_cast<double>(rounds * size * threads);
-}
-
-// A few tasks per thread even out the time that other processes take. They are equal, and their
-// number is nearly a multiple of the threads; where there are too few panels for that, the rows are
-// split too, although a panel is then read once for each part. No cut changes a result.
+// There are a few groups for each thread, which even out the time that other processes take, and
+// equal threads end at nearly the same time. A panel is in as few tasks as that allows, because each
+// reads it anew, and transposes or expands it. No cut changes a result.
 Cut CutProduct(size_t panels, size_t tiles, size_t threads) {
-  constexpr size_t kMostParts = 4;  // beyond what gives each thread its tasks
-  constexpr double kEven = 0.97;
-  if (threads == 1) return {1, panels};
-  const size_t wanted = 4 * threads;
-  const size_t least = std::min(tiles, CeilDiv(wanted, panels));
-  const size_t most = std::min(tiles, least + kMostParts - 1);
-  Cut best;
-  double best_balance = 0;
-  for (size_t parts = least; parts <= most; ++parts) {
-    const size_t units = panels * parts;
-    for (size_t size = std::max<size_t>(1, units / wanted); size > 0; --size) {
-      const double balance = Balance(units, size, threads);
-      if (balance >= kEven) return {parts, size};
-      if (balance > best_balance) {
-        best = {parts, size};
-        best_balance = balance;
-      }
+  constexpr double kEven = 0.03;  // of the time, that a thread may wait for others
+  const double equal = static_cast<double>(threads);
+  const size_t size = std::max<size_t>(1, panels / (4 * threads));
+  const size_t groups = panels / (size * threads) * threads, rest = panels - groups * size;
+  // Times are in that of a panel.
+  const double enough =
+      static_cast<double>(rest) / equal + kEven * static_cast<double>(panels) / equal;
+  Cut best{groups, size, rest, 1};
+  double least = std::numeric_limits<double>::infinity();
+  for (size_t parts = 1; rest != 0 && parts <= std::min(threads, tiles); ++parts) {
+    const double time =
+        static_cast<double>(CeilDiv(rest * parts, threads)) / static_cast<double>(parts);
+    if (time < least) {
+      best.parts = parts;
+      least = time;
     }
+    if (time <= enough) break;
   }
   return best;
+}
+
+// Multiplies panels [panels.begin, panels.end), counted over all products.
+void MultiplyOver(std::span<const Product> products, size_t rows, Range tiles, Range panels,
+                  const ProductScratch& scratch) {
+  size_t first = 0;
+  for (const Product& product : products) {
+    const size_t count = Panels(product.n, PanelWidth());
+    const size_t begin = std::max(panels.begin, first), end = std::min(panels.end, first + count);
+    if (begin < end) MultiplyPanels(product, rows, tiles, {begin - first, end - first}, scratch);
+    first += count;
+  }
 }
 
 }  // namespace
@@ -145,22 +162,14 @@ void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t 
   for (const Product& product : products) panels += Panels(product.n, width);
   if (panels == 0 || tiles == 0) return;
   const Cut cut = CutProduct(panels, tiles, threads);
-  const size_t parts = cut.parts, units = panels * parts;
-  ParallelFor(context, CeilDiv(units, cut.size), [&](size_t task, size_t thread) {
-    // Units are ordered by part, then product, then panel, so that a task is a few rectangles of y.
-    const Range mine{task * cut.size, std::min(units, (task + 1) * cut.size)};
-    for (size_t part = mine.begin / panels; part * panels < mine.end; ++part) {
-      size_t first = part * panels;
-      for (const Product& product : products) {
-        const size_t count = Panels(product.n, width);
-        const size_t begin = std::max(mine.begin, first), end = std::min(mine.end, first + count);
-        if (begin < end) {
-          MultiplyPanels(product, rows, Split(tiles, parts, part), {begin - first, end - first},
-                         scratch.Of(thread, chunk_rows));
-        }
-        first += count;
-      }
+  ParallelFor(context, cut.groups + cut.rest * cut.parts, [&](size_t task, size_t thread) {
+    Range mine{task * cut.size, (task + 1) * cut.size}, of{0, tiles};
+    if (task >= cut.groups) {
+      const size_t unit = task - cut.groups, panel = cut.groups * cut.size + unit / cut.parts;
+      mine = {panel, panel + 1};
+      of = Split(tiles, cut.parts, unit % cut.parts);
     }
+    MultiplyOver(products, rows, of, mine, scratch.Of(thread, chunk_rows));
   });
 }
 
@@ -219,15 +228,17 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
 
   for (size_t m0 = 0; m0 < args.m; m0 += plan.chunk) {
     const size_t rows = std::min(plan.chunk, args.m - m0), tiles = Tiles(rows);
+    const auto rows_of = [&](const GemmSegment& segment) {
+      const size_t size = SizeOf(segment.x_dtype);
+      return RowsOfX{static_cast<const std::byte*>(segment.x) + m0 * segment.ldx * size,
+                     segment.x_dtype == DType::kBF16, segment.ldx, segment.k};
+    };
     // The blocks of a segment follow each other; each is [rows][stride].
     ParallelFor(context, tiles, [&](size_t tile, size_t) {
       uint32_t* at = scratch.x;
       for (const GemmSegment& segment : args.segments) {
         const Blocks blocks(Elements(segment.k, args.dtype));
-        const std::byte* x =
-            static_cast<const std::byte*>(segment.x) + m0 * segment.ldx * SizeOf(segment.x_dtype);
-        CopyBlocks(blocks, x, segment.x_dtype == DType::kBF16, segment.ldx, segment.k, pairs, rows,
-                   Split(rows, tiles, tile), at);
+        CopyBlocks(blocks, rows_of(segment), pairs, rows, Split(rows, tiles, tile), at);
         at += blocks.Size(rows);
       }
     });
@@ -236,7 +247,8 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
     const uint32_t* at = scratch.x;
     for (const GemmSegment& segment : args.segments) {
       const Blocks blocks(Elements(segment.k, args.dtype));
-      count += BlockPasses(blocks, at, rows, segment.w, scratch.passes + count);
+      count += BlockPasses(blocks, BlocksOf(blocks, rows_of(segment), pairs, rows, at), segment.w,
+                           scratch.passes + count);
       at += blocks.Size(rows);
     }
     if (count == 0) scratch.passes[count++] = Pass();

@@ -2,8 +2,8 @@
 // factor, of each column of y, and the bias are applied where the last sums are in registers.
 //
 // A prefill takes a chunk of rows at a time:
-//   1. By row tile: x is copied into blocks, once for all branches, and h is computed from the tile
-//      while the tile is in cache. Other tasks of the first chunk's loop repack A.
+//   1. By row tile: x is copied into blocks where it cannot be read in place, once for all branches,
+//      and h is computed from the tile while the tile is in cache. Other tasks of the first chunk's loop repack A.
 //   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
 //      k-steps over [scale·h | A], so that LoRA never touches y in memory.
 // Rows that have another slot of a table are another prefill. A decode step is in
@@ -94,8 +94,7 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
 void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t m0, size_t rows,
               Range r, size_t thread) {
   const bool bf16 = plan.pairs;
-  const std::byte* x = RowOf(args.x, m0);
-  CopyBlocks(plan.blocks, x, bf16, plan.k, plan.k, plan.pairs, rows, r, plan.x);
+  CopyBlocks(plan.blocks, RowsFrom(args.x, m0), bf16, rows, r, plan.x);
   const size_t count = r.end - r.begin, row = m0 + r.begin;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const LoraBranch& branch = args.branches[i];
@@ -160,10 +159,10 @@ void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
         PackUp(args, plan, task - tiles);
       }
     });
+    const BlockedRows x = BlocksOf(plan.blocks, RowsFrom(args.x, m0), plan.pairs, rows, plan.x);
     for (size_t i = 0; i < args.branches.size(); ++i) {
       const BranchScratch& s = plan.branches[i];
-      const size_t count =
-          BlockPasses(plan.blocks, plan.x, rows, PanelsOf(args.branches[i].weight), s.passes);
+      const size_t count = BlockPasses(plan.blocks, x, PanelsOf(args.branches[i].weight), s.passes);
       if (s.r != 0) {
         s.passes[count - 1].extra = {
             s.low_rank, s.rank_elements, {s.up, s.rank_elements * PanelWidth()}, s.rank_elements};

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "backend/cpu/context.h"
+#include "backend/cpu/panels.h"
 #include "core/ops/ops.h"
 
 namespace lora::cpu {
@@ -35,6 +36,12 @@ inline size_t EndOfSlot(const LoraLinearForwardArgs& args, size_t begin) {
 
 inline std::byte* RowOf(const TensorView& view, size_t row) {
   return view.as<std::byte>() + row * static_cast<size_t>(view.dim(1)) * SizeOf(view.dtype);
+}
+
+// Returns the rows of a view from `row` on as the product reads them.
+inline RowsOfX RowsFrom(const TensorView& view, size_t row) {
+  const size_t columns = static_cast<size_t>(view.dim(1));
+  return {RowOf(view, row), view.dtype == DType::kBF16, columns, columns};
 }
 
 inline bool Keeps(const std::vector<TensorView>& views, size_t i) {

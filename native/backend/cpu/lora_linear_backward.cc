@@ -4,8 +4,8 @@
 //   dB = scale·uᵀ·keep(x)
 //
 //   0. A and B are repacked.
-//   1. By row tile: g of every branch is copied into blocks; u is computed from them in f32 and
-//      rounded to the elements of the product.
+//   1. By row tile: g of every branch is copied into blocks where it cannot be read in place; u is
+//      computed from it in f32 and rounded to the elements of the product.
 //   2. By panel of dx: the products of all branches are summed in f32 and rounded once. The LoRA
 //      term is r more k-steps on the last block of g, or with dropout a pass of its own.
 //   3. By columns: the outer products of dA and dB, whose sums over the rows stay in registers and
@@ -17,6 +17,7 @@
 #include "backend/cpu/arena.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/lora_kernels.h"
+#include "backend/cpu/lora_linear.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/panels.h"
 #include "core/maths/philox.h"
@@ -136,16 +137,16 @@ void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const BranchScratch& s = plan.branches[i];
     if (s.g == nullptr) continue;
-    const std::byte* g = args.g[i].as<std::byte>() + m0 * s.n * SizeOf(args.g[i].dtype);
-    CopyBlocks(s.blocks, g, plan.pairs, s.n, s.n, plan.pairs, rows, r, s.g);
+    const RowsOfX g = RowsFrom(args.g[i], m0);
+    CopyBlocks(s.blocks, g, plan.pairs, rows, r, s.g);
     if (!s.needs_u) continue;
     const float* a = s.a ? s.a : args.branches[i].up.as<float>();
     float* u = s.u + row * s.r_padded;
+    const BlockedRows from = BlocksOf(s.blocks, g, plan.pairs, rows, s.g);
     for (size_t b = 0; b < s.blocks.count; ++b) {
-      MultiplyUpTransposed(s.g + (b * rows + r.begin) * s.blocks.stride, s.blocks.stride,
-                           plan.pairs, count, s.blocks.Length(b),
-                           a + s.blocks.Begin(b) * (plan.pairs ? 2 : 1) * s.r_padded, s.r_padded,
-                           b != 0, u);
+      MultiplyUpTransposed(
+          from.At(b, r.begin), from.row_stride, plan.pairs, count, s.blocks.Length(b),
+          a + s.blocks.Begin(b) * (plan.pairs ? 2 : 1) * s.r_padded, s.r_padded, b != 0, u);
     }
     if (s.low_rank) {
       ScaleToElements(u, s.r_padded, count, s.r, args.branches[i].scale * s.dropout_scale,
@@ -163,8 +164,9 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   size_t count = 0;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const BranchScratch& s = plan.branches[i];
-    count += BlockPasses(s.blocks, s.g, rows, TransposedPanelsOf(args.branches[i].weight),
-                         plan.passes + count);
+    const BlockedRows g = BlocksOf(s.blocks, RowsFrom(args.g[i], m0), plan.pairs, rows, s.g);
+    count +=
+        BlockPasses(s.blocks, g, TransposedPanelsOf(args.branches[i].weight), plan.passes + count);
     if (s.r == 0) continue;
     const Step lora = {
         s.low_rank, s.rank_elements, {s.down, s.rank_elements * PanelWidth()}, s.rank_elements};

@@ -101,14 +101,8 @@ void MultiplyRows(const Product& product, size_t rows, Range panels,
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
                   uint32_t* dst, size_t dst_stride);
 
-// Writes the passes that multiply blocks of x, which begin at `x` and are [rows][stride] each, by
-// the panels of W. Returns how many passes there are.
-struct Blocks;
-size_t BlockPasses(const Blocks& blocks, const uint32_t* x, size_t rows, const PanelSource& w,
-                   Pass* passes);
-
-// Cuts a reduction of `elements` into passes of nearly kPassElements and says how the blocks of x
-// for them lie in memory: block b is [rows][stride].
+// Cuts a reduction of `elements` into passes of nearly kPassElements, and says how copies of x for
+// them lie in memory: block b is [rows][stride].
 struct Blocks {
   size_t elements = 0, count = 0, length = 0, stride = 0;
   Blocks() = default;
@@ -118,10 +112,36 @@ struct Blocks {
   size_t Size(size_t rows) const { return count * rows * stride; }
 };
 
-// Copies rows [r.begin, r.end) of x [m, k] (row-major, stride ldx) to the rows of the same numbers
-// in blocks of `rows` rows.
-void CopyBlocks(const Blocks& blocks, const void* x, bool x_is_bf16, size_t ldx, size_t k,
-                bool pairs, size_t rows, Range r, uint32_t* dst);
+// Where a product reads x: row i of block b begins at At(b, i).
+struct BlockedRows {
+  const uint32_t* first = nullptr;
+  size_t row_stride = 0, block_stride = 0;
+  const uint32_t* At(size_t block, size_t row) const {
+    return first + block * block_stride + row * row_stride;
+  }
+};
+
+// x [m, k] row-major with rows that are ld elements of its dtype apart.
+struct RowsOfX {
+  const void* data = nullptr;
+  bool is_bf16 = false;
+  size_t ld = 0, k = 0;
+};
+
+// Returns whether a product of f32 elements or bf16 pairs can read x where it is.
+bool ReadsInPlace(const RowsOfX& x, bool pairs);
+
+// Return `rows` rows of x, which are read where they are, or from the copy that CopyBlocks made.
+BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows,
+                     const uint32_t* copy);
+
+// Copies rows [r.begin, r.end) of x to the rows of the same numbers in blocks of `rows` rows, unless
+// the product reads x where it is.
+void CopyBlocks(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows, Range r,
+                uint32_t* copy);
+
+// Writes the passes that multiply blocks of x by the panels of W. Returns how many there are.
+size_t BlockPasses(const Blocks& blocks, const BlockedRows& x, const PanelSource& w, Pass* passes);
 
 // Returns the rows per chunk with which blocks of `elements` 32-bit elements per
 // row stay in bounds.

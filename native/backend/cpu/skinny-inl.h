@@ -24,7 +24,6 @@ namespace lora::cpu::HWY_NAMESPACE {
 
 // How many elements ahead a panel is prefetched that one tile of rows reads once.
 constexpr size_t kStreamAhead = 24;
-constexpr size_t kCacheLine = 64;
 // Of one element of a panel.
 constexpr size_t kPanelBytes = kPanelWidth * sizeof(uint32_t);
 constexpr size_t kPanelLines = CeilDiv(kPanelBytes, kCacheLine);
