@@ -40,8 +40,9 @@ HWY_INLINE void LoadRows(const AttentionShape& s, const RowTile& t, const T* src
   std::memset(tile + t.count * s.padded, 0, (t.padded() - t.count) * s.padded * sizeof(float));
 }
 
-// Whether products of rows of bf16 run on pairs of them, which is exact as in f32 and twice as fast
-// where one instruction does it.
+// Whether products run on pairs of bf16, which is twice as fast where one instruction does it.
+// Products of rows of q, k, v and g are exact as in f32; P and dS, which are computed in f32, are
+// rounded to bf16 for the products that sum over keys or rows, as on a GPU (Dao et al. 2022).
 template <class T>
 HWY_INLINE bool MultipliesPairs(const AttentionShape& s) {
   return LORA_DOT_BF16 && std::is_same_v<T, hwy::bfloat16_t> && s.d % 2 == 0;
@@ -94,6 +95,16 @@ HWY_INLINE KeyRows LoadKeys(const AttentionShape& s, const RowTile& t, const hwy
   return {tile, s.padded};
 }
 
+// tile [⌈count / 2⌉][padded] ← pairs of neighbouring keys from `first` on.
+template <class T>
+HWY_INLINE const uint32_t* LoadKeyPairs(const AttentionShape& s, const RowTile& t, const T* src,
+                                        size_t first, size_t count, float* tile) {
+  const T* keys = src + s.KeyOffset(t.batch, t.head, first);
+  auto* to = reinterpret_cast<uint32_t*>(tile);
+  InterleaveRows(count, s.d, s.padded, [&](size_t j) { return keys + j * s.key_stride(); }, to);
+  return to;
+}
+
 // Sets scores of keys that a row does not see to −inf; scores are [count][kRowTile], of the keys
 // from `from` on.
 HWY_INLINE void MaskScores(const RowTile& t, int32_t from, size_t count, float* scores) {
@@ -112,6 +123,8 @@ HWY_INLINE void MaskScores(const RowTile& t, int32_t from, size_t count, float* 
 }
 
 // Turns scores into P, updates the running max and sum, and sets alpha to exp(old max − new max).
+// P is f32 [count][kRowTile], or pairs of neighbouring keys [⌈count / 2⌉][kRowTile].
+template <bool kPairs>
 HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, float* max,
                               float* sum, float* alpha) {
   const F32 d;
@@ -138,13 +151,22 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
       const VF32 p1 = Exp(d, hn::Sub(hn::LoadU(d, column + (j + 1) * kRowTile), base));
       s0 = hn::Add(s0, p0);
       s1 = hn::Add(s1, p1);
-      hn::StoreU(p0, d, column + j * kRowTile);
-      hn::StoreU(p1, d, column + (j + 1) * kRowTile);
+      if constexpr (kPairs) {
+        // The scores of that place have been read.
+        hn::StoreU(hn::BitCast(d, PairsOf(p0, p1)), d, column + j / 2 * kRowTile);
+      } else {
+        hn::StoreU(p0, d, column + j * kRowTile);
+        hn::StoreU(p1, d, column + (j + 1) * kRowTile);
+      }
     }
     if (j < count) {
       const VF32 p0 = Exp(d, hn::Sub(hn::LoadU(d, column + j * kRowTile), base));
       s0 = hn::Add(s0, p0);
-      hn::StoreU(p0, d, column + j * kRowTile);
+      if constexpr (kPairs) {
+        hn::StoreU(hn::BitCast(d, PairsOf(p0, hn::Zero(d))), d, column + j / 2 * kRowTile);
+      } else {
+        hn::StoreU(p0, d, column + j * kRowTile);
+      }
     }
     hn::StoreU(new_max, d, max + c);
     hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + c), factor, hn::Add(s0, s1)), d, sum + c);
@@ -183,7 +205,11 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
                kRowTile, false);
     }
     if (visible == RowTile::Visible::kSome) MaskScores(t, from, count, w.scores);
-    OnlineSoftmax(rows, count, w.scores, w.max, w.sum, w.alpha);
+    if (pairs) {
+      OnlineSoftmax<true>(rows, count, w.scores, w.max, w.sum, w.alpha);
+    } else {
+      OnlineSoftmax<false>(rows, count, w.scores, w.max, w.sum, w.alpha);
+    }
     for (size_t c = 0; c < rows; c += lanes) {
       const VF32 factor = hn::LoadU(d, w.alpha + c);
       if (hn::AllTrue(d, hn::Eq(factor, hn::Set(d, 1.0f)))) continue;
@@ -192,9 +218,15 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
         hn::StoreU(hn::Mul(hn::LoadU(d, p), factor), d, p);
       }
     }
-    const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
-    TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile, w.out_t,
-             kRowTile, true);
+    if (pairs) {
+      const uint32_t* v = LoadKeyPairs(s, t, args.v.as<const T>(), first, count, w.values);
+      TileGemm(s.d, rows, CeilDiv(count, size_t{2}), TileA<uint32_t>{v, 1, s.padded},
+               reinterpret_cast<const uint32_t*>(w.scores), kRowTile, w.out_t, kRowTile, true);
+    } else {
+      const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
+      TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile, w.out_t,
+               kRowTile, true);
+    }
   }
   TransposeTile(w.out_t, kRowTile, s.padded, rows, w.q, s.padded);
   for (size_t r = 0; r < t.count; ++r) {

@@ -21,49 +21,144 @@ namespace lora::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Turns scores into P and dp into dS. A masked pair gives exactly 0, whatever v and g are.
+// The columns [c, c + lanes) of what a tile of rows needs to turn scores into P and dp into dS.
+struct GradientColumns {
+  VF32 lse, delta;
+  hn::Vec<hn::RebindToSigned<F32>> lo, hi;
+};
+
+// Turns scores into P and dp into dS for one key. A masked one gives exactly 0, whatever v and g
+// are.
 template <bool kMasked>
-HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count, const float* lse,
-                               const float* delta, float* scores, float* dp) {
+HWY_INLINE void ScoreGradient(const GradientColumns& columns, int32_t key, VF32& p, VF32& ds) {
+  const F32 d;
+  p = Exp(d, hn::Sub(p, columns.lse));
+  ds = hn::Mul(p, hn::Sub(ds, columns.delta));
+  if constexpr (kMasked) {
+    const auto k = hn::Set(hn::RebindToSigned<F32>(), key);
+    const auto seen = hn::RebindMask(d, hn::And(hn::Ge(k, columns.lo), hn::Le(k, columns.hi)));
+    p = hn::IfThenElseZero(seen, p);
+    ds = hn::IfThenElseZero(seen, ds);
+  }
+}
+
+// Does so for a tile. In f32 the results take the places of scores and dp. As bf16 they go to
+// p_rows and ds_rows [key][row], and dS to the place of dp in pairs of neighbouring keys as well.
+template <bool kMasked, bool kPairs>
+HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
+                               const BackwardTileScratch& w) {
   const F32 d;
   const hn::RebindToSigned<F32> di;
   for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
-    const VF32 l = hn::LoadU(d, lse + c), dd = hn::LoadU(d, delta + c);
-    const auto lo = hn::LoadU(di, t.lo + c), hi = hn::LoadU(di, t.hi + c);
-    for (size_t j = 0; j < count; ++j) {
-      float* pp = scores + j * kRowTile + c;
-      float* pd = dp + j * kRowTile + c;
-      VF32 p = Exp(d, hn::Sub(hn::LoadU(d, pp), l));
-      VF32 ds = hn::Mul(p, hn::Sub(hn::LoadU(d, pd), dd));
-      if constexpr (kMasked) {
-        const auto key = hn::Set(di, from + static_cast<int32_t>(j));
-        const auto seen = hn::RebindMask(d, hn::And(hn::Ge(key, lo), hn::Le(key, hi)));
-        p = hn::IfThenElseZero(seen, p);
-        ds = hn::IfThenElseZero(seen, ds);
+    const GradientColumns columns{hn::LoadU(d, w.lse + c), hn::LoadU(d, w.delta + c),
+                                  hn::LoadU(di, t.lo + c), hn::LoadU(di, t.hi + c)};
+    const auto gradient = [&](size_t j, VF32& p, VF32& ds) HWY_ATTR {
+      p = hn::LoadU(d, w.p + j * kRowTile + c);
+      ds = hn::LoadU(d, w.ds + j * kRowTile + c);
+      ScoreGradient<kMasked>(columns, from + static_cast<int32_t>(j), p, ds);
+    };
+    const auto store = [&](size_t j, VF32 p, VF32 ds) HWY_ATTR {
+      if constexpr (kPairs) {
+        StoreBF16(p, w.p_rows + j * kRowTile + c);
+        StoreBF16(ds, w.ds_rows + j * kRowTile + c);
+      } else {
+        hn::StoreU(p, d, w.p + j * kRowTile + c);
+        hn::StoreU(ds, d, w.ds + j * kRowTile + c);
       }
-      hn::StoreU(p, d, pp);
-      hn::StoreU(ds, d, pd);
+    };
+    VF32 p0, ds0, p1, ds1;
+    for (size_t j = 0; j < count; j += 2) {
+      gradient(j, p0, ds0);
+      store(j, p0, ds0);
+      ds1 = hn::Zero(d);
+      if (j + 1 < count) {
+        gradient(j + 1, p1, ds1);
+        store(j + 1, p1, ds1);
+      }
+      if constexpr (kPairs) {
+        // The dp of that place has been read.
+        hn::StoreU(hn::BitCast(d, PairsOf(ds0, ds1)), d, w.ds + j / 2 * kRowTile + c);
+      }
     }
   }
+}
+
+template <bool kPairs>
+HWY_INLINE void ScoreGradients(const RowTile& t, RowTile::Visible visible, int32_t from,
+                               size_t count, const BackwardTileScratch& w) {
+  if (visible == RowTile::Visible::kSome) {
+    ScoreGradients<true, kPairs>(t, from, count, w);
+  } else {
+    ScoreGradients<false, kPairs>(t, from, count, w);
+  }
+}
+
+// D = Σ g·y of a row.
+template <class T>
+HWY_INLINE float DotOfRows(const T* g, const T* y, size_t n) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  VF32 sum = hn::Zero(d);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) sum = hn::MulAdd(LoadAct(d, g + i), LoadAct(d, y + i), sum);
+  if (i < n) sum = hn::MulAdd(LoadActN(d, g + i, n - i), LoadActN(d, y + i, n - i), sum);
+  return hn::ReduceSum(d, sum);
+}
+
+// Packs the rows of q or g: rows_t is [d][kRowTile], and `rows` [row][padded] scaled. In pairs,
+// rows_t has those of columns, and `rows` those of neighbouring rows, unscaled.
+template <class T>
+HWY_INLINE void PackRows(const AttentionShape& s, const RowTile& t, const T* src, bool pairs,
+                         float scale, float* rows, float* rows_t) {
+  if (pairs) {
+    LoadPairs(s, t, src, rows, rows_t);
+    InterleaveRows(
+        t.count, s.d, s.padded,
+        [&](size_t r) { return src + s.QueryOffset(t.batch, t.head, t.first + r); },
+        reinterpret_cast<uint32_t*>(rows));
+  } else {
+    LoadRows(s, t, src, scale, rows);
+    TransposeTile(rows, s.padded, t.padded(), s.padded, rows_t, kRowTile);
+  }
+}
+
+// dk, dv and dqᵀ += the products of P and dS with rows of g, q and k.
+HWY_INLINE void AddGradients(const AttentionShape& s, const RowTile& t, const KeyRows& k,
+                             size_t count, const BackwardTileScratch& w, float* dk, float* dv) {
+  TileGemm(count, s.d, t.count, TileA<float>{w.p, kRowTile, 1}, w.g, s.padded, dv, s.padded, true);
+  TileGemm(count, s.d, t.count, TileA<float>{w.ds, kRowTile, 1}, w.q, s.padded, dk, s.padded, true);
+  TileGemm(s.d, t.padded(), count, TileA<float>{k.data, 1, k.stride}, w.ds, kRowTile, w.dq_t,
+           kRowTile, true);
+}
+
+// The same in pairs.
+template <class T>
+HWY_INLINE void AddGradientPairs(const AttentionBackwardArgs& args, const AttentionShape& s,
+                                 const RowTile& t, size_t first, size_t count,
+                                 const BackwardTileScratch& w, float* dk, float* dv) {
+  using BF16 = hwy::bfloat16_t;
+  const auto as_pairs = [](const float* p) { return reinterpret_cast<const uint32_t*>(p); };
+  const auto as_rows = [](const uint16_t* p, float scale) {
+    return TileA<BF16>{reinterpret_cast<const BF16*>(p), kRowTile, 2, scale};
+  };
+  const size_t row_pairs = CeilDiv(t.count, size_t{2}), key_pairs = CeilDiv(count, size_t{2});
+  const uint32_t* k = LoadKeyPairs(s, t, args.k.as<const T>(), first, count, w.keys);
+  TileGemm(count, s.d, row_pairs, as_rows(w.p_rows, 1), as_pairs(w.g), s.padded, dv, s.padded,
+           true);
+  TileGemm(count, s.d, row_pairs, as_rows(w.ds_rows, s.scale), as_pairs(w.q), s.padded, dk,
+           s.padded, true);
+  TileGemm(s.d, t.padded(), key_pairs, TileA<uint32_t>{k, 1, s.padded}, as_pairs(w.ds), kRowTile,
+           w.dq_t, kRowTile, true);
 }
 
 template <class T>
 HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionShape& s,
                              const RowTile& t, float* scratch, float* dk, float* dv) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d), rows = t.padded();
+  const size_t rows = t.padded();
   const BackwardTileScratch w(s, scratch);
   const bool pairs = MultipliesPairs<T>(s);
-  if (pairs) {
-    LoadPairs(s, t, args.q.as<const T>(), w.q, w.q_t);
-    LoadPairs(s, t, args.g.as<const T>(), w.g, w.g_t);
-  }
-  LoadRows(s, t, args.q.as<const T>(), s.scale, w.q);
-  LoadRows(s, t, args.g.as<const T>(), 1, w.g);
-  if (!pairs) {
-    TransposeTile(w.q, s.padded, rows, s.padded, w.q_t, kRowTile);
-    TransposeTile(w.g, s.padded, rows, s.padded, w.g_t, kRowTile);
-  }
+  PackRows(s, t, args.q.as<const T>(), pairs, s.scale, w.q, w.q_t);
+  PackRows(s, t, args.g.as<const T>(), pairs, 1, w.g, w.g_t);
   for (size_t r = 0; r < rows; ++r) {
     w.lse[r] = 0;
     w.delta[r] = 0;
@@ -71,15 +166,8 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
     // A row that saw no key has lse = −inf. Every key is masked for it, so 0 serves instead.
     const float lse = args.lse.as<const float>()[s.LseOffset(t.batch, t.head, t.first + r)];
     w.lse[r] = lse == -std::numeric_limits<float>::infinity() ? 0.0f : lse;
-    const T* y = args.y.as<const T>() + s.QueryOffset(t.batch, t.head, t.first + r);
-    const float* g = w.g + r * s.padded;
-    VF32 sum = hn::Zero(d);
-    size_t i = 0;
-    for (; i + lanes <= s.d; i += lanes) {
-      sum = hn::MulAdd(hn::LoadU(d, g + i), LoadAct(d, y + i), sum);
-    }
-    if (i < s.d) sum = hn::MulAdd(hn::LoadU(d, g + i), LoadActN(d, y + i, s.d - i), sum);
-    w.delta[r] = hn::ReduceSum(d, sum);
+    const size_t at = s.QueryOffset(t.batch, t.head, t.first + r);
+    w.delta[r] = DotOfRows(args.g.as<const T>() + at, args.y.as<const T>() + at, s.d);
   }
   std::memset(w.dq_t, 0, s.padded * kRowTile * sizeof(float));
   for (int32_t from = t.begin; from < t.end; from += static_cast<int32_t>(kKeyTile)) {
@@ -87,28 +175,22 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
     const RowTile::Visible visible = t.Sees(from, to);
     if (visible == RowTile::Visible::kNone) continue;
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
-    const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
+    float *const to_dk = dk + first * s.padded, *const to_dv = dv + first * s.padded;
     if (pairs) {
       MultiplyPairs(s, t, args.k.as<const T>(), first, count, s.scale, w.q_t, w.p);
       MultiplyPairs(s, t, args.v.as<const T>(), first, count, 1, w.g_t, w.ds);
+      ScoreGradients<true>(t, visible, from, count, w);
+      AddGradientPairs<T>(args, s, t, first, count, w, to_dk, to_dv);
     } else {
+      const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
       const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
       TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile, w.p, kRowTile,
                false);
       TileGemm(count, rows, s.d, TileA<float>{v.data, v.stride, 1}, w.g_t, kRowTile, w.ds, kRowTile,
                false);
+      ScoreGradients<false>(t, visible, from, count, w);
+      AddGradients(s, t, k, count, w, to_dk, to_dv);
     }
-    if (visible == RowTile::Visible::kSome) {
-      ScoreGradients<true>(t, from, count, w.lse, w.delta, w.p, w.ds);
-    } else {
-      ScoreGradients<false>(t, from, count, w.lse, w.delta, w.p, w.ds);
-    }
-    TileGemm(count, s.d, t.count, TileA<float>{w.p, kRowTile, 1}, w.g, s.padded,
-             dv + first * s.padded, s.padded, true);
-    TileGemm(count, s.d, t.count, TileA<float>{w.ds, kRowTile, 1}, w.q, s.padded,
-             dk + first * s.padded, s.padded, true);
-    TileGemm(s.d, rows, count, TileA<float>{k.data, 1, k.stride}, w.ds, kRowTile, w.dq_t, kRowTile,
-             true);
   }
   TransposeTile(w.dq_t, kRowTile, s.padded, rows, w.q, s.padded);
   for (size_t r = 0; r < t.count; ++r) {

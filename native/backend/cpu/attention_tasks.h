@@ -176,10 +176,11 @@ inline size_t DecodeTaskFloats(const AttentionShape& s) {
 }
 
 inline size_t BackwardTileFloats(const AttentionShape& s) {
-  return 5 * kRowTile * s.padded + 2 * kKeyTile * s.padded + 2 * kKeyTile * kRowTile + kStatistics;
+  return 5 * kRowTile * s.padded + 2 * kKeyTile * s.padded + 3 * kKeyTile * kRowTile + kStatistics;
 }
 struct BackwardTileScratch {
   float *q, *q_t, *g, *g_t, *dq_t, *keys, *values, *p, *ds, *lse, *delta;
+  uint16_t *p_rows, *ds_rows;  // P and dS as bf16 [key][row]
   BackwardTileScratch(const AttentionShape& s, float* base) {
     const size_t rows = kRowTile * s.padded, cols = kKeyTile * s.padded;
     q = base;
@@ -191,7 +192,9 @@ struct BackwardTileScratch {
     values = keys + cols;
     p = values + cols;
     ds = p + kKeyTile * kRowTile;
-    lse = ds + kKeyTile * kRowTile;
+    p_rows = reinterpret_cast<uint16_t*>(ds + kKeyTile * kRowTile);
+    ds_rows = p_rows + kKeyTile * kRowTile;
+    lse = ds + 2 * kKeyTile * kRowTile;
     delta = lse + kRowTile;
   }
 };

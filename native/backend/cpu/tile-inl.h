@@ -9,6 +9,7 @@
 #define LORA_CPU_TILE_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -73,6 +74,37 @@ HWY_INLINE void RowFromF32(const float* HWY_RESTRICT src, size_t n, float scale,
   if (i < n) StoreActN(d, hn::Mul(s, hn::LoadN(d, src + i, n - i)), dst + i, n - i);
 }
 
+// Pairs of two rows: bf16 of `low` in the low halves of the lanes, and of `high` in the high ones.
+HWY_INLINE VU PairsOf(VF low, VF high) {
+  const DU du;
+  const hn::Rebind<uint16_t, DF> dh;
+  const DHalf db;
+  const VU l = hn::PromoteTo(du, hn::BitCast(dh, hn::DemoteTo(db, low)));
+  const VU h = hn::PromoteTo(du, hn::BitCast(dh, hn::DemoteTo(db, high)));
+  return hn::Or(l, hn::ShiftLeft<16>(h));
+}
+
+// dst [⌈rows / 2⌉][padded] ← pairs of neighbouring rows [d] of bf16, the i-th of which begins at
+// row(i). What is missing to whole pairs and to `padded` is zero.
+template <class Row>
+HWY_INLINE void InterleaveRows(size_t rows, size_t d, size_t padded, const Row& row,
+                               uint32_t* HWY_RESTRICT dst) {
+  const DU du;
+  const hn::Rebind<uint16_t, DU> dh;
+  for (size_t r = 0; r < rows; r += 2, dst += padded) {
+    const auto* low = reinterpret_cast<const uint16_t*>(row(r));
+    const auto* high = r + 1 < rows ? reinterpret_cast<const uint16_t*>(row(r + 1)) : nullptr;
+    for (size_t i = 0; i < padded; i += kLanes) {
+      const size_t count = i < d ? std::min(kLanes, d - i) : 0;
+      VU pairs = hn::PromoteTo(du, hn::LoadN(dh, low + i, count));
+      if (high) {
+        pairs = hn::Or(pairs, hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadN(dh, high + i, count))));
+      }
+      hn::StoreU(pairs, du, dst + i);
+    }
+  }
+}
+
 // ---- exp ---------------------------------------------------------------------------------------
 
 // Returns eˣ to about 1 ulp; 0 below the normal range, +inf above the range, and NaN for NaN:
@@ -135,8 +167,9 @@ constexpr size_t kBlockRows = 6, kBlockVecs = 4;  // 32 registers
 constexpr size_t kBlockRows = 6, kBlockVecs = 2;  // 16 registers
 #endif
 
-// A(i, k) = data[i·row_step + k·k_step]. Either step may be 1, so A may be transposed. With bf16,
-// element k is the pair that begins there, B has such pairs as well, and C = scale·A·B.
+// A(i, k) = data[i·row_step + k·k_step]. Either step may be 1, so A may be transposed. Of bf16,
+// element k is the pair that begins there; uint32_t are such pairs. B has pairs as well then, and
+// the product is scaled.
 template <class A>
 struct TileA {
   const A* data;
@@ -159,6 +192,7 @@ HWY_INLINE VU Broadcast(const hwy::bfloat16_t* p) {
   std::memcpy(&pair, p, sizeof pair);
   return hn::Set(DU(), pair);
 }
+HWY_INLINE VU Broadcast(const uint32_t* p) { return hn::Set(DU(), *p); }
 HWY_INLINE VF32 MulAddLanes(VF32 a, VF32 b, VF32 sum) { return hn::MulAdd(a, b, sum); }
 HWY_INLINE VF32 MulAddLanes(VU a, VU b, VF32 sum) { return MulAddElements<true>(a, b, sum); }
 
@@ -167,11 +201,12 @@ HWY_INLINE VF32 MulAddLanes(VU a, VU b, VF32 sum) { return MulAddElements<true>(
 template <size_t kRows, size_t kVecs, class A, class B>
 HWY_NOINLINE void MicroGemm(size_t depth, TileA<A> a, const B* HWY_RESTRICT b, size_t ldb,
                             float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
+  constexpr bool kPairs = !std::is_same_v<A, float>;
   const F32 d;
   const size_t lanes = hn::Lanes(d);
   const A* HWY_RESTRICT from = a.data;
   VF32 acc[kRows][kVecs];
-  if (accumulate) {
+  if (accumulate && !kPairs) {
     HWY_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) {
       HWY_UNROLL(4)
@@ -201,9 +236,12 @@ HWY_NOINLINE void MicroGemm(size_t depth, TileA<A> a, const B* HWY_RESTRICT b, s
   for (size_t i = 0; i < kRows; ++i) {
     HWY_UNROLL(4)
     for (size_t v = 0; v < kVecs; ++v) {
-      if constexpr (std::is_same_v<A, hwy::bfloat16_t>)
-        acc[i][v] = hn::Mul(acc[i][v], hn::Set(d, a.scale));
-      hn::StoreU(acc[i][v], d, c + i * ldc + v * lanes);
+      float* to = c + i * ldc + v * lanes;
+      if constexpr (kPairs) {
+        const VF32 before = accumulate ? hn::LoadU(d, to) : hn::Zero(d);
+        acc[i][v] = hn::MulAdd(acc[i][v], hn::Set(d, a.scale), before);
+      }
+      hn::StoreU(acc[i][v], d, to);
     }
   }
 }
@@ -245,8 +283,8 @@ HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA<A> a, const B* HWY_RE
 }
 
 // C [rows × cols] ← A·B, or C + A·B, where B(k, j) = b[k·ldb + j], in f32 or bf16 for an A of f32,
-// else in pairs of bf16, whose product is not added to C. cols is rounded up to whole vectors, so
-// rows of B and C must be padded that far.
+// else in pairs of bf16. cols is rounded up to whole vectors, so rows of B and C must be padded
+// that far.
 template <class A, class B>
 HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
                          const B* HWY_RESTRICT b, size_t ldb, float* HWY_RESTRICT c, size_t ldc,

@@ -207,12 +207,13 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
       }
 }
 
-// A backend that multiplies 16-bit operands rounds p and ds to them, by a part `weights`.
+// Where 16-bit operands are multiplied, p and ds are rounded to them, by a part `weights`: on tensor
+// cores, and on CPUs that have an instruction for pairs of bf16.
 struct Rounding {
   double weights = 0;
 };
 inline Rounding WeightRounding(DType dtype) {
-  return {dtype == DType::kF32 || !Tested().tensor_cores ? 0 : 1.01 * UnitRoundoff(dtype)};
+  return {dtype == DType::kF32 ? 0 : 1.01 * UnitRoundoff(dtype)};
 }
 
 struct ForwardBounds {
