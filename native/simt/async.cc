@@ -138,6 +138,11 @@ Vec8 LoadGlobalStream8(const void* p, Loc loc) {
   return Load<Vec8>(p, Access::kNonCoherentRead, false, loc);
 }
 void StoreGlobal16(void* p, const Vec16& v, Loc loc) { Store(p, v, false, loc); }
+void CopyGlobalBytes(void* to, const void* from, int bytes, Loc loc) {
+  const simt::Inside inside;
+  simt::CheckLastStore();
+  simt::CopyGlobal(to, from, bytes, SiteOf(loc));
+}
 Vec16 LoadShared16(const void* p, Loc loc) { return Load<Vec16>(p, Access::kRead, true, loc); }
 void StoreShared16(void* p, const Vec16& v, Loc loc) { Store(p, v, true, loc); }
 

@@ -125,7 +125,7 @@ void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async)
             site);
     if (write) {
       state[i] = kInitialised;
-    } else if (state[i] == kAllocated) {
+    } else if (state[i] == kAllocated && access != Access::kReadOfBits) {
       if (Fresh(Kind::kUninitGlobal, site))
         Record(Kind::kUninitGlobal,
                Who() + ": " + subject() + " at %a: byte " + std::to_string(offset + i) + " of '" +
@@ -145,6 +145,18 @@ void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async)
   const SiteId id = IdOf(site);
   for (size_t g = offset / kGranule; g <= (offset + n - 1) / kGranule; ++g)
     Touch(a->cells[g], actor, access, id, {a->name.c_str(), g * kGranule, true});
+}
+
+void CopyGlobal(void* to, const void* from, int bytes, Site site) {
+  const auto states = [](const void* p) {
+    Allocation& a = *Find(reinterpret_cast<uintptr_t>(p));
+    return &a.bytes_state[reinterpret_cast<uintptr_t>(p) - a.begin];
+  };
+  const size_t n = static_cast<size_t>(bytes);
+  CheckGlobal(from, bytes, Access::kReadOfBits, site);
+  CheckGlobal(to, bytes, Access::kWrite, site);
+  std::memcpy(to, from, n);
+  std::memcpy(states(to), states(from), n);
 }
 
 void CheckShared(const void* p, int bytes, Access access, Site site, bool async) {

@@ -73,6 +73,11 @@ Vec16 LoadGlobalStream16(const void* p, Loc loc = Loc::Here());
 Vec8 LoadGlobal8(const void* p, Loc loc = Loc::Here());
 Vec8 LoadGlobalStream8(const void* p, Loc loc = Loc::Here());
 void StoreGlobal16(void* p, const Vec16& v, Loc loc = Loc::Here());
+void CopyGlobalBytes(void* to, const void* from, int bytes, Loc loc);
+template <class T>
+void CopyGlobal(T* to, const T* from, Loc loc = Loc::Here()) {
+  CopyGlobalBytes(to, from, sizeof(T), loc);
+}
 Vec16 LoadShared16(const void* p, Loc loc = Loc::Here());
 void StoreShared16(void* p, const Vec16& v, Loc loc = Loc::Here());
 

@@ -17,7 +17,8 @@ constexpr uint32_t kGranule = 2;
 using Clock = std::vector<uint32_t>;
 using ClockRef = std::shared_ptr<const Clock>;
 
-enum class Access : uint8_t { kRead, kWrite, kNonCoherentRead };
+// The values of kReadOfBits are only stored again.
+enum class Access : uint8_t { kRead, kWrite, kNonCoherentRead, kReadOfBits };
 
 struct Cell {
   SiteId write_site, read_site, other_site, non_coherent_site;

@@ -171,6 +171,9 @@ bool InDevice(const void* p);
 // These check bounds, alignment, initialisation and order of one access.
 void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async = false);
 void CheckShared(const void* p, int bytes, Access access, Site site, bool async = false);
+// Copies bytes of global memory, checked as a load and a store. Those that nothing wrote are
+// unwritten in the copy too.
+void CopyGlobal(void* to, const void* from, int bytes, Site site);
 // Reports a register that holds the pattern of variables that were never set.
 void RecordUnset(const char* what, Site site);
 inline void CheckRegister(uint32_t bits, const char* what, Site site) {

@@ -102,6 +102,7 @@ LORA_KERNEL void GlobalKernel(int bug, GlobalArgs a) {
   const float* in = a.in;
   float* out = a.out;
   if (t >= 60 && bug != kReadPadding) {
+    CopyGlobal(out + i, a.unset + i);
     out[i] = 0;
     return;
   }
@@ -114,6 +115,10 @@ LORA_KERNEL void GlobalKernel(int bug, GlobalArgs a) {
       return;
     case kReadUnwritten:
       out[i] = a.unset[i];
+      return;
+    case kReadCopyOfUnwritten:
+      CopyGlobal(out + i, a.unset + i);
+      out[i] += in[i];
       return;
     case kReadHost:
       out[i] = t == 3 ? a.host[0] : in[i];

@@ -50,7 +50,7 @@ Result CopyPipeline(const Options& options, int bug, float* in, float* out);
 
 // out[i] = in[i] for 4 blocks of 64 threads.
 // in: 256 floats in rows of 60 with a pitch of 64 (bug 0 skips the padding), out: 256 floats;
-// unset: a buffer that nothing wrote; host: host memory.
+// unset: a buffer that nothing wrote, of which the padding is copied first; host: host memory.
 enum GlobalBug {
   kReadPastEnd = 1,
   kWritePastEnd,
@@ -68,6 +68,7 @@ enum GlobalBug {
   kMisaligned16,
   kNonCoherentThenWritten,
   kReadByTwoThenWritten,
+  kReadCopyOfUnwritten,
 };
 struct GlobalArgs {
   const float* in;

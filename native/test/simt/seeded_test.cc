@@ -209,6 +209,7 @@ const std::vector<Family>& Families() {
         {"store past the end", kWritePastEnd, Kind::kGlobalBounds},
         {"load of padding between rows", kReadPadding, Kind::kGlobalBounds},
         {"load of memory that nothing wrote", kReadUnwritten, Kind::kUninitGlobal},
+        {"load of a copy of memory that nothing wrote", kReadCopyOfUnwritten, Kind::kUninitGlobal},
         {"load through a host pointer", kReadHost, Kind::kHostPointer},
         {"store through a host pointer", kWriteHost, Kind::kHostPointer},
         {"blocks 1 and 2 write the same element", kBlocksOverlap, Kind::kCrossBlock},

@@ -121,10 +121,13 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestCopies(SelfTestParams<128> p
   CopyAsync<4>(four, in + t * 4, t % 5);
   CopyAsyncCommit();
   CopyAsyncWait<1>();  // a thread sees its own copies without a barrier
-  for (int i = 0; i < 4; ++i) p.out[t * 7 + i] = reinterpret_cast<uint32_t*>(sixteen)[i];
-  for (int i = 0; i < 2; ++i) p.out[t * 7 + 4 + i] = reinterpret_cast<uint32_t*>(eight)[i];
+  for (int i = 0; i < 4; ++i) p.out[t * 12 + i] = reinterpret_cast<uint32_t*>(sixteen)[i];
+  for (int i = 0; i < 2; ++i) p.out[t * 12 + 4 + i] = reinterpret_cast<uint32_t*>(eight)[i];
   CopyAsyncWait<0>();
-  p.out[t * 7 + 6] = *reinterpret_cast<uint32_t*>(four);
+  p.out[t * 12 + 6] = *reinterpret_cast<uint32_t*>(four);
+  CopyGlobal(p.out + t * 12 + 7, p.in + t);
+  CopyGlobal(reinterpret_cast<Vec16*>(p.out + t * 12 + 8),
+             reinterpret_cast<const Vec16*>(p.in) + t);
 }
 
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestConversions(SelfTestParams<128> p) {

@@ -123,16 +123,18 @@ inline std::vector<uint32_t> ExpectedExchange(const std::vector<uint32_t>& in) {
   return out;
 }
 
-// Seven words of each of 128 threads: copies of 16, 8 and 4 bytes, of which the source gives t %
-// 17, t % 9, t % 5.
+// Twelve words of each of 128 threads: copies of 16, 8 and 4 bytes to shared memory, of which the
+// source gives t % 17, t % 9, t % 5; then copies in global memory of 4 and of 16 bytes.
 inline std::vector<uint32_t> ExpectedCopies(const std::vector<uint32_t>& in) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(in.data());
-  std::vector<uint32_t> out(128 * 7, 0);
+  std::vector<uint32_t> out(128 * 12, 0);
   auto* to = reinterpret_cast<unsigned char*>(out.data());
   for (size_t t = 0; t < 128; ++t) {
-    for (size_t i = 0; i < t % 17; ++i) to[t * 28 + i] = bytes[t * 16 + i];
-    for (size_t i = 0; i < t % 9; ++i) to[t * 28 + 16 + i] = bytes[t * 8 + i];
-    for (size_t i = 0; i < t % 5; ++i) to[t * 28 + 24 + i] = bytes[t * 4 + i];
+    for (size_t i = 0; i < t % 17; ++i) to[t * 48 + i] = bytes[t * 16 + i];
+    for (size_t i = 0; i < t % 9; ++i) to[t * 48 + 16 + i] = bytes[t * 8 + i];
+    for (size_t i = 0; i < t % 5; ++i) to[t * 48 + 24 + i] = bytes[t * 4 + i];
+    out[t * 12 + 7] = in[t];
+    for (size_t i = 0; i < 4; ++i) out[t * 12 + 8 + i] = in[t * 4 + i];
   }
   return out;
 }

@@ -31,11 +31,11 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(CopyRowsParams<U>::kThreads, CopyRowsParams<
   U* dst = p.dst + row * p.dst_pitch + first;
   const int64_t count = p.run - first;
   if (count >= kPerThread && IsAligned16(src) && IsAligned16(dst)) {
-    StoreGlobal16(dst, LoadGlobal16(src));
+    CopyGlobal(reinterpret_cast<Vec16*>(dst), reinterpret_cast<const Vec16*>(src));
   } else {
     LORA_UNROLL
     for (int j = 0; j < kPerThread; ++j)
-      if (j < count) dst[j] = src[j];
+      if (j < count) CopyGlobal(dst + j, src + j);
   }
 }
 

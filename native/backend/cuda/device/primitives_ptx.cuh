@@ -77,6 +77,11 @@ LORA_DEVICE Vec8 LoadGlobalStream8(const void* p) {
   return v;
 }
 LORA_DEVICE void StoreGlobal16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }
+// Copies bits without looking at them, so that some of them may be of memory that nothing wrote.
+template <class T>
+LORA_DEVICE void CopyGlobal(T* to, const T* from) {
+  *to = *from;
+}
 LORA_DEVICE Vec16 LoadShared16(const void* p) { return *static_cast<const Vec16*>(p); }
 LORA_DEVICE void StoreShared16(void* p, const Vec16& v) { *static_cast<Vec16*>(p) = v; }
 
