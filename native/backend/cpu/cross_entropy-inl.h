@@ -20,44 +20,72 @@ namespace lora::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-template <class T>
-HWY_INLINE void RowLogSum(const T* HWY_RESTRICT logits, size_t n, LogSum& total) {
-  constexpr size_t kBlock = 4096;
+// Adds `count` logits to the sum, and calls keep(i, e, n) with the exponentials of n of them from the
+// i-th on, where there are as many as lanes but at the end. Returns what was subtracted before.
+template <class T, class Keep>
+HWY_INLINE float AddBlock(const T* block, size_t count, LogSum& total, const Keep& keep) {
   constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
   const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  float max = total.max;
-  double sum = total.sum;
-  for (size_t begin = 0; begin < n; begin += kBlock) {
-    const T* HWY_RESTRICT block = logits + begin;
-    const size_t count = std::min(kBlock, n - begin), whole = count / (2 * lanes) * (2 * lanes);
-    VF32 m0 = hn::Set(d, kMinusInf), m1 = m0;
-    for (size_t i = 0; i < whole; i += 2 * lanes) {
-      m0 = hn::Max(m0, LoadAct(d, block + i));
-      m1 = hn::Max(m1, LoadAct(d, block + i + lanes));
-    }
-    // Reads the rest of a block, at most two vectors; lanes past its end read −inf.
-    const auto rest = [&](size_t i) {
-      const VF32 v = LoadActN(d, block + i, count - i);
-      return hn::IfThenElse(hn::FirstN(d, count - i), v, hn::Set(d, kMinusInf));
-    };
-    for (size_t i = whole; i < count; i += lanes) m0 = hn::Max(m0, rest(i));
-    const float new_max = std::max(max, hn::ReduceMax(d, hn::Max(m0, m1)));
-    const float base = new_max == kMinusInf ? 0.0f : new_max;
-    const VF32 vbase = hn::Set(d, base);
-    VF32 s0 = hn::Zero(d), s1 = s0;
-    for (size_t i = 0; i < whole; i += 2 * lanes) {
-      s0 = hn::Add(s0, Exp(d, hn::Sub(LoadAct(d, block + i), vbase)));
-      s1 = hn::Add(s1, Exp(d, hn::Sub(LoadAct(d, block + i + lanes), vbase)));
-    }
-    for (size_t i = whole; i < count; i += lanes) {
-      s0 = hn::Add(s0, Exp(d, hn::Sub(rest(i), vbase)));
-    }
-    if (new_max != max) sum *= std::exp(static_cast<double>(max) - base);
-    sum += static_cast<double>(hn::ReduceSum(d, hn::Add(s0, s1)));
-    max = new_max;
+  const size_t lanes = hn::Lanes(d), whole = count / (2 * lanes) * (2 * lanes);
+  VF32 m0 = hn::Set(d, kMinusInf), m1 = m0;
+  for (size_t i = 0; i < whole; i += 2 * lanes) {
+    m0 = hn::Max(m0, LoadAct(d, block + i));
+    m1 = hn::Max(m1, LoadAct(d, block + i + lanes));
   }
-  total = {max, sum};
+  // Reads the rest of a block, at most two vectors; lanes past its end read −inf.
+  const auto rest = [&](size_t i) HWY_ATTR {
+    const VF32 v = LoadActN(d, block + i, count - i);
+    return hn::IfThenElse(hn::FirstN(d, count - i), v, hn::Set(d, kMinusInf));
+  };
+  for (size_t i = whole; i < count; i += lanes) m0 = hn::Max(m0, rest(i));
+  const float new_max = std::max(total.max, hn::ReduceMax(d, hn::Max(m0, m1)));
+  const float base = new_max == kMinusInf ? 0.0f : new_max;
+  const VF32 vbase = hn::Set(d, base);
+  VF32 s0 = hn::Zero(d), s1 = s0;
+  for (size_t i = 0; i < whole; i += 2 * lanes) {
+    const VF32 e0 = Exp(d, hn::Sub(LoadAct(d, block + i), vbase));
+    const VF32 e1 = Exp(d, hn::Sub(LoadAct(d, block + i + lanes), vbase));
+    s0 = hn::Add(s0, e0);
+    s1 = hn::Add(s1, e1);
+    keep(i, e0, lanes);
+    keep(i + lanes, e1, lanes);
+  }
+  for (size_t i = whole; i < count; i += lanes) {
+    const VF32 e = Exp(d, hn::Sub(rest(i), vbase));
+    s0 = hn::Add(s0, e);
+    keep(i, e, std::min(lanes, count - i));
+  }
+  if (new_max != total.max) total.sum *= std::exp(static_cast<double>(total.max) - base);
+  total.sum += static_cast<double>(hn::ReduceSum(d, hn::Add(s0, s1)));
+  total.max = new_max;
+  return base;
+}
+
+template <class T>
+HWY_INLINE void RowLogSum(const T* HWY_RESTRICT logits, size_t n, LogSum& total) {
+  for (size_t begin = 0; begin < n; begin += kExpBlock) {
+    AddBlock(logits + begin, std::min(kExpBlock, n - begin), total, [](size_t, VF32, size_t) {});
+  }
+}
+
+HWY_INLINE float RowExponentials(float* logits, size_t n, LogSum& total) {
+  const F32 d;
+  return AddBlock(logits, n, total, [&](size_t i, VF32 e, size_t count) HWY_ATTR {
+    if (count == hn::Lanes(d)) {
+      hn::StoreU(e, d, logits + i);
+    } else {
+      hn::StoreN(e, d, logits + i, count);
+    }
+  });
+}
+
+template <class T>
+HWY_INLINE void RowScaled(const float* HWY_RESTRICT exponentials, size_t n, float factor,
+                          size_t label, T* HWY_RESTRICT gradient) {
+  RowFromF32(exponentials, n, factor, gradient);
+  if (label >= n) return;
+  const float labelled = factor * exponentials[label] - 1;
+  RowFromF32(&labelled, 1, 1, gradient + label);
 }
 
 // `gradient` may be `logits`, because an element is read before it is written.

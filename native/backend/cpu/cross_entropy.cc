@@ -25,6 +25,18 @@ void RunAddLogits(const void* logits, DType dtype, size_t n, LogSum& total) {
   RowLogSum(static_cast<const float*>(logits), n, total);
 }
 
+float RunAddAndExponentiate(float* logits, size_t n, LogSum& total) {
+  return RowExponentials(logits, n, total);
+}
+
+void RunScaleExponentials(const float* exponentials, size_t n, float factor, size_t label,
+                          DType dtype, void* gradient) {
+  if (dtype == DType::kBF16) {
+    return RowScaled(exponentials, n, factor, label, static_cast<hwy::bfloat16_t*>(gradient));
+  }
+  RowScaled(exponentials, n, factor, label, static_cast<float*>(gradient));
+}
+
 void RunSoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
                         void* gradient) {
   if (dtype == DType::kBF16) {
@@ -44,6 +56,8 @@ namespace lora::cpu {
 namespace {
 
 HWY_EXPORT(RunAddLogits);
+HWY_EXPORT(RunAddAndExponentiate);
+HWY_EXPORT(RunScaleExponentials);
 HWY_EXPORT(RunSoftmaxGradient);
 
 size_t Rows(const TensorView& logits) { return static_cast<size_t>(logits.dim(0)); }
@@ -62,6 +76,15 @@ const std::byte* Row(const TensorView& logits, size_t row) {
 
 void AddLogits(const void* logits, DType dtype, size_t n, LogSum& total) {
   HWY_DYNAMIC_DISPATCH(RunAddLogits)(logits, dtype, n, total);
+}
+
+float AddAndExponentiate(float* logits, size_t n, LogSum& total) {
+  return HWY_DYNAMIC_DISPATCH(RunAddAndExponentiate)(logits, n, total);
+}
+
+void ScaleExponentials(const float* exponentials, size_t n, float factor, size_t label, DType dtype,
+                       void* gradient) {
+  HWY_DYNAMIC_DISPATCH(RunScaleExponentials)(exponentials, n, factor, label, dtype, gradient);
 }
 
 void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,

@@ -4,11 +4,13 @@
 // Counted rows are gathered into chunks, whose f32 logits [rows, vocab] are in scratch. Both
 // directions go over the vocabulary in parts, so that what one product writes is still in cache for
 // the next step. Per part:
-//   forward   logits = hidden · W_partᵀ, which are added to Σ exp of each row
+//   forward   logits = hidden · W_partᵀ, which are added to Σ exp of each row and replaced by their
+//             exponentials, to a base for each row and part
 //   backward  gradient = softmax − onehot [rows, part];  d_hidden += gradient · W_part
-// The product rounds the f32 gradients to bf16 where W is bf16. W is read once per chunk and
-// direction; the logits are written once and read once more.
+// The gradient is bf16 where W is bf16. W is read once per chunk and direction; the logits are
+// written once and read once more.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "backend/cpu/arena.h"
@@ -23,12 +25,13 @@ namespace {
 // A chunk is large enough to pay for reading W, and small enough for the memory of a laptop.
 constexpr size_t kLogitBytes = size_t{48} << 20;
 constexpr size_t kMinChunk = 16;
-constexpr size_t kPart = 4096;  // tokens; a multiple of every panel width
+constexpr size_t kPart = kExpBlock;  // tokens; a multiple of every panel width
 
 struct Plan {
   size_t rows, dim, vocab;
   size_t chunk;  // rows of logits held at once, at most
   size_t part;   // tokens per part, at most
+  size_t parts;
 
   explicit Plan(const LinearCrossEntropyArgs& args)
       : rows(static_cast<size_t>(args.hidden.dim(0))),
@@ -37,22 +40,29 @@ struct Plan {
     const size_t fit = kLogitBytes / (sizeof(float) * std::max<size_t>(1, vocab));
     chunk = std::min(rows, std::max(kMinChunk, fit));
     part = std::min(vocab, kPart);
+    parts = CeilDiv(vocab, kPart);
   }
 };
 
 struct Pieces {
-  std::byte* hidden;  // [chunk, dim] act
-  float* logits;      // [chunk, vocab]
-  float* gradients;   // [chunk, part] of the logits
-  float* d_hidden;    // [chunk, dim]
-  LogSum* sums;       // [chunk]
-  double* lse;        // [chunk]
-  size_t* rows;       // [chunk], where the gathered rows come from
+  std::byte* hidden;     // [chunk, dim] act
+  float* logits;         // [chunk, vocab], then their exponentials
+  float* bases;          // [chunk, parts], of these
+  float* of_labels;      // [chunk], the logits of the labels
+  std::byte* gradients;  // [chunk, part] of the logits, in the dtype of W
+  float* d_hidden;       // [chunk, dim]
+  LogSum* sums;          // [chunk]
+  double* lse;           // [chunk]
+  size_t* rows;          // [chunk], where the gathered rows come from
 
   Pieces(const Plan& p, const LinearCrossEntropyArgs& args, Arena& arena)
       : hidden(arena.Take<std::byte>(p.chunk * p.dim * SizeOf(args.hidden.dtype))),
         logits(arena.Take<float>(p.chunk * p.vocab)),
-        gradients(args.d_hidden ? arena.Take<float>(p.chunk * p.part) : nullptr),
+        bases(arena.Take<float>(p.chunk * p.parts)),
+        of_labels(arena.Take<float>(p.chunk)),
+        gradients(args.d_hidden
+                      ? arena.Take<std::byte>(p.chunk * p.part * SizeOf(args.weight.dtype))
+                      : nullptr),
         d_hidden(args.d_hidden ? arena.Take<float>(p.chunk * p.dim) : nullptr),
         sums(arena.Take<LogSum>(p.chunk)),
         lse(arena.Take<double>(p.chunk)),
@@ -147,13 +157,15 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
       product.Run(w.hidden, args.hidden.dtype, p.dim, w.logits + begin, p.vocab, false,
                   product_scratch, cpu);
       ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
-        AddLogits(w.logits + i * p.vocab + begin, DType::kF32, count, w.sums[i]);
+        float* const logits = w.logits + i * p.vocab;
+        const size_t label = static_cast<size_t>(labels[w.rows[i]]);
+        if (label >= begin && label < begin + count) w.of_labels[i] = logits[label];
+        w.bases[i * p.parts + begin / kPart] = AddAndExponentiate(logits + begin, count, w.sums[i]);
       });
     }
     for (size_t i = 0; i < rows; ++i) {
-      const size_t label = static_cast<size_t>(labels[w.rows[i]]);
       w.lse[i] = w.sums[i].Log();
-      loss += w.lse[i] - static_cast<double>(w.logits[i * p.vocab + label]);
+      loss += w.lse[i] - static_cast<double>(w.of_labels[i]);
     }
     if (!args.d_hidden) continue;
 
@@ -161,13 +173,13 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
       const size_t count = std::min(p.part, p.vocab - begin);
       ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
         const size_t label = static_cast<size_t>(labels[w.rows[i]]);
-        SoftmaxGradient(w.logits + i * p.vocab + begin, DType::kF32, count,
-                        static_cast<float>(w.lse[i]), label < begin ? count : label - begin, 1,
-                        w.gradients + i * count);
+        const double base = w.bases[i * p.parts + begin / kPart];
+        ScaleExponentials(
+            w.logits + i * p.vocab + begin, count, static_cast<float>(std::exp(base - w.lse[i])),
+            label < begin ? count : label - begin, dtype, w.gradients + i * count * SizeOf(dtype));
       });
       PartProduct product(TransposedPanelsOf(args.weight, begin), count, dtype, rows, p.dim);
-      product.Run(w.gradients, DType::kF32, count, w.d_hidden, p.dim, begin > 0, product_scratch,
-                  cpu);
+      product.Run(w.gradients, dtype, count, w.d_hidden, p.dim, begin > 0, product_scratch, cpu);
     }
     for (size_t i = 0; i < rows; ++i) {
       std::memcpy(args.d_hidden.as<float>() + w.rows[i] * p.dim, w.d_hidden + i * p.dim,
