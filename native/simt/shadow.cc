@@ -13,7 +13,7 @@ struct Reader {
   uint32_t clock;
   uint16_t actor;
 };
-std::deque<std::vector<Reader>> lists;
+std::deque<std::vector<Reader>> lists;  // each by rising actor
 size_t lists_used = 0;
 
 const char* Verb(Access access) { return access == Access::kWrite ? "write" : "read"; }
@@ -62,16 +62,16 @@ void AddReader(Cell& c, const ActorView& actor, SiteId site) {
     return;
   } else if (c.further != 0 && c.read_actor != actor.actor) {
     auto& list = lists[c.further - 1];
-    for (Reader& r : list) {
-      if (r.actor != actor.actor) continue;
-      r.clock = actor.clock;
-      r.site = site;
-      return;
-    }
-    // What this reader knows of is covered by it: whoever comes after it comes after them.
-    if (list.size() >= 8)
+    // What this reader knows of is covered by it: whoever comes after it comes after them. A list
+    // that stays long is searched for them as seldom as its length doubles.
+    if (list.size() >= 8 && (list.size() & (list.size() - 1)) == 0)
       std::erase_if(list, [&](const Reader& r) { return r.clock <= actor.Knows(r.actor); });
-    list.push_back({site, actor.clock, actor.actor});
+    const auto place = std::ranges::lower_bound(list, actor.actor, {}, &Reader::actor);
+    if (place != list.end() && place->actor == actor.actor) {
+      *place = {site, actor.clock, actor.actor};
+    } else {
+      list.insert(place, {site, actor.clock, actor.actor});
+    }
     return;
   }
   c.read_actor = actor.actor;
