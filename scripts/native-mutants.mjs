@@ -208,7 +208,11 @@ const nodeTests = [
   { name: 'jest lifecycle', target: 'lora_native', ...jest('test/lifecycle') },
 ];
 const emulatedTests = [
-  { name: 'jest cuda_emulated', target: 'lora_native_emulated', ...jest('test/e2e/cuda_emulated') },
+  {
+    name: 'jest cuda',
+    target: 'lora_native_emulated',
+    ...jest('test/e2e/cuda_(emulated|serving)'),
+  },
 ];
 
 // Every program of ctest; those that are not built yet have no command there.

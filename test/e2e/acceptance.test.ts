@@ -79,10 +79,24 @@ for (const [dtype, order] of [
     300_000,
     { LORA_SIMT: order },
   );
+// It names no device, so it gets one before it starts.
+const deviceOf = (name: string): Record<string, string> => ({
+  NODE_OPTIONS: `--require "${join(root, 'test/support/default_device.cjs')}"`,
+  LORA_TEST_DEVICE: name,
+});
+const chosen = process.env['LORA_TEST_DEVICE'];
+acceptance('company', missing, 'company.mjs', [], 120_000, chosen ? deviceOf(chosen) : {});
+acceptance(
+  'company on the emulated GPU',
+  elsewhere ?? noEmulator,
+  'company.mjs',
+  [],
+  600_000,
+  deviceOf('cuda-emulated'),
+);
 acceptance('stories', elsewhere, 'stories.mjs', []);
 // Chat masks need SmolLM2's tokenizer, packing and resume do not.
 acceptance('training', elsewhere, 'training.mjs', existsSync(smollm) ? [smollm] : []);
-acceptance('company', elsewhere, 'company.mjs', []);
 acceptance('files', elsewhere, 'files.mjs', []);
 
 const noModel = existsSync(join(smollm, 'model.safetensors'))

@@ -2,8 +2,7 @@
  * The CUDA backend's kernels on the emulated GPU, through the public API: a whole training step, and generation.
  * With LORA_TEST_DEVICE=cuda on a real one (scripts/gpu-check).
  */
-import { existsSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { rmSync } from 'node:fs';
 import {
   AdamW,
   AdamW8bit,
@@ -22,16 +21,9 @@ import { seededParameter, setGrad } from '../support/optimizers';
 import { programCases } from '../support/program_cases';
 import { fillAdapter } from '../support/fill_adapter';
 import { runChild } from '../support/child';
+import { gpu as device, onGpu as emulated } from '../support/emulated';
 import { tinyModel } from '../support/tiny_model';
 import { weightFormatCases } from '../support/weight_format_cases';
-
-const addon = join(__dirname, '../../build/emulated/lora_native_emulated.node');
-const real = process.env['LORA_TEST_DEVICE'] as Device | undefined;
-const device = real ?? 'cuda-emulated';
-const reason = real || existsSync(addon) ? undefined : `${addon} is absent: run node scripts/ctest.mjs`;
-const emulated = reason
-  ? (title: string, body: () => Promise<void>) => test.skip(`${title} (skipped: ${reason})`, body)
-  : (title: string, body: () => Promise<void>) => test(title, body, 120_000);
 
 const rows = [
   [256, 72, 101, 108, 108, 111, 32, 119],
