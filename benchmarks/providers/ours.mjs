@@ -79,8 +79,7 @@ export class OursProvider {
     const [Q, G] = [q, g].map((values) => this.#tensor(values, [1, tokens, heads, d], dtype));
     const [K, V] = [k, v].map((values) => this.#tensor(values, [1, tokens, kvHeads, d], dtype));
     const options = { window: 0, scale: 1 / Math.sqrt(d) };
-    const forward = (keep) =>
-      native.attentionForward(Q, K, V, null, { kvLength: tokens, qOffset: 0, ...options }, keep);
+    const forward = (keep) => native.attentionForward(Q, K, V, null, options, keep);
     this.#work = {
       forward: () => ({ y: forward(false)[0] }),
       step: () => {

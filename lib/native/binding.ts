@@ -244,7 +244,7 @@ export interface NativeBinding {
     k: NativeTensor,
     v: NativeTensor,
     keyBegin: NativeTensor | null,
-    options: { kvLength: number; qOffset: number; window: number; scale: number },
+    options: { window: number; scale: number },
     keepLse: boolean,
   ): [y: NativeTensor, lse: NativeTensor | null];
   attentionBackward(

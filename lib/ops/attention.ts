@@ -37,7 +37,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     k.handle,
     v.handle,
     begin,
-    { kvLength: s, qOffset: 0, window, scale },
+    { window, scale },
     needsGrad([q, k, v]),
   );
   const y = wrap(handle, q.dtype, q.shape, q.device);

@@ -74,7 +74,7 @@ HWY_EXPORT(RunBackwardTile);
 HWY_EXPORT(RunStoreKeyGradients);
 
 AttentionShape ShapeOf(const AttentionBackwardArgs& a) {
-  return AttentionShape(a.q, a.k, a.key_begin, a.k.dim(1), 0, a.window, a.scale);
+  return AttentionShape(a.q, a.k, a.key_begin, a.window, a.scale);
 }
 
 RowTile TileOf(const AttentionShape& s, size_t pair, size_t tile, size_t rows = kRowTile) {
@@ -94,9 +94,10 @@ Chunks ChunksOf(const AttentionShape& s, size_t b) {
 }
 // The most that a sequence can have, from the sizes of the call alone.
 size_t MostChunks(const AttentionShape& s) {
-  size_t keys = static_cast<size_t>(s.kv_length), more = 0;
-  if (s.window > 0 && s.window < s.kv_length) {
-    keys = std::min(keys, static_cast<size_t>(s.window) + s.queries - 1);
+  const auto window = static_cast<size_t>(s.window);
+  size_t keys = s.most_keys, more = 0;
+  if (window > 0 && window < keys) {
+    keys = std::min(keys, window + s.queries - 1);
     more = 1;  // they may begin and end inside a chunk
   }
   return CeilDiv(keys, kDecodeChunk) + more;
@@ -122,7 +123,7 @@ CpuContext* PoolFor(size_t work, Context& context) {
   return work < kWorthThreads ? nullptr : static_cast<CpuContext*>(&context);
 }
 
-size_t KeySumFloats(const AttentionShape& s) { return s.capacity * s.padded; }
+size_t KeySumFloats(const AttentionShape& s) { return s.queries * s.padded; }
 
 }  // namespace
 
@@ -208,7 +209,7 @@ void Run(const AttentionCall& call, Scratch scratch, Context& context) {
 namespace {
 
 AttentionCall CallOf(const AttentionForwardArgs& a) {
-  const AttentionShape shape(a.q, a.k, a.key_begin, a.kv_length, a.q_offset, a.window, a.scale);
+  const AttentionShape shape(a.q, a.k, a.key_begin, a.window, a.scale);
   return {shape, a.q, a.k, a.v, a.y, a.lse, shape.rows <= kDecodeRows};
 }
 
@@ -243,7 +244,7 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
     std::memset(args.dv.data, 0, args.dv.bytes());
     return;
   }
-  CpuContext* pool = PoolFor(s.pairs() * s.rows * s.capacity * s.d, context);
+  CpuContext* pool = PoolFor(s.pairs() * s.rows * s.queries * s.d, context);
   const size_t threads = static_cast<size_t>(context.threads());
   const size_t splits = BackwardSplits(s, context.threads()), tiles = s.row_tiles();
   const size_t sum_floats = KeySumFloats(s);
@@ -265,15 +266,15 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
           dk + sum_floats);
     }
     if (splits == 1) {
-      store(args, s, pair / s.kv_heads, pair % s.kv_heads, 0, s.capacity, dk, 0, 1);
+      store(args, s, pair / s.kv_heads, pair % s.kv_heads, 0, s.queries, dk, 0, 1);
     }
   });
   if (splits == 1) return;
-  const size_t parts = (s.capacity + kKeyTile - 1) / kKeyTile;
+  const size_t parts = (s.queries + kKeyTile - 1) / kKeyTile;
   ParallelFor(pool, s.pairs() * parts, [&](size_t task, size_t) {
     const size_t pair = task / parts, begin = task % parts * kKeyTile;
     store(args, s, pair / s.kv_heads, pair % s.kv_heads, begin,
-          std::min(s.capacity, begin + kKeyTile), sums + pair * splits * 2 * sum_floats,
+          std::min(s.queries, begin + kKeyTile), sums + pair * splits * 2 * sum_floats,
           2 * sum_floats, splits);
   });
 }

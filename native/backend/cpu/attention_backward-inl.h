@@ -209,7 +209,7 @@ HWY_INLINE void StoreKeyGradients(const AttentionBackwardArgs& args, const Atten
   T* const outputs[2] = {args.dk.as<T>(), args.dv.as<T>()};
   for (size_t which = 0; which < 2; ++which) {
     for (size_t j = begin; j < end; ++j) {
-      float* row = sums + which * s.capacity * s.padded + j * s.padded;
+      float* row = sums + which * s.queries * s.padded + j * s.padded;
       for (size_t split = 1; split < splits; ++split) {
         for (size_t i = 0; i < s.padded; i += hn::Lanes(d)) {
           const VF32 term = hn::LoadU(d, row + split * stride + i);

@@ -28,43 +28,41 @@ constexpr size_t kDecodeChunk = 128;  // keys per task of the decode path; a mul
 static_assert(kPageSize % kKeyTile == 0 && kDecodeChunk % kKeyTile == 0);
 
 struct AttentionShape {
-  size_t batch = 0, queries = 0, q_heads = 0, kv_heads = 0, group = 0, capacity = 0;
+  size_t batch = 0, queries = 0, q_heads = 0, kv_heads = 0, group = 0;
+  size_t most_keys = 0;      // that a sequence may have
   size_t d = 0, padded = 0;  // head dim, and rounded up to kTilePad
   size_t rows = 0;           // per (batch, kv head): queries · group
-  int64_t kv_length = 0, q_offset = 0, window = 0;
+  int64_t window = 0;
   float scale = 1;
   const int32_t* key_begin = nullptr;
   const int32_t *pages = nullptr, *lengths = nullptr;  // [batch, max_pages], [batch]; or null
   size_t max_pages = 0;
 
   AttentionShape(const TensorView& q, const TensorView& k, const TensorView& key_begin_view,
-                 int64_t kv_length, int64_t q_offset, int64_t window, float scale)
+                 int64_t window, float scale)
       : batch(static_cast<size_t>(q.dim(0))),
         queries(static_cast<size_t>(q.dim(1))),
         q_heads(static_cast<size_t>(q.dim(2))),
         kv_heads(static_cast<size_t>(k.dim(2))),
         group(kv_heads == 0 ? 0 : q_heads / kv_heads),
-        capacity(static_cast<size_t>(k.dim(1))),
+        most_keys(queries),
         d(static_cast<size_t>(q.dim(3))),
         padded(RoundUp(d, kTilePad)),
         rows(queries * group),
-        kv_length(kv_length),
-        q_offset(q_offset),
         window(window),
         scale(scale),
         key_begin(key_begin_view ? key_begin_view.as<const int32_t>() : nullptr) {}
 
-  // kv_length is the most keys that a sequence may have.
   explicit AttentionShape(const AttentionPagedArgs& args)
       : batch(static_cast<size_t>(args.q.dim(0))),
         queries(static_cast<size_t>(args.q.dim(1))),
         q_heads(static_cast<size_t>(args.q.dim(2))),
         kv_heads(static_cast<size_t>(args.k_pool.dim(1))),
         group(kv_heads == 0 ? 0 : q_heads / kv_heads),
+        most_keys(static_cast<size_t>(args.page_table.dim(1) * kPageSize)),
         d(static_cast<size_t>(args.q.dim(3))),
         padded(RoundUp(d, kTilePad)),
         rows(queries * group),
-        kv_length(args.page_table.dim(1) * kPageSize),
         window(args.window),
         scale(args.scale),
         pages(args.page_table.as<const int32_t>()),
@@ -75,14 +73,14 @@ struct AttentionShape {
   size_t pairs() const { return batch * kv_heads; }
   size_t row_tiles() const { return CeilDiv(rows, kRowTile); }
   int64_t Position(size_t b) const {  // of the first query
-    return lengths == nullptr ? q_offset : lengths[b] - static_cast<int64_t>(queries);
+    return lengths == nullptr ? 0 : lengths[b] - static_cast<int64_t>(queries);
   }
 
   size_t QueryOffset(size_t b, size_t h, size_t row) const {  // of q, y, g, dq, in elements
     return ((b * queries + row / group) * q_heads + h * group + row % group) * d;
   }
   size_t KeyOffset(size_t b, size_t h, size_t key) const {  // of k, v, dk, dv
-    if (pages == nullptr) return ((b * capacity + key) * kv_heads + h) * d;
+    if (pages == nullptr) return ((b * queries + key) * kv_heads + h) * d;
     constexpr size_t kSize = kPageSize;
     const size_t page = static_cast<size_t>(pages[b * max_pages + key / kSize]);
     return ((page * kv_heads + h) * kSize + key % kSize) * d;

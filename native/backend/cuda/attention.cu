@@ -11,9 +11,7 @@ AttentionPlan PlanOf(const AttentionForwardArgs& args, int multiprocessors) {
   problem.kv_heads = args.k.dim(2);
   problem.rows = problem.kv_heads == 0 ? 0 : args.q.dim(1) * (args.q.dim(2) / problem.kv_heads);
   problem.d = args.q.dim(3);
-  problem.longest = args.q_offset + args.q.dim(1);
-  if (args.window > 0 && args.window < problem.longest)
-    problem.longest = std::min(problem.longest, args.window + args.q.dim(1));
+  problem.longest = args.q.dim(1);
   return PlanAttention(
       problem, ForwardTile(PaddedHeadDim(problem.d), args.q.dtype != DType::kF32, problem.rows),
       multiprocessors);
@@ -28,8 +26,8 @@ size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
 void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
   const AttentionPlan plan = PlanOf(args, context.threads());
   if (plan.tiles == 0) return;
-  LaunchForward("attention", ShapeOf(args, args.q_offset), plan,
-                {args.q, args.k, args.v, args.y, args.lse}, scratch, context);
+  LaunchForward("attention", ShapeOf(args), plan, {args.q, args.k, args.v, args.y, args.lse},
+                scratch, context);
 }
 
 }  // namespace lora::cuda

@@ -45,7 +45,7 @@ size_t ScratchBytes(const AttentionBackwardArgs& args, int threads) {
 void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
   constexpr const char* kOp = "attention_backward";
   const AttentionBackwardPlan plan = PlanOf(args, context.threads());
-  const device::AttentionShape s = ShapeOf(args, 0);
+  const device::AttentionShape s = ShapeOf(args);
   float* const dots = reinterpret_cast<float*>(scratch.data());
   ForTraining(args.q.dtype, [&]<class T>() {
     using Dots = device::RowDotParams<T>;

@@ -50,11 +50,9 @@ inline device::AttentionShape ShapeOf(const TensorView& q, int64_t kv_heads, int
 }
 
 template <class Args>
-device::AttentionShape ShapeOf(const Args& args, int64_t q_offset) {
+device::AttentionShape ShapeOf(const Args& args) {
   device::AttentionShape s = ShapeOf(args.q, args.k.dim(2), args.window, args.scale);
   s.key_begin = args.key_begin ? Data<const int32_t>(args.key_begin) : nullptr;
-  s.q_offset = static_cast<int>(q_offset);
-  s.capacity = args.k.dim(1);
   return s;
 }
 

@@ -41,23 +41,22 @@ void EachPlace(const TensorView& q, const TensorView& k, const Visit& visit) {
 }
 
 // Returns the first key that a query sees; the last one is at the query's own position.
-int64_t FirstKey(const TensorView& key_begin, int64_t window, const Place& at, int64_t position) {
+int64_t FirstKey(const TensorView& key_begin, int64_t window, const Place& at) {
   int64_t first = 0;
   if (key_begin) {
     const int64_t begin = key_begin.as<int32_t>()[at.batch * at.q.dim(1) + at.query];
     first = std::max(first, begin);
   }
-  return window > 0 ? std::max(first, position - window + 1) : first;
+  return window > 0 ? std::max(first, at.query - window + 1) : first;
 }
 
 }  // namespace
 
 void Run(const AttentionForwardArgs& args, Scratch, Context&) {
   EachPlace(args.q, args.k, [&](const Place& at) {
-    const int64_t position = args.q_offset + at.query;
     const double lse = Attend(args.q, args.k, args.v, args.y, at.Query(),
-                              FirstKey(args.key_begin, args.window, at, position), position,
-                              args.scale, [&](int64_t j) { return at.Key(j); });
+                              FirstKey(args.key_begin, args.window, at), at.query, args.scale,
+                              [&](int64_t j) { return at.Key(j); });
     if (args.lse) Store(args.lse, at.Lse(), lse);
   });
 }
@@ -69,7 +68,7 @@ void Run(const AttentionBackwardArgs& args, Scratch, Context&) {
     const Vector q = LoadRange(args.q, at.Query(), d), g = LoadRange(args.g, at.Query(), d);
     const double inner = Dot(g, args.y, at.Query()), lse = Load(args.lse, at.Lse());
     Vector dq(static_cast<size_t>(d), 0.0);
-    for (int64_t j = FirstKey(args.key_begin, args.window, at, at.query); j <= at.query; ++j) {
+    for (int64_t j = FirstKey(args.key_begin, args.window, at); j <= at.query; ++j) {
       const double p = std::exp(args.scale * Dot(q, args.k, at.Key(j)) - lse);
       const double ds = args.scale * p * (Dot(g, args.v, at.Key(j)) - inner);
       for (int64_t c = 0; c < d; ++c) {

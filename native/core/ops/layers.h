@@ -101,21 +101,19 @@ void Check(const RopeArgs&);
 
 // Computes causal grouped-query attention with online softmax:
 //   y = softmax(scale·q·kᵀ)·v
-// Query i of a row (i counts from q_offset) sees the keys j with
+// Query i of a row sees the keys j with
 //   max(begin, i − window + 1) ≤ j ≤ i
-// where begin is key_begin[b, i − q_offset] or 0, and a window of 0 is none. Head h of q uses head
+// where begin is key_begin[b, i] or 0, and a window of 0 is none. Head h of q uses head
 // h / (q_heads / kv_heads) of k and v. Values that are not finite may reach queries that do not see
 // them (their weight is 0, and 0·∞ is NaN).
 struct AttentionForwardArgs {
-  TensorView q;          // [b, sq, q_heads, d] act
-  TensorView k, v;       // [b, capacity, kv_heads, d] act, of which kv_length positions are valid
-  TensorView key_begin;  // [b, sq] i32, or absent
-  int64_t kv_length = 0;
-  int64_t q_offset = 0;  // position of the first query; q_offset + sq <= kv_length
+  TensorView q;          // [b, s, q_heads, d] act
+  TensorView k, v;       // [b, s, kv_heads, d] act
+  TensorView key_begin;  // [b, s] i32, or absent
   int64_t window = 0;
   float scale = 1;
-  TensorView y;    // [b, sq, q_heads, d] act
-  TensorView lse;  // [b, q_heads, sq] f32: log Σ exp of the scaled scores; absent without gradient
+  TensorView y;    // [b, s, q_heads, d] act
+  TensorView lse;  // [b, q_heads, s] f32: log Σ exp of the scaled scores; absent without gradient
 
   static constexpr auto Describe() {
     using A = AttentionForwardArgs;
@@ -126,8 +124,7 @@ struct AttentionForwardArgs {
         In("k", &A::k),
         In("v", &A::v),
         In("keyBegin", &A::key_begin).OrNone(),
-        Options(Whole("kvLength", &A::kv_length), Whole("qOffset", &A::q_offset),
-                Whole("window", &A::window), Number("scale", &A::scale)),
+        Options(Whole("window", &A::window), Number("scale", &A::scale)),
         Out("y", &A::y, Like<&A::q>),
         Out("lse", &A::lse,
             [](const A& a) { return F32Result({a.q.dim(0), a.q.dim(2), a.q.dim(1)}); })
@@ -137,7 +134,7 @@ struct AttentionForwardArgs {
 };
 void Check(const AttentionForwardArgs&);
 
-struct AttentionBackwardArgs {  // here kv_length == capacity == sq and q_offset == 0
+struct AttentionBackwardArgs {
   TensorView q, k, v, key_begin, y, lse, g;
   int64_t window = 0;
   float scale = 1;

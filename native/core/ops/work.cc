@@ -11,10 +11,9 @@ double Product(int64_t m, int64_t k, int64_t n) {
 }
 
 // The pairs of a query and a key that it sees, of one head of one sequence.
-double Pairs(int64_t queries, int64_t offset, int64_t window) {
+double Pairs(int64_t queries, int64_t window) {
   double pairs = 0;
-  for (int64_t i = 0; i < queries; ++i) {
-    const int64_t keys = offset + i + 1;
+  for (int64_t keys = 1; keys <= queries; ++keys) {
     pairs += static_cast<double>(window > 0 ? std::min(keys, window) : keys);
   }
   return pairs;
@@ -62,12 +61,12 @@ double FlopsOf(const LinearCrossEntropyArgs& args) {
 }
 
 double FlopsOf(const AttentionForwardArgs& args) {
-  return AttentionFlops(args.q, Pairs(args.q.dim(1), args.q_offset, args.window), 2);
+  return AttentionFlops(args.q, Pairs(args.q.dim(1), args.window), 2);
 }
 
 // The scores again, the gradient of the weights, and those of q, k and v.
 double FlopsOf(const AttentionBackwardArgs& args) {
-  return AttentionFlops(args.q, Pairs(args.q.dim(1), 0, args.window), 5);
+  return AttentionFlops(args.q, Pairs(args.q.dim(1), args.window), 5);
 }
 
 double FlopsOf(const MatmulArgs& args) {

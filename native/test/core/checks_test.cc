@@ -68,9 +68,7 @@ LoraLinearBackwardArgs LinearBackward() {
 AttentionForwardArgs Attention() {
   AttentionForwardArgs args;
   args.q = BF16({2, 3, 4, 8});
-  args.k = args.v = BF16({2, 10, 2, 8});
-  args.kv_length = 7;
-  args.q_offset = 4;
+  args.k = args.v = BF16({2, 3, 2, 8});
   args.y = args.q;
   args.lse = F32({2, 4, 3});
   return args;
@@ -176,20 +174,14 @@ TEST_CASE("attention") {
   const Args good = Attention();
   CHECK(Complaint(good) == "");
   Rejects<Args>(
-      good, [](Args& a) { a.k = a.v = BF16({2, 10, 3, 8}); },
+      good, [](Args& a) { a.k = a.v = BF16({2, 3, 3, 8}); },
       "[attention] expected q heads to be a multiple of kv heads but received 4 and 3");
   Rejects<Args>(
+      good, [](Args& a) { a.k = a.v = BF16({2, 10, 2, 8}); },
+      "[attention] expected k of 3 keys (the queries of q) but received 10");
+  Rejects<Args>(
       good, [](Args& a) { a.v = BF16({2, 9, 2, 8}); },
-      "[attention] expected v of shape [2, 10, 2, 8] (that of k) but received [2, 9, 2, 8]");
-  Rejects<Args>(
-      good, [](Args& a) { a.q_offset = 5; },
-      "[attention] expected qOffset + queries to be at most kvLength 7 but received 5 + 3");
-  Rejects<Args>(
-      good, [](Args& a) { a.q_offset = -1; },
-      "[attention] expected qOffset + queries to be at most kvLength 7 but received -1 + 3");
-  Rejects<Args>(
-      good, [](Args& a) { a.kv_length = 11; },
-      "[attention] expected kvLength from 0 to 10 (the keys of k) but received 11");
+      "[attention] expected v of shape [2, 3, 2, 8] (that of k) but received [2, 9, 2, 8]");
   Rejects<Args>(
       good, [](Args& a) { a.window = -1; },
       "[attention] expected window to be 0 (none) or more but received -1");

@@ -3,7 +3,7 @@
 
 #include <doctest/doctest.h>
 
-#include "test/support/attention_cases.h"
+#include "test/support/page_cases.h"
 #include "test/support/run.h"
 #include "test/support/schedules.h"
 
@@ -44,8 +44,8 @@ TEST_CASE("cuda attention: the plan fills the device and depends on the problem 
 // These are cases of ops/attention_backward_test.cc.
 TEST_CASE("cuda attention: the rows of a key are taken in parts where the device is not filled") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const AttentionCase& c : {AttentionCase{dtype, 1, 66, 16, 1, 8},
-                                   AttentionCase{dtype, 1, 35, 8, 1, 200, 0, 0, 0, true}}) {
+    for (const AttentionCase& c :
+         {AttentionCase{dtype, 1, 66, 16, 1, 8}, AttentionCase{dtype, 1, 35, 8, 1, 200, 0, true}}) {
       const MirrorContext context = NthContext(0);
       const Operands o(c);
       const Tensor lse(DType::kF32, {c.batch, c.q_heads, c.queries});
@@ -61,15 +61,11 @@ TEST_CASE("cuda attention: the rows of a key are taken in parts where the device
 TEST_CASE("cuda attention reads shared memory without bank conflicts") {
   for (const int64_t queries : {4, 70}) {  // decode, and a tile of rows
     for (const int64_t d : {64, 128, 256}) {
-      AttentionCase c;
-      c.dtype = DType::kBF16;
-      c.queries = queries;
-      c.q_offset = 74 - queries;
-      c.d = d;
-      const Operands o(c);
+      const PagedCase c{DType::kBF16, AttentionPhase::kPrefill, queries, 1, 1, d, 0, {74}};
+      const PagedOperands o(c);
       MirrorContext context = NthContext(0);
       const Tensor y(c.dtype, o.q.shape());
-      Run(MirroredCuda(), ForwardArgs(c, o, y, Tensor()), context);
+      Run(MirroredCuda(), PagedArgs(c, o, y), context);
       const simt::Result counts = simt::EmulatedCounts(context.device.gpu());
       CHECK(counts.ldmatrix_phases > 0);
       CHECK(counts.WavefrontsPerPhase() == 1.0);

@@ -6,8 +6,8 @@
 
 #include <string>
 
-#include "test/support/attention_cases.h"
 #include "test/support/lora_problem.h"
+#include "test/support/page_cases.h"
 #include "test/support/run.h"
 #include "test/support/schedules.h"
 
@@ -69,27 +69,26 @@ TEST_CASE("cuda attention: scores, sums and tiles of f32") {
   using namespace attention;
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t d : {64, 128, 256}) {
-      for (const int64_t queries : {4, 64}) {
-        AttentionCase c;
-        c.dtype = dtype;
-        c.queries = queries;
-        c.q_offset = 64 - queries;
-        c.d = d;
-        const Operands o(c);
-        const bool f32 = dtype == DType::kF32, decode = queries == 4;
-        CheckConflict("forward " + c.Name(), (f32 ? d == 256 : decode) ? 2 : 1,
-                      [&](Context& context) {
-                        const Tensor y(c.dtype, o.q.shape());
-                        Run(MirroredCuda(), ForwardArgs(c, o, y, Tensor()), context);
-                      });
-        if (decode) continue;
-        const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, 1, queries});
-        Run(ReferenceBackend(), ForwardArgs(c, o, y, lse));
-        CheckConflict("backward " + c.Name(), f32 ? 2 : 1, [&](Context& context) {
-          const Gradients gradients(c.dtype, o);
-          Run(MirroredCuda(), BackwardArgs(c, o, y, lse, gradients), context);
-        });
-      }
+      const bool f32 = dtype == DType::kF32;
+      const PagedCase few{dtype, AttentionPhase::kPrefill, 4, 1, 1, d, 0, {64}};
+      const PagedOperands paged(few);
+      CheckConflict(few.Name(), !f32 || d == 256 ? 2 : 1, [&](Context& context) {
+        Run(MirroredCuda(), PagedArgs(few, paged, Tensor(dtype, paged.q.shape())), context);
+      });
+      AttentionCase c;
+      c.dtype = dtype;
+      c.queries = 64;
+      c.d = d;
+      const Operands o(c);
+      const Tensor y(dtype, o.q.shape()), lse(DType::kF32, {1, 1, c.queries});
+      CheckConflict("forward " + c.Name(), f32 && d == 256 ? 2 : 1, [&](Context& context) {
+        Run(MirroredCuda(), ForwardArgs(c, o, y, Tensor()), context);
+      });
+      Run(ReferenceBackend(), ForwardArgs(c, o, y, lse));
+      CheckConflict("backward " + c.Name(), f32 ? 2 : 1, [&](Context& context) {
+        const Gradients gradients(dtype, o);
+        Run(MirroredCuda(), BackwardArgs(c, o, y, lse, gradients), context);
+      });
     }
   }
 }

@@ -1,5 +1,5 @@
-// Holds attention over pages against attention_forward of the reference, in f64, over the same keys
-// in one block.
+// Holds attention over pages against the reference in f64, and the reference against its own
+// attention_forward.
 #include <cmath>
 #include <limits>
 #include <string>
@@ -16,29 +16,23 @@ using namespace attention;
 
 constexpr auto kDecode = AttentionPhase::kDecode, kPrefill = AttentionPhase::kPrefill;
 
-void CheckPaged(const PagedCase& c) {
+void CheckPaged(const PagedCase& c, const PagedOperands& o) {
   CAPTURE(c.Name());
-  const PagedOperands o(c);
   const auto batch = static_cast<int64_t>(c.lengths.size());
-  std::vector<Tensor> expected;
-  std::vector<ForwardBounds> bounds;
-  for (int64_t b = 0; b < batch; ++b) {
-    const Operands& own = o.sequences[static_cast<size_t>(b)];
-    const AttentionCase one = c.Sequence(c.lengths[static_cast<size_t>(b)]);
-    Tensor y(DType::kF64, own.q.shape());
-    const Tensor lse(DType::kF32, {1, c.q_heads, c.queries});
-    Run(ReferenceBackend(), ForwardArgs(one, Widened(own), y, lse));
-    bounds.push_back(BoundsOf(one, own, y, lse, WeightRounding(c.dtype)));
-    expected.push_back(std::move(y));
-  }
   PagedOperands wide = o;
   wide.q = o.q.As(DType::kF64);
   wide.k_pool = o.k_pool.As(DType::kF64);
   wide.v_pool = o.v_pool.As(DType::kF64);
   const Tensor reference(DType::kF64, o.q.shape());
   Run(ReferenceBackend(), PagedArgs(c, wide, reference));
-  for (int64_t b = 0; b < batch; ++b)
-    CHECK_IDENTICAL(Rows(reference, b, 1), expected[static_cast<size_t>(b)]);
+  std::vector<Tensor> expected;
+  std::vector<ForwardBounds> bounds;
+  for (int64_t b = 0; b < batch; ++b) {
+    const auto i = static_cast<size_t>(b);
+    expected.push_back(Rows(reference, b, 1));
+    bounds.push_back(BoundsOf(c.Sequence(c.lengths[i]), o.sequences[i], expected[i], Tensor(),
+                              WeightRounding(c.dtype)));
+  }
   OnPathsInTurn(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(c.dtype, o.q.shape())};
@@ -52,6 +46,36 @@ void CheckPaged(const PagedCase& c) {
           CHECK_CLOSE(Rows(y[0], b, 1), expected[i], bounds[i].y);
         }
       });
+}
+void CheckPaged(const PagedCase& c) { CheckPaged(c, PagedOperands(c)); }
+
+TEST_CASE("attention_paged of the reference: the last queries of attention_forward") {
+  for (const PagedCase& c :
+       std::vector<PagedCase>{{DType::kF64, kDecode, 1, 6, 2, 16, 0, {63, 1, 64, 65, 130}},
+                              {DType::kF64, kDecode, 1, 4, 1, 7, 40, {30, 64, 140}},
+                              {DType::kF64, kPrefill, 33, 4, 2, 12, 0, {33, 65, 140}},
+                              {DType::kF64, kPrefill, 30, 2, 1, 8, 20, {30, 100}}}) {
+    CAPTURE(c.Name());
+    const PagedOperands o(c);
+    const Tensor y(DType::kF64, o.q.shape());
+    Run(ReferenceBackend(), PagedArgs(c, o, y));
+    for (size_t b = 0; b < c.lengths.size(); ++b) {
+      CAPTURE(b);
+      AttentionCase whole = c.Sequence(c.lengths[b]);
+      whole.queries = c.lengths[b];
+      whole.q_offset = 0;
+      Operands all(whole);
+      const Operands& own = o.sequences[b];
+      all.k = own.k;
+      all.v = own.v;
+      const int64_t before = all.q.numel() - own.q.numel();
+      CopyElements(own.q, 0, all.q, before, own.q.numel());
+      const Tensor every(DType::kF64, all.q.shape()), last(DType::kF64, own.q.shape());
+      Run(ReferenceBackend(), ForwardArgs(whole, all, every, Tensor()));
+      CopyElements(every, before, last, 0, last.numel());
+      CHECK_IDENTICAL(Rows(y, static_cast<int64_t>(b), 1), last);
+    }
+  }
 }
 
 TEST_CASE("attention_paged: one query of each sequence") {
@@ -88,6 +112,32 @@ TEST_CASE("attention_paged: chunks of prompts") {
     };
     for (const PagedCase& c : cases) CheckPaged(c);
   }
+}
+
+TEST_CASE("attention_paged: one key may outweigh all others, wherever it lies") {
+  // exp of the difference of its score to theirs, 200, is no f32.
+  for (const DType dtype : Activations()) {
+    for (const int64_t loud : {3, 130, 400, 520}) {
+      CAPTURE(loud);
+      const PagedCase c{dtype, kDecode, 1, 2, 1, 16, 0, {521}};
+      PagedOperands o(c);
+      Operands& own = o.sequences[0];
+      own.q = Full(dtype, own.q.shape(), 1);
+      for (int64_t n = 0; n < c.d; ++n) own.k.Set(loud * c.d + n, 200 / (own.scale * 16));
+      CopyElements(own.q, 0, o.q, 0, own.q.numel());
+      Scatter(own.k, o.layout, 0, o.k_pool);
+      CheckPaged(c, o);
+    }
+  }
+}
+
+// The first row of a tile sees all but the last key of a tile of 16, 32 or 64 keys.
+TEST_CASE("attention_paged: the first query sees all of a tile of keys but the last one") {
+  for (const DType dtype : Activations())
+    for (const int64_t d : {16, 100, 256})
+      for (const int64_t before : {14, 62})
+        for (const int64_t queries : {2, 20})
+          CheckPaged({dtype, kPrefill, queries, 1, 1, d, 0, {before + queries}});
 }
 
 TEST_CASE("attention_paged: nothing where there is no sequence, no query or no head") {

@@ -40,92 +40,45 @@ TEST_CASE("attention agrees with the reference") {
   for (const AttentionCase& c : AttentionCases()) CheckForward(c, Operands(c));
 }
 
-TEST_CASE("attention continues from a cache, its keys in parts") {
-  for (const DType dtype : Activations()) {
-    const std::vector<AttentionCase> cases = {
-        {dtype, 1, 1, 1, 1, 16, 0, 0, 9},         {dtype, 1, 1, 9, 3, 64, 0, 127, 0},
-        {dtype, 2, 1, 3, 3, 64, 0, 128, 200},     {dtype, 2, 1, 9, 3, 64, 0, 128, 200},
-        {dtype, 3, 1, 4, 2, 12, 5, 300, 0},       {dtype, 1, 1, 8, 1, 80, 12, 517, 600},
-        {dtype, 1, 1, 8, 1, 80, 150, 517, 600},   {dtype, 1, 2, 4, 1, 13, 0, 255, 0},
-        {dtype, 1, 3, 4, 2, 128, 0, 61, 64},      {dtype, 1, 3, 4, 2, 128, 0, 161, 170},
-        {dtype, 1, 5, 9, 3, 24, 12, 400, 512},    {dtype, 1, 65, 2, 1, 16, 0, 100, 0},
-        {dtype, 2, 65, 4, 2, 16, 0, 100, 0},      {dtype, 1, 7, 1, 1, 8, 5, 63, 80},
-        {dtype, 1, 1, 9, 3, 64, 0, 300, 0, true}, {dtype, 1, 30, 3, 1, 7, 0, 20, 0, true},
-        {dtype, 1, 1, 2, 1, 256, 0, 200, 0},      {dtype, 1, 4, 4, 1, 100, 0, 90, 0, true},
-        {dtype, 2, 1, 17, 1, 24, 0, 140, 0},
-    };
-    for (const AttentionCase& c : cases) CheckForward(c, Operands(c));
-  }
-}
-
-TEST_CASE("attention from a cache: one key may outweigh all others, wherever it lies") {
-  // exp of the difference of its score to theirs, 200, is no f32.
-  for (const DType dtype : Activations()) {
-    for (const int64_t loud : {3, 130, 400, 520}) {
-      CAPTURE(loud);
-      const AttentionCase c{dtype, 1, 1, 2, 1, 16, 0, 520, 0};
-      Operands o(c);
-      o.q = Full(dtype, o.q.shape(), 1);
-      for (int64_t n = 0; n < c.d; ++n) o.k.Set(loud * c.d + n, 200 / (o.scale * 16));
-      CheckForward(c, o);
-    }
-  }
-}
-
-// The first row of a tile sees all but the last key of a tile of 16, 32 or 64 keys.
-TEST_CASE("attention: the first query sees all of a tile of keys but the last one") {
-  for (const DType dtype : Activations())
-    for (const int64_t d : {16, 100, 256})
-      for (const int64_t offset : {14, 62})
-        for (const int64_t queries : {2, 20}) {
-          const AttentionCase c{dtype, 1, queries, 1, 1, d, 0, offset, offset + queries + 3};
-          CheckForward(c, Operands(c));
-        }
-}
-
 TEST_CASE("attention takes whole values exactly") {
   for (const DType dtype : Activations()) {
-    for (const int64_t offset : {0, 27}) {
-      // Row (i, h) asks for key `wanted` alone: its score is 4096, all others are 0.
-      const int64_t queries = 100 - offset, keys = 100, heads = 4, kv_heads = 2, d = 128;
-      const auto wanted = [&](int64_t i, int64_t h) { return (i + offset) * (7 * h + 3) / 24; };
-      Tensor q = Zeros(dtype, {1, queries, heads, d}), k = Zeros(dtype, {1, keys, kv_heads, d});
-      const Tensor v = Integers(dtype, k.shape(), 1, -99, 99);
-      Tensor expected(dtype, q.shape());
-      for (int64_t j = 0; j < keys * kv_heads; ++j) k.Set(j * d + j / kv_heads, 64);
-      for (int64_t i = 0; i < queries; ++i)
-        for (int64_t h = 0; h < heads; ++h) {
-          const int64_t row = (i * heads + h) * d, key = wanted(i, h);
-          q.Set(row + key, 64);
-          for (int64_t c = 0; c < d; ++c)
-            expected.Set(row + c, v.at((key * kv_heads + h / 2) * d + c));
-        }
-      AttentionForwardArgs args;
-      args.q = q;
-      args.k = k;
-      args.v = v;
-      args.kv_length = keys;
-      args.q_offset = offset;
-      OnPathsInTurn(
-          [&](Context& context) {
-            std::vector<Tensor> y = {Tensor(dtype, q.shape()), Tensor(dtype, q.shape())};
-            args.y = y[0];
-            args.window = 0;
-            RunTested(args, context);
-            // With a window of one key there is nothing to choose.
-            args.y = y[1];
-            args.window = 1;
-            RunTested(args, context);
-            return y;
-          },
-          [&](const std::vector<Tensor>& y) {
-            CHECK_IDENTICAL(y[0], expected);
-            for (int64_t i = 0; i < q.numel(); ++i) {
-              const int64_t position = i / (heads * d) + offset, h = i / d % heads;
-              REQUIRE(y[1].at(i) == v.at((position * kv_heads + h / 2) * d + i % d));
-            }
-          });
-    }
+    // Row (i, h) asks for key `wanted` alone: its score is 4096, all others are 0.
+    const int64_t keys = 100, heads = 4, kv_heads = 2, d = 128;
+    const auto wanted = [&](int64_t i, int64_t h) { return i * (7 * h + 3) / 24; };
+    Tensor q = Zeros(dtype, {1, keys, heads, d}), k = Zeros(dtype, {1, keys, kv_heads, d});
+    const Tensor v = Integers(dtype, k.shape(), 1, -99, 99);
+    Tensor expected(dtype, q.shape());
+    for (int64_t j = 0; j < keys * kv_heads; ++j) k.Set(j * d + j / kv_heads, 64);
+    for (int64_t i = 0; i < keys; ++i)
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t row = (i * heads + h) * d, key = wanted(i, h);
+        q.Set(row + key, 64);
+        for (int64_t c = 0; c < d; ++c)
+          expected.Set(row + c, v.at((key * kv_heads + h / 2) * d + c));
+      }
+    AttentionForwardArgs args;
+    args.q = q;
+    args.k = k;
+    args.v = v;
+    OnPathsInTurn(
+        [&](Context& context) {
+          std::vector<Tensor> y = {Tensor(dtype, q.shape()), Tensor(dtype, q.shape())};
+          args.y = y[0];
+          args.window = 0;
+          RunTested(args, context);
+          // With a window of one key there is nothing to choose.
+          args.y = y[1];
+          args.window = 1;
+          RunTested(args, context);
+          return y;
+        },
+        [&](const std::vector<Tensor>& y) {
+          CHECK_IDENTICAL(y[0], expected);
+          for (int64_t i = 0; i < q.numel(); ++i) {
+            const int64_t position = i / (heads * d), h = i / d % heads;
+            REQUIRE(y[1].at(i) == v.at((position * kv_heads + h / 2) * d + i % d));
+          }
+        });
   }
 }
 

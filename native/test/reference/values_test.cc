@@ -107,54 +107,82 @@ TEST_CASE("rope turns the halves of a head by the angle of its position") {
 
 // With q = 0 every key that is seen weighs the same: y is the mean of their values, and lse the
 // logarithm of their number. Key j of head h has the value 2^j + 1000·h.
+double ValueOf(int64_t j, int64_t h) {
+  return std::ldexp(1, static_cast<int>(j)) + 1000.0 * static_cast<double>(h);
+}
 struct Visibility {
   const char* name;
-  int64_t queries, q_offset, kv_length, window;
+  int64_t window;
   std::vector<int32_t> key_begin;
   std::vector<std::vector<int>> seen;  // per query
 };
+void CheckMeans(const Tensor& y, const Visibility& c, int64_t heads, int64_t kv_heads) {
+  for (size_t i = 0; i < c.seen.size(); ++i) {
+    for (int64_t h = 0; h < heads; ++h) {
+      double mean = 0;
+      for (const int j : c.seen[i]) mean += ValueOf(j, h / (heads / kv_heads));
+      if (!c.seen[i].empty()) mean /= static_cast<double>(c.seen[i].size());
+      CHECK(y.at(static_cast<int64_t>(i) * heads + h) == doctest::Approx(mean).epsilon(1e-14));
+    }
+  }
+}
 
 TEST_CASE("attention sees the keys that the rules name") {
   const std::vector<Visibility> cases = {
-      {"causal", 3, 0, 3, 0, {}, {{0}, {0, 1}, {0, 1, 2}}},
-      {"window", 4, 0, 4, 2, {}, {{0}, {0, 1}, {1, 2}, {2, 3}}},
-      {"begin", 4, 0, 4, 0, {0, 0, 2, 2}, {{0}, {0, 1}, {2}, {2, 3}}},
-      {"begin and window", 3, 0, 3, 2, {1, 1, 0}, {{}, {1}, {1, 2}}},
-      {"cache", 2, 3, 5, 0, {}, {{0, 1, 2, 3}, {0, 1, 2, 3, 4}}},
-      {"cache and window", 2, 3, 5, 3, {}, {{1, 2, 3}, {2, 3, 4}}},
-      {"keys behind the query", 1, 1, 4, 0, {}, {{0, 1}}},
+      {"causal", 0, {}, {{0}, {0, 1}, {0, 1, 2}}},
+      {"window", 2, {}, {{0}, {0, 1}, {1, 2}, {2, 3}}},
+      {"begin", 0, {0, 0, 2, 2}, {{0}, {0, 1}, {2}, {2, 3}}},
+      {"begin and window", 2, {1, 1, 0}, {{}, {1}, {1, 2}}},
   };
-  constexpr int64_t kHeads = 4, kKvHeads = 2, kCapacity = 6;
+  constexpr int64_t kHeads = 4, kKvHeads = 2;
   for (const Visibility& c : cases) {
     CAPTURE(c.name);
-    Tensor v(kF64, {1, kCapacity, kKvHeads, 1});
-    for (int64_t j = 0; j < kCapacity; ++j)
-      for (int64_t h = 0; h < kKvHeads; ++h)
-        v.Set(j * kKvHeads + h,
-              std::ldexp(1, static_cast<int>(j)) + 1000.0 * static_cast<double>(h));
-    const Tensor k = Normal(kF64, v.shape(), 1), q = Zeros(kF64, {1, c.queries, kHeads, 1});
-    const Tensor begin = c.key_begin.empty() ? Tensor() : Ints({1, c.queries}, c.key_begin);
-    const Tensor y(kF64, q.shape()), lse(kF64, {1, kHeads, c.queries});
-    Do(AttentionForwardArgs{q, k, v, begin, c.kv_length, c.q_offset, c.window, 1, y, lse});
-    for (int64_t i = 0; i < c.queries; ++i) {
-      const std::vector<int>& seen = c.seen[static_cast<size_t>(i)];
+    const auto n = static_cast<int64_t>(c.seen.size());
+    Tensor v(kF64, {1, n, kKvHeads, 1});
+    for (int64_t j = 0; j < n; ++j)
+      for (int64_t h = 0; h < kKvHeads; ++h) v.Set(j * kKvHeads + h, ValueOf(j, h));
+    const Tensor k = Normal(kF64, v.shape(), 1), q = Zeros(kF64, {1, n, kHeads, 1});
+    const Tensor begin = c.key_begin.empty() ? Tensor() : Ints({1, n}, c.key_begin);
+    const Tensor y(kF64, q.shape()), lse(kF64, {1, kHeads, n});
+    Do(AttentionForwardArgs{q, k, v, begin, c.window, 1, y, lse});
+    CheckMeans(y, c, kHeads, kKvHeads);
+    for (int64_t i = 0; i < n; ++i) {
+      const size_t seen = c.seen[static_cast<size_t>(i)].size();
       for (int64_t h = 0; h < kHeads; ++h) {
-        double mean = 0;
-        for (const int j : seen) mean += std::ldexp(1, j) + (h >= 2 ? 1000 : 0);
-        if (!seen.empty()) mean /= static_cast<double>(seen.size());
-        CHECK(y.at(i * kHeads + h) == doctest::Approx(mean).epsilon(1e-14));
-        const double log = std::log(static_cast<double>(seen.size()));  // −∞ of none
-        if (seen.empty()) CHECK(lse.at(h * c.queries + i) == log);
-        if (!seen.empty()) CHECK(std::fabs(lse.at(h * c.queries + i) - log) <= 1e-14);
+        const double log = std::log(static_cast<double>(seen));  // −∞ of none
+        if (seen == 0) CHECK(lse.at(h * n + i) == log);
+        if (seen != 0) CHECK(std::fabs(lse.at(h * n + i) - log) <= 1e-14);
       }
     }
+  }
+}
+
+TEST_CASE("attention_paged sees the keys before its queries, and none behind them") {
+  const std::vector<Visibility> cases = {
+      {"keys before", 0, {}, {{0, 1, 2, 3}, {0, 1, 2, 3, 4}}},
+      {"keys before, and a window", 3, {}, {{1, 2, 3}, {2, 3, 4}}},
+      {"one query", 0, {}, {{0, 1}}},
+  };
+  constexpr int64_t kHeads = 4, kKvHeads = 2, kPage = 1;
+  for (const Visibility& c : cases) {
+    CAPTURE(c.name);
+    Tensor pool(kF64, {2, kKvHeads, kPageSize, 1});
+    for (int64_t j = 0; j < 6; ++j)
+      for (int64_t h = 0; h < kKvHeads; ++h)
+        pool.Set((kPage * kKvHeads + h) * kPageSize + j, ValueOf(j, h));
+    const Tensor q = Zeros(kF64, {1, static_cast<int64_t>(c.seen.size()), kHeads, 1});
+    const Tensor y(kF64, q.shape()), keys = Normal(kF64, pool.shape(), 1);
+    Do(AttentionPagedArgs{q, keys, pool, Ints({1, 1}, {kPage}),
+                          Ints({1}, {c.seen.back().back() + 1}), c.window, 1,
+                          AttentionPhase::kPrefill, y});
+    CheckMeans(y, c, kHeads, kKvHeads);
   }
 }
 
 TEST_CASE("attention weighs keys by the exponential of scale·q·k") {
   const Tensor q = Of(kF64, {1, 2, 1, 2}, {0, 0, 1, 2}), v = Of(kF64, {1, 2, 1, 2}, {1, 0, 0, 1});
   const Tensor k = Of(kF64, {1, 2, 1, 2}, {3, 1, 1, 4}), y(kF64, q.shape());
-  Do(AttentionForwardArgs{q, k, v, {}, 2, 0, 0, 0.5f, y, {}});  // scores 2.5 and 4.5
+  Do(AttentionForwardArgs{q, k, v, {}, 0, 0.5f, y, {}});  // scores 2.5 and 4.5
   const double first = 1 / (1 + std::exp(2));
   CHECK_CLOSE(y, Of(kF64, q.shape(), {1, 0, first, 1 - first}), kTight);
 }

@@ -22,11 +22,10 @@ namespace lora::test::attention {
 struct AttentionCase {
   DType dtype = DType::kF32;
   int64_t batch = 1, queries = 1, q_heads = 1, kv_heads = 1, d = 8, window = 0;
-  int64_t q_offset = 0, capacity = 0;  // capacity 0: as many keys as queries
   bool key_begin = false;
+  int64_t q_offset = 0;  // keys before the first query; 0 but where they lie in pages
 
   int64_t keys() const { return q_offset + queries; }
-  int64_t allocated() const { return std::max(capacity, keys()); }
   std::string Name() const {
     std::ostringstream out;
     out << NameOf(dtype) << " batch " << batch << " queries " << queries << " + " << q_offset
@@ -42,17 +41,17 @@ inline std::vector<AttentionCase> TileCases(DType dtype) {
       {dtype, 1, 1, 1, 1, 8},
       {dtype, 2, 3, 4, 2, 12},
       {dtype, 1, 7, 9, 3, 16, 5},
-      {dtype, 1, 31, 2, 1, 64, 0, 0, 0, true},
+      {dtype, 1, 31, 2, 1, 64, 0, true},
       {dtype, 1, 32, 2, 2, 64, 12},
       {dtype, 2, 33, 3, 1, 33},
       {dtype, 1, 64, 1, 1, 64},
       {dtype, 1, 65, 2, 1, 24, 40},
-      {dtype, 1, 97, 1, 1, 63, 0, 0, 0, true},
+      {dtype, 1, 97, 1, 1, 63, 0, true},
       {dtype, 1, 130, 1, 1, 7, 30},
       {dtype, 1, 130, 1, 1, 7, 70},
       {dtype, 1, 22, 3, 1, 65},
       {dtype, 1, 66, 1, 1, 80, 1},
-      {dtype, 1, 65, 1, 1, 128, 0, 0, 0, true},
+      {dtype, 1, 65, 1, 1, 128, 0, true},
       {dtype, 1, 18, 2, 2, 129},
       {dtype, 1, 33, 1, 1, 255, 20},
       {dtype, 1, 35, 2, 1, 256},
@@ -112,8 +111,7 @@ struct Operands {
   float scale;
 
   explicit Operands(const AttentionCase& c) : scale(1 / std::sqrt(static_cast<float>(c.d))) {
-    const Shape rows{c.batch, c.queries, c.q_heads, c.d},
-        keys{c.batch, c.allocated(), c.kv_heads, c.d};
+    const Shape rows{c.batch, c.queries, c.q_heads, c.d}, keys{c.batch, c.keys(), c.kv_heads, c.d};
     q = Normal(c.dtype, rows, 1);
     k = Normal(c.dtype, keys, 2);
     v = Normal(c.dtype, keys, 3);
@@ -122,7 +120,7 @@ struct Operands {
     // There are two documents in a row; the second begins at a third of the keys.
     key_begin = Tensor(DType::kI32, {c.batch, c.queries});
     for (int64_t i = 0; i < key_begin.numel(); ++i) {
-      const int64_t position = c.q_offset + i % c.queries, cut = c.keys() / 3;
+      const int64_t position = i % c.queries, cut = c.queries / 3;
       key_begin.Set(i, position < cut ? 0 : static_cast<double>(cut));
     }
   }
@@ -135,8 +133,6 @@ inline AttentionForwardArgs ForwardArgs(const AttentionCase& c, const Operands& 
   args.k = o.k;
   args.v = o.v;
   args.key_begin = o.key_begin;
-  args.kv_length = c.keys();
-  args.q_offset = c.q_offset;
   args.window = c.window;
   args.scale = o.scale;
   args.y = y;
@@ -178,7 +174,7 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
         row.largest = -std::numeric_limits<double>::infinity();
         for (int64_t j = first; j <= position; ++j) {
           const int64_t key =
-              ((b * c.allocated() + j) * c.kv_heads + h / (c.q_heads / c.kv_heads)) * c.d;
+              ((b * c.keys() + j) * c.kv_heads + h / (c.q_heads / c.kv_heads)) * c.d;
           double dot = 0, qq = 0, kk = 0;
           for (int64_t n = 0; n < c.d; ++n) {
             const double x = q[static_cast<size_t>(row.q + n)], y = k[static_cast<size_t>(key + n)];
@@ -216,6 +212,7 @@ inline Rounding WeightRounding(DType dtype) {
   return {dtype == DType::kF32 ? 0 : 1.01 * UnitRoundoff(dtype)};
 }
 
+// lse may be absent; then it has no bounds.
 struct ForwardBounds {
   std::vector<double> y, lse;
 };
@@ -223,7 +220,7 @@ inline ForwardBounds BoundsOf(const AttentionCase& c, const Operands& o, const T
                               const Tensor& lse, const Rounding& rounding = {}) {
   ForwardBounds bounds;
   bounds.y.resize(static_cast<size_t>(y.numel()));
-  bounds.lse.resize(static_cast<size_t>(lse.numel()));
+  if (lse) bounds.lse.resize(static_cast<size_t>(lse.numel()));
   const auto v = o.v.Values();
   EachRow(c, o, [&](const Row& row) {
     for (int64_t n = 0; n < c.d; ++n) {
@@ -235,6 +232,7 @@ inline ForwardBounds BoundsOf(const AttentionCase& c, const Operands& o, const T
       bounds.y[static_cast<size_t>(row.q + n)] =
           bound + std::fabs(y.at(row.q + n)) * (UnitRoundoff(c.dtype) + 2 * kU);
     }
+    if (!lse) return;
     bounds.lse[static_cast<size_t>(row.lse)] =
         row.worst + row.sum_error + 2 * kU * (std::fabs(lse.at(row.lse)) + std::fabs(row.largest));
   });

@@ -1,5 +1,4 @@
-// Sequences whose keys and values lie both in one block each, as attention_forward takes them, and
-// in pages.
+// Sequences whose keys and values lie both in one block each and in pages.
 #pragma once
 
 #include <cstring>
@@ -28,7 +27,7 @@ struct PagedCase {
     return out.str();
   }
   AttentionCase Sequence(int64_t length) const {
-    return {dtype, 1, queries, q_heads, kv_heads, d, window, length - queries};
+    return {dtype, 1, queries, q_heads, kv_heads, d, window, false, length - queries};
   }
 };
 

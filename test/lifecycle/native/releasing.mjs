@@ -96,7 +96,7 @@ const calls = [
       tensor(1, 3, 2, 4),
       tensor(1, 3, 2, 4),
       null,
-      watched({ kvLength: 3, qOffset: 0, window: 0, scale: 0.5 }),
+      watched({ window: 0, scale: 0.5 }),
       true,
     ),
 ];

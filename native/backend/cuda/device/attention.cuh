@@ -21,23 +21,21 @@ constexpr float kLn2 = 0.693147180559945309f, kLog2E = 1.44269504088896341f;
 struct AttentionShape {
   const int32_t* key_begin;  // [batch, queries], or null
   int batch, queries, q_heads, kv_heads, group, d;
-  int rows;  // per (batch, kv head): queries · group
-  int q_offset;
-  int window;  // 0: none
-  int64_t capacity;
+  int rows;                 // per (batch, kv head): queries · group
+  int window;               // 0: none
   float scale, scale_log2;  // scale · log₂e
 
   LORA_DEVICE int64_t QueryOffset(int b, int h, int row) const {  // of q, y, g, dq
     return ((int64_t{b} * queries + row / group) * q_heads + h * group + row % group) * d;
   }
   LORA_DEVICE int64_t KeyOffset(int b, int h, int key) const {  // of k, v, dk, dv
-    return ((b * capacity + key) * kv_heads + h) * d;
+    return ((int64_t{b} * queries + key) * kv_heads + h) * d;
   }
   LORA_DEVICE int64_t LseOffset(int b, int h, int row) const {
     return (int64_t{b} * q_heads + h * group + row % group) * queries + row / group;
   }
 
-  LORA_DEVICE int Position(int) const { return q_offset; }  // of the first query
+  LORA_DEVICE int Position(int) const { return 0; }  // of the first query
   // Where the first tile of keys begins, if the first key that a row sees is `key`.
   LORA_DEVICE int FirstTile(int key) const { return key; }
   // Finds tiles of keys of one (batch, kv head): the offset of a tile's first key, and the distance

@@ -46,7 +46,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(RowDotParams<T>::kThreads, RowDotParams<T>::
 
 template <class T>
 struct AttentionGradients {
-  AttentionShape s;  // q_offset is 0 and capacity the number of queries
+  AttentionShape s;
   const T *q, *k, *v, *g;
   const float *lse, *dots;
   T *dq, *dk, *dv;
@@ -56,7 +56,7 @@ struct AttentionGradients {
   float* parts = nullptr;
   int splits = 1;
   LORA_DEVICE float* Part(int n, int split) const {
-    return parts + (int64_t{split} * 2 + n) * s.batch * s.capacity * s.kv_heads * s.d;
+    return parts + (int64_t{split} * 2 + n) * s.batch * s.queries * s.kv_heads * s.d;
   }
 };
 
