@@ -175,7 +175,7 @@ HWY_INLINE void MultiplyTileOf(size_t rows, const Tile& t) {
   }
 }
 
-// Fetches the beginning of some rows, which the hardware then goes on with. The step must read them.
+// Fetches the beginning of some rows that a step reads next; the hardware then goes on with them.
 HWY_INLINE void PrefetchRows(const Step& step, Range rows) {
   if (step.elements == 0) return;
   for (size_t i = rows.begin; i < rows.end; ++i) {

@@ -116,8 +116,8 @@ struct Cut {
 };
 
 // There are a few groups for each thread, which even out the time that other processes take, and
-// equal threads end at nearly the same time. A panel is in as few tasks as that allows, because each
-// reads it anew, and transposes or expands it. No cut changes a result.
+// equal threads end at nearly the same time. A panel is in as few tasks as that allows, because
+// each task reads it anew, and transposes or expands it. No cut changes a result.
 Cut CutProduct(size_t panels, size_t tiles, size_t threads) {
   constexpr double kEven = 0.03;  // of the time, that a thread may wait for others
   const double equal = static_cast<double>(threads);

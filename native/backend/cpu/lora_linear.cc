@@ -2,8 +2,9 @@
 // factor, of each column of y, and the bias are applied where the last sums are in registers.
 //
 // A prefill takes a chunk of rows at a time:
-//   1. By row tile: x is copied into blocks where it cannot be read in place, once for all branches,
-//      and h is computed from the tile while the tile is in cache. Other tasks of the first chunk's loop repack A.
+//   1. By row tile: x is copied into blocks where it cannot be read in place, once for all
+//      branches, and h is computed from the tile while the tile is in cache. Other tasks of the
+//      first chunk's loop repack A.
 //   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
 //      k-steps over [scale·h | A], so that LoRA never touches y in memory.
 // Rows that have another slot of a table are another prefill. A decode step is in

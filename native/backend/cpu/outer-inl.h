@@ -25,8 +25,8 @@ constexpr size_t kOuterVectors = 2;
 constexpr size_t kOuterWidth = kOuterVectors * kLanes;
 static_assert(kOuterColumns % kOuterWidth == 0);
 
-// Loads kOuterWidth columns of a row of bf16 as f32: the even ones, then the odd ones. That takes an
-// instruction each, where neighbouring columns take two.
+// Loads kOuterWidth columns of a row of bf16 as f32: the even ones, then the odd ones. That takes
+// an instruction each, where neighbouring columns take two.
 HWY_INLINE void LoadEvenOdd(const std::byte* row, size_t column, size_t columns,
                             VF (&v)[kOuterVectors]) {
   const DF df;

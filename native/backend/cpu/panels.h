@@ -135,8 +135,8 @@ bool ReadsInPlace(const RowsOfX& x, bool pairs);
 BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows,
                      const uint32_t* copy);
 
-// Copies rows [r.begin, r.end) of x to the rows of the same numbers in blocks of `rows` rows, unless
-// the product reads x where it is.
+// Copies rows [r.begin, r.end) of x to the rows of the same numbers in blocks of `rows` rows,
+// unless the product reads x where it is.
 void CopyBlocks(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows, Range r,
                 uint32_t* copy);
 

@@ -203,8 +203,8 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
       }
 }
 
-// Where 16-bit operands are multiplied, p and ds are rounded to them, by a part `weights`: on tensor
-// cores, and on CPUs that have an instruction for pairs of bf16.
+// Where 16-bit operands are multiplied, p and ds are rounded to them, by a part `weights`: on
+// tensor cores, and on CPUs that have an instruction for pairs of bf16.
 struct Rounding {
   double weights = 0;
 };
