@@ -20,8 +20,8 @@ namespace lora::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Adds `count` logits to the sum, and calls keep(i, e, n) with the exponentials of n logits from the
-// i-th on. n is the number of lanes, but at the end. Returns the base of the exponentials.
+// Adds `count` logits to the sum, and calls keep(i, e, n) with the exponentials of n logits from
+// the i-th on. n is the number of lanes, but at the end. Returns the base of the exponentials.
 template <class T, class Keep>
 HWY_INLINE float AddBlock(const T* block, size_t count, LogSum& total, const Keep& keep) {
   constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
