@@ -103,7 +103,7 @@ export class Engine {
     this.#limits = limits;
     this.#pool = new PagePool(model, limits.kvCacheBytes);
     this.#prefixes = new PrefixCache(this.#pool);
-    this.#slots = new AdapterSlots(model.linears, model.device, limits.maxBatchSize);
+    this.#slots = new AdapterSlots(model.linears, model.device, model.dtype, limits.maxBatchSize);
     this.#scheduler = new Scheduler(this.#pool, this.#prefixes, limits, (request) =>
       this.#weightsOf(request.plan.adapter),
     );

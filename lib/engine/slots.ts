@@ -1,6 +1,7 @@
 /** The adapters whose rows share a batch: each has a slot of a table, and a row says which slot is its own. */
 import { DeltaTable } from '../linear/delta_table';
 import type { Linear } from '../linear/linear';
+import { entry } from '../native/calls';
 import type { Device } from '../native/device';
 import { loraLinearGroup } from '../ops';
 import type { Adapter } from '../peft/adapter';
@@ -11,21 +12,23 @@ import {
   tableOperands,
   type TableOperands,
 } from '../peft/table_operands';
+import type { DType } from '../tensor/dtype';
 import { noGrad, runUntracked } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
-import type { RowDeltas } from './model';
+import { engineStack, type RowDeltas } from './model';
 import type { Request } from './request';
 
 interface Slot {
   readonly adapter: Adapter;
   readonly scale: number;
-  /** The version of the adapter where its entries hold factors, which follow from it; A and B are read as they are. */
+  /** The version of the adapter where its entries hold what follows from it: factors, or copies of A and B. */
   readonly version: number | undefined;
 }
 
 export class AdapterSlots {
   readonly #linears: readonly Linear[];
   readonly #device: Device;
+  readonly #dtype: DType;
   readonly #count: number;
   readonly #ids = new WeakMap<Adapter, number>();
   readonly #shares = new WeakMap<Adapter, boolean>();
@@ -35,10 +38,11 @@ export class AdapterSlots {
   #maxRank = 0;
   #table: DeltaTable | undefined;
 
-  /** `count`: how many adapters a batch may have. */
-  constructor(linears: readonly Linear[], device: Device, count: number) {
+  /** `dtype`: that of the activations. `count`: how many adapters a batch may have. */
+  constructor(linears: readonly Linear[], device: Device, dtype: DType, count: number) {
     this.#linears = linears;
     this.#device = device;
+    this.#dtype = dtype;
     this.#count = count;
     this.#sites = new Map(linears.map(({ path }, site) => [path, site]));
   }
@@ -97,8 +101,10 @@ export class AdapterSlots {
   }
 
   #set(slot: number, adapter: Adapter, operands: TableOperands): void {
-    this.#table!.set(slot, operands);
-    const version = haveFactors(operands) ? adapter.version : undefined;
+    const table = this.#table!;
+    entry(() => table.set(slot, operands), engineStack);
+    const follows = table.dtype !== 'f32' || haveFactors(operands);
+    const version = follows ? adapter.version : undefined;
     this.#slots[slot] = { adapter, scale: adapter.scale, version };
   }
 
@@ -109,6 +115,7 @@ export class AdapterSlots {
     const table = new DeltaTable(this.#device, this.#linears, {
       slots: this.#count,
       maxRank: this.#maxRank,
+      dtype: DeltaTable.dtypeFor(this.#dtype, this.#device),
     });
     this.#table?.dispose();
     this.#table = table;

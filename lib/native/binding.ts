@@ -25,9 +25,9 @@ export interface NativeWeight {
 export interface NativeTable {
   readonly [tableTag]: true;
 }
-/** A change in a table: A [out, r], B [r, in] and a factor [out] in f32. */
+/** A change in a table: A [out, r] and B [r, in] in the table's dtype, A packed where that is bf16; a factor [out] in f32. */
 export interface NativeChange {
-  up: NativeTensor;
+  up: NativeTensor | NativeWeight;
   down: NativeTensor;
   scale: number;
   factor: NativeTensor | null;
@@ -192,12 +192,15 @@ export interface NativeBinding {
   unpack(weight: NativeWeight): NativeTensor;
 
   // Changes of adapters, for calls whose rows have their own.
-  /** `sites`: the shape [out, in] of the weight of each. */
+  /** Whether the tables of a device may be of this dtype. */
+  readsDeltas(device: NativeDevice, dtype: DType): boolean;
+  /** `sites`: the shape [out, in] of the weight of each. One of bf16 is for decode steps on bf16 x. */
   createDeltaTable(
     device: NativeDevice,
     sites: readonly (readonly number[])[],
     slots: number,
     maxRank: number,
+    dtype: DType,
   ): NativeTable;
   /** Takes effect in the order of the device's work. The table holds what its entries name. */
   setDeltaSlot(table: NativeTable, slot: number, changes: readonly (NativeChange | null)[] | null): void;

@@ -54,7 +54,18 @@ void EnqueueEntries(EnvState& state, const TableRef& table, size_t first,
   state.Enqueue(device, std::move(command));
 }
 
-// createDeltaTable(device, sites, slots, maxRank)
+bool Reads(const Device& device, DType dtype) {
+  return dtype == DType::kF32 || (dtype == DType::kBF16 && device.backend().bf16_deltas);
+}
+
+// readsDeltas(device, dtype)
+Napi::Value ReadsDeltas(const Napi::CallbackInfo& info) {
+  EnvState& state = *EnvState::Get(info.Env());
+  const auto device = state.Unwrap(info[0], Kind::kDevice, kLabel, "device").device;
+  return Napi::Boolean::New(info.Env(), Reads(*device, ParseDType(info[1], kLabel)));
+}
+
+// createDeltaTable(device, sites, slots, maxRank, dtype)
 Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const auto device = state.Unwrap(info[0], Kind::kDevice, kLabel, "device").device;
@@ -63,6 +74,9 @@ Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
   constexpr int64_t kMost = 1 << 20;
   const int64_t slots = ParseInteger(info[2], kLabel, "slots", 1, kMost);
   const int64_t max_rank = ParseInteger(info[3], kLabel, "maxRank", 1, kMost);
+  const DType dtype = ParseDType(info[4], kLabel);
+  if (!Reads(*device, dtype))
+    Throw("ERR_UNSUPPORTED", kLabel, device->name(), " reads no tables of ", NameOf(dtype));
   const size_t count = static_cast<size_t>(slots) * sites->size();
   // The entries are made on the host first.
   constexpr size_t kMostEntries = size_t{1} << 22;
@@ -70,7 +84,7 @@ Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
              " entries (slots times sites) but received ", count);
   auto table = std::make_shared<TableRef>();
   table->entries = state.NewStorage(device, count * sizeof(DeltaEntry), kLabel);
-  table->view = {static_cast<DeltaEntry*>(table->entries->data()), slots, max_rank, sites};
+  table->view = {static_cast<DeltaEntry*>(table->entries->data()), slots, max_rank, sites, dtype};
   table->held.resize(static_cast<size_t>(slots));
   EnqueueEntries(state, *table, 0, std::vector<Incoming>(count));
   auto shell = std::make_unique<Shell>();
@@ -79,27 +93,47 @@ Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
   return state.Wrap(std::move(shell));
 }
 
-TensorRef TakeF32(EnvState& state, const TableRef& table, Napi::Value value, const char* name) {
-  const TensorRef tensor = state.Tensor(value, kLabel, name);
-  LORA_CHECK(tensor.storage->device() == table.entries->device(), kLabel, "expected ", name, " on ",
-             table.entries->device()->name(), " (the device of the table) but received it on ",
-             tensor.storage->device()->name());
-  LORA_CHECK(tensor.dtype == DType::kF32, kLabel, "expected ", name, " of dtype f32 but received ",
-             NameOf(tensor.dtype));
-  return tensor;
+// What an entry names: where it is, and what keeps it.
+struct Named {
+  const void* data = nullptr;
+  StoragePtr storage;
+  Shape shape;
+};
+
+void CheckPlace(const TableRef& table, const StoragePtr& storage, DType expected, DType dtype,
+                const char* name) {
+  const Device& device = *table.entries->device();
+  LORA_CHECK(storage->device().get() == &device, kLabel, "expected ", name, " on ", device.name(),
+             " (the device of the table) but received it on ", storage->device()->name());
+  LORA_CHECK(dtype == expected, kLabel, "expected ", name, " of dtype ", NameOf(expected),
+             " but received ", NameOf(dtype));
 }
 
-// Takes up or down of a site.
-TensorRef TakeLowRank(EnvState& state, const TableRef& table, Napi::Value value, const char* name,
-                      int dim, int64_t size) {
-  const TensorRef tensor = TakeF32(state, table, value, name);
-  const Shape& shape = tensor.shape;
+Named TakeTensor(EnvState& state, const TableRef& table, Napi::Value value, DType dtype,
+                 const char* name) {
+  const TensorRef tensor = state.Tensor(value, kLabel, name);
+  CheckPlace(table, tensor.storage, dtype, tensor.dtype, name);
+  return {tensor.view().data, tensor.storage, tensor.shape};
+}
+
+Named TakePacked(EnvState& state, const TableRef& table, Napi::Value value, DType dtype,
+                 const char* name) {
+  const std::shared_ptr<WeightRef> weight = state.Weight(value, kLabel, name);
+  LORA_CHECK(weight->format == FormatOf(weight->dtype), kLabel, "expected ", name,
+             " packed in its own dtype but received ", NameOf(weight->format));
+  CheckPlace(table, weight->packed, dtype, weight->dtype, name);
+  return {weight->packed->data(), weight->packed, {weight->rows, weight->cols}};
+}
+
+Named CheckLowRank(Named named, const char* name, int dim, int64_t size) {
+  const Shape& shape = named.shape;
   LORA_CHECK(shape.rank() == 2 && shape[dim] == size, kLabel, "expected ", name, " of shape ",
              dim == 0 ? "[" : "[rank, ", size, dim == 0 ? ", rank]" : "]", " but received ", shape);
-  return tensor;
+  return named;
 }
 
 // setDeltaSlot(table, slot, [{up, down, scale, factor?} | null per site] | null)
+// Where the table is of bf16, up is a packed weight.
 Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const std::shared_ptr<TableRef> table = state.Table(info[0], kLabel, "table");
@@ -107,6 +141,7 @@ Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
   const std::vector<DeltaSite>& sites = *table->view.sites;
   const size_t slot =
       static_cast<size_t>(ParseInteger(info[1], kLabel, "slot", 0, table->view.slots - 1));
+  const DType dtype = table->view.dtype;
   std::vector<Incoming> incoming(sites.size());
   std::vector<StoragePtr> held;
   if (!IsNone(info[2])) {
@@ -118,8 +153,11 @@ Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
       const Napi::Value value = changes.Get(i);
       if (IsNone(value)) continue;
       const Napi::Object change = ParseObject(value, kLabel, "change");
-      const TensorRef up = TakeLowRank(state, *table, change.Get("up"), "up", 0, sites[i].out);
-      const TensorRef down = TakeLowRank(state, *table, change.Get("down"), "down", 1, sites[i].in);
+      const auto take_up = dtype == DType::kF32 ? TakeTensor : TakePacked;
+      const Named up = CheckLowRank(take_up(state, *table, change.Get("up"), dtype, "up"), "up", 0,
+                                    sites[i].out);
+      const Named down = CheckLowRank(TakeTensor(state, *table, change.Get("down"), dtype, "down"),
+                                      "down", 1, sites[i].in);
       const double scale = ParseNumber(change.Get("scale"), kLabel, "scale");
       const int64_t rank = up.shape[1];
       LORA_CHECK(down.shape[0] == rank, kLabel, "expected up and down of one rank but received ",
@@ -128,19 +166,19 @@ Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
                  table->view.max_rank, " (that of the table) but received ", rank);
       LORA_CHECK(std::isfinite(static_cast<float>(scale)), kLabel,
                  "expected scale to be finite but received ", scale);
-      incoming[i] = {{up.view().as<float>(), down.view().as<float>(), nullptr,
-                      static_cast<float>(scale), static_cast<int32_t>(rank)},
-                     up.storage->status(),
-                     down.storage->status(),
-                     nullptr};
+      incoming[i] = {
+          {up.data, down.data, nullptr, static_cast<float>(scale), static_cast<int32_t>(rank)},
+          up.storage->status(),
+          down.storage->status(),
+          nullptr};
       held.push_back(up.storage);
       held.push_back(down.storage);
       const Napi::Value given = change.Get("factor");
       if (IsNone(given)) continue;
-      const TensorRef factor = TakeF32(state, *table, given, "factor");
+      const Named factor = TakeTensor(state, *table, given, DType::kF32, "factor");
       LORA_CHECK(factor.shape == Shape({sites[i].out}), kLabel, "expected factor of shape ",
                  Shape{sites[i].out}, " but received ", factor.shape);
-      incoming[i].entry.factor = factor.view().as<float>();
+      incoming[i].entry.factor = static_cast<const float*>(factor.data);
       incoming[i].factor = factor.storage->status();
       held.push_back(factor.storage);
     }
@@ -154,6 +192,7 @@ Napi::Value SetDeltaSlot(const Napi::CallbackInfo& info) {
 }  // namespace
 
 void RegisterDeltaTables(Napi::Env env, Napi::Object exports) {
+  Export<ReadsDeltas>(env, exports, "readsDeltas");
   Export<CreateDeltaTable>(env, exports, "createDeltaTable");
   Export<SetDeltaSlot>(env, exports, "setDeltaSlot");
 }

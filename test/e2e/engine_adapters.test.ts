@@ -1,4 +1,5 @@
 /** Adapters that change between the requests of an engine, and DoRA among its rows. */
+import { memoryUsage } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
 import {
   addAdapters,
@@ -11,6 +12,7 @@ import {
   wishes,
 } from '../support/engine_requests';
 import { fillAdapter } from '../support/fill_adapter';
+import type { TinyModelOptions } from '../support/tiny_model';
 
 const load = loadedModels();
 
@@ -46,32 +48,64 @@ test('an adapter that is trained, scaled, removed and replaced between requests'
   expect(seen.size).toBe(4);
 });
 
-test('rows with DoRA, LoRA and no adapter share the steps, also after each of them was trained', async () => {
-  const model = await load();
+const inBf16: TinyModelOptions = { dtype: 'BF16', config: { torch_dtype: 'bfloat16' } };
+
+test.each<[string, TinyModelOptions]>([
+  ['f32', {}],
+  ['bf16, of which the steps have copies', inBf16],
+])(
+  'rows with DoRA, LoRA and no adapter share the steps, also after each was trained: %s',
+  async (_, options) => {
+    const model = await load(options);
+    addAdapters(model);
+    const all = wishes(4, (i) => ({
+      adapter: ['a2', 'a0', null, 'a2'][i]!,
+      prompt: text(5, i),
+      maxNewTokens: 12,
+      temperature: 1,
+    }));
+    const alone = await oneByOne(model, all);
+    const stepsOf = async (): Promise<number> => {
+      const { steps } = model.engineStats();
+      expect(await together(model, all)).toEqual(alone);
+      return model.engineStats().steps - steps;
+    };
+    expect(await stepsOf()).toBeLessThan(20); // 11 of each, which begin one after the other
+    for (const [i, name] of ['a0', 'a2'].entries()) fillAdapter(model.adapters.get(name)!, 20 + i, 0.3);
+    const before = alone.splice(0);
+    alone.push(...(await oneByOne(model, all)));
+    for (const i of [0, 1, 3]) expect(alone[i]).not.toEqual(before[i]);
+    expect(alone[2]).toEqual(before[2]);
+    expect(await stepsOf()).toBeLessThan(20);
+    const config = { r: 3, targetModules: 'all-linear', useDora: true } as const;
+    model.addAdapter(config, { name: 'fresh' }).loadStateDict(model.adapters.get('a2')!.stateDict());
+    model.setAdapter(null);
+    expect((await run(model, { ...all[0]!, adapter: 'fresh' })).ids).toEqual(alone[0]);
+  },
+);
+
+test('the copies that steps in bf16 read are freed with what they were made from', async () => {
+  const model = await load(inBf16);
   addAdapters(model);
-  const all = wishes(4, (i) => ({
-    adapter: ['a2', 'a0', null, 'a2'][i]!,
-    prompt: text(5, i),
-    maxNewTokens: 12,
-    temperature: 1,
-  }));
-  const alone = await oneByOne(model, all);
-  const stepsOf = async (): Promise<number> => {
-    const { steps } = model.engineStats();
-    expect(await together(model, all)).toEqual(alone);
-    return model.engineStats().steps - steps;
+  const bytesAfter = async (): Promise<number> => {
+    await together(
+      model,
+      wishes(3, (i) => ({ prompt: text(5, i), maxNewTokens: 4, adapter: `a${i}` })),
+    );
+    return memoryUsage().bytes;
   };
-  expect(await stepsOf()).toBeLessThan(20); // 11 of each, which begin one after the other
-  for (const [i, name] of ['a0', 'a2'].entries()) fillAdapter(model.adapters.get(name)!, 20 + i, 0.3);
-  const before = alone.splice(0);
-  alone.push(...(await oneByOne(model, all)));
-  for (const i of [0, 1, 3]) expect(alone[i]).not.toEqual(before[i]);
-  expect(alone[2]).toEqual(before[2]);
-  expect(await stepsOf()).toBeLessThan(20);
-  const config = { r: 3, targetModules: 'all-linear', useDora: true } as const;
-  model.addAdapter(config, { name: 'fresh' }).loadStateDict(model.adapters.get('a2')!.stateDict());
-  model.setAdapter(null);
-  expect((await run(model, { ...all[0]!, adapter: 'fresh' })).ids).toEqual(alone[0]);
+  await bytesAfter();
+  const all = await bytesAfter();
+  for (const name of ['a0', 'a2']) fillAdapter(model.adapters.get(name)!, 31, 0.3);
+  expect(await bytesAfter()).toBe(all);
+  const ofParameters = model.adapters
+    .get('a0')!
+    .parameters()
+    .reduce((sum, p) => sum + 4 * p.numel, 0);
+  await model.removeAdapter('a0');
+  expect(all - memoryUsage().bytes).toBeGreaterThanOrEqual(1.5 * ofParameters);
+  fillAdapter(model.addAdapter({ r: 2, targetModules: 'all-linear' }, { name: 'a0' }), 1, 0.3);
+  expect(await bytesAfter()).toBe(all);
 });
 
 test('the factors of a DoRA adapter follow its scale', async () => {

@@ -4,7 +4,7 @@ import { binding } from '../../lib/native/calls';
 import { loraLinear, loraLinearGroup } from '../../lib/ops';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { expectThrow } from '../support/errors';
-import { bits, seeded } from '../support/numbers';
+import { bits, relativeError, roundToBf16, seeded } from '../support/numbers';
 
 const [inFeatures, outFeatures] = [6, 5];
 const site = { inFeatures, outFeatures };
@@ -176,5 +176,90 @@ describe.each(['cpu', 'reference'] as const)('a table of changes on %s', (device
     const dropout = { p: 0.5, seed: 1, layer: 0, forward: 0 };
     expectThrow(() => loraLinear(x, { weight, site: 0, dropout }), 'ERR_ARGUMENT', /table/);
     table.dispose();
+  });
+
+  describe('of bf16', () => {
+    const x16 = seeded([3, inFeatures], 2, { device, dtype: 'bf16' });
+    const weight16 = FrozenWeight.pack(seeded([outFeatures, inFeatures], 1, { device, dtype: 'bf16' }));
+    const options = { slots: 2, maxRank: 4, dtype: 'bf16' } as const;
+    const step = (
+      table: DeltaTable,
+      slots: number[],
+      x = x16,
+      phase: 'decode' | 'prefill' = 'decode',
+    ): Tensor =>
+      loraLinearGroup(x, [{ weight: x === x16 ? weight16 : weight, site: 0 }], {
+        phase,
+        rows: { table, slots: slotsOf(slots) },
+      })[0]!;
+    const rounded = (t: Tensor): Tensor =>
+      tensor(Float32Array.from(t.dataSync(), roundToBf16), { shape: t.shape, device });
+
+    test('is for bf16 activations where the device reads it', () => {
+      expect(DeltaTable.dtypeFor('bf16', device)).toBe('bf16');
+      expect(DeltaTable.dtypeFor('f32', device)).toBe('f32');
+      expect(DeltaTable.dtypeFor('f16', device)).toBe('f32');
+      expectThrow(
+        () => new DeltaTable(device, [site], { ...options, dtype: 'f16' as 'bf16' }),
+        'ERR_UNSUPPORTED',
+        /reads no tables of f16/,
+      );
+    });
+
+    test('keeps copies of what it was given, until the slot is set again', async () => {
+      const { bytes } = memoryUsage();
+      const table = new DeltaTable(device, [site], options);
+      const changes = [{ ...change(3, 3), factor: seeded([outFeatures], 7, { device }) }, change(4, 5)];
+      changes.forEach((each, slot) => table.set(slot, [each]));
+      const y = step(table, [1, 0, -1]);
+      const exact = new DeltaTable(device, [site], { slots: 2, maxRank: 4 });
+      changes.forEach((each, slot) =>
+        exact.set(slot, [{ ...each, up: rounded(each.up), down: rounded(each.down) }]),
+      );
+      expect(relativeError(y.dataSync(), step(exact, [1, 0, -1]).dataSync())).toBeLessThan(0.01);
+      const before = bits(y);
+      binding().fill(changes[1]!.down.handle, 0);
+      expect(bits(step(table, [1, 0, -1]))).toBe(before);
+      const held = memoryUsage().bytes;
+      table.set(1, [changes[1]]);
+      expect(memoryUsage().bytes).toBe(held);
+      expect(bits(step(table, [1, 0, -1]))).not.toBe(before);
+      expect(bytes).toBeLessThan(held);
+    });
+
+    test('refuses other calls and other tensors', () => {
+      const table = new DeltaTable(device, [site], options);
+      const why = /expected a table of f32, but in a decode step on bf16 x, and received one of bf16/;
+      expectThrow(() => step(table, [0, 0, 0], x16, 'prefill'), 'ERR_ARGUMENT', why);
+      expectThrow(() => step(table, [0, 0, 0], x), 'ERR_ARGUMENT', why);
+      const { up, down, scale } = change(2, 3);
+      const packed = (t: Tensor): FrozenWeight['handle'] => FrozenWeight.pack(t).handle;
+      const set = (a: unknown, b: Tensor): void =>
+        binding().setDeltaSlot(table.handle, 0, [
+          { up: a as typeof up.handle, down: b.handle, scale, factor: null },
+        ]);
+      const down16 = down.to({ dtype: 'bf16' });
+      expectThrow(() => set(up.handle, down16), 'ERR_ARGUMENT', /up/);
+      expectThrow(
+        () => set(packed(up), down16),
+        'ERR_ARGUMENT',
+        /expected up of dtype bf16 but received f32/,
+      );
+      const up16 = packed(up.to({ dtype: 'bf16' }));
+      expectThrow(() => set(up16, down), 'ERR_ARGUMENT', /expected down of dtype bf16 but received f32/);
+      set(up16, down16);
+      const narrow = packed(seeded([4, 2], 3, { device, dtype: 'bf16' }));
+      expectThrow(
+        () => set(narrow, down16),
+        'ERR_ARGUMENT',
+        /expected up of shape \[5, rank\] but received \[4, 2\]/,
+      );
+      const exact = new DeltaTable(device, [site], { slots: 1, maxRank: 4 });
+      expectThrow(
+        () => binding().setDeltaSlot(exact.handle, 0, [{ up: up16, down: down.handle, scale, factor: null }]),
+        'ERR_ARGUMENT',
+        /up/,
+      );
+    });
   });
 });

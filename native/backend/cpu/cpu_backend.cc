@@ -25,6 +25,7 @@ Backend MakeBackend() {
   b.name = "cpu";
   b.create_context = CreateContext;
   b.reads = Fits;
+  b.bf16_deltas = true;
   b.packed_bytes = PackedBytes;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cpu::PlanCall}; });
   return b;

@@ -13,6 +13,7 @@ namespace lora::cpu {
 
 HWY_EXPORT(DropoutMask);
 HWY_EXPORT(MultiplyDown);
+HWY_EXPORT(MultiplyDownPairs);
 HWY_EXPORT(MultiplyUpTransposed);
 HWY_EXPORT(ScaleToElements);
 HWY_EXPORT(PackUpPanel);
@@ -26,6 +27,11 @@ void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* ma
 void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const uint8_t* mask,
                   const float* b, size_t r, float scale, float* h) {
   HWY_DYNAMIC_DISPATCH(MultiplyDown)(x, x_is_bf16, rows, k, mask, b, r, scale, h);
+}
+
+void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t* b, size_t r,
+                       float* h) {
+  HWY_DYNAMIC_DISPATCH(MultiplyDownPairs)(x, rows, k, b, r, h);
 }
 
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,

@@ -4,7 +4,8 @@
 //
 // A [out, r] and B [r, in] are row-major f32 masters that change every step, so nothing derived
 // from them is kept between calls. Products with them are f32, except in the k-steps that the big
-// product runs for LoRA: there bf16 activations round A, B and the low-rank vector to bf16.
+// product runs for LoRA: there bf16 activations round A, B and the low-rank vector to bf16. The
+// table of a decode step may name copies in bf16 (core/ops/delta_table.h).
 #pragma once
 
 #include <cstddef>
@@ -30,6 +31,9 @@ void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* ma
 // h [rows, r] (stride r) ← scale · keep(x) [rows, k] · B [r, k]ᵀ. `mask` may be null.
 void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const uint8_t* mask,
                   const float* b, size_t r, float scale, float* h);
+// The same of bf16 x and B, whose values are multiplied in pairs.
+void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t* b, size_t r,
+                       float* h);
 
 // u [rows <= kTileM, r_padded] (+)= g · A. A row of g is `elements` 32-bit elements (bf16 pairs or
 // f32), and A is [elements or 2·elements, r_padded] f32.

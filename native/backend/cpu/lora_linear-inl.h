@@ -83,102 +83,164 @@ void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* ma
 
 // ---- h = x·Bᵀ --------------------------------------------------------------------------------
 
+// Loads a vector of 32-bit elements from a row of f32, or of bf16: widened, or pairs as they are.
+template <bool kBF16, bool kPairs>
+HWY_INLINE VU LoadElements(const void* row, size_t at) {
+  if constexpr (kPairs) {
+    return hn::BitCast(
+        DU(), hn::LoadU(hn::Repartition<uint16_t, DF>(), static_cast<const uint16_t*>(row) + at));
+  } else {
+    return hn::BitCast(DU(), LoadRow<kBF16>(row, at));
+  }
+}
+// Loads one from the first `count` values, and zeros beyond.
+template <bool kBF16, bool kPairs>
+HWY_INLINE VU LoadElementsPart(const void* row, size_t at, size_t count) {
+  if constexpr (kPairs) {
+    return hn::BitCast(DU(), hn::LoadN(hn::Repartition<uint16_t, DF>(),
+                                       static_cast<const uint16_t*>(row) + at, count));
+  } else {
+    return hn::BitCast(DU(), LoadRowPart<kBF16>(row, at, count));
+  }
+}
+
+// Returns the sum of a vector's blocks of 4 lanes.
+template <class D>
+HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumBlocks(D, hn::Vec<D> v) {
+  if constexpr (HWY_MAX_LANES_D(D) == 4) {
+    return v;
+  } else {
+    const hn::Half<D> half;
+    return SumBlocks(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+}
+// Returns the sums of the lanes of four vectors.
+HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumsOf4(VF a, VF b, VF c, VF d) {
+  const DF df;
+  const hn::Repartition<uint64_t, DF> d64;
+  const VF ab = hn::Add(hn::InterleaveLower(df, a, b), hn::InterleaveUpper(df, a, b));
+  const VF cd = hn::Add(hn::InterleaveLower(df, c, d), hn::InterleaveUpper(df, c, d));
+  const auto ab64 = hn::BitCast(d64, ab), cd64 = hn::BitCast(d64, cd);
+  return SumBlocks(df, hn::Add(hn::BitCast(df, hn::InterleaveLower(d64, ab64, cd64)),
+                               hn::BitCast(df, hn::InterleaveUpper(d64, ab64, cd64))));
+}
+
+// The most rows of x at a time, and how many rows of B a tile of so many rows has: as the registers
+// allow. A sum does not depend on either.
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3
 constexpr size_t kDownRows = 2;
+constexpr size_t DownRanks(size_t rows) { return rows == 1 ? 8 : 4; }
 #else
 constexpr size_t kDownRows = 4;
+constexpr size_t DownRanks(size_t rows) { return rows <= 2 ? 8 : 4; }
 #endif
-constexpr size_t kDownRanks = 4;
 
-// Computes dot products along k of kRows rows of x and kRanks rows of B, both read in memory order.
-template <bool kBF16, bool kMasked, size_t kRows, size_t kRanks>
-HWY_INLINE void DownTile(const std::byte* x, size_t x_bytes, size_t k, const uint8_t* mask,
-                         size_t mask_stride, const float* HWY_RESTRICT b, float scale,
-                         float* HWY_RESTRICT h, size_t r) {
+// Computes dot products along k of kRows rows of x and kRanks rows of B, both read in memory order:
+// in f32, or by pairs where both are bf16.
+template <bool kBF16, bool kPairs, bool kMasked, size_t kRows, size_t kRanks>
+HWY_INLINE void DownTile(const std::byte* x, size_t k, const uint8_t* mask, const std::byte* b,
+                         float scale, float* HWY_RESTRICT h, size_t r) {
+  static_assert(!kPairs || (kBF16 && !kMasked));
+  constexpr size_t kValues = (kPairs ? 2 : 1) * kLanes;  // of a vector
   const DF df;
+  const size_t x_bytes = k * (kBF16 ? 2 : 4), b_bytes = k * (kPairs ? 2 : 4);
+  const size_t mask_stride = MaskStride(k);
   VF acc[kRows][kRanks];
   ZeroAccumulators(acc);
-  size_t at = 0;
-  for (; at + kLanes <= k; at += kLanes) {
-    VF bv[kRanks];
+  const auto add = [&](size_t at, auto load_x, auto load_b) HWY_ATTR {
+    VU bv[kRanks];
     HWY_UNROLL(8)
-    for (size_t j = 0; j < kRanks; ++j) bv[j] = hn::LoadU(df, b + j * k + at);
+    for (size_t j = 0; j < kRanks; ++j) bv[j] = load_b(b + j * b_bytes);
     HWY_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) {
-      VF xv = LoadRow<kBF16>(x + i * x_bytes, at);
-      if constexpr (kMasked) xv = KeepColumns(xv, mask + i * mask_stride, at);
+      VU xv = load_x(x + i * x_bytes);
+      if constexpr (kMasked) {
+        xv = hn::BitCast(DU(), KeepColumns(hn::BitCast(df, xv), mask + i * mask_stride, at));
+      }
       HWY_UNROLL(8)
-      for (size_t j = 0; j < kRanks; ++j) acc[i][j] = hn::MulAdd(xv, bv[j], acc[i][j]);
+      for (size_t j = 0; j < kRanks; ++j) acc[i][j] = MulAddElements<kPairs>(xv, bv[j], acc[i][j]);
     }
+  };
+  size_t at = 0;
+  for (; at + kValues <= k; at += kValues) {
+    add(
+        at, [&](const void* row) HWY_ATTR { return LoadElements<kBF16, kPairs>(row, at); },
+        [&](const void* row) HWY_ATTR { return LoadElements<kPairs, kPairs>(row, at); });
   }
   if (at < k) {
-    VF bv[kRanks];
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kRanks; ++j) bv[j] = hn::LoadN(df, b + j * k + at, k - at);
-    HWY_UNROLL(8)
-    for (size_t i = 0; i < kRows; ++i) {
-      VF xv = LoadRowPart<kBF16>(x + i * x_bytes, at, k - at);
-      if constexpr (kMasked) xv = KeepColumns(xv, mask + i * mask_stride, at);
-      HWY_UNROLL(8)
-      for (size_t j = 0; j < kRanks; ++j) acc[i][j] = hn::MulAdd(xv, bv[j], acc[i][j]);
-    }
+    const size_t count = k - at;
+    add(
+        at,
+        [&](const void* row) HWY_ATTR { return LoadElementsPart<kBF16, kPairs>(row, at, count); },
+        [&](const void* row) HWY_ATTR { return LoadElementsPart<kPairs, kPairs>(row, at, count); });
   }
   HWY_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kRanks; ++j) h[i * r + j] = scale * hn::ReduceSum(df, acc[i][j]);
+    if constexpr (kRanks % 4 == 0) {
+      const hn::FixedTag<float, 4> d4;
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kRanks; j += 4) {
+        const auto sums = SumsOf4(acc[i][j], acc[i][j + 1], acc[i][j + 2], acc[i][j + 3]);
+        hn::StoreU(hn::Mul(hn::Set(d4, scale), sums), d4, h + i * r + j);
+      }
+    } else {
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kRanks; ++j) h[i * r + j] = scale * hn::ReduceSum(df, acc[i][j]);
+    }
   }
 }
 
-template <bool kBF16, bool kMasked, size_t kRows>
-HWY_NOINLINE void DownRows(const std::byte* x, size_t k, const uint8_t* mask, const float* b,
+template <bool kBF16, bool kPairs, bool kMasked, size_t kRows>
+HWY_NOINLINE void DownRows(const std::byte* x, size_t k, const uint8_t* mask, const std::byte* b,
                            size_t r, float scale, float* h) {
-  const size_t x_bytes = k * (kBF16 ? 2 : 4), mask_stride = MaskStride(k);
+  constexpr size_t kRanks = DownRanks(kRows);
+  const size_t b_bytes = k * (kPairs ? 2 : 4);
   size_t j = 0;
-  for (; j + kDownRanks <= r; j += kDownRanks) {
-    DownTile<kBF16, kMasked, kRows, kDownRanks>(x, x_bytes, k, mask, mask_stride, b + j * k, scale,
-                                                h + j, r);
-  }
-  for (; j < r; ++j) {
-    DownTile<kBF16, kMasked, kRows, 1>(x, x_bytes, k, mask, mask_stride, b + j * k, scale, h + j,
-                                       r);
-  }
+  const auto tile = [&](auto ranks) HWY_ATTR {
+    DownTile<kBF16, kPairs, kMasked, kRows, ranks()>(x, k, mask, b + j * b_bytes, scale, h + j, r);
+    j += ranks();
+  };
+  while (j + kRanks <= r) tile(std::integral_constant<size_t, kRanks>());
+  if (kRanks > 4 && j + 4 <= r) tile(std::integral_constant<size_t, 4>());
+  while (j < r) tile(std::integral_constant<size_t, 1>());
 }
 
-template <bool kBF16, bool kMasked>
-void DownAll(const std::byte* x, size_t rows, size_t k, const uint8_t* mask, const float* b,
-             size_t r, float scale, float* h) {
-  const size_t x_bytes = k * (kBF16 ? 2 : 4);
+template <bool kBF16, bool kPairs, bool kMasked>
+void DownAll(const void* x, size_t rows, size_t k, const uint8_t* mask, const void* b, size_t r,
+             float scale, float* h) {
   size_t i = 0;
-  const auto mask_at = [&](size_t row) { return kMasked ? mask + row * MaskStride(k) : nullptr; };
-  for (; i + kDownRows <= rows; i += kDownRows) {
-    DownRows<kBF16, kMasked, kDownRows>(x + i * x_bytes, k, mask_at(i), b, r, scale, h + i * r);
-  }
-  if (kDownRows > 2 && i + 2 <= rows) {
-    DownRows<kBF16, kMasked, 2>(x + i * x_bytes, k, mask_at(i), b, r, scale, h + i * r);
-    i += 2;
-  }
-  for (; i < rows; ++i) {
-    DownRows<kBF16, kMasked, 1>(x + i * x_bytes, k, mask_at(i), b, r, scale, h + i * r);
-  }
+  const auto take = [&](auto count) {
+    DownRows<kBF16, kPairs, kMasked, count()>(
+        static_cast<const std::byte*>(x) + i * k * (kBF16 ? 2 : 4), k,
+        kMasked ? mask + i * MaskStride(k) : nullptr, static_cast<const std::byte*>(b), r, scale,
+        h + i * r);
+    i += count();
+  };
+  while (i + kDownRows <= rows) take(std::integral_constant<size_t, kDownRows>());
+  if (kDownRows > 2 && i + 2 <= rows) take(std::integral_constant<size_t, 2>());
+  while (i < rows) take(std::integral_constant<size_t, 1>());
 }
 
 void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const uint8_t* mask,
                   const float* b, size_t r, float scale, float* h) {
-  const std::byte* from = static_cast<const std::byte*>(x);
   if (x_is_bf16) {
     if (mask) {
-      DownAll<true, true>(from, rows, k, mask, b, r, scale, h);
+      DownAll<true, false, true>(x, rows, k, mask, b, r, scale, h);
     } else {
-      DownAll<true, false>(from, rows, k, mask, b, r, scale, h);
+      DownAll<true, false, false>(x, rows, k, mask, b, r, scale, h);
     }
   } else {
     if (mask) {
-      DownAll<false, true>(from, rows, k, mask, b, r, scale, h);
+      DownAll<false, false, true>(x, rows, k, mask, b, r, scale, h);
     } else {
-      DownAll<false, false>(from, rows, k, mask, b, r, scale, h);
+      DownAll<false, false, false>(x, rows, k, mask, b, r, scale, h);
     }
   }
+}
+
+void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t* b, size_t r,
+                       float* h) {
+  DownAll<true, true, false>(x, rows, k, nullptr, b, r, 1, h);
 }
 
 // ---- u = g·A ---------------------------------------------------------------------------------

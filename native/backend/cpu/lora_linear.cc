@@ -206,8 +206,8 @@ LoraLinearForwardArgs CallOfSlot(const LoraLinearForwardArgs& args, size_t begin
     return TensorView(RowOf(view, begin), view.dtype,
                       {static_cast<int64_t>(end - begin), view.dim(1)});
   };
-  const auto view = [](const float* data, const Shape& shape) {
-    return TensorView(const_cast<float*>(data), DType::kF32, shape);
+  const auto view = [](const void* data, const Shape& shape) {
+    return TensorView(const_cast<void*>(data), DType::kF32, shape);
   };
   LoraLinearForwardArgs call;
   call.x = rows(args.x);

@@ -16,21 +16,22 @@
 namespace lora::cpu {
 namespace {
 
-// Rows whose h a task computes where the threads share that work.
+// The most rows whose h is computed at a time.
 constexpr size_t kHiddenRows = 4;
+static_assert(kFewRows <= kHiddenRows);
 
 // Rows of a branch that share A and B.
 struct Change {
   Range rows{0, 0};
-  const float* up = nullptr;
-  const float* down = nullptr;
+  const void* up = nullptr;
+  const void* down = nullptr;
   size_t r = 0;  // 0: no LoRA
   float scale = 0;
 };
 
 struct DecodeBranch {
   size_t n = 0, max_r = 0;
-  size_t h = 0;  // where its h begins in a copy: m · max_r floats, by change
+  size_t h = 0;  // where its h begins in a copy: m · max_r elements, by change
   size_t changes_count = 0;
   Change* changes = nullptr;        // in the order of the rows
   const float** factors = nullptr;  // [m], each [n] or null; null without a table
@@ -42,8 +43,11 @@ struct DecodeBranch {
 struct DecodePlan {
   size_t m = 0, k = 0, elements = 0, h_size = 0;
   bool pairs = false, shares_h = false;
-  uint32_t* x = nullptr;            // [m][elements], where x cannot be read in place
-  float* h = nullptr;               // a copy of h_size floats per thread, or one if they share it
+  bool low_pairs = false;   // A, B and h are bf16 too
+  uint32_t* x = nullptr;    // [m][elements], where x cannot be read in place
+  uint32_t* h = nullptr;    // a copy of h_size elements per thread, or one if they share it
+  float* h_sums = nullptr;  // per thread [kHiddenRows][largest r], of an h of pairs
+  size_t h_sums_size = 0;
   size_t most_changes = 0;          // of a branch
   LowRankRows* low_rank = nullptr;  // per thread, of one branch
   ProductScratch product;
@@ -62,6 +66,7 @@ DecodePlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thre
   plan.product = ProductScratch::Take(arena, threads, plan.m, true, HasExpandedWeight(args));
   plan.branches = arena.Take<DecodeBranch>(count);
   plan.products = arena.Take<Product>(count);
+  plan.low_pairs = args.table && args.table.dtype == DType::kBF16;
   plan.shares_h = plan.m > kFewRows;
   plan.most_changes = args.table ? std::max<size_t>(plan.m, 1) : 1;
   plan.low_rank = arena.Take<LowRankRows>(threads * plan.most_changes);
@@ -80,7 +85,11 @@ DecodePlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thre
     plan.shares_h = plan.shares_h || (b.n == 0 && b.max_r != 0);
     if (plan.branches) plan.branches[i] = b;
   }
-  plan.h = arena.Take<float>((plan.shares_h ? 1 : threads) * plan.h_size);
+  plan.h = arena.Take<uint32_t>((plan.shares_h ? 1 : threads) * plan.h_size);
+  if (plan.low_pairs) {
+    plan.h_sums_size = kHiddenRows * static_cast<size_t>(args.table.max_rank);
+    plan.h_sums = arena.Take<float>(threads * plan.h_sums_size);
+  }
   return plan;
 }
 
@@ -91,8 +100,8 @@ void FindChanges(const LoraLinearForwardArgs& args, const DecodePlan& plan, size
     end = EndOfSlot(args, begin);
     Change change{{begin, end}};
     if (branch.up) {
-      change.up = branch.up.as<float>();
-      change.down = branch.down.as<float>();
+      change.up = branch.up.data;
+      change.down = branch.down.data;
       change.r = b.max_r;
       change.scale = branch.scale;
     } else if (args.table) {
@@ -107,48 +116,68 @@ void FindChanges(const LoraLinearForwardArgs& args, const DecodePlan& plan, size
   }
 }
 
-// Returns where the h [rows, r] of a change is, given the h of its branch.
-float* HiddenOf(const DecodeBranch& b, const Change& change, float* h) {
+// Returns the elements of a row of h.
+size_t HiddenElements(const DecodePlan& plan, const Change& change) {
+  return plan.low_pairs ? CeilDiv(change.r, size_t{2}) : change.r;
+}
+// Returns where the h [rows][HiddenElements] of a change is, given the h of its branch.
+uint32_t* HiddenOf(const DecodeBranch& b, const Change& change, uint32_t* h) {
   return h + change.rows.begin * b.max_r;
 }
 
-// h ← scale · x · Bᵀ for those rows of a change that are in `rows`. Where h is kept, `keeps` tells
-// whether this call stores it there.
+// h ← scale · x · Bᵀ for those of a change's rows that are in `rows`, which are at most
+// kHiddenRows. Where h is kept, `keeps` tells whether this call stores it there.
 void ComputeHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, size_t i,
-                   const Change& change, Range rows, bool keeps, float* h) {
+                   const Change& change, Range rows, bool keeps, uint32_t* h, size_t thread) {
   const size_t begin = std::max(rows.begin, change.rows.begin);
   const size_t end = std::min(rows.end, change.rows.end);
   if (begin >= end || change.r == 0) return;
-  const size_t size = (end - begin) * change.r;
-  float* const to = HiddenOf(plan.branches[i], change, h) + (begin - change.rows.begin) * change.r;
-  MultiplyDown(RowOf(args.x, begin), plan.pairs, end - begin, plan.k, nullptr, change.down,
-               change.r, 1, to);
-  if (keeps && Keeps(args.h, i)) {
-    std::memcpy(args.h[i].as<float>() + begin * change.r, to, size * sizeof(float));
+  const size_t count = end - begin, stride = HiddenElements(plan, change);
+  const std::byte* const x = RowOf(args.x, begin);
+  uint32_t* const to = HiddenOf(plan.branches[i], change, h) + (begin - change.rows.begin) * stride;
+  if (plan.low_pairs) {
+    float* const sums = plan.h_sums + thread * plan.h_sums_size;
+    MultiplyDownPairs(reinterpret_cast<const uint16_t*>(x), count, plan.k,
+                      static_cast<const uint16_t*>(change.down), change.r, sums);
+    ScaleToElements(sums, change.r, count, change.r, change.scale, true, to, stride);
+    return;
   }
-  for (size_t j = 0; j < size; ++j) to[j] *= change.scale;
+  float* const sums = reinterpret_cast<float*>(to);
+  const size_t size = count * change.r;
+  MultiplyDown(x, plan.pairs, count, plan.k, nullptr, static_cast<const float*>(change.down),
+               change.r, 1, sums);
+  if (keeps && Keeps(args.h, i)) {
+    std::memcpy(args.h[i].as<float>() + begin * change.r, sums, size * sizeof(float));
+  }
+  for (size_t j = 0; j < size; ++j) sums[j] *= change.scale;
 }
 
 void ShareHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, CpuContext& context) {
   if (plan.h_size == 0) return;
   const size_t groups = CeilDiv(plan.m, kHiddenRows);
-  context.ParallelFor(groups * args.branches.size(), [&](size_t task, size_t) {
+  context.ParallelFor(groups * args.branches.size(), [&](size_t task, size_t thread) {
     const size_t i = task / groups, begin = task % groups * kHiddenRows;
     const DecodeBranch& b = plan.branches[i];
     for (const Change& change : std::span(b.changes, b.changes_count)) {
-      ComputeHidden(args, plan, i, change, {begin, begin + kHiddenRows}, true, plan.h + b.h);
+      ComputeHidden(args, plan, i, change, {begin, begin + kHiddenRows}, true, plan.h + b.h,
+                    thread);
     }
   });
 }
 
 // Multiplies panels of branch i on a thread that has h in `h`.
-void MultiplyBranch(const DecodePlan& plan, size_t i, Range panels, float* h, size_t thread) {
+void MultiplyBranch(const DecodePlan& plan, size_t i, Range panels, uint32_t* h, size_t thread) {
   const DecodeBranch& b = plan.branches[i];
   LowRankRows* const low_rank = plan.low_rank + thread * plan.most_changes;
   for (size_t c = 0; c < b.changes_count; ++c) {
     const Change& change = b.changes[c];
-    low_rank[c] = {change.rows.begin, change.rows.end,        change.up,
-                   change.r,          HiddenOf(b, change, h), change.r};
+    low_rank[c] = {change.rows.begin,
+                   change.rows.end,
+                   plan.low_pairs,
+                   static_cast<const uint32_t*>(change.up),
+                   change.r,
+                   HiddenOf(b, change, h),
+                   HiddenElements(plan, change)};
   }
   MultiplyRows(plan.products[i], plan.m, panels, {low_rank, b.changes_count},
                plan.product.Of(thread, plan.m));
@@ -213,10 +242,10 @@ void Decode(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& cont
       const size_t count = Panels(b.n, PanelWidth());
       const size_t begin = std::max(mine.begin, first), end = std::min(mine.end, first + count);
       if (begin < end) {
-        float* const h = plan.h + (plan.shares_h ? 0 : thread * plan.h_size) + b.h;
+        uint32_t* const h = plan.h + (plan.shares_h ? 0 : thread * plan.h_size) + b.h;
         if (!plan.shares_h) {
           for (const Change& change : std::span(b.changes, b.changes_count)) {
-            ComputeHidden(args, plan, i, change, {0, plan.m}, begin == first, h);
+            ComputeHidden(args, plan, i, change, {0, plan.m}, begin == first, h, thread);
           }
         }
         MultiplyBranch(plan, i, {begin - first, end - first}, h, thread);

@@ -79,20 +79,21 @@ void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range pane
 void MultiplyAll(CpuContext* context, std::span<const Product> products, size_t rows,
                  const ProductScratch& scratch, size_t chunk_rows);
 
-// Rows [begin, end) of a product that share a low-rank change: y += h·Aᵀ with A [n, r] row-major
-// f32 and h [end - begin, h_stride] f32, already scaled.
+// Rows [begin, end) of a product that share a low-rank change: y += h·Aᵀ with A [n, r] and
+// h [end - begin, h_stride], already scaled, both as 32-bit elements.
 struct LowRankRows {
   size_t begin = 0, end = 0;
-  const float* a = nullptr;
+  bool pairs = false;           // A and h are bf16 pairs, else f32
+  const uint32_t* a = nullptr;  // in panels (pack.h) where `pairs`, else row-major
   size_t r = 0;
-  const float* h = nullptr;
+  const uint32_t* h = nullptr;
   size_t h_stride = 0;
 };
 
 // Multiplies all rows by the panels of that range, each of which comes from memory once, with the
 // scratch of the calling thread. The product has one pass without extra steps and masks, whose x
 // may be anywhere, and overwrites y. The bits of a row depend on that row alone: its change is
-// summed first, rank by rank, then x·W element by element.
+// summed first, element by element, then x·W element by element.
 void MultiplyRows(const Product& product, size_t rows, Range panels,
                   std::span<const LowRankRows> low, const ProductScratch& scratch);
 

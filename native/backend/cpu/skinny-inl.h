@@ -107,38 +107,47 @@ HWY_INLINE void StoreSums(const VF (&acc)[kRows][kVectors], float* sums) {
   }
 }
 
-template <size_t kRows>
-HWY_NOINLINE void AddLowRankTile(const float* h, size_t h_stride, const uint32_t* block,
-                                 size_t ranks, float* sums) {
+template <bool kPairs, size_t kRows>
+HWY_NOINLINE void AddLowRankTile(const uint32_t* h, size_t h_stride, const uint32_t* block,
+                                 size_t elements, float* sums) {
   VF acc[kRows][kVectors];
   LoadSums(sums, acc);
-  MultiplyStep<false, 0>(reinterpret_cast<const uint32_t*>(h), h_stride, block, ranks, acc);
+  MultiplyStep<kPairs, 0>(h, h_stride, block, elements, acc);
   StoreSums(acc, sums);
 }
 
-// sums [row][kPanelWidth] += h · Aᵀ in f32, for `columns` rows of A from `column` on. A is
+// sums [row][kPanelWidth] += elements [first, first + elements) of h · those of a panel of A.
+template <bool kPairs>
+HWY_INLINE void AddLowRankElements(const LowRankRows& low, size_t first, const uint32_t* block,
+                                   size_t elements, float* sums) {
+  const size_t rows = low.end - low.begin, tiles = Tiles(rows);
+  for (size_t tile = 0; tile < tiles; ++tile) {
+    const Range of = Split(rows, tiles, tile);
+    ForRows(of.end - of.begin, [&](auto count) HWY_ATTR {
+      AddLowRankTile<kPairs, count()>(low.h + of.begin * low.h_stride + first, low.h_stride, block,
+                                      elements, sums + (low.begin + of.begin) * kPanelWidth);
+    });
+  }
+}
+
+// sums [row][kPanelWidth] += h · Aᵀ for `columns` rows of A from `column` on. An A of f32 is
 // transposed a few ranks at a time into the layout that MultiplyStep reads.
 HWY_INLINE void AddLowRank(const LowRankRows& low, size_t column, size_t columns, float* sums) {
+  const size_t elements = low.pairs ? CeilDiv(low.r, size_t{2}) : low.r;
+  const uint32_t* const a = low.a + column * elements;
+  // The A of the next panel arrives while this one is multiplied.
+  const uintptr_t next = reinterpret_cast<uintptr_t>(a + kPanelWidth * elements);
+  for (size_t line = 0; line < kPanelBytes * elements; line += kCacheLine) {
+    hwy::Prefetch(reinterpret_cast<const std::byte*>(next + line));
+  }
+  if (low.pairs) return AddLowRankElements<true>(low, 0, a, elements, sums);
   constexpr size_t kRanks = 16;
   HWY_ALIGN uint32_t block[kRanks * kPanelWidth];
   if (columns < kPanelWidth) std::fill(block, block + kRanks * kPanelWidth, 0u);
-  const uint32_t* a = reinterpret_cast<const uint32_t*>(low.a + column * low.r);
-  const size_t rows = low.end - low.begin, tiles = Tiles(rows);
-  // The A of the next panel arrives while this one is multiplied.
-  const uintptr_t next = reinterpret_cast<uintptr_t>(a) + kPanelWidth * low.r * sizeof(float);
-  for (size_t line = 0; line < kPanelWidth * low.r * sizeof(float); line += kCacheLine) {
-    hwy::Prefetch(reinterpret_cast<const std::byte*>(next + line));
-  }
   for (size_t r = 0; r < low.r; r += kRanks) {
     const size_t ranks = std::min(kRanks, low.r - r);
     TransposeElements(a + r, low.r, columns, ranks, block, kPanelWidth);
-    for (size_t tile = 0; tile < tiles; ++tile) {
-      const Range of = Split(rows, tiles, tile);
-      ForRows(of.end - of.begin, [&](auto count) HWY_ATTR {
-        AddLowRankTile<count()>(low.h + of.begin * low.h_stride + r, low.h_stride, block, ranks,
-                                sums + (low.begin + of.begin) * kPanelWidth);
-      });
-    }
+    AddLowRankElements<false>(low, r, block, ranks, sums);
   }
 }
 

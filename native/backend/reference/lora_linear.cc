@@ -18,13 +18,14 @@ LoraBranch BranchOfRow(const LoraLinearForwardArgs& args, size_t i, int64_t row)
   if (!args.table) return branch;
   const DeltaEntry& entry = EntryOf(args, i, row);
   if (entry.rank == 0) return branch;
-  const auto view = [](const float* data, const Shape& shape) {
-    return TensorView(const_cast<float*>(data), DType::kF32, shape);
+  const auto view = [](const void* data, DType dtype, const Shape& shape) {
+    return TensorView(const_cast<void*>(data), dtype, shape);
   };
-  branch.up = view(entry.up, {branch.weight.rows, entry.rank});
-  branch.down = view(entry.down, {entry.rank, branch.weight.cols});
+  // A packed A is row-major too (pack.cc).
+  branch.up = view(entry.up, args.table.dtype, {branch.weight.rows, entry.rank});
+  branch.down = view(entry.down, args.table.dtype, {entry.rank, branch.weight.cols});
   branch.scale = entry.scale;
-  if (entry.factor) branch.factor = view(entry.factor, {branch.weight.rows});
+  if (entry.factor) branch.factor = view(entry.factor, DType::kF32, {branch.weight.rows});
   return branch;
 }
 

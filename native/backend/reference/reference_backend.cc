@@ -22,6 +22,7 @@ Backend Table() {
   b.name = "reference";
   b.create_context = CreateContext;
   b.f16_activations = true;
+  b.bf16_deltas = true;
   b.reads = Fits;
   b.packed_bytes = PackedBytes;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {PlanCall}; });

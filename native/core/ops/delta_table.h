@@ -6,12 +6,15 @@
 #include <memory>
 #include <vector>
 
+#include "core/maths/dtype.h"
+
 namespace lora {
 
-// W·x becomes factor ⊙ (W·x + scale·A·B·x), with A [out, rank] and B [rank, in] row-major f32.
+// W·x becomes factor ⊙ (W·x + scale·A·B·x), with A [out, rank] and B [rank, in] in the dtype of the
+// table: in f32 both are row-major; in bf16 A is packed as a W of its shape is, and B row-major.
 struct DeltaEntry {
-  const float* up = nullptr;      // A
-  const float* down = nullptr;    // B
+  const void* up = nullptr;       // A
+  const void* down = nullptr;     // B
   const float* factor = nullptr;  // [out], or null: 1. Not where the rank is 0.
   float scale = 0;
   int32_t rank = 0;  // 0: the layer stays as it is
@@ -29,6 +32,7 @@ struct DeltaTableView {
   int64_t slots = 0;
   int64_t max_rank = 0;  // no entry has a larger rank
   std::shared_ptr<const std::vector<DeltaSite>> sites;
+  DType dtype = DType::kF32;  // or bf16, where Backend::bf16_deltas, for decode steps in bf16
 
   explicit operator bool() const { return entries != nullptr; }
 };

@@ -20,6 +20,12 @@ void CheckTable(const Rules& rules, const LoraLinearForwardArgs& args) {
   if (!args.table) return;
   rules.ShapeIs("slots", args.slots, {args.x.dim(0)}, "(rows)");
   rules.Int32("slots", args.slots);
+  const bool steps = args.phase == LinearPhase::kDecode && args.x.dtype == DType::kBF16;
+  LORA_CHECK(args.table.dtype == DType::kF32 || steps, rules.op(),
+             "expected a table of f32, but in "
+             "a decode step on bf16 x, and received one of ",
+             NameOf(args.table.dtype), " in phase ", kLinearPhases[static_cast<size_t>(args.phase)],
+             " on x of dtype ", NameOf(args.x.dtype));
 }
 
 // Checks where a branch stands in the table of a call.

@@ -103,7 +103,7 @@ inline constexpr const char* kLinearPhases[] = {"auto", "prefill", "decode"};
 //
 // With a table, row i has the change of slot slots[i] at the site of the branch, which has no up,
 // down and factor of its own; slot −1 changes nothing. Slots are read when the op runs: one outside
-// of the table is ERR_DATA.
+// of the table is ERR_DATA. A table of bf16 is for decode steps on bf16 x.
 struct LoraLinearForwardArgs {
   TensorView x;  // [m, in] act
   std::vector<LoraBranch> branches;

@@ -175,5 +175,33 @@ TEST_CASE("cpu lora_linear: a row has the bits with a table that it has with its
   }
 }
 
+TEST_CASE("cpu lora_linear: a row has the bits with a table of bf16 that it has alone") {
+  constexpr int64_t kRows = 33;
+  std::vector<int32_t> mixed, one_slot(kRows, 1);
+  for (int32_t i = 0; i < kRows; ++i) mixed.push_back(i * i / 3 % 4 - 1);
+  // An odd k has a pair that is half a pad; the other one is longer than a vector of pairs.
+  for (const int64_t k : {59, 590}) {
+    CAPTURE(k);
+    const TableProblem problem(CaseOf(DType::kBF16, kRows, k, {{70, 0, true}, {20, 0}}),
+                               LinearPhase::kDecode, DType::kBF16);
+    ForEachSimdTarget([&] {
+      cpu::CpuContext one(1), two(2);
+      for (const std::vector<int32_t>& slots : {mixed, one_slot}) {
+        const std::vector<Tensor> y = problem.Forward(CpuBackend(), two, slots);
+        for (int64_t row = 0; row < kRows; ++row) {
+          const std::vector<Tensor> alone =
+              problem.Forward(CpuBackend(), one, {slots[static_cast<size_t>(row)]},
+                              RowsOf(problem.slot(0).x, row, 1));
+          for (size_t i = 0; i < y.size(); ++i) {
+            CAPTURE(row);
+            CAPTURE(i);
+            CHECK_IDENTICAL(RowsOf(y[i], row, 1), alone[i]);
+          }
+        }
+      }
+    });
+  }
+}
+
 }  // namespace
 }  // namespace lora::test

@@ -21,6 +21,13 @@ std::vector<int32_t> MixedSlots(int64_t m) {
   return slots;
 }
 
+// The dtypes of tables that such a call reads.
+std::vector<DType> TableDTypes(DType act, LinearPhase phase) {
+  if (act != DType::kBF16 || phase != LinearPhase::kDecode || !Tested().backend.bf16_deltas)
+    return {DType::kF32};
+  return {DType::kF32, DType::kBF16};
+}
+
 // What rows with these slots are to be, out of what all rows would be with each of them.
 struct Expected {
   std::vector<Tensor> y;
@@ -64,17 +71,20 @@ TEST_CASE("lora_linear with a table agrees with the reference row by row") {
             CaseOf(dtype, 3, 33, {{5, 0, true, 0, true}, {0, 0}}), CaseOf(dtype, 8, 0, {{7, 0}}),
             CaseOf(dtype, 9, 129, {{130, 0, true, 0, true}, {3, 0}}),
             CaseOf(dtype, 21, 90, {{65, 0, false, 0, true}, {20, 0}})}) {
-        CAPTURE(phase);
-        CAPTURE(c.Name());
-        const TableProblem problem(c, phase);
-        const std::vector<int32_t> slots = MixedSlots(c.m);
-        const Expected expected = ExpectedOf(problem, slots);
-        OnPathsInTurn(
-            [&](Context& context) { return problem.Forward(Tested().backend, context, slots); },
-            [&](const std::vector<Tensor>& y) {
-              for (size_t i = 0; i < y.size(); ++i)
-                CHECK_CLOSE(y[i], expected.y[i], expected.bounds[i]);
-            });
+        for (const DType low : TableDTypes(dtype, phase)) {
+          CAPTURE(phase);
+          CAPTURE(c.Name());
+          CAPTURE(NameOf(low));
+          const TableProblem problem(c, phase, low);
+          const std::vector<int32_t> slots = MixedSlots(c.m);
+          const Expected expected = ExpectedOf(problem, slots);
+          OnPathsInTurn(
+              [&](Context& context) { return problem.Forward(Tested().backend, context, slots); },
+              [&](const std::vector<Tensor>& y) {
+                for (size_t i = 0; i < y.size(); ++i)
+                  CHECK_CLOSE(y[i], expected.y[i], expected.bounds[i]);
+              });
+        }
       }
     }
   }
@@ -98,6 +108,19 @@ TEST_CASE("lora_linear refuses slots outside of the table, and adapters that had
     problem.entries[1].rank = kFailedRank;
     CHECK(code({0, 2, -1}) == "");
     CHECK(code({0, 2, 1}) == "ERR_DATA");
+  }
+}
+
+TEST_CASE("lora_linear takes a table of bf16 in decode steps on bf16 x only") {
+  const auto context = NextContext();
+  for (const DType act : {DType::kF32, DType::kBF16}) {
+    for (const LinearPhase phase :
+         {LinearPhase::kAuto, LinearPhase::kPrefill, LinearPhase::kDecode}) {
+      if (act == DType::kBF16 && phase == LinearPhase::kDecode) continue;
+      const TableProblem problem(CaseOf(act, 1, 8, {{5, 0}}), phase, DType::kBF16);
+      CHECK_THROWS_WITH_AS(problem.Forward(Tested().backend, *context, {0}),
+                           doctest::Contains("expected a table of f32"), Error);
+    }
   }
 }
 

@@ -16,8 +16,9 @@ class TableProblem {
  public:
   static constexpr int kSlots = 3;
 
-  // x and the frozen weights are those of `of`, whose ranks are not used.
-  TableProblem(const LoraLinearCase& of, LinearPhase phase) {
+  // x and the frozen weights are those of `of`, whose ranks are not used. A and B have values of
+  // `dtype`, which is that of the table.
+  TableProblem(const LoraLinearCase& of, LinearPhase phase, DType dtype = DType::kF32) {
     constexpr int64_t kRanks[kSlots] = {5, 16, 1};
     auto sites = std::make_shared<std::vector<DeltaSite>>();
     for (int slot = 0; slot < kSlots; ++slot) {
@@ -38,6 +39,12 @@ class TableProblem {
       }
       if (slot == 1)
         for (BranchOperands& branch : problem.branches) branch.factor = Tensor();
+      for (BranchOperands& branch : problem.branches) {
+        branch.up = branch.up.As(dtype).As(DType::kF32);
+        branch.down = branch.down.As(dtype).As(DType::kF32);
+        ups_.push_back(branch.up.As(dtype));
+        downs_.push_back(branch.down.As(dtype));
+      }
       slots_.push_back(std::move(problem));
     }
     for (const BranchCase& branch : of.branches) sites->push_back({branch.n, of.k});
@@ -45,14 +52,14 @@ class TableProblem {
       for (const BranchOperands& branch : problem.branches) {
         DeltaEntry entry;
         if (branch.up) {
-          entry = {branch.up.view().as<float>(), branch.down.view().as<float>(), nullptr,
+          entry = {ups_[entries.size()].view().data, downs_[entries.size()].view().data, nullptr,
                    branch.scale, static_cast<int32_t>(branch.up.shape()[1])};
           if (branch.factor) entry.factor = branch.factor.view().as<float>();
         }
         entries.push_back(entry);
       }
     }
-    table_ = {entries.data(), kSlots, 24, sites};
+    table_ = {entries.data(), kSlots, 24, sites, dtype};
   }
 
   const LoraLinearProblem& slot(int32_t slot) const {
@@ -77,16 +84,28 @@ class TableProblem {
   // y of each branch, with the slot of each row.
   std::vector<Tensor> Forward(const Backend& backend, Context& context,
                               const std::vector<int32_t>& slots) const {
+    return Forward(backend, context, slots, slots_[0].x);
+  }
+  // The same of another x.
+  std::vector<Tensor> Forward(const Backend& backend, Context& context,
+                              const std::vector<int32_t>& slots, const Tensor& x) const {
     const LoraLinearProblem& problem = slots_[0];
-    const int64_t m = problem.shape.m;
+    const int64_t m = x.shape()[0];
     Tensor slot_of(DType::kI32, {m});
     for (int64_t i = 0; i < m; ++i) slot_of.Set(i, slots[static_cast<size_t>(i)]);
     LoraLinearForwardArgs args;
-    args.x = problem.x;
+    args.x = x;
     args.phase = problem.phase;
     args.slots = slot_of;
     args.table = table_;
+    std::vector<DeltaEntry> named = entries;
     std::vector<FrozenWeight> weights;
+    for (size_t i = 0; i < named.size() && table_.dtype != DType::kF32; ++i) {
+      if (!ups_[i]) continue;
+      weights.emplace_back(backend, ups_[i], context);
+      named[i].up = weights.back().view().data;
+    }
+    args.table.entries = named.data();
     std::vector<Tensor> y;
     for (size_t i = 0; i < problem.branches.size(); ++i) {
       const BranchOperands& branch = problem.branches[i];
@@ -110,6 +129,7 @@ class TableProblem {
  private:
   std::optional<DType> kept_;  // the dtype of packed weights, where it is not that of x
   std::vector<LoraLinearProblem> slots_;
+  std::vector<Tensor> ups_, downs_;  // of the entries, in the dtype of the table
   DeltaTableView table_;
 };
 

@@ -106,7 +106,7 @@ struct ToDevice {
       const DeltaSite& site = (*table.sites)[i % sites];
       entry.up = Mirrored(entry.up, site.out * entry.rank);
       entry.down = Mirrored(entry.down, site.in * entry.rank);
-      if (entry.factor) entry.factor = Mirrored(entry.factor, site.out);
+      if (entry.factor) entry.factor = static_cast<const float*>(Mirrored(entry.factor, site.out));
     }
     const size_t bytes = entries.size() * sizeof(DeltaEntry);
     void* const to =
@@ -114,11 +114,11 @@ struct ToDevice {
     gpu.Upload(to, entries.data(), bytes);
     table.entries = static_cast<const DeltaEntry*>(to);
   }
-  const float* Mirrored(const float* data, int64_t numel) const {
+  // Tables on a GPU are of f32.
+  const void* Mirrored(const void* data, int64_t numel) const {
     const size_t bytes = static_cast<size_t>(numel) * sizeof(float);
     if (bytes == 0) return data;
-    return static_cast<const float*>(
-        copies.Of(const_cast<float*>(data), bytes, sizeof(float), true, false));
+    return copies.Of(const_cast<void*>(data), bytes, sizeof(float), true, false);
   }
 };
 

@@ -108,6 +108,9 @@ struct DecodeOutputs {
 LORA_DEVICE DeltaEntry EntryOf(const DecodeOutputs& o, const int32_t* slots, int64_t sites, int m) {
   return slots[m] < 0 ? DeltaEntry() : o.site[slots[m] * sites];
 }
+LORA_DEVICE const float* UpOf(const DeltaEntry& entry) {
+  return static_cast<const float*>(entry.up);
+}
 
 // The factor of output `row` of row m of x.
 LORA_DEVICE float OutputFactor(const DecodeOutputs& o, const int32_t* slots, int64_t sites, int m,
@@ -290,7 +293,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
         LORA_UNROLL
         for (int half = 0; half < 2; ++half) {
           if (low_row + half < o.n)
-            low[half] = Fma(entry.up[(low_row + half) * entry.rank + j], h, low[half]);
+            low[half] = Fma(UpOf(entry)[(low_row + half) * entry.rank + j], h, low[half]);
         }
       }
       LORA_UNROLL

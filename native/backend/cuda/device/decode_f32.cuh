@@ -124,7 +124,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(DecodeF32Params<kM>::kThreads, DecodeF32Para
         const float h = o.h[int64_t{m} * o.rank + j];
         LORA_UNROLL
         for (int r = 0; r < P::kWarpRows; ++r) {
-          if (row0 + r < o.n) acc[r][m] = Fma(entry.up[(row0 + r) * entry.rank + j], h, acc[r][m]);
+          if (row0 + r < o.n)
+            acc[r][m] = Fma(UpOf(entry)[(row0 + r) * entry.rank + j], h, acc[r][m]);
         }
       }
     }

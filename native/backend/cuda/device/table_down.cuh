@@ -78,7 +78,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(TableDownParams<T>::kThreads, TableDownParam
   const DeltaEntry& entry = term.site[slot * p.sites];
   if (r >= entry.rank) return;
   const T* x = p.x + row * p.k;
-  const float* b = entry.down + r * p.k;
+  const float* b = static_cast<const float*>(entry.down) + r * p.k;
   float sum = 0.0f;
   for (int64_t k = ThreadIndex() * 8; k < p.k; k += kThreads * 8) {
     float xs[8], bs[8];
