@@ -14,7 +14,6 @@ device::AttentionShape ShapeOf(const AttentionSizes& sizes) {
   s.group = sizes.q_heads / sizes.kv_heads;
   s.d = sizes.d;
   s.rows = s.queries * s.group;
-  s.capacity = sizes.capacity;
   return s;
 }
 

@@ -8,7 +8,6 @@ namespace lora::simt {
 
 struct AttentionSizes {
   int batch, queries, q_heads, kv_heads, d;
-  int64_t capacity;
 };
 
 int64_t QueryOffset(const AttentionSizes& sizes, int b, int kv_head, int row);
