@@ -174,8 +174,10 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
       ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
         const size_t label = static_cast<size_t>(labels[w.rows[i]]);
         const double base = w.bases[i * p.parts + begin / kPart];
+        // A part of −∞ alone has the base 0, which may be above lse: its exponentials are 0.
+        const double exponent = std::min(base - w.lse[i], 0.0);
         ScaleExponentials(
-            w.logits + i * p.vocab + begin, count, static_cast<float>(std::exp(base - w.lse[i])),
+            w.logits + i * p.vocab + begin, count, static_cast<float>(std::exp(exponent)),
             label < begin ? count : label - begin, dtype, w.gradients + i * count * SizeOf(dtype));
       });
       PartProduct product(TransposedPanelsOf(args.weight, begin), count, dtype, rows, p.dim);

@@ -1,6 +1,7 @@
 // Tests how the CPU backend cuts the rows of linear_cross_entropy into chunks.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <cstring>
 #include <memory>
 
@@ -39,6 +40,25 @@ TEST_CASE("cpu linear_cross_entropy does not depend on how rows are chunked") {
   CHECK(all.count.at(0) == count);
   CHECK_CLOSE(all.loss, (Of(DType::kF32, {1}, {loss})),
               (Tolerance{0, 4 * UnitRoundoff(DType::kF32)}));
+}
+
+// The first parts of the vocabulary have the logit −∞, and all others are far below 0.
+TEST_CASE("cpu linear_cross_entropy gives tokens that cannot be a gradient of 0") {
+  constexpr int64_t kDim = 4, kVocab = 12001, kImpossible = 8192;
+  Problem p(DType::kF32, 3, kDim, kVocab);
+  for (int64_t i = 0; i < 3 * kDim; ++i) p.hidden.Set(i, 10);
+  for (int64_t i = 0; i < kVocab * kDim; ++i) {
+    p.weight.Set(i, i < kImpossible * kDim ? -3e38 : i % kDim == 0 ? -20 - 0.001 * (i % 7) : 0);
+  }
+  for (int64_t row = 0; row < 3; ++row) p.labels.Set(row, kVocab - 1 - row);
+  const std::unique_ptr<Context> context = CpuBackend().create_context(2);
+  const FrozenWeight weight(CpuBackend(), p.weight, *context);
+  const Outputs out(p);
+  Run(CpuBackend(), ArgsOf(p, weight, out), *context);
+  CHECK(std::isfinite(out.loss.at(0)));
+  for (int64_t i = 0; i < 3 * kDim; ++i) {
+    CHECK(std::fabs(out.d_hidden.at(i)) < 0.01);
+  }
 }
 
 TEST_CASE("cpu linear_cross_entropy holds a bounded number of logits") {
