@@ -21,7 +21,8 @@ void CheckBackward(const AttentionCase& c, const Operands& o) {
   Run(ReferenceBackend(), ForwardArgs(c, o, y, lse));
   const Gradients expected(DType::kF64, o);
   Run(ReferenceBackend(), BackwardArgs(c, wide, y.As(DType::kF64), lse, expected));
-  const GradientBounds bounds = BoundsOf(c, o, y, lse, expected, WeightRounding(c.dtype));
+  auto bounds_of_path = OfPath(
+      c, [&](const Rounding& rounding) { return BoundsOf(c, o, y, lse, expected, rounding); });
   OnPathsInTurn(
       [&](Context& context) {
         Gradients d(c.dtype, o);
@@ -29,6 +30,7 @@ void CheckBackward(const AttentionCase& c, const Operands& o) {
         return ListOf(std::move(d));
       },
       [&](const std::vector<Tensor>& d) {
+        const GradientBounds& bounds = bounds_of_path();
         CHECK_CLOSE(d[0], expected.dq, bounds.dq);
         CHECK_CLOSE(d[1], expected.dk, bounds.dk);
         CHECK_CLOSE(d[2], expected.dv, bounds.dv);

@@ -26,13 +26,17 @@ void CheckPaged(const PagedCase& c, const PagedOperands& o) {
   const Tensor reference(DType::kF64, o.q.shape());
   Run(ReferenceBackend(), PagedArgs(c, wide, reference));
   std::vector<Tensor> expected;
-  std::vector<ForwardBounds> bounds;
   for (int64_t b = 0; b < batch; ++b) {
-    const auto i = static_cast<size_t>(b);
     expected.push_back(Rows(reference, b, 1));
-    bounds.push_back(BoundsOf(c.Sequence(c.lengths[i]), o.sequences[i], expected[i], Tensor(),
-                              WeightRounding(c.dtype)));
   }
+  auto bounds_of_path = OfPath(c.Sequence(c.lengths[0]), [&](const Rounding& rounding) {
+    std::vector<ForwardBounds> bounds;
+    for (size_t i = 0; i < c.lengths.size(); ++i) {
+      bounds.push_back(
+          BoundsOf(c.Sequence(c.lengths[i]), o.sequences[i], expected[i], Tensor(), rounding));
+    }
+    return bounds;
+  });
   OnPathsInTurn(
       [&](Context& context) {
         std::vector<Tensor> y = {Tensor(c.dtype, o.q.shape())};
@@ -40,6 +44,7 @@ void CheckPaged(const PagedCase& c, const PagedOperands& o) {
         return y;
       },
       [&](const std::vector<Tensor>& y) {
+        const std::vector<ForwardBounds>& bounds = bounds_of_path();
         for (int64_t b = 0; b < batch; ++b) {
           CAPTURE(b);
           const auto i = static_cast<size_t>(b);

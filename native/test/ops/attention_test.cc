@@ -19,7 +19,8 @@ void CheckForward(const AttentionCase& c, const Operands& o) {
   const Shape lse_shape{c.batch, c.q_heads, c.queries};
   const Tensor y(DType::kF64, o.q.shape()), lse(DType::kF32, lse_shape);
   Run(ReferenceBackend(), ForwardArgs(c, wide, y, lse));
-  const ForwardBounds bounds = BoundsOf(c, o, y, lse, WeightRounding(c.dtype));
+  auto bounds_of_path =
+      OfPath(c, [&](const Rounding& rounding) { return BoundsOf(c, o, y, lse, rounding); });
   OnPathsInTurn(
       [&](Context& context) {
         std::vector<Tensor> out = {Tensor(c.dtype, y.shape()), Tensor(DType::kF32, lse_shape)};
@@ -27,6 +28,7 @@ void CheckForward(const AttentionCase& c, const Operands& o) {
         return out;
       },
       [&](const std::vector<Tensor>& out) {
+        const ForwardBounds& bounds = bounds_of_path();
         CHECK_CLOSE(out[0], y, bounds.y);
         CHECK_CLOSE(out[1], lse, bounds.lse);
         if (Tested().emulated && turn++ % 3 != 0) return;

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <sstream>
 #include <string>
 #include <utility>
@@ -203,13 +204,22 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
       }
 }
 
-// Where 16-bit operands are multiplied, p and ds are rounded to them, by a part `weights`: on
-// tensor cores, and on CPUs that have an instruction for pairs of bf16.
+// Where 16-bit operands are multiplied, p and ds are rounded to them, by a part `weights`.
 struct Rounding {
   double weights = 0;
 };
-inline Rounding WeightRounding(DType dtype) {
-  return {dtype == DType::kF32 ? 0 : 1.01 * UnitRoundoff(dtype)};
+
+// Returns a function that gives make(Rounding) of the path that runs when it is called; each is
+// made once.
+template <class Make>
+auto OfPath(const AttentionCase& c, Make make) {
+  return [c, make, made = std::map<double, decltype(make(Rounding{}))>()]() mutable -> const auto& {
+    const bool rounds = c.dtype != DType::kF32 && MultipliesHalves(c.d);
+    const Rounding rounding{rounds ? 1.01 * UnitRoundoff(c.dtype) : 0};
+    const auto at = made.find(rounding.weights);
+    return at != made.end() ? at->second
+                            : made.emplace(rounding.weights, make(rounding)).first->second;
+  };
 }
 
 // lse may be absent; then it has no bounds.

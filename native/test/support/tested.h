@@ -34,6 +34,10 @@ struct TestedBackend {
 };
 const TestedBackend& Tested();
 
+// Tells whether rows of k 16-bit elements are multiplied as such on the path that runs: on tensor
+// cores, or by a CPU's instruction for pairs of bf16.
+bool MultipliesHalves(int64_t k);
+
 // Returns what activations may be: f32, bf16, and f16 where the backend takes it.
 inline std::vector<DType> Activations() {
   if (Tested().backend.f16_activations) return {DType::kF32, DType::kBF16, DType::kF16};

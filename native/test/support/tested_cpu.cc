@@ -1,5 +1,6 @@
 #include <array>
 #include <initializer_list>
+#include <string>
 
 #include "backend/cpu/context.h"
 #include "test/support/simd_targets.h"
@@ -38,6 +39,11 @@ const TestedBackend& Tested() {
       false,
       false};
   return tested;
+}
+
+bool MultipliesHalves(int64_t k) {
+  const std::string target = cpu::ActiveTarget();
+  return k % 2 == 0 && (target == "avx3_zen4" || target == "avx3_spr" || target == "neon_bf16");
 }
 
 std::unique_ptr<Context> NextContext() {

@@ -28,6 +28,8 @@ const TestedBackend& Tested() {
   return tested;
 }
 
+bool MultipliesHalves(int64_t) { return Tested().tensor_cores; }
+
 std::unique_ptr<Context> NextContext() {
   const int schedule = turn++;
   return std::make_unique<MirrorContext>(NthGpu(schedule), schedule % 2);
