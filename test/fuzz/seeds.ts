@@ -1,6 +1,7 @@
 /** Files that are right, which the targets damage: small made ones, and those of the reference data where it lies beside the checkout. */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pieceParts } from '../support/piece_tokenizer';
 import { fileOf } from '../support/safetensors_bytes';
 import { byteTokenizer, tinyTemplate } from '../support/tiny_model';
 import { jsonText, mutateBytes, mutateJson } from './mutate';
@@ -69,22 +70,7 @@ export const tokenizers = once((): Json[] => {
     },
     {
       added_tokens: [{ id: 0, content: '<unk>', special: true }],
-      normalizer: {
-        type: 'Sequence',
-        normalizers: [
-          { type: 'Prepend', prepend: '▁' },
-          { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
-        ],
-      },
-      decoder: {
-        type: 'Sequence',
-        decoders: [
-          { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
-          { type: 'ByteFallback' },
-          { type: 'Fuse' },
-          { type: 'Strip', content: ' ', start: 1, stop: 0 },
-        ],
-      },
+      ...(pieceParts as { [key: string]: Json }),
       model: {
         type: 'BPE',
         vocab: { '<unk>': 0, a: 1, b: 2, ab: 3, '▁': 4, '▁a': 5 },
