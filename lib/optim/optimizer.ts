@@ -126,7 +126,9 @@ export abstract class Optimizer<S extends Settings = Settings> {
     const all = lists.flat();
     check(new Set(all).size === all.length, op, 'a parameter is in two groups');
     this.handle = binding().createGuard();
-    this.#groups = runDetached(null, () => groups.map((group, i) => this.#group(lists[i]!, group, options)));
+    this.#groups = entry(() =>
+      runDetached(null, () => groups.map((group, i) => this.#group(lists[i]!, group, options))),
+    );
   }
 
   #group(params: readonly Parameter[], own: OptionsOf<S>, shared: OptionsOf<S>): Group<S> {
