@@ -68,24 +68,27 @@ HWY_INLINE void RowLogSum(const T* HWY_RESTRICT logits, size_t n, LogSum& total)
   }
 }
 
-HWY_INLINE float RowExponentials(float* logits, size_t n, LogSum& total) {
+template <class T>
+HWY_INLINE float RowExponentials(const float* HWY_RESTRICT logits, size_t n, LogSum& total,
+                                 T* HWY_RESTRICT exponentials) {
   const F32 d;
   return AddBlock(logits, n, total, [&](size_t i, VF32 e, size_t count) HWY_ATTR {
     if (count == hn::Lanes(d)) {
-      hn::StoreU(e, d, logits + i);
+      StoreAct(d, e, exponentials + i);
     } else {
-      hn::StoreN(e, d, logits + i, count);
+      StoreActN(d, e, exponentials + i, count);
     }
   });
 }
 
 template <class T>
-HWY_INLINE void RowScaled(const float* HWY_RESTRICT exponentials, size_t n, float factor,
-                          size_t label, T* HWY_RESTRICT gradient) {
-  RowFromF32(exponentials, n, factor, gradient);
-  if (label >= n) return;
-  const float labelled = factor * exponentials[label] - 1;
-  RowFromF32(&labelled, 1, 1, gradient + label);
+HWY_INLINE void RowScaled(const T* HWY_RESTRICT src, size_t n, float factor, T* HWY_RESTRICT dst) {
+  const F32 d;
+  const size_t lanes = hn::Lanes(d);
+  const VF32 f = hn::Set(d, factor);
+  size_t i = 0;
+  for (; i + lanes <= n; i += lanes) StoreAct(d, hn::Mul(f, LoadAct(d, src + i)), dst + i);
+  if (i < n) StoreActN(d, hn::Mul(f, LoadActN(d, src + i, n - i)), dst + i, n - i);
 }
 
 // `gradient` may be `logits`, because an element is read before it is written.

@@ -25,16 +25,20 @@ void RunAddLogits(const void* logits, DType dtype, size_t n, LogSum& total) {
   RowLogSum(static_cast<const float*>(logits), n, total);
 }
 
-float RunAddAndExponentiate(float* logits, size_t n, LogSum& total) {
-  return RowExponentials(logits, n, total);
+float RunAddAndExponentiate(const float* logits, size_t n, LogSum& total, DType dtype,
+                            void* exponentials) {
+  if (dtype == DType::kBF16) {
+    return RowExponentials(logits, n, total, static_cast<hwy::bfloat16_t*>(exponentials));
+  }
+  return RowExponentials(logits, n, total, static_cast<float*>(exponentials));
 }
 
-void RunScaleExponentials(const float* exponentials, size_t n, float factor, size_t label,
-                          DType dtype, void* gradient) {
+void RunScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst) {
   if (dtype == DType::kBF16) {
-    return RowScaled(exponentials, n, factor, label, static_cast<hwy::bfloat16_t*>(gradient));
+    return RowScaled(static_cast<const hwy::bfloat16_t*>(src), n, factor,
+                     static_cast<hwy::bfloat16_t*>(dst));
   }
-  RowScaled(exponentials, n, factor, label, static_cast<float*>(gradient));
+  RowScaled(static_cast<const float*>(src), n, factor, static_cast<float*>(dst));
 }
 
 void RunSoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,
@@ -57,7 +61,7 @@ namespace {
 
 HWY_EXPORT(RunAddLogits);
 HWY_EXPORT(RunAddAndExponentiate);
-HWY_EXPORT(RunScaleExponentials);
+HWY_EXPORT(RunScaleRow);
 HWY_EXPORT(RunSoftmaxGradient);
 
 size_t Rows(const TensorView& logits) { return static_cast<size_t>(logits.dim(0)); }
@@ -78,13 +82,13 @@ void AddLogits(const void* logits, DType dtype, size_t n, LogSum& total) {
   HWY_DYNAMIC_DISPATCH(RunAddLogits)(logits, dtype, n, total);
 }
 
-float AddAndExponentiate(float* logits, size_t n, LogSum& total) {
-  return HWY_DYNAMIC_DISPATCH(RunAddAndExponentiate)(logits, n, total);
+float AddAndExponentiate(const float* logits, size_t n, LogSum& total, DType dtype,
+                         void* exponentials) {
+  return HWY_DYNAMIC_DISPATCH(RunAddAndExponentiate)(logits, n, total, dtype, exponentials);
 }
 
-void ScaleExponentials(const float* exponentials, size_t n, float factor, size_t label, DType dtype,
-                       void* gradient) {
-  HWY_DYNAMIC_DISPATCH(RunScaleExponentials)(exponentials, n, factor, label, dtype, gradient);
+void ScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst) {
+  HWY_DYNAMIC_DISPATCH(RunScaleRow)(src, dtype, n, factor, dst);
 }
 
 void SoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, size_t label, float g,

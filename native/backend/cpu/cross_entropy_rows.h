@@ -24,15 +24,14 @@ struct LogSum {
 // Adds n logits (f32 or bf16) in one pass over memory: f32 within a block, double over the blocks.
 void AddLogits(const void* logits, DType dtype, size_t n, LogSum& total);
 
-// Does so for at most kExpBlock logits, and replaces them by exp(logits − base), with the base that
-// it returns: the largest logit so far.
-constexpr size_t kExpBlock = 4096;
-float AddAndExponentiate(float* logits, size_t n, LogSum& total);
+// Does so for at most kExpBlock logits, and writes exp(logits − base) as f32 or bf16, with the base
+// that it returns: the largest logit so far.
+constexpr size_t kExpBlock = 2048;
+float AddAndExponentiate(const float* logits, size_t n, LogSum& total, DType dtype,
+                         void* exponentials);
 
-// gradient[j] = factor·exponentials[j] − [j == label], as f32 or bf16. With factor exp(base − lse)
-// that is the gradient of SoftmaxGradient for g = 1.
-void ScaleExponentials(const float* exponentials, size_t n, float factor, size_t label, DType dtype,
-                       void* gradient);
+// dst[j] = factor·src[j], both f32 or both bf16.
+void ScaleRow(const void* src, DType dtype, size_t n, float factor, void* dst);
 
 // gradient[j] = (exp(logits[j] − lse) − [j == label])·g. A label ≥ n is not among these logits.
 // `gradient` has the dtype of `logits` and may be `logits` itself.

@@ -1,14 +1,13 @@
 // loss     = Σ over counted rows of lse(W·h) − (W·h)[label]
 // d_hidden = Wᵀ·(softmax(W·h) − onehot)
 //
-// Counted rows are gathered into chunks, whose f32 logits [rows, vocab] are in scratch. Both
-// directions go over the vocabulary in parts, so that what one product writes is still in cache for
-// the next step. Per part:
-//   forward   logits = hidden · W_partᵀ, which are added to Σ exp of each row and replaced by their
-//             exponentials, to a base for each row and part
+// Counted rows are gathered into chunks. Both directions go over the vocabulary in parts, so that
+// what one product writes is still in cache for the next step. Per part:
+//   forward   logits = hidden · W_partᵀ [rows, part] in f32, which are added to Σ exp of each row;
+//             their exponentials, to a base for each row and part, are kept in scratch
 //   backward  gradient = softmax − onehot [rows, part];  d_hidden += gradient · W_part
-// The gradient is bf16 where W is bf16. W is read once per chunk and direction; the logits are
-// written once and read once more.
+// Exponentials and gradient are bf16 where W is bf16, so a softmax is rounded twice there. W is
+// read once per chunk and direction, and transposed once per chunk.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -18,55 +17,69 @@
 #include "backend/cpu/cross_entropy_rows.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/kernels.h"
+#include "core/maths/ceil_div.h"
+#include "core/ops/element.h"
 
 namespace lora::cpu {
 namespace {
 
-// A chunk is large enough to pay for reading W, and small enough for the memory of a laptop.
-constexpr size_t kLogitBytes = size_t{48} << 20;
-constexpr size_t kMinChunk = 16;
+// A chunk is large enough to pay for reading and transposing W, and small enough for the memory of
+// a laptop.
+constexpr size_t kKeptBytes = size_t{96} << 20;  // of exponentials
+constexpr size_t kMinChunk = 16, kMaxChunk = 512;
 constexpr size_t kPart = kExpBlock;  // tokens; a multiple of every panel width
+constexpr size_t kLine = 32;         // elements of either dtype that are whole cache lines
 
 struct Plan {
   size_t rows, dim, vocab;
-  size_t chunk;  // rows of logits held at once, at most
-  size_t part;   // tokens per part, at most
+  size_t chunk;   // rows whose exponentials are held at once, at most
+  size_t part;    // tokens per part, at most
+  size_t stride;  // of the rows of a part, which do not share cache sets
   size_t parts;
 
   explicit Plan(const LinearCrossEntropyArgs& args)
       : rows(static_cast<size_t>(args.hidden.dim(0))),
         dim(static_cast<size_t>(args.hidden.dim(1))),
         vocab(static_cast<size_t>(args.weight.rows)) {
-    const size_t fit = kLogitBytes / (sizeof(float) * std::max<size_t>(1, vocab));
-    chunk = std::min(rows, std::max(kMinChunk, fit));
+    const size_t row_bytes = SizeOf(args.weight.dtype) * std::max<size_t>(1, vocab);
+    chunk = std::min(rows, std::clamp(kKeptBytes / row_bytes, kMinChunk, kMaxChunk));
     part = std::min(vocab, kPart);
+    stride = RoundUp(part, kLine) + kLine;
     parts = CeilDiv(vocab, kPart);
   }
 };
 
 struct Pieces {
-  std::byte* hidden;     // [chunk, dim] act
-  float* logits;         // [chunk, vocab], then their exponentials
-  float* bases;          // [chunk, parts], of these
-  float* of_labels;      // [chunk], the logits of the labels
-  std::byte* gradients;  // [chunk, part] of the logits, in the dtype of W
-  float* d_hidden;       // [chunk, dim]
-  LogSum* sums;          // [chunk]
-  double* lse;           // [chunk]
-  size_t* rows;          // [chunk], where the gathered rows come from
+  std::byte* hidden;        // [chunk, dim] act
+  float* logits;            // [chunk, stride] of a part
+  std::byte* exponentials;  // [chunk, vocab] in the dtype of W; absent without d_hidden
+  float* bases;             // [chunk, parts], of these
+  float* of_labels;         // [chunk], the logits of the labels
+  std::byte* gradients;     // [chunk, stride] of the logits of a part, in the dtype of W
+  float* d_hidden;          // [chunk, dim]
+  LogSum* sums;             // [chunk]
+  double* lse;              // [chunk]
+  size_t* rows;             // [chunk], where the gathered rows come from
 
   Pieces(const Plan& p, const LinearCrossEntropyArgs& args, Arena& arena)
       : hidden(arena.Take<std::byte>(p.chunk * p.dim * SizeOf(args.hidden.dtype))),
-        logits(arena.Take<float>(p.chunk * p.vocab)),
-        bases(arena.Take<float>(p.chunk * p.parts)),
+        logits(arena.Take<float>(p.chunk * p.stride)),
+        exponentials(
+            OfGradient<std::byte>(args, arena, p.chunk * p.vocab * SizeOf(args.weight.dtype))),
+        bases(OfGradient<float>(args, arena, p.chunk * p.parts)),
         of_labels(arena.Take<float>(p.chunk)),
-        gradients(args.d_hidden
-                      ? arena.Take<std::byte>(p.chunk * p.part * SizeOf(args.weight.dtype))
-                      : nullptr),
-        d_hidden(args.d_hidden ? arena.Take<float>(p.chunk * p.dim) : nullptr),
+        gradients(
+            OfGradient<std::byte>(args, arena, p.chunk * p.stride * SizeOf(args.weight.dtype))),
+        d_hidden(OfGradient<float>(args, arena, p.chunk * p.dim)),
         sums(arena.Take<LogSum>(p.chunk)),
         lse(arena.Take<double>(p.chunk)),
         rows(arena.Take<size_t>(p.chunk)) {}
+
+ private:
+  template <class T>
+  static T* OfGradient(const LinearCrossEntropyArgs& args, Arena& arena, size_t count) {
+    return args.d_hidden ? arena.Take<T>(count) : nullptr;
+  }
 };
 
 // One product of a chunk with a part of W. The segment is a member because GemmArgs only
@@ -137,6 +150,11 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
   // Returns the pool for `work` logits, or null where waking its threads would take longer.
   const auto pool = [&](size_t work) { return work < (size_t{1} << 14) ? nullptr : &cpu; };
 
+  // Where the exponentials of a row of the chunk are, from a token on.
+  const auto kept = [&](size_t i, size_t token) {
+    return w.exponentials + (i * p.vocab + token) * SizeOf(dtype);
+  };
+
   const size_t chunks = (counted + p.chunk - 1) / p.chunk;
   double loss = 0;
   size_t next = 0;  // the first row that no chunk has taken yet
@@ -154,13 +172,15 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
     for (size_t begin = 0; begin < p.vocab; begin += p.part) {
       const size_t count = std::min(p.part, p.vocab - begin);
       PartProduct product(PanelsOf(args.weight, begin), p.dim, dtype, rows, count);
-      product.Run(w.hidden, args.hidden.dtype, p.dim, w.logits + begin, p.vocab, false,
-                  product_scratch, cpu);
+      product.Run(w.hidden, args.hidden.dtype, p.dim, w.logits, p.stride, false, product_scratch,
+                  cpu);
       ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
-        float* const logits = w.logits + i * p.vocab;
+        const float* const logits = w.logits + i * p.stride;
         const size_t label = static_cast<size_t>(labels[w.rows[i]]);
-        if (label >= begin && label < begin + count) w.of_labels[i] = logits[label];
-        w.bases[i * p.parts + begin / kPart] = AddAndExponentiate(logits + begin, count, w.sums[i]);
+        if (label >= begin && label < begin + count) w.of_labels[i] = logits[label - begin];
+        if (!args.d_hidden) return AddLogits(logits, DType::kF32, count, w.sums[i]);
+        w.bases[i * p.parts + begin / kPart] =
+            AddAndExponentiate(logits, count, w.sums[i], dtype, kept(i, begin));
       });
     }
     for (size_t i = 0; i < rows; ++i) {
@@ -172,16 +192,19 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
     for (size_t begin = 0; begin < p.vocab; begin += p.part) {
       const size_t count = std::min(p.part, p.vocab - begin);
       ParallelFor(pool(rows * count), rows, [&](size_t i, size_t) {
-        const size_t label = static_cast<size_t>(labels[w.rows[i]]);
         const double base = w.bases[i * p.parts + begin / kPart];
         // A part of −∞ alone has the base 0, which may be above lse: its exponentials are 0.
         const double exponent = std::min(base - w.lse[i], 0.0);
-        ScaleExponentials(
-            w.logits + i * p.vocab + begin, count, static_cast<float>(std::exp(exponent)),
-            label < begin ? count : label - begin, dtype, w.gradients + i * count * SizeOf(dtype));
+        std::byte* const gradient = w.gradients + i * p.stride * SizeOf(dtype);
+        ScaleRow(kept(i, begin), dtype, count, static_cast<float>(std::exp(exponent)), gradient);
+        const size_t label = static_cast<size_t>(labels[w.rows[i]]);
+        if (label < begin || label >= begin + count) return;
+        const double of_label = std::exp(static_cast<double>(w.of_labels[i]) - w.lse[i]) - 1;
+        Store(TensorView(gradient, dtype, {static_cast<int64_t>(count)}),
+              static_cast<int64_t>(label - begin), of_label);
       });
       PartProduct product(TransposedPanelsOf(args.weight, begin), count, dtype, rows, p.dim);
-      product.Run(w.gradients, dtype, count, w.d_hidden, p.dim, begin > 0, product_scratch, cpu);
+      product.Run(w.gradients, dtype, p.stride, w.d_hidden, p.dim, begin > 0, product_scratch, cpu);
     }
     for (size_t i = 0; i < rows; ++i) {
       std::memcpy(args.d_hidden.as<float>() + w.rows[i] * p.dim, w.d_hidden + i * p.dim,

@@ -13,9 +13,9 @@ namespace {
 using Problem = LinearCrossEntropyProblem;
 using Outputs = LinearCrossEntropyOutputs;
 
-// More logits than are held at once: each row must come out as if it were computed alone.
+// More exponentials than are held at once: each row must come out as if it were computed alone.
 TEST_CASE("cpu linear_cross_entropy does not depend on how rows are chunked") {
-  constexpr int64_t kRows = 300, kDim = 6, kVocab = 48001;
+  constexpr int64_t kRows = 300, kDim = 6, kVocab = 100001;
   Problem whole(DType::kF32, kRows, kDim, kVocab);
   for (int64_t row = 0; row < kRows; row += 11) whole.labels.Set(row, -100);
   const std::unique_ptr<Context> context = CpuBackend().create_context(2);
@@ -61,7 +61,7 @@ TEST_CASE("cpu linear_cross_entropy gives tokens that cannot be a gradient of 0"
   }
 }
 
-TEST_CASE("cpu linear_cross_entropy holds a bounded number of logits") {
+TEST_CASE("cpu linear_cross_entropy holds a bounded number of exponentials") {
   Problem p(DType::kF32, 1, 4, 8);
   TensorView hidden = p.hidden, labels = p.labels;
   hidden.shape = {1 << 20, 4};
@@ -72,7 +72,7 @@ TEST_CASE("cpu linear_cross_entropy holds a bounded number of logits") {
   args.weight.cols = 4;
   args.labels = labels;
   args.d_hidden = hidden;
-  CHECK(CpuBackend().op<LinearCrossEntropyArgs>().plan(args, 4).scratch_bytes < size_t{64} << 20);
+  CHECK(CpuBackend().op<LinearCrossEntropyArgs>().plan(args, 4).scratch_bytes < size_t{112} << 20);
 }
 
 }  // namespace

@@ -31,7 +31,8 @@ void CheckLinearCrossEntropy(const Problem& p) {
   CAPTURE(NameOf(p.hidden.dtype()));
   CAPTURE(Text(p.hidden.shape()));
   CAPTURE(Text(p.weight.shape()));
-  const LinearCrossEntropyExpected expected(p, AccumulationRoundoff(p.hidden.dtype()));
+  const LinearCrossEntropyExpected expected(p, AccumulationRoundoff(p.hidden.dtype()),
+                                            Tested().tensor_cores ? 1 : 2);
   OnPathsInTurn(
       [&](Context& context) {
         Outputs out(p), without_gradient(p);

@@ -1,7 +1,7 @@
 // linear_cross_entropy of every backend against the reference. With u the unit roundoff of f32:
 //   a logit errs by 4·√dim·u·‖h‖‖w‖, and by more where products are accumulated in less than f32;
 //   exp and its sum err as in cross_entropy_cases.h;
-//   the gradient of a logit is rounded to the activation dtype;
+//   the gradient of a logit is rounded to the activation dtype, and so may its exponential be;
 //   the sum over the vocabulary errs by 4·√vocab·u of its absolute terms.
 #pragma once
 
@@ -44,7 +44,8 @@ struct LinearCrossEntropyExpected {
   std::vector<double> d_hidden_bounds;
 
   explicit LinearCrossEntropyExpected(const LinearCrossEntropyProblem& p,
-                                      double accumulation_roundoff = UnitRoundoff(DType::kF32))
+                                      double accumulation_roundoff = UnitRoundoff(DType::kF32),
+                                      int roundings = 2)
       : out(p) {
     constexpr double kU = UnitRoundoff(DType::kF32);
     const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);
@@ -56,7 +57,7 @@ struct LinearCrossEntropyExpected {
     const double dot_error = 4 * std::sqrt(static_cast<double>(dim)) * accumulation_roundoff;
     const double gradient_error =
         4 * std::sqrt(static_cast<double>(vocab)) * accumulation_roundoff +
-        (p.hidden.dtype() == DType::kF32 ? 0 : UnitRoundoff(p.hidden.dtype()));
+        (p.hidden.dtype() == DType::kF32 ? 0 : roundings * UnitRoundoff(p.hidden.dtype()));
     loss_bound = 2 * kU * std::fabs(out.loss.at(0));
     d_hidden_bounds.assign(h.size(), 0.0);
     for (int64_t row = 0; row < rows; ++row) {
