@@ -15,6 +15,7 @@ HWY_EXPORT(DropoutMask);
 HWY_EXPORT(MultiplyDown);
 HWY_EXPORT(MultiplyDownPairs);
 HWY_EXPORT(MultiplyUpTransposed);
+HWY_EXPORT(PairRows);
 HWY_EXPORT(ScaleToElements);
 HWY_EXPORT(PackUpPanel);
 HWY_EXPORT(PackDownPanel);
@@ -35,9 +36,14 @@ void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t*
 }
 
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
-                          size_t elements, const float* a, size_t r_padded, bool add, float* u) {
+                          size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
   HWY_DYNAMIC_DISPATCH(MultiplyUpTransposed)
   (g, g_stride, pairs, rows, elements, a, r_padded, add, u);
+}
+
+void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
+              size_t dst_stride) {
+  HWY_DYNAMIC_DISPATCH(PairRows)(v, v_stride, rows, columns, dst, dst_stride);
 }
 
 void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,

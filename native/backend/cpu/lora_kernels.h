@@ -3,9 +3,10 @@
 // includes this file.
 //
 // A [out, r] and B [r, in] are row-major f32 masters that change every step, so nothing derived
-// from them is kept between calls. Products with them are f32, except in the k-steps that the big
-// product runs for LoRA: there bf16 activations round A, B and the low-rank vector to bf16. The
-// table of a decode step may name copies in bf16 (core/ops/delta_table.h).
+// from them is kept between calls. Where activations are bf16, the k-steps that the big product
+// runs for LoRA round A, B and the low-rank vectors to bf16, and so do the products of the
+// gradients; h = x·Bᵀ alone reads B in f32. The table of a decode step may name copies in bf16
+// (core/ops/delta_table.h).
 #pragma once
 
 #include <cstddef>
@@ -36,9 +37,14 @@ void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t*
                        float* h);
 
 // u [rows <= kTileM, r_padded] (+)= g · A. A row of g is `elements` 32-bit elements (bf16 pairs or
-// f32), and A is [elements or 2·elements, r_padded] f32.
+// f32), and A is [elements, r_padded] f32 or pairs of rows (PairRows).
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
-                          size_t elements, const float* a, size_t r_padded, bool add, float* u);
+                          size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u);
+
+// dst [⌈rows / 2⌉][dst_stride] ← pairs of neighbouring rows of v [rows, columns], rounded to bf16.
+// What is missing to whole pairs and to dst_stride >= columns is zero.
+void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
+              size_t dst_stride);
 
 // dst [rows][dst_stride] ← scale · v [rows, r] as 32-bit elements. Rows of v are v_stride apart.
 void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,
@@ -54,12 +60,12 @@ void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel,
 // [r, n], or [n, r] if `transposed`. Rows are summed in order.
 constexpr size_t kOuterColumns = 64;
 struct Outer {
-  const float* v = nullptr;
+  bool pairs = false;           // z is bf16 and v are pairs of rows (PairRows), else both are f32
+  const uint32_t* v = nullptr;  // rows, or pairs of rows, that are v_stride apart
   size_t v_stride = 0;
   size_t m = 0, r = 0, n = 0;
   float scale = 1;
   const void* z = nullptr;
-  bool z_is_bf16 = false;
   const uint8_t* mask = nullptr;  // rows of MaskStride(n), or null
   float* out = nullptr;
   bool transposed = false;

@@ -245,46 +245,24 @@ void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t*
 
 // ---- u = g·A ---------------------------------------------------------------------------------
 
-// Lanes run along the ranks, with one broadcast of g per row. A pair of bf16
-// multiplies two rows of A.
+// Lanes run along the ranks, with one broadcast of g per row.
 template <bool kPairs, size_t kRows, size_t kVecs>
 HWY_INLINE void UpTransposedTile(const uint32_t* HWY_RESTRICT g, size_t g_stride, size_t elements,
-                                 const float* HWY_RESTRICT a, size_t r_padded, bool add,
+                                 const uint32_t* HWY_RESTRICT a, size_t r_padded, bool add,
                                  float* HWY_RESTRICT u) {
   const DF df;
   const DU du;
   VF acc[kRows][kVecs];
   ZeroAccumulators(acc);
-  for (size_t e = 0; e < elements; ++e) {
-    if constexpr (kPairs) {
-      VF low[kVecs], high[kVecs];
+  for (size_t e = 0; e < elements; ++e, a += r_padded) {
+    VU av[kVecs];
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVecs; ++j) av[j] = hn::LoadU(du, a + j * kLanes);
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i) {
+      const VU gv = hn::Set(du, g[i * g_stride + e]);
       HWY_UNROLL(8)
-      for (size_t j = 0; j < kVecs; ++j) {
-        low[j] = hn::LoadU(df, a + j * kLanes);
-        high[j] = hn::LoadU(df, a + r_padded + j * kLanes);
-      }
-      HWY_UNROLL(8)
-      for (size_t i = 0; i < kRows; ++i) {
-        const VU pair = hn::Set(du, g[i * g_stride + e]);
-        const VF g0 = hn::BitCast(df, hn::ShiftLeft<16>(pair));
-        const VF g1 = hn::BitCast(df, hn::And(pair, hn::Set(du, 0xffff0000u)));
-        HWY_UNROLL(8)
-        for (size_t j = 0; j < kVecs; ++j) {
-          acc[i][j] = hn::MulAdd(g1, high[j], hn::MulAdd(g0, low[j], acc[i][j]));
-        }
-      }
-      a += 2 * r_padded;
-    } else {
-      VF av[kVecs];
-      HWY_UNROLL(8)
-      for (size_t j = 0; j < kVecs; ++j) av[j] = hn::LoadU(df, a + j * kLanes);
-      HWY_UNROLL(8)
-      for (size_t i = 0; i < kRows; ++i) {
-        const VF gv = hn::BitCast(df, hn::Set(du, g[i * g_stride + e]));
-        HWY_UNROLL(8)
-        for (size_t j = 0; j < kVecs; ++j) acc[i][j] = hn::MulAdd(gv, av[j], acc[i][j]);
-      }
-      a += r_padded;
+      for (size_t j = 0; j < kVecs; ++j) acc[i][j] = MulAddElements<kPairs>(gv, av[j], acc[i][j]);
     }
   }
   HWY_UNROLL(8)
@@ -299,7 +277,7 @@ HWY_INLINE void UpTransposedTile(const uint32_t* HWY_RESTRICT g, size_t g_stride
 
 template <bool kPairs, size_t kRows>
 HWY_NOINLINE void UpTransposedRows(const uint32_t* g, size_t g_stride, size_t elements,
-                                   const float* a, size_t r_padded, bool add, float* u) {
+                                   const uint32_t* a, size_t r_padded, bool add, float* u) {
   size_t j = 0;
   for (; j + 2 * kLanes <= r_padded; j += 2 * kLanes) {
     UpTransposedTile<kPairs, kRows, 2>(g, g_stride, elements, a + j, r_padded, add, u + j);
@@ -311,7 +289,7 @@ HWY_NOINLINE void UpTransposedRows(const uint32_t* g, size_t g_stride, size_t el
 
 template <bool kPairs>
 void UpTransposedAll(const uint32_t* g, size_t g_stride, size_t rows, size_t elements,
-                     const float* a, size_t r_padded, bool add, float* u) {
+                     const uint32_t* a, size_t r_padded, bool add, float* u) {
   static_assert(kTileM == 6);
   switch (rows) {
     case 1:
@@ -330,7 +308,7 @@ void UpTransposedAll(const uint32_t* g, size_t g_stride, size_t rows, size_t ele
 }
 
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
-                          size_t elements, const float* a, size_t r_padded, bool add, float* u) {
+                          size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
   if (pairs) {
     UpTransposedAll<true>(g, g_stride, rows, elements, a, r_padded, add, u);
   } else {
@@ -397,6 +375,23 @@ void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, u
 HWY_INLINE VU RoundedHalves(VF v) {
   const hn::Rebind<uint16_t, DF> du16;
   return hn::PromoteTo(DU(), hn::BitCast(du16, hn::DemoteTo(DHalf(), v)));
+}
+
+void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
+              size_t dst_stride) {
+  const DF df;
+  for (size_t i = 0; i < rows; i += 2, v += 2 * v_stride, dst += dst_stride) {
+    const auto load = [&](size_t row, size_t c) HWY_ATTR {
+      if (i + row >= rows) return hn::Zero(df);
+      return hn::LoadN(df, v + row * v_stride + c, columns - c);
+    };
+    size_t c = 0;
+    for (; c < columns; c += kLanes) {
+      const VU low = RoundedHalves(load(0, c)), high = RoundedHalves(load(1, c));
+      hn::StoreN(hn::Or(low, hn::ShiftLeft<16>(high)), DU(), dst + c, dst_stride - c);
+    }
+    if (c < dst_stride) std::fill(dst + c, dst + dst_stride, 0u);
+  }
 }
 
 void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {

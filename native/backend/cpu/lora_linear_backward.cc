@@ -5,11 +5,11 @@
 //
 //   0. A and B are repacked.
 //   1. By row tile: g of every branch is copied into blocks where it cannot be read in place; u is
-//      computed from it in f32 and rounded to the elements of the product.
+//      summed from it in f32 and rounded to the elements of the product.
 //   2. By panel of dx: the products of all branches are summed in f32 and rounded once. The LoRA
 //      term is r more k-steps on the last block of g, or with dropout a pass of its own.
 //   3. By columns: the outer products of dA and dB, whose sums over the rows stay in registers and
-//      are added in row order.
+//      are added in row order. Where g is bf16, h and u are rounded to it and paired by rows.
 // How the work is split over threads changes no result.
 #include <algorithm>
 #include <cstring>
@@ -35,11 +35,12 @@ struct BranchScratch {
   float dropout_scale = 1;
   Blocks blocks;                 // of g
   uint32_t* g = nullptr;         // blocks of a chunk
-  float* a = nullptr;            // A [n rounded up to even, r_padded], where it must be padded
+  uint32_t* a = nullptr;         // A in pairs of rows [⌈n / 2⌉, r_padded], or padded f32
   float* u = nullptr;            // [m, r_padded]
   uint32_t* low_rank = nullptr;  // [chunk][rank_elements]: scale·u
-  uint32_t* down = nullptr;      // Bᵀ in panels
-  uint8_t* mask = nullptr;       // [m][MaskStride(in)]
+  uint32_t *h_pairs = nullptr, *u_pairs = nullptr;  // [⌈m / 2⌉, r], where g is bf16
+  uint32_t* down = nullptr;                         // Bᵀ in panels
+  uint8_t* mask = nullptr;                          // [m][MaskStride(in)]
 };
 
 struct BackwardPlan {
@@ -92,8 +93,11 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
     BranchScratch s = PlanBranch(args, i, plan.pairs);
     if (args.dx || s.needs_u) s.g = arena.Take<uint32_t>(s.blocks.Size(plan.chunk));
     if (s.needs_u) {
-      const bool padded = s.r != s.r_padded || (plan.pairs && s.n % 2 != 0);
-      if (padded) s.a = arena.Take<float>((s.n + s.n % 2) * s.r_padded);
+      if (plan.pairs) {
+        s.a = arena.Take<uint32_t>(CeilDiv(s.n, size_t{2}) * s.r_padded);
+      } else if (s.r != s.r_padded) {
+        s.a = arena.Take<uint32_t>(s.n * s.r_padded);
+      }
       s.u = arena.Take<float>(plan.m * s.r_padded);
       if (s.dropout) s.mask = arena.Take<uint8_t>(plan.m * MaskStride(plan.in));
       if (args.dx) {
@@ -102,6 +106,9 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
         s.down = arena.Take<uint32_t>(Panels(plan.in, width) * width * s.rank_elements);
       }
     }
+    const size_t pairs = CeilDiv(plan.m, size_t{2});
+    if (plan.pairs && Wants(args.d_up, i)) s.h_pairs = arena.Take<uint32_t>(pairs * s.r);
+    if (plan.pairs && Wants(args.d_down, i)) s.u_pairs = arena.Take<uint32_t>(pairs * s.r);
     if (plan.branches) plan.branches[i] = s;
   }
   return plan;
@@ -120,12 +127,12 @@ void Repack(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, CpuCon
       }
     } else if (s.a != nullptr) {
       const float* a = branch.up.as<float>();
+      if (plan.pairs) return PairRows(a, s.r, s.n, s.r, s.a, s.r_padded);
       for (size_t j = 0; j < s.n; ++j) {
-        float* to = s.a + j * s.r_padded;
+        uint32_t* to = s.a + j * s.r_padded;
         std::memcpy(to, a + j * s.r, s.r * sizeof(float));
-        std::fill(to + s.r, to + s.r_padded, 0.0f);
+        std::fill(to + s.r, to + s.r_padded, 0u);
       }
-      if (s.n % 2 != 0) std::fill(s.a + s.n * s.r_padded, s.a + (s.n + 1) * s.r_padded, 0.0f);
     }
   });
 }
@@ -140,13 +147,13 @@ void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size
     const RowsOfX g = RowsFrom(args.g[i], m0);
     CopyBlocks(s.blocks, g, plan.pairs, rows, r, s.g);
     if (!s.needs_u) continue;
-    const float* a = s.a ? s.a : args.branches[i].up.as<float>();
+    const uint32_t* a = s.a ? s.a : args.branches[i].up.as<const uint32_t>();
     float* u = s.u + row * s.r_padded;
     const BlockedRows from = BlocksOf(s.blocks, g, plan.pairs, rows, s.g);
     for (size_t b = 0; b < s.blocks.count; ++b) {
-      MultiplyUpTransposed(
-          from.At(b, r.begin), from.row_stride, plan.pairs, count, s.blocks.Length(b),
-          a + s.blocks.Begin(b) * (plan.pairs ? 2 : 1) * s.r_padded, s.r_padded, b != 0, u);
+      MultiplyUpTransposed(from.At(b, r.begin), from.row_stride, plan.pairs, count,
+                           s.blocks.Length(b), a + s.blocks.Begin(b) * s.r_padded, s.r_padded,
+                           b != 0, u);
     }
     if (s.low_rank) {
       ScaleToElements(u, s.r_padded, count, s.r, args.branches[i].scale * s.dropout_scale,
@@ -191,17 +198,31 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   MultiplyAll(&context, {&product, 1}, rows, plan.product, plan.chunk);
 }
 
+// Does what phase 3 needs of the low-rank vectors: a task rounds and pairs h or u of a branch.
+void PairLowRank(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
+                 CpuContext& context) {
+  if (!plan.pairs) return;
+  context.ParallelFor(2 * args.branches.size(), [&](size_t task, size_t) {
+    const BranchScratch& s = plan.branches[task / 2];
+    if (task % 2 == 0 && s.h_pairs != nullptr) {
+      PairRows(args.h[task / 2].as<const float>(), s.r, plan.m, s.r, s.h_pairs, s.r);
+    } else if (task % 2 == 1 && s.u_pairs != nullptr) {
+      PairRows(s.u, s.r_padded, plan.m, s.r, s.u_pairs, s.r);
+    }
+  });
+}
+
 Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {
   const BranchScratch& s = plan.branches[i];
   Outer outer;
-  outer.v = args.h[i].as<float>();
+  outer.pairs = plan.pairs;
+  outer.v = plan.pairs ? s.h_pairs : args.h[i].as<const uint32_t>();
   outer.v_stride = s.r;
   outer.m = plan.m;
   outer.r = s.r;
   outer.n = s.n;
   outer.scale = args.branches[i].scale;
   outer.z = args.g[i].data;
-  outer.z_is_bf16 = plan.pairs;
   outer.out = args.d_up[i].as<float>();
   outer.transposed = true;
   return outer;
@@ -210,14 +231,14 @@ Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
 Outer GradientB(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {
   const BranchScratch& s = plan.branches[i];
   Outer outer;
-  outer.v = s.u;
-  outer.v_stride = s.r_padded;
+  outer.pairs = plan.pairs;
+  outer.v = plan.pairs ? s.u_pairs : reinterpret_cast<const uint32_t*>(s.u);
+  outer.v_stride = plan.pairs ? s.r : s.r_padded;
   outer.m = plan.m;
   outer.r = s.r;
   outer.n = plan.in;
   outer.scale = args.branches[i].scale * s.dropout_scale;
   outer.z = args.x.data;
-  outer.z_is_bf16 = plan.pairs;
   outer.mask = s.mask;
   outer.out = args.d_down[i].as<float>();
   return outer;
@@ -273,6 +294,7 @@ void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
       if (args.dx) MultiplyDx(args, plan, m0, rows, context);
     }
   }
+  PairLowRank(args, plan, context);
   MultiplyOuters(args, plan, context);
 }
 

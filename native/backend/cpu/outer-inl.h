@@ -25,69 +25,95 @@ constexpr size_t kOuterVectors = 2;
 constexpr size_t kOuterWidth = kOuterVectors * kLanes;
 static_assert(kOuterColumns % kOuterWidth == 0);
 
-// Loads kOuterWidth columns of a row of bf16 as f32: the even ones, then the odd ones. That takes
-// an instruction each, where neighbouring columns take two.
-HWY_INLINE void LoadEvenOdd(const std::byte* row, size_t column, size_t columns,
-                            VF (&v)[kOuterVectors]) {
+// Loads kOuterWidth columns of a row of f32, of which `columns` exist.
+HWY_INLINE void LoadColumns(const float* row, size_t columns, VF (&v)[kOuterVectors]) {
   const DF df;
-  const DU du;
-  const DBF dbf;
-  static_assert(kOuterVectors == 2);
-  const hwy::bfloat16_t* from = reinterpret_cast<const hwy::bfloat16_t*>(row) + column;
-  const VU pairs = hn::BitCast(
-      du, columns == kOuterWidth ? hn::LoadU(dbf, from) : hn::LoadN(dbf, from, columns));
-  v[0] = hn::BitCast(df, hn::ShiftLeft<16>(pairs));
-  v[1] = hn::BitCast(df, hn::And(pairs, hn::Set(du, 0xffff0000u)));
-}
-
-// Loads kOuterWidth columns of a row as f32.
-template <bool kBF16>
-HWY_INLINE void LoadColumns(const std::byte* row, size_t column, size_t columns,
-                            VF (&v)[kOuterVectors]) {
   HWY_UNROLL(2)
   for (size_t j = 0; j < kOuterVectors; ++j) {
     const size_t at = j * kLanes;
-    v[j] = columns >= at + kLanes ? LoadRow<kBF16>(row, column + at)
-           : columns > at         ? LoadRowPart<kBF16>(row, column + at, columns - at)
-                                  : hn::Zero(DF());
+    v[j] = columns >= at + kLanes ? hn::LoadU(df, row + at)
+           : columns > at         ? hn::LoadN(df, row + at, columns - at)
+                                  : hn::Zero(df);
   }
 }
 
-// The sums of kRanks ranks × kOuterWidth columns stay in registers over all m rows.
-template <bool kBF16, bool kMasked, size_t kRanks>
-HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
-  constexpr bool kEvenOdd = kBF16 && !kMasked;  // the order of columns in the sums
+// Loads kOuterWidth columns of a row of bf16, with zeros where the mask drops them.
+template <bool kMasked>
+HWY_INLINE auto LoadHalves(const uint16_t* row, const uint8_t* mask, size_t columns) {
+  const hn::Repartition<uint16_t, DU> dh;
+  const auto halves = columns == kOuterWidth ? hn::LoadU(dh, row) : hn::LoadN(dh, row, columns);
+  if constexpr (!kMasked) return halves;
+  return hn::IfThenElseZero(hn::LoadMaskBits(dh, mask), halves);
+}
+
+// Stores the columns of a rank. Those of pairs lie in blocks of 4, of each vector in turn.
+template <bool kPairs>
+HWY_INLINE void StoreColumns(const VF (&acc)[kOuterVectors], float* to) {
   const DF df;
-  const size_t columns = std::min(kOuterWidth, o.n - column);
-  const size_t row_bytes = o.n * (kBF16 ? 2 : 4), mask_stride = MaskStride(o.n);
-  const float* v = o.m == 0 ? nullptr : o.v + rank;  // v may be null where there are no rows
-  const std::byte* z = static_cast<const std::byte*>(o.z);
-  const uint8_t* mask = o.mask;
+  static_assert(kOuterVectors == 2);
+  if constexpr (kPairs && kLanes > 4) {
+    HWY_ALIGN float lower[kLanes], upper[kLanes];
+    hn::Store(acc[0], df, lower);
+    hn::Store(acc[1], df, upper);
+    for (size_t i = 0; i < kLanes; i += 4, to += 8) {
+      std::memcpy(to, lower + i, 4 * sizeof(float));
+      std::memcpy(to + 4, upper + i, 4 * sizeof(float));
+    }
+  } else {
+    hn::StoreU(acc[0], df, to);
+    hn::StoreU(acc[1], df, to + kLanes);
+  }
+}
+
+// The sums of kRanks ranks × kOuterWidth columns stay in registers over all m rows. A step takes a
+// row of f32 or, of bf16, a pair of rows.
+template <bool kPairs, bool kMasked, size_t kRanks>
+HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
+  const DF df;
+  const DU du;
+  constexpr size_t kRows = kPairs ? 2 : 1, kSize = kPairs ? 2 : 4;
+  const size_t columns = std::min(kOuterWidth, o.n - column), mask_stride = MaskStride(o.n);
+  const size_t row_bytes = o.n * kSize;
+  // v and z may be null where there are no rows.
+  const uint32_t* v = o.m == 0 ? nullptr : o.v + rank;
+  const std::byte* z = o.m == 0 ? nullptr : static_cast<const std::byte*>(o.z) + column * kSize;
+  const uint8_t* mask = kMasked && o.m != 0 ? o.mask + column / 8 : nullptr;
   VF acc[kRanks][kOuterVectors];
   ZeroAccumulators(acc);
-  for (size_t i = 0; i < o.m; ++i) {
-    VF zv[kOuterVectors];
-    if constexpr (kEvenOdd) {
-      LoadEvenOdd(z, column, columns, zv);
+  for (size_t i = 0; i < o.m; i += kRows) {
+    VU zv[kOuterVectors];
+    if constexpr (kPairs) {
+      const hn::Repartition<uint16_t, DU> dh;
+      const auto load = [&](size_t row) HWY_ATTR {
+        return LoadHalves<kMasked>(reinterpret_cast<const uint16_t*>(z + row * row_bytes),
+                                   kMasked ? mask + row * mask_stride : nullptr, columns);
+      };
+      const auto first = load(0);
+      const auto second = i + 1 < o.m ? load(1) : hn::Zero(dh);
+      zv[0] = hn::BitCast(du, hn::InterleaveLower(dh, first, second));
+      zv[1] = hn::BitCast(du, hn::InterleaveUpper(dh, first, second));
+      hwy::Prefetch(z + 17 * row_bytes);
     } else {
-      LoadColumns<kBF16>(z, column, columns, zv);
-    }
-    hwy::Prefetch(z + 16 * row_bytes + column * (kBF16 ? 2 : 4));
-    if constexpr (kMasked) {
+      VF row[kOuterVectors];
+      LoadColumns(reinterpret_cast<const float*>(z), columns, row);
       HWY_UNROLL(2)
       for (size_t j = 0; j < kOuterVectors; ++j) {
-        zv[j] = KeepColumns(zv[j], mask, column + j * kLanes);
+        if constexpr (kMasked) row[j] = KeepColumns(row[j], mask, j * kLanes);
+        zv[j] = hn::BitCast(du, row[j]);
       }
-      mask += mask_stride;
     }
+    hwy::Prefetch(z + 16 * row_bytes);
     HWY_UNROLL(8)
     for (size_t k = 0; k < kRanks; ++k) {
-      const VF vv = hn::Set(df, v[k]);
+      const VU vv = hn::Set(du, v[k]);
       HWY_UNROLL(2)
-      for (size_t j = 0; j < kOuterVectors; ++j) acc[k][j] = hn::MulAdd(vv, zv[j], acc[k][j]);
+      for (size_t j = 0; j < kOuterVectors; ++j) {
+        acc[k][j] = MulAddElements<kPairs>(vv, zv[j], acc[k][j]);
+      }
     }
     v += o.v_stride;
-    z += row_bytes;
+    z += kRows * row_bytes;
+    if constexpr (kMasked) mask += kRows * mask_stride;
   }
   const VF scale = hn::Set(df, o.scale);
   HWY_ALIGN float sums[kRanks * kOuterWidth];
@@ -95,13 +121,7 @@ HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
   for (size_t k = 0; k < kRanks; ++k) {
     HWY_UNROLL(2)
     for (size_t j = 0; j < kOuterVectors; ++j) acc[k][j] = hn::Mul(scale, acc[k][j]);
-    float* to = sums + k * kOuterWidth;
-    if constexpr (kEvenOdd) {
-      hn::StoreInterleaved2(acc[k][0], acc[k][1], df, to);
-    } else {
-      HWY_UNROLL(2)
-      for (size_t j = 0; j < kOuterVectors; ++j) hn::Store(acc[k][j], df, to + j * kLanes);
-    }
+    StoreColumns<kPairs>(acc[k], sums + k * kOuterWidth);
   }
   if (o.transposed) {
     TransposeElements(reinterpret_cast<const uint32_t*>(sums), kOuterWidth, kRanks, columns,
@@ -114,27 +134,27 @@ HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
   }
 }
 
-template <bool kBF16, bool kMasked>
+template <bool kPairs, bool kMasked>
 void OuterColumns(const Outer& o, Range columns) {
   for (size_t c = columns.begin; c < columns.end; c += kOuterWidth) {
     size_t k = 0;
     for (; k + kOuterRanks <= o.r; k += kOuterRanks) {
-      OuterTile<kBF16, kMasked, kOuterRanks>(o, k, c);
+      OuterTile<kPairs, kMasked, kOuterRanks>(o, k, c);
     }
     if (kOuterRanks > 4 && k + 4 <= o.r) {
-      OuterTile<kBF16, kMasked, 4>(o, k, c);
+      OuterTile<kPairs, kMasked, 4>(o, k, c);
       k += 4;
     }
     if (k + 2 <= o.r) {
-      OuterTile<kBF16, kMasked, 2>(o, k, c);
+      OuterTile<kPairs, kMasked, 2>(o, k, c);
       k += 2;
     }
-    if (k < o.r) OuterTile<kBF16, kMasked, 1>(o, k, c);
+    if (k < o.r) OuterTile<kPairs, kMasked, 1>(o, k, c);
   }
 }
 
 void MultiplyOuter(const Outer& outer, Range columns) {
-  if (outer.z_is_bf16) {
+  if (outer.pairs) {
     if (outer.mask) {
       OuterColumns<true, true>(outer, columns);
     } else {

@@ -116,9 +116,10 @@ class Gathered {
   double low_square_ = 0;
 };
 
-// Of f32 results, where nothing but accumulation counts.
-Bounds OfSums(Vector bounds) {
-  const double norm = NormFraction(static_cast<int64_t>(bounds.size())) * Norm(bounds);
+// Of f32 results. `independent`: how many of their errors do not share a rounded factor.
+Bounds OfSums(Vector bounds, int64_t independent) {
+  const int64_t count = std::min(static_cast<int64_t>(bounds.size()), independent);
+  const double norm = NormFraction(count) * Norm(bounds);
   return {std::move(bounds), norm};
 }
 
@@ -144,13 +145,21 @@ struct Low {
         u_cols(u.ColNorms()) {}
   int64_t r() const { return a.cols; }
 
+  // |g|·|A|.
+  Matrix AbsoluteTerms(const Tensor& g) const {
+    return Terms(g, [](double value) { return std::fabs(value); });
+  }
+
  private:
   // u = g·A.
-  Matrix UpTransposed(const Tensor& g_in) const {
+  Matrix UpTransposed(const Tensor& g) const {
+    return Terms(g, [](double value) { return value; });
+  }
+  Matrix Terms(const Tensor& g_in, const std::function<double(double)>& of) const {
     const Matrix g(g_in);
     return Matrix(g.rows, a.cols, Each(g.rows, a.cols, [&](int64_t i, int64_t r) {
                     double sum = 0;
-                    for (int64_t o = 0; o < a.rows; ++o) sum += g(i, o) * a(o, r);
+                    for (int64_t o = 0; o < a.rows; ++o) sum += of(g(i, o) * a(o, r));
                     return sum;
                   }));
   }
@@ -283,6 +292,7 @@ LoraLinearOutputs LoraLinearProblem::Expected() const {
 LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
                                            const Precision& precision) const {
   const double epsilon = precision.accumulator, u_low = precision.low_rank;
+  const double u_gradient = precision.gradients;
   const double u_out = UnitRoundoff(x.dtype()), u_master = UnitRoundoff(MasterOf(x));
   const int64_t m = shape.m, k = shape.k;
   LoraLinearBounds bounds;
@@ -328,9 +338,10 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
       return Sum(k, epsilon) * At(low.xd_rows, row) * At(low.b_rows, j) +
              4 * epsilon * std::fabs(low.h(row, j));
     };
+    const Matrix u_terms = low.AbsoluteTerms(g[i]);
     const auto u_error = [&](int64_t row, int64_t j) {
       return Sum(n, epsilon) * At(g_rows, row) * At(low.a_cols, j) +
-             4 * epsilon * std::fabs(low.u(row, j));
+             4 * epsilon * std::fabs(low.u(row, j)) + u_gradient * u_terms(row, j);
     };
     for (int64_t row = 0; row < m; ++row) {
       for (int64_t o = 0; o < n; ++o) {
@@ -363,16 +374,25 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
     }
     bounds.y.push_back(y.Finish(expected.y[i], u_out, std::min(m, n) * r));
     dx_independent = std::min(dx_independent, std::min(m, k) * r);
-    bounds.h.back() = OfSums(Each(m, r, h_error));
-    bounds.d_up.back() = OfSums(Each(n, r, [&](int64_t o, int64_t j) {
-      return s * Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j) +
-             4 * u_master * std::fabs(expected.d_up[i].at(o * r + j));
-    }));
-    bounds.d_down.back() = OfSums(Each(r, k, [&](int64_t j, int64_t c) {
+    bounds.h.back() = OfSums(Each(m, r, h_error), m * r);
+    const auto d_up_error = [&](int64_t o, int64_t j) {
+      double sum = Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j);
+      for (int64_t row = 0; row < m; ++row)
+        sum += u_gradient * std::fabs(gm(row, o) * low.h(row, j));
+      return s * sum + 4 * u_master * std::fabs(expected.d_up[i].at(o * r + j));
+    };
+    const auto d_down_error = [&](int64_t j, int64_t c) {
       double sum = Sum(m, epsilon) * At(low.u_cols, j) * At(low.xd_cols, c);
-      for (int64_t row = 0; row < m; ++row) sum += u_error(row, j) * std::fabs(low.xd(row, c));
+      for (int64_t row = 0; row < m; ++row) {
+        const double error = u_error(row, j) + u_gradient * std::fabs(low.u(row, j));
+        sum += error * std::fabs(low.xd(row, c));
+      }
       return s * sum + 4 * u_master * std::fabs(expected.d_down[i].at(j * k + c));
-    }));
+    };
+    // Each h is a factor of n elements of dA, and each u of k elements of dB.
+    const int64_t independent = u_gradient == 0 ? n * k * r : m * r;
+    bounds.d_up.back() = OfSums(Each(n, r, d_up_error), independent);
+    bounds.d_down.back() = OfSums(Each(r, k, d_down_error), independent);
   }
   bounds.dx = dx.Finish(expected.dx, u_out, dx_independent);
   return bounds;
