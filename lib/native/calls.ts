@@ -29,14 +29,15 @@ let ready: NativeBinding | undefined;
 const plainStack = (_: Error, sites: NodeJS.CallSite[]): string =>
   sites.map((site) => `    at ${site as unknown as string}`).join('\n');
 
-function captureStack(): string {
+/** The caller's stack, for an `entry` in a later turn of the event loop. */
+export function callerStack(): string {
   const hooks: { prepareStackTrace?: unknown; stackTraceLimit: number } = Error;
   const { prepareStackTrace, stackTraceLimit } = hooks;
   const holder: { stack?: string } = {};
   try {
     hooks.prepareStackTrace = plainStack;
     hooks.stackTraceLimit = frames;
-    Error.captureStackTrace(holder, captureStack);
+    Error.captureStackTrace(holder, callerStack);
     return holder.stack ?? '';
   } finally {
     // This runs also where the stack has no room for these calls, because the hooks belong to the program.
@@ -45,7 +46,7 @@ function captureStack(): string {
   }
 }
 
-function mark(text = captureStack()): void {
+function mark(text = callerStack()): void {
   const stack = shared(text);
   lastTag++;
   tags[lastTag % ringSize] = lastTag;

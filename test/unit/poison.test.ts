@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { AdamW, LoRALinear, parameter, saveCheckpoint, tensor } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
+import { enqueueInSlices } from '../../lib/tensor/op_slices';
 import { seeded } from '../support/numbers';
 import { temporaryFolder } from '../support/temporary';
 
@@ -57,6 +58,23 @@ describe.each(['reference', 'cpu'] as const)('a failed op on %s', (device) => {
     const error = (await w.grad!.data().catch((e: unknown) => e)) as Error;
     expect(error.stack).toContain('culprit');
     expect(await loss.item()).toBe(5);
+  });
+
+  test('in slices, it is the stack of the call that asked for them', async () => {
+    const x = tensor([1, 2], { device });
+    let bad: ReturnType<typeof tensor> | undefined;
+    function* steps(): Generator<void, void, void> {
+      yield;
+      binding().injectFailure('binary', 'injected');
+      bad = x.add(1); // in a turn of its own, with nothing of the caller on the stack
+    }
+    function culprit(): Promise<void> {
+      return enqueueInSlices(device, steps());
+    }
+    await culprit();
+    const error = (await bad!.data().catch((e: unknown) => e)) as Error;
+    expect(error.stack).toContain('culprit');
+    expect(error.stack).not.toContain('op_slices');
   });
 
   const setup = (): { layer: LoRALinear; optimizer: AdamW; run: () => void; weights: () => string } => {
