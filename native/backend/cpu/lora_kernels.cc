@@ -30,9 +30,9 @@ void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const ui
   HWY_DYNAMIC_DISPATCH(MultiplyDown)(x, x_is_bf16, rows, k, mask, b, r, scale, h);
 }
 
-void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t* b, size_t r,
-                       float* h) {
-  HWY_DYNAMIC_DISPATCH(MultiplyDownPairs)(x, rows, k, b, r, h);
+void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint8_t* mask,
+                       const uint16_t* b, size_t r, float scale, float* h) {
+  HWY_DYNAMIC_DISPATCH(MultiplyDownPairs)(x, rows, k, mask, b, r, scale, h);
 }
 
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,

@@ -33,8 +33,8 @@ void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* ma
 void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const uint8_t* mask,
                   const float* b, size_t r, float scale, float* h);
 // The same of bf16 x and B, whose values are multiplied in pairs.
-void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t* b, size_t r,
-                       float* h);
+void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint8_t* mask,
+                       const uint16_t* b, size_t r, float scale, float* h);
 
 // u [rows <= kTileM, r_padded] (+)= g · A. A row of g is `elements` 32-bit elements (bf16 pairs or
 // f32), and A is [elements, r_padded] f32 or pairs of rows (PairRows).

@@ -104,6 +104,19 @@ HWY_INLINE VU LoadElementsPart(const void* row, size_t at, size_t count) {
   }
 }
 
+// Keeps the values from `at` on, a multiple of how many a vector has, whose bits are set.
+template <bool kPairs>
+HWY_INLINE VU Keep(VU v, const uint8_t* bits, size_t at) {
+  const DU du;
+  if constexpr (kPairs) {
+    const hn::Repartition<uint16_t, DU> dh;
+    const auto kept = hn::LoadMaskBits(dh, bits + at / 8);
+    return hn::BitCast(du, hn::IfThenElseZero(kept, hn::BitCast(dh, v)));
+  } else {
+    return hn::BitCast(du, KeepColumns(hn::BitCast(DF(), v), bits, at));
+  }
+}
+
 // Returns the sum of a vector's blocks of 4 lanes.
 template <class D>
 HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumBlocks(D, hn::Vec<D> v) {
@@ -140,7 +153,7 @@ constexpr size_t DownRanks(size_t rows) { return rows <= 2 ? 8 : 4; }
 template <bool kBF16, bool kPairs, bool kMasked, size_t kRows, size_t kRanks>
 HWY_INLINE void DownTile(const std::byte* x, size_t k, const uint8_t* mask, const std::byte* b,
                          float scale, float* HWY_RESTRICT h, size_t r) {
-  static_assert(!kPairs || (kBF16 && !kMasked));
+  static_assert(!kPairs || kBF16);
   constexpr size_t kValues = (kPairs ? 2 : 1) * kLanes;  // of a vector
   const DF df;
   const size_t x_bytes = k * (kBF16 ? 2 : 4), b_bytes = k * (kPairs ? 2 : 4);
@@ -155,7 +168,7 @@ HWY_INLINE void DownTile(const std::byte* x, size_t k, const uint8_t* mask, cons
     for (size_t i = 0; i < kRows; ++i) {
       VU xv = load_x(x + i * x_bytes);
       if constexpr (kMasked) {
-        xv = hn::BitCast(DU(), KeepColumns(hn::BitCast(df, xv), mask + i * mask_stride, at));
+        xv = Keep<kPairs>(xv, mask + i * mask_stride, at);
       }
       HWY_UNROLL(8)
       for (size_t j = 0; j < kRanks; ++j) acc[i][j] = MulAddElements<kPairs>(xv, bv[j], acc[i][j]);
@@ -238,9 +251,13 @@ void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const ui
   }
 }
 
-void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint16_t* b, size_t r,
-                       float* h) {
-  DownAll<true, true, false>(x, rows, k, nullptr, b, r, 1, h);
+void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint8_t* mask,
+                       const uint16_t* b, size_t r, float scale, float* h) {
+  if (mask) {
+    DownAll<true, true, true>(x, rows, k, mask, b, r, scale, h);
+  } else {
+    DownAll<true, true, false>(x, rows, k, mask, b, r, scale, h);
+  }
 }
 
 // ---- u = g·A ---------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
 // y = factor ⊙ (x·Wᵀ + scale·h·Aᵀ) + bias with h = drop(x)·Bᵀ, for every branch that shares x. The
 // factor, of each column of y, and the bias are applied where the last sums are in registers.
 //
-// A prefill takes a chunk of rows at a time:
+// A prefill repacks A, and rounds B where x is bf16. Then it takes a chunk of rows at a time:
 //   1. By row tile: x is copied into blocks where it cannot be read in place, once for all
-//      branches, and h is computed from the tile while the tile is in cache. Other tasks of the
-//      first chunk's loop repack A.
+//      branches, and h is computed from the tile while the tile is in cache.
 //   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
 //      k-steps over [scale·h | A], so that LoRA never touches y in memory.
 // Rows that have another slot of a table are another prefill. A decode step is in
@@ -30,6 +29,7 @@ struct BranchScratch {
   bool dropout = false;
   float* bias = nullptr;         // [n] f32, or null
   uint32_t* up = nullptr;        // A in panels
+  uint32_t* down = nullptr;      // B [r, k] in bf16, where x is
   uint32_t* low_rank = nullptr;  // [chunk][rank_elements]: scale·h
   Pass* passes = nullptr;
 };
@@ -56,6 +56,7 @@ BranchScratch PlanBranch(Arena& arena, const LoraBranch& branch, const ForwardPl
   if (branch.bias) s.bias = arena.Take<float>(s.n);
   if (s.r != 0) {
     s.up = arena.Take<uint32_t>(Panels(s.n, PanelWidth()) * PanelWidth() * s.rank_elements);
+    if (plan.pairs) s.down = arena.Take<uint32_t>(CeilDiv(s.r * plan.k, size_t{2}));
     s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_elements);
   }
   s.passes = arena.Take<Pass>(plan.blocks.count);
@@ -94,8 +95,7 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
 // Does phase 1 for one row tile: rows [r.begin, r.end) of the chunk that begins at row m0.
 void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t m0, size_t rows,
               Range r, size_t thread) {
-  const bool bf16 = plan.pairs;
-  CopyBlocks(plan.blocks, RowsFrom(args.x, m0), bf16, rows, r, plan.x);
+  CopyBlocks(plan.blocks, RowsFrom(args.x, m0), plan.pairs, rows, r, plan.x);
   const size_t count = r.end - r.begin, row = m0 + r.begin;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const LoraBranch& branch = args.branches[i];
@@ -110,25 +110,41 @@ void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t
       scale = DropoutScale(DropoutThreshold(branch.dropout.p));
     }
     float* h = Keeps(args.h, i) ? args.h[i].as<float>() + row * s.r : plan.h + thread * plan.h_size;
-    MultiplyDown(RowOf(args.x, row), bf16, count, plan.k, mask, branch.down.as<float>(), s.r, scale,
-                 h);
+    const std::byte* x = RowOf(args.x, row);
+    if (plan.pairs) {
+      MultiplyDownPairs(reinterpret_cast<const uint16_t*>(x), count, plan.k, mask,
+                        reinterpret_cast<const uint16_t*>(s.down), s.r, scale, h);
+    } else {
+      MultiplyDown(x, false, count, plan.k, mask, branch.down.as<float>(), s.r, scale, h);
+    }
     ScaleToElements(h, s.r, count, s.r, branch.scale, plan.pairs,
                     s.low_rank + r.begin * s.rank_elements, s.rank_elements);
   }
 }
 
-// Packs the task-th panel of A, counted over all branches.
-void PackUp(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t task) {
-  for (size_t i = 0; i < args.branches.size(); ++i) {
-    const BranchScratch& s = plan.branches[i];
-    if (s.r == 0) continue;
-    const size_t panels = Panels(s.n, PanelWidth());
-    if (task < panels) {
-      PackUpPanel(args.branches[i].up.as<float>(), s.n, s.r, plan.pairs, task, s.up);
-      return;
-    }
-    task -= panels;
+// Repacks A and B, with a task for each panel of A and one for each B.
+void Repack(const LoraLinearForwardArgs& args, const ForwardPlan& plan, CpuContext& context) {
+  const size_t count = args.branches.size(), width = PanelWidth();
+  size_t panels = 0;
+  for (size_t i = 0; i < count; ++i) {
+    if (plan.branches[i].r != 0) panels += Panels(plan.branches[i].n, width);
   }
+  context.ParallelFor(panels + (plan.pairs ? count : 0), [&](size_t task, size_t) {
+    for (size_t i = 0; i < count; ++i) {
+      const BranchScratch& s = plan.branches[i];
+      if (s.r == 0) continue;
+      const size_t of_branch = Panels(s.n, width);
+      if (task < of_branch) {
+        PackUpPanel(args.branches[i].up.as<float>(), s.n, s.r, plan.pairs, task, s.up);
+        return;
+      }
+      task -= of_branch;
+    }
+    const BranchScratch& s = plan.branches[task];
+    if (s.r == 0) return;
+    const size_t size = s.r * plan.k;
+    CopyElements(args.branches[task].down.data, false, size, 1, size, true, s.down, size);
+  });
 }
 
 Product OutputOf(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t i, size_t m0) {
@@ -147,18 +163,11 @@ Product OutputOf(const LoraLinearForwardArgs& args, const ForwardPlan& plan, siz
 
 void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
                    CpuContext& context) {
-  size_t up_panels = 0;
-  for (size_t i = 0; i < args.branches.size(); ++i) {
-    if (plan.branches[i].r != 0) up_panels += Panels(plan.branches[i].n, PanelWidth());
-  }
+  Repack(args, plan, context);
   for (size_t m0 = 0; m0 < plan.m; m0 += plan.chunk) {
     const size_t rows = std::min(plan.chunk, plan.m - m0), tiles = Tiles(rows);
-    context.ParallelFor(tiles + (m0 == 0 ? up_panels : 0), [&](size_t task, size_t thread) {
-      if (task < tiles) {
-        ReadTile(args, plan, m0, rows, Split(rows, tiles, task), thread);
-      } else {
-        PackUp(args, plan, task - tiles);
-      }
+    context.ParallelFor(tiles, [&](size_t tile, size_t thread) {
+      ReadTile(args, plan, m0, rows, Split(rows, tiles, tile), thread);
     });
     const BlockedRows x = BlocksOf(plan.blocks, RowsFrom(args.x, m0), plan.pairs, rows, plan.x);
     for (size_t i = 0; i < args.branches.size(); ++i) {

@@ -137,8 +137,8 @@ void ComputeHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, si
   uint32_t* const to = HiddenOf(plan.branches[i], change, h) + (begin - change.rows.begin) * stride;
   if (plan.low_pairs) {
     float* const sums = plan.h_sums + thread * plan.h_sums_size;
-    MultiplyDownPairs(reinterpret_cast<const uint16_t*>(x), count, plan.k,
-                      static_cast<const uint16_t*>(change.down), change.r, sums);
+    MultiplyDownPairs(reinterpret_cast<const uint16_t*>(x), count, plan.k, nullptr,
+                      static_cast<const uint16_t*>(change.down), change.r, 1, sums);
     ScaleToElements(sums, change.r, count, change.r, change.scale, true, to, stride);
     return;
   }

@@ -78,13 +78,38 @@ double Norm(const Vector& v) {
   return std::sqrt(square);
 }
 
-// The bounds of y or dx, gathered part by part.
+// The terms of a sum, each with a factor that is rounded.
+class RoundedTerms {
+ public:
+  void Add(double term) {
+    absolute_ += std::fabs(term);
+    square_ += term * term;
+  }
+  void Add(const RoundedTerms& terms, double factor) {
+    absolute_ += std::fabs(factor) * terms.absolute_;
+    square_ += factor * factor * terms.square_;
+  }
+  // What the sum errs by, in units of one rounding: never more than all terms together, and about 7
+  // standard deviations of independent errors.
+  double bound() const { return std::min(absolute_, 4 * std::sqrt(square_)); }
+  double square() const { return square_; }
+
+ private:
+  double absolute_ = 0, square_ = 0;
+};
+
+// The bounds of a result, gathered part by part.
 class Gathered {
  public:
   explicit Gathered(int64_t elements) : sums_(static_cast<size_t>(elements), 0.0), part_(sums_) {}
 
   // An error of accumulation.
   void AddSum(int64_t i, double error) { sums_[static_cast<size_t>(i)] += error; }
+  // Of roundings by u.
+  void AddRoundings(int64_t i, double u, const RoundedTerms& terms) {
+    part_[static_cast<size_t>(i)] += u * terms.bound();
+    low_square_ += u * u * terms.square();
+  }
   // Of a low-rank term whose vector and matrix are rounded: Σᵣ|term| and Σᵣ term².
   void AddLowRank(int64_t i, double u, double absolute, double square) {
     part_[static_cast<size_t>(i)] += u * absolute;
@@ -116,13 +141,6 @@ class Gathered {
   double low_square_ = 0;
 };
 
-// Of f32 results. `independent`: how many of their errors do not share a rounded factor.
-Bounds OfSums(Vector bounds, int64_t independent) {
-  const int64_t count = std::min(static_cast<int64_t>(bounds.size()), independent);
-  const double norm = NormFraction(count) * Norm(bounds);
-  return {std::move(bounds), norm};
-}
-
 // Operands of one branch, in the form that the bounds need.
 struct Low {
   Matrix a, b, xd, h, u;
@@ -145,21 +163,25 @@ struct Low {
         u_cols(u.ColNorms()) {}
   int64_t r() const { return a.cols; }
 
-  // |g|·|A|.
-  Matrix AbsoluteTerms(const Tensor& g) const {
-    return Terms(g, [](double value) { return std::fabs(value); });
+  // The terms of h, whose B is rounded, and of u, whose A is.
+  RoundedTerms DownTerms(int64_t row, int64_t rank) const {
+    RoundedTerms terms;
+    for (int64_t k = 0; k < xd.cols; ++k) terms.Add(xd(row, k) * b(rank, k));
+    return terms;
+  }
+  RoundedTerms UpTerms(const Matrix& g, int64_t row, int64_t rank) const {
+    RoundedTerms terms;
+    for (int64_t o = 0; o < g.cols; ++o) terms.Add(g(row, o) * a(o, rank));
+    return terms;
   }
 
  private:
   // u = g·A.
-  Matrix UpTransposed(const Tensor& g) const {
-    return Terms(g, [](double value) { return value; });
-  }
-  Matrix Terms(const Tensor& g_in, const std::function<double(double)>& of) const {
+  Matrix UpTransposed(const Tensor& g_in) const {
     const Matrix g(g_in);
     return Matrix(g.rows, a.cols, Each(g.rows, a.cols, [&](int64_t i, int64_t r) {
                     double sum = 0;
-                    for (int64_t o = 0; o < a.rows; ++o) sum += of(g(i, o) * a(o, r));
+                    for (int64_t o = 0; o < a.rows; ++o) sum += g(i, o) * a(o, r);
                     return sum;
                   }));
   }
@@ -292,7 +314,7 @@ LoraLinearOutputs LoraLinearProblem::Expected() const {
 LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
                                            const Precision& precision) const {
   const double epsilon = precision.accumulator, u_low = precision.low_rank;
-  const double u_gradient = precision.gradients;
+  const double u_factor = precision.factor;
   const double u_out = UnitRoundoff(x.dtype()), u_master = UnitRoundoff(MasterOf(x));
   const int64_t m = shape.m, k = shape.k;
   LoraLinearBounds bounds;
@@ -333,28 +355,44 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
     const double s = std::fabs(branch.scale);
     const double keep =
         branch.dropout.active() ? DropoutScale(DropoutThreshold(branch.dropout.p)) : 1.0;
-    // What h and u, held in f32, may be off by: the sum, and a few roundings of the value itself.
-    const auto h_error = [&](int64_t row, int64_t j) {
+    // What h and u, held in f32, may be off by: the sum, a few roundings of the value itself, and
+    // those of B and A.
+    const auto h_sum = [&](int64_t row, int64_t j) {
       return Sum(k, epsilon) * At(low.xd_rows, row) * At(low.b_rows, j) +
              4 * epsilon * std::fabs(low.h(row, j));
     };
-    const Matrix u_terms = low.AbsoluteTerms(g[i]);
-    const auto u_error = [&](int64_t row, int64_t j) {
+    const auto u_sum = [&](int64_t row, int64_t j) {
       return Sum(n, epsilon) * At(g_rows, row) * At(low.a_cols, j) +
-             4 * epsilon * std::fabs(low.u(row, j)) + u_gradient * u_terms(row, j);
+             4 * epsilon * std::fabs(low.u(row, j));
+    };
+    std::vector<RoundedTerms> h_terms, u_terms;  // [m, r]
+    Gathered h(m * r), d_up(n * r), d_down(r * k);
+    for (int64_t row = 0; row < m; ++row) {
+      for (int64_t j = 0; j < r; ++j) {
+        h_terms.push_back(low.DownTerms(row, j));
+        u_terms.push_back(low.UpTerms(gm, row, j));
+        h.AddSum(row * r + j, h_sum(row, j));
+        h.AddRoundings(row * r + j, u_factor, h_terms.back());
+      }
+    }
+    const auto of = [r](const std::vector<RoundedTerms>& terms, int64_t row, int64_t j) {
+      return terms[static_cast<size_t>(row * r + j)];
     };
     for (int64_t row = 0; row < m; ++row) {
       for (int64_t o = 0; o < n; ++o) {
         double sum = Sum(r, epsilon) * At(low.h_rows, row) * At(low.a_rows, o);
         double absolute = 0, square = 0;
+        RoundedTerms terms;
         for (int64_t j = 0; j < r; ++j) {
           const double term = s * low.h(row, j) * low.a(o, j);
-          sum += std::fabs(low.a(o, j)) * h_error(row, j);
+          sum += std::fabs(low.a(o, j)) * h_sum(row, j);
+          terms.Add(of(h_terms, row, j), s * low.a(o, j));
           absolute += std::fabs(term);
           square += term * term;
         }
         const double c = factor(o);
         y.AddSum(row * n + o, c * s * sum);
+        y.AddRoundings(row * n + o, c * u_factor, terms);
         y.AddLowRank(row * n + o, u_low, c * absolute, c * c * square);
       }
       for (int64_t c = 0; c < k; ++c) {
@@ -362,37 +400,46 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
         if (branch.dropout.active() && low.xd(row, c) == 0 && x.at(row * k + c) != 0) continue;
         double sum = Sum(r, epsilon) * At(low.u_rows, row) * At(low.b_cols, c);
         double absolute = 0, square = 0;
+        RoundedTerms terms;
         for (int64_t j = 0; j < r; ++j) {
           const double term = s * keep * low.u(row, j) * low.b(j, c);
-          sum += std::fabs(low.b(j, c)) * u_error(row, j);
+          sum += std::fabs(low.b(j, c)) * u_sum(row, j);
+          terms.Add(of(u_terms, row, j), s * keep * low.b(j, c));
           absolute += std::fabs(term);
           square += term * term;
         }
         dx.AddSum(row * k + c, s * keep * sum);
+        dx.AddRoundings(row * k + c, u_factor, terms);
         dx.AddLowRank(row * k + c, u_low, absolute, square);
       }
     }
     bounds.y.push_back(y.Finish(expected.y[i], u_out, std::min(m, n) * r));
     dx_independent = std::min(dx_independent, std::min(m, k) * r);
-    bounds.h.back() = OfSums(Each(m, r, h_error), m * r);
-    const auto d_up_error = [&](int64_t o, int64_t j) {
-      double sum = Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j);
-      for (int64_t row = 0; row < m; ++row)
-        sum += u_gradient * std::fabs(gm(row, o) * low.h(row, j));
-      return s * sum + 4 * u_master * std::fabs(expected.d_up[i].at(o * r + j));
-    };
-    const auto d_down_error = [&](int64_t j, int64_t c) {
-      double sum = Sum(m, epsilon) * At(low.u_cols, j) * At(low.xd_cols, c);
-      for (int64_t row = 0; row < m; ++row) {
-        const double error = u_error(row, j) + u_gradient * std::fabs(low.u(row, j));
-        sum += error * std::fabs(low.xd(row, c));
+    for (int64_t j = 0; j < r; ++j) {
+      for (int64_t o = 0; o < n; ++o) {
+        RoundedTerms terms;  // h is rounded
+        for (int64_t row = 0; row < m; ++row) terms.Add(gm(row, o) * low.h(row, j));
+        d_up.AddSum(o * r + j, s * Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j) +
+                                   4 * u_master * std::fabs(expected.d_up[i].at(o * r + j)));
+        d_up.AddRoundings(o * r + j, s * u_factor, terms);
       }
-      return s * sum + 4 * u_master * std::fabs(expected.d_down[i].at(j * k + c));
-    };
-    // Each h is a factor of n elements of dA, and each u of k elements of dB.
-    const int64_t independent = u_gradient == 0 ? n * k * r : m * r;
-    bounds.d_up.back() = OfSums(Each(n, r, d_up_error), independent);
-    bounds.d_down.back() = OfSums(Each(r, k, d_down_error), independent);
+      for (int64_t c = 0; c < k; ++c) {
+        double sum = Sum(m, epsilon) * At(low.u_cols, j) * At(low.xd_cols, c);
+        RoundedTerms terms;  // u is rounded, and A in it
+        for (int64_t row = 0; row < m; ++row) {
+          sum += u_sum(row, j) * std::fabs(low.xd(row, c));
+          terms.Add(low.u(row, j) * low.xd(row, c));
+          terms.Add(of(u_terms, row, j), low.xd(row, c));
+        }
+        d_down.AddSum(j * k + c,
+                      s * sum + 4 * u_master * std::fabs(expected.d_down[i].at(j * k + c)));
+        d_down.AddRoundings(j * k + c, s * u_factor, terms);
+      }
+    }
+    // Each element of B is a factor of m elements of h, each h of n of dA, and each u of k of dB.
+    bounds.h.back() = h.Finish(expected.h[i], 0, r * k);
+    bounds.d_up.back() = d_up.Finish(expected.d_up[i], 0, m * r);
+    bounds.d_down.back() = d_down.Finish(expected.d_down[i], 0, m * r);
   }
   bounds.dx = dx.Finish(expected.dx, u_out, dx_independent);
   return bounds;
