@@ -25,9 +25,21 @@ let peeking = false;
 let failedTag = 0;
 let ready: NativeBinding | undefined;
 
-/** The frames as V8 writes them: the hooks of source maps and test runners are far too slow for every op. */
-const plainStack = (_: Error, sites: NodeJS.CallSite[]): string =>
-  sites.map((site) => `    at ${site as unknown as string}`).join('\n');
+/** Whether a frame is code of the program: neither ours nor Node's. */
+function isOutside(site: NodeJS.CallSite): boolean {
+  const file = site.getFileName() ?? '';
+  return !file.includes(ownFolder) && !file.startsWith('node:');
+}
+
+/**
+ * The frames of the program, or all where it has none, as V8 writes them: the hooks of source maps and test runners are far too
+ * slow for every op. The text of a frame costs ten times what its file does, so those that nobody reads get none.
+ */
+function plainStack(_: Error, sites: NodeJS.CallSite[]): string {
+  const outside = sites.filter(isOutside);
+  const shown = outside.length > 0 ? outside : sites;
+  return shown.map((site) => `    at ${site as unknown as string}`).join('\n');
+}
 
 /** The caller's stack, for an `entry` in a later turn of the event loop. */
 export function callerStack(): string {
@@ -82,13 +94,10 @@ function mapFrame(frame: string): string {
   );
 }
 
-/** The frames of the caller: those of this folder are ours. */
 function callerFrames(tag: number): string {
   if (tag <= 0 || tags[tag % ringSize] !== tag) return '';
-  const lines = stacks[tag % ringSize]!.split('\n');
-  const outside = lines.filter((line) => !line.includes(ownFolder) && !line.includes('node:async_hooks'));
-  const shown = outside.length > 0 ? outside : lines;
-  return (process.sourceMapsEnabled ? shown.map(mapFrame) : shown).join('\n');
+  const stack = stacks[tag % ringSize]!;
+  return process.sourceMapsEnabled ? stack.split('\n').map(mapFrame).join('\n') : stack;
 }
 
 function makeError(code: string, op: string, message: string, tag: number): LoRAError {
