@@ -19,17 +19,18 @@ namespace {
 
 struct Swiglu {
   HWY_INLINE VF32 operator()(F32 d, VF32 gate, VF32 up) const {
-    return hn::Mul(hn::Mul(gate, Sigmoid(d, gate).s), up);
+    const SigmoidParts sigmoid(d, gate);
+    return hn::Mul(hn::Mul(sigmoid.x, up), sigmoid.s);
   }
 };
 
 struct SwigluGradients {
   VF32 gate, up;
   HWY_INLINE SwigluGradients(F32 d, VF32 x, VF32 u, VF32 g) {
-    const SigmoidPair sigmoid = Sigmoid(d, x);
+    const SigmoidParts sigmoid(d, x);
     const VF32 gs = hn::Mul(g, sigmoid.s);
-    up = hn::Mul(gs, x);
-    gate = hn::Mul(hn::Mul(gs, u), hn::MulAdd(x, sigmoid.c, hn::Set(d, 1.0f)));
+    up = hn::Mul(gs, sigmoid.x);
+    gate = hn::Mul(hn::Mul(gs, u), hn::MulAdd(sigmoid.x, sigmoid.c, hn::Set(d, 1.0f)));
   }
 };
 
@@ -46,6 +47,12 @@ void Backward(const SwigluBackwardArgs& args, size_t begin, size_t end) {
   const T *gate = args.gate.as<const T>(), *up = args.up.as<const T>(), *g = args.g.as<const T>();
   T *dgate = args.dgate.as<T>(), *dup = args.dup.as<T>();
   size_t i = begin;
+  for (; i + 2 * lanes <= end; i += 2 * lanes) {
+    const VF32x2 x = ReadTwo(d, gate + i), u = ReadTwo(d, up + i), v = ReadTwo(d, g + i);
+    const SwigluGradients a(d, x.a, u.a, v.a), b(d, x.b, u.b, v.b);
+    WriteTwo(d, {a.gate, b.gate}, dgate + i);
+    WriteTwo(d, {a.up, b.up}, dup + i);
+  }
   for (; i + lanes <= end; i += lanes) {
     const SwigluGradients out(d, ReadVec(d, gate + i), ReadVec(d, up + i), ReadVec(d, g + i));
     WriteVec(d, out.gate, dgate + i);

@@ -40,7 +40,10 @@ struct Gelu {
   HWY_INLINE VF32 operator()(F32 d, VF32 x) const { return hn::Mul(x, Normal(d, x).cdf); }
 };
 struct Silu {
-  HWY_INLINE VF32 operator()(F32 d, VF32 x) const { return hn::Mul(x, Sigmoid(d, x).s); }
+  HWY_INLINE VF32 operator()(F32 d, VF32 x) const {
+    const SigmoidParts sigmoid(d, x);
+    return hn::Mul(sigmoid.x, sigmoid.s);
+  }
 };
 
 struct CopyGradient {
@@ -71,8 +74,8 @@ struct GeluGradient {
 };
 struct SiluGradient {
   HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
-    const SigmoidPair sigmoid = Sigmoid(d, x);
-    return hn::Mul(hn::Mul(g, sigmoid.s), hn::MulAdd(x, sigmoid.c, hn::Set(d, 1.0f)));
+    const SigmoidParts sigmoid(d, x);
+    return hn::Mul(hn::Mul(g, sigmoid.s), hn::MulAdd(sigmoid.x, sigmoid.c, hn::Set(d, 1.0f)));
   }
 };
 
