@@ -22,8 +22,9 @@ constexpr size_t kPassElements = 512;
 // Blocks (below) are nearly equal, so a single one may be this long.
 constexpr size_t kMaxPassElements = kPassElements + kPassElements / 2;
 
-// The most rows that are packed at a time, which bounds scratch and keeps a block of x in L2.
-constexpr size_t kChunkRows = 512;
+// The most rows at a time: many, because W is transposed or expanded for each chunk, and as scratch
+// allows.
+constexpr size_t kChunkRows = 1024;
 
 //   acc[row][j] += Σ_e x[row·x_stride + e] · panel[e·width + j]
 // All strides count 32-bit elements.

@@ -130,7 +130,7 @@ std::vector<Problem> Problems() {
     problems.push_back({dtype, x, y, 13, 31, {5, 64, 1}});
     problems.push_back({dtype, x, y, 6, 129, {600}});
     problems.push_back({dtype, x, y, 20, 17, {2051, 16}, true});
-    problems.push_back({dtype, x, y, 530, 16, {9}});
+    problems.push_back({dtype, x, y, 1030, 16, {9}});
     if (y == f32) problems.push_back({dtype, x, y, 9, 66, {40, 3}, true, true});
   }
   return problems;

@@ -43,10 +43,10 @@ std::vector<LoraLinearCase> AllCases() {
       {{}, 9, 72, {{40, 65, true}}},
       {{}, 2, 72, {{40, 65, false, 0.1f}}},
       {{}, 9, 24, {{16, 65}}},
-      // rows around the block of 512
+      // rows around the chunk of 1024
       {{}, 64, 64, {{64, 16, false, 0.1f}}},
       {{}, 130, 100, {{96, 8, true}}},
-      {{}, 513, 32, {{17, 3, false, 0.1f}}},
+      {{}, 1025, 32, {{17, 3, false, 0.1f}}},
       // a factor of each output: few rows and many, whole panels and parts, one pass and several
       {{}, 1, 64, {{64, 8, true, 0, true}}},
       {{}, 4, 100, {{65, 3, false, 0, true}, {31, 0, true, 0, true}}},
