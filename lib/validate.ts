@@ -2,9 +2,14 @@
 import { inspect } from 'node:util';
 import { LoRAError } from './errors';
 
-/** Throws ERR_ARGUMENT `[op] message` unless the condition holds. */
-export function check(condition: unknown, op: string, message: string): asserts condition {
-  if (!condition) throw new LoRAError('ERR_ARGUMENT', `[${op}] ${message}`, { op });
+/**
+ * Throws ERR_ARGUMENT `[op] message` unless the condition holds. A message that says what a shape or a value is costs more than
+ * most checks: what runs at each call of an op gives a function that makes it.
+ */
+export function check(condition: unknown, op: string, message: string | (() => string)): asserts condition {
+  if (condition) return;
+  const sentence = typeof message === 'string' ? message : message();
+  throw new LoRAError('ERR_ARGUMENT', `[${op}] ${sentence}`, { op });
 }
 
 /** Throws ERR_ARGUMENT for a typed array whose memory was transferred to another thread, or whose file was closed. */
@@ -129,7 +134,7 @@ export function checkOptions(op: string, options: object, allowed: readonly stri
   check(
     typeof options === 'object' && options !== null && !Array.isArray(options),
     op,
-    `expected an object of options but received ${describe(options)}`,
+    () => `expected an object of options but received ${describe(options)}`,
   );
   for (const name of Object.keys(options)) {
     if (allowed.includes(name)) continue;
@@ -179,7 +184,7 @@ export function checkInteger(op: string, name: string, value: unknown, least = 0
   check(
     typeof value === 'number' && Number.isSafeInteger(value) && value >= least,
     op,
-    `expected ${name} to be an integer of at least ${least} but received ${describe(value)}`,
+    () => `expected ${name} to be an integer of at least ${least} but received ${describe(value)}`,
   );
 }
 
@@ -190,19 +195,17 @@ export function checkNumber(
   value: unknown,
   least = -Infinity,
 ): asserts value is number {
-  const bound = least === -Infinity ? 'a finite number' : `a finite number of at least ${least}`;
-  check(
-    typeof value === 'number' && Number.isFinite(value) && value >= least,
-    op,
-    `expected ${name} to be ${bound} but received ${describe(value)}`,
-  );
+  check(typeof value === 'number' && Number.isFinite(value) && value >= least, op, () => {
+    const bound = least === -Infinity ? 'a finite number' : `a finite number of at least ${least}`;
+    return `expected ${name} to be ${bound} but received ${describe(value)}`;
+  });
 }
 
 export function checkBoolean(op: string, name: string, value: unknown): asserts value is boolean {
   check(
     typeof value === 'boolean',
     op,
-    `expected ${name} to be true or false but received ${describe(value)}`,
+    () => `expected ${name} to be true or false but received ${describe(value)}`,
   );
 }
 
@@ -211,7 +214,7 @@ export function checkSignal(op: string, value: unknown): asserts value is AbortS
   check(
     value === undefined || typeof (value as AbortSignal | null)?.throwIfAborted === 'function',
     op,
-    `expected signal to be an AbortSignal but received ${describe(value)}`,
+    () => `expected signal to be an AbortSignal but received ${describe(value)}`,
   );
 }
 
@@ -237,7 +240,7 @@ export function checkShape(op: string, shape: unknown): asserts shape is readonl
   check(
     Array.isArray(shape) && shape.every((d) => Number.isSafeInteger(d) && (d as number) >= 0),
     op,
-    `expected shape to be a list of integers of at least 0 but received ${describe(shape)}`,
+    () => `expected shape to be a list of integers of at least 0 but received ${describe(shape)}`,
   );
 }
 

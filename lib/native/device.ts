@@ -58,12 +58,10 @@ function find(name: unknown): { kind: DeviceKind; device: Device } | undefined {
 /** One name per device: 'cuda:0' is 'cuda'. */
 export function deviceName(op: string, name: unknown): Device {
   const found = find(name);
-  const names = kinds.flatMap(({ shown = [] }) => shown.map((one) => `'${one}'`));
-  check(
-    found,
-    op,
-    `expected device to be ${names.slice(0, -1).join(', ')} or ${names.at(-1)} but received ${describe(name)}`,
-  );
+  check(found, op, () => {
+    const names = kinds.flatMap(({ shown = [] }) => shown.map((one) => `'${one}'`));
+    return `expected device to be ${names.slice(0, -1).join(', ')} or ${names.at(-1)} but received ${describe(name)}`;
+  });
   found.kind.prepare?.();
   return found.device;
 }

@@ -24,7 +24,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   check(
     k.shape[1] === s,
     op,
-    `expected k of shape [${b}, ${s}, kvHeads, d] (that of q) but received ${shapeText(k.shape)}`,
+    () => `expected k of shape [${b}, ${s}, kvHeads, d] (that of q) but received ${shapeText(k.shape)}`,
   );
   checkInteger(op, 'window', window);
   if (keyBegin) {
@@ -84,7 +84,8 @@ function checkHeads(q: Tensor, k: Tensor, v: Tensor): void {
   check(
     fits,
     op,
-    'expected q [batch, seq, heads, d] and k [batch, positions, kvHeads, d] with heads a multiple of kvHeads ' +
+    () =>
+      'expected q [batch, seq, heads, d] and k [batch, positions, kvHeads, d] with heads a multiple of kvHeads ' +
       `but received ${shapeText(q.shape)} and ${shapeText(k.shape)}`,
   );
   checkDims(op, 'v', v, k.shape, 'that of k');

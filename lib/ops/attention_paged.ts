@@ -64,13 +64,14 @@ export function attentionPaged(
   check(
     kvHeads === 0 ? heads === 0 : heads % kvHeads === 0,
     op,
-    `expected q [batch, seq, heads, d] with heads a multiple of ${kvHeads} (those of kPool) but received ` +
+    () =>
+      `expected q [batch, seq, heads, d] with heads a multiple of ${kvHeads} (those of kPool) but received ` +
       shapeText(q.shape),
   );
   check(
     phase === 'prefill' || s === 1,
     op,
-    `expected q of one query per sequence in phase 'decode' but received ${shapeText(q.shape)}`,
+    () => `expected q of one query per sequence in phase 'decode' but received ${shapeText(q.shape)}`,
   );
   checkPool(op, 'vPool', vPool, q, d);
   checkDims(op, 'vPool', vPool, kPool.shape, 'that of kPool');

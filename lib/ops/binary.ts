@@ -14,7 +14,7 @@ import { rawBinary, rawUnary, reduceTo, sameShape } from '../tensor/raw';
 export function binary(kind: BinaryKind, a: Tensor, other: Tensor | number): Tensor {
   checkFloat(kind, a, 'the left operand');
   if (typeof other === 'number') return withNumber(kind, a, other);
-  check(other instanceof Tensor, kind, `expected a tensor or a number but received ${describe(other)}`);
+  check(other instanceof Tensor, kind, () => `expected a tensor or a number but received ${describe(other)}`);
   const b = other;
   checkFloat(kind, b, 'the right operand');
   checkSameDevice(kind, 'the right operand', b.device, a.device);

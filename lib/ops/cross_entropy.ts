@@ -80,7 +80,8 @@ export function linearCrossEntropy(hidden: Tensor, weight: FrozenWeight, labels:
   check(
     hidden.shape.length === 2 && hidden.shape[1] === weight.cols && hidden.dtype === weight.dtype,
     op,
-    `expected hidden ${weight.dtype} [n, ${weight.cols}] but received ${hidden.dtype} ${shapeText(hidden.shape)}`,
+    () =>
+      `expected hidden ${weight.dtype} [n, ${weight.cols}] but received ${hidden.dtype} ${shapeText(hidden.shape)}`,
   );
   checkDims(op, 'labels', labels, [hidden.shape[0]!], 'rows of hidden');
   const [lossHandle, countHandle, dHandle] = call().linearCrossEntropy(

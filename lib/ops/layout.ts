@@ -12,7 +12,7 @@ export function reshape(x: Tensor, wanted: readonly number[]): Tensor {
   check(
     Array.isArray(wanted) && wanted.every((d) => Number.isSafeInteger(d) && d >= -1),
     'reshape',
-    `expected a list of dimensions but received ${describe(wanted)}`,
+    () => `expected a list of dimensions but received ${describe(wanted)}`,
   );
   const rest = wanted.filter((d) => d !== -1);
   const known = numelOf(rest);
@@ -20,7 +20,8 @@ export function reshape(x: Tensor, wanted: readonly number[]): Tensor {
   check(
     open === 0 ? known === x.numel : open === 1 && known > 0 && x.numel % known === 0,
     'reshape',
-    `expected a shape of ${x.numel} elements for ${shapeText(x.shape)} but received ${shapeText(wanted)}`,
+    () =>
+      `expected a shape of ${x.numel} elements for ${shapeText(x.shape)} but received ${shapeText(wanted)}`,
   );
   const shape = wanted.map((d: number) => (d === -1 ? x.numel / known : d));
   const y = rawView(x, 0, shape);
@@ -35,7 +36,11 @@ export function transpose(x: Tensor, wanted?: readonly number[]): Tensor {
   const rank = x.shape.length;
   let perm: readonly number[];
   if (wanted === undefined) {
-    check(rank >= 2, 'transpose', `expected at least two dimensions but received ${shapeText(x.shape)}`);
+    check(
+      rank >= 2,
+      'transpose',
+      () => `expected at least two dimensions but received ${shapeText(x.shape)}`,
+    );
     perm = x.shape.map((_, i) => (i < rank - 2 ? i : 2 * rank - 3 - i));
   } else {
     check(
@@ -43,7 +48,8 @@ export function transpose(x: Tensor, wanted?: readonly number[]): Tensor {
         wanted.length === rank &&
         [...(wanted as number[])].sort((a, b) => a - b).every((d, i) => d === i),
       'transpose',
-      `expected perm to be an order of the ${rank} dimensions of ${shapeText(x.shape)} but received ${describe(wanted)}`,
+      () =>
+        `expected perm to be an order of the ${rank} dimensions of ${shapeText(x.shape)} but received ${describe(wanted)}`,
     );
     perm = wanted;
   }
@@ -68,7 +74,7 @@ export function view(x: Tensor, elementOffset: number, shape: readonly number[])
   check(
     elementOffset + numelOf(shape) <= x.numel,
     'view',
-    `expected at most ${x.numel} elements but received ${shapeText(shape)} from ${elementOffset} on`,
+    () => `expected at most ${x.numel} elements but received ${shapeText(shape)} from ${elementOffset} on`,
   );
   return rawView(x, elementOffset, shape);
 }

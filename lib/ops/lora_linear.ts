@@ -105,7 +105,7 @@ function checkBranch(x: Tensor, { weight, bias, up, down, scale, factor }: LoraB
   check(
     x.shape.length >= 1 && x.shape.at(-1) === weight.cols,
     op,
-    `expected x of shape [..., ${weight.cols}] (in) but received ${shapeText(x.shape)}`,
+    () => `expected x of shape [..., ${weight.cols}] (in) but received ${shapeText(x.shape)}`,
   );
   if (bias) {
     checkFloat(op, bias, 'bias');

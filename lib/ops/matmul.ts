@@ -37,7 +37,8 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   check(
     fits,
     'matmul',
-    `expected shapes [.., m, k] and [.., k, n] but received ${shapeText(a.shape)} and ${shapeText(b.shape)}`,
+    () =>
+      `expected shapes [.., m, k] and [.., k, n] but received ${shapeText(a.shape)} and ${shapeText(b.shape)}`,
   );
   const dtype = promote(a.dtype, b.dtype);
   if (a.dtype !== dtype || b.dtype !== dtype) {

@@ -46,13 +46,17 @@ function reduce(op: 'sum' | 'mean', x: Tensor, options: ReduceOptions): Tensor {
 function dimsOf(op: string, rank: number, dim: ReduceOptions['dim']): Set<number> {
   if (dim === undefined) return new Set(Array.from({ length: rank }, (_, i) => i));
   const list = typeof dim === 'number' ? [dim] : dim;
-  check(Array.isArray(list), op, `expected dim to be an integer or a list but received ${describe(dim)}`);
+  check(
+    Array.isArray(list),
+    op,
+    () => `expected dim to be an integer or a list but received ${describe(dim)}`,
+  );
   return new Set(
     list.map((d: number) => {
       check(
         Number.isInteger(d) && d >= -rank && d < rank,
         op,
-        `expected dim in [${-rank}, ${rank - 1}] but received ${describe(d)}`,
+        () => `expected dim in [${-rank}, ${rank - 1}] but received ${describe(d)}`,
       );
       return d < 0 ? d + rank : d;
     }),

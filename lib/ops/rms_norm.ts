@@ -14,7 +14,7 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   checkFloat(op, weight, 'weight');
   checkNumber(op, 'eps', eps, 0);
   checkSameDevice(op, 'weight', weight.device, x.device);
-  check(x.shape.length >= 1, op, `expected x of shape [..., d] but received ${shapeText(x.shape)}`);
+  check(x.shape.length >= 1, op, () => `expected x of shape [..., d] but received ${shapeText(x.shape)}`);
   checkDims(op, 'weight', weight, [x.shape.at(-1)!], 'd');
   if (weight.requiresGrad) {
     throw new LoRAError('ERR_UNSUPPORTED', `[${op}] the weight of a norm is frozen`, { op });

@@ -27,7 +27,7 @@ export function rope(x: Tensor, table: RopeTable, options: RopeOptions = {}): Te
   check(
     x.shape.length === 4 && x.shape[3]! % 2 === 0,
     'rope',
-    `expected x of shape [batch, seq, heads, d] with an even d but received ${shapeText(x.shape)}`,
+    () => `expected x of shape [batch, seq, heads, d] with an even d but received ${shapeText(x.shape)}`,
   );
   const [b, s, , d] = x.shape as [number, number, number, number];
   for (const name of ['cos', 'sin'] as const) {

@@ -30,7 +30,7 @@ export function splitRows(x: Tensor, counts: readonly number[]): Tensor[] {
   check(
     total === shape[0],
     'splitRows',
-    `expected parts of ${shape[0]} rows in all but received ${total} of ${shapeText(shape)}`,
+    () => `expected parts of ${shape[0]} rows in all but received ${total} of ${shapeText(shape)}`,
   );
   const shapes = counts.map((count) => [count, ...shape.slice(1)]);
   const begins = offsets(shapes);

@@ -91,7 +91,8 @@ export function adjustLogits(logits: Tensor, { rows, ids, factors, addends }: Lo
   check(
     ids.length === n && factors.length === n && addends.length === n,
     'adjust_logits',
-    `expected arrays of one length but received ${[n, ids.length, factors.length, addends.length].join(', ')}`,
+    () =>
+      `expected arrays of one length but received ${[n, ids.length, factors.length, addends.length].join(', ')}`,
   );
   if (n === 0) return;
   const { device } = logits;

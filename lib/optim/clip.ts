@@ -18,7 +18,7 @@ export function clipGradNorm(params: Iterable<Parameter>, maxNorm: number): Tens
   check(
     typeof maxNorm === 'number' && maxNorm > 0,
     op,
-    `expected maxNorm to be a number above 0 but received ${describe(maxNorm)}`,
+    () => `expected maxNorm to be a number above 0 but received ${describe(maxNorm)}`,
   );
   return entry(() => {
     const grads = withGrad(list).map((p) => p.grad!.handle);

@@ -6,13 +6,13 @@ import { check, shapeText } from '../validate';
 /** A live tensor of floats. */
 export function checkFloat(op: string, x: Tensor, name: string): void {
   handleOf(x, op, name);
-  check(x.dtype !== 'i32', op, `expected ${name} to hold floats but received ${x.toString()}`);
+  check(x.dtype !== 'i32', op, () => `expected ${name} to hold floats but received ${x.toString()}`);
 }
 
 /** A live i32 tensor. */
 export function checkIds(op: string, x: Tensor, name: string): void {
   handleOf(x, op, name);
-  check(x.dtype === 'i32', op, `expected ${name} to be i32 but received ${x.toString()}`);
+  check(x.dtype === 'i32', op, () => `expected ${name} to be i32 but received ${x.toString()}`);
 }
 
 export function checkSameDevice(op: string, name: string, device: string, wanted: string): void {
@@ -32,7 +32,8 @@ export function checkDims(
   check(
     fits,
     op,
-    `expected ${name} of shape [${wanted.join(', ')}]${meaning && ` (${meaning})`} but received ${shapeText(x.shape)}`,
+    () =>
+      `expected ${name} of shape [${wanted.join(', ')}]${meaning && ` (${meaning})`} but received ${shapeText(x.shape)}`,
   );
 }
 
@@ -51,7 +52,7 @@ export function broadcastShapes(op: string, a: readonly number[], b: readonly nu
     check(
       x === y || x === 1 || y === 1,
       op,
-      `expected shapes that broadcast but received ${shapeText(a)} and ${shapeText(b)}`,
+      () => `expected shapes that broadcast but received ${shapeText(a)} and ${shapeText(b)}`,
     );
     out.push(x === 1 ? y : x);
   }

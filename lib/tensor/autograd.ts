@@ -173,14 +173,15 @@ export function* backwardSteps(root: Tensor, g?: Tensor): Generator<void, void, 
     check(
       root.numel === 1,
       'backward',
-      `expected a tensor of one element, or its gradient as argument, but received ${shapeText(root.shape)}`,
+      () =>
+        `expected a tensor of one element, or its gradient as argument, but received ${shapeText(root.shape)}`,
     );
   } else {
     handleOf(g, 'backward', 'g');
     check(
       shapeText(g.shape) === shapeText(root.shape) && g.dtype !== 'i32',
       'backward',
-      `expected g to be a float tensor of shape ${shapeText(root.shape)} but received ${g.toString()}`,
+      () => `expected g to be a float tensor of shape ${shapeText(root.shape)} but received ${g.toString()}`,
     );
     check(
       g.device === root.device,
@@ -284,7 +285,7 @@ function addToLeaf(leaf: Tensor, g: Tensor): void {
   check(
     numelOf(g.shape) === leaf.numel,
     'backward',
-    `expected a gradient of shape ${shapeText(leaf.shape)} but received ${shapeText(g.shape)}`,
+    () => `expected a gradient of shape ${shapeText(leaf.shape)} but received ${shapeText(g.shape)}`,
   );
   let own = g;
   if (g.dtype !== leaf.dtype || (!hasGrad(leaf) && !storageOf(g).exclusive)) {

@@ -80,7 +80,7 @@ function typedArrayKind(data: unknown): string | null {
   check(
     kind !== 'DataView' && !kind.startsWith('Big'),
     'tensor',
-    `expected numbers or a typed array of numbers but received ${describe(data)}`,
+    () => `expected numbers or a typed array of numbers but received ${describe(data)}`,
   );
   checkAttached('tensor', 'the typed array', data);
   return kind;
@@ -90,7 +90,7 @@ function shaped(data: TypedArray, shape: readonly number[] = [data.length]) {
   check(
     numelOf(shape) === data.length,
     'tensor',
-    `expected ${numelOf(shape)} numbers for shape ${shapeText(shape)} but received ${data.length}`,
+    () => `expected ${numelOf(shape)} numbers for shape ${shapeText(shape)} but received ${data.length}`,
   );
   return { values: data, shape };
 }
@@ -110,7 +110,7 @@ function flatten(data: NestedNumbers, wanted?: readonly number[]) {
       check(
         typeof item === 'number',
         'tensor',
-        `expected a number${path && ` at ${path}`} but received ${describe(item)}`,
+        () => `expected a number${path && ` at ${path}`} but received ${describe(item)}`,
       );
       values[count++] = item;
       return;
@@ -130,7 +130,7 @@ function flatten(data: NestedNumbers, wanted?: readonly number[]) {
   check(
     numelOf(wanted) === values.length,
     'tensor',
-    `expected ${numelOf(wanted)} numbers for shape ${shapeText(wanted)} but received ${values.length}`,
+    () => `expected ${numelOf(wanted)} numbers for shape ${shapeText(wanted)} but received ${values.length}`,
   );
   return { values, shape: wanted };
 }
@@ -145,7 +145,11 @@ function upload(
   if (dtype === 'i32') {
     if (kind !== 'Int32Array') {
       for (const v of values) {
-        check(v === (v | 0), 'tensor', `expected 32-bit integers for dtype i32 but received ${describe(v)}`);
+        check(
+          v === (v | 0),
+          'tensor',
+          () => `expected 32-bit integers for dtype i32 but received ${describe(v)}`,
+        );
       }
     }
     return fromBytes(bytesOf(Int32Array.from(values)), dtype, shape, device);
@@ -169,7 +173,7 @@ export function fromBytes(bytes: Uint8Array, dtype: DType, shape: readonly numbe
   check(
     bytes.byteLength === expected,
     'tensor',
-    `expected ${expected} bytes for ${dtype} ${shapeText(shape)} but received ${bytes.byteLength}`,
+    () => `expected ${expected} bytes for ${dtype} ${shapeText(shape)} but received ${bytes.byteLength}`,
   );
   return wrap(binding().fromBytes(nativeDevice(device), dtype, shape, bytes), dtype, shape, device);
 }
@@ -181,7 +185,8 @@ export function writeBytes(target: Tensor, bytes: Uint8Array): void {
   check(
     bytes.byteLength === expected,
     'write',
-    `expected ${expected} bytes for ${target.dtype} ${shapeText(target.shape)} but received ${bytes.byteLength}`,
+    () =>
+      `expected ${expected} bytes for ${target.dtype} ${shapeText(target.shape)} but received ${bytes.byteLength}`,
   );
   call().writeBytes(handle, bytes);
 }
@@ -198,7 +203,11 @@ export function parameter(x: Tensor | TensorData, name = ''): Parameter {
   const source = x instanceof Tensor ? x : tensor(x);
   handleOf(source, 'parameter', 'x');
   check(source.dtype !== 'i32', 'parameter', 'expected a float tensor but received i32');
-  check(typeof name === 'string', 'parameter', `expected name to be a string but received ${describe(name)}`);
+  check(
+    typeof name === 'string',
+    'parameter',
+    () => `expected name to be a string but received ${describe(name)}`,
+  );
   const copy = runDetached(null, () => rawCast(source, 'f32'));
   if (source !== x) source.dispose();
   return adoptParameter(copy, name);

@@ -43,7 +43,7 @@ export class FrozenWeight {
     check(
       rowMajor.shape.length === 2,
       'pack',
-      `expected a matrix [out, in] but received ${shapeText(rowMajor.shape)}`,
+      () => `expected a matrix [out, in] but received ${shapeText(rowMajor.shape)}`,
     );
     const [rows, cols] = rowMajor.shape as [number, number];
     const packed = call().pack(rowMajor.handle, null, dtype);

@@ -71,7 +71,7 @@ function takeOutputs(device: Device, tensors: readonly Tensor[]): Tensor[] {
   check(
     isList,
     'record',
-    `expected the function to return a list of tensors but received ${describe(tensors)}`,
+    () => `expected the function to return a list of tensors but received ${describe(tensors)}`,
   );
   tensors.forEach((tensor, i) => {
     handleOf(tensor, 'record', `output ${i}`);

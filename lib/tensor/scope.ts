@@ -162,7 +162,7 @@ export function isThenable(value: unknown): value is PromiseLike<unknown> {
  * });
  */
 export function tidy<T>(fn: () => T): T {
-  check(typeof fn === 'function', 'tidy', `expected a function but received ${describe(fn)}`);
+  check(typeof fn === 'function', 'tidy', () => `expected a function but received ${describe(fn)}`);
   const { scope: parent, recording } = current();
   const scope = new Scope(parent);
   let pending = false;
@@ -202,7 +202,7 @@ export function keep<T extends Owned>(tensor: T): T {
   check(
     typeof (tensor as Partial<Owned> | null)?.dispose === 'function',
     'keep',
-    `expected a tensor but received ${describe(tensor)}`,
+    () => `expected a tensor but received ${describe(tensor)}`,
   );
   untrack(tensor);
   return tensor;
@@ -215,6 +215,6 @@ export function keep<T extends Owned>(tensor: T): T {
  * const y = noGrad(() => layer.forward(x));
  */
 export function noGrad<T>(fn: () => T): T {
-  check(typeof fn === 'function', 'noGrad', `expected a function but received ${describe(fn)}`);
+  check(typeof fn === 'function', 'noGrad', () => `expected a function but received ${describe(fn)}`);
   return contexts.run({ scope: current().scope, recording: 'never' }, fn);
 }

@@ -66,7 +66,8 @@ export function checkSaved(
   check(
     source instanceof Tensor && shapeText(source.shape) === shapeText(shape),
     op,
-    `expected ${name} of the state to be a tensor of shape ${shapeText(shape)} but received ${describe(source)}`,
+    () =>
+      `expected ${name} of the state to be a tensor of shape ${shapeText(shape)} but received ${describe(source)}`,
   );
   handleOf(source, op, `${name} of the state`);
 }

@@ -209,7 +209,11 @@ export class Tensor {
 
   #checkOne(op: string): void {
     handleOf(this, op);
-    check(this.numel === 1, op, `expected a tensor of one element but received ${shapeText(this.shape)}`);
+    check(
+      this.numel === 1,
+      op,
+      () => `expected a tensor of one element but received ${shapeText(this.shape)}`,
+    );
   }
 
   /** An owned reference to the values in a dtype that JavaScript can hold. */
