@@ -3,10 +3,11 @@
 // then does
 //   Sᵀ = K·Qᵀ
 //   m' = max(m, max Sᵀ)
-//   Pᵀ = exp(Sᵀ − m')
-//   α  = exp(m − m')
+//   Pᵀ = 2^(Sᵀ − m')
+//   α  = 2^(m − m')
 //   l  ← α·l + Σ Pᵀ
 //   Oᵀ ← α·Oᵀ + Vᵀ·Pᵀ
+// where S and m are in units of ln 2, because a power of 2 takes fewer steps than one of e.
 // k and v are read once per row tile; f32 ones are read in place. The online softmax is that of
 // Milakov & Gimelshein 2018, the tiling that of Dao et al. 2022.
 #if defined(LORA_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -29,13 +30,14 @@ namespace lora::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
 // tile [kRowTile][padded] ← scale·rows of q, y or g; padding rows are zero.
 template <class T>
 HWY_INLINE void LoadRows(const AttentionShape& s, const RowTile& t, const T* src, float scale,
                          float* tile) {
   for (size_t r = 0; r < t.count; ++r) {
-    RowToF32(src + s.QueryOffset(t.batch, t.head, t.first + r), s.d, scale, tile + r * s.padded,
-             s.padded);
+    RowToF32(src + t.offset[r], s.d, scale, tile + r * s.padded, s.padded);
   }
   std::memset(tile + t.count * s.padded, 0, (t.padded() - t.count) * s.padded * sizeof(float));
 }
@@ -55,8 +57,7 @@ HWY_INLINE void LoadPairs(const AttentionShape& s, const RowTile& t, const T* sr
   const size_t stride = s.padded / 2;  // a multiple of 4
   std::memset(tile, 0, t.padded() * stride * sizeof(float));
   for (size_t r = 0; r < t.count; ++r) {
-    std::memcpy(tile + r * stride, src + s.QueryOffset(t.batch, t.head, t.first + r),
-                s.d * sizeof(hwy::bfloat16_t));
+    std::memcpy(tile + r * stride, src + t.offset[r], s.d * sizeof(hwy::bfloat16_t));
   }
   TransposeTile(tile, stride, t.padded(), stride, transposed, kRowTile);
 }
@@ -69,7 +70,7 @@ HWY_INLINE void MultiplyPairs(const AttentionShape& s, const RowTile& t, const T
   const auto* pairs =
       reinterpret_cast<const hwy::bfloat16_t*>(keys + s.KeyOffset(t.batch, t.head, first));
   TileGemm(count, t.padded(), s.d / 2, TileA<hwy::bfloat16_t>{pairs, s.key_stride(), 2, scale},
-           reinterpret_cast<const uint32_t*>(rows), kRowTile, products, kRowTile, false);
+           reinterpret_cast<const uint32_t*>(rows), kRowTile, {products, kRowTile, false});
 }
 
 // Gives keys [from, from + count) of k or v as f32 rows, either in place or converted into `tile`.
@@ -105,24 +106,29 @@ HWY_INLINE const uint32_t* LoadKeyPairs(const AttentionShape& s, const RowTile& 
   return to;
 }
 
-// Sets scores of keys that a row does not see to −inf; scores are [count][kRowTile], of the keys
-// from `from` on.
-HWY_INLINE void MaskScores(const RowTile& t, int32_t from, size_t count, float* scores) {
+// Sets scores of keys that a row does not see to −inf; scores are [to − from][kRowTile], of the
+// keys [from, to).
+HWY_INLINE void MaskScores(const RowTile& t, int32_t from, int32_t to, float* scores) {
   const F32 d;
   const hn::RebindToSigned<F32> di;
   const VF32 minus_inf = hn::Neg(hn::Inf(d));
-  for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
-    const auto lo = hn::LoadU(di, t.lo + c), hi = hn::LoadU(di, t.hi + c);
-    for (size_t j = 0; j < count; ++j) {
-      const auto key = hn::Set(di, from + static_cast<int32_t>(j));
-      const auto seen = hn::And(hn::Ge(key, lo), hn::Le(key, hi));
-      float* p = scores + j * kRowTile + c;
-      hn::StoreU(hn::IfThenElse(hn::RebindMask(d, seen), hn::LoadU(d, p), minus_inf), d, p);
+  const auto mask = [&](int32_t begin, int32_t end) HWY_ATTR {
+    for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
+      const auto lo = hn::LoadU(di, t.lo + c), hi = hn::LoadU(di, t.hi + c);
+      for (int32_t j = begin; j < end; ++j) {
+        const auto key = hn::Set(di, j);
+        const auto seen = hn::And(hn::Ge(key, lo), hn::Le(key, hi));
+        float* p = scores + static_cast<size_t>(j - from) * kRowTile + c;
+        hn::StoreU(hn::IfThenElse(hn::RebindMask(d, seen), hn::LoadU(d, p), minus_inf), d, p);
+      }
     }
-  }
+  };
+  const int32_t all_begin = std::clamp(t.all_begin, from, to);
+  mask(from, all_begin);
+  mask(std::clamp(t.all_end, all_begin, to), to);
 }
 
-// Turns scores into P, updates the running max and sum, and sets alpha to exp(old max − new max).
+// Turns scores into P, updates the running max and sum, and sets alpha to 2^(old max − new max).
 // P is f32 [count][kRowTile], or pairs of neighbouring keys [⌈count / 2⌉][kRowTile].
 template <bool kPairs>
 HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, float* max,
@@ -140,15 +146,16 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
     }
     if (j < count) m0 = hn::Max(m0, hn::LoadU(d, column + j * kRowTile));
     const VF32 new_max = hn::Max(m0, m1);
-    // For a row that has seen no key yet, the base 0 gives exp(−inf − 0) = 0 where
+    // For a row that has seen no key yet, the base 0 gives 2^(−inf − 0) = 0 where
     // −inf would give NaN.
     const VF32 base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
-    const VF32 factor = Exp(d, hn::Sub(old_max, base));
+    const VF32 factor = Exp2Below127(d, hn::Sub(old_max, base));
+    const auto probability = [&](size_t key) HWY_ATTR {
+      return Exp2Below127(d, hn::Sub(hn::LoadU(d, column + key * kRowTile), base));
+    };
     VF32 s0 = hn::Zero(d), s1 = hn::Zero(d);
-    j = 0;
-    for (; j + 2 <= count; j += 2) {
-      const VF32 p0 = Exp(d, hn::Sub(hn::LoadU(d, column + j * kRowTile), base));
-      const VF32 p1 = Exp(d, hn::Sub(hn::LoadU(d, column + (j + 1) * kRowTile), base));
+    for (j = 0; j + 2 <= count; j += 2) {
+      const VF32 p0 = probability(j), p1 = probability(j + 1);
       s0 = hn::Add(s0, p0);
       s1 = hn::Add(s1, p1);
       if constexpr (kPairs) {
@@ -160,7 +167,7 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
       }
     }
     if (j < count) {
-      const VF32 p0 = Exp(d, hn::Sub(hn::LoadU(d, column + j * kRowTile), base));
+      const VF32 p0 = probability(j);
       s0 = hn::Add(s0, p0);
       if constexpr (kPairs) {
         hn::StoreU(hn::BitCast(d, PairsOf(p0, hn::Zero(d))), d, column + j / 2 * kRowTile);
@@ -181,10 +188,11 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
   const size_t lanes = hn::Lanes(d), rows = t.padded();
   const ForwardTileScratch w(s, scratch);
   const bool pairs = MultipliesPairs<T>(s);
+  const float scale = s.scale * kLog2E;
   if (pairs) {
     LoadPairs(s, t, args.q.as<const T>(), w.q, w.q_t);
   } else {
-    LoadRows(s, t, args.q.as<const T>(), s.scale, w.q);
+    LoadRows(s, t, args.q.as<const T>(), scale, w.q);
     TransposeTile(w.q, s.padded, rows, s.padded, w.q_t, kRowTile);
   }
   std::memset(w.out_t, 0, s.padded * kRowTile * sizeof(float));
@@ -198,44 +206,36 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
     if (visible == RowTile::Visible::kNone) continue;
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
     if (pairs) {
-      MultiplyPairs(s, t, args.k.as<const T>(), first, count, s.scale, w.q_t, w.scores);
+      MultiplyPairs(s, t, args.k.as<const T>(), first, count, scale, w.q_t, w.scores);
     } else {
       const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
-      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile, w.scores,
-               kRowTile, false);
+      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile,
+               {w.scores, kRowTile, false});
     }
-    if (visible == RowTile::Visible::kSome) MaskScores(t, from, count, w.scores);
+    if (visible == RowTile::Visible::kSome) MaskScores(t, from, to, w.scores);
     if (pairs) {
       OnlineSoftmax<true>(rows, count, w.scores, w.max, w.sum, w.alpha);
     } else {
       OnlineSoftmax<false>(rows, count, w.scores, w.max, w.sum, w.alpha);
     }
-    for (size_t c = 0; c < rows; c += lanes) {
-      const VF32 factor = hn::LoadU(d, w.alpha + c);
-      if (hn::AllTrue(d, hn::Eq(factor, hn::Set(d, 1.0f)))) continue;
-      for (size_t i = 0; i < s.d; ++i) {
-        float* p = w.out_t + i * kRowTile + c;
-        hn::StoreU(hn::Mul(hn::LoadU(d, p), factor), d, p);
-      }
-    }
     if (pairs) {
       const uint32_t* v = LoadKeyPairs(s, t, args.v.as<const T>(), first, count, w.values);
       TileGemm(s.d, rows, CeilDiv(count, size_t{2}), TileA<uint32_t>{v, 1, s.padded},
-               reinterpret_cast<const uint32_t*>(w.scores), kRowTile, w.out_t, kRowTile, true);
+               reinterpret_cast<const uint32_t*>(w.scores), kRowTile,
+               {w.out_t, kRowTile, true, w.alpha});
     } else {
       const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
-      TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile, w.out_t,
-               kRowTile, true);
+      TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile,
+               {w.out_t, kRowTile, true, w.alpha});
     }
   }
   TransposeTile(w.out_t, kRowTile, s.padded, rows, w.q, s.padded);
   for (size_t r = 0; r < t.count; ++r) {
     const float sum = w.sum[r];
-    RowFromF32(w.q + r * s.padded, s.d, sum == 0 ? 0.0f : 1 / sum,
-               args.y.as<T>() + s.QueryOffset(t.batch, t.head, t.first + r));
+    RowFromF32(w.q + r * s.padded, s.d, sum == 0 ? 0.0f : 1 / sum, args.y.as<T>() + t.offset[r]);
     if (args.lse) {
-      args.lse.as<float>()[s.LseOffset(t.batch, t.head, t.first + r)] =
-          sum == 0 ? -std::numeric_limits<float>::infinity() : w.max[r] + std::log(sum);
+      args.lse.as<float>()[t.lse_offset[r]] =
+          sum == 0 ? -std::numeric_limits<float>::infinity() : kLn2 * w.max[r] + std::log(sum);
     }
   }
 }
@@ -354,8 +354,7 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
   float* keys = q + kDecodeRows * s.padded;
   float* scores = keys + kKeyTile * s.padded;
   for (size_t r = 0; r < t.count; ++r) {
-    RowToF32(args.q.as<const T>() + s.QueryOffset(t.batch, t.head, t.first + r), s.d, s.scale,
-             q + r * s.padded, s.padded);
+    RowToF32(args.q.as<const T>() + t.offset[r], s.d, s.scale, q + r * s.padded, s.padded);
     out.max[r] = -std::numeric_limits<float>::infinity();
     out.sum[r] = 0;
   }
@@ -391,8 +390,8 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
       PrefetchKeys(s, t.batch, next_head, k_src, begin, tile_end(begin));
     }
     WithKeys(s, t, v_src, first, count, keys, [&](const auto* v, size_t stride) {
-      TileGemm(t.count, s.d, count, TileA<float>{scores, kKeyTile, 1}, v, stride, out.out, s.padded,
-               true);
+      TileGemm(t.count, s.d, count, TileA<float>{scores, kKeyTile, 1}, v, stride,
+               {out.out, s.padded, true});
     });
   }
 }
@@ -423,10 +422,9 @@ HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s
         hn::StoreU(c == 0 ? term : hn::Add(term, hn::LoadU(d, o + i)), d, o + i);
       }
     }
-    RowFromF32(o, s.d, sum == 0 ? 0.0f : 1 / sum,
-               args.y.as<T>() + s.QueryOffset(t.batch, t.head, t.first + r));
+    RowFromF32(o, s.d, sum == 0 ? 0.0f : 1 / sum, args.y.as<T>() + t.offset[r]);
     if (args.lse) {
-      args.lse.as<float>()[s.LseOffset(t.batch, t.head, t.first + r)] =
+      args.lse.as<float>()[t.lse_offset[r]] =
           sum == 0 ? -std::numeric_limits<float>::infinity() : base + std::log(sum);
     }
   }

@@ -200,8 +200,9 @@ void Run(const AttentionCall& call, Scratch scratch, Context& context) {
   const size_t tiles = s.row_tiles();
   float* tile_scratch = arena.Take<float>(threads * ForwardTileFloats(s));
   const auto run = HWY_DYNAMIC_POINTER(RunForwardTile);
+  // Later tiles see more keys. They are taken first, so that the last task is a short one.
   ParallelFor(pool, s.pairs() * tiles, [&](size_t task, size_t thread) {
-    run(call, s, TileOf(s, task / tiles, task % tiles),
+    run(call, s, TileOf(s, task / tiles, tiles - 1 - task % tiles),
         tile_scratch + thread * ForwardTileFloats(s));
   });
 }

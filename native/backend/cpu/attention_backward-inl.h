@@ -1,6 +1,6 @@
 // Tiles of attention_backward (attention_tasks.h explains rows). For each row tile, the scaled Qᵀ,
 // Gᵀ and D = Σ g·y are packed once; each key tile then does
-//   Pᵀ  = exp(K·Qᵀ − lse)
+//   Pᵀ  = exp(K·Qᵀ − lse), as a power of 2
 //   dSᵀ = Pᵀ ∘ (V·Gᵀ − D)
 //   dV  += Pᵀ·G
 //   dK  += dSᵀ·(scale·Q)
@@ -21,18 +21,20 @@ namespace lora::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The columns [c, c + lanes) of what a tile of rows needs to turn scores into P and dp into dS.
+// The columns [c, c + lanes) of what a tile of rows needs to turn scores into P and dp into dS. lse
+// is in units of ln 2.
 struct GradientColumns {
   VF32 lse, delta;
   hn::Vec<hn::RebindToSigned<F32>> lo, hi;
 };
 
-// Turns scores into P and dp into dS for one key. A masked one gives exactly 0, whatever v and g
-// are.
-template <bool kMasked>
+// Turns scores, in units of ln 2 where they are of pairs, into P and dp into dS for one key. A
+// masked one gives exactly 0, whatever v and g are.
+template <bool kMasked, bool kPairs>
 HWY_INLINE void ScoreGradient(const GradientColumns& columns, int32_t key, VF32& p, VF32& ds) {
   const F32 d;
-  p = Exp(d, hn::Sub(p, columns.lse));
+  if constexpr (!kPairs) p = hn::Mul(p, hn::Set(d, kLog2E));
+  p = Exp2Below127(d, hn::Sub(p, columns.lse));
   ds = hn::Mul(p, hn::Sub(ds, columns.delta));
   if constexpr (kMasked) {
     const auto k = hn::Set(hn::RebindToSigned<F32>(), key);
@@ -55,7 +57,7 @@ HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
     const auto gradient = [&](size_t j, VF32& p, VF32& ds) HWY_ATTR {
       p = hn::LoadU(d, w.p + j * kRowTile + c);
       ds = hn::LoadU(d, w.ds + j * kRowTile + c);
-      ScoreGradient<kMasked>(columns, from + static_cast<int32_t>(j), p, ds);
+      ScoreGradient<kMasked, kPairs>(columns, from + static_cast<int32_t>(j), p, ds);
     };
     const auto store = [&](size_t j, VF32 p, VF32 ds) HWY_ATTR {
       if constexpr (kPairs) {
@@ -113,8 +115,7 @@ HWY_INLINE void PackRows(const AttentionShape& s, const RowTile& t, const T* src
   if (pairs) {
     LoadPairs(s, t, src, rows, rows_t);
     InterleaveRows(
-        t.count, s.d, s.padded,
-        [&](size_t r) { return src + s.QueryOffset(t.batch, t.head, t.first + r); },
+        t.count, s.d, s.padded, [&](size_t r) { return src + t.offset[r]; },
         reinterpret_cast<uint32_t*>(rows));
   } else {
     LoadRows(s, t, src, scale, rows);
@@ -125,10 +126,12 @@ HWY_INLINE void PackRows(const AttentionShape& s, const RowTile& t, const T* src
 // dk, dv and dqᵀ += the products of P and dS with rows of g, q and k.
 HWY_INLINE void AddGradients(const AttentionShape& s, const RowTile& t, const KeyRows& k,
                              size_t count, const BackwardTileScratch& w, float* dk, float* dv) {
-  TileGemm(count, s.d, t.count, TileA<float>{w.p, kRowTile, 1}, w.g, s.padded, dv, s.padded, true);
-  TileGemm(count, s.d, t.count, TileA<float>{w.ds, kRowTile, 1}, w.q, s.padded, dk, s.padded, true);
-  TileGemm(s.d, t.padded(), count, TileA<float>{k.data, 1, k.stride}, w.ds, kRowTile, w.dq_t,
-           kRowTile, true);
+  TileGemm(count, s.d, t.count, TileA<float>{w.p, kRowTile, 1}, w.g, s.padded,
+           {dv, s.padded, true});
+  TileGemm(count, s.d, t.count, TileA<float>{w.ds, kRowTile, 1}, w.q, s.padded,
+           {dk, s.padded, true});
+  TileGemm(s.d, t.padded(), count, TileA<float>{k.data, 1, k.stride}, w.ds, kRowTile,
+           {w.dq_t, kRowTile, true});
 }
 
 // The same in pairs.
@@ -143,12 +146,12 @@ HWY_INLINE void AddGradientPairs(const AttentionBackwardArgs& args, const Attent
   };
   const size_t row_pairs = CeilDiv(t.count, size_t{2}), key_pairs = CeilDiv(count, size_t{2});
   const uint32_t* k = LoadKeyPairs(s, t, args.k.as<const T>(), first, count, w.keys);
-  TileGemm(count, s.d, row_pairs, as_rows(w.p_rows, 1), as_pairs(w.g), s.padded, dv, s.padded,
-           true);
-  TileGemm(count, s.d, row_pairs, as_rows(w.ds_rows, s.scale), as_pairs(w.q), s.padded, dk,
-           s.padded, true);
+  TileGemm(count, s.d, row_pairs, as_rows(w.p_rows, 1), as_pairs(w.g), s.padded,
+           {dv, s.padded, true});
+  TileGemm(count, s.d, row_pairs, as_rows(w.ds_rows, s.scale), as_pairs(w.q), s.padded,
+           {dk, s.padded, true});
   TileGemm(s.d, t.padded(), key_pairs, TileA<uint32_t>{k, 1, s.padded}, as_pairs(w.ds), kRowTile,
-           w.dq_t, kRowTile, true);
+           {w.dq_t, kRowTile, true});
 }
 
 template <class T>
@@ -164,9 +167,9 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
     w.delta[r] = 0;
     if (r >= t.count) continue;
     // A row that saw no key has lse = −inf. Every key is masked for it, so 0 serves instead.
-    const float lse = args.lse.as<const float>()[s.LseOffset(t.batch, t.head, t.first + r)];
-    w.lse[r] = lse == -std::numeric_limits<float>::infinity() ? 0.0f : lse;
-    const size_t at = s.QueryOffset(t.batch, t.head, t.first + r);
+    const float lse = args.lse.as<const float>()[t.lse_offset[r]];
+    w.lse[r] = lse == -std::numeric_limits<float>::infinity() ? 0.0f : kLog2E * lse;
+    const size_t at = t.offset[r];
     w.delta[r] = DotOfRows(args.g.as<const T>() + at, args.y.as<const T>() + at, s.d);
   }
   std::memset(w.dq_t, 0, s.padded * kRowTile * sizeof(float));
@@ -177,25 +180,24 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
     float *const to_dk = dk + first * s.padded, *const to_dv = dv + first * s.padded;
     if (pairs) {
-      MultiplyPairs(s, t, args.k.as<const T>(), first, count, s.scale, w.q_t, w.p);
+      MultiplyPairs(s, t, args.k.as<const T>(), first, count, s.scale * kLog2E, w.q_t, w.p);
       MultiplyPairs(s, t, args.v.as<const T>(), first, count, 1, w.g_t, w.ds);
       ScoreGradients<true>(t, visible, from, count, w);
       AddGradientPairs<T>(args, s, t, first, count, w, to_dk, to_dv);
     } else {
       const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
       const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
-      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile, w.p, kRowTile,
-               false);
-      TileGemm(count, rows, s.d, TileA<float>{v.data, v.stride, 1}, w.g_t, kRowTile, w.ds, kRowTile,
-               false);
+      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile,
+               {w.p, kRowTile, false});
+      TileGemm(count, rows, s.d, TileA<float>{v.data, v.stride, 1}, w.g_t, kRowTile,
+               {w.ds, kRowTile, false});
       ScoreGradients<false>(t, visible, from, count, w);
       AddGradients(s, t, k, count, w, to_dk, to_dv);
     }
   }
   TransposeTile(w.dq_t, kRowTile, s.padded, rows, w.q, s.padded);
   for (size_t r = 0; r < t.count; ++r) {
-    RowFromF32(w.q + r * s.padded, s.d, s.scale,
-               args.dq.as<T>() + s.QueryOffset(t.batch, t.head, t.first + r));
+    RowFromF32(w.q + r * s.padded, s.d, s.scale, args.dq.as<T>() + t.offset[r]);
   }
 }
 

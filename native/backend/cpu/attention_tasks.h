@@ -76,8 +76,8 @@ struct AttentionShape {
     return lengths == nullptr ? 0 : lengths[b] - static_cast<int64_t>(queries);
   }
 
-  size_t QueryOffset(size_t b, size_t h, size_t row) const {  // of q, y, g, dq, in elements
-    return ((b * queries + row / group) * q_heads + h * group + row % group) * d;
+  size_t QueryOffset(size_t b, size_t query, size_t q_head) const {  // of q, y, g, dq, in elements
+    return ((b * queries + query) * q_heads + q_head) * d;
   }
   size_t KeyOffset(size_t b, size_t h, size_t key) const {  // of k, v, dk, dv
     if (pages == nullptr) return ((b * queries + key) * kv_heads + h) * d;
@@ -87,8 +87,8 @@ struct AttentionShape {
   }
   // From a key to the next one of its tile.
   size_t key_stride() const { return pages == nullptr ? kv_heads * d : d; }
-  size_t LseOffset(size_t b, size_t h, size_t row) const {
-    return (b * q_heads + h * group + row % group) * queries + row / group;
+  size_t LseOffset(size_t b, size_t query, size_t q_head) const {
+    return (b * q_heads + q_head) * queries + query;
   }
 };
 
@@ -97,23 +97,43 @@ struct AttentionShape {
 struct RowTile {
   size_t batch, head, first, count;
   int32_t lo[kRowTile], hi[kRowTile];
-  int32_t begin, end;  // every visible key is in [begin, end)
+  size_t offset[kRowTile], lse_offset[kRowTile];  // of a row in q, y, g and dq, and in lse
+  int32_t begin, end;                             // every visible key is in [begin, end)
+  int32_t all_begin, all_end;  // every row sees the keys [all_begin, all_end), if there are any
 
   RowTile(const AttentionShape& s, size_t batch, size_t head, size_t first, size_t count)
-      : batch(batch), head(head), first(first), count(count), begin(INT32_MAX), end(0) {
+      : batch(batch),
+        head(head),
+        first(first),
+        count(count),
+        begin(INT32_MAX),
+        end(0),
+        all_begin(0),
+        all_end(INT32_MAX) {
     for (size_t r = 0; r < padded(); ++r) {
       lo[r] = 1;
       hi[r] = 0;
-      if (r >= count) continue;
-      const size_t query = (first + r) / s.group;
+    }
+    // Query and head are counted along, without a division for each row.
+    size_t query = first / s.group, h = first % s.group;
+    for (size_t r = 0; r < count; ++r) {
+      offset[r] = s.QueryOffset(batch, query, head * s.group + h);
+      lse_offset[r] = s.LseOffset(batch, query, head * s.group + h);
       const int64_t position = s.Position(batch) + static_cast<int64_t>(query);
       int64_t low = s.key_begin ? std::max(s.key_begin[batch * s.queries + query], 0) : 0;
       if (s.window > 0) low = std::max(low, position - s.window + 1);
-      if (low > position) continue;
-      lo[r] = static_cast<int32_t>(low);
-      hi[r] = static_cast<int32_t>(position);
-      begin = std::min(begin, lo[r]);
-      end = std::max(end, hi[r] + 1);
+      if (low <= position) {
+        lo[r] = static_cast<int32_t>(low);
+        hi[r] = static_cast<int32_t>(position);
+        begin = std::min(begin, lo[r]);
+        end = std::max(end, hi[r] + 1);
+      }
+      all_begin = std::max(all_begin, lo[r]);
+      all_end = std::min(all_end, hi[r] + 1);
+      if (++h == s.group) {
+        h = 0;
+        ++query;
+      }
     }
     begin = std::min(begin, end);
   }
@@ -128,12 +148,10 @@ struct RowTile {
 
   enum class Visible { kNone, kSome, kAll };
   Visible Sees(int32_t from, int32_t to) const {  // keys [from, to)
-    bool any = false, all = true;
-    for (size_t r = 0; r < count; ++r) {
-      any |= lo[r] < to && hi[r] >= from;
-      all &= lo[r] <= from && hi[r] >= to - 1;
-    }
-    return all ? Visible::kAll : any ? Visible::kSome : Visible::kNone;
+    if (all_begin <= from && to <= all_end) return Visible::kAll;
+    bool any = false;
+    for (size_t r = 0; r < count; ++r) any |= lo[r] < to && hi[r] >= from;
+    return any ? Visible::kSome : Visible::kNone;
   }
 };
 

@@ -77,11 +77,21 @@ HWY_INLINE void RowFromF32(const float* HWY_RESTRICT src, size_t n, float scale,
 // Pairs of two rows: bf16 of `low` in the low halves of the lanes, and of `high` in the high ones.
 HWY_INLINE VU PairsOf(VF low, VF high) {
   const DU du;
+#if HWY_ARCH_X86 && LORA_DOT_BF16
+  const DBF db;
+  const hn::Repartition<uint16_t, DF> dw;
+  alignas(64) static constexpr uint16_t kInterleave[32] = {
+      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const auto halves = hn::BitCast(dw, hn::OrderedDemote2To(db, low, high));
+  return hn::BitCast(du, hn::TableLookupLanes(halves, hn::SetTableIndices(dw, kInterleave)));
+#else
   const hn::Rebind<uint16_t, DF> dh;
   const DHalf db;
   const VU l = hn::PromoteTo(du, hn::BitCast(dh, hn::DemoteTo(db, low)));
   const VU h = hn::PromoteTo(du, hn::BitCast(dh, hn::DemoteTo(db, high)));
   return hn::Or(l, hn::ShiftLeft<16>(h));
+#endif
 }
 
 // dst [⌈rows / 2⌉][padded] ← pairs of neighbouring rows [d] of bf16, the i-th of which begins at
@@ -94,7 +104,16 @@ HWY_INLINE void InterleaveRows(size_t rows, size_t d, size_t padded, const Row& 
   for (size_t r = 0; r < rows; r += 2, dst += padded) {
     const auto* low = reinterpret_cast<const uint16_t*>(row(r));
     const auto* high = r + 1 < rows ? reinterpret_cast<const uint16_t*>(row(r + 1)) : nullptr;
-    for (size_t i = 0; i < padded; i += kLanes) {
+    size_t i = 0;
+    if (high) {
+      const hn::Repartition<uint16_t, DU> dw;
+      for (; i + 2 * kLanes <= d; i += 2 * kLanes) {
+        const auto l = hn::LoadU(dw, low + i), h = hn::LoadU(dw, high + i);
+        hn::StoreU(hn::BitCast(du, hn::InterleaveWholeLower(dw, l, h)), du, dst + i);
+        hn::StoreU(hn::BitCast(du, hn::InterleaveWholeUpper(dw, l, h)), du, dst + i + kLanes);
+      }
+    }
+    for (; i < padded; i += kLanes) {
       const size_t count = i < d ? std::min(kLanes, d - i) : 0;
       VU pairs = hn::PromoteTo(du, hn::LoadN(dh, low + i, count));
       if (high) {
@@ -132,6 +151,23 @@ HWY_INLINE VF32 ExpBelow88(F32 d, VF32 x) {
 
 // The same for every x: +inf above 88.4.
 HWY_INLINE VF32 Exp(F32 d, VF32 x) { return ExpBelow88(d, hn::Min(hn::Set(d, 89.0f), x)); }
+
+// Returns 2ᵗ in the same way for t ≤ 127. Here n and t − n are exact.
+HWY_INLINE VF32 Exp2Below127(F32 d, VF32 t) {
+  const hn::RebindToUnsigned<F32> du;
+  const VF32 bias = hn::Set(d, 12582912.0f + 127.0f);
+  t = hn::Max(hn::Set(d, -127.0f), t);
+  const VF32 shifted = hn::Add(t, bias);
+  const VF32 r = hn::Sub(t, hn::Sub(shifted, bias));
+  VF32 p = hn::Set(d, 1.532427996e-4f);
+  p = hn::MulAdd(p, r, hn::Set(d, 1.339098089e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 9.618517943e-3f));
+  p = hn::MulAdd(p, r, hn::Set(d, 5.550359562e-2f));
+  p = hn::MulAdd(p, r, hn::Set(d, 2.402264774e-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 6.931471825e-1f));
+  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
+  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
+}
 
 // ---- transposition -----------------------------------------------------------------------------
 
@@ -178,6 +214,15 @@ struct TileA {
   float scale = 1;
 };
 
+// What a product does with C: replaces it, is added to it, or is added to C times a factor for each
+// column. With factors it is not scaled.
+struct TileC {
+  float* data;
+  size_t stride;
+  bool accumulate;
+  const float* factors = nullptr;
+};
+
 // The lanes of B, an element of A in all of them, and the sum with their product.
 template <class B>
 HWY_INLINE auto LoadLanes(const B* p) {
@@ -201,17 +246,25 @@ HWY_INLINE VF32 MulAddLanes(VU a, VU b, VF32 sum) { return MulAddElements<true>(
 // is 2.7 times slower.
 template <size_t kRows, size_t kVecs, class A, class B>
 HWY_NOINLINE void MicroGemm(size_t depth, TileA<A> a, const B* HWY_RESTRICT b, size_t ldb,
-                            float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
+                            TileC to) {
   constexpr bool kPairs = !std::is_same_v<A, float>;
   const F32 d;
-  const size_t lanes = hn::Lanes(d);
+  const size_t lanes = hn::Lanes(d), ldc = to.stride;
   const A* HWY_RESTRICT from = a.data;
+  float* HWY_RESTRICT c = to.data;
   VF32 acc[kRows][kVecs];
-  if (accumulate && !kPairs) {
+  if (to.accumulate && !kPairs) {
+    VF32 factor[kVecs];
+    HWY_UNROLL(4)
+    for (size_t v = 0; v < kVecs; ++v) {
+      factor[v] = to.factors ? hn::LoadU(d, to.factors + v * lanes) : hn::Set(d, 1.0f);
+    }
     HWY_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) {
       HWY_UNROLL(4)
-      for (size_t v = 0; v < kVecs; ++v) acc[i][v] = hn::LoadU(d, c + i * ldc + v * lanes);
+      for (size_t v = 0; v < kVecs; ++v) {
+        acc[i][v] = hn::Mul(hn::LoadU(d, c + i * ldc + v * lanes), factor[v]);
+      }
     }
   } else {
     HWY_UNROLL(8)
@@ -233,31 +286,51 @@ HWY_NOINLINE void MicroGemm(size_t depth, TileA<A> a, const B* HWY_RESTRICT b, s
     from += a.k_step;
     b += ldb;
   }
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kRows; ++i) {
+  // A sum becomes C·factor + sum of f32, and of pairs that, or scale·sum, or C + scale·sum.
+  if (kPairs && to.factors) {
+    VF32 factor[kVecs];
     HWY_UNROLL(4)
-    for (size_t v = 0; v < kVecs; ++v) {
-      float* to = c + i * ldc + v * lanes;
-      if constexpr (kPairs) {
-        const VF32 before = accumulate ? hn::LoadU(d, to) : hn::Zero(d);
-        acc[i][v] = hn::MulAdd(acc[i][v], hn::Set(d, a.scale), before);
+    for (size_t v = 0; v < kVecs; ++v) factor[v] = hn::LoadU(d, to.factors + v * lanes);
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i, c += ldc) {
+      HWY_UNROLL(4)
+      for (size_t v = 0; v < kVecs; ++v) {
+        hn::StoreU(hn::MulAdd(hn::LoadU(d, c + v * lanes), factor[v], acc[i][v]), d, c + v * lanes);
       }
-      hn::StoreU(acc[i][v], d, to);
+    }
+  } else if (kPairs && to.accumulate) {
+    const VF32 scale = hn::Set(d, a.scale);
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i, c += ldc) {
+      HWY_UNROLL(4)
+      for (size_t v = 0; v < kVecs; ++v) {
+        hn::StoreU(hn::MulAdd(acc[i][v], scale, hn::LoadU(d, c + v * lanes)), d, c + v * lanes);
+      }
+    }
+  } else {
+    const VF32 scale = hn::Set(d, a.scale);
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kRows; ++i, c += ldc) {
+      HWY_UNROLL(4)
+      for (size_t v = 0; v < kVecs; ++v) {
+        hn::StoreU(kPairs ? hn::Mul(acc[i][v], scale) : acc[i][v], d, c + v * lanes);
+      }
     }
   }
 }
 
 template <size_t kVecs, class A, class B>
 HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA<A> a, const B* HWY_RESTRICT b,
-                          size_t ldb, float* HWY_RESTRICT c, size_t ldc, bool accumulate) {
+                          size_t ldb, TileC c) {
   const size_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   size_t row = 0;
   for (size_t block = 0; block < blocks; ++block) {
     const size_t end = rows * (block + 1) / blocks;  // blocks of nearly the same height
     TileA<A> from = a;
     from.data += row * a.row_step;
-    float* pc = c + row * ldc;
-#define LORA_MICRO(N) MicroGemm<N, kVecs>(depth, from, b, ldb, pc, ldc, accumulate)
+    TileC to = c;
+    to.data += row * c.stride;
+#define LORA_MICRO(N) MicroGemm<N, kVecs>(depth, from, b, ldb, to)
     switch (end - row) {
       case 6:
         LORA_MICRO(6);
@@ -283,13 +356,12 @@ HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA<A> a, const B* HWY_RE
   }
 }
 
-// C [rows × cols] ← A·B, or C + A·B, where B(k, j) = b[k·ldb + j], in f32 or bf16 for an A of f32,
-// else in pairs of bf16. cols is rounded up to whole vectors, so rows of B and C must be padded
-// that far.
+// C [rows × cols] ← A·B, or C + A·B, or C·factors + A·B, where B(k, j) = b[k·ldb + j], in f32 or
+// bf16 for an A of f32, else in pairs of bf16. cols is rounded up to whole vectors, so rows of B
+// and C must be padded that far.
 template <class A, class B>
 HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
-                         const B* HWY_RESTRICT b, size_t ldb, float* HWY_RESTRICT c, size_t ldc,
-                         bool accumulate) {
+                         const B* HWY_RESTRICT b, size_t ldb, TileC c) {
   const size_t lanes = hn::Lanes(F32());
   const size_t vecs = (cols + lanes - 1) / lanes;
   const size_t panels = (vecs + kBlockVecs - 1) / kBlockVecs;
@@ -297,21 +369,23 @@ HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
   for (size_t panel = 0; panel < panels; ++panel) {
     const size_t end = vecs * (panel + 1) / panels;
     const B* pb = b + vec * lanes;
-    float* pc = c + vec * lanes;
+    TileC pc = c;
+    pc.data += vec * lanes;
+    if (c.factors) pc.factors += vec * lanes;
     switch (end - vec) {
 #if HWY_TARGET <= HWY_AVX3 || HWY_TARGET_IS_NEON
       case 4:
-        GemmPanel<4>(rows, depth, a, pb, ldb, pc, ldc, accumulate);
+        GemmPanel<4>(rows, depth, a, pb, ldb, pc);
         break;
       case 3:
-        GemmPanel<3>(rows, depth, a, pb, ldb, pc, ldc, accumulate);
+        GemmPanel<3>(rows, depth, a, pb, ldb, pc);
         break;
 #endif
       case 2:
-        GemmPanel<2>(rows, depth, a, pb, ldb, pc, ldc, accumulate);
+        GemmPanel<2>(rows, depth, a, pb, ldb, pc);
         break;
       default:
-        GemmPanel<1>(rows, depth, a, pb, ldb, pc, ldc, accumulate);
+        GemmPanel<1>(rows, depth, a, pb, ldb, pc);
         break;
     }
     vec = end;

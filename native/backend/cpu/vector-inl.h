@@ -67,12 +67,7 @@ HWY_INLINE hn::Vec<U32> RoundToPairs(VF32 even, VF32 odd) {
 #if HWY_ARCH_X86 && LORA_DOT_BF16
   // The instruction takes a third of the time, and gives another result for a subnormal alone: 0.
   const hn::Repartition<uint16_t, F32> dw;
-  const hn::Repartition<hwy::bfloat16_t, F32> db;
-  alignas(64) static constexpr uint16_t kInterleave[32] = {
-      0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const auto rounded = hn::TableLookupLanes(hn::BitCast(dw, hn::OrderedDemote2To(db, even, odd)),
-                                            hn::SetTableIndices(dw, kInterleave));
+  const auto rounded = hn::BitCast(dw, PairsOf(even, odd));
   const auto zero = hn::Eq(hn::And(rounded, hn::Set(dw, uint16_t{0x7fff})), hn::Zero(dw));
   if (HWY_LIKELY(hn::AllFalse(dw, zero))) return hn::BitCast(du, rounded);
 #endif
