@@ -128,8 +128,38 @@ HWY_INLINE void MaskScores(const RowTile& t, int32_t from, int32_t to, float* sc
   mask(std::clamp(t.all_end, all_begin, to), to);
 }
 
+// Calls step(kCount, j) for keys j to j + kCount − 1 of [0, count), kCount being a constant: 4, and
+// less at the end.
+template <class Step>
+HWY_INLINE void ForEachFourKeys(size_t count, const Step& step) {
+  size_t j = 0;
+  for (; j + 4 <= count; j += 4) step(std::integral_constant<size_t, 4>(), j);
+  switch (count - j) {
+    case 3:
+      return step(std::integral_constant<size_t, 3>(), j);
+    case 2:
+      return step(std::integral_constant<size_t, 2>(), j);
+    case 1:
+      return step(std::integral_constant<size_t, 1>(), j);
+  }
+}
+
+// Stores the pairs of neighbouring keys from j on; what is missing to a whole pair is zero.
+template <size_t kCount>
+HWY_INLINE void StoreKeyPairs(const VF32 (&v)[kCount], size_t j, float* column) {
+  const F32 d;
+  const auto store = [&](VF32 low, VF32 high, size_t at) HWY_ATTR {
+    hn::StoreU(hn::BitCast(d, PairsOf(low, high)), d, column + at / 2 * kRowTile);
+  };
+  if constexpr (kCount > 1) store(v[0], v[1], j);
+  if constexpr (kCount > 3) store(v[2], v[3], j + 2);
+  if constexpr (kCount % 2 == 1) store(v[kCount - 1], hn::Zero(d), j + kCount - 1);
+}
+
 // Turns scores into P, updates the running max and sum, and sets alpha to 2^(old max − new max).
-// P is f32 [count][kRowTile], or pairs of neighbouring keys [⌈count / 2⌉][kRowTile].
+// P is f32 [count][kRowTile], or pairs of neighbouring keys [⌈count / 2⌉][kRowTile]. A key is added
+// to one of four sums by its place in the tile, so that keys that a row does not see change no
+// bits.
 template <bool kPairs>
 HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, float* max,
                               float* sum, float* alpha) {
@@ -150,33 +180,29 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
     // −inf would give NaN.
     const VF32 base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
     const VF32 factor = Exp2Below127(d, hn::Sub(old_max, base));
-    const auto probability = [&](size_t key) HWY_ATTR {
-      return Exp2Below127(d, hn::Sub(hn::LoadU(d, column + key * kRowTile), base));
-    };
-    VF32 s0 = hn::Zero(d), s1 = hn::Zero(d);
-    for (j = 0; j + 2 <= count; j += 2) {
-      const VF32 p0 = probability(j), p1 = probability(j + 1);
-      s0 = hn::Add(s0, p0);
-      s1 = hn::Add(s1, p1);
-      if constexpr (kPairs) {
-        // The scores of that place have been read.
-        hn::StoreU(hn::BitCast(d, PairsOf(p0, p1)), d, column + j / 2 * kRowTile);
-      } else {
-        hn::StoreU(p0, d, column + j * kRowTile);
-        hn::StoreU(p1, d, column + (j + 1) * kRowTile);
+    VF32 s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+    ForEachFourKeys(count, [&](auto keys, size_t from) HWY_ATTR {
+      constexpr size_t kCount = decltype(keys)::value;
+      VF32 p[kCount];
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < kCount; ++i) {
+        p[i] = hn::Sub(hn::LoadU(d, column + (from + i) * kRowTile), base);
       }
-    }
-    if (j < count) {
-      const VF32 p0 = probability(j);
-      s0 = hn::Add(s0, p0);
+      Exp2Below127(d, p);
+      s0 = hn::Add(s0, p[0]);
+      if constexpr (kCount > 1) s1 = hn::Add(s1, p[1]);
+      if constexpr (kCount > 2) s2 = hn::Add(s2, p[2]);
+      if constexpr (kCount > 3) s3 = hn::Add(s3, p[3]);
       if constexpr (kPairs) {
-        hn::StoreU(hn::BitCast(d, PairsOf(p0, hn::Zero(d))), d, column + j / 2 * kRowTile);
+        StoreKeyPairs(p, from, column);  // the scores of that place have been read
       } else {
-        hn::StoreU(p0, d, column + j * kRowTile);
+        HWY_UNROLL(4)
+        for (size_t i = 0; i < kCount; ++i) hn::StoreU(p[i], d, column + (from + i) * kRowTile);
       }
-    }
+    });
+    const VF32 total = hn::Add(hn::Add(s0, s1), hn::Add(s2, s3));
     hn::StoreU(new_max, d, max + c);
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + c), factor, hn::Add(s0, s1)), d, sum + c);
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + c), factor, total), d, sum + c);
     hn::StoreU(factor, d, alpha + c);
   }
 }

@@ -28,24 +28,10 @@ struct GradientColumns {
   hn::Vec<hn::RebindToSigned<F32>> lo, hi;
 };
 
-// Turns scores, in units of ln 2 where they are of pairs, into P and dp into dS for one key. A
-// masked one gives exactly 0, whatever v and g are.
-template <bool kMasked, bool kPairs>
-HWY_INLINE void ScoreGradient(const GradientColumns& columns, int32_t key, VF32& p, VF32& ds) {
-  const F32 d;
-  if constexpr (!kPairs) p = hn::Mul(p, hn::Set(d, kLog2E));
-  p = Exp2Below127(d, hn::Sub(p, columns.lse));
-  ds = hn::Mul(p, hn::Sub(ds, columns.delta));
-  if constexpr (kMasked) {
-    const auto k = hn::Set(hn::RebindToSigned<F32>(), key);
-    const auto seen = hn::RebindMask(d, hn::And(hn::Ge(k, columns.lo), hn::Le(k, columns.hi)));
-    p = hn::IfThenElseZero(seen, p);
-    ds = hn::IfThenElseZero(seen, ds);
-  }
-}
-
-// Does so for a tile. In f32 the results take the places of scores and dp. As bf16 they go to
-// p_rows and ds_rows [key][row], and dS to the place of dp in pairs of neighbouring keys as well.
+// Turns scores, in units of ln 2 where they are of pairs, into P and dp into dS. A masked key gives
+// exactly 0, whatever v and g are. In f32 the results take the places of scores and dp. As bf16
+// they go to p_rows and ds_rows [key][row], and dS to the place of dp in pairs of neighbouring keys
+// as well.
 template <bool kMasked, bool kPairs>
 HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
                                const BackwardTileScratch& w) {
@@ -54,34 +40,37 @@ HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
   for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
     const GradientColumns columns{hn::LoadU(d, w.lse + c), hn::LoadU(d, w.delta + c),
                                   hn::LoadU(di, t.lo + c), hn::LoadU(di, t.hi + c)};
-    const auto gradient = [&](size_t j, VF32& p, VF32& ds) HWY_ATTR {
-      p = hn::LoadU(d, w.p + j * kRowTile + c);
-      ds = hn::LoadU(d, w.ds + j * kRowTile + c);
-      ScoreGradient<kMasked, kPairs>(columns, from + static_cast<int32_t>(j), p, ds);
-    };
-    const auto store = [&](size_t j, VF32 p, VF32 ds) HWY_ATTR {
-      if constexpr (kPairs) {
-        StoreBF16(p, w.p_rows + j * kRowTile + c);
-        StoreBF16(ds, w.ds_rows + j * kRowTile + c);
-      } else {
-        hn::StoreU(p, d, w.p + j * kRowTile + c);
-        hn::StoreU(ds, d, w.ds + j * kRowTile + c);
+    ForEachFourKeys(count, [&](auto keys, size_t j) HWY_ATTR {
+      constexpr size_t kCount = decltype(keys)::value;
+      const size_t at = j * kRowTile + c;
+      VF32 p[kCount], ds[kCount];
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < kCount; ++i) {
+        p[i] = hn::LoadU(d, w.p + at + i * kRowTile);
+        if constexpr (!kPairs) p[i] = hn::Mul(p[i], hn::Set(d, kLog2E));
+        p[i] = hn::Sub(p[i], columns.lse);
       }
-    };
-    VF32 p0, ds0, p1, ds1;
-    for (size_t j = 0; j < count; j += 2) {
-      gradient(j, p0, ds0);
-      store(j, p0, ds0);
-      ds1 = hn::Zero(d);
-      if (j + 1 < count) {
-        gradient(j + 1, p1, ds1);
-        store(j + 1, p1, ds1);
+      Exp2Below127(d, p);
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < kCount; ++i) {
+        ds[i] = hn::Mul(p[i], hn::Sub(hn::LoadU(d, w.ds + at + i * kRowTile), columns.delta));
+        if constexpr (kMasked) {
+          const auto key = hn::Set(di, from + static_cast<int32_t>(j + i));
+          const auto seen =
+              hn::RebindMask(d, hn::And(hn::Ge(key, columns.lo), hn::Le(key, columns.hi)));
+          p[i] = hn::IfThenElseZero(seen, p[i]);
+          ds[i] = hn::IfThenElseZero(seen, ds[i]);
+        }
+        if constexpr (kPairs) {
+          StoreBF16(p[i], w.p_rows + at + i * kRowTile);
+          StoreBF16(ds[i], w.ds_rows + at + i * kRowTile);
+        } else {
+          hn::StoreU(p[i], d, w.p + at + i * kRowTile);
+          hn::StoreU(ds[i], d, w.ds + at + i * kRowTile);
+        }
       }
-      if constexpr (kPairs) {
-        // The dp of that place has been read.
-        hn::StoreU(hn::BitCast(d, PairsOf(ds0, ds1)), d, w.ds + j / 2 * kRowTile + c);
-      }
-    }
+      if constexpr (kPairs) StoreKeyPairs(ds, j, w.ds + c);  // the dp of that place has been read
+    });
   }
 }
 

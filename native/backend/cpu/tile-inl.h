@@ -152,21 +152,40 @@ HWY_INLINE VF32 ExpBelow88(F32 d, VF32 x) {
 // The same for every x: +inf above 88.4.
 HWY_INLINE VF32 Exp(F32 d, VF32 x) { return ExpBelow88(d, hn::Min(hn::Set(d, 89.0f), x)); }
 
-// Returns 2ᵗ in the same way for t ≤ 127. Here n and t − n are exact.
-HWY_INLINE VF32 Exp2Below127(F32 d, VF32 t) {
+// tᵢ ← 2^tᵢ in the same way, for tᵢ ≤ 127. Here n and t − n are exact. Of four vectors, one step of
+// each after the other hides the latency of the steps.
+template <size_t kCount>
+HWY_INLINE void Exp2Below127(F32 d, VF32 (&t)[kCount]) {
   const hn::RebindToUnsigned<F32> du;
   const VF32 bias = hn::Set(d, 12582912.0f + 127.0f);
-  t = hn::Max(hn::Set(d, -127.0f), t);
-  const VF32 shifted = hn::Add(t, bias);
-  const VF32 r = hn::Sub(t, hn::Sub(shifted, bias));
-  VF32 p = hn::Set(d, 1.532427996e-4f);
-  p = hn::MulAdd(p, r, hn::Set(d, 1.339098089e-3f));
-  p = hn::MulAdd(p, r, hn::Set(d, 9.618517943e-3f));
-  p = hn::MulAdd(p, r, hn::Set(d, 5.550359562e-2f));
-  p = hn::MulAdd(p, r, hn::Set(d, 2.402264774e-1f));
-  p = hn::MulAdd(p, r, hn::Set(d, 6.931471825e-1f));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
+  VF32 shifted[kCount], p[kCount];
+  const auto step = [&](float coefficient) HWY_ATTR {
+    HWY_UNROLL(4)
+    for (size_t i = 0; i < kCount; ++i) p[i] = hn::MulAdd(p[i], t[i], hn::Set(d, coefficient));
+  };
+  HWY_UNROLL(4)
+  for (size_t i = 0; i < kCount; ++i) t[i] = hn::Max(hn::Set(d, -127.0f), t[i]);
+  HWY_UNROLL(4)
+  for (size_t i = 0; i < kCount; ++i) shifted[i] = hn::Add(t[i], bias);
+  HWY_UNROLL(4)
+  for (size_t i = 0; i < kCount; ++i) t[i] = hn::Sub(t[i], hn::Sub(shifted[i], bias));
+  HWY_UNROLL(4)
+  for (size_t i = 0; i < kCount; ++i) p[i] = hn::Set(d, 1.532427996e-4f);
+  step(1.339098089e-3f);
+  step(9.618517943e-3f);
+  step(5.550359562e-2f);
+  step(2.402264774e-1f);
+  step(6.931471825e-1f);
+  step(1.0f);
+  HWY_UNROLL(4)
+  for (size_t i = 0; i < kCount; ++i) {
+    t[i] = hn::Mul(p[i], hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted[i]))));
+  }
+}
+HWY_INLINE VF32 Exp2Below127(F32 d, VF32 t) {
+  VF32 one[1] = {t};
+  Exp2Below127(d, one);
+  return one[0];
 }
 
 // ---- transposition -----------------------------------------------------------------------------
