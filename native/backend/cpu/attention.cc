@@ -12,6 +12,7 @@
 // After foreach_target.h.
 #include "backend/cpu/attention-inl.h"
 #include "backend/cpu/attention_backward-inl.h"
+#include "backend/cpu/attention_decode-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -188,7 +188,8 @@ struct DecodePartial {
       : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kTilePad) {}
 };
 inline size_t DecodeTaskFloats(const AttentionShape& s) {
-  return kDecodeRows * s.padded + kKeyTile * s.padded + kDecodeRows * kKeyTile;
+  // q, keys as f32 where they are converted, scores, and P as bf16.
+  return kDecodeRows * s.padded + kKeyTile * s.padded + kDecodeRows * kKeyTile * 3 / 2;
 }
 
 inline size_t BackwardTileFloats(const AttentionShape& s) {

@@ -117,27 +117,6 @@ HWY_INLINE VU Keep(VU v, const uint8_t* bits, size_t at) {
   }
 }
 
-// Returns the sum of a vector's blocks of 4 lanes.
-template <class D>
-HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumBlocks(D, hn::Vec<D> v) {
-  if constexpr (HWY_MAX_LANES_D(D) == 4) {
-    return v;
-  } else {
-    const hn::Half<D> half;
-    return SumBlocks(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-  }
-}
-// Returns the sums of the lanes of four vectors.
-HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumsOf4(VF a, VF b, VF c, VF d) {
-  const DF df;
-  const hn::Repartition<uint64_t, DF> d64;
-  const VF ab = hn::Add(hn::InterleaveLower(df, a, b), hn::InterleaveUpper(df, a, b));
-  const VF cd = hn::Add(hn::InterleaveLower(df, c, d), hn::InterleaveUpper(df, c, d));
-  const auto ab64 = hn::BitCast(d64, ab), cd64 = hn::BitCast(d64, cd);
-  return SumBlocks(df, hn::Add(hn::BitCast(df, hn::InterleaveLower(d64, ab64, cd64)),
-                               hn::BitCast(df, hn::InterleaveUpper(d64, ab64, cd64))));
-}
-
 // The most rows of x at a time, and how many rows of B a tile of so many rows has: as the registers
 // allow. A sum does not depend on either.
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3

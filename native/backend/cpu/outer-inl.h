@@ -46,25 +46,6 @@ HWY_INLINE auto LoadHalves(const uint16_t* row, const uint8_t* mask, size_t colu
   return hn::IfThenElseZero(hn::LoadMaskBits(dh, mask), halves);
 }
 
-// Stores the columns of a rank. Those of pairs lie in blocks of 4, of each vector in turn.
-template <bool kPairs>
-HWY_INLINE void StoreColumns(const VF (&acc)[kOuterVectors], float* to) {
-  const DF df;
-  static_assert(kOuterVectors == 2);
-  if constexpr (kPairs && kLanes > 4) {
-    HWY_ALIGN float lower[kLanes], upper[kLanes];
-    hn::Store(acc[0], df, lower);
-    hn::Store(acc[1], df, upper);
-    for (size_t i = 0; i < kLanes; i += 4, to += 8) {
-      std::memcpy(to, lower + i, 4 * sizeof(float));
-      std::memcpy(to + 4, upper + i, 4 * sizeof(float));
-    }
-  } else {
-    hn::StoreU(acc[0], df, to);
-    hn::StoreU(acc[1], df, to + kLanes);
-  }
-}
-
 // The sums of kRanks ranks × kOuterWidth columns stay in registers over all m rows. A step takes a
 // row of f32 or, of bf16, a pair of rows.
 template <bool kPairs, bool kMasked, size_t kRanks>
@@ -90,8 +71,9 @@ HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
       };
       const auto first = load(0);
       const auto second = i + 1 < o.m ? load(1) : hn::Zero(dh);
-      zv[0] = hn::BitCast(du, hn::InterleaveLower(dh, first, second));
-      zv[1] = hn::BitCast(du, hn::InterleaveUpper(dh, first, second));
+      const RowPairs pairs(first, second);
+      zv[0] = pairs.lower;
+      zv[1] = pairs.upper;
       hwy::Prefetch(z + 17 * row_bytes);
     } else {
       VF row[kOuterVectors];
@@ -121,7 +103,13 @@ HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
   for (size_t k = 0; k < kRanks; ++k) {
     HWY_UNROLL(2)
     for (size_t j = 0; j < kOuterVectors; ++j) acc[k][j] = hn::Mul(scale, acc[k][j]);
-    StoreColumns<kPairs>(acc[k], sums + k * kOuterWidth);
+    float* to = sums + k * kOuterWidth;
+    if constexpr (kPairs) {
+      StoreColumns(acc[k][0], acc[k][1], to);
+    } else {
+      hn::Store(acc[k][0], df, to);
+      hn::Store(acc[k][1], df, to + kLanes);
+    }
   }
   if (o.transposed) {
     TransposeElements(reinterpret_cast<const uint32_t*>(sums), kOuterWidth, kRanks, columns,

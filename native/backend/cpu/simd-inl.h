@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "core/maths/dtype.h"
@@ -95,6 +96,54 @@ HWY_INLINE void ZeroAccumulators(VF (&acc)[kRows][kVecs]) {
 HWY_INLINE void StoreBF16(VF v, uint16_t* to) {
   const DHalf dh;
   hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::bfloat16_t*>(to));
+}
+
+// Returns the sum of a vector's blocks of 4 lanes.
+template <class D>
+HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumBlocks(D, hn::Vec<D> v) {
+  if constexpr (HWY_MAX_LANES_D(D) == 4) {
+    return v;
+  } else {
+    const hn::Half<D> half;
+    return SumBlocks(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+}
+// Returns the sums of the lanes of four vectors.
+HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumsOf4(VF a, VF b, VF c, VF d) {
+  const DF df;
+  const hn::Repartition<uint64_t, DF> d64;
+  const VF ab = hn::Add(hn::InterleaveLower(df, a, b), hn::InterleaveUpper(df, a, b));
+  const VF cd = hn::Add(hn::InterleaveLower(df, c, d), hn::InterleaveUpper(df, c, d));
+  const auto ab64 = hn::BitCast(d64, ab), cd64 = hn::BitCast(d64, cd);
+  return SumBlocks(df, hn::Add(hn::BitCast(df, hn::InterleaveLower(d64, ab64, cd64)),
+                               hn::BitCast(df, hn::InterleaveUpper(d64, ab64, cd64))));
+}
+
+// Two rows of 2·kLanes values of 16 bits, as pairs of which `first` are the low halves. The pairs
+// of 4 neighbouring columns make a block, and blocks are in lower and upper in turn.
+struct RowPairs {
+  VU lower, upper;
+  template <class VHalf>
+  HWY_INLINE RowPairs(VHalf first, VHalf second) {
+    const hn::Repartition<uint16_t, DU> dh;
+    lower = hn::BitCast(DU(), hn::InterleaveLower(dh, first, second));
+    upper = hn::BitCast(DU(), hn::InterleaveUpper(dh, first, second));
+  }
+};
+// Stores 2·kLanes columns in their order, given those of RowPairs.
+HWY_INLINE void StoreColumns(VF lower, VF upper, float* HWY_RESTRICT to) {
+  const DF df;
+  if constexpr (kLanes == 4) {
+    hn::StoreU(lower, df, to);
+    hn::StoreU(upper, df, to + kLanes);
+  } else {
+    HWY_ALIGN float blocks[2][kLanes];
+    hn::Store(lower, df, blocks[0]);
+    hn::Store(upper, df, blocks[1]);
+    for (size_t i = 0; i < 2 * kLanes; i += 4) {
+      std::memcpy(to + i, blocks[i / 4 % 2] + i / 8 * 4, 4 * sizeof(float));
+    }
+  }
 }
 
 // Transposes 4 rows of src by the lanes of D: each 128-bit block of the vectors holds 4 columns.
