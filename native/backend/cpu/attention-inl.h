@@ -17,11 +17,11 @@
 #define LORA_CPU_ATTENTION_INL_H_
 #endif
 
-#include <cmath>
-#include <limits>
+#include <type_traits>
 
 #include "backend/cpu/attention_call.h"
 #include "backend/cpu/tile-inl.h"
+#include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -127,20 +127,18 @@ HWY_INLINE void MaskScores(const RowTile& t, int32_t from, int32_t to, float* sc
   mask(std::clamp(t.all_end, all_begin, to), to);
 }
 
-// Calls step(kCount, j) for keys j to j + kCount − 1 of [0, count), kCount being a constant: 4, and
-// less at the end.
-template <class Step>
-HWY_INLINE void ForEachFourKeys(size_t count, const Step& step) {
+// Calls step(kCount, j) for keys j to j + kCount − 1 of [0, count), kCount being a constant: kStep,
+// and less at the end.
+template <size_t kStep, class Step>
+HWY_INLINE void ForEachKeys(size_t count, const Step& step) {
+  static_assert(kStep == 2 || kStep == 4);
   size_t j = 0;
-  for (; j + 4 <= count; j += 4) step(std::integral_constant<size_t, 4>(), j);
-  switch (count - j) {
-    case 3:
-      return step(std::integral_constant<size_t, 3>(), j);
-    case 2:
-      return step(std::integral_constant<size_t, 2>(), j);
-    case 1:
-      return step(std::integral_constant<size_t, 1>(), j);
+  for (; j + kStep <= count; j += kStep) step(std::integral_constant<size_t, kStep>(), j);
+  if constexpr (kStep == 4) {
+    if (count - j == 3) return step(std::integral_constant<size_t, 3>(), j);
+    if (count - j == 2) return step(std::integral_constant<size_t, 2>(), j);
   }
+  if (count - j == 1) step(std::integral_constant<size_t, 1>(), j);
 }
 
 // Stores the pairs of neighbouring keys from j on; what is missing to a whole pair is zero.
@@ -180,7 +178,7 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
     const VF32 base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
     const VF32 factor = Exp2Below127(d, hn::Sub(old_max, base));
     VF32 s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
-    ForEachFourKeys(count, [&](auto keys, size_t from) HWY_ATTR {
+    ForEachKeys<4>(count, [&](auto keys, size_t from) HWY_ATTR {
       constexpr size_t kCount = decltype(keys)::value;
       VF32 p[kCount];
       HWY_UNROLL(4)
@@ -203,6 +201,20 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
     hn::StoreU(new_max, d, max + c);
     hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + c), factor, total), d, sum + c);
     hn::StoreU(factor, d, alpha + c);
+  }
+}
+
+// Turns the maxima into lse, and the sums into the factors of the rows of the output: −inf and 0
+// for a row that saw no key.
+HWY_INLINE void FinishSums(size_t padded_rows, float* max, float* sum) {
+  const F32 d;
+  for (size_t c = 0; c < padded_rows; c += hn::Lanes(d)) {
+    const VF32 s = hn::LoadU(d, sum + c);
+    const auto none = hn::Eq(s, hn::Zero(d));
+    const VF32 log = hn::IfThenElse(hn::IsNaN(s), s, hn::Log(d, s));
+    const VF32 lse = hn::MulAdd(hn::LoadU(d, max + c), hn::Set(d, kLn2), log);
+    hn::StoreU(hn::IfThenElse(none, hn::Neg(hn::Inf(d)), lse), d, max + c);
+    hn::StoreU(hn::IfThenZeroElse(none, hn::Div(hn::Set(d, 1.0f), s)), d, sum + c);
   }
 }
 
@@ -255,14 +267,12 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
     }
   }
   TransposeTile(w.out_t, kRowTile, s.padded, rows, w.q, s.padded);
+  FinishSums(rows, w.max, w.sum);
   for (size_t r = 0; r < t.count; ++r) {
-    const float sum = w.sum[r];
-    RowFromF32(w.q + r * s.padded, s.d, sum == 0 ? 0.0f : 1 / sum, args.y.as<T>() + t.offset[r]);
-    if (args.lse) {
-      args.lse.as<float>()[t.lse_offset[r]] =
-          sum == 0 ? -std::numeric_limits<float>::infinity() : kLn2 * w.max[r] + std::log(sum);
-    }
+    RowFromF32(w.q + r * s.padded, s.d, w.sum[r], args.y.as<T>() + t.offset[r]);
   }
+  if (!args.lse) return;
+  for (size_t r = 0; r < t.count; ++r) args.lse.as<float>()[t.lse_offset[r]] = w.max[r];
 }
 
 }  // namespace HWY_NAMESPACE

@@ -14,6 +14,8 @@
 #define LORA_CPU_ATTENTION_BACKWARD_INL_H_
 #endif
 
+#include <limits>
+
 #include "backend/cpu/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -40,7 +42,7 @@ HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
   for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
     const GradientColumns columns{hn::LoadU(d, w.lse + c), hn::LoadU(d, w.delta + c),
                                   hn::LoadU(di, t.lo + c), hn::LoadU(di, t.hi + c)};
-    ForEachFourKeys(count, [&](auto keys, size_t j) HWY_ATTR {
+    ForEachKeys<2>(count, [&](auto keys, size_t j) HWY_ATTR {
       constexpr size_t kCount = decltype(keys)::value;
       const size_t at = j * kRowTile + c;
       VF32 p[kCount], ds[kCount];
