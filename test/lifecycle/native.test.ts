@@ -211,6 +211,7 @@ test('a failure reaches what depends on it, and nothing else', () => {
 test('a pending read keeps the process alive, queued work alone does not, exit ends at once', () => {
   expect(run('process_end', 'awaited')).toBe('262144\nexit');
   expect(run('process_end', 'queued')).toBe('exit');
+  expect(run('process_end', 'released')).toBe('exit');
   expect(run('process_end', 'exit')).toBe('exit');
 });
 

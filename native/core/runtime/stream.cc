@@ -98,9 +98,10 @@ void WorkerStream::Stop() {
     }
   }
   work_.notify_all();
+  if (worker_.joinable()) worker_.join();
+  // After the command that ran: a `done` may unmap what it used.
   for (const auto& item : dropped)
     if (item->command.done) item->command.done(Ended(item->command));
-  if (worker_.joinable()) worker_.join();
   progress_.notify_all();
   std::unique_lock lock(mutex_);
   const auto callbacks = std::exchange(callbacks_, {});
