@@ -85,7 +85,8 @@ class HostDevice final : public Device {
  public:
   HostDevice(std::string name, const Backend& backend, int threads)
       : Device(std::move(name), backend, std::make_unique<HostMemory>(HostMemoryBudget()),
-               std::make_unique<WorkerStream>(backend.create_context, threads)) {}
+               std::make_unique<WorkerStream>(backend.create_context, threads,
+                                              WorkerStream::Waiting::kRuns)) {}
   ~HostDevice() override { stream().Stop(); }  // before its members go, which commands use
   void CopyTo(void* device, const void* host, size_t bytes, Context&) override {
     if (bytes > 0) std::memcpy(device, host, bytes);

@@ -12,8 +12,11 @@ FailurePtr Ended(const Command& command) {
 
 }  // namespace
 
-WorkerStream::WorkerStream(ContextFactory create_context, int threads)
-    : create_context_(std::move(create_context)), threads_(threads), worker_([this] { Work(); }) {}
+WorkerStream::WorkerStream(ContextFactory create_context, int threads, Waiting waiting)
+    : create_context_(std::move(create_context)),
+      waiting_(waiting),
+      threads_(threads),
+      worker_([this] { Work(); }) {}
 
 WorkerStream::~WorkerStream() { Stop(); }
 
@@ -41,7 +44,13 @@ void WorkerStream::Synchronize() {
   command.done = [](const FailurePtr&) {};
   Enqueue(std::move(command));
   std::unique_lock lock(mutex_);
-  progress_.wait(lock, [this] { return pending_ == 0; });
+  while (pending_ != 0) {
+    if (waiting_ == Waiting::kRuns && !running_ && !queue_.empty()) {
+      RunNext(lock);
+    } else {
+      progress_.wait(lock);
+    }
+  }
 }
 
 bool WorkerStream::idle() const {
@@ -111,28 +120,32 @@ void WorkerStream::Stop() {
 
 void WorkerStream::Work() {
   std::unique_lock lock(mutex_);
-  while (!stop_) {
-    if (queue_.empty()) {
-      work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
-      continue;
-    }
-    std::unique_ptr<Item> item = std::move(queue_.front());
-    queue_.pop_front();
-    lock.unlock();
-    const size_t bytes = item->command.bytes;
-    Execute(*item);
-    item.reset();  // frees what the command captured before `done` is called
-    lock.lock();
-    --pending_;
-    bytes_ -= bytes;
-    progress_.notify_all();
-    if (callbacks_.empty() || !BelowHalf()) continue;
-    const auto callbacks = std::exchange(callbacks_, {});
-    lock.unlock();
-    for (const auto& callback : callbacks) callback();
-    lock.lock();
+  for (;;) {
+    work_.wait(lock, [this] { return stop_ || (!queue_.empty() && !running_); });
+    if (stop_) break;
+    RunNext(lock);
   }
   context_.reset();
+}
+
+void WorkerStream::RunNext(std::unique_lock<std::mutex>& lock) {
+  std::unique_ptr<Item> item = std::move(queue_.front());
+  queue_.pop_front();
+  running_ = true;
+  lock.unlock();
+  const size_t bytes = item->command.bytes;
+  Execute(*item);
+  item.reset();  // frees what the command captured before `done` is called
+  lock.lock();
+  running_ = false;
+  --pending_;
+  bytes_ -= bytes;
+  progress_.notify_all();
+  if (callbacks_.empty() || !BelowHalf()) return;
+  const auto callbacks = std::exchange(callbacks_, {});
+  lock.unlock();
+  for (const auto& callback : callbacks) callback();
+  lock.lock();
 }
 
 Context& WorkerStream::ContextFor(int threads) {

@@ -56,6 +56,46 @@ TEST_CASE("commands run in the order they came, off the caller's thread") {
   CHECK(stream.idle());
 }
 
+// The worker is kept in a callback, where it runs no command.
+TEST_CASE("a caller that waits runs what nobody runs, where the stream lets it") {
+  WorkerStream stream(kBackend.create_context, 1, WorkerStream::Waiting::kRuns);
+  stream.SetLimits({2, 1000});
+  Gate command, callback;
+  command.Close(stream);
+  stream.Enqueue(Run([](Context&) {}));
+  std::promise<void> entered;
+  stream.WhenBelowHalf([&] {
+    entered.set_value();
+    callback.future.wait();
+  });
+  command.Open();
+  entered.get_future().wait();
+  std::thread::id ran;
+  stream.Enqueue(Run([&](Context&) { ran = std::this_thread::get_id(); }));
+  stream.Synchronize();
+  CHECK(ran == std::this_thread::get_id());
+  CHECK(stream.idle());
+  callback.Open();
+}
+
+TEST_CASE("commands run one at a time and in order, whoever runs them") {
+  WorkerStream stream(kBackend.create_context, 1, WorkerStream::Waiting::kRuns);
+  std::atomic<int> running = 0;
+  int enqueued = 0, ran = 0;
+  bool good = true;
+  for (int round = 0; round < 300; ++round) {
+    for (int i = 0; i < round % 7; ++i) {
+      stream.Enqueue(Run([&, expected = enqueued++](Context&) {
+        good = good && ++running == 1 && ran++ == expected;
+        --running;
+      }));
+    }
+    stream.Synchronize();
+    CHECK(ran == enqueued);
+  }
+  CHECK(good);
+}
+
 TEST_CASE("a failure poisons what depends on it, and nothing else") {
   WorkerStream stream(kBackend.create_context, 1);
   const StatusPtr a = Good(), b = Good(), c = Good(), other = Good();
