@@ -258,12 +258,11 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
     const T* const k_tile = k_src + s.KeyOffset(t.batch, t.head, first);
     const T* const v_tile = v_src + s.KeyOffset(t.batch, t.head, first);
-    // The tile that follows, or this once more.
-    const bool same_head = to < end || next_head >= s.kv_heads;
-    const size_t ahead = s.KeyOffset(t.batch, same_head ? t.head : next_head,
-                                     static_cast<size_t>(to < end    ? to
-                                                         : same_head ? from
-                                                                     : begin));
+    // The tile that follows: of this head, or else of the next one. After the last one, this again.
+    const bool next_head_follows = to == end && next_head < s.kv_heads;
+    const size_t ahead_head = next_head_follows ? next_head : t.head;
+    const int32_t ahead_from = to < end ? to : next_head_follows ? begin : from;
+    const size_t ahead = s.KeyOffset(t.batch, ahead_head, static_cast<size_t>(ahead_from));
     if (pairs) {
       ForRowBlocks(t.count, [&](auto n, size_t r) {
         DotRowPairs<n()>(s.d, s.padded, count, s.scale, q_pairs + r * 2 * s.padded, Halves(k_tile),
