@@ -141,12 +141,15 @@ HWY_INLINE void ForEachKeys(size_t count, const Step& step) {
   if (count - j == 1) step(std::integral_constant<size_t, 1>(), j);
 }
 
-// Stores the pairs of neighbouring keys from j on; what is missing to a whole pair is zero.
-template <size_t kCount>
-HWY_INLINE void StoreKeyPairs(const VF32 (&v)[kCount], size_t j, float* column) {
+// Stores the pairs of neighbouring keys from j on, and calls use(pairs) for each vector of them;
+// what is missing to a whole pair is zero.
+template <size_t kCount, class Use>
+HWY_INLINE void StoreKeyPairs(const VF32 (&v)[kCount], size_t j, float* column, const Use& use) {
   const F32 d;
   const auto store = [&](VF32 low, VF32 high, size_t at) HWY_ATTR {
-    hn::StoreU(hn::BitCast(d, PairsOf(low, high)), d, column + at / 2 * kRowTile);
+    const VU pairs = PairsOf(low, high);
+    hn::StoreU(hn::BitCast(d, pairs), d, column + at / 2 * kRowTile);
+    use(pairs);
   };
   if constexpr (kCount > 1) store(v[0], v[1], j);
   if constexpr (kCount > 3) store(v[2], v[3], j + 2);
@@ -154,12 +157,13 @@ HWY_INLINE void StoreKeyPairs(const VF32 (&v)[kCount], size_t j, float* column) 
 }
 
 // Turns scores into P, updates the running max and sum, and sets alpha to 2^(old max − new max).
-// P is f32 [count][kRowTile], or pairs of neighbouring keys [⌈count / 2⌉][kRowTile]. A key is added
-// to one of four sums by its place in the tile, so that keys that a row does not see change no
-// bits.
+// P is f32 [count][kRowTile], or pairs of neighbouring keys [⌈count / 2⌉][kRowTile], of which
+// `weights` is the running sum: an output that is divided by it is a mean of V with weights that
+// add up to 1, whatever P was rounded to. A key is added to one of four sums by its place in the
+// tile, so that keys that a row does not see change no bits.
 template <bool kPairs>
 HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, float* max,
-                              float* sum, float* alpha) {
+                              float* sum, float* weights, float* alpha) {
   const F32 d;
   const VF32 minus_inf = hn::Neg(hn::Inf(d));
   for (size_t c = 0; c < padded_rows; c += hn::Lanes(d)) {
@@ -177,7 +181,7 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
     // −inf would give NaN.
     const VF32 base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
     const VF32 factor = Exp2Below127(d, hn::Sub(old_max, base));
-    VF32 s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+    VF32 s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, of_pairs = s0;
     ForEachKeys<4>(count, [&](auto keys, size_t from) HWY_ATTR {
       constexpr size_t kCount = decltype(keys)::value;
       VF32 p[kCount];
@@ -191,7 +195,11 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
       if constexpr (kCount > 2) s2 = hn::Add(s2, p[2]);
       if constexpr (kCount > 3) s3 = hn::Add(s3, p[3]);
       if constexpr (kPairs) {
-        StoreKeyPairs(p, from, column);  // the scores of that place have been read
+        const VU ones = hn::Set(DU(), 0x3f803f80u);
+        // The scores of that place have been read.
+        StoreKeyPairs(p, from, column, [&](VU pairs) HWY_ATTR {
+          of_pairs = MulAddElements<true>(pairs, ones, of_pairs);
+        });
       } else {
         HWY_UNROLL(4)
         for (size_t i = 0; i < kCount; ++i) hn::StoreU(p[i], d, column + (from + i) * kRowTile);
@@ -200,13 +208,16 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
     const VF32 total = hn::Add(hn::Add(s0, s1), hn::Add(s2, s3));
     hn::StoreU(new_max, d, max + c);
     hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + c), factor, total), d, sum + c);
+    if constexpr (kPairs) {
+      hn::StoreU(hn::MulAdd(hn::LoadU(d, weights + c), factor, of_pairs), d, weights + c);
+    }
     hn::StoreU(factor, d, alpha + c);
   }
 }
 
-// Turns the maxima into lse, and the sums into the factors of the rows of the output: −inf and 0
-// for a row that saw no key.
-HWY_INLINE void FinishSums(size_t padded_rows, float* max, float* sum) {
+// Turns the maxima into lse, and the weights, which may be the sums, into the factors of the rows
+// of the output: −inf and 0 for a row that saw no key.
+HWY_INLINE void FinishSums(size_t padded_rows, float* max, const float* sum, float* weights) {
   const F32 d;
   for (size_t c = 0; c < padded_rows; c += hn::Lanes(d)) {
     const VF32 s = hn::LoadU(d, sum + c);
@@ -214,7 +225,8 @@ HWY_INLINE void FinishSums(size_t padded_rows, float* max, float* sum) {
     const VF32 log = hn::IfThenElse(hn::IsNaN(s), s, hn::Log(d, s));
     const VF32 lse = hn::MulAdd(hn::LoadU(d, max + c), hn::Set(d, kLn2), log);
     hn::StoreU(hn::IfThenElse(none, hn::Neg(hn::Inf(d)), lse), d, max + c);
-    hn::StoreU(hn::IfThenZeroElse(none, hn::Div(hn::Set(d, 1.0f), s)), d, sum + c);
+    const VF32 weight = hn::LoadU(d, weights + c);
+    hn::StoreU(hn::IfThenZeroElse(none, hn::Div(hn::Set(d, 1.0f), weight)), d, weights + c);
   }
 }
 
@@ -236,6 +248,7 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
   for (size_t c = 0; c < rows; c += lanes) {
     hn::StoreU(hn::Neg(hn::Inf(d)), d, w.max + c);
     hn::StoreU(hn::Zero(d), d, w.sum + c);
+    hn::StoreU(hn::Zero(d), d, w.weights + c);
   }
   for (int32_t from = t.first_tile(), to; from < t.end; from = to) {
     to = t.TileEnd(from);
@@ -251,9 +264,9 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
     }
     if (visible == RowTile::Visible::kSome) MaskScores(t, from, to, w.scores);
     if (pairs) {
-      OnlineSoftmax<true>(rows, count, w.scores, w.max, w.sum, w.alpha);
+      OnlineSoftmax<true>(rows, count, w.scores, w.max, w.sum, w.weights, w.alpha);
     } else {
-      OnlineSoftmax<false>(rows, count, w.scores, w.max, w.sum, w.alpha);
+      OnlineSoftmax<false>(rows, count, w.scores, w.max, w.sum, w.weights, w.alpha);
     }
     if (pairs) {
       const uint32_t* v = LoadKeyPairs(s, t, args.v.as<const T>(), first, count, w.values);
@@ -267,9 +280,10 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
     }
   }
   TransposeTile(w.out_t, kRowTile, s.padded, rows, w.q, s.padded);
-  FinishSums(rows, w.max, w.sum);
+  float* const factors = pairs ? w.weights : w.sum;
+  FinishSums(rows, w.max, w.sum, factors);
   for (size_t r = 0; r < t.count; ++r) {
-    RowFromF32(w.q + r * s.padded, s.d, w.sum[r], args.y.as<T>() + t.offset[r]);
+    RowFromF32(w.q + r * s.padded, s.d, factors[r], args.y.as<T>() + t.offset[r]);
   }
   if (!args.lse) return;
   for (size_t r = 0; r < t.count; ++r) args.lse.as<float>()[t.lse_offset[r]] = w.max[r];

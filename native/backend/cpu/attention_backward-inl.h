@@ -71,7 +71,8 @@ HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
           hn::StoreU(ds[i], d, w.ds + at + i * kRowTile);
         }
       }
-      if constexpr (kPairs) StoreKeyPairs(ds, j, w.ds + c);  // the dp of that place has been read
+      if constexpr (kPairs)
+        StoreKeyPairs(ds, j, w.ds + c, [](VU) {});  // the dp of that place has been read
     });
   }
 }

@@ -157,13 +157,13 @@ struct RowTile {
 
 // ---- scratch, in floats; every piece is a multiple of 64 bytes --------------------------------
 
-constexpr size_t kStatistics = 4 * kRowTile;  // running max, sum, rescaling factor, unused
+constexpr size_t kStatistics = 4 * kRowTile;  // of rows; the backward pass has two
 
 inline size_t ForwardTileFloats(const AttentionShape& s) {
   return 3 * kRowTile * s.padded + 2 * kKeyTile * s.padded + kKeyTile * kRowTile + kStatistics;
 }
 struct ForwardTileScratch {
-  float *q, *q_t, *out_t, *keys, *values, *scores, *max, *sum, *alpha;
+  float *q, *q_t, *out_t, *keys, *values, *scores, *max, *sum, *weights, *alpha;
   ForwardTileScratch(const AttentionShape& s, float* p) {
     const size_t rows = kRowTile * s.padded, cols = kKeyTile * s.padded;
     q = p;
@@ -174,7 +174,8 @@ struct ForwardTileScratch {
     scores = values + cols;
     max = scores + kKeyTile * kRowTile;
     sum = max + kRowTile;
-    alpha = sum + kRowTile;
+    weights = sum + kRowTile;
+    alpha = weights + kRowTile;
   }
 };
 
