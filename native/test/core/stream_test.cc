@@ -58,12 +58,12 @@ TEST_CASE("commands run in the order they came, off the caller's thread") {
 
 // The worker is kept in a callback, where it runs no command.
 TEST_CASE("a caller that waits runs what nobody runs, where the stream lets it") {
-  WorkerStream stream(kBackend.create_context, 1, WorkerStream::Waiting::kRuns);
-  stream.SetLimits({2, 1000});
   Gate command, callback;
+  std::promise<void> entered;
+  WorkerStream stream(kBackend.create_context, 1, WorkerStream::Waiting::kRuns);  // ends first
+  stream.SetLimits({2, 1000});
   command.Close(stream);
   stream.Enqueue(Run([](Context&) {}));
-  std::promise<void> entered;
   stream.WhenBelowHalf([&] {
     entered.set_value();
     callback.future.wait();
@@ -79,10 +79,10 @@ TEST_CASE("a caller that waits runs what nobody runs, where the stream lets it")
 }
 
 TEST_CASE("commands run one at a time and in order, whoever runs them") {
-  WorkerStream stream(kBackend.create_context, 1, WorkerStream::Waiting::kRuns);
   std::atomic<int> running = 0;
   int enqueued = 0, ran = 0;
   bool good = true;
+  WorkerStream stream(kBackend.create_context, 1, WorkerStream::Waiting::kRuns);
   for (int round = 0; round < 300; ++round) {
     for (int i = 0; i < round % 7; ++i) {
       stream.Enqueue(Run([&, expected = enqueued++](Context&) {
