@@ -5,15 +5,10 @@
 
 #include "core/error.h"
 #include "test/support/delta_table.h"
-#include "test/support/tested.h"
+#include "test/support/tested_precision.h"
 
 namespace lora::test {
 namespace {
-
-Precision PrecisionOf(DType dtype) {
-  if (!Tested().tensor_cores) return Precision::Of(dtype);
-  return {UnitRoundoff(DType::kF32), dtype == DType::kF32 ? 0 : 2 * UnitRoundoff(dtype)};
-}
 
 std::vector<int32_t> MixedSlots(int64_t m) {
   std::vector<int32_t> slots;
@@ -40,7 +35,7 @@ Expected ExpectedOf(const TableProblem& problem, const std::vector<int32_t>& slo
   Expected expected;
   for (size_t p = 0; p < problems.size(); ++p) {
     const LoraLinearOutputs all = problems[p].Expected();
-    const LoraLinearBounds bounds = problems[p].Bounds(all, PrecisionOf(problems[p].x.dtype()));
+    const LoraLinearBounds bounds = problems[p].Bounds(all, PrecisionOf(problems[p]));
     if (p == 0) {
       expected.y = all.y;
       expected.bounds = bounds.y;

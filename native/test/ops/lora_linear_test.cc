@@ -5,17 +5,10 @@
 #include <vector>
 
 #include "test/support/cases.h"
-#include "test/support/lora_problem.h"
-#include "test/support/tested.h"
+#include "test/support/tested_precision.h"
 
 namespace lora::test {
 namespace {
-
-Precision PrecisionOf(DType dtype) {
-  if (!Tested().tensor_cores) return Precision::Of(dtype);
-  // 16-bit factors of the low-rank path are rounded once each.
-  return {UnitRoundoff(DType::kF32), dtype == DType::kF32 ? 0 : 2 * UnitRoundoff(dtype)};
-}
 
 // dx, then y, h, dA and dB of each branch, without what is absent.
 template <class T>
@@ -44,7 +37,7 @@ void CheckAgainstReference(const LoraLinearCase& c) {
   CAPTURE(c.Name());
   const LoraLinearProblem problem(c);
   const LoraLinearOutputs e = problem.Expected();
-  const LoraLinearBounds b = problem.Bounds(e, PrecisionOf(c.dtype));
+  const LoraLinearBounds b = problem.Bounds(e, PrecisionOf(problem));
   const std::vector<Tensor> h = InF32(e.h);
   const std::vector<Tensor> expected = ListOf(e.dx, e.y, e.h, e.d_up, e.d_down, problem);
   const auto bounds = ListOf(b.dx, b.y, b.h, b.d_up, b.d_down, problem);
@@ -87,10 +80,10 @@ TEST_CASE("lora_linear agrees with the reference in both phases") {
       CAPTURE(c.Name());
       LoraLinearProblem problem(c);
       const LoraLinearOutputs expected = problem.Expected();
-      const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(dtype));
       for (const LinearPhase phase : {LinearPhase::kPrefill, LinearPhase::kDecode}) {
         CAPTURE(phase);
         problem.phase = phase;
+        const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(problem));
         OnPathsInTurn(
             [&](Context& context) {
               const LoraLinearOutputs out = problem.Forward(Tested().backend, context);
@@ -175,7 +168,7 @@ TEST_CASE("lora_linear: each gradient alone") {
     const LoraLinearProblem problem(
         CaseOf(dtype, 20, 90, {{70, 5, false, 0.1f}, {33, 20}, {9, 0}}));
     const LoraLinearOutputs expected = problem.Expected();
-    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(dtype));
+    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(problem));
     const std::vector<Tensor> h = InF32(expected.h);
     const auto context = NextContext();
     std::vector<FrozenWeight> weights;
@@ -239,7 +232,7 @@ TEST_CASE("lora_linear: the bounds reject wrong results") {
     CAPTURE(NameOf(dtype));
     const LoraLinearProblem problem(CaseOf(dtype, m, k, {{n, 8}}));
     const LoraLinearOutputs expected = problem.Expected();
-    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(dtype));
+    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(problem));
     const auto context = NextContext();
     const auto rejected = [&](const LoraLinearProblem& mutant) {
       const LoraLinearOutputs wrong = mutant.Forward(Tested().backend, *context);

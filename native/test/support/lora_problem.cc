@@ -116,8 +116,8 @@ class Gathered {
     // Two roundings of u / 2 each.
     low_square_ += u * u / 2 * square;
   }
-  // The last rounding, to a value of that size. `independent`: how many low-rank products there are
-  // that do not share a rounded factor.
+  // Of y and dx: the last rounding, to a value of that size. `independent`: how many low-rank
+  // products there are that do not share a rounded factor.
   Bounds Finish(const Tensor& expected, double u_out, int64_t independent) const {
     Bounds bounds{sums_, 0};
     double out_square = 0;
@@ -126,17 +126,29 @@ class Gathered {
       bounds.element[i] += part_[i] + rounding;
       out_square += rounding * rounding;
     }
-    // As NormFraction, but relative to a sum of squares, which few numbers may exceed.
-    const double low = 0.5 + 4 / std::sqrt(static_cast<double>(std::max<int64_t>(independent, 1)));
+    const double low = LowRankNorm(independent), accumulated = Norm(sums_);
     const double out = NormFraction(expected.numel());
-    const double accumulated = Norm(sums_);
-    bounds.norm = std::min(
-        Norm(bounds.element),
-        std::sqrt(accumulated * accumulated + low * low * low_square_ + out * out * out_square));
+    bounds.norm = std::min(Norm(bounds.element), std::sqrt(accumulated * accumulated + low * low +
+                                                           out * out * out_square));
+    return bounds;
+  }
+  // Of h, dA and dB, which are f32.
+  Bounds FinishSums(int64_t independent) const {
+    Bounds bounds{sums_, 0};
+    for (size_t i = 0; i < sums_.size(); ++i) bounds.element[i] += part_[i];
+    const double low = LowRankNorm(independent);
+    const double accumulated = NormFraction(static_cast<int64_t>(sums_.size())) * Norm(sums_);
+    bounds.norm = std::min(Norm(bounds.element), std::hypot(accumulated, low));
     return bounds;
   }
 
  private:
+  // As NormFraction, but relative to a sum of squares, which few numbers may exceed.
+  double LowRankNorm(int64_t independent) const {
+    const double count = static_cast<double>(std::max<int64_t>(independent, 1));
+    return (0.5 + 4 / std::sqrt(count)) * std::sqrt(low_square_);
+  }
+
   Vector sums_, part_;
   double low_square_ = 0;
 };
@@ -314,7 +326,7 @@ LoraLinearOutputs LoraLinearProblem::Expected() const {
 LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
                                            const Precision& precision) const {
   const double epsilon = precision.accumulator, u_low = precision.low_rank;
-  const double u_factor = precision.factor;
+  const double u_down = precision.down, u_gradient = precision.gradients;
   const double u_out = UnitRoundoff(x.dtype()), u_master = UnitRoundoff(MasterOf(x));
   const int64_t m = shape.m, k = shape.k;
   LoraLinearBounds bounds;
@@ -372,7 +384,7 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
         h_terms.push_back(low.DownTerms(row, j));
         u_terms.push_back(low.UpTerms(gm, row, j));
         h.AddSum(row * r + j, h_sum(row, j));
-        h.AddRoundings(row * r + j, u_factor, h_terms.back());
+        h.AddRoundings(row * r + j, u_down, h_terms.back());
       }
     }
     const auto of = [r](const std::vector<RoundedTerms>& terms, int64_t row, int64_t j) {
@@ -392,7 +404,7 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
         }
         const double c = factor(o);
         y.AddSum(row * n + o, c * s * sum);
-        y.AddRoundings(row * n + o, c * u_factor, terms);
+        y.AddRoundings(row * n + o, c * u_down, terms);
         y.AddLowRank(row * n + o, u_low, c * absolute, c * c * square);
       }
       for (int64_t c = 0; c < k; ++c) {
@@ -409,7 +421,7 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
           square += term * term;
         }
         dx.AddSum(row * k + c, s * keep * sum);
-        dx.AddRoundings(row * k + c, u_factor, terms);
+        dx.AddRoundings(row * k + c, u_gradient, terms);
         dx.AddLowRank(row * k + c, u_low, absolute, square);
       }
     }
@@ -421,7 +433,7 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
         for (int64_t row = 0; row < m; ++row) terms.Add(gm(row, o) * low.h(row, j));
         d_up.AddSum(o * r + j, s * Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j) +
                                    4 * u_master * std::fabs(expected.d_up[i].at(o * r + j)));
-        d_up.AddRoundings(o * r + j, s * u_factor, terms);
+        d_up.AddRoundings(o * r + j, s * u_gradient, terms);
       }
       for (int64_t c = 0; c < k; ++c) {
         double sum = Sum(m, epsilon) * At(low.u_cols, j) * At(low.xd_cols, c);
@@ -433,13 +445,13 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
         }
         d_down.AddSum(j * k + c,
                       s * sum + 4 * u_master * std::fabs(expected.d_down[i].at(j * k + c)));
-        d_down.AddRoundings(j * k + c, s * u_factor, terms);
+        d_down.AddRoundings(j * k + c, s * u_gradient, terms);
       }
     }
     // Each element of B is a factor of m elements of h, each h of n of dA, and each u of k of dB.
-    bounds.h.back() = h.Finish(expected.h[i], 0, r * k);
-    bounds.d_up.back() = d_up.Finish(expected.d_up[i], 0, m * r);
-    bounds.d_down.back() = d_down.Finish(expected.d_down[i], 0, m * r);
+    bounds.h.back() = h.FinishSums(r * k);
+    bounds.d_up.back() = d_up.FinishSums(m * r);
+    bounds.d_down.back() = d_down.FinishSums(m * r);
   }
   bounds.dx = dx.Finish(expected.dx, u_out, dx_independent);
   return bounds;

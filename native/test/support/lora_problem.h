@@ -18,13 +18,15 @@ struct Precision {
   // Relative error with which a product of the low-rank vector and its matrix enters the
   // accumulators: 0 where both stay f32, 2·2⁻⁸ where both are rounded to bf16.
   double low_rank = 0;
-  // Relative error of the rounded factor in other products of the low-rank path, which is B in h, A
-  // in u, h in dA and u in dB: 0 where they stay f32, 2⁻⁸ where they are rounded to bf16.
-  double factor = 0;
-  // What a backend that rides on bf16 products does; nothing is rounded for other dtypes.
-  static Precision Of(DType activations) {
+  // Relative error of B in h, and of the factor that is rounded in the products of the gradients: A
+  // in u, h in dA and u in dB. 0 where they stay f32, 2⁻⁸ where they are rounded to bf16.
+  double down = 0;
+  double gradients = 0;
+  // What a backend that rides on bf16 products does; nothing is rounded for other dtypes. A decode
+  // step reads B in f32.
+  static Precision Of(DType activations, bool decodes = false) {
     const double u = activations == DType::kBF16 ? UnitRoundoff(DType::kBF16) : 0;
-    return {UnitRoundoff(DType::kF32), 2 * u, u};
+    return {UnitRoundoff(DType::kF32), 2 * u, decodes ? 0 : u, u};
   }
 };
 
@@ -76,12 +78,12 @@ class LoraLinearProblem {
   // The bounds, given what is expected. With ε the accumulator's unit roundoff, per element of y
   // (where it has a factor, the lines but for the last are times its size):
   //     4·√k·ε·‖x‖₂·‖w‖₂
-  //   + Σᵣ|s·a_r|·(4·√k·ε·‖x‖₂·‖b_r‖₂ + u_F·min(Σₖ|x·b_r|, 4·‖x∘b_r‖₂))
+  //   + Σᵣ|s·a_r|·(4·√k·ε·‖x‖₂·‖b_r‖₂ + u_B·min(Σₖ|x·b_r|, 4·‖x∘b_r‖₂))
   //   + u_H·Σᵣ|s·h_r·a_r|
   //   + 4·√r·ε·‖h‖₂·‖s·a‖₂
   //   + |y|·u_out
-  // The bounds of h, dx, dA and dB follow in the same manner, u_F being the error of the factor
-  // that is rounded before it is multiplied. In the norm, independent roundings add up in squares.
+  // The bounds of h, dx, dA and dB follow in the same manner. In the norm, independent roundings
+  // add up in squares.
   LoraLinearBounds Bounds(const LoraLinearOutputs& expected, const Precision& precision) const;
 };
 

@@ -31,6 +31,8 @@ struct TestedBackend {
   // Products of 16-bit activations run on tensor cores: both factors have 16 bits, and sums are
   // truncated where terms are aligned.
   bool tensor_cores;
+  // A linear layer of at most so many rows, without dropout, runs as a decode step.
+  int64_t few_rows;
 };
 const TestedBackend& Tested();
 

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "backend/cpu/context.h"
+#include "backend/cpu/lora_linear.h"
 #include "test/support/simd_targets.h"
 #include "test/support/tested.h"
 
@@ -37,7 +38,8 @@ const TestedBackend& Tested() {
       {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 63, 64, 65, 511, 512, 513, 1000, 1025, 100003},
       100003,
       false,
-      false};
+      false,
+      cpu::kFewRows};
   return tested;
 }
 

@@ -24,7 +24,9 @@ const TestedBackend& Tested() {
   constexpr bool kEmulated = true;
 #endif
   static const TestedBackend tested = {
-      MirroredCuda(), {0, 1, 2, 3, 4, 5, 7, 8, 9, 17, 65, 511, 2048, 2057}, 4111, kEmulated, true};
+      MirroredCuda(), {0, 1, 2, 3, 4, 5, 7, 8, 9, 17, 65, 511, 2048, 2057},
+      4111,           kEmulated,
+      true,           16};
   return tested;
 }
 
