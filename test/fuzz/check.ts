@@ -37,8 +37,9 @@ export async function checkRun(
   const took = (user + system) / 1000; // not what other processes take
   if (thrown !== undefined && !(thrown instanceof LoRAError))
     return `threw ${inspect(thrown).slice(0, 2000)}`;
-  if (took > mostMilliseconds) return `took ${took.toFixed(0)} ms`;
+  // Memory comes first, because the system takes long to give so much of it on a busy machine.
   const grown = baseline > 0 ? peakKibibytes() - baseline : 0;
   if (grown > mostKibibytes) return `took ${grown} KiB`;
+  if (took > mostMilliseconds) return `took ${took.toFixed(0)} ms`;
   return thrown;
 }
