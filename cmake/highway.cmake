@@ -16,9 +16,9 @@ file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/highway)
 file(CREATE_LINK ${LORA_HIGHWAY}/hwy ${CMAKE_BINARY_DIR}/highway/hwy SYMBOLIC)
 add_library(lora_highway INTERFACE)
 target_include_directories(lora_highway SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/highway)
-# SSE2 is the floor that Highway cannot leave out on x86-64; with SSE4, AVX2, AVX3 and AVX3_ZEN4 these
-# are the instruction sets that get a copy of each kernel.
-set(LORA_HWY_DISABLED "HWY_SSSE3|HWY_AVX3_DL|HWY_AVX3_SPR")
+# SSE2 is the floor that Highway cannot leave out on x86-64; with SSE4, AVX2, AVX3, AVX3_ZEN4 and AVX3_SPR
+# these are the instruction sets that get a copy of each kernel.
+set(LORA_HWY_DISABLED "HWY_SSSE3|HWY_AVX3_DL")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   # Vectors without a size at compile time cannot be kept in arrays, as the register blocks do: NEON.
   string(APPEND LORA_HWY_DISABLED "|HWY_ALL_SVE")

@@ -5,9 +5,10 @@
 //
 // f32 and bf16 are GFLOP/s of multiply-adds on registers alone, with the instructions that the
 // kernels have on the target that runs (LORA_SIMD limits it): two operations for each multiply-add
-// of a pair of numbers. Where the target has no dot product of bf16 pairs, bf16 is what the f32
-// instructions make of such pairs. read is GB/s of reading memory that no cache holds, once. Each
-// is the best of short runs, since a ceiling is what was reached when nothing else ran.
+// of a pair of numbers. Where the target has neither a dot product of bf16 pairs nor one of tiles,
+// bf16 is what the f32 instructions make of such pairs. read is GB/s of reading memory that no
+// cache holds, once. Each is the best of short runs, since a ceiling is what was reached when
+// nothing else ran.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -26,6 +27,7 @@
 #define HWY_TARGET_INCLUDE "bench/ceilings.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "backend/cpu/amx-inl.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
 
@@ -58,7 +60,40 @@ double MultiplyAdd(const uint32_t* values, float* sink) {
 double MultiplyAddF32(const uint32_t* values, float* sink) {
   return MultiplyAdd<false>(values, sink);
 }
+
+#if LORA_AMX
+// Adds kTurns products of tiles to four sums. Their numbers vary, because a CPU lowers its clock
+// for such ones and not for equal ones.
+LORA_AMX_ATTR double MultiplyAddTiles(float* sink) {
+  alignas(64) std::array<uint32_t, kTileRows * kTilePairs> values;
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = 0x3c003c00u | (static_cast<uint32_t>(i) * 2654435761u & 0x80ff80ffu);
+  }
+  alignas(64) std::array<float, kTileRows * kTileColumns> sums;
+  const TileRegisters registers;
+  HWY_FENCE;
+  _tile_loadd(4, values.data(), 64);
+  _tile_loadd(5, values.data(), 64);
+  _tile_loadd(6, values.data(), 64);
+  _tile_loadd(7, values.data(), 64);
+  ZeroTiles<true>();
+  for (size_t turn = 0; turn < kTurns; ++turn) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, sums.data(), 64);
+  HWY_FENCE;
+  *sink += sums[0];
+  return 2.0 * 4 * kTurns * kTileRows * kTileColumns * 2 * kTilePairs;
+}
+#endif
+
 double MultiplyAddBF16(const uint32_t* values, float* sink) {
+#if LORA_AMX
+  return MultiplyAddTiles(sink);
+#endif
   return MultiplyAdd<true>(values, sink);
 }
 

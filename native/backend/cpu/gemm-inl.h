@@ -17,7 +17,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
+#include "backend/cpu/amx-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
@@ -230,22 +232,139 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
   }
 }
 
-template <bool kPairs>
-void MultiplyPanelsOf(const Product& product, size_t rows, Range tiles, Range panels,
-                      const ProductScratch& scratch) {
+#if LORA_AMX
+
+// What becomes of the sums of a block of a pass.
+struct BlockSums {
+  const float* products;  // [rows][kBlockTileColumns]
+  const uint8_t* mask;    // at the first row, or null
+  size_t mask_stride, column;
+  const float* sums;  // that the products are added to, or null
+  size_t ld_sums;
+  const float* factor;  // at the first column; only with the last pass
+  const float* bias;    // likewise
+};
+
+template <class T>
+HWY_INLINE void StoreSum(VF v, T* y) {
+  if constexpr (std::is_same_v<T, float>) {
+    hn::StoreU(v, DF(), y);
+  } else {
+    StoreBF16(v, y);
+  }
+}
+
+// y [rows][columns] of f32 or bf16 ← the finished sums.
+template <class T>
+HWY_INLINE void StoreBlock(const BlockSums& of, size_t rows, size_t columns, T* y, size_t ldy) {
+  const DF df;
+  const bool finished = !of.mask && !of.sums && !of.factor && !of.bias;
+  if (finished && columns == kBlockTileColumns) {
+    for (size_t i = 0; i < rows; ++i) {
+      const float* const row = of.products + i * kBlockTileColumns;
+      StoreSum(hn::Load(df, row), y + i * ldy);
+      StoreSum(hn::Load(df, row + kLanes), y + i * ldy + kLanes);
+    }
+    return;
+  }
+  for (size_t j = 0; j < columns; j += kLanes) {
+    const size_t count = std::min(kLanes, columns - j);
+    for (size_t i = 0; i < rows; ++i) {
+      VF v = hn::Load(df, of.products + i * kBlockTileColumns + j);
+      if (of.mask) v = KeepColumns(v, of.mask + i * of.mask_stride, of.column + j);
+      if (of.sums) v = hn::Add(v, hn::LoadN(df, of.sums + i * of.ld_sums + j, count));
+      if (of.factor) v = hn::Mul(v, hn::LoadN(df, of.factor + j, count));
+      if (of.bias) v = hn::Add(v, hn::LoadN(df, of.bias + j, count));
+      if (count == kLanes) {
+        StoreSum(v, y + i * ldy + j);
+        continue;
+      }
+      alignas(64) T part[kLanes];
+      StoreSum(v, part);
+      std::copy_n(part, count, y + i * ldy + j);
+    }
+  }
+}
+
+// Runs one pass of one panel over rows [rows.begin, rows.end). The sums between passes go to the
+// registers and back, unless a mask or a part of a block needs them as vectors.
+void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t panel, Range rows,
+                          TileRegisters& registers, const ProductScratch& scratch) {
+  const Pass& pass = product.passes[pass_index];
+  const bool last = pass_index + 1 == product.passes.size();
+  const bool add = pass_index != 0 || product.accumulate, rounds = product.y_is_bf16 && last;
+  const uint32_t* const main = ReadPanel<true>(pass.main, panel, scratch.block);
+  const uint32_t* const extra = ReadPanel<true>(pass.extra, panel, nullptr);
+  // What this thread reads next: the rest of the panel, or the next one, which follows it.
+  const uint32_t* ahead = nullptr;
+  if (pass.main.elements != 0 && pass.main.w.in_place()) {
+    ahead = main + (product.y_is_bf16 ? pass.main.elements * kPanelWidth : pass.main.w.stride);
+  }
+  const size_t ahead_of_block = ahead ? PrefetchedBy(pass.main.elements) : 0;
+  alignas(64) float products[kBlockTileRows * kBlockTileColumns];
+  for (size_t half = 0; half < kPanelWidth; half += kBlockTileColumns) {
+    const size_t column = panel * kPanelWidth + half;
+    if (column >= product.n) break;
+    const size_t columns = std::min(kBlockTileColumns, product.n - column);
+    const bool whole = product.y_is_bf16 || columns == kBlockTileColumns;
+    BlockSums of = {};
+    of.products = products;
+    of.mask_stride = pass.mask_stride;
+    of.column = column;
+    of.factor = last && product.factor ? product.factor + column : nullptr;
+    of.bias = last && product.bias ? product.bias + column : nullptr;
+    for (size_t row = rows.begin, end; row < rows.end; row = end, ahead += ahead_of_block) {
+      end = std::min(rows.end, row + kBlockTileRows);
+      TileOperands x = {nullptr, pass.main.x_stride, main + half, kPanelWidth, pass.main.elements};
+      TileOperands low = {nullptr, pass.extra.x_stride, nullptr, kPanelWidth, pass.extra.elements};
+      if (x.elements != 0) x.x = pass.main.x + row * x.x_stride;
+      x.ahead = ahead;
+      if (low.elements != 0) {
+        low.x = pass.extra.x + row * low.x_stride;
+        low.w = extra + half;
+      }
+      float* sums = nullptr;
+      if (product.y_is_bf16) {
+        sums = scratch.sums + (row - rows.begin) * kPanelWidth + half;
+        of.ld_sums = kPanelWidth;
+      } else {
+        sums = static_cast<float*>(product.y) + row * product.ldy + column;
+        of.ld_sums = product.ldy;
+      }
+      const float* const from = add && whole && !pass.mask ? sums : nullptr;
+      registers.Configure(end - row);
+      if (whole && !rounds && !pass.mask && !of.factor && !of.bias) {
+        MultiplyTiles(x, low, end - row, from, of.ld_sums, sums, of.ld_sums);
+        continue;
+      }
+      MultiplyTiles(x, low, end - row, from, of.ld_sums, products, kBlockTileColumns);
+      of.sums = add && !from ? sums : nullptr;
+      of.mask = pass.mask ? pass.mask + row * pass.mask_stride : nullptr;
+      if (rounds) {
+        StoreBlock(of, end - row, columns,
+                   static_cast<uint16_t*>(product.y) + row * product.ldy + column, product.ldy);
+      } else {
+        StoreBlock(of, end - row, whole ? kBlockTileColumns : columns, sums, of.ld_sums);
+      }
+    }
+  }
+}
+
+#endif  // LORA_AMX
+
+// Calls of(pass, panel) for the passes of each panel.
+template <class Of>
+HWY_INLINE void EachPass(const Product& product, Range panels, const Of& of) {
   const size_t passes = product.passes.size();
   if (product.y_is_bf16) {
     // The f32 sums of one panel stay in cache over all passes and are rounded once at the end.
     for (size_t p = panels.begin; p < panels.end; ++p) {
-      for (size_t i = 0; i < passes; ++i)
-        MultiplyPanel<kPairs>(product, i, p, rows, tiles, scratch);
+      for (size_t i = 0; i < passes; ++i) of(i, p);
     }
   } else {
     // y itself holds the sums; a block of x stays in cache over all panels.
     for (size_t i = 0; i < passes; ++i) {
-      for (size_t p = panels.begin; p < panels.end; ++p) {
-        MultiplyPanel<kPairs>(product, i, p, rows, tiles, scratch);
-      }
+      for (size_t p = panels.begin; p < panels.end; ++p) of(i, p);
     }
   }
 }
@@ -253,9 +372,22 @@ void MultiplyPanelsOf(const Product& product, size_t rows, Range tiles, Range pa
 void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels,
                     const ProductScratch& scratch) {
   if (product.pairs) {
-    MultiplyPanelsOf<true>(product, rows, tiles, panels, scratch);
+#if LORA_AMX
+    TileRegisters registers;
+    const size_t all = Tiles(rows);
+    const Range range = {Split(rows, all, tiles.begin).begin, Split(rows, all, tiles.end - 1).end};
+    EachPass(product, panels, [&](size_t pass, size_t panel) {
+      MultiplyPanelOfTiles(product, pass, panel, range, registers, scratch);
+    });
+#else
+    EachPass(product, panels, [&](size_t pass, size_t panel) {
+      MultiplyPanel<true>(product, pass, panel, rows, tiles, scratch);
+    });
+#endif
   } else {
-    MultiplyPanelsOf<false>(product, rows, tiles, panels, scratch);
+    EachPass(product, panels, [&](size_t pass, size_t panel) {
+      MultiplyPanel<false>(product, pass, panel, rows, tiles, scratch);
+    });
   }
 }
 
@@ -277,6 +409,9 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
 }
 
 size_t PanelWidth() { return kPanelWidth; }
+
+// Whether products of bf16 pairs use tile registers (amx-inl.h).
+bool MultipliesTiles() { return LORA_AMX; }
 
 }  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -18,6 +18,7 @@
 namespace lora::cpu {
 
 HWY_EXPORT(PanelWidth);
+HWY_EXPORT(MultipliesTiles);
 HWY_EXPORT(MultiplyPanels);
 HWY_EXPORT(MultiplyRows);
 HWY_EXPORT(CopyElements);
@@ -76,8 +77,14 @@ size_t ChunkRows(size_t rows, size_t elements) {
 
 bool ReadsInPlace(const RowsOfX& x, bool pairs) {
   const bool whole = !pairs || (x.k % 2 == 0 && x.ld % 2 == 0);
-  const bool aligned = reinterpret_cast<uintptr_t>(x.data) % alignof(uint32_t) == 0;
-  return x.is_bf16 == pairs && whole && aligned;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(x.data);
+  if (x.is_bf16 != pairs || !whole || address % alignof(uint32_t) != 0) return false;
+  // 16 rows are read at once there, a cache line of each: the lines must be whole ones, and in
+  // different sets of the cache.
+  if (!pairs || !HWY_DYNAMIC_DISPATCH(MultipliesTiles)()) return true;
+  constexpr size_t kLine = 64, kSameSet = 2048;
+  const size_t bytes = x.ld * sizeof(uint16_t);
+  return address % kLine == 0 && bytes % kLine == 0 && bytes % kSameSet != 0;
 }
 
 BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows,

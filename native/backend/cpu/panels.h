@@ -130,7 +130,8 @@ struct RowsOfX {
   size_t ld = 0, k = 0;
 };
 
-// Returns whether a product of f32 elements or bf16 pairs can read x where it is.
+// Returns whether a product of f32 elements or bf16 pairs can read x where it is, and is not slower
+// for it.
 bool ReadsInPlace(const RowsOfX& x, bool pairs);
 
 // Return `rows` rows of x, which are read where they are, or from the copy that CopyBlocks made.

@@ -77,7 +77,7 @@ HWY_INLINE void RowFromF32(const float* HWY_RESTRICT src, size_t n, float scale,
 // Pairs of two rows: bf16 of `low` in the low halves of the lanes, and of `high` in the high ones.
 HWY_INLINE VU PairsOf(VF low, VF high) {
   const DU du;
-#if HWY_ARCH_X86 && LORA_DOT_BF16
+#if HWY_ARCH_X86 && HWY_NATIVE_DOT_BF16
   const DBF db;
   const hn::Repartition<uint16_t, DF> dw;
   alignas(64) static constexpr uint16_t kInterleave[32] = {

@@ -64,7 +64,7 @@ HWY_INLINE hn::Vec<U16> RoundToBF16(VF32 v) {
 // those of `odd` in the upper ones.
 HWY_INLINE hn::Vec<U32> RoundToPairs(VF32 even, VF32 odd) {
   const U32 du;
-#if HWY_ARCH_X86 && LORA_DOT_BF16
+#if HWY_ARCH_X86 && HWY_NATIVE_DOT_BF16
   // The instruction takes a third of the time, and gives another result for a subnormal alone: 0.
   const hn::Repartition<uint16_t, F32> dw;
   const auto rounded = hn::BitCast(dw, PairsOf(even, odd));

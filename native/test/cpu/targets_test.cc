@@ -79,7 +79,8 @@ TEST_CASE("targets: usable are those whose features the system reports") {
   // The best comes first, each with what it adds to the next.
   const std::vector<std::pair<std::string, std::vector<std::string>>> known =
 #if defined(__x86_64__)
-      {{"avx3_zen4",
+      {{"avx3_spr", {"avx512_fp16", "amx_tile", "amx_bf16"}},
+       {"avx3_zen4",
         {"avx512vbmi", "avx512_vbmi2", "gfni", "vaes", "vpclmulqdq", "avx512_vnni", "avx512_bitalg",
          "avx512_vpopcntdq", "avx512_bf16"}},
        {"avx3", {"avx512f", "avx512dq", "avx512cd", "avx512bw", "avx512vl"}},

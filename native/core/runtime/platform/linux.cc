@@ -61,4 +61,14 @@ ArmFeatures AskArmFeatures() {
   return has;
 }
 
+bool AskForTileRegisters() {
+#ifdef __x86_64__
+  // ARCH_REQ_XCOMP_PERM (Linux 5.16), which older headers lack, and the state of the tiles.
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 }  // namespace lora::platform

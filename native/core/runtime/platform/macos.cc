@@ -62,4 +62,6 @@ ArmFeatures AskArmFeatures() {
   return has;
 }
 
+bool AskForTileRegisters() { return false; }  // no Mac has any
+
 }  // namespace lora::platform

@@ -80,4 +80,8 @@ struct ArmFeatures {
 };
 ArmFeatures AskArmFeatures();
 
+// Asks for leave to use the tile registers of AMX (x86-64), which a process needs once, before it
+// uses them. Returns false where the system gives none, or saves no such registers.
+bool AskForTileRegisters();
+
 }  // namespace lora::platform

@@ -144,4 +144,8 @@ std::optional<std::string> AskProcessorName() {
 
 ArmFeatures AskArmFeatures() { return {}; }  // built for x86-64 only
 
+// Windows gives leave by EnableProcessOptionalXStateFeatures, which is not called because nothing
+// has tested it.
+bool AskForTileRegisters() { return false; }
+
 }  // namespace lora::platform

@@ -1,0 +1,197 @@
+// Multiplies bf16 pairs by Intel's matrix instructions (AMX), which only the target AVX3_SPR has
+// (highway_targets.cc asks the CPU and the operating system). A tile register holds 16 rows of 64
+// bytes; TDPBF16PS adds
+//   C [16 rows][16 columns] += A [16 rows][16 pairs] · B [16 pairs][16 columns]
+// in 16 cycles, the work of 256 f32 multiply-adds of 16 lanes. Rows of x are rows of A where they
+// lie in memory, and a panel (pack.h) holds kVectors tiles B side by side.
+//
+// Four sums C of two A and two B need as many loads as multiplications, the least that 8 registers
+// allow. A sum depends on the order of the pairs alone: not on the other rows, nor on the threads.
+#if defined(LORA_BACKEND_CPU_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_AMX_INL_H_
+#undef LORA_BACKEND_CPU_AMX_INL_H_
+#else
+#define LORA_BACKEND_CPU_AMX_INL_H_
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "backend/cpu/simd-inl.h"
+#include "hwy/highway.h"
+
+#undef LORA_AMX
+#define LORA_AMX (HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_SPR)
+
+#if LORA_AMX
+#include <immintrin.h>
+
+// A function that uses tile registers. A lambda inside it would not have the attribute.
+#undef LORA_AMX_ATTR
+#define LORA_AMX_ATTR __attribute__((target("amx-tile,amx-bf16")))
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu::HWY_NAMESPACE {
+
+constexpr size_t kTileRows = 16, kTilePairs = 16, kTileColumns = 16;
+constexpr size_t kBlockTileRows = 2 * kTileRows, kBlockTileColumns = 2 * kTileColumns;
+static_assert(kLanes == kTileColumns && kPanelWidth % kBlockTileColumns == 0);
+
+// The shapes of the tile registers of one thread, from construction to destruction: sums 0 to 3 (by
+// rows, then columns), A in 4 and 5, B in 6 and 7. The destructor lets the operating system skip
+// the registers when it switches threads.
+class TileRegisters {
+ public:
+  LORA_AMX_ATTR TileRegisters() { Configure(kBlockTileRows); }
+  LORA_AMX_ATTR ~TileRegisters() { _tile_release(); }
+  TileRegisters(const TileRegisters&) = delete;
+
+  // Makes the tiles hold `rows` rows: the first kTileRows in the upper, the rest in the lower.
+  LORA_AMX_ATTR void Configure(size_t rows) {
+    if (rows == rows_) return;
+    rows_ = rows;
+    struct alignas(64) {
+      uint8_t palette = 1, start_row = 0, reserved[14] = {};
+      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+    } shapes;
+    const size_t upper = rows < kTileRows ? rows : kTileRows, lower = rows - upper;
+    shapes.rows[0] = shapes.rows[1] = shapes.rows[4] = static_cast<uint8_t>(upper);
+    // A register without rows would be invalid in the instructions that a block of few rows skips.
+    shapes.rows[2] = shapes.rows[3] = shapes.rows[5] =
+        static_cast<uint8_t>(lower == 0 ? 16 : lower);
+    _tile_loadconfig(&shapes);
+  }
+
+ private:
+  size_t rows_ = 0;
+};
+
+// x of up to kBlockTileRows rows and kBlockTileColumns columns of a panel, both of `elements`
+// pairs, and what is to be fetched meanwhile into the L2 cache: PrefetchedBy(elements) from `ahead`
+// on, or nothing.
+struct TileOperands {
+  const uint32_t* x;
+  size_t x_stride;
+  const uint32_t* w;
+  size_t w_stride;
+  size_t elements;
+  const uint32_t* ahead = nullptr;
+};
+// Two lines with each tile of pairs are a whole panel over 512 rows.
+constexpr size_t kAheadLines = 2, kLineElements = 64 / sizeof(uint32_t);
+constexpr size_t PrefetchedBy(size_t elements) {
+  return elements / kTilePairs * kAheadLines * kLineElements;
+}
+
+template <bool kTwo>
+LORA_AMX_ATTR HWY_INLINE void AddTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
+                                       size_t w_stride) {
+  const size_t x_bytes = x_stride * sizeof(uint32_t), w_bytes = w_stride * sizeof(uint32_t);
+  _tile_loadd(6, w, w_bytes);
+  _tile_loadd(4, x, x_bytes);
+  _tile_dpbf16ps(0, 4, 6);
+  _tile_loadd(7, w + kTileColumns, w_bytes);
+  _tile_dpbf16ps(1, 4, 7);
+  if constexpr (kTwo) {
+    _tile_loadd(5, x + kTileRows * x_stride, x_bytes);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+// Adds the products of all pairs to the sums in registers. What is missing to whole tiles of pairs
+// is multiplied in copies that are padded with zeros.
+template <bool kTwo>
+LORA_AMX_ATTR HWY_INLINE void AddProducts(const TileOperands& of, size_t rows) {
+  size_t e = 0;
+  for (; e + kTilePairs <= of.elements; e += kTilePairs) {
+    AddTiles<kTwo>(of.x + e, of.x_stride, of.w + e * of.w_stride, of.w_stride);
+    if (of.ahead) {
+      const uint32_t* const ahead = of.ahead + PrefetchedBy(e);
+      for (size_t line = 0; line < kAheadLines; ++line) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead + line * kLineElements), _MM_HINT_T1);
+      }
+    }
+  }
+  const size_t rest = of.elements - e;
+  if (rest == 0) return;
+  const DU du;
+  alignas(64) uint32_t x[kBlockTileRows * kTilePairs], w[kTilePairs * kBlockTileColumns];
+  for (size_t i = 0; i < rows; ++i) {
+    hn::Store(hn::LoadN(du, of.x + i * of.x_stride + e, rest), du, x + i * kTilePairs);
+  }
+  for (size_t i = 0; i < kTilePairs; ++i) {
+    for (size_t j = 0; j < kBlockTileColumns; j += kLanes) {
+      const VU v = i < rest ? hn::LoadU(du, of.w + (e + i) * of.w_stride + j) : hn::Zero(du);
+      hn::Store(v, du, w + i * kBlockTileColumns + j);
+    }
+  }
+  HWY_FENCE;  // the compiler does not know that tile instructions read memory, or write it
+  AddTiles<kTwo>(x, kTilePairs, w, kBlockTileColumns);
+}
+
+template <bool kTwo>
+LORA_AMX_ATTR HWY_INLINE void ZeroTiles() {
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (kTwo) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+}
+template <bool kTwo>
+LORA_AMX_ATTR HWY_INLINE void LoadTiles(const float* sums, size_t ld) {
+  const size_t bytes = ld * sizeof(float);
+  _tile_loadd(0, sums, bytes);
+  _tile_loadd(1, sums + kTileColumns, bytes);
+  if constexpr (kTwo) {
+    _tile_loadd(2, sums + kTileRows * ld, bytes);
+    _tile_loadd(3, sums + kTileRows * ld + kTileColumns, bytes);
+  }
+}
+template <bool kTwo>
+LORA_AMX_ATTR HWY_INLINE void StoreTiles(float* sums, size_t ld) {
+  const size_t bytes = ld * sizeof(float);
+  _tile_stored(0, sums, bytes);
+  _tile_stored(1, sums + kTileColumns, bytes);
+  if constexpr (kTwo) {
+    _tile_stored(2, sums + kTileRows * ld, bytes);
+    _tile_stored(3, sums + kTileRows * ld + kTileColumns, bytes);
+  }
+}
+
+// to [rows][kBlockTileColumns] ← from (or zero) + main.x · main.w + extra.x · extra.w, where `rows`
+// are those that the registers are configured for.
+template <bool kTwo>
+LORA_AMX_ATTR HWY_NOINLINE void MultiplyTilesOf(const TileOperands& main, const TileOperands& extra,
+                                                size_t rows, const float* from, size_t ld_from,
+                                                float* to, size_t ld_to) {
+  HWY_FENCE;
+  if (from) {
+    LoadTiles<kTwo>(from, ld_from);
+  } else {
+    ZeroTiles<kTwo>();
+  }
+  AddProducts<kTwo>(main, rows);
+  if (extra.elements != 0) AddProducts<kTwo>(extra, rows);
+  StoreTiles<kTwo>(to, ld_to);
+  HWY_FENCE;
+}
+
+HWY_INLINE void MultiplyTiles(const TileOperands& main, const TileOperands& extra, size_t rows,
+                              const float* from, size_t ld_from, float* to, size_t ld_to) {
+  if (rows > kTileRows) {
+    MultiplyTilesOf<true>(main, extra, rows, from, ld_from, to, ld_to);
+  } else {
+    MultiplyTilesOf<false>(main, extra, rows, from, ld_from, to, ld_to);
+  }
+}
+
+}  // namespace lora::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // LORA_AMX
+
+#endif  // include guard per target
