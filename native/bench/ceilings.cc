@@ -70,7 +70,8 @@ LORA_AMX_ATTR double MultiplyAddTiles(float* sink) {
     values[i] = 0x3c003c00u | (static_cast<uint32_t>(i) * 2654435761u & 0x80ff80ffu);
   }
   alignas(64) std::array<float, kTileRows * kTileColumns> sums;
-  const TileRegisters registers;
+  TileRegisters registers;
+  registers.ConfigureBlock(kBlockTileRows);
   HWY_FENCE;
   _tile_loadd(4, values.data(), 64);
   _tile_loadd(5, values.data(), 64);

@@ -14,9 +14,10 @@
 #define LORA_BACKEND_CPU_AMX_INL_H_
 #endif
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <initializer_list>
 
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
@@ -38,39 +39,49 @@ constexpr size_t kTileRows = 16, kTilePairs = 16, kTileColumns = 16;
 constexpr size_t kBlockTileRows = 2 * kTileRows, kBlockTileColumns = 2 * kTileColumns;
 static_assert(kLanes == kTileColumns && kPanelWidth % kBlockTileColumns == 0);
 
-// The shapes of the tile registers of one thread, from construction to destruction: sums 0 to 3 (by
-// rows, then columns), A in 4 and 5, B in 6 and 7. The destructor lets the operating system skip
-// the registers when it switches threads.
+// The shapes of the tile registers of one thread, from construction to destruction. The destructor
+// lets the operating system skip the registers when it switches threads.
 class TileRegisters {
  public:
-  LORA_AMX_ATTR TileRegisters() { Configure(kBlockTileRows); }
-  LORA_AMX_ATTR ~TileRegisters() { _tile_release(); }
+  LORA_AMX_ATTR TileRegisters() = default;
+  LORA_AMX_ATTR ~TileRegisters() {
+    if (rows_ != 0) _tile_release();
+  }
   TileRegisters(const TileRegisters&) = delete;
 
-  // Makes the tiles hold `rows` rows: the first kTileRows in the upper, the rest in the lower.
-  LORA_AMX_ATTR void Configure(size_t rows) {
+  // For a block of up to kBlockTileRows rows: sums 0 to 3 (by rows, then columns), A in 4 and 5, B
+  // in 6 and 7. The upper tiles hold the first kTileRows rows, the lower ones the rest.
+  LORA_AMX_ATTR void ConfigureBlock(size_t rows) {
+    const size_t upper = rows < kTileRows ? rows : kTileRows, lower = rows - upper;
+    // Without rows it would be no register, although nothing uses it.
+    const size_t some = lower == 0 ? kTileRows : lower;
+    Configure({upper, upper, some, some, upper, some, kTilePairs, kTilePairs}, rows);
+  }
+
+  // For up to kTileRows rows of a whole panel: sums 0 to 3, A in 4, and three registers for B.
+  LORA_AMX_ATTR void ConfigureRow(size_t rows) {
+    Configure({rows, rows, rows, rows, rows, kTilePairs, kTilePairs, kTilePairs}, rows);
+  }
+
+ private:
+  LORA_AMX_ATTR void Configure(std::initializer_list<size_t> rows_of, size_t rows) {
     if (rows == rows_) return;
     rows_ = rows;
     struct alignas(64) {
       uint8_t palette = 1, start_row = 0, reserved[14] = {};
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+      uint8_t rows[16] = {};
     } shapes;
-    const size_t upper = rows < kTileRows ? rows : kTileRows, lower = rows - upper;
-    shapes.rows[0] = shapes.rows[1] = shapes.rows[4] = static_cast<uint8_t>(upper);
-    // A register without rows would be invalid in the instructions that a block of few rows skips.
-    shapes.rows[2] = shapes.rows[3] = shapes.rows[5] =
-        static_cast<uint8_t>(lower == 0 ? 16 : lower);
+    std::copy(rows_of.begin(), rows_of.end(), shapes.rows);
     _tile_loadconfig(&shapes);
   }
 
- private:
-  size_t rows_ = 0;
+  size_t rows_ = 0;  // of the last call; an object has one of the two layouts
 };
 
 // x of up to kBlockTileRows rows and kBlockTileColumns columns of a panel, both of `elements`
-// pairs, and what is to be fetched meanwhile into the L2 cache: PrefetchedBy(elements) from `ahead`
-// on, or nothing.
+// pairs, and where the next part of W is that is fetched meanwhile into the L2 cache, or null:
+// PrefetchedBy(elements) of it.
 struct TileOperands {
   const uint32_t* x;
   size_t x_stride;
@@ -101,8 +112,27 @@ LORA_AMX_ATTR HWY_INLINE void AddTiles(const uint32_t* x, size_t x_stride, const
   }
 }
 
-// Adds the products of all pairs to the sums in registers. What is missing to whole tiles of pairs
-// is multiplied in copies that are padded with zeros.
+// The last `rest` < kTilePairs pairs of x and w, padded with zeros to whole tiles.
+template <size_t kRows, size_t kColumns>
+struct PaddedPairs {
+  alignas(64) uint32_t x[kRows * kTilePairs], w[kTilePairs * kColumns];
+  PaddedPairs(const TileOperands& of, size_t first, size_t rows) {
+    const DU du;
+    const size_t rest = of.elements - first;
+    for (size_t i = 0; i < rows; ++i) {
+      hn::Store(hn::LoadN(du, of.x + i * of.x_stride + first, rest), du, x + i * kTilePairs);
+    }
+    for (size_t i = 0; i < kTilePairs; ++i) {
+      for (size_t j = 0; j < kColumns; j += kLanes) {
+        const VU v = i < rest ? hn::LoadU(du, of.w + (first + i) * of.w_stride + j) : hn::Zero(du);
+        hn::Store(v, du, w + i * kColumns + j);
+      }
+    }
+    HWY_FENCE;  // the compiler does not know that tile instructions read memory, or write it
+  }
+};
+
+// Adds the products of all pairs to the sums in registers.
 template <bool kTwo>
 LORA_AMX_ATTR HWY_INLINE void AddProducts(const TileOperands& of, size_t rows) {
   size_t e = 0;
@@ -115,21 +145,9 @@ LORA_AMX_ATTR HWY_INLINE void AddProducts(const TileOperands& of, size_t rows) {
       }
     }
   }
-  const size_t rest = of.elements - e;
-  if (rest == 0) return;
-  const DU du;
-  alignas(64) uint32_t x[kBlockTileRows * kTilePairs], w[kTilePairs * kBlockTileColumns];
-  for (size_t i = 0; i < rows; ++i) {
-    hn::Store(hn::LoadN(du, of.x + i * of.x_stride + e, rest), du, x + i * kTilePairs);
-  }
-  for (size_t i = 0; i < kTilePairs; ++i) {
-    for (size_t j = 0; j < kBlockTileColumns; j += kLanes) {
-      const VU v = i < rest ? hn::LoadU(du, of.w + (e + i) * of.w_stride + j) : hn::Zero(du);
-      hn::Store(v, du, w + i * kBlockTileColumns + j);
-    }
-  }
-  HWY_FENCE;  // the compiler does not know that tile instructions read memory, or write it
-  AddTiles<kTwo>(x, kTilePairs, w, kBlockTileColumns);
+  if (e == of.elements) return;
+  const PaddedPairs<kBlockTileRows, kBlockTileColumns> rest(of, e, rows);
+  AddTiles<kTwo>(rest.x, kTilePairs, rest.w, kBlockTileColumns);
 }
 
 template <bool kTwo>
@@ -187,6 +205,60 @@ HWY_INLINE void MultiplyTiles(const TileOperands& main, const TileOperands& extr
   } else {
     MultiplyTilesOf<false>(main, extra, rows, from, ld_from, to, ld_to);
   }
+}
+
+// Fetches a quarter of a tile's pairs of a panel: more at once would fill the buffers for lines
+// that are on their way, and the tiles would wait.
+HWY_INLINE void FetchQuarter(const uint32_t* at) {
+  if (!at) return;
+  for (size_t i = 0; i < kTilePairs * kPanelWidth / 4; i += kLineElements) {
+    _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
+  }
+}
+
+LORA_AMX_ATTR HWY_INLINE void AddRowTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
+                                          const uint32_t* ahead) {
+  constexpr size_t kBytes = kPanelWidth * sizeof(uint32_t);
+  constexpr size_t kQuarter = kTilePairs * kPanelWidth / 4;
+  static_assert(kPanelWidth == 4 * kTileColumns);
+  _tile_loadd(4, x, x_stride * sizeof(uint32_t));
+  _tile_loadd(5, w, kBytes);
+  FetchQuarter(ahead);
+  _tile_dpbf16ps(0, 4, 5);
+  _tile_loadd(6, w + kTileColumns, kBytes);
+  FetchQuarter(ahead ? ahead + kQuarter : nullptr);
+  _tile_dpbf16ps(1, 4, 6);
+  _tile_loadd(7, w + 2 * kTileColumns, kBytes);
+  FetchQuarter(ahead ? ahead + 2 * kQuarter : nullptr);
+  _tile_dpbf16ps(2, 4, 7);
+  _tile_loadd(5, w + 3 * kTileColumns, kBytes);
+  FetchQuarter(ahead ? ahead + 3 * kQuarter : nullptr);
+  _tile_dpbf16ps(3, 4, 5);
+}
+
+// sums [rows][kPanelWidth] += x · panel, where `rows` are those that ConfigureRow was called with.
+// Meanwhile as many bytes as the panel has are fetched from `ahead` on, unless it is null.
+LORA_AMX_ATTR HWY_NOINLINE void AddRowProducts(const TileOperands& of, size_t rows, float* sums) {
+  constexpr size_t kBytes = kPanelWidth * sizeof(float);
+  HWY_FENCE;
+  _tile_loadd(0, sums, kBytes);
+  _tile_loadd(1, sums + kTileColumns, kBytes);
+  _tile_loadd(2, sums + 2 * kTileColumns, kBytes);
+  _tile_loadd(3, sums + 3 * kTileColumns, kBytes);
+  size_t e = 0;
+  for (; e + kTilePairs <= of.elements; e += kTilePairs) {
+    AddRowTiles(of.x + e, of.x_stride, of.w + e * kPanelWidth,
+                of.ahead ? of.ahead + e * kPanelWidth : nullptr);
+  }
+  if (e != of.elements) {
+    const PaddedPairs<kTileRows, kPanelWidth> rest(of, e, rows);
+    AddRowTiles(rest.x, kTilePairs, rest.w, nullptr);
+  }
+  _tile_stored(0, sums, kBytes);
+  _tile_stored(1, sums + kTileColumns, kBytes);
+  _tile_stored(2, sums + 2 * kTileColumns, kBytes);
+  _tile_stored(3, sums + 3 * kTileColumns, kBytes);
+  HWY_FENCE;
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

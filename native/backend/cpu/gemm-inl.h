@@ -332,7 +332,7 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
         of.ld_sums = product.ldy;
       }
       const float* const from = add && whole && !pass.mask ? sums : nullptr;
-      registers.Configure(end - row);
+      registers.ConfigureBlock(end - row);
       if (whole && !rounds && !pass.mask && !of.factor && !of.bias) {
         MultiplyTiles(x, low, end - row, from, of.ld_sums, sums, of.ld_sums);
         continue;

@@ -31,6 +31,8 @@ constexpr size_t kPanelLines = CeilDiv(kPanelBytes, kCacheLine);
 // L2 cache together with the block that is being prefetched. Blocks that are expanded from another
 // format stay in the L1 cache.
 constexpr size_t kBlockElements = 256, kExpandedElements = 64;
+// Blocks are multiples of what is expanded at once, and of a tile's pairs (amx-inl.h).
+constexpr size_t kBlockGranule = 16;
 
 // Where prefetching goes on, and how far it moves with each element.
 struct Ahead {
@@ -162,7 +164,38 @@ struct RowsTile {
   const Product* product;
   size_t row, column;  // of y
   bool last;
+
+  const float* FactorOf(size_t i) const {
+    return product->row_factors ? product->row_factors[row + i] : product->factor;
+  }
 };
+
+// y ← what becomes of `rows` rows of sums in memory.
+HWY_INLINE void FinishSums(const RowsTile& t, size_t rows) {
+  const Product& product = *t.product;
+  const size_t columns = std::min(kPanelWidth, product.n - t.column);
+  for (size_t i = 0; i < rows; ++i) {
+    const float *const factor = t.FactorOf(i), *const sums = t.sums + i * kPanelWidth;
+    const size_t to = (t.row + i) * product.ldy + t.column;
+    size_t c = 0;
+    for (; c + kLanes <= columns; c += kLanes) {
+      const VF v = FinishColumns(hn::LoadU(DF(), sums + c), factor, product.bias, t.column + c);
+      if (product.y_is_bf16) {
+        StoreBF16(v, static_cast<uint16_t*>(product.y) + to + c);
+      } else {
+        hn::StoreU(v, DF(), static_cast<float*>(product.y) + to + c);
+      }
+    }
+    for (; c < columns; ++c) {
+      const float v = FinishColumn(sums[c], factor, product.bias, t.column + c);
+      if (product.y_is_bf16) {
+        static_cast<uint16_t*>(product.y)[to + c] = BF16FromF32(v);
+      } else {
+        static_cast<float*>(product.y)[to + c] = v;
+      }
+    }
+  }
+}
 
 template <bool kPairs, size_t kLines, size_t kRows>
 HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
@@ -172,30 +205,14 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
   MultiplyStream<kPairs, kLines>(t.x, t.x_stride, t.w, t.elements, t.ahead, acc);
   const Product& product = *t.product;
   const size_t columns = std::min(kPanelWidth, product.n - t.column);
-  const auto factor_of = [&](size_t i) {
-    return product.row_factors ? product.row_factors[t.row + i] : product.factor;
-  };
   if (!t.last || HWY_UNLIKELY(columns < kPanelWidth)) {
     StoreSums(acc, t.sums);
-    if (!t.last) return;
-    for (size_t i = 0; i < kRows; ++i) {
-      const float* const factor = factor_of(i);
-      for (size_t c = 0; c < columns; ++c) {
-        const float v =
-            FinishColumn(t.sums[i * kPanelWidth + c], factor, product.bias, t.column + c);
-        const size_t at = (t.row + i) * product.ldy + t.column + c;
-        if (product.y_is_bf16) {
-          static_cast<uint16_t*>(product.y)[at] = BF16FromF32(v);
-        } else {
-          static_cast<float*>(product.y)[at] = v;
-        }
-      }
-    }
+    if (t.last) FinishSums(t, kRows);
     return;
   }
   HWY_UNROLL(8)
   for (size_t i = 0; i < kRows; ++i) {
-    const float* const factor = factor_of(i);
+    const float* const factor = t.FactorOf(i);
     HWY_UNROLL(8)
     for (size_t j = 0; j < kVectors; ++j) {
       const VF v = FinishColumns(acc[i][j], factor, product.bias, t.column + j * kLanes);
@@ -217,7 +234,7 @@ struct RowsBlocks {
     if (whole) return;
     const size_t most = step.w.in_place() ? kBlockElements : kExpandedElements;
     count = std::max<size_t>(1, (step.elements + most / 2) / most);
-    length = RoundUp(CeilDiv(step.elements, count), 4);
+    length = RoundUp(CeilDiv(step.elements, count), kBlockGranule);
     if (length != 0) count = CeilDiv(step.elements, length);
   }
 };
@@ -273,10 +290,59 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
   }
 }
 
+#if LORA_AMX
+
+// How far the first tile of rows fetches a panel ahead, of which the next ones find it in cache.
+constexpr size_t kTilesAhead = 2 * kTilePairs * kPanelWidth;
+
+// The same on tile registers, whose sums go through memory between blocks.
+void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
+                         std::span<const LowRankRows> low, const ProductScratch& scratch) {
+  const Step& step = product.passes[0].main;
+  const size_t tiles = CeilDiv(rows, kTileRows);
+  const RowsBlocks blocks(step, tiles == 1 && step.w.in_place());
+  TileRegisters registers;
+  RowsTile t;
+  t.product = &product;
+  for (size_t p = panels.begin; p < panels.end; ++p) {
+    t.column = p * kPanelWidth;
+    std::fill(scratch.sums, scratch.sums + rows * kPanelWidth, 0.0f);
+    for (const LowRankRows& part : low) {
+      const size_t columns = std::min(kPanelWidth, product.n - t.column);
+      if (part.r != 0) AddLowRank(part, t.column, columns, scratch.sums);
+    }
+    for (size_t b = 0; b < blocks.count; ++b) {
+      const size_t first = b * blocks.length;
+      Step block = step;
+      block.w = step.w.From(first);
+      block.elements = std::min(blocks.length, step.elements - first);
+      const uint32_t* const w = ReadPanel<true>(block, p, scratch.block);
+      for (size_t tile = 0; tile < tiles; ++tile) {
+        const Range of = Split(rows, tiles, tile);
+        t.row = of.begin;
+        t.sums = scratch.sums + of.begin * kPanelWidth;
+        // Panels follow each other in memory.
+        const bool fetches = tile == 0 && step.w.in_place();
+        registers.ConfigureRow(of.end - of.begin);
+        AddRowProducts({step.x + of.begin * step.x_stride + first, step.x_stride, w, kPanelWidth,
+                        block.elements, fetches ? w + kTilesAhead : nullptr},
+                       of.end - of.begin, t.sums);
+        if (b + 1 == blocks.count) FinishSums(t, of.end - of.begin);
+      }
+    }
+  }
+}
+
+#endif  // LORA_AMX
+
 void MultiplyRows(const Product& product, size_t rows, Range panels,
                   std::span<const LowRankRows> low, const ProductScratch& scratch) {
   if (product.pairs) {
+#if LORA_AMX
+    MultiplyRowsOfTiles(product, rows, panels, low, scratch);
+#else
     MultiplyRowsOf<true>(product, rows, panels, low, scratch);
+#endif
   } else {
     MultiplyRowsOf<false>(product, rows, panels, low, scratch);
   }
