@@ -29,4 +29,9 @@ if(LORA_SANITIZE OR LORA_FEW_TARGETS)
   # Instrumented kernels compile slowly: these are enough to find bad accesses.
   string(APPEND LORA_DISABLED_TARGETS "|HWY_SSE4|HWY_AVX3")
 endif()
+if(LORA_SANITIZE)
+  # AVX3_ZEN4 has the kernels of AVX3_SPR there, with tiles in software.
+  string(APPEND LORA_DISABLED_TARGETS "|HWY_AVX3_SPR")
+  target_compile_definitions(lora_highway INTERFACE LORA_EMULATE_TILES=1)
+endif()
 target_compile_definitions(lora_highway INTERFACE "HWY_DISABLED_TARGETS=(${LORA_DISABLED_TARGETS})")

@@ -22,15 +22,23 @@
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
 
+// A function that uses tile registers has LORA_AMX_ATTR, which a lambda inside it would not have.
 #undef LORA_AMX
+#undef LORA_AMX_ATTR
+#if LORA_EMULATE_TILES
+#define LORA_AMX (HWY_TARGET == HWY_AVX3_ZEN4)
+#define LORA_AMX_ATTR
+#else
 #define LORA_AMX (HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_SPR)
+#define LORA_AMX_ATTR __attribute__((target("amx-tile,amx-bf16")))
+#endif
 
 #if LORA_AMX
+#if LORA_EMULATE_TILES
+#include "backend/cpu/emulated_tiles.h"
+#else
 #include <immintrin.h>
-
-// A function that uses tile registers. A lambda inside it would not have the attribute.
-#undef LORA_AMX_ATTR
-#define LORA_AMX_ATTR __attribute__((target("amx-tile,amx-bf16")))
+#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
