@@ -104,19 +104,22 @@ constexpr size_t PrefetchedBy(size_t elements) {
   return elements / kTilePairs * kAheadLines * kLineElements;
 }
 
-template <bool kTwo>
+// A block has two tiles of rows if kTall, and two of columns if kWide, else one.
+template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void AddTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
                                        size_t w_stride) {
   const size_t x_bytes = x_stride * sizeof(uint32_t), w_bytes = w_stride * sizeof(uint32_t);
   _tile_loadd(6, w, w_bytes);
   _tile_loadd(4, x, x_bytes);
   _tile_dpbf16ps(0, 4, 6);
-  _tile_loadd(7, w + kTileColumns, w_bytes);
-  _tile_dpbf16ps(1, 4, 7);
-  if constexpr (kTwo) {
+  if constexpr (kWide) {
+    _tile_loadd(7, w + kTileColumns, w_bytes);
+    _tile_dpbf16ps(1, 4, 7);
+  }
+  if constexpr (kTall) {
     _tile_loadd(5, x + kTileRows * x_stride, x_bytes);
     _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
+    if constexpr (kWide) _tile_dpbf16ps(3, 5, 7);
   }
 }
 
@@ -141,11 +144,11 @@ struct PaddedPairs {
 };
 
 // Adds the products of all pairs to the sums in registers.
-template <bool kTwo>
+template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void AddProducts(const TileOperands& of, size_t rows) {
   size_t e = 0;
   for (; e + kTilePairs <= of.elements; e += kTilePairs) {
-    AddTiles<kTwo>(of.x + e, of.x_stride, of.w + e * of.w_stride, of.w_stride);
+    AddTiles<kTall, kWide>(of.x + e, of.x_stride, of.w + e * of.w_stride, of.w_stride);
     if (of.ahead) {
       const uint32_t* const ahead = of.ahead + PrefetchedBy(e);
       for (size_t line = 0; line < kAheadLines; ++line) {
@@ -154,64 +157,67 @@ LORA_AMX_ATTR HWY_INLINE void AddProducts(const TileOperands& of, size_t rows) {
     }
   }
   if (e == of.elements) return;
-  const PaddedPairs<kBlockTileRows, kBlockTileColumns> rest(of, e, rows);
-  AddTiles<kTwo>(rest.x, kTilePairs, rest.w, kBlockTileColumns);
+  constexpr size_t kRows = kTall ? kBlockTileRows : kTileRows;
+  constexpr size_t kColumns = kWide ? kBlockTileColumns : kTileColumns;
+  const PaddedPairs<kRows, kColumns> rest(of, e, rows);
+  AddTiles<kTall, kWide>(rest.x, kTilePairs, rest.w, kColumns);
 }
 
-template <bool kTwo>
+template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void ZeroTiles() {
   _tile_zero(0);
-  _tile_zero(1);
-  if constexpr (kTwo) {
+  if constexpr (kWide) _tile_zero(1);
+  if constexpr (kTall) {
     _tile_zero(2);
-    _tile_zero(3);
+    if constexpr (kWide) _tile_zero(3);
   }
 }
-template <bool kTwo>
+template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void LoadTiles(const float* sums, size_t ld) {
   const size_t bytes = ld * sizeof(float);
   _tile_loadd(0, sums, bytes);
-  _tile_loadd(1, sums + kTileColumns, bytes);
-  if constexpr (kTwo) {
+  if constexpr (kWide) _tile_loadd(1, sums + kTileColumns, bytes);
+  if constexpr (kTall) {
     _tile_loadd(2, sums + kTileRows * ld, bytes);
-    _tile_loadd(3, sums + kTileRows * ld + kTileColumns, bytes);
+    if constexpr (kWide) _tile_loadd(3, sums + kTileRows * ld + kTileColumns, bytes);
   }
 }
-template <bool kTwo>
+template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void StoreTiles(float* sums, size_t ld) {
   const size_t bytes = ld * sizeof(float);
   _tile_stored(0, sums, bytes);
-  _tile_stored(1, sums + kTileColumns, bytes);
-  if constexpr (kTwo) {
+  if constexpr (kWide) _tile_stored(1, sums + kTileColumns, bytes);
+  if constexpr (kTall) {
     _tile_stored(2, sums + kTileRows * ld, bytes);
-    _tile_stored(3, sums + kTileRows * ld + kTileColumns, bytes);
+    if constexpr (kWide) _tile_stored(3, sums + kTileRows * ld + kTileColumns, bytes);
   }
 }
 
-// to [rows][kBlockTileColumns] ← from (or zero) + main.x · main.w + extra.x · extra.w, where `rows`
-// are those that the registers are configured for.
-template <bool kTwo>
+// to [rows][kTileColumns, or kBlockTileColumns if kWide] ← from (or zero) + main.x · main.w +
+// extra.x · extra.w, where `rows` are those that the registers are configured for.
+template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_NOINLINE void MultiplyTilesOf(const TileOperands& main, const TileOperands& extra,
                                                 size_t rows, const float* from, size_t ld_from,
                                                 float* to, size_t ld_to) {
   HWY_FENCE;
   if (from) {
-    LoadTiles<kTwo>(from, ld_from);
+    LoadTiles<kTall, kWide>(from, ld_from);
   } else {
-    ZeroTiles<kTwo>();
+    ZeroTiles<kTall, kWide>();
   }
-  AddProducts<kTwo>(main, rows);
-  if (extra.elements != 0) AddProducts<kTwo>(extra, rows);
-  StoreTiles<kTwo>(to, ld_to);
+  AddProducts<kTall, kWide>(main, rows);
+  if (extra.elements != 0) AddProducts<kTall, kWide>(extra, rows);
+  StoreTiles<kTall, kWide>(to, ld_to);
   HWY_FENCE;
 }
 
+template <bool kWide = true>
 HWY_INLINE void MultiplyTiles(const TileOperands& main, const TileOperands& extra, size_t rows,
                               const float* from, size_t ld_from, float* to, size_t ld_to) {
   if (rows > kTileRows) {
-    MultiplyTilesOf<true>(main, extra, rows, from, ld_from, to, ld_to);
+    MultiplyTilesOf<true, kWide>(main, extra, rows, from, ld_from, to, ld_to);
   } else {
-    MultiplyTilesOf<false>(main, extra, rows, from, ld_from, to, ld_to);
+    MultiplyTilesOf<false, kWide>(main, extra, rows, from, ld_from, to, ld_to);
   }
 }
 
@@ -246,7 +252,8 @@ LORA_AMX_ATTR HWY_INLINE void AddRowTiles(const uint32_t* x, size_t x_stride, co
 
 // sums [rows][kPanelWidth] += x · panel, where `rows` are those that ConfigureRow was called with.
 // Meanwhile as many bytes as the panel has are fetched from `ahead` on, unless it is null.
-LORA_AMX_ATTR HWY_NOINLINE void AddRowProducts(const TileOperands& of, size_t rows, float* sums) {
+LORA_AMX_ATTR HWY_NOINLINE inline void AddRowProducts(const TileOperands& of, size_t rows,
+                                                      float* sums) {
   constexpr size_t kBytes = kPanelWidth * sizeof(float);
   HWY_FENCE;
   _tile_loadd(0, sums, kBytes);

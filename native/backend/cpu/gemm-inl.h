@@ -410,7 +410,6 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
 
 size_t PanelWidth() { return kPanelWidth; }
 
-// Whether products of bf16 pairs use tile registers (amx-inl.h).
 bool MultipliesTiles() { return LORA_AMX; }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

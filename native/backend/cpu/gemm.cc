@@ -25,6 +25,8 @@ HWY_EXPORT(CopyElements);
 
 size_t PanelWidth() { return HWY_DYNAMIC_DISPATCH(PanelWidth)(); }
 
+bool MultipliesTiles() { return HWY_DYNAMIC_DISPATCH(MultipliesTiles)(); }
+
 void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels,
                     const ProductScratch& scratch) {
   HWY_DYNAMIC_DISPATCH(MultiplyPanels)(product, rows, tiles, panels, scratch);
@@ -81,7 +83,7 @@ bool ReadsInPlace(const RowsOfX& x, bool pairs) {
   if (x.is_bf16 != pairs || !whole || address % alignof(uint32_t) != 0) return false;
   // 16 rows are read at once there, a cache line of each: the lines must be whole ones, and in
   // different sets of the cache.
-  if (!pairs || !HWY_DYNAMIC_DISPATCH(MultipliesTiles)()) return true;
+  if (!pairs || !MultipliesTiles()) return true;
   constexpr size_t kLine = 64, kSameSet = 2048;
   const size_t bytes = x.ld * sizeof(uint16_t);
   return address % kLine == 0 && bytes % kLine == 0 && bytes % kSameSet != 0;

@@ -15,11 +15,14 @@ HWY_EXPORT(DropoutMask);
 HWY_EXPORT(MultiplyDown);
 HWY_EXPORT(MultiplyDownPairs);
 HWY_EXPORT(MultiplyUpTransposed);
+HWY_EXPORT(KeepPairs);
 HWY_EXPORT(PairRows);
+HWY_EXPORT(PairColumns);
 HWY_EXPORT(ScaleToElements);
 HWY_EXPORT(PackUpPanel);
 HWY_EXPORT(PackDownPanel);
 HWY_EXPORT(MultiplyOuter);
+HWY_EXPORT(PackOuter);
 
 void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* mask) {
   HWY_DYNAMIC_DISPATCH(DropoutMask)(dropout, rows, columns, mask);
@@ -41,9 +44,19 @@ void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t
   (g, g_stride, pairs, rows, elements, a, r_padded, add, u);
 }
 
+void KeepPairs(const uint32_t* x, size_t x_stride, size_t rows, size_t elements,
+               const uint8_t* mask, size_t mask_stride, uint32_t* dst, size_t dst_stride) {
+  HWY_DYNAMIC_DISPATCH(KeepPairs)
+  (x, x_stride, rows, elements, mask, mask_stride, dst, dst_stride);
+}
+
 void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
               size_t dst_stride) {
   HWY_DYNAMIC_DISPATCH(PairRows)(v, v_stride, rows, columns, dst, dst_stride);
+}
+
+void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, size_t dst_stride) {
+  HWY_DYNAMIC_DISPATCH(PairColumns)(v, rows, columns, dst, dst_stride);
 }
 
 void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,
@@ -61,6 +74,10 @@ void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel,
 
 void MultiplyOuter(const Outer& outer, Range columns) {
   HWY_DYNAMIC_DISPATCH(MultiplyOuter)(outer, columns);
+}
+
+void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst) {
+  HWY_DYNAMIC_DISPATCH(PackOuter)(v, v_stride, m, r, dst);
 }
 
 }  // namespace lora::cpu

@@ -13,14 +13,27 @@
 #include <cstdint>
 
 #include "backend/cpu/context.h"
+#include "backend/cpu/panels.h"
 #include "core/maths/ceil_div.h"
 #include "core/ops/ops.h"
 
 namespace lora::cpu {
 
-// Padded low-rank vectors have a multiple of this many columns, which is the widest vector.
+// Padded low-rank vectors have a multiple of this many columns, which is the widest vector, and a
+// tile.
 constexpr size_t kRankGranule = 16;
 inline size_t PaddedRank(size_t r) { return RoundUp(r, kRankGranule); }
+
+// Returns how many k-steps the big product runs for LoRA: whole tiles where it multiplies those.
+inline size_t RankElements(size_t r, bool pairs) {
+  if (!pairs) return r;
+  const size_t elements = CeilDiv(r, size_t{2});
+  return MultipliesTiles() ? RoundUp(elements, kRankGranule) : elements;
+}
+
+// The rows that the narrow products take at a time.
+constexpr size_t kTiledRows = 32;
+inline size_t NarrowRows(bool pairs) { return pairs && MultipliesTiles() ? kTiledRows : kTileM; }
 
 // A dropout mask has a bit per element, set where the element is kept. Its rows are MaskStride
 // bytes, whose end may be read and written past the columns.
@@ -36,22 +49,33 @@ void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const ui
 void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint8_t* mask,
                        const uint16_t* b, size_t r, float scale, float* h);
 
-// u [rows <= kTileM, r_padded] (+)= g · A. A row of g is `elements` 32-bit elements (bf16 pairs or
-// f32), and A is [elements, r_padded] f32 or pairs of rows (PairRows).
+// u [rows <= NarrowRows(pairs), r_padded] (+)= g · A. A row of g is `elements` 32-bit elements
+// (bf16 pairs or f32), and A is [elements, r_padded] f32 or pairs of rows (PairRows). Where the
+// products are those of tiles, h is computed here too, from x and pairs of columns of B
+// (PairColumns).
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
                           size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u);
+
+// dst [rows][dst_stride] ← keep(x), of pairs. Row 0 of the mask is that of x.
+void KeepPairs(const uint32_t* x, size_t x_stride, size_t rows, size_t elements,
+               const uint8_t* mask, size_t mask_stride, uint32_t* dst, size_t dst_stride);
 
 // dst [⌈rows / 2⌉][dst_stride] ← pairs of neighbouring rows of v [rows, columns], rounded to bf16.
 // What is missing to whole pairs and to dst_stride >= columns is zero.
 void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
               size_t dst_stride);
 
+// dst [⌈columns / 2⌉][dst_stride] ← pairs of neighbouring columns of v [rows, columns], rounded to
+// bf16 and transposed. What is missing to whole pairs and to dst_stride >= rows is zero.
+void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, size_t dst_stride);
+
 // dst [rows][dst_stride] ← scale · v [rows, r] as 32-bit elements. Rows of v are v_stride apart.
+// What is missing to whole pairs and to dst_stride is zero.
 void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,
                      bool pairs, uint32_t* dst, size_t dst_stride);
 
 // Pack panel `panel` of A [n, r] or of Bᵀ [n = in, r] in the layout of PackPanels, rounded to bf16
-// where `pairs`. dst is the first panel's address.
+// where `pairs`, of RankElements(r, pairs). dst is the first panel's address.
 void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst);
 void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst);
 
@@ -60,8 +84,8 @@ void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel,
 // [r, n], or [n, r] if `transposed`. Rows are summed in order.
 constexpr size_t kOuterColumns = 64;
 struct Outer {
-  bool pairs = false;           // z is bf16 and v are pairs of rows (PairRows), else both are f32
-  const uint32_t* v = nullptr;  // rows, or pairs of rows, that are v_stride apart
+  bool pairs = false;           // z is bf16 and v are pairs of rows (PackOuter), else both are f32
+  const uint32_t* v = nullptr;  // what PackOuter makes of them, or rows that are v_stride apart
   size_t v_stride = 0;
   size_t m = 0, r = 0, n = 0;
   float scale = 1;
@@ -71,5 +95,17 @@ struct Outer {
   bool transposed = false;
 };
 void MultiplyOuter(const Outer& outer, Range columns);
+
+// dst [OuterElements(m, r)] ← pairs of neighbouring rows of v [m, r], rounded to bf16, as
+// MultiplyOuter reads them: [⌈m / 2⌉][r], or for tiles transposed, [PaddedRank(r)] rows.
+void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst);
+// Rows of whole tiles are an odd number of cache lines apart, so that they do not share cache sets.
+inline size_t TiledOuterStride(size_t m) {
+  constexpr size_t kTilePairs = kTiledRows / 2;
+  return (CeilDiv(m, kTiledRows) | 1) * kTilePairs;
+}
+inline size_t OuterElements(size_t m, size_t r) {
+  return MultipliesTiles() ? PaddedRank(r) * TiledOuterStride(m) : CeilDiv(m, size_t{2}) * r;
+}
 
 }  // namespace lora::cpu

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cpu/amx-inl.h"
 #include "backend/cpu/lora_kernels.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
@@ -114,6 +115,18 @@ HWY_INLINE VU Keep(VU v, const uint8_t* bits, size_t at) {
     return hn::BitCast(du, hn::IfThenElseZero(kept, hn::BitCast(dh, v)));
   } else {
     return hn::BitCast(du, KeepColumns(hn::BitCast(DF(), v), bits, at));
+  }
+}
+
+void KeepPairs(const uint32_t* x, size_t x_stride, size_t rows, size_t elements,
+               const uint8_t* mask, size_t mask_stride, uint32_t* dst, size_t dst_stride) {
+  const DU du;
+  for (size_t i = 0; i < rows; ++i) {
+    for (size_t e = 0; e < elements; e += kLanes) {
+      const size_t count = std::min(kLanes, elements - e);
+      const VU v = hn::LoadN(du, x + i * x_stride + e, count);
+      hn::StoreN(Keep<true>(v, mask + i * mask_stride, 2 * e), du, dst + i * dst_stride + e, count);
+    }
   }
 }
 
@@ -303,10 +316,34 @@ void UpTransposedAll(const uint32_t* g, size_t g_stride, size_t rows, size_t ele
   }
 }
 
+#if LORA_AMX
+static_assert(kTiledRows == kBlockTileRows && kRankGranule == kTileColumns);
+
+void UpTransposedTiles(const uint32_t* g, size_t g_stride, size_t rows, size_t elements,
+                       const uint32_t* a, size_t r_padded, bool add, float* u) {
+  TileRegisters registers;
+  registers.ConfigureBlock(rows);
+  TileOperands of = {g, g_stride, a, r_padded, elements};
+  for (size_t j = 0; j < r_padded; j += kBlockTileColumns) {
+    of.w = a + j;
+    const float* const from = add ? u + j : nullptr;
+    if (r_padded - j >= kBlockTileColumns) {
+      MultiplyTiles<true>(of, {}, rows, from, r_padded, u + j, r_padded);
+    } else {
+      MultiplyTiles<false>(of, {}, rows, from, r_padded, u + j, r_padded);
+    }
+  }
+}
+#endif
+
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
                           size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
   if (pairs) {
+#if LORA_AMX
+    UpTransposedTiles(g, g_stride, rows, elements, a, r_padded, add, u);
+#else
     UpTransposedAll<true>(g, g_stride, rows, elements, a, r_padded, add, u);
+#endif
   } else {
     UpTransposedAll<false>(g, g_stride, rows, elements, a, r_padded, add, u);
   }
@@ -337,33 +374,48 @@ void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, flo
         floats[j] = scale * v[j];
       }
     }
+    const size_t elements = pairs ? (r + 1) / 2 : r;
     if (pairs && r % 2 != 0) halves[r] = 0;
+    if (elements < dst_stride) std::fill(dst + elements, dst + dst_stride, 0u);
   }
 }
 
-void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
+// Zeroes columns [columns, stride) of each row.
+HWY_INLINE void ZeroBeyond(uint32_t* dst, size_t rows, size_t columns, size_t stride) {
+  if (columns == stride) return;
+  for (size_t i = 0; i < rows; ++i)
+    std::fill(dst + i * stride + columns, dst + (i + 1) * stride, 0u);
+}
+
+void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, size_t dst_stride) {
   constexpr size_t kBlock = 16;  // elements of a row that are rounded at a time
   HWY_ALIGN uint32_t block[kPanelWidth * kBlock];
-  const size_t elements = pairs ? (r + 1) / 2 : r;
+  const size_t elements = (columns + 1) / 2;
+  for (size_t i0 = 0; i0 < rows; i0 += kPanelWidth) {
+    const size_t height = std::min(kPanelWidth, rows - i0);
+    for (size_t e0 = 0; e0 < elements; e0 += kBlock) {
+      const size_t count = std::min(kBlock, elements - e0);
+      const size_t width = std::min(columns - 2 * e0, 2 * count);
+      for (size_t i = 0; i < height; ++i) {
+        RoundToPairs(v + (i0 + i) * columns + 2 * e0, width, block + i * kBlock);
+      }
+      TransposeElements(block, kBlock, height, count, dst + e0 * dst_stride + i0, dst_stride);
+    }
+  }
+  ZeroBeyond(dst, elements, rows, dst_stride);
+}
+
+void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
+  const size_t elements = RankElements(r, pairs);
   const size_t begin = panel * kPanelWidth, rows = std::min(kPanelWidth, n - begin);
   a += begin * r;
   dst += panel * elements * kPanelWidth;
   if (pairs) {
-    for (size_t e0 = 0; e0 < elements; e0 += kBlock) {
-      const size_t count = std::min(kBlock, elements - e0);
-      const size_t ranks = std::min(r - 2 * e0, 2 * count);
-      for (size_t j = 0; j < rows; ++j) {
-        RoundToPairs(a + j * r + 2 * e0, ranks, block + j * kBlock);
-      }
-      TransposeElements(block, kBlock, rows, count, dst + e0 * kPanelWidth, kPanelWidth);
-    }
+    PairColumns(a, rows, r, dst, kPanelWidth);
+    std::fill(dst + (r + 1) / 2 * kPanelWidth, dst + elements * kPanelWidth, 0u);
   } else {
     TransposeElements(reinterpret_cast<const uint32_t*>(a), r, rows, r, dst, kPanelWidth);
-  }
-  if (rows < kPanelWidth) {
-    for (size_t e = 0; e < elements; ++e) {
-      std::fill(dst + e * kPanelWidth + rows, dst + (e + 1) * kPanelWidth, 0u);
-    }
+    ZeroBeyond(dst, elements, rows, kPanelWidth);
   }
 }
 
@@ -393,7 +445,7 @@ void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint
 void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
   const DF df;
   const DU du;
-  const size_t elements = pairs ? (r + 1) / 2 : r;
+  const size_t elements = RankElements(r, pairs);
   const size_t begin = panel * kPanelWidth, columns = std::min(kPanelWidth, n - begin);
   b += begin;
   dst += panel * elements * kPanelWidth;

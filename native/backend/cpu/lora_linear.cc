@@ -29,7 +29,7 @@ struct BranchScratch {
   bool dropout = false;
   float* bias = nullptr;         // [n] f32, or null
   uint32_t* up = nullptr;        // A in panels
-  uint32_t* down = nullptr;      // B [r, k] in bf16, where x is
+  uint32_t* down = nullptr;      // B [r, k] in bf16, where x is; for tiles its pairs of columns
   uint32_t* low_rank = nullptr;  // [chunk][rank_elements]: scale·h
   Pass* passes = nullptr;
 };
@@ -37,11 +37,14 @@ struct BranchScratch {
 // The sizes of a call and, with an arena that has memory, the addresses of everything in scratch.
 struct ForwardPlan {
   size_t m = 0, k = 0, chunk = 0, h_size = 0;
-  bool pairs = false;
+  size_t tile_rows = 0;               // of phase 1
+  bool pairs = false, tiles = false;  // tiles: h is a product of tile registers
   Blocks blocks;
-  uint32_t* x = nullptr;    // blocks of a chunk
-  float* h = nullptr;       // per thread [tile rows][largest r], where no branch keeps it
-  uint8_t* mask = nullptr;  // per thread [kTileM][MaskStride(k)]
+  uint32_t* x = nullptr;     // blocks of a chunk
+  float* h = nullptr;        // per thread [tile_rows][largest r], where no branch keeps it
+  float* sums = nullptr;     // per thread [tile_rows][largest padded r], of tiles
+  uint32_t* kept = nullptr;  // per thread [tile_rows][blocks.stride], of tiles with dropout
+  uint8_t* mask = nullptr;   // per thread [tile_rows][MaskStride(k)]
   ProductScratch product;
   BranchScratch* branches = nullptr;
   Product* products = nullptr;
@@ -51,12 +54,16 @@ BranchScratch PlanBranch(Arena& arena, const LoraBranch& branch, const ForwardPl
   BranchScratch s;
   s.n = static_cast<size_t>(branch.weight.rows);
   s.r = branch.up ? static_cast<size_t>(branch.up.dim(1)) : 0;
-  s.rank_elements = plan.pairs ? (s.r + 1) / 2 : s.r;
+  s.rank_elements = RankElements(s.r, plan.pairs);
   s.dropout = s.r != 0 && branch.dropout.active();
   if (branch.bias) s.bias = arena.Take<float>(s.n);
   if (s.r != 0) {
     s.up = arena.Take<uint32_t>(Panels(s.n, PanelWidth()) * PanelWidth() * s.rank_elements);
-    if (plan.pairs) s.down = arena.Take<uint32_t>(CeilDiv(s.r * plan.k, size_t{2}));
+    if (plan.tiles) {
+      s.down = arena.Take<uint32_t>(plan.blocks.elements * PaddedRank(s.r));
+    } else if (plan.pairs) {
+      s.down = arena.Take<uint32_t>(CeilDiv(s.r * plan.k, size_t{2}));
+    }
     s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_elements);
   }
   s.passes = arena.Take<Pass>(plan.blocks.count);
@@ -68,6 +75,8 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
   plan.m = static_cast<size_t>(args.x.dim(0));
   plan.k = static_cast<size_t>(args.x.dim(1));
   plan.pairs = args.x.dtype == DType::kBF16;
+  plan.tiles = plan.pairs && MultipliesTiles();
+  plan.tile_rows = NarrowRows(plan.pairs);
   plan.blocks = Blocks(plan.pairs ? (plan.k + 1) / 2 : plan.k);
   plan.chunk = ChunkRows(plan.m, plan.blocks.Size(1));
   plan.x = arena.Take<uint32_t>(plan.blocks.Size(plan.chunk));
@@ -78,9 +87,13 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
     rank = std::max(rank, static_cast<size_t>(branch.up.dim(1)));
     dropout = dropout || branch.dropout.active();
   }
-  plan.h_size = kTileM * PaddedRank(rank);
+  plan.h_size = plan.tile_rows * PaddedRank(rank);
   plan.h = arena.Take<float>(threads * plan.h_size);
-  if (dropout) plan.mask = arena.Take<uint8_t>(threads * kTileM * MaskStride(plan.k));
+  if (plan.tiles) plan.sums = arena.Take<float>(threads * plan.h_size);
+  if (dropout) {
+    plan.mask = arena.Take<uint8_t>(threads * plan.tile_rows * MaskStride(plan.k));
+    if (plan.tiles) plan.kept = arena.Take<uint32_t>(threads * plan.tile_rows * plan.blocks.stride);
+  }
   plan.product =
       ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, HasExpandedWeight(args));
   plan.branches = arena.Take<BranchScratch>(args.branches.size());
@@ -92,10 +105,33 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
   return plan;
 }
 
+// h ← scale · keep(x) · Bᵀ for rows `r` of x, by tile registers. `mask` may be null.
+void MultiplyDownTiles(const ForwardPlan& plan, const BranchScratch& s, const BlockedRows& x,
+                       Range r, const uint8_t* mask, float scale, float* h, size_t thread) {
+  const size_t count = r.end - r.begin, r_padded = PaddedRank(s.r);
+  float* const sums = plan.sums + thread * plan.h_size;
+  for (size_t b = 0; b < plan.blocks.count; ++b) {
+    const size_t begin = plan.blocks.Begin(b), length = plan.blocks.Length(b);
+    const uint32_t* from = x.At(b, r.begin);
+    size_t stride = x.row_stride;
+    if (mask) {
+      uint32_t* const kept = plan.kept + thread * plan.tile_rows * plan.blocks.stride;
+      KeepPairs(from, stride, count, length, mask + 2 * begin / 8, MaskStride(plan.k), kept,
+                plan.blocks.stride);
+      from = kept;
+      stride = plan.blocks.stride;
+    }
+    MultiplyUpTransposed(from, stride, true, count, length, s.down + begin * r_padded, r_padded,
+                         b != 0, sums);
+  }
+  ScaleToElements(sums, r_padded, count, s.r, scale, false, reinterpret_cast<uint32_t*>(h), s.r);
+}
+
 // Does phase 1 for one row tile: rows [r.begin, r.end) of the chunk that begins at row m0.
 void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t m0, size_t rows,
               Range r, size_t thread) {
-  CopyBlocks(plan.blocks, RowsFrom(args.x, m0), plan.pairs, rows, r, plan.x);
+  const RowsOfX of_chunk = RowsFrom(args.x, m0);
+  CopyBlocks(plan.blocks, of_chunk, plan.pairs, rows, r, plan.x);
   const size_t count = r.end - r.begin, row = m0 + r.begin;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const LoraBranch& branch = args.branches[i];
@@ -104,14 +140,17 @@ void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t
     const uint8_t* mask = nullptr;
     float scale = 1;
     if (s.dropout) {
-      uint8_t* to = plan.mask + thread * kTileM * MaskStride(plan.k);
+      uint8_t* to = plan.mask + thread * plan.tile_rows * MaskStride(plan.k);
       DropoutMask(branch.dropout, {row, row + count}, plan.k, to);
       mask = to;
       scale = DropoutScale(DropoutThreshold(branch.dropout.p));
     }
     float* h = Keeps(args.h, i) ? args.h[i].as<float>() + row * s.r : plan.h + thread * plan.h_size;
     const std::byte* x = RowOf(args.x, row);
-    if (plan.pairs) {
+    if (plan.tiles) {
+      MultiplyDownTiles(plan, s, BlocksOf(plan.blocks, of_chunk, plan.pairs, rows, plan.x), r, mask,
+                        scale, h, thread);
+    } else if (plan.pairs) {
       MultiplyDownPairs(reinterpret_cast<const uint16_t*>(x), count, plan.k, mask,
                         reinterpret_cast<const uint16_t*>(s.down), s.r, scale, h);
     } else {
@@ -142,8 +181,10 @@ void Repack(const LoraLinearForwardArgs& args, const ForwardPlan& plan, CpuConte
     }
     const BranchScratch& s = plan.branches[task];
     if (s.r == 0) return;
+    const TensorView& down = args.branches[task].down;
+    if (plan.tiles) return PairColumns(down.as<float>(), s.r, plan.k, s.down, PaddedRank(s.r));
     const size_t size = s.r * plan.k;
-    CopyElements(args.branches[task].down.data, false, size, 1, size, true, s.down, size);
+    CopyElements(down.data, false, size, 1, size, true, s.down, size);
   });
 }
 
@@ -165,7 +206,7 @@ void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
                    CpuContext& context) {
   Repack(args, plan, context);
   for (size_t m0 = 0; m0 < plan.m; m0 += plan.chunk) {
-    const size_t rows = std::min(plan.chunk, plan.m - m0), tiles = Tiles(rows);
+    const size_t rows = std::min(plan.chunk, plan.m - m0), tiles = CeilDiv(rows, plan.tile_rows);
     context.ParallelFor(tiles, [&](size_t tile, size_t thread) {
       ReadTile(args, plan, m0, rows, Split(rows, tiles, tile), thread);
     });

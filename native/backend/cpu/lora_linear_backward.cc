@@ -38,7 +38,7 @@ struct BranchScratch {
   uint32_t* a = nullptr;         // A in pairs of rows [⌈n / 2⌉, r_padded], or padded f32
   float* u = nullptr;            // [m, r_padded]
   uint32_t* low_rank = nullptr;  // [chunk][rank_elements]: scale·u
-  uint32_t *h_pairs = nullptr, *u_pairs = nullptr;  // [⌈m / 2⌉, r], where g is bf16
+  uint32_t *h_pairs = nullptr, *u_pairs = nullptr;  // of PackOuter, where g is bf16
   uint32_t* down = nullptr;                         // Bᵀ in panels
   uint8_t* mask = nullptr;                          // [m][MaskStride(in)]
 };
@@ -60,7 +60,7 @@ BranchScratch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, bool pair
   if (!branch.up) return s;
   s.r = static_cast<size_t>(branch.up.dim(1));
   s.r_padded = PaddedRank(s.r);
-  s.rank_elements = pairs ? (s.r + 1) / 2 : s.r;
+  s.rank_elements = RankElements(s.r, pairs);
   s.needs_u = args.dx || Wants(args.d_down, i);
   s.dropout = s.needs_u && branch.dropout.active();
   if (s.dropout) s.dropout_scale = DropoutScale(DropoutThreshold(branch.dropout.p));
@@ -106,9 +106,9 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
         s.down = arena.Take<uint32_t>(Panels(plan.in, width) * width * s.rank_elements);
       }
     }
-    const size_t pairs = CeilDiv(plan.m, size_t{2});
-    if (plan.pairs && Wants(args.d_up, i)) s.h_pairs = arena.Take<uint32_t>(pairs * s.r);
-    if (plan.pairs && Wants(args.d_down, i)) s.u_pairs = arena.Take<uint32_t>(pairs * s.r);
+    const size_t pairs = OuterElements(plan.m, s.r);
+    if (plan.pairs && Wants(args.d_up, i)) s.h_pairs = arena.Take<uint32_t>(pairs);
+    if (plan.pairs && Wants(args.d_down, i)) s.u_pairs = arena.Take<uint32_t>(pairs);
     if (plan.branches) plan.branches[i] = s;
   }
   return plan;
@@ -205,9 +205,9 @@ void PairLowRank(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
   context.ParallelFor(2 * args.branches.size(), [&](size_t task, size_t) {
     const BranchScratch& s = plan.branches[task / 2];
     if (task % 2 == 0 && s.h_pairs != nullptr) {
-      PairRows(args.h[task / 2].as<const float>(), s.r, plan.m, s.r, s.h_pairs, s.r);
+      PackOuter(args.h[task / 2].as<const float>(), s.r, plan.m, s.r, s.h_pairs);
     } else if (task % 2 == 1 && s.u_pairs != nullptr) {
-      PairRows(s.u, s.r_padded, plan.m, s.r, s.u_pairs, s.r);
+      PackOuter(s.u, s.r_padded, plan.m, s.r, s.u_pairs);
     }
   });
 }
@@ -287,7 +287,8 @@ void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
   if (plan.needs_g && plan.m != 0) {
     Repack(args, plan, context);
     for (size_t m0 = 0; m0 < plan.m; m0 += plan.chunk) {
-      const size_t rows = std::min(plan.chunk, plan.m - m0), tiles = Tiles(rows);
+      const size_t rows = std::min(plan.chunk, plan.m - m0);
+      const size_t tiles = CeilDiv(rows, NarrowRows(plan.pairs));
       context.ParallelFor(tiles, [&](size_t tile, size_t) {
         ReadTile(args, plan, m0, rows, Split(rows, tiles, tile));
       });

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "backend/cpu/amx-inl.h"
 #include "backend/cpu/lora_linear-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -141,7 +142,130 @@ void OuterColumns(const Outer& o, Range columns) {
   }
 }
 
+#if LORA_AMX
+
+// The ranks are rows of a product, 16 at a time, and z is a panel. Its pairs are made once for
+// kOuterRankTiles tiles of ranks, and kOuterBlocks tiles of them stay in the L1 cache.
+static_assert(kOuterColumns == kPanelWidth && kTiledRows == 2 * kTilePairs);
+constexpr size_t kOuterBlocks = 4, kOuterRankTiles = 4;
+constexpr size_t kOuterSums = kTileRows * kOuterColumns;
+
+// to [blocks][kTilePairs][kOuterColumns] ← pairs of rows of keep(z) from row `row` on, with zeros
+// for what does not exist. The columns are in the order of RowPairs.
+template <bool kMasked>
+HWY_NOINLINE void PairOuterRows(const Outer& o, size_t row, size_t blocks, size_t column,
+                                uint32_t* HWY_RESTRICT to) {
+  const DU du;
+  const hn::Repartition<uint16_t, DU> dh;
+  const size_t mask_stride = MaskStride(o.n);
+  const uint16_t* const z = static_cast<const uint16_t*>(o.z) + column;
+  const uint8_t* const mask = kMasked ? o.mask + column / 8 : nullptr;
+  const size_t width = std::min(kOuterColumns, o.n - column);
+  const size_t end = row + blocks * kTiledRows;
+  for (size_t i = row; i < end; i += 2, to += kOuterColumns) {
+    for (size_t c = 0; c < kOuterColumns; c += kOuterWidth) {
+      const size_t columns = std::min(kOuterWidth, width - std::min(width, c));
+      const auto load = [&](size_t at) HWY_ATTR {
+        if (at >= o.m || columns == 0) return hn::Zero(dh);
+        hwy::Prefetch(z + (at + kTiledRows) * o.n + c);
+        return LoadHalves<kMasked>(z + at * o.n + c,
+                                   kMasked ? mask + at * mask_stride + c / 8 : nullptr, columns);
+      };
+      const RowPairs pairs(load(i), load(i + 1));
+      hn::Store(pairs.lower, du, to + c);
+      hn::Store(pairs.upper, du, to + c + kLanes);
+    }
+  }
+}
+
+// Stores the sums of `ranks` ranks from `rank` on.
+void StoreOuter(const Outer& o, size_t rank, size_t ranks, size_t column, const float* sums) {
+  const DF df;
+  const VF scale = hn::Set(df, o.scale);
+  const size_t columns = std::min(kOuterColumns, o.n - column);
+  alignas(64) float ordered[kOuterSums];
+  // Blocks of 4 columns of RowPairs are in the lower and the upper vector in turn.
+  alignas(64) int32_t lanes[2 * kLanes];
+  for (size_t i = 0; i < 2 * kLanes; ++i) {
+    lanes[i] = static_cast<int32_t>(i / 4 % 2 * kLanes + i / 8 * 4 + i % 4);
+  }
+  const auto first = hn::SetTableIndices(df, lanes);
+  const auto second = hn::SetTableIndices(df, lanes + kLanes);
+  for (size_t k = 0; k < ranks; ++k) {
+    for (size_t c = 0; c < kOuterColumns; c += kOuterWidth) {
+      const float* const from = sums + k * kOuterColumns + c;
+      const VF lower = hn::Mul(scale, hn::Load(df, from));
+      const VF upper = hn::Mul(scale, hn::Load(df, from + kLanes));
+      float* const to = ordered + k * kOuterColumns + c;
+      hn::Store(hn::TwoTablesLookupLanes(df, lower, upper, first), df, to);
+      hn::Store(hn::TwoTablesLookupLanes(df, lower, upper, second), df, to + kLanes);
+    }
+    if (!o.transposed) {
+      std::memcpy(o.out + (rank + k) * o.n + column, ordered + k * kOuterColumns,
+                  columns * sizeof(float));
+    }
+  }
+  if (o.transposed) {
+    TransposeElements(reinterpret_cast<const uint32_t*>(ordered), kOuterColumns, ranks, columns,
+                      reinterpret_cast<uint32_t*>(o.out + column * o.r + rank), o.r);
+  }
+}
+
+template <bool kMasked>
+void OuterTiles(const Outer& o, Range columns) {
+  alignas(64) uint32_t z[kOuterBlocks * kTilePairs * kOuterColumns];
+  alignas(64) float sums[kOuterRankTiles * kOuterSums];
+  const size_t stride = TiledOuterStride(o.m), all_blocks = CeilDiv(o.m, kTiledRows);
+  TileRegisters registers;
+  registers.ConfigureRow(kTileRows);
+  for (size_t c = columns.begin; c < columns.end; c += kOuterColumns) {
+    for (size_t rank = 0; rank < o.r; rank += kOuterRankTiles * kTileRows) {
+      const size_t tiles = std::min(kOuterRankTiles, CeilDiv(o.r - rank, kTileRows));
+      std::fill_n(sums, tiles * kOuterSums, 0.0f);
+      for (size_t b = 0; b < all_blocks; b += kOuterBlocks) {
+        const size_t blocks = std::min(kOuterBlocks, all_blocks - b);
+        PairOuterRows<kMasked>(o, b * kTiledRows, blocks, c, z);
+        for (size_t t = 0; t < tiles; ++t) {
+          const uint32_t* const v = o.v + (rank + t * kTileRows) * stride + b * kTilePairs;
+          AddRowProducts({v, stride, z, kOuterColumns, blocks * kTilePairs}, kTileRows,
+                         sums + t * kOuterSums);
+        }
+      }
+      for (size_t t = 0; t < tiles; ++t) {
+        const size_t at = rank + t * kTileRows;
+        StoreOuter(o, at, std::min(kTileRows, o.r - at), c, sums + t * kOuterSums);
+      }
+    }
+  }
+}
+
+void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst) {
+  alignas(64) uint32_t block[kTilePairs * kTileRows];
+  const size_t stride = TiledOuterStride(m);
+  if (m % kTiledRows != 0) std::fill_n(dst, OuterElements(m, r), 0u);
+  for (size_t i = 0; i < m; i += kTiledRows) {
+    const size_t rows = std::min(kTiledRows, m - i);
+    for (size_t j = 0; j < r; j += kTileRows) {
+      PairRows(v + i * v_stride + j, v_stride, rows, std::min(kTileRows, r - j), block, kTileRows);
+      TransposeElements(block, kTileRows, CeilDiv(rows, size_t{2}), kTileRows,
+                        dst + j * stride + i / 2, stride);
+    }
+  }
+}
+
+#else
+
+void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst) {
+  PairRows(v, v_stride, m, r, dst, r);
+}
+
+#endif  // LORA_AMX
+
 void MultiplyOuter(const Outer& outer, Range columns) {
+#if LORA_AMX
+  if (outer.pairs && outer.mask) return OuterTiles<true>(outer, columns);
+  if (outer.pairs) return OuterTiles<false>(outer, columns);
+#endif
   if (outer.pairs) {
     if (outer.mask) {
       OuterColumns<true, true>(outer, columns);

@@ -70,6 +70,9 @@ struct ProductScratch {
   ProductScratch Of(size_t thread, size_t rows) const;
 };
 
+// Whether products of bf16 pairs use tile registers, for 32 rows at a time (amx-inl.h).
+bool MultipliesTiles();
+
 // Multiplies tiles [tiles.begin, tiles.end) of `rows` rows by the panels of that range, with the
 // scratch of the calling thread.
 void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels,
