@@ -77,7 +77,7 @@ LORA_AMX_ATTR double MultiplyAddTiles(float* sink) {
   _tile_loadd(5, values.data(), 64);
   _tile_loadd(6, values.data(), 64);
   _tile_loadd(7, values.data(), 64);
-  ZeroTiles<true>();
+  ZeroTiles<true, true>();
   for (size_t turn = 0; turn < kTurns; ++turn) {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
