@@ -41,12 +41,18 @@ HWY_INLINE void LoadRows(const AttentionShape& s, const RowTile& t, const T* src
   std::memset(tile + t.count * s.padded, 0, (t.padded() - t.count) * s.padded * sizeof(float));
 }
 
-// Whether products run on pairs of bf16, which is twice as fast where one instruction does it.
-// Products of rows of q, k, v and g are exact as in f32; P and dS, which are computed in f32, are
-// rounded to bf16 for the products that sum over keys or rows, as on a GPU (Dao et al. 2022).
+template <class T>
+HWY_INLINE bool HasPairs(const AttentionShape& s) {
+  return std::is_same_v<T, hwy::bfloat16_t> && s.d % 2 == 0;
+}
+
+// Whether products of tiles run on pairs of bf16, which is twice as fast where one instruction does
+// it, and more in tile registers. Products of rows of q, k, v and g are exact as in f32; P and dS,
+// which are computed in f32, are rounded to bf16 for the products that sum over keys or rows, as on
+// a GPU (Dao et al. 2022). Scores of pairs are scaled after their maximum is found.
 template <class T>
 HWY_INLINE bool MultipliesPairs(const AttentionShape& s) {
-  return LORA_DOT_BF16 && std::is_same_v<T, hwy::bfloat16_t> && s.d % 2 == 0;
+  return (LORA_DOT_BF16 || LORA_AMX) && HasPairs<T>(s) && s.scale > 0;
 }
 
 // transposed [d / 2][kRowTile] ← the pairs of rows of q or g, by way of `tile` [kRowTile][padded].
@@ -61,14 +67,13 @@ HWY_INLINE void LoadPairs(const AttentionShape& s, const RowTile& t, const T* sr
   TransposeTile(tile, stride, t.padded(), stride, transposed, kRowTile);
 }
 
-// products [count][kRowTile] ← scale·keys·rowsᵀ, for keys from `first` on and rows of LoadPairs.
+// products [count][kRowTile] ← keys·rowsᵀ, for keys from `first` on and rows of LoadPairs.
 template <class T>
 HWY_INLINE void MultiplyPairs(const AttentionShape& s, const RowTile& t, const T* keys,
-                              size_t first, size_t count, float scale, const float* rows,
-                              float* products) {
+                              size_t first, size_t count, const float* rows, float* products) {
   const auto* pairs =
       reinterpret_cast<const hwy::bfloat16_t*>(keys + s.KeyOffset(t.batch, t.head, first));
-  TileGemm(count, t.padded(), s.d / 2, TileA<hwy::bfloat16_t>{pairs, s.key_stride(), 2, scale},
+  TileGemm(count, t.padded(), s.d / 2, TileA<hwy::bfloat16_t>{pairs, s.key_stride(), 2},
            reinterpret_cast<const uint32_t*>(rows), kRowTile, {products, kRowTile, false});
 }
 
@@ -95,14 +100,22 @@ HWY_INLINE KeyRows LoadKeys(const AttentionShape& s, const RowTile& t, const hwy
   return {tile, s.padded};
 }
 
-// tile [⌈count / 2⌉][padded] ← pairs of neighbouring keys from `first` on.
+// The transposed keys [d][⌈count / 2⌉] in pairs of neighbouring ones, from `first` on. Both tiles
+// have the size of one of keys. Tile registers need the pairs of a row side by side.
 template <class T>
-HWY_INLINE const uint32_t* LoadKeyPairs(const AttentionShape& s, const RowTile& t, const T* src,
-                                        size_t first, size_t count, float* tile) {
+HWY_INLINE TileA<uint32_t> LoadKeyPairs(const AttentionShape& s, const RowTile& t, const T* src,
+                                        size_t first, size_t count, float* tile,
+                                        [[maybe_unused]] float* transposed) {
   const T* keys = src + s.KeyOffset(t.batch, t.head, first);
-  auto* to = reinterpret_cast<uint32_t*>(tile);
-  InterleaveRows(count, s.d, s.padded, [&](size_t j) { return keys + j * s.key_stride(); }, to);
-  return to;
+  auto* const pairs = reinterpret_cast<uint32_t*>(tile);
+  InterleaveRows(count, s.d, s.padded, [&](size_t j) { return keys + j * s.key_stride(); }, pairs);
+#if LORA_AMX
+  auto* const rows = reinterpret_cast<uint32_t*>(transposed);
+  TransposeElements(pairs, s.padded, CeilDiv(count, size_t{2}), s.d, rows, kKeyTile / 2);
+  return {rows, kKeyTile / 2, 1};
+#else
+  return {pairs, 1, s.padded};
+#endif
 }
 
 // Sets scores of keys that a row does not see to −inf; scores are [to − from][kRowTile], of the
@@ -157,26 +170,29 @@ HWY_INLINE void StoreKeyPairs(const VF32 (&v)[kCount], size_t j, float* column, 
 }
 
 // Turns scores into P, updates the running max and sum, and sets alpha to 2^(old max − new max).
+// Scores of pairs are multiplied by the scale first.
 // P is f32 [count][kRowTile], or pairs of neighbouring keys [⌈count / 2⌉][kRowTile], of which
 // `weights` is the running sum: an output that is divided by it is a mean of V with weights that
 // add up to 1, whatever P was rounded to. A key is added to one of four sums by its place in the
 // tile, so that keys that a row does not see change no bits.
 template <bool kPairs>
-HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, float* max,
-                              float* sum, float* weights, float* alpha) {
+HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float scale, float* scores,
+                              float* max, float* sum, float* weights, float* alpha) {
   const F32 d;
+  const VF32 scale_of_scores = hn::Set(d, scale);
   const VF32 minus_inf = hn::Neg(hn::Inf(d));
   for (size_t c = 0; c < padded_rows; c += hn::Lanes(d)) {
     float* column = scores + c;
-    VF32 m0 = hn::LoadU(d, max + c), m1 = m0;
-    const VF32 old_max = m0;
+    const VF32 old_max = hn::LoadU(d, max + c);
+    VF32 m0 = kPairs ? minus_inf : old_max, m1 = m0;
     size_t j = 0;
     for (; j + 2 <= count; j += 2) {
       m0 = hn::Max(m0, hn::LoadU(d, column + j * kRowTile));
       m1 = hn::Max(m1, hn::LoadU(d, column + (j + 1) * kRowTile));
     }
     if (j < count) m0 = hn::Max(m0, hn::LoadU(d, column + j * kRowTile));
-    const VF32 new_max = hn::Max(m0, m1);
+    m0 = hn::Max(m0, m1);
+    const VF32 new_max = kPairs ? hn::Max(old_max, hn::Mul(m0, scale_of_scores)) : m0;
     // For a row that has seen no key yet, the base 0 gives 2^(−inf − 0) = 0 where
     // −inf would give NaN.
     const VF32 base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
@@ -187,7 +203,8 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float* scores, f
       VF32 p[kCount];
       HWY_UNROLL(4)
       for (size_t i = 0; i < kCount; ++i) {
-        p[i] = hn::Sub(hn::LoadU(d, column + (from + i) * kRowTile), base);
+        const VF32 score = hn::LoadU(d, column + (from + i) * kRowTile);
+        p[i] = kPairs ? hn::MulSub(score, scale_of_scores, base) : hn::Sub(score, base);
       }
       Exp2Below127(d, p);
       s0 = hn::Add(s0, p[0]);
@@ -256,7 +273,7 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
     if (visible == RowTile::Visible::kNone) continue;
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
     if (pairs) {
-      MultiplyPairs(s, t, args.k.as<const T>(), first, count, scale, w.q_t, w.scores);
+      MultiplyPairs(s, t, args.k.as<const T>(), first, count, w.q_t, w.scores);
     } else {
       const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
       TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile,
@@ -264,15 +281,15 @@ HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, 
     }
     if (visible == RowTile::Visible::kSome) MaskScores(t, from, to, w.scores);
     if (pairs) {
-      OnlineSoftmax<true>(rows, count, w.scores, w.max, w.sum, w.weights, w.alpha);
+      OnlineSoftmax<true>(rows, count, scale, w.scores, w.max, w.sum, w.weights, w.alpha);
     } else {
-      OnlineSoftmax<false>(rows, count, w.scores, w.max, w.sum, w.weights, w.alpha);
+      OnlineSoftmax<false>(rows, count, scale, w.scores, w.max, w.sum, w.weights, w.alpha);
     }
     if (pairs) {
-      const uint32_t* v = LoadKeyPairs(s, t, args.v.as<const T>(), first, count, w.values);
-      TileGemm(s.d, rows, CeilDiv(count, size_t{2}), TileA<uint32_t>{v, 1, s.padded},
-               reinterpret_cast<const uint32_t*>(w.scores), kRowTile,
-               {w.out_t, kRowTile, true, w.alpha});
+      const TileA<uint32_t> v =
+          LoadKeyPairs(s, t, args.v.as<const T>(), first, count, w.keys, w.values);
+      TileGemm(s.d, rows, CeilDiv(count, size_t{2}), v, reinterpret_cast<const uint32_t*>(w.scores),
+               kRowTile, {w.out_t, kRowTile, true, w.alpha});
     } else {
       const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
       TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile,

@@ -21,7 +21,13 @@ namespace HWY_NAMESPACE {
 
 void RunForwardTile(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                     float* scratch) {
-  if (args.q.dtype == DType::kBF16) return ForwardTile<hwy::bfloat16_t>(args, s, t, scratch);
+  if (args.q.dtype == DType::kBF16) {
+#if LORA_AMX
+    TileRegisters registers;
+    registers.ConfigureBlock(kBlockTileRows);
+#endif
+    return ForwardTile<hwy::bfloat16_t>(args, s, t, scratch);
+  }
   ForwardTile<float>(args, s, t, scratch);
 }
 
@@ -45,6 +51,10 @@ void RunCombineChunks(const AttentionCall& args, const AttentionShape& s, const 
 void RunBackwardTile(const AttentionBackwardArgs& args, const AttentionShape& s, const RowTile& t,
                      float* scratch, float* dk, float* dv) {
   if (args.q.dtype == DType::kBF16) {
+#if LORA_AMX
+    TileRegisters registers;
+    registers.ConfigureBlock(kBlockTileRows);
+#endif
     return BackwardTile<hwy::bfloat16_t>(args, s, t, scratch, dk, dv);
   }
   BackwardTile<float>(args, s, t, scratch, dk, dv);

@@ -30,14 +30,15 @@ struct GradientColumns {
   hn::Vec<hn::RebindToSigned<F32>> lo, hi;
 };
 
-// Turns scores, in units of ln 2 where they are of pairs, into P and dp into dS. A masked key gives
+// Turns scores, times `scale`, into P and dp into dS. A masked key gives
 // exactly 0, whatever v and g are. In f32 the results take the places of scores and dp. As bf16
 // they go to p_rows and ds_rows [key][row], and dS to the place of dp in pairs of neighbouring keys
 // as well.
 template <bool kMasked, bool kPairs>
-HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
+HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count, float scale,
                                const BackwardTileScratch& w) {
   const F32 d;
+  const VF32 scale_of_scores = hn::Set(d, scale);
   const hn::RebindToSigned<F32> di;
   for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
     const GradientColumns columns{hn::LoadU(d, w.lse + c), hn::LoadU(d, w.delta + c),
@@ -48,9 +49,9 @@ HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
       VF32 p[kCount], ds[kCount];
       HWY_UNROLL(4)
       for (size_t i = 0; i < kCount; ++i) {
-        p[i] = hn::LoadU(d, w.p + at + i * kRowTile);
-        if constexpr (!kPairs) p[i] = hn::Mul(p[i], hn::Set(d, kLog2E));
-        p[i] = hn::Sub(p[i], columns.lse);
+        const VF32 score = hn::LoadU(d, w.p + at + i * kRowTile);
+        p[i] = kPairs ? hn::MulSub(score, scale_of_scores, columns.lse)
+                      : hn::Sub(hn::Mul(score, scale_of_scores), columns.lse);
       }
       Exp2Below127(d, p);
       HWY_UNROLL(4)
@@ -79,11 +80,11 @@ HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count,
 
 template <bool kPairs>
 HWY_INLINE void ScoreGradients(const RowTile& t, RowTile::Visible visible, int32_t from,
-                               size_t count, const BackwardTileScratch& w) {
+                               size_t count, float scale, const BackwardTileScratch& w) {
   if (visible == RowTile::Visible::kSome) {
-    ScoreGradients<true, kPairs>(t, from, count, w);
+    ScoreGradients<true, kPairs>(t, from, count, scale, w);
   } else {
-    ScoreGradients<false, kPairs>(t, from, count, w);
+    ScoreGradients<false, kPairs>(t, from, count, scale, w);
   }
 }
 
@@ -133,17 +134,16 @@ HWY_INLINE void AddGradientPairs(const AttentionBackwardArgs& args, const Attent
                                  const BackwardTileScratch& w, float* dk, float* dv) {
   using BF16 = hwy::bfloat16_t;
   const auto as_pairs = [](const float* p) { return reinterpret_cast<const uint32_t*>(p); };
-  const auto as_rows = [](const uint16_t* p, float scale) {
-    return TileA<BF16>{reinterpret_cast<const BF16*>(p), kRowTile, 2, scale};
+  const auto as_rows = [](const uint16_t* p) {
+    return TileA<BF16>{reinterpret_cast<const BF16*>(p), kRowTile, 2};
   };
   const size_t row_pairs = CeilDiv(t.count, size_t{2}), key_pairs = CeilDiv(count, size_t{2});
-  const uint32_t* k = LoadKeyPairs(s, t, args.k.as<const T>(), first, count, w.keys);
-  TileGemm(count, s.d, row_pairs, as_rows(w.p_rows, 1), as_pairs(w.g), s.padded,
-           {dv, s.padded, true});
-  TileGemm(count, s.d, row_pairs, as_rows(w.ds_rows, s.scale), as_pairs(w.q), s.padded,
+  const TileA<uint32_t> k =
+      LoadKeyPairs(s, t, args.k.as<const T>(), first, count, w.values, w.keys);
+  TileGemm(count, s.d, row_pairs, as_rows(w.p_rows), as_pairs(w.g), s.padded, {dv, s.padded, true});
+  TileGemm(count, s.d, row_pairs, as_rows(w.ds_rows), as_pairs(w.q), s.padded,
            {dk, s.padded, true});
-  TileGemm(s.d, t.padded(), key_pairs, TileA<uint32_t>{k, 1, s.padded}, as_pairs(w.ds), kRowTile,
-           {w.dq_t, kRowTile, true});
+  TileGemm(s.d, t.padded(), key_pairs, k, as_pairs(w.ds), kRowTile, {w.dq_t, kRowTile, true});
 }
 
 template <class T>
@@ -172,9 +172,9 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
     const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
     float *const to_dk = dk + first * s.padded, *const to_dv = dv + first * s.padded;
     if (pairs) {
-      MultiplyPairs(s, t, args.k.as<const T>(), first, count, s.scale * kLog2E, w.q_t, w.p);
-      MultiplyPairs(s, t, args.v.as<const T>(), first, count, 1, w.g_t, w.ds);
-      ScoreGradients<true>(t, visible, from, count, w);
+      MultiplyPairs(s, t, args.k.as<const T>(), first, count, w.q_t, w.p);
+      MultiplyPairs(s, t, args.v.as<const T>(), first, count, w.g_t, w.ds);
+      ScoreGradients<true>(t, visible, from, count, s.scale * kLog2E, w);
       AddGradientPairs<T>(args, s, t, first, count, w, to_dk, to_dv);
     } else {
       const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
@@ -183,7 +183,7 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
                {w.p, kRowTile, false});
       TileGemm(count, rows, s.d, TileA<float>{v.data, v.stride, 1}, w.g_t, kRowTile,
                {w.ds, kRowTile, false});
-      ScoreGradients<false>(t, visible, from, count, w);
+      ScoreGradients<false>(t, visible, from, count, kLog2E, w);
       AddGradients(s, t, k, count, w, to_dk, to_dv);
     }
   }
@@ -194,13 +194,14 @@ HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionS
 }
 
 // Writes dk and dv of keys [begin, end) from `splits` pairs of sums that are `stride` floats apart;
-// the first pair is overwritten.
+// the first pair is overwritten. Sums of pairs are of unscaled rows of q.
 template <class T>
 HWY_INLINE void StoreKeyGradients(const AttentionBackwardArgs& args, const AttentionShape& s,
                                   size_t batch, size_t head, size_t begin, size_t end, float* sums,
                                   size_t stride, size_t splits) {
   const F32 d;
   T* const outputs[2] = {args.dk.as<T>(), args.dv.as<T>()};
+  const float scales[2] = {MultipliesPairs<T>(s) ? s.scale : 1, 1};
   for (size_t which = 0; which < 2; ++which) {
     for (size_t j = begin; j < end; ++j) {
       float* row = sums + which * s.queries * s.padded + j * s.padded;
@@ -210,7 +211,7 @@ HWY_INLINE void StoreKeyGradients(const AttentionBackwardArgs& args, const Atten
           hn::StoreU(hn::Add(hn::LoadU(d, row + i), term), d, row + i);
         }
       }
-      RowFromF32(row, s.d, 1, outputs[which] + s.KeyOffset(batch, head, j));
+      RowFromF32(row, s.d, scales[which], outputs[which] + s.KeyOffset(batch, head, j));
     }
   }
 }

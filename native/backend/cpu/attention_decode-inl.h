@@ -223,7 +223,7 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
   float* q = scratch;
   float* keys = q + kDecodeRows * s.padded;
   float* scores = keys + kKeyTile * s.padded;
-  const bool pairs = MultipliesPairs<T>(s);
+  const bool pairs = LORA_DOT_BF16 && HasPairs<T>(s);
   auto* const rounded = reinterpret_cast<uint16_t*>(scores + kDecodeRows * kKeyTile);  // P
   auto* const q_pairs = reinterpret_cast<uint16_t*>(q);
   for (size_t r = 0; r < t.count; ++r) {

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "backend/cpu/amx_tile-inl.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
 
@@ -224,17 +225,15 @@ constexpr size_t kBlockRows = 6, kBlockVecs = 2;  // 16 registers
 #endif
 
 // A(i, k) = data[i·row_step + k·k_step]. Either step may be 1, so A may be transposed. Of bf16,
-// element k is the pair that begins there; uint32_t are such pairs. B has pairs as well then, and
-// the product is scaled.
+// element k is the pair that begins there; uint32_t are such pairs. B has pairs as well then.
 template <class A>
 struct TileA {
   const A* data;
   size_t row_step, k_step;
-  float scale = 1;
 };
 
 // What a product does with C: replaces it, is added to it, or is added to C times a factor for each
-// column. With factors it is not scaled.
+// column.
 struct TileC {
   float* data;
   size_t stride;
@@ -266,13 +265,12 @@ HWY_INLINE VF32 MulAddLanes(VU a, VU b, VF32 sum) { return MulAddElements<true>(
 template <size_t kRows, size_t kVecs, class A, class B>
 HWY_NOINLINE void MicroGemm(size_t depth, TileA<A> a, const B* HWY_RESTRICT b, size_t ldb,
                             TileC to) {
-  constexpr bool kPairs = !std::is_same_v<A, float>;
   const F32 d;
   const size_t lanes = hn::Lanes(d), ldc = to.stride;
   const A* HWY_RESTRICT from = a.data;
   float* HWY_RESTRICT c = to.data;
   VF32 acc[kRows][kVecs];
-  if (to.accumulate && !kPairs) {
+  if (to.accumulate) {
     VF32 factor[kVecs];
     HWY_UNROLL(4)
     for (size_t v = 0; v < kVecs; ++v) {
@@ -305,36 +303,10 @@ HWY_NOINLINE void MicroGemm(size_t depth, TileA<A> a, const B* HWY_RESTRICT b, s
     from += a.k_step;
     b += ldb;
   }
-  // A sum becomes C·factor + sum of f32, and of pairs that, or scale·sum, or C + scale·sum.
-  if (kPairs && to.factors) {
-    VF32 factor[kVecs];
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i, c += ldc) {
     HWY_UNROLL(4)
-    for (size_t v = 0; v < kVecs; ++v) factor[v] = hn::LoadU(d, to.factors + v * lanes);
-    HWY_UNROLL(8)
-    for (size_t i = 0; i < kRows; ++i, c += ldc) {
-      HWY_UNROLL(4)
-      for (size_t v = 0; v < kVecs; ++v) {
-        hn::StoreU(hn::MulAdd(hn::LoadU(d, c + v * lanes), factor[v], acc[i][v]), d, c + v * lanes);
-      }
-    }
-  } else if (kPairs && to.accumulate) {
-    const VF32 scale = hn::Set(d, a.scale);
-    HWY_UNROLL(8)
-    for (size_t i = 0; i < kRows; ++i, c += ldc) {
-      HWY_UNROLL(4)
-      for (size_t v = 0; v < kVecs; ++v) {
-        hn::StoreU(hn::MulAdd(acc[i][v], scale, hn::LoadU(d, c + v * lanes)), d, c + v * lanes);
-      }
-    }
-  } else {
-    const VF32 scale = hn::Set(d, a.scale);
-    HWY_UNROLL(8)
-    for (size_t i = 0; i < kRows; ++i, c += ldc) {
-      HWY_UNROLL(4)
-      for (size_t v = 0; v < kVecs; ++v) {
-        hn::StoreU(kPairs ? hn::Mul(acc[i][v], scale) : acc[i][v], d, c + v * lanes);
-      }
-    }
+    for (size_t v = 0; v < kVecs; ++v) hn::StoreU(acc[i][v], d, c + v * lanes);
   }
 }
 
@@ -410,6 +382,35 @@ HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
     vec = end;
   }
 }
+
+#if LORA_AMX
+
+// C [rows][cols] times the factors of its columns. Factors of 1, the most frequent ones in
+// attention, take no time.
+HWY_INLINE void ScaleColumns(size_t rows, size_t cols, TileC c) {
+  const F32 d;
+  for (size_t j = 0; j < cols; j += hn::Lanes(d)) {
+    const VF32 factor = hn::LoadU(d, c.factors + j);
+    if (hn::AllTrue(d, hn::Eq(factor, hn::Set(d, 1.0f)))) continue;
+    for (size_t i = 0; i < rows; ++i) {
+      float* const at = c.data + i * c.stride + j;
+      hn::StoreU(hn::Mul(hn::LoadU(d, at), factor), d, at);
+    }
+  }
+}
+
+// The same of pairs, in tile registers, which the caller has configured (TileRegisters). The pairs
+// of a row of A follow each other.
+template <class A>
+HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
+                         const uint32_t* HWY_RESTRICT b, size_t ldb, TileC c) {
+  if (c.factors) ScaleColumns(rows, cols, c);
+  const size_t a_stride = a.row_step * sizeof(A) / sizeof(uint32_t);
+  MultiplyPairTiles({rows, cols, depth, reinterpret_cast<const uint32_t*>(a.data), a_stride, b, ldb,
+                     c.data, c.stride, c.accumulate});
+}
+
+#endif  // LORA_AMX
 
 }  // namespace HWY_NAMESPACE
 }  // namespace lora::cpu
