@@ -16,6 +16,7 @@
 #include "hwy/highway.h"
 
 #if LORA_AMX
+#include <immintrin.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
@@ -78,20 +79,64 @@ LORA_AMX_ATTR HWY_INLINE void MultiplyBlockOfPairs(const PairProduct& p, size_t 
 // The caller has configured the tile registers for blocks of kBlockTileRows rows.
 LORA_AMX_ATTR HWY_NOINLINE inline void MultiplyPairTiles(const PairProduct& p) {
   for (size_t column = 0; column < p.columns; column += kBlockTileColumns) {
-    const bool two_columns = p.columns - column > kTileColumns;
+    const bool wide = p.columns - column > kTileColumns;
     for (size_t row = 0, end; row < p.rows; row = end) {
-      const bool two = p.rows - row >= kBlockTileRows;
-      end = row + (two ? kBlockTileRows : kTileRows);
-      if (two && two_columns) {
+      const bool tall = p.rows - row >= kBlockTileRows;
+      end = row + (tall ? kBlockTileRows : kTileRows);
+      if (tall && wide) {
         MultiplyBlockOfPairs<true, true>(p, row, column);
-      } else if (two) {
+      } else if (tall) {
         MultiplyBlockOfPairs<true, false>(p, row, column);
-      } else if (two_columns) {
+      } else if (wide) {
         MultiplyBlockOfPairs<false, true>(p, row, column);
       } else {
         MultiplyBlockOfPairs<false, false>(p, row, column);
       }
     }
+  }
+}
+
+// Four blocks of 128 bits, the first from `from` on, each `step` behind the one before.
+HWY_INLINE __m512i LoadBlocks(const uint16_t* from, size_t step) {
+  const auto load = [from, step](size_t i) HWY_ATTR {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i * step));
+  };
+  __m512i blocks = _mm512_castsi128_si512(load(0));
+  blocks = _mm512_inserti32x4(blocks, load(1), 1);
+  blocks = _mm512_inserti32x4(blocks, load(2), 2);
+  return _mm512_inserti32x4(blocks, load(3), 3);
+}
+
+// to [4][16] ← the transposed rows of four elements each, of which the b-th blocks of the vectors
+// hold the rows 4b to 4b + 3.
+HWY_INLINE void StoreTransposed(const __m512i (&rows)[4], uint32_t* to, size_t stride) {
+  const __m512i low01 = _mm512_unpacklo_epi32(rows[0], rows[1]);
+  const __m512i low23 = _mm512_unpacklo_epi32(rows[2], rows[3]);
+  const __m512i high01 = _mm512_unpackhi_epi32(rows[0], rows[1]);
+  const __m512i high23 = _mm512_unpackhi_epi32(rows[2], rows[3]);
+  _mm512_storeu_si512(to, _mm512_unpacklo_epi64(low01, low23));
+  _mm512_storeu_si512(to + stride, _mm512_unpackhi_epi64(low01, low23));
+  _mm512_storeu_si512(to + 2 * stride, _mm512_unpacklo_epi64(high01, high23));
+  _mm512_storeu_si512(to + 3 * stride, _mm512_unpackhi_epi64(high01, high23));
+}
+
+// dst [columns][kTilePairs] ← the pairs of neighbouring rows of src [2·kTilePairs][columns],
+// transposed; columns are a multiple of 8. The vectors are put together as they are loaded, which
+// leaves three of five steps to registers.
+HWY_INLINE void TransposeRowPairs(const uint16_t* src, size_t src_stride, size_t columns,
+                                  uint32_t* dst, size_t dst_stride) {
+  for (size_t c = 0; c < columns; c += 8) {
+    __m512i low[4], high[4];
+    HWY_UNROLL(4)
+    for (size_t i = 0; i < 4; ++i) {
+      const uint16_t* const even = src + 2 * i * src_stride + c;
+      const __m512i evens = LoadBlocks(even, 8 * src_stride);
+      const __m512i odds = LoadBlocks(even + src_stride, 8 * src_stride);
+      low[i] = _mm512_unpacklo_epi16(evens, odds);
+      high[i] = _mm512_unpackhi_epi16(evens, odds);
+    }
+    StoreTransposed(low, dst + c * dst_stride, dst_stride);
+    StoreTransposed(high, dst + (c + 4) * dst_stride, dst_stride);
   }
 }
 

@@ -59,11 +59,13 @@ HWY_INLINE bool MultipliesPairs(const AttentionShape& s) {
 template <class T>
 HWY_INLINE void LoadPairs(const AttentionShape& s, const RowTile& t, const T* src, float* tile,
                           float* transposed) {
-  const size_t stride = s.padded / 2;  // a multiple of 4
-  std::memset(tile, 0, t.padded() * stride * sizeof(float));
+  const size_t stride = s.padded / 2;
   for (size_t r = 0; r < t.count; ++r) {
-    std::memcpy(tile + r * stride, src + t.offset[r], s.d * sizeof(hwy::bfloat16_t));
+    auto* const row = reinterpret_cast<hwy::bfloat16_t*>(tile + r * stride);
+    std::memcpy(row, src + t.offset[r], s.d * sizeof(hwy::bfloat16_t));
+    std::memset(row + s.d, 0, (s.padded - s.d) * sizeof(hwy::bfloat16_t));
   }
+  std::memset(tile + t.count * stride, 0, (t.padded() - t.count) * stride * sizeof(float));
   TransposeTile(tile, stride, t.padded(), stride, transposed, kRowTile);
 }
 
@@ -108,12 +110,25 @@ HWY_INLINE TileA<uint32_t> LoadKeyPairs(const AttentionShape& s, const RowTile& 
                                         [[maybe_unused]] float* transposed) {
   const T* keys = src + s.KeyOffset(t.batch, t.head, first);
   auto* const pairs = reinterpret_cast<uint32_t*>(tile);
-  InterleaveRows(count, s.d, s.padded, [&](size_t j) { return keys + j * s.key_stride(); }, pairs);
+  const auto interleave = [&](size_t from) {
+    const auto row = [&](size_t j) { return keys + (from + j) * s.key_stride(); };
+    InterleaveRows(count - from, s.d, s.padded, row, pairs);
+  };
 #if LORA_AMX
+  constexpr size_t kStride = kKeyTile / 2, kBlock = 2 * kTilePairs;
   auto* const rows = reinterpret_cast<uint32_t*>(transposed);
-  TransposeElements(pairs, s.padded, CeilDiv(count, size_t{2}), s.d, rows, kKeyTile / 2);
-  return {rows, kKeyTile / 2, 1};
+  size_t j = 0;
+  for (; s.d % 8 == 0 && j + kBlock <= count; j += kBlock) {
+    const auto* const block = reinterpret_cast<const uint16_t*>(keys + j * s.key_stride());
+    TransposeRowPairs(block, s.key_stride(), s.d, rows + j / 2, kStride);
+  }
+  if (j < count) {
+    interleave(j);
+    TransposeElements(pairs, s.padded, CeilDiv(count - j, size_t{2}), s.d, rows + j / 2, kStride);
+  }
+  return {rows, kStride, 1};
 #else
+  interleave(0);
   return {pairs, 1, s.padded};
 #endif
 }

@@ -191,27 +191,11 @@ HWY_INLINE VF32 Exp2Below127(F32 d, VF32 t) {
 
 // ---- transposition -----------------------------------------------------------------------------
 
-// dst[j·ldd + i] = src[i·lds + j]; rows and cols are multiples of 4.
+// dst[j·ldd + i] = src[i·lds + j]
 HWY_INLINE void TransposeTile(const float* HWY_RESTRICT src, size_t lds, size_t rows, size_t cols,
                               float* HWY_RESTRICT dst, size_t ldd) {
-  const hn::FixedTag<float, 4> d;
-  const hn::RepartitionToWide<decltype(d)> dw;
-  for (size_t i = 0; i < rows; i += 4) {
-    for (size_t j = 0; j < cols; j += 4) {
-      const float* HWY_RESTRICT s = src + i * lds + j;
-      const auto r0 = hn::LoadU(d, s), r1 = hn::LoadU(d, s + lds), r2 = hn::LoadU(d, s + 2 * lds),
-                 r3 = hn::LoadU(d, s + 3 * lds);
-      const auto a = hn::BitCast(dw, hn::InterleaveLower(d, r0, r1));
-      const auto b = hn::BitCast(dw, hn::InterleaveLower(d, r2, r3));
-      const auto e = hn::BitCast(dw, hn::InterleaveUpper(d, r0, r1));
-      const auto f = hn::BitCast(dw, hn::InterleaveUpper(d, r2, r3));
-      float* HWY_RESTRICT t = dst + j * ldd + i;
-      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, a, b)), d, t);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, a, b)), d, t + ldd);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveLower(dw, e, f)), d, t + 2 * ldd);
-      hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(dw, e, f)), d, t + 3 * ldd);
-    }
-  }
+  TransposeElements(reinterpret_cast<const uint32_t*>(src), lds, rows, cols,
+                    reinterpret_cast<uint32_t*>(dst), ldd);
 }
 
 // ---- product of two tiles ----------------------------------------------------------------------
