@@ -21,7 +21,7 @@ HWY_EXPORT(PairColumns);
 HWY_EXPORT(ScaleToElements);
 HWY_EXPORT(PackUpPanel);
 HWY_EXPORT(PackDownPanel);
-HWY_EXPORT(MultiplyOuter);
+HWY_EXPORT(MultiplyOuters);
 HWY_EXPORT(PackOuter);
 
 void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* mask) {
@@ -72,8 +72,8 @@ void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel,
   HWY_DYNAMIC_DISPATCH(PackDownPanel)(b, n, r, pairs, panel, dst);
 }
 
-void MultiplyOuter(const Outer& outer, Range columns) {
-  HWY_DYNAMIC_DISPATCH(MultiplyOuter)(outer, columns);
+void MultiplyOuters(std::span<const Outer> outers, Range columns) {
+  HWY_DYNAMIC_DISPATCH(MultiplyOuters)(outers, columns);
 }
 
 void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst) {

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "backend/cpu/context.h"
 #include "backend/cpu/panels.h"
@@ -94,10 +95,11 @@ struct Outer {
   float* out = nullptr;
   bool transposed = false;
 };
-void MultiplyOuter(const Outer& outer, Range columns);
+// Computes the outer products of some v with the same z and mask, which tiles read once for all.
+void MultiplyOuters(std::span<const Outer> outers, Range columns);
 
 // dst [OuterElements(m, r)] ← pairs of neighbouring rows of v [m, r], rounded to bf16, as
-// MultiplyOuter reads them: [⌈m / 2⌉][r], or for tiles transposed, [PaddedRank(r)] rows.
+// MultiplyOuters reads them: [⌈m / 2⌉][r], or for tiles transposed, [PaddedRank(r)] rows.
 void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst);
 // Rows of whole tiles are an odd number of cache lines apart, so that they do not share cache sets.
 inline size_t TiledOuterStride(size_t m) {

@@ -13,6 +13,7 @@
 // How the work is split over threads changes no result.
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/kernels.h"
@@ -49,6 +50,7 @@ struct BackwardPlan {
   ProductScratch product;
   Pass* passes = nullptr;
   BranchScratch* branches = nullptr;
+  Outer* outers = nullptr;  // two per branch
 };
 
 // Plans everything that does not depend on the chunk length.
@@ -85,6 +87,7 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
   plan.pass_count = std::max<size_t>(1, plan.pass_count);
   plan.chunk = ChunkRows(plan.m, elements);
   plan.branches = arena.Take<BranchScratch>(count);
+  plan.outers = arena.Take<Outer>(2 * count);
   if (args.dx) {
     plan.passes = arena.Take<Pass>(plan.pass_count);
     plan.product = ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, true);
@@ -244,29 +247,50 @@ Outer GradientB(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   return outer;
 }
 
-void MultiplyOuters(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
-                    CpuContext& context) {
-  const size_t in_tasks = Panels(plan.in, kOuterColumns);
+// Writes the outer products that are wanted. Those with the same z and mask follow each other.
+std::span<const Outer> ListOuters(const LoraLinearBackwardArgs& args, const BackwardPlan& plan) {
+  Outer* end = plan.outers;
+  const size_t count = args.branches.size();
+  for (size_t i = 0; i < count; ++i) {
+    if (Wants(args.d_up, i)) *end++ = GradientA(args, plan, i);
+  }
+  for (const bool dropout : {false, true}) {
+    for (size_t i = 0; i < count; ++i) {
+      if (plan.branches[i].dropout == dropout && Wants(args.d_down, i)) {
+        *end++ = GradientB(args, plan, i);
+      }
+    }
+  }
+  return {plan.outers, end};
+}
+
+// Returns how many outer products at the front of a list share z.
+size_t SharingZ(std::span<const Outer> outers) {
+  size_t count = 1;
+  while (count < outers.size() && outers[count].z == outers[0].z &&
+         outers[count].mask == outers[0].mask && outers[count].n == outers[0].n) {
+    ++count;
+  }
+  return count;
+}
+
+void MultiplyGradients(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
+                       CpuContext& context) {
+  const std::span<const Outer> all = ListOuters(args, plan);
   size_t tasks = 0;
-  for (size_t i = 0; i < args.branches.size(); ++i) {
-    if (Wants(args.d_up, i)) tasks += Panels(plan.branches[i].n, kOuterColumns);
-    if (Wants(args.d_down, i)) tasks += in_tasks;
+  for (size_t i = 0; i < all.size(); i += SharingZ(all.subspan(i))) {
+    tasks += Panels(all[i].n, kOuterColumns);
   }
   context.ParallelFor(tasks, [&](size_t task, size_t) {
-    const auto run = [&](const Outer& outer) {
-      const size_t begin = task * kOuterColumns;
-      MultiplyOuter(outer, {begin, std::min(outer.n, begin + kOuterColumns)});
-    };
-    for (size_t i = 0; i < args.branches.size(); ++i) {
-      if (Wants(args.d_up, i)) {
-        const size_t count = Panels(plan.branches[i].n, kOuterColumns);
-        if (task < count) return run(GradientA(args, plan, i));
-        task -= count;
+    for (std::span<const Outer> rest = all;;) {
+      const size_t sharing = SharingZ(rest), count = Panels(rest[0].n, kOuterColumns);
+      if (task < count) {
+        const size_t begin = task * kOuterColumns;
+        return MultiplyOuters(rest.first(sharing),
+                              {begin, std::min(rest[0].n, begin + kOuterColumns)});
       }
-      if (Wants(args.d_down, i)) {
-        if (task < in_tasks) return run(GradientB(args, plan, i));
-        task -= in_tasks;
-      }
+      task -= count;
+      rest = rest.subspan(sharing);
     }
   });
 }
@@ -296,7 +320,7 @@ void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
     }
   }
   PairLowRank(args, plan, context);
-  MultiplyOuters(args, plan, context);
+  MultiplyGradients(args, plan, context);
 }
 
 }  // namespace lora::cpu

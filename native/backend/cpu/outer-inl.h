@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 
 #include "backend/cpu/amx-inl.h"
 #include "backend/cpu/lora_linear-inl.h"
@@ -211,31 +212,54 @@ void StoreOuter(const Outer& o, size_t rank, size_t ranks, size_t column, const 
   }
 }
 
+// 16 ranks of an outer product.
+struct RankTile {
+  const Outer* outer;
+  size_t rank;
+};
+
+// Multiplies up to kOuterRankTiles tiles of ranks by kOuterColumns columns of their z.
 template <bool kMasked>
-void OuterTiles(const Outer& o, Range columns) {
+void MultiplyRankTiles(std::span<const RankTile> tiles, size_t column) {
   alignas(64) uint32_t z[kOuterBlocks * kTilePairs * kOuterColumns];
   alignas(64) float sums[kOuterRankTiles * kOuterSums];
-  const size_t stride = TiledOuterStride(o.m), all_blocks = CeilDiv(o.m, kTiledRows);
+  const size_t m = tiles[0].outer->m, stride = TiledOuterStride(m);
+  const size_t all_blocks = CeilDiv(m, kTiledRows);
+  std::fill_n(sums, tiles.size() * kOuterSums, 0.0f);
+  for (size_t b = 0; b < all_blocks; b += kOuterBlocks) {
+    const size_t blocks = std::min(kOuterBlocks, all_blocks - b);
+    PairOuterRows<kMasked>(*tiles[0].outer, b * kTiledRows, blocks, column, z);
+    for (size_t t = 0; t < tiles.size(); ++t) {
+      const uint32_t* const v = tiles[t].outer->v + tiles[t].rank * stride + b * kTilePairs;
+      AddRowProducts({v, stride, z, kOuterColumns, blocks * kTilePairs}, kTileRows,
+                     sums + t * kOuterSums);
+    }
+  }
+  for (size_t t = 0; t < tiles.size(); ++t) {
+    const Outer& o = *tiles[t].outer;
+    StoreOuter(o, tiles[t].rank, std::min(kTileRows, o.r - tiles[t].rank), column,
+               sums + t * kOuterSums);
+  }
+}
+
+template <bool kMasked>
+void OuterTiles(std::span<const Outer> outers, Range columns) {
   TileRegisters registers;
   registers.ConfigureRow(kTileRows);
   for (size_t c = columns.begin; c < columns.end; c += kOuterColumns) {
-    for (size_t rank = 0; rank < o.r; rank += kOuterRankTiles * kTileRows) {
-      const size_t tiles = std::min(kOuterRankTiles, CeilDiv(o.r - rank, kTileRows));
-      std::fill_n(sums, tiles * kOuterSums, 0.0f);
-      for (size_t b = 0; b < all_blocks; b += kOuterBlocks) {
-        const size_t blocks = std::min(kOuterBlocks, all_blocks - b);
-        PairOuterRows<kMasked>(o, b * kTiledRows, blocks, c, z);
-        for (size_t t = 0; t < tiles; ++t) {
-          const uint32_t* const v = o.v + (rank + t * kTileRows) * stride + b * kTilePairs;
-          AddRowProducts({v, stride, z, kOuterColumns, blocks * kTilePairs}, kTileRows,
-                         sums + t * kOuterSums);
-        }
-      }
-      for (size_t t = 0; t < tiles; ++t) {
-        const size_t at = rank + t * kTileRows;
-        StoreOuter(o, at, std::min(kTileRows, o.r - at), c, sums + t * kOuterSums);
+    RankTile tiles[kOuterRankTiles];
+    size_t count = 0;
+    const auto multiply = [&] {
+      if (count != 0) MultiplyRankTiles<kMasked>({tiles, count}, c);
+      count = 0;
+    };
+    for (const Outer& outer : outers) {
+      for (size_t rank = 0; rank < outer.r; rank += kTileRows) {
+        tiles[count++] = {&outer, rank};
+        if (count == kOuterRankTiles) multiply();
       }
     }
+    multiply();
   }
 }
 
@@ -261,22 +285,24 @@ void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* ds
 
 #endif  // LORA_AMX
 
-void MultiplyOuter(const Outer& outer, Range columns) {
+void MultiplyOuters(std::span<const Outer> outers, Range columns) {
 #if LORA_AMX
-  if (outer.pairs && outer.mask) return OuterTiles<true>(outer, columns);
-  if (outer.pairs) return OuterTiles<false>(outer, columns);
+  if (outers[0].pairs && outers[0].mask) return OuterTiles<true>(outers, columns);
+  if (outers[0].pairs) return OuterTiles<false>(outers, columns);
 #endif
-  if (outer.pairs) {
-    if (outer.mask) {
-      OuterColumns<true, true>(outer, columns);
+  for (const Outer& outer : outers) {
+    if (outer.pairs) {
+      if (outer.mask) {
+        OuterColumns<true, true>(outer, columns);
+      } else {
+        OuterColumns<true, false>(outer, columns);
+      }
     } else {
-      OuterColumns<true, false>(outer, columns);
-    }
-  } else {
-    if (outer.mask) {
-      OuterColumns<false, true>(outer, columns);
-    } else {
-      OuterColumns<false, false>(outer, columns);
+      if (outer.mask) {
+        OuterColumns<false, true>(outer, columns);
+      } else {
+        OuterColumns<false, false>(outer, columns);
+      }
     }
   }
 }
