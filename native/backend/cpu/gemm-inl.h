@@ -286,8 +286,8 @@ HWY_INLINE void StoreBlock(const BlockSums& of, size_t rows, size_t columns, T* 
   }
 }
 
-// Runs one pass of one panel over rows [rows.begin, rows.end). The sums between passes go to the
-// registers and back, unless a mask or a part of a block needs them as vectors.
+// Runs one pass of one panel over rows [rows.begin, rows.end). A pass is summed by itself and then
+// added, which rounds a long sum less than going on from it, and takes no longer.
 void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t panel, Range rows,
                           TileRegisters& registers, const ProductScratch& scratch) {
   const Pass& pass = product.passes[pass_index];
@@ -331,14 +331,13 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
         sums = static_cast<float*>(product.y) + row * product.ldy + column;
         of.ld_sums = product.ldy;
       }
-      const float* const from = add && whole && !pass.mask ? sums : nullptr;
       registers.ConfigureBlock(end - row);
-      if (whole && !rounds && !pass.mask && !of.factor && !of.bias) {
-        MultiplyTiles(x, low, end - row, from, of.ld_sums, sums, of.ld_sums);
+      if (whole && !add && !rounds && !pass.mask && !of.factor && !of.bias) {
+        MultiplyTiles(x, low, end - row, nullptr, 0, sums, of.ld_sums);
         continue;
       }
-      MultiplyTiles(x, low, end - row, from, of.ld_sums, products, kBlockTileColumns);
-      of.sums = add && !from ? sums : nullptr;
+      MultiplyTiles(x, low, end - row, nullptr, 0, products, kBlockTileColumns);
+      of.sums = add ? sums : nullptr;
       of.mask = pass.mask ? pass.mask + row * pass.mask_stride : nullptr;
       if (rounds) {
         StoreBlock(of, end - row, columns,
