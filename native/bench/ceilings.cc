@@ -91,11 +91,12 @@ LORA_AMX_ATTR double MultiplyAddTiles(float* sink) {
 }
 #endif
 
-double MultiplyAddBF16(const uint32_t* values, float* sink) {
+double MultiplyAddBF16([[maybe_unused]] const uint32_t* values, float* sink) {
 #if LORA_AMX
   return MultiplyAddTiles(sink);
-#endif
+#else
   return MultiplyAdd<true>(values, sink);
+#endif
 }
 
 // `count` is a multiple of 8 vectors of any target.

@@ -315,10 +315,13 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
     of.bias = last && product.bias ? product.bias + column : nullptr;
     for (size_t row = rows.begin, end; row < rows.end; row = end, ahead += ahead_of_block) {
       end = std::min(rows.end, row + kBlockTileRows);
-      TileOperands x = {nullptr, pass.main.x_stride, main + half, kPanelWidth, pass.main.elements};
+      TileOperands x = {nullptr, pass.main.x_stride, nullptr, kPanelWidth, pass.main.elements};
       TileOperands low = {nullptr, pass.extra.x_stride, nullptr, kPanelWidth, pass.extra.elements};
-      if (x.elements != 0) x.x = pass.main.x + row * x.x_stride;
       x.ahead = ahead;
+      if (x.elements != 0) {
+        x.x = pass.main.x + row * x.x_stride;
+        x.w = main + half;
+      }
       if (low.elements != 0) {
         low.x = pass.extra.x + row * low.x_stride;
         low.w = extra + half;

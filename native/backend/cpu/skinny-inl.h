@@ -239,6 +239,36 @@ struct RowsBlocks {
   }
 };
 
+// A block of a panel that all rows are multiplied by.
+struct PanelBlock {
+  size_t panel, first, elements;
+  const uint32_t* w;
+  bool last;  // of its panel
+};
+
+// Calls of(block) for the blocks of each panel, with the low-rank sums of the panel in scratch.
+template <bool kPairs, class Of>
+HWY_INLINE void EachBlock(const Product& product, size_t rows, Range panels,
+                          std::span<const LowRankRows> low, const RowsBlocks& blocks,
+                          const ProductScratch& scratch, const Of& of) {
+  const Step& step = product.passes[0].main;
+  for (size_t p = panels.begin; p < panels.end; ++p) {
+    const size_t column = p * kPanelWidth, columns = std::min(kPanelWidth, product.n - column);
+    std::fill(scratch.sums, scratch.sums + rows * kPanelWidth, 0.0f);
+    for (const LowRankRows& part : low) {
+      if (part.r != 0) AddLowRank(part, column, columns, scratch.sums);
+    }
+    for (size_t b = 0; b < blocks.count; ++b) {
+      const size_t first = b * blocks.length;
+      Step block = step;
+      block.w = step.w.From(first);
+      block.elements = std::min(blocks.length, step.elements - first);
+      of(PanelBlock{p, first, block.elements, ReadPanel<kPairs>(block, p, scratch.block),
+                    b + 1 == blocks.count});
+    }
+  }
+}
+
 template <bool kPairs>
 void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
                     std::span<const LowRankRows> low, const ProductScratch& scratch) {
@@ -246,48 +276,38 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
   const size_t tiles = Tiles(rows);
   const size_t per = ElementsPerStored<kPairs>(step.w.expanded, step.w.format);
   const bool streams = tiles == 1 && step.w.in_place();
-  const RowsBlocks blocks(step, streams);
   RowsTile t;
   t.x_stride = step.x_stride;
   t.product = &product;
-  for (size_t p = panels.begin; p < panels.end; ++p) {
-    t.column = p * kPanelWidth;
-    const size_t columns = std::min(kPanelWidth, product.n - t.column);
-    std::fill(scratch.sums, scratch.sums + rows * kPanelWidth, 0.0f);
-    for (const LowRankRows& part : low) {
-      if (part.r != 0) AddLowRank(part, t.column, columns, scratch.sums);
+  const auto multiply = [&](const PanelBlock& block) HWY_ATTR {
+    t.column = block.panel * kPanelWidth;
+    t.last = block.last;
+    t.w = block.w;
+    t.elements = block.elements;
+    // A single tile streams a panel. Several tiles share the prefetching of the block after
+    // theirs, so that memory is busy while they multiply; panels follow each other in memory.
+    const size_t stored = CeilDiv(t.elements, per) * kPanelBytes;
+    const uintptr_t here =
+        reinterpret_cast<uintptr_t>(step.w.panels + block.panel * step.w.stride) +
+        (step.w.first + block.first) / per * kPanelBytes;
+    t.ahead.step = CeilDiv(stored, std::max<size_t>(1, tiles * t.elements));
+    for (size_t tile = 0; tile < tiles; ++tile) {
+      const Range of = Split(rows, tiles, tile);
+      t.row = of.begin;
+      t.x = step.x + of.begin * step.x_stride + block.first;
+      t.sums = scratch.sums + of.begin * kPanelWidth;
+      ForRows(of.end - of.begin, [&](auto count) HWY_ATTR {
+        if (streams) {
+          t.ahead.at = here + kStreamAhead * kPanelBytes;
+          MultiplyRowsTile<kPairs, kPanelLines, count()>(t);
+        } else {
+          t.ahead.at = here + stored + tile * t.elements * t.ahead.step;
+          MultiplyRowsTile<kPairs, CeilDiv(kPanelLines, 2), count()>(t);
+        }
+      });
     }
-    for (size_t b = 0; b < blocks.count; ++b) {
-      const size_t first = b * blocks.length;
-      Step block = step;
-      block.w = step.w.From(first);
-      block.elements = std::min(blocks.length, step.elements - first);
-      t.last = b + 1 == blocks.count;
-      t.w = ReadPanel<kPairs>(block, p, scratch.block);
-      t.elements = block.elements;
-      // A single tile streams a panel. Several tiles share the prefetching of the block after
-      // theirs, so that memory is busy while they multiply; panels follow each other in memory.
-      const size_t stored = CeilDiv(t.elements, per) * kPanelBytes;
-      const uintptr_t here = reinterpret_cast<uintptr_t>(step.w.panels + p * step.w.stride) +
-                             (step.w.first + first) / per * kPanelBytes;
-      t.ahead.step = CeilDiv(stored, std::max<size_t>(1, tiles * t.elements));
-      for (size_t tile = 0; tile < tiles; ++tile) {
-        const Range of = Split(rows, tiles, tile);
-        t.row = of.begin;
-        t.x = step.x + of.begin * step.x_stride + first;
-        t.sums = scratch.sums + of.begin * kPanelWidth;
-        ForRows(of.end - of.begin, [&](auto count) HWY_ATTR {
-          if (streams) {
-            t.ahead.at = here + kStreamAhead * kPanelBytes;
-            MultiplyRowsTile<kPairs, kPanelLines, count()>(t);
-          } else {
-            t.ahead.at = here + stored + tile * t.elements * t.ahead.step;
-            MultiplyRowsTile<kPairs, CeilDiv(kPanelLines, 2), count()>(t);
-          }
-        });
-      }
-    }
-  }
+  };
+  EachBlock<kPairs>(product, rows, panels, low, RowsBlocks(step, streams), scratch, multiply);
 }
 
 #if LORA_AMX
@@ -300,37 +320,26 @@ void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
                          std::span<const LowRankRows> low, const ProductScratch& scratch) {
   const Step& step = product.passes[0].main;
   const size_t tiles = CeilDiv(rows, kTileRows);
-  const RowsBlocks blocks(step, tiles == 1 && step.w.in_place());
   TileRegisters registers;
   RowsTile t;
   t.product = &product;
-  for (size_t p = panels.begin; p < panels.end; ++p) {
-    t.column = p * kPanelWidth;
-    std::fill(scratch.sums, scratch.sums + rows * kPanelWidth, 0.0f);
-    for (const LowRankRows& part : low) {
-      const size_t columns = std::min(kPanelWidth, product.n - t.column);
-      if (part.r != 0) AddLowRank(part, t.column, columns, scratch.sums);
+  const auto multiply = [&](const PanelBlock& block) {
+    t.column = block.panel * kPanelWidth;
+    for (size_t tile = 0; tile < tiles; ++tile) {
+      const Range of = Split(rows, tiles, tile);
+      t.row = of.begin;
+      t.sums = scratch.sums + of.begin * kPanelWidth;
+      // Panels follow each other in memory.
+      const bool fetches = tile == 0 && step.w.in_place();
+      registers.ConfigureRow(of.end - of.begin);
+      AddRowProducts({step.x + of.begin * step.x_stride + block.first, step.x_stride, block.w,
+                      kPanelWidth, block.elements, fetches ? block.w + kTilesAhead : nullptr},
+                     of.end - of.begin, t.sums);
+      if (block.last) FinishSums(t, of.end - of.begin);
     }
-    for (size_t b = 0; b < blocks.count; ++b) {
-      const size_t first = b * blocks.length;
-      Step block = step;
-      block.w = step.w.From(first);
-      block.elements = std::min(blocks.length, step.elements - first);
-      const uint32_t* const w = ReadPanel<true>(block, p, scratch.block);
-      for (size_t tile = 0; tile < tiles; ++tile) {
-        const Range of = Split(rows, tiles, tile);
-        t.row = of.begin;
-        t.sums = scratch.sums + of.begin * kPanelWidth;
-        // Panels follow each other in memory.
-        const bool fetches = tile == 0 && step.w.in_place();
-        registers.ConfigureRow(of.end - of.begin);
-        AddRowProducts({step.x + of.begin * step.x_stride + first, step.x_stride, w, kPanelWidth,
-                        block.elements, fetches ? w + kTilesAhead : nullptr},
-                       of.end - of.begin, t.sums);
-        if (b + 1 == blocks.count) FinishSums(t, of.end - of.begin);
-      }
-    }
-  }
+  };
+  const RowsBlocks blocks(step, tiles == 1 && step.w.in_place());
+  EachBlock<true>(product, rows, panels, low, blocks, scratch, multiply);
 }
 
 #endif  // LORA_AMX
