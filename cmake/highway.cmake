@@ -18,7 +18,7 @@ add_library(lora_highway INTERFACE)
 target_include_directories(lora_highway SYSTEM INTERFACE ${CMAKE_BINARY_DIR}/highway)
 # SSE2 is the floor that Highway cannot leave out on x86-64; with SSE4, AVX2, AVX3, AVX3_ZEN4 and AVX3_SPR
 # these are the instruction sets that get a copy of each kernel.
-set(LORA_HWY_DISABLED "HWY_SSSE3|HWY_AVX3_DL")
+set(LORA_HWY_DISABLED "HWY_SSSE3")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   # Vectors without a size at compile time cannot be kept in arrays, as the register blocks do: NEON.
   string(APPEND LORA_HWY_DISABLED "|HWY_ALL_SVE")
@@ -30,8 +30,10 @@ if(LORA_SANITIZE OR LORA_FEW_TARGETS)
   string(APPEND LORA_DISABLED_TARGETS "|HWY_SSE4|HWY_AVX3")
 endif()
 if(LORA_SANITIZE)
-  # AVX3_ZEN4 has the kernels of AVX3_SPR there, with tiles in software.
+  # AVX3_DL, which Highway compiles on request only, has the kernels of AVX3_SPR there, with tiles in software.
   string(APPEND LORA_DISABLED_TARGETS "|HWY_AVX3_SPR")
-  target_compile_definitions(lora_highway INTERFACE LORA_EMULATE_TILES=1)
+  target_compile_definitions(lora_highway INTERFACE HWY_WANT_AVX3_DL=1 LORA_EMULATE_TILES=1)
+else()
+  string(APPEND LORA_DISABLED_TARGETS "|HWY_AVX3_DL")
 endif()
 target_compile_definitions(lora_highway INTERFACE "HWY_DISABLED_TARGETS=(${LORA_DISABLED_TARGETS})")

@@ -2,7 +2,7 @@
 // (highway_targets.cc asks the CPU and the operating system). A tile register holds 16 rows of 64
 // bytes; TDPBF16PS adds
 //   C [16 rows][16 columns] += A [16 rows][16 pairs] · B [16 pairs][16 columns]
-// in 16 cycles, the work of 256 f32 multiply-adds of 16 lanes. Rows of x are rows of A where they
+// in 16 cycles, the work of 512 f32 multiply-adds of 16 lanes. Rows of x are rows of A where they
 // lie in memory, and a panel (pack.h) holds kVectors tiles B side by side.
 //
 // Four sums C of two A and two B need as many loads as multiplications, the least that 8 registers
@@ -26,7 +26,7 @@
 #undef LORA_AMX
 #undef LORA_AMX_ATTR
 #if LORA_EMULATE_TILES
-#define LORA_AMX (HWY_TARGET == HWY_AVX3_ZEN4)
+#define LORA_AMX (HWY_TARGET == HWY_AVX3_DL)
 #define LORA_AMX_ATTR
 #else
 #define LORA_AMX (HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_SPR)

@@ -1,6 +1,6 @@
 // The tile instructions of AMX in software, under the names of their intrinsics. Builds with
 // sanitizers use them (LORA_EMULATE_TILES): the kernels of amx-inl.h are tested on every CPU with
-// AVX-512 BF16 then, and a tile that reads or writes beyond its operand is found. What the CPU
+// AVX3_DL then, and a tile that reads or writes beyond its operand is found. What the CPU
 // would refuse ends the process. Source: Intel, Software Developer's Manual, volume 2.
 #pragma once
 
