@@ -108,7 +108,8 @@ function estimate(config, parameters) {
   const size = dtype === 'f32' ? 4 : 2;
   const weights = parameters * Math.min(size, config.torch_dtype === 'bfloat16' ? 2 : 4);
   const adapter = layers * r * (2 * d + 2 * width + 2 * (d + kv) + 3 * (d + ff));
-  const activations = size * batchSize * length * layers * (3 * d + 2 * width + 2 * kv + 2 * ff);
+  const perToken = size * (d + 2 * width + 2 * kv + 2 * ff) + 4 * 2 * d;
+  const activations = batchSize * length * layers * perToken;
   const embedding = (config.vocab_size * d * weights) / parameters;
   const matrix = (ff * d * weights) / parameters;
   return {

@@ -80,7 +80,7 @@ export class CausalLM {
     this.config = config;
     this.device = device;
     this.dtype = dtype;
-    this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device) };
+    this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device), dtype };
     this.#tokenizer = tokenizer;
     this.#grammars = new Grammars(config.vocabSize, defaults.eosTokenIds);
     // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
@@ -308,8 +308,7 @@ export class CausalLM {
   }
 
   #newEngine(): Engine {
-    const { dtype, device } = this;
-    return new Engine(engineModel(this.#decoder, this.linears(), dtype, device), this.#engineLimits);
+    return new Engine(engineModel(this.#decoder, this.linears(), this.device), this.#engineLimits);
   }
 
   /**

@@ -20,6 +20,8 @@ export interface Decoder {
   readonly config: ModelConfig;
   readonly weights: ModelWeights;
   readonly rope: RopeTable;
+  /** Of the operands and results of products. The sums that all blocks add to are f32. */
+  readonly dtype: DType;
 }
 
 /** The changes that a call may make to a layer. */
@@ -60,8 +62,8 @@ function linearOf(x: Tensor, linear: Linear, use: AdapterUse): Tensor {
 }
 
 /**
- * One block: x + o(attention(norm(x))), then x + down(swiglu(norm(x))). Consumes x. Handles are dropped as soon
- * as the next op has been queued; what backward needs is held by the graph.
+ * One block: x + o(attention(norm(x))), then x + down(swiglu(norm(x))), with x in f32. Consumes x. Handles are dropped
+ * as soon as the next op has been queued; what backward needs is held by the graph.
  */
 function block(
   decoder: Decoder,
@@ -72,12 +74,12 @@ function block(
   use: AdapterUse,
   { past, segments }: Context = {},
 ): Tensor {
-  const { config } = decoder;
+  const { config, dtype } = decoder;
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps: eps } = config;
   const [batch, length] = [x.shape[0]!, x.shape[1]!];
   const positions = (past ?? segments)?.positions;
 
-  const normed = rmsNorm(x, layer.inputNorm, eps);
+  const normed = rmsNorm(x, layer.inputNorm, eps, dtype);
   const [flatQ, flatK, flatV] = linearGroup(normed, [layer.q, layer.k, layer.v], use) as [
     Tensor,
     Tensor,
@@ -111,7 +113,7 @@ function block(
   attended.dispose();
   x.dispose();
 
-  const normed2 = rmsNorm(middle, layer.postNorm, eps);
+  const normed2 = rmsNorm(middle, layer.postNorm, eps, dtype);
   const [gate, up] = linearGroup(normed2, [layer.gate, layer.up], use) as [Tensor, Tensor];
   normed2.dispose();
   const activated = swiglu(gate, up);
@@ -145,7 +147,7 @@ function recomputedBlock(
   );
 }
 
-/** Hidden states before the last norm, with a pause after each block: ids [b, s] → [b, s, hidden]. */
+/** Hidden states before the last norm, with a pause after each block: ids [b, s] → [b, s, hidden] in f32. */
 export function* hiddenStatesByBlock(
   decoder: Decoder,
   ids: Tensor,
@@ -158,7 +160,7 @@ export function* hiddenStatesByBlock(
     cos: rawView(shared.cos, 0, shared.cos.shape),
     sin: rawView(shared.sin, 0, shared.sin.shape),
   };
-  let x = embedding(decoder.weights.embedding, ids);
+  let x = moved(embedding(decoder.weights.embedding, ids), (t) => t.to({ dtype: 'f32' }));
   if (context.noise) x = addNoise(x, context.noise);
   context.watch?.(EMBEDDING, x);
   for (const [i, layer] of decoder.weights.layers.entries()) {
@@ -173,9 +175,9 @@ export function* hiddenStatesByBlock(
   return x;
 }
 
-/** The last norm. Consumes x. */
+/** The last norm, [..., hidden] in f32 → the activation dtype. Consumes x. */
 export function finalNorm(decoder: Decoder, x: Tensor): Tensor {
-  return moved(x, (t) => rmsNorm(t, decoder.weights.norm, decoder.config.rmsNormEps));
+  return moved(x, (t) => rmsNorm(t, decoder.weights.norm, decoder.config.rmsNormEps, decoder.dtype));
 }
 
 /** Output projection [..., hidden] → [..., vocab], in the activation dtype. */
@@ -184,13 +186,8 @@ export function headLogits(decoder: Decoder, normed: Tensor, use: AdapterUse): T
 }
 
 /** The model as the engine runs it. */
-export function engineModel(
-  decoder: Decoder,
-  linears: readonly Linear[],
-  dtype: DType,
-  device: Device,
-): EngineModel {
-  const { config, rope: rotations } = decoder;
+export function engineModel(decoder: Decoder, linears: readonly Linear[], device: Device): EngineModel {
+  const { config, rope: rotations, dtype } = decoder;
   return {
     device,
     dtype,

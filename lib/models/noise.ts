@@ -47,15 +47,14 @@ export function noiseFactors(
   };
 }
 
-/** x + ε·factor in the dtype of x. Consumes x; the embeddings have no gradient. */
+/** x + ε·factor in f32, as x is. Consumes x; the embeddings have no gradient. */
 export function addNoise(x: Tensor, { factors, seed, stream }: NoiseFactors): Tensor {
   const y = runDetached(null, () => {
     const noise = randomUniform(x.shape, { seed, stream, lo: -1, hi: 1, device: x.device });
     const scaled = noise.mul(factors);
     const sum = scaled.add(x);
-    const out = sum.to({ dtype: x.dtype });
-    for (const t of [noise, scaled, ...(out === sum ? [] : [sum])]) t.dispose();
-    return out;
+    for (const t of [noise, scaled]) t.dispose();
+    return sum;
   });
   x.dispose();
   return y;

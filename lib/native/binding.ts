@@ -231,6 +231,7 @@ export interface NativeBinding {
     x: NativeTensor,
     weight: NativeTensor,
     eps: number,
+    dtype: DType,
     keepRstd: boolean,
   ): [y: NativeTensor, rstd: NativeTensor | null];
   rmsNormBackward(x: NativeTensor, weight: NativeTensor, rstd: NativeTensor, g: NativeTensor): NativeTensor;

@@ -2,14 +2,15 @@
 import { type BackwardFunction, needsGrad, record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import { LoRAError } from '../errors';
+import type { DType } from '../tensor/dtype';
 import { type Tensor, wrap } from '../tensor/tensor';
 import { check, checkNumber, numelOf, shapeText } from '../validate';
 import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
 
 const op = 'rms_norm';
 
-/** x [..., d], weight [d] (frozen). */
-export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
+/** x [..., d], weight [d] (frozen) → [..., d] in `dtype`, which may be another one where x is f32. */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number, dtype: DType = x.dtype): Tensor {
   checkFloat(op, x, 'x');
   checkFloat(op, weight, 'weight');
   checkNumber(op, 'eps', eps, 0);
@@ -19,8 +20,8 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
   if (weight.requiresGrad) {
     throw new LoRAError('ERR_UNSUPPORTED', `[${op}] the weight of a norm is frozen`, { op });
   }
-  const [handle, rstdHandle] = call().rmsNormForward(x.handle, weight.handle, eps, needsGrad([x]));
-  const y = wrap(handle, x.dtype, x.shape, x.device);
+  const [handle, rstdHandle] = call().rmsNormForward(x.handle, weight.handle, eps, dtype, needsGrad([x]));
+  const y = wrap(handle, dtype, x.shape, x.device);
   if (rstdHandle === null) return y;
   const rows = numelOf(x.shape.slice(0, -1));
   const rstd = wrap(rstdHandle, 'f32', [rows], x.device);
@@ -29,7 +30,7 @@ export function rmsNorm(x: Tensor, weight: Tensor, eps: number): Tensor {
     return [wrap(dx, kx!.dtype, kx!.shape, kx!.device)];
   };
   const again = ([kx, kw]: Tensor[]): Tensor =>
-    wrap(call().rmsNormForward(kx!.handle, kw!.handle, eps, false)[0], kx!.dtype, kx!.shape, kx!.device);
+    wrap(call().rmsNormForward(kx!.handle, kw!.handle, eps, dtype, false)[0], dtype, kx!.shape, kx!.device);
   record([x], [y], [x, weight, rstd], backward, { again });
   rstd.dispose();
   return y;

@@ -1,6 +1,6 @@
 // Exports a function for every op. The description of the op (core/ops/describe.h) says what the
-// function takes and returns: rms_norm_forward is rmsNormForward(x, weight, eps, keepRstd) →
-// [y, rstd].
+// function takes and returns: rms_norm_forward is rmsNormForward(x, weight, eps, dtype, keepRstd)
+// → [y, rstd].
 #include <cctype>
 #include <string>
 #include <type_traits>

@@ -1,6 +1,6 @@
 // The ops of a Llama-family model: gradients against central differences, cpu against reference.
 import { tensor, type Tensor } from '../../lib/index';
-import type { Device } from '../../lib/index';
+import type { Device, DType } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   attention,
@@ -192,6 +192,23 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
     );
   });
 
+  test('rms_norm of f32 in bf16 rounds y once and its gradient not at all', async () => {
+    const weight = seeded([20], 3, { device });
+    const g = seeded([3, 20], 4, { device }).to({ dtype: 'bf16' });
+    const run = async (dtype: DType): Promise<{ y: Tensor; dx: unknown }> => {
+      const x = seeded([3, 20], 5, { device });
+      x.requiresGrad = true;
+      const y = rmsNorm(x, weight, 1e-5, dtype);
+      expect(y.dtype).toBe(dtype);
+      y.mul(g).sum().backward();
+      expect(x.grad!.dtype).toBe('f32');
+      return { y, dx: await x.grad!.data() };
+    };
+    const [exact, rounded] = [await run('f32'), await run('bf16')];
+    expect(await rounded.y.data()).toEqual(await exact.y.to({ dtype: 'bf16' }).data());
+    expect(rounded.dx).toEqual(exact.dx);
+  });
+
   test('random numbers depend on seed, stream and index alone', async () => {
     const a = await randomUniform([4, 3], { seed: 1, lo: -2, hi: 2, device }).data();
     const b = await randomUniform([5], { seed: 1, lo: -2, hi: 2, device }).data();
@@ -247,6 +264,11 @@ test('activations in f16 are refused by the CPU, op by op, and taken by the refe
       `[${op}] f16 activations are for inference on GPUs; use bf16 on cpu`,
     );
   }
+  expectThrow(
+    () => rmsNorm(seeded([2, 6], 1, { device: 'cpu' }), seeded([6], 3, { device: 'cpu' }), 1e-5, 'f16'),
+    'ERR_UNSUPPORTED',
+    '[rms_norm] f16 activations are for inference on GPUs; use bf16 on cpu',
+  );
   const y = rmsNorm(x('reference', 2, 6), seeded([6], 3, { device: 'reference' }), 1e-5);
   expect(y.dtype).toBe('f16');
   expect((await y.data()).every(Number.isFinite)).toBe(true);

@@ -112,6 +112,11 @@ const cases: [string, () => unknown, string | RegExp][] = [
     /expected eps to be a finite number of at least 0 but received -1/,
   ],
   ['rms_norm', () => rmsNorm(x([6]), x([6], 'f32', 'cpu'), 0), /expected weight on reference/],
+  [
+    'rms_norm',
+    () => rmsNorm(x([6], 'bf16'), x([6]), 0, 'f32'),
+    '[rms_norm] expected x of dtype f32 (that of y) but received bf16',
+  ],
   ['rms_norm', () => rmsNorm(ids(6), x([6]), 0), /expected x to hold floats/],
   ['rms_norm', () => rmsNorm(x([6]), ids(6), 0), /expected weight to hold floats/],
   ['rope', () => rope(x([1, 2, 3]), table), /expected x of shape \[batch, seq, heads, d\] with an even d/],

@@ -55,9 +55,10 @@ struct Squares {
   }
 };
 
-template <class T>
+template <class X, class Y>
 struct Products {  // g·w·x
-  const T *g, *x;
+  const Y* g;
+  const X* x;
   const float* w;
   HWY_INLINE VF32 Add(VF32 sum, size_t i) const {
     const F32 d;
@@ -84,48 +85,50 @@ struct NormalizeGradient {
   }
 };
 
-template <class T>
+template <class X, class Y>
 void ForwardRows(const RmsNormForwardArgs& args, const float* w, size_t begin, size_t end) {
   const size_t width = static_cast<size_t>(args.x.dim(1));
   for (size_t row = begin; row < end; ++row) {
-    const T* x = args.x.as<const T>() + row * width;
+    const X* x = args.x.as<const X>() + row * width;
     const double mean =
-        SumVectors(width, Squares<T>{x}) / static_cast<double>(std::max<size_t>(width, 1));
+        SumVectors(width, Squares<X>{x}) / static_cast<double>(std::max<size_t>(width, 1));
     const float rstd = static_cast<float>(1 / std::sqrt(mean + static_cast<double>(args.eps)));
-    Map(Normalize{rstd}, width, args.y.as<T>() + row * width, x, w);
+    Map(Normalize{rstd}, width, args.y.as<Y>() + row * width, x, w);
     if (args.rstd) args.rstd.as<float>()[row] = rstd;
   }
 }
 
-template <class T>
+template <class X, class Y>
 void BackwardRows(const RmsNormBackwardArgs& args, const float* w, size_t begin, size_t end) {
   const size_t width = static_cast<size_t>(args.x.dim(1));
   for (size_t row = begin; row < end; ++row) {
-    const T* x = args.x.as<const T>() + row * width;
-    const T* g = args.g.as<const T>() + row * width;
+    const X* x = args.x.as<const X>() + row * width;
+    const Y* g = args.g.as<const Y>() + row * width;
     const float rstd = args.rstd.as<const float>()[row];
-    const float mean = SumVectors(width, Products<T>{g, x, w}) / static_cast<float>(width);
-    Map(NormalizeGradient{rstd, rstd * rstd * mean}, width, args.dx.as<T>() + row * width, x, g, w);
+    const float mean = SumVectors(width, Products<X, Y>{g, x, w}) / static_cast<float>(width);
+    Map(NormalizeGradient{rstd, rstd * rstd * mean}, width, args.dx.as<X>() + row * width, x, g, w);
   }
+}
+
+// Calls f<X, Y>() for the dtypes of x and y.
+template <class F>
+void ForTypes(DType x, DType y, const F& f) {
+  if (y != DType::kBF16) return f.template operator()<float, float>();
+  if (x != DType::kBF16) return f.template operator()<float, hwy::bfloat16_t>();
+  f.template operator()<hwy::bfloat16_t, hwy::bfloat16_t>();
 }
 
 }  // namespace
 
 void RmsNormForwardRows(const RmsNormForwardArgs& args, const float* w, size_t begin, size_t end) {
-  if (args.x.dtype == DType::kBF16) {
-    ForwardRows<hwy::bfloat16_t>(args, w, begin, end);
-  } else {
-    ForwardRows<float>(args, w, begin, end);
-  }
+  ForTypes(args.x.dtype, args.y.dtype,
+           [&]<class X, class Y>() { ForwardRows<X, Y>(args, w, begin, end); });
 }
 
 void RmsNormBackwardRows(const RmsNormBackwardArgs& args, const float* w, size_t begin,
                          size_t end) {
-  if (args.x.dtype == DType::kBF16) {
-    BackwardRows<hwy::bfloat16_t>(args, w, begin, end);
-  } else {
-    BackwardRows<float>(args, w, begin, end);
-  }
+  ForTypes(args.x.dtype, args.g.dtype,
+           [&]<class X, class Y>() { BackwardRows<X, Y>(args, w, begin, end); });
 }
 
 }  // namespace HWY_NAMESPACE
@@ -161,6 +164,7 @@ size_t ScratchBytes(const RmsNormForwardArgs& args, int) { return WeightBytes(ar
 
 void Run(const RmsNormForwardArgs& args, Scratch scratch, Context& context) {
   RequireActivation("rms_norm", args.x.dtype);
+  RequireActivation("rms_norm", args.y.dtype);
   const size_t rows = static_cast<size_t>(args.x.dim(0)),
                width = static_cast<size_t>(args.x.dim(1));
   Arena arena(scratch);
@@ -174,6 +178,7 @@ size_t ScratchBytes(const RmsNormBackwardArgs& args, int) { return WeightBytes(a
 
 void Run(const RmsNormBackwardArgs& args, Scratch scratch, Context& context) {
   RequireActivation("rms_norm", args.x.dtype);
+  RequireActivation("rms_norm", args.g.dtype);
   const size_t rows = static_cast<size_t>(args.x.dim(0)),
                width = static_cast<size_t>(args.x.dim(1));
   Arena arena(scratch);

@@ -11,14 +11,17 @@ constexpr int kThreads = device::kRmsNormThreads;
 // Rows up to this length are read by one warp in a few turns.
 constexpr int64_t kMostOfAWarp = 1024;
 
-// Calls f<T, W>(): the weight has the dtype of the activations or is f32.
+// Calls f<X, W, Y>() for the dtypes of x, the weight and y. Both x and the weight have the dtype of
+// y or are f32, which Check has seen to.
 template <class F>
-void ForTypes(DType act, DType weight, F&& f) {
-  ForFloat(act, [&]<class T>() {
-    if (weight == act) return f.template operator()<T, T>();
-    if (weight != DType::kF32)
-      Throw("ERR_UNSUPPORTED", "rms_norm", "no kernel for a weight of dtype ", NameOf(weight));
-    f.template operator()<T, float>();
+void ForTypes(DType x, DType weight, DType y, F&& f) {
+  ForFloat(y, [&]<class Y>() {
+    const auto with_weight = [&]<class X>() {
+      if (weight == y) return f.template operator()<X, Y, Y>();
+      f.template operator()<X, float, Y>();
+    };
+    if (x == y) return with_weight.template operator()<Y>();
+    with_weight.template operator()<float>();
   });
 }
 
@@ -38,32 +41,32 @@ void ForWidth(int64_t rows, int64_t d, F&& f) {
 
 void Run(const RmsNormForwardArgs& args, Scratch, Context& context) {
   const int64_t rows = args.x.dim(0), d = args.x.dim(1);
-  ForTypes(args.x.dtype, args.weight.dtype, [&]<class T, class W>() {
-    const device::RmsNormParams<T, W> params{Data<const T>(args.x),
-                                             Data<const W>(args.weight),
-                                             Data<T>(args.y),
-                                             args.rstd ? Data<float>(args.rstd) : nullptr,
-                                             rows,
-                                             d,
-                                             args.eps};
+  ForTypes(args.x.dtype, args.weight.dtype, args.y.dtype, [&]<class X, class W, class Y>() {
+    const device::RmsNormParams<X, W, Y> params{Data<const X>(args.x),
+                                                Data<const W>(args.weight),
+                                                Data<Y>(args.y),
+                                                args.rstd ? Data<float>(args.rstd) : nullptr,
+                                                rows,
+                                                d,
+                                                args.eps};
     ForWidth(rows, d, [&]<int kWidth>(const device::LaunchShape& shape) {
-      Launch<device::RmsNorm<T, W, kWidth>>("rms_norm", context, shape, params);
+      Launch<device::RmsNorm<X, W, Y, kWidth>>("rms_norm", context, shape, params);
     });
   });
 }
 
 void Run(const RmsNormBackwardArgs& args, Scratch, Context& context) {
   const int64_t rows = args.x.dim(0), d = args.x.dim(1);
-  ForTypes(args.x.dtype, args.weight.dtype, [&]<class T, class W>() {
-    const device::RmsNormBackwardParams<T, W> params{Data<const T>(args.x),
-                                                     Data<const W>(args.weight),
-                                                     Data<const float>(args.rstd),
-                                                     Data<const T>(args.g),
-                                                     Data<T>(args.dx),
-                                                     rows,
-                                                     d};
+  ForTypes(args.x.dtype, args.weight.dtype, args.g.dtype, [&]<class X, class W, class Y>() {
+    const device::RmsNormBackwardParams<X, W, Y> params{Data<const X>(args.x),
+                                                        Data<const W>(args.weight),
+                                                        Data<const float>(args.rstd),
+                                                        Data<const Y>(args.g),
+                                                        Data<X>(args.dx),
+                                                        rows,
+                                                        d};
     ForWidth(rows, d, [&]<int kWidth>(const device::LaunchShape& shape) {
-      Launch<device::RmsNormBackward<T, W, kWidth>>("rms_norm", context, shape, params);
+      Launch<device::RmsNormBackward<X, W, Y, kWidth>>("rms_norm", context, shape, params);
     });
   });
 }

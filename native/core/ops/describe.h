@@ -10,10 +10,13 @@
 //       return OpDescription{
 //           "rms_norm_forward",
 //           "rms_norm",
-//           In("x", &A::x).Rows().Activation(),
+//           In("x", &A::x).Rows(),
 //           In("weight", &A::weight),
 //           Number("eps", &A::eps),
-//           Out("y", &A::y, Like<&A::x>).Rows(),
+//           DTypeOf(&A::y),
+//           Out("y", &A::y, [](const A& a) { return Result{a.y.dtype, a.x.shape}; })
+//               .Rows()
+//               .Activation(),
 //           Out("rstd", &A::rstd, [](const A& a) { return F32Result({a.x.dim(0)}); })
 //               .If("keepRstd"),
 //       };
@@ -22,9 +25,9 @@
 //
 // Three things follow from a description:
 //   - The walk over the op's tensors, ForEachOperand below, which the tests' mirror uses.
-//   - The op's function for JavaScript, rmsNormForward(x, weight, eps, keepRstd) → [y, rstd], which
-//     node/ops.cc makes. It takes its arguments in the order of the fields, and its error sentences
-//     use the fields' names.
+//   - The op's function for JavaScript, rmsNormForward(x, weight, eps, dtype, keepRstd) →
+//     [y, rstd], which node/ops.cc makes. It takes its arguments in the order of the fields, and
+//     its error sentences use the fields' names.
 //   - The op's entry in the table of every backend (backend.h).
 #pragma once
 
@@ -78,7 +81,7 @@ const char* LabelOf(const Args& args) {
   return label;
 }
 
-// Returns the dtype of the operand that the description marks with Activation(), or f32.
+// Returns the dtype of the tensor that the description marks with Activation(), or f32.
 template <class Args>
 DType ActivationOf(const Args& args) {
   DType dtype = DType::kF32;

@@ -184,10 +184,15 @@ struct ResultField {
   Result (*rule)(const A&);
   const char* wanted = nullptr;  // the name of a boolean; null where it is always wanted
   Form form = Form::kSame;
+  bool activation = false;
 
   // JavaScript sees it with the leading dimensions of the first operand that has Rows() or Flat().
-  constexpr ResultField Rows() const { return {name, view, rule, wanted, Form::kRows}; }
-  constexpr ResultField If(const char* flag) const { return {name, view, rule, flag, form}; }
+  constexpr ResultField Rows() const { return {name, view, rule, wanted, Form::kRows, activation}; }
+  constexpr ResultField If(const char* flag) const {
+    return {name, view, rule, flag, form, activation};
+  }
+  // See TensorField.
+  constexpr ResultField Activation() const { return {name, view, rule, wanted, form, true}; }
 
   template <class Args, class F>
   void Walk(Args& args, F& f) const {

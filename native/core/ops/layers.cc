@@ -52,12 +52,13 @@ void Check(const EmbeddingArgs& args) {
 void Check(const RmsNormForwardArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Rank("x", args.x, 2, "(rows, dim)");
-  rules.InferenceAct("x", args.x);
+  rules.InferenceAct("y", args.y);
+  rules.TypeOrFloat32("x", args.x, "y", args.y.dtype);
   rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
-  rules.TypeOrFloat32("weight", args.weight, "x", args.x.dtype);
+  rules.TypeOrFloat32("weight", args.weight, "y", args.y.dtype);
   rules.Finite("eps", args.eps);
   LORA_CHECK(args.eps >= 0, rules.op(), "expected eps of 0 or more but received ", args.eps);
-  rules.Like("y", args.y, "x", args.x);
+  rules.ShapeIs("y", args.y, args.x.shape, "(that of x)");
   if (!args.rstd) return;
   rules.ShapeIs("rstd", args.rstd, {args.x.dim(0)}, "(rows)");
   rules.Float32("rstd", args.rstd);
@@ -66,12 +67,13 @@ void Check(const RmsNormForwardArgs& args) {
 void Check(const RmsNormBackwardArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Rank("x", args.x, 2, "(rows, dim)");
-  rules.Act("x", args.x);
+  rules.Act("g", args.g);
+  rules.ShapeIs("g", args.g, args.x.shape, "(that of x)");
+  rules.TypeOrFloat32("x", args.x, "g", args.g.dtype);
   rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
-  rules.TypeOrFloat32("weight", args.weight, "x", args.x.dtype);
+  rules.TypeOrFloat32("weight", args.weight, "g", args.g.dtype);
   rules.ShapeIs("rstd", args.rstd, {args.x.dim(0)}, "(rows)");
   rules.Float32("rstd", args.rstd);
-  rules.Like("g", args.g, "x", args.x);
   rules.Like("dx", args.dx, "x", args.x);
 }
 

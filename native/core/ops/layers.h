@@ -30,7 +30,7 @@ void Check(const EmbeddingArgs&);
 
 // rstd = 1/√(mean(x²) + eps),  y = x·rstd·weight, computed in f32, rounded once.
 struct RmsNormForwardArgs {
-  TensorView x;       // [n, d] act
+  TensorView x;       // [n, d] act or f32
   TensorView weight;  // [d] act or f32
   float eps = 0;
   TensorView y;     // [n, d] act
@@ -41,10 +41,13 @@ struct RmsNormForwardArgs {
     return OpDescription{
         "rms_norm_forward",
         "rms_norm",
-        In("x", &A::x).Rows().Activation(),
+        In("x", &A::x).Rows(),
         In("weight", &A::weight),
         Number("eps", &A::eps),
-        Out("y", &A::y, Like<&A::x>).Rows(),
+        DTypeOf(&A::y),
+        Out("y", &A::y, [](const A& a) { return Result{a.y.dtype, a.x.shape}; })
+            .Rows()
+            .Activation(),
         Out("rstd", &A::rstd, [](const A& a) { return F32Result({a.x.dim(0)}); }).If("keepRstd"),
     };
   }
@@ -52,8 +55,9 @@ struct RmsNormForwardArgs {
 void Check(const RmsNormForwardArgs&);
 
 struct RmsNormBackwardArgs {
-  TensorView x, weight, rstd, g;
-  TensorView dx;  // [n, d] act
+  TensorView x, weight, rstd;
+  TensorView g;   // [n, d] act
+  TensorView dx;  // [n, d], of the dtype of x
 
   static constexpr auto Describe() {
     using A = RmsNormBackwardArgs;

@@ -199,8 +199,32 @@ TEST_CASE("the layers of a model") {
   CHECK(Complaint(EmbeddingArgs{Packed(10, 4), F32({3}), F32({3, 4})}) ==
         "[embedding] expected ids of dtype i32 but received f32");
 
-  const RmsNormForwardArgs norm{BF16({3, 4}), F32({4}), 1e-5f, BF16({3, 4}), F32({3})};
+  RmsNormForwardArgs norm{BF16({3, 4}), F32({4}), 1e-5f, BF16({3, 4}), F32({3})};
   CHECK(Complaint(norm) == "");
+  norm.x = F32({3, 4});
+  CHECK(Complaint(norm) == "");
+  Rejects<RmsNormForwardArgs>(
+      norm,
+      [](auto& a) {
+        a.x = BF16({3, 4});
+        a.y = F32({3, 4});
+      },
+      "[rms_norm] expected x of dtype f32 (that of y) but received bf16");
+  Rejects<RmsNormForwardArgs>(
+      norm, [](auto& a) { a.y = BF16({3, 5}); },
+      "[rms_norm] expected y of shape [3, 4] (that of x) but received [3, 5]");
+  const RmsNormBackwardArgs pull{F32({3, 4}), F32({4}), F32({3}), BF16({3, 4}), F32({3, 4})};
+  CHECK(Complaint(pull) == "");
+  Rejects<RmsNormBackwardArgs>(
+      pull,
+      [](auto& a) {
+        a.g = F32({3, 4});
+        a.weight = BF16({4});
+      },
+      "[rms_norm] expected weight of dtype f32 (that of g) but received bf16");
+  Rejects<RmsNormBackwardArgs>(
+      pull, [](auto& a) { a.dx = BF16({3, 4}); },
+      "[rms_norm] expected dx of dtype f32 (that of x) but received bf16");
   Rejects<RmsNormForwardArgs>(
       norm, [](auto& a) { a.weight = F32({3}); },
       "[rms_norm] expected weight of shape [4] (dim) but received [3]");

@@ -8,17 +8,17 @@ namespace {
 
 struct RmsNormCase {
   int64_t n, d;
-  DType act, weight;
+  DType x, weight, y;
 };
 
 std::vector<RmsNormCase> RmsNormCases() {
   std::vector<RmsNormCase> cases;
   const auto add = [&](int64_t n, int64_t d) {
-    cases.push_back({n, d, DType::kF32, DType::kF32});
+    cases.push_back({n, d, DType::kF32, DType::kF32, DType::kF32});
     for (const DType act : {DType::kBF16, DType::kF16}) {
       if (act == DType::kF16 && !Tested().backend.f16_activations) continue;
-      cases.push_back({n, d, act, act});
-      cases.push_back({n, d, act, DType::kF32});
+      for (const DType x : {act, DType::kF32})
+        for (const DType weight : {act, DType::kF32}) cases.push_back({n, d, x, weight, act});
     }
   };
   for (const int64_t d : {1, 2, 3, 7, 8, 15, 16, 17, 63, 64, 65, 127, 129, 1000}) add(3, d);
@@ -39,7 +39,7 @@ double RstdError(int64_t d) { return kU * (Chain(d) / 2 + 2); }
 std::vector<double> RmsNormBounds(const RmsNormCase& c, const Tensor& y) {
   std::vector<double> bounds;
   for (const double e : y.Values())
-    bounds.push_back((RstdError(c.d) + 2 * kU) * std::fabs(e) + RoundingBound(c.act, e));
+    bounds.push_back((RstdError(c.d) + 2 * kU) * std::fabs(e) + RoundingBound(c.y, e));
   return bounds;
 }
 
@@ -56,7 +56,7 @@ std::vector<double> RmsNormBackwardBounds(const RmsNormCase& c, const Tensor& x,
       bounds.push_back(
           r * kU *
               (4 * std::fabs(g.at(at) * w.at(i)) + (Chain(c.d) + 8) * std::fabs(x.at(at)) * pull) +
-          RoundingBound(c.act, dx.at(at)));
+          RoundingBound(c.x, dx.at(at)));
     }
   }
   return bounds;
@@ -68,24 +68,25 @@ TEST_CASE("rms_norm: forward and backward") {
   for (const RmsNormCase& c : RmsNormCases()) {
     CAPTURE(c.n);
     CAPTURE(c.d);
-    CAPTURE(NameOf(c.act));
+    CAPTURE(NameOf(c.x));
     CAPTURE(NameOf(c.weight));
-    const Tensor x = Normal(c.act, {c.n, c.d}, 1, 2), w = Normal(c.weight, {c.d}, 2);
-    const Tensor g = Normal(c.act, {c.n, c.d}, 3);
-    const Tensor y(c.act, {c.n, c.d}), rstd(DType::kF32, {c.n}), dx(c.act, {c.n, c.d});
+    CAPTURE(NameOf(c.y));
+    const Tensor x = Normal(c.x, {c.n, c.d}, 1, 2), w = Normal(c.weight, {c.d}, 2);
+    const Tensor g = Normal(c.y, {c.n, c.d}, 3);
+    const Tensor y(c.y, {c.n, c.d}), rstd(DType::kF32, {c.n}), dx(c.x, {c.n, c.d});
     const auto reference = ReferenceBackend().create_context(1);
     Run(ReferenceBackend(), RmsNormForwardArgs{x, w, kEps, y, rstd}, *reference);
-    RunGradient(ReferenceBackend(), RmsNormBackwardArgs{x, w, rstd, g, dx}, c.act, *reference);
+    RunGradient(ReferenceBackend(), RmsNormBackwardArgs{x, w, rstd, g, dx}, c.y, *reference);
     const std::vector<double> y_bounds = RmsNormBounds(c, y);
     const std::vector<double> dx_bounds = RmsNormBackwardBounds(c, x, w, rstd, g, dx);
     OnEveryPath(
         [&](Context& context) {
-          std::vector<Tensor> out = {Tensor(c.act, {c.n, c.d}), Tensor(DType::kF32, {c.n}),
-                                     Tensor(c.act, {c.n, c.d}), Tensor(c.act, {c.n, c.d})};
+          std::vector<Tensor> out = {Tensor(c.y, {c.n, c.d}), Tensor(DType::kF32, {c.n}),
+                                     Tensor(c.y, {c.n, c.d}), Tensor(c.x, {c.n, c.d})};
           RunTested(RmsNormForwardArgs{x, w, kEps, out[0], out[1]}, context);
           RunTested(RmsNormForwardArgs{x, w, kEps, out[2], TensorView()}, context);
           const RmsNormBackwardArgs backward{x, w, rstd, g, out[3]};
-          RunGradient(Tested().backend, backward, c.act, context);
+          RunGradient(Tested().backend, backward, c.y, context);
           return out;
         },
         [&](const std::vector<Tensor>& out) {

@@ -16,27 +16,27 @@ namespace lora::device {
 
 constexpr int kRmsNormThreads = 256;
 
-template <class T, class W>
+template <class X, class W, class Y>
 struct RmsNormParams {
   static constexpr int kThreads = kRmsNormThreads, kMinBlocks = 4;
-  static constexpr int kPerThread = 16 / (sizeof(T) < sizeof(W) ? sizeof(T) : sizeof(W));
-  const T* x;
+  static constexpr int kPerThread = 16 / sizeof(Y);  // Y is the narrowest type
+  const X* x;
   const W* weight;
-  T* y;
+  Y* y;
   float* rstd;  // or null
   int64_t rows, d;
   float eps;
 };
 
-template <class T, class W>
+template <class X, class W, class Y>
 struct RmsNormBackwardParams {
   static constexpr int kThreads = kRmsNormThreads, kMinBlocks = 3;
-  static constexpr int kPerThread = RmsNormParams<T, W>::kPerThread;
-  const T* x;
+  static constexpr int kPerThread = RmsNormParams<X, W, Y>::kPerThread;
+  const X* x;
   const W* weight;
   const float* rstd;
-  const T* g;
-  T* dx;
+  const Y* g;
+  X* dx;
   int64_t rows, d;
 };
 
@@ -47,16 +47,16 @@ LORA_DEVICE float RowSum(float value, unsigned char* shared) {
   return BlockSum<kThreadsPerRow>(value, reinterpret_cast<float*>(shared));
 }
 
-template <class T, class W, int kThreadsPerRow>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<T, W>::kMinBlocks))
-    RmsNorm(const LORA_GRID_CONSTANT RmsNormParams<T, W> p) {
+template <class X, class W, class Y, int kThreadsPerRow>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<X, W, Y>::kMinBlocks))
+    RmsNorm(const LORA_GRID_CONSTANT RmsNormParams<X, W, Y> p) {
   LORA_DYNAMIC_SHARED(shared);
-  constexpr int kPerThread = RmsNormParams<T, W>::kPerThread;
+  constexpr int kPerThread = RmsNormParams<X, W, Y>::kPerThread;
   constexpr int64_t kStep = int64_t{kThreadsPerRow} * kPerThread;
   const int64_t row =
       int64_t{BlockX()} * (kRmsNormThreads / kThreadsPerRow) + ThreadIndex() / kThreadsPerRow;
   if (row >= p.rows) return;  // false for the whole block where it shares one row
-  const T* x_row = p.x + row * p.d;
+  const X* x_row = p.x + row * p.d;
   const int64_t begin = int64_t{ThreadIndex() % kThreadsPerRow} * kPerThread;
   float x[kPerThread], weight[kPerThread];
   float square = 0.0f;
@@ -77,16 +77,17 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<T, W>::kMinB
   if (p.rstd && ThreadIndex() % kThreadsPerRow == 0) p.rstd[row] = rstd;
 }
 
-template <class T, class W, int kThreadsPerRow>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormBackwardParams<T, W>::kMinBlocks))
-    RmsNormBackward(const LORA_GRID_CONSTANT RmsNormBackwardParams<T, W> p) {
+template <class X, class W, class Y, int kThreadsPerRow>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormBackwardParams<X, W, Y>::kMinBlocks))
+    RmsNormBackward(const LORA_GRID_CONSTANT RmsNormBackwardParams<X, W, Y> p) {
   LORA_DYNAMIC_SHARED(shared);
-  constexpr int kPerThread = RmsNormBackwardParams<T, W>::kPerThread;
+  constexpr int kPerThread = RmsNormBackwardParams<X, W, Y>::kPerThread;
   constexpr int64_t kStep = int64_t{kThreadsPerRow} * kPerThread;
   const int64_t row =
       int64_t{BlockX()} * (kRmsNormThreads / kThreadsPerRow) + ThreadIndex() / kThreadsPerRow;
   if (row >= p.rows) return;
-  const T *x_row = p.x + row * p.d, *g_row = p.g + row * p.d;
+  const X* x_row = p.x + row * p.d;
+  const Y* g_row = p.g + row * p.d;
   const int64_t begin = int64_t{ThreadIndex() % kThreadsPerRow} * kPerThread;
   float x[kPerThread], g[kPerThread], weight[kPerThread];
   float sum = 0.0f;
