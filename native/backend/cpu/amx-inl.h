@@ -104,21 +104,40 @@ constexpr size_t PrefetchedBy(size_t elements) {
   return elements / kTilePairs * kAheadLines * kLineElements;
 }
 
-// A block has two tiles of rows if kTall, and two of columns if kWide, else one.
+// Fetches a tile into the L1 cache. Its rows are a cache line each.
+HWY_INLINE void FetchTile(const uint32_t* at, size_t stride) {
+  HWY_UNROLL(4)
+  for (size_t i = 0; i < kTileRows; i += 4, at += 4 * stride) {
+    asm("" : "+r"(at));  // or GCC computes 16 addresses before the loop, and keeps them in memory
+    _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(at + stride), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(at + 2 * stride), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(at + 3 * stride), _MM_HINT_T0);
+  }
+}
+
+// A block has two tiles of rows if kTall, and two of columns if kWide, else one. The next tiles
+// are fetched meanwhile, since the CPU loads the 16 lines of a tile one after the other. After the
+// last ones that is whatever follows, and nothing reads it.
 template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void AddTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
                                        size_t w_stride) {
   const size_t x_bytes = x_stride * sizeof(uint32_t), w_bytes = w_stride * sizeof(uint32_t);
+  const uint32_t *const next_x = x + kTilePairs, *const next_w = w + kTilePairs * w_stride;
   _tile_loadd(6, w, w_bytes);
+  FetchTile(next_w, w_stride);
   _tile_loadd(4, x, x_bytes);
   _tile_dpbf16ps(0, 4, 6);
+  FetchTile(next_x, x_stride);
   if constexpr (kWide) {
     _tile_loadd(7, w + kTileColumns, w_bytes);
     _tile_dpbf16ps(1, 4, 7);
+    FetchTile(next_w + kTileColumns, w_stride);
   }
   if constexpr (kTall) {
     _tile_loadd(5, x + kTileRows * x_stride, x_bytes);
     _tile_dpbf16ps(2, 5, 6);
+    FetchTile(next_x + kTileRows * x_stride, x_stride);
     if constexpr (kWide) _tile_dpbf16ps(3, 5, 7);
   }
 }

@@ -302,19 +302,15 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
   }
   const size_t ahead_of_block = ahead ? PrefetchedBy(pass.main.elements) : 0;
   alignas(64) float products[kBlockTileRows * kBlockTileColumns];
-  for (size_t half = 0; half < kPanelWidth; half += kBlockTileColumns) {
-    const size_t column = panel * kPanelWidth + half;
-    if (column >= product.n) break;
-    const size_t columns = std::min(kBlockTileColumns, product.n - column);
-    const bool whole = product.y_is_bf16 || columns == kBlockTileColumns;
-    BlockSums of = {};
-    of.products = products;
-    of.mask_stride = pass.mask_stride;
-    of.column = column;
-    of.factor = last && product.factor ? product.factor + column : nullptr;
-    of.bias = last && product.bias ? product.bias + column : nullptr;
-    for (size_t row = rows.begin, end; row < rows.end; row = end, ahead += ahead_of_block) {
-      end = std::min(rows.end, row + kBlockTileRows);
+  for (size_t row = rows.begin, end; row < rows.end; row = end) {
+    end = std::min(rows.end, row + kBlockTileRows);
+    registers.ConfigureBlock(end - row);
+    // The second half of the panel finds the rows of x in the L1 cache.
+    for (size_t half = 0; half < kPanelWidth; half += kBlockTileColumns, ahead += ahead_of_block) {
+      const size_t column = panel * kPanelWidth + half;
+      if (column >= product.n) break;
+      const size_t columns = std::min(kBlockTileColumns, product.n - column);
+      const bool whole = product.y_is_bf16 || columns == kBlockTileColumns;
       TileOperands x = {nullptr, pass.main.x_stride, nullptr, kPanelWidth, pass.main.elements};
       TileOperands low = {nullptr, pass.extra.x_stride, nullptr, kPanelWidth, pass.extra.elements};
       x.ahead = ahead;
@@ -326,6 +322,12 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
         low.x = pass.extra.x + row * low.x_stride;
         low.w = extra + half;
       }
+      BlockSums of = {};
+      of.products = products;
+      of.mask_stride = pass.mask_stride;
+      of.column = column;
+      of.factor = last && product.factor ? product.factor + column : nullptr;
+      of.bias = last && product.bias ? product.bias + column : nullptr;
       float* sums = nullptr;
       if (product.y_is_bf16) {
         sums = scratch.sums + (row - rows.begin) * kPanelWidth + half;
@@ -334,7 +336,6 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
         sums = static_cast<float*>(product.y) + row * product.ldy + column;
         of.ld_sums = product.ldy;
       }
-      registers.ConfigureBlock(end - row);
       if (whole && !add && !rounds && !pass.mask && !of.factor && !of.bias) {
         MultiplyTiles(x, low, end - row, nullptr, 0, sums, of.ld_sums);
         continue;
