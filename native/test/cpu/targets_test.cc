@@ -60,27 +60,35 @@ TEST_CASE("targets: every op of the table is there") {
   });
 }
 
-// Returns the flags that Linux reports of the first CPU.
+// Returns the flags that Linux reports of the first CPU, and its vendor.
 std::set<std::string> CpuFlags() {
+  std::set<std::string> flags;
   std::ifstream in("/proc/cpuinfo");
-  for (std::string line; std::getline(in, line);) {
+  for (std::string line; std::getline(in, line) && !line.empty();) {
     std::istringstream words(line);
     std::string word;
-    if (!(words >> word) || (word != "flags" && word != "Features")) continue;
+    if (!(words >> word) || (word != "vendor_id" && word != "flags" && word != "Features"))
+      continue;
     words >> word;  // the colon
-    return {std::istream_iterator<std::string>(words), {}};
+    flags.insert(std::istream_iterator<std::string>(words), {});
   }
-  return {};
+  return flags;
 }
 
 TEST_CASE("targets: usable are those whose features the system reports") {
   const std::set<std::string> flags = CpuFlags();
   if (flags.empty()) return;  // a system that reports none
+#if defined(__x86_64__)
+  const std::vector<std::string> tiles = {"avx512_fp16", "amx_tile", "amx_bf16"};
+  // Without tiles, Intel's CPUs are faster with AVX3 (highway_targets.cc).
+  std::vector<std::string> pairs = {"avx512_bf16"};
+  if (flags.contains("GenuineIntel")) pairs.insert(pairs.end(), tiles.begin(), tiles.end());
+#endif
   // The best comes first, each with what it adds to the next.
   const std::vector<std::pair<std::string, std::vector<std::string>>> known =
 #if defined(__x86_64__)
-      {{"avx3_spr", {"avx512_fp16", "amx_tile", "amx_bf16"}},
-       {"avx3_zen4", {"avx512_bf16"}},
+      {{"avx3_spr", tiles},
+       {"avx3_zen4", pairs},
        {"avx3_dl",
         {"avx512vbmi", "avx512_vbmi2", "gfni", "vaes", "vpclmulqdq", "avx512_vnni", "avx512_bitalg",
          "avx512_vpopcntdq"}},
