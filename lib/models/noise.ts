@@ -47,7 +47,7 @@ export function noiseFactors(
   };
 }
 
-/** x + ε·factor in f32, as x is. Consumes x; the embeddings have no gradient. */
+/** x + ε·factor in f32. Consumes x; the embeddings have no gradient. */
 export function addNoise(x: Tensor, { factors, seed, stream }: NoiseFactors): Tensor {
   const y = runDetached(null, () => {
     const noise = randomUniform(x.shape, { seed, stream, lo: -1, hi: 1, device: x.device });

@@ -337,3 +337,18 @@ test('a longer call between the blocks of another leaves its rotations alone, wi
   expect(await gradientOf(false, 600)).toEqual(alone);
   expect(await gradientOf(true, 1500)).toEqual(alone);
 });
+
+test('a model in bf16 does not round the sums of its blocks', async () => {
+  const { model } = await load({ dtype: 'BF16' }, 'bf16');
+  const seen = new Map<string, { dtype: string; values: Promise<ArrayLike<number>> }>();
+  const watch = (module: string, x: Tensor): void =>
+    void seen.set(module, { dtype: x.dtype, values: x.data() });
+  noGrad(() => model.forward(rows, { watch, logits: true }).logits).dispose();
+  expect([...seen.keys()]).toEqual(['model.embed_tokens', ...[0, 1, 2].map((i) => `model.layers.${i}`)]);
+  for (const [module, { dtype, values }] of seen) {
+    expect(dtype).toBe('f32');
+    // A number of bf16 is the upper half of one of f32.
+    const bits = new Uint32Array(Float32Array.from(await values).buffer);
+    if (module !== 'model.embed_tokens') expect(bits.some((word) => (word & 0xffff) !== 0)).toBe(true);
+  }
+});

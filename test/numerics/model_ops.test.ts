@@ -111,6 +111,26 @@ test.each(cases)('$name: cpu against reference', async ({ fn, inputs }) => {
   }
 });
 
+test.each(['reference', 'cpu'] as const)(
+  'rms_norm of f32 in bf16 rounds y once and its gradient not at all, on %s',
+  async (device) => {
+    const weight = seeded([20], 3, { device });
+    const g = seeded([3, 20], 4, { device }).to({ dtype: 'bf16' });
+    const run = async (dtype: DType): Promise<{ y: Tensor; dx: unknown }> => {
+      const x = seeded([3, 20], 5, { device });
+      x.requiresGrad = true;
+      const y = rmsNorm(x, weight, 1e-5, dtype);
+      expect(y.dtype).toBe(dtype);
+      y.mul(g).sum().backward();
+      expect(x.grad!.dtype).toBe('f32');
+      return { y, dx: await x.grad!.data() };
+    };
+    const [exact, rounded] = [await run('f32'), await run('bf16')];
+    expect(await rounded.y.data()).toEqual(await exact.y.to({ dtype: 'bf16' }).data());
+    expect(rounded.dx).toEqual(exact.dx);
+  },
+);
+
 describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device) => {
   test('embedding gives rows', async () => {
     const w = FrozenWeight.pack(
@@ -190,23 +210,6 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
       'ERR_DATA',
       '[attention_paged] expected lengths from 1 (the positions of this call) to 192 (64 per column of pageTable) but received 193 for sequence 1',
     );
-  });
-
-  test('rms_norm of f32 in bf16 rounds y once and its gradient not at all', async () => {
-    const weight = seeded([20], 3, { device });
-    const g = seeded([3, 20], 4, { device }).to({ dtype: 'bf16' });
-    const run = async (dtype: DType): Promise<{ y: Tensor; dx: unknown }> => {
-      const x = seeded([3, 20], 5, { device });
-      x.requiresGrad = true;
-      const y = rmsNorm(x, weight, 1e-5, dtype);
-      expect(y.dtype).toBe(dtype);
-      y.mul(g).sum().backward();
-      expect(x.grad!.dtype).toBe('f32');
-      return { y, dx: await x.grad!.data() };
-    };
-    const [exact, rounded] = [await run('f32'), await run('bf16')];
-    expect(await rounded.y.data()).toEqual(await exact.y.to({ dtype: 'bf16' }).data());
-    expect(rounded.dx).toEqual(exact.dx);
   });
 
   test('random numbers depend on seed, stream and index alone', async () => {
