@@ -33,6 +33,7 @@ void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range pane
 }
 
 namespace {
+size_t SumsElements(size_t rows) { return std::max(rows, kStreams) * PanelWidth(); }
 // Expansion and transposition write whole groups of 4 elements.
 size_t BlockElements() { return (kMaxPassElements + 3) * PanelWidth(); }
 }  // namespace
@@ -40,13 +41,13 @@ size_t BlockElements() { return (kMaxPassElements + 3) * PanelWidth(); }
 ProductScratch ProductScratch::Take(Arena& arena, size_t threads, size_t rows, bool sums,
                                     bool block) {
   ProductScratch scratch;
-  if (sums) scratch.sums = arena.Take<float>(threads * rows * PanelWidth());
+  if (sums) scratch.sums = arena.Take<float>(threads * SumsElements(rows));
   if (block) scratch.block = arena.Take<uint32_t>(threads * BlockElements());
   return scratch;
 }
 
 ProductScratch ProductScratch::Of(size_t thread, size_t rows) const {
-  return {sums ? sums + thread * rows * PanelWidth() : nullptr,
+  return {sums ? sums + thread * SumsElements(rows) : nullptr,
           block ? block + thread * BlockElements() : nullptr};
 }
 

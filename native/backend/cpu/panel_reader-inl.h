@@ -104,11 +104,66 @@ HWY_INLINE VF F16Value(VU pair) {
   return hn::BitCast(df, hn::Or(value, hn::And(upper, hn::Set(du, 0x80000000u))));
 }
 
-// Returns how many elements of the product are in one stored element of a source.
+// How many elements of the product one stored element has.
+template <bool kPairs, WeightFormat kFormat>
+constexpr size_t kPerStored = kFormat == WeightFormat::kF32      ? 1
+                              : kFormat == WeightFormat::kI8Rows ? (kPairs ? 2 : 4)
+                              : kPairs                           ? 1
+                                                                 : 2;
+
+// elements ← those of the product that a vector of stored ones has, in their order. `scale` is that
+// of each lane's output, for int8 alone.
+template <bool kPairs, WeightFormat kFormat>
+HWY_INLINE void Unpack(VU stored, VF scale, VU (&elements)[kPerStored<kPairs, kFormat>]) {
+  const DU du;
+  if constexpr (kPerStored<kPairs, kFormat> == 1) {
+    elements[0] = stored;
+  } else if constexpr (kFormat == WeightFormat::kBF16) {
+    elements[0] = hn::ShiftLeft<16>(stored);
+    elements[1] = hn::And(stored, hn::Set(du, 0xffff0000u));
+  } else if constexpr (kFormat == WeightFormat::kF16) {
+    elements[0] = hn::BitCast(du, F16Value<0>(stored));
+    elements[1] = hn::BitCast(du, F16Value<1>(stored));
+  } else {
+    const VF v0 = Int8Value<0>(stored, scale), v1 = Int8Value<1>(stored, scale);
+    const VF v2 = Int8Value<2>(stored, scale), v3 = Int8Value<3>(stored, scale);
+    if constexpr (kPairs) {
+      const VU high = hn::Set(du, 0xffff0000u);
+      const auto pair = [&](VF low_value, VF high_value) HWY_ATTR {
+        return hn::Or(hn::ShiftRight<16>(RoundToUpperHalf(low_value)),
+                      hn::And(RoundToUpperHalf(high_value), high));
+      };
+      elements[0] = pair(v0, v1);
+      elements[1] = pair(v2, v3);
+    } else {
+      elements[0] = hn::BitCast(du, v0);
+      elements[1] = hn::BitCast(du, v1);
+      elements[2] = hn::BitCast(du, v2);
+      elements[3] = hn::BitCast(du, v3);
+    }
+  }
+}
+
+// Calls of<kFormat>() for a format of W that products read (lora_linear and gemm refuse others).
+template <bool kPairs, class Of>
+HWY_INLINE void ForFormat(WeightFormat format, const Of& of) {
+  if (format == WeightFormat::kI8Rows) {
+    of(std::integral_constant<WeightFormat, WeightFormat::kI8Rows>());
+  } else if (kPairs || format == WeightFormat::kBF16) {
+    of(std::integral_constant<WeightFormat, WeightFormat::kBF16>());
+  } else if (format == WeightFormat::kF16) {
+    of(std::integral_constant<WeightFormat, WeightFormat::kF16>());
+  } else {
+    of(std::integral_constant<WeightFormat, WeightFormat::kF32>());
+  }
+}
+
+// Returns how many elements of the product are in one stored element.
 template <bool kPairs>
-HWY_INLINE size_t ElementsPerStored(bool expanded, WeightFormat format) {
-  if (!expanded) return 1;
-  return format == WeightFormat::kI8Rows && !kPairs ? 4 : 2;
+HWY_INLINE size_t ElementsPerStored(WeightFormat format) {
+  size_t per = 1;
+  ForFormat<kPairs>(format, [&](auto known) { per = kPerStored<kPairs, known()>; });
+  return per;
 }
 
 // dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`, where
@@ -117,44 +172,26 @@ template <bool kPairs>
 HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT panel,
                                const float* HWY_RESTRICT scales, size_t first, size_t count,
                                uint32_t* HWY_RESTRICT dst) {
-  const DF df;
-  const DU du;
-  const size_t per = ElementsPerStored<kPairs>(true, format);
-  const uint32_t* from = panel + first / per * kPanelWidth;
-  for (size_t e = 0; e < count; e += per, from += kPanelWidth, dst += per * kPanelWidth) {
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kPanelWidth; j += kLanes) {
-      const VU stored = hn::LoadU(du, from + j);
-      hwy::Prefetch(from + 16 * kPanelWidth + j);
-      if (format == WeightFormat::kBF16) {
-        hn::StoreU(hn::ShiftLeft<16>(stored), du, dst + j);
-        hn::StoreU(hn::And(stored, hn::Set(du, 0xffff0000u)), du, dst + kPanelWidth + j);
-        continue;
-      }
-      if (format == WeightFormat::kF16) {
-        hn::StoreU(F16Value<0>(stored), df, reinterpret_cast<float*>(dst) + j);
-        hn::StoreU(F16Value<1>(stored), df, reinterpret_cast<float*>(dst) + kPanelWidth + j);
-        continue;
-      }
-      const VF scale = hn::LoadU(df, scales + j);
-      const VF v0 = Int8Value<0>(stored, scale), v1 = Int8Value<1>(stored, scale);
-      const VF v2 = Int8Value<2>(stored, scale), v3 = Int8Value<3>(stored, scale);
-      if constexpr (kPairs) {
-        const VU high = hn::Set(du, 0xffff0000u);
-        const auto pair = [&](VF low_value, VF high_value) HWY_ATTR {
-          return hn::Or(hn::ShiftRight<16>(RoundToUpperHalf(low_value)),
-                        hn::And(RoundToUpperHalf(high_value), high));
-        };
-        hn::StoreU(pair(v0, v1), du, dst + j);
-        hn::StoreU(pair(v2, v3), du, dst + kPanelWidth + j);
-      } else {
-        hn::StoreU(v0, df, reinterpret_cast<float*>(dst) + j);
-        hn::StoreU(v1, df, reinterpret_cast<float*>(dst) + kPanelWidth + j);
-        hn::StoreU(v2, df, reinterpret_cast<float*>(dst) + 2 * kPanelWidth + j);
-        hn::StoreU(v3, df, reinterpret_cast<float*>(dst) + 3 * kPanelWidth + j);
+  ForFormat<kPairs>(format, [&](auto known) HWY_ATTR {
+    constexpr WeightFormat kFormat = known();
+    constexpr size_t kPer = kPerStored<kPairs, kFormat>;
+    const uint32_t* from = panel + first / kPer * kPanelWidth;
+    uint32_t* to = dst;
+    for (size_t e = 0; e < count; e += kPer, from += kPanelWidth, to += kPer * kPanelWidth) {
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kPanelWidth; j += kLanes) {
+        hwy::Prefetch(from + 16 * kPanelWidth + j);
+        const VF scale =
+            kFormat == WeightFormat::kI8Rows ? hn::LoadU(DF(), scales + j) : hn::Zero(DF());
+        VU elements[kPer];
+        Unpack<kPairs, kFormat>(hn::LoadU(DU(), from + j), scale, elements);
+        HWY_UNROLL(4)
+        for (size_t i = 0; i < kPer; ++i) {
+          hn::StoreU(elements[i], DU(), to + i * kPanelWidth + j);
+        }
       }
     }
-  }
+  });
 }
 
 // The same, of panel `panel` of a source.

@@ -61,9 +61,12 @@ struct Product {
   bool accumulate = false;  // f32 y only
 };
 
+// The most panels that MultiplyRows multiplies one row by at the same time.
+constexpr size_t kStreams = 4;
+
 // What one thread needs for products of up to `rows` rows.
 struct ProductScratch {
-  float* sums = nullptr;      // [rows][PanelWidth()], where some y is bf16
+  float* sums = nullptr;      // [rows or kStreams][PanelWidth()], where some y is bf16
   uint32_t* block = nullptr;  // of a panel, where some W is not read in place
   // Takes the scratch of `threads` threads one after the other.
   static ProductScratch Take(Arena& arena, size_t threads, size_t rows, bool sums, bool block);

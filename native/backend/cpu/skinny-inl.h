@@ -14,6 +14,7 @@
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
+#include "backend/cpu/stream-inl.h"
 #include "core/maths/ceil_div.h"
 #include "core/maths/dtype.h"
 #include "hwy/cache_control.h"
@@ -22,11 +23,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// How many elements ahead a panel is prefetched that one tile of rows reads once.
-constexpr size_t kStreamAhead = 24;
-// Of one element of a panel.
-constexpr size_t kPanelBytes = kPanelWidth * sizeof(uint32_t);
-constexpr size_t kPanelLines = CeilDiv(kPanelBytes, kCacheLine);
 // A panel that several tiles read is cut into blocks of about this many elements, which stay in the
 // L2 cache together with the block that is being prefetched. Blocks that are expanded from another
 // format stay in the L1 cache.
@@ -246,6 +242,16 @@ struct PanelBlock {
   bool last;  // of its panel
 };
 
+// sums [row][kPanelWidth] ← the low-rank changes of a panel's outputs.
+HWY_INLINE void BeginSums(const Product& product, size_t rows, size_t panel,
+                          std::span<const LowRankRows> low, float* sums) {
+  const size_t column = panel * kPanelWidth, columns = std::min(kPanelWidth, product.n - column);
+  std::fill(sums, sums + rows * kPanelWidth, 0.0f);
+  for (const LowRankRows& part : low) {
+    if (part.r != 0) AddLowRank(part, column, columns, sums);
+  }
+}
+
 // Calls of(block) for the blocks of each panel, with the low-rank sums of the panel in scratch.
 template <bool kPairs, class Of>
 HWY_INLINE void EachBlock(const Product& product, size_t rows, Range panels,
@@ -253,11 +259,7 @@ HWY_INLINE void EachBlock(const Product& product, size_t rows, Range panels,
                           const ProductScratch& scratch, const Of& of) {
   const Step& step = product.passes[0].main;
   for (size_t p = panels.begin; p < panels.end; ++p) {
-    const size_t column = p * kPanelWidth, columns = std::min(kPanelWidth, product.n - column);
-    std::fill(scratch.sums, scratch.sums + rows * kPanelWidth, 0.0f);
-    for (const LowRankRows& part : low) {
-      if (part.r != 0) AddLowRank(part, column, columns, scratch.sums);
-    }
+    BeginSums(product, rows, p, low, scratch.sums);
     for (size_t b = 0; b < blocks.count; ++b) {
       const size_t first = b * blocks.length;
       Step block = step;
@@ -269,12 +271,34 @@ HWY_INLINE void EachBlock(const Product& product, size_t rows, Range panels,
   }
 }
 
+// The product of one row, by several panels at a time.
+template <bool kPairs>
+void MultiplyRow(const Product& product, Range panels, std::span<const LowRankRows> low,
+                 const ProductScratch& scratch) {
+  RowsTile t;
+  t.product = &product;
+  t.row = 0;
+  for (size_t p = panels.begin, count; p < panels.end; p += count) {
+    const size_t left = panels.end - p;
+    count = left >= kStreams ? kStreams : left >= 2 ? 2 : 1;
+    for (size_t i = 0; i < count; ++i) {
+      BeginSums(product, 1, p + i, low, scratch.sums + i * kPanelWidth);
+    }
+    AddStreams<kPairs>(product.passes[0].main, p, count, scratch.sums);
+    for (size_t i = 0; i < count; ++i) {
+      t.column = (p + i) * kPanelWidth;
+      t.sums = scratch.sums + i * kPanelWidth;
+      FinishSums(t, 1);
+    }
+  }
+}
+
 template <bool kPairs>
 void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
                     std::span<const LowRankRows> low, const ProductScratch& scratch) {
   const Step& step = product.passes[0].main;
   const size_t tiles = Tiles(rows);
-  const size_t per = ElementsPerStored<kPairs>(step.w.expanded, step.w.format);
+  const size_t per = ElementsPerStored<kPairs>(step.w.format);
   const bool streams = tiles == 1 && step.w.in_place();
   RowsTile t;
   t.x_stride = step.x_stride;
@@ -346,7 +370,11 @@ void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
 
 void MultiplyRows(const Product& product, size_t rows, Range panels,
                   std::span<const LowRankRows> low, const ProductScratch& scratch) {
-  if (product.pairs) {
+  if (rows == 1 && product.pairs) {
+    MultiplyRow<true>(product, panels, low, scratch);
+  } else if (rows == 1) {
+    MultiplyRow<false>(product, panels, low, scratch);
+  } else if (product.pairs) {
 #if LORA_AMX
     MultiplyRowsOfTiles(product, rows, panels, low, scratch);
 #else

@@ -145,6 +145,42 @@ TEST_CASE("cpu lora_linear: the bits of a row do not depend on the other rows of
   }
 }
 
+// One row is multiplied by four panels, two or one at a time (stream-inl.h), others by one. The
+// reduction ends inside a stored element of int8, of f16, and of bf16 under f32.
+TEST_CASE("cpu lora_linear: a row that is alone has the bits that it has beside another") {
+  const std::pair<DType, DType> formats[] = {
+      {DType::kF32, DType::kF32}, {DType::kF32, DType::kBF16},  {DType::kF32, DType::kF16},
+      {DType::kF32, DType::kI8},  {DType::kBF16, DType::kBF16}, {DType::kBF16, DType::kI8}};
+  // With the smallest, products and sums of f32 and of tile registers are subnormal.
+  for (const double magnitude : {1.0, 0x1p-124}) {
+    for (const auto& [act, stored] : formats) {
+      LoraLinearProblem problem(CaseOf(act, 2, 75, {{450, 0}, {130, 5, true}, {7, 0}}));
+      for (int64_t i = 0; i < problem.x.shape().numel(); ++i) {
+        problem.x.Set(i, magnitude * problem.x.at(i));
+      }
+      problem.phase = LinearPhase::kDecode;
+      CAPTURE(magnitude);
+      CAPTURE(NameOf(act));
+      CAPTURE(NameOf(stored));
+      ForEachSimdTarget([&] {
+        cpu::CpuContext one(1), two(2);
+        const std::vector<FrozenWeight> weights = Weights(problem, stored, one);
+        const std::vector<Tensor> both = ForwardRows(problem, 0, 2, weights, one);
+        for (int64_t row = 0; row < 2; ++row) {
+          for (Context* context : {&one, &two}) {
+            const std::vector<Tensor> y = ForwardRows(problem, row, 1, weights, *context);
+            for (size_t i = 0; i < y.size(); ++i) {
+              CAPTURE(row);
+              CAPTURE(i);
+              CHECK_IDENTICAL(y[i], RowsOf(both[i], row, 1));
+            }
+          }
+        }
+      });
+    }
+  }
+}
+
 TEST_CASE("cpu lora_linear: a row has the bits with a table that it has with its adapter alone") {
   constexpr int64_t kRows = 33;
   std::vector<int32_t> mixed, one_slot(kRows, 1);

@@ -1,0 +1,208 @@
+// The product of one row of x by panels that come from memory: decoding with one sequence. Several
+// panels are read side by side, since memory gives a core more in several streams than in one, and
+// elements in another format are expanded in registers.
+#if defined(LORA_BACKEND_CPU_STREAM_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_STREAM_INL_H_
+#undef LORA_BACKEND_CPU_STREAM_INL_H_
+#else
+#define LORA_BACKEND_CPU_STREAM_INL_H_
+#endif
+
+#include <algorithm>
+
+#include "backend/cpu/amx-inl.h"
+#include "backend/cpu/panel_reader-inl.h"
+#include "backend/cpu/panels.h"
+#include "backend/cpu/simd-inl.h"
+#include "core/maths/ceil_div.h"
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace lora::cpu::HWY_NAMESPACE {
+
+// How many stored elements of all streams are prefetched before they are used.
+constexpr size_t kStreamAhead = 24;
+// Of one element of a panel.
+constexpr size_t kPanelBytes = kPanelWidth * sizeof(uint32_t);
+constexpr size_t kPanelLines = CeilDiv(kPanelBytes, kCacheLine);
+
+// Panels that one row of x is multiplied by at the same time.
+struct Streams {
+  const uint32_t* x;
+  const uint32_t* w;  // of the first panel
+  size_t stride;      // from panel to panel
+  const float* scales;
+  size_t elements;  // of the product
+  float* sums;      // [panels][kPanelWidth]
+};
+
+template <size_t kPanels>
+using StreamSums = VF[kPanels][kVectors];
+
+template <size_t kPanels>
+HWY_INLINE void LoadStreamSums(const float* from, StreamSums<kPanels>& sums) {
+  HWY_UNROLL(8)
+  for (size_t p = 0; p < kPanels; ++p) {
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) {
+      sums[p][j] = hn::LoadU(DF(), from + p * kPanelWidth + j * kLanes);
+    }
+  }
+}
+template <size_t kPanels>
+HWY_INLINE void StoreStreamSums(const StreamSums<kPanels>& sums, float* to) {
+  HWY_UNROLL(8)
+  for (size_t p = 0; p < kPanels; ++p) {
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) {
+      hn::StoreU(sums[p][j], DF(), to + p * kPanelWidth + j * kLanes);
+    }
+  }
+}
+
+// Calls add(panel, vector, x, w) for the elements from `e` on that one stored element of each panel
+// has: kPerStored, or `count` at the end of the reduction. The streams are prefetched `ahead`
+// elements of 32 bits farther on.
+template <bool kPairs, WeightFormat kFormat, size_t kPanels, class Count, class Add>
+HWY_INLINE void AddStored(const Streams& s, size_t e, Count count, ptrdiff_t ahead,
+                          const Add& add) {
+  constexpr size_t kPer = kPerStored<kPairs, kFormat>;
+  const DU du;
+  const uint32_t* w = s.w + e / kPer * kPanelWidth;
+  HWY_UNROLL(8)
+  for (size_t p = 0; p < kPanels; ++p, w += s.stride) {
+    HWY_UNROLL(8)
+    for (size_t l = 0; l < kPanelLines; ++l) {
+      hwy::Prefetch(reinterpret_cast<const std::byte*>(w + ahead) + l * kCacheLine);
+    }
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) {
+      VF scale = hn::Zero(DF());
+      if constexpr (kFormat == WeightFormat::kI8Rows) {
+        scale = hn::LoadU(DF(), s.scales + p * kPanelWidth + j * kLanes);
+      }
+      VU elements[kPer];
+      Unpack<kPairs, kFormat>(hn::LoadU(du, w + j * kLanes), scale, elements);
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < kPer; ++i) {
+        if (i < count) add(p, j, hn::Set(du, s.x[e + i]), elements[i]);
+      }
+    }
+  }
+}
+
+// The same for elements [begin, end). begin is a multiple of kPerStored; so is end, unless the
+// reduction ends there.
+template <bool kPairs, WeightFormat kFormat, size_t kPanels, class Add>
+HWY_INLINE void AddElements(const Streams& s, size_t begin, size_t end, const Add& add) {
+  constexpr size_t kPer = kPerStored<kPairs, kFormat>;
+  constexpr size_t kAhead = CeilDiv(kStreamAhead, kPanels);
+  constexpr ptrdiff_t kNear = kAhead * kPanelWidth;
+  // The end of each panel prefetches the beginning of the one that its stream goes on with.
+  const size_t stored = CeilDiv(s.elements, kPer);
+  const ptrdiff_t next = kNear + static_cast<ptrdiff_t>(kPanels * s.stride) -
+                         static_cast<ptrdiff_t>(stored * kPanelWidth);
+  size_t e = begin;
+  for (; e + kPer <= end; e += kPer) {
+    const ptrdiff_t ahead = e / kPer + kAhead < stored ? kNear : next;
+    AddStored<kPairs, kFormat, kPanels>(s, e, std::integral_constant<size_t, kPer>(), ahead, add);
+  }
+  if (e < end) AddStored<kPairs, kFormat, kPanels>(s, e, end - e, next, add);
+}
+
+#if LORA_AMX
+
+// The sums have the bits that tile registers give more rows: for each tile of pairs, the products
+// of the first and of the second halves are summed apart, from zero.
+template <WeightFormat kFormat, size_t kPanels>
+HWY_INLINE void MultiplyStreamsOfTiles(const Streams& s) {
+  const DF df;
+  const VU high = hn::Set(DU(), 0xffff0000u);
+  for (size_t begin = 0; begin < s.elements; begin += kTilePairs) {
+    StreamSums<kPanels> first, second, sums;
+    ZeroAccumulators(first);
+    ZeroAccumulators(second);
+    AddElements<true, kFormat, kPanels>(
+        s, begin, std::min(s.elements, begin + kTilePairs),
+        [&](size_t p, size_t j, VU x, VU w) HWY_ATTR {
+          first[p][j] = hn::MulAdd(hn::BitCast(df, hn::ShiftLeft<16>(x)),
+                                   hn::BitCast(df, hn::ShiftLeft<16>(w)), first[p][j]);
+          second[p][j] = hn::MulAdd(hn::BitCast(df, hn::And(x, high)),
+                                    hn::BitCast(df, hn::And(w, high)), second[p][j]);
+        });
+    LoadStreamSums<kPanels>(s.sums, sums);
+    HWY_UNROLL(8)
+    for (size_t p = 0; p < kPanels; ++p) {
+      HWY_UNROLL(8)
+      for (size_t j = 0; j < kVectors; ++j) {
+        sums[p][j] = hn::Add(sums[p][j], hn::Add(first[p][j], second[p][j]));
+      }
+    }
+    StoreStreamSums<kPanels>(sums, s.sums);
+  }
+}
+
+#endif  // LORA_AMX
+
+// sums += x · kPanels panels. Every output is one chain of sums over the elements, whatever kPanels
+// is.
+template <bool kPairs, WeightFormat kFormat, size_t kPanels>
+HWY_NOINLINE void MultiplyStreams(const Streams& s) {
+#if LORA_AMX
+  if constexpr (kPairs) return MultiplyStreamsOfTiles<kFormat, kPanels>(s);
+#endif
+  StreamSums<kPanels> sums;
+  LoadStreamSums<kPanels>(s.sums, sums);
+  AddElements<kPairs, kFormat, kPanels>(s, 0, s.elements,
+                                        [&](size_t p, size_t j, VU x, VU w) HWY_ATTR {
+                                          sums[p][j] = MulAddElements<kPairs>(x, w, sums[p][j]);
+                                        });
+  StoreStreamSums<kPanels>(sums, s.sums);
+}
+
+// While it lives, a product of pairs reads and writes subnormal f32 as zeros, as tile instructions
+// do.
+template <bool kPairs>
+class SubnormalsOfTiles {
+ public:
+#if LORA_AMX && !LORA_EMULATE_TILES
+  SubnormalsOfTiles() {
+    if (kPairs) _mm_setcsr(before_ | 0x8040u);
+  }
+  ~SubnormalsOfTiles() {
+    if (kPairs) _mm_setcsr(before_);
+  }
+
+ private:
+  const unsigned before_ = _mm_getcsr();
+#else
+  SubnormalsOfTiles() {}
+#endif
+};
+
+// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are at most kStreams.
+template <bool kPairs>
+HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums) {
+  static_assert(kStreams == 4);
+  const PanelSource& w = step.w;
+  const float* const scales = w.scales ? w.scales + panel * kPanelWidth : nullptr;
+  const SubnormalsOfTiles<kPairs> subnormals;
+  ForFormat<kPairs>(w.format, [&](auto format) HWY_ATTR {
+    const uint32_t* const first =
+        w.panels + panel * w.stride + w.first / kPerStored<kPairs, format()> * kPanelWidth;
+    const Streams s = {step.x, first, w.stride, scales, step.elements, sums};
+    if (panels == 4) {
+      MultiplyStreams<kPairs, format(), 4>(s);
+    } else if (panels == 2) {
+      MultiplyStreams<kPairs, format(), 2>(s);
+    } else {
+      MultiplyStreams<kPairs, format(), 1>(s);
+    }
+  });
+}
+
+}  // namespace lora::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard per target
