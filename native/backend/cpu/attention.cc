@@ -32,12 +32,17 @@ void RunForwardTile(const AttentionCall& args, const AttentionShape& s, const Ro
 }
 
 void RunDecodeChunk(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
-                    int32_t begin, int32_t end, size_t next_head, float* scratch,
+                    int32_t begin, int32_t end, bool fetched, size_t next_head, float* scratch,
                     const DecodePartial& out) {
-  if (args.q.dtype == DType::kBF16) {
-    return DecodeChunk<hwy::bfloat16_t>(args, s, t, begin, end, next_head, scratch, out);
+  if (args.q.dtype == DType::kF32) {
+    return DecodeChunk<DecodeF32<float>>(args, s, t, begin, end, fetched, next_head, scratch, out);
   }
-  DecodeChunk<float>(args, s, t, begin, end, next_head, scratch, out);
+#if LORA_DOT_BF16
+  if (s.d % 2 == 0) {
+    return DecodeChunk<DecodePairs>(args, s, t, begin, end, fetched, next_head, scratch, out);
+  }
+#endif
+  DecodeChunk<DecodeF32<hwy::bfloat16_t>>(args, s, t, begin, end, fetched, next_head, scratch, out);
 }
 
 void RunCombineChunks(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
@@ -181,8 +186,8 @@ void RunDecode(const AttentionCall& call, CpuContext* pool, size_t threads, Scra
     const size_t head = first % heads, end = head + per_task;
     for (size_t h = head; h < end; ++h) {
       run(call, s, TileOf(s, b * s.kv_heads + h / tiles, h % tiles, kDecodeRows), begin,
-          begin + static_cast<int32_t>(kDecodeChunk), h + 1 < end ? (h + 1) / tiles : s.kv_heads,
-          task_scratch + thread * DecodeTaskFloats(s),
+          begin + static_cast<int32_t>(kDecodeChunk), h > head,
+          h + 1 < end ? (h + 1) / tiles : s.kv_heads, task_scratch + thread * DecodeTaskFloats(s),
           DecodePartial(s, partials + ((b * heads + h) * most + chunk) * stride));
     }
   });

@@ -31,26 +31,118 @@ HWY_INLINE void FetchToL2(const void* p) {
 #endif
 }
 
-// scores[r·kKeyTile + j] = q[r]·k[j] for kRows rows. Lanes run along d, and each key is read once.
+// Fetches `count` rows of k or v. Outside pages the rows of one kv head are far apart in memory,
+// and each is too short for the hardware to predict the next one.
+template <class T>
+HWY_INLINE void FetchRows(const T* row, size_t count, size_t stride, size_t d) {
+  constexpr size_t kLine = 64 / sizeof(T);
+  for (size_t j = 0; j < count; ++j, row += stride) {
+    for (size_t i = 0; i < d; i += kLine) FetchToL2(row + i);
+  }
+}
+
+// 2·kLanes columns of a row, of which `count` are there, as f32. Those of bf16 are the even ones
+// before the odd ones, because that takes no shuffle.
+template <class T>
+struct Columns {
+  VF first, second;
+
+  HWY_INLINE Columns(VF v0, VF v1) : first(v0), second(v1) {}
+  HWY_INLINE Columns(const float* from, size_t count) {
+    const DF df;
+    const bool whole = count >= 2 * kLanes;
+    const size_t beyond = count > kLanes ? count - kLanes : 0;
+    first = whole ? hn::LoadU(df, from) : hn::LoadN(df, from, count);
+    second = whole ? hn::LoadU(df, from + kLanes) : hn::LoadN(df, from + kLanes, beyond);
+  }
+  HWY_INLINE Columns(const hwy::bfloat16_t* from, size_t count) {
+    const DF df;
+    const DBF dh;
+    const VU v =
+        hn::BitCast(DU(), count >= 2 * kLanes ? hn::LoadU(dh, from) : hn::LoadN(dh, from, count));
+    first = hn::BitCast(df, hn::ShiftLeft<16>(v));
+    second = hn::BitCast(df, hn::And(v, hn::Set(DU(), 0xffff0000u)));
+  }
+  HWY_INLINE Columns InOrder() const {
+    if constexpr (std::is_same_v<T, float>) return *this;
+    const DF df;
+    return {hn::InterleaveWholeLower(df, first, second),
+            hn::InterleaveWholeUpper(df, first, second)};
+  }
+};
+
+// Fetches 2·kLanes columns of a row.
+template <class T>
+HWY_INLINE void FetchColumns(const T* row) {
+  constexpr size_t kLine = 64 / sizeof(T);
+  HWY_UNROLL(2)
+  for (size_t i = 0; i < 2 * kLanes; i += kLine) FetchToL2(row + i);
+}
+
+// scores[r·kKeyTile + j] = q[r]·k[j], for rows of q in the order of Columns. Past `count`, up to
+// the next multiple of 4, scores are written too. Meanwhile as many rows from `ahead` on are
+// fetched.
 template <size_t kRows, class T>
-HWY_NOINLINE void DotRows(size_t used, size_t padded, size_t count, const float* HWY_RESTRICT q,
-                          const T* HWY_RESTRICT keys, size_t stride, float* HWY_RESTRICT scores) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  for (size_t j = 0; j < count; ++j) {
-    const T* HWY_RESTRICT key = keys + j * stride;
-    VF32 acc[kRows];
-    HWY_UNROLL(4)
-    for (size_t r = 0; r < kRows; ++r) acc[r] = hn::Zero(d);
-    for (size_t i = 0; i < used; i += lanes) {
-      const VF32 kv = LoadAct(d, key + i);
+HWY_NOINLINE void DotRows(size_t d, size_t q_stride, size_t count, const float* HWY_RESTRICT q,
+                          const T* HWY_RESTRICT keys, const T* ahead, size_t stride,
+                          float* HWY_RESTRICT scores) {
+  constexpr size_t kKeys = 4;
+  const DF df;
+  const hn::FixedTag<float, 4> d4;
+  for (size_t j = 0; j < count; j += kKeys) {
+    const T* key[kKeys];
+    for (size_t n = 0; n < kKeys; ++n) key[n] = keys + std::min(j + n, count - 1) * stride;
+    VF acc[kRows][kKeys];
+    ZeroAccumulators(acc);
+    for (size_t i = 0; i < d; i += 2 * kLanes) {
       HWY_UNROLL(4)
-      for (size_t r = 0; r < kRows; ++r) {
-        acc[r] = hn::MulAdd(kv, hn::LoadU(d, q + r * padded + i), acc[r]);
+      for (size_t n = 0; n < kKeys; ++n) {
+        FetchColumns(ahead + (j + n) * stride + i);
+        const Columns<T> k(key[n] + i, d - i);
+        HWY_UNROLL(4)
+        for (size_t r = 0; r < kRows; ++r) {
+          const float* const at = q + r * q_stride + i;
+          acc[r][n] = hn::MulAdd(k.first, hn::LoadU(df, at), acc[r][n]);
+          acc[r][n] = hn::MulAdd(k.second, hn::LoadU(df, at + kLanes), acc[r][n]);
+        }
       }
     }
     HWY_UNROLL(4)
-    for (size_t r = 0; r < kRows; ++r) scores[r * kKeyTile + j] = hn::ReduceSum(d, acc[r]);
+    for (size_t r = 0; r < kRows; ++r) {
+      const auto sums = SumsOf4(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+      hn::StoreU(sums, d4, scores + r * kKeyTile + j);
+    }
+  }
+}
+
+// out [kRows][padded] += P·V, for rows of P that are kKeyTile apart. Meanwhile as many rows from
+// `ahead` on are fetched.
+template <size_t kRows, class T>
+HWY_NOINLINE void AddValues(size_t d, size_t padded, size_t count, const float* HWY_RESTRICT p,
+                            const T* HWY_RESTRICT values, const T* ahead, size_t stride,
+                            float* HWY_RESTRICT out) {
+  const DF df;
+  for (size_t c = 0; c < d; c += 2 * kLanes) {
+    VF acc[kRows][2];
+    ZeroAccumulators(acc);
+    for (size_t j = 0; j < count; ++j) {
+      FetchColumns(ahead + j * stride + c);
+      const Columns<T> v(values + j * stride + c, d - c);
+      HWY_UNROLL(4)
+      for (size_t r = 0; r < kRows; ++r) {
+        const VF weight = hn::Set(df, p[r * kKeyTile + j]);
+        acc[r][0] = hn::MulAdd(weight, v.first, acc[r][0]);
+        acc[r][1] = hn::MulAdd(weight, v.second, acc[r][1]);
+      }
+    }
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < kRows; ++r) {
+      const Columns<T> sums = Columns<T>(acc[r][0], acc[r][1]).InOrder();
+      float* const to = out + r * padded + c;
+      hn::StoreU(hn::Add(hn::LoadU(df, to), sums.first), df, to);
+      if (c + kLanes >= d) continue;  // a row may end there
+      hn::StoreU(hn::Add(hn::LoadU(df, to + kLanes), sums.second), df, to + kLanes);
+    }
   }
 }
 
@@ -135,6 +227,10 @@ HWY_NOINLINE void AddValuePairs(size_t d, size_t padded, size_t count,
   }
 }
 
+HWY_INLINE const uint16_t* Bits(const hwy::bfloat16_t* p) {
+  return reinterpret_cast<const uint16_t*>(p);
+}
+
 // Calls use(n, row) for blocks of n rows, which is at most 4 and a constant.
 template <class Use>
 HWY_INLINE void ForRowBlocks(size_t rows, const Use& use) {
@@ -149,19 +245,6 @@ HWY_INLINE void ForRowBlocks(size_t rows, const Use& use) {
       return use(std::integral_constant<size_t, 1>(), row);
     default:
       return;
-  }
-}
-
-// Calls use(data, stride) with keys [from, from + count) of k or v: where they lie, if their rows
-// are whole vectors, or else as f32 in `tile`.
-template <class T, class Use>
-HWY_INLINE void WithKeys(const AttentionShape& s, const RowTile& t, const T* src, size_t from,
-                         size_t count, float* tile, const Use& use) {
-  if (s.d % hn::Lanes(F32()) == 0) {
-    use(src + s.KeyOffset(t.batch, t.head, from), s.key_stride());
-  } else {
-    const KeyRows rows = LoadKeys(s, t, src, from, count, true, tile);
-    use(rows.data, rows.stride);
   }
 }
 
@@ -195,46 +278,91 @@ HWY_INLINE float OnlineSoftmaxRow(size_t count, float* scores, hwy::bfloat16_t* 
   return factor;
 }
 
-// Fetches `count` rows of k or v. Outside pages the rows of one kv head are far apart in memory,
-// and each is too short for the hardware to predict the next one.
-template <class T>
-HWY_INLINE void FetchRows(const T* row, size_t count, size_t stride, size_t d) {
-  constexpr size_t kLine = 64 / sizeof(T);
-  for (size_t j = 0; j < count; ++j, row += stride) {
-    for (size_t i = 0; i < d; i += kLine) FetchToL2(row + i);
-  }
-}
+// ---- the products of a chunk, by what they are computed in -------------------------------------
 
-// The values of bf16 as the kernels of pairs read them. There are none of f32.
-HWY_INLINE const uint16_t* Halves(const hwy::bfloat16_t* p) {
-  return reinterpret_cast<const uint16_t*>(p);
-}
-HWY_INLINE const uint16_t* Halves(const float*) { return nullptr; }
+// q of at most kDecodeRows rows, in scratch, and the sums of their outputs [rows][padded].
+struct DecodeRows {
+  const AttentionShape& s;
+  const RowTile& t;
+  float *q, *out;
+};
+
+template <class Element>
+struct DecodeF32 : DecodeRows {
+  using T = Element;
+  static constexpr bool kRounds = false;  // P, which takes the place of the scores
+
+  size_t q_stride() const { return RoundUp(s.d, 2 * kLanes); }
+  void LoadQuery(const T* from) const {
+    const DF df;
+    const VF scale = hn::Set(df, s.scale);
+    for (size_t r = 0; r < t.count; ++r) {
+      for (size_t i = 0; i < s.d; i += 2 * kLanes) {
+        const Columns<T> row(from + t.offset[r] + i, s.d - i);
+        float* const to = q + r * q_stride() + i;
+        hn::StoreU(hn::Mul(scale, row.first), df, to);
+        hn::StoreU(hn::Mul(scale, row.second), df, to + kLanes);
+      }
+    }
+  }
+  void Dot(const T* k, const T* ahead, size_t count, float* scores) const {
+    ForRowBlocks(t.count, [&](auto n, size_t r) {
+      DotRows<n()>(s.d, q_stride(), count, q + r * q_stride(), k, ahead, s.key_stride(),
+                   scores + r * kKeyTile);
+    });
+  }
+  void Add(const T* v, const T* ahead, size_t count, const float* p) const {
+    ForRowBlocks(t.count, [&](auto n, size_t r) {
+      AddValues<n()>(s.d, s.padded, count, p + r * kKeyTile, v, ahead, s.key_stride(),
+                     out + r * s.padded);
+    });
+  }
+};
+
+// bf16 where one instruction multiplies pairs. P is rounded to bf16, and follows the scores.
+struct DecodePairs : DecodeRows {
+  using T = hwy::bfloat16_t;
+  static constexpr bool kRounds = true;
+
+  void LoadQuery(const T* from) const {
+    auto* const pairs = reinterpret_cast<T*>(q);
+    for (size_t r = 0; r < t.count; ++r) {
+      T* const row = pairs + r * 2 * s.padded;
+      std::memcpy(row, from + t.offset[r], s.d * sizeof(T));
+      std::memset(row + s.d, 0, (2 * s.padded - s.d) * sizeof(T));
+    }
+  }
+  void Dot(const T* k, const T* ahead, size_t count, float* scores) const {
+    const auto* const pairs = reinterpret_cast<const uint16_t*>(q);
+    ForRowBlocks(t.count, [&](auto n, size_t r) {
+      DotRowPairs<n()>(s.d, s.padded, count, s.scale, pairs + r * 2 * s.padded, Bits(k),
+                       Bits(ahead), s.key_stride(), scores + r * kKeyTile);
+    });
+  }
+  void Add(const T* v, const T* ahead, size_t count, const float* p) const {
+    const auto* const rounded = reinterpret_cast<const uint16_t*>(p + kDecodeRows * kKeyTile);
+    ForRowBlocks(t.count, [&](auto n, size_t r) {
+      AddValuePairs<n()>(s.d, s.padded, count, rounded + r * kKeyTile, Bits(v), Bits(ahead),
+                         s.key_stride(), out + r * s.padded);
+    });
+  }
+};
 
 // Computes what keys [chunk_begin, chunk_end) contribute to a tile of at most kDecodeRows rows. If
-// there is a head next_head, the caller goes on with its keys of the same chunk.
-template <class T>
+// there is a head next_head, the caller goes on with its keys of the same chunk. The first tile of
+// keys is fetched already where the caller comes from another head.
+template <class Products>
 HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
-                            int32_t chunk_begin, int32_t chunk_end, size_t next_head,
+                            int32_t chunk_begin, int32_t chunk_end, bool fetched, size_t next_head,
                             float* scratch, DecodePartial out) {
+  using T = typename Products::T;
   const F32 d;
   const size_t lanes = hn::Lanes(d);
-  const size_t used = RoundUp(s.d, lanes);  // columns of a padded row that are read
-  float* q = scratch;
-  float* keys = q + kDecodeRows * s.padded;
-  float* scores = keys + kKeyTile * s.padded;
-  const bool pairs = LORA_DOT_BF16 && HasPairs<T>(s);
-  auto* const rounded = reinterpret_cast<uint16_t*>(scores + kDecodeRows * kKeyTile);  // P
-  auto* const q_pairs = reinterpret_cast<uint16_t*>(q);
+  const Products products{{s, t, scratch, out.out}};
+  float* const scores = scratch + DecodeQueryFloats(s);
+  auto* const rounded = reinterpret_cast<hwy::bfloat16_t*>(scores + kDecodeRows * kKeyTile);
+  products.LoadQuery(args.q.as<const T>());
   for (size_t r = 0; r < t.count; ++r) {
-    const T* from = args.q.as<const T>() + t.offset[r];
-    if (pairs) {
-      uint16_t* to = q_pairs + r * 2 * s.padded;
-      std::memcpy(to, from, s.d * sizeof(T));
-      std::fill(to + s.d, to + 2 * s.padded, uint16_t{0});
-    } else {
-      RowToF32(from, s.d, s.scale, q + r * s.padded, s.padded);
-    }
     out.max[r] = -std::numeric_limits<float>::infinity();
     out.sum[r] = 0;
   }
@@ -243,65 +371,37 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
   const auto tile_end = [&t, end](int32_t from) { return std::min(end, t.TileEnd(from)); };
   const T* const k_src = args.k.as<const T>();
   const T* const v_src = args.v.as<const T>();
-  const auto fetch = [&s](const T* rows, size_t count) {
-    FetchRows(rows, count, s.key_stride(), s.d);
-  };
-  if (begin < end) {
+  if (!fetched && begin < end) {
     const size_t offset = s.KeyOffset(t.batch, t.head, static_cast<size_t>(begin));
     const size_t count = static_cast<size_t>(tile_end(begin) - begin);
-    fetch(k_src + offset, count);
-    fetch(v_src + offset, count);
+    FetchRows(k_src + offset, count, s.key_stride(), s.d);
+    FetchRows(v_src + offset, count, s.key_stride(), s.d);
   }
   for (int32_t from = begin, to; from < end; from = to) {
     to = tile_end(from);
     const bool seen_whole = t.Sees(from, to) == RowTile::Visible::kAll;
-    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
-    const T* const k_tile = k_src + s.KeyOffset(t.batch, t.head, first);
-    const T* const v_tile = v_src + s.KeyOffset(t.batch, t.head, first);
+    const size_t count = static_cast<size_t>(to - from);
+    const size_t here = s.KeyOffset(t.batch, t.head, static_cast<size_t>(from));
     // The tile that follows: of this head, or else of the next one. After the last one, this again.
     const bool next_head_follows = to == end && next_head < s.kv_heads;
     const size_t ahead_head = next_head_follows ? next_head : t.head;
     const int32_t ahead_from = to < end ? to : next_head_follows ? begin : from;
     const size_t ahead = s.KeyOffset(t.batch, ahead_head, static_cast<size_t>(ahead_from));
-    if (pairs) {
-      ForRowBlocks(t.count, [&](auto n, size_t r) {
-        DotRowPairs<n()>(s.d, s.padded, count, s.scale, q_pairs + r * 2 * s.padded, Halves(k_tile),
-                         Halves(k_src + ahead), s.key_stride(), scores + r * kKeyTile);
-      });
-    } else {
-      fetch(k_src + ahead, count);
-      WithKeys(s, t, k_src, first, count, keys, [&](const auto* k, size_t stride) {
-        ForRowBlocks(t.count, [&](auto n, size_t r) {
-          DotRows<n()>(used, s.padded, count, q + r * s.padded, k, stride, scores + r * kKeyTile);
-        });
-      });
-    }
+    products.Dot(k_src + here, k_src + ahead, count, scores);
     for (size_t r = 0; r < t.count; ++r) {
-      float* sr = scores + r * kKeyTile;
+      float* const row = scores + r * kKeyTile;
       for (int32_t j = from; !seen_whole && j < to; ++j) {
-        if (j < t.lo[r] || j > t.hi[r]) sr[j - from] = -std::numeric_limits<float>::infinity();
+        if (j < t.lo[r] || j > t.hi[r]) row[j - from] = -std::numeric_limits<float>::infinity();
       }
-      auto* const p = reinterpret_cast<hwy::bfloat16_t*>(rounded + r * kKeyTile);
-      const float factor =
-          OnlineSoftmaxRow(count, sr, pairs ? p : nullptr, out.max + r, out.sum + r);
+      hwy::bfloat16_t* const p = Products::kRounds ? rounded + r * kKeyTile : nullptr;
+      const float factor = OnlineSoftmaxRow(count, row, p, out.max + r, out.sum + r);
       if (factor == 1) continue;
-      float* o = out.out + r * s.padded;
-      for (size_t i = 0; i < used; i += lanes) {
+      float* const o = out.out + r * s.padded;
+      for (size_t i = 0; i < s.padded; i += lanes) {
         hn::StoreU(hn::Mul(hn::LoadU(d, o + i), hn::Set(d, factor)), d, o + i);
       }
     }
-    if (pairs) {
-      ForRowBlocks(t.count, [&](auto n, size_t r) {
-        AddValuePairs<n()>(s.d, s.padded, count, rounded + r * kKeyTile, Halves(v_tile),
-                           Halves(v_src + ahead), s.key_stride(), out.out + r * s.padded);
-      });
-      continue;
-    }
-    fetch(v_src + ahead, count);
-    WithKeys(s, t, v_src, first, count, keys, [&](const auto* v, size_t stride) {
-      TileGemm(t.count, s.d, count, TileA<float>{scores, kKeyTile, 1}, v, stride,
-               {out.out, s.padded, true});
-    });
+    products.Add(v_src + here, v_src + ahead, count, scores);
   }
 }
 

@@ -188,9 +188,11 @@ struct DecodePartial {
   DecodePartial(const AttentionShape& s, float* p)
       : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kTilePad) {}
 };
+inline size_t DecodeQueryFloats(const AttentionShape& s) {
+  return kDecodeRows * RoundUp(s.d, 2 * kTilePad);
+}
 inline size_t DecodeTaskFloats(const AttentionShape& s) {
-  // q, keys as f32 where they are converted, scores, and P as bf16.
-  return kDecodeRows * s.padded + kKeyTile * s.padded + kDecodeRows * kKeyTile * 3 / 2;
+  return DecodeQueryFloats(s) + kDecodeRows * kKeyTile * 3 / 2;  // q, scores, and P as bf16
 }
 
 inline size_t BackwardTileFloats(const AttentionShape& s) {
