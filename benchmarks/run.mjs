@@ -5,6 +5,7 @@
 //   npm run bench -- --list                  the ids alone
 //   npm run bench -- --json                  the results on stdout, the table on stderr
 //   npm run bench -- --profile [--dtype bf16] [--shape 1x512] [--steps 3]: where a training step spends its time
+//   npm run bench -- --profile --decode 16 [--dtype bf16]: where a token does that is written after a prompt of 16
 //
 // docs/internals/benchmarks.md explains every row. All options: the table below.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -16,7 +17,7 @@ import { setThreads } from 'lora-native';
 import { allCases, quickCases } from './kinds/all.mjs';
 import { Ceilings, defaultThreads, facts } from './machine.mjs';
 import { findModel } from './models.mjs';
-import { profileSteps } from './profile.mjs';
+import { profileDecode, profileSteps } from './profile.mjs';
 import { findPython, Rival } from './providers/rival.mjs';
 import { chart } from './report/chart.mjs';
 import { shareOf, ratios } from './report/numbers.mjs';
@@ -44,6 +45,7 @@ const { values: options, tokens } = parseArgs({
     dtype: { type: 'string', default: 'bf16' },
     shape: { type: 'string', default: '1x512' },
     steps: { type: 'string', default: '3' },
+    decode: { type: 'string' }, // the length of a prompt
   },
 });
 const threads = Number(options.threads);
@@ -56,7 +58,11 @@ if (options.profile) {
   const { dir, reason } = findModel('SmolLM2-135M', given);
   if (!dir) throw new Error(reason);
   const { dtype, json } = options;
-  await profileSteps({ model: dir, dtype, batch, length, json, count: Number(options.steps) });
+  if (options.decode) {
+    await profileDecode({ model: dir, dtype, prompt: Number(options.decode), json });
+  } else {
+    await profileSteps({ model: dir, dtype, batch, length, json, count: Number(options.steps) });
+  }
   process.exit(0);
 }
 
