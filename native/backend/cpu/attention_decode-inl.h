@@ -287,6 +287,7 @@ struct DecodeRows {
   float *q, *out;
 };
 
+// f32, or bf16 that is widened in registers.
 template <class Element>
 struct DecodeF32 : DecodeRows {
   using T = Element;

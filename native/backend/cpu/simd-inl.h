@@ -96,6 +96,28 @@ HWY_INLINE void ZeroAccumulators(VF (&acc)[kRows][kVecs]) {
   }
 }
 
+// Sums of rows, or of panels, that are kPanelWidth apart in memory.
+template <size_t kRows>
+HWY_INLINE void LoadSums(const float* sums, VF (&acc)[kRows][kVectors]) {
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) {
+      acc[i][j] = hn::LoadU(DF(), sums + i * kPanelWidth + j * kLanes);
+    }
+  }
+}
+template <size_t kRows>
+HWY_INLINE void StoreSums(const VF (&acc)[kRows][kVectors], float* sums) {
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kRows; ++i) {
+    HWY_UNROLL(8)
+    for (size_t j = 0; j < kVectors; ++j) {
+      hn::StoreU(acc[i][j], DF(), sums + i * kPanelWidth + j * kLanes);
+    }
+  }
+}
+
 HWY_INLINE void StoreBF16(VF v, uint16_t* to) {
   const DHalf dh;
   hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::bfloat16_t*>(to));

@@ -84,27 +84,6 @@ HWY_INLINE void ForRows(size_t rows, const Of& of) {
   }
 }
 
-template <size_t kRows>
-HWY_INLINE void LoadSums(const float* sums, VF (&acc)[kRows][kVectors]) {
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kRows; ++i) {
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kVectors; ++j) {
-      acc[i][j] = hn::LoadU(DF(), sums + i * kPanelWidth + j * kLanes);
-    }
-  }
-}
-template <size_t kRows>
-HWY_INLINE void StoreSums(const VF (&acc)[kRows][kVectors], float* sums) {
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kRows; ++i) {
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kVectors; ++j) {
-      hn::StoreU(acc[i][j], DF(), sums + i * kPanelWidth + j * kLanes);
-    }
-  }
-}
-
 template <bool kPairs, size_t kRows>
 HWY_NOINLINE void AddLowRankTile(const uint32_t* h, size_t h_stride, const uint32_t* block,
                                  size_t elements, float* sums) {

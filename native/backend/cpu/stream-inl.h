@@ -40,27 +40,6 @@ struct Streams {
 template <size_t kPanels>
 using StreamSums = VF[kPanels][kVectors];
 
-template <size_t kPanels>
-HWY_INLINE void LoadStreamSums(const float* from, StreamSums<kPanels>& sums) {
-  HWY_UNROLL(8)
-  for (size_t p = 0; p < kPanels; ++p) {
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kVectors; ++j) {
-      sums[p][j] = hn::LoadU(DF(), from + p * kPanelWidth + j * kLanes);
-    }
-  }
-}
-template <size_t kPanels>
-HWY_INLINE void StoreStreamSums(const StreamSums<kPanels>& sums, float* to) {
-  HWY_UNROLL(8)
-  for (size_t p = 0; p < kPanels; ++p) {
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kVectors; ++j) {
-      hn::StoreU(sums[p][j], DF(), to + p * kPanelWidth + j * kLanes);
-    }
-  }
-}
-
 // Calls add(panel, vector, x, w) for the elements from `e` on that one stored element of each panel
 // has: kPerStored, or `count` at the end of the reduction. The streams are prefetched `ahead`
 // elements of 32 bits farther on.
@@ -131,7 +110,7 @@ HWY_INLINE void MultiplyStreamsOfTiles(const Streams& s) {
           second[p][j] = hn::MulAdd(hn::BitCast(df, hn::And(x, high)),
                                     hn::BitCast(df, hn::And(w, high)), second[p][j]);
         });
-    LoadStreamSums<kPanels>(s.sums, sums);
+    LoadSums(s.sums, sums);
     HWY_UNROLL(8)
     for (size_t p = 0; p < kPanels; ++p) {
       HWY_UNROLL(8)
@@ -139,7 +118,7 @@ HWY_INLINE void MultiplyStreamsOfTiles(const Streams& s) {
         sums[p][j] = hn::Add(sums[p][j], hn::Add(first[p][j], second[p][j]));
       }
     }
-    StoreStreamSums<kPanels>(sums, s.sums);
+    StoreSums(sums, s.sums);
   }
 }
 
@@ -153,12 +132,12 @@ HWY_NOINLINE void MultiplyStreams(const Streams& s) {
   if constexpr (kPairs) return MultiplyStreamsOfTiles<kFormat, kPanels>(s);
 #endif
   StreamSums<kPanels> sums;
-  LoadStreamSums<kPanels>(s.sums, sums);
+  LoadSums(s.sums, sums);
   AddElements<kPairs, kFormat, kPanels>(s, 0, s.elements,
                                         [&](size_t p, size_t j, VU x, VU w) HWY_ATTR {
                                           sums[p][j] = MulAddElements<kPairs>(x, w, sums[p][j]);
                                         });
-  StoreStreamSums<kPanels>(sums, s.sums);
+  StoreSums(sums, s.sums);
 }
 
 // While it lives, a product of pairs reads and writes subnormal f32 as zeros, as tile instructions
