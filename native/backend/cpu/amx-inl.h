@@ -6,7 +6,8 @@
 // lie in memory, and a panel (pack.h) holds kVectors tiles B side by side.
 //
 // Four sums C of two A and two B need as many loads as multiplications, the least that 8 registers
-// allow. A sum depends on the order of the pairs alone: not on the other rows, nor on the threads.
+// allow. Of split f32 (split-inl.h) what is loaded is multiplied more than once. A sum depends on
+// the order of the pairs alone: not on the other rows, nor on the threads.
 #if defined(LORA_BACKEND_CPU_AMX_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_AMX_INL_H_
 #undef LORA_BACKEND_CPU_AMX_INL_H_
@@ -19,6 +20,7 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
 
@@ -30,7 +32,7 @@
 #define LORA_AMX_ATTR
 #else
 #define LORA_AMX (HWY_ARCH_X86 && HWY_TARGET == HWY_AVX3_SPR)
-#define LORA_AMX_ATTR __attribute__((target("amx-tile,amx-bf16")))
+#define LORA_AMX_ATTR __attribute__((target("amx-tile,amx-bf16,prfchw")))
 #endif
 
 #if LORA_AMX
@@ -89,7 +91,7 @@ class TileRegisters {
 
 // x of up to kBlockTileRows rows and kBlockTileColumns columns of a panel, both of `elements`
 // pairs, and where the next part of W is that is fetched meanwhile into the L2 cache, or null:
-// PrefetchedBy(elements) of it.
+// PrefetchedBy(elements) of it. Both are split f32 (panels.h) where `parts`, which W has, is not 0.
 struct TileOperands {
   const uint32_t* x;
   size_t x_stride;
@@ -97,6 +99,7 @@ struct TileOperands {
   size_t w_stride;
   size_t elements;
   const uint32_t* ahead = nullptr;
+  size_t parts = 0;
 };
 // Two lines with each tile of pairs are a whole panel over 512 rows.
 constexpr size_t kAheadLines = 2, kLineElements = 64 / sizeof(uint32_t);
@@ -113,6 +116,15 @@ HWY_INLINE void FetchTile(const uint32_t* at, size_t stride) {
     _mm_prefetch(reinterpret_cast<const char*>(at + stride), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(at + 2 * stride), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(at + 3 * stride), _MM_HINT_T0);
+  }
+}
+
+// Fetches the lines of a block of rows that are written next, while their sums are made.
+LORA_AMX_ATTR inline void FetchToWrite(const void* to, size_t rows, size_t row_bytes,
+                                       size_t stride_bytes) {
+  const char* row = static_cast<const char*>(to);
+  for (size_t i = 0; i < rows; ++i, row += stride_bytes) {
+    for (size_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(row + at, 1);
   }
 }
 
@@ -142,6 +154,90 @@ LORA_AMX_ATTR HWY_INLINE void AddTiles(const uint32_t* x, size_t x_stride, const
   }
 }
 
+template <bool kTall>
+LORA_AMX_ATTR HWY_INLINE void LoadPartOfX(const uint32_t* x, size_t stride) {
+  const size_t bytes = stride * sizeof(uint32_t);
+  _tile_loadd(4, x, bytes);
+  if constexpr (kTall) _tile_loadd(5, x + kTileRows * stride, bytes);
+}
+template <bool kTall>
+HWY_INLINE void FetchPartOfX(const uint32_t* x, size_t stride) {
+  FetchTile(x, stride);
+  if constexpr (kTall) FetchTile(x + kTileRows * stride, stride);
+}
+template <bool kWide>
+LORA_AMX_ATTR HWY_INLINE void LoadPartOfW(const uint32_t* w, size_t stride) {
+  const size_t bytes = stride * sizeof(uint32_t);
+  _tile_loadd(6, w, bytes);
+  if constexpr (kWide) _tile_loadd(7, w + kTileColumns, bytes);
+}
+template <bool kWide>
+HWY_INLINE void FetchPartOfW(const uint32_t* w, size_t stride) {
+  FetchTile(w, stride);
+  if constexpr (kWide) FetchTile(w + kTileColumns, stride);
+}
+template <bool kTall, bool kWide>
+LORA_AMX_ATTR HWY_INLINE void MultiplyParts() {
+  _tile_dpbf16ps(0, 4, 6);
+  if constexpr (kWide) _tile_dpbf16ps(1, 4, 7);
+  if constexpr (kTall) {
+    _tile_dpbf16ps(2, 5, 6);
+    if constexpr (kWide) _tile_dpbf16ps(3, 5, 7);
+  }
+}
+
+// The same step of split f32, whose W has kPartsOfW parts: Σ xᵢ·wⱼ over i + j < kParts, where each
+// product shares an operand with the one before it. The order is the same for every number of
+// parts, so that a part of zeros gives the bits of none.
+template <bool kTall, bool kWide, size_t kPartsOfW>
+LORA_AMX_ATTR HWY_INLINE void AddSplitTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
+                                            size_t w_stride) {
+  static_assert(kParts == 3);
+  constexpr size_t kPart = kTilePairs;
+  const size_t w_part = kTilePairs * w_stride;
+  const uint32_t *const next_x = x + kParts * kPart, *const next_w = w + kPartsOfW * w_part;
+  if constexpr (kPartsOfW == 3) {
+    LoadPartOfW<kWide>(w + 2 * w_part, w_stride);
+    LoadPartOfX<kTall>(x, x_stride);
+    MultiplyParts<kTall, kWide>();
+    FetchPartOfW<kWide>(next_w + 2 * w_part, w_stride);
+  }
+  if constexpr (kPartsOfW >= 2) {
+    LoadPartOfW<kWide>(w + w_part, w_stride);
+    if constexpr (kPartsOfW == 2) LoadPartOfX<kTall>(x, x_stride);
+    MultiplyParts<kTall, kWide>();
+    FetchPartOfW<kWide>(next_w + w_part, w_stride);
+    LoadPartOfX<kTall>(x + kPart, x_stride);
+    MultiplyParts<kTall, kWide>();
+    LoadPartOfW<kWide>(w, w_stride);
+  } else {
+    LoadPartOfW<kWide>(w, w_stride);
+    LoadPartOfX<kTall>(x + kPart, x_stride);
+  }
+  MultiplyParts<kTall, kWide>();
+  FetchPartOfW<kWide>(next_w, w_stride);
+  FetchPartOfX<kTall>(next_x + kPart, x_stride);
+  LoadPartOfX<kTall>(x + 2 * kPart, x_stride);
+  MultiplyParts<kTall, kWide>();
+  FetchPartOfX<kTall>(next_x + 2 * kPart, x_stride);
+  LoadPartOfX<kTall>(x, x_stride);
+  MultiplyParts<kTall, kWide>();
+  FetchPartOfX<kTall>(next_x, x_stride);
+}
+
+// to [kTilePairs][kColumns] ← the first `count` < kTilePairs rows of pairs of w, then zeros.
+template <size_t kColumns>
+HWY_INLINE void CopyPairs(const uint32_t* w, size_t w_stride, size_t count, uint32_t* to) {
+  const DU du;
+  for (size_t i = 0; i < kTilePairs; ++i) {
+    for (size_t j = 0; j < kColumns; j += kLanes) {
+      const VU v = i < count ? hn::LoadU(du, w + i * w_stride + j) : hn::Zero(du);
+      hn::Store(v, du, to + i * kColumns + j);
+    }
+  }
+  HWY_FENCE;  // the compiler does not know that tile instructions read memory, or write it
+}
+
 // The last `rest` < kTilePairs pairs of x and w, padded with zeros to whole tiles.
 template <size_t kRows, size_t kColumns>
 struct PaddedPairs {
@@ -152,34 +248,67 @@ struct PaddedPairs {
     for (size_t i = 0; i < rows; ++i) {
       hn::Store(hn::LoadN(du, of.x + i * of.x_stride + first, rest), du, x + i * kTilePairs);
     }
-    for (size_t i = 0; i < kTilePairs; ++i) {
-      for (size_t j = 0; j < kColumns; j += kLanes) {
-        const VU v = i < rest ? hn::LoadU(du, of.w + (first + i) * of.w_stride + j) : hn::Zero(du);
-        hn::Store(v, du, w + i * kColumns + j);
-      }
-    }
-    HWY_FENCE;  // the compiler does not know that tile instructions read memory, or write it
+    CopyPairs<kColumns>(of.w + first * of.w_stride, of.w_stride, rest, w);
   }
 };
 
+// Adds a step of whole tiles to the sums in registers. kPartsOfW is 0 where x and w are not split.
+template <bool kTall, bool kWide, size_t kPartsOfW>
+LORA_AMX_ATTR HWY_INLINE void AddStep(const uint32_t* x, size_t x_stride, const uint32_t* w,
+                                      size_t w_stride) {
+  if constexpr (kPartsOfW == 0) {
+    AddTiles<kTall, kWide>(x, x_stride, w, w_stride);
+  } else {
+    AddSplitTiles<kTall, kWide, kPartsOfW>(x, x_stride, w, w_stride);
+  }
+}
+
 // Adds the products of all pairs to the sums in registers.
-template <bool kTall, bool kWide>
-LORA_AMX_ATTR HWY_INLINE void AddProducts(const TileOperands& of, size_t rows) {
+template <bool kTall, bool kWide, size_t kPartsOfW>
+LORA_AMX_ATTR HWY_INLINE void AddProductsOf(const TileOperands& of, size_t rows) {
+  constexpr size_t kStepOfX = kPartsOfW == 0 ? 1 : kParts;
+  constexpr size_t kStepOfW = std::max<size_t>(1, kPartsOfW);
+  const uint32_t *x = of.x, *w = of.w, *ahead = of.ahead;
   size_t e = 0;
   for (; e + kTilePairs <= of.elements; e += kTilePairs) {
-    AddTiles<kTall, kWide>(of.x + e, of.x_stride, of.w + e * of.w_stride, of.w_stride);
-    if (of.ahead) {
-      const uint32_t* const ahead = of.ahead + PrefetchedBy(e);
-      for (size_t line = 0; line < kAheadLines; ++line) {
-        _mm_prefetch(reinterpret_cast<const char*>(ahead + line * kLineElements), _MM_HINT_T1);
+    AddStep<kTall, kWide, kPartsOfW>(x, of.x_stride, w, of.w_stride);
+    x += kStepOfX * kTilePairs;
+    w += kStepOfW * kTilePairs * of.w_stride;
+    if (ahead) {
+      for (size_t line = 0; line < kAheadLines; ++line, ahead += kLineElements) {
+        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
       }
     }
   }
   if (e == of.elements) return;
   constexpr size_t kRows = kTall ? kBlockTileRows : kTileRows;
   constexpr size_t kColumns = kWide ? kBlockTileColumns : kTileColumns;
-  const PaddedPairs<kRows, kColumns> rest(of, e, rows);
-  AddTiles<kTall, kWide>(rest.x, kTilePairs, rest.w, kColumns);
+  if constexpr (kPartsOfW == 0) {
+    const PaddedPairs<kRows, kColumns> rest(of, e, rows);
+    AddTiles<kTall, kWide>(rest.x, kTilePairs, rest.w, kColumns);
+  } else if constexpr (kPartsOfW == 1) {
+    // Rows of split x, and parts that are made of W, have whole tiles. The step fetches what
+    // follows the copy.
+    alignas(64) uint32_t rest[2 * kTilePairs * kColumns];
+    CopyPairs<kColumns>(w, of.w_stride, of.elements - e, rest);
+    AddSplitTiles<kTall, kWide, 1>(x, of.x_stride, rest, kColumns);
+  } else {
+    AddSplitTiles<kTall, kWide, kPartsOfW>(x, of.x_stride, w, of.w_stride);
+  }
+}
+
+template <bool kTall, bool kWide>
+LORA_AMX_ATTR HWY_INLINE void AddProducts(const TileOperands& of, size_t rows) {
+  switch (of.parts) {
+    case 0:
+      return AddProductsOf<kTall, kWide, 0>(of, rows);
+    case 1:
+      return AddProductsOf<kTall, kWide, 1>(of, rows);
+    case 2:
+      return AddProductsOf<kTall, kWide, 2>(of, rows);
+    default:
+      return AddProductsOf<kTall, kWide, kParts>(of, rows);
+  }
 }
 
 template <bool kTall, bool kWide>

@@ -23,6 +23,7 @@
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
+#include "backend/cpu/split-inl.h"
 #include "core/maths/dtype.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -286,6 +287,28 @@ HWY_INLINE void StoreBlock(const BlockSums& of, size_t rows, size_t columns, T* 
   }
 }
 
+// Returns all rows of a step and one panel.
+HWY_INLINE TileOperands TileOperandsOf(Operands operands, const Step& step, size_t panel,
+                                       uint32_t* block) {
+  TileOperands of = {step.x, step.x_stride, nullptr, kPanelWidth, step.elements};
+  if (operands == Operands::kSplitF32) {
+    const SplitPanel split = ReadSplitPanel(step, panel, block);
+    of.w = split.pairs;
+    of.parts = split.parts;
+  } else {
+    of.w = ReadPanel<true>(step, panel, block);
+  }
+  return of;
+}
+
+// Returns the operands from a row and a column of the panel on.
+HWY_INLINE TileOperands At(TileOperands of, size_t row, size_t column) {
+  if (of.elements == 0) return of;
+  of.x += row * of.x_stride;
+  of.w += column;
+  return of;
+}
+
 // Runs one pass of one panel over rows [rows.begin, rows.end). A pass is summed by itself and then
 // added, which rounds a long sum less than going on from it, and takes no longer.
 void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t panel, Range rows,
@@ -293,14 +316,23 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
   const Pass& pass = product.passes[pass_index];
   const bool last = pass_index + 1 == product.passes.size();
   const bool add = pass_index != 0 || product.accumulate, rounds = product.y_is_bf16 && last;
-  const uint32_t* const main = ReadPanel<true>(pass.main, panel, scratch.block);
-  const uint32_t* const extra = ReadPanel<true>(pass.extra, panel, nullptr);
+  const bool pieces =
+      product.operands == Operands::kSplitF32 && MultipliesPieces(pass.main, rows.end - rows.begin);
+  PieceSums piece_sums;
+  if (pieces) {
+    registers.ConfigureBlock(rows.end - rows.begin);
+    MultiplyPieces(pass.main, panel, pass.main.x + rows.begin * pass.main.x_stride,
+                   rows.end - rows.begin, piece_sums);
+  }
+  const TileOperands main =
+      TileOperandsOf(product.operands, pieces ? Step() : pass.main, panel, scratch.block);
+  const TileOperands extra = TileOperandsOf(product.operands, pass.extra, panel, nullptr);
   // What this thread reads next: the rest of the panel, or the next one, which follows it.
   const uint32_t* ahead = nullptr;
-  if (pass.main.elements != 0 && pass.main.w.in_place()) {
-    ahead = main + (product.y_is_bf16 ? pass.main.elements * kPanelWidth : pass.main.w.stride);
+  if (main.elements != 0 && ReadsPanels(product.operands, pass.main.w)) {
+    ahead = main.w + (product.y_is_bf16 ? main.elements * kPanelWidth : pass.main.w.stride);
   }
-  const size_t ahead_of_block = ahead ? PrefetchedBy(pass.main.elements) : 0;
+  const size_t ahead_of_block = ahead ? PrefetchedBy(main.elements) : 0;
   alignas(64) float products[kBlockTileRows * kBlockTileColumns];
   for (size_t row = rows.begin, end; row < rows.end; row = end) {
     end = std::min(rows.end, row + kBlockTileRows);
@@ -311,17 +343,9 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
       if (column >= product.n) break;
       const size_t columns = std::min(kBlockTileColumns, product.n - column);
       const bool whole = product.y_is_bf16 || columns == kBlockTileColumns;
-      TileOperands x = {nullptr, pass.main.x_stride, nullptr, kPanelWidth, pass.main.elements};
-      TileOperands low = {nullptr, pass.extra.x_stride, nullptr, kPanelWidth, pass.extra.elements};
-      x.ahead = ahead;
-      if (x.elements != 0) {
-        x.x = pass.main.x + row * x.x_stride;
-        x.w = main + half;
-      }
-      if (low.elements != 0) {
-        low.x = pass.extra.x + row * low.x_stride;
-        low.w = extra + half;
-      }
+      TileOperands of_main = At(main, row, half);
+      of_main.ahead = ahead;
+      const TileOperands of_extra = At(extra, row, half);
       BlockSums of = {};
       of.products = products;
       of.mask_stride = pass.mask_stride;
@@ -336,16 +360,25 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
         sums = static_cast<float*>(product.y) + row * product.ldy + column;
         of.ld_sums = product.ldy;
       }
+      uint16_t* rounded = nullptr;
+      if (rounds) {
+        rounded = static_cast<uint16_t*>(product.y) + row * product.ldy + column;
+        FetchToWrite(rounded, end - row, columns * sizeof(uint16_t),
+                     product.ldy * sizeof(uint16_t));
+      } else {
+        FetchToWrite(sums, end - row, columns * sizeof(float), of.ld_sums * sizeof(float));
+      }
+      const float* const from = pieces ? piece_sums.of[half / kBlockTileColumns] : nullptr;
       if (whole && !add && !rounds && !pass.mask && !of.factor && !of.bias) {
-        MultiplyTiles(x, low, end - row, nullptr, 0, sums, of.ld_sums);
+        MultiplyTiles(of_main, of_extra, end - row, from, kBlockTileColumns, sums, of.ld_sums);
         continue;
       }
-      MultiplyTiles(x, low, end - row, nullptr, 0, products, kBlockTileColumns);
+      MultiplyTiles(of_main, of_extra, end - row, from, kBlockTileColumns, products,
+                    kBlockTileColumns);
       of.sums = add ? sums : nullptr;
       of.mask = pass.mask ? pass.mask + row * pass.mask_stride : nullptr;
       if (rounds) {
-        StoreBlock(of, end - row, columns,
-                   static_cast<uint16_t*>(product.y) + row * product.ldy + column, product.ldy);
+        StoreBlock(of, end - row, columns, rounded, product.ldy);
       } else {
         StoreBlock(of, end - row, whole ? kBlockTileColumns : columns, sums, of.ld_sums);
       }
@@ -374,33 +407,38 @@ HWY_INLINE void EachPass(const Product& product, Range panels, const Of& of) {
 
 void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels,
                     const ProductScratch& scratch) {
-  if (product.pairs) {
-#if LORA_AMX
-    TileRegisters registers;
-    const size_t all = Tiles(rows);
-    const Range range = {Split(rows, all, tiles.begin).begin, Split(rows, all, tiles.end - 1).end};
-    EachPass(product, panels, [&](size_t pass, size_t panel) {
-      MultiplyPanelOfTiles(product, pass, panel, range, registers, scratch);
-    });
-#else
-    EachPass(product, panels, [&](size_t pass, size_t panel) {
-      MultiplyPanel<true>(product, pass, panel, rows, tiles, scratch);
-    });
-#endif
-  } else {
-    EachPass(product, panels, [&](size_t pass, size_t panel) {
+  if (product.operands == Operands::kF32) {
+    return EachPass(product, panels, [&](size_t pass, size_t panel) {
       MultiplyPanel<false>(product, pass, panel, rows, tiles, scratch);
     });
   }
+#if LORA_AMX
+  TileRegisters registers;
+  const size_t all = Tiles(rows);
+  const Range range = {Split(rows, all, tiles.begin).begin, Split(rows, all, tiles.end - 1).end};
+  EachPass(product, panels, [&](size_t pass, size_t panel) {
+    MultiplyPanelOfTiles(product, pass, panel, range, registers, scratch);
+  });
+#else
+  EachPass(product, panels, [&](size_t pass, size_t panel) {
+    MultiplyPanel<true>(product, pass, panel, rows, tiles, scratch);
+  });
+#endif
 }
 
 // ---- x as 32-bit elements --------------------------------------------------------------------
 
-void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
-                  uint32_t* dst, size_t dst_stride) {
+void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k,
+                  Operands operands, uint32_t* dst, size_t dst_stride) {
   for (size_t i = 0; i < rows; ++i) {
     uint32_t* to = dst + i * dst_stride;
-    if (!pairs) {
+#if LORA_AMX
+    if (operands == Operands::kSplitF32) {
+      SplitRow(static_cast<const float*>(x) + i * ldx, k, 1, to);
+      continue;
+    }
+#endif
+    if (operands == Operands::kF32) {
       std::memcpy(to, static_cast<const float*>(x) + i * ldx, k * sizeof(float));
     } else if (x_is_bf16) {
       if (k % 2 != 0) to[k / 2] = 0;

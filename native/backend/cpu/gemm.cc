@@ -32,23 +32,39 @@ void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range pane
   HWY_DYNAMIC_DISPATCH(MultiplyPanels)(product, rows, tiles, panels, scratch);
 }
 
+Operands OperandsOf(bool bf16) {
+  if (bf16) return Operands::kPairs;
+  return MultipliesTiles() ? Operands::kSplitF32 : Operands::kF32;
+}
+
+bool ReadsPanels(Operands operands, const PanelSource& w) {
+  if (operands != Operands::kSplitF32) return w.in_place();
+  return w.split || (!w.transposed && w.format == WeightFormat::kBF16);
+}
+
+// Expansion and transposition write whole groups of 4 elements.
+size_t BlockElements(Operands operands) {
+  static_assert(kMaxPassElements % kSplitPairs == 0);
+  if (operands == Operands::kSplitF32) return kParts * kMaxPassElements * PanelWidth();
+  return (kMaxPassElements + 3) * PanelWidth();
+}
+
 namespace {
 size_t SumsElements(size_t rows) { return std::max(rows, kStreams) * PanelWidth(); }
-// Expansion and transposition write whole groups of 4 elements.
-size_t BlockElements() { return (kMaxPassElements + 3) * PanelWidth(); }
 }  // namespace
 
 ProductScratch ProductScratch::Take(Arena& arena, size_t threads, size_t rows, bool sums,
-                                    bool block) {
+                                    size_t block_elements) {
   ProductScratch scratch;
+  scratch.block_elements = block_elements;
   if (sums) scratch.sums = arena.Take<float>(threads * SumsElements(rows));
-  if (block) scratch.block = arena.Take<uint32_t>(threads * BlockElements());
+  if (block_elements != 0) scratch.block = arena.Take<uint32_t>(threads * block_elements);
   return scratch;
 }
 
 ProductScratch ProductScratch::Of(size_t thread, size_t rows) const {
   return {sums ? sums + thread * SumsElements(rows) : nullptr,
-          block ? block + thread * BlockElements() : nullptr};
+          block ? block + thread * block_elements : nullptr, block_elements};
 }
 
 void MultiplyRows(const Product& product, size_t rows, Range panels,
@@ -56,19 +72,20 @@ void MultiplyRows(const Product& product, size_t rows, Range panels,
   HWY_DYNAMIC_DISPATCH(MultiplyRows)(product, rows, panels, low, scratch);
 }
 
-void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
-                  uint32_t* dst, size_t dst_stride) {
-  HWY_DYNAMIC_DISPATCH(CopyElements)(x, x_is_bf16, ldx, rows, k, pairs, dst, dst_stride);
+void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k,
+                  Operands operands, uint32_t* dst, size_t dst_stride) {
+  HWY_DYNAMIC_DISPATCH(CopyElements)(x, x_is_bf16, ldx, rows, k, operands, dst, dst_stride);
 }
 
-Blocks::Blocks(size_t elements) : elements(elements) {
+Blocks::Blocks(size_t k, Operands operands)
+    : operands(operands), elements(CeilDiv(k, ValuesPerElement(operands))) {
   // Blocks are nearly equal, because a short last one would still read and write all the sums.
-  constexpr size_t kGranule = 16;
+  constexpr size_t kGranule = kSplitPairs;
   count = std::max<size_t>(1, (elements + kPassElements / 2) / kPassElements);
   length = ((elements + count - 1) / count + kGranule - 1) / kGranule * kGranule;
   if (length > 0) count = std::max<size_t>(1, (elements + length - 1) / length);
   // The stride is an odd number of cache lines, so that the rows of a tile do not share cache sets.
-  stride = std::max(length, kGranule);
+  stride = std::max(length, kGranule) * (operands == Operands::kSplitF32 ? kParts : 1);
   if (stride / kGranule % 2 == 0) stride += kGranule;
 }
 
@@ -78,7 +95,9 @@ size_t ChunkRows(size_t rows, size_t elements) {
   return std::min(rows, std::clamp(fit, 16 * kTileM, kChunkRows));
 }
 
-bool ReadsInPlace(const RowsOfX& x, bool pairs) {
+bool ReadsInPlace(const RowsOfX& x, Operands operands) {
+  if (operands == Operands::kSplitF32) return false;
+  const bool pairs = operands == Operands::kPairs;
   const bool whole = !pairs || (x.k % 2 == 0 && x.ld % 2 == 0);
   const uintptr_t address = reinterpret_cast<uintptr_t>(x.data);
   if (x.is_bf16 != pairs || !whole || address % alignof(uint32_t) != 0) return false;
@@ -90,21 +109,20 @@ bool ReadsInPlace(const RowsOfX& x, bool pairs) {
   return address % kLine == 0 && bytes % kLine == 0 && bytes % kSameSet != 0;
 }
 
-BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows,
-                     const uint32_t* copy) {
-  if (!ReadsInPlace(x, pairs)) return {copy, blocks.stride, rows * blocks.stride};
-  return {static_cast<const uint32_t*>(x.data), pairs ? x.ld / 2 : x.ld, blocks.length};
+BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, size_t rows, const uint32_t* copy) {
+  if (!ReadsInPlace(x, blocks.operands)) return {copy, blocks.stride, rows * blocks.stride};
+  return {static_cast<const uint32_t*>(x.data), x.ld / ValuesPerElement(blocks.operands),
+          blocks.length};
 }
 
-void CopyBlocks(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows, Range r,
-                uint32_t* copy) {
-  if (ReadsInPlace(x, pairs)) return;
-  const size_t per = pairs ? 2 : 1, size = x.is_bf16 ? 2 : 4;
+void CopyBlocks(const Blocks& blocks, const RowsOfX& x, size_t rows, Range r, uint32_t* copy) {
+  if (ReadsInPlace(x, blocks.operands)) return;
+  const size_t per = ValuesPerElement(blocks.operands), size = x.is_bf16 ? 2 : 4;
   for (size_t b = 0; b < blocks.count && x.k != 0; ++b) {
     const size_t k0 = blocks.Begin(b) * per, count = std::min(x.k - k0, blocks.Length(b) * per);
     CopyElements(static_cast<const std::byte*>(x.data) + (r.begin * x.ld + k0) * size, x.is_bf16,
-                 x.ld, r.end - r.begin, count, pairs, copy + (b * rows + r.begin) * blocks.stride,
-                 blocks.stride);
+                 x.ld, r.end - r.begin, count, blocks.operands,
+                 copy + (b * rows + r.begin) * blocks.stride, blocks.stride);
   }
 }
 
@@ -187,19 +205,21 @@ namespace {
 
 // What a call derives from its sizes.
 struct GemmPlan {
+  Operands operands = Operands::kF32;
   size_t chunk = 0;  // rows packed at a time
   size_t pass_count = 0;
   size_t element_count = 0;  // of packed x
-  bool needs_block = false;
+  size_t block_elements = 0;
 };
 
 GemmPlan PlanGemm(const GemmArgs& args) {
   GemmPlan plan;
+  plan.operands = args.operands;
   for (const GemmSegment& segment : args.segments) {
-    const Blocks blocks(Elements(segment.k, args.dtype));
+    const Blocks blocks(segment.k, plan.operands);
     plan.pass_count += blocks.count;
     plan.element_count += blocks.Size(1);
-    plan.needs_block = plan.needs_block || !segment.w.in_place();
+    if (!ReadsPanels(plan.operands, segment.w)) plan.block_elements = BlockElements(plan.operands);
   }
   plan.chunk = ChunkRows(args.m, plan.element_count);
   return plan;
@@ -216,7 +236,7 @@ GemmScratch TakeGemm(Arena& arena, const GemmArgs& args, const GemmPlan& plan, i
   scratch.x = arena.Take<uint32_t>(plan.chunk * plan.element_count);
   scratch.passes = arena.Take<Pass>(std::max<size_t>(1, plan.pass_count));
   scratch.product = ProductScratch::Take(arena, static_cast<size_t>(threads), plan.chunk,
-                                         args.y_dtype == DType::kBF16, plan.needs_block);
+                                         args.y_dtype == DType::kBF16, plan.block_elements);
   return scratch;
 }
 
@@ -234,7 +254,6 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
   const size_t threads = static_cast<size_t>(ThreadsOf(context));
   Arena arena(scratch_span);
   const GemmScratch scratch = TakeGemm(arena, args, plan, static_cast<int>(threads));
-  const bool pairs = args.dtype == DType::kBF16;
 
   for (size_t m0 = 0; m0 < args.m; m0 += plan.chunk) {
     const size_t rows = std::min(plan.chunk, args.m - m0), tiles = Tiles(rows);
@@ -247,8 +266,8 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
     ParallelFor(context, tiles, [&](size_t tile, size_t) {
       uint32_t* at = scratch.x;
       for (const GemmSegment& segment : args.segments) {
-        const Blocks blocks(Elements(segment.k, args.dtype));
-        CopyBlocks(blocks, rows_of(segment), pairs, rows, Split(rows, tiles, tile), at);
+        const Blocks blocks(segment.k, plan.operands);
+        CopyBlocks(blocks, rows_of(segment), rows, Split(rows, tiles, tile), at);
         at += blocks.Size(rows);
       }
     });
@@ -256,15 +275,15 @@ void Gemm(const GemmArgs& args, Scratch scratch_span, CpuContext* context) {
     size_t count = 0;
     const uint32_t* at = scratch.x;
     for (const GemmSegment& segment : args.segments) {
-      const Blocks blocks(Elements(segment.k, args.dtype));
-      count += BlockPasses(blocks, BlocksOf(blocks, rows_of(segment), pairs, rows, at), segment.w,
+      const Blocks blocks(segment.k, plan.operands);
+      count += BlockPasses(blocks, BlocksOf(blocks, rows_of(segment), rows, at), segment.w,
                            scratch.passes + count);
       at += blocks.Size(rows);
     }
     if (count == 0) scratch.passes[count++] = Pass();
 
     Product product;
-    product.pairs = pairs;
+    product.operands = plan.operands;
     product.passes = {scratch.passes, count};
     product.n = args.n;
     product.bias = args.bias;

@@ -11,6 +11,7 @@
 #include <span>
 
 #include "backend/cpu/context.h"
+#include "backend/cpu/operands.h"
 #include "backend/cpu/pack.h"
 #include "core/ops/backend.h"
 
@@ -25,7 +26,7 @@ struct GemmSegment {
 };
 
 struct GemmArgs {
-  DType dtype = DType::kF32;  // of every W: f32 or bf16
+  Operands operands = Operands::kF32;
   size_t m = 0, n = 0;
   std::span<const GemmSegment> segments;
   const float* bias = nullptr;  // [n], or none

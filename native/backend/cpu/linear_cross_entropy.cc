@@ -89,7 +89,7 @@ class PartProduct {
   PartProduct(const PanelSource& part, size_t k, DType weight_dtype, size_t rows, size_t outputs) {
     segment_.w = part;
     segment_.k = k;
-    gemm_.dtype = weight_dtype;
+    gemm_.operands = OperandsOf(weight_dtype == DType::kBF16);
     gemm_.m = rows;
     gemm_.n = outputs;
     gemm_.segments = std::span(&segment_, 1);

@@ -26,15 +26,38 @@ constexpr size_t kRankGranule = 16;
 inline size_t PaddedRank(size_t r) { return RoundUp(r, kRankGranule); }
 
 // Returns how many k-steps the big product runs for LoRA: whole tiles where it multiplies those.
-inline size_t RankElements(size_t r, bool pairs) {
-  if (!pairs) return r;
+inline size_t RankElements(size_t r, Operands operands) {
+  if (operands == Operands::kF32) return r;
   const size_t elements = CeilDiv(r, size_t{2});
   return MultipliesTiles() ? RoundUp(elements, kRankGranule) : elements;
 }
+// Returns how many 32-bit elements in memory those are, in a row or for an output.
+inline size_t RankSize(size_t r, Operands operands) {
+  return RankElements(r, operands) * (operands == Operands::kSplitF32 ? kParts : 1);
+}
 
-// The rows that the narrow products take at a time.
+// Returns the source of panels that PackUpPanel or PackDownPanel wrote.
+inline PanelSource RankPanels(const uint32_t* panels, size_t r, Operands operands) {
+  PanelSource source;
+  source.panels = panels;
+  source.stride = RankSize(r, operands) * PanelWidth();
+  source.split = operands == Operands::kSplitF32;
+  return source;
+}
+
+// Returns the size of A or B as MultiplyUpTransposed reads it, with a reduction over k.
+inline size_t NarrowSize(size_t k, size_t r, Operands operands) {
+  const size_t elements = CeilDiv(k, ValuesPerElement(operands));
+  if (operands != Operands::kSplitF32) return elements * PaddedRank(r);
+  return RoundUp(elements, kSplitPairs) * kParts * PaddedRank(r);
+}
+
+// Whether the narrow products use tile registers, and how many rows they take at a time.
+inline bool NarrowTiles(Operands operands) {
+  return operands != Operands::kF32 && MultipliesTiles();
+}
 constexpr size_t kTiledRows = 32;
-inline size_t NarrowRows(bool pairs) { return pairs && MultipliesTiles() ? kTiledRows : kTileM; }
+inline size_t NarrowRows(Operands operands) { return NarrowTiles(operands) ? kTiledRows : kTileM; }
 
 // A dropout mask has a bit per element, set where the element is kept. Its rows are MaskStride
 // bytes, whose end may be read and written past the columns.
@@ -50,43 +73,47 @@ void MultiplyDown(const void* x, bool x_is_bf16, size_t rows, size_t k, const ui
 void MultiplyDownPairs(const uint16_t* x, size_t rows, size_t k, const uint8_t* mask,
                        const uint16_t* b, size_t r, float scale, float* h);
 
-// u [rows <= NarrowRows(pairs), r_padded] (+)= g · A. A row of g is `elements` 32-bit elements
-// (bf16 pairs or f32), and A is [elements, r_padded] f32 or pairs of rows (PairRows). Where the
-// products are those of tiles, h is computed here too, from x and pairs of columns of B
-// (PairColumns).
-void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
+// u [rows <= NarrowRows(operands), r_padded] (+)= g · A. A row of g is `elements` elements of the
+// product, and A is [elements, r_padded] of f32 or of NarrowRowsOf. Where the products are those of
+// tiles, h is computed here too, from x and B (NarrowColumnsOf).
+void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
                           size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u);
 
-// dst [rows][dst_stride] ← keep(x), of pairs. Row 0 of the mask is that of x.
-void KeepPairs(const uint32_t* x, size_t x_stride, size_t rows, size_t elements,
-               const uint8_t* mask, size_t mask_stride, uint32_t* dst, size_t dst_stride);
+// dst [rows][dst_stride] ← keep(x), of pairs or split f32. Row 0 of the mask is that of x.
+void KeepElements(const uint32_t* x, size_t x_stride, Operands operands, size_t rows,
+                  size_t elements, const uint8_t* mask, size_t mask_stride, uint32_t* dst,
+                  size_t dst_stride);
+
+// dst [NarrowSize(n, r)] ← A [n, r], with pairs of neighbouring rows, rounded to bf16 or split.
+void NarrowRowsOf(const float* a, size_t n, size_t r, Operands operands, uint32_t* dst);
+// dst [NarrowSize(k, r)] ← B [r, k] transposed, with pairs of neighbouring columns, rounded to bf16
+// or split.
+void NarrowColumnsOf(const float* b, size_t r, size_t k, Operands operands, uint32_t* dst);
 
 // dst [⌈rows / 2⌉][dst_stride] ← pairs of neighbouring rows of v [rows, columns], rounded to bf16.
 // What is missing to whole pairs and to dst_stride >= columns is zero.
 void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
               size_t dst_stride);
 
-// dst [⌈columns / 2⌉][dst_stride] ← pairs of neighbouring columns of v [rows, columns], rounded to
-// bf16 and transposed. What is missing to whole pairs and to dst_stride >= rows is zero.
-void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, size_t dst_stride);
-
-// dst [rows][dst_stride] ← scale · v [rows, r] as 32-bit elements. Rows of v are v_stride apart.
-// What is missing to whole pairs and to dst_stride is zero.
+// dst [rows][dst_stride] ← scale · v [rows, r] as elements of the product. Rows of v are v_stride
+// apart. What is missing to whole pairs and to dst_stride is zero.
 void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,
-                     bool pairs, uint32_t* dst, size_t dst_stride);
+                     Operands operands, uint32_t* dst, size_t dst_stride);
 
-// Pack panel `panel` of A [n, r] or of Bᵀ [n = in, r] in the layout of PackPanels, rounded to bf16
-// where `pairs`, of RankElements(r, pairs). dst is the first panel's address.
-void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst);
-void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst);
+// Pack panel `panel` of A [n, r] or of Bᵀ [n = in, r] as a product reads it, of
+// RankElements(r, operands). dst is the first panel's address.
+void PackUpPanel(const float* a, size_t n, size_t r, Operands operands, size_t panel,
+                 uint32_t* dst);
+void PackDownPanel(const float* b, size_t n, size_t r, Operands operands, size_t panel,
+                   uint32_t* dst);
 
 //   out = scale · v [m, r]ᵀ · keep(z) [m, n]
 // for columns [columns.begin, columns.end) of z, where begin is a multiple of kOuterColumns. out is
 // [r, n], or [n, r] if `transposed`. Rows are summed in order.
 constexpr size_t kOuterColumns = 64;
 struct Outer {
-  bool pairs = false;           // z is bf16 and v are pairs of rows (PackOuter), else both are f32
-  const uint32_t* v = nullptr;  // what PackOuter makes of them, or rows that are v_stride apart
+  Operands operands = Operands::kF32;  // kPairs: z is bf16, else f32
+  const uint32_t* v = nullptr;         // of PackOuter, or rows of f32 that are v_stride apart
   size_t v_stride = 0;
   size_t m = 0, r = 0, n = 0;
   float scale = 1;
@@ -98,16 +125,18 @@ struct Outer {
 // Computes the outer products of some v with the same z and mask, which tiles read once for all.
 void MultiplyOuters(std::span<const Outer> outers, Range columns);
 
-// dst [OuterElements(m, r)] ← pairs of neighbouring rows of v [m, r], rounded to bf16, as
+// dst [OuterSize(m, r)] ← pairs of neighbouring rows of v [m, r], rounded to bf16 or split, as
 // MultiplyOuters reads them: [⌈m / 2⌉][r], or for tiles transposed, [PaddedRank(r)] rows.
-void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst);
+void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands operands,
+               uint32_t* dst);
 // Rows of whole tiles are an odd number of cache lines apart, so that they do not share cache sets.
-inline size_t TiledOuterStride(size_t m) {
-  constexpr size_t kTilePairs = kTiledRows / 2;
-  return (CeilDiv(m, kTiledRows) | 1) * kTilePairs;
+inline size_t TiledOuterStride(size_t m, Operands operands) {
+  const size_t parts = operands == Operands::kSplitF32 ? kParts : 1;
+  return (CeilDiv(m, kTiledRows) | 1) * parts * kTiledRows / 2;
 }
-inline size_t OuterElements(size_t m, size_t r) {
-  return MultipliesTiles() ? PaddedRank(r) * TiledOuterStride(m) : CeilDiv(m, size_t{2}) * r;
+inline size_t OuterSize(size_t m, size_t r, Operands operands) {
+  if (!NarrowTiles(operands)) return CeilDiv(m, size_t{2}) * r;
+  return PaddedRank(r) * TiledOuterStride(m, operands);
 }
 
 }  // namespace lora::cpu

@@ -14,6 +14,7 @@
 #include "backend/cpu/lora_kernels.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
+#include "backend/cpu/split-inl.h"
 #include "core/maths/philox.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -118,14 +119,23 @@ HWY_INLINE VU Keep(VU v, const uint8_t* bits, size_t at) {
   }
 }
 
-void KeepPairs(const uint32_t* x, size_t x_stride, size_t rows, size_t elements,
-               const uint8_t* mask, size_t mask_stride, uint32_t* dst, size_t dst_stride) {
+void KeepElements(const uint32_t* x, size_t x_stride, Operands operands, size_t rows,
+                  size_t elements, const uint8_t* mask, size_t mask_stride, uint32_t* dst,
+                  size_t dst_stride) {
   const DU du;
+  // The parts of kSplitPairs pairs, a whole vector, follow each other.
+  static_assert(kSplitPairs % kLanes == 0);
+  const size_t parts = operands == Operands::kSplitF32 ? kParts : 1;
   for (size_t i = 0; i < rows; ++i) {
     for (size_t e = 0; e < elements; e += kLanes) {
-      const size_t count = std::min(kLanes, elements - e);
-      const VU v = hn::LoadN(du, x + i * x_stride + e, count);
-      hn::StoreN(Keep<true>(v, mask + i * mask_stride, 2 * e), du, dst + i * dst_stride + e, count);
+      const size_t count = parts == 1 ? std::min(kLanes, elements - e) : kLanes;
+      const size_t at = e / kSplitPairs * kSplitPairs * parts + e % kSplitPairs;
+      for (size_t p = 0; p < parts; ++p) {
+        const size_t from = at + p * kSplitPairs;
+        const VU v = hn::LoadN(du, x + i * x_stride + from, count);
+        hn::StoreN(Keep<true>(v, mask + i * mask_stride, 2 * e), du, dst + i * dst_stride + from,
+                   count);
+      }
     }
   }
 }
@@ -319,11 +329,12 @@ void UpTransposedAll(const uint32_t* g, size_t g_stride, size_t rows, size_t ele
 #if LORA_AMX
 static_assert(kTiledRows == kBlockTileRows && kRankGranule == kTileColumns);
 
-void UpTransposedTiles(const uint32_t* g, size_t g_stride, size_t rows, size_t elements,
-                       const uint32_t* a, size_t r_padded, bool add, float* u) {
+void UpTransposedTiles(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
+                       size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
   TileRegisters registers;
   registers.ConfigureBlock(rows);
   TileOperands of = {g, g_stride, a, r_padded, elements};
+  if (operands == Operands::kSplitF32) of.parts = kParts;
   for (size_t j = 0; j < r_padded; j += kBlockTileColumns) {
     of.w = a + j;
     const float* const from = add ? u + j : nullptr;
@@ -336,26 +347,33 @@ void UpTransposedTiles(const uint32_t* g, size_t g_stride, size_t rows, size_t e
 }
 #endif
 
-void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, bool pairs, size_t rows,
+void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
                           size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
-  if (pairs) {
 #if LORA_AMX
-    UpTransposedTiles(g, g_stride, rows, elements, a, r_padded, add, u);
+  UpTransposedTiles(g, g_stride, operands, rows, elements, a, r_padded, add, u);
 #else
+  if (operands == Operands::kPairs) {
     UpTransposedAll<true>(g, g_stride, rows, elements, a, r_padded, add, u);
-#endif
   } else {
     UpTransposedAll<false>(g, g_stride, rows, elements, a, r_padded, add, u);
   }
+#endif
 }
 
 // ---- A, B and the low-rank vectors as 32-bit elements ----------------------------------------
 
 void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, float scale,
-                     bool pairs, uint32_t* dst, size_t dst_stride) {
+                     Operands operands, uint32_t* dst, size_t dst_stride) {
   const DF df;
   const VF s = hn::Set(df, scale);
+  const bool pairs = operands == Operands::kPairs;
   for (size_t i = 0; i < rows; ++i, v += v_stride, dst += dst_stride) {
+#if LORA_AMX
+    if (operands == Operands::kSplitF32) {
+      SplitRow(v, r, scale, dst);
+      continue;
+    }
+#endif
     uint16_t* halves = reinterpret_cast<uint16_t*>(dst);
     float* floats = reinterpret_cast<float*>(dst);
     size_t j = 0;
@@ -387,6 +405,8 @@ HWY_INLINE void ZeroBeyond(uint32_t* dst, size_t rows, size_t columns, size_t st
     std::fill(dst + i * stride + columns, dst + (i + 1) * stride, 0u);
 }
 
+// dst [⌈columns / 2⌉][dst_stride] ← pairs of neighbouring columns of v [rows, columns], rounded to
+// bf16 and transposed. What is missing to whole pairs and to dst_stride >= rows is zero.
 void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, size_t dst_stride) {
   constexpr size_t kBlock = 16;  // elements of a row that are rounded at a time
   HWY_ALIGN uint32_t block[kPanelWidth * kBlock];
@@ -405,12 +425,73 @@ void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, siz
   ZeroBeyond(dst, elements, rows, dst_stride);
 }
 
-void PackUpPanel(const float* a, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
-  const size_t elements = RankElements(r, pairs);
+#if LORA_AMX
+// Rows that are split at a time: whole tiles of pairs.
+constexpr size_t kSplitRows = 2 * kSplitPairs;
+
+// dst [⌈rows / kSplitRows⌉][kParts][kSplitPairs][dst_stride] ← pairs of neighbouring rows of
+// v [rows, columns], split. What is missing to whole tiles and to dst_stride >= columns is zero.
+void SplitPairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
+                   size_t dst_stride) {
+  alignas(64) float piece[kSplitRows * kPanelWidth];
+  for (size_t c = 0; c < dst_stride; c += kPanelWidth) {
+    const size_t width = std::min(kPanelWidth, dst_stride - c);
+    const size_t exist = std::min(width, columns - std::min(columns, c));
+    if (exist < width) std::fill_n(piece, kSplitRows * kPanelWidth, 0.0f);
+    for (size_t i = 0; i < rows; i += kSplitRows) {
+      const size_t count = std::min(kSplitRows, rows - i);
+      for (size_t j = 0; j < count; ++j) {
+        std::copy_n(v + (i + j) * v_stride + c, exist, piece + j * kPanelWidth);
+      }
+      SplitRowPairs(piece, count, width, kParts, dst + i / 2 * kParts * dst_stride + c, dst_stride);
+    }
+  }
+}
+
+// The same of pairs of neighbouring columns of v [rows, columns], transposed.
+void SplitPairColumns(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
+                      size_t dst_stride) {
+  alignas(64) float piece[kSplitRows * kPanelWidth];
+  for (size_t i = 0; i < dst_stride; i += kPanelWidth) {
+    const size_t width = std::min(kPanelWidth, dst_stride - i);
+    const size_t exist = std::min(width, rows - std::min(rows, i));
+    if (exist < width) std::fill_n(piece, kSplitRows * kPanelWidth, 0.0f);
+    for (size_t c = 0; c < columns; c += kSplitRows) {
+      const size_t count = std::min(kSplitRows, columns - c);
+      TransposeElements(reinterpret_cast<const uint32_t*>(v + i * v_stride + c), v_stride, exist,
+                        count, reinterpret_cast<uint32_t*>(piece), kPanelWidth);
+      SplitRowPairs(piece, count, width, kParts, dst + c / 2 * kParts * dst_stride + i, dst_stride);
+    }
+  }
+}
+#endif
+
+void NarrowRowsOf(const float* a, size_t n, size_t r, [[maybe_unused]] Operands operands,
+                  uint32_t* dst) {
+#if LORA_AMX
+  if (operands == Operands::kSplitF32) return SplitPairRows(a, r, n, r, dst, PaddedRank(r));
+#endif
+  PairRows(a, r, n, r, dst, PaddedRank(r));
+}
+
+void NarrowColumnsOf(const float* b, size_t r, size_t k, [[maybe_unused]] Operands operands,
+                     uint32_t* dst) {
+#if LORA_AMX
+  if (operands == Operands::kSplitF32) return SplitPairColumns(b, k, r, k, dst, PaddedRank(r));
+#endif
+  PairColumns(b, r, k, dst, PaddedRank(r));
+}
+
+void PackUpPanel(const float* a, size_t n, size_t r, Operands operands, size_t panel,
+                 uint32_t* dst) {
+  const size_t elements = RankElements(r, operands);
   const size_t begin = panel * kPanelWidth, rows = std::min(kPanelWidth, n - begin);
   a += begin * r;
-  dst += panel * elements * kPanelWidth;
-  if (pairs) {
+  dst += panel * RankSize(r, operands) * kPanelWidth;
+#if LORA_AMX
+  if (operands == Operands::kSplitF32) return SplitPairColumns(a, r, rows, r, dst, kPanelWidth);
+#endif
+  if (operands == Operands::kPairs) {
     PairColumns(a, rows, r, dst, kPanelWidth);
     std::fill(dst + (r + 1) / 2 * kPanelWidth, dst + elements * kPanelWidth, 0u);
   } else {
@@ -442,13 +523,18 @@ void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint
   }
 }
 
-void PackDownPanel(const float* b, size_t n, size_t r, bool pairs, size_t panel, uint32_t* dst) {
+void PackDownPanel(const float* b, size_t n, size_t r, Operands operands, size_t panel,
+                   uint32_t* dst) {
   const DF df;
   const DU du;
-  const size_t elements = RankElements(r, pairs);
+  const bool pairs = operands == Operands::kPairs;
+  const size_t elements = RankElements(r, operands);
   const size_t begin = panel * kPanelWidth, columns = std::min(kPanelWidth, n - begin);
   b += begin;
-  dst += panel * elements * kPanelWidth;
+  dst += panel * RankSize(r, operands) * kPanelWidth;
+#if LORA_AMX
+  if (operands == Operands::kSplitF32) return SplitPairRows(b, n, r, columns, dst, kPanelWidth);
+#endif
   const auto load = [&](size_t row, size_t c) HWY_ATTR {
     if (row >= r || c >= columns) return hn::Zero(df);
     const float* from = b + row * n + c;

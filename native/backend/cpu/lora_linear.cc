@@ -1,7 +1,8 @@
 // y = factor ⊙ (x·Wᵀ + scale·h·Aᵀ) + bias with h = drop(x)·Bᵀ, for every branch that shares x. The
 // factor, of each column of y, and the bias are applied where the last sums are in registers.
 //
-// A prefill repacks A, and rounds B where x is bf16. Then it takes a chunk of rows at a time:
+// A prefill repacks A, and B where x is bf16 or tiles are multiplied. Then it takes a chunk of rows
+// at a time:
 //   1. By row tile: x is copied into blocks where it cannot be read in place, once for all
 //      branches, and h is computed from the tile while the tile is in cache.
 //   2. By panel of all branches: W is multiplied; on the last block of x the product runs r more
@@ -24,21 +25,23 @@ namespace lora::cpu {
 namespace {
 
 struct BranchScratch {
-  size_t n = 0, r = 0;  // r 0: no LoRA
-  size_t rank_elements = 0;
+  size_t n = 0, r = 0;                      // r 0: no LoRA
+  size_t rank_elements = 0, rank_size = 0;  // of RankElements and RankSize
   bool dropout = false;
   float* bias = nullptr;         // [n] f32, or null
   uint32_t* up = nullptr;        // A in panels
-  uint32_t* down = nullptr;      // B [r, k] in bf16, where x is; for tiles its pairs of columns
-  uint32_t* low_rank = nullptr;  // [chunk][rank_elements]: scale·h
+  uint32_t* down = nullptr;      // B [r, k] in bf16, where x is; for tiles of NarrowColumnsOf
+  uint32_t* low_rank = nullptr;  // [chunk][rank_size]: scale·h
   Pass* passes = nullptr;
 };
 
 // The sizes of a call and, with an arena that has memory, the addresses of everything in scratch.
 struct ForwardPlan {
   size_t m = 0, k = 0, chunk = 0, h_size = 0;
-  size_t tile_rows = 0;               // of phase 1
-  bool pairs = false, tiles = false;  // tiles: h is a product of tile registers
+  size_t tile_rows = 0;  // of phase 1
+  Operands operands = Operands::kF32;
+  bool pairs = false;  // of bf16
+  bool tiles = false;  // h is a product of tile registers
   Blocks blocks;
   uint32_t* x = nullptr;     // blocks of a chunk
   float* h = nullptr;        // per thread [tile_rows][largest r], where no branch keeps it
@@ -54,17 +57,18 @@ BranchScratch PlanBranch(Arena& arena, const LoraBranch& branch, const ForwardPl
   BranchScratch s;
   s.n = static_cast<size_t>(branch.weight.rows);
   s.r = branch.up ? static_cast<size_t>(branch.up.dim(1)) : 0;
-  s.rank_elements = RankElements(s.r, plan.pairs);
+  s.rank_elements = RankElements(s.r, plan.operands);
+  s.rank_size = RankSize(s.r, plan.operands);
   s.dropout = s.r != 0 && branch.dropout.active();
   if (branch.bias) s.bias = arena.Take<float>(s.n);
   if (s.r != 0) {
-    s.up = arena.Take<uint32_t>(Panels(s.n, PanelWidth()) * PanelWidth() * s.rank_elements);
+    s.up = arena.Take<uint32_t>(Panels(s.n, PanelWidth()) * PanelWidth() * s.rank_size);
     if (plan.tiles) {
-      s.down = arena.Take<uint32_t>(plan.blocks.elements * PaddedRank(s.r));
+      s.down = arena.Take<uint32_t>(NarrowSize(plan.k, s.r, plan.operands));
     } else if (plan.pairs) {
       s.down = arena.Take<uint32_t>(CeilDiv(s.r * plan.k, size_t{2}));
     }
-    s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_elements);
+    s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_size);
   }
   s.passes = arena.Take<Pass>(plan.blocks.count);
   return s;
@@ -75,9 +79,10 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
   plan.m = static_cast<size_t>(args.x.dim(0));
   plan.k = static_cast<size_t>(args.x.dim(1));
   plan.pairs = args.x.dtype == DType::kBF16;
-  plan.tiles = plan.pairs && MultipliesTiles();
-  plan.tile_rows = NarrowRows(plan.pairs);
-  plan.blocks = Blocks(plan.pairs ? (plan.k + 1) / 2 : plan.k);
+  plan.operands = OperandsOf(plan.pairs);
+  plan.tiles = NarrowTiles(plan.operands);
+  plan.tile_rows = NarrowRows(plan.operands);
+  plan.blocks = Blocks(plan.k, plan.operands);
   plan.chunk = ChunkRows(plan.m, plan.blocks.Size(1));
   plan.x = arena.Take<uint32_t>(plan.blocks.Size(plan.chunk));
   size_t rank = 0;
@@ -94,8 +99,11 @@ ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thr
     plan.mask = arena.Take<uint8_t>(threads * plan.tile_rows * MaskStride(plan.k));
     if (plan.tiles) plan.kept = arena.Take<uint32_t>(threads * plan.tile_rows * plan.blocks.stride);
   }
-  plan.product =
-      ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, HasExpandedWeight(args));
+  const bool needs_block = std::ranges::any_of(args.branches, [&](const LoraBranch& branch) {
+    return !ReadsPanels(plan.operands, PanelsOf(branch.weight));
+  });
+  plan.product = ProductScratch::Take(arena, threads, plan.chunk, plan.pairs,
+                                      needs_block ? BlockElements(plan.operands) : 0);
   plan.branches = arena.Take<BranchScratch>(args.branches.size());
   plan.products = arena.Take<Product>(args.branches.size());
   for (size_t i = 0; i < args.branches.size(); ++i) {
@@ -116,22 +124,24 @@ void MultiplyDownTiles(const ForwardPlan& plan, const BranchScratch& s, const Bl
     size_t stride = x.row_stride;
     if (mask) {
       uint32_t* const kept = plan.kept + thread * plan.tile_rows * plan.blocks.stride;
-      KeepPairs(from, stride, count, length, mask + 2 * begin / 8, MaskStride(plan.k), kept,
-                plan.blocks.stride);
+      KeepElements(from, stride, plan.operands, count, length, mask + 2 * begin / 8,
+                   MaskStride(plan.k), kept, plan.blocks.stride);
       from = kept;
       stride = plan.blocks.stride;
     }
-    MultiplyUpTransposed(from, stride, true, count, length, s.down + begin * r_padded, r_padded,
-                         b != 0, sums);
+    MultiplyUpTransposed(from, stride, plan.operands, count, length,
+                         s.down + NarrowSize(2 * begin, s.r, plan.operands), r_padded, b != 0,
+                         sums);
   }
-  ScaleToElements(sums, r_padded, count, s.r, scale, false, reinterpret_cast<uint32_t*>(h), s.r);
+  ScaleToElements(sums, r_padded, count, s.r, scale, Operands::kF32, reinterpret_cast<uint32_t*>(h),
+                  s.r);
 }
 
 // Does phase 1 for one row tile: rows [r.begin, r.end) of the chunk that begins at row m0.
 void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t m0, size_t rows,
               Range r, size_t thread) {
   const RowsOfX of_chunk = RowsFrom(args.x, m0);
-  CopyBlocks(plan.blocks, of_chunk, plan.pairs, rows, r, plan.x);
+  CopyBlocks(plan.blocks, of_chunk, rows, r, plan.x);
   const size_t count = r.end - r.begin, row = m0 + r.begin;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const LoraBranch& branch = args.branches[i];
@@ -148,16 +158,16 @@ void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t
     float* h = Keeps(args.h, i) ? args.h[i].as<float>() + row * s.r : plan.h + thread * plan.h_size;
     const std::byte* x = RowOf(args.x, row);
     if (plan.tiles) {
-      MultiplyDownTiles(plan, s, BlocksOf(plan.blocks, of_chunk, plan.pairs, rows, plan.x), r, mask,
-                        scale, h, thread);
+      MultiplyDownTiles(plan, s, BlocksOf(plan.blocks, of_chunk, rows, plan.x), r, mask, scale, h,
+                        thread);
     } else if (plan.pairs) {
       MultiplyDownPairs(reinterpret_cast<const uint16_t*>(x), count, plan.k, mask,
                         reinterpret_cast<const uint16_t*>(s.down), s.r, scale, h);
     } else {
       MultiplyDown(x, false, count, plan.k, mask, branch.down.as<float>(), s.r, scale, h);
     }
-    ScaleToElements(h, s.r, count, s.r, branch.scale, plan.pairs,
-                    s.low_rank + r.begin * s.rank_elements, s.rank_elements);
+    ScaleToElements(h, s.r, count, s.r, branch.scale, plan.operands,
+                    s.low_rank + r.begin * s.rank_size, s.rank_size);
   }
 }
 
@@ -168,13 +178,13 @@ void Repack(const LoraLinearForwardArgs& args, const ForwardPlan& plan, CpuConte
   for (size_t i = 0; i < count; ++i) {
     if (plan.branches[i].r != 0) panels += Panels(plan.branches[i].n, width);
   }
-  context.ParallelFor(panels + (plan.pairs ? count : 0), [&](size_t task, size_t) {
+  context.ParallelFor(panels + (plan.pairs || plan.tiles ? count : 0), [&](size_t task, size_t) {
     for (size_t i = 0; i < count; ++i) {
       const BranchScratch& s = plan.branches[i];
       if (s.r == 0) continue;
       const size_t of_branch = Panels(s.n, width);
       if (task < of_branch) {
-        PackUpPanel(args.branches[i].up.as<float>(), s.n, s.r, plan.pairs, task, s.up);
+        PackUpPanel(args.branches[i].up.as<float>(), s.n, s.r, plan.operands, task, s.up);
         return;
       }
       task -= of_branch;
@@ -182,16 +192,18 @@ void Repack(const LoraLinearForwardArgs& args, const ForwardPlan& plan, CpuConte
     const BranchScratch& s = plan.branches[task];
     if (s.r == 0) return;
     const TensorView& down = args.branches[task].down;
-    if (plan.tiles) return PairColumns(down.as<float>(), s.r, plan.k, s.down, PaddedRank(s.r));
+    if (plan.tiles) {
+      return NarrowColumnsOf(down.as<float>(), s.r, plan.k, plan.operands, s.down);
+    }
     const size_t size = s.r * plan.k;
-    CopyElements(down.data, false, size, 1, size, true, s.down, size);
+    CopyElements(down.data, false, size, 1, size, plan.operands, s.down, size);
   });
 }
 
 Product OutputOf(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t i, size_t m0) {
   const BranchScratch& s = plan.branches[i];
   Product product;
-  product.pairs = plan.pairs;
+  product.operands = plan.operands;
   product.n = s.n;
   const TensorView& factor = args.branches[i].factor;
   if (factor) product.factor = factor.as<float>();
@@ -210,13 +222,13 @@ void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
     context.ParallelFor(tiles, [&](size_t tile, size_t thread) {
       ReadTile(args, plan, m0, rows, Split(rows, tiles, tile), thread);
     });
-    const BlockedRows x = BlocksOf(plan.blocks, RowsFrom(args.x, m0), plan.pairs, rows, plan.x);
+    const BlockedRows x = BlocksOf(plan.blocks, RowsFrom(args.x, m0), rows, plan.x);
     for (size_t i = 0; i < args.branches.size(); ++i) {
       const BranchScratch& s = plan.branches[i];
       const size_t count = BlockPasses(plan.blocks, x, PanelsOf(args.branches[i].weight), s.passes);
       if (s.r != 0) {
-        s.passes[count - 1].extra = {
-            s.low_rank, s.rank_elements, {s.up, s.rank_elements * PanelWidth()}, s.rank_elements};
+        s.passes[count - 1].extra = {s.low_rank, s.rank_size, RankPanels(s.up, s.r, plan.operands),
+                                     s.rank_elements};
       }
       plan.products[i] = OutputOf(args, plan, i, m0);
       plan.products[i].passes = {s.passes, count};

@@ -9,7 +9,8 @@
 //   2. By panel of dx: the products of all branches are summed in f32 and rounded once. The LoRA
 //      term is r more k-steps on the last block of g, or with dropout a pass of its own.
 //   3. By columns: the outer products of dA and dB, whose sums over the rows stay in registers and
-//      are added in row order. Where g is bf16, h and u are rounded to it and paired by rows.
+//      are added in row order. Where g is bf16, h and u are rounded to it and paired by rows; where
+//      tiles multiply f32, they are split.
 // How the work is split over threads changes no result.
 #include <algorithm>
 #include <cstring>
@@ -31,22 +32,24 @@ bool Wants(const std::vector<TensorView>& views, size_t i) {
 }
 
 struct BranchScratch {
-  size_t n = 0, r = 0, r_padded = 0, rank_elements = 0;
+  size_t n = 0, r = 0, r_padded = 0, rank_elements = 0, rank_size = 0;
   bool needs_u = false, dropout = false;
   float dropout_scale = 1;
-  Blocks blocks;                 // of g
-  uint32_t* g = nullptr;         // blocks of a chunk
-  uint32_t* a = nullptr;         // A in pairs of rows [⌈n / 2⌉, r_padded], or padded f32
-  float* u = nullptr;            // [m, r_padded]
-  uint32_t* low_rank = nullptr;  // [chunk][rank_elements]: scale·u
-  uint32_t *h_pairs = nullptr, *u_pairs = nullptr;  // of PackOuter, where g is bf16
+  Blocks blocks;                                    // of g
+  uint32_t* g = nullptr;                            // blocks of a chunk
+  uint32_t* a = nullptr;                            // A of NarrowRowsOf, or padded f32
+  float* u = nullptr;                               // [m, r_padded]
+  uint32_t* low_rank = nullptr;                     // [chunk][rank_size]: scale·u
+  uint32_t *h_pairs = nullptr, *u_pairs = nullptr;  // of PackOuter, unless f32 is multiplied
   uint32_t* down = nullptr;                         // Bᵀ in panels
   uint8_t* mask = nullptr;                          // [m][MaskStride(in)]
 };
 
 struct BackwardPlan {
   size_t m = 0, in = 0, chunk = 0, pass_count = 0;
-  bool pairs = false, needs_g = false;
+  Operands operands = Operands::kF32;
+  bool pairs = false;  // of bf16
+  bool needs_g = false;
   ProductScratch product;
   Pass* passes = nullptr;
   BranchScratch* branches = nullptr;
@@ -54,15 +57,16 @@ struct BackwardPlan {
 };
 
 // Plans everything that does not depend on the chunk length.
-BranchScratch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, bool pairs) {
+BranchScratch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, Operands operands) {
   const LoraBranch& branch = args.branches[i];
   BranchScratch s;
   s.n = static_cast<size_t>(branch.weight.rows);
-  s.blocks = Blocks(pairs ? (s.n + 1) / 2 : s.n);
+  s.blocks = Blocks(s.n, operands);
   if (!branch.up) return s;
   s.r = static_cast<size_t>(branch.up.dim(1));
   s.r_padded = PaddedRank(s.r);
-  s.rank_elements = RankElements(s.r, pairs);
+  s.rank_elements = RankElements(s.r, operands);
+  s.rank_size = RankSize(s.r, operands);
   s.needs_u = args.dx || Wants(args.d_down, i);
   s.dropout = s.needs_u && branch.dropout.active();
   if (s.dropout) s.dropout_scale = DropoutScale(DropoutThreshold(branch.dropout.p));
@@ -74,12 +78,13 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
   const size_t count = args.branches.size();
   const TensorView& rows = count != 0 ? args.g[0] : args.dx;
   plan.pairs = rows.dtype == DType::kBF16;
+  plan.operands = OperandsOf(plan.pairs);
   plan.m = static_cast<size_t>(rows.dim(0));
   plan.in = static_cast<size_t>(count != 0 ? args.branches[0].weight.cols : args.dx.dim(1));
   plan.needs_g = args.dx.defined;
   size_t elements = 0;
   for (size_t i = 0; i < count; ++i) {
-    const BranchScratch s = PlanBranch(args, i, plan.pairs);
+    const BranchScratch s = PlanBranch(args, i, plan.operands);
     elements += s.blocks.Size(1);
     plan.pass_count += s.blocks.count + 1;
     plan.needs_g = plan.needs_g || s.needs_u;
@@ -90,28 +95,29 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
   plan.outers = arena.Take<Outer>(2 * count);
   if (args.dx) {
     plan.passes = arena.Take<Pass>(plan.pass_count);
-    plan.product = ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, true);
+    plan.product =
+        ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, BlockElements(plan.operands));
   }
   for (size_t i = 0; i < count; ++i) {
-    BranchScratch s = PlanBranch(args, i, plan.pairs);
+    BranchScratch s = PlanBranch(args, i, plan.operands);
     if (args.dx || s.needs_u) s.g = arena.Take<uint32_t>(s.blocks.Size(plan.chunk));
     if (s.needs_u) {
-      if (plan.pairs) {
-        s.a = arena.Take<uint32_t>(CeilDiv(s.n, size_t{2}) * s.r_padded);
-      } else if (s.r != s.r_padded) {
-        s.a = arena.Take<uint32_t>(s.n * s.r_padded);
+      if (plan.operands != Operands::kF32 || s.r != s.r_padded) {
+        s.a = arena.Take<uint32_t>(NarrowSize(s.n, s.r, plan.operands));
       }
       s.u = arena.Take<float>(plan.m * s.r_padded);
       if (s.dropout) s.mask = arena.Take<uint8_t>(plan.m * MaskStride(plan.in));
       if (args.dx) {
-        s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_elements);
+        s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_size);
         const size_t width = PanelWidth();
-        s.down = arena.Take<uint32_t>(Panels(plan.in, width) * width * s.rank_elements);
+        s.down = arena.Take<uint32_t>(Panels(plan.in, width) * width * s.rank_size);
       }
     }
-    const size_t pairs = OuterElements(plan.m, s.r);
-    if (plan.pairs && Wants(args.d_up, i)) s.h_pairs = arena.Take<uint32_t>(pairs);
-    if (plan.pairs && Wants(args.d_down, i)) s.u_pairs = arena.Take<uint32_t>(pairs);
+    if (plan.operands != Operands::kF32) {
+      const size_t size = OuterSize(plan.m, s.r, plan.operands);
+      if (Wants(args.d_up, i)) s.h_pairs = arena.Take<uint32_t>(size);
+      if (Wants(args.d_down, i)) s.u_pairs = arena.Take<uint32_t>(size);
+    }
     if (plan.branches) plan.branches[i] = s;
   }
   return plan;
@@ -126,11 +132,11 @@ void Repack(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, CpuCon
     const BranchScratch& s = plan.branches[i];
     if (panel < panels) {
       if (s.needs_u) {
-        PackDownPanel(branch.down.as<float>(), plan.in, s.r, plan.pairs, panel, s.down);
+        PackDownPanel(branch.down.as<float>(), plan.in, s.r, plan.operands, panel, s.down);
       }
     } else if (s.a != nullptr) {
       const float* a = branch.up.as<float>();
-      if (plan.pairs) return PairRows(a, s.r, s.n, s.r, s.a, s.r_padded);
+      if (plan.operands != Operands::kF32) return NarrowRowsOf(a, s.n, s.r, plan.operands, s.a);
       for (size_t j = 0; j < s.n; ++j) {
         uint32_t* to = s.a + j * s.r_padded;
         std::memcpy(to, a + j * s.r, s.r * sizeof(float));
@@ -148,19 +154,20 @@ void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size
     const BranchScratch& s = plan.branches[i];
     if (s.g == nullptr) continue;
     const RowsOfX g = RowsFrom(args.g[i], m0);
-    CopyBlocks(s.blocks, g, plan.pairs, rows, r, s.g);
+    CopyBlocks(s.blocks, g, rows, r, s.g);
     if (!s.needs_u) continue;
     const uint32_t* a = s.a ? s.a : args.branches[i].up.as<const uint32_t>();
     float* u = s.u + row * s.r_padded;
-    const BlockedRows from = BlocksOf(s.blocks, g, plan.pairs, rows, s.g);
+    const BlockedRows from = BlocksOf(s.blocks, g, rows, s.g);
     for (size_t b = 0; b < s.blocks.count; ++b) {
-      MultiplyUpTransposed(from.At(b, r.begin), from.row_stride, plan.pairs, count,
-                           s.blocks.Length(b), a + s.blocks.Begin(b) * s.r_padded, s.r_padded,
-                           b != 0, u);
+      const size_t begin = s.blocks.Begin(b) * ValuesPerElement(plan.operands);
+      MultiplyUpTransposed(from.At(b, r.begin), from.row_stride, plan.operands, count,
+                           s.blocks.Length(b), a + NarrowSize(begin, s.r, plan.operands),
+                           s.r_padded, b != 0, u);
     }
     if (s.low_rank) {
       ScaleToElements(u, s.r_padded, count, s.r, args.branches[i].scale * s.dropout_scale,
-                      plan.pairs, s.low_rank + r.begin * s.rank_elements, s.rank_elements);
+                      plan.operands, s.low_rank + r.begin * s.rank_size, s.rank_size);
     }
     if (s.dropout) {
       DropoutMask(args.branches[i].dropout, {row, row + count}, plan.in,
@@ -174,12 +181,12 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   size_t count = 0;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const BranchScratch& s = plan.branches[i];
-    const BlockedRows g = BlocksOf(s.blocks, RowsFrom(args.g[i], m0), plan.pairs, rows, s.g);
+    const BlockedRows g = BlocksOf(s.blocks, RowsFrom(args.g[i], m0), rows, s.g);
     count +=
         BlockPasses(s.blocks, g, TransposedPanelsOf(args.branches[i].weight), plan.passes + count);
     if (s.r == 0) continue;
-    const Step lora = {
-        s.low_rank, s.rank_elements, {s.down, s.rank_elements * PanelWidth()}, s.rank_elements};
+    const Step lora = {s.low_rank, s.rank_size, RankPanels(s.down, s.r, plan.operands),
+                       s.rank_elements};
     if (s.dropout) {
       Pass pass;
       pass.main = lora;
@@ -192,7 +199,7 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   }
   if (count == 0) plan.passes[count++] = Pass();
   Product product;
-  product.pairs = plan.pairs;
+  product.operands = plan.operands;
   product.passes = {plan.passes, count};
   product.n = plan.in;
   product.y = args.dx.as<std::byte>() + m0 * plan.in * SizeOf(args.dx.dtype);
@@ -201,16 +208,16 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   MultiplyAll(&context, {&product, 1}, rows, plan.product, plan.chunk);
 }
 
-// Does what phase 3 needs of the low-rank vectors: a task rounds and pairs h or u of a branch.
+// Does what phase 3 needs of the low-rank vectors: a task packs h or u of a branch.
 void PairLowRank(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
                  CpuContext& context) {
-  if (!plan.pairs) return;
+  if (plan.operands == Operands::kF32) return;
   context.ParallelFor(2 * args.branches.size(), [&](size_t task, size_t) {
     const BranchScratch& s = plan.branches[task / 2];
     if (task % 2 == 0 && s.h_pairs != nullptr) {
-      PackOuter(args.h[task / 2].as<const float>(), s.r, plan.m, s.r, s.h_pairs);
+      PackOuter(args.h[task / 2].as<const float>(), s.r, plan.m, s.r, plan.operands, s.h_pairs);
     } else if (task % 2 == 1 && s.u_pairs != nullptr) {
-      PackOuter(s.u, s.r_padded, plan.m, s.r, s.u_pairs);
+      PackOuter(s.u, s.r_padded, plan.m, s.r, plan.operands, s.u_pairs);
     }
   });
 }
@@ -218,8 +225,8 @@ void PairLowRank(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
 Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {
   const BranchScratch& s = plan.branches[i];
   Outer outer;
-  outer.pairs = plan.pairs;
-  outer.v = plan.pairs ? s.h_pairs : args.h[i].as<const uint32_t>();
+  outer.operands = plan.operands;
+  outer.v = s.h_pairs ? s.h_pairs : args.h[i].as<const uint32_t>();
   outer.v_stride = s.r;
   outer.m = plan.m;
   outer.r = s.r;
@@ -234,9 +241,9 @@ Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
 Outer GradientB(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {
   const BranchScratch& s = plan.branches[i];
   Outer outer;
-  outer.pairs = plan.pairs;
-  outer.v = plan.pairs ? s.u_pairs : reinterpret_cast<const uint32_t*>(s.u);
-  outer.v_stride = plan.pairs ? s.r : s.r_padded;
+  outer.operands = plan.operands;
+  outer.v = s.u_pairs ? s.u_pairs : reinterpret_cast<const uint32_t*>(s.u);
+  outer.v_stride = s.u_pairs ? s.r : s.r_padded;
   outer.m = plan.m;
   outer.r = s.r;
   outer.n = plan.in;
@@ -312,7 +319,7 @@ void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
     Repack(args, plan, context);
     for (size_t m0 = 0; m0 < plan.m; m0 += plan.chunk) {
       const size_t rows = std::min(plan.chunk, plan.m - m0);
-      const size_t tiles = CeilDiv(rows, NarrowRows(plan.pairs));
+      const size_t tiles = CeilDiv(rows, NarrowRows(plan.operands));
       context.ParallelFor(tiles, [&](size_t tile, size_t) {
         ReadTile(args, plan, m0, rows, Split(rows, tiles, tile));
       });

@@ -42,6 +42,7 @@ struct DecodeBranch {
 // The sizes of a call and, with an arena that has memory, the addresses of everything in scratch.
 struct DecodePlan {
   size_t m = 0, k = 0, elements = 0, h_size = 0;
+  Operands operands = Operands::kF32;
   bool pairs = false, shares_h = false;
   bool low_pairs = false;   // A, B and h are bf16 too
   uint32_t* x = nullptr;    // [m][elements], where x cannot be read in place
@@ -61,9 +62,11 @@ DecodePlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t thre
   plan.m = static_cast<size_t>(args.x.dim(0));
   plan.k = static_cast<size_t>(args.x.dim(1));
   plan.pairs = args.x.dtype == DType::kBF16;
+  plan.operands = plan.pairs ? Operands::kPairs : Operands::kF32;
   plan.elements = Elements(plan.k, args.x.dtype);
   if (plan.pairs) plan.x = arena.Take<uint32_t>(plan.m * plan.elements);
-  plan.product = ProductScratch::Take(arena, threads, plan.m, true, HasExpandedWeight(args));
+  plan.product = ProductScratch::Take(arena, threads, plan.m, true,
+                                      HasExpandedWeight(args) ? BlockElements(plan.operands) : 0);
   plan.branches = arena.Take<DecodeBranch>(count);
   plan.products = arena.Take<Product>(count);
   plan.low_pairs = args.table && args.table.dtype == DType::kBF16;
@@ -139,7 +142,7 @@ void ComputeHidden(const LoraLinearForwardArgs& args, const DecodePlan& plan, si
     float* const sums = plan.h_sums + thread * plan.h_sums_size;
     MultiplyDownPairs(reinterpret_cast<const uint16_t*>(x), count, plan.k, nullptr,
                       static_cast<const uint16_t*>(change.down), change.r, 1, sums);
-    ScaleToElements(sums, change.r, count, change.r, change.scale, true, to, stride);
+    ScaleToElements(sums, change.r, count, change.r, change.scale, Operands::kPairs, to, stride);
     return;
   }
   float* const sums = reinterpret_cast<float*>(to);
@@ -189,7 +192,7 @@ Product ProductOf(const LoraLinearForwardArgs& args, const DecodePlan& plan, siz
   *b.pass = Pass();
   b.pass->main = {x, plan.elements, PanelsOf(args.branches[i].weight), plan.elements};
   Product product;
-  product.pairs = plan.pairs;
+  product.operands = plan.operands;
   product.passes = {b.pass, 1};
   product.n = b.n;
   if (const TensorView& factor = args.branches[i].factor) product.factor = factor.as<float>();
@@ -218,7 +221,7 @@ void Decode(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& cont
   const uint32_t* x = args.x.as<uint32_t>();
   if (plan.pairs &&
       (plan.k % 2 != 0 || reinterpret_cast<uintptr_t>(args.x.data) % alignof(uint32_t) != 0)) {
-    CopyElements(args.x.data, true, plan.k, plan.m, plan.k, true, plan.x, plan.elements);
+    CopyElements(args.x.data, true, plan.k, plan.m, plan.k, plan.operands, plan.x, plan.elements);
     x = plan.x;
   }
   size_t panels = 0;

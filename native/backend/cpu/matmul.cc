@@ -31,7 +31,7 @@ struct MatmulPlan {
 
 GemmArgs ProductOf(const MatmulPlan& plan, std::span<const GemmSegment> segment) {
   GemmArgs gemm;
-  gemm.dtype = plan.dtype;
+  gemm.operands = plan.dtype == DType::kBF16 ? Operands::kPairs : Operands::kF32;
   gemm.m = plan.m;
   gemm.n = plan.n;
   gemm.segments = segment;

@@ -12,6 +12,7 @@
 
 #include "backend/cpu/amx-inl.h"
 #include "backend/cpu/lora_linear-inl.h"
+#include "backend/cpu/split-inl.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
@@ -148,7 +149,9 @@ void OuterColumns(const Outer& o, Range columns) {
 // The ranks are rows of a product, 16 at a time, and z is a panel. Its pairs are made once for
 // kOuterRankTiles tiles of ranks, and kOuterBlocks tiles of them stay in the L1 cache.
 static_assert(kOuterColumns == kPanelWidth && kTiledRows == 2 * kTilePairs);
-constexpr size_t kOuterBlocks = 4, kOuterRankTiles = 4;
+constexpr size_t kOuterRankTiles = 4;
+template <bool kSplit>
+constexpr size_t kOuterBlocks = kSplit ? 2 : 4;
 constexpr size_t kOuterSums = kTileRows * kOuterColumns;
 
 // to [blocks][kTilePairs][kOuterColumns] ← pairs of rows of keep(z) from row `row` on, with zeros
@@ -179,12 +182,35 @@ HWY_NOINLINE void PairOuterRows(const Outer& o, size_t row, size_t blocks, size_
   }
 }
 
-// Stores the sums of `ranks` ranks from `rank` on.
-void StoreOuter(const Outer& o, size_t rank, size_t ranks, size_t column, const float* sums) {
+// to [blocks][kParts][kTilePairs][kOuterColumns] ← the same of f32, split, with the columns in
+// their order.
+template <bool kMasked>
+HWY_NOINLINE void SplitOuterRows(const Outer& o, size_t row, size_t blocks, size_t column,
+                                 uint32_t* HWY_RESTRICT to) {
   const DF df;
-  const VF scale = hn::Set(df, o.scale);
-  const size_t columns = std::min(kOuterColumns, o.n - column);
-  alignas(64) float ordered[kOuterSums];
+  const size_t mask_stride = MaskStride(o.n);
+  const float* const z = static_cast<const float*>(o.z) + column;
+  const size_t width = std::min(kOuterColumns, o.n - column);
+  for (size_t e = 0; e < blocks * kTilePairs; ++e, to += kOuterColumns) {
+    for (size_t c = 0; c < kOuterColumns; c += kLanes) {
+      const auto load = [&](size_t i) HWY_ATTR {
+        if (i >= o.m || c >= width) return hn::Zero(df);
+        const float* const at = z + i * o.n + c;
+        hwy::Prefetch(at + kTiledRows * o.n);
+        const VF v = width - c >= kLanes ? hn::LoadU(df, at) : hn::LoadN(df, at, width - c);
+        if constexpr (!kMasked) return v;
+        return KeepColumns(v, o.mask + i * mask_stride, column + c);
+      };
+      StoreSplitPairs(load(row + 2 * e), load(row + 2 * e + 1), kParts, to + c,
+                      kTilePairs * kOuterColumns);
+    }
+    if (e % kTilePairs + 1 == kTilePairs) to += (kParts - 1) * kTilePairs * kOuterColumns;
+  }
+}
+
+// Puts columns in the order of RowPairs into their own.
+void OrderColumns(const float* from, float* to) {
+  const DF df;
   // Blocks of 4 columns of RowPairs are in the lower and the upper vector in turn.
   alignas(64) int32_t lanes[2 * kLanes];
   for (size_t i = 0; i < 2 * kLanes; ++i) {
@@ -192,23 +218,29 @@ void StoreOuter(const Outer& o, size_t rank, size_t ranks, size_t column, const 
   }
   const auto first = hn::SetTableIndices(df, lanes);
   const auto second = hn::SetTableIndices(df, lanes + kLanes);
-  for (size_t k = 0; k < ranks; ++k) {
-    for (size_t c = 0; c < kOuterColumns; c += kOuterWidth) {
-      const float* const from = sums + k * kOuterColumns + c;
-      const VF lower = hn::Mul(scale, hn::Load(df, from));
-      const VF upper = hn::Mul(scale, hn::Load(df, from + kLanes));
-      float* const to = ordered + k * kOuterColumns + c;
-      hn::Store(hn::TwoTablesLookupLanes(df, lower, upper, first), df, to);
-      hn::Store(hn::TwoTablesLookupLanes(df, lower, upper, second), df, to + kLanes);
-    }
-    if (!o.transposed) {
-      std::memcpy(o.out + (rank + k) * o.n + column, ordered + k * kOuterColumns,
-                  columns * sizeof(float));
-    }
+  for (size_t i = 0; i < kOuterSums; i += kOuterWidth) {
+    const VF lower = hn::Load(df, from + i), upper = hn::Load(df, from + i + kLanes);
+    hn::Store(hn::TwoTablesLookupLanes(df, lower, upper, first), df, to + i);
+    hn::Store(hn::TwoTablesLookupLanes(df, lower, upper, second), df, to + i + kLanes);
+  }
+}
+
+// Stores the sums of `ranks` ranks from `rank` on, in the order of columns.
+void StoreOuter(const Outer& o, size_t rank, size_t ranks, size_t column, float* sums) {
+  const DF df;
+  const VF scale = hn::Set(df, o.scale);
+  const size_t columns = std::min(kOuterColumns, o.n - column);
+  for (size_t i = 0; i < ranks * kOuterColumns; i += kLanes) {
+    hn::Store(hn::Mul(scale, hn::Load(df, sums + i)), df, sums + i);
   }
   if (o.transposed) {
-    TransposeElements(reinterpret_cast<const uint32_t*>(ordered), kOuterColumns, ranks, columns,
+    TransposeElements(reinterpret_cast<const uint32_t*>(sums), kOuterColumns, ranks, columns,
                       reinterpret_cast<uint32_t*>(o.out + column * o.r + rank), o.r);
+    return;
+  }
+  for (size_t k = 0; k < ranks; ++k) {
+    std::memcpy(o.out + (rank + k) * o.n + column, sums + k * kOuterColumns,
+                columns * sizeof(float));
   }
 }
 
@@ -219,38 +251,63 @@ struct RankTile {
 };
 
 // Multiplies up to kOuterRankTiles tiles of ranks by kOuterColumns columns of their z.
-template <bool kMasked>
+template <bool kSplit, bool kMasked>
 void MultiplyRankTiles(std::span<const RankTile> tiles, size_t column) {
-  alignas(64) uint32_t z[kOuterBlocks * kTilePairs * kOuterColumns];
+  constexpr size_t kBlocks = kOuterBlocks<kSplit>, kPartsOfZ = kSplit ? kParts : 1;
+  alignas(64) uint32_t z[kBlocks * kPartsOfZ * kTilePairs * kOuterColumns];
   alignas(64) float sums[kOuterRankTiles * kOuterSums];
-  const size_t m = tiles[0].outer->m, stride = TiledOuterStride(m);
-  const size_t all_blocks = CeilDiv(m, kTiledRows);
+  const Outer& first = *tiles[0].outer;
+  const size_t stride = TiledOuterStride(first.m, first.operands);
+  const size_t all_blocks = CeilDiv(first.m, kTiledRows);
   std::fill_n(sums, tiles.size() * kOuterSums, 0.0f);
-  for (size_t b = 0; b < all_blocks; b += kOuterBlocks) {
-    const size_t blocks = std::min(kOuterBlocks, all_blocks - b);
-    PairOuterRows<kMasked>(*tiles[0].outer, b * kTiledRows, blocks, column, z);
+  for (size_t b = 0; b < all_blocks; b += kBlocks) {
+    const size_t blocks = std::min(kBlocks, all_blocks - b);
+    if constexpr (kSplit) {
+      SplitOuterRows<kMasked>(first, b * kTiledRows, blocks, column, z);
+    } else {
+      PairOuterRows<kMasked>(first, b * kTiledRows, blocks, column, z);
+    }
     for (size_t t = 0; t < tiles.size(); ++t) {
-      const uint32_t* const v = tiles[t].outer->v + tiles[t].rank * stride + b * kTilePairs;
-      AddRowProducts({v, stride, z, kOuterColumns, blocks * kTilePairs}, kTileRows,
-                     sums + t * kOuterSums);
+      const uint32_t* const v =
+          tiles[t].outer->v + tiles[t].rank * stride + b * kPartsOfZ * kTilePairs;
+      float* const of_tile = sums + t * kOuterSums;
+      TileOperands of = {v, stride, z, kOuterColumns, blocks * kTilePairs};
+      if constexpr (kSplit) {
+        of.parts = kParts;
+        for (size_t c = 0; c < kOuterColumns; c += kBlockTileColumns) {
+          of.w = z + c;
+          MultiplyTiles(of, {}, kTileRows, of_tile + c, kOuterColumns, of_tile + c, kOuterColumns);
+        }
+      } else {
+        AddRowProducts(of, kTileRows, of_tile);
+      }
     }
   }
   for (size_t t = 0; t < tiles.size(); ++t) {
     const Outer& o = *tiles[t].outer;
-    StoreOuter(o, tiles[t].rank, std::min(kTileRows, o.r - tiles[t].rank), column,
-               sums + t * kOuterSums);
+    float* of_tile = sums + t * kOuterSums;
+    alignas(64) float ordered[kOuterSums];
+    if constexpr (!kSplit) {
+      OrderColumns(of_tile, ordered);
+      of_tile = ordered;
+    }
+    StoreOuter(o, tiles[t].rank, std::min(kTileRows, o.r - tiles[t].rank), column, of_tile);
   }
 }
 
-template <bool kMasked>
+template <bool kSplit, bool kMasked>
 void OuterTiles(std::span<const Outer> outers, Range columns) {
   TileRegisters registers;
-  registers.ConfigureRow(kTileRows);
+  if constexpr (kSplit) {
+    registers.ConfigureBlock(kTileRows);
+  } else {
+    registers.ConfigureRow(kTileRows);
+  }
   for (size_t c = columns.begin; c < columns.end; c += kOuterColumns) {
     RankTile tiles[kOuterRankTiles];
     size_t count = 0;
     const auto multiply = [&] {
-      if (count != 0) MultiplyRankTiles<kMasked>({tiles, count}, c);
+      if (count != 0) MultiplyRankTiles<kSplit, kMasked>({tiles, count}, c);
       count = 0;
     };
     for (const Outer& outer : outers) {
@@ -263,48 +320,62 @@ void OuterTiles(std::span<const Outer> outers, Range columns) {
   }
 }
 
-void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst) {
-  alignas(64) uint32_t block[kTilePairs * kTileRows];
-  const size_t stride = TiledOuterStride(m);
-  if (m % kTiledRows != 0) std::fill_n(dst, OuterElements(m, r), 0u);
+void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands operands,
+               uint32_t* dst) {
+  const bool split = operands == Operands::kSplitF32;
+  const size_t stride = TiledOuterStride(m, operands), parts = split ? kParts : 1;
+  if (m % kTiledRows != 0 || (split && r % kTileRows != 0)) {
+    std::fill_n(dst, OuterSize(m, r, operands), 0u);
+  }
   for (size_t i = 0; i < m; i += kTiledRows) {
     const size_t rows = std::min(kTiledRows, m - i);
     for (size_t j = 0; j < r; j += kTileRows) {
-      PairRows(v + i * v_stride + j, v_stride, rows, std::min(kTileRows, r - j), block, kTileRows);
-      TransposeElements(block, kTileRows, CeilDiv(rows, size_t{2}), kTileRows,
-                        dst + j * stride + i / 2, stride);
+      const size_t ranks = std::min(kTileRows, r - j);
+      const float* const from = v + i * v_stride + j;
+      uint32_t* const to = dst + j * stride + i / 2 * parts;
+      if (split) {
+        alignas(64) float block[kTileRows * kTiledRows];
+        TransposeElements(reinterpret_cast<const uint32_t*>(from), v_stride, rows, ranks,
+                          reinterpret_cast<uint32_t*>(block), kTiledRows);
+        for (size_t k = 0; k < ranks; ++k) {
+          SplitRow(block + k * kTiledRows, rows, 1, to + k * stride);
+        }
+      } else {
+        alignas(64) uint32_t block[kTilePairs * kTileRows];
+        PairRows(from, v_stride, rows, ranks, block, kTileRows);
+        TransposeElements(block, kTileRows, CeilDiv(rows, size_t{2}), kTileRows, to, stride);
+      }
     }
   }
 }
 
 #else
 
-void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, uint32_t* dst) {
+void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands, uint32_t* dst) {
   PairRows(v, v_stride, m, r, dst, r);
 }
 
 #endif  // LORA_AMX
 
-void MultiplyOuters(std::span<const Outer> outers, Range columns) {
+template <bool kMasked>
+void MultiplyOutersOf(std::span<const Outer> outers, Range columns) {
 #if LORA_AMX
-  if (outers[0].pairs && outers[0].mask) return OuterTiles<true>(outers, columns);
-  if (outers[0].pairs) return OuterTiles<false>(outers, columns);
-#endif
+  if (outers[0].operands == Operands::kSplitF32) return OuterTiles<true, kMasked>(outers, columns);
+  OuterTiles<false, kMasked>(outers, columns);
+#else
   for (const Outer& outer : outers) {
-    if (outer.pairs) {
-      if (outer.mask) {
-        OuterColumns<true, true>(outer, columns);
-      } else {
-        OuterColumns<true, false>(outer, columns);
-      }
+    if (outer.operands == Operands::kPairs) {
+      OuterColumns<true, kMasked>(outer, columns);
     } else {
-      if (outer.mask) {
-        OuterColumns<false, true>(outer, columns);
-      } else {
-        OuterColumns<false, false>(outer, columns);
-      }
+      OuterColumns<false, kMasked>(outer, columns);
     }
   }
+#endif
+}
+
+void MultiplyOuters(std::span<const Outer> outers, Range columns) {
+  if (outers[0].mask) return MultiplyOutersOf<true>(outers, columns);
+  MultiplyOutersOf<false>(outers, columns);
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

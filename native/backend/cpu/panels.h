@@ -8,6 +8,7 @@
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/context.h"
+#include "backend/cpu/operands.h"
 #include "backend/cpu/pack.h"
 #include "core/maths/ceil_div.h"
 
@@ -27,7 +28,7 @@ constexpr size_t kMaxPassElements = kPassElements + kPassElements / 2;
 constexpr size_t kChunkRows = 1024;
 
 //   acc[row][j] += Σ_e x[row·x_stride + e] · panel[e·width + j]
-// All strides count 32-bit elements.
+// All strides count 32-bit elements in memory.
 struct Step {
   const uint32_t* x = nullptr;
   size_t x_stride = 0;
@@ -48,7 +49,7 @@ struct Pass {
 // y [rows, n] (+)= factor ⊙ Σ passes + bias, by columns. Row 0 of y is row 0 of every step's x and
 // of the masks.
 struct Product {
-  bool pairs = false;  // elements are bf16 pairs, else f32
+  Operands operands = Operands::kF32;
   std::span<const Pass> passes;
   size_t n = 0;
   const float* factor = nullptr;  // [n], or null; not together with `accumulate`
@@ -68,12 +69,20 @@ constexpr size_t kStreams = 4;
 struct ProductScratch {
   float* sums = nullptr;      // [rows or kStreams][PanelWidth()], where some y is bf16
   uint32_t* block = nullptr;  // of a panel, where some W is not read in place
+  size_t block_elements = 0;
   // Takes the scratch of `threads` threads one after the other.
-  static ProductScratch Take(Arena& arena, size_t threads, size_t rows, bool sums, bool block);
+  static ProductScratch Take(Arena& arena, size_t threads, size_t rows, bool sums,
+                             size_t block_elements);
   ProductScratch Of(size_t thread, size_t rows) const;
 };
 
-// Whether products of bf16 pairs use tile registers, for 32 rows at a time (amx-inl.h).
+// Whether a product reads W in place. Where it does not, its scratch has a block of so many
+// elements.
+bool ReadsPanels(Operands operands, const PanelSource& w);
+size_t BlockElements(Operands operands);
+
+// Whether products of bf16 pairs and of split f32 use tile registers, for 32 rows at a time
+// (amx-inl.h).
 bool MultipliesTiles();
 
 // Multiplies tiles [tiles.begin, tiles.end) of `rows` rows by the panels of that range, with the
@@ -98,23 +107,24 @@ struct LowRankRows {
 };
 
 // Multiplies all rows by the panels of that range, each of which comes from memory once, with the
-// scratch of the calling thread. The product has one pass without extra steps and masks, whose x
-// may be anywhere, and overwrites y. The bits of a row depend on that row alone: its change is
-// summed first, element by element, then x·W element by element.
+// scratch of the calling thread. The product is of f32 or of pairs, has one pass without extra
+// steps and masks, whose x may be anywhere, and overwrites y. The bits of a row depend on that row
+// alone: its change is summed first, element by element, then x·W element by element.
 void MultiplyRows(const Product& product, size_t rows, Range panels,
                   std::span<const LowRankRows> low, const ProductScratch& scratch);
 
-// dst [rows][dst_stride] ← x [rows, k] as 32-bit elements, with an odd k padded with zero. f32 x is
-// rounded where `pairs`. dst_stride >= elements.
-void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k, bool pairs,
-                  uint32_t* dst, size_t dst_stride);
+// dst [rows][dst_stride] ← x [rows, k] as elements of the product, with an odd k padded with zero.
+// f32 x is rounded to pairs. dst_stride is at least what a row takes.
+void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k,
+                  Operands operands, uint32_t* dst, size_t dst_stride);
 
-// Cuts a reduction of `elements` into passes of nearly kPassElements, and says how copies of x for
-// them lie in memory: block b is [rows][stride].
+// Cuts a reduction over k into passes of nearly kPassElements, and says how copies of x for them
+// lie in memory: block b is [rows][stride].
 struct Blocks {
+  Operands operands = Operands::kF32;
   size_t elements = 0, count = 0, length = 0, stride = 0;
   Blocks() = default;
-  explicit Blocks(size_t elements);
+  Blocks(size_t k, Operands operands);
   size_t Begin(size_t b) const { return b * length; }
   size_t Length(size_t b) const { return b + 1 < count ? length : elements - b * length; }
   size_t Size(size_t rows) const { return count * rows * stride; }
@@ -136,24 +146,21 @@ struct RowsOfX {
   size_t ld = 0, k = 0;
 };
 
-// Returns whether a product of f32 elements or bf16 pairs can read x where it is, and is not slower
-// for it.
-bool ReadsInPlace(const RowsOfX& x, bool pairs);
+// Returns whether a product can read x where it is, and is not slower for it.
+bool ReadsInPlace(const RowsOfX& x, Operands operands);
 
 // Return `rows` rows of x, which are read where they are, or from the copy that CopyBlocks made.
-BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows,
-                     const uint32_t* copy);
+BlockedRows BlocksOf(const Blocks& blocks, const RowsOfX& x, size_t rows, const uint32_t* copy);
 
 // Copies rows [r.begin, r.end) of x to the rows of the same numbers in blocks of `rows` rows,
 // unless the product reads x where it is.
-void CopyBlocks(const Blocks& blocks, const RowsOfX& x, bool pairs, size_t rows, Range r,
-                uint32_t* copy);
+void CopyBlocks(const Blocks& blocks, const RowsOfX& x, size_t rows, Range r, uint32_t* copy);
 
 // Writes the passes that multiply blocks of x by the panels of W. Returns how many there are.
 size_t BlockPasses(const Blocks& blocks, const BlockedRows& x, const PanelSource& w, Pass* passes);
 
-// Returns the rows per chunk with which blocks of `elements` 32-bit elements per
-// row stay in bounds.
+// Returns the rows per chunk with which blocks of `elements` 32-bit elements per row stay in
+// bounds.
 size_t ChunkRows(size_t rows, size_t elements);
 
 inline size_t Tiles(size_t rows) { return CeilDiv(rows, kTileM); }

@@ -349,11 +349,11 @@ void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
 
 void MultiplyRows(const Product& product, size_t rows, Range panels,
                   std::span<const LowRankRows> low, const ProductScratch& scratch) {
-  if (rows == 1 && product.pairs) {
+  if (rows == 1 && product.operands == Operands::kPairs) {
     MultiplyRow<true>(product, panels, low, scratch);
   } else if (rows == 1) {
     MultiplyRow<false>(product, panels, low, scratch);
-  } else if (product.pairs) {
+  } else if (product.operands == Operands::kPairs) {
 #if LORA_AMX
     MultiplyRowsOfTiles(product, rows, panels, low, scratch);
 #else

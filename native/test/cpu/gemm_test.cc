@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include "test/support/close.h"
@@ -19,6 +20,12 @@ struct Problem {
   int64_t m, n;
   std::vector<int64_t> k;
   bool bias = false, accumulate = false;
+  bool split = false;  // f32 as the CPU multiplies it by frozen weights
+
+  cpu::Operands operands() const {
+    if (dtype == DType::kBF16) return cpu::Operands::kPairs;
+    return split ? cpu::OperandsOf(false) : cpu::Operands::kF32;
+  }
 };
 
 std::vector<std::byte> Panels(const Tensor& w) {
@@ -103,7 +110,7 @@ Tensor Multiply(const Problem& p, const Operands& o, cpu::CpuContext* context,
   }
   Tensor y = p.accumulate ? o.start : Tensor(p.y_dtype, {p.m, p.n});
   cpu::GemmArgs args;
-  args.dtype = p.dtype;
+  args.operands = p.operands();
   args.m = static_cast<size_t>(p.m);
   args.n = args.ldy = static_cast<size_t>(p.n);
   args.segments = segments;
@@ -133,6 +140,11 @@ std::vector<Problem> Problems() {
     problems.push_back({dtype, x, y, 1030, 16, {9}});
     if (y == f32) problems.push_back({dtype, x, y, 9, 66, {40, 3}, true, true});
   }
+  for (size_t i = 0, count = problems.size(); i < count; ++i) {
+    if (problems[i].dtype != f32) continue;
+    problems.push_back(problems[i]);
+    problems.back().split = true;
+  }
   return problems;
 }
 
@@ -160,6 +172,88 @@ TEST_CASE("gemm: real numbers stay within the bound of an f32 sum") {
     }
     const Tensor expected = Of(DType::kF64, {p.m, p.n}, o.exact);
     ForEachSimdTarget([&] { CHECK_CLOSE(Multiply(p, o, &context), expected, bounds); });
+  }
+}
+
+TEST_CASE("gemm: f32 keeps its precision at every magnitude") {
+  cpu::CpuContext context(2);
+  Problem p{DType::kF32, DType::kF32, DType::kF32, 48, 70, {77}};
+  Operands o = Make(p, false);
+  std::vector<double> bounds;
+  for (int64_t i = 0; i < p.m; ++i) {
+    // From 2⁻¹⁰⁰ to 2¹¹⁷.
+    const double scale = std::ldexp(1.0, static_cast<int>(217 * i / (p.m - 1)) - 100);
+    for (int64_t l = 0; l < p.k[0]; ++l)
+      o.x[0].Set(i * p.k[0] + l, scale * o.x[0].at(i * p.k[0] + l));
+    for (int64_t j = 0; j < p.n; ++j) {
+      const size_t at = static_cast<size_t>(i * p.n + j);
+      o.exact[at] *= scale;
+      bounds.push_back(UnitRoundoff(DType::kF32) *
+                       (scale * o.size[at] + 4 * std::fabs(o.exact[at])));
+    }
+  }
+  const Tensor expected = Of(DType::kF64, {p.m, p.n}, o.exact);
+  for (const bool split : {false, true}) {
+    p.split = split;
+    ForEachSimdTarget([&] { CHECK_CLOSE(Multiply(p, o, &context), expected, bounds); });
+  }
+}
+
+TEST_CASE("gemm: f32 weights near the smallest numbers") {
+  cpu::CpuContext context(2);
+  Problem p{DType::kF32, DType::kF32, DType::kF32, 3, 70, {78}};
+  for (const int exponent : {-112, -120, -126, -132, -140}) {
+    CAPTURE(exponent);
+    Operands o = Make(p, false);
+    const double scale = std::ldexp(1.0, exponent);
+    std::vector<double> exact(o.exact.size(), 0), bounds;
+    for (int64_t i = 0; i < o.w[0].numel(); ++i) o.w[0].Set(i, scale * o.w[0].at(i));
+    for (int64_t i = 0; i < p.m * p.n; ++i) {
+      double size = 0;
+      for (int64_t l = 0; l < p.k[0]; ++l) {
+        const double x = o.x[0].at(i / p.n * p.k[0] + l);
+        exact[static_cast<size_t>(i)] += x * o.w[0].at(i % p.n * p.k[0] + l);
+        size += std::fabs(x);
+      }
+      // Parts, products and sums below 2⁻¹²⁶ may count as zero.
+      bounds.push_back(std::ldexp(size + 4 * static_cast<double>(p.k[0]), -126) +
+                       UnitRoundoff(DType::kF32) * scale * o.size[static_cast<size_t>(i)]);
+    }
+    const Tensor expected = Of(DType::kF64, {p.m, p.n}, exact);
+    for (const bool split : {false, true}) {
+      p.split = split;
+      ForEachSimdTarget([&] {
+        CHECK_CLOSE(Multiply(p, o, &context), expected, bounds);
+        CHECK_CLOSE(Multiply(p, o, &context, true), expected, bounds);
+      });
+    }
+  }
+}
+
+TEST_CASE("gemm: the largest f32 are finite, and infinities keep their sign") {
+  cpu::CpuContext context(2);
+  Problem p{DType::kF32, DType::kF32, DType::kF32, 4, 3, {40}};
+  constexpr float kMost = std::numeric_limits<float>::max();
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  Operands o = Make(p, false);
+  // A weight with low parts of either sign.
+  for (int64_t i = 0; i < p.n * p.k[0]; ++i) o.w[0].Set(i, i % 2 == 0 ? 0.3337 : 0.3351);
+  for (int64_t i = 0; i < p.m * p.k[0]; ++i) o.x[0].Set(i, 0);
+  o.x[0].Set(7, static_cast<double>(kMost));
+  o.x[0].Set(p.k[0] + 8, static_cast<double>(-kInfinity));
+  o.x[0].Set(2 * p.k[0] + 9, static_cast<double>(kInfinity));
+  for (const bool split : {false, true}) {
+    p.split = split;
+    ForEachSimdTarget([&] {
+      const Tensor y = Multiply(p, o, &context);
+      for (int64_t j = 0; j < p.n; ++j) {
+        const double largest = o.w[0].at(j * p.k[0] + 7) * static_cast<double>(kMost);
+        CHECK(std::fabs(y.at(j) - largest) <= 4e-7 * largest);
+        CHECK(y.at(p.n + j) == -kInfinity);
+        CHECK(y.at(2 * p.n + j) == kInfinity);
+        CHECK(y.at(3 * p.n + j) == 0);
+      }
+    });
   }
 }
 
@@ -200,7 +294,7 @@ TEST_CASE("gemm: part of a packed matrix, into part of a wider y") {
       const int64_t ldy = width + 9;
       const Tensor y = Zeros(DType::kF32, {m, ldy});
       cpu::GemmArgs args;
-      args.dtype = dtype;
+      args.operands = cpu::OperandsOf(dtype == DType::kBF16);
       args.m = 5;
       args.n = static_cast<size_t>(width) + 2;
       args.segments = {&segment, 1};
@@ -237,7 +331,7 @@ TEST_CASE("gemm: the rows of a packed matrix from n0 on, read transposed") {
         segment.k = static_cast<size_t>(n - n0);
         const Tensor y = Zeros(DType::kF32, {m, k});
         cpu::GemmArgs args;
-        args.dtype = dtype;
+        args.operands = cpu::OperandsOf(dtype == DType::kBF16);
         args.m = 5;
         args.n = args.ldy = static_cast<size_t>(k);
         args.segments = {&segment, 1};
