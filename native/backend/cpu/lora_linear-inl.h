@@ -349,14 +349,13 @@ void UpTransposedTiles(const uint32_t* g, size_t g_stride, Operands operands, si
 
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
                           size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
+  if (operands == Operands::kF32) {
+    return UpTransposedAll<false>(g, g_stride, rows, elements, a, r_padded, add, u);
+  }
 #if LORA_AMX
   UpTransposedTiles(g, g_stride, operands, rows, elements, a, r_padded, add, u);
 #else
-  if (operands == Operands::kPairs) {
-    UpTransposedAll<true>(g, g_stride, rows, elements, a, r_padded, add, u);
-  } else {
-    UpTransposedAll<false>(g, g_stride, rows, elements, a, r_padded, add, u);
-  }
+  UpTransposedAll<true>(g, g_stride, rows, elements, a, r_padded, add, u);
 #endif
 }
 

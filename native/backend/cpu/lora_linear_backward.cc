@@ -78,8 +78,10 @@ BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t t
   const size_t count = args.branches.size();
   const TensorView& rows = count != 0 ? args.g[0] : args.dx;
   plan.pairs = rows.dtype == DType::kBF16;
-  plan.operands = OperandsOf(plan.pairs);
   plan.m = static_cast<size_t>(rows.dim(0));
+  plan.operands = OperandsOf(plan.pairs);
+  // So few rows do not pay for splitting W.
+  if (!plan.pairs && rows.dim(0) <= kFewRows) plan.operands = Operands::kF32;
   plan.in = static_cast<size_t>(count != 0 ? args.branches[0].weight.cols : args.dx.dim(1));
   plan.needs_g = args.dx.defined;
   size_t elements = 0;

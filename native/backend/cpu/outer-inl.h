@@ -359,17 +359,15 @@ void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands, ui
 
 template <bool kMasked>
 void MultiplyOutersOf(std::span<const Outer> outers, Range columns) {
+  if (outers[0].operands == Operands::kF32) {
+    for (const Outer& outer : outers) OuterColumns<false, kMasked>(outer, columns);
+    return;
+  }
 #if LORA_AMX
   if (outers[0].operands == Operands::kSplitF32) return OuterTiles<true, kMasked>(outers, columns);
   OuterTiles<false, kMasked>(outers, columns);
 #else
-  for (const Outer& outer : outers) {
-    if (outer.operands == Operands::kPairs) {
-      OuterColumns<true, kMasked>(outer, columns);
-    } else {
-      OuterColumns<false, kMasked>(outer, columns);
-    }
-  }
+  for (const Outer& outer : outers) OuterColumns<true, kMasked>(outer, columns);
 #endif
 }
 
