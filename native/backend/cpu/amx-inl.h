@@ -20,7 +20,7 @@
 #include <cstdint>
 #include <initializer_list>
 
-#include "backend/cpu/panels.h"
+#include "backend/cpu/operands.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
 
@@ -91,7 +91,7 @@ class TileRegisters {
 
 // x of up to kBlockTileRows rows and kBlockTileColumns columns of a panel, both of `elements`
 // pairs, and where the next part of W is that is fetched meanwhile into the L2 cache, or null:
-// PrefetchedBy(elements) of it. Both are split f32 (panels.h) where `parts`, which W has, is not 0.
+// PrefetchedBy(elements) of it. Both are split f32 (operands.h) where W has `parts`, else 0.
 struct TileOperands {
   const uint32_t* x;
   size_t x_stride;

@@ -428,38 +428,27 @@ void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, siz
 // Rows that are split at a time: whole tiles of pairs.
 constexpr size_t kSplitRows = 2 * kSplitPairs;
 
-// dst [⌈rows / kSplitRows⌉][kParts][kSplitPairs][dst_stride] ← pairs of neighbouring rows of
-// v [rows, columns], split. What is missing to whole tiles and to dst_stride >= columns is zero.
-void SplitPairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
-                   size_t dst_stride) {
+// dst [⌈k / kSplitRows⌉][kParts][kSplitPairs][dst_stride] ← pairs along k of v [k, n], or of
+// v [n, k] if kTransposed, split. What is missing to whole tiles and to dst_stride >= n is zero.
+template <bool kTransposed>
+void SplitAlongK(const float* v, size_t v_stride, size_t k, size_t n, uint32_t* dst,
+                 size_t dst_stride) {
   alignas(64) float piece[kSplitRows * kPanelWidth];
-  for (size_t c = 0; c < dst_stride; c += kPanelWidth) {
-    const size_t width = std::min(kPanelWidth, dst_stride - c);
-    const size_t exist = std::min(width, columns - std::min(columns, c));
+  for (size_t j = 0; j < dst_stride; j += kPanelWidth) {
+    const size_t width = std::min(kPanelWidth, dst_stride - j);
+    const size_t exist = std::min(width, n - std::min(n, j));
     if (exist < width) std::fill_n(piece, kSplitRows * kPanelWidth, 0.0f);
-    for (size_t i = 0; i < rows; i += kSplitRows) {
-      const size_t count = std::min(kSplitRows, rows - i);
-      for (size_t j = 0; j < count; ++j) {
-        std::copy_n(v + (i + j) * v_stride + c, exist, piece + j * kPanelWidth);
+    for (size_t i = 0; i < k; i += kSplitRows) {
+      const size_t count = std::min(kSplitRows, k - i);
+      if constexpr (kTransposed) {
+        TransposeElements(reinterpret_cast<const uint32_t*>(v + j * v_stride + i), v_stride, exist,
+                          count, reinterpret_cast<uint32_t*>(piece), kPanelWidth);
+      } else {
+        for (size_t row = 0; row < count; ++row) {
+          std::copy_n(v + (i + row) * v_stride + j, exist, piece + row * kPanelWidth);
+        }
       }
-      SplitRowPairs(piece, count, width, kParts, dst + i / 2 * kParts * dst_stride + c, dst_stride);
-    }
-  }
-}
-
-// The same of pairs of neighbouring columns of v [rows, columns], transposed.
-void SplitPairColumns(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
-                      size_t dst_stride) {
-  alignas(64) float piece[kSplitRows * kPanelWidth];
-  for (size_t i = 0; i < dst_stride; i += kPanelWidth) {
-    const size_t width = std::min(kPanelWidth, dst_stride - i);
-    const size_t exist = std::min(width, rows - std::min(rows, i));
-    if (exist < width) std::fill_n(piece, kSplitRows * kPanelWidth, 0.0f);
-    for (size_t c = 0; c < columns; c += kSplitRows) {
-      const size_t count = std::min(kSplitRows, columns - c);
-      TransposeElements(reinterpret_cast<const uint32_t*>(v + i * v_stride + c), v_stride, exist,
-                        count, reinterpret_cast<uint32_t*>(piece), kPanelWidth);
-      SplitRowPairs(piece, count, width, kParts, dst + c / 2 * kParts * dst_stride + i, dst_stride);
+      SplitRowPairs(piece, count, width, kParts, dst + i / 2 * kParts * dst_stride + j, dst_stride);
     }
   }
 }
@@ -468,7 +457,7 @@ void SplitPairColumns(const float* v, size_t v_stride, size_t rows, size_t colum
 void NarrowRowsOf(const float* a, size_t n, size_t r, [[maybe_unused]] Operands operands,
                   uint32_t* dst) {
 #if LORA_AMX
-  if (operands == Operands::kSplitF32) return SplitPairRows(a, r, n, r, dst, PaddedRank(r));
+  if (operands == Operands::kSplitF32) return SplitAlongK<false>(a, r, n, r, dst, PaddedRank(r));
 #endif
   PairRows(a, r, n, r, dst, PaddedRank(r));
 }
@@ -476,7 +465,7 @@ void NarrowRowsOf(const float* a, size_t n, size_t r, [[maybe_unused]] Operands 
 void NarrowColumnsOf(const float* b, size_t r, size_t k, [[maybe_unused]] Operands operands,
                      uint32_t* dst) {
 #if LORA_AMX
-  if (operands == Operands::kSplitF32) return SplitPairColumns(b, k, r, k, dst, PaddedRank(r));
+  if (operands == Operands::kSplitF32) return SplitAlongK<true>(b, k, k, r, dst, PaddedRank(r));
 #endif
   PairColumns(b, r, k, dst, PaddedRank(r));
 }
@@ -488,7 +477,7 @@ void PackUpPanel(const float* a, size_t n, size_t r, Operands operands, size_t p
   a += begin * r;
   dst += panel * RankSize(r, operands) * kPanelWidth;
 #if LORA_AMX
-  if (operands == Operands::kSplitF32) return SplitPairColumns(a, r, rows, r, dst, kPanelWidth);
+  if (operands == Operands::kSplitF32) return SplitAlongK<true>(a, r, r, rows, dst, kPanelWidth);
 #endif
   if (operands == Operands::kPairs) {
     PairColumns(a, rows, r, dst, kPanelWidth);
@@ -532,7 +521,8 @@ void PackDownPanel(const float* b, size_t n, size_t r, Operands operands, size_t
   b += begin;
   dst += panel * RankSize(r, operands) * kPanelWidth;
 #if LORA_AMX
-  if (operands == Operands::kSplitF32) return SplitPairRows(b, n, r, columns, dst, kPanelWidth);
+  if (operands == Operands::kSplitF32)
+    return SplitAlongK<false>(b, n, r, columns, dst, kPanelWidth);
 #endif
   const auto load = [&](size_t row, size_t c) HWY_ATTR {
     if (row >= r || c >= columns) return hn::Zero(df);

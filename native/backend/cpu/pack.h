@@ -50,7 +50,7 @@ struct PanelSource {
   const float* scales = nullptr;  // of int8 rows, from the first panel on
   bool expanded = false;          // the format is not that of the product's elements
   bool transposed = false;        // x·W: the rows of W are the reduction, its columns the outputs
-  bool split = false;             // panels of f32 are split already (kSplitF32 in panels.h)
+  bool split = false;             // panels of f32 are split already (kSplitF32 in operands.h)
   size_t columns = 0;             // of W
 
   bool in_place() const { return !transposed && !expanded; }
