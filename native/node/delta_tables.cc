@@ -87,10 +87,7 @@ Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
   table->view = {static_cast<DeltaEntry*>(table->entries->data()), slots, max_rank, sites, dtype};
   table->held.resize(static_cast<size_t>(slots));
   EnqueueEntries(state, *table, 0, std::vector<Incoming>(count));
-  auto shell = std::make_unique<Shell>();
-  shell->kind = Kind::kTable;
-  shell->table = std::move(table);
-  return state.Wrap(std::move(shell));
+  return state.Wrap({.kind = Kind::kTable, .table = std::move(table)});
 }
 
 // What an entry names: where it is, and what keeps it.

@@ -116,8 +116,7 @@ void EnvState::Close() {
   }
   for (Request* request : completed_) delete request;
   completed_.clear();
-  for (Shell* shell : handles_) Destroy(shell);
-  handles_.clear();
+  shells_.ForEach([this](Shell& shell) { Destroy(shell); });
   for (const auto& file : files_) file->Forget(env_);
   files_.clear();
   device_handles_.clear();
@@ -144,13 +143,10 @@ Napi::Value EnvState::OpenDevice(const std::string& name) {
   device->on_bytes = [this](int64_t change) {
     bytes_ += static_cast<size_t>(change);
     peak_bytes_ = std::max(peak_bytes_, bytes_);
-    if (change > 0) bytes_since_poll_ += static_cast<size_t>(change);
+    least_bytes_ = std::min(least_bytes_, bytes_);
   };
   devices_[name] = device;
-  auto shell = std::make_unique<Shell>();
-  shell->kind = Kind::kDevice;
-  shell->device = std::move(device);
-  const Napi::Value handle = Wrap(std::move(shell));
+  const Napi::Value handle = Wrap({.kind = Kind::kDevice, .device = std::move(device)});
   device_handles_[name] = Napi::Reference<Napi::Value>::New(handle, 1);
   return handle;
 }
@@ -192,32 +188,31 @@ void EnvState::WatchCollections() {
   if (made != napi_ok) delete holder;
 }
 
-Napi::Value EnvState::Wrap(std::unique_ptr<Shell> shell) {
+Napi::Value EnvState::Wrap(Shell shell) {
   napi_value external = nullptr;
-  if (napi_create_external(env_, shell.get(), nullptr, nullptr, &external) != napi_ok ||
-      napi_create_reference(env_, external, 0, &shell->weak) != napi_ok)
+  Shell* const kept = shells_.Add(std::move(shell));
+  if (napi_create_external(env_, kept, nullptr, nullptr, &external) != napi_ok ||
+      napi_create_reference(env_, external, 0, &kept->weak) != napi_ok) {
+    shells_.Remove(kept);
     throw Napi::Error::New(env_);
-  if (shell->kind == Kind::kTensor) ++tensors_;
-  shells_.insert(shell.get());
-  handles_.push_back(shell.release());
-  if (++handles_since_poll_ > kPollHandles + handles_.size() / 2 || bytes_since_poll_ > kPollBytes)
+  }
+  if (kept->tensor) ++tensors_;
+  if (++handles_since_poll_ > kPollHandles + shells_.size() / 2 ||
+      bytes_ > least_bytes_ + kPollBytes)
     PollDead();
   return Napi::Value(env_, external);
 }
 
 Napi::Value EnvState::WrapTensor(StoragePtr storage, size_t offset, DType dtype,
                                  const Shape& shape) {
-  auto shell = std::make_unique<Shell>();
-  shell->kind = Kind::kTensor;
-  shell->tensor = std::make_unique<TensorRef>(TensorRef{std::move(storage), offset, dtype, shape});
-  return Wrap(std::move(shell));
+  return Wrap(
+      {.kind = Kind::kTensor, .tensor = TensorRef{std::move(storage), offset, dtype, shape}});
 }
 
 Shell* EnvState::Find(Napi::Value value) {
   void* data = nullptr;
-  if (value.Type() == napi_external) napi_get_value_external(env_, value, &data);
   // A foreign External may point anywhere, so its address is looked up and never dereferenced.
-  return shells_.contains(data) ? static_cast<Shell*>(data) : nullptr;
+  return napi_get_value_external(env_, value, &data) == napi_ok ? shells_.Find(data) : nullptr;
 }
 
 Shell& EnvState::Unwrap(Napi::Value value, Kind kind, const char* op, const char* name) {
@@ -227,7 +222,7 @@ Shell& EnvState::Unwrap(Napi::Value value, Kind kind, const char* op, const char
   return *shell;
 }
 
-TensorRef EnvState::Tensor(Napi::Value value, const char* op, const char* name) {
+const TensorRef& EnvState::Tensor(Napi::Value value, const char* op, const char* name) {
   Shell& shell = Unwrap(value, Kind::kTensor, op, name);
   if (!shell.tensor) Throw("ERR_DISPOSED", op, name, " was disposed");
   return *shell.tensor;
@@ -254,25 +249,21 @@ void EnvState::Release(Shell& shell) {
   shell.program.reset();
 }
 
-void EnvState::Destroy(Shell* shell) {
-  Release(*shell);
-  shells_.erase(shell);
-  napi_delete_reference(env_, shell->weak);
-  delete shell;
+void EnvState::Destroy(Shell& shell) {
+  Release(shell);
+  napi_delete_reference(env_, shell.weak);
+  shells_.Remove(&shell);
 }
 
 void EnvState::PollDead() {
-  handles_since_poll_ = bytes_since_poll_ = 0;
   const Napi::HandleScope scope(env_);
-  size_t kept = 0;
-  for (Shell* shell : handles_) {
+  shells_.ForEach([this](Shell& shell) {
     napi_value value = nullptr;
-    if (napi_get_reference_value(env_, shell->weak, &value) == napi_ok && value == nullptr)
+    if (napi_get_reference_value(env_, shell.weak, &value) == napi_ok && value == nullptr)
       Destroy(shell);
-    else
-      handles_[kept++] = shell;
-  }
-  handles_.resize(kept);
+  });
+  handles_since_poll_ = 0;
+  least_bytes_ = bytes_;
   for (const auto& file : files_) file->Poll(env_);
   DropFiles();
 }
@@ -366,20 +357,20 @@ std::map<std::string, size_t> EnvState::LiveObjects() const {
                                      {"devices", 0},
                                      {"guards", 0},
                                      {"files", 0},
-                                     {"handles", handles_.size()},
+                                     {"handles", shells_.size()},
                                      {"views", 0},
                                      {"mappings", files_.size()},
                                      {"requests", pending_},
                                      {"programs", 0}};
-  for (const Shell* shell : handles_) {
-    if (shell->tensor) ++live["tensors"];
-    if (shell->weight) ++live["weights"];
-    if (shell->table) ++live["tables"];
-    if (shell->device) ++live["devices"];
-    if (shell->guard) ++live["guards"];
-    if (shell->file) ++live["files"];
-    if (shell->program) ++live["programs"];
-  }
+  shells_.ForEach([&](const Shell& shell) {
+    if (shell.tensor) ++live["tensors"];
+    if (shell.weight) ++live["weights"];
+    if (shell.table) ++live["tables"];
+    if (shell.device) ++live["devices"];
+    if (shell.guard) ++live["guards"];
+    if (shell.file) ++live["files"];
+    if (shell.program) ++live["programs"];
+  });
   for (const auto& file : files_) live["views"] += file->views.size();
   return live;
 }

@@ -9,62 +9,12 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <unordered_set>
 #include <vector>
 
-#include "core/ops/delta_table.h"
-#include "core/runtime/program.h"
-#include "core/runtime/storage.h"
 #include "node/mapped_file.h"
+#include "node/shells.h"
 
 namespace lora::node {
-
-class EnvState;
-
-// A reference to storage: what a NativeTensor is.
-struct TensorRef {
-  StoragePtr storage;
-  size_t offset = 0;  // bytes
-  DType dtype = DType::kF32;
-  Shape shape;
-
-  TensorView view() const {
-    return TensorView(static_cast<std::byte*>(storage->data()) + offset, dtype, shape);
-  }
-};
-
-// What a NativeWeight is.
-struct WeightRef {
-  StoragePtr packed;
-  WeightFormat format = WeightFormat::kF32;
-  DType dtype = DType::kF32;  // of the activations
-  int64_t rows = 0, cols = 0;
-};
-
-// What a NativeTable is. It holds the tensors that its entries name, of each slot.
-struct TableRef {
-  StoragePtr entries;
-  DeltaTableView view;
-  std::vector<std::vector<StoragePtr>> held;
-};
-
-enum class Kind : uint8_t { kTensor, kWeight, kTable, kDevice, kGuard, kFile, kProgram };
-
-// What a JavaScript External points at. release() frees the content; the shell itself is freed when
-// a poll finds the External dead (PollDead), or with the environment.
-struct Shell {
-  Kind kind;
-  std::shared_ptr<EnvState> state;
-  napi_ref weak = nullptr;
-  size_t index = 0;  // in the list of live shells
-  std::unique_ptr<TensorRef> tensor;
-  std::shared_ptr<WeightRef> weight;  // calls hold it while they read their arguments
-  std::shared_ptr<TableRef> table;    // likewise
-  std::shared_ptr<Device> device;
-  std::shared_ptr<Guard> guard;
-  std::shared_ptr<FileRef> file;  // null once closed
-  std::shared_ptr<Program> program;
-};
 
 // A promise that a command will settle: with `buffer`, or with undefined.
 struct Request {
@@ -91,22 +41,23 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   void SetLimits(QueueLimits limits);
 
   // ---- handles
-  Napi::Value Wrap(std::unique_ptr<Shell> shell);
+  Napi::Value Wrap(Shell shell);
   Napi::Value WrapTensor(StoragePtr storage, size_t offset, DType dtype, const Shape& shape);
   // Returns the shell of any handle of this add-on, or nullptr.
   Shell* Find(Napi::Value value);
   // Returns the shell of a handle of that kind, released or not; throws ERR_ARGUMENT otherwise.
   Shell& Unwrap(Napi::Value value, Kind kind, const char* op, const char* name);
-  // These also throw ERR_DISPOSED for a released handle. What they return holds the memory:
-  // JavaScript that runs later in the call (a getter, a setter of Object.prototype, a hook for
-  // promises) may release the handle.
-  TensorRef Tensor(Napi::Value value, const char* op, const char* name);
+  // These also throw ERR_DISPOSED for a released handle. JavaScript that runs later in the call (a
+  // getter, a setter of Object.prototype, a hook for promises) may release it: until then the
+  // reference is good, and a copy holds the memory.
+  const TensorRef& Tensor(Napi::Value value, const char* op, const char* name);
   std::shared_ptr<WeightRef> Weight(Napi::Value value, const char* op, const char* name);
   std::shared_ptr<TableRef> Table(Napi::Value value, const char* op, const char* name);
   void Release(Shell& shell);
   // Frees the handles that nobody can reach any more, by asking their weak references. Handles have
   // no finalizers: those do not run in a loop that never yields to the event loop. Called when the
-  // queue is full, when memory is short, after so many new handles, and after garbage collections.
+  // queue is full, when memory is short, after so many new handles, where tensors hold so much more
+  // than they did, and after garbage collections.
   void PollDead();
   // Does the same after making V8 collect all garbage.
   void CollectDead();
@@ -157,7 +108,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
  private:
   void Settle();
   void Close();
-  void Destroy(Shell* shell);
+  void Destroy(Shell& shell);
   void WatchCollections();
   // Makes V8 collect garbage before `bytes` more are taken, where the device would then hold more
   // than twice what it held after the last collection of ours, plus kMostGarbage. The bytes of
@@ -175,13 +126,12 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   std::map<std::string, std::string> injected_;
   int64_t fails_in_ = 0;  // allocations
 
-  std::vector<Shell*> handles_;             // owned
-  std::unordered_set<const void*> shells_;  // the same
+  Shells shells_;
   std::vector<std::shared_ptr<FileRef>> files_;
   size_t files_before_collection_;
   size_t tensors_ = 0, bytes_ = 0, peak_bytes_ = 0;
-  size_t handles_since_poll_ = 0, bytes_since_poll_ = 0;
-  std::map<const Device*, size_t> collect_at_;  // bytes, where they differ from kMostGarbage
+  size_t handles_since_poll_ = 0, least_bytes_ = 0;  // the least that bytes_ was since then
+  std::map<const Device*, size_t> collect_at_;       // bytes, where they differ from kMostGarbage
 
   size_t pending_ = 0;  // requests that are not settled
   napi_threadsafe_function wake_ = nullptr;

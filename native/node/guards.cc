@@ -11,10 +11,8 @@ std::shared_ptr<Guard> GuardOf(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value CreateGuard(const Napi::CallbackInfo& info) {
-  auto shell = std::make_unique<Shell>();
-  shell->kind = Kind::kGuard;
-  shell->guard = std::make_shared<Guard>();
-  return EnvState::Get(info.Env())->Wrap(std::move(shell));
+  return EnvState::Get(info.Env())
+      ->Wrap({.kind = Kind::kGuard, .guard = std::make_shared<Guard>()});
 }
 
 Napi::Value CheckGuard(const Napi::CallbackInfo& info) {

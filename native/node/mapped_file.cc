@@ -59,19 +59,17 @@ std::shared_ptr<const MappedFile> Open(EnvState& state, const std::string& path)
 Napi::Value OpenFile(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   EnvState& state = *EnvState::Get(env);
-  auto shell = std::make_unique<Shell>();
-  shell->kind = Kind::kFile;
-  shell->file = std::make_shared<FileRef>();
+  auto file = std::make_shared<FileRef>();
   try {
-    shell->file->mapping = Open(state, ParseString(info[0], "openFile", "path"));
+    file->mapping = Open(state, ParseString(info[0], "openFile", "path"));
   } catch (const Error& error) {
     // Tag 0: this is not the op that was called last.
     throw MakeError(env, error.code(), error.op(), error.what(), 0);
   }
-  state.KeepFile(shell->file);
+  state.KeepFile(file);
   Napi::Object result = Napi::Object::New(env);
-  result.Set("bytes", Napi::Number::New(env, static_cast<double>(shell->file->mapping->size())));
-  result.Set("file", state.Wrap(std::move(shell)));
+  result.Set("bytes", Napi::Number::New(env, static_cast<double>(file->mapping->size())));
+  result.Set("file", state.Wrap({.kind = Kind::kFile, .file = std::move(file)}));
   return result;
 }
 

@@ -9,7 +9,11 @@ void RequireF16(const Device& device, const char* label) {
 }
 
 OpCall::OpCall(const Napi::CallbackInfo& info, const char* op, const char* label)
-    : env_(info.Env()), state_(*EnvState::Get(info.Env())), op_(op), label_(label) {}
+    : env_(info.Env()), state_(*EnvState::Get(info.Env())), op_(op), label_(label) {
+  constexpr size_t kMost = 16;  // of most ops
+  operands_.reserve(kMost);
+  held_.reserve(kMost);
+}
 
 void OpCall::Join(const std::shared_ptr<Device>& device, const char* name) {
   if (!device_) device_ = device;
@@ -18,7 +22,7 @@ void OpCall::Join(const std::shared_ptr<Device>& device, const char* name) {
 }
 
 TensorView OpCall::Operand(Napi::Value value, const char* name, Access access, Form form) {
-  const TensorRef tensor = state_.Tensor(value, label_, name);
+  const TensorRef& tensor = state_.Tensor(value, label_, name);
   TensorView view = tensor.view();
   if (access == Access::kOut && view.bytes() != tensor.storage->bytes()) access = Access::kInOut;
   Join(tensor.storage->device(), name);

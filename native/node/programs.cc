@@ -36,10 +36,7 @@ Napi::Value EndRecording(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const std::shared_ptr<Program> program = TakeRecording(*DeviceOf(info));
   Prepare(state, *program);
-  auto shell = std::make_unique<Shell>();
-  shell->kind = Kind::kProgram;
-  shell->program = program;
-  return state.Wrap(std::move(shell));
+  return state.Wrap({.kind = Kind::kProgram, .program = program});
 }
 
 Napi::Value AbandonRecording(const Napi::CallbackInfo& info) {

@@ -50,10 +50,8 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
   command.bytes = packed->bytes();
   command.run = backend.op<PackArgs>().plan(args, device->stream().threads()).run;  // no scratch
   state.Enqueue(*device, std::move(command));
-  auto shell = std::make_unique<Shell>();
-  shell->kind = Kind::kWeight;
-  shell->weight = std::make_shared<WeightRef>(WeightRef{packed, format, dtype, rows, cols});
-  return state.Wrap(std::move(shell));
+  auto weight = std::make_shared<WeightRef>(WeightRef{packed, format, dtype, rows, cols});
+  return state.Wrap({.kind = Kind::kWeight, .weight = std::move(weight)});
 }
 
 Napi::Value Release(const Napi::CallbackInfo& info) {

@@ -27,11 +27,13 @@ test('wrong, foreign and released handles are errors; dropped ones are collected
     device: 'ERR_ARGUMENT [add] expected a to be a native tensor but received a native device',
     file: 'ERR_ARGUMENT [read] expected tensor to be a native tensor but received a native file',
     object: 'ERR_ARGUMENT [read] expected tensor to be a native tensor but received an object',
+    foreign: 'ERR_ARGUMENT [read] expected tensor to be a native tensor but received another native object',
     released: 'ERR_DISPOSED [add] b was disposed',
     releasedRead: 'ERR_DISPOSED [read] tensor was disposed',
     otherDevice:
       'ERR_ARGUMENT [add] expected b on cpu (the device of the other operands) but received one on reference',
     clone: true,
+    many: [[1497], [7], [1499]],
     queued: [4],
     collected: [100, 0, 0],
   });

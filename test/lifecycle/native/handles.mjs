@@ -1,4 +1,5 @@
 // Wrong, released and foreign handles; release twice; memory that goes with the handles.
+import net from 'node:net';
 import { complaint, cpu, f32, native, print, rest, values } from './common.mjs';
 
 const x = f32([1, 2]);
@@ -6,11 +7,13 @@ const weight = native.pack(f32([1, 2, 3, 4], [2, 2]), null, 'f32');
 const gone = f32([1]);
 native.release(gone);
 native.release(gone);
+const server = net.createServer().listen(0); // its handle has an External of Node's own
 const report = {
   wrong: await complaint(() => native.binary('add', x, weight, 'f32')),
   device: await complaint(() => native.binary('add', cpu, x, 'f32')),
   file: await complaint(() => native.read(native.openFile(process.execPath).file)),
   object: await complaint(() => native.read({})),
+  foreign: await complaint(() => native.read(server._handle._externalStream)),
   released: await complaint(() => native.binary('add', x, gone, 'f32')),
   releasedRead: await complaint(() => native.read(gone)),
   otherDevice: await complaint(() =>
@@ -18,6 +21,17 @@ const report = {
   ),
   clone: await complaint(() => structuredClone(x)).then((text) => text.includes('could not be cloned')),
 };
+server.close();
+
+// More handles than lie in one block, some of them freed and made again.
+let many = Array.from({ length: 1500 }, (_, i) => f32([i]));
+const kept = many.filter((_, i) => i % 3 === 0);
+many = null;
+globalThis.gc();
+await rest();
+const again = Array.from({ length: 1500 }, (_, i) => f32([i]));
+report.many = [await values(kept[499]), await values(again[7]), await values(again[1499])];
+
 // Work that is queued goes on when its operands are released, and a view keeps the storage.
 const y = native.binary('add', x, x, 'f32');
 const view = native.view(y, 1, []);
