@@ -138,11 +138,11 @@ export function memoryUsage(): MemoryUsage {
 }
 
 /**
- * Resolves when the device's queue is half empty, at once where it is. Who enqueues much awaits it between calls, of which
+ * Resolves when the device's queue is half empty; null where it is. Who enqueues much awaits it between calls, of which
  * some thousand then find room: an op that finds the queue full blocks the event loop.
  */
-export async function roomInQueue(device: Device): Promise<void> {
-  await binding().roomInQueue(nativeDevice(device));
+export function roomInQueue(device: Device): Promise<void> | null {
+  return binding().roomInQueue(nativeDevice(device));
 }
 
 /**

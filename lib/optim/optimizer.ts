@@ -1,6 +1,6 @@
 /** What all optimizers have: groups of parameters, flat state, and failed updates that are reported. */
 import { inspect } from 'node:util';
-import type { NativeGuard, NativeSegment } from '../native/binding';
+import type { NativeGuard, NativeSegment, NativeTensor } from '../native/binding';
 import { alreadyReported, binding, entry } from '../native/calls';
 import { nativeDevice } from '../native/device';
 import { LoRAError } from '../errors';
@@ -65,6 +65,8 @@ export interface Rule<S extends Settings, State extends string = string> {
 interface Slot {
   readonly param: Parameter;
   readonly state: ReadonlyMap<string, Tensor>;
+  /** The native references of its state, as a call takes them. */
+  readonly handles: Record<string, NativeTensor>;
   /** How many updates this parameter has had. */
   steps: number;
 }
@@ -144,7 +146,10 @@ export abstract class Optimizer<S extends Settings = Settings> {
       Object.entries(defaults).map(([name, value]) => [name, own[name] ?? shared[name] ?? value]),
     ) as S;
     const state = new Map<string, Tensor>();
-    const slots = params.map((param) => ({ param, state: new Map<string, Tensor>(), steps: 0 }));
+    const slots = params.map((param) => {
+      const handles: Slot['handles'] = {};
+      return { param, state: new Map<string, Tensor>(), handles, steps: 0 };
+    });
     for (const { name, dtype, length } of this.#rule.state(settings)) {
       const lengths = params.map(({ numel }) => length(numel));
       const total = lengths.reduce((sum, n) => sum + n, 0);
@@ -152,7 +157,10 @@ export abstract class Optimizer<S extends Settings = Settings> {
       state.set(name, flat);
       let offset = 0;
       lengths.forEach((n, i) => {
-        slots[i]!.state.set(name, rawView(flat, offset, [n]));
+        const { state: own, handles } = slots[i]!;
+        const part = rawView(flat, offset, [n]);
+        own.set(name, part);
+        handles[name] = part.handle;
         offset += n;
       });
     }
@@ -187,10 +195,15 @@ export abstract class Optimizer<S extends Settings = Settings> {
     this.#check('step');
     entry(() => {
       binding().checkGuard(this.handle);
-      for (const { param } of this.#groups.flatMap((group) => group.slots))
-        handleOf(param, this.#rule.op, param.name ? `parameter '${param.name}'` : 'a parameter');
+      for (const { param } of this.#slots())
+        if (param.disposed)
+          handleOf(param, this.#rule.op, param.name ? `parameter '${param.name}'` : 'a parameter');
       for (const group of this.#groups) this.#stepGroup(group);
     });
+  }
+
+  *#slots(): Generator<Slot, void, void> {
+    for (const { slots } of this.#groups) yield* slots;
   }
 
   #stepGroup({ slots: all, settings, factor }: Group<S>): void {
@@ -205,10 +218,10 @@ export abstract class Optimizer<S extends Settings = Settings> {
     }
     for (const [steps, slots] of buckets) {
       this.#rule.update({
-        segments: slots.map(({ param, state }) => ({
+        segments: slots.map(({ param, handles }) => ({
+          ...handles,
           param: param.handle,
           grad: param.grad!.handle,
-          ...Object.fromEntries([...state].map(([name, { handle }]) => [name, handle])),
         })),
         settings,
         lr: this.#lr * factor,
@@ -225,7 +238,7 @@ export abstract class Optimizer<S extends Settings = Settings> {
   /** Frees the gradients, and clears a failed update that the program has been told of. */
   zeroGrad(): void {
     this.#check('zeroGrad');
-    for (const { param } of this.#groups.flatMap((g) => g.slots)) {
+    for (const { param } of this.#slots()) {
       param.grad?.dispose();
       param.grad = null;
     }

@@ -79,9 +79,8 @@ export function record(
     release?.();
     return;
   }
-  for (const t of [...inputs.filter((x) => x.requiresGrad), ...outputs]) {
-    if (t.dtype === 'f16') refuseF16Training('autograd');
-  }
+  const f16 = (t: Tensor): boolean => t.dtype === 'f16';
+  if (outputs.some(f16) || inputs.some((t) => f16(t) && t.requiresGrad)) refuseF16Training('autograd');
   const node: Node = {
     id: ++created,
     inputs: inputs.map(sourceOf),

@@ -11,7 +11,8 @@ export async function enqueueInSlices<T>(device: Device, steps: Generator<void, 
   const stack = callerStack();
   const pace = new Pace();
   for (;;) {
-    await roomInQueue(device);
+    const room = roomInQueue(device);
+    if (room) await room; // a promise for each op would cost more than some ops do
     const { done, value } = entry(() => steps.next(), stack);
     if (done) return value;
     if (pace.due) await pace.rest();

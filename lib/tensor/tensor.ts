@@ -7,7 +7,7 @@ import { binding, call } from '../native/calls';
 import type { Device } from '../native/device';
 import { check, numelOf, shapeText } from '../validate';
 import type { DType } from './dtype';
-import { track, untrack } from './scope';
+import { owner, type Scope, track, untrack } from './scope';
 import { Storage } from './storage';
 
 /** What data() gives: the values as floats, or as integers for i32. */
@@ -71,6 +71,8 @@ export class Tensor {
   grad: Tensor | null = null;
   /** For messages; the key in the file, for parameters of an adapter. */
   name?: string;
+  /** @internal */
+  [owner]: Scope | null = null;
   #storage: Storage;
   #edge: Edge | null = null;
   #disposed = false;
@@ -90,7 +92,7 @@ export class Tensor {
     this.handle = storage.handle;
     this.#storage = storage;
     this.dtype = dtype;
-    this.shape = Object.freeze([...shape]);
+    this.shape = Object.isFrozen(shape) ? shape : Object.freeze([...shape]);
     this.device = device;
   }
 
