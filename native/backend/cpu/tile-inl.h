@@ -127,34 +127,58 @@ HWY_INLINE void InterleaveRows(size_t rows, size_t d, size_t padded, const Row& 
 
 // ---- exp ---------------------------------------------------------------------------------------
 
-// Returns eˣ to about 1 ulp for x ≤ 88, and 0 where that is below the normal range; NaN for NaN:
+// xᵢ ← eˣ to about 1 ulp for xᵢ ≤ 88, and 0 where that is below the normal range; NaN for NaN:
 //   x = n·ln 2 + r with |r| ≤ ln 2 / 2
 // n is rounded by adding 1.5·2²³, and with the exponent bias beside it, its low bits are those of
 // 2ⁿ. e^r is a minimax polynomial, whose relative error is 4e-9 with these rounded coefficients.
-HWY_INLINE VF32 ExpBelow88(F32 d, VF32 x) {
+// One step of each vector after the other hides the latency of the steps.
+template <size_t kCount>
+HWY_INLINE void ExpBelow88(F32 d, VF32 (&x)[kCount]) {
   const hn::RebindToUnsigned<F32> du;
   const VF32 bias = hn::Set(d, 12582912.0f + 127.0f);
-  // Of a NaN and a number, the x86 instruction returns its second operand. At −88, 2ⁿ is 0.
-  x = hn::Max(hn::Set(d, -88.0f), x);
-  const VF32 shifted = hn::MulAdd(x, hn::Set(d, 1.44269504f), bias);
-  const VF32 n = hn::Sub(shifted, bias);
-  VF32 r = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x);
-  r = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), r);
-  VF32 p = hn::Set(d, 1.381459879e-3f);
-  p = hn::MulAdd(p, r, hn::Set(d, 8.368716575e-3f));
-  p = hn::MulAdd(p, r, hn::Set(d, 4.166838899e-2f));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.666652113e-1f));
-  p = hn::MulAdd(p, r, hn::Set(d, 4.999999404e-1f));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-  p = hn::MulAdd(p, r, hn::Set(d, 1.0f));
-  return hn::Mul(p, hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted))));
+  VF32 shifted[kCount], p[kCount];
+  const auto step = [&](float coefficient) HWY_ATTR {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kCount; ++i) p[i] = hn::MulAdd(p[i], x[i], hn::Set(d, coefficient));
+  };
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kCount; ++i) {
+    // Of a NaN and a number, the x86 instruction returns its second operand. At −88, 2ⁿ is 0.
+    x[i] = hn::Max(hn::Set(d, -88.0f), x[i]);
+  }
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kCount; ++i) {
+    shifted[i] = hn::MulAdd(x[i], hn::Set(d, 1.44269504f), bias);
+  }
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kCount; ++i) {
+    const VF32 n = hn::Sub(shifted[i], bias);
+    x[i] = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x[i]);
+    x[i] = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), x[i]);
+  }
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kCount; ++i) p[i] = hn::Set(d, 1.381459879e-3f);
+  step(8.368716575e-3f);
+  step(4.166838899e-2f);
+  step(1.666652113e-1f);
+  step(4.999999404e-1f);
+  step(1.0f);
+  step(1.0f);
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kCount; ++i) {
+    x[i] = hn::Mul(p[i], hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted[i]))));
+  }
+}
+HWY_INLINE VF32 ExpBelow88(F32 d, VF32 x) {
+  VF32 one[1] = {x};
+  ExpBelow88(d, one);
+  return one[0];
 }
 
 // The same for every x: +inf above 88.4.
 HWY_INLINE VF32 Exp(F32 d, VF32 x) { return ExpBelow88(d, hn::Min(hn::Set(d, 89.0f), x)); }
 
-// tᵢ ← 2^tᵢ in the same way, for tᵢ ≤ 127. Here n and t − n are exact. Of four vectors, one step of
-// each after the other hides the latency of the steps.
+// tᵢ ← 2^tᵢ in the same way, for tᵢ ≤ 127. Here n and t − n are exact.
 template <size_t kCount>
 HWY_INLINE void Exp2Below127(F32 d, VF32 (&t)[kCount]) {
   const hn::RebindToUnsigned<F32> du;

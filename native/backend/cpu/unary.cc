@@ -41,8 +41,8 @@ struct Gelu {
 };
 struct Silu {
   HWY_INLINE VF32 operator()(F32 d, VF32 x) const {
-    const SigmoidParts sigmoid(d, x);
-    return hn::Mul(sigmoid.x, sigmoid.s);
+    const SigmoidParts<1> sigmoid(d, {x});
+    return hn::Mul(sigmoid.x[0], sigmoid.s[0]);
   }
 };
 
@@ -74,8 +74,9 @@ struct GeluGradient {
 };
 struct SiluGradient {
   HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
-    const SigmoidParts sigmoid(d, x);
-    return hn::Mul(hn::Mul(g, sigmoid.s), hn::MulAdd(sigmoid.x, sigmoid.c, hn::Set(d, 1.0f)));
+    const SigmoidParts<1> sigmoid(d, {x});
+    return hn::Mul(hn::Mul(g, sigmoid.s[0]),
+                   hn::MulAdd(sigmoid.x[0], sigmoid.c[0], hn::Set(d, 1.0f)));
   }
 };
 

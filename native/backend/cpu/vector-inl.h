@@ -105,6 +105,31 @@ HWY_INLINE void WriteTwo(F32, VF32x2 v, hwy::bfloat16_t* p) {
   hn::StoreU(RoundToPairs(v.a, v.b), U32(), reinterpret_cast<uint32_t*>(p));
 }
 
+// Several vectors of memory, in that order where there are more than one.
+template <size_t kCount, class T>
+HWY_INLINE void ReadSeveral(F32 d, const T* p, VF32 (&v)[kCount]) {
+  if constexpr (kCount == 1) {
+    v[0] = ReadVec(d, p);
+  } else {
+    static_assert(kCount % 2 == 0);
+    HWY_UNROLL(4)
+    for (size_t i = 0; i < kCount; i += 2) {
+      const VF32x2 two = ReadTwo(d, p + i * hn::Lanes(d));
+      v[i] = two.a;
+      v[i + 1] = two.b;
+    }
+  }
+}
+template <size_t kCount, class T>
+HWY_INLINE void WriteSeveral(F32 d, const VF32 (&v)[kCount], T* p) {
+  if constexpr (kCount == 1) {
+    WriteVec(d, v[0], p);
+  } else {
+    HWY_UNROLL(4)
+    for (size_t i = 0; i < kCount; i += 2) WriteTwo(d, {v[i], v[i + 1]}, p + i * hn::Lanes(d));
+  }
+}
+
 // y[i] ← f(d, x[i]...) for n elements; operands may be y itself.
 template <class F, class Y, class... X>
 HWY_INLINE void Map(const F& f, size_t n, Y* y, const X*... x) {
@@ -234,15 +259,25 @@ HWY_INLINE VF32 Reciprocal(F32 d, VF32 x) {
 #endif
 }
 
-// s = σ(x) and c = 1 − σ(x) = σ(−x), each accurate by itself, for an x that is raised to −87.3 at
-// least. There σ is the smallest normal number, and products of x and σ vanish beyond.
+// s = σ(x) and c = 1 − σ(x) = σ(−x) of several vectors, each accurate by itself, for an x that is
+// raised to −87.3 at least. There σ is the smallest normal number, and products of x and σ vanish
+// beyond.
+template <size_t kCount>
 struct SigmoidParts {
-  VF32 x, s, c;
-  HWY_INLINE SigmoidParts(F32 d, VF32 argument) {
-    x = hn::Max(hn::Set(d, -87.3f), argument);  // in this order, as in ExpBelow88
-    const VF32 e = ExpBelow88(d, hn::Neg(x));
-    s = Reciprocal(d, hn::Add(e, hn::Set(d, 1.0f)));
-    c = hn::Mul(e, s);
+  VF32 x[kCount], s[kCount], c[kCount];
+  HWY_INLINE SigmoidParts(F32 d, const VF32 (&arguments)[kCount]) {
+    VF32 e[kCount];
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kCount; ++i) {
+      x[i] = hn::Max(hn::Set(d, -87.3f), arguments[i]);  // in this order, as in ExpBelow88
+      e[i] = hn::Neg(x[i]);
+    }
+    ExpBelow88(d, e);
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < kCount; ++i) {
+      s[i] = Reciprocal(d, hn::Add(e[i], hn::Set(d, 1.0f)));
+      c[i] = hn::Mul(e[i], s[i]);
+    }
   }
 };
 
