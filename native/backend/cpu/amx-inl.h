@@ -22,6 +22,7 @@
 
 #include "backend/cpu/operands.h"
 #include "backend/cpu/simd-inl.h"
+#include "core/maths/ceil_div.h"
 #include "hwy/highway.h"
 
 // A function that uses tile registers has LORA_AMX_ATTR, which a lambda inside it would not have.
@@ -89,9 +90,16 @@ class TileRegisters {
   size_t rows_ = 0;  // of the last call; an object has one of the two layouts
 };
 
+// Rows of memory whose lines are written next.
+struct RowsToWrite {
+  const std::byte* at = nullptr;
+  size_t rows = 0, row_bytes = 0, stride_bytes = 0;
+};
+
 // x of up to kBlockTileRows rows and kBlockTileColumns columns of a panel, both of `elements`
 // pairs, and where the next part of W is that is fetched meanwhile into the L2 cache, or null:
-// PrefetchedBy(elements) of it. Both are split f32 (operands.h) where W has `parts`, else 0.
+// PrefetchedBy(elements) of it. The lines of `writes` are fetched too, unless there is not even one
+// whole tile of pairs. Both are split f32 (operands.h) where W has `parts`, else 0.
 struct TileOperands {
   const uint32_t* x;
   size_t x_stride;
@@ -100,6 +108,7 @@ struct TileOperands {
   size_t elements;
   const uint32_t* ahead = nullptr;
   size_t parts = 0;
+  RowsToWrite writes = {};
 };
 // Two lines with each tile of pairs are a whole panel over 512 rows.
 constexpr size_t kAheadLines = 2, kLineElements = 64 / sizeof(uint32_t);
@@ -119,12 +128,11 @@ HWY_INLINE void FetchTile(const uint32_t* at, size_t stride) {
   }
 }
 
-// Fetches the lines of a block of rows that are written next, while their sums are made.
-LORA_AMX_ATTR inline void FetchToWrite(const void* to, size_t rows, size_t row_bytes,
-                                       size_t stride_bytes) {
-  const char* row = static_cast<const char*>(to);
-  for (size_t i = 0; i < rows; ++i, row += stride_bytes) {
-    for (size_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(row + at, 1);
+// Fetches the first rows, and takes them off. All at once would fill the buffers for lines that are
+// on their way, and the tiles would wait.
+LORA_AMX_ATTR HWY_INLINE void FetchToWrite(RowsToWrite& of, size_t rows) {
+  for (size_t i = std::min(rows, of.rows); i != 0; --i, --of.rows, of.at += of.stride_bytes) {
+    for (size_t at = 0; at < of.row_bytes; at += 64) __builtin_prefetch(of.at + at, 1);
   }
 }
 
@@ -269,11 +277,14 @@ LORA_AMX_ATTR HWY_INLINE void AddProductsOf(const TileOperands& of, size_t rows)
   constexpr size_t kStepOfX = kPartsOfW == 0 ? 1 : kParts;
   constexpr size_t kStepOfW = std::max<size_t>(1, kPartsOfW);
   const uint32_t *x = of.x, *w = of.w, *ahead = of.ahead;
+  RowsToWrite writes = of.writes;
+  const size_t writes_of_step = CeilDiv(writes.rows, std::max<size_t>(1, of.elements / kTilePairs));
   size_t e = 0;
   for (; e + kTilePairs <= of.elements; e += kTilePairs) {
     AddStep<kTall, kWide, kPartsOfW>(x, of.x_stride, w, of.w_stride);
     x += kStepOfX * kTilePairs;
     w += kStepOfW * kTilePairs * of.w_stride;
+    FetchToWrite(writes, writes_of_step);
     if (ahead) {
       for (size_t line = 0; line < kAheadLines; ++line, ahead += kLineElements) {
         _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
@@ -369,8 +380,7 @@ HWY_INLINE void MultiplyTiles(const TileOperands& main, const TileOperands& extr
   }
 }
 
-// Fetches a quarter of a tile's pairs of a panel: more at once would fill the buffers for lines
-// that are on their way, and the tiles would wait.
+// Fetches a quarter of a tile's pairs of a panel, because more at once would be too many.
 HWY_INLINE void FetchQuarter(const uint32_t* at) {
   if (!at) return;
   for (size_t i = 0; i < kTilePairs * kPanelWidth / 4; i += kLineElements) {

@@ -309,6 +309,11 @@ HWY_INLINE TileOperands At(TileOperands of, size_t row, size_t column) {
   return of;
 }
 
+template <class T>
+RowsToWrite RowsWritten(const T* y, size_t rows, size_t columns, size_t ldy) {
+  return {reinterpret_cast<const std::byte*>(y), rows, columns * sizeof(T), ldy * sizeof(T)};
+}
+
 // Runs one pass of one panel over rows [rows.begin, rows.end). A pass is summed by itself and then
 // added, which rounds a long sum less than going on from it, and takes no longer.
 void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t panel, Range rows,
@@ -363,10 +368,9 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
       uint16_t* rounded = nullptr;
       if (rounds) {
         rounded = static_cast<uint16_t*>(product.y) + row * product.ldy + column;
-        FetchToWrite(rounded, end - row, columns * sizeof(uint16_t),
-                     product.ldy * sizeof(uint16_t));
+        of_main.writes = RowsWritten(rounded, end - row, columns, product.ldy);
       } else {
-        FetchToWrite(sums, end - row, columns * sizeof(float), of.ld_sums * sizeof(float));
+        of_main.writes = RowsWritten(sums, end - row, columns, of.ld_sums);
       }
       const float* const from = pieces ? piece_sums.of[half / kBlockTileColumns] : nullptr;
       if (whole && !add && !rounds && !pass.mask && !of.factor && !of.bias) {

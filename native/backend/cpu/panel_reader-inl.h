@@ -53,15 +53,19 @@ HWY_INLINE void TransposePairRows(D d, const uint32_t* HWY_RESTRICT row0,
 }
 
 // dst [lanes / 2][2·rows] ← the pairs of src [rows][lanes], whose pairs go along the rows of dst
-// afterwards. lanes is a multiple of 4.
+// afterwards. lanes is a multiple of 4. Meanwhile the same rows are fetched of what lies `ahead`
+// elements behind src, and is read next.
 HWY_INLINE void TransposePairs(const uint32_t* HWY_RESTRICT src, size_t src_stride, size_t rows,
-                               size_t lanes, uint32_t* HWY_RESTRICT dst, size_t dst_stride) {
+                               size_t lanes, uint32_t* HWY_RESTRICT dst, size_t dst_stride,
+                               size_t ahead) {
   for (size_t e = 0; e < rows; e += 2) {
     const uint32_t* row0 = src + e * src_stride;
     const uint32_t* row1 = e + 1 < rows ? row0 + src_stride : row0;
     uint32_t* to = dst + 2 * e;
     size_t l = 0;
     for (; l + kLanes <= lanes; l += kLanes) {
+      hwy::Prefetch(row0 + ahead + l);
+      hwy::Prefetch(row1 + ahead + l);
       TransposePairRows(DU(), row0 + l, row1 + l, to + l / 2 * dst_stride, dst_stride);
     }
     for (; l < lanes; l += 4) {
@@ -225,7 +229,8 @@ HWY_INLINE void TransposePanel(const PanelSource& w, size_t panel, size_t elemen
     }
     uint32_t* dst = block + done / kPer * kPanelWidth;
     if constexpr (kPairs) {
-      TransposePairs(src + lane, kPanelWidth, rows, lanes, dst, kPanelWidth);
+      TransposePairs(src + lane, kPanelWidth, rows, lanes, dst, kPanelWidth,
+                     w.expanded ? 0 : w.stride);
     } else {
       TransposeElements(src + lane, kPanelWidth, rows, lanes, dst, kPanelWidth);
     }
