@@ -259,12 +259,16 @@ HWY_INLINE void StoreSum(VF v, T* y) {
 template <class T>
 HWY_INLINE void StoreBlock(const BlockSums& of, size_t rows, size_t columns, T* y, size_t ldy) {
   const DF df;
-  const bool finished = !of.mask && !of.sums && !of.factor && !of.bias;
-  if (finished && columns == kBlockTileColumns) {
+  if (columns == kBlockTileColumns && !of.mask && !of.factor && !of.bias) {
     for (size_t i = 0; i < rows; ++i) {
       const float* const row = of.products + i * kBlockTileColumns;
-      StoreSum(hn::Load(df, row), y + i * ldy);
-      StoreSum(hn::Load(df, row + kLanes), y + i * ldy + kLanes);
+      VF a = hn::Load(df, row), b = hn::Load(df, row + kLanes);
+      if (of.sums) {
+        a = hn::Add(a, hn::LoadU(df, of.sums + i * of.ld_sums));
+        b = hn::Add(b, hn::LoadU(df, of.sums + i * of.ld_sums + kLanes));
+      }
+      StoreSum(a, y + i * ldy);
+      StoreSum(b, y + i * ldy + kLanes);
     }
     return;
   }
