@@ -39,7 +39,7 @@ export class Updates {
    * @throws ERR_DATA for batches of which nothing counts, ERR_NON_FINITE before the weights change, the reason of the signal between two batches.
    */
   async make(step: number, group: readonly Batch[], signal: AbortSignal | undefined): Promise<StepFigures> {
-    const { lr, maxGradNorm } = this.options;
+    const { lr } = this.options;
     const counted = group.reduce((sum, { labels }) => sum + countedTokens(labels), 0);
     if (counted === 0)
       throw new LoRAError(
@@ -49,7 +49,9 @@ export class Updates {
           op: 'Trainer',
         },
       );
+    const last = group.findLastIndex(({ labels }) => countedTokens(labels) > 0);
     let loss = 0;
+    let gradNorm = Number.NaN;
     let tokens = 0;
     /** The batch whose loss was no number, else the last. */
     let suspect: { batch: number; again: () => Promise<string> } | undefined;
@@ -72,15 +74,15 @@ export class Updates {
           };
           suspect = { batch: i + 1, again };
         }
-        loss += await part.item();
+        // The norm is queued before the last loss is awaited, so that the device goes on.
+        const clipped = (): Promise<number> => (i === last ? this.#clip() : Promise.resolve(gradNorm));
+        const [own, norm] = await Promise.all([part.item(), clipped()]);
+        loss += own;
+        gradNorm = norm;
       } finally {
         part.dispose();
       }
     }
-    await roomInQueue(this.model.device);
-    const norm = clipGradNorm([...this.parameters], maxGradNorm === 0 ? Infinity : maxGradNorm);
-    const gradNorm = await norm.item();
-    norm.dispose();
     if (!Number.isFinite(loss) || !Number.isFinite(gradNorm))
       throw new LoRAError(
         'ERR_NON_FINITE',
@@ -92,6 +94,18 @@ export class Updates {
     this.optimizer.step();
     this.clearGradients();
     return { loss, lr: this.optimizer.lr, gradNorm, tokens };
+  }
+
+  /** Clips the gradients; gives the norm that they had. */
+  async #clip(): Promise<number> {
+    const { maxGradNorm } = this.options;
+    await roomInQueue(this.model.device);
+    const norm = clipGradNorm(this.parameters, maxGradNorm === 0 ? Infinity : maxGradNorm);
+    try {
+      return await norm.item();
+    } finally {
+      norm.dispose();
+    }
   }
 
   /** The options of the forward pass of one batch of a step. */
