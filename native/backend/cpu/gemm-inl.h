@@ -17,13 +17,13 @@
 
 #include <algorithm>
 #include <cstring>
-#include <type_traits>
 
 #include "backend/cpu/amx-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
 #include "backend/cpu/split-inl.h"
+#include "backend/cpu/tile_panel-inl.h"
 #include "core/maths/dtype.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -232,169 +232,6 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
     }
   }
 }
-
-#if LORA_AMX
-
-// What becomes of the sums of a block of a pass.
-struct BlockSums {
-  const float* products;  // [rows][kBlockTileColumns]
-  const uint8_t* mask;    // at the first row, or null
-  size_t mask_stride, column;
-  const float* sums;  // that the products are added to, or null
-  size_t ld_sums;
-  const float* factor;  // at the first column; only with the last pass
-  const float* bias;    // likewise
-};
-
-template <class T>
-HWY_INLINE void StoreSum(VF v, T* y) {
-  if constexpr (std::is_same_v<T, float>) {
-    hn::StoreU(v, DF(), y);
-  } else {
-    StoreBF16(v, y);
-  }
-}
-
-// y [rows][columns] of f32 or bf16 ← the finished sums.
-template <class T>
-HWY_INLINE void StoreBlock(const BlockSums& of, size_t rows, size_t columns, T* y, size_t ldy) {
-  const DF df;
-  if (columns == kBlockTileColumns && !of.mask && !of.factor && !of.bias) {
-    for (size_t i = 0; i < rows; ++i) {
-      const float* const row = of.products + i * kBlockTileColumns;
-      VF a = hn::Load(df, row), b = hn::Load(df, row + kLanes);
-      if (of.sums) {
-        a = hn::Add(a, hn::LoadU(df, of.sums + i * of.ld_sums));
-        b = hn::Add(b, hn::LoadU(df, of.sums + i * of.ld_sums + kLanes));
-      }
-      StoreSum(a, y + i * ldy);
-      StoreSum(b, y + i * ldy + kLanes);
-    }
-    return;
-  }
-  for (size_t j = 0; j < columns; j += kLanes) {
-    const size_t count = std::min(kLanes, columns - j);
-    for (size_t i = 0; i < rows; ++i) {
-      VF v = hn::Load(df, of.products + i * kBlockTileColumns + j);
-      if (of.mask) v = KeepColumns(v, of.mask + i * of.mask_stride, of.column + j);
-      if (of.sums) v = hn::Add(v, hn::LoadN(df, of.sums + i * of.ld_sums + j, count));
-      if (of.factor) v = hn::Mul(v, hn::LoadN(df, of.factor + j, count));
-      if (of.bias) v = hn::Add(v, hn::LoadN(df, of.bias + j, count));
-      if (count == kLanes) {
-        StoreSum(v, y + i * ldy + j);
-        continue;
-      }
-      alignas(64) T part[kLanes];
-      StoreSum(v, part);
-      std::copy_n(part, count, y + i * ldy + j);
-    }
-  }
-}
-
-// Returns all rows of a step and one panel.
-HWY_INLINE TileOperands TileOperandsOf(Operands operands, const Step& step, size_t panel,
-                                       uint32_t* block) {
-  TileOperands of = {step.x, step.x_stride, nullptr, kPanelWidth, step.elements};
-  if (operands == Operands::kSplitF32) {
-    const SplitPanel split = ReadSplitPanel(step, panel, block);
-    of.w = split.pairs;
-    of.parts = split.parts;
-  } else {
-    of.w = ReadPanel<true>(step, panel, block);
-  }
-  return of;
-}
-
-// Returns the operands from a row and a column of the panel on.
-HWY_INLINE TileOperands At(TileOperands of, size_t row, size_t column) {
-  if (of.elements == 0) return of;
-  of.x += row * of.x_stride;
-  of.w += column;
-  return of;
-}
-
-template <class T>
-RowsToWrite RowsWritten(const T* y, size_t rows, size_t columns, size_t ldy) {
-  return {reinterpret_cast<const std::byte*>(y), rows, columns * sizeof(T), ldy * sizeof(T)};
-}
-
-// Runs one pass of one panel over rows [rows.begin, rows.end). A pass is summed by itself and then
-// added, which rounds a long sum less than going on from it, and takes no longer.
-void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t panel, Range rows,
-                          TileRegisters& registers, const ProductScratch& scratch) {
-  const Pass& pass = product.passes[pass_index];
-  const bool last = pass_index + 1 == product.passes.size();
-  const bool add = pass_index != 0 || product.accumulate, rounds = product.y_is_bf16 && last;
-  const bool pieces =
-      product.operands == Operands::kSplitF32 && MultipliesPieces(pass.main, rows.end - rows.begin);
-  PieceSums piece_sums;
-  if (pieces) {
-    registers.ConfigureBlock(rows.end - rows.begin);
-    MultiplyPieces(pass.main, panel, pass.main.x + rows.begin * pass.main.x_stride,
-                   rows.end - rows.begin, piece_sums);
-  }
-  const TileOperands main =
-      TileOperandsOf(product.operands, pieces ? Step() : pass.main, panel, scratch.block);
-  const TileOperands extra = TileOperandsOf(product.operands, pass.extra, panel, nullptr);
-  // What this thread reads next: the rest of the panel, or the next one, which follows it.
-  const uint32_t* ahead = nullptr;
-  if (main.elements != 0 && ReadsPanels(product.operands, pass.main.w)) {
-    ahead = main.w + (product.y_is_bf16 ? main.elements * kPanelWidth : pass.main.w.stride);
-  }
-  const size_t ahead_of_block = ahead ? PrefetchedBy(main.elements) : 0;
-  alignas(64) float products[kBlockTileRows * kBlockTileColumns];
-  for (size_t row = rows.begin, end; row < rows.end; row = end) {
-    end = std::min(rows.end, row + kBlockTileRows);
-    registers.ConfigureBlock(end - row);
-    // The second half of the panel finds the rows of x in the L1 cache.
-    for (size_t half = 0; half < kPanelWidth; half += kBlockTileColumns, ahead += ahead_of_block) {
-      const size_t column = panel * kPanelWidth + half;
-      if (column >= product.n) break;
-      const size_t columns = std::min(kBlockTileColumns, product.n - column);
-      const bool whole = product.y_is_bf16 || columns == kBlockTileColumns;
-      TileOperands of_main = At(main, row, half);
-      of_main.ahead = ahead;
-      const TileOperands of_extra = At(extra, row, half);
-      BlockSums of = {};
-      of.products = products;
-      of.mask_stride = pass.mask_stride;
-      of.column = column;
-      of.factor = last && product.factor ? product.factor + column : nullptr;
-      of.bias = last && product.bias ? product.bias + column : nullptr;
-      float* sums = nullptr;
-      if (product.y_is_bf16) {
-        sums = scratch.sums + (row - rows.begin) * kPanelWidth + half;
-        of.ld_sums = kPanelWidth;
-      } else {
-        sums = static_cast<float*>(product.y) + row * product.ldy + column;
-        of.ld_sums = product.ldy;
-      }
-      uint16_t* rounded = nullptr;
-      if (rounds) {
-        rounded = static_cast<uint16_t*>(product.y) + row * product.ldy + column;
-        of_main.writes = RowsWritten(rounded, end - row, columns, product.ldy);
-      } else {
-        of_main.writes = RowsWritten(sums, end - row, columns, of.ld_sums);
-      }
-      const float* const from = pieces ? piece_sums.of[half / kBlockTileColumns] : nullptr;
-      if (whole && !add && !rounds && !pass.mask && !of.factor && !of.bias) {
-        MultiplyTiles(of_main, of_extra, end - row, from, kBlockTileColumns, sums, of.ld_sums);
-        continue;
-      }
-      MultiplyTiles(of_main, of_extra, end - row, from, kBlockTileColumns, products,
-                    kBlockTileColumns);
-      of.sums = add ? sums : nullptr;
-      of.mask = pass.mask ? pass.mask + row * pass.mask_stride : nullptr;
-      if (rounds) {
-        StoreBlock(of, end - row, columns, rounded, product.ldy);
-      } else {
-        StoreBlock(of, end - row, whole ? kBlockTileColumns : columns, sums, of.ld_sums);
-      }
-    }
-  }
-}
-
-#endif  // LORA_AMX
 
 // Calls of(pass, panel) for the passes of each panel.
 template <class Of>
