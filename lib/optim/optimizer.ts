@@ -197,11 +197,13 @@ export abstract class Optimizer<S extends Settings = Settings> {
       binding().checkGuard(this.handle);
       for (const { param } of this.#slots())
         if (param.disposed)
+          // of thousands, the rest need no name
           handleOf(param, this.#rule.op, param.name ? `parameter '${param.name}'` : 'a parameter');
       for (const group of this.#groups) this.#stepGroup(group);
     });
   }
 
+  /** Those of all groups. */
   *#slots(): Generator<Slot, void, void> {
     for (const { slots } of this.#groups) yield* slots;
   }
@@ -343,8 +345,8 @@ export abstract class Optimizer<S extends Settings = Settings> {
   }
 
   toString(): string {
-    const slots = this.#groups.flatMap((group) => group.slots);
-    const n = slots.reduce((sum, { param }) => sum + numelOf(param.shape), 0);
+    let n = 0;
+    for (const { param } of this.#slots()) n += numelOf(param.shape);
     const groups = this.#groups.length;
     return `${this.#rule.op}(lr ${this.#lr}, ${n} parameters in ${groups} group${groups === 1 ? '' : 's'})`;
   }

@@ -68,7 +68,9 @@ export function track(item: Owned): void {
 
 /** Takes a tensor out of whatever scope owns it. */
 export function untrack(item: Owned): void {
-  item[owner]?.owned.delete(item);
+  const scope = item[owner];
+  if (!scope) return; // keep() takes objects of the program too, which stay as they are
+  scope.owned.delete(item);
   item[owner] = null;
 }
 

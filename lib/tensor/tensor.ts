@@ -71,8 +71,7 @@ export class Tensor {
   grad: Tensor | null = null;
   /** For messages; the key in the file, for parameters of an adapter. */
   name?: string;
-  /** @internal */
-  [owner]: Scope | null = null;
+  #scope: Scope | null = null;
   #storage: Storage;
   #edge: Edge | null = null;
   #disposed = false;
@@ -94,6 +93,15 @@ export class Tensor {
     this.dtype = dtype;
     this.shape = Object.isFrozen(shape) ? shape : Object.freeze([...shape]);
     this.device = device;
+  }
+
+  /** @internal Private, so that a program may freeze a tensor. */
+  get [owner](): Scope | null {
+    return this.#scope;
+  }
+  /** @internal */
+  set [owner](scope: Scope | null) {
+    this.#scope = scope;
   }
 
   /** How many elements there are. */

@@ -75,8 +75,10 @@ export class Updates {
           suspect = { batch: i + 1, again };
         }
         // The norm is queued before the last loss is awaited, so that the device goes on.
-        const clipped = (): Promise<number> => (i === last ? this.#clip() : Promise.resolve(gradNorm));
-        const [own, norm] = await Promise.all([part.item(), clipped()]);
+        const [own, norm] = await Promise.all([
+          part.item(),
+          i === last ? this.#clip() : Promise.resolve(gradNorm),
+        ]);
         loss += own;
         gradNorm = norm;
       } finally {

@@ -167,6 +167,24 @@ describe('tidy', () => {
     expect(kept!.disposed).toBe(false);
   });
 
+  test('frozen tensors are freed and passed on as others are; keep() leaves objects of the program as they are', () => {
+    const frozen = (): Tensor => {
+      const made = make();
+      Object.freeze(made);
+      return made;
+    };
+    let gone: Tensor | undefined;
+    const passed = tidy(() => {
+      gone = frozen();
+      return tidy(frozen);
+    });
+    expect([gone!.disposed, passed.disposed]).toEqual([true, false]);
+    const own = Object.freeze({ dispose: () => undefined });
+    expect(keep(own)).toBe(own);
+    const open = { dispose: () => undefined };
+    expect(Reflect.ownKeys(keep(open))).toEqual(['dispose']);
+  });
+
   test('a result of three scopes belongs to the outermost, whatever lies between', () => {
     let passed: Tensor | undefined;
     tidy(() => {

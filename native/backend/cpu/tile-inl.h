@@ -127,20 +127,35 @@ HWY_INLINE void InterleaveRows(size_t rows, size_t d, size_t padded, const Row& 
 
 // ---- exp ---------------------------------------------------------------------------------------
 
-// xᵢ ← eˣ to about 1 ulp for xᵢ ≤ 88, and 0 where that is below the normal range; NaN for NaN:
-//   x = n·ln 2 + r with |r| ≤ ln 2 / 2
-// n is rounded by adding 1.5·2²³, and with the exponent bias beside it, its low bits are those of
-// 2ⁿ. e^r is a minimax polynomial, whose relative error is 4e-9 with these rounded coefficients.
-// One step of each vector after the other hides the latency of the steps.
-template <size_t kCount>
-HWY_INLINE void ExpBelow88(F32 d, VF32 (&x)[kCount]) {
+// xᵢ ← 2ⁿ·P(xᵢ), where the low bits of `shifted` are n with the exponent bias, and the coefficients
+// of P begin with the highest. One step of each vector after the other hides the latency of the
+// steps.
+template <size_t kCount, class... Floats>
+HWY_INLINE void PolynomialTimesPower(F32 d, VF32 (&x)[kCount], const VF32 (&shifted)[kCount],
+                                     float highest, Floats... coefficients) {
   const hn::RebindToUnsigned<F32> du;
-  const VF32 bias = hn::Set(d, 12582912.0f + 127.0f);
-  VF32 shifted[kCount], p[kCount];
+  VF32 p[kCount];
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kCount; ++i) p[i] = hn::Set(d, highest);
   const auto step = [&](float coefficient) HWY_ATTR {
     HWY_UNROLL(8)
     for (size_t i = 0; i < kCount; ++i) p[i] = hn::MulAdd(p[i], x[i], hn::Set(d, coefficient));
   };
+  (step(coefficients), ...);
+  HWY_UNROLL(8)
+  for (size_t i = 0; i < kCount; ++i) {
+    x[i] = hn::Mul(p[i], hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted[i]))));
+  }
+}
+
+// xᵢ ← e^xᵢ to about 1 ulp for xᵢ ≤ 88, and 0 where that is below the normal range; NaN for NaN:
+//   x = n·ln 2 + r with |r| ≤ ln 2 / 2
+// n is rounded by adding 1.5·2²³, and with the exponent bias beside it, its low bits are those of
+// 2ⁿ. e^r is a minimax polynomial, whose relative error is 4e-9 with these rounded coefficients.
+template <size_t kCount>
+HWY_INLINE void ExpBelow88(F32 d, VF32 (&x)[kCount]) {
+  const VF32 bias = hn::Set(d, 12582912.0f + 127.0f);
+  VF32 shifted[kCount];
   HWY_UNROLL(8)
   for (size_t i = 0; i < kCount; ++i) {
     // Of a NaN and a number, the x86 instruction returns its second operand. At −88, 2ⁿ is 0.
@@ -156,18 +171,8 @@ HWY_INLINE void ExpBelow88(F32 d, VF32 (&x)[kCount]) {
     x[i] = hn::NegMulAdd(n, hn::Set(d, 0.693359375f), x[i]);
     x[i] = hn::NegMulAdd(n, hn::Set(d, -2.12194440e-4f), x[i]);
   }
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kCount; ++i) p[i] = hn::Set(d, 1.381459879e-3f);
-  step(8.368716575e-3f);
-  step(4.166838899e-2f);
-  step(1.666652113e-1f);
-  step(4.999999404e-1f);
-  step(1.0f);
-  step(1.0f);
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kCount; ++i) {
-    x[i] = hn::Mul(p[i], hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted[i]))));
-  }
+  PolynomialTimesPower(d, x, shifted, 1.381459879e-3f, 8.368716575e-3f, 4.166838899e-2f,
+                       1.666652113e-1f, 4.999999404e-1f, 1.0f, 1.0f);
 }
 HWY_INLINE VF32 ExpBelow88(F32 d, VF32 x) {
   VF32 one[1] = {x};
@@ -181,31 +186,16 @@ HWY_INLINE VF32 Exp(F32 d, VF32 x) { return ExpBelow88(d, hn::Min(hn::Set(d, 89.
 // tᵢ ← 2^tᵢ in the same way, for tᵢ ≤ 127. Here n and t − n are exact.
 template <size_t kCount>
 HWY_INLINE void Exp2Below127(F32 d, VF32 (&t)[kCount]) {
-  const hn::RebindToUnsigned<F32> du;
   const VF32 bias = hn::Set(d, 12582912.0f + 127.0f);
-  VF32 shifted[kCount], p[kCount];
-  const auto step = [&](float coefficient) HWY_ATTR {
-    HWY_UNROLL(4)
-    for (size_t i = 0; i < kCount; ++i) p[i] = hn::MulAdd(p[i], t[i], hn::Set(d, coefficient));
-  };
+  VF32 shifted[kCount];
   HWY_UNROLL(4)
   for (size_t i = 0; i < kCount; ++i) t[i] = hn::Max(hn::Set(d, -127.0f), t[i]);
   HWY_UNROLL(4)
   for (size_t i = 0; i < kCount; ++i) shifted[i] = hn::Add(t[i], bias);
   HWY_UNROLL(4)
   for (size_t i = 0; i < kCount; ++i) t[i] = hn::Sub(t[i], hn::Sub(shifted[i], bias));
-  HWY_UNROLL(4)
-  for (size_t i = 0; i < kCount; ++i) p[i] = hn::Set(d, 1.532427996e-4f);
-  step(1.339098089e-3f);
-  step(9.618517943e-3f);
-  step(5.550359562e-2f);
-  step(2.402264774e-1f);
-  step(6.931471825e-1f);
-  step(1.0f);
-  HWY_UNROLL(4)
-  for (size_t i = 0; i < kCount; ++i) {
-    t[i] = hn::Mul(p[i], hn::BitCast(d, hn::ShiftLeft<23>(hn::BitCast(du, shifted[i]))));
-  }
+  PolynomialTimesPower(d, t, shifted, 1.532427996e-4f, 1.339098089e-3f, 9.618517943e-3f,
+                       5.550359562e-2f, 2.402264774e-1f, 6.931471825e-1f, 1.0f);
 }
 HWY_INLINE VF32 Exp2Below127(F32 d, VF32 t) {
   VF32 one[1] = {t};
