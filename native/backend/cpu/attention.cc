@@ -31,18 +31,14 @@ void RunForwardTile(const AttentionCall& args, const AttentionShape& s, const Ro
   ForwardTile<float>(args, s, t, scratch);
 }
 
-void RunDecodeChunk(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
-                    int32_t begin, int32_t end, bool fetched, size_t next_head, float* scratch,
-                    const DecodePartial& out) {
-  if (args.q.dtype == DType::kF32) {
-    return DecodeChunk<DecodeF32<float>>(args, s, t, begin, end, fetched, next_head, scratch, out);
-  }
+void RunDecodeUnits(const AttentionCall& call, const DecodeUnits& units, Range range,
+                    float* scratch) {
+  const DecodeScratch of(call.shape, scratch);
+  if (call.q.dtype == DType::kF32) return DecodeRange<DecodeF32<float>>(call, units, range, of);
 #if LORA_DOT_BF16
-  if (s.d % 2 == 0) {
-    return DecodeChunk<DecodePairs>(args, s, t, begin, end, fetched, next_head, scratch, out);
-  }
+  if (call.shape.d % 2 == 0) return DecodeRange<DecodePairs>(call, units, range, of);
 #endif
-  DecodeChunk<DecodeF32<hwy::bfloat16_t>>(args, s, t, begin, end, fetched, next_head, scratch, out);
+  DecodeRange<DecodeF32<hwy::bfloat16_t>>(call, units, range, of);
 }
 
 void RunCombineChunks(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
@@ -84,7 +80,7 @@ namespace lora::cpu {
 namespace {
 
 HWY_EXPORT(RunForwardTile);
-HWY_EXPORT(RunDecodeChunk);
+HWY_EXPORT(RunDecodeUnits);
 HWY_EXPORT(RunCombineChunks);
 HWY_EXPORT(RunBackwardTile);
 HWY_EXPORT(RunStoreKeyGradients);
@@ -97,28 +93,6 @@ RowTile TileOf(const AttentionShape& s, size_t pair, size_t tile, size_t rows = 
   const size_t first = tile * rows;
   return RowTile(s, pair / s.kv_heads, pair % s.kv_heads, first, std::min(rows, s.rows - first));
 }
-
-// The chunks of keys that the queries of a sequence see.
-struct Chunks {
-  size_t first, count;
-};
-Chunks ChunksOf(const AttentionShape& s, size_t b) {
-  const int64_t position = s.Position(b), end = position + static_cast<int64_t>(s.queries);
-  const int64_t begin = s.window > 0 ? std::max<int64_t>(0, position - s.window + 1) : 0;
-  const size_t first = static_cast<size_t>(begin) / kDecodeChunk;
-  return {first, CeilDiv(static_cast<size_t>(end), kDecodeChunk) - first};
-}
-// The most that a sequence can have, from the sizes of the call alone.
-size_t MostChunks(const AttentionShape& s) {
-  const auto window = static_cast<size_t>(s.window);
-  size_t keys = s.most_keys, more = 0;
-  if (window > 0 && window < keys) {
-    keys = std::min(keys, window + s.queries - 1);
-    more = 1;  // they may begin and end inside a chunk
-  }
-  return CeilDiv(keys, kDecodeChunk) + more;
-}
-size_t DecodeTiles(const AttentionShape& s) { return CeilDiv(s.rows, kDecodeRows); }
 
 // Returns into how many parts the row tiles of one (batch, kv head) are split. Each part has its
 // own sums of dk and dv, so the fewest parts are taken that keep the threads evenly busy.
@@ -151,8 +125,8 @@ size_t ScratchBytes(const AttentionCall& call, int threads) {
   Arena arena;
   if (call.decode) {
     arena.Take<size_t>(s.batch + 1);
-    arena.Take<float>(s.pairs() * DecodeTiles(s) * MostChunks(s) * DecodePartialFloats(s));
-    arena.Take<float>(static_cast<size_t>(threads) * DecodeTaskFloats(s));
+    arena.Take<float>(DecodeUnits::PartialFloats(s));
+    arena.Take<float>(static_cast<size_t>(threads) * DecodeScratch::Floats(s));
   } else {
     arena.Take<float>(static_cast<size_t>(threads) * ForwardTileFloats(s));
   }
@@ -161,45 +135,30 @@ size_t ScratchBytes(const AttentionCall& call, int threads) {
 
 namespace {
 
-// A unit of work is a chunk of the keys of one sequence, one kv head and at most kDecodeRows of its
-// rows. Units are ordered so that the heads of a chunk follow each other, because their keys lie
-// together. A task is all units of a chunk, so that a thread can fetch the keys of its next one
-// early, unless that leaves few tasks for each thread.
+// Units of a task follow each other, so that the keys of the next one are fetched early.
 void RunDecode(const AttentionCall& call, CpuContext* pool, size_t threads, Scratch scratch) {
+  constexpr size_t kTasks = 8;  // of each thread, which even out the time that others take
   const AttentionShape& s = call.shape;
-  const size_t tiles = DecodeTiles(s), heads = s.kv_heads * tiles;
-  const size_t most = MostChunks(s), stride = DecodePartialFloats(s);
   Arena arena(scratch);
-  size_t* starts = arena.Take<size_t>(s.batch + 1);  // the first chunk of each sequence
-  float* partials = arena.Take<float>(s.batch * heads * most * stride);
-  float* task_scratch = arena.Take<float>(threads * DecodeTaskFloats(s));
-  starts[0] = 0;
-  for (size_t b = 0; b < s.batch; ++b) starts[b + 1] = starts[b] + ChunksOf(s, b).count;
-  const size_t chunks = starts[s.batch];
-  const size_t per_task = chunks >= 4 * threads ? heads : 1;
-  const auto run = HWY_DYNAMIC_POINTER(RunDecodeChunk);
-  ParallelFor(pool, chunks * (heads / per_task), [&](size_t task, size_t thread) {
-    const size_t first = task * per_task, number = first / heads;
-    const size_t* next = std::upper_bound(starts, starts + s.batch + 1, number);
-    const size_t b = static_cast<size_t>(next - starts) - 1, chunk = number - starts[b];
-    const auto begin = static_cast<int32_t>((ChunksOf(s, b).first + chunk) * kDecodeChunk);
-    const size_t head = first % heads, end = head + per_task;
-    for (size_t h = head; h < end; ++h) {
-      run(call, s, TileOf(s, b * s.kv_heads + h / tiles, h % tiles, kDecodeRows), begin,
-          begin + static_cast<int32_t>(kDecodeChunk), h > head,
-          h + 1 < end ? (h + 1) / tiles : s.kv_heads, task_scratch + thread * DecodeTaskFloats(s),
-          DecodePartial(s, partials + ((b * heads + h) * most + chunk) * stride));
-    }
+  size_t* const starts = arena.Take<size_t>(s.batch + 1);
+  const DecodeUnits units(s, starts, arena.Take<float>(DecodeUnits::PartialFloats(s)));
+  float* const task_scratch = arena.Take<float>(threads * DecodeScratch::Floats(s));
+  const size_t count = units.count(), tasks = std::min(count, kTasks * threads);
+  const auto run = HWY_DYNAMIC_POINTER(RunDecodeUnits);
+  ParallelFor(pool, tasks, [&](size_t task, size_t thread) {
+    run(call, units, Split(count, tasks, task), task_scratch + thread * DecodeScratch::Floats(s));
   });
   const auto combine = HWY_DYNAMIC_POINTER(RunCombineChunks);
   constexpr size_t kWorthThreads = size_t{1} << 16;  // floats of the partial results
-  ParallelFor(chunks * heads * stride < kWorthThreads ? nullptr : pool, s.batch * heads,
-              [&](size_t task, size_t) {
-                const size_t b = task / heads, head = task % heads;
-                combine(call, s,
-                        TileOf(s, b * s.kv_heads + head / tiles, head % tiles, kDecodeRows),
-                        partials + task * most * stride, stride, ChunksOf(s, b).count);
-              });
+  const size_t heads = units.heads();
+  ParallelFor(
+      count * units.stride() < kWorthThreads ? nullptr : pool, s.batch * heads,
+      [&](size_t task, size_t) {
+        const size_t b = task / heads, head = task % heads;
+        combine(call, s,
+                TileOf(s, b * s.kv_heads + head / units.tiles(), head % units.tiles(), kDecodeRows),
+                units.partials(b, head), units.stride(), units.chunks(b));
+      });
 }
 
 }  // namespace

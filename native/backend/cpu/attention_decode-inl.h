@@ -15,6 +15,7 @@
 #include <limits>
 
 #include "backend/cpu/attention-inl.h"
+#include "backend/cpu/context.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
 
@@ -79,26 +80,39 @@ HWY_INLINE void FetchColumns(const T* row) {
   for (size_t i = 0; i < 2 * kLanes; i += kLine) FetchToL2(row + i);
 }
 
-// scores[r·kKeyTile + j] = q[r]·k[j], for rows of q in the order of Columns. Past `count`, up to
-// the next multiple of 4, scores are written too. Meanwhile as many rows from `ahead` on are
-// fetched.
-template <size_t kRows, class T>
-HWY_NOINLINE void DotRows(size_t d, size_t q_stride, size_t count, const float* HWY_RESTRICT q,
-                          const T* HWY_RESTRICT keys, const T* ahead, size_t stride,
-                          float* HWY_RESTRICT scores) {
+// Calls use(size) with the head dim as a constant where models have it, and with 0 elsewhere.
+template <class Use>
+HWY_INLINE void ForHeadSize(size_t d, const Use& use) {
+  if (d == 64) return use(std::integral_constant<size_t, 64>());
+  if (d == 128) return use(std::integral_constant<size_t, 128>());
+  use(std::integral_constant<size_t, 0>());
+}
+
+// scores[r·kKeyTile + j] = q[r]·k[j], for rows of q in the order of Columns, with kSize or else
+// `any_size` columns. Past `count`, up to the next multiple of 4, scores are written too. Meanwhile
+// as many rows from `ahead` on are fetched.
+template <size_t kRows, size_t kSize, class T>
+HWY_NOINLINE void DotRows(size_t any_size, size_t q_stride, size_t count,
+                          const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys, const T* ahead,
+                          size_t stride, float* HWY_RESTRICT scores) {
   constexpr size_t kKeys = 4;
   const DF df;
   const hn::FixedTag<float, 4> d4;
+  const size_t d = kSize != 0 ? kSize : any_size;
+  const T* key[kKeys];
+  for (size_t n = 0; n < kKeys; ++n) key[n] = keys + n * stride;
   for (size_t j = 0; j < count; j += kKeys) {
-    const T* key[kKeys];
-    for (size_t n = 0; n < kKeys; ++n) key[n] = keys + std::min(j + n, count - 1) * stride;
+    if (HWY_UNLIKELY(count - j < kKeys)) {
+      for (size_t n = 0; n < kKeys; ++n) key[n] = keys + std::min(j + n, count - 1) * stride;
+    }
     VF acc[kRows][kKeys];
     ZeroAccumulators(acc);
+    HWY_UNROLL(8)
     for (size_t i = 0; i < d; i += 2 * kLanes) {
       HWY_UNROLL(4)
       for (size_t n = 0; n < kKeys; ++n) {
-        FetchColumns(ahead + (j + n) * stride + i);
-        const Columns<T> k(key[n] + i, d - i);
+        FetchColumns(ahead + n * stride + i);
+        const Columns<T> k(key[n] + i, kSize != 0 ? 2 * kLanes : d - i);
         HWY_UNROLL(4)
         for (size_t r = 0; r < kRows; ++r) {
           const float* const at = q + r * q_stride + i;
@@ -112,67 +126,100 @@ HWY_NOINLINE void DotRows(size_t d, size_t q_stride, size_t count, const float* 
       const auto sums = SumsOf4(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
       hn::StoreU(sums, d4, scores + r * kKeyTile + j);
     }
+    ahead += kKeys * stride;
+    for (size_t n = 0; n < kKeys; ++n) key[n] += kKeys * stride;
   }
 }
 
-// out [kRows][padded] += P·V, for rows of P that are kKeyTile apart. Meanwhile as many rows from
-// `ahead` on are fetched.
-template <size_t kRows, class T>
-HWY_NOINLINE void AddValues(size_t d, size_t padded, size_t count, const float* HWY_RESTRICT p,
-                            const T* HWY_RESTRICT values, const T* ahead, size_t stride,
-                            float* HWY_RESTRICT out) {
+// How many blocks of 2·kLanes columns are summed at a time: enough sums to hide the latency of a
+// multiply-add, and no more than there are registers for.
+template <size_t kRows, size_t kSize>
+constexpr size_t BlocksOfValues() {
+  constexpr size_t kMostSums = kVectors == 4 ? 24 : 8;
+  size_t blocks = 1;
+  while (4 * kRows * blocks <= kMostSums && 4 * kLanes * blocks <= kSize) blocks *= 2;
+  return blocks;
+}
+
+// out [kRows][padded] += P·V, for rows of P that are kKeyTile apart, with kSize or else `any_size`
+// columns. Meanwhile as many rows from `ahead` on are fetched.
+template <size_t kRows, size_t kSize, class T>
+HWY_NOINLINE void AddValues(size_t any_size, size_t padded, size_t count,
+                            const float* HWY_RESTRICT p, const T* HWY_RESTRICT values,
+                            const T* ahead, size_t stride, float* HWY_RESTRICT out) {
+  constexpr size_t kBlocks = BlocksOfValues<kRows, kSize>(), kWidth = 2 * kLanes;
   const DF df;
-  for (size_t c = 0; c < d; c += 2 * kLanes) {
-    VF acc[kRows][2];
+  const size_t d = kSize != 0 ? kSize : any_size;
+  for (size_t c = 0; c < d; c += kBlocks * kWidth) {
+    VF acc[kRows][2 * kBlocks];
     ZeroAccumulators(acc);
-    for (size_t j = 0; j < count; ++j) {
-      FetchColumns(ahead + j * stride + c);
-      const Columns<T> v(values + j * stride + c, d - c);
+    const T *row = values + c, *fetched = ahead + c;
+    for (size_t j = 0; j < count; ++j, row += stride, fetched += stride) {
+      VF weights[kRows];
       HWY_UNROLL(4)
-      for (size_t r = 0; r < kRows; ++r) {
-        const VF weight = hn::Set(df, p[r * kKeyTile + j]);
-        acc[r][0] = hn::MulAdd(weight, v.first, acc[r][0]);
-        acc[r][1] = hn::MulAdd(weight, v.second, acc[r][1]);
+      for (size_t r = 0; r < kRows; ++r) weights[r] = hn::Set(df, p[r * kKeyTile + j]);
+      HWY_UNROLL(4)
+      for (size_t b = 0; b < kBlocks; ++b) {
+        FetchColumns(fetched + b * kWidth);
+        const Columns<T> v(row + b * kWidth, kSize != 0 ? kWidth : d - c);
+        HWY_UNROLL(4)
+        for (size_t r = 0; r < kRows; ++r) {
+          acc[r][2 * b] = hn::MulAdd(weights[r], v.first, acc[r][2 * b]);
+          acc[r][2 * b + 1] = hn::MulAdd(weights[r], v.second, acc[r][2 * b + 1]);
+        }
       }
     }
     HWY_UNROLL(4)
     for (size_t r = 0; r < kRows; ++r) {
-      const Columns<T> sums = Columns<T>(acc[r][0], acc[r][1]).InOrder();
-      float* const to = out + r * padded + c;
-      hn::StoreU(hn::Add(hn::LoadU(df, to), sums.first), df, to);
-      if (c + kLanes >= d) continue;  // a row may end there
-      hn::StoreU(hn::Add(hn::LoadU(df, to + kLanes), sums.second), df, to + kLanes);
+      HWY_UNROLL(4)
+      for (size_t b = 0; b < kBlocks; ++b) {
+        const Columns<T> sums = Columns<T>(acc[r][2 * b], acc[r][2 * b + 1]).InOrder();
+        float* const to = out + r * padded + c + b * kWidth;
+        hn::StoreU(hn::Add(hn::LoadU(df, to), sums.first), df, to);
+        if (c + b * kWidth + kLanes >= d) continue;  // a row may end there
+        hn::StoreU(hn::Add(hn::LoadU(df, to + kLanes), sums.second), df, to + kLanes);
+      }
     }
   }
+}
+
+// `count` values of a row, of which kWhole ones make a vector; the rest is zero.
+template <bool kWhole>
+HWY_INLINE VU LoadRowPairs(const uint16_t* row, size_t count) {
+  const hn::Repartition<uint16_t, DU> dh;
+  const bool whole = kWhole || count >= 2 * kLanes;
+  return hn::BitCast(DU(), whole ? hn::LoadU(dh, row) : hn::LoadN(dh, row, count));
 }
 
 // The same by pairs, for rows of q that are 2·padded apart, and times `scale`: 4 keys at a time,
 // whose sums are found together. Past `count`, up to the next multiple of 4, scores are written
 // too. Meanwhile as many rows from `ahead` on are fetched.
-template <size_t kRows>
-HWY_NOINLINE void DotRowPairs(size_t d, size_t padded, size_t count, float scale,
+template <size_t kRows, size_t kSize>
+HWY_NOINLINE void DotRowPairs(size_t any_size, size_t padded, size_t count, float scale,
                               const uint16_t* HWY_RESTRICT q, const uint16_t* HWY_RESTRICT keys,
                               const uint16_t* ahead, size_t stride, float* HWY_RESTRICT scores) {
-  constexpr size_t kKeys = 4, kValues = 2 * kLanes;
-  const DU du;
-  const hn::Repartition<uint16_t, DU> dh;
+  constexpr size_t kKeys = 4, kWidth = 2 * kLanes;
   const hn::FixedTag<float, 4> d4;
+  const size_t d = kSize != 0 ? kSize : any_size;
+  const uint16_t* key[kKeys];
+  for (size_t n = 0; n < kKeys; ++n) key[n] = keys + n * stride;
   for (size_t j = 0; j < count; j += kKeys) {
-    const uint16_t* key[kKeys];
-    for (size_t n = 0; n < kKeys; ++n) key[n] = keys + std::min(j + n, count - 1) * stride;
+    if (HWY_UNLIKELY(count - j < kKeys)) {
+      for (size_t n = 0; n < kKeys; ++n) key[n] = keys + std::min(j + n, count - 1) * stride;
+    }
     VF acc[kRows][kKeys];
     ZeroAccumulators(acc);
-    for (size_t i = 0; i < d; i += kValues) {
+    HWY_UNROLL(8)
+    for (size_t i = 0; i < d; i += kWidth) {
       VU kv[kKeys];
       HWY_UNROLL(4)
       for (size_t n = 0; n < kKeys; ++n) {
-        kv[n] = hn::BitCast(
-            du, d - i >= kValues ? hn::LoadU(dh, key[n] + i) : hn::LoadN(dh, key[n] + i, d - i));
-        FetchToL2(ahead + (j + n) * stride + i);
+        kv[n] = LoadRowPairs < kSize != 0 > (key[n] + i, d - i);
+        FetchToL2(ahead + n * stride + i);
       }
       HWY_UNROLL(4)
       for (size_t r = 0; r < kRows; ++r) {
-        const VU qv = hn::BitCast(du, hn::LoadU(dh, q + r * 2 * padded + i));
+        const VU qv = LoadRowPairs<true>(q + r * 2 * padded + i, kWidth);
         HWY_UNROLL(4)
         for (size_t n = 0; n < kKeys; ++n) acc[r][n] = MulAddElements<true>(qv, kv[n], acc[r][n]);
       }
@@ -182,46 +229,58 @@ HWY_NOINLINE void DotRowPairs(size_t d, size_t padded, size_t count, float scale
       const auto sums = SumsOf4(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
       hn::StoreU(hn::Mul(hn::Set(d4, scale), sums), d4, scores + r * kKeyTile + j);
     }
+    ahead += kKeys * stride;
+    for (size_t n = 0; n < kKeys; ++n) key[n] += kKeys * stride;
   }
 }
 
 // out [kRows][padded] += P·V by pairs of keys, for P in bf16 with rows that are kKeyTile apart.
 // Meanwhile as many rows from `ahead` on are fetched.
-template <size_t kRows>
-HWY_NOINLINE void AddValuePairs(size_t d, size_t padded, size_t count,
+template <size_t kRows, size_t kSize>
+HWY_NOINLINE void AddValuePairs(size_t any_size, size_t padded, size_t count,
                                 const uint16_t* HWY_RESTRICT p, const uint16_t* HWY_RESTRICT values,
                                 const uint16_t* ahead, size_t stride, float* HWY_RESTRICT out) {
-  constexpr size_t kWidth = 2 * kLanes;
+  constexpr size_t kBlocks = BlocksOfValues<kRows, kSize>(), kWidth = 2 * kLanes;
   const DF df;
   const DU du;
   const hn::Repartition<uint16_t, DU> dh;
   const auto* pairs = reinterpret_cast<const uint32_t*>(p);
-  for (size_t c = 0; c < d; c += kWidth) {
-    const size_t columns = std::min(kWidth, d - c);
-    const auto load = [&](size_t j) HWY_ATTR {
-      const uint16_t* from = values + j * stride + c;
-      return columns == kWidth ? hn::LoadU(dh, from) : hn::LoadN(dh, from, columns);
-    };
-    VF acc[kRows][2];
+  const size_t d = kSize != 0 ? kSize : any_size;
+  for (size_t c = 0; c < d; c += kBlocks * kWidth) {
+    VF acc[kRows][2 * kBlocks];
     ZeroAccumulators(acc);
-    for (size_t j = 0; j < count; j += 2) {
-      const RowPairs v(load(j), j + 1 < count ? load(j + 1) : hn::Zero(dh));
-      FetchToL2(ahead + j * stride + c);
-      FetchToL2(ahead + (j + 1) * stride + c);
+    const uint16_t *row = values + c, *fetched = ahead + c;
+    for (size_t j = 0; j < count; j += 2, row += 2 * stride, fetched += 2 * stride) {
+      VU weights[kRows];
       HWY_UNROLL(4)
-      for (size_t r = 0; r < kRows; ++r) {
-        const VU pv = hn::Set(du, pairs[r * kKeyTile / 2 + j / 2]);
-        acc[r][0] = MulAddElements<true>(pv, v.lower, acc[r][0]);
-        acc[r][1] = MulAddElements<true>(pv, v.upper, acc[r][1]);
+      for (size_t r = 0; r < kRows; ++r) weights[r] = hn::Set(du, pairs[(r * kKeyTile + j) / 2]);
+      HWY_UNROLL(4)
+      for (size_t b = 0; b < kBlocks; ++b) {
+        const size_t at = b * kWidth;
+        const auto load = [&](const uint16_t* from) HWY_ATTR {
+          return hn::BitCast(dh, LoadRowPairs < kSize != 0 > (from + at, d - c));
+        };
+        const RowPairs v(load(row), j + 1 < count ? load(row + stride) : hn::Zero(dh));
+        FetchToL2(fetched + at);
+        FetchToL2(fetched + stride + at);
+        HWY_UNROLL(4)
+        for (size_t r = 0; r < kRows; ++r) {
+          acc[r][2 * b] = MulAddElements<true>(weights[r], v.lower, acc[r][2 * b]);
+          acc[r][2 * b + 1] = MulAddElements<true>(weights[r], v.upper, acc[r][2 * b + 1]);
+        }
       }
     }
     HWY_UNROLL(4)
     for (size_t r = 0; r < kRows; ++r) {
-      HWY_ALIGN float sums[kWidth];
-      StoreColumns(acc[r][0], acc[r][1], sums);
-      float* to = out + r * padded + c;
-      for (size_t i = 0; i < columns; i += kLanes) {
-        hn::StoreU(hn::Add(hn::LoadU(df, to + i), hn::Load(df, sums + i)), df, to + i);
+      HWY_UNROLL(4)
+      for (size_t b = 0; b < kBlocks; ++b) {
+        HWY_ALIGN float sums[kWidth];
+        StoreColumns(acc[r][2 * b], acc[r][2 * b + 1], sums);
+        float* const to = out + r * padded + c + b * kWidth;
+        const size_t columns = std::min(kWidth, d - c - b * kWidth);
+        for (size_t i = 0; i < columns; i += kLanes) {
+          hn::StoreU(hn::Add(hn::LoadU(df, to + i), hn::Load(df, sums + i)), df, to + i);
+        }
       }
     }
   }
@@ -248,127 +307,162 @@ HWY_INLINE void ForRowBlocks(size_t rows, const Use& use) {
   }
 }
 
-// Does one row's softmax step over scores[0, count), with lanes along the keys; entries outside
-// [lo, hi] are −inf. P replaces the scores or, rounded, is written to `rounded`. Returns the factor
-// that rescales what was summed before.
-HWY_INLINE float OnlineSoftmaxRow(size_t count, float* scores, hwy::bfloat16_t* rounded, float* max,
-                                  float* sum) {
+// Does a step of the online softmax of each row over scores[0, count), in units of ln 2, with lanes
+// along the keys. P goes to store(row, key, lanes). The factors rescale what was summed before.
+template <class Store>
+HWY_INLINE void OnlineSoftmaxRows(size_t rows, size_t count, float* scores,
+                                  const DecodePartial& sums, float* factors, const Store& store) {
   const F32 d;
   const size_t lanes = hn::Lanes(d);
   const VF32 minus_inf = hn::Neg(hn::Inf(d));
   const size_t whole = RoundUp(count, lanes);  // kKeyTile is a multiple of lanes
-  for (size_t j = count; j < whole; ++j) scores[j] = -std::numeric_limits<float>::infinity();
-  VF32 m = minus_inf;
-  for (size_t j = 0; j < whole; j += lanes) m = hn::Max(m, hn::LoadU(d, scores + j));
-  const float new_max = std::max(*max, hn::ReduceMax(d, m));
-  const float base = new_max == -std::numeric_limits<float>::infinity() ? 0.0f : new_max;
-  VF32 total = hn::Zero(d);
-  for (size_t j = 0; j < whole; j += lanes) {
-    const VF32 p = Exp(d, hn::Sub(hn::LoadU(d, scores + j), hn::Set(d, base)));
-    if (rounded) {
-      StoreAct(d, p, rounded + j);
-    } else {
-      hn::StoreU(p, d, scores + j);
-    }
-    total = hn::Add(total, p);
+  HWY_ALIGN float maxima[kTilePad], bases[kTilePad];
+  std::fill(maxima, maxima + kTilePad, -std::numeric_limits<float>::infinity());
+  for (size_t r = 0; r < rows; ++r) {
+    float* const row = scores + r * kKeyTile;
+    for (size_t j = count; j < whole; ++j) row[j] = -std::numeric_limits<float>::infinity();
+    VF32 m = minus_inf;
+    for (size_t j = 0; j < whole; j += lanes) m = hn::Max(m, hn::LoadU(d, row + j));
+    maxima[r] = hn::ReduceMax(d, m);
   }
-  const float factor = std::exp(*max - base);
-  *sum = *sum * factor + hn::ReduceSum(d, total);
-  *max = new_max;
-  return factor;
+  for (size_t r = 0; r < rows; r += lanes) {
+    const VF32 old_max = hn::LoadU(d, sums.max + r);
+    const VF32 max = hn::Max(old_max, hn::Load(d, maxima + r));
+    // For a row that has seen no key yet, the base 0 gives 2^(−inf − 0) = 0 where −inf would give
+    // NaN.
+    const VF32 base = hn::IfThenElse(hn::Eq(max, minus_inf), hn::Zero(d), max);
+    hn::StoreU(max, d, sums.max + r);
+    hn::Store(base, d, bases + r);
+    hn::StoreU(Exp2Below127(d, hn::Sub(old_max, base)), d, factors + r);
+  }
+  for (size_t r = 0; r < rows; ++r) {
+    const float* const row = scores + r * kKeyTile;
+    const VF32 base = hn::Set(d, bases[r]);
+    VF32 total = hn::Zero(d);
+    const auto step = [&](auto vectors, size_t from) HWY_ATTR {
+      constexpr size_t kCount = decltype(vectors)::value;
+      VF32 p[kCount];
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < kCount; ++i)
+        p[i] = hn::Sub(hn::LoadU(d, row + from + i * lanes), base);
+      Exp2Below127(d, p);
+      HWY_UNROLL(4)
+      for (size_t i = 0; i < kCount; ++i) {
+        total = hn::Add(total, p[i]);
+        store(r, from + i * lanes, p[i]);
+      }
+    };
+    size_t j = 0;
+    for (; j + 4 * lanes <= whole; j += 4 * lanes) step(std::integral_constant<size_t, 4>(), j);
+    for (; j < whole; j += lanes) step(std::integral_constant<size_t, 1>(), j);
+    sums.sum[r] = sums.sum[r] * factors[r] + hn::ReduceSum(d, total);
+  }
 }
 
 // ---- the products of a chunk, by what they are computed in -------------------------------------
 
-// q of at most kDecodeRows rows, in scratch, and the sums of their outputs [rows][padded].
+// At most kDecodeRows rows, and the sums of their outputs [rows][padded]. Dot computes the scores
+// [rows][kKeyTile] of a tile of keys, in units of ln 2, and Add adds P·V to the sums; meanwhile as
+// many rows from `ahead` on are fetched.
 struct DecodeRows {
   const AttentionShape& s;
   const RowTile& t;
-  float *q, *out;
+  const DecodeScratch& scratch;
+  float* out;
 };
 
 // f32, or bf16 that is widened in registers.
 template <class Element>
 struct DecodeF32 : DecodeRows {
   using T = Element;
-  static constexpr bool kRounds = false;  // P, which takes the place of the scores
 
   size_t q_stride() const { return RoundUp(s.d, 2 * kLanes); }
   void LoadQuery(const T* from) const {
     const DF df;
-    const VF scale = hn::Set(df, s.scale);
+    const VF scale = hn::Set(df, s.scale * kLog2E);
     for (size_t r = 0; r < t.count; ++r) {
       for (size_t i = 0; i < s.d; i += 2 * kLanes) {
         const Columns<T> row(from + t.offset[r] + i, s.d - i);
-        float* const to = q + r * q_stride() + i;
+        float* const to = scratch.q + r * q_stride() + i;
         hn::StoreU(hn::Mul(scale, row.first), df, to);
         hn::StoreU(hn::Mul(scale, row.second), df, to + kLanes);
       }
     }
   }
-  void Dot(const T* k, const T* ahead, size_t count, float* scores) const {
-    ForRowBlocks(t.count, [&](auto n, size_t r) {
-      DotRows<n()>(s.d, q_stride(), count, q + r * q_stride(), k, ahead, s.key_stride(),
-                   scores + r * kKeyTile);
+  void Dot(const T* k, const T* ahead, size_t count) const {
+    ForHeadSize(s.d, [&](auto size) {
+      ForRowBlocks(t.count, [&](auto n, size_t r) {
+        DotRows<n(), size()>(s.d, q_stride(), count, scratch.q + r * q_stride(), k, ahead,
+                             s.key_stride(), scratch.scores + r * kKeyTile);
+      });
     });
   }
-  void Add(const T* v, const T* ahead, size_t count, const float* p) const {
-    ForRowBlocks(t.count, [&](auto n, size_t r) {
-      AddValues<n()>(s.d, s.padded, count, p + r * kKeyTile, v, ahead, s.key_stride(),
-                     out + r * s.padded);
+  // P takes the place of the scores.
+  HWY_INLINE void StoreP(size_t r, size_t j, VF32 p) const {
+    hn::StoreU(p, F32(), scratch.scores + r * kKeyTile + j);
+  }
+  void Add(const T* v, const T* ahead, size_t count) const {
+    ForHeadSize(s.d, [&](auto size) {
+      ForRowBlocks(t.count, [&](auto n, size_t r) {
+        AddValues<n(), size()>(s.d, s.padded, count, scratch.scores + r * kKeyTile, v, ahead,
+                               s.key_stride(), out + r * s.padded);
+      });
     });
   }
 };
 
-// bf16 where one instruction multiplies pairs. P is rounded to bf16, and follows the scores.
+// bf16 where one instruction multiplies pairs. P is rounded to bf16.
 struct DecodePairs : DecodeRows {
   using T = hwy::bfloat16_t;
-  static constexpr bool kRounds = true;
 
+  T* p() const { return reinterpret_cast<T*>(scratch.p); }
   void LoadQuery(const T* from) const {
-    auto* const pairs = reinterpret_cast<T*>(q);
+    auto* const pairs = reinterpret_cast<T*>(scratch.q);
     for (size_t r = 0; r < t.count; ++r) {
       T* const row = pairs + r * 2 * s.padded;
       std::memcpy(row, from + t.offset[r], s.d * sizeof(T));
       std::memset(row + s.d, 0, (2 * s.padded - s.d) * sizeof(T));
     }
   }
-  void Dot(const T* k, const T* ahead, size_t count, float* scores) const {
-    const auto* const pairs = reinterpret_cast<const uint16_t*>(q);
-    ForRowBlocks(t.count, [&](auto n, size_t r) {
-      DotRowPairs<n()>(s.d, s.padded, count, s.scale, pairs + r * 2 * s.padded, Bits(k),
-                       Bits(ahead), s.key_stride(), scores + r * kKeyTile);
+  void Dot(const T* k, const T* ahead, size_t count) const {
+    const auto* const pairs = reinterpret_cast<const uint16_t*>(scratch.q);
+    ForHeadSize(s.d, [&](auto size) {
+      ForRowBlocks(t.count, [&](auto n, size_t r) {
+        DotRowPairs<n(), size()>(s.d, s.padded, count, s.scale * kLog2E, pairs + r * 2 * s.padded,
+                                 Bits(k), Bits(ahead), s.key_stride(),
+                                 scratch.scores + r * kKeyTile);
+      });
     });
   }
-  void Add(const T* v, const T* ahead, size_t count, const float* p) const {
-    const auto* const rounded = reinterpret_cast<const uint16_t*>(p + kDecodeRows * kKeyTile);
-    ForRowBlocks(t.count, [&](auto n, size_t r) {
-      AddValuePairs<n()>(s.d, s.padded, count, rounded + r * kKeyTile, Bits(v), Bits(ahead),
-                         s.key_stride(), out + r * s.padded);
+  HWY_INLINE void StoreP(size_t r, size_t j, VF32 v) const {
+    StoreAct(F32(), v, p() + r * kKeyTile + j);
+  }
+  void Add(const T* v, const T* ahead, size_t count) const {
+    ForHeadSize(s.d, [&](auto size) {
+      ForRowBlocks(t.count, [&](auto n, size_t r) {
+        AddValuePairs<n(), size()>(s.d, s.padded, count, Bits(p()) + r * kKeyTile, Bits(v),
+                                   Bits(ahead), s.key_stride(), out + r * s.padded);
+      });
     });
   }
 };
 
-// Computes what keys [chunk_begin, chunk_end) contribute to a tile of at most kDecodeRows rows. If
-// there is a head next_head, the caller goes on with its keys of the same chunk. The first tile of
-// keys is fetched already where the caller comes from another head.
+// Computes what the keys of a unit contribute to its rows. The first tile of keys is `fetched`
+// already where the caller comes from another unit; those at `next` follow, or none if it is null.
 template <class Products>
-HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
-                            int32_t chunk_begin, int32_t chunk_end, bool fetched, size_t next_head,
-                            float* scratch, DecodePartial out) {
+HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const DecodeUnit& unit,
+                            bool fetched, const size_t* next, const DecodeScratch& scratch) {
   using T = typename Products::T;
+  const AttentionShape& s = args.shape;
   const F32 d;
   const size_t lanes = hn::Lanes(d);
+  const DecodePartial& out = unit.out;
   const Products products{{s, t, scratch, out.out}};
-  float* const scores = scratch + DecodeQueryFloats(s);
-  auto* const rounded = reinterpret_cast<hwy::bfloat16_t*>(scores + kDecodeRows * kKeyTile);
   products.LoadQuery(args.q.as<const T>());
-  for (size_t r = 0; r < t.count; ++r) {
-    out.max[r] = -std::numeric_limits<float>::infinity();
-    out.sum[r] = 0;
-  }
+  std::fill(out.max, out.max + kTilePad, -std::numeric_limits<float>::infinity());
+  std::fill(out.sum, out.sum + kTilePad, 0.0f);
   std::memset(out.out, 0, t.count * s.padded * sizeof(float));
-  const int32_t begin = std::max(t.begin, chunk_begin), end = std::min(t.end, chunk_end);
+  const int32_t begin = std::max(t.begin, unit.begin), end = std::min(t.end, unit.end);
   const auto tile_end = [&t, end](int32_t from) { return std::min(end, t.TileEnd(from)); };
   const T* const k_src = args.k.as<const T>();
   const T* const v_src = args.v.as<const T>();
@@ -380,29 +474,47 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const AttentionShape& s, 
   }
   for (int32_t from = begin, to; from < end; from = to) {
     to = tile_end(from);
-    const bool seen_whole = t.Sees(from, to) == RowTile::Visible::kAll;
     const size_t count = static_cast<size_t>(to - from);
     const size_t here = s.KeyOffset(t.batch, t.head, static_cast<size_t>(from));
-    // The tile that follows: of this head, or else of the next one. After the last one, this again.
-    const bool next_head_follows = to == end && next_head < s.kv_heads;
-    const size_t ahead_head = next_head_follows ? next_head : t.head;
-    const int32_t ahead_from = to < end ? to : next_head_follows ? begin : from;
-    const size_t ahead = s.KeyOffset(t.batch, ahead_head, static_cast<size_t>(ahead_from));
-    products.Dot(k_src + here, k_src + ahead, count, scores);
-    for (size_t r = 0; r < t.count; ++r) {
-      float* const row = scores + r * kKeyTile;
-      for (int32_t j = from; !seen_whole && j < to; ++j) {
-        if (j < t.lo[r] || j > t.hi[r]) row[j - from] = -std::numeric_limits<float>::infinity();
-      }
-      hwy::bfloat16_t* const p = Products::kRounds ? rounded + r * kKeyTile : nullptr;
-      const float factor = OnlineSoftmaxRow(count, row, p, out.max + r, out.sum + r);
-      if (factor == 1) continue;
-      float* const o = out.out + r * s.padded;
-      for (size_t i = 0; i < s.padded; i += lanes) {
-        hn::StoreU(hn::Mul(hn::LoadU(d, o + i), hn::Set(d, factor)), d, o + i);
+    // The tile that follows, or this one again.
+    const size_t ahead = to < end ? s.KeyOffset(t.batch, t.head, static_cast<size_t>(to))
+                         : next   ? *next
+                                  : here;
+    products.Dot(k_src + here, k_src + ahead, count);
+    if (t.Sees(from, to) != RowTile::Visible::kAll) {
+      for (size_t r = 0; r < t.count; ++r) {
+        float* const row = scratch.scores + r * kKeyTile;
+        for (int32_t j = from; j < to; ++j) {
+          if (j < t.lo[r] || j > t.hi[r]) row[j - from] = -std::numeric_limits<float>::infinity();
+        }
       }
     }
-    products.Add(v_src + here, v_src + ahead, count, scores);
+    HWY_ALIGN float factors[kTilePad];
+    OnlineSoftmaxRows(t.count, count, scratch.scores, out, factors,
+                      [&](size_t r, size_t j, VF32 p) HWY_ATTR { products.StoreP(r, j, p); });
+    for (size_t r = 0; r < t.count; ++r) {
+      if (factors[r] == 1) continue;
+      float* const o = out.out + r * s.padded;
+      const VF32 factor = hn::Set(d, factors[r]);
+      for (size_t i = 0; i < s.padded; i += lanes) {
+        hn::StoreU(hn::Mul(hn::LoadU(d, o + i), factor), d, o + i);
+      }
+    }
+    products.Add(v_src + here, v_src + ahead, count);
+  }
+}
+
+template <class Products>
+HWY_INLINE void DecodeRange(const AttentionCall& args, const DecodeUnits& units, Range range,
+                            const DecodeScratch& scratch) {
+  const AttentionShape& s = args.shape;
+  for (size_t i = range.begin; i < range.end; ++i) {
+    const DecodeUnit unit = units.At(i);
+    const size_t first = unit.tile * kDecodeRows;
+    const RowTile t(s, unit.batch, unit.head, first, std::min(kDecodeRows, s.rows - first));
+    const bool more = i + 1 < range.end;
+    const size_t next = more ? units.FirstKey(units.At(i + 1)) : 0;
+    DecodeChunk<Products>(args, t, unit, i > range.begin, more ? &next : nullptr, scratch);
   }
 }
 
@@ -424,7 +536,7 @@ HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s
     float sum = 0;
     for (size_t c = 0; c < chunks; ++c) {
       const DecodePartial part(s, partials + c * stride);
-      const float factor = std::exp(part.max[r] - base);
+      const float factor = std::exp2(part.max[r] - base);
       sum += factor * part.sum[r];
       const float* p = part.out + r * s.padded;
       for (size_t i = 0; i < s.d; i += lanes) {
@@ -435,7 +547,7 @@ HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s
     RowFromF32(o, s.d, sum == 0 ? 0.0f : 1 / sum, args.y.as<T>() + t.offset[r]);
     if (args.lse) {
       args.lse.as<float>()[t.lse_offset[r]] =
-          sum == 0 ? -std::numeric_limits<float>::infinity() : base + std::log(sum);
+          sum == 0 ? -std::numeric_limits<float>::infinity() : base * kLn2 + std::log(sum);
     }
   }
 }

@@ -188,12 +188,100 @@ struct DecodePartial {
   DecodePartial(const AttentionShape& s, float* p)
       : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kTilePad) {}
 };
-inline size_t DecodeQueryFloats(const AttentionShape& s) {
-  return kDecodeRows * RoundUp(s.d, 2 * kTilePad);
-}
-inline size_t DecodeTaskFloats(const AttentionShape& s) {
-  return DecodeQueryFloats(s) + kDecodeRows * kKeyTile * 3 / 2;  // q, scores, and P as bf16
-}
+// Of one thread.
+struct DecodeScratch {
+  float* q;       // in the layout of the products
+  float* scores;  // [kDecodeRows][kKeyTile]
+  float* p;       // rounded to bf16, where the products want it so
+  static constexpr size_t kScores = kDecodeRows * kKeyTile;
+  static size_t QueryFloats(const AttentionShape& s) {
+    return kDecodeRows * RoundUp(s.d, 2 * kTilePad);
+  }
+  static size_t Floats(const AttentionShape& s) { return QueryFloats(s) + kScores * 3 / 2; }
+  DecodeScratch(const AttentionShape& s, float* at)
+      : q(at), scores(q + QueryFloats(s)), p(scores + kScores) {}
+};
+
+// A unit of work of the decode path: a chunk of the keys of one sequence, one kv head and at most
+// kDecodeRows of its rows.
+struct DecodeUnit {
+  size_t batch, head, tile;  // tile: of the rows
+  int32_t begin, end;        // of the keys, some of which the sequence may not have
+  DecodePartial out;
+};
+
+// The units of a call. The heads of a chunk follow each other, because their keys lie together.
+class DecodeUnits {
+ public:
+  // `starts` has room for [batch + 1] numbers, and `partials` for PartialFloats.
+  DecodeUnits(const AttentionShape& s, size_t* starts, float* partials)
+      : s_(s), starts_(starts), partials_(partials) {
+    starts_[0] = 0;
+    for (size_t b = 0; b < s.batch; ++b) starts_[b + 1] = starts_[b] + ChunksOf(b).count;
+  }
+  static size_t PartialFloats(const AttentionShape& s) {
+    return s.batch * Heads(s) * MostChunks(s) * DecodePartialFloats(s);
+  }
+
+  size_t count() const { return starts_[s_.batch] * heads(); }
+  size_t tiles() const { return Tiles(s_); }  // of the rows of a kv head
+  size_t heads() const { return Heads(s_); }  // tiles of all kv heads
+  size_t chunks(size_t b) const { return ChunksOf(b).count; }
+  // Where the partial results of the chunks of a tile lie, stride() floats apart.
+  float* partials(size_t b, size_t head) const {
+    return partials_ + (b * heads() + head) * MostChunks(s_) * stride();
+  }
+  size_t stride() const { return DecodePartialFloats(s_); }
+
+  DecodeUnit At(size_t i) const {
+    const size_t number = i / heads(), head = i % heads();
+    const size_t* const next = std::upper_bound(starts_, starts_ + s_.batch + 1, number);
+    const size_t b = static_cast<size_t>(next - starts_) - 1, chunk = number - starts_[b];
+    const auto begin = static_cast<int32_t>((ChunksOf(b).first + chunk) * kDecodeChunk);
+    return {b,
+            head / tiles(),
+            head % tiles(),
+            begin,
+            begin + static_cast<int32_t>(kDecodeChunk),
+            DecodePartial(s_, partials(b, head) + chunk * stride())};
+  }
+  // Returns where the first key that a unit may see lies.
+  size_t FirstKey(const DecodeUnit& unit) const {
+    const size_t key = std::max(FirstSeen(unit.batch), static_cast<size_t>(unit.begin));
+    return s_.KeyOffset(unit.batch, unit.head, key);
+  }
+
+ private:
+  struct Chunks {
+    size_t first, count;
+  };
+  static size_t Tiles(const AttentionShape& s) { return CeilDiv(s.rows, kDecodeRows); }
+  static size_t Heads(const AttentionShape& s) { return s.kv_heads * Tiles(s); }
+  // The most that a sequence can have, from the sizes of the call alone.
+  static size_t MostChunks(const AttentionShape& s) {
+    const auto window = static_cast<size_t>(s.window);
+    size_t keys = s.most_keys, more = 0;
+    if (window > 0 && window < keys) {
+      keys = std::min(keys, window + s.queries - 1);
+      more = 1;  // they may begin and end inside a chunk
+    }
+    return CeilDiv(keys, kDecodeChunk) + more;
+  }
+  size_t FirstSeen(size_t b) const {
+    return s_.window > 0 ? static_cast<size_t>(std::max<int64_t>(0, s_.Position(b) - s_.window + 1))
+                         : 0;
+  }
+  // The chunks of keys that the queries of a sequence see.
+  Chunks ChunksOf(size_t b) const {
+    const auto end = static_cast<size_t>(s_.Position(b)) + s_.queries;
+    const size_t first = FirstSeen(b) / kDecodeChunk;
+    return {first, CeilDiv(end, kDecodeChunk) - first};
+  }
+
+  const AttentionShape& s_;
+  size_t* starts_;
+  float* partials_;
+};
 
 inline size_t BackwardTileFloats(const AttentionShape& s) {
   return 5 * kRowTile * s.padded + 2 * kKeyTile * s.padded + 3 * kKeyTile * kRowTile + kStatistics;
