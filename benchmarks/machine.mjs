@@ -5,6 +5,7 @@ import { availableParallelism, cpus, release, totalmem, type } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { addon } from './addon.mjs';
+import { Worker } from './providers/worker.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 
@@ -54,27 +55,36 @@ function program() {
   return { path };
 }
 
-/** What this machine reaches with `threads`: GFLOP/s in f32 and bf16, GB/s of reads. */
+/**
+ * What this machine reaches with `threads`: GFLOP/s of multiply-adds in f32 and bf16, GB/s of reads. It is measured in the rounds of what is
+ * compared with it, for a processor that others share has no speed of its own.
+ */
 export class Ceilings {
-  #path;
-  #threads;
+  #worker;
   /** Why there are none. */
   reason;
-  /** The best that was measured: { f32, bf16, read }; {} where there are none. */
+  /** The best of all measurements: { f32, bf16, read }; {} where there are none. */
   best = {};
 
-  constructor(threads) {
-    this.#threads = threads;
-    ({ path: this.#path, reason: this.reason } = program());
+  static async start(threads) {
+    const ceilings = new Ceilings();
+    const { path, reason } = program();
+    ceilings.reason = reason;
+    if (path) ceilings.#worker = await Worker.start('ceilings', path, [String(threads)]);
+    return ceilings;
   }
 
-  /** Measures again: a ceiling is the best of all runs, since others may have been at work in one. */
-  measure(milliseconds = 600) {
-    if (this.#path === undefined) return;
-    const text = output(this.#path, [String(this.#threads), String(milliseconds)]);
-    if (text === undefined) throw new Error(`${this.#path} failed`);
-    const { f32, bf16, read } = JSON.parse(text);
-    for (const [name, value] of Object.entries({ f32, bf16, read }))
-      this.best[name] = Math.max(this.best[name] ?? 0, value);
+  /** A function that measures one of them, for `interleave` and `inTurns`; undefined where there are none. */
+  of(what, milliseconds = 40) {
+    if (!this.#worker) return undefined;
+    return async () => {
+      const { rate } = await this.#worker.ask({ what, milliseconds });
+      this.best[what] = Math.max(this.best[what] ?? 0, rate);
+      return rate;
+    };
+  }
+
+  async stop() {
+    await this.#worker?.stop();
   }
 }

@@ -20,7 +20,7 @@ import { findModel } from './models.mjs';
 import { profileDecode, profileSteps } from './profile.mjs';
 import { findPython, Rival } from './providers/rival.mjs';
 import { chart } from './report/chart.mjs';
-import { shareOf, ratios } from './report/numbers.mjs';
+import { ratios } from './report/numbers.mjs';
 import { isQuiet } from './report/readme.mjs';
 import { legend, Table } from './report/table.mjs';
 
@@ -79,8 +79,8 @@ if (options.list) {
 
 const begun = performance.now();
 const load = [loadavg()[0]];
-const ceilings = new Ceilings(threads);
-const table = new Table(print, ceilings);
+const ceilings = await Ceilings.start(threads);
+const table = new Table(print);
 const leftOut = [];
 const failures = [];
 const rows = [];
@@ -127,7 +127,7 @@ await rival('openblas', async () => {
   if (!python) throw new Error('it is called from Python, and no python3 was found');
   return Rival.start('openblas_worker.py', python, threads, options.openblas ? [options.openblas] : []);
 });
-ceilings.measure();
+for (const what of ['f32', 'bf16', 'read']) await ceilings.of(what, 300)?.();
 if (ceilings.reason) bench.leaveOut("the machine's ceilings", ceilings.reason);
 
 const about = facts(threads);
@@ -142,12 +142,11 @@ if (!isQuiet({ load, ...about }))
   print(`other programs are at work (load ${load[0].toFixed(2)}): figures will be noisy`);
 
 const minutes = Number(options.minutes ?? (options.quick ? 3 : 30));
-for (const [i, testCase] of cases.entries()) {
+for (const testCase of cases) {
   if (performance.now() - begun > minutes * 60e3) {
     bench.leaveOut(testCase.id, `the run had taken its ${minutes} minutes (--minutes)`);
     continue;
   }
-  if (i % 8 === 7) ceilings.measure(300);
   try {
     await testCase.run(testCase, bench, given);
   } catch (error) {
@@ -157,7 +156,7 @@ for (const [i, testCase] of cases.entries()) {
 }
 await bench.torch?.stop();
 await bench.openblas?.stop();
-ceilings.measure();
+await ceilings.stop();
 load.push(loadavg()[0]);
 
 for (const { what, why } of leftOut) print(`left out: ${what}: ${why}`);
@@ -167,7 +166,7 @@ const flags = tokens
   .map(({ name, value = '' }) => `--${name}${/^\w*$/.test(value) ? ` ${value}` : ` '${value}'`}`.trimEnd());
 const command = ['npm run bench', ...(flags.length > 0 ? ['--', ...flags] : [])].join(' ');
 const results = {
-  schema: 1,
+  schema: 2,
   command,
   ...about,
   rivals: Object.fromEntries(['torch', 'openblas'].filter((n) => bench[n]).map((n) => [n, bench[n].info])),
@@ -175,7 +174,7 @@ const results = {
   load,
   settings: { steps: bench.stepSettings, calls: bench.settings },
   seconds: Math.round((performance.now() - begun) / 1000),
-  rows: rows.map((row) => ({ ...row, ratios: ratios(row), shareOfCeiling: shareOf(row, ceilings.best) })),
+  rows: rows.map((row) => ({ ...row, ratios: ratios(row) })),
   ...(bench.cublas && { cublas: bench.cublas }),
   leftOut,
   failures,

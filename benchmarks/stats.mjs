@@ -15,6 +15,16 @@ export const spread = (values) => ({
   rounds: values.length,
 });
 
+/** The same of `values` ÷ `others`, round by round: what both met at the same time counts in neither. */
+export const ratio = (values, others) => spread(values.map((value, i) => value / others[i]));
+
+/** What a row says of a rival, given the rounds of both: its own figures, and ours ÷ its. */
+export const rivalOf = (ours, values) => ({ ...spread(values), ratio: ratio(ours, values) });
+
+/** The share that the rates of our rounds are of a ceiling in the same rounds; undefined where it was not measured. */
+export const shareOf = (what, rates, ceilings) =>
+  ceilings.length > 0 ? { of: what, ...ratio(rates, ceilings), ceiling: spread(ceilings) } : undefined;
+
 /** ‖got − want‖₂ / ‖want‖₂; NaN never passes `<= bound`. */
 export function distance(got, want) {
   let difference = 0;
@@ -38,9 +48,10 @@ export function checkClose(title, got, want, bound) {
 /**
  * Times the entrants { name, time(iterations, batch) → seconds per call, `iterations` times } in turns: in each round every
  * one of them works for about `budget` seconds, in calls of about 20 ms back to back, after `gap` ms in which the threads of
- * the one before fall asleep. Returns the median of each round by name.
+ * the one before fall asleep. Returns the median of each round by name, and what `ceiling` measured right before and after
+ * the first one.
  */
-export async function interleave(entrants, { rounds, budget, gap }) {
+export async function interleave(entrants, { rounds, budget, gap }, ceiling) {
   const plans = new Map();
   for (const { name, time } of entrants) {
     // A few untimed calls warm up and tell how many fill the budget.
@@ -48,11 +59,23 @@ export async function interleave(entrants, { rounds, budget, gap }) {
     const batch = Math.max(1, Math.round(0.02 / seconds));
     plans.set(name, [Math.max(1, Math.round(budget / seconds / batch)), batch]);
   }
-  const medians = new Map(entrants.map(({ name }) => [name, []]));
+  const times = new Map(entrants.map(({ name }) => [name, []]));
+  const turns = entrants.map(({ name, time }) => async () => {
+    times.get(name).push(median(await time(...plans.get(name))));
+  });
+  return { times, ceilings: await inRounds(turns, { rounds, gap }, ceiling) };
+}
+
+/** Calls the turns of each round after `gap` ms each; answers what `ceiling` measured around the first one of each round. */
+export async function inRounds(turns, { rounds, gap }, ceiling) {
+  const ceilings = [];
   for (let round = 0; round < rounds; round++)
-    for (const { name, time } of entrants) {
+    for (const [i, turn] of turns.entries()) {
       await sleep(gap);
-      medians.get(name).push(median(await time(...plans.get(name))));
+      const around = ceiling && i === 0;
+      const before = around && (await ceiling());
+      await turn(round);
+      if (around) ceilings.push((before + (await ceiling())) / 2);
     }
-  return medians;
+  return ceilings;
 }

@@ -1,7 +1,7 @@
 // Causal grouped-query attention, forward and forward + backward, against scaled_dot_product_attention.
 import inputsOf from '../inputs.cjs';
 import { OursProvider } from '../providers/ours.mjs';
-import { checkClose, interleave, spread } from '../stats.mjs';
+import { checkClose, interleave, rivalOf, shareOf, spread } from '../stats.mjs';
 
 export async function runAttention(testCase, bench) {
   const { torch } = bench;
@@ -16,14 +16,20 @@ export async function runAttention(testCase, bench) {
     for (const what of ['forward', 'step']) {
       const entrants = [{ name: 'ours', time: (...plan) => ours.time(what, ...plan) }];
       if (torch) entrants.push({ name: 'torch', time: (...plan) => torch.time(what, ...plan) });
-      const times = await interleave(entrants, bench.settings);
+      const { times, ceilings } = await interleave(
+        entrants,
+        bench.settings,
+        bench.ceilings.of(testCase.dtype),
+      );
       const { tokens, heads, d } = testCase;
       const products = what === 'forward' ? 2 : 7; // 5 of them in the gradient
       const flops = products * heads * d * tokens * (tokens + 1);
-      const row = { kind: 'attention', case: testCase.id, what, unit: 's', ours: spread(times.get('ours')) };
-      row.rivals = torch ? { torch: spread(times.get('torch')) } : {};
+      const own = times.get('ours');
+      const row = { kind: 'attention', case: testCase.id, what, unit: 's', ours: spread(own) };
+      row.rivals = torch ? { torch: rivalOf(own, times.get('torch')) } : {};
       row.gflops = flops / row.ours.median / 1e9;
-      row.share = { of: testCase.dtype, rate: row.gflops };
+      const rates = own.map((seconds) => flops / seconds / 1e9);
+      row.share = shareOf(testCase.dtype, rates, ceilings);
       bench.add(row);
     }
   } finally {

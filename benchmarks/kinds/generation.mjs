@@ -4,7 +4,7 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { shared } from '../models.mjs';
 import { rivalEnvironment, Worker } from '../providers/worker.mjs';
-import { spread } from '../stats.mjs';
+import { median, rivalOf, shareOf, spread } from '../stats.mjs';
 import { inTurns, processes, startOurs, stopAll } from './whole_model.mjs';
 
 /** Ids of a prompt; of another one in each round, since the engine knows the beginnings that it has read. */
@@ -35,23 +35,26 @@ export async function runGeneration(testCase, bench) {
     // Takes the memory, and reads the prompt of decode; a prefill is timed with prompts that are new.
     const warmUp = { ids: prompt(length, vocabSize, 0), tokens };
     for (const worker of workers.values()) await worker.ask(warmUp);
-    const answers = await inTurns(workers, request, bench.stepSettings);
+    const ceiling = decode ? bench.ceilings.of('read') : undefined;
+    const { answers, ceilings } = await inTurns(workers, request, bench.stepSettings, ceiling);
 
     const row = { kind: 'generation', case: testCase.id, what, unit: 's', rivals: {} };
-    const milliseconds = answers.get('ours').map((answer) => answer[`${what}Ms`]);
-    row.ours = spread(milliseconds.map((ms) => ms / 1000));
+    const seconds = answers.get('ours').map((answer) => answer[`${what}Ms`] / 1000);
+    row.ours = spread(seconds);
     row.tokens = decode ? tokens - 1 : length;
     const rival = answers.get('torch');
     if (rival) {
-      row.rivals.torch = spread(rival.map(({ ms }) => ms / 1000));
+      const theirs = rival.map(({ ms }) => ms / 1000);
+      row.rivals.torch = rivalOf(seconds, theirs);
       checkIds(testCase, answers);
     }
     if (decode) {
       // Each token reads the weights once, as they are in the file, and the keys and values before it.
       const weights = statSync(join(found.dir, 'model.safetensors')).size;
       const cache = kvWidth * (length + tokens / 2) * (dtype === 'f32' ? 4 : 2);
-      row.gbps = ((weights + cache) * row.tokens) / row.ours.median / 1e9;
-      row.share = { of: 'read', rate: row.gbps };
+      const rates = seconds.map((time) => ((weights + cache) * row.tokens) / time / 1e9);
+      row.gbps = median(rates);
+      row.share = shareOf('read', rates, ceilings);
     }
     bench.add(row);
   } finally {

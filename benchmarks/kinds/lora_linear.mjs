@@ -2,7 +2,7 @@
 // its best form, OpenBLAS in three calls, and the reference where the case is small.
 import inputsOf from '../inputs.cjs';
 import { OursProvider } from '../providers/ours.mjs';
-import { checkClose, interleave, median, spread } from '../stats.mjs';
+import { checkClose, interleave, median, ratio, rivalOf, shareOf, spread } from '../stats.mjs';
 
 /** Work by the formula: operations of the products, and bytes of the operands of a forward pass. */
 function workOf({ m, in: k, out, r, dtype }) {
@@ -48,21 +48,25 @@ async function timeCase(what, testCase, bench, { ours, torch, openblas, referenc
   const { torch: torchForms, frozen, openblas: hasOpenblas } = forms[what];
   const entrant = (name, provider, form) => ({ name, time: (...plan) => provider.time(form, ...plan) });
   const entrants = [entrant('ours', ours, what), entrant('frozen', ours, frozen)];
+  if (next) entrants.push(entrant('next', next, what));
   if (torch) {
     for (const form of torchForms) entrants.push(entrant(`torch ${form}`, torch, form));
     entrants.push(entrant('torch frozen', torch, frozen));
   }
   if (openblas && hasOpenblas) entrants.push(entrant('openblas', openblas, 'forward'));
   if (reference) entrants.push(entrant('reference', reference, what));
-  if (next) entrants.push(entrant('next', next, what));
-  const times = await interleave(entrants, bench.settings);
+  const cold = testCase.kind === 'lora_linear_cold';
+  const ceiling = cold ? 'read' : testCase.m >= 32 ? testCase.dtype : undefined;
+  const measure = ceiling && bench.ceilings.of(ceiling);
+  const { times, ceilings } = await interleave(entrants, bench.settings, measure);
 
-  const of = (name) => times.get(name) && spread(times.get(name));
+  const own = times.get('ours');
+  const of = (name) => times.get(name) && rivalOf(own, times.get(name));
   const best = torchForms
     .map((form) => `torch ${form}`)
     .filter((name) => times.has(name))
     .sort((a, b) => median(times.get(a)) - median(times.get(b)))[0];
-  const row = { kind: testCase.kind, case: testCase.id, what, unit: 's', ours: of('ours'), rivals: {} };
+  const row = { kind: testCase.kind, case: testCase.id, what, unit: 's', ours: spread(own), rivals: {} };
   if (best) row.rivals.torch = { ...of(best), form: best.slice('torch '.length) };
   if (torch) row.rivals['torch, frozen layer'] = of('torch frozen');
   for (const name of ['openblas', 'reference']) if (of(name)) row.rivals[name] = of(name);
@@ -70,11 +74,11 @@ async function timeCase(what, testCase, bench, { ours, torch, openblas, referenc
   const seconds = row.ours.median;
   row.gflops = flops / seconds / 1e9;
   if (bytes) row.gbps = bytes / seconds / 1e9;
-  if (testCase.kind === 'lora_linear_cold') row.share = { of: 'read', rate: row.gbps };
-  else if (testCase.m >= 32) row.share = { of: testCase.dtype, rate: row.gflops };
-  row.frozen = of('frozen');
-  row.cost = { fused: seconds / row.frozen.median, least: leastCost(testCase) };
-  if (next) row.ragged = seconds / of('next').median;
+  const rates = own.map((time) => (cold ? bytes : flops) / time / 1e9);
+  row.share = shareOf(ceiling, rates, ceilings);
+  row.frozen = spread(times.get('frozen'));
+  row.cost = { fused: ratio(own, times.get('frozen')).median, least: leastCost(testCase) };
+  if (next) row.ragged = ratio(own, times.get('next')).median;
   bench.add(row);
 }
 

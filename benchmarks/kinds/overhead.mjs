@@ -48,7 +48,7 @@ export async function runOverhead(testCase, bench) {
     'a queued layer, forward': timer(() => noGrad(() => layer.forward(x)).dispose(), settle),
     'a queued layer, step': timer(step, settle),
   };
-  const times = await interleave([{ name: 'ours', time: work[testCase.id] }], bench.settings);
+  const { times } = await interleave([{ name: 'ours', time: work[testCase.id] }], bench.settings);
   bench.add({
     kind: 'overhead',
     case: testCase.id,

@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { shared } from '../models.mjs';
 import { rivalEnvironment, Worker } from '../providers/worker.mjs';
-import { spread } from '../stats.mjs';
+import { rivalOf, shareOf, spread } from '../stats.mjs';
 import { inTurns, startOurs, stopAll } from './whole_model.mjs';
 
 const script = join(shared, 'baselines/train_step.py');
@@ -57,24 +57,27 @@ export async function runTrainingStep(testCase, bench) {
     workers.set('ours', await startOurs('train.mjs', settings));
     await startRivals(testCase, testCase.found, bench, workers);
     if (beside) neighbour = spawn(process.execPath, ['-e', 'for (;;);'], { stdio: 'ignore' });
-    const answers = await inTurns(workers, () => ({}), bench.stepSettings);
+    const ceiling = bench.ceilings.of(dtype);
+    const { answers, ceilings } = await inTurns(workers, () => ({}), bench.stepSettings, ceiling);
     checkLosses(testCase, answers);
 
-    const times = (name) => spread(answers.get(name).map(({ ms }) => ms / 1000));
+    const times = (name) => answers.get(name).map(({ ms }) => ms / 1000);
+    const ours = times('ours');
     const rivals = [...workers.keys()].filter((name) => name !== 'ours');
     const named = (of) => Object.fromEntries(rivals.map((name) => [`torch ${name}`, of(name)]));
     const { flops } = workers.get('ours').info;
-    const row = { kind: 'training_step', case: testCase.id, what: 'step', unit: 's', ours: times('ours') };
-    row.rivals = named(times);
+    const row = { kind: 'training_step', case: testCase.id, what: 'step', unit: 's', ours: spread(ours) };
+    row.rivals = named((name) => rivalOf(ours, times(name)));
     row.tokens = batch * length;
     row.gflops = flops / row.ours.median / 1e9;
-    row.share = { of: dtype, rate: row.gflops };
+    const rates = ours.map((seconds) => flops / seconds / 1e9);
+    row.share = shareOf(dtype, rates, ceilings);
     row.js = spread(answers.get('ours').map(({ js }) => js));
     bench.add(row);
     if (beside) return;
     const peak = (name) => {
       const mib = workers.get(name).peakMiB();
-      return mib === undefined ? undefined : { median: mib, min: mib, max: mib, rounds: 1 };
+      return mib === undefined ? undefined : [mib];
     };
     if (!peak('ours')) bench.leaveOut(`${testCase.id}: peak memory`, '/proc/PID/status is not there');
     else
@@ -83,8 +86,8 @@ export async function runTrainingStep(testCase, bench) {
         case: testCase.id,
         what: 'peak memory',
         unit: 'MiB',
-        ours: peak('ours'),
-        rivals: named(peak),
+        ours: spread(peak('ours')),
+        rivals: named((name) => rivalOf(peak('ours'), peak(name))),
       });
   } finally {
     neighbour?.kill();

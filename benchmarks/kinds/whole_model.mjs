@@ -1,8 +1,8 @@
 // What the kinds that measure whole models share: their processes.
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from '../providers/worker.mjs';
+import { inRounds } from '../stats.mjs';
 
 export const processes = join(dirname(fileURLToPath(import.meta.url)), '../processes');
 
@@ -10,15 +10,13 @@ export const processes = join(dirname(fileURLToPath(import.meta.url)), '../proce
 export const startOurs = (name, settings) =>
   Worker.start(`processes/${name}`, process.execPath, [join(processes, name), JSON.stringify(settings)]);
 
-/** Asks the workers in turns; answers the list of each one's answers by name. */
-export async function inTurns(workers, requestOf, { rounds, gap }) {
+/** Asks the workers in turns; answers the list of each one's answers by name, and what `ceiling` measured around the first one. */
+export async function inTurns(workers, requestOf, settings, ceiling) {
   const answers = new Map([...workers.keys()].map((name) => [name, []]));
-  for (let round = 0; round < rounds; round++)
-    for (const [name, worker] of workers) {
-      await sleep(gap);
-      answers.get(name).push(await worker.ask(requestOf(name, round)));
-    }
-  return answers;
+  const turns = [...workers].map(([name, worker]) => async (round) => {
+    answers.get(name).push(await worker.ask(requestOf(name, round)));
+  });
+  return { answers, ceilings: await inRounds(turns, settings, ceiling) };
 }
 
 export async function stopAll(workers) {

@@ -1,5 +1,5 @@
 // The chart of a results file as SVG, in the colours of a light or a dark page.
-import { digits } from './numbers.mjs';
+import { digits, ratioTo } from './numbers.mjs';
 
 const [width, labelWidth, barHeight, gap] = [760, 250, 16, 8];
 const escape = (text) => text.replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
@@ -82,9 +82,9 @@ export function chart({ rows }) {
   if (layers.length > 0) {
     drawing.title('Layers, 512 rows, r = 16, forward + backward: our time ÷ PyTorch’s (below 1 is faster)');
     const top = drawing.y;
-    const most = Math.max(1, ...layers.map((row) => row.ours.median / row.rivals.torch.median));
+    const most = Math.max(1, ...layers.map((row) => ratioTo(row, row.rivals.torch)));
     for (const row of layers) {
-      const value = row.ours.median / row.rivals.torch.median;
+      const value = ratioTo(row, row.rivals.torch);
       drawing.bars(row.case.replace(/ m=.*/, ''), [{ of: 'ours', value, text: digits(value) }], most);
     }
     drawing.mark(1, most, top);

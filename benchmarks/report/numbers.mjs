@@ -21,12 +21,12 @@ export function withSpread(row, spread) {
   return spread.rounds === 1 ? figure(row, median) : `${figure(row, median)} (${low}–${high})`;
 }
 
-/** Our time (or memory) ÷ a rival's, by rival: below 1 is better. */
-export const ratios = (row) =>
-  Object.fromEntries(
-    Object.entries(row.rivals).map(([name, rival]) => [name, row.ours.median / rival.median]),
-  );
+/** Our time (or memory) ÷ a rival's, below 1 is better; files of schema 1 have no ratios of rounds. */
+export const ratioTo = (row, rival) => rival.ratio?.median ?? row.ours.median / rival.median;
 
-/** The share of a ceiling that a row reaches; undefined where there is none to compare with. */
-export const shareOf = (row, ceilings) =>
-  row.share && ceilings[row.share.of] ? row.share.rate / ceilings[row.share.of] : undefined;
+/** The same by rival. */
+export const ratios = (row) =>
+  Object.fromEntries(Object.entries(row.rivals).map(([name, rival]) => [name, ratioTo(row, rival)]));
+
+/** The share of a ceiling that a row reaches; undefined where none was measured. Schema 1 has the share of the best ceiling. */
+export const shareOf = (row) => row.share?.median ?? row.shareOfCeiling;

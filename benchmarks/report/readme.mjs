@@ -1,5 +1,5 @@
 // What the README says of a results file: nothing that the file does not hold.
-import { digits, figure, percent, shareOf } from './numbers.mjs';
+import { digits, figure, percent, ratioTo, shareOf } from './numbers.mjs';
 
 const markers = ['<!-- benchmark: written by benchmarks/publish.mjs -->', '<!-- /benchmark -->'];
 
@@ -14,7 +14,7 @@ export const isQuiet = ({ load, machine }) => load[0] <= machine.threads / 2;
 
 /** The block for a results file that lies at `path` in the repository, with its chart beside it; of a noisy run no figures. */
 export function summary(results, path, svg) {
-  const { machine, versions, rivals, rows, ceilings } = results;
+  const { machine, versions, rivals, rows } = results;
   const torch = rivals.torch ? `PyTorch ${rivals.torch.version} (${rivals.torch.blas})` : 'no PyTorch';
   const about = `${machine.threads} threads of ${machine.cpu} (${machine.instructions}), ${torch}, Node ${versions.node}, ${results.date.slice(0, 10)}, commit ${results.commit}: [all rows](${path}).`;
   if (!isQuiet(results))
@@ -29,7 +29,7 @@ export function summary(results, path, svg) {
       const peak = memory(row);
       const all = [row.ours, row.rivals['torch lean'], row.rivals['torch compile']];
       const peaks = peak ? [peak.ours, peak.rivals['torch lean'], peak.rivals['torch compile']] : [];
-      const share = shareOf(row, ceilings);
+      const share = shareOf(row);
       return [
         row.case,
         ...all.map((one) => value(row, one)),
@@ -50,8 +50,7 @@ export function summary(results, path, svg) {
   const layers = of('lora_linear', 'step').filter(({ rivals: r }) => r.torch);
   if (layers.length > 0) {
     const forward = (row) => of('lora_linear', 'forward').find((other) => other.case === row.case);
-    const ratio = (row, name) =>
-      row?.rivals[name] ? digits(row.ours.median / row.rivals[name].median) : '–';
+    const ratio = (row, name) => (row?.rivals[name] ? digits(ratioTo(row, row.rivals[name])) : '–');
     const chosen = layers.filter(({ case: id }) =>
       /^(SmolLM2-135M|Llama-3.2-1B o) .*m=(1|512) r=16$/.test(id),
     );

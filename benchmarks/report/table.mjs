@@ -13,11 +13,11 @@ const headings = {
 };
 
 /** One line: ours, its rates and shares, the ratios to the rivals, and what else the row has. */
-export function line(row, ceilings) {
+export function line(row) {
   const facts = [];
   if (row.gflops) facts.push(`${digits(row.gflops)} GFLOP/s`);
   if (row.gbps) facts.push(`${digits(row.gbps)} GB/s`);
-  const share = shareOf(row, ceilings);
+  const share = shareOf(row);
   if (share !== undefined)
     facts.push(`${percent(share)} of ${row.share.of === 'read' ? 'read' : `${row.share.of} FMA`}`);
   if (row.js) facts.push(`JavaScript ${percent(row.js.median)}`);
@@ -33,18 +33,17 @@ export function line(row, ceilings) {
 
 export class Table {
   #kind;
-  constructor(print, ceilings) {
+  constructor(print) {
     this.print = print;
-    this.ceilings = ceilings;
   }
   add(row) {
     if (row.kind !== this.#kind) this.print(`\n${headings[row.kind] ?? row.kind}`);
     this.#kind = row.kind;
-    this.print(line(row, this.ceilings.best));
+    this.print(line(row));
   }
 }
 
 /** What the columns mean; printed at the end. */
 export const legend =
   'Medians of interleaved rounds (smallest–largest). "0.60 of torch": our time (or memory) ÷ that of the rival in its best form, lower is better. ' +
-  '"of FMA" and "of read": of what this machine reached in multiply-adds on registers, and in reading memory. docs/internals/benchmarks.md explains every row.';
+  '"of FMA" and "of read": of what this machine reached in the same rounds in multiply-adds on registers, and in reading memory. docs/internals/benchmarks.md explains every row.';

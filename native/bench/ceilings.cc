@@ -1,14 +1,15 @@
-// Measures what the kernels are compared with, and prints JSON:
+// Measures what the kernels are compared with, whenever a line of its input asks for it:
 //
-//   ceilings THREADS [MILLISECONDS]
-//   {"target": "avx3_zen4", "threads": 2, "f32": 228.1, "bf16": 459.8, "read": 48.2}
+//   ceilings THREADS
+//   {"target": "avx3_zen4", "threads": 2}
+//   {"what":"f32","milliseconds":40}          from whoever asks
+//   {"rate": 228.1}
 //
 // f32 and bf16 are GFLOP/s of multiply-adds on registers alone, with the instructions that the
 // kernels have on the target that runs (LORA_SIMD limits it): two operations for each multiply-add
 // of a pair of numbers. Where the target has neither a dot product of bf16 pairs nor one of tiles,
-// bf16 is what the f32 instructions make of such pairs. read is GB/s of reading memory that no
-// cache holds, once. Each is the best of short runs, since a ceiling is what was reached when
-// nothing else ran.
+// bf16 is what the f32 instructions make of such pairs. read is GB/s of reading memory in its
+// order, huge pages that no cache holds. Each is the median of short runs in that time.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -17,11 +18,15 @@
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "backend/cpu/targets.h"
 #include "backend/cpu/thread_pool.h"
 #include "core/error.h"
+#include "core/runtime/platform/platform.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "bench/ceilings.cc"
@@ -137,61 +142,85 @@ struct alignas(64) Sink {
   float value = 0;
 };
 
+// Pages of this process, all of them written.
+class Memory {
+ public:
+  Memory(size_t bytes, ThreadPool& pool)
+      : bytes_(bytes), data_(static_cast<uint32_t*>(platform::MapHugePages(bytes))) {
+    if (data_ == nullptr) throw std::bad_alloc();
+    constexpr size_t kPart = size_t{1} << 20;
+    pool.Run(bytes / kPart, [&](size_t part, size_t) {
+      std::fill_n(data_ + part * kPart / sizeof(uint32_t), kPart / sizeof(uint32_t), 1u);
+    });
+  }
+  ~Memory() { platform::UnmapPages(data_, bytes_); }
+  Memory(const Memory&) = delete;
+
+  const uint32_t* data() const { return data_; }
+
+ private:
+  size_t bytes_;
+  uint32_t* data_;
+};
+
 class Ceilings {
  public:
-  Ceilings(int threads, double seconds)
+  explicit Ceilings(int threads)
       : threads_(static_cast<size_t>(threads)),
-        seconds_(seconds),
         pool_(threads),
-        sinks_(threads_) {}
+        sinks_(threads_),
+        memory_(kBytes, pool_) {}
 
+  // Returns GFLOP/s or GB/s.
+  double Measure(const std::string& what, double seconds) {
+    if (what == "f32") return MultiplyAdds(HWY_DYNAMIC_POINTER(MultiplyAddF32), seconds);
+    if (what == "bf16") return MultiplyAdds(HWY_DYNAMIC_POINTER(MultiplyAddBF16), seconds);
+    if (what == "read") return Reads(seconds);
+    throw std::invalid_argument("expected f32, bf16 or read but received " + what);
+  }
+
+ private:
   // 0x3c003c00 is a small number, as one f32 and as two bf16.
-  double MultiplyAdds(double (*work)(const uint32_t*, float*)) {
+  double MultiplyAdds(double (*work)(const uint32_t*, float*), double seconds) {
     const uint32_t values[] = {0x3c003c00u, 0x3c003c00u};
-    return Best([&](size_t thread) {
+    return Rate(seconds, [&](size_t thread) {
       double done = 0;
       for (int i = 0; i < 64; ++i) done += work(values, &sinks_[thread].value);
       return done;
     });
   }
 
-  double Reads() {
-    constexpr size_t kBytes = size_t{256} << 20;  // several times a large cache
+  double Reads(double seconds) {
     const size_t count = kBytes / sizeof(uint32_t) / threads_ / 1024 * 1024;
-    std::vector<uint32_t> memory(count * threads_ + 16);
-    // Each thread's part on a page of its own is no matter, but a vector must be aligned.
-    uint32_t* data = memory.data();
-    while (reinterpret_cast<uintptr_t>(data) % 64 != 0) ++data;
-    pool_.Run(threads_, [&](size_t part, size_t) {
-      std::fill_n(data + part * count, count, static_cast<uint32_t>(part + 1));
-    });
-    return Best([&](size_t part) {
-      HWY_DYNAMIC_DISPATCH(Read)(data + part * count, count, &sinks_[part].value);
+    return Rate(seconds, [&](size_t part) {
+      HWY_DYNAMIC_DISPATCH(Read)(memory_.data() + part * count, count, &sinks_[part].value);
       return static_cast<double>(count * sizeof(uint32_t));
     });
   }
 
- private:
-  // `work` returns how much it did. Returns 1e9 of that per second, in the best of many runs.
-  double Best(const std::function<double(size_t part)>& work) {
-    double best = 0;
+  // `work` returns how much it did. Returns 1e9 of that per second, the median of runs.
+  double Rate(double seconds, const std::function<double(size_t part)>& work) {
+    std::vector<double> rates;
     const Clock::time_point begin = Clock::now();
     do {
       std::vector<double> done(threads_);
       const Clock::time_point start = Clock::now();
       pool_.Run(threads_, [&](size_t part, size_t) { done[part] = work(part); });
-      const double seconds = Seconds(start);
+      const double took = Seconds(start);
       double all = 0;
       for (const double part : done) all += part;
-      best = std::max(best, all / seconds / 1e9);
-    } while (Seconds(begin) < seconds_);
-    return best;
+      rates.push_back(all / took / 1e9);
+    } while (Seconds(begin) < seconds);
+    const auto middle = rates.begin() + static_cast<ptrdiff_t>(rates.size() / 2);
+    std::nth_element(rates.begin(), middle, rates.end());
+    return *middle;
   }
 
+  static constexpr size_t kBytes = size_t{256} << 20;  // several times a large cache
   const size_t threads_;
-  const double seconds_;
   ThreadPool pool_;
   std::vector<Sink> sinks_;
+  Memory memory_;
 };
 
 }  // namespace
@@ -200,19 +229,23 @@ class Ceilings {
 int main(int argc, char** argv) {
   using namespace lora::cpu;
   const int threads = argc > 1 ? std::atoi(argv[1]) : 0;
-  const int milliseconds = argc > 2 ? std::atoi(argv[2]) : 600;
-  if (threads < 1 || threads > 1024 || milliseconds < 1) {
-    std::fprintf(stderr, "usage: ceilings THREADS [MILLISECONDS]\n");
+  if (threads < 1 || threads > 1024) {
+    std::fprintf(stderr, "usage: ceilings THREADS\n");
     return 1;
   }
   try {
     LimitTargetsByEnvironment();
-    Ceilings ceilings(threads, milliseconds / 1e3);
-    const double f32 = ceilings.MultiplyAdds(HWY_DYNAMIC_POINTER(MultiplyAddF32));
-    const double bf16 = ceilings.MultiplyAdds(HWY_DYNAMIC_POINTER(MultiplyAddBF16));
-    std::printf(
-        "{\"target\": \"%s\", \"threads\": %d, \"f32\": %.1f, \"bf16\": %.1f, \"read\": %.1f}\n",
-        ActiveTarget().c_str(), threads, f32, bf16, ceilings.Reads());
+    Ceilings ceilings(threads);
+    std::printf("{\"target\": \"%s\", \"threads\": %d}\n", ActiveTarget().c_str(), threads);
+    std::fflush(stdout);
+    char line[128];
+    while (std::fgets(line, sizeof line, stdin) != nullptr) {
+      char what[8] = "";
+      int milliseconds = 0;
+      std::sscanf(line, "{\"what\":\"%7[a-z0-9]\",\"milliseconds\":%d}", what, &milliseconds);
+      std::printf("{\"rate\": %.2f}\n", ceilings.Measure(what, milliseconds / 1e3));
+      std::fflush(stdout);
+    }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import { temporaryFolder } from '../support/temporary';
 
 const root = join(__dirname, '../..');
@@ -22,6 +23,7 @@ interface Row {
   rivals: Record<string, Spread>;
   ratios: Record<string, number>;
   gflops?: number;
+  share?: Spread & { of: string; ceiling: Spread };
   cost?: { fused: number; least: number };
 }
 interface Results {
@@ -50,7 +52,7 @@ test('a quick case without rivals: it is checked, timed, and written with what w
   const results = JSON.parse(stdout) as Results;
   expect(JSON.parse(readFileSync(out, 'utf8'))).toEqual(results);
   expect(results).toMatchObject({
-    schema: 1,
+    schema: 2,
     // Without the file of this machine that the results went to.
     command: "npm run bench -- --quick --no-rivals --filter 'SmolLM2-135M q+k+v f32' --rounds 2 --json",
     machine: { threads: expect.any(Number), instructions: expect.any(String) },
@@ -62,7 +64,7 @@ test('a quick case without rivals: it is checked, timed, and written with what w
     'lora_linear SmolLM2-135M q+k+v f32 m=512 r=16 forward',
     'lora_linear SmolLM2-135M q+k+v f32 m=512 r=16 step',
   ]);
-  for (const { ours, unit, gflops, cost, rivals } of results.rows) {
+  for (const { ours, unit, gflops, share, cost, rivals } of results.rows) {
     expect(unit).toBe('s');
     expect(ours.rounds).toBe(2);
     expect(ours.min).toBeLessThanOrEqual(ours.median);
@@ -70,8 +72,52 @@ test('a quick case without rivals: it is checked, timed, and written with what w
     expect(gflops).toBeGreaterThan(0);
     expect(cost!.least).toBeCloseTo(1 + (16 * (3 * 576 + 960)) / (576 * 960), 6);
     expect(rivals).toEqual({});
+    if (results.leftOut.some(({ what }) => what === "the machine's ceilings")) continue; // no build/cmake
+    expect(share).toMatchObject({ of: 'f32', rounds: 2, ceiling: { rounds: 2 } });
+    expect(share!.median).toBeGreaterThan(0);
   }
   expect(existsSync(out.replace('.json', '.svg'))).toBe(true);
+});
+
+/** What an expression of benchmarks/stats.mjs is. */
+function evaluate(expression: string): unknown {
+  const url = JSON.stringify(pathToFileURL(join(root, 'benchmarks/stats.mjs')).href);
+  const code = `import * as stats from ${url}; console.log(JSON.stringify(await (${expression})));`;
+  const child = spawnSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' });
+  if (child.status !== 0) throw new Error(child.stderr);
+  return JSON.parse(child.stdout);
+}
+
+test('a ratio is that of each round: a round in which everything was slow does not change it', () => {
+  const half = { median: 0.5, min: 0.5, max: 0.5, rounds: 3 };
+  expect(evaluate('stats.ratio([1, 2, 30], [2, 4, 60])')).toEqual(half);
+  expect(evaluate('stats.rivalOf([1, 2, 30], [2, 4, 60])')).toEqual({
+    median: 4,
+    min: 2,
+    max: 60,
+    rounds: 3,
+    ratio: half,
+  });
+  expect(evaluate("stats.shareOf('read', [1, 2, 30], [2, 4, 60])")).toEqual({
+    of: 'read',
+    ...half,
+    ceiling: { median: 4, min: 2, max: 60, rounds: 3 },
+  });
+  expect(evaluate("stats.shareOf('read', [1], []) ?? null")).toBeNull();
+});
+
+test('a ceiling is measured right before and after the first turn of each round', () => {
+  const run = `(async () => {
+    const calls = [];
+    const turns = ['ours', 'theirs'].map((name) => async (round) => { calls.push(name + round); });
+    const ceiling = async () => calls.push('ceiling');
+    const ceilings = await stats.inRounds(turns, { rounds: 2, gap: 0 }, ceiling);
+    return { calls, ceilings };
+  })()`;
+  expect(evaluate(run)).toEqual({
+    calls: ['ceiling', 'ours0', 'ceiling', 'theirs0', 'ceiling', 'ours1', 'ceiling', 'theirs1'],
+    ceilings: [2, 6], // the means of what push answered
+  });
 });
 
 test('a filter takes the cases that have all its words', () => {
