@@ -72,7 +72,9 @@ export async function runTrainingStep(testCase, bench) {
     row.gflops = flops / row.ours.median / 1e9;
     const rates = ours.map((seconds) => flops / seconds / 1e9);
     row.share = shareOf(dtype, rates, ceilings);
-    row.js = spread(answers.get('ours').map(({ js }) => js));
+    const shares = (name) => answers.get('ours').map((answer) => answer[name]);
+    row.js = spread(shares('js'));
+    if (shares('jsAtWork')[0]) row.jsAtWork = spread(shares('jsAtWork'));
     bench.add(row);
     if (beside) return;
     const peak = (name) => {

@@ -1,5 +1,6 @@
 // Our training steps, one for each line, in a process of their own, so that its peak memory is theirs:
 // train.mjs '{"model": DIR, "dtype": "bf16", "batch": 1, "length": 512, "threads": 2}'
+import { readFileSync } from 'node:fs';
 import { setThreads } from 'lora-native';
 import { addon } from '../addon.mjs';
 import { steps, trainable } from '../steps.mjs';
@@ -16,10 +17,21 @@ await run.next();
 const entries = native.endProfile(native.openDevice('cpu'));
 const flops = entries.reduce((sum, entry) => sum + entry.flops * entry.calls, 0);
 
+/** Milliseconds that a processor has worked for this thread; undefined off Linux. */
+function processorMs() {
+  try {
+    return Number(readFileSync('/proc/thread-self/schedstat', 'utf8').split(' ')[0]) / 1e6;
+  } catch {
+    return undefined;
+  }
+}
+
 await serve({ flops }, async () => {
   const before = performance.eventLoopUtilization();
+  const worked = processorMs();
   const start = performance.now();
   const { value: loss } = await run.next();
   const ms = performance.now() - start;
-  return { ms, loss, js: performance.eventLoopUtilization(before).active / ms };
+  const js = performance.eventLoopUtilization(before).active / ms;
+  return { ms, loss, js, jsAtWork: worked && (processorMs() - worked) / ms };
 });

@@ -20,7 +20,8 @@ export function line(row) {
   const share = shareOf(row);
   if (share !== undefined)
     facts.push(`${percent(share)} of ${row.share.of === 'read' ? 'read' : `${row.share.of} FMA`}`);
-  if (row.js) facts.push(`JavaScript ${percent(row.js.median)}`);
+  const atWork = row.jsAtWork ? `, ${percent(row.jsAtWork.median)} at work` : '';
+  if (row.js) facts.push(`JavaScript ${percent(row.js.median)}${atWork}`);
   if (row.ofFile) facts.push(`${digits(row.ofFile.median)} × the file beyond Node`);
   if (row.cost) facts.push(`LoRA ×${digits(row.cost.fused)} (least ${digits(row.cost.least)})`);
   if (row.ofOne) facts.push(`×${digits(row.ofOne)} of one stream`);
