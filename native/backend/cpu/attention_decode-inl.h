@@ -1,9 +1,9 @@
 // Decode steps of attention: few rows, many keys (attention_tasks.h explains the tasks). Each key
 // of a tile is read once for all rows:
-//   S = scale·q·Kᵀ,  P = exp(S − m'),  O ← α·O + P·V
-// with lanes along d for S and O, and along the keys for the softmax. What limits it is how many
-// lines of memory are on their way: L2 has room for more of them than L1, so rows are fetched
-// there, a tile ahead.
+//   S = scale·q·Kᵀ,  P = 2^(S − m'),  O ← α·O + P·V
+// with S and m' in units of ln 2, with lanes along d for S and O, and along the keys for the
+// softmax. What limits it is how many lines of memory are on their way: L2 has room for more of
+// them than L1, so rows are fetched there, a tile ahead.
 #if defined(LORA_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_CPU_ATTENTION_DECODE_INL_H_
 #undef LORA_CPU_ATTENTION_DECODE_INL_H_
@@ -214,7 +214,7 @@ HWY_NOINLINE void DotRowPairs(size_t any_size, size_t padded, size_t count, floa
       VU kv[kKeys];
       HWY_UNROLL(4)
       for (size_t n = 0; n < kKeys; ++n) {
-        kv[n] = LoadRowPairs < kSize != 0 > (key[n] + i, d - i);
+        kv[n] = LoadRowPairs<(kSize != 0)>(key[n] + i, d - i);
         FetchToL2(ahead + n * stride + i);
       }
       HWY_UNROLL(4)
@@ -258,7 +258,7 @@ HWY_NOINLINE void AddValuePairs(size_t any_size, size_t padded, size_t count,
       for (size_t b = 0; b < kBlocks; ++b) {
         const size_t at = b * kWidth;
         const auto load = [&](const uint16_t* from) HWY_ATTR {
-          return hn::BitCast(dh, LoadRowPairs < kSize != 0 > (from + at, d - c));
+          return hn::BitCast(dh, LoadRowPairs<(kSize != 0)>(from + at, d - c));
         };
         const RowPairs v(load(row), j + 1 < count ? load(row + stride) : hn::Zero(dh));
         FetchToL2(fetched + at);
