@@ -22,7 +22,7 @@ export const ratio = (values, others) => spread(values.map((value, i) => value /
 export const rivalOf = (ours, values) => ({ ...spread(values), ratio: ratio(ours, values) });
 
 /** The share that the rates of our rounds are of a ceiling in the same rounds; undefined where it was not measured. */
-export const shareOf = (what, rates, ceilings) =>
+export const shareOfCeiling = (what, rates, ceilings) =>
   ceilings.length > 0 ? { of: what, ...ratio(rates, ceilings), ceiling: spread(ceilings) } : undefined;
 
 /** ‖got − want‖₂ / ‖want‖₂; NaN never passes `<= bound`. */

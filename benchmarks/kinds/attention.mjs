@@ -1,7 +1,7 @@
 // Causal grouped-query attention, forward and forward + backward, against scaled_dot_product_attention.
 import inputsOf from '../inputs.cjs';
 import { OursProvider } from '../providers/ours.mjs';
-import { checkClose, interleave, rivalOf, shareOf, spread } from '../stats.mjs';
+import { checkClose, interleave, rivalOf, shareOfCeiling, spread } from '../stats.mjs';
 
 export async function runAttention(testCase, bench) {
   const { torch } = bench;
@@ -29,7 +29,7 @@ export async function runAttention(testCase, bench) {
       row.rivals = torch ? { torch: rivalOf(own, times.get('torch')) } : {};
       row.gflops = flops / row.ours.median / 1e9;
       const rates = own.map((seconds) => flops / seconds / 1e9);
-      row.share = shareOf(testCase.dtype, rates, ceilings);
+      row.share = shareOfCeiling(testCase.dtype, rates, ceilings);
       bench.add(row);
     }
   } finally {

@@ -4,7 +4,7 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { shared } from '../models.mjs';
 import { rivalEnvironment, Worker } from '../providers/worker.mjs';
-import { median, rivalOf, shareOf, spread } from '../stats.mjs';
+import { median, rivalOf, shareOfCeiling, spread } from '../stats.mjs';
 import { inTurns, processes, startOurs, stopAll } from './whole_model.mjs';
 
 /** Ids of a prompt; of another one in each round, since the engine knows the beginnings that it has read. */
@@ -54,7 +54,7 @@ export async function runGeneration(testCase, bench) {
       const cache = kvWidth * (length + tokens / 2) * (dtype === 'f32' ? 4 : 2);
       const rates = seconds.map((time) => ((weights + cache) * row.tokens) / time / 1e9);
       row.gbps = median(rates);
-      row.share = shareOf('read', rates, ceilings);
+      row.share = shareOfCeiling('read', rates, ceilings);
     }
     bench.add(row);
   } finally {

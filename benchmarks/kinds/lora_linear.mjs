@@ -2,7 +2,7 @@
 // its best form, OpenBLAS in three calls, and the reference where the case is small.
 import inputsOf from '../inputs.cjs';
 import { OursProvider } from '../providers/ours.mjs';
-import { checkClose, interleave, median, ratio, rivalOf, shareOf, spread } from '../stats.mjs';
+import { checkClose, interleave, median, ratio, rivalOf, shareOfCeiling, spread } from '../stats.mjs';
 
 /** Work by the formula: operations of the products, and bytes of the operands of a forward pass. */
 function workOf({ m, in: k, out, r, dtype }) {
@@ -75,7 +75,7 @@ async function timeCase(what, testCase, bench, { ours, torch, openblas, referenc
   row.gflops = flops / seconds / 1e9;
   if (bytes) row.gbps = bytes / seconds / 1e9;
   const rates = own.map((time) => (cold ? bytes : flops) / time / 1e9);
-  row.share = shareOf(ceiling, rates, ceilings);
+  row.share = shareOfCeiling(ceiling, rates, ceilings);
   row.frozen = spread(times.get('frozen'));
   row.cost = { fused: ratio(own, times.get('frozen')).median, least: leastCost(testCase) };
   if (next) row.ragged = ratio(own, times.get('next')).median;

@@ -5,7 +5,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { shared } from '../models.mjs';
 import { rivalEnvironment, Worker } from '../providers/worker.mjs';
-import { rivalOf, shareOf, spread } from '../stats.mjs';
+import { rivalOf, shareOfCeiling, spread } from '../stats.mjs';
 import { inTurns, startOurs, stopAll } from './whole_model.mjs';
 
 const script = join(shared, 'baselines/train_step.py');
@@ -71,7 +71,7 @@ export async function runTrainingStep(testCase, bench) {
     row.tokens = batch * length;
     row.gflops = flops / row.ours.median / 1e9;
     const rates = ours.map((seconds) => flops / seconds / 1e9);
-    row.share = shareOf(dtype, rates, ceilings);
+    row.share = shareOfCeiling(dtype, rates, ceilings);
     const shares = (name) => answers.get('ours').map((answer) => answer[name]);
     row.js = spread(shares('js'));
     if (shares('jsAtWork')[0]) row.jsAtWork = spread(shares('jsAtWork'));

@@ -30,3 +30,7 @@ export const ratios = (row) =>
 
 /** The share of a ceiling that a row reaches; undefined where none was measured. Schema 1 has the share of the best ceiling. */
 export const shareOf = (row) => row.share?.median ?? row.shareOfCeiling;
+
+/** The share of the best ceiling of the whole run, which is the smaller one where the machine's speed changes. */
+export const shareOfBest = ({ share, gflops, gbps }, ceilings) =>
+  share && ceilings[share.of] ? (share.of === 'read' ? gbps : gflops) / ceilings[share.of] : undefined;

@@ -1,5 +1,5 @@
 // What the README says of a results file: nothing that the file does not hold.
-import { digits, figure, percent, ratioTo, shareOf } from './numbers.mjs';
+import { digits, figure, percent, ratioTo, shareOf, shareOfBest } from './numbers.mjs';
 
 const markers = ['<!-- benchmark: written by benchmarks/publish.mjs -->', '<!-- /benchmark -->'];
 
@@ -14,7 +14,7 @@ export const isQuiet = ({ load, machine }) => load[0] <= machine.threads / 2;
 
 /** The block for a results file that lies at `path` in the repository, with its chart beside it; of a noisy run no figures. */
 export function summary(results, path, svg) {
-  const { machine, versions, rivals, rows } = results;
+  const { machine, versions, rivals, rows, ceilings } = results;
   const torch = rivals.torch ? `PyTorch ${rivals.torch.version} (${rivals.torch.blas})` : 'no PyTorch';
   const about = `${machine.threads} threads of ${machine.cpu} (${machine.instructions}), ${torch}, Node ${versions.node}, ${results.date.slice(0, 10)}, commit ${results.commit}: [all rows](${path}).`;
   if (!isQuiet(results))
@@ -34,7 +34,7 @@ export function summary(results, path, svg) {
         row.case,
         ...all.map((one) => value(row, one)),
         peaks.map((one) => value(peak, one)).join(' / '),
-        share === undefined ? '–' : percent(share),
+        share === undefined ? '–' : `${percent(share)}, ${percent(shareOfBest(row, ceilings))}`,
       ];
     });
     const heads = [
@@ -43,7 +43,7 @@ export function summary(results, path, svg) {
       'PyTorch',
       'torch.compile',
       'peak MiB of each',
-      'share of FMA peak',
+      'share of FMA peak: in the same rounds, of the best of the run',
     ];
     parts.push(table(heads, lines));
   }

@@ -197,13 +197,13 @@ export abstract class Optimizer<S extends Settings = Settings> {
       binding().checkGuard(this.handle);
       for (const { param } of this.#slots())
         if (param.disposed)
-          // of thousands, the rest need no name
+          // Only the one that fails gets a name: there may be thousands.
           handleOf(param, this.#rule.op, param.name ? `parameter '${param.name}'` : 'a parameter');
       for (const group of this.#groups) this.#stepGroup(group);
     });
   }
 
-  /** Those of all groups. */
+  /** The slots of all groups. */
   *#slots(): Generator<Slot, void, void> {
     for (const { slots } of this.#groups) yield* slots;
   }

@@ -9,7 +9,7 @@
 // kernels have on the target that runs (LORA_SIMD limits it): two operations for each multiply-add
 // of a pair of numbers. Where the target has neither a dot product of bf16 pairs nor one of tiles,
 // bf16 is what the f32 instructions make of such pairs. read is GB/s of reading memory in its
-// order, huge pages that no cache holds. Each is the median of short runs in that time.
+// order, 256 MB in huge pages. Each is the median of short runs in that time.
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -216,7 +216,7 @@ class Ceilings {
     return *middle;
   }
 
-  static constexpr size_t kBytes = size_t{256} << 20;  // several times a large cache
+  static constexpr size_t kBytes = size_t{256} << 20;
   const size_t threads_;
   ThreadPool pool_;
   std::vector<Sink> sinks_;

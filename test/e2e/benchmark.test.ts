@@ -98,12 +98,12 @@ test('a ratio is that of each round: a round in which everything was slow does n
     rounds: 3,
     ratio: half,
   });
-  expect(evaluate("stats.shareOf('read', [1, 2, 30], [2, 4, 60])")).toEqual({
+  expect(evaluate("stats.shareOfCeiling('read', [1, 2, 30], [2, 4, 60])")).toEqual({
     of: 'read',
     ...half,
     ceiling: { median: 4, min: 2, max: 60, rounds: 3 },
   });
-  expect(evaluate("stats.shareOf('read', [1], []) ?? null")).toBeNull();
+  expect(evaluate("stats.shareOfCeiling('read', [1], []) ?? null")).toBeNull();
 });
 
 test('a ceiling is measured right before and after the first turn of each round', () => {

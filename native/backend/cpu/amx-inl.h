@@ -132,7 +132,7 @@ HWY_INLINE void FetchTile(const uint32_t* at, size_t stride) {
 // on their way, and the tiles would wait.
 LORA_AMX_ATTR HWY_INLINE void FetchToWrite(RowsToWrite& of, size_t rows) {
   for (size_t i = std::min(rows, of.rows); i != 0; --i, --of.rows, of.at += of.stride_bytes) {
-    const size_t before = reinterpret_cast<uintptr_t>(of.at) % 64;  // of the first line
+    const size_t before = reinterpret_cast<uintptr_t>(of.at) % 64;  // bytes of the first line
     for (size_t at = 0; at < before + of.row_bytes; at += 64) __builtin_prefetch(of.at + at, 1);
   }
 }

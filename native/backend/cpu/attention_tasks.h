@@ -188,7 +188,7 @@ struct DecodePartial {
   DecodePartial(const AttentionShape& s, float* p)
       : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kTilePad) {}
 };
-// Of one thread.
+// What a thread of the decode path works on.
 struct DecodeScratch {
   float* q;       // in the layout of the products
   float* scores;  // [kDecodeRows][kKeyTile]
