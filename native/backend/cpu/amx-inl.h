@@ -137,28 +137,28 @@ LORA_AMX_ATTR HWY_INLINE void FetchToWrite(RowsToWrite& of, size_t rows) {
   }
 }
 
-// A block has two tiles of rows if kTall, and two of columns if kWide, else one. The next tiles
-// are fetched meanwhile, since the CPU loads the 16 lines of a tile one after the other. After the
-// last ones that is whatever follows, and nothing reads it.
-template <bool kTall, bool kWide>
+// A block has two tiles of rows if kTall, and two of columns if kWide, else one. If kFetches, the
+// next tiles are fetched meanwhile, since the CPU loads the 16 lines of a tile one after the other.
+// After the last ones that is whatever follows, and nothing reads it.
+template <bool kTall, bool kWide, bool kFetches = true>
 LORA_AMX_ATTR HWY_INLINE void AddTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
                                        size_t w_stride) {
   const size_t x_bytes = x_stride * sizeof(uint32_t), w_bytes = w_stride * sizeof(uint32_t);
   const uint32_t *const next_x = x + kTilePairs, *const next_w = w + kTilePairs * w_stride;
   _tile_loadd(6, w, w_bytes);
-  FetchTile(next_w, w_stride);
+  if constexpr (kFetches) FetchTile(next_w, w_stride);
   _tile_loadd(4, x, x_bytes);
   _tile_dpbf16ps(0, 4, 6);
-  FetchTile(next_x, x_stride);
+  if constexpr (kFetches) FetchTile(next_x, x_stride);
   if constexpr (kWide) {
     _tile_loadd(7, w + kTileColumns, w_bytes);
     _tile_dpbf16ps(1, 4, 7);
-    FetchTile(next_w + kTileColumns, w_stride);
+    if constexpr (kFetches) FetchTile(next_w + kTileColumns, w_stride);
   }
   if constexpr (kTall) {
     _tile_loadd(5, x + kTileRows * x_stride, x_bytes);
     _tile_dpbf16ps(2, 5, 6);
-    FetchTile(next_x + kTileRows * x_stride, x_stride);
+    if constexpr (kFetches) FetchTile(next_x + kTileRows * x_stride, x_stride);
     if constexpr (kWide) _tile_dpbf16ps(3, 5, 7);
   }
 }

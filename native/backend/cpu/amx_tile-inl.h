@@ -62,11 +62,11 @@ LORA_AMX_ATTR HWY_INLINE void MultiplyBlockOfPairs(const PairProduct& p, size_t 
   }
   size_t e = 0;
   for (; !few && e + kTilePairs <= p.depth; e += kTilePairs) {
-    AddTiles<kTall, kWide>(of.x + e, of.x_stride, of.w + e * of.w_stride, of.w_stride);
+    AddTiles<kTall, kWide, false>(of.x + e, of.x_stride, of.w + e * of.w_stride, of.w_stride);
   }
   for (; e < p.depth; e += kTilePairs) {
     const PaddedPairs<kRows, kColumns> rest(of, e, rows);
-    AddTiles<kTall, kWide>(rest.x, kTilePairs, rest.w, kColumns);
+    AddTiles<kTall, kWide, false>(rest.x, kTilePairs, rest.w, kColumns);
     HWY_FENCE;  // the next copies may take the places of these
   }
   StoreTiles<kTall, kWide>(sums, stride);
