@@ -1,6 +1,6 @@
-// Tiles of attention_forward and attention_paged (attention_tasks.h explains rows). For each row
-// tile, Qᵀ [d][row] is packed and scaled once and Oᵀ [d][row] is kept in scratch; each key tile
-// then does
+// Blocks of attention_forward and attention_paged (attention_tasks.h explains rows). For each row
+// tile, Qᵀ [d][row] is packed and scaled once and Oᵀ [d][row] is kept in scratch; for each key tile
+// it then does
 //   Sᵀ = K·Qᵀ
 //   m' = max(m, max Sᵀ)
 //   Pᵀ = 2^(Sᵀ − m')
@@ -8,8 +8,8 @@
 //   l  ← α·l + Σ Pᵀ
 //   Oᵀ ← α·Oᵀ + Vᵀ·Pᵀ
 // where S and m are in units of ln 2, because a power of 2 takes fewer steps than one of e.
-// k and v are read once per row tile; f32 ones are read in place. The online softmax is that of
-// Milakov & Gimelshein 2018, the tiling that of Dao et al. 2022.
+// k and v are packed once for the row tiles of a block; f32 ones are read in place. The online
+// softmax is that of Milakov & Gimelshein 2018, the tiling that of Dao et al. 2022.
 #if defined(LORA_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_CPU_ATTENTION_INL_H_
 #undef LORA_CPU_ATTENTION_INL_H_
@@ -263,62 +263,86 @@ HWY_INLINE void FinishSums(size_t padded_rows, float* max, const float* sum, flo
 }
 
 template <class T>
-HWY_INLINE void ForwardTile(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
-                            float* scratch) {
+HWY_INLINE void BeginRows(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
+                          float* rows, const ForwardTileScratch& w) {
   const F32 d;
-  const size_t lanes = hn::Lanes(d), rows = t.padded();
-  const ForwardTileScratch w(s, scratch);
-  const bool pairs = MultipliesPairs<T>(s);
-  const float scale = s.scale * kLog2E;
-  if (pairs) {
-    LoadPairs(s, t, args.q.as<const T>(), w.q, w.q_t);
+  if (MultipliesPairs<T>(s)) {
+    LoadPairs(s, t, args.q.as<const T>(), rows, w.q_t);
   } else {
-    LoadRows(s, t, args.q.as<const T>(), scale, w.q);
-    TransposeTile(w.q, s.padded, rows, s.padded, w.q_t, kRowTile);
+    LoadRows(s, t, args.q.as<const T>(), s.scale * kLog2E, rows);
+    TransposeTile(rows, s.padded, t.padded(), s.padded, w.q_t, kRowTile);
   }
   std::memset(w.out_t, 0, s.padded * kRowTile * sizeof(float));
-  for (size_t c = 0; c < rows; c += lanes) {
+  for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
     hn::StoreU(hn::Neg(hn::Inf(d)), d, w.max + c);
     hn::StoreU(hn::Zero(d), d, w.sum + c);
     hn::StoreU(hn::Zero(d), d, w.weights + c);
   }
-  for (int32_t from = t.first_tile(), to; from < t.end; from = to) {
-    to = t.TileEnd(from);
-    const RowTile::Visible visible = t.Sees(from, to);
-    if (visible == RowTile::Visible::kNone) continue;
-    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
-    if (pairs) {
-      MultiplyPairs(s, t, args.k.as<const T>(), first, count, w.q_t, w.scores);
-    } else {
-      const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
-      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile,
-               {w.scores, kRowTile, false});
-    }
-    if (visible == RowTile::Visible::kSome) MaskScores(t, from, to, w.scores);
-    if (pairs) {
-      OnlineSoftmax<true>(rows, count, scale, w.scores, w.max, w.sum, w.weights, w.alpha);
-    } else {
-      OnlineSoftmax<false>(rows, count, scale, w.scores, w.max, w.sum, w.weights, w.alpha);
-    }
-    if (pairs) {
-      const TileA<uint32_t> v =
-          LoadKeyPairs(s, t, args.v.as<const T>(), first, count, w.keys, w.values);
-      TileGemm(s.d, rows, CeilDiv(count, size_t{2}), v, reinterpret_cast<const uint32_t*>(w.scores),
-               kRowTile, {w.out_t, kRowTile, true, w.alpha});
-    } else {
-      const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
-      TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile,
-               {w.out_t, kRowTile, true, w.alpha});
-    }
-  }
-  TransposeTile(w.out_t, kRowTile, s.padded, rows, w.q, s.padded);
-  float* const factors = pairs ? w.weights : w.sum;
-  FinishSums(rows, w.max, w.sum, factors);
+}
+
+template <class T>
+HWY_INLINE void FinishRows(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
+                           float* rows, const ForwardTileScratch& w) {
+  TransposeTile(w.out_t, kRowTile, s.padded, t.padded(), rows, s.padded);
+  float* const factors = MultipliesPairs<T>(s) ? w.weights : w.sum;
+  FinishSums(t.padded(), w.max, w.sum, factors);
   for (size_t r = 0; r < t.count; ++r) {
-    RowFromF32(w.q + r * s.padded, s.d, factors[r], args.y.as<T>() + t.offset[r]);
+    RowFromF32(rows + r * s.padded, s.d, factors[r], args.y.as<T>() + t.offset[r]);
   }
   if (!args.lse) return;
   for (size_t r = 0; r < t.count; ++r) args.lse.as<float>()[t.lse_offset[r]] = w.max[r];
+}
+
+template <class T>
+HWY_INLINE void ForwardBlock(const AttentionCall& args, const AttentionShape& s,
+                             const RowBlock& block, float* scratch) {
+  const ForwardScratch w(s, scratch);
+  const bool pairs = MultipliesPairs<T>(s);
+  const float scale = s.scale * kLog2E;
+  for (size_t i = 0; i < block.size(); ++i) {
+    BeginRows<T>(args, s, block[i], w.rows, ForwardTileScratch(s, w, i));
+  }
+  for (int32_t from = block.begin(), keys_end; from < block.end(); from = keys_end) {
+    keys_end = std::min(block.end(), from + static_cast<int32_t>(kKeyTile));
+    const size_t first = static_cast<size_t>(from), keys = static_cast<size_t>(keys_end - from);
+    KeyRows k{}, v{};
+    TileA<uint32_t> v_pairs{};
+    if (pairs) {
+      v_pairs =
+          LoadKeyPairs(s, block[0], args.v.as<const T>(), first, keys, w.values, w.transposed);
+    } else {
+      k = LoadKeys(s, block[0], args.k.as<const T>(), first, keys, false, w.keys);
+      v = LoadKeys(s, block[0], args.v.as<const T>(), first, keys, false, w.values);
+    }
+    for (size_t i = 0; i < block.size(); ++i) {
+      const RowTile& t = block[i];
+      const int32_t to = std::min(t.end, keys_end);
+      const RowTile::Visible visible = from < to ? t.Sees(from, to) : RowTile::Visible::kNone;
+      if (visible == RowTile::Visible::kNone) continue;
+      const ForwardTileScratch own(s, w, i);
+      const size_t rows = t.padded(), count = static_cast<size_t>(to - from);
+      if (pairs) {
+        MultiplyPairs(s, t, args.k.as<const T>(), first, count, own.q_t, w.scores);
+      } else {
+        TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, own.q_t, kRowTile,
+                 {w.scores, kRowTile, false});
+      }
+      if (visible == RowTile::Visible::kSome) MaskScores(t, from, to, w.scores);
+      const TileC out = {own.out_t, kRowTile, true, own.alpha};
+      if (pairs) {
+        OnlineSoftmax<true>(rows, count, scale, w.scores, own.max, own.sum, own.weights, own.alpha);
+        TileGemm(s.d, rows, CeilDiv(count, size_t{2}), v_pairs,
+                 reinterpret_cast<const uint32_t*>(w.scores), kRowTile, out);
+      } else {
+        OnlineSoftmax<false>(rows, count, scale, w.scores, own.max, own.sum, own.weights,
+                             own.alpha);
+        TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile, out);
+      }
+    }
+  }
+  for (size_t i = 0; i < block.size(); ++i) {
+    FinishRows<T>(args, s, block[i], w.rows, ForwardTileScratch(s, w, i));
+  }
 }
 
 }  // namespace HWY_NAMESPACE

@@ -19,16 +19,16 @@ HWY_BEFORE_NAMESPACE();
 namespace lora::cpu {
 namespace HWY_NAMESPACE {
 
-void RunForwardTile(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
-                    float* scratch) {
+void RunForwardBlock(const AttentionCall& args, const AttentionShape& s, const RowBlock& block,
+                     float* scratch) {
   if (args.q.dtype == DType::kBF16) {
 #if LORA_AMX
     TileRegisters registers;
     registers.ConfigureBlock(kBlockTileRows);
 #endif
-    return ForwardTile<hwy::bfloat16_t>(args, s, t, scratch);
+    return ForwardBlock<hwy::bfloat16_t>(args, s, block, scratch);
   }
-  ForwardTile<float>(args, s, t, scratch);
+  ForwardBlock<float>(args, s, block, scratch);
 }
 
 void RunDecodeUnits(const AttentionCall& call, const DecodeUnits& units, Range range,
@@ -49,16 +49,16 @@ void RunCombineChunks(const AttentionCall& args, const AttentionShape& s, const 
   CombineChunks<float>(args, s, t, partials, stride, chunks);
 }
 
-void RunBackwardTile(const AttentionBackwardArgs& args, const AttentionShape& s, const RowTile& t,
-                     float* scratch, float* dk, float* dv) {
+void RunBackwardBlock(const AttentionBackwardArgs& args, const AttentionShape& s,
+                      const RowBlock& block, float* scratch, float* dk, float* dv) {
   if (args.q.dtype == DType::kBF16) {
 #if LORA_AMX
     TileRegisters registers;
     registers.ConfigureBlock(kBlockTileRows);
 #endif
-    return BackwardTile<hwy::bfloat16_t>(args, s, t, scratch, dk, dv);
+    return BackwardBlock<hwy::bfloat16_t>(args, s, block, scratch, dk, dv);
   }
-  BackwardTile<float>(args, s, t, scratch, dk, dv);
+  BackwardBlock<float>(args, s, block, scratch, dk, dv);
 }
 
 void RunStoreKeyGradients(const AttentionBackwardArgs& args, const AttentionShape& s, size_t batch,
@@ -79,19 +79,19 @@ HWY_AFTER_NAMESPACE();
 namespace lora::cpu {
 namespace {
 
-HWY_EXPORT(RunForwardTile);
+HWY_EXPORT(RunForwardBlock);
 HWY_EXPORT(RunDecodeUnits);
 HWY_EXPORT(RunCombineChunks);
-HWY_EXPORT(RunBackwardTile);
+HWY_EXPORT(RunBackwardBlock);
 HWY_EXPORT(RunStoreKeyGradients);
 
 AttentionShape ShapeOf(const AttentionBackwardArgs& a) {
   return AttentionShape(a.q, a.k, a.key_begin, a.window, a.scale);
 }
 
-RowTile TileOf(const AttentionShape& s, size_t pair, size_t tile, size_t rows = kRowTile) {
-  const size_t first = tile * rows;
-  return RowTile(s, pair / s.kv_heads, pair % s.kv_heads, first, std::min(rows, s.rows - first));
+RowBlock BlockOf(const AttentionShape& s, size_t pair, size_t block, size_t rows) {
+  const size_t first = block * rows;
+  return RowBlock(s, pair / s.kv_heads, pair % s.kv_heads, first, std::min(rows, s.rows - first));
 }
 
 // Returns into how many parts the row tiles of one (batch, kv head) are split. Each part has its
@@ -104,6 +104,20 @@ size_t BackwardSplits(const AttentionShape& s, int threads) {
     if (10 * tasks >= 9 * RoundUp(tasks, t)) return splits;
   }
   return limit;
+}
+
+// Returns how many of `tiles` row tiles make a block, so that there are at least `blocks`. Tiles of
+// a block share what is made of the keys; f32 keys are read in place.
+size_t TilesOfBlock(DType dtype, size_t tiles, size_t blocks) {
+  return dtype == DType::kF32 ? 1 : std::clamp<size_t>(tiles / blocks, 1, kMostTiles);
+}
+// Of the forward pass, whose blocks are tasks: so many of each thread keep the threads evenly busy.
+size_t ForwardTiles(const AttentionCall& call, size_t threads) {
+  return TilesOfBlock(call.q.dtype, call.shape.pairs() * call.shape.row_tiles(), 8 * threads);
+}
+// Of the backward pass: so many blocks make the parts of a (batch, kv head) nearly equal.
+size_t BackwardTiles(const AttentionBackwardArgs& args, const AttentionShape& s, size_t splits) {
+  return TilesOfBlock(args.q.dtype, s.row_tiles(), 4 * splits);
 }
 
 // Returns the pool, or null where waking its threads would take longer than so many
@@ -128,7 +142,8 @@ size_t ScratchBytes(const AttentionCall& call, int threads) {
     arena.Take<float>(DecodeUnits::PartialFloats(s));
     arena.Take<float>(static_cast<size_t>(threads) * DecodeScratch::Floats(s));
   } else {
-    arena.Take<float>(static_cast<size_t>(threads) * ForwardTileFloats(s));
+    const size_t count = static_cast<size_t>(threads);
+    arena.Take<float>(count * ForwardFloats(s, ForwardTiles(call, count)));
   }
   return arena.bytes();
 }
@@ -155,8 +170,9 @@ void RunDecode(const AttentionCall& call, CpuContext* pool, size_t threads, Scra
       count * units.stride() < kWorthThreads ? nullptr : pool, s.batch * heads,
       [&](size_t task, size_t) {
         const size_t b = task / heads, head = task % heads;
+        const size_t first = head % units.tiles() * kDecodeRows;
         combine(call, s,
-                TileOf(s, b * s.kv_heads + head / units.tiles(), head % units.tiles(), kDecodeRows),
+                RowTile(s, b, head / units.tiles(), first, std::min(kDecodeRows, s.rows - first)),
                 units.partials(b, head), units.stride(), units.chunks(b));
       });
 }
@@ -172,13 +188,14 @@ void Run(const AttentionCall& call, Scratch scratch, Context& context) {
   const size_t threads = static_cast<size_t>(context.threads());
   if (call.decode) return RunDecode(call, pool, threads, scratch);
   Arena arena(scratch);
-  const size_t tiles = s.row_tiles();
-  float* tile_scratch = arena.Take<float>(threads * ForwardTileFloats(s));
-  const auto run = HWY_DYNAMIC_POINTER(RunForwardTile);
-  // Later tiles see more keys. They are taken first, so that the last task is a short one.
-  ParallelFor(pool, s.pairs() * tiles, [&](size_t task, size_t thread) {
-    run(call, s, TileOf(s, task / tiles, tiles - 1 - task % tiles),
-        tile_scratch + thread * ForwardTileFloats(s));
+  const size_t tiles = ForwardTiles(call, threads), floats = ForwardFloats(s, tiles);
+  const size_t rows = tiles * kRowTile, blocks = CeilDiv(s.rows, rows);
+  float* block_scratch = arena.Take<float>(threads * floats);
+  const auto run = HWY_DYNAMIC_POINTER(RunForwardBlock);
+  // Later blocks see more keys. They are taken first, so that the last task is a short one.
+  ParallelFor(pool, s.pairs() * blocks, [&](size_t task, size_t thread) {
+    run(call, s, BlockOf(s, task / blocks, blocks - 1 - task % blocks, rows),
+        block_scratch + thread * floats);
   });
 }
 
@@ -208,7 +225,8 @@ size_t ScratchBytes(const AttentionBackwardArgs& args, int threads) {
   const size_t splits = BackwardSplits(s, threads);
   const size_t sums = splits == 1 ? static_cast<size_t>(threads) : s.pairs() * splits;
   Arena arena;
-  arena.Take<float>(static_cast<size_t>(threads) * BackwardTileFloats(s));
+  arena.Take<float>(static_cast<size_t>(threads) *
+                    BackwardFloats(s, BackwardTiles(args, s, splits)));
   arena.Take<float>(sums * 2 * KeySumFloats(s));
   return arena.bytes();
 }
@@ -222,23 +240,25 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
   }
   CpuContext* pool = PoolFor(s.pairs() * s.rows * s.queries * s.d, context);
   const size_t threads = static_cast<size_t>(context.threads());
-  const size_t splits = BackwardSplits(s, context.threads()), tiles = s.row_tiles();
+  const size_t splits = BackwardSplits(s, context.threads());
+  const size_t tiles = BackwardTiles(args, s, splits), floats = BackwardFloats(s, tiles);
+  const size_t rows = tiles * kRowTile, blocks = CeilDiv(s.rows, rows);
   const size_t sum_floats = KeySumFloats(s);
   Arena arena(scratch);
-  float* tile_scratch = arena.Take<float>(threads * BackwardTileFloats(s));
+  float* block_scratch = arena.Take<float>(threads * floats);
   float* sums = arena.Take<float>((splits == 1 ? threads : s.pairs() * splits) * 2 * sum_floats);
-  const auto run = HWY_DYNAMIC_POINTER(RunBackwardTile);
+  const auto run = HWY_DYNAMIC_POINTER(RunBackwardBlock);
   const auto store = HWY_DYNAMIC_POINTER(RunStoreKeyGradients);
   ParallelFor(pool, s.pairs() * splits, [&](size_t task, size_t thread) {
     const size_t pair = task / splits, split = task % splits;
     float* dk = sums + (splits == 1 ? thread : task) * 2 * sum_floats;
     std::memset(dk, 0, 2 * sum_floats * sizeof(float));
     // Rounds alternate their direction (0, 1, 2, 2, 1, 0, …), which balances the parts, because
-    // later tiles see more keys.
-    for (size_t round = 0; round * splits < tiles; ++round) {
-      const size_t tile = round * splits + (round % 2 == 0 ? split : splits - 1 - split);
-      if (tile >= tiles) continue;
-      run(args, s, TileOf(s, pair, tile), tile_scratch + thread * BackwardTileFloats(s), dk,
+    // later blocks see more keys.
+    for (size_t round = 0; round * splits < blocks; ++round) {
+      const size_t block = round * splits + (round % 2 == 0 ? split : splits - 1 - split);
+      if (block >= blocks) continue;
+      run(args, s, BlockOf(s, pair, block, rows), block_scratch + thread * floats, dk,
           dk + sum_floats);
     }
     if (splits == 1) {

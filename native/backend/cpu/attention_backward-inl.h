@@ -1,5 +1,5 @@
-// Tiles of attention_backward (attention_tasks.h explains rows). For each row tile, the scaled Qᵀ,
-// Gᵀ and D = Σ g·y are packed once; each key tile then does
+// Blocks of attention_backward (attention_tasks.h explains rows). For each row tile, the scaled Qᵀ,
+// Gᵀ and D = Σ g·y are packed once; for each key tile it then does
 //   Pᵀ  = exp(K·Qᵀ − lse), as a power of 2
 //   dSᵀ = Pᵀ ∘ (V·Gᵀ − D)
 //   dV  += Pᵀ·G
@@ -36,12 +36,12 @@ struct GradientColumns {
 // as well.
 template <bool kMasked, bool kPairs>
 HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count, float scale,
-                               const BackwardTileScratch& w) {
+                               const BackwardScratch& w, const BackwardTileScratch& own) {
   const F32 d;
   const VF32 scale_of_scores = hn::Set(d, scale);
   const hn::RebindToSigned<F32> di;
   for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
-    const GradientColumns columns{hn::LoadU(d, w.lse + c), hn::LoadU(d, w.delta + c),
+    const GradientColumns columns{hn::LoadU(d, own.lse + c), hn::LoadU(d, own.delta + c),
                                   hn::LoadU(di, t.lo + c), hn::LoadU(di, t.hi + c)};
     ForEachKeys<2>(count, [&](auto keys, size_t j) HWY_ATTR {
       constexpr size_t kCount = decltype(keys)::value;
@@ -80,11 +80,12 @@ HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count, flo
 
 template <bool kPairs>
 HWY_INLINE void ScoreGradients(const RowTile& t, RowTile::Visible visible, int32_t from,
-                               size_t count, float scale, const BackwardTileScratch& w) {
+                               size_t count, float scale, const BackwardScratch& w,
+                               const BackwardTileScratch& own) {
   if (visible == RowTile::Visible::kSome) {
-    ScoreGradients<true, kPairs>(t, from, count, scale, w);
+    ScoreGradients<true, kPairs>(t, from, count, scale, w, own);
   } else {
-    ScoreGradients<false, kPairs>(t, from, count, scale, w);
+    ScoreGradients<false, kPairs>(t, from, count, scale, w, own);
   }
 }
 
@@ -118,78 +119,105 @@ HWY_INLINE void PackRows(const AttentionShape& s, const RowTile& t, const T* src
 
 // dk, dv and dqᵀ += the products of P and dS with rows of g, q and k.
 HWY_INLINE void AddGradients(const AttentionShape& s, const RowTile& t, const KeyRows& k,
-                             size_t count, const BackwardTileScratch& w, float* dk, float* dv) {
-  TileGemm(count, s.d, t.count, TileA<float>{w.p, kRowTile, 1}, w.g, s.padded,
+                             size_t count, const BackwardScratch& w, const BackwardTileScratch& own,
+                             float* dk, float* dv) {
+  TileGemm(count, s.d, t.count, TileA<float>{w.p, kRowTile, 1}, own.g, s.padded,
            {dv, s.padded, true});
-  TileGemm(count, s.d, t.count, TileA<float>{w.ds, kRowTile, 1}, w.q, s.padded,
+  TileGemm(count, s.d, t.count, TileA<float>{w.ds, kRowTile, 1}, own.q, s.padded,
            {dk, s.padded, true});
   TileGemm(s.d, t.padded(), count, TileA<float>{k.data, 1, k.stride}, w.ds, kRowTile,
-           {w.dq_t, kRowTile, true});
+           {own.dq_t, kRowTile, true});
 }
 
-// The same in pairs.
-template <class T>
-HWY_INLINE void AddGradientPairs(const AttentionBackwardArgs& args, const AttentionShape& s,
-                                 const RowTile& t, size_t first, size_t count,
-                                 const BackwardTileScratch& w, float* dk, float* dv) {
+// The same in pairs, with those of the transposed keys.
+HWY_INLINE void AddGradientPairs(const AttentionShape& s, const RowTile& t,
+                                 const TileA<uint32_t>& k, size_t count, const BackwardScratch& w,
+                                 const BackwardTileScratch& own, float* dk, float* dv) {
   using BF16 = hwy::bfloat16_t;
   const auto as_pairs = [](const float* p) { return reinterpret_cast<const uint32_t*>(p); };
   const auto as_rows = [](const uint16_t* p) {
     return TileA<BF16>{reinterpret_cast<const BF16*>(p), kRowTile, 2};
   };
   const size_t row_pairs = CeilDiv(t.count, size_t{2}), key_pairs = CeilDiv(count, size_t{2});
-  const TileA<uint32_t> k =
-      LoadKeyPairs(s, t, args.k.as<const T>(), first, count, w.values, w.keys);
-  TileGemm(count, s.d, row_pairs, as_rows(w.p_rows), as_pairs(w.g), s.padded, {dv, s.padded, true});
-  TileGemm(count, s.d, row_pairs, as_rows(w.ds_rows), as_pairs(w.q), s.padded,
+  TileGemm(count, s.d, row_pairs, as_rows(w.p_rows), as_pairs(own.g), s.padded,
+           {dv, s.padded, true});
+  TileGemm(count, s.d, row_pairs, as_rows(w.ds_rows), as_pairs(own.q), s.padded,
            {dk, s.padded, true});
-  TileGemm(s.d, t.padded(), key_pairs, k, as_pairs(w.ds), kRowTile, {w.dq_t, kRowTile, true});
+  TileGemm(s.d, t.padded(), key_pairs, k, as_pairs(w.ds), kRowTile, {own.dq_t, kRowTile, true});
 }
 
 template <class T>
-HWY_INLINE void BackwardTile(const AttentionBackwardArgs& args, const AttentionShape& s,
-                             const RowTile& t, float* scratch, float* dk, float* dv) {
-  const size_t rows = t.padded();
-  const BackwardTileScratch w(s, scratch);
+HWY_INLINE void BeginRows(const AttentionBackwardArgs& args, const AttentionShape& s,
+                          const RowTile& t, const BackwardTileScratch& own) {
   const bool pairs = MultipliesPairs<T>(s);
-  PackRows(s, t, args.q.as<const T>(), pairs, s.scale, w.q, w.q_t);
-  PackRows(s, t, args.g.as<const T>(), pairs, 1, w.g, w.g_t);
-  for (size_t r = 0; r < rows; ++r) {
-    w.lse[r] = 0;
-    w.delta[r] = 0;
+  PackRows(s, t, args.q.as<const T>(), pairs, s.scale, own.q, own.q_t);
+  PackRows(s, t, args.g.as<const T>(), pairs, 1, own.g, own.g_t);
+  for (size_t r = 0; r < t.padded(); ++r) {
+    own.lse[r] = 0;
+    own.delta[r] = 0;
     if (r >= t.count) continue;
     // A row that saw no key has lse = −inf. Every key is masked for it, so 0 serves instead.
     const float lse = args.lse.as<const float>()[t.lse_offset[r]];
-    w.lse[r] = lse == -std::numeric_limits<float>::infinity() ? 0.0f : kLog2E * lse;
+    own.lse[r] = lse == -std::numeric_limits<float>::infinity() ? 0.0f : kLog2E * lse;
     const size_t at = t.offset[r];
-    w.delta[r] = DotOfRows(args.g.as<const T>() + at, args.y.as<const T>() + at, s.d);
+    own.delta[r] = DotOfRows(args.g.as<const T>() + at, args.y.as<const T>() + at, s.d);
   }
-  std::memset(w.dq_t, 0, s.padded * kRowTile * sizeof(float));
-  for (int32_t from = t.begin; from < t.end; from += static_cast<int32_t>(kKeyTile)) {
-    const int32_t to = std::min(t.end, from + static_cast<int32_t>(kKeyTile));
-    const RowTile::Visible visible = t.Sees(from, to);
-    if (visible == RowTile::Visible::kNone) continue;
-    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
+  std::memset(own.dq_t, 0, s.padded * kRowTile * sizeof(float));
+}
+
+template <class T>
+HWY_INLINE void FinishRows(const AttentionBackwardArgs& args, const AttentionShape& s,
+                           const RowTile& t, const BackwardTileScratch& own) {
+  TransposeTile(own.dq_t, kRowTile, s.padded, t.padded(), own.q, s.padded);
+  for (size_t r = 0; r < t.count; ++r) {
+    RowFromF32(own.q + r * s.padded, s.d, s.scale, args.dq.as<T>() + t.offset[r]);
+  }
+}
+
+template <class T>
+HWY_INLINE void BackwardBlock(const AttentionBackwardArgs& args, const AttentionShape& s,
+                              const RowBlock& block, float* scratch, float* dk, float* dv) {
+  const BackwardScratch w(s, scratch);
+  const bool pairs = MultipliesPairs<T>(s);
+  for (size_t i = 0; i < block.size(); ++i) {
+    BeginRows<T>(args, s, block[i], BackwardTileScratch(s, w, i));
+  }
+  for (int32_t from = block.begin(), keys_end; from < block.end(); from = keys_end) {
+    keys_end = std::min(block.end(), from + static_cast<int32_t>(kKeyTile));
+    const size_t first = static_cast<size_t>(from), keys = static_cast<size_t>(keys_end - from);
     float *const to_dk = dk + first * s.padded, *const to_dv = dv + first * s.padded;
+    KeyRows k{}, v{};
+    TileA<uint32_t> k_pairs{};
     if (pairs) {
-      MultiplyPairs(s, t, args.k.as<const T>(), first, count, w.q_t, w.p);
-      MultiplyPairs(s, t, args.v.as<const T>(), first, count, w.g_t, w.ds);
-      ScoreGradients<true>(t, visible, from, count, s.scale * kLog2E, w);
-      AddGradientPairs<T>(args, s, t, first, count, w, to_dk, to_dv);
+      k_pairs = LoadKeyPairs(s, block[0], args.k.as<const T>(), first, keys, w.values, w.keys);
     } else {
-      const KeyRows k = LoadKeys(s, t, args.k.as<const T>(), first, count, false, w.keys);
-      const KeyRows v = LoadKeys(s, t, args.v.as<const T>(), first, count, false, w.values);
-      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, w.q_t, kRowTile,
-               {w.p, kRowTile, false});
-      TileGemm(count, rows, s.d, TileA<float>{v.data, v.stride, 1}, w.g_t, kRowTile,
-               {w.ds, kRowTile, false});
-      ScoreGradients<false>(t, visible, from, count, kLog2E, w);
-      AddGradients(s, t, k, count, w, to_dk, to_dv);
+      k = LoadKeys(s, block[0], args.k.as<const T>(), first, keys, false, w.keys);
+      v = LoadKeys(s, block[0], args.v.as<const T>(), first, keys, false, w.values);
+    }
+    for (size_t i = 0; i < block.size(); ++i) {
+      const RowTile& t = block[i];
+      const int32_t to = std::min(t.end, keys_end);
+      const RowTile::Visible visible = from < to ? t.Sees(from, to) : RowTile::Visible::kNone;
+      if (visible == RowTile::Visible::kNone) continue;
+      const BackwardTileScratch own(s, w, i);
+      const size_t count = static_cast<size_t>(to - from), rows = t.padded();
+      if (pairs) {
+        MultiplyPairs(s, t, args.k.as<const T>(), first, count, own.q_t, w.p);
+        MultiplyPairs(s, t, args.v.as<const T>(), first, count, own.g_t, w.ds);
+        ScoreGradients<true>(t, visible, from, count, s.scale * kLog2E, w, own);
+        AddGradientPairs(s, t, k_pairs, count, w, own, to_dk, to_dv);
+      } else {
+        TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, own.q_t, kRowTile,
+                 {w.p, kRowTile, false});
+        TileGemm(count, rows, s.d, TileA<float>{v.data, v.stride, 1}, own.g_t, kRowTile,
+                 {w.ds, kRowTile, false});
+        ScoreGradients<false>(t, visible, from, count, kLog2E, w, own);
+        AddGradients(s, t, k, count, w, own, to_dk, to_dv);
+      }
     }
   }
-  TransposeTile(w.dq_t, kRowTile, s.padded, rows, w.q, s.padded);
-  for (size_t r = 0; r < t.count; ++r) {
-    RowFromF32(w.q + r * s.padded, s.d, s.scale, args.dq.as<T>() + t.offset[r]);
+  for (size_t i = 0; i < block.size(); ++i) {
+    FinishRows<T>(args, s, block[i], BackwardTileScratch(s, w, i));
   }
 }
 

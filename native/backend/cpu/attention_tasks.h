@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
 #include "core/maths/ceil_div.h"
 #include "core/ops/ops.h"
@@ -155,24 +156,65 @@ struct RowTile {
   }
 };
 
+// The most row tiles of a block.
+constexpr size_t kMostTiles = 4;
+
+// Tiles of rows that follow each other, which take a tile of keys one after the other. A row's
+// results do not depend on the other tiles of its block.
+class RowBlock {
+ public:
+  // Has rows [first, first + count) of (batch, head), of kMostTiles tiles at most.
+  RowBlock(const AttentionShape& s, size_t batch, size_t head, size_t first, size_t count) {
+    for (size_t from = 0; from < count; from += kRowTile) {
+      const size_t rows = std::min(kRowTile, count - from);
+      const RowTile& tile = tiles_[size_++].emplace(s, batch, head, first + from, rows);
+      begin_ = std::min(begin_, tile.first_tile());
+      end_ = std::max(end_, tile.end);
+    }
+  }
+  size_t size() const { return size_; }
+  const RowTile& operator[](size_t i) const { return *tiles_[i]; }
+
+  // Every visible key is in [begin, end), where begin is that of a tile of keys.
+  int32_t begin() const { return begin_; }
+  int32_t end() const { return end_; }
+
+ private:
+  std::optional<RowTile> tiles_[kMostTiles];
+  size_t size_ = 0;
+  int32_t begin_ = INT32_MAX, end_ = 0;
+};
+
 // ---- scratch, in floats; every piece is a multiple of 64 bytes --------------------------------
 
 constexpr size_t kStatistics = 4 * kRowTile;  // of rows; the backward pass has two
 
-inline size_t ForwardTileFloats(const AttentionShape& s) {
-  return 3 * kRowTile * s.padded + 2 * kKeyTile * s.padded + kKeyTile * kRowTile + kStatistics;
+// What the tiles of a block share, and what each has of its own.
+inline size_t OwnForwardFloats(const AttentionShape& s) {
+  return 2 * kRowTile * s.padded + kStatistics;
 }
-struct ForwardTileScratch {
-  float *q, *q_t, *out_t, *keys, *values, *scores, *max, *sum, *weights, *alpha;
-  ForwardTileScratch(const AttentionShape& s, float* p) {
-    const size_t rows = kRowTile * s.padded, cols = kKeyTile * s.padded;
-    q = p;
-    q_t = q + rows;
-    out_t = q_t + rows;
-    keys = out_t + rows;
+inline size_t ForwardFloats(const AttentionShape& s, size_t tiles) {
+  return kRowTile * s.padded + 3 * kKeyTile * s.padded + kKeyTile * kRowTile +
+         tiles * OwnForwardFloats(s);
+}
+struct ForwardScratch {
+  float *rows, *keys, *values, *transposed, *scores, *own;
+  ForwardScratch(const AttentionShape& s, float* p) {
+    const size_t cols = kKeyTile * s.padded;
+    rows = p;
+    keys = rows + kRowTile * s.padded;
     values = keys + cols;
-    scores = values + cols;
-    max = scores + kKeyTile * kRowTile;
+    transposed = values + cols;
+    scores = transposed + cols;
+    own = scores + kKeyTile * kRowTile;
+  }
+};
+struct ForwardTileScratch {
+  float *q_t, *out_t, *max, *sum, *weights, *alpha;
+  ForwardTileScratch(const AttentionShape& s, const ForwardScratch& of_block, size_t tile) {
+    q_t = of_block.own + tile * OwnForwardFloats(s);
+    out_t = q_t + kRowTile * s.padded;
+    max = out_t + kRowTile * s.padded;
     sum = max + kRowTile;
     weights = sum + kRowTile;
     alpha = weights + kRowTile;
@@ -283,26 +325,36 @@ class DecodeUnits {
   float* partials_;
 };
 
-inline size_t BackwardTileFloats(const AttentionShape& s) {
-  return 5 * kRowTile * s.padded + 2 * kKeyTile * s.padded + 3 * kKeyTile * kRowTile + kStatistics;
+inline size_t OwnBackwardFloats(const AttentionShape& s) {
+  return 5 * kRowTile * s.padded + 2 * kRowTile;
 }
-struct BackwardTileScratch {
-  float *q, *q_t, *g, *g_t, *dq_t, *keys, *values, *p, *ds, *lse, *delta;
+inline size_t BackwardFloats(const AttentionShape& s, size_t tiles) {
+  return 2 * kKeyTile * s.padded + 3 * kKeyTile * kRowTile + tiles * OwnBackwardFloats(s);
+}
+struct BackwardScratch {
+  float *keys, *values, *p, *ds, *own;
   uint16_t *p_rows, *ds_rows;  // P and dS as bf16 [key][row]
-  BackwardTileScratch(const AttentionShape& s, float* base) {
-    const size_t rows = kRowTile * s.padded, cols = kKeyTile * s.padded;
-    q = base;
-    q_t = q + rows;
-    g = q_t + rows;
-    g_t = g + rows;
-    dq_t = g_t + rows;
-    keys = dq_t + rows;
+  BackwardScratch(const AttentionShape& s, float* base) {
+    const size_t cols = kKeyTile * s.padded;
+    keys = base;
     values = keys + cols;
     p = values + cols;
     ds = p + kKeyTile * kRowTile;
     p_rows = reinterpret_cast<uint16_t*>(ds + kKeyTile * kRowTile);
     ds_rows = p_rows + kKeyTile * kRowTile;
-    lse = ds + 2 * kKeyTile * kRowTile;
+    own = ds + 2 * kKeyTile * kRowTile;
+  }
+};
+struct BackwardTileScratch {  // lse is in units of ln 2
+  float *q, *q_t, *g, *g_t, *dq_t, *lse, *delta;
+  BackwardTileScratch(const AttentionShape& s, const BackwardScratch& of_block, size_t tile) {
+    const size_t rows = kRowTile * s.padded;
+    q = of_block.own + tile * OwnBackwardFloats(s);
+    q_t = q + rows;
+    g = q_t + rows;
+    g_t = g + rows;
+    dq_t = g_t + rows;
+    lse = dq_t + rows;
     delta = lse + kRowTile;
   }
 };

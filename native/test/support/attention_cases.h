@@ -85,6 +85,9 @@ inline std::vector<AttentionCase> GridCases() {
         ++n;
       }
     }
+    // So many rows that a task of the CPU has several tiles of them.
+    cases.push_back({dtype, 1, 300, 8, 1, 64, 0, true});
+    cases.push_back({dtype, 1, 300, 8, 1, 20, 70});
     for (const int64_t d : {1, 7, 33, 255, 256}) {
       AttentionCase c;
       c.dtype = dtype;
