@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { CausalLM, Trainer, writeSafetensors } from 'lora-native';
+import { peakBytes } from './processes/peak.mjs';
 
 /** [layers, hidden, feed-forward, heads, key heads, vocabulary] of models with tied embeddings. */
 const shapes = {
@@ -90,9 +91,7 @@ async function measure(part, dir) {
     const gradientCheckpointing = values['gradient-checkpointing'];
     await new Trainer({ model, data, batchSize, maxSteps: 2, lr: 1e-5, gradientCheckpointing }).run();
   }
-  console.log(
-    JSON.stringify({ bytes: process.resourceUsage().maxRSS * 1024, parameters: model.parameterCount }),
-  );
+  console.log(JSON.stringify({ bytes: peakBytes(), parameters: model.parameterCount }));
 }
 
 /** What docs/start/memory.md says, in bytes. */
