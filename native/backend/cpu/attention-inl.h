@@ -262,6 +262,22 @@ HWY_INLINE void FinishSums(size_t padded_rows, float* max, const float* sum, flo
   }
 }
 
+// For each tile of keys [from, keys_end) that a block may see, calls load(from, keys_end), and then
+// use(i, from, to, visible) for each of its tiles of rows that sees some of the keys [from, to).
+template <class Load, class Use>
+HWY_INLINE void ForEachKeyTile(const RowBlock& block, const Load& load, const Use& use) {
+  for (int32_t from = block.begin(), keys_end; from < block.end(); from = keys_end) {
+    keys_end = std::min(block.end(), from + static_cast<int32_t>(kKeyTile));
+    load(from, keys_end);
+    for (size_t i = 0; i < block.size(); ++i) {
+      const int32_t to = std::min(block[i].end, keys_end);
+      if (to <= from) continue;
+      const RowTile::Visible visible = block[i].Sees(from, to);
+      if (visible != RowTile::Visible::kNone) use(i, from, to, visible);
+    }
+  }
+}
+
 template <class T>
 HWY_INLINE void BeginRows(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                           float* rows, const ForwardTileScratch& w) {
@@ -302,44 +318,41 @@ HWY_INLINE void ForwardBlock(const AttentionCall& args, const AttentionShape& s,
   for (size_t i = 0; i < block.size(); ++i) {
     BeginRows<T>(args, s, block[i], w.rows, ForwardTileScratch(s, w, i));
   }
-  for (int32_t from = block.begin(), keys_end; from < block.end(); from = keys_end) {
-    keys_end = std::min(block.end(), from + static_cast<int32_t>(kKeyTile));
-    const size_t first = static_cast<size_t>(from), keys = static_cast<size_t>(keys_end - from);
-    KeyRows k{}, v{};
-    TileA<uint32_t> v_pairs{};
+  KeyRows k{}, v{};
+  TileA<uint32_t> v_pairs{};
+  const auto load = [&](int32_t from, int32_t end) HWY_ATTR {
+    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(end - from);
     if (pairs) {
       v_pairs =
-          LoadKeyPairs(s, block[0], args.v.as<const T>(), first, keys, w.values, w.transposed);
+          LoadKeyPairs(s, block[0], args.v.as<const T>(), first, count, w.values, w.transposed);
     } else {
-      k = LoadKeys(s, block[0], args.k.as<const T>(), first, keys, false, w.keys);
-      v = LoadKeys(s, block[0], args.v.as<const T>(), first, keys, false, w.values);
+      k = LoadKeys(s, block[0], args.k.as<const T>(), first, count, false, w.keys);
+      v = LoadKeys(s, block[0], args.v.as<const T>(), first, count, false, w.values);
     }
-    for (size_t i = 0; i < block.size(); ++i) {
-      const RowTile& t = block[i];
-      const int32_t to = std::min(t.end, keys_end);
-      const RowTile::Visible visible = from < to ? t.Sees(from, to) : RowTile::Visible::kNone;
-      if (visible == RowTile::Visible::kNone) continue;
-      const ForwardTileScratch own(s, w, i);
-      const size_t rows = t.padded(), count = static_cast<size_t>(to - from);
-      if (pairs) {
-        MultiplyPairs(s, t, args.k.as<const T>(), first, count, own.q_t, w.scores);
-      } else {
-        TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, own.q_t, kRowTile,
-                 {w.scores, kRowTile, false});
-      }
-      if (visible == RowTile::Visible::kSome) MaskScores(t, from, to, w.scores);
-      const TileC out = {own.out_t, kRowTile, true, own.alpha};
-      if (pairs) {
-        OnlineSoftmax<true>(rows, count, scale, w.scores, own.max, own.sum, own.weights, own.alpha);
-        TileGemm(s.d, rows, CeilDiv(count, size_t{2}), v_pairs,
-                 reinterpret_cast<const uint32_t*>(w.scores), kRowTile, out);
-      } else {
-        OnlineSoftmax<false>(rows, count, scale, w.scores, own.max, own.sum, own.weights,
-                             own.alpha);
-        TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile, out);
-      }
+  };
+  const auto add = [&](size_t i, int32_t from, int32_t to, RowTile::Visible visible) HWY_ATTR {
+    const RowTile& t = block[i];
+    const ForwardTileScratch own(s, w, i);
+    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
+    const size_t rows = t.padded();
+    if (pairs) {
+      MultiplyPairs(s, t, args.k.as<const T>(), first, count, own.q_t, w.scores);
+    } else {
+      TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, own.q_t, kRowTile,
+               {w.scores, kRowTile, false});
     }
-  }
+    if (visible == RowTile::Visible::kSome) MaskScores(t, from, to, w.scores);
+    const TileC out = {own.out_t, kRowTile, true, own.alpha};
+    if (pairs) {
+      OnlineSoftmax<true>(rows, count, scale, w.scores, own.max, own.sum, own.weights, own.alpha);
+      TileGemm(s.d, rows, CeilDiv(count, size_t{2}), v_pairs,
+               reinterpret_cast<const uint32_t*>(w.scores), kRowTile, out);
+    } else {
+      OnlineSoftmax<false>(rows, count, scale, w.scores, own.max, own.sum, own.weights, own.alpha);
+      TileGemm(s.d, rows, count, TileA<float>{v.data, 1, v.stride}, w.scores, kRowTile, out);
+    }
+  };
+  ForEachKeyTile(block, load, add);
   for (size_t i = 0; i < block.size(); ++i) {
     FinishRows<T>(args, s, block[i], w.rows, ForwardTileScratch(s, w, i));
   }

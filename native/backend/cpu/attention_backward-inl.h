@@ -182,40 +182,37 @@ HWY_INLINE void BackwardBlock(const AttentionBackwardArgs& args, const Attention
   for (size_t i = 0; i < block.size(); ++i) {
     BeginRows<T>(args, s, block[i], BackwardTileScratch(s, w, i));
   }
-  for (int32_t from = block.begin(), keys_end; from < block.end(); from = keys_end) {
-    keys_end = std::min(block.end(), from + static_cast<int32_t>(kKeyTile));
-    const size_t first = static_cast<size_t>(from), keys = static_cast<size_t>(keys_end - from);
-    float *const to_dk = dk + first * s.padded, *const to_dv = dv + first * s.padded;
-    KeyRows k{}, v{};
-    TileA<uint32_t> k_pairs{};
+  KeyRows k{}, v{};
+  TileA<uint32_t> k_pairs{};
+  const auto load = [&](int32_t from, int32_t end) HWY_ATTR {
+    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(end - from);
     if (pairs) {
-      k_pairs = LoadKeyPairs(s, block[0], args.k.as<const T>(), first, keys, w.values, w.keys);
+      k_pairs = LoadKeyPairs(s, block[0], args.k.as<const T>(), first, count, w.values, w.keys);
     } else {
-      k = LoadKeys(s, block[0], args.k.as<const T>(), first, keys, false, w.keys);
-      v = LoadKeys(s, block[0], args.v.as<const T>(), first, keys, false, w.values);
+      k = LoadKeys(s, block[0], args.k.as<const T>(), first, count, false, w.keys);
+      v = LoadKeys(s, block[0], args.v.as<const T>(), first, count, false, w.values);
     }
-    for (size_t i = 0; i < block.size(); ++i) {
-      const RowTile& t = block[i];
-      const int32_t to = std::min(t.end, keys_end);
-      const RowTile::Visible visible = from < to ? t.Sees(from, to) : RowTile::Visible::kNone;
-      if (visible == RowTile::Visible::kNone) continue;
-      const BackwardTileScratch own(s, w, i);
-      const size_t count = static_cast<size_t>(to - from), rows = t.padded();
-      if (pairs) {
-        MultiplyPairs(s, t, args.k.as<const T>(), first, count, own.q_t, w.p);
-        MultiplyPairs(s, t, args.v.as<const T>(), first, count, own.g_t, w.ds);
-        ScoreGradients<true>(t, visible, from, count, s.scale * kLog2E, w, own);
-        AddGradientPairs(s, t, k_pairs, count, w, own, to_dk, to_dv);
-      } else {
-        TileGemm(count, rows, s.d, TileA<float>{k.data, k.stride, 1}, own.q_t, kRowTile,
-                 {w.p, kRowTile, false});
-        TileGemm(count, rows, s.d, TileA<float>{v.data, v.stride, 1}, own.g_t, kRowTile,
-                 {w.ds, kRowTile, false});
-        ScoreGradients<false>(t, visible, from, count, kLog2E, w, own);
-        AddGradients(s, t, k, count, w, own, to_dk, to_dv);
-      }
+  };
+  const auto add = [&](size_t i, int32_t from, int32_t to, RowTile::Visible visible) HWY_ATTR {
+    const RowTile& t = block[i];
+    const BackwardTileScratch own(s, w, i);
+    const size_t first = static_cast<size_t>(from), count = static_cast<size_t>(to - from);
+    float *const to_dk = dk + first * s.padded, *const to_dv = dv + first * s.padded;
+    if (pairs) {
+      MultiplyPairs(s, t, args.k.as<const T>(), first, count, own.q_t, w.p);
+      MultiplyPairs(s, t, args.v.as<const T>(), first, count, own.g_t, w.ds);
+      ScoreGradients<true>(t, visible, from, count, s.scale * kLog2E, w, own);
+      AddGradientPairs(s, t, k_pairs, count, w, own, to_dk, to_dv);
+    } else {
+      TileGemm(count, t.padded(), s.d, TileA<float>{k.data, k.stride, 1}, own.q_t, kRowTile,
+               {w.p, kRowTile, false});
+      TileGemm(count, t.padded(), s.d, TileA<float>{v.data, v.stride, 1}, own.g_t, kRowTile,
+               {w.ds, kRowTile, false});
+      ScoreGradients<false>(t, visible, from, count, kLog2E, w, own);
+      AddGradients(s, t, k, count, w, own, to_dk, to_dv);
     }
-  }
+  };
+  ForEachKeyTile(block, load, add);
   for (size_t i = 0; i < block.size(); ++i) {
     FinishRows<T>(args, s, block[i], BackwardTileScratch(s, w, i));
   }

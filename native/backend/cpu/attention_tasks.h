@@ -187,11 +187,9 @@ class RowBlock {
 
 // ---- scratch, in floats; every piece is a multiple of 64 bytes --------------------------------
 
-constexpr size_t kStatistics = 4 * kRowTile;  // of rows; the backward pass has two
-
 // What the tiles of a block share, and what each has of its own.
 inline size_t OwnForwardFloats(const AttentionShape& s) {
-  return 2 * kRowTile * s.padded + kStatistics;
+  return 2 * kRowTile * s.padded + 4 * kRowTile;
 }
 inline size_t ForwardFloats(const AttentionShape& s, size_t tiles) {
   return kRowTile * s.padded + 3 * kKeyTile * s.padded + kKeyTile * kRowTile +
