@@ -1,9 +1,8 @@
 // Exports a function for every op. The description of the op (core/ops/describe.h) says what the
 // function takes and returns: rms_norm_forward is rmsNormForward(x, weight, eps, dtype, keepRstd)
 // → [y, rstd].
-#include <cctype>
-#include <string>
 #include <type_traits>
+#include <vector>
 
 #include "node/api.h"
 #include "node/op_call.h"
@@ -34,24 +33,12 @@ Napi::Value CallOp(const Napi::CallbackInfo& info) {
   return Answer(info.Env(), results);
 }
 
-// Returns "rmsNormForward" for "rms_norm_forward".
-std::string CamelCase(const char* name) {
-  std::string result;
-  for (const char* c = name; *c != 0; ++c) {
-    if (*c == '_')
-      result += static_cast<char>(std::toupper(static_cast<unsigned char>(*++c)));
-    else
-      result += *c;
-  }
-  return result;
-}
-
 }  // namespace
 
 void RegisterOps(Napi::Env env, Napi::Object exports) {
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) {
     if constexpr (!std::is_same_v<Args, PackArgs>)  // weights.cc exports pack()
-      Export<CallOp<Args>>(env, exports, CamelCase(kDescription<Args>.name).c_str());
+      Export<CallOp<Args>>(env, exports, JavaScriptName(kDescription<Args>.name).c_str());
   });
 }
 

@@ -1,19 +1,9 @@
 // What both the native side and TypeScript state is the same on both.
 import { tensor, LoRAError } from '../../lib/index';
 import { ignoredLabel } from '../../lib/data/example';
-import {
-  binaryKinds,
-  linearPhases,
-  unaryKinds,
-  type BinaryKind,
-  type LinearPhase,
-  type UnaryKind,
-} from '../../lib/native/binding';
-import { binding } from '../../lib/native/calls';
 import { crossEntropy } from '../../lib/ops';
 import { dropout } from '../../lib/ops/dropout';
 import { isDropout } from '../../lib/validate';
-import { expectThrow } from '../support/errors';
 
 const x = tensor([1, 2, 4], { shape: [1, 3] });
 
@@ -36,30 +26,4 @@ test.each([0, 0.5, 1 - 2 ** -24, 1, 1.5, -1e-9, NaN, Infinity])('the range of dr
     taken = false;
   }
   expect(isDropout(p)).toBe(taken);
-});
-
-test('the phases of lora_linear', () => {
-  const listed = `[lora_linear] expected phase to be ${linearPhases.slice(0, -1).join(', ')} or ${linearPhases.at(-1)} but received "both"`;
-  expectThrow(
-    () => binding().loraLinearForward(x.handle, [], 'both' as LinearPhase, null, null, false),
-    'ERR_ARGUMENT',
-    listed,
-  );
-});
-
-test('the functions of the elementwise ops', () => {
-  for (const kind of binaryKinds) binding().binary(kind, x.handle, x.handle, 'f32');
-  for (const kind of unaryKinds) binding().unary(kind, 1, x.handle, 'f32');
-  const listed = (kinds: readonly string[]): RegExp =>
-    new RegExp(`expected kind to be ${kinds.slice(0, -1).join(', ')} or ${kinds.at(-1)} but received "pow"`);
-  expectThrow(
-    () => binding().binary('pow' as BinaryKind, x.handle, x.handle, 'f32'),
-    'ERR_ARGUMENT',
-    listed(binaryKinds),
-  );
-  expectThrow(
-    () => binding().unary('pow' as UnaryKind, 1, x.handle, 'f32'),
-    'ERR_ARGUMENT',
-    listed(unaryKinds),
-  );
 });

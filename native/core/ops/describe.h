@@ -27,11 +27,15 @@
 //   - The walk over the op's tensors, ForEachOperand below, which the tests' mirror uses.
 //   - The op's function for JavaScript, rmsNormForward(x, weight, eps, dtype, keepRstd) →
 //     [y, rstd], which node/ops.cc makes. It takes its arguments in the order of the fields, and
-//     its error sentences use the fields' names.
+//     its error sentences use the fields' names. Its type in TypeScript follows too
+//     (test/core/op_types_test.cc).
 //   - The op's entry in the table of every backend (backend.h).
 #pragma once
 
+#include <cctype>
 #include <cstddef>
+#include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 
@@ -90,6 +94,16 @@ DType ActivationOf(const Args& args) {
       if (field.activation) dtype = (args.*field.view).dtype;
   });
   return dtype;
+}
+
+// Returns the name in JavaScript: "rmsNormForward" for "rms_norm_forward".
+inline std::string JavaScriptName(std::string_view name) {
+  std::string result;
+  for (size_t i = 0; i < name.size(); ++i)
+    result += name[i] == '_'
+                  ? static_cast<char>(std::toupper(static_cast<unsigned char>(name[++i])))
+                  : name[i];
+  return result;
 }
 
 // A list of ops by their arguments.

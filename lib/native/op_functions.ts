@@ -1,0 +1,215 @@
+// Written by native/test/core/op_types_test.cc from the descriptions in
+// native/core/ops, which has formulas and shapes.
+import type { DType } from '../tensor/dtype';
+import type { NativeDevice, NativeGuard, NativeTable, NativeTensor, NativeWeight } from './handles';
+
+/** A function for each op. Scalars have shape []. */
+export interface OpFunctions {
+  unpack(
+    weight: NativeWeight,
+  ): NativeTensor;
+  loraLinearForward(
+    x: NativeTensor,
+    branches: readonly { weight: NativeWeight; bias?: NativeTensor | null; up?: NativeTensor | null; down?: NativeTensor | null; scale: number; dropout?: { p: number; seed: number; layer: number; forward: number } | null; site: number; factor?: NativeTensor | null }[],
+    phase: 'auto' | 'prefill' | 'decode',
+    slots: NativeTensor | null,
+    table: NativeTable | null,
+    keepH: boolean,
+  ): [y: NativeTensor[], h: (NativeTensor | null)[]];
+  loraLinearBackward(
+    x: NativeTensor | null,
+    branches: readonly { weight: NativeWeight; bias?: NativeTensor | null; up?: NativeTensor | null; down?: NativeTensor | null; scale: number; dropout?: { p: number; seed: number; layer: number; forward: number } | null; site: number; factor?: NativeTensor | null }[],
+    g: readonly NativeTensor[],
+    h: readonly (NativeTensor | null)[],
+    wantDx: boolean,
+    wantUp: readonly boolean[],
+    wantDown: readonly boolean[],
+  ): [dx: NativeTensor | null, dUp: (NativeTensor | null)[], dDown: (NativeTensor | null)[]];
+  dropout(
+    x: NativeTensor,
+    dropout: { p: number; seed: number; layer: number; forward: number } | null,
+  ): NativeTensor;
+  embedding(
+    weight: NativeWeight,
+    ids: NativeTensor,
+  ): NativeTensor;
+  rmsNormForward(
+    x: NativeTensor,
+    weight: NativeTensor,
+    eps: number,
+    dtype: DType,
+    keepRstd: boolean,
+  ): [y: NativeTensor, rstd: NativeTensor | null];
+  rmsNormBackward(
+    x: NativeTensor,
+    weight: NativeTensor,
+    rstd: NativeTensor,
+    g: NativeTensor,
+  ): NativeTensor;
+  rope(
+    x: NativeTensor,
+    cos: NativeTensor,
+    sin: NativeTensor,
+    positions: NativeTensor | null,
+    offset: number,
+    inverse: boolean,
+  ): NativeTensor;
+  attentionForward(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    keyBegin: NativeTensor | null,
+    options: { window: number; scale: number },
+    keepLse: boolean,
+  ): [y: NativeTensor, lse: NativeTensor | null];
+  attentionBackward(
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    keyBegin: NativeTensor | null,
+    y: NativeTensor,
+    lse: NativeTensor,
+    g: NativeTensor,
+    options: { window: number; scale: number },
+  ): [dq: NativeTensor, dk: NativeTensor, dv: NativeTensor];
+  swigluForward(
+    gate: NativeTensor,
+    up: NativeTensor,
+  ): NativeTensor;
+  swigluBackward(
+    gate: NativeTensor,
+    up: NativeTensor,
+    g: NativeTensor,
+  ): [dgate: NativeTensor, dup: NativeTensor];
+  pageAppend(
+    src: NativeTensor,
+    pool: NativeTensor,
+    pageTable: NativeTensor,
+    lengths: NativeTensor,
+  ): void;
+  attentionPaged(
+    q: NativeTensor,
+    kPool: NativeTensor,
+    vPool: NativeTensor,
+    pageTable: NativeTensor,
+    lengths: NativeTensor,
+    options: { window: number; scale: number; phase: 'prefill' | 'decode' },
+  ): NativeTensor;
+  crossEntropyForward(
+    logits: NativeTensor,
+    labels: NativeTensor,
+    keepLse: boolean,
+  ): [loss: NativeTensor, count: NativeTensor, lse: NativeTensor | null];
+  crossEntropyBackward(
+    logits: NativeTensor,
+    labels: NativeTensor,
+    lse: NativeTensor,
+    g: NativeTensor,
+  ): NativeTensor;
+  linearCrossEntropy(
+    hidden: NativeTensor,
+    weight: NativeWeight,
+    labels: NativeTensor,
+    wantGrad: boolean,
+  ): [loss: NativeTensor, count: NativeTensor, dHidden: NativeTensor | null];
+  adamw(
+    segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor; v: NativeTensor }[],
+    options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },
+    guard: NativeGuard,
+  ): void;
+  adamw8bit(
+    segments: readonly { param: NativeTensor; grad: NativeTensor; mCodes: NativeTensor; vCodes: NativeTensor; mScales: NativeTensor; vScales: NativeTensor }[],
+    options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },
+    guard: NativeGuard,
+  ): void;
+  sgd(
+    segments: readonly { param: NativeTensor; grad: NativeTensor; velocity?: NativeTensor | null }[],
+    options: { lr: number; momentum: number; weightDecay: number; nesterov: boolean },
+    guard: NativeGuard,
+  ): void;
+  lion(
+    segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor }[],
+    options: { lr: number; beta1: number; beta2: number; weightDecay: number },
+    guard: NativeGuard,
+  ): void;
+  globalNorm(
+    tensors: readonly NativeTensor[],
+  ): NativeTensor;
+  clipByNorm(
+    tensors: readonly NativeTensor[],
+    norm: NativeTensor,
+    maxNorm: number,
+  ): void;
+  binary(
+    kind: 'add' | 'sub' | 'mul' | 'div',
+    a: NativeTensor,
+    b: NativeTensor,
+    dtype: DType,
+  ): NativeTensor;
+  unary(
+    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu',
+    alpha: number,
+    x: NativeTensor,
+    dtype: DType,
+  ): NativeTensor;
+  unaryBackward(
+    kind: 'copy' | 'scale' | 'square' | 'sqrt' | 'relu' | 'gelu' | 'silu',
+    alpha: number,
+    x: NativeTensor,
+    g: NativeTensor,
+  ): NativeTensor;
+  reduceSum(
+    x: NativeTensor,
+    shape: readonly number[],
+    dtype: DType,
+  ): NativeTensor;
+  accumulate(
+    x: NativeTensor,
+    y: NativeTensor,
+  ): void;
+  fill(
+    y: NativeTensor,
+    value: number,
+  ): void;
+  transpose(
+    x: NativeTensor,
+    perm: readonly number[],
+  ): NativeTensor;
+  matmul(
+    a: NativeTensor,
+    b: NativeTensor,
+    transA: boolean,
+    transB: boolean,
+    dtype: DType,
+  ): NativeTensor;
+  random(
+    device: NativeDevice,
+    kind: 'uniform' | 'normal',
+    seed: number,
+    stream: number,
+    lo: number,
+    hi: number,
+    shape: readonly number[],
+  ): NativeTensor;
+  sample(
+    logits: NativeTensor,
+    reals: NativeTensor,
+    wholes: NativeTensor,
+  ): NativeTensor;
+  adjustLogits(
+    logits: NativeTensor,
+    rows: NativeTensor,
+    ids: NativeTensor,
+    factors: NativeTensor,
+    addends: NativeTensor,
+  ): void;
+  maskLogits(
+    logits: NativeTensor,
+    bits: NativeTensor,
+  ): void;
+  logProbs(
+    logits: NativeTensor,
+    ids: NativeTensor,
+    n: number,
+  ): [values: NativeTensor, topIds: NativeTensor];
+}
