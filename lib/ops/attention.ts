@@ -1,9 +1,8 @@
 /** y = softmax(scale·q·kᵀ)·v: causal, grouped-query, optionally with a sliding window; online softmax. */
 import { needsGrad, record } from '../tensor/autograd';
 import { call } from '../native/calls';
-import { type Tensor, wrap } from '../tensor/tensor';
-import { check, checkInteger, checkOptions, shapeText } from '../validate';
-import { checkDims, checkFloat, checkIds, checkSameDevice } from '../tensor/arguments';
+import { handleOf, type Tensor, wrap } from '../tensor/tensor';
+import { checkOptions } from '../validate';
 
 const op = 'attention';
 
@@ -19,30 +18,18 @@ export interface AttentionOptions {
 export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions): Tensor {
   checkOptions(op, options, ['scale', 'window', 'keyBegin']);
   const { scale, window = 0, keyBegin } = options;
-  checkHeads(q, k, v);
-  const [b, s] = q.shape as [number, number];
-  check(
-    k.shape[1] === s,
-    op,
-    () => `expected k of shape [${b}, ${s}, kvHeads, d] (that of q) but received ${shapeText(k.shape)}`,
-  );
-  checkInteger(op, 'window', window);
-  if (keyBegin) {
-    checkIds(op, keyBegin, 'keyBegin');
-    checkDims(op, 'keyBegin', keyBegin, [b, s], 'batch, seq');
-  }
-  const begin = keyBegin?.handle ?? null;
   const [handle, lseHandle] = call().attentionForward(
-    q.handle,
-    k.handle,
-    v.handle,
-    begin,
+    handleOf(q, op, 'q'),
+    handleOf(k, op, 'k'),
+    handleOf(v, op, 'v'),
+    keyBegin ? handleOf(keyBegin, op, 'keyBegin') : null,
     { window, scale },
     needsGrad([q, k, v]),
   );
   const y = wrap(handle, q.dtype, q.shape, q.device);
   if (lseHandle === null) return y;
-  const lse = wrap(lseHandle, 'f32', [b, q.shape[2]!, s], q.device);
+  const [b, s, heads] = q.shape as [number, number, number];
+  const lse = wrap(lseHandle, 'f32', [b, heads, s], q.device);
   const saved = [q, k, v, y, lse, ...(keyBegin ? [keyBegin] : [])];
   record([q, k, v], [y], saved, ([g], [kq, kk, kv, ky, kl, kb]) => {
     const [dq, dk, dv] = call().attentionBackward(
@@ -63,30 +50,4 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   });
   lse.dispose();
   return y;
-}
-
-function checkHeads(q: Tensor, k: Tensor, v: Tensor): void {
-  checkFloat(op, q, 'q');
-  for (const [name, t] of [
-    ['k', k],
-    ['v', v],
-  ] as const) {
-    checkFloat(op, t, name);
-    checkSameDevice(op, name, t.device, q.device);
-    check(t.dtype === q.dtype, op, `expected ${name} of dtype ${q.dtype} but received ${t.dtype}`);
-  }
-  const fits =
-    q.shape.length === 4 &&
-    k.shape.length === 4 &&
-    k.shape[0] === q.shape[0] &&
-    k.shape[3] === q.shape[3] &&
-    q.shape[2]! % k.shape[2]! === 0;
-  check(
-    fits,
-    op,
-    () =>
-      'expected q [batch, seq, heads, d] and k [batch, positions, kvHeads, d] with heads a multiple of kvHeads ' +
-      `but received ${shapeText(q.shape)} and ${shapeText(k.shape)}`,
-  );
-  checkDims(op, 'v', v, k.shape, 'that of k');
 }

@@ -7,9 +7,8 @@
  * Entries of the table for positions that an op does not use may be anything.
  */
 import { call } from '../native/calls';
-import { type Tensor, wrap } from '../tensor/tensor';
-import { check, checkInteger, checkNumber, checkOneOf, checkOptions, shapeText } from '../validate';
-import { checkDims, checkFloat, checkIds, checkSameDevice } from '../tensor/arguments';
+import { handleOf, type Tensor, wrap } from '../tensor/tensor';
+import { checkOptions } from '../validate';
 
 /** Positions of a page. */
 export const PAGE_SIZE = 64;
@@ -53,34 +52,14 @@ export function attentionPaged(
   const op = 'attention_paged';
   checkOptions(op, options, ['scale', 'window', 'phase']);
   const { scale, window = 0, phase } = options;
-  checkNumber(op, 'scale', scale);
-  checkInteger(op, 'window', window);
-  checkOneOf(op, 'phase', phase, ['prefill', 'decode']);
-  checkFloat(op, q, 'q');
-  checkDims(op, 'q', q, ['batch', 'seq', 'heads', 'd']);
-  const [b, s, heads, d] = q.shape as [number, number, number, number];
-  checkPool(op, 'kPool', kPool, q, d);
-  const kvHeads = kPool.shape[1]!;
-  check(
-    kvHeads === 0 ? heads === 0 : heads % kvHeads === 0,
-    op,
-    () =>
-      `expected q [batch, seq, heads, d] with heads a multiple of ${kvHeads} (those of kPool) but received ` +
-      shapeText(q.shape),
+  const y = call().attentionPaged(
+    handleOf(q, op, 'q'),
+    handleOf(kPool, op, 'kPool'),
+    handleOf(vPool, op, 'vPool'),
+    handleOf(pageTable, op, 'pageTable'),
+    handleOf(lengths, op, 'lengths'),
+    { window, scale, phase },
   );
-  check(
-    phase === 'prefill' || s === 1,
-    op,
-    () => `expected q of one query per sequence in phase 'decode' but received ${shapeText(q.shape)}`,
-  );
-  checkPool(op, 'vPool', vPool, q, d);
-  checkDims(op, 'vPool', vPool, kPool.shape, 'that of kPool');
-  checkTable(op, pageTable, lengths, b, q.device);
-  const y = call().attentionPaged(q.handle, kPool.handle, vPool.handle, pageTable.handle, lengths.handle, {
-    window,
-    scale,
-    phase,
-  });
   return wrap(y, q.dtype, q.shape, q.device);
 }
 
@@ -90,36 +69,10 @@ export function attentionPaged(
  */
 export function pageAppend(src: Tensor, pool: Tensor, pageTable: Tensor, lengths: Tensor): void {
   const op = 'page_append';
-  checkFloat(op, src, 'src');
-  checkDims(op, 'src', src, ['batch', 'seq', 'kvHeads', 'd']);
-  const [b, , kvHeads, d] = src.shape as [number, number, number, number];
-  checkPool(op, 'pool', pool, src, d, kvHeads);
-  checkTable(op, pageTable, lengths, b, src.device);
-  call().pageAppend(src.handle, pool.handle, pageTable.handle, lengths.handle);
-}
-
-function checkPool(
-  op: string,
-  name: string,
-  pool: Tensor,
-  of: Tensor,
-  d: number,
-  kvHeads: number | string = 'kvHeads',
-): void {
-  checkFloat(op, pool, name);
-  checkSameDevice(op, name, pool.device, of.device);
-  check(pool.dtype === of.dtype, op, `expected ${name} of dtype ${of.dtype} but received ${pool.dtype}`);
-  checkDims(op, name, pool, ['pages', kvHeads, PAGE_SIZE, d]);
-}
-
-function checkTable(op: string, pageTable: Tensor, lengths: Tensor, batch: number, device: string): void {
-  for (const [name, t] of [
-    ['pageTable', pageTable],
-    ['lengths', lengths],
-  ] as const) {
-    checkIds(op, t, name);
-    checkSameDevice(op, name, t.device, device);
-  }
-  checkDims(op, 'pageTable', pageTable, [batch, 'maxPages'], 'batch, maxPages');
-  checkDims(op, 'lengths', lengths, [batch], 'batch');
+  call().pageAppend(
+    handleOf(src, op, 'src'),
+    handleOf(pool, op, 'pool'),
+    handleOf(pageTable, op, 'pageTable'),
+    handleOf(lengths, op, 'lengths'),
+  );
 }

@@ -3,9 +3,9 @@ import { needsGrad, record } from '../tensor/autograd';
 import { call, entry } from '../native/calls';
 import { tensor } from '../tensor/create';
 import type { FrozenWeight } from '../tensor/frozen_weight';
-import { type CrossEntropyOptions, type Labels, Tensor, wrap } from '../tensor/tensor';
-import { check, checkOneOf, checkOptions, numelOf, shapeText } from '../validate';
-import { checkDims, checkFloat, checkIds, checkSameDevice } from '../tensor/arguments';
+import { type CrossEntropyOptions, handleOf, type Labels, Tensor, wrap } from '../tensor/tensor';
+import { checkOneOf, checkOptions, numelOf } from '../validate';
+import { checkDims, checkFloat } from '../tensor/arguments';
 import { rawBinary } from '../tensor/raw';
 
 export interface LossAndCount {
@@ -21,21 +21,14 @@ export interface LossAndCount {
  */
 export function crossEntropy(logits: Tensor, labels: Tensor): LossAndCount {
   const op = 'cross_entropy';
-  checkFloat(op, logits, 'logits');
-  checkIds(op, labels, 'labels');
-  checkSameDevice(op, 'labels', labels.device, logits.device);
-  check(logits.shape.length >= 1, op, `expected logits of shape [..., vocab] but received []`);
+  const handles = [handleOf(logits, op, 'logits'), handleOf(labels, op, 'labels')] as const;
+  // The op sees rows: labels [2, 3] would fit logits [3, 2, vocab].
   checkDims(op, 'labels', labels, logits.shape.slice(0, -1), 'that of the rows of logits');
-  const rows = numelOf(labels.shape);
-  const [lossHandle, countHandle, lseHandle] = call().crossEntropyForward(
-    logits.handle,
-    labels.handle,
-    needsGrad([logits]),
-  );
+  const [lossHandle, countHandle, lseHandle] = call().crossEntropyForward(...handles, needsGrad([logits]));
   const loss = wrap(lossHandle, 'f32', [], logits.device);
   const count = wrap(countHandle, 'f32', [], logits.device);
   if (lseHandle !== null) {
-    const lse = wrap(lseHandle, 'f32', [rows], logits.device);
+    const lse = wrap(lseHandle, 'f32', [numelOf(labels.shape)], logits.device);
     record([logits], [loss], [logits, labels, lse], ([g], [x, ids, kept]) => {
       const d = call().crossEntropyBackward(x!.handle, ids!.handle, kept!.handle, g!.handle);
       return [wrap(d, x!.dtype, x!.shape, x!.device)];
@@ -72,22 +65,11 @@ export function crossEntropyOf(logits: Tensor, labels: Labels, options: CrossEnt
  */
 export function linearCrossEntropy(hidden: Tensor, weight: FrozenWeight, labels: Tensor): LossAndCount {
   const op = 'linear_cross_entropy';
-  checkFloat(op, hidden, 'hidden');
-  checkIds(op, labels, 'labels');
   weight.check(op);
-  checkSameDevice(op, 'labels', labels.device, hidden.device);
-  checkSameDevice(op, 'weight', weight.device, hidden.device);
-  check(
-    hidden.shape.length === 2 && hidden.shape[1] === weight.cols && hidden.dtype === weight.dtype,
-    op,
-    () =>
-      `expected hidden ${weight.dtype} [n, ${weight.cols}] but received ${hidden.dtype} ${shapeText(hidden.shape)}`,
-  );
-  checkDims(op, 'labels', labels, [hidden.shape[0]!], 'rows of hidden');
   const [lossHandle, countHandle, dHandle] = call().linearCrossEntropy(
-    hidden.handle,
+    handleOf(hidden, op, 'hidden'),
     weight.handle,
-    labels.handle,
+    handleOf(labels, op, 'labels'),
     needsGrad([hidden]),
   );
   const loss = wrap(lossHandle, 'f32', [], hidden.device);

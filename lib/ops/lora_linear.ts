@@ -10,8 +10,7 @@ import type { LinearPhase, NativeBranch, NativeDropout, NativeTable, NativeTenso
 import { call } from '../native/calls';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
-import { check, numelOf, shapeText } from '../validate';
-import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
+import { check, numelOf } from '../validate';
 import { rawBinary, reduceTo } from '../tensor/raw';
 
 const op = 'lora_linear';
@@ -64,79 +63,37 @@ export function loraLinearGroup(
   branches: readonly LoraBranch[],
   { phase = 'auto', rows: own }: LoraLinearOptions = {},
 ): Tensor[] {
-  checkFloat(op, x, 'x');
-  check(branches.length > 0, op, 'expected at least one branch');
-  branches.forEach((branch) => checkBranch(x, branch));
+  for (const { weight, factor } of branches) {
+    weight.check(op);
+    check(
+      !factor || !needsGrad([factor]),
+      op,
+      'expected factor to be a constant, but it requires a gradient',
+    );
+  }
   if (own && needsGrad([x]))
     throw new LoRAError(
       'ERR_UNSUPPORTED',
       `[${op}] rows with their own adapters of a table have no gradient: run the call in noGrad()`,
       { op },
     );
-  const rows = numelOf(x.shape.slice(0, -1));
   const [y, kept] = call().loraLinearForward(
-    x.handle,
+    handleOf(x, op, 'x'),
     branches.map(nativeBranch),
     phase,
     own?.slots.handle ?? null,
     own?.table.handle ?? null,
     branches.some(adapterNeedsGrad),
   );
-  const outputs = branches.map((b, i) =>
-    wrap(y[i]!, x.dtype, [...x.shape.slice(0, -1), b.weight.rows], x.device),
-  );
+  const lead = x.shape.slice(0, -1);
+  const outputs = branches.map((b, i) => wrap(y[i]!, x.dtype, [...lead, b.weight.rows], x.device));
   const h = branches.map((b, i) => {
     const handle = kept[i] ?? null;
-    return handle === null ? null : wrap(handle, 'f32', [rows, b.down!.shape[0]!], x.device);
+    return handle === null ? null : wrap(handle, 'f32', [numelOf(lead), b.down!.shape[0]!], x.device);
   });
   recordGroup(x, branches, outputs, h);
   for (const t of h) t?.dispose();
   return outputs;
-}
-
-function checkBranch(x: Tensor, { weight, bias, up, down, scale, factor }: LoraBranch): void {
-  weight.check(op);
-  checkSameDevice(op, 'weight', weight.device, x.device);
-  check(
-    x.dtype === weight.dtype,
-    op,
-    `expected x of dtype ${weight.dtype}, that of the weight, but received ${x.dtype}`,
-  );
-  check(
-    x.shape.length >= 1 && x.shape.at(-1) === weight.cols,
-    op,
-    () => `expected x of shape [..., ${weight.cols}] (in) but received ${shapeText(x.shape)}`,
-  );
-  if (bias) {
-    checkFloat(op, bias, 'bias');
-    checkSameDevice(op, 'bias', bias.device, x.device);
-    checkDims(op, 'bias', bias, [weight.rows], 'out');
-  }
-  if (factor) {
-    handleOf(factor, op, 'factor');
-    check(factor.dtype === 'f32', op, `expected factor of dtype f32 but received ${factor.dtype}`);
-    checkSameDevice(op, 'factor', factor.device, x.device);
-    checkDims(op, 'factor', factor, [weight.rows], 'out');
-    check(!needsGrad([factor]), op, 'expected factor to be a constant, but it requires a gradient');
-  }
-  check((up === undefined) === (down === undefined), op, 'expected up and down together');
-  check(
-    scale === undefined || Number.isFinite(scale),
-    op,
-    `expected scale to be a finite number but received ${scale}`,
-  );
-  if (!up || !down) return;
-  const r = up.shape.at(-1) ?? 0;
-  for (const [name, t] of [
-    ['up', up],
-    ['down', down],
-  ] as const) {
-    handleOf(t, op, name);
-    check(t.dtype === 'f32', op, `expected ${name} of dtype f32 but received ${t.dtype}`);
-    checkSameDevice(op, name, t.device, x.device);
-  }
-  checkDims(op, 'up', up, [weight.rows, 'rank'], 'out, rank');
-  checkDims(op, 'down', down, [r, weight.cols], 'rank, in');
 }
 
 function adapterNeedsGrad({ up, down }: LoraBranch): boolean {
@@ -155,13 +112,13 @@ function nativeBranch({
 }: LoraBranch): NativeBranch {
   return {
     weight: weight.handle,
-    bias: bias?.handle ?? null,
-    up: up?.handle ?? null,
-    down: down?.handle ?? null,
+    bias: bias ? handleOf(bias, op, 'bias') : null,
+    up: up ? handleOf(up, op, 'up') : null,
+    down: down ? handleOf(down, op, 'down') : null,
     scale,
     dropout: dropout && dropout.p > 0 ? dropout : null,
     site,
-    factor: factor?.handle ?? null,
+    factor: factor ? handleOf(factor, op, 'factor') : null,
   };
 }
 

@@ -3,24 +3,23 @@ import { type BackwardFunction, needsGrad, record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import { LoRAError } from '../errors';
 import type { DType } from '../tensor/dtype';
-import { type Tensor, wrap } from '../tensor/tensor';
-import { check, checkNumber, numelOf, shapeText } from '../validate';
-import { checkDims, checkFloat, checkSameDevice } from '../tensor/arguments';
+import { handleOf, type Tensor, wrap } from '../tensor/tensor';
+import { numelOf } from '../validate';
 
 const op = 'rms_norm';
 
 /** x [..., d], weight [d] (frozen) → [..., d] in `dtype`, which may be another one where x is f32. */
 export function rmsNorm(x: Tensor, weight: Tensor, eps: number, dtype: DType = x.dtype): Tensor {
-  checkFloat(op, x, 'x');
-  checkFloat(op, weight, 'weight');
-  checkNumber(op, 'eps', eps, 0);
-  checkSameDevice(op, 'weight', weight.device, x.device);
-  check(x.shape.length >= 1, op, () => `expected x of shape [..., d] but received ${shapeText(x.shape)}`);
-  checkDims(op, 'weight', weight, [x.shape.at(-1)!], 'd');
   if (weight.requiresGrad) {
     throw new LoRAError('ERR_UNSUPPORTED', `[${op}] the weight of a norm is frozen`, { op });
   }
-  const [handle, rstdHandle] = call().rmsNormForward(x.handle, weight.handle, eps, dtype, needsGrad([x]));
+  const [handle, rstdHandle] = call().rmsNormForward(
+    handleOf(x, op, 'x'),
+    handleOf(weight, op, 'weight'),
+    eps,
+    dtype,
+    needsGrad([x]),
+  );
   const y = wrap(handle, dtype, x.shape, x.device);
   if (rstdHandle === null) return y;
   const rows = numelOf(x.shape.slice(0, -1));

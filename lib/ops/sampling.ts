@@ -2,10 +2,9 @@
 import { LoRAError } from '../errors';
 import type { NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
-import { checkFloat, checkIds, checkSameDevice } from '../tensor/arguments';
 import { fromBytes } from '../tensor/create';
-import { type Tensor, wrap } from '../tensor/tensor';
-import { check, checkInteger } from '../validate';
+import { handleOf, type Tensor, wrap } from '../tensor/tensor';
+import { check } from '../validate';
 
 /** How one row is drawn. */
 export interface SampleRow {
@@ -54,12 +53,11 @@ export function writeSampleRow({ reals, wholes }: SampleRows, i: number, row: Sa
  * (seed, step) alone, not on its place. A row from which nothing can be drawn gets a negative id, which {@link drawnId} explains.
  */
 export function sample(logits: Tensor, reals: Tensor, wholes: Tensor): Tensor {
-  checkFloat('sample', logits, 'logits');
-  checkFloat('sample', reals, 'reals');
-  checkIds('sample', wholes, 'wholes');
-  checkSameDevice('sample', 'reals', reals.device, logits.device);
-  checkSameDevice('sample', 'wholes', wholes.device, logits.device);
-  const ids = call().sample(logits.handle, reals.handle, wholes.handle);
+  const ids = call().sample(
+    handleOf(logits, 'sample', 'logits'),
+    handleOf(reals, 'sample', 'reals'),
+    handleOf(wholes, 'sample', 'wholes'),
+  );
   return wrap(ids, 'i32', [logits.shape[0]!], logits.device);
 }
 
@@ -86,7 +84,7 @@ export interface LogitEntries {
  * CTRL (Keskar et al., 2019). A row or id out of range fails with ERR_DATA.
  */
 export function adjustLogits(logits: Tensor, { rows, ids, factors, addends }: LogitEntries): void {
-  checkFloat('adjust_logits', logits, 'logits');
+  const handle = handleOf(logits, 'adjust_logits', 'logits');
   const n = rows.length;
   check(
     ids.length === n && factors.length === n && addends.length === n,
@@ -106,16 +104,13 @@ export function adjustLogits(logits: Tensor, { rows, ids, factors, addends }: Lo
     NativeTensor,
     NativeTensor,
   ];
-  call().adjustLogits(logits.handle, r, i, f, a);
+  call().adjustLogits(handle, r, i, f, a);
   for (const tensor of made) tensor.dispose();
 }
 
 /** In place on logits [m, vocab]: −∞ where bit v % 32 of bits[i, v / 32] is 0; bits is i32 [m, ⌈vocab / 32⌉]. */
 export function maskLogits(logits: Tensor, bits: Tensor): void {
-  checkFloat('mask_logits', logits, 'logits');
-  checkIds('mask_logits', bits, 'bits');
-  checkSameDevice('mask_logits', 'bits', bits.device, logits.device);
-  call().maskLogits(logits.handle, bits.handle);
+  call().maskLogits(handleOf(logits, 'mask_logits', 'logits'), handleOf(bits, 'mask_logits', 'bits'));
 }
 
 /**
@@ -123,11 +118,11 @@ export function maskLogits(logits: Tensor, bits: Tensor): void {
  * @returns values f32 [m, 1 + n], in nats, and ids i32 [m, 1 + n]. The value at an id outside the vocabulary is NaN.
  */
 export function logProbs(logits: Tensor, ids: Tensor, n: number): [values: Tensor, ids: Tensor] {
-  checkFloat('log_probs', logits, 'logits');
-  checkIds('log_probs', ids, 'ids');
-  checkSameDevice('log_probs', 'ids', ids.device, logits.device);
-  checkInteger('log_probs', 'n', n);
-  const [values, topIds] = call().logProbs(logits.handle, ids.handle, n);
+  const [values, topIds] = call().logProbs(
+    handleOf(logits, 'log_probs', 'logits'),
+    handleOf(ids, 'log_probs', 'ids'),
+    n,
+  );
   const shape = [logits.shape[0]!, 1 + n];
   return [wrap(values, 'f32', shape, logits.device), wrap(topIds, 'i32', shape, logits.device)];
 }

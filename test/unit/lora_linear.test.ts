@@ -382,17 +382,17 @@ describe('LoRALinear', () => {
     expectThrow(
       () => layer.forward(seeded([2, 5], 1, { device })),
       'ERR_ARGUMENT',
-      '[lora_linear] expected x of shape [..., 6] (in) but received [2, 5]',
+      '[lora_linear] expected x with a last dimension of 6 (the columns of weight) but received one of 5',
     );
     expectThrow(
       () => layer.forward(seeded([2, 6], 1, { dtype: 'bf16', device })),
       'ERR_ARGUMENT',
-      '[lora_linear] expected x of dtype f32, that of the weight, but received bf16',
+      '[lora_linear] expected x of dtype f32 (that of weight) but received bf16',
     );
     expectThrow(
       () => layer.forward(seeded([2, 6], 1, { device: 'cpu' })),
       'ERR_ARGUMENT',
-      '[lora_linear] expected weight on cpu but received it on reference',
+      '[lora_linear] expected weight on cpu (the device of the other operands) but received one on reference',
     );
     expectThrow(
       () => layer.forward(seeded([2, 6], 1, { device }), { training: true } as never),

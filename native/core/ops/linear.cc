@@ -164,7 +164,7 @@ void Check(const LoraLinearBackwardArgs& args) {
   }
   for (size_t i = 0; i < n; ++i) {
     const LoraBranch& branch = args.branches[i];
-    rules.Weight("weight", branch.weight, act, "g", in);
+    rules.Weight("weight", branch.weight, act, "x", in);
     CheckBranch(rules, branch);
     LORA_CHECK(!branch.factor, rules.op(),
                "expected no factor in backward, whose g is multiplied by it");

@@ -88,15 +88,14 @@ class Rules {
     LORA_CHECK(view.numel() == 1, op_, "expected ", name, " of one element but received shape ",
                view.shape);
   }
-  // Demands a frozen matrix of `cols` columns for activations of dtype `act`.
+  // Demands rows of `cols` activations of dtype `act`, called `act_name`, that fit a frozen matrix.
   void Weight(const char* name, const PackedView& weight, DType act, const char* act_name,
               int64_t cols) const {
     LORA_CHECK(weight, op_, "expected ", name, " but received none");
-    LORA_CHECK(weight.dtype == act, op_, "expected ", name, " of dtype ", NameOf(act), " (that of ",
-               act_name, ") but received ", NameOf(weight.dtype));
-    LORA_CHECK(weight.cols == cols, op_, "expected ", name, " of ", cols,
-               " columns (the last dimension of ", act_name, ") but received shape ",
-               Shape{weight.rows, weight.cols});
+    LORA_CHECK(weight.dtype == act, op_, "expected ", act_name, " of dtype ", NameOf(weight.dtype),
+               " (that of ", name, ") but received ", NameOf(act));
+    LORA_CHECK(weight.cols == cols, op_, "expected ", act_name, " with a last dimension of ",
+               weight.cols, " (the columns of ", name, ") but received one of ", cols);
   }
   const char* op() const { return op_; }
 

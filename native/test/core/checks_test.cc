@@ -94,11 +94,11 @@ TEST_CASE("lora_linear: forward") {
       "[lora_linear] expected up of dtype f32 but received bf16");
   Rejects<Args>(
       good, [](Args& a) { a.x = F32({5, 4095}); },
-      "[lora_linear] expected weight of 4095 columns (the last dimension of x) but received "
-      "shape [32, 4096]");
+      "[lora_linear] expected x with a last dimension of 4096 (the columns of weight) but "
+      "received one of 4095");
   Rejects<Args>(
       good, [](Args& a) { a.x = BF16({5, 4096}); },
-      "[lora_linear] expected weight of dtype bf16 (that of x) but received f32");
+      "[lora_linear] expected x of dtype f32 (that of weight) but received bf16");
   Rejects<Args>(
       good, [](Args& a) { a.x = I32({5, 4096}); },
       "[lora_linear] expected x of dtype f32 or bf16 or f16 but received i32");
