@@ -69,8 +69,9 @@ export interface ComputedDelta extends AnyDelta {
   /** y of x. */
   forward(layer: CalledLayer, x: Tensor, use: DeltaUse): Tensor;
   /**
-   * What it adds to the operands of the fused op, where that op computes this call; else undefined. The tensors stay its own. What it
-   * keeps for a version of its parameters is up to date afterwards.
+   * Returns what it adds to the operands of the fused op, or undefined where that op cannot compute this call and forward() does. The
+   * caller must not dispose of these tensors. Some are derived from the parameters (DoRA's factor): those are computed anew where the
+   * parameters have changed since the last call.
    */
   fused?(layer: CalledLayer, use: DeltaUse): AddedOperands | undefined;
 }

@@ -27,7 +27,7 @@ export interface LoraBranch {
   /** Default 1. */
   scale?: number;
   dropout?: NativeDropout;
-  /** Its number in the table of a call whose rows have adapters of their own, in the place of up and down. */
+  /** The column of this layer in `LoraLinearOptions.rows.table`, whose entries take the place of up and down. */
   site?: number | undefined;
   /** [out] in f32, a constant for the gradient; absent: 1. */
   factor?: Tensor;

@@ -15,7 +15,6 @@ export interface Target {
   /** 'whole' for modulesToSave. */
   readonly kind: DeltaKindName;
   readonly r: number;
-  readonly alpha: number;
   /** alpha / r, or alpha / √r with useRslora. */
   readonly scale: number;
 }
@@ -91,7 +90,7 @@ function patternValue(
  *
  * @example
  * resolveTargets(normalizeLoRAConfig({ targetModules: ['q_proj'] }), [{ path: 'a.0.q_proj', isOutputEmbedding: false }])
- * // Map { 'a.0.q_proj' → { kind: 'lora', r: 16, alpha: 32, scale: 2 } }
+ * // Map { 'a.0.q_proj' → { kind: 'lora', r: 16, scale: 2 } }
  */
 export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[]): Map<string, Target> {
   try {
@@ -130,19 +129,17 @@ function resolveWithin(
   const whole = new Set(Array.isArray(targets) ? (targets as readonly string[]) : []);
   for (const { path, isOutputEmbedding } of modules) {
     if (saved(path)) {
-      resolved.set(path, { kind: 'whole', r: 0, alpha: 0, scale: 1 });
+      resolved.set(path, { kind: 'whole', r: 0, scale: 1 });
       continue;
     }
     if (excluded(path) || !named(path) || (isOutputEmbedding && isAllLinear(targets))) continue;
     if (!whole.has(path) && !inLayers(path)) continue;
     const r = rankOf(path);
-    const alpha = alphaOf(path);
     adapted++;
     resolved.set(path, {
       kind: config.useDora ? 'dora' : 'lora',
       r,
-      alpha,
-      scale: alpha / (config.useRslora ? Math.sqrt(r) : r),
+      scale: alphaOf(path) / (config.useRslora ? Math.sqrt(r) : r),
     });
   }
   if (adapted === 0)

@@ -8,9 +8,6 @@ import { checkFloat } from './arguments';
 import { type Tensor, wrap } from './tensor';
 import { check, shapeText } from '../validate';
 
-/** What the values of a frozen matrix are kept as; 'int8 rows' are W = q·s with one scale for each row. */
-export type WeightFormat = 'f32' | 'bf16' | 'f16' | 'int8 rows';
-
 /**
  * W [rows, cols] = [out, in], packed once for activations of `dtype`, in which ops see its values whatever its format. Counted:
  * a recorded graph keeps it alive after dispose().
@@ -23,7 +20,6 @@ export class FrozenWeight {
     readonly handle: NativeWeight,
     readonly rows: number,
     readonly cols: number,
-    readonly format: WeightFormat,
     readonly dtype: DType,
     readonly device: Device,
   ) {}
@@ -47,7 +43,7 @@ export class FrozenWeight {
     );
     const [rows, cols] = rowMajor.shape as [number, number];
     const packed = call().pack(rowMajor.handle, null, dtype);
-    return new FrozenWeight(packed, rows, cols, rowMajor.dtype as WeightFormat, dtype, rowMajor.device);
+    return new FrozenWeight(packed, rows, cols, dtype, rowMajor.device);
   }
 
   /**
@@ -61,7 +57,7 @@ export class FrozenWeight {
     const matrix = binding().fromBytes(nativeDevice(device), 'i8', [rows, cols], values);
     try {
       const packed = call().pack(matrix, scales.handle, dtype);
-      return new FrozenWeight(packed, rows, cols, 'int8 rows', dtype, device);
+      return new FrozenWeight(packed, rows, cols, dtype, device);
     } finally {
       binding().release(matrix);
     }

@@ -1,7 +1,8 @@
 /**
- * Templates of strangers, run by @huggingface/jinja within a budget. Its interpreter evaluates every node by one method: here that method
- * counts, and adds what a node asks of filters, methods, operators and loops before they are run. The values are those that the
- * interpreter alone would give.
+ * Runs chat templates with @huggingface/jinja within a budget of steps, since a template is a program and may come from a stranger. The
+ * interpreter evaluates each node of a template in one method, which is overridden here: it counts the node as a step, estimates the
+ * steps of the filter, method, operator or loop that the node calls, and throws before that runs where the budget is exceeded. What a
+ * template within its budget renders is what the interpreter renders without one.
  */
 import { Environment, Interpreter, parse, Template, tokenize } from '@huggingface/jinja';
 import { LoRAError } from '../errors';

@@ -163,13 +163,11 @@ describe('which modules', () => {
 describe('ranks and scales', () => {
   const at = (input: LoRAConfigInput, path: string) =>
     resolve({ targetModules: 'all-linear', ...input }).get(path);
-  const pair = (r: number, alpha: number, scale: number) => ({ kind: 'lora', r, alpha, scale });
+  const pair = (r: number, scale: number) => ({ kind: 'lora', r, scale });
 
   test('alpha / r, and alpha / √r with rslora', () => {
-    expect(at({ r: 16, loraAlpha: 8 }, 'model.layers.0.mlp.up_proj')).toEqual(pair(16, 8, 0.5));
-    expect(at({ r: 16, loraAlpha: 8, useRslora: true }, 'model.layers.0.mlp.up_proj')).toEqual(
-      pair(16, 8, 2),
-    );
+    expect(at({ r: 16, loraAlpha: 8 }, 'model.layers.0.mlp.up_proj')).toEqual(pair(16, 0.5));
+    expect(at({ r: 16, loraAlpha: 8, useRslora: true }, 'model.layers.0.mlp.up_proj')).toEqual(pair(16, 2));
   });
 
   test('a pattern of r or alpha enters the scale, with and without rslora', () => {
@@ -189,11 +187,11 @@ describe('ranks and scales', () => {
       rankPattern: { 'layers.[34].mlp.up_proj': 9, up_proj: 2, own_proj: 7 },
       alphaPattern: { '^model.layers.3.mlp.down_proj': 1, 'self_attn\\..*': 3 },
     };
-    expect(at(input, 'model.layers.3.mlp.up_proj')).toEqual(pair(9, 8, 8 / 9));
+    expect(at(input, 'model.layers.3.mlp.up_proj')).toEqual(pair(9, 8 / 9));
     expect(at(input, 'model.layers.5.mlp.up_proj')?.r).toBe(2);
-    expect(at(input, 'model.layers.3.mlp.down_proj')).toEqual(pair(4, 1, 0.25));
-    expect(at(input, 'model.layers.4.mlp.down_proj')?.alpha).toBe(8);
-    expect(at(input, 'model.layers.4.self_attn.q_proj')?.alpha).toBe(3);
+    expect(at(input, 'model.layers.3.mlp.down_proj')).toEqual(pair(4, 0.25));
+    expect(at(input, 'model.layers.4.mlp.down_proj')).toEqual(pair(4, 2));
+    expect(at(input, 'model.layers.4.self_attn.q_proj')).toEqual(pair(4, 0.75));
   });
 });
 
