@@ -10,21 +10,17 @@ import { dropout as drop } from '../ops/dropout';
 import { loraLinear, loraLinearGroup } from '../ops/lora_linear';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawBinary, rawReduceSum, rawUnary, rawView } from '../tensor/raw';
-import { gradientIsWanted, moved, runDetached } from '../tensor/scope';
+import { computed, gradientIsWanted, moved } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import type { AddedOperands, CalledLayer, ComputedDelta, DeltaKind, DeltaSpec, DeltaUse } from './delta';
 import { addProduct, lora } from './lora';
 
 /** ‖W + s·A·B‖ of each row, [out] in f32. */
 function rowNorms(weight: FrozenWeight, up: Tensor, down: Tensor, scale: number): Tensor {
-  return runDetached(null, () => {
-    const sum = addProduct(weight, up, down, scale, 'f32');
-    const squares = rawUnary('square', 1, sum);
-    const sums = rawReduceSum(squares, [weight.rows, 1], 'f32');
-    const norms = rawUnary('sqrt', 1, sums);
-    const row = rawView(norms, 0, [weight.rows]);
-    for (const t of [sum, squares, sums, norms]) t.dispose();
-    return row;
+  return computed(() => {
+    const squares = rawUnary('square', 1, addProduct(weight, up, down, scale, 'f32'));
+    const norms = rawUnary('sqrt', 1, rawReduceSum(squares, [weight.rows, 1], 'f32'));
+    return rawView(norms, 0, [weight.rows]);
   });
 }
 
@@ -69,7 +65,7 @@ class DoraDelta implements ComputedDelta {
   #factorOf(weight: FrozenWeight, scale: number): Tensor {
     const norms = this.#normsOf(weight, scale);
     this.#factor = upToDate(this.#factor, [norms, this.#magnitude.version], () =>
-      runDetached(null, () => rawBinary('div', this.#magnitude, norms, 'f32', [weight.rows])),
+      computed(() => rawBinary('div', this.#magnitude, norms, 'f32', [weight.rows])),
     );
     return this.#factor.values;
   }
@@ -106,12 +102,10 @@ class DoraDelta implements ComputedDelta {
 
   merged(weight: FrozenWeight, factor: number): Tensor {
     const scale = this.spec.scale * factor;
-    return runDetached(null, () => {
-      const sum = addProduct(weight, this.#up, this.#down, scale, 'f32');
+    return computed(() => {
       const column = rawView(this.#factorOf(weight, scale), 0, [weight.rows, 1]);
-      const out = rawBinary('mul', sum, column, weight.dtype, [weight.rows, weight.cols]);
-      for (const t of [sum, column]) t.dispose();
-      return out;
+      const sum = addProduct(weight, this.#up, this.#down, scale, 'f32');
+      return rawBinary('mul', sum, column, weight.dtype, [weight.rows, weight.cols]);
     });
   }
 

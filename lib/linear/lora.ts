@@ -6,7 +6,7 @@ import { randomNormal, randomUniform } from '../ops/random';
 import type { DType } from '../tensor/dtype';
 import type { FrozenWeight } from '../tensor/frozen_weight';
 import { rawBinary, rawFilled, rawMatmul, rawUnary } from '../tensor/raw';
-import { runDetached } from '../tensor/scope';
+import { computed, tidy } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import type {
   AddedOperands,
@@ -36,11 +36,12 @@ class LoraDelta implements FusedDelta {
   }
 
   merged(weight: FrozenWeight, scale: number): Tensor {
-    return addProduct(weight, this.#up, this.#down, this.spec.scale * scale, weight.dtype);
+    const factor = this.spec.scale * scale;
+    return computed(() => addProduct(weight, this.#up, this.#down, factor, weight.dtype));
   }
 }
 
-/** W + s·A·B, row-major, computed in f32 and rounded once to `dtype`; the caller owns it. */
+/** W + s·A·B, row-major, computed in f32 and rounded once to `dtype`. */
 export function addProduct(
   weight: FrozenWeight,
   up: Tensor,
@@ -49,13 +50,9 @@ export function addProduct(
   dtype: DType,
 ): Tensor {
   const shape = [weight.rows, weight.cols];
-  return runDetached(null, () => {
-    const base = weight.unpack();
+  return tidy(() => {
     const product = rawMatmul(up, down, false, false, 'f32', shape);
-    const change = rawUnary('scale', scale, product);
-    const sum = rawBinary('add', base, change, dtype, shape);
-    for (const t of [base, product, change]) t.dispose();
-    return sum;
+    return rawBinary('add', weight.unpack(), rawUnary('scale', scale, product), dtype, shape);
   });
 }
 

@@ -111,6 +111,11 @@ export function temporaries<T>(fn: () => T): T {
   }
 }
 
+/** The tensor that `fn` computes, without recording and owned by nobody; every other tensor that it makes is freed, also where it throws. */
+export function computed<T>(fn: () => T): T {
+  return runDetached(null, () => tidy(fn));
+}
+
 /** Runs `fn` as it is, but its new tensors are owned by nobody. */
 export function runUntracked<T>(fn: () => T): T {
   return contexts.run({ scope: null, recording: current().recording }, fn);

@@ -1,10 +1,12 @@
 import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { AdamW, CausalLM, noGrad, setThreads, type Adapter } from '../../lib/index';
+import { AdamW, CausalLM, memoryUsage, noGrad, setThreads, type Adapter } from '../../lib/index';
 import { openSafetensors, type SafetensorsTensor } from '../../lib/formats/safetensors';
+import { binding } from '../../lib/native/calls';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { branchOf } from '../support/branch';
+import { expectReject } from '../support/errors';
 import { fillAdapter } from '../support/fill_adapter';
 import { roundToBf16 } from '../support/numbers';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
@@ -97,8 +99,23 @@ test('a new adapter changes nothing yet, is seeded, and each layer draws its own
   const normal = drawn.flatMap((x) => [...x]);
   const deviation = Math.sqrt(normal.reduce((sum, x) => sum + x * x, 0) / normal.length);
   expect(Math.abs(deviation * 8 - 1)).toBeLessThan(0.15);
-  const random = model.addAdapter({ r: 2, initLoraWeights: false }, { name: 'random' });
-  expect((await random.parameters()[1]!.data()).some((x) => x !== 0)).toBe(true);
+  // A and B of random numbers draw from streams of their own.
+  const random = model.addAdapter(
+    { r: 24, initLoraWeights: false, targetModules: ['q_proj'] },
+    { name: 'random' },
+  );
+  const [down, up] = await Promise.all(
+    random
+      .parameters()
+      .slice(0, 2)
+      .map((p) => p.data()),
+  );
+  const products = up!.map((v, i) => v * down![i]!);
+  const squares = (values: Float32Array): number => values.reduce((sum, v) => sum + v * v, 0);
+  const correlation =
+    products.reduce((sum, v) => sum + v, 0) /
+    Math.sqrt(squares(up as Float32Array) * squares(down as Float32Array));
+  expect(Math.abs(correlation)).toBeLessThan(0.2);
 });
 
 test('save and load give the same adapter, as PEFT names it', async () => {
@@ -146,6 +163,33 @@ test('save and load give the same adapter, as PEFT names it', async () => {
   // scale is a factor on every α/r.
   b.scale = 0;
   expect((await logitsOf(model, 'b')).equals(await logitsOf(model, null))).toBe(true);
+});
+
+test('an adapter keeps the name of the base that it came with', async () => {
+  const model = await load();
+  const dir = join(scratch, 'renamed');
+  await model.addAdapter({ r: 2 }, { name: 'a' }).save(dir);
+  const { config, tensors } = await readAdapter(dir);
+  const source = { config: { ...config, base_model_name_or_path: 'org/base' }, tensors };
+  await (await model.loadAdapter(source, { name: 'b' })).save(dir);
+  expect((await readAdapter(dir)).config['base_model_name_or_path']).toBe('org/base');
+});
+
+test('loading and merging that run out of memory leave nothing behind', async () => {
+  const model = await load();
+  const dir = join(scratch, 'no-memory');
+  await model.addAdapter({ r: 2 }, { name: 'a' }).save(dir);
+  const files = await readAdapter(dir);
+  const deeds = [() => model.loadAdapter(files, { name: 'b' }), () => model.merge('a')];
+  for (const deed of deeds) {
+    const { tensors, bytes } = memoryUsage();
+    for (const nth of [2, 5, 9, 14]) {
+      binding().injectOutOfMemory(nth);
+      await expectReject(deed(), 'ERR_OUT_OF_MEMORY', /./);
+      binding().injectOutOfMemory(0);
+      expect(memoryUsage()).toMatchObject({ tensors, bytes });
+    }
+  }
 });
 
 test('what does not fit the model is listed', async () => {

@@ -1,4 +1,6 @@
-import { rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import {
   CausalLM,
   memoryUsage,
@@ -126,6 +128,46 @@ test('adapters that compute their layers in ways of their own share a batch too'
   add(model, 'a', { r: 4, targetModules: ['q_proj'], useDora: true }, 1);
   add(model, 'b', { r: 2, targetModules: ['o_proj'], modulesToSave: ['lm_head'] }, 2);
   await noGrad(() => expectRowsAsAlone(model, who));
+});
+
+// Every way to ask for dropout, for one adapter and for rows with their own: it drops where it trains, unless it is told.
+describe.each(['one adapter', 'rows of their own'])('dropout of %s', (whose) => {
+  let model: CausalLM;
+  let folder: string;
+  beforeAll(async () => {
+    model = await load();
+    folder = mkdtempSync(join(tmpdir(), 'row-adapters-'));
+    await add(model, 'trainable', { r: 4, loraDropout: 0.5, targetModules: 'all-linear' }, 1).save(folder);
+    await model.loadAdapter(folder, { name: 'frozen' });
+  });
+  afterAll(() => rmSync(folder, { recursive: true }));
+  const cases = [undefined, true, false].flatMap((train) =>
+    [false, true].flatMap((quiet) => ['trainable', 'frozen'].map((name) => [train, quiet, name] as const)),
+  );
+  test.each(cases)('train: %p, noGrad: %p, a %s one', async (train, quiet, name) => {
+    const adapter = whose === 'one adapter' ? name : [name, null, name, name, null];
+    const values = async (): Promise<TensorValues> => {
+      const forward = () =>
+        model.forward(rows, { logits: true, adapter, ...(train !== undefined && { train }) });
+      const { logits } = quiet ? noGrad(forward) : forward();
+      const read = await logits.data();
+      logits.dispose();
+      return read;
+    };
+    const drops = train ?? (!quiet && name === 'trainable');
+    expect(relativeError(await values(), await values()) > 1e-3).toBe(drops);
+  });
+});
+
+test('the loss of a row is that of its own head', async () => {
+  const model = await load();
+  add(model, 'a', { r: 4, targetModules: ['q_proj'] }, 1);
+  add(model, 'b', { r: 2, targetModules: ['o_proj'], modulesToSave: ['lm_head'] }, 2);
+  const lossOf = (ids: number[][], adapter: string | null | (string | null)[]): Promise<number> =>
+    model.forward(ids, { labels: ids, reduction: 'sum', adapter }).loss.item();
+  let alone = 0;
+  for (const [i, row] of rows.entries()) alone += await lossOf([row], who[i]!);
+  expect(await lossOf(rows, who)).toBeCloseTo(alone, 3);
 });
 
 test('a training that goes on is seen at once, and nothing is left behind', async () => {

@@ -1,6 +1,15 @@
 // DoRA against float64: forward, every gradient, the merged weight; with and without dropout and bias.
-import { noGrad, parameter, setThreads, tensor, type Parameter, type Tensor } from '../../lib/index';
-import type { ComputedDelta, DeltaUse } from '../../lib/linear/delta';
+import {
+  memoryUsage,
+  noGrad,
+  parameter,
+  setThreads,
+  tensor,
+  type Parameter,
+  type Tensor,
+  type TensorValues,
+} from '../../lib/index';
+import type { ComputedDelta, Delta, DeltaUse } from '../../lib/linear/delta';
 import { dora } from '../../lib/linear/dora';
 import { Linear } from '../../lib/linear/linear';
 import { dropout } from '../../lib/ops/dropout';
@@ -180,6 +189,72 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
     expect(noGrad(() => delta.fused!(linear, { ...use, dropout }))).toBeUndefined();
     parameters.get('magnitude')!.requiresGrad = false;
     expect([fused(), recordedLater(fused)]).toEqual([true, true]);
+  });
+
+  test('a merged weight is rounded once', async () => {
+    const [rows, cols] = [16, 64];
+    const w = numbers(rows * cols, 1).map(roundToBf16);
+    const [a, b, magnitude] = [
+      numbers(rows * r, 4),
+      numbers(r * cols, 5),
+      numbers(rows, 6).map((v) => v + 2),
+    ];
+    const make = (data: number[], shape: number[], dtype: 'f32' | 'bf16' = 'f32'): Tensor =>
+      tensor(Float32Array.from(data), { shape, dtype, device });
+    const linear = new Linear('w', FrozenWeight.pack(make(w, [rows, cols], 'bf16')));
+    const delta = dora.make(
+      spec,
+      new Map([
+        ['up', parameter(make(a, [rows, r]))],
+        ['down', parameter(make(b, [r, cols]))],
+        ['magnitude', parameter(make(magnitude, [rows]))],
+      ]),
+    );
+    const ab = table(rows, cols, (o, i) => spec.scale * sum(r, (q) => at(a, r, o, q) * at(b, cols, q, i)));
+    const adapted = ab.map((v, i) => w[i]! + v);
+    const exact = adapted.map((v, i) => {
+      const o = Math.floor(i / cols);
+      return (Math.fround(magnitude[o]!) / Math.hypot(...adapted.slice(o * cols, (o + 1) * cols))) * v;
+    });
+    const merged = await linear.rowMajor({ delta, use: { scale: 1 } }).data();
+    // Half of the spacing of bf16, and what f32 adds. Two roundings of bf16 give up to twice that.
+    for (const [i, v] of exact.entries()) {
+      const half = 2 ** (Math.floor(Math.log2(Math.abs(v))) - 8);
+      expect(Math.abs(merged[i]! - v)).toBeLessThanOrEqual(half * (1 + 1e-3));
+    }
+  });
+
+  test('norms follow the scale of the call, and nothing is left behind', async () => {
+    const weight = tensor(Float32Array.from(numbers(n * k, 1)), { shape: [n, k], device });
+    const linear = new Linear('w', FrozenWeight.pack(weight));
+    const parameters = new Map(
+      [...dora.initial(linear, spec, { seed: 1, device, initLoraWeights: false })].map(
+        ([name, value]): [string, Parameter] => [name, parameter(value, name)],
+      ),
+    );
+    const x = tensor(Float32Array.from(numbers(m * k, 2)), { shape: [m, k], device });
+    const run = (delta: Delta, scale: number): Tensor[] => [
+      noGrad(() => linear.forward(x, { delta, use: { scale } })),
+      linear.forward(x, { delta, use: { scale } }),
+    ];
+    const read = (outputs: Tensor[]): Promise<TensorValues[]> => Promise.all(outputs.map((y) => y.data()));
+    /** How many tensors more there are after a synchronous call, in which no garbage is collected. */
+    const added = (call: () => void): number => {
+      const { tensors } = memoryUsage();
+      call();
+      return memoryUsage().tensors - tensors;
+    };
+    const delta = dora.make(spec, parameters);
+    const left = [1, 0.25, 0.25, 1].map((scale) =>
+      added(() => noGrad(() => linear.forward(x, { delta, use: { scale } })).dispose()),
+    );
+    const owned = 3; // the norms, the view of them as a row, and the factor
+    expect(left).toEqual([owned, 0, 0, 0]);
+    expect(added(() => delta.dispose?.())).toBe(-owned);
+
+    const kept = dora.make(spec, parameters);
+    for (const scale of [1, 0.25, 1])
+      expect(await read(run(kept, scale))).toEqual(await read(run(dora.make(spec, parameters), scale)));
   });
 
   test('changes nothing at first, its norms follow the versions of A and B, and the factor that of m', async () => {
