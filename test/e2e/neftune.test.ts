@@ -1,8 +1,8 @@
 /** Noise on the embeddings: its size, where it goes, and that it is drawn anew for each batch and by the seed. */
-import { tensor } from '../../lib/index';
+import { tensor, Trainer } from '../../lib/index';
 import { addNoise, noiseFactors } from '../../lib/models/noise';
 import { list } from '../support/numbers';
-import { trainingFixture } from '../support/training';
+import { makeRows, trainingFixture } from '../support/training';
 
 const fixture = trainingFixture();
 const width = 24; // of the tiny model
@@ -60,4 +60,16 @@ test('a forward with noise has another loss than without, the same for the same 
   expect(await loss(0)).toBe(await loss(0));
   expect(await loss(0)).not.toBe(await loss());
   expect(await loss(0)).not.toBe(await loss(1));
+});
+
+test('each batch of a run has noise of its own, also where a step has several', async () => {
+  const { model } = fixture;
+  fixture.addAdapter('mine');
+  const calls = jest.spyOn(model, 'forwardInSlices');
+  const run = { batchSize: 1, gradientAccumulationSteps: 3, maxSteps: 3, neftuneNoiseAlpha: 5, lr: 1e-3 };
+  await new Trainer({ model, data: makeRows(9), ...run }).run();
+  const streams = calls.mock.calls.map(([, { noise }]) => noise!.stream);
+  expect(streams).toHaveLength(9);
+  expect(new Set(streams).size).toBe(9);
+  jest.restoreAllMocks();
 });
