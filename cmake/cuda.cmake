@@ -1,8 +1,9 @@
 # nvcc and the CUDA runtime. Kernels are compiled by plain commands instead of CMake's CUDA language: several devices'
 # code from one intermediate form, ccache that is right, and nothing asked of a machine that has no nvcc.
 #
-# Sets LORA_CUDA_FOUND, and then LORA_CUDA_INCLUDE, LORA_CUDART (the static library), LORA_CUDA_ARCHITECTURES_TEXT and
-# lora_cuda_object(SOURCE OUT), which compiles one .cu file.
+# Sets LORA_CUDA_TOOLKIT where a toolkit is found, with LORA_CUDA_INCLUDE and LORA_CUDART (the static library): the tests of
+# the driver need no kernels. Sets LORA_CUDA_FOUND where kernels are to be compiled with it, and then
+# LORA_CUDA_ARCHITECTURES_TEXT and lora_cuda_object(SOURCE OUT), which compiles one .cu file.
 set(LORA_CUDA AUTO CACHE STRING "The CUDA backend: AUTO (where nvcc is found), ON or OFF")
 set_property(CACHE LORA_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(LORA_CUDA_ARCHITECTURES all CACHE STRING
@@ -10,21 +11,20 @@ set(LORA_CUDA_ARCHITECTURES all CACHE STRING
 generation run the same code, and still newer ones have their driver compile the intermediate form")
 option(LORA_CUDA_STRICT "Spills and stack frames of kernels are errors. They were looked for with the nvcc that CI has; \
 another may need a register more, which costs speed and nothing else" ON)
+set(LORA_CUDA_TOOLKIT FALSE)
 set(LORA_CUDA_FOUND FALSE)
 
 function(lora_cuda_missing why)
   if(LORA_CUDA STREQUAL "ON")
     message(FATAL_ERROR "LORA_CUDA=ON, but ${why}")
+  elseif(LORA_CUDA STREQUAL "OFF")
+    set(why "LORA_CUDA=OFF")
   endif()
   message(STATUS "CUDA backend: left out, because ${why}")
 endfunction()
 
 if(NOT LORA_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "LORA_CUDA must be AUTO, ON or OFF, not \"${LORA_CUDA}\"")
-endif()
-if(LORA_CUDA STREQUAL "OFF")
-  message(STATUS "CUDA backend: left out, because LORA_CUDA=OFF")
-  return()
 endif()
 find_program(LORA_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin PATHS /usr/local/cuda/bin)
 if(NOT LORA_NVCC)
@@ -46,6 +46,11 @@ find_library(LORA_CUDART NAMES libcudart_static.a
   HINTS ${LORA_CUDA_TOP}/lib64 ${LORA_CUDA_TOP}/lib ${LORA_CUDA_TOP}/targets/x86_64-linux/lib)
 if(NOT LORA_CUDA_INCLUDE OR NOT LORA_CUDART)
   lora_cuda_missing("the toolkit of ${LORA_NVCC} has no cuda_runtime_api.h or no libcudart_static.a")
+  return()
+endif()
+set(LORA_CUDA_TOOLKIT TRUE)
+if(LORA_CUDA STREQUAL "OFF")
+  lora_cuda_missing("")
   return()
 endif()
 

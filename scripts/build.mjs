@@ -1,5 +1,6 @@
 // Builds build/Release/lora_native.node: CMake is the build of truth, cmake-js drives it with headers from
 // npm. Arguments are passed on as CMake definitions: node scripts/build.mjs -DLORA_TESTS=ON
+// LORA_CUDA_BUILD (all, native or off) says which GPUs it compiles for: scripts/cuda-build.mjs.
 // In a published package, where the packages that it builds with are missing, they go to build/tools first.
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
@@ -7,11 +8,12 @@ import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { cudaBuild } from './cuda-build.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const tools = join(root, 'build/tools');
 const toolNames = ['cmake-js', 'node-addon-api', 'node-api-headers'];
-const definitions = process.argv.slice(2).map((argument) => argument.replace(/^-D/, '--CD'));
+const given = process.argv.slice(2);
 
 function run(command, args, options) {
   const { status, error } = spawnSync(command, args, { stdio: 'inherit', ...options });
@@ -48,12 +50,27 @@ const cmakeJs = join(dirname(resolveFrom(folder, 'cmake-js/package.json')), 'bin
 // CMake asks node where the headers are: it must see these packages too.
 const NODE_PATH = [join(folder, 'node_modules'), process.env.NODE_PATH].filter(Boolean).join(delimiter);
 
+/** Those of the command line, and those of LORA_CUDA_BUILD that the command line does not have. */
+function definitions() {
+  const has = (definition) => given.some((one) => one.startsWith(definition.replace(/=.*/, '=')));
+  if (has('-DLORA_CUDA=')) return given;
+  try {
+    const { definitions, meaning } = cudaBuild(process.env.LORA_CUDA_BUILD);
+    console.log(`build: ${meaning}`);
+    return [...definitions.filter((definition) => !has(definition)), ...given];
+  } catch (error) {
+    console.error(error.message);
+    process.exit(1);
+  }
+}
+
+const passedOn = definitions().map((argument) => argument.replace(/^-D/, '--CD'));
 function cmakeJsRun(command) {
   const parallel = ['--parallel', String(availableParallelism())];
-  const args = [cmakeJs, command, '--out', 'build/cmake', ...parallel, ...definitions];
+  const args = [cmakeJs, command, '--out', 'build/cmake', ...parallel, ...passedOn];
   run(process.execPath, args, { cwd: root, env: { ...process.env, NODE_PATH } });
 }
 
 // `compile` configures only a tree that is new: definitions must reach one that is there.
-if (definitions.length > 0) cmakeJsRun('configure');
+cmakeJsRun('configure');
 cmakeJsRun('compile');

@@ -12,7 +12,7 @@ for needed in build/Release/lora_native.node dist/index.js node_modules/node-gyp
   [ -e "$needed" ] || { echo "gpu-check --pack: $needed is missing; run npm ci and npm run build first" >&2; exit 1; }
 done
 if grep -q 'has no CUDA backend' <<<"$(node dist/cli.js doctor)"; then
-  echo 'gpu-check --pack: the add-on has no CUDA backend: run npm run build where nvcc is' >&2
+  echo 'gpu-check --pack: the add-on has no CUDA backend: run LORA_CUDA_BUILD=all npm run build where nvcc is' >&2
   exit 1
 fi
 

@@ -8,7 +8,7 @@ import { note, printJson } from './common';
 export const build = defineCommand({
   summary: 'Compiles the native binary from the source in this package, for this machine.',
   usage: [
-    '[--cuda auto|on|off]\n',
+    '[--cuda all|native|off]\n',
     'Needs a C++20 compiler, CMake 3.25 and Highway 1.2 (Debian: g++ cmake libhwy-dev); for GPUs also',
     'nvcc 12.8. From then on this binary is taken instead of the one in the platform package.',
   ].join('\n'),
@@ -16,9 +16,8 @@ export const build = defineCommand({
     cuda: {
       type: 'string',
       value: 'WHEN',
-      choices: ['auto', 'on', 'off'],
-      default: 'auto',
-      help: 'kernels for GPUs; auto is where nvcc is found',
+      choices: ['all', 'native', 'off'],
+      help: 'kernels for all GPUs, for those of this machine, or none; by default native where there are a GPU and nvcc',
     },
     json: { type: 'boolean', help: 'the path of the binary as one JSON object' },
     help: helpFlag,
@@ -27,7 +26,8 @@ export const build = defineCommand({
   async run({ cuda, json }, console) {
     // The same script that builds a clone. It installs the packages that it builds with where they are missing.
     const script = join(packageRoot(here)!, 'scripts/build.mjs');
-    const child = spawn(process.execPath, [script, `-DLORA_CUDA=${cuda.toUpperCase()}`], {
+    const child = spawn(process.execPath, [script], {
+      env: { ...process.env, ...(cuda !== undefined && { LORA_CUDA_BUILD: cuda }) },
       stdio: ['inherit', 2, 2], // standard output is for results
       signal: console.signal, // ends it
     });

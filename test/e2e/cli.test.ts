@@ -278,16 +278,17 @@ test('SIGTERM ends a build and its compiler', async () => {
   symlinkSync(join(root, 'node_modules'), join(folder, 'node_modules'));
   writeFileSync(
     join(folder, 'scripts/build.mjs'),
-    'console.error(`compiles as ${process.pid}`); setInterval(() => {}, 1000);',
+    'console.error(`compiles ${process.env.LORA_CUDA_BUILD} as ${process.pid}`); setInterval(() => {}, 1000);',
   );
-  const child = spawn(process.execPath, [join(folder, 'dist/cli.js'), 'build'], { cwd: scratch });
+  const args = [join(folder, 'dist/cli.js'), 'build', '--cuda', 'native'];
+  const child = spawn(process.execPath, args, { cwd: scratch });
   let err = '';
   child.stderr.setEncoding('utf8').on('data', (piece: string) => {
     if (/compiles/.test((err += piece)) && !/stopping/.test(err)) child.kill('SIGTERM');
   });
   const code = await new Promise((resolve) => child.on('close', resolve)); // with the standard error of both
   expect(code).toBe(143);
-  expect(err).toMatch(/^compiles as \d+\nstopping; SIGTERM again ends at once\n$/);
+  expect(err).toMatch(/^compiles native as \d+\nstopping; SIGTERM again ends at once\n$/);
 });
 
 test('a wrong LORA_THREADS is a sentence, not a stack', () => {

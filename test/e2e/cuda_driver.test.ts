@@ -10,7 +10,7 @@ const root = join(__dirname, '../..');
 const compiler = process.env['CXX'] ?? 'g++';
 const reason =
   Object.keys(binding().cudaFacts()).length === 0
-    ? 'the add-on was built without nvcc'
+    ? 'the add-on was built without CUDA: LORA_CUDA_BUILD=all npm run build:native'
     : spawnSync(compiler, ['--version']).status !== 0
       ? `no ${compiler}`
       : undefined;

@@ -9,7 +9,9 @@ namespace lora {
 const Backend* CudaBackend() { return nullptr; }
 
 const char* CudaUnavailableReason() {
-  return "this build of lora-native has no CUDA backend (it was made without nvcc)";
+  return "this build of lora-native has no CUDA backend, because none was asked for or nvcc was not "
+         "found: npx lora-native build --cuda native compiles one for the GPUs of this machine, with "
+         "nvcc 12.8 or newer";
 }
 
 namespace cuda {

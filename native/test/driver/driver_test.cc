@@ -3,6 +3,9 @@
 
 #include <doctest/doctest.h>
 
+#include "backend/cuda/runtime.h"
+#include "core/ops/backend.h"
+
 namespace lora::cuda {
 namespace {
 
@@ -91,6 +94,13 @@ TEST_CASE("driver: devices that kernels run on are numbered without the others")
   CHECK(second.id == "cuda:1");
   CHECK(second.compute_capability == "12.0");
   CHECK(second.memory_bytes == 3);
+}
+
+TEST_CASE("driver: a build without kernels says how to get one that has them") {
+  const std::string reason = CudaUnavailableReason();
+  CHECK(reason.find("no CUDA backend") != std::string::npos);
+  CHECK(reason.find("npx lora-native build --cuda native") != std::string::npos);
+  CHECK(UnavailableReason() == reason);
 }
 
 }  // namespace
