@@ -1,16 +1,18 @@
-// Builds build/platforms/<platform>/lora_native.node, the binary of a platform's package, and checks by its symbol table
+// Builds the binary of a platform's package, prebuilds/<os>-<cpu>/lora-native.<libc>.node, and checks by its symbol table
 // that it loads where it must:  node scripts/build-platform.mjs PLATFORM [--check] [-DNAME=VALUE …]
 // --check asks only whether it compiles and links: without optimisation, with fewer instruction sets, into build/check.
 //
 // linux-x64-gnu and linux-arm64-gnu are compiled by this machine's GCC against Debian 11's libraries (sysroot.mjs), with
 // GCC 10's C++ library inside: the newest static one itself asks for a newer glibc. win32-x64 is compiled by mingw-w64.
-// linux-x64-musl and darwin-arm64 are built on such machines.
+// linux-x64-musl and darwin-arm64 are built on such machines, by prebuildify (prebuild.mjs), which takes no -D.
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, rmSync, statSync, symlinkSync } from 'node:fs';
+import { existsSync, mkdirSync, renameSync, rmSync, statSync, symlinkSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { cudaBuild } from './cuda-build.mjs';
 import { binaryOf, checkBinary, platforms } from './platforms.mjs';
+import { prebuild } from './prebuild.mjs';
 import { sysroot } from './sysroot.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -72,13 +74,7 @@ export function configuration(name, tree) {
   const out = ['-S', root, '-B', tree];
   // As cmake-js chooses for the ordinary build: ccache sees where a command runs.
   if (!spawnSync('ninja', ['--version']).error) out.push('-G', 'Ninja');
-  if (platform.host) {
-    const host = `${process.platform}-${process.arch}`;
-    if (platform.host !== host) throw new Error(`${name} is built on ${platform.host}, and this is ${host}`);
-    return name === 'linux-x64-musl'
-      ? [...out, '-DCMAKE_MODULE_LINKER_FLAGS=-static-libstdc++ -static-libgcc', '-DLORA_CUDA=OFF']
-      : [...out, '-DLORA_CUDA=OFF'];
-  }
+  if (platform.host) return [...out, '-DLORA_CUDA=OFF'];
   // Only headers of Highway are used, and they are the same for every platform.
   const highway = process.env.LORA_HIGHWAY ?? '/usr/include';
   out.push(`-DLORA_HIGHWAY=${highway}`);
@@ -93,7 +89,8 @@ export function configuration(name, tree) {
     ];
   out.push(...olderLinux(name, tree));
   // The compiler of the ordinary build, whose ccache then has the CUDA kernels.
-  if (name === 'linux-x64-gnu') return out;
+  if (name === 'linux-x64-gnu')
+    return [...out, ...cudaBuild(process.env.LORA_CUDA_BUILD ?? 'all').definitions];
   return [...out, `-DCMAKE_CXX_COMPILER=${platform.triple}-g++`, '-DLORA_CUDA=OFF'];
 }
 
@@ -119,11 +116,26 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     process.exit(2);
   }
   try {
-    const output = check ? join(root, 'build/check', name) : dirname(binaryOf(root, name));
-    const file = join(output, 'lora_native.node');
+    const { host, linkerFlags } = platforms[name];
+    const here = `${process.platform}-${process.arch}`;
+    if (host && host !== here) throw new Error(`${name} is built on ${host}, and this is ${here}`);
+    const output = join(root, 'build', check ? 'check' : 'platforms', name);
+    const file = check ? join(output, 'lora_native.node') : binaryOf(root, name);
     rmSync(file, { force: true });
-    build(name, { check, definitions: [`-DLORA_OUTPUT=${output}`, ...definitions] });
-    if (!existsSync(file)) throw new Error(`the build left no ${file}`);
+    if (host && !check) {
+      prebuild(root, output, {
+        LORA_CUDA_BUILD: 'off',
+        LDFLAGS: linkerFlags ?? '',
+        ...(process.env.LORA_HIGHWAY && { CMAKE_INCLUDE_PATH: process.env.LORA_HIGHWAY }),
+      });
+    } else {
+      const built = join(output, 'lora_native.node');
+      rmSync(built, { force: true });
+      build(name, { check, definitions: [`-DLORA_OUTPUT=${output}`, ...definitions] });
+      if (!existsSync(built)) throw new Error(`the build left no ${built}`);
+      mkdirSync(dirname(file), { recursive: true });
+      renameSync(built, file);
+    }
     console.log(checkBinary(name, file));
     console.log(`${file}: ${(statSync(file).size / 1e6).toFixed(2)} MB`);
   } catch (error) {

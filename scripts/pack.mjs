@@ -10,6 +10,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { familySync } from 'detect-libc';
+import { binaryOf } from './platforms.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const out = join(root, 'build/packages');
@@ -72,7 +73,7 @@ export function packMain(destination = out) {
   }
 }
 
-/** `from` is the folder with the binary; without one, the package is packed empty, which only tests want. */
+/** `from` is the binary; without one, the package is packed empty, which only tests want. */
 export function packPlatform(name, from, destination = out) {
   const folder = join(destination, name);
   rmSync(folder, { recursive: true, force: true });
@@ -85,7 +86,7 @@ export function packPlatform(name, from, destination = out) {
   );
   copyFileSync(join(root, 'LICENSE'), join(folder, 'LICENSE'));
   writeFileSync(join(folder, 'THIRD_PARTY.md'), thirdParty());
-  if (from !== undefined) copyFileSync(join(from, binaryName), join(folder, binaryName));
+  if (from !== undefined) copyFileSync(from, join(folder, binaryName));
   return npmPack(folder, destination, ['--ignore-scripts']);
 }
 
@@ -109,10 +110,10 @@ ${text('detect-libc/LICENSE')}
 `;
 }
 
-/** Where the binary of a platform was built; undefined where it was not. */
-export function builtFolder(name, local = false) {
-  const folder = join(root, local ? 'build/Release' : `build/platforms/${name}`);
-  return existsSync(join(folder, binaryName)) ? folder : undefined;
+/** The binary of a platform that was built; undefined where none was. */
+export function builtBinary(name, local = false) {
+  const binary = local ? join(root, 'build/Release', binaryName) : binaryOf(root, name);
+  return existsSync(binary) ? binary : undefined;
 }
 
 const mb = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
@@ -134,12 +135,12 @@ export function checkSizes(main, byPlatform) {
 function main() {
   const { values } = parseArgs({ options: { all: { type: 'boolean' }, local: { type: 'boolean' } } });
   const names = values.local ? [localPlatform] : Object.keys(platforms);
-  const found = names.filter((name) => name !== undefined && builtFolder(name, values.local));
+  const found = names.filter((name) => name !== undefined && builtBinary(name, values.local));
   const missing = names.filter((name) => !found.includes(name));
   if (found.length === 0 || (values.all && missing.length > 0)) {
     const what = values.local
       ? 'build/Release (npm run build:native)'
-      : `build/platforms (node scripts/build-platform.mjs NAME)`;
+      : 'prebuilds (node scripts/build-platform.mjs NAME)';
     console.error(`pack: no binary for ${missing.join(', ')} in ${what}`);
     process.exitCode = 1;
     return;
@@ -149,7 +150,7 @@ function main() {
   console.log(`lora-native: ${sizes(packedMain)}`);
   const packed = {};
   for (const name of found) {
-    packed[name] = packPlatform(name, builtFolder(name, values.local));
+    packed[name] = packPlatform(name, builtBinary(name, values.local));
     console.log(`@lora-native/${name}: ${sizes(packed[name])}`);
   }
   for (const name of missing) console.log(`@lora-native/${name}: not built`);

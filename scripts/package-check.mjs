@@ -1,5 +1,5 @@
 // Installs the packed tarballs into clean folders and uses them as programs would: node scripts/package-check.mjs
-//   --local   this machine's binary is from build/Release, not from build/platforms
+//   --local   this machine's binary is from build/Release, not from prebuilds
 //   --build   also compiles the published source in an installed package, and runs its benchmark (minutes)
 // The registry is asked for other packages only: a look-up of one of ours fails the check. Runtimes are npm packages
 // too, kept in build/runtimes; one that cannot be had is skipped, or with CI=true an error.
@@ -21,7 +21,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { build } from 'esbuild';
-import { builtFolder, checkSizes, localPlatform, packMain, packPlatform, platforms, sizes } from './pack.mjs';
+import { builtBinary, checkSizes, localPlatform, packMain, packPlatform, platforms, sizes } from './pack.mjs';
 
 const { values: options } = parseArgs({
   options: { local: { type: 'boolean' }, build: { type: 'boolean' } },
@@ -252,7 +252,7 @@ async function main() {
   const overrides = {};
   const built = {};
   for (const name of Object.keys(platforms)) {
-    const from = builtFolder(name, options.local && name === localPlatform);
+    const from = builtBinary(name, options.local && name === localPlatform);
     const packed = packPlatform(name, from, tarballs);
     overrides[`@lora-native/${name}`] = file(packed);
     if (from !== undefined) built[name] = packed;

@@ -1,5 +1,6 @@
 // The platforms that have a package, and what their binaries may ask of a machine.
 import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 /** glibc 2.31 is that of Debian 11, Ubuntu 20.04 and, with 2.34, RHEL 9. */
@@ -14,6 +15,7 @@ export const platforms = {
   'linux-arm64-gnu': { debian: 'arm64', triple: 'aarch64-linux-gnu', processor: 'aarch64', asks: glibc },
   'linux-x64-musl': {
     host: 'linux-x64',
+    linkerFlags: '-static-libstdc++ -static-libgcc',
     asks: { format: 'elf', newest: {}, libraries: /^(ld-musl-x86_64|libc\.musl-x86_64)\.so\.1$/ },
   },
   'darwin-arm64': { host: 'darwin-arm64' },
@@ -95,7 +97,7 @@ export function judge(asks, found) {
   return { wrong, newest };
 }
 
-/** Checks build/platforms/<platform>/lora_native.node by its symbol table; the sentences to print, or an Error. */
+/** Checks a binary by its symbol table; the sentences to print, or an Error. */
 export function checkBinary(name, file) {
   const { asks } = platforms[name];
   if (!asks) return `${name}: not checked by its symbols (no table of them for this platform)`;
@@ -117,4 +119,12 @@ function readPe(file) {
   return { libraries, exported };
 }
 
-export const binaryOf = (root, name) => join(root, 'build/platforms', name, 'lora_native.node');
+/** Where a platform's binary is, as prebuildify names it and node-gyp-build finds it; what is not musl is 'glibc' to both. */
+export function binaryOf(root, name) {
+  const {
+    os,
+    cpu,
+    libc = 'glibc',
+  } = JSON.parse(readFileSync(join(root, 'lib/native/platforms.json'), 'utf8'))[name];
+  return join(root, 'prebuilds', `${os}-${cpu}`, `lora-native.${libc}.node`);
+}

@@ -1,4 +1,4 @@
-// Tries build/platforms/<platform>/lora_native.node where it is to run:  node scripts/try-platform.mjs PLATFORM [PART …]
+// Tries the binary of a platform where it is to run:  node scripts/try-platform.mjs PLATFORM [PART …]
 //
 //   step    training steps through JavaScript (test/platform/training_step.cjs), in an official Node 20 from npm:
 //           linux-x64-gnu inside Debian 11, by chroot; linux-arm64-gnu under qemu with Debian 11's libraries, once with
@@ -19,7 +19,7 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from './build-platform.mjs';
 import { binaryOf, platforms } from './platforms.mjs';
@@ -65,11 +65,12 @@ function nodeOf(platform) {
 /** A folder with the package as it is installed, the model, the data and the program. */
 function application(platform, folder) {
   const installed = join(folder, 'node_modules/lora-native');
-  mkdirSync(join(installed, 'build/Release'), { recursive: true });
+  const binary = relative(root, binaryOf(root, platform));
+  mkdirSync(join(installed, dirname(binary)), { recursive: true });
   if (!existsSync(join(root, 'dist/index.js'))) throw new Error('no dist/: npm run build:js');
   for (const name of ['package.json', 'dist'])
     cpSync(join(root, name), join(installed, name), { recursive: true });
-  cpSync(binaryOf(root, platform), join(installed, 'build/Release/lora_native.node'));
+  cpSync(join(root, binary), join(installed, binary)); // node-gyp-build finds it there
   const { dependencies } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
   for (const name of Object.keys(dependencies))
     cpSync(join(root, 'node_modules', name), join(folder, 'node_modules', name), { recursive: true });

@@ -1,23 +1,31 @@
 /** The check of a platform's binary by its symbol table (scripts/platforms.mjs), on tables in readelf's words. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { findBinary, thisHost } from '../../lib/native/loader';
+import { temporaryFolder } from '../support/temporary';
 
 interface Verdict {
   wrong: string[];
   newest: Record<string, string>;
 }
 
-/** The script is an ES module, which jest would not load: in a Node of its own. */
-function judge(table: string): Verdict {
-  const module = pathToFileURL(join(__dirname, '../../scripts/platforms.mjs')).href;
-  const program = `
-    import { judge, platforms, readElf } from ${JSON.stringify(module)};
-    console.log(JSON.stringify(judge(platforms['linux-x64-gnu'].asks, readElf(${JSON.stringify(table)}))));`;
-  return JSON.parse(
-    execFileSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' }),
-  ) as Verdict;
+const root = join(__dirname, '../..');
+const clone = temporaryFolder();
+const script = (name: string): string => JSON.stringify(pathToFileURL(join(root, 'scripts', name)).href);
+
+/** The scripts are ES modules, which jest would not load: in a Node of their own. Gives the last line that it prints. */
+function run(program: string, env: NodeJS.ProcessEnv = process.env): unknown {
+  const args = ['--input-type=module', '-e', program];
+  const output = execFileSync(process.execPath, args, { encoding: 'utf8', env, stdio: 'pipe' });
+  return JSON.parse(output.trim().split('\n').at(-1)!);
 }
+
+const judge = (table: string): Verdict =>
+  run(`
+    import { judge, platforms, readElf } from ${script('platforms.mjs')};
+    console.log(JSON.stringify(judge(platforms['linux-x64-gnu'].asks, readElf(${JSON.stringify(table)}))));`) as Verdict;
 
 const good = [
   ' 0x0000000000000001 (NEEDED)             Shared library: [libc.so.6]',
@@ -71,3 +79,57 @@ test('a library without the entry of an add-on is refused', () => {
     'it does not export napi_register_module_v1',
   );
 });
+
+test('each platform has a binary of its own, where node-gyp-build looks for it', () => {
+  const names = Object.keys(
+    JSON.parse(readFileSync(join(root, 'lib/native/platforms.json'), 'utf8')) as object,
+  );
+  const found = run(`
+    import { binaryOf } from ${script('platforms.mjs')};
+    const names = ${JSON.stringify(names)};
+    console.log(JSON.stringify(names.map((name) => binaryOf(${JSON.stringify(root)}, name))));`) as string[];
+  expect(found.map((path) => path.slice(root.length + 1))).toEqual([
+    'prebuilds/linux-x64/lora-native.glibc.node',
+    'prebuilds/linux-arm64/lora-native.glibc.node',
+    'prebuilds/linux-x64/lora-native.musl.node',
+    'prebuilds/darwin-arm64/lora-native.glibc.node',
+    'prebuilds/win32-x64/lora-native.glibc.node',
+  ]);
+});
+
+const python = spawnSync('python3', ['--version']).status === 0;
+(python ? test : test.skip)(
+  `prebuildify builds through binding.gyp, without a network${python ? '' : ' (skipped: no python3 for node-gyp)'}`,
+  () => {
+    // A clone whose build is quick.
+    for (const folder of ['cmake', 'native', 'scripts', 'dist', 'build'])
+      mkdirSync(join(clone, folder), { recursive: true });
+    for (const file of ['binding.gyp', 'package.json', 'CMakeLists.txt'])
+      copyFileSync(join(root, file), join(clone, file));
+    symlinkSync(join(root, 'node_modules'), join(clone, 'node_modules'));
+    writeFileSync(join(clone, 'build/kept'), 'of another build');
+    writeFileSync(
+      join(clone, 'scripts/build.mjs'),
+      `import { copyFileSync, mkdirSync } from 'node:fs';
+       if (process.env.LORA_CUDA_BUILD !== 'off') throw new Error('the environment is lost');
+       mkdirSync('build/Release', { recursive: true });
+       copyFileSync(${JSON.stringify(join(root, 'build/Release/lora_native.node'))}, 'build/Release/lora_native.node');`,
+    );
+    const paths = [clone, join(clone, 'build/platforms/here')].map((path) => JSON.stringify(path)).join(', ');
+    run(
+      `
+      import { prebuild } from ${script('prebuild.mjs')};
+      prebuild(${paths}, { LORA_CUDA_BUILD: 'off' });
+      console.log('null');`,
+      // Where a header would be asked for, nobody answers.
+      { ...process.env, npm_config_disturl: 'http://127.0.0.1:9/', npm_config_offline: 'true' },
+    );
+    const { platform, arch, libc } = thisHost();
+    const path = join(clone, 'prebuilds', `${platform}-${arch}`, `lora-native.${libc ?? 'glibc'}.node`);
+    expect(findBinary({ ...thisHost(), binary: undefined, directory: join(clone, 'dist') })).toEqual({
+      path,
+      source: 'local build',
+    });
+    expect(existsSync(join(clone, 'build/kept'))).toBe(true);
+  },
+);
