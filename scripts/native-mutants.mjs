@@ -26,6 +26,7 @@ import { availableParallelism } from 'node:os';
 import { basename, dirname, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { cudaBuild } from './cuda-build.mjs';
 import { apply, pick, propose } from './mutate-cpp.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -215,16 +216,16 @@ const emulatedTests = [
   },
 ];
 
-// Every program of ctest; those that are not built yet have no command there.
+// Every test of ctest, with the program that it is in.
 function programs() {
   const { status, stdout, stderr } = spawnSync('ctest', ['--test-dir', build, '--show-only=json-v1'], {
     encoding: 'utf8',
     maxBuffer: 1 << 26,
   });
   if (status !== 0) throw new Error(`ctest: ${stderr}`);
-  return JSON.parse(stdout).tests.map(({ name }) => ({
+  return JSON.parse(stdout).tests.map(({ name, properties }) => ({
     name,
-    target: name,
+    target: properties.find((property) => property.name === 'LABELS')?.value[0] ?? name,
     command: 'ctest',
     args: ['--test-dir', build, '-R', `^${name}$`, '--output-on-failure'],
   }));
@@ -336,6 +337,8 @@ const cmakeJs = [
   '--out',
   'build/cmake',
   '--CDLORA_TESTS=ON',
+  '--CDLORA_UNITY=OFF', // a fault is in one file
+  ...cudaBuild(process.env.LORA_CUDA_BUILD).definitions.map((one) => one.replace('-D', '--CD')),
 ];
 await must('cmake', run(process.execPath, cmakeJs, 600));
 if (!options['no-node']) await must('build:js', run('npm', ['run', '--silent', 'build:js'], 600));

@@ -54,7 +54,7 @@ void EnqueueEntries(EnvState& state, const TableRef& table, size_t first,
   state.Enqueue(device, std::move(command));
 }
 
-bool Reads(const Device& device, DType dtype) {
+bool ReadsTables(const Device& device, DType dtype) {
   return dtype == DType::kF32 || (dtype == DType::kBF16 && device.backend().bf16_deltas);
 }
 
@@ -62,7 +62,7 @@ bool Reads(const Device& device, DType dtype) {
 Napi::Value ReadsDeltas(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const auto device = state.Unwrap(info[0], Kind::kDevice, kLabel, "device").device;
-  return Napi::Boolean::New(info.Env(), Reads(*device, ParseDType(info[1], kLabel)));
+  return Napi::Boolean::New(info.Env(), ReadsTables(*device, ParseDType(info[1], kLabel)));
 }
 
 // createDeltaTable(device, sites, slots, maxRank, dtype)
@@ -75,7 +75,7 @@ Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
   const int64_t slots = ParseInteger(info[2], kLabel, "slots", 1, kMost);
   const int64_t max_rank = ParseInteger(info[3], kLabel, "maxRank", 1, kMost);
   const DType dtype = ParseDType(info[4], kLabel);
-  if (!Reads(*device, dtype))
+  if (!ReadsTables(*device, dtype))
     Throw("ERR_UNSUPPORTED", kLabel, device->name(), " reads no tables of ", NameOf(dtype));
   const size_t count = static_cast<size_t>(slots) * sites->size();
   // The entries are made on the host first.

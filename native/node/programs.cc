@@ -10,7 +10,7 @@ namespace {
 
 constexpr const char* kOp = "program";
 
-std::shared_ptr<Device> DeviceOf(const Napi::CallbackInfo& info) {
+std::shared_ptr<Device> RecordingDevice(const Napi::CallbackInfo& info) {
   return EnvState::Get(info.Env())->Unwrap(info[0], Kind::kDevice, kOp, "device").device;
 }
 
@@ -25,7 +25,7 @@ void Prepare(EnvState& state, Program& program) {
 }
 
 Napi::Value BeginRecording(const Napi::CallbackInfo& info) {
-  const std::shared_ptr<Device> device = DeviceOf(info);
+  const std::shared_ptr<Device> device = RecordingDevice(info);
   LORA_CHECK(!device->recording, kOp, "expected one program at a time on ", device->name(),
              " but another is being recorded");
   device->recording = std::make_shared<Program>(device);
@@ -34,13 +34,13 @@ Napi::Value BeginRecording(const Napi::CallbackInfo& info) {
 
 Napi::Value EndRecording(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
-  const std::shared_ptr<Program> program = TakeRecording(*DeviceOf(info));
+  const std::shared_ptr<Program> program = TakeRecording(*RecordingDevice(info));
   Prepare(state, *program);
   return state.Wrap({.kind = Kind::kProgram, .program = program});
 }
 
 Napi::Value AbandonRecording(const Napi::CallbackInfo& info) {
-  TakeRecording(*DeviceOf(info));
+  TakeRecording(*RecordingDevice(info));
   return info.Env().Undefined();
 }
 

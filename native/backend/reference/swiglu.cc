@@ -5,14 +5,10 @@
 #include <cmath>
 
 #include "backend/reference/kernels.h"
+#include "backend/reference/sigmoid.h"
 #include "core/ops/element.h"
 
 namespace lora::reference {
-namespace {
-
-double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-
-}  // namespace
 
 void Run(const SwigluForwardArgs& args, Scratch, Context&) {
   for (int64_t i = 0; i < args.y.numel(); ++i) {

@@ -13,12 +13,12 @@
 #include <numbers>
 
 #include "backend/reference/kernels.h"
+#include "backend/reference/sigmoid.h"
 #include "core/ops/element.h"
 
 namespace lora::reference {
 namespace {
 
-double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 double NormalDistribution(double x) { return 0.5 * std::erfc(-x / std::numbers::sqrt2); }
 double NormalDensity(double x) {
   return std::exp(-0.5 * x * x) * std::numbers::inv_sqrtpi / std::numbers::sqrt2;
