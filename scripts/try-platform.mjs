@@ -128,20 +128,31 @@ function step(platform, here) {
   }
 }
 
-/** Cross-built native tests; one line of counts for each, and the failures whole. */
+/** Cross-built native tests, as ctest names them; one line of counts for each, and the failures whole. */
 function nativeTests(platform, names) {
+  const parts = (name) => /^([a-z]+)_(.*)$/.exec(name).slice(1);
+  const programOf = (name) => `${parts(name)[0]}_tests`;
   const tree = join(root, 'build', platform);
   const headers = join(tree, 'doctest');
   mkdirSync(headers, { recursive: true });
   rmSync(join(headers, 'doctest'), { force: true });
   symlinkSync('/usr/include/doctest', join(headers, 'doctest'));
-  build(platform, { definitions: ['-DLORA_TESTS=ON', `-DDOCTEST_INCLUDE=${headers}`], targets: names });
+  build(platform, {
+    definitions: ['-DLORA_TESTS=ON', `-DDOCTEST_INCLUDE=${headers}`],
+    targets: [...new Set(names.map(programOf))],
+  });
   const total = { cases: 0, failed: [] };
   for (const name of names) {
     const begin = Date.now();
     const { stdout, stderr, error } = spawnSync(
       qemu[0],
-      [...qemu.slice(1), '-L', sysroot('arm64'), join(tree, 'native/test', name)],
+      [
+        ...qemu.slice(1),
+        '-L',
+        sysroot('arm64'),
+        join(tree, 'native/test', programOf(name)),
+        `--source-file=*/${parts(name)[1]}.cc`,
+      ],
       { encoding: 'utf8', maxBuffer: 64 << 20 },
     );
     if (error) throw error;
@@ -155,7 +166,7 @@ function nativeTests(platform, names) {
     );
   }
   console.log(
-    `${total.cases} test cases passed in ${names.length - total.failed.length} programs for aarch64 under qemu`,
+    `${total.cases} test cases passed in ${names.length - total.failed.length} files for aarch64 under qemu`,
   );
   if (total.failed.length > 0) throw new Error(`failed: ${total.failed.join(', ')}`);
 }
