@@ -11,6 +11,7 @@ set(LORA_CUDA_ARCHITECTURES all CACHE STRING
 generation run the same code, and still newer ones have their driver compile the intermediate form")
 option(LORA_CUDA_STRICT "Spills and stack frames of kernels are errors. They were looked for with the nvcc that CI has; \
 another may need a register more, which costs speed and nothing else" ON)
+option(LORA_CUDA_KEEP "Keep what ptxas said and the intermediate forms, for scripts/cuda-report.mjs" OFF)
 set(LORA_CUDA_TOOLKIT FALSE)
 set(LORA_CUDA_FOUND FALSE)
 
@@ -130,6 +131,9 @@ if(CCACHE)
   set(nvcc_launcher ${CMAKE_COMMAND} -E env CCACHE_DEPEND=1 CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} ${CCACHE})
 endif()
 set(LORA_NVCC_COMMAND ${nvcc_launcher} ${LORA_NVCC} ${LORA_NVCC_FLAGS})
+if(LORA_CUDA_KEEP)
+  list(PREPEND LORA_NVCC_COMMAND bash ${PROJECT_SOURCE_DIR}/scripts/nvcc-keep.sh)
+endif()
 # Changes when the command does, so that objects are made anew.
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/cuda/command.txt CONTENT "${LORA_NVCC_COMMAND}\n" @ONLY)
 

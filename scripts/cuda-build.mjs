@@ -30,7 +30,7 @@ export function cudaBuild(asked, gpus = computeCapabilities) {
     return { definitions: definitions('OFF'), meaning: 'no CUDA, as LORA_CUDA_BUILD=off asks' };
   if (asked === 'all')
     return {
-      definitions: definitions('ON', 'all'),
+      definitions: [...definitions('ON', 'all'), '-DLORA_CUDA_KEEP=ON'],
       meaning: 'CUDA for all architectures, as LORA_CUDA_BUILD=all asks',
     };
   if (asked && asked !== 'native')

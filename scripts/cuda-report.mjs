@@ -1,6 +1,7 @@
 // Compiles every kernel of the CUDA backend for every architecture, with the flags of the build and its strictness (no
 // warning, no spill, no stack frame), and says what ptxas made of it:
 //   node scripts/cuda-report.mjs [--write] [--jobs N] [--minutes N] [FILE.cu ...]
+// What a build with LORA_CUDA_BUILD=all has compiled is read instead of compiled again (scripts/nvcc-keep.sh).
 // --write leaves the tables in docs/internals/cuda-kernels.md. Beside the architectures that the binary has code for, the
 // intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110, sm_121. After --minutes no
 // further file is begun, and those left out are named. Without nvcc there is nothing to do.
@@ -13,6 +14,7 @@ import {
   readFileSync,
   readdirSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
@@ -31,12 +33,24 @@ if (spawnSync('nvcc', ['--version']).status !== 0) {
 }
 const jobs = Number(options.jobs ?? availableParallelism());
 const kernels = join(root, 'native/backend/cuda');
-const files = positionals.length
-  ? positionals
-  : readdirSync(kernels)
-      .filter((name) => name.endsWith('.cu'))
-      .sort()
-      .map((name) => join(kernels, name));
+const scratch = mkdtempSync(join(tmpdir(), 'cuda-report-'));
+
+/** The files as they are built: units, which include several, and the others. */
+function builtFiles() {
+  const alone = new Set(readdirSync(kernels).filter((name) => name.endsWith('.cu')));
+  const units = readFileSync(join(kernels, 'units.cmake'), 'utf8').matchAll(
+    /set\(LORA_CUDA_UNIT_(\w+)([^)]*)\)/g,
+  );
+  const files = [];
+  for (const [, unit, list] of units) {
+    const names = list.trim().split(/\s+/);
+    for (const name of names) alone.delete(name);
+    files.push(join(scratch, `unit_${unit}.cu`));
+    writeFileSync(files.at(-1), names.map((name) => `#include "backend/cuda/${name}"\n`).join(''));
+  }
+  return [...files, ...[...alone].map((name) => join(kernels, name))].sort();
+}
+const files = positionals.length ? positionals : builtFiles();
 
 // As in cmake/cuda.cmake.
 const built = { 80: [80, 86, 89], 90: [90, 100, 120], 120: [] };
@@ -245,22 +259,39 @@ function complaints(text) {
 // Results are kept in build/cuda-report/ by what a file and all that it includes say.
 const kept = join(root, 'build/cuda-report');
 function fingerprint(file) {
+  return contents(file).digest;
+}
+/** Of a file and all that it includes: a digest, and the time of the last change. */
+function contents(file) {
   const hash = createHash('sha256')
     .update(flags.join())
     .update(JSON.stringify([built, assembled]));
   const seen = new Set();
+  let changed = 0;
   const add = (path) => {
     if (seen.has(path) || !existsSync(path)) return;
     seen.add(path);
+    if (!path.startsWith(scratch)) changed = Math.max(changed, statSync(path).mtimeMs);
     const text = readFileSync(path, 'utf8');
     hash.update(text);
     for (const [, included] of text.matchAll(/^#include "([^"]+)"/gm)) add(join(root, 'native', included));
   };
   add(file);
-  return hash.digest('hex').slice(0, 16);
+  return { digest: hash.digest('hex').slice(0, 16), changed };
 }
 
-const scratch = mkdtempSync(join(tmpdir(), 'cuda-report-'));
+/** What the build left of a file, { text, dir }: what ptxas said, and the folder of the intermediate forms; or undefined. */
+function fromBuild(file) {
+  const object = join(root, 'build/cmake/native/backend/cuda', `${basename(file)}.o`);
+  const dir = `${object}.keep`;
+  if (![object, `${object}.log`, dir].every(existsSync)) return undefined;
+  if (statSync(object).mtimeMs < contents(file).changed) return undefined;
+  const forms = readdirSync(dir);
+  const has = (virtual) => forms.some((form) => form.endsWith(`compute_${virtual}.ptx`));
+  if (!Object.keys(built).every(has)) return undefined;
+  return { text: readFileSync(`${object}.log`, 'utf8'), dir };
+}
+
 function execute(command, args) {
   return new Promise((resolve) => {
     execFile(command, args, { encoding: 'utf8', maxBuffer: 1 << 28 }, (error, stdout, stderr) =>
@@ -268,18 +299,8 @@ function execute(command, args) {
     );
   });
 }
-async function compile(file) {
-  const name = basename(file, '.cu');
-  const record = join(kept, `${name}-${fingerprint(file)}.json`);
-  if (existsSync(record)) {
-    const result = JSON.parse(readFileSync(record, 'utf8'));
-    console.log(`${name}: ${result.kernels} kernels, ${result.cpu.toFixed(1)} s of CPU when it was compiled`);
-    return result;
-  }
-  const dir = mkdtempSync(join(scratch, `${name}-`));
-  const start = Date.now();
-  const seconds = () => (Date.now() - start) / 1000;
-  const made = await execute('bash', [
+const compileHere = (file, dir, name) =>
+  execute('bash', [
     '-c',
     'TIMEFORMAT="cpu %U"; time "$@"',
     'bash',
@@ -293,7 +314,21 @@ async function compile(file) {
     '-o',
     join(dir, `${name}.o`),
   ]);
-  const result = { name, rows: [], ptx: {}, failed: made.failed };
+async function compile(file) {
+  const name = basename(file, '.cu');
+  const record = join(kept, `${name}-${fingerprint(file)}.json`);
+  if (existsSync(record)) {
+    const result = JSON.parse(readFileSync(record, 'utf8'));
+    console.log(`${name}: ${result.kernels} kernels, ${result.cpu.toFixed(1)} s of CPU when it was compiled`);
+    return result;
+  }
+  const own = mkdtempSync(join(scratch, `${name}-`));
+  const start = Date.now();
+  const seconds = () => (Date.now() - start) / 1000;
+  const ofBuild = fromBuild(file);
+  const made = ofBuild ?? (await compileHere(file, own, name));
+  const dir = ofBuild?.dir ?? own;
+  const result = { name, rows: [], ptx: {}, failed: made.failed ?? false };
   if (made.failed) console.log(`${name}: FAILED\n${complaints(made.text)}`);
   else {
     result.rows = parsePtxas(made.text);
@@ -310,7 +345,7 @@ async function compile(file) {
         `-arch=sm_${arch}`,
         form(virtual),
         '-o',
-        join(dir, 'x.cubin'),
+        join(own, 'x.cubin'),
       ]);
       if (failed) console.log(`${name}: FAILED for sm_${arch}\n${complaints(text)}`);
       result.failed ||= failed;
@@ -324,10 +359,10 @@ async function compile(file) {
       });
     const count = new Set(result.rows.map((row) => row.symbol)).size;
     // Processor time of the compilation alone, as a machine may be busy with other things.
-    result.cpu = Number(/cpu ([\d.]+)\s*$/.exec(made.text)[1]);
+    result.cpu = Number(/cpu ([\d.]+)\s*$/.exec(made.text)?.[1] ?? 0);
     result.kernels = count;
     console.log(
-      `${name}: ${count} kernels, ${result.cpu.toFixed(1)} s of CPU, ${seconds().toFixed(1)} s in all`,
+      `${name}: ${count} kernels, ${ofBuild ? 'compiled by the build' : `${result.cpu.toFixed(1)} s of CPU`}, ${seconds().toFixed(1)} s in all`,
     );
     // Of the intermediate forms only what the document asks for.
     result.mix = {};
@@ -341,7 +376,7 @@ async function compile(file) {
       writeFileSync(record, JSON.stringify(result));
     }
   }
-  rmSync(dir, { recursive: true });
+  rmSync(own, { recursive: true });
   return result;
 }
 

@@ -25,7 +25,11 @@ const cases: Case[] = [
     gives: ['-DLORA_CUDA=AUTO', '-DLORA_CUDA_ARCHITECTURES=86;90;120'],
   },
   { asked: 'off', gpus: ['8.6'], gives: off },
-  { asked: 'all', gpus: [], gives: ['-DLORA_CUDA=ON', '-DLORA_CUDA_ARCHITECTURES=all'] },
+  {
+    asked: 'all',
+    gpus: [],
+    gives: ['-DLORA_CUDA=ON', '-DLORA_CUDA_ARCHITECTURES=all', '-DLORA_CUDA_KEEP=ON'],
+  },
   { asked: 'native', gpus: ['8.0'], gives: ['-DLORA_CUDA=ON', '-DLORA_CUDA_ARCHITECTURES=80'] },
   {
     asked: 'native',
