@@ -14,6 +14,7 @@ need() { command -v "$1" >/dev/null || missing+=("$2"); }
 need g++ g++
 need cmake cmake
 need make make
+need ninja ninja-build # compiles the files of all targets side by side, where make goes target by target
 [ -e /usr/include/hwy/highway.h ] || missing+=(libhwy-dev) # its headers; CMake says which version it needs
 [ -e /usr/include/doctest/doctest.h ] || missing+=(doctest-dev)
 missing+=("$@") # extra packages that the caller asks for
