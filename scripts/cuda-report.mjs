@@ -21,13 +21,15 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { cache } from './sysroot.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const { values: options, positionals } = parseArgs({
   options: { write: { type: 'boolean' }, jobs: { type: 'string' }, minutes: { type: 'string' } },
   allowPositionals: true,
 });
-if (spawnSync('nvcc', ['--version']).status !== 0) {
+const nvcc = spawnSync('nvcc', ['--version'], { encoding: 'utf8' });
+if (nvcc.status !== 0) {
   console.log('skipped: no nvcc');
   process.exit(0);
 }
@@ -256,15 +258,14 @@ function complaints(text) {
   return lines.slice(0, 40).join('\n');
 }
 
-// Results are kept in build/cuda-report/ by what a file and all that it includes say.
-const kept = join(root, 'build/cuda-report');
-function fingerprint(file) {
-  return contents(file).digest;
-}
+// Results are kept for all clones, by what a file and all that it includes say: where ccache has the objects of a new clone,
+// their intermediate forms are nowhere.
+const kept = join(cache, 'cuda-report');
 /** Of a file and all that it includes: a digest, and the time of the last change. */
 function contents(file) {
   const hash = createHash('sha256')
-    .update(flags.join())
+    .update(nvcc.stdout)
+    .update(flags.filter((flag) => !flag.startsWith('-I')).join())
     .update(JSON.stringify([built, assembled]));
   const seen = new Set();
   let changed = 0;
@@ -316,7 +317,7 @@ const compileHere = (file, dir, name) =>
   ]);
 async function compile(file) {
   const name = basename(file, '.cu');
-  const record = join(kept, `${name}-${fingerprint(file)}.json`);
+  const record = join(kept, `${name}-${contents(file).digest}.json`);
   if (existsSync(record)) {
     const result = JSON.parse(readFileSync(record, 'utf8'));
     console.log(`${name}: ${result.kernels} kernels, ${result.cpu.toFixed(1)} s of CPU when it was compiled`);
