@@ -15,6 +15,8 @@ export interface Streaming {
   readonly concatenates: boolean;
   /** Whether the text that comes after the context is cleaned up. */
   readonly cleansUp: boolean;
+  /** Whether the text begins with a whole character: one that the context begins is not part of it, else what completes it is. */
+  readonly whole: boolean;
   /** The tokens before the first one. */
   readonly context: readonly number[];
 }
@@ -31,12 +33,13 @@ export class TokenStream {
   /** Absent: the text stays as it is. */
   readonly #cleanUp: CleanUpStream | undefined;
 
-  constructor({ text, silent, concatenates, cleansUp, context }: Streaming) {
+  constructor({ text, silent, concatenates, cleansUp, whole, context }: Streaming) {
     this.#text = text;
     this.#silent = silent;
     this.#context = concatenates ? 0 : CONTEXT;
     for (let i = context.length; i-- > 0 && this.#ids.length < CONTEXT;)
       if (!silent(context[i]!)) this.#ids.unshift(context[i]!);
+    while (whole && text(this.#ids).endsWith(REPLACEMENT)) this.#ids.pop();
     this.#cleanUp = cleansUp ? new CleanUpStream() : undefined;
   }
 

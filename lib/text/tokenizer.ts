@@ -371,7 +371,8 @@ export class Tokenizer {
 
   /**
    * @internal Turns ids that arrive one at a time, after those of `context`, into text, whole characters only; special tokens give none. `exact`:
-   * the text is that of the tokens, also where tokenizer_config.json has spaces before punctuation taken out.
+   * the text is that of the tokens, also where tokenizer_config.json has spaces before punctuation taken out, or where the context ends
+   * within a character.
    */
   stream(context: readonly number[] = [], exact = false): TokenStream {
     return new TokenStream({
@@ -382,6 +383,7 @@ export class Tokenizer {
       },
       concatenates: this.concatenates,
       cleansUp: this.#cleansUp && !exact,
+      whole: exact,
       context,
     });
   }

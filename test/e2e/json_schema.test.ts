@@ -139,6 +139,22 @@ describeWithData('stories260K, which was trained with SentencePiece', 'models/st
   });
 });
 
+test.each<[string, () => CausalLM, number[]]>([
+  ['the first byte of two', () => model, [97, 0xc3]],
+  ['three bytes of four', () => model, [97, 0xf0, 0x9f, 0x99]],
+  ['nothing but such a byte', () => model, [0xe2]],
+  ['a byte beside pieces', () => pieces, [97, 0xc3]],
+])('a prompt that ends within a character, %s: the text is JSON, in pieces too', async (_, of, begin) => {
+  for (let seed = 0; seed < 8; seed++) {
+    const handle = of().generate(begin, { ...hot, seed, jsonSchema: { enum: [true, 'é', { a: 1 }] } });
+    let streamed = '';
+    for await (const { text } of handle) streamed += text;
+    const { text, finishReason } = await handle.result;
+    expect([streamed, finishReason]).toEqual([text, 'stop']);
+    expect([true, 'é', { a: 1 }]).toContainEqual(JSON.parse(text));
+  }
+});
+
 test('a text is the same alone and among texts with other schemas and with none', async () => {
   const options: GenerateOptions[] = cases.map(([, jsonSchema], i) => ({
     ...hot,
@@ -166,8 +182,13 @@ test('a request that loses its pages goes on where it was', async () => {
   const { kvCacheBytes } = model.engineStats();
   model.configureEngine({ kvCacheBytes: 4 * 64 * 3 * 2 * 2 * 6 * 4 });
   try {
-    const together = await Promise.all([1, 2].map((seed) => model.generate(prompt, options(seed))));
-    expect(together.map(({ ids }) => ids)).toEqual(alone);
+    const iterator = model.generate(prompt, options(1))[Symbol.asyncIterator]();
+    const first: number[] = [];
+    for (let i = 0; i < 100; i++) first.push((await iterator.next()).value!.id);
+    expect((await model.generate(prompt, options(2))).ids).toEqual(alone[1]); // while the first one sleeps
+    for (let next = await iterator.next(); !next.done; next = await iterator.next())
+      first.push(next.value.id);
+    expect(first).toEqual(alone[0]);
     expect(model.engineStats().preemptions).toBeGreaterThan(0);
   } finally {
     model.configureEngine({});
