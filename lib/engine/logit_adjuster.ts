@@ -32,7 +32,8 @@ export class LogitAdjuster {
         this.#entries.factors[place] = plan.repetitionPenalty;
       }
     for (const id of plan.logitBias.keys()) this.#refresh(id);
-    for (const id of this.#suppressed(0)) this.#refresh(id);
+    for (const id of plan.beginSuppressTokens) this.#refresh(id);
+    if (this.#minNewTokens > 0) for (const id of plan.eosTokenIds) this.#refresh(id);
   }
 
   /** How many entries there are. */
@@ -50,7 +51,10 @@ export class LogitAdjuster {
       this.#entries.factors[place] = repetitionPenalty;
       this.#refresh(id);
     }
-    for (const earlier of this.#suppressed(this.#generated - 1)) this.#refresh(earlier);
+    // Those that may come from now on.
+    if (this.#generated === 1) for (const other of this.#plan.beginSuppressTokens) this.#refresh(other);
+    if (this.#generated === this.#minNewTokens)
+      for (const other of this.#plan.eosTokenIds) this.#refresh(other);
   }
 
   /** Copies the entries, as those of a row, behind the first `at` of `to`. */
@@ -62,10 +66,13 @@ export class LogitAdjuster {
     to.addends.set(addends.subarray(0, this.#size), at);
   }
 
-  /** The ids that token `step` may not be, though later ones may. */
-  #suppressed(step: number): readonly number[] {
+  /** Whether the next token may not be this one, though later ones may. */
+  #suppressed(id: number): boolean {
     const { beginSuppressTokens, eosTokenIds } = this.#plan;
-    return [...(step === 0 ? beginSuppressTokens : []), ...(step < this.#minNewTokens ? eosTokenIds : [])];
+    return (
+      (this.#generated === 0 && beginSuppressTokens.has(id)) ||
+      (this.#generated < this.#minNewTokens && eosTokenIds.has(id))
+    );
   }
 
   /** Computes what is added to a logit. */
@@ -73,9 +80,8 @@ export class LogitAdjuster {
     const { logitBias, presencePenalty, frequencyPenalty } = this.#plan;
     const place = this.#placeOf(id);
     const count = this.#counts[place]!;
-    const suppressed = this.#suppressed(this.#generated).includes(id);
     const penalty = (count > 0 ? presencePenalty : 0) + count * frequencyPenalty;
-    this.#entries.addends[place] = suppressed ? -Infinity : (logitBias.get(id) ?? 0) - penalty;
+    this.#entries.addends[place] = this.#suppressed(id) ? -Infinity : (logitBias.get(id) ?? 0) - penalty;
   }
 
   #placeOf(id: number): number {

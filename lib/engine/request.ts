@@ -151,7 +151,7 @@ export class Request {
     this.ids.push(drawn.id);
     this.adjuster.push(drawn.id);
     this.#drawn.push(drawn);
-    if (this.plan.generation.eosTokenIds.includes(drawn.id)) this.#finishReason = 'stop';
+    if (this.plan.generation.eosTokenIds.has(drawn.id)) this.#finishReason = 'stop';
     else if (this.generated >= this.plan.maxNewTokens) this.#finishReason = 'length';
     if (!this.ended) this.#constrain(drawn.id);
   }

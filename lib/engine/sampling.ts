@@ -16,7 +16,7 @@ const tag = 'generate';
 
 /** The defaults of a model's generations. */
 export interface GenerationDefaults {
-  eosTokenIds: readonly number[];
+  eosTokenIds: ReadonlySet<number>;
   /** Undefined: what `maxLength` leaves. */
   maxNewTokens: number | undefined;
   /** Of prompt and text together. */
@@ -34,13 +34,13 @@ export interface GenerationDefaults {
   /** -Infinity for what is suppressed. */
   logitBias: ReadonlyMap<number, number>;
   /** Ids that are not the first. */
-  beginSuppressTokens: readonly number[];
+  beginSuppressTokens: ReadonlySet<number>;
   stop: readonly string[];
 }
 
 /** What holds without a file. */
 export const plainDefaults: GenerationDefaults = {
-  eosTokenIds: [],
+  eosTokenIds: new Set(),
   maxNewTokens: 128,
   maxLength: Infinity,
   minNewTokens: 0,
@@ -51,7 +51,7 @@ export const plainDefaults: GenerationDefaults = {
   minP: 0,
   repetitionPenalty: 1,
   logitBias: new Map(),
-  beginSuppressTokens: [],
+  beginSuppressTokens: new Set(),
   stop: [],
 };
 
@@ -123,6 +123,11 @@ const names: readonly (keyof SamplingOptions | 'adapter')[] = [
 /** Most texts of one call. */
 const mostTexts = 128;
 
+/** Most stop strings of a call, and most characters of one: each token is compared with all of them. */
+const mostStops = 128;
+/** Of a file too. */
+export const longestStop = 1024;
+
 /** Most alternatives whose log-probabilities are reported. */
 const mostLogprobs = 20;
 
@@ -145,13 +150,13 @@ export interface GenerationPlan extends SampleRow {
   frequencyPenalty: number;
   logitBias: ReadonlyMap<number, number>;
   /** Ids that are not the first. */
-  beginSuppressTokens: readonly number[];
+  beginSuppressTokens: ReadonlySet<number>;
   /** Undefined: no log-probabilities. */
   logprobs: number | undefined;
   /** The grammar that the text follows. */
   grammar: string | undefined;
   stop: readonly string[];
-  eosTokenIds: readonly number[];
+  eosTokenIds: ReadonlySet<number>;
   signal?: AbortSignal | undefined;
 }
 
@@ -196,12 +201,12 @@ export function planGeneration(
     // A grammar says itself when its text may end.
     minNewTokens: grammar === undefined ? defaults.minNewTokens : 0,
     minLength: grammar === undefined ? defaults.minLength : 0,
-    logitBias: new Map([...defaults.logitBias, ...bias]),
+    logitBias: bias.size === 0 ? defaults.logitBias : new Map([...defaults.logitBias, ...bias]),
     beginSuppressTokens: defaults.beginSuppressTokens,
     logprobs,
     grammar,
-    stop: checkStops(options.stop ?? defaults.stop),
-    eosTokenIds: ignoreEos ? [] : defaults.eosTokenIds,
+    stop: (options.stop ?? undefined) === undefined ? defaults.stop : checkStops(options.stop),
+    eosTokenIds: ignoreEos ? new Set() : defaults.eosTokenIds,
     signal: options.signal,
   };
 }
@@ -281,9 +286,20 @@ function checkBias(bias: unknown, vocabSize: number): ReadonlyMap<number, number
 function checkStops(stop: unknown): readonly string[] {
   const stops: unknown[] = Array.isArray(stop) ? stop : [stop];
   check(
+    stops.length <= mostStops,
+    tag,
+    `expected stop to be at most ${mostStops} strings but received ${stops.length}`,
+  );
+  check(
     stops.every((s): s is string => typeof s === 'string' && s !== ''),
     tag,
     `expected stop to be a non-empty string or an array of them but received ${describe(stop)}`,
+  );
+  const longest = Math.max(0, ...stops.map(({ length }) => length));
+  check(
+    longest <= longestStop,
+    tag,
+    `expected stop strings of at most ${longestStop} characters but received one of ${longest}`,
   );
   return stops;
 }

@@ -26,6 +26,10 @@ export interface ReadLimits {
   templateCharacters?: number | undefined;
   /** Steps of one run of a chat template: nodes, elements, and sixteenths of the characters that it handles. To these come 16 for each of the messages and variables that it is given. Default 500000. */
   templateSteps?: number | undefined;
+  /** Ids in the lists of generation_config.json together: those that end a text, are biased or do not come. Each is an entry of every request. Default 16384. */
+  generationIds?: number | undefined;
+  /** Stop strings of generation_config.json, which each token of a text is compared with. Default 128. */
+  stopStrings?: number | undefined;
 }
 
 /** Every bound. */
@@ -40,6 +44,8 @@ export const defaultLimits: Limits = {
   width: 2 ** 22,
   templateCharacters: 2 ** 18,
   templateSteps: 500_000,
+  generationIds: 2 ** 14,
+  stopStrings: 128,
 };
 const names = Object.keys(defaultLimits) as (keyof Limits)[];
 

@@ -82,7 +82,7 @@ export class CausalLM {
     this.dtype = dtype;
     this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device), dtype };
     this.#tokenizer = tokenizer;
-    this.#grammars = new Grammars(config.vocabSize, defaults.eosTokenIds);
+    this.#grammars = new Grammars(config.vocabSize, [...defaults.eosTokenIds]);
     // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
     this.#defaults = tokenizer ? defaults : { ...defaults, stop: [] };
   }
@@ -299,7 +299,7 @@ export class CausalLM {
   #checkGrammar(): void {
     void this.tokenizer;
     packagePath();
-    if (this.#defaults.eosTokenIds.length > 0) return;
+    if (this.#defaults.eosTokenIds.size > 0) return;
     throw new LoRAError(
       'ERR_UNSUPPORTED',
       `[generate] jsonSchema needs an end-of-text token, and ${this.directory} names none`,

@@ -1,5 +1,7 @@
 /** What a model's generation_config.json says, in the meaning of transformers. */
-import { plainDefaults, type GenerationDefaults } from '../engine/sampling';
+import { longestStop, plainDefaults, type GenerationDefaults } from '../engine/sampling';
+import { LoRAError } from '../errors';
+import { checkLimit, defaultLimits, type Limits } from '../formats/limits';
 import { tokenIds, type ModelConfig } from './config';
 import type { Tokenizer } from '../text/tokenizer';
 import { listed } from '../validate';
@@ -33,12 +35,18 @@ const unsupported: Readonly<Record<string, readonly unknown[]>> = {
   watermarking_config: [],
 };
 
+const op = 'from_pretrained';
+
 /** Reads fields and remembers those that it could not use. */
 class Fields {
   readonly ignored: string[] = [];
   readonly #raw: Readonly<Record<string, unknown>>;
+  readonly #limits: Limits;
+  /** How many ids its lists have named so far. */
+  #named = 0;
 
-  constructor(json: unknown) {
+  constructor(json: unknown, limits: Limits) {
+    this.#limits = limits;
     this.#raw = typeof json === 'object' && json !== null ? (json as Record<string, unknown>) : {};
     for (const [name, neutral] of Object.entries(unsupported)) {
       const value = this.get(name);
@@ -59,16 +67,38 @@ class Fields {
     return fallback;
   }
 
-  ids(name: string, vocabSize: number): number[] {
+  /** @throws ERR_FILE where the lists of the file are longer together than the bound. */
+  count(length: number): void {
+    this.#named += length;
+    const what = `generation_config.json names ${this.#named} ids or more`;
+    checkLimit(this.#limits, 'generationIds', this.#named, what, { op });
+  }
+
+  /** A list; undefined where there is none. */
+  #list(name: string): readonly unknown[] | undefined {
     const value = this.get(name);
-    const ids = tokenIds(value);
     if (value !== undefined && !Array.isArray(value)) this.ignored.push(name);
-    return Array.isArray(value) ? ids.filter((id) => id < vocabSize) : [];
+    if (!Array.isArray(value)) return undefined;
+    this.count(value.length);
+    return value as unknown[];
+  }
+
+  ids(name: string, vocabSize: number): Set<number> {
+    return new Set(tokenIds(this.#list(name) ?? []).filter((id) => id < vocabSize));
   }
 
   strings(name: string): string[] {
     const value = this.get(name);
     const list: unknown[] = value === undefined ? [] : Array.isArray(value) ? value : [value];
+    const what = `generation_config.json has ${list.length} ${name}`;
+    checkLimit(this.#limits, 'stopStrings', list.length, what, { op });
+    const long = list.find((s) => typeof s === 'string' && s.length > longestStop) as string | undefined;
+    if (long !== undefined)
+      throw new LoRAError(
+        'ERR_FILE',
+        `[${op}] generation_config.json has one of ${name} with ${long.length} characters: the limit is ${longestStop}`,
+        { op },
+      );
     if (list.every((s): s is string => typeof s === 'string' && s !== '')) return list;
     this.ignored.push(name);
     return [];
@@ -84,16 +114,11 @@ class Fields {
         if (!this.ignored.includes(name)) this.ignored.push(name);
       } else if (id < vocabSize) bias.set(id, value);
     };
-    const pairs = (name: string): unknown[] => {
-      const value = this.get(name);
-      if (value !== undefined && !Array.isArray(value)) this.ignored.push(name);
-      return Array.isArray(value) ? value : [];
-    };
-    for (const pair of pairs('sequence_bias')) {
+    for (const pair of this.#list('sequence_bias') ?? []) {
       const [sequence, value] = Array.isArray(pair) ? (pair as unknown[]) : [];
       add('sequence_bias', sequence, value);
     }
-    for (const word of pairs('bad_words_ids')) add('bad_words_ids', word, -Infinity);
+    for (const word of this.#list('bad_words_ids') ?? []) add('bad_words_ids', word, -Infinity);
     for (const id of this.ids('suppress_tokens', vocabSize)) bias.set(id, -Infinity);
     return bias;
   }
@@ -103,18 +128,21 @@ const isCount = (x: number): boolean => Number.isSafeInteger(x) && x >= 0;
 const isShare = (x: number): boolean => x >= 0 && x <= 1;
 
 /**
- * Reads a parsed generation_config.json. Fields that change the text and are not supported, and values that cannot be, are named once in a
+ * Reads a parsed generation_config.json, within bounds (ERR_FILE). Fields that change the text and are not supported, and values that cannot be, are named once in a
  * warning of the process (LORA_GENERATION_CONFIG) and have no effect; so have fields about speed, output and padding, without a warning.
  */
 export function parseGenerationDefaults(
   json: unknown,
   config: Pick<ModelConfig, 'eosTokenIds' | 'vocabSize'>,
   tokenizer?: Tokenizer,
+  limits: Limits = defaultLimits,
 ): GenerationDefaults {
-  const fields = new Fields(json);
+  const fields = new Fields(json, limits);
   const eosToken = tokenizer?.specialTokens['eos_token'];
   const fallback = eosToken === undefined ? undefined : tokenizer?.tokenId(eosToken);
   const eos = [tokenIds(fields.get('eos_token_id')), config.eosTokenIds, tokenIds(fallback)];
+  const ends = eos.find((ids) => ids.length > 0) ?? [];
+  fields.count(ends.length);
   const sampled = fields.get('do_sample') === true;
   const maxLength = fields.number('max_length', isCount, Infinity);
   const temperature = fields.number('temperature', (x) => x >= 0 && Math.fround(x) < Infinity, 1);
@@ -122,7 +150,7 @@ export function parseGenerationDefaults(
   const topP = fields.number('top_p', (x) => Math.fround(x) > 0 && x <= 1, 1);
   const minP = fields.number('min_p', isShare, 0);
   const defaults: GenerationDefaults = {
-    eosTokenIds: eos.find((ids) => ids.length > 0) ?? [],
+    eosTokenIds: new Set(ends.filter((id) => id < config.vocabSize)),
     maxNewTokens: fields.number(
       'max_new_tokens',
       isCount,

@@ -72,6 +72,7 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   const config = parseModelConfig(await folder.json('config.json'), limits);
   const tokenizer = await Tokenizer.fromFolder(folder);
   const generation = (await folder.json('generation_config.json')) ?? {};
+  const defaults = parseGenerationDefaults(generation, config, tokenizer, limits);
   const { weights, dtype: actual } = await runUntracked(() =>
     loadWeights(directory, config, { dtype, device, signal, limits, onProgress }),
   );
@@ -79,6 +80,5 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
     disposeWeights(config, weights);
     throw error;
   });
-  const defaults = parseGenerationDefaults(generation, config, tokenizer);
   return { directory, config, weights, dtype: actual, device, tokenizer, defaults };
 }

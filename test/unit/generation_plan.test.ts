@@ -1,4 +1,6 @@
 import { rmSync } from 'node:fs';
+import { LogitAdjuster } from '../../lib/engine/logit_adjuster';
+import { defaultLimits } from '../../lib/formats/limits';
 import { parseModelConfig } from '../../lib/models/config';
 import {
   planGeneration,
@@ -65,7 +67,7 @@ describe('generation_config.json', () => {
         ]),
       },
     ],
-    ['what may not begin', { begin_suppress_tokens: [1, 2] }, { beginSuppressTokens: [1, 2] }],
+    ['what may not begin', { begin_suppress_tokens: [1, 2] }, { beginSuppressTokens: new Set([1, 2]) }],
     ['one text that ends it', { stop_strings: 'x' }, { stop: ['x'] }],
     ['or several', { stop_strings: ['x', 'y'] }, { stop: ['x', 'y'] }],
   ])('%s', (_, json, want) => {
@@ -110,12 +112,13 @@ describe('generation_config.json', () => {
   });
 
   test('end-of-text ids: its own, else those of config.json, else the tokenizer’s', () => {
-    const ids = (generation: unknown, model: unknown, withTokenizer = true): readonly number[] =>
-      parseGenerationDefaults(
+    const ids = (generation: unknown, model: unknown, withTokenizer = true): number[] => [
+      ...parseGenerationDefaults(
         { eos_token_id: generation },
         config({ eos_token_id: model }),
         withTokenizer ? tokenizer : undefined,
-      ).eosTokenIds;
+      ).eosTokenIds,
+    ];
     expect(ids([7, 8], 9)).toEqual([7, 8]);
     expect(ids(7, 9)).toEqual([7]);
     expect(ids(undefined, 9)).toEqual([9]);
@@ -126,10 +129,65 @@ describe('generation_config.json', () => {
   });
 });
 
+describe('lists as long as a stranger likes', () => {
+  const ids = Array.from({ length: 200_000 }, (_, i) => i);
+  const config = parseModelConfig({ ...tinyConfig, vocab_size: 200_000 });
+  const limits = { ...defaultLimits, generationIds: 10 ** 6 };
+
+  test.each<[string, object]>([
+    ['of ends', { eos_token_id: ids, min_new_tokens: 3 }],
+    ['of ends of long texts', { eos_token_id: ids, min_length: 10 ** 6 }],
+    ['of tokens that never come', { suppress_tokens: ids }],
+    ['of tokens that do not begin', { begin_suppress_tokens: ids }],
+    ['of bad words', { bad_words_ids: ids.map((id) => [id]) }],
+    ['of biases', { sequence_bias: ids.map((id) => [[id], 1]) }],
+    ['of one id', { eos_token_id: ids.map(() => 7), suppress_tokens: ids, min_new_tokens: 9 }],
+  ])('%s: refused with the bound, and no longer than its length where that is raised', (_, json) => {
+    expectThrow(
+      () => parseGenerationDefaults(json, config),
+      'ERR_FILE',
+      /^\[from_pretrained\] generation_config\.json names 20000[01] ids or more: the limit is 16384, which limits\.generationIds raises$/,
+    );
+    const plan = planGeneration({}, parseGenerationDefaults(json, config, undefined, limits));
+    const adjuster = new LogitAdjuster(plan, [1, 2, 3]);
+    for (let id = 0; id < 100; id++) adjuster.push(id);
+    expect(adjuster.size).toBe(200_000);
+  });
+
+  test('stop strings, of a file and of a call', () => {
+    const stop = Array.from({ length: 129 }, (_, i) => `stop ${i}`);
+    const long = 'x'.repeat(1025);
+    const of = (strings: string[], more = {}): GenerationDefaults =>
+      parseGenerationDefaults({ stop_strings: strings }, config, undefined, { ...defaultLimits, ...more });
+    expectThrow(
+      () => of(stop),
+      'ERR_FILE',
+      '[from_pretrained] generation_config.json has 129 stop_strings: the limit is 128, which limits.stopStrings raises',
+    );
+    expect(planGeneration({}, of(stop, { stopStrings: 129 })).stop).toHaveLength(129);
+    expectThrow(
+      () => of(['a', long]),
+      'ERR_FILE',
+      '[from_pretrained] generation_config.json has one of stop_strings with 1025 characters: the limit is 1024',
+    );
+    expectThrow(
+      () => planGeneration({ stop }, plainDefaults),
+      'ERR_ARGUMENT',
+      '[generate] expected stop to be at most 128 strings but received 129',
+    );
+    expectThrow(
+      () => planGeneration({ stop: long }, plainDefaults),
+      'ERR_ARGUMENT',
+      '[generate] expected stop strings of at most 1024 characters but received one of 1025',
+    );
+    expect(planGeneration({ stop: stop.slice(1) }, plainDefaults).stop).toHaveLength(128);
+  });
+});
+
 describe('the options of a call', () => {
   const defaults: GenerationDefaults = {
     ...plainDefaults,
-    eosTokenIds: [7],
+    eosTokenIds: new Set([7]),
     temperature: 0.5,
     topK: 50,
     topP: 0.9,
@@ -157,7 +215,7 @@ describe('the options of a call', () => {
       ownLimit: true,
       stop: ['x'],
     });
-    expect(planGeneration({ seed: 0, ignoreEos: true }, defaults).eosTokenIds).toEqual([]);
+    expect(planGeneration({ seed: 0, ignoreEos: true }, defaults).eosTokenIds).toEqual(new Set());
     const { signal } = new AbortController();
     const more = { presencePenalty: -1, frequencyPenalty: 0.5, logprobs: 0 };
     expect(planGeneration({ stop: ['x', 'y'], signal, ...more }, defaults)).toMatchObject({

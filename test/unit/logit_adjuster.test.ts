@@ -59,7 +59,7 @@ test('biases stay, and join the penalties', () => {
 });
 
 test('end-of-text waits for the least length', () => {
-  const file = { eosTokenIds: [8, 9], minNewTokens: 2 };
+  const file = { eosTokenIds: new Set([8, 9]), minNewTokens: 2 };
   const one = adjuster({}, [1], file);
   const waiting = { '0:8': [1, -Infinity], '0:9': [1, -Infinity] };
   expect(of(one)).toEqual(waiting);
@@ -68,7 +68,7 @@ test('end-of-text waits for the least length', () => {
   one.push(3);
   expect(of(one)).toEqual({ '0:8': [1, 0], '0:9': [1, 0] });
 
-  const long = adjuster({}, [1, 2, 3], { eosTokenIds: [8], minLength: 4 });
+  const long = adjuster({}, [1, 2, 3], { eosTokenIds: new Set([8]), minLength: 4 });
   expect(of(long)).toEqual({ '0:8': [1, -Infinity] });
   long.push(5);
   expect(of(long)).toEqual({ '0:8': [1, 0] });
@@ -76,7 +76,7 @@ test('end-of-text waits for the least length', () => {
 });
 
 test('what may not begin may come later', () => {
-  const one = adjuster({ logitBias: new Map([[6, 1]]) }, [1], { beginSuppressTokens: [6, 7] });
+  const one = adjuster({ logitBias: new Map([[6, 1]]) }, [1], { beginSuppressTokens: new Set([6, 7]) });
   expect(of(one)).toEqual({ '0:6': [1, -Infinity], '0:7': [1, -Infinity] });
   one.push(3);
   expect(of(one)).toEqual({ '0:6': [1, 1], '0:7': [1, 0] });
