@@ -3,6 +3,7 @@
  * sequences that run, hands out the tokens of the step before while the device computes, and waits for those of this one.
  */
 import { LoRAError } from '../errors';
+import { threadSetting } from '../native/device';
 import type { Adapter } from '../peft/adapter';
 import { check, checkInteger, checkOptions } from '../validate';
 import { BatchStep } from './batch_step';
@@ -182,10 +183,10 @@ export class Engine {
     this.#steps.clear();
   }
 
+  /** Names all that a page follows from beside its tokens. Counters: what is changed and changed back has another name. */
   #weightsOf(adapter: Adapter | null): string {
-    return adapter
-      ? `${this.#slots.idOf(adapter)}:${adapter.version}:${adapter.scale}:${this.#base}`
-      : `base:${this.#base}`;
+    const own = adapter ? `${this.#slots.idOf(adapter)}:${adapter.revision}` : 'base';
+    return `${own}:${this.#base}:${threadSetting()}`;
   }
 
   // ---- the loop ------------------------------------------------------------------------------

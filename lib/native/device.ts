@@ -125,7 +125,13 @@ export function devices(): DeviceInfo[] {
 export function setThreads(threads: number): void {
   checkInteger('setThreads', 'threads', threads, 1);
   binding().setThreads(threads);
+  threadSettings++;
 }
+
+let threadSettings = 0;
+
+/** Counts the calls of setThreads(): the bits of what was computed before one may be others. */
+export const threadSetting = (): number => threadSettings;
 
 /**
  * Live tensors and bytes of the native side, per device, and the most that were held at once.

@@ -79,6 +79,7 @@ export class Adapter {
   readonly #deltas = new Map<string, Delta>();
   readonly #source: AdapterSource;
   #scale = 1;
+  #rescalings = 0;
   #uses = 0;
   #forwards = 0;
   #disposed = false;
@@ -170,7 +171,9 @@ export class Adapter {
   }
   set scale(value: number) {
     checkNumber(TAG, 'scale', value);
+    if (value === this.#scale) return;
     this.#scale = value;
+    this.#rescalings++;
   }
 
   /** Paths of the layers it changes. */
@@ -238,6 +241,11 @@ export class Adapter {
     for (const { parameters } of this.#deltas.values())
       for (const parameter of parameters.values()) version += parameter.version;
     return version;
+  }
+
+  /** @internal Counts the changes of what it computes, by its parameters or its scale; one that is taken back is another one. */
+  get revision(): number {
+    return this.version + this.#rescalings;
   }
 
   /** Whether an optimizer has changed it since it was made. */

@@ -1,8 +1,12 @@
 /** Prompts whose beginning the engine has computed for another request. */
+import { setThreads, type Adapter, type Tensor } from '../../lib/index';
 import { addAdapters, loadedModels, run, text, type Wish } from '../support/engine_requests';
 import { fillAdapter } from '../support/fill_adapter';
 
 const load = loadedModels();
+
+const copies = (tensors: Record<string, Tensor>): Record<string, Tensor> =>
+  Object.fromEntries(Object.entries(tensors).map(([name, one]) => [name, one.mul(1)]));
 
 test('a prompt whose beginning is known gives the same text', async () => {
   const model = await load({ config: { max_position_embeddings: 512 } });
@@ -52,4 +56,59 @@ test('what another adapter, other weights or a merged base computed is not read'
   expect(await cached(null)).toBe(0);
   await model.unmerge();
   expect([await cached(null), await cached(null)]).toEqual([0, 128]);
+});
+
+test.each<[string, (adapter: Adapter) => (() => void) | Promise<() => void>]>([
+  [
+    'the scale',
+    (adapter) => {
+      adapter.scale = 3;
+      return () => (adapter.scale = 1);
+    },
+  ],
+  [
+    'the parameters',
+    (adapter) => {
+      const state = adapter.stateDict();
+      const saved = { ...state, tensors: copies(state['tensors'] as Record<string, Tensor>) };
+      fillAdapter(adapter, 9);
+      return () => adapter.loadStateDict(saved);
+    },
+  ],
+  [
+    'the number of threads',
+    () => {
+      setThreads(2);
+      return () => setThreads(1);
+    },
+  ],
+])('what was computed while %s was another one is not read, though it is as before', async (_, change) => {
+  const model = await load({ config: { max_position_embeddings: 512 } });
+  addAdapters(model);
+  const options = { adapter: 'a0', temperature: 0, ignoreEos: true };
+  const ids: number[] = [];
+  let back: (() => void) | undefined;
+  for await (const { id } of model.generate(text(70, 1), { ...options, maxNewTokens: 80 })) {
+    if (ids.push(id) === 20) back = await change(model.adapters.get('a0')!);
+    if (ids.length === 60) back!();
+  }
+  const again: Wish = { ...options, prompt: [...text(70, 1), ...ids], maxNewTokens: 20 };
+  const warm = await run(model, again);
+  expect(warm.usage.cachedTokens).toBe(0);
+  model.configureEngine();
+  expect((await run(model, again)).ids).toEqual(warm.ids);
+});
+
+test('an adapter of the name of one that was removed reads nothing of it', async () => {
+  const model = await load({ config: { max_position_embeddings: 512 } });
+  const wish: Wish = { prompt: text(130, 1), maxNewTokens: 4, ignoreEos: true, adapter: 'a' };
+  const texts: number[][] = [];
+  for (const seed of [1, 2]) {
+    fillAdapter(model.addAdapter({ r: 2, targetModules: 'all-linear' }, { name: 'a' }), seed, 0.3);
+    const { ids, usage } = await run(model, wish);
+    expect(usage.cachedTokens).toBe(0);
+    texts.push(ids);
+    await model.removeAdapter('a');
+  }
+  expect(texts[1]).not.toEqual(texts[0]);
 });
