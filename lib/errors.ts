@@ -64,3 +64,7 @@ export class LoRAError extends Error {
     });
   }
 }
+
+/** @internal Whether something failed for want of memory. */
+export const isOutOfMemory = (error: unknown): error is LoRAError =>
+  error instanceof LoRAError && error.code === 'ERR_OUT_OF_MEMORY';

@@ -65,6 +65,24 @@ const parts = {
       ['node', 'scripts/long-training.mjs'],
     ],
   },
+  'serving-tiny': {
+    what: 'ten thousand requests near the memory limit, one by one and 16 at once: none fails, memory is flat (stories260K)',
+    commands: [
+      ['npm', 'run', '--silent', 'build'],
+      ['node', 'scripts/serving-soak.mjs', '--model', '../shared/data/models/stories260K'],
+    ],
+  },
+  serving: {
+    what: 'five hundred requests to SmolLM2-135M within 320 MB, where its weights take 269: none fails, memory is flat',
+    commands: [
+      ['npm', 'run', '--silent', 'build'],
+      ['python3', '../shared/data/models/smollm2-135m/make.py', 'build/smollm2-135m'],
+      [
+        ...['node', 'scripts/serving-soak.mjs', '--model', 'build/smollm2-135m'],
+        ...['--requests', '500', '--limit', '320MB'],
+      ],
+    ],
+  },
   clang: {
     what: 'every native file without a warning of clang, for x86-64 and for 64-bit ARM as on macOS',
     commands: [['bash', 'scripts/clang-check.sh']],

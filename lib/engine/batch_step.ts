@@ -4,16 +4,19 @@
  */
 import { atOnce } from '../tensor/pace';
 import { entry } from '../native/calls';
+import { memoryUsage, type Device } from '../native/device';
 import { writeBytes } from '../tensor/create';
 import { rawEmpty, rawView } from '../tensor/raw';
 import { recordProgram, type Program } from '../tensor/program';
 import { moved, noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { drawTokens, RecordedSampler, type Draws } from './draw';
-import { engineStack, type AdapterUse, type EngineModel, type LayerPages, type Past } from './model';
+import { engineStack, type AdapterUse, type EngineModel, type Past } from './model';
 import { pageLength, type PagePool } from './pages';
 import type { Request } from './request';
 import type { AdapterSlots } from './slots';
+
+const bytesOn = (device: Device): number => memoryUsage().byDevice[device] ?? 0;
 
 interface Recorded {
   readonly program: Program;
@@ -24,11 +27,12 @@ interface Recorded {
   readonly input: Tensor;
   /** What is written there. */
   readonly values: Int32Array<ArrayBuffer>;
+  /** What all of it takes. */
+  readonly bytes: number;
 }
 
 /** What a recording depends on beside the number of rows. */
 interface Basis {
-  readonly layers: readonly LayerPages[];
   /** Pages of the longest sequence that it takes. */
   readonly width: number;
   /** Whatever else is read where it was when the step was recorded. */
@@ -67,7 +71,7 @@ export class BatchStep {
       values[m + i] = computed;
       values[2 * m + i] = computed + 1;
       values[3 * m + i] = slots.get(request) ?? -1;
-      values.set(pages, 4 * m + i * width);
+      for (let page = 0; page < pages.length; page++) values[4 * m + i * width + page] = pages[page]!.number;
     }
     entry(() => {
       writeBytes(input, new Uint8Array(values.buffer));
@@ -81,21 +85,23 @@ export class BatchStep {
     const pages = Math.max(...requests.map((request) => request.pages.length));
     const basis = this.#basis;
     const others = this.#others();
-    if (
-      !basis ||
-      basis.layers !== this.#pool.layers ||
-      basis.width < pages ||
-      basis.others.some((value, i) => value !== others[i])
-    ) {
+    if (!basis || basis.width < pages || basis.others.some((value, i) => value !== others[i])) {
       this.dispose();
       // A power of two, so that a growing text is seldom a reason to record again.
       const width = 2 ** Math.ceil(Math.log2(Math.max(16, pages)));
-      this.#basis = { layers: this.#pool.layers, width, others };
+      this.#basis = { width, others };
     }
     const m = requests.length;
     let recorded = this.#recorded.get(m);
     if (!recorded) this.#recorded.set(m, (recorded = this.#record(m)));
     return recorded;
+  }
+
+  /** What the recordings take. */
+  get bytes(): number {
+    let bytes = 0;
+    for (const recorded of this.#recorded.values()) bytes += recorded.bytes;
+    return bytes;
   }
 
   #others(): readonly unknown[] {
@@ -113,41 +119,54 @@ export class BatchStep {
 
   #record(m: number): Recorded {
     const { device } = this.#model;
-    const { width, layers } = this.#basis!;
-    return runUntracked(() =>
-      noGrad(() => {
-        const input = rawEmpty([m * (4 + width)], 'i32', device);
-        const part = (row: number, shape: readonly number[]): Tensor => rawView(input, row * m, shape);
-        const mostPositions = width * pageLength;
-        this.#model.prepare(mostPositions);
-        this.#prepareOwn();
-        // One call of the caller: the stack of each op would cost more than the op.
-        const program = entry(() =>
-          recordProgram(device, () =>
-            tidy(() => {
-              const past: Past = {
-                layers,
-                pageTable: part(4, [m, width]),
-                lengths: part(2, [m]),
-                positions: part(1, [m, 1]),
-                mostPositions,
-                phase: 'decode',
-              };
-              const use: AdapterUse = {
-                ...(this.#own ?? { adapter: null, rows: this.#slots.rows(part(3, [m])) }),
-                phase: 'decode',
-              };
-              const hidden = atOnce(this.#model.hiddenStates(part(0, [m, 1]), use, past));
-              const rows = moved(hidden, (t) => rawView(t, 0, [m, t.shape[2]!]));
-              return [this.#model.logits(rows, use)];
-            }),
-          ),
-        );
-        const logits = program.outputs[0]!;
-        const values = new Int32Array(input.numel);
-        return { program, logits, sampler: new RecordedSampler(logits), input, values };
-      }),
-    );
+    const { width } = this.#basis!;
+    const { layers } = this.#pool;
+    const made: { dispose(): void }[] = [];
+    const owned = <T extends { dispose(): void }>(one: T): T => {
+      made.push(one);
+      return one;
+    };
+    try {
+      return runUntracked(() =>
+        noGrad(() => {
+          const mostPositions = width * pageLength;
+          this.#model.prepare(mostPositions);
+          this.#prepareOwn();
+          const before = bytesOn(device);
+          const input = owned(rawEmpty([m * (4 + width)], 'i32', device));
+          const part = (row: number, shape: readonly number[]): Tensor => rawView(input, row * m, shape);
+          // One call of the caller: the stack of each op would cost more than the op.
+          const program = entry(() =>
+            recordProgram(device, () =>
+              tidy(() => {
+                const past: Past = {
+                  layers,
+                  pageTable: part(4, [m, width]),
+                  lengths: part(2, [m]),
+                  positions: part(1, [m, 1]),
+                  mostPositions,
+                  phase: 'decode',
+                };
+                const use: AdapterUse = {
+                  ...(this.#own ?? { adapter: null, rows: this.#slots.rows(part(3, [m])) }),
+                  phase: 'decode',
+                };
+                const hidden = atOnce(this.#model.hiddenStates(part(0, [m, 1]), use, past));
+                const rows = moved(hidden, (t) => rawView(t, 0, [m, t.shape[2]!]));
+                return [this.#model.logits(rows, use)];
+              }),
+            ),
+          );
+          const logits = owned(program).outputs[0]!;
+          const values = new Int32Array(input.numel);
+          const sampler = new RecordedSampler(logits);
+          return { program, logits, sampler, input, values, bytes: bytesOn(device) - before };
+        }),
+      );
+    } catch (error) {
+      for (const one of made) one.dispose();
+      throw error;
+    }
   }
 
   dispose(): void {

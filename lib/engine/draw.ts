@@ -52,7 +52,13 @@ export class RecordedSampler implements Sampler {
     this.#rows = sampleRows(m);
     this.#reals = rawEmpty([m, 3], 'f32', device);
     this.#wholes = rawEmpty([m, 4], 'i32', device);
-    this.#program = recordProgram(device, () => [sample(logits, this.#reals, this.#wholes)]);
+    try {
+      this.#program = recordProgram(device, () => [sample(logits, this.#reals, this.#wholes)]);
+    } catch (error) {
+      this.#reals.dispose();
+      this.#wholes.dispose();
+      throw error;
+    }
   }
 
   /** Writes how the next token of each request is drawn; it costs least while the device waits. */

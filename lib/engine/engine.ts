@@ -2,7 +2,7 @@
  * Generates for many requests at once. One loop per model: in each turn it enqueues a part of a prompt and one step for all
  * sequences that run, hands out the tokens of the step before while the device computes, and waits for those of this one.
  */
-import { LoRAError } from '../errors';
+import { isOutOfMemory, LoRAError } from '../errors';
 import { threadSetting } from '../native/device';
 import type { Adapter } from '../peft/adapter';
 import { check, checkInteger, checkOptions } from '../validate';
@@ -13,8 +13,9 @@ import { pageLength, pagesFor, PagePool } from './pages';
 import { prefill } from './prefill';
 import { PrefixCache } from './prefixes';
 import { Request, type RequestPlan } from './request';
-import { Scheduler, type Chunk } from './scheduler';
+import { patienceMs, Scheduler, tooLarge, type Chunk } from './scheduler';
 import { AdapterSlots } from './slots';
+import { WorkingMemory } from './working_memory';
 
 export const defaultLimits: Readonly<EngineLimits> = {
   maxBatchSize: 16,
@@ -98,11 +99,15 @@ export class Engine {
   #base = 0;
   #stepCount = 0;
   #tokens = 0;
+  /** Wakes the engine when those that sit out have done so for long. */
+  #alarm: NodeJS.Timeout | undefined;
 
   constructor(model: EngineModel, limits: EngineLimits) {
     this.#model = model;
     this.#limits = limits;
-    this.#pool = new PagePool(model, limits.kvCacheBytes);
+    const recordedBytes = (): number => [...this.#steps.values()].reduce((sum, { bytes }) => sum + bytes, 0);
+    const memory = new WorkingMemory(model.device, recordedBytes, () => this.#forgetSteps());
+    this.#pool = new PagePool(model, limits.kvCacheBytes, memory);
     this.#prefixes = new PrefixCache(this.#pool);
     this.#slots = new AdapterSlots(model.linears, model.device, model.dtype, limits.maxBatchSize);
     this.#scheduler = new Scheduler(this.#pool, this.#prefixes, limits, (request) =>
@@ -172,6 +177,7 @@ export class Engine {
 
   /** Frees all memory; no request may run. */
   dispose(): void {
+    clearTimeout(this.#alarm);
     this.#forgetSteps();
     this.#slots.dispose();
     this.#prefixes.keepOnly(() => false);
@@ -193,6 +199,7 @@ export class Engine {
 
   #wake(): void {
     this.#woken = true;
+    clearTimeout(this.#alarm);
     if (this.#looping) return;
     this.#looping = true;
     // In a microtask, so that requests that are made together begin together.
@@ -219,12 +226,13 @@ export class Engine {
       const pending: Pending[] = [];
       if (chunk) pending.push(...(await this.#computeChunk(chunk)));
       if (rows.some(({ plan }) => plan.constraint)) await constraintsKnown(rows);
-      // A request that was cancelled meanwhile has no pages any more.
-      const alive = rows.filter(({ ended }) => !ended);
-      for (const group of this.#groups(alive)) pending.push(...this.#computeRows(group));
+      for (const group of this.#groups(rows)) pending.push(...this.#computeRows(group));
       for (const request of fresh) deliver(request);
       const idle = !chunk && rows.length === 0 && fresh.length === 0;
-      if (idle && !this.#woken) return;
+      if (idle && !this.#woken) {
+        if (this.#scheduler.blocked) this.#alarm = setTimeout(() => this.#wake(), patienceMs);
+        return;
+      }
       fresh = [];
       for (const { requests, draws } of pending) fresh = [...fresh, ...(await this.#take(requests, draws))];
     }
@@ -245,34 +253,51 @@ export class Engine {
 
   async #computeChunk(chunk: Chunk): Promise<Pending[]> {
     const { request, end } = chunk;
-    try {
-      const wantsToken = end === request.ids.length;
-      const result = await prefill(this.#model, this.#pool, chunk, wantsToken);
-      this.#scheduler.chunkDone(chunk);
-      const draws = wantsToken ? drawTokens(result, [request]) : noDraws(result);
-      result.dispose();
-      return [{ requests: [request], draws }];
-    } catch (error) {
-      request.fail(error);
-      return [];
-    }
+    for (let attempt = 0; holdsPages(request); attempt++)
+      try {
+        const wantsToken = end === request.ids.length;
+        const result = await prefill(this.#model, this.#pool, chunk, wantsToken);
+        try {
+          const draws = wantsToken ? drawTokens(result, [request]) : noDraws(result);
+          this.#scheduler.chunkDone(chunk);
+          return [{ requests: [request], draws }];
+        } finally {
+          result.dispose();
+        }
+      } catch (error) {
+        if (!this.#gaveBack(error, attempt)) request.fail(tooLarge(request, error));
+      }
+    return [];
   }
 
-  #computeRows([own, requests]: [Adapter | null, readonly Request[]]): Pending[] {
-    try {
-      let step = this.#steps.get(own);
-      if (!step) {
-        const use: AdapterUse | undefined = own ? { adapter: own } : undefined;
-        this.#steps.set(own, (step = new BatchStep(this.#model, this.#pool, this.#slots, use)));
+  #computeRows([own, all]: [Adapter | null, readonly Request[]]): Pending[] {
+    // Those that were cancelled or gave way meanwhile have no pages any more.
+    let requests = all.filter(holdsPages);
+    for (let attempt = 0; requests.length > 0; attempt++, requests = requests.filter(holdsPages))
+      try {
+        let step = this.#steps.get(own);
+        if (!step) {
+          const use: AdapterUse | undefined = own ? { adapter: own } : undefined;
+          this.#steps.set(own, (step = new BatchStep(this.#model, this.#pool, this.#slots, use)));
+        }
+        const { order, draws } = step.run(requests);
+        this.#stepCount++;
+        for (const request of order) this.#scheduler.rowDone(request);
+        return [{ requests: order, draws }];
+      } catch (error) {
+        if (!this.#gaveBack(error, attempt))
+          for (const request of requests) request.fail(tooLarge(request, error));
       }
-      const { order, draws } = step.run(requests);
-      this.#stepCount++;
-      for (const request of order) this.#scheduler.rowDone(request);
-      return [{ requests: order, draws }];
-    } catch (error) {
-      for (const request of requests) request.fail(error);
-      return [];
-    }
+    return [];
+  }
+
+  /** Whether memory was given back for work that found too little, so that it may be tried again: what can be made anew, then pages. */
+  #gaveBack(error: unknown, attempt: number): boolean {
+    if (!isOutOfMemory(error)) return false;
+    if (attempt > 0) return this.#scheduler.giveBack();
+    this.#forgetSteps();
+    this.#slots.dispose();
+    return true;
   }
 
   /** Waits for the draws. */
@@ -303,6 +328,9 @@ export class Engine {
     return fresh;
   }
 }
+
+/** One that ended, or gave way to others, has none. */
+const holdsPages = ({ pages }: Request): boolean => pages.length > 0;
 
 /** Waits until it is known which tokens may be drawn; where that fails, the request does. */
 async function constraintsKnown(requests: readonly Request[]): Promise<void> {

@@ -2,11 +2,12 @@
  * The memory of keys and values: pages of 64 positions in one pool of each layer, counted by those who refer to them.
  * Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention" (2023).
  */
+import { isOutOfMemory } from '../errors';
 import { call } from '../native/calls';
 import { PAGE_SIZE, poolShape } from '../ops/attention_paged';
 import { bytesPerElement } from '../tensor/dtype';
 import { rawEmpty, rawView } from '../tensor/raw';
-import { noGrad, runUntracked } from '../tensor/scope';
+import { runDetached, temporaries } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { EngineModel, LayerPages } from './model';
 
@@ -22,21 +23,47 @@ type PoolModel = Pick<EngineModel, 'layers' | 'kvHeads' | 'headDim' | 'dtype' | 
 /** The most pages that a first allocation makes room for, unless it needs more. */
 const firstPages = 8;
 
+/** A page of all layers. */
+export class Page {
+  /** How many refer to it; 0: it is free. */
+  references = 0;
+
+  /** `number`: where it lies in each layer; the pool may move it between two steps. */
+  constructor(public number: number) {}
+}
+
+/** The memory that a pool shares with the work on its pages, and with the rest of the program. */
+export interface PoolMemory {
+  /** Bytes that the pool may take beside those that it has. */
+  spare(): number;
+  /** Notes that so many bytes are wanted elsewhere, or were not there. */
+  denied(bytes: number): void;
+  /** Drops what refers to the tensors of the layers, since others take their place. */
+  letGo(): void;
+}
+
+const boundless: PoolMemory = { spare: () => Infinity, denied: () => undefined, letGo: () => undefined };
+
 /** Pages of all layers at once: page p of a sequence is page p in every layer. */
 export class PagePool {
   /** Bytes of a page in all layers. */
   readonly pageBytes: number;
   /** The most pages that the limit allows. */
   readonly most: number;
-  /** The layers; others after each growth. */
+  /** The layers; others when the pool has grown or shrunk. */
   layers: readonly LayerPages[] = [];
   readonly #model: PoolModel;
-  /** References to each page; 0: free. */
-  readonly #references: number[] = [];
-  readonly #free: number[] = [];
+  readonly #memory: PoolMemory;
+  /** Keys and values of each layer, one after the other. One of them may have room for more pages than there are. */
+  readonly #tensors: Tensor[] = [];
+  /** All pages, by their numbers. */
+  readonly #pages: Page[] = [];
+  /** Those that nobody refers to; the last one is taken first. */
+  #free: Page[] = [];
 
-  constructor(model: PoolModel, limitBytes: number) {
+  constructor(model: PoolModel, limitBytes: number, memory: PoolMemory = boundless) {
     this.#model = model;
+    this.#memory = memory;
     const { layers, kvHeads, headDim, dtype } = model;
     this.pageBytes = 2 * layers * pageLength * kvHeads * headDim * bytesPerElement[dtype];
     this.most = Math.floor(limitBytes / this.pageBytes);
@@ -44,12 +71,12 @@ export class PagePool {
 
   /** Pages that there is memory for now. */
   get capacity(): number {
-    return this.#references.length;
+    return this.#pages.length;
   }
 
   /** Pages that somebody refers to. */
   get used(): number {
-    return this.capacity - this.#free.length;
+    return this.capacity - this.free;
   }
 
   /** Pages that there is memory for and nobody refers to. */
@@ -57,87 +84,119 @@ export class PagePool {
     return this.#free.length;
   }
 
-  /** Pages that can be had without taking one from somebody. */
-  get available(): number {
-    return this.most - this.used;
+  /** Pages that it has or may have: the limit allows them, and there is memory that nothing else is known to need. */
+  get affordable(): number {
+    const spare = (this.#memory.spare() * 8) / 9; // a block may be an eighth larger than what was asked for
+    const copied = 1 / (2 * this.#model.layers); // of a page; a tensor is there twice while it is copied
+    const more = Math.floor((spare / this.pageBytes - copied * this.capacity) / (1 + copied));
+    return Math.min(this.most, this.capacity + Math.max(0, more));
   }
 
-  /** So many pages with one reference each, or undefined where the limit does not allow them. */
-  take(count: number): number[] | undefined {
-    if (count > this.available) return undefined;
-    if (count > this.#free.length) this.#grow(this.used + count);
+  /**
+   * So many pages with one reference each, or undefined where it may not have as many. `atAnyCost`: memory that other work may need is
+   * taken too.
+   * @throws ERR_OUT_OF_MEMORY
+   */
+  take(count: number, atAnyCost = false): Page[] | undefined {
+    if (count > this.free) {
+      const needed = this.used + count;
+      const { affordable } = this;
+      if (needed > (atAnyCost ? this.most : affordable)) return undefined;
+      this.#grow(needed, affordable);
+    }
     // The lowest numbers first, so that a pool that is hardly used stays dense.
-    const pages = this.#free.splice(this.#free.length - count, count).reverse();
-    for (const page of pages) this.#references[page] = 1;
+    const pages = this.#free.splice(this.free - count, count).reverse();
+    for (const page of pages) page.references = 1;
     return pages;
   }
 
-  references(page: number): number {
-    return this.#references[page]!;
-  }
-
-  retain(page: number): void {
-    this.#references[page]!++;
+  retain(page: Page): void {
+    page.references++;
   }
 
   /** Drops a reference; a page without one is free at once, since later commands run after those that use it. */
-  release(page: number): void {
-    if (--this.#references[page]! === 0) this.#free.push(page);
+  release(page: Page): void {
+    if (--page.references === 0) this.#free.push(page);
   }
 
-  #grow(needed: number): void {
-    const capacity = Math.min(this.most, Math.max(2 * this.capacity, needed, firstPages));
-    const { kvHeads, headDim, dtype, device } = this.#model;
+  #grow(needed: number, affordable: number): void {
+    const before = this.capacity;
+    let capacity = Math.max(needed, Math.min(affordable, Math.max(2 * before, firstPages)));
+    this.#memory.letGo();
+    try {
+      this.#resize(capacity);
+    } catch (error) {
+      if (!isOutOfMemory(error)) throw error;
+      if (needed <= affordable) this.#memory.denied((capacity - before) * this.pageBytes);
+      if (needed === capacity) throw error;
+      this.#resize((capacity = needed));
+    }
+    const fresh = Array.from({ length: capacity - before }, (_, i) => new Page(before + i));
+    this.#pages.push(...fresh);
+    this.#free = [...fresh.reverse(), ...this.#free];
+  }
+
+  /**
+   * Gives memory back for other work: `capacity` pages are left, no fewer than are in use. Those that lie behind them move.
+   * @throws ERR_OUT_OF_MEMORY where not even one tensor can be copied; the pages are good, and nothing was given back.
+   */
+  shrink(capacity: number): void {
+    this.#memory.denied((this.capacity - capacity) * this.pageBytes);
+    this.#memory.letGo();
+    const pages = this.#pages;
+    const places = this.#free.map(({ number }) => number).filter((number) => number < capacity);
+    for (const page of pages.slice(capacity)) {
+      if (page.references === 0) continue;
+      const place = places.pop()!;
+      this.#copyPage(page.number, place);
+      page.number = place;
+      pages[place] = page;
+    }
+    pages.length = capacity;
+    this.#free = pages.filter(({ references }) => references === 0).reverse();
+    this.#resize(capacity);
+  }
+
+  #copyPage(from: number, to: number): void {
+    for (const tensor of this.#tensors) {
+      const shape = [1, ...tensor.shape.slice(1)];
+      const size = tensor.numel / tensor.shape[0]!;
+      copy(tensor, from * size, tensor, to * size, shape);
+    }
+  }
+
+  /** Copies the tensors that have room for another number of pages into others. Where memory runs out, some are as they were. */
+  #resize(capacity: number): void {
+    const { layers, kvHeads, headDim, dtype, device } = this.#model;
     const shape = poolShape(capacity, kvHeads, headDim);
-    const old = this.layers;
-    const grown: LayerPages[] = [];
-    const moved = (from: Tensor | undefined): Tensor => {
-      const to = rawEmpty(shape, dtype, device);
-      if (from) {
-        const begin = rawView(to, 0, from.shape);
-        call().copyInto(from.handle, begin.handle);
-        begin.dispose();
+    try {
+      for (let i = 0; i < 2 * layers; i++) {
+        const old = this.#tensors[i];
+        if (old?.shape[0] === capacity) continue;
+        const fresh = runDetached(null, () => rawEmpty(shape, dtype, device));
+        if (old) copy(old, 0, fresh, 0, poolShape(Math.min(capacity, old.shape[0]!), kvHeads, headDim));
+        old?.dispose();
+        this.#tensors[i] = fresh;
       }
-      return to;
-    };
-    runUntracked(() =>
-      noGrad(() => {
-        try {
-          for (let i = 0; i < this.#model.layers; i++) {
-            const k = moved(old[i]?.k);
-            try {
-              grown.push({ k, v: moved(old[i]?.v) });
-            } catch (error) {
-              k.dispose();
-              throw error;
-            }
-          }
-        } catch (error) {
-          disposeLayers(grown);
-          throw error;
-        }
-      }),
-    );
-    disposeLayers(old);
-    this.layers = grown;
-    for (let page = this.#references.length; page < capacity; page++) {
-      this.#references.push(0);
-      this.#free.unshift(page);
+    } finally {
+      this.layers = Array.from({ length: layers }, (_, i) => ({
+        k: this.#tensors[2 * i]!,
+        v: this.#tensors[2 * i + 1]!,
+      }));
     }
   }
 
   /** Frees the memory; nobody refers to a page any more. */
   clear(): void {
-    disposeLayers(this.layers);
+    this.#memory.letGo();
+    for (const tensor of this.#tensors.splice(0)) tensor.dispose();
     this.layers = [];
-    this.#references.length = 0;
-    this.#free.length = 0;
+    this.#pages.length = 0;
+    this.#free = [];
   }
 }
 
-function disposeLayers(layers: readonly LayerPages[]): void {
-  for (const { k, v } of layers) {
-    k.dispose();
-    v.dispose();
-  }
+/** Copies `shape` numbers from an offset in one tensor to one in another. */
+function copy(from: Tensor, at: number, to: Tensor, toAt: number, shape: readonly number[]): void {
+  temporaries(() => call().copyInto(rawView(from, at, shape).handle, rawView(to, toAt, shape).handle));
 }

@@ -30,7 +30,10 @@ export async function prefill(
       tidy(async () => {
         const past: Past = {
           layers: pool.layers,
-          pageTable: whole(pages, [1, pages.length]),
+          pageTable: whole(
+            pages.map(({ number }) => number),
+            [1, pages.length],
+          ),
           lengths: whole([end], [1]),
           positions: whole(
             Array.from({ length }, (_, i) => begin + i),

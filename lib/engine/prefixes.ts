@@ -2,13 +2,13 @@
  * Whole pages that several requests may read: those whose tokens, and all tokens before them, are the same under the same
  * weights. A page that no request refers to stays until its memory is wanted; the one that was used longest ago goes first.
  */
-import { pageLength, type PagePool } from './pages';
+import { pageLength, type Page, type PagePool } from './pages';
 
 interface Node {
   readonly parent: Node | undefined;
   /** The key in its parent. */
   readonly key: string;
-  readonly page: number;
+  readonly page: Page;
   readonly children: Map<string, Node>;
 }
 
@@ -34,8 +34,22 @@ export class PrefixCache {
     return this.#byUse.size;
   }
 
-  /** The pages of the longest known beginning of ids[0 … most), each with a reference for the caller. */
-  match(weights: string, ids: ArrayLike<number>, most: number): number[] {
+  /** The pages of the longest known beginning of ids[0 … most). */
+  known(weights: string, ids: ArrayLike<number>, most: number): Page[] {
+    return this.#path(weights, ids, most).map(({ page }) => page);
+  }
+
+  /** The same, each with a reference for the caller. */
+  match(weights: string, ids: ArrayLike<number>, most: number): Page[] {
+    const nodes = this.#path(weights, ids, most);
+    for (const node of [...nodes].reverse()) this.#touch(node);
+    for (const { page } of nodes) this.#pool.retain(page);
+    if (nodes.length > 0) this.hits++;
+    this.cachedTokens += nodes.length * pageLength;
+    return nodes.map(({ page }) => page);
+  }
+
+  #path(weights: string, ids: ArrayLike<number>, most: number): Node[] {
     const nodes: Node[] = [];
     let children = this.#roots.get(weights);
     for (let page = 0; children && (page + 1) * pageLength <= most; page++) {
@@ -44,18 +58,14 @@ export class PrefixCache {
       nodes.push(node);
       children = node.children;
     }
-    for (const node of [...nodes].reverse()) this.#touch(node);
-    for (const { page } of nodes) this.#pool.retain(page);
-    if (nodes.length > 0) this.hits++;
-    this.cachedTokens += nodes.length * pageLength;
-    return nodes.map(({ page }) => page);
+    return nodes;
   }
 
   /**
    * Offers the pages of a text, of which the first `length` positions are computed. Where a page of the same tokens is known, the known
    * one stays.
    */
-  add(weights: string, ids: ArrayLike<number>, pages: readonly number[], length: number): void {
+  add(weights: string, ids: ArrayLike<number>, pages: readonly Page[], length: number): void {
     const whole = Math.floor(length / pageLength);
     if (whole === 0) return;
     let children = this.#roots.get(weights);
@@ -82,25 +92,19 @@ export class PrefixCache {
     this.#byUse.add(node);
   }
 
-  /** How many pages evict() could free. */
-  get evictable(): number {
-    let count = 0;
-    for (const { page } of this.#byUse) if (this.#pool.references(page) === 1) count++;
-    return count;
-  }
-
   /** Frees at least `count` pages that nobody else refers to, as far as there are any. */
   evict(count: number): void {
     let left = count;
     // A child is used no later than its parent, so one pass meets children first.
     for (const node of this.#byUse) {
       if (left <= 0) return;
-      if (node.children.size > 0 || this.#pool.references(node.page) > 1) continue;
+      if (node.page.references > 1) continue;
       this.#remove(node);
       left--;
     }
   }
 
+  /** Its children are pages that somebody reads beside one of his own for this part: they go with it. */
   #remove(node: Node): void {
     this.#byUse.delete(node);
     if (node.parent) node.parent.children.delete(node.key);
@@ -111,21 +115,23 @@ export class PrefixCache {
           if (roots.size === 0) this.#roots.delete(weights);
         }
     this.#pool.release(node.page);
+    this.#drop(node.children);
+  }
+
+  #drop(nodes: ReadonlyMap<string, Node>): void {
+    for (const node of nodes.values()) {
+      this.#byUse.delete(node);
+      this.#pool.release(node.page);
+      this.#drop(node.children);
+    }
   }
 
   /** Forgets the pages that were computed with other weights than these. */
   keepOnly(isCurrent: (weights: string) => boolean): void {
-    const drop = (nodes: Map<string, Node>): void => {
-      for (const node of nodes.values()) {
-        this.#byUse.delete(node);
-        this.#pool.release(node.page);
-        drop(node.children);
-      }
-    };
     for (const [weights, roots] of [...this.#roots])
       if (!isCurrent(weights)) {
         this.#roots.delete(weights);
-        drop(roots);
+        this.#drop(roots);
       }
   }
 }

@@ -4,7 +4,7 @@ import type { Adapter } from '../peft/adapter';
 import { StopStrings } from '../text/stop_strings';
 import type { TokenStream } from '../text/token_stream';
 import { LogitAdjuster } from './logit_adjuster';
-import { pagesFor, type PagePool } from './pages';
+import { pagesFor, type Page, type PagePool } from './pages';
 import type { GenerationPlan } from './sampling';
 
 /** One token. `text` is what became certain with it: whole characters, '' while one is unfinished. */
@@ -60,7 +60,7 @@ export class Request {
   readonly plan: RequestPlan;
   /** The prompt and what was generated. */
   readonly ids: number[];
-  readonly pages: number[] = [];
+  readonly pages: Page[] = [];
   readonly adjuster: LogitAdjuster;
   /** Positions whose keys and values lie in the pages. */
   computed = 0;
@@ -70,6 +70,8 @@ export class Request {
   cachedTokens = 0;
   /** When it was served last, as a count of steps. */
   served = -1;
+  /** Since when it sits out, as far as the scheduler has seen; Infinity: it does not. */
+  heldSince = Infinity;
   readonly #pool: PagePool;
   readonly #stops: StopStrings;
   readonly #wakeEngine: () => void;

@@ -2,9 +2,13 @@
  * Which requests run. All that have their prompt computed make one token per step, together; between two steps one of the others
  * gets a part of its prompt computed. Yu et al., "Orca: A Distributed Serving System for Transformer-Based Generative Models" (2022).
  */
-import { pageLength, type PagePool } from './pages';
+import { isOutOfMemory, LoRAError } from '../errors';
+import { pageLength, pagesFor, type Page, type PagePool } from './pages';
 import type { PrefixCache } from './prefixes';
 import type { Request } from './request';
+
+/** How long a request that sits out keeps its pages from others, in milliseconds: a slow consumer costs no second computation. */
+export const patienceMs = 1000;
 
 export interface SchedulerLimits {
   /** Sequences that make a token in one step. */
@@ -32,12 +36,13 @@ export class Scheduler {
   readonly #limits: SchedulerLimits;
   /** Names the weights that a request computes with. */
   readonly #weightsOf: (request: Request) => string;
+  readonly #now: () => number;
   /** The oldest first. */
   readonly #waiting: Request[] = [];
   /** Those that hold pages, or will for their next part, the oldest first. */
   #running: Request[] = [];
   #step = 0;
-  /** How often a running request lost its pages to an older one. */
+  /** How often a running request lost its pages. */
   preemptions = 0;
 
   constructor(
@@ -45,11 +50,13 @@ export class Scheduler {
     prefixes: PrefixCache,
     limits: SchedulerLimits,
     weightsOf: (request: Request) => string,
+    now: () => number = () => performance.now(),
   ) {
     this.#pool = pool;
     this.#prefixes = prefixes;
     this.#limits = limits;
     this.#weightsOf = weightsOf;
+    this.#now = now;
   }
 
   get waiting(): number {
@@ -63,12 +70,24 @@ export class Scheduler {
     return [...this.#running, ...this.#waiting];
   }
 
+  /** The next one that would begin: one that sits out has nothing to do. */
+  get #next(): Request | undefined {
+    return this.#waiting.find(({ held }) => !held);
+  }
+  /** Whether one that would begin has no place. */
+  get blocked(): boolean {
+    return this.#next !== undefined;
+  }
+
   submit(request: Request): void {
     this.#waiting.push(request);
   }
 
   /** Drops requests that have ended, lets others begin, and chooses what runs next. */
   plan(): Plan {
+    const now = this.#now();
+    for (const request of this.#running)
+      request.heldSince = request.held ? Math.min(request.heldSince, now) : Infinity;
     this.#admit();
     this.#step++;
     const rows = this.#nextRows();
@@ -82,26 +101,31 @@ export class Scheduler {
     for (let i = this.#waiting.length - 1; i >= 0; i--)
       if (this.#waiting[i]!.ended) this.#waiting.splice(i, 1);
     let active = this.#running.filter(({ held }) => !held).length;
-    while (
-      active < this.#limits.maxBatchSize &&
-      this.#waiting.length > 0 &&
-      this.#hasRoom(this.#waiting[0]!)
-    ) {
-      const request = this.#waiting.shift()!;
+    while (active < this.#limits.maxBatchSize) {
+      const request = this.#next;
+      if (!request || !this.#hasRoom(request)) return;
+      this.#waiting.splice(this.#waiting.indexOf(request), 1);
       request.start();
       insertByAge(this.#running, request);
       active++;
     }
   }
 
-  /** Whether all that it has now would fit: one that lost its pages would lose them again. */
+  /** Whether it has sat out for so long that others may have its pages. */
+  #sleeps({ heldSince }: Request): boolean {
+    return this.#now() - heldSince >= patienceMs;
+  }
+
+  /** Whether it and those that run will have pages to their ends: nobody has to lose any then. One that is alone begins in any case. */
   #hasRoom(request: Request): boolean {
-    if (this.#running.length === 0) return true;
-    const needed = request.pagesMissing(request.ids.length);
-    if (needed <= this.#pool.available) return true;
-    // Those that sit out give way to it.
-    const held = this.#running.reduce((sum, { held: idle, pages }) => sum + (idle ? pages.length : 0), 0);
-    return needed <= this.#pool.available + this.#prefixes.evictable + held;
+    const staying = this.#running.filter((other) => !this.#sleeps(other));
+    if (staying.length === 0) return true;
+    const taken = new Set(staying.flatMap(({ pages }) => pages));
+    const known = this.#prefixes.known(this.#weightsOf(request), request.ids, request.ids.length - 1);
+    let needed =
+      taken.size + pagesFor(request.mostPositions) - known.filter((page) => taken.has(page)).length;
+    for (const other of staying) needed += other.pagesMissing(other.mostPositions);
+    return needed <= this.#pool.capacity || needed <= this.#pool.affordable;
   }
 
   #stays(request: Request): boolean {
@@ -168,32 +192,72 @@ export class Scheduler {
     return rows;
   }
 
-  /** Gets pages for `positions`, if need be those of requests that sit out or are younger. One that is alone and gets none fails. */
+  /** Gets pages for `positions`, if need be those of a request that sleeps or is younger. One that is alone and gets none fails. */
   #reserve(request: Request, positions: number): boolean {
     for (;;) {
       const missing = request.pagesMissing(positions);
-      if (missing === 0) return true;
-      if (missing > this.#pool.available) this.#prefixes.evict(missing - this.#pool.available);
-      let denied: unknown;
+      const others = this.#running.filter((other) => other !== request && other.pages.length > 0);
+      const alone = others.length === 0;
       try {
-        const pages = this.#pool.take(missing);
+        const pages = this.#take(missing, alone);
         if (pages) {
           request.pages.push(...pages);
           return true;
         }
       } catch (error) {
-        denied = error; // the system has less memory than the limit allows
-        this.#prefixes.evict(missing);
-        if (this.#pool.free >= missing) continue;
+        if (!alone) throw error;
+        request.fail(tooLarge(request, error));
+        return false;
       }
-      const others = this.#running.filter((other) => other !== request && other.pages.length > 0);
-      const victim = others.findLast(({ held }) => held) ?? others.at(-1);
-      if (!victim) request.fail(denied);
-      else if (victim.held || victim.arrival > request.arrival) {
-        this.#preempt(victim);
-        continue;
-      } else this.#preempt(request);
-      return false;
+      const victim = this.#victim(others);
+      if (this.#sleeps(victim) || victim.arrival > request.arrival) this.#preempt(victim);
+      else {
+        this.#preempt(request);
+        return false;
+      }
+    }
+  }
+
+  /** Pages that are free, that nobody uses any more, or that there is memory for. `atAnyCost`: where there is none, it throws. */
+  #take(count: number, atAnyCost: boolean): Page[] | undefined {
+    const pool = this.#pool;
+    if (count > pool.free) this.#prefixes.evict(count - (pool.affordable - pool.used));
+    try {
+      return pool.take(count, atAnyCost);
+    } catch (error) {
+      if (!isOutOfMemory(error)) throw error;
+      this.#prefixes.evict(count - pool.free);
+      if (count <= pool.free) return pool.take(count);
+      if (atAnyCost) throw error;
+      return undefined;
+    }
+  }
+
+  /** Who loses its pages first: one that sleeps, else the youngest. */
+  #victim(requests: readonly Request[]): Request {
+    return requests.findLast((request) => this.#sleeps(request)) ?? requests.at(-1)!;
+  }
+
+  /**
+   * Gives memory of the pool to work that found too little: pages that nobody uses, else those of a request that gives way. False where
+   * all there is belongs to one request.
+   */
+  giveBack(): boolean {
+    const pool = this.#pool;
+    for (;;) {
+      this.#prefixes.evict(Math.ceil(pool.capacity / 8) - pool.free);
+      if (pool.free > 0) {
+        try {
+          pool.shrink(Math.max(pool.used, Math.floor((pool.capacity * 7) / 8)));
+        } catch (error) {
+          if (!isOutOfMemory(error)) throw error;
+          this.loseAllPages();
+        }
+        return true;
+      }
+      const holders = this.#running.filter(({ pages }) => pages.length > 0);
+      if (holders.length < 2) return false;
+      this.#preempt(this.#victim(holders));
     }
   }
 
@@ -213,9 +277,21 @@ export class Scheduler {
 
   #takeBack(request: Request): void {
     request.releasePages();
+    request.heldSince = Infinity;
     this.#running.splice(this.#running.indexOf(request), 1);
     insertByAge(this.#waiting, request);
   }
+}
+
+/** What a request fails with that gets too little memory though it has all of it. */
+export function tooLarge(request: Request, error: unknown): unknown {
+  if (!isOutOfMemory(error)) return error;
+  const { plan, ids, pages } = request;
+  return new LoRAError(
+    'ERR_OUT_OF_MEMORY',
+    `[generate] expected memory for a prompt of ${plan.prompt.length} tokens and ${ids.length - plan.prompt.length} more, beside which nothing runs, but with ${pages.length} pages for it the next one or step ${error.message.replace(/^\[\w+\] /, '')}`,
+    { op: 'generate', cause: error },
+  );
 }
 
 /** Requests are numbered as they come. */

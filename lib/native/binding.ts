@@ -106,6 +106,8 @@ export interface NativeBinding extends OpFunctions {
   synchronizeSync(device: NativeDevice): void;
   /** Hands memory that is kept for later tensors back to the system, once what is queued has run. */
   trim(device: NativeDevice): void;
+  /** Bytes that tensors of the device can take, those that are kept for later tensors included. */
+  freeBytes(device: NativeDevice): number;
   /** Null where the queue is half empty, else a promise that resolves when it is. */
   roomInQueue(device: NativeDevice): Promise<void> | null;
 

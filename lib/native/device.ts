@@ -143,6 +143,11 @@ export function memoryUsage(): MemoryUsage {
   return binding().memoryUsage();
 }
 
+/** Bytes that tensors of the device can take, without those that garbage still holds. */
+export function freeBytes(device: Device): number {
+  return binding().freeBytes(nativeDevice(device));
+}
+
 /**
  * Resolves when the device's queue is half empty; null where it is. Who enqueues much awaits it between calls, of which
  * some thousand then find room: an op that finds the queue full blocks the event loop.

@@ -134,6 +134,14 @@ Napi::Value Trim(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
+// What can be taken without collecting garbage: what the system or the limit leaves, and what is kept
+// for later tensors, which a call that needs it gives back first.
+Napi::Value FreeBytes(const Napi::CallbackInfo& info) {
+  Allocator& allocator = DeviceOf(info).allocator();
+  return Napi::Number::New(info.Env(),
+                           static_cast<double>(allocator.source().free() + allocator.cached()));
+}
+
 // Returns null when the queue is half empty, else a promise that it is. Who awaits it finds the
 // other half free; a full queue would make a call wait, which holds the event loop.
 Napi::Value RoomInQueue(const Napi::CallbackInfo& info) {
@@ -217,6 +225,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<LiveObjects>(env, exports, "liveObjects");
   Export<Synchronize>(env, exports, "synchronize");
   Export<Trim>(env, exports, "trim");
+  Export<FreeBytes>(env, exports, "freeBytes");
   Export<RoomInQueue>(env, exports, "roomInQueue");
   Export<SynchronizeSync>(env, exports, "synchronizeSync");
   Export<StartProfile>(env, exports, "startProfile");

@@ -57,6 +57,9 @@ const deeds: Record<string, string> = {
     return [...(await layer.forward(lora.tensor([[1, 2, 3, 4]])).data())];`,
 };
 
+/** The engine gives memory back and tries again: for one failure it fails no request. */
+const survives = (name: string): boolean => name === 'a generation';
+
 test.each(Object.entries(deeds))('%s', (name, deed) => {
   const folder = join(scratch, name.replace(/\W+/g, '-'));
   const report = childReport(`
@@ -78,7 +81,7 @@ test.each(Object.entries(deeds))('%s', (name, deed) => {
     const codes = new Set();
     const wrong = [];
     let nth = 0;
-    for (let failed = true; failed; ) {
+    for (let failed = true; failed || nth < ${survives(name) ? 400 : 0}; ) {
       nth += nth < 30 ? 1 : 1 + (nth >> 3); // the first ones one by one
       native.injectOutOfMemory(nth);
       failed = await deed().then(
@@ -91,7 +94,7 @@ test.each(Object.entries(deeds))('%s', (name, deed) => {
     report({ codes: [...codes], wrong, allocations: nth, before, after: await live() });
   `) as Record<string, unknown>;
   const { codes, wrong, allocations, before, after } = report;
-  expect({ codes, wrong }).toEqual({ codes: ['ERR_OUT_OF_MEMORY'], wrong: [] });
+  expect({ codes, wrong }).toEqual({ codes: survives(name) ? [] : ['ERR_OUT_OF_MEMORY'], wrong: [] });
   expect(allocations).toBeGreaterThan(10);
   expect(after).toEqual(before);
 });

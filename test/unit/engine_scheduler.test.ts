@@ -1,20 +1,30 @@
 /** The scheduler over a real pool, without a model: a chunk or a step is computed by saying so. */
 import { plainDefaults } from '../../lib/engine/sampling';
-import { pageLength, PagePool } from '../../lib/engine/pages';
+import { pageLength, PagePool, type PoolMemory } from '../../lib/engine/pages';
 import { PrefixCache } from '../../lib/engine/prefixes';
 import { Request, type RequestPlan } from '../../lib/engine/request';
 import { planGeneration } from '../../lib/engine/sampling';
-import { Scheduler, type Plan } from '../../lib/engine/scheduler';
+import { patienceMs, Scheduler, type Plan } from '../../lib/engine/scheduler';
 
 const shape = { layers: 1, kvHeads: 1, headDim: 2, dtype: 'f32', device: 'cpu' } as const;
 const pageBytes = 2 * pageLength * 2 * 4;
 
-/** A world of so many pages, in which token n of a sequence is followed by n + 1. */
-function world({ pages = 100, maxBatchSize = 4, prefillChunk = 100 } = {}) {
-  const pool = new PagePool(shape, pages * pageBytes);
+/** A world of so many pages, and memory for so many, in which token n of a sequence is followed by n + 1. */
+function world({ pages = 100, memoryFor = 1000, maxBatchSize = 4, prefillChunk = 100 } = {}) {
+  const sizes = { pages: memoryFor };
+  const memory: PoolMemory = {
+    // A tensor is there twice while it is copied, and a block may be larger than what was asked for.
+    spare: () => ((sizes.pages - pool.capacity + 0.5 * sizes.pages) * pageBytes * 9) / 8,
+    denied: () => undefined,
+    letGo: () => undefined,
+  };
+  const pool = new PagePool(shape, pages * pageBytes, memory);
   const prefixes = new PrefixCache(pool);
   let weights = 'base';
-  const scheduler = new Scheduler(pool, prefixes, { maxBatchSize, prefillChunk }, () => weights);
+  let now = 0;
+  const weightsOf = (): string => weights;
+  const limits = { maxBatchSize, prefillChunk };
+  const scheduler = new Scheduler(pool, prefixes, limits, weightsOf, () => now);
   let count = 0;
   const submit = (prompt: readonly number[], more: Partial<RequestPlan> = {}): Request => {
     const plan: RequestPlan = {
@@ -47,7 +57,9 @@ function world({ pages = 100, maxBatchSize = 4, prefillChunk = 100 } = {}) {
     }
     return plan;
   };
-  return { pool, prefixes, scheduler, submit, step, setWeights: (name: string) => (weights = name) };
+  const setWeights = (name: string): unknown => (weights = name);
+  const wait = (milliseconds: number): unknown => (now += milliseconds);
+  return { pool, prefixes, scheduler, submit, step, setWeights, wait, sizes };
 }
 
 const text = (length: number, first = 0): number[] => Array.from({ length }, (_, i) => first + i);
@@ -115,7 +127,7 @@ test('pages go back when a request ends or is cancelled', () => {
 });
 
 test('whole pages of the same beginning are shared, of a prompt that is being computed too', () => {
-  const { pool, submit, step } = world({ prefillChunk: 64 });
+  const { submit, step } = world({ prefillChunk: 64 });
   const a = submit(text(200));
   for (let i = 0; i < 3; i++) step();
   const b = submit([...text(150), 999, 998]);
@@ -123,7 +135,7 @@ test('whole pages of the same beginning are shared, of a prompt that is being co
   step();
   expect(b.cachedTokens).toBe(128);
   expect(b.pages.slice(0, 2)).toEqual(a.pages.slice(0, 2));
-  expect(pool.references(a.pages[0]!)).toBe(3); // a, b and the cache
+  expect(a.pages[0]!.references).toBe(3); // a, b and the cache
 });
 
 test('a page of other weights is not shared, even where they change in the middle of a request', () => {
@@ -149,37 +161,98 @@ test('the last token is computed even where every page is known', () => {
   expect(again.cachedTokens).toBe(64);
 });
 
-test('when the pool is full the youngest loses its pages and makes its tokens later, the same ones', () => {
-  const { pool, scheduler, submit, step } = world({ pages: 5, maxBatchSize: 4 });
-  const plan = { maxNewTokens: 120 };
-  const requests = [1, 2, 3].map((i) => submit(text(60, 1000 * i), plan));
+test.each<[string, Parameters<typeof world>[0]]>([
+  ['the limit', { pages: 5 }],
+  ['memory', { pages: 100, memoryFor: 5 }],
+])('where %s is not enough for all to their ends, some wait: nobody loses a page', (_, sizes) => {
+  const { pool, scheduler, submit, step } = world(sizes);
+  const requests = [1, 2, 3].map((i) => submit(text(60, 1000 * i), { maxNewTokens: 120 }));
   let most = 0;
   for (let i = 0; i < 1000 && requests.some(({ ended }) => !ended); i++) {
     step();
     most = Math.max(most, pool.used);
   }
-  expect(scheduler.preemptions).toBeGreaterThan(0);
+  expect(scheduler.preemptions).toBe(0);
   expect(most).toBeLessThanOrEqual(5);
   for (const request of requests) expect(request.ids.slice(60)).toEqual(text(120, 60));
 });
 
-test('one that sits out keeps no other from beginning, though it has all pages', () => {
-  const { submit, step } = world({ pages: 2 });
+test('a beginning that is shared takes room once', () => {
+  const { scheduler, submit, step } = world({ pages: 6 });
+  const requests = [1, 2, 3].map((i) => submit([...text(192), i], { maxNewTokens: 60 }));
+  for (let i = 0; i < 6; i++) step();
+  expect(scheduler.running).toBe(3);
+  for (let i = 0; i < 100; i++) step();
+  expect(requests.map(({ ended }) => ended)).toEqual([true, true, true]);
+  expect(scheduler.preemptions).toBe(0);
+});
+
+test('one that is alone gets pages where nothing else is to have memory, and one that comes then waits', () => {
+  const { scheduler, submit, step, sizes } = world({ memoryFor: 2 });
+  const first = submit(text(100), { maxNewTokens: 200 });
+  const second = submit(text(100, 1000), { maxNewTokens: 2 });
+  for (let i = 0; i < 150; i++) step();
+  expect([first.pages.length, second.generated, scheduler.running]).toEqual([4, 0, 1]);
+  sizes.pages = 10;
+  for (let i = 0; i < 3; i++) step();
+  expect(second.ended).toBe(true);
+});
+
+test('one that sits out for long keeps no other from beginning, though it has all pages', () => {
+  const { scheduler, submit, step, wait } = world({ pages: 2 });
   const slow = submit(text(100), { maxNewTokens: 20 });
   for (let i = 0; i < 5; i++) step(() => false);
   expect([slow.held, slow.pages.length]).toEqual([true, 2]);
   const other = submit(text(100, 1000), { maxNewTokens: 20 });
-  for (let i = 0; i < 25; i++) step((request) => request !== slow);
-  expect(other.ended).toBe(true);
+  const others = (request: Request): boolean => request !== slow;
+  for (let i = 0; i < 25; i++) step(others);
+  expect([other.generated, scheduler.blocked]).toEqual([0, true]);
+  wait(patienceMs);
+  for (let i = 0; i < 25; i++) step(others);
+  expect([other.ended, scheduler.blocked]).toEqual([true, false]);
   while (slow.fetch());
   for (let i = 0; i < 40; i++) step();
   expect(slow.ids.slice(100)).toEqual(text(20, 100));
 });
 
-test('one that lost its pages is not begun again before there is room', () => {
-  const { scheduler, submit, step } = world({ pages: 4, maxBatchSize: 2 });
-  submit(text(100), { maxNewTokens: 150 });
-  submit(text(100, 1000), { maxNewTokens: 150 });
-  for (let i = 0; i < 400; i++) step();
-  expect(scheduler.preemptions).toBeLessThan(4);
+test('consumers that are a little slow cost no second computation', () => {
+  const { scheduler, submit, step, wait } = world({ pages: 4 });
+  const requests = [1, 2, 3].map((i) => submit(text(100, 1000 * i), { maxNewTokens: 60 }));
+  for (let i = 0; i < 3000 && requests.some(({ ended }) => !ended); i++) {
+    step(() => false);
+    if (i % 7 === 0) for (const request of requests) while (request.fetch());
+    wait(patienceMs / 10);
+  }
+  expect(requests.map(({ generated }) => generated)).toEqual([60, 60, 60]);
+  expect(scheduler.preemptions).toBe(0);
+});
+
+test('work that finds too little memory gets that of pages that nobody uses, then that of the youngest', () => {
+  const { pool, scheduler, submit, step } = world();
+  submit(text(300, 5000), { maxNewTokens: 1 });
+  for (let i = 0; i < 5; i++) step(); // four whole pages are kept
+  const [first, second] = [submit(text(100)), submit(text(100, 1000))];
+  for (let i = 0; i < 10; i++) step();
+  const given: [capacity: number, first: number, second: number][] = [];
+  while (scheduler.giveBack()) given.push([pool.capacity, first.pages.length, second.pages.length]);
+  expect(given.slice(0, 3)).toEqual([
+    [7, 2, 2],
+    [6, 2, 2],
+    [5, 2, 2],
+  ]);
+  expect(given.at(-1)).toEqual([2, 2, 0]);
+  expect([first.ended, second.ended, scheduler.waiting]).toEqual([false, false, 1]);
+  for (let i = 0; i < 3; i++) step();
+  expect(second.pages).toHaveLength(2); // the limit has room
+});
+
+test('what nobody uses can be had, also before a page that somebody reads', () => {
+  const { pool, prefixes, submit, step } = world({ prefillChunk: 50 });
+  const a = submit(text(100), { maxNewTokens: 31 });
+  while (a.generated < 30) step();
+  const b = submit(text(200));
+  for (let i = 0; i < 4; i++) step();
+  expect([a.ended, b.prefilling, pool.used]).toEqual([true, false, b.pages.length + 1]); // both have computed the second page
+  prefixes.evict(Infinity);
+  expect(pool.used).toBe(b.pages.length);
 });
