@@ -105,9 +105,7 @@ export class Engine {
   constructor(model: EngineModel, limits: EngineLimits) {
     this.#model = model;
     this.#limits = limits;
-    const recordedBytes = (): number => [...this.#steps.values()].reduce((sum, { bytes }) => sum + bytes, 0);
-    const memory = new WorkingMemory(model.device, recordedBytes, () => this.#forgetSteps());
-    this.#pool = new PagePool(model, limits.kvCacheBytes, memory);
+    this.#pool = new PagePool(model, limits.kvCacheBytes, new WorkingMemory(model.device, this));
     this.#prefixes = new PrefixCache(this.#pool);
     this.#slots = new AdapterSlots(model.linears, model.device, model.dtype, limits.maxBatchSize);
     this.#scheduler = new Scheduler(this.#pool, this.#prefixes, limits, (request) =>
@@ -162,7 +160,7 @@ export class Engine {
   baseChanged(): void {
     this.#base++;
     this.#prefixes.keepOnly(() => false);
-    this.#forgetSteps();
+    this.forgetSteps();
     this.#slots.dispose(); // factors follow from the base too
   }
 
@@ -175,16 +173,31 @@ export class Engine {
     this.#prefixes.keepOnly((weights) => !weights.startsWith(removed));
   }
 
-  /** Frees all memory; no request may run. */
+  /** Frees all memory; no request may run. The next one takes some anew. */
   dispose(): void {
     clearTimeout(this.#alarm);
-    this.#forgetSteps();
+    this.forgetSteps();
     this.#slots.dispose();
     this.#prefixes.keepOnly(() => false);
     this.#pool.clear();
   }
 
-  #forgetSteps(): void {
+  /** Frees what is kept for later requests, for another engine; not while this one is at work. */
+  giveUp(): boolean {
+    if (this.#looping || this.#scheduler.running > 0 || this.#pool.capacity === 0) return false;
+    this.dispose();
+    return true;
+  }
+
+  /** What the recordings of steps take. */
+  get recordedBytes(): number {
+    let bytes = 0;
+    for (const step of this.#steps.values()) bytes += step.bytes;
+    return bytes;
+  }
+
+  /** Drops the recordings; the next step of each number of rows is recorded again. */
+  forgetSteps(): void {
     for (const step of this.#steps.values()) step.dispose();
     this.#steps.clear();
   }
@@ -295,7 +308,7 @@ export class Engine {
   #gaveBack(error: unknown, attempt: number): boolean {
     if (!isOutOfMemory(error)) return false;
     if (attempt > 0) return this.#scheduler.giveBack();
-    this.#forgetSteps();
+    this.forgetSteps();
     this.#slots.dispose();
     return true;
   }

@@ -2,7 +2,7 @@
  * The memory of keys and values: pages of 64 positions in one pool of each layer, counted by those who refer to them.
  * Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention" (2023).
  */
-import { isOutOfMemory } from '../errors';
+import { isOutOfMemory, type LoRAError } from '../errors';
 import { call } from '../native/calls';
 import { PAGE_SIZE, poolShape } from '../ops/attention_paged';
 import { bytesPerElement } from '../tensor/dtype';
@@ -40,9 +40,16 @@ export interface PoolMemory {
   denied(bytes: number): void;
   /** Drops what refers to the tensors of the layers, since others take their place. */
   letGo(): void;
+  /** Has those give memory back that have no use for it now; whether there were any. */
+  reclaim(): boolean;
 }
 
-const boundless: PoolMemory = { spare: () => Infinity, denied: () => undefined, letGo: () => undefined };
+const boundless: PoolMemory = {
+  spare: () => Infinity,
+  denied: () => undefined,
+  letGo: () => undefined,
+  reclaim: () => false,
+};
 
 /** Pages of all layers at once: page p of a sequence is page p in every layer. */
 export class PagePool {
@@ -123,13 +130,14 @@ export class PagePool {
     const before = this.capacity;
     let capacity = Math.max(needed, Math.min(affordable, Math.max(2 * before, firstPages)));
     this.#memory.letGo();
-    try {
-      this.#resize(capacity);
-    } catch (error) {
-      if (!isOutOfMemory(error)) throw error;
+    const denied = this.#failing(capacity);
+    if (denied) {
       if (needed <= affordable) this.#memory.denied((capacity - before) * this.pageBytes);
-      if (needed === capacity) throw error;
-      this.#resize((capacity = needed));
+      if (capacity === needed || this.#failing(needed)) {
+        this.#failing(before); // what has grown already
+        throw denied;
+      }
+      capacity = needed;
     }
     const fresh = Array.from({ length: capacity - before }, (_, i) => new Page(before + i));
     this.#pages.push(...fresh);
@@ -138,7 +146,7 @@ export class PagePool {
 
   /**
    * Gives memory back for other work: `capacity` pages are left, no fewer than are in use. Those that lie behind them move.
-   * @throws ERR_OUT_OF_MEMORY where not even one tensor can be copied; the pages are good, and nothing was given back.
+   * @throws ERR_OUT_OF_MEMORY where a tensor cannot be copied; the pages are good, but not all memory was given back.
    */
   shrink(capacity: number): void {
     this.#memory.denied((this.capacity - capacity) * this.pageBytes);
@@ -165,6 +173,17 @@ export class PagePool {
     }
   }
 
+  /** Resizes; the error, where there is too little memory. */
+  #failing(capacity: number): LoRAError | undefined {
+    try {
+      this.#resize(capacity);
+    } catch (error) {
+      if (!isOutOfMemory(error)) throw error;
+      return error;
+    }
+    return undefined;
+  }
+
   /** Copies the tensors that have room for another number of pages into others. Where memory runs out, some are as they were. */
   #resize(capacity: number): void {
     const { layers, kvHeads, headDim, dtype, device } = this.#model;
@@ -184,6 +203,11 @@ export class PagePool {
         v: this.#tensors[2 * i + 1]!,
       }));
     }
+  }
+
+  /** Has others give memory back that they do not use; whether there were any. */
+  reclaim(): boolean {
+    return this.#memory.reclaim();
   }
 
   /** Frees the memory; nobody refers to a page any more. */

@@ -206,6 +206,7 @@ export class Scheduler {
         }
       } catch (error) {
         if (!alone) throw error;
+        if (isOutOfMemory(error) && this.#pool.reclaim()) continue;
         request.fail(tooLarge(request, error));
         return false;
       }
@@ -256,7 +257,7 @@ export class Scheduler {
         return true;
       }
       const holders = this.#running.filter(({ pages }) => pages.length > 0);
-      if (holders.length < 2) return false;
+      if (holders.length < 2) return pool.reclaim();
       this.#preempt(this.#victim(holders));
     }
   }
@@ -286,10 +287,10 @@ export class Scheduler {
 /** What a request fails with that gets too little memory though it has all of it. */
 export function tooLarge(request: Request, error: unknown): unknown {
   if (!isOutOfMemory(error)) return error;
-  const { plan, ids, pages } = request;
+  const reason = error.message.replace(/^\[\w+\] /, '');
   return new LoRAError(
     'ERR_OUT_OF_MEMORY',
-    `[generate] expected memory for a prompt of ${plan.prompt.length} tokens and ${ids.length - plan.prompt.length} more, beside which nothing runs, but with ${pages.length} pages for it the next one or step ${error.message.replace(/^\[\w+\] /, '')}`,
+    `[generate] expected memory for the keys and values of ${request.ids.length} tokens and the work on them, but with all that could be given back it ${reason}`,
     { op: 'generate', cause: error },
   );
 }

@@ -1,12 +1,14 @@
 /** Cuts a stream of text at the first stop string, which may be spread over several pieces. */
 export class StopStrings {
   readonly #stops: readonly string[];
+  readonly #longest: number;
   #held = '';
   /** A stop string has been met. */
   found = false;
 
   constructor(stops: readonly string[]) {
     this.#stops = stops.filter((stop) => stop !== '');
+    this.#longest = Math.max(0, ...this.#stops.map(({ length }) => length));
   }
 
   /** The text that is certain not to belong to a stop string. What might is held back. */
@@ -23,12 +25,15 @@ export class StopStrings {
       this.#held = '';
       return all.slice(0, at);
     }
-    let keep = 0;
-    for (const stop of this.#stops)
-      for (let n = Math.min(stop.length - 1, all.length); n > keep; n--)
-        if (all.endsWith(stop.slice(0, n))) keep = n;
-    this.#held = all.slice(all.length - keep);
-    return all.slice(0, all.length - keep);
+    // The first place from which on all of it may be the beginning of one.
+    let from = Math.max(0, all.length - this.#longest + 1);
+    while (from < all.length && !this.#begins(all.slice(from))) from++;
+    this.#held = all.slice(from);
+    return all.slice(0, from);
+  }
+
+  #begins(end: string): boolean {
+    return this.#stops.some((stop) => stop.startsWith(end));
   }
 
   /** What was held back, when no more text will come. */

@@ -17,6 +17,7 @@ function world({ pages = 100, memoryFor = 1000, maxBatchSize = 4, prefillChunk =
     spare: () => ((sizes.pages - pool.capacity + 0.5 * sizes.pages) * pageBytes * 9) / 8,
     denied: () => undefined,
     letGo: () => undefined,
+    reclaim: () => false,
   };
   const pool = new PagePool(shape, pages * pageBytes, memory);
   const prefixes = new PrefixCache(pool);
