@@ -2,7 +2,16 @@
 import { type GenerateOptions } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
 import { TokenStream } from '../../lib/text/token_stream';
-import { addAdapters, loadedModels, oneByOne, run, text, together, wishes } from '../support/engine_requests';
+import {
+  adapterOf,
+  addAdapters,
+  loadedModels,
+  oneByOne,
+  run,
+  text,
+  together,
+  wishes,
+} from '../support/engine_requests';
 import { fillAdapter } from '../support/fill_adapter';
 
 const load = loadedModels();
@@ -98,6 +107,28 @@ test('a step that fails ends its requests and no other, and the next ones find g
       if (outcome.status === 'fulfilled') expect(outcome.value).toEqual(alone[i]);
       else expect(String(outcome.reason)).toContain('injected');
     expect(await together(model, all)).toEqual(alone);
+  }
+});
+
+test('an allocation that fails ends no request, and changes no text', async () => {
+  const model = await load();
+  addAdapters(model);
+  const all = wishes(4, (i) => ({ prompt: text(20, i), maxNewTokens: 20, ...adapterOf(i) }));
+  const alone = await oneByOne(model, all);
+  for (const nth of [1, 2, 3, 5, 8, 13, 21, 34, 55]) {
+    model.configureEngine();
+    const ids = await Promise.all(
+      all.map(async ({ prompt, ...options }, i) => {
+        const seen: number[] = [];
+        for await (const { id } of model.generate(prompt, options)) {
+          seen.push(id);
+          if (i === 0 && seen.length === 3) binding().injectOutOfMemory(nth);
+        }
+        return seen;
+      }),
+    );
+    binding().injectOutOfMemory(0);
+    expect(ids).toEqual(alone);
   }
 });
 
