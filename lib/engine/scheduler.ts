@@ -196,6 +196,7 @@ export class Scheduler {
   #reserve(request: Request, positions: number): boolean {
     for (;;) {
       const missing = request.pagesMissing(positions);
+      if (missing === 0) return true;
       const others = this.#running.filter((other) => other !== request && other.pages.length > 0);
       const alone = others.length === 0;
       try {
