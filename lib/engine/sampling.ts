@@ -92,7 +92,7 @@ export interface SamplingOptions {
    * It needs the optional package @mlc-ai/web-xgrammar. Default: any text.
    */
   jsonSchema?: JsonSchema | undefined;
-  /** Texts that end the generation; they are not part of its text. Default: stop_strings of generation_config.json. */
+  /** Texts that end the generation, at most 128 of 1024 characters; they are not part of its text. Default: stop_strings of generation_config.json. */
   stop?: string | readonly string[] | undefined;
   /** Generates past the end-of-text token. Default false. */
   ignoreEos?: boolean | undefined;
