@@ -5,7 +5,8 @@
 // A process whose limit is --limit, or --room more than the model takes, answers requests of many lengths, each of which fits alone: first one
 // after the other, then --together at once. None may fail, each gives the same ids both times, and between the first tenth and the end neither
 // heap nor resident memory may grow by more than `allowed`.
-import { spawnSync } from 'node:child_process';
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -26,19 +27,15 @@ const { values } = parseArgs({
 const mebi = 2 ** 20;
 const allowed = { heap: 4 * mebi, resident: 24 * mebi };
 
-/** This program in a process of its own: its last line, which is JSON. */
-function child(part, limit) {
+/** This program in a process of its own: what it sends. */
+async function child(part, limit) {
   const env = { ...process.env, ...(limit !== undefined && { LORA_MEMORY_LIMIT: limit }) };
-  const args = [fileURLToPath(import.meta.url), ...process.argv.slice(2), '--part', part];
-  const { status, stdout } = spawnSync(process.execPath, args, {
-    env,
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  const lines = stdout.trim().split('\n');
-  for (const line of lines.slice(0, -1)) console.log(line);
-  if (status !== 0) process.exit(status ?? 1);
-  return JSON.parse(lines.at(-1));
+  const started = fork(fileURLToPath(import.meta.url), [...process.argv.slice(2), '--part', part], { env });
+  let answer;
+  started.on('message', (message) => (answer = message));
+  const [status] = await once(started, 'exit');
+  if (status !== 0 || !answer) process.exit(status ?? 1);
+  return answer;
 }
 
 if (values.part === 'all') {
@@ -46,8 +43,8 @@ if (values.part === 'all') {
     const [, number, unit] = /^([\d.]+) *(MiB|MB|GiB|GB)$/.exec(text);
     return Number(number) * { MiB: mebi, MB: 1e6, GiB: 2 ** 30, GB: 1e9 }[unit];
   };
-  const limit = values.limit ? bytesOf(values.limit) : child('weigh').bytes + bytesOf(values.room);
-  const { problems } = child('serve', String(Math.round(limit)));
+  const limit = values.limit ? bytesOf(values.limit) : (await child('weigh')).bytes + bytesOf(values.room);
+  const { problems } = await child('serve', String(Math.round(limit)));
   for (const problem of problems) console.error(problem);
   if (problems.length > 0) process.exitCode = 1;
 } else {
@@ -55,7 +52,8 @@ if (values.part === 'all') {
   const model = await CausalLM.fromPretrained(values.model);
   const answer =
     values.part === 'weigh' ? { bytes: memoryUsage().peakBytes } : await serve(model, memoryUsage);
-  console.log(JSON.stringify(answer));
+  process.send(answer);
+  process.disconnect();
 }
 
 async function serve(model, memoryUsage) {
