@@ -4,7 +4,8 @@ import { checkExample, type DataSource, type Example } from './example';
 import { FileDataset } from './file_dataset';
 import { lengthGroupedOrder } from './length_groups';
 import { Packer, type PackedRow } from './packing';
-import { Random } from './random';
+import { numbers, Random } from './random';
+import { inSlices, Pace } from '../tensor/pace';
 
 /** Rows of a batch; each keeps its own length. */
 export interface Batch {
@@ -92,9 +93,11 @@ export async function* batches(
   let index = 0;
   const checked = (example: Example): Required<Example> =>
     checkExample('batches', example, `example ${index++}`);
+  const pace = new Pace(); // a source in memory never leaves a turn of the event loop by itself
   if (packing) {
     const packer = new Packer(batchSize, packLength);
     for await (const example of source) {
+      if (pace.due) await pace.rest(signal);
       const full = packer.add(checked(example));
       if (full) yield ofRows(full);
     }
@@ -104,6 +107,7 @@ export async function* batches(
   }
   let batch: Batch = { inputIds: [], labels: [] };
   for await (const example of source) {
+    if (pace.due) await pace.rest(signal);
     const { inputIds, labels } = checked(example);
     batch.inputIds.push([...inputIds]);
     batch.labels.push([...labels]);
@@ -142,20 +146,29 @@ function inOrder(
   const abortable = (source: Source): Source => (signal ? untilAborted(source, signal) : source);
   const random = shuffle ? new Random(seed) : undefined;
   if (data instanceof FileDataset) {
-    if (groupByLength) return abortable(rows(data, lengthGroupedOrder(data.lengths, batchSize, random)));
-    if (random) return abortable(rows(data, random.shuffle(Array.from(data.lengths, (_, i) => i))));
+    if (groupByLength)
+      return abortable(rows(data, lengthGroupedOrder(data.lengths, batchSize, random), signal));
+    if (random) return abortable(rows(data, shuffledOrder(data.length, random), signal));
   }
   const source = abortable(data);
-  if (groupByLength) return grouped(source, batchSize, random);
+  if (groupByLength) return grouped(source, batchSize, random, signal);
   if (!random) return source;
-  return shuffled(source, typeof lengthOf(data) === 'number' ? Infinity : shuffleWindow, random);
+  return shuffled(source, typeof lengthOf(data) === 'number' ? Infinity : shuffleWindow, random, signal);
+}
+
+function* shuffledOrder(n: number, random: Random): Generator<void, number[], void> {
+  return yield* random.shuffleSteps(yield* numbers(n));
 }
 
 const lengthOf = (source: unknown): unknown => (source as { length?: unknown }).length;
 
 /** Examples of a file, each read when its turn comes. */
-async function* rows(data: FileDataset, order: readonly number[]): AsyncGenerator<Example, void, void> {
-  for (const i of order) yield await data.at(i);
+async function* rows(
+  data: FileDataset,
+  order: Generator<void, number[], void>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Example, void, void> {
+  for (const i of await inSlices(order, signal)) yield await data.at(i);
 }
 
 /** All examples, read into memory, in batches of similar lengths. */
@@ -163,11 +176,18 @@ async function* grouped(
   source: Source,
   batchSize: number,
   random: Random | undefined,
+  signal: AbortSignal | undefined,
 ): AsyncGenerator<Example, void, void> {
+  const pace = new Pace();
   const held: Required<Example>[] = [];
-  for await (const example of source) held.push(checkExample('batches', example, `example ${held.length}`));
-  const lengths = held.map(({ inputIds }) => inputIds.length);
-  for (const i of lengthGroupedOrder(lengths, batchSize, random)) yield held[i]!;
+  const lengths: number[] = [];
+  for await (const example of source) {
+    if (pace.due) await pace.rest(signal);
+    const checked = checkExample('batches', example, `example ${held.length}`);
+    held.push(checked);
+    lengths.push(checked.inputIds.length);
+  }
+  for (const i of await inSlices(lengthGroupedOrder(lengths, batchSize, random), signal)) yield held[i]!;
 }
 
 /** Draws each example from a window that moves over the source; what is left at the end is shuffled. */
@@ -175,9 +195,12 @@ async function* shuffled(
   source: Source,
   window: number,
   random: Random,
+  signal: AbortSignal | undefined,
 ): AsyncGenerator<Example, void, void> {
+  const pace = new Pace();
   const held: Example[] = [];
   for await (const example of source) {
+    if (pace.due) await pace.rest(signal);
     if (held.length < window) {
       held.push(example);
       continue;
@@ -186,7 +209,7 @@ async function* shuffled(
     yield held[drawn] as Example;
     held[drawn] = example;
   }
-  yield* random.shuffle(held);
+  yield* await inSlices(random.shuffleSteps(held), signal);
 }
 
 /** The same examples until the signal says otherwise, also while the next one does not come. */

@@ -1,3 +1,15 @@
+import { atOnce } from '../tensor/pace';
+
+/** The numbers 0, 1, …, n − 1. */
+export function* numbers(n: number): Generator<void, number[], void> {
+  const all: number[] = [];
+  while (all.length < n) {
+    all.push(all.length);
+    if (all.length % 2 ** 14 === 0) yield;
+  }
+  return all;
+}
+
 /**
  * SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): a small
  * generator for the order of data, the same on every machine.
@@ -21,9 +33,15 @@ export class Random {
 
   /** Fisher–Yates, in place. */
   shuffle<T>(items: T[]): T[] {
+    return atOnce(this.shuffleSteps(items));
+  }
+
+  /** The same; yields where it may be interrupted. */
+  *shuffleSteps<T>(items: T[]): Generator<void, T[], void> {
     for (let i = items.length - 1; i > 0; i--) {
       const j = this.below(i + 1);
       [items[i], items[j]] = [items[j] as T, items[i] as T];
+      if (i % 1024 === 0) yield;
     }
     return items;
   }

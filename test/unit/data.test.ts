@@ -1,7 +1,8 @@
-import { batches, checkRereadable, epochs } from '../../lib/data/batches';
-import { countedTokens, type Example } from '../../lib/data/example';
+import { batches, checkRereadable, epochs, type BatchesOptions } from '../../lib/data/batches';
+import { countedTokens, type DataSource, type Example } from '../../lib/data/example';
 import { Random } from '../../lib/data/random';
 import { expectReject } from '../support/errors';
+import { longestGap } from '../support/gaps';
 
 const examples = (n: number): Example[] => Array.from({ length: n }, (_, i) => ({ inputIds: [i, i + 1] }));
 async function firsts(source: AsyncIterable<{ inputIds: number[][] }>): Promise<number[][]> {
@@ -186,5 +187,33 @@ describe('Random', () => {
     expect([...shuffled].sort()).toEqual(['a', 'b', 'c', 'd', 'e', 'f', 'g']);
     expect(new Random(2).shuffle(['only'])).toEqual(['only']);
     expect(new Random(2).shuffle([])).toEqual([]);
+  });
+});
+
+describe('many examples in memory leave the event loop its turns', () => {
+  const many = Array.from({ length: 40_000 }, (_, i) => ({ inputIds: [i % 7, 1, 2] }));
+  const stream = function* (): Generator<Example> {
+    yield* many;
+  };
+  test.each<[string, BatchesOptions, () => DataSource]>([
+    ['in order', {}, () => many],
+    ['shuffled', { shuffle: true }, () => many],
+    ['shuffled in a window', { shuffle: true, shuffleWindow: 30_000 }, () => stream()],
+    ['packed', { packing: true, packLength: 12 }, () => many],
+    ['grouped by length', { groupByLength: true, shuffle: true }, () => many],
+  ])('%s, and an abort is heard at once', async (_, options, source) => {
+    const read = async (signal?: AbortSignal): Promise<number> => {
+      let rows = 0;
+      for await (const { inputIds } of batches(source(), { batchSize: 4, ...options, signal }))
+        rows += inputIds.length;
+      return rows;
+    };
+    const { gap, result } = await longestGap(() => read());
+    expect(result).toBeGreaterThanOrEqual(10_000);
+    expect(gap).toBeLessThan(100);
+    const stop = new AbortController();
+    const reason = new Error('enough');
+    setTimeout(() => stop.abort(reason), 5);
+    await expect(read(stop.signal)).rejects.toBe(reason);
   });
 });

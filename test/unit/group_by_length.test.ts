@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { batches, loadDataset, Trainer, type BatchesOptions, type TrainerOptions } from '../../lib/index';
 import type { DataSource } from '../../lib/data/example';
 import { lengthGroupedOrder } from '../../lib/data/length_groups';
+import { atOnce } from '../../lib/tensor/pace';
 import { Random } from '../../lib/data/random';
 import { expectReject, expectThrow } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
@@ -80,8 +81,8 @@ test('the last small batch stays the last and is not of one length; dropLast lea
 test.each([0, 1, 3, 4, 5, 15, 16, 17, 900])('an order of %i examples is one', (n) => {
   const lengths = Array.from({ length: n }, (_, i) => (i * 37) % 11);
   for (const order of [
-    lengthGroupedOrder(lengths, 4, undefined),
-    lengthGroupedOrder(lengths, 4, new Random(n)),
+    atOnce(lengthGroupedOrder(lengths, 4, undefined)),
+    atOnce(lengthGroupedOrder(lengths, 4, new Random(n))),
   ])
     expect([...order].sort((a, b) => a - b)).toEqual(lengths.map((_, i) => i));
 });
