@@ -235,10 +235,17 @@ export function checkOneOf<T extends string>(
   );
 }
 
+/** Whether a value is a list whose items are all as `is` says. `every` would leave out the holes of a sparse one. */
+export function isListOf(value: unknown, is: (item: unknown) => boolean): value is unknown[] {
+  if (!Array.isArray(value)) return false;
+  for (let i = 0; i < value.length; i++) if (!is(value[i])) return false;
+  return true;
+}
+
 /** A list of dimensions: integers of at least 0. */
 export function checkShape(op: string, shape: unknown): asserts shape is readonly number[] {
   check(
-    Array.isArray(shape) && shape.every((d) => Number.isSafeInteger(d) && (d as number) >= 0),
+    isListOf(shape, (d) => Number.isSafeInteger(d) && (d as number) >= 0),
     op,
     () => `expected shape to be a list of integers of at least 0 but received ${describe(shape)}`,
   );

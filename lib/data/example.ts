@@ -1,5 +1,5 @@
 import { LoRAError } from '../errors';
-import { describe } from '../validate';
+import { describe, isListOf } from '../validate';
 
 /** One training example: token ids, and per position the id it must be predicted as, or −100 for "does not count". */
 export interface Example {
@@ -32,8 +32,7 @@ export interface DatasetCounts {
 /** The label that counts nothing, as in PyTorch and transformers; kIgnoredLabel of native/core/ops/labels.h. */
 export const ignoredLabel = -100;
 
-const isIds = (value: unknown): value is number[] =>
-  Array.isArray(value) && value.every((id) => Number.isInteger(id));
+const isIds = (value: unknown): value is number[] => isListOf(value, Number.isInteger);
 
 /** Throws ERR_DATA, naming the example's place, unless `value` is a well-formed example; gives its labels too. */
 export function checkExample(op: string, value: unknown, place: string): Required<Example> {

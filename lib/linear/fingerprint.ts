@@ -42,9 +42,10 @@ export async function fingerprintOf(weight: FrozenWeight): Promise<number[]> {
 
 /** Whether two fingerprints are those of one layer. */
 export function sameNumbers(x: ArrayLike<number>, y: ArrayLike<number>): boolean {
+  if (x.length !== y.length) return false;
   const [a, b] = [Array.from(x), Array.from(y)];
   const size = Math.max(...a.map(Math.abs), ...b.map(Math.abs));
-  return a.length === b.length && a.every((value, i) => Math.abs(value - b[i]!) <= 1e-2 * size);
+  return a.every((value, i) => Math.abs(value - b[i]!) <= 1e-2 * size);
 }
 
 /** The same of tensors. Waits for both. */

@@ -7,7 +7,7 @@ import { adoptParameter, tensor } from '../tensor/create';
 import { dtypes, type DType } from '../tensor/dtype';
 import { FrozenWeight } from '../tensor/frozen_weight';
 import { isRecording, temporaries } from '../tensor/scope';
-import { checkSaved, restore, type StateDict } from '../tensor/state';
+import { checkForwards, checkSaved, prepare, restore, type StateDict } from '../tensor/state';
 import { alias, handleOf, Tensor, type Parameter } from '../tensor/tensor';
 import {
   check,
@@ -250,6 +250,11 @@ export class LoRALinear {
    * @throws ERR_BUSY while merged, ERR_ARGUMENT for the state of a layer with another frozen weight.
    */
   loadStateDict(state: StateDict): void {
+    this[prepare](state)();
+  }
+
+  /** @internal Checks a state, and gives what takes it. */
+  [prepare](state: StateDict): () => void {
     this.#check('loadStateDict');
     if (this.merged) {
       throw new LoRAError('ERR_BUSY', `[${op}] the layer is merged; unmerge() it before loading a state`, {
@@ -258,21 +263,23 @@ export class LoRALinear {
     }
     checkOptions(op, state, ['up', 'down', 'forwards', 'frozen']);
     const { up, down, forwards, frozen } = state;
-    checkInteger(op, 'forwards of the state', forwards);
-    checkSaved(op, 'up', this.up.shape, up);
-    checkSaved(op, 'down', this.down.shape, down);
+    checkForwards(op, forwards);
+    checkSaved(op, 'up', this.up, up);
+    checkSaved(op, 'down', this.down, down);
     if (frozen !== undefined) {
-      checkSaved(op, 'frozen', this.#fingerprint.shape, frozen);
+      checkSaved(op, 'frozen', this.#fingerprint, frozen);
       check(
         sameFingerprint(frozen, this.#fingerprint),
         op,
         'expected the state of a layer with this frozen weight but received that of another: the sum would be neither',
       );
     }
-    restore(op, 'up', this.up, up);
-    restore(op, 'down', this.down, down);
-    for (const p of this.parameters()) p.version++;
-    this.#forwards = forwards;
+    return () => {
+      restore(op, 'up', this.up, up);
+      restore(op, 'down', this.down, down);
+      for (const p of this.parameters()) p.version++;
+      this.#forwards = forwards;
+    };
   }
 
   /** Whether dispose() was called. */

@@ -6,9 +6,10 @@ import { nativeDevice } from '../native/device';
 import { LoRAError } from '../errors';
 import { rawFilled, rawView } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
-import { checkSaved, restore, settle, type StateDict, type StateValue } from '../tensor/state';
+import { checkSaved, prepare, restore, settle, type StateDict, type StateValue } from '../tensor/state';
 import type { DType } from '../tensor/dtype';
 import { handleOf, Tensor, type Parameter } from '../tensor/tensor';
+import { isRecord } from '../formats/json';
 import { check, checkInteger, checkNumber, checkOptions, describe, numelOf } from '../validate';
 import { checkParameters } from './parameters';
 
@@ -272,6 +273,11 @@ export abstract class Optimizer<S extends Settings = Settings> {
 
   /** Takes what stateDict() gave, bit for bit. @throws ERR_ARGUMENT when groups, settings or shapes do not fit. */
   loadStateDict(state: StateDict): void {
+    this[prepare](state)();
+  }
+
+  /** @internal Checks a state, and gives what takes it. */
+  [prepare](state: StateDict): () => void {
     this.#check('loadStateDict');
     const { op, defaults } = this.#rule;
     checkOptions(op, state, ['lr', 'groups']);
@@ -282,8 +288,14 @@ export abstract class Optimizer<S extends Settings = Settings> {
       op,
       `expected a state of ${this.#groups.length} groups but received ${describe(groups)}`,
     );
-    const saved = (groups as Record<string, StateValue>[]).map((s, i) => {
+    // Spread, so that the holes of a sparse list are looked at as well.
+    const saved = [...(groups as Record<string, StateValue>[])].map((s, i) => {
       const group = this.#groups[i]!;
+      check(
+        isRecord(s),
+        op,
+        () => `expected group ${i} of the state to be an object but received ${describe(s)}`,
+      );
       const names = Object.keys(defaults);
       const foreign = Object.keys(s).filter((name) => s[name] instanceof Tensor && !group.state.has(name));
       check(
@@ -304,26 +316,28 @@ export abstract class Optimizer<S extends Settings = Settings> {
         op,
         `expected steps of ${group.slots.length} parameters but received ${describe(steps)}`,
       );
-      steps.forEach((n: unknown) => checkInteger(op, 'steps of the state', n));
-      for (const [name, { shape, dtype }] of group.state) {
+      for (const n of steps as unknown[]) checkInteger(op, 'steps of the state', n);
+      for (const [name, own] of group.state) {
         const tensor = s[name];
-        checkSaved(op, name, shape, tensor);
         check(
-          tensor.dtype === dtype,
+          !(tensor instanceof Tensor) || tensor.dtype === own.dtype,
           op,
-          `expected ${name} of the state to be ${dtype} but received ${describe(tensor)}`,
+          `expected ${name} of the state to be ${own.dtype} but received ${describe(tensor)}`,
         );
+        checkSaved(op, name, own, tensor);
       }
       return { factor, settings: copied(settings as S), steps: steps as number[], tensors: s };
     });
-    this.#lr = lr;
-    saved.forEach(({ factor, settings, steps, tensors }, i) => {
-      const group = this.#groups[i]!;
-      group.factor = factor;
-      group.settings = settings;
-      for (const [name, tensor] of group.state) restore(op, name, tensor, tensors[name]);
-      group.slots.forEach((slot, j) => (slot.steps = steps[j]!));
-    });
+    return () => {
+      this.#lr = lr;
+      saved.forEach(({ factor, settings, steps, tensors }, i) => {
+        const group = this.#groups[i]!;
+        group.factor = factor;
+        group.settings = settings;
+        for (const [name, tensor] of group.state) restore(op, name, tensor, tensors[name]);
+        group.slots.forEach((slot, j) => (slot.steps = steps[j]!));
+      });
+    };
   }
 
   /** Whether dispose() was called. */

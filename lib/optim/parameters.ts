@@ -1,6 +1,6 @@
 /** What optimizers and clipping take as parameters. */
 import { handleOf, Parameter } from '../tensor/tensor';
-import { check, describe } from '../validate';
+import { check, describe, isListOf } from '../validate';
 
 /** A list of distinct live parameters on one device. */
 export function checkParameters(op: string, params: Iterable<Parameter>): Parameter[] {
@@ -38,9 +38,7 @@ export function withGrad(params: readonly Parameter[]): Parameter[] {
 /** How slowly two averages move. */
 export function checkBetas(op: string, betas: unknown): void {
   check(
-    Array.isArray(betas) &&
-      betas.length === 2 &&
-      betas.every((b) => typeof b === 'number' && b >= 0 && b < 1),
+    isListOf(betas, (b) => typeof b === 'number' && b >= 0 && b < 1) && betas.length === 2,
     op,
     `expected betas to be two numbers of at least 0 and below 1 but received ${describe(betas)}`,
   );

@@ -1,6 +1,7 @@
 /** A LoRA adapter of a model: its parameters, how it enters the forward pass, and its files. */
 import { inspect } from 'node:util';
 import { LoRAError } from '../errors';
+import { isRecord } from '../formats/json';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import { inSlices, Pace } from '../tensor/pace';
 import type { Delta, DeltaKind, DeltaSpec } from '../linear/delta';
@@ -11,9 +12,9 @@ import { binding } from '../native/calls';
 import type { Device } from '../native/device';
 import { adoptParameter } from '../tensor/create';
 import { noGrad, runUntracked } from '../tensor/scope';
-import { checkSaved, restore, type StateDict } from '../tensor/state';
+import { checkForwards, checkSaved, prepare, restore, type StateDict } from '../tensor/state';
 import type { Parameter, Tensor } from '../tensor/tensor';
-import { checkInteger, checkNumber, checkOptions } from '../validate';
+import { check, checkInteger, checkNumber, checkOptions, describe } from '../validate';
 import { writeAdapterWith } from './adapter_files';
 import { adapterTensor, canonicalKeys, checkAdapterTensors, tensorKey } from './adapter_tensors';
 import { isAllLinear, toPeftJson, type LoRAConfig } from './config';
@@ -220,19 +221,38 @@ export class Adapter {
 
   /** Takes what stateDict() gave, bit for bit. @throws ERR_ARGUMENT when names or shapes differ. */
   loadStateDict(state: StateDict): void {
+    this[prepare](state)();
+  }
+
+  /** @internal Checks a state, and gives what takes it. */
+  [prepare](state: StateDict): () => void {
     checkOptions(TAG, state, ['tensors', 'forwards', 'seed']);
     const { tensors, forwards, seed } = state;
-    checkInteger(TAG, 'forwards of the state', forwards);
+    checkForwards(TAG, forwards);
     checkInteger(TAG, 'seed of the state', seed);
     const parameters = this.parameters();
-    const saved = (tensors ?? {}) as Record<string, unknown>;
-    for (const p of parameters) checkSaved(TAG, p.name, p.shape, saved[p.name]);
-    for (const p of parameters) {
-      restore(TAG, p.name, p, saved[p.name]);
-      p.version++;
-    }
-    this.#forwards = forwards;
-    this.#source.seed = seed;
+    const known = new Set(parameters.map(({ name }) => name));
+    check(
+      isRecord(tensors),
+      TAG,
+      () => `expected tensors of the state to be an object but received ${describe(tensors)}`,
+    );
+    const saved: Record<string, unknown> = tensors;
+    for (const name of Object.keys(saved))
+      check(
+        known.has(name),
+        TAG,
+        () => `the state has the tensor ${describe(name)}, which the adapter has not`,
+      );
+    for (const p of parameters) checkSaved(TAG, p.name, p, saved[p.name]);
+    return () => {
+      for (const p of parameters) {
+        restore(TAG, p.name, p, saved[p.name]);
+        p.version++;
+      }
+      this.#forwards = forwards;
+      this.#source.seed = seed;
+    };
   }
 
   /** @internal Counts the changes of its parameters since it was made. */

@@ -3,7 +3,7 @@ import { binding, call } from '../native/calls';
 import { nativeDevice } from '../native/device';
 import { temporaries } from './scope';
 import { handleOf, Tensor } from './tensor';
-import { check, describe, shapeText } from '../validate';
+import { check, checkInteger, describe, shapeText } from '../validate';
 
 /** A value of a checkpoint: plain data, typed arrays and tensors, in lists and plain objects. */
 export type StateValue =
@@ -40,14 +40,18 @@ export interface Stateful {
 /** Of what can fail after stateDict(): waits for what is queued, and throws that failure. */
 export const settle = Symbol('lora-native.settle');
 
+/** Of what takes a state: checks it, and gives the function that takes it, so that of several states all are taken or none. */
+export const prepare = Symbol('lora-native.prepare');
+
 /** What a class of the library may have beside the methods of {@link Stateful}. */
 export interface Settling {
   [settle]?(): Promise<void>;
+  [prepare]?(state: StateDict): () => void;
 }
 
 /** Copies a saved tensor into a live one, bit for bit where the dtypes agree. */
 export function restore(op: string, name: string, target: Tensor, source: unknown): void {
-  checkSaved(op, name, target.shape, source);
+  checkSaved(op, name, target, source);
   temporaries(() => {
     const away = source.device !== target.device;
     const handle = away ? call().toDevice(source.handle, nativeDevice(target.device)) : source.handle;
@@ -56,18 +60,32 @@ export function restore(op: string, name: string, target: Tensor, source: unknow
   });
 }
 
-/** The state holds a tensor of this shape. */
+/** The state holds a tensor of the shape of `target`, and integers only where that has them. */
 export function checkSaved(
   op: string,
   name: string,
-  shape: readonly number[],
+  { shape, dtype }: Pick<Tensor, 'shape' | 'dtype'>,
   source: unknown,
 ): asserts source is Tensor {
+  const fits =
+    source instanceof Tensor &&
+    shapeText(source.shape) === shapeText(shape) &&
+    (source.dtype === 'i32') === (dtype === 'i32');
   check(
-    source instanceof Tensor && shapeText(source.shape) === shapeText(shape),
+    fits,
     op,
     () =>
-      `expected ${name} of the state to be a tensor of shape ${shapeText(shape)} but received ${describe(source)}`,
+      `expected ${name} of the state to be a tensor of shape ${shapeText(shape)}${dtype === 'i32' ? ' of i32' : ''} but received ${describe(source)}`,
   );
   handleOf(source, op, `${name} of the state`);
+}
+
+/** The count of training forwards in a state, which starts again after 2³² − 1. */
+export function checkForwards(op: string, forwards: unknown): asserts forwards is number {
+  checkInteger(op, 'forwards of the state', forwards);
+  check(
+    forwards < 2 ** 32,
+    op,
+    () => `expected forwards of the state to be below 2^32 but received ${forwards}`,
+  );
 }

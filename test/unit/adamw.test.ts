@@ -165,6 +165,7 @@ describe('AdamW', () => {
       ],
       [() => new AdamW([p], { betas: [1, 0.9] }), /expected betas to be two numbers/],
       [() => new AdamW([p], { betas: [0.9] as never }), /expected betas to be two numbers/],
+      [() => new AdamW([p], { betas: Array(2) as never }), /expected betas to be two numbers/],
       [() => new AdamW([p], { betas: [0.9, -0.1] }), /expected betas to be two numbers/],
       [() => new AdamW([p], { eps: -1 }), /expected eps to be a finite number of at least 0 but received -1/],
       [() => new AdamW([{ params: [p], weightDecay: -1 }]), /expected weightDecay to be a finite number/],

@@ -55,6 +55,7 @@ describe('batches', () => {
       '[batches] example 0: expected 2 labels, one per token, but received 1',
     ],
     [{ inputIds: [] }, '[batches] example 0: expected inputIds to be token ids but received []'],
+    [{ inputIds: Array(2) }, '[batches] example 0: expected inputIds to be token ids but received [, ]'],
     [{ inputIds: [1.5] }, '[batches] example 0: expected inputIds to be token ids but received [1.5]'],
     [{ inputIds: [1, 'a'] }, "[batches] example 0: expected inputIds to be token ids but received [1, 'a']"],
     [

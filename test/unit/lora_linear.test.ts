@@ -264,6 +264,14 @@ describe('LoRALinear', () => {
         { ...state, forwards: -1 },
         '[LoRALinear] expected forwards of the state to be an integer of at least 0 but received -1',
       ],
+      [
+        { ...state, forwards: 2 ** 32 },
+        '[LoRALinear] expected forwards of the state to be below 2^32 but received 4294967296',
+      ],
+      [
+        { ...state, down: tensor(new Int32Array(12), { shape: [2, 6], device }) },
+        /expected down of the state to be a tensor of shape \[2, 6\] but received a tensor i32/,
+      ],
       [{ ...state, weight: 1 }, /unknown option 'weight'/],
       [{ ...state, frozen: 1 }, /expected frozen of the state to be a tensor of shape \[2, 2\]/],
     ];

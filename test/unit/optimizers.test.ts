@@ -258,6 +258,18 @@ describe.each(kinds)('%s', (name, first, second, kept) => {
       [(s) => (s.groups[1]![unknown] = 1), new RegExp(`unknown option '${unknown}'`)],
       [(s) => (s.groups[1]!.steps = [1]), `[${name}] expected steps of 2 parameters but received [1]`],
       [
+        (s) => (s.groups[1]!.steps = Array<number>(2)),
+        `[${name}] expected steps of the state to be an integer of at least 0 but received undefined`,
+      ],
+      [
+        (s) => (s.groups = [s.groups[0]!, null as never]),
+        `[${name}] expected group 1 of the state to be an object but received null`,
+      ],
+      [
+        (s) => (s.groups = Object.assign(Array(2), { 0: s.groups[0]! })),
+        `[${name}] expected group 1 of the state to be an object but received undefined`,
+      ],
+      [
         (s) => (s.groups[1]![kept] = 3),
         `[${name}] expected ${kept} of the state to be a tensor of shape [${shape.join()}] but received 3`,
       ],
