@@ -16,7 +16,7 @@ import {
 } from './header';
 import { readLimits, type Limits, type ReadLimits } from './limits';
 import { toPath } from './paths';
-import { inSlices } from '../tensor/pace';
+import { inSlices, sortInSlices } from '../tensor/pace';
 
 /** One tensor of a safetensors file: little-endian, row-major bytes. A shape of [] is a scalar. */
 export interface SafetensorsTensor {
@@ -232,7 +232,8 @@ export async function writeSafetensors(
   metadata?: Readonly<Record<string, string>> | null,
 ): Promise<void> {
   const target = toPath(path, 'writeSafetensors');
-  await writeFileAtomic(target, serializeSafetensors(tensors, metadata, 'writeSafetensors'));
+  const pieces = await inSlices(serializeSafetensors(tensors, metadata, 'writeSafetensors'));
+  await writeFileAtomic(target, pieces);
 }
 
 /** A tensor whose bytes are made while its file is written. */
@@ -243,61 +244,74 @@ export interface LateTensor {
   parts(): AsyncIterable<Uint8Array>;
 }
 
-/** The pieces of a file, in order; the tensors' own bytes are among them. `op` is named in errors. */
-export function serializeSafetensors(
+/** The pieces of a file, in order; the tensors' own bytes are among them. `op` is named in errors. Yields where it may be interrupted. */
+export function* serializeSafetensors(
   tensors: ReadonlyMap<string, SafetensorsTensor>,
   metadata: Readonly<Record<string, string>> | null | undefined,
   op: string,
-): Piece[] {
+): Generator<void, Piece[], void> {
   check(types.isMap(tensors), op, `expected a Map of tensors but received ${describe(tensors)}`);
-  for (const [name, tensor] of tensors) checkTensor(name, tensor, op);
-  return layOut([...tensors], metadata, op, ({ bytes }) => ({ bytes, length: bytes.length }));
+  return yield* layOut([...tensors], metadata, op, (tensor, name) => {
+    checkTensor(name, tensor, op);
+    const { bytes } = tensor;
+    return { bytes, length: bytes.length };
+  });
 }
 
 /** The same for tensors that are made one by one: no second copy of a model is ever in memory. */
-export function serializeLate(
+export function* serializeLate(
   tensors: ReadonlyMap<string, LateTensor>,
   metadata: Readonly<Record<string, string>>,
   op: string,
-): Piece[] {
-  return layOut([...tensors], metadata, op, (tensor) => {
+): Generator<void, Piece[], void> {
+  return yield* layOut([...tensors], metadata, op, (tensor) => {
     const length = tensorBytes(tensor.dtype, tensor.shape);
     check(typeof length === 'number', op, `expected a writable size: ${length}`);
     return { length, parts: () => tensor.parts() };
   });
 }
 
-/** The header, then the tensors by descending width of their type and by name. */
-function layOut<T extends { readonly dtype: SafetensorsDType; readonly shape: readonly number[] }>(
+/** The header, then the tensors by descending width of their type and by name. Yields where it may be interrupted. */
+function* layOut<T extends { readonly dtype: SafetensorsDType; readonly shape: readonly number[] }>(
   tensors: readonly (readonly [string, T])[],
   metadata: Readonly<Record<string, string>> | null | undefined,
   op: string,
-  pieceOf: (tensor: T) => Piece,
-): Piece[] {
+  pieceOf: (tensor: T, name: string) => Piece,
+): Generator<void, Piece[], void> {
   for (const [key, value] of Object.entries(metadata ?? {})) {
     check(typeof value === 'string', op, `expected text for metadata ${key} but received ${describe(value)}`);
   }
-  const sorted = tensors
-    .map(([name, tensor]) => ({ name, tensor, key: Buffer.from(name) }))
-    .sort((a, b) => dtypeRank(b.tensor.dtype) - dtypeRank(a.tensor.dtype) || Buffer.compare(a.key, b.key));
   // Built by hand: an object would move names like "0" to the front.
   const fields: string[] = [];
   if (metadata != null) fields.push(`"${metadataKey}":${JSON.stringify(metadata)}`);
-  const pieces = sorted.map(({ tensor }) => pieceOf(tensor));
+  const laid: { name: string; tensor: T; key: Buffer; piece: Piece }[] = [];
+  for (const [name, tensor] of tensors) {
+    const piece = pieceOf(tensor, name);
+    laid.push({ name, tensor, key: Buffer.from(name), piece });
+    if (laid.length % tensorsPerStep === 0) yield;
+  }
+  const sorted = yield* sortInSlices(
+    laid,
+    (a, b) => dtypeRank(b.tensor.dtype) - dtypeRank(a.tensor.dtype) || Buffer.compare(a.key, b.key),
+  );
   let offset = 0;
-  for (const [i, { name, tensor }] of sorted.entries()) {
+  for (const [i, { name, tensor, piece }] of sorted.entries()) {
     const { dtype, shape } = tensor;
-    const end = offset + pieces[i]!.length;
+    const end = offset + piece.length;
     fields.push(`${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [offset, end] })}`);
     offset = end;
+    if (i % tensorsPerStep === 0) yield;
   }
   const json = Buffer.from(`{${fields.join(',')}}`);
   const header = Buffer.alloc(8 + Math.ceil(json.length / 8) * 8, ' ');
   check(header.length - 8 <= maxHeaderBytes, op, `expected a header of at most ${maxHeaderBytes} bytes`);
   header.writeBigUInt64LE(BigInt(header.length - 8));
   json.copy(header, 8);
-  return [{ bytes: header, length: header.length }, ...pieces];
+  return [{ bytes: header, length: header.length }, ...sorted.map(({ piece }) => piece)];
 }
+
+/** After how many tensors work on a header may be interrupted. */
+const tensorsPerStep = 512;
 
 function checkTensor(name: string, tensor: SafetensorsTensor, op: string): void {
   const label = `"${name}"`;

@@ -15,6 +15,7 @@ import type { Linear } from '../linear/linear';
 import { roomInQueue, type Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
 import type { DType } from '../tensor/dtype';
+import { inSlices } from '../tensor/pace';
 import { runDetached } from '../tensor/scope';
 import { slicedBytes } from '../tensor/slices';
 import type { Tensor } from '../tensor/tensor';
@@ -145,7 +146,10 @@ export async function saveModel(
     dir,
     async (folder) => {
       await writeNewFile(join(folder, configFile), `${JSON.stringify(json, null, 2)}\n`);
-      await writeNewFile(join(folder, weightsFile), serializeLate(tensors, { format: 'pt' }, 'save'));
+      await writeNewFile(
+        join(folder, weightsFile),
+        await inSlices(serializeLate(tensors, { format: 'pt' }, 'save')),
+      );
       const beside = await SavedFolder.open(source).catch(() => undefined);
       for (const file of sideFiles) if (beside?.has(file)) await copySide(beside, file, join(folder, file));
     },

@@ -8,6 +8,7 @@ import { saveTogether, SavedFolder } from '../formats/file_group';
 import { isRecord, parseJson, readText } from '../formats/json';
 import { readLimits, type Limits, type ReadLimits } from '../formats/limits';
 import { toPath } from '../formats/paths';
+import { atOnce } from '../tensor/pace';
 import { serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
 import { systemReason } from '../formats/system_reason';
@@ -205,7 +206,8 @@ export async function writeAdapterWith(
   );
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   const json = JSON.stringify(sorted, null, 2);
-  const weights = serializeSafetensors(tensors, { format: 'pt', [digestKey]: digestOf(json) }, op);
+  // At once: two saves of a folder keep their order.
+  const weights = atOnce(serializeSafetensors(tensors, { format: 'pt', [digestKey]: digestOf(json) }, op));
   await saveTogether(path, async (folder) => {
     await writeNewFile(join(folder, weightsFile), weights, join(path, weightsFile));
     await writeNewFile(join(folder, configFile), json, join(path, configFile));

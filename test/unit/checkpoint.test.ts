@@ -14,7 +14,9 @@ import {
   type SafetensorsTensor,
   type Tensor,
 } from '../../lib/index';
+import { InputFile } from '../../lib/formats/input';
 import { expectReject } from '../support/errors';
+import { longestGap } from '../support/gaps';
 import { bits, list, seeded } from '../support/numbers';
 
 const device = 'reference';
@@ -341,4 +343,51 @@ describe('what cannot be saved is named', () => {
     const sentence = '[saveCheckpoint] expected a path or a file: URL but received http://host/x';
     await expectReject(saveCheckpoint(new URL('http://host/x'), {}), 'ERR_ARGUMENT', sentence);
   });
+});
+
+test('an array and a tensor that a file names two thousand times are read once', async () => {
+  const times = (value: object): object[] => Array.from({ length: 2000 }, () => value);
+  const states = {
+    arrays: { value: times({ $array: 'a', kind: 'Float32Array' }) },
+    tensors: { value: times({ $tensor: 'a' }) },
+  };
+  const array = { dtype: 'F32', shape: [256], bytes: new Uint8Array(1024).fill(1) } as const;
+  await writeText(JSON.stringify({ version: '1', states }), new Map([['a', array]]));
+  const reads = jest.spyOn(InputFile.prototype, 'read');
+  try {
+    const { arrays, tensors } = await loadCheckpoint<{ arrays: Float32Array[]; tensors: Tensor[] }>(dir);
+    expect([arrays.length, tensors.length]).toEqual([2000, 2000]);
+    expect(arrays[1999]).toEqual(new Float32Array(new Uint8Array(1024).fill(1).buffer));
+    expect(await list(tensors[1999]!)).toEqual([...arrays[0]!]);
+    expect(reads.mock.calls.length).toBeLessThan(6); // the header takes two
+  } finally {
+    reads.mockRestore();
+  }
+});
+
+test('a tensor that a state and a value name stays when the state is taken', async () => {
+  const states = { layer: { state: { w: { $tensor: 'a' } } }, w: { value: { $tensor: 'a' } } };
+  const one = { dtype: 'F32', shape: [1], bytes: new Uint8Array(4) } as const;
+  await writeText(JSON.stringify({ version: '1', states }), new Map([['a', one]]));
+  const { w } = await loadCheckpoint<{ w: Tensor }>(dir, { layer: { loadStateDict: () => undefined } });
+  expect(await list(w)).toEqual([0]);
+});
+
+test('the holes of a list cannot be saved', async () => {
+  const sentence =
+    /^\[saveCheckpoint\] 'x\.1' cannot be saved: expected plain values.* but received undefined$/;
+  await expectReject(saveCheckpoint(dir, { x: Object.assign(Array(2), { 0: 1 }) }), 'ERR_ARGUMENT', sentence);
+});
+
+test('many values are written and read in slices', async () => {
+  const state = {
+    run: {
+      numbers: Array.from({ length: 200_000 }, (_, i) => i),
+      pairs: Array.from({ length: 30_000 }, (_, i) => ({ i })),
+    },
+  };
+  const saved = await longestGap(() => saveCheckpoint(dir, state));
+  const loaded = await longestGap(() => loadCheckpoint(dir));
+  expect(loaded.result).toEqual(state);
+  expect([saved.gap < 150 || saved.gap, loaded.gap < 150 || loaded.gap]).toEqual([true, true]);
 });
