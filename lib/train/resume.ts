@@ -8,11 +8,12 @@ import { SavedFolder } from '../formats/file_group';
 import { isRecord, parseJson } from '../formats/json';
 import { fingerprintOf, sameNumbers } from '../linear/fingerprint';
 import type { CausalLM } from '../models/causal_lm';
-import type { Optimizer } from '../optim/optimizer';
 import type { Adapter } from '../peft/adapter';
 import { describe } from '../validate';
 import type { BestState } from './best';
 import type { ResolvedOptions } from './options';
+import type { StepBatches } from './step_batches';
+import { tokensOf } from './update';
 
 const op = 'Trainer';
 
@@ -52,6 +53,9 @@ export async function settingsOf(
   };
 }
 
+/** Values of a stranger may be as long as a file. */
+const cut = (text: string): string => (text.length > 200 ? `${text.slice(0, 200)}…` : text);
+
 /** The first setting that differs, with both values; undefined: none. */
 function difference(saved: RunSettings, own: RunSettings): string | undefined {
   const text = (value: unknown): string => JSON.stringify(value) ?? 'nothing';
@@ -62,7 +66,7 @@ function difference(saved: RunSettings, own: RunSettings): string | undefined {
       if (Array.isArray(was) && sameNumbers(was as number[], is as number[])) continue;
       return 'the model has other weights';
     }
-    if (!isRecord(was) || !isRecord(is)) return `${key} was ${text(was)} and is ${text(is)}`;
+    if (!isRecord(was) || !isRecord(is)) return `${cut(key)} was ${cut(text(was))} and is ${cut(text(is))}`;
     const inner = difference(was, is);
     if (inner !== undefined) return `${key}: ${inner}`;
   }
@@ -75,7 +79,7 @@ export class DataDigest {
 
   add(batches: readonly Batch[]): void {
     for (const { inputIds, labels } of batches)
-      for (const row of [...inputIds, ...labels]) this.#hash.update(Int32Array.of(row.length, ...row));
+      for (const row of [...inputIds, ...labels]) this.#hash.update(Int32Array.from([row.length, ...row]));
   }
 
   get value(): string {
@@ -92,6 +96,9 @@ export interface RunState {
   readonly evaluations: BestState;
 }
 
+/** A checkpoint that a run goes on from, and where it lies. */
+export type Resumed = RunState & { readonly dir: string };
+
 /** The checkpoints in the folder of a run, oldest first; none where there is no such folder. */
 export async function checkpointsOf(outDir: string): Promise<{ step: number; path: string }[]> {
   const folder = await SavedFolder.open(outDir).catch(() => undefined);
@@ -103,31 +110,113 @@ export async function checkpointsOf(outDir: string): Promise<{ step: number; pat
     .sort((a, b) => a.step - b.step);
 }
 
+/** What of a run its checkpoints have to fit. */
+export interface OwnRun {
+  readonly settings: RunSettings;
+  /** After how many steps it ends at the latest; undefined where only the data tell. */
+  readonly mostSteps: number | undefined;
+}
+
 /**
- * Puts a checkpoint into the adapter and the optimizer, and gives the place in the run.
- * @throws ERR_FILE for a folder that holds no such checkpoint, ERR_ARGUMENT for that of a run with other settings, before anything has changed.
+ * The place in its run that a checkpoint holds; the adapter and the optimizer stay in the file.
+ * @throws ERR_FILE for a folder that holds no such checkpoint, ERR_ARGUMENT for that of a run with other settings.
  */
-export async function resumeFrom(
-  dir: string,
-  own: RunSettings,
-  state: { readonly adapter: Adapter; readonly optimizer: Optimizer },
-): Promise<RunState> {
-  const values = await loadCheckpoint(dir);
-  const { step, settings, data, evaluations } = values;
-  if (!Number.isSafeInteger(step) || typeof data !== 'string' || typeof settings !== 'string')
-    throw new LoRAError(
-      'ERR_FILE',
-      `[${op}] ${dir} cannot be continued: it holds no place in a run (step ${describe(step)})`,
-      { op },
+export async function readRunState(dir: string, own: OwnRun): Promise<RunState> {
+  return checkRunState(dir, await loadCheckpoint(dir), own);
+}
+
+/** The same of what the file holds, which may come from a stranger. */
+export function checkRunState(dir: string, values: Record<string, unknown>, own: OwnRun): RunState {
+  const expect: (fits: boolean, name: string, what: string, value: unknown) => asserts fits = (
+    fits,
+    name,
+    what,
+    value,
+  ) => {
+    if (fits) return;
+    const sentence = `expected ${name} to be ${what} but received ${describe(value)}`;
+    throw new LoRAError('ERR_FILE', `[${op}] ${dir} cannot be continued: ${sentence}`, { op });
+  };
+  const whole = (name: string, value: unknown, least: number, most: number): number => {
+    const what = `a whole number of at least ${least}${most < Number.MAX_SAFE_INTEGER ? ` and at most ${most}` : ''}`;
+    expect(
+      Number.isInteger(value) && (value as number) >= least && (value as number) <= most,
+      name,
+      what,
+      value,
     );
-  const saved = parseJson(settings, `the settings of the run in ${dir}`) as RunSettings;
-  const differs = difference(saved, own);
+    return value as number;
+  };
+  const record = (name: string, value: unknown): Record<string, unknown> => {
+    expect(isRecord(value), name, 'an object', value);
+    return value;
+  };
+  const text = (name: string, value: unknown): string => {
+    expect(typeof value === 'string', name, 'text', value);
+    return value;
+  };
+
+  const step = whole('step', values['step'], 0, Number.MAX_SAFE_INTEGER);
+  const data = text('data', values['data']);
+  const parsed = parseJson(text('settings', values['settings']), `the settings of the run in ${dir}`);
+  const settings = record('settings', parsed);
+  const evaluations = record('evaluations', values['evaluations']);
+  const at = whole('evaluations.at', evaluations['at'], 0, step);
+  const waited = whole('evaluations.waited', evaluations['waited'], 0, step);
+  let best: BestState['best'] = null;
+  if (evaluations['best'] !== null) {
+    const saved = record('evaluations.best', evaluations['best']);
+    const { loss } = saved;
+    expect(
+      typeof loss === 'number' && Number.isFinite(loss),
+      'evaluations.best.loss',
+      'a finite number',
+      loss,
+    );
+    best = { step: whole('evaluations.best.step', saved['step'], 1, at), loss };
+  }
+
+  const differs = difference(settings, own.settings);
   if (differs !== undefined)
     throw new LoRAError(
       'ERR_ARGUMENT',
       `[${op}] ${dir} is of a run with other settings: ${differs}; start with a new outDir, or with those of that run`,
       { op },
     );
-  await loadCheckpoint(dir, { adapter: state.adapter, optimizer: state.optimizer });
-  return { step: step as number, settings: saved, data, evaluations: evaluations as BestState };
+  if (step > (own.mostSteps ?? Infinity)) throw beyondTheEnd(dir, step, own.mostSteps!);
+  return { step, settings, data, evaluations: { best, waited, at } };
 }
+
+/**
+ * Goes over the batches of the steps before a checkpoint, which must be those of its run, and adds them to `taken`. Gives how many tokens they have.
+ * @throws ERR_DATA for other batches, ERR_ARGUMENT where the run would have ended before, the reason of the signal.
+ */
+export async function replay(
+  { step, data, dir }: Resumed,
+  groups: AsyncGenerator<StepBatches, void, void>,
+  taken: DataDigest,
+  { maxTokens = Infinity, signal }: { maxTokens: number | undefined; signal: AbortSignal | undefined },
+): Promise<number> {
+  const otherData = (): LoRAError =>
+    new LoRAError(
+      'ERR_DATA',
+      `[${op}] the data is not that of the run: the batches of the ${step} steps before the checkpoint differ`,
+      { op },
+    );
+  let tokens = 0;
+  for (let at = 1; at <= step; at++) {
+    const { value: group } = await groups.next();
+    signal?.throwIfAborted();
+    if (!group) throw otherData();
+    taken.add(group.batches);
+    for (const { inputIds } of group.batches) tokens += tokensOf(inputIds);
+    if (tokens >= maxTokens && at < step) throw beyondTheEnd(dir, step, at);
+  }
+  if (taken.value !== data) throw otherData();
+  return tokens;
+}
+
+const beyondTheEnd = (dir: string, step: number, end: number): LoRAError =>
+  new LoRAError('ERR_ARGUMENT', `[${op}] ${dir} is of step ${step}, and this run ends after step ${end}`, {
+    op,
+  });

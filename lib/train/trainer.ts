@@ -17,9 +17,18 @@ import { modelCard } from './model_card';
 import { Progress } from './progress';
 import { RunRecord } from './record';
 import { Report } from './report/report';
-import { checkpointsOf, DataDigest, resumeFrom, settingsOf, type RunSettings, type RunState } from './resume';
+import { loadCheckpoint } from '../formats/checkpoint';
+import {
+  checkpointsOf,
+  DataDigest,
+  readRunState,
+  replay,
+  settingsOf,
+  type Resumed,
+  type RunSettings,
+} from './resume';
 import { stepBatches } from './step_batches';
-import { tokensOf, Updates } from './update';
+import { Updates } from './update';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
 import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
 
@@ -165,16 +174,18 @@ export class Trainer {
     return { ...subject, options: this.#options, record: this.#record };
   }
 
-  /** Takes the checkpoint from which the run goes on, where there is one. */
-  async #resume(): Promise<RunState | undefined> {
-    const { resume, outDir } = this.#options;
+  /** Reads the place from which the run goes on, where there is one. */
+  async #resume(): Promise<Resumed | undefined> {
+    const { resume, outDir, totalSteps, maxTokens } = this.#options;
     const dir = resume === true ? (await checkpointsOf(outDir!)).at(-1)?.path : resume || undefined;
     if (dir === undefined) return undefined;
-    return resumeFrom(dir, this.#settings, { adapter: this.#adapter, optimizer: this.#optimizer });
+    // Each step has a token at least.
+    const state = await readRunState(dir, { settings: this.#settings, mostSteps: totalSteps ?? maxTokens });
+    return { ...state, dir };
   }
 
   async *#steps(
-    from: RunState | undefined,
+    from: Resumed | undefined,
     signal: AbortSignal | undefined,
   ): AsyncGenerator<TrainerEvent, TrainerResult, void> {
     const { maxSteps, maxTokens, saveEvery, evalEvery, totalSteps, keepBest } = this.#options;
@@ -186,37 +197,32 @@ export class Trainer {
 
     const taken = new DataDigest();
     let step = start;
-    let groups = 0;
     let loss = Number.NaN;
     let evalLoss: number | undefined;
     let savedAt = from === undefined ? -1 : start;
     let saving = false;
     let tokens = 0;
-    let stopped: TrainerResult['stopped'] = 'done';
     const evaluations = new BestEvaluation(earlyStopping?.minDelta);
     if (from !== undefined) evaluations.restore(from.evaluations);
     const due = (): boolean => evalEvery !== undefined && step % evalEvery === 0 && evaluations.at !== step;
-    const ended = (): boolean => {
-      const { patience = Infinity } = earlyStopping ?? {};
-      if (evaluations.waited >= patience) {
-        stopped = 'early';
-        this.#record.ended = `early, since ${evaluations.waited} evaluations were no better than that of step ${evaluations.best?.step ?? 0}`;
-      }
-      return stopped === 'early' || step >= (maxSteps ?? Infinity) || tokens >= (maxTokens ?? Infinity);
-    };
+    const { patience = Infinity } = earlyStopping ?? {};
+    const early = (): boolean => evaluations.waited >= patience;
+    const ended = (): boolean =>
+      early() || step >= (maxSteps ?? Infinity) || tokens >= (maxTokens ?? Infinity);
+    const groups = stepBatches(this.#data, this.#options, signal);
     try {
-      for await (const { batches, epoch } of stepBatches(this.#data, this.#options, signal)) {
+      if (from !== undefined) {
+        tokens = await replay(from, groups, taken, { maxTokens, signal });
+        await loadCheckpoint(from.dir, { adapter: this.#adapter, optimizer: this.#optimizer });
+        // An abort may have come between the step and its evaluation.
+        if (start > 0 && due()) evalLoss = (yield* this.#evaluation(step, evaluations, signal)).loss;
+      }
+      // The checkpoint may be that of a run that had ended.
+      while (!ended()) {
+        const { value: group } = await groups.next();
         signal?.throwIfAborted();
-        if (groups < start) {
-          taken.add(batches);
-          for (const { inputIds } of batches) tokens += tokensOf(inputIds);
-          if (++groups < start) continue;
-          if (taken.value !== from?.data) throw otherData(start);
-          // An abort may have come between the step and its evaluation.
-          if (due()) evalLoss = (yield* this.#evaluation(step, evaluations, signal)).loss;
-          continue;
-        }
-        if (ended()) break; // the checkpoint is that of a run that had ended
+        if (!group) break; // the data have ended
+        const { batches, epoch } = group;
         const rewind = this.#adapter.forwardMark();
         const update = await this.#updates.make(step, batches, signal).catch((error: unknown) => {
           rewind(); // a step that does not end leaves the state of the one before
@@ -240,9 +246,9 @@ export class Trainer {
           savedAt = step;
           yield event;
         }
-        if (ended()) break;
       }
-      if (groups < start) throw otherData(start); // it ends before the checkpoint
+      if (early())
+        this.#record.ended = `early, since ${evaluations.waited} evaluations were no better than that of step ${evaluations.best?.step ?? 0}`;
       await this.#optimizer[settle](); // no later step tells whether the last one failed
       await this.#output?.saveFinal(this.#adapter, modelCard(this.#subject()));
     } catch (error) {
@@ -251,8 +257,7 @@ export class Trainer {
       const keep = aborted || (step > start && !saving && !isNonFinite(error));
       if (this.#output && keep && savedAt !== step) {
         try {
-          const data = groups < start ? from!.data : taken.value;
-          const event = await this.#checkpoint(this.#output, step, data, evaluations);
+          const event = await this.#checkpoint(this.#output, step, taken.value, evaluations);
           savedAt = step;
           yield event;
         } catch (failure) {
@@ -268,6 +273,8 @@ export class Trainer {
         );
       }
       throw error;
+    } finally {
+      await groups.return();
     }
 
     // A run that had ended before has no step of its own: the report of its steps stays.
@@ -279,7 +286,7 @@ export class Trainer {
       ...(evaluations.best ? { best: this.#bestOf(evaluations.best) } : {}),
       ...(this.#output ? { dir: this.#output.dir } : {}),
       ...(report === undefined ? {} : { report }),
-      stopped,
+      stopped: early() ? 'early' : 'done',
     };
     yield { type: 'end', ...result };
     return result;
@@ -320,13 +327,6 @@ export class Trainer {
     return { type: 'checkpoint', step, dir };
   }
 }
-
-const otherData = (step: number): LoRAError =>
-  new LoRAError(
-    'ERR_DATA',
-    `[Trainer] the data is not that of the run: the batches of the ${step} steps before the checkpoint differ`,
-    { op: 'Trainer' },
-  );
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 const isNonFinite = (error: unknown): boolean =>

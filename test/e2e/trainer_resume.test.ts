@@ -6,13 +6,15 @@ import {
   loadDataset,
   Trainer,
   type Adapter,
+  type ErrorCode,
   type TrainerEvent,
   type TrainerOptions,
 } from '../../lib/index';
+import { DataDigest } from '../../lib/train/resume';
 import { expectReject } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
-import { collect, makeRows, trainingFixture, weights } from '../support/training';
+import { collect, editCheckpoint, makeRows, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
 const dir = temporaryFolder();
@@ -289,7 +291,8 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
   });
 
   test('other data, which the batches before the checkpoint tell', async () => {
-    await another();
+    const adapter = await another();
+    const before = weights(adapter);
     await expectReject(
       Promise.resolve(
         trainer({ outDir, data: makeRows(11, { seed: 6 }), resume: join(outDir, 'checkpoint-5') }).run(),
@@ -297,6 +300,7 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
       'ERR_DATA',
       '[Trainer] the data is not that of the run: the batches of the 5 steps before the checkpoint differ',
     );
+    expect(weights(adapter)).toBe(before);
   });
 
   test('data that ends before the checkpoint', async () => {
@@ -339,4 +343,198 @@ test('with a constant schedule a run may be made longer', async () => {
   const adapter = await another();
   await collect(trainer({ ...constant, outDir, resume: true }));
   expect(weights(adapter)).toBe(whole.weights);
+});
+
+describe('a checkpoint of a stranger', () => {
+  let outDir: string;
+  const place = (): string => join(outDir, 'checkpoint-10');
+  beforeAll(async () => {
+    outDir = fresh();
+    await another();
+    await collect(trainer({ outDir, saveEvery: 10 }));
+  });
+
+  const cannot = (sentence: string): string => `[Trainer] DIR cannot be continued: expected ${sentence}`;
+  type Value = string | number | object | null | ((own: string) => string);
+  const whole = 'to be a whole number of at least 0';
+  const best = (value: unknown) => ({ best: value, waited: 0, at: 4 });
+  test.each<[string, string, Value, ErrorCode, string | RegExp]>([
+    ['no step', 'step', null, 'ERR_FILE', cannot(`step ${whole} but received null`)],
+    ['a step below 0', 'step', -1, 'ERR_FILE', cannot(`step ${whole} but received -1`)],
+    ['half a step', 'step', 1.5, 'ERR_FILE', cannot(`step ${whole} but received 1.5`)],
+    [
+      'a step beyond the end',
+      'step',
+      2 ** 53 - 1,
+      'ERR_ARGUMENT',
+      '[Trainer] DIR is of step 9007199254740991, and this run ends after step 10',
+    ],
+    ['no digest', 'data', null, 'ERR_FILE', cannot('data to be text but received null')],
+    ['no settings', 'settings', null, 'ERR_FILE', cannot('settings to be text but received null')],
+    [
+      'settings that are null',
+      'settings',
+      'null',
+      'ERR_FILE',
+      cannot('settings to be an object but received null'),
+    ],
+    ['a list of settings', 'settings', '[]', 'ERR_FILE', cannot('settings to be an object but received []')],
+    [
+      'a long setting',
+      'settings',
+      (own: string) => own.replace('"lr":0.02', `"lr":"${'x'.repeat(100_000)}"`),
+      'ERR_ARGUMENT',
+      /lr was "x{199}… and is 0\.02;/,
+    ],
+    [
+      'many weights',
+      'settings',
+      (own: string) => own.replace('"weights":[', `"weights":[${'1,'.repeat(200_000)}`),
+      'ERR_ARGUMENT',
+      /the model has other weights/,
+    ],
+    [
+      'no evaluations',
+      'evaluations',
+      null,
+      'ERR_FILE',
+      cannot('evaluations to be an object but received null'),
+    ],
+    ['an empty list', 'evaluations', [], 'ERR_FILE', cannot('evaluations to be an object but received []')],
+    [
+      'a later evaluation',
+      'evaluations',
+      { best: null, waited: 0, at: 11 },
+      'ERR_FILE',
+      cannot(`evaluations.at ${whole} and at most 10 but received 11`),
+    ],
+    [
+      'evaluations below 0',
+      'evaluations',
+      { best: null, waited: -1, at: 4 },
+      'ERR_FILE',
+      cannot(`evaluations.waited ${whole} and at most 10 but received -1`),
+    ],
+    [
+      'a best that is 1',
+      'evaluations',
+      best(1),
+      'ERR_FILE',
+      cannot('evaluations.best to be an object but received 1'),
+    ],
+    [
+      'a best without a loss',
+      'evaluations',
+      best({ step: 1, loss: null }),
+      'ERR_FILE',
+      cannot('evaluations.best.loss to be a finite number but received null'),
+    ],
+    [
+      'a best of a later step',
+      'evaluations',
+      best({ step: 5, loss: 1 }),
+      'ERR_FILE',
+      cannot('evaluations.best.step to be a whole number of at least 1 and at most 4 but received 5'),
+    ],
+  ])('with %s is refused, and nothing has changed', async (_, name, value, code, message) => {
+    const changed = fresh();
+    cpSync(place(), changed, { recursive: true });
+    await editCheckpoint(changed, (states) => {
+      states[name] = { value: typeof value === 'function' ? value(states[name]!.value as string) : value };
+    });
+    const adapter = await another();
+    const before = weights(adapter);
+    await expectReject(
+      Promise.resolve(trainer({ resume: changed }).run()),
+      code,
+      typeof message === 'string' ? message.replace('DIR', changed) : message,
+    );
+    expect(weights(adapter)).toBe(before);
+  });
+
+  type State = Record<string, unknown>;
+  const tensorsOf = (state: State): State => state['tensors'] as State;
+  test.each<[string, 'adapter' | 'optimizer', (state: State) => unknown, string]>([
+    [
+      'a group that is null',
+      'optimizer',
+      (state) => (state['groups'] = [null]),
+      '[AdamW] expected group 0 of the state to be an object but received null',
+    ],
+    [
+      'no groups',
+      'optimizer',
+      (state) => (state['groups'] = null),
+      '[AdamW] expected a state of 1 groups but received null',
+    ],
+    [
+      'no tensors',
+      'adapter',
+      (state) => (state['tensors'] = null),
+      '[adapter] expected tensors of the state to be an object but received null',
+    ],
+    [
+      'a tensor too many',
+      'adapter',
+      (state) => (tensorsOf(state)['other'] = Object.values(tensorsOf(state))[0]),
+      "[adapter] the state has the tensor 'other', which the adapter has not",
+    ],
+    [
+      'no count of forwards',
+      'adapter',
+      (state) => (state['forwards'] = null),
+      '[adapter] expected forwards of the state to be an integer of at least 0 but received null',
+    ],
+    [
+      'more forwards than masks are counted by',
+      'adapter',
+      (state) => (state['forwards'] = 2 ** 32),
+      '[adapter] expected forwards of the state to be below 2^32 but received 4294967296',
+    ],
+  ])('with %s in the %s is refused, and neither has changed', async (_, name, edit, message) => {
+    const changed = fresh();
+    cpSync(place(), changed, { recursive: true });
+    await editCheckpoint(changed, (states) => void edit(states[name]!.state!));
+    const adapter = await another();
+    const before = weights(adapter);
+    await expectReject(Promise.resolve(trainer({ resume: changed }).run()), 'ERR_ARGUMENT', message);
+    expect(weights(adapter)).toBe(before);
+  });
+
+  test('of a million steps: an abort is heard while the data are gone over', async () => {
+    const long = { schedule: 'constant', maxSteps: 2 ** 40 } as const;
+    const folder = fresh();
+    await another();
+    await abortAt(3, { ...long, outDir: folder });
+    const [name] = readdirSync(folder);
+    await editCheckpoint(join(folder, name!), (states) => (states['step'] = { value: 1_000_000 }));
+    await another();
+    const stop = new AbortController();
+    const reason = new Error('enough');
+    const run = trainer({ ...long, resume: join(folder, name!) }).run({ signal: stop.signal });
+    setTimeout(() => stop.abort(reason), 20);
+    await expect(Promise.resolve(run)).rejects.toBe(reason);
+  });
+
+  test('of more steps than maxTokens leaves room for', async () => {
+    const tokens = { schedule: 'constant', maxSteps: undefined, maxTokens: 200 } as const;
+    const folder = fresh();
+    await another();
+    await abortAt(3, { ...tokens, outDir: folder });
+    const changed = join(folder, readdirSync(folder)[0]!);
+    await editCheckpoint(changed, (states) => (states['step'] = { value: 100 }));
+    await another();
+    await expectReject(
+      Promise.resolve(trainer({ ...tokens, resume: changed }).run()),
+      'ERR_ARGUMENT',
+      /is of step 100, and this run ends after step \d$/,
+    );
+  });
+});
+
+test('the digest takes rows of any length', () => {
+  const row = Array.from({ length: 300_000 }, () => 1);
+  const digest = new DataDigest();
+  digest.add([{ inputIds: [row], labels: [row] }]);
+  expect(digest.value).toMatch(/^[0-9a-f]{64}$/);
 });

@@ -1,9 +1,12 @@
 /** What the tests of training share: rows, a tiny model with adapters, and a training loop written by hand. */
 import { rmSync } from 'node:fs';
+import { join } from 'node:path';
 import {
   AdamW,
   CausalLM,
   clipGradNorm,
+  openSafetensors,
+  writeSafetensors,
   type Adapter,
   type AdamWOptions,
   type Batch,
@@ -65,6 +68,25 @@ export function trainingFixture(options: FromPretrainedOptions = {}): TrainingFi
       return adapter;
     },
   };
+}
+
+type SavedStates = Record<string, { value?: unknown; state?: Record<string, unknown> }>;
+
+/** Changes what a checkpoint says, and leaves its tensors as they are. */
+export async function editCheckpoint(dir: string, edit: (states: SavedStates) => void): Promise<void> {
+  const key = 'lora-native.checkpoint';
+  const path = join(dir, 'checkpoint.safetensors');
+  const file = await openSafetensors(path);
+  const text = JSON.parse(file.metadata[key]!) as { states: SavedStates };
+  edit(text.states);
+  const tensors = new Map(
+    [...file.tensors].map(([name, { dtype, shape, bytes }]) => [
+      name,
+      { dtype, shape, bytes: bytes.slice() },
+    ]),
+  );
+  file.close();
+  await writeSafetensors(path, tensors, { ...file.metadata, [key]: JSON.stringify(text) });
 }
 
 export const weights = (adapter: Adapter): string => bits(...adapter.parameters());
