@@ -83,7 +83,7 @@ export const train = defineCommand({
     },
     evalEvery: { type: 'integer', minimum: 1, help: 'steps between evaluations' },
     saveEvery: { type: 'integer', minimum: 1, help: 'steps between checkpoints' },
-    keepBest: { type: 'boolean', help: 'keep a checkpoint of the best evaluation' },
+    keepBest: { type: 'boolean', help: 'end with the adapter of the best evaluation' },
     patience: { type: 'integer', minimum: 1, help: 'stop after so many evaluations without a better one' },
     gradientCheckpointing: { type: 'boolean', help: 'less memory, more time, the same result' },
     neftuneNoiseAlpha: {
@@ -103,7 +103,7 @@ export const train = defineCommand({
   },
   json:
     'a line per event: { type: "start" | "step" | "eval" | "checkpoint" | "end", … }, as the events of Trainer; ' +
-    'the evaluation after the last step follows "end"',
+    'the evaluation of the final adapter follows "end" where the run did not make it',
 
   async run(values, console) {
     const ends = [values.maxSteps, values.epochs, values.maxTokens].filter((end) => end !== undefined);
@@ -175,23 +175,24 @@ export const train = defineCommand({
       const report = values.json
         ? new JsonReport(console)
         : new TextReport(console, model.parameterCount, outDir);
-      let step = 0;
-      let evaluatedAt = 0;
+      /** The step of the final adapter. */
+      let final: number | undefined;
+      const evaluated = new Set<number>();
       try {
         for await (const event of trainer.run({ signal: console.signal })) {
           report.show(event);
-          if (event.type === 'eval') evaluatedAt = event.step;
-          else if (event.type === 'end') step = event.step;
+          if (event.type === 'eval') evaluated.add(event.step);
+          else if (event.type === 'end') final = event.adapterStep;
         }
-        if (evalData !== undefined && evaluatedAt !== step) {
+        if (evalData !== undefined && final !== undefined && !evaluated.has(final)) {
           const { batchSize } = values;
           const evaluation = await model.evaluate(evalData, { adapter, batchSize, signal: console.signal });
-          const event = { type: 'eval' as const, step, ...evaluation };
+          const event = { type: 'eval' as const, step: final, ...evaluation };
           await trainer.addEvaluation(event);
           report.show(event);
         }
       } catch (error) {
-        if (step === 0) report.cutOff(trainer.reportPath);
+        if (final === undefined) report.cutOff(trainer.reportPath);
         throw error;
       } finally {
         report.close();

@@ -61,10 +61,18 @@ export class TextReport {
       case 'checkpoint':
         this.#note(`saved ${event.dir}`);
         break;
-      case 'end':
-        this.#note(`done: ${join(this.#outDir, 'adapter_model.safetensors')}`);
+      case 'end': {
+        const { best, reason } = event;
+        if (reason !== undefined) this.#note(`stopped early after step ${event.step}: ${reason}`);
+        // With keepBest alone the best one has a folder.
+        const kept =
+          best?.dir === undefined
+            ? ''
+            : `, of step ${best.step}: the best evaluation, loss ${best.loss.toFixed(4)}`;
+        this.#note(`done: ${join(this.#outDir, 'adapter_model.safetensors')}${kept}`);
         if (event.report !== undefined) this.#note(`report: ${event.report}`);
         break;
+      }
     }
   }
 

@@ -63,6 +63,14 @@ export class BestEvaluation {
     return this.#waited;
   }
 
+  /** How the evaluations since the best one went, in words. */
+  get sentence(): string {
+    const [count, were] =
+      this.#waited === 1 ? ['1 evaluation', 'was'] : [`${this.#waited} evaluations`, 'were'];
+    if (this.#best === undefined) return `${count} gave no loss that is a number`;
+    return `${count} ${were} no better than that of step ${this.#best.step}`;
+  }
+
   /** The step of the last evaluation; 0: there was none. */
   get at(): number {
     return this.#at;

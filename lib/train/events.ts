@@ -62,18 +62,22 @@ export interface CheckpointEvent {
 export interface TrainerResult {
   /** How many steps were taken. */
   step: number;
-  /** The loss of the last step. */
+  /** The loss of the last step; NaN where a resumed run had no step left. */
   loss: number;
   /** The loss of the last evaluation, if there was one. */
   evalLoss?: number;
   /** The best evaluation, if there was one; with `keepBest`, where its checkpoint lies. */
   best?: { step: number; loss: number; dir?: string };
+  /** The step whose weights the adapter has in the end, in memory and in `dir`: the last one, or with `keepBest` that of the best evaluation. */
+  adapterStep: number;
   /** Where the final adapter lies, if there is an outDir. */
   dir?: string;
   /** The path of the report, with `report: true`. */
   report?: string;
   /** Why the run ended: at its end, or by early stopping. An aborted run rejects and has no result. */
   stopped: 'done' | 'early';
+  /** Why it stopped early, in words: '3 evaluations were no better than that of step 50'. */
+  reason?: string;
 }
 
 /** The run is done, and the final adapter is saved: the fields of {@link TrainerResult}. */

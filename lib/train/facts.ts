@@ -3,6 +3,7 @@ import { basename, dirname } from 'node:path';
 import type { DataSource } from '../data/example';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
+import type { EvalEvent } from './events';
 import type { ResolvedOptions } from './options';
 import type { RunRecord } from './record';
 
@@ -85,26 +86,38 @@ export function settingFacts({ adapter, options }: RunSubject): Fact[] {
   ];
 }
 
+/** The evaluation of the adapter that is there in the end; of one by an earlier process only the loss is known. */
+export function evaluationOf({ kept, evaluations, lastEval }: RunRecord): AdapterEvaluation | undefined {
+  return kept === undefined ? lastEval : (evaluations.findLast(({ step }) => step === kept.step) ?? kept);
+}
+type AdapterEvaluation = Pick<EvalEvent, 'step' | 'loss'> & Partial<Pick<EvalEvent, 'tokens'>>;
+
 /** How it ended, or where it stands. */
 export function resultFacts({ record, options }: RunSubject): Fact[] {
-  const { lastStep, lastEval, resumedAt, tokens, ended } = record;
+  const { lastStep, lastEval, resumedAt, tokens, ended, kept, best } = record;
   const step = lastStep?.step ?? resumedAt;
   const from = resumedAt > 0 ? ` (this run continued one of ${grouped(resumedAt)} steps)` : '';
-  return [
+  const evaluation = evaluationOf(record);
+  const after = (at: AdapterEvaluation): string => `${at.loss.toFixed(4)} after step ${at.step}`;
+  const details = ({ loss, tokens: counted }: AdapterEvaluation): string =>
+    `perplexity ${Math.exp(loss).toFixed(2)}${counted === undefined ? '' : `, ${grouped(counted)} tokens`}`;
+  const facts: (Fact | false | undefined)[] = [
     [
       'Steps',
       `${grouped(step)}${options.totalSteps === undefined ? '' : ` of ${grouped(options.totalSteps)}`}${from}`,
     ],
-    ...(ended === undefined ? [] : [['Ended', ended] as const]),
+    ended !== undefined && ['Ended', ended],
+    kept && ['Adapter', `that of step ${kept.step}, the best evaluation`],
     ['Tokens', `${grouped(tokens)}${resumedAt > 0 ? ' since it was continued' : ''}`],
-    ...(lastStep ? [['Training loss', `${lastStep.loss.toFixed(4)} in step ${lastStep.step}`] as const] : []),
-    ...(lastEval
-      ? [
-          [
-            'Evaluation loss',
-            `${lastEval.loss.toFixed(4)} after step ${lastEval.step} (perplexity ${lastEval.perplexity.toFixed(2)}, ${grouped(lastEval.tokens)} tokens)`,
-          ] as const,
-        ]
-      : []),
+    lastStep && ['Training loss', `${lastStep.loss.toFixed(4)} in step ${lastStep.step}`],
+    evaluation && ['Evaluation loss', `${after(evaluation)} (${details(evaluation)})`],
+    kept && lastEval && lastEval.step > kept.step && ['Last evaluation loss', after(lastEval)],
+    !kept &&
+      best &&
+      options.keepBest && [
+        'Best evaluation loss',
+        `${after(best)}, whose adapter is in checkpoint-${best.step}`,
+      ],
   ];
+  return facts.filter((fact) => fact !== undefined && fact !== false);
 }

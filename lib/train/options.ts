@@ -81,9 +81,12 @@ export interface TrainerOptions {
   shuffleWindow?: number | undefined;
   /** Steps between evaluations on `evalData`. Default: none. */
   evalEvery?: number | undefined;
-  /** Stops when evaluations no longer improve. */
+  /** Stops when evaluations no longer improve. The adapter is then that of the last step, unless `keepBest` is given. */
   earlyStopping?: EarlyStopping | undefined;
-  /** Writes a checkpoint of the best evaluation, which `saveLimit` does not remove. Default false. */
+  /**
+   * Ends with the adapter of the best evaluation, in `outDir` and in memory; that of the last step where no evaluation gave a number. Until then it
+   * lies in a checkpoint, which `saveLimit` does not remove, and stays there. Default false: the adapter of the last step.
+   */
   keepBest?: boolean | undefined;
   /** Noise on the embeddings while training, which may make answers better (NEFTune, Jain et al. 2023): uniform, times α/√(L·d) for a text of L tokens of width d. Default: none. */
   neftuneNoiseAlpha?: number | undefined;

@@ -7,6 +7,7 @@ import { makeDirectory, writeFileAtomic, writeNewFile } from '../formats/atomic'
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { systemReason } from '../formats/system_reason';
 import type { Adapter } from '../peft/adapter';
+import { readAdapter, writeAdapterWith } from '../peft/adapter_files';
 import type { Optimizer } from '../optim/optimizer';
 import { temporaryBeside } from '../formats/temporary';
 import { cardFile, mayWriteCard } from './model_card';
@@ -108,10 +109,11 @@ export class OutputDirectory {
     return join(this.dir, `checkpoint-${step}`);
   }
 
-  async saveFinal(adapter: Adapter, card?: string): Promise<void> {
-    await adapter.saveWith(this.dir, async (folder) => {
-      if (card !== undefined) await writeCard(this.dir, folder, card);
-    });
+  /** The adapter as it is in memory, or that of the checkpoint `best`. */
+  async saveFinal(adapter: Adapter, card: string, best?: string): Promise<void> {
+    const more = (folder: string): Promise<void> => writeCard(this.dir, folder, card);
+    if (best === undefined) await adapter.saveWith(this.dir, more);
+    else await writeAdapterWith(this.dir, await readAdapter(best), more);
   }
 
   /** Brings the card of the final adapter up to date. */

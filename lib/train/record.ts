@@ -28,6 +28,10 @@ export class RunRecord {
   readonly evaluations: EvalEvent[] = [];
   /** Tokens of the steps, padding excluded. */
   tokens = 0;
+  /** The best evaluation, that of an earlier process too. */
+  best: Readonly<{ step: number; loss: number }> | undefined;
+  /** The best evaluation, where the final adapter is that of its step. */
+  kept: RunRecord['best'];
   /** How the run ended where it did not reach its end. */
   ended: string | undefined;
   /** How many steps a point of the curve stands for. */

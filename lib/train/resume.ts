@@ -1,6 +1,6 @@
 /** Going on with a run: what a run depends on, and the state from which it continues as if it had never stopped. */
 import { createHash, type Hash } from 'node:crypto';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Batch } from '../data/batches';
 import { LoRAError } from '../errors';
 import { loadCheckpoint } from '../formats/checkpoint';
@@ -220,3 +220,22 @@ const beyondTheEnd = (dir: string, step: number, end: number): LoRAError =>
   new LoRAError('ERR_ARGUMENT', `[${op}] ${dir} is of step ${step}, and this run ends after step ${end}`, {
     op,
   });
+
+/**
+ * Where the adapter of the best evaluation lies, when a run that keeps it goes on.
+ * @throws ERR_FILE where it is neither beside the checkpoint nor in `outDir`: it cannot be kept any more.
+ */
+export async function bestCheckpoint(from: Resumed, outDir: string): Promise<string | undefined> {
+  const { best } = from.evaluations;
+  if (best === null) return undefined;
+  if (best.step === from.step) return from.dir;
+  for (const folder of [dirname(from.dir), outDir]) {
+    const found = (await checkpointsOf(folder)).find(({ step }) => step === best.step);
+    if (found) return found.path;
+  }
+  throw new LoRAError(
+    'ERR_FILE',
+    `[${op}] expected checkpoint-${best.step}, the best evaluation so far, beside ${from.dir}, since keepBest is given: put it there, or resume without keepBest`,
+    { op },
+  );
+}

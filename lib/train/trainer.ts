@@ -19,6 +19,7 @@ import { RunRecord } from './record';
 import { Report } from './report/report';
 import { loadCheckpoint } from '../formats/checkpoint';
 import {
+  bestCheckpoint,
   checkpointsOf,
   DataDigest,
   readRunState,
@@ -30,7 +31,7 @@ import {
 import { stepBatches } from './step_batches';
 import { Updates } from './update';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
-import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
+import type { CheckpointEvent, EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
 
 /**
  * Trains the active LoRA adapter of a model.
@@ -58,6 +59,8 @@ export class Trainer {
   #settings: RunSettings = {};
   readonly #record = new RunRecord();
   #report: Report | undefined;
+  /** Where the adapter of the best evaluation lies, with keepBest. */
+  #best: string | undefined;
   #ran = false;
 
   /**
@@ -176,12 +179,14 @@ export class Trainer {
 
   /** Reads the place from which the run goes on, where there is one. */
   async #resume(): Promise<Resumed | undefined> {
-    const { resume, outDir, totalSteps, maxTokens } = this.#options;
+    const { resume, outDir, totalSteps, maxTokens, keepBest } = this.#options;
     const dir = resume === true ? (await checkpointsOf(outDir!)).at(-1)?.path : resume || undefined;
     if (dir === undefined) return undefined;
     // Each step has a token at least.
     const state = await readRunState(dir, { settings: this.#settings, mostSteps: totalSteps ?? maxTokens });
-    return { ...state, dir };
+    const from = { ...state, dir };
+    if (keepBest) this.#best = await bestCheckpoint(from, outDir!);
+    return from;
   }
 
   async *#steps(
@@ -204,6 +209,7 @@ export class Trainer {
     let tokens = 0;
     const evaluations = new BestEvaluation(earlyStopping?.minDelta);
     if (from !== undefined) evaluations.restore(from.evaluations);
+    this.#record.best = evaluations.best;
     const due = (): boolean => evalEvery !== undefined && step % evalEvery === 0 && evaluations.at !== step;
     const { patience = Infinity } = earlyStopping ?? {};
     const early = (): boolean => evaluations.waited >= patience;
@@ -215,7 +221,11 @@ export class Trainer {
         tokens = await replay(from, groups, taken, { maxTokens, signal });
         await loadCheckpoint(from.dir, { adapter: this.#adapter, optimizer: this.#optimizer });
         // An abort may have come between the step and its evaluation.
-        if (start > 0 && due()) evalLoss = (yield* this.#evaluation(step, evaluations, signal)).loss;
+        if (start > 0 && due()) {
+          const evaluation = yield* this.#evaluation(step, evaluations, signal);
+          evalLoss = evaluation.loss;
+          if (evaluation.best && keepBest) this.#best = from.dir;
+        }
       }
       // The checkpoint may be that of a run that had ended.
       while (!ended()) {
@@ -244,14 +254,15 @@ export class Trainer {
           const event = await this.#checkpoint(this.#output, step, taken.value, evaluations);
           saving = false;
           savedAt = step;
+          if (better) this.#best = event.dir;
           yield event;
         }
       }
-      if (early())
-        this.#record.ended = `early, since ${evaluations.waited} evaluations were no better than that of step ${evaluations.best?.step ?? 0}`;
+      if (early()) this.#record.ended = `early, since ${evaluations.sentence}`;
       await this.#optimizer[settle](); // no later step tells whether the last one failed
-      await this.#output?.saveFinal(this.#adapter, modelCard(this.#subject()));
+      await this.#saveFinal(step);
     } catch (error) {
+      this.#record.kept = undefined; // the adapter is that of the last step
       const aborted = signal?.aborted === true && error === signal.reason;
       // What was trained is kept, wherever the abort or the failure came; a step that was not finite is left to the checkpoints before it.
       const keep = aborted || (step > start && !saving && !isNonFinite(error));
@@ -284,9 +295,10 @@ export class Trainer {
       loss,
       ...(evalLoss === undefined ? {} : { evalLoss }),
       ...(evaluations.best ? { best: this.#bestOf(evaluations.best) } : {}),
+      adapterStep: this.#record.kept?.step ?? step,
       ...(this.#output ? { dir: this.#output.dir } : {}),
       ...(report === undefined ? {} : { report }),
-      stopped: early() ? 'early' : 'done',
+      ...(early() ? { stopped: 'early', reason: evaluations.sentence } : { stopped: 'done' }),
     };
     yield { type: 'end', ...result };
     return result;
@@ -303,14 +315,34 @@ export class Trainer {
       throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected evalData with evalEvery');
     const evaluation = await this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize, signal });
     const best = evaluations.add(step, evaluation.loss);
+    this.#record.best = evaluations.best;
     yield { type: 'eval', step, ...evaluation, best };
     return { loss: evaluation.loss, best };
   }
 
   /** The best evaluation of the result. */
   #bestOf(best: { step: number; loss: number }): NonNullable<TrainerResult['best']> {
-    const dir = this.#options.keepBest && this.#output?.checkpoint(best.step);
-    return { ...best, ...(dir ? { dir } : {}) };
+    return { ...best, ...(this.#best === undefined ? {} : { dir: this.#best }) };
+  }
+
+  /** Saves the final adapter. With keepBest that is the one of the best evaluation, which the adapter in memory then is, too. */
+  async #saveFinal(step: number): Promise<void> {
+    if (!this.#output) return;
+    const best = this.#options.keepBest ? this.#record.best : undefined;
+    this.#record.kept = best;
+    const card = modelCard(this.#subject());
+    if (best === undefined || best.step === step) return this.#output.saveFinal(this.#adapter, card);
+    const dir = this.#best!;
+    const saved = await readRunState(dir, { settings: this.#settings, mostSteps: step });
+    if (saved.step !== best.step)
+      throw new LoRAError(
+        'ERR_FILE',
+        `[Trainer] expected the adapter of step ${best.step}, the best evaluation, in ${dir} but found that of step ${saved.step}`,
+        { op: 'Trainer' },
+      );
+    await this.#output.saveFinal(this.#adapter, card, dir);
+    // Last, so that after a failure before it the adapter is still that of the last step.
+    await loadCheckpoint(dir, { adapter: this.#adapter });
   }
 
   async #checkpoint(
@@ -318,7 +350,7 @@ export class Trainer {
     step: number,
     data: string,
     evaluations: BestEvaluation,
-  ): Promise<TrainerEvent> {
+  ): Promise<CheckpointEvent> {
     const state = { step, settings: this.#settings, data, evaluations: evaluations.state };
     const { saveLimit: limit, keepBest } = this.#options;
     const keep = keepBest ? evaluations.best?.step : undefined;

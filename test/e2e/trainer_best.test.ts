@@ -1,8 +1,8 @@
 /** When a run ends, and which of its checkpoints is the best. */
-import { readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
-import { expectThrow } from '../support/errors';
+import { expectReject, expectThrow } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
 import { collect, makeRows, trainingFixture } from '../support/training';
 
@@ -12,26 +12,34 @@ let made = 0;
 const fresh = (): string => join(dir, `run-${made++}`);
 
 /** A run whose evaluations give these losses, one for each step. */
-async function evaluated(losses: readonly number[], options: Partial<TrainerOptions> = {}) {
-  fixture.addAdapter('mine');
+async function evaluated(losses: readonly number[], options: Partial<TrainerOptions> = {}, abortAt?: number) {
+  const adapter = fixture.addAdapter('mine');
   let at = 0;
   jest.spyOn(fixture.model, 'evaluate').mockImplementation(() => {
     const loss = losses[at++]!;
     return Promise.resolve({ loss, perplexity: Math.exp(loss), tokens: 1 });
   });
-  const { events } = await collect(
-    new Trainer({
-      model: fixture.model,
-      data: makeRows(8),
-      evalData: makeRows(2),
-      evalEvery: 1,
-      batchSize: 1,
-      maxSteps: losses.length,
-      ...options,
-    }),
-  );
+  const events: TrainerEvent[] = [];
+  const trainer = new Trainer({
+    model: fixture.model,
+    data: makeRows(8),
+    evalData: makeRows(2),
+    evalEvery: 1,
+    batchSize: 1,
+    maxSteps: losses.length,
+    ...options,
+  });
+  const stop = new AbortController();
+  try {
+    for await (const event of trainer.run({ signal: stop.signal })) {
+      events.push(event);
+      if (event.type === 'step' && event.step === abortAt) stop.abort();
+    }
+  } catch (error) {
+    if (!stop.signal.aborted) throw error;
+  }
   const end = events.at(-1) as Extract<TrainerEvent, { type: 'end' }>;
-  return { end, best: events.flatMap((e) => (e.type === 'eval' ? [e.best] : [])) };
+  return { adapter, end, best: events.flatMap((e) => (e.type === 'eval' ? [e.best] : [])) };
 }
 
 test('an evaluation is the best when none before was as good', async () => {
@@ -94,6 +102,111 @@ describe('keepBest', () => {
   });
 });
 
+describe('with keepBest the adapter of the best evaluation', () => {
+  const fileOf = (folder: string): string =>
+    readFileSync(join(folder, 'adapter_model.safetensors')).toString('base64');
+  /** The checkpoints whose weights a folder holds. */
+  const stepsOf = (outDir: string, folder: string): string[] =>
+    readdirSync(outDir).filter(
+      (name) => /^checkpoint-/.test(name) && fileOf(join(outDir, name)) === fileOf(folder),
+    );
+  const factOf = (outDir: string, name: string): string | undefined =>
+    new RegExp(`<dt>${name}</dt><dd>(.*?)</dd>`).exec(readFileSync(join(outDir, 'report.html'), 'utf8'))?.[1];
+  const options = { keepBest: true, saveEvery: 1, report: true } as const;
+  const early = { earlyStopping: { patience: 1 } };
+  const again = async (): Promise<void> => {
+    jest.restoreAllMocks();
+    await fixture.model.removeAdapter('mine');
+  };
+
+  test.each<[string, number[], Partial<TrainerOptions>, number, string | undefined]>([
+    ['of a run that comes to its end', [3, 1, 2, 1.5], {}, 2, undefined],
+    ['of one that stops early', [3, 4, 1], early, 1, '1 evaluation was no better than that of step 1'],
+    ['which is the last', [3, 2], {}, 2, undefined],
+    ['is the last where no evaluation is a number', [NaN, NaN], {}, 2, undefined],
+    ['and none was before the end', [NaN], early, 1, '1 evaluation gave no loss that is a number'],
+    ['with saveLimit', [3, 1, 2, 1.5], { saveLimit: 1 }, 2, undefined],
+  ])(
+    '%s: in outDir, in memory, in the result, the report and the card',
+    async (_, losses, more, step, reason) => {
+      const outDir = fresh();
+      const { adapter, end } = await evaluated(losses, { ...options, ...more, outDir });
+      expect(stepsOf(outDir, outDir)).toEqual([`checkpoint-${step}`]);
+      const memory = fresh();
+      await adapter.save(memory);
+      expect(fileOf(memory)).toBe(fileOf(outDir));
+      expect(end).toMatchObject({ adapterStep: step, stopped: reason === undefined ? 'done' : 'early' });
+      expect(end.reason).toBe(reason);
+      const words = end.best && `that of step ${step}, the best evaluation`;
+      expect(factOf(outDir, 'Adapter')).toBe(words);
+      expect(factOf(outDir, 'Ended')).toBe(reason && `early, since ${reason}`);
+      const card = readFileSync(join(outDir, 'README.md'), 'utf8');
+      expect(/- Adapter: `(.*)`/.exec(card)?.[1]).toBe(words);
+      if (end.best) expect(factOf(outDir, 'Evaluation loss')).toBe(losses[step - 1]!.toFixed(4));
+    },
+  );
+
+  test('is there again when a run that stopped early is resumed', async () => {
+    const outDir = fresh();
+    await evaluated([3, 4], { ...options, ...early, maxSteps: 5, outDir });
+    const before = fileOf(outDir);
+    await again();
+    const { end } = await evaluated([], { ...options, ...early, maxSteps: 5, outDir, resume: true });
+    expect(end).toMatchObject({ step: 2, adapterStep: 1, stopped: 'early' });
+    expect(fileOf(outDir)).toBe(before);
+  });
+
+  test('stays in its checkpoint where the run is aborted, as the report says', async () => {
+    const outDir = fresh();
+    await evaluated([1, 2, 3, 4, 5], { ...options, outDir }, 3);
+    expect(readdirSync(outDir).sort()).toEqual([
+      'checkpoint-1',
+      'checkpoint-2',
+      'checkpoint-3',
+      'report.html',
+    ]);
+    expect(factOf(outDir, 'Best evaluation loss')).toBe(
+      '1.0000 after step 1, whose adapter is in checkpoint-1',
+    );
+    await again();
+    const { end } = await evaluated([4, 5], { ...options, maxSteps: 5, outDir, resume: true });
+    expect(end).toMatchObject({ step: 5, adapterStep: 1 });
+    expect(stepsOf(outDir, outDir)).toEqual(['checkpoint-1']);
+  });
+
+  test('is found beside a checkpoint that is named, or the run says that it is not there', async () => {
+    const outDir = fresh();
+    await evaluated([1, 2], { ...options, schedule: 'constant', outDir });
+    await again();
+    const other = { ...options, schedule: 'constant', maxSteps: 3, outDir: fresh() } as const;
+    const resume = join(outDir, 'checkpoint-2');
+    const { end } = await evaluated([5], { ...other, resume });
+    expect(end.best).toEqual({ step: 1, loss: 1, dir: join(outDir, 'checkpoint-1') });
+    expect(fileOf(other.outDir)).toBe(fileOf(join(outDir, 'checkpoint-1')));
+    await again();
+    rmSync(join(outDir, 'checkpoint-1'), { recursive: true });
+    await expectReject(
+      evaluated([5], { ...other, outDir: fresh(), resume }),
+      'ERR_FILE',
+      `[Trainer] expected checkpoint-1, the best evaluation so far, beside ${resume}, since keepBest is given: put it there, or resume without keepBest`,
+    );
+  });
+
+  test('that cannot be written leaves the last step in a checkpoint and in memory', async () => {
+    const outDir = fresh();
+    mkdirSync(join(outDir, 'README.md'), { recursive: true });
+    mkdirSync(join(outDir, 'adapter_model.safetensors', 'full'), { recursive: true });
+    await expectReject(
+      evaluated([1, 2], { ...options, saveEvery: undefined, outDir }),
+      'ERR_FILE',
+      /is a directory/,
+    );
+    const memory = fresh();
+    await fixture.model.activeAdapter!.save(memory);
+    expect(stepsOf(outDir, memory)).toEqual(['checkpoint-2']);
+  });
+});
+
 describe('maxTokens', () => {
   test('ends with the step that reaches them', async () => {
     fixture.addAdapter('mine');
@@ -142,6 +255,7 @@ test.each<[Partial<TrainerOptions>, string]>([
     'expected maxSteps, since the cosine schedule needs the number of steps and maxTokens does not tell its length',
   ],
   [{ earlyStopping: { patience: 1 } }, 'expected evalEvery, since earlyStopping is given'],
+  [{ keepBest: true, evalEvery: 1 }, 'expected evalData, since evalEvery is given'],
   [{ keepBest: true }, 'expected evalEvery, since keepBest is given'],
   [{ keepBest: true, evalEvery: 1, evalData: makeRows(2) }, 'expected outDir, since keepBest is given'],
   [{ earlyStopping: { patience: 0 } }, 'expected patience to be a whole number of at least 1 but received 0'],

@@ -173,7 +173,7 @@ describe('the number of steps', () => {
     expect(events[0]).toMatchObject({ type: 'start', maxSteps: wanted });
     expect(steps).toHaveLength(wanted);
     const { loss } = steps.at(-1)!;
-    expect(events.at(-1)).toEqual({ type: 'end', step: wanted, loss, stopped: 'done' });
+    expect(events.at(-1)).toEqual({ type: 'end', step: wanted, loss, adapterStep: wanted, stopped: 'done' });
     expect(steps.at(-1)!.etaSeconds).toBe(0);
   });
 

@@ -359,6 +359,7 @@ test('the result has the last evaluation and the last loss', async () => {
     loss: steps[3]!.loss,
     evalLoss: evaluation.loss,
     best: { step: 3, loss: evaluation.loss },
+    adapterStep: 4,
     stopped: 'done',
   });
 });

@@ -38,7 +38,7 @@ describe('the report for people', () => {
     report.show({ type: 'eval', step: 1, loss: 0.5, perplexity: 1.6487, tokens: 3 });
     report.show({ type: 'checkpoint', step: 1, dir: 'my-run/checkpoint-1' });
     report.show(step(4, { etaSeconds: 0 }));
-    report.show({ type: 'end', step: 4, loss: 1, stopped: 'done' });
+    report.show({ type: 'end', step: 4, loss: 1, adapterStep: 4, stopped: 'done' });
     report.close();
     expect(err().replace(/\d+ MiB/g, 'N MiB')).toBe(
       [
@@ -52,6 +52,18 @@ describe('the report for people', () => {
       ].join('\n'),
     );
     expect(out()).toBe('');
+  });
+
+  test('says which adapter is there, and why a run stopped early', () => {
+    const { console, err } = fakeConsole();
+    const report = new TextReport(console, 950, 'run');
+    const best = { step: 1, loss: 9.49, dir: 'run/checkpoint-1' };
+    const reason = '1 evaluation was no better than that of step 1';
+    report.show({ type: 'end', step: 2, loss: 1, best, adapterStep: 1, stopped: 'early', reason });
+    expect(err()).toBe(
+      `stopped early after step 2: ${reason}\n` +
+        'done: run/adapter_model.safetensors, of step 1: the best evaluation, loss 9.4900\n',
+    );
   });
 
   test('in a log shows the first step, the last, and one every five seconds', () => {

@@ -4,6 +4,7 @@ import { version } from '../../../package.json';
 import type { EvalEvent } from '../events';
 import {
   baseModelName,
+  evaluationOf,
   grouped,
   resultFacts,
   settingFacts,
@@ -51,10 +52,11 @@ const factList = (facts: readonly Fact[]): string => `<dl class="facts">\n${pair
 
 /** The figures that somebody looks for first. */
 function headline(record: RunRecord, memory: Memory): string {
-  const { lastStep, lastEval, tokens, seconds, points } = record;
+  const { lastStep, tokens, seconds, points } = record;
+  const evaluation = evaluationOf(record);
   const facts: Fact[] = [
     ...(lastStep ? [['Training loss', short(lastStep.loss)] as const] : []),
-    ...(lastEval ? [['Evaluation loss', short(lastEval.loss)] as const] : []),
+    ...(evaluation ? [['Evaluation loss', short(evaluation.loss)] as const] : []),
     ...(points.length > 0
       ? [
           ['Time', duration(seconds)] as const,
