@@ -1,5 +1,6 @@
 /** The HTML report of a run: what it says, that it needs nothing else, and how it looks in a browser. */
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import type { Browser, Page } from 'playwright-core';
@@ -221,6 +222,19 @@ test('report without an outDir is an error', () => {
     '[Trainer] expected outDir, since report is given',
   );
 });
+
+// On Linux maxRSS begins with what the parent process had; elsewhere it is of the process alone.
+(process.platform === 'linux' ? test : test.skip)(
+  'the peak memory is that of the process, not of the one that started it',
+  async () => {
+    const usage = process.resourceUsage();
+    jest.spyOn(process, 'resourceUsage').mockReturnValue({ ...usage, maxRSS: 2 ** 40 });
+    const { html } = await run(join(scratch, 'peak'), { maxSteps: 1 });
+    const mebibytes = Number(fact(html, 'Peak memory')!.replace(/ MiB$/, '').replaceAll(',', ''));
+    expect(mebibytes).toBeGreaterThan(20);
+    expect(mebibytes).toBeLessThan(totalmem() / 2 ** 20);
+  },
+);
 
 test('a long run is told in a bounded number of points, each a mean', () => {
   const record = new RunRecord();

@@ -1,21 +1,13 @@
 /** What a reader may do with an input: give something, or throw a LoRAError, soon, in little memory. */
-import { existsSync, readFileSync } from 'node:fs';
 import { inspect } from 'node:util';
 import { LoRAError } from '../../lib/errors';
+import { peakProcessBytes } from '../../lib/native/peak_memory';
 
 export const mostMilliseconds = 1000;
 export const mostKibibytes = 256 * 1024;
 
-const status = '/proc/self/status';
-
-/**
- * The peak of the memory of this process, in kibibytes. On Linux, maxRSS of resourceUsage() begins with what the parent had when
- * it started this process, which would hide all that is smaller.
- */
-export function peakKibibytes(): number {
-  const peak = existsSync(status) && /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(status, 'utf8'));
-  return peak ? Number(peak[1]) : process.resourceUsage().maxRSS;
-}
+/** The peak of the memory of this process, in kibibytes. */
+export const peakKibibytes = (): number => (peakProcessBytes() ?? 0) / 1024;
 
 /**
  * Runs a reader: the LoRAError that it throws, a sentence for a fault, undefined for neither. `baseline`: the peak of the process, in

@@ -20,8 +20,8 @@ import type { Sample, Samples } from './samples';
 import { uPlot, uPlotLicense } from './uplot';
 
 export interface Memory {
-  /** Of the whole process. */
-  readonly processBytes: number;
+  /** Of the whole process; undefined where the system does not tell. */
+  readonly processBytes: number | undefined;
   /** Of the tensors of this package. */
   readonly tensorBytes: number;
 }
@@ -63,7 +63,7 @@ function headline(record: RunRecord, memory: Memory): string {
           ['Throughput', `${grouped(tokens / Math.max(seconds, 1e-9))} tokens/s`] as const,
         ]
       : []),
-    ['Peak memory', megabytes(memory.processBytes)],
+    ...(memory.processBytes === undefined ? [] : [['Peak memory', megabytes(memory.processBytes)] as const]),
   ];
   const cells = facts.map(([name, value]) => `<div>${pairs([[name, value]])}</div>`);
   return `<dl class="figures">\n${cells.join('\n')}\n</dl>`;
@@ -149,7 +149,7 @@ export function reportPage({ samples, memory, ...subject }: ReportContent): stri
     ['Tokens', `${grouped(record.tokens)} in ${duration(record.seconds)}, evaluations and saves included`],
     [
       'Peak memory',
-      `${megabytes(memory.processBytes)} of the process, ${megabytes(memory.tensorBytes)} of its tensors`,
+      `${memory.processBytes === undefined ? '' : `${megabytes(memory.processBytes)} of the process, `}${megabytes(memory.tensorBytes)} of its tensors`,
     ],
     ['Device', subject.model.device],
     ['Written by', `lora-native ${version}`],

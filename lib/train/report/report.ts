@@ -4,8 +4,10 @@ import { join } from 'node:path';
 import { writeFileAtomic } from '../../formats/atomic';
 import { InputFile } from '../../formats/input';
 import { memoryUsage } from '../../native/device';
+import { peakProcessBytes } from '../../native/peak_memory';
 import type { RunSubject } from '../facts';
 import { generator } from './html';
+import type { Memory } from './page';
 import { makeSamples, type Samples } from './samples';
 
 const reportFile = 'report.html';
@@ -33,7 +35,7 @@ export class Report {
   /** Where it lies, once it is written. */
   path: string | undefined;
   #samples: Samples | undefined;
-  #memory: { processBytes: number; tensorBytes: number } | undefined;
+  #memory: Memory | undefined;
 
   constructor(
     readonly dir: string,
@@ -46,7 +48,7 @@ export class Report {
     const { evalData } = options;
     // Measured once: what the samples take is not what the training took.
     const memory = (this.#memory ??= {
-      processBytes: process.resourceUsage().maxRSS * 1024,
+      processBytes: peakProcessBytes(),
       tensorBytes: memoryUsage().peakBytes,
     });
     if (withSamples) this.#samples ??= await makeSamples({ model, adapter }, { data, evalData }, signal);
