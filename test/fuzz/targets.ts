@@ -6,7 +6,7 @@ import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { loadDataset } from '../../lib/data/dataset';
 import { loadCheckpoint } from '../../lib/formats/checkpoint';
 import { headerLength, HeaderError, parseHeader } from '../../lib/formats/header';
-import { parseJson } from '../../lib/formats/json';
+import { isRecord, parseJson } from '../../lib/formats/json';
 import { defaultLimits } from '../../lib/formats/limits';
 import { atOnce } from '../../lib/tensor/pace';
 import type { ModelFolder } from '../../lib/formats/model_folder';
@@ -20,6 +20,9 @@ import { expectedTensors } from '../../lib/models/tensor_table';
 import { readAdapter } from '../../lib/peft/adapter_files';
 import { fromPeftJson, toPeftJson } from '../../lib/peft/config';
 import { resolveTargets } from '../../lib/peft/matching';
+import { AdamW, parameter, tensor, Tensor, type StateDict } from '../../lib/index';
+import { BestEvaluation } from '../../lib/train/best';
+import { checkRunState } from '../../lib/train/resume';
 import { ChatTemplate } from '../../lib/text/chat';
 import { encodeSteps } from '../../lib/text/encode_steps';
 import { insideOf, installParts } from '../../lib/text/library';
@@ -78,6 +81,46 @@ const written = (dir: string, name: string, content: Uint8Array | string): strin
   writeFileSync(path, content);
   return path;
 };
+
+const runSettings = {
+  lr: 0.1,
+  seed: 1,
+  weights: [1, 2, 3, 4],
+  adapter: { r: 2, targets: ['q_proj'] },
+  totalSteps: 10,
+};
+
+/** An optimizer of two groups, its state without tensors, and what puts them back where a text names one. */
+const savedOptimizer = once(() => {
+  const parameters = [1, 2].map((n) => parameter(tensor(new Float32Array(n))));
+  const optimizer = new AdamW(
+    parameters.map((p) => ({ params: [p] })),
+    { lr: 0.1 },
+  );
+  const state = optimizer.stateDict() as { lr: number; groups: Record<string, unknown>[] };
+  const isTensor = (item: unknown): boolean => item instanceof Tensor;
+  const replaced = (item: unknown, key: string): unknown => (isTensor(item) ? `$${key}` : item);
+  const plain = {
+    ...state,
+    groups: state.groups.map((group) =>
+      Object.fromEntries(Object.entries(group).map(([key, item]) => [key, replaced(item, key)])),
+    ),
+  };
+  const withTensors = (saved: unknown): StateDict => {
+    const groups: unknown = isRecord(saved) ? saved['groups'] : undefined;
+    if (!Array.isArray(groups)) return saved as StateDict;
+    const filled = (groups as unknown[]).map((group, i) => {
+      if (!isRecord(group)) return group;
+      const items = Object.entries(group).map(([key, item]) => [
+        key,
+        item === `$${key}` ? state.groups[i]?.[key] : item,
+      ]);
+      return Object.fromEntries(items) as unknown;
+    });
+    return { ...(saved as StateDict), groups: filled as StateDict[string] };
+  };
+  return { optimizer, plain: plain as unknown as Json, withTensors };
+});
 
 export const targets: Readonly<Record<string, Target>> = {
   safetensors: {
@@ -313,6 +356,38 @@ export const targets: Readonly<Record<string, Target>> = {
       await loadCheckpoint(dir, { layer: { loadStateDict: () => undefined } });
     },
   },
+  // What a checkpoint tells of the run that goes on, and of the state of its optimizer.
+  resume: json(
+    (): Json[] => [
+      {
+        step: 4,
+        data: 'a digest',
+        settings: runSettings,
+        evaluations: { best: { step: 2, loss: 1.5 }, waited: 1, at: 3 },
+        optimizer: savedOptimizer().plain,
+      },
+    ],
+    (value) => {
+      const { optimizer: saved, ...rest } = (isRecord(value) ? value : { settings: value }) as Record<
+        string,
+        Json
+      >;
+      const { optimizer, withTensors } = savedOptimizer();
+      optimizer.loadStateDict(withTensors(saved));
+      const { groups } = optimizer.stateDict() as { groups: { steps: unknown[] }[] };
+      for (const steps of groups.map((group) => group.steps))
+        if (steps.length !== 1 || !Number.isSafeInteger(steps[0]))
+          throw new Error(`took the steps ${String(steps)}`);
+      const settings =
+        typeof rest['settings'] === 'string' ? rest['settings'] : JSON.stringify(rest['settings']);
+      const own = { settings: runSettings, mostSteps: 10 };
+      const { step, evaluations } = checkRunState('folder', { ...rest, settings }, own);
+      const best = new BestEvaluation();
+      best.restore(evaluations);
+      if (!(step >= 0 && step <= 10 && best.at <= step && best.waited <= step))
+        throw new Error('took a place beyond the end');
+    },
+  ),
 };
 
 /** A fresh folder for the files of a target. */
