@@ -73,6 +73,15 @@ function hasState(value: unknown): value is Stateful & Settling {
 
 type Loadable = Pick<Stateful, 'loadStateDict'> & Settling;
 
+/** What takes a state, which is checked where the object can do that. A class that has a loadStateDict() of its own has its way. */
+function loaderOf(target: Loadable, state: StateDict): () => void | Promise<void> {
+  let owner: object | null = target;
+  while (owner !== null && !Object.hasOwn(owner, 'loadStateDict'))
+    owner = Object.getPrototypeOf(owner) as object | null;
+  const prepared = owner !== null && Object.hasOwn(owner, prepare);
+  return prepared ? target[prepare]!(state) : () => target.loadStateDict(state);
+}
+
 function directory(op: string, dir: unknown): string {
   check(
     (typeof dir === 'string' && dir !== '') || dir instanceof URL,
@@ -214,7 +223,7 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
     const loads: (() => void | Promise<void>)[] = [];
     for (const [name, target] of Object.entries<Loadable>(targets)) {
       const state = (await inSlices(reader.item(states[name]!.state!))) as StateDict;
-      loads.push(target[prepare]?.(state) ?? (() => target.loadStateDict(state)));
+      loads.push(loaderOf(target, state));
     }
     for (const load of loads) await load();
     return values as T;

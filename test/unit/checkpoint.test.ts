@@ -12,6 +12,7 @@ import {
   writeSafetensors,
   type DType,
   type SafetensorsTensor,
+  type StateDict,
   type Tensor,
 } from '../../lib/index';
 import { InputFile } from '../../lib/formats/input';
@@ -371,6 +372,30 @@ test('a tensor that a state and a value name stays when the state is taken', asy
   await writeText(JSON.stringify({ version: '1', states }), new Map([['a', one]]));
   const { w } = await loadCheckpoint<{ w: Tensor }>(dir, { layer: { loadStateDict: () => undefined } });
   expect(await list(w)).toEqual([0]);
+});
+
+test('of several states all are taken or none, and a loadStateDict() of a subclass is called', async () => {
+  const { layer, optimizer } = setup();
+  await saveCheckpoint(dir, { layer, optimizer });
+  class Counting extends LoRALinear {
+    loaded = 0;
+    override loadStateDict(state: StateDict): void {
+      this.loaded++;
+      super.loadStateDict(state);
+    }
+  }
+  const options = { inFeatures: 12, outFeatures: 5, r: 3, device, seed: 4 } as const;
+  const counting = new Counting(options);
+  await loadCheckpoint(dir, { layer: counting });
+  expect(counting.loaded).toBe(1);
+  const other = new LoRALinear({ ...options, loraDropout: 0.25 });
+  other.up.version = 7;
+  await expectReject(
+    loadCheckpoint(dir, { layer: other, optimizer: new AdamW(other.parameters().slice(1)) }),
+    'ERR_ARGUMENT',
+    /^\[AdamW\] expected steps of 1 parameters/,
+  );
+  expect(other.up.version).toBe(7);
 });
 
 test('the holes of a list cannot be saved', async () => {
