@@ -2,6 +2,8 @@ import { existsSync, statSync } from 'node:fs';
 import { LoRAError } from '../errors';
 import { SavedFolder } from '../formats/file_group';
 import { readJson } from '../formats/json';
+import type { Source } from '../formats/links';
+import { checkpointFile } from '../formats/model_files';
 import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
@@ -79,16 +81,16 @@ function summed(tensors: Iterable<[string, Sized]>) {
   return { tensors: entries, parameters, bytes };
 }
 
-async function describeFile(path: string, kind: Report['kind']): Promise<Report> {
-  const file = await StoredTensors.open(path);
+async function describeFile(source: Source, kind: Report['kind']): Promise<Report> {
+  const file = await StoredTensors.open(source);
   try {
-    return { kind, path, metadata: file.metadata, ...summed(file.tensors) };
+    return { kind, path: file.file.path, metadata: file.metadata, ...summed(file.tensors) };
   } finally {
     await file.close();
   }
 }
 
-async function describePath(path: string): Promise<Report> {
+export async function describePath(path: string): Promise<Report> {
   if (!existsSync(path))
     throw new LoRAError('ERR_FILE', `[inspect] ${path} does not exist`, { op: 'inspect' });
   if (!statSync(path).isDirectory()) return describeFile(path, 'safetensors');
@@ -101,10 +103,9 @@ async function describePath(path: string): Promise<Report> {
     ]);
     return { kind: 'adapter', path, config, ...summed(sizes) };
   }
-  if (folder.has('checkpoint.safetensors'))
-    return describeFile(folder.path('checkpoint.safetensors'), 'checkpoint');
+  if (folder.has(checkpointFile)) return describeFile(folder.file(checkpointFile), 'checkpoint');
   if (folder.has('config.json')) {
-    const config = await readJson(folder.path('config.json'));
+    const config = await readJson(folder.file('config.json'));
     const model = await openModelTensors(path);
     try {
       const all = model.names.map((name): [string, Sized] => [name, model.get(name)]);

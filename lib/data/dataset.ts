@@ -1,5 +1,6 @@
 import { LoRAError } from '../errors';
 import { InputFile } from '../formats/input';
+import { jsonFault } from '../formats/json_scanner';
 import { toPath } from '../formats/paths';
 import { Pace } from '../tensor/pace';
 import { check, checkBoolean, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
@@ -196,11 +197,8 @@ class Reader {
     let row: unknown;
     try {
       row = JSON.parse(line);
-    } catch (error) {
-      this.#fail(
-        number,
-        `expected one JSON object per line but received ${describe(line)}: ${(error as Error).message}`,
-      );
+    } catch {
+      this.#fail(number, `expected one JSON object per line, but this is no JSON: ${jsonFault(line)}`);
     }
     if (typeof row !== 'object' || row === null || Array.isArray(row))
       this.#fail(number, `expected a JSON object but received ${describe(row)}`);

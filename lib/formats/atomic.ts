@@ -1,6 +1,6 @@
 /** Files that appear whole or not at all. */
-import { chmod, mkdir, open, realpath, rename, rm, stat, type FileHandle } from 'node:fs/promises';
-import { basename, dirname, resolve } from 'node:path';
+import { chmod, lstat, mkdir, open, realpath, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
 import { types } from 'node:util';
 import { LoRAError } from '../errors';
 import { systemReason } from './system_reason';
@@ -11,7 +11,7 @@ const maxWrite = 2 ** 30;
 /** Smaller pieces are gathered to this size, so that a thousand small tensors are not a thousand calls. */
 const gatherBytes = 2 ** 18;
 
-/** A symbolic link is followed: what it points to is replaced, and the link stays. */
+/** Where a folder lies that the user named: a link to it is followed. */
 export async function targetOf(path: string): Promise<string> {
   return realpath(path).catch(() => resolve(path));
 }
@@ -24,14 +24,17 @@ export function cannotWrite(path: string, error: unknown): LoRAError {
   return new LoRAError('ERR_FILE', `cannot write ${path}: ${reason}`, { cause: error });
 }
 
-/** Makes the names in a directory durable; not every platform lets a directory be opened. */
+/** Where a directory cannot be opened, or be made durable: of Windows, of some network file systems, of a folder that may not be listed. */
+const notForDirectories = ['EINVAL', 'EISDIR', 'EPERM', 'EACCES', 'EBADF', 'ENOSYS', 'ENOTSUP'];
+
+/** Makes the names in a directory durable, where the platform can. */
 export async function syncDirectory(dir: string): Promise<void> {
   let handle: FileHandle | undefined;
   try {
     handle = await open(dir, 'r');
     await handle.sync();
-  } catch {
-    // The rename itself has succeeded: the files are right, only later after a power failure.
+  } catch (error) {
+    if (!notForDirectories.includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
   } finally {
     await handle?.close();
   }
@@ -109,7 +112,8 @@ async function writePieces(handle: FileHandle, pieces: readonly Piece[], path: s
 
 /**
  * Writes a file so that its name holds either the old content or the new one, never a part: temporary file in the
- * same directory, fsync, rename, fsync of the directory. On failure the temporary file is removed.
+ * same directory, fsync, rename, fsync of the directory. On failure the temporary file is removed. A link at the name is replaced, and
+ * what it leads to stays as it is.
  *
  * Errors: ERR_FILE with the reason.
  */
@@ -139,7 +143,7 @@ export async function writeNewFile(
 
 /** A file that takes the place of another may be read by whom that one might. */
 export async function keepMode(path: string, target: string): Promise<void> {
-  const before = await stat(target).catch(() => undefined);
+  const before = await lstat(target).catch(() => undefined);
   if (before?.isFile()) await chmod(path, before.mode & 0o7777);
 }
 
@@ -154,7 +158,7 @@ export async function stageFile(
   path: string,
   data: string | Uint8Array | readonly Piece[],
 ): Promise<StagedFile> {
-  const target = await targetOf(path);
+  const target = join(await targetOf(dirname(path)), basename(path));
   await sweep(dirname(target), (name) => name === basename(target));
   const temporary = temporaryBeside(target);
   // What stopped the write is told, not what stops this.
@@ -171,11 +175,11 @@ export async function stageFile(
     async commit(): Promise<void> {
       try {
         await rename(temporary, target);
+        await syncDirectory(dirname(target));
       } catch (error) {
         await discard();
         throw cannotWrite(path, error);
       }
-      await syncDirectory(dirname(target));
     },
   };
 }

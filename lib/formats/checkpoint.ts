@@ -16,7 +16,9 @@ import {
   type Saved,
 } from './checkpoint_values';
 import { isRecord } from './json';
+import { jsonFault } from './json_scanner';
 import { SavedFolder } from './file_group';
+import { checkpointFile } from './model_files';
 import { toPath } from './paths';
 import { nestingSteps, readLimits, type Limits, type ReadLimits } from './limits';
 import { writeSafetensors, type SafetensorsTensor } from './safetensors';
@@ -35,7 +37,6 @@ import { check, checkOptions, describe, suggest } from '../validate';
 
 export type { StateDict, Stateful, StateValue } from '../tensor/state';
 
-export const checkpointFile = 'checkpoint.safetensors';
 const metadataKey = 'lora-native.checkpoint';
 
 /** Reads the tensors and arrays that values refer to, those that are missing excepted: decode names them. */
@@ -181,8 +182,7 @@ export async function loadCheckpoint<T extends object = Record<string, unknown>>
       `expected ${name} to have loadStateDict() but received ${describe(target)}`,
     );
   }
-  const saved = await SavedFolder.open(folder).catch(() => undefined);
-  const stored = await StoredTensors.open(saved?.path(checkpointFile) ?? path, { limits });
+  const stored = await StoredTensors.open((await SavedFolder.open(folder)).file(checkpointFile), { limits });
   const scope = new Scope(null);
   try {
     const { metadata } = stored;
@@ -243,8 +243,8 @@ function* readStates(
   let parsed: { version?: unknown; states?: unknown };
   try {
     parsed = JSON.parse(text) as typeof parsed;
-  } catch (cause) {
-    throw damaged(file, (cause as Error).message);
+  } catch {
+    throw damaged(file, `its state is not valid JSON: ${jsonFault(text)}`);
   }
   yield;
   yield* nestingSteps(parsed, limits, `the state in ${file.path}`);

@@ -5,13 +5,19 @@
  * then on, for the readers of this package, its files stand for those of the same names outside. Then they are moved out, one by
  * one. A crash before the rename leaves the old files, a crash after it the new ones, wherever it comes; the next save of the folder
  * finishes the moves. A folder that is new gets its name when all is in it.
+ *
+ * A folder may come from a stranger. What has that name is taken for a save's only if it is a real folder of regular files whose
+ * names are those that saves write; else it is an error and stays as it is. No call here follows a link below the folder that was named.
  */
 import { existsSync } from 'node:fs';
-import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from 'node:fs/promises';
+import { lstat, mkdir, open, readdir, rename, rm, rmdir, stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { LoRAError } from '../errors';
 import { cannotWrite, keepMode, makeDirectory, syncDirectory, targetOf, writeNewFile } from './atomic';
-import { modelFiles } from './model_files';
+import { readJson } from './json';
+import type { FolderFile } from './links';
+import { modelFiles, savedFiles } from './model_files';
+import { systemReason } from './system_reason';
 import { sweep, temporaryBeside, temporaryIn } from './temporary';
 
 /** The folder whose files stand for those outside. */
@@ -25,7 +31,7 @@ const checkpoint = /^checkpoint-\d+$/;
 const areCheckpoints = (name: string, target: string): boolean =>
   checkpoint.test(name) && checkpoint.test(basename(target));
 
-const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
+const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException | undefined)?.code;
 /** For calls that another process may have made before. */
 const unless =
   (...codes: string[]) =>
@@ -61,8 +67,8 @@ async function inTurn(target: string, save: () => Promise<void>): Promise<void> 
 }
 
 /**
- * Lets `write` fill a hidden folder with files, which then appear in `dir` together; other files of `dir` stay, but for those of
- * `obsolete`, a list of names, that `write` does not make. Missing parents are made; on failure everything stays as it was.
+ * Lets `write` fill a hidden folder with files of known names, which then appear in `dir` together; other files of `dir` stay, but for
+ * those of `obsolete`, a list of names, that `write` does not make. Missing parents are made; on failure everything stays as it was.
  *
  * Errors: what `write` throws; ERR_FILE with the reason.
  */
@@ -149,13 +155,18 @@ async function syncTree(dir: string): Promise<void> {
 
 async function replaceFiles(folder: string, target: string, obsolete: readonly string[]): Promise<void> {
   const names = await readdir(folder);
+  const unknown = names.find((name) => !savedFiles.includes(name));
+  if (unknown !== undefined) throw new Error(`a save would not know ${unknown}: it belongs to savedFiles`);
   await sweep(target, (name) => names.includes(name));
   for (const name of names) {
-    const there = await stat(join(target, name)).catch(() => undefined);
+    const there = await lstat(join(target, name)).catch(() => undefined);
     if (there?.isDirectory()) throw Object.assign(new Error(), { code: 'EISDIR' });
     await keepMode(join(folder, name), join(target, name));
   }
-  const gone = obsolete.filter((name) => !names.includes(name) && existsSync(join(target, name)));
+  const present = await readdir(target);
+  const gone = modelFiles.filter(
+    (name) => obsolete.includes(name) && !names.includes(name) && present.includes(name),
+  );
   if (gone.length > 0) {
     await writeNewFile(join(folder, removals), JSON.stringify(gone));
     await syncDirectory(folder);
@@ -176,11 +187,44 @@ async function replaceFiles(folder: string, target: string, obsolete: readonly s
   }
 }
 
+/** What has the journal's name, and is not a save's, stays as it is. */
+function notOurs(dir: string, why: string): LoRAError {
+  return new LoRAError(
+    'ERR_FILE',
+    `${join(dir, journal)} is not of a save of lora-native: ${why}. Remove it, if you trust the folder`,
+  );
+}
+
+/** The names that a save takes away; none where another process has finished it. */
 async function removed(dir: string): Promise<string[]> {
-  const text = await readFile(join(dir, journal, removals), 'utf8').catch(unless('ENOENT', 'ENOTDIR'));
-  const names: unknown = text === undefined ? [] : JSON.parse(text);
-  // A folder by a stranger may hold such a list too: only what saves of a model make is ever taken away.
-  return modelFiles.filter((name) => (names as unknown[]).includes(name));
+  const list = { path: join(dir, journal, removals), folder: dir };
+  const names = await readJson(list).catch((error: unknown) => {
+    if (codeOf((error as LoRAError).cause) !== 'ENOENT') throw error;
+    return [];
+  });
+  const known = (name: unknown): name is string => modelFiles.includes(name as string);
+  if (!Array.isArray(names) || !names.every(known))
+    throw notOurs(dir, `${removals} in it is not a list of names that a save takes away`);
+  return names;
+}
+
+/** The names in the journal of a folder; undefined where there is none. Throws for what no save has made. */
+async function journalOf(dir: string): Promise<string[] | undefined> {
+  const path = join(dir, journal);
+  const found = await lstat(path).catch(unless('ENOENT', 'ENOTDIR'));
+  if (found === undefined) return undefined;
+  if (!found.isDirectory())
+    throw notOurs(dir, found.isSymbolicLink() ? 'it is a link' : 'it is not a directory');
+  const entries = await readdir(path, { withFileTypes: true }).catch(unless('ENOENT'));
+  if (entries === undefined) return undefined; // another process has finished the save
+  for (const entry of entries) {
+    if (!savedFiles.includes(entry.name) && entry.name !== removals)
+      throw notOurs(dir, `it holds ${entry.name}`);
+    if (!entry.isFile()) throw notOurs(dir, `${entry.name} in it is not a regular file`);
+  }
+  const names = entries.map(({ name }) => name);
+  if (names.includes(removals)) await removed(dir);
+  return names;
 }
 
 /**
@@ -189,7 +233,7 @@ async function removed(dir: string): Promise<string[]> {
  */
 async function finish(target: string): Promise<void> {
   const from = join(target, journal);
-  const names = await readdir(from).catch(unless('ENOENT', 'ENOTDIR'));
+  const names = await journalOf(target);
   if (names === undefined) return;
   for (const name of names)
     if (name !== removals) await rename(join(from, name), join(target, name)).catch(unless('ENOENT'));
@@ -209,24 +253,39 @@ export class SavedFolder {
     private readonly moving: ReadonlySet<string>,
   ) {}
 
-  /** Errors as readdir gives them. */
-  static async open(dir: string): Promise<SavedFolder> {
-    const saved = await readdir(join(dir, journal)).catch(unless('ENOENT', 'ENOTDIR'));
-    const names = new Set(await readdir(dir));
-    names.delete(journal);
-    const moving = new Set(saved);
-    if (moving.delete(removals)) for (const name of await removed(dir)) names.delete(name);
-    for (const name of moving) names.add(name);
-    return new SavedFolder(dir, names, moving);
+  /** @throws ERR_FILE for a directory that cannot be read, and for a journal in it that no save has made. */
+  static async open(dir: string, what = 'directory'): Promise<SavedFolder> {
+    try {
+      const saved = await journalOf(dir);
+      const names = new Set(await readdir(dir));
+      names.delete(journal);
+      const moving = new Set(saved);
+      if (moving.delete(removals)) for (const name of await removed(dir)) names.delete(name);
+      for (const name of moving) names.add(name);
+      return new SavedFolder(dir, names, moving);
+    } catch (cause) {
+      if (cause instanceof LoRAError) throw cause;
+      const reason = systemReason(cause).replace('no such file', 'no such directory');
+      throw new LoRAError('ERR_FILE', `cannot read the ${what} ${dir}: ${reason}`, { cause });
+    }
+  }
+
+  /** The same; undefined where there is no such directory. */
+  static async find(dir: string): Promise<SavedFolder | undefined> {
+    return SavedFolder.open(dir).catch((error: unknown) => {
+      if (codeOf((error as LoRAError).cause) !== 'ENOENT') throw error;
+      return undefined;
+    });
   }
 
   has(name: string): boolean {
     return this.names.has(name);
   }
 
-  /** Where the file of that name is to be read. */
-  path(name: string): string {
-    return this.moving.has(name) ? join(this.dir, journal, name) : join(this.dir, name);
+  /** Where the file of that name is to be read, from which no link may lead out of the folder. */
+  file(name: string): FolderFile {
+    const path = this.moving.has(name) ? join(this.dir, journal, name) : join(this.dir, name);
+    return { path, folder: this.dir };
   }
 
   /** Whether a save had not come to its end. */

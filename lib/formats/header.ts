@@ -40,7 +40,7 @@ export function headerLength(start: Uint8Array, fileBytes: number, limits = defa
     // Only now: a length of 640 is spelt like the start of a pickle.
     const what = recognise(start);
     if (what !== undefined) fail(what);
-    fail(`does not begin like a safetensors file: its header would be ${length} bytes long`);
+    fail(`does not begin like a safetensors file: its header would be longer than ${maxHeaderBytes} bytes`);
   }
   if (8 + Number(length) > fileBytes) {
     fail(`is cut off: the header alone needs ${8 + Number(length)} bytes and the file has ${fileBytes}`);

@@ -5,6 +5,7 @@
 import { constants, type BigIntStats } from 'node:fs';
 import { open, stat, type FileHandle } from 'node:fs/promises';
 import { LoRAError } from '../errors';
+import { endOfLinks, type Source } from './links';
 import { systemReason } from './system_reason';
 
 /** Bytes of one call of read. Smaller ones cost calls; larger ones hold a thread of the pool, and the event loop when they are copied. */
@@ -12,6 +13,8 @@ export const sliceBytes = 4 * 2 ** 20;
 
 /** Nonblocking, so that a FIFO put in the place of a file between the check and the call cannot hold it. */
 const flags = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0) | (constants.O_NOCTTY ?? 0);
+/** The same for a link. */
+const noLink = constants.O_NOFOLLOW ?? 0;
 
 /** What something that is no regular file is. */
 function kindOf(stats: BigIntStats): string {
@@ -26,18 +29,12 @@ function kindOf(stats: BigIntStats): string {
   return `it is ${what}, not a regular file`;
 }
 
-/** @throws ERR_FILE for a path that names no regular file. */
-export async function checkRegular(path: string): Promise<void> {
-  let stats: BigIntStats;
-  try {
-    stats = await stat(path, { bigint: true });
-  } catch (error) {
-    throw cannotRead(path, error);
-  }
+function checkRegular(path: string, stats: BigIntStats): void {
   if (!stats.isFile()) throw new LoRAError('ERR_FILE', `cannot read ${path}: ${kindOf(stats)}`);
 }
 
 function cannotRead(path: string, error: unknown): LoRAError {
+  if (error instanceof LoRAError) return error;
   return new LoRAError('ERR_FILE', `cannot read ${path}: ${systemReason(error)}`, { cause: error });
 }
 
@@ -62,19 +59,25 @@ export class InputFile {
     private readonly opened: BigIntStats,
   ) {}
 
-  /** @throws ERR_FILE for what is missing, may not be read or is no regular file; the reason of the signal. */
-  static async open(path: string, signal?: AbortSignal): Promise<InputFile> {
+  /**
+   * Errors: ERR_FILE for what is missing, may not be read, is no regular file, or is a link that leads out of its folder; the reason of
+   * the signal.
+   */
+  static async open(source: Source, signal?: AbortSignal): Promise<InputFile> {
     signal?.throwIfAborted();
-    await checkRegular(path); // opening a device can do harm
+    const named = typeof source === 'string';
+    const path = named ? source : source.path;
     let handle: FileHandle | undefined;
     try {
-      handle = await open(path, flags);
+      const end = named ? path : await endOfLinks(source);
+      checkRegular(path, await stat(end, { bigint: true })); // opening a device can do harm
+      handle = await open(end, named ? flags : flags | noLink);
       const stats = await handle.stat({ bigint: true });
-      if (!stats.isFile()) throw new LoRAError('ERR_FILE', `cannot read ${path}: ${kindOf(stats)}`);
+      checkRegular(path, stats);
       return new InputFile(path, Number(stats.size), handle, signal, stats);
     } catch (error) {
       await handle?.close();
-      throw error instanceof LoRAError ? error : cannotRead(path, error);
+      throw cannotRead(path, error);
     }
   }
 
@@ -109,7 +112,9 @@ export class InputFile {
    * another file.
    */
   async checkUnchanged(named = false): Promise<void> {
-    const now = await this.handle.stat({ bigint: true });
+    const now = await this.handle.stat({ bigint: true }).catch((error: unknown) => {
+      throw cannotRead(this.path, error);
+    });
     const same = (a: BigIntStats, b: BigIntStats): boolean => a.size === b.size && a.mtimeNs === b.mtimeNs;
     if (!same(now, this.opened)) throw this.#changed();
     if (!named) return;

@@ -1,5 +1,7 @@
 import { LoRAError } from '../errors';
 import { InputFile } from './input';
+import { jsonFault } from './json_scanner';
+import type { Source } from './links';
 import { checkLimit, checkNesting, defaultLimits, type Limits } from './limits';
 import { recognise } from './recognise';
 
@@ -17,11 +19,12 @@ export type SizeLimit = 'jsonBytes' | 'tokenizerBytes';
  * order mark is dropped.
  */
 export async function readText(
-  path: string,
+  source: Source,
   { limits = defaultLimits, signal }: Reading = {},
   size: SizeLimit = 'jsonBytes',
 ): Promise<string> {
-  const file = await InputFile.open(path, signal);
+  const file = await InputFile.open(source, signal);
+  const { path } = file;
   let bytes: Uint8Array;
   try {
     checkLimit(limits, size, file.size, `${path} has ${file.size} bytes`);
@@ -38,8 +41,9 @@ export async function readText(
 }
 
 /** The parsed content of a JSON file; ERR_FILE when it is missing, not JSON, or beyond a bound. */
-export async function readJson(path: string, reading: Reading = {}, size?: SizeLimit): Promise<unknown> {
-  return parseJson(await readText(path, reading, size), path, reading.limits);
+export async function readJson(source: Source, reading: Reading = {}, size?: SizeLimit): Promise<unknown> {
+  const path = typeof source === 'string' ? source : source.path;
+  return parseJson(await readText(source, reading, size), path, reading.limits);
 }
 
 /** The value of a JSON text that was read from `path`; ERR_FILE when it is not JSON, or nested beyond the bound. */
@@ -47,10 +51,9 @@ export function parseJson(text: string, path: string, limits = defaultLimits): u
   let value: unknown;
   try {
     value = JSON.parse(text);
-  } catch (error) {
+  } catch {
     const what = recognise(Buffer.from(text.slice(0, 512)));
-    const reason = what ?? `is not valid JSON: ${error instanceof Error ? error.message : String(error)}`;
-    throw new LoRAError('ERR_FILE', `${path} ${reason}`, { cause: error });
+    throw new LoRAError('ERR_FILE', `${path} ${what ?? `is not valid JSON: ${jsonFault(text)}`}`);
   }
   checkNesting(value, limits, path);
   return value;

@@ -4,6 +4,7 @@
  */
 const [quote, backslash, openList, closeList, openObject, closeObject, comma, colon] =
   Buffer.from('"\\[]{},:');
+const lineFeed = 10;
 /** The same limit as the official reader's parser has; it also bounds our own recursion. */
 const maxDepth = 127;
 /** For the words and numbers, which are short: more than a double needs is not read. */
@@ -12,18 +13,28 @@ const numberSyntax = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/;
 const mostSkipped = 65_536;
 const literals = ['null', 'true', 'false'];
 
-/** Reads UTF-8 text that is known to be well-formed. Every method throws a SyntaxError that says what is wrong and where. */
+/**
+ * Reads UTF-8 text that is known to be well-formed. Every method throws a SyntaxError that says what is wrong and where, in words that
+ * hold nothing of the text.
+ */
 export class JsonScanner {
   readonly #bytes: Buffer;
   #at = 0;
   #skipped = 0;
 
-  constructor(bytes: Uint8Array) {
+  constructor(
+    bytes: Uint8Array,
+    private readonly most = mostSkipped,
+  ) {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   }
 
   fail(what: string): never {
-    throw new SyntaxError(`${what} at character ${this.#at}`);
+    const before = this.#bytes.subarray(0, this.#at);
+    let line = 1;
+    for (const byte of before) if (byte === lineFeed) line++;
+    const character = before.toString('utf8', before.lastIndexOf(lineFeed) + 1).length;
+    throw new SyntaxError(`${what} at ${line > 1 ? `line ${line}, ` : ''}character ${character}`);
   }
 
   /** The first byte of the value that comes next, as a character. */
@@ -140,8 +151,7 @@ export class JsonScanner {
   /** Passes a value of any kind. There may be only so many of these: nobody has an interest in what they hold. */
   skipValue(depth = 0): void {
     if (depth > maxDepth) this.fail('nesting too deep');
-    if (++this.#skipped > mostSkipped)
-      this.fail(`more than ${mostSkipped} values that the format does not know`);
+    if (++this.#skipped > this.most) this.fail(`more than ${this.most} values that the format does not know`);
     const first = this.#bytes[this.#at];
     if (first === openObject) {
       const keys = this.keys();
@@ -150,4 +160,17 @@ export class JsonScanner {
     else if (first === quote) this.string();
     else if (this.literal() === undefined) this.integer();
   }
+}
+
+/** What is wrong with a text that JSON.parse refuses, and where. The parser's own message quotes the text, which may be a secret. */
+export function jsonFault(text: string): string {
+  try {
+    const json = new JsonScanner(Buffer.from(text), Infinity);
+    json.spaces();
+    json.skipValue();
+    json.end();
+  } catch (error) {
+    return (error as Error).message;
+  }
+  return 'the parser refuses it';
 }

@@ -1,4 +1,4 @@
-/** The files that a saved model consists of. Nothing else in its folder is ever replaced or taken away. */
+/** The names of the files that are saved. */
 
 export const configFile = 'config.json';
 export const weightsFile = 'model.safetensors';
@@ -18,4 +18,19 @@ export const sideFiles = [
   'chat_template.json',
 ] as const;
 
+/** What a saved model consists of. Nothing else in its folder is ever taken away. */
 export const modelFiles: readonly string[] = [configFile, weightsFile, ...sideFiles];
+
+export const adapterConfigFile = 'adapter_config.json';
+export const adapterWeightsFile = 'adapter_model.safetensors';
+export const checkpointFile = 'checkpoint.safetensors';
+export const cardFile = 'README.md';
+
+/** Every file that a save of several files writes: nothing else in a folder is ever replaced. */
+export const savedFiles: readonly string[] = [
+  ...modelFiles,
+  adapterConfigFile,
+  adapterWeightsFile,
+  checkpointFile,
+  cardFile,
+];

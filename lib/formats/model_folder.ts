@@ -16,7 +16,7 @@ async function identity(path: string): Promise<string | undefined> {
 }
 
 const identities = (folder: SavedFolder): Promise<(string | undefined)[]> =>
-  Promise.all(textFiles.map((name) => identity(folder.path(name))));
+  Promise.all(textFiles.map((name) => identity(folder.file(name).path)));
 
 /** Reads the texts of a model, and tells afterwards whether they belong together. */
 export class ModelFolder {
@@ -41,12 +41,12 @@ export class ModelFolder {
 
   /** The content of a JSON file; undefined when there is none. */
   async json(name: string, size?: SizeLimit): Promise<unknown> {
-    return this.has(name) ? readJson(this.folder.path(name), this.reading, size) : undefined;
+    return this.has(name) ? readJson(this.folder.file(name), this.reading, size) : undefined;
   }
 
   /** The content of a text file; undefined when there is none. */
   async text(name: string): Promise<string | undefined> {
-    return this.has(name) ? readText(this.folder.path(name), this.reading) : undefined;
+    return this.has(name) ? readText(this.folder.file(name), this.reading) : undefined;
   }
 
   /** Throws ERR_FILE when a file was written, replaced or taken away since the folder was opened: it may not belong to the others. */

@@ -1,12 +1,10 @@
 /** The tensors of a Hugging Face model directory: one safetensors file, or shards with an index. */
-import { realpath } from 'node:fs/promises';
-import { basename, dirname, isAbsolute, join, normalize, sep } from 'node:path';
+import { isAbsolute, normalize, sep } from 'node:path';
 import { LoRAError } from '../errors';
 import { SavedFolder } from './file_group';
 import { isRecord, readJson, type Reading } from './json';
 import { weightsFile as single } from './model_files';
 import { StoredTensors, type StoredTensor } from './stored_tensors';
-import { systemReason } from './system_reason';
 
 const index = 'model.safetensors.index.json';
 
@@ -27,15 +25,9 @@ export interface ModelTensors {
  * link to one; ERR_SAFETENSORS when a file is bad, or a shard lacks a tensor that the index promises.
  */
 export async function openModelTensors(dir: string, reading: Reading = {}): Promise<ModelTensors> {
-  let folder: SavedFolder;
-  try {
-    folder = await SavedFolder.open(dir);
-  } catch (error) {
-    const reason = systemReason(error).replace('no such file', 'no such directory');
-    throw new LoRAError('ERR_FILE', `cannot read the model directory ${dir}: ${reason}`, { cause: error });
-  }
+  const folder = await SavedFolder.open(dir, 'model directory');
   if (folder.has(single)) return new OpenShards(folder, new Map([[single, undefined]]), reading).open();
-  if (folder.has(index)) return new OpenShards(folder, await readIndex(dir, reading), reading).open();
+  if (folder.has(index)) return new OpenShards(folder, await readIndex(folder, reading), reading).open();
   throw new LoRAError('ERR_FILE', `${dir} has neither ${single} nor ${index}${hint([...folder.names])}`);
 }
 
@@ -46,9 +38,10 @@ function hint(present: readonly string[]): string {
 }
 
 /** Shard file → names of the tensors that it must hold. */
-async function readIndex(dir: string, reading: Reading): Promise<Map<string, string[]>> {
-  const path = join(dir, index);
-  const json = await readJson(path, reading);
+async function readIndex(folder: SavedFolder, reading: Reading): Promise<Map<string, string[]>> {
+  const file = folder.file(index);
+  const { path } = file;
+  const json = await readJson(file, reading);
   const weights = isRecord(json) ? json['weight_map'] : undefined;
   if (!isRecord(weights)) throw new LoRAError('ERR_FILE', `${path} has no weight_map object`);
   const shards = new Map<string, string[]>();
@@ -72,18 +65,6 @@ function insideDirectory(path: string, file: string): string {
     throw new LoRAError('ERR_FILE', `${path} names a file outside its directory: ${JSON.stringify(file)}`);
   }
   return plain;
-}
-
-/**
- * A link inside a download must not make us read, and save() copy, a file elsewhere. The cache of the hub consists of links:
- * snapshots/REVISION/NAME to blobs/DIGEST.
- */
-export async function checkLink(dir: string, name: string): Promise<void> {
-  const [base, file] = await Promise.all([realpath(dir), realpath(join(dir, name)).catch(() => undefined)]);
-  if (file === undefined || file.startsWith(base + sep)) return;
-  for (let at = base; dirname(at) !== at; at = dirname(at))
-    if (basename(at) === 'snapshots' && dirname(file) === join(at, '../blobs')) return;
-  throw new LoRAError('ERR_FILE', `${join(dir, name)} is a link to a file outside its directory: ${file}`);
 }
 
 class OpenShards implements ModelTensors {
@@ -114,9 +95,9 @@ class OpenShards implements ModelTensors {
   }
 
   async #openShard(shard: string, promised: readonly string[]): Promise<void> {
-    const path = this.#folder.path(shard);
-    await checkLink(this.#folder.dir, shard);
-    const file = await StoredTensors.open(path, this.#reading);
+    const source = this.#folder.file(shard);
+    const { path } = source;
+    const file = await StoredTensors.open(source, this.#reading);
     this.#files.push(file);
     const lacking = promised.filter((name) => !file.tensors.has(name));
     if (lacking.length > 0) {

@@ -5,6 +5,7 @@ import { HeaderError, headerLength, parseHeader, type TensorEntry } from './head
 import type { Reading } from './json';
 import { inSlices } from '../tensor/pace';
 import { InputFile, ownMemory, sliceBytes } from './input';
+import type { Source } from './links';
 import type { SafetensorsTensor } from './safetensors';
 
 /** A tensor in a file. */
@@ -70,8 +71,8 @@ export class StoredTensors {
   ) {}
 
   /** @throws ERR_FILE for what is no regular file or cannot be read, ERR_SAFETENSORS with the reason. */
-  static async open(path: string, { limits, signal }: Reading = {}): Promise<StoredTensors> {
-    const file = await InputFile.open(path, signal);
+  static async open(source: Source, { limits, signal }: Reading = {}): Promise<StoredTensors> {
+    const file = await InputFile.open(source, signal);
     try {
       const start = await file.bytes(0, Math.min(file.size, 512));
       const length = headerLength(start, file.size, limits);
@@ -83,7 +84,7 @@ export class StoredTensors {
       // What was read of a file that is being written says nothing about the file.
       await file.checkUnchanged().finally(() => file.close());
       if (!(error instanceof HeaderError)) throw error;
-      throw new LoRAError('ERR_SAFETENSORS', `${path} ${error.message}`, { cause: error });
+      throw new LoRAError('ERR_SAFETENSORS', `${file.path} ${error.message}`, { cause: error });
     }
   }
 

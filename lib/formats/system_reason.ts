@@ -15,6 +15,10 @@ export function systemReason(error: unknown): string {
       return 'no space left on the device';
     case 'EROFS':
       return 'the file system is read-only';
+    case 'EIO':
+      return 'the device reports an input or output error';
+    case 'ELOOP':
+      return 'it is a link, or has too many in its path';
     case undefined:
     default:
       return error instanceof Error ? error.message : String(error);

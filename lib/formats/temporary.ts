@@ -1,6 +1,6 @@
 /** Names of files and folders that are being written, and what is left of those whose process was killed. */
 import { createHash, randomBytes } from 'node:crypto';
-import { readdir, rm, stat } from 'node:fs/promises';
+import { lstat, readdir, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 
@@ -26,7 +26,7 @@ function isRunning(pid: number): boolean {
 }
 
 async function isAbandoned(path: string, pid: number, from: string): Promise<boolean> {
-  const { mtimeMs } = await stat(path);
+  const { mtimeMs } = await lstat(path);
   if (from !== host) return Date.now() - mtimeMs > day;
   // A process number comes again, in containers often: then the file is older than this process.
   if (pid === process.pid) return mtimeMs < Date.now() - process.uptime() * 1000 - 1000;

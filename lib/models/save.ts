@@ -10,7 +10,6 @@ import { InputFile, sliceBytes } from '../formats/input';
 import { configFile, modelFiles, sideFiles, weightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor } from '../formats/safetensors';
 import { toPath } from '../formats/paths';
-import { checkLink } from '../formats/sharded';
 import type { Linear } from '../linear/linear';
 import { roomInQueue, type Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
@@ -83,8 +82,7 @@ const late = (
 
 /** The copy of a file beside the weights, read in slices. */
 async function copySide(source: SavedFolder, name: string, to: string): Promise<void> {
-  await checkLink(source.dir, name);
-  const file = await InputFile.open(source.path(name));
+  const file = await InputFile.open(source.file(name));
   try {
     async function* parts(): AsyncGenerator<Uint8Array> {
       for (let at = 0; at < file.size; at += sliceBytes)
@@ -150,7 +148,7 @@ export async function saveModel(
         join(folder, weightsFile),
         await inSlices(serializeLate(tensors, { format: 'pt' }, 'save')),
       );
-      const beside = await SavedFolder.open(source).catch(() => undefined);
+      const beside = await SavedFolder.find(source);
       for (const file of sideFiles) if (beside?.has(file)) await copySide(beside, file, join(folder, file));
     },
     modelFiles,

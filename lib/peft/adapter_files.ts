@@ -1,22 +1,20 @@
 /** PEFT's adapter directories: adapter_config.json and adapter_model.safetensors. */
 import { createHash } from 'node:crypto';
-import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoRAError } from '../errors';
 import { writeNewFile } from '../formats/atomic';
 import { saveTogether, SavedFolder } from '../formats/file_group';
 import { isRecord, parseJson, readText } from '../formats/json';
 import { readLimits, type Limits, type ReadLimits } from '../formats/limits';
+import { refuseLink } from '../formats/links';
+import { adapterConfigFile as configFile, adapterWeightsFile as weightsFile } from '../formats/model_files';
 import { toPath } from '../formats/paths';
 import { atOnce } from '../tensor/pace';
 import { serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
-import { systemReason } from '../formats/system_reason';
 import { check, checkOptions, describe } from '../validate';
 import { foreignConfig } from './config';
 
-const configFile = 'adapter_config.json';
-const weightsFile = 'adapter_model.safetensors';
 /** In the metadata of the weights: the SHA-256 of the configuration that they were saved with. */
 const digestKey = 'lora-native.config';
 
@@ -89,20 +87,20 @@ interface Pair {
 
 /** The two files; undefined when they were replaced meanwhile. With `last`, that is an error. */
 async function readPair(path: string, limits: Limits, last: boolean): Promise<Pair | undefined> {
-  const folder = await openFolder(path);
+  const folder = await SavedFolder.open(path, 'adapter directory');
   checkFiles(path, folder, await findInner(path, folder));
   const again = (error: unknown): undefined => {
     const moved = (error as { cause?: NodeJS.ErrnoException }).cause?.code === 'ENOENT';
     if (last || !moved) throw error;
     return undefined;
   };
-  const text = await readText(folder.path(configFile), { limits }).catch(again);
+  const text = await readText(folder.file(configFile), { limits }).catch(again);
   if (text === undefined) return undefined;
   const config = parseJson(text, join(path, configFile), limits);
   // Said before the weights are missed: of another method they have another name.
   const foreign = foreignConfig(config);
   if (foreign !== undefined) throw new LoRAError('ERR_ADAPTER', `${join(path, configFile)} ${foreign}`);
-  const file = await StoredTensors.open(folder.path(weightsFile), { limits }).catch(again);
+  const file = await StoredTensors.open(folder.file(weightsFile), { limits }).catch(again);
   if (file === undefined) return undefined;
   try {
     const of = file.metadata[digestKey];
@@ -113,15 +111,6 @@ async function readPair(path: string, limits: Limits, last: boolean): Promise<Pa
       : { config, tensors, edited: `${of} ${digest}` };
   } finally {
     await file.close();
-  }
-}
-
-async function openFolder(dir: string): Promise<SavedFolder> {
-  try {
-    return await SavedFolder.open(dir);
-  } catch (error) {
-    const reason = systemReason(error).replace('no such file', 'no such directory');
-    throw new LoRAError('ERR_FILE', `cannot read the adapter directory ${dir}: ${reason}`, { cause: error });
   }
 }
 
@@ -147,8 +136,11 @@ function checkFiles(dir: string, folder: SavedFolder, inner: string | undefined)
 async function findInner(dir: string, folder: SavedFolder): Promise<string | undefined> {
   if (folder.has(configFile)) return undefined;
   for (const name of folder.names) {
-    const files = await readdir(join(dir, name)).catch((): string[] => []);
-    if (files.includes(configFile)) return name;
+    const path = join(dir, name);
+    const inner = await refuseLink(path)
+      .then(() => SavedFolder.open(path))
+      .catch(() => undefined);
+    if (inner?.has(configFile)) return name;
   }
   return undefined;
 }

@@ -3,9 +3,8 @@ import { createHash } from 'node:crypto';
 import { version } from '../../package.json';
 import { SavedFolder } from '../formats/file_group';
 import { readText } from '../formats/json';
+import { cardFile } from '../formats/model_files';
 import { baseModelId, resultFacts, settingFacts, subjectFacts, type Fact, type RunSubject } from './facts';
-
-export const cardFile = 'README.md';
 
 const marker = /\n<!-- lora-native replaces this card while it is unchanged: ([0-9a-f]{64}) -->\n$/;
 const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
@@ -22,9 +21,9 @@ export function isOurs(text: string): boolean {
 
 /** Whether a save may put its card into a folder. What cannot be read is left alone. */
 export async function mayWriteCard(dir: string): Promise<boolean> {
-  const folder = await SavedFolder.open(dir).catch(() => undefined);
+  const folder = await SavedFolder.find(dir);
   if (!folder?.has(cardFile)) return true;
-  return isOurs(await readText(folder.path(cardFile)).catch(() => ''));
+  return isOurs(await readText(folder.file(cardFile)).catch(() => ''));
 }
 
 /** Markdown that shows a text as it is, in one line: nothing in a code span is a link, a tag or a mention. */

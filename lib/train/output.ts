@@ -5,12 +5,14 @@ import { saveCheckpoint } from '../formats/checkpoint';
 import { LoRAError } from '../errors';
 import { makeDirectory, writeFileAtomic, writeNewFile } from '../formats/atomic';
 import { SavedFolder, saveTogether } from '../formats/file_group';
+import { refuseLink } from '../formats/links';
+import { cardFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
 import type { Adapter } from '../peft/adapter';
 import { readAdapter, writeAdapterWith } from '../peft/adapter_files';
 import type { Optimizer } from '../optim/optimizer';
 import { temporaryBeside } from '../formats/temporary';
-import { cardFile, mayWriteCard } from './model_card';
+import { mayWriteCard } from './model_card';
 import { checkpointsOf, type RunState } from './resume';
 
 interface CheckpointOptions {
@@ -69,6 +71,7 @@ export class OutputDirectory {
   ): Promise<string> {
     const { step, settings, data, evaluations } = state;
     const dir = this.checkpoint(step);
+    await refuseLink(dir);
     await saveTogether(dir, async (temporary) => {
       await adapter.save(temporary);
       await saveCheckpoint(temporary, {

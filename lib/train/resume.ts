@@ -6,6 +6,7 @@ import { LoRAError } from '../errors';
 import { loadCheckpoint } from '../formats/checkpoint';
 import { SavedFolder } from '../formats/file_group';
 import { isRecord, parseJson } from '../formats/json';
+import { refuseLink } from '../formats/links';
 import { fingerprintOf, sameNumbers } from '../linear/fingerprint';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
@@ -101,13 +102,20 @@ export type Resumed = RunState & { readonly dir: string };
 
 /** The checkpoints in the folder of a run, oldest first; none where there is no such folder. */
 export async function checkpointsOf(outDir: string): Promise<{ step: number; path: string }[]> {
-  const folder = await SavedFolder.open(outDir).catch(() => undefined);
+  const folder = await SavedFolder.find(outDir);
   return [...(folder?.names ?? [])]
     .flatMap((name) => {
       const step = /^checkpoint-(\d+)$/.exec(name)?.[1];
       return step === undefined ? [] : [{ step: Number(step), path: join(outDir, name) }];
     })
     .sort((a, b) => a.step - b.step);
+}
+
+/** The newest checkpoint in the folder of a run; undefined where there is none. @throws ERR_FILE for a link to elsewhere. */
+export async function newestCheckpoint(outDir: string): Promise<string | undefined> {
+  const path = (await checkpointsOf(outDir)).at(-1)?.path;
+  if (path !== undefined) await refuseLink(path);
+  return path;
 }
 
 /** What of a run its checkpoints have to fit. */
@@ -231,7 +239,9 @@ export async function bestCheckpoint(from: Resumed, outDir: string): Promise<str
   if (best.step === from.step) return from.dir;
   for (const folder of [dirname(from.dir), outDir]) {
     const found = (await checkpointsOf(folder)).find(({ step }) => step === best.step);
-    if (found) return found.path;
+    if (!found) continue;
+    await refuseLink(found.path);
+    return found.path;
   }
   throw new LoRAError(
     'ERR_FILE',

@@ -20,8 +20,8 @@ import { Report } from './report/report';
 import { loadCheckpoint } from '../formats/checkpoint';
 import {
   bestCheckpoint,
-  checkpointsOf,
   DataDigest,
+  newestCheckpoint,
   readRunState,
   replay,
   settingsOf,
@@ -180,7 +180,7 @@ export class Trainer {
   /** Reads the place from which the run goes on, where there is one. */
   async #resume(): Promise<Resumed | undefined> {
     const { resume, outDir, totalSteps, maxTokens, keepBest } = this.#options;
-    const dir = resume === true ? (await checkpointsOf(outDir!)).at(-1)?.path : resume || undefined;
+    const dir = resume === true ? await newestCheckpoint(outDir!) : resume || undefined;
     if (dir === undefined) return undefined;
     // Each step has a token at least.
     const state = await readRunState(dir, { settings: this.#settings, mostSteps: totalSteps ?? maxTokens });

@@ -10,10 +10,10 @@ import { AdamW, CausalLM, loadCheckpoint, saveCheckpoint, setThreads, type Adapt
 import { SavedFolder } from '../../lib/formats/file_group';
 import { readText } from '../../lib/formats/json';
 import { ModelFolder } from '../../lib/formats/model_folder';
-import { sideFiles } from '../../lib/formats/model_files';
+import { cardFile, sideFiles } from '../../lib/formats/model_files';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { readAdapter, writeAdapter } from '../../lib/peft/adapter_files';
-import { cardFile, signed } from '../../lib/train/model_card';
+import { signed } from '../../lib/train/model_card';
 import { OutputDirectory } from '../../lib/train/output';
 import { checkpointsOf } from '../../lib/train/resume';
 import { crashingDisk } from '../support/crashing_disk';
@@ -78,7 +78,7 @@ async function adapterState(dir: string): Promise<string> {
 
 /** An adapter and the card that describes it: neither is ever seen beside the other's. */
 async function cardState(dir: string): Promise<string> {
-  const card = await readText((await SavedFolder.open(dir)).path(cardFile));
+  const card = await readText((await SavedFolder.open(dir)).file(cardFile));
   return `${card} ${await adapterState(dir)}`;
 }
 

@@ -5,9 +5,7 @@ import {
   promises as fs,
   readdirSync,
   readFileSync,
-  readlinkSync,
   statSync,
-  symlinkSync,
   utimesSync,
   writeFileSync,
 } from 'node:fs';
@@ -97,15 +95,6 @@ describe('writeFileAtomic', () => {
     expect(readdirSync(dir)).toEqual(['folder']);
   });
 
-  test('follows a symbolic link', async () => {
-    const dir = fresh();
-    writeFileSync(join(dir, 'real'), 'old');
-    symlinkSync('real', join(dir, 'link'));
-    await writeFileAtomic(join(dir, 'link'), 'new');
-    expect(readFileSync(join(dir, 'real'), 'utf8')).toBe('new');
-    expect(readlinkSync(join(dir, 'link'))).toBe('real');
-  });
-
   test('a staged file has no name until it is committed', async () => {
     const dir = fresh();
     const staged = await stageFile(join(dir, 'a'), 'x');
@@ -142,11 +131,11 @@ test('bytes that are released while a piece is written are an error, not an endl
 
 test('a file keeps its mode when it is replaced', async () => {
   const dir = fresh();
-  const path = join(dir, 'secret');
+  const path = join(dir, 'config.json');
   writeFileSync(path, 'old', { mode: 0o600 });
   await writeFileAtomic(path, 'new');
   expect(statSync(path).mode & 0o777).toBe(0o600);
-  await saveTogether(dir, async (folder) => writeFileSync(join(folder, 'secret'), 'newer'));
+  await saveTogether(dir, async (folder) => writeFileSync(join(folder, 'config.json'), 'newer'));
   expect([readFileSync(path, 'utf8'), statSync(path).mode & 0o777]).toEqual(['newer', 0o600]);
 });
 
@@ -180,17 +169,17 @@ describe('makeDirectory', () => {
 });
 
 describe('saveTogether', () => {
-  const fill = (text: string) => async (folder: string) => writeFileSync(join(folder, 'file'), text);
+  const fill = (text: string) => async (folder: string) => writeFileSync(join(folder, 'README.md'), text);
 
   test('makes a directory with its parents, and leaves what else there is in one that exists', async () => {
     const dir = join(fresh(), 'deep', 'run');
     await saveTogether(dir, fill('one'));
-    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('one');
+    expect(readFileSync(join(dir, 'README.md'), 'utf8')).toBe('one');
     writeFileSync(join(dir, 'mine'), '');
     mkdirSync(join(dir, 'folder'));
     await saveTogether(dir, fill('two'));
-    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('two');
-    expect(readdirSync(dir).sort()).toEqual(['file', 'folder', 'mine']);
+    expect(readFileSync(join(dir, 'README.md'), 'utf8')).toBe('two');
+    expect(readdirSync(dir).sort()).toEqual(['README.md', 'folder', 'mine']);
     expect(readdirSync(join(dir, '..'))).toEqual(['run']);
   });
 
@@ -200,12 +189,12 @@ describe('saveTogether', () => {
     await saveTogether(dir, fill('old'));
     const fail = async (folder: string): Promise<void> => {
       await fill('new')(folder);
-      expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('old');
+      expect(readFileSync(join(dir, 'README.md'), 'utf8')).toBe('old');
       throw new Error('the writer failed');
     };
     await expect(saveTogether(dir, fail)).rejects.toThrow('the writer failed');
-    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('old');
-    expect([readdirSync(parent), readdirSync(dir)]).toEqual([['run'], ['file']]);
+    expect(readFileSync(join(dir, 'README.md'), 'utf8')).toBe('old');
+    expect([readdirSync(parent), readdirSync(dir)]).toEqual([['run'], ['README.md']]);
   });
 
   test('does not put a directory in the place of a file', async () => {
@@ -223,25 +212,25 @@ describe('saveTogether', () => {
     for (const name of ['vocab.txt', 'merges.txt', 'notes.txt']) writeFileSync(join(dir, name), name);
     mkdirSync(join(dir, 'tokenizer.json'));
     await saveTogether(dir, fill('x'), ['vocab.txt', 'notes.txt', 'tokenizer.json']);
-    expect(readdirSync(dir).sort()).toEqual(['file', 'merges.txt', 'notes.txt', 'tokenizer.json']);
+    expect(readdirSync(dir).sort()).toEqual(['README.md', 'merges.txt', 'notes.txt', 'tokenizer.json']);
   });
 
   test('many saves to one new path: each succeeds, and the last is there', async () => {
     const dir = join(fresh(), 'deep', 'run');
     await Promise.all(Array.from({ length: 20 }, (_, i) => saveTogether(dir, fill(String(i)))));
-    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('19');
-    expect([readdirSync(dir), readdirSync(join(dir, '..'))]).toEqual([['file'], ['run']]);
+    expect(readFileSync(join(dir, 'README.md'), 'utf8')).toBe('19');
+    expect([readdirSync(dir), readdirSync(join(dir, '..'))]).toEqual([['README.md'], ['run']]);
   });
 
   test('a folder that another process makes meanwhile is filled, not an error', async () => {
     const dir = join(fresh(), 'run');
     await saveTogether(dir, async (folder) => {
       mkdirSync(dir);
-      writeFileSync(join(dir, 'file'), 'of another');
+      writeFileSync(join(dir, 'README.md'), 'of another');
       await fill('mine')(folder);
     });
-    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('mine');
-    expect([readdirSync(dir), readdirSync(join(dir, '..'))]).toEqual([['file'], ['run']]);
+    expect(readFileSync(join(dir, 'README.md'), 'utf8')).toBe('mine');
+    expect([readdirSync(dir), readdirSync(join(dir, '..'))]).toEqual([['README.md'], ['run']]);
   });
 
   test('what killed processes left goes with the next save; what living ones write stays', async () => {
@@ -252,19 +241,19 @@ describe('saveTogether', () => {
     const others = '0'.repeat(8);
     for (const entry of [name(dead), name(process.ppid), name(dead, others)]) {
       mkdirSync(join(dir, entry));
-      writeFileSync(join(dir, entry, 'file'), 'half');
+      writeFileSync(join(dir, entry, 'README.md'), 'half');
     }
     for (const rest of [`${host}00000000`, '01234567'])
       // the second as the first versions wrote it
-      writeFileSync(join(dir, `.file.${dead}-${rest}.tmp`), 'half');
+      writeFileSync(join(dir, `.README.md.${dead}-${rest}.tmp`), 'half');
     await saveTogether(dir, fill('x'));
-    await writeFileAtomic(join(dir, 'file'), 'y');
+    await writeFileAtomic(join(dir, 'README.md'), 'y');
     // Of a process that runs, and of another machine.
-    expect(readdirSync(dir).sort()).toEqual([name(process.ppid), name(dead, others), 'file'].sort());
+    expect(readdirSync(dir).sort()).toEqual([name(process.ppid), name(dead, others), 'README.md'].sort());
     const old = new Date(Date.now() - 2 * 24 * 60 * 60 * 1000);
     utimesSync(join(dir, name(dead, others)), old, old);
     await saveTogether(dir, fill('x'));
-    expect(readdirSync(dir).sort()).toEqual([name(process.ppid), 'file'].sort());
+    expect(readdirSync(dir).sort()).toEqual([name(process.ppid), 'README.md'].sort());
   });
 
   test('a checkpoint that was killed goes with the next one, and with the adapter of the run', async () => {
@@ -280,25 +269,27 @@ describe('saveTogether', () => {
 
   test('a save that was stopped half-way is read as if it were done, and the next one finishes it', async () => {
     const dir = fresh();
-    for (const name of ['a', 'b', 'vocab.txt']) writeFileSync(join(dir, name), 'old');
+    for (const name of ['config.json', 'tokenizer.json', 'vocab.txt']) writeFileSync(join(dir, name), 'old');
     mkdirSync(join(dir, '.lora-native-save'));
-    writeFileSync(join(dir, '.lora-native-save', 'b'), 'new');
-    writeFileSync(join(dir, '.lora-native-save', '.removed'), '["vocab.txt","a","../x"]');
+    writeFileSync(join(dir, '.lora-native-save', 'tokenizer.json'), 'new');
+    writeFileSync(join(dir, '.lora-native-save', '.removed'), '["vocab.txt"]');
     const folder = await SavedFolder.open(dir);
-    expect([...folder.names].sort()).toEqual(['a', 'b']);
-    expect(['a', 'b'].map((name) => readFileSync(folder.path(name), 'utf8'))).toEqual(['old', 'new']);
+    const names = ['config.json', 'tokenizer.json'];
+    expect([...folder.names].sort()).toEqual(names);
+    expect(names.map((name) => readFileSync(folder.file(name).path, 'utf8'))).toEqual(['old', 'new']);
     await saveTogether(dir, fill('x'));
-    expect(readdirSync(dir).sort()).toEqual(['a', 'b', 'file']);
-    expect(readFileSync(join(dir, 'b'), 'utf8')).toBe('new');
+    expect(readdirSync(dir).sort()).toEqual(['README.md', ...names]);
+    expect(readFileSync(join(dir, 'tokenizer.json'), 'utf8')).toBe('new');
   });
 
   test('what a stopped save brings and the next one does not have goes', async () => {
     const dir = fresh();
     mkdirSync(join(dir, '.lora-native-save'));
-    for (const name of ['file', 'vocab.txt']) writeFileSync(join(dir, '.lora-native-save', name), 'stopped');
+    for (const name of ['README.md', 'vocab.txt'])
+      writeFileSync(join(dir, '.lora-native-save', name), 'stopped');
     await saveTogether(dir, fill('x'), ['vocab.txt']);
-    expect(readdirSync(dir)).toEqual(['file']);
-    expect(readFileSync(join(dir, 'file'), 'utf8')).toBe('x');
+    expect(readdirSync(dir)).toEqual(['README.md']);
+    expect(readFileSync(join(dir, 'README.md'), 'utf8')).toBe('x');
   });
 });
 

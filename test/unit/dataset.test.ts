@@ -291,7 +291,7 @@ describe('a line that is wrong', () => {
       'no JSON',
       '{"text":"a b"}\n{"text"',
       'ERR_DATA',
-      ':2: expected one JSON object per line but received \'{"text"\':',
+      ':2: expected one JSON object per line, but this is no JSON: expected ":" at character 7',
     ],
     [
       'no JSON after blank lines',

@@ -28,12 +28,11 @@ describe('a file', () => {
     expect(disk.lines).toEqual(['create a.tmp', 'sync a.tmp', 'close a.tmp', 'rename a.tmp → a', 'sync .']);
   });
 
-  test('that replaces the target of a link is written beside that target', async () => {
+  test('in a folder that is named by a link is written into that folder', async () => {
     const dir = fresh();
     mkdirSync(join(dir, 'far'));
-    writeFileSync(join(dir, 'far', 'a'), 'old');
-    symlinkSync(join('far', 'a'), join(dir, 'link'));
-    await writeFileAtomic(join(dir, 'link'), 'new');
+    symlinkSync('far', join(dir, 'link'));
+    await writeFileAtomic(join(dir, 'link', 'a'), 'new');
     expect(disk.lines).toContain('rename far/a.tmp → far/a');
     expect(disk.lines.at(-1)).toBe('sync far');
     expect(content(dir, 'far', 'a')).toBe('new');
@@ -41,7 +40,7 @@ describe('a file', () => {
 
   test.each([
     ['created', 'create a.tmp', 'EACCES', 'permission denied'],
-    ['made durable', 'sync a.tmp', 'EIO', 'EIO: made by the test'],
+    ['made durable', 'sync a.tmp', 'EIO', 'the device reports an input or output error'],
     ['closed', 'close a.tmp', 'ENOSPC', 'no space left on the device'],
     ['renamed', 'rename a.tmp → a', 'EROFS', 'the file system is read-only'],
   ])('that cannot be %s leaves the old one and nothing else', async (_, line, code, reason) => {
@@ -74,11 +73,14 @@ describe('a file', () => {
     expect(disk.asked).toEqual([2 ** 30, 2 ** 30, 5]);
   });
 
-  test('stays written when its folder cannot be made durable', async () => {
+  test('stays written where no folder can be made durable, and the error of one that should is told', async () => {
     const dir = fresh();
     disk.failNext('sync .', systemError('EINVAL'));
     await writeFileAtomic(join(dir, 'a'), 'new');
-    expect(content(dir, 'a')).toBe('new');
+    disk.failNext('sync .', systemError('EIO'));
+    await expect(writeFileAtomic(join(dir, 'a'), 'newer')).rejects.toMatchObject({ code: 'ERR_FILE' });
+    expect(content(dir, 'a')).toBe('newer');
+    expect(readdirSync(dir)).toEqual(['a']);
   });
 
   test('that is staged can be discarded after it was committed', async () => {
@@ -94,21 +96,21 @@ describe('a file', () => {
 
 describe('files that change together', () => {
   const fill = async (folder: string): Promise<void> => {
-    writeFileSync(join(folder, 'a'), 'new');
-    writeFileSync(join(folder, 'b'), 'new');
+    for (const name of [one, two]) writeFileSync(join(folder, name), 'new');
   };
+  const [one, two, three] = ['README.md', 'config.json', 'model.safetensors'] as const;
   const journal = 'run/.lora-native-save';
   /** A folder with the directory `run`, which holds the old files. */
   const withRun = (): string => {
     const dir = fresh();
     mkdirSync(join(dir, 'run'));
-    for (const name of ['a', 'b']) writeFileSync(join(dir, 'run', name), 'old');
+    for (const name of [one, two]) writeFileSync(join(dir, 'run', name), 'old');
     return dir;
   };
   const expectOld = (dir: string): void => {
     expect(readdirSync(dir)).toEqual(['run']);
-    expect(readdirSync(join(dir, 'run'))).toEqual(['a', 'b']);
-    for (const name of ['a', 'b']) expect(content(dir, 'run', name)).toBe('old');
+    expect(readdirSync(join(dir, 'run'))).toEqual([one, two]);
+    for (const name of [one, two]) expect(content(dir, 'run', name)).toBe('old');
   };
 
   test('in a new folder: they are durable before it gets its name, and then so is the name', async () => {
@@ -116,8 +118,8 @@ describe('files that change together', () => {
     await saveTogether(join(dir, 'run'), fill);
     expect(disk.lines).toEqual([
       'mkdir run.tmp',
-      'sync run.tmp/a',
-      'sync run.tmp/b',
+      `sync run.tmp/${one}`,
+      `sync run.tmp/${two}`,
       'sync run.tmp',
       'rename run.tmp → run',
       'sync .',
@@ -129,26 +131,26 @@ describe('files that change together', () => {
     await saveTogether(join(dir, 'run'), fill);
     expect(disk.lines).toEqual([
       'mkdir run/save.tmp',
-      'sync run/save.tmp/a',
-      'sync run/save.tmp/b',
+      `sync run/save.tmp/${one}`,
+      `sync run/save.tmp/${two}`,
       'sync run/save.tmp',
       `rename run/save.tmp → ${journal}`,
       'sync run',
-      `rename ${journal}/a → run/a`,
-      `rename ${journal}/b → run/b`,
+      `rename ${journal}/${one} → run/${one}`,
+      `rename ${journal}/${two} → run/${two}`,
       'sync run',
       `remove ${journal}/.removed`,
       `remove ${journal}`,
       'sync .',
     ]);
-    expect(readdirSync(join(dir, 'run'))).toEqual(['a', 'b']);
+    expect(readdirSync(join(dir, 'run'))).toEqual([one, two]);
   });
 
   test.each([
     ['begun', 'mkdir run/save.tmp', 'EACCES', 'permission denied'],
-    ['made durable', 'sync run/save.tmp/a', 'EIO', 'EIO: made by the test'],
+    ['made durable', `sync run/save.tmp/${one}`, 'EIO', 'the device reports an input or output error'],
     ['put into place', `rename run/save.tmp → ${journal}`, 'EROFS', 'the file system is read-only'],
-    ['given their names', `rename ${journal}/a → run/a`, 'EPERM', 'permission denied'],
+    ['given their names', `rename ${journal}/${one} → run/${one}`, 'EPERM', 'permission denied'],
   ])('leave everything as it was when they cannot be %s', async (_, line, code, reason) => {
     const dir = withRun();
     const cause = systemError(code);
@@ -163,13 +165,13 @@ describe('files that change together', () => {
 
   test('are the new ones when the second cannot get its name, and the next save gives it', async () => {
     const dir = withRun();
-    disk.failNext(`rename ${journal}/b → run/b`, systemError('EIO'));
+    disk.failNext(`rename ${journal}/${two} → run/${two}`, systemError('EIO'));
     await expect(saveTogether(join(dir, 'run'), fill)).rejects.toMatchObject({ code: 'ERR_FILE' });
     const folder = await SavedFolder.open(join(dir, 'run'));
-    for (const name of ['a', 'b']) expect(content(folder.path(name))).toBe('new');
-    await saveTogether(join(dir, 'run'), async (next) => writeFileSync(join(next, 'c'), 'newer'));
-    expect(readdirSync(join(dir, 'run'))).toEqual(['a', 'b', 'c']);
-    expect(content(dir, 'run', 'b')).toBe('new');
+    for (const name of [one, two]) expect(content(folder.file(name).path)).toBe('new');
+    await saveTogether(join(dir, 'run'), async (next) => writeFileSync(join(next, three), 'newer'));
+    expect(readdirSync(join(dir, 'run'))).toEqual([one, two, three]);
+    expect(content(dir, 'run', two)).toBe('new');
   });
 
   test('have a parent that is a file', async () => {

@@ -117,7 +117,7 @@ describe('what is refused', () => {
   huge.writeBigUInt64LE(2n ** 63n);
   const cases: [string, Buffer, RegExp][] = [
     ['an empty file', Buffer.alloc(0), /^is 0 bytes long; a safetensors file has at least 8$/],
-    ['a length beyond 2^53', huge, /its header would be 9223372036854775808 bytes long$/],
+    ['a length beyond 2^53', huge, /its header would be longer than 100000000 bytes$/],
     [
       'a length beyond the file',
       Buffer.from([50, 0, 0, 0, 0, 0, 0, 0, 123, 125]),

@@ -114,7 +114,7 @@ test('a shard that cannot be opened closes those that were', async () => {
 
 describe('shards that are symbolic links', () => {
   test('are read where they are the cache of the hub', async () => {
-    const cache = join(root, String(count++));
+    const cache = join(root, String(count++), 'models--org--name');
     const dir = join(cache, 'snapshots', 'abc');
     mkdirSync(join(cache, 'blobs'), { recursive: true });
     mkdirSync(join(dir, 'deep'), { recursive: true });

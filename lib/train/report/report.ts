@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { writeFileAtomic } from '../../formats/atomic';
 import { InputFile } from '../../formats/input';
+import type { FolderFile } from '../../formats/links';
 import { memoryUsage } from '../../native/device';
 import { peakProcessBytes } from '../../native/peak_memory';
 import type { RunSubject } from '../facts';
@@ -14,8 +15,8 @@ const reportFile = 'report.html';
 /** Where report.html is a file of somebody else. */
 const otherName = 'lora-native-report.html';
 
-async function isOurs(path: string): Promise<boolean> {
-  const file = await InputFile.open(path).catch(() => undefined);
+async function isOurs(source: FolderFile): Promise<boolean> {
+  const file = await InputFile.open(source).catch(() => undefined);
   if (file === undefined) return false;
   try {
     const head = await file.bytes(0, Math.min(file.size, 4096));
@@ -54,7 +55,10 @@ export class Report {
     if (withSamples) this.#samples ??= await makeSamples({ model, adapter }, { data, evalData }, signal);
     const samples = this.#samples ?? noSamples;
     const first = join(this.dir, reportFile);
-    const path = existsSync(first) && !(await isOurs(first)) ? join(this.dir, otherName) : first;
+    const path =
+      existsSync(first) && !(await isOurs({ path: first, folder: this.dir }))
+        ? join(this.dir, otherName)
+        : first;
     const { reportPage } = await import('./page'); // with uPlot, which only a run with a report needs
     await writeFileAtomic(path, reportPage({ ...this.subject, samples, memory }));
     this.path = path;
