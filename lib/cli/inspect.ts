@@ -4,6 +4,7 @@ import { SavedFolder } from '../formats/file_group';
 import { readJson } from '../formats/json';
 import type { Source } from '../formats/links';
 import { checkpointFile } from '../formats/model_files';
+import { toFolder } from '../formats/paths';
 import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
@@ -91,7 +92,7 @@ async function describeFile(source: Source, kind: Report['kind']): Promise<Repor
 }
 
 export async function describePath(path: string): Promise<Report> {
-  if (!existsSync(path))
+  if (!existsSync(toFolder(path, 'inspect')))
     throw new LoRAError('ERR_FILE', `[inspect] ${path} does not exist`, { op: 'inspect' });
   if (!statSync(path).isDirectory()) return describeFile(path, 'safetensors');
   const folder = await SavedFolder.open(path);

@@ -1,6 +1,7 @@
 import { loadDataset } from '../data/dataset';
 import { ignoredLabel } from '../data/example';
 import { LoRAError } from '../errors';
+import { toFolder } from '../formats/paths';
 import { Tokenizer } from '../text/tokenizer';
 import type { Console } from './command';
 import { countsOf, printJson } from './common';
@@ -29,7 +30,7 @@ function runsOf(
 
 /** Shows a data set as training reads it: its counts, and the first example with what counts in it. */
 export async function inspectData(path: string, flags: DataFlags, console: Console): Promise<void> {
-  const tokenizer = await Tokenizer.fromDirectory(flags.model);
+  const tokenizer = await Tokenizer.fromDirectory(toFolder(flags.model, 'inspect'));
   if (!tokenizer)
     throw new LoRAError('ERR_FILE', `[inspect] ${flags.model} has no tokenizer.json`, { op: 'inspect' });
   const { maxLength, trainOn } = flags;

@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { LoRAError } from '../errors';
 import { readLimits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
-import { toPath } from '../formats/paths';
+import { download, toFolder } from '../formats/paths';
 import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
 import { runUntracked } from '../tensor/scope';
 import { Tokenizer } from '../text/tokenizer';
@@ -52,14 +52,15 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   );
   const device = deviceName(op, options.device ?? 'cpu');
   if (dtype === 'f16') checkF16(op, device);
-  if (String(source).startsWith('hf:'))
-    throw new LoRAError(
-      'ERR_UNSUPPORTED',
-      `[${op}] ${String(source)}: models of the hub are not downloaded yet; download it and pass the directory`,
-      { op },
-    );
+  for (const name of ['revision', 'token'] as const)
+    if (options[name] !== undefined)
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        `[${op}] ${name} is for models of the hub, of which nothing is downloaded yet: ${download()}, without ${name}`,
+        { op },
+      );
+  const directory = toFolder(source, op);
   signal?.throwIfAborted();
-  const directory = toPath(source, op);
   const found = await stat(directory).catch(() => undefined);
   const folder = found?.isDirectory() ? await ModelFolder.open(directory, { limits, signal }) : undefined;
   if (!folder?.has('config.json'))

@@ -16,9 +16,9 @@ export interface FromPretrainedOptions {
   device?: Device | (string & {}) | undefined;
   /** Checked between tensors; an abort rejects with its reason and frees what was loaded. */
   signal?: AbortSignal | undefined;
-  /** The branch, tag or commit of a model of the hub ('hf:org/name', not supported yet). */
+  /** The branch, tag or commit of a model of the hub. Nothing is downloaded yet: ERR_UNSUPPORTED. */
   revision?: string | undefined;
-  /** The token of the hub, for private models (not supported yet). */
+  /** The token of the hub, for private models. Nothing is downloaded yet: ERR_UNSUPPORTED. */
   token?: string | undefined;
   /** Bounds on what the files may ask for, where the defaults refuse a model that you trust. */
   limits?: ReadLimits | undefined;

@@ -8,7 +8,7 @@ import { isRecord, parseJson, readText } from '../formats/json';
 import { readLimits, type Limits, type ReadLimits } from '../formats/limits';
 import { refuseLink } from '../formats/links';
 import { adapterConfigFile as configFile, adapterWeightsFile as weightsFile } from '../formats/model_files';
-import { toPath } from '../formats/paths';
+import { toFolder, toPath } from '../formats/paths';
 import { atOnce } from '../tensor/pace';
 import { serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
@@ -49,7 +49,7 @@ export async function readAdapter(
   const op = 'readAdapter';
   checkOptions(op, options, ['limits']);
   const limits = readLimits(op, options.limits);
-  const path = toPath(dir, op);
+  const path = toFolder(dir, op);
   let edited: string | undefined;
   for (let attempt = 1; ; attempt++) {
     const last = attempt === attempts;
