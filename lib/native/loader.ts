@@ -3,14 +3,16 @@
  * and it must load: a broken one is an error, so that nobody runs another binary than they think.
  *
  * 1. the file that LORA_NATIVE_BINARY names;
- * 2. a build in this package, by node-gyp-build's rules (build/Release, build/Debug, prebuilds);
+ * 2. a build in the folder that LORA_NATIVE_PREBUILD names, else in this package, by node-gyp-build's rules (build/Release,
+ *    build/Debug, prebuilds; and prebuilds beside the program that runs JavaScript);
  * 3. the package of this platform, `@lora-native/linux-x64-gnu` and the like.
  */
 import { familySync, GLIBC, versionSync } from 'detect-libc';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join, resolve } from 'node:path';
+import { dirname, join, resolve, sep } from 'node:path';
 import { LoRAError } from '../errors';
+import { isRecord } from '../formats/json';
 import platforms from './platforms.json';
 
 /** What the search depends on; tests put values of their own here. */
@@ -23,13 +25,15 @@ export interface Host {
   libcVersion: string | null;
   /** LORA_NATIVE_BINARY. */
   binary: string | undefined;
+  /** LORA_NATIVE_PREBUILD, which is node-gyp-build's own. */
+  prebuild: string | undefined;
   /** `here`. */
   directory: string | undefined;
 }
 
 export interface Binary {
   path: string;
-  /** Which of the three places it is from: 'LORA_NATIVE_BINARY', 'local build' or the name of a package. */
+  /** Which place it is from: the name of a variable, 'local build' for one in this package, 'prebuilds of the runtime', or the name of a package. */
   source: string;
 }
 
@@ -54,11 +58,20 @@ export function thisHost(): Host {
       return versionSync();
     },
     binary: process.env['LORA_NATIVE_BINARY'] || undefined,
+    prebuild: process.env['LORA_NATIVE_PREBUILD'] || undefined,
     directory: here,
   };
 }
 
-const readManifest = (path: string): Manifest => JSON.parse(readFileSync(path, 'utf8')) as Manifest;
+/** One that cannot be read is like one that names nothing: it is not ours. */
+function readManifest(path: string): Manifest {
+  try {
+    const manifest: unknown = JSON.parse(readFileSync(path, 'utf8'));
+    return isRecord(manifest) ? manifest : {};
+  } catch {
+    return {};
+  }
+}
 
 /**
  * The folder of this package: the nearest one upwards with a package.json, which must be ours. undefined in a
@@ -103,8 +116,16 @@ export function findBinary(host: Host = thisHost()): Binary {
         "out of the bundle (esbuild: external: ['lora-native']) and install it beside the program, or set " +
         'LORA_NATIVE_BINARY to the path of lora_native.node',
     );
-  const local = localBuild(root);
-  if (local !== undefined) return { path: local, source: 'local build' };
+  const local = localBuild(host.prebuild ?? root);
+  if (host.prebuild !== undefined) {
+    if (local === undefined || !isInside(local, host.prebuild))
+      throw binaryError(
+        `expected LORA_NATIVE_PREBUILD to name a folder with build/Release, build/Debug or prebuilds but received ${host.prebuild}`,
+      );
+    return { path: local, source: 'LORA_NATIVE_PREBUILD' };
+  }
+  if (local !== undefined)
+    return { path: local, source: isInside(local, root) ? 'local build' : 'prebuilds of the runtime' };
 
   const tried = `Tried LORA_NATIVE_BINARY (not set) and build/Release, build/Debug and prebuilds in ${root} (no binary there)`;
   const name = platformPackage(host);
@@ -133,6 +154,8 @@ export function findBinary(host: Host = thisHost()): Binary {
     );
   return { path: join(dirname(manifestPath), String(manifest.main)), source: name };
 }
+
+const isInside = (path: string, folder: string): boolean => resolve(path).startsWith(resolve(folder) + sep);
 
 function localBuild(root: string): string | undefined {
   // eslint-disable-next-line @typescript-eslint/no-require-imports -- CommonJS without types
@@ -165,8 +188,7 @@ function advice(message: string, source: string, host: Host): string {
   const needed = /`?GLIBC_([\d.]+)'? not found/.exec(message)?.[1];
   if (needed !== undefined)
     return `It needs glibc ${needed} or newer, and this system has ${host.libcVersion ?? 'another C library'}: use a newer system, or ${fromSource}`;
-  if (source === 'LORA_NATIVE_BINARY')
-    return 'Set LORA_NATIVE_BINARY to a binary of this platform, or unset it';
-  if (source === 'local build') return `Remove it, or build it again: npx lora-native build`;
+  if (source.startsWith('LORA_NATIVE_')) return `Set ${source} to a binary of this platform, or unset it`;
+  if (!source.startsWith('@')) return `Remove it, or build it again: npx lora-native build`;
   return `Install it again on this system: npm install --force ${source}, or ${fromSource}`;
 }

@@ -38,6 +38,7 @@ function install(host: Partial<Host> = {}): { host: Host; app: string; root: str
       libc: 'glibc',
       libcVersion: '2.36',
       binary: undefined,
+      prebuild: undefined,
       directory: join(root, 'dist'),
       ...host,
     },
@@ -64,6 +65,39 @@ test('LORA_NATIVE_BINARY comes before a local build, and that before the platfor
   expect(findBinary(host)).toEqual({ path: built, source: 'local build' });
   const named = write(join(app, 'own.node'));
   expect(findBinary({ ...host, binary: named })).toEqual({ path: named, source: 'LORA_NATIVE_BINARY' });
+});
+
+test('a build that LORA_NATIVE_PREBUILD names is told from a local one, and must be there', () => {
+  const { app, root, host } = install();
+  const other = mkdtempSync(join(scratch, 'other-'));
+  const elsewhere = { ...host, prebuild: other };
+  write(join(root, 'build/Release/lora_native.node'));
+  addPlatform(app, gnu);
+  expectThrow(
+    () => findBinary(elsewhere),
+    'ERR_BINARY',
+    `[native] expected LORA_NATIVE_PREBUILD to name a folder with build/Release, build/Debug or prebuilds but received ${other}`,
+  );
+  const path = write(join(other, 'build/Release/lora_native.node'));
+  expect(findBinary(elsewhere)).toEqual({ path, source: 'LORA_NATIVE_PREBUILD' });
+  expectThrow(
+    () => loadBinary(elsewhere),
+    'ERR_BINARY',
+    /Set LORA_NATIVE_PREBUILD to a binary of this platform, or unset it$/,
+  );
+  // As doctor asks.
+  process.env['LORA_NATIVE_PREBUILD'] = other;
+  try {
+    expect(findBinary()).toEqual({ path, source: 'LORA_NATIVE_PREBUILD' });
+  } finally {
+    delete process.env['LORA_NATIVE_PREBUILD'];
+  }
+});
+
+test('a package.json that is no JSON is not of this package', () => {
+  const { app } = install();
+  write(join(app, 'dist', 'package.json'), 'no JSON');
+  expect(packageRoot(join(app, 'dist'))).toBeUndefined();
 });
 
 test('a LORA_NATIVE_BINARY that is not there is an error: nothing else is taken for it', () => {
