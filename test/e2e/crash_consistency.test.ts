@@ -1,6 +1,6 @@
 /**
- * Saves that stop after the n-th write, fsync, rename or removal, for every n: what is there afterwards loads as the old or as the
- * new state, never as a third, and the next save makes it the new one and leaves nothing of the stopped one.
+ * Saves that stop after the n-th write, fsync, rename or removal, or of which that step fails, for every n: what is there afterwards
+ * loads as the old or as the new state, never as a third, and the next save makes it the new one and leaves nothing of the stopped one.
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -210,30 +210,38 @@ test.each(Object.entries(scenarios))('%s', async (name, { before, save, path, lo
   const entries = readdirSync(join(whole, path)).sort();
 
   const seen = { old: 0, new: 0 };
-  for (let n = 0; n < steps; n++) {
-    const dir = fresh();
-    disk.reset(n);
-    // The last step may make a name durable that is there: that it fails is not told.
-    const done = await save(dir).then(
-      () => true,
-      () => false,
-    );
-    expect(disk.stopped).toBe(true);
-    disk.loseWhatIsNotDurable(dir, deadPid);
-    disk.stopAfter = Infinity;
-    const found = await state(dir);
-    if (found === was && !done) seen.old++;
-    else if (found === now) seen.new++;
-    else throw new Error(`${name}: stopped after ${n} of ${steps} steps, a third state:\n${found}`);
-    // Before the moment of the save the steps are alike: some of them tell.
-    if (found === now || n % 4 === 0) {
-      await save(dir);
-      expect(await state(dir)).toBe(now);
-      expect(readdirSync(join(dir, path)).sort()).toEqual(entries);
-      expect(readdirSync(join(dir, path, '..')).filter((entry) => entry.endsWith('.tmp'))).toEqual([]);
+  for (const failsOnce of [false, true])
+    for (let n = 0; n < steps; n++) {
+      const dir = fresh();
+      disk.reset(n, failsOnce);
+      const error: unknown = await save(dir).then(
+        () => undefined,
+        (thrown: unknown) => thrown,
+      );
+      expect(disk.stopped || failsOnce).toBe(true);
+      if (failsOnce && error !== undefined)
+        expect(error).toMatchObject({
+          code: 'ERR_FILE',
+          message: expect.stringContaining('the device reports an input or output error') as string,
+        });
+      // Only what takes away leftovers may fail in silence.
+      else if (failsOnce) expect(disk.failed).toMatch(/^(rm|rmdir)$/);
+      const done = error === undefined;
+      disk.end(dir, deadPid);
+      disk.stopAfter = Infinity;
+      const found = await state(dir);
+      if (found === was && !done) seen.old++;
+      else if (found === now) seen.new++;
+      else throw new Error(`${name}: stopped after ${n} of ${steps} steps, a third state:\n${found}`);
+      // Before the moment of the save the steps are alike: some of them tell.
+      if (n % 4 === 0 || (found === now && !failsOnce)) {
+        await save(dir);
+        expect(await state(dir)).toBe(now);
+        expect(readdirSync(join(dir, path)).sort()).toEqual(entries);
+        expect(readdirSync(join(dir, path, '..')).filter((entry) => entry.endsWith('.tmp'))).toEqual([]);
+      }
+      rmSync(dir, { recursive: true });
     }
-    rmSync(dir, { recursive: true });
-  }
   table.push(
     `${name}: ${steps} steps (${JSON.stringify(counts)}), old ${seen.old}, new ${seen.new}, third 0`,
   );

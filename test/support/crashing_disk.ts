@@ -1,7 +1,8 @@
-/** A disk that stops after the n-th step that changes it, as a killed process or a power failure does. */
+/** A disk that stops after the n-th step that changes it, as a killed process or a power failure does, or fails at one. */
 import { promises as fs, readdirSync, renameSync, statSync, truncateSync } from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
+import { systemError } from './file_system';
 
 /** What every call gets once the disk has stopped. */
 export class Stopped extends Error {}
@@ -13,6 +14,10 @@ export class CrashingDisk {
   readonly counts: Record<string, number> = {};
   /** Steps that are done before everything stops. */
   stopAfter = Infinity;
+  /** Only the step after these fails, with EIO, and the disk goes on. */
+  failsOnce = false;
+  /** What that step was. */
+  failed: string | undefined;
   #steps = 0;
   /** Inodes whose content is not durable. */
   readonly #dirty = new Set<number>();
@@ -22,12 +27,14 @@ export class CrashingDisk {
   }
 
   get stopped(): boolean {
-    return this.#steps > this.stopAfter;
+    return !this.failsOnce && this.#steps > this.stopAfter;
   }
 
   /** Begins anew. */
-  reset(stopAfter = Infinity): void {
+  reset(stopAfter = Infinity, failsOnce = false): void {
     this.stopAfter = stopAfter;
+    this.failsOnce = failsOnce;
+    this.failed = undefined;
     this.#steps = 0;
     this.#dirty.clear();
     for (const kind of Object.keys(this.counts)) delete this.counts[kind];
@@ -37,6 +44,10 @@ export class CrashingDisk {
   step(kind: string): void {
     this.#steps++;
     if (this.stopped) throw new Stopped(`stopped at ${kind}`);
+    if (this.failsOnce && this.#steps === this.stopAfter + 1) {
+      this.failed = kind;
+      throw systemError('EIO');
+    }
     this.counts[kind] = (this.counts[kind] ?? 0) + 1;
   }
 
@@ -61,14 +72,15 @@ export class CrashingDisk {
     return handle;
   }
 
-  /** What was written and not made durable is lost by half; what the dead process left is nobody's. */
-  loseWhatIsNotDurable(dir: string, deadPid: number): void {
+  /** The process is dead, and what it left is nobody's; where the disk stopped, what was not made durable is lost by half. */
+  end(dir: string, deadPid: number): void {
     for (const entry of readdirSync(dir, { withFileTypes: true })) {
       let path = join(dir, entry.name);
       const left = entry.name.replace(`.${process.pid}-`, `.${deadPid}-`);
       if (left !== entry.name) renameSync(path, (path = join(dir, left)));
-      if (entry.isDirectory()) this.loseWhatIsNotDurable(path, deadPid);
-      else if (this.#dirty.has(statSync(path).ino)) truncateSync(path, statSync(path).size >> 1);
+      if (entry.isDirectory()) this.end(path, deadPid);
+      else if (!this.failsOnce && this.#dirty.has(statSync(path).ino))
+        truncateSync(path, statSync(path).size >> 1);
     }
   }
 }
