@@ -30,6 +30,7 @@ import { Tokenizer } from '../../lib/text/tokenizer';
 import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
 import { fileOf } from '../support/safetensors_bytes';
 import { tinyConfig } from '../support/tiny_model';
+import { makeFolder, runFolder } from './folders';
 import { expression, jsonText, mutateBytes, mutateJson, mutateText, template } from './mutate';
 import type { Dice } from './random';
 import {
@@ -147,6 +148,7 @@ export const targets: Readonly<Record<string, Target>> = {
       await readAdapter(dir);
     },
   },
+  folder: { make: makeFolder, run: runFolder },
   index: json(
     (): Json[] => [
       { metadata: { total_size: 8 }, weight_map: { a: 'one.safetensors', b: 'two.safetensors' } },
