@@ -26,7 +26,9 @@ function isRunning(pid: number): boolean {
 }
 
 async function isAbandoned(path: string, pid: number, from: string): Promise<boolean> {
-  const { mtimeMs } = await lstat(path);
+  const { mtimeMs, uid } = await lstat(path);
+  // Whoever owns a folder in a shared one could put a link in its place while it is removed.
+  if (uid !== (process.getuid?.() ?? uid)) return false;
   if (from !== host) return Date.now() - mtimeMs > day;
   // A process number comes again, in containers often: then the file is older than this process.
   if (pid === process.pid) return mtimeMs < Date.now() - process.uptime() * 1000 - 1000;
@@ -34,8 +36,8 @@ async function isAbandoned(path: string, pid: number, from: string): Promise<boo
 }
 
 /**
- * Removes what writers that were killed left in a folder: of names that `mine` accepts. What a living process writes stays; so does,
- * for a day, what came from another machine.
+ * Removes what writers that were killed left in a folder: of names that `mine` accepts, and of this user. What a living process writes
+ * stays; so does, for a day, what came from another machine.
  */
 export async function sweep(dir: string, mine: (name: string) => boolean): Promise<void> {
   const entries = await readdir(dir).catch((): string[] => []);

@@ -44,8 +44,8 @@ async function checkTarget(dir: string, source: string): Promise<void> {
   if (target === base) fail(`${dir} holds the base model itself: save to another directory`);
   if (!existsSync(dir)) return;
   if (!(await stat(dir)).isDirectory()) fail(`${dir} is not a directory`);
-  const present = await readdir(dir, { withFileTypes: true });
   const { names } = await SavedFolder.open(dir);
+  const present = await readdir(dir, { withFileTypes: true });
   const isModel = names.has(weightsFile);
   // Hidden ones are of a save that was killed.
   const others = present.filter(

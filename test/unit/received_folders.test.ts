@@ -327,7 +327,11 @@ onPosix('a link at the name of a file that is written', () => {
     const left = `.x.${dead}-01234567.tmp`;
     symlinkSync(outside, join(dir, left));
     const before = tree(outside);
+    const user = jest.spyOn(process, 'getuid').mockReturnValue(process.getuid!() + 1);
     await writeFileAtomic(join(dir, 'x'), 'new');
+    user.mockRestore();
+    expect(readdirSync(dir)).toEqual([left, 'x']); // of another user
+    await writeFileAtomic(join(dir, 'x'), 'newer');
     expect(readdirSync(dir)).toEqual(['x']);
     expect(tree(outside)).toEqual(before);
   });
