@@ -191,7 +191,7 @@ async function replaceFiles(folder: string, target: string, obsolete: readonly s
 function notOurs(dir: string, why: string): LoRAError {
   return new LoRAError(
     'ERR_FILE',
-    `${join(dir, journal)} is not of a save of lora-native: ${why}. Remove it, if you trust the folder`,
+    `${join(dir, journal)} is not of a save of lora-native: ${why}; look at it, and remove it`,
   );
 }
 

@@ -162,8 +162,12 @@ export class JsonScanner {
   }
 }
 
+/** Of longer texts the place is not looked for: that would hold the event loop for longer than the parser did. */
+const longestSearched = 2 ** 20;
+
 /** What is wrong with a text that JSON.parse refuses, and where. The parser's own message quotes the text, which may be a secret. */
 export function jsonFault(text: string): string {
+  if (text.length > longestSearched) return 'it is too long to say where';
   try {
     const json = new JsonScanner(Buffer.from(text), Infinity);
     json.spaces();

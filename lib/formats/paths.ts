@@ -28,13 +28,8 @@ export function toFolder(source: string | URL, op: string): string {
   const prefixed = String(source).startsWith('hf:');
   if (!prefixed && (id === undefined || existsSync(path))) return path;
   const what = prefixed ? `${path} is of the hub` : `there is no folder ${path}`;
-  throw new LoRAError(
-    'ERR_UNSUPPORTED',
-    `[${op}] ${what}, and nothing is downloaded yet: ${download(id, name, revision)}`,
-    {
-      op,
-    },
-  );
+  const message = `[${op}] ${what}, and nothing is downloaded yet: ${download(id, name, revision)}`;
+  throw new LoRAError('ERR_UNSUPPORTED', message, { op });
 }
 
 /** What to do in the place of a download. */

@@ -312,8 +312,15 @@ describe('readJson', () => {
     });
     await expect(read('{')).rejects.toMatchObject({
       code: 'ERR_FILE',
-      message: expect.stringMatching(/x\.json is not valid JSON: /),
+      message: expect.stringMatching(
+        /x\.json is not valid JSON: expected a name in double quotes at character 1$/,
+      ),
     });
+    for (const [text, fault] of [
+      ['{\n "é" 1}', 'expected ":" at line 2, character 5'],
+      [`[1]${']'.repeat(2 ** 20)}`, 'it is too long to say where'],
+    ])
+      await expect(read(text!)).rejects.toThrow(`is not valid JSON: ${fault}`);
     await expect(read(Uint8Array.of(0xff))).rejects.toThrow('is not UTF-8 text');
     await expect(read('version https://git-lfs.github.com/spec/v1')).rejects.toThrow('is a Git LFS pointer');
     await expect(read('<html></html>')).rejects.toThrow('is an HTML page');
