@@ -28,7 +28,8 @@ export type {
 } from './models/options';
 export { Adapter } from './peft/adapter';
 export type { TokenRows } from './models/batch';
-export type { ChatMessage, ChatTemplateOptions } from './text/chat';
+export type { ChatTemplateOptions } from './text/chat';
+export type { ChatMessage } from './text/messages';
 export type { ModelDType } from './models/weights';
 export type { ModelConfig } from './models/config';
 export type { BlockShape } from './models/families/family';

@@ -1,6 +1,6 @@
 /** Rows of data sets, and the tokens that they become. A data set holds rows of one kind. */
 import { LoRAError } from '../errors';
-import type { ChatMessage } from '../text/chat';
+import type { ChatMessage } from '../text/messages';
 import type { Turns } from '../text/turns';
 import { describe } from '../validate';
 import { checkExample, ignoredLabel, type Example } from './example';

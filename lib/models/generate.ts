@@ -5,7 +5,7 @@ import type { GeneratedToken, Request } from '../engine/request';
 import { tokenLimit, type GenerationPlan } from '../engine/sampling';
 import type { TokenConstraint } from '../grammar/constraint';
 import type { Adapter } from '../peft/adapter';
-import type { ChatMessage } from '../text/chat';
+import type { ChatMessage } from '../text/messages';
 import type { Tokenizer } from '../text/tokenizer';
 import { check, describe } from '../validate';
 

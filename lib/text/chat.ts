@@ -1,17 +1,9 @@
 /** Chat templates: Jinja text of a model directory. */
 import { LoRAError } from '../errors';
 import { defaultLimits, type Limits } from '../formats/limits';
+import { messageForms, type ChatMessage } from './messages';
 import { BoundedTemplate } from './template';
 import { markedTemplate, readMarks, turnsByPrefix, unusedMarks, type Turns } from './turns';
-
-/** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
-export interface ChatMessage {
-  /** Who speaks: 'system', 'user', 'assistant', or what the template knows. */
-  role: string;
-  /** What is said: a text, or what the template takes. */
-  content: unknown;
-  [key: string]: unknown;
-}
 
 /** What a chat template is told. */
 export interface ChatTemplateOptions {
@@ -63,24 +55,20 @@ export class ChatTemplate {
    * @throws ERR_DATA as render() does, and where the template leaves open which part of the text is the assistant's.
    */
   turns(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Turns {
-    const plain = this.render(messages, options);
+    const { form, text: plain } = this.#written(messages, options);
     const [name, source] = this.#choose(options);
-    const [open, close] = unusedMarks(plain + JSON.stringify(messages));
+    const [open, close] = unusedMarks(plain);
     const marked = markedTemplate(source, open, close);
     if (marked !== undefined) {
-      const turns = readMarks(
-        this.#run(`${name} with marks ${open}`, marked, messages, options),
-        open,
-        close,
-      );
+      const turns = readMarks(this.#run(`${name} with marks ${open}`, marked, form, options), open, close);
       if (turns.text === plain) return turns; // marks beside white space may change what is stripped
     }
     return turnsByPrefix(
-      messages.map(({ role }) => role),
+      form.map(({ role }) => role),
       (count, prompt) =>
-        count === messages.length && !prompt
+        count === form.length && !prompt
           ? plain
-          : this.render(messages.slice(0, count), { ...options, addGenerationPrompt: prompt }),
+          : this.#run(name, source, form.slice(0, count), { ...options, addGenerationPrompt: prompt }),
     );
   }
 
@@ -99,10 +87,27 @@ export class ChatTemplate {
 
   /**
    * The conversation as the model was trained to read it.
-   * @throws ERR_DATA when the template refuses the messages, cannot be run, or takes more steps than it may.
+   * @throws ERR_ARGUMENT for what are no messages; ERR_DATA for messages that cannot be written or that the template refuses, and when it
+   * cannot be run or takes more steps than it may.
    */
   render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
-    return this.#run(...this.#choose(options), messages, options);
+    return this.#written(messages, options).text;
+  }
+
+  /** The conversation, and the form of it that the template could be run with. */
+  #written(
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions,
+  ): { form: readonly ChatMessage[]; text: string } {
+    const chosen = this.#choose(options);
+    let failure: unknown;
+    for (const form of messageForms(messages))
+      try {
+        return { form, text: this.#run(...chosen, form, options) };
+      } catch (error) {
+        failure ??= error;
+      }
+    throw failure;
   }
 
   /** Runs a template, which is parsed once by its name. */

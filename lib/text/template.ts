@@ -223,9 +223,22 @@ class BoundedInterpreter extends Interpreter {
     const left = this.#evaluate(node['left'], scope);
     const right = this.#evaluate(node['right'], scope);
     this.spend(operatorCost(operator, left, right, this.#sizes));
+    if (operator === '+' || operator === '~') this.#checkWritable(left, right);
     const known = changed(node, { left: this.#known(left), right: this.#known(right) });
     const value = this.#inherited(known, scope);
     return itemsOf(value) ? this.#container(value) : value;
+  }
+
+  /** The package writes JavaScript's name of a list or an object into a text, where Python fails or writes what it holds. */
+  #checkWritable(left: Value, right: Value): void {
+    for (const [text, other] of [
+      [left, right],
+      [right, left],
+    ] as const)
+      if (textOf(text) !== undefined && (itemsOf(other) ?? entriesOf(other)))
+        throw new Error(
+          `expected a text to be joined with a text but received ${other.type}: tojson writes it`,
+        );
   }
 
   #member(node: Node, scope: Scope): Value {

@@ -7,9 +7,10 @@ import type { Limits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
 import { atOnce, inSlices } from '../tensor/pace';
 import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
-import { ChatTemplate, type ChatMessage, type ChatTemplateOptions } from './chat';
+import { ChatTemplate, type ChatTemplateOptions } from './chat';
 import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';
+import type { ChatMessage } from './messages';
 import { TokenStream } from './token_stream';
 import type { Turns } from './turns';
 import { insideOf, installParts, type Library } from './library';
@@ -47,15 +48,6 @@ const op = 'tokenizer';
 const shortText = 2048;
 /** The library looks through them for every token that it decodes. */
 const mostSpecialTokens = 1000;
-
-function checkMessages(messages: unknown): void {
-  check(
-    Array.isArray(messages) &&
-      messages.every((m: unknown) => typeof (m as ChatMessage | null)?.role === 'string'),
-    'chat_template',
-    `expected messages to be an array of { role, content } but received ${describe(messages)}`,
-  );
-}
 
 /** The text of tokenizer_config.json's special tokens, which are strings or `{ content }`. */
 function specialTokens(config: Record<string, unknown>): Record<string, string> {
@@ -323,7 +315,6 @@ export class Tokenizer {
     options: ApplyChatTemplateOptions = {},
   ): number[] | string {
     checkOptions('chat_template', options, ['addGenerationPrompt', 'tokenize', 'tools', 'variables']);
-    checkMessages(messages);
     const text = this.#chatTemplate().render(messages, options);
     return options.tokenize === false ? text : this.encode(text, { addSpecialTokens: false });
   }
@@ -342,7 +333,6 @@ export class Tokenizer {
    */
   turns(messages: readonly ChatMessage[], options: TurnsOptions = {}): Turns {
     checkOptions('chat_template', options, ['template', 'tools', 'variables']);
-    checkMessages(messages);
     const { template, ...rest } = options;
     return this.#chatTemplate(template).turns(messages, rest);
   }

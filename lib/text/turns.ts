@@ -30,18 +30,24 @@ export function markedTemplate(source: string, open: string, close: string): str
   return found ? marked : undefined;
 }
 
+/** The private use area. */
+const [firstMark, lastMark] = [0xe000, 0xf8ff];
+
 /** Two characters of the private use area that a text does not hold. */
 export function unusedMarks(text: string): [open: string, close: string] {
-  const free: string[] = [];
-  for (let code = 0xe000; code <= 0xf8ff && free.length < 2; code++) {
-    const character = String.fromCharCode(code);
-    if (!text.includes(character)) free.push(character);
+  const used = new Uint8Array(lastMark - firstMark + 1);
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code >= firstMark && code <= lastMark) used[code - firstMark] = 1;
   }
+  const free: string[] = [];
+  for (let i = 0; i < used.length && free.length < 2; i++)
+    if (used[i] === 0) free.push(String.fromCharCode(firstMark + i));
   const [open, close] = free;
   if (open === undefined || close === undefined)
     throw new LoRAError(
       'ERR_DATA',
-      '[chat_template] expected messages that leave private use characters free',
+      '[chat_template] expected a conversation that leaves two private use characters free',
       {
         op: 'chat_template',
       },

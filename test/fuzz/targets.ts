@@ -24,6 +24,7 @@ import { AdamW, parameter, tensor, Tensor, type StateDict } from '../../lib/inde
 import { BestEvaluation } from '../../lib/train/best';
 import { checkRunState } from '../../lib/train/resume';
 import { ChatTemplate } from '../../lib/text/chat';
+import type { ChatMessage } from '../../lib/text/messages';
 import { encodeSteps } from '../../lib/text/encode_steps';
 import { insideOf, installParts } from '../../lib/text/library';
 import { Tokenizer } from '../../lib/text/tokenizer';
@@ -303,6 +304,28 @@ export const targets: Readonly<Record<string, Target>> = {
       }
     },
   },
+  messages: json(
+    (): Json[] => [
+      structuredClone(conversation) as unknown as Json,
+      [
+        { role: 'user', content: [{ type: 'text', text: 'a' }] },
+        {
+          role: 'assistant',
+          content: null,
+          tool_calls: [{ type: 'function', function: { name: 'f', arguments: '{"a": 1}' } }],
+        },
+        { role: 'tool', content: 'b' },
+        { role: 'assistant', content: 'c' },
+      ],
+    ],
+    (value) => {
+      for (const source of templates()) {
+        const template = ChatTemplate.from(source, undefined, { bos_token: '<s>' })!;
+        const { text: whole } = template.turns(value as ChatMessage[]);
+        if (/\[object \w+\]/.test(whole)) throw new Error(`wrote ${whole.slice(0, 500)}`);
+      }
+    },
+  ),
   jsonl: {
     make(dice) {
       const lines = Array.from({ length: 1 + dice.count(8) }, () =>

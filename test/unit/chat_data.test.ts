@@ -2,7 +2,8 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadDataset, type LoadDatasetOptions } from '../../lib/data/dataset';
-import { ChatTemplate, type ChatMessage } from '../../lib/text/chat';
+import { ChatTemplate } from '../../lib/text/chat';
+import type { ChatMessage } from '../../lib/text/messages';
 import { Tokenizer } from '../../lib/text/tokenizer';
 import { expectReject, expectThrow } from '../support/errors';
 import { describeWithData } from '../support/shared_data';

@@ -131,7 +131,8 @@ test('chat templates: in the configuration, by name, and in a file of their own'
 test('mistakes', async () => {
   const t = await load();
   expect(() => t.applyChatTemplate(messages)).toThrow(expect.objectContaining({ code: 'ERR_UNSUPPORTED' }));
-  expect(() => t.applyChatTemplate('hi' as never)).toThrow(
+  const chat = await load({ 'tokenizer_config.json': { chat_template: tinyTemplate } });
+  expect(() => chat.applyChatTemplate('hi' as never)).toThrow(
     'expected messages to be an array of { role, content }',
   );
   expect(() => t.encode(5 as never)).toThrow('[tokenizer] expected text to be a string but received 5');

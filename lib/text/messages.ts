@@ -1,0 +1,105 @@
+/** The messages of a conversation: what a program or a data set gives, in the forms in which templates take it. */
+import { LoRAError } from '../errors';
+import { isRecord } from '../formats/json';
+import { check, describe } from '../validate';
+
+/** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
+export interface ChatMessage {
+  /** Who speaks: 'system', 'user', 'assistant', or what the template knows. */
+  role: string;
+  /**
+   * What is said: a text, or parts `{ type: 'text', text }`, whose texts are joined with nothing between them. It may be null or absent where the
+   * assistant calls tools.
+   */
+  content?: unknown;
+  [key: string]: unknown;
+}
+
+const op = 'chat_template';
+
+const refuse = (what: string, received: string): never => {
+  throw new LoRAError('ERR_DATA', `[${op}] expected ${what} but received ${received}`, { op });
+};
+
+const callsTools = ({ role, tool_calls: calls, function_call: call }: ChatMessage): boolean =>
+  role === 'assistant' && ((Array.isArray(calls) && calls.length > 0) || isRecord(call));
+
+/** A part of a content that is no text. */
+const partText = (part: unknown): string =>
+  isRecord(part) && typeof part['type'] === 'string'
+    ? `a part of type ${describe(part['type'])}`
+    : describe(part);
+
+/** The text that a message says; null where it calls tools and says nothing. */
+function textOf(message: ChatMessage, place: string): string | null {
+  const { content } = message;
+  if (typeof content === 'string') return content;
+  if (Array.isArray(content))
+    return content
+      .map((part: unknown): string =>
+        isRecord(part) && part['type'] === 'text' && typeof part['text'] === 'string'
+          ? part['text']
+          : refuse(`the content of ${place} to have parts { type: 'text', text } only`, partText(part)),
+      )
+      .join('');
+  if (content == null && callsTools(message)) return null;
+  return refuse(`the content of ${place} to be a text or parts { type: 'text', text }`, describe(content));
+}
+
+/** The arguments of a call, which OpenAI's data write as JSON text, as the object that templates go through. */
+function objectOf(given: string, place: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = given.trim() === '' ? {} : JSON.parse(given);
+  } catch {
+    // What is no JSON is no object either.
+  }
+  return isRecord(value)
+    ? value
+    : refuse(`the arguments of a call in ${place} to be an object or its JSON text`, describe(given));
+}
+
+/** A call, or its `function`, with the arguments as an object; calls may hold either. */
+function parsedCall(call: unknown, place: string): unknown {
+  if (!isRecord(call)) return call;
+  const { function: called, arguments: given } = call;
+  return {
+    ...call,
+    ...(called !== undefined && { function: parsedCall(called, place) }),
+    ...(typeof given === 'string' && { arguments: objectOf(given, place) }),
+  };
+}
+
+function withObjects(message: ChatMessage, place: string): ChatMessage {
+  const { tool_calls: calls, function_call: call } = message;
+  return {
+    ...message,
+    ...(Array.isArray(calls) && { tool_calls: calls.map((one: unknown) => parsedCall(one, place)) }),
+    ...(call !== undefined && { function_call: parsedCall(call, place) }),
+  };
+}
+
+const withTexts = (messages: readonly ChatMessage[]): ChatMessage[] =>
+  messages.map((message) => (message.content === null ? { ...message, content: '' } : message));
+
+/**
+ * The forms in which templates take a conversation: the first that a template can be run with is the right one. Parts of contents are joined in all
+ * of them. Most templates write the arguments of a call as JSON, others take them as text that is JSON already; some ask whether the content of a
+ * call is none, others read it as a text.
+ *
+ * @throws ERR_ARGUMENT for what are no messages, ERR_DATA for a message that cannot be written.
+ */
+export function messageForms(given: unknown): ChatMessage[][] {
+  check(
+    Array.isArray(given) && given.every((m: unknown) => typeof (m as ChatMessage | null)?.role === 'string'),
+    op,
+    `expected messages to be an array of { role, content } but received ${describe(given)}`,
+  );
+  const messages = given as ChatMessage[];
+  const place = (i: number): string => `message ${i + 1} (${describe(messages[i]!.role)})`;
+  const texts = messages.map((message, i) => ({ ...message, content: textOf(message, place(i)) }));
+  if (!texts.some(callsTools)) return [texts];
+  const forms = [texts.map((message, i) => withObjects(message, place(i))), texts];
+  const silent = texts.some(({ content }) => content === null);
+  return silent ? [...forms, ...forms.map(withTexts)] : forms;
+}
