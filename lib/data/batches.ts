@@ -3,6 +3,7 @@ import { check, checkBoolean, checkOptions, checkSignal, describe } from '../val
 import { checkExample, type DataSource, type Example } from './example';
 import { FileDataset } from './file_dataset';
 import { lengthGroupedOrder } from './length_groups';
+import { MemoryDataset } from './memory_dataset';
 import { Packer, type PackedRow } from './packing';
 import { numbers, Random } from './random';
 import { inSlices, Pace } from '../tensor/pace';
@@ -145,7 +146,7 @@ function inOrder(
 ): Source {
   const abortable = (source: Source): Source => (signal ? untilAborted(source, signal) : source);
   const random = shuffle ? new Random(seed) : undefined;
-  if (data instanceof FileDataset) {
+  if (data instanceof FileDataset || data instanceof MemoryDataset) {
     if (groupByLength)
       return abortable(rows(data, lengthGroupedOrder(data.lengths, batchSize, random), signal));
     if (random) return abortable(rows(data, shuffledOrder(data.length, random), signal));
@@ -162,9 +163,9 @@ function* shuffledOrder(n: number, random: Random): Generator<void, number[], vo
 
 const lengthOf = (source: unknown): unknown => (source as { length?: unknown }).length;
 
-/** Examples of a file, each read when its turn comes. */
+/** Examples of a data set, each read or made when its turn comes. */
 async function* rows(
-  data: FileDataset,
+  data: FileDataset | MemoryDataset,
   order: Generator<void, number[], void>,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Example, void, void> {

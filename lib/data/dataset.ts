@@ -3,11 +3,22 @@ import { InputFile } from '../formats/input';
 import { jsonFault } from '../formats/json_scanner';
 import { toPath } from '../formats/paths';
 import { Pace } from '../tensor/pace';
-import { check, checkBoolean, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
+import {
+  check,
+  checkBoolean,
+  checkInteger,
+  checkOneOf,
+  checkOptions,
+  checkSignal,
+  describe,
+} from '../validate';
 import { countedTokens, type DatasetCounts, type Example } from './example';
-import { FileDataset, type Place } from './file_dataset';
+import { ExampleColumns } from './columns';
+import { FileDataset, Places } from './file_dataset';
 import { formatByName, mostLineBytes, readLines, type LineOptions } from './lines';
+import { MemoryDataset } from './memory_dataset';
 import { RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
+import { partCharacters, TextPieces } from './text_pieces';
 
 /** How a data set is read. */
 export interface LoadDatasetOptions {
@@ -24,6 +35,12 @@ export interface LoadDatasetOptions {
   chatTemplate?: string | null | undefined;
   /** A line with more bytes is ERR_DATA; at most 2²⁹ − 24, which is what a string holds. Default 64 MiB. */
   maxLineBytes?: number | undefined;
+  /** More rows (of plain text: pieces) are ERR_DATA. Default 10000000. */
+  maxRows?: number | undefined;
+  /** gzip data that hold more bytes are ERR_DATA. Default 2 GiB. */
+  maxUnzippedBytes?: number | undefined;
+  /** So are those that hold more than this many times their own bytes; the first 4 MiB are always read. Default 100. */
+  maxUnzippedRatio?: number | undefined;
   /**
    * false: only the places of the rows are kept, and each row is read and encoded when it is wanted, so that the file may be larger than memory.
    * All rows are checked first nevertheless. For plain JSONL. Default true.
@@ -46,8 +63,8 @@ export interface Dataset extends DatasetCounts, Iterable<Required<Example>> {
  * first line decides), or plain text, which is split into pieces of `maxLength` tokens. Either may be gzipped. Conversations and answers go
  * through the chat template of the model, and only what the assistant says counts.
  * @throws ERR_DATA, with file and line, for content that is not as expected, bytes that are not UTF-8 and gzip data
- * that is cut short, lines that are too long; ERR_UNSUPPORTED for tables, archives and other kinds of files; ERR_FILE for one
- * that cannot be read or is no regular file; the reason of the signal.
+ * that is cut short, what is beyond a bound; ERR_UNSUPPORTED for tables, archives and other kinds of files; ERR_FILE for one
+ * that cannot be read or is no regular file; ERR_OUT_OF_MEMORY for examples that do not fit; the reason of the signal.
  *
  * @example
  * const data = await loadDataset('train.jsonl', { tokenizer: model.tokenizer, maxLength: 512 });
@@ -67,6 +84,9 @@ export async function loadDataset(
     'trainOn',
     'chatTemplate',
     'maxLineBytes',
+    'maxRows',
+    'maxUnzippedBytes',
+    'maxUnzippedRatio',
     'inMemory',
     'stream',
     'signal',
@@ -77,6 +97,9 @@ export async function loadDataset(
     trainOn,
     chatTemplate,
     maxLineBytes = 64 * 2 ** 20,
+    maxRows = 10_000_000,
+    maxUnzippedBytes = 2 * 2 ** 30,
+    maxUnzippedRatio = 100,
     inMemory = true,
     stream = false,
     signal,
@@ -105,19 +128,22 @@ export async function loadDataset(
     'loadDataset',
     `expected maxLineBytes to be a whole number from 1 to ${mostLineBytes} but received ${describe(maxLineBytes)}`,
   );
+  for (const [name, value] of Object.entries({ maxRows, maxUnzippedBytes, maxUnzippedRatio }))
+    checkInteger('loadDataset', name, value, 1);
   checkBoolean('loadDataset', 'inMemory', inMemory);
   checkBoolean('loadDataset', 'stream', stream);
   checkSignal('loadDataset', signal);
   const file = toPath(path, 'loadDataset');
   const format = formatByName(file);
   const rows = { tokenizer, trainOn, chatTemplate, signal };
-  const reader = new Reader(file, rows, maxLength, { maxLineBytes, stream, signal });
+  const lines = { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio, stream, signal };
+  const reader = new Reader(file, rows, maxLength, maxRows, lines);
   let stamp = '';
   if (!inMemory) stamp = await checkSeekable(file, format, stream);
   else if (format === 'text') await reader.readText();
   if (format === 'lines') await reader.readJsonLines(inMemory);
   const { examples, places, truncated, dropped, tokens } = reader;
-  const length = inMemory ? examples.length : places.length;
+  const { length } = inMemory ? examples : places;
   if (length === 0)
     throw new LoRAError(
       'ERR_DATA',
@@ -127,7 +153,7 @@ export async function loadDataset(
       },
     );
   const counts = { length, maxLength, truncated, dropped, tokens, path: file };
-  if (inMemory) return { ...counts, [Symbol.iterator]: () => examples[Symbol.iterator]() };
+  if (inMemory) return new MemoryDataset(counts, examples);
   return new FileDataset(counts, places, stamp, (line, number) => reader.example(line, number));
 }
 
@@ -155,11 +181,12 @@ async function checkSeekable(path: string, format: 'lines' | 'text', stream: boo
 }
 
 class Reader {
-  readonly examples: Required<Example>[] = [];
-  readonly places: Place[] = [];
+  readonly examples: ExampleColumns;
+  readonly places: Places;
   tokens = 0;
   truncated = 0;
   dropped = 0;
+  #counted = 0;
   readonly #rows: RowReader;
   readonly #pace = new Pace();
 
@@ -167,20 +194,30 @@ class Reader {
     readonly file: string,
     readonly options: RowOptions,
     readonly maxLength: number,
+    readonly maxRows: number,
     readonly lines: LineOptions,
   ) {
     this.#rows = new RowReader(options);
+    this.examples = new ExampleColumns(file);
+    this.places = new Places(file);
   }
 
   async readJsonLines(keep: boolean): Promise<void> {
-    for await (const { line, number, offset, bytes } of readLines(this.file, this.lines))
-      if (line.trim() !== '') {
-        const { inputIds, labels } = await this.#rowOf(line, number);
-        const example = this.#cut(inputIds, labels);
-        if (example && keep) this.examples.push(example);
-        else if (example) this.places.push({ offset, bytes, number, length: example.inputIds.length });
+    for await (const lines of readLines(this.file, this.lines))
+      for (const line of lines) {
         if (this.#pace.due) await this.#pace.rest(this.lines.signal);
+        if (line.line.trim() === '') continue;
+        this.#countRow(line.number);
+        const { inputIds, labels } = await this.#rowOf(line.line, line.number);
+        const example = this.#cut(inputIds, labels, line.number);
+        if (example && keep) this.examples.add(example);
+        else if (example) this.places.add(line, example.inputIds.length);
       }
+  }
+
+  #countRow(line: number): void {
+    if (++this.#counted > this.maxRows)
+      this.#fail(line, `expected at most ${this.maxRows} rows: raise maxRows where there are so many`);
   }
 
   /** The example of a line that gave one before. */
@@ -211,9 +248,11 @@ class Reader {
   }
 
   /** Cuts and counts; gives nothing for a row of which no token counts. */
-  #cut(inputIds: readonly number[], labels: readonly number[]): Required<Example> | undefined {
+  #cut(inputIds: readonly number[], labels: readonly number[], line: number): Required<Example> | undefined {
     if (inputIds.length > this.maxLength) this.truncated++;
     const example = { inputIds: inputIds.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) };
+    const misfit = ExampleColumns.misfit(example);
+    if (misfit !== undefined) this.#fail(line, `expected ids and labels of 32 bits but received ${misfit}`);
     const counted = countedTokens([example.labels]); // a single token predicts nothing
     this.tokens += counted;
     if (counted > 0) return example;
@@ -221,30 +260,40 @@ class Reader {
     return undefined;
   }
 
+  get #tokenizer(): TextEncoder {
+    const { tokenizer } = this.options;
+    if (tokenizer) return tokenizer;
+    throw new LoRAError(
+      'ERR_ARGUMENT',
+      `[loadDataset] expected a tokenizer, since ${this.file} holds text: pass { tokenizer: model.tokenizer }`,
+      { op: 'loadDataset' },
+    );
+  }
+
   async readText(): Promise<void> {
-    const lines: string[] = [];
+    const pieces = new TextPieces(() => this.#tokenizer, this.maxLength, this.options.signal);
+    let part: string[] = [];
     let characters = 0;
-    for await (const { line, number } of readLines(this.file, this.lines)) {
-      characters += line.length + 1;
-      if (characters > mostLineBytes)
-        this.#fail(number, `expected plain text of at most ${mostLineBytes} characters: split the file`);
-      lines.push(line);
+    let first = 1;
+    const take = async (made: number[][]): Promise<void> => {
+      for (const piece of made) {
+        if (this.#pace.due) await this.#pace.rest(this.lines.signal);
+        this.#countRow(first);
+        const example = this.#cut(piece, piece, first);
+        if (example) this.examples.add(example);
+      }
+    };
+    for await (const lines of readLines(this.file, this.lines)) {
+      if (this.#pace.due) await this.#pace.rest(this.lines.signal);
+      for (const { line, number } of lines) {
+        if (characters >= partCharacters) {
+          await take(await pieces.add(`${part.join('\n')}\n`));
+          [part, characters, first] = [[], 0, number];
+        }
+        part.push(line);
+        characters += line.length + 1;
+      }
     }
-    const { tokenizer, signal } = this.options;
-    if (!tokenizer)
-      throw new LoRAError(
-        'ERR_ARGUMENT',
-        `[loadDataset] expected a tokenizer, since ${this.file} holds text: pass { tokenizer: model.tokenizer }`,
-        { op: 'loadDataset' },
-      );
-    const text = lines.join('\n');
-    const ids = tokenizer.encodeAsync
-      ? await tokenizer.encodeAsync(text, { signal })
-      : tokenizer.encode(text);
-    for (let at = 0; at < ids.length; at += this.maxLength) {
-      const piece = ids.slice(at, at + this.maxLength);
-      const example = this.#cut(piece, piece);
-      if (example) this.examples.push(example);
-    }
+    await take(await pieces.end(part.join('\n')));
   }
 }

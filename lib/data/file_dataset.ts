@@ -2,16 +2,35 @@
 import { LoRAError } from '../errors';
 import { InputFile } from '../formats/input';
 import { check, describe } from '../validate';
+import { Column } from './columns';
 import type { DatasetCounts, Example } from './example';
+import type { Line } from './lines';
 
-/** Where a row lies. */
-export interface Place {
-  readonly offset: number;
-  readonly bytes: number;
-  /** Of its line, from 1. */
-  readonly number: number;
-  /** Tokens of its example. */
-  readonly length: number;
+/** Where rows lie, and the tokens of their examples. */
+export class Places {
+  readonly offset: Column;
+  readonly bytes: Column;
+  /** Of the line, from 1. */
+  readonly number: Column;
+  readonly tokens: Column;
+
+  constructor(path: string) {
+    this.offset = new Column('f64', path);
+    this.bytes = new Column('i32', path);
+    this.number = new Column('f64', path);
+    this.tokens = new Column('i32', path);
+  }
+
+  get length(): number {
+    return this.offset.length;
+  }
+
+  add({ offset, bytes, number }: Line, tokens: number): void {
+    this.offset.push(offset);
+    this.bytes.push(bytes);
+    this.number.push(number);
+    this.tokens.push(tokens);
+  }
 }
 
 /**
@@ -35,16 +54,11 @@ export class FileDataset implements DatasetCounts, AsyncIterable<Required<Exampl
   readonly tokens: number;
   /** The file it was read from. */
   readonly path: string;
-  /** @internal Tokens of each example: batches of similar lengths need no second look at the file. */
-  readonly lengths: Uint32Array;
-  readonly #offsets: Float64Array;
-  readonly #bytes: Uint32Array;
-  readonly #numbers: Float64Array;
 
   /** @internal Use {@link loadDataset}. */
   constructor(
     counts: DatasetCounts,
-    places: readonly Place[],
+    private readonly places: Places,
     private readonly stamp: string,
     private readonly example: (line: string, number: number) => Promise<Required<Example>>,
   ) {
@@ -56,10 +70,11 @@ export class FileDataset implements DatasetCounts, AsyncIterable<Required<Exampl
       tokens: this.tokens,
       path: this.path,
     } = counts);
-    this.lengths = Uint32Array.from(places, ({ length }) => length);
-    this.#offsets = Float64Array.from(places, ({ offset }) => offset);
-    this.#bytes = Uint32Array.from(places, ({ bytes }) => bytes);
-    this.#numbers = Float64Array.from(places, ({ number }) => number);
+  }
+
+  /** @internal Tokens of each example: batches of similar lengths need no second look at the file. */
+  get lengths(): readonly number[] {
+    return this.places.tokens.slice(0, this.length);
   }
 
   /**
@@ -78,8 +93,8 @@ export class FileDataset implements DatasetCounts, AsyncIterable<Required<Exampl
         throw new LoRAError('ERR_FILE', `[loadDataset] ${this.path} has changed since it was loaded`, {
           op: 'loadDataset',
         });
-      const bytes = await file.bytes(this.#offsets[index]!, this.#bytes[index]!);
-      return await this.example(new TextDecoder().decode(bytes), this.#numbers[index]!);
+      const bytes = await file.bytes(this.places.offset.at(index), this.places.bytes.at(index));
+      return await this.example(new TextDecoder().decode(bytes), this.places.number.at(index));
     } finally {
       await file.close();
     }

@@ -2,7 +2,7 @@
 import { constants } from 'node:buffer';
 import { extname } from 'node:path';
 import { pipeline } from 'node:stream';
-import { createGunzip, type Gunzip } from 'node:zlib';
+import { createGunzip } from 'node:zlib';
 import { LoRAError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { fileSource, streamSource } from './sources';
@@ -107,6 +107,10 @@ export interface Line {
 export interface LineOptions {
   /** Longer lines are ERR_DATA. */
   maxLineBytes: number;
+  /** More bytes of unzipped data are ERR_DATA. */
+  maxUnzippedBytes: number;
+  /** So are more than this many times those of the file. */
+  maxUnzippedRatio: number;
   /** The path may name what is no regular file: it is read until it ends. */
   stream?: boolean | undefined;
   signal?: AbortSignal | undefined;
@@ -115,94 +119,80 @@ export interface LineOptions {
 /** A line becomes one string. */
 export const mostLineBytes = constants.MAX_STRING_LENGTH;
 
+/** Unzipped bytes that no ratio is asked of: small files of equal rows are zipped by a thousand. */
+const freeBytes = 4 * 2 ** 20;
+
 /** The content of a file, unzipped where it is gzip (seen by its first bytes, whatever its name). */
-async function* content(file: string, { stream, signal }: LineOptions): AsyncGenerator<Buffer> {
+async function* content(file: string, options: LineOptions): AsyncGenerator<Buffer> {
+  const { stream, signal } = options;
   const source = stream ? await streamSource(file, signal) : fileSource(file, signal);
-  let unzip: Gunzip | undefined;
   try {
     const { head, all } = await peek(source.bytes);
     if (head[0] === 0x1f && head[1] === 0x8b) {
-      unzip = createGunzip();
-      // An error of the file destroys the unzipped stream with it.
-      const unzipped: Bytes = pipeline(all, unzip, () => undefined);
-      yield* (await peek(unzipped)).all;
+      yield* (await peek(unzipped(file, all, options))).all;
       return;
     }
     if (/\.gz$/i.test(file)) throw dataError(file, ': expected gzip, as its name ends in .gz, but it is not');
     yield* all;
   } finally {
-    unzip?.destroy();
     await source.close();
   }
 }
 
+/** What gzip data hold, within the bounds on it: a kilobyte can stand for a megabyte. */
+async function* unzipped(
+  file: string,
+  zipped: Bytes,
+  { maxUnzippedBytes, maxUnzippedRatio }: LineOptions,
+): AsyncGenerator<Buffer> {
+  let taken = 0;
+  async function* counted(): AsyncGenerator<Buffer> {
+    for await (const chunk of zipped) {
+      taken += chunk.length;
+      yield chunk;
+    }
+  }
+  const refuse = (most: string, option: keyof LineOptions): never => {
+    throw dataError(
+      file,
+      `: expected gzip data that hold at most ${most} but received more: raise ${option} for a file that you trust, or unzip it`,
+    );
+  };
+  const unzip = createGunzip({ chunkSize: 2 ** 18 });
+  try {
+    let made = 0;
+    // An error of the file destroys the unzipped stream with it.
+    const chunks: Bytes = pipeline(counted(), unzip, () => undefined);
+    for await (const chunk of chunks) {
+      made += chunk.length;
+      if (made > maxUnzippedBytes) refuse(`${maxUnzippedBytes} bytes`, 'maxUnzippedBytes');
+      if (made > Math.max(freeBytes, taken * maxUnzippedRatio))
+        refuse(`${maxUnzippedRatio} times their own bytes`, 'maxUnzippedRatio');
+      yield chunk;
+    }
+  } finally {
+    unzip.destroy();
+  }
+}
+
+/** Lines that are given at once: some are empty, and a turn of the loop for each would take most of the time. */
+const blockLines = 512;
+
 /**
- * The lines of a file with their numbers from 1, without the line feeds that end them. What follows the last one is
- * a line too, so that the lines joined with line feeds are the file. Byte order marks are dropped.
+ * The lines of a file with their numbers from 1, without the line feeds that end them, some hundred at a time. What follows the last one is a line
+ * too, so that the lines joined with line feeds are the file. Byte order marks are dropped.
  *
  * Not node:readline, which also ends a line at U+2028, a character that JSON strings may hold, and which lets invalid
  * UTF-8 pass.
  *
- * @throws ERR_FILE for a file that cannot be read; ERR_DATA, with the line, for gzip data that is damaged or cut short,
+ * @throws ERR_FILE for a file that cannot be read; ERR_DATA, with the line, for gzip data that is damaged or cut short or holds too much,
  * for what is not UTF-8 text and for a line that is too long; ERR_UNSUPPORTED for other kinds of files.
  */
-export async function* readLines(file: string, options: LineOptions): AsyncGenerator<Line> {
-  const { maxLineBytes, signal } = options;
-  const decoder = new TextDecoder('utf-8', { fatal: true });
-  let start: string | undefined;
-  let number = 0;
-  let offset = 0;
-  const notText = (message: string, cause?: unknown): never => {
-    for (const [at, bytes, kind] of refusedStarts) if (start?.startsWith(bytes, at)) refuse(file, kind);
-    throw dataError(file, `:${number}: ${message}`, cause);
-  };
-  const decode = (bytes: Buffer): Line => {
-    number++;
-    const begin = offset;
-    offset += bytes.length + 1;
-    let line: string;
-    try {
-      line = decoder.decode(bytes);
-    } catch (cause) {
-      const utf16 = number === 1 && (start?.startsWith('\xFF\xFE') || start?.startsWith('\xFE\xFF'));
-      return notText(
-        utf16
-          ? 'expected UTF-8 text but received UTF-16: save it as UTF-8'
-          : 'expected UTF-8 text but received bytes that are not',
-        cause,
-      );
-    }
-    if (line.includes('\0')) return notText('expected UTF-8 text but received a zero byte');
-    return { line, number, offset: begin, bytes: bytes.length };
-  };
-  let rest: Buffer[] = []; // of a line whose end has not come
-  let restBytes = 0;
-  const keep = (part: Buffer): void => {
-    restBytes += part.length;
-    if (restBytes > maxLineBytes)
-      throw dataError(
-        file,
-        `:${number + 1}: expected a line of at most ${maxLineBytes} bytes: raise maxLineBytes where lines are so long`,
-      );
-    rest.push(part);
-  };
-  const take = (): Buffer => {
-    const bytes = rest.length === 1 ? rest[0]! : Buffer.concat(rest, restBytes);
-    rest = [];
-    restBytes = 0;
-    return bytes;
-  };
+export async function* readLines(file: string, options: LineOptions): AsyncGenerator<readonly Line[]> {
+  const { signal } = options;
+  const lines = new Lines(file, options.maxLineBytes);
   try {
-    for await (const chunk of content(file, options)) {
-      start ??= chunk.toString('latin1', 0, 512);
-      let from = 0;
-      for (let end = chunk.indexOf(10); end >= 0; end = chunk.indexOf(10, from)) {
-        keep(chunk.subarray(from, end));
-        yield decode(take());
-        from = end + 1;
-      }
-      keep(chunk.subarray(from));
-    }
+    for await (const chunk of content(file, options)) yield* lines.split(chunk);
   } catch (cause) {
     signal?.throwIfAborted();
     if (cause instanceof LoRAError) {
@@ -213,10 +203,97 @@ export async function* readLines(file: string, options: LineOptions): AsyncGener
     if (code.startsWith('Z_'))
       throw dataError(
         file,
-        `: the gzip data is damaged or cut short, after line ${number} (${(cause as Error).message})`,
+        `: the gzip data is damaged or cut short, after line ${lines.number} (${(cause as Error).message})`,
         cause,
       );
     throw new LoRAError('ERR_FILE', `[${op}] cannot read ${file}: ${systemReason(cause)}`, { op, cause });
   }
-  yield decode(take());
+  yield [lines.last()];
+}
+
+/** Cuts the bytes of a file at its line feeds. */
+class Lines {
+  /** Lines so far. */
+  number = 0;
+  #offset = 0;
+  #start: string | undefined;
+  /** Of a line whose end has not come. */
+  #rest: Buffer[] = [];
+  #restBytes = 0;
+  readonly #decoder = new TextDecoder('utf-8', { fatal: true });
+
+  constructor(
+    private readonly file: string,
+    private readonly maxLineBytes: number,
+  ) {}
+
+  /** The lines that end in a chunk; those before one that is wrong are given first. */
+  *split(chunk: Buffer): Generator<readonly Line[], void, void> {
+    this.#start ??= chunk.toString('latin1', 0, 512);
+    let from = 0;
+    for (let more = true; more;) {
+      const lines: Line[] = [];
+      try {
+        for (let end = chunk.indexOf(10, from); (more = end >= 0); end = chunk.indexOf(10, from)) {
+          if (lines.length === blockLines) break;
+          this.#keep(chunk.subarray(from, end));
+          from = end + 1;
+          lines.push(this.#take());
+        }
+      } finally {
+        if (lines.length > 0) yield lines;
+      }
+    }
+    this.#keep(chunk.subarray(from));
+  }
+
+  /** The line after the last line feed. */
+  last(): Line {
+    return this.#take();
+  }
+
+  #keep(part: Buffer): void {
+    this.#restBytes += part.length;
+    if (this.#restBytes > this.maxLineBytes)
+      throw dataError(
+        this.file,
+        `:${this.number + 1}: expected a line of at most ${this.maxLineBytes} bytes: raise maxLineBytes where lines are so long`,
+      );
+    this.#rest.push(part);
+  }
+
+  #take(): Line {
+    const bytes = this.#restBytes;
+    const whole = this.#rest.length === 1 ? this.#rest[0]! : Buffer.concat(this.#rest, bytes);
+    this.#rest = [];
+    this.#restBytes = 0;
+    this.number++;
+    const offset = this.#offset;
+    this.#offset += bytes + 1;
+    return { line: bytes === 0 ? '' : this.#decode(whole), number: this.number, offset, bytes };
+  }
+
+  #decode(bytes: Buffer): string {
+    let line: string;
+    try {
+      line = this.#decoder.decode(bytes);
+    } catch (cause) {
+      const utf16 =
+        this.number === 1 && (this.#start?.startsWith('\xFF\xFE') || this.#start?.startsWith('\xFE\xFF'));
+      return this.#notText(
+        utf16
+          ? 'expected UTF-8 text but received UTF-16: save it as UTF-8'
+          : 'expected UTF-8 text but received bytes that are not',
+        cause,
+      );
+    }
+    if (line.includes('\0')) return this.#notText('expected UTF-8 text but received a zero byte');
+    return line;
+  }
+
+  #notText(message: string, cause?: unknown): never {
+    for (const [at, bytes, kind] of refusedStarts)
+      if (this.#start?.startsWith(bytes, at)) refuse(this.file, kind);
+    throw dataError(this.file, `:${this.number}: ${message}`, cause);
+  }
 }

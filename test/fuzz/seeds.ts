@@ -146,7 +146,7 @@ export const conversation = [
     content: '<think>\n</think>Hello',
     tool_calls: [{ function: { name: 'f', arguments: { a: 1 } } }],
   },
-  { role: 'tool', content: [{ type: 'text', text: 'y' }] },
+  { role: 'tool', content: 'y' },
 ];
 
 /** A header with a few tensors that fill the data. */

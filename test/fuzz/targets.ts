@@ -1,6 +1,7 @@
 /** The readers of files, each with seeds and a way to make an input that is nearly right. */
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { gzipSync } from 'node:zlib';
 import { Template } from '@huggingface/jinja';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { loadDataset } from '../../lib/data/dataset';
@@ -344,7 +345,8 @@ export const targets: Readonly<Record<string, Target>> = {
         ),
       );
       const whole = bytes(lines.join(dice.pick(['\n', '\r\n', '\n\n'])));
-      return dice.once(4) ? mutateBytes(whole, dice) : whole;
+      const zipped = dice.once(4) ? gzipSync(whole) : whole;
+      return dice.once(4) ? mutateBytes(zipped, dice) : zipped;
     },
     run: (input, dir) =>
       loadDataset(written(dir, 'data.jsonl', input), {

@@ -3,8 +3,9 @@ import { spawn, spawnSync } from 'node:child_process';
 import { createWriteStream, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
-import { loadDataset } from '../../lib/index';
+import { loadDataset, type LoadDatasetOptions } from '../../lib/index';
 import { expectReject } from '../support/errors';
+import { longestGap } from '../support/gaps';
 import { temporaryFolder } from '../support/temporary';
 
 const root = temporaryFolder();
@@ -45,6 +46,103 @@ test('the limit of a line holds for the last one, and for what gzip hides', asyn
     'ERR_DATA',
     /:2: expected a line of at most 1000 bytes/,
   );
+});
+
+describe('what gzip data may stand for', () => {
+  const tokenizer = { encode: (text: string) => [...Buffer.from(text)] };
+  const feeds = Buffer.alloc(5 * 2 ** 20, '\n');
+  const ratio =
+    'expected gzip data that hold at most 100 times their own bytes but received more: raise maxUnzippedRatio for a file that you trust, or unzip it';
+  test.each<[name: string, content: string | Buffer, options: LoadDatasetOptions, sentence: string]>([
+    ['feeds.txt.gz', feeds, {}, `: ${ratio}`],
+    ['feeds.jsonl.gz', feeds, {}, `: ${ratio}`],
+    ['rows.jsonl.gz', row.repeat(400_000), {}, `: ${ratio}`],
+    [
+      'bytes.jsonl.gz',
+      row.repeat(1000),
+      { maxUnzippedBytes: 10_000 },
+      ': expected gzip data that hold at most 10000 bytes but received more: raise maxUnzippedBytes for a file that you trust, or unzip it',
+    ],
+    [
+      'three.jsonl.gz',
+      row.repeat(3),
+      { maxRows: 2 },
+      ':3: expected at most 2 rows: raise maxRows where there are so many',
+    ],
+    [
+      'three.jsonl',
+      row.repeat(3),
+      { maxRows: 2, inMemory: false },
+      ':3: expected at most 2 rows: raise maxRows where there are so many',
+    ],
+    [
+      'three.txt',
+      'abcdef',
+      { maxRows: 2, maxLength: 2 },
+      ':1: expected at most 2 rows: raise maxRows where there are so many',
+    ],
+  ])('%s', async (name, content, options, sentence) => {
+    const path = join(root, name);
+    writeFileSync(path, name.endsWith('.gz') ? gzipSync(content) : content);
+    await expectReject(
+      loadDataset(path, { tokenizer, ...options }),
+      'ERR_DATA',
+      `[loadDataset] ${path}${sentence}`,
+    );
+  });
+
+  test('a program may say that it trusts the file', async () => {
+    const path = join(root, 'trusted.jsonl.gz');
+    writeFileSync(path, gzipSync(`{"inputIds":[1,2]}${' '.repeat(5 * 2 ** 20)}`));
+    expect((await loadDataset(path, { maxUnzippedRatio: 2000 })).length).toBe(1);
+    await expectReject(
+      loadDataset(path, { maxUnzippedRatio: 0 }),
+      'ERR_ARGUMENT',
+      '[loadDataset] expected maxUnzippedRatio to be an integer of at least 1 but received 0',
+    );
+  });
+});
+
+test('rows for which there is no memory left are an error', async () => {
+  const path = join(root, 'no-memory.jsonl');
+  writeFileSync(path, row);
+  jest.spyOn(process as { availableMemory?: () => number }, 'availableMemory').mockReturnValue(2 ** 20);
+  try {
+    await expectReject(
+      loadDataset(path),
+      'ERR_OUT_OF_MEMORY',
+      `[loadDataset] ${path}: there is no memory left for its examples: read it with inMemory: false, or a part of it`,
+    );
+  } finally {
+    jest.restoreAllMocks();
+  }
+});
+
+test('a long text is encoded in parts, within the special tokens of the whole, and in any number of lines', async () => {
+  const path = join(root, 'long.txt');
+  const text = `${'ab cd\n'.repeat(200_000)}\n\n${'x'.repeat(2 ** 20)}\nend`;
+  writeFileSync(path, text);
+  const [before, after] = [[300, 301], [302]];
+  const longest = { characters: 0 };
+  const tokenizer = {
+    encode(part: string, { addSpecialTokens = true } = {}) {
+      longest.characters = Math.max(longest.characters, part.length);
+      const ids = [...Buffer.from(part)];
+      return addSpecialTokens ? [...before, ...ids, ...after] : ids;
+    },
+  };
+  const data = await loadDataset(path, { tokenizer, maxLength: 1000 });
+  expect([...data].flatMap(({ inputIds }) => inputIds)).toEqual([...before, ...Buffer.from(text), ...after]);
+  expect([...data].every(({ inputIds }, i) => i + 1 === data.length || inputIds.length === 1000)).toBe(true);
+  expect(longest.characters).toBeLessThan(2 ** 21);
+});
+
+test.each(['\n', ' \n'])('lines of nothing let timers run: %j', async (line) => {
+  const path = join(root, 'nothing.jsonl');
+  writeFileSync(path, row + line.repeat(1_000_000 / line.length));
+  const { gap, result } = await longestGap(() => loadDataset(path));
+  expect(result.length).toBe(1);
+  expect(gap).toBeLessThan(100);
 });
 
 test('a line over 512 MiB is an error with its number', async () => {
