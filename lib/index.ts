@@ -46,6 +46,7 @@ export type {
   DecodeOptions,
   EncodeAsyncOptions,
   EncodeOptions,
+  TurnsAsyncOptions,
   TurnsOptions,
 } from './text/tokenizer';
 export type { Turns } from './text/turns';

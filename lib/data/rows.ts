@@ -4,6 +4,7 @@ import type { ChatMessage } from '../text/messages';
 import type { Turns } from '../text/turns';
 import { describe } from '../validate';
 import { checkExample, ignoredLabel, type Example } from './example';
+import { tokensBefore } from './token_spans';
 
 /** What a data set needs of a tokenizer: that of a model has it. */
 export interface TextEncoder {
@@ -23,6 +24,15 @@ export interface TextEncoder {
     messages: readonly ChatMessage[],
     options?: { template?: string | undefined; tools?: readonly unknown[] | undefined },
   ): Turns;
+  /** The same in slices; taken where there is one: {@link Tokenizer.turnsAsync}. */
+  turnsAsync?(
+    messages: readonly ChatMessage[],
+    options?: {
+      template?: string | undefined;
+      tools?: readonly unknown[] | undefined;
+      signal?: AbortSignal | undefined;
+    },
+  ): Promise<Turns>;
 }
 
 export interface RowOptions {
@@ -106,17 +116,15 @@ export abstract class RowKind {
   ): Promise<number[]> {
     if (this.options.trainOn === 'all') return [...ids];
     const labels = ids.map(() => ignoredLabel);
-    /** How many tokens of the whole are those of the text before a character. */
-    const before = async (character: number): Promise<number> => {
-      if (character >= words.length) return ids.length;
-      const start = await this.encode(words.slice(0, character), addSpecialTokens);
-      const differs = start.findIndex((id, i) => id !== ids[i]);
-      return differs < 0 ? start.length : differs;
-    };
-    for (const [begin, end] of spans) {
-      const last = await before(end);
-      for (let i = await before(begin); i < last; i++) labels[i] = ids[i]!;
-    }
+    const characters = [...new Set(spans.flat())].sort((a, b) => a - b);
+    const counts = await tokensBefore(characters, words, ids, (part) => this.encode(part, addSpecialTokens));
+    if (counts === undefined)
+      throw new RowError(
+        `expected the tokenizer to tell the tokens of ${spans.length} answers apart by the text around them: train on all tokens`,
+      );
+    const before = new Map(characters.map((character, i) => [character, counts[i]!]));
+    for (const [begin, end] of spans)
+      for (let i = before.get(begin)!; i < before.get(end)!; i++) labels[i] = ids[i]!;
     return labels;
   }
 
@@ -131,7 +139,11 @@ export abstract class RowKind {
         'expected the tokenizer of a model, which has turns(messages), for conversations',
         'ERR_ARGUMENT',
       );
-    const turns = tokenizer.turns(messages, { template: this.options.chatTemplate ?? undefined, tools });
+    const { chatTemplate, signal } = this.options;
+    const how = { template: chatTemplate ?? undefined, tools };
+    const turns = tokenizer.turnsAsync
+      ? await tokenizer.turnsAsync(messages, { ...how, signal })
+      : tokenizer.turns(messages, how);
     const inputIds = await this.encode(turns.text, false);
     return { inputIds, labels: await this.spans(inputIds, turns.text, turns.spans, false) };
   }

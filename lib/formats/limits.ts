@@ -31,6 +31,10 @@ export interface ReadLimits {
   generationIds?: number | undefined;
   /** Stop strings of generation_config.json, which each token of a text is compared with. Default 128. */
   stopStrings?: number | undefined;
+  /** Values in the messages and tools of one conversation: lists, objects, texts, numbers. A template runs through them in one piece. Default 65536. */
+  messageValues?: number | undefined;
+  /** Steps of all runs of a chat template without `{% generation %}` blocks that look for the answers of one conversation. Default 50000000. */
+  turnSteps?: number | undefined;
 }
 
 /** Every bound. */
@@ -47,6 +51,8 @@ export const defaultLimits: Limits = {
   templateSteps: 500_000,
   generationIds: 2 ** 14,
   stopStrings: 128,
+  messageValues: 2 ** 16,
+  turnSteps: 50_000_000,
 };
 const names = Object.keys(defaultLimits) as (keyof Limits)[];
 

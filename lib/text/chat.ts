@@ -1,7 +1,8 @@
 /** Chat templates: Jinja text of a model directory. */
 import { LoRAError } from '../errors';
-import { defaultLimits, type Limits } from '../formats/limits';
-import { messageForms, type ChatMessage } from './messages';
+import { checkLimit, defaultLimits, limitText, type Limits } from '../formats/limits';
+import { atOnce } from '../tensor/pace';
+import { holdsMore, messageForms, type ChatMessage } from './messages';
 import { BoundedTemplate } from './template';
 import { markedTemplate, readMarks, turnsByPrefix, unusedMarks, type Turns } from './turns';
 
@@ -52,23 +53,49 @@ export class ChatTemplate {
 
   /**
    * The conversation, and what the assistant says in it.
-   * @throws ERR_DATA as render() does, and where the template leaves open which part of the text is the assistant's.
+   * @throws ERR_DATA as render() does, and where the template leaves open which part of the text is the assistant's, or the search takes
+   * more steps than it may.
    */
   turns(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): Turns {
+    return atOnce(this.turnSteps(messages, options));
+  }
+
+  /** The same; yields between runs of the template. */
+  *turnSteps(
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions = {},
+  ): Generator<void, Turns, void> {
     const { form, text: plain } = this.#written(messages, options);
+    yield;
     const [name, source] = this.#choose(options);
     const [open, close] = unusedMarks(plain);
     const marked = markedTemplate(source, open, close);
     if (marked !== undefined) {
-      const turns = readMarks(this.#run(`${name} with marks ${open}`, marked, form, options), open, close);
+      const text = this.#run(`${name} with marks ${open}`, marked, form, options);
+      yield;
+      const turns = readMarks(text, open, close);
       if (turns.text === plain) return turns; // marks beside white space may change what is stripped
     }
-    return turnsByPrefix(
+    let steps = 0;
+    const spent = (more: number): void => {
+      steps += more;
+      const what = `finding the answers of ${messages.length} messages takes too many steps`;
+      checkLimit(this.#limits, 'turnSteps', steps, what, { code: 'ERR_DATA', op: 'chat_template' });
+    };
+    const write = (places: readonly number[], prompt: boolean): string =>
+      places.length === form.length && !prompt
+        ? plain
+        : this.#run(
+            name,
+            source,
+            places.map((i) => form[i]!),
+            { ...options, addGenerationPrompt: prompt },
+            spent,
+          );
+    return yield* turnsByPrefix(
       form.map(({ role }) => role),
-      (count, prompt) =>
-        count === form.length && !prompt
-          ? plain
-          : this.#run(name, source, form.slice(0, count), { ...options, addGenerationPrompt: prompt }),
+      plain,
+      write,
     );
   }
 
@@ -99,6 +126,13 @@ export class ChatTemplate {
     messages: readonly ChatMessage[],
     options: ChatTemplateOptions,
   ): { form: readonly ChatMessage[]; text: string } {
+    const { messageValues } = this.#limits;
+    if (holdsMore([messages, options.tools], messageValues))
+      throw new LoRAError(
+        'ERR_DATA',
+        `[chat_template] the messages and tools of a conversation hold too many values: ${limitText(this.#limits, 'messageValues')}`,
+        { op: 'chat_template' },
+      );
     const chosen = this.#choose(options);
     let failure: unknown;
     for (const form of messageForms(messages))
@@ -111,18 +145,25 @@ export class ChatTemplate {
   }
 
   /** Runs a template, which is parsed once by its name. */
-  #run(name: string, source: string, messages: readonly ChatMessage[], options: ChatTemplateOptions): string {
+  #run(
+    name: string,
+    source: string,
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions,
+    spent?: (steps: number) => void,
+  ): string {
     try {
       let template = this.#parsed.get(name);
       if (!template) this.#parsed.set(name, (template = new BoundedTemplate(source, this.#limits)));
-      return template.render({
+      const variables = {
         ...this.#tokens,
         ...options.variables,
         messages,
         tools: options.tools ?? null,
         documents: null,
         add_generation_prompt: options.addGenerationPrompt ?? false,
-      });
+      };
+      return template.render(variables, spent);
     } catch (cause) {
       if (cause instanceof LoRAError) throw cause;
       const reason = (cause instanceof Error ? cause.message : String(cause)).slice(0, 1000);

@@ -103,3 +103,17 @@ export function messageForms(given: unknown): ChatMessage[][] {
   const silent = texts.some(({ content }) => content === null);
   return silent ? [...forms, ...forms.map(withTexts)] : forms;
 }
+
+/** Whether a value of JSON holds more values than `most`, itself among them. Takes no stack. */
+export function holdsMore(value: unknown, most: number): boolean {
+  const open: unknown[] = [value];
+  for (let count = 0; open.length > 0; count++) {
+    if (count + open.length > most) return true;
+    const next = open.pop();
+    if (typeof next !== 'object' || next === null) continue;
+    const children: unknown[] = Array.isArray(next) ? next : Object.values(next);
+    if (children.length > most) return true;
+    for (const child of children) open.push(child);
+  }
+  return false;
+}

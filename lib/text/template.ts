@@ -86,17 +86,25 @@ class BoundedInterpreter extends Interpreter {
   /** Methods that were looked up: what they belong to, and their names. */
   readonly #methods = new WeakMap<Value, { of: Value; name: string }>();
   #left: number;
+  #allowed: number;
 
   constructor(environment: Environment, limits: Limits, bodySizes: WeakMap<Node, number>) {
     super(environment);
     this.#limits = limits;
     this.#bodies = bodySizes;
-    this.#left = limits.templateSteps;
+    this.#left = this.#allowed = limits.templateSteps;
+  }
+
+  /** The steps that it took. */
+  get spent(): number {
+    return this.#allowed - this.#left;
   }
 
   /** A long conversation may take long. */
   allowFor(value: Value): void {
-    this.#left += stepsPerInput * this.#sizes.of(value).steps;
+    const steps = stepsPerInput * this.#sizes.of(value).steps;
+    this.#left += steps;
+    this.#allowed += steps;
   }
 
   spend(steps: number): void {
@@ -351,7 +359,8 @@ export class BoundedTemplate {
     markOutput(this.#program as unknown as Node, this.#bodies);
   }
 
-  render(variables: Readonly<Record<string, unknown>>): string {
+  /** `spent` is told the steps of a run that ended well. */
+  render(variables: Readonly<Record<string, unknown>>, spent?: (steps: number) => void): string {
     const environment = new Environment();
     const interpreter = new BoundedInterpreter(environment, this.#limits, this.#bodies);
     const globals = {
@@ -379,6 +388,7 @@ export class BoundedTemplate {
     for (const [name, value] of Object.entries(globals)) environment.set(name, value);
     for (const [name, value] of Object.entries(variables)) interpreter.allowFor(environment.set(name, value));
     const value = interpreter.run(this.#program);
+    spent?.(interpreter.spent);
     return textOf(value) ?? '';
   }
 }

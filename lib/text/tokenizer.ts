@@ -43,6 +43,12 @@ export interface TurnsOptions extends Omit<ChatTemplateOptions, 'addGenerationPr
   template?: string | undefined;
 }
 
+/** The options of {@link Tokenizer.turnsAsync}. */
+export interface TurnsAsyncOptions extends TurnsOptions {
+  /** An abort rejects with its reason. */
+  signal?: AbortSignal | undefined;
+}
+
 const op = 'tokenizer';
 /** Characters up to which the library encodes a text in one call: about a millisecond. */
 const shortText = 2048;
@@ -332,9 +338,27 @@ export class Tokenizer {
    * text.slice(...spans[0]!); // 'Hello!' and what ends it
    */
   turns(messages: readonly ChatMessage[], options: TurnsOptions = {}): Turns {
+    return atOnce(this.#turns(messages, options));
+  }
+
+  /**
+   * The same as turns(), in slices between which timers and I/O run: for conversations of hundreds of turns, where the template has no
+   * `{% generation %}` blocks.
+   * @throws as turns() does, and the reason of the signal.
+   * @example
+   * const { spans } = await model.tokenizer.turnsAsync(messages);
+   */
+  async turnsAsync(messages: readonly ChatMessage[], options: TurnsAsyncOptions = {}): Promise<Turns> {
+    const { signal, ...rest } = options;
+    checkSignal('chat_template', signal);
+    signal?.throwIfAborted();
+    return inSlices(this.#turns(messages, rest), signal);
+  }
+
+  #turns(messages: readonly ChatMessage[], options: TurnsOptions): Generator<void, Turns, void> {
     checkOptions('chat_template', options, ['template', 'tools', 'variables']);
     const { template, ...rest } = options;
-    return this.#chatTemplate(template).turns(messages, rest);
+    return this.#chatTemplate(template).turnSteps(messages, rest);
   }
 
   /** The model's template, or one of the program's own. */

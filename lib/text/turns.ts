@@ -70,8 +70,8 @@ export function readMarks(marked: string, open: string, close: string): Turns {
   return { text, spans };
 }
 
-/** Writes the messages before the `count`-th, and with `prompt` the words that open the assistant's turn. */
-export type WriteTurns = (count: number, prompt: boolean) => string;
+/** Writes some of the messages, by their places, and with `prompt` the words that open the assistant's turn. */
+export type WriteTurns = (messages: readonly number[], prompt: boolean) => string;
 
 const ambiguous = (at: number, why: string): LoRAError =>
   new LoRAError(
@@ -80,18 +80,79 @@ const ambiguous = (at: number, why: string): LoRAError =>
     { op: 'chat_template' },
   );
 
-/** The turns of a conversation by prefixes: an answer is what follows its prompt in the text up to and with the answer. */
-export function turnsByPrefix(roles: readonly string[], write: WriteTurns): Turns {
-  const text = write(roles.length, false);
+/** Answers after which others stand for what is before. */
+const answersOfRun = 8;
+
+/** What is before the answers that are looked for. */
+interface Before {
+  /** Messages that stand for all before `from`. */
+  readonly messages: readonly number[];
+  readonly from: number;
+  /** How the template writes them, and where the text has what they stand for. */
+  readonly written: string;
+  readonly end: number;
+}
+
+const nothing: Before = { messages: [], from: 0, written: '', end: 0 };
+
+const places = (from: number, to: number): number[] => Array.from({ length: to - from }, (_, i) => from + i);
+
+/**
+ * The turns of a conversation by prefixes: an answer is what follows its prompt in the text up to and with the answer. Yields after each
+ * writing.
+ *
+ * Writing all that is before each answer would be quadratic. After some answers the first exchange and the last two stand for what is
+ * before: where the text only grows with each turn, what is written behind them is what the text goes on with. Where it is not, all
+ * that is before is written.
+ */
+export function* turnsByPrefix(
+  roles: readonly string[],
+  text: string,
+  write: WriteTurns,
+): Generator<void, Turns, void> {
   const spans: [number, number][] = [];
-  for (const [i, role] of roles.entries()) {
-    if (role !== 'assistant') continue;
-    const prompt = write(i, true);
-    const answered = i + 1 === roles.length ? text : write(i + 1, false);
-    if (!answered.startsWith(prompt))
-      throw ambiguous(i, 'the conversation with it does not begin with its prompt');
-    if (!text.startsWith(answered)) throw ambiguous(i, 'later messages change how it is written');
-    spans.push([prompt.length, answered.length]);
+  const answers = places(0, roles.length).filter((i) => roles[i] === 'assistant');
+  let before = nothing;
+  let grows = true;
+  for (const [n, i] of answers.entries()) {
+    let span: [number, number] | LoRAError | undefined;
+    if (before !== nothing) {
+      span = yield* spanOf(i, before, text, write);
+      if (span instanceof LoRAError) [before, grows] = [nothing, false];
+    }
+    if (before === nothing) span = yield* spanOf(i, before, text, write);
+    if (span instanceof LoRAError) throw span;
+    spans.push(span!);
+    if (!grows || n % answersOfRun !== answersOfRun - 1) continue;
+    const messages = [...places(0, answers[0]! + 1), ...places(answers[n - 2]! + 1, i + 1)];
+    before = { messages, from: i + 1, written: write(messages, false), end: span![1] };
+    yield;
   }
   return { text, spans };
+}
+
+/** Where the text has an answer; why that is not told. */
+function* spanOf(
+  at: number,
+  { messages, from, written, end }: Before,
+  text: string,
+  write: WriteTurns,
+): Generator<void, [number, number] | LoRAError, void> {
+  const until = (next: number): number[] => [...messages, ...places(from, next)];
+  try {
+    const prompt = write(until(at), true);
+    yield;
+    const answered = write(until(at + 1), false);
+    yield;
+    if (!answered.startsWith(prompt))
+      return ambiguous(at, 'the conversation with it does not begin with its prompt');
+    if (!prompt.startsWith(written) || !text.startsWith(answered.slice(written.length), end))
+      return ambiguous(at, 'later messages change how it is written');
+    const shift = end - written.length;
+    return [prompt.length + shift, answered.length + shift];
+  } catch (error) {
+    // A template may refuse what stands for the conversation.
+    if (error instanceof LoRAError) return error;
+    throw error;
+  }
 }

@@ -47,6 +47,7 @@ export const areas = [
       'EncodeOptions',
       'EncodeAsyncOptions',
       'TurnsOptions',
+      'TurnsAsyncOptions',
       'Turns',
       'DecodeOptions',
       'ChatMessage',

@@ -34,19 +34,19 @@ async function zipped(name: string, block: Buffer, blocks: number): Promise<{ pa
 }
 
 test.each([
-  ['170 million line feeds', 'feeds.txt.gz', Buffer.alloc(10 ** 6, '\n'), 170],
+  ['60 million line feeds', 'feeds.txt.gz', Buffer.alloc(10 ** 6, '\n'), 60],
   [
-    'a million rows',
+    '200,000 long rows',
     'rows.jsonl.gz',
     Buffer.from(`{"inputIds":[${Array.from({ length: 512 }, (_, i) => i % 10).join()}]}\n`.repeat(1000)),
-    1000,
+    200,
   ],
 ])(
   '%s in gzip are refused, and the process goes on',
   async (_, name, block, blocks) => {
     const { path, bytes } = await zipped(name, block, blocks);
-    expect(bytes).toBeLessThan(2_500_000);
-    expect(loaded(path, 1024)).toMatch(
+    expect(bytes).toBeLessThan(1_000_000);
+    expect(loaded(path, 256)).toMatch(
       /^ERR_DATA .*expected gzip data that hold at most 100 times their own bytes/,
     );
   },

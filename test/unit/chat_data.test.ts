@@ -2,9 +2,12 @@
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { loadDataset, type LoadDatasetOptions } from '../../lib/data/dataset';
+import { defaultLimits } from '../../lib/formats/limits';
 import { ChatTemplate } from '../../lib/text/chat';
 import type { ChatMessage } from '../../lib/text/messages';
+import { BoundedTemplate } from '../../lib/text/template';
 import { Tokenizer } from '../../lib/text/tokenizer';
+import type { Turns } from '../../lib/text/turns';
 import { expectReject, expectThrow } from '../support/errors';
 import { describeWithData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
@@ -176,6 +179,108 @@ describe('a template that does not tell', () => {
     const chatTemplate = chatml(true);
     expect((await learnt(tokenizer, { messages: dialogue }, { chatTemplate })).counted).toBe(
       'Blue.</s>|Green.</s>',
+    );
+  });
+});
+
+describe('conversations of many turns, by prefixes', () => {
+  const turn = (i: number): ChatMessage => ({ role: i % 2 ? 'assistant' : 'user', content: `Number ${i}.` });
+  const long = (count: number): ChatMessage[] => Array.from({ length: count }, (_, i) => turn(i));
+  /** Messages that templates were run on. */
+  const written = (run: () => void): number => {
+    const render = jest.spyOn(BoundedTemplate.prototype, 'render');
+    try {
+      run();
+      return render.mock.calls.reduce((sum, [{ messages }]) => sum + (messages as unknown[]).length, 0);
+    } finally {
+      render.mockRestore();
+    }
+  };
+  const template = (body: string): string =>
+    `{% for m in messages %}${body}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}`;
+
+  test.each([
+    ['with ends', chatml(false)],
+    ['without', template("{{ m.role + ': ' + m.content + '\n' }}")],
+    [
+      'that alternate',
+      template(
+        "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}{% endif %}{{ m.role }}: {{ m.content }};",
+      ),
+    ],
+  ])('%s: the work is in proportion to the text', (_, source) => {
+    const render = ChatTemplate.from(source, undefined, {})!;
+    for (const count of [1000, 1001]) {
+      const messages = [{ role: 'user', content: 'First.' }, turn(1), ...long(count)];
+      let turns: Turns | undefined;
+      const work = written(() => (turns = render.turns(messages)));
+      expect(work).toBeLessThan(30 * count);
+      const answers = messages
+        .filter(({ role }) => role === 'assistant')
+        .map(({ content }) => content as string);
+      expect(
+        turns!.spans.map(([begin, end]) => turns!.text.slice(begin, end).replace(/\.\D*$/, '.')),
+      ).toEqual(answers);
+      expect(turns!.text).toBe(render.render(messages));
+    }
+  });
+
+  test('a template that numbers its turns is written up to each answer', () => {
+    const numbered = ChatTemplate.from(
+      `{% for m in messages %}{{ loop.index }} {{ m.role }}: {{ m.content }};{% endfor %}{% if add_generation_prompt %}{{ messages | length + 1 }} assistant: {% endif %}`,
+      undefined,
+      {},
+    )!;
+    const { text, spans } = numbered.turns(long(60));
+    expect(spans.map(([begin, end]) => text.slice(begin, end))).toEqual(
+      Array.from({ length: 30 }, (_, i) => `Number ${2 * i + 1}.;`),
+    );
+  });
+
+  test('a template that changes a late answer does not tell', () => {
+    const late = ChatTemplate.from(
+      template("{{ m.role }}: {{ m.content if loop.last or m.content != 'Number 41.' else 'forgotten' }};"),
+      undefined,
+      {},
+    )!;
+    expectThrow(() => late.turns(long(60)), 'ERR_DATA', /which tokens message 42 \(assistant\) adds/);
+  });
+
+  test('the work of a conversation has a limit, and an abort is heard meanwhile', async () => {
+    const folder = temporaryFolderInside();
+    const numbered = `{% for m in messages %}{{ loop.index }}{{ m.role }}{{ m.content }}{% endfor %}{% if add_generation_prompt %}{{ messages | length + 1 }}assistant{% endif %}`;
+    writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(byteTokenizer()));
+    writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify({ chat_template: numbered }));
+    const tokenizer = (await Tokenizer.fromDirectory(folder, {
+      limits: { ...defaultLimits, turnSteps: 50_000 },
+    }))!;
+    expect(tokenizer.turns(long(30)).spans.length).toBe(15);
+    const path = join(dir, 'many.jsonl');
+    writeFileSync(path, JSON.stringify({ messages: long(300) }));
+    await expectReject(
+      loadDataset(path, { tokenizer }),
+      'ERR_DATA',
+      `[loadDataset] ${path}:1: finding the answers of 300 messages takes too many steps: the limit is 50000, which limits.turnSteps raises`,
+    );
+    const stop = new AbortController();
+    const patient = (await Tokenizer.fromDirectory(folder))!;
+    const reading = loadDataset(path, { tokenizer: patient, signal: stop.signal });
+    setTimeout(() => stop.abort(new Error('enough')), 1);
+    await expect(reading).rejects.toThrow('enough');
+  });
+
+  test('values beyond a limit are not even converted', () => {
+    const one = ChatTemplate.from('x', undefined, {})!;
+    expect(one.render(long(10_000))).toBe('x');
+    expectThrow(
+      () => one.render(long(30_000)),
+      'ERR_DATA',
+      '[chat_template] the messages and tools of a conversation hold too many values: the limit is 65536, which limits.messageValues raises',
+    );
+    expectThrow(
+      () => one.render([turn(0)], { tools: [Array.from({ length: 70_000 }, () => [])] }),
+      'ERR_DATA',
+      /limits\.messageValues raises$/,
     );
   });
 });

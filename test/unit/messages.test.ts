@@ -40,9 +40,7 @@ const paths: Record<string, (tokenizer: Tokenizer, messages: Message[]) => Promi
     tokenizer.applyChatTemplate(messages, { tokenize: false }),
   turns: async (tokenizer, messages) => tokenizer.turns(messages).text,
   generate: async (tokenizer, messages) =>
-    tokenizer
-      .decode(await promptIds(messages, 1000, () => tokenizer))
-      .replace(/<\|assistant\|>$/, ''),
+    tokenizer.decode(await promptIds(messages, 1000, () => tokenizer)).replace(/<\|assistant\|>$/, ''),
   '{ messages }': (tokenizer, messages) => firstRow(tokenizer, { messages }),
   '{ prompt, completion }': (tokenizer, messages) =>
     firstRow(tokenizer, { prompt: messages.slice(0, -1), completion: messages.slice(-1) }),

@@ -1,0 +1,52 @@
+/** Which tokens of a text lie before its characters: linear in the text, however many characters are asked for. */
+
+/** So many characters are looked for one by one, by the text before each of them. */
+const few = 8;
+/** Characters that may be encoded again where neighbours do not tell: some seconds. */
+const mostAgain = 2 ** 24;
+
+/** What makes tokens of a part of a text. */
+export type Encode = (text: string) => Promise<number[]>;
+
+const differsAt = (a: readonly number[], b: readonly number[]): number => {
+  const at = a.findIndex((id, i) => id !== b[i]);
+  return at < 0 ? a.length : at;
+};
+
+/**
+ * For each character how many of the ids are those of the text before it. `characters` rise.
+ *
+ * The tokens of the text before the character tell, where they are those of the whole. Encoding it for each of many characters would be
+ * quadratic: from the third on, the text since the last but one takes the place of that before. It is right where the whole has the same
+ * tokens from the last character to this one, and the one behind; else the text before tells.
+ *
+ * @returns undefined where too much text would have to be encoded again.
+ */
+export async function tokensBefore(
+  characters: readonly number[],
+  text: string,
+  ids: readonly number[],
+  encode: Encode,
+): Promise<number[] | undefined> {
+  const found: number[] = [];
+  let again = 0;
+  for (const [i, character] of characters.entries()) {
+    let count: number | undefined;
+    if (character >= text.length) count = ids.length;
+    else if (i >= 2 && characters.length > few) {
+      const from = characters[i - 2]!;
+      const part = await encode(text.slice(from, characters[i + 1]));
+      const last = differsAt(await encode(text.slice(from, characters[i - 1])), part);
+      const here = differsAt(await encode(text.slice(from, character)), part);
+      const between = part.slice(last, here + 1);
+      const start = found[i - 1]!;
+      if (here >= last && between.every((id, k) => id === ids[start + k])) count = start + here - last;
+    }
+    if (count === undefined) {
+      if (characters.length > few && (again += character) > mostAgain) return undefined;
+      count = differsAt(await encode(text.slice(0, character)), ids);
+    }
+    found.push(count);
+  }
+  return found;
+}
