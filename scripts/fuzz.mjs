@@ -1,12 +1,15 @@
-// Inputs that are nearly right, for every reader of files:  node scripts/fuzz.mjs [TARGET …] [--count N | --seconds S] [--seed N]
+// Inputs that are nearly right, for every reader of files and for the native binding:
+// node scripts/fuzz.mjs [TARGET …] [--count N | --seconds S] [--seed N]
 //   --count N     inputs of each target; default 10000
 //   --seconds S   of all targets together, with as many processes as cores; no count then
 //   --seed N      default: another one each day, which is printed
 //   --replay TARGET:INDEX    that input again, with --seed
 //   --list        the targets
+//   --sanitize    with an add-on that has ASan and UBSan, which is built first in build/sanitize-node
+//   --kinds       how many inputs of each kind were accepted, where a target has kinds: the functions of the binding
 // A crash, an error that is not a LoRAError, more than 1 s or 256 MiB fails; the input is kept in build/fuzz.
 // What found something stands in test/fuzz/corpus and is read by test/unit/fuzz.test.ts.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, existsSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -25,6 +28,8 @@ const { values, positionals } = parseArgs({
     seed: { type: 'string' },
     replay: { type: 'string' },
     list: { type: 'boolean' },
+    sanitize: { type: 'boolean' },
+    kinds: { type: 'boolean' },
   },
 });
 
@@ -42,9 +47,41 @@ const shared = {
 buildSync({ ...shared, entryPoints: ['test/fuzz/child.ts'], outfile: bundle });
 buildSync({ ...shared, entryPoints: ['test/fuzz/save.ts'], outfile: join(root, 'build/fuzz/save.cjs') });
 
+/** Of the processes that read inputs. A limit of memory makes a huge tensor an error instead of a slow success. */
+const env = {
+  ...process.env,
+  LORA_THREADS: '1',
+  LORA_MEMORY_LIMIT: '128MiB',
+  ...(values.sanitize ? sanitized() : {}),
+};
+
+/** Builds the add-on with sanitizers; gives what Node needs to load it. */
+function sanitized() {
+  const dir = join(root, 'build/sanitize-node');
+  const must = (command, args) => {
+    const { status } = spawnSync(command, args, { cwd: root, stdio: 'inherit' });
+    if (status !== 0) process.exit(status ?? 1);
+  };
+  const options = ['-DLORA_SANITIZE=ON', '-DLORA_CUDA=OFF', `-DLORA_OUTPUT=${dir}`];
+  must('cmake', ['-S', '.', '-B', dir, ...options]);
+  must('cmake', ['--build', dir, '--parallel', String(availableParallelism()), '--target', 'lora_native']);
+  // The C++ library too: ASan looks for its functions at the start, and Node has none to show.
+  const libraries = ['libasan.so', 'libstdc++.so'].map((name) =>
+    execFileSync('c++', [`-print-file-name=${name}`], { encoding: 'utf8' }).trim(),
+  );
+  return {
+    LD_PRELOAD: libraries.join(':'),
+    LORA_NATIVE_BINARY: join(dir, 'lora_native.node'),
+    // Node leaves memory behind when it ends; what malloc cannot give is an error of the binding, as without sanitizers.
+    ASAN_OPTIONS:
+      'detect_leaks=0:allocator_may_return_null=1:quarantine_size_mb=16:detect_stack_use_after_return=0',
+    UBSAN_OPTIONS: 'print_stacktrace=1',
+  };
+}
+
 const read = (...args) =>
   new Promise((resolve) => {
-    const child = spawn(process.execPath, [join(root, 'build/fuzz/save.cjs'), ...args], { cwd: root });
+    const child = spawn(process.execPath, [join(root, 'build/fuzz/save.cjs'), ...args], { cwd: root, env });
     let out = '';
     child.stdout.on('data', (chunk) => (out += chunk));
     child.stderr.pipe(process.stderr);
@@ -107,8 +144,11 @@ function attempt(name, first) {
     String(seconds),
     folder,
   ];
+  /** What a sanitizer found, else the last lines. */
+  const lastWords = (err) =>
+    /^SUMMARY: .*|^.*: runtime error: .*/m.exec(err)?.[0] ?? err.trim().split('\n').slice(-3).join(' ');
   return new Promise((resolve) => {
-    const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, LORA_THREADS: '1' } });
+    const child = spawn(process.execPath, args, { cwd: root, env });
     let out = '';
     let err = '';
     child.stdout.on('data', (chunk) => (out += chunk));
@@ -133,8 +173,7 @@ function attempt(name, first) {
           index: said.index ?? place(name),
           fault: hung
             ? `is not done after ${hang} s`
-            : (said.fault ??
-              `ended the process (${signal ?? code}): ${err.trim().split('\n').slice(-3).join(' ')}`),
+            : (said.fault ?? `ended the process (${signal ?? code}): ${lastWords(err)}`),
         });
     });
   });
@@ -149,6 +188,9 @@ async function worker() {
     const took = ((Date.now() - begin) / 1000).toFixed(0);
     if (result.fault === undefined) {
       console.log(`${name.padEnd(16)} ${result.inputs} inputs, ${result.refused} refused, ${took} s`);
+      if (values.kinds)
+        for (const [kind, { inputs, refused }] of Object.entries(result.kinds))
+          console.log(`  ${kind.padEnd(24)} ${inputs} inputs, ${refused} refused`);
       continue;
     }
     failed++;

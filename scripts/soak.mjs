@@ -36,6 +36,10 @@ const parts = {
     what: 'a million inputs that are nearly right, for every reader of files',
     commands: [['node', 'scripts/fuzz.mjs', '--count', '1000000']],
   },
+  'fuzz-binding': {
+    what: 'a million calls of the native binding that are nearly right, on an add-on with ASan and UBSan',
+    commands: [['node', 'scripts/fuzz.mjs', 'binding', '--count', '1000000', '--sanitize', '--kinds']],
+  },
   mutants: {
     what: 'single faults in all of lib/: which of them the tests notice',
     commands: [['node', 'scripts/mutants.mjs', '--all']],

@@ -6,6 +6,7 @@ import { openSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { LoRAError } from '../../lib/errors';
 import { checkRun, peakKibibytes } from './check';
+import { Kinds } from './kinds';
 import { Dice } from './random';
 import { freshFolder, targets } from './targets';
 
@@ -17,6 +18,11 @@ async function main(): Promise<void> {
   const at = openSync(join(folder, `${name}.at`), 'w');
   const place = Buffer.alloc(8);
   const end = performance.now() + Number(seconds) * 1000;
+  const fail = (fault: string): never => {
+    process.stdout.write(`${JSON.stringify({ index, fault })}\n`);
+    process.exit(3);
+  };
+  const kinds = new Kinds(target.neverAccepted);
   let refused = 0;
   let index = Number(first);
   let baseline = 0;
@@ -26,14 +32,15 @@ async function main(): Promise<void> {
     const input = target.make(new Dice(Number(seed), index, name));
     const fault = await checkRun(() => target.run(input, dir), baseline);
     if (fault instanceof LoRAError) refused++;
-    else if (fault !== undefined) {
-      process.stdout.write(`${JSON.stringify({ index, fault })}\n`);
-      process.exit(3);
-    }
+    else if (fault !== undefined) fail(fault);
+    if (target.kindOf) kinds.count(target.kindOf(input), fault !== undefined);
     // What the first inputs load and compile is no input's doing.
     if (index - Number(first) === 200) baseline = peakKibibytes();
   }
-  process.stdout.write(`${JSON.stringify({ inputs: index - Number(first), refused })}\n`);
+  const blind = kinds.blind();
+  if (blind !== undefined) fail(blind);
+  const inputs = index - Number(first);
+  process.stdout.write(`${JSON.stringify({ inputs, refused, kinds: kinds.counts() })}\n`);
   process.exit(0);
 }
 

@@ -22,6 +22,10 @@ export class Dice {
     return this.below(times) === 0;
   }
 
+  flag(): boolean {
+    return this.once(2);
+  }
+
   pick<T>(items: readonly T[]): T {
     return items[this.below(items.length)]!;
   }

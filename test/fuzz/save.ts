@@ -15,7 +15,7 @@ async function main(): Promise<void> {
   if (what === 'save') {
     const path = join(folder, `${name}-${seed}-${index}`);
     writeFileSync(path, input);
-    return console.log(path);
+    return console.log(target.kindOf ? `${path}: ${Buffer.from(input).toString()}` : path);
   }
   console.log(Buffer.from(input).toString().slice(0, 4000));
   const fault = await checkRun(() => target.run(input, mkdtempSync(join(tmpdir(), 'fuzz-'))), 0);

@@ -32,6 +32,7 @@ import { Tokenizer } from '../../lib/text/tokenizer';
 import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
 import { fileOf } from '../support/safetensors_bytes';
 import { tinyConfig } from '../support/tiny_model';
+import { binding } from './binding/target';
 import { makeFolder, runFolder } from './folders';
 import { expression, jsonText, mutateBytes, mutateJson, mutateText, template } from './mutate';
 import type { Dice } from './random';
@@ -57,6 +58,10 @@ export interface Target {
   make(dice: Dice): Uint8Array;
   /** Reads it; throws what is not a LoRAError for a fault. `dir` is a folder for files. */
   run(input: Uint8Array, dir: string): unknown;
+  /** What an input is one of, where a target has kinds. Each kind must be accepted often enough (kinds.ts). */
+  kindOf?(input: Uint8Array): string;
+  /** Kinds of which no input is accepted. */
+  readonly neverAccepted?: readonly string[];
 }
 
 /** A JSON file whose seeds are damaged. */
@@ -415,6 +420,7 @@ export const targets: Readonly<Record<string, Target>> = {
         throw new Error('took a place beyond the end');
     },
   ),
+  binding,
 };
 
 /** A fresh folder for the files of a target. */

@@ -5,6 +5,11 @@ import { join, resolve } from 'node:path';
 import { buildSync } from 'esbuild';
 import { LoRAError } from '../../lib/errors';
 import { checkRun } from '../fuzz/check';
+import { native } from '../../lib/native/binding';
+import { builders } from '../fuzz/binding/calls';
+import { runPlan } from '../fuzz/binding/plan';
+import { binding, planOf } from '../fuzz/binding/target';
+import { Kinds } from '../fuzz/kinds';
 import { Dice } from '../fuzz/random';
 import { freshFolder, targets } from '../fuzz/targets';
 import { cpuMilliseconds } from '../support/gaps';
@@ -31,6 +36,25 @@ test.each(Object.keys(targets))('100 inputs of %s', async (name) => {
     const input = targets[name]!.make(new Dice(7, index, name));
     expect([index, await fault(name, input)]).toEqual([index, undefined]);
   }
+});
+
+describe('calls of the native binding', () => {
+  test('there are some of every function', () => {
+    expect(Object.keys(builders).toSorted()).toEqual(Object.keys(native()).toSorted());
+  });
+
+  // A fuzzer whose calls are refused for another reason than its damage tests the checks alone.
+  test.each(Object.keys(builders))('%s accepts those that are not damaged', async (fn) => {
+    const refusals = [];
+    const count = 12;
+    for (let index = 0; index < count; index++) {
+      const refusal = await checkRun(() => runPlan(planOf(new Dice(11, index, fn), fn, 0)), 0);
+      if (refusal !== undefined) refusals.push(refusal);
+    }
+    expect(refusals.filter((refusal) => !(refusal instanceof LoRAError))).toEqual([]);
+    const most = binding.neverAccepted!.includes(fn) ? count : count / 2;
+    expect(refusals.length).toBeLessThanOrEqual(most);
+  });
 });
 
 describe('the check itself finds', () => {
@@ -79,6 +103,18 @@ describe('the check itself finds', () => {
   test('no fault where an error is as long as a file: it shortens its message', async () => {
     const error = await check(() => Promise.reject(new LoRAError('ERR_FILE', 'x'.repeat(30_000))));
     expect((error as LoRAError).message).toMatch(/^x{6000}… \(30000 characters\) …x{1900}$/);
+  });
+
+  test('kinds of which hardly an input is accepted', () => {
+    const kinds = new Kinds(['never']);
+    for (let i = 0; i < 100; i++) {
+      kinds.count('often', i % 2 === 0);
+      kinds.count('seldom', i % 10 > 0);
+      kinds.count('never', true);
+      if (i < 10) kinds.count('few', true);
+    }
+    expect(kinds.blind()).toBe('accepts too few inputs of seldom (10 of 100)');
+    expect(kinds.counts()['often']).toEqual({ inputs: 100, refused: 50 });
   });
 
   test('the same input for the same seed and index', () => {

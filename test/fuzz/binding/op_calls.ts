@@ -1,0 +1,307 @@
+/** Calls that ops accept: operands of the dtypes and shapes that native/core/ops describes. */
+import type { BinaryKind, LinearPhase, NativeBinding, UnaryKind } from '../../../lib/native/binding';
+import { deltaTable, device, guard, storedDtypes, type Builder, type Draw } from './draw';
+import type { Spec, SpecObject } from './plan';
+
+const binaryKinds: readonly BinaryKind[] = ['add', 'sub', 'mul', 'div'];
+const unaryKinds: readonly UnaryKind[] = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu'];
+const phasesWithoutTable: readonly LinearPhase[] = ['auto', 'prefill'];
+
+/** One layer, or several that share an input, with the shapes that both directions of lora_linear need. */
+function layers(d: Draw, withTable: boolean) {
+  const { dice } = d;
+  const act = d.act();
+  const inner = d.size();
+  const list = Array.from({ length: 1 + dice.below(3) }, () => ({ out: d.size(), rank: d.some() }));
+  const branches = list.map(({ out, rank }, i): SpecObject => {
+    const adapted = !withTable && !dice.once(4);
+    return {
+      weight: d.weight(act, out, inner),
+      bias: d.flag() ? d.tensor(d.flag() ? act : 'f32', [out]) : null,
+      up: adapted ? d.f32(out, rank) : null,
+      down: adapted ? d.f32(rank, inner) : null,
+      scale: 0.5,
+      dropout: adapted && d.flag() ? d.dropout() : null,
+      site: withTable && !dice.once(4) ? i : -1,
+      factor: null,
+    };
+  });
+  return { act, inner, list, branches };
+}
+
+function loraLinearForward(d: Draw): Spec[] {
+  const withTable = d.dice.once(3);
+  const { act, inner, list, branches } = layers(d, withTable);
+  const { lead, rows } = d.leading();
+  const x = d.tensor(act, [...lead, inner]);
+  const decodes = d.dice.once(3) && branches.every(({ dropout }) => dropout === null);
+  if (!withTable) {
+    for (const [i, branch] of branches.entries()) if (d.dice.once(4)) branch['factor'] = d.f32(list[i]!.out);
+    const phase = decodes ? 'decode' : d.dice.pick(phasesWithoutTable);
+    return [x, branches, phase, null, null, d.flag()];
+  }
+  const dtype = decodes && act === 'bf16' ? d.act() : 'f32';
+  const table = deltaTable(
+    d,
+    list.map(({ out }) => ({ out, inner })),
+    dtype,
+  );
+  const phase = decodes ? 'decode' : 'prefill';
+  return [x, branches, phase, d.ids([rows], Number(table['slots']), -1), table, false];
+}
+
+function loraLinearBackward(d: Draw): Spec[] {
+  const { act, inner, list, branches } = layers(d, false);
+  const { lead, rows } = d.leading();
+  const adapted = branches.map(({ up }) => up !== null);
+  const wantUp = adapted.map((is) => is && d.flag());
+  const wantDown = adapted.map((is) => is && d.flag());
+  return [
+    wantDown.includes(true) || d.flag() ? d.tensor(act, [...lead, inner]) : null,
+    branches,
+    list.map(({ out }) => d.tensor(act, [...lead, out])),
+    list.map(({ rank }, i) => (wantUp[i] ? d.f32(rows, rank) : null)),
+    d.flag(),
+    wantUp,
+    wantDown,
+  ];
+}
+
+/** q, k, v of one call, and the options that both directions share. */
+function heads(d: Draw) {
+  const act = d.act();
+  const [batch, sequence] = [d.dice.pick([0, 1, 2, 3]), d.size()];
+  const kvHeads = d.dice.pick([1, 2, 3]);
+  const qHeads = kvHeads * d.dice.pick([1, 2, 4]);
+  const width = d.dice.pick([1, 2, 3, 8, 16, 20]);
+  const q = [batch, sequence, qHeads, width];
+  const kv = [batch, sequence, kvHeads, width];
+  const keyBegin = d.dice.once(3) ? d.ids([batch, sequence], 1) : null;
+  const options = { window: d.dice.pick([0, 0, 1, 3, 100, 2 ** 53]), scale: 0.5 };
+  return { act, q, kv, keyBegin, options, lse: [batch, qHeads, sequence] };
+}
+
+/** Sequences whose pages lie in one pool. */
+function pages(d: Draw, sequence: number) {
+  const batch = d.dice.pick([0, 1, 2, 3]);
+  const columns = 1 + Math.ceil(sequence / 64);
+  const kvHeads = d.dice.pick([1, 2]);
+  const width = d.dice.pick([1, 2, 3, 8]);
+  const pool = [Math.max(1, batch * columns), kvHeads, 64, width];
+  const set = Array.from({ length: batch * columns }, (_, i): Spec => [i, i]);
+  const table = { ...d.ids([batch, columns], 1), set };
+  const lengths = d.ids([batch], columns * 64 + 1, sequence);
+  return { batch, kvHeads, width, pool, table, lengths };
+}
+
+function attentionPaged(d: Draw): Spec[] {
+  const act = d.act();
+  const phase = d.dice.pick(['prefill', 'decode']);
+  const sequence = phase === 'decode' ? 1 : d.size();
+  const { batch, kvHeads, width, pool, table, lengths } = pages(d, sequence);
+  const q = [batch, sequence, kvHeads * d.dice.pick([1, 2, 3]), width];
+  const options = { window: d.dice.pick([0, 0, 1, 70, 2 ** 53]), scale: 0.5, phase };
+  return [d.tensor(act, q), d.tensor(act, pool), d.tensor(act, pool), table, lengths, options];
+}
+
+function pageAppend(d: Draw): Spec[] {
+  const dtype = d.float();
+  const sequence = d.size();
+  const { batch, kvHeads, width, pool, table, lengths } = pages(d, sequence);
+  return [d.tensor(dtype, [batch, sequence, kvHeads, width]), d.tensor(dtype, pool), table, lengths];
+}
+
+function logits(d: Draw): { rows: number; vocab: number; lead: number[]; spec: SpecObject } {
+  const { lead, rows } = d.leading();
+  const vocab = d.some();
+  return { rows, vocab, lead, spec: d.tensor(d.act(), [...lead, vocab]) };
+}
+function flatLogits(d: Draw): { rows: number; vocab: number; spec: SpecObject } {
+  const [rows, vocab] = [d.size(), d.some()];
+  return { rows, vocab, spec: d.tensor(d.act(), [rows, vocab]) };
+}
+/** Labels, some of which do not count; the first one does. */
+function labels(d: Draw, shape: number[], vocab: number): SpecObject {
+  return {
+    ...d.ids(shape, vocab),
+    set: d.flag()
+      ? [
+          [1, -100],
+          [0, 0],
+        ]
+      : [],
+  };
+}
+
+function segments(d: Draw, states: (size: number) => SpecObject): Spec[] {
+  return Array.from({ length: 1 + d.dice.below(3) }, () => {
+    const size = d.dice.once(8) ? 300 : d.size();
+    return { param: d.f32(size), grad: d.f32(size), ...states(size) };
+  });
+}
+const rates = { lr: 0.1, beta1: 0.9, beta2: 0.99, weightDecay: 0.1 };
+
+const unary = (d: Draw): string => d.dice.pick(unaryKinds);
+
+/** What a program may have as a step. */
+export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
+  copyInto: (d) => {
+    const shape = d.shape();
+    const operands = [d.tensor(d.float(), shape), d.tensor(d.float(), shape)];
+    return [...operands, ...(d.flag() ? [guard] : [])];
+  },
+  unpack: (d) => [d.weight(d.act(), d.size(), d.size())],
+  loraLinearForward,
+  loraLinearBackward,
+  embedding: (d) => {
+    const rows = d.some();
+    return [d.weight(d.act(), rows, d.size()), d.ids(d.shape(), rows)];
+  },
+  rmsNormForward: (d) => {
+    const [act, width] = [d.act(), d.size()];
+    const { lead } = d.leading();
+    const like = (): string => d.dice.pick([act, 'f32']);
+    return [d.tensor(like(), [...lead, width]), d.tensor(like(), [width]), 1e-5, act, d.flag()];
+  },
+  rmsNormBackward: (d) => {
+    const [act, width] = [d.act(), d.size()];
+    const { lead, rows } = d.leading();
+    const like = (): string => d.dice.pick([act, 'f32']);
+    const x = [...lead, width];
+    return [d.tensor(like(), x), d.tensor(like(), [width]), d.tensor('f32', [rows], 0, 2), d.tensor(act, x)];
+  },
+  rope: (d) => {
+    const [batch, sequence, half] = [d.dice.below(4), d.size(), d.dice.pick([0, 1, 3, 8, 9])];
+    const offset = d.dice.below(4);
+    const positions = offset + sequence + d.dice.below(3);
+    const at = d.flag() && positions > 0 ? d.ids([batch, sequence], positions) : null;
+    const [cos, sin] = [d.f32(positions, half), d.f32(positions, half)];
+    return [d.tensor(d.act(), [batch, sequence, d.dice.below(4), 2 * half]), cos, sin, at, offset, d.flag()];
+  },
+  attentionForward: (d) => {
+    const { act, q, kv, keyBegin, options } = heads(d);
+    return [d.tensor(act, q), d.tensor(act, kv), d.tensor(act, kv), keyBegin, options, d.flag()];
+  },
+  attentionBackward: (d) => {
+    const { act, q, kv, keyBegin, options, lse } = heads(d);
+    const [y, g] = [d.tensor(act, q), d.tensor(act, q)];
+    return [d.tensor(act, q), d.tensor(act, kv), d.tensor(act, kv), keyBegin, y, d.f32(...lse), g, options];
+  },
+  attentionPaged,
+  pageAppend,
+  dropout: (d) => [
+    d.tensor(d.float() === 'bf16' ? 'bf16' : 'f32', [...d.leading().lead, d.size()]),
+    d.dropout(),
+  ],
+  swigluForward: (d) => {
+    const [act, shape] = [d.act(), d.shape()];
+    return [d.tensor(act, shape), d.tensor(act, shape)];
+  },
+  swigluBackward: (d) => {
+    const [act, shape] = [d.act(), d.shape()];
+    return [d.tensor(act, shape), d.tensor(act, shape), d.tensor(act, shape)];
+  },
+  crossEntropyForward: (d) => {
+    const { vocab, lead, spec } = logits(d);
+    return [spec, labels(d, lead, vocab), d.flag()];
+  },
+  crossEntropyBackward: (d) => {
+    const { rows, vocab, lead, spec } = logits(d);
+    return [spec, labels(d, lead, vocab), d.f32(rows), d.f32()];
+  },
+  linearCrossEntropy: (d) => {
+    const [act, width, vocab] = [d.act(), d.size(), d.some()];
+    const { lead } = d.leading();
+    return [d.tensor(act, [...lead, width]), d.weight(act, vocab, width), labels(d, lead, vocab), d.flag()];
+  },
+  adamw: (d) => [
+    segments(d, (size) => ({ m: d.f32(size), v: d.tensor('f32', [size], 0, 1) })),
+    { ...rates, eps: 1e-8, step: d.some() },
+    guard,
+  ],
+  adamw8bit: (d) => [
+    segments(d, (size) => {
+      const blocks = Math.ceil(size / 256);
+      const codes = (): SpecObject => d.tensor('i32', [blocks * 64], -(2 ** 31), 2 ** 31);
+      const scales = (): SpecObject => d.tensor('f32', [blocks], 0, 1);
+      return { mCodes: codes(), vCodes: codes(), mScales: scales(), vScales: scales() };
+    }),
+    { ...rates, eps: 1e-8, step: d.some() },
+    guard,
+  ],
+  sgd: (d) => {
+    const momentum = d.dice.pick([0, 0.9]);
+    const state = (size: number): SpecObject => (momentum > 0 ? { velocity: d.f32(size) } : {});
+    return [segments(d, state), { lr: 0.1, momentum, weightDecay: 0.1, nesterov: d.flag() }, guard];
+  },
+  lion: (d) => [segments(d, (size) => ({ m: d.f32(size) })), rates, guard],
+  globalNorm: (d) => [Array.from({ length: 1 + d.dice.below(4) }, () => d.f32(...d.shape()))],
+  clipByNorm: (d) => [Array.from({ length: d.dice.below(4) }, () => d.f32(...d.shape())), d.f32(), 0.5],
+  binary: (d) => {
+    const shape = d.shape();
+    const other = shape.map((dim) => (d.dice.once(4) ? 1 : dim)).slice(d.dice.below(shape.length + 1));
+    return [d.dice.pick(binaryKinds), d.tensor(d.float(), shape), d.tensor(d.float(), other), d.float()];
+  },
+  unary: (d) => [unary(d), 0.5, d.tensor(d.float(), d.shape()), d.float()],
+  unaryBackward: (d) => {
+    const shape = d.shape();
+    return [unary(d), 0.5, d.tensor(d.float(), shape), d.tensor(d.float(), shape)];
+  },
+  reduceSum: (d) => {
+    const shape = d.shape();
+    const kept = shape.map((dim) => (d.flag() ? 1 : dim)).slice(d.dice.below(shape.length + 1));
+    return [d.tensor(d.float(), shape), kept, d.float()];
+  },
+  accumulate: (d) => {
+    const shape = d.shape();
+    return [d.tensor(d.float(), shape), d.tensor(d.float(), shape)];
+  },
+  fill: (d) => [d.tensor(d.dice.pick(storedDtypes), d.shape()), d.dice.pick([0, -1, 1.5])],
+  transpose: (d) => {
+    const shape = d.shape();
+    const order = [...shape.keys()];
+    for (let i = order.length - 1; i > 0; i--) {
+      const j = d.dice.below(i + 1);
+      [order[i], order[j]] = [order[j]!, order[i]!];
+    }
+    return [d.tensor(d.dice.pick(storedDtypes), shape), order];
+  },
+  matmul: (d) => {
+    const [m, k, n] = [d.size(), d.size(), d.size()];
+    const [transA, transB] = [d.flag(), d.flag()];
+    const lead = d.dice.pick([[], [2], [0], [1, 3]]);
+    const a = [...lead, ...(transA ? [k, m] : [m, k])];
+    const b = [...(d.flag() ? lead : []), ...(transB ? [n, k] : [k, n])];
+    return [d.tensor(d.float(), a), d.tensor(d.float(), b), transA, transB, d.float()];
+  },
+  random: (d) => [
+    device,
+    d.dice.pick(['uniform', 'normal']),
+    d.dice.below(99),
+    d.dice.below(99),
+    -1,
+    1,
+    d.shape(),
+  ],
+  sample: (d) => {
+    const { rows, spec } = flatLogits(d);
+    return [spec, d.tensor('f32', [rows, 3], 0.01, 0.99), d.ids([rows, 4], 9)];
+  },
+  adjustLogits: (d) => {
+    const { rows, vocab, spec } = flatLogits(d);
+    const entries = rows === 0 ? 0 : Math.min(rows, d.dice.below(4)); // one for a row, so that no two are of one logit
+    const places = {
+      ...d.ids([entries], rows),
+      set: Array.from({ length: entries }, (_, i): Spec => [i, i]),
+    };
+    return [spec, places, d.ids([entries], vocab, -1), d.tensor('f32', [entries], 0.5, 2), d.f32(entries)];
+  },
+  maskLogits: (d) => {
+    const { rows, vocab, spec } = flatLogits(d);
+    return [spec, d.tensor('i32', [rows, Math.ceil(vocab / 32)], -(2 ** 31), 2 ** 31)];
+  },
+  logProbs: (d) => {
+    const { rows, vocab, spec } = flatLogits(d);
+    return [spec, d.ids([rows], vocab + 1, -1), d.dice.below(Math.min(vocab, 5) + 1)];
+  },
+};

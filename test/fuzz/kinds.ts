@@ -1,0 +1,38 @@
+/** How many inputs of each kind were accepted: a kind whose inputs are nearly all refused tests its checks alone. */
+
+/** Of all inputs of a kind, which are damaged more often than not. */
+const leastAccepted = 0.2;
+/** Fewer inputs say nothing. */
+const fewest = 50;
+
+export class Kinds {
+  readonly #neverAccepted: readonly string[];
+  readonly #counts = new Map<string, { inputs: number; refused: number }>();
+
+  constructor(neverAccepted: readonly string[] = []) {
+    this.#neverAccepted = neverAccepted;
+  }
+
+  count(kind: string, refused: boolean): void {
+    const counts = this.#counts.get(kind) ?? { inputs: 0, refused: 0 };
+    counts.inputs++;
+    if (refused) counts.refused++;
+    this.#counts.set(kind, counts);
+  }
+
+  /** kind → inputs and how many of them were refused, in the order of the names. */
+  counts(): Record<string, { inputs: number; refused: number }> {
+    return Object.fromEntries([...this.#counts].toSorted(([a], [b]) => (a < b ? -1 : 1)));
+  }
+
+  /** A sentence about the kinds that are refused too often; undefined where there is none. */
+  blind(): string | undefined {
+    const blind = [...this.#counts].filter(
+      ([kind, { inputs, refused }]) =>
+        inputs >= fewest && inputs - refused < leastAccepted * inputs && !this.#neverAccepted.includes(kind),
+    );
+    if (blind.length === 0) return undefined;
+    const list = blind.map(([kind, { inputs, refused }]) => `${kind} (${inputs - refused} of ${inputs})`);
+    return `accepts too few inputs of ${list.join(', ')}`;
+  }
+}
