@@ -38,6 +38,18 @@ void CheckOn(const Device& device, const char* label, const Args& args) {
   if (ActivationOf(args) == DType::kF16) RequireF16(device, label);
 }
 
+// Tells whether the op has no element to write. Its other operands may still have dimensions that
+// no loop should go through, such as [2^40, 0].
+template <class Args>
+bool WritesNothing(const Args& args) {
+  bool nothing = true;
+  ForEachOperand(args, [&]<class View>(const View& view, auto... access) {
+    if constexpr (std::is_same_v<View, TensorView>)
+      if (((access != Access::kIn) && ...) && view.numel() > 0) nothing = false;
+  });
+  return nothing;
+}
+
 class OpCall {
  public:
   // `op` is the name in the table of ops, `label` the one that error sentences carry.
@@ -68,6 +80,7 @@ class OpCall {
     const Op<Args>& entry = device_->backend().op<Args>();
     const auto plan = [plan_of = entry.plan, op = op_, profile = device_->profile](const Args& args,
                                                                                    int threads) {
+      if (WritesNothing(args)) return PlannedCall{0, [](Scratch, Context&) {}};
       PlannedCall call = plan_of(args, threads);
       return profile ? profile->Timed(std::move(call), op, WorkOf(args)) : call;
     };

@@ -53,7 +53,8 @@ void Take(OpCall& call, Values& values, const TensorsField<A>& field, A& args) {
     const Napi::HandleScope scope(call.env());
     const Napi::Value value = list.Get(i);
     TensorView& view = (args.*field.views).emplace_back();
-    if (field.optional && IsNone(value)) continue;
+    // A list of holes may say that it has more elements than there is memory for.
+    if (field.optional && value.IsNull()) continue;
     view = call.Operand(value, field.element, field.access, field.form);
   }
 }
@@ -72,13 +73,13 @@ void Take(OpCall& call, Values& values, const TableField<A>& field, A& args) {
 template <class A, class Part>
 void Take(OpCall& call, Values& values, const PartsField<A, Part>& field, A& args) {
   const Napi::Array list = ParseArray(values.Next(field.name), call.label(), field.name);
-  std::vector<Part>& parts = args.*field.parts;
   const uint32_t length = list.Length();  // once: an element may be a getter that adds others
-  parts.resize(length);                   // now, because the call keeps addresses of elements
   for (uint32_t i = 0; i < length; ++i) {
     const Napi::HandleScope scope(call.env());
-    Values part(ParseObject(list.Get(i), call.label(), field.element));
-    TakeAll(call, part, kDescription<Part>.fields, parts[i]);
+    Values object(ParseObject(list.Get(i), call.label(), field.element));
+    // One by one: a list may say that it has more elements than there is memory for.
+    Part& part = (args.*field.parts).emplace_back();
+    TakeAll(call, object, kDescription<Part>.fields, part);
   }
 }
 

@@ -137,6 +137,20 @@ test('the elements of results are counted before memory is asked for', () => {
   });
 });
 
+test('lists of holes and tensors without elements take neither time nor memory', () => {
+  expect(report('huge_nothing')).toEqual({
+    lists: {
+      adamw: 'ERR_ARGUMENT [adamw] expected segment to be an object',
+      adamw8bit: 'ERR_ARGUMENT [adamw8bit] expected segment to be an object',
+      sgd: 'ERR_ARGUMENT [sgd] expected segment to be an object',
+      lion: 'ERR_ARGUMENT [lion] expected segment to be an object',
+      forward: 'ERR_ARGUMENT [lora_linear] expected branch to be an object',
+      h: 'ERR_ARGUMENT [lora_linear] expected h to be a native tensor but received undefined',
+    },
+    shapes: [],
+  });
+});
+
 test('a view lies within its tensor, to the element', () => {
   const outside = (shape: string, offset: number, numel: number): string =>
     `ERR_ARGUMENT [view] expected shape ${shape} from element ${offset} on to lie within ${numel} elements`;
