@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 // Handles are pointers to these.
@@ -172,6 +173,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return State();
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (const auto meanwhile = std::exchange(fake.during_wait, nullptr)) meanwhile();
   const std::lock_guard lock(mutex);
   if (!event->sleeps) fake.violation = "a wait that spins";
   if (event->stream != nullptr) {

@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct FakeCudart {
   cudaError_t kernel_error = cudaSuccess;  // of loading a kernel
   cudaError_t stream_error = cudaSuccess;  // of all work from now on; sticky
   cudaError_t pinned_error = cudaSuccess;  // of cudaHostAlloc
+  std::function<void()> during_wait;  // called once, by the next thread that waits for an event
 
   // Counted since Reset.
   int waits = 0, trims = 0, kernels_loaded = 0;

@@ -159,6 +159,17 @@ TEST_CASE("runtime: every call of every thread is for its own device") {
   first->Free(a);
 }
 
+TEST_CASE("runtime: two threads that wait at once leave no event behind") {
+  const Clean clean;
+  const auto gpu = Open();
+  for (int round = 0; round < 3; ++round) {
+    Fake().during_wait = [&] { std::thread([&] { gpu->Synchronize(); }).join(); };
+    const int before = Fake().live_objects;
+    gpu->Synchronize();
+    CHECK(Fake().live_objects == before);
+  }
+}
+
 TEST_CASE("runtime: an error of the device ends it, and every later call says the first one") {
   const Clean clean;
   {
