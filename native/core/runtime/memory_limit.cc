@@ -39,7 +39,7 @@ std::optional<size_t> ParseBytes(const std::string& text) {
 
 size_t MemoryBudget::SystemFree() const {
   // Without a limit of ours the last 1/16 (at most 256 MiB) stays with the system and with V8.
-  const size_t available = AvailableMemory();
+  const size_t available = AvailableMemory(files_);
   return available - std::min(available / 16, size_t{256} << 20);
 }
 

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "core/runtime/host.h"
 
@@ -17,8 +18,9 @@ std::optional<size_t> ParseBytes(const std::string& text);
 
 class MemoryBudget {
  public:
-  // Without a limit, the budget is what AvailableMemory leaves.
-  explicit MemoryBudget(std::optional<size_t> limit) : limit_(limit) {}
+  // Without a limit, the budget is what AvailableMemory(files) leaves.
+  explicit MemoryBudget(std::optional<size_t> limit, SystemFiles files = {})
+      : limit_(limit), files_(std::move(files)) {}
 
   // Returns false when that many more bytes are not there.
   bool TryReserve(size_t bytes);
@@ -31,6 +33,7 @@ class MemoryBudget {
   size_t SystemFree() const;
 
   const std::optional<size_t> limit_;
+  const SystemFiles files_;
   std::atomic<size_t> used_ = 0;
   // Asking the system costs a few file reads, so its answer is kept for the next 64 MiB.
   std::mutex mutex_;

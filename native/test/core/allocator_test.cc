@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -202,6 +203,19 @@ TEST_CASE("available memory is the least of MemAvailable and every cgroup level"
   }
 }
 
+TEST_CASE("without a limit, what is kept of the system's answer is no more than is free") {
+  FakeSystem system;  // with 4 MiB
+  MemoryBudget budget(std::nullopt, system.files());
+  CHECK(budget.free() == 4 * kMiB - 4 * kMiB / 16);
+  CHECK(budget.TryReserve(kMiB));
+  CHECK_FALSE(budget.TryReserve(4 * kMiB));
+  CHECK(budget.used() == kMiB);
+  // What was granted is taken from without another question.
+  system.Write("proc/meminfo", "MemAvailable:  0 kB\n");
+  CHECK(budget.TryReserve(2 * kMiB));
+  CHECK_FALSE(budget.TryReserve(kMiB));
+}
+
 TEST_CASE("CPUs are those of the affinity mask, cut to the quota") {
   FakeSystem system;
   const int all = CpuCount(system.files());
@@ -211,6 +225,13 @@ TEST_CASE("CPUs are those of the affinity mask, cut to the quota") {
   CHECK(CpuCount(system.files()) == 1);
   system.Write("cgroup/a/cpu.max", "max 100000\n");
   CHECK(CpuCount(system.files()) == all);
+  // A part of a CPU is a thread too.
+  system.Write("cgroup/a/cpu.max", "150000 100000\n");
+  CHECK(CpuCount(system.files()) == std::min(all, 2));
+  system.Write("proc/self/cgroup", "4:cpu,cpuacct:/c\n");
+  system.Write("cgroup/cpu/c/cpu.cfs_quota_us", "110000\n");
+  system.Write("cgroup/cpu/c/cpu.cfs_period_us", "100000\n");
+  CHECK(CpuCount(system.files()) == std::min(all, 2));
 }
 
 }  // namespace lora
