@@ -90,5 +90,19 @@ TEST_CASE("log_probs: ids outside, masked logits, and what is no number") {
   CheckLogProbs(logits, Ints({5}, {5, 4, 3, 0, 0}), 4);
 }
 
+// A CPU looks at the chunks of such a row alone that can hold the largest, unless a logit is bad.
+TEST_CASE("log_probs: one bad logit, wherever it is in a row of more chunks than are wanted") {
+  constexpr int64_t kVocab = 330;
+  for (const double bad : {std::nan(""), kInfinity}) {
+    for (const int64_t at : {int64_t{0}, int64_t{1}, int64_t{64}, kVocab - 1}) {
+      CAPTURE(bad);
+      CAPTURE(at);
+      Tensor logits = Normal(DType::kF32, {1, kVocab}, 7, 2);
+      logits.Set(at, bad);
+      CheckLogProbs(logits, Ints({1}, {5}), 3);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace lora::test

@@ -115,7 +115,7 @@ class TableProblem {
       LoraBranch to;
       to.weight = weights.back().view();
       to.bias = branch.bias;
-      to.site = static_cast<int64_t>(i);
+      to.site = sited ? static_cast<int64_t>(i) : LoraBranch::kNoSite;
       args.branches.push_back(to);
       args.y.push_back(y.back());
       args.h.emplace_back();
@@ -125,6 +125,7 @@ class TableProblem {
   }
 
   std::vector<DeltaEntry> entries;  // [slots, sites]
+  bool sited = true;                // whether the branches of a call have a site in the table
 
  private:
   std::optional<DType> kept_;  // the dtype of packed weights, where it is not that of x
