@@ -69,6 +69,10 @@ const parts = {
       ['node', 'scripts/long-training.mjs'],
     ],
   },
+  histories: {
+    what: 'ten thousand random histories of an engine: every text is that of its request alone',
+    commands: [['env', 'LORA_HISTORIES=10000', 'npx', 'jest', 'test/e2e/engine_histories']],
+  },
   'serving-tiny': {
     what: 'ten thousand requests near the memory limit, one by one and 16 at once: none fails, memory is flat (stories260K)',
     commands: [

@@ -60,10 +60,10 @@ export class Scheduler {
   }
 
   get waiting(): number {
-    return this.#waiting.length;
+    return this.#waiting.filter(({ ended }) => !ended).length;
   }
   get running(): number {
-    return this.#running.length;
+    return this.#running.filter(({ ended }) => !ended).length;
   }
   /** All requests that have not ended. */
   get all(): readonly Request[] {
