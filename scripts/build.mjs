@@ -64,13 +64,11 @@ function definitions() {
   }
 }
 
+// cmake-js configures, with headers from npm. Its `compile` is not used: where a file does not compile, it removes the tree
+// and builds all of it again, to fail at the same file.
+const tree = join(root, 'build/cmake');
+const env = { ...process.env, NODE_PATH };
 const passedOn = definitions().map((argument) => argument.replace(/^-D/, '--CD'));
-function cmakeJsRun(command) {
-  const parallel = ['--parallel', String(availableParallelism())];
-  const args = [cmakeJs, command, '--out', 'build/cmake', ...parallel, ...passedOn];
-  run(process.execPath, args, { cwd: root, env: { ...process.env, NODE_PATH } });
-}
-
-// `compile` configures only a tree that is new: definitions must reach one that is there.
-cmakeJsRun('configure');
-cmakeJsRun('compile');
+run(process.execPath, [cmakeJs, 'configure', '--out', tree, ...passedOn], { cwd: root, env });
+const parallel = ['--parallel', String(availableParallelism())];
+run('cmake', ['--build', tree, '--config', 'Release', ...parallel], { cwd: root, env });
