@@ -1,5 +1,5 @@
 // `npm test`: the tests that read lib/. The others run programs on dist/ in processes of their own, run kernels on the emulator, or test
-// scripts/ and the documentation. They take more than half of the time, and most of them see a change in lib/ only after a build.
+// scripts/ and the documentation, or wait for threads that compile grammars. They take more than half of the time, and most of them see a change in lib/ only after a build.
 // `npm run test:all` builds, and runs all; so do scripts/test.sh and .ci/run.
 const all = require('./jest.config.cjs');
 
@@ -11,7 +11,7 @@ module.exports = {
     '/test/docs/',
     '/test/e2e/(acceptance|benchmark|cli|cuda_\\w+|examples)\\.test\\.ts',
     '/test/lifecycle/',
-    '/test/unit/(cuda_build|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
+    '/test/unit/(cuda_build|grammars|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
   ],
   reporters: ['default', '<rootDir>/test/support/left_out.cjs'],
 };

@@ -1,6 +1,6 @@
 /** How the tokens of a generation are drawn: the options of a call over the defaults of the model. */
 import { randomBytes } from 'node:crypto';
-import { schemaGrammar, type JsonSchema } from '../grammar/json_schema';
+import { schemaGrammar, type JsonSchema, type SchemaGrammar } from '../grammar/json_schema';
 import type { SampleRow } from '../ops';
 import {
   check,
@@ -154,7 +154,7 @@ export interface GenerationPlan extends SampleRow {
   /** Undefined: no log-probabilities. */
   logprobs: number | undefined;
   /** The grammar that the text follows. */
-  grammar: string | undefined;
+  grammar: SchemaGrammar | undefined;
   stop: readonly string[];
   eosTokenIds: ReadonlySet<number>;
   signal?: AbortSignal | undefined;

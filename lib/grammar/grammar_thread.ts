@@ -1,171 +1,233 @@
-/** The thread that says which tokens may come next in texts that follow a grammar. */
+/** A thread that says which tokens may come next in texts that follow a grammar. */
 import { Worker } from 'node:worker_threads';
 import { LoRAError } from '../errors';
-import type { TokenConstraint } from './constraint';
-import { packagePath } from './package';
+import type { Match, Matcher } from './match';
 import script from './matcher.worker.js';
+import { packagePath } from './package';
 import type { Vocabulary } from './vocabulary';
 
 const op = 'generate';
 
+/** Compiled grammars that a thread keeps. */
+const mostGrammars = 32;
+
 type Command =
-  | { readonly id: number; readonly grammar: string }
+  | { readonly id: number; readonly grammar: string; readonly tokens: readonly number[] }
   | { readonly id: number; readonly token: number }
   | { readonly id: number; readonly end: true };
-type Answer = { readonly id: number } & (
+type Answer = { readonly id: number; readonly full: boolean } & (
   { readonly bits: Int32Array<ArrayBuffer> } | { readonly error: string }
 );
 
-/** One text. */
-class Match implements TokenConstraint {
-  bits: Int32Array<ArrayBuffer> | undefined;
-  late = false;
-  readonly #send: (command: { readonly token: number } | { readonly end: true }) => boolean;
-  #wait: PromiseWithResolvers | undefined;
-  #failure: { error: unknown } | undefined;
-  #ended = false;
-
-  /** `send` says whether the answer may take long. */
-  constructor(send: (command: { readonly token: number } | { readonly end: true }) => boolean) {
-    this.#send = send;
-  }
-
-  async ready(): Promise<void> {
-    if (this.#failure) throw this.#failure.error;
-    if (this.bits || this.#ended) return;
-    this.#wait ??= withResolvers();
-    await this.#wait.promise;
-  }
-
-  accept(id: number): void {
-    if (this.#ended || this.#failure) return;
-    this.bits = undefined;
-    this.late = this.#send({ token: id });
-  }
-
-  end(): void {
-    if (this.#ended) return;
-    this.#ended = true;
-    this.#send({ end: true });
-    this.#settle();
-  }
-
-  take(bits: Int32Array<ArrayBuffer>): void {
-    this.bits = bits;
-    this.#settle();
-  }
-
-  fail(error: unknown): void {
-    this.#failure ??= { error };
-    this.#settle();
-  }
-
-  #settle(): void {
-    this.late = false;
-    const wait = this.#wait;
-    this.#wait = undefined;
-    if (this.#failure) wait?.reject(this.#failure.error);
-    else wait?.resolve();
-  }
+/** What one answer of a thread may take. */
+export interface ThreadLimits {
+  readonly milliseconds: number;
+  /** Of WebAssembly's memory, beside what the vocabulary takes. */
+  readonly bytes: number;
 }
 
-interface PromiseWithResolvers {
-  readonly promise: Promise<void>;
-  readonly resolve: () => void;
-  readonly reject: (error: unknown) => void;
-}
-
-function withResolvers(): PromiseWithResolvers {
-  let settle: [() => void, (error: unknown) => void];
-  const promise = new Promise<void>((...functions) => (settle = functions));
-  const [resolve, reject] = settle!;
-  return { promise, resolve, reject };
-}
-
-/** Matches the texts of one vocabulary. It does not keep the process running unless an answer is awaited. */
-export class GrammarThread {
+/**
+ * Matches texts of one vocabulary. It ends with the first thing that goes wrong, since web-xgrammar ends by aborting, after which nothing
+ * that it does can be relied on; only the text that this happened to fails. It does not keep the process running unless an answer is awaited.
+ */
+export class GrammarThread implements Matcher {
   readonly #worker: Worker;
-  readonly #matches = new Map<number, Match>();
-  /** Answers that have not come; of those, to commands that compile. */
+  readonly #limits: ThreadLimits;
+  readonly #freed: (texts: readonly Match[]) => void;
+  readonly #ids = new Map<Match, number>();
+  readonly #texts = new Map<number, Match>();
+  /** Texts that have not begun: those of one grammar begin together, after those of the grammar before. */
+  #waiting: Match[] = [];
+  readonly #starting = new Set<number>();
+  /** The grammars that it keeps; the one that was used last comes last, as in the thread. */
+  readonly #grammars = new Set<string>();
+  /** A count that each command changes when it begins, and the id of the one that the thread works on, -1 for none. */
+  readonly #progress = new Int32Array(new SharedArrayBuffer(8)).fill(-1);
+  #watch: NodeJS.Timeout | undefined;
+  /** Answers that have not come. */
   #awaited = 0;
-  #compiling = new Set<number>();
   #queue: Command[] = [];
   #count = 0;
-  #failure: { error: unknown } | undefined;
+  #full = false;
+  #ended = false;
 
-  constructor({ texts, vocabSize, stop }: Vocabulary) {
-    const workerData = { path: packagePath(), vocabulary: texts, vocabSize, stop };
+  /** `freed` is called when it has no texts any more, and when it has ended, with the texts that have to go on in another one. */
+  constructor(
+    { texts, vocabSize, stop }: Vocabulary,
+    limits: ThreadLimits,
+    freed: (texts: readonly Match[]) => void,
+  ) {
+    this.#limits = limits;
+    this.#freed = freed;
+    const { bytes } = limits;
+    const progress = this.#progress;
+    const path = packagePath();
+    const workerData = { path, vocabulary: texts, vocabSize, stop, progress, bytes, mostGrammars };
     this.#worker = new Worker(script, { eval: true, workerData, stdin: false });
     this.#worker.unref();
     this.#worker.on('message', (answers: Answer[]) => this.#take(answers));
-    this.#worker.on('error', (cause) => this.#fail(cause));
+    this.#worker.on('error', (cause) => this.#fail([...this.#ids.keys()], cause.message, cause));
   }
 
-  /** Whether it can take another text. */
+  /** Whether it has not ended. */
   get works(): boolean {
-    return this.#failure === undefined;
+    return !this.#ended;
   }
 
-  /** Begins a text. Its first tokens are known when it is ready. */
-  start(grammar: string): TokenConstraint {
+  /** Whether it may take another text. */
+  get open(): boolean {
+    return this.works && !this.#full;
+  }
+
+  /** How many texts it has. */
+  get texts(): number {
+    return this.#ids.size;
+  }
+
+  /** Whether it has compiled this grammar, or will. */
+  knows(grammar: string): boolean {
+    return this.#grammars.has(grammar) || this.#waiting.some((text) => text.grammar.text === grammar);
+  }
+
+  /** Begins a text, or goes on with it. What may follow is known when it is ready. */
+  start(text: Match): void {
     const id = this.#count++;
-    const match = new Match((command) => {
-      if ('end' in command) this.#matches.delete(id);
-      return this.#send({ id, ...command });
-    });
-    this.#matches.set(id, match);
-    if (this.#failure) match.fail(this.#failure.error);
-    else {
-      this.#compiling.add(id);
-      match.late = this.#send({ id, grammar });
-    }
-    return match;
+    this.#ids.set(text, id);
+    this.#texts.set(id, text);
+    this.#waiting.push(text);
+    text.moveTo(this);
+    this.#startNext();
   }
 
-  /** Ends the thread; texts that are not finished fail. */
+  taken(text: Match, token: number): boolean {
+    // One that waits says all its tokens when it begins.
+    if (!this.#waiting.includes(text)) this.#ask(text, { id: this.#ids.get(text)!, token });
+    return this.#starting.size > 0;
+  }
+
+  leave(text: Match): void {
+    const id = this.#ids.get(text);
+    if (id === undefined) return;
+    this.#ids.delete(text);
+    this.#texts.delete(id);
+    const begun = !this.#waiting.includes(text);
+    if (begun) this.#send({ id, end: true });
+    else this.#waiting = this.#waiting.filter((other) => other !== text);
+    if (this.#ids.size > 0) return;
+    // Nobody waits for what it compiles, or its memory is free only when it has ended.
+    if (this.#starting.size > 0 || this.#full) this.#end();
+    this.#freed([]);
+  }
+
+  /** Ends it; texts that are not finished fail. */
   async dispose(): Promise<void> {
-    this.#fail(new LoRAError('ERR_DISPOSED', `[${op}] the model has been disposed`, { op }));
+    const error = new LoRAError('ERR_DISPOSED', `[${op}] the model has been disposed`, { op });
+    for (const text of this.#ids.keys()) text.fail(error);
+    this.#end();
     await this.#worker.terminate();
   }
 
-  #send(command: Command): boolean {
-    if (this.#failure) return false;
-    if (!('end' in command) && this.#awaited++ === 0) this.#worker.ref();
+  #startNext(): void {
+    const grammar = this.#waiting[0]?.grammar.text;
+    if (grammar === undefined || this.#starting.size > 0) return;
+    this.#grammars.delete(grammar);
+    this.#grammars.add(grammar);
+    const [oldest] = this.#grammars;
+    if (this.#grammars.size > mostGrammars) this.#grammars.delete(oldest!);
+    const group = this.#waiting.filter((text) => text.grammar.text === grammar);
+    this.#waiting = this.#waiting.filter((text) => text.grammar.text !== grammar);
+    for (const text of group) {
+      const id = this.#ids.get(text)!;
+      this.#starting.add(id);
+      this.#ask(text, { id, grammar, tokens: text.tokens });
+    }
+  }
+
+  #ask(text: Match, command: Command): void {
+    text.asked();
+    if (this.#awaited++ === 0) this.#await();
+    this.#send(command);
+  }
+
+  #send(command: Command): void {
     // What a turn of the engine says is one message.
     if (this.#queue.push(command) === 1)
       queueMicrotask(() => {
         const commands = this.#queue;
         this.#queue = [];
-        if (!this.#failure) this.#worker.postMessage(commands);
+        if (!this.#ended) this.#worker.postMessage(commands);
       });
-    return this.#compiling.size > 0;
   }
 
   #take(answers: readonly Answer[]): void {
-    this.#awaited -= answers.length;
-    if (this.#awaited === 0) this.#worker.unref();
     for (const answer of answers) {
-      this.#compiling.delete(answer.id);
-      const match = this.#matches.get(answer.id);
-      if ('bits' in answer) match?.take(answer.bits);
-      else this.#fail(new Error(answer.error));
+      if (this.#ended) return;
+      this.#full ||= answer.full;
+      const text = this.#texts.get(answer.id);
+      if ('error' in answer) this.#fail(text ? [text] : [], answer.error);
+      else {
+        this.#starting.delete(answer.id);
+        if (--this.#awaited === 0) this.#rest();
+        text?.take(answer.bits);
+      }
     }
+    this.#startNext();
   }
 
-  /** web-xgrammar ends by aborting, after which nothing that it does can be relied on. */
-  #fail(cause: unknown): void {
-    if (this.#failure) return;
-    const error =
-      cause instanceof LoRAError
-        ? cause
-        : new LoRAError(
-            'ERR_UNSUPPORTED',
-            `[${op}] web-xgrammar cannot follow the schema: ${cause instanceof Error ? cause.message : String(cause)}`,
-            { op, cause },
-          );
-    this.#failure = { error };
+  /** Keeps the process running, and ends the thread when one command takes too long. */
+  #await(): void {
+    this.#worker.ref();
+    const { milliseconds } = this.#limits;
+    let count = -1;
+    let since = 0;
+    this.#watch = setInterval(
+      () => {
+        const [begun, id] = [Atomics.load(this.#progress, 0), Atomics.load(this.#progress, 1)];
+        const now = performance.now();
+        if (begun !== count || id < 0) [count, since] = [begun, now];
+        else if (now - since > milliseconds) {
+          const text = this.#texts.get(id);
+          this.#fail(text ? [text] : [], `it takes more than ${milliseconds / 1000} s`);
+        }
+      },
+      Math.min(1000, milliseconds / 4),
+    ).unref();
+  }
+
+  #rest(): void {
+    clearInterval(this.#watch);
     this.#worker.unref();
+  }
+
+  #fail(texts: readonly Match[], reason: string, cause?: unknown): void {
+    if (this.#ended) return;
+    const error = new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[${op}] web-xgrammar cannot follow the schema: ${reason}`,
+      { op, ...(cause !== undefined && { cause }) },
+    );
+    // What one text cannot begin, no other can.
+    const grammars = new Set(texts.filter((text) => this.#starts(text)).map(({ grammar }) => grammar.text));
+    const failed = [...this.#ids.keys()].filter(
+      (text) => texts.includes(text) || (this.#starts(text) && grammars.has(text.grammar.text)),
+    );
+    const others = [...this.#ids.keys()].filter((text) => !failed.includes(text));
+    this.#end();
+    for (const text of failed) text.fail(error);
+    this.#freed(others);
+  }
+
+  /** Whether it has not begun. */
+  #starts(text: Match): boolean {
+    return this.#starting.has(this.#ids.get(text)!) || this.#waiting.includes(text);
+  }
+
+  #end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#ids.clear();
+    this.#texts.clear();
+    this.#rest();
     void this.#worker.terminate();
-    for (const match of this.#matches.values()) match.fail(error);
   }
 }

@@ -1,32 +1,62 @@
-/** The texts of a model that follow a grammar. */
-import type { Tokenizer } from '../text/tokenizer';
+/** The texts of a model that follow a grammar, and the threads that they are in. */
+import { LoRAError } from '../errors';
 import { inSlices } from '../tensor/pace';
+import type { Tokenizer } from '../text/tokenizer';
 import type { TokenConstraint } from './constraint';
-import { GrammarThread } from './grammar_thread';
-import { vocabularyOf } from './vocabulary';
+import { GrammarThread, type ThreadLimits } from './grammar_thread';
+import type { SchemaGrammar } from './json_schema';
+import { Match, type Matcher } from './match';
+import { vocabularyOf, type Vocabulary } from './vocabulary';
 
-export class Grammars {
+const defaultLimits: ThreadLimits = { milliseconds: 60_000, bytes: 2 ** 28 };
+
+/** Threads of each kind: for grammars that are compiled in no time, and for others. All but the first one begin when they are needed. */
+const mostThreads = 2;
+const lightCharacters = 2 ** 14;
+
+/** Tokens of the vocabulary that compiling looks at, each once for each state. */
+const lightLooks = 2 ** 20;
+const mostLooks = 2 ** 25;
+
+type Kind = 'light' | 'heavy';
+
+export class Grammars implements Matcher {
   readonly #vocabSize: number;
   readonly #stop: readonly number[];
-  #thread: Promise<GrammarThread> | undefined;
+  readonly #limits: ThreadLimits;
+  #spelling: Promise<void> | undefined;
+  #vocabulary: Vocabulary | undefined;
+  readonly #threads: Record<Kind, GrammarThread[]> = { light: [], heavy: [] };
+  /** Texts for which no thread has room. */
+  #waiting: Match[] = [];
 
-  constructor(vocabSize: number, stop: readonly number[]) {
+  constructor(vocabSize: number, stop: readonly number[], limits: ThreadLimits = defaultLimits) {
     this.#vocabSize = vocabSize;
     this.#stop = stop;
+    this.#limits = limits;
   }
 
   /**
-   * Begins n texts that follow a grammar. The first call begins the thread.
+   * Begins n texts that follow a grammar. The first call begins a thread.
    * @throws ERR_UNSUPPORTED for a tokenizer, or a grammar, that cannot be followed; the reason of the signal.
    */
   async start(
-    grammar: string,
+    grammar: SchemaGrammar,
     n: number,
     tokenizer: Tokenizer,
     signal?: AbortSignal,
   ): Promise<TokenConstraint[]> {
-    const thread = await this.#working(tokenizer);
-    const texts = Array.from({ length: n }, () => thread.start(grammar));
+    const most = Math.floor(mostLooks / this.#vocabSize);
+    if (grammar.states > most)
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        `[generate] expected minLength and maxLength of a jsonSchema to count at most ${most} characters in all, for a vocabulary of ${this.#vocabSize} tokens, but received ${grammar.states}`,
+        { op: 'generate' },
+      );
+    await this.#spell(tokenizer);
+    signal?.throwIfAborted();
+    const texts = Array.from({ length: n }, () => new Match(grammar));
+    for (const text of texts) this.#place(text);
     const end = (): void => {
       for (const text of texts) text.end();
     };
@@ -43,21 +73,54 @@ export class Grammars {
     return texts;
   }
 
-  async #working(tokenizer: Tokenizer): Promise<GrammarThread> {
-    const begun = this.#thread;
-    const known = await begun?.catch(() => undefined);
-    if (known?.works) return known;
-    if (this.#thread === begun) this.#thread = this.#begin(tokenizer); // else another call has begun one
-    return this.#thread!;
+  async #spell(tokenizer: Tokenizer): Promise<void> {
+    const spell = async (): Promise<void> => {
+      this.#vocabulary = await inSlices(vocabularyOf(tokenizer.library, this.#vocabSize, this.#stop));
+    };
+    this.#spelling ??= spell();
+    await this.#spelling;
   }
 
-  async #begin(tokenizer: Tokenizer): Promise<GrammarThread> {
-    return new GrammarThread(await inSlices(vocabularyOf(tokenizer.library, this.#vocabSize, this.#stop)));
+  #place(text: Match): void {
+    const thread = this.#threadFor(text.grammar);
+    if (thread) return thread.start(text);
+    text.moveTo(this);
+    this.#waiting.push(text);
   }
 
-  /** Ends the thread. */
+  /** Undefined where it has to wait until a thread is free. */
+  #threadFor({ text, states }: SchemaGrammar): GrammarThread | undefined {
+    const looks = states * this.#vocabSize;
+    const kind: Kind = text.length <= lightCharacters && looks <= lightLooks ? 'light' : 'heavy';
+    const threads = this.#threads[kind];
+    const open = threads.filter((thread) => thread.open);
+    const idle = open.find(({ texts }) => texts === 0);
+    const known = open.find((thread) => thread.knows(text)) ?? (kind === 'light' ? open[0] : idle);
+    if (known) return known;
+    if (threads.length < mostThreads) {
+      const thread = new GrammarThread(this.#vocabulary!, this.#limits, (texts) => {
+        if (!thread.works) threads.splice(threads.indexOf(thread), 1);
+        for (const one of [...texts, ...this.#waiting.splice(0)]) this.#place(one);
+      });
+      threads.push(thread);
+      return thread;
+    }
+    return open.sort((a, b) => a.texts - b.texts)[0];
+  }
+
+  // ---- for texts that wait -------------------------------------------------------------------
+
+  taken(): boolean {
+    return true;
+  }
+
+  leave(text: Match): void {
+    this.#waiting = this.#waiting.filter((other) => other !== text);
+  }
+
+  /** Ends the threads. */
   async dispose(): Promise<void> {
-    const thread = await this.#thread?.catch(() => undefined);
-    await thread?.dispose();
+    const threads = Object.values(this.#threads).flatMap((of) => of.splice(0));
+    await Promise.all(threads.map((thread) => thread.dispose()));
   }
 }

@@ -7,6 +7,17 @@ const largest = 10 ** mostDigits - 1;
 /** A number, with exponents that a double has. */
 export const anyNumber = `"-"? ("0" | [1-9] [0-9]{0,${mostDigits - 1}}) ("." [0-9]{1,16})? ([eE] [+-]? [0-9]{1,2})?`;
 
+const counts = Array.from({ length: mostDigits }, (_, i) => i + 1);
+/**
+ * Rules that numbers within bounds share, since each repetition is compiled anew where it stands: exactly so many digits, and a point with
+ * one to so many behind it, or neither.
+ */
+export const numberRules: readonly string[] = [
+  ...counts.map((n) => `digits_${n} ::= [0-9]${n === 1 ? '' : ` digits_${n - 1}`}`),
+  ...counts.map((n) => `upto_${n} ::= [0-9]${n === 1 ? '' : ` upto_${n - 1}?`}`),
+  ...counts.map((n) => `fraction_${n} ::= ("." upto_${n})?`),
+];
+
 /** Inclusive bounds; both are whole. */
 export interface Bounds {
   readonly least?: number | undefined;
@@ -14,7 +25,7 @@ export interface Bounds {
 }
 
 const digit = (from: number, to: number): string => (from === to ? `"${from}"` : `[${from}-${to}]`);
-const free = (n: number): string => (n === 0 ? '""' : `[0-9]{${n}}`);
+const free = (n: number): string => (n === 0 ? '""' : `digits_${n}`);
 
 /** Numbers of as many digits, from `low` to `high`, leading zeros included. */
 function sameLength(low: string, high: string): string {
@@ -83,7 +94,7 @@ function decimals(low: number, high: number, lowOpen: boolean, highOpen: boolean
   const lowPlaces = places(String(low).length);
   if (lowOpen && lowPlaces > 0) parts.push(`"${low}" "." [0-9]{0,${lowPlaces - 1}} [1-9]`);
   for (const { length, digits } of natural(lowOpen ? low + 1 : low, high - 1))
-    parts.push(places(length) > 0 ? `(${digits}) ("." [0-9]{1,${places(length)}})?` : `(${digits})`);
+    parts.push(places(length) > 0 ? `(${digits}) fraction_${places(length)}` : `(${digits})`);
   if (!highOpen) parts.push(end(high));
   return parts;
 }

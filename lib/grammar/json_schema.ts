@@ -6,7 +6,7 @@ import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
 import { describe, listed } from '../validate';
 import { literal, utf8Rules } from './alphabet';
-import { anyNumber, integers, numbers } from './json_numbers';
+import { anyNumber, integers, numberRules, numbers } from './json_numbers';
 import {
   count,
   isOfType,
@@ -23,9 +23,18 @@ import {
 /** A JSON Schema: an object, or `true` for any JSON. */
 export type JsonSchema = true | Readonly<Record<string, unknown>>;
 
-const mostCharacters = 2 ** 18;
+/** A grammar of a schema. */
+export interface SchemaGrammar {
+  /** In the EBNF of xgrammar. */
+  readonly text: string;
+  /** States within strings of bounded length; every token of the vocabulary is looked at for each when it is compiled. */
+  readonly states: number;
+}
+
+/** Characters of the schema as JSON, and of its grammar: both are made in one piece. */
+const mostCharacters = 2 ** 17;
+const mostGrammarCharacters = 2 ** 18;
 const mostNesting = 64;
-/** Each character of a bound is a state of the grammar, for which every token is looked at when it is compiled. */
 const mostLength = 128;
 const mostItems = 4096;
 
@@ -70,6 +79,7 @@ const baseRules = [
   `chars ::= ${stringEnd} | ${charThen('chars')}`,
   'string ::= "\\"" chars',
   `number ::= ${anyNumber}`,
+  ...numberRules,
   'members ::= string ws ":" ws value (ws "," ws string ws ":" ws value)*',
   'object ::= "{" ws (members ws)? "}"',
   'array ::= "[" ws (value (ws "," ws value)* ws)? "]"',
@@ -78,29 +88,49 @@ const baseRules = [
   'time ::= ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,9})? ("Z" | [+-] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
 ];
 
-const anyOf = (parts: readonly string[]): string =>
-  parts.length === 1 ? parts[0]! : `(${parts.join(' | ')})`;
+/** The short ones come first: xgrammar takes minutes for some thousand numbers of which one may come before another that begins it. */
+function anyOf(parts: readonly string[]): string {
+  const different = [...new Set(parts)].sort((a, b) => a.length - b.length);
+  return different.length === 1 ? different[0]! : `(${different.join(' | ')})`;
+}
 
 class Grammar {
   readonly #root: Schema | true;
-  readonly rules: string[] = [...baseRules];
+  readonly #rules: string[] = [...baseRules];
+  #characters = baseRules.join('\n').length;
   /** The rule of each schema that a $ref named. */
   readonly #referred = new Map<string, string>();
   /** References that are followed and have not come to a value. */
   readonly #open = new Set<string>();
   /** The rules of strings of bounded length. */
   readonly #strings = new Set<string>();
-  #count = 0;
+  /** The rule of each expression that has one. */
+  readonly #named = new Map<string, string>();
 
   constructor(root: Schema | true) {
     this.#root = root;
-    this.rules.push(`root ::= ${this.#expression(root, '#', 0)}`);
+    this.#add('root', this.#expression(root, '#', 0));
   }
 
-  /** A rule of its own, so that what it stands for is written once. */
+  get grammar(): SchemaGrammar {
+    return { text: this.#rules.join('\n'), states: this.#strings.size };
+  }
+
+  #add(name: string, body: string): void {
+    const rule = `${name} ::= ${body}`;
+    this.#characters += 1 + rule.length;
+    if (this.#characters > mostGrammarCharacters)
+      unsupported('#', `a schema whose grammar has more than ${mostGrammarCharacters} characters`);
+    this.#rules.push(rule);
+  }
+
+  /** The rule that stands for an expression; what is written twice is one rule. */
   #rule(body: string): string {
-    const name = `r${this.#count++}`;
-    this.rules.push(`${name} ::= ${body}`);
+    const known = this.#named.get(body);
+    if (known !== undefined) return known;
+    const name = `r${this.#named.size}`;
+    this.#named.set(body, name);
+    this.#add(name, body);
     return name;
   }
 
@@ -184,18 +214,18 @@ class Grammar {
         unsupported(path, `minLength or maxLength beside the format ${format}`);
       return `"\\"" ${formats[format]} "\\""`;
     }
-    return `"\\"" ${this.#characters(least, most)}`;
+    return `"\\"" ${this.#charactersFrom(least, most)}`;
   }
 
   /** From `least` to `most` characters, and the end of the string. */
-  #characters(least: number, most: number): string {
+  #charactersFrom(least: number, most: number): string {
     if (most === 0) return stringEnd;
     if (least === 0 && most === Infinity) return 'chars';
     const name = most === Infinity ? `from_${least}` : `from_${least}_to_${most}`;
     if (!this.#strings.has(name)) {
       this.#strings.add(name);
-      const next = this.#characters(Math.max(0, least - 1), most - 1);
-      this.rules.push(`${name} ::= ${least === 0 ? `${stringEnd} | ` : ''}${charThen(next)}`);
+      const next = this.#charactersFrom(Math.max(0, least - 1), most - 1);
+      this.#add(name, `${least === 0 ? `${stringEnd} | ` : ''}${charThen(next)}`);
     }
     return name;
   }
@@ -266,8 +296,8 @@ class Grammar {
     const { properties = {}, required = [], additionalProperties: others = true } = schema;
     if (!isRecord(properties)) malformed(`${path}/properties`, 'an object of schemas', describe(properties));
     const names = Object.keys(properties);
-    const needed = list(required, `${path}/required`, 0);
-    const missing = needed.find((name) => typeof name !== 'string' || !names.includes(name));
+    const needed = new Set(list(required, `${path}/required`, 0));
+    const missing = [...needed].find((name) => typeof name !== 'string' || !Object.hasOwn(properties, name));
     if (missing !== undefined) malformed(`${path}/required`, 'names of "properties"', describe(missing));
     if (typeof others !== 'boolean' && !isRecord(others))
       malformed(`${path}/additionalProperties`, 'a schema: an object, true or false', describe(others));
@@ -283,7 +313,7 @@ class Grammar {
     for (const [i, name] of [...names.entries()].reverse()) {
       const value = this.#inner(properties[name], `${path}/properties/${name}`, depth);
       const member = `${literal(JSON.stringify(name))} ws ":" ws ${value}`;
-      const optional = !needed.includes(name);
+      const optional = !needed.has(name);
       const next = after === '""' ? '' : ` ${after}`;
       const begin = `${member}${next}`;
       first = optional ? this.#rule(`${begin} | ${first}`) : this.#rule(begin);
@@ -327,7 +357,7 @@ class Grammar {
     this.#open.add(pointer);
     const body = this.#expression(target, pointer, depth + 1);
     this.#open.delete(pointer);
-    this.rules.push(`${name} ::= ${body}`);
+    this.#add(name, body);
     return name;
   }
 }
@@ -341,12 +371,12 @@ function decodePart(part: string, path: string): string {
 }
 
 /**
- * The grammar, in the EBNF of xgrammar, of the JSON texts that are generated under a schema.
+ * The grammar of the JSON texts that are generated under a schema.
  *
  * @throws ERR_ARGUMENT for what is no JSON Schema, or one that nothing is valid under; ERR_UNSUPPORTED for a keyword that the text could
- * not be held to. Both name the place.
+ * not be held to, and for a grammar that is too long. Both name the place.
  */
-export function schemaGrammar(schema: unknown): string {
+export function schemaGrammar(schema: unknown): SchemaGrammar {
   if (schema !== true && !isRecord(schema))
     malformed('#', 'a JSON Schema: an object, or true for any JSON', describe(schema));
   let json: string | undefined;
@@ -361,6 +391,5 @@ export function schemaGrammar(schema: unknown): string {
   }
   if (json.length > mostCharacters)
     malformed('#', `at most ${mostCharacters} characters of JSON`, describe(json.length));
-  const grammar = new Grammar(JSON.parse(json) as Schema | true);
-  return grammar.rules.join('\n');
+  return new Grammar(JSON.parse(json) as Schema | true).grammar;
 }

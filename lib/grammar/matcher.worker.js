@@ -1,17 +1,15 @@
 // Runs web-xgrammar, in a thread of its own: compiling a grammar for a large vocabulary takes milliseconds to seconds.
-// Each message is a list of commands; each command is answered, in its order: { id, bits } or { id, error }.
+// Each message is a list of commands; each command but `end` is answered, in its order: { id, full, bits } or { id, full, error }.
 //
 // The package's script expects a browser or a CommonJS module. Its package.json calls it an ES module, in which it finds neither
 // `require` nor `__filename`, so that neither import() nor require() loads it. Here it is compiled as the body of a function whose
 // parameters it takes for the globals of a browser without `process`: WebAssembly, which it carries inside, is all that it uses then.
+/* global WebAssembly */
 'use strict';
 const { readFileSync } = require('node:fs');
 const { pathToFileURL } = require('node:url');
 const { compileFunction } = require('node:vm');
 const { parentPort, workerData } = require('node:worker_threads');
-
-/** Compiled grammars that are kept. */
-const mostGrammars = 32;
 
 const said = [];
 const listen = (...words) => said.push(words.join(' '));
@@ -25,6 +23,20 @@ function load(path) {
   return module.exports;
 }
 
+/** Bytes of WebAssembly's memory. It has one that grows and never shrinks. */
+let bytes = 0;
+let mostBytes = Infinity;
+const { grow } = WebAssembly.Memory.prototype;
+WebAssembly.Memory.prototype.grow = function (pages) {
+  if (this.buffer.byteLength + pages * 65536 > mostBytes) {
+    said.push(`it takes more than ${workerData.bytes} bytes of memory`);
+    throw new RangeError(said.at(-1));
+  }
+  const before = grow.call(this, pages);
+  bytes = this.buffer.byteLength;
+  return before;
+};
+
 const xgrammar = load(workerData.path);
 
 const ready = (async () => {
@@ -37,7 +49,9 @@ const ready = (async () => {
     stop,
   );
   // Its own cache has no bound.
-  return xgrammar.GrammarCompiler.createGrammarCompiler(info, false);
+  const compiler = await xgrammar.GrammarCompiler.createGrammarCompiler(info, false);
+  mostBytes = bytes + workerData.bytes;
+  return compiler;
 })();
 
 /** The one that was used last comes last. */
@@ -48,7 +62,7 @@ async function compiled(text) {
   grammars.delete(text);
   grammar ??= await (await ready).compileGrammar(text);
   grammars.set(text, grammar);
-  if (grammars.size > mostGrammars) {
+  if (grammars.size > workerData.mostGrammars) {
     const [oldest] = grammars.keys();
     grammars.get(oldest).dispose();
     grammars.delete(oldest);
@@ -58,13 +72,19 @@ async function compiled(text) {
 
 const matchers = new Map();
 
-async function answer({ id, grammar, token }) {
+async function answer({ id, grammar, tokens, token }) {
   if (grammar !== undefined)
     matchers.set(id, await xgrammar.GrammarMatcher.createGrammarMatcher(await compiled(grammar)));
   const matcher = matchers.get(id);
-  if (token !== undefined && !matcher.acceptToken(token))
-    throw new Error(`token ${token} is not one that may follow`);
+  for (const taken of tokens ?? [token])
+    if (!matcher.acceptToken(taken)) throw new Error(`token ${taken} is not one that may follow`);
   return matcher.getNextTokenBitmask();
+}
+
+/** Says which command is worked on: how many there were, and the id of this one; -1 where there is none. */
+function begin(id) {
+  Atomics.store(workerData.progress, 1, id);
+  Atomics.add(workerData.progress, 0, 1);
 }
 
 async function obey(commands) {
@@ -82,12 +102,16 @@ async function obey(commands) {
     }
     if (command.grammar !== undefined) post(); // others need not wait until it is compiled
     try {
+      await ready;
+      begin(id);
       said.length = 0;
-      answers.push({ id, bits: await answer(command) });
+      const bits = await answer(command);
+      answers.push({ id, full: bytes > mostBytes - workerData.bytes / 2, bits });
     } catch (error) {
-      answers.push({ id, error: said[0] ?? error.message });
+      answers.push({ id, full: true, error: said[0] ?? error.message });
     }
   }
+  begin(-1);
   post();
 }
 

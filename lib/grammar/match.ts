@@ -1,0 +1,95 @@
+/** One text that follows a grammar. It keeps what it has taken, so that another thread can go on where one has ended. */
+import type { TokenConstraint } from './constraint';
+import type { SchemaGrammar } from './json_schema';
+
+/** What tells a text which tokens may come next. */
+export interface Matcher {
+  /** Says that a text has taken a token; gives whether the answer may take long. */
+  taken(text: Match, token: number): boolean;
+  /** Forgets a text. */
+  leave(text: Match): void;
+}
+
+export class Match implements TokenConstraint {
+  bits: Int32Array<ArrayBuffer> | undefined;
+  late = false;
+  readonly grammar: SchemaGrammar;
+  /** The tokens that it has. */
+  readonly tokens: number[] = [];
+  #matcher: Matcher | undefined;
+  /** Answers that have not come from the matcher; the last of them says what follows now. */
+  #awaited = 0;
+  #wait: PromiseWithResolvers | undefined;
+  #failure: { error: unknown } | undefined;
+  #ended = false;
+
+  constructor(grammar: SchemaGrammar) {
+    this.grammar = grammar;
+  }
+
+  async ready(): Promise<void> {
+    if (this.#failure) throw this.#failure.error;
+    if (this.bits || this.#ended) return;
+    this.#wait ??= withResolvers();
+    await this.#wait.promise;
+  }
+
+  accept(id: number): void {
+    if (this.#ended || this.#failure) return;
+    this.bits = undefined;
+    this.tokens.push(id);
+    this.late = this.#matcher!.taken(this, id);
+  }
+
+  end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#matcher?.leave(this);
+    this.#settle();
+  }
+
+  // ---- for matchers --------------------------------------------------------------------------
+
+  /** Goes over to a matcher, which is told its tokens anew. */
+  moveTo(matcher: Matcher): void {
+    this.#matcher = matcher;
+    this.#awaited = 0;
+  }
+
+  /** Notes that a question about it is on its way. */
+  asked(): void {
+    this.#awaited++;
+  }
+
+  take(bits: Int32Array<ArrayBuffer>): void {
+    if (--this.#awaited > 0) return; // it has taken a token since
+    this.bits = bits;
+    this.#settle();
+  }
+
+  fail(error: unknown): void {
+    this.#failure ??= { error };
+    this.#settle();
+  }
+
+  #settle(): void {
+    this.late = false;
+    const wait = this.#wait;
+    this.#wait = undefined;
+    if (this.#failure) wait?.reject(this.#failure.error);
+    else wait?.resolve();
+  }
+}
+
+interface PromiseWithResolvers {
+  readonly promise: Promise<void>;
+  readonly resolve: () => void;
+  readonly reject: (error: unknown) => void;
+}
+
+function withResolvers(): PromiseWithResolvers {
+  let settle: [() => void, (error: unknown) => void];
+  const promise = new Promise<void>((...functions) => (settle = functions));
+  const [resolve, reject] = settle!;
+  return { promise, resolve, reject };
+}
