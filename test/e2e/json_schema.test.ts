@@ -221,6 +221,22 @@ test('only the end-of-text token follows a complete text, and greedy texts obey 
   }
 });
 
+test('least lengths of generation_config.json do not hold back the end of a text under a schema', async () => {
+  const generation = { min_new_tokens: 30, min_length: 60 };
+  const eager = await CausalLM.fromPretrained(await tinyModel({ generation }));
+  try {
+    for (const jsonSchema of [{ enum: [true] }, { type: 'integer', minimum: 10, maximum: 99 }]) {
+      const { text, finishReason } = await eager.generate(prompt, { ...hot, maxNewTokens: 60, jsonSchema });
+      expect([text, finishReason]).toEqual([expect.stringMatching(/^(true|[1-9]\d)$/), 'stop']);
+    }
+    const { ids } = await eager.generate(prompt, { ...hot, maxNewTokens: 60 });
+    expect(ids.length).toBeGreaterThan(30);
+  } finally {
+    await eager.dispose();
+    rmSync(eager.directory, { recursive: true });
+  }
+});
+
 test('a schema is checked at the call', () => {
   const call =
     (jsonSchema: unknown, more: GenerateOptions = {}) =>
