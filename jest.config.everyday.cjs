@@ -11,7 +11,7 @@ module.exports = {
     '/test/docs/',
     '/test/e2e/(acceptance|benchmark|cli|cuda_\\w+|examples)\\.test\\.ts',
     '/test/lifecycle/',
-    '/test/unit/(cuda_build|grammars|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
+    '/test/unit/(cuda_build|grammars|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
   ],
   reporters: ['default', '<rootDir>/test/support/left_out.cjs'],
 };

@@ -40,6 +40,12 @@ const parts = {
     what: 'a million calls of the native binding that are nearly right, on an add-on with ASan and UBSan',
     commands: [['node', 'scripts/fuzz.mjs', 'binding', '--count', '1000000', '--sanitize', '--kinds']],
   },
+  grammars: {
+    what: 'ten thousand JSON Schemas: texts drawn from their grammars are valid by Ajv, and valid values can be written',
+    commands: [
+      ['npx', 'jest', 'test/unit/json_schema_values.test.ts', '--globals', JSON.stringify({ pairs: 10_000 })],
+    ],
+  },
   mutants: {
     what: 'single faults in all of lib/: which of them the tests notice',
     commands: [['node', 'scripts/mutants.mjs', '--all']],
