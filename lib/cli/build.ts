@@ -17,7 +17,7 @@ export const build = defineCommand({
       type: 'string',
       value: 'WHEN',
       choices: ['all', 'native', 'off'],
-      help: 'kernels for all GPUs, for those of this machine, or none; by default native where there are a GPU and nvcc',
+      help: 'kernels for all GPUs, those here, or none; default: those here',
     },
     json: { type: 'boolean', help: 'the path of the binary as one JSON object' },
     help: helpFlag,
