@@ -162,7 +162,7 @@ describe('what would not end', () => {
     ],
     [
       'a namespace that has grown since it was written first',
-      `{% set n = namespace(s="a") %}{% set x = "" ~ n %}{% for i in range(15) %}{% set n.s = n.s ~ n.s %}{% endfor %}{% for i in range(1000) %}{% set x = "" ~ n %}{% endfor %}`,
+      `{% set n = namespace(s="a") %}{% set x = n == "" %}{% for i in range(15) %}{% set n.s = n.s ~ n.s %}{% endfor %}{% for i in range(1000) %}{% set x = n == "" %}{% endfor %}`,
     ],
     ['replacing nothing by much', `${doubled(20)}{{ n.s.replace("", n.s) }}`],
     ['replacing by a method in a variable', `${doubled(20)}{% set f = n.s.replace %}{{ f("", n.s) }}`],
