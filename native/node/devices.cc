@@ -134,8 +134,8 @@ Napi::Value Trim(const Napi::CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// What can be taken without collecting garbage: what the system or the limit leaves, and what is kept
-// for later tensors, which a call that needs it gives back first.
+// Returns the bytes that can be taken without collecting garbage: what the system or the limit
+// leaves, and what is kept for later tensors, which a call that needs it gives back first.
 Napi::Value FreeBytes(const Napi::CallbackInfo& info) {
   Allocator& allocator = DeviceOf(info).allocator();
   return Napi::Number::New(info.Env(),

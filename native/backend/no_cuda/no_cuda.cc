@@ -9,8 +9,10 @@ namespace lora {
 const Backend* CudaBackend() { return nullptr; }
 
 const char* CudaUnavailableReason() {
-  return "this build of lora-native has no CUDA backend, because none was asked for or nvcc was not "
-         "found: npx lora-native build --cuda native compiles one for the GPUs of this machine, with "
+  return "this build of lora-native has no CUDA backend, because none was asked for or nvcc was "
+         "not "
+         "found: npx lora-native build --cuda native compiles one for the GPUs of this machine, "
+         "with "
          "nvcc 12.8 or newer";
 }
 
