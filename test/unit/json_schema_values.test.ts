@@ -40,7 +40,10 @@ const character = fc.oneof(
 const text = (least: number, most: number): fc.Arbitrary<string> =>
   fc.array(character, { minLength: least, maxLength: most }).map((parts) => parts.join(''));
 
-const anyValue = fc.jsonValue({ maxDepth: 2, noUnicodeString: true });
+// Ajv cannot compare objects whose properties have the names of methods that its comparison calls.
+const anyValue = fc
+  .jsonValue({ maxDepth: 2, noUnicodeString: true })
+  .filter((value) => !/"(toString|valueOf|constructor)":/.test(JSON.stringify(value)));
 const any: fc.Arbitrary<Case> = fc.constant({ schema: true, values: anyValue.filter(plain) });
 
 /** Whether its numbers are written without an exponent and with 15 digits at most, and its texts are characters. */
@@ -299,7 +302,7 @@ test(
       const counts = await Promise.all(some.map(([[schema, values], seed]) => hold(schema, values, seed)));
       ended += counts.reduce((sum, count) => sum + count, 0);
     });
-    while (schemas < pairs) await fc.assert(property, { numRuns: 10 });
+    while (schemas < pairs) await fc.assert(property, { numRuns: 10, seed: schemas });
     expect(ended).toBeGreaterThan(pairs);
   },
   60_000 + 100 * pairs,
