@@ -93,6 +93,7 @@ export class PagePool {
 
   /** Pages that it has or may have: the limit allows them, and there is memory that nothing else is known to need. */
   get affordable(): number {
+    if (this.pageBytes === 0) return this.most; // a model without layers keeps nothing
     const spare = (this.#memory.spare() * 8) / 9; // a block may be an eighth larger than what was asked for
     const copied = 1 / (2 * this.#model.layers); // of a page; a tensor is there twice while it is copied
     const more = Math.floor((spare / this.pageBytes - copied * this.capacity) / (1 + copied));
