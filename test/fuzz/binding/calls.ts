@@ -26,6 +26,7 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   memoryUsage: none,
   synchronize: onDevice,
   synchronizeSync: onDevice,
+  freeBytes: onDevice,
   trim: onDevice,
   roomInQueue: onDevice,
   alloc: (d) => [device, d.dice.pick(storedDtypes), d.shape()],
