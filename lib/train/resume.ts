@@ -57,6 +57,9 @@ export async function settingsOf(
 /** Values of a stranger may be as long as a file. */
 const cut = (text: string): string => (text.length > 200 ? `${text.slice(0, 200)}…` : text);
 
+const areNumbers = (value: unknown): value is number[] =>
+  Array.isArray(value) && value.every((one) => typeof one === 'number');
+
 /** The first setting that differs, with both values; undefined: none. */
 function difference(saved: RunSettings, own: RunSettings): string | undefined {
   const text = (value: unknown): string => JSON.stringify(value) ?? 'nothing';
@@ -64,7 +67,7 @@ function difference(saved: RunSettings, own: RunSettings): string | undefined {
     const [was, is] = [saved[key], own[key]];
     if (text(was) === text(is)) continue;
     if (key === 'weights') {
-      if (Array.isArray(was) && sameNumbers(was as number[], is as number[])) continue;
+      if (areNumbers(was) && areNumbers(is) && sameNumbers(was, is)) continue;
       return 'the model has other weights';
     }
     if (!isRecord(was) || !isRecord(is)) return `${cut(key)} was ${cut(text(was))} and is ${cut(text(is))}`;
