@@ -24,3 +24,17 @@ export async function longestGap<T>(run: () => Promise<T>): Promise<{ gap: numbe
     clearInterval(timer);
   }
 }
+
+/**
+ * How often `run` lets timers and I/O run, and what it gives. This counts the pauses that the code itself asks for, so that
+ * neither other processes nor the collector of garbage change it much.
+ */
+export async function pausesOf<T>(run: () => Promise<T>): Promise<{ pauses: number; result: T }> {
+  const pause = jest.spyOn(globalThis, 'setImmediate');
+  try {
+    const result = await run();
+    return { pauses: pause.mock.calls.length, result };
+  } finally {
+    pause.mockRestore();
+  }
+}

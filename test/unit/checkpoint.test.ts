@@ -17,7 +17,7 @@ import {
 } from '../../lib/index';
 import { InputFile } from '../../lib/formats/input';
 import { expectReject } from '../support/errors';
-import { longestGap } from '../support/gaps';
+import { pausesOf } from '../support/gaps';
 import { bits, list, seeded } from '../support/numbers';
 
 const device = 'reference';
@@ -411,8 +411,9 @@ test('many values are written and read in slices', async () => {
       pairs: Array.from({ length: 30_000 }, (_, i) => ({ i })),
     },
   };
-  const saved = await longestGap(() => saveCheckpoint(dir, state));
-  const loaded = await longestGap(() => loadCheckpoint(dir));
+  const saved = await pausesOf(() => saveCheckpoint(dir, state));
+  const loaded = await pausesOf(() => loadCheckpoint(dir));
   expect(loaded.result).toEqual(state);
-  expect([saved.gap < 150 || saved.gap, loaded.gap < 150 || loaded.gap]).toEqual([true, true]);
+  expect(saved.pauses).toBeGreaterThan(5);
+  expect(loaded.pauses).toBeGreaterThan(5);
 });
