@@ -5,33 +5,20 @@ import { holdFor, RunHandle } from '../handle';
 import type { Adapter } from '../peft/adapter';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
-import { settle } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
 import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { takeForTraining } from './exclusive';
-import { BestEvaluation } from './best';
+import { TrainingLoop, type LoopBegin } from './loop';
 import { makeOptimizer } from './optimizer';
 import type { RunSubject } from './facts';
 import { OutputDirectory } from './output';
 import { modelCard } from './model_card';
-import { Progress } from './progress';
 import { RunRecord } from './record';
 import { Report } from './report/report';
-import { loadCheckpoint } from '../formats/checkpoint';
-import {
-  bestCheckpoint,
-  DataDigest,
-  newestCheckpoint,
-  readRunState,
-  replay,
-  settingsOf,
-  type Resumed,
-  type RunSettings,
-} from './resume';
-import { stepBatches } from './step_batches';
+import { bestCheckpoint, newestCheckpoint, readRunState, settingsOf, type RunSettings } from './resume';
 import { Updates } from './update';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
-import type { CheckpointEvent, EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
+import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
 
 /**
  * Trains the active LoRA adapter of a model.
@@ -59,8 +46,6 @@ export class Trainer {
   #settings: RunSettings = {};
   readonly #record = new RunRecord();
   #report: Report | undefined;
-  /** Where the adapter of the best evaluation lies, with keepBest. */
-  #best: string | undefined;
   #ran = false;
 
   /**
@@ -142,10 +127,10 @@ export class Trainer {
       signal?.throwIfAborted();
       if (this.#output || this.#options.resume !== false)
         this.#settings = await settingsOf(this.#options, this.#model, this.#adapter);
-      const from = await this.#resume();
-      await this.#output?.open(from !== undefined);
+      const begin = await this.#resume();
+      await this.#output?.open(begin !== undefined);
       this.#updates.clearGradients(); // what the program left would enter the first step
-      return yield* this.#record.watch(this.#steps(from, signal));
+      return yield* this.#record.watch(this.#loop(begin, signal).run());
     } finally {
       this.#updates.clearGradients(); // those of a step that failed
       release();
@@ -178,193 +163,27 @@ export class Trainer {
   }
 
   /** Reads the place from which the run goes on, where there is one. */
-  async #resume(): Promise<Resumed | undefined> {
+  async #resume(): Promise<LoopBegin | undefined> {
     const { resume, outDir, totalSteps, maxTokens, keepBest } = this.#options;
     const dir = resume === true ? await newestCheckpoint(outDir!) : resume || undefined;
     if (dir === undefined) return undefined;
     // Each step has a token at least.
     const state = await readRunState(dir, { settings: this.#settings, mostSteps: totalSteps ?? maxTokens });
     const from = { ...state, dir };
-    if (keepBest) this.#best = await bestCheckpoint(from, outDir!);
-    return from;
+    return { from, best: keepBest ? await bestCheckpoint(from, outDir!) : undefined };
   }
 
-  async *#steps(
-    from: Resumed | undefined,
-    signal: AbortSignal | undefined,
-  ): AsyncGenerator<TrainerEvent, TrainerResult, void> {
-    const { maxSteps, maxTokens, saveEvery, evalEvery, totalSteps, keepBest } = this.#options;
-    const { earlyStopping } = this.#options;
-    const start = from?.step ?? 0;
-    const trainable = this.#parameters.reduce((sum, p) => sum + p.numel, 0);
-    const progress = new Progress(totalSteps);
-    yield { type: 'start', step: start, maxSteps: totalSteps, trainableParameters: trainable };
-
-    const taken = new DataDigest();
-    let step = start;
-    let loss = Number.NaN;
-    let evalLoss: number | undefined;
-    let savedAt = from === undefined ? -1 : start;
-    let saving = false;
-    let tokens = 0;
-    const evaluations = new BestEvaluation(earlyStopping?.minDelta);
-    if (from !== undefined) evaluations.restore(from.evaluations);
-    this.#record.best = evaluations.best;
-    const due = (): boolean => evalEvery !== undefined && step % evalEvery === 0 && evaluations.at !== step;
-    const { patience = Infinity } = earlyStopping ?? {};
-    const early = (): boolean => evaluations.waited >= patience;
-    const ended = (): boolean =>
-      early() || step >= (maxSteps ?? Infinity) || tokens >= (maxTokens ?? Infinity);
-    const groups = stepBatches(this.#data, this.#options, signal);
-    try {
-      if (from !== undefined) {
-        tokens = await replay(from, groups, taken, { maxTokens, signal });
-        await loadCheckpoint(from.dir, { adapter: this.#adapter, optimizer: this.#optimizer });
-        // An abort may have come between the step and its evaluation.
-        if (start > 0 && due()) {
-          const evaluation = yield* this.#evaluation(step, evaluations, signal);
-          evalLoss = evaluation.loss;
-          if (evaluation.best && keepBest) this.#best = from.dir;
-        }
-      }
-      // The checkpoint may be that of a run that had ended.
-      while (!ended()) {
-        const { value: group } = await groups.next();
-        signal?.throwIfAborted();
-        if (!group) break; // the data have ended
-        const { batches, epoch } = group;
-        const rewind = this.#adapter.forwardMark();
-        const update = await this.#updates.make(step, batches, signal).catch((error: unknown) => {
-          rewind(); // a step that does not end leaves the state of the one before
-          throw error;
-        });
-        taken.add(batches);
-        step++;
-        tokens += update.tokens;
-        loss = update.loss;
-        yield { type: 'step', step, epoch, ...update, ...progress.advance(step, update.tokens) };
-        let better = false;
-        if (due()) {
-          const evaluation = yield* this.#evaluation(step, evaluations, signal);
-          evalLoss = evaluation.loss;
-          better = evaluation.best && keepBest;
-        }
-        if (this.#output && (better || (saveEvery !== undefined && step % saveEvery === 0))) {
-          saving = true;
-          const event = await this.#checkpoint(this.#output, step, taken.value, evaluations);
-          saving = false;
-          savedAt = step;
-          if (better) this.#best = event.dir;
-          yield event;
-        }
-      }
-      if (early()) this.#record.ended = `early, since ${evaluations.sentence}`;
-      await this.#optimizer[settle](); // no later step tells whether the last one failed
-      await this.#saveFinal(step);
-    } catch (error) {
-      this.#record.kept = undefined; // the adapter is that of the last step
-      const aborted = signal?.aborted === true && error === signal.reason;
-      // What was trained is kept, wherever the abort or the failure came; a step that was not finite is left to the checkpoints before it.
-      const keep = aborted || (step > start && !saving && !isNonFinite(error));
-      if (this.#output && keep && savedAt !== step) {
-        try {
-          const event = await this.#checkpoint(this.#output, step, taken.value, evaluations);
-          savedAt = step;
-          yield event;
-        } catch (failure) {
-          if (aborted) throw failure;
-          warn(`the weights of step ${step} could not be saved: ${messageOf(failure)}`);
-        }
-      }
-      // Without a step of its own it would replace the report of the run that it continues.
-      if (savedAt >= 0 && step > start) {
-        this.#record.ended = aborted ? 'interrupted' : messageOf(error);
-        await this.#writeReport(false).catch((failure: unknown) =>
-          warn(`the report could not be written: ${messageOf(failure)}`),
-        );
-      }
-      throw error;
-    } finally {
-      await groups.return();
-    }
-
-    // A run that had ended before has no step of its own: the report of its steps stays.
-    const report = from !== undefined && step === start ? undefined : await this.#writeReport(true, signal);
-    const result: TrainerResult = {
-      step,
-      loss,
-      ...(evalLoss === undefined ? {} : { evalLoss }),
-      ...(evaluations.best ? { best: this.#bestOf(evaluations.best) } : {}),
-      adapterStep: this.#record.kept?.step ?? step,
-      ...(this.#output ? { dir: this.#output.dir } : {}),
-      ...(report === undefined ? {} : { report }),
-      ...(early() ? { stopped: 'early', reason: evaluations.sentence } : { stopped: 'done' }),
+  #loop(begin: LoopBegin | undefined, signal: AbortSignal | undefined): TrainingLoop {
+    const parts = {
+      ...this.#subject(),
+      optimizer: this.#optimizer,
+      updates: this.#updates,
+      trainableParameters: this.#parameters.reduce((sum, p) => sum + p.numel, 0),
+      output: this.#output,
+      settings: this.#settings,
+      card: () => modelCard(this.#subject()),
+      writeReport: (withSamples: boolean, aborting?: AbortSignal) => this.#writeReport(withSamples, aborting),
     };
-    yield { type: 'end', ...result };
-    return result;
+    return new TrainingLoop(parts, begin, signal);
   }
-
-  /** Measures the held-out data after a step; gives its loss, and whether it is the best so far. */
-  async *#evaluation(
-    step: number,
-    evaluations: BestEvaluation,
-    signal: AbortSignal | undefined,
-  ): AsyncGenerator<TrainerEvent, { loss: number; best: boolean }, void> {
-    const { evalData, batchSize } = this.#options;
-    if (evalData === undefined)
-      throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected evalData with evalEvery');
-    const evaluation = await this.#model.evaluate(evalData, { adapter: this.#adapter, batchSize, signal });
-    const best = evaluations.add(step, evaluation.loss);
-    this.#record.best = evaluations.best;
-    yield { type: 'eval', step, ...evaluation, best };
-    return { loss: evaluation.loss, best };
-  }
-
-  /** The best evaluation of the result. */
-  #bestOf(best: { step: number; loss: number }): NonNullable<TrainerResult['best']> {
-    return { ...best, ...(this.#best === undefined ? {} : { dir: this.#best }) };
-  }
-
-  /** Saves the final adapter. With keepBest that is the one of the best evaluation, which the adapter in memory then is, too. */
-  async #saveFinal(step: number): Promise<void> {
-    if (!this.#output) return;
-    const best = this.#options.keepBest ? this.#record.best : undefined;
-    this.#record.kept = best;
-    const card = modelCard(this.#subject());
-    if (best === undefined || best.step === step) return this.#output.saveFinal(this.#adapter, card);
-    const dir = this.#best!;
-    const saved = await readRunState(dir, { settings: this.#settings, mostSteps: step });
-    if (saved.step !== best.step)
-      throw new LoRAError(
-        'ERR_FILE',
-        `[Trainer] expected the adapter of step ${best.step}, the best evaluation, in ${dir} but found that of step ${saved.step}`,
-        { op: 'Trainer' },
-      );
-    await this.#output.saveFinal(this.#adapter, card, dir);
-    // Last, so that after a failure before it the adapter is still that of the last step.
-    await loadCheckpoint(dir, { adapter: this.#adapter });
-  }
-
-  async #checkpoint(
-    output: OutputDirectory,
-    step: number,
-    data: string,
-    evaluations: BestEvaluation,
-  ): Promise<CheckpointEvent> {
-    const state = { step, settings: this.#settings, data, evaluations: evaluations.state };
-    const { saveLimit: limit, keepBest } = this.#options;
-    const keep = keepBest ? evaluations.best?.step : undefined;
-    const card = modelCard(this.#subject());
-    const dir = await output.saveCheckpoint(state, this.#adapter, this.#optimizer, { limit, keep, card });
-    return { type: 'checkpoint', step, dir };
-  }
-}
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
-const isNonFinite = (error: unknown): boolean =>
-  error instanceof LoRAError && error.code === 'ERR_NON_FINITE';
-
-/** Says what went wrong while another error is on its way. */
-function warn(message: string): void {
-  process.emitWarning(`[Trainer] ${message}`, { code: 'LORA_RUN_FAILED' });
 }
