@@ -5,13 +5,15 @@
 import { atOnce } from '../tensor/pace';
 import { entry } from '../native/calls';
 import { memoryUsage, type Device } from '../native/device';
+import type { Past } from '../ops/attention_paged';
+import type { AdapterUse } from '../peft/adapter_use';
 import { writeBytes } from '../tensor/create';
 import { rawEmpty, rawView } from '../tensor/raw';
 import { recordProgram, type Program } from '../tensor/program';
 import { moved, noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { drawTokens, RecordedSampler, type Draws } from './draw';
-import { engineStack, type AdapterUse, type EngineModel, type Past } from './model';
+import { engineStack, type EngineModel } from './model';
 import { pageLength, type PagePool } from './pages';
 import type { Request } from './request';
 import type { AdapterSlots } from './slots';

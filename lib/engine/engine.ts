@@ -5,10 +5,11 @@
 import { isOutOfMemory, LoRAError } from '../errors';
 import { threadSetting } from '../native/device';
 import type { Adapter } from '../peft/adapter';
+import type { AdapterUse } from '../peft/adapter_use';
 import { check, checkInteger, checkOptions } from '../validate';
 import { BatchStep } from './batch_step';
 import { drawTokens, noDraws, type Draws } from './draw';
-import type { AdapterUse, EngineModel } from './model';
+import type { EngineModel } from './model';
 import { pageLength, pagesFor, PagePool } from './pages';
 import { prefill } from './prefill';
 import { PrefixCache } from './prefixes';

@@ -4,12 +4,12 @@
  */
 import { isOutOfMemory, type LoRAError } from '../errors';
 import { call } from '../native/calls';
-import { PAGE_SIZE, poolShape } from '../ops/attention_paged';
+import { PAGE_SIZE, poolShape, type LayerPages } from '../ops/attention_paged';
 import { bytesPerElement } from '../tensor/dtype';
 import { rawEmpty, rawView } from '../tensor/raw';
 import { runDetached, temporaries } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
-import type { EngineModel, LayerPages } from './model';
+import type { EngineModel } from './model';
 
 /** Positions of a page. */
 export const pageLength = PAGE_SIZE;

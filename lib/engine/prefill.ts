@@ -1,11 +1,13 @@
 /** Computes a part of a prompt: keys and values of its positions, and after the last one the logits of the next token. */
 import { entry } from '../native/calls';
+import type { Past } from '../ops/attention_paged';
+import type { AdapterUse } from '../peft/adapter_use';
 import { fromBytes } from '../tensor/create';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { rawView } from '../tensor/raw';
 import { noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
-import type { AdapterUse, EngineModel, Past } from './model';
+import type { EngineModel } from './model';
 import { pageLength, type PagePool } from './pages';
 import type { Chunk } from './scheduler';
 

@@ -5,6 +5,7 @@ import { entry } from '../native/calls';
 import type { Device } from '../native/device';
 import { loraLinearGroup } from '../ops';
 import type { Adapter } from '../peft/adapter';
+import type { RowDeltas } from '../peft/adapter_use';
 import {
   fitsTable,
   haveFactors,
@@ -15,7 +16,7 @@ import {
 import type { DType } from '../tensor/dtype';
 import { noGrad, runUntracked } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
-import { engineStack, type RowDeltas } from './model';
+import { engineStack } from './model';
 import type { Request } from './request';
 
 interface Slot {

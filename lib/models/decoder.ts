@@ -2,7 +2,9 @@
 import type { Delta } from '../linear/delta';
 import { forwardGroup, type Linear } from '../linear/linear';
 import { attention, attentionPaged, embedding, pageAppend, rmsNorm, rope, swiglu } from '../ops';
-import type { AdapterUse, EngineModel, Past } from '../engine/model';
+import type { EngineModel } from '../engine/model';
+import type { Past } from '../ops/attention_paged';
+import type { AdapterUse } from '../peft/adapter_use';
 import { recomputed } from '../ops/recompute';
 import { rawView } from '../tensor/raw';
 import { moved } from '../tensor/scope';

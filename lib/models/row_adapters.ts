@@ -1,11 +1,11 @@
 /** The adapters of a batch whose rows have their own. */
-import type { RowDeltas } from '../engine/model';
 import { DeltaTable } from '../linear/delta_table';
 import { forwardGroup, type Linear } from '../linear/linear';
 import type { Device } from '../native/device';
 import { loraLinearGroup } from '../ops';
 import { joinRows, splitRows } from '../ops/rows';
 import type { Adapter } from '../peft/adapter';
+import type { RowDeltas } from '../peft/adapter_use';
 import { largestRank, tableOperands } from '../peft/table_operands';
 import { fromBytes } from '../tensor/create';
 import { isRecording, track } from '../tensor/scope';

@@ -25,6 +25,28 @@ export const poolShape = (
   headDim,
 ];
 
+/** Keys and values of one layer, [pages, heads, 64, headDim] each. */
+export interface LayerPages {
+  readonly k: Tensor;
+  readonly v: Tensor;
+}
+
+/** The tokens before those of a call, of each of its b sequences. The tensors are read when the ops run. */
+export interface Past {
+  /** Keys and values of each layer. */
+  readonly layers: readonly LayerPages[];
+  /** The pages of each sequence, [b, maxPages] i32. */
+  readonly pageTable: Tensor;
+  /** Tokens of each sequence, those of the call included, [b] i32. */
+  readonly lengths: Tensor;
+  /** The position of each token of the call, [b, s] i32. */
+  readonly positions: Tensor;
+  /** More than any position. */
+  readonly mostPositions: number;
+  /** A part of one prompt, or one token of each sequence. */
+  readonly phase: 'prefill' | 'decode';
+}
+
 export interface PagedAttentionOptions {
   scale: number;
   /** How many keys a query sees, itself included; default (0): all before it. */
