@@ -152,9 +152,11 @@ export async function loadDataset(
         op: 'loadDataset',
       },
     );
-  const counts = { length, maxLength, truncated, dropped, tokens, path: file };
-  if (inMemory) return new MemoryDataset(counts, examples);
-  return new FileDataset(counts, places, stamp, (line, number) => reader.example(line, number));
+  const counts = { maxLength, truncated, dropped, tokens, path: file };
+  if (inMemory) return Object.assign(new MemoryDataset(examples), counts);
+  return new FileDataset({ length, ...counts }, places, stamp, (line, number) =>
+    reader.example(line, number),
+  );
 }
 
 /** Throws unless rows can be read again by their places; gives the stamp of the file. */

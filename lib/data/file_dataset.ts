@@ -42,17 +42,11 @@ export class Places {
  * const { inputIds } = await data.at(0);
  */
 export class FileDataset implements DatasetCounts, AsyncIterable<Required<Example>> {
-  /** How many examples there are. */
   readonly length: number;
-  /** The most tokens of an example. */
   readonly maxLength: number;
-  /** How many examples were cut to `maxLength`. */
   readonly truncated: number;
-  /** How many rows were left out, because none of their tokens within `maxLength` counts, or they have one token. */
   readonly dropped: number;
-  /** Tokens of all examples that count. */
   readonly tokens: number;
-  /** The file it was read from. */
   readonly path: string;
 
   /** @internal Use {@link loadDataset}. */

@@ -1,26 +1,14 @@
-/** A data set in memory. */
+/** Examples in memory. */
 import type { ExampleColumns } from './columns';
-import type { DatasetCounts, Example } from './example';
+import type { Example } from './example';
 
-/** What `loadDataset` gives by default. Examples are made as they are asked for: as lists of JavaScript they take four times the memory. */
-export class MemoryDataset implements DatasetCounts, Iterable<Required<Example>> {
+/** Examples that are made as they are asked for: as lists of JavaScript they take four times the memory. */
+export class MemoryDataset implements Iterable<Required<Example>> {
   readonly length: number;
-  readonly maxLength: number;
-  readonly truncated: number;
-  readonly dropped: number;
-  readonly tokens: number;
-  readonly path: string;
   readonly #examples: ExampleColumns;
 
-  constructor(counts: DatasetCounts, examples: ExampleColumns) {
-    ({
-      length: this.length,
-      maxLength: this.maxLength,
-      truncated: this.truncated,
-      dropped: this.dropped,
-      tokens: this.tokens,
-      path: this.path,
-    } = counts);
+  constructor(examples: ExampleColumns) {
+    this.length = examples.length;
     this.#examples = examples;
   }
 
