@@ -54,8 +54,9 @@ export async function readAdapter(
   for (let attempt = 1; ; attempt++) {
     const last = attempt === attempts;
     const found = await readPair(path, limits, last);
-    // One that is not of a save is seen twice the same: else it is the moment between two files of a save beside this.
     if (found === undefined) continue;
+    // An edited configuration is the same when it is read again. Where it is not, a save at the same time had replaced one of the two
+    // files, and the next reading may find the pair.
     if (found.edited !== undefined && found.edited !== edited && !last) {
       edited = found.edited;
       continue;
