@@ -1,5 +1,5 @@
 /** Adapters that change between the requests of an engine, and DoRA among its rows. */
-import { memoryUsage } from '../../lib/index';
+import { memoryUsage, type CausalLM } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
 import {
   addAdapters,
@@ -12,6 +12,7 @@ import {
   wishes,
 } from '../support/engine_requests';
 import { fillAdapter } from '../support/fill_adapter';
+import { collectGarbage } from '../support/garbage';
 import type { TinyModelOptions } from '../support/tiny_model';
 
 const load = loadedModels();
@@ -95,6 +96,7 @@ test('the copies that steps in bf16 read are freed with what they were made from
     return memoryUsage().bytes;
   };
   await bytesAfter();
+  await collectGarbage(); // of other tests
   const all = await bytesAfter();
   for (const name of ['a0', 'a2']) fillAdapter(model.adapters.get(name)!, 31, 0.3);
   expect(await bytesAfter()).toBe(all);
@@ -108,21 +110,60 @@ test('the copies that steps in bf16 read are freed with what they were made from
   expect(await bytesAfter()).toBe(all);
 });
 
-test('the factors of a DoRA adapter follow its scale', async () => {
+/** The logarithms of the probabilities of six tokens. */
+async function logprobs(model: CausalLM, adapter: string): Promise<unknown[]> {
+  const seen = [];
+  const options = { adapter, maxNewTokens: 6, logprobs: 0, ignoreEos: true };
+  for await (const { logprob } of model.generate(text(5, 1), options)) seen.push(logprob);
+  return seen;
+}
+
+type Change = (model: CausalLM, adapter: string) => unknown;
+describe.each([
+  ['whose rows share the steps with others', {}],
+  ['whose steps are its own', { modulesToSave: ['lm_head'] }],
+])('the factors of a DoRA adapter %s follow', (_, more) => {
+  test.each<[string, Change, Change]>([
+    [
+      'its scale',
+      (model, name) => (model.adapters.get(name)!.scale = 0.5),
+      (model, name) => (model.adapters.get(name)!.scale = 1),
+    ],
+    [
+      'its parameters',
+      (model, name) => fillAdapter(model.adapters.get(name)!, 8, 0.3),
+      (model, name) => fillAdapter(model.adapters.get(name)!, 7, 0.3),
+    ],
+    ['the base', (model) => model.merge('a0'), (model) => model.unmerge()],
+  ])('%s', async (_what, change, undo) => {
+    const model = await load();
+    addAdapters(model);
+    const config = { r: 3, targetModules: 'all-linear', useDora: true, ...more } as const;
+    fillAdapter(model.addAdapter(config, { name: 'mine' }), 7, 0.3);
+    const before = await logprobs(model, 'mine');
+    await change(model, 'mine');
+    const after = await logprobs(model, 'mine');
+    before.forEach((value, i) => expect(after[i]).not.toBe(value));
+    model.configureEngine(); // another engine, which has computed nothing
+    expect(after).toEqual(await logprobs(model, 'mine'));
+    await logprobs(model, 'mine');
+    await undo(model, 'mine');
+    expect(await logprobs(model, 'mine')).toEqual(before);
+  });
+});
+
+test('the recorded steps of an adapter that is removed are freed at once', async () => {
   const model = await load();
-  addAdapters(model);
-  const adapter = model.adapters.get('a2')!;
-  const logprobs = async (scale: number): Promise<unknown[]> => {
-    adapter.scale = scale;
-    const seen = [];
-    const options = { adapter: 'a2', maxNewTokens: 6, logprobs: 0, ignoreEos: true };
-    for await (const { logprob } of model.generate(text(5, 1), options)) seen.push(logprob);
-    return seen;
+  const bytesAfter = async (): Promise<number> => {
+    const own = model.addAdapter({ r: 2, targetModules: ['v_proj'], modulesToSave: ['lm_head'] });
+    await logprobs(model, own.name);
+    await model.removeAdapter(own.name);
+    return memoryUsage().bytes;
   };
-  const whole = await logprobs(1);
-  const half = await logprobs(0.5);
-  whole.forEach((value, i) => expect(half[i]).not.toBe(value));
-  expect(await logprobs(1)).toEqual(whole);
+  await bytesAfter();
+  await collectGarbage(); // of other tests
+  const before = await bytesAfter();
+  expect(await bytesAfter()).toBe(before);
 });
 
 test('a DoRA adapter that changes between two steps has its norms computed once, and no step is recorded again', async () => {

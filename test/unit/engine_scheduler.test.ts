@@ -127,6 +127,20 @@ test('pages go back when a request ends or is cancelled', () => {
   expect(pool.used).toBe(0);
 });
 
+test('pages that other weights computed are given back with all that follow them', () => {
+  const { pool, prefixes, submit, step, setWeights } = world({ prefillChunk: 500 });
+  for (const name of ['base', 'trained']) {
+    setWeights(name);
+    submit(text(300), { maxNewTokens: 1 });
+    for (let i = 0; i < 3; i++) step();
+  }
+  expect([prefixes.size, pool.used]).toEqual([8, 8]);
+  prefixes.keepOnly((weights) => weights === 'trained');
+  expect([prefixes.size, pool.used]).toEqual([4, 4]);
+  prefixes.keepOnly(() => false);
+  expect([prefixes.size, pool.used]).toEqual([0, 0]);
+});
+
 test('whole pages of the same beginning are shared, of a prompt that is being computed too', () => {
   const { submit, step } = world({ prefillChunk: 64 });
   const a = submit(text(200));
@@ -153,14 +167,20 @@ test('a page of other weights is not shared, even where they change in the middl
   expect(third.cachedTokens).toBe(64);
 });
 
-test('the last token is computed even where every page is known', () => {
-  const { submit, step } = world();
-  submit(text(128), { maxNewTokens: 2 });
-  for (let i = 0; i < 4; i++) step();
-  const again = submit(text(128), { maxNewTokens: 2 });
-  expect(step().chunk).toMatchObject({ request: again, end: 128 });
-  expect(again.cachedTokens).toBe(64);
-});
+test.each([
+  [128, 64],
+  [129, 128],
+])(
+  'of a prompt of %i tokens whose pages are all known %i are read: the last one is computed',
+  (length, cached) => {
+    const { submit, step } = world();
+    submit(text(length), { maxNewTokens: 2 });
+    for (let i = 0; i < 4; i++) step();
+    const again = submit(text(length), { maxNewTokens: 2 });
+    expect(step().chunk).toMatchObject({ request: again, end: length });
+    expect(again.cachedTokens).toBe(cached);
+  },
+);
 
 test.each<[string, Parameters<typeof world>[0]]>([
   ['the limit', { pages: 5 }],
@@ -186,6 +206,32 @@ test('a beginning that is shared takes room once', () => {
   for (let i = 0; i < 100; i++) step();
   expect(requests.map(({ ended }) => ended)).toEqual([true, true, true]);
   expect(scheduler.preemptions).toBe(0);
+});
+
+test('pages that are kept for later requests keep none from beginning', () => {
+  const { pool, scheduler, submit, step } = world({ pages: 6 });
+  submit(text(200, 5000), { maxNewTokens: 1 });
+  for (let i = 0; i < 3; i++) step();
+  const first = submit(text(10), { maxNewTokens: 30 });
+  step();
+  expect([first.pages.length, pool.used]).toEqual([1, 4]);
+  const second = submit(text(200, 1000), { maxNewTokens: 30 });
+  step();
+  expect(scheduler.running).toBe(2);
+  for (let i = 0; i < 40; i++) step();
+  expect([first.ended, second.ended, scheduler.preemptions]).toEqual([true, true, 0]);
+});
+
+test('a row whose pages an older prompt takes in the same turn is not in its step', () => {
+  const { pool, submit, step, sizes } = world({ prefillChunk: pageLength });
+  const prompt = submit(text(500));
+  const row = submit(text(10, 1000));
+  for (let i = 0; i < 8; i++) step();
+  expect([prompt.pages.length, row.pages.length, pool.free]).toEqual([7, 1, 0]);
+  expect(row.generated).toBeGreaterThan(0);
+  sizes.pages = 0; // others have the memory that was free when both began
+  const { chunk, rows } = step();
+  expect([chunk?.request, prompt.pages.length, row.pages.length, rows]).toEqual([prompt, 8, 0, []]);
 });
 
 test('one that is alone gets pages where nothing else is to have memory, and one that comes then waits', () => {

@@ -92,12 +92,14 @@ test('rows of a batch lie behind each other', () => {
   });
 });
 
-test('many tokens', () => {
-  const prompt = Array.from({ length: 500 }, (_, i) => (i * 7) % 300);
+test.each([
+  ['', Array.from({ length: 500 }, (_, i) => (i * 7) % 300)],
+  [', most of them new', []],
+])('many tokens%s', (_, prompt) => {
   const one = adjuster({ repetitionPenalty: 2, frequencyPenalty: 1 }, prompt);
   const counts = new Map<number, number>();
   for (let i = 0; i < 1000; i++) {
-    const id = (i * i) % 400;
+    const id = (i * i) % 1009;
     one.push(id);
     counts.set(id, (counts.get(id) ?? 0) + 1);
   }
