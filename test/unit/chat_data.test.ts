@@ -111,7 +111,10 @@ describe.each([
       text: '<|user|>\nName a colour.</s>\n<|assistant|>\nGreen.</s>\n',
     };
     expect(await learnt(tokenizer, { prompt: 'Name a colour.', completion: 'Green.' })).toEqual(wanted);
-    expect(await learnt(tokenizer, { instruction: 'Name a colour.', output: 'Green.' })).toEqual(wanted);
+    for (const input of [{}, { input: '' }, { input: null }])
+      expect(await learnt(tokenizer, { instruction: 'Name a colour.', ...input, output: 'Green.' })).toEqual(
+        wanted,
+      );
     expect(
       (await learnt(tokenizer, { instruction: 'Name a colour', input: 'of grass', output: 'Green.' })).text,
     ).toContain('Name a colour\n\nof grass</s>');
@@ -151,12 +154,28 @@ test('messages that hold private use characters do not confuse the marks', async
   expect(counted).toBe('\uE001b\uE000</s>');
 });
 
-describe('a template that does not tell', () => {
-  // Earlier answers are written without their first letter, as thinking templates drop thoughts.
-  const forgetful = `{% for m in messages %}<|{{ m.role }}|>{{ m.content if loop.last or m.role != 'assistant' else m.content[1:] }}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}`;
+/** Earlier answers are written without their first letter, as thinking templates drop thoughts: only marks tell where they are. */
+const forgetful = (marks = ['', '']): string =>
+  `{% for m in messages %}<|{{ m.role }}|>{% if m.role != 'assistant' %}{{ m.content }}{% else %}${marks[0]}{{ m.content if loop.last else m.content[1:] }}${marks[1]}{% endif %}</s>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}`;
 
+test.each([
+  ['after one without', ['a', '\uE000']],
+  ['before one without', ['\uE000', 'a']],
+])('a conversation that holds such a character, %s, has marks of its own', (_, letters) => {
+  const template = ChatTemplate.from(forgetful(['{% generation %}', '{% endgeneration %}']), undefined, {})!;
+  for (const letter of letters) {
+    const messages = ['x', `-${letter}`, 'y', `-${letter}`].map((content, i) => ({
+      role: i % 2 ? 'assistant' : 'user',
+      content,
+    }));
+    const { text, spans } = template.turns(messages);
+    expect(spans.map(([begin, end]) => text.slice(begin, end))).toEqual([letter, `-${letter}`]);
+  }
+});
+
+describe('a template that does not tell', () => {
   test('is an error that names line, message and what helps', async () => {
-    const tokenizer = await tokenizerOf(forgetful);
+    const tokenizer = await tokenizerOf(forgetful());
     await expectReject(
       learnt(tokenizer, { messages: dialogue }),
       'ERR_DATA',
@@ -165,7 +184,7 @@ describe('a template that does not tell', () => {
   });
 
   test('one answer at the end is told', async () => {
-    const tokenizer = await tokenizerOf(forgetful);
+    const tokenizer = await tokenizerOf(forgetful());
     const two = [
       { role: 'assistant', content: 'Hi' },
       { role: 'user', content: 'Hi' },
@@ -175,7 +194,7 @@ describe('a template that does not tell', () => {
   });
 
   test('a template of the program with marks takes its place', async () => {
-    const tokenizer = await tokenizerOf(forgetful);
+    const tokenizer = await tokenizerOf(forgetful());
     const chatTemplate = chatml(true);
     expect((await learnt(tokenizer, { messages: dialogue }, { chatTemplate })).counted).toBe(
       'Blue.</s>|Green.</s>',

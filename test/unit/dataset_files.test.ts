@@ -1,5 +1,6 @@
 /** Data files that are large, endless, damaged or given up half-way. */
 import { spawn, spawnSync } from 'node:child_process';
+import { getEventListeners } from 'node:events';
 import { createWriteStream, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
@@ -178,6 +179,27 @@ onPosix('a FIFO that is said to be a stream', () => {
       path,
     ]);
     expect((await reading).length).toBe(2);
+  });
+
+  test('is unzipped where its first piece has one byte', async () => {
+    const path = fifo('pieces.jsonl');
+    const zipped = join(root, 'pieces.gz');
+    writeFileSync(zipped, gzipSync(row.repeat(3)));
+    const reading = loadDataset(path, { stream: true });
+    spawn('sh', ['-c', '{ head -c 1 "$1"; sleep 0.2; tail -c +2 "$1"; } > "$0"', path, zipped]);
+    expect((await reading).length).toBe(3);
+  });
+
+  test('leaves no listener at the signal, and neither does a file', async () => {
+    const { signal } = new AbortController();
+    const path = fifo('signal.jsonl');
+    const plain = join(root, 'signal-plain.jsonl');
+    writeFileSync(plain, row);
+    const reading = loadDataset(path, { stream: true, signal });
+    spawn('sh', ['-c', 'cat "$1" > "$0"', path, plain]);
+    expect((await reading).length).toBe(1);
+    await loadDataset(plain, { signal });
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
   });
 
   test('is given up when the signal says so, and so is a file', async () => {

@@ -1,6 +1,16 @@
 /** Everything that reads a file by its name takes regular files only: a FIFO there holds nothing and nobody. */
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import {
   CausalLM,
@@ -10,6 +20,7 @@ import {
   readAdapter,
   saveCheckpoint,
 } from '../../lib/index';
+import { InputFile } from '../../lib/formats/input';
 import { writeAdapter } from '../../lib/peft/adapter_files';
 import { expectReject } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
@@ -107,4 +118,34 @@ onPosix('what else is no regular file', () => {
     mkdirSync(dir);
     await expectReject(loadDataset(dir), 'ERR_FILE', `[loadDataset] cannot read ${dir}: it is a directory`);
   });
+});
+
+type Change = (path: string) => void;
+test.each<[string, Change, named: boolean, refused: boolean]>([
+  ['nothing', () => undefined, true, false],
+  ['more bytes', (path) => (appendFileSync(path, '!'), utimesSync(path, 1, 1)), false, true],
+  ['others of the same number', (path) => (writeFileSync(path, 'def'), utimesSync(path, 2, 2)), false, true],
+  ['another file of its name', (path) => renameSync(`${path}.new`, path), true, true],
+  ['the same, where the name does not matter', (path) => renameSync(`${path}.new`, path), false, false],
+])('a file that was written while it was read: %s', async (_, change, named, refused) => {
+  const path = join(mkdtempSync(join(root, 'written-')), 'file');
+  for (const name of [path, `${path}.new`]) {
+    writeFileSync(name, 'abc');
+    utimesSync(name, 1, 1);
+  }
+  const file = await InputFile.open(path);
+  try {
+    await file.checkUnchanged(named);
+    change(path);
+    const unchanged = file.checkUnchanged(named);
+    if (!refused) await unchanged;
+    else
+      await expectReject(
+        unchanged,
+        'ERR_FILE',
+        `${path} was changed while it was read: try again when it is written`,
+      );
+  } finally {
+    await file.close();
+  }
 });
