@@ -278,6 +278,31 @@ describe('what is not finite changes no weight', () => {
     );
   });
 
+  test('the activations are those of the pass that failed: its dropout masks too', async () => {
+    const { model } = fixture;
+    addAdapter('mine', { loraDropout: 0.5 });
+    const forward = model.forwardInSlices.bind(model);
+    const passes: Promise<ArrayLike<number>>[][] = [];
+    jest.spyOn(model, 'forwardInSlices').mockImplementation(async (ids, given) => {
+      const seen: Promise<ArrayLike<number>>[] = [];
+      passes.push(seen);
+      const watch: NonNullable<typeof given>['watch'] = (module, x) => {
+        seen.push(x.data());
+        given?.watch?.(module, x);
+      };
+      const output = await forward(ids, { ...given, watch });
+      return given?.watch ? output : { ...output, loss: output.loss!.mul(Infinity) };
+    });
+    await expectReject(
+      Promise.resolve(new Trainer({ model, data: makeRows(4), maxSteps: 1 }).run()),
+      'ERR_NON_FINITE',
+      /the loss is Infinity .* The largest activations: model\.\S+ \d/,
+    );
+    const [failed, explained] = await Promise.all(passes.map((seen) => Promise.all(seen)));
+    expect(failed!.length).toBeGreaterThan(3);
+    expect(explained).toEqual(failed);
+  });
+
   test('is told though the forward pass that explains it fails', async () => {
     const { model } = fixture;
     const forward = model.forwardInSlices.bind(model);

@@ -290,12 +290,15 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     }
   });
 
-  test('other data, which the batches before the checkpoint tell', async () => {
+  test.each([
+    ['rows', { seed: 6 }],
+    ['labels of the same rows', { prompt: 1 }],
+  ])('other %s, which the batches before the checkpoint tell', async (_, others) => {
     const adapter = await another();
     const before = weights(adapter);
     await expectReject(
       Promise.resolve(
-        trainer({ outDir, data: makeRows(11, { seed: 6 }), resume: join(outDir, 'checkpoint-5') }).run(),
+        trainer({ outDir, data: makeRows(11, others), resume: join(outDir, 'checkpoint-5') }).run(),
       ),
       'ERR_DATA',
       '[Trainer] the data is not that of the run: the batches of the 5 steps before the checkpoint differ',
