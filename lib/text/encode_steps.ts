@@ -64,82 +64,90 @@ function searched(component: PreTokenizer): PreTokenizer['pattern'] {
   return own;
 }
 
+/** Matches, one at a time: those of a long text would take hundreds of bytes for each word. Undefined where others may run. */
 function* matches(
   text: string,
   pattern: NonNullable<PreTokenizer['pattern']>,
-): Generator<void, RegExpMatchArray[], void> {
-  const found: RegExpMatchArray[] = [];
+): Generator<RegExpMatchArray | undefined, void, void> {
+  let found = 0;
   for (const match of text.matchAll(pattern as RegExp)) {
-    found.push(match);
-    if (found.length % 1024 === 0) yield;
+    yield match;
+    if (++found % 1024 === 0) yield undefined;
   }
-  return found;
 }
 
-/** Bytes of a piece as the characters that stand for them. */
+/** Bytes of a piece as the characters that stand for them; undefined where others may run. */
 function* byteCharacters(
   piece: string,
   encoder: Readonly<Record<number, string>>,
-): Generator<void, string, void> {
+): Generator<string | undefined, void, void> {
   let result = '';
   const bytes = Buffer.from(piece);
   for (let i = 0; i < bytes.length; i++) {
     result += encoder[bytes[i]!]!;
-    if (i % 16384 === 16383) yield;
+    if (i % 16384 === 16383) yield undefined;
   }
-  return result;
+  yield result;
 }
 
-/** The words of a text. Types of components that are not known here split in one step. */
+/** The words that some components make of a text, one after the other. */
+function* chained(
+  components: readonly (PreTokenizer | null)[],
+  text: string,
+  section: number,
+): Generator<string | undefined, void, void> {
+  const [first, ...others] = components;
+  if (first === undefined) return yield text;
+  for (const word of words(first, text, section))
+    if (word === undefined || others.length === 0) yield word;
+    else yield* chained(others, word, section);
+}
+
+/** The words of a text, one at a time; undefined where others may run. Types of components that are not known here split in one step. */
 function* words(
   component: PreTokenizer | null,
   text: string,
   section: number,
-): Generator<void, string[], void> {
-  if (component === null) return [text];
-  if (component.tokenizers) {
-    let pieces = [text];
-    for (const one of component.tokenizers) {
-      const split: string[] = [];
-      for (const piece of pieces) for (const word of yield* words(one, piece, section)) split.push(word);
-      pieces = split;
-    }
-    return pieces;
-  }
-  yield;
+): Generator<string | undefined, void, void> {
+  if (component === null) return yield text;
+  if (component.tokenizers) return yield* chained(component.tokenizers, text, section);
+  yield undefined;
   const { config, byte_encoder: encoder } = component;
   const pattern = searched(component);
   if (config?.['type'] === 'ByteLevel' && encoder && pattern) {
     const whole = component.add_prefix_space && !text.startsWith(' ') ? ` ${text}` : text;
-    const pieces = component.use_regex ? (yield* matches(whole, pattern)).map(([match]) => match) : [whole];
-    const made: string[] = [];
-    for (const piece of pieces) {
-      made.push(yield* byteCharacters(piece, encoder));
-      if (made.length % 1024 === 0) yield;
-    }
-    return made;
+    if (!component.use_regex) return yield* byteCharacters(whole, encoder);
+    for (const match of matches(whole, pattern))
+      if (match === undefined) yield undefined;
+      else yield* byteCharacters(match[0], encoder);
+    return;
   }
   if (config?.['type'] === 'Split' && pattern) {
     const behavior = config['behavior'];
-    const found = yield* matches(text, pattern);
-    if (config['invert']) return found.map(([match]) => match).filter((match) => match !== '');
-    if (typeof behavior === 'string' && behavior.toLowerCase() === 'removed') {
-      if (found.length === 0) return text === '' ? [] : [text];
-      return component.pre_tokenize_text(text, { section_index: section });
-    }
-    const made: string[] = [];
+    const removed = typeof behavior === 'string' && behavior.toLowerCase() === 'removed';
     let from = 0;
-    for (const match of found) {
-      if (from < match.index!) made.push(text.slice(from, match.index));
-      if (match[0] !== '') made.push(match[0]);
+    let any = false;
+    for (const match of matches(text, pattern)) {
+      if (match === undefined) {
+        yield undefined;
+        continue;
+      }
+      any = true;
+      if (removed && !config['invert']) break;
+      if (!config['invert'] && from < match.index!) yield text.slice(from, match.index);
+      if (match[0] !== '') yield match[0];
       from = match.index! + match[0].length;
     }
-    if (from < text.length) made.push(text.slice(from));
-    return made;
+    if (config['invert']) return;
+    if (removed && any) return yield* component.pre_tokenize_text(text, { section_index: section });
+    if (from < text.length) yield text.slice(from);
+    return;
   }
-  if ((config?.['type'] === 'Digits' || config?.['type'] === 'Punctuation') && pattern)
-    return (yield* matches(text, pattern)).map(([match]) => match);
-  return component.pre_tokenize_text(text, { section_index: section });
+  if ((config?.['type'] === 'Digits' || config?.['type'] === 'Punctuation') && pattern) {
+    for (const match of matches(text, pattern)) yield match?.[0];
+    return;
+  }
+  yield* component.pre_tokenize_text(text, { section_index: section });
 }
 
 /** What the vocabulary has for the parts of a word. */
@@ -172,10 +180,14 @@ function fused(tokens: readonly string[], model: Model): string[] {
   return result;
 }
 
-function* tokensOf(model: Model, pieces: readonly string[]): Generator<void, string[], void> {
+function* tokensOf(model: Model, pieces: Iterable<string | undefined>): Generator<void, string[], void> {
   let tokens: string[] = [];
   let characters = 0;
   for (const piece of pieces) {
+    if (piece === undefined) {
+      yield;
+      continue;
+    }
     const long = piece.length > longWord && model.merges !== undefined;
     const whole = model.ignore_merges && model.tokens_to_ids.has(piece);
     const made = long && !whole ? yield* known(model, yield* bpeSteps(model, piece)) : model.encode([piece]);
@@ -203,9 +215,7 @@ function* sectionTokens(library: Library, section: string, index: number): Gener
   let tokens: string[] = [];
   for (const part of parts) {
     if (part === '') continue;
-    const made = added.has(part)
-      ? [part]
-      : yield* tokensOf(model, yield* words(library.pre_tokenizer, part, index));
+    const made = added.has(part) ? [part] : yield* tokensOf(model, words(library.pre_tokenizer, part, index));
     yield;
     tokens = join(tokens, made);
   }

@@ -1,7 +1,7 @@
 /** Data sets that would fill the heap of the process: in processes of their own, on dist/. */
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { createGzip } from 'node:zlib';
 import { once } from 'node:events';
 import { childReport } from '../support/child';
@@ -57,4 +57,14 @@ test('300,000 examples of 64 tokens take no heap', () => {
   const path = join(dir, 'rows.jsonl');
   writeFileSync(path, `{"inputIds":[${'7,'.repeat(63)}7]}\n`.repeat(300_000));
   expect(loaded(path, 64)).toBe(300_000);
+}, 400_000);
+
+test('a row with a text of 2 MB is encoded in a heap of 64 MB', () => {
+  const path = join(dir, 'text.jsonl');
+  writeFileSync(path, JSON.stringify({ text: 'the first of all, then 12 more; '.repeat(2 ** 16) }));
+  const program = `
+    const tokenizer = await lora.Tokenizer.fromDirectory(${JSON.stringify(resolve('examples/base-model'))});
+    const data = await lora.loadDataset(${JSON.stringify(path)}, { tokenizer, maxLength: 64 });
+    report(data.length);`;
+  expect(childReport(program, { nodeArgs: ['--max-old-space-size=64'], timeout: 300_000 })).toBe(1);
 }, 400_000);
