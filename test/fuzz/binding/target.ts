@@ -11,7 +11,8 @@ const names = Object.keys(builders);
 
 /** A call of a function with some of its values damaged. */
 export function planOf(dice: Dice, fn: string, damaged: number): Plan {
-  const { args, before } = validCall(fn, dice);
+  // Builders share some of their operands; damage stays in the call that it was made for.
+  const { args, before } = structuredClone(validCall(fn, dice));
   for (let i = 0; i < damaged; i++) damage(args, dice);
   return {
     fn,
