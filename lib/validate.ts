@@ -236,6 +236,8 @@ export function checkOneOf<T extends string>(
 }
 
 /** Whether a value is a list whose items are all as `is` says. `every` would leave out the holes of a sparse one. */
+export function isListOf<T>(value: unknown, is: (item: unknown) => item is T): value is T[];
+export function isListOf(value: unknown, is: (item: unknown) => boolean): value is unknown[];
 export function isListOf(value: unknown, is: (item: unknown) => boolean): value is unknown[] {
   if (!Array.isArray(value)) return false;
   for (let i = 0; i < value.length; i++) if (!is(value[i])) return false;

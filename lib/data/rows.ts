@@ -2,7 +2,7 @@
 import { LoRAError } from '../errors';
 import type { ChatMessage } from '../text/messages';
 import type { Turns } from '../text/turns';
-import { describe } from '../validate';
+import { describe, isListOf } from '../validate';
 import { checkExample, ignoredLabel, type Example } from './example';
 import { tokensBefore } from './token_spans';
 
@@ -64,9 +64,8 @@ const text = (row: Row, key: string): string => {
 };
 
 const isMessages = (value: unknown): value is ChatMessage[] =>
-  Array.isArray(value) &&
-  value.length > 0 &&
-  value.every((message: unknown) => typeof (message as ChatMessage | null)?.role === 'string');
+  isListOf(value, (message) => typeof (message as ChatMessage | null | undefined)?.role === 'string') &&
+  value.length > 0;
 
 /** A side of { prompt, completion }: a text, or messages. */
 function side(row: Row, key: 'prompt' | 'completion', role: string): ChatMessage[] {

@@ -10,6 +10,7 @@ import {
   checkOptions,
   checkSignal,
   describe,
+  isListOf,
 } from '../validate';
 
 const tag = 'generate';
@@ -291,7 +292,7 @@ function checkStops(stop: unknown): readonly string[] {
     `expected stop to be at most ${mostStops} strings but received ${stops.length}`,
   );
   check(
-    stops.every((s): s is string => typeof s === 'string' && s !== ''),
+    isListOf(stops, (s): s is string => typeof s === 'string' && s !== ''),
     tag,
     `expected stop to be a non-empty string or an array of them but received ${describe(stop)}`,
   );

@@ -3,7 +3,7 @@ import { inspect, types } from 'node:util';
 import type { NativeFile } from '../native/binding';
 import { binding } from '../native/calls';
 import { LoRAError } from '../errors';
-import { check, checkAttached, checkOptions, describe } from '../validate';
+import { check, checkAttached, checkOptions, describe, isListOf } from '../validate';
 import { writeFileAtomic, type Piece } from './atomic';
 import { dtypeRank, isSafetensorsDType, tensorBytes, type SafetensorsDType } from './dtypes';
 import {
@@ -332,7 +332,7 @@ function checkTensor(name: string, tensor: SafetensorsTensor, op: string): void 
     op,
     `expected a safetensors dtype for ${label} but received ${describe(dtype)}`,
   );
-  const isShape = Array.isArray(shape) && shape.every((size) => Number.isSafeInteger(size) && size >= 0);
+  const isShape = isListOf(shape, (size) => Number.isSafeInteger(size) && (size as number) >= 0);
   check(
     isShape,
     op,

@@ -6,7 +6,7 @@ import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
 import { view } from '../ops';
 import { Tensor } from '../tensor/tensor';
-import { check, describe, shapeText } from '../validate';
+import { check, describe, isListOf, shapeText } from '../validate';
 
 /** Rows of ids, possibly of different lengths, or an i32 Tensor [batch, seq]. */
 export type TokenRows = readonly (readonly number[] | Int32Array)[] | Tensor;
@@ -33,8 +33,7 @@ function fromTensor(x: Tensor, what: string, device: Device): Tensor {
 
 function checkRows(rows: unknown, what: string): asserts rows is readonly (readonly number[] | Int32Array)[] {
   check(
-    Array.isArray(rows) &&
-      rows.every((row) => Array.isArray(row) || row instanceof Int32Array || ArrayBuffer.isView(row)),
+    isListOf(rows, (row) => Array.isArray(row) || ArrayBuffer.isView(row)),
     TAG,
     `expected ${what} to be number[][] or an i32 tensor [batch, seq] but received ${describe(rows)}`,
   );

@@ -2,7 +2,7 @@
 import { record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
-import { check, checkInteger, checkShape, describe, numelOf, shapeText } from '../validate';
+import { check, checkInteger, checkShape, describe, isListOf, numelOf, shapeText } from '../validate';
 import { checkFloat } from '../tensor/arguments';
 import { rawView } from '../tensor/raw';
 
@@ -10,7 +10,7 @@ import { rawView } from '../tensor/raw';
 export function reshape(x: Tensor, wanted: readonly number[]): Tensor {
   handleOf(x, 'reshape');
   check(
-    Array.isArray(wanted) && wanted.every((d) => Number.isSafeInteger(d) && d >= -1),
+    isListOf(wanted, (d) => Number.isSafeInteger(d) && (d as number) >= -1),
     'reshape',
     () => `expected a list of dimensions but received ${describe(wanted)}`,
   );

@@ -2,7 +2,7 @@
 import { isDeepStrictEqual } from 'node:util';
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
-import { checkOptions, describe, isDropout } from '../validate';
+import { checkOptions, describe, isDropout, isListOf } from '../validate';
 import { Deadline, fullMatch, matchAround } from './python_regex';
 
 /** A complete configuration, every value checked. */
@@ -126,9 +126,6 @@ const isText = (value: unknown): value is string => typeof value === 'string' &&
 const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value);
 const isIndex = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= 0;
 const isRank = (value: unknown): value is number => isIndex(value) && value > 0;
-function isListOf<T>(value: unknown, is: (item: unknown) => item is T): value is T[] {
-  return Array.isArray(value) && value.every(is);
-}
 
 /** Checks the values and fills in the defaults; both forms of a configuration come through here. */
 function parse(

@@ -1,7 +1,7 @@
 /** The messages of a conversation: what a program or a data set gives, in the forms in which templates take it. */
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
-import { check, describe } from '../validate';
+import { check, describe, isListOf } from '../validate';
 
 /** One message of a conversation; further keys (tool_calls, …) reach the template as they are. */
 export interface ChatMessage {
@@ -91,7 +91,7 @@ const withTexts = (messages: readonly ChatMessage[]): ChatMessage[] =>
  */
 export function messageForms(given: unknown): ChatMessage[][] {
   check(
-    Array.isArray(given) && given.every((m: unknown) => typeof (m as ChatMessage | null)?.role === 'string'),
+    isListOf(given, (m) => typeof (m as ChatMessage | null | undefined)?.role === 'string'),
     op,
     `expected messages to be an array of { role, content } but received ${describe(given)}`,
   );
