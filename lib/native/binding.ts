@@ -7,6 +7,7 @@ import type {
   NativeDevice,
   NativeFile,
   NativeGuard,
+  NativeLock,
   NativeProgram,
   NativeTable,
   NativeTensor,
@@ -175,6 +176,12 @@ export interface NativeBinding extends OpFunctions {
   fileBytes(file: NativeFile, offset: number, length: number): ArrayBuffer;
   /** Detaches every view (their length becomes 0). The mapping goes when no view can be reached any more. */
   closeFile(file: NativeFile): void;
+  /**
+   * Locks a file that exists, as flock(1) and Python's filelock do, until unlockFile(), or the lock is collected, or the process ends;
+   * null where another holds the lock, or the file is gone. Never waits.
+   */
+  lockFile(path: string): NativeLock | null;
+  unlockFile(lock: NativeLock): void;
 
   // For `npm run bench -- --profile`.
   /** Times every op that is called on the device from now on. */
@@ -195,7 +202,8 @@ export interface NativeBinding extends OpFunctions {
     | 'views'
     | 'mappings'
     | 'requests'
-    | 'programs',
+    | 'programs'
+    | 'locks',
     number
   >;
   /**

@@ -7,6 +7,7 @@ declare const deviceTag: unique symbol;
 declare const guardTag: unique symbol;
 declare const fileTag: unique symbol;
 declare const programTag: unique symbol;
+declare const lockTag: unique symbol;
 
 /** A reference to storage on a device: released explicitly, or by the garbage collector at the latest. */
 export interface NativeTensor {
@@ -34,4 +35,8 @@ export interface NativeFile {
 /** Ops that were recorded, and run as one command. */
 export interface NativeProgram {
   readonly [programTag]: true;
+}
+/** A file that this process has locked. */
+export interface NativeLock {
+  readonly [lockTag]: true;
 }

@@ -18,6 +18,7 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
   RegisterPrograms(env, exports);
   RegisterOps(env, exports);
   RegisterMappedFile(env, exports);
+  RegisterFileLocks(env, exports);
   return exports;
 }
 

@@ -11,6 +11,7 @@ void RegisterWeights(Napi::Env env, Napi::Object exports);
 void RegisterDeltaTables(Napi::Env env, Napi::Object exports);
 void RegisterGuards(Napi::Env env, Napi::Object exports);
 void RegisterPrograms(Napi::Env env, Napi::Object exports);
+void RegisterFileLocks(Napi::Env env, Napi::Object exports);
 void RegisterOps(Napi::Env env, Napi::Object exports);
 
 }  // namespace lora::node

@@ -41,6 +41,8 @@ const char* NameOf(Kind kind) {
       return "a native file";
     case Kind::kProgram:
       return "a native program";
+    case Kind::kLock:
+      return "a native lock";
   }
   return "a native object";
 }
@@ -247,6 +249,7 @@ void EnvState::Release(Shell& shell) {
   shell.table.reset();
   shell.file.reset();
   shell.program.reset();
+  shell.lock.reset();
 }
 
 void EnvState::Destroy(Shell& shell) {
@@ -361,7 +364,8 @@ std::map<std::string, size_t> EnvState::LiveObjects() const {
                                      {"views", 0},
                                      {"mappings", files_.size()},
                                      {"requests", pending_},
-                                     {"programs", 0}};
+                                     {"programs", 0},
+                                     {"locks", 0}};
   shells_.ForEach([&](const Shell& shell) {
     if (shell.tensor) ++live["tensors"];
     if (shell.weight) ++live["weights"];
@@ -370,6 +374,7 @@ std::map<std::string, size_t> EnvState::LiveObjects() const {
     if (shell.guard) ++live["guards"];
     if (shell.file) ++live["files"];
     if (shell.program) ++live["programs"];
+    if (shell.lock) ++live["locks"];
   });
   for (const auto& file : files_) live["views"] += file->views.size();
   return live;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/ops/delta_table.h"
+#include "core/runtime/platform/platform.h"
 #include "core/runtime/program.h"
 #include "core/runtime/storage.h"
 
@@ -44,7 +45,7 @@ struct TableRef {
   std::vector<std::vector<StoragePtr>> held;
 };
 
-enum class Kind : uint8_t { kTensor, kWeight, kTable, kDevice, kGuard, kFile, kProgram };
+enum class Kind : uint8_t { kTensor, kWeight, kTable, kDevice, kGuard, kFile, kProgram, kLock };
 
 // What a JavaScript External points at. release() frees the content; the shell itself is freed when
 // a poll finds the External dead (PollDead), or with the environment.
@@ -58,6 +59,7 @@ struct Shell {
   std::shared_ptr<Guard> guard = {};
   std::shared_ptr<FileRef> file = {};  // null once closed
   std::shared_ptr<Program> program = {};
+  std::shared_ptr<platform::FileLock> lock = {};  // null once unlocked
 };
 
 // The shells of one environment. They lie in few blocks, so that the address of a shell is told

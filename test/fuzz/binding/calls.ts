@@ -88,6 +88,8 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   fileView: (d) => [file, d.dice.below(99), d.size()],
   fileBytes: (d) => [file, d.dice.below(99), d.size()],
   closeFile: () => [file],
+  lockFile: () => [{ $: 'lockable' }],
+  unlockFile: () => [{ $: 'lock' }],
   startProfile: onDevice,
   endProfile: (d) => ({ before: [{ fn: 'startProfile', args: [device] }, step(d)], args: [device] }),
   liveObjects: none,

@@ -2,6 +2,9 @@
  * A call of the native binding as JSON: what makes its operands, not the operands themselves, so that it can be damaged, printed, kept and
  * made again. An object with `$` stands for what that maker makes; every other value stands for itself.
  */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { types } from 'node:util';
 import { LoRAError, type ErrorCode } from '../../../lib/errors';
 import {
@@ -35,6 +38,20 @@ type Functions = Record<string, AnyFunction>;
 /** Larger tensors, which only damage makes, have no values of ours. */
 const mostValues = 2 ** 16;
 const elementBytes: Record<string, number> = { f32: 4, bf16: 2, f16: 2, i32: 4, i8: 1 };
+
+let scratch: string | undefined;
+let files = 0;
+/** A new file that may be locked, gone with the process. */
+function lockable(): string {
+  if (scratch === undefined) {
+    const dir = mkdtempSync(join(tmpdir(), 'lora-fuzz-'));
+    process.once('exit', () => rmSync(dir, { recursive: true, force: true }));
+    scratch = dir;
+  }
+  const path = join(scratch, String(files++));
+  writeFileSync(path, '');
+  return path;
+}
 
 const product = (shape: readonly number[]): number => shape.reduce((all, dim) => all * dim, 1);
 const isSpec = (value: Spec | undefined): value is SpecObject =>
@@ -120,6 +137,8 @@ class Maker {
     device: (spec) => this.#deviceOf(spec),
     guard: () => this.#binding.createGuard(),
     file: () => this.#keep(this.#binding.openFile(process.execPath).file),
+    lockable,
+    lock: () => this.#keep(this.#binding.lockFile(lockable())),
     tensor: (spec) => {
       const dtype = spec['dtype'] as DType;
       const shape = spec['shape'] as number[];
@@ -183,10 +202,13 @@ class Maker {
     for (const tensor of this.tensors) this.#binding.release(tensor);
     for (const other of this.#others) {
       const end = other as never;
-      try {
-        this.#binding.release(end);
-      } catch {
-        this.#binding.closeFile(end);
+      for (const finish of ['release', 'closeFile', 'unlockFile'] as const) {
+        try {
+          this.#binding[finish](end);
+          break;
+        } catch {
+          // of another kind
+        }
       }
     }
   }

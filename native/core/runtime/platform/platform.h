@@ -42,6 +42,25 @@ struct FileMapping {
 FileMapping MapFile(const std::string& path);
 void UnmapFile(uint8_t* data, uint64_t size);
 
+// A lock on a whole file that other processes may take too, among them Python's filelock: flock on
+// Linux and macOS, a lock of the first byte on Windows. It ends with this object, and with the
+// process at the latest.
+class FileLock {
+ public:
+  FileLock() = default;
+  ~FileLock();
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+  // Tries to lock the file at `path` (UTF-8), which must exist; never waits. Returns false where
+  // another holds it, or the file is gone from its name. `problem` says in words why there can be
+  // no lock.
+  bool Try(const std::string& path, std::string& problem);
+
+ private:
+  intptr_t file_ = -1;  // a descriptor, or a handle of Windows
+};
+
 // ---- shared libraries --------------------------------------------------------------------------
 
 // Returns nullptr where there is none. The library stays loaded until the process ends.

@@ -1,6 +1,7 @@
 // Implements what Linux and macOS share.
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -95,6 +96,30 @@ FileMapping MapFile(const std::string& path) {
 
 void UnmapFile(uint8_t* data, uint64_t size) {
   if (data != nullptr) munmap(data, static_cast<size_t>(size));
+}
+
+FileLock::~FileLock() {
+  if (file_ >= 0) close(static_cast<int>(file_));
+}
+
+bool FileLock::Try(const std::string& path, std::string& problem) {
+  const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+  if (fd < 0) {
+    if (errno != ENOENT) problem = Reason(errno);
+    return false;
+  }
+  int locked = -1;
+  do locked = flock(fd, LOCK_EX | LOCK_NB);
+  while (locked != 0 && errno == EINTR);
+  struct stat info;
+  // Who held the lock before may have removed the file: then others lock the next one of that name.
+  if (locked == 0 && fstat(fd, &info) == 0 && info.st_nlink > 0) {
+    file_ = fd;
+    return true;
+  }
+  if (locked != 0 && errno != EWOULDBLOCK) problem = Reason(errno);
+  close(fd);
+  return false;
 }
 
 void* OpenLibrary(const char* name) { return dlopen(name, RTLD_NOW | RTLD_LOCAL); }

@@ -96,6 +96,36 @@ void UnmapFile(uint8_t* data, uint64_t) {
   if (data != nullptr) UnmapViewOfFile(data);
 }
 
+FileLock::~FileLock() {
+  if (file_ != -1) CloseHandle(reinterpret_cast<HANDLE>(file_));
+}
+
+bool FileLock::Try(const std::string& path, std::string& problem) {
+  const std::wstring name = Wide(path);
+  if (name.empty()) {
+    problem = "its name is not UTF-8";
+    return false;
+  }
+  const HANDLE file = CreateFileW(name.c_str(), GENERIC_READ | GENERIC_WRITE,
+                                  FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, nullptr,
+                                  OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+  if (file == INVALID_HANDLE_VALUE) {
+    // A file that is being deleted answers with ERROR_ACCESS_DENIED until it is gone.
+    const DWORD error = GetLastError();
+    if (error != ERROR_FILE_NOT_FOUND && error != ERROR_ACCESS_DENIED) problem = LastReason();
+    return false;
+  }
+  OVERLAPPED first_byte = {};
+  if (LockFileEx(file, LOCKFILE_EXCLUSIVE_LOCK | LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, &first_byte) !=
+      0) {
+    file_ = reinterpret_cast<intptr_t>(file);
+    return true;
+  }
+  if (GetLastError() != ERROR_LOCK_VIOLATION) problem = LastReason();
+  CloseHandle(file);
+  return false;
+}
+
 void* OpenLibrary(const char* name) {
   // It is loaded from the system's own folder, where NVIDIA's driver is, and not from the current
   // one.
