@@ -16,6 +16,7 @@ export type ErrorCode =
   | 'ERR_DEVICE_LOST'
   | 'ERR_UNSUPPORTED'
   | 'ERR_FILE'
+  | 'ERR_HUB'
   | 'ERR_SAFETENSORS'
   | 'ERR_ADAPTER'
   | 'ERR_DATA'

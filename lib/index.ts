@@ -26,6 +26,14 @@ export type {
   GenerateOptions,
   LoadAdapterOptions,
 } from './models/options';
+export type { SourceOptions } from './hub/source';
+export type {
+  DownloadProgress,
+  LoadProgress,
+  NoticeProgress,
+  RepositoryProgress,
+  WeightsProgress,
+} from './hub/progress';
 export { Adapter } from './peft/adapter';
 export type { TokenRows } from './models/batch';
 export type { ChatTemplateOptions } from './text/chat';

@@ -1,10 +1,21 @@
 import { build } from './build';
 import { doctor } from './doctor';
+import { download } from './download';
 import { generate } from './generate';
 import { inspect } from './inspect';
 import { merge } from './merge';
+import { models } from './models';
 import { train } from './train';
 import type { Command } from './command';
 
 /** All commands, in the order of the help. The reference of the command line is generated from this table. */
-export const commands: Readonly<Record<string, Command>> = { train, generate, merge, inspect, doctor, build };
+export const commands: Readonly<Record<string, Command>> = {
+  train,
+  generate,
+  merge,
+  inspect,
+  download,
+  models,
+  doctor,
+  build,
+};

@@ -5,11 +5,17 @@ import { LoRAError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { CausalLM } from '../models/causal_lm';
 import type { Console, Flags, Values } from './command';
+import { hubOptions } from './hub_report';
 import { printable } from './printable';
 
 /** What every command that loads a model takes. */
 export const modelFlags = {
-  model: { type: 'string', value: 'DIR', required: true, help: 'a Hugging Face directory' },
+  model: {
+    type: 'string',
+    value: 'DIR',
+    required: true,
+    help: 'a Hugging Face directory, or a name of the hub',
+  },
   dtype: {
     type: 'string',
     value: 'TYPE',
@@ -33,7 +39,7 @@ export async function loadModel(
   const model = await CausalLM.fromPretrained(directory, {
     device: device === 'auto' ? bestDevice() : device,
     dtype,
-    signal: console.signal,
+    ...hubOptions(console),
   });
   note(console, `${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);
   return model;

@@ -5,6 +5,7 @@ import { binding } from '../native/calls';
 import { deviceFacts, devices } from '../native/device';
 import { LoRAError } from '../errors';
 import { findBinary, platformName, platformPackage, thisHost } from '../native/loader';
+import { cacheFolder, endpointOf, findToken, isOffline } from '../hub/settings';
 import { defineCommand, helpFlag } from './command';
 import { printJson } from './common';
 
@@ -14,7 +15,7 @@ export const doctor = defineCommand({
   flags: { json: { type: 'boolean', help: 'the report as one JSON object' }, help: helpFlag },
   json: 'one object with the lines of the report: { "lora-native", node, platform, binary, cpu, threads, devices, cuda, … }',
   async run({ json }, console) {
-    const { report, works } = examine();
+    const { report, works } = await examine();
     if (json) printJson(console, report);
     else {
       const width = Math.max(...Object.keys(report).map((key) => key.length));
@@ -28,8 +29,8 @@ export const doctor = defineCommand({
 type Report = Record<string, string | number>;
 
 /** The report is complete where no binary loads, too: that is what it is asked for most. */
-function examine(): { report: Report; works: boolean } {
-  const report = aboutSystem();
+async function examine(): Promise<{ report: Report; works: boolean }> {
+  const report = { ...aboutSystem(), ...(await aboutHub()) };
   try {
     const { path, source } = findBinary();
     return { report: { ...report, binary: path, 'binary from': source, ...aboutBinary() }, works: true };
@@ -50,6 +51,24 @@ function aboutSystem(): Report {
     'operating system': systemName(),
     ...(host.libc === null ? {} : { 'C library': `${host.libc} ${host.libcVersion ?? ''}`.trim() }),
     'platform package': platformPackage(host) ?? 'none is published for this platform',
+  };
+}
+
+/** Where models of the hub come from and are kept. A token is never told, only where it is. */
+async function aboutHub(): Promise<Report> {
+  const orReason = async (ask: () => string | Promise<string>): Promise<string> => {
+    try {
+      return await ask();
+    } catch (error) {
+      if (error instanceof LoRAError) return error.message;
+      throw error;
+    }
+  };
+  const hub = await orReason(() => endpointOf('doctor'));
+  return {
+    hub: isOffline() ? `${hub}, of which nothing is asked: HF_HUB_OFFLINE` : hub,
+    'hub cache': cacheFolder(),
+    'hub token': await orReason(async () => (await findToken('doctor')).from),
   };
 }
 

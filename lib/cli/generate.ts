@@ -3,6 +3,7 @@ import { readJson } from '../formats/json';
 import type { JsonSchema } from '../grammar/json_schema';
 import { readAdapter } from '../peft/adapter_files';
 import { loadModel, modelFlags, printJson } from './common';
+import { hubOptions } from './hub_report';
 import { printable } from './printable';
 import { defineCommand, helpFlag, UsageError, type Console } from './command';
 
@@ -11,7 +12,12 @@ export const generate = defineCommand({
   usage: '--model DIR --prompt TEXT [flags]',
   flags: {
     ...modelFlags,
-    adapter: { type: 'string', value: 'DIR', help: 'a PEFT adapter', defaultText: 'none' },
+    adapter: {
+      type: 'string',
+      value: 'DIR',
+      help: 'a PEFT adapter, or a name of the hub',
+      defaultText: 'none',
+    },
     prompt: {
       type: 'string',
       help: 'what is continued',
@@ -85,7 +91,7 @@ export const generate = defineCommand({
     const jsonSchema = values.jsonSchema === undefined ? undefined : await readSchema(values.jsonSchema);
     const options = { maxNewTokens, temperature, topK, topP, minP, ...penalties, jsonSchema, seed, signal };
     planGeneration(options, plainDefaults); // throws before the model is loaded
-    const files = adapter === undefined ? undefined : await readAdapter(adapter);
+    const files = adapter === undefined ? undefined : await readAdapter(adapter, hubOptions(console));
     const text = prompt ?? (await standardInput(console));
     const model = await loadModel(values, console);
     try {

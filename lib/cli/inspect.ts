@@ -4,11 +4,12 @@ import { SavedFolder } from '../formats/file_group';
 import { readJson } from '../formats/json';
 import type { Source } from '../formats/links';
 import { checkpointFile } from '../formats/model_files';
-import { toFolder } from '../formats/paths';
+import { sourceFolder, type SourceOptions } from '../hub/source';
 import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
 import { printJson } from './common';
+import { hubOptions } from './hub_report';
 import { inspectData } from './inspect_data';
 import { printableLine } from './printable';
 import { defineCommand, helpFlag } from './command';
@@ -41,7 +42,7 @@ export const inspect = defineCommand({
       await inspectData(path as string, { ...values, model: values.model }, console);
       return;
     }
-    const report = await describePath(path as string);
+    const report = await describePath(path as string, hubOptions(console));
     if (json) printJson(console, report);
     else console.stdout.write(`${table(report).join('\n')}\n`);
   },
@@ -91,8 +92,9 @@ async function describeFile(source: Source, kind: Report['kind']): Promise<Repor
   }
 }
 
-export async function describePath(path: string): Promise<Report> {
-  if (!existsSync(toFolder(path, 'inspect')))
+export async function describePath(source: string, options: SourceOptions = {}): Promise<Report> {
+  const path = await sourceFolder(source, 'inspect', 'any', options);
+  if (!existsSync(path))
     throw new LoRAError('ERR_FILE', `[inspect] ${path} does not exist`, { op: 'inspect' });
   if (!statSync(path).isDirectory()) return describeFile(path, 'safetensors');
   const folder = await SavedFolder.open(path);

@@ -1,10 +1,11 @@
 import { loadDataset } from '../data/dataset';
 import { ignoredLabel } from '../data/example';
 import { LoRAError } from '../errors';
-import { toFolder } from '../formats/paths';
+import { sourceFolder } from '../hub/source';
 import { Tokenizer } from '../text/tokenizer';
 import type { Console } from './command';
 import { countsOf, printJson } from './common';
+import { hubOptions } from './hub_report';
 import { printable } from './printable';
 
 interface DataFlags {
@@ -30,7 +31,8 @@ function runsOf(
 
 /** Shows a data set as training reads it: its counts, and the first example with what counts in it. */
 export async function inspectData(path: string, flags: DataFlags, console: Console): Promise<void> {
-  const tokenizer = await Tokenizer.fromDirectory(toFolder(flags.model, 'inspect'));
+  const folder = await sourceFolder(flags.model, 'inspect', 'tokenizer', hubOptions(console));
+  const tokenizer = await Tokenizer.fromDirectory(folder);
   if (!tokenizer)
     throw new LoRAError('ERR_FILE', `[inspect] ${flags.model} has no tokenizer.json`, { op: 'inspect' });
   const { maxLength, trainOn } = flags;

@@ -1,5 +1,6 @@
 import { readAdapter } from '../peft/adapter_files';
 import { checkUnused, loadModel, modelFlags, note, printJson } from './common';
+import { hubOptions } from './hub_report';
 import { defineCommand, helpFlag } from './command';
 
 export const merge = defineCommand({
@@ -7,7 +8,7 @@ export const merge = defineCommand({
   usage: '--model DIR --adapter DIR --out-dir DIR',
   flags: {
     ...modelFlags,
-    adapter: { type: 'string', value: 'DIR', required: true, help: 'a PEFT adapter' },
+    adapter: { type: 'string', value: 'DIR', required: true, help: 'a PEFT adapter, or a name of the hub' },
     outDir: {
       type: 'string',
       value: 'DIR',
@@ -22,7 +23,7 @@ export const merge = defineCommand({
   async run(values, console) {
     const { adapter, outDir } = values;
     await checkUnused('merge', outDir);
-    const files = await readAdapter(adapter);
+    const files = await readAdapter(adapter, hubOptions(console));
     const model = await loadModel(values, console);
     try {
       await model.loadAdapter(files, { name: 'default' });

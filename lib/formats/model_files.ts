@@ -2,6 +2,8 @@
 
 export const configFile = 'config.json';
 export const weightsFile = 'model.safetensors';
+/** Names the shards of weights that are in several files. */
+export const indexFile = 'model.safetensors.index.json';
 
 /** Beside the configuration and the weights, what a copy of a model needs. */
 export const sideFiles = [

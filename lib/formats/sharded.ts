@@ -3,10 +3,8 @@ import { isAbsolute, normalize, sep } from 'node:path';
 import { LoRAError } from '../errors';
 import { SavedFolder } from './file_group';
 import { isRecord, readJson, type Reading } from './json';
-import { weightsFile as single } from './model_files';
+import { indexFile as index, weightsFile as single } from './model_files';
 import { StoredTensors, type StoredTensor } from './stored_tensors';
-
-const index = 'model.safetensors.index.json';
 
 export interface ModelTensors {
   /** In file order, shard after shard. */

@@ -7,6 +7,7 @@ import { LoRAError } from '../errors';
 import { atOnce } from '../tensor/pace';
 import { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
+import { sourceOptionNames } from '../hub/source';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { enqueueInSlices } from '../tensor/op_slices';
@@ -91,8 +92,11 @@ export class CausalLM {
    * Loads a Hugging Face directory: config.json, model.safetensors (or shards with an index), tokenizer.json. The files
    * are read, not kept open, and the weights are packed once into the layout that the kernels want.
    *
-   * @throws ERR_FILE for missing or wrong files, ERR_SAFETENSORS for broken weights, ERR_UNSUPPORTED for a model that
-   * would be computed wrongly, ERR_DEVICE_UNAVAILABLE, ERR_OUT_OF_MEMORY, the reason of the signal when aborted.
+   * `hf:org/name`, or `hf:org/name@revision`, is a model of the hub, whose files are downloaded once, checked, and kept in the cache that
+   * Python's tools use. `org/name` means the same where no folder has that name.
+   *
+   * @throws ERR_FILE for missing or wrong files, ERR_HUB for a name that the hub does not give, ERR_SAFETENSORS for broken weights,
+   * ERR_UNSUPPORTED for a model that would be computed wrongly, ERR_DEVICE_UNAVAILABLE, ERR_OUT_OF_MEMORY, the reason of the signal when aborted.
    * @example
    * const model = await CausalLM.fromPretrained('./SmolLM2-135M', {
    *   onProgress: ({ loaded, total }) => console.log(`${Math.round((100 * loaded) / total)}%`),
@@ -151,18 +155,18 @@ export class CausalLM {
   }
 
   /**
-   * Loads a PEFT directory, or what readAdapter gave.
+   * Loads a PEFT directory, an adapter of the hub by its name (as fromPretrained says), or what readAdapter gave.
    *
-   * @throws ERR_ADAPTER that lists what does not fit the model, ERR_FILE, ERR_SAFETENSORS, ERR_ARGUMENT for a name that is taken.
+   * @throws ERR_ADAPTER that lists what does not fit the model, ERR_FILE, ERR_HUB, ERR_SAFETENSORS, ERR_ARGUMENT for a name that is taken.
    * @example
    * const adapter = await model.loadAdapter('my-adapter', { name: 'other', trainable: true });
    */
   async loadAdapter(from: string | URL | AdapterFiles, options: LoadAdapterOptions = {}): Promise<Adapter> {
     const op = 'loadAdapter';
     this.#checkAlive(op);
-    checkOptions(op, options, ['name', 'seed', 'activate', 'trainable', 'limits']);
+    checkOptions(op, options, ['name', 'seed', 'activate', 'trainable', 'limits', ...sourceOptionNames]);
     const source = this.#source(op, options);
-    const files = await adapterFiles(op, from, options.limits);
+    const files = await adapterFiles(op, from, options);
     const { config, raw } = fromPeftJson(files.config);
     this.#checkAlive(op);
     const adapter = await Adapter.fromTensors({ ...source, config, raw }, files.tensors, this.linears());

@@ -3,11 +3,11 @@ import { stat } from 'node:fs/promises';
 import { LoRAError } from '../errors';
 import { readLimits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
-import { download, toFolder } from '../formats/paths';
+import { sourceFolder, sourceOptionNames } from '../hub/source';
 import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
 import { runUntracked } from '../tensor/scope';
 import { Tokenizer } from '../text/tokenizer';
-import { check, checkOneOf, checkOptions, checkSignal, describe } from '../validate';
+import { checkOneOf, checkOptions } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
 import type { GenerationDefaults } from '../engine/sampling';
 import { parseGenerationDefaults } from './generation_config';
@@ -29,37 +29,16 @@ export interface LoadedModel {
 /** Reads a Hugging Face directory, as {@link CausalLM.fromPretrained} says. */
 export async function loadModel(source: string | URL, options: FromPretrainedOptions): Promise<LoadedModel> {
   const op = 'from_pretrained';
-  checkOptions(op, options, [
-    'dtype',
-    'device',
-    'signal',
-    'onProgress',
-    'revision',
-    'token',
-    'quantization',
-    'limits',
-  ]);
+  checkOptions(op, options, ['dtype', 'device', 'quantization', 'limits', ...sourceOptionNames]);
   const limits = readLimits(op, options.limits);
   const { dtype = 'auto', signal, onProgress } = options;
   if ('quantization' in options)
     throw new LoRAError('ERR_UNSUPPORTED', `[${op}] quantization is not supported yet`, { op });
   checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16', 'f16']);
-  checkSignal(op, signal);
-  check(
-    onProgress === undefined || typeof onProgress === 'function',
-    op,
-    `expected onProgress to be a function but received ${describe(onProgress)}`,
-  );
   const device = deviceName(op, options.device ?? 'cpu');
   if (dtype === 'f16') checkF16(op, device);
-  for (const name of ['revision', 'token'] as const)
-    if (options[name] !== undefined)
-      throw new LoRAError(
-        'ERR_UNSUPPORTED',
-        `[${op}] ${name} is for models of the hub, of which nothing is downloaded yet: ${download()}, without ${name}`,
-        { op },
-      );
-  const directory = toFolder(source, op);
+  nativeDevice(device); // unavailable: say so before anything is downloaded and read
+  const directory = await sourceFolder(source, op, 'model', options);
   signal?.throwIfAborted();
   const found = await stat(directory).catch(() => undefined);
   const folder = found?.isDirectory() ? await ModelFolder.open(directory, { limits, signal }) : undefined;
@@ -69,7 +48,6 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
       `[${op}] ${directory} ${found ? 'has no config.json' : 'does not exist'}: expected a Hugging Face model directory`,
       { op },
     );
-  nativeDevice(device); // unavailable: say so before reading
   const config = parseModelConfig(await folder.json('config.json'), limits);
   const tokenizer = await Tokenizer.fromFolder(folder);
   const generation = (await folder.json('generation_config.json')) ?? {};

@@ -1,5 +1,7 @@
 /** The options of a model's calls. */
 import type { ReadLimits } from '../formats/limits';
+import type { LoadProgress } from '../hub/progress';
+import type { SourceOptions } from '../hub/source';
 import type { Device } from '../native/device';
 import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from '../peft/adapter';
@@ -9,21 +11,17 @@ import type { EmbeddingNoise } from './noise';
 import type { ModelDType } from './weights';
 
 /** The options of {@link CausalLM.fromPretrained}. */
-export interface FromPretrainedOptions {
+export interface FromPretrainedOptions extends SourceOptions {
   /** The type of activations, and at most that wide, of frozen weights. Default 'auto': it keeps what the files hold, f16 becoming bf16; 'f16' is for inference on GPUs. */
   dtype?: 'auto' | ModelDType | undefined;
   /** Where weights lie and ops run. Default 'cpu'. */
   device?: Device | (string & {}) | undefined;
-  /** Checked between tensors; an abort rejects with its reason and frees what was loaded. */
-  signal?: AbortSignal | undefined;
-  /** The branch, tag or commit of a model of the hub. Nothing is downloaded yet: ERR_UNSUPPORTED. */
-  revision?: string | undefined;
-  /** The token of the hub, for private models. Nothing is downloaded yet: ERR_UNSUPPORTED. */
-  token?: string | undefined;
   /** Bounds on what the files may ask for, where the defaults refuse a model that you trust. */
   limits?: ReadLimits | undefined;
-  /** Called after every tensor with the bytes of weights loaded so far and in all. */
-  onProgress?: ((progress: { loaded: number; total: number }) => void) | undefined;
+  /** Also checked between tensors; an abort rejects with its reason and frees what was loaded. */
+  signal?: AbortSignal | undefined;
+  /** Called while a name of the hub is found and downloaded, and after every tensor: bytes so far and in all. */
+  onProgress?: ((progress: LoadProgress) => void) | undefined;
 }
 
 /** The options of {@link CausalLM.forward}. */
@@ -77,7 +75,7 @@ export interface AddAdapterOptions {
   activate?: boolean | undefined;
 }
 /** The options of {@link CausalLM.loadAdapter}. */
-export interface LoadAdapterOptions extends AddAdapterOptions {
+export interface LoadAdapterOptions extends AddAdapterOptions, SourceOptions {
   /** Whether its parameters get gradients. Default false. */
   trainable?: boolean | undefined;
   /** Bounds on what its files may ask for. */

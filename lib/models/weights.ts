@@ -4,6 +4,7 @@ import { floatOfStored, storedFloats } from '../formats/dtypes';
 import type { Limits } from '../formats/limits';
 import { openModelTensors, type ModelTensors } from '../formats/sharded';
 import type { StoredTensor } from '../formats/stored_tensors';
+import type { WeightsProgress } from '../hub/progress';
 import { Linear } from '../linear/linear';
 import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
@@ -76,7 +77,7 @@ export interface LoadOptions {
   signal?: AbortSignal | undefined;
   limits?: Limits | undefined;
   /** Bytes of weights loaded so far, and in all. */
-  onProgress?: (progress: { loaded: number; total: number }) => void;
+  onProgress?: (progress: WeightsProgress) => void;
 }
 
 /**
@@ -117,7 +118,7 @@ export async function loadWeights(
       loaded += found.byteLength;
       return upload.tensor;
     };
-    const progress = (): void => options.onProgress?.({ loaded, total });
+    const progress = (): void => options.onProgress?.({ type: 'weights', loaded, total });
     const vector = async (name: string): Promise<Tensor> => {
       const x = await load(name, dtype);
       made.push(x);

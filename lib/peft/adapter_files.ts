@@ -8,7 +8,8 @@ import { isRecord, parseJson, readText } from '../formats/json';
 import { readLimits, type Limits, type ReadLimits } from '../formats/limits';
 import { refuseLink } from '../formats/links';
 import { adapterConfigFile as configFile, adapterWeightsFile as weightsFile } from '../formats/model_files';
-import { toFolder, toPath } from '../formats/paths';
+import { toPath } from '../formats/paths';
+import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
 import { atOnce } from '../tensor/pace';
 import { serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
@@ -27,16 +28,16 @@ export interface AdapterFiles {
 }
 
 /** The options of {@link readAdapter}. */
-export interface ReadAdapterOptions {
+export interface ReadAdapterOptions extends SourceOptions {
   /** Bounds on what the files may ask for. */
   limits?: ReadLimits | undefined;
 }
 
 /**
- * Reads any PEFT LoRA directory, without its base model. Fields that this package cannot train or run with are kept. A configuration
+ * Reads any PEFT LoRA directory, or an adapter of the hub by its name, `hf:org/name[@revision]`, without its base model. Fields that this package cannot train or run with are kept. A configuration
  * that was edited after the save is taken as it is, with a warning (`LORA_ADAPTER_EDITED`).
  *
- * @throws ERR_FILE when the directory or one of its two files is missing; ERR_ADAPTER when the weights are only there
+ * @throws ERR_FILE when the directory or one of its two files is missing; ERR_HUB for a name that the hub does not give; ERR_ADAPTER when the weights are only there
  * as a pickle (adapter_model.bin), or the configuration is not one of PEFT's LoRA; ERR_SAFETENSORS for bad weights.
  * @example
  * const { config, tensors } = await readAdapter('my-adapter');
@@ -47,9 +48,9 @@ export async function readAdapter(
   options: ReadAdapterOptions = {},
 ): Promise<AdapterFiles> {
   const op = 'readAdapter';
-  checkOptions(op, options, ['limits']);
+  checkOptions(op, options, ['limits', ...sourceOptionNames]);
   const limits = readLimits(op, options.limits);
-  const path = toFolder(dir, op);
+  const path = await sourceFolder(dir, op, 'adapter', options);
   let edited: string | undefined;
   for (let attempt = 1; ; attempt++) {
     const last = attempt === attempts;
@@ -150,9 +151,18 @@ async function findInner(dir: string, folder: SavedFolder): Promise<string | und
 export async function adapterFiles(
   op: string,
   from: string | URL | AdapterFiles,
-  limits: ReadLimits | undefined,
+  options: ReadAdapterOptions,
 ): Promise<AdapterFiles> {
-  const files = typeof from === 'string' || from instanceof URL ? await readAdapter(from, { limits }) : from;
+  const named = typeof from === 'string' || from instanceof URL;
+  check(
+    named || options.revision === undefined,
+    op,
+    'expected no revision, which is for a name of the hub, with { config, tensors }',
+  );
+  const { limits, revision, token, offline, signal, onProgress } = options;
+  const files = named
+    ? await readAdapter(from, { limits, revision, token, offline, signal, onProgress })
+    : from;
   check(
     typeof files === 'object' && files !== null && typeof files.tensors?.get === 'function',
     op,

@@ -9,6 +9,12 @@ export const areas = [
     names: [
       'CausalLM',
       'FromPretrainedOptions',
+      'SourceOptions',
+      'LoadProgress',
+      'RepositoryProgress',
+      'DownloadProgress',
+      'NoticeProgress',
+      'WeightsProgress',
       'ForwardOptions',
       'ForwardOutput',
       'TokenRows',

@@ -83,10 +83,11 @@ export function describeReference(site: string): void {
         .map((name) => join(folder, name))
         .filter((name) => statSync(join(root, name)).isFile());
     // Names of the system (PATH, HOME, CI) are none of ours.
-    const ours = /^(?:LORA|CUDA|STUB)_/;
+    const ours = /^(?:LORA|CUDA|STUB|HF|HUGGING|HUGGINGFACE|TRANSFORMERS|XDG)_/;
     const patterns = [
       /getenv\("(\w+)"\)/g,
       /process\.env(?:\.|\[['"])(\w+)/g,
+      /\benv\[['"](\w+)/g, // where a function is given the environment
       /\$\{(\w+):-/g,
       /\bENV\{(\w+)\}|\bENV (\w+)/g,
     ];
@@ -130,20 +131,18 @@ export function describeReference(site: string): void {
   });
 
   test('what loading reports is described', () => {
-    const options = declaration(
-      source('lib/models/options.ts'),
-      'FromPretrainedOptions',
-      ts.isInterfaceDeclaration,
-    );
-    const callback = options.members.find(
-      (member) => member.name?.getText() === 'onProgress',
-    ) as ts.PropertySignature;
-    // ((progress: { … }) => void) | undefined
-    const [wrapped] = (callback.type as ts.UnionTypeNode).types;
-    const [parameter] = ((wrapped as ts.ParenthesizedTypeNode).type as ts.FunctionTypeNode).parameters;
-    const fields = (parameter!.type as ts.TypeLiteralNode).members.map((member) => member.name!.getText());
-    const [, section] = page('reference/events.html').split('id="while-a-model-loads"');
-    for (const field of fields) expect(section).toContain(`<td><code>${field}</code></td>`);
+    const ids = idsOf(page('reference/events.html'));
+    const file = source('lib/hub/progress.ts');
+    const { type: union } = declaration(file, 'LoadProgress', ts.isTypeAliasDeclaration);
+    const names = (union as ts.UnionTypeNode).types.map((node) => node.getText());
+    expect(names).toContain('DownloadProgress');
+    for (const name of names) {
+      const { members } = declaration(file, name, ts.isInterfaceDeclaration);
+      const type = members.find((member) => member.name?.getText() === 'type') as ts.PropertySignature;
+      expect(ids).toContain(literals(type.type!)[0]!);
+      for (const member of members)
+        expect(ids).toContain(`${name}.${(member.name as ts.Identifier).text}`.toLowerCase());
+    }
   });
 
   describe('links', () => {

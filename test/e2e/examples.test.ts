@@ -3,11 +3,13 @@
  * guide of that program promises. Steps are few where a promise does not need more.
  */
 import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CausalLM, readAdapter } from '../../lib/index';
 import { fillAdapter } from '../support/fill_adapter';
+import { folderFiles, HubServer } from '../support/hub_server';
 import { sharedData } from '../support/shared_data';
 
 const root = join(__dirname, '../..');
@@ -541,6 +543,34 @@ for (const [runtime, ...flags] of [
     120_000,
   );
 }
+
+tested.add('by-name.mjs');
+test('by-name.mjs: a name is downloaded once, its licence comes first, and it generates', async () => {
+  const hub = await HubServer.start();
+  hub.repositories.set('lora/tiny', { files: folderFiles(base), license: 'mit' });
+  const home = join(scratch, 'hub-home');
+  const run = async (): Promise<string[]> => {
+    const args = [join(examples, 'by-name.mjs'), 'lora/tiny', 'On Monday'];
+    const child = spawn(process.execPath, args, { cwd: scratch, env: { ...env, ...hub.environment(home) } });
+    let out = '';
+    for (const stream of [child.stdout, child.stderr])
+      stream.on('data', (text: Buffer) => (out += text.toString()));
+    const [status] = (await once(child, 'close')) as [number | null];
+    if (status !== 0) throw new Error(`by-name.mjs ended with ${status}\n${out}`);
+    return out.trimEnd().split('\n');
+  };
+  try {
+    const lines = await run();
+    expect(lines[0]).toBe('lora/tiny: licence mit');
+    const bytes = numbers(lines, /^(\d+) of \d+ bytes$/);
+    expect(last(bytes)).toBeGreaterThan(1_600_000);
+    expect(after(lines, 'in ')).toContain('models--lora--tiny');
+    const again = await run();
+    expect(again).toEqual(lines.slice(-2)); // the same text, from the cache
+  } finally {
+    await hub.stop();
+  }
+}, 300_000);
 
 test('every program of examples/ has a test here', () => {
   const programs = readdirSync(examples).filter((file) => file.endsWith('.mjs'));

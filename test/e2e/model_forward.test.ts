@@ -273,7 +273,7 @@ test('loading says what is wrong', async () => {
     code: 'ERR_ARGUMENT',
     message: expect.stringContaining('expected a path or a file: URL but received https://example.org/model'),
   });
-  await expect(at('hf:org/name')).rejects.toMatchObject({ code: 'ERR_UNSUPPORTED' });
+  await expect(at('hf:org/name', { offline: true })).rejects.toMatchObject({ code: 'ERR_HUB' });
   const empty = mkdtempSync(join(tmpdir(), 'tiny-model-'));
   made.push(empty);
   await expect(at(empty)).rejects.toMatchObject({

@@ -36,7 +36,13 @@ export async function models(signal: AbortSignal): Promise<void> {
     onProgress: ({ loaded, total }) => loaded / total,
   });
   await CausalLM.fromPretrained(new URL('file:///dir'));
-  await CausalLM.fromPretrained('hf:org/name', { revision: 'main', token: 'secret' });
+  await CausalLM.fromPretrained('hf:org/name', { revision: 'main', token: 'secret', offline: true });
+  await CausalLM.fromPretrained('org/name', {
+    onProgress: (progress) => {
+      if (progress.type === 'repository') is<string | null>()(progress.license, true);
+      else if (progress.type === 'download') is<string>()(progress.file, true);
+    },
+  });
   const facts: [number, string, string, boolean] = [
     model.config.vocabSize,
     model.device,
@@ -55,6 +61,8 @@ export async function models(signal: AbortSignal): Promise<void> {
     { name: 'default', seed: 0 },
   );
   const other: Adapter = await model.loadAdapter('dir', { name: 'other', trainable: false });
+  await model.loadAdapter('hf:org/name@v1', { token: 'secret', signal });
+  await readAdapter('hf:org/name', { revision: 'v1', signal });
   await model.loadAdapter(await readAdapter('dir'), { name: 'third', activate: true });
   const adapters: ReadonlyMap<string, Adapter> = model.adapters;
   const active: Adapter | null = model.activeAdapter;

@@ -1,0 +1,79 @@
+/** What people are told of a download: what it is and under which licence, how far it is, and why it waits. */
+import type { LoadProgress } from '../hub/progress';
+import type { SourceOptions } from '../hub/source';
+import type { Console } from './command';
+import { printable } from './printable';
+
+const units = ['kB', 'MB', 'GB', 'TB'];
+
+/** 1,234,567 as 1.2 MB. */
+export function sizeText(bytes: number): string {
+  if (bytes < 1000) return `${bytes} bytes`;
+  let value = bytes;
+  let unit = -1;
+  for (; value >= 1000 && unit < units.length - 1; unit++) value /= 1000;
+  return `${value.toFixed(1)} ${units[unit]}`;
+}
+
+/** Lines on standard error; the bytes share one line that is rewritten on a terminal, and elsewhere come now and then. */
+class HubReport {
+  #open = false;
+  #lastLine = 0;
+  #done = '';
+
+  constructor(private readonly console: Console) {}
+
+  readonly show = (progress: LoadProgress): void => {
+    const { loaded, total } = progress;
+    switch (progress.type) {
+      case 'repository': {
+        const { repository, source, license, gated, url, folder, commit } = progress;
+        const bare = source.startsWith('hf:')
+          ? ''
+          : `there is no folder ${source}: it is taken from the hub\n`;
+        const terms = gated ? `; its authors ask you to accept terms on ${url}` : '';
+        this.#line(
+          `${bare}${repository} at ${commit.slice(0, 12)}: licence ${license ?? `not stated, see ${url}`}${terms}`,
+        );
+        this.#line(`downloading to ${folder}`);
+        break;
+      }
+      case 'notice':
+        this.#line(progress.message);
+        break;
+      case 'download':
+        this.#bytes(`${sizeText(loaded)} of ${sizeText(total)}  ${progress.file}`, loaded === total);
+        break;
+      case 'weights':
+        if (this.#open) this.#line();
+        break;
+    }
+  };
+
+  #bytes(text: string, last: boolean): void {
+    const { stderr } = this.console;
+    const line = printable(text);
+    if (stderr.isTTY) {
+      stderr.write(`\r\x1b[2K${line.slice(0, (stderr.columns || 80) - 1)}${last ? '\n' : ''}`);
+      this.#open = !last;
+      return;
+    }
+    const now = performance.now();
+    if ((!last && now - this.#lastLine < 5000) || line === this.#done) return;
+    this.#lastLine = now;
+    if (last) this.#done = line;
+    this.#line(text);
+  }
+
+  #line(text?: string): void {
+    const { stderr } = this.console;
+    if (this.#open) stderr.write('\n');
+    this.#open = false;
+    if (text !== undefined) stderr.write(`${printable(text)}\n`);
+  }
+}
+
+/** The options of a call that may download something. */
+export function hubOptions(console: Console): SourceOptions {
+  return { signal: console.signal, onProgress: new HubReport(console).show };
+}

@@ -1,0 +1,201 @@
+/** The cache of Python's huggingface_hub: models--org--name/{blobs,refs,snapshots}, and the locks beside it. */
+import { copyFile, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
+import { dirname, join, relative } from 'node:path';
+import { makeDirectory, writeFileAtomic } from '../formats/atomic';
+import type { FolderFile } from '../formats/links';
+import { temporaryBeside } from '../formats/temporary';
+import { isCommit } from './names';
+
+const folderPrefix = 'models--';
+
+/** models--org--name */
+export const folderName = (id: string): string => `${folderPrefix}${id.replace('/', '--')}`;
+
+/** The id of the repository that a folder of the cache is of; undefined for another folder. */
+export function idOf(folder: string): string | undefined {
+  const parts = folder.startsWith(folderPrefix) ? folder.slice(folderPrefix.length).split('--') : [];
+  return parts.length === 2 && parts.every((name) => name !== '') ? parts.join('/') : undefined;
+}
+
+const sizeOf = async (path: string): Promise<number | undefined> => {
+  const found = await stat(path).catch(() => undefined);
+  return found?.isFile() ? found.size : undefined;
+};
+
+/** Where a file system or a user may make no links. */
+const noLinks = ['EPERM', 'EACCES', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'EINVAL', 'UNKNOWN'];
+
+/** What the cache has of one repository. */
+export class CachedRepository {
+  readonly folder: string;
+
+  constructor(
+    readonly cache: string,
+    readonly id: string,
+  ) {
+    this.folder = join(cache, folderName(id));
+  }
+
+  snapshot(commit: string): string {
+    return join(this.folder, 'snapshots', commit);
+  }
+
+  blob(etag: string): string {
+    return join(this.folder, 'blobs', etag);
+  }
+
+  /** The file that both sides lock while they write a blob. */
+  lock(etag: string): string {
+    return join(this.cache, '.locks', folderName(this.id), `${etag}.lock`);
+  }
+
+  file(commit: string, name: string): FolderFile {
+    return { path: join(this.snapshot(commit), name), folder: this.snapshot(commit) };
+  }
+
+  /** The names in a snapshot; undefined where there is none. */
+  async names(commit: string): Promise<string[] | undefined> {
+    return readdir(this.snapshot(commit)).catch(() => undefined);
+  }
+
+  /** Whether a snapshot has a file, and not only a link to one that is gone. */
+  async has(commit: string, name: string): Promise<boolean> {
+    return (await sizeOf(this.file(commit, name).path)) !== undefined;
+  }
+
+  /** Whether a blob is there, of that size. */
+  async hasBlob(etag: string, size: number): Promise<boolean> {
+    return (await sizeOf(this.blob(etag))) === size;
+  }
+
+  /** The commit that a revision stood for when it was last asked for. */
+  async commitOf(revision: string): Promise<string | undefined> {
+    if (isCommit(revision)) return revision;
+    const text = await readFile(join(this.folder, 'refs', revision), 'utf8').catch(() => '');
+    return isCommit(text.trim()) ? text.trim() : undefined;
+  }
+
+  async remember(revision: string, commit: string): Promise<void> {
+    if (revision === commit || (await this.commitOf(revision)) === commit) return;
+    const path = join(this.folder, 'refs', revision);
+    await makeDirectory(dirname(path));
+    await writeFileAtomic(path, commit);
+  }
+
+  /**
+   * Lets a snapshot have a blob under a name, by a relative link, as Python's tools do. Where there are no links (Windows without
+   * developer mode), a new blob is moved there and another copied.
+   */
+  async link(commit: string, name: string, etag: string, isNew: boolean): Promise<void> {
+    const { path } = this.file(commit, name);
+    const blob = this.blob(etag);
+    await makeDirectory(dirname(path));
+    const temporary = temporaryBeside(path);
+    try {
+      await symlink(relative(dirname(path), blob), temporary);
+    } catch (error) {
+      if (!noLinks.includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+      if (isNew) {
+        await rename(blob, path);
+        return;
+      }
+      await copyFile(blob, temporary);
+    }
+    await rename(temporary, path);
+  }
+
+  async makeBlobs(): Promise<void> {
+    await makeDirectory(join(this.folder, 'blobs'));
+  }
+}
+
+/** One repository of the cache, for people. */
+export interface CacheEntry {
+  id: string;
+  folder: string;
+  /** Bytes of all its files, what is not complete among them. */
+  bytes: number;
+  /** Bytes of files that are not complete. */
+  incompleteBytes: number;
+  revisions: { commit: string; refs: string[]; files: number }[];
+  /** When a file of it was last written. */
+  modified: Date;
+}
+
+interface Sum {
+  bytes: number;
+  incomplete: number;
+  modified: number;
+}
+
+/** Adds up the regular files below; links count nothing, since what they lead to is counted where it lies. */
+async function addFiles(dir: string, sum: Sum): Promise<void> {
+  for (const entry of await readdir(dir, { withFileTypes: true }).catch(() => [])) {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory()) await addFiles(path, sum);
+    if (!entry.isFile()) continue;
+    const found = await lstat(path).catch(() => undefined);
+    if (found === undefined) continue;
+    sum.bytes += found.size;
+    if (entry.name.endsWith('.incomplete')) sum.incomplete += found.size;
+    sum.modified = Math.max(sum.modified, found.mtimeMs);
+  }
+}
+
+/** The names of the refs below, with the commit of each. */
+async function refsIn(dir: string, prefix = ''): Promise<[string, string][]> {
+  const refs: [string, string][] = [];
+  for (const entry of await readdir(dir, { withFileTypes: true }).catch(() => [])) {
+    const path = join(dir, entry.name);
+    if (entry.isDirectory()) refs.push(...(await refsIn(path, `${prefix}${entry.name}/`)));
+    else if (entry.isFile())
+      refs.push([`${prefix}${entry.name}`, (await readFile(path, 'utf8').catch(() => '')).trim()]);
+  }
+  return refs;
+}
+
+async function describe(cache: string, id: string): Promise<CacheEntry> {
+  const { folder } = new CachedRepository(cache, id);
+  const sum: Sum = { bytes: 0, incomplete: 0, modified: 0 };
+  await addFiles(folder, sum);
+  const refs = await refsIn(join(folder, 'refs'));
+  const commits = await readdir(join(folder, 'snapshots')).catch((): string[] => []);
+  const revisions = [];
+  for (const commit of commits.sort())
+    revisions.push({
+      commit,
+      refs: refs.filter(([, of]) => of === commit).map(([name]) => name),
+      files: (await readdir(join(folder, 'snapshots', commit)).catch(() => [])).length,
+    });
+  const { bytes, incomplete: incompleteBytes, modified } = sum;
+  return { id, folder, bytes, incompleteBytes, revisions, modified: new Date(modified) };
+}
+
+/** The models and adapters that the cache holds, by name. */
+export async function listCache(cache: string): Promise<CacheEntry[]> {
+  const names = await readdir(cache, { withFileTypes: true }).catch(() => []);
+  const ids = names.filter((entry) => entry.isDirectory()).map(({ name }) => idOf(name));
+  const known = ids.filter((id) => id !== undefined).sort();
+  return Promise.all(known.map((id) => describe(cache, id)));
+}
+
+/** Whether the cache has a folder of that repository: a real one, and no link to another. */
+export async function isCached({ folder }: CachedRepository): Promise<boolean> {
+  return (await lstat(folder).catch(() => undefined))?.isDirectory() ?? false;
+}
+
+/** Takes the folder of a repository away: at once for those who look, and then bit by bit. */
+export async function removeFolder({ folder }: CachedRepository): Promise<void> {
+  const hidden = temporaryBeside(folder);
+  await rename(folder, hidden);
+  await rm(hidden, { recursive: true, force: true });
+}
+
+/** The lock files of a repository. */
+export async function lockFiles({ cache, id }: CachedRepository): Promise<string[]> {
+  const dir = join(cache, '.locks', folderName(id));
+  const names = await readdir(dir).catch((): string[] => []);
+  return names.filter((name) => name.endsWith('.lock')).map((name) => join(dir, name));
+}
+
+export const ensureFolder = (dir: string): Promise<unknown> => mkdir(dir, { recursive: true });

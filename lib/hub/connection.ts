@@ -1,0 +1,284 @@
+/** Requests to the hub: redirects, time limits, attempts. */
+import { version } from '../../package.json';
+import type { HubSettings } from './settings';
+
+/** Times that a request is made although nothing comes of it. */
+const attempts = 6;
+/** The longest wait that a server may ask for. */
+const longestWait = 300_000;
+const mostRedirects = 10;
+/** Of a page that is not a file. */
+const mostBytes = 16 * 2 ** 20;
+
+/** A failure that may pass: a connection that is cut or cannot be made, a server that is busy. */
+export class Passing extends Error {
+  /** Milliseconds that the server asks to wait. */
+  readonly wait?: number | undefined;
+  /** Whether no connection was made at all. */
+  readonly unreachable: boolean;
+
+  constructor(
+    message: string,
+    {
+      wait,
+      unreachable = false,
+      cause,
+    }: { wait?: number | undefined; unreachable?: boolean; cause?: unknown },
+  ) {
+    super(message, { cause });
+    this.wait = wait;
+    this.unreachable = unreachable;
+  }
+}
+
+/** An answer whose body is read in pieces, or not at all. */
+export interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  /** Of the hops before the last one, which the hub itself answers: they say what the file is that a redirect leads to. */
+  readonly hops: readonly Headers[];
+  /** The pieces of the body. @throws Passing where the connection is cut, or nothing comes for a while. */
+  readonly pieces: AsyncIterable<Uint8Array>;
+  /** Gives the connection up. */
+  close(): void;
+}
+
+interface Asked {
+  method?: 'GET' | 'HEAD';
+  headers?: Record<string, string>;
+  /** Whether a redirect that leaves the hub and says which file it leads to is the answer. */
+  stays?: boolean;
+}
+
+/** An answer that no further attempt would change. */
+export class Refused extends Error {}
+
+/** An error and its causes: Node.js keeps what is wrong with a connection in a cause. Errors of other realms are none by instanceof. */
+function* causesOf(error: unknown): Generator<{ code?: unknown; message?: unknown }> {
+  let at = error as { code?: unknown; message?: unknown; cause?: unknown } | null | undefined;
+  for (let depth = 0; typeof at === 'object' && at !== null && depth < 8; depth++) {
+    yield at;
+    at = at.cause as typeof at;
+  }
+}
+
+const wordings: Readonly<Record<string, string>> = {
+  ENOTFOUND: 'its name is not known: is there a network?',
+  EAI_AGAIN: 'its name is not known: is there a network?',
+  ECONNREFUSED: 'nothing answers there',
+  ENETUNREACH: 'there is no way to it',
+  EHOSTUNREACH: 'there is no way to it',
+  UND_ERR_CONNECT_TIMEOUT: 'nothing answers there',
+  UND_ERR_SOCKET: 'the connection was cut',
+  ECONNRESET: 'the connection was cut',
+  EPIPE: 'the connection was cut',
+};
+/** Of connections that were there. */
+const cutCodes = ['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE'];
+
+/** Words for the failure of a connection. */
+function reasonOf(error: unknown): string {
+  let last = String(error);
+  for (const { code, message } of causesOf(error)) {
+    if (typeof code === 'string' && Object.hasOwn(wordings, code)) return wordings[code]!;
+    if (typeof message === 'string' && message !== '') last = message;
+  }
+  return last;
+}
+
+const wasCut = (error: unknown): boolean =>
+  [...causesOf(error)].some(({ code }) => cutCodes.includes(code as string));
+
+/** Seconds or a date; undefined for neither. */
+function waitOf(headers: Headers): number | undefined {
+  const text = headers.get('retry-after');
+  if (text === null) return undefined;
+  const milliseconds = /^\d+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now();
+  return Number.isFinite(milliseconds) ? Math.max(0, milliseconds) : undefined;
+}
+
+/** One connection: a limit on the time without a sign of life, and an end by the caller's signal. */
+class Watch {
+  readonly #controller = new AbortController();
+  readonly #stop = (): void => this.#controller.abort(this.caller?.reason);
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(private readonly caller: AbortSignal | undefined) {
+    caller?.throwIfAborted();
+    caller?.addEventListener('abort', this.#stop, { once: true });
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Starts the clock anew. */
+  expect(milliseconds: number): void {
+    clearTimeout(this.#timer);
+    const late = new Passing(`nothing came for ${milliseconds / 1000} s`, {});
+    this.#timer = setTimeout(() => this.#controller.abort(late), milliseconds);
+  }
+
+  rest(): void {
+    clearTimeout(this.#timer);
+  }
+
+  end(): void {
+    this.rest();
+    this.caller?.removeEventListener('abort', this.#stop);
+    this.#controller.abort();
+  }
+
+  /** The caller's reason where the caller stopped it, else what may pass. */
+  failure(error: unknown): unknown {
+    if (this.caller?.aborted) return this.caller.reason;
+    const reason: unknown = this.signal.aborted ? this.signal.reason : error;
+    if (reason instanceof Passing || reason instanceof Refused) return reason;
+    return new Passing(reasonOf(reason), { unreachable: !wasCut(reason), cause: reason });
+  }
+}
+
+const isRedirect = (status: number): boolean => [301, 302, 303, 307, 308].includes(status);
+
+/** Talks to the hub for one call. */
+export class Connection {
+  readonly #origin: string;
+  /** Whether the hub has answered: then a connection that cannot be made may pass. */
+  #reached = false;
+
+  constructor(
+    readonly settings: HubSettings,
+    readonly signal: AbortSignal | undefined,
+    /** Told before each attempt after the first. */
+    private readonly onRetry: (message: string) => void,
+  ) {
+    this.#origin = new URL(settings.endpoint).origin;
+  }
+
+  /** Asks once. @throws Passing; the reason of the signal. */
+  async ask(address: string, { method = 'GET', headers = {}, stays = false }: Asked = {}): Promise<Answer> {
+    const watch = new Watch(this.signal);
+    const hops: Headers[] = [];
+    try {
+      let url = new URL(address);
+      let left = false;
+      for (let hop = 0; hop <= mostRedirects; hop++) {
+        left ||= url.origin !== this.#origin;
+        watch.expect(this.settings.answerTimeout);
+        // The token is for the hub alone: once a redirect has left it, nobody gets it, wherever the way leads.
+        const token = left || this.settings.token === undefined ? undefined : this.settings.token;
+        const response = await fetch(url, {
+          method,
+          redirect: 'manual',
+          signal: watch.signal,
+          headers: {
+            ...headers,
+            'accept-encoding': 'identity',
+            'user-agent': `lora-native/${version}; node/${process.versions.node}`,
+            ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
+          },
+        });
+        this.#reached = true;
+        if (!isRedirect(response.status)) return this.#answer(response, hops, watch);
+        const next = nextOf(response, url);
+        if (stays && next.origin !== this.#origin && response.headers.has('x-linked-etag'))
+          return this.#answer(response, hops, watch);
+        await response.body?.cancel();
+        hops.push(response.headers);
+        url = next;
+      }
+      throw new Refused(`${address} redirects more than ${mostRedirects} times`);
+    } catch (error) {
+      const failure = watch.failure(error);
+      watch.end();
+      throw failure;
+    }
+  }
+
+  #answer(response: Response, hops: readonly Headers[], watch: Watch): Answer {
+    const { byteTimeout } = this.settings;
+    watch.rest();
+    const { status, headers, body } = response;
+    async function* pieces(): AsyncGenerator<Uint8Array> {
+      const reader = (body as ReadableStream<Uint8Array> | null)?.getReader();
+      try {
+        for (;;) {
+          watch.expect(byteTimeout);
+          const read = await reader?.read();
+          watch.rest(); // while the piece is written, nothing is waited for
+          if (read === undefined || read.done) return;
+          yield read.value;
+        }
+      } catch (error) {
+        throw watch.failure(error);
+      } finally {
+        watch.end();
+      }
+    }
+    return { status, headers, hops, pieces: pieces(), close: () => watch.end() };
+  }
+
+  /** Makes `attempt` again while what it fails for may pass, and waits longer each time, or as long as the server asks. */
+  async persist<T>(attempt: () => Promise<T>, progressed: () => boolean = () => false): Promise<T> {
+    for (let failed = 0; ;) {
+      try {
+        return await attempt();
+      } catch (error) {
+        this.signal?.throwIfAborted();
+        if (!(error instanceof Passing) || (error.unreachable && !this.#reached)) throw error;
+        failed = progressed() ? 1 : failed + 1;
+        if (failed >= attempts || (error.wait ?? 0) > longestWait) throw error;
+        const wait = error.wait ?? Math.min(8000, 250 * 2 ** failed) * (0.5 + Math.random() / 2);
+        this.onRetry(`${error.message}; trying again in ${(wait / 1000).toFixed(1)} s`);
+        await sleep(wait, this.signal);
+      }
+    }
+  }
+}
+
+/** @throws where a redirect leads to no address, or from https to http. */
+function nextOf(response: Response, from: URL): URL {
+  const location = response.headers.get('location') ?? '';
+  const next = URL.canParse(location, from.href) ? new URL(location, from) : undefined;
+  const safe = next?.protocol === 'https:' || (next?.protocol === 'http:' && from.protocol === 'http:');
+  if (location === '' || next === undefined || !safe)
+    throw new Refused(
+      `${from.origin} redirects to ${location === '' ? 'nowhere' : (next?.origin ?? 'no address')}`,
+    );
+  return next;
+}
+
+/** Milliseconds. @throws the reason of the signal. */
+export async function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  signal?.throwIfAborted();
+  await new Promise<void>((resolve, reject) => {
+    const stop = (): void => {
+      clearTimeout(timer);
+      reject(signal?.reason as Error);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener('abort', stop);
+      resolve();
+    }, milliseconds);
+    signal?.addEventListener('abort', stop, { once: true });
+  });
+}
+
+/** A failure of an answer that may pass; undefined for another status. */
+export function passing({ status, headers }: Answer): Passing | undefined {
+  if (status !== 429 && status !== 408 && status < 500) return undefined;
+  const what = status === 429 ? 'the hub gets too many requests' : 'the server has a problem';
+  return new Passing(`${what} (${status})`, { wait: waitOf(headers) });
+}
+
+/** The whole body as text. */
+export async function textOf(answer: Answer): Promise<string> {
+  const pieces: Uint8Array[] = [];
+  let length = 0;
+  for await (const piece of answer.pieces) {
+    length += piece.length;
+    if (length > mostBytes) throw new Refused(`an answer has more than ${mostBytes} bytes`);
+    pieces.push(piece);
+  }
+  return Buffer.concat(pieces).toString('utf8');
+}

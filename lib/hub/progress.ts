@@ -1,0 +1,66 @@
+/** What a caller is told while a model or an adapter is found, downloaded and loaded. */
+
+/** Once, before the first byte of a download. */
+export interface RepositoryProgress {
+  /** Tells it from the others. */
+  type: 'repository';
+  /** 'org/name'. */
+  repository: string;
+  /** What the caller wrote: without `hf:` where no folder of that name is there. */
+  source: string;
+  /** The branch, tag or commit that was asked for. */
+  revision: string;
+  /** The commit that it stands for. */
+  commit: string;
+  /** The licence of the model card, such as 'apache-2.0'; null where it has none. */
+  license: string | null;
+  /** Whether its authors ask you to accept terms first, on the page `url`. */
+  gated: boolean;
+  /** The page of the repository. */
+  url: string;
+  /** The folder of the cache that the files go to. */
+  folder: string;
+  /** Bytes that are done. */
+  loaded: number;
+  /** Bytes in all, as far as they are known. */
+  total: number;
+}
+
+/** Several times a second while files are downloaded, and at the end of each. */
+export interface DownloadProgress {
+  /** Tells it from the others. */
+  type: 'download';
+  /** The file that the last bytes are of. */
+  file: string;
+  /** Bytes that are done. */
+  loaded: number;
+  /** Bytes in all, as far as they are known. */
+  total: number;
+}
+
+/** What makes a download wait, or another thing come of it than was asked for. */
+export interface NoticeProgress {
+  /** Tells it from the others. */
+  type: 'notice';
+  /** 'retry': a request failed and is made again; 'lock': another process downloads the file; 'cached': the hub is out of reach, and the cache answers. */
+  reason: 'retry' | 'lock' | 'cached';
+  /** A sentence for people. */
+  message: string;
+  /** Bytes that are done. */
+  loaded: number;
+  /** Bytes in all, as far as they are known. */
+  total: number;
+}
+
+/** After every tensor. */
+export interface WeightsProgress {
+  /** Tells it from the others. */
+  type: 'weights';
+  /** Bytes of weights that are in memory now. */
+  loaded: number;
+  /** Bytes of all weights; `loaded` reaches it with the last call. */
+  total: number;
+}
+
+/** What `onProgress` gets: bytes, and what they are of. */
+export type LoadProgress = RepositoryProgress | DownloadProgress | NoticeProgress | WeightsProgress;
