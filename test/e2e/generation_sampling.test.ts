@@ -115,3 +115,84 @@ test('a bias outside of the vocabulary is refused at the call', () => {
     `[generate] expected the ids of logitBias from 0 to ${random.config.vocabSize - 1} but received 1000000`,
   );
 });
+
+describe.each([0, 6])('at least %i tokens, by generation_config.json', (least) => {
+  const words = ['red', 'rest', 'r', 'wood', 'doors', 'Zoo'].map((word) => JSON.stringify(word));
+  const schemas = [undefined, { enum: words.map((word) => JSON.parse(word) as string) }];
+  const stops = [undefined, ['es', 'oo', 'L]'], ['d"', 's"', 'ZZZ']];
+  const bias = (text: string, end: number): Map<number, number> =>
+    new Map([...byteIds(text).map((id): [number, number] => [id, 3.5]), [eos, end]]);
+  const penalties: GenerateOptions[] = [
+    {},
+    { repetitionPenalty: 1.5 },
+    { presencePenalty: 1, frequencyPenalty: 0.5 },
+    { logitBias: bias('est"', 4), frequencyPenalty: 0.3 },
+    { logitBias: bias('oowd"', 3), repetitionPenalty: 1.2 },
+    { logitBias: bias('Z', 9), frequencyPenalty: 3, presencePenalty: -1 },
+  ];
+  const all = schemas.flatMap((jsonSchema) =>
+    stops.flatMap((stop) =>
+      penalties.map((options) => ({ ...options, ...(jsonSchema && { jsonSchema }), ...(stop && { stop }) })),
+    ),
+  );
+
+  /** The greedy text, one forward pass for each token. */
+  async function plainly(model: CausalLM, options: GenerateOptions & { stop?: string[] }) {
+    const {
+      repetitionPenalty = 1,
+      presencePenalty = 0,
+      frequencyPenalty = 0,
+      logitBias,
+      stop = [],
+    } = options;
+    const ids: number[] = [];
+    const text = (): string => Buffer.from(ids.filter((id) => id < 256)).toString();
+    const may = (id: number): boolean => {
+      if (options.jsonSchema === undefined) return id !== eos || ids.length >= least;
+      if (id === eos) return words.includes(text());
+      return id < 256 && words.some((word) => word.startsWith(text() + String.fromCharCode(id)));
+    };
+    while (ids.length < 14) {
+      const logits = noGrad(() => model.forward([[...prompt, ...ids]]).logits!);
+      const { vocabSize } = model.config;
+      const row = (await logits.data()).slice(-vocabSize);
+      logits.dispose();
+      row.forEach((z, id) => {
+        const count = ids.filter((other) => other === id).length;
+        const seen = count > 0 || prompt.includes(id);
+        const factor = seen ? repetitionPenalty : 1;
+        const penalty = (count > 0 ? presencePenalty : 0) + count * frequencyPenalty;
+        row[id] = may(id)
+          ? (z > 0 ? z / factor : z * factor) + (logitBias?.get(id) ?? 0) - penalty
+          : -Infinity;
+      });
+      const id = row.indexOf(Math.max(...row));
+      ids.push(id);
+      const ends = stop.map((one) => text().indexOf(one)).filter((at) => at >= 0);
+      if (ends.length > 0) return { ids, text: text().slice(0, Math.min(...ends)), finishReason: 'stop' };
+      if (id === eos) return { ids, text: text(), finishReason: 'stop' };
+    }
+    return { ids, text: text(), finishReason: 'length' };
+  }
+
+  test('a schema, stop strings, penalties and biases together are what a plain loop makes of them', async () => {
+    const eager = await CausalLM.fromPretrained(await tinyModel({ generation: { min_new_tokens: least } }));
+    models.push(eager);
+    const options = { temperature: 0, maxNewTokens: 14 };
+    const results = await Promise.all(all.map((one) => eager.generate(prompt, { ...options, ...one })));
+    const seen = new Set<string>();
+    for (const [i, one] of all.entries()) {
+      const { ids, text, finishReason } = results[i]!;
+      const wanted = await plainly(eager, one);
+      // Bytes that are no character, of which the end may cut one, are the tokenizer's own matter.
+      const clean = (shown: string): string => shown.replaceAll('\ufffd', '');
+      expect({ one, ids, text: clean(text), finishReason }).toEqual({
+        one,
+        ...wanted,
+        text: clean(wanted.text),
+      });
+      seen.add(`${finishReason} ${String(ids)}`);
+    }
+    expect(seen.size).toBeGreaterThan(all.length / 3);
+  });
+});
