@@ -1,10 +1,11 @@
 /** When a run ends, and which of its checkpoints is the best. */
+import { createHash } from 'node:crypto';
 import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { Trainer, type TrainerEvent, type TrainerOptions } from '../../lib/index';
 import { expectReject, expectThrow } from '../support/errors';
 import { temporaryFolder } from '../support/temporary';
-import { collect, makeRows, trainingFixture } from '../support/training';
+import { collect, makeRows, trainingFixture, weights } from '../support/training';
 
 const fixture = trainingFixture();
 const dir = temporaryFolder();
@@ -204,6 +205,85 @@ describe('with keepBest the adapter of the best evaluation', () => {
     const memory = fresh();
     await fixture.model.activeAdapter!.save(memory);
     expect(stepsOf(outDir, memory)).toEqual(['checkpoint-2']);
+  });
+});
+
+describe('a run that an abort cut in two tells what the whole run tells', () => {
+  const limited = { keepBest: true, saveEvery: 2, saveLimit: 1 } as const;
+  /** Tells a run until it ends, or until a pass of a step or an evaluation aborts it; it is then as it was left. */
+  async function told(
+    changes: Partial<TrainerOptions>,
+    { pass, evaluation }: { pass?: number; evaluation?: number } = {},
+  ) {
+    for (const name of [...fixture.model.adapters.keys()]) await fixture.model.removeAdapter(name);
+    const adapter = fixture.addAdapter('mine');
+    const stop = new AbortController();
+    const { model } = fixture;
+    const forward = model.forwardInSlices.bind(model);
+    let [passes, evaluations] = [0, 0];
+    jest.spyOn(model, 'forwardInSlices').mockImplementation((ids, given) => {
+      if (passes++ === pass) stop.abort();
+      return forward(ids, given);
+    });
+    // Losses that rise and fall, and are those of the weights.
+    jest.spyOn(model, 'evaluate').mockImplementation((_, { signal } = {}) => {
+      if (evaluations++ === evaluation) stop.abort();
+      signal?.throwIfAborted();
+      const loss = createHash('sha256').update(weights(adapter)).digest().readUInt16LE() / 2 ** 15;
+      return Promise.resolve({ loss, perplexity: Math.exp(loss), tokens: 1 });
+    });
+    const trainer = new Trainer({
+      model,
+      data: makeRows(7),
+      evalData: makeRows(2),
+      batchSize: 1,
+      gradientAccumulationSteps: 2,
+      maxSteps: 10,
+      lr: 0.02,
+      seed: 4,
+      outDir: fresh(),
+      ...changes,
+    });
+    const events: TrainerEvent[] = [];
+    try {
+      for await (const event of trainer.run({ signal: stop.signal })) events.push(event);
+    } catch (error) {
+      if (error !== stop.signal.reason) throw error;
+    } finally {
+      jest.restoreAllMocks();
+    }
+    const facts = events.flatMap((event) => {
+      if (event.type === 'step') return [{ step: event.step, loss: event.loss }];
+      if (event.type === 'eval') return [event];
+      if (event.type !== 'end') return [];
+      const { best } = event;
+      return [
+        { ...event, loss: undefined, dir: undefined, best: best && { step: best.step, loss: best.loss } },
+      ];
+    });
+    return { facts, aborted: stop.signal.aborted, weights: weights(adapter) };
+  }
+
+  // Every value meets every value of another column.
+  test.each<[number, number | undefined, Partial<TrainerOptions>, Parameters<typeof told>[1]]>([
+    [1, undefined, {}, { pass: 5 }],
+    [1, 1, { keepBest: true }, { pass: 2 }],
+    [1, 4, limited, { evaluation: 2 }],
+    [2, undefined, { keepBest: true }, { evaluation: 2 }],
+    [2, 1, limited, { pass: 5 }],
+    [2, 4, {}, { pass: 12 }],
+    [3, undefined, limited, { pass: 12 }],
+    [3, 1, {}, { evaluation: 1 }],
+    [3, 4, { keepBest: true }, { pass: 5 }],
+  ])('evalEvery %p, patience %p, %p, cut at %p', async (evalEvery, patience, keep, cut) => {
+    const changes = { evalEvery, ...(patience && { earlyStopping: { patience } }), ...keep };
+    const whole = await told(changes);
+    const outDir = fresh();
+    const first = await told({ ...changes, outDir }, cut);
+    expect(first.aborted).toBe(true);
+    const rest = await told({ ...changes, outDir, resume: true });
+    expect([...first.facts, ...rest.facts]).toEqual(whole.facts);
+    expect(rest.weights).toBe(whole.weights);
   });
 });
 
