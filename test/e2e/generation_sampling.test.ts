@@ -137,14 +137,9 @@ describe.each([0, 6])('at least %i tokens, by generation_config.json', (least) =
   );
 
   /** The greedy text, one forward pass for each token. */
-  async function plainly(model: CausalLM, options: GenerateOptions & { stop?: string[] }) {
-    const {
-      repetitionPenalty = 1,
-      presencePenalty = 0,
-      frequencyPenalty = 0,
-      logitBias,
-      stop = [],
-    } = options;
+  async function plainly(model: CausalLM, options: GenerateOptions) {
+    const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0, logitBias, stop } = options;
+    const stopStrings = typeof stop === 'string' ? [stop] : (stop ?? []);
     const ids: number[] = [];
     const text = (): string => Buffer.from(ids.filter((id) => id < 256)).toString();
     const may = (id: number): boolean => {
@@ -168,7 +163,7 @@ describe.each([0, 6])('at least %i tokens, by generation_config.json', (least) =
       });
       const id = row.indexOf(Math.max(...row));
       ids.push(id);
-      const ends = stop.map((one) => text().indexOf(one)).filter((at) => at >= 0);
+      const ends = stopStrings.map((one) => text().indexOf(one)).filter((at) => at >= 0);
       if (ends.length > 0) return { ids, text: text().slice(0, Math.min(...ends)), finishReason: 'stop' };
       if (id === eos) return { ids, text: text(), finishReason: 'stop' };
     }

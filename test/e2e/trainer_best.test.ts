@@ -252,7 +252,7 @@ describe('a run that an abort cut in two tells what the whole run tells', () => 
     } finally {
       jest.restoreAllMocks();
     }
-    const facts = events.flatMap((event) => {
+    const facts = events.flatMap((event): unknown[] => {
       if (event.type === 'step') return [{ step: event.step, loss: event.loss }];
       if (event.type === 'eval') return [event];
       if (event.type !== 'end') return [];
