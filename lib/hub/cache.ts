@@ -17,6 +17,12 @@ export function idOf(folder: string): string | undefined {
   return parts.length === 2 && parts.every((name) => name !== '') ? parts.join('/') : undefined;
 }
 
+/** The id of the repository that a folder of files is a snapshot of; undefined for a folder elsewhere. */
+export function idOfSnapshot(directory: string): string | undefined {
+  const folder = /(?:^|[\\/])(models--[^\\/]+)[\\/]snapshots[\\/][^\\/]+[\\/]?$/.exec(directory)?.[1];
+  return folder === undefined ? undefined : idOf(folder);
+}
+
 const sizeOf = async (path: string): Promise<number | undefined> => {
   const found = await stat(path).catch(() => undefined);
   return found?.isFile() ? found.size : undefined;

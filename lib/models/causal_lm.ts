@@ -7,6 +7,7 @@ import { LoRAError } from '../errors';
 import { atOnce } from '../tensor/pace';
 import { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
+import { idOfSnapshot } from '../hub/cache';
 import { sourceOptionNames } from '../hub/source';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
 import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
@@ -488,7 +489,13 @@ export class CausalLM {
     checkInteger(op, 'seed', seed);
     checkBoolean(op, 'trainable', trainable);
     checkBoolean(op, 'activate', activate);
-    return { name, base: this.directory, trainable, seed, device: this.device };
+    return {
+      name,
+      base: idOfSnapshot(this.directory) ?? this.directory,
+      trainable,
+      seed,
+      device: this.device,
+    };
   }
 
   #checkAlive(op: string): void {

@@ -27,7 +27,7 @@ export interface AdapterSource {
   config: LoRAConfig;
   /** adapter_config.json as it was read, whose further fields are kept. */
   raw?: Record<string, unknown>;
-  /** Where the base model lies; written to adapter_config.json when it says nothing. */
+  /** The name of the base model on the hub, or where it lies; written to adapter_config.json when it says nothing. */
   base: string;
   trainable: boolean;
   seed: number;

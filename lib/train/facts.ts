@@ -1,4 +1,5 @@
 /** What a run was, in rows of a name and a value: the model card and the report show them. */
+import { idOfSnapshot } from '../hub/cache';
 import { basename, dirname } from 'node:path';
 import type { DataSource } from '../data/example';
 import type { CausalLM } from '../models/causal_lm';
@@ -27,8 +28,7 @@ export const grouped = (value: number): string => wordings.format(value);
  * where that can be no id. A whole path would be refused by the Hub, and names its owner.
  */
 export function baseModelId(directory: string): string | undefined {
-  const cached = /(?:^|[\\/])models--([^\\/]+)--([^\\/]+)[\\/]snapshots[\\/][^\\/]+[\\/]?$/.exec(directory);
-  const id = cached ? `${cached[1]}/${cached[2]}` : nameOf(directory);
+  const id = idOfSnapshot(directory) ?? nameOf(directory);
   return /^[A-Za-z0-9][\w.-]{0,95}(\/[A-Za-z0-9][\w.-]{0,95})?$/.test(id) ? id : undefined;
 }
 

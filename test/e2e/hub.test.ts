@@ -9,6 +9,7 @@ import {
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
+import fs from 'node:fs/promises';
 import { join } from 'node:path';
 import { sourceFolder, type SourceOptions } from '../../lib/hub/source';
 import type { Purpose } from '../../lib/hub/wanted';
@@ -30,7 +31,6 @@ let hub: HubServer;
 let home: string;
 beforeEach(() => {
   ({ hub, home } = at);
-  Object.assign(process.env, { HF_HUB_DOWNLOAD_TIMEOUT: '0.5', HF_HUB_ETAG_TIMEOUT: '2' });
 });
 
 const model = (more: Partial<FakeRepository> = {}): FakeRepository => ({
@@ -95,6 +95,60 @@ describe('the cache', () => {
     expect(hub.lines.filter((line) => line.startsWith('store'))).toEqual([]);
     expect(blobs()).toHaveLength(3);
     expect(readFileSync(inCache('refs', 'next'), 'utf8')).toBe(next);
+  });
+});
+
+describe('where there are no links', () => {
+  const refuse = (): void => {
+    const error = Object.assign(new Error('EPERM'), { code: 'EPERM', syscall: 'symlink' });
+    jest.spyOn(fs, 'symlink').mockRejectedValue(error);
+  };
+  afterEach(() => jest.restoreAllMocks());
+
+  test('a new blob is moved, as Python does, and the next call asks for nothing', async () => {
+    serve();
+    refuse();
+    const folder = await get();
+    expect(lstatSync(join(folder, 'model.safetensors')).isFile()).toBe(true);
+    expect(sha256(readFileSync(join(folder, 'model.safetensors')))).toBe(sha256(weights));
+    expect(blobs()).toEqual([]);
+    hub.seen.length = 0;
+    await get();
+    expect(hub.seen).toHaveLength(1);
+    expect(await get('hf:org/name', { offline: true })).toBe(folder);
+  });
+
+  test('a blob that is there is copied', async () => {
+    serve();
+    refuse();
+    mkdirSync(inCache('blobs'), { recursive: true });
+    writeFileSync(inCache('blobs', sha256(weights)), weights);
+    const folder = await get();
+    expect(lstatSync(join(folder, 'model.safetensors')).isFile()).toBe(true);
+    expect(blobs()).toEqual([sha256(weights)]);
+    expect(readdirSync(folder).filter((name) => name.endsWith('.tmp'))).toEqual([]);
+  });
+});
+
+describe('a disk', () => {
+  afterEach(() => jest.restoreAllMocks());
+
+  test('without room is an error before the first byte', async () => {
+    serve();
+    jest.spyOn(fs, 'statfs').mockResolvedValue({ bavail: 299, bsize: 1000 } as never);
+    await expectReject(
+      get(),
+      'ERR_FILE',
+      `model.safetensors needs 300000 bytes in ${inCache('blobs')}, where 299000 are free: ` +
+        'make room, or set HF_HUB_CACHE to a folder on another disk',
+    );
+    expect(hub.lines.filter((line) => line.startsWith('store GET'))).toEqual([]);
+  });
+
+  test('that may not be written, or has a file in the place of the cache, is an error with the reason', async () => {
+    serve();
+    writeFileSync(join(home, 'hub'), '');
+    await expectReject(get(), 'ERR_FILE', new RegExp(`^\\[test\\] cannot write to ${inCache()}: `));
   });
 });
 
@@ -254,6 +308,7 @@ describe('a download that is cut', () => {
 
   test('is given up when nothing comes any more, and made again', async () => {
     serve();
+    process.env['HF_HUB_DOWNLOAD_TIMEOUT'] = '0.5';
     hub.fail(/store GET/, (_request, response) => {
       response.writeHead(200, { 'content-length': weights.length });
       response.write(weights.subarray(0, 10));
@@ -542,7 +597,6 @@ test('an abort in the middle rejects with its reason, keeps the part, and the ne
     response.writeHead(200, { 'content-length': weights.length });
     response.write(weights.subarray(0, 50_000));
   });
-  process.env['HF_HUB_DOWNLOAD_TIMEOUT'] = '60';
   const stop = new AbortController();
   const reason = new Error('enough');
   const part = inCache('blobs', `${sha256(weights)}.incomplete`);

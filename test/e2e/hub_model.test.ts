@@ -44,7 +44,7 @@ test('a name is downloaded, fine-tuned and generates; its adapter comes back by 
   const { base_model_name_or_path: named } = JSON.parse(
     readFileSync(join(outDir, 'adapter_config.json'), 'utf8'),
   ) as Record<string, string>;
-  expect(named).toContain('models--lora--tiny');
+  expect(named).toBe(id); // as PEFT has it, and no path of this machine
   expect(readFileSync(join(outDir, 'README.md'), 'utf8')).toContain('base_model: lora/tiny');
   await model.dispose();
 
