@@ -97,6 +97,9 @@ function waitOf(headers: Headers): number | undefined {
   return Number.isFinite(milliseconds) ? Math.max(0, milliseconds) : undefined;
 }
 
+/** For what is given up: how that ends concerns nobody. */
+const drop = (work: Promise<unknown> | undefined): void => void work?.catch(() => undefined);
+
 /** One connection: a limit on the time without a sign of life, and an end by the caller's signal. */
 class Watch {
   readonly #controller = new AbortController();
@@ -117,6 +120,26 @@ class Watch {
     clearTimeout(this.#timer);
     const late = new Passing(`nothing came for ${milliseconds / 1000} s`, {});
     this.#timer = setTimeout(() => this.#controller.abort(late), milliseconds);
+  }
+
+  /**
+   * What a promise gives, or the reason of an abort. Node.js may lose the abort of a fetch: it keeps what its signal is to stop by a weak
+   * reference, and a body whose request was collected never ends.
+   */
+  async guard<T>(work: Promise<T>): Promise<T> {
+    drop(work); // where the abort is told, it is told by that alone
+    const { signal } = this;
+    signal.throwIfAborted();
+    let stop = (): void => undefined;
+    const stopped = new Promise<never>((_, reject) => {
+      stop = () => reject(signal.reason as Error);
+    });
+    signal.addEventListener('abort', stop, { once: true });
+    try {
+      return await Promise.race([work, stopped]);
+    } finally {
+      signal.removeEventListener('abort', stop);
+    }
   }
 
   rest(): void {
@@ -167,7 +190,7 @@ export class Connection {
         watch.expect(this.settings.answerTimeout);
         // The token is for the hub alone: once a redirect has left it, nobody gets it, wherever the way leads.
         const token = left || this.settings.token === undefined ? undefined : this.settings.token;
-        const response = await fetch(url, {
+        const asking = fetch(url, {
           method,
           redirect: 'manual',
           signal: watch.signal,
@@ -178,12 +201,13 @@ export class Connection {
             ...(token === undefined ? {} : { authorization: `Bearer ${token}` }),
           },
         });
+        const response = await watch.guard(asking);
         this.#reached = true;
         if (!isRedirect(response.status)) return this.#answer(response, hops, watch);
         const next = nextOf(response, url);
         if (stays && next.origin !== this.#origin && response.headers.has('x-linked-etag'))
           return this.#answer(response, hops, watch);
-        await response.body?.cancel();
+        drop(response.body?.cancel());
         hops.push(response.headers);
         url = next;
       }
@@ -204,7 +228,7 @@ export class Connection {
       try {
         for (;;) {
           watch.expect(byteTimeout);
-          const read = await reader?.read();
+          const read = reader && (await watch.guard(reader.read()));
           watch.rest(); // while the piece is written, nothing is waited for
           if (read === undefined || read.done) return;
           yield read.value;
@@ -212,10 +236,15 @@ export class Connection {
       } catch (error) {
         throw watch.failure(error);
       } finally {
+        drop(reader?.cancel());
         watch.end();
       }
     }
-    return { status, headers, hops, pieces: pieces(), close: () => watch.end() };
+    const close = (): void => {
+      if (body?.locked === false) drop(body.cancel());
+      watch.end();
+    };
+    return { status, headers, hops, pieces: pieces(), close };
   }
 
   /** Makes `attempt` again while what it fails for may pass, and waits longer each time, or as long as the server asks. */

@@ -349,6 +349,15 @@ describe('content that is not what it should be', () => {
     );
   });
 
+  test('stops the other downloads, also where Node.js loses the abort of one', async () => {
+    for (let i = 0; i < 12; i++) {
+      serve();
+      hub.fail(/hub GET .*resolve-cache.*config/, (_request, response) => void response.end('{}'));
+      process.env['HF_HOME'] = join(home, String(i));
+      await expectReject(get(), 'ERR_HUB', /config\.json of org\/name is not what it should be/);
+    }
+  });
+
   test.each([
     ['shorter', weights.subarray(1), /the server has 299999 bytes of it, and the hub says 300000/],
     [
