@@ -167,7 +167,7 @@ TEST_CASE("cuda lora_linear in f16") {
     }
     out.dx = Tensor(DType::kF16, problem.x.shape());
     backward.dx = out.dx;
-    MirrorContext context = NthContext(turn++, 1);
+    MirrorContext context = NthContext(turn++, Addresses::kOdd);
     Run(MirroredCuda(), forward, context);
     RunUnchecked(MirroredCuda().op<LoraLinearBackwardArgs>(), backward, context);
     CheckOutputs(out, out, expected, bounds);

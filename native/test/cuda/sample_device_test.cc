@@ -52,12 +52,11 @@ struct Drawn {
   int on_host = 0;  // rows whose logits were read back
 };
 
-Drawn Draw(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t step, int64_t skew) {
+Drawn Draw(const Tensor& logits, const SampleRows& rows, Addresses addresses) {
   simt::SetEmulatedOptions(NthOptions(turn++));
   const auto gpu = std::make_shared<CountingGpu>(OpenGpu());
-  MirrorContext context(gpu, skew);
+  MirrorContext context(gpu, addresses);
   Drawn drawn{Tensor(DType::kI32, {logits.shape()[0]})};
-  const SampleRows rows(logits.shape()[0], rules, seed, step);
   Run(MirroredCuda(), rows.Args(logits, drawn.ids), context);
   CHECK(drawn.ids.intact());
   drawn.on_host = gpu->downloads - 2;         // what was found out about the rows, and the ids
@@ -65,23 +64,24 @@ Drawn Draw(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t ste
   return drawn;
 }
 
-Tensor Expected(const Tensor& logits, const Rules& rules, uint64_t seed, uint32_t step) {
-  Tensor ids(DType::kI32, {logits.shape()[0]});
-  Run(ReferenceBackend(), SampleRows(logits.shape()[0], rules, seed, step).Args(logits, ids));
-  return ids;
-}
-
 // Returns how many rows the host drew.
-int CheckDraws(const Tensor& logits, const Rules& rules, uint64_t seed = 77, int64_t skew = 0) {
+int CheckDraws(const Tensor& logits, const SampleRows& rows,
+               Addresses addresses = Addresses::kAligned) {
   CAPTURE(NameOf(logits.dtype()));
   CAPTURE(Text(logits.shape()));
+  CAPTURE(addresses);
+  const Drawn drawn = Draw(logits, rows, addresses);
+  const Tensor expected(DType::kI32, {logits.shape()[0]});
+  Run(ReferenceBackend(), rows.Args(logits, expected));
+  CHECK_IDENTICAL(drawn.ids, expected);
+  return drawn.on_host;
+}
+int CheckDraws(const Tensor& logits, const Rules& rules, uint64_t seed = 77,
+               Addresses addresses = Addresses::kAligned) {
   CAPTURE(rules.temperature);
   CAPTURE(rules.top_k);
   CAPTURE(rules.top_p);
-  CAPTURE(skew);
-  const Drawn drawn = Draw(logits, rules, seed, 5, skew);
-  CHECK_IDENTICAL(drawn.ids, Expected(logits, rules, seed, 5));
-  return drawn.on_host;
+  return CheckDraws(logits, SampleRows(logits.shape()[0], rules, seed, 5), addresses);
 }
 
 const Rules kRules[] = {{0, 0, 1},
@@ -106,12 +106,11 @@ const Rules kRules[] = {{0, 0, 1},
 TEST_CASE("cuda sample: the token that the reference draws, by the device alone") {
   const Tensor wide = Normal(DType::kF32, {2, 509}, 9, 3);
   const Tensor narrow = Normal(DType::kBF16, {1, 67}, 8, 3), half = narrow.As(DType::kF16);
-  int64_t skew = 0;
-  for (const Rules& rules : kRules) {
-    CHECK(CheckDraws(wide, rules, 77, skew) == 0);
-    CHECK(CheckDraws(narrow, rules, 78, skew) == 0);
-    CHECK(CheckDraws(half, rules, 79, skew) == 0);
-    skew = 1 - skew;
+  for (size_t i = 0; i < std::size(kRules); ++i) {
+    const auto addresses = static_cast<Addresses>(i % 4);
+    CHECK(CheckDraws(wide, kRules[i], 77, addresses) == 0);
+    CHECK(CheckDraws(narrow, kRules[i], 78, addresses) == 0);
+    CHECK(CheckDraws(half, kRules[i], 79, addresses) == 0);
   }
   for (const int64_t vocab : {2, 3, 8, 16, 17, 255, 256, 257, 4097}) {
     const Tensor logits = Normal(DType::kF32, {1, vocab}, 4, 2);
@@ -127,7 +126,8 @@ TEST_CASE("cuda sample: rows of more than one part, with the largest logit in an
     Tensor logits = Normal(DType::kF32, {1, 17000}, 11, 2);
     logits.Set(at, 12);
     for (const Rules& rules : {Rules{0, 0, 1}, Rules{1, 0, 1}, Rules{1, 50, 0.9f}}) {
-      CHECK(CheckDraws(logits, rules, static_cast<uint64_t>(at), at % 2) == 0);
+      const Addresses addresses = at % 2 == 0 ? Addresses::kAligned : Addresses::kOdd;
+      CHECK(CheckDraws(logits, rules, static_cast<uint64_t>(at), addresses) == 0);
     }
   }
 }
@@ -196,13 +196,25 @@ TEST_CASE("cuda sample: minus infinity is never drawn") {
   }
 }
 
-TEST_CASE("cuda sample: more rows than are drawn at once; seed and step matter") {
-  CHECK(CheckDraws(Normal(DType::kF32, {257, 5}, 3, 1), {1, 0, 1}) == 0);
+TEST_CASE("cuda sample: more rows than are drawn at once, each by rules and a seed of its own") {
+  constexpr int64_t kRows = 300;  // 256 at once
+  SampleRows rows(kRows, {}, 0, 0);
+  for (int64_t row = 0; row < kRows; ++row) {
+    rows.SetRules(row, kRules[static_cast<size_t>(row) % std::size(kRules)]);
+    rows.SetSeed(row, static_cast<uint64_t>(row) << 30, static_cast<uint32_t>(row / 3));
+  }
+  CheckDraws(Normal(DType::kF32, {kRows, 5}, 3, 1), rows);
+}
+
+TEST_CASE("cuda sample: seed and step matter") {
   const Tensor logits = Normal(DType::kF32, {9, 5}, 3, 1);
-  CHECK(!Identical(Draw(logits, {}, 1, 2, 0).ids, Draw(logits, {}, 2, 2, 0).ids).ok);
-  CHECK(!Identical(Draw(logits, {}, 1, 2, 0).ids, Draw(logits, {}, 1, 3, 0).ids).ok);
-  CHECK_IDENTICAL(Draw(logits, {}, 1, 2, 0).ids, Draw(logits, {}, 1, 2, 1).ids);
-  Draw(Tensor(DType::kF32, {0, 5}), {}, 1, 2, 0);
+  const auto draw = [&](uint64_t seed, uint32_t step, Addresses addresses = Addresses::kAligned) {
+    return Draw(logits, SampleRows(9, {}, seed, step), addresses).ids;
+  };
+  CHECK(!Identical(draw(1, 2), draw(2, 2)).ok);
+  CHECK(!Identical(draw(1, 2), draw(1, 3)).ok);
+  CHECK_IDENTICAL(draw(1, 2), draw(1, 2, Addresses::kOdd));
+  Draw(Tensor(DType::kF32, {0, 5}), SampleRows(0, {}, 1, 2), Addresses::kAligned);
 }
 
 }  // namespace

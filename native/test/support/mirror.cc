@@ -38,7 +38,7 @@ void CheckGuard(const std::byte* end) {
 // Copies host memory to the device and back, for one call.
 class Copies {
  public:
-  Copies(cuda::Gpu& gpu, int64_t skew) : gpu_(gpu), skew_(skew) {}
+  Copies(cuda::Gpu& gpu, Addresses addresses) : gpu_(gpu), addresses_(addresses) {}
   ~Copies() {
     for (const auto& [host, copy] : copies_) gpu_.Free(copy.block);
   }
@@ -47,9 +47,11 @@ class Copies {
 
   // Returns the same bytes on the device; operands that are one tensor stay one.
   void* Of(void* host, size_t bytes, size_t element, bool read, bool written) {
+    const bool second = copies_.size() % 2 == 1;
     Copy& copy = copies_[host];
     if (copy.block == nullptr) {
-      const size_t before = static_cast<size_t>(skew_) * element;
+      const Addresses own = second ? Addresses::kSecondOdd : Addresses::kFirstOdd;
+      const size_t before = addresses_ == Addresses::kOdd || addresses_ == own ? element : 0;
       copy.block = gpu_.Allocate(before + bytes + kGuard);
       REQUIRE(copy.block != nullptr);
       copy.data = static_cast<std::byte*>(copy.block) + before;
@@ -77,7 +79,7 @@ class Copies {
     bool uploaded = false, written = false;
   };
   cuda::Gpu& gpu_;
-  const int64_t skew_;
+  const Addresses addresses_;
   std::map<void*, Copy> copies_;
 };
 
@@ -127,7 +129,7 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   auto& mirror = static_cast<MirrorContext&>(context);
   cuda::Gpu& gpu = mirror.device.gpu();
   const Op<Args>& op = CudaBackend()->op<Args>();
-  Copies copies(gpu, mirror.skew);
+  Copies copies(gpu, mirror.addresses);
   Args device_args = args;
   ForEachOperand(device_args, ToDevice{copies, gpu});
   if constexpr (std::is_same_v<Args, PackArgs>) {

@@ -10,16 +10,20 @@
 
 namespace lora::test {
 
+// Where the tensors of a call lie, in the order of its operands: at multiples of 256 bytes, or one
+// element behind them. A path for aligned memory must have looked at each of its operands.
+enum class Addresses { kAligned, kSecondOdd, kFirstOdd, kOdd };
+
 // A context of the CUDA backend for MirroredCuda(). Every tensor lies in memory of exactly its own
-// size, `skew` elements after a multiple of 256 bytes.
+// size.
 class MirrorContext final : public Context {
  public:
-  explicit MirrorContext(std::shared_ptr<cuda::Gpu> gpu, int64_t skew = 0)
-      : device(std::move(gpu)), skew(skew) {}
+  explicit MirrorContext(std::shared_ptr<cuda::Gpu> gpu, Addresses addresses = Addresses::kAligned)
+      : device(std::move(gpu)), addresses(addresses) {}
   int threads() const override { return device.threads(); }
 
   cuda::CudaContext device;
-  int64_t skew;
+  Addresses addresses;
 };
 
 // Returns the ops of CudaBackend() for host tensors. Frozen matrices stay in host memory too (they

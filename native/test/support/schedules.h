@@ -33,6 +33,8 @@ inline std::shared_ptr<cuda::Gpu> NthGpu(int i) {
   simt::SetEmulatedOptions(NthOptions(i));
   return OpenGpu();
 }
-inline MirrorContext NthContext(int i, int64_t skew = 0) { return MirrorContext(NthGpu(i), skew); }
+inline MirrorContext NthContext(int i, Addresses addresses = Addresses::kAligned) {
+  return MirrorContext(NthGpu(i), addresses);
+}
 
 }  // namespace lora::test

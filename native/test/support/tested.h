@@ -54,7 +54,8 @@ using RunFunction = std::function<std::vector<Tensor>(Context&)>;
 using CheckFunction = std::function<void(const std::vector<Tensor>&)>;
 
 // Calls check(outputs) for every instruction set, or for aligned and for odd addresses, and
-// requires the same bits from a second run, from other numbers of threads and another schedule.
+// requires the same bits from a second run, from other numbers of threads and another schedule, on
+// addresses of which every other one is aligned.
 void OnEveryPath(const RunFunction& run, const CheckFunction& check);
 
 // Does the same at lower cost, for ops that the emulator takes long to run: it uses one schedule

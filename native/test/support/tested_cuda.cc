@@ -6,8 +6,8 @@ namespace {
 
 int turn = 0;
 
-std::vector<Tensor> RunOnce(int schedule, int64_t skew, const RunFunction& run) {
-  MirrorContext context = NthContext(schedule, skew);
+std::vector<Tensor> RunOnce(int schedule, Addresses addresses, const RunFunction& run) {
+  MirrorContext context = NthContext(schedule, addresses);
   return run(context);
 }
 
@@ -34,27 +34,30 @@ bool MultipliesHalves(int64_t) { return Tested().tensor_cores; }
 
 std::unique_ptr<Context> NextContext() {
   const int schedule = turn++;
-  return std::make_unique<MirrorContext>(NthGpu(schedule), schedule % 2);
+  return std::make_unique<MirrorContext>(NthGpu(schedule), static_cast<Addresses>(schedule % 4));
 }
 
 void OnEveryPath(const RunFunction& run, const CheckFunction& check) {
-  for (const int64_t skew : {0, 1}) {
-    CAPTURE(skew);
-    const std::vector<Tensor> first = RunOnce(turn++, skew, run);
+  for (const Addresses one : {Addresses::kAligned, Addresses::kOdd}) {
+    const Addresses other =
+        one == Addresses::kAligned ? Addresses::kSecondOdd : Addresses::kFirstOdd;
+    CAPTURE(one);
+    const std::vector<Tensor> first = RunOnce(turn++, one, run);
     for (const Tensor& output : first) CHECK(output.intact());
     check(first);
-    CheckSame(RunOnce(turn++, skew, run), first);
+    CheckSame(RunOnce(turn++, other, run), first);
   }
 }
 
 void OnPathsInTurn(const RunFunction& run, const CheckFunction& check, bool) {
   const int schedule = turn++;
-  const int64_t skew = schedule % 2;
-  CAPTURE(skew);
-  const std::vector<Tensor> first = RunOnce(schedule, skew, run);
+  const auto addresses = static_cast<Addresses>(schedule % 4);
+  CAPTURE(addresses);
+  const std::vector<Tensor> first = RunOnce(schedule, addresses, run);
   for (const Tensor& output : first) CHECK(output.intact());
   check(first);
-  if (schedule % 3 == 0) CheckSame(RunOnce(schedule + 4, 1 - skew, run), first);
+  const auto others = static_cast<Addresses>((schedule + 1) % 4);
+  if (schedule % 3 == 0) CheckSame(RunOnce(schedule + 4, others, run), first);
 }
 
 }  // namespace lora::test
