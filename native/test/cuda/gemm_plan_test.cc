@@ -53,6 +53,36 @@ TEST_CASE("cuda gemm plan: batches are not split, and each split has a slab of i
   CHECK(plan.scratch_bytes == static_cast<size_t>(plan.slabs) * 40 * 72 * sizeof(float));
 }
 
+TEST_CASE("cuda gemm plan: products share a launch that has room for them and their segments") {
+  struct Group {
+    std::vector<size_t> segments;  // of each product
+    bool together;
+  };
+  for (const Group& group : {Group{{1}, false}, Group{{1, 1}, true}, Group{{6, 1, 6, 6}, true},
+                             Group{{1, 1, 1, 1, 1}, false}, Group{{7, 1}, false},
+                             Group{{1, 7}, false}, Group{{8, 8}, false}}) {
+    std::vector<cuda::GemmProblem> problems;
+    for (const size_t count : group.segments) {
+      cuda::GemmProblem p;
+      p.m = p.n = 64;
+      p.a_dtype = p.b_dtype = p.c_dtype = DType::kBF16;
+      p.segments.assign(count, {nullptr, nullptr, 32, 32, 64, {}, false});
+      problems.push_back(p);
+    }
+    CAPTURE(group.segments.size());
+    CAPTURE(group.segments[0]);
+    CHECK(cuda::PlanGemmGroup("gemm", problems, 132).together == group.together);
+    // What is empty takes no room.
+    for (cuda::GemmProblem& p : problems)
+      p.segments.insert(p.segments.begin(), 3, {nullptr, nullptr, 0, 0, 64, {}, false});
+    problems.insert(problems.begin(), 3, problems[0]);
+    for (size_t i = 0; i < 3; ++i) problems[i].m = 0;
+    const cuda::GemmGroupPlan plan = cuda::PlanGemmGroup("gemm", problems, 132);
+    CHECK(plan.together == group.together);
+    CHECK(plan.plans.size() == problems.size());
+  }
+}
+
 TEST_CASE("cuda gemm plan: plans fill the device, and depend on the shape alone") {
   for (const int multiprocessors : {48, 84, 108, 132, 170}) {
     for (const int64_t d : {1024, 4096}) {

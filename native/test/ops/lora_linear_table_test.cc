@@ -59,6 +59,20 @@ Expected ExpectedOf(const TableProblem& problem, const std::vector<int32_t>& slo
   return expected;
 }
 
+void CheckRows(const LoraLinearCase& c, LinearPhase phase, DType low) {
+  CAPTURE(phase);
+  CAPTURE(c.Name());
+  CAPTURE(NameOf(low));
+  const TableProblem problem(c, phase, low);
+  const std::vector<int32_t> slots = MixedSlots(c.m);
+  const Expected expected = ExpectedOf(problem, slots);
+  OnPathsInTurn([&](Context& context) { return problem.Forward(Tested().backend, context, slots); },
+                [&](const std::vector<Tensor>& y) {
+                  for (size_t i = 0; i < y.size(); ++i)
+                    CHECK_CLOSE(y[i], expected.y[i], expected.bounds[i]);
+                });
+}
+
 TEST_CASE("lora_linear with a table agrees with the reference row by row") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const LinearPhase phase :
@@ -68,23 +82,21 @@ TEST_CASE("lora_linear with a table agrees with the reference row by row") {
             CaseOf(dtype, 3, 33, {{5, 0, true, 0, true}, {0, 0}}), CaseOf(dtype, 8, 0, {{7, 0}}),
             CaseOf(dtype, 9, 129, {{130, 0, true, 0, true}, {3, 0}}),
             CaseOf(dtype, 21, 90, {{65, 0, false, 0, true}, {20, 0}})}) {
-        for (const DType low : TableDTypes(dtype, phase)) {
-          CAPTURE(phase);
-          CAPTURE(c.Name());
-          CAPTURE(NameOf(low));
-          const TableProblem problem(c, phase, low);
-          const std::vector<int32_t> slots = MixedSlots(c.m);
-          const Expected expected = ExpectedOf(problem, slots);
-          OnPathsInTurn(
-              [&](Context& context) { return problem.Forward(Tested().backend, context, slots); },
-              [&](const std::vector<Tensor>& y) {
-                for (size_t i = 0; i < y.size(); ++i)
-                  CHECK_CLOSE(y[i], expected.y[i], expected.bounds[i]);
-              });
-        }
+        for (const DType low : TableDTypes(dtype, phase)) CheckRows(c, phase, low);
       }
     }
   }
+}
+
+// A GPU computes h of 16 branches at once.
+TEST_CASE("lora_linear with a table takes more branches than a launch") {
+  LoraLinearCase c = CaseOf(DType::kF32, 2, 9, {});
+  for (int64_t n = 1; n <= 18; ++n) c.branches.push_back({n % 4 + 1, 0});
+  CheckRows(c, LinearPhase::kDecode, DType::kF32);
+  TableProblem problem(c, LinearPhase::kDecode);
+  problem.entries[18 + 17].rank = kFailedRank;  // of slot 1 and the last branch
+  problem.Forward(Tested().backend, *NextContext(), {0, 2});
+  CHECK_THROWS_AS(problem.Forward(Tested().backend, *NextContext(), {0, 1}), Error);
 }
 
 TEST_CASE("lora_linear refuses slots outside of the table, and adapters that had failed") {

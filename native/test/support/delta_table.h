@@ -24,7 +24,7 @@ class TableProblem {
     for (int slot = 0; slot < kSlots; ++slot) {
       LoraLinearCase c = of;
       for (size_t i = 0; i < c.branches.size(); ++i) {
-        c.branches[i].r = slot == 1 && i == 0 ? 0 : kRanks[slot] + static_cast<int64_t>(i);
+        c.branches[i].r = slot == 1 && i == 0 ? 0 : kRanks[slot] + static_cast<int64_t>(i % 8);
         c.branches[i].dropout = 0;
       }
       LoraLinearProblem problem(c, static_cast<uint64_t>(slot) + 1);
