@@ -10,12 +10,11 @@
 #include "backend/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
 struct Sum {
-  HWY_INLINE VF32 operator()(F32, VF32 a, VF32 b) const { return hn::Add(a, b); }
+  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Add(a, b); }
 };
 
 }  // namespace
@@ -31,8 +30,7 @@ void AccumulateRange(const AccumulateArgs& args, size_t begin, size_t end) {
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -10,8 +10,7 @@
 #include "backend/cpu/step-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 
 void AdamWRange(const AdamWArgs::Segment& segment, const AdamWFactors& factors, size_t begin,
                 size_t end) {
@@ -19,8 +18,7 @@ void AdamWRange(const AdamWArgs::Segment& segment, const AdamWFactors& factors, 
                segment.grad.as<const float>(), segment.m.as<float>(), segment.v.as<float>());
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

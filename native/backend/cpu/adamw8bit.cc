@@ -17,19 +17,17 @@
 #include "backend/cpu/step-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
-using I32 = hn::RebindToSigned<F32>;
-using U8 = hn::Rebind<uint8_t, F32>;
+using DQuarterU8 = hn::Rebind<uint8_t, DF>;
 constexpr size_t kCodes = static_cast<size_t>(kDynamicBlock);
 
 void Dequantize(const std::array<float, 256>& values, const uint8_t* codes, float scale,
                 float* HWY_RESTRICT block) {
-  const F32 d;
-  for (size_t i = 0; i < kCodes; i += hn::Lanes(d)) {
-    const auto indices = hn::PromoteTo(I32(), hn::LoadU(U8(), codes + i));
+  const DF d;
+  for (size_t i = 0; i < kCodes; i += kLanes) {
+    const auto indices = hn::PromoteTo(DI(), hn::LoadU(DQuarterU8(), codes + i));
     hn::StoreU(hn::Mul(hn::GatherIndex(d, values.data(), indices), hn::Set(d, scale)), d,
                block + i);
   }
@@ -38,10 +36,10 @@ void Dequantize(const std::array<float, 256>& values, const uint8_t* codes, floa
 // Returns the largest magnitude, or NaN. Bits of magnitudes are in the order of their values, and
 // those of NaN are above those of infinity.
 float Largest(const float* block) {
-  const F32 d;
-  const I32 di;
+  const DF d;
+  const DI di;
   auto largest = hn::Zero(di);
-  for (size_t i = 0; i < kCodes; i += hn::Lanes(d))
+  for (size_t i = 0; i < kCodes; i += kLanes)
     largest = hn::Max(largest, hn::BitCast(di, hn::Abs(hn::LoadU(d, block + i))));
   const float value = std::bit_cast<float>(hn::ReduceMax(di, largest));
   return std::isfinite(value) ? value : std::numeric_limits<float>::quiet_NaN();
@@ -49,31 +47,31 @@ float Largest(const float* block) {
 
 // Writes a block's codes, as DynamicCode gives them, and returns its scale.
 float Quantize(const DynamicTree& tree, const float* block, uint8_t* codes) {
-  const F32 d;
-  const I32 di;
+  const DF d;
+  const DI di;
   const float scale = Largest(block);
   if (!(scale > 0)) {
     std::memset(codes, 0, kCodes);
     return scale;
   }
-  const VF32 one_code = hn::Set(d, tree.has_sign != 0 ? 128.0f : 1.0f);
-  for (size_t i = 0; i < kCodes; i += hn::Lanes(d)) {
-    const VF32 x = hn::Div(hn::LoadU(d, block + i), hn::Set(d, scale));
-    const VF32 a = hn::Abs(x);
-    VF32 slope = hn::Set(d, tree.slope[0]);
-    VF32 places = hn::Set(d, static_cast<float>(tree.first));
+  const VF one_code = hn::Set(d, tree.has_sign != 0 ? 128.0f : 1.0f);
+  for (size_t i = 0; i < kCodes; i += kLanes) {
+    const VF x = hn::Div(hn::LoadU(d, block + i), hn::Set(d, scale));
+    const VF a = hn::Abs(x);
+    VF slope = hn::Set(d, tree.slope[0]);
+    VF places = hn::Set(d, static_cast<float>(tree.first));
     for (int decade = 1; decade < DynamicTree::kDecades; ++decade) {
       const auto in = hn::Gt(a, hn::Set(d, tree.above[decade]));
       slope = hn::IfThenElse(in, hn::Set(d, tree.slope[decade]), slope);
       places = hn::IfThenElse(in, hn::Set(d, static_cast<float>(tree.first << decade)), places);
     }
-    const VF32 place = hn::MulAdd(slope, a, hn::Mul(places, hn::Set(d, 8.0f / 9.0f)));
-    const VF32 last = hn::Sub(hn::Add(places, places), hn::Set(d, 1.0f));
-    VF32 code = hn::Min(hn::Max(place, places), last);
+    const VF place = hn::MulAdd(slope, a, hn::Mul(places, hn::Set(d, 8.0f / 9.0f)));
+    const VF last = hn::Sub(hn::Add(places, places), hn::Set(d, 1.0f));
+    VF code = hn::Min(hn::Max(place, places), last);
     code = hn::IfThenElse(hn::Gt(x, hn::Set(d, tree.one)), one_code, code);
     code = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Add(code, hn::Set(d, 128.0f)), code);
     code = hn::IfThenZeroElse(hn::Le(a, hn::Set(d, tree.half)), code);
-    hn::StoreU(hn::DemoteTo(U8(), hn::ConvertTo(di, code)), U8(), codes + i);
+    hn::StoreU(hn::DemoteTo(DQuarterU8(), hn::ConvertTo(di, code)), DQuarterU8(), codes + i);
   }
   return scale;
 }
@@ -102,8 +100,7 @@ void AdamW8bitBlocks(const AdamW8bitSegment& segment, const AdamWFactors& factor
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

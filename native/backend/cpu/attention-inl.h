@@ -10,24 +10,23 @@
 // where S and m are in units of ln 2, because a power of 2 takes fewer steps than one of e.
 // k and v are packed once for the row tiles of a block; f32 ones are read in place. The online
 // softmax is that of Milakov & Gimelshein 2018, the tiling that of Dao et al. 2022.
-#if defined(LORA_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef LORA_CPU_ATTENTION_INL_H_
-#undef LORA_CPU_ATTENTION_INL_H_
+#if defined(LORA_BACKEND_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_ATTENTION_INL_H_
+#undef LORA_BACKEND_CPU_ATTENTION_INL_H_
 #else
-#define LORA_CPU_ATTENTION_INL_H_
+#define LORA_BACKEND_CPU_ATTENTION_INL_H_
 #endif
 
 #include <type_traits>
 
 #include "backend/cpu/attention_call.h"
+#include "backend/cpu/math-inl.h"
 #include "backend/cpu/tile-inl.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
+namespace lora::cpu::HWY_NAMESPACE {
 
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
@@ -87,7 +86,7 @@ struct KeyRows {
 HWY_INLINE KeyRows LoadKeys(const AttentionShape& s, const RowTile& t, const float* src,
                             size_t from, size_t count, bool whole_vectors, float* tile) {
   const float* first = src + s.KeyOffset(t.batch, t.head, from);
-  if (!whole_vectors || s.d % hn::Lanes(F32()) == 0) return {first, s.key_stride()};
+  if (!whole_vectors || s.d % kLanes == 0) return {first, s.key_stride()};
   for (size_t j = 0; j < count; ++j) {
     RowToF32(first + j * s.key_stride(), s.d, 1, tile + j * s.padded, s.padded);
   }
@@ -136,11 +135,11 @@ HWY_INLINE TileA<uint32_t> LoadKeyPairs(const AttentionShape& s, const RowTile& 
 // Sets scores of keys that a row does not see to −inf; scores are [to − from][kRowTile], of the
 // keys [from, to).
 HWY_INLINE void MaskScores(const RowTile& t, int32_t from, int32_t to, float* scores) {
-  const F32 d;
-  const hn::RebindToSigned<F32> di;
-  const VF32 minus_inf = hn::Neg(hn::Inf(d));
+  const DF d;
+  const DI di;
+  const VF minus_inf = hn::Neg(hn::Inf(d));
   const auto mask = [&](int32_t begin, int32_t end) HWY_ATTR {
-    for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
+    for (size_t c = 0; c < t.padded(); c += kLanes) {
       const auto lo = hn::LoadU(di, t.lo + c), hi = hn::LoadU(di, t.hi + c);
       for (int32_t j = begin; j < end; ++j) {
         const auto key = hn::Set(di, j);
@@ -172,10 +171,10 @@ HWY_INLINE void ForEachKeys(size_t count, const Step& step) {
 // Stores the pairs of neighbouring keys from j on, and calls use(pairs) for each vector of them;
 // what is missing to a whole pair is zero.
 template <size_t kCount, class Use>
-HWY_INLINE void StoreKeyPairs(const VF32 (&v)[kCount], size_t j, float* column, const Use& use) {
-  const F32 d;
-  const auto store = [&](VF32 low, VF32 high, size_t at) HWY_ATTR {
-    const VU pairs = PairsOf(low, high);
+HWY_INLINE void StoreKeyPairs(const VF (&v)[kCount], size_t j, float* column, const Use& use) {
+  const DF d;
+  const auto store = [&](VF low, VF high, size_t at) HWY_ATTR {
+    const VU pairs = PairsOfFast(low, high);
     hn::StoreU(hn::BitCast(d, pairs), d, column + at / 2 * kRowTile);
     use(pairs);
   };
@@ -193,13 +192,13 @@ HWY_INLINE void StoreKeyPairs(const VF32 (&v)[kCount], size_t j, float* column, 
 template <bool kPairs>
 HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float scale, float* scores,
                               float* max, float* sum, float* weights, float* alpha) {
-  const F32 d;
-  const VF32 scale_of_scores = hn::Set(d, scale);
-  const VF32 minus_inf = hn::Neg(hn::Inf(d));
-  for (size_t c = 0; c < padded_rows; c += hn::Lanes(d)) {
+  const DF d;
+  const VF scale_of_scores = hn::Set(d, scale);
+  const VF minus_inf = hn::Neg(hn::Inf(d));
+  for (size_t c = 0; c < padded_rows; c += kLanes) {
     float* column = scores + c;
-    const VF32 old_max = hn::LoadU(d, max + c);
-    VF32 m0 = kPairs ? minus_inf : old_max, m1 = m0;
+    const VF old_max = hn::LoadU(d, max + c);
+    VF m0 = kPairs ? minus_inf : old_max, m1 = m0;
     size_t j = 0;
     for (; j + 2 <= count; j += 2) {
       m0 = hn::Max(m0, hn::LoadU(d, column + j * kRowTile));
@@ -207,21 +206,21 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float scale, flo
     }
     if (j < count) m0 = hn::Max(m0, hn::LoadU(d, column + j * kRowTile));
     m0 = hn::Max(m0, m1);
-    const VF32 new_max = kPairs ? hn::Max(old_max, hn::Mul(m0, scale_of_scores)) : m0;
+    const VF new_max = kPairs ? hn::Max(old_max, hn::Mul(m0, scale_of_scores)) : m0;
     // For a row that has seen no key yet, the base 0 gives 2^(−inf − 0) = 0 where
     // −inf would give NaN.
-    const VF32 base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
-    const VF32 factor = Exp2Below127(d, hn::Sub(old_max, base));
-    VF32 s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, of_pairs = s0;
+    const VF base = hn::IfThenElse(hn::Eq(new_max, minus_inf), hn::Zero(d), new_max);
+    const VF factor = Exp2Below127(hn::Sub(old_max, base));
+    VF s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0, of_pairs = s0;
     ForEachKeys<4>(count, [&](auto keys, size_t from) HWY_ATTR {
       constexpr size_t kCount = decltype(keys)::value;
-      VF32 p[kCount];
+      VF p[kCount];
       HWY_UNROLL(4)
       for (size_t i = 0; i < kCount; ++i) {
-        const VF32 score = hn::LoadU(d, column + (from + i) * kRowTile);
+        const VF score = hn::LoadU(d, column + (from + i) * kRowTile);
         p[i] = kPairs ? hn::MulSub(score, scale_of_scores, base) : hn::Sub(score, base);
       }
-      Exp2Below127(d, p);
+      Exp2Below127(p);
       s0 = hn::Add(s0, p[0]);
       if constexpr (kCount > 1) s1 = hn::Add(s1, p[1]);
       if constexpr (kCount > 2) s2 = hn::Add(s2, p[2]);
@@ -237,7 +236,7 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float scale, flo
         for (size_t i = 0; i < kCount; ++i) hn::StoreU(p[i], d, column + (from + i) * kRowTile);
       }
     });
-    const VF32 total = hn::Add(hn::Add(s0, s1), hn::Add(s2, s3));
+    const VF total = hn::Add(hn::Add(s0, s1), hn::Add(s2, s3));
     hn::StoreU(new_max, d, max + c);
     hn::StoreU(hn::MulAdd(hn::LoadU(d, sum + c), factor, total), d, sum + c);
     if constexpr (kPairs) {
@@ -250,14 +249,14 @@ HWY_INLINE void OnlineSoftmax(size_t padded_rows, size_t count, float scale, flo
 // Turns the maxima into lse, and the weights, which may be the sums, into the factors of the rows
 // of the output: −inf and 0 for a row that saw no key.
 HWY_INLINE void FinishSums(size_t padded_rows, float* max, const float* sum, float* weights) {
-  const F32 d;
-  for (size_t c = 0; c < padded_rows; c += hn::Lanes(d)) {
-    const VF32 s = hn::LoadU(d, sum + c);
+  const DF d;
+  for (size_t c = 0; c < padded_rows; c += kLanes) {
+    const VF s = hn::LoadU(d, sum + c);
     const auto none = hn::Eq(s, hn::Zero(d));
-    const VF32 log = hn::IfThenElse(hn::IsNaN(s), s, hn::Log(d, s));
-    const VF32 lse = hn::MulAdd(hn::LoadU(d, max + c), hn::Set(d, kLn2), log);
+    const VF log = hn::IfThenElse(hn::IsNaN(s), s, hn::Log(d, s));
+    const VF lse = hn::MulAdd(hn::LoadU(d, max + c), hn::Set(d, kLn2), log);
     hn::StoreU(hn::IfThenElse(none, hn::Neg(hn::Inf(d)), lse), d, max + c);
-    const VF32 weight = hn::LoadU(d, weights + c);
+    const VF weight = hn::LoadU(d, weights + c);
     hn::StoreU(hn::IfThenZeroElse(none, hn::Div(hn::Set(d, 1.0f), weight)), d, weights + c);
   }
 }
@@ -281,7 +280,7 @@ HWY_INLINE void ForEachKeyTile(const RowBlock& block, const Load& load, const Us
 template <class T>
 HWY_INLINE void BeginRows(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                           float* rows, const ForwardTileScratch& w) {
-  const F32 d;
+  const DF d;
   if (MultipliesPairs<T>(s)) {
     LoadPairs(s, t, args.q.as<const T>(), rows, w.q_t);
   } else {
@@ -289,7 +288,7 @@ HWY_INLINE void BeginRows(const AttentionCall& args, const AttentionShape& s, co
     TransposeTile(rows, s.padded, t.padded(), s.padded, w.q_t, kRowTile);
   }
   std::memset(w.out_t, 0, s.padded * kRowTile * sizeof(float));
-  for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
+  for (size_t c = 0; c < t.padded(); c += kLanes) {
     hn::StoreU(hn::Neg(hn::Inf(d)), d, w.max + c);
     hn::StoreU(hn::Zero(d), d, w.sum + c);
     hn::StoreU(hn::Zero(d), d, w.weights + c);
@@ -358,8 +357,7 @@ HWY_INLINE void ForwardBlock(const AttentionCall& args, const AttentionShape& s,
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
-#endif  // toggle
+#endif  // include guard per target

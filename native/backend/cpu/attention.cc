@@ -16,8 +16,7 @@
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 
 void RunForwardBlock(const AttentionCall& args, const AttentionShape& s, const RowBlock& block,
                      float* scratch) {
@@ -71,8 +70,7 @@ void RunStoreKeyGradients(const AttentionBackwardArgs& args, const AttentionShap
   StoreKeyGradients<float>(args, s, batch, head, begin, end, sums, stride, splits);
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

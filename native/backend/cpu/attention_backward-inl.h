@@ -7,11 +7,11 @@
 //   dQᵀ += Kᵀ·dSᵀ
 // and dQ = scale·dQᵀ at the end. dK and dV are summed in scratch over the row tiles of one task.
 // All five products run on tiles that stay in the first two levels of cache.
-#if defined(LORA_CPU_ATTENTION_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef LORA_CPU_ATTENTION_BACKWARD_INL_H_
-#undef LORA_CPU_ATTENTION_BACKWARD_INL_H_
+#if defined(LORA_BACKEND_CPU_ATTENTION_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_ATTENTION_BACKWARD_INL_H_
+#undef LORA_BACKEND_CPU_ATTENTION_BACKWARD_INL_H_
 #else
-#define LORA_CPU_ATTENTION_BACKWARD_INL_H_
+#define LORA_BACKEND_CPU_ATTENTION_BACKWARD_INL_H_
 #endif
 
 #include <limits>
@@ -19,15 +19,13 @@
 #include "backend/cpu/attention-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
+namespace lora::cpu::HWY_NAMESPACE {
 
 // The columns [c, c + lanes) of what a tile of rows needs to turn scores into P and dp into dS. lse
 // is in units of ln 2.
 struct GradientColumns {
-  VF32 lse, delta;
-  hn::Vec<hn::RebindToSigned<F32>> lo, hi;
+  VF lse, delta;
+  VI lo, hi;
 };
 
 // Turns scores, times `scale`, into P and dp into dS. A masked key gives
@@ -37,23 +35,23 @@ struct GradientColumns {
 template <bool kMasked, bool kPairs>
 HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count, float scale,
                                const BackwardScratch& w, const BackwardTileScratch& own) {
-  const F32 d;
-  const VF32 scale_of_scores = hn::Set(d, scale);
-  const hn::RebindToSigned<F32> di;
-  for (size_t c = 0; c < t.padded(); c += hn::Lanes(d)) {
+  const DF d;
+  const VF scale_of_scores = hn::Set(d, scale);
+  const DI di;
+  for (size_t c = 0; c < t.padded(); c += kLanes) {
     const GradientColumns columns{hn::LoadU(d, own.lse + c), hn::LoadU(d, own.delta + c),
                                   hn::LoadU(di, t.lo + c), hn::LoadU(di, t.hi + c)};
     ForEachKeys<2>(count, [&](auto keys, size_t j) HWY_ATTR {
       constexpr size_t kCount = decltype(keys)::value;
       const size_t at = j * kRowTile + c;
-      VF32 p[kCount], ds[kCount];
+      VF p[kCount], ds[kCount];
       HWY_UNROLL(4)
       for (size_t i = 0; i < kCount; ++i) {
-        const VF32 score = hn::LoadU(d, w.p + at + i * kRowTile);
+        const VF score = hn::LoadU(d, w.p + at + i * kRowTile);
         p[i] = kPairs ? hn::MulSub(score, scale_of_scores, columns.lse)
                       : hn::Sub(hn::Mul(score, scale_of_scores), columns.lse);
       }
-      Exp2Below127(d, p);
+      Exp2Below127(p);
       HWY_UNROLL(4)
       for (size_t i = 0; i < kCount; ++i) {
         ds[i] = hn::Mul(p[i], hn::Sub(hn::LoadU(d, w.ds + at + i * kRowTile), columns.delta));
@@ -65,8 +63,8 @@ HWY_INLINE void ScoreGradients(const RowTile& t, int32_t from, size_t count, flo
           ds[i] = hn::IfThenElseZero(seen, ds[i]);
         }
         if constexpr (kPairs) {
-          StoreBF16(p[i], w.p_rows + at + i * kRowTile);
-          StoreBF16(ds[i], w.ds_rows + at + i * kRowTile);
+          WriteVecFast(p[i], w.p_rows + at + i * kRowTile);
+          WriteVecFast(ds[i], w.ds_rows + at + i * kRowTile);
         } else {
           hn::StoreU(p[i], d, w.p + at + i * kRowTile);
           hn::StoreU(ds[i], d, w.ds + at + i * kRowTile);
@@ -92,12 +90,11 @@ HWY_INLINE void ScoreGradients(const RowTile& t, RowTile::Visible visible, int32
 // D = Σ g·y of a row.
 template <class T>
 HWY_INLINE float DotOfRows(const T* g, const T* y, size_t n) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  VF32 sum = hn::Zero(d);
+  const DF d;
+  VF sum = hn::Zero(d);
   size_t i = 0;
-  for (; i + lanes <= n; i += lanes) sum = hn::MulAdd(LoadAct(d, g + i), LoadAct(d, y + i), sum);
-  if (i < n) sum = hn::MulAdd(LoadActN(d, g + i, n - i), LoadActN(d, y + i, n - i), sum);
+  for (; i + kLanes <= n; i += kLanes) sum = hn::MulAdd(ReadVec(g + i), ReadVec(y + i), sum);
+  if (i < n) sum = hn::MulAdd(ReadPart(g + i, n - i), ReadPart(y + i, n - i), sum);
   return hn::ReduceSum(d, sum);
 }
 
@@ -133,10 +130,9 @@ HWY_INLINE void AddGradients(const AttentionShape& s, const RowTile& t, const Ke
 HWY_INLINE void AddGradientPairs(const AttentionShape& s, const RowTile& t,
                                  const TileA<uint32_t>& k, size_t count, const BackwardScratch& w,
                                  const BackwardTileScratch& own, float* dk, float* dv) {
-  using BF16 = hwy::bfloat16_t;
   const auto as_pairs = [](const float* p) { return reinterpret_cast<const uint32_t*>(p); };
   const auto as_rows = [](const uint16_t* p) {
-    return TileA<BF16>{reinterpret_cast<const BF16*>(p), kRowTile, 2};
+    return TileA<hwy::bfloat16_t>{reinterpret_cast<const hwy::bfloat16_t*>(p), kRowTile, 2};
   };
   const size_t row_pairs = CeilDiv(t.count, size_t{2}), key_pairs = CeilDiv(count, size_t{2});
   TileGemm(count, s.d, row_pairs, as_rows(w.p_rows), as_pairs(own.g), s.padded,
@@ -224,15 +220,15 @@ template <class T>
 HWY_INLINE void StoreKeyGradients(const AttentionBackwardArgs& args, const AttentionShape& s,
                                   size_t batch, size_t head, size_t begin, size_t end, float* sums,
                                   size_t stride, size_t splits) {
-  const F32 d;
+  const DF d;
   T* const outputs[2] = {args.dk.as<T>(), args.dv.as<T>()};
   const float scales[2] = {MultipliesPairs<T>(s) ? s.scale : 1, 1};
   for (size_t which = 0; which < 2; ++which) {
     for (size_t j = begin; j < end; ++j) {
       float* row = sums + which * s.queries * s.padded + j * s.padded;
       for (size_t split = 1; split < splits; ++split) {
-        for (size_t i = 0; i < s.padded; i += hn::Lanes(d)) {
-          const VF32 term = hn::LoadU(d, row + split * stride + i);
+        for (size_t i = 0; i < s.padded; i += kLanes) {
+          const VF term = hn::LoadU(d, row + split * stride + i);
           hn::StoreU(hn::Add(hn::LoadU(d, row + i), term), d, row + i);
         }
       }
@@ -241,8 +237,7 @@ HWY_INLINE void StoreKeyGradients(const AttentionBackwardArgs& args, const Atten
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
-#endif  // toggle
+#endif  // include guard per target

@@ -4,11 +4,11 @@
 // with S and m' in units of ln 2, with lanes along d for S and O, and along the keys for the
 // softmax. What limits it is how many lines of memory are on their way: L2 has room for more of
 // them than L1, so rows are fetched there, a tile ahead.
-#if defined(LORA_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef LORA_CPU_ATTENTION_DECODE_INL_H_
-#undef LORA_CPU_ATTENTION_DECODE_INL_H_
+#if defined(LORA_BACKEND_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_ATTENTION_DECODE_INL_H_
+#undef LORA_BACKEND_CPU_ATTENTION_DECODE_INL_H_
 #else
-#define LORA_CPU_ATTENTION_DECODE_INL_H_
+#define LORA_BACKEND_CPU_ATTENTION_DECODE_INL_H_
 #endif
 
 #include <cmath>
@@ -20,8 +20,7 @@
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 
 // Fetches a cache line into L2.
 HWY_INLINE void FetchToL2(const void* p) {
@@ -186,7 +185,7 @@ HWY_NOINLINE void AddValues(size_t any_size, size_t padded, size_t count,
 // `count` values of a row, of which kWhole ones make a vector; the rest is zero.
 template <bool kWhole>
 HWY_INLINE VU LoadRowPairs(const uint16_t* row, size_t count) {
-  const hn::Repartition<uint16_t, DU> dh;
+  const DU16 dh;
   const bool whole = kWhole || count >= 2 * kLanes;
   return hn::BitCast(DU(), whole ? hn::LoadU(dh, row) : hn::LoadN(dh, row, count));
 }
@@ -243,7 +242,7 @@ HWY_NOINLINE void AddValuePairs(size_t any_size, size_t padded, size_t count,
   constexpr size_t kBlocks = BlocksOfValues<kRows, kSize>(), kWidth = 2 * kLanes;
   const DF df;
   const DU du;
-  const hn::Repartition<uint16_t, DU> dh;
+  const DU16 dh;
   const auto* pairs = reinterpret_cast<const uint32_t*>(p);
   const size_t d = kSize != 0 ? kSize : any_size;
   for (size_t c = 0; c < d; c += kBlocks * kWidth) {
@@ -312,49 +311,48 @@ HWY_INLINE void ForRowBlocks(size_t rows, const Use& use) {
 template <class Store>
 HWY_INLINE void OnlineSoftmaxRows(size_t rows, size_t count, float* scores,
                                   const DecodePartial& sums, float* factors, const Store& store) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  const VF32 minus_inf = hn::Neg(hn::Inf(d));
-  const size_t whole = RoundUp(count, lanes);  // kKeyTile is a multiple of lanes
+  const DF d;
+  const VF minus_inf = hn::Neg(hn::Inf(d));
+  const size_t whole = RoundUp(count, kLanes);  // kKeyTile is a multiple of lanes
   HWY_ALIGN float maxima[kTilePad], bases[kTilePad];
   std::fill(maxima, maxima + kTilePad, -std::numeric_limits<float>::infinity());
   for (size_t r = 0; r < rows; ++r) {
     float* const row = scores + r * kKeyTile;
     for (size_t j = count; j < whole; ++j) row[j] = -std::numeric_limits<float>::infinity();
-    VF32 m = minus_inf;
-    for (size_t j = 0; j < whole; j += lanes) m = hn::Max(m, hn::LoadU(d, row + j));
+    VF m = minus_inf;
+    for (size_t j = 0; j < whole; j += kLanes) m = hn::Max(m, hn::LoadU(d, row + j));
     maxima[r] = hn::ReduceMax(d, m);
   }
-  for (size_t r = 0; r < rows; r += lanes) {
-    const VF32 old_max = hn::LoadU(d, sums.max + r);
-    const VF32 max = hn::Max(old_max, hn::Load(d, maxima + r));
+  for (size_t r = 0; r < rows; r += kLanes) {
+    const VF old_max = hn::LoadU(d, sums.max + r);
+    const VF max = hn::Max(old_max, hn::Load(d, maxima + r));
     // For a row that has seen no key yet, the base 0 gives 2^(−inf − 0) = 0 where −inf would give
     // NaN.
-    const VF32 base = hn::IfThenElse(hn::Eq(max, minus_inf), hn::Zero(d), max);
+    const VF base = hn::IfThenElse(hn::Eq(max, minus_inf), hn::Zero(d), max);
     hn::StoreU(max, d, sums.max + r);
     hn::Store(base, d, bases + r);
-    hn::StoreU(Exp2Below127(d, hn::Sub(old_max, base)), d, factors + r);
+    hn::StoreU(Exp2Below127(hn::Sub(old_max, base)), d, factors + r);
   }
   for (size_t r = 0; r < rows; ++r) {
     const float* const row = scores + r * kKeyTile;
-    const VF32 base = hn::Set(d, bases[r]);
-    VF32 total = hn::Zero(d);
+    const VF base = hn::Set(d, bases[r]);
+    VF total = hn::Zero(d);
     const auto step = [&](auto vectors, size_t from) HWY_ATTR {
       constexpr size_t kCount = decltype(vectors)::value;
-      VF32 p[kCount];
+      VF p[kCount];
       HWY_UNROLL(4)
       for (size_t i = 0; i < kCount; ++i)
-        p[i] = hn::Sub(hn::LoadU(d, row + from + i * lanes), base);
-      Exp2Below127(d, p);
+        p[i] = hn::Sub(hn::LoadU(d, row + from + i * kLanes), base);
+      Exp2Below127(p);
       HWY_UNROLL(4)
       for (size_t i = 0; i < kCount; ++i) {
         total = hn::Add(total, p[i]);
-        store(r, from + i * lanes, p[i]);
+        store(r, from + i * kLanes, p[i]);
       }
     };
     size_t j = 0;
-    for (; j + 4 * lanes <= whole; j += 4 * lanes) step(std::integral_constant<size_t, 4>(), j);
-    for (; j < whole; j += lanes) step(std::integral_constant<size_t, 1>(), j);
+    for (; j + 4 * kLanes <= whole; j += 4 * kLanes) step(std::integral_constant<size_t, 4>(), j);
+    for (; j < whole; j += kLanes) step(std::integral_constant<size_t, 1>(), j);
     sums.sum[r] = sums.sum[r] * factors[r] + hn::ReduceSum(d, total);
   }
 }
@@ -398,8 +396,8 @@ struct DecodeF32 : DecodeRows {
     });
   }
   // P takes the place of the scores.
-  HWY_INLINE void StoreP(size_t r, size_t j, VF32 p) const {
-    hn::StoreU(p, F32(), scratch.scores + r * kKeyTile + j);
+  HWY_INLINE void StoreP(size_t r, size_t j, VF p) const {
+    hn::StoreU(p, DF(), scratch.scores + r * kKeyTile + j);
   }
   void Add(const T* v, const T* ahead, size_t count) const {
     ForHeadSize(s.d, [&](auto size) {
@@ -434,8 +432,8 @@ struct DecodePairs : DecodeRows {
       });
     });
   }
-  HWY_INLINE void StoreP(size_t r, size_t j, VF32 v) const {
-    StoreAct(F32(), v, p() + r * kKeyTile + j);
+  HWY_INLINE void StoreP(size_t r, size_t j, VF v) const {
+    WriteVecFast(v, p() + r * kKeyTile + j);
   }
   void Add(const T* v, const T* ahead, size_t count) const {
     ForHeadSize(s.d, [&](auto size) {
@@ -454,8 +452,7 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const D
                             bool fetched, const size_t* next, const DecodeScratch& scratch) {
   using T = typename Products::T;
   const AttentionShape& s = args.shape;
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
+  const DF d;
   const DecodePartial& out = unit.out;
   const Products products{{s, t, scratch, out.out}};
   products.LoadQuery(args.q.as<const T>());
@@ -491,12 +488,12 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const D
     }
     HWY_ALIGN float factors[kTilePad];
     OnlineSoftmaxRows(t.count, count, scratch.scores, out, factors,
-                      [&](size_t r, size_t j, VF32 p) HWY_ATTR { products.StoreP(r, j, p); });
+                      [&](size_t r, size_t j, VF p) HWY_ATTR { products.StoreP(r, j, p); });
     for (size_t r = 0; r < t.count; ++r) {
       if (factors[r] == 1) continue;
       float* const o = out.out + r * s.padded;
-      const VF32 factor = hn::Set(d, factors[r]);
-      for (size_t i = 0; i < s.padded; i += lanes) {
+      const VF factor = hn::Set(d, factors[r]);
+      for (size_t i = 0; i < s.padded; i += kLanes) {
         hn::StoreU(hn::Mul(hn::LoadU(d, o + i), factor), d, o + i);
       }
     }
@@ -523,8 +520,7 @@ HWY_INLINE void DecodeRange(const AttentionCall& args, const DecodeUnits& units,
 template <class T>
 HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                               float* partials, size_t stride, size_t chunks) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
+  const DF d;
   const DecodePartial total(s, partials);  // the first chunk becomes the total
   for (size_t r = 0; r < t.count; ++r) {
     float max = total.max[r];
@@ -539,8 +535,8 @@ HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s
       const float factor = std::exp2(part.max[r] - base);
       sum += factor * part.sum[r];
       const float* p = part.out + r * s.padded;
-      for (size_t i = 0; i < s.d; i += lanes) {
-        const VF32 term = hn::Mul(hn::Set(d, factor), hn::LoadU(d, p + i));
+      for (size_t i = 0; i < s.d; i += kLanes) {
+        const VF term = hn::Mul(hn::Set(d, factor), hn::LoadU(d, p + i));
         hn::StoreU(c == 0 ? term : hn::Add(term, hn::LoadU(d, o + i)), d, o + i);
       }
     }
@@ -552,8 +548,7 @@ HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
-#endif  // toggle
+#endif  // include guard per target

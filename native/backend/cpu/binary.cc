@@ -14,34 +14,33 @@
 #include "backend/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
 struct AddFn {
-  HWY_INLINE VF32 operator()(F32, VF32 a, VF32 b) const { return hn::Add(a, b); }
+  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Add(a, b); }
 };
 struct SubFn {
-  HWY_INLINE VF32 operator()(F32, VF32 a, VF32 b) const { return hn::Sub(a, b); }
+  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Sub(a, b); }
 };
 struct MulFn {
-  HWY_INLINE VF32 operator()(F32, VF32 a, VF32 b) const { return hn::Mul(a, b); }
+  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Mul(a, b); }
 };
 struct DivFn {
-  HWY_INLINE VF32 operator()(F32, VF32 a, VF32 b) const { return hn::Div(a, b); }
+  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Div(a, b); }
 };
 
 template <class F>
 struct WithScalarA {
   F f;
   float a;
-  HWY_INLINE VF32 operator()(F32 d, VF32 b) const { return f(d, hn::Set(d, a), b); }
+  HWY_INLINE VF operator()(DF d, VF b) const { return f(d, hn::Set(d, a), b); }
 };
 template <class F>
 struct WithScalarB {
   F f;
   float b;
-  HWY_INLINE VF32 operator()(F32 d, VF32 a) const { return f(d, a, hn::Set(d, b)); }
+  HWY_INLINE VF operator()(DF d, VF a) const { return f(d, a, hn::Set(d, b)); }
 };
 
 struct Operand {
@@ -105,8 +104,7 @@ void BinaryRange(const BinaryArgs& args, const Nest<2>& nest, size_t begin, size
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -9,8 +9,7 @@
 #include "backend/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 
 void RowToFloats(const void* src, DType dtype, size_t n, float* dst) {
   ToF32(src, dtype, 0, n, dst);
@@ -19,8 +18,7 @@ void RowFromFloats(const float* src, size_t n, void* dst, DType dtype) {
   FromF32(src, n, dst, dtype, 0);
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

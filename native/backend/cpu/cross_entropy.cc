@@ -15,8 +15,7 @@
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 
 void RunAddLogits(const void* logits, DType dtype, size_t n, LogSum& total) {
   if (dtype == DType::kBF16) {
@@ -51,8 +50,7 @@ void RunSoftmaxGradient(const void* logits, DType dtype, size_t n, float lse, si
                      static_cast<float*>(gradient));
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -19,6 +19,7 @@
 #include <cstring>
 
 #include "backend/cpu/amx-inl.h"
+#include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
@@ -129,7 +130,7 @@ HWY_NOINLINE void MultiplyTile(const Tile& t) {
         if (t.add) v = hn::Add(v, hn::LoadU(df, sum));
         v = FinishColumns(v, t.factor, t.bias, j * kLanes);
         if (t.y_bf16) {
-          StoreBF16(v, t.y_bf16 + i * t.ldy + j * kLanes);
+          WriteVecFast(v, t.y_bf16 + i * t.ldy + j * kLanes);
         } else {
           hn::StoreU(v, df, sum);
         }
@@ -289,7 +290,7 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
       if (k % 2 != 0) to[k / 2] = 0;
       std::memcpy(to, static_cast<const uint16_t*>(x) + i * ldx, k * sizeof(uint16_t));
     } else {
-      RoundToPairs(static_cast<const float*>(x) + i * ldx, k, to);
+      RowToPairsFast(static_cast<const float*>(x) + i * ldx, k, to);
     }
   }
 }

@@ -16,17 +16,14 @@
 #include "backend/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 
 double SumOfSquares(const float* x, size_t n) {
-  const F32 d;
-  const hn::Repartition<double, F32> dd;
-  const size_t lanes = hn::Lanes(d);
+  const DF64 dd;
   auto even = hn::Zero(dd), odd = hn::Zero(dd);
   size_t i = 0;
-  for (; i < n; i += lanes) {
-    const VF32 v = i + lanes <= n ? ReadVec(d, x + i) : ReadPart(d, x + i, n - i);
+  for (; i < n; i += kLanes) {
+    const VF v = i + kLanes <= n ? ReadVec(x + i) : ReadPart(x + i, n - i);
     const auto lower = hn::PromoteLowerTo(dd, v), upper = hn::PromoteUpperTo(dd, v);
     even = hn::MulAdd(lower, lower, even);
     odd = hn::MulAdd(upper, upper, odd);
@@ -37,13 +34,12 @@ double SumOfSquares(const float* x, size_t n) {
 void ScaleInPlace(float* x, float factor, size_t n) {
   struct Times {
     float factor;
-    HWY_INLINE VF32 operator()(F32 d, VF32 v) const { return hn::Mul(v, hn::Set(d, factor)); }
+    HWY_INLINE VF operator()(DF d, VF v) const { return hn::Mul(v, hn::Set(d, factor)); }
   };
   Map(Times{factor}, n, x, x);
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -9,19 +9,18 @@
 #include "backend/cpu/step-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
 struct LionRule {
   const LionFactors& f;
 
-  HWY_INLINE void operator()(F32 d, VF32& p, VF32 g, VF32& m) const {
-    const VF32 blend = hn::MulAdd(hn::Set(d, f.blend_new), g, hn::Mul(hn::Set(d, f.blend), m));
+  HWY_INLINE void operator()(DF d, VF& p, VF g, VF& m) const {
+    const VF blend = hn::MulAdd(hn::Set(d, f.blend_new), g, hn::Mul(hn::Set(d, f.blend), m));
     // 0 and NaN are their own signs.
-    const VF32 zero = hn::Zero(d), one = hn::Set(d, 1.0f);
-    const VF32 sign = hn::IfThenElse(hn::Gt(blend, zero), one,
-                                     hn::IfThenElse(hn::Lt(blend, zero), hn::Neg(one), blend));
+    const VF zero = hn::Zero(d), one = hn::Set(d, 1.0f);
+    const VF sign = hn::IfThenElse(hn::Gt(blend, zero), one,
+                                   hn::IfThenElse(hn::Lt(blend, zero), hn::Neg(one), blend));
     p = hn::NegMulAdd(hn::Set(d, f.lr), sign, hn::Mul(hn::Set(d, f.decay), p));
     m = hn::MulAdd(hn::Set(d, f.momentum_new), g, hn::Mul(hn::Set(d, f.momentum), m));
   }
@@ -35,8 +34,7 @@ void LionRange(const LionArgs::Segment& segment, const LionFactors& factors, siz
                segment.grad.as<const float>(), segment.m.as<float>());
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

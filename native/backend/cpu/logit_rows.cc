@@ -10,31 +10,28 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/logit_rows.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "backend/cpu/simd-inl.h"
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
+namespace lora::cpu::HWY_NAMESPACE {
 
-// A vector may not be longer than a chunk.
-using Floats = hn::CappedTag<float, kLogitChunk>;
-using Doubles = hn::CappedTag<double, kLogitChunk>;
+static_assert(kLanes <= kLogitChunk);
 
 LogitScan RunScanLogits(const float* HWY_RESTRICT logits, size_t n, float* HWY_RESTRICT largest) {
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  const Floats d;
-  const size_t lanes = hn::Lanes(d), chunks = LogitChunks(n);
+  const DF d;
+  const size_t chunks = LogitChunks(n);
   const auto infinity = hn::Set(d, kInfinity);
   LogitScan scan{-kInfinity, -1, -1};
   for (size_t c = 0; c < chunks; ++c) {
     const float* HWY_RESTRICT chunk = logits + c * kLogitChunk;
     const size_t count = std::min(kLogitChunk, n - c * kLogitChunk);
     auto most = hn::Set(d, -kInfinity);
-    auto good = hn::FirstN(d, lanes);  // all
+    auto good = hn::FirstN(d, kLanes);  // all
     size_t i = 0;
-    for (; i + lanes <= count; i += lanes) {
+    for (; i + kLanes <= count; i += kLanes) {
       const auto v = hn::LoadU(d, chunk + i);
       most = hn::Max(most, v);
       good = hn::And(good, hn::Lt(v, infinity));
@@ -65,8 +62,8 @@ LogitScan RunScanLogits(const float* HWY_RESTRICT logits, size_t n, float* HWY_R
 
 void RunSumWeights(const float* HWY_RESTRICT logits, size_t n, float largest, float temperature,
                    double* HWY_RESTRICT sums) {
-  const Doubles d;
-  const hn::Rebind<float, Doubles> df;
+  const DF64 d;
+  const hn::Rebind<float, DF64> df;
   const size_t lanes = hn::Lanes(d);
   const auto top = hn::Set(d, static_cast<double>(largest));
   const auto divisor = hn::Set(d, static_cast<double>(temperature));
@@ -91,8 +88,7 @@ void RunSumWeights(const float* HWY_RESTRICT logits, size_t n, float largest, fl
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "backend/cpu/amx-inl.h"
+#include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/lora_kernels.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
@@ -21,27 +22,6 @@
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
-
-// Loads kLanes values of a row as f32.
-template <bool kBF16>
-HWY_INLINE VF LoadRow(const void* row, size_t at) {
-  if constexpr (kBF16) {
-    const DHalf dh;
-    return hn::PromoteTo(DF(), hn::LoadU(dh, static_cast<const hwy::bfloat16_t*>(row) + at));
-  } else {
-    return hn::LoadU(DF(), static_cast<const float*>(row) + at);
-  }
-}
-// Loads the first `count` < kLanes of them, and zeros beyond.
-template <bool kBF16>
-HWY_INLINE VF LoadRowPart(const void* row, size_t at, size_t count) {
-  if constexpr (kBF16) {
-    const DHalf dh;
-    return hn::PromoteTo(DF(), hn::LoadN(dh, static_cast<const hwy::bfloat16_t*>(row) + at, count));
-  } else {
-    return hn::LoadN(DF(), static_cast<const float*>(row) + at, count);
-  }
-}
 
 // ---- dropout ---------------------------------------------------------------------------------
 
@@ -85,24 +65,27 @@ void DropoutMask(const Dropout& dropout, Range rows, size_t columns, uint8_t* ma
 
 // ---- h = x·Bᵀ --------------------------------------------------------------------------------
 
+template <bool kBF16>
+using Value = std::conditional_t<kBF16, hwy::bfloat16_t, float>;
+
 // Loads a vector of 32-bit elements from a row of f32, or of bf16: widened, or pairs as they are.
 template <bool kBF16, bool kPairs>
 HWY_INLINE VU LoadElements(const void* row, size_t at) {
+  const auto* const from = static_cast<const Value<kBF16>*>(row) + at;
   if constexpr (kPairs) {
-    return hn::BitCast(
-        DU(), hn::LoadU(hn::Repartition<uint16_t, DF>(), static_cast<const uint16_t*>(row) + at));
+    return hn::BitCast(DU(), hn::LoadU(DBF(), from));
   } else {
-    return hn::BitCast(DU(), LoadRow<kBF16>(row, at));
+    return hn::BitCast(DU(), ReadVec(from));
   }
 }
 // Loads one from the first `count` values, and zeros beyond.
 template <bool kBF16, bool kPairs>
 HWY_INLINE VU LoadElementsPart(const void* row, size_t at, size_t count) {
+  const auto* const from = static_cast<const Value<kBF16>*>(row) + at;
   if constexpr (kPairs) {
-    return hn::BitCast(DU(), hn::LoadN(hn::Repartition<uint16_t, DF>(),
-                                       static_cast<const uint16_t*>(row) + at, count));
+    return hn::BitCast(DU(), hn::LoadN(DBF(), from, count));
   } else {
-    return hn::BitCast(DU(), LoadRowPart<kBF16>(row, at, count));
+    return hn::BitCast(DU(), ReadPart(from, count));
   }
 }
 
@@ -111,7 +94,7 @@ template <bool kPairs>
 HWY_INLINE VU Keep(VU v, const uint8_t* bits, size_t at) {
   const DU du;
   if constexpr (kPairs) {
-    const hn::Repartition<uint16_t, DU> dh;
+    const DU16 dh;
     const auto kept = hn::LoadMaskBits(dh, bits + at / 8);
     return hn::BitCast(du, hn::IfThenElseZero(kept, hn::BitCast(dh, v)));
   } else {
@@ -379,7 +362,7 @@ void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, flo
     for (; j + kLanes <= r; j += kLanes) {
       const VF scaled = hn::Mul(s, hn::LoadU(df, v + j));
       if (pairs) {
-        StoreBF16(scaled, halves + j);
+        WriteVecFast(scaled, halves + j);
       } else {
         hn::StoreU(scaled, df, floats + j);
       }
@@ -416,7 +399,7 @@ void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, siz
       const size_t count = std::min(kBlock, elements - e0);
       const size_t width = std::min(columns - 2 * e0, 2 * count);
       for (size_t i = 0; i < height; ++i) {
-        RoundToPairs(v + (i0 + i) * columns + 2 * e0, width, block + i * kBlock);
+        RowToPairsFast(v + (i0 + i) * columns + 2 * e0, width, block + i * kBlock);
       }
       TransposeElements(block, kBlock, height, count, dst + e0 * dst_stride + i0, dst_stride);
     }
@@ -488,12 +471,6 @@ void PackUpPanel(const float* a, size_t n, size_t r, Operands operands, size_t p
   }
 }
 
-// Rounds kLanes columns of an f32 row into the low halves of 32-bit lanes.
-HWY_INLINE VU RoundedHalves(VF v) {
-  const hn::Rebind<uint16_t, DF> du16;
-  return hn::PromoteTo(DU(), hn::BitCast(du16, hn::DemoteTo(DHalf(), v)));
-}
-
 void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint32_t* dst,
               size_t dst_stride) {
   const DF df;
@@ -504,8 +481,7 @@ void PairRows(const float* v, size_t v_stride, size_t rows, size_t columns, uint
     };
     size_t c = 0;
     for (; c < columns; c += kLanes) {
-      const VU low = RoundedHalves(load(0, c)), high = RoundedHalves(load(1, c));
-      hn::StoreN(hn::Or(low, hn::ShiftLeft<16>(high)), DU(), dst + c, dst_stride - c);
+      hn::StoreN(PairsOfFast(load(0, c), load(1, c)), DU(), dst + c, dst_stride - c);
     }
     if (c < dst_stride) std::fill(dst + c, dst + dst_stride, 0u);
   }
@@ -532,8 +508,7 @@ void PackDownPanel(const float* b, size_t n, size_t r, Operands operands, size_t
   for (size_t e = 0; e < elements; ++e, dst += kPanelWidth) {
     for (size_t c = 0; c < kPanelWidth; c += kLanes) {
       if (pairs) {
-        const VU low = RoundedHalves(load(2 * e, c)), high = RoundedHalves(load(2 * e + 1, c));
-        hn::StoreU(hn::Or(low, hn::ShiftLeft<16>(high)), du, dst + c);
+        hn::StoreU(PairsOfFast(load(2 * e, c), load(2 * e + 1, c)), du, dst + c);
       } else {
         hn::StoreU(hn::BitCast(du, load(e, c)), du, dst + c);
       }

@@ -43,7 +43,7 @@ HWY_INLINE void LoadColumns(const float* row, size_t columns, VF (&v)[kOuterVect
 // Loads kOuterWidth columns of a row of bf16, with zeros where the mask drops them.
 template <bool kMasked>
 HWY_INLINE auto LoadHalves(const uint16_t* row, const uint8_t* mask, size_t columns) {
-  const hn::Repartition<uint16_t, DU> dh;
+  const DU16 dh;
   const auto halves = columns == kOuterWidth ? hn::LoadU(dh, row) : hn::LoadN(dh, row, columns);
   if constexpr (!kMasked) return halves;
   return hn::IfThenElseZero(hn::LoadMaskBits(dh, mask), halves);
@@ -67,7 +67,7 @@ HWY_NOINLINE void OuterTile(const Outer& o, size_t rank, size_t column) {
   for (size_t i = 0; i < o.m; i += kRows) {
     VU zv[kOuterVectors];
     if constexpr (kPairs) {
-      const hn::Repartition<uint16_t, DU> dh;
+      const DU16 dh;
       const auto load = [&](size_t row) HWY_ATTR {
         return LoadHalves<kMasked>(reinterpret_cast<const uint16_t*>(z + row * row_bytes),
                                    kMasked ? mask + row * mask_stride : nullptr, columns);
@@ -160,7 +160,7 @@ template <bool kMasked>
 HWY_NOINLINE void PairOuterRows(const Outer& o, size_t row, size_t blocks, size_t column,
                                 uint32_t* HWY_RESTRICT to) {
   const DU du;
-  const hn::Repartition<uint16_t, DU> dh;
+  const DU16 dh;
   const size_t mask_stride = MaskStride(o.n);
   const uint16_t* const z = static_cast<const uint16_t*>(o.z) + column;
   const uint8_t* const mask = kMasked ? o.mask + column / 8 : nullptr;

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/cache_control.h"
@@ -77,18 +78,10 @@ HWY_INLINE void TransposePairs(const uint32_t* HWY_RESTRICT src, size_t src_stri
 
 // ---- expansion: elements of another format become those of the product -------------------------
 
-// Rounds finite f32 to bf16, in the upper half of each lane. The lower half is garbage.
-HWY_INLINE VU RoundToUpperHalf(VF v) {
-  const DU du;
-  const VU bits = hn::BitCast(du, v);
-  const VU odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1u));
-  return hn::Add(bits, hn::Add(hn::Set(du, 0x7fffu), odd));
-}
-
 // Returns value kIndex of each int8 quad times the scale of its lane.
 template <int kIndex>
 HWY_INLINE VF Int8Value(VU quad, VF scale) {
-  const hn::RebindToSigned<DU> di;
+  const DI di;
   const auto top = hn::BitCast(di, hn::ShiftLeft<24 - 8 * kIndex>(quad));
   return hn::Mul(hn::ConvertTo(DF(), hn::ShiftRight<24>(top)), scale);
 }
@@ -132,13 +125,8 @@ HWY_INLINE void Unpack(VU stored, VF scale, VU (&elements)[kPerStored<kPairs, kF
     const VF v0 = Int8Value<0>(stored, scale), v1 = Int8Value<1>(stored, scale);
     const VF v2 = Int8Value<2>(stored, scale), v3 = Int8Value<3>(stored, scale);
     if constexpr (kPairs) {
-      const VU high = hn::Set(du, 0xffff0000u);
-      const auto pair = [&](VF low_value, VF high_value) HWY_ATTR {
-        return hn::Or(hn::ShiftRight<16>(RoundToUpperHalf(low_value)),
-                      hn::And(RoundToUpperHalf(high_value), high));
-      };
-      elements[0] = pair(v0, v1);
-      elements[1] = pair(v2, v3);
+      elements[0] = JoinUpperHalves(RoundNumber(v0), RoundNumber(v1));
+      elements[1] = JoinUpperHalves(RoundNumber(v2), RoundNumber(v3));
     } else {
       elements[0] = hn::BitCast(du, v0);
       elements[1] = hn::BitCast(du, v1);

@@ -23,8 +23,7 @@
 #include "backend/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 
 // Returns Σ of `count` neighbours.
 double SumRun(const void* x, DType dtype, size_t begin, size_t count) {
@@ -39,21 +38,19 @@ double SumRun(const void* x, DType dtype, size_t begin, size_t count) {
 
 // sums[j] += x[begin + j] for j < count <= kBlock. Whole vectors of sums are read and written.
 void AddColumns(const void* x, DType dtype, size_t begin, size_t count, double* sums) {
-  const F32 d;
-  const hn::Repartition<double, F32> dd;
-  const size_t lanes = hn::Lanes(d), half = hn::Lanes(dd);
+  const DF64 dd;
+  const size_t half = hn::Lanes(dd);
   HWY_ALIGN float buffer[kBlock];
   const float* p = ReadBlock(x, dtype, begin, count, buffer);
-  for (size_t i = 0; i < count; i += lanes) {
-    const VF32 v = i + lanes <= count ? ReadVec(d, p + i) : ReadPart(d, p + i, count - i);
+  for (size_t i = 0; i < count; i += kLanes) {
+    const VF v = i + kLanes <= count ? ReadVec(p + i) : ReadPart(p + i, count - i);
     hn::StoreU(hn::Add(hn::LoadU(dd, sums + i), hn::PromoteLowerTo(dd, v)), dd, sums + i);
     hn::StoreU(hn::Add(hn::LoadU(dd, sums + i + half), hn::PromoteUpperTo(dd, v)), dd,
                sums + i + half);
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

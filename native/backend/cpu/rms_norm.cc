@@ -20,24 +20,22 @@
 #include "backend/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
 // Sums f over the vectors of [0, count), n elements each; lanes beyond n must add 0.
 template <class F>
 HWY_INLINE float SumVectors(size_t count, const F& f) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  VF32 s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
+  const DF d;
+  VF s0 = hn::Zero(d), s1 = hn::Zero(d), s2 = hn::Zero(d), s3 = hn::Zero(d);
   size_t i = 0;
-  for (; i + 4 * lanes <= count; i += 4 * lanes) {
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
     s0 = f.Add(s0, i);
-    s1 = f.Add(s1, i + lanes);
-    s2 = f.Add(s2, i + 2 * lanes);
-    s3 = f.Add(s3, i + 3 * lanes);
+    s1 = f.Add(s1, i + kLanes);
+    s2 = f.Add(s2, i + 2 * kLanes);
+    s3 = f.Add(s3, i + 3 * kLanes);
   }
-  for (; i + lanes <= count; i += lanes) s0 = f.Add(s0, i);
+  for (; i + kLanes <= count; i += kLanes) s0 = f.Add(s0, i);
   if (i < count) s1 = f.AddPart(s1, i, count - i);
   return hn::ReduceSum(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)));
 }
@@ -45,12 +43,12 @@ HWY_INLINE float SumVectors(size_t count, const F& f) {
 template <class T>
 struct Squares {
   const T* x;
-  HWY_INLINE VF32 Add(VF32 sum, size_t i) const {
-    const VF32 v = ReadVec(F32(), x + i);
+  HWY_INLINE VF Add(VF sum, size_t i) const {
+    const VF v = ReadVec(x + i);
     return hn::MulAdd(v, v, sum);
   }
-  HWY_INLINE VF32 AddPart(VF32 sum, size_t i, size_t n) const {
-    const VF32 v = ReadPart(F32(), x + i, n);
+  HWY_INLINE VF AddPart(VF sum, size_t i, size_t n) const {
+    const VF v = ReadPart(x + i, n);
     return hn::MulAdd(v, v, sum);
   }
 };
@@ -60,27 +58,24 @@ struct Products {  // g·w·x
   const Y* g;
   const X* x;
   const float* w;
-  HWY_INLINE VF32 Add(VF32 sum, size_t i) const {
-    const F32 d;
-    return hn::MulAdd(hn::Mul(ReadVec(d, g + i), ReadVec(d, w + i)), ReadVec(d, x + i), sum);
+  HWY_INLINE VF Add(VF sum, size_t i) const {
+    return hn::MulAdd(hn::Mul(ReadVec(g + i), ReadVec(w + i)), ReadVec(x + i), sum);
   }
-  HWY_INLINE VF32 AddPart(VF32 sum, size_t i, size_t n) const {
-    const F32 d;
-    return hn::MulAdd(hn::Mul(ReadPart(d, g + i, n), ReadPart(d, w + i, n)), ReadPart(d, x + i, n),
-                      sum);
+  HWY_INLINE VF AddPart(VF sum, size_t i, size_t n) const {
+    return hn::MulAdd(hn::Mul(ReadPart(g + i, n), ReadPart(w + i, n)), ReadPart(x + i, n), sum);
   }
 };
 
 struct Normalize {
   float rstd;
-  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 w) const {
+  HWY_INLINE VF operator()(DF d, VF x, VF w) const {
     return hn::Mul(hn::Mul(x, hn::Set(d, rstd)), w);
   }
 };
 
 struct NormalizeGradient {
   float rstd, c;
-  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g, VF32 w) const {
+  HWY_INLINE VF operator()(DF d, VF x, VF g, VF w) const {
     return hn::Mul(hn::Set(d, rstd), hn::NegMulAdd(x, hn::Set(d, c), hn::Mul(g, w)));
   }
 };
@@ -131,8 +126,7 @@ void RmsNormBackwardRows(const RmsNormBackwardArgs& args, const float* w, size_t
            [&]<class X, class Y>() { BackwardRows<X, Y>(args, w, begin, end); });
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

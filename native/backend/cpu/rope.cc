@@ -14,29 +14,27 @@
 #include "backend/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
 template <class T>
 HWY_INLINE void RotateHead(const T* x, const float* cos, const float* sin, bool inverse,
                            size_t half, T* y) {
-  const F32 d;
-  const size_t lanes = hn::Lanes(d);
-  const VF32 flip = hn::Set(d, inverse ? -1.0f : 1.0f);
+  const DF d;
+  const VF flip = hn::Set(d, inverse ? -1.0f : 1.0f);
   size_t i = 0;
-  for (; i + lanes <= half; i += lanes) {
-    const VF32 x1 = ReadVec(d, x + i), x2 = ReadVec(d, x + half + i);
-    const VF32 c = ReadVec(d, cos + i), s = hn::Mul(flip, ReadVec(d, sin + i));
-    WriteVec(d, hn::NegMulAdd(x2, s, hn::Mul(x1, c)), y + i);
-    WriteVec(d, hn::MulAdd(x1, s, hn::Mul(x2, c)), y + half + i);
+  for (; i + kLanes <= half; i += kLanes) {
+    const VF x1 = ReadVec(x + i), x2 = ReadVec(x + half + i);
+    const VF c = ReadVec(cos + i), s = hn::Mul(flip, ReadVec(sin + i));
+    WriteVec(hn::NegMulAdd(x2, s, hn::Mul(x1, c)), y + i);
+    WriteVec(hn::MulAdd(x1, s, hn::Mul(x2, c)), y + half + i);
   }
   if (i == half) return;
   const size_t n = half - i;
-  const VF32 x1 = ReadPart(d, x + i, n), x2 = ReadPart(d, x + half + i, n);
-  const VF32 c = ReadPart(d, cos + i, n), s = hn::Mul(flip, ReadPart(d, sin + i, n));
-  WritePart(d, hn::NegMulAdd(x2, s, hn::Mul(x1, c)), y + i, n);
-  WritePart(d, hn::MulAdd(x1, s, hn::Mul(x2, c)), y + half + i, n);
+  const VF x1 = ReadPart(x + i, n), x2 = ReadPart(x + half + i, n);
+  const VF c = ReadPart(cos + i, n), s = hn::Mul(flip, ReadPart(sin + i, n));
+  WritePart(hn::NegMulAdd(x2, s, hn::Mul(x1, c)), y + i, n);
+  WritePart(hn::MulAdd(x1, s, hn::Mul(x2, c)), y + half + i, n);
 }
 
 template <class T>
@@ -67,8 +65,7 @@ void RopeTokens(const RopeArgs& args, size_t begin, size_t end) {
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

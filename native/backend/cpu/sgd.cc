@@ -9,22 +9,21 @@
 #include "backend/cpu/step-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
 struct SgdRule {
   const SgdFactors& f;
 
-  HWY_INLINE VF32 Decayed(F32 d, VF32 p, VF32 g) const {
+  HWY_INLINE VF Decayed(DF d, VF p, VF g) const {
     return hn::MulAdd(hn::Set(d, f.weight_decay), p, g);
   }
-  HWY_INLINE void operator()(F32 d, VF32& p, VF32 g) const {
+  HWY_INLINE void operator()(DF d, VF& p, VF g) const {
     p = hn::NegMulAdd(hn::Set(d, f.lr), Decayed(d, p, g), p);
   }
-  HWY_INLINE void operator()(F32 d, VF32& p, VF32 g, VF32& v) const {
+  HWY_INLINE void operator()(DF d, VF& p, VF g, VF& v) const {
     g = Decayed(d, p, g);
-    const VF32 momentum = hn::Set(d, f.momentum);
+    const VF momentum = hn::Set(d, f.momentum);
     v = hn::MulAdd(momentum, v, g);
     p = hn::NegMulAdd(hn::Set(d, f.lr), f.nesterov != 0 ? hn::MulAdd(momentum, v, g) : v, p);
   }
@@ -44,8 +43,7 @@ void SgdRange(const SgdArgs::Segment& segment, const SgdFactors& factors, size_t
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE

@@ -22,12 +22,20 @@ HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// Tags (D…) and vectors (V…) of Highway, by their elements.
 using DF = hn::ScalableTag<float>;
-using DU = hn::ScalableTag<uint32_t>;
-using DBF = hn::Repartition<hwy::bfloat16_t, DF>;
-using DHalf = hn::Rebind<hwy::bfloat16_t, DF>;  // as many bf16 as a DF has f32
+using DU = hn::RebindToUnsigned<DF>;
+using DI = hn::RebindToSigned<DF>;
+using DF64 = hn::Repartition<double, DF>;  // half as many
 using VF = hn::Vec<DF>;
 using VU = hn::Vec<DU>;
+using VI = hn::Vec<DI>;
+// Two values of 16 bits for each lane of a DF, and one.
+using DBF = hn::Repartition<hwy::bfloat16_t, DF>;
+using DU16 = hn::Repartition<uint16_t, DF>;
+using DHalfBF = hn::Rebind<hwy::bfloat16_t, DF>;
+using DHalfF16 = hn::Rebind<hwy::float16_t, DF>;
+using DHalfU16 = hn::Rebind<uint16_t, DF>;
 
 // The targets of this build have fixed vector lengths. SVE and RVV are left out, because they
 // allow no arrays of Vec.
@@ -118,11 +126,6 @@ HWY_INLINE void StoreSums(const VF (&acc)[kRows][kVectors], float* sums) {
   }
 }
 
-HWY_INLINE void StoreBF16(VF v, uint16_t* to) {
-  const DHalf dh;
-  hn::StoreU(hn::DemoteTo(dh, v), dh, reinterpret_cast<hwy::bfloat16_t*>(to));
-}
-
 // Returns the sum of a vector's blocks of 4 lanes.
 template <class D>
 HWY_INLINE hn::Vec<hn::FixedTag<float, 4>> SumBlocks(D, hn::Vec<D> v) {
@@ -150,7 +153,7 @@ struct RowPairs {
   VU lower, upper;
   template <class VHalf>
   HWY_INLINE RowPairs(VHalf first, VHalf second) {
-    const hn::Repartition<uint16_t, DU> dh;
+    const DU16 dh;
     lower = hn::BitCast(DU(), hn::InterleaveLower(dh, first, second));
     upper = hn::BitCast(DU(), hn::InterleaveUpper(dh, first, second));
   }
@@ -233,16 +236,6 @@ HWY_INLINE void TransposeElements(const uint32_t* HWY_RESTRICT src, size_t src_s
   for (; j < rows; ++j) {
     for (size_t c = 0; c < columns; ++c) dst[c * dst_stride + j] = src[j * src_stride + c];
   }
-}
-
-// dst [⌈k/2⌉ pairs] ← x [k] rounded to bf16.
-HWY_INLINE void RoundToPairs(const float* HWY_RESTRICT x, size_t k, uint32_t* HWY_RESTRICT dst) {
-  const DF df;
-  uint16_t* to = reinterpret_cast<uint16_t*>(dst);
-  size_t i = 0;
-  for (; i + kLanes <= k; i += kLanes) StoreBF16(hn::LoadU(df, x + i), to + i);
-  for (; i < k; ++i) to[i] = BF16FromF32(x[i]);
-  if (k % 2 != 0) to[k] = 0;
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <span>
 
+#include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/gemm-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
@@ -156,7 +157,7 @@ HWY_INLINE void FinishSums(const RowsTile& t, size_t rows) {
     for (; c + kLanes <= columns; c += kLanes) {
       const VF v = FinishColumns(hn::LoadU(DF(), sums + c), factor, product.bias, t.column + c);
       if (product.y_is_bf16) {
-        StoreBF16(v, static_cast<uint16_t*>(product.y) + to + c);
+        WriteVecFast(v, static_cast<uint16_t*>(product.y) + to + c);
       } else {
         hn::StoreU(v, DF(), static_cast<float*>(product.y) + to + c);
       }
@@ -193,7 +194,7 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
       const VF v = FinishColumns(acc[i][j], factor, product.bias, t.column + j * kLanes);
       const size_t at = (t.row + i) * product.ldy + t.column + j * kLanes;
       if (product.y_is_bf16) {
-        StoreBF16(v, static_cast<uint16_t*>(product.y) + at);
+        WriteVecFast(v, static_cast<uint16_t*>(product.y) + at);
       } else {
         hn::StoreU(v, df, static_cast<float*>(product.y) + at);
       }

@@ -19,6 +19,7 @@
 #include <cstdint>
 
 #include "backend/cpu/amx-inl.h"
+#include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
@@ -40,7 +41,7 @@ HWY_INLINE void SplitX(VF v, VF (&parts)[kParts]) {
   const VF most = hn::BitCast(df, hn::Set(du, 0x7f7f0000u));
   const auto finite = hn::IsFinite(v);
   const auto round = [&](VF value) HWY_ATTR {
-    const VU upper = hn::And(RoundToUpperHalf(value), hn::Set(du, 0xffff0000u));
+    const VU upper = hn::And(RoundNumber(value), hn::Set(du, 0xffff0000u));
     return hn::IfThenElseZero(finite, hn::BitCast(df, upper));
   };
   // The largest values would be rounded to infinity.
@@ -55,7 +56,7 @@ HWY_INLINE void SplitRow(const float* HWY_RESTRICT x, size_t k, float scale,
                          uint32_t* HWY_RESTRICT dst) {
   const DF df;
   const DU du;
-  const hn::Repartition<uint16_t, DF> dh;
+  const DU16 dh;
   const VF s = hn::Set(df, scale);
   for (size_t at = 0; at < k; at += 2 * kLanes, dst += kParts * kSplitPairs) {
     VF low, high;

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "backend/cpu/amx-inl.h"
+#include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
@@ -25,15 +26,6 @@ namespace lora::cpu::HWY_NAMESPACE {
 struct OutputBlock {
   size_t row, rows, column, columns;
 };
-
-template <class T>
-HWY_INLINE void StoreSum(VF v, T* y) {
-  if constexpr (std::is_same_v<T, float>) {
-    hn::StoreU(v, DF(), y);
-  } else {
-    StoreBF16(v, y);
-  }
-}
 
 // What becomes of the products of one pass. A pass is summed by itself and then added, which rounds
 // a long sum less than going on from it, and takes no longer. The sums of an output in bf16 are f32
@@ -110,8 +102,8 @@ class PassOutput {
           a = hn::Add(a, hn::LoadU(df, sums + i * ld_sums));
           b = hn::Add(b, hn::LoadU(df, sums + i * ld_sums + kLanes));
         }
-        StoreSum(a, to + i * stride);
-        StoreSum(b, to + i * stride + kLanes);
+        WriteVecFast(a, to + i * stride);
+        WriteVecFast(b, to + i * stride + kLanes);
       }
       return;
     }
@@ -125,11 +117,11 @@ class PassOutput {
         if (factor) v = hn::Mul(v, hn::LoadN(df, factor + j, count));
         if (bias) v = hn::Add(v, hn::LoadN(df, bias + j, count));
         if (count == kLanes) {
-          StoreSum(v, to + i * stride + j);
+          WriteVecFast(v, to + i * stride + j);
           continue;
         }
         alignas(64) T part[kLanes];
-        StoreSum(v, part);
+        WriteVecFast(v, part);
         std::copy_n(part, count, to + i * stride + j);
       }
     }

@@ -11,70 +11,70 @@
 #define HWY_TARGET_INCLUDE "backend/cpu/unary.cc"
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
+#include "backend/cpu/math-inl.h"
 #include "backend/cpu/vector-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace lora::cpu {
-namespace HWY_NAMESPACE {
+namespace lora::cpu::HWY_NAMESPACE {
 namespace {
 
 struct Copy {
-  HWY_INLINE VF32 operator()(F32, VF32 x) const { return x; }
+  HWY_INLINE VF operator()(DF, VF x) const { return x; }
 };
 struct Scale {
   float alpha;
-  HWY_INLINE VF32 operator()(F32 d, VF32 x) const { return hn::Mul(x, hn::Set(d, alpha)); }
+  HWY_INLINE VF operator()(DF d, VF x) const { return hn::Mul(x, hn::Set(d, alpha)); }
 };
 struct Square {
-  HWY_INLINE VF32 operator()(F32, VF32 x) const { return hn::Mul(x, x); }
+  HWY_INLINE VF operator()(DF, VF x) const { return hn::Mul(x, x); }
 };
 struct Sqrt {
-  HWY_INLINE VF32 operator()(F32, VF32 x) const { return hn::Sqrt(x); }
+  HWY_INLINE VF operator()(DF, VF x) const { return hn::Sqrt(x); }
 };
 struct Relu {  // a NaN stays
-  HWY_INLINE VF32 operator()(F32 d, VF32 x) const {
+  HWY_INLINE VF operator()(DF d, VF x) const {
     return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Zero(d), x);
   }
 };
 struct Gelu {
-  HWY_INLINE VF32 operator()(F32 d, VF32 x) const { return hn::Mul(x, Normal(d, x).cdf); }
+  HWY_INLINE VF operator()(DF, VF x) const { return hn::Mul(x, Normal(x).cdf); }
 };
 struct Silu {
-  HWY_INLINE VF32 operator()(F32 d, VF32 x) const {
-    const SigmoidParts<1> sigmoid(d, {x});
+  HWY_INLINE VF operator()(DF, VF x) const {
+    const SigmoidParts<1> sigmoid({x});
     return hn::Mul(sigmoid.x[0], sigmoid.s[0]);
   }
 };
 
 struct CopyGradient {
-  HWY_INLINE VF32 operator()(F32, VF32, VF32 g) const { return g; }
+  HWY_INLINE VF operator()(DF, VF, VF g) const { return g; }
 };
 struct ScaleGradient {
   float alpha;
-  HWY_INLINE VF32 operator()(F32 d, VF32, VF32 g) const { return hn::Mul(g, hn::Set(d, alpha)); }
+  HWY_INLINE VF operator()(DF d, VF, VF g) const { return hn::Mul(g, hn::Set(d, alpha)); }
 };
 struct SquareGradient {
-  HWY_INLINE VF32 operator()(F32, VF32 x, VF32 g) const { return hn::Mul(hn::Add(x, x), g); }
+  HWY_INLINE VF operator()(DF, VF x, VF g) const { return hn::Mul(hn::Add(x, x), g); }
 };
 struct SqrtGradient {
-  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
+  HWY_INLINE VF operator()(DF d, VF x, VF g) const {
     return hn::Div(hn::Mul(g, hn::Set(d, 0.5f)), hn::Sqrt(x));
   }
 };
 struct ReluGradient {
-  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
+  HWY_INLINE VF operator()(DF d, VF x, VF g) const {
     return hn::IfThenElseZero(hn::Gt(x, hn::Zero(d)), g);
   }
 };
 struct GeluGradient {
-  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
-    const NormalPair normal = Normal(d, x);
+  HWY_INLINE VF operator()(DF, VF x, VF g) const {
+    const NormalPair normal = Normal(x);
     return hn::Mul(g, hn::MulAdd(x, normal.density, normal.cdf));
   }
 };
 struct SiluGradient {
-  HWY_INLINE VF32 operator()(F32 d, VF32 x, VF32 g) const {
-    const SigmoidParts<1> sigmoid(d, {x});
+  HWY_INLINE VF operator()(DF d, VF x, VF g) const {
+    const SigmoidParts<1> sigmoid({x});
     return hn::Mul(hn::Mul(g, sigmoid.s[0]),
                    hn::MulAdd(sigmoid.x[0], sigmoid.c[0], hn::Set(d, 1.0f)));
   }
@@ -143,8 +143,7 @@ void UnaryBackwardRange(const UnaryBackwardArgs& args, size_t begin, size_t end)
   }
 }
 
-}  // namespace HWY_NAMESPACE
-}  // namespace lora::cpu
+}  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
