@@ -158,14 +158,9 @@ HWY_INLINE void MaskScores(const RowTile& t, int32_t from, int32_t to, float* sc
 // and less at the end.
 template <size_t kStep, class Step>
 HWY_INLINE void ForEachKeys(size_t count, const Step& step) {
-  static_assert(kStep == 2 || kStep == 4);
   size_t j = 0;
   for (; j + kStep <= count; j += kStep) step(std::integral_constant<size_t, kStep>(), j);
-  if constexpr (kStep == 4) {
-    if (count - j == 3) return step(std::integral_constant<size_t, 3>(), j);
-    if (count - j == 2) return step(std::integral_constant<size_t, 2>(), j);
-  }
-  if (count - j == 1) step(std::integral_constant<size_t, 1>(), j);
+  if (j < count) ForCount<kStep - 1>(count - j, [&](auto n) HWY_ATTR { step(n, j); });
 }
 
 // Stores the pairs of neighbouring keys from j on, and calls use(pairs) for each vector of them;

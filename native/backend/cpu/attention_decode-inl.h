@@ -294,16 +294,7 @@ template <class Use>
 HWY_INLINE void ForRowBlocks(size_t rows, const Use& use) {
   size_t row = 0;
   for (; row + 4 <= rows; row += 4) use(std::integral_constant<size_t, 4>(), row);
-  switch (rows - row) {
-    case 3:
-      return use(std::integral_constant<size_t, 3>(), row);
-    case 2:
-      return use(std::integral_constant<size_t, 2>(), row);
-    case 1:
-      return use(std::integral_constant<size_t, 1>(), row);
-    default:
-      return;
-  }
+  if (row < rows) ForCount<3>(rows - row, [&](auto n) HWY_ATTR { use(n, row); });
 }
 
 // Does a step of the online softmax of each row over scores[0, count), in units of ln 2, with lanes

@@ -32,8 +32,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-constexpr size_t kCacheLine = 64;
-
 // acc += x [kRows rows] · panel. The panel is prefetched kAhead elements before it is used.
 template <bool kPairs, size_t kAhead, size_t kRows>
 HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
@@ -160,25 +158,6 @@ HWY_NOINLINE void MultiplyTile(const Tile& t) {
   }
 }
 
-template <bool kPairs, bool kMasked>
-HWY_INLINE void MultiplyTileOf(size_t rows, const Tile& t) {
-  static_assert(kTileM == 6);
-  switch (rows) {
-    case 1:
-      return MultiplyTile<kPairs, kMasked, 1>(t);
-    case 2:
-      return MultiplyTile<kPairs, kMasked, 2>(t);
-    case 3:
-      return MultiplyTile<kPairs, kMasked, 3>(t);
-    case 4:
-      return MultiplyTile<kPairs, kMasked, 4>(t);
-    case 5:
-      return MultiplyTile<kPairs, kMasked, 5>(t);
-    default:
-      return MultiplyTile<kPairs, kMasked, 6>(t);
-  }
-}
-
 // Fetches the beginning of some rows that a step reads next; the hardware then goes on with them.
 HWY_INLINE void PrefetchRows(const Step& step, Range rows) {
   if (step.elements == 0) return;
@@ -226,11 +205,10 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
       t.ldy = 0;
       t.y_bf16 = nullptr;
     }
-    if (pass.mask) {
-      MultiplyTileOf<kPairs, true>(r.end - r.begin, t);
-    } else {
-      MultiplyTileOf<kPairs, false>(r.end - r.begin, t);
-    }
+    ForCount<kTileM>(r.end - r.begin, [&](auto count) HWY_ATTR {
+      if (pass.mask) return MultiplyTile<kPairs, true, count()>(t);
+      MultiplyTile<kPairs, false, count()>(t);
+    });
   }
 }
 

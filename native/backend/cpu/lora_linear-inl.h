@@ -292,21 +292,9 @@ HWY_NOINLINE void UpTransposedRows(const uint32_t* g, size_t g_stride, size_t el
 template <bool kPairs>
 void UpTransposedAll(const uint32_t* g, size_t g_stride, size_t rows, size_t elements,
                      const uint32_t* a, size_t r_padded, bool add, float* u) {
-  static_assert(kTileM == 6);
-  switch (rows) {
-    case 1:
-      return UpTransposedRows<kPairs, 1>(g, g_stride, elements, a, r_padded, add, u);
-    case 2:
-      return UpTransposedRows<kPairs, 2>(g, g_stride, elements, a, r_padded, add, u);
-    case 3:
-      return UpTransposedRows<kPairs, 3>(g, g_stride, elements, a, r_padded, add, u);
-    case 4:
-      return UpTransposedRows<kPairs, 4>(g, g_stride, elements, a, r_padded, add, u);
-    case 5:
-      return UpTransposedRows<kPairs, 5>(g, g_stride, elements, a, r_padded, add, u);
-    default:
-      return UpTransposedRows<kPairs, 6>(g, g_stride, elements, a, r_padded, add, u);
-  }
+  ForCount<kTileM>(rows, [&](auto count) HWY_ATTR {
+    UpTransposedRows<kPairs, count()>(g, g_stride, elements, a, r_padded, add, u);
+  });
 }
 
 #if LORA_AMX

@@ -47,6 +47,7 @@ constexpr size_t kVectors = 2;
 constexpr size_t kVectors = 4;
 #endif
 constexpr size_t kPanelWidth = kVectors * kLanes;
+constexpr size_t kCacheLine = 64;
 
 // Whether one instruction adds both products of a bf16 pair to its lane, faster than two of f32 do:
 // CPUs with AMX (amx-inl.h) run it in four times the cycles of one of f32. On ARM, Highway 1.2
@@ -93,6 +94,15 @@ HWY_INLINE hn::Mask<DU> KeptColumns(const uint8_t* bits, size_t column) {
 
 HWY_INLINE VF KeepColumns(VF v, const uint8_t* bits, size_t column) {
   return hn::IfThenElseZero(hn::RebindMask(DF(), KeptColumns(bits, column)), v);
+}
+
+// Calls use(n) with `count`, which is 1 to kMost, as a constant.
+template <size_t kMost, class Use>
+HWY_INLINE void ForCount(size_t count, const Use& use) {
+  if constexpr (kMost > 1) {
+    if (count != kMost) return ForCount<kMost - 1>(count, use);
+  }
+  use(std::integral_constant<size_t, kMost>());
 }
 
 template <size_t kRows, size_t kVecs>

@@ -65,26 +65,6 @@ HWY_INLINE void MultiplyStream(const uint32_t* HWY_RESTRICT x, size_t x_stride,
   }
 }
 
-// Calls of<kRows>() for a tile of that many rows.
-template <class Of>
-HWY_INLINE void ForRows(size_t rows, const Of& of) {
-  static_assert(kTileM == 6);
-  switch (rows) {
-    case 1:
-      return of(std::integral_constant<size_t, 1>());
-    case 2:
-      return of(std::integral_constant<size_t, 2>());
-    case 3:
-      return of(std::integral_constant<size_t, 3>());
-    case 4:
-      return of(std::integral_constant<size_t, 4>());
-    case 5:
-      return of(std::integral_constant<size_t, 5>());
-    default:
-      return of(std::integral_constant<size_t, 6>());
-  }
-}
-
 template <bool kPairs, size_t kRows>
 HWY_NOINLINE void AddLowRankTile(const uint32_t* h, size_t h_stride, const uint32_t* block,
                                  size_t elements, float* sums) {
@@ -101,7 +81,7 @@ HWY_INLINE void AddLowRankElements(const LowRankRows& low, size_t first, const u
   const size_t rows = low.end - low.begin, tiles = Tiles(rows);
   for (size_t tile = 0; tile < tiles; ++tile) {
     const Range of = Split(rows, tiles, tile);
-    ForRows(of.end - of.begin, [&](auto count) HWY_ATTR {
+    ForCount<kTileM>(of.end - of.begin, [&](auto count) HWY_ATTR {
       AddLowRankTile<kPairs, count()>(low.h + of.begin * low.h_stride + first, low.h_stride, block,
                                       elements, sums + (low.begin + of.begin) * kPanelWidth);
     });
@@ -300,7 +280,7 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
       t.row = of.begin;
       t.x = step.x + of.begin * step.x_stride + block.first;
       t.sums = scratch.sums + of.begin * kPanelWidth;
-      ForRows(of.end - of.begin, [&](auto count) HWY_ATTR {
+      ForCount<kTileM>(of.end - of.begin, [&](auto count) HWY_ATTR {
         if (streams) {
           t.ahead.at = here + kStreamAhead * kPanelBytes;
           MultiplyRowsTile<kPairs, kPanelLines, count()>(t);

@@ -194,28 +194,9 @@ HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA<A> a, const B* HWY_RE
     from.data += row * a.row_step;
     TileC to = c;
     to.data += row * c.stride;
-#define LORA_MICRO(N) MicroGemm<N, kVecs>(depth, from, b, ldb, to)
-    switch (end - row) {
-      case 6:
-        LORA_MICRO(6);
-        break;
-      case 5:
-        LORA_MICRO(5);
-        break;
-      case 4:
-        LORA_MICRO(4);
-        break;
-      case 3:
-        LORA_MICRO(3);
-        break;
-      case 2:
-        LORA_MICRO(2);
-        break;
-      default:
-        LORA_MICRO(1);
-        break;
-    }
-#undef LORA_MICRO
+    ForCount<kBlockRows>(end - row, [&](auto count) HWY_ATTR {
+      MicroGemm<count(), kVecs>(depth, from, b, ldb, to);
+    });
     row = end;
   }
 }
@@ -235,22 +216,8 @@ HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
     TileC pc = c;
     pc.data += vec * kLanes;
     if (c.factors) pc.factors += vec * kLanes;
-    switch (end - vec) {
-#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET_IS_NEON
-      case 4:
-        GemmPanel<4>(rows, depth, a, pb, ldb, pc);
-        break;
-      case 3:
-        GemmPanel<3>(rows, depth, a, pb, ldb, pc);
-        break;
-#endif
-      case 2:
-        GemmPanel<2>(rows, depth, a, pb, ldb, pc);
-        break;
-      default:
-        GemmPanel<1>(rows, depth, a, pb, ldb, pc);
-        break;
-    }
+    ForCount<kBlockVecs>(
+        end - vec, [&](auto count) HWY_ATTR { GemmPanel<count()>(rows, depth, a, pb, ldb, pc); });
     vec = end;
   }
 }
