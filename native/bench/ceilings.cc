@@ -70,13 +70,13 @@ double MultiplyAddF32(const uint32_t* values, float* sink) {
 // Adds kTurns products of tiles to four sums. Their numbers vary, because a CPU lowers its clock
 // for such ones and not for equal ones.
 LORA_AMX_ATTR double MultiplyAddTiles(float* sink) {
-  alignas(64) std::array<uint32_t, kTileRows * kTilePairs> values;
+  alignas(64) std::array<uint32_t, kAmxRows * kAmxPairs> values;
   for (size_t i = 0; i < values.size(); ++i) {
     values[i] = 0x3c003c00u | (static_cast<uint32_t>(i) * 2654435761u & 0x80ff80ffu);
   }
-  alignas(64) std::array<float, kTileRows * kTileColumns> sums;
+  alignas(64) std::array<float, kAmxRows * kAmxColumns> sums;
   TileRegisters registers;
-  registers.ConfigureBlock(kBlockTileRows);
+  registers.ConfigureBlock(kAmxBlockRows);
   HWY_FENCE;
   _tile_loadd(4, values.data(), 64);
   _tile_loadd(5, values.data(), 64);
@@ -92,7 +92,7 @@ LORA_AMX_ATTR double MultiplyAddTiles(float* sink) {
   _tile_stored(0, sums.data(), 64);
   HWY_FENCE;
   *sink += sums[0];
-  return 2.0 * 4 * kTurns * kTileRows * kTileColumns * 2 * kTilePairs;
+  return 2.0 * 4 * kTurns * kAmxRows * kAmxColumns * 2 * kAmxPairs;
 }
 #endif
 

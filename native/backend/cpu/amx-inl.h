@@ -46,9 +46,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-constexpr size_t kTileRows = 16, kTilePairs = 16, kTileColumns = 16;
-constexpr size_t kBlockTileRows = 2 * kTileRows, kBlockTileColumns = 2 * kTileColumns;
-static_assert(kLanes == kTileColumns && kPanelWidth % kBlockTileColumns == 0);
+static_assert(kLanes == kAmxColumns && kPanelWidth % kAmxBlockColumns == 0);
 
 // The shapes of the tile registers of one thread, from construction to destruction. The destructor
 // lets the operating system skip the registers when it switches threads.
@@ -60,18 +58,18 @@ class TileRegisters {
   }
   TileRegisters(const TileRegisters&) = delete;
 
-  // For a block of up to kBlockTileRows rows: sums 0 to 3 (by rows, then columns), A in 4 and 5, B
-  // in 6 and 7. The upper tiles hold the first kTileRows rows, the lower ones the rest.
+  // For a block of up to kAmxBlockRows rows: sums 0 to 3 (by rows, then columns), A in 4 and 5, B
+  // in 6 and 7. The upper tiles hold the first kAmxRows rows, the lower ones the rest.
   LORA_AMX_ATTR void ConfigureBlock(size_t rows) {
-    const size_t upper = rows < kTileRows ? rows : kTileRows, lower = rows - upper;
+    const size_t upper = rows < kAmxRows ? rows : kAmxRows, lower = rows - upper;
     // Without rows it would be no register, although nothing uses it.
-    const size_t some = lower == 0 ? kTileRows : lower;
-    Configure({upper, upper, some, some, upper, some, kTilePairs, kTilePairs}, rows);
+    const size_t some = lower == 0 ? kAmxRows : lower;
+    Configure({upper, upper, some, some, upper, some, kAmxPairs, kAmxPairs}, rows);
   }
 
-  // For up to kTileRows rows of a whole panel: sums 0 to 3, A in 4, and three registers for B.
+  // For up to kAmxRows rows of a whole panel: sums 0 to 3, A in 4, and three registers for B.
   LORA_AMX_ATTR void ConfigureRow(size_t rows) {
-    Configure({rows, rows, rows, rows, rows, kTilePairs, kTilePairs, kTilePairs}, rows);
+    Configure({rows, rows, rows, rows, rows, kAmxPairs, kAmxPairs, kAmxPairs}, rows);
   }
 
  private:
@@ -96,7 +94,7 @@ struct RowsToWrite {
   size_t rows = 0, row_bytes = 0, stride_bytes = 0;
 };
 
-// x of up to kBlockTileRows rows and kBlockTileColumns columns of a panel, both of `elements`
+// x of up to kAmxBlockRows rows and kAmxBlockColumns columns of a panel, both of `elements`
 // pairs, and where the next part of W is that is fetched meanwhile into the L2 cache, or null:
 // PrefetchedBy(elements) of it. The lines of `writes` are fetched too, unless there is not even one
 // whole tile of pairs. Both are split f32 (operands.h) where W has `parts`, else 0.
@@ -113,13 +111,13 @@ struct TileOperands {
 // Two lines with each tile of pairs are a whole panel over 512 rows.
 constexpr size_t kAheadLines = 2, kLineElements = 64 / sizeof(uint32_t);
 constexpr size_t PrefetchedBy(size_t elements) {
-  return elements / kTilePairs * kAheadLines * kLineElements;
+  return elements / kAmxPairs * kAheadLines * kLineElements;
 }
 
 // Fetches a tile into the L1 cache. Its rows are a cache line each.
 HWY_INLINE void FetchTile(const uint32_t* at, size_t stride) {
   HWY_UNROLL(4)
-  for (size_t i = 0; i < kTileRows; i += 4, at += 4 * stride) {
+  for (size_t i = 0; i < kAmxRows; i += 4, at += 4 * stride) {
     asm("" : "+r"(at));  // or GCC computes 16 addresses before the loop, and keeps them in memory
     _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
     _mm_prefetch(reinterpret_cast<const char*>(at + stride), _MM_HINT_T0);
@@ -144,21 +142,21 @@ template <bool kTall, bool kWide, bool kFetches = true>
 LORA_AMX_ATTR HWY_INLINE void AddTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
                                        size_t w_stride) {
   const size_t x_bytes = x_stride * sizeof(uint32_t), w_bytes = w_stride * sizeof(uint32_t);
-  const uint32_t *const next_x = x + kTilePairs, *const next_w = w + kTilePairs * w_stride;
+  const uint32_t *const next_x = x + kAmxPairs, *const next_w = w + kAmxPairs * w_stride;
   _tile_loadd(6, w, w_bytes);
   if constexpr (kFetches) FetchTile(next_w, w_stride);
   _tile_loadd(4, x, x_bytes);
   _tile_dpbf16ps(0, 4, 6);
   if constexpr (kFetches) FetchTile(next_x, x_stride);
   if constexpr (kWide) {
-    _tile_loadd(7, w + kTileColumns, w_bytes);
+    _tile_loadd(7, w + kAmxColumns, w_bytes);
     _tile_dpbf16ps(1, 4, 7);
-    if constexpr (kFetches) FetchTile(next_w + kTileColumns, w_stride);
+    if constexpr (kFetches) FetchTile(next_w + kAmxColumns, w_stride);
   }
   if constexpr (kTall) {
-    _tile_loadd(5, x + kTileRows * x_stride, x_bytes);
+    _tile_loadd(5, x + kAmxRows * x_stride, x_bytes);
     _tile_dpbf16ps(2, 5, 6);
-    if constexpr (kFetches) FetchTile(next_x + kTileRows * x_stride, x_stride);
+    if constexpr (kFetches) FetchTile(next_x + kAmxRows * x_stride, x_stride);
     if constexpr (kWide) _tile_dpbf16ps(3, 5, 7);
   }
 }
@@ -167,23 +165,23 @@ template <bool kTall>
 LORA_AMX_ATTR HWY_INLINE void LoadPartOfX(const uint32_t* x, size_t stride) {
   const size_t bytes = stride * sizeof(uint32_t);
   _tile_loadd(4, x, bytes);
-  if constexpr (kTall) _tile_loadd(5, x + kTileRows * stride, bytes);
+  if constexpr (kTall) _tile_loadd(5, x + kAmxRows * stride, bytes);
 }
 template <bool kTall>
 HWY_INLINE void FetchPartOfX(const uint32_t* x, size_t stride) {
   FetchTile(x, stride);
-  if constexpr (kTall) FetchTile(x + kTileRows * stride, stride);
+  if constexpr (kTall) FetchTile(x + kAmxRows * stride, stride);
 }
 template <bool kWide>
 LORA_AMX_ATTR HWY_INLINE void LoadPartOfW(const uint32_t* w, size_t stride) {
   const size_t bytes = stride * sizeof(uint32_t);
   _tile_loadd(6, w, bytes);
-  if constexpr (kWide) _tile_loadd(7, w + kTileColumns, bytes);
+  if constexpr (kWide) _tile_loadd(7, w + kAmxColumns, bytes);
 }
 template <bool kWide>
 HWY_INLINE void FetchPartOfW(const uint32_t* w, size_t stride) {
   FetchTile(w, stride);
-  if constexpr (kWide) FetchTile(w + kTileColumns, stride);
+  if constexpr (kWide) FetchTile(w + kAmxColumns, stride);
 }
 template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void MultiplyParts() {
@@ -202,8 +200,8 @@ template <bool kTall, bool kWide, size_t kPartsOfW>
 LORA_AMX_ATTR HWY_INLINE void AddSplitTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
                                             size_t w_stride) {
   static_assert(kParts == 3);
-  constexpr size_t kPart = kTilePairs;
-  const size_t w_part = kTilePairs * w_stride;
+  constexpr size_t kPart = kAmxPairs;
+  const size_t w_part = kAmxPairs * w_stride;
   const uint32_t *const next_x = x + kParts * kPart, *const next_w = w + kPartsOfW * w_part;
   if constexpr (kPartsOfW == 3) {
     LoadPartOfW<kWide>(w + 2 * w_part, w_stride);
@@ -234,11 +232,11 @@ LORA_AMX_ATTR HWY_INLINE void AddSplitTiles(const uint32_t* x, size_t x_stride, 
   FetchPartOfX<kTall>(next_x, x_stride);
 }
 
-// to [kTilePairs][kColumns] ← the first `count` < kTilePairs rows of pairs of w, then zeros.
+// to [kAmxPairs][kColumns] ← the first `count` < kAmxPairs rows of pairs of w, then zeros.
 template <size_t kColumns>
 HWY_INLINE void CopyPairs(const uint32_t* w, size_t w_stride, size_t count, uint32_t* to) {
   const DU du;
-  for (size_t i = 0; i < kTilePairs; ++i) {
+  for (size_t i = 0; i < kAmxPairs; ++i) {
     for (size_t j = 0; j < kColumns; j += kLanes) {
       const VU v = i < count ? hn::LoadU(du, w + i * w_stride + j) : hn::Zero(du);
       hn::Store(v, du, to + i * kColumns + j);
@@ -247,15 +245,15 @@ HWY_INLINE void CopyPairs(const uint32_t* w, size_t w_stride, size_t count, uint
   HWY_FENCE;  // the compiler does not know that tile instructions read memory, or write it
 }
 
-// The last `rest` < kTilePairs pairs of x and w, padded with zeros to whole tiles.
+// The last `rest` < kAmxPairs pairs of x and w, padded with zeros to whole tiles.
 template <size_t kRows, size_t kColumns>
 struct PaddedPairs {
-  alignas(64) uint32_t x[kRows * kTilePairs], w[kTilePairs * kColumns];
+  alignas(64) uint32_t x[kRows * kAmxPairs], w[kAmxPairs * kColumns];
   PaddedPairs(const TileOperands& of, size_t first, size_t rows) {
     const DU du;
     const size_t rest = of.elements - first;
     for (size_t i = 0; i < rows; ++i) {
-      hn::Store(hn::LoadN(du, of.x + i * of.x_stride + first, rest), du, x + i * kTilePairs);
+      hn::Store(hn::LoadN(du, of.x + i * of.x_stride + first, rest), du, x + i * kAmxPairs);
     }
     CopyPairs<kColumns>(of.w + first * of.w_stride, of.w_stride, rest, w);
   }
@@ -279,12 +277,12 @@ LORA_AMX_ATTR HWY_INLINE void AddProductsOf(const TileOperands& of, size_t rows)
   constexpr size_t kStepOfW = std::max<size_t>(1, kPartsOfW);
   const uint32_t *x = of.x, *w = of.w, *ahead = of.ahead;
   RowsToWrite writes = of.writes;
-  const size_t writes_of_step = CeilDiv(writes.rows, std::max<size_t>(1, of.elements / kTilePairs));
+  const size_t writes_of_step = CeilDiv(writes.rows, std::max<size_t>(1, of.elements / kAmxPairs));
   size_t e = 0;
-  for (; e + kTilePairs <= of.elements; e += kTilePairs) {
+  for (; e + kAmxPairs <= of.elements; e += kAmxPairs) {
     AddStep<kTall, kWide, kPartsOfW>(x, of.x_stride, w, of.w_stride);
-    x += kStepOfX * kTilePairs;
-    w += kStepOfW * kTilePairs * of.w_stride;
+    x += kStepOfX * kAmxPairs;
+    w += kStepOfW * kAmxPairs * of.w_stride;
     FetchToWrite(writes, writes_of_step);
     if (ahead) {
       for (size_t line = 0; line < kAheadLines; ++line, ahead += kLineElements) {
@@ -293,15 +291,15 @@ LORA_AMX_ATTR HWY_INLINE void AddProductsOf(const TileOperands& of, size_t rows)
     }
   }
   if (e == of.elements) return;
-  constexpr size_t kRows = kTall ? kBlockTileRows : kTileRows;
-  constexpr size_t kColumns = kWide ? kBlockTileColumns : kTileColumns;
+  constexpr size_t kRows = kTall ? kAmxBlockRows : kAmxRows;
+  constexpr size_t kColumns = kWide ? kAmxBlockColumns : kAmxColumns;
   if constexpr (kPartsOfW == 0) {
     const PaddedPairs<kRows, kColumns> rest(of, e, rows);
-    AddTiles<kTall, kWide>(rest.x, kTilePairs, rest.w, kColumns);
+    AddTiles<kTall, kWide>(rest.x, kAmxPairs, rest.w, kColumns);
   } else if constexpr (kPartsOfW == 1) {
     // Rows of split x, and parts that are made of W, have whole tiles. The step fetches what
     // follows the copy.
-    alignas(64) uint32_t rest[2 * kTilePairs * kColumns];
+    alignas(64) uint32_t rest[2 * kAmxPairs * kColumns];
     CopyPairs<kColumns>(w, of.w_stride, of.elements - e, rest);
     AddSplitTiles<kTall, kWide, 1>(x, of.x_stride, rest, kColumns);
   } else {
@@ -336,24 +334,24 @@ template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void LoadTiles(const float* sums, size_t ld) {
   const size_t bytes = ld * sizeof(float);
   _tile_loadd(0, sums, bytes);
-  if constexpr (kWide) _tile_loadd(1, sums + kTileColumns, bytes);
+  if constexpr (kWide) _tile_loadd(1, sums + kAmxColumns, bytes);
   if constexpr (kTall) {
-    _tile_loadd(2, sums + kTileRows * ld, bytes);
-    if constexpr (kWide) _tile_loadd(3, sums + kTileRows * ld + kTileColumns, bytes);
+    _tile_loadd(2, sums + kAmxRows * ld, bytes);
+    if constexpr (kWide) _tile_loadd(3, sums + kAmxRows * ld + kAmxColumns, bytes);
   }
 }
 template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void StoreTiles(float* sums, size_t ld) {
   const size_t bytes = ld * sizeof(float);
   _tile_stored(0, sums, bytes);
-  if constexpr (kWide) _tile_stored(1, sums + kTileColumns, bytes);
+  if constexpr (kWide) _tile_stored(1, sums + kAmxColumns, bytes);
   if constexpr (kTall) {
-    _tile_stored(2, sums + kTileRows * ld, bytes);
-    if constexpr (kWide) _tile_stored(3, sums + kTileRows * ld + kTileColumns, bytes);
+    _tile_stored(2, sums + kAmxRows * ld, bytes);
+    if constexpr (kWide) _tile_stored(3, sums + kAmxRows * ld + kAmxColumns, bytes);
   }
 }
 
-// to [rows][kTileColumns, or kBlockTileColumns if kWide] ← from (or zero) + main.x · main.w +
+// to [rows][kAmxColumns, or kAmxBlockColumns if kWide] ← from (or zero) + main.x · main.w +
 // extra.x · extra.w, where `rows` are those that the registers are configured for.
 template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_NOINLINE void MultiplyTilesOf(const TileOperands& main, const TileOperands& extra,
@@ -374,7 +372,7 @@ LORA_AMX_ATTR HWY_NOINLINE void MultiplyTilesOf(const TileOperands& main, const 
 template <bool kWide = true>
 HWY_INLINE void MultiplyTiles(const TileOperands& main, const TileOperands& extra, size_t rows,
                               const float* from, size_t ld_from, float* to, size_t ld_to) {
-  if (rows > kTileRows) {
+  if (rows > kAmxRows) {
     MultiplyTilesOf<true, kWide>(main, extra, rows, from, ld_from, to, ld_to);
   } else {
     MultiplyTilesOf<false, kWide>(main, extra, rows, from, ld_from, to, ld_to);
@@ -384,7 +382,7 @@ HWY_INLINE void MultiplyTiles(const TileOperands& main, const TileOperands& extr
 // Fetches a quarter of a tile's pairs of a panel, because more at once would be too many.
 HWY_INLINE void FetchQuarter(const uint32_t* at) {
   if (!at) return;
-  for (size_t i = 0; i < kTilePairs * kPanelWidth / 4; i += kLineElements) {
+  for (size_t i = 0; i < kAmxPairs * kPanelWidth / 4; i += kLineElements) {
     _mm_prefetch(reinterpret_cast<const char*>(at + i), _MM_HINT_T0);
   }
 }
@@ -392,19 +390,19 @@ HWY_INLINE void FetchQuarter(const uint32_t* at) {
 LORA_AMX_ATTR HWY_INLINE void AddRowTiles(const uint32_t* x, size_t x_stride, const uint32_t* w,
                                           const uint32_t* ahead) {
   constexpr size_t kBytes = kPanelWidth * sizeof(uint32_t);
-  constexpr size_t kQuarter = kTilePairs * kPanelWidth / 4;
-  static_assert(kPanelWidth == 4 * kTileColumns);
+  constexpr size_t kQuarter = kAmxPairs * kPanelWidth / 4;
+  static_assert(kPanelWidth == 4 * kAmxColumns);
   _tile_loadd(4, x, x_stride * sizeof(uint32_t));
   _tile_loadd(5, w, kBytes);
   FetchQuarter(ahead);
   _tile_dpbf16ps(0, 4, 5);
-  _tile_loadd(6, w + kTileColumns, kBytes);
+  _tile_loadd(6, w + kAmxColumns, kBytes);
   FetchQuarter(ahead ? ahead + kQuarter : nullptr);
   _tile_dpbf16ps(1, 4, 6);
-  _tile_loadd(7, w + 2 * kTileColumns, kBytes);
+  _tile_loadd(7, w + 2 * kAmxColumns, kBytes);
   FetchQuarter(ahead ? ahead + 2 * kQuarter : nullptr);
   _tile_dpbf16ps(2, 4, 7);
-  _tile_loadd(5, w + 3 * kTileColumns, kBytes);
+  _tile_loadd(5, w + 3 * kAmxColumns, kBytes);
   FetchQuarter(ahead ? ahead + 3 * kQuarter : nullptr);
   _tile_dpbf16ps(3, 4, 5);
 }
@@ -416,22 +414,22 @@ LORA_AMX_ATTR HWY_NOINLINE inline void AddRowProducts(const TileOperands& of, si
   constexpr size_t kBytes = kPanelWidth * sizeof(float);
   HWY_FENCE;
   _tile_loadd(0, sums, kBytes);
-  _tile_loadd(1, sums + kTileColumns, kBytes);
-  _tile_loadd(2, sums + 2 * kTileColumns, kBytes);
-  _tile_loadd(3, sums + 3 * kTileColumns, kBytes);
+  _tile_loadd(1, sums + kAmxColumns, kBytes);
+  _tile_loadd(2, sums + 2 * kAmxColumns, kBytes);
+  _tile_loadd(3, sums + 3 * kAmxColumns, kBytes);
   size_t e = 0;
-  for (; e + kTilePairs <= of.elements; e += kTilePairs) {
+  for (; e + kAmxPairs <= of.elements; e += kAmxPairs) {
     AddRowTiles(of.x + e, of.x_stride, of.w + e * kPanelWidth,
                 of.ahead ? of.ahead + e * kPanelWidth : nullptr);
   }
   if (e != of.elements) {
-    const PaddedPairs<kTileRows, kPanelWidth> rest(of, e, rows);
-    AddRowTiles(rest.x, kTilePairs, rest.w, nullptr);
+    const PaddedPairs<kAmxRows, kPanelWidth> rest(of, e, rows);
+    AddRowTiles(rest.x, kAmxPairs, rest.w, nullptr);
   }
   _tile_stored(0, sums, kBytes);
-  _tile_stored(1, sums + kTileColumns, kBytes);
-  _tile_stored(2, sums + 2 * kTileColumns, kBytes);
-  _tile_stored(3, sums + 3 * kTileColumns, kBytes);
+  _tile_stored(1, sums + kAmxColumns, kBytes);
+  _tile_stored(2, sums + 2 * kAmxColumns, kBytes);
+  _tile_stored(3, sums + 3 * kAmxColumns, kBytes);
   HWY_FENCE;
 }
 

@@ -34,19 +34,19 @@ struct PairProduct {
   bool accumulate;
 };
 
-// The block of C at (row, column), which is whole, or has fewer than kTileRows rows. What is
+// The block of C at (row, column), which is whole, or has fewer than kAmxRows rows. What is
 // missing to whole tiles is in copies, so that nothing beyond the operands is read or written.
 template <bool kTall, bool kWide>
 LORA_AMX_ATTR HWY_INLINE void MultiplyBlockOfPairs(const PairProduct& p, size_t row,
                                                    size_t column) {
-  constexpr size_t kRows = kTall ? kBlockTileRows : kTileRows;
-  constexpr size_t kColumns = kWide ? kBlockTileColumns : kTileColumns;
+  constexpr size_t kRows = kTall ? kAmxBlockRows : kAmxRows;
+  constexpr size_t kColumns = kWide ? kAmxBlockColumns : kAmxColumns;
   const size_t rows = std::min(p.rows - row, kRows);
-  const bool few = rows < kTileRows;
+  const bool few = rows < kAmxRows;
   const TileOperands of = {p.a + row * p.a_stride, p.a_stride, p.b + column, p.b_stride, p.depth};
   float *const c = p.c + row * p.c_stride + column, *sums = c;
   size_t stride = p.c_stride;
-  alignas(64) float copy[kTileRows * kColumns];
+  alignas(64) float copy[kAmxRows * kColumns];
   if (few) {
     sums = copy;
     stride = kColumns;
@@ -61,12 +61,12 @@ LORA_AMX_ATTR HWY_INLINE void MultiplyBlockOfPairs(const PairProduct& p, size_t 
     ZeroTiles<kTall, kWide>();
   }
   size_t e = 0;
-  for (; !few && e + kTilePairs <= p.depth; e += kTilePairs) {
+  for (; !few && e + kAmxPairs <= p.depth; e += kAmxPairs) {
     AddTiles<kTall, kWide, false>(of.x + e, of.x_stride, of.w + e * of.w_stride, of.w_stride);
   }
-  for (; e < p.depth; e += kTilePairs) {
+  for (; e < p.depth; e += kAmxPairs) {
     const PaddedPairs<kRows, kColumns> rest(of, e, rows);
-    AddTiles<kTall, kWide, false>(rest.x, kTilePairs, rest.w, kColumns);
+    AddTiles<kTall, kWide, false>(rest.x, kAmxPairs, rest.w, kColumns);
     HWY_FENCE;  // the next copies may take the places of these
   }
   StoreTiles<kTall, kWide>(sums, stride);
@@ -76,13 +76,13 @@ LORA_AMX_ATTR HWY_INLINE void MultiplyBlockOfPairs(const PairProduct& p, size_t 
   }
 }
 
-// The caller has configured the tile registers for blocks of kBlockTileRows rows.
+// The caller has configured the tile registers for blocks of kAmxBlockRows rows.
 LORA_AMX_ATTR HWY_NOINLINE inline void MultiplyPairTiles(const PairProduct& p) {
-  for (size_t column = 0; column < p.columns; column += kBlockTileColumns) {
-    const bool wide = p.columns - column > kTileColumns;
+  for (size_t column = 0; column < p.columns; column += kAmxBlockColumns) {
+    const bool wide = p.columns - column > kAmxColumns;
     for (size_t row = 0, end; row < p.rows; row = end) {
-      const bool tall = p.rows - row >= kBlockTileRows;
-      end = row + (tall ? kBlockTileRows : kTileRows);
+      const bool tall = p.rows - row >= kAmxBlockRows;
+      end = row + (tall ? kAmxBlockRows : kAmxRows);
       if (tall && wide) {
         MultiplyBlockOfPairs<true, true>(p, row, column);
       } else if (tall) {
@@ -120,7 +120,7 @@ HWY_INLINE void StoreTransposed(const __m512i (&rows)[4], uint32_t* to, size_t s
   _mm512_storeu_si512(to + 3 * stride, _mm512_unpackhi_epi64(high01, high23));
 }
 
-// dst [columns][kTilePairs] ← the pairs of neighbouring rows of src [2·kTilePairs][columns],
+// dst [columns][kAmxPairs] ← the pairs of neighbouring rows of src [2·kAmxPairs][columns],
 // transposed; columns are a multiple of 8. The vectors are put together as they are loaded, which
 // leaves three of five steps to registers.
 HWY_INLINE void TransposeRowPairs(const uint16_t* src, size_t src_stride, size_t columns,

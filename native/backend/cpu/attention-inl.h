@@ -114,7 +114,7 @@ HWY_INLINE TileA<uint32_t> LoadKeyPairs(const AttentionShape& s, const RowTile& 
     InterleaveRows(count - from, s.d, s.padded, row, pairs);
   };
 #if LORA_AMX
-  constexpr size_t kStride = kKeyTile / 2, kBlock = 2 * kTilePairs;
+  constexpr size_t kStride = kKeyTile / 2, kBlock = 2 * kAmxPairs;
   auto* const rows = reinterpret_cast<uint32_t*>(transposed);
   size_t j = 0;
   for (; s.d % 8 == 0 && j + kBlock <= count; j += kBlock) {

@@ -23,7 +23,7 @@ void RunForwardBlock(const AttentionCall& args, const AttentionShape& s, const R
   if (args.q.dtype == DType::kBF16) {
 #if LORA_AMX
     TileRegisters registers;
-    registers.ConfigureBlock(kBlockTileRows);
+    registers.ConfigureBlock(kAmxBlockRows);
 #endif
     return ForwardBlock<hwy::bfloat16_t>(args, s, block, scratch);
   }
@@ -53,7 +53,7 @@ void RunBackwardBlock(const AttentionBackwardArgs& args, const AttentionShape& s
   if (args.q.dtype == DType::kBF16) {
 #if LORA_AMX
     TileRegisters registers;
-    registers.ConfigureBlock(kBlockTileRows);
+    registers.ConfigureBlock(kAmxBlockRows);
 #endif
     return BackwardBlock<hwy::bfloat16_t>(args, s, block, scratch, dk, dv);
   }

@@ -21,9 +21,8 @@
 
 namespace lora::cpu {
 
-constexpr size_t kTilePad = 16;  // lanes of the widest target
-constexpr size_t kRowTile = 64;
-constexpr size_t kKeyTile = 64;
+constexpr size_t kMostLanes = 16;  // of a vector of f32, on any target
+constexpr size_t kRowTile = 64, kKeyTile = 64;
 constexpr size_t kDecodeRows = 8;     // at most this many rows per kv head take the decode path
 constexpr size_t kDecodeChunk = 128;  // keys per task of the decode path; a multiple of kKeyTile
 static_assert(kPageSize % kKeyTile == 0 && kDecodeChunk % kKeyTile == 0);
@@ -31,7 +30,7 @@ static_assert(kPageSize % kKeyTile == 0 && kDecodeChunk % kKeyTile == 0);
 struct AttentionShape {
   size_t batch = 0, queries = 0, q_heads = 0, kv_heads = 0, group = 0;
   size_t most_keys = 0;      // that a sequence may have
-  size_t d = 0, padded = 0;  // head dim, and rounded up to kTilePad
+  size_t d = 0, padded = 0;  // head dim, and rounded up to kMostLanes
   size_t rows = 0;           // per (batch, kv head): queries · group
   int64_t window = 0;
   float scale = 1;
@@ -48,7 +47,7 @@ struct AttentionShape {
         group(kv_heads == 0 ? 0 : q_heads / kv_heads),
         most_keys(queries),
         d(static_cast<size_t>(q.dim(3))),
-        padded(RoundUp(d, kTilePad)),
+        padded(RoundUp(d, kMostLanes)),
         rows(queries * group),
         window(window),
         scale(scale),
@@ -62,7 +61,7 @@ struct AttentionShape {
         group(kv_heads == 0 ? 0 : q_heads / kv_heads),
         most_keys(static_cast<size_t>(args.page_table.dim(1) * kPageSize)),
         d(static_cast<size_t>(args.q.dim(3))),
-        padded(RoundUp(d, kTilePad)),
+        padded(RoundUp(d, kMostLanes)),
         rows(queries * group),
         window(args.window),
         scale(args.scale),
@@ -94,12 +93,13 @@ struct AttentionShape {
 };
 
 // Rows [first, first + count) of (batch, head) and the keys lo[r] ≤ j ≤ hi[r] that each sees. Rows
-// up to the next multiple of kTilePad exist as padding and see no key.
+// up to the next multiple of kMostLanes exist as padding and see no key.
 struct RowTile {
   size_t batch, head, first, count;
   int32_t lo[kRowTile], hi[kRowTile];
-  size_t offset[kRowTile], lse_offset[kRowTile];  // of a row in q, y, g and dq, and in lse
-  int32_t begin, end;                             // every visible key is in [begin, end)
+  size_t offset[kRowTile],
+      lse_offset[kRowTile];    // of a row in q, y, g and dq, and in lse
+  int32_t begin, end;          // every visible key is in [begin, end)
   int32_t all_begin, all_end;  // every row sees the keys [all_begin, all_end), if there are any
 
   RowTile(const AttentionShape& s, size_t batch, size_t head, size_t first, size_t count)
@@ -139,7 +139,7 @@ struct RowTile {
     begin = std::min(begin, end);
   }
 
-  size_t padded() const { return RoundUp(count, kTilePad); }
+  size_t padded() const { return RoundUp(count, kMostLanes); }
   int32_t first_tile() const { return begin - begin % static_cast<int32_t>(kKeyTile); }
   // The end of the tile of keys in which key `from` lies.
   int32_t TileEnd(int32_t from) const {
@@ -221,12 +221,12 @@ struct ForwardTileScratch {
 
 // One partial result of the decode path: unscaled output [rows][padded], max and sum of each row.
 inline size_t DecodePartialFloats(const AttentionShape& s) {
-  return std::min(s.rows, kDecodeRows) * s.padded + 2 * kTilePad;
+  return std::min(s.rows, kDecodeRows) * s.padded + 2 * kMostLanes;
 }
 struct DecodePartial {
   float *out, *max, *sum;
   DecodePartial(const AttentionShape& s, float* p)
-      : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kTilePad) {}
+      : out(p), max(p + std::min(s.rows, kDecodeRows) * s.padded), sum(max + kMostLanes) {}
 };
 // What a thread of the decode path works on.
 struct DecodeScratch {
@@ -235,7 +235,7 @@ struct DecodeScratch {
   float* p;       // rounded to bf16, where the products want it so
   static constexpr size_t kScores = kDecodeRows * kKeyTile;
   static size_t QueryFloats(const AttentionShape& s) {
-    return kDecodeRows * RoundUp(s.d, 2 * kTilePad);
+    return kDecodeRows * RoundUp(s.d, 2 * kMostLanes);
   }
   static size_t Floats(const AttentionShape& s) { return QueryFloats(s) + kScores * 3 / 2; }
   DecodeScratch(const AttentionShape& s, float* at)

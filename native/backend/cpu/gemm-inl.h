@@ -1,6 +1,6 @@
 // The micro-kernel of the CPU backend, compiled once per instruction set.
 //
-// acc [rows <= kTileM][kVectors vectors] stays in registers over a whole pass. A reduction
+// acc [rows <= kRegisterRows][kVectors vectors] stays in registers over a whole pass. A reduction
 // element costs kVectors loads of the panel and one broadcast of x per row. f32 and bf16 share
 // the code except for MulAddElements: a "32-bit element" is one f32 or a pair of bf16 along the
 // reduction.
@@ -205,7 +205,7 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
       t.ldy = 0;
       t.y_bf16 = nullptr;
     }
-    ForCount<kTileM>(r.end - r.begin, [&](auto count) HWY_ATTR {
+    ForCount<kRegisterRows>(r.end - r.begin, [&](auto count) HWY_ATTR {
       if (pass.mask) return MultiplyTile<kPairs, true, count()>(t);
       MultiplyTile<kPairs, false, count()>(t);
     });

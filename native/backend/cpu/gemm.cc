@@ -44,7 +44,7 @@ bool ReadsPanels(Operands operands, const PanelSource& w) {
 
 // Expansion and transposition write whole groups of 4 elements.
 size_t BlockElements(Operands operands) {
-  static_assert(kMaxPassElements % kSplitPairs == 0);
+  static_assert(kMaxPassElements % kAmxPairs == 0);
   if (operands == Operands::kSplitF32) return kParts * kMaxPassElements * PanelWidth();
   return (kMaxPassElements + 3) * PanelWidth();
 }
@@ -80,7 +80,7 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
 Blocks::Blocks(size_t k, Operands operands)
     : operands(operands), elements(CeilDiv(k, ValuesPerElement(operands))) {
   // Blocks are nearly equal, because a short last one would still read and write all the sums.
-  constexpr size_t kGranule = kSplitPairs;
+  constexpr size_t kGranule = kAmxPairs;
   count = std::max<size_t>(1, (elements + kPassElements / 2) / kPassElements);
   length = ((elements + count - 1) / count + kGranule - 1) / kGranule * kGranule;
   if (length > 0) count = std::max<size_t>(1, (elements + length - 1) / length);
@@ -91,8 +91,8 @@ Blocks::Blocks(size_t k, Operands operands)
 
 size_t ChunkRows(size_t rows, size_t elements) {
   constexpr size_t kMaxElements = size_t{8} << 20;
-  const size_t fit = kMaxElements / std::max<size_t>(1, elements) / kTileM * kTileM;
-  return std::min(rows, std::clamp(fit, 16 * kTileM, kChunkRows));
+  const size_t fit = kMaxElements / std::max<size_t>(1, elements) / kRegisterRows * kRegisterRows;
+  return std::min(rows, std::clamp(fit, 16 * kRegisterRows, kChunkRows));
 }
 
 bool ReadsInPlace(const RowsOfX& x, Operands operands) {

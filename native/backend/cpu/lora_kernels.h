@@ -22,7 +22,7 @@ namespace lora::cpu {
 
 // Padded low-rank vectors have a multiple of this many columns, which is the widest vector, and a
 // tile.
-constexpr size_t kRankGranule = 16;
+constexpr size_t kRankGranule = kAmxColumns;
 inline size_t PaddedRank(size_t r) { return RoundUp(r, kRankGranule); }
 
 // Returns how many k-steps the big product runs for LoRA: whole tiles where it multiplies those.
@@ -49,15 +49,16 @@ inline PanelSource RankPanels(const uint32_t* panels, size_t r, Operands operand
 inline size_t NarrowSize(size_t k, size_t r, Operands operands) {
   const size_t elements = CeilDiv(k, ValuesPerElement(operands));
   if (operands != Operands::kSplitF32) return elements * PaddedRank(r);
-  return RoundUp(elements, kSplitPairs) * kParts * PaddedRank(r);
+  return RoundUp(elements, kAmxPairs) * kParts * PaddedRank(r);
 }
 
 // Whether the narrow products use tile registers, and how many rows they take at a time.
 inline bool NarrowTiles(Operands operands) {
   return operands != Operands::kF32 && MultipliesTiles();
 }
-constexpr size_t kTiledRows = 32;
-inline size_t NarrowRows(Operands operands) { return NarrowTiles(operands) ? kTiledRows : kTileM; }
+inline size_t NarrowRows(Operands operands) {
+  return NarrowTiles(operands) ? kAmxBlockRows : kRegisterRows;
+}
 
 // A dropout mask has a bit per element, set where the element is kept. Its rows are MaskStride
 // bytes, whose end may be read and written past the columns.
@@ -132,7 +133,7 @@ void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands ope
 // Rows of whole tiles are an odd number of cache lines apart, so that they do not share cache sets.
 inline size_t TiledOuterStride(size_t m, Operands operands) {
   const size_t parts = operands == Operands::kSplitF32 ? kParts : 1;
-  return (CeilDiv(m, kTiledRows) | 1) * parts * kTiledRows / 2;
+  return (CeilDiv(m, kAmxBlockRows) | 1) * parts * kAmxBlockRows / 2;
 }
 inline size_t OuterSize(size_t m, size_t r, Operands operands) {
   if (!NarrowTiles(operands)) return CeilDiv(m, size_t{2}) * r;

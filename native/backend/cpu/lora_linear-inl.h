@@ -106,15 +106,15 @@ void KeepElements(const uint32_t* x, size_t x_stride, Operands operands, size_t 
                   size_t elements, const uint8_t* mask, size_t mask_stride, uint32_t* dst,
                   size_t dst_stride) {
   const DU du;
-  // The parts of kSplitPairs pairs, a whole vector, follow each other.
-  static_assert(kSplitPairs % kLanes == 0);
+  // The parts of kAmxPairs pairs, a whole vector, follow each other.
+  static_assert(kAmxPairs % kLanes == 0);
   const size_t parts = operands == Operands::kSplitF32 ? kParts : 1;
   for (size_t i = 0; i < rows; ++i) {
     for (size_t e = 0; e < elements; e += kLanes) {
       const size_t count = parts == 1 ? std::min(kLanes, elements - e) : kLanes;
-      const size_t at = e / kSplitPairs * kSplitPairs * parts + e % kSplitPairs;
+      const size_t at = e / kAmxPairs * kAmxPairs * parts + e % kAmxPairs;
       for (size_t p = 0; p < parts; ++p) {
-        const size_t from = at + p * kSplitPairs;
+        const size_t from = at + p * kAmxPairs;
         const VU v = hn::LoadN(du, x + i * x_stride + from, count);
         hn::StoreN(Keep<true>(v, mask + i * mask_stride, 2 * e), du, dst + i * dst_stride + from,
                    count);
@@ -125,13 +125,8 @@ void KeepElements(const uint32_t* x, size_t x_stride, Operands operands, size_t 
 
 // The most rows of x at a time, and how many rows of B a tile of so many rows has: as the registers
 // allow. A sum does not depend on either.
-#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3
-constexpr size_t kDownRows = 2;
-constexpr size_t DownRanks(size_t rows) { return rows == 1 ? 8 : 4; }
-#else
-constexpr size_t kDownRows = 4;
-constexpr size_t DownRanks(size_t rows) { return rows <= 2 ? 8 : 4; }
-#endif
+constexpr size_t kDownRows = kRegisters / 8;
+constexpr size_t DownRanks(size_t rows) { return rows <= kDownRows / 2 ? 8 : 4; }
 
 // Computes dot products along k of kRows rows of x and kRanks rows of B, both read in memory order:
 // in f32, or by pairs where both are bf16.
@@ -292,13 +287,12 @@ HWY_NOINLINE void UpTransposedRows(const uint32_t* g, size_t g_stride, size_t el
 template <bool kPairs>
 void UpTransposedAll(const uint32_t* g, size_t g_stride, size_t rows, size_t elements,
                      const uint32_t* a, size_t r_padded, bool add, float* u) {
-  ForCount<kTileM>(rows, [&](auto count) HWY_ATTR {
+  ForCount<kRegisterRows>(rows, [&](auto count) HWY_ATTR {
     UpTransposedRows<kPairs, count()>(g, g_stride, elements, a, r_padded, add, u);
   });
 }
 
 #if LORA_AMX
-static_assert(kTiledRows == kBlockTileRows && kRankGranule == kTileColumns);
 
 void UpTransposedTiles(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
                        size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
@@ -306,10 +300,10 @@ void UpTransposedTiles(const uint32_t* g, size_t g_stride, Operands operands, si
   registers.ConfigureBlock(rows);
   TileOperands of = {g, g_stride, a, r_padded, elements};
   if (operands == Operands::kSplitF32) of.parts = kParts;
-  for (size_t j = 0; j < r_padded; j += kBlockTileColumns) {
+  for (size_t j = 0; j < r_padded; j += kAmxBlockColumns) {
     of.w = a + j;
     const float* const from = add ? u + j : nullptr;
-    if (r_padded - j >= kBlockTileColumns) {
+    if (r_padded - j >= kAmxBlockColumns) {
       MultiplyTiles<true>(of, {}, rows, from, r_padded, u + j, r_padded);
     } else {
       MultiplyTiles<false>(of, {}, rows, from, r_padded, u + j, r_padded);
@@ -397,9 +391,9 @@ void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, siz
 
 #if LORA_AMX
 // Rows that are split at a time: whole tiles of pairs.
-constexpr size_t kSplitRows = 2 * kSplitPairs;
+constexpr size_t kSplitRows = 2 * kAmxPairs;
 
-// dst [⌈k / kSplitRows⌉][kParts][kSplitPairs][dst_stride] ← pairs along k of v [k, n], or of
+// dst [⌈k / kSplitRows⌉][kParts][kAmxPairs][dst_stride] ← pairs along k of v [k, n], or of
 // v [n, k] if kTransposed, split. What is missing to whole tiles and to dst_stride >= n is zero.
 template <bool kTransposed>
 void SplitAlongK(const float* v, size_t v_stride, size_t k, size_t n, uint32_t* dst,

@@ -17,9 +17,17 @@ Operands OperandsOf(bool bf16);
 // How many values along the reduction one element of the product has.
 constexpr size_t ValuesPerElement(Operands operands) { return operands == Operands::kF32 ? 1 : 2; }
 
-// f32 is split into this many bf16. A row of split f32 is [elements / kSplitPairs][kParts]
-// [kSplitPairs] pairs, padded with zeros, and a panel is [elements / kSplitPairs][parts]
-// [kSplitPairs][width] pairs.
-constexpr size_t kParts = 3, kSplitPairs = 16;
+// The most rows of x whose sums with a panel stay in vector registers.
+constexpr size_t kRegisterRows = 6;
+
+// A register of Intel's AMX has so many rows of so many pairs, or sums; a block is what its eight
+// registers multiply at a time (amx-inl.h). Layouts in memory follow from these on every CPU.
+constexpr size_t kAmxRows = 16, kAmxPairs = 16, kAmxColumns = 16;
+constexpr size_t kAmxBlockRows = 2 * kAmxRows, kAmxBlockColumns = 2 * kAmxColumns;
+
+// f32 is split into this many bf16. A row of split f32 is [elements / kAmxPairs][kParts]
+// [kAmxPairs] pairs, padded with zeros, and a panel is [elements / kAmxPairs][parts]
+// [kAmxPairs][width] pairs.
+constexpr size_t kParts = 3;
 
 }  // namespace lora::cpu

@@ -19,11 +19,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3
-constexpr size_t kOuterRanks = 4;
-#else
-constexpr size_t kOuterRanks = 8;
-#endif
+constexpr size_t kOuterRanks = kRegisters / 4;
 constexpr size_t kOuterVectors = 2;
 constexpr size_t kOuterWidth = kOuterVectors * kLanes;
 static_assert(kOuterColumns % kOuterWidth == 0);
@@ -148,13 +144,13 @@ void OuterColumns(const Outer& o, Range columns) {
 
 // The ranks are rows of a product, 16 at a time, and z is a panel. Its pairs are made once for
 // kOuterRankTiles tiles of ranks, and kOuterBlocks tiles of them stay in the L1 cache.
-static_assert(kOuterColumns == kPanelWidth && kTiledRows == 2 * kTilePairs);
+static_assert(kOuterColumns == kPanelWidth);
 constexpr size_t kOuterRankTiles = 4;
 template <bool kSplit>
 constexpr size_t kOuterBlocks = kSplit ? 2 : 4;
-constexpr size_t kOuterSums = kTileRows * kOuterColumns;
+constexpr size_t kOuterSums = kAmxRows * kOuterColumns;
 
-// to [blocks][kTilePairs][kOuterColumns] ← pairs of rows of keep(z) from row `row` on, with zeros
+// to [blocks][kAmxPairs][kOuterColumns] ← pairs of rows of keep(z) from row `row` on, with zeros
 // for what does not exist. The columns are in the order of RowPairs.
 template <bool kMasked>
 HWY_NOINLINE void PairOuterRows(const Outer& o, size_t row, size_t blocks, size_t column,
@@ -165,13 +161,13 @@ HWY_NOINLINE void PairOuterRows(const Outer& o, size_t row, size_t blocks, size_
   const uint16_t* const z = static_cast<const uint16_t*>(o.z) + column;
   const uint8_t* const mask = kMasked ? o.mask + column / 8 : nullptr;
   const size_t width = std::min(kOuterColumns, o.n - column);
-  const size_t end = row + blocks * kTiledRows;
+  const size_t end = row + blocks * kAmxBlockRows;
   for (size_t i = row; i < end; i += 2, to += kOuterColumns) {
     for (size_t c = 0; c < kOuterColumns; c += kOuterWidth) {
       const size_t columns = std::min(kOuterWidth, width - std::min(width, c));
       const auto load = [&](size_t at) HWY_ATTR {
         if (at >= o.m || columns == 0) return hn::Zero(dh);
-        hwy::Prefetch(z + (at + kTiledRows) * o.n + c);
+        hwy::Prefetch(z + (at + kAmxBlockRows) * o.n + c);
         return LoadHalves<kMasked>(z + at * o.n + c,
                                    kMasked ? mask + at * mask_stride + c / 8 : nullptr, columns);
       };
@@ -182,7 +178,7 @@ HWY_NOINLINE void PairOuterRows(const Outer& o, size_t row, size_t blocks, size_
   }
 }
 
-// to [blocks][kParts][kTilePairs][kOuterColumns] ← the same of f32, split, with the columns in
+// to [blocks][kParts][kAmxPairs][kOuterColumns] ← the same of f32, split, with the columns in
 // their order.
 template <bool kMasked>
 HWY_NOINLINE void SplitOuterRows(const Outer& o, size_t row, size_t blocks, size_t column,
@@ -191,20 +187,20 @@ HWY_NOINLINE void SplitOuterRows(const Outer& o, size_t row, size_t blocks, size
   const size_t mask_stride = MaskStride(o.n);
   const float* const z = static_cast<const float*>(o.z) + column;
   const size_t width = std::min(kOuterColumns, o.n - column);
-  for (size_t e = 0; e < blocks * kTilePairs; ++e, to += kOuterColumns) {
+  for (size_t e = 0; e < blocks * kAmxPairs; ++e, to += kOuterColumns) {
     for (size_t c = 0; c < kOuterColumns; c += kLanes) {
       const auto load = [&](size_t i) HWY_ATTR {
         if (i >= o.m || c >= width) return hn::Zero(df);
         const float* const at = z + i * o.n + c;
-        hwy::Prefetch(at + kTiledRows * o.n);
+        hwy::Prefetch(at + kAmxBlockRows * o.n);
         const VF v = width - c >= kLanes ? hn::LoadU(df, at) : hn::LoadN(df, at, width - c);
         if constexpr (!kMasked) return v;
         return KeepColumns(v, o.mask + i * mask_stride, column + c);
       };
       StoreSplitPairs(load(row + 2 * e), load(row + 2 * e + 1), kParts, to + c,
-                      kTilePairs * kOuterColumns);
+                      kAmxPairs * kOuterColumns);
     }
-    if (e % kTilePairs + 1 == kTilePairs) to += (kParts - 1) * kTilePairs * kOuterColumns;
+    if (e % kAmxPairs + 1 == kAmxPairs) to += (kParts - 1) * kAmxPairs * kOuterColumns;
   }
 }
 
@@ -254,32 +250,32 @@ struct RankTile {
 template <bool kSplit, bool kMasked>
 void MultiplyRankTiles(std::span<const RankTile> tiles, size_t column) {
   constexpr size_t kBlocks = kOuterBlocks<kSplit>, kPartsOfZ = kSplit ? kParts : 1;
-  alignas(64) uint32_t z[kBlocks * kPartsOfZ * kTilePairs * kOuterColumns];
+  alignas(64) uint32_t z[kBlocks * kPartsOfZ * kAmxPairs * kOuterColumns];
   alignas(64) float sums[kOuterRankTiles * kOuterSums];
   const Outer& first = *tiles[0].outer;
   const size_t stride = TiledOuterStride(first.m, first.operands);
-  const size_t all_blocks = CeilDiv(first.m, kTiledRows);
+  const size_t all_blocks = CeilDiv(first.m, kAmxBlockRows);
   std::fill_n(sums, tiles.size() * kOuterSums, 0.0f);
   for (size_t b = 0; b < all_blocks; b += kBlocks) {
     const size_t blocks = std::min(kBlocks, all_blocks - b);
     if constexpr (kSplit) {
-      SplitOuterRows<kMasked>(first, b * kTiledRows, blocks, column, z);
+      SplitOuterRows<kMasked>(first, b * kAmxBlockRows, blocks, column, z);
     } else {
-      PairOuterRows<kMasked>(first, b * kTiledRows, blocks, column, z);
+      PairOuterRows<kMasked>(first, b * kAmxBlockRows, blocks, column, z);
     }
     for (size_t t = 0; t < tiles.size(); ++t) {
       const uint32_t* const v =
-          tiles[t].outer->v + tiles[t].rank * stride + b * kPartsOfZ * kTilePairs;
+          tiles[t].outer->v + tiles[t].rank * stride + b * kPartsOfZ * kAmxPairs;
       float* const of_tile = sums + t * kOuterSums;
-      TileOperands of = {v, stride, z, kOuterColumns, blocks * kTilePairs};
+      TileOperands of = {v, stride, z, kOuterColumns, blocks * kAmxPairs};
       if constexpr (kSplit) {
         of.parts = kParts;
-        for (size_t c = 0; c < kOuterColumns; c += kBlockTileColumns) {
+        for (size_t c = 0; c < kOuterColumns; c += kAmxBlockColumns) {
           of.w = z + c;
-          MultiplyTiles(of, {}, kTileRows, of_tile + c, kOuterColumns, of_tile + c, kOuterColumns);
+          MultiplyTiles(of, {}, kAmxRows, of_tile + c, kOuterColumns, of_tile + c, kOuterColumns);
         }
       } else {
-        AddRowProducts(of, kTileRows, of_tile);
+        AddRowProducts(of, kAmxRows, of_tile);
       }
     }
   }
@@ -291,7 +287,7 @@ void MultiplyRankTiles(std::span<const RankTile> tiles, size_t column) {
       OrderColumns(of_tile, ordered);
       of_tile = ordered;
     }
-    StoreOuter(o, tiles[t].rank, std::min(kTileRows, o.r - tiles[t].rank), column, of_tile);
+    StoreOuter(o, tiles[t].rank, std::min(kAmxRows, o.r - tiles[t].rank), column, of_tile);
   }
 }
 
@@ -299,9 +295,9 @@ template <bool kSplit, bool kMasked>
 void OuterTiles(std::span<const Outer> outers, Range columns) {
   TileRegisters registers;
   if constexpr (kSplit) {
-    registers.ConfigureBlock(kTileRows);
+    registers.ConfigureBlock(kAmxRows);
   } else {
-    registers.ConfigureRow(kTileRows);
+    registers.ConfigureRow(kAmxRows);
   }
   for (size_t c = columns.begin; c < columns.end; c += kOuterColumns) {
     RankTile tiles[kOuterRankTiles];
@@ -311,7 +307,7 @@ void OuterTiles(std::span<const Outer> outers, Range columns) {
       count = 0;
     };
     for (const Outer& outer : outers) {
-      for (size_t rank = 0; rank < outer.r; rank += kTileRows) {
+      for (size_t rank = 0; rank < outer.r; rank += kAmxRows) {
         tiles[count++] = {&outer, rank};
         if (count == kOuterRankTiles) multiply();
       }
@@ -324,26 +320,26 @@ void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands ope
                uint32_t* dst) {
   const bool split = operands == Operands::kSplitF32;
   const size_t stride = TiledOuterStride(m, operands), parts = split ? kParts : 1;
-  if (m % kTiledRows != 0 || (split && r % kTileRows != 0)) {
+  if (m % kAmxBlockRows != 0 || (split && r % kAmxRows != 0)) {
     std::fill_n(dst, OuterSize(m, r, operands), 0u);
   }
-  for (size_t i = 0; i < m; i += kTiledRows) {
-    const size_t rows = std::min(kTiledRows, m - i);
-    for (size_t j = 0; j < r; j += kTileRows) {
-      const size_t ranks = std::min(kTileRows, r - j);
+  for (size_t i = 0; i < m; i += kAmxBlockRows) {
+    const size_t rows = std::min(kAmxBlockRows, m - i);
+    for (size_t j = 0; j < r; j += kAmxRows) {
+      const size_t ranks = std::min(kAmxRows, r - j);
       const float* const from = v + i * v_stride + j;
       uint32_t* const to = dst + j * stride + i / 2 * parts;
       if (split) {
-        alignas(64) float block[kTileRows * kTiledRows];
+        alignas(64) float block[kAmxRows * kAmxBlockRows];
         TransposeElements(reinterpret_cast<const uint32_t*>(from), v_stride, rows, ranks,
-                          reinterpret_cast<uint32_t*>(block), kTiledRows);
+                          reinterpret_cast<uint32_t*>(block), kAmxBlockRows);
         for (size_t k = 0; k < ranks; ++k) {
-          SplitRow(block + k * kTiledRows, rows, 1, to + k * stride);
+          SplitRow(block + k * kAmxBlockRows, rows, 1, to + k * stride);
         }
       } else {
-        alignas(64) uint32_t block[kTilePairs * kTileRows];
-        PairRows(from, v_stride, rows, ranks, block, kTileRows);
-        TransposeElements(block, kTileRows, CeilDiv(rows, size_t{2}), kTileRows, to, stride);
+        alignas(64) uint32_t block[kAmxPairs * kAmxRows];
+        PairRows(from, v_stride, rows, ranks, block, kAmxRows);
+        TransposeElements(block, kAmxRows, CeilDiv(rows, size_t{2}), kAmxRows, to, stride);
       }
     }
   }

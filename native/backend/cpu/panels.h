@@ -14,9 +14,6 @@
 
 namespace lora::cpu {
 
-// The most rows of a tile. `count` rows become ceil(count / kTileM) tiles of nearly equal height.
-constexpr size_t kTileM = 6;
-
 // Reduction elements per pass. A panel of that many steps stays in the L2 cache while all row tiles
 // are multiplied by it.
 constexpr size_t kPassElements = 512;
@@ -163,6 +160,7 @@ size_t BlockPasses(const Blocks& blocks, const BlockedRows& x, const PanelSource
 // bounds.
 size_t ChunkRows(size_t rows, size_t elements);
 
-inline size_t Tiles(size_t rows) { return CeilDiv(rows, kTileM); }
+// Returns into how many tiles of nearly equal height some rows are cut.
+inline size_t Tiles(size_t rows) { return CeilDiv(rows, kRegisterRows); }
 
 }  // namespace lora::cpu

@@ -40,12 +40,13 @@ using DHalfU16 = hn::Rebind<uint16_t, DF>;
 // The targets of this build have fixed vector lengths. SVE and RVV are left out, because they
 // allow no arrays of Vec.
 constexpr size_t kLanes = HWY_MAX_BYTES / sizeof(float);
-// 32 registers hold 6 × 4 accumulators, 16 hold 6 × 2.
 #if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3
-constexpr size_t kVectors = 2;
+constexpr size_t kRegisters = 16;
 #else
-constexpr size_t kVectors = 4;
+constexpr size_t kRegisters = 32;
 #endif
+// They hold the sums of 6 rows (kRegisterRows) and 2 or 4 vectors of a panel.
+constexpr size_t kVectors = kRegisters / 8;
 constexpr size_t kPanelWidth = kVectors * kLanes;
 constexpr size_t kCacheLine = 64;
 

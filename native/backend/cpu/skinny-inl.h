@@ -29,7 +29,7 @@ namespace lora::cpu::HWY_NAMESPACE {
 // format stay in the L1 cache.
 constexpr size_t kBlockElements = 256, kExpandedElements = 64;
 // Blocks are multiples of what is expanded at once, and of a tile's pairs (amx-inl.h).
-constexpr size_t kBlockGranule = 16;
+constexpr size_t kBlockGranule = kAmxPairs;
 
 // Where prefetching goes on, and how far it moves with each element.
 struct Ahead {
@@ -81,7 +81,7 @@ HWY_INLINE void AddLowRankElements(const LowRankRows& low, size_t first, const u
   const size_t rows = low.end - low.begin, tiles = Tiles(rows);
   for (size_t tile = 0; tile < tiles; ++tile) {
     const Range of = Split(rows, tiles, tile);
-    ForCount<kTileM>(of.end - of.begin, [&](auto count) HWY_ATTR {
+    ForCount<kRegisterRows>(of.end - of.begin, [&](auto count) HWY_ATTR {
       AddLowRankTile<kPairs, count()>(low.h + of.begin * low.h_stride + first, low.h_stride, block,
                                       elements, sums + (low.begin + of.begin) * kPanelWidth);
     });
@@ -280,7 +280,7 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
       t.row = of.begin;
       t.x = step.x + of.begin * step.x_stride + block.first;
       t.sums = scratch.sums + of.begin * kPanelWidth;
-      ForCount<kTileM>(of.end - of.begin, [&](auto count) HWY_ATTR {
+      ForCount<kRegisterRows>(of.end - of.begin, [&](auto count) HWY_ATTR {
         if (streams) {
           t.ahead.at = here + kStreamAhead * kPanelBytes;
           MultiplyRowsTile<kPairs, kPanelLines, count()>(t);
@@ -297,13 +297,13 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
 #if LORA_AMX
 
 // How far the first tile of rows fetches a panel ahead, of which the next ones find it in cache.
-constexpr size_t kTilesAhead = 2 * kTilePairs * kPanelWidth;
+constexpr size_t kPanelAhead = 2 * kAmxPairs * kPanelWidth;
 
 // The same on tile registers, whose sums go through memory between blocks.
 void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
                          std::span<const LowRankRows> low, const ProductScratch& scratch) {
   const Step& step = product.passes[0].main;
-  const size_t tiles = CeilDiv(rows, kTileRows);
+  const size_t tiles = CeilDiv(rows, kAmxRows);
   TileRegisters registers;
   RowsTile t;
   t.product = &product;
@@ -317,7 +317,7 @@ void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
       const bool fetches = tile == 0 && step.w.in_place();
       registers.ConfigureRow(of.end - of.begin);
       AddRowProducts({step.x + of.begin * step.x_stride + block.first, step.x_stride, block.w,
-                      kPanelWidth, block.elements, fetches ? block.w + kTilesAhead : nullptr},
+                      kPanelWidth, block.elements, fetches ? block.w + kPanelAhead : nullptr},
                      of.end - of.begin, t.sums);
       if (block.last) FinishSums(t, of.end - of.begin);
     }

@@ -30,8 +30,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-static_assert(kSplitPairs == kTilePairs && kPanelWidth % kLanes == 0);
-
 // parts ← bf16 values of x that add up to v. Each is rounded, so that what is left out has either
 // sign. What is not finite is the last part, which is multiplied by first parts alone: an infinity
 // times a number would be NaN with parts of either sign.
@@ -51,14 +49,14 @@ HWY_INLINE void SplitX(VF v, VF (&parts)[kParts]) {
   parts[2] = hn::Sub(rest, parts[1]);
 }
 
-// dst [⌈k / 2·kSplitPairs⌉][kParts][kSplitPairs] ← scale·x [k], padded with zeros.
+// dst [⌈k / 2·kAmxPairs⌉][kParts][kAmxPairs] ← scale·x [k], padded with zeros.
 HWY_INLINE void SplitRow(const float* HWY_RESTRICT x, size_t k, float scale,
                          uint32_t* HWY_RESTRICT dst) {
   const DF df;
   const DU du;
   const DU16 dh;
   const VF s = hn::Set(df, scale);
-  for (size_t at = 0; at < k; at += 2 * kLanes, dst += kParts * kSplitPairs) {
+  for (size_t at = 0; at < k; at += 2 * kLanes, dst += kParts * kAmxPairs) {
     VF low, high;
     if (at + 2 * kLanes <= k) {
       low = hn::LoadU(df, x + at);
@@ -74,7 +72,7 @@ HWY_INLINE void SplitRow(const float* HWY_RESTRICT x, size_t k, float scale,
     HWY_UNROLL(3)
     for (size_t p = 0; p < kParts; ++p) {
       const auto halves = hn::ConcatOdd(dh, hn::BitCast(dh, highs[p]), hn::BitCast(dh, lows[p]));
-      hn::StoreU(hn::BitCast(du, halves), du, dst + p * kSplitPairs);
+      hn::StoreU(hn::BitCast(du, halves), du, dst + p * kAmxPairs);
     }
   }
 }
@@ -107,20 +105,20 @@ HWY_INLINE void StoreSplitPairs(VF low, VF high, size_t parts, uint32_t* to, siz
   }
 }
 
-// dst [⌈rows / 2·kSplitPairs⌉][parts][kSplitPairs][dst_stride] ← pairs of neighbouring rows of
+// dst [⌈rows / 2·kAmxPairs⌉][parts][kAmxPairs][dst_stride] ← pairs of neighbouring rows of
 // v [rows][kPanelWidth], in columns [0, width) of whole vectors, padded with zero rows.
 HWY_INLINE void SplitRowPairs(const float* HWY_RESTRICT v, size_t rows, size_t width, size_t parts,
                               uint32_t* HWY_RESTRICT dst, size_t dst_stride) {
   const DF df;
-  const size_t steps = CeilDiv(rows, 2 * kSplitPairs);
-  for (size_t e = 0; e < steps * kSplitPairs; ++e) {
-    const size_t at = e / kSplitPairs * parts * kSplitPairs + e % kSplitPairs;
+  const size_t steps = CeilDiv(rows, 2 * kAmxPairs);
+  for (size_t e = 0; e < steps * kAmxPairs; ++e) {
+    const size_t at = e / kAmxPairs * parts * kAmxPairs + e % kAmxPairs;
     uint32_t* const to = dst + at * dst_stride;
     const float* const row = v + 2 * e * kPanelWidth;
     for (size_t c = 0; c < width; c += kLanes) {
       const VF low = 2 * e < rows ? hn::LoadU(df, row + c) : hn::Zero(df);
       const VF high = 2 * e + 1 < rows ? hn::LoadU(df, row + kPanelWidth + c) : hn::Zero(df);
-      StoreSplitPairs(low, high, parts, to + c, kSplitPairs * dst_stride);
+      StoreSplitPairs(low, high, parts, to + c, kAmxPairs * dst_stride);
     }
   }
 }
@@ -177,13 +175,13 @@ HWY_INLINE SplitPanel ReadSplitPanel(const Step& step, size_t panel, uint32_t* b
 // Whether up to so many rows multiply the pieces of a panel as they are split, which spares a
 // block.
 HWY_INLINE bool MultipliesPieces(const Step& step, size_t rows) {
-  return rows <= kBlockTileRows && step.elements != 0 && !step.w.split &&
+  return rows <= kAmxBlockRows && step.elements != 0 && !step.w.split &&
          step.w.format != WeightFormat::kBF16;
 }
 
-// The products of up to kBlockTileRows rows with a panel, by columns.
+// The products of up to kAmxBlockRows rows with a panel, by columns.
 struct PieceSums {
-  alignas(64) float of[kPanelWidth / kBlockTileColumns][kBlockTileRows * kBlockTileColumns];
+  alignas(64) float of[kPanelWidth / kAmxBlockColumns][kAmxBlockRows * kAmxBlockColumns];
 };
 
 // sums ← x · panel. The registers are configured for `rows`.
@@ -196,10 +194,10 @@ HWY_INLINE void MultiplyPieces(const Step& step, size_t panel, const uint32_t* x
     SplitPiece(step, panel, at, piece);
     of.x = x + at * kParts;
     of.elements = std::min(kPieceElements, step.elements - at);
-    for (size_t half = 0; half < kPanelWidth / kBlockTileColumns; ++half) {
+    for (size_t half = 0; half < kPanelWidth / kAmxBlockColumns; ++half) {
       float* const to = sums.of[half];
-      of.w = piece + half * kBlockTileColumns;
-      MultiplyTiles(of, {}, rows, at == 0 ? nullptr : to, kBlockTileColumns, to, kBlockTileColumns);
+      of.w = piece + half * kAmxBlockColumns;
+      MultiplyTiles(of, {}, rows, at == 0 ? nullptr : to, kAmxBlockColumns, to, kAmxBlockColumns);
     }
   }
 }

@@ -98,12 +98,12 @@ template <WeightFormat kFormat, size_t kPanels>
 HWY_INLINE void MultiplyStreamsOfTiles(const Streams& s) {
   const DF df;
   const VU high = hn::Set(DU(), 0xffff0000u);
-  for (size_t begin = 0; begin < s.elements; begin += kTilePairs) {
+  for (size_t begin = 0; begin < s.elements; begin += kAmxPairs) {
     StreamSums<kPanels> first, second, sums;
     ZeroAccumulators(first);
     ZeroAccumulators(second);
     AddElements<true, kFormat, kPanels>(
-        s, begin, std::min(s.elements, begin + kTilePairs),
+        s, begin, std::min(s.elements, begin + kAmxPairs),
         [&](size_t p, size_t j, VU x, VU w) HWY_ATTR {
           first[p][j] = hn::MulAdd(hn::BitCast(df, hn::ShiftLeft<16>(x)),
                                    hn::BitCast(df, hn::ShiftLeft<16>(w)), first[p][j]);

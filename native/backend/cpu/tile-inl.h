@@ -1,7 +1,7 @@
-// The attention and cross entropy kernels share these functions: conversion of rows between act
-// elements and f32 tiles, exp, the transposition of a tile, and a product of two tiles. All tiles
-// are f32 in scratch. Their rows are padded with zeros to a multiple of kTilePad elements, so that
-// whole vectors of any target may be read and written.
+// The kernels of attention share these functions: conversion of rows between act elements and f32
+// tiles, the transposition of a tile, and a product of two tiles. All tiles are f32 in scratch.
+// Their rows are padded with zeros to a multiple of kMostLanes elements, so that whole vectors of
+// any target may be read and written.
 #if defined(LORA_BACKEND_CPU_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_TILE_INL_H_
 #undef LORA_BACKEND_CPU_TILE_INL_H_
@@ -22,7 +22,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// dst[0, padded) ← scale·src[0, n), then zeros; padded is a multiple of kTilePad.
+// dst[0, padded) ← scale·src[0, n), then zeros; padded is a multiple of kMostLanes.
 template <class T>
 HWY_INLINE void RowToF32(const T* HWY_RESTRICT src, size_t n, float scale, float* HWY_RESTRICT dst,
                          size_t padded) {
@@ -88,14 +88,6 @@ HWY_INLINE void TransposeTile(const float* HWY_RESTRICT src, size_t lds, size_t 
 }
 
 // ---- product of two tiles ----------------------------------------------------------------------
-
-// The register block has kBlockRows × kBlockVecs accumulators, kBlockVecs of B and
-// one broadcast of A.
-#if HWY_TARGET <= HWY_AVX3 || HWY_TARGET_IS_NEON
-constexpr size_t kBlockRows = 6, kBlockVecs = 4;  // 32 registers
-#else
-constexpr size_t kBlockRows = 6, kBlockVecs = 2;  // 16 registers
-#endif
 
 // A(i, k) = data[i·row_step + k·k_step]. Either step may be 1, so A may be transposed. Of bf16,
 // element k is the pair that begins there; uint32_t are such pairs. B has pairs as well then.
@@ -186,7 +178,7 @@ HWY_NOINLINE void MicroGemm(size_t depth, TileA<A> a, const B* HWY_RESTRICT b, s
 template <size_t kVecs, class A, class B>
 HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA<A> a, const B* HWY_RESTRICT b,
                           size_t ldb, TileC c) {
-  const size_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const size_t blocks = (rows + kRegisterRows - 1) / kRegisterRows;
   size_t row = 0;
   for (size_t block = 0; block < blocks; ++block) {
     const size_t end = rows * (block + 1) / blocks;  // blocks of nearly the same height
@@ -194,7 +186,7 @@ HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA<A> a, const B* HWY_RE
     from.data += row * a.row_step;
     TileC to = c;
     to.data += row * c.stride;
-    ForCount<kBlockRows>(end - row, [&](auto count) HWY_ATTR {
+    ForCount<kRegisterRows>(end - row, [&](auto count) HWY_ATTR {
       MicroGemm<count(), kVecs>(depth, from, b, ldb, to);
     });
     row = end;
@@ -208,7 +200,7 @@ template <class A, class B>
 HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
                          const B* HWY_RESTRICT b, size_t ldb, TileC c) {
   const size_t vecs = (cols + kLanes - 1) / kLanes;
-  const size_t panels = (vecs + kBlockVecs - 1) / kBlockVecs;
+  const size_t panels = (vecs + kVectors - 1) / kVectors;
   size_t vec = 0;
   for (size_t panel = 0; panel < panels; ++panel) {
     const size_t end = vecs * (panel + 1) / panels;
@@ -216,7 +208,7 @@ HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
     TileC pc = c;
     pc.data += vec * kLanes;
     if (c.factors) pc.factors += vec * kLanes;
-    ForCount<kBlockVecs>(
+    ForCount<kVectors>(
         end - vec, [&](auto count) HWY_ATTR { GemmPanel<count()>(rows, depth, a, pb, ldb, pc); });
     vec = end;
   }

@@ -22,7 +22,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// Up to kBlockTileRows rows and kBlockTileColumns columns of y.
+// Up to kAmxBlockRows rows and kAmxBlockColumns columns of y.
 struct OutputBlock {
   size_t row, rows, column, columns;
 };
@@ -45,7 +45,7 @@ class PassOutput {
   // Whether the products of a block are its sums, so that tiles are stored there.
   bool TakesTiles(const OutputBlock& block) const {
     const bool finishes = last_ && (product_.factor || product_.bias);
-    return !adds_ && !rounds_ && !pass_.mask && !finishes && Width(block) == kBlockTileColumns;
+    return !adds_ && !rounds_ && !pass_.mask && !finishes && Width(block) == kAmxBlockColumns;
   }
 
   // Where the sums of a block are, in f32.
@@ -60,7 +60,7 @@ class PassOutput {
     return Rows(SumsOf(block), sums_stride(), block);
   }
 
-  // products: [block.rows][kBlockTileColumns]
+  // products: [block.rows][kAmxBlockColumns]
   void Store(const float* products, const OutputBlock& block) const {
     if (rounds_) {
       StoreTo(At<uint16_t>(block), product_.ldy, products, block);
@@ -77,7 +77,7 @@ class PassOutput {
 
   // How many columns of a block are written: scratch has room for columns that y does not have.
   size_t Width(const OutputBlock& block) const {
-    return product_.y_is_bf16 && !rounds_ ? kBlockTileColumns : block.columns;
+    return product_.y_is_bf16 && !rounds_ ? kAmxBlockColumns : block.columns;
   }
 
   template <class T>
@@ -94,10 +94,10 @@ class PassOutput {
     const size_t ld_sums = sums_stride(), width = Width(block);
     const float* const factor = last_ && product_.factor ? product_.factor + block.column : nullptr;
     const float* const bias = last_ && product_.bias ? product_.bias + block.column : nullptr;
-    if (width == kBlockTileColumns && !pass_.mask && !factor && !bias) {
+    if (width == kAmxBlockColumns && !pass_.mask && !factor && !bias) {
       for (size_t i = 0; i < block.rows; ++i) {
-        VF a = hn::Load(df, products + i * kBlockTileColumns);
-        VF b = hn::Load(df, products + i * kBlockTileColumns + kLanes);
+        VF a = hn::Load(df, products + i * kAmxBlockColumns);
+        VF b = hn::Load(df, products + i * kAmxBlockColumns + kLanes);
         if (sums) {
           a = hn::Add(a, hn::LoadU(df, sums + i * ld_sums));
           b = hn::Add(b, hn::LoadU(df, sums + i * ld_sums + kLanes));
@@ -111,7 +111,7 @@ class PassOutput {
     for (size_t j = 0; j < width; j += kLanes) {
       const size_t count = std::min(kLanes, width - j);
       for (size_t i = 0; i < block.rows; ++i) {
-        VF v = hn::Load(df, products + i * kBlockTileColumns + j);
+        VF v = hn::Load(df, products + i * kAmxBlockColumns + j);
         if (mask) v = KeepColumns(v, mask + i * pass_.mask_stride, block.column + j);
         if (sums) v = hn::Add(v, hn::LoadN(df, sums + i * ld_sums + j, count));
         if (factor) v = hn::Mul(v, hn::LoadN(df, factor + j, count));
@@ -179,27 +179,26 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
   }
   const size_t ahead_of_block = ahead ? PrefetchedBy(main.elements) : 0;
 
-  alignas(64) float products[kBlockTileRows * kBlockTileColumns];
-  for (size_t row = rows.begin; row < rows.end; row += kBlockTileRows) {
-    const size_t count = std::min(kBlockTileRows, rows.end - row);
+  alignas(64) float products[kAmxBlockRows * kAmxBlockColumns];
+  for (size_t row = rows.begin; row < rows.end; row += kAmxBlockRows) {
+    const size_t count = std::min(kAmxBlockRows, rows.end - row);
     registers.ConfigureBlock(count);
     // The second half of the panel finds the rows of x in the L1 cache.
-    for (size_t half = 0; half < kPanelWidth; half += kBlockTileColumns, ahead += ahead_of_block) {
+    for (size_t half = 0; half < kPanelWidth; half += kAmxBlockColumns, ahead += ahead_of_block) {
       const size_t column = panel * kPanelWidth + half;
       if (column >= product.n) break;
       const OutputBlock block = {row, count, column,
-                                 std::min(kBlockTileColumns, product.n - column)};
+                                 std::min(kAmxBlockColumns, product.n - column)};
       TileOperands of_main = OperandsAt(main, row, half);
       of_main.ahead = ahead;
       of_main.writes = output.Writes(block);
       const TileOperands of_extra = OperandsAt(extra, row, half);
-      const float* const from = pieces ? piece_sums.of[half / kBlockTileColumns] : nullptr;
+      const float* const from = pieces ? piece_sums.of[half / kAmxBlockColumns] : nullptr;
       if (output.TakesTiles(block)) {
-        MultiplyTiles(of_main, of_extra, count, from, kBlockTileColumns, output.SumsOf(block),
+        MultiplyTiles(of_main, of_extra, count, from, kAmxBlockColumns, output.SumsOf(block),
                       output.sums_stride());
       } else {
-        MultiplyTiles(of_main, of_extra, count, from, kBlockTileColumns, products,
-                      kBlockTileColumns);
+        MultiplyTiles(of_main, of_extra, count, from, kAmxBlockColumns, products, kAmxBlockColumns);
         output.Store(products, block);
       }
     }

@@ -1,5 +1,5 @@
 // y[i_perm...] = x[i...]. Elements of y are written in order. Where neighbours of y are far
-// apart in x, tiles of kTile × kTile keep the lines of both in L1. Elements are moved by their
+// apart in x, tiles of kSide × kSide keep the lines of both in L1. Elements are moved by their
 // size, so any dtype works.
 #include <cstring>
 
@@ -10,7 +10,7 @@
 namespace lora::cpu {
 namespace {
 
-constexpr size_t kTile = 32;
+constexpr size_t kSide = 32;
 
 template <class T>
 void MoveRows(const T* x, const Nest<1>& nest, T* y, size_t begin, size_t end) {
@@ -52,14 +52,14 @@ Plane PlaneOf(const Nest<1>& nest) {
 
 template <class T>
 void MoveTiles(const T* x, const Plane& plane, T* y, size_t begin, size_t end) {
-  const size_t strips = (plane.p + kTile - 1) / kTile;
+  const size_t strips = (plane.p + kSide - 1) / kSide;
   for (size_t task = begin; task < end; ++task) {
     const auto offset = plane.outer.OffsetOf(task / strips, plane.outer.rank);
-    const size_t p_begin = task % strips * kTile, p_end = std::min(p_begin + kTile, plane.p);
+    const size_t p_begin = task % strips * kSide, p_end = std::min(p_begin + kSide, plane.p);
     const T* from = x + offset[0];
     T* to = y + offset[1];
-    for (size_t n_begin = 0; n_begin < plane.n; n_begin += kTile) {
-      const size_t n_end = std::min(n_begin + kTile, plane.n);
+    for (size_t n_begin = 0; n_begin < plane.n; n_begin += kSide) {
+      const size_t n_end = std::min(n_begin + kSide, plane.n);
       for (size_t p = p_begin; p < p_end; ++p) {
         for (size_t n = n_begin; n < n_end; ++n)
           to[p * plane.p_step + n] = from[n * plane.step + p];
@@ -78,8 +78,8 @@ void Move(const TransposeArgs& args, const Nest<1>& nest, Context& context) {
     return;
   }
   const Plane plane = PlaneOf(nest);
-  const size_t strips = (plane.p + kTile - 1) / kTile;
-  ForRows(context, plane.outer.count(plane.outer.rank) * strips, kTile * plane.n, kCheapGrain,
+  const size_t strips = (plane.p + kSide - 1) / kSide;
+  ForRows(context, plane.outer.count(plane.outer.rank) * strips, kSide * plane.n, kCheapGrain,
           [&](size_t begin, size_t end) { MoveTiles(x, plane, y, begin, end); });
 }
 
