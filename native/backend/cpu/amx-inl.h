@@ -36,15 +36,48 @@
 #define LORA_AMX_ATTR __attribute__((target("amx-tile,amx-bf16,prfchw")))
 #endif
 
-#if LORA_AMX
-#if LORA_EMULATE_TILES
+#if LORA_AMX && LORA_EMULATE_TILES
 #include "backend/cpu/emulated_tiles.h"
-#else
+#elif LORA_AMX
 #include <immintrin.h>
 #endif
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
+
+// Whether products of bf16 pairs and of split f32 use tile registers. Where they do not, what is
+// declared for both is never called.
+constexpr bool kMultipliesTiles = LORA_AMX;
+
+// Rows of memory whose lines are written next.
+struct RowsToWrite {
+  const std::byte* at = nullptr;
+  size_t rows = 0, row_bytes = 0, stride_bytes = 0;
+};
+
+// What is multiplied: up to kAmxBlockRows rows of x and kAmxBlockColumns columns of a panel.
+struct TileOperands {
+  const uint32_t* x;
+  size_t x_stride;
+  const uint32_t* w;
+  size_t w_stride;
+  size_t elements;  // pairs of a row of x, and of a column of w
+  // Memory of the next panel, or null. PrefetchedBy(elements) elements of it are fetched into the
+  // L2 cache during the product.
+  const uint32_t* ahead = nullptr;
+  size_t parts = 0;  // of w, where x and w are split f32 (operands.h); 0 where they are bf16
+  // Where the sums will be stored: a product of one whole tile of pairs or more fetches the lines.
+  RowsToWrite writes = {};
+};
+
+// So many cache lines of the next panel are fetched with each tile of pairs. When 512 rows have
+// been multiplied by a panel, the whole next one has been fetched.
+constexpr size_t kAheadLines = 2, kLineElements = kCacheLine / sizeof(uint32_t);
+constexpr size_t PrefetchedBy(size_t elements) {
+  return elements / kAmxPairs * kAheadLines * kLineElements;
+}
+
+#if LORA_AMX
 
 static_assert(kLanes == kAmxColumns && kPanelWidth % kAmxBlockColumns == 0);
 
@@ -87,32 +120,6 @@ class TileRegisters {
 
   size_t rows_ = 0;  // of the last call; an object has one of the two layouts
 };
-
-// Rows of memory whose lines are written next.
-struct RowsToWrite {
-  const std::byte* at = nullptr;
-  size_t rows = 0, row_bytes = 0, stride_bytes = 0;
-};
-
-// x of up to kAmxBlockRows rows and kAmxBlockColumns columns of a panel, both of `elements`
-// pairs, and where the next part of W is that is fetched meanwhile into the L2 cache, or null:
-// PrefetchedBy(elements) of it. The lines of `writes` are fetched too, unless there is not even one
-// whole tile of pairs. Both are split f32 (operands.h) where W has `parts`, else 0.
-struct TileOperands {
-  const uint32_t* x;
-  size_t x_stride;
-  const uint32_t* w;
-  size_t w_stride;
-  size_t elements;
-  const uint32_t* ahead = nullptr;
-  size_t parts = 0;
-  RowsToWrite writes = {};
-};
-// Two lines with each tile of pairs are a whole panel over 512 rows.
-constexpr size_t kAheadLines = 2, kLineElements = 64 / sizeof(uint32_t);
-constexpr size_t PrefetchedBy(size_t elements) {
-  return elements / kAmxPairs * kAheadLines * kLineElements;
-}
 
 // Fetches a tile into the L1 cache. Its rows are a cache line each.
 HWY_INLINE void FetchTile(const uint32_t* at, size_t stride) {
@@ -433,9 +440,45 @@ LORA_AMX_ATTR HWY_NOINLINE inline void AddRowProducts(const TileOperands& of, si
   HWY_FENCE;
 }
 
-}  // namespace lora::cpu::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+// While it lives, a product of pairs reads and writes subnormal f32 as zeros, as tile instructions
+// do.
+template <bool kPairs>
+class SubnormalsOfTiles {
+ public:
+#if !LORA_EMULATE_TILES
+  SubnormalsOfTiles() {
+    if (kPairs) _mm_setcsr(before_ | 0x8040u);
+  }
+  ~SubnormalsOfTiles() {
+    if (kPairs) _mm_setcsr(before_);
+  }
+
+ private:
+  const unsigned before_ = _mm_getcsr();
+#else
+  SubnormalsOfTiles() {}
+#endif
+};
+
+#else
+
+class TileRegisters {
+ public:
+  void ConfigureBlock(size_t) {}
+  void ConfigureRow(size_t) {}
+};
+template <bool kWide = true>
+void MultiplyTiles(const TileOperands& main, const TileOperands& extra, size_t rows,
+                   const float* from, size_t ld_from, float* to, size_t ld_to);
+void AddRowProducts(const TileOperands& of, size_t rows, float* sums);
+template <bool kPairs>
+struct SubnormalsOfTiles {
+  SubnormalsOfTiles() {}
+};
 
 #endif  // LORA_AMX
+
+}  // namespace lora::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
 
 #endif  // include guard per target

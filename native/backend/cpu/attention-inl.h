@@ -51,7 +51,7 @@ HWY_INLINE bool HasPairs(const AttentionShape& s) {
 // a GPU (Dao et al. 2022). Scores of pairs are scaled after their maximum is found.
 template <class T>
 HWY_INLINE bool MultipliesPairs(const AttentionShape& s) {
-  return (LORA_DOT_BF16 || LORA_AMX) && HasPairs<T>(s) && s.scale > 0;
+  return (LORA_DOT_BF16 || kMultipliesTiles) && HasPairs<T>(s) && s.scale > 0;
 }
 
 // transposed [d / 2][kRowTile] ← the pairs of rows of q or g, by way of `tile` [kRowTile][padded].
@@ -106,30 +106,30 @@ HWY_INLINE KeyRows LoadKeys(const AttentionShape& s, const RowTile& t, const hwy
 template <class T>
 HWY_INLINE TileA<uint32_t> LoadKeyPairs(const AttentionShape& s, const RowTile& t, const T* src,
                                         size_t first, size_t count, float* tile,
-                                        [[maybe_unused]] float* transposed) {
+                                        float* transposed) {
   const T* keys = src + s.KeyOffset(t.batch, t.head, first);
   auto* const pairs = reinterpret_cast<uint32_t*>(tile);
   const auto interleave = [&](size_t from) {
     const auto row = [&](size_t j) { return keys + (from + j) * s.key_stride(); };
     InterleaveRows(count - from, s.d, s.padded, row, pairs);
   };
-#if LORA_AMX
-  constexpr size_t kStride = kKeyTile / 2, kBlock = 2 * kAmxPairs;
-  auto* const rows = reinterpret_cast<uint32_t*>(transposed);
-  size_t j = 0;
-  for (; s.d % 8 == 0 && j + kBlock <= count; j += kBlock) {
-    const auto* const block = reinterpret_cast<const uint16_t*>(keys + j * s.key_stride());
-    TransposeRowPairs(block, s.key_stride(), s.d, rows + j / 2, kStride);
+  if constexpr (!kMultipliesTiles) {
+    interleave(0);
+    return {pairs, 1, s.padded};
+  } else {
+    constexpr size_t kStride = kKeyTile / 2, kBlock = 2 * kAmxPairs;
+    auto* const rows = reinterpret_cast<uint32_t*>(transposed);
+    size_t j = 0;
+    for (; s.d % 8 == 0 && j + kBlock <= count; j += kBlock) {
+      const auto* const block = reinterpret_cast<const uint16_t*>(keys + j * s.key_stride());
+      TransposeRowPairs(block, s.key_stride(), s.d, rows + j / 2, kStride);
+    }
+    if (j < count) {
+      interleave(j);
+      TransposeElements(pairs, s.padded, CeilDiv(count - j, size_t{2}), s.d, rows + j / 2, kStride);
+    }
+    return {rows, kStride, 1};
   }
-  if (j < count) {
-    interleave(j);
-    TransposeElements(pairs, s.padded, CeilDiv(count - j, size_t{2}), s.d, rows + j / 2, kStride);
-  }
-  return {rows, kStride, 1};
-#else
-  interleave(0);
-  return {pairs, 1, s.padded};
-#endif
 }
 
 // Sets scores of keys that a row does not see to −inf; scores are [to − from][kRowTile], of the

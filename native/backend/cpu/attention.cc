@@ -21,10 +21,8 @@ namespace lora::cpu::HWY_NAMESPACE {
 void RunForwardBlock(const AttentionCall& args, const AttentionShape& s, const RowBlock& block,
                      float* scratch) {
   if (args.q.dtype == DType::kBF16) {
-#if LORA_AMX
     TileRegisters registers;
     registers.ConfigureBlock(kAmxBlockRows);
-#endif
     return ForwardBlock<hwy::bfloat16_t>(args, s, block, scratch);
   }
   ForwardBlock<float>(args, s, block, scratch);
@@ -51,10 +49,8 @@ void RunCombineChunks(const AttentionCall& args, const AttentionShape& s, const 
 void RunBackwardBlock(const AttentionBackwardArgs& args, const AttentionShape& s,
                       const RowBlock& block, float* scratch, float* dk, float* dv) {
   if (args.q.dtype == DType::kBF16) {
-#if LORA_AMX
     TileRegisters registers;
     registers.ConfigureBlock(kAmxBlockRows);
-#endif
     return BackwardBlock<hwy::bfloat16_t>(args, s, block, scratch, dk, dv);
   }
   BackwardBlock<float>(args, s, block, scratch, dk, dv);

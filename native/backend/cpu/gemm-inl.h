@@ -19,12 +19,12 @@
 #include <cstring>
 
 #include "backend/cpu/amx-inl.h"
+#include "backend/cpu/amx_panel-inl.h"
 #include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
 #include "backend/cpu/split-inl.h"
-#include "backend/cpu/tile_panel-inl.h"
 #include "core/maths/dtype.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -236,18 +236,18 @@ void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range pane
       MultiplyPanel<false>(product, pass, panel, rows, tiles, scratch);
     });
   }
-#if LORA_AMX
-  TileRegisters registers;
-  const size_t all = Tiles(rows);
-  const Range range = {Split(rows, all, tiles.begin).begin, Split(rows, all, tiles.end - 1).end};
-  EachPass(product, panels, [&](size_t pass, size_t panel) {
-    MultiplyPanelOfTiles(product, pass, panel, range, registers, scratch);
-  });
-#else
-  EachPass(product, panels, [&](size_t pass, size_t panel) {
-    MultiplyPanel<true>(product, pass, panel, rows, tiles, scratch);
-  });
-#endif
+  if constexpr (kMultipliesTiles) {
+    TileRegisters registers;
+    const size_t all = Tiles(rows);
+    const Range range = {Split(rows, all, tiles.begin).begin, Split(rows, all, tiles.end - 1).end};
+    EachPass(product, panels, [&](size_t pass, size_t panel) {
+      MultiplyPanelOfTiles(product, pass, panel, range, registers, scratch);
+    });
+  } else {
+    EachPass(product, panels, [&](size_t pass, size_t panel) {
+      MultiplyPanel<true>(product, pass, panel, rows, tiles, scratch);
+    });
+  }
 }
 
 // ---- x as 32-bit elements --------------------------------------------------------------------
@@ -256,13 +256,9 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
                   Operands operands, uint32_t* dst, size_t dst_stride) {
   for (size_t i = 0; i < rows; ++i) {
     uint32_t* to = dst + i * dst_stride;
-#if LORA_AMX
-    if (operands == Operands::kSplitF32) {
+    if (IsSplit(operands)) {
       SplitRow(static_cast<const float*>(x) + i * ldx, k, 1, to);
-      continue;
-    }
-#endif
-    if (operands == Operands::kF32) {
+    } else if (operands == Operands::kF32) {
       std::memcpy(to, static_cast<const float*>(x) + i * ldx, k * sizeof(float));
     } else if (x_is_bf16) {
       if (k % 2 != 0) to[k / 2] = 0;
@@ -275,7 +271,7 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
 
 size_t PanelWidth() { return kPanelWidth; }
 
-bool MultipliesTiles() { return LORA_AMX; }
+bool MultipliesTiles() { return kMultipliesTiles; }
 
 }  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

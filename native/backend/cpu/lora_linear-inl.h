@@ -292,10 +292,9 @@ void UpTransposedAll(const uint32_t* g, size_t g_stride, size_t rows, size_t ele
   });
 }
 
-#if LORA_AMX
-
-void UpTransposedTiles(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
-                       size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
+inline void UpTransposedTiles(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
+                              size_t elements, const uint32_t* a, size_t r_padded, bool add,
+                              float* u) {
   TileRegisters registers;
   registers.ConfigureBlock(rows);
   TileOperands of = {g, g_stride, a, r_padded, elements};
@@ -310,18 +309,17 @@ void UpTransposedTiles(const uint32_t* g, size_t g_stride, Operands operands, si
     }
   }
 }
-#endif
 
 void MultiplyUpTransposed(const uint32_t* g, size_t g_stride, Operands operands, size_t rows,
                           size_t elements, const uint32_t* a, size_t r_padded, bool add, float* u) {
   if (operands == Operands::kF32) {
     return UpTransposedAll<false>(g, g_stride, rows, elements, a, r_padded, add, u);
   }
-#if LORA_AMX
-  UpTransposedTiles(g, g_stride, operands, rows, elements, a, r_padded, add, u);
-#else
-  UpTransposedAll<true>(g, g_stride, rows, elements, a, r_padded, add, u);
-#endif
+  if constexpr (kMultipliesTiles) {
+    UpTransposedTiles(g, g_stride, operands, rows, elements, a, r_padded, add, u);
+  } else {
+    UpTransposedAll<true>(g, g_stride, rows, elements, a, r_padded, add, u);
+  }
 }
 
 // ---- A, B and the low-rank vectors as 32-bit elements ----------------------------------------
@@ -332,12 +330,10 @@ void ScaleToElements(const float* v, size_t v_stride, size_t rows, size_t r, flo
   const VF s = hn::Set(df, scale);
   const bool pairs = operands == Operands::kPairs;
   for (size_t i = 0; i < rows; ++i, v += v_stride, dst += dst_stride) {
-#if LORA_AMX
-    if (operands == Operands::kSplitF32) {
+    if (IsSplit(operands)) {
       SplitRow(v, r, scale, dst);
       continue;
     }
-#endif
     uint16_t* halves = reinterpret_cast<uint16_t*>(dst);
     float* floats = reinterpret_cast<float*>(dst);
     size_t j = 0;
@@ -389,7 +385,6 @@ void PairColumns(const float* v, size_t rows, size_t columns, uint32_t* dst, siz
   ZeroBeyond(dst, elements, rows, dst_stride);
 }
 
-#if LORA_AMX
 // Rows that are split at a time: whole tiles of pairs.
 constexpr size_t kSplitRows = 2 * kAmxPairs;
 
@@ -417,21 +412,14 @@ void SplitAlongK(const float* v, size_t v_stride, size_t k, size_t n, uint32_t* 
     }
   }
 }
-#endif
 
-void NarrowRowsOf(const float* a, size_t n, size_t r, [[maybe_unused]] Operands operands,
-                  uint32_t* dst) {
-#if LORA_AMX
-  if (operands == Operands::kSplitF32) return SplitAlongK<false>(a, r, n, r, dst, PaddedRank(r));
-#endif
+void NarrowRowsOf(const float* a, size_t n, size_t r, Operands operands, uint32_t* dst) {
+  if (IsSplit(operands)) return SplitAlongK<false>(a, r, n, r, dst, PaddedRank(r));
   PairRows(a, r, n, r, dst, PaddedRank(r));
 }
 
-void NarrowColumnsOf(const float* b, size_t r, size_t k, [[maybe_unused]] Operands operands,
-                     uint32_t* dst) {
-#if LORA_AMX
-  if (operands == Operands::kSplitF32) return SplitAlongK<true>(b, k, k, r, dst, PaddedRank(r));
-#endif
+void NarrowColumnsOf(const float* b, size_t r, size_t k, Operands operands, uint32_t* dst) {
+  if (IsSplit(operands)) return SplitAlongK<true>(b, k, k, r, dst, PaddedRank(r));
   PairColumns(b, r, k, dst, PaddedRank(r));
 }
 
@@ -441,9 +429,7 @@ void PackUpPanel(const float* a, size_t n, size_t r, Operands operands, size_t p
   const size_t begin = panel * kPanelWidth, rows = std::min(kPanelWidth, n - begin);
   a += begin * r;
   dst += panel * RankSize(r, operands) * kPanelWidth;
-#if LORA_AMX
-  if (operands == Operands::kSplitF32) return SplitAlongK<true>(a, r, r, rows, dst, kPanelWidth);
-#endif
+  if (IsSplit(operands)) return SplitAlongK<true>(a, r, r, rows, dst, kPanelWidth);
   if (operands == Operands::kPairs) {
     PairColumns(a, rows, r, dst, kPanelWidth);
     std::fill(dst + (r + 1) / 2 * kPanelWidth, dst + elements * kPanelWidth, 0u);
@@ -478,10 +464,7 @@ void PackDownPanel(const float* b, size_t n, size_t r, Operands operands, size_t
   const size_t begin = panel * kPanelWidth, columns = std::min(kPanelWidth, n - begin);
   b += begin;
   dst += panel * RankSize(r, operands) * kPanelWidth;
-#if LORA_AMX
-  if (operands == Operands::kSplitF32)
-    return SplitAlongK<false>(b, n, r, columns, dst, kPanelWidth);
-#endif
+  if (IsSplit(operands)) return SplitAlongK<false>(b, n, r, columns, dst, kPanelWidth);
   const auto load = [&](size_t row, size_t c) HWY_ATTR {
     if (row >= r || c >= columns) return hn::Zero(df);
     const float* from = b + row * n + c;

@@ -140,11 +140,9 @@ void OuterColumns(const Outer& o, Range columns) {
   }
 }
 
-#if LORA_AMX
-
 // The ranks are rows of a product, 16 at a time, and z is a panel. Its pairs are made once for
 // kOuterRankTiles tiles of ranks, and kOuterBlocks tiles of them stay in the L1 cache.
-static_assert(kOuterColumns == kPanelWidth);
+static_assert(!kMultipliesTiles || kOuterColumns == kPanelWidth);
 constexpr size_t kOuterRankTiles = 4;
 template <bool kSplit>
 constexpr size_t kOuterBlocks = kSplit ? 2 : 4;
@@ -205,7 +203,7 @@ HWY_NOINLINE void SplitOuterRows(const Outer& o, size_t row, size_t blocks, size
 }
 
 // Puts columns in the order of RowPairs into their own.
-void OrderColumns(const float* from, float* to) {
+inline void OrderColumns(const float* from, float* to) {
   const DF df;
   // Blocks of 4 columns of RowPairs are in the lower and the upper vector in turn.
   alignas(64) int32_t lanes[2 * kLanes];
@@ -222,7 +220,7 @@ void OrderColumns(const float* from, float* to) {
 }
 
 // Stores the sums of `ranks` ranks from `rank` on, in the order of columns.
-void StoreOuter(const Outer& o, size_t rank, size_t ranks, size_t column, float* sums) {
+inline void StoreOuter(const Outer& o, size_t rank, size_t ranks, size_t column, float* sums) {
   const DF df;
   const VF scale = hn::Set(df, o.scale);
   const size_t columns = std::min(kOuterColumns, o.n - column);
@@ -318,6 +316,7 @@ void OuterTiles(std::span<const Outer> outers, Range columns) {
 
 void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands operands,
                uint32_t* dst) {
+  if (!kMultipliesTiles) return PairRows(v, v_stride, m, r, dst, r);
   const bool split = operands == Operands::kSplitF32;
   const size_t stride = TiledOuterStride(m, operands), parts = split ? kParts : 1;
   if (m % kAmxBlockRows != 0 || (split && r % kAmxRows != 0)) {
@@ -345,26 +344,18 @@ void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands ope
   }
 }
 
-#else
-
-void PackOuter(const float* v, size_t v_stride, size_t m, size_t r, Operands, uint32_t* dst) {
-  PairRows(v, v_stride, m, r, dst, r);
-}
-
-#endif  // LORA_AMX
-
 template <bool kMasked>
 void MultiplyOutersOf(std::span<const Outer> outers, Range columns) {
   if (outers[0].operands == Operands::kF32) {
     for (const Outer& outer : outers) OuterColumns<false, kMasked>(outer, columns);
     return;
   }
-#if LORA_AMX
-  if (outers[0].operands == Operands::kSplitF32) return OuterTiles<true, kMasked>(outers, columns);
-  OuterTiles<false, kMasked>(outers, columns);
-#else
-  for (const Outer& outer : outers) OuterColumns<true, kMasked>(outer, columns);
-#endif
+  if constexpr (kMultipliesTiles) {
+    if (IsSplit(outers[0].operands)) return OuterTiles<true, kMasked>(outers, columns);
+    OuterTiles<false, kMasked>(outers, columns);
+  } else {
+    for (const Outer& outer : outers) OuterColumns<true, kMasked>(outer, columns);
+  }
 }
 
 void MultiplyOuters(std::span<const Outer> outers, Range columns) {

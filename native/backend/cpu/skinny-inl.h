@@ -182,8 +182,8 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
   }
 }
 
-// How a reduction is cut into nearly equal blocks. Where one ends changes no sum, because the sums
-// of a block are what the next one goes on from.
+// Cuts a reduction into nearly equal blocks. The cuts change no result, because each block adds its
+// products to the sums of the blocks before it, one after the other.
 struct RowsBlocks {
   size_t count, length;
   RowsBlocks(const Step& step, bool whole) : count(1), length(step.elements) {
@@ -294,14 +294,13 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
   EachBlock<kPairs>(product, rows, panels, low, RowsBlocks(step, streams), scratch, multiply);
 }
 
-#if LORA_AMX
-
-// How far the first tile of rows fetches a panel ahead, of which the next ones find it in cache.
+// The first tile of rows fetches the panel into cache so many elements before they are multiplied.
+// The other tiles of rows then read it from there.
 constexpr size_t kPanelAhead = 2 * kAmxPairs * kPanelWidth;
 
 // The same on tile registers, whose sums go through memory between blocks.
-void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
-                         std::span<const LowRankRows> low, const ProductScratch& scratch) {
+inline void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
+                                std::span<const LowRankRows> low, const ProductScratch& scratch) {
   const Step& step = product.passes[0].main;
   const size_t tiles = CeilDiv(rows, kAmxRows);
   TileRegisters registers;
@@ -326,8 +325,6 @@ void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
   EachBlock<true>(product, rows, panels, low, blocks, scratch, multiply);
 }
 
-#endif  // LORA_AMX
-
 void MultiplyRows(const Product& product, size_t rows, Range panels,
                   std::span<const LowRankRows> low, const ProductScratch& scratch) {
   if (rows == 1 && product.operands == Operands::kPairs) {
@@ -335,11 +332,11 @@ void MultiplyRows(const Product& product, size_t rows, Range panels,
   } else if (rows == 1) {
     MultiplyRow<false>(product, panels, low, scratch);
   } else if (product.operands == Operands::kPairs) {
-#if LORA_AMX
-    MultiplyRowsOfTiles(product, rows, panels, low, scratch);
-#else
-    MultiplyRowsOf<true>(product, rows, panels, low, scratch);
-#endif
+    if constexpr (kMultipliesTiles) {
+      MultiplyRowsOfTiles(product, rows, panels, low, scratch);
+    } else {
+      MultiplyRowsOf<true>(product, rows, panels, low, scratch);
+    }
   } else {
     MultiplyRowsOf<false>(product, rows, panels, low, scratch);
   }

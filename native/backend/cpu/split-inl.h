@@ -25,10 +25,13 @@
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
 
-#if LORA_AMX
-
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
+
+// Whether operands are split, which they are where products use tile registers alone.
+constexpr bool IsSplit(Operands operands) {
+  return kMultipliesTiles && operands == Operands::kSplitF32;
+}
 
 // parts ← bf16 values of x that add up to v. Each is rounded, so that what is left out has either
 // sign. What is not finite is the last part, which is multiplied by first parts alone: an infinity
@@ -179,9 +182,11 @@ HWY_INLINE bool MultipliesPieces(const Step& step, size_t rows) {
          step.w.format != WeightFormat::kBF16;
 }
 
+constexpr size_t kPanelBlocks = CeilDiv(kPanelWidth, kAmxBlockColumns);
+
 // The products of up to kAmxBlockRows rows with a panel, by columns.
 struct PieceSums {
-  alignas(64) float of[kPanelWidth / kAmxBlockColumns][kAmxBlockRows * kAmxBlockColumns];
+  alignas(64) float of[kPanelBlocks][kAmxBlockRows * kAmxBlockColumns];
 };
 
 // sums ← x · panel. The registers are configured for `rows`.
@@ -194,7 +199,7 @@ HWY_INLINE void MultiplyPieces(const Step& step, size_t panel, const uint32_t* x
     SplitPiece(step, panel, at, piece);
     of.x = x + at * kParts;
     of.elements = std::min(kPieceElements, step.elements - at);
-    for (size_t half = 0; half < kPanelWidth / kAmxBlockColumns; ++half) {
+    for (size_t half = 0; half < kPanelBlocks; ++half) {
       float* const to = sums.of[half];
       of.w = piece + half * kAmxBlockColumns;
       MultiplyTiles(of, {}, rows, at == 0 ? nullptr : to, kAmxBlockColumns, to, kAmxBlockColumns);
@@ -204,7 +209,5 @@ HWY_INLINE void MultiplyPieces(const Step& step, size_t panel, const uint32_t* x
 
 }  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#endif  // LORA_AMX
 
 #endif  // include guard per target

@@ -90,8 +90,6 @@ HWY_INLINE void AddElements(const Streams& s, size_t begin, size_t end, const Ad
   if (e < end) AddStored<kPairs, kFormat, kPanels>(s, e, end - e, next, add);
 }
 
-#if LORA_AMX
-
 // The sums have the bits that tile registers give more rows: for each tile of pairs, the products
 // of the first and of the second halves are summed apart, from zero.
 template <WeightFormat kFormat, size_t kPanels>
@@ -122,43 +120,22 @@ HWY_INLINE void MultiplyStreamsOfTiles(const Streams& s) {
   }
 }
 
-#endif  // LORA_AMX
-
 // sums += x · kPanels panels. Every output is one chain of sums over the elements, whatever kPanels
 // is.
 template <bool kPairs, WeightFormat kFormat, size_t kPanels>
 HWY_NOINLINE void MultiplyStreams(const Streams& s) {
-#if LORA_AMX
-  if constexpr (kPairs) return MultiplyStreamsOfTiles<kFormat, kPanels>(s);
-#endif
-  StreamSums<kPanels> sums;
-  LoadSums(s.sums, sums);
-  AddElements<kPairs, kFormat, kPanels>(s, 0, s.elements,
-                                        [&](size_t p, size_t j, VU x, VU w) HWY_ATTR {
-                                          sums[p][j] = MulAddElements<kPairs>(x, w, sums[p][j]);
-                                        });
-  StoreSums(sums, s.sums);
+  if constexpr (kPairs && kMultipliesTiles) {
+    MultiplyStreamsOfTiles<kFormat, kPanels>(s);
+  } else {
+    StreamSums<kPanels> sums;
+    LoadSums(s.sums, sums);
+    AddElements<kPairs, kFormat, kPanels>(s, 0, s.elements,
+                                          [&](size_t p, size_t j, VU x, VU w) HWY_ATTR {
+                                            sums[p][j] = MulAddElements<kPairs>(x, w, sums[p][j]);
+                                          });
+    StoreSums(sums, s.sums);
+  }
 }
-
-// While it lives, a product of pairs reads and writes subnormal f32 as zeros, as tile instructions
-// do.
-template <bool kPairs>
-class SubnormalsOfTiles {
- public:
-#if LORA_AMX && !LORA_EMULATE_TILES
-  SubnormalsOfTiles() {
-    if (kPairs) _mm_setcsr(before_ | 0x8040u);
-  }
-  ~SubnormalsOfTiles() {
-    if (kPairs) _mm_setcsr(before_);
-  }
-
- private:
-  const unsigned before_ = _mm_getcsr();
-#else
-  SubnormalsOfTiles() {}
-#endif
-};
 
 // sums [panels][kPanelWidth] += x · the panels from `panel` on, which are at most kStreams.
 template <bool kPairs>

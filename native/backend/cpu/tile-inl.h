@@ -14,7 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "backend/cpu/amx_tile-inl.h"
+#include "backend/cpu/amx_attention-inl.h"
 #include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
@@ -193,29 +193,6 @@ HWY_INLINE void GemmPanel(size_t rows, size_t depth, TileA<A> a, const B* HWY_RE
   }
 }
 
-// C [rows × cols] ← A·B, or C + A·B, or C·factors + A·B, where B(k, j) = b[k·ldb + j], in f32 or
-// bf16 for an A of f32, else in pairs of bf16. cols is rounded up to whole vectors, so rows of B
-// and C must be padded that far.
-template <class A, class B>
-HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
-                         const B* HWY_RESTRICT b, size_t ldb, TileC c) {
-  const size_t vecs = (cols + kLanes - 1) / kLanes;
-  const size_t panels = (vecs + kVectors - 1) / kVectors;
-  size_t vec = 0;
-  for (size_t panel = 0; panel < panels; ++panel) {
-    const size_t end = vecs * (panel + 1) / panels;
-    const B* pb = b + vec * kLanes;
-    TileC pc = c;
-    pc.data += vec * kLanes;
-    if (c.factors) pc.factors += vec * kLanes;
-    ForCount<kVectors>(
-        end - vec, [&](auto count) HWY_ATTR { GemmPanel<count()>(rows, depth, a, pb, ldb, pc); });
-    vec = end;
-  }
-}
-
-#if LORA_AMX
-
 // C [rows][cols] times the factors of its columns. Factors of 1, the most frequent ones in
 // attention, take no time.
 HWY_INLINE void ScaleColumns(size_t rows, size_t cols, TileC c) {
@@ -230,18 +207,34 @@ HWY_INLINE void ScaleColumns(size_t rows, size_t cols, TileC c) {
   }
 }
 
-// The same of pairs, in tile registers, which the caller has configured (TileRegisters). The pairs
-// of a row of A follow each other.
-template <class A>
+// C [rows × cols] ← A·B, or C + A·B, or C·factors + A·B, where B(k, j) = b[k·ldb + j], in f32 or
+// bf16 for an A of f32, else in pairs of bf16. cols is rounded up to whole vectors, so rows of B
+// and C must be padded that far. Tile registers, which the caller has configured (TileRegisters),
+// multiply pairs; the pairs of a row of A follow each other for them.
+template <class A, class B>
 HWY_INLINE void TileGemm(size_t rows, size_t cols, size_t depth, TileA<A> a,
-                         const uint32_t* HWY_RESTRICT b, size_t ldb, TileC c) {
-  if (c.factors) ScaleColumns(rows, cols, c);
-  const size_t a_stride = a.row_step * sizeof(A) / sizeof(uint32_t);
-  MultiplyPairTiles({rows, cols, depth, reinterpret_cast<const uint32_t*>(a.data), a_stride, b, ldb,
-                     c.data, c.stride, c.accumulate});
+                         const B* HWY_RESTRICT b, size_t ldb, TileC c) {
+  if constexpr (kMultipliesTiles && std::is_same_v<B, uint32_t>) {
+    if (c.factors) ScaleColumns(rows, cols, c);
+    const size_t a_stride = a.row_step * sizeof(A) / sizeof(uint32_t);
+    return MultiplyPairTiles({rows, cols, depth, reinterpret_cast<const uint32_t*>(a.data),
+                              a_stride, b, ldb, c.data, c.stride, c.accumulate});
+  } else {
+    const size_t vecs = (cols + kLanes - 1) / kLanes;
+    const size_t panels = (vecs + kVectors - 1) / kVectors;
+    size_t vec = 0;
+    for (size_t panel = 0; panel < panels; ++panel) {
+      const size_t end = vecs * (panel + 1) / panels;
+      const B* pb = b + vec * kLanes;
+      TileC pc = c;
+      pc.data += vec * kLanes;
+      if (c.factors) pc.factors += vec * kLanes;
+      ForCount<kVectors>(
+          end - vec, [&](auto count) HWY_ATTR { GemmPanel<count()>(rows, depth, a, pb, ldb, pc); });
+      vec = end;
+    }
+  }
 }
-
-#endif  // LORA_AMX
 
 }  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

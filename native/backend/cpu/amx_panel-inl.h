@@ -1,9 +1,9 @@
 // Multiplies a panel by tile registers (amx-inl.h), compiled once per instruction set.
-#if defined(LORA_BACKEND_CPU_TILE_PANEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef LORA_BACKEND_CPU_TILE_PANEL_INL_H_
-#undef LORA_BACKEND_CPU_TILE_PANEL_INL_H_
+#if defined(LORA_BACKEND_CPU_AMX_PANEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_AMX_PANEL_INL_H_
+#undef LORA_BACKEND_CPU_AMX_PANEL_INL_H_
 #else
-#define LORA_BACKEND_CPU_TILE_PANEL_INL_H_
+#define LORA_BACKEND_CPU_AMX_PANEL_INL_H_
 #endif
 
 #include <algorithm>
@@ -17,8 +17,6 @@
 #include "backend/cpu/split-inl.h"
 #include "hwy/highway.h"
 
-#if LORA_AMX
-
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
@@ -27,9 +25,10 @@ struct OutputBlock {
   size_t row, rows, column, columns;
 };
 
-// What becomes of the products of one pass. A pass is summed by itself and then added, which rounds
-// a long sum less than going on from it, and takes no longer. The sums of an output in bf16 are f32
-// in scratch until the last pass, which rounds them.
+// Where the products of one pass go. Each pass is summed from zero and then added to the sums of
+// the passes before it, because a long sum has a smaller rounding error in parts; it takes no
+// longer. The sums are in y. For a y of bf16 they are f32 in scratch, and the last pass rounds
+// them.
 class PassOutput {
  public:
   // Of rows from `first_row` on.
@@ -157,8 +156,9 @@ HWY_INLINE TileOperands OperandsAt(TileOperands of, size_t row, size_t column) {
 }
 
 // Runs one pass of one panel over rows [rows.begin, rows.end).
-void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t panel, Range rows,
-                          TileRegisters& registers, const ProductScratch& scratch) {
+HWY_NOINLINE inline void MultiplyPanelOfTiles(const Product& product, size_t pass_index,
+                                              size_t panel, Range rows, TileRegisters& registers,
+                                              const ProductScratch& scratch) {
   const Pass& pass = product.passes[pass_index];
   const PassOutput output(product, pass_index, rows.begin, scratch);
   const bool pieces =
@@ -207,7 +207,5 @@ void MultiplyPanelOfTiles(const Product& product, size_t pass_index, size_t pane
 
 }  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
-
-#endif  // LORA_AMX
 
 #endif  // include guard per target

@@ -1,10 +1,10 @@
 // Multiplies tiles of bf16 pairs in memory by Intel's matrix instructions (amx-inl.h), for
 // attention.
-#if defined(LORA_BACKEND_CPU_AMX_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef LORA_BACKEND_CPU_AMX_TILE_INL_H_
-#undef LORA_BACKEND_CPU_AMX_TILE_INL_H_
+#if defined(LORA_BACKEND_CPU_AMX_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef LORA_BACKEND_CPU_AMX_ATTENTION_INL_H_
+#undef LORA_BACKEND_CPU_AMX_ATTENTION_INL_H_
 #else
-#define LORA_BACKEND_CPU_AMX_TILE_INL_H_
+#define LORA_BACKEND_CPU_AMX_ATTENTION_INL_H_
 #endif
 
 #include <algorithm>
@@ -14,9 +14,6 @@
 
 #include "backend/cpu/amx-inl.h"
 #include "hwy/highway.h"
-
-#if LORA_AMX
-#include <immintrin.h>
 
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
@@ -33,6 +30,8 @@ struct PairProduct {
   size_t c_stride;
   bool accumulate;
 };
+
+#if LORA_AMX
 
 // The block of C at (row, column), which is whole, or has fewer than kAmxRows rows. What is
 // missing to whole tiles is in copies, so that nothing beyond the operands is read or written.
@@ -140,9 +139,15 @@ HWY_INLINE void TransposeRowPairs(const uint16_t* src, size_t src_stride, size_t
   }
 }
 
-}  // namespace lora::cpu::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
+#else
+
+void MultiplyPairTiles(const PairProduct& p);
+void TransposeRowPairs(const uint16_t* src, size_t src_stride, size_t columns, uint32_t* dst,
+                       size_t dst_stride);
 
 #endif  // LORA_AMX
+
+}  // namespace lora::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
 
 #endif  // include guard per target
