@@ -31,11 +31,12 @@ void RunForwardBlock(const AttentionCall& args, const AttentionShape& s, const R
 void RunDecodeUnits(const AttentionCall& call, const DecodeUnits& units, Range range,
                     float* scratch) {
   const DecodeScratch of(call.shape, scratch);
-  if (call.q.dtype == DType::kF32) return DecodeRange<DecodeF32<float>>(call, units, range, of);
+  if (call.q.dtype == DType::kF32)
+    return DecodeRange<WidenedOperands<float>>(call, units, range, of);
 #if LORA_DOT_BF16
-  if (call.shape.d % 2 == 0) return DecodeRange<DecodePairs>(call, units, range, of);
+  if (call.shape.d % 2 == 0) return DecodeRange<PairOperands>(call, units, range, of);
 #endif
-  DecodeRange<DecodeF32<hwy::bfloat16_t>>(call, units, range, of);
+  DecodeRange<WidenedOperands<hwy::bfloat16_t>>(call, units, range, of);
 }
 
 void RunCombineChunks(const AttentionCall& args, const AttentionShape& s, const RowTile& t,

@@ -41,33 +41,125 @@ HWY_INLINE void FetchRows(const T* row, size_t count, size_t stride, size_t d) {
   }
 }
 
-// 2·kLanes columns of a row, of which `count` are there, as f32. Those of bf16 are the even ones
-// before the odd ones, because that takes no shuffle.
-template <class T>
+// Sums of 2·kLanes columns of a row, or their values.
 struct Columns {
   VF first, second;
+};
 
-  HWY_INLINE Columns(VF v0, VF v1) : first(v0), second(v1) {}
-  HWY_INLINE Columns(const float* from, size_t count) {
+// The products of a chunk are computed from one of two kinds of operands. Both have
+//   T, Query, Weight   the types of k and v, of q in scratch, and of P
+//   Row, Load          2·kLanes columns of a key, of which `count` are there unless kWhole
+//   Values, LoadValues the same of the values of kKeys keys, of which `keys` are there
+//   Dot, Add           the sum with a product of a row of q and a key, or of P and values
+// f32, or bf16 that is widened in registers to the even columns before the odd ones, because that
+// takes no shuffle. q is scaled.
+template <class Element>
+struct WidenedOperands {
+  using T = Element;
+  using Query = float;
+  using Weight = float;
+  using Row = Columns;
+  using Values = Columns;
+  static constexpr size_t kKeys = 1;
+  static constexpr bool kScalesScores = false;
+
+  template <bool kWhole>
+  static HWY_INLINE Columns Load(const float* from, size_t count) {
     const DF df;
-    const bool whole = count >= 2 * kLanes;
+    const bool whole = kWhole || count >= 2 * kLanes;
     const size_t beyond = count > kLanes ? count - kLanes : 0;
-    first = whole ? hn::LoadU(df, from) : hn::LoadN(df, from, count);
-    second = whole ? hn::LoadU(df, from + kLanes) : hn::LoadN(df, from + kLanes, beyond);
+    return {whole ? hn::LoadU(df, from) : hn::LoadN(df, from, count),
+            whole ? hn::LoadU(df, from + kLanes) : hn::LoadN(df, from + kLanes, beyond)};
   }
-  HWY_INLINE Columns(const hwy::bfloat16_t* from, size_t count) {
+  template <bool kWhole>
+  static HWY_INLINE Columns Load(const hwy::bfloat16_t* from, size_t count) {
     const DF df;
     const DBF dh;
-    const VU v =
-        hn::BitCast(DU(), count >= 2 * kLanes ? hn::LoadU(dh, from) : hn::LoadN(dh, from, count));
-    first = hn::BitCast(df, hn::ShiftLeft<16>(v));
-    second = hn::BitCast(df, hn::And(v, hn::Set(DU(), 0xffff0000u)));
+    const bool whole = kWhole || count >= 2 * kLanes;
+    const VU v = hn::BitCast(DU(), whole ? hn::LoadU(dh, from) : hn::LoadN(dh, from, count));
+    return {hn::BitCast(df, hn::ShiftLeft<16>(v)),
+            hn::BitCast(df, hn::And(v, hn::Set(DU(), 0xffff0000u)))};
   }
-  HWY_INLINE Columns InOrder() const {
-    if constexpr (std::is_same_v<T, float>) return *this;
+  static HWY_INLINE VF Dot(const float* q, const Row& key, VF sum) {
+    sum = hn::MulAdd(key.first, hn::LoadU(DF(), q), sum);
+    return hn::MulAdd(key.second, hn::LoadU(DF(), q + kLanes), sum);
+  }
+
+  template <bool kWhole>
+  static HWY_INLINE Values LoadValues(const T* from, size_t /*stride*/, size_t /*keys*/,
+                                      size_t count) {
+    return Load<kWhole>(from, count);
+  }
+  static HWY_INLINE VF Broadcast(const float* p) { return hn::Set(DF(), *p); }
+  static HWY_INLINE VF Add(VF p, VF values, VF sum) { return hn::MulAdd(p, values, sum); }
+  static HWY_INLINE Columns InOrder(VF first, VF second) {
+    if constexpr (std::is_same_v<T, float>) return {first, second};
     const DF df;
     return {hn::InterleaveWholeLower(df, first, second),
             hn::InterleaveWholeUpper(df, first, second)};
+  }
+
+  static size_t QueryStride(const AttentionShape& s) { return RoundUp(s.d, 2 * kLanes); }
+  static HWY_INLINE void StoreQuery(const AttentionShape& s, const T* from, float* to) {
+    const DF df;
+    const VF scale = hn::Set(df, s.scale * kLog2E);
+    for (size_t i = 0; i < s.d; i += 2 * kLanes) {
+      const Columns row = Load<false>(from + i, s.d - i);
+      hn::StoreU(hn::Mul(scale, row.first), df, to + i);
+      hn::StoreU(hn::Mul(scale, row.second), df, to + i + kLanes);
+    }
+  }
+  // P takes the place of the scores.
+  static Weight* Weights(const DecodeScratch& scratch) { return scratch.scores; }
+};
+
+// bf16 where one instruction multiplies pairs: of columns for the scores, which are scaled then,
+// and of keys for the outputs. P is rounded to bf16.
+struct PairOperands {
+  using T = hwy::bfloat16_t;
+  using Query = T;
+  using Weight = T;
+  using Row = VU;
+  struct Values {
+    VU first, second;
+  };
+  static constexpr size_t kKeys = 2;
+  static constexpr bool kScalesScores = true;
+
+  template <bool kWhole>
+  static HWY_INLINE VU Load(const T* from, size_t count) {
+    const DBF dh;
+    const bool whole = kWhole || count >= 2 * kLanes;
+    return hn::BitCast(DU(), whole ? hn::LoadU(dh, from) : hn::LoadN(dh, from, count));
+  }
+  static HWY_INLINE VF Dot(const T* q, VU key, VF sum) {
+    return MulAddElements<true>(Load<true>(q, 2 * kLanes), key, sum);
+  }
+
+  template <bool kWhole>
+  static HWY_INLINE Values LoadValues(const T* from, size_t stride, size_t keys, size_t count) {
+    const DU16 dw;
+    const auto second = keys > 1 ? Load<kWhole>(from + stride, count) : hn::Zero(DU());
+    const RowPairs pairs(hn::BitCast(dw, Load<kWhole>(from, count)), hn::BitCast(dw, second));
+    return {pairs.lower, pairs.upper};
+  }
+  static HWY_INLINE VU Broadcast(const T* p) {  // of an even key
+    return hn::Set(DU(), *reinterpret_cast<const uint32_t*>(p));
+  }
+  static HWY_INLINE VF Add(VU p, VU values, VF sum) { return MulAddElements<true>(p, values, sum); }
+  static HWY_INLINE Columns InOrder(VF lower, VF upper) {
+    HWY_ALIGN float columns[2 * kLanes];
+    StoreColumns(lower, upper, columns);
+    return {hn::Load(DF(), columns), hn::Load(DF(), columns + kLanes)};
+  }
+
+  static size_t QueryStride(const AttentionShape& s) { return 2 * s.padded; }
+  static void StoreQuery(const AttentionShape& s, const T* from, T* to) {
+    std::memcpy(to, from, s.d * sizeof(T));
+    std::memset(to + s.d, 0, (2 * s.padded - s.d) * sizeof(T));
+  }
+  static Weight* Weights(const DecodeScratch& scratch) {
+    return reinterpret_cast<Weight*>(scratch.p);
   }
 };
 
@@ -87,18 +179,18 @@ HWY_INLINE void ForHeadSize(size_t d, const Use& use) {
   use(std::integral_constant<size_t, 0>());
 }
 
-// scores[r·kKeyTile + j] = q[r]·k[j], for rows of q in the order of Columns, with kSize or else
-// `any_size` columns. Past `count`, up to the next multiple of 4, scores are written too. Meanwhile
-// as many rows from `ahead` on are fetched.
-template <size_t kRows, size_t kSize, class T>
-HWY_NOINLINE void DotRows(size_t any_size, size_t q_stride, size_t count,
-                          const float* HWY_RESTRICT q, const T* HWY_RESTRICT keys, const T* ahead,
+// scores[r·kKeyTile + j] = q[r]·k[j], times `scale` where q is not scaled, with kSize or else
+// `any_size` columns. The sums of 4 keys are found together; past `count`, up to the next multiple
+// of 4, scores are written too. Meanwhile as many rows from `ahead` on are fetched.
+template <class Kind, size_t kRows, size_t kSize>
+HWY_NOINLINE void DotRows(size_t any_size, size_t q_stride, size_t count, float scale,
+                          const typename Kind::Query* HWY_RESTRICT q,
+                          const typename Kind::T* HWY_RESTRICT keys, const typename Kind::T* ahead,
                           size_t stride, float* HWY_RESTRICT scores) {
   constexpr size_t kKeys = 4;
-  const DF df;
   const hn::FixedTag<float, 4> d4;
   const size_t d = kSize != 0 ? kSize : any_size;
-  const T* key[kKeys];
+  const typename Kind::T* key[kKeys];
   for (size_t n = 0; n < kKeys; ++n) key[n] = keys + n * stride;
   for (size_t j = 0; j < count; j += kKeys) {
     if (HWY_UNLIKELY(count - j < kKeys)) {
@@ -111,18 +203,17 @@ HWY_NOINLINE void DotRows(size_t any_size, size_t q_stride, size_t count,
       HWY_UNROLL(4)
       for (size_t n = 0; n < kKeys; ++n) {
         FetchColumns(ahead + n * stride + i);
-        const Columns<T> k(key[n] + i, kSize != 0 ? 2 * kLanes : d - i);
+        const auto k = Kind::template Load<(kSize != 0)>(key[n] + i, d - i);
         HWY_UNROLL(4)
         for (size_t r = 0; r < kRows; ++r) {
-          const float* const at = q + r * q_stride + i;
-          acc[r][n] = hn::MulAdd(k.first, hn::LoadU(df, at), acc[r][n]);
-          acc[r][n] = hn::MulAdd(k.second, hn::LoadU(df, at + kLanes), acc[r][n]);
+          acc[r][n] = Kind::Dot(q + r * q_stride + i, k, acc[r][n]);
         }
       }
     }
     HWY_UNROLL(4)
     for (size_t r = 0; r < kRows; ++r) {
-      const auto sums = SumsOf4(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+      auto sums = SumsOf4(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
+      if constexpr (Kind::kScalesScores) sums = hn::Mul(hn::Set(d4, scale), sums);
       hn::StoreU(sums, d4, scores + r * kKeyTile + j);
     }
     ahead += kKeys * stride;
@@ -142,29 +233,33 @@ constexpr size_t BlocksOfValues() {
 
 // out [kRows][padded] += P·V, for rows of P that are kKeyTile apart, with kSize or else `any_size`
 // columns. Meanwhile as many rows from `ahead` on are fetched.
-template <size_t kRows, size_t kSize, class T>
+template <class Kind, size_t kRows, size_t kSize>
 HWY_NOINLINE void AddValues(size_t any_size, size_t padded, size_t count,
-                            const float* HWY_RESTRICT p, const T* HWY_RESTRICT values,
-                            const T* ahead, size_t stride, float* HWY_RESTRICT out) {
+                            const typename Kind::Weight* HWY_RESTRICT p,
+                            const typename Kind::T* HWY_RESTRICT values,
+                            const typename Kind::T* ahead, size_t stride, float* HWY_RESTRICT out) {
   constexpr size_t kBlocks = BlocksOfValues<kRows, kSize>(), kWidth = 2 * kLanes;
+  constexpr size_t kKeys = Kind::kKeys;
   const DF df;
   const size_t d = kSize != 0 ? kSize : any_size;
   for (size_t c = 0; c < d; c += kBlocks * kWidth) {
     VF acc[kRows][2 * kBlocks];
     ZeroAccumulators(acc);
-    const T *row = values + c, *fetched = ahead + c;
-    for (size_t j = 0; j < count; ++j, row += stride, fetched += stride) {
-      VF weights[kRows];
+    const typename Kind::T *row = values + c, *fetched = ahead + c;
+    for (size_t j = 0; j < count; j += kKeys, row += kKeys * stride, fetched += kKeys * stride) {
+      decltype(Kind::Broadcast(p)) weights[kRows];
       HWY_UNROLL(4)
-      for (size_t r = 0; r < kRows; ++r) weights[r] = hn::Set(df, p[r * kKeyTile + j]);
+      for (size_t r = 0; r < kRows; ++r) weights[r] = Kind::Broadcast(p + r * kKeyTile + j);
       HWY_UNROLL(4)
       for (size_t b = 0; b < kBlocks; ++b) {
-        FetchColumns(fetched + b * kWidth);
-        const Columns<T> v(row + b * kWidth, kSize != 0 ? kWidth : d - c);
+        HWY_UNROLL(2)
+        for (size_t n = 0; n < kKeys; ++n) FetchColumns(fetched + n * stride + b * kWidth);
+        const auto v =
+            Kind::template LoadValues<(kSize != 0)>(row + b * kWidth, stride, count - j, d - c);
         HWY_UNROLL(4)
         for (size_t r = 0; r < kRows; ++r) {
-          acc[r][2 * b] = hn::MulAdd(weights[r], v.first, acc[r][2 * b]);
-          acc[r][2 * b + 1] = hn::MulAdd(weights[r], v.second, acc[r][2 * b + 1]);
+          acc[r][2 * b] = Kind::Add(weights[r], v.first, acc[r][2 * b]);
+          acc[r][2 * b + 1] = Kind::Add(weights[r], v.second, acc[r][2 * b + 1]);
         }
       }
     }
@@ -172,7 +267,7 @@ HWY_NOINLINE void AddValues(size_t any_size, size_t padded, size_t count,
     for (size_t r = 0; r < kRows; ++r) {
       HWY_UNROLL(4)
       for (size_t b = 0; b < kBlocks; ++b) {
-        const Columns<T> sums = Columns<T>(acc[r][2 * b], acc[r][2 * b + 1]).InOrder();
+        const Columns sums = Kind::InOrder(acc[r][2 * b], acc[r][2 * b + 1]);
         float* const to = out + r * padded + c + b * kWidth;
         hn::StoreU(hn::Add(hn::LoadU(df, to), sums.first), df, to);
         if (c + b * kWidth + kLanes >= d) continue;  // a row may end there
@@ -180,113 +275,6 @@ HWY_NOINLINE void AddValues(size_t any_size, size_t padded, size_t count,
       }
     }
   }
-}
-
-// `count` values of a row, of which kWhole ones make a vector; the rest is zero.
-template <bool kWhole>
-HWY_INLINE VU LoadRowPairs(const uint16_t* row, size_t count) {
-  const DU16 dh;
-  const bool whole = kWhole || count >= 2 * kLanes;
-  return hn::BitCast(DU(), whole ? hn::LoadU(dh, row) : hn::LoadN(dh, row, count));
-}
-
-// The same by pairs, for rows of q that are 2·padded apart, and times `scale`: 4 keys at a time,
-// whose sums are found together. Past `count`, up to the next multiple of 4, scores are written
-// too. Meanwhile as many rows from `ahead` on are fetched.
-template <size_t kRows, size_t kSize>
-HWY_NOINLINE void DotRowPairs(size_t any_size, size_t padded, size_t count, float scale,
-                              const uint16_t* HWY_RESTRICT q, const uint16_t* HWY_RESTRICT keys,
-                              const uint16_t* ahead, size_t stride, float* HWY_RESTRICT scores) {
-  constexpr size_t kKeys = 4, kWidth = 2 * kLanes;
-  const hn::FixedTag<float, 4> d4;
-  const size_t d = kSize != 0 ? kSize : any_size;
-  const uint16_t* key[kKeys];
-  for (size_t n = 0; n < kKeys; ++n) key[n] = keys + n * stride;
-  for (size_t j = 0; j < count; j += kKeys) {
-    if (HWY_UNLIKELY(count - j < kKeys)) {
-      for (size_t n = 0; n < kKeys; ++n) key[n] = keys + std::min(j + n, count - 1) * stride;
-    }
-    VF acc[kRows][kKeys];
-    ZeroAccumulators(acc);
-    HWY_UNROLL(8)
-    for (size_t i = 0; i < d; i += kWidth) {
-      VU kv[kKeys];
-      HWY_UNROLL(4)
-      for (size_t n = 0; n < kKeys; ++n) {
-        kv[n] = LoadRowPairs<(kSize != 0)>(key[n] + i, d - i);
-        FetchToL2(ahead + n * stride + i);
-      }
-      HWY_UNROLL(4)
-      for (size_t r = 0; r < kRows; ++r) {
-        const VU qv = LoadRowPairs<true>(q + r * 2 * padded + i, kWidth);
-        HWY_UNROLL(4)
-        for (size_t n = 0; n < kKeys; ++n) acc[r][n] = MulAddElements<true>(qv, kv[n], acc[r][n]);
-      }
-    }
-    HWY_UNROLL(4)
-    for (size_t r = 0; r < kRows; ++r) {
-      const auto sums = SumsOf4(acc[r][0], acc[r][1], acc[r][2], acc[r][3]);
-      hn::StoreU(hn::Mul(hn::Set(d4, scale), sums), d4, scores + r * kKeyTile + j);
-    }
-    ahead += kKeys * stride;
-    for (size_t n = 0; n < kKeys; ++n) key[n] += kKeys * stride;
-  }
-}
-
-// out [kRows][padded] += P·V by pairs of keys, for P in bf16 with rows that are kKeyTile apart.
-// Meanwhile as many rows from `ahead` on are fetched.
-template <size_t kRows, size_t kSize>
-HWY_NOINLINE void AddValuePairs(size_t any_size, size_t padded, size_t count,
-                                const uint16_t* HWY_RESTRICT p, const uint16_t* HWY_RESTRICT values,
-                                const uint16_t* ahead, size_t stride, float* HWY_RESTRICT out) {
-  constexpr size_t kBlocks = BlocksOfValues<kRows, kSize>(), kWidth = 2 * kLanes;
-  const DF df;
-  const DU du;
-  const DU16 dh;
-  const auto* pairs = reinterpret_cast<const uint32_t*>(p);
-  const size_t d = kSize != 0 ? kSize : any_size;
-  for (size_t c = 0; c < d; c += kBlocks * kWidth) {
-    VF acc[kRows][2 * kBlocks];
-    ZeroAccumulators(acc);
-    const uint16_t *row = values + c, *fetched = ahead + c;
-    for (size_t j = 0; j < count; j += 2, row += 2 * stride, fetched += 2 * stride) {
-      VU weights[kRows];
-      HWY_UNROLL(4)
-      for (size_t r = 0; r < kRows; ++r) weights[r] = hn::Set(du, pairs[(r * kKeyTile + j) / 2]);
-      HWY_UNROLL(4)
-      for (size_t b = 0; b < kBlocks; ++b) {
-        const size_t at = b * kWidth;
-        const auto load = [&](const uint16_t* from) HWY_ATTR {
-          return hn::BitCast(dh, LoadRowPairs<(kSize != 0)>(from + at, d - c));
-        };
-        const RowPairs v(load(row), j + 1 < count ? load(row + stride) : hn::Zero(dh));
-        FetchToL2(fetched + at);
-        FetchToL2(fetched + stride + at);
-        HWY_UNROLL(4)
-        for (size_t r = 0; r < kRows; ++r) {
-          acc[r][2 * b] = MulAddElements<true>(weights[r], v.lower, acc[r][2 * b]);
-          acc[r][2 * b + 1] = MulAddElements<true>(weights[r], v.upper, acc[r][2 * b + 1]);
-        }
-      }
-    }
-    HWY_UNROLL(4)
-    for (size_t r = 0; r < kRows; ++r) {
-      HWY_UNROLL(4)
-      for (size_t b = 0; b < kBlocks; ++b) {
-        HWY_ALIGN float sums[kWidth];
-        StoreColumns(acc[r][2 * b], acc[r][2 * b + 1], sums);
-        float* const to = out + r * padded + c + b * kWidth;
-        const size_t columns = std::min(kWidth, d - c - b * kWidth);
-        for (size_t i = 0; i < columns; i += kLanes) {
-          hn::StoreU(hn::Add(hn::LoadU(df, to + i), hn::Load(df, sums + i)), df, to + i);
-        }
-      }
-    }
-  }
-}
-
-HWY_INLINE const uint16_t* Bits(const hwy::bfloat16_t* p) {
-  return reinterpret_cast<const uint16_t*>(p);
 }
 
 // Calls use(n, row) for blocks of n rows, which is at most 4 and a constant.
@@ -348,89 +336,45 @@ HWY_INLINE void OnlineSoftmaxRows(size_t rows, size_t count, float* scores,
   }
 }
 
-// ---- the products of a chunk, by what they are computed in -------------------------------------
+// ---- chunks ------------------------------------------------------------------------------------
 
-// At most kDecodeRows rows, and the sums of their outputs [rows][padded]. Dot computes the scores
-// [rows][kKeyTile] of a tile of keys, in units of ln 2, and Add adds P·V to the sums; meanwhile as
-// many rows from `ahead` on are fetched.
-struct DecodeRows {
+// The products of a chunk: at most kDecodeRows rows, and the sums of their outputs [rows][padded].
+// Meanwhile as many rows from `ahead` on are fetched.
+template <class Kind>
+struct DecodeProducts {
+  using T = typename Kind::T;
+
   const AttentionShape& s;
   const RowTile& t;
   const DecodeScratch& scratch;
   float* out;
-};
 
-// f32, or bf16 that is widened in registers.
-template <class Element>
-struct DecodeF32 : DecodeRows {
-  using T = Element;
-
-  size_t q_stride() const { return RoundUp(s.d, 2 * kLanes); }
+  auto* query() const { return reinterpret_cast<typename Kind::Query*>(scratch.q); }
+  size_t q_stride() const { return Kind::QueryStride(s); }
   void LoadQuery(const T* from) const {
-    const DF df;
-    const VF scale = hn::Set(df, s.scale * kLog2E);
     for (size_t r = 0; r < t.count; ++r) {
-      for (size_t i = 0; i < s.d; i += 2 * kLanes) {
-        const Columns<T> row(from + t.offset[r] + i, s.d - i);
-        float* const to = scratch.q + r * q_stride() + i;
-        hn::StoreU(hn::Mul(scale, row.first), df, to);
-        hn::StoreU(hn::Mul(scale, row.second), df, to + kLanes);
-      }
+      Kind::StoreQuery(s, from + t.offset[r], query() + r * q_stride());
     }
   }
+  // Computes the scores [rows][kKeyTile] of a tile of keys, in units of ln 2.
   void Dot(const T* k, const T* ahead, size_t count) const {
     ForHeadSize(s.d, [&](auto size) {
       ForRowBlocks(t.count, [&](auto n, size_t r) {
-        DotRows<n(), size()>(s.d, q_stride(), count, scratch.q + r * q_stride(), k, ahead,
-                             s.key_stride(), scratch.scores + r * kKeyTile);
+        DotRows<Kind, n(), size()>(s.d, q_stride(), count, s.scale * kLog2E,
+                                   query() + r * q_stride(), k, ahead, s.key_stride(),
+                                   scratch.scores + r * kKeyTile);
       });
     });
   }
-  // P takes the place of the scores.
   HWY_INLINE void StoreP(size_t r, size_t j, VF p) const {
-    hn::StoreU(p, DF(), scratch.scores + r * kKeyTile + j);
+    WriteVecFast(p, Kind::Weights(scratch) + r * kKeyTile + j);
   }
+  // Adds P·V to the sums.
   void Add(const T* v, const T* ahead, size_t count) const {
     ForHeadSize(s.d, [&](auto size) {
       ForRowBlocks(t.count, [&](auto n, size_t r) {
-        AddValues<n(), size()>(s.d, s.padded, count, scratch.scores + r * kKeyTile, v, ahead,
-                               s.key_stride(), out + r * s.padded);
-      });
-    });
-  }
-};
-
-// bf16 where one instruction multiplies pairs. P is rounded to bf16.
-struct DecodePairs : DecodeRows {
-  using T = hwy::bfloat16_t;
-
-  T* p() const { return reinterpret_cast<T*>(scratch.p); }
-  void LoadQuery(const T* from) const {
-    auto* const pairs = reinterpret_cast<T*>(scratch.q);
-    for (size_t r = 0; r < t.count; ++r) {
-      T* const row = pairs + r * 2 * s.padded;
-      std::memcpy(row, from + t.offset[r], s.d * sizeof(T));
-      std::memset(row + s.d, 0, (2 * s.padded - s.d) * sizeof(T));
-    }
-  }
-  void Dot(const T* k, const T* ahead, size_t count) const {
-    const auto* const pairs = reinterpret_cast<const uint16_t*>(scratch.q);
-    ForHeadSize(s.d, [&](auto size) {
-      ForRowBlocks(t.count, [&](auto n, size_t r) {
-        DotRowPairs<n(), size()>(s.d, s.padded, count, s.scale * kLog2E, pairs + r * 2 * s.padded,
-                                 Bits(k), Bits(ahead), s.key_stride(),
-                                 scratch.scores + r * kKeyTile);
-      });
-    });
-  }
-  HWY_INLINE void StoreP(size_t r, size_t j, VF v) const {
-    WriteVecFast(v, p() + r * kKeyTile + j);
-  }
-  void Add(const T* v, const T* ahead, size_t count) const {
-    ForHeadSize(s.d, [&](auto size) {
-      ForRowBlocks(t.count, [&](auto n, size_t r) {
-        AddValuePairs<n(), size()>(s.d, s.padded, count, Bits(p()) + r * kKeyTile, Bits(v),
-                                   Bits(ahead), s.key_stride(), out + r * s.padded);
+        AddValues<Kind, n(), size()>(s.d, s.padded, count, Kind::Weights(scratch) + r * kKeyTile, v,
+                                     ahead, s.key_stride(), out + r * s.padded);
       });
     });
   }
@@ -438,14 +382,14 @@ struct DecodePairs : DecodeRows {
 
 // Computes what the keys of a unit contribute to its rows. The first tile of keys is `fetched`
 // already where the caller comes from another unit; those at `next` follow, or none if it is null.
-template <class Products>
+template <class Kind>
 HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const DecodeUnit& unit,
                             bool fetched, const size_t* next, const DecodeScratch& scratch) {
-  using T = typename Products::T;
+  using T = typename Kind::T;
   const AttentionShape& s = args.shape;
   const DF d;
   const DecodePartial& out = unit.out;
-  const Products products{{s, t, scratch, out.out}};
+  const DecodeProducts<Kind> products{s, t, scratch, out.out};
   products.LoadQuery(args.q.as<const T>());
   std::fill(out.max, out.max + kMostLanes, -std::numeric_limits<float>::infinity());
   std::fill(out.sum, out.sum + kMostLanes, 0.0f);
@@ -492,7 +436,7 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const D
   }
 }
 
-template <class Products>
+template <class Kind>
 HWY_INLINE void DecodeRange(const AttentionCall& args, const DecodeUnits& units, Range range,
                             const DecodeScratch& scratch) {
   const AttentionShape& s = args.shape;
@@ -502,7 +446,7 @@ HWY_INLINE void DecodeRange(const AttentionCall& args, const DecodeUnits& units,
     const RowTile t(s, unit.batch, unit.head, first, std::min(kDecodeRows, s.rows - first));
     const bool more = i + 1 < range.end;
     const size_t next = more ? units.FirstKey(units.At(i + 1)) : 0;
-    DecodeChunk<Products>(args, t, unit, i > range.begin, more ? &next : nullptr, scratch);
+    DecodeChunk<Kind>(args, t, unit, i > range.begin, more ? &next : nullptr, scratch);
   }
 }
 
