@@ -124,11 +124,9 @@ CpuContext* PoolFor(size_t work, Context& context) {
 
 size_t KeySumFloats(const AttentionShape& s) { return s.queries * s.padded; }
 
-}  // namespace
-
 // ---- forward -----------------------------------------------------------------------------------
 
-size_t ScratchBytes(const AttentionCall& call, int threads) {
+size_t ScratchBytesOf(const AttentionCall& call, int threads) {
   const AttentionShape& s = call.shape;
   if (s.empty()) return 0;
   Arena arena;
@@ -142,8 +140,6 @@ size_t ScratchBytes(const AttentionCall& call, int threads) {
   }
   return arena.bytes();
 }
-
-namespace {
 
 // Units of a task follow each other, so that the keys of the next one are fetched early.
 void RunDecode(const AttentionCall& call, CpuContext* pool, size_t threads, Scratch scratch) {
@@ -172,9 +168,7 @@ void RunDecode(const AttentionCall& call, CpuContext* pool, size_t threads, Scra
       });
 }
 
-}  // namespace
-
-void Run(const AttentionCall& call, Scratch scratch, Context& context) {
+void RunForward(const AttentionCall& call, Scratch scratch, Context& context) {
   const AttentionShape& s = call.shape;
   if (s.empty()) return;
   size_t keys = 0;
@@ -194,21 +188,16 @@ void Run(const AttentionCall& call, Scratch scratch, Context& context) {
   });
 }
 
-namespace {
-
-AttentionCall CallOf(const AttentionForwardArgs& a) {
-  const AttentionShape shape(a.q, a.k, a.key_begin, a.window, a.scale);
-  return {shape, a.q, a.k, a.v, a.y, a.lse, shape.rows <= kDecodeRows};
-}
-
 }  // namespace
 
-size_t ScratchBytes(const AttentionForwardArgs& args, int threads) {
-  return ScratchBytes(CallOf(args), threads);
+PlannedCall PlanAttention(const AttentionCall& call, int threads) {
+  return CallOf<AttentionCall>(call, ScratchBytesOf(call, threads), RunForward);
 }
 
-void Run(const AttentionForwardArgs& args, Scratch scratch, Context& context) {
-  Run(CallOf(args), scratch, context);
+PlannedCall PlanCall(const AttentionForwardArgs& args, int threads) {
+  const AttentionShape shape(args.q, args.k, args.key_begin, args.window, args.scale);
+  return PlanAttention({shape, args.q, args.k, args.v, args.y, args.lse, shape.rows <= kDecodeRows},
+                       threads);
 }
 
 // ---- backward ----------------------------------------------------------------------------------

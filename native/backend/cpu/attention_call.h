@@ -14,7 +14,6 @@ struct AttentionCall {
   bool decode;
 };
 
-size_t ScratchBytes(const AttentionCall& call, int threads);
-void Run(const AttentionCall& call, Scratch scratch, Context& context);
+PlannedCall PlanAttention(const AttentionCall& call, int threads);
 
 }  // namespace lora::cpu

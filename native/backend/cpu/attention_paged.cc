@@ -10,13 +10,13 @@ AttentionCall CallOf(const AttentionPagedArgs& a) {
 
 }  // namespace
 
-size_t ScratchBytes(const AttentionPagedArgs& args, int threads) {
-  return ScratchBytes(CallOf(args), threads);
-}
-
-void Run(const AttentionPagedArgs& args, Scratch scratch, Context& context) {
-  CheckPages("attention_paged", args.page_table, args.lengths, args.k_pool.dim(0), UsedBy(args));
-  Run(CallOf(args), scratch, context);
+PlannedCall PlanCall(const AttentionPagedArgs& args, int threads) {
+  const PlannedCall call = PlanAttention(CallOf(args), threads);
+  return {call.scratch_bytes, [args, run = call.run](Scratch scratch, Context& context) {
+            CheckPages("attention_paged", args.page_table, args.lengths, args.k_pool.dim(0),
+                       UsedBy(args));
+            run(scratch, context);
+          }};
 }
 
 }  // namespace lora::cpu

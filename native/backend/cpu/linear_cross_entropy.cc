@@ -30,14 +30,14 @@ constexpr size_t kMinChunk = 16, kMaxChunk = 512;
 constexpr size_t kPart = kExpBlock;  // tokens; a multiple of every panel width
 constexpr size_t kLine = 32;         // elements of either dtype that are whole cache lines
 
-struct Plan {
+struct LossPlan {
   size_t rows, dim, vocab;
   size_t chunk;   // rows whose exponentials are held at once, at most
   size_t part;    // tokens per part, at most
   size_t stride;  // of the rows of a part, which do not share cache sets
   size_t parts;
 
-  explicit Plan(const LinearCrossEntropyArgs& args)
+  explicit LossPlan(const LinearCrossEntropyArgs& args)
       : rows(static_cast<size_t>(args.hidden.dim(0))),
         dim(static_cast<size_t>(args.hidden.dim(1))),
         vocab(static_cast<size_t>(args.weight.rows)) {
@@ -61,7 +61,7 @@ struct Pieces {
   double* lse;              // [chunk]
   size_t* rows;             // [chunk], where the gathered rows come from
 
-  Pieces(const Plan& p, const LinearCrossEntropyArgs& args, Arena& arena)
+  Pieces(const LossPlan& p, const LinearCrossEntropyArgs& args, Arena& arena)
       : hidden(arena.Take<std::byte>(p.chunk * p.dim * SizeOf(args.hidden.dtype))),
         logits(arena.Take<float>(p.chunk * p.stride)),
         exponentials(
@@ -114,7 +114,7 @@ class PartProduct {
   GemmArgs gemm_;
 };
 
-size_t ProductScratchBytes(const Plan& p, const LinearCrossEntropyArgs& args, int threads) {
+size_t ProductScratchBytes(const LossPlan& p, const LinearCrossEntropyArgs& args, int threads) {
   const DType dtype = args.weight.dtype;
   const PartProduct logits(PanelsOf(args.weight), p.dim, dtype, p.chunk, p.part);
   if (!args.d_hidden) return logits.ScratchBytes(threads);
@@ -122,18 +122,8 @@ size_t ProductScratchBytes(const Plan& p, const LinearCrossEntropyArgs& args, in
   return std::max(logits.ScratchBytes(threads), d_hidden.ScratchBytes(threads));
 }
 
-}  // namespace
-
-size_t ScratchBytes(const LinearCrossEntropyArgs& args, int threads) {
-  const Plan p(args);
-  Arena arena;
-  Pieces(p, args, arena);
-  return arena.bytes() + ProductScratchBytes(p, args, threads);
-}
-
-void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) {
-  const Plan p(args);
-  CpuContext& cpu = static_cast<CpuContext&>(context);
+void RunChunks(const LinearCrossEntropyArgs& args, const LossPlan& p, Scratch scratch,
+               CpuContext& cpu) {
   const int64_t labels_that_count =
       CountLabels("linear_cross_entropy", args.labels, args.weight.rows);
   RequireLabels("linear_cross_entropy", labels_that_count);
@@ -217,6 +207,18 @@ void Run(const LinearCrossEntropyArgs& args, Scratch scratch, Context& context) 
   }
   *args.loss.as<float>() = static_cast<float>(loss);
   *args.count.as<float>() = static_cast<float>(counted);
+}
+
+}  // namespace
+
+PlannedCall PlanCall(const LinearCrossEntropyArgs& args, int threads) {
+  const LossPlan p(args);
+  Arena arena;
+  Pieces(p, args, arena);
+  return {arena.bytes() + ProductScratchBytes(p, args, threads),
+          [args, p](Scratch scratch, Context& context) {
+            RunChunks(args, p, scratch, static_cast<CpuContext&>(context));
+          }};
 }
 
 }  // namespace lora::cpu

@@ -12,6 +12,7 @@
 #include "backend/cpu/lora_linear.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/convert.h"
@@ -24,10 +25,10 @@
 namespace lora::cpu {
 namespace {
 
-struct BranchScratch {
+struct ForwardBranch {
   size_t n = 0, r = 0;                      // r 0: no LoRA
   size_t rank_elements = 0, rank_size = 0;  // of RankElements and RankSize
-  bool dropout = false;
+  bool dropout = false, has_bias = false;
   float* bias = nullptr;         // [n] f32, or null
   uint32_t* up = nullptr;        // A in panels
   uint32_t* down = nullptr;      // B [r, k] in bf16, where x is; for tiles of NarrowColumnsOf
@@ -35,86 +36,86 @@ struct BranchScratch {
   Pass* passes = nullptr;
 };
 
-// The sizes of a call and, with an arena that has memory, the addresses of everything in scratch.
+// The sizes of a call and, from Take on, the addresses of everything in scratch.
 struct ForwardPlan {
   size_t m = 0, k = 0, chunk = 0, h_size = 0;
   size_t tile_rows = 0;  // of phase 1
   Operands operands = Operands::kF32;
   bool pairs = false;  // of bf16
   bool tiles = false;  // h is a product of tile registers
+  bool dropout = false;
+  size_t block_elements = 0;  // of ProductScratch
   Blocks blocks;
+  std::vector<ForwardBranch> branches;
   uint32_t* x = nullptr;     // blocks of a chunk
   float* h = nullptr;        // per thread [tile_rows][largest r], where no branch keeps it
   float* sums = nullptr;     // per thread [tile_rows][largest padded r], of tiles
   uint32_t* kept = nullptr;  // per thread [tile_rows][blocks.stride], of tiles with dropout
   uint8_t* mask = nullptr;   // per thread [tile_rows][MaskStride(k)]
   ProductScratch product;
-  BranchScratch* branches = nullptr;
   Product* products = nullptr;
+
+  explicit ForwardPlan(const LoraLinearForwardArgs& args);
+  void Take(Arena& arena, size_t threads);
 };
 
-BranchScratch PlanBranch(Arena& arena, const LoraBranch& branch, const ForwardPlan& plan) {
-  BranchScratch s;
-  s.n = static_cast<size_t>(branch.weight.rows);
-  s.r = branch.up ? static_cast<size_t>(branch.up.dim(1)) : 0;
-  s.rank_elements = RankElements(s.r, plan.operands);
-  s.rank_size = RankSize(s.r, plan.operands);
-  s.dropout = s.r != 0 && branch.dropout.active();
-  if (branch.bias) s.bias = arena.Take<float>(s.n);
-  if (s.r != 0) {
-    s.up = arena.Take<uint32_t>(Panels(s.n, PanelWidth()) * PanelWidth() * s.rank_size);
-    if (plan.tiles) {
-      s.down = arena.Take<uint32_t>(NarrowSize(plan.k, s.r, plan.operands));
-    } else if (plan.pairs) {
-      s.down = arena.Take<uint32_t>(CeilDiv(s.r * plan.k, size_t{2}));
-    }
-    s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_size);
-  }
-  s.passes = arena.Take<Pass>(plan.blocks.count);
-  return s;
+ForwardBranch PlanBranch(const LoraBranch& branch, Operands operands) {
+  ForwardBranch b;
+  b.n = static_cast<size_t>(branch.weight.rows);
+  b.r = branch.up ? static_cast<size_t>(branch.up.dim(1)) : 0;
+  b.rank_elements = RankElements(b.r, operands);
+  b.rank_size = RankSize(b.r, operands);
+  b.dropout = b.r != 0 && branch.dropout.active();
+  b.has_bias = branch.bias.defined;
+  return b;
 }
 
-ForwardPlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t threads) {
-  ForwardPlan plan;
-  plan.m = static_cast<size_t>(args.x.dim(0));
-  plan.k = static_cast<size_t>(args.x.dim(1));
-  plan.pairs = args.x.dtype == DType::kBF16;
-  plan.operands = OperandsOf(plan.pairs);
-  plan.tiles = NarrowTiles(plan.operands);
-  plan.tile_rows = NarrowRows(plan.operands);
-  plan.blocks = Blocks(plan.k, plan.operands);
-  plan.chunk = ChunkRows(plan.m, plan.blocks.Size(1));
-  plan.x = arena.Take<uint32_t>(plan.blocks.Size(plan.chunk));
+ForwardPlan::ForwardPlan(const LoraLinearForwardArgs& args)
+    : m(static_cast<size_t>(args.x.dim(0))),
+      k(static_cast<size_t>(args.x.dim(1))),
+      operands(OperandsOf(args.x.dtype == DType::kBF16)),
+      pairs(args.x.dtype == DType::kBF16) {
+  tiles = NarrowTiles(operands);
+  tile_rows = NarrowRows(operands);
+  blocks = Blocks(k, operands);
+  chunk = ChunkRows(m, blocks.Size(1));
   size_t rank = 0;
-  bool dropout = false;
   for (const LoraBranch& branch : args.branches) {
-    if (!branch.up) continue;
-    rank = std::max(rank, static_cast<size_t>(branch.up.dim(1)));
-    dropout = dropout || branch.dropout.active();
+    branches.push_back(PlanBranch(branch, operands));
+    rank = std::max(rank, branches.back().r);
+    dropout = dropout || (branch.up && branch.dropout.active());
+    if (!ReadsPanels(operands, PanelsOf(branch.weight))) block_elements = BlockElements(operands);
   }
-  plan.h_size = plan.tile_rows * PaddedRank(rank);
-  plan.h = arena.Take<float>(threads * plan.h_size);
-  if (plan.tiles) plan.sums = arena.Take<float>(threads * plan.h_size);
+  h_size = tile_rows * PaddedRank(rank);
+}
+
+void ForwardPlan::Take(Arena& arena, size_t threads) {
+  x = arena.Take<uint32_t>(blocks.Size(chunk));
+  h = arena.Take<float>(threads * h_size);
+  if (tiles) sums = arena.Take<float>(threads * h_size);
   if (dropout) {
-    plan.mask = arena.Take<uint8_t>(threads * plan.tile_rows * MaskStride(plan.k));
-    if (plan.tiles) plan.kept = arena.Take<uint32_t>(threads * plan.tile_rows * plan.blocks.stride);
+    mask = arena.Take<uint8_t>(threads * tile_rows * MaskStride(k));
+    if (tiles) kept = arena.Take<uint32_t>(threads * tile_rows * blocks.stride);
   }
-  const bool needs_block = std::ranges::any_of(args.branches, [&](const LoraBranch& branch) {
-    return !ReadsPanels(plan.operands, PanelsOf(branch.weight));
-  });
-  plan.product = ProductScratch::Take(arena, threads, plan.chunk, plan.pairs,
-                                      needs_block ? BlockElements(plan.operands) : 0);
-  plan.branches = arena.Take<BranchScratch>(args.branches.size());
-  plan.products = arena.Take<Product>(args.branches.size());
-  for (size_t i = 0; i < args.branches.size(); ++i) {
-    const BranchScratch s = PlanBranch(arena, args.branches[i], plan);
-    if (plan.branches) plan.branches[i] = s;
+  product = ProductScratch::Take(arena, threads, chunk, pairs, block_elements);
+  products = arena.Take<Product>(branches.size());
+  for (ForwardBranch& b : branches) {
+    if (b.has_bias) b.bias = arena.Take<float>(b.n);
+    if (b.r != 0) {
+      b.up = arena.Take<uint32_t>(Panels(b.n, PanelWidth()) * PanelWidth() * b.rank_size);
+      if (tiles) {
+        b.down = arena.Take<uint32_t>(NarrowSize(k, b.r, operands));
+      } else if (pairs) {
+        b.down = arena.Take<uint32_t>(CeilDiv(b.r * k, size_t{2}));
+      }
+      b.low_rank = arena.Take<uint32_t>(chunk * b.rank_size);
+    }
+    b.passes = arena.Take<Pass>(blocks.count);
   }
-  return plan;
 }
 
 // h ← scale · keep(x) · Bᵀ for rows `r` of x, by tile registers. `mask` may be null.
-void MultiplyDownTiles(const ForwardPlan& plan, const BranchScratch& s, const BlockedRows& x,
+void MultiplyDownTiles(const ForwardPlan& plan, const ForwardBranch& s, const BlockedRows& x,
                        Range r, const uint8_t* mask, float scale, float* h, size_t thread) {
   const size_t count = r.end - r.begin, r_padded = PaddedRank(s.r);
   float* const sums = plan.sums + thread * plan.h_size;
@@ -145,7 +146,7 @@ void ReadTile(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t
   const size_t count = r.end - r.begin, row = m0 + r.begin;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const LoraBranch& branch = args.branches[i];
-    const BranchScratch& s = plan.branches[i];
+    const ForwardBranch& s = plan.branches[i];
     if (s.r == 0) continue;
     const uint8_t* mask = nullptr;
     float scale = 1;
@@ -180,7 +181,7 @@ void Repack(const LoraLinearForwardArgs& args, const ForwardPlan& plan, CpuConte
   }
   context.ParallelFor(panels + (plan.pairs || plan.tiles ? count : 0), [&](size_t task, size_t) {
     for (size_t i = 0; i < count; ++i) {
-      const BranchScratch& s = plan.branches[i];
+      const ForwardBranch& s = plan.branches[i];
       if (s.r == 0) continue;
       const size_t of_branch = Panels(s.n, width);
       if (task < of_branch) {
@@ -189,7 +190,7 @@ void Repack(const LoraLinearForwardArgs& args, const ForwardPlan& plan, CpuConte
       }
       task -= of_branch;
     }
-    const BranchScratch& s = plan.branches[task];
+    const ForwardBranch& s = plan.branches[task];
     if (s.r == 0) return;
     const TensorView& down = args.branches[task].down;
     if (plan.tiles) {
@@ -201,7 +202,7 @@ void Repack(const LoraLinearForwardArgs& args, const ForwardPlan& plan, CpuConte
 }
 
 Product OutputOf(const LoraLinearForwardArgs& args, const ForwardPlan& plan, size_t i, size_t m0) {
-  const BranchScratch& s = plan.branches[i];
+  const ForwardBranch& s = plan.branches[i];
   Product product;
   product.operands = plan.operands;
   product.n = s.n;
@@ -224,7 +225,7 @@ void ForwardChunks(const LoraLinearForwardArgs& args, const ForwardPlan& plan,
     });
     const BlockedRows x = BlocksOf(plan.blocks, RowsFrom(args.x, m0), rows, plan.x);
     for (size_t i = 0; i < args.branches.size(); ++i) {
-      const BranchScratch& s = plan.branches[i];
+      const ForwardBranch& s = plan.branches[i];
       const size_t count = BlockPasses(plan.blocks, x, PanelsOf(args.branches[i].weight), s.passes);
       if (s.r != 0) {
         s.passes[count - 1].extra = {s.low_rank, s.rank_size, RankPanels(s.up, s.r, plan.operands),
@@ -256,12 +257,6 @@ LoraLinearForwardArgs WithMaxRanks(LoraLinearForwardArgs args) {
   return args;
 }
 
-size_t PrefillScratchBytes(const LoraLinearForwardArgs& args, int threads) {
-  Arena arena;
-  MakePlan(arena, WithMaxRanks(args), static_cast<size_t>(threads));
-  return arena.bytes();
-}
-
 // Returns the call of rows [begin, end), which have one slot, with the change of that slot.
 LoraLinearForwardArgs CallOfSlot(const LoraLinearForwardArgs& args, size_t begin, size_t end) {
   const auto rows = [&](const TensorView& view) {
@@ -290,10 +285,11 @@ LoraLinearForwardArgs CallOfSlot(const LoraLinearForwardArgs& args, size_t begin
   return call;
 }
 
-void Prefill(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& context) {
-  Arena arena(scratch);
-  const ForwardPlan plan = MakePlan(arena, args, static_cast<size_t>(context.threads()));
+void Prefill(const LoraLinearForwardArgs& args, ForwardPlan plan, Scratch scratch,
+             CpuContext& context) {
   if (plan.m == 0) return;
+  Arena arena(scratch);
+  plan.Take(arena, static_cast<size_t>(context.threads()));
   for (size_t i = 0; i < args.branches.size(); ++i) {
     if (plan.branches[i].bias)
       ConvertToF32(args.branches[i].bias.data, args.branches[i].bias.dtype, plan.branches[i].n,
@@ -302,21 +298,27 @@ void Prefill(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& con
   ForwardChunks(args, plan, context);
 }
 
-}  // namespace
-
-size_t ScratchBytes(const LoraLinearForwardArgs& args, int threads) {
-  return IsDecode(args) ? DecodeScratchBytes(args, threads) : PrefillScratchBytes(args, threads);
-}
-
-void Run(const LoraLinearForwardArgs& args, Scratch scratch, Context& base) {
-  CpuContext& context = static_cast<CpuContext&>(base);
-  if (IsDecode(args)) return Decode(args, scratch, context);
-  if (!args.table) return Prefill(args, scratch, context);
+// What the slots of a table have is read when the call runs, and so each of them is planned then.
+void PrefillSlots(const LoraLinearForwardArgs& args, Scratch scratch, Context& context) {
   const size_t m = static_cast<size_t>(args.x.dim(0));
   for (size_t begin = 0, end; begin < m; begin = end) {
     end = EndOfSlot(args, begin);
-    Prefill(CallOfSlot(args, begin, end), scratch, context);
+    const LoraLinearForwardArgs call = CallOfSlot(args, begin, end);
+    Prefill(call, ForwardPlan(call), scratch, static_cast<CpuContext&>(context));
   }
+}
+
+}  // namespace
+
+PlannedCall PlanCall(const LoraLinearForwardArgs& args, int threads) {
+  if (IsDecode(args)) return PlanDecode(args, threads);
+  const ForwardPlan plan(WithMaxRanks(args));
+  Arena arena;
+  ForwardPlan(plan).Take(arena, static_cast<size_t>(threads));
+  if (args.table) return CallOf<LoraLinearForwardArgs>(args, arena.bytes(), PrefillSlots);
+  return {arena.bytes(), [args, plan](Scratch scratch, Context& context) {
+            Prefill(args, plan, scratch, static_cast<CpuContext&>(context));
+          }};
 }
 
 }  // namespace lora::cpu

@@ -15,8 +15,7 @@ namespace lora::cpu {
 constexpr int64_t kFewRows = 4;
 
 // Every row is computed as it would be alone, and W comes from memory once.
-size_t DecodeScratchBytes(const LoraLinearForwardArgs& args, int threads);
-void Decode(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& context);
+PlannedCall PlanDecode(const LoraLinearForwardArgs& args, int threads);
 
 // The largest rank that a branch can have: of its own A and B, or of the table.
 inline size_t MaxRankOf(const LoraLinearForwardArgs& args, const LoraBranch& branch) {

@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cstring>
 #include <span>
+#include <vector>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/kernels.h"
@@ -31,9 +32,9 @@ bool Wants(const std::vector<TensorView>& views, size_t i) {
   return i < views.size() && views[i].defined;
 }
 
-struct BranchScratch {
+struct BackwardBranch {
   size_t n = 0, r = 0, r_padded = 0, rank_elements = 0, rank_size = 0;
-  bool needs_u = false, dropout = false;
+  bool needs_u = false, wants_up = false, wants_down = false, dropout = false;
   float dropout_scale = 1;
   Blocks blocks;                                    // of g
   uint32_t* g = nullptr;                            // blocks of a chunk
@@ -45,21 +46,24 @@ struct BranchScratch {
   uint8_t* mask = nullptr;                          // [m][MaskStride(in)]
 };
 
+// The sizes of a call and, from Take on, the addresses of everything in scratch.
 struct BackwardPlan {
   size_t m = 0, in = 0, chunk = 0, pass_count = 0;
   Operands operands = Operands::kF32;
   bool pairs = false;  // of bf16
-  bool needs_g = false;
+  bool needs_g = false, wants_dx = false;
+  std::vector<BackwardBranch> branches;
   ProductScratch product;
   Pass* passes = nullptr;
-  BranchScratch* branches = nullptr;
   Outer* outers = nullptr;  // two per branch
+
+  explicit BackwardPlan(const LoraLinearBackwardArgs& args);
+  void Take(Arena& arena, size_t threads);
 };
 
-// Plans everything that does not depend on the chunk length.
-BranchScratch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, Operands operands) {
+BackwardBranch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, Operands operands) {
   const LoraBranch& branch = args.branches[i];
-  BranchScratch s;
+  BackwardBranch s;
   s.n = static_cast<size_t>(branch.weight.rows);
   s.blocks = Blocks(s.n, operands);
   if (!branch.up) return s;
@@ -67,62 +71,60 @@ BranchScratch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, Operands 
   s.r_padded = PaddedRank(s.r);
   s.rank_elements = RankElements(s.r, operands);
   s.rank_size = RankSize(s.r, operands);
-  s.needs_u = args.dx || Wants(args.d_down, i);
+  s.wants_up = Wants(args.d_up, i);
+  s.wants_down = Wants(args.d_down, i);
+  s.needs_u = args.dx || s.wants_down;
   s.dropout = s.needs_u && branch.dropout.active();
   if (s.dropout) s.dropout_scale = DropoutScale(DropoutThreshold(branch.dropout.p));
   return s;
 }
 
-BackwardPlan MakePlan(Arena& arena, const LoraLinearBackwardArgs& args, size_t threads) {
-  BackwardPlan plan;
+BackwardPlan::BackwardPlan(const LoraLinearBackwardArgs& args) : wants_dx(args.dx.defined) {
   const size_t count = args.branches.size();
   const TensorView& rows = count != 0 ? args.g[0] : args.dx;
-  plan.pairs = rows.dtype == DType::kBF16;
-  plan.m = static_cast<size_t>(rows.dim(0));
-  plan.operands = OperandsOf(plan.pairs);
+  pairs = rows.dtype == DType::kBF16;
+  m = static_cast<size_t>(rows.dim(0));
+  operands = OperandsOf(pairs);
   // So few rows do not pay for splitting W.
-  if (!plan.pairs && rows.dim(0) <= kFewRows) plan.operands = Operands::kF32;
-  plan.in = static_cast<size_t>(count != 0 ? args.branches[0].weight.cols : args.dx.dim(1));
-  plan.needs_g = args.dx.defined;
+  if (!pairs && rows.dim(0) <= kFewRows) operands = Operands::kF32;
+  in = static_cast<size_t>(count != 0 ? args.branches[0].weight.cols : args.dx.dim(1));
+  needs_g = wants_dx;
   size_t elements = 0;
   for (size_t i = 0; i < count; ++i) {
-    const BranchScratch s = PlanBranch(args, i, plan.operands);
+    const BackwardBranch& s = branches.emplace_back(PlanBranch(args, i, operands));
     elements += s.blocks.Size(1);
-    plan.pass_count += s.blocks.count + 1;
-    plan.needs_g = plan.needs_g || s.needs_u;
+    pass_count += s.blocks.count + 1;
+    needs_g = needs_g || s.needs_u;
   }
-  plan.pass_count = std::max<size_t>(1, plan.pass_count);
-  plan.chunk = ChunkRows(plan.m, elements);
-  plan.branches = arena.Take<BranchScratch>(count);
-  plan.outers = arena.Take<Outer>(2 * count);
-  if (args.dx) {
-    plan.passes = arena.Take<Pass>(plan.pass_count);
-    plan.product =
-        ProductScratch::Take(arena, threads, plan.chunk, plan.pairs, BlockElements(plan.operands));
+  pass_count = std::max<size_t>(1, pass_count);
+  chunk = ChunkRows(m, elements);
+}
+
+void BackwardPlan::Take(Arena& arena, size_t threads) {
+  outers = arena.Take<Outer>(2 * branches.size());
+  if (wants_dx) {
+    passes = arena.Take<Pass>(pass_count);
+    product = ProductScratch::Take(arena, threads, chunk, pairs, BlockElements(operands));
   }
-  for (size_t i = 0; i < count; ++i) {
-    BranchScratch s = PlanBranch(args, i, plan.operands);
-    if (args.dx || s.needs_u) s.g = arena.Take<uint32_t>(s.blocks.Size(plan.chunk));
+  for (BackwardBranch& s : branches) {
+    if (wants_dx || s.needs_u) s.g = arena.Take<uint32_t>(s.blocks.Size(chunk));
     if (s.needs_u) {
-      if (plan.operands != Operands::kF32 || s.r != s.r_padded) {
-        s.a = arena.Take<uint32_t>(NarrowSize(s.n, s.r, plan.operands));
+      if (operands != Operands::kF32 || s.r != s.r_padded) {
+        s.a = arena.Take<uint32_t>(NarrowSize(s.n, s.r, operands));
       }
-      s.u = arena.Take<float>(plan.m * s.r_padded);
-      if (s.dropout) s.mask = arena.Take<uint8_t>(plan.m * MaskStride(plan.in));
-      if (args.dx) {
-        s.low_rank = arena.Take<uint32_t>(plan.chunk * s.rank_size);
-        const size_t width = PanelWidth();
-        s.down = arena.Take<uint32_t>(Panels(plan.in, width) * width * s.rank_size);
+      s.u = arena.Take<float>(m * s.r_padded);
+      if (s.dropout) s.mask = arena.Take<uint8_t>(m * MaskStride(in));
+      if (wants_dx) {
+        s.low_rank = arena.Take<uint32_t>(chunk * s.rank_size);
+        s.down = arena.Take<uint32_t>(Panels(in, PanelWidth()) * PanelWidth() * s.rank_size);
       }
     }
-    if (plan.operands != Operands::kF32) {
-      const size_t size = OuterSize(plan.m, s.r, plan.operands);
-      if (Wants(args.d_up, i)) s.h_pairs = arena.Take<uint32_t>(size);
-      if (Wants(args.d_down, i)) s.u_pairs = arena.Take<uint32_t>(size);
+    if (operands != Operands::kF32) {
+      const size_t size = OuterSize(m, s.r, operands);
+      if (s.wants_up) s.h_pairs = arena.Take<uint32_t>(size);
+      if (s.wants_down) s.u_pairs = arena.Take<uint32_t>(size);
     }
-    if (plan.branches) plan.branches[i] = s;
   }
-  return plan;
 }
 
 // Does phase 0, with one task per panel of B of any branch, and one per branch for A.
@@ -131,7 +133,7 @@ void Repack(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, CpuCon
   context.ParallelFor(args.branches.size() * (panels + 1), [&](size_t task, size_t) {
     const size_t i = task / (panels + 1), panel = task % (panels + 1);
     const LoraBranch& branch = args.branches[i];
-    const BranchScratch& s = plan.branches[i];
+    const BackwardBranch& s = plan.branches[i];
     if (panel < panels) {
       if (s.needs_u) {
         PackDownPanel(branch.down.as<float>(), plan.in, s.r, plan.operands, panel, s.down);
@@ -153,7 +155,7 @@ void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size
               Range r) {
   const size_t count = r.end - r.begin, row = m0 + r.begin;
   for (size_t i = 0; i < args.branches.size(); ++i) {
-    const BranchScratch& s = plan.branches[i];
+    const BackwardBranch& s = plan.branches[i];
     if (s.g == nullptr) continue;
     const RowsOfX g = RowsFrom(args.g[i], m0);
     CopyBlocks(s.blocks, g, rows, r, s.g);
@@ -182,7 +184,7 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
                 size_t rows, CpuContext& context) {
   size_t count = 0;
   for (size_t i = 0; i < args.branches.size(); ++i) {
-    const BranchScratch& s = plan.branches[i];
+    const BackwardBranch& s = plan.branches[i];
     const BlockedRows g = BlocksOf(s.blocks, RowsFrom(args.g[i], m0), rows, s.g);
     count +=
         BlockPasses(s.blocks, g, TransposedPanelsOf(args.branches[i].weight), plan.passes + count);
@@ -215,7 +217,7 @@ void PairLowRank(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
                  CpuContext& context) {
   if (plan.operands == Operands::kF32) return;
   context.ParallelFor(2 * args.branches.size(), [&](size_t task, size_t) {
-    const BranchScratch& s = plan.branches[task / 2];
+    const BackwardBranch& s = plan.branches[task / 2];
     if (task % 2 == 0 && s.h_pairs != nullptr) {
       PackOuter(args.h[task / 2].as<const float>(), s.r, plan.m, s.r, plan.operands, s.h_pairs);
     } else if (task % 2 == 1 && s.u_pairs != nullptr) {
@@ -225,7 +227,7 @@ void PairLowRank(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
 }
 
 Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {
-  const BranchScratch& s = plan.branches[i];
+  const BackwardBranch& s = plan.branches[i];
   Outer outer;
   outer.operands = plan.operands;
   outer.v = s.h_pairs ? s.h_pairs : args.h[i].as<const uint32_t>();
@@ -241,7 +243,7 @@ Outer GradientA(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
 }
 
 Outer GradientB(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size_t i) {
-  const BranchScratch& s = plan.branches[i];
+  const BackwardBranch& s = plan.branches[i];
   Outer outer;
   outer.operands = plan.operands;
   outer.v = s.u_pairs ? s.u_pairs : reinterpret_cast<const uint32_t*>(s.u);
@@ -304,19 +306,10 @@ void MultiplyGradients(const LoraLinearBackwardArgs& args, const BackwardPlan& p
   });
 }
 
-}  // namespace
-
-size_t ScratchBytes(const LoraLinearBackwardArgs& args, int threads) {
-  Arena arena;
-  MakePlan(arena, args, static_cast<size_t>(threads));
-  return arena.bytes();
-}
-
-void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
-  CpuContext& context = static_cast<CpuContext&>(base);
+void RunBackward(const LoraLinearBackwardArgs& args, BackwardPlan plan, Scratch scratch,
+                 CpuContext& context) {
   Arena arena(scratch);
-  if (args.branches.empty() && !args.dx) return;
-  const BackwardPlan plan = MakePlan(arena, args, static_cast<size_t>(context.threads()));
+  plan.Take(arena, static_cast<size_t>(context.threads()));
   if (plan.needs_g && plan.m != 0) {
     Repack(args, plan, context);
     for (size_t m0 = 0; m0 < plan.m; m0 += plan.chunk) {
@@ -330,6 +323,18 @@ void Run(const LoraLinearBackwardArgs& args, Scratch scratch, Context& base) {
   }
   PairLowRank(args, plan, context);
   MultiplyGradients(args, plan, context);
+}
+
+}  // namespace
+
+PlannedCall PlanCall(const LoraLinearBackwardArgs& args, int threads) {
+  if (args.branches.empty() && !args.dx) return {0, [](Scratch, Context&) {}};
+  const BackwardPlan plan(args);
+  Arena arena;
+  BackwardPlan(plan).Take(arena, static_cast<size_t>(threads));
+  return {arena.bytes(), [args, plan](Scratch scratch, Context& context) {
+            RunBackward(args, plan, scratch, static_cast<CpuContext&>(context));
+          }};
 }
 
 }  // namespace lora::cpu

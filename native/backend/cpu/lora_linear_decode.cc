@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <span>
+#include <vector>
 
 #include "backend/cpu/arena.h"
 #include "backend/cpu/convert.h"
@@ -31,6 +32,7 @@ struct Change {
 
 struct DecodeBranch {
   size_t n = 0, max_r = 0;
+  bool has_bias = false;
   size_t h = 0;  // where its h begins in a copy: m · max_r elements, by change
   size_t changes_count = 0;
   Change* changes = nullptr;        // in the order of the rows
@@ -39,12 +41,15 @@ struct DecodeBranch {
   Pass* pass = nullptr;
 };
 
-// The sizes of a call and, with an arena that has memory, the addresses of everything in scratch.
+// The sizes of a call and, from Take on, the addresses of everything in scratch.
 struct DecodePlan {
   size_t m = 0, k = 0, elements = 0, h_size = 0;
   Operands operands = Operands::kF32;
   bool pairs = false, shares_h = false;
-  bool low_pairs = false;   // A, B and h are bf16 too
+  bool low_pairs = false;  // A, B and h are bf16 too
+  bool has_table = false;
+  size_t block_elements = 0;  // of ProductScratch
+  std::vector<DecodeBranch> branches;
   uint32_t* x = nullptr;    // [m][elements], where x cannot be read in place
   uint32_t* h = nullptr;    // a copy of h_size elements per thread, or one if they share it
   float* h_sums = nullptr;  // per thread [kHiddenRows][largest r], of an h of pairs
@@ -52,51 +57,53 @@ struct DecodePlan {
   size_t most_changes = 0;          // of a branch
   LowRankRows* low_rank = nullptr;  // per thread, of one branch
   ProductScratch product;
-  DecodeBranch* branches = nullptr;
   Product* products = nullptr;
+
+  explicit DecodePlan(const LoraLinearForwardArgs& args);
+  void Take(Arena& arena, size_t threads);
 };
 
-DecodePlan MakePlan(Arena& arena, const LoraLinearForwardArgs& args, size_t threads) {
-  DecodePlan plan;
-  const size_t count = args.branches.size();
-  plan.m = static_cast<size_t>(args.x.dim(0));
-  plan.k = static_cast<size_t>(args.x.dim(1));
-  plan.pairs = args.x.dtype == DType::kBF16;
-  plan.operands = plan.pairs ? Operands::kPairs : Operands::kF32;
-  plan.elements = Elements(plan.k, args.x.dtype);
-  if (plan.pairs) plan.x = arena.Take<uint32_t>(plan.m * plan.elements);
-  plan.product = ProductScratch::Take(arena, threads, plan.m, true,
-                                      HasExpandedWeight(args) ? BlockElements(plan.operands) : 0);
-  plan.branches = arena.Take<DecodeBranch>(count);
-  plan.products = arena.Take<Product>(count);
-  plan.low_pairs = args.table && args.table.dtype == DType::kBF16;
-  plan.shares_h = plan.m > kFewRows;
-  plan.most_changes = args.table ? std::max<size_t>(plan.m, 1) : 1;
-  plan.low_rank = arena.Take<LowRankRows>(threads * plan.most_changes);
-  for (size_t i = 0; i < count; ++i) {
-    const LoraBranch& branch = args.branches[i];
+DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
+    : m(static_cast<size_t>(args.x.dim(0))),
+      k(static_cast<size_t>(args.x.dim(1))),
+      elements(Elements(k, args.x.dtype)),
+      pairs(args.x.dtype == DType::kBF16),
+      low_pairs(args.table && args.table.dtype == DType::kBF16),
+      has_table(args.table) {
+  operands = pairs ? Operands::kPairs : Operands::kF32;
+  if (HasExpandedWeight(args)) block_elements = BlockElements(operands);
+  shares_h = m > kFewRows;
+  most_changes = has_table ? std::max<size_t>(m, 1) : 1;
+  for (const LoraBranch& branch : args.branches) {
     DecodeBranch b;
     b.n = static_cast<size_t>(branch.weight.rows);
     b.max_r = MaxRankOf(args, branch);
-    b.h = plan.h_size;
-    b.changes = arena.Take<Change>(plan.most_changes);
-    if (args.table) b.factors = arena.Take<const float*>(plan.m);
-    if (branch.bias) b.bias = arena.Take<float>(b.n);
-    b.pass = arena.Take<Pass>(1);
-    plan.h_size += plan.m * b.max_r;
+    b.has_bias = branch.bias.defined;
+    b.h = h_size;
+    h_size += m * b.max_r;
     // A branch without outputs has no task of its own that could compute its h.
-    plan.shares_h = plan.shares_h || (b.n == 0 && b.max_r != 0);
-    if (plan.branches) plan.branches[i] = b;
+    shares_h = shares_h || (b.n == 0 && b.max_r != 0);
+    branches.push_back(b);
   }
-  plan.h = arena.Take<uint32_t>((plan.shares_h ? 1 : threads) * plan.h_size);
-  if (plan.low_pairs) {
-    plan.h_sums_size = kHiddenRows * static_cast<size_t>(args.table.max_rank);
-    plan.h_sums = arena.Take<float>(threads * plan.h_sums_size);
-  }
-  return plan;
+  if (low_pairs) h_sums_size = kHiddenRows * static_cast<size_t>(args.table.max_rank);
 }
 
-void FindChanges(const LoraLinearForwardArgs& args, const DecodePlan& plan, size_t i) {
+void DecodePlan::Take(Arena& arena, size_t threads) {
+  if (pairs) x = arena.Take<uint32_t>(m * elements);
+  product = ProductScratch::Take(arena, threads, m, true, block_elements);
+  products = arena.Take<Product>(branches.size());
+  low_rank = arena.Take<LowRankRows>(threads * most_changes);
+  for (DecodeBranch& b : branches) {
+    b.changes = arena.Take<Change>(most_changes);
+    if (has_table) b.factors = arena.Take<const float*>(m);
+    if (b.has_bias) b.bias = arena.Take<float>(b.n);
+    b.pass = arena.Take<Pass>(1);
+  }
+  h = arena.Take<uint32_t>((shares_h ? 1 : threads) * h_size);
+  if (low_pairs) h_sums = arena.Take<float>(threads * h_sums_size);
+}
+
+void FindChanges(const LoraLinearForwardArgs& args, DecodePlan& plan, size_t i) {
   const LoraBranch& branch = args.branches[i];
   DecodeBranch& b = plan.branches[i];
   for (size_t begin = 0, end; begin < plan.m; begin = end) {
@@ -204,19 +211,12 @@ Product ProductOf(const LoraLinearForwardArgs& args, const DecodePlan& plan, siz
   return product;
 }
 
-}  // namespace
-
-size_t DecodeScratchBytes(const LoraLinearForwardArgs& args, int threads) {
-  Arena arena;
-  MakePlan(arena, args, static_cast<size_t>(threads));
-  return arena.bytes();
-}
-
-void Decode(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& context) {
+void Decode(const LoraLinearForwardArgs& args, DecodePlan plan, Scratch scratch,
+            CpuContext& context) {
   const size_t threads = static_cast<size_t>(context.threads());
-  Arena arena(scratch);
-  const DecodePlan plan = MakePlan(arena, args, threads);
   if (plan.m == 0) return;
+  Arena arena(scratch);
+  plan.Take(arena, threads);
   // x is read in place as 32-bit elements, unless pairs would straddle rows or words.
   const uint32_t* x = args.x.as<uint32_t>();
   if (plan.pairs &&
@@ -256,6 +256,17 @@ void Decode(const LoraLinearForwardArgs& args, Scratch scratch, CpuContext& cont
       first += count;
     }
   });
+}
+
+}  // namespace
+
+PlannedCall PlanDecode(const LoraLinearForwardArgs& args, int threads) {
+  const DecodePlan plan(args);
+  Arena arena;
+  DecodePlan(plan).Take(arena, static_cast<size_t>(threads));
+  return {arena.bytes(), [args, plan](Scratch scratch, Context& context) {
+            Decode(args, plan, scratch, static_cast<CpuContext&>(context));
+          }};
 }
 
 }  // namespace lora::cpu

@@ -21,12 +21,22 @@ struct MatmulPlan {
   bool split_batch = false;     // a task per pair
   // A slot is a thread's scratch when the batch is split; otherwise there is one. Per slot:
   size_t slots = 1;
-  std::byte* a = nullptr;  // [m, k] where a is transposed or cast
-  std::byte* b = nullptr;  // [k, n] or [n, k] where b is cast
-  std::byte* panels = nullptr;
-  float* y = nullptr;  // [m, n] where Gemm cannot write y's dtype
-  std::byte* gemm = nullptr;
   size_t a_bytes = 0, b_bytes = 0, panel_bytes = 0, y_count = 0, gemm_bytes = 0;
+};
+
+struct MatmulScratch {
+  std::byte* a;  // [m, k] where a is transposed or cast
+  std::byte* b;  // [k, n] or [n, k] where b is cast
+  std::byte* panels;
+  float* y;  // [m, n] where Gemm cannot write y's dtype
+  std::byte* gemm;
+
+  MatmulScratch(const MatmulPlan& plan, Arena& arena)
+      : a(arena.Take<std::byte>(plan.slots * plan.a_bytes)),
+        b(arena.Take<std::byte>(plan.slots * plan.b_bytes)),
+        panels(arena.Take<std::byte>(plan.slots * plan.panel_bytes)),
+        y(arena.Take<float>(plan.slots * plan.y_count)),
+        gemm(arena.Take<std::byte>(plan.slots * plan.gemm_bytes)) {}
 };
 
 GemmArgs ProductOf(const MatmulPlan& plan, std::span<const GemmSegment> segment) {
@@ -40,7 +50,7 @@ GemmArgs ProductOf(const MatmulPlan& plan, std::span<const GemmSegment> segment)
   return gemm;
 }
 
-MatmulPlan MakePlan(Arena& arena, const MatmulArgs& args, int threads) {
+MatmulPlan MakePlan(const MatmulArgs& args, int threads) {
   MatmulPlan plan;
   plan.m = static_cast<size_t>(args.y.dim(-2));
   plan.n = static_cast<size_t>(args.y.dim(-1));
@@ -66,12 +76,6 @@ MatmulPlan MakePlan(Arena& arena, const MatmulArgs& args, int threads) {
   segment.k = plan.k;
   plan.gemm_bytes =
       round_up(GemmScratchBytes(ProductOf(plan, {&segment, 1}), plan.split_batch ? 1 : threads));
-
-  plan.a = arena.Take<std::byte>(plan.slots * plan.a_bytes);
-  plan.b = arena.Take<std::byte>(plan.slots * plan.b_bytes);
-  plan.panels = arena.Take<std::byte>(plan.slots * plan.panel_bytes);
-  plan.y = arena.Take<float>(plan.slots * plan.y_count);
-  plan.gemm = arena.Take<std::byte>(plan.slots * plan.gemm_bytes);
   return plan;
 }
 
@@ -121,8 +125,8 @@ void CopyMatrix(const TensorView& view, size_t matrix, bool transposed, DType dt
   });
 }
 
-void MultiplyPair(const MatmulArgs& args, const MatmulPlan& plan, size_t index, size_t slot,
-                  CpuContext* context) {
+void MultiplyPair(const MatmulArgs& args, const MatmulPlan& plan, const MatmulScratch& scratch,
+                  size_t index, size_t slot, CpuContext* context) {
   GemmSegment segment;
   segment.x_dtype = plan.dtype;
   segment.k = segment.ldx = plan.k;
@@ -130,28 +134,28 @@ void MultiplyPair(const MatmulArgs& args, const MatmulPlan& plan, size_t index, 
                b_matrix = MatrixOf(args.b, args.y, index);
   segment.x = MatrixAt(args.a, a_matrix);
   if (plan.a_bytes != 0) {
-    std::byte* copy = plan.a + slot * plan.a_bytes;
+    std::byte* copy = scratch.a + slot * plan.a_bytes;
     CopyMatrix(args.a, a_matrix, args.trans_a, plan.dtype, plan.m, plan.k, copy, context);
     segment.x = copy;
   }
   const void* b = MatrixAt(args.b, b_matrix);
   const size_t b_rows = args.trans_b ? plan.n : plan.k, b_cols = args.trans_b ? plan.k : plan.n;
   if (plan.b_bytes != 0) {
-    std::byte* copy = plan.b + slot * plan.b_bytes;
+    std::byte* copy = scratch.b + slot * plan.b_bytes;
     CopyMatrix(args.b, b_matrix, false, plan.dtype, b_rows, b_cols, copy, context);
     b = copy;
   }
-  std::byte* panels = plan.panels + slot * plan.panel_bytes;
+  std::byte* panels = scratch.panels + slot * plan.panel_bytes;
   PackPanels(b, b_cols, !args.trans_b, plan.n, plan.k, plan.dtype, panels, context);
   segment.w.panels = reinterpret_cast<const uint32_t*>(panels);
   segment.w.stride = Elements(plan.k, plan.dtype) * PanelWidth();
 
   GemmArgs gemm = ProductOf(plan, {&segment, 1});
-  float* y = plan.y + slot * plan.y_count;
+  float* y = scratch.y + slot * plan.y_count;
   gemm.y = plan.y_count != 0
                ? reinterpret_cast<std::byte*>(y)
                : args.y.as<std::byte>() + index * plan.m * plan.n * SizeOf(args.y.dtype);
-  Gemm(gemm, Scratch(plan.gemm + slot * plan.gemm_bytes, plan.gemm_bytes), context);
+  Gemm(gemm, Scratch(scratch.gemm + slot * plan.gemm_bytes, plan.gemm_bytes), context);
   if (plan.y_count != 0) {
     const size_t count = plan.m * plan.n;
     ConvertFromF32(y, count, args.y.as<std::byte>() + index * count * SizeOf(args.y.dtype),
@@ -159,28 +163,31 @@ void MultiplyPair(const MatmulArgs& args, const MatmulPlan& plan, size_t index, 
   }
 }
 
-}  // namespace
-
-size_t ScratchBytes(const MatmulArgs& args, int threads) {
-  Arena arena;
-  MakePlan(arena, args, threads);
-  return arena.bytes();
-}
-
-void Run(const MatmulArgs& args, Scratch scratch, Context& base) {
-  CpuContext& context = static_cast<CpuContext&>(base);
-  Arena arena(scratch);
-  const MatmulPlan plan = MakePlan(arena, args, context.threads());
+void MultiplyBatch(const MatmulArgs& args, const MatmulPlan& plan, Scratch memory,
+                   CpuContext& context) {
   if (plan.m == 0 || plan.n == 0) return;
+  Arena arena(memory);
+  const MatmulScratch scratch(plan, arena);
   if (plan.split_batch) {
     context.ParallelFor(plan.batch, [&](size_t index, size_t thread) {
-      MultiplyPair(args, plan, index, thread, nullptr);
+      MultiplyPair(args, plan, scratch, index, thread, nullptr);
     });
   } else {
     for (size_t index = 0; index < plan.batch; ++index) {
-      MultiplyPair(args, plan, index, 0, &context);
+      MultiplyPair(args, plan, scratch, index, 0, &context);
     }
   }
+}
+
+}  // namespace
+
+PlannedCall PlanCall(const MatmulArgs& args, int threads) {
+  const MatmulPlan plan = MakePlan(args, threads);
+  Arena arena;
+  MatmulScratch(plan, arena);
+  return {arena.bytes(), [args, plan](Scratch scratch, Context& context) {
+            MultiplyBatch(args, plan, scratch, static_cast<CpuContext&>(context));
+          }};
 }
 
 }  // namespace lora::cpu

@@ -64,13 +64,13 @@ namespace {
 constexpr size_t kPiece = 16384;
 constexpr size_t kColumns = 256;  // a multiple of the vectors of every target
 
-struct Plan {
+struct SumPlan {
   Nest<1> kept, lost;  // strides in x; the innermost loop of one of them is contiguous
   bool inner_lost = false;
   size_t outputs = 1, work = 1;  // elements of y, and of x for each
   size_t pieces = 1;             // per element of y
 
-  explicit Plan(const ReduceSumArgs& args) {
+  explicit SumPlan(const ReduceSumArgs& args) {
     const Shape &x = args.x.shape, &y = args.y.shape;
     std::array<size_t, kMaxDims> stride{};
     size_t step = 1;
@@ -92,7 +92,7 @@ struct Plan {
 };
 
 // Sums elements [begin, end) of those that belong to element `output` of y.
-double SumPiece(const ReduceSumArgs& args, const Plan& plan, size_t output, size_t begin,
+double SumPiece(const ReduceSumArgs& args, const SumPlan& plan, size_t output, size_t begin,
                 size_t end) {
   const size_t base = plan.kept.OffsetOf(output, plan.kept.rank)[0];
   const size_t width = plan.lost.inner_size();
@@ -106,7 +106,7 @@ double SumPiece(const ReduceSumArgs& args, const Plan& plan, size_t output, size
   return sum;
 }
 
-void SumRuns(const ReduceSumArgs& args, const Plan& plan, Scratch scratch, Context& context) {
+void SumRuns(const ReduceSumArgs& args, const SumPlan& plan, Scratch scratch, Context& context) {
   Arena arena(scratch);
   double* partial = plan.pieces == 1 ? nullptr : arena.Take<double>(plan.outputs * plan.pieces);
   ForRows(context, plan.outputs * plan.pieces, std::min(plan.work, kPiece), kCheapGrain,
@@ -131,7 +131,7 @@ void SumRuns(const ReduceSumArgs& args, const Plan& plan, Scratch scratch, Conte
   }
 }
 
-void SumColumns(const ReduceSumArgs& args, const Plan& plan, Context& context) {
+void SumColumns(const ReduceSumArgs& args, const SumPlan& plan, Context& context) {
   const size_t width = plan.kept.inner_size();
   const size_t groups = CeilDiv(width, kColumns);  // per row of y
   ForRows(context, plan.kept.rows() * groups, std::min(width, kColumns) * plan.work, kCheapGrain,
@@ -154,22 +154,19 @@ void SumColumns(const ReduceSumArgs& args, const Plan& plan, Context& context) {
 
 }  // namespace
 
-size_t ScratchBytes(const ReduceSumArgs& args, int) {
-  const Plan plan(args);
+PlannedCall PlanCall(const ReduceSumArgs& args, int) {
+  const SumPlan plan(args);
   Arena arena;
   if (plan.pieces > 1) arena.Take<double>(plan.outputs * plan.pieces);
-  return arena.bytes();
-}
-
-void Run(const ReduceSumArgs& args, Scratch scratch, Context& context) {
-  for (const TensorView* view : {&args.x, &args.y}) RequireFloat("sum", view->dtype);
-  const Plan plan(args);
-  if (plan.outputs == 0) return;
-  if (plan.inner_lost) {
-    SumRuns(args, plan, scratch, context);
-  } else {
-    SumColumns(args, plan, context);
-  }
+  return {arena.bytes(), [args, plan](Scratch scratch, Context& context) {
+            for (const TensorView* view : {&args.x, &args.y}) RequireFloat("sum", view->dtype);
+            if (plan.outputs == 0) return;
+            if (plan.inner_lost) {
+              SumRuns(args, plan, scratch, context);
+            } else {
+              SumColumns(args, plan, context);
+            }
+          }};
 }
 
 }  // namespace lora::cpu
