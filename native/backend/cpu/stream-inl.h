@@ -9,6 +9,8 @@
 #endif
 
 #include <algorithm>
+#include <cstddef>
+#include <type_traits>
 
 #include "backend/cpu/amx-inl.h"
 #include "backend/cpu/panel_reader-inl.h"

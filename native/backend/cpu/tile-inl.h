@@ -16,6 +16,7 @@
 
 #include "backend/cpu/amx_attention-inl.h"
 #include "backend/cpu/bf16-inl.h"
+#include "backend/cpu/operands.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/highway.h"
 
