@@ -193,7 +193,7 @@ struct PieceSums {
 HWY_INLINE void MultiplyPieces(const Step& step, size_t panel, const uint32_t* x, size_t rows,
                                PieceSums& sums) {
   alignas(64) uint32_t piece[kPieceSize];
-  TileOperands of = {nullptr, step.x_stride, nullptr, kPanelWidth};
+  TileOperands of = {nullptr, step.x_stride, nullptr, kPanelWidth, 0};
   of.parts = PartsOf(step.w.format);
   for (size_t at = 0; at < step.elements; at += kPieceElements) {
     SplitPiece(step, panel, at, piece);
