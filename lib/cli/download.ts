@@ -5,7 +5,7 @@ import { printJson } from './common';
 import { hubOptions } from './hub_report';
 
 export const download = defineCommand({
-  summary: 'Downloads a model or an adapter of the hub into the cache that Python’s tools use.',
+  summary: "Downloads a model or an adapter of the hub into the cache that Python's tools use.",
   usage: 'NAME [--revision REVISION]',
   flags: {
     revision: {

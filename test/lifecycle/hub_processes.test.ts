@@ -72,6 +72,17 @@ test('a process that is killed leaves its part and no lock: the next one goes on
   expect(sha256(readFileSync(blob()))).toBe(digest);
 });
 
+test('Ctrl-C stops a download with 130 and leaves its part', async () => {
+  at.hub.fail(/store GET/, halt(new Promise(() => undefined)));
+  const child = download();
+  const end = ended(child);
+  await until(() => partBytes() === 100_000);
+  child.kill('SIGINT');
+  const [status, err] = await end;
+  expect([status, err]).toEqual([130, expect.stringContaining('stopping; Ctrl-C again ends at once')]);
+  expect(partBytes()).toBe(100_000);
+});
+
 /** Programs that lock as Python's filelock does, by flock; each holds the lock of argument 1 until its input ends. */
 const holders: [name: string, command: string, args: string[]][] = [
   [
