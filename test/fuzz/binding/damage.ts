@@ -72,7 +72,7 @@ function junk(dice: Dice): Spec {
     { $: 'symbol' },
     { $: 'bigint' },
     { $: 'function' },
-    { $: 'list', length: dice.pick([3, 2 ** 24, 2 ** 32 - 1]) },
+    { $: 'list', length: dice.pick([3, 2 ** 22, 2 ** 32 - 1]) },
     { $: 'bytes', dtype: 'i8', shape: [dice.below(64)] },
     { $: 'device', on: dice.pick(['cpu', 'reference']) },
     guard,

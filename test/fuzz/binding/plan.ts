@@ -128,12 +128,15 @@ class Maker {
     function: () => () => 1,
     factory: () => makeError,
     list: (spec) => new Array<undefined>(Number(spec['length'])),
-    bytes: (spec) =>
-      bytesOf(
-        spec['dtype'] as string,
-        (spec['shape'] as number[]).map((dim) => Math.min(Math.max(0, Math.floor(numberOf(dim))), 4096)),
-        spec,
-      ),
+    bytes: (spec) => {
+      let room = mostValues;
+      const shape = (spec['shape'] as Spec[]).map((dim) => {
+        const size = Math.min(Math.max(0, Math.floor(numberOf(dim))), room);
+        room = Math.floor(room / Math.max(1, size));
+        return size;
+      });
+      return bytesOf(spec['dtype'] as string, shape, spec);
+    },
     device: (spec) => this.#deviceOf(spec),
     guard: () => this.#binding.createGuard(),
     file: () => this.#keep(this.#binding.openFile(process.execPath).file),
