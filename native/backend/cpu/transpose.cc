@@ -1,11 +1,12 @@
 // y[i_perm...] = x[i...]. Elements of y are written in order. Where neighbours of y are far
 // apart in x, tiles of kSide × kSide keep the lines of both in L1. Elements are moved by their
-// size, so any dtype works.
+// size, of 2, 4 or 8 bytes.
 #include <cstring>
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/nest.h"
 #include "backend/cpu/parallel.h"
+#include "core/error.h"
 
 namespace lora::cpu {
 namespace {
@@ -103,8 +104,10 @@ void Run(const TransposeArgs& args, Scratch, Context& context) {
       return Move<uint16_t>(args, nest, context);
     case 4:
       return Move<uint32_t>(args, nest, context);
-    default:
+    case 8:
       return Move<uint64_t>(args, nest, context);
+    default:
+      Throw("ERR_UNSUPPORTED", "transpose", "no kernel for dtype ", NameOf(args.y.dtype));
   }
 }
 

@@ -66,6 +66,8 @@ void Check(const FillArgs& args) {
 void Check(const TransposeArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Present("x", args.x);
+  LORA_CHECK(args.x.dtype != DType::kI8, rules.op(),
+             "expected x of dtype f32, bf16, f16 or i32 but received i8");
   rules.ShapeIs("y", args.y, TransposedShape(args.x.shape, args.perm), "(x permuted)");
   rules.SameType("y", args.y, "x", args.x.dtype);
 }

@@ -471,6 +471,9 @@ TEST_CASE("the tape's small set") {
   CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 0}}) == "");
   CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 1}}) ==
         "[transpose] expected each dimension of 0 to 1 once but received 1");
+  const TensorView bytes{nullptr, DType::kI8, {2, 3}}, turned{nullptr, DType::kI8, {3, 2}};
+  CHECK(Complaint(TransposeArgs{bytes, turned, {1, 0}}) ==
+        "[transpose] expected x of dtype f32, bf16, f16 or i32 but received i8");
   CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {0}}) ==
         "[transpose] expected a permutation of 2 dimensions but received 1");
   CHECK(Complaint(MatmulArgs{F32({4, 2, 3}), F32({5, 3}), F32({4, 2, 5}), false, true}) == "");
