@@ -126,6 +126,7 @@ size_t PanelBytes(size_t n, size_t k, DType dtype) {
 
 void PackPanels(const void* src, size_t ld, bool transposed, size_t n, size_t k, DType dtype,
                 void* dst, CpuContext* context) {
+  if (k == 0) return;  // not one panel after the other, of which there may be 2³²
   const size_t row_step = transposed ? 1 : ld, k_step = transposed ? ld : 1;
   uint32_t* elements = static_cast<uint32_t*>(dst);
   if (SizeOf(dtype) == 1) {
@@ -189,6 +190,7 @@ void Run(const PackArgs& args, Scratch, Context& context) {
 }
 
 void Run(const UnpackArgs& args, Scratch, Context& context) {
+  if (args.src.cols == 0) return;
   const size_t rows = static_cast<size_t>(args.src.rows), width = PanelWidth();
   const size_t row_bytes = static_cast<size_t>(args.src.cols) * SizeOf(args.dst.dtype);
   static_cast<CpuContext&>(context).ParallelFor(Panels(rows, width), [&](size_t p, size_t) {
