@@ -3,14 +3,14 @@
 //   node benchmarks/memory.mjs [--dtype bf16] [--batch-size 1] [--length 256] [--r 16] [--gradient-checkpointing] MODEL…
 //
 // MODEL is a Hugging Face directory, or one of the shapes below, which is then filled with random weights: memory depends
-// on the shape and not on the values. The formula of docs/start/memory.md stands in `estimate`, and the last columns compare.
+// on the shape and not on the values. The last column is what estimateMemory() says of training.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { CausalLM, Trainer, writeSafetensors } from 'lora-native';
+import { CausalLM, estimateMemory, Trainer, writeSafetensors } from 'lora-native';
 import { peakBytes } from './processes/peak.mjs';
 
 /** [layers, hidden, feed-forward, heads, key heads, vocabulary] of models with tied embeddings. */
@@ -94,34 +94,11 @@ async function measure(part, dir) {
   console.log(JSON.stringify({ bytes: peakBytes(), parameters: model.parameterCount }));
 }
 
-/** What docs/start/memory.md says, in bytes. */
-function estimate(config, parameters) {
-  const {
-    hidden_size: d,
-    intermediate_size: ff,
-    num_hidden_layers: layers,
-    num_attention_heads: heads,
-  } = config;
-  const width = (config.head_dim ?? d / heads) * heads;
-  const kv = (config.head_dim ?? d / heads) * (config.num_key_value_heads ?? heads);
-  const size = dtype === 'f32' ? 4 : 2;
-  const weights = parameters * Math.min(size, config.torch_dtype === 'bfloat16' ? 2 : 4);
-  const adapter = layers * r * (2 * d + 2 * width + 2 * (d + kv) + 3 * (d + ff));
-  const perToken = size * (d + 2 * width + 2 * kv + 2 * ff) + 4 * 2 * d;
-  const activations = batchSize * length * layers * perToken;
-  const embedding = (config.vocab_size * d * weights) / parameters;
-  const matrix = (ff * d * weights) / parameters;
-  return {
-    load: Math.max(weights + matrix, 2 * embedding) + 0.1e9,
-    train: weights + 1.3 * (12 * adapter + activations) + 0.2e9,
-  };
-}
-
 const gigabytes = (bytes) => (bytes / 1e9).toFixed(2);
 if (values.child !== undefined) await measure(values.child, positionals[0]);
 else {
   console.log(`batch ${batchSize} × ${length} tokens, r ${r} on all linear layers\n`);
-  console.log('| model | parameters | dtype | load, GB | generate, GB | train, GB | formula: load, train |');
+  console.log('| model | parameters | dtype | load, GB | generate, GB | train, GB | estimate, GB |');
   console.log('|---|---|---|---|---|---|---|');
   for (const name of positionals) {
     if (!(name in shapes) && !existsSync(join(name, 'config.json')))
@@ -141,9 +118,10 @@ else {
         return report.bytes;
       });
       const config = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8'));
-      const { load, train } = estimate(config, parameters);
+      const gradientCheckpointing = values['gradient-checkpointing'];
+      const { total } = estimateMemory(config, { batchSize, length, r, dtype, gradientCheckpointing });
       const cells = [name, `${(parameters / 1e6).toFixed(1)}M`, dtype, ...peaks.map(gigabytes)];
-      console.log(`| ${cells.join(' | ')} | ${gigabytes(load)}, ${gigabytes(train)} |`);
+      console.log(`| ${cells.join(' | ')} | ${gigabytes(total)} |`);
     } finally {
       if (dir !== name) rmSync(dir, { recursive: true });
     }

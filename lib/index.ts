@@ -99,6 +99,8 @@ export { openSafetensors, writeSafetensors } from './formats/safetensors';
 export type { OpenSafetensorsOptions, SafetensorsFile, SafetensorsTensor } from './formats/safetensors';
 export type { SafetensorsDType } from './formats/dtypes';
 export type { ReadLimits } from './formats/limits';
+export { estimateMemory } from './models/memory';
+export type { MemoryEstimate, MemoryOptions } from './models/memory';
 export { readAdapter, writeAdapter } from './peft/adapter_files';
 export type { AdapterFiles, ReadAdapterOptions } from './peft/adapter_files';
 export type { LoRAConfig, LoRAConfigInput } from './peft/config';

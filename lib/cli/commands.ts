@@ -1,6 +1,7 @@
 import { build } from './build';
 import { doctor } from './doctor';
 import { download } from './download';
+import { estimate } from './estimate';
 import { generate } from './generate';
 import { inspect } from './inspect';
 import { merge } from './merge';
@@ -14,6 +15,7 @@ export const commands: Readonly<Record<string, Command>> = {
   generate,
   merge,
   inspect,
+  estimate,
   download,
   models,
   doctor,

@@ -45,6 +45,11 @@ export async function loadModel(
   return model;
 }
 
+/** The modules that a flag lists. */
+export function targets(list: string): string | string[] {
+  return list === 'all-linear' ? list : list.split(',').map((name) => name.trim());
+}
+
 /** Throws where the directory holds something: what a command writes replaces nothing. */
 export async function checkUnused(op: string, dir: string): Promise<void> {
   const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {

@@ -1,13 +1,17 @@
 import { loadDataset } from '../data/dataset';
 import { InputFile } from '../formats/input';
 import type { Evaluation } from '../models/evaluate';
-import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
+import { normalizeLoRAConfig } from '../peft/config';
 import { optimizerNames } from '../train/optimizer';
 import { OutputDirectory } from '../train/output';
 import type { TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
-import { countsOf, loadModel, modelFlags, note } from './common';
-import { defineCommand, helpFlag, UsageError, type Flags, type Values } from './command';
+import { bestDevice } from '../native/device';
+import { LoRAError } from '../errors';
+import { fitOf, fitText, readModelConfig } from './estimate';
+import { sizeText } from './hub_report';
+import { countsOf, loadModel, modelFlags, note, targets } from './common';
+import { defineCommand, helpFlag, UsageError, type Console, type Flags, type Values } from './command';
 import { JsonReport, TextReport } from './training_report';
 
 const flags = {
@@ -120,6 +124,7 @@ export const train = defineCommand({
     if (values.resume !== true) await new OutputDirectory(outDir).check();
     for (const path of [values.data, values.evalData])
       if (path !== undefined) await (await InputFile.open(path)).close();
+    await checkMemory(values, console);
     const model = await loadModel(values, console);
     try {
       const { maxLength, trainOn } = values;
@@ -228,6 +233,21 @@ async function follow(
   }
 }
 
-function targets(list: string): LoRAConfigInput['targetModules'] {
-  return list === 'all-linear' ? list : list.split(',').map((name) => name.trim());
+/** Says whether the run fits into memory, before its weights are loaded. Throws ERR_OUT_OF_MEMORY where they alone do not. */
+async function checkMemory(values: TrainValues, console: Console): Promise<void> {
+  const { dtype, device, r, batchSize, maxLength: length, gradientCheckpointing, optimizer } = values;
+  if (dtype === 'f16' || (device === 'auto' ? bestDevice() : device) !== 'cpu') return;
+  const config = await readModelConfig(values.model, console, 'model');
+  const fit = fitOf(config, {
+    ...{ dtype, r, batchSize, length, gradientCheckpointing, optimizer },
+    targetModules: targets(values.targetModules),
+  });
+  const { weights } = fit.estimate;
+  if (weights > fit.free)
+    throw new LoRAError(
+      'ERR_OUT_OF_MEMORY',
+      `[train] the weights of ${values.model} take ${sizeText(weights)}, and ${sizeText(fit.free)} of memory are free (LORA_MEMORY_LIMIT, or what the system leaves)`,
+      { op: 'train' },
+    );
+  note(console, fitText(fit));
 }

@@ -11,7 +11,7 @@ import {
 import type { FolderFile } from '../formats/links';
 
 /** What a call takes a repository for: 'any' is an adapter, a model, or both, by what is there. */
-export type Purpose = 'model' | 'adapter' | 'tokenizer' | 'any';
+export type Purpose = 'model' | 'adapter' | 'tokenizer' | 'config' | 'any';
 
 /** A listing, or a folder of the cache. */
 export interface Present {
@@ -62,8 +62,10 @@ export function wantedFiles(purpose: Purpose, all: readonly string[]): Wanted {
     if (!present.has('tokenizer.json')) return { problem: 'has no tokenizer.json' };
     return { names: [configFile, ...sideFiles].filter((name) => present.has(name)) };
   }
+  if (purpose === 'config' && present.has(configFile)) return { names: [configFile] };
   if (purpose === 'adapter') return adapterFiles(present, all);
-  if (purpose === 'model' || !present.has(adapterConfigFile)) return modelFiles(present, all);
+  if (purpose === 'model' || purpose === 'config' || !present.has(adapterConfigFile))
+    return modelFiles(present, all);
   const adapter = adapterFiles(present, all);
   const model = present.has(configFile) ? modelFiles(present, all) : { names: [] };
   if ('problem' in adapter) return adapter;

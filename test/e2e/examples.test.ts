@@ -105,6 +105,16 @@ example('chat.mjs', 'the answers of conversations count, and their loss falls', 
   expect(Number(trained)).toBeLessThan(Number(before) / 2);
 });
 
+example('memory.mjs', 'the first options do not fit into 0.1 GB, the last do', (run) => {
+  const lines = run();
+  expect(lines.filter((line) => line.includes(' GB (')).map((line) => line.split(':')[0])).toEqual([
+    'too large',
+    'too large',
+    'fits',
+    'fits',
+  ]);
+});
+
 example('sweep.mjs', 'one row per setting, two seeds each, all below the base', (run) => {
   const lines = run(base, '6', '2');
   const [untrained] = numbers(lines, /^base: loss (\S+) over \d+ held-out answer tokens$/);

@@ -1,0 +1,235 @@
+/** How much memory a model takes to train or to serve, from its configuration alone. */
+import { optimizerNames, type OptimizerName } from '../train/optimizer';
+import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
+import { resolveTargets, type Target } from '../peft/matching';
+import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
+import { parseModelConfig, type ModelConfig } from './config';
+import { blockPath, blockTable, expectedTensors, HEAD } from './tensor_table';
+
+const op = 'estimateMemory';
+
+/** The options of {@link estimateMemory}. */
+export interface MemoryOptions extends Pick<
+  LoRAConfigInput,
+  | 'r'
+  | 'targetModules'
+  | 'excludeModules'
+  | 'layersToTransform'
+  | 'layersPattern'
+  | 'rankPattern'
+  | 'useDora'
+  | 'modulesToSave'
+> {
+  /** Sequences of a batch. Default 1. */
+  batchSize?: number | undefined;
+  /** Tokens of a sequence. Default 512. */
+  length?: number | undefined;
+  /** The dtype of activations, as `fromPretrained` takes it. Default 'auto'. */
+  dtype?: 'auto' | 'f32' | 'bf16' | undefined;
+  /** Compute each block a second time in the backward pass. Default false. */
+  gradientCheckpointing?: boolean | undefined;
+  /** The optimizer by name. Default 'adamw'. */
+  optimizer?: OptimizerName | undefined;
+  /** Serve so many sequences of `length` tokens at once, instead of training. */
+  streams?: number | undefined;
+}
+
+/** Bytes. */
+export interface MemoryEstimate {
+  /** The frozen weights. Loading takes less beside them than training does. */
+  weights: number;
+  /** The adapter's parameters and their gradients, in f32. */
+  adapters: number;
+  /** The moments of the optimizer. */
+  optimizer: number;
+  /** What the backward pass needs again of the forward pass. */
+  activations: number;
+  /** The exponentials of the loss, or the logits of the sequences that are served. */
+  logits: number;
+  /** Keys and values of the sequences that are served, twice, since a pool that grows is copied. */
+  kvCache: number;
+  /** Gradients of a block, working space of the kernels, and what the allocator keeps of freed memory. */
+  workspace: number;
+  /** Node.js and the tokenizer, which count in the process's memory but not in LORA_MEMORY_LIMIT. */
+  runtime: number;
+  /** The sum: the peak of the process's resident memory. */
+  total: number;
+}
+
+/** Bytes of optimizer state per trained value. */
+const stateBytes: Readonly<Record<OptimizerName, number>> = {
+  adamw: 8,
+  adamw8bit: 2 + 8 / 256, // two moments of a byte, each with a scale for 256 of them
+  lion: 4,
+  sgd: 4,
+};
+/** As in native/backend/cpu/linear_cross_entropy.cc. */
+const [keptExponentials, fewestRows, mostRows] = [96 * 2 ** 20, 16, 512];
+const pageTokens = 64;
+/** Measured: Node.js with this library; and of a tokenizer for each token that it has. */
+const [runtimeBytes, tokenBytes] = [75e6, 400];
+/** Measured: parts of prompts, recorded steps, and texts that are collected late. */
+const servingBytes = 40e6;
+
+const product = (shape: readonly number[]): number => shape.reduce((all, dim) => all * dim, 1);
+
+function configOf(config: ModelConfig | Readonly<Record<string, unknown>>): ModelConfig {
+  check(
+    typeof config === 'object' && config !== null && !Array.isArray(config),
+    op,
+    () => `expected the content of config.json, or the config of a model, but received ${describe(config)}`,
+  );
+  return 'modelType' in config && 'raw' in config ? (config as ModelConfig) : parseModelConfig(config);
+}
+
+/** The linear layers with their shapes, in the order of the forward pass, the head last. */
+function linearsOf(config: ModelConfig): { path: string; out: number; in: number }[] {
+  const table = blockTable(config);
+  const linears: { path: string; out: number; in: number }[] = [];
+  for (let i = 0; i < config.numHiddenLayers; i++)
+    for (const entry of table)
+      if (entry.kind === 'linear')
+        linears.push({ path: blockPath(i, entry.module), out: entry.out, in: entry.in });
+  return [...linears, { path: HEAD, out: config.vocabSize, in: config.hiddenSize }];
+}
+
+function trained({ kind, r }: Target, { out, in: inside }: { out: number; in: number }): number {
+  if (kind === 'whole') return out * inside;
+  return r * (out + inside) + (kind === 'dora' ? out : 0);
+}
+
+/**
+ * Estimates the peak of a process that loads a model and trains an adapter, or serves `streams` sequences, on the CPU:
+ *
+ *     weights + 8·P + s·P + activations + logits + workspace + runtime
+ *
+ * with P trained values, each with its gradient in f32 and s bytes of optimizer state (8 for AdamW). For each token a block keeps
+ * hidden + 2·heads·headDim + 2·kvHeads·headDim + 2·intermediate numbers of the activations' dtype, 2·hidden in f32, and r in f32 for each
+ * adapted layer; with gradient checkpointing hidden in f32, and one block has the rest. Nothing is loaded or allocated.
+ *
+ * @param config the content of a model's config.json, or `model.config`
+ * @throws ERR_ARGUMENT for options, ERR_UNSUPPORTED for a model that is not supported, ERR_ADAPTER for targets that match nothing
+ * @example
+ * const { total } = estimateMemory(model.config, { length: 1024, gradientCheckpointing: true });
+ * console.log(`${(total / 1e9).toFixed(2)} GB`);
+ */
+export function estimateMemory(
+  config: ModelConfig | Readonly<Record<string, unknown>>,
+  options: MemoryOptions = {},
+): MemoryEstimate {
+  const model = configOf(config);
+  checkOptions(op, options, optionNames);
+  const { batchSize = 1, length = 512, dtype = 'auto', optimizer = 'adamw', streams } = options;
+  const { gradientCheckpointing = false } = options;
+  checkInteger(op, 'batchSize', batchSize, 1);
+  checkInteger(op, 'length', length, 1);
+  if (streams !== undefined) checkInteger(op, 'streams', streams, 1);
+  checkBoolean(op, 'gradientCheckpointing', gradientCheckpointing);
+  check(
+    ['auto', 'f32', 'bf16'].includes(dtype),
+    op,
+    () => `expected dtype to be 'auto', 'f32' or 'bf16' but received ${describe(dtype)}`,
+  );
+  check(
+    optimizerNames.includes(optimizer),
+    op,
+    () => `expected optimizer to be one of ${optimizerNames.join(', ')} but received ${describe(optimizer)}`,
+  );
+  const sizes = sizesOf(model, dtype);
+  const runtime = runtimeBytes + tokenBytes * model.vocabSize;
+  const parts =
+    streams === undefined
+      ? trainingParts(model, options, { tokens: batchSize * length, size: sizes.activation, optimizer })
+      : servingParts(model, { streams, length, size: sizes.activation });
+  const all = { weights: sizes.weights, ...parts, runtime };
+  return { ...all, total: Object.values(all).reduce((sum, bytes) => sum + bytes, 0) };
+}
+
+const optionNames = [
+  ...['r', 'targetModules', 'excludeModules', 'layersToTransform', 'layersPattern', 'rankPattern'],
+  ...[
+    'useDora',
+    'modulesToSave',
+    'batchSize',
+    'length',
+    'dtype',
+    'gradientCheckpointing',
+    'optimizer',
+    'streams',
+  ],
+];
+
+/** Bytes of the weights in memory, and of a number of the activations. */
+function sizesOf(
+  config: ModelConfig,
+  dtype: 'auto' | 'f32' | 'bf16',
+): { weights: number; activation: number } {
+  const f32 = dtype === 'auto' ? config.fileDType === 'f32' : dtype === 'f32';
+  const activation = f32 ? 4 : 2;
+  // f32 activations keep the 16 bits of a file.
+  const stored = f32 && (config.fileDType === 'bf16' || config.fileDType === 'f16') ? 2 : activation;
+  let weights = 0;
+  for (const shape of expectedTensors(config).values())
+    weights += product(shape) * (shape.length === 2 ? stored : activation);
+  return { weights, activation };
+}
+
+type Parts = Omit<MemoryEstimate, 'weights' | 'runtime' | 'total'>;
+
+function trainingParts(
+  config: ModelConfig,
+  options: MemoryOptions,
+  { tokens, size, optimizer }: { tokens: number; size: number; optimizer: OptimizerName },
+): Parts {
+  const { r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern } = options;
+  const { useDora, modulesToSave, gradientCheckpointing } = options;
+  const adapter = normalizeLoRAConfig({
+    ...{ r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern },
+    ...{ useDora, modulesToSave },
+  });
+  const linears = linearsOf(config);
+  const modules = linears.map(({ path }) => ({ path, isOutputEmbedding: path === HEAD }));
+  const targets = resolveTargets(adapter, modules);
+  let parameters = 0;
+  let ranks = 0;
+  for (const linear of linears) {
+    const target = targets.get(linear.path);
+    if (target === undefined) continue;
+    parameters += trained(target, linear);
+    ranks += target.r;
+  }
+  const { hiddenSize: d, intermediateSize: ff, numHiddenLayers: layers } = config;
+  const q = config.numAttentionHeads * config.headDim;
+  const kv = config.numKeyValueHeads * config.headDim;
+  const block = size * (d + 2 * q + 2 * kv + 2 * ff) + 4 * (2 * d + config.numAttentionHeads);
+  const kept = gradientCheckpointing
+    ? 4 * d * layers + block + (4 * ranks) / layers
+    : block * layers + 4 * ranks;
+  const row = size * config.vocabSize;
+  const rows = Math.min(tokens, Math.max(fewestRows, Math.min(mostRows, Math.floor(keptExponentials / row))));
+  return {
+    adapters: 8 * parameters,
+    optimizer: stateBytes[optimizer] * parameters,
+    activations: tokens * kept,
+    logits: rows * row,
+    kvCache: 0,
+    workspace: tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d),
+  };
+}
+
+function servingParts(
+  config: ModelConfig,
+  { streams, length, size }: { streams: number; length: number; size: number },
+): Parts {
+  const { numHiddenLayers: layers, numKeyValueHeads: heads, headDim } = config;
+  const pages = streams * Math.ceil(length / pageTokens);
+  return {
+    adapters: 0,
+    optimizer: 0,
+    activations: 0,
+    logits: 4 * streams * config.vocabSize,
+    // A pool that grows is copied.
+    kvCache: 2 * pages * pageTokens * 2 * layers * heads * headDim * size,
+    workspace: servingBytes,
+  };
+}

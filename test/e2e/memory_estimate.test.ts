@@ -1,0 +1,124 @@
+/** What estimateMemory() says, against what is allocated. */
+import { readFileSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { CausalLM, estimateMemory, type LoRAConfigInput, type MemoryOptions } from '../../lib/index';
+import { childReport } from '../support/child';
+import { commandLine } from '../support/command_line';
+import { expectThrow } from '../support/errors';
+import { temporaryFolder } from '../support/temporary';
+
+const base = resolve('examples/base-model');
+const config = JSON.parse(readFileSync(`${base}/config.json`, 'utf8')) as Record<string, unknown>;
+const dir = temporaryFolder();
+
+test.each<LoRAConfigInput>([
+  {},
+  { r: 3, targetModules: ['q_proj', 'down_proj'] },
+  { r: 4, useDora: true, excludeModules: ['o_proj'] },
+  { r: 4, targetModules: ['v_proj'], layersToTransform: [0], rankPattern: { v_proj: 7 } },
+  { r: 2, targetModules: ['v_proj'], modulesToSave: ['lm_head'] },
+])('the trained values of %j are those of an adapter', async (options) => {
+  const model = await CausalLM.fromPretrained(base);
+  const adapter = model.addAdapter(options);
+  const values = adapter.parameters().reduce((sum, { numel }) => sum + numel, 0);
+  const { adapters, optimizer } = estimateMemory(model.config, options);
+  expect({ adapters, optimizer }).toEqual({ adapters: 8 * values, optimizer: 8 * values });
+  expect(estimateMemory(config, options)).toEqual(estimateMemory(model.config, options));
+  await model.dispose();
+});
+
+test('the weights are those of the file in its dtype', () => {
+  const values = 805_120; // of the bundled model, which is stored in bf16
+  const { weights } = estimateMemory(config, { dtype: 'bf16' });
+  expect(weights).toBeGreaterThan(1.98 * values);
+  expect(weights).toBeLessThan(2.02 * values);
+  expect(estimateMemory({ ...config, torch_dtype: 'float32', dtype: 'float32' }).weights).toBe(2 * weights);
+});
+
+test.each<[dtype: 'f32' | 'bf16', MemoryOptions]>([
+  ['f32', { batchSize: 4, length: 256 }],
+  ['bf16', { batchSize: 8, length: 128, optimizer: 'lion' }],
+  ['f32', { batchSize: 8, length: 256, gradientCheckpointing: true }],
+])(
+  'the peak of tensors in training in %s, %j',
+  (dtype, options) => {
+    const program = `
+    const model = await lora.CausalLM.fromPretrained(${JSON.stringify(base)}, { dtype: '${dtype}' });
+    model.addAdapter({ r: 16 });
+    const { length, ...options } = ${JSON.stringify(options)};
+    const row = (i) => ({ inputIds: Array.from({ length }, (_, j) => (i * 7 + j * 3) % 250) });
+    const data = Array.from({ length: 2 * options.batchSize }, (_, i) => row(i));
+    await new lora.Trainer({ model, data, maxSteps: 2, ...options }).run();
+    report(lora.memoryUsage().peakBytes);`;
+    const peak = Number(childReport(program, { timeout: 120_000 }));
+    const { total, runtime } = estimateMemory(config, { dtype, ...options });
+    expect((total - runtime) / peak).toBeGreaterThan(0.8);
+    expect((total - runtime) / peak).toBeLessThan(1.3);
+  },
+  130_000,
+);
+
+test('each option changes its part', () => {
+  const of = (options: MemoryOptions) => estimateMemory(config, { length: 256, ...options });
+  const plain = of({});
+  expect(of({ batchSize: 2 }).activations).toBe(2 * plain.activations);
+  expect(of({ gradientCheckpointing: true }).activations).toBeLessThan(plain.activations / 2);
+  expect(of({ optimizer: 'adamw8bit' }).optimizer).toBeLessThan(plain.optimizer / 3);
+  expect(of({ optimizer: 'lion' }).optimizer).toBe(plain.optimizer / 2);
+  const served = of({ streams: 8 });
+  expect(served).toMatchObject({ adapters: 0, optimizer: 0, activations: 0 });
+  expect(of({ streams: 16 }).kvCache).toBe(2 * served.kvCache);
+  const { total, ...parts } = plain;
+  expect(Object.values(parts).reduce((sum, bytes) => sum + bytes, 0)).toBe(total);
+});
+
+test.each<[string, MemoryOptions, RegExp, unknown?]>([
+  ['no configuration', {}, /^\[estimateMemory\] expected the content of config\.json/, null],
+  ['no sequences', { batchSize: 0 }, /^\[estimateMemory\] expected batchSize/],
+  ['f16', { dtype: 'f16' as never }, /^\[estimateMemory\] expected dtype to be 'auto', 'f32' or 'bf16'/],
+  [
+    'a foreign optimizer',
+    { optimizer: 'adam' as never },
+    /^\[estimateMemory\] expected optimizer to be one of adamw/,
+  ],
+  ['an unknown option', { steps: 1 } as never, /^\[estimateMemory\] .*steps/],
+])('%s is ERR_ARGUMENT', (_, options, sentence, given = config) => {
+  expectThrow(() => estimateMemory(given as never, options), 'ERR_ARGUMENT', sentence);
+});
+
+test('the command says it, from config.json alone', async () => {
+  const { status, out } = await commandLine(['estimate', '--model', base, '--batch-size', '1', '--json']);
+  expect(status).toBe(0);
+  const { free, fits, ...estimate } = JSON.parse(out) as Record<string, unknown>;
+  expect(estimate).toEqual(estimateMemory(config, { batchSize: 1 }));
+  expect([free, fits]).toEqual([expect.any(Number), true]);
+  const lines = (await commandLine(['estimate', '--model', base, '--streams', '2'])).out.trim().split('\n');
+  expect(lines.map((line) => line.split(' ')[0])).toEqual([
+    ...['weights', 'logits', 'kvCache', 'workspace', 'runtime', 'total', 'about'],
+  ]);
+});
+
+test('a model whose weights do not fit is refused before they are read, and what would fit is named', () => {
+  const large = { ...config, hidden_size: 4096, intermediate_size: 11008, num_hidden_layers: 32 };
+  const run = (limit: string, changes: object, flags: string[]) => {
+    const program = `
+      const { mkdirSync, writeFileSync } = await import('node:fs');
+      const { spawnSync } = await import('node:child_process');
+      const dir = ${JSON.stringify(dir)} + '/m';
+      mkdirSync(dir, { recursive: true });
+      writeFileSync(dir + '/config.json', ${JSON.stringify(JSON.stringify({ ...large, ...changes }))});
+      writeFileSync(dir + '/data.jsonl', '{"text":"a"}\\n');
+      const flags = ['--model', dir, '--data', dir + '/data.jsonl', '--out-dir', dir + '/out', ...${JSON.stringify(flags)}];
+      const env = { ...process.env, LORA_MEMORY_LIMIT: '${limit}' };
+      const { stderr } = spawnSync(process.execPath, [${JSON.stringify(resolve('dist/cli.js'))}, 'train', ...flags], { env, encoding: 'utf8' });
+      report(stderr);`;
+    return String(childReport(program, { timeout: 60_000 }));
+  };
+  expect(run('2GiB', {}, [])).toMatch(/the weights of .* take 8\.8 GB, and 2\.\d GB of memory are free/);
+  const small = { hidden_size: 1024, intermediate_size: 2816, num_hidden_layers: 16 };
+  const said = run('1GiB', small, ['--batch-size', '8']);
+  expect(said).toMatch(
+    /about \d\.\d GB of memory for tensors, 1\.\d GB are free: it may not fit; --\S+.* would\n/,
+  );
+  expect(said).toMatch(/model\.safetensors/); // the weights, which are not there, come after it
+}, 130_000);
