@@ -132,15 +132,18 @@ function place(name) {
   }
 }
 
-/** Runs a target from an index on; gives what the child says, or how it ended. */
-function attempt(name, first) {
+/** Inputs of one process: garbage of a great many would count as the memory that one of them takes. */
+const portion = 25_000;
+
+/** Runs a target from an index on, for some inputs; gives what the child says, or how it ended. */
+function attempt(name, first, most, seconds) {
   const args = [
     '--max-old-space-size=256',
     bundle,
     name,
     seed,
     String(first),
-    String(count - first),
+    String(most),
     String(seconds),
     folder,
   ];
@@ -179,12 +182,31 @@ function attempt(name, first) {
   });
 }
 
+/** The same of all inputs, in one process after the other. */
+async function portions(name) {
+  const end = Date.now() + seconds * 1000;
+  const all = { inputs: 0, refused: 0, kinds: {} };
+  while (all.inputs < count && (all.inputs === 0 || Date.now() < end)) {
+    const most = Math.min(portion, count - all.inputs);
+    const result = await attempt(name, all.inputs, most, (end - Date.now()) / 1000);
+    if (result.fault !== undefined) return result;
+    all.inputs += result.inputs;
+    all.refused += result.refused;
+    for (const [kind, { inputs, refused }] of Object.entries(result.kinds)) {
+      const sum = (all.kinds[kind] ??= { inputs: 0, refused: 0 });
+      sum.inputs += inputs;
+      sum.refused += refused;
+    }
+  }
+  return all;
+}
+
 let failed = 0;
 const queue = [...names];
 async function worker() {
   for (let name = queue.shift(); name !== undefined; name = queue.shift()) {
     const begin = Date.now();
-    const result = await attempt(name, 0);
+    const result = await portions(name);
     const took = ((Date.now() - begin) / 1000).toFixed(0);
     if (result.fault === undefined) {
       console.log(`${name.padEnd(16)} ${result.inputs} inputs, ${result.refused} refused, ${took} s`);

@@ -1,7 +1,7 @@
 /** How many inputs of each kind were accepted: a kind whose inputs are nearly all refused tests its checks alone. */
 
-/** Of all inputs of a kind, which are damaged more often than not. */
-const leastAccepted = 0.2;
+/** Of all inputs of a kind. A quarter of them are whole, and chance leaves fewer of some tens. */
+const leastAccepted = 0.1;
 /** Fewer inputs say nothing. */
 const fewest = 50;
 
