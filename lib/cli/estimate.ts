@@ -91,7 +91,7 @@ export const estimate = defineCommand({
     streams: {
       type: 'integer',
       minimum: 1,
-      help: 'serve so many sequences of --max-length tokens at once, instead of training',
+      help: 'serve so many sequences at once, instead of training',
     },
     json: { type: 'boolean', help: 'the bytes as one JSON object' },
     help: helpFlag,
