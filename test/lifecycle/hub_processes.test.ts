@@ -97,7 +97,8 @@ const holders: [name: string, command: string, args: string[]][] = [
 ];
 describe.each(holders)('a lock of %s', (_name, command, args) => {
   const there = spawnSync(command, ['--version']).status === 0;
-  const withIt = there ? test : test.skip; // skipped where there is no such program
+  const withIt = (title: string, body: () => Promise<void>): void =>
+    there ? test(title, body) : test.skip(`${title} (skipped: there is no ${command} here)`, body);
 
   withIt('keeps a download waiting, which says so, and goes on after it', async () => {
     mkdirSync(join(lockPath(), '..'), { recursive: true });
