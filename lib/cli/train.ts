@@ -6,15 +6,12 @@ import { optimizerNames } from '../train/optimizer';
 import { OutputDirectory } from '../train/output';
 import type { TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
-import { bestDevice } from '../native/device';
-import { LoRAError } from '../errors';
-import { fitOf, fitText, readModelConfig } from './estimate';
-import { sizeText } from './hub_report';
 import { countsOf, loadModel, modelFlags, note, targets } from './common';
-import { defineCommand, helpFlag, UsageError, type Console, type Flags, type Values } from './command';
+import { defineCommand, helpFlag, UsageError, type Flags, type Values } from './command';
+import { checkMemory } from './memory_fit';
 import { JsonReport, TextReport } from './training_report';
 
-const flags = {
+export const trainFlags = {
   ...modelFlags,
   data: {
     type: 'string',
@@ -105,12 +102,12 @@ const flags = {
   help: helpFlag,
 } as const satisfies Flags;
 
-type TrainValues = Values<typeof flags>;
+type TrainValues = Values<typeof trainFlags>;
 
 export const train = defineCommand({
   summary: 'Fine-tunes a language model with LoRA and writes a PEFT adapter.',
   usage: '--model DIR --data FILE [flags]',
-  flags,
+  flags: trainFlags,
   json:
     'a line per event: { type: "start" | "step" | "eval" | "checkpoint" | "end", … }, as the events of Trainer; ' +
     'the evaluation of the final adapter follows "end" where the run did not make it',
@@ -231,23 +228,4 @@ async function follow(
   } finally {
     report.close();
   }
-}
-
-/** Says whether the run fits into memory, before its weights are loaded. Throws ERR_OUT_OF_MEMORY where they alone do not. */
-async function checkMemory(values: TrainValues, console: Console): Promise<void> {
-  const { dtype, device, r, batchSize, maxLength: length, gradientCheckpointing, optimizer } = values;
-  if (dtype === 'f16' || (device === 'auto' ? bestDevice() : device) !== 'cpu') return;
-  const config = await readModelConfig(values.model, console, 'model');
-  const fit = fitOf(config, {
-    ...{ dtype, r, batchSize, length, gradientCheckpointing, optimizer },
-    targetModules: targets(values.targetModules),
-  });
-  const { weights } = fit.estimate;
-  if (weights > fit.free)
-    throw new LoRAError(
-      'ERR_OUT_OF_MEMORY',
-      `[train] the weights of ${values.model} take ${sizeText(weights)}, and ${sizeText(fit.free)} of memory are free (LORA_MEMORY_LIMIT, or what the system leaves)`,
-      { op: 'train' },
-    );
-  note(console, fitText(fit));
 }

@@ -1,4 +1,5 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
+import { isRecord } from '../formats/json';
 import { optimizerNames, type OptimizerName } from '../train/optimizer';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
@@ -61,7 +62,7 @@ const stateBytes: Readonly<Record<OptimizerName, number>> = {
   adamw: 8,
   adamw8bit: 2 + 8 / 256, // two moments of a byte, each with a scale for 256 of them
   lion: 4,
-  sgd: 4,
+  sgd: 0, // by its name it has no momentum
 };
 /** As in native/backend/cpu/linear_cross_entropy.cc. */
 const [keptExponentials, fewestRows, mostRows] = [96 * 2 ** 20, 16, 512];
@@ -169,8 +170,13 @@ function sizesOf(
   // f32 activations keep the 16 bits of a file.
   const stored = f32 && (config.fileDType === 'bf16' || config.fileDType === 'f16') ? 2 : activation;
   let weights = 0;
-  for (const shape of expectedTensors(config).values())
-    weights += product(shape) * (shape.length === 2 ? stored : activation);
+  // Of quantised models only those with int8 rows are read, whose layers have a scale in f32 for each row.
+  const int8 = isRecord(config.raw['quantization_config']);
+  for (const [name, shape] of expectedTensors(config)) {
+    if (shape.length !== 2) weights += product(shape) * activation;
+    else if (int8 && name.includes('_proj.')) weights += product(shape) + 4 * shape[0]!;
+    else weights += product(shape) * stored;
+  }
   return { weights, activation };
 }
 

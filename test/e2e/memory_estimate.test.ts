@@ -5,6 +5,9 @@ import { CausalLM, estimateMemory, type LoRAConfigInput, type MemoryOptions } fr
 import { childReport } from '../support/child';
 import { commandLine } from '../support/command_line';
 import { expectThrow } from '../support/errors';
+import { expectedTensors } from '../../lib/models/tensor_table';
+import { quantise, quantised } from '../support/weight_format_cases';
+import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
 import { temporaryFolder } from '../support/temporary';
 
 const base = resolve('examples/base-model');
@@ -33,6 +36,19 @@ test('the weights are those of the file in its dtype', () => {
   expect(weights).toBeGreaterThan(1.98 * values);
   expect(weights).toBeLessThan(2.02 * values);
   expect(estimateMemory({ ...config, torch_dtype: 'float32', dtype: 'float32' }).weights).toBe(2 * weights);
+});
+
+test('the weights of int8 rows are those in memory', async () => {
+  const int8: TinyModelOptions = { config: quantised(), edit: (tensors) => quantise(tensors, true) };
+  const model = await CausalLM.fromPretrained(await tinyModel(int8), { dtype: 'f32' });
+  const plain = await CausalLM.fromPretrained(await tinyModel(), { dtype: 'f32' });
+  const [less, more] = [model, plain].map((one) => estimateMemory(one.config, { dtype: 'f32' }).weights);
+  let saved = 0;
+  for (const [name, [out, inside]] of expectedTensors(plain.config))
+    if (name.includes('_proj.weight')) saved += 3 * out! * inside! - 4 * out!;
+  expect(more! - less!).toBe(saved);
+  await model.dispose();
+  await plain.dispose();
 });
 
 test.each<[dtype: 'f32' | 'bf16', MemoryOptions]>([
@@ -65,6 +81,7 @@ test('each option changes its part', () => {
   expect(of({ gradientCheckpointing: true }).activations).toBeLessThan(plain.activations / 2);
   expect(of({ optimizer: 'adamw8bit' }).optimizer).toBeLessThan(plain.optimizer / 3);
   expect(of({ optimizer: 'lion' }).optimizer).toBe(plain.optimizer / 2);
+  expect(of({ optimizer: 'sgd' }).optimizer).toBe(0);
   const served = of({ streams: 8 });
   expect(served).toMatchObject({ adapters: 0, optimizer: 0, activations: 0 });
   expect(of({ streams: 16 }).kvCache).toBe(2 * served.kvCache);
@@ -118,7 +135,7 @@ test('a model whose weights do not fit is refused before they are read, and what
   const small = { hidden_size: 1024, intermediate_size: 2816, num_hidden_layers: 16 };
   const said = run('1GiB', small, ['--batch-size', '8']);
   expect(said).toMatch(
-    /about \d\.\d GB of memory for tensors, 1\.\d GB are free: it may not fit; --\S+.* would\n/,
+    /about \d\.\d GB of memory for tensors, 1\.\d GB are free: it may not fit; with --\S+.* it would\n/,
   );
   expect(said).toMatch(/model\.safetensors/); // the weights, which are not there, come after it
 }, 130_000);

@@ -1,0 +1,89 @@
+/** Whether a run fits into memory: what is said and refused before the weights of a model are read. */
+import { join } from 'node:path';
+import { LoRAError } from '../errors';
+import { ModelFolder } from '../formats/model_folder';
+import { sourceFolder } from '../hub/source';
+import { parseModelConfig, type ModelConfig } from '../models/config';
+import { estimateMemory, type MemoryEstimate, type MemoryOptions } from '../models/memory';
+import { bestDevice, freeBytes } from '../native/device';
+import { note, targets } from './common';
+import type { Console } from './command';
+import { hubOptions, sizeText } from './hub_report';
+
+/** The configuration of a model. Of a name of the hub it downloads what the purpose needs. */
+export async function readModelConfig(
+  source: string,
+  console: Console,
+  purpose: 'config' | 'model' = 'config',
+): Promise<ModelConfig> {
+  const op = 'from_pretrained';
+  const directory = await sourceFolder(source, op, purpose, hubOptions(console));
+  const json = await (await ModelFolder.open(directory, { signal: console.signal })).json('config.json');
+  if (json === undefined)
+    throw new LoRAError('ERR_FILE', `[${op}] ${join(directory, 'config.json')} does not exist`, { op });
+  return parseModelConfig(json);
+}
+
+/** What is taken from LORA_MEMORY_LIMIT, or from what the system leaves. */
+const tensorBytes = ({ total, runtime }: MemoryEstimate): number => total - runtime;
+
+/** Flags that make a training run smaller, those that cost least first. */
+const remedies: readonly (readonly [flags: string, options: MemoryOptions])[] = [
+  ['--gradient-checkpointing', { gradientCheckpointing: true }],
+  ['--batch-size 1', { batchSize: 1 }],
+  ['--batch-size 1 --gradient-checkpointing', { batchSize: 1, gradientCheckpointing: true }],
+  [
+    '--batch-size 1 --gradient-checkpointing --optimizer adamw8bit',
+    { batchSize: 1, gradientCheckpointing: true, optimizer: 'adamw8bit' },
+  ],
+];
+
+/** Whether a process on the CPU fits into the memory that is free, and the first flags with which training would. */
+export function fitOf(config: ModelConfig, options: MemoryOptions, free = freeBytes('cpu')) {
+  const needOf = (changes: MemoryOptions): number =>
+    tensorBytes(estimateMemory(config, { ...options, ...changes }));
+  const estimate = estimateMemory(config, options);
+  const fits = tensorBytes(estimate) <= free;
+  const training = options.streams === undefined;
+  const remedy = !fits && training ? remedies.find(([, changes]) => needOf(changes) <= free) : undefined;
+  return { estimate, free, fits, remedy: remedy?.[0] };
+}
+
+/** One line about it. */
+export function fitText({ estimate, free, fits, remedy }: ReturnType<typeof fitOf>): string {
+  const need = `about ${sizeText(tensorBytes(estimate))} of memory for tensors, ${sizeText(free)} are free`;
+  if (fits) return need;
+  return `${need}: it may not fit${remedy === undefined ? '' : `; with ${remedy} it would`}`;
+}
+
+/** Flags of a training run that its memory depends on. */
+interface MemoryValues {
+  readonly model: string;
+  readonly dtype: NonNullable<MemoryOptions['dtype']> | 'f16';
+  readonly device: string;
+  readonly r: number;
+  readonly targetModules: string;
+  readonly batchSize: number;
+  readonly maxLength: number;
+  readonly gradientCheckpointing: boolean;
+  readonly optimizer: NonNullable<MemoryOptions['optimizer']>;
+}
+
+/** Says whether the run fits into memory, before its weights are loaded. Throws ERR_OUT_OF_MEMORY where they alone do not. */
+export async function checkMemory(values: MemoryValues, console: Console): Promise<void> {
+  const { dtype, device, r, batchSize, maxLength: length, gradientCheckpointing, optimizer } = values;
+  if (dtype === 'f16' || (device === 'auto' ? bestDevice() : device) !== 'cpu') return;
+  const config = await readModelConfig(values.model, console, 'model');
+  const fit = fitOf(config, {
+    ...{ dtype, r, batchSize, length, gradientCheckpointing, optimizer },
+    targetModules: targets(values.targetModules),
+  });
+  const { weights } = fit.estimate;
+  if (weights > fit.free)
+    throw new LoRAError(
+      'ERR_OUT_OF_MEMORY',
+      `[train] the weights of ${values.model} take ${sizeText(weights)}, and ${sizeText(fit.free)} of memory are free (LORA_MEMORY_LIMIT, or what the system leaves)`,
+      { op: 'train' },
+    );
+  note(console, fitText(fit));
+}
