@@ -46,6 +46,22 @@ function textOf(message: ChatMessage, place: string): string | null {
   return refuse(`the content of ${place} to be a text or parts { type: 'text', text }`, describe(content));
 }
 
+/** From 10²¹ on JavaScript writes an exponent, and nobody takes the number for exact. */
+const isInexact = (number: number): boolean =>
+  Number.isInteger(number) && !Number.isSafeInteger(number) && Math.abs(number) < 1e21;
+
+/** A whole number in a value, whose last digits may be others than those that were written, as of an id of 64 bits. */
+function inexactNumber(value: unknown): number | undefined {
+  const open: unknown[] = [value];
+  while (open.length > 0) {
+    const next = open.pop();
+    if (typeof next === 'number' && isInexact(next)) return next;
+    if (typeof next === 'object' && next !== null)
+      for (const child of Object.values(next) as unknown[]) open.push(child);
+  }
+  return undefined;
+}
+
 /** The arguments of a call, which OpenAI's data write as JSON text, as the object that templates go through. */
 function objectOf(given: string, place: string): Record<string, unknown> {
   let value: unknown;
@@ -63,10 +79,17 @@ function objectOf(given: string, place: string): Record<string, unknown> {
 function parsedCall(call: unknown, place: string): unknown {
   if (!isRecord(call)) return call;
   const { function: called, arguments: given } = call;
+  const object = typeof given === 'string' ? objectOf(given, place) : given;
+  const inexact = inexactNumber(object);
+  if (inexact !== undefined)
+    refuse(
+      `whole numbers in the arguments of a call in ${place} to be at most 2^53 - 1, up to which JavaScript keeps their digits,`,
+      `about ${inexact}: write it as a text`,
+    );
   return {
     ...call,
     ...(called !== undefined && { function: parsedCall(called, place) }),
-    ...(typeof given === 'string' && { arguments: objectOf(given, place) }),
+    ...(object !== undefined && { arguments: object }),
   };
 }
 

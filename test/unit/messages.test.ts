@@ -91,6 +91,16 @@ describe.each(Object.entries(paths))('through %s', (name, write) => {
       call('{"a": 1'),
       `expected the arguments of a call in message 2 ('assistant') to be an object or its JSON text but received '{"a": 1'`,
     ],
+    [
+      'a number in arguments whose last digits are lost',
+      call('{"ids": [1, {"b": 12345678901234567890}]}'),
+      "expected whole numbers in the arguments of a call in message 2 ('assistant') to be at most 2^53 - 1, up to which JavaScript keeps their digits, but received about 12345678901234567000: write it as a text",
+    ],
+    [
+      'a number below zero of that kind, in an object',
+      call({ id: -(2 ** 53) }),
+      "expected whole numbers in the arguments of a call in message 2 ('assistant') to be at most 2^53 - 1, up to which JavaScript keeps their digits, but received about -9007199254740992: write it as a text",
+    ],
   ])('%s is refused, and told by its message', async (_, message, sentence) => {
     const error = await write(await tokenizerOf(plain), [user('Hi'), message, answer]).then(
       () => undefined,
@@ -134,6 +144,14 @@ describe.each(Object.entries(paths))('through %s', (name, write) => {
       '<|user|>Hi;<|assistant|><call>{"a": "b"}</call>;<|assistant|><call>{"a": "b"}</call>;<|assistant|><call>{}</call>;<|assistant|>Yes.;',
     );
   });
+});
+
+test('numbers in arguments whose digits are kept, and those that are written with an exponent, are written as they are', async () => {
+  const tokenizer = await tokenizerOf(plain);
+  const args = '{"a": 9007199254740991, "b": -9007199254740991, "c": 6.02e+23, "d": 0.5}';
+  expect(tokenizer.applyChatTemplate([user('Hi'), call(args, '')], { tokenize: false })).toBe(
+    `<|user|>Hi;<|assistant|><call>${args}</call>;`,
+  );
 });
 
 test('a list or an object that is joined with a text is an error, not [object Object]', async () => {
