@@ -5,7 +5,7 @@ import { LoRAError } from '../errors';
 import { systemReason } from '../formats/system_reason';
 import { CausalLM } from '../models/causal_lm';
 import type { Console, Flags, Values } from './command';
-import { hubOptions } from './hub_report';
+import { hubFlags, hubOptions } from './hub_report';
 import { printable } from './printable';
 
 /** What every command that loads a model takes. */
@@ -16,6 +16,7 @@ export const modelFlags = {
     required: true,
     help: 'a Hugging Face directory, or a name of the hub',
   },
+  ...hubFlags,
   dtype: {
     type: 'string',
     value: 'TYPE',
@@ -32,14 +33,12 @@ export const modelFlags = {
 } as const satisfies Flags;
 
 /** Loads the model that the flags name, and says on which device it runs. */
-export async function loadModel(
-  { model: directory, device, dtype }: Values<typeof modelFlags>,
-  console: Console,
-): Promise<CausalLM> {
-  const model = await CausalLM.fromPretrained(directory, {
+export async function loadModel(values: Values<typeof modelFlags>, console: Console): Promise<CausalLM> {
+  const { device, dtype } = values;
+  const model = await CausalLM.fromPretrained(values.model, {
     device: device === 'auto' ? bestDevice() : device,
     dtype,
-    ...hubOptions(console),
+    ...hubOptions(console, values),
   });
   note(console, `${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);
   return model;

@@ -1,6 +1,6 @@
 import { printJson, targets } from './common';
 import { defineCommand, helpFlag } from './command';
-import { sizeText } from './hub_report';
+import { hubFlags, sizeText } from './hub_report';
 import { fitOf, fitText, readModelConfig } from './memory_fit';
 import { trainFlags as flags } from './train';
 
@@ -9,6 +9,7 @@ export const estimate = defineCommand({
   usage: '--model DIR [flags]',
   flags: {
     model: flags.model,
+    ...hubFlags,
     dtype: { ...flags.dtype, choices: ['auto', 'f32', 'bf16'] },
     r: flags.r,
     targetModules: flags.targetModules,
@@ -28,7 +29,7 @@ export const estimate = defineCommand({
 
   async run(values, console) {
     const { dtype, r, batchSize, maxLength: length, gradientCheckpointing, optimizer, streams } = values;
-    const config = await readModelConfig(values.model, console);
+    const config = await readModelConfig(values, console);
     const fit = fitOf(config, {
       ...{ dtype, r, batchSize, length, gradientCheckpointing, optimizer, streams },
       targetModules: targets(values.targetModules),

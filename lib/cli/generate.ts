@@ -84,14 +84,15 @@ export const generate = defineCommand({
   json: 'one object: { text, ids, finishReason: "stop" | "length", usage: { promptTokens, completionTokens, cachedTokens }, timings: { queuedMs, firstTokenMs, totalMs } }',
 
   async run(values, console) {
-    const { prompt, adapter, maxNewTokens, temperature, topK, topP, minP, seed } = values;
+    const { prompt, adapter, offline, maxNewTokens, temperature, topK, topP, minP, seed } = values;
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = values;
     const { signal, stdout } = console;
     const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
     const jsonSchema = values.jsonSchema === undefined ? undefined : await readSchema(values.jsonSchema);
     const options = { maxNewTokens, temperature, topK, topP, minP, ...penalties, jsonSchema, seed, signal };
     planGeneration(options, plainDefaults); // throws before the model is loaded
-    const files = adapter === undefined ? undefined : await readAdapter(adapter, hubOptions(console));
+    const files =
+      adapter === undefined ? undefined : await readAdapter(adapter, hubOptions(console, { offline }));
     const text = prompt ?? (await standardInput(console));
     const model = await loadModel(values, console);
     try {

@@ -1,7 +1,7 @@
 /** What people are told of a download: what it is and under which licence, how far it is, and why it waits. */
 import type { LoadProgress } from '../hub/progress';
 import type { SourceOptions } from '../hub/source';
-import type { Console } from './command';
+import type { Console, Flags } from './command';
 import { printable } from './printable';
 
 const units = ['kB', 'MB', 'GB', 'TB'];
@@ -73,7 +73,26 @@ class HubReport {
   }
 }
 
+/** What every command has that takes a name of the hub. */
+export const hubFlags = {
+  revision: {
+    type: 'string',
+    value: 'REVISION',
+    help: 'branch, tag or commit of a model of the hub',
+    defaultText: 'main',
+  },
+  offline: { type: 'boolean', help: 'take names of the hub from the cache alone' },
+} as const satisfies Flags;
+
+/** Of an adapter beside a model, `@revision` in its name says which state is meant. */
+interface HubValues {
+  readonly revision?: string | undefined;
+  readonly offline: boolean;
+}
+
 /** The options of a call that may download something. */
-export function hubOptions(console: Console): SourceOptions {
-  return { signal: console.signal, onProgress: new HubReport(console).show };
+export function hubOptions(console: Console, { revision, offline }: HubValues): SourceOptions {
+  // Without the flag, HF_HUB_OFFLINE decides.
+  const off = offline ? { offline } : {};
+  return { revision, ...off, signal: console.signal, onProgress: new HubReport(console).show };
 }

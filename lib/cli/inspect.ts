@@ -9,7 +9,7 @@ import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
 import { printJson } from './common';
-import { hubOptions } from './hub_report';
+import { hubFlags, hubOptions } from './hub_report';
 import { inspectData } from './inspect_data';
 import { printableLine } from './printable';
 import { defineCommand, helpFlag } from './command';
@@ -19,6 +19,7 @@ export const inspect = defineCommand({
   usage: 'PATH [--model DIR] [--json]',
   flags: {
     model: { type: 'string', value: 'DIR', help: 'PATH is a data set; this reads it' },
+    ...hubFlags,
     maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example of a data set' },
     trainOn: {
       type: 'string',
@@ -42,7 +43,7 @@ export const inspect = defineCommand({
       await inspectData(path as string, { ...values, model: values.model }, console);
       return;
     }
-    const report = await describePath(path as string, hubOptions(console));
+    const report = await describePath(path as string, hubOptions(console, values));
     if (json) printJson(console, report);
     else console.stdout.write(`${table(report).join('\n')}\n`);
   },

@@ -10,6 +10,8 @@ import { printable } from './printable';
 
 interface DataFlags {
   readonly model: string;
+  readonly revision?: string | undefined;
+  readonly offline: boolean;
   readonly maxLength: number;
   readonly trainOn?: 'completion' | 'all' | undefined;
   readonly json?: boolean | undefined;
@@ -31,7 +33,7 @@ function runsOf(
 
 /** Shows a data set as training reads it: its counts, and the first example with what counts in it. */
 export async function inspectData(path: string, flags: DataFlags, console: Console): Promise<void> {
-  const folder = await sourceFolder(flags.model, 'inspect', 'tokenizer', hubOptions(console));
+  const folder = await sourceFolder(flags.model, 'inspect', 'tokenizer', hubOptions(console, flags));
   const tokenizer = await Tokenizer.fromDirectory(folder);
   if (!tokenizer)
     throw new LoRAError('ERR_FILE', `[inspect] ${flags.model} has no tokenizer.json`, { op: 'inspect' });

@@ -10,14 +10,21 @@ import { note, targets } from './common';
 import type { Console } from './command';
 import { hubOptions, sizeText } from './hub_report';
 
+/** Flags that name a model. */
+interface ModelValues {
+  readonly model: string;
+  readonly revision?: string | undefined;
+  readonly offline: boolean;
+}
+
 /** The configuration of a model. Of a name of the hub it downloads what the purpose needs. */
 export async function readModelConfig(
-  source: string,
+  values: ModelValues,
   console: Console,
   purpose: 'config' | 'model' = 'config',
 ): Promise<ModelConfig> {
   const op = 'from_pretrained';
-  const directory = await sourceFolder(source, op, purpose, hubOptions(console));
+  const directory = await sourceFolder(values.model, op, purpose, hubOptions(console, values));
   const json = await (await ModelFolder.open(directory, { signal: console.signal })).json('config.json');
   if (json === undefined)
     throw new LoRAError('ERR_FILE', `[${op}] ${join(directory, 'config.json')} does not exist`, { op });
@@ -57,8 +64,7 @@ export function fitText({ estimate, free, fits, remedy }: ReturnType<typeof fitO
 }
 
 /** Flags of a training run that its memory depends on. */
-interface MemoryValues {
-  readonly model: string;
+interface MemoryValues extends ModelValues {
   readonly dtype: NonNullable<MemoryOptions['dtype']> | 'f16';
   readonly device: string;
   readonly r: number;
@@ -73,7 +79,7 @@ interface MemoryValues {
 export async function checkMemory(values: MemoryValues, console: Console): Promise<void> {
   const { dtype, device, r, batchSize, maxLength: length, gradientCheckpointing, optimizer } = values;
   if (dtype === 'f16' || (device === 'auto' ? bestDevice() : device) !== 'cpu') return;
-  const config = await readModelConfig(values.model, console, 'model');
+  const config = await readModelConfig(values, console, 'model');
   const fit = fitOf(config, {
     ...{ dtype, r, batchSize, length, gradientCheckpointing, optimizer },
     targetModules: targets(values.targetModules),

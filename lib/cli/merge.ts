@@ -21,9 +21,9 @@ export const merge = defineCommand({
   json: 'one object: { outDir, model, adapter, modelType, dtype, parameters }',
 
   async run(values, console) {
-    const { adapter, outDir } = values;
+    const { adapter, offline, outDir } = values;
     await checkUnused('merge', outDir);
-    const files = await readAdapter(adapter, hubOptions(console));
+    const files = await readAdapter(adapter, hubOptions(console, { offline }));
     const model = await loadModel(values, console);
     try {
       await model.loadAdapter(files, { name: 'default' });

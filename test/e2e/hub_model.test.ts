@@ -162,6 +162,37 @@ describe('lora-native', () => {
     expect(rows).toMatchObject({ kind: 'data' });
   });
 
+  const tag = 'd0d0'.padEnd(40, '0');
+  const words: Record<string, string[]> = {
+    download: ['download', id],
+    inspect: ['inspect', id],
+    'inspect of data': ['inspect', data, '--model', id],
+    estimate: ['estimate', '--model', id],
+    generate: ['generate', '--model', id, '--prompt', 'a', '--max-new-tokens', '1', '--device', 'cpu'],
+  };
+
+  test.each(Object.entries(words))('%s takes --revision, and --offline', async (_what, argv) => {
+    at.hub.repositories.get(id)!.refs = { main: commit, v1: tag };
+    const there = await commandLine([...argv, '--revision', 'v1']);
+    expect([there.status, there.err]).toEqual([0, expect.stringContaining('lora/tiny at d0d000000000')]);
+    expect(readdirSync(join(at.home, 'hub/models--lora--tiny/snapshots'))).toEqual([tag]);
+    at.hub.reset();
+    const again = await commandLine([...argv, '--revision', 'v1', '--offline']);
+    expect([again.status, at.hub.seen]).toEqual([0, []]);
+    const main = await commandLine([...argv, '--offline']);
+    expect([main.status, main.err, at.hub.seen]).toEqual([1, expect.stringContaining('offline'), []]);
+  });
+
+  test('--offline holds for the adapter too, and --revision is for a name of the hub', async () => {
+    const generate = ['generate', '--model', base, '--prompt', 'a', '--device', 'cpu'];
+    const adapter = await commandLine([...generate, '--adapter', 'lora/none', '--offline']);
+    expect([adapter.status, at.hub.seen]).toEqual([1, []]);
+    expect(await commandLine([...generate, '--revision', 'v1'])).toMatchObject({
+      status: 2,
+      err: expect.stringContaining('expected no revision, which is for a name of the hub') as string,
+    });
+  });
+
   test('inspect of data downloads the tokenizer alone', async () => {
     expect((await commandLine(['inspect', data, '--model', hubName])).status).toBe(0);
     expect(readdirSync(snapshot())).not.toContain('model.safetensors');
