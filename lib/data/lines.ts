@@ -146,8 +146,11 @@ async function* unzipped(
   { maxUnzippedBytes, maxUnzippedRatio }: LineOptions,
 ): AsyncGenerator<Buffer> {
   let taken = 0;
+  let lastByte = 0; // that is no zero
   async function* counted(): AsyncGenerator<Buffer> {
     for await (const chunk of zipped) {
+      const last = chunk.findLastIndex((byte) => byte !== 0);
+      if (last >= 0) lastByte = taken + last;
       taken += chunk.length;
       yield chunk;
     }
@@ -170,6 +173,12 @@ async function* unzipped(
         refuse(`${maxUnzippedRatio} times their own bytes`, 'maxUnzippedRatio');
       yield chunk;
     }
+    // Behind a zero, which pads the end of some files, zlib passes over everything.
+    if (lastByte >= unzip.bytesWritten)
+      throw dataError(
+        file,
+        `: expected zeros alone behind the end of the gzip data at byte ${unzip.bytesWritten} but received more data: unzip its parts one by one`,
+      );
   } finally {
     unzip.destroy();
   }

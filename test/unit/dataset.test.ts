@@ -149,6 +149,21 @@ describe('gzip', () => {
     expect(texts(await loadDataset(file('d.txt.gz', both), { tokenizer }))).toEqual(['abc\ndef']);
   });
 
+  test('may be padded with zeros, and what follows them is not passed over', async () => {
+    const [one, other] = [gzipSync('{"text":"ab"}'), gzipSync('\n{"text":"cd"}')];
+    const zeros = Buffer.alloc(100_000); // more than one read
+    const padded = file('d.jsonl.gz', Buffer.concat([one, zeros]));
+    expect(texts(await loadDataset(padded, { tokenizer }))).toEqual(['ab']);
+    for (const rest of [other, Buffer.from('x')]) {
+      const path = file('d.jsonl.gz', Buffer.concat([one, zeros, rest]));
+      await expectReject(
+        loadDataset(path, { tokenizer }),
+        'ERR_DATA',
+        `[loadDataset] ${path}: expected zeros alone behind the end of the gzip data at byte ${one.length} but received more data: unzip its parts one by one`,
+      );
+    }
+  });
+
   test('more than one read of the file and more than one block of the unzipped', async () => {
     const lines = Array.from({ length: 4000 }, (_, i) => `line ${i} é ${(i * 2654435761) % 4294967296}`);
     const text = lines.map((line) => JSON.stringify({ text: line })).join('\n');
