@@ -1,10 +1,8 @@
 /** The readers of files, each with seeds and a way to make an input that is nearly right. */
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { gzipSync } from 'node:zlib';
 import { Template } from '@huggingface/jinja';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
-import { loadDataset } from '../../lib/data/dataset';
 import { loadCheckpoint } from '../../lib/formats/checkpoint';
 import { headerLength, HeaderError, parseHeader } from '../../lib/formats/header';
 import { isRecord, parseJson } from '../../lib/formats/json';
@@ -33,9 +31,10 @@ import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
 import { fileOf } from '../support/safetensors_bytes';
 import { tinyConfig } from '../support/tiny_model';
 import { binding } from './binding/target';
+import { gzip, jsonl } from './data';
 import { makeFolder, runFolder } from './folders';
+import { hubName } from './hub_names';
 import { expression, jsonText, mutateBytes, mutateJson, mutateText, template } from './mutate';
-import type { Dice } from './random';
 import {
   adapterConfigs,
   bytes,
@@ -52,17 +51,7 @@ import {
   tokenizers,
   type Json,
 } from './seeds';
-
-export interface Target {
-  /** The input of some dice, as bytes: what is kept when it finds something. */
-  make(dice: Dice): Uint8Array;
-  /** Reads it; throws what is not a LoRAError for a fault. `dir` is a folder for files. */
-  run(input: Uint8Array, dir: string): unknown;
-  /** What an input is one of, where a target has kinds. Each kind must be accepted often enough (kinds.ts). */
-  kindOf?(input: Uint8Array): string;
-  /** Kinds of which no input is accepted. */
-  readonly neverAccepted?: readonly string[];
-}
+import { same, type Target } from './target';
 
 /** A JSON file whose seeds are damaged. */
 const json = (seeds: () => readonly Json[], run: (value: unknown, dir: string) => unknown): Target => ({
@@ -78,11 +67,6 @@ const modules = Array.from({ length: 8 }, (_, i) =>
 )
   .flat()
   .concat({ path: 'lm_head', isOutputEmbedding: true });
-
-function same(made: string, expected: string): void {
-  if (made !== expected)
-    throw new Error(`gave ${made.slice(0, 500)} where ${expected.slice(0, 500)} was expected`);
-}
 
 const written = (dir: string, name: string, content: Uint8Array | string): string => {
   const path = join(dir, name);
@@ -332,33 +316,9 @@ export const targets: Readonly<Record<string, Target>> = {
       }
     },
   ),
-  jsonl: {
-    make(dice) {
-      const lines = Array.from({ length: 1 + dice.count(8) }, () =>
-        jsonText(
-          mutateJson(
-            structuredClone(
-              dice.pick<Json>([
-                { text: 'a line' },
-                { inputIds: [1, 2, 3], labels: [-100, 2, 3] },
-                { prompt: 'a', completion: 'b' },
-              ]),
-            ),
-            dice,
-          ),
-          dice,
-        ),
-      );
-      const whole = bytes(lines.join(dice.pick(['\n', '\r\n', '\n\n'])));
-      const zipped = dice.once(4) ? gzipSync(whole) : whole;
-      return dice.once(4) ? mutateBytes(zipped, dice) : zipped;
-    },
-    run: (input, dir) =>
-      loadDataset(written(dir, 'data.jsonl', input), {
-        tokenizer: { encode: (line) => [...Buffer.from(line)], eosTokenId: 0 },
-        maxLength: 16,
-      }),
-  },
+  jsonl,
+  gzip,
+  hub_name: hubName,
   checkpoint: {
     make(dice) {
       const state = {

@@ -1,7 +1,7 @@
 /** Calls of the native binding, of every function in turn, with none, one or two operands damaged. */
 import type { Dice } from '../random';
 import { bytes, text } from '../seeds';
-import type { Target } from '../targets';
+import type { Target } from '../target';
 import { builders, validCall } from './calls';
 import { damage } from './damage';
 import { ops } from './op_calls';
