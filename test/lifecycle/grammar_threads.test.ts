@@ -40,3 +40,23 @@ test('a schema that takes minutes to compile holds up nobody: others go on, an a
     report([text, await failed]);`;
   expect(program(body)).toEqual(['null', 'enough']);
 });
+
+const onLinux = process.platform === 'linux' ? test : test.skip;
+onLinux('under a limit on addresses (ulimit -v) a schema is ERR_UNSUPPORTED, and other texts go on', () => {
+  // Threads start in 4 GB, in which WebAssembly cannot reserve its memory.
+  const body = `
+    const size = /VmSize:\\s+(\\d+)/.exec(require('node:fs').readFileSync('/proc/self/status', 'utf8'))[1];
+    const most = (Number(size) + 4 * 1024 * 1024) * 1024;
+    const { status } = require('node:child_process').spawnSync('prlimit', ['--pid', process.pid, '--as=' + most]);
+    const refused = await model.generate([1, 2], { jsonSchema: { type: 'null' } }).then(
+      ({ text }) => text,
+      ({ code, message }) => [code, message],
+    );
+    const { ids } = await model.generate([1, 2], { maxNewTokens: 3, ignoreEos: true });
+    report([status, refused, ids.length]);`;
+  expect(program(body)).toEqual([
+    0,
+    ['ERR_UNSUPPORTED', expect.stringMatching(/^\[generate\] web-xgrammar cannot follow the schema: /)],
+    3,
+  ]);
+});
