@@ -9,7 +9,7 @@ module.exports = {
   testPathIgnorePatterns: [
     '/node_modules/',
     '/test/docs/',
-    '/test/e2e/(acceptance|benchmark|cli|cuda_\\w+|examples)\\.test\\.ts',
+    '/test/e2e/(acceptance|benchmark|chat_terminal|cli|cuda_\\w+|examples)\\.test\\.ts',
     '/test/lifecycle/',
     '/test/unit/(cuda_build|grammars|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
   ],

@@ -61,11 +61,12 @@ export function parse(name: string, command: Command, argv: readonly string[]): 
       allowPositionals: true,
       strict: true,
       options: Object.fromEntries(
-        Object.entries(command.flags).map(([key, { type, short }]) => [
+        Object.entries(command.flags).map(([key, { type, short, repeat = false }]) => [
           flagName(key),
           {
             type: type === 'boolean' ? ('boolean' as const) : ('string' as const),
             ...(short ? { short } : {}),
+            multiple: repeat,
           },
         ]),
       ),
@@ -73,10 +74,11 @@ export function parse(name: string, command: Command, argv: readonly string[]): 
   } catch (error) {
     throw new UsageError(`${(error as Error).message}. See lora-native ${name} --help`);
   }
-  const values: Record<string, string | number | boolean | undefined> = {};
+  const values: Record<string, AnyValues[string]> = {};
   for (const [key, flag] of Object.entries(command.flags)) {
     const given = parsed.values[flagName(key)];
     if (flag.type === 'boolean') values[key] = given === true;
+    else if (flag.repeat) values[key] = (given as string[] | undefined) ?? [];
     else if (typeof given === 'string') values[key] = valueOf(key, flag, given);
     else if (flag.required) throw new UsageError(`${name} needs --${flagName(key)} ${placeholder(flag)}`);
     else values[key] = flag.default;

@@ -18,6 +18,8 @@ export interface Flag {
   choices?: readonly string[];
   /** The least number that is allowed. */
   minimum?: number;
+  /** May be given several times: its values are a list. For texts. */
+  repeat?: boolean;
   /** One letter: -h. */
   short?: string;
 }
@@ -33,15 +35,17 @@ type Plain<F extends Flag> = F extends { type: 'string' }
 /** What a command gets for one flag: undefined only where the flag may be left out and has no default. */
 export type ValueOf<F extends Flag> = F extends { type: 'boolean' }
   ? boolean
-  : F extends { required: true } | { default: string | number }
-    ? Plain<F>
-    : Plain<F> | undefined;
+  : F extends { repeat: true }
+    ? readonly string[]
+    : F extends { required: true } | { default: string | number }
+      ? Plain<F>
+      : Plain<F> | undefined;
 
 /** Values by the names of the table: camelCase, as the options of the library. */
 export type Values<F extends Flags> = { readonly [Name in keyof F]: ValueOf<F[Name]> };
 
 /** The values of a command whose table is not known to the compiler. */
-export type AnyValues = Readonly<Record<string, string | number | boolean | undefined>>;
+export type AnyValues = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>;
 
 /** A terminal, or what a test puts in its place. */
 export interface Console {

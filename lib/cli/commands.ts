@@ -1,4 +1,5 @@
 import { build } from './build';
+import { chat } from './chat';
 import { doctor } from './doctor';
 import { download } from './download';
 import { estimate } from './estimate';
@@ -13,6 +14,7 @@ import type { Command } from './command';
 export const commands: Readonly<Record<string, Command>> = {
   train,
   generate,
+  chat,
   merge,
   inspect,
   estimate,

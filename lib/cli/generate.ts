@@ -2,6 +2,7 @@ import { plainDefaults, planGeneration } from '../engine/sampling';
 import { readJson } from '../formats/json';
 import type { JsonSchema } from '../grammar/json_schema';
 import { readAdapter } from '../peft/adapter_files';
+import { samplingFlags, samplingOptions } from './sampling_flags';
 import { loadModel, modelFlags, printJson } from './common';
 import { hubOptions } from './hub_report';
 import { printable } from './printable';
@@ -30,66 +31,23 @@ export const generate = defineCommand({
       help: 'most tokens to generate',
       defaultText: "the model's, else 128",
     },
-    temperature: { type: 'number', value: 'T', minimum: 0, default: 0.7, help: '0 is greedy' },
-    topK: {
-      type: 'integer',
-      value: 'K',
-      minimum: 0,
-      help: 'only the K likeliest tokens, 0 for all',
-      defaultText: "the model's",
-    },
-    topP: {
-      type: 'number',
-      value: 'P',
-      minimum: 0,
-      help: 'only the likeliest tokens of mass P',
-      defaultText: "the model's",
-    },
-    minP: {
-      type: 'number',
-      value: 'P',
-      minimum: 0,
-      help: "only what has P of the likeliest's probability",
-      defaultText: "the model's",
-    },
-    repetitionPenalty: {
-      type: 'number',
-      value: 'X',
-      minimum: 0,
-      help: 'above 1: avoids tokens of prompt and text',
-      defaultText: "the model's",
-    },
-    presencePenalty: {
-      type: 'number',
-      value: 'X',
-      help: 'avoids tokens that the text has',
-      defaultText: '0',
-    },
-    frequencyPenalty: {
-      type: 'number',
-      value: 'X',
-      help: 'the same, for each time that it has them',
-      defaultText: '0',
-    },
+    ...samplingFlags,
     jsonSchema: {
       type: 'string',
       value: 'FILE',
       help: 'a JSON Schema that the text is valid under',
       defaultText: 'none',
     },
-    seed: { type: 'integer', minimum: 0, default: 0, help: 'of the random draws' },
     json: { type: 'boolean', help: 'the result as one JSON object' },
     help: helpFlag,
   },
   json: 'one object: { text, ids, finishReason: "stop" | "length", usage: { promptTokens, completionTokens, cachedTokens }, timings: { queuedMs, firstTokenMs, totalMs } }',
 
   async run(values, console) {
-    const { prompt, adapter, offline, maxNewTokens, temperature, topK, topP, minP, seed } = values;
-    const { repetitionPenalty, presencePenalty, frequencyPenalty } = values;
+    const { prompt, adapter, offline, maxNewTokens } = values;
     const { signal, stdout } = console;
-    const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
     const jsonSchema = values.jsonSchema === undefined ? undefined : await readSchema(values.jsonSchema);
-    const options = { maxNewTokens, temperature, topK, topP, minP, ...penalties, jsonSchema, seed, signal };
+    const options = { ...samplingOptions(values), maxNewTokens, jsonSchema, signal };
     planGeneration(options, plainDefaults); // throws before the model is loaded
     const files =
       adapter === undefined ? undefined : await readAdapter(adapter, hubOptions(console, { offline }));

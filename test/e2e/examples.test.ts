@@ -8,6 +8,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CausalLM, readAdapter } from '../../lib/index';
+import { answeringAdapter, answeringModel } from '../support/answering_model';
 import { fillAdapter } from '../support/fill_adapter';
 import { folderFiles, HubServer } from '../support/hub_server';
 import { sharedData } from '../support/shared_data';
@@ -103,6 +104,20 @@ example('chat.mjs', 'the answers of conversations count, and their loss falls', 
   );
   const [, before, trained] = /: (\S+) before, (\S+) after$/.exec(after(lines, 'loss of')) ?? [];
   expect(Number(trained)).toBeLessThan(Number(before) / 2);
+});
+
+test('talk.mjs: the history goes in, and the answers of the adapter come out', async () => {
+  tested.add('talk.mjs');
+  const model = await answeringModel('Hi!');
+  const adapter = await answeringAdapter(model, 'Yo.', join(scratch, 'yo'));
+  const talk = (...args: string[]): string =>
+    spawnSync(process.execPath, [join(examples, 'talk.mjs'), model, ...args], {
+      input: 'Hello\n\nAnd you?',
+      encoding: 'utf8',
+      env,
+    }).stdout;
+  expect([talk(), talk(adapter)]).toEqual(['Hi!\nHi!\n', 'Yo.\nYo.\n']);
+  rmSync(model, { recursive: true });
 });
 
 example('memory.mjs', 'the first options do not fit into 0.1 GB, the last do', (run) => {

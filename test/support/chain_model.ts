@@ -26,7 +26,7 @@ export async function chainModel(chain: readonly number[], options: TinyModelOpt
     edit(tensors) {
       const replace = (name: string, bytes: Uint8Array): void =>
         void tensors.set(name, { ...tensors.get(name)!, bytes });
-      replace('model.embed_tokens.weight', matrix(chain.map((id) => [id, id])));
+      replace('model.embed_tokens.weight', matrix(Array.from({ length: size }, (_, id) => [id, id])));
       replace('model.norm.weight', new Uint8Array(new Float32Array(size).fill(1).buffer));
       replace('lm_head.weight', matrix(chain.map((id, i) => [chain[i + 1] ?? id, id])));
     },

@@ -16,8 +16,11 @@ export interface Surroundings {
   signal?: AbortSignal;
   /** Standard error is a terminal of so many columns. */
   columns?: number;
-  /** Sees all of standard error whenever something is written to it. */
+  /** A terminal gives standard input, key by key. */
+  keys?: boolean;
+  /** See all of standard error, and of standard output, whenever something is written to it. */
   onError?: (text: string) => void;
+  onOutput?: (text: string) => void;
 }
 
 class Collector extends Writable {
@@ -41,13 +44,15 @@ export function fakeConsole({
   stdin = '',
   signal = new AbortController().signal,
   columns,
+  keys = false,
   onError,
+  onOutput,
 }: Surroundings = {}): { console: Console; out: () => string; err: () => string } {
-  const stdout = new Collector();
+  const stdout = new Collector(onOutput);
   const stderr = new Collector(onError);
   if (columns !== undefined) Object.assign(stderr, { isTTY: true, columns });
   const source = stdin instanceof Readable ? stdin : Readable.from(stdin === null ? [] : [stdin]);
-  const input = Object.assign(source, { isTTY: stdin === null });
+  const input = Object.assign(source, { isTTY: stdin === null || keys });
   return {
     console: { stdout, stderr, stdin: input, signal },
     out: () => stdout.text,

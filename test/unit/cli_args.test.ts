@@ -99,6 +99,13 @@ describe('parse', () => {
     expect(() => read(...argv)).toThrow(sentence);
   });
 
+  test('gives a flag that may be repeated as a list', () => {
+    const list = (...argv: string[]): unknown =>
+      parse('chat', commands['chat']!, ['--model', 'm', ...argv]).values['adapter'];
+    expect(list()).toEqual([]);
+    expect(list('--adapter', 'a', '--adapter=b=c')).toEqual(['a', 'b=c']);
+  });
+
   test('takes what follows -- as it is', () => {
     expect(read('--oven', 'o', '--', '--ovne').positionals).toEqual(['--ovne']);
     expect(wantsHelp(['--', '-h'])).toBe(false);
