@@ -33,6 +33,18 @@ if(LORA_SANITIZE)
   # AVX3_DL, which Highway compiles on request only, has the kernels of AVX3_SPR there, with tiles in software.
   string(APPEND LORA_DISABLED_TARGETS "|HWY_AVX3_SPR")
   target_compile_definitions(lora_highway INTERFACE HWY_WANT_AVX3_DL=1 LORA_EMULATE_TILES=1)
+  # What this CPU cannot run would compile for minutes and never be called. One of a target's features tells enough here:
+  # highway_targets.cc asks for all of them before a kernel runs.
+  set(features " avx2 " " avx512_vbmi2 " " avx512_bf16 ")
+  set(needed_by HWY_AVX2 HWY_AVX3_DL HWY_AVX3_ZEN4)
+  if(EXISTS /proc/cpuinfo AND CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64")
+    file(STRINGS /proc/cpuinfo cpu_flags REGEX "^flags" LIMIT_COUNT 1)
+    foreach(feature target IN ZIP_LISTS features needed_by)
+      if(NOT "${cpu_flags} " MATCHES "${feature}")
+        string(APPEND LORA_DISABLED_TARGETS "|${target}")
+      endif()
+    endforeach()
+  endif()
 else()
   string(APPEND LORA_DISABLED_TARGETS "|HWY_AVX3_DL")
 endif()
