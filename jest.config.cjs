@@ -12,6 +12,7 @@ module.exports = {
   },
   transformIgnorePatterns: ['/node_modules/(?!uplot/)'],
   moduleNameMapper: { '^lora-native$': '<rootDir>/lib/index.ts' },
+  testSequencer: '<rootDir>/test/support/longest_first.cjs',
   testTimeout: 60_000,
   maxWorkers: 2,
 };
