@@ -5,7 +5,7 @@ import { binding, entry } from '../native/calls';
 import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
 import { atOnce } from '../tensor/pace';
-import { RunHandle } from '../handle';
+import type { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
 import { idOfSnapshot } from '../hub/cache';
 import { sourceOptionNames } from '../hub/source';
@@ -20,23 +20,19 @@ import { Adapter, type AdapterSource } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
 import type { ModelConfig } from './config';
 import { forwardSteps, planForward } from './forward';
-import { promptIds, RunningGeneration, tokensAfter, type GenerationResult, type Prompt } from './generate';
-import { Generations } from './generations';
-import type { TokenConstraint } from '../grammar/constraint';
-import { Grammars } from '../grammar/grammars';
-import { packagePath } from '../grammar/package';
-import { defaultLimits, Engine, engineLimits, type EngineOptions, type EngineStats } from '../engine/engine';
+import type { GenerationResult, Prompt } from './generate';
+import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/request';
-import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../engine/sampling';
 import { loadModel, type LoadedModel } from './load_model';
 import { saveModel } from './save';
 import { RopeTable } from './rope';
 import type { Tokenizer } from '../text/tokenizer';
+import { TextGenerator } from './text_generator';
 import { disposeWeights, expectedTensors, linearsOf } from './tensor_table';
 import type { ModelDType } from './weights';
 import type { TokenRows } from './batch';
 import type { DataSource } from '../data/example';
-import { engineModel, type Decoder } from './decoder';
+import type { Decoder } from './decoder';
 import type {
   AddAdapterOptions,
   ForwardOptions,
@@ -69,12 +65,8 @@ export class CausalLM {
   readonly handle: NativeGuard = binding().createGuard();
   readonly #decoder: Decoder;
   readonly #tokenizer: Tokenizer | undefined;
-  readonly #defaults: GenerationDefaults;
   readonly #adapters = new AdapterSet();
-  readonly #generations = new Generations();
-  readonly #grammars: Grammars;
-  #engineLimits = defaultLimits;
-  #engine: Engine | undefined;
+  readonly #generator: TextGenerator;
   #disposing: Promise<void> | undefined;
 
   private constructor({ directory, config, weights, dtype, device, tokenizer, defaults }: LoadedModel) {
@@ -84,9 +76,16 @@ export class CausalLM {
     this.dtype = dtype;
     this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device), dtype };
     this.#tokenizer = tokenizer;
-    this.#grammars = new Grammars(config.vocabSize, [...defaults.eosTokenIds]);
-    // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
-    this.#defaults = tokenizer ? defaults : { ...defaults, stop: [] };
+    this.#generator = new TextGenerator({
+      directory,
+      device,
+      decoder: this.#decoder,
+      adapters: this.#adapters,
+      defaults,
+      tokenizer,
+      neededTokenizer: () => this.tokenizer,
+      checkAlive: (op) => this.#checkAlive(op),
+    });
   }
 
   /**
@@ -201,7 +200,7 @@ export class CausalLM {
     this.#checkAlive('removeAdapter');
     const adapter = this.#adapters.all.get(name);
     this.#adapters.remove(name);
-    if (adapter) this.#engine?.adapterRemoved(adapter);
+    if (adapter) this.#generator.adapterRemoved(adapter);
   }
 
   /**
@@ -253,67 +252,7 @@ export class CausalLM {
    */
   generate(prompt: Prompt, options: GenerateOptions = {}): RunHandle<GeneratedToken, GenerationResult> {
     this.#checkAlive('generate');
-    const plan = planGeneration(options, this.#defaults, this.config.vocabSize);
-    if (plan.grammar !== undefined) this.#checkGrammar();
-    const adapter = this.#adapters.resolve('generate', options.adapter);
-    const handle: RunHandle<GeneratedToken, GenerationResult> = new RunHandle('generate', () =>
-      this.#generate(prompt, plan, adapter, handle),
-    );
-    return handle;
-  }
-
-  async *#generate(
-    prompt: Prompt,
-    plan: GenerationPlan,
-    adapter: Adapter | null,
-    handle: RunHandle<GeneratedToken, GenerationResult>,
-  ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
-    this.#checkAlive('generate');
-    this.#adapters.resolve('generate', adapter); // it may have been removed or merged since the call
-    const held: { generation?: RunningGeneration; constraints?: TokenConstraint[] } = {};
-    const releaseAdapter = this.#adapters.acquire('generate', adapter);
-    const release = this.#generations.add(handle, () => {
-      held.generation?.cancel();
-      for (const constraint of held.constraints ?? []) constraint.end();
-      releaseAdapter();
-    });
-    const { signal } = plan;
-    const abort = (): void => held.generation?.cancel(signal?.reason);
-    try {
-      if (plan.stop.length > 0) void this.tokenizer; // stop strings need text
-      const ids = await promptIds(prompt, this.config.vocabSize, () => this.tokenizer, signal);
-      signal?.throwIfAborted();
-      const maxNewTokens = tokensAfter(ids, plan, this.config.maxPositionEmbeddings);
-      if (plan.grammar !== undefined)
-        held.constraints = await this.#grammars.start(plan.grammar, plan.n, this.tokenizer, signal);
-      const engine = (this.#engine ??= this.#newEngine());
-      const tokenizer = this.#tokenizer;
-      const { constraints } = held;
-      const generation = { engine, adapter, prompt: ids, plan, maxNewTokens, tokenizer, constraints };
-      const running = (held.generation = new RunningGeneration(generation));
-      signal?.addEventListener('abort', abort, { once: true });
-      for (let token = await running.next(); token; token = await running.next()) yield token;
-      return running.result();
-    } finally {
-      signal?.removeEventListener('abort', abort);
-      release();
-    }
-  }
-
-  /** What a schema needs beside itself. */
-  #checkGrammar(): void {
-    void this.tokenizer;
-    packagePath();
-    if (this.#defaults.eosTokenIds.size > 0) return;
-    throw new LoRAError(
-      'ERR_UNSUPPORTED',
-      `[generate] jsonSchema needs an end-of-text token, and ${this.directory} names none`,
-      { op: 'generate' },
-    );
-  }
-
-  #newEngine(): Engine {
-    return new Engine(engineModel(this.#decoder, this.linears(), this.device), this.#engineLimits);
+    return this.#generator.generate(prompt, options);
   }
 
   /**
@@ -325,14 +264,7 @@ export class CausalLM {
    */
   configureEngine(options: EngineOptions = {}): void {
     this.#checkAlive('configureEngine');
-    const limits = engineLimits(options);
-    if (this.#engine?.busy)
-      throw new LoRAError('ERR_BUSY', '[configureEngine] a generation runs: await it, or leave its loop', {
-        op: 'configureEngine',
-      });
-    this.#engine?.dispose();
-    this.#engine = undefined;
-    this.#engineLimits = limits;
+    this.#generator.configureEngine(options);
   }
 
   /**
@@ -343,7 +275,7 @@ export class CausalLM {
    */
   engineStats(): EngineStats {
     this.#checkAlive('engineStats');
-    return (this.#engine ??= this.#newEngine()).stats;
+    return this.#generator.stats;
   }
 
   /**
@@ -382,14 +314,14 @@ export class CausalLM {
   async merge(name: string): Promise<void> {
     this.#checkAlive('merge');
     await this.#adapters.merge(this.linears(), name);
-    this.#engine?.baseChanged();
+    this.#generator.baseChanged();
   }
 
   /** Undoes merge(), bit for bit; an adapter that was active is so again. */
   async unmerge(): Promise<void> {
     this.#checkAlive('unmerge');
     this.#adapters.unmerge();
-    this.#engine?.baseChanged();
+    this.#generator.baseChanged();
   }
 
   /**
@@ -438,10 +370,9 @@ export class CausalLM {
   }
 
   async #dispose(): Promise<void> {
-    await this.#generations.end('the model was disposed of');
+    await this.#generator.end('the model was disposed of');
     await this.#adapters.idle();
-    this.#engine?.dispose();
-    await this.#grammars.dispose();
+    await this.#generator.dispose();
     this.#adapters.dispose();
     this.#decoder.rope.dispose();
     disposeWeights(this.config, this.#decoder.weights);

@@ -1,0 +1,154 @@
+/** What generates texts for a model: its engine, the grammars of its vocabulary, and the generations that run. */
+import { defaultLimits, Engine, engineLimits, type EngineOptions, type EngineStats } from '../engine/engine';
+import type { GeneratedToken } from '../engine/request';
+import { planGeneration, type GenerationDefaults, type GenerationPlan } from '../engine/sampling';
+import { LoRAError } from '../errors';
+import type { TokenConstraint } from '../grammar/constraint';
+import { Grammars } from '../grammar/grammars';
+import { packagePath } from '../grammar/package';
+import { RunHandle } from '../handle';
+import type { Device } from '../native/device';
+import type { Adapter } from '../peft/adapter';
+import type { AdapterSet } from '../peft/adapter_set';
+import type { Tokenizer } from '../text/tokenizer';
+import { engineModel, type Decoder } from './decoder';
+import { promptIds, RunningGeneration, tokensAfter, type GenerationResult, type Prompt } from './generate';
+import { Generations } from './generations';
+import type { GenerateOptions } from './options';
+import { linearsOf } from './tensor_table';
+
+/** The model that texts are generated with. */
+export interface GeneratingModel {
+  readonly directory: string;
+  readonly device: Device;
+  readonly decoder: Decoder;
+  readonly adapters: AdapterSet;
+  readonly defaults: GenerationDefaults;
+  readonly tokenizer: Tokenizer | undefined;
+  /** The tokenizer. @throws ERR_UNSUPPORTED when there is none. */
+  neededTokenizer(): Tokenizer;
+  /** @throws ERR_DISPOSED */
+  checkAlive(op: string): void;
+}
+
+/** @internal The methods are those of CausalLM, where they are documented. */
+export class TextGenerator {
+  readonly #model: GeneratingModel;
+  readonly #defaults: GenerationDefaults;
+  readonly #generations = new Generations();
+  readonly #grammars: Grammars;
+  #limits = defaultLimits;
+  #engine: Engine | undefined;
+
+  constructor(model: GeneratingModel) {
+    this.#model = model;
+    const { defaults, tokenizer, decoder } = model;
+    this.#grammars = new Grammars(decoder.config.vocabSize, [...defaults.eosTokenIds]);
+    // stop_strings of generation_config.json are for texts: ids that are generated without a tokenizer never end by one.
+    this.#defaults = tokenizer ? defaults : { ...defaults, stop: [] };
+  }
+
+  generate(prompt: Prompt, options: GenerateOptions): RunHandle<GeneratedToken, GenerationResult> {
+    const { adapters, decoder } = this.#model;
+    const plan = planGeneration(options, this.#defaults, decoder.config.vocabSize);
+    if (plan.grammar !== undefined) this.#checkGrammar();
+    const adapter = adapters.resolve('generate', options.adapter);
+    const handle: RunHandle<GeneratedToken, GenerationResult> = new RunHandle('generate', () =>
+      this.#generate(prompt, plan, adapter, handle),
+    );
+    return handle;
+  }
+
+  async *#generate(
+    prompt: Prompt,
+    plan: GenerationPlan,
+    adapter: Adapter | null,
+    handle: RunHandle<GeneratedToken, GenerationResult>,
+  ): AsyncGenerator<GeneratedToken, GenerationResult, void> {
+    const { adapters, decoder, tokenizer } = this.#model;
+    const neededTokenizer = (): Tokenizer => this.#model.neededTokenizer();
+    this.#model.checkAlive('generate');
+    adapters.resolve('generate', adapter); // it may have been removed or merged since the call
+    const held: { generation?: RunningGeneration; constraints?: TokenConstraint[] } = {};
+    const releaseAdapter = adapters.acquire('generate', adapter);
+    const release = this.#generations.add(handle, () => {
+      held.generation?.cancel();
+      for (const constraint of held.constraints ?? []) constraint.end();
+      releaseAdapter();
+    });
+    const { signal } = plan;
+    const abort = (): void => held.generation?.cancel(signal?.reason);
+    try {
+      if (plan.stop.length > 0) neededTokenizer(); // stop strings need text
+      const ids = await promptIds(prompt, decoder.config.vocabSize, neededTokenizer, signal);
+      signal?.throwIfAborted();
+      const maxNewTokens = tokensAfter(ids, plan, decoder.config.maxPositionEmbeddings);
+      if (plan.grammar !== undefined)
+        held.constraints = await this.#grammars.start(plan.grammar, plan.n, neededTokenizer(), signal);
+      const engine = this.#startedEngine();
+      const { constraints } = held;
+      const generation = { engine, adapter, prompt: ids, plan, maxNewTokens, tokenizer, constraints };
+      const running = (held.generation = new RunningGeneration(generation));
+      signal?.addEventListener('abort', abort, { once: true });
+      for (let token = await running.next(); token; token = await running.next()) yield token;
+      return running.result();
+    } finally {
+      signal?.removeEventListener('abort', abort);
+      release();
+    }
+  }
+
+  /** What a schema needs beside itself. */
+  #checkGrammar(): void {
+    this.#model.neededTokenizer();
+    packagePath();
+    if (this.#defaults.eosTokenIds.size > 0) return;
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[generate] jsonSchema needs an end-of-text token, and ${this.#model.directory} names none`,
+      { op: 'generate' },
+    );
+  }
+
+  /** The engine, which is made for the first call that needs it. */
+  #startedEngine(): Engine {
+    const { decoder, device } = this.#model;
+    return (this.#engine ??= new Engine(
+      engineModel(decoder, linearsOf(decoder.config, decoder.weights), device),
+      this.#limits,
+    ));
+  }
+
+  configureEngine(options: EngineOptions): void {
+    const limits = engineLimits(options);
+    if (this.#engine?.busy)
+      throw new LoRAError('ERR_BUSY', '[configureEngine] a generation runs: await it, or leave its loop', {
+        op: 'configureEngine',
+      });
+    this.#engine?.dispose();
+    this.#engine = undefined;
+    this.#limits = limits;
+  }
+
+  get stats(): EngineStats {
+    return this.#startedEngine().stats;
+  }
+
+  /** What was computed with an adapter is no longer wanted. */
+  adapterRemoved(adapter: Adapter): void {
+    this.#engine?.adapterRemoved(adapter);
+  }
+  /** What was computed with the base is no longer its. */
+  baseChanged(): void {
+    this.#engine?.baseChanged();
+  }
+
+  /** Waits for generations that run, and ends those that wait for their consumer. */
+  async end(why: string): Promise<void> {
+    await this.#generations.end(why);
+  }
+  async dispose(): Promise<void> {
+    this.#engine?.dispose();
+    await this.#grammars.dispose();
+  }
+}
