@@ -27,6 +27,9 @@ export interface NativeChange {
 }
 /** What the values of a weight are kept as: 'i8' needs a scale for each row. */
 export type StoredDType = DType | 'i8';
+
+/** How a frozen matrix is kept: native/core/maths/weight_format.h has the table. */
+export type WeightFormat = 'f32' | 'bf16' | 'f16' | 'int8' | 'nf4' | 'fp4';
 /** One linear layer fed by a shared input; up and down are absent together. */
 export type NativeBranch = Parameters<OpFunctions['loraLinearForward']>[1][number];
 export type NativeDropout = NonNullable<NativeBranch['dropout']>;
@@ -144,10 +147,19 @@ export interface NativeBinding extends OpFunctions {
   runProgram(program: NativeProgram): void;
 
   // Frozen matrices.
-  /** Whether ops with activations of a dtype read weights that are kept as values of another. */
-  reads(device: NativeDevice, stored: StoredDType, activations: DType): boolean;
-  /** A matrix for activations of `dtype`. `scales` [out] in f32 belong to a matrix of 'i8'. */
-  pack(rowMajor: NativeTensor, scales: NativeTensor | null, dtype: DType): NativeWeight;
+  /** Whether ops with activations of a dtype read weights that are kept in a format. */
+  reads(device: NativeDevice, format: WeightFormat, activations: DType): boolean;
+  /**
+   * W [out, in] of `shape` in a format, for activations of `dtype`. `values` is W itself, or the bytes of its codes as 'i8' [bytes].
+   * `scales` are f32: [out] of 'int8', one for 64 values of the flattened matrix of 'nf4' and 'fp4', null otherwise.
+   */
+  pack(
+    values: NativeTensor,
+    scales: NativeTensor | null,
+    format: WeightFormat,
+    shape: readonly number[],
+    dtype: DType,
+  ): NativeWeight;
 
   // Changes of adapters, for calls whose rows have their own.
   /** Whether the tables of a device may be of this dtype. */

@@ -5,6 +5,10 @@ import type { NativeDevice, NativeGuard, NativeTable, NativeTensor, NativeWeight
 
 /** A function for each op. Scalars have shape []. */
 export interface OpFunctions {
+  quantize(
+    weight: NativeTensor,
+    format: 'int8' | 'nf4' | 'fp4',
+  ): [values: NativeTensor, magnitudes: NativeTensor];
   unpack(
     weight: NativeWeight,
   ): NativeTensor;

@@ -1,20 +1,27 @@
 // pack(), which makes a frozen matrix, and release(), which drops a reference of any kind.
+#include <span>
+
 #include "node/api.h"
 #include "node/op_call.h"
 
 namespace lora::node {
 namespace {
 
-// reads(device, stored dtype, activation dtype)
+WeightFormat ParseFormat(Napi::Value value, const char* op) {
+  const std::span names = std::span(kFormatNames).first(kFormatsOfJavaScript);
+  return static_cast<WeightFormat>(ParseChoice(value, op, "format", names));
+}
+
+// reads(device, format, activation dtype)
 Napi::Value Reads(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const auto device = state.Unwrap(info[0], Kind::kDevice, "pack", "device").device;
-  const WeightFormat format = FormatOf(ParseStoredDType(info[1], "pack"));
+  const WeightFormat format = ParseFormat(info[1], "pack");
   const bool reads = device->backend().reads(format, ParseDType(info[2], "pack"));
   return Napi::Boolean::New(info.Env(), reads);
 }
 
-// pack(weight, scales, activation dtype)
+// pack(weight, scales, format, shape, activation dtype)
 Napi::Value Pack(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const TensorRef tensor = state.Tensor(info[0], "pack", "weight");
@@ -32,8 +39,12 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
     args.scales = scales.view();
     command.operands.push_back({scales.storage->status(), Access::kIn});
   }
-  const WeightFormat format = FormatOf(args.src.dtype);
-  const DType dtype = ParseDType(info[2], "pack");
+  const WeightFormat format = args.format = ParseFormat(info[2], "pack");
+  const Shape shape = ParseShape(info[3], "pack");
+  LORA_CHECK(shape.rank() == 2 && shape[0] >= 0 && shape[1] >= 0, "pack",
+             "expected a shape [out, in] but received ", shape);
+  const int64_t rows = args.rows = shape[0], cols = args.cols = shape[1];
+  const DType dtype = ParseDType(info[4], "pack");
   args.dst = args.src.data;  // stands in until the checks are done
   Check(args);
   if (dtype == DType::kF16) RequireF16(*device, "pack");  // of the activations
@@ -41,7 +52,6 @@ Napi::Value Pack(const Napi::CallbackInfo& info) {
   if (!backend.reads(format, dtype))
     Throw("ERR_UNSUPPORTED", "pack", device->name(), " does not read ", NameOf(format),
           " weights for ", NameOf(dtype), " activations");
-  const int64_t rows = args.src.dim(0), cols = args.src.dim(1);
   const StoragePtr packed =
       state.NewStorage(device, backend.packed_bytes(rows, cols, format), "pack");
   args.dst = packed->data();

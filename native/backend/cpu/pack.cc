@@ -1,6 +1,7 @@
 #include "backend/cpu/pack.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "core/error.h"
@@ -71,6 +72,43 @@ void PackAll(const T* src, size_t row_step, size_t k_step, size_t n, size_t k, u
   });
 }
 
+// Packs one panel of codes, of the outputs from `first` on.
+void PackCodes(const uint8_t* src, size_t first, size_t rows, size_t k, size_t width, uint32_t zero,
+               uint32_t* dst) {
+  constexpr size_t kPer = 8;
+  for (size_t e = 0; e < CeilDiv(k, kPer); ++e) {
+    for (size_t j = 0; j < width; ++j) {
+      uint32_t element = 0;
+      for (size_t v = 0; v < kPer; ++v) {
+        const size_t l = e * kPer + v;
+        const uint32_t code = j < rows && l < k ? CodeAt(src, (first + j) * k + l) : zero;
+        element |= code << (4 * v);
+      }
+      dst[e * width + j] = element;
+    }
+  }
+}
+
+// Returns the rows of scales that a panel has. Whole elements have theirs, also behind the end of k.
+size_t ScaleRows(size_t k, WeightFormat format) {
+  if (TraitsOf(format).scales != Scales::kBlocks) return HasScales(format) ? 1 : 0;
+  return RoundUp(k, 8) / ScaleGroup(k);
+}
+
+// dst [ScaleRows][width] ← the scales of one panel, zero where there is no output or no value.
+void PackScales(const PackArgs& args, size_t first, size_t rows, size_t width, float* dst) {
+  const size_t k = static_cast<size_t>(args.cols), group = ScaleGroup(k);
+  const bool by_row = TraitsOf(args.format).scales == Scales::kRows;
+  const float* scales = args.scales.as<float>();
+  for (size_t r = 0; r < ScaleRows(k, args.format); ++r) {
+    for (size_t j = 0; j < width; ++j) {
+      const size_t i = first + j, block = (i * k + r * group) / kBlockValues;
+      const bool exists = j < rows && (by_row || r * group < k);
+      dst[r * width + j] = exists ? scales[by_row ? i : block] : 0.0f;
+    }
+  }
+}
+
 // Calls use(l, bits) with the stored bits of output j of a panel, for l in [0, k).
 template <class T, class Use>
 void ForEachValue(const uint32_t* panel, size_t j, size_t width, size_t k, const Use& use) {
@@ -95,11 +133,18 @@ void UnpackOutputs(const PackedView& w, size_t begin, size_t end, std::byte* dst
   for (size_t i = begin; i < end; ++i, dst += k * SizeOf(w.dtype)) {
     const uint32_t* panel = source.panels + i / width * source.stride;
     const size_t j = i % width;
+    const float* scales =
+        source.scales ? source.scales + i / width * source.scale_stride + j : nullptr;
     if (w.format == WeightFormat::kI8Rows) {
       ForEachValue<uint8_t>(panel, j, width, k, [&](size_t l, uint8_t bits) {
-        StoreValue(w.dtype, dst, l,
-                   static_cast<float>(static_cast<int8_t>(bits)) * source.scales[i]);
+        StoreValue(w.dtype, dst, l, static_cast<float>(static_cast<int8_t>(bits)) * *scales);
       });
+    } else if (source.codes) {
+      for (size_t l = 0; l < k; ++l) {
+        const uint32_t code = panel[l / 8 * width + j] >> (4 * (l % 8)) & 15;
+        StoreValue(w.dtype, dst, l,
+                   source.codes->values[code] * scales[(l >> source.scale_shift) * width]);
+      }
     } else if (source.expanded) {
       ForEachValue<uint16_t>(panel, j, width, k, [&](size_t l, uint16_t bits) {
         StoreValue(w.dtype, dst, l,
@@ -144,24 +189,26 @@ void UnpackRow(const PackedView& w, int64_t row, void* dst) {
 }
 
 size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
-  const size_t n = static_cast<size_t>(rows), width = PanelWidth();
-  const size_t panels = PanelBytes(n, static_cast<size_t>(cols), StoredDType(format));
-  return format == WeightFormat::kI8Rows ? panels + Panels(n, width) * width * sizeof(float)
-                                         : panels;
+  const size_t k = static_cast<size_t>(cols), width = PanelWidth();
+  return Panels(static_cast<size_t>(rows), width) * width *
+         (Elements(k, format) + ScaleRows(k, format)) * sizeof(uint32_t);
 }
 
 PanelSource PanelsOf(const PackedView& w, size_t n0) {
   const size_t width = PanelWidth(), n = static_cast<size_t>(w.rows);
   PanelSource source;
   source.columns = static_cast<size_t>(w.cols);
-  source.stride = Elements(source.columns, StoredDType(w.format)) * width;
+  source.stride = Elements(source.columns, w.format) * width;
   source.format = w.format;
   source.expanded = w.format != FormatOf(w.dtype);
   const uint32_t* panels = static_cast<const uint32_t*>(w.data);
   source.panels = panels + n0 / width * source.stride;
-  if (w.format == WeightFormat::kI8Rows) {
+  source.codes = TraitsOf(w.format).codes;
+  if (HasScales(w.format)) {
     const uint32_t* end = panels + Panels(n, width) * source.stride;
-    source.scales = reinterpret_cast<const float*>(end) + n0;
+    source.scale_stride = ScaleRows(source.columns, w.format) * width;
+    source.scales = reinterpret_cast<const float*>(end) + n0 / width * source.scale_stride;
+    source.scale_shift = source.codes ? std::countr_zero(ScaleGroup(source.columns)) : 63;
   }
   return source;
 }
@@ -173,20 +220,26 @@ PanelSource TransposedPanelsOf(const PackedView& w, size_t n0) {
 }
 
 void Run(const PackArgs& args, Scratch, Context& context) {
-  const size_t rows = static_cast<size_t>(args.src.dim(0));
-  const size_t cols = static_cast<size_t>(args.src.dim(1));
-  const DType dtype = args.src.dtype;
+  const size_t rows = static_cast<size_t>(args.rows), cols = static_cast<size_t>(args.cols);
+  const size_t width = PanelWidth();
+  const size_t stride = Elements(cols, args.format) * width;
+  auto* const panels = static_cast<uint32_t*>(args.dst);
+  auto* const host = static_cast<CpuContext*>(&context);
   // A product that streams a large matrix once spends 5 to 15 % less time with huge pages.
-  platform::AdviseHugePages(args.dst,
-                            PackedBytes(args.src.dim(0), args.src.dim(1), FormatOf(dtype)));
-  PackPanels(args.src.data, cols, false, rows, cols, dtype, args.dst,
-             static_cast<CpuContext*>(&context));
-  if (!args.scales) return;
-  const size_t padded = Panels(rows, PanelWidth()) * PanelWidth();
-  float* scales =
-      reinterpret_cast<float*>(static_cast<std::byte*>(args.dst) + PanelBytes(rows, cols, dtype));
-  std::copy_n(args.scales.as<float>(), rows, scales);
-  std::fill(scales + rows, scales + padded, 0.0f);
+  platform::AdviseHugePages(args.dst, PackedBytes(args.rows, args.cols, args.format));
+  if (!HasCodes(args.format)) {
+    PackPanels(args.src.data, cols, false, rows, cols, args.src.dtype, args.dst, host);
+  }
+  if (!HasScales(args.format)) return;
+  auto* const scales = reinterpret_cast<float*>(panels + Panels(rows, width) * stride);
+  ParallelFor(host, Panels(rows, width), [&](size_t p, size_t) {
+    const size_t first = p * width, count = std::min(width, rows - first);
+    if (HasCodes(args.format)) {
+      PackCodes(args.src.as<uint8_t>(), first, count, cols, width, TraitsOf(args.format).zero,
+                panels + p * stride);
+    }
+    PackScales(args, first, count, width, scales + p * ScaleRows(cols, args.format) * width);
+  });
 }
 
 void Run(const UnpackArgs& args, Scratch, Context& context) {

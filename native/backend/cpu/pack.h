@@ -1,13 +1,16 @@
 // A frozen matrix has this layout on the CPU; the ops pack and unpack convert to and from it.
 //
 // W [n, k] is cut into panels of PanelWidth() outputs. A panel is [Elements(k)][PanelWidth()]
-// 32-bit elements: one f32, the 16-bit pair W[i, 2e], W[i, 2e + 1], or four int8 W[i, 4e], … (low
-// bits first). The end of k and the last panel are padded with zeros. The scales of int8 rows
-// follow the panels, padded to whole panels. Every kernel reads a panel from front to back.
+// 32-bit elements: one f32, the 16-bit pair W[i, 2e], W[i, 2e + 1], four int8 W[i, 4e], …, or the
+// codes of W[i, 8e], … (low bits first). The end of k and the last panel are padded with zeros. The
+// scales follow the panels: of each panel [ScaleRows][PanelWidth()], of which one row serves
+// ScaleGroup(k) values along k, or all of them (int8 rows). Every kernel reads a panel from front
+// to back.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
 #include "backend/cpu/context.h"
 #include "core/maths/ceil_div.h"
@@ -23,6 +26,11 @@ size_t PanelWidth();
 inline size_t Elements(size_t k, DType dtype) {
   return CeilDiv(k * SizeOf(dtype), sizeof(uint32_t));
 }
+inline size_t Elements(size_t k, WeightFormat format) {
+  return CeilDiv(k * static_cast<size_t>(TraitsOf(format).bits), size_t{32});
+}
+// Returns how many values along k certainly share a scale, where blocks go on from row to row.
+inline size_t ScaleGroup(size_t k) { return std::gcd(k, size_t{kBlockValues}); }
 inline size_t Panels(size_t n, size_t width) { return CeilDiv(n, width); }
 
 // Returns the bytes of W [n, k] in panels, of a dtype of 4, 2 or 1 bytes.
@@ -47,11 +55,14 @@ struct PanelSource {
   size_t stride = 0;                 // in 32-bit elements as they are stored
   size_t first = 0;                  // the element of the product's reduction that is read first
   WeightFormat format = WeightFormat::kF32;
-  const float* scales = nullptr;  // of int8 rows, from the first panel on
-  bool expanded = false;          // the format is not that of the product's elements
-  bool transposed = false;        // x·W: the rows of W are the reduction, its columns the outputs
-  bool split = false;             // panels of f32 are split already (kSplitF32 in operands.h)
-  size_t columns = 0;             // of W
+  const float* scales = nullptr;  // from the first panel on; those of panel p at p·scale_stride
+  size_t scale_stride = 0;
+  unsigned scale_shift = 0;  // value l of a row has the scales of row l >> scale_shift
+  const CodeTable* codes = nullptr;
+  bool expanded = false;    // the format is not that of the product's elements
+  bool transposed = false;  // x·W: the rows of W are the reduction, its columns the outputs
+  bool split = false;       // panels of f32 are split already (kSplitF32 in operands.h)
+  size_t columns = 0;       // of W
 
   bool in_place() const { return !transposed && !expanded; }
   PanelSource From(size_t element) const {

@@ -101,18 +101,83 @@ HWY_INLINE VF F16Value(VU pair) {
   return hn::BitCast(df, hn::Or(value, hn::And(upper, hn::Set(du, 0x80000000u))));
 }
 
+// Returns the values of codes, each of which is below 16.
+HWY_INLINE VF ValuesOfCodes(const CodeTable& table, VU codes) {
+  const DF df;
+  if constexpr (kLanes >= kCodes) {
+    return hn::TableLookupLanes(hn::LoadU(df, table.values), hn::IndicesFromVec(df, codes));
+  } else if constexpr (2 * kLanes == kCodes) {
+    return hn::TwoTablesLookupLanes(df, hn::LoadU(df, table.values),
+                                    hn::LoadU(df, table.values + kLanes),
+                                    hn::IndicesFromVec(df, codes));
+  } else {
+    const hn::Repartition<uint8_t, DU> d8;
+    const VU pairs = hn::Or(codes, hn::ShiftLeft<8>(codes));
+    const auto index = hn::BitCast(d8, hn::Or(pairs, hn::ShiftLeft<16>(pairs)));
+    VU bits = hn::Zero(DU());
+    for (size_t b = 0; b < sizeof(float); ++b) {
+      const auto bytes = hn::TableLookupBytes(hn::LoadDup128(d8, table.bytes[b]), index);
+      bits = hn::Or(bits, hn::And(hn::BitCast(DU(), bytes), hn::Set(DU(), 0xffu << (8 * b))));
+    }
+    return hn::BitCast(df, bits);
+  }
+}
+
+// The scales of a panel, and the values of its codes. Value l of output j has the scale
+// scales[(l >> shift)·kPanelWidth + j].
+struct Scaling {
+  const float* scales;
+  unsigned shift;
+  const CodeTable* codes;
+
+  // Returns those of outputs j, j + 1, …
+  HWY_INLINE VF Of(size_t value, size_t j) const {
+    return hn::LoadU(DF(), scales + (value >> shift) * kPanelWidth + j);
+  }
+};
+HWY_INLINE Scaling ScalingOf(const PanelSource& w, size_t panel) {
+  return {w.scales ? w.scales + panel * w.scale_stride : nullptr, w.scale_shift, w.codes};
+}
+
+// Returns value kIndex of the eight codes in each lane, of which `value` is the first.
+template <int kIndex>
+HWY_INLINE VF CodedValue(VU stored, const Scaling& scaling, VF first_scale, size_t value,
+                         size_t j) {
+  const VU code = hn::And(hn::ShiftRight<4 * kIndex>(stored), hn::Set(DU(), 15u));
+  // Blocks that are cut by the ends of rows may change within an element.
+  const VF scale = scaling.shift >= 3 ? first_scale : scaling.Of(value + kIndex, j);
+  return hn::Mul(ValuesOfCodes(*scaling.codes, code), scale);
+}
+
+template <int kIndex>
+using Place = std::integral_constant<int, kIndex>;
+
+// All formats with codes are read by the functions of this one.
+constexpr WeightFormat kCoded = WeightFormat::kNF4;
+
 // How many elements of the product one stored element has.
 template <bool kPairs, WeightFormat kFormat>
 constexpr size_t kPerStored = kFormat == WeightFormat::kF32      ? 1
+                              : kFormat == kCoded                ? (kPairs ? 4 : 8)
                               : kFormat == WeightFormat::kI8Rows ? (kPairs ? 2 : 4)
                               : kPairs                           ? 1
                                                                  : 2;
 
-// elements ← those of the product that a vector of stored ones has, in their order. `scale` is that
-// of each lane's output, for int8 alone.
+// elements ← those of the product that a vector of stored ones has, in their order. Its lanes are
+// the outputs from j on of a panel, and `value` is the place of its first value along k.
 template <bool kPairs, WeightFormat kFormat>
-HWY_INLINE void Unpack(VU stored, VF scale, VU (&elements)[kPerStored<kPairs, kFormat>]) {
+HWY_INLINE void Unpack(VU stored, const Scaling& scaling, size_t value, size_t j,
+                       VU (&elements)[kPerStored<kPairs, kFormat>]) {
   const DU du;
+  // Writes values v, v + 1 to their elements.
+  const auto put = [&](size_t v, VF low, VF high) HWY_ATTR {
+    if constexpr (kPairs) {
+      elements[v / 2] = JoinUpperHalves(RoundNumber(low), RoundNumber(high));
+    } else {
+      elements[v] = hn::BitCast(du, low);
+      elements[v + 1] = hn::BitCast(du, high);
+    }
+  };
   if constexpr (kPerStored<kPairs, kFormat> == 1) {
     elements[0] = stored;
   } else if constexpr (kFormat == WeightFormat::kBF16) {
@@ -121,18 +186,19 @@ HWY_INLINE void Unpack(VU stored, VF scale, VU (&elements)[kPerStored<kPairs, kF
   } else if constexpr (kFormat == WeightFormat::kF16) {
     elements[0] = hn::BitCast(du, F16Value<0>(stored));
     elements[1] = hn::BitCast(du, F16Value<1>(stored));
+  } else if constexpr (kFormat == kCoded) {
+    const VF scale = scaling.Of(value, j);
+    const auto coded = [&](auto index) HWY_ATTR {
+      return CodedValue<index()>(stored, scaling, scale, value, j);
+    };
+    put(0, coded(Place<0>()), coded(Place<1>()));
+    put(2, coded(Place<2>()), coded(Place<3>()));
+    put(4, coded(Place<4>()), coded(Place<5>()));
+    put(6, coded(Place<6>()), coded(Place<7>()));
   } else {
-    const VF v0 = Int8Value<0>(stored, scale), v1 = Int8Value<1>(stored, scale);
-    const VF v2 = Int8Value<2>(stored, scale), v3 = Int8Value<3>(stored, scale);
-    if constexpr (kPairs) {
-      elements[0] = JoinUpperHalves(RoundNumber(v0), RoundNumber(v1));
-      elements[1] = JoinUpperHalves(RoundNumber(v2), RoundNumber(v3));
-    } else {
-      elements[0] = hn::BitCast(du, v0);
-      elements[1] = hn::BitCast(du, v1);
-      elements[2] = hn::BitCast(du, v2);
-      elements[3] = hn::BitCast(du, v3);
-    }
+    const VF scale = scaling.Of(value, j);
+    put(0, Int8Value<0>(stored, scale), Int8Value<1>(stored, scale));
+    put(2, Int8Value<2>(stored, scale), Int8Value<3>(stored, scale));
   }
 }
 
@@ -141,6 +207,8 @@ template <bool kPairs, class Of>
 HWY_INLINE void ForFormat(WeightFormat format, const Of& of) {
   if (format == WeightFormat::kI8Rows) {
     of(std::integral_constant<WeightFormat, WeightFormat::kI8Rows>());
+  } else if (HasCodes(format)) {
+    of(std::integral_constant<WeightFormat, kCoded>());
   } else if (kPairs || format == WeightFormat::kBF16) {
     of(std::integral_constant<WeightFormat, WeightFormat::kBF16>());
   } else if (format == WeightFormat::kF16) {
@@ -158,11 +226,11 @@ HWY_INLINE size_t ElementsPerStored(WeightFormat format) {
   return per;
 }
 
-// dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`, where
-// `scales` are those of its outputs. first is a multiple of 4. Up to 3 more elements are written.
+// dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`. first is a
+// multiple of kPerStored, to which count is rounded up.
 template <bool kPairs>
 HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT panel,
-                               const float* HWY_RESTRICT scales, size_t first, size_t count,
+                               const Scaling& scaling, size_t first, size_t count,
                                uint32_t* HWY_RESTRICT dst) {
   ForFormat<kPairs>(format, [&](auto known) HWY_ATTR {
     constexpr WeightFormat kFormat = known();
@@ -173,11 +241,10 @@ HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT
       HWY_UNROLL(8)
       for (size_t j = 0; j < kPanelWidth; j += kLanes) {
         hwy::Prefetch(from + 16 * kPanelWidth + j);
-        const VF scale =
-            kFormat == WeightFormat::kI8Rows ? hn::LoadU(DF(), scales + j) : hn::Zero(DF());
         VU elements[kPer];
-        Unpack<kPairs, kFormat>(hn::LoadU(DU(), from + j), scale, elements);
-        HWY_UNROLL(4)
+        Unpack<kPairs, kFormat>(hn::LoadU(DU(), from + j), scaling, (first + e) * (kPairs ? 2 : 1),
+                                j, elements);
+        HWY_UNROLL(8)
         for (size_t i = 0; i < kPer; ++i) {
           hn::StoreU(elements[i], DU(), to + i * kPanelWidth + j);
         }
@@ -190,8 +257,8 @@ HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT
 template <bool kPairs>
 HWY_INLINE void ExpandPanel(const PanelSource& w, size_t panel, size_t first, size_t count,
                             uint32_t* HWY_RESTRICT dst) {
-  ExpandElements<kPairs>(w.format, w.panels + panel * w.stride,
-                         w.scales ? w.scales + panel * kPanelWidth : nullptr, first, count, dst);
+  ExpandElements<kPairs>(w.format, w.panels + panel * w.stride, ScalingOf(w, panel), first, count,
+                         dst);
 }
 
 // ---- blocks ------------------------------------------------------------------------------------

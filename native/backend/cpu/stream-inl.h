@@ -34,7 +34,9 @@ struct Streams {
   const uint32_t* x;
   const uint32_t* w;  // of the first panel
   size_t stride;      // from panel to panel
-  const float* scales;
+  Scaling scaling;    // of the first panel
+  size_t scale_stride;
+  size_t value;     // the first of the reduction along k
   size_t elements;  // of the product
   float* sums;      // [panels][kPanelWidth]
 };
@@ -51,21 +53,19 @@ HWY_INLINE void AddStored(const Streams& s, size_t e, Count count, ptrdiff_t ahe
   constexpr size_t kPer = kPerStored<kPairs, kFormat>;
   const DU du;
   const uint32_t* w = s.w + e / kPer * kPanelWidth;
+  const size_t value = s.value + e * (kPairs ? 2 : 1);
+  Scaling scaling = s.scaling;
   HWY_UNROLL(8)
-  for (size_t p = 0; p < kPanels; ++p, w += s.stride) {
+  for (size_t p = 0; p < kPanels; ++p, w += s.stride, scaling.scales += s.scale_stride) {
     HWY_UNROLL(8)
     for (size_t l = 0; l < kPanelLines; ++l) {
       hwy::Prefetch(reinterpret_cast<const std::byte*>(w + ahead) + l * kCacheLine);
     }
     HWY_UNROLL(8)
     for (size_t j = 0; j < kVectors; ++j) {
-      VF scale = hn::Zero(DF());
-      if constexpr (kFormat == WeightFormat::kI8Rows) {
-        scale = hn::LoadU(DF(), s.scales + p * kPanelWidth + j * kLanes);
-      }
       VU elements[kPer];
-      Unpack<kPairs, kFormat>(hn::LoadU(du, w + j * kLanes), scale, elements);
-      HWY_UNROLL(4)
+      Unpack<kPairs, kFormat>(hn::LoadU(du, w + j * kLanes), scaling, value, j * kLanes, elements);
+      HWY_UNROLL(8)
       for (size_t i = 0; i < kPer; ++i) {
         if (i < count) add(p, j, hn::Set(du, s.x[e + i]), elements[i]);
       }
@@ -144,12 +144,14 @@ template <bool kPairs>
 HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums) {
   static_assert(kStreams == 4);
   const PanelSource& w = step.w;
-  const float* const scales = w.scales ? w.scales + panel * kPanelWidth : nullptr;
   const SubnormalsOfTiles<kPairs> subnormals;
   ForFormat<kPairs>(w.format, [&](auto format) HWY_ATTR {
     const uint32_t* const first =
         w.panels + panel * w.stride + w.first / kPerStored<kPairs, format()> * kPanelWidth;
-    const Streams s = {step.x, first, w.stride, scales, step.elements, sums};
+    const Streams s = {step.x,         first,
+                       w.stride,       ScalingOf(w, panel),
+                       w.scale_stride, w.first * (kPairs ? 2 : 1),
+                       step.elements,  sums};
     if (panels == 4) {
       MultiplyStreams<kPairs, format(), 4>(s);
     } else if (panels == 2) {

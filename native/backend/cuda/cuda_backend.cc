@@ -15,7 +15,7 @@ Backend MakeBackend() {
   };
   b.f16_activations = true;
   b.reads = [](WeightFormat format, DType activations) {
-    return format != WeightFormat::kI8Rows && Fits(format, activations);
+    return !HasScales(format) && Fits(format, activations);
   };
   b.packed_bytes = cuda::PackedBytes;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cuda::PlanCall}; });

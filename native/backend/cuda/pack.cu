@@ -6,7 +6,7 @@
 namespace lora::cuda {
 
 size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
-  return static_cast<size_t>(rows * cols) * SizeOf(StoredDType(format));
+  return static_cast<size_t>(ValueBytes(format, rows, cols));
 }
 
 void Run(const PackArgs& args, Scratch, Context& context) {

@@ -13,6 +13,7 @@ size_t ScratchBytes(const Args&, int /*threads*/) {
 }
 
 void Run(const PackArgs&, Scratch, Context&);
+void Run(const QuantizeArgs&, Scratch, Context&);
 void Run(const UnpackArgs&, Scratch, Context&);
 void Run(const LoraLinearForwardArgs&, Scratch, Context&);
 void Run(const LoraLinearBackwardArgs&, Scratch, Context&);

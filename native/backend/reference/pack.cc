@@ -1,4 +1,4 @@
-// The packed form of a matrix is a row-major copy, with the scales of int8 rows behind it.
+// The packed form of a matrix is a row-major copy, with its scales behind it.
 #include <cstring>
 
 #include "backend/reference/kernels.h"
@@ -9,7 +9,7 @@ namespace lora::reference {
 void Run(const PackArgs& args, Scratch, Context&) {
   if (args.src.bytes() > 0) std::memcpy(args.dst, args.src.data, args.src.bytes());
   if (!args.scales || args.scales.bytes() == 0) return;
-  std::memcpy(static_cast<std::byte*>(args.dst) + ScalesAt(args.src.dim(0), args.src.dim(1)),
+  std::memcpy(static_cast<std::byte*>(args.dst) + ScalesAt(args.format, args.rows, args.cols),
               args.scales.data, args.scales.bytes());
 }
 

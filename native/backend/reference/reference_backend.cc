@@ -12,9 +12,9 @@ class ReferenceContext final : public Context {};
 std::unique_ptr<Context> CreateContext(int) { return std::make_unique<ReferenceContext>(); }
 
 size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
-  if (format == WeightFormat::kI8Rows)
-    return ScalesAt(rows, cols) + static_cast<size_t>(rows) * sizeof(float);
-  return static_cast<size_t>(rows * cols) * SizeOf(StoredDType(format));
+  if (!HasScales(format)) return static_cast<size_t>(ValueBytes(format, rows, cols));
+  return ScalesAt(format, rows, cols) +
+         static_cast<size_t>(ScaleCount(format, rows, cols)) * sizeof(float);
 }
 
 Backend Table() {

@@ -13,17 +13,23 @@ namespace lora::reference {
 
 using Vector = std::vector<double>;
 
-// This backend packs matrices row-major, so an index means the same as in a tensor. Int8 rows are
+// This backend packs matrices row-major, so an index means the same as in a tensor. The values are
 // followed by their scales.
-inline size_t ScalesAt(int64_t rows, int64_t cols) {
-  return RoundUp(static_cast<size_t>(rows * cols), sizeof(float));
+inline size_t ScalesAt(WeightFormat format, int64_t rows, int64_t cols) {
+  return RoundUp(static_cast<size_t>(ValueBytes(format, rows, cols)), sizeof(float));
 }
 inline double Load(const PackedView& view, int64_t i) {
-  const double stored = lora::Load(StoredDType(view.format), view.data, i);
-  if (view.format != WeightFormat::kI8Rows) return stored;
+  const FormatTraits& format = TraitsOf(view.format);
+  const double stored =
+      format.codes == nullptr
+          ? lora::Load(format.stored, view.data, i)
+          : format.codes
+                ->values[CodeAt(static_cast<const uint8_t*>(view.data), static_cast<size_t>(i))];
+  if (format.scales == Scales::kNone) return stored;
   const auto* scales = reinterpret_cast<const float*>(static_cast<const std::byte*>(view.data) +
-                                                      ScalesAt(view.rows, view.cols));
-  const float value = static_cast<float>(stored) * scales[i / view.cols];
+                                                      ScalesAt(view.format, view.rows, view.cols));
+  const float scale = scales[i / (format.scales == Scales::kRows ? view.cols : kBlockValues)];
+  const float value = static_cast<float>(stored) * scale;
   return view.dtype == DType::kBF16 ? F32FromBF16(BF16FromF32(value)) : value;
 }
 using lora::Load;

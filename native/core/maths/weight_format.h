@@ -1,36 +1,113 @@
-// How a frozen matrix is stored, apart from the dtype of the activations that it multiplies.
-// Packing, unpacking and the loop that reads a packed matrix know formats; everything else knows
-// the dtype in which an op sees the values.
+// How a frozen matrix is stored, apart from the dtype of the activations that it multiplies. A
+// format is an entry of kFormats; packing, unpacking and the loops that read a packed matrix know
+// its bits, and everything else knows the dtype in which an op sees the values.
 #pragma once
 
+#include <array>
+#include <bit>
+#include <cstddef>
 #include <cstdint>
+#include <iterator>
 
+#include "core/maths/ceil_div.h"
 #include "core/maths/dtype.h"
 
 namespace lora {
 
+// Those with scales come first, and JavaScript has no tensors of the last one.
 enum class WeightFormat : uint8_t {
+  kI8Rows,  // W[i, j] = q[i, j]·s[i] with q in int8, s in f32, rounded to f32
+  kNF4,     // W[n] = code[q[n]]·s[n / 64] over the flattened matrix, s in f32, rounded to f32
+  kFP4,     // the same with other codes
   kF32,
   kBF16,
   kF16,
-  kF64,     // see DType
-  kI8Rows,  // W[i, j] = q[i, j]·s[i] with q in int8, s in f32, rounded to f32
+  kF64,  // see DType
 };
 
-// The dtype of the row-major values that pack() takes for a format.
-constexpr DType StoredDType(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::kBF16:
-      return DType::kBF16;
-    case WeightFormat::kF16:
-      return DType::kF16;
-    case WeightFormat::kF64:
-      return DType::kF64;
-    case WeightFormat::kI8Rows:
-      return DType::kI8;
-    default:
-      return DType::kF32;
+// Which values share a scale.
+enum class Scales : uint8_t { kNone, kRows, kBlocks };
+
+// Values of the flattened matrix that share a scale of Scales::kBlocks.
+constexpr int64_t kBlockValues = 64;
+
+// Codes of 4 bits → values.
+constexpr size_t kCodes = 16;
+struct CodeTable {
+  float values[kCodes];
+  uint8_t bytes[sizeof(float)][kCodes];  // of the values, from the lowest on
+
+  constexpr explicit CodeTable(const float (&of)[kCodes]) : values{}, bytes{} {
+    for (size_t code = 0; code < kCodes; ++code) {
+      values[code] = of[code];
+      const uint32_t bits = std::bit_cast<uint32_t>(of[code]);
+      for (size_t b = 0; b < sizeof(float); ++b)
+        bytes[b][code] = static_cast<uint8_t>(bits >> (8 * b));
+    }
   }
+};
+// NF4 has quantiles of the normal distribution (Dettmers et al., QLoRA,
+// 2023, appendix E), FP4 a sign, two bits of exponent and one of fraction. Both are those of
+// bitsandbytes.
+inline constexpr CodeTable kNF4Codes({-0x1p0f, -0x1.647362p-1f, -0x1.0cd66p-1f, -0x1.94654p-2f,
+                                      -0x1.23449ap-2f, -0x1.7a6a7ep-3f, -0x1.74f0e2p-4f, 0,
+                                      0x1.45f5fep-4f, 0x1.4995c6p-3f, 0x1.f809bap-3f,
+                                      0x1.5a0674p-2f, 0x1.c3497p-2f, 0x1.200f56p-1f, 0x1.722766p-1f,
+                                      0x1p0f});
+inline constexpr CodeTable kFP4Codes({0, 0x1.555556p-8f, 0x1.555556p-1f, 0x1p0f, 0x1.555556p-2f,
+                                      0x1p-1f, 0x1.555556p-3f, 0x1p-2f, 0, -0x1.555556p-8f,
+                                      -0x1.555556p-1f, -0x1p0f, -0x1.555556p-2f, -0x1p-1f,
+                                      -0x1.555556p-3f, -0x1p-2f});
+
+struct FormatTraits {
+  const char* name;  // in sentences, and in pack() of JavaScript
+  DType stored;      // of the values that pack() takes: the matrix, or the bytes of its codes
+  int bits;          // of a value
+  Scales scales = Scales::kNone;
+  const CodeTable* codes =
+      nullptr;        // of 4 bits. Value 2n of the flattened matrix is in the high ones
+                      // of byte n.
+  uint32_t zero = 0;  // the code whose value is 0
+};
+
+inline constexpr FormatTraits kFormats[] = {
+    {"int8", DType::kI8, 8, Scales::kRows},
+    {"nf4", DType::kI8, 4, Scales::kBlocks, &kNF4Codes, 7},
+    {"fp4", DType::kI8, 4, Scales::kBlocks, &kFP4Codes, 0},
+    {"f32", DType::kF32, 32},
+    {"bf16", DType::kBF16, 16},
+    {"f16", DType::kF16, 16},
+    {"f64", DType::kF64, 64},
+};
+// Their names, for choices among them.
+inline constexpr auto kFormatNames = [] {
+  std::array<const char*, std::size(kFormats)> names{};
+  for (size_t i = 0; i < names.size(); ++i) names[i] = kFormats[i].name;
+  return names;
+}();
+inline constexpr size_t kFormatsWithScales = 3, kFormatsOfJavaScript = 6;
+
+constexpr const FormatTraits& TraitsOf(WeightFormat format) {
+  return kFormats[static_cast<size_t>(format)];
+}
+constexpr const char* NameOf(WeightFormat format) { return TraitsOf(format).name; }
+constexpr DType StoredDType(WeightFormat format) { return TraitsOf(format).stored; }
+constexpr bool HasCodes(WeightFormat format) { return TraitsOf(format).codes != nullptr; }
+constexpr bool HasScales(WeightFormat format) { return TraitsOf(format).scales != Scales::kNone; }
+
+// Bytes of the values of W [rows, cols], and how many scales there are.
+constexpr int64_t ValueBytes(WeightFormat format, int64_t rows, int64_t cols) {
+  return CeilDiv(rows * cols * TraitsOf(format).bits, int64_t{8});
+}
+constexpr int64_t ScaleCount(WeightFormat format, int64_t rows, int64_t cols) {
+  const Scales scales = TraitsOf(format).scales;
+  if (scales == Scales::kNone) return 0;
+  return scales == Scales::kRows ? rows : CeilDiv(rows * cols, kBlockValues);
+}
+
+// The code of value n of the flattened matrix.
+inline uint32_t CodeAt(const uint8_t* bytes, size_t n) {
+  return n % 2 == 0 ? bytes[n / 2] >> 4 : bytes[n / 2] & 15u;
 }
 
 // The format in which values of a dtype are stored as they are. DType::kI8 stands for kI8Rows.
@@ -49,19 +126,14 @@ constexpr WeightFormat FormatOf(DType dtype) {
   }
 }
 
-// Whether every value of a format is one of the dtype, but for the rounding of q·s: bf16 and f16
-// weights fit f32 activations, and int8 rows fit f32 and bf16. Weights that are wider than the
-// activations do not exist.
+// Whether every value of a format is one of the dtype, but for the rounding of a product with its
+// scale: bf16 and f16 weights fit f32 activations, and those with scales fit f32 and bf16. Weights
+// that are wider than the activations do not exist.
 constexpr bool Fits(WeightFormat format, DType activations) {
-  if (format == WeightFormat::kI8Rows)
-    return activations == DType::kF32 || activations == DType::kBF16;
+  if (HasScales(format)) return activations == DType::kF32 || activations == DType::kBF16;
   if (format == WeightFormat::kBF16 || format == WeightFormat::kF16)
     return format == FormatOf(activations) || activations == DType::kF32;
   return format == FormatOf(activations);
-}
-
-constexpr const char* NameOf(WeightFormat format) {
-  return format == WeightFormat::kI8Rows ? "int8 rows" : NameOf(StoredDType(format));
 }
 
 }  // namespace lora

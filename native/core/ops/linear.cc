@@ -70,16 +70,34 @@ void CheckBranch(const Rules& rules, const LoraBranch& branch) {
 
 void Check(const PackArgs& args) {
   const Rules rules(LabelOf(args));
-  rules.Rank("weight", args.src, 2, "(out, in)");
-  if (args.src.dtype == DType::kI8) {
-    rules.ShapeIs("scales", args.scales, {args.src.dim(0)}, "(out)");
-    rules.Float32("scales", args.scales);
+  const FormatTraits& format = TraitsOf(args.format);
+  LORA_CHECK(args.src.dtype == format.stored, rules.op(), "expected weight of dtype ",
+             NameOf(format.stored), " (", format.name, ") but received ", NameOf(args.src.dtype));
+  if (format.codes == nullptr) {
+    rules.ShapeIs("weight", args.src, {args.rows, args.cols}, "(out, in)");
   } else {
-    rules.InferenceAct("weight", args.src);
-    LORA_CHECK(!args.scales, rules.op(), "expected no scales with a weight of dtype ",
-               NameOf(args.src.dtype));
+    rules.ShapeIs("weight", args.src, {ValueBytes(args.format, args.rows, args.cols)},
+                  "(bytes of codes)");
+  }
+  if (format.scales == Scales::kNone) {
+    LORA_CHECK(!args.scales, rules.op(), "expected no scales with a weight in ", format.name);
+  } else {
+    rules.ShapeIs("scales", args.scales, {ScaleCount(args.format, args.rows, args.cols)},
+                  format.scales == Scales::kRows ? "(out)" : "(blocks of 64 values)");
+    rules.Float32("scales", args.scales);
   }
   LORA_CHECK(args.dst != nullptr, rules.op(), "expected memory for the packed weight");
+}
+
+void Check(const QuantizeArgs& args) {
+  const Rules rules(LabelOf(args));
+  rules.Rank("weight", args.src, 2, "(out, in)");
+  rules.Floating("weight", args.src);
+  rules.ShapeIs("values", args.values, args.ValueShape(), "(those of pack)");
+  rules.Type("values", args.values, {DType::kI8});
+  rules.ShapeIs("magnitudes", args.magnitudes, {ScaleCount(args.format, args.rows(), args.cols())},
+                "(groups that share a scale)");
+  rules.Type("magnitudes", args.magnitudes, {DType::kF32});
 }
 
 void Check(const UnpackArgs& args) {

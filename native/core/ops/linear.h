@@ -2,17 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/ops/describe.h"
 
 namespace lora {
 
-// dst ← the backend's layout of the row-major src [rows, cols], in the format FormatOf(src.dtype).
+// dst ← the backend's layout of W [rows, cols] in a format. src is row-major: W in StoredDType, or
+// the bytes of its codes, [ValueBytes].
 struct PackArgs {
   TensorView src;
   void* dst = nullptr;  // packed_bytes(rows, cols, format)
-  TensorView scales;    // [rows] f32 of int8 rows, whose src is i8
+  TensorView scales;    // [ScaleCount] f32, or absent where the format has none
+  WeightFormat format = WeightFormat::kF32;
+  int64_t rows = 0, cols = 0;
 
   // JavaScript's pack() makes a weight instead of a tensor: node/weights.cc.
   static constexpr auto Describe() {
@@ -26,6 +30,39 @@ struct PackArgs {
   }
 };
 void Check(const PackArgs&);
+
+// Quantises a row-major matrix for pack(). Values that share a scale (weight_format.h) are a group;
+// its magnitude is max |x|, NaN where a value is not finite. W = q·s then has
+//   nf4, fp4: q = the code whose value is nearest to x/magnitude, s = magnitude
+//   int8:     q = round(127·x/magnitude), s = magnitude/127
+// Codes and magnitudes are those of bitsandbytes 0.50, bit for bit.
+struct QuantizeArgs {
+  TensorView src;  // [rows, cols], f32, bf16 or f16
+  WeightFormat format = WeightFormat::kNF4;
+  TensorView values;      // i8, [rows, cols] or [ValueBytes], as pack() takes them
+  TensorView magnitudes;  // f32 [ScaleCount]
+
+  // They are asked for before the arguments are checked.
+  int64_t rows() const { return src.shape.rank() == 2 ? src.dim(0) : 0; }
+  int64_t cols() const { return src.shape.rank() == 2 ? src.dim(1) : 0; }
+  Shape ValueShape() const {
+    return HasCodes(format) ? Shape{ValueBytes(format, rows(), cols())} : Shape{rows(), cols()};
+  }
+
+  static constexpr auto Describe() {
+    using A = QuantizeArgs;
+    return OpDescription{
+        "quantize",
+        "quantize",
+        In("weight", &A::src),
+        Choice("format", &A::format, std::span(kFormatNames).first(kFormatsWithScales)),
+        Out("values", &A::values, [](const A& a) { return Result{DType::kI8, a.ValueShape()}; }),
+        Out("magnitudes", &A::magnitudes,
+            [](const A& a) { return F32Result({ScaleCount(a.format, a.rows(), a.cols())}); }),
+    };
+  }
+};
+void Check(const QuantizeArgs&);
 
 // dst [rows, cols] row-major ← a packed matrix in the dtype in which ops see it. Where that is the
 // dtype of the format, the values are those that were packed, bit for bit.
@@ -206,7 +243,7 @@ struct DropoutArgs {
 };
 void Check(const DropoutArgs&);
 
-using LinearOps =
-    OpList<PackArgs, UnpackArgs, LoraLinearForwardArgs, LoraLinearBackwardArgs, DropoutArgs>;
+using LinearOps = OpList<PackArgs, QuantizeArgs, UnpackArgs, LoraLinearForwardArgs,
+                         LoraLinearBackwardArgs, DropoutArgs>;
 
 }  // namespace lora

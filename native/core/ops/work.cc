@@ -88,8 +88,7 @@ void WorkTally::operator()(const TensorView& view, Access access) {
 
 void WorkTally::operator()(const PackedView& view) {
   if (!view) return;
-  bytes_ += static_cast<double>(view.rows) * static_cast<double>(view.cols) *
-            static_cast<double>(SizeOf(StoredDType(view.format)));
+  bytes_ += static_cast<double>(ValueBytes(view.format, view.rows, view.cols));
   rows_ += (rows_.empty() ? " -> " : "+") + std::to_string(view.rows);
 }
 

@@ -312,9 +312,10 @@ TEST_CASE("keys and values in pages") {
 
 TEST_CASE("pack: scales come with int8 rows, and with nothing else") {
   const TensorView rows{nullptr, DType::kI8, {3, 4}};
-  const PackArgs good{rows, &some_memory, F32({3})};
+  const PackArgs good{rows, &some_memory, F32({3}), WeightFormat::kI8Rows, 3, 4};
   CHECK(Complaint(good) == "");
-  CHECK(Complaint(PackArgs{F32({3, 4}), &some_memory, {}}) == "");
+  const PackArgs plain{F32({3, 4}), &some_memory, {}, WeightFormat::kF32, 3, 4};
+  CHECK(Complaint(plain) == "");
   Rejects<PackArgs>(
       good, [](auto& a) { a.scales = {}; }, "[pack] expected scales but received none");
   Rejects<PackArgs>(
@@ -322,7 +323,27 @@ TEST_CASE("pack: scales come with int8 rows, and with nothing else") {
       "[pack] expected scales of shape [3] (out) but received [4]");
   Rejects<PackArgs>(
       good, [](auto& a) { a.src = BF16({3, 4}); },
-      "[pack] expected no scales with a weight of dtype bf16");
+      "[pack] expected weight of dtype i8 (int8) but received bf16");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.cols = 5; },
+      "[pack] expected weight of shape [3, 5] (out, in) but received [3, 4]");
+  Rejects<PackArgs>(
+      plain, [](auto& a) { a.scales = F32({3}); },
+      "[pack] expected no scales with a weight in f32");
+}
+
+TEST_CASE("pack: codes come as bytes, with a scale for each block of the flattened matrix") {
+  const TensorView bytes{nullptr, DType::kI8, {53}};
+  const PackArgs good{bytes, &some_memory, F32({2}), WeightFormat::kNF4, 3, 35};
+  CHECK(Complaint(good) == "");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.rows = 4; },
+      "[pack] expected weight of shape [70] (bytes of codes) but received [53]");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.scales = F32({3}); },
+      "[pack] expected scales of shape [2] (blocks of 64 values) but received [3]");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.scales = {}; }, "[pack] expected scales but received none");
 }
 
 TEST_CASE("losses and sampling") {

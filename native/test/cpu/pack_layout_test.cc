@@ -46,7 +46,7 @@ TEST_CASE("cpu pack: the layout is panels of 32-bit elements, padded with zeros"
       const int64_t n = width + 3, k = 5, per = dtype == DType::kBF16 ? 2 : 1;
       const Tensor w = Integers(dtype, {n, k}, 3, 1, 100);
       const Tensor memory = PackedMemory(w);
-      Run(CpuBackend(), PackArgs{w, memory.view().data, {}}, context);
+      Run(CpuBackend(), PackOf(w, memory.view().data), context);
       const int64_t elements = (k + per - 1) / per;
       REQUIRE(memory.numel() == 2 * elements * width);
       // Element `at` of the packed memory, in units of the dtype.

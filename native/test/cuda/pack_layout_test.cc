@@ -17,7 +17,7 @@ TEST_CASE("cuda pack: a packed matrix is row-major") {
       CHECK(MirroredCuda().packed_bytes(shape[0], shape[1], FormatOf(dtype)) == w.view().bytes());
       MirrorContext context = NthContext(turn, static_cast<Addresses>(turn % 4));
       ++turn;
-      Run(MirroredCuda(), PackArgs{w, memory.view().data, {}}, context);
+      Run(MirroredCuda(), PackOf(w, memory.view().data), context);
       CHECK_IDENTICAL(memory, w);
       CHECK(memory.intact());
     }

@@ -13,18 +13,20 @@ namespace lora::test {
 namespace {
 
 struct Kept {
-  DType stored, activations;
+  WeightFormat format;
+  DType activations;
 };
-constexpr Kept kKept[] = {{DType::kBF16, DType::kF32},
-                          {DType::kF16, DType::kF32},
-                          {DType::kI8, DType::kF32},
-                          {DType::kI8, DType::kBF16}};
+constexpr Kept kKept[] = {
+    {WeightFormat::kBF16, DType::kF32},   {WeightFormat::kF16, DType::kF32},
+    {WeightFormat::kI8Rows, DType::kF32}, {WeightFormat::kI8Rows, DType::kBF16},
+    {WeightFormat::kNF4, DType::kF32},    {WeightFormat::kNF4, DType::kBF16},
+    {WeightFormat::kFP4, DType::kF32},    {WeightFormat::kFP4, DType::kBF16}};
 
 // Calls check(kept) for what the backend reads.
 void ForEachKept(const Backend& backend, const std::function<void(const Kept&)>& check) {
   for (const Kept& kept : kKept) {
-    if (!backend.reads(FormatOf(kept.stored), kept.activations)) continue;
-    CAPTURE(NameOf(kept.stored));
+    if (!backend.reads(kept.format, kept.activations)) continue;
+    CAPTURE(NameOf(kept.format));
     CAPTURE(NameOf(kept.activations));
     check(kept);
   }
@@ -33,18 +35,28 @@ void ForEachKept(const Backend& backend, const std::function<void(const Kept&)>&
 // W as it is stored, and its values in the dtype of the activations: q·s in f32, rounded once more.
 struct Matrix {
   Tensor stored, scales, values;
+  PackArgs args;
   Matrix(const Kept& kept, int64_t rows, int64_t cols, uint64_t seed)
       : values(kept.activations, {rows, cols}) {
-    if (kept.stored == DType::kI8) {
-      stored = Integers(DType::kI8, {rows, cols}, seed, -128, 127);
-      scales = Uniform(DType::kF32, {rows}, seed + 1, 0.001, 0.02);
-    } else {
-      stored = Normal(kept.stored, {rows, cols}, seed);
-    }
+    const FormatTraits& format = TraitsOf(kept.format);
+    const bool coded = format.codes != nullptr;
+    const Shape shape = coded ? Shape{ValueBytes(kept.format, rows, cols)} : Shape{rows, cols};
+    stored = format.stored == DType::kI8 ? Integers(DType::kI8, shape, seed, -128, 127)
+                                         : Normal(format.stored, shape, seed);
+    const int64_t count = ScaleCount(kept.format, rows, cols);
+    if (count > 0) scales = Uniform(DType::kF32, {count}, seed + 1, 0.001, 0.02);
+    const int64_t per_scale = format.scales == Scales::kRows ? cols : 64;
     for (int64_t i = 0; i < values.numel(); ++i) {
-      const float scale = scales ? static_cast<float>(scales.at(i / cols)) : 1;
-      values.Set(i, static_cast<float>(stored.at(i)) * scale);
+      const float scale = scales ? static_cast<float>(scales.at(i / per_scale)) : 1;
+      values.Set(i, (coded ? Decoded(*format.codes, i) : static_cast<float>(stored.at(i))) * scale);
     }
+    args = {stored, nullptr, scales, kept.format, rows, cols};
+  }
+
+ private:
+  float Decoded(const CodeTable& table, int64_t i) const {
+    const int byte = static_cast<int>(stored.at(i / 2)) & 0xff;
+    return table.values[i % 2 == 0 ? byte >> 4 : byte & 15];
   }
 };
 
@@ -55,7 +67,7 @@ using RunWith =
 void CheckSameBits(const Kept& kept, const Matrix& w, const RunWith& run) {
   const auto run_both = [&](const Backend& backend, Context& context, bool stored) {
     return run(backend, context,
-               stored ? FrozenWeight(backend, w.stored, w.scales, kept.activations, context)
+               stored ? FrozenWeight(backend, w.args, kept.activations, context)
                       : FrozenWeight(backend, w.values, context));
   };
   const auto same = [](const std::vector<Tensor>& one, const std::vector<Tensor>& other) {
@@ -80,8 +92,8 @@ TEST_CASE("weight formats: what a backend reads") {
   const bool cuda = Tested().tensor_cores;
   for (const Backend* backend : {&ReferenceBackend(), &Tested().backend}) {
     for (const Kept& kept : kKept) {
-      const bool reads = backend == &ReferenceBackend() || !cuda || kept.stored != DType::kI8;
-      CHECK(backend->reads(FormatOf(kept.stored), kept.activations) == reads);
+      const bool reads = backend == &ReferenceBackend() || !cuda || !HasScales(kept.format);
+      CHECK(backend->reads(kept.format, kept.activations) == reads);
     }
     CHECK(backend->reads(WeightFormat::kF32, DType::kF32));
     CHECK(backend->reads(WeightFormat::kBF16, DType::kBF16));
@@ -92,20 +104,22 @@ TEST_CASE("weight formats: what a backend reads") {
   }
 }
 
-TEST_CASE("weight formats: int8 rows take a quarter of f32, and 16 bits half") {
+TEST_CASE("weight formats: int8 rows take a quarter of f32, 16 bits half, and codes 9 of 64") {
   for (const Backend* backend : {&ReferenceBackend(), &Tested().backend}) {
     const size_t f32 = backend->packed_bytes(512, 1024, WeightFormat::kF32);
     CHECK(backend->packed_bytes(512, 1024, WeightFormat::kBF16) == f32 / 2);
     CHECK(backend->packed_bytes(512, 1024, WeightFormat::kF16) == f32 / 2);
     if (!backend->reads(WeightFormat::kI8Rows, DType::kF32)) continue;
     CHECK(backend->packed_bytes(512, 1024, WeightFormat::kI8Rows) == f32 / 4 + 512 * sizeof(float));
+    CHECK(backend->packed_bytes(512, 1024, WeightFormat::kNF4) == f32 / 8 + f32 / 64);
+    CHECK(backend->packed_bytes(512, 1024, WeightFormat::kFP4) == f32 / 8 + f32 / 64);
   }
 }
 
 TEST_CASE("weight formats: unpack and embedding give the values") {
   ForEachKept(Tested().backend, [](const Kept& kept) {
-    for (const Shape& shape :
-         {Shape{1, 1}, Shape{3, 7}, Shape{5, 16}, Shape{70, 33}, Shape{31, 1030}}) {
+    for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{5, 16}, Shape{70, 33},
+                               Shape{31, 1030}, Shape{9, 172}, Shape{17, 352}, Shape{3, 128}}) {
       const Matrix m(kept, shape[0], shape[1], 5);
       const Tensor ids = Ints({2}, {static_cast<int32_t>(shape[0] - 1), 0});
       Tensor rows(kept.activations, {2, shape[1]});
@@ -116,7 +130,7 @@ TEST_CASE("weight formats: unpack and embedding give the values") {
       OnEveryPath(
           [&](Context& context) {
             const Backend& backend = Tested().backend;
-            const FrozenWeight weight(backend, m.stored, m.scales, kept.activations, context);
+            const FrozenWeight weight(backend, m.args, kept.activations, context);
             std::vector<Tensor> out = {Tensor(kept.activations, shape),
                                        Tensor(kept.activations, {2, shape[1]})};
             RunTested(UnpackArgs{weight.view(), out[0]}, context);
@@ -181,7 +195,8 @@ TEST_CASE("weight formats: lora_linear gives the bits of the values, forward and
   const int64_t wide = Tested().emulated ? 260 : 1030;
   ForEachKept(Tested().backend, [&](const Kept& kept) {
     for (const int64_t m : {1, 2, 4, 7, 70}) {
-      for (const auto& [in, out] : {std::pair<int64_t, int64_t>{5, 3}, {65, 131}, {260, wide}}) {
+      for (const auto& [in, out] :
+           {std::pair<int64_t, int64_t>{5, 3}, {65, 131}, {260, wide}, {192, 70}}) {
         CAPTURE(m);
         CAPTURE(in);
         CAPTURE(out);

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <vector>
@@ -51,7 +52,9 @@ class Copies {
     Copy& copy = copies_[host];
     if (copy.block == nullptr) {
       const Addresses own = second ? Addresses::kSecondOdd : Addresses::kFirstOdd;
-      const size_t before = addresses_ == Addresses::kOdd || addresses_ == own ? element : 0;
+      // The emulator's shadow memory has cells of two bytes, which two threads must not share.
+      const size_t step = std::max<size_t>(element, 2);
+      const size_t before = addresses_ == Addresses::kOdd || addresses_ == own ? step : 0;
       copy.block = gpu_.Allocate(before + bytes + kGuard);
       REQUIRE(copy.block != nullptr);
       copy.data = static_cast<std::byte*>(copy.block) + before;
@@ -133,8 +136,7 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   Args device_args = args;
   ForEachOperand(device_args, ToDevice{copies, gpu});
   if constexpr (std::is_same_v<Args, PackArgs>) {
-    const size_t bytes =
-        cuda::PackedBytes(args.src.dim(0), args.src.dim(1), FormatOf(args.src.dtype));
+    const size_t bytes = cuda::PackedBytes(args.rows, args.cols, args.format);
     if (bytes > 0)
       device_args.dst = copies.Of(args.dst, bytes, SizeOf(args.src.dtype), false, true);
   }

@@ -65,6 +65,9 @@ void Run(const Backend& backend, const Args& args, int threads = 1) {
   Run(backend.op<Args>(), args, *context);
 }
 
+// The arguments that pack w as it is stored.
+PackArgs PackOf(const Tensor& w, void* dst, const Tensor& scales = Tensor());
+
 // W [rows, cols] packed, as a layer keeps it.
 class FrozenWeight {
  public:
@@ -73,6 +76,8 @@ class FrozenWeight {
   // For activations of another dtype. scales belong to a w of int8, and are absent otherwise.
   FrozenWeight(const Backend& backend, const Tensor& w, const Tensor& scales, DType activations,
                Context& context);
+  // What args says, whose dst is absent.
+  FrozenWeight(const Backend& backend, PackArgs args, DType activations, Context& context);
 
   const PackedView& view() const { return view_; }
 

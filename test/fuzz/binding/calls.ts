@@ -1,7 +1,7 @@
 /** For each function of the binding, calls that it accepts. */
 import type { NativeBinding } from '../../../lib/native/binding';
 import type { Dice } from '../random';
-import { deltaTable, device, Draw, guard, storedDtypes, type Act, type Builder } from './draw';
+import { deltaTable, device, Draw, guard, storedDtypes, weightFormats, type Act, type Builder } from './draw';
 import { ops } from './op_calls';
 import type { Call, Spec } from './plan';
 
@@ -52,10 +52,10 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   endRecording: (d) => ({ before: [beginRecording, step(d)], args: [device] }),
   abandonRecording: (d) => ({ before: [beginRecording, step(d)], args: [device] }),
   runProgram: (d) => [{ $: 'program', steps: [step(d), step(d)] as never }],
-  reads: (d) => [device, d.dice.pick([...storedDtypes, 'i8']), d.float()],
+  reads: (d) => [device, d.dice.pick(weightFormats), d.float()],
   pack: (d) => {
-    const { values, scales, dtype } = d.weight(d.act(), d.size(), d.size());
-    return [values!, scales!, dtype!];
+    const { values, scales, format, shape, dtype } = d.weight(d.act(), d.size(), d.size());
+    return [values!, scales!, format!, shape!, dtype!];
   },
   readsDeltas: (d) => [device, d.float()],
   createDeltaTable: (d) => [

@@ -1,9 +1,11 @@
 /** Operands of the native binding with the dtypes, shapes and values that ops take. */
+import type { WeightFormat } from '../../../lib/native/binding';
 import type { Dice } from '../random';
 import type { Call, Spec, SpecObject } from './plan';
 
 export type Act = 'f32' | 'bf16';
 export const storedDtypes = ['f32', 'bf16', 'f16', 'i32'];
+export const weightFormats: WeightFormat[] = ['f32', 'bf16', 'f16', 'int8', 'nf4', 'fp4'];
 export const device: Spec = { $: 'device' };
 export const guard: Spec = { $: 'guard' };
 
@@ -49,9 +51,17 @@ export class Draw {
     return this.tensor('i32', shape, low, Math.max(low, end));
   }
   weight(dtype: Act, rows: number, cols: number): SpecObject {
-    const stored = this.dice.pick(dtype === 'f32' ? ['f32', 'bf16', 'f16', 'i8'] : ['bf16', 'bf16', 'i8']);
-    const scales = stored === 'i8' ? this.tensor('f32', [rows], 0.01, 1) : null;
-    return { $: 'weight', dtype, values: this.tensor(stored, [rows, cols]), scales };
+    const format = this.dice.pick<WeightFormat>(
+      dtype === 'f32' ? weightFormats : ['bf16', 'bf16', 'int8', 'nf4', 'fp4'],
+    );
+    const shape = [rows, cols];
+    const coded = format === 'nf4' || format === 'fp4';
+    const values = coded
+      ? this.tensor('i8', [Math.ceil((rows * cols) / 2)], -128, 127)
+      : this.tensor(format === 'int8' ? 'i8' : format, shape);
+    const count = coded ? Math.ceil((rows * cols) / 64) : rows;
+    const scales = coded || format === 'int8' ? this.tensor('f32', [count], 0.01, 1) : null;
+    return { $: 'weight', dtype, format, shape, values, scales };
   }
   dropout(): SpecObject {
     return { p: this.dice.pick([0, 0.1, 0.9]), seed: 7, layer: this.dice.below(9), forward: 3 };
@@ -72,7 +82,10 @@ export function deltaTable(d: Draw, sites: { out: number; inner: number }[], dty
     const rank = 1 + d.dice.below(maxRank);
     const up = d.tensor(dtype, [out, rank]);
     return {
-      up: dtype === 'f32' ? up : { $: 'weight', dtype, values: up, scales: null },
+      up:
+        dtype === 'f32'
+          ? up
+          : { $: 'weight', dtype, format: dtype, shape: [out, rank], values: up, scales: null },
       down: d.tensor(dtype, [rank, inner]),
       scale: 0.5,
       factor: d.flag() ? d.f32(out) : null,

@@ -12,6 +12,7 @@ import {
   type NativeBinding,
   type NativeDevice,
   type NativeTensor,
+  type WeightFormat,
 } from '../../../lib/native/binding';
 import type { DType } from '../../../lib/tensor/dtype';
 
@@ -171,6 +172,8 @@ class Maker {
         this.#binding.pack(
           this.make(spec['values']!) as NativeTensor,
           this.make(spec['scales'] ?? null) as NativeTensor | null,
+          spec['format'] as WeightFormat,
+          spec['shape'] as number[],
           spec['dtype'] as DType,
         ),
       ),
