@@ -1,5 +1,5 @@
 /** Element types of safetensors files. */
-import { dtypes, type DType } from '../tensor/dtype';
+import { dtypes, type DType, type FloatDType } from '../tensor/dtype';
 
 /** Bits of one element, in the order by which the official writer sorts tensors (last first). */
 export const safetensorsBits = {
@@ -42,7 +42,7 @@ const tensorDTypes: ReadonlyMap<string, DType> = new Map(dtypes.map((dtype) => [
 export const dtypeOfStored = (stored: string): DType | undefined => tensorDTypes.get(stored);
 
 /** The floats among them; undefined for everything else. */
-export function floatOfStored(stored: string): Exclude<DType, 'i32'> | undefined {
+export function floatOfStored(stored: string): FloatDType | undefined {
   const dtype = dtypeOfStored(stored);
   return dtype === 'i32' ? undefined : dtype;
 }

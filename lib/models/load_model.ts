@@ -12,6 +12,7 @@ import { parseModelConfig, type ModelConfig } from './config';
 import type { GenerationDefaults } from '../engine/sampling';
 import { parseGenerationDefaults } from './generation_config';
 import type { FromPretrainedOptions } from './options';
+import { quantizePlan } from './quantize_options';
 import { disposeWeights, type ModelWeights } from './tensor_table';
 import { loadWeights, type ModelDType } from './weights';
 
@@ -29,11 +30,10 @@ export interface LoadedModel {
 /** Reads a Hugging Face directory, as {@link CausalLM.fromPretrained} says. */
 export async function loadModel(source: string | URL, options: FromPretrainedOptions): Promise<LoadedModel> {
   const op = 'from_pretrained';
-  checkOptions(op, options, ['dtype', 'device', 'quantization', 'limits', ...sourceOptionNames]);
+  checkOptions(op, options, ['dtype', 'device', 'quantize', 'limits', ...sourceOptionNames]);
   const limits = readLimits(op, options.limits);
   const { dtype = 'auto', signal, onProgress } = options;
-  if ('quantization' in options)
-    throw new LoRAError('ERR_UNSUPPORTED', `[${op}] quantization is not supported yet`, { op });
+  const quantize = quantizePlan(op, options.quantize);
   checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16', 'f16']);
   const device = deviceName(op, options.device ?? 'cpu');
   if (dtype === 'f16') checkF16(op, device);
@@ -53,7 +53,7 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   const generation = (await folder.json('generation_config.json')) ?? {};
   const defaults = parseGenerationDefaults(generation, config, tokenizer, limits);
   const { weights, dtype: actual } = await runUntracked(() =>
-    loadWeights(directory, config, { dtype, device, signal, limits, onProgress }),
+    loadWeights(directory, config, { dtype, device, quantize, signal, limits, onProgress }),
   );
   await folder.checkUnchanged().catch((error: unknown) => {
     disposeWeights(config, weights);

@@ -8,12 +8,18 @@ import type { Adapter } from '../peft/adapter';
 import type { TokenRows } from './batch';
 import type { SamplingOptions } from '../engine/sampling';
 import type { EmbeddingNoise } from './noise';
+import type { QuantizeOptions } from './quantize_options';
 import type { ModelDType } from './weights';
 
 /** The options of {@link CausalLM.fromPretrained}. */
 export interface FromPretrainedOptions extends SourceOptions {
   /** The type of activations, and at most that wide, of frozen weights. Default 'auto': it keeps what the files hold, f16 becoming bf16; 'f16' is for inference on GPUs. */
   dtype?: 'auto' | ModelDType | undefined;
+  /**
+   * Quantises the matrices while they are loaded: 'nf4' keeps 4.5 bits of each weight, 'int8' 8. Default: as the files have them. A base
+   * that is quantised already needs no option.
+   */
+  quantize?: QuantizeOptions['format'] | QuantizeOptions | undefined;
   /** Where weights lie and ops run. Default 'cpu'. */
   device?: Device | (string & {}) | undefined;
   /** Bounds on what the files may ask for, where the defaults refuse a model that you trust. */

@@ -9,12 +9,14 @@ import { Linear } from '../linear/linear';
 import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import { SlicedUpload } from '../tensor/slices';
-import type { DType } from '../tensor/dtype';
+import type { DType, FloatDType } from '../tensor/dtype';
 import { FrozenWeight } from '../tensor/frozen_weight';
-import { rawView } from '../tensor/raw';
 import type { Tensor } from '../tensor/tensor';
-import { listed, shapeText } from '../validate';
+import { check, listed, shapeText } from '../validate';
 import type { ModelConfig } from './config';
+import { roundedTwice } from './double_quant';
+import { quantisedModules, type QuantizePlan } from './quantize_options';
+import { scaleOfInt8, storedMatrix, type StoredMatrix } from './stored_matrix';
 import {
   blockPath,
   blockTable,
@@ -29,22 +31,28 @@ import {
 /** Element types of a model's activations; f16 is for inference on GPUs. */
 export type ModelDType = 'f32' | 'bf16' | 'f16';
 
-/** The scales [out, 1] of an int8 matrix, as compressed-tensors names them. */
-const scalesOf = (name: string): string => `${name}_scale`;
-
-/** Reports all missing, unexpected and misshapen tensors in one sentence. */
-function checkNames(stored: ModelTensors, config: ModelConfig, dir: string): Map<string, readonly number[]> {
-  const expected = expectedTensors(config);
+/** Reports all missing, unexpected and misshapen tensors in one sentence. Gives the shape of each tensor, and how quantised matrices are kept. */
+async function checkNames(
+  stored: ModelTensors,
+  config: ModelConfig,
+  dir: string,
+): Promise<{ shapes: Map<string, readonly number[]>; quantised: Map<string, StoredMatrix> }> {
+  const shapes = expectedTensors(config);
   const names = new Set(stored.names);
-  for (const [name, shape] of [...expected])
-    if (shape.length === 2 && names.has(name) && stored.get(name).dtype === 'I8')
-      expected.set(scalesOf(name), [shape[0]!, 1]);
-  const missing = [...expected.keys()].filter((name) => !names.has(name));
+  const quantised = new Map<string, StoredMatrix>();
+  for (const [name, shape] of [...shapes]) {
+    if (shape.length !== 2) continue;
+    const kept = await storedMatrix(stored, names, name, shape as [number, number]);
+    if (kept === undefined) continue;
+    quantised.set(name, kept);
+    for (const [plane, planeShape] of kept.tensors) shapes.set(plane, planeShape);
+  }
+  const missing = [...shapes.keys()].filter((name) => !names.has(name));
   const ignored = (name: string): boolean =>
     name.endsWith('.rotary_emb.inv_freq') || (config.tieWordEmbeddings && name === `${HEAD}.weight`);
-  const unexpected = [...names].filter((name) => !expected.has(name) && !ignored(name));
+  const unexpected = [...names].filter((name) => !shapes.has(name) && !ignored(name));
   const wrong: string[] = [];
-  for (const [name, shape] of expected) {
+  for (const [name, shape] of shapes) {
     const have = names.has(name) ? stored.get(name).shape : undefined;
     if (have && (have.length !== shape.length || have.some((n, i) => n !== shape[i])))
       wrong.push(`${name} of shape ${shapeText(shape)} but received ${shapeText(have)}`);
@@ -57,10 +65,10 @@ function checkNames(stored: ModelTensors, config: ModelConfig, dir: string): Map
     throw new LoRAError('ERR_FILE', `[from_pretrained] ${dir}: ${problems.join('; ')}`, {
       op: 'from_pretrained',
     });
-  return expected;
+  return { shapes, quantised };
 }
 
-function dtypeOf(name: string, stored: StoredTensor): DType {
+function dtypeOf(name: string, stored: StoredTensor): FloatDType {
   const dtype = floatOfStored(stored.dtype);
   if (!dtype)
     throw new LoRAError(
@@ -74,14 +82,132 @@ function dtypeOf(name: string, stored: StoredTensor): DType {
 export interface LoadOptions {
   dtype: 'auto' | ModelDType;
   device: Device;
+  quantize?: QuantizePlan | undefined;
   signal?: AbortSignal | undefined;
   limits?: Limits | undefined;
   /** Bytes of weights loaded so far, and in all. */
   onProgress?: (progress: WeightsProgress) => void;
 }
 
+/** Loads the tensors of one directory, one after the other. */
+class WeightLoader {
+  readonly #made: { dispose(): void }[] = [];
+  readonly #total: number;
+  #loaded = 0;
+  /** The tensor before is packed while the next one is read, and not more than that is queued. */
+  #packed = Promise.resolve();
+
+  constructor(
+    private readonly stored: ModelTensors,
+    private readonly shapes: ReadonlyMap<string, readonly number[]>,
+    private readonly kept: ReadonlyMap<string, StoredMatrix>,
+    /** Names of the matrices that are quantised here. */
+    private readonly quantised: ReadonlySet<string>,
+    private readonly dtype: ModelDType,
+    private readonly options: LoadOptions,
+  ) {
+    let total = 0;
+    for (const name of shapes.keys()) total += stored.get(name).byteLength;
+    this.#total = total;
+  }
+
+  dispose(): void {
+    for (const item of this.#made) item.dispose();
+  }
+
+  /** Waits for what was packed. */
+  async finish(): Promise<void> {
+    await this.#packed;
+  }
+
+  #progress(): void {
+    this.options.onProgress?.({ type: 'weights', loaded: this.#loaded, total: this.#total });
+  }
+
+  async #load(name: string, to: DType): Promise<Tensor> {
+    this.options.signal?.throwIfAborted();
+    const found = this.stored.get(name);
+    const upload = new SlicedUpload(dtypeOf(name, found), to, this.shapes.get(name)!, this.options.device);
+    try {
+      for await (const slice of found.slices()) await upload.add(slice);
+      await this.#packed;
+    } catch (error) {
+      upload.tensor.dispose();
+      throw error;
+    }
+    this.#loaded += found.byteLength;
+    return upload.tensor;
+  }
+
+  async vector(name: string): Promise<Tensor> {
+    const x = await this.#load(name, this.dtype);
+    this.#made.push(x);
+    this.#progress();
+    return x;
+  }
+
+  async matrix(name: string): Promise<FrozenWeight> {
+    const kept = this.kept.get(name);
+    const weight = await (kept === undefined ? this.#ofFloats(name) : this.#ofQuantised(name, kept));
+    this.#made.push(weight);
+    this.#packed = binding().synchronize(nativeDevice(this.options.device));
+    this.#packed.catch(() => undefined); // it is awaited later
+    this.#progress();
+    return weight;
+  }
+
+  async #ofFloats(name: string): Promise<FrozenWeight> {
+    const { device, quantize } = this.options;
+    const stored = dtypeOf(name, this.stored.get(name));
+    const quantised = quantize !== undefined && this.quantised.has(name);
+    const x = await this.#load(name, quantised ? stored : FrozenWeight.keptDType(stored, this.dtype, device));
+    try {
+      return quantised
+        ? await quantisedWeight(name, x, quantize, this.dtype)
+        : FrozenWeight.pack(x, this.dtype);
+    } finally {
+      x.dispose();
+    }
+  }
+
+  async #ofQuantised(name: string, kept: StoredMatrix): Promise<FrozenWeight> {
+    const { format, values, scales } = await kept.read();
+    await this.#packed;
+    this.options.signal?.throwIfAborted();
+    for (const plane of kept.tensors.keys()) this.#loaded += this.stored.get(plane).byteLength;
+    const { shape } = kept;
+    return FrozenWeight.packQuantised(format, values, scales, shape, this.dtype, this.options.device);
+  }
+}
+
+/** Quantises a matrix on its device. @throws ERR_FILE for values that are not finite */
+async function quantisedWeight(
+  name: string,
+  x: Tensor,
+  { format, doubleQuant }: QuantizePlan,
+  dtype: ModelDType,
+): Promise<FrozenWeight> {
+  const { values, magnitudes } = FrozenWeight.quantise(x, format);
+  try {
+    const found = new Float32Array(await binding().read(magnitudes));
+    const bad = found.findIndex((magnitude) => !Number.isFinite(magnitude));
+    if (bad >= 0)
+      throw new LoRAError(
+        'ERR_FILE',
+        `[from_pretrained] expected finite weights to quantise but received NaN or an infinity in ${name}`,
+        { op: 'from_pretrained' },
+      );
+    const scales = doubleQuant ? await roundedTwice(found) : found;
+    if (format === 'int8') scales.forEach((magnitude, row) => (scales[row] = scaleOfInt8(magnitude)));
+    return FrozenWeight.packQuantised(format, values, scales, x.shape as [number, number], dtype, x.device);
+  } finally {
+    binding().release(values);
+    binding().release(magnitudes);
+  }
+}
+
 /**
- * Reads the weight files of a directory in slices, converts them on the way, and packs the matrices once:
+ * Reads the weight files of a directory in slices, converts or quantises them on the way, and packs the matrices once:
  * besides the weights there is never more than one tensor and a slice in memory. The largest come first, while little else
  * is there. 'auto' keeps the dtype of the files, f16 becoming bf16. A file that is written, or replaced, meanwhile is ERR_FILE.
  */
@@ -90,78 +216,21 @@ export async function loadWeights(
   config: ModelConfig,
   options: LoadOptions,
 ): Promise<{ weights: ModelWeights; dtype: ModelDType }> {
-  const { signal, device } = options;
+  const { signal, device, quantize } = options;
   const stored = await openModelTensors(dir, options);
-  const made: { dispose(): void }[] = [];
+  let loader: WeightLoader | undefined;
   try {
-    const expected = checkNames(stored, config, dir);
-    const embedded = stored.get(`${EMBEDDING}.weight`);
-    const fileDType = embedded.dtype === 'I8' ? config.fileDType : dtypeOf(`${EMBEDDING}.weight`, embedded);
-    const dtype = options.dtype === 'auto' ? (fileDType === 'f32' ? 'f32' : 'bf16') : options.dtype;
-    let total = 0;
-    for (const name of expected.keys()) total += stored.get(name).byteLength;
-
-    let loaded = 0;
-    // The tensor before is packed while the next one is read, and not more than that is queued.
-    let packed = Promise.resolve();
-    const load = async (name: string, to: DType): Promise<Tensor> => {
-      signal?.throwIfAborted();
-      const found = stored.get(name);
-      const upload = new SlicedUpload(dtypeOf(name, found), to, expected.get(name)!, device);
-      try {
-        for await (const slice of found.slices()) await upload.add(slice);
-        await packed;
-      } catch (error) {
-        upload.tensor.dispose();
-        throw error;
-      }
-      loaded += found.byteLength;
-      return upload.tensor;
-    };
-    const progress = (): void => options.onProgress?.({ type: 'weights', loaded, total });
-    const vector = async (name: string): Promise<Tensor> => {
-      const x = await load(name, dtype);
-      made.push(x);
-      progress();
-      return x;
-    };
-    const packFloats = async (name: string): Promise<FrozenWeight> => {
-      const kept = FrozenWeight.keptDType(dtypeOf(name, stored.get(name)), dtype, device);
-      const x = await load(name, kept);
-      const weight = FrozenWeight.pack(x, dtype);
-      x.dispose();
-      return weight;
-    };
-    const packInt8 = async (name: string): Promise<FrozenWeight> => {
-      const column = await load(scalesOf(name), 'f32');
-      const scales = rawView(column, 0, [column.shape[0]!]);
-      column.dispose();
-      try {
-        const values = await scales.data();
-        const bad = values.findIndex((scale) => !Number.isFinite(scale));
-        if (bad >= 0)
-          throw new LoRAError(
-            'ERR_FILE',
-            `[from_pretrained] ${dir}: expected finite scales in ${scalesOf(name)} but received ${values[bad]} at row ${bad}`,
-            { op: 'from_pretrained' },
-          );
-        const bytes = await stored.get(name).read();
-        loaded += bytes.byteLength;
-        return FrozenWeight.packInt8(bytes, scales, expected.get(name)![1]!, dtype);
-      } finally {
-        scales.dispose();
-      }
-    };
-    const matrix = async (name: string): Promise<FrozenWeight> => {
-      const weight = await (stored.get(name).dtype === 'I8' ? packInt8(name) : packFloats(name));
-      made.push(weight);
-      packed = binding().synchronize(nativeDevice(device));
-      packed.catch(() => undefined); // it is awaited later
-      progress();
-      return weight;
-    };
-    const embedding = await matrix(`${EMBEDDING}.weight`);
-    const head = new Linear(HEAD, config.tieWordEmbeddings ? embedding : await matrix(`${HEAD}.weight`));
+    const { shapes, quantised } = await checkNames(stored, config, dir);
+    const dtype = options.dtype === 'auto' ? activationsOf(stored, config, quantised) : options.dtype;
+    const chosen = quantize
+      ? checkQuantize(dir, config, quantize, { quantised, dtype, device })
+      : new Set<string>();
+    loader = new WeightLoader(stored, shapes, quantised, chosen, dtype, options);
+    const embedding = await loader.matrix(`${EMBEDDING}.weight`);
+    const head = new Linear(
+      HEAD,
+      config.tieWordEmbeddings ? embedding : await loader.matrix(`${HEAD}.weight`),
+    );
     binding().trim(nativeDevice(device)); // no other tensor is as large as these were before they were packed
     const layers: BlockWeights[] = [];
     const table = blockTable(config);
@@ -169,23 +238,62 @@ export async function loadWeights(
       const block: Partial<Record<keyof BlockWeights, Tensor | Linear>> = {};
       for (const entry of table) {
         const path = blockPath(i, entry.module);
-        if (entry.kind === 'vector') block[entry.key] = await vector(`${path}.weight`);
+        if (entry.kind === 'vector') block[entry.key] = await loader.vector(`${path}.weight`);
         else {
-          const weight = await matrix(`${path}.weight`);
-          block[entry.key] = new Linear(path, weight, entry.bias ? await vector(`${path}.bias`) : undefined);
+          const weight = await loader.matrix(`${path}.weight`);
+          block[entry.key] = new Linear(
+            path,
+            weight,
+            entry.bias ? await loader.vector(`${path}.bias`) : undefined,
+          );
         }
       }
       layers.push(block as unknown as BlockWeights); // the table lists every key
     }
-    const norm = await vector(`${NORM}.weight`);
+    const norm = await loader.vector(`${NORM}.weight`);
+    await loader.finish();
     binding().trim(nativeDevice(device));
     signal?.throwIfAborted();
     await stored.checkUnchanged();
     return { weights: { embedding, layers, norm, head }, dtype };
   } catch (error) {
-    for (const item of made) item.dispose();
+    loader?.dispose();
     throw error;
   } finally {
     await stored.close();
   }
+}
+
+/** The dtype of activations that fits the files. */
+function activationsOf(
+  stored: ModelTensors,
+  config: ModelConfig,
+  quantised: ReadonlyMap<string, StoredMatrix>,
+): ModelDType {
+  const name = `${EMBEDDING}.weight`;
+  const found = quantised.has(name) ? config.fileDType : dtypeOf(name, stored.get(name));
+  return found === 'f32' ? 'f32' : 'bf16';
+}
+
+/** The names of the matrices that are quantised. */
+function checkQuantize(
+  dir: string,
+  config: ModelConfig,
+  plan: QuantizePlan,
+  {
+    quantised,
+    dtype,
+    device,
+  }: { quantised: ReadonlyMap<string, StoredMatrix>; dtype: ModelDType; device: Device },
+): Set<string> {
+  const op = 'from_pretrained';
+  const [first] = quantised.values();
+  check(first === undefined, op, () => `${dir} is quantised already (${first!.format}): leave quantize out`);
+  if (!binding().reads(nativeDevice(device), plan.format, dtype))
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[${op}] ${device} does not read ${plan.format} weights for ${dtype} activations`,
+      { op },
+    );
+  return new Set([...quantisedModules(op, config, plan)].map((path) => `${path}.weight`));
 }

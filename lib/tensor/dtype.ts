@@ -1,5 +1,6 @@
 /** Element types of tensors. */
 export type DType = 'f32' | 'bf16' | 'f16' | 'i32';
+export type FloatDType = Exclude<DType, 'i32'>;
 
 /** All of them. */
 export const dtypes: readonly DType[] = ['f32', 'bf16', 'f16', 'i32'];

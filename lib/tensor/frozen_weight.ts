@@ -1,12 +1,14 @@
 /** A frozen matrix in the layout that the kernels of its device read. */
-import type { NativeWeight } from '../native/binding';
+import type { NativeTensor, NativeWeight, StoredDType, WeightFormat } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
-import type { DType } from './dtype';
+import type { DType, FloatDType } from './dtype';
 import { LoRAError } from '../errors';
 import { checkFloat } from './arguments';
 import { type Tensor, wrap } from './tensor';
 import { check, shapeText } from '../validate';
+
+export type QuantisedFormat = Extract<WeightFormat, 'int8' | 'nf4' | 'fp4'>;
 
 /**
  * W [rows, cols] = [out, in], packed once for activations of `dtype`, in which ops see its values whatever its format. Counted:
@@ -24,8 +26,8 @@ export class FrozenWeight {
     readonly device: Device,
   ) {}
 
-  /** The dtype in which a matrix of `stored` is kept for activations of `dtype`: its own where the device reads it so, else theirs. */
-  static keptDType(stored: DType, dtype: DType, device: Device): DType {
+  /** The dtype in which a matrix of floats is kept for activations of `dtype`: its own where the device reads it so, else theirs. */
+  static keptDType(stored: FloatDType, dtype: FloatDType, device: Device): FloatDType {
     return binding().reads(nativeDevice(device), stored, dtype) ? stored : dtype;
   }
 
@@ -42,25 +44,55 @@ export class FrozenWeight {
       () => `expected a matrix [out, in] but received ${shapeText(rowMajor.shape)}`,
     );
     const [rows, cols] = rowMajor.shape as [number, number];
-    const packed = call().pack(rowMajor.handle, null, dtype);
+    const packed = call().pack(rowMajor.handle, null, rowMajor.dtype as FloatDType, [rows, cols], dtype);
     return new FrozenWeight(packed, rows, cols, dtype, rowMajor.device);
   }
 
   /**
-   * Packs W = q·s of int8 `values` [rows, cols] and f32 `scales` [rows] for activations of `dtype`.
+   * Packs W = q·s [rows, cols] for activations of `dtype`: of int8 values [rows, cols] and f32 scales [rows], or of the bytes of 4-bit
+   * codes (value 2n of the flattened matrix in the high bits of byte n) and f32 scales, one for each 64 values of it.
    *
-   * @throws ERR_UNSUPPORTED where the device of the scales does not read int8 rows.
+   * @throws ERR_UNSUPPORTED where the device of the scales does not read the format.
    */
-  static packInt8(values: Uint8Array, scales: Tensor, cols: number, dtype: DType): FrozenWeight {
-    const { device } = scales;
-    const rows = scales.shape[0]!;
-    const matrix = binding().fromBytes(nativeDevice(device), 'i8', [rows, cols], values);
+  static packQuantised(
+    format: QuantisedFormat,
+    values: Uint8Array | NativeTensor,
+    scales: Float32Array,
+    [rows, cols]: readonly [number, number],
+    dtype: DType,
+    device: Device,
+  ): FrozenWeight {
+    const on = nativeDevice(device);
+    const made: NativeTensor[] = [];
+    const upload = (type: StoredDType, shape: readonly number[], bytes: Uint8Array): NativeTensor => {
+      const tensor = binding().fromBytes(on, type, shape, bytes);
+      made.push(tensor);
+      return tensor;
+    };
     try {
-      const packed = call().pack(matrix, scales.handle, dtype);
+      const stored =
+        values instanceof Uint8Array
+          ? upload('i8', format === 'int8' ? [rows, cols] : [values.byteLength], values)
+          : values;
+      const bytes = new Uint8Array(scales.buffer, scales.byteOffset, scales.byteLength);
+      const packed = call().pack(stored, upload('f32', [scales.length], bytes), format, [rows, cols], dtype);
       return new FrozenWeight(packed, rows, cols, dtype, device);
     } finally {
-      binding().release(matrix);
+      for (const tensor of made) binding().release(tensor);
     }
+  }
+
+  /**
+   * The values of a row-major matrix in a format with scales, as packQuantised takes them, and the largest magnitude of each group of values
+   * that share a scale: NaN where one of them is not finite. The caller releases both.
+   */
+  static quantise(
+    rowMajor: Tensor,
+    format: QuantisedFormat,
+  ): { values: NativeTensor; magnitudes: NativeTensor } {
+    checkFloat('quantize', rowMajor, 'the matrix');
+    const [values, magnitudes] = call().quantize(rowMajor.handle, format);
+    return { values, magnitudes };
   }
 
   /** The row-major matrix [rows, cols] in `dtype`. */

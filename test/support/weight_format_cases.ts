@@ -12,6 +12,7 @@ import {
   type Device,
   type SafetensorsTensor,
 } from '../../lib/index';
+import { codeTables } from '../../lib/models/stored_matrix';
 import { fillAdapter } from './fill_adapter';
 import { collectGarbage } from './garbage';
 import { list } from './numbers';
@@ -56,6 +57,63 @@ export function quantise(tensors: Map<string, SafetensorsTensor>, kept: boolean)
     }
   }
 }
+type Coded = 'nf4' | 'fp4';
+const blockSize = 64;
+
+/** The config.json of what bitsandbytes writes. */
+export const bitsandbytes = (format: Coded): Record<string, unknown> => ({
+  quantization_config: {
+    quant_method: 'bitsandbytes',
+    load_in_4bit: true,
+    load_in_8bit: false,
+    bnb_4bit_quant_type: format,
+    bnb_4bit_use_double_quant: false,
+    bnb_4bit_quant_storage: 'uint8',
+  },
+});
+
+/** Puts 4-bit codes as bitsandbytes writes them in the place of the linear layers, or the f32 values of those codes. */
+export function quantiseCodes(tensors: Map<string, SafetensorsTensor>, format: Coded, kept: boolean): void {
+  const table = codeTables[format];
+  for (const [name, tensor] of [...tensors]) {
+    if (!isLinear(name)) continue;
+    const values = floatsOf(tensor);
+    const absmax = new Float32Array(Math.ceil(values.length / blockSize));
+    values.forEach((x, i) => {
+      const block = Math.floor(i / blockSize);
+      absmax[block] = Math.max(absmax[block]!, Math.abs(x));
+    });
+    const codes = Array.from(values, (x, i) => {
+      const u = x / absmax[Math.floor(i / blockSize)]!;
+      const distances = table.map((value) => Math.abs(value - u));
+      return distances.indexOf(Math.min(...distances));
+    });
+    if (kept) {
+      const bytes = new Uint8Array(Math.ceil(codes.length / 2));
+      codes.forEach((code, i) => (bytes[i >> 1]! |= i % 2 === 0 ? code << 4 : code));
+      const state = { quant_type: format, blocksize: blockSize, dtype: 'float32', shape: tensor.shape };
+      const json = new TextEncoder().encode(JSON.stringify(state));
+      tensors.set(name, { dtype: 'U8', shape: [bytes.length, 1], bytes });
+      tensors.set(`${name}.absmax`, { dtype: 'F32', shape: [absmax.length], bytes: bytesOf(absmax) });
+      tensors.set(`${name}.quant_map`, { dtype: 'F32', shape: [16], bytes: bytesOf(table) });
+      tensors.set(`${name}.quant_state.bitsandbytes__${format}`, {
+        dtype: 'U8',
+        shape: [json.length],
+        bytes: json,
+      });
+    } else {
+      const back = Float32Array.from(codes, (code, i) => table[code]! * absmax[Math.floor(i / blockSize)]!);
+      tensors.set(name, { dtype: 'F32', shape: tensor.shape, bytes: bytesOf(back) });
+    }
+  }
+}
+const coded = (format: Coded): TinyModelOptions => ({
+  config: bitsandbytes(format),
+  edit: (tensors) => quantiseCodes(tensors, format, true),
+});
+const codedValues = (format: Coded): TinyModelOptions => ({
+  edit: (tensors) => quantiseCodes(tensors, format, false),
+});
 const int8: TinyModelOptions = { config: quantised(), edit: (tensors) => quantise(tensors, true) };
 const int8Values: TinyModelOptions = { edit: (tensors) => quantise(tensors, false) };
 
@@ -73,7 +131,7 @@ const rounded = (device: Device, to: 'bf16' | 'f16', kept: boolean): TinyModelOp
   },
 });
 
-type Format = 'int8 rows for f32' | 'int8 rows for bf16' | 'bf16 for f32' | 'f16 for f32';
+type Format = `${'int8 rows' | Coded} for ${'f32' | 'bf16'}` | 'bf16 for f32' | 'f16 for f32';
 /** How weights are kept, the values of the same weights in f32, and the activations. */
 function pairOf(
   format: Format,
@@ -81,6 +139,8 @@ function pairOf(
 ): [kept: TinyModelOptions, values: TinyModelOptions, dtype: 'f32' | 'bf16'] {
   if (format === 'int8 rows for f32') return [int8, int8Values, 'f32'];
   if (format === 'int8 rows for bf16') return [int8, int8Values, 'bf16'];
+  const [kind, , dtype] = format.split(' ') as [string, string, 'f32' | 'bf16'];
+  if (kind === 'nf4' || kind === 'fp4') return [coded(kind), codedValues(kind), dtype];
   const to = format === 'bf16 for f32' ? 'bf16' : 'f16';
   return [rounded(device, to, true), rounded(device, to, false), 'f32'];
 }

@@ -1,0 +1,68 @@
+/** Which matrices of a model become 4-bit codes or int8 rows while it is loaded. */
+import type { QuantisedFormat } from '../tensor/frozen_weight';
+import { check, checkBoolean, checkOneOf, checkOptions, describe, isListOf, listed } from '../validate';
+import type { ModelConfig } from './config';
+import { EMBEDDING, expectedTensors, HEAD } from './tensor_table';
+
+/** Formats that weights can be quantised to. */
+export const quantisedFormats = ['nf4', 'fp4', 'int8'] as const satisfies readonly QuantisedFormat[];
+
+/** The option `quantize`. */
+export interface QuantizeOptions {
+  /** 'nf4' and 'fp4' take 4.5 bits for each weight, 'int8' 8. */
+  format: QuantisedFormat;
+  /** Modules that stay as they are: a path, or its end, as 'lm_head', 'o_proj', 'layers.0.mlp.down_proj'. */
+  skip?: readonly string[] | undefined;
+  /** The magnitudes of nf4's and fp4's blocks are rounded to 8 bits, as QLoRA does: files of 4.13 bits. In memory they are f32. Default false. */
+  doubleQuant?: boolean | undefined;
+  /** The token embedding too, and with it a tied output embedding. Default false. */
+  embedding?: boolean | undefined;
+}
+
+/** What is asked for, with the defaults. */
+export type QuantizePlan = { readonly [K in keyof QuantizeOptions]-?: NonNullable<QuantizeOptions[K]> };
+
+/** Checks the option; a format alone stands for the defaults with it. */
+export function quantizePlan(op: string, value: unknown): QuantizePlan | undefined {
+  if (value === undefined) return undefined;
+  const options = (typeof value === 'string' ? { format: value } : value) as QuantizeOptions;
+  check(
+    typeof options === 'object' && options !== null && !Array.isArray(options),
+    op,
+    () => `expected quantize to be a format or an object with one but received ${describe(value)}`,
+  );
+  checkOptions(op, options, ['format', 'skip', 'doubleQuant', 'embedding']);
+  const { format, skip = [], doubleQuant = false, embedding = false } = options;
+  checkOneOf(op, 'quantize.format', format, quantisedFormats);
+  check(
+    isListOf(skip, (name): name is string => typeof name === 'string' && name !== ''),
+    op,
+    () => `expected quantize.skip to be a list of module names but received ${describe(skip)}`,
+  );
+  checkBoolean(op, 'quantize.doubleQuant', doubleQuant);
+  checkBoolean(op, 'quantize.embedding', embedding);
+  check(
+    !doubleQuant || format !== 'int8',
+    op,
+    'expected quantize.doubleQuant with nf4 or fp4 but received int8, whose scales are one for a row',
+  );
+  return { format, skip: [...skip], doubleQuant, embedding };
+}
+
+const endsWith = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
+
+/** The paths of the modules whose matrices are quantised. @throws ERR_ARGUMENT for a name in `skip` that fits none. */
+export function quantisedModules(op: string, config: ModelConfig, plan: QuantizePlan): Set<string> {
+  const modules = [...expectedTensors(config)]
+    .filter(([name, shape]) => shape.length === 2 && name.endsWith('.weight'))
+    .map(([name]) => name.slice(0, -'.weight'.length));
+  const known = config.tieWordEmbeddings ? [...modules, HEAD] : modules;
+  const unknown = plan.skip.filter((name) => !known.some((path) => endsWith(path, name)));
+  check(unknown.length === 0, op, () => {
+    const ends = [...new Set(known.map((path) => path.slice(path.lastIndexOf('.') + 1)))];
+    return `quantize.skip names ${listed(unknown)}, which no module is called: there are ${listed(ends)}`;
+  });
+  const skipped = (path: string): boolean =>
+    (path === EMBEDDING && !plan.embedding) || plan.skip.some((name) => endsWith(path, name));
+  return new Set(modules.filter((path) => !skipped(path)));
+}
