@@ -334,6 +334,16 @@ describe('quantization_config', () => {
     },
   });
 
+  const bitsandbytes = (more: object): Record<string, unknown> => ({
+    quantization_config: { quant_method: 'bitsandbytes', ...more },
+  });
+
+  test('what bitsandbytes writes is read', () => {
+    for (const bnb_4bit_quant_type of ['nf4', 'fp4', undefined])
+      expect(refusal(bitsandbytes({ load_in_4bit: true, bnb_4bit_quant_type }))).toBe('accepted');
+    expect(refusal(bitsandbytes({ _load_in_8bit: true, _load_in_4bit: false }))).toBe('accepted');
+  });
+
   test('int8 weights with a scale for each output channel are read', () => {
     expect(refusal(config({ strategy: 'channel', symmetric: true }))).toBe('accepted');
     expect(refusal(config({}, { input_activations: null, output_activations: null }))).toBe('accepted');
@@ -359,7 +369,22 @@ describe('quantization_config', () => {
     [
       'another method',
       { quantization_config: { quant_method: 'gptq' } },
-      'supported is quant_method "compressed-tensors"',
+      'supported are quant_method "compressed-tensors" with int8 weights by output channel, and "bitsandbytes"',
+    ],
+    [
+      'bitsandbytes without a format',
+      { quantization_config: { quant_method: 'bitsandbytes', load_in_4bit: false } },
+      'it has neither load_in_4bit nor load_in_8bit',
+    ],
+    [
+      'codes of another kind',
+      bitsandbytes({ load_in_4bit: true, bnb_4bit_quant_type: 'int4' }),
+      'bnb_4bit_quant_type is "int4"; supported are "nf4" and "fp4"',
+    ],
+    [
+      'codes in another dtype',
+      bitsandbytes({ load_in_4bit: true, bnb_4bit_quant_storage: 'bfloat16' }),
+      'bnb_4bit_quant_storage is "bfloat16"; supported is "uint8"',
     ],
   ])('%s are refused', (_, changes, message) => {
     expect(refusal(changes)).toContain(message);
