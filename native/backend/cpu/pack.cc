@@ -89,7 +89,7 @@ void PackCodes(const uint8_t* src, size_t first, size_t rows, size_t k, size_t w
   }
 }
 
-// Returns the rows of scales that a panel has. Whole elements have theirs, also behind the end of k.
+// Returns the rows of scales that a panel has. Elements are whole, also the one at the end of k.
 size_t ScaleRows(size_t k, WeightFormat format) {
   if (TraitsOf(format).scales != Scales::kBlocks) return HasScales(format) ? 1 : 0;
   return RoundUp(k, 8) / ScaleGroup(k);

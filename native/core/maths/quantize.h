@@ -1,5 +1,6 @@
-// Quantises groups of values that share a scale, for the formats with scales (weight_format.h). u is
-// a value over the largest magnitude of its group, as bitsandbytes computes it: x·(1/magnitude).
+// Quantises groups of values that share a scale, for the formats with scales (weight_format.h). u
+// is a value over the largest magnitude of its group, as bitsandbytes computes it:
+// x·(1/magnitude).
 //
 // Functions that kernels call too are constexpr, so that nvcc compiles them for the device.
 #pragma once
@@ -11,8 +12,8 @@
 
 namespace lora {
 
-// The codes of a table in the order of their values, and the middles between neighbours. The code of
-// u is the one behind as many as u is above middles: the nearest, and of two the lower value.
+// The codes of a table in the order of their values, and the middles between neighbours. The code
+// of u is the one behind as many as u is above middles: the nearest, and of two the lower value.
 struct CodeOrder {
   float middles[kCodes];  // the last is no middle, and above every u
   uint8_t codes[kCodes];

@@ -150,6 +150,7 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     const operands = [d.tensor(d.float(), shape), d.tensor(d.float(), shape)];
     return [...operands, ...(d.flag() ? [guard] : [])];
   },
+  quantize: (d) => [d.tensor(d.float(), [d.size(), d.size()]), d.dice.pick(['int8', 'nf4', 'fp4'])],
   unpack: (d) => [d.weight(d.act(), d.size(), d.size())],
   loraLinearForward,
   loraLinearBackward,
