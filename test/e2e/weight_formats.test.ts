@@ -14,6 +14,7 @@ import {
   bitsandbytes,
   bytesOf,
   floatsOf,
+  goldenOnCodes,
   quantise,
   quantiseCodes,
   quantised,
@@ -35,6 +36,8 @@ for (const device of ['cpu', 'reference'] as const)
     'bf16 for f32',
     'f16 for f32',
   ]);
+
+goldenOnCodes('cpu', (title, body) => void test(title, body), ['stories260K-dora', 'tiny-qwen3']);
 
 test('an int8 matrix without scales, and scales that are no numbers, are refused', async () => {
   const load = async (options: TinyModelOptions): Promise<unknown> =>

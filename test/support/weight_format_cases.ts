@@ -1,5 +1,6 @@
 /** What a model makes of weights that are kept in another format than the activations, on any device. */
 import { createHash } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
@@ -14,6 +15,7 @@ import {
 } from '../../lib/index';
 import { codeTables } from '../../lib/models/stored_matrix';
 import { fillAdapter } from './fill_adapter';
+import { goldenFolders } from './golden';
 import { collectGarbage } from './garbage';
 import { list } from './numbers';
 import { temporaryFolder } from './temporary';
@@ -220,4 +222,48 @@ export function weightFormatCases(
     for (const dtype of ['bf16', 'f16'] as const)
       expect((await bytesOfModel(rounded(device, dtype, true), device)) / whole).toBeLessThan(0.52);
   });
+}
+
+/** PEFT's recorded adapters on an NF4 base train and write as on a base with its values, bit for bit. */
+export function goldenOnCodes(
+  device: Device,
+  define: (title: string, body: () => Promise<void>) => void,
+  names: readonly string[],
+): void {
+  const scratch = temporaryFolder();
+  for (const { name, dir, model: base } of goldenFolders().filter((folder) => names.includes(folder.name)))
+    define(`${device}: the adapter of ${name} on an nf4 base`, async () => {
+      const { ids: steps, labels } = JSON.parse(readFileSync(join(dir, 'batches.json'), 'utf8')) as {
+        ids: number[][][];
+        labels: number[][][];
+      };
+      const observed = async (model: CausalLM): Promise<unknown> => {
+        const adapter = await model.loadAdapter(join(dir, 'adapter_init'), { trainable: true });
+        const optimizer = new AdamW(adapter.parameters(), { lr: 0.01 });
+        const losses: number[] = [];
+        for (let step = 0; step < 3; step++) {
+          const { loss } = model.forward(steps[step]!, { labels: labels[step]! });
+          loss.backward();
+          optimizer.step();
+          optimizer.zeroGrad();
+          losses.push(await loss.item());
+        }
+        const prompt = steps[0]![0]!.slice(0, 5);
+        const { ids: generated } = await model.generate(prompt, {
+          maxNewTokens: 6,
+          temperature: 0,
+          ignoreEos: true,
+        });
+        const values = await list(adapter.parameters()[0]!);
+        return { losses, generated: [...generated], values };
+      };
+      const saved = join(scratch, `${name}-${device}`);
+      const quantised = await CausalLM.fromPretrained(base, { device, dtype: 'f32', quantize: 'nf4' });
+      await quantised.save(saved);
+      const ours = await observed(quantised);
+      await quantised.dispose();
+      const values = await CausalLM.fromPretrained(saved, { device, dtype: 'f32' });
+      expect(ours).toEqual(await observed(values));
+      await values.dispose();
+    });
 }
