@@ -26,6 +26,9 @@ export type {
   GenerateOptions,
   LoadAdapterOptions,
 } from './models/options';
+export { quantizeModel } from './models/quantize_model';
+export type { QuantizeModelOptions } from './models/quantize_model';
+export type { QuantizeOptions } from './models/quantize_options';
 export type { SourceOptions } from './hub/source';
 export type {
   DownloadProgress,

@@ -7,6 +7,7 @@ import { generate } from './generate';
 import { inspect } from './inspect';
 import { merge } from './merge';
 import { models } from './models';
+import { quantize } from './quantize';
 import { train } from './train';
 import type { Command } from './command';
 
@@ -16,6 +17,7 @@ export const commands: Readonly<Record<string, Command>> = {
   generate,
   chat,
   merge,
+  quantize,
   inspect,
   estimate,
   download,

@@ -1,8 +1,5 @@
-import { readdir } from 'node:fs/promises';
 import { bestDevice } from '../native/device';
 import type { Dataset } from '../data/dataset';
-import { LoRAError } from '../errors';
-import { systemReason } from '../formats/system_reason';
 import { CausalLM } from '../models/causal_lm';
 import type { Console, Flags, Values } from './command';
 import { hubFlags, hubOptions } from './hub_report';
@@ -47,21 +44,6 @@ export async function loadModel(values: Values<typeof modelFlags>, console: Cons
 /** The modules that a flag lists. */
 export function targets(list: string): string | string[] {
   return list === 'all-linear' ? list : list.split(',').map((name) => name.trim());
-}
-
-/** Throws where the directory holds something: what a command writes replaces nothing. */
-export async function checkUnused(op: string, dir: string): Promise<void> {
-  const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === 'ENOENT') return [];
-    throw new LoRAError('ERR_FILE', `[${op}] cannot write to ${dir}: ${systemReason(cause)}`, { op, cause });
-  });
-  const first = names.find((name) => !name.startsWith('.')); // hidden ones are of a save that was killed
-  if (first !== undefined)
-    throw new LoRAError(
-      'ERR_FILE',
-      `[${op}] ${dir} holds files already (${first}): choose another --out-dir, or remove it`,
-      { op },
-    );
 }
 
 /** A data set in numbers. */

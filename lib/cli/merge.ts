@@ -1,5 +1,6 @@
 import { readAdapter } from '../peft/adapter_files';
-import { checkUnused, loadModel, modelFlags, note, printJson } from './common';
+import { checkUnused } from '../models/save';
+import { loadModel, modelFlags, note, printJson } from './common';
 import { hubOptions } from './hub_report';
 import { defineCommand, helpFlag } from './command';
 

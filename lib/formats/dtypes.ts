@@ -36,6 +36,12 @@ export const storedDType = { f32: 'F32', bf16: 'BF16', f16: 'F16', i32: 'I32' } 
   SafetensorsDType
 >;
 
+/** How PyTorch calls it, in the files of models. */
+export const torchNames = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const satisfies Record<
+  FloatDType,
+  string
+>;
+
 const tensorDTypes: ReadonlyMap<string, DType> = new Map(dtypes.map((dtype) => [storedDType[dtype], dtype]));
 
 /** The element type of a tensor that holds what a file calls `stored`; undefined where there is none. */

@@ -56,7 +56,7 @@ export interface NoticeProgress {
 export interface WeightsProgress {
   /** Tells it from the others. */
   type: 'weights';
-  /** Bytes of weights that are in memory now. */
+  /** Bytes of weights that are loaded now; of quantizeModel(), which reads a matrix twice, that are done. */
   loaded: number;
   /** Bytes of all weights; `loaded` reaches it with the last call. */
   total: number;

@@ -22,8 +22,8 @@ export interface QuantizeOptions {
 /** What is asked for, with the defaults. */
 export type QuantizePlan = { readonly [K in keyof QuantizeOptions]-?: NonNullable<QuantizeOptions[K]> };
 
-/** Checks the option; a format alone stands for the defaults with it. */
-export function quantizePlan(op: string, value: unknown): QuantizePlan | undefined {
+/** Checks the option; a format alone stands for the defaults with it. `where`: what comes before the names of its fields. */
+export function quantizePlan(op: string, value: unknown, where = 'quantize.'): QuantizePlan | undefined {
   if (value === undefined) return undefined;
   const options = (typeof value === 'string' ? { format: value } : value) as QuantizeOptions;
   check(
@@ -33,18 +33,18 @@ export function quantizePlan(op: string, value: unknown): QuantizePlan | undefin
   );
   checkOptions(op, options, ['format', 'skip', 'doubleQuant', 'embedding']);
   const { format, skip = [], doubleQuant = false, embedding = false } = options;
-  checkOneOf(op, 'quantize.format', format, quantisedFormats);
+  checkOneOf(op, `${where}format`, format, quantisedFormats);
   check(
     isListOf(skip, (name): name is string => typeof name === 'string' && name !== ''),
     op,
-    () => `expected quantize.skip to be a list of module names but received ${describe(skip)}`,
+    () => `expected ${where}skip to be a list of module names but received ${describe(skip)}`,
   );
-  checkBoolean(op, 'quantize.doubleQuant', doubleQuant);
-  checkBoolean(op, 'quantize.embedding', embedding);
+  checkBoolean(op, `${where}doubleQuant`, doubleQuant);
+  checkBoolean(op, `${where}embedding`, embedding);
   check(
     !doubleQuant || format !== 'int8',
     op,
-    'expected quantize.doubleQuant with nf4 or fp4 but received int8, whose scales are one for a row',
+    () => `expected ${where}doubleQuant with nf4 or fp4 but received int8, whose scales are one for a row`,
   );
   return { format, skip: [...skip], doubleQuant, embedding };
 }
@@ -52,7 +52,12 @@ export function quantizePlan(op: string, value: unknown): QuantizePlan | undefin
 const endsWith = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
 
 /** The paths of the modules whose matrices are quantised. @throws ERR_ARGUMENT for a name in `skip` that fits none. */
-export function quantisedModules(op: string, config: ModelConfig, plan: QuantizePlan): Set<string> {
+export function quantisedModules(
+  op: string,
+  config: ModelConfig,
+  plan: QuantizePlan,
+  where = 'quantize.',
+): Set<string> {
   const modules = [...expectedTensors(config)]
     .filter(([name, shape]) => shape.length === 2 && name.endsWith('.weight'))
     .map(([name]) => name.slice(0, -'.weight'.length));
@@ -60,7 +65,7 @@ export function quantisedModules(op: string, config: ModelConfig, plan: Quantize
   const unknown = plan.skip.filter((name) => !known.some((path) => endsWith(path, name)));
   check(unknown.length === 0, op, () => {
     const ends = [...new Set(known.map((path) => path.slice(path.lastIndexOf('.') + 1)))];
-    return `quantize.skip names ${listed(unknown)}, which no module is called: there are ${listed(ends)}`;
+    return `${where}skip names ${listed(unknown)}, which no module is called: there are ${listed(ends)}`;
   });
   const skipped = (path: string): boolean =>
     (path === EMBEDDING && !plan.embedding) || plan.skip.some((name) => endsWith(path, name));

@@ -1,15 +1,16 @@
 /** Saving a model as a Hugging Face directory. */
 import { existsSync } from 'node:fs';
-import { readdir, realpath, stat } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { LoRAError } from '../errors';
-import { writeNewFile } from '../formats/atomic';
-import { storedDType } from '../formats/dtypes';
+import { targetOf, writeNewFile } from '../formats/atomic';
+import { storedDType, torchNames } from '../formats/dtypes';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { InputFile, sliceBytes } from '../formats/input';
 import { configFile, modelFiles, sideFiles, weightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor } from '../formats/safetensors';
 import { toPath } from '../formats/paths';
+import { systemReason } from '../formats/system_reason';
 import type { Linear } from '../linear/linear';
 import { roomInQueue, type Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
@@ -32,16 +33,30 @@ export interface SaveRequest {
   merge?: Adapter;
 }
 
-function fail(message: string): never {
-  throw new LoRAError('ERR_FILE', `[save] ${message}`, { op: 'save' });
+function fail(message: string, op = 'save'): never {
+  throw new LoRAError('ERR_FILE', `[${op}] ${message}`, { op });
+}
+
+/** @throws ERR_FILE where both are one folder. */
+export async function checkNotSource(dir: string, source: string, op: string): Promise<void> {
+  const [target, base] = await Promise.all([dir, source].map(targetOf));
+  if (target === base) fail(`${dir} holds the base model itself: save to another directory`, op);
+}
+
+/** @throws ERR_FILE where the directory holds something: what is written there replaces nothing. */
+export async function checkUnused(op: string, dir: string): Promise<void> {
+  const names = await readdir(dir).catch((cause: NodeJS.ErrnoException) => {
+    if (cause.code === 'ENOENT') return [];
+    throw new LoRAError('ERR_FILE', `[${op}] cannot write to ${dir}: ${systemReason(cause)}`, { op, cause });
+  });
+  const first = names.find((name) => !name.startsWith('.')); // hidden ones are of a save that was killed
+  if (first !== undefined)
+    fail(`${dir} holds files already (${first}): choose another directory, or remove it`, op);
 }
 
 /** The folder is new or empty, or holds an earlier save and perhaps folders of the user's. */
 async function checkTarget(dir: string, source: string): Promise<void> {
-  const [target, base] = await Promise.all(
-    [dir, source].map((path) => realpath(path).catch(() => resolve(path))),
-  );
-  if (target === base) fail(`${dir} holds the base model itself: save to another directory`);
+  await checkNotSource(dir, source, 'save');
   if (!existsSync(dir)) return;
   if (!(await stat(dir)).isDirectory()) fail(`${dir} is not a directory`);
   const { names } = await SavedFolder.open(dir);
@@ -136,20 +151,44 @@ export async function saveModel(
   const json: Record<string, unknown> = { ...config.raw };
   delete json['quantization_config']; // what is written is not quantised
   if (config.tieWordEmbeddings !== tied) json['tie_word_embeddings'] = tied;
-  const name = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' }[dtype];
+  const name = torchNames[dtype];
   if ('torch_dtype' in json) json['torch_dtype'] = name;
   if ('dtype' in json || !('torch_dtype' in json)) json['dtype'] = name;
 
+  await writeModel(dir, { source, json, tensors, op: 'save' });
+}
+
+/**
+ * Writes config.json, the weights and copies of what lies beside those of the source: all of it or nothing. `check` throws where the source
+ * was written meanwhile.
+ */
+export async function writeModel(
+  dir: string,
+  {
+    source,
+    json,
+    tensors,
+    op,
+    check,
+  }: {
+    source: string;
+    json: Readonly<Record<string, unknown>>;
+    tensors: ReadonlyMap<string, LateTensor>;
+    op: string;
+    check?: () => Promise<void>;
+  },
+): Promise<void> {
   await saveTogether(
     dir,
     async (folder) => {
       await writeNewFile(join(folder, configFile), `${JSON.stringify(json, null, 2)}\n`);
       await writeNewFile(
         join(folder, weightsFile),
-        await inSlices(serializeLate(tensors, { format: 'pt' }, 'save')),
+        await inSlices(serializeLate(tensors, { format: 'pt' }, op)),
       );
       const beside = await SavedFolder.find(source);
       for (const file of sideFiles) if (beside?.has(file)) await copySide(beside, file, join(folder, file));
+      await check?.();
     },
     modelFiles,
   );

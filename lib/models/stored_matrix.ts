@@ -3,12 +3,14 @@
  * codes with scales of blocks (bitsandbytes). Each says which tensors a file must hold for it, and reads what a frozen matrix is packed of.
  */
 import { LoRAError } from '../errors';
+import { torchNames } from '../formats/dtypes';
 import { isRecord, parseJson } from '../formats/json';
 import type { ModelTensors } from '../formats/sharded';
 import { inSlices } from '../tensor/pace';
+import type { FloatDType } from '../tensor/dtype';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
 import { shapeText } from '../validate';
-import { unnested } from './double_quant';
+import { nestedBlock, unnested } from './double_quant';
 
 const op = 'from_pretrained';
 
@@ -23,6 +25,95 @@ export interface QuantisedMatrix {
   readonly format: QuantisedFormat;
   readonly values: Uint8Array;
   readonly scales: Float32Array;
+}
+
+/** A tensor of a quantised matrix in a file. */
+export interface Plane {
+  readonly name: string;
+  readonly dtype: 'F32' | 'I8' | 'U8';
+  readonly shape: readonly number[];
+}
+
+/** Int8 rows as bitsandbytes has them: with the largest magnitude of each row, and a number for their order. */
+export function rowPlanes(
+  name: string,
+  [out, inside]: Shape,
+): Readonly<Record<'values' | 'magnitudes' | 'layout', Plane>> {
+  const module = name.replace(/\.weight$/, '');
+  return {
+    values: { name, dtype: 'I8', shape: [out, inside] },
+    magnitudes: { name: `${module}.SCB`, dtype: 'F32', shape: [out] },
+    layout: { name: `${module}.weight_format`, dtype: 'U8', shape: [] },
+  };
+}
+
+/** What names the planes of 4-bit codes, and gives their sizes. */
+interface CodeLayout {
+  readonly format: 'nf4' | 'fp4';
+  /** Values that share a magnitude. */
+  readonly blocksize: number;
+  /** Magnitudes that share a second one; absent: they are f32. */
+  readonly nestedBlocksize?: number | undefined;
+  /** Of the description, which is JSON. */
+  readonly stateBytes: number;
+}
+type CodePlanes = Readonly<Record<'values' | 'magnitudes' | 'map' | 'state', Plane>> &
+  Readonly<Partial<Record<'nestedMagnitudes' | 'nestedMap', Plane>>>;
+
+const stateName = (name: string, format: 'nf4' | 'fp4'): string =>
+  `${name}.quant_state.bitsandbytes__${format}`;
+const nestedName = (name: string): string => `${name}.nested_absmax`;
+
+/** 4-bit codes as bitsandbytes has them: with magnitudes of blocks in f32, or in codes of 8 bits with magnitudes of their own. */
+export function codePlanes(
+  name: string,
+  shape: Shape,
+  { format, blocksize, nestedBlocksize, stateBytes }: CodeLayout,
+): CodePlanes {
+  const values = shape[0] * shape[1];
+  const blocks = Math.ceil(values / blocksize);
+  return {
+    values: { name, dtype: 'U8', shape: [Math.ceil(values / 2), 1] },
+    magnitudes: { name: `${name}.absmax`, dtype: nestedBlocksize ? 'U8' : 'F32', shape: [blocks] },
+    map: { name: `${name}.quant_map`, dtype: 'F32', shape: [16] },
+    state: { name: stateName(name, format), dtype: 'U8', shape: [stateBytes] },
+    ...(nestedBlocksize && {
+      nestedMagnitudes: {
+        name: nestedName(name),
+        dtype: 'F32',
+        shape: [Math.ceil(blocks / nestedBlocksize)],
+      },
+      nestedMap: { name: `${name}.nested_quant_map`, dtype: 'F32', shape: [256] },
+    }),
+  };
+}
+
+/** A number as Python writes it. */
+function pythonFloat(x: number): string {
+  if (x !== 0 && Math.abs(x) < 1e-4) return x.toExponential().replace(/e-(\d)$/, 'e-0$1');
+  return Number.isInteger(x) ? `${x}.0` : String(x);
+}
+
+/** The description that bitsandbytes keeps beside 4-bit codes, byte for byte. `offset`: the mean of magnitudes that are quantised too. */
+export function stateOfCodes(
+  format: 'nf4' | 'fp4',
+  dtype: FloatDType,
+  shape: Shape,
+  offset?: number,
+): Uint8Array {
+  const fields = [
+    `"quant_type": "${format}"`,
+    `"blocksize": ${blockValues}`,
+    `"dtype": "${torchNames[dtype]}"`,
+    `"shape": [${shape.join(', ')}]`,
+  ];
+  if (offset !== undefined)
+    fields.push(
+      `"nested_blocksize": ${nestedBlock}`,
+      '"nested_dtype": "float32"',
+      `"nested_offset": ${pythonFloat(offset)}`,
+    );
+  return new TextEncoder().encode(`{${fields.join(', ')}}`);
 }
 
 /** A quantised matrix in a file. */
@@ -64,11 +155,10 @@ function int8Rows(
   name: string,
   [out, inside]: Shape,
 ): StoredMatrix {
-  const module = name.replace(/\.weight$/, '');
-  const magnitudes = `${module}.SCB`;
-  const version = `${module}.weight_format`;
-  const ofBitsandbytes = names.has(magnitudes);
-  const scalesName = ofBitsandbytes ? magnitudes : `${name}_scale`;
+  const planes = rowPlanes(name, [out, inside]);
+  const version = planes.layout.name;
+  const ofBitsandbytes = names.has(planes.magnitudes.name);
+  const scalesName = ofBitsandbytes ? planes.magnitudes.name : `${name}_scale`;
   const tensors = new Map<string, readonly number[]>([
     [name, [out, inside]],
     [scalesName, ofBitsandbytes ? [out] : [out, 1]],
@@ -130,13 +220,13 @@ async function quantState(
     );
   const same = Array.isArray(saved) && saved.length === 2 && saved.every((n, i) => n === shape[i]);
   if (!same) throw fail(file, `is of a matrix of another shape than ${shapeText(shape)}`);
-  if (!names.has(`${name}.nested_absmax`)) return { format, blocksize };
+  if (!names.has(nestedName(name))) return { format, blocksize };
   if (!isSize(nested_blocksize)) throw expected('a nested_blocksize');
   if (typeof nested_offset !== 'number') throw expected('a nested_offset');
   return { format, blocksize, nested: { blocksize: nested_blocksize, offset: nested_offset } };
 }
 
-/** 4-bit codes as bitsandbytes has them: with magnitudes of blocks in f32, or in codes of 8 bits with magnitudes of their own. */
+/** 4-bit codes of a file, with what their description says. */
 async function codes(
   stored: ModelTensors,
   names: ReadonlySet<string>,
@@ -146,17 +236,13 @@ async function codes(
 ): Promise<StoredMatrix> {
   const { format, blocksize, nested } = await quantState(stored, names, name, file, shape);
   const values = shape[0] * shape[1];
-  const blocks = Math.ceil(values / blocksize);
-  const tensors = new Map<string, readonly number[]>([
-    [name, [Math.ceil(values / 2), 1]],
-    [`${name}.absmax`, [blocks]],
-    [`${name}.quant_map`, [16]],
-    [file, stored.get(file).shape],
-  ]);
-  if (nested) {
-    tensors.set(`${name}.nested_absmax`, [Math.ceil(blocks / nested.blocksize)]);
-    tensors.set(`${name}.nested_quant_map`, [256]);
-  }
+  const planes = codePlanes(name, shape, {
+    format,
+    blocksize,
+    nestedBlocksize: nested?.blocksize,
+    stateBytes: stored.get(file).byteLength,
+  });
+  const tensors = new Map(Object.values(planes).map((plane) => [plane.name, plane.shape]));
   /** The magnitude of each block of the file, for each of our blocks. */
   function* expand(of: (block: number) => number): Generator<void, Float32Array, void> {
     const scales = new Float32Array(Math.ceil(values / blockValues));
@@ -172,28 +258,25 @@ async function codes(
     shape,
     tensors,
     async read() {
-      const table = await floatsOf(stored, `${name}.quant_map`);
+      const table = await floatsOf(stored, planes.map.name);
       codeTables[format].forEach((value, code) => {
         if (table[code] !== value)
-          throw fail(
-            `${name}.quant_map`,
-            `has value ${table[code]} for code ${code}: ${format} has ${value}`,
-          );
+          throw fail(planes.map.name, `has value ${table[code]} for code ${code}: ${format} has ${value}`);
       });
       let of: (block: number) => number;
       if (nested) {
         const [map, magnitudes] = [
-          await floatsOf(stored, `${name}.nested_quant_map`),
-          await floatsOf(stored, `${name}.nested_absmax`),
+          await floatsOf(stored, planes.nestedMap!.name),
+          await floatsOf(stored, planes.nestedMagnitudes!.name),
         ];
-        const bytes = await stored.get(`${name}.absmax`).read();
+        const bytes = await stored.get(planes.magnitudes.name).read();
         const second = { codes: bytes, magnitudes, offset: Math.fround(nested.offset) };
         of = (block) => unnested(second, block, map, nested.blocksize);
       } else {
-        const magnitudes = await floatsOf(stored, `${name}.absmax`);
+        const magnitudes = await floatsOf(stored, planes.magnitudes.name);
         of = (block) => magnitudes[block]!;
       }
-      const scales = checkScales(`${name}.absmax`, await inSlices(expand(of)));
+      const scales = checkScales(planes.magnitudes.name, await inSlices(expand(of)));
       return { format, values: await stored.get(name).read(), scales };
     },
   };
@@ -210,8 +293,8 @@ export async function storedMatrix(
   const { dtype } = stored.get(name);
   if (dtype === 'I8') return int8Rows(stored, names, name, shape);
   if (dtype !== 'U8') return undefined;
-  for (const type of ['nf4', 'fp4']) {
-    const file = `${name}.quant_state.bitsandbytes__${type}`;
+  for (const type of ['nf4', 'fp4'] as const) {
+    const file = stateName(name, type);
     if (names.has(file)) return codes(stored, names, name, file, shape);
   }
   throw fail(name, 'is stored as U8 without a quant_state of bitsandbytes for nf4 or fp4', 'ERR_UNSUPPORTED');

@@ -6,11 +6,12 @@ import { openModelTensors, type ModelTensors } from '../formats/sharded';
 import type { StoredTensor } from '../formats/stored_tensors';
 import type { WeightsProgress } from '../hub/progress';
 import { Linear } from '../linear/linear';
+import type { NativeTensor } from '../native/binding';
 import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import { SlicedUpload } from '../tensor/slices';
 import type { DType, FloatDType } from '../tensor/dtype';
-import { FrozenWeight } from '../tensor/frozen_weight';
+import { FrozenWeight, type QuantisedFormat } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
 import { check, listed, shapeText } from '../validate';
 import type { ModelConfig } from './config';
@@ -32,7 +33,7 @@ import {
 export type ModelDType = 'f32' | 'bf16' | 'f16';
 
 /** Reports all missing, unexpected and misshapen tensors in one sentence. Gives the shape of each tensor, and how quantised matrices are kept. */
-async function checkNames(
+export async function checkNames(
   stored: ModelTensors,
   config: ModelConfig,
   dir: string,
@@ -68,7 +69,8 @@ async function checkNames(
   return { shapes, quantised };
 }
 
-function dtypeOf(name: string, stored: StoredTensor): FloatDType {
+/** The floats that a tensor of a file is of. @throws ERR_UNSUPPORTED for other elements. */
+export function dtypeOf(name: string, stored: StoredTensor): FloatDType {
   const dtype = floatOfStored(stored.dtype);
   if (!dtype)
     throw new LoRAError(
@@ -180,13 +182,13 @@ class WeightLoader {
   }
 }
 
-/** Quantises a matrix on its device. @throws ERR_FILE for values that are not finite */
-async function quantisedWeight(
+/** The codes of a matrix, which the caller releases, and the magnitudes that they are of. @throws ERR_FILE for values that are not finite */
+export async function codesOf(
+  op: string,
   name: string,
   x: Tensor,
-  { format, doubleQuant }: QuantizePlan,
-  dtype: ModelDType,
-): Promise<FrozenWeight> {
+  format: QuantisedFormat,
+): Promise<{ values: NativeTensor; magnitudes: Float32Array }> {
   const { values, magnitudes } = FrozenWeight.quantise(x, format);
   try {
     const found = new Float32Array(await binding().read(magnitudes));
@@ -194,15 +196,32 @@ async function quantisedWeight(
     if (bad >= 0)
       throw new LoRAError(
         'ERR_FILE',
-        `[from_pretrained] expected finite weights to quantise but received NaN or an infinity in ${name}`,
-        { op: 'from_pretrained' },
+        `[${op}] expected finite weights to quantise but received NaN or an infinity in ${name}`,
+        { op },
       );
+    return { values, magnitudes: found };
+  } catch (error) {
+    binding().release(values);
+    throw error;
+  } finally {
+    binding().release(magnitudes);
+  }
+}
+
+/** Quantises a matrix on its device. */
+async function quantisedWeight(
+  name: string,
+  x: Tensor,
+  { format, doubleQuant }: QuantizePlan,
+  dtype: ModelDType,
+): Promise<FrozenWeight> {
+  const { values, magnitudes: found } = await codesOf('from_pretrained', name, x, format);
+  try {
     const scales = doubleQuant ? await roundedTwice(found) : found;
     if (format === 'int8') scales.forEach((magnitude, row) => (scales[row] = scaleOfInt8(magnitude)));
     return FrozenWeight.packQuantised(format, values, scales, x.shape as [number, number], dtype, x.device);
   } finally {
     binding().release(values);
-    binding().release(magnitudes);
   }
 }
 

@@ -1,4 +1,5 @@
 /** Large tensors moved between files and devices in slices, so that no step holds the event loop or a second copy in memory. */
+import type { NativeTensor } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, roomInQueue, type Device } from '../native/device';
 import { bytesPerElement, type DType } from './dtype';
@@ -42,11 +43,19 @@ export class SlicedUpload {
 }
 
 /** The bytes of a tensor, in order. Nothing may change it meanwhile. */
-export async function* slicedBytes(x: Tensor): AsyncGenerator<Uint8Array, void, void> {
-  const step = readBytes / bytesPerElement[x.dtype];
-  const all = numelOf(x.shape);
-  for (let at = 0; at < all; at += step) {
-    const slice = binding().view(handleOf(x, 'read', 'the tensor'), at, [Math.min(step, all - at)]);
+export function slicedBytes(x: Tensor): AsyncGenerator<Uint8Array, void, void> {
+  return slicesOf(handleOf(x, 'read', 'the tensor'), numelOf(x.shape), bytesPerElement[x.dtype]);
+}
+
+/** The same of a tensor of so many elements of `width` bytes. */
+export async function* slicesOf(
+  x: NativeTensor,
+  elements: number,
+  width: number,
+): AsyncGenerator<Uint8Array, void, void> {
+  const step = readBytes / width;
+  for (let at = 0; at < elements; at += step) {
+    const slice = binding().view(x, at, [Math.min(step, elements - at)]);
     const bytes = binding().read(slice);
     binding().release(slice);
     yield new Uint8Array(await bytes);

@@ -9,6 +9,9 @@ export const areas = [
     names: [
       'CausalLM',
       'FromPretrainedOptions',
+      'QuantizeOptions',
+      'quantizeModel',
+      'QuantizeModelOptions',
       'SourceOptions',
       'LoadProgress',
       'RepositoryProgress',

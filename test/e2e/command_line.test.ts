@@ -468,7 +468,7 @@ describe('what is wrong is said before the model is loaded', () => {
       `lora-native: [Trainer] ${folder} holds a run already (checkpoint-3): choose another outDir, or remove it, or resume it (ERR_FILE)\n`,
     );
     expect(await said('merge', '--adapter', '/missing/adapter', '--out-dir', folder)).toBe(
-      `lora-native: [merge] ${folder} holds files already (checkpoint-3): choose another --out-dir, or remove it (ERR_FILE)\n`,
+      `lora-native: [merge] ${folder} holds files already (checkpoint-3): choose another directory, or remove it (ERR_FILE)\n`,
     );
   });
 });

@@ -1,0 +1,277 @@
+/** Writing a model whose matrices are quantised, as bitsandbytes does. */
+import { torchNames } from '../formats/dtypes';
+import { readLimits, type ReadLimits } from '../formats/limits';
+import { ModelFolder } from '../formats/model_folder';
+import { toPath } from '../formats/paths';
+import type { LateTensor } from '../formats/safetensors';
+import { openModelTensors, type ModelTensors } from '../formats/sharded';
+import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
+import type { NativeTensor } from '../native/binding';
+import { binding } from '../native/calls';
+import type { FloatDType } from '../tensor/dtype';
+import { runUntracked } from '../tensor/scope';
+import { SlicedUpload, slicesOf } from '../tensor/slices';
+import { check, checkOptions } from '../validate';
+import { parseModelConfig, type ModelConfig } from './config';
+import { nest, nestedBlock, nestedMap, type NestedMagnitudes } from './double_quant';
+import { quantisedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
+import { checkNotSource, checkUnused, writeModel } from './save';
+import { blockValues, codePlanes, codeTables, rowPlanes, stateOfCodes, type Plane } from './stored_matrix';
+import { blockPath, blockTable, EMBEDDING, HEAD } from './tensor_table';
+import { checkNames, codesOf, dtypeOf } from './weights';
+
+const op = 'quantizeModel';
+
+/** The options of {@link quantizeModel}. */
+export interface QuantizeModelOptions extends QuantizeOptions, SourceOptions {
+  /** Bounds on what the files may ask for, where the defaults refuse a model that you trust. */
+  limits?: ReadLimits | undefined;
+}
+
+/** A matrix on the CPU in its format. */
+interface Codes {
+  readonly name: string;
+  readonly values: NativeTensor;
+  readonly magnitudes: Float32Array;
+  readonly nested: NestedMagnitudes | undefined;
+}
+
+const bytesOf = (array: Float32Array): Uint8Array =>
+  new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+
+/** Gives the codes of matrices of a directory: never of more than one at once. */
+class Quantiser {
+  #last: Codes | undefined;
+  #read = 0;
+
+  constructor(
+    private readonly stored: ModelTensors,
+    private readonly plan: QuantizePlan,
+    /** Bytes that are read in all. */
+    private readonly total: number,
+    private readonly options: SourceOptions,
+  ) {}
+
+  /** Says that so many bytes of the source are done. */
+  advance(bytes: number): void {
+    this.options.signal?.throwIfAborted();
+    this.#read += bytes;
+    this.options.onProgress?.({ type: 'weights', loaded: this.#read, total: this.total });
+  }
+
+  /** Says that all is done: where a matrix was kept from the one time to the next, it was read once. */
+  finish(): void {
+    if (this.#read < this.total) this.advance(this.total - this.#read);
+    this.options.signal?.throwIfAborted();
+  }
+
+  /** Valid until the next call. */
+  async codes(name: string, shape: readonly number[]): Promise<Codes> {
+    if (this.#last?.name === name) return this.#last;
+    this.dispose();
+    this.options.signal?.throwIfAborted();
+    const found = this.stored.get(name);
+    const dtype = dtypeOf(name, found);
+    const upload = new SlicedUpload(dtype, dtype, shape, 'cpu');
+    try {
+      for await (const slice of found.slices()) {
+        await upload.add(slice);
+        this.options.signal?.throwIfAborted();
+      }
+      const { values, magnitudes } = await codesOf(op, name, upload.tensor, this.plan.format);
+      const nested = this.plan.doubleQuant ? await nest(magnitudes) : undefined;
+      this.#last = { name, values, magnitudes, nested };
+    } finally {
+      upload.tensor.dispose();
+    }
+    this.advance(found.byteLength);
+    return this.#last;
+  }
+
+  dispose(): void {
+    if (this.#last) binding().release(this.#last.values);
+    this.#last = undefined;
+  }
+}
+
+/** The tensors of a file that stand for one matrix. */
+async function planesOf(
+  quantiser: Quantiser,
+  name: string,
+  shape: readonly [number, number],
+  { format, stored }: { format: QuantizePlan['format']; stored: FloatDType },
+  doubleQuant: boolean,
+): Promise<[string, LateTensor][]> {
+  type Bytes = (codes: Codes) => Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+  const late = (plane: Plane, bytes: Bytes): [string, LateTensor] => [
+    plane.name,
+    {
+      ...plane,
+      async *parts() {
+        yield* bytes(await quantiser.codes(name, shape));
+      },
+    },
+  ];
+  const fixed = (plane: Plane, bytes: Uint8Array): [string, LateTensor] => [
+    plane.name,
+    {
+      ...plane,
+      async *parts() {
+        yield await Promise.resolve(bytes);
+      },
+    },
+  ];
+  if (format === 'int8') {
+    const planes = rowPlanes(name, shape);
+    return [
+      late(planes.values, ({ values }) => slicesOf(values, shape[0] * shape[1], 1)),
+      late(planes.magnitudes, ({ magnitudes }) => [bytesOf(magnitudes)]),
+      fixed(planes.layout, Uint8Array.of(0)),
+    ];
+  }
+  // The description holds the mean of the magnitudes, whose digits decide where the other tensors of the file begin: it is needed first.
+  const nested = doubleQuant ? (await quantiser.codes(name, shape)).nested! : undefined;
+  const state = stateOfCodes(format, stored, shape, nested?.offset);
+  const planes = codePlanes(name, shape, {
+    format,
+    blocksize: blockValues,
+    nestedBlocksize: nested && nestedBlock,
+    stateBytes: state.length,
+  });
+  return [
+    late(planes.values, ({ values }) => slicesOf(values, planes.values.shape[0]!, 1)),
+    late(planes.magnitudes, (codes) => [codes.nested?.codes ?? bytesOf(codes.magnitudes)]),
+    fixed(planes.map, bytesOf(codeTables[format].map((value) => value + 0))), // where fp4 has −0, bitsandbytes writes 0
+    fixed(planes.state, state),
+    ...(nested
+      ? [
+          fixed(planes.nestedMagnitudes!, bytesOf(nested.magnitudes)),
+          fixed(planes.nestedMap!, bytesOf(nestedMap)),
+        ]
+      : []),
+  ];
+}
+
+/** `quantization_config` of config.json, with the fields that transformers writes. */
+function quantizationConfig(
+  config: ModelConfig,
+  { format, doubleQuant }: QuantizePlan,
+  quantised: ReadonlySet<string>,
+  dtype: FloatDType,
+): Record<string, unknown> {
+  const eight = format === 'int8';
+  const linears = [
+    ...Array.from({ length: config.numHiddenLayers }, (_, i) =>
+      blockTable(config).flatMap((entry) => (entry.kind === 'linear' ? [blockPath(i, entry.module)] : [])),
+    ).flat(),
+    HEAD,
+  ];
+  return {
+    _load_in_4bit: !eight,
+    _load_in_8bit: eight,
+    bnb_4bit_compute_dtype: torchNames[dtype],
+    bnb_4bit_quant_storage: 'uint8',
+    bnb_4bit_quant_type: eight ? 'fp4' : format, // the default, as transformers writes it with int8
+    bnb_4bit_use_double_quant: doubleQuant,
+    llm_int8_enable_fp32_cpu_offload: false,
+    llm_int8_has_fp16_weight: false,
+    llm_int8_skip_modules: linears.filter((path) => !quantised.has(path)),
+    llm_int8_threshold: 6,
+    load_in_4bit: !eight,
+    load_in_8bit: eight,
+    quant_method: 'bitsandbytes',
+  };
+}
+
+/**
+ * Writes a model with its matrices quantised, in the layout of bitsandbytes, which transformers loads:
+ *
+ *     W ≈ table[code] · absmax of its block of 64 values     (nf4, fp4)
+ *     W ≈ q · absmax of its row / 127                        (int8)
+ *
+ * `CausalLM.fromPretrained(out)` gives the bits of `fromPretrained(dir, { quantize })`. Other tensors, the tokenizer and what lies beside them are copied. Besides
+ * one matrix and its codes nothing is held in memory; matrices are read twice. The event loop is not blocked, and `out` appears whole or not at all.
+ * transformers does not read a quantised embedding (`embedding: true`).
+ *
+ * Dettmers, Pagnoni, Holtzman, Zettlemoyer, "QLoRA: Efficient Finetuning of Quantized LLMs" (2023).
+ *
+ * @param source a Hugging Face directory, or a name of the hub
+ * @param out a new or empty directory
+ * @throws ERR_ARGUMENT for options, a name in `skip` that no module has, and a model that is quantised already; ERR_FILE for weights that
+ * are not finite, and an `out` that holds something; the reason of the signal
+ * @example
+ * await quantizeModel('model', 'model-nf4', { format: 'nf4', doubleQuant: true });
+ * const model = await CausalLM.fromPretrained('model-nf4');
+ */
+export async function quantizeModel(
+  source: string | URL,
+  out: string | URL,
+  options: QuantizeModelOptions,
+): Promise<void> {
+  checkOptions(op, options, ['format', 'skip', 'doubleQuant', 'embedding', 'limits', ...sourceOptionNames]);
+  const { format, skip, doubleQuant, embedding, signal } = options;
+  const plan = quantizePlan(op, { format, skip, doubleQuant, embedding }, '')!;
+  const limits = readLimits(op, options.limits);
+  const target = toPath(out, op);
+  await checkUnused(op, target);
+  const dir = await sourceFolder(source, op, 'model', options);
+  await checkNotSource(target, dir, op);
+  signal?.throwIfAborted();
+  const folder = await ModelFolder.open(dir, { limits, signal });
+  const config = parseModelConfig(await folder.json('config.json'), limits);
+  const already = (): string => `${dir} is quantised already: expected a model of f32, bf16 or f16`;
+  check(config.raw['quantization_config'] === undefined, op, already);
+  const quantised = quantisedModules(op, config, plan, '');
+  const stored = await openModelTensors(dir, { limits, signal });
+  try {
+    const { shapes, quantised: kept } = await checkNames(stored, config, dir);
+    check(kept.size === 0, op, already);
+    const isQuantised = (name: string): boolean =>
+      name.endsWith('.weight') && quantised.has(name.slice(0, -'.weight'.length));
+    let total = 0;
+    for (const name of shapes.keys()) {
+      dtypeOf(name, stored.get(name));
+      total += (isQuantised(name) ? 2 : 1) * stored.get(name).byteLength;
+    }
+    const quantiser = new Quantiser(stored, plan, total, options);
+    try {
+      const tensors = new Map<string, LateTensor>();
+      for (const [name, shape] of shapes) {
+        const found = stored.get(name);
+        if (isQuantised(name)) {
+          const of = { format: plan.format, stored: dtypeOf(name, found) };
+          const matrix = shape as [number, number];
+          const planes = await runUntracked(() => planesOf(quantiser, name, matrix, of, plan.doubleQuant));
+          for (const [plane, tensor] of planes) tensors.set(plane, tensor);
+        } else tensors.set(name, copyOf(name, stored, quantiser));
+      }
+      const dtype = dtypeOf(EMBEDDING, stored.get(`${EMBEDDING}.weight`));
+      const json = { ...config.raw, quantization_config: quantizationConfig(config, plan, quantised, dtype) };
+      const finish = async (): Promise<void> => {
+        quantiser.finish();
+        await stored.checkUnchanged();
+        await folder.checkUnchanged();
+      };
+      await runUntracked(() => writeModel(target, { source: dir, json, tensors, op, check: finish }));
+    } finally {
+      quantiser.dispose();
+    }
+  } finally {
+    await stored.close();
+  }
+}
+
+/** A tensor as it stands in the source. */
+function copyOf(name: string, stored: ModelTensors, quantiser: Quantiser): LateTensor {
+  const { dtype, shape } = stored.get(name);
+  return {
+    dtype,
+    shape,
+    async *parts() {
+      for await (const slice of stored.get(name).slices()) {
+        yield slice;
+        quantiser.advance(slice.length);
+      }
+    },
+  };
+}

@@ -1,0 +1,364 @@
+/** quantizeModel(): what it writes, against loading with `quantize` and against bitsandbytes 0.50. */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  CausalLM,
+  memoryUsage,
+  openSafetensors,
+  quantizeModel,
+  tensor,
+  tidy,
+  type DType,
+  type FromPretrainedOptions,
+  type QuantizeModelOptions,
+  type SafetensorsTensor,
+} from '../../lib/index';
+import { commandLine } from '../support/command_line';
+import { expectReject } from '../support/errors';
+import { list } from '../support/numbers';
+import { describeWithData } from '../support/shared_data';
+import { temporaryFolder } from '../support/temporary';
+import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
+import { bitsandbytes, bytesOf, floatsOf, quantiseCodes } from '../support/weight_format_cases';
+
+const scratch = temporaryFolder();
+let count = 0;
+const fresh = (): string => join(scratch, `out-${count++}`);
+const untied: TinyModelOptions = { config: { tie_word_embeddings: false } };
+
+async function logitsOf(dir: string, options: FromPretrainedOptions = {}): Promise<number[]> {
+  const model = await CausalLM.fromPretrained(dir, options);
+  try {
+    const { logits } = model.forward([[256, 72, 101, 108]]);
+    const numbers = await list(logits!);
+    logits!.dispose();
+    return numbers;
+  } finally {
+    await model.dispose();
+  }
+}
+
+async function read(dir: string): Promise<Map<string, SafetensorsTensor>> {
+  const file = await openSafetensors(join(dir, 'model.safetensors'));
+  const all = new Map(
+    [...file.tensors].map(([name, { dtype, shape, bytes }]) => [
+      name,
+      { dtype, shape, bytes: Uint8Array.from(bytes) },
+    ]),
+  );
+  file.close();
+  return all;
+}
+
+const configOf = (dir: string): Record<string, unknown> =>
+  JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8')) as Record<string, unknown>;
+
+describe('a written model gives the bits of one that is quantised while it is loaded', () => {
+  test.each<[QuantizeModelOptions, TinyModelOptions]>([
+    [{ format: 'nf4' }, {}],
+    [{ format: 'nf4', doubleQuant: true }, { dtype: 'BF16' }],
+    [{ format: 'fp4', skip: ['down_proj', 'layers.1.self_attn.q_proj'] }, { dtype: 'F16' }],
+    [{ format: 'fp4', doubleQuant: true, embedding: true }, {}],
+    [{ format: 'int8' }, { dtype: 'BF16' }],
+    [{ format: 'int8', embedding: true }, untied],
+    [{ format: 'nf4', doubleQuant: true }, untied],
+    [{ format: 'nf4', skip: ['lm_head'] }, untied],
+  ])('%j of a model %j', async (options, model) => {
+    const dir = await tinyModel(model);
+    const out = fresh();
+    const progress: [number, number][] = [];
+    const { tensors } = memoryUsage();
+    await quantizeModel(dir, out, {
+      ...options,
+      onProgress: ({ loaded, total }) => progress.push([loaded, total]),
+    });
+    expect(memoryUsage().tensors).toBe(tensors);
+    expect(await logitsOf(out)).toEqual(await logitsOf(dir, { quantize: options }));
+    const [last, total] = progress.at(-1)!;
+    expect(last).toBe(total);
+    progress.reduce(([before], now) => {
+      expect(now[0]).toBeGreaterThan(before);
+      return now;
+    });
+  });
+
+  test('config.json says what transformers writes, and other files are copied', async () => {
+    const dir = await tinyModel({ generation: { eos_token_id: 257 } });
+    const out = fresh();
+    await quantizeModel(dir, out, { format: 'nf4', skip: ['layers.2.mlp.up_proj'], doubleQuant: true });
+    const { quantization_config, ...rest } = configOf(out);
+    expect(rest).toEqual(configOf(dir));
+    expect(quantization_config).toEqual({
+      _load_in_4bit: true,
+      _load_in_8bit: false,
+      bnb_4bit_compute_dtype: 'float32',
+      bnb_4bit_quant_storage: 'uint8',
+      bnb_4bit_quant_type: 'nf4',
+      bnb_4bit_use_double_quant: true,
+      llm_int8_enable_fp32_cpu_offload: false,
+      llm_int8_has_fp16_weight: false,
+      llm_int8_skip_modules: ['model.layers.2.mlp.up_proj', 'lm_head'],
+      llm_int8_threshold: 6,
+      load_in_4bit: true,
+      load_in_8bit: false,
+      quant_method: 'bitsandbytes',
+    });
+    expect(readdirSync(out).sort()).toEqual(readdirSync(dir).sort());
+    for (const name of ['tokenizer.json', 'generation_config.json'])
+      expect(readFileSync(join(out, name))).toEqual(readFileSync(join(dir, name)));
+  });
+});
+
+describeWithData('quant-bnb', 'golden/quant-bnb', (golden) => {
+  const names = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const;
+  const matrix = 'model.layers.0.mlp.down_proj.weight';
+
+  async function theirs(): Promise<Map<string, SafetensorsTensor>> {
+    const file = await openSafetensors(join(golden, 'bitsandbytes.safetensors'));
+    const all = new Map(
+      [...file.tensors].map(([name, { dtype, shape, bytes }]) => [
+        name,
+        { dtype, shape, bytes: Uint8Array.from(bytes) },
+      ]),
+    );
+    file.close();
+    return all;
+  }
+
+  /** A model with bitsandbytes' source for one of its matrices. */
+  async function modelOf(dtype: 'f32' | 'bf16' | 'f16', source: SafetensorsTensor): Promise<string> {
+    const stored = { f32: 'F32', bf16: 'BF16', f16: 'F16' } as const;
+    const bytes = tidy(() => {
+      const x = tensor(floatsOf(source), { shape: [96, 256] });
+      return x.to({ dtype: dtype }).bytesSync();
+    });
+    return tinyModel({
+      dtype: stored[dtype],
+      config: { hidden_size: 96, intermediate_size: 256, num_hidden_layers: 1 },
+      edit: (tensors) => tensors.set(matrix, { dtype: stored[dtype], shape: [96, 256], bytes }),
+    });
+  }
+
+  test.each(['f32', 'bf16', 'f16'] as const)('its planes of %s, bit for bit', async (dtype) => {
+    const golden = await theirs();
+    const dir = await modelOf(dtype, golden.get('source')!);
+    for (const format of ['nf4', 'fp4'] as const)
+      for (const doubleQuant of [false, true]) {
+        const out = fresh();
+        await quantizeModel(dir, out, { format, doubleQuant });
+        const ours = await read(out);
+        const of = (key: string): SafetensorsTensor =>
+          golden.get(`${format}-b64-${names[dtype]}-${doubleQuant ? 'double' : 'single'}.${key}`)!;
+        const expectPlane = (name: string, key: string): void => {
+          const { dtype: type, shape, bytes } = ours.get(name)!;
+          expect([name, type, key === 'packed' ? [shape[0]] : shape]).toEqual([
+            name,
+            of(key).dtype,
+            of(key).shape,
+          ]);
+          expect(Buffer.from(bytes).equals(of(key).bytes)).toBe(true);
+        };
+        expectPlane(matrix, 'packed');
+        expect(ours.get(matrix)!.shape).toEqual([12_288, 1]);
+        expectPlane(`${matrix}.quant_map`, 'code');
+        const state = `${matrix}.quant_state.bitsandbytes__${format}`;
+        const textOf = ({ bytes }: SafetensorsTensor): string => Buffer.from(bytes).toString();
+        if (doubleQuant) {
+          expectPlane(`${matrix}.nested_quant_map`, 'state2_code');
+          const offset = (text: string): number =>
+            (JSON.parse(text) as { nested_offset: number }).nested_offset;
+          const [mean, own] = [offset(textOf(of('quant_state'))), offset(textOf(ours.get(state)!))];
+          expect(Math.abs(own - mean)).toBeLessThanOrEqual(2 ** -25);
+          if (own !== mean) continue; // a mean in f32 depends on the order of its sum
+          expectPlane(`${matrix}.nested_absmax`, 'state2_absmax');
+        }
+        expectPlane(`${matrix}.absmax`, 'absmax');
+        expectPlane(state, 'quant_state');
+      }
+  });
+
+  test('int8 rows', async () => {
+    const golden = await theirs();
+    const out = fresh();
+    await quantizeModel(await modelOf('f16', golden.get('source')!), out, { format: 'int8' });
+    const ours = await read(out);
+    const module = matrix.slice(0, -'.weight'.length);
+    for (const [name, key] of [
+      [matrix, 'int8.q'],
+      [`${module}.SCB`, 'int8.row_absmax'],
+    ] as const)
+      expect(ours.get(name)).toEqual(golden.get(key));
+    expect(ours.get(`${module}.weight_format`)).toEqual({ dtype: 'U8', shape: [], bytes: Uint8Array.of(0) });
+    expect(configOf(out)['quantization_config']).toMatchObject({
+      load_in_8bit: true,
+      load_in_4bit: false,
+      llm_int8_skip_modules: ['lm_head'],
+    });
+  });
+});
+
+test('numbers of the description are written as Python writes them', async () => {
+  const tiny = async (size: number): Promise<string> => {
+    const out = fresh();
+    const dir = await tinyModel({
+      edit(tensors) {
+        for (const { dtype, bytes } of tensors.values())
+          if (dtype === 'F32') new Float32Array(bytes.buffer).fill(size);
+      },
+    });
+    await quantizeModel(dir, out, { format: 'nf4', doubleQuant: true });
+    const state = (await read(out)).get('model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4')!;
+    return /"nested_offset": ([^}]+)}$/.exec(Buffer.from(state.bytes).toString())![1]!;
+  };
+  expect(await tiny(0)).toBe('0.0');
+  expect(await tiny(1)).toBe('1.0');
+  expect(await tiny(2 ** -14)).toBe('6.103515625e-05');
+  expect(await tiny(2 ** -40)).toBe('9.094947017729282e-13');
+});
+
+describe('what cannot be is refused, and leaves nothing', () => {
+  test.each<[string, unknown, RegExp]>([
+    ['no format', {}, /^\[quantizeModel\] expected format to be/],
+    ['another format', { format: 'q4' }, /^\[quantizeModel\] expected format to be/],
+    ['an unknown option', { format: 'nf4', skipped: [] }, /unknown option 'skipped'; did you mean 'skip'\?$/],
+    [
+      'an unknown module',
+      { format: 'nf4', skip: ['c_proj'] },
+      /^\[quantizeModel\] skip names c_proj, which no module is called/,
+    ],
+    [
+      'int8 twice',
+      { format: 'int8', doubleQuant: true },
+      /^\[quantizeModel\] expected doubleQuant with nf4 or fp4 but received int8/,
+    ],
+  ])('%s', async (_, options, text) => {
+    const out = fresh();
+    await expectReject(
+      quantizeModel(await tinyModel(), out, options as QuantizeModelOptions),
+      'ERR_ARGUMENT',
+      text,
+    );
+    expect(existsSync(out)).toBe(false);
+  });
+
+  test('a model that is quantised, by its configuration or by its tensors', async () => {
+    const edit = (tensors: Map<string, SafetensorsTensor>): void => quantiseCodes(tensors, 'nf4', true);
+    for (const config of [bitsandbytes('nf4'), {}])
+      await expectReject(
+        quantizeModel(await tinyModel({ config, edit }), fresh(), { format: 'nf4' }),
+        'ERR_ARGUMENT',
+        /^\[quantizeModel\] .* is quantised already: expected a model of f32, bf16 or f16$/,
+      );
+  });
+
+  test('a directory that holds something, and that of the model', async () => {
+    const dir = await tinyModel();
+    writeFileSync(join(scratch, 'taken'), '');
+    await expectReject(
+      quantizeModel(dir, scratch, { format: 'nf4' }),
+      'ERR_FILE',
+      /^\[quantizeModel\] .* holds files already \(\w/,
+    );
+    await expectReject(
+      quantizeModel(dir, dir, { format: 'nf4' }),
+      'ERR_FILE',
+      /^\[quantizeModel\] .* holds /,
+    );
+    await expectReject(
+      quantizeModel(dir, join(scratch, 'taken'), { format: 'nf4' }),
+      'ERR_FILE',
+      /^\[quantizeModel\] cannot write to .*taken: /,
+    );
+  });
+
+  test.each([false, true])('weights that are not finite, doubleQuant %s', async (doubleQuant) => {
+    const name = 'model.layers.1.mlp.up_proj.weight';
+    const dir = await tinyModel({
+      edit(tensors) {
+        const values = floatsOf(tensors.get(name)!);
+        values[77] = NaN;
+        tensors.set(name, { dtype: 'F32', shape: [40, 24], bytes: bytesOf(values) });
+      },
+    });
+    const out = fresh();
+    await expectReject(
+      quantizeModel(dir, out, { format: 'nf4', doubleQuant }),
+      'ERR_FILE',
+      /^\[quantizeModel\] expected finite weights to quantise but received NaN or an infinity in model\.layers\.1\.mlp\.up_proj\.weight$/,
+    );
+    expect(existsSync(out)).toBe(false);
+    expect(memoryUsage().tensors).toBe(0);
+  });
+
+  test.each([false, true])('an abort at any moment, doubleQuant %s', async (doubleQuant) => {
+    const dir = await tinyModel();
+    const all: number[] = [];
+    await quantizeModel(dir, fresh(), {
+      format: 'nf4',
+      doubleQuant,
+      onProgress: ({ loaded }) => all.push(loaded),
+    });
+    for (const at of [0, 1, Math.floor(all.length / 2), all.length - 1]) {
+      const out = fresh();
+      const controller = new AbortController();
+      const reason = new Error('enough');
+      const run = quantizeModel(dir, out, {
+        ...{ format: 'nf4', doubleQuant, signal: controller.signal },
+        onProgress: ({ loaded }) => {
+          if (loaded === all[at]) controller.abort(reason);
+        },
+      });
+      await expect(run).rejects.toBe(reason);
+      expect(existsSync(out)).toBe(false);
+      expect(memoryUsage().tensors).toBe(0);
+    }
+    expect(readdirSync(scratch).filter((name) => name.startsWith('.'))).toEqual([]);
+  });
+});
+
+test('never more than one matrix and its codes are in memory', async () => {
+  const dir = await tinyModel({
+    config: { ...untied.config, hidden_size: 48, intermediate_size: 2048 },
+  });
+  const largest = 48 * 2048 * 4;
+  const before = memoryUsage();
+  let peak = 0;
+  await quantizeModel(dir, fresh(), {
+    format: 'nf4',
+    doubleQuant: true,
+    onProgress: () => (peak = Math.max(peak, memoryUsage().bytes - before.bytes)),
+  });
+  expect(peak).toBeLessThan(1.3 * largest);
+});
+
+test('lora-native quantize', async () => {
+  const dir = await tinyModel();
+  const out = fresh();
+  const words = [
+    'quantize',
+    dir,
+    out,
+    '--format',
+    'nf4',
+    '--skip',
+    'k_proj, layers.0.mlp.up_proj',
+    '--double-quant',
+    '--json',
+  ];
+  const { status, out: printed, err } = await commandLine(words);
+  expect(err).toMatch(/^wrote .*: \d+\.\d kB of weights\n$/);
+  expect({ status, json: JSON.parse(printed) as unknown }).toEqual({
+    status: 0,
+    json: { out, model: dir, format: 'nf4', bytes: readFileSync(join(out, 'model.safetensors')).length },
+  });
+  expect(await logitsOf(out)).toEqual(
+    await logitsOf(dir, {
+      quantize: { format: 'nf4', skip: ['k_proj', 'layers.0.mlp.up_proj'], doubleQuant: true },
+    }),
+  );
+  expect(await commandLine(words)).toMatchObject({
+    status: 1,
+    err: expect.stringContaining('holds files already') as string,
+  });
+  expect(await commandLine(['quantize', dir, fresh(), '--format', 'q8'])).toMatchObject({ status: 2 });
+});
