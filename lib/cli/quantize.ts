@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { weightsFile } from '../formats/model_files';
 import { quantizeModel } from '../models/quantize_model';
-import { quantisedFormats } from '../models/quantize_options';
+import { quantisedFormats } from '../tensor/frozen_weight';
 import { note, printJson } from './common';
 import { defineCommand, helpFlag } from './command';
 import { hubFlags, hubOptions, sizeText } from './hub_report';

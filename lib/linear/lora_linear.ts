@@ -4,8 +4,8 @@ import { LoRAError } from '../errors';
 import { checkF16, deviceName, type Device } from '../native/device';
 import { randomUniform } from '../ops/random';
 import { adoptParameter, tensor } from '../tensor/create';
-import { dtypes, type DType } from '../tensor/dtype';
-import { FrozenWeight } from '../tensor/frozen_weight';
+import { dtypes, type DType, type FloatDType } from '../tensor/dtype';
+import { FrozenWeight, quantisedFormats, type QuantisedFormat } from '../tensor/frozen_weight';
 import { isRecording, temporaries } from '../tensor/scope';
 import { checkForwards, checkSaved, prepare, restore, type StateDict } from '../tensor/state';
 import { alias, handleOf, Tensor, type Parameter } from '../tensor/tensor';
@@ -51,6 +51,8 @@ export interface LoRALinearOptions {
   bias?: Values | false | null | undefined;
   /** Of activations and frozen weights; default: that of the weight (f16 → bf16), else f32. */
   dtype?: DType | undefined;
+  /** Keeps the frozen weight in 4.5 ('nf4', 'fp4') or 8 ('int8') bits for each value, as `fromPretrained` does. Absent: as it is given. */
+  quantize?: QuantisedFormat | undefined;
   /** Default: that of the weight, else 'cpu'. */
   device?: Device | undefined;
   /** Of what is seeded, and of the dropout; default 0. */
@@ -94,7 +96,10 @@ export class LoRALinear {
   #forwards = 0;
   #disposed = false;
 
-  /** @throws ERR_ARGUMENT for an unknown option or a weight of the wrong shape, ERR_UNSUPPORTED for f16 on the CPU. */
+  /**
+   * @throws ERR_ARGUMENT for an unknown option, a weight of the wrong shape, and one to quantise that is not finite; ERR_UNSUPPORTED for f16 on
+   * the CPU, and where the device does not read the format for the dtype
+   */
   constructor(options: LoRALinearOptions) {
     checkOptions(op, options, [
       'inFeatures',
@@ -106,9 +111,12 @@ export class LoRALinear {
       'weight',
       'bias',
       'dtype',
+      'quantize',
       'device',
       'seed',
     ]);
+    const { quantize } = options;
+    if (quantize !== undefined) checkOneOf(op, 'quantize', quantize, quantisedFormats);
     const { inFeatures, outFeatures, weight, bias, useRslora = false, seed = 0 } = options;
     const { r = 16, loraDropout = 0 } = options;
     const given = weight instanceof Tensor ? weight : undefined;
@@ -141,13 +149,12 @@ export class LoRALinear {
     const shape = [outFeatures, inFeatures];
     const frozen = temporaries(() => {
       const w = weight === undefined ? seeded(shape, streams.weight) : this.#take('weight', weight, shape);
-      const rowMajor = w.to({ dtype, device: this.device });
       let b: Tensor | undefined;
       if (bias) b = this.#take('bias', bias, [outFeatures]);
       else if (bias === undefined && weight === undefined) b = seeded([outFeatures], streams.bias);
       b &&= b.to({ dtype, device: this.device });
-      const linear = new Linear('weight', FrozenWeight.pack(rowMajor), b && alias(b));
-      return { linear, print: alias(fingerprint(rowMajor, b)) };
+      const { packed, values: read } = this.#pack(w, quantize);
+      return { linear: new Linear('weight', packed, b && alias(b)), print: alias(fingerprint(read, b)) };
     });
     this.#linear = frozen.linear;
     this.#fingerprint = frozen.print;
@@ -159,6 +166,17 @@ export class LoRALinear {
     this.#delta = lora.make(spec, parameters);
     this.up = parameters.get('up')!;
     this.down = parameters.get('down')!;
+  }
+
+  /** The frozen weight, and its values as calls read them. */
+  #pack(w: Tensor, quantize: QuantisedFormat | undefined): { packed: FrozenWeight; values: Tensor } {
+    const { dtype, device } = this;
+    if (quantize === undefined) {
+      const values = w.to({ dtype, device });
+      return { packed: FrozenWeight.pack(values), values };
+    }
+    const packed = FrozenWeight.packQuantising(op, w.to({ device }), quantize, dtype as FloatDType);
+    return { packed, values: packed.unpack() };
   }
 
   #take(name: string, values: Values, shape: readonly number[]): Tensor {

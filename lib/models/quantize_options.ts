@@ -1,11 +1,8 @@
 /** Which matrices of a model become 4-bit codes or int8 rows while it is loaded. */
-import type { QuantisedFormat } from '../tensor/frozen_weight';
+import { quantisedFormats, type QuantisedFormat } from '../tensor/frozen_weight';
 import { check, checkBoolean, checkOneOf, checkOptions, describe, isListOf, listed } from '../validate';
 import type { ModelConfig } from './config';
 import { EMBEDDING, expectedTensors, HEAD } from './tensor_table';
-
-/** Formats that weights can be quantised to. */
-export const quantisedFormats = ['nf4', 'fp4', 'int8'] as const satisfies readonly QuantisedFormat[];
 
 /** The option `quantize`. */
 export interface QuantizeOptions {

@@ -8,7 +8,7 @@ import { isRecord, parseJson } from '../formats/json';
 import type { ModelTensors } from '../formats/sharded';
 import { inSlices } from '../tensor/pace';
 import type { FloatDType } from '../tensor/dtype';
-import type { QuantisedFormat } from '../tensor/frozen_weight';
+import { scalesOf, type QuantisedFormat } from '../tensor/frozen_weight';
 import { shapeText } from '../validate';
 import { nestedBlock, unnested } from './double_quant';
 
@@ -145,9 +145,6 @@ function checkScales(name: string, scales: Float32Array): Float32Array {
   return scales;
 }
 
-/** The scale of int8 values of a row whose largest magnitude this is. */
-export const scaleOfInt8 = (magnitude: number): number => Math.fround(magnitude * Math.fround(1 / 127));
-
 /** Int8 rows as compressed-tensors has them, with scales [out, 1], and as bitsandbytes has them, with the magnitudes [out] of the rows. */
 function int8Rows(
   stored: ModelTensors,
@@ -177,7 +174,7 @@ function int8Rows(
           'ERR_UNSUPPORTED',
         );
       const scales = checkScales(scalesName, await floatsOf(stored, scalesName));
-      if (ofBitsandbytes) scales.forEach((magnitude, row) => (scales[row] = scaleOfInt8(magnitude)));
+      if (ofBitsandbytes) scalesOf('int8', scales);
       return { format: 'int8', values: await stored.get(name).read(), scales };
     },
   };

@@ -11,13 +11,13 @@ import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import { SlicedUpload } from '../tensor/slices';
 import type { DType, FloatDType } from '../tensor/dtype';
-import { FrozenWeight, type QuantisedFormat } from '../tensor/frozen_weight';
+import { FrozenWeight, scalesOf, type QuantisedFormat } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
 import { check, listed, shapeText } from '../validate';
 import type { ModelConfig } from './config';
 import { roundedTwice } from './double_quant';
 import { quantisedModules, type QuantizePlan } from './quantize_options';
-import { scaleOfInt8, storedMatrix, type StoredMatrix } from './stored_matrix';
+import { storedMatrix, type StoredMatrix } from './stored_matrix';
 import {
   blockPath,
   blockTable,
@@ -217,8 +217,7 @@ async function quantisedWeight(
 ): Promise<FrozenWeight> {
   const { values, magnitudes: found } = await codesOf('from_pretrained', name, x, format);
   try {
-    const scales = doubleQuant ? await roundedTwice(found) : found;
-    if (format === 'int8') scales.forEach((magnitude, row) => (scales[row] = scaleOfInt8(magnitude)));
+    const scales = scalesOf(format, doubleQuant ? await roundedTwice(found) : found);
     return FrozenWeight.packQuantised(format, values, scales, x.shape as [number, number], dtype, x.device);
   } finally {
     binding().release(values);
@@ -308,11 +307,6 @@ function checkQuantize(
   const op = 'from_pretrained';
   const [first] = quantised.values();
   check(first === undefined, op, () => `${dir} is quantised already (${first!.format}): leave quantize out`);
-  if (!binding().reads(nativeDevice(device), plan.format, dtype))
-    throw new LoRAError(
-      'ERR_UNSUPPORTED',
-      `[${op}] ${device} does not read ${plan.format} weights for ${dtype} activations`,
-      { op },
-    );
+  FrozenWeight.checkReads(op, plan.format, dtype, device);
   return new Set([...quantisedModules(op, config, plan)].map((path) => `${path}.weight`));
 }

@@ -10,6 +10,18 @@ import { check, shapeText } from '../validate';
 
 export type QuantisedFormat = Extract<WeightFormat, 'int8' | 'nf4' | 'fp4'>;
 
+/** Formats that weights can be quantised to. */
+export const quantisedFormats = ['nf4', 'fp4', 'int8'] as const satisfies readonly QuantisedFormat[];
+
+/** The scale of int8 values of a row whose largest magnitude this is. */
+export const scaleOfInt8 = (magnitude: number): number => Math.fround(magnitude * Math.fround(1 / 127));
+
+/** The scales of values with these largest magnitudes, in the place of which they are written. */
+export function scalesOf(format: QuantisedFormat, magnitudes: Float32Array): Float32Array {
+  if (format === 'int8') magnitudes.forEach((x, row) => (magnitudes[row] = scaleOfInt8(x)));
+  return magnitudes;
+}
+
 /**
  * W [rows, cols] = [out, in], packed once for activations of `dtype`, in which ops see its values whatever its format. Counted:
  * a recorded graph keeps it alive after dispose().
@@ -93,6 +105,45 @@ export class FrozenWeight {
     checkFloat('quantize', rowMajor, 'the matrix');
     const [values, magnitudes] = call().quantize(rowMajor.handle, format);
     return { values, magnitudes };
+  }
+
+  /**
+   * Quantises a row-major matrix and packs the result for activations of `dtype`. Waits for the magnitudes.
+   *
+   * @throws ERR_UNSUPPORTED as packQuantised; ERR_ARGUMENT for values that are not finite.
+   */
+  static packQuantising(
+    op: string,
+    rowMajor: Tensor,
+    format: QuantisedFormat,
+    dtype: FloatDType,
+  ): FrozenWeight {
+    const { device, shape } = rowMajor;
+    FrozenWeight.checkReads(op, format, dtype, device);
+    const { values, magnitudes } = FrozenWeight.quantise(rowMajor, format);
+    try {
+      const found = new Float32Array(binding().readSync(magnitudes));
+      check(
+        found.every(Number.isFinite),
+        op,
+        'expected finite weights to quantise but received NaN or an infinity',
+      );
+      const scales = scalesOf(format, found);
+      return FrozenWeight.packQuantised(format, values, scales, shape as [number, number], dtype, device);
+    } finally {
+      binding().release(values);
+      binding().release(magnitudes);
+    }
+  }
+
+  /** @throws ERR_UNSUPPORTED where the device does not read the format for activations of `dtype`. */
+  static checkReads(op: string, format: QuantisedFormat, dtype: FloatDType, device: Device): void {
+    if (binding().reads(nativeDevice(device), format, dtype)) return;
+    throw new LoRAError(
+      'ERR_UNSUPPORTED',
+      `[${op}] ${device} does not read ${format} weights for ${dtype} activations`,
+      { op },
+    );
   }
 
   /** The row-major matrix [rows, cols] in `dtype`. */

@@ -8,7 +8,6 @@ import {
   quantizeModel,
   tensor,
   tidy,
-  type DType,
   type FromPretrainedOptions,
   type QuantizeModelOptions,
   type SafetensorsTensor,

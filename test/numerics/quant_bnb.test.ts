@@ -4,9 +4,9 @@ import { join } from 'node:path';
 import { openSafetensors, tensor, tidy, type DType } from '../../lib/index';
 import type { ModelTensors } from '../../lib/formats/sharded';
 import { nest, nestedMap } from '../../lib/models/double_quant';
-import { scaleOfInt8, storedMatrix } from '../../lib/models/stored_matrix';
+import { storedMatrix } from '../../lib/models/stored_matrix';
 import { binding } from '../../lib/native/calls';
-import { FrozenWeight, type QuantisedFormat } from '../../lib/tensor/frozen_weight';
+import { FrozenWeight, scaleOfInt8, type QuantisedFormat } from '../../lib/tensor/frozen_weight';
 import { describeWithData } from '../support/shared_data';
 
 interface Stored {

@@ -1,5 +1,5 @@
 import { inspect } from 'node:util';
-import { AdamW, LoRALinear, memoryUsage, noGrad, tensor, tidy } from '../../lib/index';
+import { AdamW, LoRALinear, memoryUsage, noGrad, tensor, tidy, type Tensor } from '../../lib/index';
 import { expectThrow } from '../support/errors';
 import { bits as hex, list, relativeError, roundToBf16, seeded, values } from '../support/numbers';
 
@@ -132,6 +132,73 @@ describe('LoRALinear', () => {
       }
     },
   );
+
+  describe('quantize', () => {
+    const formats = ['nf4', 'fp4', 'int8'] as const;
+    const [rows, cols] = [10, 13]; // blocks of 64 values straddle rows
+    const sizes = { inFeatures: cols, outFeatures: rows, r: 2 };
+    const weight = Float32Array.from(values(rows * cols, 1));
+
+    test.each(
+      formats.flatMap((quantize) => (['cpu', 'reference'] as const).map((on) => [quantize, on] as const)),
+    )('%s on %s gives the bits of a layer of its values, merged too', async (quantize, on) => {
+      for (const dtype of ['f32', 'bf16'] as const) {
+        const layer = new LoRALinear({ ...sizes, weight, quantize, dtype, device: on });
+        const identity = Array.from({ length: cols }, (_, i) =>
+          Array.from({ length: cols }, (_, j) => +(i === j)),
+        );
+        const columns = tidy(() =>
+          layer
+            .forward(tensor(identity, { dtype, device: on }))
+            .transpose()
+            .dataSync(),
+        );
+        expect(relativeError(columns, weight)).toBeLessThan(quantize === 'int8' ? 0.02 : 0.2);
+        expect(new Set(columns).size).toBeLessThan(quantize === 'int8' ? 131 : 49);
+        const same = new LoRALinear({ ...sizes, weight: Float32Array.from(columns), dtype, device: on });
+        const x = seeded([3, cols], 2, { device: on, dtype });
+        const uses = [layer, same].map((one) => {
+          const optimizer = new AdamW(one.parameters(), { lr: 0.1 });
+          for (let step = 0; step < 2; step++) {
+            one.forward(x).square().mean().backward();
+            optimizer.step();
+            optimizer.zeroGrad();
+          }
+          const apart = hex(one.forward(x));
+          const merged = hex(one.merge().forward(x));
+          const again = hex(one.unmerge().forward(x));
+          expect(again).toBe(apart);
+          const { frozen, up, down } = one.stateDict() as Record<string, Tensor>;
+          return { apart, merged, frozen: hex(frozen!), up: hex(up!), down: hex(down!) };
+        });
+        expect(uses[0]).toEqual(uses[1]);
+        layer.loadStateDict(same.stateDict());
+      }
+    });
+
+    test('what cannot be is refused', () => {
+      const make = (options: object): LoRALinear => new LoRALinear({ ...sizes, weight, ...options });
+      expectThrow(() => make({ quantize: 'q8' }), 'ERR_ARGUMENT', /^\[LoRALinear\] expected quantize to be/);
+      const broken = Float32Array.from(weight);
+      broken[77] = Infinity;
+      expectThrow(
+        () => make({ quantize: 'nf4', weight: broken }),
+        'ERR_ARGUMENT',
+        '[LoRALinear] expected finite weights to quantise but received NaN or an infinity',
+      );
+      expectThrow(
+        () => make({ quantize: 'nf4', dtype: 'f16', device: 'reference' }),
+        'ERR_UNSUPPORTED',
+        '[LoRALinear] reference does not read nf4 weights for f16 activations',
+      );
+      const other = make({ quantize: 'nf4', weight: weight.map((x) => -x) });
+      expectThrow(
+        () => other.loadStateDict(make({ quantize: 'nf4' }).stateDict()),
+        'ERR_ARGUMENT',
+        /with this frozen weight/,
+      );
+    });
+  });
 
   test('a merged layer keeps its bias, needs no rank and has no dropout', async () => {
     const bias = new Float32Array([1, 2, 3, 4]);
