@@ -1,6 +1,7 @@
 // Peak memory (resident set) of loading, generating with and training a model: one process per figure, a Markdown table.
 //
-//   node benchmarks/memory.mjs [--dtype bf16] [--batch-size 1] [--length 256] [--r 16] [--gradient-checkpointing] MODEL…
+//   node benchmarks/memory.mjs [--dtype bf16] [--batch-size 1] [--length 256] [--r 16] [--gradient-checkpointing]
+//     [--quantize nf4] MODEL…
 //
 // MODEL is a Hugging Face directory, or one of the shapes of random_model.mjs, which is then filled with random weights: memory depends
 // on the shape and not on the values. The last column is what estimateMemory() says of training.
@@ -22,17 +23,18 @@ const { values, positionals } = parseArgs({
     length: { type: 'string', default: '256' },
     r: { type: 'string', default: '16' },
     'gradient-checkpointing': { type: 'boolean', default: false },
+    quantize: { type: 'string' },
     child: { type: 'string' }, // load, generate or train: measures itself
   },
 });
-const dtype = values.dtype;
+const { dtype, quantize } = values;
 const batchSize = Number(values['batch-size']);
 const length = Number(values.length);
 const r = Number(values.r);
 
 /** Runs one part in this process and prints its peak. */
 async function measure(part, dir) {
-  const model = await CausalLM.fromPretrained(dir, { dtype });
+  const model = await CausalLM.fromPretrained(dir, { dtype, quantize });
   const { vocabSize } = model.config;
   const ids = (n, seed) => Array.from({ length: n }, (_, i) => (7919 * (i + seed) + seed) % vocabSize);
   if (part === 'generate') await model.generate(ids(length, 1), { maxNewTokens: 8, ignoreEos: true });
@@ -71,8 +73,10 @@ else {
       });
       const config = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8'));
       const gradientCheckpointing = values['gradient-checkpointing'];
-      const { total } = estimateMemory(config, { batchSize, length, r, dtype, gradientCheckpointing });
-      const cells = [name, `${(parameters / 1e6).toFixed(1)}M`, dtype, ...peaks.map(gigabytes)];
+      const options = { batchSize, length, r, dtype, quantize, gradientCheckpointing };
+      const { total } = estimateMemory(config, options);
+      const kept = quantize === undefined ? dtype : `${dtype}, ${quantize}`;
+      const cells = [name, `${(parameters / 1e6).toFixed(1)}M`, kept, ...peaks.map(gigabytes)];
       console.log(`| ${cells.join(' | ')} | ${gigabytes(total)} |`);
     } finally {
       if (dir !== name) rmSync(dir, { recursive: true });

@@ -1,12 +1,13 @@
 import { bestDevice } from '../native/device';
 import type { Dataset } from '../data/dataset';
 import { CausalLM } from '../models/causal_lm';
+import { quantisedFormats } from '../tensor/frozen_weight';
 import type { Console, Flags, Values } from './command';
 import { hubFlags, hubOptions } from './hub_report';
 import { printable } from './printable';
 
 /** What every command that loads a model takes. */
-export const modelFlags = {
+export const wholeModelFlags = {
   model: {
     type: 'string',
     value: 'DIR',
@@ -29,12 +30,28 @@ export const modelFlags = {
   },
 } as const satisfies Flags;
 
+/** The same of commands that take a model in few bits. */
+export const modelFlags = {
+  ...wholeModelFlags,
+  quantize: {
+    type: 'string',
+    value: 'NAME',
+    choices: quantisedFormats,
+    help: 'keep weights in 4 or 8 bits',
+    defaultText: 'as they are',
+  },
+} as const satisfies Flags;
+
 /** Loads the model that the flags name, and says on which device it runs. */
-export async function loadModel(values: Values<typeof modelFlags>, console: Console): Promise<CausalLM> {
-  const { device, dtype } = values;
+export async function loadModel(
+  values: Values<typeof wholeModelFlags> & Partial<Values<typeof modelFlags>>,
+  console: Console,
+): Promise<CausalLM> {
+  const { device, dtype, quantize } = values;
   const model = await CausalLM.fromPretrained(values.model, {
     device: device === 'auto' ? bestDevice() : device,
     dtype,
+    quantize,
     ...hubOptions(console, values),
   });
   note(console, `${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);

@@ -11,6 +11,7 @@ export const estimate = defineCommand({
     model: flags.model,
     ...hubFlags,
     dtype: { ...flags.dtype, choices: ['auto', 'f32', 'bf16'] },
+    quantize: flags.quantize,
     r: flags.r,
     targetModules: flags.targetModules,
     batchSize: flags.batchSize,
@@ -28,10 +29,19 @@ export const estimate = defineCommand({
   json: 'one object: { weights, adapters, optimizer, activations, logits, kvCache, workspace, runtime, total, free, fits }, in bytes',
 
   async run(values, console) {
-    const { dtype, r, batchSize, maxLength: length, gradientCheckpointing, optimizer, streams } = values;
+    const {
+      dtype,
+      quantize,
+      r,
+      batchSize,
+      maxLength: length,
+      gradientCheckpointing,
+      optimizer,
+      streams,
+    } = values;
     const config = await readModelConfig(values, console);
     const fit = fitOf(config, {
-      ...{ dtype, r, batchSize, length, gradientCheckpointing, optimizer, streams },
+      ...{ dtype, quantize, r, batchSize, length, gradientCheckpointing, optimizer, streams },
       targetModules: targets(values.targetModules),
     });
     const { estimate, free, fits } = fit;

@@ -4,6 +4,8 @@ import { LoRAError } from '../errors';
 import { ModelFolder } from '../formats/model_folder';
 import { sourceFolder } from '../hub/source';
 import { parseModelConfig, type ModelConfig } from '../models/config';
+import { quantisedByConfig } from '../models/quantize_options';
+import type { QuantisedFormat } from '../tensor/frozen_weight';
 import { estimateMemory, type MemoryEstimate, type MemoryOptions } from '../models/memory';
 import { bestDevice, freeBytes } from '../native/device';
 import { note, targets } from './common';
@@ -34,7 +36,7 @@ export async function readModelConfig(
 /** What is taken from LORA_MEMORY_LIMIT, or from what the system leaves. */
 const tensorBytes = ({ total, runtime }: MemoryEstimate): number => total - runtime;
 
-/** Flags that make a training run smaller, those that cost least first. */
+/** Flags that make a training run smaller, those that cost least first; last what changes the weights. */
 const remedies: readonly (readonly [flags: string, options: MemoryOptions])[] = [
   ['--gradient-checkpointing', { gradientCheckpointing: true }],
   ['--batch-size 1', { batchSize: 1 }],
@@ -43,7 +45,15 @@ const remedies: readonly (readonly [flags: string, options: MemoryOptions])[] = 
     '--batch-size 1 --gradient-checkpointing --optimizer adamw8bit',
     { batchSize: 1, gradientCheckpointing: true, optimizer: 'adamw8bit' },
   ],
+  ['--quantize nf4', { quantize: 'nf4' }],
+  ['--quantize nf4 --gradient-checkpointing', { quantize: 'nf4', gradientCheckpointing: true }],
+  [
+    '--quantize nf4 --batch-size 1 --gradient-checkpointing',
+    { quantize: 'nf4', batchSize: 1, gradientCheckpointing: true },
+  ],
 ];
+/** Of these, what makes serving smaller. */
+const servingRemedies = remedies.filter(([, options]) => Object.keys(options).join() === 'quantize');
 
 /** Whether a process on the CPU fits into the memory that is free, and the first flags with which training would. */
 export function fitOf(config: ModelConfig, options: MemoryOptions, free = freeBytes('cpu')) {
@@ -51,8 +61,11 @@ export function fitOf(config: ModelConfig, options: MemoryOptions, free = freeBy
     tensorBytes(estimateMemory(config, { ...options, ...changes }));
   const estimate = estimateMemory(config, options);
   const fits = tensorBytes(estimate) <= free;
-  const training = options.streams === undefined;
-  const remedy = !fits && training ? remedies.find(([, changes]) => needOf(changes) <= free) : undefined;
+  const whole = options.quantize === undefined && quantisedByConfig(config) === undefined;
+  const possible = (options.streams === undefined ? remedies : servingRemedies).filter(
+    ([, { quantize }]) => whole || quantize === undefined,
+  );
+  const remedy = fits ? undefined : possible.find(([, changes]) => needOf(changes) <= free);
   return { estimate, free, fits, remedy: remedy?.[0] };
 }
 
@@ -66,6 +79,7 @@ export function fitText({ estimate, free, fits, remedy }: ReturnType<typeof fitO
 /** Flags of a training run that its memory depends on. */
 interface MemoryValues extends ModelValues {
   readonly dtype: NonNullable<MemoryOptions['dtype']> | 'f16';
+  readonly quantize?: QuantisedFormat | undefined;
   readonly device: string;
   readonly r: number;
   readonly targetModules: string;
@@ -77,18 +91,19 @@ interface MemoryValues extends ModelValues {
 
 /** Says whether the run fits into memory, before its weights are loaded. Throws ERR_OUT_OF_MEMORY where they alone do not. */
 export async function checkMemory(values: MemoryValues, console: Console): Promise<void> {
-  const { dtype, device, r, batchSize, maxLength: length, gradientCheckpointing, optimizer } = values;
+  const { dtype, quantize, device, r, batchSize, maxLength: length } = values;
+  const { gradientCheckpointing, optimizer } = values;
   if (dtype === 'f16' || (device === 'auto' ? bestDevice() : device) !== 'cpu') return;
   const config = await readModelConfig(values, console, 'model');
   const fit = fitOf(config, {
-    ...{ dtype, r, batchSize, length, gradientCheckpointing, optimizer },
+    ...{ dtype, quantize, r, batchSize, length, gradientCheckpointing, optimizer },
     targetModules: targets(values.targetModules),
   });
   const { weights } = fit.estimate;
   if (weights > fit.free)
     throw new LoRAError(
       'ERR_OUT_OF_MEMORY',
-      `[train] the weights of ${values.model} take ${sizeText(weights)}, and ${sizeText(fit.free)} of memory are free (LORA_MEMORY_LIMIT, or what the system leaves)`,
+      `[train] the weights of ${values.model} take ${sizeText(weights)}, and ${sizeText(fit.free)} of memory are free (LORA_MEMORY_LIMIT, or what the system leaves)${fit.remedy === undefined ? '' : `: with ${fit.remedy} the run would fit`}`,
       { op: 'train' },
     );
   note(console, fitText(fit));

@@ -1,6 +1,6 @@
 import { readAdapter } from '../peft/adapter_files';
 import { checkUnused } from '../models/save';
-import { loadModel, modelFlags, note, printJson } from './common';
+import { loadModel, note, printJson, wholeModelFlags } from './common';
 import { hubOptions } from './hub_report';
 import { defineCommand, helpFlag } from './command';
 
@@ -8,7 +8,7 @@ export const merge = defineCommand({
   summary: 'Merges an adapter into its base and writes a Hugging Face directory.',
   usage: '--model DIR --adapter DIR --out-dir DIR',
   flags: {
-    ...modelFlags,
+    ...wholeModelFlags,
     adapter: { type: 'string', value: 'DIR', required: true, help: 'a PEFT adapter, or a name of the hub' },
     outDir: {
       type: 'string',

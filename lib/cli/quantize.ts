@@ -21,13 +21,13 @@ export const quantize = defineCommand({
     skip: {
       type: 'string',
       value: 'LIST',
-      help: 'modules that stay as they are: names with commas, as lm_head,layers.0.mlp.down_proj',
+      help: 'modules that stay whole: names with commas, as lm_head,o_proj',
       defaultText: 'none',
     },
     doubleQuant: { type: 'boolean', help: 'the scales of nf4 and fp4 in 8 bits, as QLoRA: 4.13 bits' },
     embedding: {
       type: 'boolean',
-      help: 'the token embedding too, and a head tied to it; transformers does not load that',
+      help: 'the token embedding too, which transformers does not load',
     },
     ...hubFlags,
     json: { type: 'boolean', help: 'what was written as one JSON object' },

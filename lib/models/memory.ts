@@ -1,10 +1,17 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
-import { isRecord } from '../formats/json';
+import { quantisedBytes } from '../tensor/frozen_weight';
 import { optimizerNames, type OptimizerName } from '../train/optimizer';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
 import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
+import {
+  quantisedByConfig,
+  quantisedModules,
+  quantizePlan,
+  type QuantisedMatrices,
+  type QuantizeOptions,
+} from './quantize_options';
 import { blockPath, blockTable, expectedTensors, HEAD } from './tensor_table';
 
 const op = 'estimateMemory';
@@ -27,6 +34,8 @@ export interface MemoryOptions extends Pick<
   length?: number | undefined;
   /** The dtype of activations, as `fromPretrained` takes it. Default 'auto'. */
   dtype?: 'auto' | 'f32' | 'bf16' | undefined;
+  /** Quantises the matrices, as `fromPretrained` does. Default: as the files have them. */
+  quantize?: QuantizeOptions['format'] | QuantizeOptions | undefined;
   /** Compute each block a second time in the backward pass. Default false. */
   gradientCheckpointing?: boolean | undefined;
   /** The optimizer by name. Default 'adamw'. */
@@ -136,7 +145,7 @@ export function estimateMemory(
     op,
     () => `expected optimizer to be one of ${optimizerNames.join(', ')} but received ${describe(optimizer)}`,
   );
-  const sizes = sizesOf(model, dtype);
+  const sizes = sizesOf(model, dtype, quantisedOf(model, options.quantize));
   const runtime = runtimeBytes + tokenBytes * model.vocabSize;
   const parts =
     streams === undefined
@@ -154,27 +163,44 @@ const optionNames = [
     'batchSize',
     'length',
     'dtype',
+    'quantize',
     'gradientCheckpointing',
     'optimizer',
     'streams',
   ],
 ];
 
+/** The matrices that are quantised, in the files or while they are loaded. */
+function quantisedOf(
+  config: ModelConfig,
+  quantize: MemoryOptions['quantize'],
+): QuantisedMatrices | undefined {
+  const plan = quantizePlan(op, quantize);
+  const stored = quantisedByConfig(config);
+  if (plan === undefined) return stored;
+  check(
+    stored === undefined,
+    op,
+    () => `the model is quantised already (${stored!.format}): leave quantize out`,
+  );
+  return { format: plan.format, modules: quantisedModules(op, config, plan) };
+}
+
 /** Bytes of the weights in memory, and of a number of the activations. */
 function sizesOf(
   config: ModelConfig,
   dtype: 'auto' | 'f32' | 'bf16',
+  quantised: QuantisedMatrices | undefined,
 ): { weights: number; activation: number } {
   const f32 = dtype === 'auto' ? config.fileDType === 'f32' : dtype === 'f32';
   const activation = f32 ? 4 : 2;
   // f32 activations keep the 16 bits of a file.
   const stored = f32 && (config.fileDType === 'bf16' || config.fileDType === 'f16') ? 2 : activation;
   let weights = 0;
-  // Of quantised models only those with int8 rows are read, whose layers have a scale in f32 for each row.
-  const int8 = isRecord(config.raw['quantization_config']);
   for (const [name, shape] of expectedTensors(config)) {
     if (shape.length !== 2) weights += product(shape) * activation;
-    else if (int8 && name.includes('_proj.')) weights += product(shape) + 4 * shape[0]!;
+    else if (quantised?.modules.has(name.replace(/\.weight$/, '')))
+      weights += quantisedBytes(quantised.format, shape[0]!, shape[1]!);
     else weights += product(shape) * stored;
   }
   return { weights, activation };

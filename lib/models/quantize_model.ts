@@ -9,6 +9,7 @@ import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/sour
 import type { NativeTensor } from '../native/binding';
 import { binding } from '../native/calls';
 import type { FloatDType } from '../tensor/dtype';
+import { blockValues } from '../tensor/frozen_weight';
 import { runUntracked } from '../tensor/scope';
 import { SlicedUpload, slicesOf } from '../tensor/slices';
 import { check, checkOptions } from '../validate';
@@ -16,7 +17,7 @@ import { parseModelConfig, type ModelConfig } from './config';
 import { nest, nestedBlock, nestedMap, type NestedMagnitudes } from './double_quant';
 import { quantisedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
 import { checkNotSource, checkUnused, writeModel } from './save';
-import { blockValues, codePlanes, codeTables, rowPlanes, stateOfCodes, type Plane } from './stored_matrix';
+import { codePlanes, codeTables, rowPlanes, stateOfCodes, type Plane } from './stored_matrix';
 import { blockPath, blockTable, EMBEDDING, HEAD } from './tensor_table';
 import { checkNames, codesOf, dtypeOf } from './weights';
 
@@ -160,6 +161,7 @@ function quantizationConfig(
   dtype: FloatDType,
 ): Record<string, unknown> {
   const eight = format === 'int8';
+  const weightOf = (path: string): string => (path === HEAD && config.tieWordEmbeddings ? EMBEDDING : path);
   const linears = [
     ...Array.from({ length: config.numHiddenLayers }, (_, i) =>
       blockTable(config).flatMap((entry) => (entry.kind === 'linear' ? [blockPath(i, entry.module)] : [])),
@@ -175,7 +177,7 @@ function quantizationConfig(
     bnb_4bit_use_double_quant: doubleQuant,
     llm_int8_enable_fp32_cpu_offload: false,
     llm_int8_has_fp16_weight: false,
-    llm_int8_skip_modules: linears.filter((path) => !quantised.has(path)),
+    llm_int8_skip_modules: linears.filter((path) => !quantised.has(weightOf(path))),
     llm_int8_threshold: 6,
     load_in_4bit: !eight,
     load_in_8bit: eight,

@@ -1,4 +1,5 @@
 /** Which matrices of a model become 4-bit codes or int8 rows while it is loaded. */
+import { isRecord } from '../formats/json';
 import { quantisedFormats, type QuantisedFormat } from '../tensor/frozen_weight';
 import { check, checkBoolean, checkOneOf, checkOptions, describe, isListOf, listed } from '../validate';
 import type { ModelConfig } from './config';
@@ -67,4 +68,30 @@ export function quantisedModules(
   const skipped = (path: string): boolean =>
     (path === EMBEDDING && !plan.embedding) || plan.skip.some((name) => endsWith(path, name));
   return new Set(modules.filter((path) => !skipped(path)));
+}
+
+/** The matrices of a model that are quantised, by the path of their module, and their format. */
+export interface QuantisedMatrices {
+  readonly format: QuantisedFormat;
+  readonly modules: ReadonlySet<string>;
+}
+
+/** Those of the files, as `quantization_config` of config.json has them; undefined for a model of whole weights. */
+export function quantisedByConfig(config: ModelConfig): QuantisedMatrices | undefined {
+  const stated = config.raw['quantization_config'];
+  if (!isRecord(stated)) return undefined;
+  const every = [...expectedTensors(config)].filter(([, shape]) => shape.length === 2);
+  const paths = every.map(([name]) => name.slice(0, -'.weight'.length));
+  const linears = paths.filter((path) => path !== EMBEDDING);
+  if (stated['quant_method'] !== 'bitsandbytes')
+    return { format: 'int8', modules: new Set(linears.filter((path) => path !== HEAD)) };
+  const eight = stated['load_in_8bit'] === true || stated['_load_in_8bit'] === true;
+  const format = eight ? 'int8' : stated['bnb_4bit_quant_type'] === 'nf4' ? 'nf4' : 'fp4';
+  const stored: unknown = stated['llm_int8_skip_modules'];
+  const skipped = Array.isArray(stored) ? stored.map(String) : [HEAD];
+  const whole = (path: string): boolean => skipped.some((name) => `.${path}.`.includes(`.${name}.`));
+  const modules = new Set(linears.filter((path) => !whole(path)));
+  // A tied head is the embedding.
+  if (config.tieWordEmbeddings && !whole(HEAD)) modules.add(EMBEDDING);
+  return { format, modules };
 }

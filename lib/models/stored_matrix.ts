@@ -8,7 +8,7 @@ import { isRecord, parseJson } from '../formats/json';
 import type { ModelTensors } from '../formats/sharded';
 import { inSlices } from '../tensor/pace';
 import type { FloatDType } from '../tensor/dtype';
-import { scalesOf, type QuantisedFormat } from '../tensor/frozen_weight';
+import { blockValues, scalesOf, type QuantisedFormat } from '../tensor/frozen_weight';
 import { shapeText } from '../validate';
 import { nestedBlock, unnested } from './double_quant';
 
@@ -16,9 +16,6 @@ const op = 'from_pretrained';
 
 /** bitsandbytes writes less than 200 bytes. */
 const mostStateBytes = 65_536;
-
-/** Values of the flattened matrix that share a scale of a 4-bit format. */
-export const blockValues = 64;
 
 /** What `FrozenWeight.packQuantised` takes: W = q·s. */
 export interface QuantisedMatrix {

@@ -16,6 +16,15 @@ export const quantisedFormats = ['nf4', 'fp4', 'int8'] as const satisfies readon
 /** The scale of int8 values of a row whose largest magnitude this is. */
 export const scaleOfInt8 = (magnitude: number): number => Math.fround(magnitude * Math.fround(1 / 127));
 
+/** Bytes of a quantised matrix in memory: its codes, and its scales in f32. */
+export function quantisedBytes(format: QuantisedFormat, rows: number, cols: number): number {
+  if (format === 'int8') return rows * cols + 4 * rows;
+  return Math.ceil((rows * cols) / 2) + 4 * Math.ceil((rows * cols) / blockValues);
+}
+
+/** Values of the flattened matrix that share a scale of a 4-bit format. */
+export const blockValues = 64;
+
 /** The scales of values with these largest magnitudes, in the place of which they are written. */
 export function scalesOf(format: QuantisedFormat, magnitudes: Float32Array): Float32Array {
   if (format === 'int8') magnitudes.forEach((x, row) => (magnitudes[row] = scaleOfInt8(x)));

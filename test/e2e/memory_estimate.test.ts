@@ -1,7 +1,17 @@
 /** What estimateMemory() says, against what is allocated. */
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { CausalLM, estimateMemory, type LoRAConfigInput, type MemoryOptions } from '../../lib/index';
+import { fitOf } from '../../lib/cli/memory_fit';
+import {
+  CausalLM,
+  estimateMemory,
+  memoryUsage,
+  quantizeModel,
+  type LoRAConfigInput,
+  type MemoryOptions,
+} from '../../lib/index';
+import { parseModelConfig } from '../../lib/models/config';
+import { collectGarbage } from '../support/garbage';
 import { childReport } from '../support/child';
 import { commandLine } from '../support/command_line';
 import { expectThrow } from '../support/errors';
@@ -51,7 +61,78 @@ test('the weights of int8 rows are those in memory', async () => {
   await plain.dispose();
 });
 
+test.each<[MemoryOptions['quantize'], TinyModelOptions]>([
+  ['nf4', {}],
+  ['int8', { config: { tie_word_embeddings: false } }],
+  [{ format: 'fp4', doubleQuant: true, embedding: true }, {}],
+  [
+    { format: 'nf4', skip: ['lm_head', 'layers.0.mlp.up_proj', 'o_proj'] },
+    { config: { tie_word_embeddings: false } },
+  ],
+])(
+  'the weights of %j, a model %j, are those in memory, asked for or in the files',
+  async (quantize, options) => {
+    const whole = await tinyModel({
+      ...options,
+      config: { hidden_size: 64, head_dim: 16, intermediate_size: 256, ...options.config },
+    });
+    await collectGarbage();
+    const before = memoryUsage().bytes;
+    const model = await CausalLM.fromPretrained(whole, { device: 'reference', quantize });
+    const { weights } = estimateMemory(model.config, { quantize });
+    expect(weights / (memoryUsage().bytes - before)).toBeGreaterThan(0.97);
+    expect(weights / (memoryUsage().bytes - before)).toBeLessThan(1.01);
+    const out = `${whole}-quantised`;
+    await quantizeModel(whole, out, typeof quantize === 'string' ? { format: quantize } : quantize!);
+    const written = JSON.parse(readFileSync(`${out}/config.json`, 'utf8')) as Record<string, unknown>;
+    expect(estimateMemory(written).weights).toBe(weights);
+    expectThrow(
+      () => estimateMemory(written, { quantize: 'nf4' }),
+      'ERR_ARGUMENT',
+      /is quantised already \(\w+\): leave quantize out$/,
+    );
+    await model.dispose();
+  },
+);
+
+test('modules that transformers leaves whole count as such', () => {
+  const of = (more: object): number =>
+    estimateMemory({
+      ...config,
+      tie_word_embeddings: false,
+      quantization_config: {
+        quant_method: 'bitsandbytes',
+        load_in_4bit: true,
+        bnb_4bit_quant_type: 'nf4',
+        ...more,
+      },
+    }).weights;
+  const head = 2 * Number(config['vocab_size']) * Number(config['hidden_size']);
+  const saved = head - head / 4 - head / 2 / 16;
+  expect(of({}) - of({ llm_int8_skip_modules: [] })).toBeCloseTo(saved, -1);
+  expect(of({ llm_int8_skip_modules: null })).toBe(of({}));
+  expect(of({ llm_int8_skip_modules: ['lm_head', 'layers.1'] })).toBeGreaterThan(of({}));
+});
+
+test('the flag that would make it fit: quantize where nothing else does, and for serving', () => {
+  const large = parseModelConfig({
+    ...config,
+    hidden_size: 4096,
+    intermediate_size: 11008,
+    num_hidden_layers: 32,
+  });
+  const remedy = (options: MemoryOptions, free: number): string | undefined =>
+    fitOf(large, options, free * 1e9).remedy;
+  expect(remedy({ length: 256 }, 7)).toBe('--quantize nf4');
+  expect(remedy({ batchSize: 8, length: 512 }, 6)).toBe('--quantize nf4 --gradient-checkpointing');
+  expect(remedy({ length: 256 }, 1)).toBeUndefined();
+  expect(remedy({ length: 256, quantize: 'int8' }, 1)).toBeUndefined();
+  expect(remedy({ streams: 1, length: 256 }, 7)).toBe('--quantize nf4');
+});
+
 test.each<[dtype: 'f32' | 'bf16', MemoryOptions]>([
+  ['f32', { batchSize: 4, length: 256, quantize: 'nf4' }],
+  ['bf16', { batchSize: 4, length: 256, quantize: 'nf4', gradientCheckpointing: true }],
   ['f32', { batchSize: 4, length: 256 }],
   ['bf16', { batchSize: 8, length: 128, optimizer: 'lion' }],
   ['f32', { batchSize: 8, length: 256, gradientCheckpointing: true }],
@@ -59,9 +140,9 @@ test.each<[dtype: 'f32' | 'bf16', MemoryOptions]>([
   'the peak of tensors in training in %s, %j',
   (dtype, options) => {
     const program = `
-    const model = await lora.CausalLM.fromPretrained(${JSON.stringify(base)}, { dtype: '${dtype}' });
+    const model = await lora.CausalLM.fromPretrained(${JSON.stringify(base)}, { dtype: '${dtype}', quantize: ${JSON.stringify(options.quantize)} });
     model.addAdapter({ r: 16 });
-    const { length, ...options } = ${JSON.stringify(options)};
+    const { length, quantize, ...options } = ${JSON.stringify(options)};
     const row = (i) => ({ inputIds: Array.from({ length }, (_, j) => (i * 7 + j * 3) % 250) });
     const data = Array.from({ length: 2 * options.batchSize }, (_, i) => row(i));
     await new lora.Trainer({ model, data, maxSteps: 2, ...options }).run();
