@@ -8,6 +8,8 @@ import { describe, listed } from '../validate';
 import { literal, utf8Rules } from './alphabet';
 import { anyNumber, integers, numberRules, numbers } from './json_numbers';
 import {
+  annotations,
+  checkPointer,
   count,
   isOfType,
   keywordsOf,
@@ -15,6 +17,7 @@ import {
   malformed,
   op,
   ordered,
+  referredTo,
   typesOf,
   unsupported,
   type Schema,
@@ -38,22 +41,6 @@ const mostNesting = 64;
 const mostLength = 128;
 const mostItems = 4096;
 
-/** Keywords that say nothing about what is valid. `format` is one too, but for those of `formats`. */
-const annotations = [
-  '$schema',
-  '$id',
-  '$comment',
-  '$defs',
-  'definitions',
-  'title',
-  'description',
-  'default',
-  'examples',
-  'deprecated',
-  'readOnly',
-  'writeOnly',
-  'format',
-];
 /** Keywords of which a schema has at most one, and none of the types beside. */
 const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'allOf'];
 const supported = [...new Set([...alternatives, 'type', ...Object.values(keywordsOf).flat()])];
@@ -333,25 +320,12 @@ class Grammar {
   }
 
   #reference(pointer: unknown, path: string, depth: number): string {
-    if (typeof pointer !== 'string' || !/^#(\/|$)/.test(pointer))
-      unsupported(
-        `${path}/$ref`,
-        `${describe(pointer)}: a reference begins with #/ and stays within the schema`,
-      );
+    checkPointer(pointer, path);
     if (this.#open.has(pointer))
       malformed(`${path}/$ref`, 'a reference that comes to a value', describe(pointer));
     const known = this.#referred.get(pointer);
     if (known !== undefined) return known;
-    let target: unknown = this.#root;
-    for (const part of pointer.split('/').slice(1)) {
-      const name = decodePart(part, path).replaceAll('~1', '/').replaceAll('~0', '~');
-      target =
-        (isRecord(target) || Array.isArray(target)) && Object.hasOwn(target, name)
-          ? (target as Schema)[name]
-          : undefined;
-    }
-    if (target === undefined)
-      malformed(`${path}/$ref`, 'a reference to a part of the schema', describe(pointer));
+    const target = referredTo(this.#root, pointer, path);
     const name = `d${this.#referred.size}`;
     this.#referred.set(pointer, name);
     this.#open.add(pointer);
@@ -359,14 +333,6 @@ class Grammar {
     this.#open.delete(pointer);
     this.#add(name, body);
     return name;
-  }
-}
-
-function decodePart(part: string, path: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return malformed(`${path}/$ref`, 'a URI fragment', describe(part));
   }
 }
 

@@ -6,6 +6,23 @@ import { describe } from '../validate';
 export const op = 'generate';
 export type Schema = Record<string, unknown>;
 
+/** Keywords that say nothing about what is valid. `format` is one too; what is generated follows some formats nevertheless. */
+export const annotations = [
+  '$schema',
+  '$id',
+  '$comment',
+  '$defs',
+  'definitions',
+  'title',
+  'description',
+  'default',
+  'examples',
+  'deprecated',
+  'readOnly',
+  'writeOnly',
+  'format',
+];
+
 /** The keywords that a type may have beside it. */
 export const keywordsOf: Readonly<Record<string, readonly string[]>> = {
   null: [],
@@ -72,4 +89,36 @@ export function malformed(path: string, expected: string, received: string): nev
 
 export function unsupported(path: string, what: string): never {
   throw new LoRAError('ERR_UNSUPPORTED', `[${op}] jsonSchema at ${path}: no support for ${what}`, { op });
+}
+
+/** Throws unless a reference stays within its schema. */
+export function checkPointer(pointer: unknown, path: string): asserts pointer is string {
+  if (typeof pointer !== 'string' || !/^#(\/|$)/.test(pointer))
+    unsupported(
+      `${path}/$ref`,
+      `${describe(pointer)}: a reference begins with #/ and stays within the schema`,
+    );
+}
+
+/** The part of a schema that a JSON pointer names. */
+export function referredTo(root: unknown, pointer: string, path: string): unknown {
+  let target = root;
+  for (const part of pointer.split('/').slice(1)) {
+    const name = decodePart(part, path).replaceAll('~1', '/').replaceAll('~0', '~');
+    target =
+      (isRecord(target) || Array.isArray(target)) && Object.hasOwn(target, name)
+        ? (target as Schema)[name]
+        : undefined;
+  }
+  if (target === undefined)
+    malformed(`${path}/$ref`, 'a reference to a part of the schema', describe(pointer));
+  return target;
+}
+
+function decodePart(part: string, path: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return malformed(`${path}/$ref`, 'a URI fragment', describe(part));
+  }
 }
