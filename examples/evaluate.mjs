@@ -1,9 +1,10 @@
-// Is the adapter any good? Held-out loss while it trains, the best checkpoint kept, and the share of answers that are
-// exactly right, for the base and for the adapter.
+// Is the adapter any good? Held-out loss while it trains, the best checkpoint kept, and for the base and the adapter the
+// share of answers that are exactly right and of choices that are the likeliest.
 //
 //   node examples/evaluate.mjs [MODEL_DIR] [STEPS] [OUT_DIR]
 import { readFile } from 'node:fs/promises';
 import { CausalLM, Trainer, loadDataset } from 'lora-native';
+import { answers } from './data/answers.mjs';
 
 const [dir = new URL('base-model', import.meta.url), steps = '600', outDir = 'evaluate-run'] =
   process.argv.slice(2);
@@ -12,19 +13,6 @@ const heldout = new URL('data/heldout.jsonl', import.meta.url);
 const load = (file) => loadDataset(file, { tokenizer: model.tokenizer, maxLength: 256 });
 const data = await load(new URL('data/train.jsonl', import.meta.url));
 const evalData = await load(heldout);
-
-/** The share of 20 held-out questions that the model answers exactly; adapter null is the base alone. */
-async function accuracy(adapter) {
-  const lines = (await readFile(heldout, 'utf8')).split('\n').slice(0, 20);
-  let right = 0;
-  for (const line of lines) {
-    const [question, answer] = JSON.parse(line).text.split('-> ');
-    const options = { maxNewTokens: 80, temperature: 0, stop: ['\n'], adapter };
-    const { text } = await model.generate(`${question}->`, options);
-    if (text.trim() === answer) right++;
-  }
-  return right / lines.length;
-}
 
 const every = Math.ceil(Number(steps) / 4);
 model.addAdapter({ r: 8, loraAlpha: 16, targetModules: 'all-linear' });
@@ -38,9 +26,23 @@ for await (const e of trainer.run()) {
 }
 
 await model.loadAdapter(`${outDir}/checkpoint-${best.step}`, { name: 'best' });
+// Rows with a prompt: the base and the adapter write the answers, all of them together.
+const questions = await answers('heldout', model.tokenizer);
+const { results } = await model.evaluateTask(questions, { adapters: [null, 'best'], limit: 20 });
 const { loss, tokens } = await model.evaluate(evalData, { adapter: 'best' });
 console.log(`best: step ${best.step}, loss ${loss.toFixed(3)} over ${tokens} tokens`);
-console.log(
-  `exactly right: base ${100 * (await accuracy(null))} %, adapter ${100 * (await accuracy('best'))} %`,
-);
+for (const { adapter, exactMatch, f1, stderr } of results)
+  console.log(
+    `${adapter ?? 'base'}: exactly right ${(100 * exactMatch).toFixed(0)} % ± ${(100 * stderr.exactMatch).toFixed(0)}, F1 ${f1.toFixed(2)}`,
+  );
+
+// The same with choices: which day is the likelier one?
+const days = ['Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday', 'Sunday'];
+const lines = (await readFile(heldout, 'utf8')).trim().split('\n').slice(0, 20);
+const choices = lines.map((line) => {
+  const [, query, day] = /^(.* "day": ")(\w+)/.exec(JSON.parse(line).text);
+  return { query: query.slice(0, -2), choices: days.map((name) => `"${name}"`), gold: days.indexOf(day) };
+});
+const [ofBase, ofBest] = (await model.evaluateTask(choices, { adapters: [null, 'best'] })).results;
+console.log(`the right day: base ${100 * ofBase.acc} %, adapter ${100 * ofBest.acc} %`);
 await model.dispose();

@@ -91,6 +91,17 @@ export type {
   TrainerResult,
 } from './train/events';
 export type { EvaluateOptions, Evaluation } from './models/evaluate';
+export type {
+  AnswerSample,
+  ChoiceSample,
+  EvaluateTaskOptions,
+  TaskData,
+  TaskEvaluation,
+  TaskProgress,
+  TaskResult,
+  TaskScores,
+} from './tasks/options';
+export type { ChoiceRow } from './tasks/choices';
 export { batches, type Batch, type BatchesOptions } from './data/batches';
 export { loadDataset, type Dataset, type LoadDatasetOptions } from './data/dataset';
 export { FileDataset } from './data/file_dataset';

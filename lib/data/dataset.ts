@@ -1,6 +1,5 @@
 import { LoRAError } from '../errors';
 import { InputFile } from '../formats/input';
-import { jsonFault } from '../formats/json_scanner';
 import { toPath } from '../formats/paths';
 import { Pace } from '../tensor/pace';
 import {
@@ -15,6 +14,7 @@ import {
 import { countedTokens, type DatasetCounts, type Example } from './example';
 import { ExampleColumns } from './columns';
 import { FileDataset, Places } from './file_dataset';
+import { failAt, parseRow } from './json_rows';
 import { formatByName, mostLineBytes, readLines, type LineOptions } from './lines';
 import { MemoryDataset } from './memory_dataset';
 import { RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
@@ -229,20 +229,13 @@ class Reader {
   }
 
   #fail(line: number, message: string, code: RowError['code'] = 'ERR_DATA'): never {
-    throw new LoRAError(code, `[loadDataset] ${this.file}:${line}: ${message}`, { op: 'loadDataset' });
+    failAt({ file: this.file, line }, message, code);
   }
 
   async #rowOf(line: string, number: number): Promise<Required<Example>> {
-    let row: unknown;
+    const row = parseRow(line, { file: this.file, line: number });
     try {
-      row = JSON.parse(line);
-    } catch {
-      this.#fail(number, `expected one JSON object per line, but this is no JSON: ${jsonFault(line)}`);
-    }
-    if (typeof row !== 'object' || row === null || Array.isArray(row))
-      this.#fail(number, `expected a JSON object but received ${describe(row)}`);
-    try {
-      return await this.#rows.read(row as Readonly<Record<string, unknown>>);
+      return await this.#rows.read(row);
     } catch (error) {
       if (error instanceof RowError) this.#fail(number, error.message, error.code);
       throw error;

@@ -19,7 +19,7 @@ import { check, checkBoolean, checkInteger, checkOptions, checkSignal, describe 
 import { Adapter, type AdapterSource } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
 import type { ModelConfig } from './config';
-import { forwardSteps, planForward } from './forward';
+import { forwardSteps, planForward, type ForwardResult } from './forward';
 import type { GenerationResult, Prompt } from './generate';
 import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/request';
@@ -27,6 +27,13 @@ import { loadModel, type LoadedModel } from './load_model';
 import { saveModel } from './save';
 import { RopeTable } from './rope';
 import type { Tokenizer } from '../text/tokenizer';
+import { TaskRun, type TaskSubject } from '../tasks/evaluate_task';
+import {
+  checkTaskOptions,
+  type EvaluateTaskOptions,
+  type TaskData,
+  type TaskEvaluation,
+} from '../tasks/options';
 import { TextGenerator } from './text_generator';
 import { disposeWeights, expectedTensors, linearsOf } from './tensor_table';
 import type { ModelDType } from './weights';
@@ -301,6 +308,54 @@ export class CausalLM {
     } finally {
       release();
     }
+  }
+
+  /**
+   * Measures adapters on a data set: the loss, and greedy answers where the rows have prompts (exact match, F1, JSON that is valid), or the
+   * accuracy on questions with several choices, by the log-likelihood of each choice as lm-evaluation-harness defines it. `data`: what
+   * evaluate() takes, questions, or a JSONL file of either.
+   *
+   * @throws ERR_ARGUMENT, ERR_UNSUPPORTED for a schema that cannot be checked; ERR_DATA for a row that is not as expected, with file and line;
+   * ERR_FILE; the reason of the signal.
+   * @example
+   * const { results } = await model.evaluateTask('heldout.jsonl', { adapters: [null, 'default'] });
+   * for (const { adapter, loss, exactMatch } of results) console.log(adapter ?? 'base', loss, exactMatch);
+   */
+  async evaluateTask(data: TaskData, options: EvaluateTaskOptions = {}): Promise<TaskEvaluation> {
+    const op = 'evaluateTask';
+    this.#checkAlive(op);
+    checkTaskOptions(options);
+    const { adapters: choices = [undefined] } = options;
+    const adapters = choices.map((choice) => this.#adapters.resolve(op, choice));
+    const releases: (() => void)[] = [];
+    try {
+      for (const adapter of adapters) releases.push(this.#adapters.acquire(op, adapter));
+      return await new TaskRun(this.#taskSubject(), adapters, options).of(data);
+    } finally {
+      for (const release of releases) release();
+    }
+  }
+
+  #taskSubject(): TaskSubject {
+    const { maxPositionEmbeddings: context, bosTokenId, eosTokenIds } = this.config;
+    return {
+      tokenizer: () => this.tokenizer,
+      hasTokenizer: this.hasTokenizer,
+      context,
+      prefixId: bosTokenId ?? eosTokenIds[0] ?? 0,
+      lanes: this.#generator.maxBatchSize,
+      evaluate: (data, options) => this.evaluate(data, options),
+      generate: (prompt, options) => this.generate(prompt, options),
+      rowLosses: async (rows, adapter) => {
+        const ids = rows.map(({ inputIds }) => inputIds);
+        const labels = rows.map((row) => row.labels);
+        const wanted = { labels, rowLosses: true, train: false, adapter } as const;
+        const { rowLosses } = (await noGrad(() => this.forwardInSlices(ids, wanted))) as ForwardResult;
+        const losses = await Promise.all(rowLosses!.map((loss) => loss.item()));
+        for (const loss of rowLosses!) loss.dispose();
+        return losses;
+      },
+    };
   }
 
   /**

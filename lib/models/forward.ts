@@ -1,5 +1,7 @@
 /** model.forward: logits and loss of a batch. */
 import { crossEntropy, linearCrossEntropy } from '../ops';
+import type { LossAndCount } from '../ops/cross_entropy';
+import { splitRows } from '../ops/rows';
 import { Tensor } from '../tensor/tensor';
 import type { Device } from '../native/device';
 import type { AdapterChoice, AdapterSet } from '../peft/adapter_set';
@@ -24,6 +26,7 @@ interface ForwardPlan {
   segmentIds?: readonly (readonly number[] | Int32Array)[] | undefined;
   noise?: EmbeddingNoise | undefined;
   watch?: ((module: string, x: Tensor) => void) | undefined;
+  rowLosses: boolean;
   recompute: boolean;
   reduction: 'mean' | 'sum';
   wantLogits: boolean;
@@ -38,6 +41,8 @@ export interface ForwardRequest extends ForwardPlan {
 export interface ForwardResult {
   /** Mean or sum of −log p of the labels that count; present when labels were given. */
   loss?: Tensor;
+  /** The sum of each row, a scalar; present in the place of `loss` when asked for. */
+  rowLosses?: Tensor[];
   /** [batch, seq, vocab] f32; present when asked for. */
   logits?: Tensor;
 }
@@ -68,6 +73,7 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
     'train',
     'gradientCheckpointing',
     'noise',
+    'rowLosses',
     'watch',
   ]);
   const {
@@ -75,6 +81,7 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
     segmentIds,
     noise,
     watch,
+    rowLosses = false,
     gradientCheckpointing: recompute = false,
     reduction = 'mean',
     logits: wantLogits = labels === undefined,
@@ -83,7 +90,7 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
   checkBoolean(op, 'logits', wantLogits);
   checkBoolean(op, 'gradientCheckpointing', recompute);
   const use = planAdapters(op, options, adapters);
-  return { labels, segmentIds, noise, watch, recompute, reduction, wantLogits, use };
+  return { labels, segmentIds, noise, watch, rowLosses, recompute, reduction, wantLogits, use };
 }
 
 /** What segments mean for the rows and the labels of a call. */
@@ -151,9 +158,15 @@ export function* forwardSteps(
   let loss: Tensor | undefined;
   if (targets) {
     const flat = (logits ?? hidden).reshape([batch * length, (logits ?? hidden).shape[2]!]);
-    const { loss: sum, count } = logits
-      ? crossEntropy(flat, targets.labels)
-      : linearCrossEntropy(flat, decoder.weights.head.weight, targets.labels);
+    const lossOf = (rows: Tensor, labels: Tensor): LossAndCount =>
+      logits ? crossEntropy(rows, labels) : linearCrossEntropy(rows, decoder.weights.head.weight, labels);
+    if (request.rowLosses) {
+      const counts = Array<number>(batch).fill(length);
+      const labels = splitRows(targets.labels, counts);
+      // The scope of the caller frees the rest.
+      return { rowLosses: splitRows(flat, counts).map((row, i) => lossOf(row, labels[i]!).loss) };
+    }
+    const { loss: sum, count } = lossOf(flat, targets.labels);
     flat.dispose();
     targets.labels.dispose();
     loss = request.reduction === 'sum' ? sum : sum.div(targets.count ?? count);

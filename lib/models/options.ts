@@ -52,6 +52,8 @@ export interface ForwardOptions {
   gradientCheckpointing?: boolean | undefined;
   /** @internal Sees the activations between the blocks. */
   watch?: ((module: string, x: Tensor) => void) | undefined;
+  /** @internal Gives `rowLosses` in the place of `loss`. */
+  rowLosses?: boolean | undefined;
   /** @internal Noise on the embeddings: see noise.ts. */
   noise?: EmbeddingNoise | undefined;
   /** Turns dropout on. Default: when gradients are being recorded for the adapter. */

@@ -130,6 +130,11 @@ export class TextGenerator {
     this.#limits = limits;
   }
 
+  /** Sequences that make a token in one step. */
+  get maxBatchSize(): number {
+    return this.#limits.maxBatchSize;
+  }
+
   get stats(): EngineStats {
     return this.#startedEngine().stats;
   }

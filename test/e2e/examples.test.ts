@@ -197,7 +197,10 @@ example('evaluate.mjs', 'the checkpoint with the lowest held-out loss is the one
   const [, step, loss] = /^step (\d+), loss (\S+) over 3\d{3} tokens$/.exec(after(lines, 'best:')) ?? [];
   expect(Number(loss)).toBe(lowest);
   expect(evals.find((e) => e.step === Number(step))?.loss).toBe(lowest);
-  expect(after(lines, 'exactly right:')).toMatch(/^base 0 %, adapter \d+(\.\d+)? %$/);
+  expect(after(lines, 'base:')).toMatch(/^exactly right 0 % ± 0, F1 0\.\d\d$/);
+  const [, f1] = /^right \d+ % ± \d+, F1 (\d\.\d\d)$/.exec(after(lines, 'best: exactly')) ?? [];
+  expect(Number(f1)).toBeGreaterThan(0.5);
+  expect(after(lines, 'the right day:')).toMatch(/^base \d+ %, adapter \d+ %$/);
 });
 
 example('abort.mjs', 'an abort saves, training goes on from there, a generation ends in time', (run) => {
