@@ -3,6 +3,7 @@ import { chat } from './chat';
 import { doctor } from './doctor';
 import { download } from './download';
 import { estimate } from './estimate';
+import { evaluate } from './eval';
 import { generate } from './generate';
 import { inspect } from './inspect';
 import { merge } from './merge';
@@ -16,6 +17,7 @@ export const commands: Readonly<Record<string, Command>> = {
   train,
   generate,
   chat,
+  eval: evaluate,
   merge,
   quantize,
   inspect,

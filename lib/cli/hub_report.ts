@@ -3,6 +3,7 @@ import type { LoadProgress } from '../hub/progress';
 import type { SourceOptions } from '../hub/source';
 import type { Console, Flags } from './command';
 import { printable } from './printable';
+import { StatusLine } from './status_line';
 
 const units = ['kB', 'MB', 'GB', 'TB'];
 
@@ -15,13 +16,14 @@ export function sizeText(bytes: number): string {
   return `${value.toFixed(1)} ${units[unit]}`;
 }
 
-/** Lines on standard error; the bytes share one line that is rewritten on a terminal, and elsewhere come now and then. */
+/** Lines on standard error; the bytes share one line. */
 class HubReport {
-  #open = false;
-  #lastLine = 0;
+  readonly #status: StatusLine;
   #done = '';
 
-  constructor(private readonly console: Console) {}
+  constructor(private readonly console: Console) {
+    this.#status = new StatusLine(console);
+  }
 
   readonly show = (progress: LoadProgress): void => {
     const { loaded, total } = progress;
@@ -45,31 +47,21 @@ class HubReport {
         this.#bytes(`${sizeText(loaded)} of ${sizeText(total)}  ${progress.file}`, loaded === total);
         break;
       case 'weights':
-        if (this.#open) this.#line();
+        this.#status.end();
         break;
     }
   };
 
   #bytes(text: string, last: boolean): void {
-    const { stderr } = this.console;
-    const line = printable(text);
-    if (stderr.isTTY) {
-      stderr.write(`\r\x1b[2K${line.slice(0, (stderr.columns || 80) - 1)}${last ? '\n' : ''}`);
-      this.#open = !last;
-      return;
-    }
-    const now = performance.now();
-    if ((!last && now - this.#lastLine < 5000) || line === this.#done) return;
-    this.#lastLine = now;
-    if (last) this.#done = line;
-    this.#line(text);
+    if (last && text === this.#done) return;
+    if (last) this.#done = text;
+    this.#status.show(text, last);
+    if (last) this.#status.end();
   }
 
-  #line(text?: string): void {
-    const { stderr } = this.console;
-    if (this.#open) stderr.write('\n');
-    this.#open = false;
-    if (text !== undefined) stderr.write(`${printable(text)}\n`);
+  #line(text: string): void {
+    this.#status.end();
+    this.console.stderr.write(`${printable(text)}\n`);
   }
 }
 

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import type { StartEvent, StepEvent, TrainerEvent } from '../train/events';
 import { note, printJson } from './common';
 import type { Console } from './command';
+import { StatusLine } from './status_line';
 
 const mebi = 1024 * 1024;
 
@@ -24,23 +25,19 @@ function stepLine(event: StepEvent, totalSteps: number | undefined): string {
   );
 }
 
-/**
- * The events of a run for people, on standard error. Steps share one line that is rewritten in place on a terminal;
- * elsewhere every few seconds there is a plain line, so that a log stays readable.
- */
+/** The events of a run for people, on standard error. Steps share one line. */
 export class TextReport {
   readonly #console: Console;
   readonly #baseParameters: number;
   readonly #outDir: string;
   #totalSteps: number | undefined;
-  #lastPlain = 0;
-  /** Whether the cursor stands at the end of a line that is rewritten. */
-  #open = false;
+  readonly #status: StatusLine;
 
   constructor(console: Console, baseParameters: number, outDir: string) {
     this.#console = console;
     this.#baseParameters = baseParameters;
     this.#outDir = outDir;
+    this.#status = new StatusLine(console);
   }
 
   show(event: TrainerEvent): void {
@@ -93,23 +90,13 @@ export class TextReport {
   }
 
   #step(event: StepEvent): void {
-    const { stderr } = this.#console;
-    const line = stepLine(event, this.#totalSteps);
-    if (stderr.isTTY) {
-      stderr.write(`\r\x1b[2K${line.slice(0, (stderr.columns || 80) - 1)}`);
-      this.#open = true;
-      return;
-    }
-    const now = performance.now();
-    if (event.step !== 1 && event.step !== this.#totalSteps && now - this.#lastPlain <= 5000) return;
-    this.#lastPlain = now;
-    this.#note(line);
+    const ends = event.step === 1 || event.step === this.#totalSteps;
+    this.#status.show(stepLine(event, this.#totalSteps), ends);
   }
 
   /** Ends the line of the steps, so that what follows starts on its own. */
   close(): void {
-    if (this.#open) this.#console.stderr.write('\n');
-    this.#open = false;
+    this.#status.end();
   }
 }
 

@@ -1,0 +1,150 @@
+import { writeFileAtomic } from '../formats/atomic';
+import { InputFile } from '../formats/input';
+import { readJson } from '../formats/json';
+import { schemaCheck } from '../grammar/schema_check';
+import type { JsonSchema } from '../grammar/json_schema';
+import type { TaskEvaluation, TaskProgress, TaskResult, TaskScores } from '../tasks/options';
+import { adaptersFlag, baseName, loadAdapters, readAdapters } from './adapters';
+import { defineCommand, helpFlag, UsageError } from './command';
+import { loadModel, modelFlags, note, printJson } from './common';
+import { printable } from './printable';
+import { StatusLine } from './status_line';
+
+export const evaluate = defineCommand({
+  summary: 'Measures a model and its adapters on held-out data: loss, answers, or choices.',
+  usage: '--model DIR --data FILE [--adapter [NAME=]DIR …] [flags]',
+  flags: {
+    ...modelFlags,
+    ...adaptersFlag,
+    noBase: { type: 'boolean', help: 'leave out the model without an adapter' },
+    data: {
+      type: 'string',
+      value: 'FILE',
+      required: true,
+      help: 'as of train, or JSONL of questions with choices',
+    },
+    limit: { type: 'integer', minimum: 1, help: 'only the first rows', defaultText: 'all' },
+    batchSize: { type: 'integer', minimum: 1, default: 4, help: 'rows per forward pass' },
+    maxLength: {
+      type: 'integer',
+      minimum: 2,
+      help: 'tokens per example',
+      defaultText: 'what the model reads',
+    },
+    trainOn: {
+      type: 'string',
+      value: 'WHICH',
+      choices: ['completion', 'all'],
+      help: 'tokens that count',
+      defaultText: 'as train has it',
+    },
+    noGenerate: { type: 'boolean', help: 'measure the loss alone, and write no answers' },
+    maxNewTokens: {
+      type: 'integer',
+      minimum: 1,
+      help: 'most tokens of an answer',
+      defaultText: "twice the data's",
+    },
+    stop: {
+      type: 'string',
+      repeat: true,
+      help: 'ends an answer; may be repeated',
+      defaultText: "the model's",
+    },
+    jsonSchema: {
+      type: 'string',
+      value: 'FILE',
+      help: 'a JSON Schema; says how many answers are valid',
+      defaultText: 'none',
+    },
+    addSpecialTokens: { type: 'boolean', help: 'before queries of choices' },
+    samples: { type: 'boolean', help: 'also give each answer, in JSON' },
+    out: { type: 'string', value: 'FILE', help: 'write the JSON object there, too' },
+    json: { type: 'boolean', help: 'the result as one JSON object instead of a table' },
+    help: helpFlag,
+  },
+  json:
+    'one object: { model, data, kind: "examples" | "choices", rows, answers?, truncated, results: [{ adapter, loss, perplexity, tokens, ' +
+    'exactMatch, f1, validJson, cut, acc, accNorm, accBytes, stderr, samples }] }, of which a result has what the data allow; adapter null for the base alone',
+
+  async run(values, console) {
+    const { data, noBase, jsonSchema: schemaFile, out, stop } = values;
+    if (noBase && values.adapter.length === 0)
+      throw new UsageError('eval needs --adapter, since --no-base is given');
+    if (values.noGenerate && schemaFile !== undefined)
+      throw new UsageError('eval takes --json-schema or --no-generate, not both');
+    await (await InputFile.open(data)).close(); // what can be wrong is said before the model is loaded
+    const jsonSchema = schemaFile === undefined ? undefined : ((await readJson(schemaFile)) as JsonSchema);
+    if (jsonSchema !== undefined) schemaCheck(jsonSchema);
+    const files = await readAdapters(values, console);
+    const model = await loadModel(values, console);
+    const status = new StatusLine(console);
+    try {
+      const names = await loadAdapters(model, files);
+      const evaluation = await model.evaluateTask(data, {
+        adapters: noBase ? names : [null, ...names],
+        batchSize: values.batchSize,
+        limit: values.limit,
+        maxLength: values.maxLength,
+        trainOn: values.trainOn,
+        generate: !values.noGenerate,
+        maxNewTokens: values.maxNewTokens,
+        stop: stop.length > 0 ? stop : undefined,
+        jsonSchema,
+        addSpecialTokens: values.addSpecialTokens,
+        samples: values.samples,
+        signal: console.signal,
+        onProgress: (progress) => status.show(progressText(progress)),
+      });
+      status.end();
+      const report = { model: values.model, data, ...evaluation };
+      if (out !== undefined) await writeFileAtomic(out, `${JSON.stringify(report, null, 2)}\n`);
+      if (values.json) return printJson(console, report);
+      note(console, countsOf(evaluation));
+      for (const line of table(evaluation)) console.stdout.write(`${printable(line)}\n`);
+    } finally {
+      status.end();
+      await model.dispose();
+    }
+  },
+});
+
+const phases = { loss: 'examples', answers: 'answers', choices: 'questions' } as const;
+const progressText = ({ phase, done, total }: TaskProgress): string => `${done} of ${total} ${phases[phase]}`;
+
+function countsOf({ kind, rows, answers, truncated }: TaskEvaluation): string {
+  const what = kind === 'choices' ? `${rows} questions` : `${rows} examples with ${answers} answers`;
+  return truncated === 0 ? what : `${what}; ${truncated} rows were cut`;
+}
+
+const percent = (share: number): string => (100 * share).toFixed(1);
+const scored = (name: keyof TaskScores) => (result: TaskResult) => {
+  const value = result[name];
+  return value === undefined ? undefined : `${percent(value)} ± ${percent(result.stderr[name]!)}`;
+};
+
+/** A column is shown where a result has a value for it. */
+const columns: readonly (readonly [head: string, cell: (result: TaskResult) => string | undefined])[] = [
+  ['', ({ adapter }) => adapter ?? baseName],
+  ['loss', ({ loss }) => loss?.toFixed(4)],
+  ['perplexity', ({ perplexity }) => perplexity?.toFixed(2)],
+  ['exact match %', scored('exactMatch')],
+  ['F1 %', scored('f1')],
+  ['valid JSON %', scored('validJson')],
+  ['acc %', scored('acc')],
+  ['acc_norm %', scored('accNorm')],
+  ['acc by bytes %', scored('accBytes')],
+  ['cut', ({ cut }) => cut?.toString()],
+];
+
+/** A line for the names of the columns, and one for each adapter. */
+function table({ results }: TaskEvaluation): string[] {
+  const shown = columns
+    .map(([head, cell]) => [head, ...results.map((result) => cell(result) ?? '')])
+    .filter(([, ...cells]) => cells.some((cell) => cell !== ''))
+    .map((cells, i) => {
+      const width = Math.max(...cells.map(({ length }) => length));
+      return cells.map((cell) => (i === 0 ? cell.padEnd(width) : cell.padStart(width)));
+    });
+  return shown[0]!.map((_, row) => shown.map((cells) => cells[row]).join('  '));
+}
