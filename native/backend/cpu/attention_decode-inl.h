@@ -1,9 +1,10 @@
 // Decode steps of attention: few rows, many keys (attention_tasks.h explains the tasks). Each key
 // of a tile is read once for all rows:
 //   S = scale·q·Kᵀ,  P = 2^(S − m'),  O ← α·O + P·V
-// with S and m' in units of ln 2, with lanes along d for S and O, and along the keys for the
-// softmax. What limits it is how many lines of memory are on their way: L2 has room for more of
-// them than L1, so rows are fetched there, a tile ahead.
+// with S and the running maximum m' in units of ln 2. The lanes of a vector are columns of d in the
+// products, and keys in the softmax. The speed is limited by how many cache lines can be requested
+// from memory at the same time. L2 allows more such requests than L1, so rows are prefetched into
+// L2, one tile of keys ahead.
 #if defined(LORA_BACKEND_CPU_ATTENTION_DECODE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_ATTENTION_DECODE_INL_H_
 #undef LORA_BACKEND_CPU_ATTENTION_DECODE_INL_H_
@@ -15,6 +16,7 @@
 #include <limits>
 
 #include "backend/cpu/attention-inl.h"
+#include "backend/cpu/attention_operands-inl.h"
 #include "backend/cpu/context.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
@@ -22,7 +24,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
-// Fetches a cache line into L2.
+// Prefetches a cache line into L2.
 HWY_INLINE void FetchToL2(const void* p) {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
   __builtin_prefetch(p, 0, 2);
@@ -31,8 +33,8 @@ HWY_INLINE void FetchToL2(const void* p) {
 #endif
 }
 
-// Fetches `count` rows of k or v. Outside pages the rows of one kv head are far apart in memory,
-// and each is too short for the hardware to predict the next one.
+// Prefetches `count` rows of k or v. Where k and v are not in pages, the rows of one kv head are far
+// apart in memory, and each is too short for the hardware to predict where the next one lies.
 template <class T>
 HWY_INLINE void FetchRows(const T* row, size_t count, size_t stride, size_t d) {
   constexpr size_t kLine = 64 / sizeof(T);
@@ -41,129 +43,7 @@ HWY_INLINE void FetchRows(const T* row, size_t count, size_t stride, size_t d) {
   }
 }
 
-// Sums of 2·kLanes columns of a row, or their values.
-struct Columns {
-  VF first, second;
-};
-
-// The products of a chunk are computed from one of two kinds of operands. Both have
-//   T, Query, Weight   the types of k and v, of q in scratch, and of P
-//   Row, Load          2·kLanes columns of a key, of which `count` are there unless kWhole
-//   Values, LoadValues the same of the values of kKeys keys, of which `keys` are there
-//   Dot, Add           the sum with a product of a row of q and a key, or of P and values
-// f32, or bf16 that is widened in registers to the even columns before the odd ones, because that
-// takes no shuffle. q is scaled.
-template <class Element>
-struct WidenedOperands {
-  using T = Element;
-  using Query = float;
-  using Weight = float;
-  using Row = Columns;
-  using Values = Columns;
-  static constexpr size_t kKeys = 1;
-  static constexpr bool kScalesScores = false;
-
-  template <bool kWhole>
-  static HWY_INLINE Columns Load(const float* from, size_t count) {
-    const DF df;
-    const bool whole = kWhole || count >= 2 * kLanes;
-    const size_t beyond = count > kLanes ? count - kLanes : 0;
-    return {whole ? hn::LoadU(df, from) : hn::LoadN(df, from, count),
-            whole ? hn::LoadU(df, from + kLanes) : hn::LoadN(df, from + kLanes, beyond)};
-  }
-  template <bool kWhole>
-  static HWY_INLINE Columns Load(const hwy::bfloat16_t* from, size_t count) {
-    const DF df;
-    const DBF dh;
-    const bool whole = kWhole || count >= 2 * kLanes;
-    const VU v = hn::BitCast(DU(), whole ? hn::LoadU(dh, from) : hn::LoadN(dh, from, count));
-    return {hn::BitCast(df, hn::ShiftLeft<16>(v)),
-            hn::BitCast(df, hn::And(v, hn::Set(DU(), 0xffff0000u)))};
-  }
-  static HWY_INLINE VF Dot(const float* q, const Row& key, VF sum) {
-    sum = hn::MulAdd(key.first, hn::LoadU(DF(), q), sum);
-    return hn::MulAdd(key.second, hn::LoadU(DF(), q + kLanes), sum);
-  }
-
-  template <bool kWhole>
-  static HWY_INLINE Values LoadValues(const T* from, size_t /*stride*/, size_t /*keys*/,
-                                      size_t count) {
-    return Load<kWhole>(from, count);
-  }
-  static HWY_INLINE VF Broadcast(const float* p) { return hn::Set(DF(), *p); }
-  static HWY_INLINE VF Add(VF p, VF values, VF sum) { return hn::MulAdd(p, values, sum); }
-  static HWY_INLINE Columns InOrder(VF first, VF second) {
-    if constexpr (std::is_same_v<T, float>) return {first, second};
-    const DF df;
-    return {hn::InterleaveWholeLower(df, first, second),
-            hn::InterleaveWholeUpper(df, first, second)};
-  }
-
-  static size_t QueryStride(const AttentionShape& s) { return RoundUp(s.d, 2 * kLanes); }
-  static HWY_INLINE void StoreQuery(const AttentionShape& s, const T* from, float* to) {
-    const DF df;
-    const VF scale = hn::Set(df, s.scale * kLog2E);
-    for (size_t i = 0; i < s.d; i += 2 * kLanes) {
-      const Columns row = Load<false>(from + i, s.d - i);
-      hn::StoreU(hn::Mul(scale, row.first), df, to + i);
-      hn::StoreU(hn::Mul(scale, row.second), df, to + i + kLanes);
-    }
-  }
-  // P takes the place of the scores.
-  static Weight* Weights(const DecodeScratch& scratch) { return scratch.scores; }
-};
-
-// bf16 where one instruction multiplies pairs: of columns for the scores, which are scaled then,
-// and of keys for the outputs. P is rounded to bf16.
-struct PairOperands {
-  using T = hwy::bfloat16_t;
-  using Query = T;
-  using Weight = T;
-  using Row = VU;
-  struct Values {
-    VU first, second;
-  };
-  static constexpr size_t kKeys = 2;
-  static constexpr bool kScalesScores = true;
-
-  template <bool kWhole>
-  static HWY_INLINE VU Load(const T* from, size_t count) {
-    const DBF dh;
-    const bool whole = kWhole || count >= 2 * kLanes;
-    return hn::BitCast(DU(), whole ? hn::LoadU(dh, from) : hn::LoadN(dh, from, count));
-  }
-  static HWY_INLINE VF Dot(const T* q, VU key, VF sum) {
-    return MulAddElements<true>(Load<true>(q, 2 * kLanes), key, sum);
-  }
-
-  template <bool kWhole>
-  static HWY_INLINE Values LoadValues(const T* from, size_t stride, size_t keys, size_t count) {
-    const DU16 dw;
-    const auto second = keys > 1 ? Load<kWhole>(from + stride, count) : hn::Zero(DU());
-    const RowPairs pairs(hn::BitCast(dw, Load<kWhole>(from, count)), hn::BitCast(dw, second));
-    return {pairs.lower, pairs.upper};
-  }
-  static HWY_INLINE VU Broadcast(const T* p) {  // of an even key
-    return hn::Set(DU(), *reinterpret_cast<const uint32_t*>(p));
-  }
-  static HWY_INLINE VF Add(VU p, VU values, VF sum) { return MulAddElements<true>(p, values, sum); }
-  static HWY_INLINE Columns InOrder(VF lower, VF upper) {
-    HWY_ALIGN float columns[2 * kLanes];
-    StoreColumns(lower, upper, columns);
-    return {hn::Load(DF(), columns), hn::Load(DF(), columns + kLanes)};
-  }
-
-  static size_t QueryStride(const AttentionShape& s) { return 2 * s.padded; }
-  static void StoreQuery(const AttentionShape& s, const T* from, T* to) {
-    std::memcpy(to, from, s.d * sizeof(T));
-    std::memset(to + s.d, 0, (2 * s.padded - s.d) * sizeof(T));
-  }
-  static Weight* Weights(const DecodeScratch& scratch) {
-    return reinterpret_cast<Weight*>(scratch.p);
-  }
-};
-
-// Fetches 2·kLanes columns of a row.
+// Prefetches 2·kLanes columns of a row.
 template <class T>
 HWY_INLINE void FetchColumns(const T* row) {
   constexpr size_t kLine = 64 / sizeof(T);
@@ -179,9 +59,10 @@ HWY_INLINE void ForHeadSize(size_t d, const Use& use) {
   use(std::integral_constant<size_t, 0>());
 }
 
-// scores[r·kKeyTile + j] = q[r]·k[j], times `scale` where q is not scaled, with kSize or else
-// `any_size` columns. The sums of 4 keys are found together; past `count`, up to the next multiple
-// of 4, scores are written too. Meanwhile as many rows from `ahead` on are fetched.
+// scores[r·kKeyTile + j] = q[r]·k[j] for j < count, times `scale` if Kind::kScalesScores. A row has
+// kSize columns, or `any_size` where kSize is 0. Four keys are multiplied at a time, so the scores
+// from `count` up to the next multiple of 4 are overwritten with values that nothing may use. Each
+// key that is read prefetches one row of those that begin at `ahead`.
 template <class Kind, size_t kRows, size_t kSize>
 HWY_NOINLINE void DotRows(size_t any_size, size_t q_stride, size_t count, float scale,
                           const typename Kind::Query* HWY_RESTRICT q,
@@ -221,8 +102,8 @@ HWY_NOINLINE void DotRows(size_t any_size, size_t q_stride, size_t count, float 
   }
 }
 
-// How many blocks of 2·kLanes columns are summed at a time: enough sums to hide the latency of a
-// multiply-add, and no more than there are registers for.
+// How many blocks of 2·kLanes columns are summed at the same time. More independent sums hide more
+// of the latency of a multiply-add, as long as all of them stay in registers.
 template <size_t kRows, size_t kSize>
 constexpr size_t BlocksOfValues() {
   constexpr size_t kMostSums = kRegisters - 8;
@@ -231,8 +112,9 @@ constexpr size_t BlocksOfValues() {
   return blocks;
 }
 
-// out [kRows][padded] += P·V, for rows of P that are kKeyTile apart, with kSize or else `any_size`
-// columns. Meanwhile as many rows from `ahead` on are fetched.
+// out [kRows][padded] += P [kRows][kKeyTile] · V, over the first `count` keys. A row of V has kSize
+// columns, or `any_size` where kSize is 0. Each row of V that is read prefetches one row of those
+// that begin at `ahead`.
 template <class Kind, size_t kRows, size_t kSize>
 HWY_NOINLINE void AddValues(size_t any_size, size_t padded, size_t count,
                             const typename Kind::Weight* HWY_RESTRICT p,
@@ -285,8 +167,9 @@ HWY_INLINE void ForRowBlocks(size_t rows, const Use& use) {
   if (row < rows) ForCount<3>(rows - row, [&](auto n) HWY_ATTR { use(n, row); });
 }
 
-// Does a step of the online softmax of each row over scores[0, count), in units of ln 2, with lanes
-// along the keys. P goes to store(row, key, lanes). The factors rescale what was summed before.
+// Does a step of the online softmax of each row over scores[0, count), which are in units of ln 2.
+// Calls store(row, key, p) with the values of P for kLanes keys from `key` on. `factors` are what the
+// sums of earlier steps must be multiplied by, because the maximum has grown.
 template <class Store>
 HWY_INLINE void OnlineSoftmaxRows(size_t rows, size_t count, float* scores,
                                   const DecodePartial& sums, float* factors, const Store& store) {
@@ -338,8 +221,8 @@ HWY_INLINE void OnlineSoftmaxRows(size_t rows, size_t count, float* scores,
 
 // ---- chunks ------------------------------------------------------------------------------------
 
-// The products of a chunk: at most kDecodeRows rows, and the sums of their outputs [rows][padded].
-// Meanwhile as many rows from `ahead` on are fetched.
+// The products of a chunk for at most kDecodeRows rows. `out` is the sums of their outputs
+// [rows][padded].
 template <class Kind>
 struct DecodeProducts {
   using T = typename Kind::T;
@@ -380,8 +263,9 @@ struct DecodeProducts {
   }
 };
 
-// Computes what the keys of a unit contribute to its rows. The first tile of keys is `fetched`
-// already where the caller comes from another unit; those at `next` follow, or none if it is null.
+// Computes what the keys of a unit contribute to its rows. `fetched` says that the unit before this
+// one has prefetched the first tile of keys. `next` is the offset of the first key of the unit after
+// this one, to be prefetched during the last tile, or null.
 template <class Kind>
 HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const DecodeUnit& unit,
                             bool fetched, const size_t* next, const DecodeScratch& scratch) {
@@ -408,7 +292,7 @@ HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const D
     to = tile_end(from);
     const size_t count = static_cast<size_t>(to - from);
     const size_t here = s.KeyOffset(t.batch, t.head, static_cast<size_t>(from));
-    // The tile that follows, or this one again.
+    // The tile to prefetch: the next one, or this one again where none follows.
     const size_t ahead = to < end ? s.KeyOffset(t.batch, t.head, static_cast<size_t>(to))
                          : next   ? *next
                                   : here;
@@ -450,8 +334,8 @@ HWY_INLINE void DecodeRange(const AttentionCall& args, const DecodeUnits& units,
   }
 }
 
-// Writes y and lse of a tile from the partial results of its chunks, which are
-// `stride` floats apart.
+// Writes y and lse of a tile from the partial results of its chunks, which are `stride` floats
+// apart.
 template <class T>
 HWY_INLINE void CombineChunks(const AttentionCall& args, const AttentionShape& s, const RowTile& t,
                               float* partials, size_t stride, size_t chunks) {

@@ -5,6 +5,7 @@
 #include "hwy/foreach_target.h"
 // After foreach_target.h.
 #include "backend/cpu/lora_linear-inl.h"
+#include "backend/cpu/lora_operands-inl.h"
 #include "backend/cpu/outer-inl.h"
 #include "hwy/highway.h"
 

@@ -1,5 +1,6 @@
-// The product of a decode step (MultiplyRows in panels.h). Where there are few rows of x it is
-// bound by reading the panels from memory.
+// The product of a decode step, y = x·Wᵀ for few rows of x (MultiplyRows in panels.h). Most of its
+// time goes into reading the panels of W from memory, so a panel is read once for all rows, and what
+// is read next is prefetched during the products.
 #if defined(LORA_BACKEND_CPU_SKINNY_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_SKINNY_INL_H_
 #undef LORA_BACKEND_CPU_SKINNY_INL_H_
@@ -31,14 +32,14 @@ constexpr size_t kBlockElements = 256, kExpandedElements = 64;
 // Blocks are multiples of what is expanded at once, and of a tile's pairs (amx-inl.h).
 constexpr size_t kBlockGranule = kAmxPairs;
 
-// Where prefetching goes on, and how far it moves with each element.
+// The address that is prefetched next, and by how much it grows with each element.
 struct Ahead {
   uintptr_t at;
   size_t step;  // bytes
 };
 
-// acc += x [kRows rows] · w, with kLines cache lines prefetched at each element. Every row is one
-// chain of sums over the elements, whatever kRows is.
+// acc += x [kRows rows] · w, with kLines cache lines prefetched at each element. Each row adds its
+// products in the order of the elements, so its result does not depend on kRows.
 template <bool kPairs, size_t kLines, size_t kRows>
 HWY_INLINE void MultiplyStream(const uint32_t* HWY_RESTRICT x, size_t x_stride,
                                const uint32_t* HWY_RESTRICT w, size_t elements, Ahead ahead,
@@ -74,7 +75,8 @@ HWY_NOINLINE void AddLowRankTile(const uint32_t* h, size_t h_stride, const uint3
   StoreSums(acc, sums);
 }
 
-// sums [row][kPanelWidth] += elements [first, first + elements) of h · those of a panel of A.
+// sums [row][kPanelWidth] += h[first, first + elements) · block, where `block` holds the same
+// elements of a panel of A.
 template <bool kPairs>
 HWY_INLINE void AddLowRankElements(const LowRankRows& low, size_t first, const uint32_t* block,
                                    size_t elements, float* sums) {
@@ -109,7 +111,8 @@ HWY_INLINE void AddLowRank(const LowRankRows& low, size_t column, size_t columns
   }
 }
 
-// One tile of rows and one block of a panel. The sums go to y with the last block.
+// The operands of the product of one tile of rows and one block of a panel. Between the blocks of a
+// panel the sums are in `sums`; after the last one they are finished and written to y.
 struct RowsTile {
   const uint32_t* x;
   size_t x_stride;
@@ -126,7 +129,7 @@ struct RowsTile {
   }
 };
 
-// y ← what becomes of `rows` rows of sums in memory.
+// Writes `rows` rows of y from the sums in memory: times the factors, plus the bias, rounded.
 HWY_INLINE void FinishSums(const RowsTile& t, size_t rows) {
   const Product& product = *t.product;
   const size_t columns = std::min(kPanelWidth, product.n - t.column);
@@ -268,8 +271,9 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
     t.last = block.last;
     t.w = block.w;
     t.elements = block.elements;
-    // A single tile streams a panel. Several tiles share the prefetching of the block after
-    // theirs, so that memory is busy while they multiply; panels follow each other in memory.
+    // A single tile of rows prefetches the panel that it reads, kStreamAhead elements ahead. Several
+    // tiles each prefetch a part of the next block, so that memory is busy during all of them. After
+    // the last block of a panel that is the next panel, which follows it in memory.
     const size_t stored = CeilDiv(t.elements, per) * kPanelBytes;
     const uintptr_t here =
         reinterpret_cast<uintptr_t>(step.w.panels + block.panel * step.w.stride) +
@@ -294,11 +298,11 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
   EachBlock<kPairs>(product, rows, panels, low, RowsBlocks(step, streams), scratch, multiply);
 }
 
-// The first tile of rows fetches the panel into cache so many elements before they are multiplied.
-// The other tiles of rows then read it from there.
+// How many elements ahead of its products the first tile of rows prefetches the panel. The tiles of
+// rows after it find the panel in cache.
 constexpr size_t kPanelAhead = 2 * kAmxPairs * kPanelWidth;
 
-// The same on tile registers, whose sums go through memory between blocks.
+// MultiplyRowsOf by AMX tile registers. Between the blocks of a panel the sums are in memory.
 inline void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panels,
                                 std::span<const LowRankRows> low, const ProductScratch& scratch) {
   const Step& step = product.passes[0].main;
@@ -312,7 +316,7 @@ inline void MultiplyRowsOfTiles(const Product& product, size_t rows, Range panel
       const Range of = Split(rows, tiles, tile);
       t.row = of.begin;
       t.sums = scratch.sums + of.begin * kPanelWidth;
-      // Panels follow each other in memory.
+      // What follows a panel in memory, and is prefetched at its end, is the next panel.
       const bool fetches = tile == 0 && step.w.in_place();
       registers.ConfigureRow(of.end - of.begin);
       AddRowProducts({step.x + of.begin * step.x_stride + block.first, step.x_stride, block.w,
