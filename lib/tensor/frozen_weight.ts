@@ -45,6 +45,8 @@ export class FrozenWeight {
     readonly cols: number,
     readonly dtype: DType,
     readonly device: Device,
+    /** How its values are kept. */
+    readonly format: FloatDType | QuantisedFormat,
   ) {}
 
   /** The dtype in which a matrix of floats is kept for activations of `dtype`: its own where the device reads it so, else theirs. */
@@ -66,7 +68,7 @@ export class FrozenWeight {
     );
     const [rows, cols] = rowMajor.shape as [number, number];
     const packed = call().pack(rowMajor.handle, null, rowMajor.dtype as FloatDType, [rows, cols], dtype);
-    return new FrozenWeight(packed, rows, cols, dtype, rowMajor.device);
+    return new FrozenWeight(packed, rows, cols, dtype, rowMajor.device, rowMajor.dtype as FloatDType);
   }
 
   /**
@@ -97,7 +99,7 @@ export class FrozenWeight {
           : values;
       const bytes = new Uint8Array(scales.buffer, scales.byteOffset, scales.byteLength);
       const packed = call().pack(stored, upload('f32', [scales.length], bytes), format, [rows, cols], dtype);
-      return new FrozenWeight(packed, rows, cols, dtype, device);
+      return new FrozenWeight(packed, rows, cols, dtype, device, format);
     } finally {
       for (const tensor of made) binding().release(tensor);
     }

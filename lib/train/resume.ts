@@ -8,6 +8,7 @@ import { SavedFolder } from '../formats/file_group';
 import { isRecord, parseJson } from '../formats/json';
 import { refuseLink } from '../formats/links';
 import { fingerprintOf, sameNumbers } from '../linear/fingerprint';
+import { quantisedFormats, type FrozenWeight } from '../tensor/frozen_weight';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { describe } from '../validate';
@@ -49,9 +50,21 @@ export async function settingsOf(
     ...(schedule === 'constant' ? {} : { totalSteps: totalSteps ?? null }),
     dtype: model.dtype,
     model: model.config.raw,
+    ...quantisedLayers(model),
     weights: await fingerprintOf(model.linears()[0]!.base),
     adapter: { ...adapter.config, targets: adapter.targets },
   };
+}
+
+const isQuantised = ({ format }: FrozenWeight): boolean =>
+  (quantisedFormats as readonly string[]).includes(format);
+
+/** How many layers are kept in which format of few bits, where some are: a fingerprint does not tell two roundings of one weight apart. */
+function quantisedLayers(model: CausalLM): { quantised?: Record<string, number> } {
+  const counts: Record<string, number> = {};
+  for (const { base } of model.linears())
+    if (isQuantised(base)) counts[base.format] = (counts[base.format] ?? 0) + 1;
+  return Object.keys(counts).length > 0 ? { quantised: counts } : {};
 }
 
 /** Values of a stranger may be as long as a file. */

@@ -130,6 +130,22 @@ example('memory.mjs', 'the first options do not fit into 0.1 GB, the last do', (
   ]);
 });
 
+example('quantize.mjs', 'NF4 takes a third of the memory and of the file, and trains', (run) => {
+  const lines = run(base, 'model-nf4');
+  for (const label of ['weights', 'file']) {
+    const [whole, quantised] = after(lines, label)
+      .match(/\d+\.\d+/g)!
+      .map(Number);
+    expect(quantised! / whole!).toBeLessThan(0.4);
+  }
+  const [whole, quantised] = after(lines, 'loss')
+    .match(/\d+\.\d+/g)!
+    .map(Number);
+  expect(Math.abs(quantised! - whole!)).toBeLessThan(0.1);
+  expect(Number(after(lines, 'trained'))).toBeLessThan(whole! - 0.2);
+  expect(after(lines, 'again')).toBe(after(lines, 'trained')); // the written codes are those made while loading
+});
+
 example('sweep.mjs', 'one row per setting, two seeds each, all below the base', (run) => {
   const lines = run(base, '6', '2');
   const [untrained] = numbers(lines, /^base: loss (\S+) over \d+ held-out answer tokens$/);

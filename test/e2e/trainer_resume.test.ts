@@ -273,6 +273,34 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     );
   });
 
+  test('another format of the base, whose weights are almost the same', async () => {
+    const base = await tinyModel({ tokenizer: false });
+    const out = fresh();
+    const run = async (
+      quantize: 'nf4' | 'int8' | undefined,
+      changes: Partial<TrainerOptions>,
+    ): Promise<string> => {
+      const model = await CausalLM.fromPretrained(base, { quantize });
+      try {
+        const adapter = model.addAdapter({ r: 3, targetModules: ['q_proj', 'down_proj'] });
+        await trainer({ model, ...changes }).run();
+        return weights(adapter);
+      } finally {
+        await model.dispose();
+      }
+    };
+    const whole = await run('nf4', { schedule: 'constant', maxSteps: 3 });
+    await run('nf4', { schedule: 'constant', maxSteps: 2, outDir: out, saveEvery: 1 });
+    const more = { schedule: 'constant', maxSteps: 3, outDir: out, resume: true } as const;
+    await expectReject(
+      run('int8', more),
+      'ERR_ARGUMENT',
+      /other settings: quantised: int8 was nothing and is 21;/,
+    );
+    await expectReject(run(undefined, more), 'ERR_ARGUMENT', /other settings: the model has other weights;/);
+    expect(await run('nf4', more)).toBe(whole);
+  });
+
   test('another model of the same shape', async () => {
     const model = await CausalLM.fromPretrained(await tinyModel({ tokenizer: false, seed: 9 }));
     try {
