@@ -44,13 +44,24 @@ function indexAt(row: Row, key: string): number {
   throw new ShapeError(`expected ${JSON.stringify(key)} to be an index but received ${describe(value)}`);
 }
 
+/** A text without what stands in brackets on one line. An expression would look through the rest of the text at each bracket. */
+function withoutBrackets(text: string): string {
+  let kept = '';
+  let from = 0;
+  for (let open = text.indexOf('['); open >= 0; open = text.indexOf('[', from)) {
+    const close = text.indexOf(']', open);
+    if (close < 0) break;
+    const line = text.indexOf('\n', open);
+    const inLine = line < 0 || line > close;
+    kept += text.slice(from, inLine ? open : line + 1);
+    from = inLine ? close + 1 : line + 1;
+  }
+  return kept + text.slice(from);
+}
+
 /** HellaSwag's texts without what WikiHow's articles left in them. */
 const cleaned = (text: string): string =>
-  text
-    .trim()
-    .replaceAll(' [title]', '. ')
-    .replace(/\[.*?\]/g, '')
-    .replaceAll('  ', ' ');
+  withoutBrackets(text.trim().replaceAll(' [title]', '. ')).replaceAll('  ', ' ');
 const capitalized = (text: string): string => text.slice(0, 1).toUpperCase() + text.slice(1).toLowerCase();
 
 /** By the keys that a row has; the first that fits. The prompts are those of lm-evaluation-harness's tasks of that name. */

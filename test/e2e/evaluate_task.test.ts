@@ -242,6 +242,20 @@ describe('on a tiny model', () => {
     expect(options.labels[0]).toEqual([...begin.map(() => -100), ...ids(space + choices[0]!)]);
   });
 
+  test('brackets of HellaSwag are taken out of one line, in linear time', async () => {
+    const row = { ...{ activity_label: 'Roof', ctx_a: 'a', ctx_b: 'b', label: 1 } };
+    const long = '['.repeat(5e5);
+    const endings = ['x [a\nb] [c [d] e] f]', `y${long}\n]`];
+    const forward = jest.spyOn(model, 'forwardInSlices');
+    const refused = model.evaluateTask(write('choices.jsonl', [{ ...row, endings }]));
+    await expectReject(refused, 'ERR_DATA', /expected choice 1 of 'Roof: a B' to have from 1 to 127 tokens/);
+    endings[1] = 'y[\n]';
+    await model.evaluateTask(write('choices.jsonl', [{ ...row, endings }]));
+    const [rows] = forward.mock.calls[0] as unknown as [number[][]];
+    const text = (i: number): string => Buffer.from(rows[i]!).toString();
+    expect([text(0), text(1)]).toEqual(['Roof: a B x [a\nb] e] f]', 'Roof: a B y[\n]']);
+  });
+
   test('queries with special tokens, and a query that is longer than the context', async () => {
     const forward = jest.spyOn(model, 'forwardInSlices');
     const rows: ChoiceRow[] = [
