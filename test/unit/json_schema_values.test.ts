@@ -305,5 +305,6 @@ test(
     while (schemas < pairs) await fc.assert(property, { numRuns: 10, seed: schemas });
     expect(ended).toBeGreaterThan(pairs);
   },
-  60_000 + 100 * pairs,
+  // Ends what hangs; on a machine that others keep busy a pair takes long by the clock.
+  600_000 + 1000 * pairs,
 );
