@@ -1,5 +1,6 @@
 import { answersOf } from '../../lib/tasks/answers';
 import { inLanes } from '../../lib/tasks/lanes';
+import { TaskRun, type TaskSubject } from '../../lib/tasks/evaluate_task';
 import { exactMatch, largest, meanOf, squadF1 } from '../../lib/tasks/scores';
 import type { Tokenizer } from '../../lib/text/tokenizer';
 
@@ -100,4 +101,37 @@ describe('lanes', () => {
     await expect(inLanes([1, 2], 1, stop.signal, work)).rejects.toBe(reason);
     await expect(inLanes([1], 1, stop.signal, work)).rejects.toBe(reason);
   });
+});
+
+test('choices are compared as they are, by their characters, and by their bytes', async () => {
+  const questions = [
+    { query: 'q', choices: ['éé', 'abc'], gold: 0 }, // the bytes are 4 and 3
+    { query: 'q', choices: ['\u{1F642}', 'ab'], gold: 1 }, // one character, though JavaScript counts two
+  ];
+  const losses = [4, 4.5, 3, 3.2];
+  const subject = {
+    tokenizer: () => ({ encodeAsync: (text: string) => Promise.resolve([...Buffer.from(text)]) }),
+    context: 100,
+    rowLosses: (rows: unknown[]) => Promise.resolve(rows.map(() => losses.shift()!)),
+  } as unknown as TaskSubject;
+  const { results } = await new TaskRun(subject, [null], { batchSize: 3 }).of(questions);
+  // Of the first question 0, 1, 0 are chosen, of the second 0, 1, 0.
+  expect(results).toEqual([
+    {
+      adapter: null,
+      acc: 0.5,
+      accNorm: 0.5,
+      accBytes: 0.5,
+      stderr: { acc: 0.5, accNorm: 0.5, accBytes: 0.5 },
+    },
+  ]);
+  const only = async (i: number, given: number[]): Promise<unknown> => {
+    losses.push(...given);
+    const [result] = (await new TaskRun(subject, [null], {}).of([questions[i]!])).results;
+    return [result!.acc, result!.accNorm, result!.accBytes];
+  };
+  expect([await only(0, [4, 4.5]), await only(1, [3, 3.2])]).toEqual([
+    [1, 0, 1],
+    [0, 1, 0],
+  ]);
 });
