@@ -128,10 +128,14 @@ type Shape = readonly [out: number, inside: number];
 const fail = (name: string, problem: string, code: 'ERR_FILE' | 'ERR_UNSUPPORTED' = 'ERR_FILE'): LoRAError =>
   new LoRAError(code, `[${op}] ${name} ${problem}`, { op });
 
-async function floatsOf(stored: ModelTensors, name: string): Promise<Float32Array> {
+async function bytesOf(stored: ModelTensors, name: string, wanted: Plane['dtype']): Promise<Uint8Array> {
   const { dtype } = stored.get(name);
-  if (dtype !== 'F32') throw fail(name, `is stored as ${dtype}; supported is F32`, 'ERR_UNSUPPORTED');
-  const bytes = await stored.get(name).read();
+  if (dtype !== wanted) throw fail(name, `is stored as ${dtype}; supported is ${wanted}`, 'ERR_UNSUPPORTED');
+  return stored.get(name).read();
+}
+
+async function floatsOf(stored: ModelTensors, name: string): Promise<Float32Array> {
+  const bytes = await bytesOf(stored, name, 'F32');
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 }
 
@@ -263,7 +267,7 @@ async function codes(
           await floatsOf(stored, planes.nestedMap!.name),
           await floatsOf(stored, planes.nestedMagnitudes!.name),
         ];
-        const bytes = await stored.get(planes.magnitudes.name).read();
+        const bytes = await bytesOf(stored, planes.magnitudes.name, 'U8');
         const second = { codes: bytes, magnitudes, offset: Math.fround(nested.offset) };
         of = (block) => unnested(second, block, map, nested.blocksize);
       } else {

@@ -277,6 +277,17 @@ describe('what bitsandbytes writes', () => {
       /absmax is stored as F16; supported is F32$/,
     ],
     [
+      'nested magnitudes whose codes are floats',
+      (t) => {
+        const nested = { nested_blocksize: 256, nested_dtype: 'float32', nested_offset: 0.5 };
+        t.set(state, json({ ...good, ...nested }));
+        t.set(`${name}.nested_absmax`, { dtype: 'F32', shape: [1], bytes: new Uint8Array(4) });
+        t.set(`${name}.nested_quant_map`, { dtype: 'F32', shape: [256], bytes: new Uint8Array(1024) });
+      },
+      'ERR_UNSUPPORTED',
+      /absmax is stored as F32; supported is U8$/,
+    ],
+    [
       'nested magnitudes without their state',
       (t) => t.set(`${name}.nested_absmax`, { dtype: 'F32', shape: [1], bytes: new Uint8Array(4) }),
       'ERR_FILE',

@@ -51,6 +51,7 @@ import {
   tokenizers,
   type Json,
 } from './seeds';
+import { quantised } from './quantised';
 import { same, type Target } from './target';
 
 /** A JSON file whose seeds are damaged. */
@@ -316,6 +317,7 @@ export const targets: Readonly<Record<string, Target>> = {
       }
     },
   ),
+  quantised,
   jsonl,
   gzip,
   hub_name: hubName,

@@ -147,6 +147,30 @@ function pairOf(
   return [rounded(device, to, true), rounded(device, to, false), 'f32'];
 }
 
+/** Adapters of other kinds, a batch in which rows have adapters of their own, packed rows, and a step over each kind. */
+async function observeKinds(model: CausalLM): Promise<Record<string, number[]>> {
+  const seen: Record<string, number[]> = {};
+  const kinds = {
+    dora: { r: 2, useDora: true },
+    whole: { r: 2, targetModules: ['v_proj'], modulesToSave: ['lm_head'] },
+  };
+  for (const [name, config] of Object.entries(kinds)) {
+    const adapter = model.addAdapter(config, { name });
+    fillAdapter(adapter);
+    const { loss } = model.forward([ids], { labels: [ids], adapter: name });
+    loss.backward();
+    const optimizer = new AdamW(adapter.parameters(), { lr: 0.01 });
+    optimizer.step();
+    seen[`${name} trained`] = (await Promise.all(adapter.parameters().map((p) => list(p)))).flat();
+  }
+  const rows = model.forward([ids, ids, ids], { adapter: ['dora', null, 'default'] });
+  seen['a batch with an adapter for each row'] = await list(rows.logits!);
+  const segmentIds = [ids.map((_, at) => (at < 5 ? 1 : 2))];
+  seen['packed'] = await list(model.forward([ids], { segmentIds, adapter: 'dora' }).logits!);
+  for (const name of Object.keys(kinds)) await model.removeAdapter(name);
+  return seen;
+}
+
 /** All that weights take part in: logits, generation, a step of training, merged logits, what is written. */
 async function observe(
   options: TinyModelOptions,
@@ -166,6 +190,7 @@ async function observe(
     loss.backward();
     optimizer.step();
     const trained = await list(adapter.parameters()[0]!);
+    const kinds = device === 'cuda-emulated' ? {} : await observeKinds(model); // where a step takes seconds
     await model.merge('default');
     const merged = await list(model.forward([ids]).logits!);
     const dir = join(scratch, `saved-${saves++}`);
@@ -182,6 +207,7 @@ async function observe(
       generated: [...generated],
       loss: [await loss.item()],
       trained,
+      ...kinds,
       merged,
       written: written.join('\n'),
     };
