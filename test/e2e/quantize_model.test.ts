@@ -15,6 +15,7 @@ import {
 import { commandLine } from '../support/command_line';
 import { expectReject } from '../support/errors';
 import { list } from '../support/numbers';
+import { fillAdapter } from '../support/fill_adapter';
 import { describeWithData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
@@ -360,4 +361,41 @@ test('lora-native quantize', async () => {
     err: expect.stringContaining('holds files already') as string,
   });
   expect(await commandLine(['quantize', dir, fresh(), '--format', 'q8'])).toMatchObject({ status: 2 });
+});
+
+test('lora-native merge on a quantised base writes whole weights, and generate takes --quantize', async () => {
+  const [dir, adapter, merged] = [fresh(), fresh(), fresh()];
+  const source = await tinyModel();
+  await quantizeModel(source, dir, { format: 'nf4' });
+  const model = await CausalLM.fromPretrained(dir);
+  const made = model.addAdapter({ r: 2, targetModules: ['v_proj', 'up_proj'] });
+  fillAdapter(made);
+  await made.save(adapter);
+  await model.merge('default');
+  const expected = await list(model.forward([[256, 72, 101, 108]]).logits!);
+  await model.dispose();
+  const cpu = ['--device', 'cpu'];
+  const words = ['merge', '--model', dir, '--adapter', adapter, '--out-dir', merged, ...cpu];
+  expect(await commandLine(words)).toMatchObject({ status: 0 });
+  expect(configOf(merged)).not.toHaveProperty('quantization_config');
+  expect(new Set([...(await read(merged)).values()].map(({ dtype }) => dtype))).toEqual(new Set(['F32']));
+  expect(await logitsOf(merged)).toEqual(expected);
+
+  const generate = async (from: string, ...flags: string[]): Promise<string> => {
+    const given = [
+      'generate',
+      '--model',
+      from,
+      '--prompt',
+      'abc',
+      '--temperature',
+      '0',
+      '--max-new-tokens',
+      '6',
+    ];
+    const { status, out } = await commandLine([...given, ...cpu, ...flags]);
+    expect(status).toBe(0);
+    return out;
+  };
+  expect(await generate(source, '--quantize', 'nf4')).toBe(await generate(dir));
 });
