@@ -186,4 +186,12 @@ emulated('process.exit while kernels run ends the process quietly', async () => 
 
 programCases(device, emulated, ['bf16']);
 
-weightFormatCases(device, emulated, ['bf16 for f32', 'f16 for f32']);
+weightFormatCases(device, emulated, [
+  'bf16 for f32',
+  'f16 for f32',
+  'int8 rows for f32',
+  'int8 rows for bf16',
+  'nf4 for f32',
+  'nf4 for bf16',
+  'fp4 for bf16',
+]);

@@ -21,6 +21,7 @@ void Copy(const char* op, const RowCopy& copy, Context& context) {
 }  // namespace
 
 void CopyRows(const char* op, const RowCopy& copy, Context& context) {
+  if (copy.size == 1) return Copy<uint8_t>(op, copy, context);
   if (copy.size == 2) return Copy<uint16_t>(op, copy, context);
   if (copy.size == 4) return Copy<uint32_t>(op, copy, context);
   Copy<uint64_t>(op, copy, context);

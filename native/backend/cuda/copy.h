@@ -8,7 +8,7 @@
 
 namespace lora::cuda {
 
-// Copies rows of `run` elements of `size` bytes (2, 4 or 8). Pitches count elements. src and
+// Copies rows of `run` elements of `size` bytes (1, 2, 4 or 8). Pitches count elements. src and
 // dst must not overlap.
 struct RowCopy {
   const void* src;

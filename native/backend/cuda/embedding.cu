@@ -1,6 +1,7 @@
 #include <type_traits>
 
 #include "backend/cuda/device/embedding.cuh"
+#include "backend/cuda/expand.h"
 #include "backend/cuda/ids.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
@@ -18,6 +19,10 @@ void Run(const EmbeddingArgs& args, Scratch scratch, Context& context) {
           " but received ", check.bad, " at position ", check.first_bad);
   }
   if (args.weight.cols == 0) return;
+  if (HasScales(args.weight.format)) {
+    return ExpandRows("embedding", args.weight, Data<int32_t>(args.ids), args.ids.numel(),
+                      args.y.data, context);
+  }
   const DType stored = StoredDType(args.weight.format);
   if (stored != args.y.dtype) {
     const device::WidenedEmbeddingParams params{

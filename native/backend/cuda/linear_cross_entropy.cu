@@ -7,6 +7,7 @@
 
 #include "backend/cuda/cross_entropy.h"
 #include "backend/cuda/device/linear_cross_entropy.cuh"
+#include "backend/cuda/expand.h"
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/ids.h"
 #include "backend/cuda/kernels.h"
@@ -49,6 +50,9 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
   std::byte* const hidden = scratch.data() + plan.hidden;
   auto* const d_hidden = reinterpret_cast<float*>(scratch.data() + plan.d_hidden);
   const Scratch product = scratch.subspan(plan.product);
+  ScratchArena weights(scratch.subspan(plan.weight));
+  Expansions expansions;
+  const void* const weight = expansions.Add(args.weight, weights);
 
   device::LaunchShape one;
   one.shared_bytes = device::ListRowsParams::kSharedBytes;
@@ -63,6 +67,7 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
                                 Data<float>(args.d_hidden)});
   }
 
+  if (counted > 0) expansions.Run(kOp, context);
   int64_t done = 0;
   for (int64_t i = 0; i < plan.ChunksOf(counted); ++i) {
     const int64_t count = plan.RowsOf(counted, i);
@@ -72,7 +77,7 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
 
     GemmProblem forward = plan.Logits(padded);
     forward.segments[0].a = hidden;
-    forward.segments[0].b = args.weight.data;
+    forward.segments[0].b = weight;
     forward.c = scratch.data() + plan.logits;
     Product(forward, product, context);
 
@@ -88,7 +93,7 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
 
       GemmProblem backward = plan.HiddenGradient(padded);
       backward.segments[0].a = to.dlogits;
-      backward.segments[0].b = args.weight.data;
+      backward.segments[0].b = weight;
       backward.c = d_hidden;
       Product(backward, product, context);
       Launch<device::ScatterRows>(kOp, context, Blocks(count, 1),

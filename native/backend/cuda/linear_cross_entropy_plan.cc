@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/expand.h"
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/ids.h"
 #include "core/maths/ceil_div.h"
@@ -64,7 +65,7 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   plan.dim = args.hidden.dim(1);
   plan.vocab = args.weight.rows;
   plan.dtype = args.hidden.dtype;
-  plan.stored = StoredDType(args.weight.format);
+  plan.stored = OperandDType(args.weight);
   plan.gradient = args.d_hidden.defined;
   plan.pitch = RoundUp(plan.vocab, 8);
   const auto row_bytes = static_cast<size_t>(std::max<int64_t>(plan.pitch, 1)) * sizeof(float);
@@ -89,6 +90,7 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   plan.gradients = plan.logits;
   if (plan.gradient && plan.dtype != DType::kF32) take(plan.gradients, logits * size);
   if (plan.gradient) take(plan.d_hidden, chunk * dim * sizeof(float));
+  take(plan.weight, ExpandedBytes(args.weight));
   size_t product = 0;
   for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
     product = std::max(product, ScratchOf(plan.Logits(m), multiprocessors));

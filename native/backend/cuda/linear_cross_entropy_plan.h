@@ -16,7 +16,7 @@ struct LinearCrossEntropyPlan {
 
   int64_t rows = 0, dim = 0, vocab = 0;
   DType dtype = DType::kF32;   // of hidden and, as the products see it, weight
-  DType stored = DType::kF32;  // of weight, as it is stored
+  DType stored = DType::kF32;  // of weight, as the products read it
   bool gradient = false;
 
   int64_t chunk = 0;  // rows whose logits are held at once, at most; a multiple of kRowStep
@@ -32,6 +32,7 @@ struct LinearCrossEntropyPlan {
   size_t logits = 0;     // [chunk, pitch] f32
   size_t gradients = 0;  // [chunk, pitch] of the logits, rounded; in f32 the logits themselves
   size_t d_hidden = 0;   // [chunk, dim] f32
+  size_t weight = 0;     // [vocab, dim] of a weight that is expanded
   size_t product = 0;    // scratch of the products
   size_t bytes = 0;
 

@@ -5,13 +5,14 @@
 //             dx = [g… | scale·u…]·[W… ; B…], one product for all branches, in which the terms of
 //                  B are dropped as x was
 //             dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x), together
-// So LoRA never touches y or dx in memory, and both are rounded once. The f32 masters are cast to
-// operands of tensor cores first. The product may start while h or u are still being computed,
+// So LoRA never touches y or dx in memory, and both are rounded once. Weights with scales are
+// expanded, and the f32 masters are cast to operands of tensor cores first. The product may start while h or u are still being computed,
 // because only its last k-blocks wait for them.
 #include <algorithm>
 #include <utility>
 
 #include "backend/cuda/device/cast_factors.cuh"
+#include "backend/cuda/expand.h"
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
@@ -84,6 +85,7 @@ class Forward {
     decode_.k = k;
     for (size_t i = 0; i < args.branches.size(); ++i) {
       const LoraBranch& branch = args.branches[i];
+      weights_.push_back(branch.weight);
       float* const h = args.h[i] ? Data<float>(args.h[i]) : nullptr;
       if (branch.up) {
         adapters_.push_back({i, branch.up, h == nullptr});
@@ -110,6 +112,7 @@ class Forward {
   void Run(Scratch scratch, Context& context) {
     if (decode_.m == 0) return;
     Place(ScratchArena(scratch));
+    expansions_.Run(kOp, context);
     casts_.Run(down_.dtype, context);
     if (!adapters_.empty()) LowRankDown(down_, down_plan_, step_, context);
     if (few_rows_) {
@@ -131,6 +134,11 @@ class Forward {
   size_t Place(ScratchArena arena) {
     const int64_t m = decode_.m;
     casts_ = {};
+    expansions_ = {};
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      const void* const w = expansions_.Add(weights_[i], arena);
+      (few_rows_ ? decode_.branches[i].w : products_[i].segments[0].b) = w;
+    }
     for (size_t i = 0; i < adapters_.size(); ++i) {
       const Adapter& adapter = adapters_[i];
       LowRankDownTerm& term = down_.problems[0].terms[i];
@@ -163,8 +171,7 @@ class Forward {
 
   void AddDecode(const LoraBranch& branch, const TensorView& y, float* h) {
     DecodeBranch to;
-    to.w = branch.weight.data;
-    to.w_dtype = StoredDType(branch.weight.format);
+    to.w_dtype = OperandDType(branch.weight);
     to.n = branch.weight.rows;
     if (branch.factor) to.factor = Data<const float>(branch.factor);
     to.bias = branch.bias ? branch.bias.data : nullptr;
@@ -186,8 +193,7 @@ class Forward {
     product.n = branch.weight.rows;
     product.a_dtype = product.b_dtype = product.c_dtype = x.dtype;
     product.trans_b = true;
-    product.segments = {
-        {x.data, branch.weight.data, k, k, k, {}, false, StoredDType(branch.weight.format)}};
+    product.segments = {{x.data, nullptr, k, k, k, {}, false, OperandDType(branch.weight)}};
     if (branch.up) {
       const int64_t rank = branch.up.dim(1);
       product.segments.push_back({nullptr, nullptr, rank, PaddedRank(rank), 0, {}, true});
@@ -203,6 +209,7 @@ class Forward {
   }
 
   bool few_rows_ = false;
+  std::vector<PackedView> weights_;
   std::vector<Adapter> adapters_;
   LowRankDownArgs down_;
   DecodeArgs decode_;  // replaces the products where there are few rows
@@ -211,6 +218,7 @@ class Forward {
   GemmGroupPlan products_plan_;
   size_t step_bytes_ = 0, scratch_bytes_ = 0;
   Casts casts_;
+  Expansions expansions_;
   Scratch step_;  // which the launches use one after the other
 };
 
@@ -235,8 +243,8 @@ class Backward {
       const int64_t out = branch.weight.rows;
       const void* const g = args.g[i].data;
       if (args.dx) {
-        dx_.segments.push_back(
-            {g, branch.weight.data, out, out, in, {}, false, StoredDType(branch.weight.format)});
+        weights_.push_back(branch.weight);
+        dx_.segments.push_back({g, nullptr, out, out, in, {}, false, OperandDType(branch.weight)});
       }
       if (args.d_up[i]) {
         d_up.push_back({g,
@@ -286,6 +294,7 @@ class Backward {
 
   void Run(Scratch scratch, Context& context) {
     Place(ScratchArena(scratch));
+    expansions_.Run(kOp, context);
     casts_.Run(up_.dtype, context);
     if (!up_.problems.empty()) LowRankDown(up_, up_plan_, step_, context);
     Gemm(kOp, dx_, dx_plan_, step_, context);
@@ -303,6 +312,9 @@ class Backward {
 
   size_t Place(ScratchArena arena) {
     casts_ = {};
+    expansions_ = {};
+    for (size_t i = 0; i < weights_.size(); ++i)
+      dx_.segments[i].b = expansions_.Add(weights_[i], arena);
     for (size_t i = 0; i < adapters_.size(); ++i) {
       const Adapter& adapter = adapters_[i];
       LowRankDownTerm& u = up_.problems[i].terms[0];
@@ -324,6 +336,7 @@ class Backward {
   }
 
   int64_t m_ = 0;
+  std::vector<PackedView> weights_;  // of the first segments of dx
   std::vector<Adapter> adapters_;
   LowRankDownArgs up_;
   GemmProblem dx_;  // of size 0 where it is not wanted
@@ -333,6 +346,7 @@ class Backward {
   GemmPlan dx_plan_;
   size_t step_bytes_ = 0, scratch_bytes_ = 0;
   Casts casts_;
+  Expansions expansions_;
   Scratch step_;
 };
 

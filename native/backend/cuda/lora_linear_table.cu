@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backend/cuda/device/table_down.cuh"
+#include "backend/cuda/expand.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/lora_linear_table.h"
@@ -19,7 +20,9 @@ constexpr const char* kOp = "lora_linear";
 
 struct Place {
   device::TableReport* report;
-  float* h;  // [branches][rows of one launch, max_rank]
+  float* h;                    // [branches][rows of one launch, max_rank]
+  std::vector<const void*> w;  // of the branches, once they are expanded
+  Expansions expansions;
   size_t bytes;
 };
 Place PlaceOf(const LoraLinearForwardArgs& args, ScratchArena arena) {
@@ -27,6 +30,8 @@ Place PlaceOf(const LoraLinearForwardArgs& args, ScratchArena arena) {
   place.report = arena.Take<device::TableReport>(1);
   place.h = arena.Take<float>(static_cast<int64_t>(args.branches.size()) *
                               std::min(kMaxDecodeRows, args.x.dim(0)) * args.table.max_rank);
+  for (const LoraBranch& branch : args.branches)
+    place.w.push_back(place.expansions.Add(branch.weight, arena));
   place.bytes = arena.used();
   return place;
 }
@@ -120,8 +125,8 @@ DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const LoraBranch& branch = args.branches[i];
     DecodeBranch to;
-    to.w = branch.weight.data;
-    to.w_dtype = StoredDType(branch.weight.format);
+    to.w = place.w[i];
+    to.w_dtype = OperandDType(branch.weight);
     to.n = branch.weight.rows;
     to.bias = branch.bias ? branch.bias.data : nullptr;
     to.bias_f32 = branch.bias.dtype == DType::kF32;
@@ -141,6 +146,7 @@ void RunTable(const LoraLinearForwardArgs& args, Scratch scratch, Context& conte
   if (m == 0) return;
   const Place place = PlaceOf(args, ScratchArena(scratch));
   CheckSlots(args, place, static_cast<CudaContext&>(context));
+  place.expansions.Run(kOp, context);
   for (int64_t first = 0; first < m; first += kMaxDecodeRows) {
     const int64_t count = std::min(kMaxDecodeRows, m - first);
     ForFloat(args.x.dtype, [&]<class T>() { Down<T>(args, place, first, count, context); });

@@ -12,9 +12,7 @@ class ReferenceContext final : public Context {};
 std::unique_ptr<Context> CreateContext(int) { return std::make_unique<ReferenceContext>(); }
 
 size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format) {
-  if (!HasScales(format)) return static_cast<size_t>(ValueBytes(format, rows, cols));
-  return ScalesAt(format, rows, cols) +
-         static_cast<size_t>(ScaleCount(format, rows, cols)) * sizeof(float);
+  return RowMajorBytes(format, rows, cols);
 }
 
 Backend Table() {

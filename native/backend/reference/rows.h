@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <vector>
 
-#include "core/maths/ceil_div.h"
 #include "core/maths/philox.h"
+#include "core/maths/row_major.h"
 #include "core/ops/element.h"
 #include "core/ops/linear.h"
 
@@ -13,11 +13,7 @@ namespace lora::reference {
 
 using Vector = std::vector<double>;
 
-// This backend packs matrices row-major, so an index means the same as in a tensor. The values are
-// followed by their scales.
-inline size_t ScalesAt(WeightFormat format, int64_t rows, int64_t cols) {
-  return RoundUp(static_cast<size_t>(ValueBytes(format, rows, cols)), sizeof(float));
-}
+// This backend packs matrices row-major, so an index means the same as in a tensor.
 inline double Load(const PackedView& view, int64_t i) {
   const FormatTraits& format = TraitsOf(view.format);
   const double stored =

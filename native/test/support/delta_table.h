@@ -72,13 +72,11 @@ class TableProblem {
     return base;
   }
 
-  // Rounds the frozen weights to a dtype, and keeps them in it or as they are.
-  void RoundWeights(DType to, bool keep) {
-    kept_ = keep ? to : slots_[0].x.dtype();
-    for (LoraLinearProblem& problem : slots_) {
-      for (BranchOperands& branch : problem.branches)
-        branch.weight = branch.weight.As(to).As(problem.x.dtype());
-    }
+  // Gives a branch another frozen weight, which is packed by these arguments.
+  void SetWeight(size_t branch, const Tensor& values, const PackArgs& packed) {
+    for (LoraLinearProblem& problem : slots_) problem.branches[branch].weight = values;
+    packed_.resize(slots_[0].branches.size());
+    packed_[branch] = packed;
   }
 
   // y of each branch, with the slot of each row.
@@ -110,7 +108,9 @@ class TableProblem {
     for (size_t i = 0; i < problem.branches.size(); ++i) {
       const BranchOperands& branch = problem.branches[i];
       const DType act = problem.x.dtype();
-      weights.emplace_back(backend, branch.weight.As(kept_.value_or(act)), Tensor(), act, context);
+      const bool set = i < packed_.size() && packed_[i];
+      weights.emplace_back(backend, set ? *packed_[i] : PackOf(branch.weight, nullptr), act,
+                           context);
       y.emplace_back(problem.x.dtype(), Shape{m, branch.weight.shape()[0]});
       LoraBranch to;
       to.weight = weights.back().view();
@@ -128,7 +128,7 @@ class TableProblem {
   bool sited = true;                // whether the branches of a call have a site in the table
 
  private:
-  std::optional<DType> kept_;  // the dtype of packed weights, where it is not that of x
+  std::vector<std::optional<PackArgs>> packed_;  // by branch; views of tensors of the test
   std::vector<LoraLinearProblem> slots_;
   std::vector<Tensor> ups_, downs_;  // of the entries, in the dtype of the table
   DeltaTableView table_;

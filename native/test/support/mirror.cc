@@ -86,6 +86,11 @@ class Copies {
   std::map<void*, Copy> copies_;
 };
 
+// Bytes of the largest element of a packed matrix.
+size_t ElementOf(WeightFormat format) {
+  return HasScales(format) ? sizeof(float) : SizeOf(StoredDType(format));
+}
+
 struct ToDevice {
   Copies& copies;
   cuda::Gpu& gpu;
@@ -97,8 +102,7 @@ struct ToDevice {
   void operator()(PackedView& w) const {
     const size_t bytes = cuda::PackedBytes(w.rows, w.cols, w.format);
     if (!w || bytes == 0) return;
-    w.data =
-        copies.Of(const_cast<void*>(w.data), bytes, SizeOf(StoredDType(w.format)), true, false);
+    w.data = copies.Of(const_cast<void*>(w.data), bytes, ElementOf(w.format), true, false);
   }
   void operator()(DeltaTableView& table) const {
     if (!table) return;
@@ -138,7 +142,7 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   if constexpr (std::is_same_v<Args, PackArgs>) {
     const size_t bytes = cuda::PackedBytes(args.rows, args.cols, args.format);
     if (bytes > 0)
-      device_args.dst = copies.Of(args.dst, bytes, SizeOf(args.src.dtype), false, true);
+      device_args.dst = copies.Of(args.dst, bytes, ElementOf(args.format), false, true);
   }
   // The plan does not depend on where the operands lie, so the host's scratch has the size that the
   // device's needs.
