@@ -1,6 +1,6 @@
 // A base in few bits against the same base in 16 bits, each row in one run with both sides in turns; a results file.
 //
-//   node benchmarks/quantized.mjs [--rows step,memory,decode,load,losses,7b] [--model DIR] [--out FILE] [--rounds 5]
+//   node benchmarks/quantized.mjs [--rows step,memory,decode,load,losses,7b] [--model DIR] [--7b DIR] [--out FILE] [--rounds 5]
 //
 // step, memory: a training step of SmolLM2-135M on 1×512 tokens, bf16 activations. decode, load: the shape of Llama-3.2-1B. losses: 50 steps
 // on the NF4 base and on its dequantised f32 values. 7b: a step of the shape of Llama-2-7B with random NF4 weights, under
@@ -23,6 +23,7 @@ const { values } = parseArgs({
   options: {
     rows: { type: 'string', default: all.join(',') },
     model: { type: 'string' },
+    '7b': { type: 'string' }, // a directory that writeRandomModel made
     out: { type: 'string', default: 'benchmarks/results/local-quantized.json' },
     rounds: { type: 'string', default: '5' },
     child: { type: 'string' }, // a part with a process of its own: JSON of its settings
@@ -190,12 +191,13 @@ const rows = {
     };
   },
   async '7b'(scratch) {
-    const dir = await writeRandomModel(join(scratch, '7b'), 'Llama-2-7B', { quantised: true });
+    const dir =
+      values['7b'] ?? (await writeRandomModel(join(scratch, '7b'), 'Llama-2-7B', { quantised: true }));
     const config = JSON.parse(readFileSync(join(dir, 'config.json'), 'utf8'));
     const settings = { batchSize: 1, length: 512, r: 16, dtype: 'bf16', gradientCheckpointing: true };
     const estimate = estimateMemory(config, { ...settings, targetModules: 'all-linear' });
     const result = inChild(
-      { part: 'train', dir, dtype: 'bf16', steps: 2, gradientCheckpointing: true },
+      { part: 'train', dir, dtype: 'bf16', steps: 1, gradientCheckpointing: true },
       { limits: `ulimit -v ${9.5 * 2 ** 20}; `, environment: { LORA_MEMORY_LIMIT: '8GiB' } },
     );
     return {
