@@ -25,6 +25,13 @@ type Tensors = Map<string, SafetensorsTensor>;
 
 beforeAll(() => setThreads(1)); // tiny matrices
 
+/** Tensors before a test. */
+let held = 0;
+beforeEach(async () => {
+  await collectGarbage(); // of other tests
+  held = memoryUsage().tensors;
+});
+
 for (const device of ['cpu', 'reference'] as const)
   weightFormatCases(device, (title, body) => void test(title, body), [
     'int8 rows for f32',
@@ -178,7 +185,7 @@ describe('quantize, at load', () => {
         /expected finite weights to quantise but received NaN or an infinity in model\.layers\.1\.mlp\.up_proj\.weight$/,
       );
     }
-    expect(memoryUsage().tensors).toBe(0);
+    expect(memoryUsage().tensors).toBeLessThanOrEqual(held);
   });
 });
 
@@ -295,7 +302,7 @@ describe('what bitsandbytes writes', () => {
     ],
   ])('%s is refused', async (_, edit, code, message) => {
     await expectReject(load(edit), code, message);
-    expect(memoryUsage().tensors).toBe(0);
+    expect(memoryUsage().tensors).toBeLessThanOrEqual(held);
   });
 
   test('int8 rows with their magnitudes', async () => {

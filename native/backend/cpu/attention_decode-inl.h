@@ -33,8 +33,8 @@ HWY_INLINE void FetchToL2(const void* p) {
 #endif
 }
 
-// Prefetches `count` rows of k or v. Where k and v are not in pages, the rows of one kv head are far
-// apart in memory, and each is too short for the hardware to predict where the next one lies.
+// Prefetches `count` rows of k or v. Where k and v are not in pages, the rows of one kv head are
+// far apart in memory, and each is too short for the hardware to predict where the next one lies.
 template <class T>
 HWY_INLINE void FetchRows(const T* row, size_t count, size_t stride, size_t d) {
   constexpr size_t kLine = 64 / sizeof(T);
@@ -168,8 +168,8 @@ HWY_INLINE void ForRowBlocks(size_t rows, const Use& use) {
 }
 
 // Does a step of the online softmax of each row over scores[0, count), which are in units of ln 2.
-// Calls store(row, key, p) with the values of P for kLanes keys from `key` on. `factors` are what the
-// sums of earlier steps must be multiplied by, because the maximum has grown.
+// Calls store(row, key, p) with the values of P for kLanes keys from `key` on. `factors` are what
+// the sums of earlier steps must be multiplied by, because the maximum has grown.
 template <class Store>
 HWY_INLINE void OnlineSoftmaxRows(size_t rows, size_t count, float* scores,
                                   const DecodePartial& sums, float* factors, const Store& store) {
@@ -263,9 +263,9 @@ struct DecodeProducts {
   }
 };
 
-// Computes what the keys of a unit contribute to its rows. `fetched` says that the unit before this
-// one has prefetched the first tile of keys. `next` is the offset of the first key of the unit after
-// this one, to be prefetched during the last tile, or null.
+// Computes what the keys of a unit contribute to its rows. `fetched` says that the unit before
+// this one has prefetched the first tile of keys. `next` is the offset of the first key of the
+// unit after this one, to be prefetched during the last tile, or null.
 template <class Kind>
 HWY_INLINE void DecodeChunk(const AttentionCall& args, const RowTile& t, const DecodeUnit& unit,
                             bool fetched, const size_t* next, const DecodeScratch& scratch) {

@@ -1,6 +1,6 @@
-// The dropout mask and the narrow products h = x·Bᵀ and u = g·A of lora_kernels.h, compiled once per
-// instruction set. The outer products dA and dB are in outer-inl.h, and the operands of all of them
-// in lora_operands-inl.h.
+// The dropout mask and the narrow products h = x·Bᵀ and u = g·A of lora_kernels.h, compiled once
+// per instruction set. The outer products dA and dB are in outer-inl.h, and the operands of all of
+// them in lora_operands-inl.h.
 #if defined(LORA_BACKEND_CPU_LORA_LINEAR_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_LORA_LINEAR_INL_H_
 #undef LORA_BACKEND_CPU_LORA_LINEAR_INL_H_

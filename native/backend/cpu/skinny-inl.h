@@ -1,6 +1,6 @@
 // The product of a decode step, y = x·Wᵀ for few rows of x (MultiplyRows in panels.h). Most of its
-// time goes into reading the panels of W from memory, so a panel is read once for all rows, and what
-// is read next is prefetched during the products.
+// time goes into reading the panels of W from memory, so a panel is read once for all rows, and
+// what is read next is prefetched during the products.
 #if defined(LORA_BACKEND_CPU_SKINNY_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_SKINNY_INL_H_
 #undef LORA_BACKEND_CPU_SKINNY_INL_H_
@@ -271,9 +271,9 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
     t.last = block.last;
     t.w = block.w;
     t.elements = block.elements;
-    // A single tile of rows prefetches the panel that it reads, kStreamAhead elements ahead. Several
-    // tiles each prefetch a part of the next block, so that memory is busy during all of them. After
-    // the last block of a panel that is the next panel, which follows it in memory.
+    // A single tile of rows prefetches the panel that it reads, kStreamAhead elements ahead.
+    // Several tiles each prefetch a part of the next block, so that memory is busy during all of
+    // them. After the last block of a panel that is the next panel, which follows it in memory.
     const size_t stored = CeilDiv(t.elements, per) * kPanelBytes;
     const uintptr_t here =
         reinterpret_cast<uintptr_t>(step.w.panels + block.panel * step.w.stride) +

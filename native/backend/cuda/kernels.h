@@ -6,7 +6,8 @@
 
 namespace lora::cuda {
 
-// W stays row-major, with its scales behind it, and one copy serves both directions, because the GEMMs read either one.
+// W stays row-major, with its scales behind it, and one copy serves both directions, because the
+// GEMMs read either one.
 size_t PackedBytes(int64_t rows, int64_t cols, WeightFormat format);
 
 // Where no overload below says otherwise, an op needs no scratch.

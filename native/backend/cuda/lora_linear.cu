@@ -6,8 +6,8 @@
 //                  B are dropped as x was
 //             dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x), together
 // So LoRA never touches y or dx in memory, and both are rounded once. Weights with scales are
-// expanded, and the f32 masters are cast to operands of tensor cores first. The product may start while h or u are still being computed,
-// because only its last k-blocks wait for them.
+// expanded, and the f32 masters are cast to operands of tensor cores first. The product may start
+// while h or u are still being computed, because only its last k-blocks wait for them.
 #include <algorithm>
 #include <utility>
 

@@ -1,6 +1,6 @@
 // JavaScript that runs inside a call (getters, setters, hooks) and releases what the call has taken:  node callbacks.mjs CASE
 import { promiseHooks } from 'node:v8';
-import { cpu, f32, native, print, valuesSync } from './common.mjs';
+import { cpu, f32, native, packed, print, valuesSync } from './common.mjs';
 
 native.setQueueLimits({ commands: 512, bytes: 2 ** 40 });
 /** Releases, and has the add-on give the memory back and take some of that size again. */
@@ -32,7 +32,7 @@ const cases = {
   // The tensor that was taken before an object is read.
   operand() {
     const x = matrix();
-    const w = native.pack(matrix(), null, 'f32');
+    const w = packed(matrix());
     const [[y]] = native.loraLinearForward(
       x,
       [reading(branch(w), 'scale', () => discard(x))],
@@ -44,14 +44,14 @@ const cases = {
     return valuesSync(y);
   },
   weight() {
-    const w = native.pack(matrix(), null, 'f32');
+    const w = packed(matrix());
     const branches = [reading(branch(w), 'scale', () => discard(w))];
     const [[y]] = native.loraLinearForward(matrix(), branches, 'auto', null, null, false);
     return valuesSync(y);
   },
   // The gradient's call reads the weight too.
   backwardWeight() {
-    const w = native.pack(matrix(), null, 'f32');
+    const w = packed(matrix());
     const branches = [reading(branch(w), 'scale', () => discard(w))];
     const [dx] = native.loraLinearBackward(null, branches, [matrix()], [null], true, [false], [false]);
     return valuesSync(dx);
@@ -69,7 +69,7 @@ const cases = {
   },
   // A list that grows while it is read keeps the length that it had.
   growingList() {
-    const w = native.pack(matrix(), null, 'f32');
+    const w = packed(matrix());
     const branches = [branch(w)];
     let more = 1000;
     branches[0] = reading(branches[0], 'scale', () => {
@@ -141,7 +141,7 @@ const cases = {
   },
   // The answer is made while a setter of Array.prototype releases what was computed from.
   answer() {
-    const [x, w] = [matrix(), native.pack(matrix(), null, 'f32')];
+    const [x, w] = [matrix(), packed(matrix())];
     const branches = [branch(w)];
     let y;
     Object.defineProperty(Array.prototype, 0, {

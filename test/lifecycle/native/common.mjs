@@ -12,6 +12,8 @@ export const MiB = 2 ** 20;
 export function f32(values, shape = [values.length], device = cpu) {
   return native.fromBytes(device, 'f32', shape, new Uint8Array(Float32Array.from(values).buffer));
 }
+/** A frozen matrix of f32 for activations of f32. */
+export const packed = (matrix) => native.pack(matrix, null, 'f32', native.info(matrix).shape, 'f32');
 export const valuesSync = (tensor) => [...new Float32Array(native.readSync(tensor))];
 export const values = async (tensor) => [...new Float32Array(await native.read(tensor))];
 export const rest = (ms = 20) => new Promise((done) => setTimeout(done, ms));

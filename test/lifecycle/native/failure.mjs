@@ -1,5 +1,5 @@
 // A failure when an op runs: what depends on it, and nothing else.
-import { complaint, cpu, f32, native, print, values, valuesSync } from './common.mjs';
+import { complaint, cpu, f32, native, packed, print, values, valuesSync } from './common.mjs';
 
 const a = f32([1, 2]);
 const bad = () => {
@@ -59,11 +59,11 @@ report.clip = await complaint(() => native.read(grad));
 // Packed weights and other devices inherit it.
 const square = native.binary('add', f32([1, 2, 3, 4], [2, 2]), f32([0]), 'f32');
 native.injectFailure('pack', 'broken on purpose');
-report.unpacked = await complaint(() => native.read(native.unpack(native.pack(square, null, 'f32'))));
+report.unpacked = await complaint(() => native.read(native.unpack(packed(square))));
 // A product with a weight that was not packed fails, and so does its gradient.
 native.injectFailure('pack', 'broken on purpose');
 const plain = {
-  weight: native.pack(f32([1, 2, 3, 4], [2, 2]), null, 'f32'),
+  weight: packed(f32([1, 2, 3, 4], [2, 2])),
   bias: null,
   up: null,
   down: null,
@@ -78,7 +78,7 @@ report.moved = await complaint(() => native.read(native.toDevice(failed, native.
 report.data = await complaint(() =>
   native.read(
     native.embedding(
-      native.pack(f32([1, 2, 3, 4], [2, 2]), null, 'f32'),
+      packed(f32([1, 2, 3, 4], [2, 2])),
       native.fromBytes(cpu, 'i32', [1], new Uint8Array(Int32Array.of(9).buffer)),
     ),
   ),

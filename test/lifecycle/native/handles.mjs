@@ -1,9 +1,9 @@
 // Wrong, released and foreign handles; release twice; memory that goes with the handles.
 import net from 'node:net';
-import { complaint, cpu, f32, native, print, rest, values } from './common.mjs';
+import { complaint, cpu, f32, native, packed, print, rest, values } from './common.mjs';
 
 const x = f32([1, 2]);
-const weight = native.pack(f32([1, 2, 3, 4], [2, 2]), null, 'f32');
+const weight = packed(f32([1, 2, 3, 4], [2, 2]));
 const gone = f32([1]);
 native.release(gone);
 native.release(gone);

@@ -1,9 +1,9 @@
 // What the functions that follow from the descriptions of ops take and answer.
-import { complaint, f32, native, print } from './common.mjs';
+import { complaint, f32, native, packed, print } from './common.mjs';
 
 const x = f32([1, 2, 3, 4], [2, 2]);
 const branch = {
-  weight: native.pack(x, null, 'f32'),
+  weight: packed(x),
   bias: null,
   up: f32([1, 2], [2, 1]),
   down: f32([3, 4], [1, 2]),
@@ -31,5 +31,5 @@ print({
   noTensor: await complaint(() => native.globalNorm([])),
   kind: await complaint(() => native.binary('mod', x, x, 'f32')),
   dtype: await complaint(() => native.binary('add', x, x, 'f64')),
-  dimensions: await complaint(() => native.embedding(native.pack(x, null, 'f32'), ids)),
+  dimensions: await complaint(() => native.embedding(packed(x), ids)),
 });

@@ -1,6 +1,6 @@
 // Ops whose arguments release others while they are read, at random:  node releasing.mjs CALLS. No crash, and no result of
 // memory that was given away: a result is that of the same call without the releasing, or there is an error.
-import { cpu, f32, native, print } from './common.mjs';
+import { cpu, f32, native, packed, print } from './common.mjs';
 
 /** A small generator, so that a failure can be repeated: numbers below n. */
 function generator(seed) {
@@ -21,7 +21,7 @@ function tensor(...shape) {
   return made;
 }
 function weight(rows, cols) {
-  const made = native.pack(tensor(rows, cols), null, 'f32');
+  const made = packed(tensor(rows, cols));
   live.push(made);
   return made;
 }

@@ -1,5 +1,5 @@
 // Operands without elements whose result would have more than can be counted.
-import { complaint, cpu, native, print } from './common.mjs';
+import { complaint, cpu, native, packed, print } from './common.mjs';
 
 const empty = (...shape) => native.fromBytes(cpu, 'f32', shape, new Uint8Array(0));
 const wide = 2 ** 31;
@@ -11,7 +11,7 @@ print({
       empty(wide, 0),
       [
         {
-          weight: native.pack(empty(wide, 0), null, 'f32'),
+          weight: packed(empty(wide, 0)),
           bias: null,
           up: null,
           down: null,

@@ -1,10 +1,10 @@
 // Two workers and the main thread compute at once, each with an add-on of its own, and agree bit for bit.
 import { isMainThread, parentPort, Worker } from 'node:worker_threads';
-import { cpu, native, print } from './common.mjs';
+import { cpu, native, packed, print } from './common.mjs';
 
 async function compute() {
-  const w = native.pack(native.random(cpu, 'normal', 1, 0, 0, 0.05, [96, 64]), null, 'f32');
-  const back = native.pack(native.random(cpu, 'normal', 2, 0, 0, 0.05, [64, 96]), null, 'f32');
+  const w = packed(native.random(cpu, 'normal', 1, 0, 0, 0.05, [96, 64]));
+  const back = packed(native.random(cpu, 'normal', 2, 0, 0, 0.05, [64, 96]));
   let x = native.random(cpu, 'normal', 3, 0, 0, 1, [32, 64]);
   const layer = (weight) => ({ weight, bias: null, up: null, down: null, scale: 1, dropout: null, site: -1 });
   for (let i = 0; i < 200; i++) {

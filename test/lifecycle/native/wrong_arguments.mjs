@@ -1,5 +1,5 @@
 // Every export with every kind of wrong value in every place: an error with a code, or a result; no crash.
-import { cpu, f32, native, print } from './common.mjs';
+import { cpu, f32, native, packed, print } from './common.mjs';
 
 const reference = native.openDevice('reference');
 const released = f32([1, 2]);
@@ -31,7 +31,7 @@ const junk = () => [
   new Proxy({}, { get: (_, key) => (key === Symbol.toPrimitive ? undefined : tensor()) }),
   tensor(),
   f32([1, 2], [2], reference),
-  native.pack(tensor(), null, 'f32'),
+  packed(tensor()),
   native.createGuard(),
   program,
   native.openFile(process.execPath).file,
@@ -42,7 +42,7 @@ const junk = () => [
   { weight: tensor(), up: 1, down: 2, scale: 'x', dropout: 5 },
   [
     {
-      weight: native.pack(tensor(), null, 'f32'),
+      weight: packed(tensor()),
       bias: null,
       up: tensor(),
       down: null,
