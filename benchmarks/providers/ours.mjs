@@ -45,7 +45,10 @@ export class OursProvider {
     }));
     const rows = branches.map(({ w }, i) => this.#tensor(w, [out[i], k], dtype));
     const adapted = Array.from({ length: copies }, () =>
-      shared.map((branch, i) => ({ ...branch, weight: this.#own(native.pack(rows[i], null, dtype, [out[i], k], dtype)) })),
+      shared.map((branch, i) => ({
+        ...branch,
+        weight: this.#own(native.pack(rows[i], null, dtype, [out[i], k], dtype)),
+      })),
     );
     const frozen = adapted.map((layers) => layers.map((layer) => ({ ...layer, up: null, down: null })));
     for (const handle of rows) native.release(handle);
