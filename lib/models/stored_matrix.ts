@@ -3,9 +3,10 @@
  * codes with scales of blocks (bitsandbytes). Each says which tensors a file must hold for it, and reads what a frozen matrix is packed of.
  */
 import { LoRAError } from '../errors';
-import { torchNames } from '../formats/dtypes';
+import { floatOfStored, storedFloats, torchNames } from '../formats/dtypes';
 import { isRecord, parseJson } from '../formats/json';
 import type { ModelTensors } from '../formats/sharded';
+import { fromBytes } from '../tensor/create';
 import { inSlices } from '../tensor/pace';
 import type { FloatDType } from '../tensor/dtype';
 import { blockValues, scalesOf, type QuantisedFormat } from '../tensor/frozen_weight';
@@ -139,6 +140,21 @@ async function floatsOf(stored: ModelTensors, name: string): Promise<Float32Arra
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4);
 }
 
+/** The scales of compressed-tensors, which have the dtype of the model that was quantised. */
+async function widenedOf(stored: ModelTensors, name: string): Promise<Float32Array> {
+  const { dtype, shape } = stored.get(name);
+  const float = floatOfStored(dtype);
+  if (float === undefined)
+    throw fail(name, `is stored as ${dtype}; supported are ${storedFloats}`, 'ERR_UNSUPPORTED');
+  if (float === 'f32') return floatsOf(stored, name);
+  const narrow = fromBytes(await stored.get(name).read(), float, shape, 'cpu');
+  try {
+    return await narrow.data<Float32Array>();
+  } finally {
+    narrow.dispose();
+  }
+}
+
 /** The scales of values in a file, each of which must be finite. */
 function checkScales(name: string, scales: Float32Array): Float32Array {
   const bad = scales.findIndex((scale) => !Number.isFinite(scale));
@@ -174,7 +190,8 @@ function int8Rows(
           `is ${layout}; supported are rows (0), as bitsandbytes saves them`,
           'ERR_UNSUPPORTED',
         );
-      const scales = checkScales(scalesName, await floatsOf(stored, scalesName));
+      const read = ofBitsandbytes ? floatsOf : widenedOf;
+      const scales = checkScales(scalesName, await read(stored, scalesName));
       if (ofBitsandbytes) scalesOf('int8', scales);
       return { format: 'int8', values: await stored.get(name).read(), scales };
     },

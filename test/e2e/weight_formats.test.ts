@@ -75,6 +75,39 @@ test('an int8 matrix without scales, and scales that are no numbers, are refused
   );
 });
 
+test('int8 scales of 16 bits are those of the same values in f32', async () => {
+  const load = async (dtype: 'F32' | 'BF16' | 'F16'): Promise<number[]> => {
+    const dir = await tinyModel({
+      config: quantised(),
+      edit: (tensors) => {
+        quantise(tensors, true);
+        for (const [name, { shape }] of [...tensors]) {
+          if (!name.endsWith('_scale')) continue;
+          // Powers of 2, whose bits all three have.
+          const exponents = Array.from({ length: shape[0]! }, (_, i) => -6 - (i % 4));
+          const bytes =
+            dtype === 'F32'
+              ? bytesOf(Float32Array.from(exponents, (e) => 2 ** e))
+              : new Uint8Array(
+                  Uint16Array.from(exponents, (e) => (dtype === 'BF16' ? (127 + e) << 7 : (15 + e) << 10))
+                    .buffer,
+                );
+          tensors.set(name, { dtype, shape, bytes });
+        }
+      },
+    });
+    const model = await CausalLM.fromPretrained(dir);
+    try {
+      return await list(model.forward([[256, 72, 101]]).logits!);
+    } finally {
+      await model.dispose();
+    }
+  };
+  const whole = await load('F32');
+  expect(await load('BF16')).toEqual(whole);
+  expect(await load('F16')).toEqual(whole);
+});
+
 describe('quantize, at load', () => {
   const ids = [256, 72, 101, 108, 108, 111];
   const logitsOf = async (dir: string, options: FromPretrainedOptions): Promise<number[]> => {
