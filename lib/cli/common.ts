@@ -42,6 +42,16 @@ export const modelFlags = {
   },
 } as const satisfies Flags;
 
+/** Which tokens of examples count; `defaultText` says what holds without the flag. */
+export const trainOnFlag = (defaultText: string) =>
+  ({
+    type: 'string',
+    value: 'WHICH',
+    choices: ['completion', 'all'],
+    help: 'tokens that count',
+    defaultText,
+  }) as const satisfies Flags[string];
+
 /** Loads the model that the flags name, and says on which device it runs. */
 export async function loadModel(
   values: Values<typeof wholeModelFlags> & Partial<Values<typeof modelFlags>>,

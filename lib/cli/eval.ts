@@ -6,7 +6,7 @@ import type { JsonSchema } from '../grammar/json_schema';
 import type { TaskEvaluation, TaskProgress, TaskResult, TaskScores } from '../tasks/options';
 import { adaptersFlag, baseName, loadAdapters, readAdapters } from './adapters';
 import { defineCommand, helpFlag, UsageError } from './command';
-import { loadModel, modelFlags, note, printJson } from './common';
+import { loadModel, modelFlags, note, printJson, trainOnFlag } from './common';
 import { printable } from './printable';
 import { StatusLine } from './status_line';
 
@@ -31,13 +31,7 @@ export const evaluate = defineCommand({
       help: 'tokens per example',
       defaultText: 'what the model reads',
     },
-    trainOn: {
-      type: 'string',
-      value: 'WHICH',
-      choices: ['completion', 'all'],
-      help: 'tokens that count',
-      defaultText: 'as train has it',
-    },
+    trainOn: trainOnFlag('as train has it'),
     noGenerate: { type: 'boolean', help: 'measure the loss alone, and write no answers' },
     maxNewTokens: {
       type: 'integer',

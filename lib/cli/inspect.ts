@@ -8,7 +8,7 @@ import { sourceFolder, type SourceOptions } from '../hub/source';
 import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
-import { printJson } from './common';
+import { printJson, trainOnFlag } from './common';
 import { hubFlags, hubOptions } from './hub_report';
 import { inspectData } from './inspect_data';
 import { printableLine } from './printable';
@@ -21,13 +21,7 @@ export const inspect = defineCommand({
     model: { type: 'string', value: 'DIR', help: 'PATH is a data set; this reads it' },
     ...hubFlags,
     maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example of a data set' },
-    trainOn: {
-      type: 'string',
-      value: 'WHICH',
-      choices: ['completion', 'all'],
-      help: 'tokens that count',
-      defaultText: 'as train has it',
-    },
+    trainOn: trainOnFlag('as train has it'),
     json: { type: 'boolean', help: 'the content as one JSON object' },
     help: helpFlag,
   },

@@ -6,7 +6,7 @@ import { optimizerNames } from '../train/optimizer';
 import { OutputDirectory } from '../train/output';
 import type { TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
-import { countsOf, loadModel, modelFlags, note, targets } from './common';
+import { countsOf, loadModel, modelFlags, note, targets, trainOnFlag } from './common';
 import { defineCommand, helpFlag, UsageError, type Flags, type Values } from './command';
 import { checkMemory } from './memory_fit';
 import { JsonReport, TextReport } from './training_report';
@@ -38,13 +38,7 @@ export const trainFlags = {
   maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example' },
   packing: { type: 'boolean', help: 'several examples in a row of --max-length tokens' },
   groupByLength: { type: 'boolean', help: 'batches of examples of similar length: less padding' },
-  trainOn: {
-    type: 'string',
-    value: 'WHICH',
-    choices: ['completion', 'all'],
-    help: 'tokens that count',
-    defaultText: 'completion',
-  },
+  trainOn: trainOnFlag('completion'),
   lr: { type: 'number', value: 'RATE', minimum: 0, default: 2e-4, help: 'learning rate' },
   schedule: {
     type: 'string',

@@ -46,8 +46,9 @@ async function logitsOf(dir: string, options: FromPretrainedOptions = {}): Promi
   }
 }
 
-async function read(dir: string): Promise<Map<string, SafetensorsTensor>> {
-  const file = await openSafetensors(join(dir, 'model.safetensors'));
+const weights = 'model.safetensors';
+async function read(path: string): Promise<Map<string, SafetensorsTensor>> {
+  const file = await openSafetensors(path);
   const all = new Map(
     [...file.tensors].map(([name, { dtype, shape, bytes }]) => [
       name,
@@ -121,17 +122,8 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (golden) => {
   const names = { f32: 'float32', bf16: 'bfloat16', f16: 'float16' } as const;
   const matrix = 'model.layers.0.mlp.down_proj.weight';
 
-  async function theirs(): Promise<Map<string, SafetensorsTensor>> {
-    const file = await openSafetensors(join(golden, 'bitsandbytes.safetensors'));
-    const all = new Map(
-      [...file.tensors].map(([name, { dtype, shape, bytes }]) => [
-        name,
-        { dtype, shape, bytes: Uint8Array.from(bytes) },
-      ]),
-    );
-    file.close();
-    return all;
-  }
+  const theirs = (): Promise<Map<string, SafetensorsTensor>> =>
+    read(join(golden, 'bitsandbytes.safetensors'));
 
   /** A model with bitsandbytes' source for one of its matrices. */
   async function modelOf(dtype: 'f32' | 'bf16' | 'f16', source: SafetensorsTensor): Promise<string> {
@@ -154,7 +146,7 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (golden) => {
       for (const doubleQuant of [false, true]) {
         const out = fresh();
         await quantizeModel(dir, out, { format, doubleQuant });
-        const ours = await read(out);
+        const ours = await read(join(out, weights));
         const of = (key: string): SafetensorsTensor =>
           golden.get(`${format}-b64-${names[dtype]}-${doubleQuant ? 'double' : 'single'}.${key}`)!;
         const expectPlane = (name: string, key: string): void => {
@@ -189,7 +181,7 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (golden) => {
     const golden = await theirs();
     const out = fresh();
     await quantizeModel(await modelOf('f16', golden.get('source')!), out, { format: 'int8' });
-    const ours = await read(out);
+    const ours = await read(join(out, weights));
     const module = matrix.slice(0, -'.weight'.length);
     for (const [name, key] of [
       [matrix, 'int8.q'],
@@ -215,7 +207,9 @@ test('numbers of the description are written as Python writes them', async () =>
       },
     });
     await quantizeModel(dir, out, { format: 'nf4', doubleQuant: true });
-    const state = (await read(out)).get('model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4')!;
+    const state = (await read(join(out, weights))).get(
+      'model.layers.0.mlp.up_proj.weight.quant_state.bitsandbytes__nf4',
+    )!;
     return /"nested_offset": ([^}]+)}$/.exec(Buffer.from(state.bytes).toString())![1]!;
   };
   expect(await tiny(0)).toBe('0.0');
@@ -386,7 +380,9 @@ test('lora-native merge on a quantised base writes whole weights, and generate t
   const words = ['merge', '--model', dir, '--adapter', adapter, '--out-dir', merged, ...cpu];
   expect(await commandLine(words)).toMatchObject({ status: 0 });
   expect(configOf(merged)).not.toHaveProperty('quantization_config');
-  expect(new Set([...(await read(merged)).values()].map(({ dtype }) => dtype))).toEqual(new Set(['F32']));
+  expect(new Set([...(await read(join(merged, weights))).values()].map(({ dtype }) => dtype))).toEqual(
+    new Set(['F32']),
+  );
   expect(await logitsOf(merged)).toEqual(expected);
 
   const generate = async (from: string, ...flags: string[]): Promise<string> => {
