@@ -2,7 +2,7 @@
 module.exports = class LeftOut {
   onRunComplete() {
     console.log(
-      'npm test leaves out what runs on dist/ or the emulator, and scripts/ and docs/: npm run test:all runs all.',
+      'npm test leaves out what runs on dist/ or the emulator, scripts/, docs/, and what is slow (jest.config.everyday.cjs): npm run test:all runs all.',
     );
   }
 };
