@@ -1,23 +1,10 @@
 // `npm test`: the tests that read lib/ and answer soon. `npm run test:all` builds, and runs all; so do scripts/test.sh and .ci/run.
 const all = require('./jest.config.cjs');
+const leftOut = require('./test/support/left_out.cjs');
 
 /** @type {import('jest').Config} */
 module.exports = {
   ...all,
-  testPathIgnorePatterns: [
-    '/node_modules/',
-    // These run programs on dist/ in processes of their own, or kernels on the emulator, or test scripts/ and the documentation, or wait
-    // for threads that compile grammars. Most of them see a change in lib/ only after a build.
-    '/test/docs/',
-    '/test/e2e/(acceptance|benchmark|chat_terminal|cli|cuda_\\w+|examples)\\.test\\.ts',
-    '/test/lifecycle/',
-    '/test/unit/(cuda_build|grammars|json_schema_values|native_mutants|package_json|platforms|workflows)\\.test\\.ts',
-    // Each of these takes longer than five seconds on two cores: shapes of whole models, disks that fail at every write, files of
-    // hundreds of megabytes, training over again for every option. Run them by name while you change what they read.
-    '/test/e2e/(command_line|crash_consistency|evaluate_task|html_report|hub|hub_model|memory_estimate)\\.test\\.ts',
-    '/test/e2e/(quantize_model|trainer_best|trainer_resume|weight_formats)\\.test\\.ts',
-    '/test/numerics/bench_cases\\.test\\.ts',
-    '/test/unit/(dataset_files|encode_steps|fuzz|limits)\\.test\\.ts',
-  ],
+  testPathIgnorePatterns: ['/node_modules/', ...leftOut.programs, ...leftOut.slow],
   reporters: ['default', '<rootDir>/test/support/left_out.cjs'],
 };
