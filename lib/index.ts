@@ -39,7 +39,7 @@ export type {
 } from './hub/progress';
 export { Adapter } from './peft/adapter';
 export type { TokenRows } from './models/batch';
-export type { ChatTemplateOptions } from './text/chat';
+export type { ChatTemplateOptions, ChatVariables } from './text/chat';
 export type { ChatMessage } from './text/messages';
 export type { ModelDType } from './models/weights';
 export type { ModelConfig } from './models/config';

@@ -1,5 +1,6 @@
 /** Rows of data sets, and the tokens that they become. A data set holds rows of one kind. */
 import { LoRAError } from '../errors';
+import { isRecord } from '../formats/json';
 import type { ChatMessage } from '../text/messages';
 import type { Turns } from '../text/turns';
 import { describe, isListOf } from '../validate';
@@ -62,6 +63,27 @@ const text = (row: Row, key: string): string => {
     throw new RowError(`expected ${JSON.stringify(key)} to be a string but received ${describe(value)}`);
   return value;
 };
+
+/**
+ * The descriptions of tools that a row may have beside its messages: a list, or the JSON text of one, as tables hold it whose columns have one
+ * type; null where a row has none.
+ */
+function toolsOf(row: Row): readonly unknown[] | undefined {
+  const given = row['tools'] ?? undefined;
+  if (given === undefined) return undefined;
+  let tools: unknown = given;
+  if (typeof given === 'string')
+    try {
+      tools = JSON.parse(given) as unknown;
+    } catch {
+      // What is no JSON is no list either.
+    }
+  if (!isListOf(tools, isRecord))
+    throw new RowError(
+      `expected "tools" to be a list of descriptions, or its JSON text, but received ${describe(given)}`,
+    );
+  return tools;
+}
 
 const isMessages = (value: unknown): value is ChatMessage[] =>
   isListOf(value, (message) => typeof (message as ChatMessage | null | undefined)?.role === 'string') &&
@@ -179,7 +201,7 @@ class Text extends RowKind {
 
 class Messages extends RowKind {
   async read(row: Row): Promise<Tokens> {
-    const { messages, tools } = row;
+    const { messages } = row;
     if (!isMessages(messages))
       throw new RowError(
         `expected "messages" to be messages of { role, content } but received ${describe(messages)}`,
@@ -189,7 +211,7 @@ class Messages extends RowKind {
         'conversations need a chat template, and the model has none: pass chatTemplate',
         'ERR_UNSUPPORTED',
       );
-    const turns = await this.conversation(messages, Array.isArray(tools) ? (tools as unknown[]) : undefined);
+    const turns = await this.conversation(messages, toolsOf(row));
     if (this.options.trainOn !== 'all' && !messages.some(({ role }) => role === 'assistant'))
       throw new RowError('expected a message of the assistant, of which the tokens count');
     return turns;
@@ -199,7 +221,10 @@ class Messages extends RowKind {
 class PromptCompletion extends RowKind {
   async read(row: Row): Promise<Tokens> {
     if (this.hasTemplate)
-      return this.conversation([...side(row, 'prompt', 'user'), ...side(row, 'completion', 'assistant')]);
+      return this.conversation(
+        [...side(row, 'prompt', 'user'), ...side(row, 'completion', 'assistant')],
+        toolsOf(row),
+      );
     return this.plain(text(row, 'prompt'), text(row, 'completion'));
   }
 }
@@ -259,8 +284,8 @@ export class RowReader {
     } catch (error) {
       this.options.signal?.throwIfAborted();
       // The sentence of a tokenizer or template; the row is what a reader of it looks for.
-      if (error instanceof LoRAError && error.code === 'ERR_DATA')
-        throw new RowError(error.message.replace(/^\[[^\]]*\] (row: )?/, ''));
+      if (error instanceof LoRAError && (error.code === 'ERR_DATA' || error.code === 'ERR_UNSUPPORTED'))
+        throw new RowError(error.message.replace(/^\[[^\]]*\] (row: )?/, ''), error.code);
       throw error;
     }
   }

@@ -101,7 +101,7 @@ export interface SamplingOptions {
   signal?: AbortSignal | undefined;
 }
 
-const names: readonly (keyof SamplingOptions | 'adapter')[] = [
+const names: readonly (keyof SamplingOptions | 'adapter' | 'tools' | 'variables' | 'continueAssistant')[] = [
   'maxNewTokens',
   'temperature',
   'topK',
@@ -118,6 +118,9 @@ const names: readonly (keyof SamplingOptions | 'adapter')[] = [
   'stop',
   'ignoreEos',
   'adapter',
+  'tools',
+  'variables',
+  'continueAssistant',
   'signal',
 ];
 

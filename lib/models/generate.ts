@@ -5,9 +5,11 @@ import type { GeneratedToken, Request } from '../engine/request';
 import { tokenLimit, type GenerationPlan } from '../engine/sampling';
 import type { TokenConstraint } from '../grammar/constraint';
 import type { Adapter } from '../peft/adapter';
+import { checkChatOptions } from '../text/chat';
 import type { ChatMessage } from '../text/messages';
 import type { Tokenizer } from '../text/tokenizer';
-import { check, describe } from '../validate';
+import { check, describe, isListOf } from '../validate';
+import type { GenerateOptions } from './options';
 
 /** A text (special tokens are added), ids, or a conversation (through the chat template). */
 export type Prompt = string | readonly number[] | Int32Array | readonly ChatMessage[];
@@ -34,12 +36,35 @@ export interface GenerationResult extends GeneratedText {
 
 const TAG = 'generate';
 
+/** What only a conversation has: the words of {@link ChatTemplateOptions}. */
+export type ConversationOptions = Pick<GenerateOptions, 'tools' | 'variables' | 'continueAssistant'>;
+
+const isConversation = (prompt: unknown): prompt is ChatMessage[] =>
+  isListOf(prompt, (item) => typeof item === 'object' && item !== null) && prompt.length > 0;
+
+/**
+ * The options of a conversation, of those of a call.
+ * @throws ERR_ARGUMENT for a wrong one, and for any where the prompt is no conversation.
+ */
+export function conversationOptions(prompt: Prompt, options: GenerateOptions): ConversationOptions {
+  const { tools, variables, continueAssistant } = options;
+  const chat = { tools, variables, continueAssistant };
+  checkChatOptions(TAG, chat);
+  const given = Object.entries(chat).find(([, value]) => value !== undefined && value !== false);
+  check(
+    given === undefined || isConversation(prompt),
+    TAG,
+    `expected a prompt of messages beside ${given?.[0]} but received ${describe(prompt)}`,
+  );
+  return chat;
+}
+
 /** Ids of a prompt. Long ones are encoded in slices, between which timers and I/O run. */
 export async function promptIds(
   prompt: Prompt,
   vocabSize: number,
   tokenizer: () => Tokenizer,
-  signal?: AbortSignal,
+  { signal, ...chat }: ConversationOptions & { signal?: AbortSignal | undefined } = {},
 ): Promise<number[]> {
   let ids: number[];
   if (typeof prompt === 'string') ids = await tokenizer().encodeAsync(prompt, { signal });
@@ -49,11 +74,9 @@ export async function promptIds(
       TAG,
       `expected the prompt to be a text, ids or messages but received ${describe(prompt)}`,
     );
-    const list = Array.from(prompt as readonly unknown[]);
-    ids =
-      list.length > 0 && list.every((item) => typeof item === 'object' && item !== null)
-        ? await chatIds(tokenizer(), list as ChatMessage[], signal)
-        : (list as number[]);
+    ids = isConversation(prompt)
+      ? await chatIds(tokenizer(), prompt, chat, signal)
+      : Array.from(prompt as readonly number[]);
   }
   check(ids.length > 0, TAG, 'expected a prompt of at least one token but received none');
   const bad = ids.find((id) => !Number.isSafeInteger(id) || id < 0 || id >= vocabSize);
@@ -61,8 +84,14 @@ export async function promptIds(
   return ids;
 }
 
-function chatIds(tokenizer: Tokenizer, messages: ChatMessage[], signal?: AbortSignal): Promise<number[]> {
-  const text = tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true, tokenize: false });
+function chatIds(
+  tokenizer: Tokenizer,
+  messages: ChatMessage[],
+  chat: ConversationOptions,
+  signal?: AbortSignal,
+): Promise<number[]> {
+  const addGenerationPrompt = chat.continueAssistant !== true;
+  const text = tokenizer.applyChatTemplate(messages, { ...chat, addGenerationPrompt, tokenize: false });
   return tokenizer.encodeAsync(text, { addSpecialTokens: false, signal });
 }
 

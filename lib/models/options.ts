@@ -7,6 +7,7 @@ import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from '../peft/adapter';
 import type { TokenRows } from './batch';
 import type { SamplingOptions } from '../engine/sampling';
+import type { ChatVariables } from '../text/chat';
 import type { EmbeddingNoise } from './noise';
 import type { QuantizeOptions } from './quantize_options';
 import type { ModelDType } from './weights';
@@ -90,8 +91,10 @@ export interface LoadAdapterOptions extends AddAdapterOptions, SourceOptions {
   limits?: ReadLimits | undefined;
 }
 
-/** The options of {@link CausalLM.generate}. */
-export interface GenerateOptions extends SamplingOptions {
+/** The options of {@link CausalLM.generate}. Those of a conversation are for a prompt of messages. */
+export interface GenerateOptions extends SamplingOptions, ChatVariables {
+  /** The last message is the beginning of the assistant's answer: the text is what follows it. Default false. */
+  continueAssistant?: boolean | undefined;
   /** A name, an Adapter, or null for the base alone. Default: the active adapter. */
   adapter?: string | Adapter | null | undefined;
 }

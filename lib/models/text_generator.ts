@@ -12,7 +12,15 @@ import type { Adapter } from '../peft/adapter';
 import type { AdapterSet } from '../peft/adapter_set';
 import type { Tokenizer } from '../text/tokenizer';
 import { engineModel, type Decoder } from './decoder';
-import { promptIds, RunningGeneration, tokensAfter, type GenerationResult, type Prompt } from './generate';
+import {
+  conversationOptions,
+  promptIds,
+  RunningGeneration,
+  tokensAfter,
+  type ConversationOptions,
+  type GenerationResult,
+  type Prompt,
+} from './generate';
 import { Generations } from './generations';
 import type { GenerateOptions } from './options';
 import { linearsOf } from './tensor_table';
@@ -52,15 +60,17 @@ export class TextGenerator {
     const { adapters, decoder } = this.#model;
     const plan = planGeneration(options, this.#defaults, decoder.config.vocabSize);
     if (plan.grammar !== undefined) this.#checkGrammar();
+    const chat = conversationOptions(prompt, options);
     const adapter = adapters.resolve('generate', options.adapter);
     const handle: RunHandle<GeneratedToken, GenerationResult> = new RunHandle('generate', () =>
-      this.#generate(prompt, plan, adapter, handle),
+      this.#generate(prompt, chat, plan, adapter, handle),
     );
     return handle;
   }
 
   async *#generate(
     prompt: Prompt,
+    chat: ConversationOptions,
     plan: GenerationPlan,
     adapter: Adapter | null,
     handle: RunHandle<GeneratedToken, GenerationResult>,
@@ -80,7 +90,7 @@ export class TextGenerator {
     const abort = (): void => held.generation?.cancel(signal?.reason);
     try {
       if (plan.stop.length > 0) neededTokenizer(); // stop strings need text
-      const ids = await promptIds(prompt, decoder.config.vocabSize, neededTokenizer, signal);
+      const ids = await promptIds(prompt, decoder.config.vocabSize, neededTokenizer, { ...chat, signal });
       signal?.throwIfAborted();
       const maxNewTokens = tokensAfter(ids, plan, decoder.config.maxPositionEmbeddings);
       if (plan.grammar !== undefined)

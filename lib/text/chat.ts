@@ -1,19 +1,62 @@
 /** Chat templates: Jinja text of a model directory. */
 import { LoRAError } from '../errors';
+import { isRecord } from '../formats/json';
 import { checkLimit, defaultLimits, limitText, type Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
+import { check, checkBoolean, describe } from '../validate';
 import { holdsMore, messageForms, type ChatMessage } from './messages';
 import { BoundedTemplate } from './template';
 import { markedTemplate, readMarks, turnsByPrefix, unusedMarks, type Turns } from './turns';
 
-/** What a chat template is told. */
-export interface ChatTemplateOptions {
+/** What a chat template is told beside the messages. */
+export interface ChatVariables {
+  /** Descriptions of tools, as the template takes them: mostly `{ type: 'function', function: { name, description, parameters } }`. */
+  tools?: readonly unknown[] | undefined;
+  /** Further variables that a template reads, such as `{ enable_thinking: false }`. One that it does not read has no effect. */
+  variables?: Readonly<Record<string, unknown>> | undefined;
+}
+
+/** What a chat template is told, and where its text ends. */
+export interface ChatTemplateOptions extends ChatVariables {
   /** End with the words that open the assistant's turn. Default false. */
   addGenerationPrompt?: boolean | undefined;
-  /** Descriptions of tools, for templates that know them. */
-  tools?: readonly unknown[] | undefined;
-  /** Further variables that a template reads, such as `enable_thinking`. */
-  variables?: Readonly<Record<string, unknown>> | undefined;
+  /** End with the content of the last message, which is the assistant's, so that the model continues it. Default false. */
+  continueAssistant?: boolean | undefined;
+}
+
+const op = 'chat_template';
+
+/** What templates are told by options of their own. */
+const reserved = ['messages', 'tools', 'add_generation_prompt'];
+
+/**
+ * Checks what a template is told.
+ * @throws ERR_ARGUMENT
+ */
+export function checkChatOptions(tag: string, options: ChatTemplateOptions): void {
+  const { tools, variables, addGenerationPrompt = false, continueAssistant = false } = options;
+  check(
+    tools === undefined || Array.isArray(tools),
+    tag,
+    `expected tools to be a list of descriptions but received ${describe(tools)}`,
+  );
+  check(
+    variables === undefined || isRecord(variables),
+    tag,
+    `expected variables to be an object, such as { enable_thinking: false }, but received ${describe(variables)}`,
+  );
+  const own = reserved.find((name) => Object.hasOwn(variables ?? {}, name));
+  check(
+    own === undefined,
+    tag,
+    `expected variables without ${own}, which the messages and options decide, but received it`,
+  );
+  checkBoolean(tag, 'continueAssistant', continueAssistant);
+  check(
+    !continueAssistant || !addGenerationPrompt,
+    tag,
+    'expected addGenerationPrompt to be false beside continueAssistant but received true',
+  );
 }
 
 /** The special tokens that templates refer to by name. */
@@ -80,7 +123,7 @@ export class ChatTemplate {
     const spent = (more: number): void => {
       steps += more;
       const what = `finding the answers of ${messages.length} messages takes too many steps`;
-      checkLimit(this.#limits, 'turnSteps', steps, what, { code: 'ERR_DATA', op: 'chat_template' });
+      checkLimit(this.#limits, 'turnSteps', steps, what, { code: 'ERR_DATA', op });
     };
     const write = (places: readonly number[], prompt: boolean): string =>
       places.length === form.length && !prompt
@@ -101,13 +144,20 @@ export class ChatTemplate {
 
   /** The template that these options ask for: its name and its text. */
   #choose(options: ChatTemplateOptions): [name: string, source: string] {
-    const name = options.tools?.length && this.#sources.has('tool_use') ? 'tool_use' : 'default';
+    const withTools = (options.tools?.length ?? 0) > 0;
+    const name = withTools && this.#sources.has('tool_use') ? 'tool_use' : 'default';
     const source = this.#sources.get(name);
     if (source === undefined)
       throw new LoRAError(
         'ERR_DATA',
-        `[chat_template] expected a template named default but the model has ${[...this.#sources.keys()].join(', ')}`,
-        { op: 'chat_template' },
+        `[${op}] expected a template named default but the model has ${[...this.#sources.keys()].join(', ')}`,
+        { op },
+      );
+    if (withTools && !/\btools\b/.test(source))
+      throw new LoRAError(
+        'ERR_UNSUPPORTED',
+        `[${op}] the chat template of the model does not read tools: describe them in a message, or give a template that does`,
+        { op },
       );
     return [name, source];
   }
@@ -118,7 +168,32 @@ export class ChatTemplate {
    * cannot be run or takes more steps than it may.
    */
   render(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
-    return this.#written(messages, options).text;
+    const { form, text } = this.#written(messages, options);
+    return options.continueAssistant === true ? this.#open(form, text, options) : text;
+  }
+
+  /**
+   * A written conversation up to the end of its last content. A mark behind that content tells where it ends, since the template may write
+   * the same words elsewhere too. Where the template strips white space, the mark kept what stands before it: that is taken off again.
+   */
+  #open(form: readonly ChatMessage[], text: string, options: ChatTemplateOptions): string {
+    const last = form.at(-1);
+    check(
+      last?.role === 'assistant' && typeof last.content === 'string',
+      op,
+      `expected the last message to be a text of the assistant for continueAssistant but received ${last === undefined ? 'none' : `one of ${describe(last.role)}`}`,
+    );
+    const [mark] = unusedMarks(text);
+    const open = [...form.slice(0, -1), { ...last, content: last.content + mark }];
+    const marked = this.#run(...this.#choose(options), open, options);
+    const before = marked.slice(0, Math.max(0, marked.lastIndexOf(mark)));
+    const found = [before, before.trimEnd()].find((part) => part !== '' && text.startsWith(part));
+    if (found !== undefined) return found;
+    throw new LoRAError(
+      'ERR_DATA',
+      `[${op}] the chat template does not tell where the last message ends, so that it cannot be continued`,
+      { op },
+    );
   }
 
   /** The conversation, and the form of it that the template could be run with. */
@@ -127,11 +202,11 @@ export class ChatTemplate {
     options: ChatTemplateOptions,
   ): { form: readonly ChatMessage[]; text: string } {
     const { messageValues } = this.#limits;
-    if (holdsMore([messages, options.tools], messageValues))
+    if (holdsMore([messages, options.tools, options.variables], messageValues))
       throw new LoRAError(
         'ERR_DATA',
-        `[chat_template] the messages and tools of a conversation hold too many values: ${limitText(this.#limits, 'messageValues')}`,
-        { op: 'chat_template' },
+        `[${op}] the messages and tools of a conversation hold too many values: ${limitText(this.#limits, 'messageValues')}`,
+        { op },
       );
     const chosen = this.#choose(options);
     let failure: unknown;
@@ -156,19 +231,19 @@ export class ChatTemplate {
       let template = this.#parsed.get(name);
       if (!template) this.#parsed.set(name, (template = new BoundedTemplate(source, this.#limits)));
       const variables = {
+        documents: null,
         ...this.#tokens,
         ...options.variables,
         messages,
         tools: options.tools ?? null,
-        documents: null,
         add_generation_prompt: options.addGenerationPrompt ?? false,
       };
       return template.render(variables, spent);
     } catch (cause) {
       if (cause instanceof LoRAError) throw cause;
       const reason = (cause instanceof Error ? cause.message : String(cause)).slice(0, 1000);
-      throw new LoRAError('ERR_DATA', `[chat_template] the chat template of the model failed: ${reason}`, {
-        op: 'chat_template',
+      throw new LoRAError('ERR_DATA', `[${op}] the chat template of the model failed: ${reason}`, {
+        op,
         cause,
       });
     }

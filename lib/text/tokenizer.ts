@@ -7,7 +7,7 @@ import type { Limits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
 import { atOnce, inSlices } from '../tensor/pace';
 import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
-import { ChatTemplate, type ChatTemplateOptions } from './chat';
+import { ChatTemplate, checkChatOptions, type ChatTemplateOptions, type ChatVariables } from './chat';
 import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';
 import type { ChatMessage } from './messages';
@@ -38,7 +38,7 @@ export interface ApplyChatTemplateOptions extends ChatTemplateOptions {
 }
 
 /** The options of {@link Tokenizer.turns}. */
-export interface TurnsOptions extends Omit<ChatTemplateOptions, 'addGenerationPrompt'> {
+export interface TurnsOptions extends ChatVariables {
   /** Jinja text in the place of the model's own template. */
   template?: string | undefined;
 }
@@ -320,7 +320,14 @@ export class Tokenizer {
     messages: readonly ChatMessage[],
     options: ApplyChatTemplateOptions = {},
   ): number[] | string {
-    checkOptions('chat_template', options, ['addGenerationPrompt', 'tokenize', 'tools', 'variables']);
+    checkOptions('chat_template', options, [
+      'addGenerationPrompt',
+      'continueAssistant',
+      'tokenize',
+      'tools',
+      'variables',
+    ]);
+    checkChatOptions('chat_template', options);
     const text = this.#chatTemplate().render(messages, options);
     return options.tokenize === false ? text : this.encode(text, { addSpecialTokens: false });
   }
@@ -358,6 +365,7 @@ export class Tokenizer {
   #turns(messages: readonly ChatMessage[], options: TurnsOptions): Generator<void, Turns, void> {
     checkOptions('chat_template', options, ['template', 'tools', 'variables']);
     const { template, ...rest } = options;
+    checkChatOptions('chat_template', rest);
     return this.#chatTemplate(template).turnSteps(messages, rest);
   }
 

@@ -70,6 +70,7 @@ export const areas = [
       'DecodeOptions',
       'ChatMessage',
       'ChatTemplateOptions',
+      'ChatVariables',
       'ApplyChatTemplateOptions',
     ],
   },

@@ -5,7 +5,7 @@ import { sample, view } from '../../lib/ops';
 import { fillAdapter } from '../support/fill_adapter';
 import { rowsOf } from '../support/sampling';
 import { temporaryFolder } from '../support/temporary';
-import { tinyModel, type TinyModelOptions } from '../support/tiny_model';
+import { tinyModel, tinyTemplate, type TinyModelOptions } from '../support/tiny_model';
 
 const scratch = temporaryFolder();
 const made: string[] = [];
@@ -119,6 +119,39 @@ test('prompts: text, ids and messages', async () => {
     addGenerationPrompt: true,
   });
   expect(chat.ids).toEqual((await model.generate(Int32Array.from(ids), greedy)).ids);
+});
+
+describe('a conversation', () => {
+  const messages = [{ role: 'user', content: 'Hi' }];
+  const answer = { role: 'assistant', content: 'Hel' };
+  const tools = [{ type: 'function', function: { name: 'f', parameters: {} } }];
+  const template = `{% if tools %}{{ tools | tojson }}{% endif %}{{ mood }}${tinyTemplate}`;
+
+  test('with tools, variables and the beginning of the answer is what the template writes of them', async () => {
+    const chat = await load({ chatTemplate: template });
+    const greedy = { maxNewTokens: 4, temperature: 0, ignoreEos: true };
+    for (const [given, options, text] of [
+      [messages, { tools }, `${JSON.stringify(tools).replaceAll(/([,:])/g, '$1 ')}<|user|>Hi<|assistant|>`],
+      [messages, { variables: { mood: 'kind' } }, 'kind<|user|>Hi<|assistant|>'],
+      [[...messages, answer], { continueAssistant: true }, '<|user|>Hi<|assistant|>Hel'],
+    ] as const) {
+      const ids = chat.tokenizer.encode(text, { addSpecialTokens: false });
+      const { ids: made, usage } = await chat.generate(given, { ...greedy, ...options });
+      expect([text, usage.promptTokens]).toEqual([text, ids.length]);
+      expect(made).toEqual((await chat.generate(ids, greedy)).ids);
+    }
+  });
+
+  test.each<[string, GenerateOptions, string]>([
+    ['tools', { tools }, 'expected a prompt of messages beside tools but received'],
+    ['variables', { variables: {} }, 'expected a prompt of messages beside variables but received'],
+    ['continueAssistant', { continueAssistant: true }, 'expected a prompt of messages beside continueAss'],
+  ])('a text takes no %s', (_, options, sentence) => {
+    for (const given of ['Hi', [1, 2]])
+      expect(() => model.generate(given, options)).toThrow(
+        expect.objectContaining({ code: 'ERR_ARGUMENT', message: expect.stringContaining(sentence) }),
+      );
+  });
 });
 
 test('an end-of-text token ends it, from generation_config.json first', async () => {

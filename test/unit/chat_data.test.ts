@@ -325,6 +325,54 @@ describe('without a template', () => {
   });
 });
 
+describe('tools of a row', () => {
+  const tool = {
+    type: 'function',
+    function: {
+      name: 'get_weather',
+      description: 'The weather of a place',
+      parameters: { type: 'object', properties: { place: { type: 'string' } } },
+    },
+  };
+  const template = `{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}${chatml(true)}`;
+  const tools = '{"type": "function", "function": {"name": "get_weather"';
+
+  test.each<[string, object]>([
+    ['{ messages }', { messages: dialogue }],
+    ['{ prompt, completion }', { prompt: dialogue.slice(0, 2), completion: [dialogue[2]] }],
+  ])('of %s: a list, or its JSON text, is what the template gets, and does not count', async (_, row) => {
+    const tokenizer = await tokenizerOf(template);
+    const plain = await learnt(tokenizer, row);
+    const wanted = await learnt(tokenizer, { ...row, tools: [tool] });
+    expect(wanted.text).toMatch(tools);
+    expect(wanted.text.slice(wanted.text.indexOf('\n') + 1)).toBe(plain.text);
+    expect(wanted.counted).toBe(plain.counted);
+    expect(await learnt(tokenizer, { ...row, tools: JSON.stringify([tool]) })).toEqual(wanted);
+    for (const none of [null, [], '[]'])
+      expect(await learnt(tokenizer, { ...row, tools: none })).toEqual(plain);
+  });
+
+  test.each([
+    ['a text that is no JSON', 'get_weather'],
+    ['an object', tool],
+    ['names', ['get_weather']],
+  ])('%s is told by its line', async (_, given) => {
+    await expectReject(
+      learnt(await tokenizerOf(template), { messages: dialogue, tools: given }),
+      'ERR_DATA',
+      /:1: expected "tools" to be a list of descriptions, or its JSON text, but received /,
+    );
+  });
+
+  test('a template that does not read them is refused', async () => {
+    await expectReject(
+      learnt(await tokenizerOf(chatml(true)), { messages: dialogue, tools: [tool] }),
+      'ERR_UNSUPPORTED',
+      /:1: the chat template of the model does not read tools: /,
+    );
+  });
+});
+
 test('a conversation without an answer is refused, and told by its line', async () => {
   await expectReject(
     learnt(await tokenizerOf(chatml(true)), { messages: dialogue.slice(0, 2) }),
@@ -363,6 +411,25 @@ describeWithData('templates of TRL and Axolotl', 'chat_templates', (folder) => {
   ])('%s', (name, answers) => {
     const { text, spans } = turnsOf(name);
     expect(spans.map(([begin, end]) => text.slice(begin, end))).toEqual(answers);
+  });
+
+  test('trl-qwen3.jinja with tools, without thinking, and with an answer that is open', () => {
+    const template = ChatTemplate.from(readFileSync(join(folder, 'trl-qwen3.jinja'), 'utf8'), undefined, {})!;
+    const question = messages.slice(0, 1);
+    const tools = [{ type: 'function', function: { name: 'f', parameters: { type: 'object' } } }];
+    const thoughtless = { variables: { enable_thinking: false }, addGenerationPrompt: true };
+    expect(template.render(question, { ...thoughtless, tools })).toBe(
+      '<|im_start|>system\n# Tools\n\nYou may call one or more functions to assist with the user query.\n\n' +
+        'You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n' +
+        '{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}\n</tools>\n\n' +
+        'For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:\n' +
+        '<tool_call>\n{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call><|im_end|>\n' +
+        '<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n',
+    );
+    const answer = { role: 'assistant', content: 'The colour is ' };
+    expect(template.render([...question, answer], { continueAssistant: true })).toBe(
+      '<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nThe colour is ',
+    );
   });
 
   test('trl-qwen3.jinja writes earlier answers without the thoughts of the last: it does not tell', () => {

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { loadDataset } from '../../lib/data/dataset';
 import { Tokenizer } from '../../lib/text/tokenizer';
+import { expectReject } from '../support/errors';
 import { byteTokenizer, tinyTemplate } from '../support/tiny_model';
 
 const made: string[] = [];
@@ -126,6 +127,79 @@ test('chat templates: in the configuration, by name, and in a file of their own'
   expect(() => file.applyChatTemplate([{ role: 'system', content: '' }])).toThrow(
     expect.objectContaining({ code: 'ERR_DATA', message: expect.stringContaining('user first') }),
   );
+});
+
+describe('continueAssistant', () => {
+  const open = async (template: string, content: string, options: object = {}): Promise<string> => {
+    const tokenizer = await load({ 'tokenizer_config.json': { chat_template: template } });
+    const answer = { role: 'assistant', content };
+    return tokenizer.applyChatTemplate([...messages, answer], {
+      tokenize: false,
+      continueAssistant: true,
+      ...options,
+    });
+  };
+  const each = (said: string, end: string): string =>
+    `{% for m in messages %}<|{{ m.role }}|>${said}${end}{% endfor %}`;
+
+  test.each([
+    ['as it is', each('{{ m.content }}', '</s>'), 'hi ', '<|user|>hi</s><|assistant|>hi '],
+    ['that is stripped', each('{{ m.content | trim }}', '</s>'), 'so: \n', '<|user|>hi</s><|assistant|>so:'],
+    ['without a letter', each('{{ m.content }}', ';'), '', '<|user|>hi;<|assistant|>'],
+    [
+      'that the end repeats',
+      each('{{ m.content }}', " {{ 'hi' if loop.last }}"),
+      'hi',
+      '<|user|>hi <|assistant|>hi',
+    ],
+  ])('the text ends with the last content, %s', async (_, template, content, wanted) => {
+    expect(await open(template, content)).toBe(wanted);
+  });
+
+  test.each([
+    [
+      'another speaker',
+      async () =>
+        (await load({ 'tokenizer_config.json': { chat_template: tinyTemplate } })).applyChatTemplate(
+          messages,
+          { continueAssistant: true },
+        ),
+      'ERR_ARGUMENT',
+      "[chat_template] expected the last message to be a text of the assistant for continueAssistant but received one of 'user'",
+    ],
+    [
+      'words that open an answer',
+      () => open(tinyTemplate, 'a', { addGenerationPrompt: true }),
+      'ERR_ARGUMENT',
+      '[chat_template] expected addGenerationPrompt to be false beside continueAssistant but received true',
+    ],
+    [
+      'a template that writes the content otherwise',
+      () => open(each('{{ m.content | length }}', ''), 'a'),
+      'ERR_DATA',
+      '[chat_template] the chat template does not tell where the last message ends, so that it cannot be continued',
+    ],
+    [
+      'a variable that is no variable',
+      () => open(tinyTemplate, 'a', { variables: { messages: [] } }),
+      'ERR_ARGUMENT',
+      '[chat_template] expected variables without messages, which the messages and options decide, but received it',
+    ],
+    [
+      'tools that are no list',
+      () => open(tinyTemplate, 'a', { tools: {} }),
+      'ERR_ARGUMENT',
+      '[chat_template] expected tools to be a list of descriptions but received an object',
+    ],
+    [
+      'tools that the template does not read',
+      () => open(tinyTemplate, 'a', { tools: [{}] }),
+      'ERR_UNSUPPORTED',
+      '[chat_template] the chat template of the model does not read tools: describe them in a message, or give a template that does',
+    ],
+  ] as const)('%s: refused', async (_, run, code, message) => {
+    await expectReject(run(), code, message);
+  });
 });
 
 test('mistakes', async () => {
