@@ -34,8 +34,8 @@ export interface DeltaSpec {
 export interface DeltaInit {
   readonly seed: number;
   readonly device: Device;
-  /** PEFT's init_lora_weights. */
-  readonly initLoraWeights: boolean | 'gaussian';
+  /** How they begin: true, or 'gaussian', as a change that changes nothing yet, false at random. PEFT's init_lora_weights. */
+  readonly initWeights: boolean | 'gaussian';
 }
 
 /** How one forward call uses a delta. */
@@ -52,8 +52,8 @@ export type AddedOperands = Omit<LoraBranch, 'weight' | 'bias'>;
 interface AnyDelta {
   /** By the names that the kind gives them. */
   readonly parameters: ReadonlyMap<string, Parameter>;
-  /** The weight with `scale` times the change in it, row-major, rounded once to the dtype of `weight`. */
-  merged(weight: FrozenWeight, scale: number): Tensor;
+  /** The weight with `scale` times the change in it, row-major, rounded once to the dtype of `weight`; absent where no weight says the same. */
+  merged?(weight: FrozenWeight, scale: number): Tensor;
   /** Frees what it keeps beside its parameters. */
   dispose?(): void;
 }
@@ -81,6 +81,8 @@ export type Delta = FusedDelta | ComputedDelta;
 
 /** A kind of change. */
 export interface DeltaKind {
+  /** What its tensors are called in adapter_model.safetensors, behind the path of the layer. */
+  readonly names: Readonly<Record<string, string>>;
   /** Why it cannot change this layer; undefined: it can. */
   refuses?(layer: FrozenLayer): string | undefined;
   /** The names and shapes of its tensors. */

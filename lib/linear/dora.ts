@@ -117,6 +117,7 @@ class DoraDelta implements ComputedDelta {
 
 /** The kind. */
 export const dora: DeltaKind = {
+  names: { ...lora.names, magnitude: 'lora_magnitude_vector' },
   tensors: (layer, spec) => new Map([...lora.tensors(layer, spec), ['magnitude', [layer.outFeatures]]]),
 
   /** A and B as LoRA's, m the norms that they give: W' is W at first. */

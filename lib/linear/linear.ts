@@ -43,10 +43,10 @@ export class Linear implements FrozenLayer {
     return this.#merged !== null;
   }
 
-  /** The weight that calls read, with a change in it where one is given, row-major; the caller owns it. */
+  /** The weight that calls read, with a change in it where one is given that a weight can hold, row-major; the caller owns it. */
   rowMajor(applied?: AppliedDelta): Tensor {
     if (!applied) return this.weight.unpack();
-    return applied.delta.merged(this.weight, applied.use.scale);
+    return applied.delta.merged!(this.weight, applied.use.scale);
   }
 
   /** The weight with a change in it, in the layout of its device; the caller owns it. */

@@ -58,6 +58,8 @@ export function addProduct(
 
 /** The kind. */
 export const lora: DeltaKind = {
+  // PEFT's lora_A is down (B [r, in]), its lora_B is up (A [out, r]).
+  names: { up: 'lora_B.weight', down: 'lora_A.weight' },
   tensors: ({ inFeatures, outFeatures }, { r }) =>
     new Map([
       ['up', [outFeatures, r]],
@@ -66,15 +68,15 @@ export const lora: DeltaKind = {
 
   /** B from U(−1/√in, 1/√in) (Kaiming uniform with a = √5) or N(0, 1/r²), A zero unless init_lora_weights is false. */
   initial({ inFeatures, outFeatures }: FrozenLayer, { r, stream }: DeltaSpec, init: DeltaInit) {
-    const { seed, device, initLoraWeights } = init;
+    const { seed, device, initWeights } = init;
     const uniform = (shape: number[], from: number, bound: number): Tensor =>
       randomUniform(shape, { seed, stream: from, lo: -bound, hi: bound, device });
     const down =
-      initLoraWeights === 'gaussian'
+      initWeights === 'gaussian'
         ? randomNormal([r, inFeatures], { seed, stream, mean: 0, std: 1 / r, device })
         : uniform([r, inFeatures], stream, 1 / Math.sqrt(inFeatures));
     const up =
-      initLoraWeights === false
+      initWeights === false
         ? uniform([outFeatures, r], stream + 1, 1 / Math.sqrt(r))
         : rawFilled([outFeatures, r], 0, 'f32', device);
     return new Map([

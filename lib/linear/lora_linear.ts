@@ -160,7 +160,7 @@ export class LoRALinear {
     this.#fingerprint = frozen.print;
     const spec = { r, scale: this.scale, stream: streams.lora, layer: 0 };
     const parameters = temporaries(() => {
-      const values = lora.initial(this.#linear, spec, { seed, device: this.device, initLoraWeights: true });
+      const values = lora.initial(this.#linear, spec, { seed, device: this.device, initWeights: true });
       return new Map([...values].map(([name, value]) => [name, adoptParameter(alias(value), name)]));
     });
     this.#delta = lora.make(spec, parameters);

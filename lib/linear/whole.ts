@@ -32,6 +32,7 @@ class WholeDelta implements ComputedDelta {
 
 /** The kind. */
 export const whole: DeltaKind = {
+  names: { weight: 'weight' },
   refuses: ({ bias }) => (bias ? 'it has a bias, and a bias is not trained here' : undefined),
   tensors: ({ inFeatures, outFeatures }) => new Map([['weight', [outFeatures, inFeatures]]]),
   initial({ base }) {

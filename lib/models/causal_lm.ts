@@ -10,7 +10,8 @@ import type { Linear } from '../linear/linear';
 import { idOfSnapshot } from '../hub/cache';
 import { sourceOptionNames } from '../hub/source';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
-import { fromPeftJson, normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
+import type { LoRAConfigInput } from '../peft/config';
+import { methodOfInput, methodOfJson } from '../peft/methods';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { noGrad, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
@@ -156,7 +157,7 @@ export class CausalLM {
     this.#checkAlive('addAdapter');
     checkOptions('addAdapter', options, ['name', 'seed', 'activate']);
     const source = this.#source('addAdapter', { ...options, trainable: true });
-    const adapter = Adapter.create({ ...source, config: normalizeLoRAConfig(config) }, this.linears());
+    const adapter = Adapter.create({ ...source, ...methodOfInput('addAdapter', config) }, this.linears());
     this.#adapters.add(adapter, options.activate ?? false);
     return adapter;
   }
@@ -174,9 +175,9 @@ export class CausalLM {
     checkOptions(op, options, ['name', 'seed', 'activate', 'trainable', 'limits', ...sourceOptionNames]);
     const source = this.#source(op, options);
     const files = await adapterFiles(op, from, options);
-    const { config, raw } = fromPeftJson(files.config);
+    const choice = methodOfJson(files.config);
     this.#checkAlive(op);
-    const adapter = await Adapter.fromTensors({ ...source, config, raw }, files.tensors, this.linears());
+    const adapter = await Adapter.fromTensors({ ...source, ...choice }, files.tensors, this.linears());
     try {
       this.#checkAlive(op);
       this.#adapters.checkName(op, source.name); // again: others may have come meanwhile
@@ -470,7 +471,7 @@ export class CausalLM {
   #source(
     op: string,
     { name = 'default', seed = 0, trainable = false, activate = false }: LoadAdapterOptions,
-  ): Omit<AdapterSource, 'config'> {
+  ): Omit<AdapterSource, 'method' | 'config'> {
     this.#adapters.checkName(op, name);
     checkInteger(op, 'seed', seed);
     checkBoolean(op, 'trainable', trainable);

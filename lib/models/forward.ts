@@ -57,8 +57,7 @@ function planAdapters(op: string, options: ForwardOptions, adapters: AdapterSet)
   checkBoolean(op, 'train', train);
   if (Array.isArray(choice)) return { adapter: null, rows: new RowAdapters(each, train) };
   const adapter = each[0]!;
-  const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
-  return { adapter, dropoutForward: dropout ? adapter.nextForward() : undefined };
+  return { adapter, dropoutForward: adapter?.nextForward(train) };
 }
 
 /** Checks the options of a call, and chooses its adapter. */

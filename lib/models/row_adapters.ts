@@ -38,12 +38,7 @@ export class RowAdapters implements RowDeltas {
       const adapter = adapters[i]!;
       let end = i + 1;
       while (end < adapters.length && adapters[end] === adapter) end++;
-      const dropout = train && adapter !== null && adapter.config.loraDropout > 0;
-      this.#runs.push({
-        adapter,
-        count: end - i,
-        dropoutForward: dropout ? adapter.nextForward() : undefined,
-      });
+      this.#runs.push({ adapter, count: end - i, dropoutForward: adapter?.nextForward(train) });
       i = end;
     }
   }

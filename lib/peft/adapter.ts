@@ -4,9 +4,8 @@ import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import { inSlices, Pace } from '../tensor/pace';
-import type { Delta, DeltaKind, DeltaSpec } from '../linear/delta';
+import type { Delta } from '../linear/delta';
 import type { AppliedDelta, Linear } from '../linear/linear';
-import { deltaKinds } from '../linear/kinds';
 import type { NativeGuard } from '../native/binding';
 import { binding } from '../native/calls';
 import type { Device } from '../native/device';
@@ -16,17 +15,16 @@ import { checkForwards, checkSaved, prepare, restore, type StateDict } from '../
 import type { Parameter, Tensor } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, describe } from '../validate';
 import { writeAdapterWith } from './adapter_files';
-import { adapterTensor, canonicalKeys, checkAdapterTensors, tensorKey } from './adapter_tensors';
-import { isAllLinear, toPeftJson, type LoRAConfig } from './config';
-import { resolveTargets, unmatchedTargets } from './matching';
+import { adapterTensor, checkAdapterTensors } from './adapter_tensors';
+import { jsonOfConfig } from './config_values';
+import type { AdapterMethod, PlannedDelta } from './method';
+import { methodOf, type AdapterConfig, type AdapterMethodName, type MethodChoice } from './methods';
 
 const TAG = 'adapter';
 
-export interface AdapterSource {
+/** What it is made of; `raw`: adapter_config.json as it was read, whose further fields are kept. */
+export interface AdapterSource extends MethodChoice {
   name: string;
-  config: LoRAConfig;
-  /** adapter_config.json as it was read, whose further fields are kept. */
-  raw?: Record<string, unknown>;
   /** The name of the base model on the hub, or where it lies; written to adapter_config.json when it says nothing. */
   base: string;
   trainable: boolean;
@@ -34,30 +32,8 @@ export interface AdapterSource {
   device: Device;
 }
 
-const modulePaths = (linears: readonly Linear[]): { path: string; isOutputEmbedding: boolean }[] =>
-  linears.map(({ path }) => ({ path, isOutputEmbedding: path === 'lm_head' }));
-
-/** The layers that a configuration changes, and how. Their numbers within the model name random streams and masks. */
-function changedLayers(
-  config: LoRAConfig,
-  linears: readonly Linear[],
-): { linear: Linear; kind: DeltaKind; spec: DeltaSpec }[] {
-  const targets = resolveTargets(config, modulePaths(linears));
-  return linears.flatMap((linear, layer) => {
-    const target = targets.get(linear.path);
-    if (!target) return [];
-    const { r, scale } = target;
-    const kind: DeltaKind = deltaKinds[target.kind];
-    const why = kind.refuses?.(linear);
-    if (why !== undefined)
-      throw new LoRAError('ERR_UNSUPPORTED', `[${TAG}] ${linear.path} cannot be trained: ${why}`, {
-        op: TAG,
-      });
-    return [{ linear, kind, spec: { r, scale, stream: 2 * layer, layer } }];
-  });
-}
-
-const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
+/** The key of a delta's tensor in adapter_model.safetensors. */
+const tensorKey = ({ prefix, kind }: PlannedDelta, name: string): string => `${prefix}.${kind.names[name]!}`;
 
 /**
  * What a LoRA configuration changes in the layers of a model, such as W·x + scale·α/r·A·(B·x). Made by `model.addAdapter` and
@@ -71,14 +47,17 @@ const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1)
 export class Adapter {
   /** What calls name it by. */
   readonly name: string;
-  /** Its LoRA configuration, complete. */
-  readonly config: LoRAConfig;
+  /** How it adapts the model: 'lora'. */
+  readonly method: AdapterMethodName;
+  /** Its configuration, complete. */
+  readonly config: AdapterConfig;
   /** Whether its parameters get gradients. */
   readonly trainable: boolean;
   /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
   readonly #deltas = new Map<string, Delta>();
   readonly #source: AdapterSource;
+  readonly #method: AdapterMethod<AdapterConfig>;
   #scale = 1;
   #rescalings = 0;
   #uses = 0;
@@ -87,7 +66,9 @@ export class Adapter {
 
   private constructor(source: AdapterSource) {
     this.#source = source;
+    this.#method = methodOf(source.method);
     this.name = source.name;
+    this.method = source.method;
     this.config = source.config;
     this.trainable = source.trainable;
   }
@@ -96,16 +77,10 @@ export class Adapter {
   static create(source: AdapterSource, linears: readonly Linear[]): Adapter {
     const adapter = new Adapter(source);
     const { config, seed, device } = source;
-    const strangers = unmatchedTargets(config, modulePaths(linears));
-    if (strangers.length)
-      throw new LoRAError(
-        'ERR_ADAPTER',
-        `[${TAG}] targetModules ${strangers.join(', ')} match no linear layer of the model; its layers are ${[...new Set(linears.map(({ path }) => lastPart(path)))].join(', ')}`,
-        { op: TAG },
-      );
-    const { initLoraWeights } = config;
-    for (const { linear, kind, spec } of changedLayers(config, linears))
-      adapter.#add(linear, kind, spec, () => kind.initial(linear, spec, { seed, device, initLoraWeights }));
+    for (const planned of adapter.#method.plan(config, linears, true)) {
+      const { linear, kind, spec, initWeights } = planned;
+      adapter.#add(planned, () => kind.initial(linear, spec, { seed, device, initWeights }));
+    }
     return adapter;
   }
 
@@ -118,25 +93,28 @@ export class Adapter {
     files: ReadonlyMap<string, SafetensorsTensor>,
     linears: readonly Linear[],
   ): Promise<Adapter> {
-    const tensors = canonicalKeys(files);
-    const layers = changedLayers(source.config, linears);
+    const adapter = new Adapter(source);
+    const method = adapter.#method;
+    const tensors = new Map(
+      [...files].map(([key, value]) => [method.canonicalKey?.(key) ?? key, value] as const),
+    );
+    const plan = method.plan(source.config, linears, false);
     const expected = new Map<string, readonly number[]>();
-    for (const { linear, kind, spec } of layers)
-      for (const [name, shape] of kind.tensors(linear, spec))
-        expected.set(tensorKey(linear.path, name), shape);
+    for (const planned of plan)
+      for (const [name, shape] of planned.kind.tensors(planned.linear, planned.spec))
+        expected.set(tensorKey(planned, name), shape);
     await inSlices(
       checkAdapterTensors(source.name, source.raw?.['base_model_name_or_path'], expected, tensors),
     );
-    const adapter = new Adapter(source);
     const pace = new Pace();
     const values = new Map<string, Tensor>();
     try {
-      for (const { linear, kind, spec } of layers) {
-        for (const name of kind.tensors(linear, spec).keys()) {
-          const stored = tensors.get(tensorKey(linear.path, name))!;
+      for (const planned of plan) {
+        for (const name of planned.kind.tensors(planned.linear, planned.spec).keys()) {
+          const stored = tensors.get(tensorKey(planned, name))!;
           values.set(name, await runUntracked(() => adapterTensor(stored, source.device)));
         }
-        adapter.#add(linear, kind, spec, () => values);
+        adapter.#add(planned, () => values);
         values.clear();
         if (pace.due) await pace.rest();
       }
@@ -148,15 +126,15 @@ export class Adapter {
     }
   }
 
-  #add({ path }: Linear, kind: DeltaKind, spec: DeltaSpec, make: () => ReadonlyMap<string, Tensor>): void {
+  #add(planned: PlannedDelta, make: () => ReadonlyMap<string, Tensor>): void {
     const values = runUntracked(() => noGrad(make));
     const parameters = new Map<string, Parameter>();
     for (const [name, value] of values) {
-      const parameter = adoptParameter(value, tensorKey(path, name));
+      const parameter = adoptParameter(value, tensorKey(planned, name));
       parameter.requiresGrad = this.trainable;
       parameters.set(name, parameter);
     }
-    this.#deltas.set(path, kind.make(spec, parameters));
+    this.#deltas.set(planned.linear.path, planned.kind.make(planned.spec, parameters));
   }
 
   /** Trainable or not, its tensors in the order of adapter_model.safetensors; `.name` is the key there. */
@@ -193,13 +171,14 @@ export class Adapter {
     const delta = this.delta(path);
     if (!delta) return undefined;
     const { scale } = this;
-    const p = this.config.loraDropout;
-    if (forward === undefined || p === 0) return { delta, use: { scale } };
+    if (forward === undefined) return { delta, use: { scale } };
+    const p = this.#method.dropout(this.config);
     return { delta, use: { scale, dropout: { p, seed: this.#source.seed, forward } } };
   }
 
-  /** @internal The number of the next forward pass with dropout. */
-  nextForward(): number {
+  /** @internal The number of the next forward pass, where `train` asks for dropout and it has some. */
+  nextForward(train: boolean): number | undefined {
+    if (!train || this.#method.dropout(this.config) === 0) return undefined;
     const next = this.#forwards;
     this.#forwards = (next + 1) % 2 ** 32;
     return next;
@@ -268,6 +247,25 @@ export class Adapter {
     return this.version + this.#rescalings;
   }
 
+  /** Whether it can become part of the weights. */
+  get mergeable(): boolean {
+    return this.#method.notMergeable === undefined;
+  }
+
+  /** @internal Its method in the words of reports, and its settings. */
+  get facts(): { readonly title: string; readonly settings: readonly (readonly [string, string])[] } {
+    return { title: this.#method.title, settings: this.#method.facts(this.config) };
+  }
+
+  /** @internal @throws ERR_UNSUPPORTED where it cannot become part of the weights. */
+  checkMergeable(op: string): void {
+    const why = this.#method.notMergeable;
+    if (why !== undefined)
+      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] adapter '${this.name}' cannot be merged: ${why}`, {
+        op,
+      });
+  }
+
   /** Whether an optimizer has changed it since it was made. */
   get trained(): boolean {
     return this.version > 0;
@@ -302,12 +300,8 @@ export class Adapter {
 
   /** @internal The same; `more` puts further files into the folder, which appear together with those of the adapter. */
   async saveWith(dir: string, more?: (folder: string) => Promise<void>): Promise<void> {
-    const { config, raw, base } = this.#source;
-    // PEFT stores the names that a shorthand stood for.
-    const names = isAllLinear(config.targetModules)
-      ? [...new Set(this.targets.map(lastPart))].sort()
-      : config.targetModules;
-    const json = toPeftJson({ ...config, targetModules: names }, raw);
+    const { config, raw = {}, base } = this.#source;
+    const json = jsonOfConfig(this.#method.file, this.#method.written(config, this.targets), raw);
     json['base_model_name_or_path'] ??= base;
     json['task_type'] ??= 'CAUSAL_LM';
     const release = this.acquire();
@@ -345,12 +339,14 @@ export class Adapter {
   }
   /** A short description for logs. */
   toJSON(): object {
-    return { name: this.name, r: this.config.r, trainable: this.trainable, layers: this.#deltas.size };
+    const size = this.#method.size(this.config);
+    return { name: this.name, ...size, trainable: this.trainable, layers: this.#deltas.size };
   }
 
   toString(): string {
     const state = this.#disposed ? ', removed' : this.trainable ? ', trainable' : '';
-    return `Adapter('${this.name}', r ${this.config.r}, ${this.#deltas.size} layers${state})`;
+    const size = Object.entries(this.#method.size(this.config)).map((entry) => `${entry.join(' ')}, `);
+    return `Adapter('${this.name}', ${size.join('')}${this.#deltas.size} layers${state})`;
   }
 
   [inspect.custom](): string {

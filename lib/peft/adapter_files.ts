@@ -14,7 +14,7 @@ import { atOnce } from '../tensor/pace';
 import { serializeSafetensors, type SafetensorsTensor } from '../formats/safetensors';
 import { StoredTensors } from '../formats/stored_tensors';
 import { check, checkOptions, describe } from '../validate';
-import { foreignConfig } from './config';
+import { foreignAdapter, peftTypes } from './methods';
 
 /** In the metadata of the weights: the SHA-256 of the configuration that they were saved with. */
 const digestKey = 'lora-native.config';
@@ -100,7 +100,7 @@ async function readPair(path: string, limits: Limits, last: boolean): Promise<Pa
   if (text === undefined) return undefined;
   const config = parseJson(text, join(path, configFile), limits);
   // Said before the weights are missed: of another method they have another name.
-  const foreign = foreignConfig(config);
+  const foreign = foreignAdapter(config);
   if (foreign !== undefined) throw new LoRAError('ERR_ADAPTER', `${join(path, configFile)} ${foreign}`);
   const file = await StoredTensors.open(folder.file(weightsFile), { limits }).catch(again);
   if (file === undefined) return undefined;
@@ -203,9 +203,9 @@ export async function writeAdapterWith(
     `expected config to be the content of ${configFile} but received ${describe(config)}`,
   );
   check(
-    config['peft_type'] === 'LORA',
+    peftTypes.some((type) => type === config['peft_type']),
     op,
-    `expected config to be the content of ${configFile}, with peft_type 'LORA' but received ${describe(config['peft_type'])}`,
+    `expected config to be the content of ${configFile}, with peft_type ${peftTypes.map(describe).join(' or ')} but received ${describe(config['peft_type'])}`,
   );
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   const json = JSON.stringify(sorted, null, 2);

@@ -165,6 +165,7 @@ export class AdapterSet {
       busy(op, `adapter '${this.#merged.adapter.name}' is merged already: call unmerge() first`);
     if (this.#merging) busy(op, 'an adapter is being merged');
     const adapter = this.#named(op, name);
+    adapter.checkMergeable(op);
     if (this.#runs.size > 0) busy(op, 'a run or a generation reads the base weights');
     this.#merging = true;
     const release = adapter.acquire();
@@ -202,6 +203,7 @@ export class AdapterSet {
    */
   chooseToMerge(op: string, name: string | undefined): Adapter | null {
     const merge = name === undefined ? null : this.resolve(op, name);
+    merge?.checkMergeable(op);
     if (merge && this.merged) busy(op, `'${this.merged.name}' is merged: call unmerge() first`);
     const lost = merge ? undefined : this.unsaved;
     check(

@@ -9,26 +9,6 @@ import { SlicedUpload } from '../tensor/slices';
 import type { Tensor } from '../tensor/tensor';
 import { listed, shapeText } from '../validate';
 
-/** PEFT's words for the tensors of a delta: its lora_A is our down (B [r, in]), its lora_B our up (A [out, r]). */
-const peftNames: Readonly<Record<string, string>> = {
-  up: 'lora_B.weight',
-  down: 'lora_A.weight',
-  magnitude: 'lora_magnitude_vector',
-  weight: 'weight',
-};
-
-/** The key of a delta's tensor in adapter_model.safetensors. */
-export const tensorKey = (path: string, name: string): string =>
-  `base_model.model.${path}.${peftNames[name]!}`;
-
-/** The keys as PEFT writes them today; some writers put `.weight` behind DoRA's magnitude, as PEFT has it in memory. */
-export function canonicalKeys<T>(tensors: ReadonlyMap<string, T>): Map<string, T> {
-  const name = peftNames['magnitude']!;
-  return new Map(
-    [...tensors].map(([key, value]) => [key.endsWith(`.${name}.weight`) ? key.slice(0, -7) : key, value]),
-  );
-}
-
 /** Per dtype: the bits of the exponent, all set in infinities and NaN. */
 const exponents: Readonly<Record<string, number>> = { F32: 0x7f800000, BF16: 0x7f80, F16: 0x7c00 };
 

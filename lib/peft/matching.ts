@@ -1,7 +1,8 @@
 /** Which modules an adapter changes, by PEFT's rules. */
 import { LoRAError } from '../errors';
 import type { DeltaKindName } from '../linear/kinds';
-import { isAllLinear, type LoRAConfig } from './config';
+import type { LoRAConfig } from './config';
+import { isAllLinear } from './config_values';
 import { Deadline, fullMatch, matchAround, type PathPattern } from './python_regex';
 
 /** A linear module of the model, named as transformers names it: model.layers.0.self_attn.q_proj. */
@@ -155,9 +156,11 @@ function resolveWithin(
  * Entries of a list of targets that match no module. PEFT ignores them as long as another entry matches, and
  * adapters made for several architectures have such entries; in a configuration typed by hand they are mistakes.
  */
-export function unmatchedTargets(config: LoRAConfig, modules: readonly ModulePath[]): string[] {
-  if (typeof config.targetModules === 'string') return [];
-  return strangersAmong(config.targetModules, modules);
+export function unmatchedTargets(
+  { targetModules: targets }: Pick<LoRAConfig, 'targetModules'>,
+  modules: readonly ModulePath[],
+): string[] {
+  return typeof targets === 'string' ? [] : strangersAmong(targets, modules);
 }
 
 function nothingMatches(config: LoRAConfig, modules: readonly ModulePath[], matched: boolean): LoRAError {

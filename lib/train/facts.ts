@@ -60,17 +60,11 @@ export function subjectFacts({ model, adapter, data, record }: RunSubject): Fact
 
 /** How it was trained. */
 export function settingFacts({ adapter, options }: RunSubject): Fact[] {
-  const { r, loraAlpha, loraDropout, useDora, useRslora, modulesToSave } = adapter.config;
   const { batchSize, gradientAccumulationSteps: batches, packing, groupByLength } = options;
   const { lr, schedule, warmupSteps, weightDecay, maxGradNorm, neftuneNoiseAlpha, seed } = options;
   const { optimizer, loraPlusRatio } = options;
-  const kinds = [...(useDora ? ['DoRA'] : []), ...(useRslora ? ['rank-stabilised'] : [])];
   return [
-    ['Rank', String(r)],
-    ['Alpha', String(loraAlpha)],
-    ...(kinds.length > 0 ? [['Kind of LoRA', kinds.join(', ')] as const] : []),
-    ...(loraDropout > 0 ? [['Dropout', String(loraDropout)] as const] : []),
-    ...(modulesToSave?.length ? [['Trained whole', modulesToSave.join(', ')] as const] : []),
+    ...adapter.facts.settings,
     ['Learning rate', `${lr}, ${schedule}${warmupSteps > 0 ? ` after ${warmupSteps} steps of warm-up` : ''}`],
     ...(optimizer === 'adamw' ? [] : [['Optimizer', optimizer] as const]),
     ...(loraPlusRatio === undefined ? [] : [['LoRA+ ratio', String(loraPlusRatio)] as const]),

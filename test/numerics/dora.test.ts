@@ -228,7 +228,7 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
     const weight = tensor(Float32Array.from(numbers(n * k, 1)), { shape: [n, k], device });
     const linear = new Linear('w', FrozenWeight.pack(weight));
     const parameters = new Map(
-      [...dora.initial(linear, spec, { seed: 1, device, initLoraWeights: false })].map(
+      [...dora.initial(linear, spec, { seed: 1, device, initWeights: false })].map(
         ([name, value]): [string, Parameter] => [name, parameter(value, name)],
       ),
     );
@@ -260,7 +260,7 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
   test('changes nothing at first, its norms follow the versions of A and B, and the factor that of m', async () => {
     const weight = tensor(Float32Array.from(numbers(n * k, 1)), { shape: [n, k], device });
     const linear = new Linear('w', FrozenWeight.pack(weight));
-    const initial = dora.initial(linear, spec, { seed: 1, device, initLoraWeights: true });
+    const initial = dora.initial(linear, spec, { seed: 1, device, initWeights: true });
     expect([...dora.tensors(linear, spec)]).toEqual([
       ['up', [n, r]],
       ['down', [r, k]],

@@ -1,0 +1,54 @@
+/** What a method of adapting a model is: a file beside this one that gives an AdapterMethod, and a line in methods.ts. */
+import type { DeltaInit, DeltaKind, DeltaSpec } from '../linear/delta';
+import type { Linear } from '../linear/linear';
+import type { ConfigFile } from './config_values';
+
+/** The change of one layer that an adapter is made of. */
+export interface PlannedDelta {
+  readonly linear: Linear;
+  readonly kind: DeltaKind;
+  readonly spec: DeltaSpec;
+  readonly initWeights: DeltaInit['initWeights'];
+  /** What stands before the names of its tensors in adapter_model.safetensors. */
+  readonly prefix: string;
+}
+
+/** A name and a value for reports. */
+type Fact = readonly [name: string, value: string];
+
+/** A method, with configurations of its own. */
+export interface AdapterMethod<Config extends object> {
+  /** What people call it. */
+  readonly title: string;
+  readonly file: ConfigFile<Config>;
+  /** The configuration that a program means. @throws ERR_ARGUMENT for an unknown option and a bad value. */
+  normalize(input: object): Config;
+  /**
+   * What changes in which layers. `typed`: the configuration was typed by hand, so that a name which matches nothing is a mistake; PEFT
+   * leaves such names in files.
+   * @throws ERR_ADAPTER when it changes nothing, ERR_UNSUPPORTED for a layer that it cannot change.
+   */
+  plan(config: Config, linears: readonly Linear[], typed: boolean): PlannedDelta[];
+  /** What is written for the configuration of an adapter that changes these layers. */
+  written(config: Config, changed: readonly string[]): Config;
+  /** The probability of its dropout. */
+  dropout(config: Config): number;
+  /** The key of today for that of a file, where some writers used another one. */
+  canonicalKey?(key: string): string;
+  /** Why its change cannot be part of the weights, where it cannot. */
+  readonly notMergeable?: string;
+  /** What its size is called, for short descriptions: { r: 16 }. */
+  size(config: Config): Record<string, number | string>;
+  /** Its settings in the words of reports. */
+  facts(config: Config): Fact[];
+}
+
+/** What stands before the names of the tensors of a module in PEFT's files. */
+export const peftPrefix = (path: string): string => `base_model.model.${path}`;
+
+/** The last part of a path: what layers are called in the lists of a configuration. */
+export const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
+
+/** The layers as the rules of targets see them. */
+export const modulePaths = (linears: readonly Linear[]): { path: string; isOutputEmbedding: boolean }[] =>
+  linears.map(({ path }) => ({ path, isOutputEmbedding: path === 'lm_head' }));

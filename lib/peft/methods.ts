@@ -1,0 +1,56 @@
+/** The methods of adapting a model, by name. */
+import { LoRAError } from '../errors';
+import { isRecord } from '../formats/json';
+import { checkOneOf } from '../validate';
+import type { LoRAConfig } from './config';
+import { configOfJson, foreignConfig } from './config_values';
+import { lora } from './lora_method';
+import type { AdapterMethod } from './method';
+
+/** The configuration of each method. */
+export interface AdapterConfigs {
+  lora: LoRAConfig;
+}
+
+/** A method of adapting a model. */
+export type AdapterMethodName = keyof AdapterConfigs;
+
+/** A complete configuration of some method. */
+export type AdapterConfig = AdapterConfigs[AdapterMethodName];
+
+const methods: { readonly [Name in AdapterMethodName]: AdapterMethod<AdapterConfigs[Name]> } = { lora };
+
+export const methodNames = Object.keys(methods) as AdapterMethodName[];
+
+/** A method and its configuration, and what a file had beside it. */
+export interface MethodChoice {
+  readonly method: AdapterMethodName;
+  readonly config: AdapterConfig;
+  readonly raw?: Record<string, unknown>;
+}
+
+/** Any method: its functions take the configurations that it made itself. */
+export const methodOf = (name: AdapterMethodName): AdapterMethod<AdapterConfig> => methods[name];
+
+/** Their words in PEFT's files. */
+export const peftTypes: readonly string[] = methodNames.map((name) => methods[name].file.peftType);
+
+/** Why an adapter_config.json is that of no adapter that is known here, or undefined. */
+export const foreignAdapter = (json: unknown): string | undefined => foreignConfig(json, peftTypes);
+
+/** What the options of a program mean. @throws ERR_ARGUMENT */
+export function methodOfInput(op: string, input: object & { method?: unknown }): MethodChoice {
+  // What is no object is refused where options are checked.
+  const { method = 'lora', ...options } = isRecord(input) ? input : {};
+  checkOneOf(op, 'method', method, methodNames);
+  return { method, config: methodOf(method).normalize(isRecord(input) ? options : input) };
+}
+
+/** What an adapter_config.json means. @throws ERR_ADAPTER */
+export function methodOfJson(json: unknown, where = 'adapter_config.json'): MethodChoice {
+  const foreign = foreignAdapter(json);
+  if (foreign !== undefined) throw new LoRAError('ERR_ADAPTER', `${where} ${foreign}`);
+  const type = isRecord(json) ? json['peft_type'] : undefined;
+  const method = methodNames[peftTypes.findIndex((known) => known === type)]!;
+  return { method, ...configOfJson(methodOf(method).file, json, where) };
+}
