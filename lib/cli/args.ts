@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
-import { suggest } from '../validate';
+import { allows, checkValue, expectation, lackOf } from '../options/option';
+import { checkOptions, suggest } from '../validate';
 import { UsageError, type AnyValues, type Command, type Flag } from './command';
 
 /** maxSteps → max-steps. */
@@ -18,8 +19,15 @@ export function wantsHelp(argv: readonly string[]): boolean {
   return (end < 0 ? argv : argv.slice(0, end)).some((word) => word === '--help' || word === '-h');
 }
 
+/** A boolean that holds unless it is refused: --no-report. */
+const refusal = (key: string, flag: Flag): string[] =>
+  flag.type === 'boolean' && flag.default === true ? [`no-${flagName(key)}`] : [];
+
 function checkNames(name: string, command: Command, argv: readonly string[]): void {
-  const known = Object.keys(command.flags).map(flagName);
+  const known = Object.entries(command.flags).flatMap(([key, flag]) => [
+    flagName(key),
+    ...refusal(key, flag),
+  ]);
   for (const argument of argv) {
     if (argument === '--') break;
     const [, given] = /^--([^=]+)/.exec(argument) ?? [];
@@ -31,65 +39,136 @@ function checkNames(name: string, command: Command, argv: readonly string[]): vo
   }
 }
 
-/** The value of one flag, or a UsageError that says what is expected. */
-function valueOf(name: string, flag: Flag, given: string): string | number {
-  const fail = (expected: string): never => {
-    throw new UsageError(
-      `expected --${flagName(name)} to be ${expected} but received ${JSON.stringify(given)}`,
-    );
-  };
-  const { choices, minimum = -Infinity } = flag;
-  if (flag.type === 'string') {
-    if (choices && !choices.includes(given)) return fail(`one of ${choices.join(', ')}`);
-    return given;
-  }
-  const number = Number(given);
-  const whole = flag.type === 'integer';
-  const right = given.trim() !== '' && (whole ? Number.isSafeInteger(number) : Number.isFinite(number));
-  if (!right || number < minimum)
-    return fail(`a ${whole ? 'whole ' : ''}number${minimum === -Infinity ? '' : ` of at least ${minimum}`}`);
-  return number;
-}
+type Words = Readonly<Record<string, string | boolean | (string | boolean)[] | undefined>>;
 
-/** Parses `argv` strictly: an unknown flag is an error that names the near one. */
-export function parse(name: string, command: Command, argv: readonly string[]): Parsed {
+/** The words of a command line, by flag. */
+function wordsOf(
+  name: string,
+  command: Command,
+  argv: readonly string[],
+): { values: Words; positionals: readonly string[] } {
   checkNames(name, command, argv);
-  let parsed;
+  const options = Object.entries(command.flags).flatMap(([key, flag]) => {
+    const { type, short, repeat = type === 'numbers' } = flag;
+    const kind = type === 'boolean' ? ('boolean' as const) : ('string' as const);
+    const named = [flagName(key), { type: kind, ...(short ? { short } : {}), multiple: repeat }] as const;
+    return [named, ...refusal(key, flag).map((no) => [no, { type: kind }] as const)];
+  });
   try {
-    parsed = parseArgs({
+    return parseArgs({
       args: [...argv],
       allowPositionals: true,
       strict: true,
-      options: Object.fromEntries(
-        Object.entries(command.flags).map(([key, { type, short, repeat = false }]) => [
-          flagName(key),
-          {
-            type: type === 'boolean' ? ('boolean' as const) : ('string' as const),
-            ...(short ? { short } : {}),
-            multiple: repeat,
-          },
-        ]),
-      ),
+      options: Object.fromEntries(options),
     });
   } catch (error) {
     throw new UsageError(`${(error as Error).message}. See lora-native ${name} --help`);
   }
-  const values: Record<string, AnyValues[string]> = {};
+}
+
+/** The value of one flag out of its words, or a UsageError that says what is expected. */
+function valueOf(command: string, key: string, flag: Flag, given: Words[string]): unknown {
+  const fail = (expected: string): never => {
+    throw new UsageError(
+      `expected --${flagName(key)} to be ${expected} but received ${JSON.stringify(given)}`,
+    );
+  };
+  const { type, above, repeat } = flag;
+  if (type === 'boolean' || repeat) return given;
+  if (type === 'numbers') return Object.fromEntries((given as string[]).map((pair) => numberOf(pair, fail)));
+  const text = given as string;
+  if (type === 'names') return text === flag.default ? text : text.split(',').map((part) => part.trim());
+  if (type === 'string') return allows(flag, text) ? text : fail(expectation(flag));
+  const value = text.trim() === '' ? Number.NaN : Number(text);
+  if (above !== undefined && value <= above)
+    throw new UsageError(`${command} needs --${flagName(key)} above ${above}`);
+  if (type === 'steps' && value > 1 && !Number.isInteger(value))
+    throw new UsageError(`${command} needs --${flagName(key)} as a whole number or below 1`);
+  return allows(flag, value) ? value : fail(expectation(flag));
+}
+
+/** v_proj=4. A pattern may have an equals sign, too. */
+function numberOf(pair: string, fail: (expected: string) => never): [string, number] {
+  const [, pattern = '', number = ''] = /^(.+)=(.+)$/s.exec(pair) ?? [];
+  return Number.isFinite(Number(number)) && number.trim() !== ''
+    ? [pattern, Number(number)]
+    : fail('PATTERN=N');
+}
+
+/** The options that a file holds by their names, as --config names one. */
+export interface ConfigFile {
+  readonly path: string;
+  readonly values: Readonly<Record<string, unknown>>;
+}
+
+/** The file that --config names, where the command takes one. */
+export function configPath(name: string, command: Command, argv: readonly string[]): string | undefined {
+  const { config } = command.flags['config'] === undefined ? {} : wordsOf(name, command, argv).values;
+  return config as string | undefined;
+}
+
+/** @throws ERR_ARGUMENT, with the file's name, for what is no option of the command, and for a wrong value. */
+function checkFile({ path, values }: ConfigFile, { flags }: Command): void {
+  const names = Object.keys(flags).filter((key) => key !== 'config' && key !== 'help');
+  checkOptions(path, values, names);
+  for (const [key, value] of Object.entries(values))
+    if (value !== undefined && value !== null) checkValue(path, key, flags[key]!, value);
+}
+
+/** Parses `argv` strictly: an unknown flag is an error that names the near one. What it does not say, a file may. */
+export function parse(
+  name: string,
+  command: Command,
+  argv: readonly string[],
+  file: ConfigFile = { path: '', values: {} },
+): Parsed {
+  const words = wordsOf(name, command, argv);
+  checkFile(file, command);
+  const values: Record<string, unknown> = {};
+  const given = new Set<string>();
   for (const [key, flag] of Object.entries(command.flags)) {
-    const given = parsed.values[flagName(key)];
-    if (flag.type === 'boolean') values[key] = given === true;
-    else if (flag.repeat) values[key] = (given as string[] | undefined) ?? [];
-    else if (typeof given === 'string') values[key] = valueOf(key, flag, given);
-    else if (flag.required) throw new UsageError(`${name} needs --${flagName(key)} ${placeholder(flag)}`);
-    else values[key] = flag.default;
+    const said = words.values[flagName(key)];
+    const refused = refusal(key, flag).some((no) => words.values[no] === true);
+    if (refused && said === true)
+      throw new UsageError(`${name} takes --${flagName(key)} or --no-${flagName(key)}, not both`);
+    const own = said === undefined ? undefined : valueOf(name, key, flag, said);
+    const value = refused ? false : (own ?? file.values[key] ?? undefined);
+    if (value !== undefined && value !== false) given.add(key);
+    if (value === undefined && flag.required)
+      throw new UsageError(`${name} needs --${flagName(key)} ${placeholder(flag)}`);
+    values[key] = value ?? standardOf(flag);
   }
+  checkTogether(name, command, values, given);
   const wanted = command.positionals ?? [];
-  const missing = wanted[parsed.positionals.length];
+  const missing = wanted[words.positionals.length];
   if (missing !== undefined) throw new UsageError(`${name} needs a ${missing}`);
-  const extra = parsed.positionals[wanted.length];
+  const extra = words.positionals[wanted.length];
   if (extra !== undefined)
     throw new UsageError(`unexpected argument ${JSON.stringify(extra)}. See lora-native ${name} --help`);
-  return { values, positionals: parsed.positionals };
+  return { values, positionals: words.positionals };
+}
+
+function standardOf({ type, repeat, default: standard }: Flag): unknown {
+  if (type === 'boolean') return standard ?? false;
+  return repeat ? [] : standard;
+}
+
+/** Throws UsageError for flags that do not go together. */
+function checkTogether(name: string, command: Command, values: AnyValues, given: ReadonlySet<string>): void {
+  for (const flags of command.exclusive ?? []) {
+    if (flags.filter((key) => given.has(key)).length < 2) continue;
+    const words = flags.map((key) => `--${flagName(key)}`);
+    const last = words.pop()!;
+    const sentence =
+      words.length === 1 ? `${words[0]} or ${last}, not both` : `one of ${words.join(', ')} and ${last}`;
+    throw new UsageError(`${name} takes ${sentence}`);
+  }
+  const lack = lackOf(command.flags, values, (key) => given.has(key));
+  if (lack === undefined) return;
+  const { option, needs, word = placeholder(command.flags[needs]!) } = lack;
+  throw new UsageError(
+    `${name} needs ${`--${flagName(needs)} ${word}`.trimEnd()}, since --${flagName(option)} is given`,
+  );
 }
 
 /** What stands for the value of a flag: '' for one that takes none. */
@@ -117,22 +196,33 @@ function wrap(text: string): string {
   return lines.join('\n');
 }
 
-/** Usage and one line per flag: fits a screen. */
-export function help(name: string, command: Command): string {
-  const rows = Object.entries(command.flags).map(([key, flag]) => {
+/** How a flag is written. */
+export function spelling(key: string, flag: Flag): string {
+  return `--${refusal(key, flag).length > 0 ? '[no-]' : ''}${flagName(key)}`;
+}
+
+/** Usage and one line per flag: fits a screen, for which the rare ones are named alone unless `all` are wanted. */
+export function help(name: string, command: Command, all = false): string {
+  const flags = Object.entries(command.flags);
+  const shown = flags.filter(([, flag]) => all || !flag.rare);
+  const rare = flags.filter((entry) => !shown.includes(entry));
+  const words = (key: string, flag: Flag): string => `${spelling(key, flag)} ${placeholder(flag)}`.trimEnd();
+  const rows = shown.map(([key, flag]) => {
     const letter = flag.short === undefined ? '' : `-${flag.short}, `;
     const choices = flag.choices === undefined ? '' : `: ${flag.choices.join(', ')}`;
     const standard = flag.required ? 'required' : defaultOf(flag);
     return [
-      `  ${`${letter}--${flagName(key)} ${placeholder(flag)}`.trimEnd()}`,
+      `  ${letter}${words(key, flag)}`,
       `${flag.help}${choices}${standard === undefined ? '' : ` (${flag.required ? '' : 'default '}${standard})`}`,
     ] as const;
   });
-  const left = Math.max(...rows.map(([words]) => words.length));
+  const left = Math.max(...rows.map(([said]) => said.length));
+  const more = rare.map(([key, flag]) => words(key, flag)).join(', ');
   return [
     `${command.summary}\n`,
     `Usage: lora-native ${name} ${command.usage}\n`,
-    ...rows.map(([words, text]) => `${words.padEnd(left)}  ${text}`),
+    ...rows.map(([said, text]) => `${said.padEnd(left)}  ${text}`),
+    ...(more === '' ? [] : [`\n${wrap(`More, told by lora-native ${name} --help --all: ${more}`)}`]),
     `\n${wrap(`--json prints ${command.json}`)}`,
   ].join('\n');
 }

@@ -1,51 +1,13 @@
 /** What a command is: one table of flags that the parser, the help and the reference of the command line read. */
 import type { Readable, Writable } from 'node:stream';
+import type { Option, Options, Values } from '../options/option';
 
-/** A flag of a command. */
-export interface Flag {
-  /** 'integer' is a whole number. */
-  type: 'string' | 'number' | 'integer' | 'boolean';
-  /** What it sets, without its default. */
-  help: string;
-  /** What stands for the value in the help: DIR, FILE, N. */
-  value?: string;
-  required?: boolean;
-  /** Taken when the flag is not given. */
-  default?: string | number;
-  /** Says what happens without the flag, where that is no constant; for the help alone. */
-  defaultText?: string;
-  /** The words that are allowed. */
-  choices?: readonly string[];
-  /** The least number that is allowed. */
-  minimum?: number;
-  /** May be given several times: its values are a list. For texts. */
-  repeat?: boolean;
-  /** One letter: -h. */
-  short?: string;
-}
-
-export type Flags = Readonly<Record<string, Flag>>;
-
-type Plain<F extends Flag> = F extends { type: 'string' }
-  ? F extends { choices: readonly (infer Word)[] }
-    ? Word
-    : string
-  : number;
-
-/** What a command gets for one flag: undefined only where the flag may be left out and has no default. */
-export type ValueOf<F extends Flag> = F extends { type: 'boolean' }
-  ? boolean
-  : F extends { repeat: true }
-    ? readonly string[]
-    : F extends { required: true } | { default: string | number }
-      ? Plain<F>
-      : Plain<F> | undefined;
-
-/** Values by the names of the table: camelCase, as the options of the library. */
-export type Values<F extends Flags> = { readonly [Name in keyof F]: ValueOf<F[Name]> };
+export type { Values };
+export type Flag = Option;
+export type Flags = Options;
 
 /** The values of a command whose table is not known to the compiler. */
-export type AnyValues = Readonly<Record<string, string | number | boolean | readonly string[] | undefined>>;
+export type AnyValues = Readonly<Record<string, unknown>>;
 
 /** A terminal, or what a test puts in its place. */
 export interface Console {
@@ -68,6 +30,8 @@ export interface Command {
   flags: Flags;
   /** Names of the arguments without a flag, all of them required. */
   positionals?: readonly string[];
+  /** Flags of which one may be given. */
+  exclusive?: readonly (readonly string[])[];
   /** What `--json` prints: the shape of the object, or of the object on each line. */
   json: string;
   /** Gives the exit code where it is not 0. */

@@ -1,7 +1,7 @@
 import { bestDevice } from '../native/device';
 import type { Dataset } from '../data/dataset';
 import { CausalLM } from '../models/causal_lm';
-import { quantisedFormats } from '../tensor/frozen_weight';
+import { modelOptions } from '../options/table';
 import type { Console, Flags, Values } from './command';
 import { hubFlags, hubOptions } from './hub_report';
 import { printable } from './printable';
@@ -15,42 +15,15 @@ export const wholeModelFlags = {
     help: 'a Hugging Face directory, or a name of the hub',
   },
   ...hubFlags,
-  dtype: {
-    type: 'string',
-    value: 'TYPE',
-    choices: ['auto', 'f32', 'bf16', 'f16'],
-    default: 'auto',
-    help: 'of activations',
-  },
-  device: {
-    type: 'string',
-    value: 'NAME',
-    default: 'auto',
-    help: 'cpu, cuda, cuda:N; auto is the best there is',
-  },
+  dtype: modelOptions.dtype,
+  device: modelOptions.device,
 } as const satisfies Flags;
 
 /** The same of commands that take a model in few bits. */
 export const modelFlags = {
   ...wholeModelFlags,
-  quantize: {
-    type: 'string',
-    value: 'NAME',
-    choices: quantisedFormats,
-    help: 'keep weights in 4 or 8 bits',
-    defaultText: 'as they are',
-  },
+  quantize: modelOptions.quantize,
 } as const satisfies Flags;
-
-/** Which tokens of examples count; `defaultText` says what holds without the flag. */
-export const trainOnFlag = (defaultText: string) =>
-  ({
-    type: 'string',
-    value: 'WHICH',
-    choices: ['completion', 'all'],
-    help: 'tokens that count',
-    defaultText,
-  }) as const satisfies Flags[string];
 
 /** Loads the model that the flags name, and says on which device it runs. */
 export async function loadModel(
@@ -66,11 +39,6 @@ export async function loadModel(
   });
   note(console, `${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);
   return model;
-}
-
-/** The modules that a flag lists. */
-export function targets(list: string): string | string[] {
-  return list === 'all-linear' ? list : list.split(',').map((name) => name.trim());
 }
 
 /** A data set in numbers. */

@@ -1,4 +1,4 @@
-import { printJson, targets } from './common';
+import { printJson } from './common';
 import { defineCommand, helpFlag } from './command';
 import { hubFlags, sizeText } from './hub_report';
 import { fitOf, fitText, readModelConfig } from './memory_fit';
@@ -42,7 +42,7 @@ export const estimate = defineCommand({
     const config = await readModelConfig(values, console);
     const fit = fitOf(config, {
       ...{ dtype, quantize, r, batchSize, length, gradientCheckpointing, optimizer, streams },
-      targetModules: targets(values.targetModules),
+      targetModules: values.targetModules,
     });
     const { estimate, free, fits } = fit;
     if (values.json) return printJson(console, { ...estimate, free, fits });

@@ -4,9 +4,10 @@ import { readJson } from '../formats/json';
 import { schemaCheck } from '../grammar/schema_check';
 import type { JsonSchema } from '../grammar/json_schema';
 import type { TaskEvaluation, TaskProgress, TaskResult, TaskScores } from '../tasks/options';
+import { datasetOptions } from '../options/table';
 import { adaptersFlag, baseName, loadAdapters, readAdapters } from './adapters';
 import { defineCommand, helpFlag, UsageError } from './command';
-import { loadModel, modelFlags, note, printJson, trainOnFlag } from './common';
+import { loadModel, modelFlags, note, printJson } from './common';
 import { printable } from './printable';
 import { StatusLine } from './status_line';
 
@@ -31,7 +32,7 @@ export const evaluate = defineCommand({
       help: 'tokens per example',
       defaultText: 'what the model reads',
     },
-    trainOn: trainOnFlag('as train has it'),
+    trainOn: { ...datasetOptions.trainOn, defaultText: 'as train has it' },
     noGenerate: { type: 'boolean', help: 'measure the loss alone, and write no answers' },
     maxNewTokens: {
       type: 'integer',

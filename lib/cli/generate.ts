@@ -1,6 +1,7 @@
 import { plainDefaults, planGeneration } from '../engine/sampling';
 import { readJson } from '../formats/json';
 import type { JsonSchema } from '../grammar/json_schema';
+import { generationOptions } from '../options/table';
 import { readAdapter } from '../peft/adapter_files';
 import { samplingFlags, samplingOptions } from './sampling_flags';
 import { loadModel, modelFlags, printJson } from './common';
@@ -25,29 +26,28 @@ export const generate = defineCommand({
       defaultText: 'standard input, without the newline at its end',
     },
     chat: { type: 'boolean', help: 'the prompt is a user message for the chat template' },
-    maxNewTokens: {
-      type: 'integer',
-      minimum: 0,
-      help: 'most tokens to generate',
-      defaultText: "the model's, else 128",
-    },
-    ...samplingFlags,
-    jsonSchema: {
+    system: {
       type: 'string',
-      value: 'FILE',
-      help: 'a JSON Schema that the text is valid under',
+      needs: { chat: true },
+      help: 'the system message before it',
       defaultText: 'none',
     },
+    maxNewTokens: generationOptions.maxNewTokens,
+    stop: generationOptions.stop,
+    n: generationOptions.n,
+    ...samplingFlags,
+    jsonSchema: generationOptions.jsonSchema,
     json: { type: 'boolean', help: 'the result as one JSON object' },
     help: helpFlag,
   },
-  json: 'one object: { text, ids, finishReason: "stop" | "length", usage: { promptTokens, completionTokens, cachedTokens }, timings: { queuedMs, firstTokenMs, totalMs } }',
+  json: 'one object: { text, ids, finishReason: "stop" | "length", choices?, usage: { promptTokens, completionTokens, cachedTokens }, timings: { queuedMs, firstTokenMs, totalMs } }',
 
   async run(values, console) {
-    const { prompt, adapter, offline, maxNewTokens } = values;
-    const { signal, stdout } = console;
+    const { prompt, adapter, offline, maxNewTokens, n, chat, system } = values;
+    const { signal } = console;
     const jsonSchema = values.jsonSchema === undefined ? undefined : await readSchema(values.jsonSchema);
-    const options = { ...samplingOptions(values), maxNewTokens, jsonSchema, signal };
+    const stop = values.stop.length === 0 ? undefined : values.stop;
+    const options = { ...samplingOptions(values), maxNewTokens, stop, n, jsonSchema, signal };
     planGeneration(options, plainDefaults); // throws before the model is loaded
     const files =
       adapter === undefined ? undefined : await readAdapter(adapter, hubOptions(console, { offline }));
@@ -55,19 +55,33 @@ export const generate = defineCommand({
     const model = await loadModel(values, console);
     try {
       if (files !== undefined) await model.loadAdapter(files, { name: 'default' });
-      const handle = model.generate(values.chat ? [{ role: 'user', content: text }] : text, options);
-      if (values.json) {
-        printJson(console, await handle);
-        return;
-      }
-      const terminal = (stdout as { isTTY?: boolean }).isTTY === true;
-      for await (const { text: piece } of handle) stdout.write(terminal ? printable(piece) : piece);
-      stdout.write('\n');
+      const messages = [
+        ...(system === undefined ? [] : [{ role: 'system' as const, content: system }]),
+        { role: 'user' as const, content: text },
+      ];
+      const handle = model.generate(chat ? messages : text, options);
+      if (values.json) printJson(console, await handle);
+      else if (n === 1) await writeStream(handle, console);
+      else writeTexts((await handle).choices!, console);
     } finally {
       await model.dispose();
     }
   },
 });
+
+const shown = (text: string, { stdout }: Console): string =>
+  (stdout as { isTTY?: boolean }).isTTY === true ? printable(text) : text;
+
+/** A text while it is made. */
+async function writeStream(pieces: AsyncIterable<{ text: string }>, console: Console): Promise<void> {
+  for await (const { text } of pieces) console.stdout.write(shown(text, console));
+  console.stdout.write('\n');
+}
+
+/** Several texts, between which there is an empty line: they are made at the same time. */
+function writeTexts(texts: readonly { text: string }[], console: Console): void {
+  console.stdout.write(texts.map(({ text }) => `${shown(text, console)}\n`).join('\n'));
+}
 
 /** What planGeneration() checks. */
 async function readSchema(path: string): Promise<JsonSchema> {

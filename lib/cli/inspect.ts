@@ -8,7 +8,8 @@ import { sourceFolder, type SourceOptions } from '../hub/source';
 import { openModelTensors } from '../formats/sharded';
 import { StoredTensors } from '../formats/stored_tensors';
 import { readAdapter } from '../peft/adapter_files';
-import { printJson, trainOnFlag } from './common';
+import { datasetOptions } from '../options/table';
+import { printJson } from './common';
 import { hubFlags, hubOptions } from './hub_report';
 import { inspectData } from './inspect_data';
 import { printableLine } from './printable';
@@ -20,8 +21,8 @@ export const inspect = defineCommand({
   flags: {
     model: { type: 'string', value: 'DIR', help: 'PATH is a data set; this reads it' },
     ...hubFlags,
-    maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example of a data set' },
-    trainOn: trainOnFlag('as train has it'),
+    maxLength: { ...datasetOptions.maxLength, help: 'tokens per example of a data set' },
+    trainOn: { ...datasetOptions.trainOn, defaultText: 'as train has it' },
     json: { type: 'boolean', help: 'the content as one JSON object' },
     help: helpFlag,
   },

@@ -8,7 +8,8 @@ import { quantisedByConfig } from '../models/quantize_options';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
 import { estimateMemory, type MemoryEstimate, type MemoryOptions } from '../models/memory';
 import { bestDevice, freeBytes } from '../native/device';
-import { note, targets } from './common';
+import type { LoRAConfig } from '../peft/config';
+import { note } from './common';
 import type { Console } from './command';
 import { hubOptions, sizeText } from './hub_report';
 
@@ -76,13 +77,21 @@ export function fitText({ estimate, free, fits, remedy }: ReturnType<typeof fitO
   return `${need}: it may not fit${remedy === undefined ? '' : `; with ${remedy} it would`}`;
 }
 
+/** What an adapter's size depends on. */
+function adapterShape(config: LoRAConfig): MemoryOptions {
+  const { r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern } = config;
+  const { useDora, modulesToSave } = config;
+  return {
+    ...{ r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern },
+    ...{ useDora, modulesToSave },
+  };
+}
+
 /** Flags of a training run that its memory depends on. */
 interface MemoryValues extends ModelValues {
   readonly dtype: NonNullable<MemoryOptions['dtype']> | 'f16';
   readonly quantize?: QuantisedFormat | undefined;
   readonly device: string;
-  readonly r: number;
-  readonly targetModules: string;
   readonly batchSize: number;
   readonly maxLength: number;
   readonly gradientCheckpointing: boolean;
@@ -90,14 +99,18 @@ interface MemoryValues extends ModelValues {
 }
 
 /** Says whether the run fits into memory, before its weights are loaded. Throws ERR_OUT_OF_MEMORY where they alone do not. */
-export async function checkMemory(values: MemoryValues, console: Console): Promise<void> {
-  const { dtype, quantize, device, r, batchSize, maxLength: length } = values;
+export async function checkMemory(
+  values: MemoryValues,
+  adapter: LoRAConfig,
+  console: Console,
+): Promise<void> {
+  const { dtype, quantize, device, batchSize, maxLength: length } = values;
   const { gradientCheckpointing, optimizer } = values;
   if (dtype === 'f16' || (device === 'auto' ? bestDevice() : device) !== 'cpu') return;
   const config = await readModelConfig(values, console, 'model');
   const fit = fitOf(config, {
-    ...{ dtype, quantize, r, batchSize, length, gradientCheckpointing, optimizer },
-    targetModules: targets(values.targetModules),
+    ...{ dtype, quantize, batchSize, length, gradientCheckpointing, optimizer },
+    ...adapterShape(adapter),
   });
   const { weights } = fit.estimate;
   if (weights > fit.free)

@@ -1,7 +1,8 @@
 import { version } from '../../package.json';
 import { LoRAError } from '../errors';
+import { readJson } from '../formats/json';
 import { suggest } from '../validate';
-import { help, parse, wantsHelp } from './args';
+import { configPath, help, parse, wantsHelp, type ConfigFile } from './args';
 import { exitCodes, Interrupted, UsageError, type Console } from './command';
 import { commands } from './commands';
 import { printable } from './printable';
@@ -25,6 +26,10 @@ function failure(error: unknown): string {
   return printable(error instanceof Error ? (error.stack ?? error.message) : String(error));
 }
 
+async function readConfig(path: string): Promise<ConfigFile> {
+  return { path, values: (await readJson(path)) as ConfigFile['values'] }; // which parse() checks
+}
+
 /** Runs one command line, the words after `lora-native`, and gives its exit code. */
 export async function runCommandLine(argv: readonly string[], console: Console): Promise<number> {
   const [name, ...rest] = argv;
@@ -45,10 +50,12 @@ export async function runCommandLine(argv: readonly string[], console: Console):
       );
     }
     if (wantsHelp(rest)) {
-      console.stdout.write(`${help(name, command)}\n`);
+      console.stdout.write(`${help(name, command, rest.includes('--all'))}\n`);
       return 0;
     }
-    const { values, positionals } = parse(name, command, rest);
+    const path = configPath(name, command, rest);
+    const file = path === undefined ? undefined : await readConfig(path);
+    const { values, positionals } = parse(name, command, rest, file);
     const code = await command.run(values, console, positionals);
     console.signal.throwIfAborted();
     return code ?? 0;

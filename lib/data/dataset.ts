@@ -1,6 +1,7 @@
 import { LoRAError } from '../errors';
 import { InputFile } from '../formats/input';
 import { toPath } from '../formats/paths';
+import { datasetOptions } from '../options/table';
 import { Pace } from '../tensor/pace';
 import {
   check,
@@ -93,7 +94,7 @@ export async function loadDataset(
   ]);
   const {
     tokenizer,
-    maxLength = 512,
+    maxLength = datasetOptions.maxLength.default,
     trainOn,
     chatTemplate,
     maxLineBytes = 64 * 2 ** 20,
@@ -117,7 +118,7 @@ export async function loadDataset(
       `expected tokenizer to have encode(text) but received ${describe(tokenizer)}${given?.hasTokenizer ? ': pass model.tokenizer' : ''}`,
     );
   }
-  if (trainOn !== undefined) checkOneOf('loadDataset', 'trainOn', trainOn, ['all', 'completion']);
+  if (trainOn !== undefined) checkOneOf('loadDataset', 'trainOn', trainOn, datasetOptions.trainOn.choices);
   check(
     chatTemplate === undefined || chatTemplate === null || typeof chatTemplate === 'string',
     'loadDataset',

@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { schemaGrammar, type JsonSchema, type SchemaGrammar } from '../grammar/json_schema';
 import type { SampleRow } from '../ops';
+import { generationOptions } from '../options/table';
 import {
   check,
   checkBoolean,
@@ -101,29 +102,6 @@ export interface SamplingOptions {
   signal?: AbortSignal | undefined;
 }
 
-const names: readonly (keyof SamplingOptions | 'adapter' | 'tools' | 'variables' | 'continueAssistant')[] = [
-  'maxNewTokens',
-  'temperature',
-  'topK',
-  'topP',
-  'minP',
-  'repetitionPenalty',
-  'presencePenalty',
-  'frequencyPenalty',
-  'logitBias',
-  'logprobs',
-  'n',
-  'seed',
-  'jsonSchema',
-  'stop',
-  'ignoreEos',
-  'adapter',
-  'tools',
-  'variables',
-  'continueAssistant',
-  'signal',
-];
-
 /** Most texts of one call. */
 const mostTexts = 128;
 
@@ -173,7 +151,7 @@ export function planGeneration(
   defaults: GenerationDefaults,
   vocabSize = Infinity,
 ): GenerationPlan {
-  checkOptions(tag, options, names);
+  checkOptions(tag, options, Object.keys(generationOptions satisfies Record<keyof SamplingOptions, unknown>));
   const ignoreEos = options.ignoreEos ?? false;
   checkBoolean(tag, 'ignoreEos', ignoreEos);
   checkSignal(tag, options.signal);

@@ -5,6 +5,7 @@ import { readLimits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
 import { sourceFolder, sourceOptionNames } from '../hub/source';
 import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
+import { modelOptions } from '../options/table';
 import { runUntracked } from '../tensor/scope';
 import { Tokenizer } from '../text/tokenizer';
 import { checkOneOf, checkOptions } from '../validate';
@@ -34,7 +35,7 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   const limits = readLimits(op, options.limits);
   const { dtype = 'auto', signal, onProgress } = options;
   const quantize = quantizePlan(op, options.quantize);
-  checkOneOf(op, 'dtype', dtype, ['auto', 'f32', 'bf16', 'f16']);
+  checkOneOf(op, 'dtype', dtype, modelOptions.dtype.choices);
   const device = deviceName(op, options.device ?? 'cpu');
   if (dtype === 'f16') checkF16(op, device);
   nativeDevice(device); // unavailable: say so before anything is downloaded and read

@@ -1,6 +1,7 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
+import { trainerOptions } from '../options/table';
 import { quantisedBytes } from '../tensor/frozen_weight';
-import { optimizerNames, type OptimizerName } from '../train/optimizer';
+import type { OptimizerName } from '../train/optimizer';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
 import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
@@ -141,9 +142,10 @@ export function estimateMemory(
     () => `expected dtype to be 'auto', 'f32' or 'bf16' but received ${describe(dtype)}`,
   );
   check(
-    optimizerNames.includes(optimizer),
+    trainerOptions.optimizer.choices.includes(optimizer),
     op,
-    () => `expected optimizer to be one of ${optimizerNames.join(', ')} but received ${describe(optimizer)}`,
+    () =>
+      `expected optimizer to be one of ${trainerOptions.optimizer.choices.join(', ')} but received ${describe(optimizer)}`,
   );
   const sizes = sizesOf(model, dtype, quantisedOf(model, options.quantize));
   const runtime = runtimeBytes + tokenBytes * model.vocabSize;

@@ -1,4 +1,5 @@
 /** LoRA's configuration, in PEFT's words, and its file form adapter_config.json. */
+import { adapterOptions } from '../options/table';
 import { checkOptions, isDropout, isListOf } from '../validate';
 import {
   ConfigReader,
@@ -104,7 +105,11 @@ interface Defaults {
 const peftDefaults: Defaults = { r: 8, loraAlpha: () => 8, targetModules: ['q_proj', 'v_proj'] };
 
 /** What it means in a program. */
-const ownDefaults: Defaults = { r: 16, loraAlpha: (r) => 2 * r, targetModules: 'all-linear' };
+const ownDefaults: Defaults = {
+  r: adapterOptions.r.default,
+  loraAlpha: (r) => 2 * r,
+  targetModules: adapterOptions.targetModules.default,
+};
 
 const peftNames: Readonly<Record<keyof LoRAConfig, string>> = {
   r: 'r',

@@ -1,5 +1,7 @@
 /** The best evaluation of a run, and how long ago it was. */
-import { check, checkOptions, describe } from '../validate';
+import { checkValue } from '../options/option';
+import { earlyStoppingOptions } from '../options/table';
+import { checkOptions } from '../validate';
 
 /** When a run stops before its end. */
 export interface EarlyStopping {
@@ -11,18 +13,9 @@ export interface EarlyStopping {
 
 /** @throws ERR_ARGUMENT unless it is { patience, minDelta? }. */
 export function checkEarlyStopping(value: EarlyStopping): void {
-  checkOptions('Trainer', value, ['patience', 'minDelta']);
-  const { patience, minDelta = 0 } = value;
-  check(
-    Number.isInteger(patience) && patience >= 1,
-    'Trainer',
-    `expected patience to be a whole number of at least 1 but received ${describe(patience)}`,
-  );
-  check(
-    Number.isFinite(minDelta) && minDelta >= 0,
-    'Trainer',
-    `expected minDelta to be a number of at least 0 but received ${describe(minDelta)}`,
-  );
+  checkOptions('Trainer', value, Object.keys(earlyStoppingOptions));
+  checkValue('Trainer', 'patience', earlyStoppingOptions.patience, value.patience);
+  checkValue('Trainer', 'minDelta', earlyStoppingOptions.minDelta, value.minDelta ?? 0);
 }
 
 /** What a checkpoint remembers of the evaluations before it. */

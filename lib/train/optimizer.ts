@@ -4,13 +4,18 @@ import { AdamW8bit } from '../optim/adamw8bit';
 import { Lion } from '../optim/lion';
 import { Optimizer } from '../optim/optimizer';
 import { SGD } from '../optim/sgd';
+import type { trainerOptions } from '../options/table';
 import type { Parameter } from '../tensor/tensor';
 import { check, describe } from '../validate';
 
-const kinds = { adamw: AdamW, adamw8bit: AdamW8bit, sgd: SGD, lion: Lion } as const;
+const kinds = {
+  adamw: AdamW,
+  adamw8bit: AdamW8bit,
+  sgd: SGD,
+  lion: Lion,
+} as const satisfies Record<(typeof trainerOptions.optimizer.choices)[number], unknown>;
 /** The optimizers that have a name: {@link AdamW}, {@link AdamW8bit}, {@link SGD} without momentum, {@link Lion}. */
 export type OptimizerName = keyof typeof kinds;
-export const optimizerNames = Object.keys(kinds) as OptimizerName[];
 
 export interface OptimizerChoice {
   readonly optimizer?: OptimizerName | Optimizer | undefined;
@@ -23,20 +28,13 @@ export function checkOptimizer({ optimizer = 'adamw', loraPlusRatio }: Optimizer
   check(
     named || optimizer instanceof Optimizer,
     'Trainer',
-    `expected optimizer to be one of ${optimizerNames.join(', ')}, or an optimizer, but received ${describe(optimizer)}`,
+    `expected optimizer to be one of ${Object.keys(kinds).join(', ')}, or an optimizer, but received ${describe(optimizer)}`,
   );
-  if (loraPlusRatio !== undefined) {
-    check(
-      typeof loraPlusRatio === 'number' && Number.isFinite(loraPlusRatio) && loraPlusRatio > 0,
-      'Trainer',
-      `expected loraPlusRatio to be a number above 0 but received ${describe(loraPlusRatio)}`,
-    );
-    check(
-      named,
-      'Trainer',
-      'expected loraPlusRatio or an optimizer of your own, whose groups have rates, but received both',
-    );
-  }
+  check(
+    named || loraPlusRatio === undefined,
+    'Trainer',
+    'expected loraPlusRatio or an optimizer of your own, whose groups have rates, but received both',
+  );
   return typeof optimizer === 'string' ? optimizer : optimizer.kind.toLowerCase();
 }
 

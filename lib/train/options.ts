@@ -12,7 +12,9 @@ import {
   type Schedule,
 } from '../optim/schedules';
 import type { Parameter } from '../tensor/tensor';
-import { check, checkBoolean, checkOptions, describe } from '../validate';
+import { checkedOptions, lackOf, type CheckedValues } from '../options/option';
+import { trainerOptions } from '../options/table';
+import { check, checkOptions, describe } from '../validate';
 import { checkOptimizer, type OptimizerName } from './optimizer';
 
 const schedules = {
@@ -20,7 +22,7 @@ const schedules = {
   linear: linearSchedule,
   cosine: cosineSchedule,
   wsd: wsdSchedule,
-} as const;
+} as const satisfies Record<(typeof trainerOptions.schedule.choices)[number], unknown>;
 /** How the learning rate goes: see {@link constantSchedule}, {@link linearSchedule}, {@link cosineSchedule}, {@link wsdSchedule}. */
 export type ScheduleName = keyof typeof schedules;
 
@@ -117,220 +119,110 @@ export interface TrainerOptions {
   loraPlusRatio?: number | undefined;
 }
 
-export interface ResolvedOptions {
-  evalData: DataSource | undefined;
-  outDir: string | undefined;
-  maxSteps: number | undefined;
-  epochs: number | undefined;
-  batchSize: number;
-  gradientAccumulationSteps: number;
-  lr: number;
-  weightDecay: number;
-  maxGradNorm: number;
-  seed: number;
-  shuffleWindow: number;
-  evalEvery: number | undefined;
-  saveEvery: number | undefined;
-  saveLimit: number | undefined;
-  report: boolean;
-  maxTokens: number | undefined;
-  earlyStopping: EarlyStopping | undefined;
-  keepBest: boolean;
-  neftuneNoiseAlpha: number;
-  gradientCheckpointing: boolean;
-  packing: boolean;
-  packLength: number | undefined;
-  groupByLength: boolean;
-  resume: boolean | string;
-  schedule: ScheduleName;
-  warmupSteps: number;
-  decaySteps: number | undefined;
-  scheduleOf: Schedule;
+/** Every option with its default: what the table checks, and what is checked here. */
+export interface ResolvedOptions extends CheckedValues<typeof trainerOptions> {
+  readonly evalData: DataSource | undefined;
+  readonly earlyStopping: EarlyStopping | undefined;
+  readonly resume: boolean | string;
+  readonly warmupSteps: number;
+  readonly decaySteps: number | undefined;
+  readonly scheduleOf: Schedule;
   /** The name of the optimizer. */
-  optimizer: string;
-  loraPlusRatio: number | undefined;
+  readonly optimizer: string;
   /** Known for maxSteps, and for epochs over data that says its length. */
-  totalSteps: number | undefined;
+  readonly totalSteps: number | undefined;
 }
 
-const names = [
-  'model',
-  'data',
-  'evalData',
-  'outDir',
-  'maxSteps',
-  'epochs',
-  'batchSize',
-  'gradientAccumulationSteps',
-  'lr',
-  'schedule',
-  'warmupSteps',
-  'decaySteps',
-  'weightDecay',
-  'maxGradNorm',
-  'seed',
-  'shuffleWindow',
-  'evalEvery',
-  'saveEvery',
-  'resume',
-  'saveLimit',
-  'report',
-  'maxTokens',
-  'earlyStopping',
-  'keepBest',
-  'neftuneNoiseAlpha',
-  'gradientCheckpointing',
-  'packing',
-  'packLength',
-  'groupByLength',
-  'parameters',
-  'optimizer',
-  'loraPlusRatio',
-];
+/** The ends of a run, of which it has one. */
+export const runEnds = ['maxSteps', 'epochs', 'maxTokens'] as const;
+
+const op = 'Trainer';
 
 /** Checks every option and fills in the defaults, before any work begins. */
 export function resolveOptions(options: TrainerOptions): ResolvedOptions {
-  checkOptions('Trainer', options, names);
+  checkOptions(op, options, Object.keys(trainerOptions satisfies Record<keyof TrainerOptions, unknown>));
+  const { model, data, evalData, earlyStopping, resume = false } = options;
   check(
-    typeof (options.model as Partial<CausalLM> | undefined)?.acquireForTraining === 'function',
-    'Trainer',
-    `expected model to be a CausalLM but received ${describe(options.model)}`,
+    typeof (model as Partial<CausalLM> | undefined)?.acquireForTraining === 'function',
+    op,
+    `expected model to be a CausalLM but received ${describe(model)}`,
   );
-  checkSource('Trainer', 'data', options.data);
-  if (options.evalData !== undefined) checkSource('Trainer', 'evalData', options.evalData);
-  const whole = (name: keyof TrainerOptions, lowest: number, fallback?: number): number | undefined => {
-    const value = options[name] ?? fallback;
-    check(
-      value === undefined || (Number.isInteger(value) && (value as number) >= lowest),
-      'Trainer',
-      `expected ${name} to be a whole number of at least ${lowest} but received ${describe(value)}`,
-    );
-    return value as number | undefined;
-  };
-  const real = (name: keyof TrainerOptions, fallback: number): number => {
-    const value = options[name] ?? fallback;
-    check(
-      typeof value === 'number' && Number.isFinite(value) && value >= 0,
-      'Trainer',
-      `expected ${name} to be a number of at least 0 but received ${describe(value)}`,
-    );
-    return value;
-  };
-  const ends = (['maxSteps', 'epochs', 'maxTokens'] as const).filter((name) => options[name] !== undefined);
-  check(
-    ends.length <= 1,
-    'Trainer',
-    `expected one of maxSteps, epochs and maxTokens but received ${ends.join(' and ')}`,
-  );
-  const { resume = false } = options;
+  checkSource(op, 'data', data);
+  if (evalData !== undefined) checkSource(op, 'evalData', evalData);
+  const optimizer = checkOptimizer(options);
+  const rate = typeof options.optimizer === 'object' ? { lr: options.lr ?? options.optimizer.lr } : {};
+  const values = checkedOptions(op, trainerOptions, { ...options, ...rate });
   check(
     typeof resume === 'boolean' || (typeof resume === 'string' && resume !== ''),
-    'Trainer',
+    op,
     `expected resume to be true, false or a folder but received ${describe(resume)}`,
   );
+  if (earlyStopping !== undefined) checkEarlyStopping(earlyStopping);
+  checkTogether(options);
+
+  const { maxSteps, maxTokens } = values;
+  const epochs = maxSteps === undefined && maxTokens === undefined ? (values.epochs ?? 1) : undefined;
+  const totalSteps = maxSteps ?? (epochs && stepsOfEpochs(epochs, data, values));
+  const evaluations =
+    values.evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / values.evalEvery);
+  if (evaluations > 1) checkRereadable(op, evalData as DataSource);
+  const steps = resolveSchedule(options, values, totalSteps);
+  return { ...values, evalData, earlyStopping, resume, epochs, ...steps, optimizer, totalSteps };
+}
+
+/** What options ask of each other. */
+function checkTogether(options: TrainerOptions): void {
+  const given = (name: string): boolean =>
+    ![undefined, null, false].includes(options[name as keyof TrainerOptions] as undefined);
+  const ends = runEnds.filter(given);
   check(
-    resume !== true || options.outDir !== undefined,
-    'Trainer',
+    ends.length <= 1,
+    op,
+    `expected one of maxSteps, epochs and maxTokens but received ${ends.join(' and ')}`,
+  );
+  if (options.groupByLength) checkGroupable(op, options.data, options.packing ?? false);
+  check(
+    options.resume !== true || options.outDir !== undefined,
+    op,
     'expected outDir, in which resume: true looks for the newest checkpoint',
   );
+  const lack = lackOf(trainerOptions, { ...options }, given);
+  if (lack === undefined) return;
+  const { option, needs, word } = lack;
+  check(
+    false,
+    op,
+    `expected ${word === undefined ? needs : `the ${needs} '${word}'`}, since ${option} is given`,
+  );
+}
 
-  const batchSize = whole('batchSize', 1, 4) as number;
-  const gradientAccumulationSteps = whole('gradientAccumulationSteps', 1, 1) as number;
-  const maxSteps = whole('maxSteps', 1);
-  const maxTokens = whole('maxTokens', 1);
-  const epochs =
-    maxSteps === undefined && maxTokens === undefined ? (whole('epochs', 1, 1) as number) : undefined;
-  const evalEvery = whole('evalEvery', 1);
-  check(
-    evalEvery === undefined || options.evalData !== undefined,
-    'Trainer',
-    'expected evalData, since evalEvery is given',
-  );
-  const saveEvery = whole('saveEvery', 1);
-  check(
-    saveEvery === undefined || options.outDir !== undefined,
-    'Trainer',
-    'expected outDir, since saveEvery is given',
-  );
-  const { earlyStopping, keepBest = false } = options;
-  if (earlyStopping !== undefined) checkEarlyStopping(earlyStopping);
-  checkBoolean('Trainer', 'keepBest', keepBest);
-  check(
-    evalEvery !== undefined || (earlyStopping === undefined && !keepBest),
-    'Trainer',
-    `expected evalEvery, since ${keepBest ? 'keepBest' : 'earlyStopping'} is given`,
-  );
-  check(!keepBest || options.outDir !== undefined, 'Trainer', 'expected outDir, since keepBest is given');
-  const { packing = false, groupByLength = false } = options;
-  const { gradientCheckpointing = false, report = false } = options;
-  checkBoolean('Trainer', 'gradientCheckpointing', gradientCheckpointing);
-  checkBoolean('Trainer', 'packing', packing);
-  checkBoolean('Trainer', 'groupByLength', groupByLength);
-  if (groupByLength) checkGroupable('Trainer', options.data, packing);
-  checkBoolean('Trainer', 'report', report);
-  check(!report || options.outDir !== undefined, 'Trainer', 'expected outDir, since report is given');
-  const length = (options.data as { length?: unknown }).length;
-  const totalSteps =
-    maxSteps ??
-    (epochs !== undefined && typeof options.data !== 'function' && typeof length === 'number' && !packing
-      ? epochs * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps)
-      : undefined);
+/** Undefined where the data do not say how many steps they are. */
+function stepsOfEpochs(
+  epochs: number,
+  data: DataSource,
+  { batchSize, gradientAccumulationSteps, packing }: CheckedValues<typeof trainerOptions>,
+): number | undefined {
+  const { length } = data as { length?: unknown };
+  if (typeof data === 'function' || typeof length !== 'number' || packing) return undefined;
+  return epochs * Math.ceil(Math.ceil(length / batchSize) / gradientAccumulationSteps);
+}
 
-  const evaluations = evalEvery === undefined ? 0 : Math.floor((totalSteps ?? Infinity) / evalEvery);
-  if (evaluations > 1) checkRereadable('Trainer', options.evalData as DataSource);
-
-  const optimizer = checkOptimizer(options);
-  const schedule = options.schedule ?? 'cosine';
-  check(
-    Object.hasOwn(schedules, schedule),
-    'Trainer',
-    `expected schedule to be one of ${Object.keys(schedules).join(', ')} but received ${describe(schedule)}`,
-  );
+/** How the learning rate goes over the steps. */
+function resolveSchedule(
+  options: TrainerOptions,
+  { schedule, packing, maxTokens }: CheckedValues<typeof trainerOptions>,
+  totalSteps: number | undefined,
+): Pick<ResolvedOptions, 'warmupSteps' | 'decaySteps' | 'scheduleOf'> {
+  const endless = packing ? 'packing' : maxTokens !== undefined ? 'maxTokens' : 'the data';
   check(
     totalSteps !== undefined || schedule === 'constant',
-    'Trainer',
-    `expected maxSteps, since the ${schedule} schedule needs the number of steps and ${packing ? 'packing' : maxTokens !== undefined ? 'maxTokens' : 'the data'} does not tell its length`,
+    op,
+    `expected maxSteps, since the ${schedule} schedule needs the number of steps and ${endless} does not tell its length`,
   );
-  const warmupSteps = stepsOf('Trainer', 'warmupSteps', options.warmupSteps ?? 0, totalSteps, 'maxSteps');
-  check(
-    options.decaySteps === undefined || schedule === 'wsd',
-    'Trainer',
-    "expected the schedule 'wsd', since decaySteps is given",
-  );
+  const warmupSteps = stepsOf(op, 'warmupSteps', options.warmupSteps ?? 0, totalSteps, 'maxSteps');
   const decaySteps =
-    schedule === 'wsd' ? stepsOf('Trainer', 'decaySteps', options.decaySteps ?? 0.1, totalSteps) : undefined;
+    schedule === 'wsd' ? stepsOf(op, 'decaySteps', options.decaySteps ?? 0.1, totalSteps) : undefined;
   const falls = decaySteps === undefined ? {} : { decaySteps };
-  return {
-    evalData: options.evalData,
-    outDir: options.outDir,
-    maxSteps,
-    epochs,
-    batchSize,
-    gradientAccumulationSteps,
-    lr: real('lr', typeof options.optimizer === 'object' ? options.optimizer.lr : 2e-4),
-    weightDecay: real('weightDecay', 0),
-    maxGradNorm: real('maxGradNorm', 1),
-    seed: whole('seed', 0, 0) as number,
-    shuffleWindow: whole('shuffleWindow', 1, 1000) as number,
-    evalEvery,
-    saveEvery,
-    saveLimit: whole('saveLimit', 1),
-    report,
-    maxTokens,
-    earlyStopping,
-    keepBest,
-    gradientCheckpointing,
-    neftuneNoiseAlpha: real('neftuneNoiseAlpha', 0),
-    packing,
-    packLength: whole('packLength', 1),
-    groupByLength,
-    resume,
-    schedule,
-    warmupSteps,
-    decaySteps,
-    scheduleOf: schedules[schedule]({ totalSteps: totalSteps ?? 1, warmupSteps, ...falls }),
-    optimizer,
-    loraPlusRatio: options.loraPlusRatio,
-    totalSteps,
-  };
+  const scheduleOf = schedules[schedule]({ totalSteps: totalSteps ?? 1, warmupSteps, ...falls });
+  return { warmupSteps, decaySteps, scheduleOf };
 }

@@ -10,7 +10,7 @@ export function readCommandLine(root) {
   const contents = `
     export { commands } from './commands';
     export { exitCodes } from './command';
-    export { defaultOf, flagName, help, placeholder } from './args';`;
+    export { defaultOf, flagName, help, placeholder, spelling } from './args';`;
   const { outputFiles } = buildSync({
     stdin: { contents, resolveDir: join(root, 'lib/cli'), loader: 'ts' },
     bundle: true,
@@ -40,12 +40,12 @@ const bounds = ({ type, minimum }) =>
     .join(', ');
 
 /** One section per command: usage, flags, what --json prints. */
-export function commandReference({ commands, defaultOf, flagName, placeholder }) {
+export function commandReference({ commands, defaultOf, flagName, placeholder, spelling }) {
   return Object.entries(commands)
     .map(([name, command]) => {
       const flags = Object.entries(command.flags).map(([key, flag]) => {
         const id = `${name}-${flagName(key)}`;
-        const spelled = `--${flagName(key)}`;
+        const spelled = spelling(key, flag);
         const short = flag.short === undefined ? '' : `<code>-${flag.short}</code> `;
         const standard = defaultOf(flag);
         const facts = [

@@ -156,7 +156,7 @@ describe.each(Object.entries(commands))('%s', (name, command) => {
       flag.required ? [`--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`, 'x'] : [],
     );
     for (const [key, flag] of Object.entries(command.flags)) {
-      if (flag.default === undefined) continue;
+      if (flag.default === undefined || flag.type === 'boolean') continue;
       const words = [`--${key.replace(/[A-Z]/g, (c) => `-${c.toLowerCase()}`)}`, String(flag.default)];
       const { values } = parse(name, command, [...(command.positionals ?? []), ...required, ...words]);
       expect(values[key]).toBe(flag.default);

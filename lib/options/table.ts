@@ -1,0 +1,254 @@
+/** The options, by what takes them. A row without `help` is for programs alone. */
+import { quantisedFormats } from '../tensor/frozen_weight';
+import type { Options } from './option';
+
+/** How a model is loaded. */
+export const modelOptions = {
+  dtype: {
+    type: 'string',
+    value: 'TYPE',
+    choices: ['auto', 'f32', 'bf16', 'f16'],
+    default: 'auto',
+    help: 'of activations',
+  },
+  device: {
+    type: 'string',
+    value: 'NAME',
+    default: 'auto',
+    help: 'cpu, cuda, cuda:N; auto is the best there is',
+  },
+  quantize: {
+    type: 'string',
+    value: 'NAME',
+    choices: quantisedFormats,
+    help: 'keep weights in 4 or 8 bits',
+    defaultText: 'as they are',
+  },
+} as const satisfies Options;
+
+/** What an adapter begins as; further options, and their rules, are in peft/config.ts. */
+export const adapterOptions = {
+  r: { type: 'integer', minimum: 1, default: 16, help: 'rank' },
+  loraAlpha: { type: 'number', help: 'scale is alpha / r', defaultText: '2·r' },
+  loraDropout: { type: 'number', value: 'P', minimum: 0, default: 0, help: 'dropout on the LoRA path' },
+  targetModules: {
+    type: 'names',
+    value: 'LIST',
+    default: 'all-linear',
+    help: 'names with commas, or all-linear',
+  },
+  rankPattern: {
+    type: 'numbers',
+    value: 'PATTERN=R',
+    rare: true,
+    help: 'another rank for layers whose paths end so; may be repeated',
+  },
+  useDora: { type: 'boolean', help: 'DoRA: train the magnitudes of the weights too' },
+} as const satisfies Options;
+
+/** How a data set is read. */
+export const datasetOptions = {
+  maxLength: { type: 'integer', minimum: 2, default: 512, help: 'tokens per example' },
+  trainOn: {
+    type: 'string',
+    value: 'WHICH',
+    choices: ['all', 'completion'],
+    help: 'tokens that count',
+    defaultText: 'completion',
+  },
+  chatTemplate: {
+    type: 'string',
+    value: 'FILE',
+    rare: true,
+    help: "Jinja text for conversations, in the place of the model's template",
+    defaultText: "the model's",
+  },
+} as const satisfies Options;
+
+/** When a run stops before its end. */
+export const earlyStoppingOptions = {
+  patience: {
+    type: 'integer',
+    minimum: 1,
+    needs: { evalEvery: true },
+    help: 'stop after so many evaluations without a better one',
+  },
+  minDelta: { type: 'number', minimum: 0, default: 0 },
+} as const satisfies Options;
+
+/** A run: the options of a Trainer. */
+export const trainerOptions = {
+  model: { type: 'object' },
+  data: {
+    type: 'string',
+    value: 'FILE',
+    required: true,
+    own: true,
+    help: 'JSONL (see the guide on data) or text; or .gz',
+  },
+  evalData: { type: 'string', value: 'FILE', own: true, help: 'measured at the end (and with --eval-every)' },
+  outDir: { type: 'string', value: 'DIR', help: 'where the adapter goes' },
+  maxSteps: { type: 'integer', minimum: 1, help: 'optimizer steps, instead of --epochs' },
+  epochs: { type: 'integer', minimum: 1, help: 'passes over the data', defaultText: '1' },
+  maxTokens: { type: 'integer', minimum: 1, rare: true, help: 'tokens to train on, instead of --epochs' },
+  batchSize: { type: 'integer', minimum: 1, default: 4, help: 'examples per batch' },
+  gradientAccumulationSteps: { type: 'integer', minimum: 1, default: 1, help: 'batches per step' },
+  packing: { type: 'boolean', help: 'several examples in a row of --max-length tokens' },
+  packLength: { type: 'integer', minimum: 1 },
+  groupByLength: { type: 'boolean', rare: true, help: 'batches of examples of similar length: less padding' },
+  shuffleWindow: { type: 'integer', minimum: 1, default: 1000 },
+  lr: { type: 'number', value: 'RATE', minimum: 0, default: 2e-4, help: 'learning rate' },
+  schedule: {
+    type: 'string',
+    value: 'NAME',
+    choices: ['constant', 'linear', 'cosine', 'wsd'],
+    default: 'cosine',
+    help: 'of the rate',
+  },
+  warmupSteps: {
+    type: 'steps',
+    minimum: 0,
+    default: 0,
+    own: true,
+    help: 'rising steps, or below 1 a share',
+  },
+  decaySteps: {
+    type: 'steps',
+    minimum: 0,
+    own: true,
+    needs: { schedule: 'wsd' },
+    rare: true,
+    help: 'falling steps of wsd, or below 1 a share',
+    defaultText: '0.1',
+  },
+  weightDecay: { type: 'number', value: 'W', minimum: 0, default: 0, help: 'decay of the weights' },
+  maxGradNorm: {
+    type: 'number',
+    value: 'NORM',
+    minimum: 0,
+    default: 1,
+    rare: true,
+    help: 'clips the gradients, of all parameters together; 0 does not',
+  },
+  optimizer: {
+    type: 'string',
+    value: 'NAME',
+    choices: ['adamw', 'adamw8bit', 'sgd', 'lion'],
+    default: 'adamw',
+    own: true,
+    help: 'optimizer',
+  },
+  loraPlusRatio: {
+    type: 'number',
+    value: 'RATIO',
+    above: 0,
+    rare: true,
+    help: 'LoRA+: up learns at RATIO times --lr',
+  },
+  evalEvery: {
+    type: 'integer',
+    minimum: 1,
+    needs: { evalData: true },
+    help: 'steps between evaluations',
+  },
+  saveEvery: {
+    type: 'integer',
+    minimum: 1,
+    needs: { outDir: true },
+    help: 'steps between checkpoints',
+  },
+  saveLimit: { type: 'integer', minimum: 1, rare: true, help: 'checkpoints to keep', defaultText: 'all' },
+  keepBest: {
+    type: 'boolean',
+    needs: { evalEvery: true, outDir: true },
+    help: 'end with the adapter of the best evaluation',
+  },
+  earlyStopping: { type: 'object', needs: { evalEvery: true } },
+  gradientCheckpointing: { type: 'boolean', help: 'less memory, more time, the same result' },
+  neftuneNoiseAlpha: {
+    type: 'number',
+    value: 'A',
+    minimum: 0,
+    default: 0,
+    rare: true,
+    help: 'noise on the embeddings',
+  },
+  seed: { type: 'integer', minimum: 0, default: 0, help: 'of the adapter and of the order of data' },
+  report: { type: 'boolean', needs: { outDir: true }, help: 'report.html in --out-dir' },
+  resume: { type: 'boolean', own: true, help: 'go on from the newest checkpoint in --out-dir' },
+  parameters: { type: 'object' },
+} as const satisfies Options;
+
+/** How tokens are drawn; what a program gives is checked in engine/sampling.ts. */
+export const generationOptions = {
+  maxNewTokens: {
+    type: 'integer',
+    minimum: 0,
+    help: 'most tokens to generate',
+    defaultText: "the model's, else 128",
+  },
+  temperature: { type: 'number', value: 'T', minimum: 0, help: '0 is greedy', defaultText: "the model's" },
+  topK: {
+    type: 'integer',
+    value: 'K',
+    minimum: 0,
+    help: 'only the K likeliest tokens, 0 for all',
+    defaultText: "the model's",
+  },
+  topP: {
+    type: 'number',
+    value: 'P',
+    minimum: 0,
+    help: 'only the likeliest tokens of mass P',
+    defaultText: "the model's",
+  },
+  minP: {
+    type: 'number',
+    value: 'P',
+    minimum: 0,
+    help: "only what has P of the likeliest's probability",
+    defaultText: "the model's",
+  },
+  repetitionPenalty: {
+    type: 'number',
+    value: 'X',
+    minimum: 0,
+    help: 'above 1: avoids tokens of prompt and text',
+    defaultText: "the model's",
+  },
+  presencePenalty: {
+    type: 'number',
+    value: 'X',
+    help: 'avoids tokens that the text has',
+    defaultText: '0',
+  },
+  frequencyPenalty: {
+    type: 'number',
+    value: 'X',
+    help: 'the same, for each time that it has them',
+    defaultText: '0',
+  },
+  logitBias: { type: 'object' },
+  logprobs: { type: 'object' },
+  n: { type: 'integer', minimum: 1, default: 1, help: 'texts to generate from the prompt' },
+  seed: { type: 'integer', minimum: 0, help: 'of the random draws' },
+  jsonSchema: {
+    type: 'string',
+    value: 'FILE',
+    own: true,
+    help: 'a JSON Schema that the text is valid under',
+    defaultText: 'none',
+  },
+  stop: {
+    type: 'string',
+    repeat: true,
+    help: 'ends the text; may be repeated',
+    defaultText: "the model's",
+  },
+  ignoreEos: { type: 'object' },
+  adapter: { type: 'object' },
+  tools: { type: 'object' },
+  variables: { type: 'object' },
+  continueAssistant: { type: 'boolean' },
+  signal: { type: 'object' },
+} as const satisfies Options;
