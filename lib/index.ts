@@ -118,3 +118,7 @@ export type { MemoryEstimate, MemoryOptions } from './models/memory';
 export { readAdapter, writeAdapter } from './peft/adapter_files';
 export type { AdapterFiles, ReadAdapterOptions } from './peft/adapter_files';
 export type { LoRAConfig, LoRAConfigInput } from './peft/config';
+export { createOpenAIHandler } from './serve/handler';
+export type { OpenAIHandler } from './serve/handler';
+export type { OpenAIHandlerOptions, ServeLogger } from './serve/options';
+export type { ApiKey } from './serve/clients';

@@ -75,6 +75,13 @@ export const areas = [
     ],
   },
   {
+    page: 'reference/api/serving',
+    title: 'Serving',
+    intro:
+      '`createOpenAIHandler` answers the requests of OpenAI’s clients from one model and its adapters. It is a listener for `node:http`.',
+    names: ['createOpenAIHandler', 'OpenAIHandlerOptions', 'ApiKey', 'ServeLogger', 'OpenAIHandler'],
+  },
+  {
     page: 'reference/api/training',
     title: 'Training and data',
     intro:

@@ -443,7 +443,7 @@ example(
   },
 );
 
-for (const name of ['server.mjs', 'serve-and-train.mjs']) tested.add(name);
+for (const name of ['server.mjs', 'serve-and-train.mjs', 'openai-server.mjs']) tested.add(name);
 /** A program that listens, on a port that was free. */
 function listening(name: string, args: readonly string[], more: NodeJS.ProcessEnv = {}) {
   const child = spawn(process.execPath, [join(examples, name), ...args], {
@@ -563,6 +563,39 @@ test('serve-and-train.mjs: many clients with their own adapters are answered whi
     await model.dispose();
   }
 }, 300_000);
+
+test('openai-server.mjs: it answers as the model does, streams, asks for the key, and drains', async () => {
+  const model = await CausalLM.fromPretrained(base);
+  fillAdapter(model.addAdapter({ r: 4, targetModules: 'all-linear' }, { name: 'one' }), 5, 0.1);
+  await model.adapters.get('one')!.save(join(scratch, 'openai-one'));
+  const server = listening('openai-server.mjs', [base, 'one=openai-one'], { API_KEY: 'secret' });
+  try {
+    const [, port] = await server.says(/listening on (\d+)/);
+    const post = (request: object, authorization = 'Bearer secret'): Promise<Response> =>
+      fetch(`http://127.0.0.1:${port!}/v1/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', authorization },
+        body: JSON.stringify({ prompt: 'On Monday', max_tokens: 12, temperature: 0, ...request }),
+      });
+    for (const [name, adapter] of [
+      ['base', null],
+      ['one', 'one'],
+    ] as const) {
+      const { text } = await model.generate('On Monday', { maxNewTokens: 12, temperature: 0, adapter });
+      const answer = (await (await post({ model: name })).json()) as { choices: { text: string }[] };
+      expect(answer.choices[0]!.text).toBe(text);
+    }
+    expect((await post({}, 'Bearer other')).status).toBe(401);
+    const stream = await post({ stream: true, max_tokens: 300, ignore_eos: true });
+    const ended = server.end('SIGTERM');
+    expect(await stream.text()).toMatch(/"finish_reason":"length".*\n\ndata: \[DONE\]\n\n$/);
+    expect(await ended).toBe(0);
+    expect(server.said.errors).toBe('');
+  } finally {
+    await server.end('SIGKILL');
+    await model.dispose();
+  }
+}, 120_000);
 
 for (const [runtime, ...flags] of [
   ['bun', 'run'],

@@ -1,0 +1,133 @@
+/** Generates the texts of a request and answers with them, whole or as they come. */
+import type { GeneratedToken } from '../engine/request';
+import type { GenerationResult } from '../models/generate';
+import { invalid } from './api_error';
+import { EventStream } from './event_stream';
+import type { AnsweredText, Format, Usage } from './formats';
+import { merged } from './merged';
+import type { RequestedSampling } from './sampling_fields';
+import type { Call } from './service';
+
+/** What a request asks for. */
+export interface TextsPlan {
+  /** The name of the base or of an adapter. */
+  readonly model: string;
+  /** The field that holds the prompts, and how many there are. */
+  readonly promptField: 'messages' | 'prompt';
+  readonly promptCount: number;
+  /** Their ids, which are made when the request has its turn. */
+  readonly prompts: (signal: AbortSignal) => Promise<readonly (readonly number[])[]>;
+  readonly sampling: RequestedSampling;
+  /** Undefined: as many as the server gives where nothing is said. */
+  readonly maxTokens: number | undefined;
+  readonly logprobs: number | undefined;
+  readonly stream: boolean;
+  readonly includeUsage: boolean;
+  readonly format: Format;
+}
+
+/** Tokens that may follow a prompt. @throws 400 where the model's context is too short. */
+function tokensAfter(ids: readonly number[], plan: TextsPlan, context: number, otherwise: number): number {
+  const { maxTokens, promptField } = plan;
+  const wanted = maxTokens ?? 0;
+  if (ids.length >= context || ids.length + wanted > context)
+    throw invalid(
+      `this model's maximum context length is ${context} tokens, but you asked for ${ids.length + wanted}: ${ids.length} in the ${promptField} and ${wanted} to generate`,
+      promptField,
+      'context_length_exceeded',
+    );
+  return maxTokens ?? Math.min(otherwise, context - ids.length);
+}
+
+/** Waits for the request's turn, and holds the adapter while it runs. */
+export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
+  const { service, exchange, client } = call;
+  const { signal } = exchange;
+  exchange.facts.model = plan.model;
+  exchange.facts.stream = plan.stream;
+  if (!service.adapters.has(plan.model)) throw service.adapters.unknown(plan.model);
+  const lease = await service.queue.enter(client.lane, plan.promptCount * plan.sampling.n, signal);
+  try {
+    const use = await service.adapters.acquire(plan.model);
+    try {
+      const { stallTimeoutMs } = service.settings;
+      const events = new EventStream(exchange.response, {
+        signal,
+        stallTimeoutMs,
+        onPause: () => lease.pause(),
+        onResume: () => lease.resume(),
+      });
+      await generate(call, plan, use.adapter, events);
+    } finally {
+      use.release();
+    }
+  } finally {
+    lease.release();
+  }
+}
+
+async function generate(
+  { service: { model, settings }, exchange }: Call,
+  plan: TextsPlan,
+  adapter: Parameters<typeof model.setAdapter>[0],
+  events: EventStream,
+): Promise<void> {
+  const { signal, facts } = exchange;
+  const { sampling, logprobs, format, stream } = plan;
+  const prompts = await plan.prompts(signal);
+  signal.throwIfAborted();
+  const context = model.config.maxPositionEmbeddings;
+  const limits = prompts.map((ids) => tokensAfter(ids, plan, context, settings.defaultMaxTokens));
+  const handles = prompts.map((ids, i) =>
+    model.generate(ids, { ...sampling, maxNewTokens: limits[i], logprobs, adapter, signal }),
+  );
+  const choices = prompts.length * sampling.n;
+  const tokens: GeneratedToken[][] = Array.from({ length: choices }, () => []);
+  const open = async (): Promise<void> => {
+    if (events.begun) return;
+    for (let choice = 0; choice < choices; choice++) await sendIfAny(events, format.opening(choice));
+  };
+  for await (const [source, token] of merged(handles)) {
+    facts.firstTokenMs ??= exchange.elapsedMs;
+    const choice = source * sampling.n + (token.index ?? 0);
+    if (!stream) {
+      if (logprobs !== undefined) tokens[choice]!.push(token);
+      continue;
+    }
+    await open();
+    await sendIfAny(events, format.piece(choice, token));
+  }
+  const results = await Promise.all(handles.map(({ result }) => result));
+  const usage = usageOf(results);
+  const texts = results
+    .flatMap((result) => result.choices ?? [result])
+    .map(({ text, finishReason }, i): AnsweredText => ({ text, finishReason, tokens: tokens[i]! }));
+  facts.promptTokens = usage.prompt_tokens;
+  facts.completionTokens = usage.completion_tokens;
+  facts.cachedTokens = usage.prompt_tokens_details.cached_tokens;
+  if (settings.logPrompts) facts.texts = texts.map(({ text }) => text);
+  if (!stream) return exchange.json(format.whole(texts, usage));
+  await open();
+  for (const [choice, { finishReason }] of texts.entries())
+    await events.send(format.ending(choice, finishReason));
+  if (plan.includeUsage) await events.send(format.usage(usage));
+  await events.send('[DONE]');
+  exchange.response.end();
+}
+
+async function sendIfAny(events: EventStream, event: object | undefined): Promise<void> {
+  if (event) await events.send(event);
+}
+
+function usageOf(results: readonly GenerationResult[]): Usage {
+  const sum = (count: (usage: GenerationResult['usage']) => number): number =>
+    results.reduce((total, { usage }) => total + count(usage), 0);
+  const prompt_tokens = sum(({ promptTokens }) => promptTokens);
+  const completion_tokens = sum(({ completionTokens }) => completionTokens);
+  return {
+    prompt_tokens,
+    completion_tokens,
+    total_tokens: prompt_tokens + completion_tokens,
+    prompt_tokens_details: { cached_tokens: sum(({ cachedTokens }) => cachedTokens) },
+  };
+}

@@ -1,0 +1,71 @@
+/** Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html), written no faster than they are read. */
+import type { ServerResponse } from 'node:http';
+import { ApiError } from './api_error';
+
+/** What happens around a reader that does not keep up. */
+export interface Backpressure {
+  /** Aborted where the connection closes. */
+  readonly signal: AbortSignal;
+  /** How long a reader may take nothing before its stream is ended. */
+  readonly stallTimeoutMs: number;
+  /** Called when the stream has to wait, and when it goes on. */
+  readonly onPause: () => void;
+  readonly onResume: () => void;
+}
+
+export class EventStream {
+  readonly #response: ServerResponse;
+  readonly #pressure: Backpressure;
+
+  constructor(response: ServerResponse, pressure: Backpressure) {
+    this.#response = response;
+    this.#pressure = pressure;
+  }
+
+  /** Whether the answer has begun: its status can then no longer be another one. */
+  get begun(): boolean {
+    return this.#response.headersSent;
+  }
+
+  /**
+   * Sends one event, and waits where the connection has enough of them.
+   * @throws the reason of the signal; what ends a stream whose reader has stopped.
+   */
+  async send(event: object | '[DONE]'): Promise<void> {
+    const response = this.#response;
+    if (!response.headersSent)
+      response.writeHead(200, {
+        'content-type': 'text/event-stream; charset=utf-8',
+        'cache-control': 'no-cache',
+        // nginx would collect events before it passes them on.
+        'x-accel-buffering': 'no',
+      });
+    const data = typeof event === 'string' ? event : JSON.stringify(event);
+    if (!response.write(`data: ${data}\n\n`)) await this.#drained();
+    this.#pressure.signal.throwIfAborted();
+  }
+
+  #drained(): Promise<void> {
+    const response = this.#response;
+    const { signal, stallTimeoutMs, onPause, onResume } = this.#pressure;
+    onPause();
+    return new Promise((resolve, reject) => {
+      const end = (settle: () => void): void => {
+        clearTimeout(timer);
+        response.off('drain', drained);
+        signal.removeEventListener('abort', aborted);
+        onResume();
+        settle();
+      };
+      const drained = (): void => end(resolve);
+      const aborted = (): void => end(() => reject(signal.reason as Error));
+      const timer = setTimeout(
+        () => end(() => reject(new ApiError(408, 'the stream was not read', { code: 'timeout' }))),
+        stallTimeoutMs,
+      );
+      response.on('drain', drained);
+      signal.addEventListener('abort', aborted, { once: true });
+      if (signal.aborted) aborted();
+    });
+  }
+}

@@ -1,0 +1,83 @@
+/** One request and its answer. */
+import { randomBytes } from 'node:crypto';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { ApiError } from './api_error';
+
+/** What logs say of a request when it has ended. */
+export interface ExchangeFacts {
+  /** The name of the API key. */
+  client?: string | undefined;
+  model?: string;
+  stream?: boolean;
+  promptTokens?: number;
+  cachedTokens?: number;
+  completionTokens?: number;
+  /** Milliseconds to the first token, waiting for its turn included. */
+  firstTokenMs?: number;
+  /** With `logPrompts` alone. */
+  prompt?: unknown;
+  texts?: readonly string[];
+}
+
+/** The reason of what is stopped because nobody waits for it any more. */
+export class ClientLeft extends Error {
+  override readonly message = 'the client closed the connection';
+}
+
+export class Exchange {
+  readonly id = `req_${randomBytes(12).toString('hex')}`;
+  readonly began = performance.now();
+  readonly facts: ExchangeFacts = {};
+  readonly #gone = new AbortController();
+
+  constructor(
+    readonly request: IncomingMessage,
+    readonly response: ServerResponse,
+  ) {
+    response.on('close', () => {
+      if (!response.writableFinished) this.#gone.abort(new ClientLeft());
+    });
+    response.on('error', () => undefined); // of a connection that is gone; 'close' tells
+    response.setHeader('x-request-id', this.id);
+  }
+
+  /** Aborted where the client leaves before it has its answer. */
+  get signal(): AbortSignal {
+    return this.#gone.signal;
+  }
+
+  /** The path without the query. */
+  get path(): string {
+    return (this.request.url ?? '/').split(/[?#]/, 1)[0]!;
+  }
+
+  get elapsedMs(): number {
+    return performance.now() - this.began;
+  }
+
+  /** Answers with one object, and ends. */
+  json(value: object, status = 200, headers: Readonly<Record<string, string>> = {}): void {
+    this.text(JSON.stringify(value), 'application/json; charset=utf-8', status, headers);
+  }
+
+  text(body: string, type: string, status = 200, headers: Readonly<Record<string, string>> = {}): void {
+    const { response } = this;
+    if (response.headersSent || response.destroyed) return;
+    response.writeHead(status, {
+      ...headers,
+      'content-type': type,
+      'content-length': Buffer.byteLength(body),
+      'x-content-type-options': 'nosniff',
+    });
+    response.end(body);
+  }
+
+  /** Tells of a failure: with its status, or as the last event of a stream that has begun. */
+  fail(error: ApiError): void {
+    const { response } = this;
+    if (!response.headersSent) return this.json(error.toJSON(), error.status, error.headers);
+    if (error.status === 408)
+      response.destroy(); // nobody reads what would be said
+    else response.end(`data: ${JSON.stringify(error)}\n\n`);
+  }
+}

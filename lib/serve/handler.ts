@@ -1,0 +1,163 @@
+/** OpenAI's API over one base and many adapters, as a handler for node:http. */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { CausalLM } from '../models/causal_lm';
+import { ApiError, toApiError, unavailable, unsupported } from './api_error';
+import { readFields } from './body';
+import { chatCompletions } from './chat_endpoint';
+import { completions } from './completions_endpoint';
+import { ClientLeft, Exchange } from './exchange';
+import type { Fields } from './fields';
+import { listModels, retrieveModel } from './models_endpoints';
+import { handlerSettings, type OpenAIHandlerOptions } from './options';
+import { Service, type Call } from './service';
+import { detokenize, tokenize } from './tokenize_endpoints';
+
+/** What {@link createOpenAIHandler} gives: a listener for the requests of an http server. */
+export interface OpenAIHandler {
+  (request: IncomingMessage, response: ServerResponse): void;
+  /**
+   * Takes no more requests (503), and waits until those that came before have their answers, waiting ones included. The model and the
+   * http server are the program's, which closes them.
+   */
+  close(): Promise<void>;
+}
+
+type Endpoint = (call: Call, fields: Fields) => Promise<void>;
+
+const posts: Readonly<Record<string, Endpoint>> = {
+  '/v1/chat/completions': chatCompletions,
+  '/v1/completions': completions,
+  '/v1/embeddings': async () => {
+    throw unsupported('/v1/embeddings', 'the model generates text');
+  },
+  '/tokenize': tokenize,
+  '/detokenize': detokenize,
+};
+
+const gets: Readonly<Record<string, (call: Call) => Promise<void>>> = {
+  '/v1/models': listModels,
+};
+
+const modelPath = '/v1/models/';
+
+class Handler {
+  readonly #service: Service;
+  /** Requests that have no answer yet. */
+  readonly #open = new Set<Exchange>();
+  #closing = false;
+  #idle: (() => void)[] = [];
+
+  constructor(service: Service) {
+    this.#service = service;
+  }
+
+  async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const exchange = new Exchange(request, response);
+    this.#open.add(exchange);
+    let failure: unknown;
+    try {
+      await this.#route(exchange);
+    } catch (error) {
+      failure = error;
+      if (!exchange.signal.aborted) exchange.fail(toApiError(error));
+    } finally {
+      this.#log(exchange, failure);
+      this.#open.delete(exchange);
+      if (this.#open.size === 0) for (const idle of this.#idle.splice(0)) idle();
+    }
+  }
+
+  async #route(exchange: Exchange): Promise<void> {
+    const { path, request, response } = exchange;
+    const method = request.method === 'HEAD' ? 'GET' : request.method;
+    if (this.#closing) response.setHeader('connection', 'close');
+    if (path === '/health') return this.#health(exchange);
+    if (this.#closing) throw unavailable('the server is closing', 'closing');
+    const client = this.#service.clients.of(request);
+    exchange.facts.client = client.name;
+    const call: Call = { service: this.#service, exchange, client };
+    const post = Object.hasOwn(posts, path) ? posts[path] : undefined;
+    const get = Object.hasOwn(gets, path) ? gets[path] : undefined;
+    if (post && method === 'POST') {
+      const close = client.open();
+      try {
+        await post(call, await readFields(request, this.#service.settings));
+      } finally {
+        close();
+      }
+    } else if (get && method === 'GET') await get(call);
+    else if (path.startsWith(modelPath) && method === 'GET')
+      await retrieveModel(call, decoded(path.slice(modelPath.length)));
+    else if (post || get || path.startsWith(modelPath)) {
+      const allow = post ? 'POST' : 'GET, HEAD';
+      throw new ApiError(405, `expected ${allow} ${path} but received ${request.method}`, {
+        code: 'method_not_allowed',
+        headers: { allow },
+      });
+    } else throw new ApiError(404, `unknown request URL: ${request.method} ${path}`, { code: 'unknown_url' });
+  }
+
+  #health(exchange: Exchange): void {
+    const { model, queue } = this.#service;
+    const ready = !this.#closing && !model.disposed;
+    exchange.json(
+      { status: ready ? 'ok' : 'closing', running: queue.running, waiting: queue.waiting },
+      ready ? 200 : 503,
+    );
+  }
+
+  #log(exchange: Exchange, failure: unknown): void {
+    const { logger } = this.#service.settings;
+    if (!logger) return;
+    const { id, request, response, path, facts, elapsedMs, signal } = exchange;
+    const left = signal.aborted && signal.reason instanceof ClientLeft;
+    // 499 is what nginx writes where the client has left before the answer.
+    const status = left ? 499 : response.statusCode;
+    const ms = Math.round(elapsedMs);
+    const line = { id, method: request.method, path, status, ms, ...facts };
+    const known = failure instanceof ApiError || left;
+    if (failure !== undefined && !known && toApiError(failure).status >= 500)
+      logger.error({ ...line, err: failure }, 'request failed');
+    else logger.info(failure instanceof ApiError ? { ...line, error: failure.message } : line, 'request');
+  }
+
+  async close(): Promise<void> {
+    this.#closing = true;
+    if (this.#open.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+}
+
+function decoded(name: string): string {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
+}
+
+/**
+ * Serves a model and its adapters with OpenAI's API: /v1/models, /v1/chat/completions, /v1/completions, and beside it /tokenize,
+ * /detokenize and /health. The `model` of a request is the name of the base or of an adapter; requests with different adapters are
+ * computed together. Fields that are not known are ignored, fields that cannot be honoured are refused by name.
+ *
+ * The handler is a listener for node:http. It reads bodies of bounded size, lets clients take turns, ends a request whose client has
+ * left, and waits for slow readers; the time for headers and the number of connections are the server's to bound
+ * (`headersTimeout`, `maxConnections`).
+ *
+ * @throws ERR_ARGUMENT for an unknown option, a wrong value, or a name that is taken.
+ * @example
+ * const model = await CausalLM.fromPretrained('smollm2-135m');
+ * const handler = createOpenAIHandler(model, { adapters: { sql: 'runs/sql' } });
+ * const server = createServer(handler).listen(8080, '127.0.0.1');
+ * process.once('SIGTERM', async () => {
+ *   server.close();
+ *   await handler.close();
+ *   await model.dispose();
+ * });
+ */
+export function createOpenAIHandler(model: CausalLM, options: OpenAIHandlerOptions = {}): OpenAIHandler {
+  const handler = new Handler(new Service(model, handlerSettings(model, options)));
+  const listener = (request: IncomingMessage, response: ServerResponse): void =>
+    void handler.answer(request, response);
+  return Object.assign(listener, { close: () => handler.close() });
+}

@@ -1,0 +1,103 @@
+/** The options of createOpenAIHandler, checked. */
+import { basename } from 'node:path';
+import { idOfSnapshot } from '../hub/cache';
+import type { CausalLM } from '../models/causal_lm';
+import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
+import type { ApiKey } from './clients';
+
+/** Where events go: what pino, winston and console have. */
+export interface ServeLogger {
+  /** One line for each request that has ended. */
+  info(fields: object, message: string): void;
+  /** Failures that are no mistakes of a client, with the error as `err`. */
+  error(fields: object, message: string): void;
+}
+
+/** The options of {@link createOpenAIHandler}. */
+export interface OpenAIHandlerOptions {
+  /** The name of the base model in requests. Default: its name on the hub, else that of its folder. */
+  modelName?: string | undefined;
+  /** Folders of PEFT adapters by the names that requests use. An adapter is loaded when it is first asked for. */
+  adapters?: Readonly<Record<string, string | URL>> | undefined;
+  /** Most of these adapters in memory; the one that was used longest ago leaves, one in use does not. Default 16. */
+  maxAdapters?: number | undefined;
+  /** Keys that requests must carry one of. Default: none, and everybody who can connect may ask. */
+  apiKeys?: readonly (string | ApiKey)[] | undefined;
+  /** Texts that are given to the engine at once; its `maxBatchSize` is a good number. Default 16. */
+  maxRunning?: number | undefined;
+  /** Requests that wait for their turn; one more is 429. Default 256. */
+  maxQueued?: number | undefined;
+  /** Tokens of texts whose request names no limit, as far as the model's context allows. Default 1024. */
+  defaultMaxTokens?: number | undefined;
+  /** Most messages of a conversation, which a template reads in one piece. Default 1024. */
+  maxMessages?: number | undefined;
+  /** Most bytes of a request's body; more is 413. Default 4 MiB. */
+  maxBodyBytes?: number | undefined;
+  /** Milliseconds within which a body has to come; 408 after it. Default 30000. */
+  bodyTimeoutMs?: number | undefined;
+  /** Milliseconds after which a stream ends that its client does not read. Default 60000. */
+  stallTimeoutMs?: number | undefined;
+  /** Gets one line for each request, and failures. Default: none. */
+  logger?: ServeLogger | undefined;
+  /** Puts prompts and texts into these lines. Default false. */
+  logPrompts?: boolean | undefined;
+}
+
+type Defaults = Required<{
+  [K in keyof OpenAIHandlerOptions as OpenAIHandlerOptions[K] extends number | undefined ? K : never]: number;
+}>;
+
+const defaults: Defaults = {
+  maxAdapters: 16,
+  maxRunning: 16,
+  maxQueued: 256,
+  defaultMaxTokens: 1024,
+  maxMessages: 1024,
+  maxBodyBytes: 4 * 2 ** 20,
+  bodyTimeoutMs: 30_000,
+  stallTimeoutMs: 60_000,
+};
+
+/** Every option, with what holds without it. */
+export interface HandlerSettings extends Defaults {
+  readonly modelName: string;
+  readonly adapters: Readonly<Record<string, string | URL>>;
+  readonly apiKeys: readonly (string | ApiKey)[];
+  readonly logger: ServeLogger | undefined;
+  readonly logPrompts: boolean;
+}
+
+const op = 'createOpenAIHandler';
+
+/** @throws ERR_ARGUMENT for an unknown option or a wrong value. */
+export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions): HandlerSettings {
+  const others = ['modelName', 'adapters', 'apiKeys', 'logger', 'logPrompts'];
+  checkOptions(op, options, [...Object.keys(defaults), ...others]);
+  const numbers = { ...defaults };
+  for (const name of Object.keys(defaults) as (keyof Defaults)[]) {
+    const value = options[name];
+    if (value === undefined) continue;
+    checkInteger(op, name, value, name === 'maxQueued' ? 0 : 1);
+    numbers[name] = value;
+  }
+  const { adapters = {}, apiKeys = [], logger, logPrompts = false } = options;
+  const modelName = options.modelName ?? idOfSnapshot(model.directory) ?? basename(model.directory);
+  check(
+    typeof modelName === 'string' && modelName !== '',
+    op,
+    `expected modelName to be a text but received ${describe(modelName)}`,
+  );
+  checkBoolean(op, 'logPrompts', logPrompts);
+  check(Array.isArray(apiKeys), op, `expected apiKeys to be a list but received ${describe(apiKeys)}`);
+  check(
+    typeof adapters === 'object' && adapters !== null,
+    op,
+    `expected adapters to be an object of folders by name but received ${describe(adapters)}`,
+  );
+  check(
+    logger === undefined || (typeof logger?.info === 'function' && typeof logger.error === 'function'),
+    op,
+    'expected logger to have info() and error()',
+  );
+  return { ...numbers, modelName, adapters, apiKeys, logger, logPrompts };
+}

@@ -1,0 +1,217 @@
+/**
+ * The adapters that requests name. Those that the server knows by their folders are loaded when they are first asked for; the one that
+ * was used longest ago leaves where there are too many, and none leaves while a request uses it.
+ */
+import { resolve } from 'node:path';
+import { toPath } from '../formats/paths';
+import type { CausalLM } from '../models/causal_lm';
+import type { Adapter } from '../peft/adapter';
+import { readAdapter } from '../peft/adapter_files';
+import { check, suggest } from '../validate';
+import { ApiError } from './api_error';
+
+/** An adapter that a request uses, or null for the base, until release() is called. */
+export interface AdapterUse {
+  readonly adapter: Adapter | null;
+  release(): void;
+}
+
+/** An adapter that the server knows by its folder. */
+interface Entry {
+  readonly name: string;
+  readonly path: string;
+  /** How many requests use it, or wait for it. */
+  uses: number;
+  /** Set while it is in memory, or on its way there. */
+  loaded: Promise<Adapter> | undefined;
+  /** Whether it was taken from the list while requests used it. */
+  removed: boolean;
+}
+
+/** What /v1/models says of one. */
+export interface ServedModel {
+  readonly name: string;
+  /** The model that it changes; null of the base itself. */
+  readonly parent: string | null;
+  /** Where it lies. */
+  readonly root: string;
+}
+
+const op = 'createOpenAIHandler';
+
+/** Names that stand in URLs and JSON as they are. */
+const servedName = /^[\w.@-][\w.:@/-]{0,255}$/;
+
+const nothing = (): void => undefined;
+
+export class ServedAdapters {
+  readonly #model: CausalLM;
+  readonly #most: number;
+  /** The one that was asked for last is the last one. */
+  readonly #entries = new Map<string, Entry>();
+  /** What those that this class loaded are called in the model: other names than the program gives. */
+  readonly #inner = new Set<string>();
+  /** Adapters that are in memory, or on their way there. */
+  #resident = 0;
+  /** Called when an adapter is no longer used, or has left. */
+  #freed: (() => void)[] = [];
+  /** How often the files of an adapter were read. */
+  loads = 0;
+
+  /** `base`: the name of the model without an adapter. */
+  constructor(
+    model: CausalLM,
+    readonly base: string,
+    maxAdapters: number,
+  ) {
+    this.#model = model;
+    this.#most = maxAdapters;
+  }
+
+  /** Adapters in memory that were loaded because requests named them. */
+  get resident(): number {
+    return this.#resident;
+  }
+
+  /** Makes a folder known by a name. @throws ERR_ARGUMENT for a name that is taken, or that is none. */
+  register(name: string, path: string | URL): void {
+    check(
+      servedName.test(name),
+      op,
+      `expected names of adapters of letters, digits and ._-:@/ but received '${name}'`,
+    );
+    check(!this.has(name), op, `expected a new name but there is a model '${name}' already`);
+    const entry = { name, path: resolve(toPath(path, op)), uses: 0, loaded: undefined, removed: false };
+    this.#entries.set(name, entry);
+  }
+
+  /** Takes an adapter from the list: requests that use it go on, others no longer find it. */
+  unregister(name: string): void {
+    const entry = this.#entries.get(name);
+    if (!entry) throw this.unknown(name);
+    this.#entries.delete(name);
+    entry.removed = true;
+    this.#leaveIfRemoved(entry);
+  }
+
+  /** Whether requests may name it. */
+  has(name: string): boolean {
+    return name === this.base || this.#entries.has(name) || this.#own(name) !== undefined;
+  }
+
+  /** An adapter that the program itself has added to the model. */
+  #own(name: string): Adapter | undefined {
+    return this.#inner.has(name) ? undefined : this.#model.adapters.get(name);
+  }
+
+  /** The base, then the adapters in the order of their names. */
+  list(): ServedModel[] {
+    const parent = this.base;
+    const adapters = new Map<string, ServedModel>();
+    for (const name of this.#model.adapters.keys())
+      if (!this.#inner.has(name)) adapters.set(name, { name, parent, root: name });
+    for (const { name, path } of this.#entries.values()) adapters.set(name, { name, parent, root: path });
+    const sorted = [...adapters.values()].sort((a, b) => (a.name < b.name ? -1 : 1));
+    return [{ name: parent, parent: null, root: this.#model.directory }, ...sorted];
+  }
+
+  /** What a request is told that names another one. */
+  unknown(name: string): ApiError {
+    const near = suggest(
+      name,
+      this.list().map((model) => model.name),
+    );
+    const help = near === undefined ? '' : `; did you mean '${near}'?`;
+    return new ApiError(404, `the model '${name.slice(0, 256)}' does not exist${help}`, {
+      code: 'model_not_found',
+      param: 'model',
+    });
+  }
+
+  /**
+   * Holds the adapter of this name, which is loaded where it is not in memory.
+   * @throws 404; what loading throws.
+   */
+  async acquire(name: string): Promise<AdapterUse> {
+    if (name === this.base) return { adapter: null, release: nothing };
+    const entry = this.#entries.get(name);
+    if (!entry) {
+      const adapter = this.#own(name);
+      if (!adapter) throw this.unknown(name);
+      return { adapter, release: nothing }; // the program decides how long it stays
+    }
+    this.#entries.delete(name);
+    this.#entries.set(name, entry);
+    entry.uses++;
+    let held = true;
+    const release = (): void => {
+      if (!held) return;
+      held = false;
+      entry.uses--;
+      this.#leaveIfRemoved(entry);
+      this.#wake();
+    };
+    try {
+      return { adapter: await (entry.loaded ??= this.#load(entry)), release };
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  async #load(entry: Entry): Promise<Adapter> {
+    try {
+      await this.#room();
+    } catch (error) {
+      entry.loaded = undefined;
+      throw error;
+    }
+    const name = `${entry.name}#${++this.loads}`;
+    this.#inner.add(name);
+    try {
+      const files = await readAdapter(entry.path);
+      const { activeAdapter } = this.#model;
+      const adapter = await this.#model.loadAdapter(files, { name });
+      // The first adapter of a model becomes the active one, which the program did not ask for.
+      if (this.#model.activeAdapter === adapter) this.#model.setAdapter(activeAdapter);
+      return adapter;
+    } catch (error) {
+      entry.loaded = undefined;
+      this.#gone(name);
+      throw error;
+    }
+  }
+
+  /** Takes room for one more, where an adapter that nobody uses may have to leave. */
+  async #room(): Promise<void> {
+    while (this.#resident >= this.#most) {
+      const idle = [...this.#entries.values()].find(({ uses, loaded }) => loaded && uses === 0);
+      if (idle) await this.#leave(idle);
+      else await new Promise<void>((resolve) => this.#freed.push(resolve));
+    }
+    this.#resident++;
+  }
+
+  #leaveIfRemoved(entry: Entry): void {
+    // Where the program itself uses it, as only its own name in the model allows, it stays until the model goes.
+    if (entry.removed && entry.uses === 0 && entry.loaded) this.#leave(entry).catch(nothing);
+  }
+
+  async #leave(entry: Entry): Promise<void> {
+    const loaded = entry.loaded!;
+    entry.loaded = undefined; // before anybody else takes it
+    const adapter = await loaded;
+    await this.#model.removeAdapter(adapter.name);
+    this.#gone(adapter.name);
+  }
+
+  #gone(name: string): void {
+    this.#inner.delete(name);
+    this.#resident--;
+    this.#wake();
+  }
+
+  #wake(): void {
+    for (const go of this.#freed.splice(0)) go();
+  }
+}

@@ -1,0 +1,36 @@
+/** What the endpoints of a server share. */
+import type { CausalLM } from '../models/causal_lm';
+import { Clients, type Client } from './clients';
+import type { Exchange } from './exchange';
+import { FairQueue } from './fair_queue';
+import { type HandlerSettings } from './options';
+import { ServedAdapters } from './served_adapters';
+import { TokenTexts } from './token_texts';
+
+export class Service {
+  readonly queue: FairQueue;
+  readonly clients: Clients;
+  readonly adapters: ServedAdapters;
+  #tokenTexts: TokenTexts | undefined;
+
+  constructor(
+    readonly model: CausalLM,
+    readonly settings: HandlerSettings,
+  ) {
+    this.queue = new FairQueue(settings);
+    this.clients = new Clients(settings.apiKeys);
+    this.adapters = new ServedAdapters(model, settings.modelName, settings.maxAdapters);
+    for (const [name, path] of Object.entries(settings.adapters)) this.adapters.register(name, path);
+  }
+
+  get tokenTexts(): TokenTexts {
+    return (this.#tokenTexts ??= new TokenTexts(this.model.tokenizer));
+  }
+}
+
+/** What an endpoint gets beside the request. */
+export interface Call {
+  readonly service: Service;
+  readonly exchange: Exchange;
+  readonly client: Client;
+}
