@@ -59,3 +59,21 @@ export const utf8Rules = [
     `${bytes([15, 15], [4, 4])} ${bytes([8, 8])} ${tail} ${tail}`,
   ].join(' | ')}`,
 ];
+
+/** Any byte of a range beyond ASCII. */
+function byteRange([from, to]: readonly [number, number]): string {
+  const [high, last] = [from >> 4, to >> 4];
+  const [low, end] = [from & 15, to & 15];
+  if (high === last) return bytes([high, high], [low, end]);
+  const whole = [high + (low > 0 ? 1 : 0), last - (end < 15 ? 1 : 0)] as const;
+  const parts = [
+    ...(low > 0 ? [bytes([high, high], [low, 15])] : []),
+    ...(whole[0] <= whole[1] ? [bytes(whole)] : []),
+    ...(end < 15 ? [bytes([last, last], [0, end])] : []),
+  ];
+  return `(${parts.join(' | ')})`;
+}
+
+/** Any byte of the first range, then any of the second, and so on. */
+export const byteSequence = (ranges: readonly (readonly [number, number])[]): string =>
+  ranges.map(byteRange).join(' ');

@@ -50,7 +50,7 @@ export class Grammars implements Matcher {
     if (grammar.states > most)
       throw new LoRAError(
         'ERR_UNSUPPORTED',
-        `[generate] expected minLength and maxLength of a jsonSchema to count at most ${most} characters in all, for a vocabulary of ${this.#vocabSize} tokens, but received ${grammar.states}`,
+        `[generate] expected minLength, maxLength and patterns of a jsonSchema to count at most ${most} characters in all, for a vocabulary of ${this.#vocabSize} tokens, but received ${grammar.states}`,
         { op: 'generate' },
       );
     await this.#spell(tokenizer);

@@ -6,11 +6,14 @@ import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
 import { describe, listed } from '../validate';
 import { literal, utf8Rules } from './alphabet';
-import { anyNumber, integers, numberRules, numbers } from './json_numbers';
+import { isWide, ruleOf } from './automaton';
+import { anyNumber, integers, multiples, numberRules, numbers } from './json_numbers';
 import {
   annotations,
   checkPointer,
+  bounds,
   count,
+  fractionsOf,
   isOfType,
   keywordsOf,
   list,
@@ -18,10 +21,16 @@ import {
   op,
   ordered,
   referredTo,
+  stepOf,
+  stringParts,
   typesOf,
   unsupported,
   type Schema,
+  type StringPart,
 } from './json_schema_parts';
+import { SchemaFacts } from './schema_facts';
+import { stringRules, stringStates, type StringRules } from './string_language';
+import { patternBudget } from './terms';
 
 /** A JSON Schema: an object, or `true` for any JSON. */
 export type JsonSchema = true | Readonly<Record<string, unknown>>;
@@ -42,16 +51,8 @@ const mostLength = 128;
 const mostItems = 4096;
 
 /** Keywords of which a schema has at most one, and none of the types beside. */
-const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'allOf'];
+const alternatives = ['$ref', 'const', 'enum', 'anyOf', 'oneOf', 'allOf'];
 const supported = [...new Set([...alternatives, 'type', ...Object.values(keywordsOf).flat()])];
-
-/** Formats that the text is held to. A day is one that every month has, or that its month has in every year. */
-const formats: Readonly<Record<string, string>> = {
-  date: 'date',
-  time: 'time',
-  'date-time': 'date "T" time',
-  uuid: 'hex{8} "-" hex{4} "-" hex{4} "-" hex{4} "-" hex{12}',
-};
 
 const stringEnd = '"\\""';
 /** A character of a string, and what follows it. It is not a rule of its own: xgrammar settles a token that lies within one rule once. */
@@ -71,8 +72,6 @@ const baseRules = [
   'object ::= "{" ws (members ws)? "}"',
   'array ::= "[" ws (value (ws "," ws value)* ws)? "]"',
   'value ::= string | number | object | array | "true" | "false" | "null"',
-  'date ::= [0-9]{4} "-" ("02-" ("0" [1-9] | "1" [0-9] | "2" [0-8]) | ("0" [469] | "11") "-" ("0" [1-9] | [12] [0-9] | "30") | ("0" [13578] | "1" [02]) "-" ("0" [1-9] | [12] [0-9] | "3" [01]))',
-  'time ::= ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9] ":" [0-5] [0-9] ("." [0-9]{1,9})? ("Z" | [+-] ([01] [0-9] | "2" [0-3]) ":" [0-5] [0-9])',
 ];
 
 /** The short ones come first: xgrammar takes minutes for some thousand numbers of which one may come before another that begins it. */
@@ -91,16 +90,23 @@ class Grammar {
   readonly #open = new Set<string>();
   /** The rules of strings of bounded length. */
   readonly #strings = new Set<string>();
+  /** The first rule of the texts of each pattern or format. */
+  readonly #languages = new Map<string, string>();
+  /** The states of these that many tokens may follow. */
+  #wideStates = 0;
+  readonly #budget = patternBudget();
+  readonly #facts: SchemaFacts;
   /** The rule of each expression that has one. */
   readonly #named = new Map<string, string>();
 
   constructor(root: Schema | true) {
     this.#root = root;
+    this.#facts = new SchemaFacts(root);
     this.#add('root', this.#expression(root, '#', 0));
   }
 
   get grammar(): SchemaGrammar {
-    return { text: this.#rules.join('\n'), states: this.#strings.size };
+    return { text: this.#rules.join('\n'), states: this.#strings.size + this.#wideStates };
   }
 
   #add(name: string, body: string): void {
@@ -130,6 +136,8 @@ class Grammar {
     );
     const unknown = given.filter((key) => !supported.includes(key));
     if (unknown.length > 0) unsupported(path, `${listed(unknown)}; supported are ${supported.join(', ')}`);
+    const texts = stringParts(schema, given, path);
+    if (texts) return this.#string(texts);
     const choice = given.filter((key) => alternatives.includes(key));
     const valued = choice[0] === 'const' || choice[0] === 'enum';
     const rest = given.filter((key) => key !== choice[0] && !(valued && key === 'type'));
@@ -142,11 +150,12 @@ class Grammar {
       case 'enum':
         return this.#values(schema['enum'], schema, path);
       case 'anyOf':
-        return anyOf(
-          list(schema['anyOf'], `${path}/anyOf`, 1).map((one, i) =>
-            this.#expression(one, `${path}/anyOf/${i}`, depth + 1),
-          ),
-        );
+      case 'oneOf': {
+        const name = choice[0];
+        const all = list(schema[name], `${path}/${name}`, 1);
+        if (name === 'oneOf') this.#facts.checkApart(all, `${path}/oneOf`);
+        return anyOf(all.map((one, i) => this.#expression(one, `${path}/${name}/${i}`, depth + 1)));
+      }
       case 'allOf': {
         const all = list(schema['allOf'], `${path}/allOf`, 1);
         if (all.length > 1) unsupported(`${path}/allOf`, 'more than one schema');
@@ -178,7 +187,7 @@ class Grammar {
       case 'boolean':
         return '("true" | "false")';
       case 'string':
-        return this.#string(schema, path);
+        return this.#string([[schema, path]]);
       case 'integer':
       case 'number':
         return this.#number(type, schema, path);
@@ -189,19 +198,26 @@ class Grammar {
     }
   }
 
-  #string(schema: Schema, path: string): string {
-    const least = count(schema, 'minLength', path, mostLength) ?? 0;
-    const most = count(schema, 'maxLength', path, mostLength) ?? Infinity;
-    ordered(least, most, path, 'minLength', 'maxLength');
-    const { format } = schema;
-    if (format !== undefined && typeof format !== 'string')
-      malformed(`${path}/format`, 'a text', describe(format));
-    if (format !== undefined && Object.hasOwn(formats, format)) {
-      if (least > 0 || most < Infinity)
-        unsupported(path, `minLength or maxLength beside the format ${format}`);
-      return `"\\"" ${formats[format]} "\\""`;
-    }
-    return `"\\"" ${this.#charactersFrom(least, most)}`;
+  /** A string that several schemas are about. */
+  #string(parts: readonly StringPart[]): string {
+    const rules = stringRules(parts, mostLength);
+    const free = rules.patterns.length === 0 && rules.formats.length === 0;
+    return `"\\"" ${free ? this.#charactersFrom(rules.least, rules.most) : this.#language(rules, parts[0]![1])}`;
+  }
+
+  /** The characters of a string in which patterns match, and its end. */
+  #language(rules: StringRules, path: string): string {
+    const key = JSON.stringify(rules);
+    const known = this.#languages.get(key);
+    if (known !== undefined) return known;
+    const states = stringStates(this.#budget, rules, path);
+    const language = `t${this.#languages.size}`;
+    const nameOf = (state: number): string => `${language}_${state}`;
+    this.#languages.set(key, nameOf(0));
+    const rule = (body: string): string => this.#rule(body);
+    for (const [i, state] of states.entries()) this.#add(nameOf(i), ruleOf(state, nameOf, rule));
+    this.#wideStates += states.filter(isWide).length;
+    return nameOf(0);
   }
 
   /** From `least` to `most` characters, and the end of the string. */
@@ -225,24 +241,29 @@ class Grammar {
         malformed(`${path}/${key}`, 'a number', describe(value));
       if (Math.abs(value) > Number.MAX_SAFE_INTEGER)
         unsupported(`${path}/${key}`, `bounds beyond ${Number.MAX_SAFE_INTEGER}`);
-      if (type === 'number' && !Number.isInteger(value))
+      if (type === 'number' && !whole && !Number.isInteger(value))
         unsupported(`${path}/${key}`, 'a bound of "number" that is not whole');
       return value;
     };
-    const [minimum, maximum, above, below] = keywordsOf['number']!.map(bound);
-    if ([minimum, maximum, above, below].every((value) => value === undefined))
+    const step = stepOf(schema, path);
+    /** Whether only whole numbers are valid. */
+    const whole = type === 'integer' || step?.digits === 0;
+    const [minimum, maximum, above, below] = bounds.map(bound);
+    if ([minimum, maximum, above, below, step].every((value) => value === undefined))
       return type === 'number' ? 'number' : this.#rule(integers({})!);
     const leastOpen = above !== undefined && above >= (minimum ?? -Infinity);
     const mostOpen = below !== undefined && below <= (maximum ?? Infinity);
     const least = leastOpen ? above : minimum;
     const most = mostOpen ? below : maximum;
+    const rule = (body: string): string => this.#rule(body);
     let body: string | undefined;
-    if (type === 'number') body = numbers({ least, most }, leastOpen, mostOpen);
-    else {
+    if (whole) {
       const from = least === undefined ? undefined : leastOpen ? Math.floor(least) + 1 : Math.ceil(least);
       const to = most === undefined ? undefined : mostOpen ? Math.ceil(most) - 1 : Math.floor(most);
-      body = integers({ least: from, most: to });
-    }
+      const within = { least: from, most: to };
+      // A step that divides 1 divides every whole number.
+      body = step?.digits === 0 && step.count > 1 ? multiples(step.count, within, rule) : integers(within);
+    } else body = numbers({ least, most }, leastOpen, mostOpen, step && fractionsOf(step, rule));
     return this.#rule(
       body ?? malformed(path, 'bounds that a number can be within', JSON.stringify({ least, most })),
     );
@@ -280,33 +301,43 @@ class Grammar {
   }
 
   #object(schema: Schema, path: string, depth: number): string {
-    const { properties = {}, required = [], additionalProperties: others = true } = schema;
-    if (!isRecord(properties)) malformed(`${path}/properties`, 'an object of schemas', describe(properties));
-    const names = Object.keys(properties);
-    const needed = new Set(list(required, `${path}/required`, 0));
-    const missing = [...needed].find((name) => typeof name !== 'string' || !Object.hasOwn(properties, name));
-    if (missing !== undefined) malformed(`${path}/required`, 'names of "properties"', describe(missing));
+    const { additionalProperties: others = true, propertyNames: keys = true } = schema;
     if (typeof others !== 'boolean' && !isRecord(others))
       malformed(`${path}/additionalProperties`, 'a schema: an object, true or false', describe(others));
+    const members = this.#facts.membersOf(schema, path);
+    const names = [...members.properties.keys()];
     if (names.length === 0) {
-      if (others === false) return '"{" ws "}"';
-      if (others === true) return 'object';
-      const member = `string ws ":" ws ${this.#inner(others, `${path}/additionalProperties`, depth)}`;
+      if (others === false || keys === false) return '"{" ws "}"';
+      if (others === true && keys === true) return 'object';
+      const key = this.#key(keys, `${path}/propertyNames`, depth);
+      const member = `${key} ws ":" ws ${this.#inner(others, `${path}/additionalProperties`, depth)}`;
       return `"{" ws (${member} (ws "," ws ${member})* ws)? "}"`;
     }
     // From the last property to the first: what follows where a property has come before, and where none has.
     let after = '""';
     let first = '""';
     for (const [i, name] of [...names.entries()].reverse()) {
-      const value = this.#inner(properties[name], `${path}/properties/${name}`, depth);
+      const [property, at] = members.properties.get(name)!;
+      const value = this.#inner(property, at, depth);
       const member = `${literal(JSON.stringify(name))} ws ":" ws ${value}`;
-      const optional = !needed.has(name);
+      const optional = !members.needed.has(name);
       const next = after === '""' ? '' : ` ${after}`;
       const begin = `${member}${next}`;
       first = optional ? this.#rule(`${begin} | ${first}`) : this.#rule(begin);
       if (i > 0) after = this.#rule(`ws "," ws ${begin}${optional ? ` | ${after}` : ''}`);
     }
     return `"{" ws ${first} ws "}"`;
+  }
+
+  /** The name of a property that the schema does not name. */
+  #key(schema: unknown, path: string, depth: number): string {
+    if (schema === true) return 'string';
+    if (!isRecord(schema)) malformed(path, 'a schema: an object or true', describe(schema));
+    const stated = ['type', ...alternatives].some((key) => schema[key] !== undefined);
+    const named = stated ? schema : { ...schema, type: 'string' };
+    if (stated && !this.#facts.isOfStrings(schema, path))
+      unsupported(path, 'names that may be other than strings');
+    return this.#inner(named, path, depth);
   }
 
   #values(values: unknown, schema: Schema, path: string): string {

@@ -2,6 +2,7 @@
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
 import { describe } from '../validate';
+import { digitsBehind, steppedFractions, type Fractions } from './json_numbers';
 
 export const op = 'generate';
 export type Schema = Record<string, unknown>;
@@ -10,6 +11,7 @@ export type Schema = Record<string, unknown>;
 export const annotations = [
   '$schema',
   '$id',
+  'id',
   '$comment',
   '$defs',
   'definitions',
@@ -20,6 +22,8 @@ export const annotations = [
   'deprecated',
   'readOnly',
   'writeOnly',
+  'contentEncoding',
+  'contentMediaType',
   'format',
 ];
 
@@ -27,13 +31,16 @@ export const annotations = [
 export const keywordsOf: Readonly<Record<string, readonly string[]>> = {
   null: [],
   boolean: [],
-  string: ['minLength', 'maxLength'],
-  integer: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
-  number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'],
+  string: ['minLength', 'maxLength', 'pattern'],
+  integer: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'],
+  number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'],
   array: ['items', 'prefixItems', 'minItems', 'maxItems'],
-  object: ['properties', 'required', 'additionalProperties'],
+  object: ['properties', 'required', 'additionalProperties', 'propertyNames'],
 };
 const types = Object.keys(keywordsOf);
+
+/** The keywords that bound a number. */
+export const bounds = ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum'] as const;
 
 export function typesOf({ type }: Schema, path: string): string[] {
   if (type === undefined) return [];
@@ -122,3 +129,64 @@ function decodePart(part: string, path: string): string {
     return malformed(`${path}/$ref`, 'a URI fragment', describe(part));
   }
 }
+
+/** The text of a keyword, where a schema has it. */
+export function textsOf(schema: Schema, key: string, path: string): string[] {
+  const text = schema[key];
+  if (text === undefined) return [];
+  if (typeof text !== 'string') malformed(`${path}/${key}`, 'a text', describe(text));
+  return [text];
+}
+
+/** A schema of a string, and its place. */
+export type StringPart = readonly [schema: Schema, path: string];
+
+/** The parts of a string whose `allOf` says more of it, as where it has several patterns; undefined for other schemas. */
+export function stringParts(
+  schema: Schema,
+  given: readonly string[],
+  path: string,
+): StringPart[] | undefined {
+  const { allOf } = schema;
+  if (!Array.isArray(allOf) || (allOf.length < 2 && given.length < 2)) return undefined;
+  const { allOf: _, ...own } = schema;
+  const parts = [own, ...(allOf as unknown[])].map(
+    (part, i) => [part, i === 0 ? path : `${path}/allOf/${i - 1}`] as const,
+  );
+  const known = ['type', ...keywordsOf['string']!, ...annotations];
+  const isPart = (part: readonly [unknown, string]): part is StringPart =>
+    isRecord(part[0]) &&
+    (part[0]['type'] ?? 'string') === 'string' &&
+    Object.keys(part[0]).every((key) => known.includes(key));
+  if (!parts.every(isPart)) return undefined;
+  return parts.some(([{ type }]) => type === 'string') ? parts : undefined;
+}
+
+/** What numbers are multiples of: a count of units of so many digits behind the point. */
+export interface Step {
+  readonly count: number;
+  readonly digits: number;
+}
+
+/** Fractions that are listed one by one. */
+const mostFractions = 1000;
+
+/** The multipleOf of a schema. */
+export function stepOf({ multipleOf }: Schema, path: string): Step | undefined {
+  if (multipleOf === undefined) return undefined;
+  const at = `${path}/multipleOf`;
+  if (typeof multipleOf !== 'number' || !(multipleOf > 0))
+    malformed(at, 'a number above 0', describe(multipleOf));
+  const [whole, fraction = ''] = String(multipleOf).split('.');
+  const step = { count: Number(whole! + fraction), digits: fraction.length };
+  const parts = 10 ** step.digits / step.count;
+  const isKnown =
+    Number.isSafeInteger(step.count) &&
+    (step.digits === 0 || (Number.isInteger(parts) && (step.count === 1 || parts <= mostFractions)));
+  if (!isKnown) unsupported(at, `${multipleOf}: whole numbers, and fractions that divide 1, such as 0.25`);
+  return step;
+}
+
+/** What may stand behind the point of multiples of a step that divides 1. */
+export const fractionsOf = ({ count, digits }: Step, rule: (body: string) => string): Fractions =>
+  count === 1 ? digitsBehind(digits) : steppedFractions(count, digits, rule);

@@ -6,6 +6,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { isRecord } from '../formats/json';
 import { linearRegex } from '../text/linear_regex';
 import { describe, listed } from '../validate';
+import { accepts } from './automaton';
 import {
   annotations,
   checkPointer,
@@ -18,6 +19,8 @@ import {
   unsupported,
   type Schema,
 } from './json_schema_parts';
+import { stringStates } from './string_language';
+import { patternBudget } from './terms';
 
 /** Whether a value that JSON.parse() gave is valid. */
 export type SchemaCheck = (value: unknown) => boolean;
@@ -62,6 +65,31 @@ const bound =
     return (value) => typeof value !== 'number' || holds(value, given);
   };
 
+/** Whether a pattern matches somewhere in a text. An automaton reads what RE2 does not know, which is lookahead. */
+function matcherOf(pattern: string, path: string): (text: string) => boolean {
+  try {
+    const regex = linearRegex(pattern);
+    return (text) => regex.test(text);
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    const rules = { patterns: [pattern], formats: [], least: 0, most: Infinity };
+    const states = stringStates(patternBudget(), rules, path);
+    return (text) => accepts(states, text);
+  }
+}
+
+/** Digits behind the point of a number, as it is written. */
+function digitsBehind(value: number): number {
+  const [, fraction = '', exponent = '0'] = /^-?\d+(?:\.(\d+))?(?:e([+-]\d+))?$/.exec(String(value)) ?? [];
+  return Math.max(0, fraction.length - Number(exponent));
+}
+
+/** In units of the last digit of both, since 0.07 / 0.01 is not 7. */
+function isMultiple(value: number, divisor: number): boolean {
+  const unit = 10 ** Math.max(digitsBehind(value), digitsBehind(divisor));
+  return Number.isInteger(value / divisor) || Math.round(value * unit) % Math.round(divisor * unit) === 0;
+}
+
 /** The checks of a list of schemas for the same value. */
 const each = (schema: Schema, name: string, path: string, within: Within): SchemaCheck[] =>
   list(schema[name], `${path}/${name}`, 1).map((one, i) => within.same(one, `${path}/${name}/${i}`));
@@ -102,19 +130,14 @@ const keywords: Readonly<Record<string, Keyword>> = {
   pattern: (schema, path) => {
     const { pattern } = schema;
     if (typeof pattern !== 'string') malformed(`${path}/pattern`, 'a text', describe(pattern));
-    try {
-      const regex = linearRegex(pattern);
-      return (value) => typeof value !== 'string' || regex.test(value);
-    } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
-      return unsupported(`${path}/pattern`, `${describe(pattern)}: ${error.message}`);
-    }
+    const matches = matcherOf(pattern, path);
+    return (value) => typeof value !== 'string' || matches(value);
   },
   minimum: bound('minimum', least),
   maximum: bound('maximum', most),
   exclusiveMinimum: bound('exclusiveMinimum', (value, limit) => value > limit),
   exclusiveMaximum: bound('exclusiveMaximum', (value, limit) => value < limit),
-  multipleOf: bound('multipleOf', (value, divisor) => Number.isInteger(value / divisor)),
+  multipleOf: bound('multipleOf', isMultiple),
   minItems: length('minItems', least, ofList),
   maxItems: length('maxItems', most, ofList),
   uniqueItems: (schema, path) => {
@@ -151,6 +174,10 @@ const keywords: Readonly<Record<string, Keyword>> = {
     );
     return (value) =>
       !isRecord(value) || checks.every(([name, holds]) => !Object.hasOwn(value, name) || holds(value[name]));
+  },
+  propertyNames: (schema, path, within) => {
+    const holds = within.part(schema['propertyNames'], `${path}/propertyNames`);
+    return (value) => !isRecord(value) || Object.keys(value).every((name) => holds(name));
   },
   additionalProperties: (schema, path, within) => {
     const holds = within.part(schema['additionalProperties'], `${path}/additionalProperties`);
@@ -224,6 +251,10 @@ export function schemaCheck(schema: unknown): SchemaCheck {
   checks.checkReferences();
   return check;
 }
+
+/** The check of a schema that is a part of another one, in which its references are. @throws as schemaCheck() does. */
+export const partCheck = (root: unknown, schema: unknown, path: string): SchemaCheck =>
+  new Checks(root).of(schema, path);
 
 /** Whether a text is JSON that is valid. One that is nested beyond what the stack holds, some thousand levels, is not. */
 export function isValidJson(text: string, check: SchemaCheck): boolean {

@@ -67,6 +67,40 @@ const cases: [name: string, schema: JsonSchema, holds: (value: unknown) => boole
     (v) => new Date(v as string).toISOString().slice(0, 10) === v,
   ],
   [
+    'a union as zod prints it',
+    {
+      oneOf: [
+        {
+          type: 'object',
+          properties: {
+            type: { type: 'string', const: 'at' },
+            time: {
+              type: 'string',
+              format: 'date-time',
+              pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}Z$',
+            },
+          },
+          required: ['type', 'time'],
+          additionalProperties: false,
+        },
+        {
+          type: 'object',
+          properties: {
+            type: { type: 'string', const: 'every' },
+            minutes: { type: 'integer', minimum: 1, maximum: 1440, multipleOf: 15 },
+          },
+          required: ['type', 'minutes'],
+          additionalProperties: false,
+        },
+      ],
+    },
+    (v) => {
+      const { type, time, minutes } = v as { type: string; time: string; minutes: number };
+      if (type === 'at') return new Date(time).toISOString().replace('.000', '') === time;
+      return type === 'every' && minutes >= 15 && minutes <= 1440 && minutes % 15 === 0;
+    },
+  ],
+  [
     'a list that refers to itself',
     {
       $ref: '#/$defs/node',
@@ -247,7 +281,7 @@ test('a schema is checked at the call', () => {
   expect(call({ type: 'object', properties: { a: { not: {} } } })).toThrow(
     'jsonSchema at #/properties/a: no support for not',
   );
-  expect(call({ type: 'object', required: ['a'] })).toThrow(
+  expect(call({ type: 'object', required: ['a'], additionalProperties: false })).toThrow(
     'jsonSchema at #/required: expected names of "properties"',
   );
   expect(call({ enum: [] })).toThrow('jsonSchema at #/enum: expected a list that is not empty');

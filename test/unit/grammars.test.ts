@@ -154,6 +154,6 @@ test.each([
     await expectReject(
       started,
       'ERR_UNSUPPORTED',
-      `[generate] expected minLength and maxLength of a jsonSchema to count at most ${most} characters in all, for a vocabulary of ${size} tokens, but received ${states}`,
+      `[generate] expected minLength, maxLength and patterns of a jsonSchema to count at most ${most} characters in all, for a vocabulary of ${size} tokens, but received ${states}`,
     );
 });

@@ -123,6 +123,57 @@ const numbers = (type: 'integer' | 'number'): fc.Arbitrary<Case> =>
       values: near(keywords, type).filter((value) => within(value, keywords) && plain(value)),
     }));
 
+/** Strings in which a pattern matches, beside the lengths of some of them. */
+const patterns: fc.Arbitrary<Case> = fc
+  .constantFrom(
+    '^[a-z]{2,5}$',
+    '^(?:ab|c)+$',
+    'x\\d',
+    '^[^\\s"]+$',
+    '^é*[à-ü\\u{1F600}-\\u{1F64F}]\\n?$',
+    '^"?\\\\[\\t/]$',
+    'a|b$',
+    '^\\w+@[\\w.-]+$',
+  )
+  .chain((pattern) => {
+    const texts = fc
+      .stringMatching(new RegExp(pattern, 'u'), { maxLength: 12 })
+      .filter((value) => wellFormed(value) && [...value].length <= 12);
+    return fc.record({ bounded: fc.boolean(), dots: fc.boolean() }).map(({ bounded, dots }) => ({
+      schema: {
+        type: 'string',
+        ...(bounded && { maxLength: 12 }),
+        ...(dots ? { allOf: [{ pattern }, { pattern: '^(?!.*\\.\\.)' }] } : { pattern }),
+      },
+      values: dots ? texts.filter((value) => /^(?!.*\.\.)/.test(value)) : texts,
+    }));
+  });
+
+const steps: fc.Arbitrary<Case> = fc
+  .record({
+    step: fc.constantFrom(2, 3, 5, 7, 10, 12, 300, 0.1, 0.01, 0.5, 0.25),
+    least: fc.option(finite(-1000, 1000), { nil: undefined }),
+    room: finite(400, 100_000),
+    bounded: fc.boolean(),
+  })
+  .map(({ step, least, room, bounded }) => {
+    const most = bounded ? (least ?? -500) + room : undefined;
+    const units = finite(
+      Math.ceil((least ?? -1000) / step),
+      Math.floor((most ?? (least ?? 0) + 1000) / step),
+    );
+    const parts = Math.round(1 / step);
+    return {
+      schema: {
+        type: 'number',
+        multipleOf: step,
+        ...(least !== undefined && { minimum: least }),
+        ...(most !== undefined && { maximum: most }),
+      },
+      values: units.map((unit) => (step < 1 ? unit / parts : unit * step) + 0),
+    };
+  });
+
 const literals: fc.Arbitrary<Case> = fc
   .array(
     anyValue.filter((value) => wellFormed(JSON.stringify(value))),
@@ -136,6 +187,8 @@ const literals: fc.Arbitrary<Case> = fc
 
 const leaf = fc.oneof(
   strings,
+  patterns,
+  steps,
   numbers('integer'),
   numbers('number'),
   literals,
@@ -222,6 +275,35 @@ const choices = (inner: fc.Arbitrary<Case>): fc.Arbitrary<Case> =>
     values: fc.oneof(...cases.map(({ values }) => values)),
   }));
 
+/** Objects of which a property says the kind. */
+const kinds = (inner: fc.Arbitrary<Case>): fc.Arbitrary<Case> =>
+  fc.array(inner, { minLength: 1, maxLength: 3 }).map((cases) => ({
+    schema: {
+      oneOf: cases.map(({ schema }, i) => ({
+        type: 'object',
+        properties: { kind: { const: `k${i}` }, value: schema },
+        required: ['kind', 'value'],
+        additionalProperties: false,
+      })),
+    },
+    values: fc.oneof(...cases.map(({ values }, i) => values.map((value) => ({ kind: `k${i}`, value })))),
+  }));
+
+/** Objects whose names a schema is about. */
+const records = (inner: fc.Arbitrary<Case>): fc.Arbitrary<Case> =>
+  fc.tuple(inner, fc.boolean(), fc.boolean()).map(([{ schema, values }, listed, needed]) => ({
+    schema: {
+      type: 'object',
+      propertyNames: listed ? { enum: ['a', 'b'] } : { type: 'string', pattern: '^[a-c]+$' },
+      additionalProperties: schema,
+      ...(needed && { required: ['a', 'b'] }),
+    },
+    values:
+      listed || needed
+        ? fc.record({ a: values, b: values })
+        : fc.dictionary(fc.stringMatching(/^[a-c]{1,3}$/), values, { maxKeys: 3 }),
+  }));
+
 /** One that occurs in two places, by reference, and within itself. */
 const referring = (inner: fc.Arbitrary<Case>): fc.Arbitrary<Case> =>
   inner.map(({ schema, values }) => ({
@@ -241,6 +323,8 @@ const nested = (depth: number): fc.Arbitrary<Case> => {
     arrays(inner),
     { arbitrary: objects(inner), weight: 2 },
     choices(inner),
+    kinds(inner),
+    records(inner),
   );
 };
 /** References are those of the root. */
@@ -261,7 +345,7 @@ async function draw(constraint: TokenConstraint, random: () => number): Promise<
   return undefined;
 }
 
-const ajv = new Ajv({ strict: false, logger: false });
+const ajv = new Ajv({ strict: false, logger: false, multipleOfPrecision: 9 });
 
 /** Draws texts from the grammar of a schema, and writes values by it; gives how many of the texts ended. */
 async function hold(schema: JsonSchema, values: readonly unknown[], seed: number): Promise<number> {
