@@ -28,6 +28,8 @@ export type {
 } from './models/options';
 export { quantizeModel } from './models/quantize_model';
 export type { QuantizeModelOptions } from './models/quantize_model';
+export { convertAdapter } from './convert/convert_adapter';
+export type { AdapterFormat, ConvertAdapterOptions } from './convert/convert_adapter';
 export type { QuantizeOptions } from './models/quantize_options';
 export type { SourceOptions } from './hub/source';
 export type {

@@ -1,5 +1,6 @@
 import { build } from './build';
 import { chat } from './chat';
+import { convert } from './convert';
 import { doctor } from './doctor';
 import { download } from './download';
 import { estimate } from './estimate';
@@ -19,6 +20,7 @@ export const commands: Readonly<Record<string, Command>> = {
   chat,
   eval: evaluate,
   merge,
+  convert,
   quantize,
   inspect,
   estimate,

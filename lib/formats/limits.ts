@@ -11,7 +11,7 @@ import { check, checkInteger, checkOptions } from '../validate';
  * const file = await openSafetensors('many-tensors.safetensors', { limits: { headerBytes: 64 * 2 ** 20 } });
  */
 export interface ReadLimits {
-  /** Bytes of the header of a safetensors file; 100000000 at most, which is the format's own limit. Default 16 MiB. */
+  /** Bytes of the header of a safetensors file (100000000 at most, which is the format’s own limit) or of a GGUF file. Default 16 MiB. */
   headerBytes?: number | undefined;
   /** Bytes of a JSON file other than tokenizer.json. Default 16 MiB. */
   jsonBytes?: number | undefined;

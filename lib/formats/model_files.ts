@@ -25,6 +25,8 @@ export const modelFiles: readonly string[] = [configFile, weightsFile, ...sideFi
 
 export const adapterConfigFile = 'adapter_config.json';
 export const adapterWeightsFile = 'adapter_model.safetensors';
+/** The weights of mlx_lm's adapters; their configuration has the name of PEFT's. */
+export const mlxWeightsFile = 'adapters.safetensors';
 export const checkpointFile = 'checkpoint.safetensors';
 export const cardFile = 'README.md';
 
@@ -33,6 +35,7 @@ export const savedFiles: readonly string[] = [
   ...modelFiles,
   adapterConfigFile,
   adapterWeightsFile,
+  mlxWeightsFile,
   checkpointFile,
   cardFile,
 ];

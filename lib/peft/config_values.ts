@@ -168,7 +168,7 @@ export function foreignConfig(json: unknown, types: readonly string[]): string |
     return `has peft_type ${shown(type)}, and only ${list} ${known.length > 1 ? 'are' : 'is'} supported`;
   }
   if ('lora_parameters' in json || 'fine_tune_type' in json || 'lora_layers' in json) {
-    return 'is the configuration of an MLX adapter: convert it to PEFT';
+    return 'is the configuration of an MLX adapter: convert it to PEFT (convertAdapter, or lora-native convert)';
   }
   return 'has no peft_type: it is not the configuration of a PEFT adapter';
 }

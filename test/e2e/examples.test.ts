@@ -245,6 +245,15 @@ example('merge.mjs', 'adapter, merged, unmerged and exported models write the sa
   );
 });
 
+example('convert.mjs', 'an adapter comes back from GGUF with the same numbers and writes the same', (run) => {
+  const lines = run(base, 'adapters');
+  expect(after(lines, 'tensors')).toBe(`${2 * 3 * 4}, the same after PEFT → GGUF → PEFT`);
+  expect(after(lines, 'back')).toBe(after(lines, 'default'));
+  expect(after(lines, 'back')).not.toBe('');
+  expect(folder('adapters')).toEqual(['adapter.gguf', 'mlx', 'peft', 'peft-again']);
+  expect(folder('adapters/mlx')).toEqual(['adapter_config.json', 'adapters.safetensors']);
+});
+
 example('peft.mjs', 'it writes what PEFT reads', async (run) => {
   const lines = run(base, 'adapter-from-node');
   const [, before, trained] = /(\S+) before, (\S+) after$/.exec(after(lines, 'held-out loss')) ?? [];

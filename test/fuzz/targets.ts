@@ -33,6 +33,7 @@ import { tinyConfig } from '../support/tiny_model';
 import { binding } from './binding/target';
 import { gzip, jsonl } from './data';
 import { makeFolder, runFolder } from './folders';
+import { gguf } from './gguf';
 import { hubName } from './hub_names';
 import { expression, jsonText, mutateBytes, mutateJson, mutateText, template } from './mutate';
 import {
@@ -318,6 +319,7 @@ export const targets: Readonly<Record<string, Target>> = {
     },
   ),
   quantised,
+  gguf,
   jsonl,
   gzip,
   hub_name: hubName,

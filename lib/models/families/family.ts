@@ -15,7 +15,19 @@ export interface BlockShape {
   readonly windows: readonly number[];
 }
 
+/** How llama.cpp names and orders what a family has. */
+export interface GgufLayout {
+  /** general.architecture. */
+  readonly architecture: string;
+  /** By the path of a module inside a block: what follows `blk.N.`. */
+  readonly block: Readonly<Record<string, string>>;
+  /** Whether the two numbers that rope turns together are neighbours: then row 2i + j of a head of q and k is row j·headDim/2 + i of Hugging Face's. */
+  readonly pairedRows: boolean;
+}
+
 export interface Family {
+  /** Its GGUF files. */
+  readonly gguf: GgufLayout;
   /** The width of a head where config.json does not say it. */
   headDim(hiddenSize: number, numAttentionHeads: number): number;
   /** @throws ERR_UNSUPPORTED for a value that models of this family do not have, ERR_FILE for one of the wrong kind. */
@@ -25,3 +37,18 @@ export interface Family {
 /** Heads that share the width of the residual stream. */
 export const dividedHeadDim = (hiddenSize: number, numAttentionHeads: number): number =>
   Math.floor(hiddenSize / numAttentionHeads);
+
+/** The names of the block that these families share. */
+export const ggufBlockNames = {
+  input_layernorm: 'attn_norm',
+  post_attention_layernorm: 'ffn_norm',
+  'self_attn.q_proj': 'attn_q',
+  'self_attn.k_proj': 'attn_k',
+  'self_attn.v_proj': 'attn_v',
+  'self_attn.o_proj': 'attn_output',
+  'self_attn.q_norm': 'attn_q_norm',
+  'self_attn.k_norm': 'attn_k_norm',
+  'mlp.gate_proj': 'ffn_gate',
+  'mlp.up_proj': 'ffn_up',
+  'mlp.down_proj': 'ffn_down',
+} as const;

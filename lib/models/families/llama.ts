@@ -1,9 +1,10 @@
 /** Llama, and SmolLM2, which is one. */
 import { refuse } from '../config_json';
-import { dividedHeadDim, type Family } from './family';
+import { dividedHeadDim, ggufBlockNames, type Family } from './family';
 import { fullAttention, layerTypes } from './windows';
 
 export const llama: Family = {
+  gguf: { architecture: 'llama', block: ggufBlockNames, pairedRows: true },
   headDim: dividedHeadDim,
   block(config, layers) {
     const attentionBias = config.flag('attention_bias');

@@ -1,9 +1,10 @@
 /** Mistral: Llama with sliding windows; its class in transformers has no biases. */
 import { refuse } from '../config_json';
-import { dividedHeadDim, type Family } from './family';
+import { dividedHeadDim, ggufBlockNames, type Family } from './family';
 import { slidingWindows } from './windows';
 
 export const mistral: Family = {
+  gguf: { architecture: 'llama', block: ggufBlockNames, pairedRows: true },
   headDim: dividedHeadDim,
   block(config, layers) {
     for (const key of ['attention_bias', 'mlp_bias'])

@@ -1,8 +1,9 @@
 /** Qwen2 and Qwen2.5: Llama whose q, k and v have biases, whatever config.json says. */
-import { dividedHeadDim, type Family } from './family';
+import { dividedHeadDim, ggufBlockNames, type Family } from './family';
 import { qwenWindows } from './windows';
 
 export const qwen2: Family = {
+  gguf: { architecture: 'qwen2', block: ggufBlockNames, pairedRows: false },
   headDim: dividedHeadDim,
   block(config, layers) {
     config.flag('attention_bias');

@@ -1,8 +1,9 @@
 /** Qwen3: Llama with a norm over each head of q and k, and heads of a width of their own. */
-import type { Family } from './family';
+import { ggufBlockNames, type Family } from './family';
 import { qwenWindows } from './windows';
 
 export const qwen3: Family = {
+  gguf: { architecture: 'qwen3', block: ggufBlockNames, pairedRows: false },
   headDim: () => 128,
   block(config, layers) {
     const attentionBias = config.flag('attention_bias');

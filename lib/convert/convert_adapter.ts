@@ -1,0 +1,143 @@
+/** Adapters from one format into another. */
+import { stat } from 'node:fs/promises';
+import { LoRAError } from '../errors';
+import { SavedFolder } from '../formats/file_group';
+import { isGguf } from '../formats/gguf';
+import { readJson, type Reading } from '../formats/json';
+import { readLimits, type ReadLimits } from '../formats/limits';
+import { adapterConfigFile, configFile } from '../formats/model_files';
+import { toPath } from '../formats/paths';
+import { idOfSnapshot } from '../hub/cache';
+import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
+import { parseModelConfig, type ModelConfig } from '../models/config';
+import { checkUnused } from '../models/save';
+import { readAdapter, writeAdapter, type AdapterFiles } from '../peft/adapter_files';
+import { check, checkOneOf, checkOptions } from '../validate';
+import { filesOf, layersOf, linearModules, type AboutAdapter } from './adapter_layers';
+import { readGgufAdapter, writeGgufAdapter } from './gguf_adapter';
+import { isMlxConfig, readMlxAdapter, writeMlxAdapter } from './mlx_adapter';
+
+const op = 'convertAdapter';
+
+/** The formats of adapters: PEFT's and mlx_lm's directories, llama.cpp's files. */
+export const adapterFormats = ['peft', 'gguf', 'mlx'] as const;
+
+/** A format of adapters. */
+export type AdapterFormat = (typeof adapterFormats)[number];
+
+/** The options of {@link convertAdapter}. */
+export interface ConvertAdapterOptions extends SourceOptions {
+  /** What is written: a PEFT directory, a file of llama.cpp, or a directory of mlx_lm. */
+  format: AdapterFormat;
+  /**
+   * The model that the adapter was trained for: a directory, or a name of the hub, of which config.json is read. It is needed from and to 'gguf', where the order
+   * of rows depends on the heads, and to 'mlx', where blocks are counted from the last.
+   */
+  base?: string | URL | undefined;
+  /** Bounds on what the files may ask for. */
+  limits?: ReadLimits | undefined;
+}
+
+interface Base {
+  readonly config: ModelConfig;
+  /** Its id on the hub, or where it lies. */
+  readonly name: string;
+}
+
+async function readBase(options: ConvertAdapterOptions): Promise<Base | undefined> {
+  const { base, token, offline, signal, onProgress } = options;
+  if (base === undefined) return undefined;
+  const limits = readLimits(op, options.limits);
+  const dir = await sourceFolder(base, op, 'config', { token, offline, signal, onProgress });
+  const folder = await SavedFolder.find(dir);
+  if (!folder?.has(configFile))
+    throw new LoRAError('ERR_FILE', `[${op}] expected base to be a model but ${dir} has no ${configFile}`, {
+      op,
+    });
+  const json = await readJson(folder.file(configFile), { limits, signal });
+  return { config: parseModelConfig(json, limits), name: idOfSnapshot(dir) ?? dir };
+}
+
+/** What lies at a path; a directory that is not one of mlx_lm's is read as PEFT's, whose errors say what it lacks. */
+async function formatOf(path: string, reading: Reading): Promise<AdapterFormat> {
+  const found = await stat(path).catch(() => undefined);
+  if (found?.isFile()) {
+    if (await isGguf(path, reading.signal)) return 'gguf';
+    throw new LoRAError('ERR_ADAPTER', `${path} is no GGUF file; the other formats are directories`);
+  }
+  const folder = await SavedFolder.open(path, 'adapter directory');
+  const json = folder.has(adapterConfigFile)
+    ? await readJson(folder.file(adapterConfigFile), reading)
+    : undefined;
+  return isMlxConfig(json) ? 'mlx' : 'peft';
+}
+
+function needed(base: Base | undefined, why: string): ModelConfig {
+  check(base !== undefined, op, `expected base, the model that the adapter was trained for, ${why}`);
+  return base.config;
+}
+
+const rowsDepend = 'because in a GGUF file the order of the rows of q and k depends on its heads';
+
+/** The source as what a PEFT directory holds. */
+async function readAny(
+  path: string,
+  from: AdapterFormat,
+  base: Base | undefined,
+  options: ConvertAdapterOptions,
+): Promise<AdapterFiles> {
+  const { signal } = options;
+  const reading: Reading = { limits: readLimits(op, options.limits), signal };
+  if (from === 'peft') return readAdapter(path, { limits: options.limits });
+  let layers;
+  let about: AboutAdapter = { base: null, dropout: 0 };
+  if (from === 'gguf') layers = await readGgufAdapter(path, needed(base, rowsDepend), reading);
+  else ({ layers, about } = await readMlxAdapter(path, reading));
+  about = { ...about, base: about.base ?? base?.name ?? null };
+  const files = filesOf(layers, about, base && linearModules(base.config));
+  if (base) await layersOf(op, files, base.config); // shapes and values, as for every adapter of this model
+  return files;
+}
+
+/**
+ * Writes an adapter in another format. What the source is, is seen from its files. PEFT's W' = W + α/r · B · A becomes
+ *
+ *     gguf: NAME.lora_a = A, NAME.lora_b = B, its rows of q and k in llama.cpp's order; one adapter.lora.alpha
+ *     mlx:  PATH.lora_a = Aᵀ, PATH.lora_b = Bᵀ; one rank, one scale = α/r
+ *
+ * Both write f32. Where layers differ in α (alpha_pattern, rsLoRA with several ranks) the difference goes into B with one rounding, and
+ * mlx_lm's one rank is reached with zeros; all else is exact, and PEFT → gguf → PEFT gives the same numbers.
+ *
+ * @param source a PEFT directory (or its name on the hub), a GGUF adapter, or a directory of mlx_lm
+ * @param out a new or empty directory, or the file of 'gguf', which is replaced
+ * @throws ERR_ARGUMENT for options, also where `base` is needed; ERR_ADAPTER for what is no adapter of this base; ERR_UNSUPPORTED for DoRA and
+ * modules_to_save, which only PEFT has; ERR_FILE, ERR_SAFETENSORS, ERR_HUB; the reason of the signal
+ * @example
+ * await convertAdapter('my-adapter', 'my-adapter.gguf', { format: 'gguf', base: 'model' });
+ * await convertAdapter('my-adapter.gguf', 'again', { format: 'peft', base: 'model' });
+ */
+export async function convertAdapter(
+  source: string | URL,
+  out: string | URL,
+  options: ConvertAdapterOptions,
+): Promise<void> {
+  checkOptions(op, options, ['format', 'base', 'limits', ...sourceOptionNames]);
+  const { format, signal } = options;
+  checkOneOf(op, 'format', format, adapterFormats);
+  const target = toPath(out, op);
+  if (format !== 'gguf') await checkUnused(op, target);
+  const path = await sourceFolder(source, op, 'adapter', options);
+  const from = await formatOf(path, { limits: readLimits(op, options.limits), signal });
+  check(from !== format, op, `expected another format than that of ${path}, ${format}`);
+  const base = await readBase(options);
+  if (format !== 'peft')
+    needed(base, format === 'gguf' ? rowsDepend : 'because mlx_lm counts blocks from the last');
+  const files = await readAny(path, from, base, options);
+  signal?.throwIfAborted();
+  if (format === 'peft') return writeAdapter(target, files);
+  const { config } = base!;
+  const { layers, about } = await layersOf(op, files, config);
+  return format === 'gguf'
+    ? writeGgufAdapter(target, layers, config, op)
+    : writeMlxAdapter(target, layers, about, config, op);
+}
