@@ -27,11 +27,8 @@ function named(given: string): [name: string, source: string] {
   return [basename(path), given];
 }
 
-/** Adapters by their names, read before the model is loaded. */
-export async function readAdapters(
-  { adapter, offline }: { readonly adapter: readonly string[]; readonly offline: boolean },
-  console: Console,
-): Promise<ReadonlyMap<string, AdapterFiles>> {
+/** Where adapters lie, by their names. */
+export function adapterSources(adapter: readonly string[]): ReadonlyMap<string, string> {
   const sources = new Map<string, string>();
   for (const given of adapter) {
     const [name, source] = named(given);
@@ -41,6 +38,15 @@ export async function readAdapters(
       throw new UsageError(`two adapters are called '${name}': give --adapter NAME=${source}`);
     sources.set(name, source);
   }
+  return sources;
+}
+
+/** Adapters by their names, read before the model is loaded. */
+export async function readAdapters(
+  { adapter, offline }: { readonly adapter: readonly string[]; readonly offline: boolean },
+  console: Console,
+): Promise<ReadonlyMap<string, AdapterFiles>> {
+  const sources = adapterSources(adapter);
   const files = new Map<string, AdapterFiles>();
   for (const [name, source] of sources)
     files.set(name, await readAdapter(source, hubOptions(console, { offline })));

@@ -34,7 +34,7 @@ export interface Command {
   exclusive?: readonly (readonly string[])[];
   /** What `--json` prints: the shape of the object, or of the object on each line. */
   json: string;
-  /** Gives the exit code where it is not 0. */
+  /** Gives the exit code where it is not 0; 0 itself where it ends so although it was interrupted. */
   run(values: AnyValues, console: Console, positionals: readonly string[]): Promise<number | void>;
 }
 

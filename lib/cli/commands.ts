@@ -10,6 +10,7 @@ import { inspect } from './inspect';
 import { merge } from './merge';
 import { models } from './models';
 import { quantize } from './quantize';
+import { serve } from './serve';
 import { train } from './train';
 import type { Command } from './command';
 
@@ -18,6 +19,7 @@ export const commands: Readonly<Record<string, Command>> = {
   train,
   generate,
   chat,
+  serve,
   eval: evaluate,
   merge,
   convert,

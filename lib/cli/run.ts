@@ -57,7 +57,7 @@ export async function runCommandLine(argv: readonly string[], console: Console):
     const file = path === undefined ? undefined : await readConfig(path);
     const { values, positionals } = parse(name, command, rest, file);
     const code = await command.run(values, console, positionals);
-    console.signal.throwIfAborted();
+    if (code !== 0) console.signal.throwIfAborted(); // with 0 it has ended as it was asked to
     return code ?? 0;
   } catch (error) {
     if (error instanceof Interrupted) return error.exitCode;

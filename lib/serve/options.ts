@@ -17,7 +17,7 @@ export interface ServeLogger {
 export interface OpenAIHandlerOptions {
   /** The name of the base model in requests. Default: its name on the hub, else that of its folder. */
   modelName?: string | undefined;
-  /** Folders of PEFT adapters by the names that requests use. An adapter is loaded when it is first asked for. */
+  /** Folders of PEFT adapters, or their names on the hub, by the names that requests use. An adapter is loaded when it is first asked for. */
   adapters?: Readonly<Record<string, string | URL>> | undefined;
   /** Most of these adapters in memory; the one that was used longest ago leaves, one in use does not. Default 16. */
   maxAdapters?: number | undefined;

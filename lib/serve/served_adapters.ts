@@ -2,8 +2,10 @@
  * The adapters that requests name. Those that the server knows by their folders are loaded when they are first asked for; the one that
  * was used longest ago leaves where there are too many, and none leaves while a request uses it.
  */
+import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { toPath } from '../formats/paths';
+import { isHubName } from '../hub/names';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { readAdapter } from '../peft/adapter_files';
@@ -81,7 +83,9 @@ export class ServedAdapters {
       `expected names of adapters of letters, digits and ._-:@/ but received '${name}'`,
     );
     check(!this.has(name), op, `expected a new name but there is a model '${name}' already`);
-    const entry = { name, path: resolve(toPath(path, op)), uses: 0, loaded: undefined, removed: false };
+    const given = toPath(path, op);
+    const source = isHubName(given) && !existsSync(given) ? given : resolve(given);
+    const entry = { name, path: source, uses: 0, loaded: undefined, removed: false };
     this.#entries.set(name, entry);
   }
 

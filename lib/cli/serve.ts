@@ -1,0 +1,170 @@
+/** The command that serves a model with OpenAI's API. */
+import { once } from 'node:events';
+import { stat } from 'node:fs/promises';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { LoRAError } from '../errors';
+import { readText } from '../formats/json';
+import { adapterConfigFile } from '../formats/model_files';
+import { systemReason } from '../formats/system_reason';
+import { isHubName } from '../hub/names';
+import { createOpenAIHandler } from '../serve/handler';
+import type { ServeLogger } from '../serve/options';
+import { adaptersFlag, adapterSources } from './adapters';
+import { defineCommand, helpFlag, Interrupted, UsageError, type Console } from './command';
+import { loadModel, modelFlags, note, printJson } from './common';
+
+export const serve = defineCommand({
+  summary: "Serves a model and its adapters with OpenAI's API over HTTP.",
+  usage: '--model DIR [--adapter NAME=DIR …] [flags]',
+  flags: {
+    ...modelFlags,
+    ...adaptersFlag,
+    modelName: {
+      type: 'string',
+      value: 'NAME',
+      help: 'of the base in requests',
+      defaultText: "its folder's",
+    },
+    maxAdapters: { type: 'integer', minimum: 1, default: 16, help: 'adapters in memory at once' },
+    host: { type: 'string', value: 'ADDRESS', default: '127.0.0.1', help: 'the address to listen on' },
+    port: { type: 'integer', minimum: 0, default: 8080, help: 'the port; 0 is a free one' },
+    apiKey: {
+      type: 'string',
+      value: 'KEY',
+      repeat: true,
+      help: 'requests must carry one; may be repeated',
+      defaultText: 'none',
+    },
+    apiKeyFile: { type: 'string', value: 'FILE', help: 'keys, one a line, that other users cannot see' },
+    maxBatchSize: { type: 'integer', minimum: 1, default: 16, help: 'texts that are generated at once' },
+    kvCacheBytes: {
+      type: 'integer',
+      minimum: 1,
+      default: 2 ** 30,
+      help: 'for keys and values of all texts',
+    },
+    maxQueued: { type: 'integer', minimum: 0, default: 256, help: 'requests that wait; one more is 429' },
+    defaultMaxTokens: {
+      type: 'integer',
+      minimum: 1,
+      default: 1024,
+      help: 'of a chat that asks for no number',
+    },
+    logPrompts: { type: 'boolean', help: 'prompts and texts in the log' },
+    json: { type: 'boolean', help: 'the log as JSON' },
+    help: helpFlag,
+  },
+  json: 'a line when it listens, { type: "listening", url, model }, and one for each request, { type: "request", id, method, path, status, ms, client?, model?, stream?, promptTokens?, completionTokens?, cachedTokens?, firstTokenMs?, error? }; failures are { type: "error", message, … }',
+
+  async run(values, console) {
+    const sources = adapterSources(values.adapter);
+    for (const [name, source] of sources) await checkFolder(name, source);
+    const apiKeys = [...values.apiKey, ...(await keysOf(values.apiKeyFile))];
+    const model = await loadModel(values, console);
+    try {
+      const { maxBatchSize, kvCacheBytes, maxQueued, maxAdapters, defaultMaxTokens, logPrompts } = values;
+      model.configureEngine({ maxBatchSize, kvCacheBytes });
+      const handler = createOpenAIHandler(model, {
+        modelName: values.modelName,
+        adapters: Object.fromEntries(sources),
+        apiKeys,
+        maxRunning: maxBatchSize,
+        ...{ maxQueued, maxAdapters, defaultMaxTokens, logPrompts },
+        logger: values.json ? jsonLogger(console) : plainLogger(console),
+      });
+      // A client may take ten seconds for its headers; a body has a limit of its own in the handler.
+      const server = createServer({ headersTimeout: 10_000, requestTimeout: 120_000 }, handler);
+      server.maxConnections = 1024;
+      const url = await listen(server, values.host, values.port);
+      if (values.json) printJson(console, { type: 'listening', url, model: model.directory });
+      else note(console, `listening on ${url}`);
+      if (apiKeys.length === 0 && !isLoopback(values.host))
+        note(console, 'warning: anybody who reaches this address may use the model; see --api-key');
+      await stopped(console.signal);
+      server.close();
+      await handler.close();
+      server.closeAllConnections();
+    } finally {
+      await model.dispose();
+    }
+    // A server that is told to end has done what it was there for.
+    return console.signal.reason instanceof Interrupted ? 0 : undefined;
+  },
+});
+
+const isLoopback = (host: string): boolean => /^(localhost|127\.|::1$)/.test(host);
+
+/** A folder that has no adapter is named before the model is loaded; its files are read when a request asks for it. */
+async function checkFolder(name: string, source: string): Promise<void> {
+  const folder = await stat(source).catch(() => undefined);
+  if (!folder && isHubName(source)) return;
+  if (!folder) throw new UsageError(`adapter '${name}': there is no folder ${source}`);
+  if (!(await stat(join(source, adapterConfigFile)).catch(() => undefined)))
+    throw new UsageError(`adapter '${name}': ${source} has no ${adapterConfigFile}`);
+}
+
+async function keysOf(file: string | undefined): Promise<string[]> {
+  if (file === undefined) return [];
+  const keys = (await readText(file)).split('\n').map((line) => line.trim());
+  const found = keys.filter((key) => key !== '');
+  // An empty file must not open the server to everybody.
+  if (found.length === 0) throw new UsageError(`${file} has no API key`);
+  return found;
+}
+
+async function listen(server: Server, host: string, port: number): Promise<string> {
+  server.listen(port, host);
+  try {
+    await once(server, 'listening');
+  } catch (cause) {
+    throw new LoRAError('ERR_ARGUMENT', `[serve] cannot listen on ${host}:${port}: ${systemReason(cause)}`, {
+      op: 'serve',
+      cause,
+    });
+  }
+  const { address, port: bound, family } = server.address() as AddressInfo;
+  return `http://${family === 'IPv6' ? `[${address}]` : address}:${bound}`;
+}
+
+function stopped(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+function jsonLogger(console: Console): ServeLogger {
+  return {
+    info: (fields) => printJson(console, { type: 'request', ...fields }),
+    error: (fields) => {
+      const { err, ...rest } = fields as { err?: unknown };
+      printJson(console, { type: 'error', message: messageOf(err), ...rest });
+    },
+  };
+}
+
+function plainLogger(console: Console): ServeLogger {
+  const line = (fields: object): string => {
+    const { method, path, status, ms, client, model, error, promptTokens, completionTokens } =
+      fields as Record<string, string | number | undefined>;
+    const tokens = completionTokens === undefined ? '' : `, ${promptTokens} + ${completionTokens} tokens`;
+    const who = client === undefined ? '' : ` (${client})`;
+    const said = `${status} ${method} ${path}${who} ${model ?? ''}${tokens}, ${ms} ms`;
+    return error === undefined ? said : `${said}: ${error}`;
+  };
+  return {
+    info(fields) {
+      note(console, line(fields));
+      const { prompt, texts } = fields as { prompt?: unknown; texts?: unknown };
+      if (prompt !== undefined) note(console, `  ${JSON.stringify({ prompt, texts })}`);
+    },
+    error(fields) {
+      const { err } = fields as { err?: unknown };
+      note(console, `${line(fields)}: ${messageOf(err)}`);
+    },
+  };
+}

@@ -1,0 +1,125 @@
+/** lora-native serve in this process: it answers, logs, and ends when it is told to. */
+import { rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Interrupted } from '../../lib/cli/command';
+import { answeringAdapter, answeringModel } from '../support/answering_model';
+import { commandLine, jsonLines, type Outcome } from '../support/command_line';
+import { begun } from '../support/serving';
+import { temporaryFolder } from '../support/temporary';
+
+const dir = temporaryFolder();
+let base: string;
+let yo: string;
+beforeAll(async () => {
+  base = await answeringModel('Ab', { endless: true, config: { max_position_embeddings: 100_000 } });
+  yo = await answeringAdapter(base, 'Yo.', join(dir, 'yo'));
+});
+afterAll(() => rmSync(base, { recursive: true }));
+
+const chat = '/v1/chat/completions';
+const json = { 'content-type': 'application/json' };
+const hi = { messages: [{ role: 'user', content: 'Hi' }] };
+
+/** A server that runs until stop() is called. */
+async function serving(...flags: string[]) {
+  const interruption = new AbortController();
+  let listens: (url: string) => void;
+  const url = new Promise<string>((resolve) => (listens = resolve));
+  const seen = (text: string): void => {
+    const found = /(http:\/\/[\d.]+:\d+)/.exec(text);
+    if (found) listens(found[1]!);
+  };
+  const ended = commandLine(['serve', '--model', base, '--device', 'cpu', '--port', '0', ...flags], {
+    signal: interruption.signal,
+    onError: seen,
+    onOutput: seen,
+  });
+  const early = ended.then(({ err }) => {
+    throw new Error(`the server has ended: ${err}`);
+  });
+  early.catch(() => undefined);
+  const stop = (signal: 'SIGTERM' | 'SIGINT' = 'SIGTERM'): Promise<Outcome> => {
+    interruption.abort(new Interrupted(signal));
+    return ended;
+  };
+  return { url: await Promise.race([url, early]), stop };
+}
+
+const post = (url: string, body: object, headers: Record<string, string> = {}): Promise<Response> =>
+  fetch(url + chat, { method: 'POST', headers: { ...json, ...headers }, body: JSON.stringify(body) });
+
+test('it serves adapters by their names, logs each request, and SIGTERM lets it answer what came and end with 0', async () => {
+  const { url, stop } = await serving('--adapter', `friend=${yo}`, '--model-name', 'base', '--json');
+  const answer = (await (await post(url, { model: 'friend', ...hi })).json()) as {
+    choices: [{ message: { content: string } }];
+  };
+  expect(answer.choices[0].message.content).toBe('Yo.');
+  const { port } = new URL(url);
+  const stream = await begun({ port: Number(port) }, chat, { ...hi, stream: true, max_tokens: 300 });
+  const ended = stop();
+  let text = '';
+  for await (const piece of stream.setEncoding('utf8')) text += piece;
+  expect(text).toMatch(/"finish_reason":"length".*\n\ndata: \[DONE\]\n\n$/);
+  const outcome = await ended;
+  expect(outcome.status).toBe(0);
+  expect(jsonLines(outcome)).toEqual([
+    { type: 'listening', url, model: base },
+    expect.objectContaining({
+      type: 'request',
+      path: chat,
+      status: 200,
+      model: 'friend',
+      completionTokens: 4,
+    }),
+    expect.objectContaining({ type: 'request', status: 200, model: 'base', completionTokens: 300 }),
+  ]);
+  await expect(fetch(url)).rejects.toThrow();
+});
+
+test('lines for people, without prompts unless they are asked for; Ctrl-C ends with 0 too', async () => {
+  for (const flags of [[], ['--log-prompts']]) {
+    const { url, stop } = await serving(...flags);
+    await post(url, { ...hi, max_tokens: 2 });
+    await post(url, { ...hi, n: 0 });
+    const { status, out, err } = await stop('SIGINT');
+    expect([status, out]).toEqual([0, '']);
+    expect(err).toMatch(/200 POST \/v1\/chat\/completions .*, 4 \+ 2 tokens, \d+ ms\n/);
+    expect(err).toMatch(/400 POST \/v1\/chat\/completions .* ms: expected n to be/);
+    expect(err.includes('"content":"Hi"')).toBe(flags.length > 0);
+  }
+});
+
+test('keys of flags and of a file', async () => {
+  const file = join(dir, 'keys');
+  writeFileSync(file, 'second\n\nthird\n');
+  const { url, stop } = await serving('--api-key', 'first', '--api-key-file', file);
+  const statuses = [];
+  for (const key of ['first', 'third', 'fourth'])
+    statuses.push((await post(url, { ...hi, max_tokens: 1 }, { authorization: `Bearer ${key}` })).status);
+  expect(statuses).toEqual([200, 200, 401]);
+  await stop();
+});
+
+test.each<[string, () => string[], number, RegExp]>([
+  ['a folder without an adapter', () => ['--adapter', dir], 2, /has no adapter_config.json/],
+  ['a folder that is not there', () => ['--adapter', join(dir, 'no', 'where')], 2, /there is no folder/],
+  ['two adapters of one name', () => ['--adapter', yo, '--adapter', yo], 2, /two adapters are called 'yo'/],
+  [
+    'a file without keys',
+    () => {
+      writeFileSync(join(dir, 'none'), '\n');
+      return ['--api-key-file', join(dir, 'none')];
+    },
+    2,
+    /none has no API key/,
+  ],
+  [
+    'an address that is not here',
+    () => ['--host', '192.0.2.1'],
+    2,
+    /\[serve\] cannot listen on 192\.0\.2\.1/,
+  ],
+])('%s', async (_, flags, status, message) => {
+  const outcome = await commandLine(['serve', '--model', base, '--port', '0', '--device', 'cpu', ...flags()]);
+  expect([outcome.status, outcome.err]).toEqual([status, expect.stringMatching(message)]);
+});
