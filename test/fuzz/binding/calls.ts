@@ -55,7 +55,8 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   reads: (d) => [device, d.dice.pick(weightFormats), d.float()],
   pack: (d) => {
     const { values, scales, format, shape, dtype } = d.weight(d.act(), d.size(), d.size());
-    return [values!, scales!, format!, shape!, dtype!];
+    // A copy: damage to the argument would else also reach the tensor, which must have a size.
+    return [values!, scales!, format!, [...(shape as number[])], dtype!];
   },
   readsDeltas: (d) => [device, d.float()],
   createDeltaTable: (d) => [
