@@ -201,6 +201,9 @@ export interface NativeBinding extends OpFunctions {
   /** Waits for the queued work, and ends the profile. */
   endProfile(device: NativeDevice): NativeProfileEntry[];
 
+  /** Kernels that were launched on the device since it was opened, and how often its thread waited for it. Both are 0 on the host. */
+  activity(device: NativeDevice): { launches: number; waits: number };
+
   // For tests of failure and of back-pressure.
   /** How many native objects of each kind are there; `handles` are those of all kinds, released ones among them. */
   liveObjects(): Record<

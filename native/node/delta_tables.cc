@@ -39,8 +39,10 @@ void EnqueueEntries(EnvState& state, const TableRef& table, size_t first,
   command.op = kLabel;
   command.bytes = incoming.size() * sizeof(DeltaEntry);
   command.operands = {{table.entries->status(), Access::kInOut}};
+  command.copies_from_host = true;
   auto* const to = static_cast<DeltaEntry*>(table.entries->data()) + first;
-  command.run = [&device, to, incoming = std::move(incoming)](Scratch, Context& context) {
+  command.run = [&device, to, copy = table.entries->status()->host_copy.get(),
+                 incoming = std::move(incoming)](Scratch, Context& context) {
     std::vector<DeltaEntry> entries;
     for (const Incoming& from : incoming) {
       entries.push_back(from.entry);
@@ -49,7 +51,9 @@ void EnqueueEntries(EnvState& state, const TableRef& table, size_t first,
         entries.back() = {nullptr, nullptr, nullptr, 0, kFailedRank};
       }
     }
-    device.CopyTo(to, entries.data(), entries.size() * sizeof(DeltaEntry), context);
+    const size_t bytes = entries.size() * sizeof(DeltaEntry);
+    device.CopyTo(to, entries.data(), bytes, context);
+    if (copy) copy->Wrote(to, entries.data(), bytes);
   };
   state.Enqueue(device, std::move(command));
 }
@@ -84,7 +88,9 @@ Napi::Value CreateDeltaTable(const Napi::CallbackInfo& info) {
              " entries (slots times sites) but received ", count);
   auto table = std::make_shared<TableRef>();
   table->entries = state.NewStorage(device, count * sizeof(DeltaEntry), kLabel);
-  table->view = {static_cast<DeltaEntry*>(table->entries->data()), slots, max_rank, sites, dtype};
+  table->entries->KeepHostCopy();
+  table->view = {static_cast<DeltaEntry*>(table->entries->data()), slots, max_rank, sites,
+                 table->entries->status()->host_copy.get(),        dtype};
   table->held.resize(static_cast<size_t>(slots));
   EnqueueEntries(state, *table, 0, std::vector<Incoming>(count));
   return state.Wrap({.kind = Kind::kTable, .table = std::move(table)});

@@ -188,6 +188,15 @@ Napi::Value EndProfile(const Napi::CallbackInfo& info) {
   return entries;
 }
 
+// activity(device): { launches, waits }
+Napi::Value ActivityOf(const Napi::CallbackInfo& info) {
+  const Activity activity = DeviceOf(info).activity();
+  Napi::Object object = Napi::Object::New(info.Env());
+  object.Set("launches", static_cast<double>(activity.launches));
+  object.Set("waits", static_cast<double>(activity.waits));
+  return object;
+}
+
 Napi::Value InjectFailure(const Napi::CallbackInfo& info) {
   EnvState::Get(info.Env())
       ->InjectFailure(ParseString(info[0], "native", "op"),
@@ -230,6 +239,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<SynchronizeSync>(env, exports, "synchronizeSync");
   Export<StartProfile>(env, exports, "startProfile");
   Export<EndProfile>(env, exports, "endProfile");
+  Export<ActivityOf>(env, exports, "activity");
   Export<InjectFailure>(env, exports, "injectFailure");
   Export<InjectOutOfMemory>(env, exports, "injectOutOfMemory");
   Export<SetQueueLimits>(env, exports, "setQueueLimits");

@@ -26,7 +26,9 @@ struct TensorRef {
   Shape shape;
 
   TensorView view() const {
-    return TensorView(static_cast<std::byte*>(storage->data()) + offset, dtype, shape);
+    TensorView view(static_cast<std::byte*>(storage->data()) + offset, dtype, shape);
+    view.host_copy = storage->status()->host_copy.get();
+    return view;
   }
 };
 

@@ -20,13 +20,20 @@ const std::shared_ptr<Device>& DeviceOf(EnvState& state, Napi::Value value, cons
   return state.Unwrap(value, Kind::kDevice, op, "device").device;
 }
 
+// Of whole numbers the host keeps a copy, because they are ids, slots or lengths, which ops check.
+StoragePtr NewTensor(EnvState& state, const std::shared_ptr<Device>& device, DType dtype,
+                     const Shape& shape, const char* op) {
+  StoragePtr storage = state.NewStorage(device, BytesOf(shape, dtype), op);
+  if (dtype == DType::kI32) storage->KeepHostCopy();
+  return storage;
+}
+
 Napi::Value Alloc(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const auto& device = DeviceOf(state, info[0], "alloc");
   const DType dtype = ParseDType(info[1], "alloc");
   const Shape shape = ParseShape(info[2], "alloc");
-  return state.WrapTensor(state.NewStorage(device, BytesOf(shape, dtype), "alloc"), 0, dtype,
-                          shape);
+  return state.WrapTensor(NewTensor(state, device, dtype, shape, "alloc"), 0, dtype, shape);
 }
 
 // Returns the data of a typed array of the size that a tensor has.
@@ -62,9 +69,11 @@ void Write(EnvState& state, const TensorRef& to, const std::byte* from, bool unu
   command.op = op;
   command.operands = {{status, access}};
   command.bytes = bytes;
-  command.run = [&device, address = view.data, staged = std::vector<std::byte>(from, from + bytes)](
-                    Scratch, Context& context) {
+  command.copies_from_host = true;
+  command.run = [&device, address = view.data, copy = status->host_copy.get(),
+                 staged = std::vector<std::byte>(from, from + bytes)](Scratch, Context& context) {
     device.CopyTo(address, staged.data(), staged.size(), context);
+    if (copy) copy->Wrote(address, staged.data(), staged.size());
   };
   state.Enqueue(device, std::move(command));
 }
@@ -77,7 +86,7 @@ Napi::Value FromBytes(const Napi::CallbackInfo& info) {
   const DType dtype = ParseStoredDType(info[1], op);
   const Shape shape = ParseShape(info[2], op);
   const std::byte* const from = HostBytes(info[3], shape, dtype, op);
-  const TensorRef tensor{state.NewStorage(device, BytesOf(shape, dtype), op), 0, dtype, shape};
+  const TensorRef tensor{NewTensor(state, device, dtype, shape, op), 0, dtype, shape};
   Write(state, tensor, from, tensor.storage->fresh() || device->stream().idle(), op);
   return state.WrapTensor(tensor.storage, 0, dtype, shape);
 }

@@ -84,6 +84,7 @@ class EmulatedGpu final : public cuda::Gpu {
     if (lost_.empty() && !result.reports.empty()) lost_ = result.Text();
     if (!lost_.empty()) Throw("ERR_DEVICE_LOST", "cuda", "the emulator reported\n", lost_);
   }
+  void Pace() override { Synchronize(); }
   Result counts() const { return counts_; }
 
  private:

@@ -9,9 +9,9 @@
 namespace lora::cuda {
 namespace {
 
-// The context waits for the device after this many launches, because a queue that never empties
+// The context keeps the device at most two times so many launches behind, because a longer queue
 // hides how far behind the device is.
-constexpr int kMostLaunches = 512;
+constexpr int kPacedLaunches = 256;
 
 bool SyncFromEnvironment() {
   const char* text = std::getenv("LORA_CUDA_SYNC");
@@ -26,24 +26,39 @@ CudaContext::CudaContext(std::shared_ptr<Gpu> gpu)
 void CudaContext::Launched(const char* op, int error) {
   if (error != 0)
     Throw("ERR_UNSUPPORTED", op, "the device refused a launch: ", gpu_->TakeLaunchError(error));
-  if (++in_flight_ < kMostLaunches && !sync_) return;
-  try {
-    Finish();
-  } catch (const Error& lost) {
-    // The stream runs one op after the other, so with LORA_CUDA_SYNC=1 the error is this op's.
-    if (sync_) Throw("ERR_DEVICE_LOST", op, lost.what());
-    throw;
+  ++gpu_->launches;
+  is_idle_ = false;
+  if (sync_) {
+    try {
+      Finish();
+    } catch (const Error& lost) {
+      // The stream runs one op after the other, so the error is this op's.
+      Throw("ERR_DEVICE_LOST", op, lost.what());
+    }
+  } else if (++launches_ == kPacedLaunches) {
+    launches_ = 0;
+    gpu_->Pace();
   }
 }
 
 void CudaContext::Finish() {
-  in_flight_ = 0;
+  if (is_idle_) return;
+  ++gpu_->waits;
   gpu_->Synchronize();
+  launches_ = 0;
+  is_idle_ = true;
 }
 
-void CudaContext::ReadNow(const char*, void* host, const void* device, size_t bytes) {
-  in_flight_ = 0;
+void CudaContext::ReadNow(void* host, const void* device, size_t bytes) {
+  ++gpu_->waits;
   gpu_->Download(host, device, bytes);
+  launches_ = 0;
+  is_idle_ = true;
+}
+
+void CudaContext::Upload(void* device, const void* host, size_t bytes) {
+  is_idle_ = false;
+  gpu_->Upload(device, host, bytes);
 }
 
 }  // namespace lora::cuda

@@ -24,13 +24,16 @@ class CudaContext final : public Context {
   // LORA_CUDA_SYNC=1 it waits; only then is an error certain to be this op's.
   void Launched(const char* op, int error);
   // Waits for everything launched so far and reads. It serves the few numbers that decide whether
-  // an op fails on its data (an id out of range).
-  void ReadNow(const char* op, void* host, const void* device, size_t bytes);
+  // an op fails on its data (an id that a kernel wrote and that is out of range).
+  void ReadNow(void* host, const void* device, size_t bytes);
+  // Returns when `host` has been read.
+  void Upload(void* device, const void* host, size_t bytes);
 
  private:
   std::shared_ptr<Gpu> gpu_;
-  bool sync_ = false;  // LORA_CUDA_SYNC=1
-  int in_flight_ = 0;  // launches since the device was last waited for
+  bool sync_ = false;    // LORA_CUDA_SYNC=1
+  int launches_ = 0;     // since the last Pace or wait
+  bool is_idle_ = true;  // nothing was launched or uploaded since the last wait
 };
 
 }  // namespace lora::cuda

@@ -26,16 +26,21 @@ class CudaDevice final : public Device {
       : Device(std::move(name), *CudaBackend(), std::make_unique<CudaMemory>(gpu),
                std::make_unique<WorkerStream>(
                    [gpu](int) { return std::make_unique<CudaContext>(gpu); },
-                   gpu->properties().multiprocessors)) {}
+                   gpu->properties().multiprocessors)),
+        gpu_(gpu) {}
   ~CudaDevice() override { stream().Stop(); }  // no command may see a device that is half destroyed
 
   void CopyTo(void* device, const void* host, size_t bytes, Context& context) override {
-    if (bytes > 0) static_cast<CudaContext&>(context).gpu().Upload(device, host, bytes);
+    if (bytes > 0) static_cast<CudaContext&>(context).Upload(device, host, bytes);
   }
   void CopyFrom(void* host, const void* device, size_t bytes, Context& context) override {
-    if (bytes > 0) static_cast<CudaContext&>(context).ReadNow("read", host, device, bytes);
+    if (bytes > 0) static_cast<CudaContext&>(context).ReadNow(host, device, bytes);
   }
   bool host_memory() const override { return false; }
+  Activity activity() const override { return {gpu_->launches, gpu_->waits}; }
+
+ private:
+  const std::shared_ptr<Gpu> gpu_;
 };
 
 }  // namespace

@@ -4,12 +4,30 @@
 #include "core/ops/labels.h"
 
 namespace lora::cuda {
+namespace {
+
+IdCheck CheckOnHost(const TensorView& ids, int64_t limit, int64_t ignored) {
+  IdCheck check;
+  const auto* const values = ids.as<const int32_t>();
+  for (int64_t i = 0; i < ids.numel(); ++i) {
+    if (values[i] >= 0 && values[i] < limit) {
+      ++check.inside;
+    } else if (values[i] != ignored && check.first_bad < 0) {
+      check.first_bad = i;
+      check.bad = values[i];
+    }
+  }
+  return check;
+}
+
+}  // namespace
 
 static_assert(sizeof(device::IdReport) <= kIdCheckBytes);
 
 IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t ignored,
                  void* scratch, CudaContext& cuda) {
   if (ids.numel() == 0) return {};
+  if (const TensorView known = ids.on_host()) return CheckOnHost(known, limit, ignored);
   auto* report = static_cast<device::IdReport*>(scratch);
   device::LaunchShape shape;
   shape.shared_bytes = device::CheckIdsParams::kSharedBytes;
@@ -17,7 +35,7 @@ IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t i
       op, cuda, shape,
       device::CheckIdsParams{Data<int32_t>(ids), ids.numel(), limit, ignored, report});
   device::IdReport read;
-  cuda.ReadNow(op, &read, report, sizeof read);
+  cuda.ReadNow(&read, report, sizeof read);
   IdCheck check;
   check.inside = static_cast<int64_t>(read.inside);
   if (read.first_bad != device::kNoBadId) {

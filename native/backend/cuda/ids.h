@@ -19,7 +19,8 @@ struct IdCheck {
 // Bytes of device memory that CheckIds needs.
 inline constexpr size_t kIdCheckBytes = 32;
 
-// Checks ids [n] i32; an id equal to `ignored` is never bad. It waits for the answer.
+// Checks ids [n] i32; an id equal to `ignored` is never bad. Ids that the host wrote are checked by
+// the host; those that a kernel wrote by the device, for whose answer it waits.
 inline constexpr int64_t kIgnoreNone = INT64_MIN;
 IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t ignored,
                  void* scratch, CudaContext& cuda);

@@ -51,10 +51,28 @@ void ForSites(const LoraLinearForwardArgs& args, F&& f) {
   }
 }
 
+// The check of slots and entries that the host wrote.
+void CheckSlotsOnHost(const LoraLinearForwardArgs& args, const int32_t* slots,
+                      const DeltaEntry* entries) {
+  const std::span rows(slots, static_cast<size_t>(args.x.dim(0)));
+  for (size_t row = 0; row < rows.size(); ++row)
+    if (rows[row] < -1 || rows[row] >= args.table.slots)
+      ThrowSlot(args, rows[row], static_cast<int64_t>(row));
+  for (const int32_t slot : rows) {
+    if (slot < 0) continue;
+    for (const LoraBranch& branch : args.branches)
+      if (HasSite(branch) && entries[slot * SitesOf(args.table) + branch.site].rank == kFailedRank)
+        ThrowFailedSlot(args, slot);
+  }
+}
+
 void CheckSlots(const LoraLinearForwardArgs& args, const Place& place, CudaContext& cuda) {
+  const TensorView known = args.slots.on_host();
+  const DeltaEntry* const entries = args.table.entries_on_host();
+  if (known && entries) return CheckSlotsOnHost(args, known.as<const int32_t>(), entries);
   const auto read_slot = [&](uint64_t row) {
     int32_t slot;
-    cuda.ReadNow(kOp, &slot, Data<int32_t>(args.slots) + row, sizeof slot);
+    cuda.ReadNow(&slot, Data<int32_t>(args.slots) + row, sizeof slot);
     return slot;
   };
   const auto check = [&](std::span<const size_t> branches) {
@@ -70,7 +88,7 @@ void CheckSlots(const LoraLinearForwardArgs& args, const Place& place, CudaConte
     shape.shared_bytes = device::CheckTableParams::kSharedBytes;
     Launch<device::CheckTable>(kOp, cuda, shape, params);
     device::TableReport report;
-    cuda.ReadNow(kOp, &report, place.report, sizeof report);
+    cuda.ReadNow(&report, place.report, sizeof report);
     if (report.outside != device::kNoBadId)
       ThrowSlot(args, read_slot(report.outside), static_cast<int64_t>(report.outside));
     if (report.failed != device::kNoBadId) ThrowFailedSlot(args, read_slot(report.failed));

@@ -10,6 +10,8 @@ static_assert(sizeof(device::PageReport) <= kPageCheckBytes && device::kPageKeys
 void RequirePages(const char* op, const TensorView& page_table, const TensorView& lengths,
                   int64_t pages, const UsedPositions& used, void* scratch, CudaContext& cuda) {
   if (lengths.numel() == 0 || used.count == 0) return;  // the op touches no page
+  const TensorView known_table = page_table.on_host(), known_lengths = lengths.on_host();
+  if (known_table && known_lengths) return CheckPages(op, known_table, known_lengths, pages, used);
   auto* report = static_cast<device::PageReport*>(scratch);
   const int64_t columns = page_table.dim(1);
   device::LaunchShape shape;
@@ -19,7 +21,7 @@ void RequirePages(const char* op, const TensorView& page_table, const TensorView
       device::CheckPagesParams{Data<int32_t>(page_table), Data<int32_t>(lengths), lengths.dim(0),
                                columns, pages, used.count, used.window, report});
   device::PageReport read;
-  cuda.ReadNow(op, &read, report, sizeof read);
+  cuda.ReadNow(&read, report, sizeof read);
   if (read.first_bad == device::kNoBadId) return;
   const int64_t at = static_cast<int64_t>(read.first_bad), b = at / (columns + 1);
   const int64_t entry = at % (columns + 1);

@@ -11,7 +11,8 @@ namespace lora::cuda {
 // Bytes of device memory that RequirePages needs.
 inline constexpr size_t kPageCheckBytes = 32;
 
-// Throws as CheckPages (core/ops/pages.h) does. It waits for the answer.
+// Throws as CheckPages (core/ops/pages.h) does. Where a kernel wrote the table or the lengths, it
+// waits for the answer of the device.
 void RequirePages(const char* op, const TensorView& page_table, const TensorView& lengths,
                   int64_t pages, const UsedPositions& used, void* scratch, CudaContext& cuda);
 

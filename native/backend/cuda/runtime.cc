@@ -48,6 +48,7 @@ class CudartGpu final : public Gpu {
     uploads_.Close();
     downloads_.Close();
     if (done_ != nullptr) (void)cudaEventDestroy(done_);
+    if (mark_ != nullptr) (void)cudaEventDestroy(mark_);
     if (pool_ != nullptr) (void)cudaMemPoolDestroy(pool_);
     if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
     (void)cudaGetLastError();
@@ -67,6 +68,8 @@ class CudartGpu final : public Gpu {
     // Work of other streams, such as the legacy default stream, does not wait for this one.
     OpenStep(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
     OpenStep(cudaEventCreateWithFlags(&done_, cudaEventDisableTiming | cudaEventBlockingSync),
+             "making an event");
+    OpenStep(cudaEventCreateWithFlags(&mark_, cudaEventDisableTiming | cudaEventBlockingSync),
              "making an event");
     OpenPool();
     OpenStep(uploads_.Open(), "taking page-locked memory");
@@ -215,6 +218,12 @@ class CudartGpu final : public Gpu {
     Check(error, "waiting for the device");
   }
 
+  void Pace() override {
+    Enter();
+    Check(cudaEventSynchronize(mark_), "waiting for the device");
+    Check(cudaEventRecord(mark_, stream_), "marking the work so far");
+  }
+
  private:
   static constexpr int kUploadSlots = 16, kDownloadSlots = 4;
   static constexpr size_t kUploadBytes = size_t{512} << 10, kDownloadBytes = size_t{1} << 20;
@@ -295,6 +304,7 @@ class CudartGpu final : public Gpu {
   cudaMemPool_t pool_ = nullptr;
   std::mutex event_mutex_;
   cudaEvent_t done_ = nullptr;  // null while someone waits with it
+  cudaEvent_t mark_ = nullptr;  // where Pace was called last; only the stream's worker calls it
   Staging uploads_{kUploadSlots, kUploadBytes}, downloads_{kDownloadSlots, kDownloadBytes};
   mutable std::mutex lost_mutex_;
   mutable std::string lost_;  // the first error, as a sentence

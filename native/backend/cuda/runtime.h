@@ -3,7 +3,9 @@
 // kernels on the CPU.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -66,6 +68,12 @@ class Gpu {
   virtual std::string TakeLaunchError(int error) = 0;
   // Waits until all work so far is done.
   virtual void Synchronize() = 0;
+  // Waits until the work before the last call of this is done, and marks the work so far. Called
+  // regularly, it keeps the queue short while the device goes on.
+  virtual void Pace() = 0;
+
+  // How often contexts launched a kernel, and how often they waited for the device.
+  std::atomic<int64_t> launches = 0, waits = 0;
 };
 
 }  // namespace lora::cuda

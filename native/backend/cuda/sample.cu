@@ -80,7 +80,7 @@ void LaunchRows(const SampleArgs& args, const SamplePlan& plan, int64_t first, i
 template <class T>
 std::vector<T> ReadAll(const TensorView& view, CudaContext& cuda) {
   std::vector<T> values(static_cast<size_t>(view.numel()));
-  cuda.ReadNow(kOp, values.data(), view.data, values.size() * sizeof(T));
+  cuda.ReadNow(values.data(), view.data, values.size() * sizeof(T));
   return values;
 }
 
@@ -90,8 +90,8 @@ int32_t DrawOnHost(const SampleArgs& args, int64_t row, const RowSampling& sampl
   const auto vocab = static_cast<size_t>(args.logits.dim(1));
   const size_t row_bytes = vocab * SizeOf(args.logits.dtype);
   std::vector<std::byte> raw(row_bytes);
-  cuda.ReadNow(kOp, raw.data(),
-               args.logits.as<const std::byte>() + static_cast<size_t>(row) * row_bytes, row_bytes);
+  cuda.ReadNow(raw.data(), args.logits.as<const std::byte>() + static_cast<size_t>(row) * row_bytes,
+               row_bytes);
   std::vector<float> logits(vocab);
   for (size_t i = 0; i < vocab; ++i)
     logits[i] = static_cast<float>(Load(args.logits.dtype, raw.data(), static_cast<int64_t>(i)));
@@ -113,8 +113,7 @@ void Run(const SampleArgs& args, Scratch scratch, Context& context) {
   }
   if (plan.rows == 0) return;
   std::vector<LogitScan> scans(static_cast<size_t>(plan.rows));
-  cuda.ReadNow(kOp, scans.data(), scratch.data() + plan.row_scans,
-               scans.size() * sizeof(LogitScan));
+  cuda.ReadNow(scans.data(), scratch.data() + plan.row_scans, scans.size() * sizeof(LogitScan));
   const auto is_drawn = [](const LogitScan& scan) { return scan.state == RowState::kDrawn; };
   if (std::all_of(scans.begin(), scans.end(), is_drawn)) return;
   const auto reals = ReadAll<float>(args.reals, cuda);
@@ -124,7 +123,7 @@ void Run(const SampleArgs& args, Scratch scratch, Context& context) {
     if (is_drawn(scans[static_cast<size_t>(row)])) continue;
     const RowSampling sampling = RowSamplingOf(reals.data(), wholes.data(), row);
     const int32_t id = DrawOnHost(args, row, sampling, cuda);
-    cuda.gpu().Upload(Data<int32_t>(args.ids) + row, &id, sizeof id);
+    cuda.Upload(Data<int32_t>(args.ids) + row, &id, sizeof id);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/maths/dtype.h"
+#include "core/ops/host_copy.h"
 
 namespace lora {
 
@@ -32,9 +33,14 @@ struct DeltaTableView {
   int64_t slots = 0;
   int64_t max_rank = 0;  // no entry has a larger rank
   std::shared_ptr<const std::vector<DeltaSite>> sites;
+  const HostCopy* host_copy = nullptr;  // of the entries
   DType dtype = DType::kF32;  // or bf16, where Backend::bf16_deltas, for decode steps in bf16
 
   explicit operator bool() const { return entries != nullptr; }
+  // Returns the entries in host memory, or null where only the device knows them.
+  const DeltaEntry* entries_on_host() const {
+    return host_copy ? static_cast<const DeltaEntry*>(host_copy->At(entries)) : nullptr;
+  }
 };
 
 }  // namespace lora

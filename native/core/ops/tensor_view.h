@@ -9,6 +9,7 @@
 
 #include "core/maths/dtype.h"
 #include "core/maths/weight_format.h"
+#include "core/ops/host_copy.h"
 
 namespace lora {
 
@@ -47,6 +48,7 @@ struct TensorView {
   DType dtype = DType::kF32;
   Shape shape;
   bool defined = false;
+  const HostCopy* host_copy = nullptr;  // of memory of a device that keeps one
 
   TensorView() = default;
   TensorView(void* data, DType dtype, Shape shape)
@@ -59,6 +61,11 @@ struct TensorView {
   template <class T>
   T* as() const {
     return static_cast<T*>(data);
+  }
+  // Returns the view with its values in host memory; an empty one where only the device knows them.
+  TensorView on_host() const {
+    const void* const values = host_copy ? host_copy->At(data) : nullptr;
+    return values ? TensorView(const_cast<void*>(values), dtype, shape) : TensorView();
   }
 };
 

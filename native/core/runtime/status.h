@@ -1,10 +1,12 @@
-// Holds what went wrong with a tensor after its op was enqueued.
+// Holds what is known of a tensor after its op was enqueued: what went wrong, and what it holds.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
+
+#include "core/ops/host_copy.h"
 
 namespace lora {
 
@@ -18,6 +20,7 @@ using FailurePtr = std::shared_ptr<const Failure>;
 // while that stream is drained.
 struct Status {
   FailurePtr failure;
+  std::unique_ptr<HostCopy> host_copy;  // set when the storage is made, or null
 };
 using StatusPtr = std::shared_ptr<Status>;
 

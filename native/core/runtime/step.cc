@@ -14,6 +14,14 @@ FailurePtr FailedOperand(const Step& step) {
   return nullptr;
 }
 
+// Kernels are about to write there.
+void ForgetHostCopies(const Step& step) {
+  if (step.copies_from_host) return;
+  for (const Operand& operand : step.operands)
+    if (operand.access != Access::kIn && operand.status->host_copy)
+      operand.status->host_copy->Forget();
+}
+
 void Settle(const Step& step, const FailurePtr& failure) {
   for (const Operand& operand : step.operands) {
     if (operand.access == Access::kOut) operand.status->failure = failure;
@@ -36,6 +44,7 @@ FailurePtr MakeFailure(const Step& step, int64_t tag, std::string code, std::str
 FailurePtr RunStep(const Step& step, int64_t tag, const std::function<void()>& work) {
   FailurePtr failure = FailedOperand(step);
   if (!failure) {
+    ForgetHostCopies(step);
     try {
       work();
     } catch (const FailurePtr& inherited) {  // of a command on another device

@@ -23,7 +23,8 @@ struct Step {
   const char* op = "";
   std::vector<Operand> operands;
   std::shared_ptr<Guard> guard;
-  Scratch scratch;  // what `run` works on
+  bool copies_from_host = false;  // `run` itself keeps the host copies of what it writes
+  Scratch scratch;                // what `run` works on
   std::function<void(Scratch, Context&)> run;
 };
 

@@ -1,6 +1,7 @@
 // A device (its backend, its stream, its memory), and the memory of one tensor on it.
 #pragma once
 
+#include <cstdint>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -15,6 +16,12 @@
 namespace lora {
 
 class Program;
+
+// How much a device was given to do since it was opened.
+struct Activity {
+  int64_t launches = 0;  // of kernels
+  int64_t waits = 0;     // of the stream's worker, until the device had done all before
+};
 
 // One thread owns it, like its allocator. HostDevice below and CudaDevice (backend/cuda/device.h)
 // implement it; nothing above this layer knows which one it has.
@@ -52,6 +59,9 @@ class Device {
     };
     stream_->Enqueue(std::move(command));
   }
+
+  // Without kernels to launch there is nothing to count.
+  virtual Activity activity() const { return {}; }
 
   // Counts the bytes of all storages, and tells the observer when they change.
   size_t bytes = 0;
@@ -122,6 +132,11 @@ class Storage {
   size_t bytes() const { return bytes_; }
   bool fresh() const { return block_.fresh; }
   const StatusPtr& status() const { return status_; }
+  // Makes the host keep what it writes here, before the first command on it is enqueued.
+  void KeepHostCopy() {
+    if (device_->host_memory() || bytes_ > HostCopy::kMostBytes) return;
+    status_->host_copy = std::make_unique<HostCopy>(block_.data, bytes_);
+  }
   // Returns null where the memory is the device's own.
   const std::shared_ptr<Pool>& pool() const { return pool_; }
 

@@ -40,6 +40,7 @@ class CountingGpu final : public cuda::Gpu {
   }
   std::string TakeLaunchError(int error) override { return gpu_->TakeLaunchError(error); }
   void Synchronize() override { gpu_->Synchronize(); }
+  void Pace() override { gpu_->Pace(); }
 
   int downloads = 0;
 

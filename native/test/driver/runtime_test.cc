@@ -115,6 +115,26 @@ TEST_CASE("runtime: small uploads do not wait for the device") {
   gpu->Free(data);
 }
 
+TEST_CASE("runtime: Pace waits for the work before its last call, and not for later work") {
+  const Clean clean;
+  const auto gpu = Open();
+  const char sent = 7;
+  auto* const first = static_cast<char*>(gpu->Allocate(1));
+  auto* const second = static_cast<char*>(gpu->Allocate(1));
+  *first = *second = 0;
+  gpu->Upload(first, &sent, 1);
+  gpu->Pace();
+  CHECK(*first == 0);
+  gpu->Upload(second, &sent, 1);
+  gpu->Pace();
+  CHECK(*first == sent);
+  CHECK(*second == 0);
+  gpu->Pace();
+  CHECK(*second == sent);
+  gpu->Free(first);
+  gpu->Free(second);
+}
+
 TEST_CASE("runtime: memory that was freed comes back when there is no other") {
   for (const bool pools : {true, false}) {
     const Clean clean;

@@ -55,6 +55,7 @@ class PlayedGpu final : public cuda::Gpu {
   }
   std::string TakeLaunchError(int error) override { return gpu_.TakeLaunchError(error); }
   void Synchronize() override { gpu_.Synchronize(); }
+  void Pace() override { gpu_.Pace(); }
 
  private:
   cuda::Gpu& gpu_;

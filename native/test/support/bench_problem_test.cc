@@ -25,6 +25,7 @@ class HostMemory final : public cuda::Gpu {
   void Download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   std::string TakeLaunchError(int) override { return {}; }
   void Synchronize() override {}
+  void Pace() override {}
 
  private:
   cuda::DeviceProperties properties_;

@@ -59,7 +59,7 @@ class TableProblem {
         entries.push_back(entry);
       }
     }
-    table_ = {entries.data(), kSlots, 24, sites, dtype};
+    table_ = {entries.data(), kSlots, 24, sites, nullptr, dtype};
   }
 
   const LoraLinearProblem& slot(int32_t slot) const {

@@ -91,6 +91,7 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   closeFile: () => [file],
   lockFile: () => [{ $: 'lockable' }],
   unlockFile: () => [{ $: 'lock' }],
+  activity: onDevice,
   startProfile: onDevice,
   endProfile: (d) => ({ before: [{ fn: 'startProfile', args: [device] }, step(d)], args: [device] }),
   liveObjects: none,
