@@ -20,6 +20,7 @@ export type { Device } from './native/device';
 export { CausalLM } from './models/causal_lm';
 export type {
   AddAdapterOptions,
+  CombineAdaptersOptions,
   ForwardOptions,
   ForwardOutput,
   FromPretrainedOptions,
@@ -40,6 +41,7 @@ export type {
   WeightsProgress,
 } from './hub/progress';
 export { Adapter } from './peft/adapter';
+export type { CombineMethod } from './peft/combine';
 export type { TokenRows } from './models/batch';
 export type { ChatTemplateOptions, ChatVariables } from './text/chat';
 export type { ChatMessage } from './text/messages';

@@ -13,7 +13,8 @@ import { parseModelConfig, type ModelConfig } from '../models/config';
 import { checkUnused } from '../models/save';
 import { readAdapter, writeAdapter, type AdapterFiles } from '../peft/adapter_files';
 import { check, checkOneOf, checkOptions } from '../validate';
-import { filesOf, layersOf, linearModules, type AboutAdapter } from './adapter_layers';
+import { filesOf, type AboutAdapter } from '../peft/adapter_layers';
+import { layersOf, linearModules } from './layers';
 import { readGgufAdapter, writeGgufAdapter } from './gguf_adapter';
 import { isMlxConfig, readMlxAdapter, writeMlxAdapter } from './mlx_adapter';
 

@@ -14,7 +14,8 @@ import type { ModelConfig } from '../models/config';
 import { families } from '../models/families';
 import { ggufModules, reordered, type GgufModule } from '../models/gguf_names';
 import { listed } from '../validate';
-import { alphaOf, linearModules, scaled, sharedFactor, type AdapterLayer } from './adapter_layers';
+import { alphaOf, type AdapterLayer } from '../peft/adapter_layers';
+import { linearModules, scaled, sharedFactor } from './layers';
 
 const refuse = (path: string, reason: string): never => {
   throw new LoRAError('ERR_ADAPTER', `${path} ${reason}`);

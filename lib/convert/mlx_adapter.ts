@@ -14,14 +14,8 @@ import { StoredTensors } from '../formats/stored_tensors';
 import type { ModelConfig } from '../models/config';
 import { inSlices } from '../tensor/pace';
 import { isDropout, listed } from '../validate';
-import {
-  f32Tensor,
-  scaled,
-  sharedFactor,
-  transposed,
-  type AboutAdapter,
-  type AdapterLayer,
-} from './adapter_layers';
+import { f32Tensor, type AboutAdapter, type AdapterLayer } from '../peft/adapter_layers';
+import { scaled, sharedFactor, transposed } from './layers';
 
 /** Whether a configuration is one of mlx_lm's. */
 export const isMlxConfig = (json: unknown): boolean =>

@@ -16,9 +16,19 @@ import { enqueueInSlices } from '../tensor/op_slices';
 import { noGrad, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
-import { check, checkBoolean, checkInteger, checkOptions, checkSignal, describe } from '../validate';
+import {
+  check,
+  checkBoolean,
+  checkInteger,
+  checkOptions,
+  checkSignal,
+  describe,
+  isListOf,
+} from '../validate';
 import { Adapter, type AdapterSource } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
+import { combineOptions, combinePlan } from '../peft/combine';
+import { combineAdapters } from './combine_adapters';
 import type { ModelConfig } from './config';
 import { forwardSteps, planForward, type ForwardResult } from './forward';
 import type { GenerationResult, Prompt } from './generate';
@@ -43,6 +53,7 @@ import type { DataSource } from '../data/example';
 import type { Decoder } from './decoder';
 import type {
   AddAdapterOptions,
+  CombineAdaptersOptions,
   ForwardOptions,
   ForwardOutput,
   FromPretrainedOptions,
@@ -187,6 +198,48 @@ export class CausalLM {
     }
     this.#adapters.add(adapter, options.activate ?? false);
     return adapter;
+  }
+
+  /**
+   * Makes one new adapter of several, which stay as they are. With sᵢ = α/r of adapter i and its `scale`:
+   *
+   *     cat, svd          Σ wᵢ·sᵢ·Aᵢ·Bᵢ, the sum itself, of rank Σ rᵢ; its best approximation of rank `svdRank`
+   *     linear            (Σ √|wᵢ·sᵢ|·Aᵢ)·(Σ ±√|wᵢ·sᵢ|·Bᵢ): each factor is summed for itself, which is not the sum
+   *     magnitude_prune   the same, of the `density` largest magnitudes of each factor
+   *     dare_linear       the same, of values kept with probability `density` and divided by it (Yu et al., 2024)
+   *     ties              of each value the mean over the adapters that have the sign of most (Yadav et al., 2023)
+   *
+   * The last four give what PEFT's add_weighted_adapter gives; 'dare_linear' with random numbers of its own.
+   *
+   * @throws ERR_ARGUMENT for options, names, and adapters of several ranks where the method sums the factors; ERR_UNSUPPORTED for what is no plain LoRA.
+   * @example
+   * const both = await model.combineAdapters(['sql', 'tone'], { weights: [0.7, 0.3], method: 'svd', svdRank: 16, name: 'both' });
+   * await both.save('both');
+   */
+  async combineAdapters(
+    adapters: readonly (string | Adapter)[],
+    options: CombineAdaptersOptions = {},
+  ): Promise<Adapter> {
+    const op = 'combineAdapters';
+    this.#checkAlive(op);
+    const { name = 'combined', seed, activate, trainable, ...settings } = options;
+    checkOptions(op, options, [...combineOptions, 'name', 'seed', 'activate', 'trainable']);
+    this.#adapters.checkName(op, name);
+    const isName = (one: unknown): boolean => typeof one === 'string' || one instanceof Adapter;
+    check(
+      isListOf(adapters, isName) && adapters.length > 0,
+      op,
+      () => `expected a list of adapters but received ${describe(adapters)}`,
+    );
+    const found = adapters.map((one) => this.#adapters.resolve(op, one)!);
+    const plan = combinePlan(op, found.length, { ...settings, seed });
+    const releases = found.map((adapter) => adapter.acquire());
+    try {
+      const files = await combineAdapters(op, found, this.linears(), plan);
+      return await this.loadAdapter(files, { name, seed, activate, trainable });
+    } finally {
+      for (const release of releases) release();
+    }
   }
 
   /**

@@ -40,6 +40,8 @@ export const areas = [
       'LoRAConfig',
       'AddAdapterOptions',
       'LoadAdapterOptions',
+      'CombineAdaptersOptions',
+      'CombineMethod',
       'ModelConfig',
       'BlockShape',
       'ModelType',
