@@ -13,5 +13,5 @@ export default defineConfig({
   clean: true,
   // What a report inlines, and a thread runs: lib/train/report, lib/grammar.
   loader: textAssets,
-  external: ['lora-native', 'node-gyp-build', '@mlc-ai/web-xgrammar'],
+  external: ['lora-native', /^@lora-native\//, 'node-gyp-build', '@mlc-ai/web-xgrammar'],
 });

@@ -1,4 +1,5 @@
 /** The public names of lora-native. */
+import './native/bundled'; // before all that needs Node's modules
 export { LoRAError } from './errors';
 export type { ErrorCode } from './errors';
 import './ops'; // gives tensors their methods

@@ -84,6 +84,11 @@ const bunPackage =
 const denoPackage = `@deno/${host}${process.platform === 'linux' ? '-glibc' : ''}`;
 const exe = process.platform === 'win32' ? '.exe' : '';
 
+function denoFlags() {
+  const page = readFileSync(join(root, 'docs/guides/bun-and-deno.md'), 'utf8');
+  return /^deno run (.*) quickstart\.mjs$/m.exec(page)[1].split(' ');
+}
+
 /** Each is one package of npm's with a program in it. */
 const runtimes = [
   ...['20', '22', '24'].map((major) => ({
@@ -94,7 +99,8 @@ const runtimes = [
     args: [],
   })),
   { name: 'Bun', packageName: bunPackage, spec: '1', program: `bin/bun${exe}`, args: [] },
-  { name: 'Deno', packageName: denoPackage, spec: '2', program: `deno${exe}`, args: ['run', '-A'] },
+  // The flags that its page names, and no other.
+  { name: 'Deno', packageName: denoPackage, spec: '2', program: `deno${exe}`, args: ['run', ...denoFlags()] },
 ];
 
 /** Puts the runtime's program into `runtime.command`; gives why that cannot be done, or undefined. */
@@ -131,7 +137,9 @@ async function checkRuntime({ name, command, args }, app) {
   );
 
   const cli = 'node_modules/lora-native/dist/cli.js';
-  const report = JSON.parse(await here(cli, 'doctor', '--json'));
+  // It names the system, which Deno lets nobody ask without a flag of its own.
+  const asking = name === 'Deno' ? [...args, '--allow-sys'] : args;
+  const report = JSON.parse(await run(command, [...asking, cli, 'doctor', '--json'], { cwd: app }));
   expect(report['binary from'] === `@lora-native/${localPlatform}`, JSON.stringify(report, null, 1));
   const outDir = `run-${name.replace(' ', '-')}`;
   const model = ['--model', 'base-model', '--device', 'cpu'];
@@ -205,6 +213,9 @@ async function bundle(app) {
   await build({ ...external, format: 'esm', outfile: 'out/external.mjs' });
   await build({ ...external, entryPoints: ['forward.cjs'], format: 'cjs', outfile: 'out/external.cjs' });
   await build({ ...shared, entryPoints: ['error.cjs'], format: 'cjs', outfile: 'out/bundled.cjs' });
+  await build({ ...shared, entryPoints: ['train.mjs'], format: 'esm', outfile: 'out/bundled.mjs' });
+  const { stderr } = spawnSync(process.execPath, ['out/bundled.mjs'], { cwd: app, encoding: 'utf8' });
+  expect(stderr.includes("external: ['lora-native']"), stderr);
 }
 
 /** The main package alone: what a user sees where npm left the optional dependency out. */

@@ -9,9 +9,17 @@ const blockLength = 2 ** blockBits;
 /** What is left to the program when a data set has taken what it could. */
 const reservedBytes = 64 * 2 ** 20;
 
-/** Bytes that this process may still take; in a container those of the container, where the runtime knows them. */
-const freeBytes = (): number =>
-  (process as { availableMemory?: () => number }).availableMemory?.() ?? freemem();
+/**
+ * Bytes that this process may still take; in a container those of the container, where the runtime knows them. A program that may not ask, as
+ * in Deno without --allow-sys, learns from the allocation itself.
+ */
+function freeBytes(): number {
+  try {
+    return (process as { availableMemory?: () => number }).availableMemory?.() ?? freemem();
+  } catch {
+    return Infinity;
+  }
+}
 
 /** A list of numbers that grows: of 32-bit integers, or of doubles. */
 export class Column {

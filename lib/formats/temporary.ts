@@ -4,13 +4,28 @@ import { lstat, readdir, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 
-/** Of this machine: a process number says nothing about one on another machine that shares the folder. */
-const host = createHash('sha256').update(hostname()).digest('hex').slice(0, 8);
+let tag: string | undefined;
+/**
+ * Of this machine: a process number says nothing about one on another machine that shares the folder. A program that may not ask for the
+ * machine's name, as in Deno without --allow-sys, is like a machine of its own.
+ */
+function host(): string {
+  if (tag === undefined) {
+    let name: string | Buffer;
+    try {
+      name = hostname();
+    } catch {
+      name = randomBytes(16);
+    }
+    tag = createHash('sha256').update(name).digest('hex').slice(0, 8);
+  }
+  return tag;
+}
 const day = 24 * 60 * 60 * 1000;
 
 /** The path for a hidden name in a folder: `.NAME.PID-RANDOM.tmp`. */
 export function temporaryIn(dir: string, name: string): string {
-  return join(dir, `.${name}.${process.pid}-${host}${randomBytes(4).toString('hex')}.tmp`);
+  return join(dir, `.${name}.${process.pid}-${host()}${randomBytes(4).toString('hex')}.tmp`);
 }
 
 /** A hidden name beside `path`, hence on the same file system, as rename needs. */
@@ -21,7 +36,7 @@ function isRunning(pid: number): boolean {
     process.kill(pid, 0); // sends nothing
     return true;
   } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM';
+    return (error as NodeJS.ErrnoException).code !== 'ESRCH'; // it is there, or nothing is known about it
   }
 }
 
@@ -29,7 +44,7 @@ async function isAbandoned(path: string, pid: number, from: string): Promise<boo
   const { mtimeMs, uid } = await lstat(path);
   // Whoever owns a folder in a shared one could put a link in its place while it is removed.
   if (uid !== (process.getuid?.() ?? uid)) return false;
-  if (from !== host) return Date.now() - mtimeMs > day;
+  if (from !== host()) return Date.now() - mtimeMs > day;
   // A process number comes again, in containers often: then the file is older than this process.
   if (pid === process.pid) return mtimeMs < Date.now() - process.uptime() * 1000 - 1000;
   return !isRunning(pid);
@@ -47,7 +62,7 @@ export async function sweep(dir: string, mine: (name: string) => boolean): Promi
     if (found === null || !mine(found[1]!)) continue;
     const path = join(dir, entry);
     // It may be gone by now, or be another user's: neither stops a save.
-    if (await isAbandoned(path, Number(found[2]), found[4] ? found[3]! : host).catch(() => false))
+    if (await isAbandoned(path, Number(found[2]), found[4] ? found[3]! : host()).catch(() => false))
       await rm(path, { recursive: true, force: true }).catch(() => undefined);
   }
 }

@@ -13,6 +13,7 @@ import { createRequire } from 'node:module';
 import { dirname, join, resolve, sep } from 'node:path';
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
+import { bundledSentence } from './bundled';
 import platforms from './platforms.json';
 
 /** What the search depends on; tests put values of their own here. */
@@ -91,10 +92,22 @@ export function platformName({ platform, arch, libc }: Host): string {
   return `${platform}-${arch}${suffix}`;
 }
 
+/**
+ * The packages that hold binaries. Programs that copy what another program needs (Next.js, Vercel, @vercel/nft) look for names that are
+ * literal, and copy the package which is installed; findBinary() looks from the package's own folder.
+ */
+const packages: Readonly<Record<keyof typeof platforms, () => string>> = {
+  'linux-x64-gnu': () => require.resolve('@lora-native/linux-x64-gnu'),
+  'linux-arm64-gnu': () => require.resolve('@lora-native/linux-arm64-gnu'),
+  'linux-x64-musl': () => require.resolve('@lora-native/linux-x64-musl'),
+  'darwin-arm64': () => require.resolve('@lora-native/darwin-arm64'),
+  'win32-x64': () => require.resolve('@lora-native/win32-x64'),
+};
+
 /** The package that holds this platform's binary; undefined where none is published. */
 export function platformPackage(host: Host): string | undefined {
   const name = platformName(host);
-  return Object.hasOwn(platforms, name) ? `@lora-native/${name}` : undefined;
+  return Object.hasOwn(packages, name) ? `@lora-native/${name}` : undefined;
 }
 
 const binaryError = (message: string, cause?: unknown): LoRAError =>
@@ -110,12 +123,7 @@ export function findBinary(host: Host = thisHost()): Binary {
     return { path: resolve(host.binary), source: 'LORA_NATIVE_BINARY' };
   }
   const root = packageRoot(host.directory);
-  if (root === undefined)
-    throw binaryError(
-      'lora-native was bundled into another program, and a bundle cannot hold its native binary. Leave the package ' +
-        "out of the bundle (esbuild: external: ['lora-native']) and install it beside the program, or set " +
-        'LORA_NATIVE_BINARY to the path of lora_native.node',
-    );
+  if (root === undefined) throw new LoRAError('ERR_BINARY', bundledSentence, { op: 'native' });
   const local = localBuild(host.prebuild ?? root);
   if (host.prebuild !== undefined) {
     if (local === undefined || !isInside(local, host.prebuild))

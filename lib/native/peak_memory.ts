@@ -1,5 +1,5 @@
 /** The most memory that this process has had. */
-import { existsSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 
 const status = '/proc/self/status';
 
@@ -9,6 +9,10 @@ const status = '/proc/self/status';
  */
 export function peakProcessBytes(): number | undefined {
   if (process.platform !== 'linux') return process.resourceUsage().maxRSS * 1024;
-  const peak = existsSync(status) && /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(status, 'utf8'));
-  return peak ? Number(peak[1]) * 1024 : undefined;
+  try {
+    const peak = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(status, 'utf8'));
+    return peak ? Number(peak[1]) * 1024 : undefined;
+  } catch {
+    return undefined; // there is no /proc, or Deno keeps it from programs
+  }
 }

@@ -129,6 +129,32 @@ test('bytes that are released while a piece is written are an error, not an endl
   expect(readdirSync(dir)).toEqual([]);
 });
 
+test('a program that may not ask for the name of the machine writes, and what it left stays for a day', async () => {
+  jest.resetModules();
+  jest.doMock('node:os', () => ({
+    hostname: () => {
+      throw new Error('Requires sys access to "hostname"'); // as Deno has it
+    },
+  }));
+  try {
+    const { sweep, temporaryBeside } = await import('../../lib/formats/temporary');
+    const dir = fresh();
+    const left = temporaryBeside(join(dir, 'a.txt'));
+    writeFileSync(left, 'half');
+    const other = join(dir, `.b.txt.${process.pid}-${'0'.repeat(16)}.tmp`);
+    writeFileSync(other, 'half');
+    await sweep(dir, () => true);
+    expect(
+      readdirSync(dir)
+        .map((name) => join(dir, name))
+        .sort(),
+    ).toEqual([left, other].sort());
+  } finally {
+    jest.dontMock('node:os');
+    jest.resetModules();
+  }
+});
+
 test('a file keeps its mode when it is replaced', async () => {
   const dir = fresh();
   const path = join(dir, 'config.json');

@@ -1,6 +1,9 @@
-import { mkdirSync, mkdtempSync, realpathSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, realpathSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { buildSync } from 'esbuild';
 import { LoRAError } from '../../lib/errors';
+import platforms from '../../lib/native/platforms.json';
 import {
   findBinary,
   here,
@@ -235,4 +238,43 @@ test('this process is described as its system is', () => {
         ? 'glibc'
         : 'musl',
   );
+});
+
+describe('programs that take this one apart', () => {
+  const entry = join(__dirname, '../../lib/index.ts');
+  /** What tsup makes of the library, as an esbuild of somebody else finds it in node_modules. */
+  function built(): string {
+    const outfile = join(mkdtempSync(join(scratch, 'bundled-')), 'node_modules/lora-native/dist/index.js');
+    const packages = {
+      packages: 'external',
+      loader: { '.worker.js': 'text', '.client.js': 'text', '.client.css': 'text' },
+    } as const;
+    buildSync({ entryPoints: [entry], outfile, bundle: true, platform: 'node', format: 'cjs', ...packages });
+    return outfile;
+  }
+
+  test('find the name of every platform package as a literal, and copy the one that is installed', () => {
+    const code = readFileSync(built(), 'utf8');
+    for (const name of Object.keys(platforms))
+      expect(code).toContain(`require.resolve("@lora-native/${name}")`);
+  });
+
+  test('an ES module that esbuild made of it says what to do', () => {
+    const library = built();
+    const program = join(dirname(library), 'program.mjs');
+    writeFileSync(program, "import { tensor } from './index.js';\nconsole.log(tensor);\n");
+    const outfile = join(dirname(library), 'out.mjs');
+    buildSync({
+      entryPoints: [program],
+      outfile,
+      bundle: true,
+      platform: 'node',
+      format: 'esm',
+      packages: 'external',
+      logLevel: 'silent',
+    });
+    const { stderr } = spawnSync(process.execPath, [outfile], { encoding: 'utf8' });
+    expect(stderr).toContain('lora-native was bundled into another program');
+    expect(stderr).toContain("code: 'ERR_BINARY'");
+  });
 });
