@@ -51,9 +51,11 @@ export function describeReference(site: string): void {
     const ids = idsOf(page('reference/command-line.html'));
     for (const name of Object.keys(commands)) {
       expect(ids).toContain(name);
-      const { out, status } = await commandLine([name, '--help']);
+      const { out, status } = await commandLine([name, '--help', '--all']);
       expect(status).toBe(0);
-      const flags = [...out.matchAll(/^ {2}(?:-\w, )?--([a-z-]+)/gm)].map(([, flag]) => `${name}-${flag}`);
+      const flags = [...out.matchAll(/^ {2}(?:-\w, )?--(?:\[no-\])?([a-z-]+)/gm)].map(
+        ([, flag]) => `${name}-${flag}`,
+      );
       expect(flags).toContain(`${name}-json`);
       expect([...ids].filter((id) => id.startsWith(`${name}-`)).sort()).toEqual(flags.sort());
     }
