@@ -28,6 +28,12 @@ export const serve = defineCommand({
       defaultText: "its folder's",
     },
     maxAdapters: { type: 'integer', minimum: 1, default: 16, help: 'adapters in memory at once' },
+    allowLoadFrom: {
+      type: 'string',
+      value: 'DIR',
+      help: 'requests may load adapters from there',
+      defaultText: 'they load none',
+    },
     host: { type: 'string', value: 'ADDRESS', default: '127.0.0.1', help: 'the address to listen on' },
     port: { type: 'integer', minimum: 0, default: 8080, help: 'the port; 0 is a free one' },
     apiKey: {
@@ -65,9 +71,10 @@ export const serve = defineCommand({
     const model = await loadModel(values, console);
     try {
       const { maxBatchSize, kvCacheBytes, maxQueued, maxAdapters, defaultMaxTokens, logPrompts } = values;
+      const { modelName, allowLoadFrom } = values;
       model.configureEngine({ maxBatchSize, kvCacheBytes });
       const handler = createOpenAIHandler(model, {
-        modelName: values.modelName,
+        ...{ modelName, allowLoadFrom },
         adapters: Object.fromEntries(sources),
         apiKeys,
         maxRunning: maxBatchSize,

@@ -45,7 +45,8 @@ export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
   const { signal } = exchange;
   exchange.facts.model = plan.model;
   exchange.facts.stream = plan.stream;
-  if (!service.adapters.has(plan.model)) throw service.adapters.unknown(plan.model);
+  const { adapters } = service;
+  if (!adapters.has(plan.model) && !(await adapters.discover(plan.model))) throw adapters.unknown(plan.model);
   const lease = await service.queue.enter(client.lane, plan.promptCount * plan.sampling.n, signal);
   try {
     const use = await service.adapters.acquire(plan.model);

@@ -1,6 +1,7 @@
 /** OpenAI's API over one base and many adapters, as a handler for node:http. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { CausalLM } from '../models/causal_lm';
+import { loadAdapter, unloadAdapter } from './adapters_endpoints';
 import { ApiError, toApiError, unavailable, unsupported } from './api_error';
 import { readFields } from './body';
 import { chatCompletions } from './chat_endpoint';
@@ -30,12 +31,18 @@ const posts: Readonly<Record<string, Endpoint>> = {
   '/v1/embeddings': async () => {
     throw unsupported('/v1/embeddings', 'the model generates text');
   },
+  '/v1/load_lora_adapter': loadAdapter,
+  '/v1/unload_lora_adapter': unloadAdapter,
   '/tokenize': tokenize,
   '/detokenize': detokenize,
 };
 
+/** Of Prometheus' text format. */
+const metricsType = 'text/plain; version=0.0.4; charset=utf-8';
+
 const gets: Readonly<Record<string, (call: Call) => Promise<void>>> = {
   '/v1/models': listModels,
+  '/metrics': async ({ service, exchange }) => exchange.text(service.metrics.text(service), metricsType),
 };
 
 const modelPath = '/v1/models/';
@@ -61,7 +68,7 @@ class Handler {
       failure = error;
       if (!exchange.signal.aborted) exchange.fail(toApiError(error));
     } finally {
-      this.#log(exchange, failure);
+      this.#ended(exchange, failure);
       this.#open.delete(exchange);
       if (this.#open.size === 0) for (const idle of this.#idle.splice(0)) idle();
     }
@@ -106,13 +113,16 @@ class Handler {
     );
   }
 
-  #log(exchange: Exchange, failure: unknown): void {
-    const { logger } = this.#service.settings;
-    if (!logger) return;
+  /** Counts a request that has ended, and writes its line. */
+  #ended(exchange: Exchange, failure: unknown): void {
+    const { settings, metrics } = this.#service;
     const { id, request, response, path, facts, elapsedMs, signal } = exchange;
     const left = signal.aborted && signal.reason instanceof ClientLeft;
     // 499 is what nginx writes where the client has left before the answer.
     const status = left ? 499 : response.statusCode;
+    metrics.ended(exchange, servedPath(path), status);
+    const { logger } = settings;
+    if (!logger) return;
     const ms = Math.round(elapsedMs);
     const line = { id, method: request.method, path, status, ms, ...facts };
     const known = failure instanceof ApiError || left;
@@ -125,6 +135,12 @@ class Handler {
     this.#closing = true;
     if (this.#open.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
+}
+
+/** The path of an endpoint; undefined for one that there is not. */
+function servedPath(path: string): string | undefined {
+  if (path.startsWith(modelPath)) return modelPath;
+  return path === '/health' || Object.hasOwn(posts, path) || Object.hasOwn(gets, path) ? path : undefined;
 }
 
 function decoded(name: string): string {

@@ -1,5 +1,6 @@
 /** The options of createOpenAIHandler, checked. */
 import { basename } from 'node:path';
+import { toPath } from '../formats/paths';
 import { idOfSnapshot } from '../hub/cache';
 import type { CausalLM } from '../models/causal_lm';
 import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
@@ -21,6 +22,11 @@ export interface OpenAIHandlerOptions {
   adapters?: Readonly<Record<string, string | URL>> | undefined;
   /** Most of these adapters in memory; the one that was used longest ago leaves, one in use does not. Default 16. */
   maxAdapters?: number | undefined;
+  /**
+   * A folder that requests may load adapters from: with /v1/load_lora_adapter, or by naming one of its folders as their model. Links that
+   * lead out of it are refused. Default: requests load nothing.
+   */
+  allowLoadFrom?: string | URL | undefined;
   /** Keys that requests must carry one of. Default: none, and everybody who can connect may ask. */
   apiKeys?: readonly (string | ApiKey)[] | undefined;
   /** Texts that are given to the engine at once; its `maxBatchSize` is a good number. Default 16. */
@@ -62,6 +68,7 @@ const defaults: Defaults = {
 export interface HandlerSettings extends Defaults {
   readonly modelName: string;
   readonly adapters: Readonly<Record<string, string | URL>>;
+  readonly allowLoadFrom: string | undefined;
   readonly apiKeys: readonly (string | ApiKey)[];
   readonly logger: ServeLogger | undefined;
   readonly logPrompts: boolean;
@@ -71,7 +78,7 @@ const op = 'createOpenAIHandler';
 
 /** @throws ERR_ARGUMENT for an unknown option or a wrong value. */
 export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions): HandlerSettings {
-  const others = ['modelName', 'adapters', 'apiKeys', 'logger', 'logPrompts'];
+  const others = ['modelName', 'adapters', 'allowLoadFrom', 'apiKeys', 'logger', 'logPrompts'];
   checkOptions(op, options, [...Object.keys(defaults), ...others]);
   const numbers = { ...defaults };
   for (const name of Object.keys(defaults) as (keyof Defaults)[]) {
@@ -99,5 +106,6 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions):
     op,
     'expected logger to have info() and error()',
   );
-  return { ...numbers, modelName, adapters, apiKeys, logger, logPrompts };
+  const allowLoadFrom = options.allowLoadFrom === undefined ? undefined : toPath(options.allowLoadFrom, op);
+  return { ...numbers, modelName, adapters, allowLoadFrom, apiKeys, logger, logPrompts };
 }

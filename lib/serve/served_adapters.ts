@@ -10,6 +10,7 @@ import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { readAdapter } from '../peft/adapter_files';
 import { check, suggest } from '../validate';
+import { AdapterFolder } from './adapter_folder';
 import { ApiError } from './api_error';
 
 /** An adapter that a request uses, or null for the base, until release() is called. */
@@ -21,7 +22,10 @@ export interface AdapterUse {
 /** An adapter that the server knows by its folder. */
 interface Entry {
   readonly name: string;
+  /** As the program, or the request that it came with, has it. */
   readonly path: string;
+  /** Within the folder that requests may load from; absent where the program named it. */
+  readonly folder?: AdapterFolder;
   /** How many requests use it, or wait for it. */
   uses: number;
   /** Set while it is in memory, or on its way there. */
@@ -44,6 +48,9 @@ const op = 'createOpenAIHandler';
 /** Names that stand in URLs and JSON as they are. */
 const servedName = /^[\w.@-][\w.:@/-]{0,255}$/;
 
+/** Requests may not fill the memory with names. */
+const mostEntries = 10_000;
+
 const nothing = (): void => undefined;
 
 export class ServedAdapters {
@@ -60,14 +67,22 @@ export class ServedAdapters {
   /** How often the files of an adapter were read. */
   loads = 0;
 
-  /** `base`: the name of the model without an adapter. */
+  readonly #folder: AdapterFolder | undefined;
+
+  /** `base`: the name of the model without an adapter; `allowLoadFrom`: the folder that requests may load from. */
   constructor(
     model: CausalLM,
     readonly base: string,
-    maxAdapters: number,
+    { maxAdapters, allowLoadFrom }: { maxAdapters: number; allowLoadFrom: string | undefined },
   ) {
     this.#model = model;
     this.#most = maxAdapters;
+    if (allowLoadFrom !== undefined) this.#folder = new AdapterFolder(allowLoadFrom);
+  }
+
+  /** Whether requests may load adapters. */
+  get canLoad(): boolean {
+    return this.#folder !== undefined;
   }
 
   /** Adapters in memory that were loaded because requests named them. */
@@ -77,16 +92,42 @@ export class ServedAdapters {
 
   /** Makes a folder known by a name. @throws ERR_ARGUMENT for a name that is taken, or that is none. */
   register(name: string, path: string | URL): void {
+    const given = toPath(path, op);
+    this.#add(name, isHubName(given) && !existsSync(given) ? given : resolve(given));
+  }
+
+  /**
+   * Makes an adapter of the folder known that requests may load from. It is looked up again whenever it is loaded.
+   * @throws 400 for a name that is taken, 403 for a path that leads out of the folder, 404
+   */
+  async registerFrom(path: string, name: string): Promise<void> {
+    const { path: found } = await this.#folder!.locate(path);
+    if (this.#entries.size >= mostEntries)
+      throw new ApiError(400, `there are ${mostEntries} adapters already`, { param: 'lora_name' });
+    this.#add(name, found, this.#folder);
+  }
+
+  /** Makes an adapter known whose name is that of a folder within the one that requests may load from; whether there is one. */
+  async discover(name: string): Promise<boolean> {
+    if (!(await this.#folder?.has(name))) return false;
+    if (!this.has(name)) await this.registerFrom(name, name);
+    return true;
+  }
+
+  #add(name: string, path: string, folder?: AdapterFolder): void {
     check(
       servedName.test(name),
       op,
-      `expected names of adapters of letters, digits and ._-:@/ but received '${name}'`,
+      `expected names of adapters of letters, digits and ._-:@/ but received '${name.slice(0, 256)}'`,
     );
     check(!this.has(name), op, `expected a new name but there is a model '${name}' already`);
-    const given = toPath(path, op);
-    const source = isHubName(given) && !existsSync(given) ? given : resolve(given);
-    const entry = { name, path: source, uses: 0, loaded: undefined, removed: false };
-    this.#entries.set(name, entry);
+    this.#entries.set(name, { name, path, folder, uses: 0, loaded: undefined, removed: false });
+  }
+
+  /** Whether the program named it, and not a request. */
+  isFixed(name: string): boolean {
+    const entry = this.#entries.get(name);
+    return entry ? entry.folder === undefined : this.has(name);
   }
 
   /** Takes an adapter from the list: requests that use it go on, others no longer find it. */
@@ -173,7 +214,9 @@ export class ServedAdapters {
     const name = `${entry.name}#${++this.loads}`;
     this.#inner.add(name);
     try {
-      const files = await readAdapter(entry.path);
+      const place = await entry.folder?.locate(entry.path);
+      const files = await readAdapter(place?.path ?? entry.path);
+      await place?.checkUnchanged();
       const { activeAdapter } = this.#model;
       const adapter = await this.#model.loadAdapter(files, { name });
       // The first adapter of a model becomes the active one, which the program did not ask for.

@@ -3,6 +3,7 @@ import type { CausalLM } from '../models/causal_lm';
 import { Clients, type Client } from './clients';
 import type { Exchange } from './exchange';
 import { FairQueue } from './fair_queue';
+import { Metrics } from './metrics';
 import { type HandlerSettings } from './options';
 import { ServedAdapters } from './served_adapters';
 import { TokenTexts } from './token_texts';
@@ -11,6 +12,7 @@ export class Service {
   readonly queue: FairQueue;
   readonly clients: Clients;
   readonly adapters: ServedAdapters;
+  readonly metrics = new Metrics();
   #tokenTexts: TokenTexts | undefined;
 
   constructor(
@@ -19,7 +21,7 @@ export class Service {
   ) {
     this.queue = new FairQueue(settings);
     this.clients = new Clients(settings.apiKeys);
-    this.adapters = new ServedAdapters(model, settings.modelName, settings.maxAdapters);
+    this.adapters = new ServedAdapters(model, settings.modelName, settings);
     for (const [name, path] of Object.entries(settings.adapters)) this.adapters.register(name, path);
   }
 

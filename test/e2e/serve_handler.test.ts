@@ -458,8 +458,10 @@ describe('connections', () => {
   test('close() answers what came before, and nothing after', async () => {
     const { port, url, post, handler } = await serve(endless);
     const first = await begun({ port }, chat, { ...long, max_tokens: 300 });
-    const closed = handler.close();
+    let ended = false;
+    const closed = handler.close().then(() => (ended = true));
     const { status, body } = await post(chat, hi);
+    expect(ended).toBe(false);
     expect([status, body['error'].code]).toEqual([503, 'closing']);
     expect((await fetch(`${url}/health`)).status).toBe(503);
     let text = '';
