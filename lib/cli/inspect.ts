@@ -1,6 +1,8 @@
 import { existsSync, statSync } from 'node:fs';
 import { LoRAError } from '../errors';
 import { SavedFolder } from '../formats/file_group';
+import { GgufFile, isGguf } from '../formats/gguf';
+import type { GgufValue } from '../formats/gguf_header';
 import { readJson } from '../formats/json';
 import type { Source } from '../formats/links';
 import { checkpointFile } from '../formats/model_files';
@@ -16,7 +18,7 @@ import { printableLine } from './printable';
 import { defineCommand, helpFlag } from './command';
 
 export const inspect = defineCommand({
-  summary: 'Shows what a model, adapter, checkpoint or safetensors file holds, or what counts in data.',
+  summary: 'Shows what a model, adapter, checkpoint, safetensors or GGUF file holds, or what counts in data.',
   usage: 'PATH [--model DIR] [--json]',
   flags: {
     model: { type: 'string', value: 'DIR', help: 'PATH is a data set; this reads it' },
@@ -28,7 +30,7 @@ export const inspect = defineCommand({
   },
   positionals: ['PATH'],
   json:
-    'one object: { kind: "model" | "adapter" | "checkpoint" | "safetensors", path, config?, metadata?, parameters, bytes, ' +
+    'one object: { kind: "model" | "adapter" | "checkpoint" | "safetensors" | "gguf", path, config?, metadata?, parameters, bytes, ' +
     'tensors: [{ name, dtype, shape }] }; of a data set { kind: "data", path, examples, truncated, dropped, tokens, ' +
     'first: { inputIds, labels, text, counted } }',
 
@@ -50,7 +52,7 @@ interface Entry {
   shape: readonly number[];
 }
 interface Report {
-  kind: 'model' | 'adapter' | 'checkpoint' | 'safetensors';
+  kind: 'model' | 'adapter' | 'checkpoint' | 'safetensors' | 'gguf';
   path: string;
   config?: unknown;
   metadata?: unknown;
@@ -88,11 +90,36 @@ async function describeFile(source: Source, kind: Report['kind']): Promise<Repor
   }
 }
 
+/** A tokenizer is hundreds of thousands of values: of long lists the number is told. */
+const longestList = 64;
+
+function shownValue(value: GgufValue): unknown {
+  if (typeof value === 'bigint') return String(value);
+  if (typeof value !== 'object') return value;
+  const items = Array.from(value as Iterable<GgufValue>);
+  return items.length > longestList ? `${items.length} values` : items.map(shownValue);
+}
+
+async function describeGguf(source: Source): Promise<Report> {
+  const file = await GgufFile.open(source);
+  try {
+    const metadata = Object.fromEntries([...file.metadata].map(([key, value]) => [key, shownValue(value)]));
+    const sizes = [...file.tensors].map(([name, { block, shape, byteLength }]): [string, Sized] => [
+      name,
+      { dtype: block.type, shape, byteLength },
+    ]);
+    return { kind: 'gguf', path: file.file.path, metadata, ...summed(sizes) };
+  } finally {
+    await file.close();
+  }
+}
+
 export async function describePath(source: string, options: SourceOptions = {}): Promise<Report> {
   const path = await sourceFolder(source, 'inspect', 'any', options);
   if (!existsSync(path))
     throw new LoRAError('ERR_FILE', `[inspect] ${path} does not exist`, { op: 'inspect' });
-  if (!statSync(path).isDirectory()) return describeFile(path, 'safetensors');
+  if (!statSync(path).isDirectory())
+    return (await isGguf(path)) ? describeGguf(path) : describeFile(path, 'safetensors');
   const folder = await SavedFolder.open(path);
   if (folder.has('adapter_config.json')) {
     const { config, tensors } = await readAdapter(path);

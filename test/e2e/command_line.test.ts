@@ -13,6 +13,7 @@ import {
 } from '../../lib/index';
 import { commandLine, jsonLines, type Outcome } from '../support/command_line';
 import { fileOf } from '../support/safetensors_bytes';
+import { adapterMetadata, adapterTensors, ggufBytes } from '../support/gguf_bytes';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
 
@@ -616,6 +617,34 @@ describe('inspect', () => {
     const file = await report(path);
     expect(file).toEqual({ ...found, kind: 'safetensors' });
     expect(file).toHaveProperty('metadata');
+  });
+
+  test('a GGUF file: its values, of long lists the number, and the types of its tensors', async () => {
+    const path = at('x.gguf');
+    const tokens = Array.from({ length: 65 }, (_, i) => String(i));
+    const metadata = new Map([
+      ...adapterMetadata,
+      ['tokens', { texts: tokens }] as const,
+      ['types', { i32s: [1, -1] }] as const,
+    ]);
+    writeFileSync(path, await ggufBytes(metadata, adapterTensors));
+    const found = await report(path);
+    expect(found).toMatchObject({ kind: 'gguf', path, parameters: 168, bytes: 672 });
+    expect(found['metadata']).toMatchObject({
+      'general.architecture': 'llama',
+      'adapter.lora.alpha': 4,
+      tokens: '65 values',
+      types: [1, -1],
+    });
+    expect((found['tensors'] as unknown[])[0]).toEqual({
+      name: 'blk.0.attn_q.weight.lora_a',
+      dtype: 'F32',
+      shape: [2, 24],
+    });
+    const { out } = await commandLine(['inspect', path]);
+    expect(out.split('\n').slice(0, 2)).toEqual([`gguf ${path}`, '4 tensors, 168 parameters, 0.0 MiB']);
+    writeFileSync(path, (await ggufBytes(metadata, adapterTensors)).subarray(0, 100));
+    expect((await commandLine(['inspect', path])).err).toContain('is cut off');
   });
 
   test('for people: what it is, its sums, and a line per tensor', async () => {
