@@ -106,6 +106,10 @@ export interface NativeBinding extends OpFunctions {
   cpuInfo(): NativeCpuInfo;
   setThreads(threads: number): void;
   memoryUsage(): MemoryUsage;
+  /** Collects garbage, then begins to watch anew how many bytes are held at most, on all devices. */
+  watchPeak(): void;
+  /** The most bytes that were held at once since watchPeak(), or ever. */
+  watchedPeakBytes(): number;
   synchronize(device: NativeDevice): Promise<void>;
   synchronizeSync(device: NativeDevice): void;
   /** Hands memory that is kept for later tensors back to the system, once what is queued has run. */

@@ -143,6 +143,15 @@ export function memoryUsage(): MemoryUsage {
   return binding().memoryUsage();
 }
 
+/**
+ * Watches how many bytes are held, on all devices: the returned function gives the most since this call, which frees first what nobody can
+ * reach any more. There is one watch in a thread, which the last call began; `memoryUsage().peakBytes` is left as it is.
+ */
+export function watchPeak(): () => number {
+  binding().watchPeak();
+  return () => binding().watchedPeakBytes();
+}
+
 /** Bytes that tensors of the device can take, without those that garbage still holds. */
 export function freeBytes(device: Device): number {
   return binding().freeBytes(nativeDevice(device));

@@ -89,6 +89,16 @@ Napi::Value MemoryUsage(const Napi::CallbackInfo& info) {
   return result;
 }
 
+Napi::Value WatchPeak(const Napi::CallbackInfo& info) {
+  EnvState::Get(info.Env())->WatchPeak();
+  return info.Env().Undefined();
+}
+
+Napi::Value WatchedPeakBytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(),
+                           static_cast<double>(EnvState::Get(info.Env())->watched_peak_bytes()));
+}
+
 Napi::Value LiveObjects(const Napi::CallbackInfo& info) {
   Napi::Object result = Napi::Object::New(info.Env());
   for (const auto& [kind, count] : EnvState::Get(info.Env())->LiveObjects())
@@ -231,6 +241,8 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<CpuInfo>(env, exports, "cpuInfo");
   Export<SetThreads>(env, exports, "setThreads");
   Export<MemoryUsage>(env, exports, "memoryUsage");
+  Export<WatchPeak>(env, exports, "watchPeak");
+  Export<WatchedPeakBytes>(env, exports, "watchedPeakBytes");
   Export<LiveObjects>(env, exports, "liveObjects");
   Export<Synchronize>(env, exports, "synchronize");
   Export<Trim>(env, exports, "trim");

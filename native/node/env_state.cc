@@ -145,6 +145,7 @@ Napi::Value EnvState::OpenDevice(const std::string& name) {
   device->on_bytes = [this](int64_t change) {
     bytes_ += static_cast<size_t>(change);
     peak_bytes_ = std::max(peak_bytes_, bytes_);
+    watched_peak_bytes_ = std::max(watched_peak_bytes_, bytes_);
     least_bytes_ = std::min(least_bytes_, bytes_);
   };
   devices_[name] = device;
@@ -281,6 +282,11 @@ void EnvState::CollectDead() {
   PollDead();
   for (const auto& [name, device] : devices_)
     collect_at_[device.get()] = 2 * device->bytes + kMostGarbage;
+}
+
+void EnvState::WatchPeak() {
+  CollectDead();
+  watched_peak_bytes_ = bytes_;
 }
 
 void EnvState::LimitGarbage(Device& device, size_t bytes) {

@@ -77,6 +77,10 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   StoragePtr TryNewStorage(const std::shared_ptr<Device>& device, size_t bytes);
   size_t bytes() const { return bytes_; }
   size_t peak_bytes() const { return peak_bytes_; }
+  // The most bytes since WatchPeak() was called last, or ever. That frees first what nobody can
+  // reach, so that garbage from before does not count.
+  size_t watched_peak_bytes() const { return watched_peak_bytes_; }
+  void WatchPeak();
   size_t tensors() const { return tensors_; }
   // How many objects of each kind are there, for tests that look for leaks: handles that hold
   // something by what they hold, handles of any state, views and mappings of files, and reads that
@@ -129,7 +133,7 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   Shells shells_;
   std::vector<std::shared_ptr<FileRef>> files_;
   size_t files_before_collection_;
-  size_t tensors_ = 0, bytes_ = 0, peak_bytes_ = 0;
+  size_t tensors_ = 0, bytes_ = 0, peak_bytes_ = 0, watched_peak_bytes_ = 0;
   size_t handles_since_poll_ = 0, least_bytes_ = 0;  // the least that bytes_ was since then
   std::map<const Device*, size_t> collect_at_;       // bytes, where they differ from kMostGarbage
 

@@ -24,6 +24,8 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   cpuInfo: none,
   setThreads: (d) => [1 + d.dice.below(4)],
   memoryUsage: none,
+  watchPeak: none,
+  watchedPeakBytes: none,
   synchronize: onDevice,
   synchronizeSync: onDevice,
   freeBytes: onDevice,
