@@ -2,13 +2,12 @@
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { Browser, Page } from 'playwright-core';
 import { CausalLM, Trainer, type TrainerOptions, type TrainerResult } from '../../lib/index';
 import { escapeHtml, scriptJson } from '../../lib/train/report/html';
 import { promptLength } from '../../lib/train/report/samples';
 import { RunRecord } from '../../lib/train/record';
-import { describeInChromium, launchChromium } from '../support/chromium';
+import { describeInChromium, inPage, launchChromium } from '../support/chromium';
 import { commandLine } from '../support/command_line';
 import { expectThrow } from '../support/errors';
 import { fillAdapter } from '../support/fill_adapter';
@@ -287,35 +286,6 @@ describeInChromium('the report in Chromium', () => {
   afterAll(() => browser?.close());
   jest.setTimeout(120_000); // a browser on a busy machine
 
-  /** Opens the page; what a script complains about, and requests to anything else, fail the test. */
-  async function inPage(
-    path: string,
-    options: { colorScheme?: 'light' | 'dark'; javaScriptEnabled?: boolean; width?: number },
-    use: (page: Page) => Promise<void>,
-  ): Promise<void> {
-    const { width = 1000, ...rest } = options;
-    const context = await browser.newContext({ viewport: { width, height: 900 }, ...rest });
-    try {
-      const page = await context.newPage();
-      const trouble: string[] = [];
-      const url = pathToFileURL(path).href;
-      page.on('pageerror', (error) => trouble.push(error.message));
-      page.on('console', (message) => trouble.push(`${message.type()}: ${message.text()}`));
-      page.on('dialog', (dialog) => {
-        trouble.push(`dialog: ${dialog.message()}`);
-        void dialog.dismiss();
-      });
-      page.on('request', (request) => {
-        if (request.url() !== url) trouble.push(`request: ${request.url()}`);
-      });
-      await page.goto(url);
-      await use(page);
-      expect(trouble).toEqual([]);
-    } finally {
-      await context.close();
-    }
-  }
-
   /** How many pixels of each chart are painted in the colours of the first series and of the second. */
   const painted = (page: Page): Promise<{ first: number; second: number }[]> =>
     page.evaluate<{ first: number; second: number }[]>(`(() => {
@@ -342,7 +312,7 @@ describeInChromium('the report in Chromium', () => {
   test.each(['light', 'dark'] as const)('the curves are drawn in the %s theme', async (colorScheme) => {
     const outDir = join(scratch, `browser-${colorScheme}`);
     const { report } = await run(outDir, { maxSteps: 30, evalData: rows, evalEvery: 10, warmupSteps: 5 });
-    await inPage(report!, { colorScheme }, async (page) => {
+    await inPage(browser, report!, { colorScheme }, async (page) => {
       await page.waitForSelector('#norm canvas');
       const charts = await painted(page);
       for (const { first } of charts) expect(first).toBeGreaterThan(100);
@@ -363,7 +333,7 @@ describeInChromium('the report in Chromium', () => {
       data: rowsOf([attack, attack]),
       maxSteps: 1,
     });
-    await inPage(report!, {}, async (page) => {
+    await inPage(browser, report!, {}, async (page) => {
       await page.waitForSelector('#norm canvas');
       expect(await page.textContent('article pre')).toBe(attack.replace('\u202e\u0000', '\\u202e\\u0000'));
       expect(await page.evaluate<number>("document.querySelectorAll('img').length")).toBe(0);
@@ -372,7 +342,7 @@ describeInChromium('the report in Chromium', () => {
 
   test('without scripts the last values are there', async () => {
     const { report, loss } = await run(join(scratch, 'browser-plain'), { maxSteps: 2 });
-    await inPage(report!, { javaScriptEnabled: false }, async (page) => {
+    await inPage(browser, report!, { javaScriptEnabled: false }, async (page) => {
       expect(await page.textContent('noscript')).toContain('the last values stand in the tables below');
       expect(await page.textContent('table.values tbody tr:last-child')).toContain(loss.toFixed(4));
     });

@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
-import { chromium, type Browser } from 'playwright-core';
+import { pathToFileURL } from 'node:url';
+import { chromium, type Browser, type Page } from 'playwright-core';
 
 const executablePath = [
   process.env['CHROMIUM'],
@@ -13,6 +14,36 @@ export const launchChromium = (): Promise<Browser> =>
     executablePath,
     args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
   });
+
+/** Opens the page; what a script complains about, and requests to anything else, fail the test. */
+export async function inPage(
+  browser: Browser,
+  path: string,
+  options: { colorScheme?: 'light' | 'dark'; javaScriptEnabled?: boolean; width?: number },
+  use: (page: Page) => Promise<void>,
+): Promise<void> {
+  const { width = 1000, ...rest } = options;
+  const context = await browser.newContext({ viewport: { width, height: 900 }, ...rest });
+  try {
+    const page = await context.newPage();
+    const trouble: string[] = [];
+    const url = pathToFileURL(path).href;
+    page.on('pageerror', (error) => trouble.push(error.message));
+    page.on('console', (message) => trouble.push(`${message.type()}: ${message.text()}`));
+    page.on('dialog', (dialog) => {
+      trouble.push(`dialog: ${dialog.message()}`);
+      void dialog.dismiss();
+    });
+    page.on('request', (request) => {
+      if (request.url() !== url) trouble.push(`request: ${request.url()}`);
+    });
+    await page.goto(url);
+    await use(page);
+    expect(trouble).toEqual([]);
+  } finally {
+    await context.close();
+  }
+}
 
 /** Tests that need a browser: skipped, with the reason, where there is none. */
 export function describeInChromium(title: string, tests: () => void): void {

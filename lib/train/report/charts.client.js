@@ -1,58 +1,48 @@
 // Draws the charts of a report out of the numbers that stand in the page.
 (() => {
-  const { points, evaluations } = JSON.parse(document.getElementById('numbers').textContent);
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const steps = [...new Set([...points, ...evaluations].map(([step]) => step))].sort((a, b) => a - b);
-  /** The values of one column by step, null where there is none. */
-  const column = (rows, index) => {
-    const values = new Map(rows.map((row) => [row[0], row[index]]));
-    return steps.map((step) => values.get(step) ?? null);
-  };
-  const line = (label, name) => ({
+  const { charts } = JSON.parse(document.getElementById('numbers').textContent);
+  const property = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const colourOf = (colour) =>
+    typeof colour === 'number' ? `hsl(${colour}, 65%, 50%)` : property(`--${colour}`);
+  const series = ({ label, colour, marked }, places) => ({
     label,
-    stroke: () => colour(name),
+    stroke: () => colourOf(colour),
     width: 1.5,
     spanGaps: true,
-    points: { show: points.length < 40 },
+    points: { show: marked || places < 40 },
     value: (_, value) => (value === null ? '–' : value.toPrecision(4)),
   });
-  const charts = {
-    loss: [
-      [line('loss', '--first'), column(points, 1)],
-      ...(evaluations.length
-        ? [[{ ...line('evaluation', '--second'), points: { show: true } }, column(evaluations, 1)]]
-        : []),
-    ],
-    lr: [[line('learning rate', '--first'), column(points, 2)]],
-    norm: [[line('gradient norm', '--first'), column(points, 3)]],
-  };
   const axis = {
-    stroke: () => colour('--quiet'),
-    grid: { stroke: () => colour('--line'), width: 1 },
-    ticks: { stroke: () => colour('--line'), width: 1 },
+    stroke: () => property('--quiet'),
+    grid: { stroke: () => property('--line'), width: 1 },
+    ticks: { stroke: () => property('--line'), width: 1 },
   };
+  const places = ({ at, doubling }) =>
+    doubling
+      ? { ...axis, splits: () => at, filter: () => at, values: (_, values) => values.map(String) }
+      : {
+          ...axis,
+          incrs: [1, 2, 5, 10, 20, 50].flatMap((n) => [n, n * 100, n * 10000]).sort((a, b) => a - b),
+        };
   const drawn = [];
-  for (const [name, lines] of Object.entries(charts)) {
+  for (const [name, chart] of Object.entries(charts)) {
     const place = document.getElementById(name);
     const size = () => ({ width: Math.max(place.clientWidth, 200), height: 240 });
     const options = {
       ...size(),
-      scales: { x: { time: false } },
-      series: [{ label: 'step' }, ...lines.map(([series]) => series)],
+      scales: { x: { time: false, ...(chart.doubling ? { distr: 3, log: 2 } : {}) } },
+      series: [{ label: chart.label }, ...chart.lines.map((line) => series(line, chart.at.length))],
       axes: [
-        {
-          ...axis,
-          incrs: [1, 2, 5, 10, 20, 50].flatMap((n) => [n, n * 100, n * 10000]).sort((a, b) => a - b),
-        },
+        places(chart),
         {
           ...axis,
           size: 68,
           values: (_, values) => values.map((value) => String(Number(value.toPrecision(4)))),
         },
       ],
-      cursor: { sync: { key: 'run' } },
+      cursor: { sync: { key: chart.label } },
     };
-    const plot = new uPlot(options, [steps, ...lines.map(([, values]) => values)], place);
+    const plot = new uPlot(options, [chart.at, ...chart.lines.map(({ values }) => values)], place);
     drawn.push({ plot, size });
   }
   addEventListener('resize', () => {

@@ -12,10 +12,9 @@ import type { Memory } from './page';
 import { makeSamples, type Samples } from './samples';
 
 const reportFile = 'report.html';
-/** Where report.html is a file of somebody else. */
-const otherName = 'lora-native-report.html';
 
-async function isOurs(source: FolderFile): Promise<boolean> {
+/** Whether a file has the element that names what wrote it, in its head. */
+async function isOurs(source: FolderFile, generator: string): Promise<boolean> {
   const file = await InputFile.open(source).catch(() => undefined);
   if (file === undefined) return false;
   try {
@@ -26,6 +25,13 @@ async function isOurs(source: FolderFile): Promise<boolean> {
   } finally {
     await file.close();
   }
+}
+
+/** Where a report goes: to `name` in `dir`, or beside it where that is a file of somebody else. */
+export async function reportPath(dir: string, name: string, generator: string): Promise<string> {
+  const first = join(dir, name);
+  if (!existsSync(first) || (await isOurs({ path: first, folder: dir }, generator))) return first;
+  return join(dir, `lora-native-${name}`);
 }
 
 /** Who waits for the end of a run that was interrupted or failed does not wait for samples. */
@@ -54,11 +60,7 @@ export class Report {
     });
     if (withSamples) this.#samples ??= await makeSamples({ model, adapter }, { data, evalData }, signal);
     const samples = this.#samples ?? noSamples;
-    const first = join(this.dir, reportFile);
-    const path =
-      existsSync(first) && !(await isOurs({ path: first, folder: this.dir }))
-        ? join(this.dir, otherName)
-        : first;
+    const path = await reportPath(this.dir, reportFile, generator);
     const { reportPage } = await import('./page'); // with uPlot, which only a run with a report needs
     await writeFileAtomic(path, reportPage({ ...this.subject, samples, memory }));
     this.path = path;

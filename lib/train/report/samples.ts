@@ -19,7 +19,8 @@ export interface Samples {
   readonly missing?: string;
 }
 
-const count = 3;
+/** A report of a run shows so many. */
+const samplesOfRun = 3;
 /** Data that asks each question several times is looked through so far for other ones. */
 const mostExamples = 100;
 const maxNewTokens = 64;
@@ -32,8 +33,8 @@ export function promptLength({ inputIds, labels }: Example): number {
   return first > 1 ? first : Math.min(32, Math.ceil(inputIds.length / 2));
 }
 
-/** The first examples of different prompts, where the source can be read once more. */
-async function firstExamples(source: DataSource): Promise<Example[]> {
+/** The first `count` examples of different prompts, where the source can be read once more. */
+export async function firstExamples(source: DataSource, count: number): Promise<Example[]> {
   const items = typeof source === 'function' ? source() : source;
   if ('next' in items && typeof source !== 'function') return []; // it was read in the training
   const found = new Map<string, Example>();
@@ -46,6 +47,41 @@ async function firstExamples(source: DataSource): Promise<Example[]> {
   return [...found.values()];
 }
 
+/** What an example asks, and what the data says to it. */
+export function questionOf(
+  example: Example,
+  { tokenizer }: CausalLM,
+): { ids: number[]; prompt: string; expected: string } {
+  const end = promptLength(example);
+  const ids = [...example.inputIds.slice(0, end)];
+  return {
+    ids,
+    prompt: tokenizer.decode(ids),
+    expected: tokenizer.decode([...example.inputIds.slice(end)]),
+  };
+}
+
+/** What the model writes after a prompt, greedily; it ends at the deadline, of performance.now(), at the latest. */
+export async function writtenText(
+  model: CausalLM,
+  prompt: readonly number[],
+  {
+    adapter,
+    deadline,
+    signal,
+  }: { adapter: Adapter | null; deadline: number; signal?: AbortSignal | undefined },
+): Promise<string> {
+  let written = '';
+  const room = Math.max(1, model.config.maxPositionEmbeddings - prompt.length);
+  const limit = Math.min(maxNewTokens, room);
+  const options = { maxNewTokens: limit, temperature: 0, adapter, signal };
+  for await (const { text } of model.generate([...prompt], options)) {
+    written += text;
+    if (performance.now() > deadline) return `${written}…`;
+  }
+  return written;
+}
+
 /** Writes the samples; what goes wrong in them is told, and harms nothing. */
 export async function makeSamples(
   { model, adapter }: { model: CausalLM; adapter: Adapter },
@@ -56,32 +92,16 @@ export async function makeSamples(
   const heldOut = sources.evalData !== undefined;
   if (!model.hasTokenizer) return { samples, heldOut, missing: 'the model has no tokenizer' };
   const deadline = performance.now() + 1000 * mostSeconds;
-  const write = async (prompt: readonly number[], by: Adapter | null): Promise<string> => {
-    let written = '';
-    const room = Math.max(1, model.config.maxPositionEmbeddings - prompt.length);
-    const limit = Math.min(maxNewTokens, room);
-    const options = { maxNewTokens: limit, temperature: 0, adapter: by, signal };
-    for await (const { text } of model.generate([...prompt], options)) {
-      written += text;
-      if (performance.now() > deadline) return `${written}…`;
-    }
-    return written;
-  };
   try {
-    const examples = await firstExamples(sources.evalData ?? sources.data);
+    const examples = await firstExamples(sources.evalData ?? sources.data, samplesOfRun);
     if (examples.length === 0) return { samples, heldOut, missing: 'the data can be read only once' };
     for (const example of examples) {
       if (performance.now() > deadline)
         return { samples, heldOut, missing: `the first ones took ${mostSeconds} seconds` };
-      const inputIds = [...example.inputIds];
-      const end = promptLength(example);
-      const prompt = inputIds.slice(0, end);
-      samples.push({
-        prompt: model.tokenizer.decode(prompt),
-        expected: model.tokenizer.decode(inputIds.slice(end)),
-        before: await write(prompt, null),
-        after: await write(prompt, adapter),
-      });
+      const { ids, prompt, expected } = questionOf(example, model);
+      const before = await writtenText(model, ids, { adapter: null, deadline, signal });
+      const after = await writtenText(model, ids, { adapter, deadline, signal });
+      samples.push({ prompt, expected, before, after });
     }
     return { samples, heldOut };
   } catch (error) {
