@@ -95,6 +95,26 @@ export type {
   TrainerEvent,
   TrainerResult,
 } from './train/events';
+export { compareMethods } from './compare/compare';
+export type { CompareBudget, CompareOptions } from './compare/options';
+export type { MethodName, Setting, Variant } from './compare/methods';
+export type {
+  ChosenRate,
+  ComparedText,
+  CompareEndEvent,
+  CompareEvent,
+  CompareStartEvent,
+  CompareStepEvent,
+  Comparison,
+  ComparisonRow,
+  HeldOutScores,
+  RateEvent,
+  Spread,
+  Trial,
+  TrialEvent,
+  VariantEvent,
+  VariantResult,
+} from './compare/results';
 export type { EvaluateOptions, Evaluation } from './models/evaluate';
 export type {
   AnswerSample,

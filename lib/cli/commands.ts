@@ -1,5 +1,6 @@
 import { build } from './build';
 import { chat } from './chat';
+import { compare } from './compare';
 import { convert } from './convert';
 import { doctor } from './doctor';
 import { download } from './download';
@@ -21,6 +22,7 @@ export const commands: Readonly<Record<string, Command>> = {
   chat,
   serve,
   eval: evaluate,
+  compare,
   merge,
   convert,
   quantize,

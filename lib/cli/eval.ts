@@ -10,6 +10,7 @@ import { defineCommand, helpFlag, UsageError } from './command';
 import { loadModel, modelFlags, note, printJson } from './common';
 import { printable } from './printable';
 import { StatusLine } from './status_line';
+import { textTable } from './text_table';
 
 export const evaluate = defineCommand({
   summary: 'Measures a model and its adapters on held-out data: loss, answers, or choices.',
@@ -133,13 +134,5 @@ const columns: readonly (readonly [head: string, cell: (result: TaskResult) => s
 ];
 
 /** A line for the names of the columns, and one for each adapter. */
-function table({ results }: TaskEvaluation): string[] {
-  const shown = columns
-    .map(([head, cell]) => [head, ...results.map((result) => cell(result) ?? '')])
-    .filter(([, ...cells]) => cells.some((cell) => cell !== ''))
-    .map((cells, i) => {
-      const width = Math.max(...cells.map(({ length }) => length));
-      return cells.map((cell) => (i === 0 ? cell.padEnd(width) : cell.padStart(width)));
-    });
-  return shown[0]!.map((_, row) => shown.map((cells) => cells[row]).join('  '));
-}
+const table = ({ results }: TaskEvaluation): string[] =>
+  textTable(columns.map(([head, cell]) => [head, ...results.map((result) => cell(result) ?? '')]));

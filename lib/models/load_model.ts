@@ -28,10 +28,19 @@ export interface LoadedModel {
   defaults: GenerationDefaults;
 }
 
+/** The options of {@link CausalLM.fromPretrained}. */
+export const fromPretrainedOptionNames = [
+  'dtype',
+  'device',
+  'quantize',
+  'limits',
+  ...sourceOptionNames,
+] as const;
+
 /** Reads a Hugging Face directory, as {@link CausalLM.fromPretrained} says. */
 export async function loadModel(source: string | URL, options: FromPretrainedOptions): Promise<LoadedModel> {
   const op = 'from_pretrained';
-  checkOptions(op, options, ['dtype', 'device', 'quantize', 'limits', ...sourceOptionNames]);
+  checkOptions(op, options, fromPretrainedOptionNames);
   const limits = readLimits(op, options.limits);
   const { dtype = 'auto', signal, onProgress } = options;
   const quantize = quantizePlan(op, options.quantize);

@@ -74,7 +74,7 @@ const areNumbers = (value: unknown): value is number[] =>
   Array.isArray(value) && value.every((one) => typeof one === 'number');
 
 /** The first setting that differs, with both values; undefined: none. */
-function difference(saved: RunSettings, own: RunSettings): string | undefined {
+export function difference(saved: RunSettings, own: RunSettings): string | undefined {
   const text = (value: unknown): string => JSON.stringify(value) ?? 'nothing';
   for (const key of new Set([...Object.keys(own), ...Object.keys(saved)])) {
     const [was, is] = [saved[key], own[key]];

@@ -106,6 +106,36 @@ example('chat.mjs', 'the answers of conversations count, and their loss falls', 
   expect(Number(trained)).toBeLessThan(Number(before) / 2);
 });
 
+example(
+  'compare.mjs',
+  'each setting has its cost and its scores, and a second call trains nothing',
+  (run) => {
+    const lines = run(base, '4', 'compare-run');
+    expect(lines[0]).toBe('0 of 8 variants are there');
+    const settings = lines.filter((line) => /^\| (lora|dora)-/.test(line)).map((line) => line.split(' | '));
+    expect(settings.map((row) => [row[0], Number(row[1])])).toEqual([
+      ['| lora-r2-a4-all-linear', 18688],
+      ['| lora-r8-a16-all-linear', 74752],
+      ['| dora-r2-a4-all-linear', 23552],
+      ['| dora-r8-a16-all-linear', 79616],
+    ]);
+    const untrained = Number(after(lines, 'the base alone: loss'));
+    for (const row of settings) expect(Number.parseFloat(row[4]!)).toBeLessThan(untrained);
+    expect(folder('compare-run')).toEqual([
+      'adapters',
+      'comparison.html',
+      'comparison.json',
+      'findings',
+      'question.json',
+    ]);
+    const again = run(base, '4', 'compare-run');
+    expect(again[0]).toBe('8 of 8 variants are there');
+    expect(again.filter((line) => line.startsWith('|'))).toEqual(
+      lines.filter((line) => line.startsWith('|')),
+    );
+  },
+);
+
 test('talk.mjs: the history goes in, and the answers of the adapter come out', async () => {
   tested.add('talk.mjs');
   const model = await answeringModel('Hi!');

@@ -1,0 +1,78 @@
+/** Comparing methods: the function that programs call. */
+import { loadDataset } from '../data/dataset';
+import type { DataSource } from '../data/example';
+import { LoRAError } from '../errors';
+import { RunHandle } from '../handle';
+import { CausalLM } from '../models/causal_lm';
+import { fromPretrainedOptionNames } from '../models/load_model';
+import { ComparisonRun } from './comparison_run';
+import { op, resolveCompare, type CompareOptions, type ResolvedCompare } from './options';
+import { questionAsked } from './question';
+import type { Comparison, CompareEvent } from './results';
+import { Study } from './study';
+import { memoryWatch } from './trained';
+
+/** The thread's memory is counted for the variant that is trained. */
+let busy = false;
+
+/**
+ * Trains the same model on the same data by several methods, ranks, alphas and target layers, over several seeds, and measures each
+ * variant on the same held-out data: parameters, memory, speed, loss, exact answers. For every method the learning rate is chosen first, by
+ * trials that are equally many and equally long.
+ *
+ * Iterate the handle for its events, or await it for the table. `outDir` gets a file for each result as soon as there is one: after an abort,
+ * a crash or a power cut the same call goes on with the variant that was under way. It also gets the adapters, `comparison.json`, and
+ * `comparison.html`, which opens in any browser without a network.
+ *
+ * `peakBytes` is of one variant alone: the counter of the bytes that tensors hold begins anew with each, on every device, and what the
+ * program held before the call is taken away. It has the base model, but not JavaScript's heap.
+ *
+ * @throws ERR_ARGUMENT for a bad option, and (when it runs) for an `outDir` with the results of another question, naming what differs;
+ * ERR_BUSY while another comparison runs in the thread; what {@link CausalLM.fromPretrained}, {@link loadDataset} and {@link Trainer} throw.
+ * A loss that is no number, and memory that runs out, are results of a variant.
+ *
+ * @example
+ * const run = compareMethods({ modelDir: 'model', data, evalData, ranks: [8, 16], budget: { steps: 200 }, outDir: 'comparison' });
+ * for await (const e of run) if (e.type === 'variant') console.log(e.result.id, e.result.loss);
+ * const { rows, report } = await run.result;
+ */
+export function compareMethods(options: CompareOptions): RunHandle<CompareEvent, Comparison> {
+  const resolved = resolveCompare(options);
+  return new RunHandle(op, () => compare(resolved));
+}
+
+async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, Comparison, void> {
+  if (busy)
+    throw new LoRAError(
+      'ERR_BUSY',
+      `[${op}] another comparison runs in this thread, and would count the memory of this one: await it first`,
+      { op },
+    );
+  busy = true;
+  try {
+    const { modelDir, signal } = options;
+    const watch = memoryWatch();
+    const loading = fromPretrainedOptionNames.map((name) => [name, options[name]] as const);
+    const model = await CausalLM.fromPretrained(modelDir, Object.fromEntries(loading));
+    try {
+      const load = async (source: CompareOptions['data']): Promise<DataSource> => {
+        if (typeof source !== 'string' && !(source instanceof URL)) return source;
+        const { maxLength, trainOn, chatTemplate } = options;
+        const tokenizer = model.hasTokenizer ? model.tokenizer : undefined;
+        return loadDataset(source, { tokenizer, maxLength, trainOn, chatTemplate, signal });
+      };
+      const data = await load(options.data);
+      const evalData = await load(options.evalData);
+      const question = await questionAsked(options, { model, data, evalData });
+      const study = await Study.open(options.outDir, question);
+      const run = new ComparisonRun({ model, data, evalData, options, study, watch });
+      const comparison = yield* run.events(question);
+      yield { type: 'end', comparison };
+      return comparison;
+    } finally {
+      await model.dispose();
+    }
+  } finally {
+    busy = false;
+  }
+}

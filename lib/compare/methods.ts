@@ -1,0 +1,110 @@
+/** The methods that can be compared, an entry each, and the variants that a question makes of them. */
+import type { CausalLM } from '../models/causal_lm';
+import type { Adapter } from '../peft/adapter';
+import type { LoRAConfigInput } from '../peft/config';
+
+/** A method with its values; an axis that a method has not is null. */
+export interface Setting {
+  /** The method: 'lora' or 'dora'. */
+  method: MethodName;
+  /** The rank. */
+  rank: number | null;
+  /** α: the update is scaled by α / rank. */
+  alpha: number | null;
+  /** Which layers: 'attention', 'mlp', 'all-linear', or names of modules with + between them. */
+  targets: string | null;
+}
+
+/** A setting that is trained with one seed. */
+export interface Variant extends Setting {
+  /** Of the initial values and of the order of the data. */
+  seed: number;
+}
+
+/** What a comparison has to know of a method. */
+interface Method {
+  /** The axes on which it has more than one variant. */
+  readonly axes: Readonly<Record<'rank' | 'alpha' | 'targets', boolean>>;
+  /** The learning rates that are tried. Each method has as many. */
+  readonly rates: readonly number[];
+  /** Gives the model what is trained: the active adapter. */
+  readonly begin: (model: CausalLM, variant: Variant) => Adapter;
+}
+
+/** What a comparison calls the adapter that it trains. */
+const trialName = 'compared';
+
+const lowRank = (more: LoRAConfigInput): Method => ({
+  axes: { rank: true, alpha: true, targets: true },
+  rates: [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+  begin: (model, { rank, alpha, targets, seed }) => {
+    const config = { r: rank!, loraAlpha: alpha!, targetModules: modulesOf(targets!), ...more };
+    return model.addAdapter(config, { name: trialName, seed, activate: true });
+  },
+});
+
+export const methods = {
+  lora: lowRank({}),
+  dora: lowRank({ useDora: true }),
+} as const satisfies Readonly<Record<string, Method>>;
+
+/** The methods that {@link compareMethods} has. */
+export type MethodName = keyof typeof methods;
+export const methodNames = Object.keys(methods) as MethodName[];
+export const methodOf = (name: MethodName): Method => methods[name];
+
+const groups: Readonly<Record<string, readonly string[]>> = {
+  attention: ['q_proj', 'k_proj', 'v_proj', 'o_proj'],
+  mlp: ['gate_proj', 'up_proj', 'down_proj'],
+};
+
+/** The target modules that a word of the question stands for. */
+const modulesOf = (targets: string): string | string[] =>
+  targets === 'all-linear' ? targets : [...(groups[targets] ?? targets.split('+'))];
+
+/** The axes of a question: every method meets every value of those that it has. */
+export interface Axes {
+  readonly methods: readonly MethodName[];
+  readonly ranks: readonly number[];
+  readonly alphas: readonly (number | string)[];
+  readonly targets: readonly string[];
+}
+
+/** 16 of 16, 32 of '2r' where the rank is 16. */
+const alphaOf = (alpha: number | string, rank: number): number =>
+  typeof alpha === 'number' ? alpha : rank * Number(alpha.slice(0, -1) || '1');
+
+/** The settings of a question, each once, in the order of its axes. */
+export function settingsOf({ methods: names, ranks, alphas, targets }: Axes): Setting[] {
+  const settings = new Map<string, Setting>();
+  for (const method of names) {
+    const { axes } = methodOf(method);
+    for (const words of axes.targets ? targets : [null])
+      for (const rank of axes.rank ? ranks : [null])
+        for (const word of axes.alpha ? alphas : [null]) {
+          const alpha = word === null ? null : alphaOf(word, rank!);
+          const setting = { method, rank, alpha, targets: words };
+          settings.set(idOf(setting), setting);
+        }
+  }
+  return [...settings.values()];
+}
+
+/** The name of a setting, and with its seed of a variant: also that of its files. */
+export function idOf({ method, rank, alpha, targets, seed }: Setting & { seed?: number }): string {
+  const parts = [
+    method,
+    ...(rank === null ? [] : [`r${rank}`]),
+    ...(alpha === null ? [] : [`a${alpha}`]),
+    ...(targets === null ? [] : [targets]),
+    ...(seed === undefined ? [] : [`s${seed}`]),
+  ];
+  return parts.join('-');
+}
+
+/** The setting on which the learning rate of a method is chosen: the middle rank, the first α and the first targets. */
+export function settingOfSweep(method: MethodName, { ranks, alphas, targets }: Axes): Setting {
+  const rank = [...ranks].sort((a, b) => a - b)[Math.floor((ranks.length - 1) / 2)]!;
+  const axes = { methods: [method], ranks: [rank], alphas: alphas.slice(0, 1), targets: targets.slice(0, 1) };
+  return settingsOf(axes)[0]!;
+}

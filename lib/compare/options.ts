@@ -1,0 +1,174 @@
+/** What a comparison is asked, checked and complete. */
+import type { DataSource } from '../data/example';
+import { checkRereadable, checkSource } from '../data/batches';
+import { fromPretrainedOptionNames } from '../models/load_model';
+import type { FromPretrainedOptions } from '../models/options';
+import { checkedOptions, type CheckedValues } from '../options/option';
+import { compareOptions, datasetOptions } from '../options/table';
+import {
+  check,
+  checkInteger,
+  checkNumber,
+  checkOneOf,
+  checkOptions,
+  checkSignal,
+  describe,
+} from '../validate';
+import { methodNames, methodOf, type Axes, type MethodName } from './methods';
+
+export const op = 'compareMethods';
+
+/**
+ * How long each variant is trained: so many optimizer steps, with a cosine schedule, or so many minutes of steps, at a constant rate (a
+ * schedule that falls would have to know how many steps there will be).
+ */
+export type CompareBudget = { steps: number } | { minutes: number };
+
+/**
+ * What {@link compareMethods} compares, on what, for how long. The variants are all combinations of methods, ranks, alphas, targets
+ * and seeds.
+ *
+ * @example
+ * const options: CompareOptions = { modelDir: 'model', data, evalData, ranks: [8, 16], budget: { steps: 200 }, outDir: 'comparison' };
+ */
+export interface CompareOptions extends FromPretrainedOptions {
+  /** The base model, as {@link CausalLM.fromPretrained} takes it. */
+  modelDir: string | URL;
+  /** What is trained on: a file for {@link loadDataset}, or examples that can be read more than once. */
+  data: string | URL | DataSource;
+  /** Held-out data, the same kinds. It chooses the learning rates, and measures every variant. */
+  evalData: string | URL | DataSource;
+  /** How long each variant is trained. A trial of a learning rate has a quarter of it. */
+  budget: CompareBudget;
+  /** Holds a result for each variant, its adapter, and the report. A comparison that was stopped goes on there. */
+  outDir: string;
+  /** The methods. Default: all that there are, 'lora' and 'dora'. */
+  methods?: readonly MethodName[] | undefined;
+  /** Ranks. Default [16]. */
+  ranks?: readonly number[] | undefined;
+  /** α: numbers, or multiples of the rank such as 'r', '2r', '0.5r'. Default ['2r']. */
+  alphas?: readonly (number | string)[] | undefined;
+  /** Layers: 'attention', 'mlp', 'all-linear', or names of modules with + between them, 'q_proj+v_proj'. Default ['all-linear']. */
+  targets?: readonly string[] | undefined;
+  /** How many seeds each setting is trained with: 0, 1, …. Default 3. */
+  seeds?: number | undefined;
+  /** The learning rates that are tried for each method. Default: five for each, a factor of about three apart. */
+  learningRates?: readonly number[] | undefined;
+  /** Examples in a batch. Default 4. */
+  batchSize?: number | undefined;
+  /** Batches whose gradients make one step. Default 1. */
+  gradientAccumulationSteps?: number | undefined;
+  /** Less memory, more time, the same bits. Default false. */
+  gradientCheckpointing?: boolean | undefined;
+  /** Of files: longer examples are cut to this many tokens. Default 512. */
+  maxLength?: number | undefined;
+  /** Of files: which tokens count, as in {@link loadDataset}. */
+  trainOn?: 'all' | 'completion' | undefined;
+  /** Of files, as in {@link loadDataset}. */
+  chatTemplate?: string | null | undefined;
+  /** Only so many rows of `evalData` are measured, from the first on. Default: all. */
+  evalLimit?: number | undefined;
+  /** Most tokens of a written answer, as in {@link CausalLM.evaluateTask}. */
+  maxNewTokens?: number | undefined;
+  /** Texts that end a written answer, as in {@link CausalLM.generate}. */
+  stop?: string | readonly string[] | undefined;
+  /** An abort rejects with its reason; the same call goes on later with the variant that was under way. */
+  signal?: AbortSignal | undefined;
+}
+
+const table = { ...compareOptions, ...datasetOptions } as const;
+const names = [...Object.keys(table), ...fromPretrainedOptionNames];
+
+/** The options with their defaults. */
+export interface ResolvedCompare extends Omit<CompareOptions, keyof Axes | keyof Standard>, Axes, Standard {
+  /** What is tried for each method. */
+  readonly rates: Readonly<Partial<Record<MethodName, readonly number[]>>>;
+}
+type Standard = Pick<
+  CheckedValues<typeof table>,
+  'seeds' | 'batchSize' | 'gradientAccumulationSteps' | 'gradientCheckpointing' | 'maxLength' | 'evalLimit'
+>;
+
+const isPath = (value: unknown): value is string | URL =>
+  typeof value === 'string' || Object.prototype.toString.call(value) === '[object URL]';
+
+/** A list of distinct values, of which each is checked. */
+function listOf<T>(
+  name: string,
+  values: readonly T[],
+  each: (place: string, value: T) => void,
+): readonly T[] {
+  const given: unknown = values;
+  check(
+    Array.isArray(given) && given.length > 0,
+    op,
+    () => `expected ${name} to be a list with something in it but received ${describe(given)}`,
+  );
+  for (const [i, value] of values.entries()) each(`${name}[${i}]`, value);
+  return [...new Set(values)];
+}
+
+function checkAlpha(place: string, value: number | string): void {
+  if (typeof value !== 'string') return checkNumber(op, place, value, Number.MIN_VALUE);
+  check(
+    /^(\d+(\.\d+)?|\.\d+)?r$/.test(value) && !/^0*(\.0*)?r$/.test(value.replace(/^r$/, '1r')),
+    op,
+    `expected ${place} to be a number or a multiple of the rank such as 'r' or '2r' but received ${describe(value)}`,
+  );
+}
+
+function checkTargets(place: string, value: string): void {
+  check(
+    typeof value === 'string' &&
+      /^\w[\w.]*(\+\w[\w.]*)*$/.test(value.replace('all-linear', 'all_linear')) &&
+      value.length <= 100,
+    op,
+    () =>
+      `expected ${place} to be 'attention', 'mlp', 'all-linear', or names of modules with + between them, but received ${describe(value)}`,
+  );
+}
+
+function checkBudget(budget: CompareBudget): void {
+  checkOptions(op, budget, ['steps', 'minutes']);
+  const { steps, minutes } = budget as { steps?: unknown; minutes?: unknown };
+  check(
+    (steps === undefined) !== (minutes === undefined),
+    op,
+    `expected budget to be { steps } or { minutes } but received ${steps === undefined ? 'neither' : 'both'}`,
+  );
+  if (steps !== undefined) checkInteger(op, 'budget.steps', steps, 1);
+  else checkNumber(op, 'budget.minutes', minutes, Number.MIN_VALUE);
+}
+
+/** Checks every option and fills in the defaults, before any work begins. */
+export function resolveCompare(options: CompareOptions): ResolvedCompare {
+  checkOptions(op, options, names);
+  const { modelDir, data, evalData, outDir, budget, signal, learningRates } = options;
+  check(isPath(modelDir), op, () => `expected modelDir to be a path but received ${describe(modelDir)}`);
+  for (const [name, source] of Object.entries({ data, evalData })) {
+    if (isPath(source)) continue;
+    checkSource(op, name, source);
+    checkRereadable(op, source);
+  }
+  check(
+    typeof outDir === 'string' && outDir !== '',
+    op,
+    () => `expected outDir to be a folder but received ${describe(outDir)}`,
+  );
+  checkBudget(budget);
+  checkSignal(op, signal);
+  const axes: Axes = {
+    methods: listOf('methods', options.methods ?? methodNames, (place, value) =>
+      checkOneOf(op, place, value, methodNames),
+    ),
+    ranks: listOf('ranks', options.ranks ?? [16], (place, value) => checkInteger(op, place, value, 1)),
+    alphas: listOf('alphas', options.alphas ?? ['2r'], checkAlpha),
+    targets: listOf('targets', options.targets ?? ['all-linear'], checkTargets),
+  };
+  const checked = checkedOptions(op, table, options);
+  const given =
+    learningRates &&
+    listOf('learningRates', learningRates, (place, rate) => checkNumber(op, place, rate, Number.MIN_VALUE));
+  const rates = Object.fromEntries(axes.methods.map((name) => [name, given ?? methodOf(name).rates]));
+  return { ...options, ...checked, outDir, ...axes, rates };
+}

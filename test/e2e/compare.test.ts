@@ -1,0 +1,259 @@
+/** compareMethods(): what a comparison measures, and that a stopped one goes on. */
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  CausalLM,
+  compareMethods,
+  memoryUsage,
+  tensor,
+  Trainer,
+  type CompareEvent,
+  type CompareOptions,
+  type Comparison,
+} from '../../lib/index';
+import { expectReject, expectThrow } from '../support/errors';
+import { temporaryFolder } from '../support/temporary';
+import { tinyModel } from '../support/tiny_model';
+
+jest.setTimeout(240_000); // each comparison loads the model, and a machine may be busy
+const scratch = temporaryFolder();
+let modelDir: string;
+beforeAll(async () => {
+  modelDir = await tinyModel();
+});
+afterAll(() => rmSync(modelDir, { recursive: true }));
+
+/** Rows of a prompt that does not count and an answer that does. */
+const rowsOf = (...texts: readonly (readonly [prompt: string, answer: string])[]) =>
+  texts.map(([prompt, answer]) => {
+    const before = [...Buffer.from(prompt)];
+    const after = [...Buffer.from(answer)];
+    return { inputIds: [...before, ...after], labels: [...before.map(() => -100), ...after] };
+  });
+const data = rowsOf(['On Monday ', 'Mia.'], ['Where? ', 'Park.'], ['Who? ', 'Leo.'], ['When? ', 'Now.']);
+const evalData = rowsOf(['What? ', 'Eggs.'], ['Which? ', 'Red.']);
+
+const asked = (name: string, more: Partial<CompareOptions> = {}): CompareOptions => ({
+  ...{ modelDir, data, evalData, outDir: join(scratch, name), budget: { steps: 3 } },
+  ...{ methods: ['lora'], ranks: [2], seeds: 1, learningRates: [0.01], batchSize: 2, maxNewTokens: 3 },
+  ...more,
+});
+
+/** A sentence that stands somewhere in a message. */
+const has = (sentence: string): RegExp => new RegExp(sentence.replace(/[.*+?^${}()|[\]\\]/g, '\\$&'));
+
+async function collect(options: CompareOptions): Promise<{ events: CompareEvent[]; comparison: Comparison }> {
+  const events: CompareEvent[] = [];
+  const run = compareMethods(options);
+  for await (const event of run) events.push(event);
+  return { events, comparison: await run.result };
+}
+const ofType = <T extends CompareEvent['type']>(events: readonly CompareEvent[], type: T) =>
+  events.filter((event): event is Extract<CompareEvent, { type: T }> => event.type === type);
+
+test('every variant is measured, as a Trainer and an evaluation of one’s own measure it', async () => {
+  const options = asked('whole', { methods: ['lora', 'dora'], ranks: [2, 4], alphas: ['r', 4], seeds: 2 });
+  const { events, comparison } = await collect({ ...options, learningRates: [0.01, 0.001] });
+  const { rows, results, rates, base, report, file } = comparison;
+  // With rank 4, α = r and α = 4 are one setting.
+  const settings = ['r2-a2', 'r2-a4', 'r4-a4'].map((values) => `${values}-all-linear`);
+  const ids = ['lora', 'dora'].flatMap((method) => settings.map((setting) => `${method}-${setting}`));
+  expect(rows.map(({ id }) => id)).toEqual(ids);
+  expect(results.map(({ id }) => id)).toEqual([0, 1].flatMap((seed) => ids.map((id) => `${id}-s${seed}`)));
+  expect(ofType(events, 'start')).toEqual([{ type: 'start', variants: 12, done: 0, trials: 4 }]);
+  expect(ofType(events, 'variant').map(({ done }) => done)).toEqual(results.map((_, i) => i + 1));
+  expect(ofType(events, 'variant').map(({ result }) => result)).toEqual(results);
+  // A quarter of 3 steps is 1.
+  expect(ofType(events, 'step').filter(({ id }) => id.startsWith('rate-'))).toHaveLength(4);
+  expect(events.at(-1)).toEqual({ type: 'end', comparison });
+  expect(rates).toEqual(ofType(events, 'rate').map(({ type: _, ...rate }) => rate));
+  for (const { method, lr, trials, atEdge } of rates) {
+    const best = trials.reduce((a, b) => (b.loss! < a.loss! ? b : a));
+    expect([trials.map((trial) => trial.lr), lr, atEdge]).toEqual([[0.01, 0.001], best.lr, true]);
+    for (const result of results) if (result.method === method) expect(result.lr).toBe(lr);
+  }
+
+  const model = await CausalLM.fromPretrained(modelDir);
+  const own = results.find(({ id }) => id === 'dora-r4-a4-all-linear-s1')!;
+  const config = { r: 4, loraAlpha: 4, targetModules: 'all-linear', useDora: true };
+  const adapter = model.addAdapter(config, { seed: 1 });
+  const trainer = new Trainer({ model, data, maxSteps: 3, batchSize: 2, lr: own.lr, seed: 1 });
+  const losses: [number, number][] = [];
+  for await (const event of trainer.run()) if (event.type === 'step') losses.push([event.step, event.loss]);
+  expect(own.curve).toEqual(losses);
+  expect(own.loss).toBe((await model.evaluate(evalData)).loss);
+  expect(base.loss).toBe((await model.evaluate(evalData, { adapter: null })).loss);
+  expect(own.trainableParameters).toBe(adapter.parameters().reduce((sum, p) => sum + p.numel, 0));
+  const saved = await model.loadAdapter(join(options.outDir, 'adapters', own.id), { name: 'saved' });
+  expect((await model.evaluate(evalData, { adapter: saved })).loss).toBe(own.loss);
+  const bytes = readFileSync(join(options.outDir, 'adapters', own.id, 'adapter_model.safetensors')).length;
+  expect(own.fileBytes).toBe(bytes);
+  expect(own.exactMatch).toBe(0);
+  expect(own.samples!.map(({ prompt, expected }) => [prompt, expected])).toEqual([
+    ['What? ', 'Eggs.'],
+    ['Which? ', 'Red.'],
+  ]);
+  await model.dispose();
+
+  const row = rows.find(({ id }) => id === 'dora-r4-a4-all-linear')!;
+  const pair = results.filter(({ id }) => id.startsWith(`${row.id}-`)).map(({ loss }) => loss!);
+  expect(row.loss).toEqual({
+    mean: (pair[0]! + pair[1]!) / 2,
+    least: Math.min(...pair),
+    most: Math.max(...pair),
+  });
+  expect(row.seeds).toBe(2);
+  expect(row.share).toBeCloseTo(
+    own.trainableParameters / (own.trainableParameters + comparison.baseParameters),
+  );
+  expect(JSON.parse(readFileSync(file, 'utf8'))).toEqual(JSON.parse(JSON.stringify(comparison)));
+  expect(readFileSync(report, 'utf8')).toContain('<h1>Methods compared on ');
+  expect(memoryUsage().tensors).toBe(0);
+});
+
+test('the peak of a variant is its own: neither a larger one before it nor the program counts', async () => {
+  const alone = await compareMethods(asked('alone', { targets: ['attention'] }));
+  const held = tensor(new Float32Array(1 << 20));
+  const both = await compareMethods(asked('both', { ranks: [16, 2], targets: ['all-linear', 'attention'] }));
+  held.dispose();
+  const peaks = new Map(both.results.map(({ id, peakBytes }) => [id, peakBytes]));
+  const [{ id, peakBytes }] = alone.results as [(typeof alone.results)[number]];
+  expect(peaks.get(id)).toBe(peakBytes);
+  expect(peaks.get('lora-r16-a32-all-linear-s0')).toBeGreaterThan(peakBytes);
+  expect(peakBytes).toBeLessThan(1 << 20);
+});
+
+test('one that was stopped goes on with the variant that was under way, and asks nothing twice', async () => {
+  const options = asked('stopped', { ranks: [2, 3], learningRates: [0.01, 0.02] });
+  const whole = await compareMethods({ ...options, outDir: join(scratch, 'not-stopped') });
+  const stop = new AbortController();
+  const reason = new Error('enough');
+  const run = async (): Promise<void> => {
+    let variants = 0;
+    for await (const event of compareMethods({ ...options, signal: stop.signal })) {
+      if (event.type === 'variant') variants++;
+      if (event.type === 'step' && variants === 1) stop.abort(reason); // in the second
+    }
+  };
+  await expect(run()).rejects.toBe(reason);
+  expect(existsSync(join(options.outDir, 'comparison.json'))).toBe(false);
+  for await (const event of compareMethods(options)) if (event.type === 'step') break; // which is a stop, too
+  const { events, comparison } = await collect(options);
+  expect(ofType(events, 'start')).toEqual([{ type: 'start', variants: 2, done: 1, trials: 2 }]);
+  expect(ofType(events, 'variant')).toHaveLength(1);
+  expect(ofType(events, 'step').map(({ id }) => id)).toEqual(Array(3).fill('lora-r3-a6-all-linear-s0'));
+  const losses = ({ results }: Comparison) => results.map(({ id, loss, curve }) => [id, loss, curve]);
+  expect(losses(comparison)).toEqual(losses(whole));
+  expect(comparison.rates).toEqual(whole.rates);
+  // And one that had ended gives its table at once.
+  expect((await collect(options)).comparison).toEqual(comparison);
+});
+
+test('the folder of another question is refused with what differs', async () => {
+  const options = asked('question');
+  await compareMethods(options);
+  const other = await tinyModel({ seed: 9 });
+  for (const [change, sentence] of [
+    [{ ranks: [2, 4] }, 'ranks was [2] and is [2,4]'],
+    [{ budget: { minutes: 1 } }, 'budget: minutes was nothing and is 1'],
+    [{ learningRates: [0.02] }, 'rates: lora was [0.01] and is [0.02]'],
+    [{ data: data.slice(1) }, 'data: examples was 4 and is 3'],
+    [{ evalData: [data[0]!, data[1]!] }, 'evalData: digest was'],
+    [{ modelDir: other }, 'base was'],
+  ] as const)
+    await expectReject(
+      compareMethods({ ...options, ...change }),
+      'ERR_ARGUMENT',
+      has(`${options.outDir} holds the results of another question: ${sentence}`),
+    );
+  rmSync(other, { recursive: true });
+  // What no figure depends on may change.
+  await compareMethods({ ...options, signal: new AbortController().signal });
+});
+
+test('a folder with other files is refused, and a damaged finding is named', async () => {
+  const options = asked('foreign');
+  mkdirSync(options.outDir);
+  writeFileSync(join(options.outDir, 'notes.txt'), 'mine');
+  await expectReject(compareMethods(options), 'ERR_FILE', has('holds files but no comparison (notes.txt)'));
+  expect(readdirSync(options.outDir)).toEqual(['notes.txt']);
+  rmSync(options.outDir, { recursive: true });
+  await compareMethods(options);
+  const finding = join(options.outDir, 'findings/lora-r2-a4-all-linear-s0.json');
+  writeFileSync(finding, JSON.stringify({ ...JSON.parse(readFileSync(finding, 'utf8')), peakBytes: 'much' }));
+  await expectReject(
+    compareMethods(options),
+    'ERR_FILE',
+    has(`${finding} is no finding of a comparison: expected peakBytes to be a number but received 'much'`),
+  );
+});
+
+test('a rate with which the loss is no number is a result, and where there is no other an error', async () => {
+  const { rates, rows } = await compareMethods(asked('rates', { learningRates: [1e30, 0.01] }));
+  expect(rates[0]).toMatchObject({ lr: 0.01, trials: [{ lr: 1e30, loss: null }, { lr: 0.01 }] });
+  expect(rows[0]).toMatchObject({ seeds: 1 });
+  const failed = await compareMethods(asked('failed', { learningRates: [1e30] }));
+  expect(failed.results[0]!.failed).toMatch(/^\[Trainer\] step \d/);
+  expect(failed.rows[0]).toMatchObject({ seeds: 0, failed: failed.results[0]!.failed });
+  expect(readFileSync(failed.report, 'utf8')).toContain('without scores');
+  await expectReject(
+    compareMethods(asked('none', { learningRates: [1e30, 1e29] })),
+    'ERR_NON_FINITE',
+    has('no learning rate of lora gave a loss that is a number: tried were 1e+30, 1e+29'),
+  );
+});
+
+test('a budget of minutes ends with the step that reaches it', async () => {
+  const minutes = 1e-9;
+  const { results } = await compareMethods(asked('minutes', { budget: { minutes } }));
+  expect(results[0]).toMatchObject({ steps: 1 });
+});
+
+test('text without prompts has a loss and texts, and no answers that could be right', async () => {
+  const file = join(scratch, 'text.jsonl');
+  writeFileSync(file, '{"text":"Mia finds three red apples."}\n{"text":"Leo hides two hats."}\n');
+  const { results, rows } = await compareMethods(
+    asked('text', { data: file, evalData: file, maxLength: 16 }),
+  );
+  expect(results[0]!.samples).toHaveLength(2);
+  expect(rows[0]!.exactMatch).toBeUndefined();
+});
+
+test('one at a time', async () => {
+  const first = compareMethods(asked('first'));
+  const second = compareMethods(asked('second'));
+  await expectReject(second, 'ERR_BUSY', /another comparison runs in this thread/);
+  await first;
+});
+
+test.each<[Partial<CompareOptions>, string]>([
+  [{ methods: ['prompt' as 'lora'] }, "expected methods[0] to be 'lora', 'dora' but received 'prompt'"],
+  [{ methods: [] }, 'expected methods to be a list with something in it but received '],
+  [{ ranks: [8, 0] }, 'expected ranks[1] to be an integer of at least 1 but received 0'],
+  [
+    { alphas: ['2x'] },
+    "expected alphas[0] to be a number or a multiple of the rank such as 'r' or '2r' but received '2x'",
+  ],
+  [{ alphas: ['0r'] }, "but received '0r'"],
+  [{ targets: ['a/b'] }, "or names of modules with + between them, but received 'a/b'"],
+  [{ seeds: 0 }, 'expected seeds to be a whole number of at least 1 but received 0'],
+  [{ budget: {} as never }, 'expected budget to be { steps } or { minutes } but received neither'],
+  [{ budget: { steps: 1, minutes: 1 } }, 'expected budget to be { steps } or { minutes } but received both'],
+  [{ budget: { steps: 0.5 } }, 'expected budget.steps to be an integer of at least 1'],
+  [{ learningRates: [-1] }, 'expected learningRates[0] to be a finite number'],
+  [{ outDir: '' }, "expected outDir to be a folder but received ''"],
+  [{ data: rowsOf(['a', 'b'])[Symbol.iterator]() as never }, 'expected data that can be read more than once'],
+  [{ rank: [8] } as never, "unknown option 'rank'; did you mean 'ranks'?"],
+])('%j is refused before anything is read', (change, sentence) => {
+  expectThrow(() => compareMethods(asked('bad', change)), 'ERR_ARGUMENT', has(sentence));
+  expect(existsSync(join(scratch, 'bad'))).toBe(false);
+});
+
+test('targets that the model does not have are refused before anything is trained', async () => {
+  const options = asked('targets', { targets: ['all-linear', 'query_proj'] });
+  await expectReject(
+    compareMethods(options),
+    'ERR_ADAPTER',
+    /targetModules query_proj match no linear layer/,
+  );
+});
