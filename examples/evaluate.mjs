@@ -44,5 +44,6 @@ const choices = lines.map((line) => {
   return { query: query.slice(0, -2), choices: days.map((name) => `"${name}"`), gold: days.indexOf(day) };
 });
 const [ofBase, ofBest] = (await model.evaluateTask(choices, { adapters: [null, 'best'] })).results;
-console.log(`the right day: base ${100 * ofBase.acc} %, adapter ${100 * ofBest.acc} %`);
+const percent = (share) => (100 * share).toFixed(0);
+console.log(`the right day: base ${percent(ofBase.acc)} %, adapter ${percent(ofBest.acc)} %`);
 await model.dispose();

@@ -70,6 +70,12 @@ const synonyms: Readonly<Record<string, readonly string[]>> = {
   randomSeed: ['seed'],
   type: ['dtype'],
   torchDtype: ['dtype'],
+  bfloat16: ['bf16'],
+  float16: ['f16'],
+  half: ['f16'],
+  float32: ['f32'],
+  float: ['f32'],
+  int32: ['i32'],
   size: ['shape'],
   requires_grad: ['requiresGrad'],
   trainable: ['requiresGrad'],
@@ -129,15 +135,23 @@ export function suggest(word: string, words: readonly string[]): string | undefi
   return best !== undefined && distance <= Math.max(1, Math.floor(plain.length / 3)) ? best : undefined;
 }
 
-/** Throws ERR_ARGUMENT on an option that is not in `allowed`, and names the one that was probably meant. */
-export function checkOptions(op: string, options: object, allowed: readonly string[]): void {
+/**
+ * Throws ERR_ARGUMENT on an option that is not in `allowed`, and names the one that was probably meant. `internal`: what the library
+ * itself gives, of which programs do not learn.
+ */
+export function checkOptions(
+  op: string,
+  options: object,
+  allowed: readonly string[],
+  internal: readonly string[] = [],
+): void {
   check(
     typeof options === 'object' && options !== null && !Array.isArray(options),
     op,
     () => `expected an object of options but received ${describe(options)}`,
   );
   for (const name of Object.keys(options)) {
-    if (allowed.includes(name)) continue;
+    if (allowed.includes(name) || internal.includes(name)) continue;
     const near = suggest(name, allowed);
     const help = near === undefined ? `; the options are ${allowed.join(', ')}` : `; did you mean '${near}'?`;
     check(false, op, `unknown option '${name}'${help}`);

@@ -1,4 +1,3 @@
-import { bestDevice } from '../native/device';
 import type { Dataset } from '../data/dataset';
 import { CausalLM } from '../models/causal_lm';
 import { modelOptions } from '../options/table';
@@ -32,7 +31,7 @@ export async function loadModel(
 ): Promise<CausalLM> {
   const { device, dtype, quantize } = values;
   const model = await CausalLM.fromPretrained(values.model, {
-    device: device === 'auto' ? bestDevice() : device,
+    device,
     dtype,
     quantize,
     ...hubOptions(console, values),

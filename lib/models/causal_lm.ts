@@ -278,8 +278,9 @@ export class CausalLM {
    * @throws ERR_DATA for ids or labels outside the vocabulary and when no label counts; ERR_BUSY while merged.
    * @example
    * const { loss } = model.forward(ids, { labels: ids });
+   * const { logits } = model.forward(ids); // [batch, seq, vocab]
    */
-  forward<O extends ForwardOptions>(
+  forward<O extends ForwardOptions = Record<never, never>>(
     ids: TokenRows,
     options: O & NoOther<O> = {} as O & NoOther<O>,
   ): ForwardOutput<O> {

@@ -63,18 +63,12 @@ function planAdapters(op: string, options: ForwardOptions, adapters: AdapterSet)
 /** Checks the options of a call, and chooses its adapter. */
 export function planForward(options: ForwardOptions, adapters: AdapterSet): ForwardPlan {
   const op = 'forward';
-  checkOptions(op, options, [
-    'labels',
-    'segmentIds',
-    'reduction',
-    'logits',
-    'adapter',
-    'train',
-    'gradientCheckpointing',
-    'noise',
-    'rowLosses',
-    'watch',
-  ]);
+  checkOptions(
+    op,
+    options,
+    ['labels', 'segmentIds', 'reduction', 'logits', 'adapter', 'train', 'gradientCheckpointing'],
+    ['noise', 'rowLosses', 'watch'],
+  );
   const {
     labels,
     segmentIds,

@@ -4,7 +4,7 @@ import { LoRAError } from '../errors';
 import { readLimits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
 import { sourceFolder, sourceOptionNames } from '../hub/source';
-import { checkF16, deviceName, nativeDevice, type Device } from '../native/device';
+import { bestDevice, checkF16, type Device, deviceName, nativeDevice } from '../native/device';
 import { modelOptions } from '../options/table';
 import { runUntracked } from '../tensor/scope';
 import { Tokenizer } from '../text/tokenizer';
@@ -45,7 +45,7 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   const { dtype = 'auto', signal, onProgress } = options;
   const quantize = quantizePlan(op, options.quantize);
   checkOneOf(op, 'dtype', dtype, modelOptions.dtype.choices);
-  const device = deviceName(op, options.device ?? 'cpu');
+  const device = options.device === 'auto' ? bestDevice() : deviceName(op, options.device ?? 'cpu');
   if (dtype === 'f16') checkF16(op, device);
   nativeDevice(device); // unavailable: say so before anything is downloaded and read
   const directory = await sourceFolder(source, op, 'model', options);

@@ -22,8 +22,8 @@ export interface FromPretrainedOptions extends SourceOptions {
    * that is quantised already needs no option.
    */
   quantize?: QuantizeOptions['format'] | QuantizeOptions | undefined;
-  /** Where weights lie and ops run. Default 'cpu'. */
-  device?: Device | (string & {}) | undefined;
+  /** Where weights lie and ops run; 'auto' is the best device that there is, as {@link CausalLM.device} then says. Default 'cpu'. */
+  device?: Device | 'auto' | (string & {}) | undefined;
   /** Bounds on what the files may ask for, where the defaults refuse a model that you trust. */
   limits?: ReadLimits | undefined;
   /** Also checked between tensors; an abort rejects with its reason and frees what was loaded. */
@@ -72,7 +72,11 @@ export interface ForwardOutput<O extends ForwardOptions> {
   /** The loss over the labels, a scalar in f32, in nats. */
   loss: O extends { labels: TokenRows } ? Tensor : Tensor | undefined;
   /** log p up to a constant, [batch, seq, vocab], f32; they carry gradient. */
-  logits: O extends { logits: true } ? Tensor : Tensor | undefined;
+  logits: O extends { logits: true }
+    ? Tensor
+    : Extract<keyof O, 'labels' | 'logits'> extends never
+      ? Tensor
+      : Tensor | undefined;
 }
 
 /** The options of {@link CausalLM.addAdapter}. */

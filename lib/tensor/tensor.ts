@@ -4,8 +4,8 @@ import { inspect } from 'node:util';
 import { LoRAError } from '../errors';
 import type { NativeTensor } from '../native/binding';
 import { binding, call } from '../native/calls';
-import type { Device } from '../native/device';
-import { check, numelOf, shapeText } from '../validate';
+import { nativeDevice, type Device } from '../native/device';
+import { check, describe, numelOf, shapeText } from '../validate';
 import type { DType } from './dtype';
 import { owner, type Scope, track, untrack } from './scope';
 import { Storage } from './storage';
@@ -313,6 +313,36 @@ export class Parameter extends Tensor {
     super(storage, dtype, shape, device);
     this.name = name;
     this.requiresGrad = true;
+  }
+
+  /**
+   * Takes the values of a tensor of the same shape, from any device; in the same dtype bit for bit, otherwise rounded. It counts in
+   * `version`, as a step does: what was recorded before has no backward pass any more. Its gradient stays.
+   *
+   * @throws ERR_ARGUMENT for another shape, or integers for floats; ERR_DISPOSED.
+   * @example
+   * const w = parameter(tensor([0, 0]), 'w');
+   * w.copyFrom(tensor([1, 2]));
+   * await saveCheckpoint('run', { w });
+   * const { w: saved } = await loadCheckpoint<{ w: Tensor }>('run');
+   * w.copyFrom(saved);
+   */
+  copyFrom(source: Tensor): void {
+    const op = 'copyFrom';
+    check(
+      source instanceof Tensor &&
+        shapeText(source.shape) === shapeText(this.shape) &&
+        (source.dtype === 'i32') === (this.dtype === 'i32'),
+      op,
+      () =>
+        `expected a tensor of shape ${shapeText(this.shape)}${this.dtype === 'i32' ? ' of i32' : ''} but received ${describe(source)}`,
+    );
+    const [from, target] = [handleOf(source, op, 'the source'), handleOf(this, op, 'the parameter')];
+    const away = source.device !== this.device;
+    const here = away ? call().toDevice(from, nativeDevice(this.device)) : from;
+    call().copyInto(here, target);
+    if (away) binding().release(here);
+    this.version++;
   }
 
   /** Frees the weight and its gradient. */

@@ -106,6 +106,20 @@ export function describeBrowser(site: string): void {
       });
     });
 
+    test('the name of a language covers no code', async () => {
+      await inPage(1280, async (page) => {
+        await page.goto(`${file}/guides/bundlers.html`);
+        const [label, code] = await page.evaluate<[number, number]>(`(() => {
+          const block = document.querySelector('.code');
+          const style = getComputedStyle(block, '::after');
+          const padding = getComputedStyle(block.querySelector('pre')).paddingTop;
+          return [parseFloat(style.top) + parseFloat(style.height), parseFloat(padding)];
+        })()`);
+        expect(label).toBeGreaterThan(0);
+        expect(label).toBeLessThanOrEqual(code);
+      });
+    });
+
     test('code is copied', async () => {
       await inPage(1280, async (page) => {
         await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);

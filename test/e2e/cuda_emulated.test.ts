@@ -139,7 +139,7 @@ async function infer(dir: string, dtype: 'f32' | 'bf16' | 'f16', device: Device)
   const model = await CausalLM.fromPretrained(dir, { dtype, device });
   const adapter = model.addAdapter({ r: 4, loraAlpha: 8, targetModules: 'all-linear' }, { seed: 3 });
   fillAdapter(adapter, 5, 0.1);
-  const logits = await noGrad(() => model.forward(rows).logits!).data();
+  const logits = await noGrad(() => model.forward(rows).logits).data();
   const greedy = { maxNewTokens: 6, temperature: 0, ignoreEos: true };
   const { ids } = await model.generate([256, 72], greedy);
   // Drawn from the logits, with as many of them as the top takes.

@@ -57,7 +57,7 @@ test('vectors may be kept wider than matrices; the embedding decides the dtype',
   });
   expect(model.dtype).toBe('bf16');
   const { logits } = model.forward([[1, 2]]);
-  expect((await logits!.data()).every(Number.isFinite)).toBe(true);
+  expect((await logits.data()).every(Number.isFinite)).toBe(true);
 });
 
 test('parameterCount counts every weight once', async () => {

@@ -1,6 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { bestDevice } from '../../lib/native/device';
 import { CausalLM, noGrad, setThreads, tensor, type Adapter, type Tensor } from '../../lib/index';
 import { branchOf } from '../support/branch';
 import { ReferenceLlama, matrix, slope, type Deltas } from '../support/llama_reference';
@@ -88,9 +89,9 @@ test.each(families)('%s: logits and losses are those of plain double loops', asy
 
 test('padding never counts: rows of a batch are what they are alone', async () => {
   const { model } = await load();
-  const together = await model.forward(rows).logits!.data();
+  const together = await model.forward(rows).logits.data();
   for (const [i, row] of rows.entries()) {
-    const alone = await model.forward([row]).logits!.data();
+    const alone = await model.forward([row]).logits.data();
     expect(distance(together.subarray(i * 11 * 262, i * 11 * 262 + alone.length), alone)).toBeLessThan(1e-5);
   }
 });
@@ -144,8 +145,8 @@ test('bf16 stays near f32, and auto keeps what the files hold', async () => {
   expect((await load()).model.dtype).toBe('f32');
   const wide = await CausalLM.fromPretrained(model.directory, { dtype: 'f32' });
   models.push(wide);
-  const got = await model.forward(rows).logits!.data();
-  const want = await wide.forward(rows).logits!.data();
+  const got = await model.forward(rows).logits.data();
+  const want = await wide.forward(rows).logits.data();
   expect(distance(got.subarray(0, 11 * 262), want.subarray(0, 11 * 262))).toBeLessThan(0.05);
 });
 
@@ -213,6 +214,13 @@ test.each<[string, unknown, Record<string, unknown>, string, string]>([
   ['no label', [[1, 2]], { labels: [[1, -100]] }, 'ERR_DATA', 'no label counts'],
   ['one token', [[1]], { labels: [[1]] }, 'ERR_DATA', 'no label counts'],
   ['an unknown option', [[1]], { reducton: 'sum' }, 'ERR_ARGUMENT', "did you mean 'reduction'?"],
+  [
+    'an option that nothing is near to',
+    [[1]],
+    { zzz: 1 },
+    'ERR_ARGUMENT',
+    "unknown option 'zzz'; the options are labels, segmentIds, reduction, logits, adapter, train, gradientCheckpointing",
+  ],
   [
     'a bad reduction',
     [[1, 2]],
@@ -291,7 +299,7 @@ test('a tied model ignores a head in its file', async () => {
   const head = { dtype: 'F32' as const, shape: [262, 24], bytes: new Uint8Array(262 * 24 * 4).fill(63) };
   const { model: other } = await load({ edit: (tensors) => tensors.set('lm_head.weight', head) });
   expect(dir).not.toBe(other.directory);
-  expect(await other.forward(rows).logits!.data()).toEqual(await model.forward(rows).logits!.data());
+  expect(await other.forward(rows).logits.data()).toEqual(await model.forward(rows).logits.data());
 });
 
 test('every layer drops by a mask of its own', async () => {
@@ -301,6 +309,14 @@ test('every layer drops by a mask of its own', async () => {
   expect(new Set(masks.map((mask) => mask.layer)).size).toBe(21);
   for (const mask of masks) expect(mask).toMatchObject({ p: 0.5, seed: 5, forward: 4 });
   expect(branchOf(adapter, adapter.targets[0]!).dropout).toBeUndefined();
+});
+
+test("device: 'auto' is the best one that there is", async () => {
+  const dir = await tinyModel();
+  made.push(dir);
+  const model = await CausalLM.fromPretrained(dir, { device: 'auto' });
+  models.push(model);
+  expect(model.device).toBe(bestDevice());
 });
 
 test('progress, and a URL', async () => {

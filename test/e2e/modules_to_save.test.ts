@@ -129,7 +129,7 @@ test('what is saved is what PEFT writes, and loads again', async () => {
   const other = await model.loadAdapter(dir, { name: 'again' });
   expect(other.config).toEqual(adapter.config);
   const logits = async (name: string): Promise<Float32Array> =>
-    model.forward([ids], { adapter: name }).logits!.data();
+    model.forward([ids], { adapter: name }).logits.data();
   expect(await logits('again')).toEqual(await logits('default'));
 });
 

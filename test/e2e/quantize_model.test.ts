@@ -38,8 +38,8 @@ async function logitsOf(dir: string, options: FromPretrainedOptions = {}): Promi
   const model = await CausalLM.fromPretrained(dir, options);
   try {
     const { logits } = model.forward([[256, 72, 101, 108]]);
-    const numbers = await list(logits!);
-    logits!.dispose();
+    const numbers = await list(logits);
+    logits.dispose();
     return numbers;
   } finally {
     await model.dispose();
@@ -374,7 +374,7 @@ test('lora-native merge on a quantised base writes whole weights, and generate t
   fillAdapter(made);
   await made.save(adapter);
   await model.merge('default');
-  const expected = await list(model.forward([[256, 72, 101, 108]]).logits!);
+  const expected = await list(model.forward([[256, 72, 101, 108]]).logits);
   await model.dispose();
   const cpu = ['--device', 'cpu'];
   const words = ['merge', '--model', dir, '--adapter', adapter, '--out-dir', merged, ...cpu];

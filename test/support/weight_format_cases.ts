@@ -164,9 +164,9 @@ async function observeKinds(model: CausalLM): Promise<Record<string, number[]>> 
     seen[`${name} trained`] = (await Promise.all(adapter.parameters().map((p) => list(p)))).flat();
   }
   const rows = model.forward([ids, ids, ids], { adapter: ['dora', null, 'default'] });
-  seen['a batch with an adapter for each row'] = await list(rows.logits!);
+  seen['a batch with an adapter for each row'] = await list(rows.logits);
   const segmentIds = [ids.map((_, at) => (at < 5 ? 1 : 2))];
-  seen['packed'] = await list(model.forward([ids], { segmentIds, adapter: 'dora' }).logits!);
+  seen['packed'] = await list(model.forward([ids], { segmentIds, adapter: 'dora' }).logits);
   for (const name of Object.keys(kinds)) await model.removeAdapter(name);
   return seen;
 }
@@ -182,7 +182,7 @@ async function observe(
   try {
     const adapter = model.addAdapter({ r: 4 });
     fillAdapter(adapter);
-    const logits = await list(model.forward([ids]).logits!);
+    const logits = await list(model.forward([ids]).logits);
     const greedy = { maxNewTokens: 4, temperature: 0, ignoreEos: true };
     const { ids: generated } = await model.generate(ids, greedy);
     const optimizer = new AdamW(adapter.parameters(), { lr: 0.01 });
@@ -192,7 +192,7 @@ async function observe(
     const trained = await list(adapter.parameters()[0]!);
     const kinds = device === 'cuda-emulated' ? {} : await observeKinds(model); // where a step takes seconds
     await model.merge('default');
-    const merged = await list(model.forward([ids]).logits!);
+    const merged = await list(model.forward([ids]).logits);
     const dir = join(scratch, `saved-${saves++}`);
     await model.save(dir);
     const config = await readFile(join(dir, 'config.json'), 'utf8');

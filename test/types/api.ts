@@ -31,7 +31,7 @@ function is<B>(): <A>(value: A, same: Equal<A, B>) => void {
 export async function models(signal: AbortSignal): Promise<void> {
   await using model = await CausalLM.fromPretrained('dir', {
     dtype: 'auto',
-    device: 'cpu',
+    device: 'auto',
     signal,
     onProgress: ({ loaded, total }) => loaded / total,
   });
@@ -91,6 +91,10 @@ export async function models(signal: AbortSignal): Promise<void> {
   const rows = tensor([ids], { dtype: 'i32' });
   model.forward(rows, { labels: rows, reduction: 'sum', adapter }).loss.backward();
   is<Tensor | undefined>()(model.forward([ids], { adapter: null }).loss, true);
+  // Without labels there are logits; with them, where they are asked for.
+  is<Tensor>()(model.forward([ids]).logits, true);
+  is<Tensor>()(model.forward([ids], { adapter: null }).logits, true);
+  is<Tensor>()(model.forward([ids], { labels: [ids], logits: true }).logits, true);
   is<Tensor | undefined>()(model.forward([ids], { labels: [ids] }).logits, true);
 
   for await (const { id, text: piece } of model.generate('Once', {

@@ -7,6 +7,7 @@ import {
   loadCheckpoint,
   LoRALinear,
   memoryUsage,
+  parameter,
   saveCheckpoint,
   tensor,
   writeSafetensors,
@@ -16,7 +17,7 @@ import {
   type Tensor,
 } from '../../lib/index';
 import { InputFile } from '../../lib/formats/input';
-import { expectReject } from '../support/errors';
+import { expectReject, expectThrow } from '../support/errors';
 import { pausesOf } from '../support/gaps';
 import { bits, list, seeded } from '../support/numbers';
 
@@ -24,6 +25,29 @@ const device = 'reference';
 let dir: string;
 beforeEach(() => (dir = mkdtempSync(join(tmpdir(), 'checkpoint-'))));
 afterEach(() => rmSync(dir, { recursive: true }));
+
+test("a parameter of one's own is filled from a checkpoint", async () => {
+  const w = parameter(tensor([[1, 2, 3]], { device }), 'w');
+  await saveCheckpoint(dir, { w });
+  w.copyFrom(tensor([[4, 5, 6]], { device }));
+  expect([...(await w.data())]).toEqual([4, 5, 6]);
+  const loss = w.square().sum();
+  const { w: saved } = await loadCheckpoint<{ w: Tensor }>(dir);
+  w.copyFrom(saved); // a checkpoint lies on the CPU, w on another device
+  expect([...(await w.data())]).toEqual([1, 2, 3]);
+  expect(w.version).toBe(2);
+  expect(() => loss.backward()).toThrow(); // it was recorded with other values
+  for (const wrong of [tensor([1, 2, 3]), tensor([[1, 2, 3]], { dtype: 'i32' }), [[1, 2, 3]] as never])
+    expectThrow(
+      () => w.copyFrom(wrong),
+      'ERR_ARGUMENT',
+      /^\[copyFrom\] expected a tensor of shape \[1, 3\] but received/,
+    );
+  const before = w.version;
+  w.dispose();
+  expectThrow(() => w.copyFrom(saved), 'ERR_DISPOSED', /^\[copyFrom\] the parameter/);
+  expect(w.version).toBe(before);
+});
 
 function setup(): { layer: LoRALinear; optimizer: AdamW; train: (steps: number) => void } {
   const layer = new LoRALinear({ inFeatures: 12, outFeatures: 5, r: 3, loraDropout: 0.25, device, seed: 4 });

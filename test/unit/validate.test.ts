@@ -55,6 +55,26 @@ describe('checks', () => {
     const error = expectThrow(() => check(false, 'add', 'expected x'), 'ERR_ARGUMENT', '[add] expected x');
     expect(error.op).toBe('add');
   });
+  test("PyTorch's names of dtypes bring ours to mind", () => {
+    for (const [given, ours] of [
+      ['bfloat16', 'bf16'],
+      ['float16', 'f16'],
+      ['float32', 'f32'],
+    ] as const)
+      expectThrow(
+        () => checkOneOf('from_pretrained', 'dtype', given, ['auto', 'f32', 'bf16', 'f16']),
+        'ERR_ARGUMENT',
+        `[from_pretrained] expected dtype to be 'auto', 'f32', 'bf16', 'f16' but received '${given}'; did you mean '${ours}'?`,
+      );
+  });
+  test('options of the library itself are allowed, and nobody learns of them', () => {
+    checkOptions('forward', { watch: 1 }, ['labels'], ['watch']);
+    expectThrow(
+      () => checkOptions('forward', { zzz: 1 }, ['labels'], ['watch']),
+      'ERR_ARGUMENT',
+      "[forward] unknown option 'zzz'; the options are labels",
+    );
+  });
   test('words and shapes', () => {
     expectThrow(
       () => checkOneOf('tensor', 'dtype', 'fp32', ['f32', 'bf16']),
