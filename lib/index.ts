@@ -32,6 +32,8 @@ export { quantizeModel } from './models/quantize_model';
 export type { QuantizeModelOptions } from './models/quantize_model';
 export { convertAdapter } from './convert/convert_adapter';
 export type { AdapterFormat, ConvertAdapterOptions } from './convert/convert_adapter';
+export { convertModel } from './convert/convert_model';
+export type { ConvertModelOptions, GgufFormat } from './convert/convert_model';
 export type { QuantizeOptions } from './models/quantize_options';
 export type { SourceOptions } from './hub/source';
 export type {

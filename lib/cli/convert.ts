@@ -1,23 +1,27 @@
-import { adapterFormats, convertAdapter } from '../convert/convert_adapter';
+import { adapterFormats, convertAdapter, type AdapterFormat } from '../convert/convert_adapter';
+import { convertModel, ggufFormats, type GgufFormat } from '../convert/convert_model';
 import { note, printJson } from './common';
-import { defineCommand, helpFlag } from './command';
+import { defineCommand, helpFlag, UsageError } from './command';
 import { hubFlags, hubOptions } from './hub_report';
 
+const isGgufFormat = (format: AdapterFormat | GgufFormat): format is GgufFormat =>
+  ggufFormats.some((one) => one === format);
+
 export const convert = defineCommand({
-  summary: 'Writes an adapter in another format: that of PEFT, of llama.cpp or of mlx_lm.',
-  usage: 'FROM TO --format gguf --base DIR',
+  summary: 'Writes a model for llama.cpp, or an adapter in the format of PEFT, llama.cpp or mlx_lm.',
+  usage: 'FROM TO --format NAME [--base DIR]',
   flags: {
     format: {
       type: 'string',
       value: 'NAME',
       required: true,
-      choices: adapterFormats,
-      help: 'gguf is a file, the others directories',
+      choices: [...adapterFormats, ...ggufFormats],
+      help: 'of an adapter, then of a model',
     },
     base: {
       type: 'string',
       value: 'DIR',
-      help: 'the base model, of which config.json is read',
+      help: 'the base of an adapter, for its config.json',
       defaultText: 'none: mlx to peft',
     },
     ...hubFlags,
@@ -30,7 +34,10 @@ export const convert = defineCommand({
   async run(values, console, positionals) {
     const [from, to] = positionals as readonly [string, string];
     const { format, base } = values;
-    await convertAdapter(from, to, { format, base, ...hubOptions(console, values) });
+    const options = hubOptions(console, values);
+    if (!isGgufFormat(format)) await convertAdapter(from, to, { format, base, ...options });
+    else if (base === undefined) await convertModel(from, to, { format, ...options });
+    else throw new UsageError(`--base is for adapters, and --format ${format} for models`);
     note(console, `wrote ${to}`);
     if (values.json) printJson(console, { from, to, format });
   },

@@ -22,6 +22,40 @@ export function floatsOf({ dtype, bytes }: Omit<SafetensorsTensor, 'shape'>): Fl
   return new Float32Array(words.buffer);
 }
 
+/** The bits of the nearest f16, of two equally near ones the even; undefined for what becomes an infinity. */
+function halfOf(value: number): number | undefined {
+  const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
+  const size = Math.abs(value);
+  if (!(size < 65520)) return undefined;
+  // Below 2⁻¹⁴ all steps are 2⁻²⁴.
+  const exponent = Math.max(Math.floor(Math.log2(size)), -14);
+  const step = 2 ** (exponent - 10);
+  let units = Math.floor(size / step);
+  const rest = size / step - units;
+  if (rest > 0.5 || (rest === 0.5 && units % 2 === 1)) units++;
+  // A carry goes into the exponent by itself.
+  return sign | (exponent === -14 ? units : ((exponent + 14) << 10) + units);
+}
+
+/** f32 values as the bytes of bf16 or f16, each rounded to the nearest; undefined where one is not finite, or too large for f16. */
+export function roundedTo(floats: Float32Array, to: 'bf16' | 'f16'): Uint8Array | undefined {
+  const words = new Uint16Array(floats.length);
+  const bits = new Uint32Array(floats.buffer, floats.byteOffset, floats.length);
+  for (const [i, value] of floats.entries()) {
+    if (to === 'bf16') {
+      const word = bits[i]!;
+      // Of an infinity or NaN nothing is rounded: it is refused.
+      if ((word & 0x7f800000) === 0x7f800000) return undefined;
+      words[i] = (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
+    } else {
+      const half = halfOf(value);
+      if (half === undefined) return undefined;
+      words[i] = half;
+    }
+  }
+  return new Uint8Array(words.buffer);
+}
+
 /** The bytes of a list of floats; the same memory. */
 export const bytesOfFloats = (floats: Float32Array): Uint8Array =>
   new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength);

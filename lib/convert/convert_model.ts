@@ -1,0 +1,231 @@
+/** A model as a GGUF file of llama.cpp. */
+import { basename } from 'node:path';
+import { LoRAError } from '../errors';
+import { writeFileAtomic } from '../formats/atomic';
+import { bytesOfFloats, floatsOf, roundedTo } from '../formats/floats';
+import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
+import { isRecord } from '../formats/json';
+import { readLimits, type ReadLimits } from '../formats/limits';
+import { ModelFolder } from '../formats/model_folder';
+import { toPath } from '../formats/paths';
+import type { SafetensorsDType } from '../formats/dtypes';
+import { openModelTensors } from '../formats/sharded';
+import type { StoredTensor } from '../formats/stored_tensors';
+import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
+import { parseModelConfig, type ModelConfig } from '../models/config';
+import { families } from '../models/families';
+import { ggufModules, reordered, type RowOrder } from '../models/gguf_names';
+import { inverseFrequencies } from '../models/rope';
+import { checkNames, dtypeOf } from '../models/weights';
+import { breathe } from '../tensor/pace';
+import { Tokenizer } from '../text/tokenizer';
+import { check, checkOneOf, checkOptions } from '../validate';
+import { ggufTokenizer } from './gguf_tokenizer';
+
+const op = 'convertModel';
+
+/** What the matrices of a GGUF file are kept in. */
+export const ggufFormats = ['f32', 'bf16', 'f16'] as const;
+
+/** A type of the matrices of a GGUF file. */
+export type GgufFormat = (typeof ggufFormats)[number];
+
+/** The options of {@link convertModel}. */
+export interface ConvertModelOptions extends SourceOptions {
+  /** What matrices are kept in; vectors are f32, as llama.cpp wants them. */
+  format: GgufFormat;
+  /** Bounds on what the files may ask for. */
+  limits?: ReadLimits | undefined;
+}
+
+const typeOf = { f32: 'F32', bf16: 'BF16', f16: 'F16' } as const;
+/** general.file_type. */
+const fileTypes = { f32: 0, f16: 1, bf16: 32 } as const;
+
+function unsupported(message: string): never {
+  throw new LoRAError('ERR_UNSUPPORTED', `[${op}] ${message}`, { op });
+}
+
+/** The values that llama.cpp computes a model by. */
+function configFields(config: ModelConfig): Map<string, GgufField> {
+  const { architecture } = families[config.modelType].gguf;
+  const window = config.windows.find((size) => size > 0 && size < config.maxPositionEmbeddings);
+  if (window !== undefined)
+    unsupported(
+      `the model has sliding windows of ${window}, which GGUF files of ${architecture} do not have`,
+    );
+  const { theta, scaling } = config.rope;
+  if (scaling.type === 'yarn') unsupported('rope of type yarn is not written');
+  const u32: readonly [string, number][] = [
+    ['vocab_size', config.vocabSize],
+    ['context_length', config.maxPositionEmbeddings],
+    ['embedding_length', config.hiddenSize],
+    ['block_count', config.numHiddenLayers],
+    ['feed_forward_length', config.intermediateSize],
+    ['attention.head_count', config.numAttentionHeads],
+    ['attention.head_count_kv', config.numKeyValueHeads],
+    ['attention.key_length', config.headDim],
+    ['attention.value_length', config.headDim],
+    ['rope.dimension_count', config.headDim],
+  ];
+  const fields = new Map<string, GgufField>(
+    u32.map(([key, value]) => [`${architecture}.${key}`, { u32: value }]),
+  );
+  fields.set(`${architecture}.attention.layer_norm_rms_epsilon`, { f32: config.rmsNormEps });
+  fields.set(`${architecture}.rope.freq_base`, { f32: theta });
+  if (scaling.type === 'linear') {
+    fields.set(`${architecture}.rope.scaling.type`, { text: 'linear' });
+    fields.set(`${architecture}.rope.scaling.factor`, { f32: scaling.factor });
+  }
+  return fields;
+}
+
+/** Ids of special tokens, what is put around texts, and the template. */
+async function tokenizerFields(folder: ModelFolder, config: ModelConfig): Promise<Map<string, GgufField>> {
+  const json = await folder.json('tokenizer.json', 'tokenizerBytes');
+  if (!isRecord(json))
+    throw new LoRAError(
+      'ERR_FILE',
+      `[${op}] ${folder.dir} has no tokenizer.json, which a GGUF file contains`,
+      { op },
+    );
+  const tokenizer = (await Tokenizer.fromFolder(folder))!;
+  const fields = ggufTokenizer(json, config.vocabSize);
+  const around = tokenizer.encode('');
+  const { bosTokenId: bos, eosTokenIds } = config;
+  const [eos, eot] = eosTokenIds;
+  const id = (key: string, value: unknown): void => {
+    if (typeof value === 'number' && Number.isSafeInteger(value) && value >= 0 && value < config.vocabSize)
+      fields.set(`tokenizer.ggml.${key}_token_id`, { u32: value });
+  };
+  id('bos', bos);
+  id('eos', eos);
+  id('eot', eot);
+  id('padding', config.raw['pad_token_id']);
+  fields.set('tokenizer.ggml.add_bos_token', { flag: bos !== null && around[0] === bos });
+  fields.set('tokenizer.ggml.add_eos_token', { flag: around.length > 1 && around.at(-1) === eos });
+  const settings = await folder.json('tokenizer_config.json');
+  const template =
+    (await folder.text('chat_template.jinja')) ??
+    (isRecord(settings) ? settings['chat_template'] : undefined);
+  if (typeof template === 'string') fields.set('tokenizer.chat_template', { text: template });
+  return fields;
+}
+
+/** Values of one conversion, so that timers run between them. */
+const stepBytes = 2 ** 18;
+
+/** Floats of a file in another type. @throws ERR_UNSUPPORTED for what f16 does not reach. */
+function converted(name: string, from: SafetensorsDType, bytes: Uint8Array, to: GgufFormat): Uint8Array {
+  if (typeOf[to] === from) return bytes;
+  const floats = floatsOf({ dtype: from, bytes });
+  if (to === 'f32') return bytesOfFloats(floats);
+  return (
+    roundedTo(floats, to) ??
+    unsupported(`${name} has values that ${to} does not hold${to === 'f16' ? ': take bf16' : ''}`)
+  );
+}
+
+function late(
+  name: string,
+  stored: StoredTensor,
+  format: GgufFormat,
+  rows: RowOrder | undefined,
+): LateGgufTensor {
+  const { dtype, shape } = stored;
+  async function* source(): AsyncIterable<Uint8Array> {
+    if (rows) yield reordered(await stored.read(), rows, false);
+    else yield* stored.slices();
+  }
+  return {
+    type: typeOf[format],
+    shape,
+    async *parts() {
+      for await (const slice of source())
+        for (let at = 0; at < slice.length; at += stepBytes) {
+          yield converted(name, dtype, slice.subarray(at, at + stepBytes), format);
+          await breathe();
+        }
+    },
+  };
+}
+
+/** What llama.cpp divides the frequencies of Llama 3's rope by. */
+function frequencyFactors(config: ModelConfig): LateGgufTensor | undefined {
+  const { scaling, theta } = config.rope;
+  if (scaling.type !== 'llama3') return undefined;
+  const scaled = inverseFrequencies(config.rope, config.headDim);
+  const whole = inverseFrequencies({ theta, scaling: { type: 'default' } }, config.headDim);
+  const factors = Float32Array.from(whole, (frequency, i) => frequency / scaled[i]!);
+  return {
+    type: 'F32',
+    shape: [factors.length],
+    async *parts() {
+      yield await Promise.resolve(bytesOfFloats(factors));
+    },
+  };
+}
+
+/**
+ * Writes a model as one GGUF file, for llama.cpp, LM Studio and ollama: the weights in llama.cpp's names and order of rows, the
+ * configuration, the tokenizer and the chat template. Tensors are read, converted and written one by one, and the file appears whole or not at all. An
+ * adapter is merged first, with `model.save(dir, { merge })`.
+ *
+ * @param source a Hugging Face directory, or a name of the hub
+ * @param out the file, which is replaced
+ * @throws ERR_ARGUMENT for options and a model in few bits; ERR_UNSUPPORTED for a tokenizer that llama.cpp has no kind for, sliding windows, yarn,
+ * and values that f16 does not reach; ERR_FILE, ERR_SAFETENSORS, ERR_HUB; the reason of the signal
+ * @example
+ * await convertModel('merged-model', 'model.gguf', { format: 'bf16' });
+ */
+export async function convertModel(
+  source: string | URL,
+  out: string | URL,
+  options: ConvertModelOptions,
+): Promise<void> {
+  checkOptions(op, options, ['format', 'limits', ...sourceOptionNames]);
+  const { format, signal } = options;
+  checkOneOf(op, 'format', format, ggufFormats);
+  const limits = readLimits(op, options.limits);
+  const target = toPath(out, op);
+  const dir = await sourceFolder(source, op, 'model', options);
+  const folder = await ModelFolder.open(dir, { limits, signal });
+  if (!folder.has('config.json'))
+    throw new LoRAError(
+      'ERR_FILE',
+      `[${op}] ${dir} has no config.json: expected a Hugging Face model directory`,
+      { op },
+    );
+  const config = parseModelConfig(await folder.json('config.json'), limits);
+  const metadata = new Map<string, GgufField>([
+    ['general.architecture', { text: families[config.modelType].gguf.architecture }],
+    ['general.type', { text: 'model' }],
+    ['general.name', { text: basename(target).replace(/\.gguf$/, '') }],
+    ['general.file_type', { u32: fileTypes[format] }],
+    ...configFields(config),
+    ...(await tokenizerFields(folder, config)),
+  ]);
+  const stored = await openModelTensors(dir, { limits, signal });
+  try {
+    const { shapes, quantised } = await checkNames(stored, config, dir);
+    check(quantised.size === 0, op, () => `expected a model of f32, bf16 or f16 but ${dir} is quantised`);
+    const modules = ggufModules(config);
+    const tensors = new Map<string, LateGgufTensor>();
+    for (const [name, shape] of shapes) {
+      const dot = name.lastIndexOf('.');
+      const { name: path, rows } = modules.get(name.slice(0, dot))!;
+      dtypeOf(name, stored.get(name));
+      tensors.set(
+        `${path}${name.slice(dot)}`,
+        late(name, stored.get(name), shape.length === 2 ? format : 'f32', rows),
+      );
+    }
+    const factors = frequencyFactors(config);
+    if (factors) tensors.set('rope_freqs.weight', factors);
+    await writeFileAtomic(target, serializeGguf(metadata, tensors, op));
+    await stored.checkUnchanged();
+    await folder.checkUnchanged();
+  } finally {
+    await stored.close();
+  }
+}

@@ -1,0 +1,144 @@
+/** A tokenizer.json as llama.cpp has tokenizers: the kinds that it knows, recognised by what they consist of. */
+import { isDeepStrictEqual } from 'node:util';
+import { LoRAError } from '../errors';
+import type { GgufField } from '../formats/gguf_write';
+import { isRecord } from '../formats/json';
+
+const op = 'convertModel';
+
+function unsupported(what: string): never {
+  throw new LoRAError(
+    'ERR_UNSUPPORTED',
+    `[${op}] tokenizer.json has ${what}, and llama.cpp knows tokenizers by their kind: supported are those of Llama 2 (SentencePiece), Llama 3, Qwen2, SmolLM and GPT-2`,
+    { op },
+  );
+}
+
+const words = (digits: string): string =>
+  `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+const split = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false });
+const bytes = (useRegex: boolean) => ({ type: 'ByteLevel', add_prefix_space: false, use_regex: useRegex });
+
+/** llama.cpp's word for a pre_tokenizer, and whether texts are normalised before. */
+const preTokenizers: readonly { name: string; parts: readonly object[]; nfc: boolean }[] = [
+  { name: 'llama-bpe', parts: [split(words('\\p{N}{1,3}')), bytes(false)], nfc: false },
+  { name: 'qwen2', parts: [split(words('\\p{N}')), bytes(false)], nfc: true },
+  { name: 'smollm', parts: [{ type: 'Digits', individual_digits: true }, bytes(true)], nfc: false },
+  { name: 'gpt-2', parts: [bytes(true)], nfc: false },
+];
+
+/** The steps of a pre_tokenizer, without what says nothing about the result. */
+function partsOf(json: unknown): unknown[] {
+  if (!isRecord(json)) return [];
+  if (json['type'] === 'Sequence' && Array.isArray(json['pretokenizers']))
+    return json['pretokenizers'].flatMap(partsOf);
+  const { trim_offsets: _, ...part } = json;
+  return [part.type === 'ByteLevel' && !('use_regex' in part) ? { ...part, use_regex: true } : part];
+}
+
+interface Token {
+  text: string;
+  type: number;
+}
+const types = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
+
+/** The tokens by their ids, up to the width of the logits. */
+function tokensOf(json: Readonly<Record<string, unknown>>, vocabSize: number): Token[] {
+  const model = json['model'];
+  if (!isRecord(model) || !isRecord(model['vocab'])) return unsupported('no vocabulary of texts and ids');
+  const tokens = Array.from({ length: vocabSize }, (_, i): Token => ({
+    text: `[PAD${i}]`,
+    type: types.unused,
+  }));
+  const set = (id: unknown, text: string, type: number): void => {
+    if (!Number.isSafeInteger(id) || (id as number) < 0 || (id as number) >= vocabSize)
+      throw new LoRAError(
+        'ERR_FILE',
+        `[${op}] tokenizer.json has the id ${String(id)}, and the model has ${vocabSize}`,
+        {
+          op,
+        },
+      );
+    tokens[id as number] = { text, type };
+  };
+  const byteFallback = model['byte_fallback'] === true;
+  for (const [text, id] of Object.entries(model['vocab']))
+    set(id, text, byteFallback && /^<0x[0-9A-F]{2}>$/.test(text) ? types.byte : types.normal);
+  const added: unknown = json['added_tokens'] ?? [];
+  for (const token of Array.isArray(added) ? (added as unknown[]) : []) {
+    if (!isRecord(token) || typeof token['content'] !== 'string') continue;
+    const type = token['special'] === true ? types.control : types.userDefined;
+    set(token['id'], token['content'], token['content'] === model['unk_token'] ? types.unknown : type);
+  }
+  return tokens;
+}
+
+/** Pairs of a merge, which files have as a text or as a list. */
+function mergesOf(model: Readonly<Record<string, unknown>>): [string, string][] {
+  const merges = model['merges'];
+  if (!Array.isArray(merges)) return unsupported('no merges');
+  return (merges as unknown[]).map((merge) => {
+    const pair: unknown = typeof merge === 'string' ? merge.split(' ') : merge;
+    if (!Array.isArray(pair) || pair.length !== 2) return unsupported(`the merge ${JSON.stringify(merge)}`);
+    return pair as [string, string];
+  });
+}
+
+/** SentencePiece's: spaces are ▁, and what is no token is its bytes. Gives whether texts begin with a space. */
+function sentencePiece(json: Readonly<Record<string, unknown>>): { spacePrefix: boolean } | undefined {
+  const replace = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
+  const { normalizer, pre_tokenizer: pre } = json;
+  const metaspace =
+    isRecord(pre) && pre['type'] === 'Metaspace' && pre['replacement'] === '▁' && pre['split'] === false;
+  if (normalizer == null && metaspace)
+    return { spacePrefix: pre['prepend_scheme'] === 'first' || pre['prepend_scheme'] === 'always' };
+  if (pre != null) return undefined;
+  if (isDeepStrictEqual(normalizer, replace)) return { spacePrefix: false };
+  const steps =
+    isRecord(normalizer) && normalizer['type'] === 'Sequence' ? normalizer['normalizers'] : undefined;
+  return isDeepStrictEqual(steps, [{ type: 'Prepend', prepend: '▁' }, replace])
+    ? { spacePrefix: true }
+    : undefined;
+}
+
+/** llama.cpp joins first what has the highest score: that of a token is the place of the merge that makes it. */
+function scoresOf(tokens: readonly Token[], merges: readonly [string, string][]): number[] {
+  const ranks = new Map<string, number>();
+  for (const [i, pair] of merges.entries()) if (!ranks.has(pair.join(''))) ranks.set(pair.join(''), i);
+  return tokens.map(({ text, type }, id) => {
+    if (type !== types.normal) return 0;
+    return -1 - (ranks.get(text) ?? merges.length + id);
+  });
+}
+
+/** The values of the metadata that stand for a tokenizer.json. @throws ERR_UNSUPPORTED for one that llama.cpp has no kind for */
+export function ggufTokenizer(
+  json: Readonly<Record<string, unknown>>,
+  vocabSize: number,
+): Map<string, GgufField> {
+  const { model, normalizer } = json;
+  if (!isRecord(model) || model['type'] !== 'BPE')
+    return unsupported(`a model of type ${JSON.stringify(isRecord(model) ? model['type'] : null)}`);
+  const tokens = tokensOf(json, vocabSize);
+  const merges = mergesOf(model);
+  const fields = new Map<string, GgufField>();
+  const pieces = model['byte_fallback'] === true ? sentencePiece(json) : undefined;
+  if (pieces) {
+    fields.set('tokenizer.ggml.model', { text: 'llama' });
+    fields.set('tokenizer.ggml.pre', { text: 'default' });
+    fields.set('tokenizer.ggml.add_space_prefix', { flag: pieces.spacePrefix });
+  } else {
+    const parts = partsOf(json['pre_tokenizer']);
+    const nfc = isRecord(normalizer) && normalizer['type'] === 'NFC';
+    const kind = preTokenizers.find((one) => isDeepStrictEqual(one.parts, parts) && one.nfc === nfc);
+    if (!kind || (normalizer != null && !nfc))
+      return unsupported(`the pre_tokenizer ${JSON.stringify(json['pre_tokenizer'] ?? null).slice(0, 200)}`);
+    fields.set('tokenizer.ggml.model', { text: 'gpt2' });
+    fields.set('tokenizer.ggml.pre', { text: kind.name });
+  }
+  fields.set('tokenizer.ggml.tokens', { texts: tokens.map(({ text }) => text) });
+  fields.set('tokenizer.ggml.token_type', { i32s: tokens.map(({ type }) => type) });
+  if (pieces) fields.set('tokenizer.ggml.scores', { f32s: scoresOf(tokens, merges) });
+  else fields.set('tokenizer.ggml.merges', { texts: merges.map((pair) => pair.join(' ')) });
+  return fields;
+}

@@ -1,0 +1,310 @@
+/** Models as GGUF files: what is in them, and what llama.cpp makes of them where node-llama-cpp is installed. */
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { CausalLM, tensor } from '../../lib';
+import { convertAdapter } from '../../lib/convert/convert_adapter';
+import { convertModel, type GgufFormat } from '../../lib/convert/convert_model';
+import { ggufTokenizer } from '../../lib/convert/gguf_tokenizer';
+import { floatsOf, roundedTo } from '../../lib/formats/floats';
+import { GgufFile } from '../../lib/formats/gguf';
+import { openSafetensors } from '../../lib/formats/safetensors';
+import type { SafetensorsDType } from '../../lib/formats/dtypes';
+import { commandLine } from '../support/command_line';
+import { describeWithData, sharedData } from '../support/shared_data';
+import { temporaryFolder } from '../support/temporary';
+import { tinyModel } from '../support/tiny_model';
+
+const root = temporaryFolder();
+let count = 0;
+const unused = (ending = ''): string => join(root, `${count++}${ending}`);
+
+/** The numbers of a tensor of a GGUF file. */
+async function valuesOf(file: GgufFile, name: string): Promise<Float32Array> {
+  const found = file.tensors.get(name)!;
+  return floatsOf({ dtype: found.block.type as SafetensorsDType, bytes: await found.read() });
+}
+
+describe('rounding', () => {
+  // Every kind of f16: all its values, the middles between neighbours, and what is a little beside them.
+  const halves = floatsOf({
+    dtype: 'F16',
+    bytes: new Uint8Array(Uint16Array.from({ length: 0x7c00 }, (_, i) => i).buffer),
+  });
+  const numbers = Float32Array.from(
+    [...halves].flatMap((value, i) => {
+      const middle = (value + (halves[i + 1] ?? 65536)) / 2;
+      return [value, -value, middle, middle * (1 - 2 ** -20), middle * (1 + 2 ** -20)];
+    }),
+  ).filter((value) => value < 65520);
+
+  test.each(['f16', 'bf16'] as const)('to %s is that of the ops', async (dtype) => {
+    const ops = await tensor(numbers, { dtype }).bytes();
+    expect(Buffer.compare(roundedTo(numbers, dtype)!, ops)).toBe(0);
+  });
+
+  test('what f16 or bf16 does not hold has none', () => {
+    expect(roundedTo(Float32Array.of(1, 65520), 'f16')).toBeUndefined();
+    for (const value of [NaN, Infinity])
+      for (const dtype of ['f16', 'bf16'] as const)
+        expect(roundedTo(Float32Array.of(value), dtype)).toBeUndefined();
+  });
+});
+
+describeWithData('convertModel', 'models/stories260K', (dir) => {
+  test.each(['f32', 'bf16', 'f16'] as const)('writes the tensors in %s, vectors in f32', async (format) => {
+    const out = unused('.gguf');
+    await convertModel(dir, out, { format });
+    const [file, source] = [await GgufFile.open(out), await openSafetensors(join(dir, 'model.safetensors'))];
+    const rounded = (floats: Float32Array, to: GgufFormat): Float32Array =>
+      to === 'f32'
+        ? floats
+        : floatsOf({ dtype: to === 'f16' ? 'F16' : 'BF16', bytes: roundedTo(floats, to)! });
+    const stored = (name: string): Float32Array => floatsOf(source.tensors.get(name)!);
+    expect(file.tensors.size).toBe(source.tensors.size);
+    expect(await valuesOf(file, 'token_embd.weight')).toEqual(
+      rounded(stored('model.embed_tokens.weight'), format),
+    );
+    expect(await valuesOf(file, 'output_norm.weight')).toEqual(stored('model.norm.weight'));
+    expect(await valuesOf(file, 'blk.4.ffn_down.weight')).toEqual(
+      rounded(stored('model.layers.4.mlp.down_proj.weight'), format),
+    );
+    // Heads of 8: row 1 of a head is row 4 of Hugging Face's.
+    const [q, own] = [
+      await valuesOf(file, 'blk.0.attn_q.weight'),
+      rounded(stored('model.layers.0.self_attn.q_proj.weight'), format),
+    ];
+    expect(q.slice(9 * 64, 10 * 64)).toEqual(own.slice(12 * 64, 13 * 64));
+    source.close();
+    const value = (key: string): unknown => file.metadata.get(key);
+    expect(value('llama.attention.head_count_kv')).toBe(4);
+    expect(value('llama.attention.layer_norm_rms_epsilon')).toBeCloseTo(1e-5, 12);
+    expect(value('general.file_type')).toBe({ f32: 0, f16: 1, bf16: 32 }[format]);
+    expect(value('tokenizer.ggml.model')).toBe('llama');
+    expect([value('tokenizer.ggml.bos_token_id'), value('tokenizer.ggml.add_bos_token')]).toEqual([1, true]);
+    expect((value('tokenizer.ggml.tokens') as string[]).length).toBe(512);
+    await file.close();
+  });
+
+  test('the command line writes the same, and knows what formats are for', async () => {
+    const [ours, theirs] = [unused('.gguf'), unused('.gguf')];
+    await convertModel(dir, ours, { format: 'bf16' });
+    expect(await commandLine(['convert', dir, theirs, '--format', 'bf16', '--json'])).toMatchObject({
+      status: 0,
+    });
+    const [a, b] = [await GgufFile.open(ours), await GgufFile.open(theirs)];
+    expect(await valuesOf(a, 'blk.1.attn_k.weight')).toEqual(await valuesOf(b, 'blk.1.attn_k.weight'));
+    await a.close();
+    await b.close();
+    const wrong = await commandLine(['convert', dir, unused('.gguf'), '--format', 'bf16', '--base', dir]);
+    expect(wrong).toMatchObject({ status: 2 });
+    expect(wrong.err).toContain('--base');
+  });
+
+  /** A model of random numbers with the tokenizer of the stories. */
+  const variant = async (config: Record<string, unknown>): Promise<string> =>
+    tinyModel({
+      config: { vocab_size: 512, bos_token_id: 1, eos_token_id: 2, ...config },
+      tokenizer: JSON.parse(readFileSync(join(dir, 'tokenizer.json'), 'utf8')) as object,
+    });
+
+  test('llama3’s rope is a tensor of factors, linear is a value', async () => {
+    const out = unused('.gguf');
+    const rope = {
+      rope_type: 'llama3',
+      factor: 8,
+      low_freq_factor: 1,
+      high_freq_factor: 4,
+      original_max_position_embeddings: 64,
+    };
+    await convertModel(await variant({ rope_scaling: rope }), out, { format: 'f32' });
+    const file = await GgufFile.open(out);
+    const factors = await valuesOf(file, 'rope_freqs.weight');
+    // Wavelengths 6.3, 135 and 2916: above 64 / 4 they are stretched, from 64 on by the whole factor.
+    expect([...factors]).toEqual([1, 8, 8]);
+    await file.close();
+    await convertModel(await variant({ rope_scaling: { rope_type: 'linear', factor: 2 } }), out, {
+      format: 'f32',
+    });
+    const linear = await GgufFile.open(out);
+    expect(linear.metadata.get('llama.rope.scaling.factor')).toBe(2);
+    expect(linear.tensors.has('rope_freqs.weight')).toBe(false);
+    await linear.close();
+  });
+
+  test('what a GGUF file would compute otherwise is refused', async () => {
+    const said = async (source: string, format: GgufFormat = 'f32'): Promise<string> =>
+      convertModel(source, unused('.gguf'), { format }).then(
+        () => 'written',
+        (error: Error) => error.message,
+      );
+    const yarn = { rope_type: 'yarn', factor: 4, original_max_position_embeddings: 32 };
+    expect(await said(await variant({ rope_scaling: yarn }))).toContain('yarn');
+    expect(await said(await variant({ model_type: 'mistral', sliding_window: 16 }))).toContain(
+      'sliding windows of 16',
+    );
+    expect(await said(await variant({ model_type: 'mistral', sliding_window: 128 }))).toBe('written');
+    expect(await said(await variant({ vocab_size: 300 }))).toContain('and the model has 300');
+    // The model of the examples divides texts by an expression of its own.
+    expect(await said(join(__dirname, '../../examples/base-model'))).toContain(
+      'llama.cpp knows tokenizers by their kind',
+    );
+    expect(await said(await tinyModel({ tokenizer: false }))).toContain('has no tokenizer.json');
+    expect(await said(root)).toContain('has no config.json');
+    const large = await tinyModel({
+      config: { vocab_size: 512 },
+      tokenizer: JSON.parse(readFileSync(join(dir, 'tokenizer.json'), 'utf8')) as object,
+      edit: (tensors) =>
+        new Float32Array(tensors.get('model.embed_tokens.weight')!.bytes.buffer).fill(1e5, 0, 1),
+    });
+    expect(await said(large, 'f16')).toContain(
+      'model.embed_tokens.weight has values that f16 does not hold: take bf16',
+    );
+    expect(await said(large, 'bf16')).toBe('written');
+  });
+});
+
+describe('kinds of tokenizers', () => {
+  const vocab = { a: 0, b: 1, ab: 2 };
+  const model = { type: 'BPE', vocab, merges: ['a b'] };
+  const level = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false };
+  const regex = (digits: string): object => ({
+    type: 'Split',
+    pattern: {
+      Regex: `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`,
+    },
+    behavior: 'Isolated',
+    invert: false,
+  });
+  const sequence = (...pretokenizers: object[]): object => ({ type: 'Sequence', pretokenizers });
+  const kinds: readonly [string, Record<string, unknown>][] = [
+    ['llama-bpe', { model, pre_tokenizer: sequence(regex('\\p{N}{1,3}'), level) }],
+    ['qwen2', { model, normalizer: { type: 'NFC' }, pre_tokenizer: sequence(regex('\\p{N}'), level) }],
+    [
+      'smollm',
+      {
+        model,
+        pre_tokenizer: sequence({ type: 'Digits', individual_digits: true }, { ...level, use_regex: true }),
+      },
+    ],
+    [
+      'gpt-2',
+      {
+        model: { ...model, merges: [['a', 'b']] },
+        pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false },
+      },
+    ],
+  ];
+  test.each(kinds)('%s is recognised', (name, json) => {
+    const added_tokens = [
+      { id: 3, content: '<s>', special: true },
+      { id: 4, content: '<tool>', special: false },
+    ];
+    const fields = Object.fromEntries(ggufTokenizer({ ...json, added_tokens }, 6));
+    expect(fields).toEqual({
+      'tokenizer.ggml.model': { text: 'gpt2' },
+      'tokenizer.ggml.pre': { text: name },
+      'tokenizer.ggml.tokens': { texts: ['a', 'b', 'ab', '<s>', '<tool>', '[PAD5]'] },
+      'tokenizer.ggml.token_type': { i32s: [1, 1, 1, 3, 4, 5] },
+      'tokenizer.ggml.merges': { texts: ['a b'] },
+    });
+  });
+
+  test('one that differs a little is none of them', () => {
+    for (const [, json] of kinds)
+      for (const other of [
+        { normalizer: json['normalizer'] ? null : { type: 'NFC' } },
+        { normalizer: { type: 'NFKC' } },
+        { pre_tokenizer: null },
+        { model: { ...model, type: 'Unigram' } },
+      ])
+        expect(() => ggufTokenizer({ ...json, ...other }, 6)).toThrow(
+          'llama.cpp knows tokenizers by their kind',
+        );
+  });
+});
+
+/** Where node-llama-cpp lies, as NODE_PATH or a folder above says; undefined where it is not installed. */
+const library = ((): string | undefined => {
+  const found = spawnSync(process.execPath, ['-p', "require.resolve('node-llama-cpp')"], {
+    encoding: 'utf8',
+  });
+  return found.status === 0 ? found.stdout.trim() : undefined;
+})();
+const ready = library !== undefined;
+
+const llamaCpp = ready
+  ? describeWithData
+  : (name: string, _: string, body: (dir: string) => void): void =>
+      describe.skip(`${name} (skipped: node-llama-cpp is not installed)`, () => body(''));
+
+llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
+  interface Answer {
+    tokens: number[][];
+    greedy: number[];
+  }
+  function ask(model: string, texts: readonly string[], most: number, lora = 'none'): Answer {
+    const program = join(__dirname, '../support/llama_cpp.mjs');
+    const { status, stdout, stderr } = spawnSync(
+      process.execPath,
+      [program, library!, model, String(most), lora],
+      {
+        input: JSON.stringify(texts),
+        encoding: 'utf8',
+      },
+    );
+    if (status !== 0) throw new Error(stderr);
+    return JSON.parse(stdout) as Answer;
+  }
+  const samples = [
+    'Once upon a time',
+    ' two  spaces,\nlines\t and 12345 digits',
+    'Ünï¢ödé — 🙂 日本語',
+    "don't SHOUT! (a+b)*c = d^2; x_1 != y-2",
+    ...readFileSync(join(sharedData, 'text/tinyshakespeare.txt'), 'utf8').slice(0, 40_000).split('\n\n'),
+  ].filter((text) => text !== '');
+
+  test('writes the text of the model, and reads texts as its tokenizer does', async () => {
+    const out = unused('.gguf');
+    await convertModel(dir, out, { format: 'f32' });
+    const { greedy_ids: golden } = JSON.parse(readFileSync(join(dir, 'golden_greedy.json'), 'utf8')) as {
+      greedy_ids: number[];
+    };
+    const { greedy, tokens } = ask(out, samples, 40);
+    expect(greedy).toEqual(golden.slice(5, 45));
+    const model = await CausalLM.fromPretrained(dir);
+    expect(tokens).toEqual(samples.map((text) => model.tokenizer.encode(text, { addSpecialTokens: false })));
+    await model.dispose();
+  }, 300_000);
+
+  test('writes our text with an adapter that we converted', async () => {
+    const [base, lora] = [unused('.gguf'), unused('.gguf')];
+    const adapter = join(sharedData, 'golden/stories260K-all-linear-r8/adapter_final');
+    await convertModel(dir, base, { format: 'f32' });
+    await convertAdapter(adapter, lora, { format: 'gguf', base: dir });
+    const model = await CausalLM.fromPretrained(dir, { dtype: 'f32' });
+    await model.loadAdapter(adapter);
+    const { ids } = await model.generate('Once upon a time', {
+      maxNewTokens: 30,
+      temperature: 0,
+      ignoreEos: true,
+    });
+    await model.dispose();
+    expect(ask(base, ['Once upon a time'], 30, lora).greedy).toEqual(ids);
+    expect(ask(base, ['Once upon a time'], 30).greedy).not.toEqual(ids);
+  }, 300_000);
+
+  test('reads texts as SmolLM2’s tokenizer does', async () => {
+    const smol = join(sharedData, 'models/smollm2-135m');
+    const small = await tinyModel({
+      config: { vocab_size: 49152 },
+      tokenizer: JSON.parse(readFileSync(join(smol, 'tokenizer.json'), 'utf8')) as object,
+    });
+    const out = unused('.gguf');
+    await convertModel(small, out, { format: 'f16' });
+    const model = await CausalLM.fromPretrained(small);
+    const ours = samples.map((text) => model.tokenizer.encode(text, { addSpecialTokens: false }));
+    await model.dispose();
+    expect(ask(out, samples, 1).tokens).toEqual(ours);
+  }, 300_000);
+});
