@@ -34,6 +34,7 @@ export { convertAdapter } from './convert/convert_adapter';
 export type { AdapterFormat, ConvertAdapterOptions } from './convert/convert_adapter';
 export { convertModel } from './convert/convert_model';
 export type { ConvertModelOptions, GgufFormat } from './convert/convert_model';
+export type { SavedModel } from './models/save';
 export type { QuantizeOptions } from './models/quantize_options';
 export type { SourceOptions } from './hub/source';
 export type {

@@ -1,8 +1,12 @@
 import { readAdapter } from '../peft/adapter_files';
 import { checkUnused } from '../models/save';
+import { modelOptions } from '../options/table';
 import { loadModel, note, printJson, wholeModelFlags } from './common';
 import { hubOptions } from './hub_report';
 import { defineCommand, helpFlag } from './command';
+
+const errorText = (error: number): string =>
+  `the merged weights are off by ${(100 * error).toFixed(2)}% of their norm`;
 
 export const merge = defineCommand({
   summary: 'Merges an adapter into its base and writes a Hugging Face directory.',
@@ -16,20 +20,29 @@ export const merge = defineCommand({
       required: true,
       help: 'where the merged model goes: a new or empty directory',
     },
+    quantize: {
+      ...modelOptions.quantize,
+      help: 'write the sum in 4 or 8 bits, and how far that takes it',
+      defaultText: 'whole',
+    },
     json: { type: 'boolean', help: 'what was written as one JSON object' },
     help: helpFlag,
   },
-  json: 'one object: { outDir, model, adapter, modelType, dtype, parameters }',
+  json: 'one object: { outDir, model, adapter, modelType, dtype, parameters, quantizationError }',
 
   async run(values, console) {
-    const { adapter, offline, outDir } = values;
+    const { adapter, offline, outDir, quantize, ...ofModel } = values;
     await checkUnused('merge', outDir);
     const files = await readAdapter(adapter, hubOptions(console, { offline }));
-    const model = await loadModel(values, console);
+    const model = await loadModel({ ...ofModel, offline }, console);
     try {
       await model.loadAdapter(files, { name: 'default' });
-      await model.save(outDir, { merge: 'default' });
-      note(console, `wrote ${outDir}`);
+      const { quantizationError } = await model.save(outDir, {
+        merge: 'default',
+        ...(quantize && { quantize }),
+      });
+      const error = quantizationError === undefined ? '' : ` in ${quantize}: ${errorText(quantizationError)}`;
+      note(console, `wrote ${outDir}${error}`);
       if (!values.json) return;
       const { config, dtype, parameterCount } = model;
       printJson(console, {
@@ -39,6 +52,7 @@ export const merge = defineCommand({
         modelType: config.modelType,
         dtype,
         parameters: parameterCount,
+        quantizationError,
       });
     } finally {
       await model.dispose();

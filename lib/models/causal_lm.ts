@@ -14,6 +14,7 @@ import type { LoRAConfigInput } from '../peft/config';
 import { methodOfInput, methodOfJson } from '../peft/methods';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { noGrad, tidy } from '../tensor/scope';
+import type { QuantisedFormat } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
 import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
 import {
@@ -35,7 +36,8 @@ import type { GenerationResult, Prompt } from './generate';
 import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/request';
 import { loadModel, type LoadedModel } from './load_model';
-import { saveModel } from './save';
+import { quantizePlan, type QuantizeOptions } from './quantize_options';
+import { saveModel, type SavedModel } from './save';
 import { RopeTable } from './rope';
 import type { Tokenizer } from '../text/tokenizer';
 import { TaskRun, type TaskSubject } from '../tasks/evaluate_task';
@@ -438,25 +440,34 @@ export class CausalLM {
    * Writes a Hugging Face directory, whole or not at all: the base with whatever is merged into it, or with `merge` added. Over an
    * earlier save it replaces the files of that model, and leaves folders; whenever the process ends, the old model is there or the new one.
    *
+   * With `quantize` its matrices are written in 4 or 8 bits, in the layout of bitsandbytes, and how far that takes them is returned:
+   * ‖Q(W) − W‖ / ‖W‖ over all of them. Of a model that was loaded quantised, those are the matrices that were.
+   *
    * @throws ERR_ARGUMENT when a trained adapter would be left out, ERR_BUSY while another adapter is merged, ERR_FILE.
    * @example
    * await model.save('merged-model', { merge: 'default' });
+   * const { quantizationError } = await model.save('merged-nf4', { merge: 'default', quantize: 'nf4' });
    */
-  async save(dir: string, options: { merge?: string } = {}): Promise<void> {
+  async save(
+    dir: string,
+    options: { merge?: string; quantize?: QuantisedFormat | QuantizeOptions } = {},
+  ): Promise<SavedModel> {
     const op = 'save';
     this.#checkAlive(op);
-    checkOptions(op, options, ['merge']);
+    checkOptions(op, options, ['merge', 'quantize']);
+    const quantize = quantizePlan(op, options.quantize);
     check(typeof dir === 'string' && dir !== '', op, `expected a directory but received ${describe(dir)}`);
     const merge = this.#adapters.chooseToMerge(op, options.merge);
     const release = this.#adapters.acquire(op, merge);
     try {
       const { config, directory, dtype } = this;
-      await saveModel(dir, {
+      return await saveModel(dir, {
         source: directory,
         config,
         dtype,
         weights: this.#decoder.weights,
         ...(merge ? { merge } : {}),
+        ...(quantize ? { quantize } : {}),
       });
     } finally {
       release();

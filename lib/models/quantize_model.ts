@@ -1,24 +1,20 @@
 /** Writing a model whose matrices are quantised, as bitsandbytes does. */
-import { torchNames } from '../formats/dtypes';
 import { readLimits, type ReadLimits } from '../formats/limits';
 import { ModelFolder } from '../formats/model_folder';
 import { toPath } from '../formats/paths';
 import type { LateTensor } from '../formats/safetensors';
 import { openModelTensors, type ModelTensors } from '../formats/sharded';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
-import type { NativeTensor } from '../native/binding';
 import { binding } from '../native/calls';
-import type { FloatDType } from '../tensor/dtype';
-import { blockValues } from '../tensor/frozen_weight';
 import { runUntracked } from '../tensor/scope';
-import { SlicedUpload, slicesOf } from '../tensor/slices';
+import { SlicedUpload } from '../tensor/slices';
 import { check, checkOptions } from '../validate';
-import { parseModelConfig, type ModelConfig } from './config';
-import { nest, nestedBlock, nestedMap, type NestedMagnitudes } from './double_quant';
+import { parseModelConfig } from './config';
+import { nest } from './double_quant';
 import { quantisedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
+import { planesOf, quantizationConfig, type Codes, type CodeSource } from './quantised_planes';
 import { checkNotSource, checkUnused, writeModel } from './save';
-import { codePlanes, codeTables, rowPlanes, stateOfCodes, type Plane } from './stored_matrix';
-import { blockPath, blockTable, EMBEDDING, HEAD } from './tensor_table';
+import { EMBEDDING } from './tensor_table';
 import { checkNames, codesOf, dtypeOf } from './weights';
 
 const op = 'quantizeModel';
@@ -29,19 +25,8 @@ export interface QuantizeModelOptions extends QuantizeOptions, SourceOptions {
   limits?: ReadLimits | undefined;
 }
 
-/** A matrix on the CPU in its format. */
-interface Codes {
-  readonly name: string;
-  readonly values: NativeTensor;
-  readonly magnitudes: Float32Array;
-  readonly nested: NestedMagnitudes | undefined;
-}
-
-const bytesOf = (array: Float32Array): Uint8Array =>
-  new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
-
 /** Gives the codes of matrices of a directory: never of more than one at once. */
-class Quantiser {
+class Quantiser implements CodeSource {
   #last: Codes | undefined;
   #read = 0;
 
@@ -93,96 +78,6 @@ class Quantiser {
     if (this.#last) binding().release(this.#last.values);
     this.#last = undefined;
   }
-}
-
-/** The tensors of a file that stand for one matrix. */
-async function planesOf(
-  quantiser: Quantiser,
-  name: string,
-  shape: readonly [number, number],
-  { format, stored }: { format: QuantizePlan['format']; stored: FloatDType },
-  doubleQuant: boolean,
-): Promise<[string, LateTensor][]> {
-  type Bytes = (codes: Codes) => Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
-  const late = (plane: Plane, bytes: Bytes): [string, LateTensor] => [
-    plane.name,
-    {
-      ...plane,
-      async *parts() {
-        yield* bytes(await quantiser.codes(name, shape));
-      },
-    },
-  ];
-  const fixed = (plane: Plane, bytes: Uint8Array): [string, LateTensor] => [
-    plane.name,
-    {
-      ...plane,
-      async *parts() {
-        yield await Promise.resolve(bytes);
-      },
-    },
-  ];
-  if (format === 'int8') {
-    const planes = rowPlanes(name, shape);
-    return [
-      late(planes.values, ({ values }) => slicesOf(values, shape[0] * shape[1], 1)),
-      late(planes.magnitudes, ({ magnitudes }) => [bytesOf(magnitudes)]),
-      fixed(planes.layout, Uint8Array.of(0)),
-    ];
-  }
-  // The description holds the mean of the magnitudes, whose digits decide where the other tensors of the file begin: it is needed first.
-  const nested = doubleQuant ? (await quantiser.codes(name, shape)).nested! : undefined;
-  const state = stateOfCodes(format, stored, shape, nested?.offset);
-  const planes = codePlanes(name, shape, {
-    format,
-    blocksize: blockValues,
-    nestedBlocksize: nested && nestedBlock,
-    stateBytes: state.length,
-  });
-  return [
-    late(planes.values, ({ values }) => slicesOf(values, planes.values.shape[0]!, 1)),
-    late(planes.magnitudes, (codes) => [codes.nested?.codes ?? bytesOf(codes.magnitudes)]),
-    fixed(planes.map, bytesOf(codeTables[format].map((value) => value + 0))), // where fp4 has −0, bitsandbytes writes 0
-    fixed(planes.state, state),
-    ...(nested
-      ? [
-          fixed(planes.nestedMagnitudes!, bytesOf(nested.magnitudes)),
-          fixed(planes.nestedMap!, bytesOf(nestedMap)),
-        ]
-      : []),
-  ];
-}
-
-/** `quantization_config` of config.json, with the fields that transformers writes. */
-function quantizationConfig(
-  config: ModelConfig,
-  { format, doubleQuant }: QuantizePlan,
-  quantised: ReadonlySet<string>,
-  dtype: FloatDType,
-): Record<string, unknown> {
-  const eight = format === 'int8';
-  const weightOf = (path: string): string => (path === HEAD && config.tieWordEmbeddings ? EMBEDDING : path);
-  const linears = [
-    ...Array.from({ length: config.numHiddenLayers }, (_, i) =>
-      blockTable(config).flatMap((entry) => (entry.kind === 'linear' ? [blockPath(i, entry.module)] : [])),
-    ).flat(),
-    HEAD,
-  ];
-  return {
-    _load_in_4bit: !eight,
-    _load_in_8bit: eight,
-    bnb_4bit_compute_dtype: torchNames[dtype],
-    bnb_4bit_quant_storage: 'uint8',
-    bnb_4bit_quant_type: eight ? 'fp4' : format, // the default, as transformers writes it with int8
-    bnb_4bit_use_double_quant: doubleQuant,
-    llm_int8_enable_fp32_cpu_offload: false,
-    llm_int8_has_fp16_weight: false,
-    llm_int8_skip_modules: linears.filter((path) => !quantised.has(weightOf(path))),
-    llm_int8_threshold: 6,
-    load_in_4bit: !eight,
-    load_in_8bit: eight,
-    quant_method: 'bitsandbytes',
-  };
 }
 
 /**
@@ -241,9 +136,9 @@ export async function quantizeModel(
       for (const [name, shape] of shapes) {
         const found = stored.get(name);
         if (isQuantised(name)) {
-          const of = { format: plan.format, stored: dtypeOf(name, found) };
           const matrix = shape as [number, number];
-          const planes = await runUntracked(() => planesOf(quantiser, name, matrix, of, plan.doubleQuant));
+          const dtype = dtypeOf(name, found);
+          const planes = await runUntracked(() => planesOf(quantiser, name, matrix, plan, dtype));
           for (const [plane, tensor] of planes) tensors.set(plane, tensor);
         } else tensors.set(name, copyOf(name, stored, quantiser));
       }

@@ -14,13 +14,17 @@ import { systemReason } from '../formats/system_reason';
 import type { Linear } from '../linear/linear';
 import { roomInQueue, type Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
-import type { DType } from '../tensor/dtype';
+import type { DType, FloatDType } from '../tensor/dtype';
+import { quantisedFormats, type FrozenWeight } from '../tensor/frozen_weight';
 import { inSlices } from '../tensor/pace';
 import { runDetached } from '../tensor/scope';
 import { slicedBytes } from '../tensor/slices';
 import type { Tensor } from '../tensor/tensor';
 import { listed } from '../validate';
 import type { ModelConfig } from './config';
+import { planesOf, quantizationConfig } from './quantised_planes';
+import { quantisedModules, type QuantizePlan } from './quantize_options';
+import { Requantiser } from './requantiser';
 import { HEAD, namedWeights, type ModelWeights } from './tensor_table';
 import type { ModelDType } from './weights';
 
@@ -31,6 +35,14 @@ export interface SaveRequest {
   dtype: ModelDType;
   /** Its sum with the base is written; the model in memory stays as it is. */
   merge?: Adapter;
+  /** What is written is quantised; of a base that is, the matrices that are. */
+  quantize?: QuantizePlan;
+}
+
+/** What `CausalLM.save` wrote. */
+export interface SavedModel {
+  /** ‖Q(W) − W‖ / ‖W‖ over all matrices that were quantised, in the Frobenius norm. */
+  readonly quantizationError?: number;
 }
 
 function fail(message: string, op = 'save'): never {
@@ -110,52 +122,110 @@ async function copySide(source: SavedFolder, name: string, to: string): Promise<
   }
 }
 
-/**
- * Writes a Hugging Face directory, which then holds the old model or the new one, whenever the process ends. Tensors are made, merged
- * and written one by one.
- */
-export async function saveModel(
-  dir: string,
-  { source, config, weights, dtype, merge }: SaveRequest,
-): Promise<void> {
-  await checkTarget(toPath(dir, 'save'), source);
-  const tensors = new Map<string, LateTensor>();
-  const addLinear = (name: string, linear: Linear): void => {
-    const { dtype: stored, rows, cols } = linear.weight;
+/** A tensor of the model in memory. */
+interface NamedTensor {
+  readonly name: string;
+  readonly device: Device;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  readonly make: () => Tensor;
+  /** Whether what `make` gives is disposed of after it was written. */
+  readonly owned: boolean;
+  /** How it is kept in memory. */
+  readonly format: FrozenWeight['format'] | undefined;
+}
+
+/** All that is written, and whether the head is the embedding. */
+function tensorsOf({ config, weights, merge }: SaveRequest): { tensors: NamedTensor[]; tied: boolean } {
+  const ofLinear = (name: string, linear: Linear): NamedTensor => {
+    const { dtype, rows, cols } = linear.weight;
     const change = merge?.applied(linear.path);
-    tensors.set(
+    const { device, format } = linear.base;
+    return {
       name,
-      late(linear.base.device, stored, [rows, cols], () => linear.rowMajor(change), true),
-    );
+      device,
+      dtype,
+      shape: [rows, cols],
+      make: () => linear.rowMajor(change),
+      owned: true,
+      format,
+    };
   };
-  for (const entry of namedWeights(config, weights)) {
+  const tensors = [...namedWeights(config, weights)].map((entry): NamedTensor => {
+    const { name } = entry;
     if ('tensor' in entry) {
-      const { tensor } = entry;
-      tensors.set(
-        entry.name,
-        late(tensor.device, tensor.dtype, tensor.shape, () => tensor, false),
-      );
-    } else if ('matrix' in entry) {
-      const { matrix } = entry;
-      tensors.set(
-        entry.name,
-        late(matrix.device, matrix.dtype, [matrix.rows, matrix.cols], () => matrix.unpack(), true),
-      );
-    } else addLinear(entry.name, entry.linear);
-  }
+      const { device, dtype, shape } = entry.tensor;
+      return { name, device, dtype, shape, make: () => entry.tensor, owned: false, format: undefined };
+    }
+    if ('linear' in entry) return ofLinear(name, entry.linear);
+    const { device, dtype, rows, cols, format } = entry.matrix;
+    return {
+      name,
+      device,
+      dtype,
+      shape: [rows, cols],
+      make: () => entry.matrix.unpack(),
+      owned: true,
+      format,
+    };
+  });
   // A tied head whose change is merged, now or before, is no longer the embedding.
   const { head } = weights;
   const shared = head.base === weights.embedding;
   const tied = shared && !head.merged && merge?.applied(head.path) === undefined;
-  if (shared && !tied) addLinear(`${HEAD}.weight`, head);
+  if (shared && !tied) tensors.push(ofLinear(`${HEAD}.weight`, head));
+  return { tensors, tied };
+}
+
+/** The paths of the modules that are quantised, of these tensors. */
+function quantisedOf(config: ModelConfig, plan: QuantizePlan, tensors: readonly NamedTensor[]): Set<string> {
+  const pathOf = ({ name }: NamedTensor): string => name.replace(/\.weight$/, '');
+  const isKept = ({ format }: NamedTensor): boolean =>
+    (quantisedFormats as readonly unknown[]).includes(format);
+  const kept = tensors.filter(isKept).map(pathOf);
+  const chosen = quantisedModules('save', config, plan);
+  return kept.length === 0 ? chosen : new Set(kept.filter((path) => chosen.has(path)));
+}
+
+/**
+ * Writes a Hugging Face directory, which then holds the old model or the new one, whenever the process ends. Tensors are made, merged,
+ * quantised and written one by one.
+ */
+export async function saveModel(dir: string, request: SaveRequest): Promise<SavedModel> {
+  const { source, config, dtype, quantize: plan } = request;
+  await checkTarget(toPath(dir, 'save'), source);
+  const { tensors: all, tied } = tensorsOf(request);
+  const quantised = plan ? quantisedOf(config, plan, all) : new Set<string>();
   const json: Record<string, unknown> = { ...config.raw };
-  delete json['quantization_config']; // what is written is not quantised
+  delete json['quantization_config']; // of the base: what is written has its own
   if (config.tieWordEmbeddings !== tied) json['tie_word_embeddings'] = tied;
   const name = torchNames[dtype];
   if ('torch_dtype' in json) json['torch_dtype'] = name;
   if ('dtype' in json || !('torch_dtype' in json)) json['dtype'] = name;
+  if (plan)
+    json['quantization_config'] = quantizationConfig(
+      { ...config, tieWordEmbeddings: tied },
+      plan,
+      quantised,
+      dtype,
+    );
 
-  await writeModel(dir, { source, json, tensors, op: 'save' });
+  const requantiser = plan && new Requantiser(plan);
+  try {
+    const tensors = new Map<string, LateTensor>();
+    for (const { name, device, dtype, shape, make, owned } of all) {
+      if (requantiser && quantised.has(name.replace(/\.weight$/, ''))) {
+        requantiser.add(name, make);
+        const matrix = shape as [number, number];
+        const planes = await planesOf(requantiser, name, matrix, plan, dtype as FloatDType);
+        for (const [plane, tensor] of planes) tensors.set(plane, tensor);
+      } else tensors.set(name, late(device, dtype, shape, make, owned));
+    }
+    await writeModel(dir, { source, json, tensors, op: 'save' });
+    return requantiser ? { quantizationError: requantiser.error } : {};
+  } finally {
+    requantiser?.dispose();
+  }
 }
 
 /**

@@ -18,6 +18,7 @@ export const areas = [
       'convertAdapter',
       'ConvertAdapterOptions',
       'AdapterFormat',
+      'SavedModel',
       'SourceOptions',
       'LoadProgress',
       'RepositoryProgress',

@@ -8,8 +8,10 @@ import {
   quantizeModel,
   tensor,
   tidy,
+  type Adapter,
   type FromPretrainedOptions,
   type QuantizeModelOptions,
+  type QuantizeOptions,
   type SafetensorsTensor,
 } from '../../lib/index';
 import { commandLine } from '../support/command_line';
@@ -363,6 +365,118 @@ test('lora-native quantize', async () => {
     err: expect.stringContaining('holds files already') as string,
   });
   expect(await commandLine(['quantize', dir, fresh(), '--format', 'q8'])).toMatchObject({ status: 2 });
+});
+
+describe('saving a merged model quantised', () => {
+  /** A model with an adapter that is not zero. */
+  async function adapted(dir: string): Promise<{ model: CausalLM; adapter: Adapter }> {
+    const model = await CausalLM.fromPretrained(dir);
+    const adapter = model.addAdapter({ r: 2, targetModules: ['v_proj', 'up_proj'] });
+    fillAdapter(adapter);
+    return { model, adapter };
+  }
+
+  test.each<[QuantizeOptions, TinyModelOptions]>([
+    [{ format: 'nf4', doubleQuant: true }, {}],
+    [{ format: 'fp4', skip: ['down_proj'] }, { dtype: 'BF16' }],
+    [{ format: 'int8', embedding: true }, untied],
+  ])('%j gives what quantizeModel makes of the merged model %j', async (quantize, of) => {
+    const [whole, once, twice] = [fresh(), fresh(), fresh()];
+    const { model } = await adapted(await tinyModel(of));
+    expect(await model.save(whole, { merge: 'default' })).toEqual({});
+    const { quantizationError } = await model.save(twice, { merge: 'default', quantize });
+    await model.dispose();
+    await quantizeModel(whole, once, quantize);
+    expect(await read(join(twice, weights))).toEqual(await read(join(once, weights)));
+    expect(configOf(twice)).toEqual(configOf(once));
+
+    // The error, from the values in the files.
+    const [kept, exact] = [await valuesOf(twice), await valuesOf(whole)];
+    let [errors, squares] = [0, 0];
+    for (const [name, values] of exact) {
+      const isQuantised = (await read(join(twice, weights))).get(name)!.dtype.endsWith('8');
+      if (!isQuantised) continue;
+      values.forEach((x, i) => {
+        errors += (kept.get(name)![i]! - x) ** 2;
+        squares += x ** 2;
+      });
+    }
+    expect(quantizationError).toBeGreaterThan(0);
+    expect(Math.abs(quantizationError! / Math.sqrt(errors / squares) - 1)).toBeLessThan(1e-5);
+  });
+
+  /** The values of every tensor as f32, dequantised. */
+  async function valuesOf(dir: string): Promise<Map<string, number[]>> {
+    const out = fresh();
+    const model = await CausalLM.fromPretrained(dir, { dtype: 'f32' });
+    await model.save(out);
+    await model.dispose();
+    return new Map(
+      [...(await read(join(out, weights)))].map(([name, found]) => [name, [...floatsOf(found)]]),
+    );
+  }
+
+  test('of a base in few bits, the matrices that are; those without a change keep their codes', async () => {
+    const [base, out] = [fresh(), fresh()];
+    await quantizeModel(await tinyModel(), base, { format: 'nf4', skip: ['o_proj'] });
+    const { model } = await adapted(base);
+    await model.save(out, { merge: 'default', quantize: 'nf4' });
+    await model.dispose();
+    const [before, after] = [await read(join(base, weights)), await read(join(out, weights))];
+    expect([...after.keys()].sort()).toEqual([...before.keys()].sort());
+    const same = (name: string): boolean =>
+      Buffer.from(before.get(name)!.bytes).equals(after.get(name)!.bytes);
+    for (const name of before.keys())
+      expect([name, same(name)]).toEqual([name, !/(v|up)_proj\.weight(\.absmax)?$/.test(name)]);
+    expect(configOf(out)).toEqual(configOf(base));
+  });
+
+  test('an unknown format, and weights that are not finite', async () => {
+    const { model, adapter } = await adapted(await tinyModel());
+    const save = (quantize: unknown): Promise<unknown> =>
+      model.save(fresh(), { merge: 'default', quantize: quantize as 'nf4' });
+    await expectReject(save('q4'), 'ERR_ARGUMENT', /^\[save\] expected quantize\.format to be/);
+    fillAdapter(adapter, 1, Infinity);
+    await expectReject(
+      save('nf4'),
+      'ERR_FILE',
+      /^\[save\] expected finite weights to quantise .* in model\./,
+    );
+    await model.dispose();
+  });
+
+  test('lora-native merge --quantize', async () => {
+    const [dir, saved, out] = [await tinyModel(), fresh(), fresh()];
+    const { model, adapter } = await adapted(dir);
+    await adapter.save(saved);
+    const { quantizationError } = await model.save(fresh(), { merge: 'default', quantize: 'int8' });
+    await model.dispose();
+    const {
+      status,
+      err,
+      out: printed,
+    } = await commandLine([
+      ...['merge', '--model', dir, '--adapter', saved, '--out-dir', out],
+      ...['--quantize', 'int8', '--device', 'cpu', '--json'],
+    ]);
+    expect(status).toBe(0);
+    expect(err).toMatch(/\nwrote .* in int8: the merged weights are off by 0\.\d\d% of their norm\n$/);
+    expect(JSON.parse(printed)).toMatchObject({ outDir: out, quantizationError });
+    expect(configOf(out)['quantization_config']).toMatchObject({ load_in_8bit: true });
+    expect(
+      await commandLine([
+        'merge',
+        '--model',
+        dir,
+        '--adapter',
+        saved,
+        '--out-dir',
+        fresh(),
+        '--quantize',
+        'q4',
+      ]),
+    ).toMatchObject({ status: 2 });
+  });
 });
 
 test('lora-native merge on a quantised base writes whole weights, and generate takes --quantize', async () => {
