@@ -9,6 +9,8 @@ import { isRecord, parseJson } from '../formats/json';
 import { refuseLink } from '../formats/links';
 import { fingerprintOf, sameNumbers } from '../linear/fingerprint';
 import { quantisedFormats, type FrozenWeight } from '../tensor/frozen_weight';
+import { runDetached } from '../tensor/scope';
+import { slicedBytes } from '../tensor/slices';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { describe } from '../validate';
@@ -52,6 +54,7 @@ export async function settingsOf(
     model: model.config.raw,
     ...quantisedLayers(model),
     weights: await fingerprintOf(model.linears()[0]!.base),
+    ...(await quantisedValues(model)),
     adapter: { ...adapter.config, targets: adapter.targets },
   };
 }
@@ -59,12 +62,28 @@ export async function settingsOf(
 const isQuantised = ({ format }: FrozenWeight): boolean =>
   (quantisedFormats as readonly string[]).includes(format);
 
-/** How many layers are kept in which format of few bits, where some are: a fingerprint does not tell two roundings of one weight apart. */
-function quantisedLayers(model: CausalLM): { quantised?: Record<string, number> } {
+/** How many layers are kept in which format of few bits, and which are not, where some are. */
+function quantisedLayers(model: CausalLM): { quantised?: Record<string, unknown> } {
   const counts: Record<string, number> = {};
   for (const { base } of model.linears())
     if (isQuantised(base)) counts[base.format] = (counts[base.format] ?? 0) + 1;
-  return Object.keys(counts).length > 0 ? { quantised: counts } : {};
+  if (Object.keys(counts).length === 0) return {};
+  const whole = model.linears().filter(({ base }) => !isQuantised(base));
+  return { quantised: { ...counts, whole: whole.map(({ path }) => path) } };
+}
+
+/** A digest of the values of one layer of few bits, where there is one: a fingerprint does not tell two roundings of one weight apart. */
+async function quantisedValues(model: CausalLM): Promise<{ quantisedValues?: string }> {
+  const layer = model.linears().find(({ base }) => isQuantised(base));
+  if (!layer) return {};
+  const values = runDetached(null, () => layer.base.unpack());
+  try {
+    const hash = createHash('sha256');
+    for await (const slice of slicedBytes(values)) hash.update(slice);
+    return { quantisedValues: hash.digest('hex') };
+  } finally {
+    values.dispose();
+  }
 }
 
 /** Values of a stranger may be as long as a file. */
@@ -83,6 +102,8 @@ export function difference(saved: RunSettings, own: RunSettings): string | undef
       if (areNumbers(was) && areNumbers(is) && sameNumbers(was, is)) continue;
       return 'the model has other weights';
     }
+    if (key === 'quantisedValues')
+      return 'the quantised weights have other values, as with another doubleQuant';
     if (!isRecord(was) || !isRecord(is)) return `${cut(key)} was ${cut(text(was))} and is ${cut(text(is))}`;
     const inner = difference(was, is);
     if (inner !== undefined) return `${key}: ${inner}`;

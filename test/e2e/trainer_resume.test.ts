@@ -7,6 +7,7 @@ import {
   Trainer,
   type Adapter,
   type ErrorCode,
+  type FromPretrainedOptions,
   type TrainerEvent,
   type TrainerOptions,
 } from '../../lib/index';
@@ -277,7 +278,7 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
     const base = await tinyModel({ tokenizer: false });
     const out = fresh();
     const run = async (
-      quantize: 'nf4' | 'int8' | undefined,
+      quantize: FromPretrainedOptions['quantize'],
       changes: Partial<TrainerOptions>,
     ): Promise<string> => {
       const model = await CausalLM.fromPretrained(base, { quantize });
@@ -298,7 +299,22 @@ describe('a checkpoint that does not fit is refused by what differs, and nothing
       /other settings: quantised: int8 was nothing and is 21;/,
     );
     await expectReject(run(undefined, more), 'ERR_ARGUMENT', /other settings: the model has other weights;/);
+    await expectReject(
+      run({ format: 'nf4', doubleQuant: true }, more),
+      'ERR_ARGUMENT',
+      /other settings: the quantised weights have other values, as with another doubleQuant;/,
+    );
     expect(await run('nf4', more)).toBe(whole);
+    const skipping = fresh();
+    await run(
+      { format: 'nf4', skip: ['k_proj'] },
+      { ...more, outDir: skipping, resume: false, saveEvery: 1 },
+    );
+    await expectReject(
+      run({ format: 'nf4', skip: ['v_proj'] }, { ...more, maxSteps: 4, outDir: skipping }),
+      'ERR_ARGUMENT',
+      /other settings: quantised: whole was \["model\.layers\.0\.self_attn\.k_proj".* and is \["model\.layers\.0\.self_attn\.v_proj"/,
+    );
   });
 
   test('another model of the same shape', async () => {
