@@ -6,7 +6,15 @@ import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { cpSync, existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { AdamW, CausalLM, loadCheckpoint, saveCheckpoint, setThreads, type Adapter } from '../../lib/index';
+import {
+  AdamW,
+  CausalLM,
+  loadCheckpoint,
+  quantizeModel,
+  saveCheckpoint,
+  setThreads,
+  type Adapter,
+} from '../../lib/index';
 import { SavedFolder } from '../../lib/formats/file_group';
 import { readText } from '../../lib/formats/json';
 import { ModelFolder } from '../../lib/formats/model_folder';
@@ -164,6 +172,20 @@ const scenarios: Record<string, Scenario> = {
   },
   'a model into a new folder': {
     save: (dir) => model.save(join(dir, 'm'), { merge: 'default' }),
+    path: 'm',
+    load: modelState,
+  },
+  'a quantised model into a new folder': {
+    save: (dir) => {
+      rmSync(join(dir, 'm'), { recursive: true, force: true }); // it replaces nothing
+      return quantizeModel(model.directory, join(dir, 'm'), { format: 'nf4', doubleQuant: true });
+    },
+    path: 'm',
+    load: modelState,
+  },
+  'a merged model, quantised, over another': {
+    before: (dir) => withoutTemplate.save(join(dir, 'm')),
+    save: (dir) => model.save(join(dir, 'm'), { merge: 'default', quantize: 'int8' }),
     path: 'm',
     load: modelState,
   },
