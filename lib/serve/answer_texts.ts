@@ -110,7 +110,7 @@ async function generate(
   if (!stream) return exchange.json(format.whole(texts, usage));
   await open();
   for (const [choice, { finishReason }] of texts.entries())
-    await events.send(format.ending(choice, finishReason));
+    for (const event of format.ending(choice, finishReason)) await events.send(event);
   if (plan.includeUsage) await events.send(format.usage(usage));
   await events.send('[DONE]');
   exchange.response.end();

@@ -2,6 +2,7 @@
 import { isRecord } from '../formats/json';
 import { promptIds } from '../models/generate';
 import type { ChatMessage } from '../text/messages';
+import type { Tokenizer } from '../text/tokenizer';
 import { describe, isListOf } from '../validate';
 import { answerTexts } from './answer_texts';
 import { invalid } from './api_error';
@@ -14,14 +15,15 @@ import {
   stringField,
   type Fields,
 } from './fields';
-import { chatFormat } from './formats';
+import { chatFormat, type CallFinder } from './formats';
 import { samplingFields } from './sampling_fields';
 import type { Call } from './service';
+import { callParser, openingOf } from './tool_calls';
+import { toolsFields, type RequestedTools } from './tools_fields';
 
 const refused = {
-  tools: 'this server does not call tools',
-  functions: 'this server does not call functions',
-  function_call: 'this server does not call functions',
+  functions: 'tools have taken their place',
+  function_call: 'tools have taken their place',
   audio: 'the model reads and writes text',
   prediction: 'the model generates every token',
   web_search_options: 'this server searches nothing',
@@ -72,7 +74,10 @@ export async function chatCompletions(call: Call, fields: Fields): Promise<void>
   const name = stringField(fields, 'model') ?? adapters.base;
   const logprobs = logprobsFields(fields);
   const { stream, includeUsage } = streamFields(fields);
-  const sampling = samplingFields(fields);
+  const requested = samplingFields(fields);
+  const tools = toolsFields(fields, () => call.service.toolFormat);
+  const sampling = tools?.schema === undefined ? requested : { ...requested, jsonSchema: tools.schema };
+  const variables = recordField(fields, 'chat_template_kwargs');
   if (settings.logPrompts) call.exchange.facts.prompt = messages;
   const { tokenizer } = model;
   await answerTexts(call, {
@@ -80,16 +85,43 @@ export async function chatCompletions(call: Call, fields: Fields): Promise<void>
     promptField: 'messages',
     promptCount: 1,
     prompts: async (signal) => [
-      await promptIds(messages, model.config.vocabSize, () => tokenizer, { signal }),
+      tools === undefined
+        ? await promptIds(messages, model.config.vocabSize, () => tokenizer, { variables, signal })
+        : await toolPrompt(tokenizer, messages, tools, variables, signal),
     ],
     sampling,
     maxTokens: maxTokensField(fields),
     logprobs,
     stream,
     includeUsage,
-    format: chatFormat(call.exchange.id, { model: name, logprobs, includeUsage, tokenTexts }),
+    format: chatFormat(
+      call.exchange.id,
+      { model: name, logprobs, includeUsage, tokenTexts },
+      tools && finderOf(tools),
+    ),
   });
 }
+
+/** A call that must be made is opened in the prompt, so that the grammar is that of its JSON alone. */
+function toolPrompt(
+  tokenizer: Tokenizer,
+  messages: readonly ChatMessage[],
+  { tools, schema, format }: RequestedTools,
+  variables: Fields | undefined,
+  signal: AbortSignal,
+): Promise<number[]> {
+  const options = { tools, variables, addGenerationPrompt: true, tokenize: false } as const;
+  const text = tokenizer.applyChatTemplate(messages, options);
+  const opening = schema === undefined ? '' : openingOf[format];
+  return tokenizer.encodeAsync(text + opening, { addSpecialTokens: false, signal });
+}
+
+const finderOf = ({ format, names, schema, named, mostCalls }: RequestedTools): CallFinder => ({
+  parser: () => callParser(format, names, schema !== undefined),
+  // As OpenAI's API has it: a function that the request names is what the text was to be.
+  finishReason: named ? 'stop' : 'tool_calls',
+  mostCalls,
+});
 
 function refuseModalities(fields: Fields): void {
   const given = fields['modalities'] ?? ['text'];

@@ -2,6 +2,7 @@
 import type { GeneratedToken } from '../engine/request';
 import type { GeneratedText } from '../models/generate';
 import type { TokenTexts } from './token_texts';
+import type { CallParser, ParsedPiece } from './tool_calls';
 
 /** How many tokens a request took. */
 export interface Usage {
@@ -23,7 +24,7 @@ export interface Format {
   /** A token; undefined where there is nothing to say yet. */
   piece(choice: number, token: GeneratedToken): object | undefined;
   /** The end of a text. */
-  ending(choice: number, finishReason: GeneratedText['finishReason']): object;
+  ending(choice: number, finishReason: GeneratedText['finishReason']): readonly object[];
   /** The last event, where usage is asked for. */
   usage(usage: Usage): object;
   /** The answer in one piece. */
@@ -43,11 +44,49 @@ function headOf(prefix: string, id: string, object: string, model: string): obje
   return { id: id.replace('req_', prefix), object, created: Math.floor(Date.now() / 1000), model };
 }
 
-export function chatFormat(id: string, options: FormatOptions): Format {
+/** What the texts of a chat are looked through for; undefined where the request has no tools. */
+export interface CallFinder {
+  readonly parser: () => CallParser;
+  /** The reason of a text that has calls. */
+  readonly finishReason: 'tool_calls' | 'stop';
+  readonly mostCalls: number;
+}
+
+/** The calls of one text, of which the first `mostCalls` are given. */
+class FoundCalls {
+  readonly #parser: CallParser;
+  readonly #most: number;
+  /** How many calls the text has so far. */
+  count = 0;
+
+  constructor({ parser, mostCalls }: CallFinder) {
+    this.#parser = parser();
+    this.#most = mostCalls;
+  }
+
+  push(text: string): ParsedPiece {
+    return this.#kept(this.#parser.push(text));
+  }
+  flush(): ParsedPiece {
+    return this.#kept(this.#parser.flush());
+  }
+  #kept({ content, calls }: ParsedPiece): ParsedPiece {
+    const kept = calls.slice(0, this.#most - this.count);
+    this.count += kept.length;
+    return { content, calls: kept };
+  }
+}
+
+export function chatFormat(id: string, options: FormatOptions, finder?: CallFinder): Format {
   const { model, logprobs, includeUsage, tokenTexts } = options;
   const head = headOf('chatcmpl-', id, 'chat.completion.chunk', model);
   // With include_usage every event has the field, and the last one its value.
   const none = includeUsage ? { usage: null } : {};
+  const found = new Map<number, FoundCalls>();
+  const callsOf = (choice: number): FoundCalls | undefined => {
+    if (finder && !found.has(choice)) found.set(choice, new FoundCalls(finder));
+    return found.get(choice);
+  };
   const content = (tokens: readonly GeneratedToken[]): object | null =>
     logprobs === undefined
       ? null
@@ -57,23 +96,48 @@ export function chatFormat(id: string, options: FormatOptions): Format {
     choices: [{ index, delta, logprobs: of, finish_reason }],
     ...none,
   });
+  /** Content, and each call in one piece. */
+  const deltaOf = ({ content: text, calls }: ParsedPiece, first: number): object => ({
+    ...((text !== '' || calls.length === 0) && { content: text }),
+    ...(calls.length > 0 && { tool_calls: calls.map((call, i) => ({ index: first + i, ...call })) }),
+  });
+  const reasonOf = (calls: number, finishReason: string): string =>
+    finder && calls > 0 && finishReason === 'stop' ? finder.finishReason : finishReason;
   return {
     opening: (choice) => event(choice, { role: 'assistant', content: '' }, null, null),
-    piece: (choice, token) =>
-      token.text === '' && logprobs === undefined
-        ? undefined
-        : event(choice, { content: token.text }, null, content([token])),
-    ending: (choice, finishReason) => event(choice, {}, finishReason, null),
+    piece(choice, token) {
+      const calls = callsOf(choice);
+      const first = calls?.count ?? 0;
+      const piece = calls?.push(token.text) ?? { content: token.text, calls: [] };
+      const silent = piece.content === '' && piece.calls.length === 0 && logprobs === undefined;
+      return silent ? undefined : event(choice, deltaOf(piece, first), null, content([token]));
+    },
+    ending(choice, finishReason) {
+      const calls = callsOf(choice);
+      const first = calls?.count ?? 0;
+      const rest = calls?.flush();
+      const end = event(choice, {}, reasonOf(calls?.count ?? 0, finishReason), null);
+      const says = rest && (rest.content !== '' || rest.calls.length > 0);
+      return says ? [event(choice, deltaOf(rest, first), null, null), end] : [end];
+    },
     usage: (usage) => ({ ...head, choices: [], usage }),
     whole: (texts, usage) => ({
       ...head,
       object: 'chat.completion',
-      choices: texts.map(({ text, finishReason, tokens }, index) => ({
-        index,
-        message: { role: 'assistant', content: text, refusal: null },
-        logprobs: content(tokens),
-        finish_reason: finishReason,
-      })),
+      choices: texts.map(({ text, finishReason, tokens }, index) => {
+        const calls = callsOf(index);
+        const pieces = calls ? [calls.push(text), calls.flush()] : [{ content: text, calls: [] }];
+        const said = pieces.map((piece) => piece.content).join('');
+        const made = pieces.flatMap((piece) => piece.calls);
+        const message = {
+          role: 'assistant',
+          content: made.length > 0 && said === '' ? null : said,
+          refusal: null,
+          ...(made.length > 0 && { tool_calls: made }),
+        };
+        const finish_reason = reasonOf(made.length, finishReason);
+        return { index, message, logprobs: content(tokens), finish_reason };
+      }),
       usage,
     }),
   };
@@ -99,7 +163,7 @@ export function completionFormat(id: string, options: FormatOptions): Format {
       if (token.text === '' && logprobs === undefined) return undefined;
       return event(choice, token.text, null, logprobsOf([token], offset));
     },
-    ending: (choice, finishReason) => event(choice, '', finishReason, null),
+    ending: (choice, finishReason) => [event(choice, '', finishReason, null)],
     usage: (usage) => ({ ...head, choices: [], usage }),
     whole: (texts, usage) => ({
       ...head,

@@ -7,6 +7,7 @@ import { Metrics } from './metrics';
 import { type HandlerSettings } from './options';
 import { ServedAdapters } from './served_adapters';
 import { TokenTexts } from './token_texts';
+import { toolFormatOf, type ToolFormat } from './tool_calls';
 
 export class Service {
   readonly queue: FairQueue;
@@ -24,6 +25,12 @@ export class Service {
     this.adapters = new ServedAdapters(model, settings.modelName, settings);
     for (const [name, path] of Object.entries(settings.adapters)) this.adapters.register(name, path);
   }
+
+  /** The format in which the model calls tools; undefined where it has none that is known. */
+  get toolFormat(): ToolFormat | undefined {
+    return (this.#toolFormat ??= { format: toolFormatOf(this.model.tokenizer) }).format;
+  }
+  #toolFormat: { readonly format: ToolFormat | undefined } | undefined;
 
   get tokenTexts(): TokenTexts {
     return (this.#tokenTexts ??= new TokenTexts(this.model.tokenizer));

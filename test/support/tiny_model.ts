@@ -106,6 +106,15 @@ export const tinyTemplate =
   "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}" +
   "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
 
+/** The same, with tools and calls as Llama 3.1's template writes them. */
+export const llamaToolTemplate =
+  '{% if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}' +
+  "{% for message in messages %}{{ '<|' + message['role'] + '|>' }}" +
+  '{% if message.tool_calls %}{% for call in message.tool_calls %}{% set call = call.function %}' +
+  '{{ \'{"name": "\' + call.name + \'", "parameters": \' }}{{ call.arguments | tojson }}{{ \'}\' }}{% endfor %}' +
+  "{% else %}{{ message['content'] }}{% endif %}{% endfor %}" +
+  "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}";
+
 /** Writes the directory and returns its path. */
 export async function tinyModel(options: TinyModelOptions = {}): Promise<string> {
   const dir = mkdtempSync(join(tmpdir(), 'tiny-model-'));
