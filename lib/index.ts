@@ -132,6 +132,7 @@ export type {
 export type { ChoiceRow } from './tasks/choices';
 export { batches, type Batch, type BatchesOptions } from './data/batches';
 export { loadDataset, type Dataset, type LoadDatasetOptions } from './data/dataset';
+export type { DataSplit } from './data/folders';
 export { FileDataset } from './data/file_dataset';
 export type { DatasetCounts } from './data/example';
 export type { TextEncoder } from './data/rows';

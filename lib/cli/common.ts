@@ -1,7 +1,7 @@
 import type { Dataset } from '../data/dataset';
 import { CausalLM } from '../models/causal_lm';
 import { modelOptions } from '../options/table';
-import type { Console, Flags, Values } from './command';
+import { UsageError, type Console, type Flags, type Values } from './command';
 import { hubFlags, hubOptions } from './hub_report';
 import { printable } from './printable';
 
@@ -38,6 +38,19 @@ export async function loadModel(
   });
   note(console, `${model.directory}: ${model.config.modelType}, ${model.dtype} on ${model.device}`);
   return model;
+}
+
+/** The names of columns that flags give, KEY=NAME each; undefined for none. */
+export function dataColumns(given: readonly string[]): Record<string, string> | undefined {
+  const pairs = given.map((pair): [string, string] => {
+    const at = pair.indexOf('=');
+    if (at < 1 || at === pair.length - 1)
+      throw new UsageError(
+        `--columns needs KEY=NAME, such as prompt=question, but received ${printable(pair)}`,
+      );
+    return [pair.slice(0, at), pair.slice(at + 1)];
+  });
+  return pairs.length === 0 ? undefined : Object.fromEntries(pairs);
 }
 
 /** A data set in numbers. */

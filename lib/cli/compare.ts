@@ -3,6 +3,7 @@ import type { MethodName } from '../compare/methods';
 import type { CompareOptions } from '../compare/options';
 import type { ChosenRate, CompareEvent, Comparison } from '../compare/results';
 import { columnsOf } from '../compare/table';
+import { measuringFile, splitFile } from '../data/folders';
 import { InputFile } from '../formats/input';
 import { readText } from '../formats/json';
 import { bestDevice } from '../native/device';
@@ -10,7 +11,7 @@ import { flagsOf, valuesOf } from '../options/option';
 import { compareOptions, datasetOptions } from '../options/table';
 import { flagName } from './args';
 import { defineCommand, helpFlag, UsageError, type Console, type Flags, type Values } from './command';
-import { modelFlags, note, printJson } from './common';
+import { dataColumns, modelFlags, note, printJson } from './common';
 import { hubOptions } from './hub_report';
 import { printable } from './printable';
 import { StatusLine } from './status_line';
@@ -41,7 +42,8 @@ export const compare = defineCommand({
   async run(values, console) {
     const options = await optionsOf(values, console);
     // What can be wrong is said before the model is loaded.
-    for (const path of [values.data, values.evalData]) await (await InputFile.open(path)).close();
+    for (const path of [await splitFile(values.data, undefined), await measuringFile(values.evalData)])
+      await (await InputFile.open(path)).close();
     const status = new StatusLine(console);
     try {
       for await (const event of compareMethods(options)) {
@@ -79,7 +81,7 @@ async function optionsOf(values: CompareValues, console: Console): Promise<Compa
     targets: listOf(targets),
     learningRates: numbers('learningRates'),
     stop: stop.length > 0 ? stop : undefined,
-    ...{ maxLength: values.maxLength, trainOn: values.trainOn },
+    ...{ maxLength: values.maxLength, trainOn: values.trainOn, columns: dataColumns(values.columns) },
     chatTemplate: chatTemplate === undefined ? undefined : await readText(chatTemplate),
     signal: console.signal,
   };

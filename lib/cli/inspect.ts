@@ -25,6 +25,13 @@ export const inspect = defineCommand({
     ...hubFlags,
     maxLength: { ...datasetOptions.maxLength, help: 'tokens per example of a data set' },
     trainOn: { ...datasetOptions.trainOn, defaultText: 'as train has it' },
+    columns: datasetOptions.columns,
+    row: {
+      type: 'string',
+      value: 'LIST',
+      help: 'examples of a data set to show: 3, or 1,5-7',
+      defaultText: 'the first',
+    },
     json: { type: 'boolean', help: 'the content as one JSON object' },
     help: helpFlag,
   },
@@ -32,7 +39,7 @@ export const inspect = defineCommand({
   json:
     'one object: { kind: "model" | "adapter" | "checkpoint" | "safetensors" | "gguf", path, config?, metadata?, parameters, bytes, ' +
     'tensors: [{ name, dtype, shape }] }; of a data set { kind: "data", path, examples, truncated, dropped, tokens, ' +
-    'first: { inputIds, labels, text, counted } }',
+    'first: { inputIds, labels, text, counted }, rows?: [{ row, inputIds, labels, text, counted }] } (rows with --row)',
 
   async run(values, console, [path]) {
     const { json } = values;

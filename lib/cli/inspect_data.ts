@@ -1,10 +1,10 @@
-import { loadDataset } from '../data/dataset';
-import { ignoredLabel } from '../data/example';
+import { loadDataset, type Dataset } from '../data/dataset';
+import { ignoredLabel, type Example } from '../data/example';
 import { LoRAError } from '../errors';
 import { sourceFolder } from '../hub/source';
 import { Tokenizer } from '../text/tokenizer';
-import type { Console } from './command';
-import { countsOf, printJson } from './common';
+import { UsageError, type Console } from './command';
+import { dataColumns, countsOf, printJson } from './common';
 import { hubOptions } from './hub_report';
 import { printable } from './printable';
 
@@ -14,7 +14,49 @@ interface DataFlags {
   readonly offline: boolean;
   readonly maxLength: number;
   readonly trainOn?: 'completion' | 'all' | undefined;
+  readonly columns: readonly string[];
+  readonly row?: string | undefined;
   readonly json?: boolean | undefined;
+}
+
+/** Examples that are shown at once. */
+const mostRows = 1000;
+
+/** The numbers of a list such as 1,5-7, in their order. */
+function numbersOf(list: string): number[] {
+  const wrong = (): never => {
+    throw new UsageError(
+      `--row needs numbers of at most ${mostRows} examples, from 1, such as 3 or 1,5-7, but received ${printable(list)}`,
+    );
+  };
+  const numbers = new Set<number>();
+  for (const part of list.split(',')) {
+    const [, from, to = from] = /^(\d+)(?:-(\d+))?$/.exec(part.trim()) ?? wrong();
+    if (Number(from) < 1 || Number(to) < Number(from) || Number(to) - Number(from) >= mostRows) wrong();
+    for (let n = Number(from); n <= Number(to); n++) numbers.add(n);
+    if (numbers.size > mostRows) wrong();
+  }
+  return [...numbers].sort((a, b) => a - b);
+}
+
+/** Examples of a data set by their numbers, from 1. */
+function examplesOf(data: Dataset, numbers: readonly number[]): Map<number, Required<Example>> {
+  const last = numbers.at(-1)!;
+  if (last > data.length)
+    throw new LoRAError(
+      'ERR_ARGUMENT',
+      `[inspect] expected examples from 1 to ${data.length} but received ${last}`,
+      {
+        op: 'inspect',
+      },
+    );
+  const found = new Map<number, Required<Example>>();
+  let number = 0;
+  for (const example of data) {
+    if (numbers.includes(++number)) found.set(number, example);
+    if (number === last) break;
+  }
+  return found;
 }
 
 /** The runs of tokens that count and that do not, in order. */
@@ -31,21 +73,29 @@ function runsOf(
   return runs;
 }
 
-/** Shows a data set as training reads it: its counts, and the first example with what counts in it. */
+/** Shows a data set as training reads it: its counts, and examples with what counts in them. */
 export async function inspectData(path: string, flags: DataFlags, console: Console): Promise<void> {
+  const { maxLength, trainOn } = flags;
+  const numbers = flags.row === undefined ? undefined : numbersOf(flags.row);
+  const columns = dataColumns(flags.columns);
   const folder = await sourceFolder(flags.model, 'inspect', 'tokenizer', hubOptions(console, flags));
   const tokenizer = await Tokenizer.fromDirectory(folder);
   if (!tokenizer)
     throw new LoRAError('ERR_FILE', `[inspect] ${flags.model} has no tokenizer.json`, { op: 'inspect' });
-  const { maxLength, trainOn } = flags;
-  const data = await loadDataset(path, { tokenizer, maxLength, trainOn, signal: console.signal });
-  const [first] = data;
-  const { inputIds, labels } = first!; // a data set holds one at least
-  const runs = runsOf(inputIds, labels);
+  const data = await loadDataset(path, { tokenizer, maxLength, trainOn, columns, signal: console.signal });
+  const shown = examplesOf(data, numbers ?? [1]); // a data set holds one at least
   if (flags.json) {
-    const counted = runs.filter(({ counts }) => counts).map(({ ids }) => tokenizer.decode(ids));
+    const report = ({ inputIds, labels }: Required<Example>): object => ({
+      inputIds,
+      labels,
+      text: tokenizer.decode(inputIds),
+      counted: runsOf(inputIds, labels)
+        .filter(({ counts }) => counts)
+        .map(({ ids }) => tokenizer.decode(ids)),
+    });
     const { length: examples, truncated, dropped, tokens } = data;
-    const text = tokenizer.decode(inputIds);
+    const [first] = shown.get(1) ? [shown.get(1)!] : data;
+    const rows = numbers && { rows: [...shown].map(([row, example]) => ({ row, ...report(example) })) };
     printJson(console, {
       kind: 'data',
       path,
@@ -53,15 +103,18 @@ export async function inspectData(path: string, flags: DataFlags, console: Conso
       truncated,
       dropped,
       tokens,
-      first: { inputIds, labels, text, counted },
+      first: report(first!),
+      ...rows,
     });
     return;
   }
-  const marked = runs.map(({ counts, ids }) => {
-    const text = printable(tokenizer.decode(ids));
-    return counts ? `[[${text}]]` : text;
+  const marked = [...shown].map(([number, { inputIds, labels }]) => {
+    const text = runsOf(inputIds, labels).map(({ counts, ids }) => {
+      const part = printable(tokenizer.decode(ids));
+      return counts ? `[[${part}]]` : part;
+    });
+    const name = numbers ? `example ${number}` : 'the first example';
+    return `${name}; what is in [[ ]] counts:\n${text.join('')}\n`;
   });
-  console.stdout.write(
-    `data ${printable(path)}\n${countsOf(data)}\nthe first example; what is in [[ ]] counts:\n${marked.join('')}\n`,
-  );
+  console.stdout.write(`data ${printable(path)}\n${countsOf(data)}\n${marked.join('')}`);
 }

@@ -1,4 +1,5 @@
 import { loadDataset } from '../data/dataset';
+import { measuringFile, splitFile, validFile } from '../data/folders';
 import { InputFile } from '../formats/input';
 import { readText } from '../formats/json';
 import type { Evaluation } from '../models/evaluate';
@@ -10,7 +11,7 @@ import { methodOfJson } from '../peft/methods';
 import { OutputDirectory } from '../train/output';
 import { runEnds, type TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
-import { countsOf, loadModel, modelFlags, note } from './common';
+import { dataColumns, countsOf, loadModel, modelFlags, note } from './common';
 import { defineCommand, helpFlag, type Console, type Flags, type Values } from './command';
 import { hubOptions } from './hub_report';
 import { checkMemory } from './memory_fit';
@@ -59,7 +60,9 @@ export const train = defineCommand({
     const started = await readStart(values, console);
     const { config } = started;
     if (values.resume !== true) await new OutputDirectory(outDir).check();
-    for (const path of [values.data, values.evalData])
+    const files = await dataFiles(values);
+    const columns = dataColumns(values.columns);
+    for (const path of [files.data, files.evalData])
       if (path !== undefined) await (await InputFile.open(path)).close();
     const chatTemplate = values.chatTemplate === undefined ? undefined : await readText(values.chatTemplate);
     await checkMemory(values, config, console);
@@ -68,9 +71,9 @@ export const train = defineCommand({
       const { tokenizer } = model;
       const { signal } = console;
       const load = (path: string) =>
-        loadDataset(path, { tokenizer, maxLength, trainOn, chatTemplate, signal });
-      const data = await load(values.data);
-      const evalData = values.evalData === undefined ? undefined : await load(values.evalData);
+        loadDataset(path, { tokenizer, maxLength, trainOn, chatTemplate, columns, signal });
+      const data = await load(files.data);
+      const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
       const adapter =
         started.files === undefined
           ? model.addAdapter(config, { seed })
@@ -88,6 +91,17 @@ export const train = defineCommand({
     }
   },
 });
+
+/** The files of the data: those of a folder are train, and what measures the run where there is one. */
+async function dataFiles({
+  data,
+  evalData,
+}: TrainValues): Promise<{ data: string; evalData?: string | undefined }> {
+  return {
+    data: await splitFile(data, undefined),
+    evalData: evalData === undefined ? await validFile(data) : await measuringFile(evalData),
+  };
+}
 
 /** What the run begins with: the configuration of a new adapter, or an adapter that there is. */
 async function readStart(

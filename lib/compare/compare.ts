@@ -1,7 +1,9 @@
 /** Comparing methods: the function that programs call. */
 import { loadDataset } from '../data/dataset';
 import type { DataSource } from '../data/example';
+import { measuringFile } from '../data/folders';
 import { LoRAError } from '../errors';
+import { toPath } from '../formats/paths';
 import { RunHandle } from '../handle';
 import { CausalLM } from '../models/causal_lm';
 import { fromPretrainedOptionNames } from '../models/load_model';
@@ -41,6 +43,10 @@ export function compareMethods(options: CompareOptions): RunHandle<CompareEvent,
   return new RunHandle(op, () => compare(resolved));
 }
 
+/** Of a folder the file that measures. */
+const measuring = async (source: CompareOptions['data']): Promise<CompareOptions['data']> =>
+  typeof source === 'string' || source instanceof URL ? measuringFile(toPath(source, op)) : source;
+
 async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, Comparison, void> {
   if (busy)
     throw new LoRAError(
@@ -57,12 +63,12 @@ async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, 
     try {
       const load = async (source: CompareOptions['data']): Promise<DataSource> => {
         if (typeof source !== 'string' && !(source instanceof URL)) return source;
-        const { maxLength, trainOn, chatTemplate } = options;
+        const { maxLength, trainOn, chatTemplate, columns } = options;
         const tokenizer = model.hasTokenizer ? model.tokenizer : undefined;
-        return loadDataset(source, { tokenizer, maxLength, trainOn, chatTemplate, signal });
+        return loadDataset(source, { tokenizer, maxLength, trainOn, chatTemplate, columns, signal });
       };
       const data = await load(options.data);
-      const evalData = await load(options.evalData);
+      const evalData = await load(await measuring(options.evalData));
       const question = await questionAsked(options, { model, data, evalData });
       const study = await Study.open(options.outDir, question);
       const run = new ComparisonRun({ model, data, evalData, options, study, watch });

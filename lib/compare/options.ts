@@ -34,9 +34,9 @@ export type CompareBudget = { steps: number } | { minutes: number };
 export interface CompareOptions extends FromPretrainedOptions {
   /** The base model, as {@link CausalLM.fromPretrained} takes it. */
   modelDir: string | URL;
-  /** What is trained on: a file for {@link loadDataset}, or examples that can be read more than once. */
+  /** What is trained on: a file or folder for {@link loadDataset}, or examples that can be read more than once. */
   data: string | URL | DataSource;
-  /** Held-out data, the same kinds. It chooses the learning rates, and measures every variant. */
+  /** Held-out data, the same kinds; of a folder its valid. It chooses the learning rates, and measures every variant. */
   evalData: string | URL | DataSource;
   /** How long each variant is trained. A trial of a learning rate has a quarter of it. */
   budget: CompareBudget;
@@ -66,6 +66,8 @@ export interface CompareOptions extends FromPretrainedOptions {
   trainOn?: 'all' | 'completion' | undefined;
   /** Of files, as in {@link loadDataset}. */
   chatTemplate?: string | null | undefined;
+  /** Of files: the names under which rows have what is read, as in {@link loadDataset}. */
+  columns?: Readonly<Record<string, string>> | undefined;
   /** Only so many rows of `evalData` are measured, from the first on. Default: all. */
   evalLimit?: number | undefined;
   /** Most tokens of a written answer, as in {@link CausalLM.evaluateTask}. */

@@ -1,5 +1,6 @@
 import { LoRAError } from '../errors';
 import { InputFile } from '../formats/input';
+import { isRecord } from '../formats/json';
 import { toPath } from '../formats/paths';
 import { datasetOptions } from '../options/table';
 import { Pace } from '../tensor/pace';
@@ -16,9 +17,19 @@ import { countedTokens, type DatasetCounts, type Example } from './example';
 import { ExampleColumns } from './columns';
 import { FileDataset, Places } from './file_dataset';
 import { failAt, parseRow } from './json_rows';
-import { formatByName, mostLineBytes, readLines, type LineOptions } from './lines';
+import { CsvRows, csvRecords } from './csv';
+import { dataSplits, splitFile, type DataSplit } from './folders';
+import {
+  formatByName,
+  mostLineBytes,
+  readLines,
+  readObjects,
+  type DataFormat,
+  type Line,
+  type LineOptions,
+} from './lines';
 import { MemoryDataset } from './memory_dataset';
-import { RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
+import { columnKeys, RowError, RowReader, type RowOptions, type TextEncoder } from './rows';
 import { partCharacters, TextPieces } from './text_pieces';
 
 /** How a data set is read. */
@@ -34,7 +45,14 @@ export interface LoadDatasetOptions {
    * writes prompt and completion one after the other.
    */
   chatTemplate?: string | null | undefined;
-  /** A line with more bytes is ERR_DATA; at most 2²⁹ − 24, which is what a string holds. Default 64 MiB. */
+  /**
+   * The names under which rows have what is read: `{ prompt: 'q', completion: 'a' }` for rows of { q, a }. Keys are those of the kinds of rows.
+   * Default: rows have these names themselves.
+   */
+  columns?: Readonly<Record<string, string>> | undefined;
+  /** Which file of a folder is read: train.jsonl, valid.jsonl, test.jsonl, or one of these names with another ending. Default 'train'. */
+  split?: DataSplit | undefined;
+  /** A line, record or object with more bytes is ERR_DATA; at most 2²⁹ − 24, which is what a string holds. Default 64 MiB. */
   maxLineBytes?: number | undefined;
   /** More rows (of plain text: pieces) are ERR_DATA. Default 10000000. */
   maxRows?: number | undefined;
@@ -60,11 +78,13 @@ export interface Dataset extends DatasetCounts, Iterable<Required<Example>> {
 }
 
 /**
- * Reads a data set: `.jsonl` of { text }, { prompt, completion }, { messages }, { instruction, input?, output } or { inputIds, labels? } (the
- * first line decides), or plain text, which is split into pieces of `maxLength` tokens. Either may be gzipped. Conversations and answers go
- * through the chat template of the model, and only what the assistant says counts.
+ * Reads a data set: rows of { text }, { prompt, completion }, { question, answer }, { messages }, { conversations } (ShareGPT's),
+ * { instruction, input?, output } or { inputIds, labels? }, of which the first decides; in `.jsonl`, a list in `.json`, or a table in `.csv`
+ * or `.tsv`, whose first line names the columns; or plain text, which is split into pieces of `maxLength` tokens. Any of them may be gzipped.
+ * Of a folder, the file of the `split` is read. Conversations and answers go through the chat template of the model, and only what the
+ * assistant says counts.
  * @throws ERR_DATA, with file and line, for content that is not as expected, bytes that are not UTF-8 and gzip data
- * that is cut short, what is beyond a bound; ERR_UNSUPPORTED for tables, archives and other kinds of files; ERR_FILE for one
+ * that is cut short, what is beyond a bound; ERR_UNSUPPORTED for spreadsheets, archives and other kinds of files; ERR_FILE for one
  * that cannot be read or is no regular file; ERR_OUT_OF_MEMORY for examples that do not fit; the reason of the signal.
  *
  * @example
@@ -84,6 +104,8 @@ export async function loadDataset(
     'maxLength',
     'trainOn',
     'chatTemplate',
+    'columns',
+    'split',
     'maxLineBytes',
     'maxRows',
     'maxUnzippedBytes',
@@ -97,6 +119,8 @@ export async function loadDataset(
     maxLength = datasetOptions.maxLength.default,
     trainOn,
     chatTemplate,
+    columns,
+    split,
     maxLineBytes = 64 * 2 ** 20,
     maxRows = 10_000_000,
     maxUnzippedBytes = 2 * 2 ** 30,
@@ -134,15 +158,17 @@ export async function loadDataset(
   checkBoolean('loadDataset', 'inMemory', inMemory);
   checkBoolean('loadDataset', 'stream', stream);
   checkSignal('loadDataset', signal);
-  const file = toPath(path, 'loadDataset');
+  if (split !== undefined) checkOneOf('loadDataset', 'split', split, dataSplits);
+  const file = await splitFile(toPath(path, 'loadDataset'), split);
   const format = formatByName(file);
-  const rows = { tokenizer, trainOn, chatTemplate, signal };
+  checkColumns(columns, format);
+  const rows = { tokenizer, trainOn, chatTemplate, columns, signal };
   const lines = { maxLineBytes, maxUnzippedBytes, maxUnzippedRatio, stream, signal };
   const reader = new Reader(file, rows, maxLength, maxRows, lines);
   let stamp = '';
   if (!inMemory) stamp = await checkSeekable(file, format, stream);
-  else if (format === 'text') await reader.readText();
-  if (format === 'lines') await reader.readJsonLines(inMemory);
+  if (format === 'text') await reader.readText();
+  else await reader.readRows(format, inMemory);
   const { examples, places, truncated, dropped, tokens } = reader;
   const { length } = inMemory ? examples : places;
   if (length === 0)
@@ -160,8 +186,33 @@ export async function loadDataset(
   );
 }
 
+/** Throws unless columns are named for what rows have. */
+function checkColumns(columns: unknown, format: DataFormat): void {
+  if (columns === undefined) return;
+  check(
+    isRecord(columns) && Object.values(columns).every((name) => typeof name === 'string'),
+    'loadDataset',
+    `expected columns to be an object of names, such as { prompt: 'q', completion: 'a' }, but received ${describe(columns)}`,
+  );
+  check(format !== 'text', 'loadDataset', 'expected columns for rows, and plain text has none');
+  const wrong = Object.keys(columns).find((key) => !columnKeys.includes(key));
+  check(
+    wrong === undefined,
+    'loadDataset',
+    `expected columns to name one of ${columnKeys.join(', ')} but received ${describe(wrong)}`,
+  );
+}
+
+/** What refuses places of rows in these formats. */
+const otherFormats: Readonly<Partial<Record<DataFormat, string>>> = {
+  text: 'plain text',
+  objects: 'JSON that is no JSONL',
+  commas: 'tables',
+  tabs: 'tables',
+};
+
 /** Throws unless rows can be read again by their places; gives the stamp of the file. */
-async function checkSeekable(path: string, format: 'lines' | 'text', stream: boolean): Promise<string> {
+async function checkSeekable(path: string, format: DataFormat, stream: boolean): Promise<string> {
   const refuse = (what: string): never => {
     throw new LoRAError(
       'ERR_UNSUPPORTED',
@@ -171,7 +222,8 @@ async function checkSeekable(path: string, format: 'lines' | 'text', stream: boo
       },
     );
   };
-  if (format === 'text') refuse('plain text');
+  const other = otherFormats[format];
+  if (other !== undefined) refuse(other);
   if (stream) refuse('what is read as a stream');
   const file = await InputFile.open(path);
   try {
@@ -182,6 +234,8 @@ async function checkSeekable(path: string, format: 'lines' | 'text', stream: boo
     await file.close();
   }
 }
+
+type Row = Readonly<Record<string, unknown>>;
 
 class Reader {
   readonly examples: ExampleColumns;
@@ -205,17 +259,37 @@ class Reader {
     this.places = new Places(file);
   }
 
-  async readJsonLines(keep: boolean): Promise<void> {
-    for await (const lines of readLines(this.file, this.lines))
+  async readRows(format: Exclude<DataFormat, 'text'>, keep: boolean): Promise<void> {
+    const [source, parse] = this.#opened(format);
+    for await (const lines of source)
       for (const line of lines) {
         if (this.#pace.due) await this.#pace.rest(this.lines.signal);
         if (line.line.trim() === '') continue;
+        const row = parse(line);
+        if (!row) continue;
         this.#countRow(line.number);
-        const { inputIds, labels } = await this.#rowOf(line.line, line.number);
+        const { inputIds, labels } = await this.#tokensOf(row, line.number);
         const example = this.#cut(inputIds, labels, line.number);
         if (example && keep) this.examples.add(example);
         else if (example) this.places.add(line, example.inputIds.length);
       }
+  }
+
+  /** The texts of the rows, and what makes a row of one; undefined where it names the columns. */
+  #opened(
+    format: Exclude<DataFormat, 'text'>,
+  ): [source: AsyncIterable<readonly Line[]>, parse: (line: Line) => Row | undefined] {
+    const { file } = this;
+    if (format === 'lines')
+      return [readLines(file, this.lines), ({ line: text, number: line }) => parseRow(text, { file, line })];
+    if (format === 'objects')
+      return [
+        readObjects(file, this.lines),
+        ({ line: text, number: line }) => parseRow(text, { file, line }, 'a JSON object'),
+      ];
+    const table = new CsvRows(file, format === 'commas' ? ',' : '\t');
+    const records = csvRecords(readLines(file, this.lines), file, this.lines.maxLineBytes);
+    return [records, ({ line, number }) => table.row(line, number)];
   }
 
   #countRow(line: number): void {
@@ -225,7 +299,8 @@ class Reader {
 
   /** The example of a line that gave one before. */
   async example(line: string, number: number): Promise<Required<Example>> {
-    const { inputIds, labels } = await this.#rowOf(line, number);
+    const row = parseRow(line, { file: this.file, line: number });
+    const { inputIds, labels } = await this.#tokensOf(row, number);
     return { inputIds: inputIds.slice(0, this.maxLength), labels: labels.slice(0, this.maxLength) };
   }
 
@@ -233,8 +308,7 @@ class Reader {
     failAt({ file: this.file, line }, message, code);
   }
 
-  async #rowOf(line: string, number: number): Promise<Required<Example>> {
-    const row = parseRow(line, { file: this.file, line: number });
+  async #tokensOf(row: Row, number: number): Promise<Required<Example>> {
     try {
       return await this.#rows.read(row);
     } catch (error) {

@@ -17,13 +17,17 @@ export function failAt({ file, line }: RowPlace, message: string, code: ErrorCod
   throw new LoRAError(code, `[${op}] ${file}:${line}: ${message}`, { op });
 }
 
-/** The object that a line holds. @throws ERR_DATA, with the place. */
-export function parseRow(text: string, place: RowPlace): Readonly<Record<string, unknown>> {
+/** The object that a text holds: a line, or a part of one. @throws ERR_DATA, with the place. */
+export function parseRow(
+  text: string,
+  place: RowPlace,
+  expected = 'one JSON object per line',
+): Readonly<Record<string, unknown>> {
   let row: unknown;
   try {
     row = JSON.parse(text);
   } catch {
-    failAt(place, `expected one JSON object per line, but this is no JSON: ${jsonFault(text)}`);
+    failAt(place, `expected ${expected}, but this is no JSON: ${jsonFault(text)}`);
   }
   if (typeof row !== 'object' || row === null || Array.isArray(row))
     failAt(place, `expected a JSON object but received ${describe(row)}`);

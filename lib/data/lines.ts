@@ -5,18 +5,17 @@ import { pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { LoRAError } from '../errors';
 import { systemReason } from '../formats/system_reason';
+import { JsonObjects } from './json_objects';
 import { fileSource, streamSource } from './sources';
 
 const op = 'loadDataset';
 const supported =
-  'expected JSONL (.jsonl or .ndjson, one object per line) or UTF-8 text, either of them also gzipped (.gz),';
-const asJsonl = 'write each row as an object on a line of its own, {"text": …}, into a .jsonl file';
+  'expected JSONL (.jsonl or .ndjson, one object per line), JSON (.json), a table (.csv or .tsv) or UTF-8 text, any of them also gzipped (.gz),';
+const asJsonl = 'save it as .csv, or write each row as an object on a line of its own into a .jsonl file';
 const unpack = 'unpack it first';
 
 /** Files that would pass for text, or fail as bad text, by the end of their names: what they are and what helps. */
 const refusedNames: Readonly<Record<string, readonly [what: string, help: string]>> = {
-  '.csv': ['a CSV table', asJsonl],
-  '.tsv': ['a TSV table', asJsonl],
   '.xls': ['a spreadsheet', asJsonl],
   '.xlsx': ['a spreadsheet', asJsonl],
   '.parquet': ['a Parquet file', asJsonl],
@@ -33,7 +32,6 @@ const refusedNames: Readonly<Record<string, readonly [what: string, help: string
   '.xz': ['an xz file', `${unpack}, or compress with gzip`],
   '.pdf': ['a PDF', 'extract its text'],
   '.docx': ['a Word document', 'save it as text'],
-  '.json': ['one JSON value', 'a JSON array is not supported yet: write one object per line (.jsonl)'],
 };
 
 /** The same by bytes near the start, as latin1: asked when the content is not text. */
@@ -63,11 +61,22 @@ function dataError(file: string, message: string, cause?: unknown): LoRAError {
   return new LoRAError('ERR_DATA', `[${op}] ${file}${message}`, { op, cause });
 }
 
+/** How a file is read: objects on lines, objects of a list, a table, or text. */
+export type DataFormat = 'lines' | 'objects' | 'commas' | 'tabs' | 'text';
+
+const formats: Readonly<Record<string, DataFormat>> = {
+  '.jsonl': 'lines',
+  '.ndjson': 'lines',
+  '.json': 'objects',
+  '.csv': 'commas',
+  '.tsv': 'tabs',
+};
+
 /** How the name says that the file is to be read, a final .gz apart; a name that is refused throws. */
-export function formatByName(file: string): 'lines' | 'text' {
+export function formatByName(file: string): DataFormat {
   const extension = extname(file.replace(/\.gz$/i, '')).toLowerCase();
   refuse(file, extension);
-  return extension === '.jsonl' || extension === '.ndjson' ? 'lines' : 'text';
+  return formats[extension] ?? 'text';
 }
 
 type Bytes = AsyncIterable<Buffer>;
@@ -198,10 +207,51 @@ const blockLines = 512;
  * for what is not UTF-8 text and for a line that is too long; ERR_UNSUPPORTED for other kinds of files.
  */
 export async function* readLines(file: string, options: LineOptions): AsyncGenerator<readonly Line[]> {
-  const { signal } = options;
   const lines = new Lines(file, options.maxLineBytes);
+  yield* cutBy(lines, file, options);
+  yield [lines.last()];
+}
+
+/**
+ * The objects of a JSON file as lines, each with the number of the line on which it begins: of a list, or one after the other.
+ * @throws as readLines() does, and ERR_DATA for what is neither.
+ */
+export async function* readObjects(file: string, options: LineOptions): AsyncGenerator<readonly Line[]> {
+  const decoder = new TextDecoder('utf-8', { fatal: true });
+  const fail = (line: number, message: string, cause?: unknown): never => {
+    throw dataError(file, `:${line}: ${message}`, cause);
+  };
+  const objects = new JsonObjects({
+    decode(bytes, line) {
+      try {
+        return decoder.decode(bytes);
+      } catch (cause) {
+        return fail(line, 'expected UTF-8 text but received bytes that are not', cause);
+      }
+    },
+    checkLength(bytes, line) {
+      if (bytes > options.maxLineBytes)
+        fail(
+          line,
+          `expected an object of at most ${options.maxLineBytes} bytes: raise maxLineBytes where objects are so long`,
+        );
+    },
+    fail,
+  });
+  yield* cutBy(objects, file, options);
+  objects.end();
+}
+
+/** What cuts the bytes of a file, and how many lines it has seen. */
+interface Cutter {
+  readonly number: number;
+  split(chunk: Buffer): Generator<readonly Line[], void, void>;
+}
+
+async function* cutBy(cutter: Cutter, file: string, options: LineOptions): AsyncGenerator<readonly Line[]> {
+  const { signal } = options;
   try {
-    for await (const chunk of content(file, options)) yield* lines.split(chunk);
+    for await (const chunk of content(file, options)) yield* cutter.split(chunk);
   } catch (cause) {
     signal?.throwIfAborted();
     if (cause instanceof LoRAError) {
@@ -212,12 +262,11 @@ export async function* readLines(file: string, options: LineOptions): AsyncGener
     if (code.startsWith('Z_'))
       throw dataError(
         file,
-        `: the gzip data is damaged or cut short, after line ${lines.number} (${(cause as Error).message})`,
+        `: the gzip data is damaged or cut short, after line ${cutter.number} (${(cause as Error).message})`,
         cause,
       );
     throw new LoRAError('ERR_FILE', `[${op}] cannot read ${file}: ${systemReason(cause)}`, { op, cause });
   }
-  yield [lines.last()];
 }
 
 /** Cuts the bytes of a file at its line feeds. */

@@ -41,6 +41,8 @@ export interface RowOptions {
   readonly trainOn: 'all' | 'completion' | undefined;
   /** Jinja text in the place of the model's template; null: none. */
   readonly chatTemplate: string | null | undefined;
+  /** The names under which rows have what a kind needs. */
+  readonly columns?: Readonly<Record<string, string>> | undefined;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -218,6 +220,49 @@ class Messages extends RowKind {
   }
 }
 
+/** What the parts of ShareGPT's conversations are said by. */
+const speakers: Readonly<Record<string, string>> = {
+  system: 'system',
+  human: 'user',
+  user: 'user',
+  gpt: 'assistant',
+  chatgpt: 'assistant',
+  model: 'assistant',
+  assistant: 'assistant',
+  tool: 'tool',
+  observation: 'tool',
+};
+
+/** A message of ShareGPT's, { from, value }, or one of { role, content }. */
+function sharedMessage(given: unknown, i: number): ChatMessage {
+  const { from, value, ...rest } = isRecord(given) ? given : {};
+  if (from === undefined && typeof rest['role'] === 'string') return rest as ChatMessage;
+  if (typeof from !== 'string' || typeof value !== 'string')
+    throw new RowError(
+      `expected message ${i + 1} of "conversations" to be { from, value } of two texts but received ${describe(given)}`,
+    );
+  if (!Object.hasOwn(speakers, from))
+    throw new RowError(
+      `expected "from" of message ${i + 1} to be one of ${Object.keys(speakers).join(', ')} but received ${describe(from)}`,
+    );
+  return { role: speakers[from]!, content: value };
+}
+
+class ShareGpt extends Messages {
+  override read(row: Row): Promise<Tokens> {
+    const { conversations, system } = row;
+    if (!isListOf(conversations, isRecord) || conversations.length === 0)
+      throw new RowError(
+        `expected "conversations" to be a list of { from, value } but received ${describe(conversations)}`,
+      );
+    const messages = conversations.map(sharedMessage);
+    // Some of these data have the system message in a column of its own.
+    const said = system === undefined || system === null || system === '' ? undefined : text(row, 'system');
+    if (said !== undefined) messages.unshift({ role: 'system', content: said });
+    return super.read({ ...row, messages });
+  }
+}
+
 class PromptCompletion extends RowKind {
   async read(row: Row): Promise<Tokens> {
     if (this.hasTemplate)
@@ -229,17 +274,31 @@ class PromptCompletion extends RowKind {
   }
 }
 
-class Instruction extends RowKind {
-  async read(row: Row): Promise<Tokens> {
-    const input = row['input'] === undefined || row['input'] === null ? '' : text(row, 'input');
-    const prompt = text(row, 'instruction') + (input === '' ? '' : `\n\n${input}`);
-    const output = text(row, 'output');
+/** A question and its answer, which are two messages, or two paragraphs. */
+abstract class Exchange extends RowKind {
+  protected async exchange(question: string, answer: string): Promise<Tokens> {
     if (this.hasTemplate)
       return this.conversation([
-        { role: 'user', content: prompt },
-        { role: 'assistant', content: output },
+        { role: 'user', content: question },
+        { role: 'assistant', content: answer },
       ]);
-    return this.plain(`${prompt}\n\n`, output);
+    return this.plain(`${question}\n\n`, answer);
+  }
+}
+
+class Instruction extends Exchange {
+  read(row: Row): Promise<Tokens> {
+    const input = row['input'] === undefined || row['input'] === null ? '' : text(row, 'input');
+    return this.exchange(
+      text(row, 'instruction') + (input === '' ? '' : `\n\n${input}`),
+      text(row, 'output'),
+    );
+  }
+}
+
+class Question extends Exchange {
+  read(row: Row): Promise<Tokens> {
+    return this.exchange(text(row, 'question'), text(row, 'answer'));
   }
 }
 
@@ -250,13 +309,20 @@ const kinds: readonly (readonly [
 ])[] = [
   [['inputIds'], '{ inputIds, labels? }', Ids],
   [['messages'], '{ messages }', Messages],
+  [['conversations'], '{ conversations }', ShareGpt],
   [['prompt', 'completion'], '{ prompt, completion }', PromptCompletion],
   [['instruction', 'output'], '{ instruction, input?, output }', Instruction],
+  [['question', 'answer'], '{ question, answer }', Question],
   [['text'], '{ text }', Text],
 ];
 
 /** The kinds, for messages. */
 const supported = kinds.map(([, name]) => name).join(', ');
+
+/** What else a row may hold. */
+const furtherKeys = ['labels', 'tools', 'system', 'input'];
+/** What columns may be named for. */
+export const columnKeys: readonly string[] = [...kinds.flatMap(([keys]) => keys), ...furtherKeys];
 
 /** Reads the rows of one data set, whose first row decides what the others are. */
 export class RowReader {
@@ -266,7 +332,26 @@ export class RowReader {
 
   /** @throws RowError that says what is wrong with the row. */
   async read(row: Row): Promise<Tokens> {
-    const found = kinds.find(([keys]) => keys.every((key) => key in row));
+    const { columns = {} } = this.options;
+    const named = Object.entries(columns).flatMap(([key, column]): [string, unknown][] => {
+      if (!Object.hasOwn(row, column) && furtherKeys.includes(key)) return [];
+      if (!Object.hasOwn(row, column))
+        throw new RowError(
+          `expected the column ${JSON.stringify(column)}, as columns.${key} has it, but received the keys ${Object.keys(row).join(', ') || '(none)'}`,
+        );
+      return [[key, row[column]]];
+    });
+    return this.#readNamed({ ...row, ...Object.fromEntries(named) }, columns);
+  }
+
+  /** Reads a row under the names of its kind; those of `columns` decide which kind it is. */
+  async #readNamed(row: Row, columns: Readonly<Record<string, string>>): Promise<Tokens> {
+    const decide = Object.keys(columns).filter((key) => !furtherKeys.includes(key));
+    const found = kinds.find(
+      ([keys]) =>
+        keys.every((key) => Object.hasOwn(row, key)) &&
+        (decide.length === 0 || keys.some((key) => decide.includes(key))),
+    );
     if (!found)
       throw new RowError(
         `expected one of ${supported} but received the keys ${Object.keys(row).join(', ') || '(none)'}`,

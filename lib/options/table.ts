@@ -63,6 +63,14 @@ export const datasetOptions = {
     help: "Jinja text for conversations, in the place of the model's template",
     defaultText: "the model's",
   },
+  columns: {
+    type: 'string',
+    value: 'KEY=NAME',
+    repeat: true,
+    own: true,
+    rare: true,
+    help: 'rows have this under another name: prompt=q; may be repeated',
+  },
 } as const satisfies Options;
 
 /** When a run stops before its end. */
@@ -84,7 +92,7 @@ export const trainerOptions = {
     value: 'FILE',
     required: true,
     own: true,
-    help: 'JSONL (see the guide on data) or text; or .gz',
+    help: 'JSONL, JSON, CSV or text; or .gz; or a folder',
   },
   evalData: { type: 'string', value: 'FILE', own: true, help: 'measured at the end (and with --eval-every)' },
   outDir: { type: 'string', value: 'DIR', help: 'where the adapter goes' },

@@ -132,6 +132,7 @@ export const areas = [
       'FileDataset',
       'DatasetCounts',
       'LoadDatasetOptions',
+      'DataSplit',
       'Dataset',
       'TextEncoder',
       'batches',

@@ -551,6 +551,59 @@ describe('inspect FILE --model DIR', () => {
     });
   });
 
+  test('--row shows examples by their numbers, and --columns names those of the file', async () => {
+    const table = at('questions.csv');
+    writeFileSync(table, 'q,a\nOne?,1\nTwo?,2\nThree?,3\nFour?,4\n');
+    const argv = ['inspect', table, '--model', base, '--columns', 'prompt=q', '--columns', 'completion=a'];
+    const { status, out } = await commandLine([...argv, '--row', '4,2-3']);
+    const shown = [2, 3, 4].map((n) => {
+      const word = ['', 'One', 'Two', 'Three', 'Four'][n];
+      return `example ${n}; what is in [[ ]] counts:\n<|user|>${word}?<|assistant|>[[${n}]]\n`;
+    });
+    expect({ status, out }).toEqual({
+      status: 0,
+      out: `data ${table}\n4 examples, 4 tokens count\n${shown.join('')}`,
+    });
+    const [report] = jsonLines(await commandLine([...argv, '--row', '3', '--json']));
+    expect(report).toMatchObject({
+      first: { text: '<|user|>One?<|assistant|>1' },
+      rows: [{ row: 3, text: '<|user|>Three?<|assistant|>3', counted: ['3'] }],
+    });
+    for (const [flags, wanted, sentence] of [
+      [['--row', '5'], 2, '[inspect] expected examples from 1 to 4 but received 5 (ERR_ARGUMENT)'],
+      [
+        ['--row', '0'],
+        2,
+        '--row needs numbers of at most 1000 examples, from 1, such as 3 or 1,5-7, but received 0',
+      ],
+      [['--row', '1-9999'], 2, 'but received 1-9999'],
+      [['--columns', 'q'], 2, '--columns needs KEY=NAME, such as prompt=question, but received q'],
+    ] as const) {
+      const refused = await commandLine([...argv, ...flags]);
+      expect([refused.status, refused.err]).toEqual([wanted, expect.stringContaining(sentence)]);
+    }
+  });
+
+  test('train takes a folder, whose valid measures the run, and names of columns', async () => {
+    const folder = fresh();
+    mkdirSync(folder);
+    writeFileSync(join(folder, 'train.csv'), 'q,a\nOne?,1\n');
+    writeFileSync(join(folder, 'valid.json'), JSON.stringify([{ q: 'Two?', a: '22' }]));
+    const run = (...flags: string[]): Promise<Outcome> =>
+      commandLine(
+        cpu('train', '--data', folder, '--out-dir', fresh(), '--max-steps', '2', '--json', ...flags),
+      );
+    const columns = ['--columns', 'prompt=q', '--columns', 'completion=a'];
+    const evaluations = async (...flags: string[]): Promise<unknown[]> =>
+      jsonLines(await run(...columns, ...flags)).filter(({ type }) => type === 'eval');
+    expect(await evaluations()).toMatchObject([{ step: 2, tokens: 2 }]);
+    expect(await evaluations('--eval-data', folder, '--eval-every', '1')).toMatchObject([
+      { step: 1, tokens: 2 },
+      { step: 2, tokens: 2 },
+    ]);
+    expect((await run()).err).toContain('train.csv:2: expected one of { inputIds, labels? }');
+  });
+
   test('train takes the same choice of tokens', async () => {
     const trained = async (...flags: string[]): Promise<string> => {
       const folder = fresh();

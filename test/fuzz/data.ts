@@ -45,6 +45,47 @@ export const jsonl: Target = {
 /** Low ones, so that small inputs reach them. */
 const bounds = { maxRows: 2000, maxLineBytes: 2 ** 16, maxUnzippedBytes: 2 ** 18 };
 
+/** A list of objects in a JSON file, or objects one after the other. */
+export const jsonFile: Target = {
+  make(dice) {
+    const damaged = dice.flag();
+    const made = damaged ? damagedRows(dice) : goodRows(dice);
+    const spaces = dice.pick(['', ' ', '\n', '\r\n\t']);
+    const listed = dice.flag() ? `[${made.join(`${spaces},`)}${spaces}]` : made.join(spaces);
+    const whole = bytes(dice.once(8) ? `\ufeff${listed}` : listed);
+    const zipped = dice.once(4) ? gzipSync(whole) : whole;
+    return damaged && dice.once(3) ? mutateBytes(zipped, dice) : zipped;
+  },
+  run(input, dir) {
+    const path = join(dir, 'data.json');
+    writeFileSync(path, input);
+    return load(path, bounds);
+  },
+};
+
+const field = (dice: Dice): string => dice.pick(['a', 'é', '', 'a "b"', 'a,b', 'a\nb', '\t', '"']);
+const quoted = (text: string, dice: Dice): string =>
+  /[",\n\t]/.test(text) || dice.once(4) ? `"${text.replaceAll('"', '""')}"` : text;
+
+/** A table, whose quotes decide where records end. */
+export const csv: Target = {
+  make(dice) {
+    const end = dice.pick(['\n', '\r\n']);
+    const record = (fields: readonly string[]): string => fields.map((one) => quoted(one, dice)).join(',');
+    const records = Array.from({ length: dice.count(20) }, () => record([field(dice), field(dice), 'c']));
+    const whole = bytes(
+      [record(['prompt', 'completion', 'c']), ...records, record(['a', 'b', 'c'])].join(end),
+    );
+    const zipped = dice.once(4) ? gzipSync(whole) : whole;
+    return dice.once(3) ? mutateBytes(zipped, dice) : zipped;
+  },
+  run(input, dir) {
+    const path = join(dir, 'data.csv');
+    writeFileSync(path, input);
+    return load(path, bounds);
+  },
+};
+
 /** One gzip file: with names, comments and other fields that few writers add. */
 function member(content: Uint8Array, dice: Dice): Uint8Array {
   const zipped = gzipSync(content, { level: dice.pick([0, 1, 9]) });

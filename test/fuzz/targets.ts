@@ -31,7 +31,7 @@ import { checkTokenizerJson } from '../../lib/text/tokenizer_json';
 import { fileOf } from '../support/safetensors_bytes';
 import { tinyConfig } from '../support/tiny_model';
 import { binding } from './binding/target';
-import { gzip, jsonl } from './data';
+import { csv, gzip, jsonFile, jsonl } from './data';
 import { makeFolder, runFolder } from './folders';
 import { gguf } from './gguf';
 import { hubName } from './hub_names';
@@ -321,6 +321,8 @@ export const targets: Readonly<Record<string, Target>> = {
   quantised,
   gguf,
   jsonl,
+  json: jsonFile,
+  csv,
   gzip,
   hub_name: hubName,
   checkpoint: {

@@ -251,13 +251,11 @@ describe('what is not UTF-8 text', () => {
   });
 
   test.each<[string, string]>([
-    ['a.csv', 'a CSV table: write each row as an object on a line of its own'],
-    ['a.CSV.gz', 'a CSV table: write each row'],
-    ['a.tsv', 'a TSV table: write each row'],
-    ['a.xlsx', 'a spreadsheet: write each row'],
-    ['a.parquet', 'a Parquet file: write each row'],
-    ['a.arrow', 'an Arrow file: write each row'],
-    ['a.db', 'a database: write each row'],
+    ['a.xlsx', 'a spreadsheet: save it as .csv, or write each row as an object on a line of its own'],
+    ['a.parquet', 'a Parquet file: save it as .csv'],
+    ['a.arrow', 'an Arrow file: save it as .csv'],
+    ['a.db', 'a database: save it as .csv'],
+    ['a.DB.gz', 'a database: save it as .csv'],
     ['a.zip', 'a zip archive: unpack it first'],
     ['a.tgz', 'a tar archive: unpack it first'],
     ['a.tar.gz', 'a tar archive: unpack it first'],
@@ -266,14 +264,13 @@ describe('what is not UTF-8 text', () => {
     ['a.jsonl.xz', 'an xz file: unpack it first'],
     ['a.pdf', 'a PDF: extract its text'],
     ['a.docx', 'a Word document: save it as text'],
-    ['a.json', 'one JSON value: a JSON array is not supported yet: write one object per line (.jsonl)'],
   ])('%s is refused by its name, with what helps: %s', async (name, sentence) => {
     const path = file(name, '{"text":"ab"}\n');
     await expect(loadDataset(path, { tokenizer })).rejects.toMatchObject({
       code: 'ERR_UNSUPPORTED',
       message: expect.stringContaining(
-        `[loadDataset] ${path}: expected JSONL (.jsonl or .ndjson, one object per line) or UTF-8 text, ` +
-          `either of them also gzipped (.gz), but received ${sentence}`,
+        `[loadDataset] ${path}: expected JSONL (.jsonl or .ndjson, one object per line), JSON (.json), ` +
+          `a table (.csv or .tsv) or UTF-8 text, any of them also gzipped (.gz), but received ${sentence}`,
       ) as string,
     });
   });
@@ -321,7 +318,7 @@ describe('a line that is wrong', () => {
       'another key',
       '{"txt":"a","id":1}',
       'ERR_DATA',
-      ':1: expected one of { inputIds, labels? }, { messages }, { prompt, completion }, { instruction, input?, output }, { text } but received the keys txt, id',
+      ':1: expected one of { inputIds, labels? }, { messages }, { conversations }, { prompt, completion }, { instruction, input?, output }, { question, answer }, { text } but received the keys txt, id',
     ],
     ['no keys', '{}', 'ERR_DATA', 'but received the keys (none)'],
     [
@@ -365,7 +362,11 @@ describe('a line that is wrong', () => {
 test('a missing file, a folder, a missing tokenizer, wrong options', async () => {
   const none = join(dir, 'none.jsonl');
   await expectReject(loadDataset(none), 'ERR_FILE', `[loadDataset] cannot read ${none}: no such file`);
-  await expectReject(loadDataset(dir), 'ERR_FILE', `[loadDataset] cannot read ${dir}: it is a directory`);
+  await expectReject(
+    loadDataset(dir),
+    'ERR_FILE',
+    /: expected train\.jsonl \(or .*\) in it but received none$/,
+  );
   const path = file('d.jsonl', '{"text":"a"}');
   await expectReject(
     loadDataset(path),

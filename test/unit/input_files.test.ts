@@ -116,7 +116,11 @@ onPosix('what else is no regular file', () => {
     );
     const dir = join(root, 'folder.jsonl');
     mkdirSync(dir);
-    await expectReject(loadDataset(dir), 'ERR_FILE', `[loadDataset] cannot read ${dir}: it is a directory`);
+    await expectReject(
+      loadDataset(dir),
+      'ERR_FILE',
+      /: expected train\.jsonl \(or .*\) in it but received none$/,
+    );
   });
 });
 
