@@ -16,7 +16,7 @@ export const convert = defineCommand({
       value: 'NAME',
       required: true,
       choices: [...adapterFormats, ...ggufFormats],
-      help: 'of an adapter, then of a model',
+      help: 'adapters, then models',
     },
     base: {
       type: 'string',

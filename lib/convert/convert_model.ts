@@ -3,6 +3,7 @@ import { basename } from 'node:path';
 import { LoRAError } from '../errors';
 import { writeFileAtomic } from '../formats/atomic';
 import { bytesOfFloats, floatsOf, roundedTo } from '../formats/floats';
+import { quantisedBlocks } from '../formats/gguf_blocks';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
 import { isRecord } from '../formats/json';
 import { readLimits, type ReadLimits } from '../formats/limits';
@@ -16,6 +17,7 @@ import { parseModelConfig, type ModelConfig } from '../models/config';
 import { families } from '../models/families';
 import { ggufModules, reordered, type RowOrder } from '../models/gguf_names';
 import { inverseFrequencies } from '../models/rope';
+import { EMBEDDING, HEAD } from '../models/tensor_table';
 import { checkNames, dtypeOf } from '../models/weights';
 import { breathe } from '../tensor/pace';
 import { Tokenizer } from '../text/tokenizer';
@@ -25,22 +27,22 @@ import { ggufTokenizer } from './gguf_tokenizer';
 const op = 'convertModel';
 
 /** What the matrices of a GGUF file are kept in. */
-export const ggufFormats = ['f32', 'bf16', 'f16'] as const;
+export const ggufFormats = ['f32', 'bf16', 'f16', 'q8_0', 'q4_0'] as const;
 
 /** A type of the matrices of a GGUF file. */
 export type GgufFormat = (typeof ggufFormats)[number];
 
 /** The options of {@link convertModel}. */
 export interface ConvertModelOptions extends SourceOptions {
-  /** What matrices are kept in; vectors are f32, as llama.cpp wants them. */
+  /** What matrices are kept in; vectors are f32, as llama.cpp wants them. With 'q4_0' the embedding and the head are 'q8_0'. */
   format: GgufFormat;
   /** Bounds on what the files may ask for. */
   limits?: ReadLimits | undefined;
 }
 
-const typeOf = { f32: 'F32', bf16: 'BF16', f16: 'F16' } as const;
+const typeOf = { f32: 'F32', bf16: 'BF16', f16: 'F16', q8_0: 'Q8_0', q4_0: 'Q4_0' } as const;
 /** general.file_type. */
-const fileTypes = { f32: 0, f16: 1, bf16: 32 } as const;
+const fileTypes = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 } as const;
 
 function unsupported(message: string): never {
   throw new LoRAError('ERR_UNSUPPORTED', `[${op}] ${message}`, { op });
@@ -112,7 +114,15 @@ async function tokenizerFields(folder: ModelFolder, config: ModelConfig): Promis
   return fields;
 }
 
-/** Values of one conversion, so that timers run between them. */
+/** What a matrix is kept in. In few bits the embedding and the head have 8, and rows that are no whole blocks stay in 16. */
+function formatOf(module: string, shape: readonly number[], format: GgufFormat): GgufFormat {
+  if (shape.length !== 2) return 'f32';
+  if (format !== 'q8_0' && format !== 'q4_0') return format;
+  if (shape[1]! % 32 !== 0) return 'f16';
+  return module === EMBEDDING || module === HEAD ? 'q8_0' : format;
+}
+
+/** Bytes of one conversion, which are whole blocks, so that timers run between them. */
 const stepBytes = 2 ** 18;
 
 /** Floats of a file in another type. @throws ERR_UNSUPPORTED for what f16 does not reach. */
@@ -120,9 +130,9 @@ function converted(name: string, from: SafetensorsDType, bytes: Uint8Array, to: 
   if (typeOf[to] === from) return bytes;
   const floats = floatsOf({ dtype: from, bytes });
   if (to === 'f32') return bytesOfFloats(floats);
+  const rounded = to === 'q8_0' || to === 'q4_0' ? quantisedBlocks(floats, to) : roundedTo(floats, to);
   return (
-    roundedTo(floats, to) ??
-    unsupported(`${name} has values that ${to} does not hold${to === 'f16' ? ': take bf16' : ''}`)
+    rounded ?? unsupported(`${name} has values that ${to} does not hold${to === 'f16' ? ': take bf16' : ''}`)
   );
 }
 
@@ -217,7 +227,7 @@ export async function convertModel(
       dtypeOf(name, stored.get(name));
       tensors.set(
         `${path}${name.slice(dot)}`,
-        late(name, stored.get(name), shape.length === 2 ? format : 'f32', rows),
+        late(name, stored.get(name), formatOf(name.slice(0, dot), shape, format), rows),
       );
     }
     const factors = frequencyFactors(config);

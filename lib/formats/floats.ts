@@ -23,7 +23,7 @@ export function floatsOf({ dtype, bytes }: Omit<SafetensorsTensor, 'shape'>): Fl
 }
 
 /** The bits of the nearest f16, of two equally near ones the even; undefined for what becomes an infinity. */
-function halfOf(value: number): number | undefined {
+export function halfOf(value: number): number | undefined {
   const sign = value < 0 || Object.is(value, -0) ? 0x8000 : 0;
   const size = Math.abs(value);
   if (!(size < 65520)) return undefined;

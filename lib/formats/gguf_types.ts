@@ -54,4 +54,6 @@ const blocks: ReadonlyMap<number, GgufBlock> = new Map(
 export const ggufBlock = (id: number): GgufBlock | undefined => blocks.get(id);
 
 /** The numbers of the types that this package writes. */
-export const ggufTypeIds = { F32: 0, F16: 1, BF16: 30 } as const satisfies Partial<Record<GgufType, number>>;
+export const ggufTypeIds = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 8, BF16: 30 } as const satisfies Partial<
+  Record<GgufType, number>
+>;

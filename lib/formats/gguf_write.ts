@@ -73,7 +73,8 @@ export function serializeGguf(
     // ggml reads names into 64 bytes, the last of which is 0.
     check(Buffer.byteLength(name) < 64, op, `expected names of at most 63 bytes but received ${name}`);
     const id = ggufTypeIds[type];
-    const length = shape.reduce((product, size) => product * size, ggufBlock(id)!.bytes);
+    const { bytes, values } = ggufBlock(id)!;
+    const length = (shape.reduce((product, size) => product * size, 1) / values) * bytes;
     parts.push(text(name), u32(shape.length), ...[...shape].reverse().map(u64), u32(id), u64(offset));
     data.push({ length, parts: () => tensor.parts() }, filler(padding(length)));
     offset += length + padding(length);

@@ -8,6 +8,7 @@ import { convertModel, type GgufFormat } from '../../lib/convert/convert_model';
 import { ggufTokenizer } from '../../lib/convert/gguf_tokenizer';
 import { floatsOf, roundedTo } from '../../lib/formats/floats';
 import { GgufFile } from '../../lib/formats/gguf';
+import { quantisedBlocks } from '../../lib/formats/gguf_blocks';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import type { SafetensorsDType } from '../../lib/formats/dtypes';
 import { commandLine } from '../support/command_line';
@@ -56,7 +57,7 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
     const out = unused('.gguf');
     await convertModel(dir, out, { format });
     const [file, source] = [await GgufFile.open(out), await openSafetensors(join(dir, 'model.safetensors'))];
-    const rounded = (floats: Float32Array, to: GgufFormat): Float32Array =>
+    const rounded = (floats: Float32Array, to: 'f32' | 'bf16' | 'f16'): Float32Array =>
       to === 'f32'
         ? floats
         : floatsOf({ dtype: to === 'f16' ? 'F16' : 'BF16', bytes: roundedTo(floats, to)! });
@@ -83,6 +84,18 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
     expect(value('tokenizer.ggml.model')).toBe('llama');
     expect([value('tokenizer.ggml.bos_token_id'), value('tokenizer.ggml.add_bos_token')]).toEqual([1, true]);
     expect((value('tokenizer.ggml.tokens') as string[]).length).toBe(512);
+    await file.close();
+  });
+
+  test('in few bits, but for the embedding and for rows that are no whole blocks', async () => {
+    const out = unused('.gguf');
+    await convertModel(dir, out, { format: 'q4_0' });
+    const file = await GgufFile.open(out);
+    const types = (name: string): string => file.tensors.get(name)!.block.type;
+    expect(types('token_embd.weight')).toBe('Q8_0');
+    expect(types('blk.0.attn_q.weight')).toBe('Q4_0');
+    expect(types('blk.0.ffn_down.weight')).toBe('F16'); // rows of 172
+    expect(types('blk.0.attn_norm.weight')).toBe('F32');
     await file.close();
   });
 
@@ -161,6 +174,32 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
       'model.embed_tokens.weight has values that f16 does not hold: take bf16',
     );
     expect(await said(large, 'bf16')).toBe('written');
+  });
+});
+
+describeWithData('blocks', 'golden/quant-gguf', (dir) => {
+  test.each(['q8_0', 'q4_0'] as const)('%s has ggml’s bytes', async (format) => {
+    const opened = await openSafetensors(join(dir, 'dequantised.safetensors'));
+    const source = floatsOf(opened.tensors.get('source')!);
+    opened.close();
+    const file = await GgufFile.open(join(dir, 'blocks.gguf'));
+    const theirs = await file.tensors.get(format.toUpperCase())!.read();
+    await file.close();
+    expect(Buffer.compare(quantisedBlocks(source, format)!, theirs)).toBe(0);
+  });
+
+  test('zeros have the scale 0, and what is not finite has none', () => {
+    const zeros = new Float32Array(32);
+    expect([...quantisedBlocks(zeros, 'q8_0')!]).toEqual(new Array<number>(34).fill(0));
+    expect([...quantisedBlocks(zeros, 'q4_0')!].slice(2)).toEqual(new Array<number>(16).fill(0x88));
+    for (const value of [NaN, -Infinity, 3e38])
+      for (const format of ['q8_0', 'q4_0'] as const)
+        expect(
+          quantisedBlocks(
+            zeros.map((_, i) => (i === 3 ? value : 0)),
+            format,
+          ),
+        ).toBeUndefined();
   });
 });
 
@@ -270,6 +309,9 @@ llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
     const { greedy_ids: golden } = JSON.parse(readFileSync(join(dir, 'golden_greedy.json'), 'utf8')) as {
       greedy_ids: number[];
     };
+    const eight = unused('.gguf');
+    await convertModel(dir, eight, { format: 'q8_0' });
+    expect(ask(eight, samples.slice(0, 1), 12).greedy).toEqual(golden.slice(5, 17));
     const { greedy, tokens } = ask(out, samples, 40);
     expect(greedy).toEqual(golden.slice(5, 45));
     const model = await CausalLM.fromPretrained(dir);
