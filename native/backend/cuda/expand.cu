@@ -1,25 +1,9 @@
-#include <algorithm>
-
-#include "backend/cuda/device/expand.cuh"
 #include "backend/cuda/expand.h"
 #include "backend/cuda/launch.h"
-#include "core/maths/row_major.h"
+#include "backend/cuda/scaled.h"
 
 namespace lora::cuda {
 namespace {
-
-device::ScaledWeight ScaledOf(const PackedView& w) {
-  const FormatTraits& format = TraitsOf(w.format);
-  const auto* const bytes = static_cast<const uint8_t*>(w.data);
-  device::ScaledWeight scaled{
-      .values = bytes,
-      .scales = reinterpret_cast<const float*>(bytes + ScalesAt(w.format, w.rows, w.cols)),
-      .per_scale = format.scales == Scales::kRows ? w.cols : kBlockValues,
-      .has_codes = format.codes != nullptr,
-      .codes = {}};
-  if (format.codes != nullptr) std::ranges::copy(format.codes->values, scaled.codes);
-  return scaled;
-}
 
 // Calls f.template operator()<T>() for the dtypes of activations that formats with scales serve.
 template <class F>

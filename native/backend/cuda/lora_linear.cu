@@ -5,9 +5,10 @@
 //             dx = [g… | scale·u…]·[W… ; B…], one product for all branches, in which the terms of
 //                  B are dropped as x was
 //             dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x), together
-// So LoRA never touches y or dx in memory, and both are rounded once. Weights with scales are
-// expanded, and the f32 masters are cast to operands of tensor cores first. The product may start
-// while h or u are still being computed, because only its last k-blocks wait for them.
+// So LoRA never touches y or dx in memory, and both are rounded once. Before the products, weights
+// with scales are expanded, unless few rows read them as they are (skinny.h), and the f32 masters
+// are cast to operands of tensor cores. The product may start while h or u are still being
+// computed, because only its last k-blocks wait for them.
 #include <algorithm>
 #include <utility>
 
@@ -76,7 +77,9 @@ class Forward {
   Forward(const LoraLinearForwardArgs& args, int multiprocessors) {
     const DType dtype = args.x.dtype;
     const int64_t m = args.x.dim(0), k = args.x.dim(1);
-    few_rows_ = m <= kMaxDecodeRows && args.phase != LinearPhase::kPrefill;
+    const bool scaled = std::ranges::all_of(args.branches, DecodesScaled, &LoraBranch::weight);
+    few_rows_ = m <= (scaled ? kMaxScaledDecodeRows : kMaxDecodeRows) &&
+                args.phase != LinearPhase::kPrefill;
     down_.dtype = down_.t_dtype = dtype;
     down_.problems = {{args.x.data, m, k, k, {}}};
     decode_.dtype = dtype;
@@ -136,6 +139,7 @@ class Forward {
     casts_ = {};
     expansions_ = {};
     for (size_t i = 0; i < weights_.size(); ++i) {
+      if (few_rows_ && decode_.branches[i].scaled) continue;
       const void* const w = expansions_.Add(weights_[i], arena);
       (few_rows_ ? decode_.branches[i].w : products_[i].segments[0].b) = w;
     }
@@ -171,6 +175,7 @@ class Forward {
 
   void AddDecode(const LoraBranch& branch, const TensorView& y, float* h) {
     DecodeBranch to;
+    if (DecodesScaled(branch.weight)) to.scaled = branch.weight;
     to.w_dtype = OperandDType(branch.weight);
     to.n = branch.weight.rows;
     if (branch.factor) to.factor = Data<const float>(branch.factor);

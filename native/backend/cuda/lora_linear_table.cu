@@ -31,7 +31,8 @@ Place PlaceOf(const LoraLinearForwardArgs& args, ScratchArena arena) {
   place.h = arena.Take<float>(static_cast<int64_t>(args.branches.size()) *
                               std::min(kMaxDecodeRows, args.x.dim(0)) * args.table.max_rank);
   for (const LoraBranch& branch : args.branches)
-    place.w.push_back(place.expansions.Add(branch.weight, arena));
+    place.w.push_back(DecodesScaled(branch.weight) ? nullptr
+                                                   : place.expansions.Add(branch.weight, arena));
   place.bytes = arena.used();
   return place;
 }
@@ -144,6 +145,7 @@ DecodeArgs DecodeOf(const LoraLinearForwardArgs& args, const Place& place, int64
     const LoraBranch& branch = args.branches[i];
     DecodeBranch to;
     to.w = place.w[i];
+    if (DecodesScaled(branch.weight)) to.scaled = branch.weight;
     to.w_dtype = OperandDType(branch.weight);
     to.n = branch.weight.rows;
     to.bias = branch.bias ? branch.bias.data : nullptr;

@@ -74,13 +74,17 @@ LowRankPlan PlanLowRankGradients(const LowRankGradientsArgs& args, int multiproc
 void LowRankGradients(const LowRankGradientsArgs& args, const LowRankPlan& plan, Scratch scratch,
                       Context& context);
 
-// Computes y = factor ⊙ (W·x + scale·A·h) + bias for few rows and every branch, in one launch that
-// reads each W once. h comes from LowRankDown. Only y is rounded.
+// Computes y = factor ⊙ (W·x + scale·A·h) + bias for few rows and every branch. A launch takes up
+// to kMaxDecodeRows rows and reads each W once. h comes from LowRankDown. Only y is rounded.
 constexpr int64_t kMaxDecodeRows = 16;
+// More rows take several launches. That pays where W is DecodeBranch::scaled: 64 rows read 18 bits
+// for a value of NF4, while expanding it first moves 36.5 and takes scratch for 16.
+constexpr int64_t kMaxScaledDecodeRows = 64;
 struct DecodeBranch {
   const void* w = nullptr;  // [n, k] row-major, contiguous
   // In which w is stored: the dtype of the call, or also 16 bits where that is f32.
   DType w_dtype = DType::kF32;
+  PackedView scaled{};  // in the place of w: W [n, k] in a format with scales, where x is bf16
   int64_t n = 0;
   const float* factor = nullptr;  // [n], or null
   const void* bias = nullptr;     // [n] f32 or of the dtype of the call; or null
@@ -97,14 +101,19 @@ struct DecodeBranch {
 struct DecodeArgs {
   DType dtype = DType::kF32;
   const void* x = nullptr;  // [m, k]
-  int64_t m = 0, k = 0;     // m ≤ kMaxDecodeRows
+  int64_t m = 0, k = 0;
   std::vector<DecodeBranch> branches;
   const int32_t* slots = nullptr;  // [m], or null
   int64_t sites = 0;               // between the entries of two slots
-  // Lets the launch start while the one before it still runs. That one must be a LowRankDown of all
-  // of h, because only the low-rank part waits; nothing else may be launched in between.
+  // Lets the launches start while the one before them still runs. That one must be a LowRankDown of
+  // all of h, because only the low-rank part waits; nothing else may be launched in between.
   bool programmatic = false;
 };
 void DecodeLinear(const DecodeArgs& args, Context& context);
+// Whether a weight is decoded as DecodeBranch::scaled. Others with scales are expanded: under f32
+// activations, and where rows are not of whole eights, which would double the kernel.
+inline bool DecodesScaled(const PackedView& w) {
+  return HasScales(w.format) && w.dtype == DType::kBF16 && w.cols % 8 == 0;
+}
 
 }  // namespace lora::cuda

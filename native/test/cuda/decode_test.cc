@@ -2,9 +2,13 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <cstring>
+#include <map>
 
 #include "backend/cuda/skinny.h"
+#include "core/maths/row_major.h"
 #include "test/support/device_products.h"
+#include "test/support/kept_matrix.h"
 
 namespace lora::test {
 namespace {
@@ -20,6 +24,7 @@ struct DecodeCase {
   std::vector<DecodeCaseBranch> branches;
   Tensor x;
   std::vector<Tensor> w, bias, a, h;
+  std::map<size_t, PackedView> scaled;  // in the place of w
   float scale = 2;
 
   DecodeCase(DType dtype, bool whole, int64_t m, int64_t k, std::vector<DecodeCaseBranch> of)
@@ -51,8 +56,12 @@ struct DecodeCase {
       const DecodeCaseBranch& b = branches[i];
       ys.emplace_back(dtype, m, b.n, b.n, skew, "y");
       cuda::DecodeBranch branch;
-      branch.w = upload(w[i], "w");
-      branch.w_dtype = w[i].dtype();
+      if (scaled.contains(i)) {
+        branch.scaled = scaled.at(i);
+      } else {
+        branch.w = upload(w[i], "w");
+        branch.w_dtype = w[i].dtype();
+      }
       branch.n = b.n;
       if (b.bias > 0) branch.bias = upload(bias[i], "bias");
       branch.bias_f32 = b.bias == 2 || dtype == DType::kF32;
@@ -142,6 +151,46 @@ TEST_CASE("cuda decode of f32: W in 16 bits gives the bits of its values") {
           for (Tensor& w : c.w) w = w.As(DType::kF32);
           const std::vector<Tensor> plain = c.Run(turn++, skew);
           for (size_t i = 0; i < kept.size(); ++i) CHECK_IDENTICAL(kept[i], plain[i]);
+        }
+      }
+    }
+  }
+}
+
+// With a plain branch between two of a format. Rows end within blocks of 64, and within the columns
+// of a warp. A skew of 4 bytes keeps the scales of f32 aligned.
+TEST_CASE("cuda decode: formats with scales give the bits of their values, for up to 64 rows") {
+  int turn = 0;
+  for (const WeightFormat format :
+       {WeightFormat::kNF4, WeightFormat::kFP4, WeightFormat::kI8Rows}) {
+    for (const int64_t m : {1, 2, 8, 9, 64}) {
+      for (const int64_t k : {352, 136, 1152, 8}) {
+        for (const int64_t skew : {0, 4}) {
+          if (skew != 0 && m > 1) continue;
+          CAPTURE(NameOf(format));
+          CAPTURE(m);
+          CAPTURE(k);
+          CAPTURE(skew);
+          DecodeCase c(DType::kBF16, false, m, k, {{19, 5, 1}, {5, 0}, {18, 3}});
+          std::vector<DeviceMatrix> kept;
+          for (const size_t i : {0, 2}) {
+            const KeptMatrix w({format, DType::kBF16}, c.branches[i].n, k, i + 7);
+            c.w[i] = w.values;
+            const int64_t rows = c.branches[i].n;
+            const size_t values = w.stored.view().bytes();
+            Tensor bytes =
+                Zeros(DType::kI8, {1, static_cast<int64_t>(RowMajorBytes(format, rows, k))});
+            std::memcpy(bytes.view().data, w.stored.view().data, values);
+            std::memcpy(bytes.view().as<std::byte>() + ScalesAt(format, rows, k),
+                        w.scales.view().data, w.scales.view().bytes());
+            kept.emplace_back(bytes, bytes.numel(), skew, "kept");
+            c.scaled[i] = {kept.back().data(), DType::kBF16, rows, k, format};
+          }
+          const std::vector<Tensor> out = c.Run(turn++, 0);
+          c.Check(out);
+          c.scaled = {};
+          const std::vector<Tensor> plain = c.Run(turn++, 0);
+          for (size_t i = 0; i < out.size(); ++i) CHECK_IDENTICAL(out[i], plain[i]);
         }
       }
     }

@@ -5,6 +5,7 @@
 
 #include "backend/cuda/gemm_plan.h"
 #include "test/support/close.h"
+#include "test/support/kept_matrix.h"
 #include "test/support/lora_problem.h"
 #include "test/support/schedules.h"
 
@@ -122,6 +123,45 @@ TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g")
         for (void* block : blocks) gpu.Free(block);
       }
     }
+  }
+}
+
+// Where the weight is expanded, scratch has its values.
+TEST_CASE(
+    "cuda lora_linear expands formats with scales for more than 64 rows, for f32, and for odd "
+    "rows") {
+  constexpr int64_t kOut = 40;
+  struct Case {
+    DType dtype;
+    int64_t m, in;
+    bool expands;
+  };
+  int turn = 0;
+  for (const auto& [dtype, m, in, expands] : {Case{DType::kBF16, 16, 352, false},
+                                              {DType::kBF16, 17, 352, false},
+                                              {DType::kBF16, 64, 352, false},
+                                              {DType::kBF16, 65, 352, true},
+                                              {DType::kBF16, 1, 172, true},
+                                              {DType::kF32, 16, 352, true}}) {
+    CAPTURE(NameOf(dtype));
+    CAPTURE(m);
+    LoraLinearProblem problem(CaseOf(dtype, m, in, {{kOut, 5, true}}));
+    const KeptMatrix w({WeightFormat::kNF4, dtype}, kOut, in, 3);
+    problem.branches[0].weight = w.values;
+    const LoraLinearOutputs expected = problem.Expected();
+    MirrorContext context = NthContext(turn++ % 9);
+    const FrozenWeight weight(MirroredCuda(), w.args, dtype, context);
+    const BranchOperands& b = problem.branches[0];
+    const Tensor y(dtype, {m, kOut}), h(DType::kF32, {m, 5});
+    const LoraLinearForwardArgs args{
+        problem.x, {{weight.view(), b.bias, b.up, b.down, b.scale, {}}}, {y}, {h}};
+    Run(MirroredCuda(), args, context);
+    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(dtype));
+    CHECK_CLOSE(y, expected.y[0], bounds.y[0]);
+    CHECK_CLOSE(h, expected.h[0], bounds.h[0]);
+    const size_t scratch =
+        CudaBackend()->op<LoraLinearForwardArgs>().plan(args, context.threads()).scratch_bytes;
+    CHECK((scratch >= static_cast<size_t>(in * kOut) * SizeOf(dtype)) == expands);
   }
 }
 

@@ -21,7 +21,7 @@ Tuning OfSkinny(const char* kernel) {
 }  // namespace
 
 std::vector<Tuning> SkinnyTunings() {
-  using Decode = DecodeParams<BF16, 1>;
+  using Decode = DecodeParams<BF16, 1, false>;
   return {{"decode", Decode::kThreads, Decode::kMinBlocks, Decode::kRows, Decode::kColumns, 0, 0,
            Decode::kSharedBytes},
           OfF32Decode<DecodeF32Params<1>>("decode_f32 1"),

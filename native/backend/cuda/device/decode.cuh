@@ -11,10 +11,13 @@
 // memory has them, so x is loaded in that order too: of 32 columns, lane q has columns q·8 + j·4 …
 // in the j-th product. x is the second factor, with 8 rows to a tile. The warps' sums are added in
 // order through shared memory.
+// A W whose format has scales is read as it is stored, and expanded in registers to the elements
+// of T that expand.cuh would write, so y has the bits of a W that was expanded before.
 // decode_f32.cuh has the same for f32.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
+#include "backend/cuda/device/expand.cuh"
 #include "backend/cuda/device/launch.h"
 #include "backend/cuda/device/reduce.cuh"
 #include "backend/cuda/device/skinny_finish.cuh"
@@ -125,15 +128,24 @@ LORA_DEVICE float DecodeBias(const DecodeOutputs& o, int64_t row) {
                          : ToFloat(static_cast<const T*>(o.bias)[row]);
 }
 
-template <class T, int kXTiles>
-struct DecodeParams {
+// The weights of a launch whose formats have scales, by branch. Their rows are whole eights.
+template <bool kScaled>
+struct DecodeWeights {};
+template <>
+struct DecodeWeights<true> {
+  ScaledWeight scaled[kDecodeBranches];
+};
+
+template <class T, int kXTiles, bool kScaled>
+struct DecodeParams : DecodeWeights<kScaled> {
   static constexpr int kThreads = 256, kMinBlocks = 2;
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kRows = 16;                     // of W, of a block
   static constexpr int kColumns = 128;                 // of W, of a warp at once
   static constexpr int kPitch = 20;                    // floats between the sums of two rows of x
   static constexpr int kSlice = kXTiles * 8 * kPitch;  // floats of one warp's sums
-  static constexpr int kSharedBytes = (kWarps + 1) * kSlice * 4;
+  static constexpr int kSumBytes = (kWarps + 1) * kSlice * 4;
+  static constexpr int kSharedBytes = kSumBytes + (kScaled ? ScaledWeight::kSharedBytes : 0);
   const T* x;
   int64_t k, sites;
   const int32_t* slots;  // [m], or null
@@ -159,11 +171,11 @@ LORA_DEVICE Vec16 LoadTail16(const T* row, int64_t first, int64_t count) {
   return v;
 }
 
-template <class T, int kXTiles>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
-                                    (DecodeParams<T, kXTiles>::kMinBlocks))
-    Decode(const LORA_GRID_CONSTANT DecodeParams<T, kXTiles> p) {
-  using P = DecodeParams<T, kXTiles>;
+template <class T, int kXTiles, bool kScaled>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles, kScaled>::kThreads),
+                                    (DecodeParams<T, kXTiles, kScaled>::kMinBlocks))
+    Decode(const LORA_GRID_CONSTANT DecodeParams<T, kXTiles, kScaled> p) {
+  using P = DecodeParams<T, kXTiles, kScaled>;
   LORA_DYNAMIC_SHARED(shared);
   float* sums = reinterpret_cast<float*>(shared);  // [warps, 8·kXTiles, kPitch]
   int number = 0;
@@ -172,12 +184,17 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
   const int64_t row0 = (BlockX() - o.first_block) * P::kRows;
   const int lane = LaneIndex(), g = lane / 4, q = lane % 4;
 
+  const float* codes = nullptr;
+  if constexpr (kScaled) codes = LoadCodes(p.scaled[number], shared + P::kSumBytes);
+
   // Rows after the last one read the last row, and are not stored.
+  int64_t rows[2];
   const T* w[2];
   LORA_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int64_t row = row0 + half * 8 + g;
-    w[half] = static_cast<const T*>(o.w) + (row < o.n ? row : o.n - 1) * p.k;
+    rows[half] = row < o.n ? row : o.n - 1;
+    w[half] = static_cast<const T*>(o.w) + rows[half] * p.k;
   }
   const T* x[kXTiles];
   LORA_UNROLL
@@ -211,12 +228,23 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
   constexpr int kGroups = P::kColumns / 32;
   for (int64_t k0 = int64_t{WarpIndex()} * P::kColumns; k0 < p.k; k0 += P::kWarps * P::kColumns) {
     Vec16 ws[kGroups][2], xs[kGroups][kXTiles];
-    if (aligned && k0 + P::kColumns <= p.k) {
+    [[maybe_unused]] Eight eights[kGroups][2];  // of a W with scales, loaded and not yet expanded
+    if constexpr (kScaled) {
       LORA_UNROLL
       for (int n = 0; n < kGroups; ++n) {
         LORA_UNROLL
         for (int half = 0; half < 2; ++half)
-          ws[n][half] = LoadGlobalStream16(w[half] + k0 + n * 32 + q * 8);
+          eights[n][half] = LoadEight(p.scaled[number], rows[half], k0 + n * 32 + q * 8, p.k);
+      }
+    }
+    if (aligned && k0 + P::kColumns <= p.k) {
+      if constexpr (!kScaled) {
+        LORA_UNROLL
+        for (int n = 0; n < kGroups; ++n) {
+          LORA_UNROLL
+          for (int half = 0; half < 2; ++half)
+            ws[n][half] = LoadGlobalStream16(w[half] + k0 + n * 32 + q * 8);
+        }
       }
       LORA_UNROLL
       for (int n = 0; n < kGroups; ++n) {
@@ -227,10 +255,20 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((DecodeParams<T, kXTiles>::kThreads),
       LORA_UNROLL
       for (int n = 0; n < kGroups; ++n) {
         const int64_t k = k0 + n * 32 + q * 8;
-        LORA_UNROLL
-        for (int half = 0; half < 2; ++half) ws[n][half] = LoadTail16(w[half], k, p.k);
+        if constexpr (!kScaled) {
+          LORA_UNROLL
+          for (int half = 0; half < 2; ++half) ws[n][half] = LoadTail16(w[half], k, p.k);
+        }
         LORA_UNROLL
         for (int i = 0; i < kXTiles; ++i) xs[n][i] = LoadTail16(x[i], k, p.k);
+      }
+    }
+    if constexpr (kScaled) {
+      LORA_UNROLL
+      for (int n = 0; n < kGroups; ++n) {
+        LORA_UNROLL
+        for (int half = 0; half < 2; ++half)
+          ws[n][half] = ExpandEight<T>(p.scaled[number], codes, eights[n][half]);
       }
     }
     LORA_UNROLL

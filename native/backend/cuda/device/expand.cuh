@@ -86,6 +86,42 @@ LORA_DEVICE void LoadElements(float (&values)[8], const ScaledWeight& w, const f
   }
 }
 
+// Eight neighbours along k in a row of whole eights, which share a scale.
+struct Eight {
+  Vec8 bits;
+  float scale;
+};
+
+// Loads those from column k on, or zeros from `count` on. Nothing is computed with them yet, so
+// that many loads may be in flight. Values are aligned to 4 bytes, as their scales are.
+LORA_DEVICE Eight LoadEight(const ScaledWeight& w, int64_t row, int64_t k, int64_t count) {
+  Eight eight{{{0, 0}}, 0.0f};
+  if (k >= count) return eight;
+  const int64_t at = row * count + k;
+  if (w.has_codes != 0) {
+    eight.bits.words[0] = *reinterpret_cast<const uint32_t*>(w.values + at / 2);
+    eight.scale = w.scales[at / kBlockValues];
+  } else {
+    const auto* const words = reinterpret_cast<const uint32_t*>(w.values + at);
+    eight.bits.words[0] = words[0];
+    eight.bits.words[1] = words[1];
+    eight.scale = w.scales[row];
+  }
+  return eight;
+}
+
+// Returns the values, of 16 bits.
+template <class T>
+LORA_DEVICE Vec16 ExpandEight(const ScaledWeight& w, const float* codes, const Eight& eight) {
+  Vec16 v;
+  LORA_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    v.words[j] = RoundPair<T>(Unscaled(w, codes, eight.bits, 2 * j) * eight.scale,
+                              Unscaled(w, codes, eight.bits, 2 * j + 1) * eight.scale);
+  }
+  return v;
+}
+
 template <class T>
 struct ExpandParams {
   static constexpr int kThreads = 256, kMinBlocks = 4, kPerThread = 8;
