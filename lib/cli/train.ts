@@ -7,7 +7,7 @@ import { flagsOf, valuesOf } from '../options/option';
 import { adapterOptions, datasetOptions, earlyStoppingOptions, trainerOptions } from '../options/table';
 import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
 import { normalizeLoRAConfig, type LoRAConfig } from '../peft/config';
-import { methodOfJson } from '../peft/methods';
+import { methodOf, methodOfJson } from '../peft/methods';
 import { OutputDirectory } from '../train/output';
 import { runEnds, type TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
@@ -103,7 +103,7 @@ async function dataFiles({
   };
 }
 
-/** What the run begins with: the configuration of a new adapter, or an adapter that there is. */
+/** What the run begins with: the configuration of a new adapter, or an adapter that there is and, of another method, a LoRA of about its size. */
 async function readStart(
   values: TrainValues,
   console: Console,
@@ -111,7 +111,8 @@ async function readStart(
   const { adapter, offline } = values;
   if (adapter === undefined) return { config: normalizeLoRAConfig(valuesOf(adapterOptions, values)) };
   const files = await readAdapter(adapter, hubOptions(console, { offline }));
-  return { config: methodOfJson(files.config).config, files };
+  const { method, config } = methodOfJson(files.config);
+  return { config: normalizeLoRAConfig(methodOf(method).sizeAsLora(config)), files };
 }
 
 /** The options of a Trainer that flags give. */

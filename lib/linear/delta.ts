@@ -9,13 +9,13 @@ export interface FrozenLayer {
   readonly inFeatures: number;
   readonly outFeatures: number;
   readonly base: FrozenWeight;
-  readonly bias?: Tensor;
+  readonly bias?: Tensor | undefined;
 }
 
 /** The layer in a call: its weight is W' of another change while that is merged. */
 export interface CalledLayer {
   readonly weight: FrozenWeight;
-  readonly bias?: Tensor;
+  readonly bias?: Tensor | undefined;
 }
 
 /** How one layer is changed. */
@@ -54,6 +54,8 @@ interface AnyDelta {
   readonly parameters: ReadonlyMap<string, Parameter>;
   /** The weight with `scale` times the change in it, row-major, rounded once to the dtype of `weight`; absent where no weight says the same. */
   merged?(weight: FrozenWeight, scale: number): Tensor;
+  /** The bias with `scale` times the change in it; absent where the change leaves the bias as it is. */
+  mergedBias?(bias: Tensor, scale: number): Tensor;
   /** Frees what it keeps beside its parameters. */
   dispose?(): void;
 }
@@ -76,8 +78,18 @@ export interface ComputedDelta extends AnyDelta {
   fused?(layer: CalledLayer, use: DeltaUse): AddedOperands | undefined;
 }
 
+/** A change of what goes into the frozen layer: y = W·input(x) + bias. */
+export interface InputDelta extends AnyDelta {
+  input(x: Tensor, use: DeltaUse): Tensor;
+}
+
+/** A change of what comes out of it: y = output(W·x + bias). The fused op computes the layer together with others that read the same x. */
+export interface OutputDelta extends AnyDelta {
+  output(y: Tensor, use: DeltaUse): Tensor;
+}
+
 /** The change of one layer: its trainable tensors, and what they do to a call and to the weight. */
-export type Delta = FusedDelta | ComputedDelta;
+export type Delta = FusedDelta | ComputedDelta | InputDelta | OutputDelta;
 
 /** A kind of change. */
 export interface DeltaKind {

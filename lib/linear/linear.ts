@@ -2,6 +2,7 @@
 import type { LinearPhase } from '../native/binding';
 import { loraLinearGroup, type LoraBranch } from '../ops/lora_linear';
 import { FrozenWeight } from '../tensor/frozen_weight';
+import { moved } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { AddedOperands, Delta, DeltaUse, FrozenLayer } from './delta';
 
@@ -11,18 +12,29 @@ export interface AppliedDelta {
   readonly use: DeltaUse;
 }
 
+/** A weight with a change in it, and the bias where the change is in that too. */
+export interface Merged {
+  readonly weight: FrozenWeight;
+  readonly bias: Tensor | undefined;
+}
+
+export function disposeMerged({ weight, bias }: Merged): void {
+  weight.dispose();
+  bias?.dispose();
+}
+
 /**
  * y = W·x + bias, W [out, in] frozen. The weight that calls read is the base, or while a change is merged W' in its place.
  * Layers of LoRALinear and of CausalLM are these.
  */
 export class Linear implements FrozenLayer {
-  #merged: FrozenWeight | null = null;
+  #merged: Merged | null = null;
 
   /** Takes over the weight and the bias [out]. `path`: as transformers names the module, for messages and files. */
   constructor(
     readonly path: string,
     readonly base: FrozenWeight,
-    readonly bias?: Tensor,
+    readonly baseBias?: Tensor,
   ) {}
 
   get outFeatures(): number {
@@ -35,7 +47,12 @@ export class Linear implements FrozenLayer {
 
   /** The weight that calls read. */
   get weight(): FrozenWeight {
-    return this.#merged ?? this.base;
+    return this.#merged?.weight ?? this.base;
+  }
+
+  /** The bias that calls add. */
+  get bias(): Tensor | undefined {
+    return this.#merged?.bias ?? this.baseBias;
   }
 
   /** Whether a change is in the weight. */
@@ -49,23 +66,28 @@ export class Linear implements FrozenLayer {
     return applied.delta.merged!(this.weight, applied.use.scale);
   }
 
-  /** The weight with a change in it, in the layout of its device; the caller owns it. */
-  packMerged(applied: AppliedDelta): FrozenWeight {
+  /** The bias with a change in it, which the caller owns; undefined where the change leaves the bias as it is. */
+  changedBias({ delta, use }: AppliedDelta): Tensor | undefined {
+    return this.bias && delta.mergedBias?.(this.bias, use.scale);
+  }
+
+  /** The weight with a change in it, in the layout of its device, and the bias where that changes too; the caller owns both. */
+  packMerged(applied: AppliedDelta): Merged {
     const matrix = this.rowMajor(applied);
-    const packed = FrozenWeight.pack(matrix);
+    const weight = FrozenWeight.pack(matrix);
     matrix.dispose();
-    return packed;
+    return { weight, bias: this.changedBias(applied) };
   }
 
   /** Takes over a weight with a change in it: calls read it until unmerge(). The base is kept. */
-  setMerged(weight: FrozenWeight): void {
-    this.#merged?.dispose();
-    this.#merged = weight;
+  setMerged(merged: Merged): void {
+    this.unmerge();
+    this.#merged = merged;
   }
 
   /** Puts the base back. */
   unmerge(): void {
-    this.#merged?.dispose();
+    if (this.#merged) disposeMerged(this.#merged);
     this.#merged = null;
   }
 
@@ -77,13 +99,14 @@ export class Linear implements FrozenLayer {
   dispose(): void {
     this.unmerge();
     this.base.dispose();
-    this.bias?.dispose();
+    this.baseBias?.dispose();
   }
 }
 
 /** What a change adds to the operands of the fused op; undefined where it computes the call itself. */
 export function addedOperands(layer: Linear, { delta, use }: AppliedDelta): AddedOperands | undefined {
-  return 'branch' in delta ? delta.branch(use) : delta.fused?.(layer, use);
+  if ('branch' in delta) return delta.branch(use);
+  return 'forward' in delta ? delta.fused?.(layer, use) : undefined;
 }
 
 /** Layers that read one x [..., in], which is read once: query, key and value; gate and up. */
@@ -93,13 +116,17 @@ export function forwardGroup(
   phase?: LinearPhase,
 ): Tensor[] {
   const results = new Array<Tensor>(layers.length);
-  const fused: { at: number; branch: LoraBranch }[] = [];
+  const fused: { at: number; branch: LoraBranch; applied: AppliedDelta | undefined }[] = [];
   layers.forEach(([layer, applied], at) => {
     const { weight, bias } = layer;
     const added = applied && addedOperands(layer, applied);
-    if (applied && 'forward' in applied.delta && !added)
-      results[at] = applied.delta.forward(layer, x, applied.use);
-    else fused.push({ at, branch: { weight, bias, ...added } });
+    const delta = added ? undefined : applied?.delta;
+    if (delta && 'forward' in delta) results[at] = delta.forward(layer, x, applied!.use);
+    else if (delta && 'input' in delta) {
+      const changed = delta.input(x, applied!.use);
+      results[at] = loraLinearGroup(changed, [{ weight, bias }], { phase })[0]!;
+      changed.dispose();
+    } else fused.push({ at, branch: { weight, bias, ...added }, applied });
   });
   if (fused.length > 0) {
     const outputs = loraLinearGroup(
@@ -107,7 +134,11 @@ export function forwardGroup(
       fused.map(({ branch }) => branch),
       { phase },
     );
-    fused.forEach(({ at }, i) => (results[at] = outputs[i]!));
+    fused.forEach(({ at, applied }, i) => {
+      const y = outputs[i]!;
+      const { delta, use } = applied ?? {};
+      results[at] = delta && 'output' in delta ? moved(y, (t) => delta.output(t, use!)) : y;
+    });
   }
   return results;
 }

@@ -10,8 +10,17 @@ import type { Linear } from '../linear/linear';
 import { idOfSnapshot } from '../hub/cache';
 import { sourceOptionNames } from '../hub/source';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
+import type { BottleneckConfigInput } from '../peft/bottleneck';
 import type { LoRAConfigInput } from '../peft/config';
-import { methodOfInput, methodOfJson } from '../peft/methods';
+import type { IA3ConfigInput } from '../peft/ia3';
+import {
+  checkMethod,
+  methodNames,
+  methodOfInput,
+  methodOfJson,
+  type AdapterConfigInput,
+  type AdapterMethodName,
+} from '../peft/methods';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { noGrad, tidy } from '../tensor/scope';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
@@ -21,6 +30,7 @@ import {
   check,
   checkBoolean,
   checkInteger,
+  checkOneOf,
   checkOptions,
   checkSignal,
   describe,
@@ -65,7 +75,7 @@ import type {
 } from './options';
 
 /**
- * A causal language model with a frozen base and any number of LoRA adapters.
+ * A causal language model with a frozen base and any number of adapters.
  *
  * @example
  * const model = await CausalLM.fromPretrained('smollm2-135m');
@@ -159,18 +169,25 @@ export class CausalLM {
   }
 
   /**
-   * Adds a new, trainable adapter: lora_A Kaiming uniform, lora_B zero (`initLoraWeights`), so that it changes nothing yet.
-   * It becomes the active one when there is no other.
+   * Adds a new, trainable adapter, which changes nothing yet: LoRA, with lora_A Kaiming uniform and lora_B zero (`initLoraWeights`), or what
+   * `method` says. It becomes the active one when there is no other.
    *
    * @throws ERR_ARGUMENT for a bad option or a name that is taken, ERR_ADAPTER when targets match no layer.
    * @example
    * const adapter = model.addAdapter({ r: 16, loraAlpha: 32, targetModules: 'all-linear' }, { name: 'sql', seed: 1 });
    */
-  addAdapter(config: LoRAConfigInput = {}, options: AddAdapterOptions = {}): Adapter {
+  addAdapter(config?: LoRAConfigInput, options?: AddAdapterOptions): Adapter<'lora'>;
+  addAdapter(config: IA3ConfigInput, options?: AddAdapterOptions): Adapter<'ia3'>;
+  addAdapter(config: BottleneckConfigInput, options?: AddAdapterOptions): Adapter<'bottleneck'>;
+  addAdapter(config: AdapterConfigInput, options?: AddAdapterOptions): Adapter;
+  addAdapter(config: AdapterConfigInput = {}, options: AddAdapterOptions = {}): Adapter {
     this.#checkAlive('addAdapter');
     checkOptions('addAdapter', options, ['name', 'seed', 'activate']);
     const source = this.#source('addAdapter', { ...options, trainable: true });
-    const adapter = Adapter.create({ ...source, ...methodOfInput('addAdapter', config) }, this.linears());
+    const adapter = Adapter.create(
+      { ...source, ...methodOfInput('addAdapter', config, this.config) },
+      this.linears(),
+    );
     this.#adapters.add(adapter, options.activate ?? false);
     return adapter;
   }
@@ -182,13 +199,20 @@ export class CausalLM {
    * @example
    * const adapter = await model.loadAdapter('my-adapter', { name: 'other', trainable: true });
    */
-  async loadAdapter(from: string | URL | AdapterFiles, options: LoadAdapterOptions = {}): Promise<Adapter> {
+  async loadAdapter<Name extends AdapterMethodName = AdapterMethodName>(
+    from: string | URL | AdapterFiles,
+    options: LoadAdapterOptions<Name> = {},
+  ): Promise<Adapter<Name>> {
     const op = 'loadAdapter';
     this.#checkAlive(op);
-    checkOptions(op, options, ['name', 'seed', 'activate', 'trainable', 'limits', ...sourceOptionNames]);
+    const known = ['name', 'seed', 'activate', 'trainable', 'limits', 'method', ...sourceOptionNames];
+    checkOptions(op, options, known);
+    const { method } = options;
+    if (method !== undefined) checkOneOf(op, 'method', method, methodNames);
     const source = this.#source(op, options);
     const files = await adapterFiles(op, from, options);
     const choice = methodOfJson(files.config);
+    if (method !== undefined) checkMethod(op, choice, method);
     this.#checkAlive(op);
     const adapter = await Adapter.fromTensors({ ...source, ...choice }, files.tensors, this.linears());
     try {
@@ -199,7 +223,7 @@ export class CausalLM {
       throw error;
     }
     this.#adapters.add(adapter, options.activate ?? false);
-    return adapter;
+    return adapter as Adapter<Name>;
   }
 
   /**

@@ -6,6 +6,7 @@ import type { Device } from '../native/device';
 import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from '../peft/adapter';
 import type { CombineMethod, CombineSettings } from '../peft/combine';
+import type { AdapterMethodName } from '../peft/methods';
 import type { TokenRows } from './batch';
 import type { SamplingOptions } from '../engine/sampling';
 import type { ChatVariables } from '../text/chat';
@@ -89,7 +90,10 @@ export interface AddAdapterOptions {
   activate?: boolean | undefined;
 }
 /** The options of {@link CausalLM.loadAdapter}. */
-export interface LoadAdapterOptions extends AddAdapterOptions, SourceOptions {
+export interface LoadAdapterOptions<Name extends AdapterMethodName = AdapterMethodName>
+  extends AddAdapterOptions, SourceOptions {
+  /** What the adapter has to be; one of another method is refused. Default: any. */
+  method?: Name | undefined;
   /** Whether its parameters get gradients. Default false. */
   trainable?: boolean | undefined;
   /** Bounds on what its files may ask for. */

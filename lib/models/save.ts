@@ -154,8 +154,12 @@ function tensorsOf({ config, weights, merge }: SaveRequest): { tensors: NamedTen
   const tensors = [...namedWeights(config, weights)].map((entry): NamedTensor => {
     const { name } = entry;
     if ('tensor' in entry) {
-      const { device, dtype, shape } = entry.tensor;
-      return { name, device, dtype, shape, make: () => entry.tensor, owned: false, format: undefined };
+      const { tensor, biasOf } = entry;
+      const { device, dtype, shape } = tensor;
+      const change = biasOf && merge?.applied(biasOf.path);
+      const owned = change?.delta.mergedBias !== undefined;
+      const make = (): Tensor => (owned ? biasOf!.changedBias(change)! : tensor);
+      return { name, device, dtype, shape, make, owned, format: undefined };
     }
     if ('linear' in entry) return ofLinear(name, entry.linear);
     const { device, dtype, rows, cols, format } = entry.matrix;

@@ -122,7 +122,9 @@ export function linearsOf(c: ModelConfig, { layers, head }: ModelWeights): Linea
 
 /** What a file of the model holds: vectors, matrices, and linear layers, whose biases are entries of their own. */
 export type NamedWeight = { readonly name: string } & (
-  { readonly tensor: Tensor } | { readonly matrix: FrozenWeight } | { readonly linear: Linear }
+  | { readonly tensor: Tensor; readonly biasOf?: Linear }
+  | { readonly matrix: FrozenWeight }
+  | { readonly linear: Linear }
 );
 
 /** Every tensor under its name in a file. A head that shares the embedding's matrix is not listed. */
@@ -136,7 +138,7 @@ export function* namedWeights(c: ModelConfig, weights: ModelWeights): Generator<
       else {
         const linear = layer[entry.key];
         yield { name: `${path}.weight`, linear };
-        if (linear.bias) yield { name: `${path}.bias`, tensor: linear.bias };
+        if (linear.bias) yield { name: `${path}.bias`, tensor: linear.bias, biasOf: linear };
       }
     }
   yield { name: `${NORM}.weight`, tensor: weights.norm };

@@ -19,7 +19,7 @@ const op = 'lora_linear';
 export interface LoraBranch {
   weight: FrozenWeight;
   /** [out] */
-  bias?: Tensor;
+  bias?: Tensor | undefined;
   /** A [out, r]; up and down come together. */
   up?: Tensor;
   /** B [r, in] */

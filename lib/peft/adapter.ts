@@ -1,4 +1,4 @@
-/** A LoRA adapter of a model: its parameters, how it enters the forward pass, and its files. */
+/** An adapter of a model: its parameters, how it enters the forward pass, and its files. */
 import { inspect } from 'node:util';
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
@@ -18,7 +18,13 @@ import { writeAdapterWith } from './adapter_files';
 import { adapterTensor, checkAdapterTensors } from './adapter_tensors';
 import { jsonOfConfig } from './config_values';
 import type { AdapterMethod, PlannedDelta } from './method';
-import { methodOf, type AdapterConfig, type AdapterMethodName, type MethodChoice } from './methods';
+import {
+  methodOf,
+  type AdapterConfig,
+  type AdapterConfigs,
+  type AdapterMethodName,
+  type MethodChoice,
+} from './methods';
 
 const TAG = 'adapter';
 
@@ -32,11 +38,18 @@ export interface AdapterSource extends MethodChoice {
   device: Device;
 }
 
+/** What reports say of it. */
+interface AdapterFacts {
+  readonly title: string;
+  readonly loadedByPeft: boolean;
+  readonly settings: readonly (readonly [name: string, value: string])[];
+}
+
 /** The key of a delta's tensor in adapter_model.safetensors. */
 const tensorKey = ({ prefix, kind }: PlannedDelta, name: string): string => `${prefix}.${kind.names[name]!}`;
 
 /**
- * What a LoRA configuration changes in the layers of a model, such as W·x + scale·α/r·A·(B·x). Made by `model.addAdapter` and
+ * What a configuration changes in the layers of a model, such as W·x + scale·α/r·A·(B·x). Made by `model.addAdapter` and
  * `model.loadAdapter`.
  *
  * @example
@@ -44,13 +57,13 @@ const tensorKey = ({ prefix, kind }: PlannedDelta, name: string): string => `${p
  * adapter.scale = 0.5; // half of its effect
  * await adapter.save('sql-adapter');
  */
-export class Adapter {
+export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   /** What calls name it by. */
   readonly name: string;
-  /** How it adapts the model: 'lora'. */
-  readonly method: AdapterMethodName;
+  /** How it adapts the model: 'lora' (DoRA included), 'ia3' or 'bottleneck'. */
+  readonly method: Name;
   /** Its configuration, complete. */
-  readonly config: AdapterConfig;
+  readonly config: AdapterConfigs[Name];
   /** Whether its parameters get gradients. */
   readonly trainable: boolean;
   /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
@@ -68,8 +81,8 @@ export class Adapter {
     this.#source = source;
     this.#method = methodOf(source.method);
     this.name = source.name;
-    this.method = source.method;
-    this.config = source.config;
+    this.method = source.method as Name;
+    this.config = source.config as AdapterConfigs[Name];
     this.trainable = source.trainable;
   }
 
@@ -144,7 +157,7 @@ export class Adapter {
     return all.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  /** A factor on the α/r of every layer; 1 at first. It is not part of what save() writes. */
+  /** A factor on the change: on the α/r of every layer, on the difference of IA³'s vectors to 1, on what a bottleneck adds. It is 1 at first and not part of what save() writes. */
   get scale(): number {
     return this.#scale;
   }
@@ -253,8 +266,9 @@ export class Adapter {
   }
 
   /** @internal Its method in the words of reports, and its settings. */
-  get facts(): { readonly title: string; readonly settings: readonly (readonly [string, string])[] } {
-    return { title: this.#method.title, settings: this.#method.facts(this.config) };
+  get facts(): AdapterFacts {
+    const { title, loadedByPeft } = this.#method;
+    return { title, loadedByPeft, settings: this.#method.facts(this.config) };
   }
 
   /** @internal @throws ERR_UNSUPPORTED where it cannot become part of the weights. */

@@ -1,9 +1,8 @@
 /** The adapters of a model: which there are, which is active, and which is merged into the base. */
 import { LoRAError } from '../errors';
-import type { Linear } from '../linear/linear';
+import { disposeMerged, type Linear, type Merged } from '../linear/linear';
 import { binding } from '../native/calls';
 import { nativeDevice, roomInQueue } from '../native/device';
-import type { FrozenWeight } from '../tensor/frozen_weight';
 import { isRecording } from '../tensor/scope';
 import { check, describe, suggest } from '../validate';
 import { Adapter } from './adapter';
@@ -17,7 +16,7 @@ function busy(op: string, message: string): never {
 
 /** Puts W' in the place of W in every layer that the adapter changes, in all or in none; returns these layers. */
 async function mergeInto(linears: readonly Linear[], adapter: Adapter): Promise<Linear[]> {
-  const fresh = new Map<Linear, FrozenWeight>();
+  const fresh = new Map<Linear, Merged>();
   try {
     for (const linear of linears) {
       const applied = adapter.applied(linear.path);
@@ -28,10 +27,10 @@ async function mergeInto(linears: readonly Linear[], adapter: Adapter): Promise<
       await binding().synchronize(nativeDevice(linear.base.device));
     }
   } catch (error) {
-    for (const weight of fresh.values()) weight.dispose();
+    for (const merged of fresh.values()) disposeMerged(merged);
     throw error;
   }
-  for (const [linear, weight] of fresh) linear.setMerged(weight); // in one turn of the event loop
+  for (const [linear, merged] of fresh) linear.setMerged(merged); // in one turn of the event loop
   return [...fresh.keys()];
 }
 

@@ -60,6 +60,8 @@ export interface LoRAConfig {
  * const config: LoRAConfigInput = { r: 16, loraAlpha: 32, targetModules: ['q_proj', 'v_proj'], rankPattern: { v_proj: 4 } };
  */
 export interface LoRAConfigInput {
+  /** LoRA is what is meant where there is none. */
+  method?: 'lora' | undefined;
   /** The rank of the update. Default 16. */
   r?: number | undefined;
   /** α: the update is scaled by α/r, or α/√r with `useRslora`. Default 2·r. */
@@ -130,11 +132,7 @@ const peftNames: Readonly<Record<keyof LoRAConfig, string>> = {
 const fields = Object.keys(peftNames) as (keyof LoRAConfig)[];
 
 /** Checks the values and fills in the defaults; both forms of a configuration come through here. */
-function parse(
-  values: Unchecked<keyof LoRAConfig>,
-  defaults: Defaults,
-  refuse: Refuse<keyof LoRAConfig>,
-): LoRAConfig {
+function parse(values: Unchecked<keyof LoRAConfig>, defaults: Defaults, refuse: Refuse): LoRAConfig {
   const from = new ConfigReader<keyof LoRAConfig>(values, refuse, ['r', 'loraAlpha']);
   const targetModules = from.targets('targetModules', defaults.targetModules);
   const excludeModules = from.modules('excludeModules');

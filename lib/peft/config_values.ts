@@ -6,7 +6,7 @@ import { describe, isListOf } from '../validate';
 import { Deadline, fullMatch, matchAround } from './python_regex';
 
 /** Refuses the value of a field with what was expected. */
-export type Refuse<Field> = (field: Field, expected: string, value: unknown) => never;
+export type Refuse = (field: string, expected: string, value: unknown) => never;
 
 /** The values of fields, unchecked. */
 export type Unchecked<Field extends string> = Readonly<Partial<Record<Field, unknown>>>;
@@ -37,7 +37,7 @@ export class ConfigReader<Field extends string> {
 
   constructor(
     readonly values: Unchecked<Field>,
-    readonly refuse: Refuse<Field>,
+    readonly refuse: Refuse,
     readonly neverNull: readonly Field[] = [],
   ) {}
 
@@ -107,7 +107,7 @@ export class ConfigReader<Field extends string> {
 
 /** Refuses an option of a program. */
 export const refuseOption =
-  (op: string): Refuse<string> =>
+  (op: string): Refuse =>
   (field, expected, value) => {
     throw new LoRAError(
       'ERR_ARGUMENT',
@@ -132,7 +132,7 @@ export interface ConfigFile<Config extends object> {
   /** Fields that are written only where they say something, since not every reader knows them. */
   readonly optional: readonly string[];
   /** Checks the values of a file, and fills in PEFT's defaults. */
-  parse(values: Unchecked<keyof Config & string>, refuse: Refuse<keyof Config & string>): Config;
+  parse(values: Unchecked<keyof Config & string>, refuse: Refuse): Config;
 }
 
 /** Fields that say something about the adapter and change nothing: they are kept as they are. */
@@ -186,7 +186,7 @@ function parseRaw<Config extends object>(
   for (const field of fieldsOf(file))
     if (Object.hasOwn(raw, file.names[field])) values[field] = raw[file.names[field]];
   return file.parse(values, (field, expected, value) =>
-    refuseField(where, file.names[field], value, `expected ${expected}`),
+    refuseField(where, file.names[field as keyof Config & string], value, `expected ${expected}`),
   );
 }
 
@@ -244,7 +244,9 @@ export function jsonOfConfig<Config extends object>(
     inference_mode: true,
     peft_type: file.peftType,
   };
-  const was = parseRaw(file, raw, 'adapter_config.json');
+  // What was not read says the same as the configuration: a field may have no default.
+  const own = Object.fromEntries(fieldsOf(file).map((field) => [file.names[field], config[field]]));
+  const was = parseRaw(file, { ...own, ...raw }, 'adapter_config.json');
   for (const field of fieldsOf(file)) {
     const key = file.names[field];
     const kept = Object.hasOwn(raw, key) && isDeepStrictEqual(was[field], config[field]);

@@ -1,33 +1,27 @@
 /** LoRA and DoRA, with modules that are trained whole beside them. */
-import { LoRAError } from '../errors';
 import type { DeltaKind } from '../linear/delta';
 import { deltaKinds } from '../linear/kinds';
-import type { Linear } from '../linear/linear';
 import { isAllLinear } from './config_values';
 import { loraFile, normalizeLoRAConfig, type LoRAConfig } from './config';
-import { resolveTargets, unmatchedTargets } from './matching';
-import { lastPart, modulePaths, peftPrefix, type AdapterMethod, type PlannedDelta } from './method';
-
-const op = 'adapter';
+import { resolveTargets } from './matching';
+import {
+  lastPart,
+  modulePaths,
+  peftPrefix,
+  refuseStrangers,
+  refuseUnchangeable,
+  type AdapterMethod,
+  type PlannedDelta,
+} from './method';
 
 /** Some writers put `.weight` behind DoRA's magnitude, as PEFT has it in memory. */
 const magnitude = `.${deltaKinds.dora.names['magnitude']!}.weight`;
 
-function refuseStrangers(config: LoRAConfig, linears: readonly Linear[]): void {
-  const strangers = unmatchedTargets(config, modulePaths(linears));
-  if (strangers.length === 0) return;
-  const names = [...new Set(linears.map(({ path }) => lastPart(path)))].join(', ');
-  throw new LoRAError(
-    'ERR_ADAPTER',
-    `[${op}] targetModules ${strangers.join(', ')} match no linear layer of the model; its layers are ${names}`,
-    { op },
-  );
-}
-
 export const lora: AdapterMethod<LoRAConfig> = {
   title: 'LoRA',
+  loadedByPeft: true,
   file: loraFile,
-  normalize: normalizeLoRAConfig,
+  normalize: (input) => normalizeLoRAConfig(input),
 
   /** The number of a layer within the model names its random streams and its masks. */
   plan(config, linears, typed): PlannedDelta[] {
@@ -38,9 +32,7 @@ export const lora: AdapterMethod<LoRAConfig> = {
       if (!target) return [];
       const { r, scale } = target;
       const kind: DeltaKind = deltaKinds[target.kind];
-      const why = kind.refuses?.(linear);
-      if (why !== undefined)
-        throw new LoRAError('ERR_UNSUPPORTED', `[${op}] ${linear.path} cannot be trained: ${why}`, { op });
+      refuseUnchangeable(linear, kind);
       return [
         {
           linear,
@@ -60,6 +52,7 @@ export const lora: AdapterMethod<LoRAConfig> = {
       : config,
   dropout: ({ loraDropout }) => loraDropout,
   size: ({ r }) => ({ r }),
+  sizeAsLora: (config) => config,
   canonicalKey: (key) => (key.endsWith(magnitude) ? key.slice(0, -'.weight'.length) : key),
 
   facts({ r, loraAlpha, loraDropout, useDora, useRslora, modulesToSave }) {

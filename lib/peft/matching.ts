@@ -12,6 +12,12 @@ export interface ModulePath {
   readonly isOutputEmbedding: boolean;
 }
 
+/** What chooses the modules of an adapter, whatever it does to them. */
+export type TargetRules = Pick<
+  LoRAConfig,
+  'targetModules' | 'excludeModules' | 'layersToTransform' | 'layersPattern' | 'modulesToSave'
+>;
+
 export interface Target {
   /** 'whole' for modulesToSave. */
   readonly kind: DeltaKindName;
@@ -47,7 +53,7 @@ function strangersAmong(names: readonly string[], modules: readonly ModulePath[]
 }
 
 /** Whether a layer is one of layersToTransform; the index follows a list's name in the path. */
-function layerFilter({ layersToTransform, layersPattern }: LoRAConfig, deadline: Deadline): Matches {
+function layerFilter({ layersToTransform, layersPattern }: TargetRules, deadline: Deadline): Matches {
   if (layersToTransform === null) return () => true;
   const layers = new Set(layersToTransform);
   const patterns: readonly PathPattern[] =
@@ -94,8 +100,42 @@ function patternValue(
  * // Map { 'a.0.q_proj' → { kind: 'lora', r: 16, scale: 2 } }
  */
 export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[]): Map<string, Target> {
+  return within((deadline) => {
+    const chosen = chooseWithin(deadline, config, modules);
+    const rankOf = patternValue(config.rankPattern, config.r, deadline);
+    const alphaOf = patternValue(config.alphaPattern, config.loraAlpha, deadline);
+    const resolved = new Map<string, Target>();
+    for (const [path, choice] of chosen) {
+      const r = rankOf(path);
+      const scale = alphaOf(path) / (config.useRslora ? Math.sqrt(r) : r);
+      const kind = config.useDora ? 'dora' : 'lora';
+      resolved.set(path, choice === 'whole' ? { kind: 'whole', r: 0, scale: 1 } : { kind, r, scale });
+    }
+    return resolved;
+  });
+}
+
+/**
+ * The modules that rules name, in the order of `modules`: those that are adapted, and those that are trained whole.
+ *
+ * Errors: those of {@link resolveTargets}.
+ */
+export function chooseModules(
+  rules: TargetRules,
+  modules: readonly ModulePath[],
+): Map<string, 'adapted' | 'whole'> {
+  return within((deadline) => chooseWithin(deadline, rules, modules));
+}
+
+/** Tells of a path whether it is one of some modules, named as targets are. */
+export function moduleMatcher(names: readonly string[] | string): Matches {
+  const matches = within((deadline) => matcher(names, deadline));
+  return (path) => within(() => matches(path));
+}
+
+function within<T>(work: (deadline: Deadline) => T): T {
   try {
-    return resolveWithin(new Deadline(), config, modules);
+    return work(new Deadline());
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
     throw new LoRAError(
@@ -105,17 +145,15 @@ export function resolveTargets(config: LoRAConfig, modules: readonly ModulePath[
   }
 }
 
-function resolveWithin(
+function chooseWithin(
   deadline: Deadline,
-  config: LoRAConfig,
+  rules: TargetRules,
   modules: readonly ModulePath[],
-): Map<string, Target> {
-  const { targetModules: targets, excludeModules, modulesToSave } = config;
+): Map<string, 'adapted' | 'whole'> {
+  const { targetModules: targets, excludeModules, modulesToSave } = rules;
   const excluded = excludeModules === null ? () => false : matcher(excludeModules, deadline);
-  const inLayers = layerFilter(config, deadline);
+  const inLayers = layerFilter(rules, deadline);
   const named = isAllLinear(targets) ? () => true : matcher(targets, deadline);
-  const rankOf = patternValue(config.rankPattern, config.r, deadline);
-  const alphaOf = patternValue(config.alphaPattern, config.loraAlpha, deadline);
 
   const saved = modulesToSave === null ? () => false : matcher(modulesToSave, deadline);
   const strangers = strangersAmong(modulesToSave ?? [], modules);
@@ -125,31 +163,26 @@ function resolveWithin(
       `modulesToSave ${JSON.stringify(strangers)} name no linear module of the model, and other modules are not trained here`,
     );
 
-  const resolved = new Map<string, Target>();
+  const chosen = new Map<string, 'adapted' | 'whole'>();
   let adapted = 0;
   const whole = new Set(Array.isArray(targets) ? (targets as readonly string[]) : []);
   for (const { path, isOutputEmbedding } of modules) {
     if (saved(path)) {
-      resolved.set(path, { kind: 'whole', r: 0, scale: 1 });
+      chosen.set(path, 'whole');
       continue;
     }
     if (excluded(path) || !named(path) || (isOutputEmbedding && isAllLinear(targets))) continue;
     if (!whole.has(path) && !inLayers(path)) continue;
-    const r = rankOf(path);
     adapted++;
-    resolved.set(path, {
-      kind: config.useDora ? 'dora' : 'lora',
-      r,
-      scale: alphaOf(path) / (config.useRslora ? Math.sqrt(r) : r),
-    });
+    chosen.set(path, 'adapted');
   }
   if (adapted === 0)
     throw nothingMatches(
-      config,
+      rules,
       modules,
       modules.some(({ path }) => named(path)),
     );
-  return resolved;
+  return chosen;
 }
 
 /**
@@ -163,7 +196,7 @@ export function unmatchedTargets(
   return typeof targets === 'string' ? [] : strangersAmong(targets, modules);
 }
 
-function nothingMatches(config: LoRAConfig, modules: readonly ModulePath[], matched: boolean): LoRAError {
+function nothingMatches(config: TargetRules, modules: readonly ModulePath[], matched: boolean): LoRAError {
   const targets = JSON.stringify(config.targetModules);
   if (matched) {
     const filters = [

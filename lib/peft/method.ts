@@ -1,7 +1,10 @@
 /** What a method of adapting a model is: a file beside this one that gives an AdapterMethod, and a line in methods.ts. */
+import { LoRAError } from '../errors';
 import type { DeltaInit, DeltaKind, DeltaSpec } from '../linear/delta';
 import type { Linear } from '../linear/linear';
+import type { LoRAConfigInput } from './config';
 import type { ConfigFile } from './config_values';
+import { unmatchedTargets } from './matching';
 
 /** The change of one layer that an adapter is made of. */
 export interface PlannedDelta {
@@ -13,6 +16,12 @@ export interface PlannedDelta {
   readonly prefix: string;
 }
 
+/** What a configuration may depend on. */
+export interface ModelShape {
+  /** The width of the sums that all blocks add to. */
+  readonly hiddenSize: number;
+}
+
 /** A name and a value for reports. */
 type Fact = readonly [name: string, value: string];
 
@@ -20,9 +29,11 @@ type Fact = readonly [name: string, value: string];
 export interface AdapterMethod<Config extends object> {
   /** What people call it. */
   readonly title: string;
+  /** Whether PEFT reads its files. */
+  readonly loadedByPeft: boolean;
   readonly file: ConfigFile<Config>;
-  /** The configuration that a program means. @throws ERR_ARGUMENT for an unknown option and a bad value. */
-  normalize(input: object): Config;
+  /** The configuration that a program means, for a model of this shape. @throws ERR_ARGUMENT for an unknown option and a bad value. */
+  normalize(input: object, model: ModelShape): Config;
   /**
    * What changes in which layers. `typed`: the configuration was typed by hand, so that a name which matches nothing is a mistake; PEFT
    * leaves such names in files.
@@ -39,6 +50,8 @@ export interface AdapterMethod<Config extends object> {
   readonly notMergeable?: string;
   /** What its size is called, for short descriptions: { r: 16 }. */
   size(config: Config): Record<string, number | string>;
+  /** A LoRA that takes about as much memory, for estimates. */
+  sizeAsLora(config: Config): LoRAConfigInput;
   /** Its settings in the words of reports. */
   facts(config: Config): Fact[];
 }
@@ -52,3 +65,27 @@ export const lastPart = (path: string): string => path.slice(path.lastIndexOf('.
 /** The layers as the rules of targets see them. */
 export const modulePaths = (linears: readonly Linear[]): { path: string; isOutputEmbedding: boolean }[] =>
   linears.map(({ path }) => ({ path, isOutputEmbedding: path === 'lm_head' }));
+
+const op = 'adapter';
+
+/** @throws ERR_ADAPTER for names typed by hand that match no layer. */
+export function refuseStrangers(
+  config: { readonly targetModules: readonly string[] | string },
+  linears: readonly Linear[],
+): void {
+  const strangers = unmatchedTargets(config, modulePaths(linears));
+  if (strangers.length === 0) return;
+  const names = [...new Set(linears.map(({ path }) => lastPart(path)))].join(', ');
+  throw new LoRAError(
+    'ERR_ADAPTER',
+    `[${op}] targetModules ${strangers.join(', ')} match no linear layer of the model; its layers are ${names}`,
+    { op },
+  );
+}
+
+/** @throws ERR_UNSUPPORTED for a layer that a kind of change cannot change. */
+export function refuseUnchangeable(linear: Linear, kind: DeltaKind): void {
+  const why = kind.refuses?.(linear);
+  if (why !== undefined)
+    throw new LoRAError('ERR_UNSUPPORTED', `[${op}] ${linear.path} cannot be trained: ${why}`, { op });
+}

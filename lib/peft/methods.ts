@@ -2,30 +2,44 @@
 import { LoRAError } from '../errors';
 import { isRecord } from '../formats/json';
 import { checkOneOf } from '../validate';
-import type { LoRAConfig } from './config';
+import { bottleneck, type BottleneckConfig, type BottleneckConfigInput } from './bottleneck';
+import type { LoRAConfig, LoRAConfigInput } from './config';
 import { configOfJson, foreignConfig } from './config_values';
+import { ia3, type IA3Config, type IA3ConfigInput } from './ia3';
 import { lora } from './lora_method';
-import type { AdapterMethod } from './method';
+import type { AdapterMethod, ModelShape } from './method';
 
 /** The configuration of each method. */
 export interface AdapterConfigs {
+  /** LoRA and DoRA. */
   lora: LoRAConfig;
+  /** IA³. */
+  ia3: IA3Config;
+  /** Bottleneck adapters. */
+  bottleneck: BottleneckConfig;
 }
 
 /** A method of adapting a model. */
 export type AdapterMethodName = keyof AdapterConfigs;
 
+/** What a program passes for each method. */
+export type AdapterConfigInput = LoRAConfigInput | IA3ConfigInput | BottleneckConfigInput;
+
 /** A complete configuration of some method. */
 export type AdapterConfig = AdapterConfigs[AdapterMethodName];
 
-const methods: { readonly [Name in AdapterMethodName]: AdapterMethod<AdapterConfigs[Name]> } = { lora };
+const methods: { readonly [Name in AdapterMethodName]: AdapterMethod<AdapterConfigs[Name]> } = {
+  lora,
+  ia3,
+  bottleneck,
+};
 
 export const methodNames = Object.keys(methods) as AdapterMethodName[];
 
 /** A method and its configuration, and what a file had beside it. */
-export interface MethodChoice {
-  readonly method: AdapterMethodName;
-  readonly config: AdapterConfig;
+export interface MethodChoice<Name extends AdapterMethodName = AdapterMethodName> {
+  readonly method: Name;
+  readonly config: AdapterConfigs[Name];
   readonly raw?: Record<string, unknown>;
 }
 
@@ -39,11 +53,15 @@ export const peftTypes: readonly string[] = methodNames.map((name) => methods[na
 export const foreignAdapter = (json: unknown): string | undefined => foreignConfig(json, peftTypes);
 
 /** What the options of a program mean. @throws ERR_ARGUMENT */
-export function methodOfInput(op: string, input: object & { method?: unknown }): MethodChoice {
+export function methodOfInput(
+  op: string,
+  input: object & { method?: unknown },
+  model: ModelShape,
+): MethodChoice {
   // What is no object is refused where options are checked.
   const { method = 'lora', ...options } = isRecord(input) ? input : {};
   checkOneOf(op, 'method', method, methodNames);
-  return { method, config: methodOf(method).normalize(isRecord(input) ? options : input) };
+  return { method, config: methodOf(method).normalize(isRecord(input) ? options : input, model) };
 }
 
 /** What an adapter_config.json means. @throws ERR_ADAPTER */
@@ -53,4 +71,14 @@ export function methodOfJson(json: unknown, where = 'adapter_config.json'): Meth
   const type = isRecord(json) ? json['peft_type'] : undefined;
   const method = methodNames[peftTypes.findIndex((known) => known === type)]!;
   return { method, ...configOfJson(methodOf(method).file, json, where) };
+}
+
+/** @throws ERR_ADAPTER for an adapter of another method than the one that is expected. */
+export function checkMethod(op: string, { method }: MethodChoice, expected: AdapterMethodName): void {
+  if (method === expected) return;
+  throw new LoRAError(
+    'ERR_ADAPTER',
+    `[${op}] expected an adapter of method '${expected}' but received one of method '${method}' (peft_type ${methods[method].file.peftType})`,
+    { op },
+  );
 }

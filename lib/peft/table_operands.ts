@@ -10,7 +10,7 @@ export type TableOperands = readonly (AddedOperands | undefined)[];
 export const fitsTable = (adapter: Adapter, linears: readonly Linear[]): boolean =>
   linears.every(({ path }) => {
     const delta = adapter.delta(path);
-    return !delta || 'branch' in delta || delta.fused !== undefined;
+    return !delta || 'branch' in delta || ('forward' in delta && delta.fused !== undefined);
   });
 
 /** The operands of its changes; undefined where one of them computes its layer in a way of its own, which no table holds. */

@@ -44,17 +44,18 @@ const list = (facts: readonly Fact[]): string =>
 /** The card of a run as it stands. */
 export function modelCard(subject: RunSubject): string {
   const base = baseModelId(subject.model.directory);
+  const { title, loadedByPeft } = subject.adapter.facts;
   const shown = base ?? 'BASE_MODEL';
   const text = `---
-${base === undefined ? '' : `base_model: ${base}\n`}library_name: peft
+${base === undefined ? '' : `base_model: ${base}\n`}library_name: ${loadedByPeft ? 'peft' : 'lora-native'}
 pipeline_tag: text-generation
 tags:
-${base === undefined ? '' : `- base_model:adapter:${base}\n`}- lora
+${base === undefined ? '' : `- base_model:adapter:${base}\n`}- ${subject.adapter.method}
 - lora-native
 - transformers
 ---
 
-# LoRA adapter of ${code(shown)}
+# ${title} adapter of ${code(shown)}
 
 Trained with lora-native ${version}. ${base?.includes('/') ? '' : 'Before you publish it: `base_model` above should be the id of the base model on the Hub, such as `org/name`, and a `license` belongs there too.'}
 
@@ -81,7 +82,11 @@ const model = await CausalLM.fromPretrained('${shown}');
 await model.loadAdapter('ADAPTER');
 const { text } = await model.generate('Once upon a time');
 \`\`\`
+${loadedByPeft ? withPeft(shown) : ''}`;
+  return signed(text);
+}
 
+const withPeft = (shown: string): string => `
 With PEFT:
 
 \`\`\`python
@@ -93,5 +98,3 @@ tokenizer = AutoTokenizer.from_pretrained("${shown}")
 model = PeftModel.from_pretrained(base, "ADAPTER")
 \`\`\`
 `;
-  return signed(text);
-}

@@ -55,7 +55,11 @@ export async function settingsOf(
     ...quantisedLayers(model),
     weights: await fingerprintOf(model.linears()[0]!.base),
     ...(await quantisedValues(model)),
-    adapter: { ...adapter.config, targets: adapter.targets },
+    adapter: {
+      ...(adapter.method === 'lora' ? {} : { method: adapter.method }),
+      ...adapter.config,
+      targets: adapter.targets,
+    },
   };
 }
 

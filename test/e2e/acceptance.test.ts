@@ -60,6 +60,12 @@ acceptance('replay in bf16', missing, 'replay.mjs', [
   '--dtype',
   'bf16',
 ]);
+const methods = ['ia3', 'houlsby', 'pfeiffer'];
+for (const name of methods)
+  acceptance(`method ${name}`, missing, 'methods.mjs', [
+    join(shared, 'data/golden-methods', name),
+    ...device,
+  ]);
 // What has a device of its own does not run a second time for LORA_TEST_DEVICE.
 const elsewhere =
   missing ?? (process.env['LORA_TEST_DEVICE'] ? 'it does not run on LORA_TEST_DEVICE' : undefined);
@@ -78,6 +84,14 @@ for (const [dtype, order] of [
     [join(shared, 'data/golden/tiny-qwen2'), '--device', 'cuda-emulated', '--dtype', dtype],
     300_000,
     { LORA_SIMT: order },
+  );
+for (const name of methods)
+  acceptance(
+    `method ${name} on the emulated GPU`,
+    elsewhere ?? noEmulator,
+    'methods.mjs',
+    [join(shared, 'data/golden-methods', name), '--device', 'cuda-emulated'],
+    600_000,
   );
 // It names no device, so it gets one before it starts.
 const deviceOf = (name: string): Record<string, string> => ({

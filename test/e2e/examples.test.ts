@@ -231,6 +231,32 @@ example('optimizers.mjs', 'every optimizer learns; 8 bits keep a quarter and los
   expect(Math.abs(losses[1]! / losses[0]! - 1)).toBeLessThan(0.01);
 });
 
+example(
+  'methods.mjs',
+  'every method learns; IA³ is the smallest, and only bottlenecks stay beside the weights',
+  (run) => {
+    const lines = run(base, '30');
+    const [untrained] = numbers(lines, /^base: loss (\S+)$/);
+    const table = lines
+      .filter((line) => /^\| (lora|dora|ia3|houlsby|pfeiffer)/.test(line))
+      .map((line) => line.split('|').map((c) => c.trim()));
+    expect(table.map((row) => [row[1], row[5]])).toEqual([
+      ['lora', 'yes'],
+      ['dora', 'yes'],
+      ['ia3', 'yes'],
+      ['houlsby', 'no'],
+      ['pfeiffer', 'no'],
+    ]);
+    for (const row of table) expect(Number(row[3])).toBeLessThan(untrained!);
+    const sizes = table.map((row) => Number(row[2]));
+    expect(Math.min(...sizes)).toBe(sizes[2]);
+    expect(lines.at(-2)).toMatch(/^loaded: Adapter\('ia3', method ia3, /);
+    expect(lines.at(-1)).toBe(
+      "[loadAdapter] expected an adapter of method 'lora' but received one of method 'ia3' (peft_type IA3)",
+    );
+  },
+);
+
 example('evaluate.mjs', 'the checkpoint with the lowest held-out loss is the one that is kept', (run) => {
   const lines = run(base, '40', 'evaluate-run');
   const evals = lines.flatMap((line) => {

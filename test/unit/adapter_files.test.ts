@@ -86,7 +86,7 @@ describe('writeAdapter', () => {
       'expected config to be the content of adapter_config.json',
     );
     await expect(write({ config: { r: 8 }, tensors })).rejects.toThrow(
-      `with peft_type 'LORA' but received undefined`,
+      `with peft_type 'LORA' or 'IA3' or 'BOTTLENECK' but received undefined`,
     );
     await expect(write({ config, tensors: {} })).rejects.toMatchObject({
       code: 'ERR_ARGUMENT',
@@ -126,9 +126,9 @@ describe('readAdapter', () => {
     ['a list', '[]', 'ERR_ADAPTER', 'is not a JSON object'],
     [
       'another method',
-      '{"peft_type":"IA3"}',
+      '{"peft_type":"PREFIX_TUNING"}',
       'ERR_ADAPTER',
-      'has peft_type "IA3", and only "LORA" is supported',
+      'has peft_type "PREFIX_TUNING", and only "LORA", "IA3" and "BOTTLENECK" are supported',
     ],
     ['a Git LFS pointer', 'version https://git-lfs.github.com/spec/v1', 'ERR_FILE', 'is a Git LFS pointer'],
   ];

@@ -166,6 +166,6 @@ ${sampleTexts(samples)}
 ${tables(points, evaluations, stride)}
 <h2>Machine</h2>
 ${factList(memoryFacts)}`;
-  const title = `LoRA adapter of ${baseModelName(subject.model.directory)}`;
+  const title = `${subject.adapter.facts.title} adapter of ${baseModelName(subject.model.directory)}`;
   return reportDocument({ title, generator, body, charts: chartsOf(record) });
 }
