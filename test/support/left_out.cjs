@@ -20,7 +20,7 @@ module.exports = class LeftOut {
     '/test/e2e/(command_line(_options)?|crash_consistency|evaluate_task|html_report|hub|hub_model|memory_estimate)\\.test\\.ts',
     '/test/e2e/(combine_adapters|convert_adapter|convert_model|methods|quantize_model|serve_(adapters|handler|tools)|trainer_best|trainer_resume|weight_formats)\\.test\\.ts',
     '/test/numerics/bench_cases\\.test\\.ts',
-    '/test/unit/(dataset_files|encode_steps|fuzz|limits)\\.test\\.ts',
+    '/test/unit/(dataset_files|encode_steps|fuzz|limits|zod_schemas)\\.test\\.ts',
   ];
 
   onRunComplete() {
