@@ -1,8 +1,7 @@
 // OpenAI's API over one model and its adapters: any client of OpenAI talks to it.
 //
 //   node examples/openai-server.mjs [MODEL_DIR] [NAME=ADAPTER_DIR …]          PORT=8080, API_KEY=…
-//   curl localhost:8080/v1/chat/completions -H 'content-type: application/json' \
-//     -d '{"messages":[{"role":"user","content":"On Monday Tom buys two red cups."}]}'
+//   curl localhost:8080/v1/completions -H 'content-type: application/json' -d '{"prompt":"On Monday","max_tokens":20}'
 import { createServer } from 'node:http';
 import { fileURLToPath } from 'node:url';
 import { CausalLM, createOpenAIHandler } from 'lora-native';

@@ -125,10 +125,10 @@ class Handler {
     if (!logger) return;
     const ms = Math.round(elapsedMs);
     const line = { id, method: request.method, path, status, ms, ...facts };
-    const known = failure instanceof ApiError || left;
-    if (failure !== undefined && !known && toApiError(failure).status >= 500)
+    const told = failure === undefined || left ? undefined : toApiError(failure);
+    if (told && told.status >= 500 && !(failure instanceof ApiError))
       logger.error({ ...line, err: failure }, 'request failed');
-    else logger.info(failure instanceof ApiError ? { ...line, error: failure.message } : line, 'request');
+    else logger.info(told ? { ...line, error: told.message } : line, 'request');
   }
 
   async close(): Promise<void> {
@@ -162,6 +162,9 @@ function decoded(name: string): string {
  *
  * @throws ERR_ARGUMENT for an unknown option, a wrong value, or a name that is taken.
  * @example
+ * import { createServer } from 'node:http';
+ * import { CausalLM, createOpenAIHandler } from 'lora-native';
+ *
  * const model = await CausalLM.fromPretrained('smollm2-135m');
  * const handler = createOpenAIHandler(model, { adapters: { sql: 'runs/sql' } });
  * const server = createServer(handler).listen(8080, '127.0.0.1');

@@ -526,6 +526,7 @@ test('logs have no prompts unless they are asked for, and the names of keys', as
   const quiet = await serve(model, { logger, apiKeys, modelName: 'base' });
   await quiet.post(chat, hi, headers);
   await quiet.post(chat, { ...hi, n: 0 }, headers);
+  await quiet.post(chat, { messages: [{ role: 'user' }] }, headers);
   const open = await serve(model, { logger, apiKeys, logPrompts: true });
   await open.post(chat, hi, headers);
   expect(lines).toEqual([
@@ -544,6 +545,7 @@ test('logs have no prompts unless they are asked for, and the names of keys', as
       cachedTokens: 0,
     },
     expect.objectContaining({ status: 400, client: 'team', error: expect.stringContaining('expected n') }),
+    expect.objectContaining({ status: 400, error: expect.stringContaining('the content of message 1') }),
     expect.objectContaining({ prompt: hi.messages, texts: ['Yes, fr'] }),
   ]);
 });
