@@ -1,5 +1,6 @@
 // Installs the packed tarballs into clean folders and uses them as programs would: node scripts/package-check.mjs
 //   --local   this machine's binary is from build/Release, not from prebuilds
+//   --docs    also runs the programs of examples/ and the snippets of docs/ from the installed package (minutes)
 //   --build   also compiles the published source in an installed package, and runs its benchmark (minutes)
 // The registry is asked for other packages only: a look-up of one of ours fails the check. Runtimes are npm packages
 // too, kept in build/runtimes; one that cannot be had is skipped, or with CI=true an error.
@@ -13,6 +14,7 @@ import {
   readdirSync,
   realpathSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:http';
@@ -24,7 +26,7 @@ import { build } from 'esbuild';
 import { builtBinary, checkSizes, localPlatform, packMain, packPlatform, platforms, sizes } from './pack.mjs';
 
 const { values: options } = parseArgs({
-  options: { local: { type: 'boolean' }, build: { type: 'boolean' } },
+  options: { local: { type: 'boolean' }, docs: { type: 'boolean' }, build: { type: 'boolean' } },
 });
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const scratch = realpathSync(mkdtempSync(join(tmpdir(), 'lora-package-')));
@@ -254,6 +256,28 @@ async function checkBuild(app) {
   expect(report['binary from'] === 'local build', JSON.stringify(report, null, 1));
 }
 
+/** With --docs: the tests of examples/ and of the snippets, whose programs import the installed package. */
+function checkDocs(app) {
+  cpSync(join(root, 'examples'), join(app, 'examples'), { recursive: true });
+  mkdirSync(join(app, 'build'), { recursive: true });
+  // What some of the programs import beside it: a program of a user has them installed.
+  for (const name of ['esbuild', '@esbuild', '@mlc-ai', 'zod'])
+    if (existsSync(join(root, 'node_modules', name)))
+      symlinkSync(join(root, 'node_modules', name), join(app, 'node_modules', name));
+  const { status } = spawnSync(
+    bin('jest'),
+    ['-i', 'test/e2e/examples.test.ts', 'test/docs/snippets.test.ts'],
+    {
+      cwd: root,
+      stdio: 'inherit',
+      shell: process.platform === 'win32',
+      env: { ...process.env, LORA_TESTED_PACKAGE: app },
+    },
+  );
+  expect(status === 0, `examples and snippets ended with ${status}`);
+  say('examples, snippets', 'run from the installed package');
+}
+
 async function main() {
   expect(localPlatform !== undefined, `there is no package for ${host}`);
   const started = performance.now();
@@ -306,6 +330,7 @@ async function main() {
     else if (process.env.CI) throw new Error(`${runtime.name} cannot be had: ${why}`);
     else say(runtime.name, `skipped: ${why}`);
   }
+  if (options.docs) checkDocs(app);
   const bare = await checkWithoutBinary(dependencies, overrides);
   if (options.build) await checkBuild(bare);
   console.log(`package check: ok (${((performance.now() - started) / 1000).toFixed(0)} s)`);

@@ -17,6 +17,9 @@ import { commands } from '../../lib/cli/commands';
 import { allBlocks, blocksOf, exampleBlocks, place, publicNames, root, type Block } from './markdown';
 import { shellCommands } from './shell';
 
+/** The folder from which programs find `lora-native`: this one, or a program that has it installed (scripts/package-check.mjs --docs). */
+const testedPackage = process.env['LORA_TESTED_PACKAGE'] ?? root;
+
 const scripts = new Set(['ts', 'js', 'mjs', 'typescript', 'javascript']);
 const blocks = allBlocks();
 const examples = exampleBlocks(publicNames());
@@ -161,7 +164,7 @@ describe('programs that run', () => {
   each(programs, (block) => {
     expect(hasImport(block.code)).toBe(true); // only a whole program can run
     // Inside the package, so that `lora-native` is this package.
-    const own = join(root, 'build/snippets');
+    const own = join(testedPackage, 'build/snippets');
     mkdirSync(own, { recursive: true });
     const path = join(own, `${place(block).replace(/[^\w]/g, '_')}.mjs`);
     const { outputText } = ts.transpileModule(block.code, {

@@ -14,7 +14,9 @@ import { folderFiles, HubServer } from '../support/hub_server';
 import { sharedData } from '../support/shared_data';
 
 const root = join(__dirname, '../..');
-const examples = join(root, 'examples');
+/** Where the programs find `lora-native`: here, or beside an installed package (scripts/package-check.mjs --docs). */
+const testedPackage = process.env['LORA_TESTED_PACKAGE'] ?? root;
+const examples = join(testedPackage, 'examples');
 const base = join(examples, 'base-model');
 const env = { ...process.env, LORA_THREADS: '1' }; // others may be using the machine
 let scratch: string;
@@ -405,7 +407,7 @@ example('worker.mjs', 'the main thread answers while the worker trains, and uses
 });
 
 example('bundle.mjs', 'the bundle leaves the package out and runs', (run) => {
-  const out = join(root, 'build', `bundle-example-${process.pid}.mjs`); // from there node finds the package
+  const out = join(testedPackage, 'build', `bundle-example-${process.pid}.mjs`); // from there node finds the package
   try {
     const lines = run(out);
     expect(lines.at(-1)).toMatch(/^saved layer-run\/checkpoint\.safetensors/);
