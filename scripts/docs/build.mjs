@@ -188,7 +188,11 @@ function expand(page) {
     linkTo: (target) => hrefBetween(page.path, target),
     sourceLink: sourceLinkFrom(page),
   });
-  let source = page.area ? reference.page(page.area) : page.source;
+  // What a page says where its source is read, as on GitHub, in the place of what is generated.
+  let source = (page.area ? reference.page(page.area) : page.source).replace(
+    /^<!-- source only -->\n[^]*?<!-- \/source only -->\n+/gm,
+    '',
+  );
   source = source.replace(/^<!-- generated: (\w+)(?: ([\w ]+))? -->$/gm, (_, what, name) => {
     if (what === 'commands') return commandReference(commandLine);
     if (what === 'exitCodes') return exitCodeReference(commandLine);

@@ -61,6 +61,20 @@ export function describeReference(site: string): void {
     }
   });
 
+  test('a page that is generated says where its source is read what stands there, and the site does not', () => {
+    const folder = join(root, 'docs/reference');
+    for (const file of readdirSync(folder)) {
+      const source = readFileSync(join(folder, file), 'utf8');
+      if (!source.includes('<!-- generated:')) continue;
+      expect([file, source.includes('<!-- source only -->')]).toEqual([file, true]);
+      const html = page(`reference/${file.replace('.md', '.html')}`);
+      expect([file, html.includes('source only') || html.includes('on the site, which')]).toEqual([
+        file,
+        false,
+      ]);
+    }
+  });
+
   test('every error code has its cause and remedy, and only those', () => {
     const { type } = declaration(source('lib/errors.ts'), 'ErrorCode', ts.isTypeAliasDeclaration);
     const codes = literals(type);
