@@ -5,9 +5,9 @@ import type { LoRAConfigInput } from '../peft/config';
 
 /** A method with its values; an axis that a method has not is null. */
 export interface Setting {
-  /** The method: 'lora' or 'dora'. */
+  /** The method. */
   method: MethodName;
-  /** The rank. */
+  /** The rank; of bottleneck adapters, how many numbers the bottleneck has. */
   rank: number | null;
   /** α: the update is scaled by α / rank. */
   alpha: number | null;
@@ -34,9 +34,11 @@ interface Method {
 /** What a comparison calls the adapter that it trains. */
 const trialName = 'compared';
 
+const usualRates = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2];
+
 const lowRank = (more: LoRAConfigInput): Method => ({
   axes: { rank: true, alpha: true, targets: true },
-  rates: [1e-4, 3e-4, 1e-3, 3e-3, 1e-2],
+  rates: usualRates,
   begin: (model, { rank, alpha, targets, seed }) => {
     const config = { r: rank!, loraAlpha: alpha!, targetModules: modulesOf(targets!), ...more };
     return model.addAdapter(config, { name: trialName, seed, activate: true });
@@ -46,6 +48,22 @@ const lowRank = (more: LoRAConfigInput): Method => ({
 export const methods = {
   lora: lowRank({}),
   dora: lowRank({ useDora: true }),
+  ia3: {
+    // Vectors that begin as 1 and have few numbers: their rates are higher.
+    axes: { rank: false, alpha: false, targets: false },
+    rates: [1e-3, 3e-3, 1e-2, 3e-2, 1e-1],
+    begin: (model, { seed }) =>
+      model.addAdapter({ method: 'ia3' }, { name: trialName, seed, activate: true }),
+  },
+  bottleneck: {
+    axes: { rank: true, alpha: false, targets: false },
+    rates: usualRates,
+    begin: (model, { rank, seed }) =>
+      model.addAdapter(
+        { method: 'bottleneck', bottleneckSize: rank! },
+        { name: trialName, seed, activate: true },
+      ),
+  },
 } as const satisfies Readonly<Record<string, Method>>;
 
 /** The methods that {@link compareMethods} has. */

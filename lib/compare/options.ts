@@ -42,9 +42,9 @@ export interface CompareOptions extends FromPretrainedOptions {
   budget: CompareBudget;
   /** Holds a result for each variant, its adapter, and the report. A comparison that was stopped goes on there. */
   outDir: string;
-  /** The methods. Default: all that there are, 'lora' and 'dora'. */
+  /** The methods: 'lora', 'dora', 'ia3', 'bottleneck'. Default: all. */
   methods?: readonly MethodName[] | undefined;
-  /** Ranks. Default [16]. */
+  /** Ranks, and sizes of bottlenecks. Default [16]. */
   ranks?: readonly number[] | undefined;
   /** α: numbers, or multiples of the rank such as 'r', '2r', '0.5r'. Default ['2r']. */
   alphas?: readonly (number | string)[] | undefined;

@@ -70,14 +70,15 @@ function chartOf(
 function axisChart(
   label: string,
   rows: readonly ComparisonRow[],
-  axis: { place: (row: ComparisonRow) => number; line: (row: ComparisonRow) => string },
+  axis: { place: (row: ComparisonRow) => number | undefined; line: (row: ComparisonRow) => string },
 ): Chart | undefined {
   const lines = new Map<string, Map<number, number>>();
   for (const row of rows) {
-    if (row.loss === undefined || row.rank === null || row.alpha === null) continue;
+    const place = axis.place(row);
+    if (row.loss === undefined || place === undefined) continue;
     const name = axis.line(row);
     const points = lines.get(name) ?? new Map<number, number>();
-    lines.set(name, points.set(axis.place(row), row.loss.mean));
+    lines.set(name, points.set(place, row.loss.mean));
   }
   const drawn = [...lines].filter(([, points]) => points.size > 1).slice(0, mostLines);
   if (drawn.length === 0) return undefined;
@@ -88,8 +89,15 @@ function axisChart(
   );
 }
 
-/** α / rank, in as few digits as tell it. */
-const scaleOf = ({ alpha, rank }: ComparisonRow): number => Number((alpha! / rank!).toPrecision(3));
+/** α / rank, in as few digits as tell it; undefined of a method that has no α. */
+const scaleOf = ({ alpha, rank }: ComparisonRow): number | undefined =>
+  alpha === null || rank === null ? undefined : Number((alpha / rank).toPrecision(3));
+
+/** The values of a line that a method has. */
+const named = (...parts: readonly (string | undefined)[]): string =>
+  parts.filter((part) => part !== undefined).join(', ');
+const shown = (name: string, value: number | null | undefined): string | undefined =>
+  value === null || value === undefined ? undefined : `${name} ${value}`;
 
 interface Drawn {
   readonly id: string;
@@ -98,13 +106,13 @@ interface Drawn {
 }
 
 function chartsOf({ rows, results }: Omit<Comparison, 'report' | 'file'>): Drawn[] {
-  const shown = [...rows].sort((a, b) => lossOf(a) - lossOf(b)).slice(0, mostLines);
-  const curves = shown.map(({ id }) => ({
+  const best = [...rows].sort((a, b) => lossOf(a) - lossOf(b)).slice(0, mostLines);
+  const curves = best.map(({ id }) => ({
     label: id,
     points: meanCurve(results.filter((result) => idOf({ ...result, seed: undefined }) === id)),
   }));
   const few =
-    shown.length < rows.length ? `, of the ${shown.length} settings with the lowest held-out loss` : '';
+    best.length < rows.length ? `, of the ${best.length} settings with the lowest held-out loss` : '';
   return [
     {
       id: 'curves',
@@ -115,8 +123,8 @@ function chartsOf({ rows, results }: Omit<Comparison, 'report' | 'file'>): Drawn
       id: 'ranks',
       caption: 'Held-out loss over the rank, mean of the seeds',
       chart: axisChart('rank', rows, {
-        place: ({ rank }) => rank!,
-        line: (row) => `${row.method}, ${row.targets}, α/r ${scaleOf(row)}`,
+        place: ({ rank }) => rank ?? undefined,
+        line: (row) => named(row.method, row.targets ?? undefined, shown('α/r', scaleOf(row))),
       }),
     },
     {
@@ -124,7 +132,7 @@ function chartsOf({ rows, results }: Omit<Comparison, 'report' | 'file'>): Drawn
       caption: 'Held-out loss over α/r, mean of the seeds',
       chart: axisChart('α/r', rows, {
         place: scaleOf,
-        line: ({ method, targets, rank }) => `${method}, ${targets}, r ${rank}`,
+        line: ({ method, targets, rank }) => named(method, targets ?? undefined, shown('r', rank)),
       }),
     },
   ];

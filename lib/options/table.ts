@@ -268,7 +268,13 @@ export const compareOptions = {
   evalData: { ...trainerOptions.evalData, required: true, help: 'held-out: chooses the rates, measures all' },
   outDir: { ...trainerOptions.outDir, help: 'results, adapters and the report' },
   budget: { type: 'object' },
-  methods: { type: 'names', value: 'LIST', own: true, help: 'lora, dora', defaultText: 'all' },
+  methods: {
+    type: 'names',
+    value: 'LIST',
+    own: true,
+    help: 'lora, dora, ia3, bottleneck',
+    defaultText: 'all',
+  },
   ranks: { type: 'names', value: 'LIST', own: true, help: 'ranks, with commas', defaultText: '16' },
   alphas: { type: 'names', value: 'LIST', own: true, help: 'numbers, or r, 2r', defaultText: '2r' },
   targets: {

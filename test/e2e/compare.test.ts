@@ -111,6 +111,21 @@ test('every variant is measured, as a Trainer and an evaluation of one’s own m
   expect(memoryUsage().tensors).toBe(0);
 });
 
+test('a method has the axes that mean something for it, and files of its own', async () => {
+  const options = asked('axes', { methods: ['lora', 'ia3', 'bottleneck'], ranks: [2, 3] });
+  const { results, rows, report } = await compareMethods(options);
+  const ids = ['lora-r2-a4-all-linear', 'lora-r3-a6-all-linear', 'ia3', 'bottleneck-r2', 'bottleneck-r3'];
+  expect(rows.map(({ id }) => id)).toEqual(ids);
+  const model = await CausalLM.fromPretrained(modelDir);
+  for (const { id, loss } of results) {
+    const adapter = await model.loadAdapter(join(options.outDir, 'adapters', id), { name: id });
+    expect((await model.evaluate(evalData, { adapter })).loss).toBe(loss);
+  }
+  await model.dispose();
+  expect(new Set(results.map(({ loss }) => loss)).size).toBe(5);
+  expect(readFileSync(report, 'utf8')).toContain('"label":"bottleneck"'); // a line over the rank
+});
+
 test('the peak of a variant is its own: neither a larger one before it nor the program counts', async () => {
   const alone = await compareMethods(asked('alone', { targets: ['attention'] }));
   const held = tensor(new Float32Array(1 << 20));
@@ -227,7 +242,7 @@ test('one at a time', async () => {
 });
 
 test.each<[Partial<CompareOptions>, string]>([
-  [{ methods: ['prompt' as 'lora'] }, "expected methods[0] to be 'lora', 'dora' but received 'prompt'"],
+  [{ methods: ['prompt' as 'lora'] }, "'bottleneck' but received 'prompt'"],
   [{ methods: [] }, 'expected methods to be a list with something in it but received '],
   [{ ranks: [8, 0] }, 'expected ranks[1] to be an integer of at least 1 but received 0'],
   [
