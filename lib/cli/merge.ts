@@ -22,7 +22,7 @@ export const merge = defineCommand({
     },
     quantize: {
       ...modelOptions.quantize,
-      help: 'write the sum in 4 or 8 bits, and how far that takes it',
+      help: 'write the sum in 4 or 8 bits',
       defaultText: 'whole',
     },
     json: { type: 'boolean', help: 'what was written as one JSON object' },
