@@ -152,6 +152,6 @@ export type { LoRAConfig, LoRAConfigInput } from './peft/config';
 export type { IA3Config, IA3ConfigInput } from './peft/ia3';
 export type { AdapterConfig, AdapterConfigInput, AdapterConfigs, AdapterMethodName } from './peft/methods';
 export { createOpenAIHandler } from './serve/handler';
-export type { OpenAIHandler } from './serve/handler';
+export type { HttpRequest, HttpResponse, OpenAIHandler } from './serve/handler';
 export type { OpenAIHandlerOptions, ServeLogger } from './serve/options';
 export type { ApiKey } from './serve/clients';

@@ -13,9 +13,23 @@ import { handlerSettings, type OpenAIHandlerOptions } from './options';
 import { Service, type Call } from './service';
 import { detokenize, tokenize } from './tokenize_endpoints';
 
+/** A request as node:http gives it (`IncomingMessage`), named by its fields: a program need not have the types of Node. */
+export interface HttpRequest {
+  readonly method?: string | undefined;
+  readonly url?: string | undefined;
+  readonly headers: object;
+}
+
+/** The answer to a request as node:http gives it (`ServerResponse`). */
+export interface HttpResponse {
+  readonly headersSent: boolean;
+  setHeader(name: string, value: string): unknown;
+  end(): unknown;
+}
+
 /** What {@link createOpenAIHandler} gives: a listener for the requests of an http server. */
 export interface OpenAIHandler {
-  (request: IncomingMessage, response: ServerResponse): void;
+  (request: HttpRequest, response: HttpResponse): void;
   /**
    * Takes no more requests (503), and waits until those that came before have their answers, waiting ones included. The model and the
    * http server are the program's, which closes them.
@@ -176,7 +190,7 @@ function decoded(name: string): string {
  */
 export function createOpenAIHandler(model: CausalLM, options: OpenAIHandlerOptions = {}): OpenAIHandler {
   const handler = new Handler(new Service(model, handlerSettings(model, options)));
-  const listener = (request: IncomingMessage, response: ServerResponse): void =>
-    void handler.answer(request, response);
+  const listener = (request: HttpRequest, response: HttpResponse): void =>
+    void handler.answer(request as IncomingMessage, response as ServerResponse);
   return Object.assign(listener, { close: () => handler.close() });
 }

@@ -98,7 +98,15 @@ export const areas = [
     title: 'Serving',
     intro:
       '`createOpenAIHandler` answers the requests of OpenAI’s clients from one model and its adapters. It is a listener for `node:http`.',
-    names: ['createOpenAIHandler', 'OpenAIHandlerOptions', 'ApiKey', 'ServeLogger', 'OpenAIHandler'],
+    names: [
+      'createOpenAIHandler',
+      'OpenAIHandlerOptions',
+      'ApiKey',
+      'ServeLogger',
+      'OpenAIHandler',
+      'HttpRequest',
+      'HttpResponse',
+    ],
   },
   {
     page: 'reference/api/training',
