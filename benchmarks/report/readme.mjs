@@ -52,7 +52,7 @@ export function summary(results, path, svg) {
     const forward = (row) => of('lora_linear', 'forward').find((other) => other.case === row.case);
     const ratio = (row, name) => (row?.rivals[name] ? digits(ratioTo(row, row.rivals[name])) : '–');
     const chosen = layers.filter(({ case: id }) =>
-      /^(SmolLM2-135M|Llama-3.2-1B o) .*m=(1|512) r=16$/.test(id),
+      /^(SmolLM2-135M gate\+up|Llama-3.2-1B o) .*m=(1|512) r=16$/.test(id),
     );
     const lines = chosen.map((row) => [
       row.case,
