@@ -106,11 +106,14 @@ test('small handles do not pile up in a loop that never yields', () => {
   expect(most).toBeLessThan(80_000);
 });
 
+const advice = '; smaller batches, shorter texts, gradientCheckpointing and quantize take less';
+
 test('out of memory throws at the call with needed and free bytes, and nothing half-done stays', () => {
+  const limit = ' of LORA_MEMORY_LIMIT = 64 MiB';
   expect(report('out_of_memory', '', { LORA_MEMORY_LIMIT: '64MiB' })).toEqual({
-    alloc: 'ERR_OUT_OF_MEMORY [alloc] needs 4294967296 bytes but only 67108864 bytes are free on cpu',
-    absurd: 'ERR_OUT_OF_MEMORY [alloc] needs 4503599627370496 bytes but only 67108864 bytes are free on cpu',
-    swiglu: 'ERR_OUT_OF_MEMORY [swiglu] needs 33554432 bytes but only 16777216 bytes are free on cpu',
+    alloc: `ERR_OUT_OF_MEMORY [alloc] needs 4096 MiB but only 64 MiB are free on cpu: with what is held, 4096 MiB${limit}${advice}`,
+    absurd: `ERR_OUT_OF_MEMORY [alloc] needs 4294967296 MiB but only 64 MiB are free on cpu: with what is held, 4294967296 MiB${limit}${advice}`,
+    swiglu: `ERR_OUT_OF_MEMORY [swiglu] needs 32 MiB but only 16 MiB are free on cpu: with what is held, 80 MiB${limit}${advice}`,
     same: true,
     value: 21,
     after: true,
@@ -119,7 +122,7 @@ test('out of memory throws at the call with needed and free bytes, and nothing h
 
 test('out of memory tells the size of the block, which is more than what is free', () => {
   expect(report('block_size', '', { LORA_MEMORY_LIMIT: '154624' })).toEqual({
-    alloc: 'ERR_OUT_OF_MEMORY [alloc] needs 163840 bytes but only 154624 bytes are free on cpu',
+    alloc: `ERR_OUT_OF_MEMORY [alloc] needs 0.16 MiB but only 0.14 MiB are free on cpu: with what is held, 0.16 MiB of LORA_MEMORY_LIMIT = 0.14 MiB${advice}`,
   });
 });
 

@@ -26,6 +26,7 @@ class MemoryBudget {
   bool TryReserve(size_t bytes);
   void Release(size_t bytes) { used_ -= bytes; }
   size_t used() const { return used_; }
+  const std::optional<size_t>& limit() const { return limit_; }
   // Returns the bytes that TryReserve would still grant.
   size_t free() const;
 
