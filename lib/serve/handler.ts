@@ -15,15 +15,21 @@ import { detokenize, tokenize } from './tokenize_endpoints';
 
 /** A request as node:http gives it (`IncomingMessage`), named by its fields: a program need not have the types of Node. */
 export interface HttpRequest {
+  /** 'GET', 'POST', … */
   readonly method?: string | undefined;
+  /** Path and query. */
   readonly url?: string | undefined;
+  /** Values by names in lower case. */
   readonly headers: object;
 }
 
 /** The answer to a request as node:http gives it (`ServerResponse`). */
 export interface HttpResponse {
+  /** Whether the status can no longer be chosen. */
   readonly headersSent: boolean;
+  /** Sets a header that is sent before the body. */
   setHeader(name: string, value: string): unknown;
+  /** Ends the answer. */
   end(): unknown;
 }
 
