@@ -769,7 +769,7 @@ describe('inspect', () => {
 
 describe('exit codes', () => {
   test('a mistake in the words is 2, in the files 1, both without a stack', async () => {
-    writeFileSync(at('data.csv'), 'a,b\n');
+    writeFileSync(at('data.parquet'), 'PAR1');
     const mistakes: [string[], number, string][] = [
       [['train', '--modle', 'x'], 2, 'unknown flag --modle; did you mean --model?'],
       [['train', '--learning-rate', '1'], 2, 'did you mean --lr?'],
@@ -786,7 +786,7 @@ describe('exit codes', () => {
       [['inspect', 'nowhere'], 1, '[inspect] nowhere does not exist (ERR_FILE)'],
       [['generate', '--model', 'nowhere', '--prompt', 'x'], 1, '(ERR_FILE)'],
       [cpu('train', '--data', 'nowhere.jsonl', '--out-dir', fresh()), 1, '(ERR_FILE)'],
-      [cpu('train', '--data', at('data.csv'), '--out-dir', fresh()), 1, '(ERR_UNSUPPORTED)'],
+      [cpu('train', '--data', at('data.parquet'), '--out-dir', fresh()), 1, '(ERR_UNSUPPORTED)'],
     ];
     for (const [argv, status, sentence] of mistakes) {
       const outcome = await commandLine(argv);

@@ -172,7 +172,10 @@ test('held-out data that vanishes: the step before the evaluation is saved, and 
     evalData: await load(),
   });
   const html = readFileSync(join(outDir, 'report.html'), 'utf8');
-  expect(html).toMatch(/"evaluations":\[\[6,[\d.]+\],\[9,[\d.]+\]\]/);
+  const rows = html
+    .slice(html.indexOf('<caption>The last evaluations'))
+    .matchAll(/^(?:<tbody>)?<tr><td>(\d+)/gm);
+  expect([...rows].map(([, step]) => step)).toEqual(['6', '9']);
 });
 
 test('the folder of the run, or a checkpoint in it, that vanishes does not end the run', async () => {
