@@ -4,6 +4,9 @@ import type { Line } from './lines';
 
 type Row = Readonly<Record<string, unknown>>;
 
+/** A line of commas alone could name millions, in one block of the event loop. */
+const mostColumns = 10_000;
+
 /** Quotes in a text: an odd number of them leaves a field open. */
 function quotesIn(text: string): number {
   let count = 0;
@@ -67,6 +70,7 @@ function fieldsOf(record: string, comma: string, place: { file: string; line: nu
       fields.push(field);
     }
     if (end >= record.length) return fields;
+    if (fields.length === mostColumns) failAt(place, `expected at most ${mostColumns} columns`);
     at = end + 1;
   }
 }
@@ -86,9 +90,12 @@ export class CsvRows {
     const fields = fieldsOf(record, this.comma, place);
     const names = this.#names;
     if (!names) {
-      const twice = fields.find((name, i) => fields.indexOf(name) < i);
-      if (twice !== undefined)
-        failAt(place, `expected columns of different names but received ${JSON.stringify(twice)} twice`);
+      const known = new Set<string>();
+      for (const name of fields) {
+        if (known.has(name))
+          failAt(place, `expected columns of different names but received ${JSON.stringify(name)} twice`);
+        known.add(name);
+      }
       this.#names = fields;
       return undefined;
     }

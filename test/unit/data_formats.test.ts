@@ -146,6 +146,17 @@ describe('tables', () => {
     expect((error as Error).message).toContain(`[loadDataset] ${path}:${line}: ${sentence}`);
   });
 
+  test('a table has at most 10,000 columns, and names that differ are found in one pass', async () => {
+    const table = (columns: number): string =>
+      file('d.csv', `text${Array.from({ length: columns - 1 }, (_, i) => `,c${i}`).join('')}\n`);
+    await expectReject(loadDataset(table(10_000), { tokenizer }), 'ERR_DATA', /it holds none$/);
+    await expectReject(
+      loadDataset(table(1_000_000), { tokenizer }),
+      'ERR_DATA',
+      /:1: expected at most 10000 columns$/,
+    );
+  });
+
   test('a record of many lines has at most maxLineBytes bytes', async () => {
     const path = file('d.csv', `text\n"${'a\n'.repeat(1000)}"\n`);
     expect((await loadDataset(path, { tokenizer, maxLineBytes: 2002 })).length).toBe(1);
