@@ -7,39 +7,19 @@ import { LoRAError } from '../errors';
 import { atOnce } from '../tensor/pace';
 import type { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
-import { idOfSnapshot } from '../hub/cache';
-import { sourceOptionNames } from '../hub/source';
-import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
+import type { AdapterFiles } from '../peft/adapter_files';
 import type { BottleneckConfigInput } from '../peft/bottleneck';
 import type { LoRAConfigInput } from '../peft/config';
 import type { IA3ConfigInput } from '../peft/ia3';
-import {
-  checkMethod,
-  methodNames,
-  methodOfInput,
-  methodOfJson,
-  type AdapterConfigInput,
-  type AdapterMethodName,
-} from '../peft/methods';
+import type { AdapterConfigInput, AdapterMethodName } from '../peft/methods';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { noGrad, tidy } from '../tensor/scope';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
 import type { Tensor } from '../tensor/tensor';
 import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
-import {
-  check,
-  checkBoolean,
-  checkInteger,
-  checkOneOf,
-  checkOptions,
-  checkSignal,
-  describe,
-  isListOf,
-} from '../validate';
-import { Adapter, type AdapterSource } from '../peft/adapter';
+import { check, checkOptions, checkSignal, describe } from '../validate';
+import type { Adapter } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
-import { combineOptions, combinePlan } from '../peft/combine';
-import { combineAdapters } from './combine_adapters';
 import type { ModelConfig } from './config';
 import { forwardSteps, planForward, type ForwardResult } from './forward';
 import type { GenerationResult, Prompt } from './generate';
@@ -57,6 +37,7 @@ import {
   type TaskData,
   type TaskEvaluation,
 } from '../tasks/options';
+import { ModelAdapters } from './model_adapters';
 import { TextGenerator } from './text_generator';
 import { disposeWeights, expectedTensors, linearsOf } from './tensor_table';
 import type { ModelDType } from './weights';
@@ -97,6 +78,7 @@ export class CausalLM {
   readonly #decoder: Decoder;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #adapters = new AdapterSet();
+  readonly #maker: ModelAdapters;
   readonly #generator: TextGenerator;
   #disposing: Promise<void> | undefined;
 
@@ -107,6 +89,12 @@ export class CausalLM {
     this.dtype = dtype;
     this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device), dtype };
     this.#tokenizer = tokenizer;
+    const checkAlive = (op: string): void => this.#checkAlive(op);
+    this.#maker = new ModelAdapters({
+      ...{ directory, config, device, checkAlive },
+      adapters: this.#adapters,
+      linears: () => this.linears(),
+    });
     this.#generator = new TextGenerator({
       directory,
       device,
@@ -115,7 +103,7 @@ export class CausalLM {
       defaults,
       tokenizer,
       neededTokenizer: () => this.tokenizer,
-      checkAlive: (op) => this.#checkAlive(op),
+      checkAlive,
     });
   }
 
@@ -182,14 +170,7 @@ export class CausalLM {
   addAdapter(config: AdapterConfigInput, options?: AddAdapterOptions): Adapter;
   addAdapter(config: AdapterConfigInput = {}, options: AddAdapterOptions = {}): Adapter {
     this.#checkAlive('addAdapter');
-    checkOptions('addAdapter', options, ['name', 'seed', 'activate']);
-    const source = this.#source('addAdapter', { ...options, trainable: true });
-    const adapter = Adapter.create(
-      { ...source, ...methodOfInput('addAdapter', config, this.config) },
-      this.linears(),
-    );
-    this.#adapters.add(adapter, options.activate ?? false);
-    return adapter;
+    return this.#maker.add(config, options);
   }
 
   /**
@@ -203,27 +184,8 @@ export class CausalLM {
     from: string | URL | AdapterFiles,
     options: LoadAdapterOptions<Name> = {},
   ): Promise<Adapter<Name>> {
-    const op = 'loadAdapter';
-    this.#checkAlive(op);
-    const known = ['name', 'seed', 'activate', 'trainable', 'limits', 'method', ...sourceOptionNames];
-    checkOptions(op, options, known);
-    const { method } = options;
-    if (method !== undefined) checkOneOf(op, 'method', method, methodNames);
-    const source = this.#source(op, options);
-    const files = await adapterFiles(op, from, options);
-    const choice = methodOfJson(files.config);
-    if (method !== undefined) checkMethod(op, choice, method);
-    this.#checkAlive(op);
-    const adapter = await Adapter.fromTensors({ ...source, ...choice }, files.tensors, this.linears());
-    try {
-      this.#checkAlive(op);
-      this.#adapters.checkName(op, source.name); // again: others may have come meanwhile
-    } catch (error) {
-      adapter.dispose();
-      throw error;
-    }
-    this.#adapters.add(adapter, options.activate ?? false);
-    return adapter as Adapter<Name>;
+    this.#checkAlive('loadAdapter');
+    return this.#maker.load(from, options);
   }
 
   /**
@@ -246,26 +208,8 @@ export class CausalLM {
     adapters: readonly (string | Adapter)[],
     options: CombineAdaptersOptions = {},
   ): Promise<Adapter> {
-    const op = 'combineAdapters';
-    this.#checkAlive(op);
-    const { name = 'combined', seed, activate, trainable, ...settings } = options;
-    checkOptions(op, options, [...combineOptions, 'name', 'seed', 'activate', 'trainable']);
-    this.#adapters.checkName(op, name);
-    const isName = (one: unknown): boolean => typeof one === 'string' || one instanceof Adapter;
-    check(
-      isListOf(adapters, isName) && adapters.length > 0,
-      op,
-      () => `expected a list of adapters but received ${describe(adapters)}`,
-    );
-    const found = adapters.map((one) => this.#adapters.resolve(op, one)!);
-    const plan = combinePlan(op, found.length, { ...settings, seed });
-    const releases = found.map((adapter) => adapter.acquire());
-    try {
-      const files = await combineAdapters(op, found, this.linears(), plan);
-      return await this.loadAdapter(files, { name, seed, activate, trainable });
-    } finally {
-      for (const release of releases) release();
-    }
+    this.#checkAlive('combineAdapters');
+    return this.#maker.combine(adapters, options);
   }
 
   /**
@@ -555,23 +499,6 @@ export class CausalLM {
   /** @internal */
   linears(): Linear[] {
     return linearsOf(this.config, this.#decoder.weights);
-  }
-
-  #source(
-    op: string,
-    { name = 'default', seed = 0, trainable = false, activate = false }: LoadAdapterOptions,
-  ): Omit<AdapterSource, 'method' | 'config'> {
-    this.#adapters.checkName(op, name);
-    checkInteger(op, 'seed', seed);
-    checkBoolean(op, 'trainable', trainable);
-    checkBoolean(op, 'activate', activate);
-    return {
-      name,
-      base: idOfSnapshot(this.directory) ?? this.directory,
-      trainable,
-      seed,
-      device: this.device,
-    };
   }
 
   #checkAlive(op: string): void {

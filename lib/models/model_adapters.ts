@@ -1,0 +1,110 @@
+/** What makes the adapters of a model: new ones, those of files, and one of several. */
+import { idOfSnapshot } from '../hub/cache';
+import { sourceOptionNames } from '../hub/source';
+import type { Linear } from '../linear/linear';
+import type { Device } from '../native/device';
+import { Adapter, type AdapterSource } from '../peft/adapter';
+import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
+import type { AdapterSet } from '../peft/adapter_set';
+import { combineOptions, combinePlan } from '../peft/combine';
+import {
+  checkMethod,
+  methodNames,
+  methodOfInput,
+  methodOfJson,
+  type AdapterConfigInput,
+  type AdapterMethodName,
+} from '../peft/methods';
+import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isListOf } from '../validate';
+import { combineAdapters } from './combine_adapters';
+import type { ModelConfig } from './config';
+import type { AddAdapterOptions, CombineAdaptersOptions, LoadAdapterOptions } from './options';
+
+/** The model that is adapted. */
+export interface AdaptedModel {
+  readonly directory: string;
+  readonly config: ModelConfig;
+  readonly device: Device;
+  readonly adapters: AdapterSet;
+  linears(): Linear[];
+  /** @throws ERR_DISPOSED */
+  checkAlive(op: string): void;
+}
+
+/** @internal The methods are those of CausalLM, where they are documented. */
+export class ModelAdapters {
+  constructor(private readonly model: AdaptedModel) {}
+
+  add(config: AdapterConfigInput, options: AddAdapterOptions): Adapter {
+    const op = 'addAdapter';
+    const { adapters, config: shape } = this.model;
+    checkOptions(op, options, ['name', 'seed', 'activate']);
+    const source = this.#source(op, { ...options, trainable: true });
+    const adapter = Adapter.create({ ...source, ...methodOfInput(op, config, shape) }, this.model.linears());
+    adapters.add(adapter, options.activate ?? false);
+    return adapter;
+  }
+
+  async load<Name extends AdapterMethodName>(
+    from: string | URL | AdapterFiles,
+    options: LoadAdapterOptions<Name>,
+  ): Promise<Adapter<Name>> {
+    const op = 'loadAdapter';
+    const { adapters } = this.model;
+    const known = ['name', 'seed', 'activate', 'trainable', 'limits', 'method', ...sourceOptionNames];
+    checkOptions(op, options, known);
+    const { method } = options;
+    if (method !== undefined) checkOneOf(op, 'method', method, methodNames);
+    const source = this.#source(op, options);
+    const files = await adapterFiles(op, from, options);
+    const choice = methodOfJson(files.config);
+    if (method !== undefined) checkMethod(op, choice, method);
+    this.model.checkAlive(op);
+    const adapter = await Adapter.fromTensors({ ...source, ...choice }, files.tensors, this.model.linears());
+    try {
+      this.model.checkAlive(op);
+      adapters.checkName(op, source.name); // again: others may have come meanwhile
+    } catch (error) {
+      adapter.dispose();
+      throw error;
+    }
+    adapters.add(adapter, options.activate ?? false);
+    return adapter as Adapter<Name>;
+  }
+
+  async combine(given: readonly (string | Adapter)[], options: CombineAdaptersOptions): Promise<Adapter> {
+    const op = 'combineAdapters';
+    const { adapters } = this.model;
+    const { name = 'combined', seed, activate, trainable, ...settings } = options;
+    checkOptions(op, options, [...combineOptions, 'name', 'seed', 'activate', 'trainable']);
+    adapters.checkName(op, name);
+    const isName = (one: unknown): boolean => typeof one === 'string' || one instanceof Adapter;
+    check(
+      isListOf(given, isName) && given.length > 0,
+      op,
+      () => `expected a list of adapters but received ${describe(given)}`,
+    );
+    const found = given.map((one) => adapters.resolve(op, one)!);
+    const plan = combinePlan(op, found.length, { ...settings, seed });
+    const releases = found.map((adapter) => adapter.acquire());
+    try {
+      const files = await combineAdapters(op, found, this.model.linears(), plan);
+      this.model.checkAlive('loadAdapter');
+      return await this.load(files, { name, seed, activate, trainable });
+    } finally {
+      for (const release of releases) release();
+    }
+  }
+
+  #source(
+    op: string,
+    { name = 'default', seed = 0, trainable = false, activate = false }: LoadAdapterOptions,
+  ): Omit<AdapterSource, 'method' | 'config'> {
+    const { directory, device, adapters } = this.model;
+    adapters.checkName(op, name);
+    checkInteger(op, 'seed', seed);
+    checkBoolean(op, 'trainable', trainable);
+    checkBoolean(op, 'activate', activate);
+    return { name, base: idOfSnapshot(directory) ?? directory, trainable, seed, device };
+  }
+}
