@@ -5,7 +5,7 @@ import type { SourceOptions } from '../hub/source';
 import type { Device } from '../native/device';
 import type { Tensor } from '../tensor/tensor';
 import type { Adapter } from '../peft/adapter';
-import type { CombineMethod, CombineSettings } from '../peft/combine';
+import type { CombineMethod } from '../peft/combine';
 import type { AdapterMethodName } from '../peft/methods';
 import type { TokenRows } from './batch';
 import type { SamplingOptions } from '../engine/sampling';
@@ -109,7 +109,7 @@ export interface GenerateOptions extends SamplingOptions, ChatVariables {
 }
 
 /** The options of {@link CausalLM.combineAdapters}. */
-export interface CombineAdaptersOptions extends CombineSettings, AddAdapterOptions {
+export interface CombineAdaptersOptions extends AddAdapterOptions {
   /** The weight of each adapter, of any sign. Default: 1 for each. */
   weights?: readonly number[] | undefined;
   /** How they become one; the guide says how far each is from the sum. Default 'cat', which is the sum. */

@@ -3,8 +3,7 @@
  * bitsandbytes writes: NF4, FP4 and int8 rows. stored_matrix.ts has their tensors.
  */
 
-const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === 'object' && value !== null && !Array.isArray(value);
+import { isRecord } from '../formats/json';
 
 /** What int8 rows look like in a group of quantization_config; null and absent values are as good. */
 const int8Rows: Readonly<Record<string, unknown>> = {

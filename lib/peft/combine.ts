@@ -1,5 +1,6 @@
 /** Several adapters as one: PEFT's add_weighted_adapter, computed in double and rounded once to f32. */
 import { LoRAError } from '../errors';
+import type { CombineAdaptersOptions } from '../models/options';
 import { Random } from '../data/random';
 import { check, checkInteger, checkNumber, checkOneOf, describe, isListOf } from '../validate';
 import { f32Tensor, type AdapterLayer } from './adapter_layers';
@@ -41,17 +42,9 @@ export interface CombinePlan {
 
 const pruning: readonly CombineMethod[] = ['ties', 'magnitude_prune', 'dare_linear'];
 
-export interface CombineSettings {
-  weights?: readonly number[] | undefined;
-  method?: CombineMethod | undefined;
-  svdRank?: number | undefined;
-  density?: number | undefined;
-  majoritySignMethod?: 'total' | 'frequency' | undefined;
-  seed?: number | undefined;
-}
-
-/** Their names, without the seed. */
+/** What of the options says how adapters are combined, without the seed. */
 export const combineOptions = ['weights', 'method', 'svdRank', 'density', 'majoritySignMethod'] as const;
+type CombineSettings = Pick<CombineAdaptersOptions, (typeof combineOptions)[number] | 'seed'>;
 
 /** @throws ERR_ARGUMENT, also for a setting that the method does not read. */
 export function combinePlan(op: string, count: number, settings: CombineSettings): CombinePlan {

@@ -1,9 +1,7 @@
 #include "node/env_state.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
-#include <sstream>
 #include <utility>
 
 #include "backend/cuda/device.h"
@@ -340,33 +338,17 @@ Block EnvState::TryAllocate(Device& device, size_t bytes) {
   return give_back();
 }
 
-namespace {
-
-// Hundredths of a MiB. What is needed is rounded up and what is free down, so that a sentence with
-// both does not contradict itself.
-enum class Rounding : uint8_t { kUp, kDown };
-std::string MiB(size_t bytes, Rounding rounding) {
-  const double hundredths = static_cast<double>(bytes) * 100 / (1 << 20);
-  std::ostringstream text;
-  text.precision(15);
-  text << (rounding == Rounding::kUp ? std::ceil(hundredths) : std::floor(hundredths)) / 100
-       << " MiB";
-  return text.str();
-}
-
-}  // namespace
-
 void EnvState::ThrowOutOfMemory(Device& device, size_t bytes, const char* op) {
   // A block may be larger than what was asked for.
   const size_t needed = Allocator::RoundUp(bytes), free = device.allocator().source().free();
   const bool on_host = device.host_memory();
   const size_t held = on_host ? HostMemoryBudget().used() : device.bytes;
-  std::ostringstream more;
-  if (on_host && HostMemoryBudget().limit())
-    more << " of LORA_MEMORY_LIMIT = " << MiB(*HostMemoryBudget().limit(), Rounding::kDown);
-  Throw("ERR_OUT_OF_MEMORY", op, "needs ", MiB(needed, Rounding::kUp), " but only ",
-        MiB(free, Rounding::kDown), " are free on ", device.name(), ": with what is held, ",
-        MiB(needed + held, Rounding::kUp), more.str(),
+  std::string of;
+  if (const auto& limit = HostMemoryBudget().limit(); on_host && limit)
+    of = " of LORA_MEMORY_LIMIT = " + MiBText(*limit, Rounding::kDown);
+  Throw("ERR_OUT_OF_MEMORY", op, "needs ", MiBText(needed, Rounding::kUp), " but only ",
+        MiBText(free, Rounding::kDown), " are free on ", device.name(), ": with what is held, ",
+        MiBText(needed + held, Rounding::kUp), of,
         "; smaller batches, shorter texts, gradientCheckpointing and quantize take less");
 }
 

@@ -137,8 +137,8 @@ Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef tensor) {
   if (bytes > (size_t{1} << 20)) {
     const size_t free = AvailableMemory();
     if (bytes > free)
-      Throw("ERR_OUT_OF_MEMORY", "read", "needs ", bytes, " bytes but only ", free,
-            " bytes are free on cpu");
+      Throw("ERR_OUT_OF_MEMORY", "read", "needs ", MiBText(bytes, Rounding::kUp), " but only ",
+            MiBText(free, Rounding::kDown), " are free on cpu");
     if (!HasAddresses(bytes + kRoomOfRuntime))
       Throw("ERR_OUT_OF_MEMORY", "read", "needs ", bytes,
             " bytes, which a limit on the addresses of this process denies");

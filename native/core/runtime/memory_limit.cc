@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cmath>
 #include <cstdlib>
+#include <sstream>
 
 #include "core/error.h"
 
@@ -35,6 +36,15 @@ std::optional<size_t> ParseBytes(const std::string& text) {
   }
   if (value * factor >= 1e18) return std::nullopt;
   return static_cast<size_t>(value * factor);
+}
+
+std::string MiBText(size_t bytes, Rounding rounding) {
+  const double hundredths = static_cast<double>(bytes) * 100 / (1 << 20);
+  std::ostringstream text;
+  text.precision(15);
+  text << (rounding == Rounding::kUp ? std::ceil(hundredths) : std::floor(hundredths)) / 100
+       << " MiB";
+  return text.str();
 }
 
 size_t MemoryBudget::SystemFree() const {

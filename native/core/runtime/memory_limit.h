@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -15,6 +16,11 @@ namespace lora {
 
 // Reads bytes from "1073741824", "512MiB", "2GiB", "1.5 GB" or "64K"; nothing from other texts.
 std::optional<size_t> ParseBytes(const std::string& text);
+
+// Writes bytes as "1.25 MiB". What is needed is rounded up and what is free down, to hundredths, so
+// that a sentence with both does not contradict itself.
+enum class Rounding : uint8_t { kUp, kDown };
+std::string MiBText(size_t bytes, Rounding rounding);
 
 class MemoryBudget {
  public:

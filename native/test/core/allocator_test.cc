@@ -160,6 +160,14 @@ TEST_CASE("trim takes the largest blocks first") {
   CHECK(budget.used() == kMiB);
 }
 
+TEST_CASE("memory_limit: sizes are told so that need and what is free are not the same number") {
+  CHECK(MiBText(32 * kMiB, Rounding::kUp) == "32 MiB");
+  CHECK(MiBText(kMiB + kMiB / 4, Rounding::kDown) == "1.25 MiB");
+  CHECK(MiBText(163840, Rounding::kUp) == "0.16 MiB");
+  CHECK(MiBText(163840, Rounding::kDown) == "0.15 MiB");
+  CHECK(MiBText(size_t{1} << 52, Rounding::kUp) == "4294967296 MiB");
+}
+
 TEST_CASE("sizes in words") {
   CHECK(ParseBytes("1073741824") == size_t{1} << 30);
   CHECK(ParseBytes("512MiB") == 512 * kMiB);
