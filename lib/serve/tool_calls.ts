@@ -86,9 +86,10 @@ export interface CallParser {
 
 /** The length of the end of a text that may be white space before a call, or the beginning of its tag. */
 function heldLength(text: string): number {
-  for (let n = Math.min(open.length - 1, text.length); n > 0; n--)
-    if (open.startsWith(text.slice(-n))) return n + /\s*$/.exec(text.slice(0, -n))![0].length;
-  return /\s*$/.exec(text)![0].length;
+  let tag = Math.min(open.length - 1, text.length);
+  while (!open.startsWith(text.slice(text.length - tag))) tag--;
+  // Not by a regular expression, which would look at a run of spaces from each of its places.
+  return text.length - text.slice(0, text.length - tag).trimEnd().length;
 }
 
 class HermesParser implements CallParser {

@@ -111,6 +111,16 @@ test('what is certain is not held back', () => {
   expect(parser.push('box>').content).toBe(' <toolbox>');
 });
 
+test('a run of 400,000 line breaks is looked at once, and one behind a call is left out', () => {
+  const run = '\n'.repeat(400_000); // from each of its places it would take minutes
+  const parser = callParser('hermes', names, false);
+  expect(parser.push(`a${run}x`).content).toBe(`a${run}x`);
+  const { content, calls } = parser.push(`${run}<tool_call>${add}</tool_call>`);
+  expect({ content, calls: calls.length }).toEqual({ content: '', calls: 1 });
+  expect(parser.push(run)).toEqual({ content: '', calls: [] });
+  expect(parser.flush().content).toBe('');
+});
+
 test('a text that a grammar made one call', () => {
   const parser = callParser('llama3', names, true);
   expect(parser.push('{"name": "add", "para')).toEqual({ content: '', calls: [] });
