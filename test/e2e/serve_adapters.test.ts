@@ -234,9 +234,18 @@ test('many requests of one client do not hold back another one', async () => {
     for await (const _ of response);
     ended.push(name);
   };
+  const waiting = async (): Promise<number> =>
+    ((await (await fetch(`${served.url}/health`)).json()) as { waiting: number }).waiting;
+  // Has the one place until everybody waits, so that the order is the server's and not that of connections.
+  const local = { localAddress: '127.0.0.1' };
+  const first = await begun(served, chat, { ...hi, stream: true, max_tokens: 90_000 }, local);
+  first.resume();
   const many = Array.from({ length: 30 }, (_, i) => ask(`many${i}`, '127.0.0.1'));
-  await until(() => ended.length > 0);
-  await ask('one', '127.0.0.2');
-  expect(ended.length).toBeLessThan(12);
-  await Promise.all(many);
+  await until(async () => (await waiting()) === 30);
+  const one = ask('one', '127.0.0.2');
+  await until(async () => (await waiting()) === 31);
+  first.destroy();
+  await Promise.all([...many, one]);
+  expect(ended).toHaveLength(31);
+  expect(ended.indexOf('one')).toBeLessThan(4); // the second, but for how answers of several connections arrive
 });
