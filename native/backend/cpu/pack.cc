@@ -223,6 +223,8 @@ void Run(const PackArgs& args, Scratch, Context& context) {
   const size_t rows = static_cast<size_t>(args.rows), cols = static_cast<size_t>(args.cols);
   const size_t width = PanelWidth();
   const size_t stride = Elements(cols, args.format) * width;
+  // A matrix of no columns may have 2³² rows, and codes have panels of no bytes then.
+  if (PackedBytes(args.rows, args.cols, args.format) == 0) return;
   auto* const panels = static_cast<uint32_t*>(args.dst);
   auto* const host = static_cast<CpuContext*>(&context);
   // A product that streams a large matrix once spends 5 to 15 % less time with huge pages.
