@@ -9,12 +9,12 @@ const inTraining = new WeakSet<object>();
  *
  * @throws ERR_BUSY when another run has one of them.
  */
-export function takeForTraining(items: ReadonlySet<object>, adapter: string): () => void {
+export function takeForTraining(items: ReadonlySet<object>, label: string): () => void {
   for (const item of items)
     if (inTraining.has(item))
       throw new LoRAError(
         'ERR_BUSY',
-        `[Trainer] another run trains adapter '${adapter}', or shares parameters or the optimizer with this one: await it first`,
+        `[Trainer] another run trains ${label}, or shares parameters or the optimizer with this one: await it first`,
         { op: 'Trainer' },
       );
   for (const item of items) inTraining.add(item);

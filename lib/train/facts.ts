@@ -3,17 +3,17 @@ import { idOfSnapshot } from '../hub/cache';
 import { basename, dirname } from 'node:path';
 import type { DataSource } from '../data/example';
 import type { CausalLM } from '../models/causal_lm';
-import type { Adapter } from '../peft/adapter';
 import type { EvalEvent } from './events';
 import type { ResolvedOptions } from './options';
 import type { RunRecord } from './record';
+import type { TrainingSubject } from './subject';
 
 /** A name and a value, which may come from strangers and is not escaped. */
 export type Fact = readonly [name: string, value: string];
 
-export interface RunSubject {
+export interface RunFacts {
   readonly model: CausalLM;
-  readonly adapter: Adapter;
+  readonly subject: TrainingSubject;
   readonly data: DataSource;
   readonly options: ResolvedOptions;
   readonly record: RunRecord;
@@ -41,7 +41,7 @@ export const baseModelName = (directory: string): string => baseModelId(director
 const lastPart = (path: string): string => path.slice(path.lastIndexOf('.') + 1);
 
 /** What is trained, and on what. */
-export function subjectFacts({ model, adapter, data, record }: RunSubject): Fact[] {
+export function subjectFacts({ model, subject, data, record }: RunFacts): Fact[] {
   const { path, length, tokens } = data as Partial<Record<'path' | 'length' | 'tokens', unknown>>;
   const examples = typeof length === 'number' ? `${grouped(length)} examples` : undefined;
   const counted = typeof tokens === 'number' ? `${grouped(tokens)} tokens that count` : undefined;
@@ -54,17 +54,17 @@ export function subjectFacts({ model, adapter, data, record }: RunSubject): Fact
     ['Kind', `${model.config.modelType}, ${grouped(parameterCount)} parameters, ${model.dtype}`],
     ['Data', what || 'examples of a program, which did not say how many'],
     ['Trained', `${grouped(record.trainableParameters)} parameters (${share.toFixed(2)}%)`],
-    ['Layers', [...new Set(adapter.targets.map(lastPart))].sort().join(', ')],
+    ['Layers', [...new Set(subject.facts.modules.map(lastPart))].sort().join(', ')],
   ];
 }
 
 /** How it was trained. */
-export function settingFacts({ adapter, options }: RunSubject): Fact[] {
+export function settingFacts({ subject, options }: RunFacts): Fact[] {
   const { batchSize, gradientAccumulationSteps: batches, packing, groupByLength } = options;
   const { lr, schedule, warmupSteps, weightDecay, maxGradNorm, neftuneNoiseAlpha, seed } = options;
   const { optimizer, loraPlusRatio } = options;
   return [
-    ...adapter.facts.settings,
+    ...subject.facts.settings,
     ['Learning rate', `${lr}, ${schedule}${warmupSteps > 0 ? ` after ${warmupSteps} steps of warm-up` : ''}`],
     ...(optimizer === 'adamw' ? [] : [['Optimizer', optimizer] as const]),
     ...(loraPlusRatio === undefined ? [] : [['LoRA+ ratio', String(loraPlusRatio)] as const]),
@@ -87,7 +87,7 @@ export function evaluationOf({ kept, evaluations, lastEval }: RunRecord): Adapte
 type AdapterEvaluation = Pick<EvalEvent, 'step' | 'loss'> & Partial<Pick<EvalEvent, 'tokens'>>;
 
 /** How it ended, or where it stands. */
-export function resultFacts({ record, options }: RunSubject): Fact[] {
+export function resultFacts({ record, options }: RunFacts): Fact[] {
   const { lastStep, lastEval, resumedAt, tokens, ended, kept, best } = record;
   const step = lastStep?.step ?? resumedAt;
   const from = resumedAt > 0 ? ` (this run continued one of ${grouped(resumedAt)} steps)` : '';

@@ -4,7 +4,6 @@ import { LoRAError } from '../errors';
 import { loadCheckpoint } from '../formats/checkpoint';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
-import type { Adapter } from '../peft/adapter';
 import { settle } from '../tensor/state';
 import { BestEvaluation } from './best';
 import type { CheckpointEvent, TrainerEvent, TrainerResult } from './events';
@@ -14,6 +13,7 @@ import { Progress } from './progress';
 import type { RunRecord } from './record';
 import { DataDigest, readRunState, replay, type Resumed, type RunSettings } from './resume';
 import { stepBatches, type StepBatches } from './step_batches';
+import type { TrainingSubject } from './subject';
 import type { Updates } from './update';
 
 /** What the loop works on. */
@@ -21,7 +21,7 @@ interface LoopParts {
   readonly options: ResolvedOptions;
   readonly model: CausalLM;
   readonly data: DataSource;
-  readonly adapter: Adapter;
+  readonly subject: TrainingSubject;
   readonly optimizer: Optimizer;
   readonly updates: Updates;
   readonly trainableParameters: number;
@@ -110,18 +110,18 @@ export class TrainingLoop {
     from: Resumed,
     groups: AsyncGenerator<StepBatches, void, void>,
   ): AsyncGenerator<TrainerEvent, void, void> {
-    const { options, adapter, optimizer } = this.#parts;
+    const { options, subject, optimizer } = this.#parts;
     const { maxTokens } = options;
     this.#tokens = await replay(from, groups, this.#taken, { maxTokens, signal: this.#signal });
-    await loadCheckpoint(from.dir, { adapter, optimizer });
+    await loadCheckpoint(from.dir, { [subject.key]: subject.state, optimizer });
     // An abort may have come between the step and its evaluation.
     if (this.#start > 0 && this.#evaluationIsDue && (yield* this.#evaluate())) this.#best = from.dir;
   }
 
   /** A step, and the evaluation and the checkpoint that follow it. */
   async *#train({ batches, epoch }: StepBatches): AsyncGenerator<TrainerEvent, void, void> {
-    const { options, adapter, updates, output } = this.#parts;
-    const rewind = adapter.forwardMark();
+    const { options, subject, updates, output } = this.#parts;
+    const rewind = subject.mark();
     const update = await updates.make(this.#step, batches, this.#signal).catch((error: unknown) => {
       rewind(); // a step that does not end leaves the state of the one before
       throw error;
@@ -158,11 +158,15 @@ export class TrainingLoop {
 
   /** Measures the held-out data; gives whether its adapter is the best so far, and to be kept. */
   async *#evaluate(): AsyncGenerator<TrainerEvent, boolean, void> {
-    const { options, model, adapter, record } = this.#parts;
+    const { options, model, subject, record } = this.#parts;
     const { evalData, batchSize, keepBest } = options;
     if (evalData === undefined)
       throw new LoRAError('ERR_ARGUMENT', '[Trainer] expected evalData with evalEvery');
-    const evaluation = await model.evaluate(evalData, { adapter, batchSize, signal: this.#signal });
+    const evaluation = await model.evaluate(evalData, {
+      adapter: subject.adapter,
+      batchSize,
+      signal: this.#signal,
+    });
     const best = this.#evaluations.add(this.#step, evaluation.loss);
     record.best = this.#evaluations.best;
     yield { type: 'eval', step: this.#step, ...evaluation, best };
@@ -171,24 +175,24 @@ export class TrainingLoop {
   }
 
   async #checkpoint(output: OutputDirectory): Promise<CheckpointEvent> {
-    const { options, adapter, optimizer, settings } = this.#parts;
+    const { options, subject, optimizer, settings } = this.#parts;
     const step = this.#step;
     const state = { step, settings, data: this.#taken.value, evaluations: this.#evaluations.state };
     const keep = options.keepBest ? this.#evaluations.best?.step : undefined;
     const kept = { limit: options.saveLimit, keep, card: this.#parts.card() };
-    const dir = await output.saveCheckpoint(state, adapter, optimizer, kept);
+    const dir = await output.saveCheckpoint(state, subject, optimizer, kept);
     this.#savedAt = step;
     return { type: 'checkpoint', step, dir };
   }
 
   /** Saves the final adapter. With keepBest that is the one of the best evaluation, which the adapter in memory then is, too. */
   async #saveFinal(): Promise<void> {
-    const { options, output, adapter, settings, record } = this.#parts;
+    const { options, output, subject, settings, record } = this.#parts;
     if (!output) return;
     const best = options.keepBest ? record.best : undefined;
     record.kept = best;
     const card = this.#parts.card();
-    if (best === undefined || best.step === this.#step) return output.saveFinal(adapter, card);
+    if (best === undefined || best.step === this.#step) return output.saveFinal(subject, card);
     const dir = this.#best!;
     const saved = await readRunState(dir, { settings, mostSteps: this.#step });
     if (saved.step !== best.step)
@@ -197,9 +201,9 @@ export class TrainingLoop {
         `[Trainer] expected the adapter of step ${best.step}, the best evaluation, in ${dir} but found that of step ${saved.step}`,
         { op: 'Trainer' },
       );
-    await output.saveFinal(adapter, card, dir);
+    await output.saveFinal(subject, card, dir);
     // Last, so that after a failure before it the adapter is still that of the last step.
-    await loadCheckpoint(dir, { adapter });
+    await loadCheckpoint(dir, { [subject.key]: subject.state });
   }
 
   /** Keeps what was trained, wherever the abort or the failure came; a step that was not finite is left to the checkpoints before it. */

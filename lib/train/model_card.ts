@@ -4,7 +4,7 @@ import { version } from '../../package.json';
 import { SavedFolder } from '../formats/file_group';
 import { readText } from '../formats/json';
 import { cardFile } from '../formats/model_files';
-import { baseModelId, resultFacts, settingFacts, subjectFacts, type Fact, type RunSubject } from './facts';
+import { baseModelId, resultFacts, settingFacts, subjectFacts, type Fact, type RunFacts } from './facts';
 
 const marker = /\n<!-- lora-native replaces this card while it is unchanged: ([0-9a-f]{64}) -->\n$/;
 const digestOf = (text: string): string => createHash('sha256').update(text).digest('hex');
@@ -42,34 +42,33 @@ const list = (facts: readonly Fact[]): string =>
   facts.map(([name, value]) => `- ${name}: ${code(value)}`).join('\n');
 
 /** The card of a run as it stands. */
-export function modelCard(subject: RunSubject): string {
-  const base = baseModelId(subject.model.directory);
-  const { title, loadedByPeft } = subject.adapter.facts;
+export function modelCard(run: RunFacts): string {
+  const base = baseModelId(run.model.directory);
+  const { title, library, relation, tags } = run.subject.facts;
   const shown = base ?? 'BASE_MODEL';
   const text = `---
-${base === undefined ? '' : `base_model: ${base}\n`}library_name: ${loadedByPeft ? 'peft' : 'lora-native'}
+${base === undefined ? '' : `base_model: ${base}\n`}library_name: ${library}
 pipeline_tag: text-generation
 tags:
-${base === undefined ? '' : `- base_model:adapter:${base}\n`}- ${subject.adapter.method}
-- lora-native
+${base === undefined ? '' : `- base_model:${relation}:${base}\n`}${tags.map((tag) => `- ${tag}\n`).join('')}- lora-native
 - transformers
 ---
 
-# ${title} adapter of ${code(shown)}
+# ${title} of ${code(shown)}
 
 Trained with lora-native ${version}. ${base?.includes('/') ? '' : 'Before you publish it: `base_model` above should be the id of the base model on the Hub, such as `org/name`, and a `license` belongs there too.'}
 
 ## What it was trained on
 
-${list(subjectFacts(subject))}
+${list(subjectFacts(run))}
 
 ## Settings
 
-${list(settingFacts(subject))}
+${list(settingFacts(run))}
 
 ## Result
 
-${list(resultFacts(subject))}
+${list(resultFacts(run))}
 
 ## How to use it
 
@@ -82,7 +81,7 @@ const model = await CausalLM.fromPretrained('${shown}');
 await model.loadAdapter('ADAPTER');
 const { text } = await model.generate('Once upon a time');
 \`\`\`
-${loadedByPeft ? withPeft(shown) : ''}`;
+${library === 'peft' ? withPeft(shown) : ''}`;
   return signed(text);
 }
 

@@ -8,12 +8,11 @@ import { SavedFolder, saveTogether } from '../formats/file_group';
 import { refuseLink } from '../formats/links';
 import { cardFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
-import type { Adapter } from '../peft/adapter';
-import { readAdapter, writeAdapterWith } from '../peft/adapter_files';
 import type { Optimizer } from '../optim/optimizer';
 import { temporaryBeside } from '../formats/temporary';
 import { mayWriteCard } from './model_card';
 import { checkpointsOf, type RunState } from './resume';
+import type { TrainingSubject } from './subject';
 
 interface CheckpointOptions {
   limit?: number | undefined;
@@ -65,7 +64,7 @@ export class OutputDirectory {
   /** checkpoint-N appears whole or not at all; then all but the newest `limit` are removed, and that of step `keep`. */
   async saveCheckpoint(
     state: RunState,
-    adapter: Adapter,
+    subject: TrainingSubject,
     optimizer: Optimizer,
     { limit, keep, card }: CheckpointOptions = {},
   ): Promise<string> {
@@ -73,9 +72,9 @@ export class OutputDirectory {
     const dir = this.checkpoint(step);
     await refuseLink(dir);
     await saveTogether(dir, async (temporary) => {
-      await adapter.save(temporary);
+      await subject.save(temporary);
       await saveCheckpoint(temporary, {
-        adapter,
+        [subject.key]: subject.state,
         optimizer,
         step,
         settings: JSON.stringify(settings),
@@ -112,11 +111,11 @@ export class OutputDirectory {
     return join(this.dir, `checkpoint-${step}`);
   }
 
-  /** The adapter as it is in memory, or that of the checkpoint `best`. */
-  async saveFinal(adapter: Adapter, card: string, best?: string): Promise<void> {
+  /** The subject as it is in memory, or that of the checkpoint `best`. */
+  async saveFinal(subject: TrainingSubject, card: string, best?: string): Promise<void> {
     const more = (folder: string): Promise<void> => writeCard(this.dir, folder, card);
-    if (best === undefined) await adapter.saveWith(this.dir, more);
-    else await writeAdapterWith(this.dir, await readAdapter(best), more);
+    if (best === undefined) await subject.save(this.dir, more);
+    else await subject.copy(best, this.dir, more);
   }
 
   /** Brings the card of the final adapter up to date. */

@@ -12,11 +12,11 @@ import { quantisedFormats, type FrozenWeight } from '../tensor/frozen_weight';
 import { runDetached } from '../tensor/scope';
 import { slicedBytes } from '../tensor/slices';
 import type { CausalLM } from '../models/causal_lm';
-import type { Adapter } from '../peft/adapter';
 import { describe } from '../validate';
 import type { BestState } from './best';
 import type { ResolvedOptions } from './options';
 import type { StepBatches } from './step_batches';
+import type { TrainingSubject } from './subject';
 import { tokensOf } from './update';
 
 const op = 'Trainer';
@@ -27,7 +27,7 @@ export type RunSettings = Readonly<Record<string, unknown>>;
 export async function settingsOf(
   options: ResolvedOptions,
   model: CausalLM,
-  adapter: Adapter,
+  subject: TrainingSubject,
 ): Promise<RunSettings> {
   const { batchSize, gradientAccumulationSteps, lr, weightDecay, maxGradNorm, seed, shuffleWindow } = options;
   const { schedule, warmupSteps, totalSteps, packing, packLength, neftuneNoiseAlpha } = options;
@@ -55,11 +55,7 @@ export async function settingsOf(
     ...quantisedLayers(model),
     weights: await fingerprintOf(model.linears()[0]!.base),
     ...(await quantisedValues(model)),
-    adapter: {
-      ...(adapter.method === 'lora' ? {} : { method: adapter.method }),
-      ...adapter.config,
-      targets: adapter.targets,
-    },
+    ...subject.settings(),
   };
 }
 

@@ -2,7 +2,6 @@ import { checkRereadable } from '../data/batches';
 import type { DataSource } from '../data/example';
 import { LoRAError } from '../errors';
 import { holdFor, RunHandle } from '../handle';
-import type { Adapter } from '../peft/adapter';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
 import type { Parameter } from '../tensor/tensor';
@@ -10,11 +9,13 @@ import { checkOptions, checkSignal, refuseF16Training } from '../validate';
 import { takeForTraining } from './exclusive';
 import { TrainingLoop, type LoopBegin } from './loop';
 import { makeOptimizer } from './optimizer';
-import type { RunSubject } from './facts';
+import type { RunFacts } from './facts';
 import { OutputDirectory } from './output';
 import { modelCard } from './model_card';
 import { RunRecord } from './record';
 import { Report } from './report/report';
+import type { TrainingSubject } from './subject';
+import { subjectOf } from './subjects';
 import { bestCheckpoint, newestCheckpoint, readRunState, settingsOf, type RunSettings } from './resume';
 import { Updates } from './update';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
@@ -36,7 +37,7 @@ export class Trainer {
   readonly #options: ResolvedOptions;
   readonly #model: CausalLM;
   readonly #data: DataSource;
-  readonly #adapter: Adapter;
+  readonly #subject: TrainingSubject;
   readonly #parameters: readonly Parameter[];
   readonly #updates: Updates;
   readonly #optimizer: Optimizer;
@@ -61,22 +62,13 @@ export class Trainer {
     this.#data = data;
     if ((this.#options.epochs ?? 1) > 1) checkRereadable('Trainer', data);
     if (model.dtype === 'f16') refuseF16Training('Trainer');
-    const adapter = model.activeAdapter;
-    if (!adapter?.trainable)
-      throw new LoRAError(
-        'ERR_ARGUMENT',
-        adapter
-          ? `[Trainer] expected a trainable active adapter but ${adapter.name} was loaded with trainable: false`
-          : '[Trainer] expected an active adapter but the model has none: call model.addAdapter({ r: 16 }) first',
-        { op: 'Trainer' },
-      );
-    this.#adapter = adapter;
-    this.#parameters = options.parameters ?? adapter.parameters();
+    this.#subject = subjectOf(model);
+    this.#parameters = options.parameters ?? this.#subject.parameters();
     const { lr, weightDecay, outDir } = this.#options;
     const { optimizer: given = 'adamw' } = options;
     const rates = { lr, weightDecay, loraPlusRatio: this.#options.loraPlusRatio };
     this.#optimizer = typeof given === 'string' ? makeOptimizer(given, this.#parameters, rates) : given;
-    this.#updates = new Updates(model, adapter, this.#parameters, this.#optimizer, this.#options);
+    this.#updates = new Updates(model, this.#subject, this.#parameters, this.#optimizer, this.#options);
     this.#ownsOptimizer = this.#optimizer !== given;
     this.#output = outDir === undefined ? undefined : new OutputDirectory(outDir);
   }
@@ -100,11 +92,11 @@ export class Trainer {
 
   /** Takes what the run changes, and its model, until the returned function is called. */
   #take(): () => void {
-    const release = this.#model.acquireForTraining('Trainer', this.#adapter);
+    const release = this.#subject.acquire('Trainer');
     try {
       const leave = takeForTraining(
         new Set([...this.#updates.withGradients, this.#optimizer]),
-        this.#adapter.name,
+        this.#subject.label,
       );
       return () => {
         leave();
@@ -126,7 +118,7 @@ export class Trainer {
       this.#ran = true;
       signal?.throwIfAborted();
       if (this.#output || this.#options.resume !== false)
-        this.#settings = await settingsOf(this.#options, this.#model, this.#adapter);
+        this.#settings = await settingsOf(this.#options, this.#model, this.#subject);
       const begin = await this.#resume();
       await this.#output?.open(begin !== undefined);
       this.#updates.clearGradients(); // what the program left would enter the first step
@@ -141,7 +133,7 @@ export class Trainer {
   /** @internal Notes an evaluation that the program made after the run: model card and report then have it. */
   async addEvaluation(event: EvalEvent): Promise<void> {
     this.#record.add(event);
-    await this.#output?.saveCard(modelCard(this.#subject()));
+    await this.#output?.saveCard(modelCard(this.#facts()));
     await this.#report?.write(true);
   }
 
@@ -153,13 +145,13 @@ export class Trainer {
   /** Writes the report where one is wanted. */
   async #writeReport(withSamples: boolean, signal?: AbortSignal): Promise<string | undefined> {
     if (!this.#output || !this.#options.report) return undefined;
-    this.#report ??= new Report(this.#output.dir, this.#subject());
+    this.#report ??= new Report(this.#output.dir, this.#facts());
     return this.#report.write(withSamples, signal);
   }
 
-  #subject(): RunSubject {
-    const subject = { model: this.#model, adapter: this.#adapter, data: this.#data };
-    return { ...subject, options: this.#options, record: this.#record };
+  #facts(): RunFacts {
+    const run = { model: this.#model, subject: this.#subject, data: this.#data };
+    return { ...run, options: this.#options, record: this.#record };
   }
 
   /** Reads the place from which the run goes on, where there is one. */
@@ -175,13 +167,13 @@ export class Trainer {
 
   #loop(begin: LoopBegin | undefined, signal: AbortSignal | undefined): TrainingLoop {
     const parts = {
-      ...this.#subject(),
+      ...this.#facts(),
       optimizer: this.#optimizer,
       updates: this.#updates,
       trainableParameters: this.#parameters.reduce((sum, p) => sum + p.numel, 0),
       output: this.#output,
       settings: this.#settings,
-      card: () => modelCard(this.#subject()),
+      card: () => modelCard(this.#facts()),
       writeReport: (withSamples: boolean, aborting?: AbortSignal) => this.#writeReport(withSamples, aborting),
     };
     return new TrainingLoop(parts, begin, signal);

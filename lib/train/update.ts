@@ -6,7 +6,6 @@ import { roomInQueue } from '../native/device';
 import type { CausalLM } from '../models/causal_lm';
 import { clipGradNorm } from '../optim/clip';
 import type { Optimizer } from '../optim/optimizer';
-import type { Adapter } from '../peft/adapter';
 import { backwardSteps } from '../tensor/autograd';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { tidy } from '../tensor/scope';
@@ -14,6 +13,7 @@ import type { Parameter } from '../tensor/tensor';
 import { largestActivations } from './activations';
 import type { StepEvent } from './events';
 import type { ResolvedOptions } from './options';
+import type { TrainingSubject } from './subject';
 
 export type StepFigures = Pick<StepEvent, 'loss' | 'lr' | 'gradNorm' | 'tokens'>;
 
@@ -21,17 +21,17 @@ export const tokensOf = (rows: readonly (readonly number[])[]): number =>
   rows.reduce((sum, row) => sum + row.length, 0);
 
 export class Updates {
-  /** All that backward() fills: the parameters to train, and the others of the adapter. */
+  /** All that backward() fills: the parameters to train, and the others of the subject. */
   readonly withGradients: ReadonlySet<Parameter>;
 
   constructor(
     private readonly model: CausalLM,
-    private readonly adapter: Adapter,
+    private readonly subject: TrainingSubject,
     private readonly parameters: readonly Parameter[],
     private readonly optimizer: Optimizer,
     private readonly options: ResolvedOptions,
   ) {
-    this.withGradients = new Set([...parameters, ...adapter.parameters()]);
+    this.withGradients = new Set([...parameters, ...subject.parameters()]);
   }
 
   /**
@@ -60,7 +60,7 @@ export class Updates {
       tokens += tokensOf(inputIds);
       if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
       const options = this.#forwardOptions(step, i, { labels, segmentIds });
-      const mark = this.adapter.forwardMark();
+      const mark = this.subject.mark();
       const part = await tidy(async () => {
         const { loss: sum } = await this.model.forwardInSlices(inputIds, options);
         return sum.div(counted);
@@ -119,7 +119,7 @@ export class Updates {
       gradientCheckpointing,
       ...(alpha > 0 && { noise: { alpha, seed, stream: step * gradientAccumulationSteps + batch } }),
       reduction: 'sum' as const,
-      adapter: this.adapter,
+      adapter: this.subject.adapter,
       train: true,
     };
   }

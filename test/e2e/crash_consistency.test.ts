@@ -21,6 +21,7 @@ import { ModelFolder } from '../../lib/formats/model_folder';
 import { cardFile, sideFiles } from '../../lib/formats/model_files';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { readAdapter, writeAdapter } from '../../lib/peft/adapter_files';
+import { AdapterSubject } from '../../lib/train/adapter_subject';
 import { signed } from '../../lib/train/model_card';
 import { OutputDirectory } from '../../lib/train/output';
 import { checkpointsOf } from '../../lib/train/resume';
@@ -114,10 +115,12 @@ const runState = async (path: string): Promise<string> =>
 const checkpoint = (dir: string, step = 3, limit?: number): Promise<unknown> =>
   new OutputDirectory(dir).saveCheckpoint(
     { step, settings: {}, data: '', evaluations: { best: null, waited: 0, at: 0 } },
-    adapter,
+    new AdapterSubject(model, adapter),
     new AdamW(adapter.parameters(), { lr: 1 }),
     { limit },
   );
+const saveFinal = (dir: string, adapter: Adapter, card: string): Promise<unknown> =>
+  new OutputDirectory(dir).saveFinal(new AdapterSubject(model, adapter), card);
 /** What resume: true would go on from. */
 const newestState = async (dir: string): Promise<string> => {
   const newest = (await checkpointsOf(dir)).at(-1);
@@ -143,8 +146,8 @@ const scenarios: Record<string, Scenario> = {
     load: adapterState,
   },
   'the adapter of a run with its model card over another': {
-    before: (dir) => new OutputDirectory(join(dir, 'run')).saveFinal(smallAdapter, cardOf(1)),
-    save: (dir) => new OutputDirectory(join(dir, 'run')).saveFinal(adapter, cardOf(2)),
+    before: (dir) => saveFinal(join(dir, 'run'), smallAdapter, cardOf(1)),
+    save: (dir) => saveFinal(join(dir, 'run'), adapter, cardOf(2)),
     path: 'run',
     load: cardState,
   },

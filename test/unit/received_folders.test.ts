@@ -22,6 +22,7 @@ import { readText } from '../../lib/formats/json';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { writeSafetensors } from '../../lib/formats/safetensors';
 import { Tokenizer } from '../../lib/text/tokenizer';
+import { AdapterSubject } from '../../lib/train/adapter_subject';
 import { OutputDirectory } from '../../lib/train/output';
 import { mayWriteCard } from '../../lib/train/model_card';
 import { newestCheckpoint } from '../../lib/train/resume';
@@ -272,7 +273,9 @@ onPosix('a link out of the folder', () => {
     const run = mkdtempSync(join(root, 'run-'));
     symlinkSync(outside, join(run, 'checkpoint-3'));
     const before = tree(outside);
-    await expectRefused(new OutputDirectory(run).saveCheckpoint(state, adapter, optimizer));
+    await expectRefused(
+      new OutputDirectory(run).saveCheckpoint(state, new AdapterSubject(model, adapter), optimizer),
+    );
     await expectRefused(newestCheckpoint(run));
     expect(tree(outside)).toEqual(before);
     await model.dispose();

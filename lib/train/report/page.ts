@@ -9,7 +9,7 @@ import {
   settingFacts,
   subjectFacts,
   type Fact,
-  type RunSubject,
+  type RunFacts,
 } from '../facts';
 import type { CurvePoint, RunRecord } from '../record';
 import {
@@ -35,7 +35,7 @@ export interface Memory {
   readonly tensorBytes: number;
 }
 
-export interface ReportContent extends RunSubject {
+export interface ReportContent extends RunFacts {
   readonly samples: Samples;
   readonly memory: Memory;
 }
@@ -134,8 +134,8 @@ function chartsOf({ points, evaluations }: RunRecord): Record<string, Chart> {
 }
 
 /** The whole page. */
-export function reportPage({ samples, memory, ...subject }: ReportContent): string {
-  const { record } = subject;
+export function reportPage({ samples, memory, ...run }: ReportContent): string {
+  const { record } = run;
   const { points, evaluations, stride } = record;
   const memoryFacts: Fact[] = [
     ['Tokens', `${grouped(record.tokens)} in ${duration(record.seconds)}, evaluations and saves included`],
@@ -143,7 +143,7 @@ export function reportPage({ samples, memory, ...subject }: ReportContent): stri
       'Peak memory',
       `${memory.processBytes === undefined ? '' : `${megabytes(memory.processBytes)} of the process, `}${megabytes(memory.tensorBytes)} of its tensors`,
     ],
-    ['Device', subject.model.device],
+    ['Device', run.model.device],
     ['Written by', `lora-native ${version}`],
   ];
   const lossCaption = `Loss in nats a token${evaluations.length > 0 ? ', in training and on the held-out data' : ''}`;
@@ -157,15 +157,15 @@ ${figure('lr', 'Learning rate')}
 ${figure('norm', 'Norm of the gradient before clipping')}
 </div>
 <h2>What was trained</h2>
-${factList([...subjectFacts(subject), ...resultFacts(subject)])}
+${factList([...subjectFacts(run), ...resultFacts(run)])}
 <h2>Settings</h2>
-${factList(settingFacts(subject))}
+${factList(settingFacts(run))}
 <h2>Samples</h2>
 ${sampleTexts(samples)}
 <h2>Values</h2>
 ${tables(points, evaluations, stride)}
 <h2>Machine</h2>
 ${factList(memoryFacts)}`;
-  const title = `${subject.adapter.facts.title} adapter of ${baseModelName(subject.model.directory)}`;
+  const title = `${run.subject.facts.title} of ${baseModelName(run.model.directory)}`;
   return reportDocument({ title, generator, body, charts: chartsOf(record) });
 }

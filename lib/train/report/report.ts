@@ -6,7 +6,7 @@ import { InputFile } from '../../formats/input';
 import type { FolderFile } from '../../formats/links';
 import { memoryUsage } from '../../native/device';
 import { peakProcessBytes } from '../../native/peak_memory';
-import type { RunSubject } from '../facts';
+import type { RunFacts } from '../facts';
 import { generator } from './html';
 import type { Memory } from './page';
 import { makeSamples, type Samples } from './samples';
@@ -46,23 +46,23 @@ export class Report {
 
   constructor(
     readonly dir: string,
-    readonly subject: RunSubject,
+    readonly run: RunFacts,
   ) {}
 
   /** Gives the path of the file. @throws ERR_FILE. */
   async write(withSamples: boolean, signal?: AbortSignal): Promise<string> {
-    const { model, adapter, data, options } = this.subject;
+    const { model, subject, data, options } = this.run;
     const { evalData } = options;
     // Measured once: what the samples take is not what the training took.
     const memory = (this.#memory ??= {
       processBytes: peakProcessBytes(),
       tensorBytes: memoryUsage().peakBytes,
     });
-    if (withSamples) this.#samples ??= await makeSamples({ model, adapter }, { data, evalData }, signal);
+    if (withSamples) this.#samples ??= await makeSamples({ model, subject }, { data, evalData }, signal);
     const samples = this.#samples ?? noSamples;
     const path = await reportPath(this.dir, reportFile, generator);
     const { reportPage } = await import('./page'); // with uPlot, which only a run with a report needs
-    await writeFileAtomic(path, reportPage({ ...this.subject, samples, memory }));
+    await writeFileAtomic(path, reportPage({ ...this.run, samples, memory }));
     this.path = path;
     return path;
   }

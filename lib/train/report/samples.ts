@@ -2,6 +2,7 @@
 import { ignoredLabel, type DataSource, type Example } from '../../data/example';
 import type { CausalLM } from '../../models/causal_lm';
 import type { Adapter } from '../../peft/adapter';
+import type { TrainingSubject } from '../subject';
 
 export interface Sample {
   readonly prompt: string;
@@ -84,7 +85,7 @@ export async function writtenText(
 
 /** Writes the samples; what goes wrong in them is told, and harms nothing. */
 export async function makeSamples(
-  { model, adapter }: { model: CausalLM; adapter: Adapter },
+  { model, subject: { adapter } }: { model: CausalLM; subject: TrainingSubject },
   sources: { data: DataSource; evalData: DataSource | undefined },
   signal: AbortSignal | undefined,
 ): Promise<Samples> {
