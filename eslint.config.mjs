@@ -35,6 +35,9 @@ const browser = Object.fromEntries(
     'innerHeight',
     'addEventListener',
     'requestAnimationFrame',
+    'fetch',
+    'Option',
+    'TextDecoderStream',
   ].map((name) => [name, 'readonly']),
 );
 

@@ -58,6 +58,7 @@ export const serve = defineCommand({
       default: 1024,
       help: 'of a chat that asks for no number',
     },
+    noPage: { type: 'boolean', help: 'no page at / on which people chat with the models' },
     logPrompts: { type: 'boolean', help: 'prompts and texts in the log' },
     json: { type: 'boolean', help: 'the log as JSON' },
     help: helpFlag,
@@ -79,6 +80,7 @@ export const serve = defineCommand({
         apiKeys,
         maxRunning: maxBatchSize,
         ...{ maxQueued, maxAdapters, defaultMaxTokens, logPrompts },
+        page: !values.noPage,
         logger: values.json ? jsonLogger(console) : plainLogger(console),
       });
       // A client may take ten seconds for its headers; a body has a limit of its own in the handler.

@@ -10,6 +10,7 @@ import { ClientLeft, Exchange } from './exchange';
 import type { Fields } from './fields';
 import { listModels, retrieveModel } from './models_endpoints';
 import { handlerSettings, type OpenAIHandlerOptions } from './options';
+import { sendPage } from './page/page';
 import { Service, type Call } from './service';
 import { detokenize, tokenize } from './tokenize_endpoints';
 
@@ -96,10 +97,12 @@ class Handler {
 
   async #route(exchange: Exchange): Promise<void> {
     const { path, request, response } = exchange;
+    const { page, apiKeys } = this.#service.settings;
     const method = request.method === 'HEAD' ? 'GET' : request.method;
     if (this.#closing) response.setHeader('connection', 'close');
     if (path === '/health') return this.#health(exchange);
     if (this.#closing) throw unavailable('the server is closing', 'closing');
+    if (page && path === '/' && method === 'GET') return sendPage(exchange, apiKeys.length > 0);
     const client = this.#service.clients.of(request);
     exchange.facts.client = client.name;
     const call: Call = { service: this.#service, exchange, client };
@@ -160,7 +163,9 @@ class Handler {
 /** The path of an endpoint; undefined for one that there is not. */
 function servedPath(path: string): string | undefined {
   if (path.startsWith(modelPath)) return modelPath;
-  return path === '/health' || Object.hasOwn(posts, path) || Object.hasOwn(gets, path) ? path : undefined;
+  return path === '/' || path === '/health' || Object.hasOwn(posts, path) || Object.hasOwn(gets, path)
+    ? path
+    : undefined;
 }
 
 function decoded(name: string): string {

@@ -43,6 +43,11 @@ export interface OpenAIHandlerOptions {
   bodyTimeoutMs?: number | undefined;
   /** Milliseconds after which a stream ends that its client does not read. Default 60000. */
   stallTimeoutMs?: number | undefined;
+  /**
+   * Answers GET / with a page on which people chat with the models and compare two of them. It needs no key; what it asks for carries
+   * the one that is typed there. Default false.
+   */
+  page?: boolean | undefined;
   /** Gets one line for each request, and failures. Default: none. */
   logger?: ServeLogger | undefined;
   /** Puts prompts and texts into these lines. Default false. */
@@ -72,13 +77,14 @@ export interface HandlerSettings extends Defaults {
   readonly apiKeys: readonly (string | ApiKey)[];
   readonly logger: ServeLogger | undefined;
   readonly logPrompts: boolean;
+  readonly page: boolean;
 }
 
 const op = 'createOpenAIHandler';
 
 /** @throws ERR_ARGUMENT for an unknown option or a wrong value. */
 export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions): HandlerSettings {
-  const others = ['modelName', 'adapters', 'allowLoadFrom', 'apiKeys', 'logger', 'logPrompts'];
+  const others = ['modelName', 'adapters', 'allowLoadFrom', 'apiKeys', 'logger', 'logPrompts', 'page'];
   checkOptions(op, options, [...Object.keys(defaults), ...others]);
   const numbers = { ...defaults };
   for (const name of Object.keys(defaults) as (keyof Defaults)[]) {
@@ -87,7 +93,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions):
     checkInteger(op, name, value, name === 'maxQueued' ? 0 : 1);
     numbers[name] = value;
   }
-  const { adapters = {}, apiKeys = [], logger, logPrompts = false } = options;
+  const { adapters = {}, apiKeys = [], logger, logPrompts = false, page = false } = options;
   const modelName = options.modelName ?? idOfSnapshot(model.directory) ?? basename(model.directory);
   check(
     typeof modelName === 'string' && modelName !== '',
@@ -95,6 +101,7 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions):
     `expected modelName to be a text but received ${describe(modelName)}`,
   );
   checkBoolean(op, 'logPrompts', logPrompts);
+  checkBoolean(op, 'page', page);
   check(Array.isArray(apiKeys), op, `expected apiKeys to be a list but received ${describe(apiKeys)}`);
   check(
     typeof adapters === 'object' && adapters !== null,
@@ -107,5 +114,5 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions):
     'expected logger to have info() and error()',
   );
   const allowLoadFrom = options.allowLoadFrom === undefined ? undefined : toPath(options.allowLoadFrom, op);
-  return { ...numbers, modelName, adapters, allowLoadFrom, apiKeys, logger, logPrompts };
+  return { ...numbers, modelName, adapters, allowLoadFrom, apiKeys, logger, logPrompts, page };
 }

@@ -89,6 +89,17 @@ test('lines for people, without prompts unless they are asked for; Ctrl-C ends w
   }
 });
 
+test('there is a page for people, unless they want none', async () => {
+  for (const [flags, status] of [
+    [[], 200],
+    [['--no-page'], 404],
+  ] as const) {
+    const { url, stop } = await serving(...flags);
+    expect((await fetch(url)).status).toBe(status);
+    await stop();
+  }
+});
+
 test('keys of flags and of a file', async () => {
   const file = join(dir, 'keys');
   writeFileSync(file, 'second\n\nthird\n');

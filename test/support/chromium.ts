@@ -15,27 +15,39 @@ export const launchChromium = (): Promise<Browser> =>
     args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'],
   });
 
-/** Opens the page; what a script complains about, and requests to anything else, fail the test. */
+/**
+ * Opens the page, a file or an address; what a script complains about, and requests to other files or servers, fail the test.
+ * `complaints`: what Chromium may write into its console, as it does of every answer that is an error.
+ */
 export async function inPage(
   browser: Browser,
-  path: string,
-  options: { colorScheme?: 'light' | 'dark'; javaScriptEnabled?: boolean; width?: number },
+  address: string,
+  options: {
+    colorScheme?: 'light' | 'dark';
+    javaScriptEnabled?: boolean;
+    width?: number;
+    complaints?: RegExp;
+  },
   use: (page: Page) => Promise<void>,
 ): Promise<void> {
-  const { width = 1000, ...rest } = options;
+  const { width = 1000, complaints, ...rest } = options;
   const context = await browser.newContext({ viewport: { width, height: 900 }, ...rest });
   try {
     const page = await context.newPage();
     const trouble: string[] = [];
-    const url = pathToFileURL(path).href;
+    const served = address.startsWith('http:');
+    const url = served ? address : pathToFileURL(address).href;
+    const isOwn = (other: string): boolean => (served ? other.startsWith(`${url}/`) : other === url);
     page.on('pageerror', (error) => trouble.push(error.message));
-    page.on('console', (message) => trouble.push(`${message.type()}: ${message.text()}`));
+    page.on('console', (message) => {
+      if (!complaints?.test(message.text())) trouble.push(`${message.type()}: ${message.text()}`);
+    });
     page.on('dialog', (dialog) => {
       trouble.push(`dialog: ${dialog.message()}`);
       void dialog.dismiss();
     });
     page.on('request', (request) => {
-      if (request.url() !== url) trouble.push(`request: ${request.url()}`);
+      if (!isOwn(request.url())) trouble.push(`request: ${request.url()}`);
     });
     await page.goto(url);
     await use(page);

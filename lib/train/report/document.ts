@@ -1,9 +1,9 @@
 /** An HTML file that needs nothing else: its parts, its charts, and the policy that lets nothing else run in it. */
-import { createHash } from 'node:crypto';
 import type { Fact } from '../facts';
 import { grouped } from '../facts';
 import charts from './charts.client.js';
-import { escapeHtml, scriptJson } from './html';
+import colours from './colours.client.css';
+import { escapeHtml, policyHash, scriptJson } from './html';
 import style from './page.client.css';
 import { uPlot, uPlotLicense } from './uplot';
 
@@ -71,8 +71,6 @@ export const textBlock = (title: string, text: string): string =>
 export const figure = (id: string, caption: string): string =>
   `<figure><div class="chart" id="${id}"></div><figcaption>${escapeHtml(caption)}</figcaption></figure>`;
 
-const hash = (text: string): string => `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
-
 /** The whole file. `body` is HTML, with a figure() for each of the charts. */
 export function reportDocument({
   title,
@@ -86,9 +84,9 @@ export function reportDocument({
   body: string;
   charts: Readonly<Record<string, Chart>>;
 }): string {
-  const styles = `${uPlot.style}\n${style}`;
+  const styles = `${uPlot.style}\n${colours}${style}`;
   const scripts = [uPlot.script, charts];
-  const policy = `default-src 'none'; style-src ${hash(styles)}; script-src ${scripts.map(hash).join(' ')}; base-uri 'none'; form-action 'none'`;
+  const policy = `default-src 'none'; style-src ${policyHash(styles)}; script-src ${scripts.map(policyHash).join(' ')}; base-uri 'none'; form-action 'none'`;
   return `<!doctype html>
 <html lang="en">
 <head>

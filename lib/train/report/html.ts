@@ -1,4 +1,5 @@
-/** HTML out of text of strangers. */
+/** HTML out of text of strangers, and what its policy says of its own scripts and styles. */
+import { createHash } from 'node:crypto';
 
 /** Characters that HTML forbids, and those that hide text or turn its direction, are spelt out. */
 const unprintable =
@@ -25,6 +26,10 @@ export const scriptJson = (value: unknown): string =>
     /[<>&\u2028\u2029]/g,
     (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
   );
+
+/** By which a Content-Security-Policy lets a script or a style of the page run, and no other. */
+export const policyHash = (text: string): string =>
+  `'sha256-${createHash('sha256').update(text).digest('base64')}'`;
 
 /** By which a report is known. */
 export const generator = '<meta name="generator" content="lora-native training report">';
