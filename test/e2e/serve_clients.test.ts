@@ -1,4 +1,4 @@
-/** The real client of OpenAI, where it is installed:  npm install --prefix build/clients openai */
+/** Real clients, where they are installed (npm install --prefix build/clients openai …), and bytes that no client sends. */
 import { execFile } from 'node:child_process';
 import { existsSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -6,53 +6,106 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { CausalLM } from '../../lib/index';
 import { answeringModel } from '../support/answering_model';
-import { servers } from '../support/serving';
+import { servers, until, type Json } from '../support/serving';
+import { llamaToolTemplate, tinyModel } from '../support/tiny_model';
 
 const serve = servers();
 const root = join(__dirname, '../..');
 const folder = join(root, 'build/clients');
-const installed = existsSync(join(folder, 'node_modules/openai'));
 
 let model: CausalLM;
+/** Draws whatever it is held to. */
+let drawing: CausalLM;
 beforeAll(async () => {
+  const config = { max_position_embeddings: 100_000 };
   model = await CausalLM.fromPretrained(await answeringModel('Yes, fr'));
+  drawing = await CausalLM.fromPretrained(await tinyModel({ config, chatTemplate: llamaToolTemplate }));
 });
 afterAll(async () => {
-  await model.dispose();
-  rmSync(model.directory, { recursive: true });
+  for (const one of [model, drawing]) {
+    await one.dispose();
+    rmSync(one.directory, { recursive: true });
+  }
 });
 
-(installed ? test : test.skip)(
-  `the openai client chats, streams, leaves and understands refusals${installed ? '' : ' (skipped: build/clients has no openai)'}`,
-  async () => {
-    const { url } = await serve(model, { modelName: 'base', apiKeys: ['secret'] });
-    const script = join(root, 'test/support/openai_client.mjs');
-    const { stdout } = await promisify(execFile)(process.execPath, [script, url, folder]);
-    expect(JSON.parse(stdout)).toEqual({
-      models: ['base'],
-      chat: expect.objectContaining({
-        finish_reason: 'stop',
-        message: expect.objectContaining({ content: 'Yes, fr' }),
-      }),
-      streamed: 'Yes, fr',
-      usage: expect.objectContaining({ prompt_tokens: 4, completion_tokens: 8 }),
-      helper: 'Yes, fr',
-      events: 2,
-      completion: 'Yes, fr',
-      refused: [
-        ['NotFoundError', 404, 'model_not_found'],
-        ['BadRequestError', 400, null],
-        ['BadRequestError', 400, 'unsupported_parameter'],
-        ['BadRequestError', 400, 'unsupported_parameter'],
-        ['AuthenticationError', 401, 'invalid_api_key'],
-      ],
-    });
+/** A test of what a program of test/support says when a package is installed. */
+function testClient(name: string, program: string, what: string, expected: object, then = noCheck): void {
+  const installed = existsSync(join(folder, 'node_modules', name));
+  (installed ? test : test.skip)(
+    `${what}${installed ? '' : ` (skipped: build/clients has no ${name})`}`,
+    async () => {
+      const lines: Json[] = [];
+      const logger = { info: (line: object) => void lines.push(line), error: () => undefined };
+      const options = { modelName: 'base', apiKeys: ['secret'], logger };
+      const urls = [(await serve(model, options)).url, (await serve(drawing, options)).url];
+      const script = join(root, 'test/support', program);
+      const { stdout } = await promisify(execFile)(process.execPath, [script, folder, ...urls]);
+      expect(JSON.parse(stdout)).toEqual(expected);
+      await then(lines);
+    },
+  );
+}
+const noCheck = (_: readonly Json[]): Promise<void> | void => undefined;
+/** The value of the one schema that the programs ask for. */
+const held = { n: expect.any(Number) };
+
+testClient(
+  'openai',
+  'openai_client.mjs',
+  'the openai client chats, streams, holds texts to schemas, leaves and understands refusals',
+  {
+    models: ['base'],
+    chat: expect.objectContaining({
+      finish_reason: 'stop',
+      message: expect.objectContaining({ content: 'Yes, fr' }),
+    }),
+    streamed: 'Yes, fr',
+    usage: expect.objectContaining({ prompt_tokens: 4, completion_tokens: 8 }),
+    helper: 'Yes, fr',
+    completion: 'Yes, fr',
+    refused: [
+      ['NotFoundError', 404, 'model_not_found'],
+      ['BadRequestError', 400, null],
+      ['BadRequestError', 400, 'unsupported_parameter'],
+      ['BadRequestError', 400, 'unsupported_parameter'],
+      ['AuthenticationError', 401, 'invalid_api_key'],
+    ],
+    object: held,
+    called: { name: 'pick', arguments: expect.stringMatching(/^\{\s*"n"\s*:\s*[12]\s*\}$/) },
+    events: 2,
+  },
+  // The two that it left: nobody waits for the rest of their 90,000 tokens.
+  (lines) => until(() => lines.filter(({ status }) => status === 499).length === 2),
+);
+
+testClient(
+  '@ai-sdk/openai-compatible',
+  'ai_sdk_client.mjs',
+  'the Vercel AI SDK streams texts and makes objects',
+  { text: 'Yes, fr', inputTokens: 4, outputTokens: 8, finishReason: 'stop', object: held },
+);
+
+testClient(
+  '@langchain/openai',
+  'langchain_client.mjs',
+  'ChatOpenAI of LangChain chats, streams, makes objects, calls tools and understands refusals',
+  {
+    content: 'Yes, fr',
+    usage: expect.objectContaining({ input_tokens: 4, output_tokens: 8 }),
+    streamed: 'Yes, fr',
+    refused: [404, 'model_not_found'],
+    object: held,
+    calls: [['pick', held]],
   },
 );
 
 describe('bytes that no client sends', () => {
   const body = JSON.stringify({ messages: [{ role: 'user', content: 'Hi' }] });
   const head = 'POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n';
+  /** What a front end that reads the bytes in another way would take for the request of another client. */
+  const smuggled = 'GET /health HTTP/1.1\r\nhost: x\r\n\r\n';
+  const length = `content-length: ${body.length}\r\n`;
+  const chunked = 'transfer-encoding: chunked\r\n';
 
   /** Sends them, and gives what comes until the connection closes. */
   const exchange = (port: number, bytes: string): Promise<string> =>
@@ -63,8 +116,10 @@ describe('bytes that no client sends', () => {
       socket.on('error', () => undefined).on('close', () => resolve(answer));
     });
 
+  const bad = /^(HTTP\/1.1 400 [^]*)?$/;
+
   test.each<[what: string, bytes: string, answer: RegExp]>([
-    ['a body that is cut off', `${head}content-length: 500\r\n\r\n${body}`, /^(HTTP\/1.1 400 [^]*)?$/],
+    ['a body that is cut off', `${head}content-length: 500\r\n\r\n${body}`, bad],
     [
       'two lengths',
       `${head}content-length: ${body.length}\r\ncontent-length: 3\r\n\r\n${body}`,
@@ -72,10 +127,26 @@ describe('bytes that no client sends', () => {
     ],
     [
       'a length beside chunks',
-      `${head}content-length: 3\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /health HTTP/1.1\r\nhost: x\r\n\r\n`,
+      `${head}content-length: 3\r\n${chunked}\r\n0\r\n\r\n${smuggled}`,
       /^HTTP\/1.1 400 [^]*$/,
     ],
-    ['a chunk of no number', `${head}transfer-encoding: chunked\r\n\r\nzz\r\n`, /^(HTTP\/1.1 400 [^]*)?$/],
+    ['a name with a space behind it', `${head}transfer-encoding : chunked\r\n${length}\r\n${body}`, bad],
+    [
+      'a coding that is not known',
+      `${head}transfer-encoding: xchunked\r\n${length}\r\n0\r\n\r\n${smuggled}`,
+      bad,
+    ],
+    ['chunks in another coding', `${head}transfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n${smuggled}`, bad],
+    ['a length with a sign', `${head}content-length: +${body.length}\r\n\r\n${body}${smuggled}`, bad],
+    ['a length below 0', `${head}content-length: -1\r\n\r\n${smuggled}`, bad],
+    [
+      'a chunk whose length has more bits than a number',
+      `${head}${chunked}\r\n${'f'.repeat(17)}\r\n${body}${smuggled}`,
+      bad,
+    ],
+    ['a chunk whose line ends without CR', `${head}${chunked}\r\n2\n{}\r\n0\r\n\r\n${smuggled}`, bad],
+    ['a header that ends in CR alone', `${head}x: a\r${chunked}${length}\r\n0\r\n\r\n${smuggled}`, bad],
+    ['a chunk of no number', `${head}transfer-encoding: chunked\r\n\r\nzz\r\n`, bad],
     ['a line feed in a header', `${head}x: a\n b\r\n\r\n`, /^(HTTP\/1.1 4\d\d [^]*)?$/],
     ['many headers', head + 'a: b\r\n'.repeat(20_000), /^HTTP\/1.1 431 /],
     ['no HTTP', 'hello\r\n\r\n', /^HTTP\/1.1 400 /],
@@ -87,5 +158,14 @@ describe('bytes that no client sends', () => {
     expect(said.match(/HTTP\/1\.1 /g)?.length ?? 0).toBeLessThanOrEqual(1); // nothing that was smuggled is answered
     expect((await post('/v1/chat/completions', body)).status).toBe(200);
     expect(model.engineStats().running).toBe(0);
+  });
+
+  test('who closes one side of the connection has left, and its text ends', async () => {
+    const { port } = await serve(drawing);
+    const { tokens } = drawing.engineStats();
+    const asked = JSON.stringify({ ...JSON.parse(body), max_tokens: 90_000, ignore_eos: true });
+    await exchange(port, `${head}content-length: ${asked.length}\r\n\r\n${asked}`);
+    await until(() => drawing.engineStats().running === 0);
+    expect(drawing.engineStats().tokens - tokens).toBeLessThan(10_000);
   });
 });

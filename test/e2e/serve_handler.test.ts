@@ -1,13 +1,13 @@
 /** OpenAI's API over a model whose answers are known, and over one that draws. */
 import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
-import { createServer } from 'node:http';
+import { createServer, request as httpRequest, type ClientRequest } from 'node:http';
 import { join } from 'node:path';
 import { CausalLM, createOpenAIHandler, type OpenAIHandlerOptions } from '../../lib/index';
 import { answeringAdapter, answeringModel } from '../support/answering_model';
-import { begun, eventsOf, servers, until, type Json } from '../support/serving';
+import { begun, eventsOf, json, servers, until, type Json } from '../support/serving';
 import { temporaryFolder } from '../support/temporary';
-import { tinyModel } from '../support/tiny_model';
+import { llamaToolTemplate, tinyModel } from '../support/tiny_model';
 
 const serve = servers();
 const folder = temporaryFolder();
@@ -20,22 +20,24 @@ let model: CausalLM;
 let drawing: CausalLM;
 /** Says the same character until somebody stops it. */
 let endless: CausalLM;
+/** The same, in what may be a call of a tool until it has ended. */
+let holding: CausalLM;
 let sql: string;
 beforeAll(async () => {
+  const config = { max_position_embeddings: 100_000 };
   const dirs = [
     await answeringModel('Yes, fr'),
     await tinyModel({ config: { max_position_embeddings: 1024 } }),
-    await answeringModel('Ab', { endless: true, config: { max_position_embeddings: 100_000 } }),
+    await answeringModel('Ab', { endless: true, config }),
+    await answeringModel('{b', { endless: true, config, chatTemplate: llamaToolTemplate }),
   ];
   sql = await answeringAdapter(dirs[0]!, 'SELCT 1', join(folder, 'sql'));
-  [model, drawing, endless] = (await Promise.all(dirs.map((dir) => CausalLM.fromPretrained(dir)))) as [
-    CausalLM,
-    CausalLM,
-    CausalLM,
-  ];
+  [model, drawing, endless, holding] = (await Promise.all(
+    dirs.map((dir) => CausalLM.fromPretrained(dir)),
+  )) as [CausalLM, CausalLM, CausalLM, CausalLM];
 });
 afterAll(async () => {
-  for (const one of [model, drawing, endless]) {
+  for (const one of [model, drawing, endless, holding]) {
     await one.dispose();
     rmSync(one.directory, { recursive: true });
   }
@@ -380,6 +382,23 @@ describe('what a client does wrong', () => {
     expect(response.statusCode).toBe(408);
     response.destroy();
   });
+
+  test('a hundred bodies that do not come hold no place', async () => {
+    const { port, post, url } = await serve(model, { maxRunning: 1, maxQueued: 0, bodyTimeoutMs: 2000 });
+    const headers = { 'content-type': 'application/json', 'content-length': 9 };
+    const open = Array.from({ length: 100 }, () => {
+      const request = httpRequest({ host: '127.0.0.1', port, path: chat, method: 'POST', headers });
+      request.on('error', () => undefined).write('{');
+      return once(request, 'response') as Promise<[{ statusCode: number; resume(): void }]>;
+    });
+    expect((await post(chat, hi)).status).toBe(200);
+    expect(await (await fetch(`${url}/health`)).json()).toEqual({ status: 'ok', running: 0, waiting: 0 });
+    const statuses = (await Promise.all(open)).map(([response]) => {
+      response.resume();
+      return response.statusCode;
+    });
+    expect(new Set(statuses)).toEqual(new Set([408]));
+  });
 });
 
 describe('keys', () => {
@@ -413,35 +432,51 @@ describe('keys', () => {
 
 describe('connections', () => {
   const long = { ...hi, stream: true, max_tokens: 90_000 };
+  const tools = [{ type: 'function', function: { name: 'now' } }];
 
-  test('a closed connection ends its text within two tokens', async () => {
-    const { port, server } = await serve(endless);
+  /** Sends a request whose connection can be closed at any time. */
+  const sent = (port: number, body: object): ClientRequest => {
+    const request = httpRequest({ host: '127.0.0.1', port, path: chat, method: 'POST', headers: json });
+    request.on('error', () => undefined).end(JSON.stringify(body));
+    return request;
+  };
+
+  test.each<[what: string, model: () => CausalLM, body: object]>([
+    ['of a stream', () => endless, long],
+    ['of a stream that holds it back, as what may be a call', () => holding, { ...long, tools }],
+    ['of an answer in one piece', () => endless, { ...long, stream: false }],
+  ])('a closed connection ends the text %s within two tokens', async (_, modelOf, body) => {
+    const asked = modelOf();
+    const { port, server } = await serve(asked);
+    const tokens = (): number => asked.engineStats().tokens;
     let atClose: number | undefined;
     server.prependListener('request', (_, response) =>
-      response.prependListener('close', () => (atClose = endless.engineStats().tokens)),
+      response.prependListener('close', () => (atClose = tokens())),
     );
-    const response = await begun({ port }, chat, long);
-    await once(response, 'data');
-    response.destroy();
-    await until(() => atClose !== undefined && endless.engineStats().running === 0);
+    const before = tokens();
+    const request = sent(port, { ...body, max_tokens: 5000 });
+    await until(() => tokens() > before + 3);
+    request.destroy();
+    await until(() => atClose !== undefined && asked.engineStats().running === 0);
     await new Promise((resolve) => setTimeout(resolve, 20));
-    expect(endless.engineStats().tokens - atClose!).toBeLessThanOrEqual(2);
+    expect(tokens() - atClose!).toBeLessThanOrEqual(2);
   });
 
-  test('so does that of a request in one piece, and one that waits', async () => {
-    const { port, post } = await serve(endless, { maxRunning: 1 });
-    const controller = new AbortController();
-    const blocking = fetch(`http://127.0.0.1:${port}${chat}`, {
-      method: 'POST',
-      headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ ...long, stream: false }),
-      signal: controller.signal,
-    });
+  test('so does that of one that waits, which gives its place in the queue to others', async () => {
+    const { port, post, url } = await serve(endless, { maxRunning: 1, maxQueued: 1 });
+    const waiting = async (): Promise<number> =>
+      ((await (await fetch(`${url}/health`)).json()) as { waiting: number }).waiting;
+    const first = sent(port, long);
     await until(() => endless.engineStats().running === 1);
-    const waiting = post(chat, { ...hi, max_tokens: 2 });
-    controller.abort();
-    await expect(blocking).rejects.toThrow('abort');
-    expect((await waiting).status).toBe(200);
+    const second = sent(port, long);
+    await until(async () => (await waiting()) === 1);
+    second.destroy();
+    await until(async () => (await waiting()) === 0);
+    const third = post(chat, { ...hi, max_tokens: 2 });
+    await until(async () => (await waiting()) === 1);
+    first.destroy();
+    expect((await third).status).toBe(200);
+    await until(() => endless.engineStats().running === 0);
   });
 
   test('a full queue is 429, and one that has room is served in turn', async () => {

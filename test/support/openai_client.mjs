@@ -1,13 +1,15 @@
-// What the openai client says of a server:  node test/support/openai_client.mjs URL FOLDER   (FOLDER has it in node_modules)
+// What the openai client says of two servers:  node test/support/openai_client.mjs FOLDER URL DRAWING
+// FOLDER has it in node_modules. URL serves a model whose answer is known, DRAWING one that draws what it is held to, without an end.
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
-const [url, folder] = process.argv.slice(2);
+const [folder, url, drawing] = process.argv.slice(2);
 const { resolve } = createRequire(join(folder, 'package.json'));
 const { OpenAI } = await import(pathToFileURL(resolve('openai')));
 
-const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: 'secret', maxRetries: 0 });
+const clientOf = (base, apiKey) => new OpenAI({ baseURL: `${base}/v1`, apiKey, maxRetries: 0 });
+const client = clientOf(url, 'secret');
 const request = { model: 'base', messages: [{ role: 'user', content: 'Hi' }] };
 const create = (more) => client.chat.completions.create({ ...request, ...more });
 const refusal = (promise) =>
@@ -25,14 +27,37 @@ for await (const event of await create({ stream: true, stream_options: { include
   usage = event.usage ?? usage;
 }
 const helper = await client.chat.completions.stream(request).finalContent();
-let events = 0;
-for await (const event of await create({ stream: true })) if (event && ++events === 2) break; // which closes the connection
 const completion = (await client.completions.create({ model: 'base', prompt: [259] })).choices[0].text;
 const refused = [
   await refusal(create({ model: 'none' })),
   await refusal(create({ temperature: 9 })),
   await refusal(create({ tools: [{ type: 'function', function: { name: 'f' } }] })),
   await refusal(client.embeddings.create({ model: 'base', input: 'a' })),
-  await refusal(new OpenAI({ baseURL: `${url}/v1`, apiKey: 'other', maxRetries: 0 }).models.list()),
+  await refusal(clientOf(url, 'other').models.list()),
 ];
-console.log(JSON.stringify({ models, chat, streamed, usage, helper, events, completion, refused }));
+
+const draw = (more, options) => {
+  const drawn = { ...request, temperature: 1, seed: 1, max_tokens: 1000, ...more };
+  return clientOf(drawing, 'secret').chat.completions.create(drawn, options);
+};
+const schema = {
+  type: 'object',
+  properties: { n: { enum: [1, 2] } },
+  required: ['n'],
+  additionalProperties: false,
+};
+const format = { type: 'json_schema', json_schema: { name: 'n', schema, strict: true } };
+const object = JSON.parse((await draw({ response_format: format })).choices[0].message.content);
+const tools = [{ type: 'function', function: { name: 'pick', parameters: schema } }];
+const [{ message }] = (await draw({ tools, tool_choice: 'required' })).choices;
+const [{ function: called }] = message.tool_calls;
+
+// Two ways to leave a text that would go on: the loop's end closes the connection, and so does the signal.
+const endless = { stream: true, max_tokens: 90_000, ignore_eos: true };
+let events = 0;
+for await (const event of await draw(endless)) if (event && ++events === 2) break;
+const stop = new AbortController();
+for await (const event of await draw(endless, { signal: stop.signal })) if (event) stop.abort();
+console.log(
+  JSON.stringify({ models, chat, streamed, usage, helper, completion, refused, object, called, events }),
+);
