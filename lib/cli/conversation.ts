@@ -60,7 +60,7 @@ export class Conversation {
       const forgotten = this.#history.length - history.length;
       this.#history = history;
       if (forgotten > 0) this.forgot(forgotten);
-      const room = this.model.config.maxPositionEmbeddings - ids.length;
+      const room = this.#context - ids.length;
       const maxNewTokens = Math.min(this.options.maxNewTokens, room);
       const handle = this.model.generate(ids, {
         ...this.options,
@@ -82,6 +82,13 @@ export class Conversation {
     }
   }
 
+  /** Tokens that the model reads, beside the vectors that the adapter puts before them. */
+  get #context(): number {
+    const { adapters, config } = this.model;
+    const adapter = this.adapter === null ? undefined : adapters.get(this.adapter);
+    return config.maxPositionEmbeddings - (adapter?.virtualTokens ?? 0);
+  }
+
   #keep(question: ChatMessage, answer: string): void {
     this.#history = [...this.#history, question, { role: 'assistant', content: answer }];
   }
@@ -94,7 +101,7 @@ export class Conversation {
    */
   async #reading(question: ChatMessage, signal: AbortSignal): Promise<Reading> {
     const { tokenizer, config } = this.model;
-    const context = config.maxPositionEmbeddings;
+    const context = this.#context;
     // A short answer is better than a forgotten question.
     const room = Math.min(this.options.maxNewTokens, Math.floor(context / 4));
     const system = this.system === undefined ? [] : [{ role: 'system', content: this.system }];
@@ -107,7 +114,7 @@ export class Conversation {
       if (ids.length < context) return { ids, history };
       throw new LoRAError(
         'ERR_ARGUMENT',
-        `[chat] expected a message of at most ${context - 1} tokens with what the template adds, since the model has max_position_embeddings ${context}, but received ${ids.length}`,
+        `[chat] expected a message of at most ${context - 1} tokens with what the template adds, since the model has max_position_embeddings ${config.maxPositionEmbeddings}, but received ${ids.length}`,
         { op: 'chat' },
       );
     }

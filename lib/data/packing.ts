@@ -1,10 +1,10 @@
 /** Several examples in one row, told apart by segment ids: attention and positions stay inside each. */
-import { ignoredLabel, type Example } from './example';
+import type { Example } from './example';
 
 /** A row of several examples. */
 export interface PackedRow {
   readonly inputIds: number[];
-  /** The first token of each example counts nothing: no token before it belongs to its text. */
+  /** Those of the examples; of the first token of each the model knows whether anything predicts it. */
   readonly labels: number[];
   /** The number of the example in its row, from 1. */
   readonly segmentIds: number[];
@@ -40,7 +40,7 @@ export class Packer {
     const segment = (row.segmentIds.at(-1) ?? 0) + 1;
     for (const [i, id] of inputIds.entries()) {
       row.inputIds.push(id);
-      row.labels.push(i === 0 ? ignoredLabel : labels[i]!);
+      row.labels.push(labels[i]!);
       row.segmentIds.push(segment);
     }
     return full;

@@ -22,8 +22,16 @@ export interface EngineModel {
   readonly linears: readonly Linear[];
   /** Prepares positions below this one, outside of a recording. */
   prepare(positions: number): void;
-  /** ids [b, s] → hidden states [b, s, hidden], with a pause after each block. */
-  hiddenStates(ids: Tensor, use: AdapterUse, past: Past): Generator<void, Tensor, void>;
+  /**
+   * ids [b, s] → hidden states [b, s, hidden], with a pause after each block. `input` puts vectors among the embeddings of the tokens, which
+   * it consumes.
+   */
+  hiddenStates(
+    ids: Tensor,
+    use: AdapterUse,
+    past: Past,
+    input?: (embeddings: Tensor) => Tensor,
+  ): Generator<void, Tensor, void>;
   /** Hidden states of m tokens [m, hidden] → logits [m, vocab]. Consumes them. */
   logits(hidden: Tensor, use: AdapterUse): Tensor;
 }

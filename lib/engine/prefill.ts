@@ -2,14 +2,28 @@
 import { entry } from '../native/calls';
 import type { Past } from '../ops/attention_paged';
 import type { AdapterUse } from '../peft/adapter_use';
+import { joinRows } from '../ops/rows';
 import { fromBytes } from '../tensor/create';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { rawView } from '../tensor/raw';
-import { noGrad, runUntracked, tidy } from '../tensor/scope';
+import { moved, noGrad, runUntracked, tidy } from '../tensor/scope';
 import type { Tensor } from '../tensor/tensor';
 import type { EngineModel } from './model';
 import { pageLength, type PagePool } from './pages';
 import type { Chunk } from './scheduler';
+import { vectorsAmong } from './sequence';
+
+/** What puts `count` of the vectors, from one on, before embeddings [1, s, hidden]. */
+const vectorsBefore =
+  (vectors: Tensor, from: number, count: number) =>
+  (embeddings: Tensor): Tensor => {
+    const width = vectors.shape[1]!;
+    const tokens = embeddings.shape[1]!;
+    const parts = [rawView(vectors, from * width, [count, width]), rawView(embeddings, 0, [tokens, width])];
+    const joined = joinRows(parts);
+    for (const part of [...parts, embeddings]) part.dispose();
+    return moved(joined, (t) => rawView(t, 0, [1, count + tokens, width]));
+  };
 
 /**
  * Enqueues the work on positions [request.computed, end), and between the blocks of the model lets timers and I/O run. Returns logits
@@ -44,8 +58,12 @@ export async function prefill(
           mostPositions: pages.length * pageLength,
           phase: 'prefill',
         };
-        const inputIds = whole(ids.slice(begin, end), [1, length]);
-        const hidden = await enqueueInSlices(device, model.hiddenStates(inputIds, use, past));
+        const positions = ids.slice(begin, end);
+        const vectors = vectorsAmong(positions);
+        const inputIds = whole(positions.slice(vectors), [1, length - vectors]);
+        const input =
+          vectors === 0 ? undefined : vectorsBefore(request.plan.adapter!.vectors!, begin, vectors);
+        const hidden = await enqueueInSlices(device, model.hiddenStates(inputIds, use, past, input));
         if (!wantsToken) return rawView(hidden, 0, [1]);
         const width = hidden.shape[2]!;
         return entry(() =>

@@ -3,6 +3,7 @@
  * weights. A page that no request refers to stays until its memory is wanted; the one that was used longest ago goes first.
  */
 import { pageLength, type Page, type PagePool } from './pages';
+import { vectorsAmong } from './sequence';
 
 interface Node {
   readonly parent: Node | undefined;
@@ -21,7 +22,7 @@ export class PrefixCache {
   readonly #roots = new Map<string, Map<string, Node>>();
   /** All pages, those that were used longest ago first. A page is used no later than the pages before it in a text. */
   readonly #byUse = new Set<Node>();
-  /** How often a request found a page, and how many tokens these held. */
+  /** How often a request found a page, and how many tokens these held, vectors before texts left out. */
   hits = 0;
   cachedTokens = 0;
 
@@ -45,7 +46,8 @@ export class PrefixCache {
     for (const node of [...nodes].reverse()) this.#touch(node);
     for (const { page } of nodes) this.#pool.retain(page);
     if (nodes.length > 0) this.hits++;
-    this.cachedTokens += nodes.length * pageLength;
+    const length = nodes.length * pageLength;
+    this.cachedTokens += length - vectorsAmong(ids, length);
     return nodes.map(({ page }) => page);
   }
 

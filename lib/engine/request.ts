@@ -6,6 +6,7 @@ import type { TokenStream } from '../text/token_stream';
 import { LogitAdjuster } from './logit_adjuster';
 import { pagesFor, type Page, type PagePool } from './pages';
 import type { GenerationPlan } from './sampling';
+import { vectorMark } from './sequence';
 
 /** One token. `text` is what became certain with it: whole characters, '' while one is unfinished. */
 export interface GeneratedToken {
@@ -58,8 +59,10 @@ export type Drawn = Omit<GeneratedToken, 'text'>;
 
 export class Request {
   readonly plan: RequestPlan;
-  /** The prompt and what was generated. */
+  /** What stands at each position: the vectors of the adapter, the prompt and what was generated. */
   readonly ids: number[];
+  /** Positions before the first token that is generated. */
+  readonly promptLength: number;
   readonly pages: Page[] = [];
   readonly adjuster: LogitAdjuster;
   /** Positions whose keys and values lie in the pages. */
@@ -96,7 +99,8 @@ export class Request {
     wakeEngine: () => void,
   ) {
     this.plan = plan;
-    this.ids = [...plan.prompt];
+    this.ids = [...Array<number>(plan.adapter?.virtualTokens ?? 0).fill(vectorMark), ...plan.prompt];
+    this.promptLength = this.ids.length;
     this.adjuster = new LogitAdjuster(plan.generation, plan.prompt);
     this.#pool = pool;
     this.#stops = new StopStrings(plan.generation.stop);
@@ -117,17 +121,17 @@ export class Request {
 
   /** Whether a part of the prompt is not computed. */
   get prefilling(): boolean {
-    return this.computed < this.plan.prompt.length;
+    return this.computed < this.promptLength;
   }
 
   /** Tokens that were generated so far. */
   get generated(): number {
-    return this.ids.length - this.plan.prompt.length;
+    return this.ids.length - this.promptLength;
   }
 
   /** Positions that it may need at most; the last token is never read. */
   get mostPositions(): number {
-    return this.plan.prompt.length + Math.max(0, this.plan.maxNewTokens - 1);
+    return this.promptLength + Math.max(0, this.plan.maxNewTokens - 1);
   }
 
   /** Pages that are missing for the first `positions`. */
@@ -189,7 +193,7 @@ export class Request {
       const since = (time: number | undefined): number => (time ?? now) - this.#submitted;
       this.#completion = {
         text: this.#text,
-        ids: this.ids.slice(this.plan.prompt.length),
+        ids: this.ids.slice(this.promptLength),
         finishReason: this.#finishReason,
         cachedTokens: this.cachedTokens,
         timings: {

@@ -6,6 +6,7 @@ import { isOutOfMemory, LoRAError } from '../errors';
 import { pageLength, pagesFor, type Page, type PagePool } from './pages';
 import type { PrefixCache } from './prefixes';
 import type { Request } from './request';
+import { vectorsAmong } from './sequence';
 
 /** How long a request that sits out keeps its pages from others, in milliseconds: a slow consumer costs no second computation. */
 export const patienceMs = 1000;
@@ -149,7 +150,7 @@ export class Scheduler {
     for (const request of candidates) {
       if (request.pages.length === 0) this.#begin(request);
       if (!request.prefilling) continue; // all of it was known
-      const end = Math.min(request.plan.prompt.length, request.computed + this.#limits.prefillChunk);
+      const end = Math.min(request.promptLength, request.computed + this.#limits.prefillChunk);
       if (!this.#reserve(request, end)) continue;
       request.served = this.#step;
       return { request, end };
@@ -163,7 +164,8 @@ export class Scheduler {
     const pages = this.#prefixes.match(request.weights, request.ids, request.ids.length - 1);
     request.pages.push(...pages);
     request.computed = pages.length * pageLength;
-    if (request.generated === 0) request.cachedTokens = request.computed;
+    if (request.generated === 0)
+      request.cachedTokens = request.computed - vectorsAmong(request.ids, request.computed);
   }
 
   /** Notes that a part of the prompt has been computed. */

@@ -67,16 +67,15 @@ export class AdapterSlots {
     return this.#table;
   }
 
-  /** The slot of each request that has an adapter; all of them share a batch. */
+  /** The slot of each request whose adapter changes layers; all of them share a batch. */
   assign(requests: readonly Request[]): Map<Request, number> {
-    const wanted = new Set(requests.flatMap(({ plan }) => plan.adapter ?? []));
-    for (const adapter of wanted) this.#place(adapter, wanted);
-    const slots = new Map<Request, number>();
-    for (const request of requests) {
+    const changing = requests.flatMap((request) => {
       const { adapter } = request.plan;
-      if (adapter) slots.set(request, this.#slotOf(adapter));
-    }
-    return slots;
+      return adapter?.changesLayers ? [{ request, adapter }] : [];
+    });
+    const wanted = new Set(changing.map(({ adapter }) => adapter));
+    for (const adapter of wanted) this.#place(adapter, wanted);
+    return new Map(changing.map(({ request, adapter }) => [request, this.#slotOf(adapter)]));
   }
 
   #slotOf(adapter: Adapter): number {

@@ -7,6 +7,7 @@ import { LoRAError } from '../errors';
 import { view } from '../ops';
 import { Tensor } from '../tensor/tensor';
 import { check, describe, isListOf, shapeText } from '../validate';
+import type { InputLayout } from './input_layout';
 
 /** Rows of ids, possibly of different lengths, or an i32 Tensor [batch, seq]. */
 export type TokenRows = readonly (readonly number[] | Int32Array)[] | Tensor;
@@ -66,15 +67,27 @@ export interface Targets {
   count?: number;
 }
 
-/** Labels shifted so that position t holds what t predicts. @throws ERR_DATA when none counts. */
+/** The rows of ids that labels belong to. */
+export interface LabelledRows {
+  readonly ids: TokenRows;
+  /** [batch, seq] */
+  readonly shape: readonly number[];
+  /** Where the tokens lie, where vectors stand before them. */
+  readonly layout: InputLayout | undefined;
+  readonly vocab: number;
+  readonly device: Device;
+}
+
+/**
+ * Labels shifted so that position t holds what t predicts; the first token of a text is predicted by the vectors before it, where there are
+ * any. @throws ERR_DATA when none counts.
+ */
 export function targetsTensor(
   labels: TokenRows,
-  ids: TokenRows,
-  shape: readonly number[],
-  vocab: number,
-  device: Device,
+  { ids, shape, layout, vocab, device }: LabelledRows,
 ): Targets {
-  const [batch, length] = shape as [number, number];
+  const [batch, width] = shape as [number, number];
+  const length = layout?.length ?? width;
   if (labels instanceof Tensor) {
     check(
       shapeText(labels.shape) === shapeText(shape),
@@ -88,9 +101,12 @@ export function targetsTensor(
       ignoredLabel,
       device,
     );
-    for (let i = 0; length > 1 && i < batch; i++) {
-      const from = view(own, i * length + 1, [length - 1]);
-      const to = view(shifted, i * length, [length - 1]);
+    for (let i = 0; i < batch; i++) {
+      const virtual = layout?.virtualTokens(i) ?? 0;
+      const skipped = virtual > 0 ? 0 : 1; // the first token
+      if (width === skipped) continue;
+      const from = view(own, i * width + skipped, [width - skipped]);
+      const to = view(shifted, i * length + virtual + skipped - 1, [width - skipped]);
       binding().copyInto(from.handle, to.handle);
       from.dispose();
       to.dispose();
@@ -108,22 +124,23 @@ export function targetsTensor(
   );
   let count = 0;
   const rows = labels.map((row, i) => {
-    const own = ids instanceof Tensor ? length : ids[i]!.length;
+    const own = ids instanceof Tensor ? width : ids[i]!.length;
     check(
       row.length === own,
       TAG,
       `expected row ${i} of labels to hold ${own} tokens, as ids, but received ${row.length}`,
     );
-    const shifted = Int32Array.from(row).subarray(1);
-    for (const [t, label] of shifted.entries()) {
+    const predicted = layout && layout.virtualTokens(i) > 0 ? 0 : 1; // from this token on
+    for (let t = predicted; t < row.length; t++) {
+      const label = row[t]!;
       if (label === ignoredLabel) continue;
-      if (row[t + 1] !== label || label < 0 || label >= vocab)
+      if (!Number.isInteger(label) || label < 0 || label >= vocab)
         dataError(
-          `expected labels from 0 to ${vocab - 1}, or ${ignoredLabel} for none, but received ${describe(row[t + 1])} at row ${i}, position ${t + 1}`,
+          `expected labels from 0 to ${vocab - 1}, or ${ignoredLabel} for none, but received ${describe(label)} at row ${i}, position ${t}`,
         );
       count++;
     }
-    return shifted;
+    return Int32Array.from(layout ? layout.placed(row, i, ignoredLabel) : row).subarray(1);
   });
   if (count === 0)
     dataError(

@@ -94,6 +94,8 @@ export class CausalLM {
       ...{ directory, config, device, checkAlive },
       adapters: this.#adapters,
       linears: () => this.linears(),
+      embedding: () => this.#decoder.weights.embedding,
+      tokenizer: () => this.tokenizer,
     });
     this.#generator = new TextGenerator({
       directory,
@@ -329,7 +331,8 @@ export class CausalLM {
         const wanted = { labels, reduction: 'sum', train: false, adapter } as const;
         return (await noGrad(() => this.forwardInSlices(inputIds, wanted))).loss;
       };
-      return await evaluate(lossOf, data, { batchSize, signal });
+      const firstCounts = (adapter?.virtualTokens ?? 0) > 0;
+      return await evaluate(lossOf, data, { batchSize, signal, firstCounts });
     } finally {
       release();
     }
@@ -355,18 +358,20 @@ export class CausalLM {
     const releases: (() => void)[] = [];
     try {
       for (const adapter of adapters) releases.push(this.#adapters.acquire(op, adapter));
-      return await new TaskRun(this.#taskSubject(), adapters, options).of(data);
+      return await new TaskRun(this.#taskSubject(adapters), adapters, options).of(data);
     } finally {
       for (const release of releases) release();
     }
   }
 
-  #taskSubject(): TaskSubject {
-    const { maxPositionEmbeddings: context, bosTokenId, eosTokenIds } = this.config;
+  #taskSubject(adapters: readonly (Adapter | null)[]): TaskSubject {
+    const { maxPositionEmbeddings, bosTokenId, eosTokenIds } = this.config;
+    // All adapters read the same texts.
+    const virtual = Math.max(...adapters.map((adapter) => adapter?.virtualTokens ?? 0));
     return {
       tokenizer: () => this.tokenizer,
       hasTokenizer: this.hasTokenizer,
-      context,
+      context: maxPositionEmbeddings - virtual,
       prefixId: bosTokenId ?? eosTokenIds[0] ?? 0,
       lanes: this.#generator.maxBatchSize,
       evaluate: (data, options) => this.evaluate(data, options),

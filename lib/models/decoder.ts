@@ -44,6 +44,8 @@ interface Context {
   readonly watch?: ((module: string, x: Tensor) => void) | undefined;
   /** What is added to the embeddings. */
   readonly noise?: NoiseFactors | undefined;
+  /** Puts the vectors of adapters among the embeddings of the tokens, in f32, which it consumes. */
+  readonly input?: ((x: Tensor) => Tensor) | undefined;
 }
 
 function linearGroup(
@@ -149,21 +151,22 @@ function recomputedBlock(
   );
 }
 
-/** Hidden states before the last norm, with a pause after each block: ids [b, s] → [b, s, hidden] in f32. */
+/** Hidden states before the last norm, with a pause after each block: ids [b, s] → [b, s and vectors, hidden] in f32. */
 export function* hiddenStatesByBlock(
   decoder: Decoder,
   ids: Tensor,
   use: AdapterUse,
   context: Context = {},
 ): Generator<void, Tensor, void> {
-  const shared = decoder.rope.upTo(context.past?.mostPositions ?? ids.shape[1]!);
+  let x = moved(embedding(decoder.weights.embedding, ids), (t) => t.to({ dtype: 'f32' }));
+  if (context.noise) x = addNoise(x, context.noise);
+  if (context.input) x = context.input(x);
+  const shared = decoder.rope.upTo(context.past?.mostPositions ?? x.shape[1]!);
   // Views of its own, because a longer call between two blocks replaces the table.
   const table = {
     cos: rawView(shared.cos, 0, shared.cos.shape),
     sin: rawView(shared.sin, 0, shared.sin.shape),
   };
-  let x = moved(embedding(decoder.weights.embedding, ids), (t) => t.to({ dtype: 'f32' }));
-  if (context.noise) x = addNoise(x, context.noise);
   context.watch?.(EMBEDDING, x);
   for (const [i, layer] of decoder.weights.layers.entries()) {
     x = context.recompute
@@ -198,7 +201,7 @@ export function engineModel(decoder: Decoder, linears: readonly Linear[], device
     headDim: config.headDim,
     linears,
     prepare: (positions) => void rotations.upTo(positions),
-    hiddenStates: (ids, use, past) => hiddenStatesByBlock(decoder, ids, use, { past }),
+    hiddenStates: (ids, use, past, input) => hiddenStatesByBlock(decoder, ids, use, { past, input }),
     logits: (hidden, use) => headLogits(decoder, finalNorm(decoder, hidden), use),
   };
 }

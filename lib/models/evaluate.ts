@@ -27,18 +27,18 @@ export interface Evaluation {
 
 /**
  * The mean loss over a data set. `lossOf` gives the summed loss of a batch, without gradients and without dropout; a
- * batch without a label that counts is left out.
+ * batch without a label that counts is left out. `firstCounts`: vectors before a text predict its first token.
  */
 export async function evaluate(
   lossOf: (inputIds: number[][], labels: number[][]) => Promise<Tensor>,
   data: DataSource,
-  { batchSize = 4, signal }: Omit<EvaluateOptions, 'adapter'> = {},
+  { batchSize = 4, signal, firstCounts }: Omit<EvaluateOptions, 'adapter'> & { firstCounts: boolean },
 ): Promise<Evaluation> {
   let sum = 0;
   let tokens = 0;
   for await (const { inputIds, labels } of batches(data, { batchSize, signal })) {
     signal?.throwIfAborted();
-    const counted = countedTokens(labels);
+    const counted = countedTokens(labels, { firstCounts });
     if (counted === 0) continue;
     const loss = await lossOf(inputIds, labels);
     sum += await loss.item();

@@ -4,6 +4,7 @@ import type { LossAndCount } from '../ops/cross_entropy';
 import { splitRows } from '../ops/rows';
 import { Tensor } from '../tensor/tensor';
 import type { Device } from '../native/device';
+import type { Adapter } from '../peft/adapter';
 import type { AdapterChoice, AdapterSet } from '../peft/adapter_set';
 import type { AdapterUse } from '../peft/adapter_use';
 import { isRecording } from '../tensor/scope';
@@ -11,10 +12,11 @@ import { check, checkBoolean, checkOneOf, checkOptions } from '../validate';
 import { ignoredLabel } from '../data/example';
 import { idsTensor, targetsTensor, type TokenRows } from './batch';
 import { deltasOf, finalNorm, headLogits, hiddenStatesByBlock, type Decoder } from './decoder';
+import { InputLayout } from './input_layout';
 import { noiseFactors, type EmbeddingNoise } from './noise';
 import type { ForwardOptions } from './options';
 import { RowAdapters } from './row_adapters';
-import { labelsInSegments, segmentsOf, type Segments } from './segments';
+import { checkSegments, labelsInSegments, segmentsOf, type Segments } from './segments';
 import { linearsOf } from './tensor_table';
 
 /** The adapter of a call, or those of its rows. */
@@ -86,19 +88,46 @@ export function planForward(options: ForwardOptions, adapters: AdapterSet): Forw
   return { labels, segmentIds, noise, watch, rowLosses, recompute, reduction, wantLogits, use };
 }
 
-/** What segments mean for the rows and the labels of a call. */
-function packing({ ids, labels, segmentIds, device }: ForwardRequest): {
-  labels?: TokenRows | undefined;
-  segments?: Segments | undefined;
-} {
-  if (segmentIds === undefined) return { labels };
+/** Checks the rows of a call, and finds where their tokens lie. */
+function layoutOf(
+  { ids, labels, segmentIds, use }: ForwardRequest,
+  [batch, width]: readonly [number, number],
+  context: number,
+): InputLayout | undefined {
+  const adapters = use.rows?.adapters ?? Array<Adapter | null>(batch).fill(use.adapter);
   check(
-    !(ids instanceof Tensor) && !(labels instanceof Tensor),
+    adapters.length === batch,
     'forward',
-    'expected ids and labels to be number[][], since segmentIds are given',
+    `expected one adapter for each of ${batch} rows but received ${adapters.length}`,
   );
-  const segments = segmentsOf(segmentIds, ids, device);
-  return { labels: labels && labelsInSegments(labels, segmentIds, ignoredLabel), segments };
+  if (segmentIds !== undefined) {
+    check(
+      !(ids instanceof Tensor) && !(labels instanceof Tensor),
+      'forward',
+      'expected ids and labels to be number[][], since segmentIds are given',
+    );
+    checkSegments(segmentIds, ids);
+  }
+  const lengths = ids instanceof Tensor ? adapters.map(() => width) : ids.map(({ length }) => length);
+  return InputLayout.of({ adapters, lengths, width, segmentIds, context });
+}
+
+/** Rows that are no Tensor, which layoutOf() has checked where there are segments. */
+type TokenLists = Exclude<TokenRows, Tensor>;
+
+/** What segments mean for the positions and the labels of a call. */
+function packing(
+  { labels, segmentIds, device }: ForwardRequest,
+  layout: InputLayout | undefined,
+  length: number,
+): { labels?: TokenRows | undefined; segments?: Segments | undefined } {
+  if (segmentIds === undefined) return { labels };
+  const placed = layout ? segmentIds.map((row, i) => layout.placed(row, i)) : segmentIds;
+  const firstCounts = (row: number): boolean => layout !== undefined && layout.virtualTokens(row) > 0;
+  return {
+    labels: labels && labelsInSegments(labels as TokenLists, segmentIds, ignoredLabel, firstCounts),
+    segments: segmentsOf(placed, length, device),
+  };
 }
 
 /**
@@ -111,21 +140,17 @@ export function* forwardSteps(
   const { use, device } = request;
   const { vocabSize } = decoder.config;
   const ids = idsTensor(request.ids, vocabSize, device);
-  const [batch, length] = ids.shape as [number, number];
-  if (use.rows) {
-    const { adapters } = use.rows;
-    check(
-      adapters.length === batch,
-      'forward',
-      `expected one adapter for each of ${batch} rows but received ${adapters.length}`,
-    );
-    use.rows.prepare(linearsOf(decoder.config, decoder.weights), length, device);
-  }
-  const packed = packing(request);
+  const shape = ids.shape as [number, number];
+  const layout = layoutOf(request, shape, decoder.config.maxPositionEmbeddings);
+  const batch = shape[0];
+  const length = layout?.length ?? shape[1];
+  use.rows?.prepare(linearsOf(decoder.config, decoder.weights), length, device);
+  const packed = packing(request, layout, length);
   const noise =
     request.noise &&
     noiseFactors(request.noise, request.ids, request.segmentIds, decoder.config.hiddenSize, device);
-  const targets = packed.labels && targetsTensor(packed.labels, request.ids, ids.shape, vocabSize, device);
+  const rows = { ids: request.ids, shape, layout, vocab: vocabSize, device };
+  const targets = packed.labels && targetsTensor(packed.labels, rows);
 
   const hidden = finalNorm(
     decoder,
@@ -134,6 +159,7 @@ export function* forwardSteps(
       noise,
       watch: request.watch,
       recompute: request.recompute,
+      input: layout && ((x) => layout.insert(x)),
     }),
   );
   ids.dispose();
@@ -167,7 +193,8 @@ export function* forwardSteps(
     count.dispose();
   }
   hidden.dispose();
-  if (!request.wantLogits) {
+  if (request.wantLogits) logits = layout ? layout.tokens(logits!) : logits;
+  else {
     logits?.dispose();
     logits = undefined;
   }

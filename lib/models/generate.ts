@@ -96,23 +96,30 @@ function chatIds(
 }
 
 /**
- * How many tokens may follow a prompt.
+ * How many tokens may follow a prompt, before which an adapter may put vectors.
  * @throws ERR_ARGUMENT where the prompt, or the prompt and the tokens that were asked for, are longer than the model's context.
  */
-export function tokensAfter(prompt: readonly number[], plan: GenerationPlan, context: number): number {
+export function tokensAfter(
+  prompt: readonly number[],
+  plan: GenerationPlan,
+  { context, adapter }: { context: number; adapter: Adapter | null },
+): number {
   const length = prompt.length;
+  const virtual = adapter?.virtualTokens ?? 0;
+  const room = context - virtual;
+  const taken = virtual > 0 ? `, of which adapter '${adapter!.name}' takes ${virtual}` : '';
   check(
-    length < context,
+    length < room,
     TAG,
-    `expected a prompt of at most ${context - 1} tokens, since the model has max_position_embeddings ${context}, but received ${length}`,
+    `expected a prompt of at most ${room - 1} tokens, since the model has max_position_embeddings ${context}${taken}, but received ${length}`,
   );
   const limit = tokenLimit(plan, length);
   check(
-    !plan.ownLimit || length + limit <= context,
+    !plan.ownLimit || length + limit <= room,
     TAG,
-    `expected a prompt and maxNewTokens of at most ${context} tokens together (max_position_embeddings) but received ${length} and ${limit}`,
+    `expected a prompt and maxNewTokens of at most ${room} tokens together (max_position_embeddings${virtual > 0 ? ` ${context}${taken}` : ''}) but received ${length} and ${limit}`,
   );
-  return Math.min(limit, context - length);
+  return Math.min(limit, room - length);
 }
 
 export interface Generation {

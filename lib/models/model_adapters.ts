@@ -3,10 +3,12 @@ import { idOfSnapshot } from '../hub/cache';
 import { sourceOptionNames } from '../hub/source';
 import type { Linear } from '../linear/linear';
 import type { Device } from '../native/device';
+import { embedding } from '../ops';
 import { Adapter, type AdapterSource } from '../peft/adapter';
 import { adapterFiles, type AdapterFiles } from '../peft/adapter_files';
 import type { AdapterSet } from '../peft/adapter_set';
 import { combineOptions, combinePlan } from '../peft/combine';
+import type { AdaptedBase } from '../peft/method';
 import {
   checkMethod,
   methodNames,
@@ -15,6 +17,10 @@ import {
   type AdapterConfigInput,
   type AdapterMethodName,
 } from '../peft/methods';
+import { tensor } from '../tensor/create';
+import type { FrozenWeight } from '../tensor/frozen_weight';
+import { moved } from '../tensor/scope';
+import type { Tokenizer } from '../text/tokenizer';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe, isListOf } from '../validate';
 import { combineAdapters } from './combine_adapters';
 import type { ModelConfig } from './config';
@@ -27,6 +33,10 @@ export interface AdaptedModel {
   readonly device: Device;
   readonly adapters: AdapterSet;
   linears(): Linear[];
+  /** The matrix of the embeddings. */
+  embedding(): FrozenWeight;
+  /** @throws ERR_UNSUPPORTED without a tokenizer. */
+  tokenizer(): Tokenizer;
   /** @throws ERR_DISPOSED */
   checkAlive(op: string): void;
 }
@@ -37,10 +47,11 @@ export class ModelAdapters {
 
   add(config: AdapterConfigInput, options: AddAdapterOptions): Adapter {
     const op = 'addAdapter';
-    const { adapters, config: shape } = this.model;
+    const { adapters } = this.model;
     checkOptions(op, options, ['name', 'seed', 'activate']);
     const source = this.#source(op, { ...options, trainable: true });
-    const adapter = Adapter.create({ ...source, ...methodOfInput(op, config, shape) }, this.model.linears());
+    const base = this.#base();
+    const adapter = Adapter.create({ ...source, ...methodOfInput(op, config, base) }, base);
     adapters.add(adapter, options.activate ?? false);
     return adapter;
   }
@@ -60,7 +71,7 @@ export class ModelAdapters {
     const choice = methodOfJson(files.config);
     if (method !== undefined) checkMethod(op, choice, method);
     this.model.checkAlive(op);
-    const adapter = await Adapter.fromTensors({ ...source, ...choice }, files.tensors, this.model.linears());
+    const adapter = await Adapter.fromTensors({ ...source, ...choice }, files.tensors, this.#base());
     try {
       this.model.checkAlive(op);
       adapters.checkName(op, source.name); // again: others may have come meanwhile
@@ -106,5 +117,21 @@ export class ModelAdapters {
     checkBoolean(op, 'trainable', trainable);
     checkBoolean(op, 'activate', activate);
     return { name, base: idOfSnapshot(directory) ?? directory, trainable, seed, device };
+  }
+
+  /** What adapters are made for. */
+  #base(): AdaptedBase {
+    const { config, device } = this.model;
+    return {
+      ...config,
+      linears: this.model.linears(),
+      encode: (text) => this.model.tokenizer().encode(text),
+      embed: (ids) => {
+        const rows = moved(tensor([...ids], { dtype: 'i32', device }), (t) =>
+          embedding(this.model.embedding(), t),
+        );
+        return moved(rows, (t) => t.to({ dtype: 'f32' }));
+      },
+    };
   }
 }

@@ -14,7 +14,8 @@ export interface Segments {
 
 const TAG = 'forward';
 
-function checkSegments(rows: unknown, ids: readonly ArrayLike<number>[]): asserts rows is number[][] {
+/** @throws ERR_ARGUMENT for rows that are not as those of `ids`, and for segments in pieces. */
+export function checkSegments(rows: unknown, ids: readonly ArrayLike<number>[]): asserts rows is number[][] {
   check(
     Array.isArray(rows) && rows.length === ids.length,
     TAG,
@@ -47,17 +48,15 @@ function checkSegments(rows: unknown, ids: readonly ArrayLike<number>[]): assert
   }
 }
 
-/** @throws ERR_ARGUMENT for rows that are not as those of `ids`, and for segments in pieces. */
+/** Of rows of segments, padded to `width`. */
 export function segmentsOf(
   segmentIds: readonly ArrayLike<number>[],
-  ids: readonly ArrayLike<number>[],
+  width: number,
   device: Device,
 ): Segments {
-  checkSegments(segmentIds, ids);
-  const width = Math.max(...ids.map((row) => row.length));
-  const shape = [ids.length, width];
-  const begins = new Int32Array(ids.length * width);
-  const positions = new Int32Array(ids.length * width);
+  const shape = [segmentIds.length, width];
+  const begins = new Int32Array(segmentIds.length * width);
+  const positions = new Int32Array(segmentIds.length * width);
   for (const [i, row] of segmentIds.entries())
     for (let t = 0, begin = 0; t < width; t++) {
       // Padding sees itself.
@@ -70,16 +69,22 @@ export function segmentsOf(
   return { keyBegin: tensorOf(begins), positions: tensorOf(positions) };
 }
 
-/** Labels of which those at the begin of a segment, and those of padding, count nothing. */
+/**
+ * Labels of which those of padding count nothing, and those at the begin of a segment only where `firstCounts` says that something before
+ * them predicts them.
+ */
 export function labelsInSegments(
   labels: readonly ArrayLike<number>[],
   segmentIds: readonly ArrayLike<number>[],
   ignored: number,
+  firstCounts: (row: number) => boolean,
 ): number[][] {
-  return labels.map((row, i) =>
-    Array.from(row, (label, t) => {
+  return labels.map((row, i) => {
+    const first = firstCounts(i);
+    return Array.from(row, (label, t) => {
       const segment = segmentIds[i]![t];
-      return segment === 0 || (t > 0 && segmentIds[i]![t - 1] !== segment) ? ignored : label;
-    }),
-  );
+      const unpredicted = !first && t > 0 && segmentIds[i]![t - 1] !== segment;
+      return segment === 0 || unpredicted ? ignored : label;
+    });
+  });
 }

@@ -92,7 +92,8 @@ export class TextGenerator {
       if (plan.stop.length > 0) neededTokenizer(); // stop strings need text
       const ids = await promptIds(prompt, decoder.config.vocabSize, neededTokenizer, { ...chat, signal });
       signal?.throwIfAborted();
-      const maxNewTokens = tokensAfter(ids, plan, decoder.config.maxPositionEmbeddings);
+      const context = decoder.config.maxPositionEmbeddings;
+      const maxNewTokens = tokensAfter(ids, plan, { context, adapter });
       if (plan.grammar !== undefined)
         held.constraints = await this.#grammars.start(plan.grammar, plan.n, neededTokenizer(), signal);
       const engine = this.#startedEngine();

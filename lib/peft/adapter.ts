@@ -5,19 +5,19 @@ import { isRecord } from '../formats/json';
 import type { SafetensorsTensor } from '../formats/safetensors';
 import { inSlices, Pace } from '../tensor/pace';
 import type { Delta } from '../linear/delta';
-import type { AppliedDelta, Linear } from '../linear/linear';
+import type { AppliedDelta } from '../linear/linear';
 import type { NativeGuard } from '../native/binding';
 import { binding } from '../native/calls';
 import type { Device } from '../native/device';
 import { adoptParameter } from '../tensor/create';
 import { noGrad, runUntracked } from '../tensor/scope';
-import { checkForwards, checkSaved, prepare, restore, type StateDict } from '../tensor/state';
+import { checkForwards, prepare, prepareParameters, type StateDict } from '../tensor/state';
 import type { Parameter, Tensor } from '../tensor/tensor';
 import { check, checkInteger, checkNumber, checkOptions, describe } from '../validate';
 import { writeAdapterWith } from './adapter_files';
 import { adapterTensor, checkAdapterTensors } from './adapter_tensors';
 import { jsonOfConfig } from './config_values';
-import type { AdapterMethod, PlannedDelta } from './method';
+import type { AdaptedBase, AdapterMethod, PlannedDelta } from './method';
 import {
   methodOf,
   type AdapterConfig,
@@ -69,6 +69,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   /** @internal An own property that cannot be cloned, so that structuredClone fails loudly. */
   readonly handle: NativeGuard = binding().createGuard();
   readonly #deltas = new Map<string, Delta>();
+  #vectors: Parameter | undefined;
   readonly #source: AdapterSource;
   readonly #method: AdapterMethod<AdapterConfig>;
   #scale = 1;
@@ -87,13 +88,15 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   }
 
   /** @internal A new adapter, initialised as PEFT's init_lora_weights says; every layer draws from streams of its own. */
-  static create(source: AdapterSource, linears: readonly Linear[]): Adapter {
+  static create(source: AdapterSource, base: AdaptedBase): Adapter {
     const adapter = new Adapter(source);
     const { config, seed, device } = source;
-    for (const planned of adapter.#method.plan(config, linears, true)) {
+    for (const planned of adapter.#method.plan(config, base.linears, true)) {
       const { linear, kind, spec, initWeights } = planned;
       adapter.#add(planned, () => kind.initial(linear, spec, { seed, device, initWeights }));
     }
+    const vectors = adapter.#method.vectors?.(config, base);
+    if (vectors) adapter.#vectors = adapter.#parameter(vectors.key, () => vectors.initial({ seed, device }));
     return adapter;
   }
 
@@ -104,15 +107,16 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   static async fromTensors(
     source: AdapterSource,
     files: ReadonlyMap<string, SafetensorsTensor>,
-    linears: readonly Linear[],
+    base: AdaptedBase,
   ): Promise<Adapter> {
     const adapter = new Adapter(source);
     const method = adapter.#method;
     const tensors = new Map(
       [...files].map(([key, value]) => [method.canonicalKey?.(key) ?? key, value] as const),
     );
-    const plan = method.plan(source.config, linears, false);
-    const expected = new Map<string, readonly number[]>();
+    const plan = method.plan(source.config, base.linears, false);
+    const vectors = method.vectors?.(source.config, base);
+    const expected = new Map<string, readonly number[]>(vectors ? [[vectors.key, vectors.shape]] : []);
     for (const planned of plan)
       for (const [name, shape] of planned.kind.tensors(planned.linear, planned.spec))
         expected.set(tensorKey(planned, name), shape);
@@ -121,12 +125,16 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     );
     const pace = new Pace();
     const values = new Map<string, Tensor>();
+    const read = (key: string): Promise<Tensor> =>
+      runUntracked(() => adapterTensor(tensors.get(key)!, source.device));
     try {
+      if (vectors) {
+        const value = await read(vectors.key);
+        adapter.#vectors = adapter.#parameter(vectors.key, () => value);
+      }
       for (const planned of plan) {
-        for (const name of planned.kind.tensors(planned.linear, planned.spec).keys()) {
-          const stored = tensors.get(tensorKey(planned, name))!;
-          values.set(name, await runUntracked(() => adapterTensor(stored, source.device)));
-        }
+        for (const name of planned.kind.tensors(planned.linear, planned.spec).keys())
+          values.set(name, await read(tensorKey(planned, name)));
         adapter.#add(planned, () => values);
         values.clear();
         if (pace.due) await pace.rest();
@@ -142,19 +150,32 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   #add(planned: PlannedDelta, make: () => ReadonlyMap<string, Tensor>): void {
     const values = runUntracked(() => noGrad(make));
     const parameters = new Map<string, Parameter>();
-    for (const [name, value] of values) {
-      const parameter = adoptParameter(value, tensorKey(planned, name));
-      parameter.requiresGrad = this.trainable;
-      parameters.set(name, parameter);
-    }
+    for (const [name, value] of values)
+      parameters.set(
+        name,
+        this.#parameter(tensorKey(planned, name), () => value),
+      );
     this.#deltas.set(planned.linear.path, planned.kind.make(planned.spec, parameters));
+  }
+
+  #parameter(key: string, make: () => Tensor): Parameter {
+    const parameter = adoptParameter(
+      runUntracked(() => noGrad(make)),
+      key,
+    );
+    parameter.requiresGrad = this.trainable;
+    return parameter;
+  }
+
+  get #parameters(): Parameter[] {
+    const deltas = [...this.#deltas.values()].flatMap(({ parameters }) => [...parameters.values()]);
+    return this.#vectors ? [this.#vectors, ...deltas] : deltas;
   }
 
   /** Trainable or not, its tensors in the order of adapter_model.safetensors; `.name` is the key there. */
   parameters(): Parameter[] {
     this.#checkAlive();
-    const all = [...this.#deltas.values()].flatMap(({ parameters }) => [...parameters.values()]);
-    return all.sort((a, b) => (a.name < b.name ? -1 : 1));
+    return this.#parameters.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
   /** A factor on the change: on the α/r of every layer, on the difference of IA³'s vectors to 1, on what a bottleneck adds. It is 1 at first and not part of what save() writes. */
@@ -164,6 +185,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   set scale(value: number) {
     checkNumber(TAG, 'scale', value);
     if (value === this.#scale) return;
+    this.#refuse('cannot be scaled', this.#method.notScalable, TAG);
     this.#scale = value;
     this.#rescalings++;
   }
@@ -171,6 +193,22 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   /** Paths of the layers it changes. */
   get targets(): string[] {
     return [...this.#deltas.keys()];
+  }
+
+  /** How many vectors it puts before the tokens of every text: they take as many positions of the model's context. */
+  get virtualTokens(): number {
+    return this.#vectors?.shape[0] ?? 0;
+  }
+
+  /** @internal These vectors [n, hidden]; undefined: none. */
+  get vectors(): Parameter | undefined {
+    this.#checkAlive();
+    return this.#vectors;
+  }
+
+  /** @internal Whether it changes any layer. */
+  get changesLayers(): boolean {
+    return this.#deltas.size > 0;
   }
 
   /** @internal What it changes in a layer, or undefined. */
@@ -222,26 +260,14 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     const { tensors, forwards, seed } = state;
     checkForwards(TAG, forwards);
     checkInteger(TAG, 'seed of the state', seed);
-    const parameters = this.parameters();
-    const known = new Set(parameters.map(({ name }) => name));
     check(
       isRecord(tensors),
       TAG,
       () => `expected tensors of the state to be an object but received ${describe(tensors)}`,
     );
-    const saved: Record<string, unknown> = tensors;
-    for (const name of Object.keys(saved))
-      check(
-        known.has(name),
-        TAG,
-        () => `the state has the tensor ${describe(name)}, which the adapter has not`,
-      );
-    for (const p of parameters) checkSaved(TAG, p.name, p, saved[p.name]);
+    const take = prepareParameters(TAG, 'the adapter', this.parameters(), tensors);
     return () => {
-      for (const p of parameters) {
-        restore(TAG, p.name, p, saved[p.name]);
-        p.version++;
-      }
+      take();
       this.#forwards = forwards;
       this.#source.seed = seed;
     };
@@ -249,10 +275,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
 
   /** @internal Counts the changes of its parameters since it was made. */
   get version(): number {
-    let version = 0;
-    for (const { parameters } of this.#deltas.values())
-      for (const parameter of parameters.values()) version += parameter.version;
-    return version;
+    return this.#parameters.reduce((sum, parameter) => sum + parameter.version, 0);
   }
 
   /** @internal Counts the changes of what it computes, by its parameters or its scale; one that is taken back is another one. */
@@ -273,11 +296,12 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
 
   /** @internal @throws ERR_UNSUPPORTED where it cannot become part of the weights. */
   checkMergeable(op: string): void {
-    const why = this.#method.notMergeable;
+    this.#refuse('cannot be merged', this.#method.notMergeable, op);
+  }
+
+  #refuse(what: string, why: string | undefined, op: string): void {
     if (why !== undefined)
-      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] adapter '${this.name}' cannot be merged: ${why}`, {
-        op,
-      });
+      throw new LoRAError('ERR_UNSUPPORTED', `[${op}] adapter '${this.name}' ${what}: ${why}`, { op });
   }
 
   /** Whether an optimizer has changed it since it was made. */
@@ -315,7 +339,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   /** @internal The same; `more` puts further files into the folder, which appear together with those of the adapter. */
   async saveWith(dir: string, more?: (folder: string) => Promise<void>): Promise<void> {
     const { config, raw = {}, base } = this.#source;
-    const json = jsonOfConfig(this.#method.file, this.#method.written(config, this.targets), raw);
+    const json = jsonOfConfig(this.#method.file, this.#method.written(config, this.targets, base), raw);
     json['base_model_name_or_path'] ??= base;
     json['task_type'] ??= 'CAUSAL_LM';
     const release = this.acquire();
@@ -346,6 +370,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     for (const parameter of this.parameters()) parameter.dispose();
     for (const delta of this.#deltas.values()) delta.dispose?.();
     this.#deltas.clear();
+    this.#vectors = undefined;
     this.#disposed = true;
   }
   [Symbol.dispose](): void {
@@ -358,9 +383,10 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   }
 
   toString(): string {
-    const state = this.#disposed ? ', removed' : this.trainable ? ', trainable' : '';
-    const size = Object.entries(this.#method.size(this.config)).map((entry) => `${entry.join(' ')}, `);
-    return `Adapter('${this.name}', ${size.join('')}${this.#deltas.size} layers${state})`;
+    const size = Object.entries(this.#method.size(this.config)).map((entry) => entry.join(' '));
+    const layers = this.#vectors ? [] : [`${this.#deltas.size} layers`];
+    const state = this.#disposed ? ['removed'] : this.trainable ? ['trainable'] : [];
+    return `Adapter('${this.name}', ${[...size, ...layers, ...state].join(', ')})`;
   }
 
   [inspect.custom](): string {

@@ -2,6 +2,7 @@
 import { LoRAError } from '../errors';
 import type { DeltaInit, DeltaKind, DeltaSpec } from '../linear/delta';
 import type { Linear } from '../linear/linear';
+import type { Tensor } from '../tensor/tensor';
 import type { LoRAConfigInput } from './config';
 import type { ConfigFile } from './config_values';
 import { unmatchedTargets } from './matching';
@@ -20,6 +21,29 @@ export interface PlannedDelta {
 export interface ModelShape {
   /** The width of the sums that all blocks add to. */
   readonly hiddenSize: number;
+  readonly numHiddenLayers: number;
+  readonly numAttentionHeads: number;
+  readonly vocabSize: number;
+  /** Positions that it reads. */
+  readonly maxPositionEmbeddings: number;
+}
+
+/** The frozen model that is adapted. */
+export interface AdaptedBase extends ModelShape {
+  readonly linears: readonly Linear[];
+  /** The ids of a text, with the special tokens that the tokenizer adds. @throws ERR_UNSUPPORTED without a tokenizer. */
+  encode(text: string): number[];
+  /** What the ids are embedded as: [ids, hidden] in f32. */
+  embed(ids: readonly number[]): Tensor;
+}
+
+/** Trained vectors before the tokens of every text. */
+export interface PlannedVectors {
+  /** The key of their tensor in adapter_model.safetensors. */
+  readonly key: string;
+  readonly shape: readonly [count: number, hidden: number];
+  /** Their first values, in f32. */
+  initial(init: Pick<DeltaInit, 'seed' | 'device'>): Tensor;
 }
 
 /** A name and a value for reports. */
@@ -40,14 +64,18 @@ export interface AdapterMethod<Config extends object> {
    * @throws ERR_ADAPTER when it changes nothing, ERR_UNSUPPORTED for a layer that it cannot change.
    */
   plan(config: Config, linears: readonly Linear[], typed: boolean): PlannedDelta[];
-  /** What is written for the configuration of an adapter that changes these layers. */
-  written(config: Config, changed: readonly string[]): Config;
+  /** What it puts before the tokens, where it does. @throws ERR_ADAPTER for a configuration of another model. */
+  vectors?(config: Config, base: AdaptedBase): PlannedVectors;
+  /** What is written for the configuration of an adapter that changes these layers. `base`: the name of the model, or where it lies. */
+  written(config: Config, changed: readonly string[], base: string): Config;
   /** The probability of its dropout. */
   dropout(config: Config): number;
   /** The key of today for that of a file, where some writers used another one. */
   canonicalKey?(key: string): string;
   /** Why its change cannot be part of the weights, where it cannot. */
   readonly notMergeable?: string;
+  /** Why no factor makes its change a part of itself, where none does. */
+  readonly notScalable?: string;
   /** What its size is called, for short descriptions: { r: 16 }. */
   size(config: Config): Record<string, number | string>;
   /** A LoRA that takes about as much memory, for estimates. */

@@ -1,6 +1,7 @@
 /** Generates the texts of a request and answers with them, whole or as they come. */
 import type { GeneratedToken } from '../engine/request';
 import type { GenerationResult } from '../models/generate';
+import type { Adapter } from '../peft/adapter';
 import { invalid } from './api_error';
 import { EventStream } from './event_stream';
 import type { AnsweredText, Format, Usage } from './formats';
@@ -70,14 +71,14 @@ export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
 async function generate(
   { service: { model, settings }, exchange }: Call,
   plan: TextsPlan,
-  adapter: Parameters<typeof model.setAdapter>[0],
+  adapter: Adapter | null,
   events: EventStream,
 ): Promise<void> {
   const { signal, facts } = exchange;
   const { sampling, logprobs, format, stream } = plan;
   const prompts = await plan.prompts(signal);
   signal.throwIfAborted();
-  const context = model.config.maxPositionEmbeddings;
+  const context = model.config.maxPositionEmbeddings - (adapter?.virtualTokens ?? 0);
   const limits = prompts.map((ids) => tokensAfter(ids, plan, context, settings.defaultMaxTokens));
   const handles = prompts.map((ids, i) =>
     model.generate(ids, { ...sampling, maxNewTokens: limits[i], logprobs, adapter, signal }),

@@ -2,7 +2,7 @@
 import { binding, call } from '../native/calls';
 import { nativeDevice } from '../native/device';
 import { temporaries } from './scope';
-import { handleOf, Tensor } from './tensor';
+import { handleOf, Tensor, type Parameter } from './tensor';
 import { check, checkInteger, describe, shapeText } from '../validate';
 
 /** A value of a checkpoint: plain data, typed arrays and tensors, in lists and plain objects. */
@@ -78,6 +78,25 @@ export function checkSaved(
       `expected ${name} of the state to be a tensor of shape ${shapeText(shape)}${dtype === 'i32' ? ' of i32' : ''} but received ${describe(source)}`,
   );
   handleOf(source, op, `${name} of the state`);
+}
+
+/** Checks the saved values of parameters, by their names, and gives what takes them. `owner`: whose they are, for messages. */
+export function prepareParameters(
+  op: string,
+  owner: string,
+  parameters: readonly Parameter[],
+  saved: Readonly<Record<string, unknown>>,
+): () => void {
+  const known = new Set(parameters.map(({ name }) => name));
+  for (const name of Object.keys(saved))
+    check(known.has(name), op, () => `the state has the tensor ${describe(name)}, which ${owner} has not`);
+  for (const p of parameters) checkSaved(op, p.name, p, saved[p.name]);
+  return () => {
+    for (const p of parameters) {
+      restore(op, p.name, p, saved[p.name]);
+      p.version++;
+    }
+  };
 }
 
 /** The count of training forwards in a state, which starts again after 2³² − 1. */

@@ -40,7 +40,7 @@ export class Updates {
    */
   async make(step: number, group: readonly Batch[], signal: AbortSignal | undefined): Promise<StepFigures> {
     const { lr } = this.options;
-    const counted = group.reduce((sum, { labels }) => sum + countedTokens(labels), 0);
+    const counted = group.reduce((sum, batch) => sum + this.#counted(batch), 0);
     if (counted === 0)
       throw new LoRAError(
         'ERR_DATA',
@@ -49,16 +49,17 @@ export class Updates {
           op: 'Trainer',
         },
       );
-    const last = group.findLastIndex(({ labels }) => countedTokens(labels) > 0);
+    const last = group.findLastIndex((batch) => this.#counted(batch) > 0);
     let loss = 0;
     let gradNorm = Number.NaN;
     let tokens = 0;
     /** The batch whose loss was no number, else the last. */
     let suspect: { batch: number; again: () => Promise<string> } | undefined;
-    for (const [i, { inputIds, labels, segmentIds }] of group.entries()) {
+    for (const [i, batch] of group.entries()) {
+      const { inputIds, labels, segmentIds } = batch;
       signal?.throwIfAborted();
       tokens += tokensOf(inputIds);
-      if (countedTokens(labels) === 0) continue; // a batch of prompts alone adds nothing to the sum
+      if (this.#counted(batch) === 0) continue; // a batch of prompts alone adds nothing to the sum
       const options = this.#forwardOptions(step, i, { labels, segmentIds });
       const mark = this.subject.mark();
       const part = await tidy(async () => {
@@ -96,6 +97,11 @@ export class Updates {
     this.optimizer.step();
     this.clearGradients();
     return { loss, lr: this.optimizer.lr, gradNorm, tokens };
+  }
+
+  /** How many labels of a batch count. */
+  #counted({ labels, segmentIds }: Batch): number {
+    return countedTokens(labels, { segmentIds, firstCounts: (this.subject.adapter?.virtualTokens ?? 0) > 0 });
   }
 
   /** Clips the gradients; gives the norm that they had. */

@@ -152,6 +152,20 @@ test('the first label of a row is never counted: labels are shifted', () => {
   expect(countedTokens([[5, 6, -100, 7], [-100, -100], [3]])).toBe(2);
 });
 
+test('the first label of each text of a row is counted where vectors before it predict it; padding is not', () => {
+  const labels = [
+    [5, 6, 7, 8, 9, 0],
+    [-100, 3],
+  ];
+  const segmentIds = [
+    [2, 2, 1, 1, 1, 0],
+    [1, 1],
+  ];
+  expect(countedTokens(labels, { segmentIds })).toBe(4);
+  expect(countedTokens(labels, { segmentIds, firstCounts: true })).toBe(6);
+  expect(countedTokens(labels, { firstCounts: true })).toBe(7);
+});
+
 describe('Random', () => {
   test('is SplitMix64: the first outputs of seed 0 are the reference values of the generator', () => {
     const random = new Random(0);

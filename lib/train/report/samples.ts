@@ -73,7 +73,8 @@ export async function writtenText(
   }: { adapter: Adapter | null; deadline: number; signal?: AbortSignal | undefined },
 ): Promise<string> {
   let written = '';
-  const room = Math.max(1, model.config.maxPositionEmbeddings - prompt.length);
+  const taken = prompt.length + (adapter?.virtualTokens ?? 0);
+  const room = Math.max(1, model.config.maxPositionEmbeddings - taken);
   const limit = Math.min(maxNewTokens, room);
   const options = { maxNewTokens: limit, temperature: 0, adapter, signal };
   for await (const { text } of model.generate([...prompt], options)) {
