@@ -11,7 +11,7 @@ export const wholeModelFlags = {
     type: 'string',
     value: 'DIR',
     required: true,
-    help: 'a Hugging Face directory, or a name of the hub',
+    help: 'a Hugging Face directory, a GGUF file, or a name of the hub',
   },
   ...hubFlags,
   dtype: modelOptions.dtype,

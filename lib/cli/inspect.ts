@@ -1,7 +1,8 @@
 import { existsSync, statSync } from 'node:fs';
 import { LoRAError } from '../errors';
 import { SavedFolder } from '../formats/file_group';
-import { GgufFile, isGguf } from '../formats/gguf';
+import { isGguf } from '../formats/gguf';
+import { ggufAt, GgufSet } from '../formats/gguf_set';
 import type { GgufValue } from '../formats/gguf_header';
 import { readJson } from '../formats/json';
 import type { Source } from '../formats/links';
@@ -108,16 +109,16 @@ function shownValue(value: GgufValue): unknown {
 }
 
 async function describeGguf(source: Source): Promise<Report> {
-  const file = await GgufFile.open(source);
+  const set = await GgufSet.open(source);
   try {
-    const metadata = Object.fromEntries([...file.metadata].map(([key, value]) => [key, shownValue(value)]));
-    const sizes = [...file.tensors].map(([name, { block, shape, byteLength }]): [string, Sized] => [
+    const metadata = Object.fromEntries([...set.metadata].map(([key, value]) => [key, shownValue(value)]));
+    const sizes = [...set.tensors].map(([name, { block, shape, byteLength }]): [string, Sized] => [
       name,
       { dtype: block.type, shape, byteLength },
     ]);
-    return { kind: 'gguf', path: file.file.path, metadata, ...summed(sizes) };
+    return { kind: 'gguf', path: set.path, metadata, ...summed(sizes) };
   } finally {
-    await file.close();
+    await set.close();
   }
 }
 
@@ -137,6 +138,8 @@ export async function describePath(source: string, options: SourceOptions = {}):
     return { kind: 'adapter', path, config, ...summed(sizes) };
   }
   if (folder.has(checkpointFile)) return describeFile(folder.file(checkpointFile), 'checkpoint');
+  const gguf = await ggufAt(path);
+  if (gguf !== undefined) return describeGguf(gguf);
   if (folder.has('config.json')) {
     const config = await readJson(folder.file('config.json'));
     const model = await openModelTensors(path);
@@ -149,7 +152,7 @@ export async function describePath(source: string, options: SourceOptions = {}):
   }
   throw new LoRAError(
     'ERR_FILE',
-    `[inspect] ${path}: expected config.json, adapter_config.json or checkpoint.safetensors in it`,
+    `[inspect] ${path}: expected config.json, adapter_config.json, checkpoint.safetensors or one GGUF model in it`,
     { op: 'inspect' },
   );
 }

@@ -81,7 +81,7 @@ export async function inspectData(path: string, flags: DataFlags, console: Conso
   const folder = await sourceFolder(flags.model, 'inspect', 'tokenizer', hubOptions(console, flags));
   const tokenizer = await Tokenizer.fromDirectory(folder);
   if (!tokenizer)
-    throw new LoRAError('ERR_FILE', `[inspect] ${flags.model} has no tokenizer.json`, { op: 'inspect' });
+    throw new LoRAError('ERR_FILE', `[inspect] ${flags.model} has no tokenizer`, { op: 'inspect' });
   const data = await loadDataset(path, { tokenizer, maxLength, trainOn, columns, signal: console.signal });
   const shown = examplesOf(data, numbers ?? [1]); // a data set holds one at least
   if (flags.json) {

@@ -1,9 +1,8 @@
 /** Whether a run fits into memory: what is said and refused before the weights of a model are read. */
-import { join } from 'node:path';
 import { LoRAError } from '../errors';
-import { ModelFolder } from '../formats/model_folder';
 import { sourceFolder } from '../hub/source';
-import { parseModelConfig, type ModelConfig } from '../models/config';
+import type { ModelConfig } from '../models/config';
+import { modelConfigOf, openModelFiles } from '../models/model_source';
 import { quantisedByConfig } from '../models/quantize_options';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
 import { estimateMemory, type MemoryEstimate, type MemoryOptions } from '../models/memory';
@@ -28,10 +27,7 @@ export async function readModelConfig(
 ): Promise<ModelConfig> {
   const op = 'from_pretrained';
   const directory = await sourceFolder(values.model, op, purpose, hubOptions(console, values));
-  const json = await (await ModelFolder.open(directory, { signal: console.signal })).json('config.json');
-  if (json === undefined)
-    throw new LoRAError('ERR_FILE', `[${op}] ${join(directory, 'config.json')} does not exist`, { op });
-  return parseModelConfig(json);
+  return modelConfigOf(await openModelFiles(op, directory, { signal: console.signal }));
 }
 
 /** What is taken from LORA_MEMORY_LIMIT, or from what the system leaves. */

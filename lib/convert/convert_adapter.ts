@@ -5,11 +5,12 @@ import { SavedFolder } from '../formats/file_group';
 import { isGguf } from '../formats/gguf';
 import { readJson, type Reading } from '../formats/json';
 import { readLimits, type ReadLimits } from '../formats/limits';
-import { adapterConfigFile, configFile } from '../formats/model_files';
+import { adapterConfigFile } from '../formats/model_files';
 import { toPath } from '../formats/paths';
 import { idOfSnapshot } from '../hub/cache';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
-import { parseModelConfig, type ModelConfig } from '../models/config';
+import type { ModelConfig } from '../models/config';
+import { modelConfigOf, openModelFiles } from '../models/model_source';
 import { checkUnused } from '../models/save';
 import { readAdapter, writeAdapter, type AdapterFiles } from '../peft/adapter_files';
 import { check, checkOneOf, checkOptions } from '../validate';
@@ -50,13 +51,8 @@ async function readBase(options: ConvertAdapterOptions): Promise<Base | undefine
   if (base === undefined) return undefined;
   const limits = readLimits(op, options.limits);
   const dir = await sourceFolder(base, op, 'config', { token, offline, signal, onProgress });
-  const folder = await SavedFolder.find(dir);
-  if (!folder?.has(configFile))
-    throw new LoRAError('ERR_FILE', `[${op}] expected base to be a model but ${dir} has no ${configFile}`, {
-      op,
-    });
-  const json = await readJson(folder.file(configFile), { limits, signal });
-  return { config: parseModelConfig(json, limits), name: idOfSnapshot(dir) ?? dir };
+  const files = await openModelFiles(op, dir, { limits, signal });
+  return { config: await modelConfigOf(files), name: idOfSnapshot(dir) ?? dir };
 }
 
 /** What lies at a path; a directory that is not one of mlx_lm's is read as PEFT's, whose errors say what it lacks. */

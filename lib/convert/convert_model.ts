@@ -7,15 +7,15 @@ import { quantisedBlocks } from '../formats/gguf_blocks';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
 import { isRecord } from '../formats/json';
 import { readLimits, type ReadLimits } from '../formats/limits';
-import { ModelFolder } from '../formats/model_folder';
+import type { ModelFiles } from '../formats/model_folder';
 import { toPath } from '../formats/paths';
-import type { SafetensorsDType } from '../formats/dtypes';
-import { openModelTensors } from '../formats/sharded';
+import { storedDType, type SafetensorsDType } from '../formats/dtypes';
 import type { StoredTensor } from '../formats/stored_tensors';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
-import { parseModelConfig, type ModelConfig } from '../models/config';
+import type { ModelConfig } from '../models/config';
 import { families } from '../models/families';
 import { ggufModules, reordered, type RowOrder } from '../models/gguf_names';
+import { modelConfigOf, openModelFiles } from '../models/model_source';
 import { inverseFrequencies } from '../models/rope';
 import { EMBEDDING, HEAD } from '../models/tensor_table';
 import { checkNames, dtypeOf } from '../models/weights';
@@ -83,7 +83,7 @@ function configFields(config: ModelConfig): Map<string, GgufField> {
 }
 
 /** Ids of special tokens, what is put around texts, and the template. */
-async function tokenizerFields(folder: ModelFolder, config: ModelConfig): Promise<Map<string, GgufField>> {
+async function tokenizerFields(folder: ModelFiles, config: ModelConfig): Promise<Map<string, GgufField>> {
   const json = await folder.json('tokenizer.json', 'tokenizerBytes');
   if (!isRecord(json))
     throw new LoRAError(
@@ -91,7 +91,7 @@ async function tokenizerFields(folder: ModelFolder, config: ModelConfig): Promis
       `[${op}] ${folder.dir} has no tokenizer.json, which a GGUF file contains`,
       { op },
     );
-  const tokenizer = (await Tokenizer.fromFolder(folder))!;
+  const tokenizer = (await Tokenizer.fromFiles(folder))!;
   const fields = ggufTokenizer(json, config.vocabSize);
   const around = tokenizer.encode('');
   const { bosTokenId: bos, eosTokenIds } = config;
@@ -139,10 +139,9 @@ function converted(name: string, from: SafetensorsDType, bytes: Uint8Array, to: 
 function late(
   name: string,
   stored: StoredTensor,
-  format: GgufFormat,
-  rows: RowOrder | undefined,
+  { from, format, rows }: { from: SafetensorsDType; format: GgufFormat; rows: RowOrder | undefined },
 ): LateGgufTensor {
-  const { dtype, shape } = stored;
+  const { shape } = stored;
   async function* source(): AsyncIterable<Uint8Array> {
     if (rows) yield reordered(await stored.read(), rows, false);
     else yield* stored.slices();
@@ -153,7 +152,7 @@ function late(
     async *parts() {
       for await (const slice of source())
         for (let at = 0; at < slice.length; at += stepBytes) {
-          yield converted(name, dtype, slice.subarray(at, at + stepBytes), format);
+          yield converted(name, from, slice.subarray(at, at + stepBytes), format);
           await breathe();
         }
     },
@@ -181,7 +180,7 @@ function frequencyFactors(config: ModelConfig): LateGgufTensor | undefined {
  * configuration, the tokenizer and the chat template. Tensors are read, converted and written one by one, and the file appears whole or not at all. An
  * adapter is merged first, with `model.save(dir, { merge })`.
  *
- * @param source a Hugging Face directory, or a name of the hub
+ * @param source a Hugging Face directory, a GGUF file of floats, or a name of the hub
  * @param out the file, which is replaced
  * @throws ERR_ARGUMENT for options and a model in few bits; ERR_UNSUPPORTED for a tokenizer that llama.cpp has no kind for, sliding windows, yarn,
  * and values that f16 does not reach; ERR_FILE, ERR_SAFETENSORS, ERR_HUB; the reason of the signal
@@ -199,14 +198,8 @@ export async function convertModel(
   const limits = readLimits(op, options.limits);
   const target = toPath(out, op);
   const dir = await sourceFolder(source, op, 'model', options);
-  const folder = await ModelFolder.open(dir, { limits, signal });
-  if (!folder.has('config.json'))
-    throw new LoRAError(
-      'ERR_FILE',
-      `[${op}] ${dir} has no config.json: expected a Hugging Face model directory`,
-      { op },
-    );
-  const config = parseModelConfig(await folder.json('config.json'), limits);
+  const folder = await openModelFiles(op, dir, { limits, signal });
+  const config = await modelConfigOf(folder);
   const metadata = new Map<string, GgufField>([
     ['general.architecture', { text: families[config.modelType].gguf.architecture }],
     ['general.type', { text: 'model' }],
@@ -215,7 +208,7 @@ export async function convertModel(
     ...configFields(config),
     ...(await tokenizerFields(folder, config)),
   ]);
-  const stored = await openModelTensors(dir, { limits, signal });
+  const stored = await folder.tensors();
   try {
     const { shapes, quantised } = await checkNames(stored, config, dir);
     check(quantised.size === 0, op, () => `expected a model of f32, bf16 or f16 but ${dir} is quantised`);
@@ -224,10 +217,10 @@ export async function convertModel(
     for (const [name, shape] of shapes) {
       const dot = name.lastIndexOf('.');
       const { name: path, rows } = modules.get(name.slice(0, dot))!;
-      dtypeOf(name, stored.get(name));
+      const from = storedDType[dtypeOf(stored, name)];
       tensors.set(
         `${path}${name.slice(dot)}`,
-        late(name, stored.get(name), formatOf(name.slice(0, dot), shape, format), rows),
+        late(name, stored.get(name), { from, format: formatOf(name.slice(0, dot), shape, format), rows }),
       );
     }
     const factors = frequencyFactors(config);

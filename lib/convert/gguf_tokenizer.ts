@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { LoRAError } from '../errors';
 import type { GgufField } from '../formats/gguf_write';
 import { isRecord } from '../formats/json';
+import { preTokenizers, tokenTypes as types } from '../text/gguf_kinds';
 
 const op = 'convertModel';
 
@@ -13,19 +14,6 @@ function unsupported(what: string): never {
     { op },
   );
 }
-
-const words = (digits: string): string =>
-  `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
-const split = (Regex: string) => ({ type: 'Split', pattern: { Regex }, behavior: 'Isolated', invert: false });
-const bytes = (useRegex: boolean) => ({ type: 'ByteLevel', add_prefix_space: false, use_regex: useRegex });
-
-/** llama.cpp's word for a pre_tokenizer, and whether texts are normalised before. */
-const preTokenizers: readonly { name: string; parts: readonly object[]; nfc: boolean }[] = [
-  { name: 'llama-bpe', parts: [split(words('\\p{N}{1,3}')), bytes(false)], nfc: false },
-  { name: 'qwen2', parts: [split(words('\\p{N}')), bytes(false)], nfc: true },
-  { name: 'smollm', parts: [{ type: 'Digits', individual_digits: true }, bytes(true)], nfc: false },
-  { name: 'gpt-2', parts: [bytes(true)], nfc: false },
-];
 
 /** The steps of a pre_tokenizer, without what says nothing about the result. */
 function partsOf(json: unknown): unknown[] {
@@ -40,7 +28,6 @@ interface Token {
   text: string;
   type: number;
 }
-const types = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;
 
 /** The tokens by their ids, up to the width of the logits. */
 function tokensOf(json: Readonly<Record<string, unknown>>, vocabSize: number): Token[] {

@@ -19,6 +19,8 @@ export interface GgufTensor {
   readonly byteLength: number;
   /** Its bytes, in memory of their own. */
   read(): Promise<Uint8Array>;
+  /** Its bytes in order, in slices that are overwritten by the next; of floats, in whole ones. */
+  slices(): AsyncGenerator<Uint8Array, void, void>;
 }
 
 /** An open GGUF file. Every rule of the format is checked when it is opened. */
@@ -42,7 +44,11 @@ export class GgufFile {
           throw new GgufError(
             `is cut off: the tensor ${JSON.stringify(name.slice(0, 80))} ends at byte ${start + byteLength} and the file has ${file.size}`,
           );
-        tensors.set(name, { block, shape, byteLength, read: () => file.bytes(start, byteLength) });
+        tensors.set(name, {
+          ...{ block, shape, byteLength },
+          read: () => file.bytes(start, byteLength),
+          slices: () => file.slices(start, byteLength),
+        });
       }
       return new GgufFile(file, metadata, tensors);
     } catch (error) {

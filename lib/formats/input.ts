@@ -107,6 +107,16 @@ export class InputFile {
     return bytes;
   }
 
+  /** The same in order, in slices that are overwritten by the next. */
+  async *slices(position: number, length: number): AsyncGenerator<Uint8Array, void, void> {
+    const buffer = ownMemory(Math.min(sliceBytes, length), this.path);
+    for (let at = 0; at < length; at += sliceBytes) {
+      const slice = buffer.subarray(0, Math.min(sliceBytes, length - at));
+      await this.read(slice, position + at);
+      yield slice;
+    }
+  }
+
   /**
    * Throws ERR_FILE when the file was written since it was opened; with `named`, also when its name has come to stand for
    * another file.

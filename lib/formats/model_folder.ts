@@ -5,6 +5,7 @@ import { LoRAError } from '../errors';
 import { SavedFolder } from './file_group';
 import { readJson, readText, type Reading, type SizeLimit } from './json';
 import { modelFiles, weightsFile } from './model_files';
+import { openModelTensors, type ModelTensors } from './sharded';
 
 /** All but the weights, which are checked where they are read. */
 const textFiles = modelFiles.filter((name) => name !== weightsFile);
@@ -18,8 +19,26 @@ async function identity(path: string): Promise<string | undefined> {
 const identities = (folder: SavedFolder): Promise<(string | undefined)[]> =>
   Promise.all(textFiles.map((name) => identity(folder.file(name).path)));
 
-/** Reads the texts of a model, and tells afterwards whether they belong together. */
-export class ModelFolder {
+/** The texts and the weights of a model. */
+export interface ModelFiles {
+  /** The directory, or the file of a model that is one. */
+  readonly dir: string;
+  readonly reading: Reading;
+  has(name: string): boolean;
+  /** The content of a JSON file; undefined when there is none. */
+  json(name: string, size?: SizeLimit): Promise<unknown>;
+  /** The content of a text file; undefined when there is none. */
+  text(name: string): Promise<string | undefined>;
+  /** Where the content of a file stands, for messages. */
+  where(name: string): string;
+  /** The caller closes it. */
+  tensors(): Promise<ModelTensors>;
+  /** Throws ERR_FILE when a text was written, replaced or taken away since it was opened: it may not belong to the others. */
+  checkUnchanged(): Promise<void>;
+}
+
+/** Reads the texts of a model directory, and tells afterwards whether they belong together. */
+export class ModelFolder implements ModelFiles {
   private constructor(
     private readonly folder: SavedFolder,
     private readonly before: readonly (string | undefined)[],
@@ -39,17 +58,22 @@ export class ModelFolder {
     return this.folder.has(name);
   }
 
-  /** The content of a JSON file; undefined when there is none. */
+  where(name: string): string {
+    return join(this.dir, name);
+  }
+
+  tensors(): Promise<ModelTensors> {
+    return openModelTensors(this.dir, this.reading);
+  }
+
   async json(name: string, size?: SizeLimit): Promise<unknown> {
     return this.has(name) ? readJson(this.folder.file(name), this.reading, size) : undefined;
   }
 
-  /** The content of a text file; undefined when there is none. */
   async text(name: string): Promise<string | undefined> {
     return this.has(name) ? readText(this.folder.file(name), this.reading) : undefined;
   }
 
-  /** Throws ERR_FILE when a file was written, replaced or taken away since the folder was opened: it may not belong to the others. */
   async checkUnchanged(): Promise<void> {
     const now = await identities(await SavedFolder.open(this.dir));
     const changed = textFiles.find((_, i) => now[i] !== this.before[i]);

@@ -11,6 +11,8 @@ export interface ModelTensors {
   readonly names: readonly string[];
   /** Throws ERR_SAFETENSORS when there is no such tensor. */
   get(name: string): StoredTensor;
+  /** What the file calls a tensor, for messages. */
+  nameInFile(name: string): string;
   /** Throws ERR_FILE when a file was written, or another got its name, since it was opened. */
   checkUnchanged(): Promise<void>;
   close(): Promise<void>;
@@ -121,6 +123,10 @@ class OpenShards implements ModelTensors {
     if (tensor === undefined)
       throw new LoRAError('ERR_SAFETENSORS', `${this.#folder.dir} holds no tensor ${name}`);
     return tensor;
+  }
+
+  nameInFile(name: string): string {
+    return name;
   }
 
   async checkUnchanged(): Promise<void> {

@@ -1,16 +1,17 @@
 /** Safetensors files that are read, not mapped: a file that changes is an error and harms nobody. */
 import { LoRAError } from '../errors';
 import type { SafetensorsDType } from './dtypes';
+import type { GgufType } from './gguf_types';
 import { HeaderError, headerLength, parseHeader, type TensorEntry } from './header';
 import type { Reading } from './json';
 import { inSlices } from '../tensor/pace';
-import { InputFile, ownMemory, sliceBytes } from './input';
+import { InputFile } from './input';
 import type { Source } from './links';
 import type { SafetensorsTensor } from './safetensors';
 
 /** A tensor in a file. */
-export interface StoredTensor {
-  readonly dtype: SafetensorsDType;
+export interface StoredTensor<D = SafetensorsDType | GgufType> {
+  readonly dtype: D;
   readonly shape: readonly number[];
   readonly byteLength: number;
   /** Its bytes, in memory of their own. */
@@ -19,7 +20,7 @@ export interface StoredTensor {
   slices(): AsyncGenerator<Uint8Array, void, void>;
 }
 
-class FileTensor implements StoredTensor {
+class FileTensor implements StoredTensor<SafetensorsDType> {
   readonly dtype: SafetensorsDType;
   readonly shape: readonly number[];
   readonly byteLength: number;
@@ -38,13 +39,8 @@ class FileTensor implements StoredTensor {
     return this.file.bytes(this.start, this.byteLength);
   }
 
-  async *slices(): AsyncGenerator<Uint8Array, void, void> {
-    const buffer = ownMemory(Math.min(sliceBytes, this.byteLength), this.file.path);
-    for (let at = 0; at < this.byteLength; at += sliceBytes) {
-      const slice = buffer.subarray(0, Math.min(sliceBytes, this.byteLength - at));
-      await this.file.read(slice, this.start + at);
-      yield slice;
-    }
+  slices(): AsyncGenerator<Uint8Array, void, void> {
+    return this.file.slices(this.start, this.byteLength);
   }
 }
 
@@ -52,8 +48,8 @@ function* mapTensors(
   file: InputFile,
   entries: readonly TensorEntry[],
   dataStart: number,
-): Generator<void, Map<string, StoredTensor>, void> {
-  const tensors = new Map<string, StoredTensor>();
+): Generator<void, Map<string, FileTensor>, void> {
+  const tensors = new Map<string, FileTensor>();
   for (const entry of entries) {
     tensors.set(entry.name, new FileTensor(file, dataStart + entry.begin, entry));
     if (tensors.size % 1024 === 0) yield;
@@ -66,7 +62,7 @@ export class StoredTensors {
   private constructor(
     readonly file: InputFile,
     /** In the order of the data. */
-    readonly tensors: ReadonlyMap<string, StoredTensor>,
+    readonly tensors: ReadonlyMap<string, StoredTensor<SafetensorsDType>>,
     readonly metadata: Readonly<Record<string, string>>,
   ) {}
 

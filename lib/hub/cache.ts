@@ -17,9 +17,11 @@ export function idOf(folder: string): string | undefined {
   return parts.length === 2 && parts.every((name) => name !== '') ? parts.join('/') : undefined;
 }
 
-/** The id of the repository that a folder of files is a snapshot of; undefined for a folder elsewhere. */
+/** The id of the repository that a folder of files is a snapshot of, or that a GGUF file in one is of; undefined elsewhere. */
 export function idOfSnapshot(directory: string): string | undefined {
-  const folder = /(?:^|[\\/])(models--[^\\/]+)[\\/]snapshots[\\/][^\\/]+[\\/]?$/.exec(directory)?.[1];
+  const folder = /(?:^|[\\/])(models--[^\\/]+)[\\/]snapshots[\\/][^\\/]+(?:[\\/][^\\/]+\.gguf)?[\\/]?$/.exec(
+    directory,
+  )?.[1];
   return folder === undefined ? undefined : idOf(folder);
 }
 

@@ -57,7 +57,7 @@ export function parseSource(source: string | URL, op: string, given?: string): s
   );
   const id = repositoryId(text);
   const bare = !text.startsWith(prefix);
-  if (bare && (id === undefined || existsSync(path))) {
+  if (bare && (id === undefined || /\.gguf$/i.test(text) || existsSync(path))) {
     check(
       given === undefined,
       op,

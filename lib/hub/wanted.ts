@@ -49,7 +49,7 @@ function modelFiles(present: Present, all: readonly string[]): Wanted {
   if (weights === undefined) {
     const found = all.find((name) => pickle.test(name) || /\.(?:gguf|h5|msgpack|onnx)$/.test(name));
     return {
-      problem: `has neither ${weightsFile} nor ${indexFile}${found === undefined ? '' : ` (but ${found}, which is not read)`}`,
+      problem: `has neither ${weightsFile} nor ${indexFile}${found === undefined ? '' : ` (but ${found}, ${found.endsWith('.gguf') ? 'which is read where its path is given: download that file' : 'which is not read'})`}`,
     };
   }
   return { names: [configFile, ...sideFiles.filter((name) => present.has(name)), weights] };

@@ -1,4 +1,4 @@
-/** A Llama-family language model: loaded from a Hugging Face directory, adapted, trained, served, saved. */
+/** A Llama-family language model: loaded from a Hugging Face directory or a GGUF file, adapted, trained, served, saved. */
 import { inspect } from 'node:util';
 import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
@@ -65,9 +65,9 @@ import type {
  * loss.backward();
  */
 export class CausalLM {
-  /** Where it was read from. */
+  /** Where it was read from: a directory, or a GGUF file. */
   readonly directory: string;
-  /** What config.json says, checked. */
+  /** What config.json, or the values of a GGUF file, say, checked. */
   readonly config: ModelConfig;
   /** Where weights lie and ops run. */
   readonly device: Device;
@@ -113,6 +113,9 @@ export class CausalLM {
    * Loads a Hugging Face directory: config.json, model.safetensors (or shards with an index), tokenizer.json. The files
    * are read, not kept open, and the weights are packed once into the layout that the kernels want.
    *
+   * A GGUF file, or a folder that holds one model of them, is read too: configuration, tokenizer and chat template stand in it. A split one is
+   * named by any of its parts.
+   *
    * `hf:org/name`, or `hf:org/name@revision`, is a model of the hub, whose files are downloaded once, checked, and kept in the cache that
    * Python's tools use. `org/name` means the same where no folder has that name.
    *
@@ -127,12 +130,12 @@ export class CausalLM {
     return new CausalLM(await loadModel(source, options));
   }
 
-  /** Whether the directory has a tokenizer.json. */
+  /** Whether the directory has a tokenizer.json, or the GGUF file a tokenizer. */
   get hasTokenizer(): boolean {
     return this.#tokenizer !== undefined;
   }
 
-  /** The tokenizer of the directory. @throws ERR_UNSUPPORTED when it has no tokenizer.json. */
+  /** The tokenizer of the model. @throws ERR_UNSUPPORTED when it has none. */
   get tokenizer(): Tokenizer {
     if (this.#tokenizer) return this.#tokenizer;
     throw new LoRAError(

@@ -1,17 +1,15 @@
-/** Loading a model: its options, the files of its directory, its weights on a device. */
-import { stat } from 'node:fs/promises';
-import { LoRAError } from '../errors';
+/** Loading a model: its options, its files, its weights on a device. */
 import { readLimits } from '../formats/limits';
-import { ModelFolder } from '../formats/model_folder';
 import { sourceFolder, sourceOptionNames } from '../hub/source';
 import { bestDevice, checkF16, type Device, deviceName, nativeDevice } from '../native/device';
 import { modelOptions } from '../options/table';
 import { runUntracked } from '../tensor/scope';
 import { Tokenizer } from '../text/tokenizer';
 import { checkOneOf, checkOptions } from '../validate';
-import { parseModelConfig, type ModelConfig } from './config';
+import type { ModelConfig } from './config';
 import type { GenerationDefaults } from '../engine/sampling';
 import { parseGenerationDefaults } from './generation_config';
+import { modelConfigOf, openModelFiles } from './model_source';
 import type { FromPretrainedOptions } from './options';
 import { quantizePlan } from './quantize_options';
 import { disposeWeights, type ModelWeights } from './tensor_table';
@@ -37,7 +35,7 @@ export const fromPretrainedOptionNames = [
   ...sourceOptionNames,
 ] as const;
 
-/** Reads a Hugging Face directory, as {@link CausalLM.fromPretrained} says. */
+/** Reads a model, as {@link CausalLM.fromPretrained} says. */
 export async function loadModel(source: string | URL, options: FromPretrainedOptions): Promise<LoadedModel> {
   const op = 'from_pretrained';
   checkOptions(op, options, fromPretrainedOptionNames);
@@ -50,24 +48,17 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   nativeDevice(device); // unavailable: say so before anything is downloaded and read
   const directory = await sourceFolder(source, op, 'model', options);
   signal?.throwIfAborted();
-  const found = await stat(directory).catch(() => undefined);
-  const folder = found?.isDirectory() ? await ModelFolder.open(directory, { limits, signal }) : undefined;
-  if (!folder?.has('config.json'))
-    throw new LoRAError(
-      'ERR_FILE',
-      `[${op}] ${directory} ${found ? 'has no config.json' : 'does not exist'}: expected a Hugging Face model directory`,
-      { op },
-    );
-  const config = parseModelConfig(await folder.json('config.json'), limits);
-  const tokenizer = await Tokenizer.fromFolder(folder);
-  const generation = (await folder.json('generation_config.json')) ?? {};
+  const files = await openModelFiles(op, directory, { limits, signal });
+  const config = await modelConfigOf(files);
+  const tokenizer = await Tokenizer.fromFiles(files);
+  const generation = (await files.json('generation_config.json')) ?? {};
   const defaults = parseGenerationDefaults(generation, config, tokenizer, limits);
   const { weights, dtype: actual } = await runUntracked(() =>
-    loadWeights(directory, config, { dtype, device, quantize, signal, limits, onProgress }),
+    loadWeights(files, config, { dtype, device, quantize, signal, onProgress }),
   );
-  await folder.checkUnchanged().catch((error: unknown) => {
+  await files.checkUnchanged().catch((error: unknown) => {
     disposeWeights(config, weights);
     throw error;
   });
-  return { directory, config, weights, dtype: actual, device, tokenizer, defaults };
+  return { directory: files.dir, config, weights, dtype: actual, device, tokenizer, defaults };
 }

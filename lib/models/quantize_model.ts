@@ -1,16 +1,16 @@
 /** Writing a model whose matrices are quantised, as bitsandbytes does. */
+import { storedDType } from '../formats/dtypes';
 import { readLimits, type ReadLimits } from '../formats/limits';
-import { ModelFolder } from '../formats/model_folder';
 import { toPath } from '../formats/paths';
 import type { LateTensor } from '../formats/safetensors';
-import { openModelTensors, type ModelTensors } from '../formats/sharded';
+import type { ModelTensors } from '../formats/sharded';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
 import { binding } from '../native/calls';
 import { runUntracked } from '../tensor/scope';
 import { SlicedUpload } from '../tensor/slices';
 import { check, checkOptions } from '../validate';
-import { parseModelConfig } from './config';
 import { nest } from './double_quant';
+import { modelConfigOf, openModelFiles } from './model_source';
 import { quantisedModules, quantizePlan, type QuantizeOptions, type QuantizePlan } from './quantize_options';
 import { planesOf, quantizationConfig, type Codes, type CodeSource } from './quantised_planes';
 import { checkNotSource, checkUnused, writeModel } from './save';
@@ -57,7 +57,7 @@ class Quantiser implements CodeSource {
     this.dispose();
     this.options.signal?.throwIfAborted();
     const found = this.stored.get(name);
-    const dtype = dtypeOf(name, found);
+    const dtype = dtypeOf(this.stored, name);
     const upload = new SlicedUpload(dtype, dtype, shape, 'cpu');
     try {
       for await (const slice of found.slices()) {
@@ -92,7 +92,7 @@ class Quantiser implements CodeSource {
  *
  * Dettmers, Pagnoni, Holtzman, Zettlemoyer, "QLoRA: Efficient Finetuning of Quantized LLMs" (2023).
  *
- * @param source a Hugging Face directory, or a name of the hub
+ * @param source a Hugging Face directory, a GGUF file of floats, or a name of the hub
  * @param out a new or empty directory
  * @throws ERR_ARGUMENT for options, a name in `skip` that no module has, and a model that is quantised already; ERR_FILE for weights that
  * are not finite, and an `out` that holds something; the reason of the signal
@@ -114,12 +114,12 @@ export async function quantizeModel(
   const dir = await sourceFolder(source, op, 'model', options);
   await checkNotSource(target, dir, op);
   signal?.throwIfAborted();
-  const folder = await ModelFolder.open(dir, { limits, signal });
-  const config = parseModelConfig(await folder.json('config.json'), limits);
+  const files = await openModelFiles(op, dir, { limits, signal });
+  const config = await modelConfigOf(files);
   const already = (): string => `${dir} is quantised already: expected a model of f32, bf16 or f16`;
   check(config.raw['quantization_config'] === undefined, op, already);
   const quantised = quantisedModules(op, config, plan, '');
-  const stored = await openModelTensors(dir, { limits, signal });
+  const stored = await files.tensors();
   try {
     const { shapes, quantised: kept } = await checkNames(stored, config, dir);
     check(kept.size === 0, op, already);
@@ -127,29 +127,28 @@ export async function quantizeModel(
       name.endsWith('.weight') && quantised.has(name.slice(0, -'.weight'.length));
     let total = 0;
     for (const name of shapes.keys()) {
-      dtypeOf(name, stored.get(name));
+      dtypeOf(stored, name);
       total += (isQuantised(name) ? 2 : 1) * stored.get(name).byteLength;
     }
     const quantiser = new Quantiser(stored, plan, total, options);
     try {
       const tensors = new Map<string, LateTensor>();
       for (const [name, shape] of shapes) {
-        const found = stored.get(name);
         if (isQuantised(name)) {
           const matrix = shape as [number, number];
-          const dtype = dtypeOf(name, found);
+          const dtype = dtypeOf(stored, name);
           const planes = await runUntracked(() => planesOf(quantiser, name, matrix, plan, dtype));
           for (const [plane, tensor] of planes) tensors.set(plane, tensor);
         } else tensors.set(name, copyOf(name, stored, quantiser));
       }
-      const dtype = dtypeOf(EMBEDDING, stored.get(`${EMBEDDING}.weight`));
+      const dtype = dtypeOf(stored, `${EMBEDDING}.weight`);
       const json = { ...config.raw, quantization_config: quantizationConfig(config, plan, quantised, dtype) };
       const finish = async (): Promise<void> => {
         quantiser.finish();
         await stored.checkUnchanged();
-        await folder.checkUnchanged();
+        await files.checkUnchanged();
       };
-      await runUntracked(() => writeModel(target, { source: dir, json, tensors, op, check: finish }));
+      await runUntracked(() => writeModel(target, { source: files.dir, json, tensors, op, check: finish }));
     } finally {
       quantiser.dispose();
     }
@@ -160,10 +159,9 @@ export async function quantizeModel(
 
 /** A tensor as it stands in the source. */
 function copyOf(name: string, stored: ModelTensors, quantiser: Quantiser): LateTensor {
-  const { dtype, shape } = stored.get(name);
   return {
-    dtype,
-    shape,
+    dtype: storedDType[dtypeOf(stored, name)],
+    shape: stored.get(name).shape,
     async *parts() {
       for await (const slice of stored.get(name).slices()) {
         yield slice;

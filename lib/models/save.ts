@@ -7,6 +7,7 @@ import { targetOf, writeNewFile } from '../formats/atomic';
 import { storedDType, torchNames } from '../formats/dtypes';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { InputFile, sliceBytes } from '../formats/input';
+import { defaultLimits } from '../formats/limits';
 import { configFile, modelFiles, sideFiles, weightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor } from '../formats/safetensors';
 import { toPath } from '../formats/paths';
@@ -22,6 +23,7 @@ import { slicedBytes } from '../tensor/slices';
 import type { Tensor } from '../tensor/tensor';
 import { listed } from '../validate';
 import type { ModelConfig } from './config';
+import { GgufModel } from './gguf_model';
 import { planesOf, quantizationConfig } from './quantised_planes';
 import { quantisedModules, type QuantizePlan } from './quantize_options';
 import { Requantiser } from './requantiser';
@@ -120,6 +122,21 @@ async function copySide(source: SavedFolder, name: string, to: string): Promise<
   } finally {
     await file.close();
   }
+}
+
+/** What lies beside the weights of a directory, or what the values of a GGUF file stand for. */
+async function writeSides(source: string, to: string): Promise<void> {
+  const found = await stat(source).catch(() => undefined);
+  if (found?.isFile()) {
+    // It was within the bounds of the program when the model was loaded.
+    const model = await GgufModel.open(source, { limits: { ...defaultLimits, headerBytes: Infinity } });
+    for (const name of sideFiles)
+      if (model.has(name))
+        await writeNewFile(join(to, name), `${JSON.stringify(await model.json(name), null, 1)}\n`);
+    return;
+  }
+  const beside = await SavedFolder.find(source);
+  for (const name of sideFiles) if (beside?.has(name)) await copySide(beside, name, join(to, name));
 }
 
 /** A tensor of the model in memory. */
@@ -260,8 +277,7 @@ export async function writeModel(
         join(folder, weightsFile),
         await inSlices(serializeLate(tensors, { format: 'pt' }, op)),
       );
-      const beside = await SavedFolder.find(source);
-      for (const file of sideFiles) if (beside?.has(file)) await copySide(beside, file, join(folder, file));
+      await writeSides(source, folder);
       await check?.();
     },
     modelFiles,

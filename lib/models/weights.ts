@@ -1,9 +1,8 @@
 /** Loading the frozen weights of a model: every tensor is checked, converted, and every matrix packed once. */
 import { LoRAError } from '../errors';
 import { floatOfStored, storedFloats } from '../formats/dtypes';
-import type { Limits } from '../formats/limits';
-import { openModelTensors, type ModelTensors } from '../formats/sharded';
-import type { StoredTensor } from '../formats/stored_tensors';
+import type { ModelFiles } from '../formats/model_folder';
+import type { ModelTensors } from '../formats/sharded';
 import type { WeightsProgress } from '../hub/progress';
 import { Linear } from '../linear/linear';
 import type { NativeTensor } from '../native/binding';
@@ -48,7 +47,8 @@ export async function checkNames(
     quantised.set(name, kept);
     for (const [plane, planeShape] of kept.tensors) shapes.set(plane, planeShape);
   }
-  const missing = [...shapes.keys()].filter((name) => !names.has(name));
+  const own = (name: string): string => stored.nameInFile(name);
+  const missing = [...shapes.keys()].filter((name) => !names.has(name)).map(own);
   const ignored = (name: string): boolean =>
     name.endsWith('.rotary_emb.inv_freq') || (config.tieWordEmbeddings && name === `${HEAD}.weight`);
   const unexpected = [...names].filter((name) => !shapes.has(name) && !ignored(name));
@@ -56,12 +56,12 @@ export async function checkNames(
   for (const [name, shape] of shapes) {
     const have = names.has(name) ? stored.get(name).shape : undefined;
     if (have && (have.length !== shape.length || have.some((n, i) => n !== shape[i])))
-      wrong.push(`${name} of shape ${shapeText(shape)} but received ${shapeText(have)}`);
+      wrong.push(`${own(name)} of shape ${shapeText(shape)} but received ${shapeText(have)}`);
   }
   const problems: string[] = [];
   if (missing.length) problems.push(`the weights lack ${listed(missing)}`);
   if (unexpected.length) problems.push(`the weights hold unexpected ${listed(unexpected)}`);
-  if (wrong.length) problems.push(`config.json asks for ${listed(wrong)}`);
+  if (wrong.length) problems.push(`the configuration asks for ${listed(wrong)}`);
   if (problems.length)
     throw new LoRAError('ERR_FILE', `[from_pretrained] ${dir}: ${problems.join('; ')}`, {
       op: 'from_pretrained',
@@ -70,15 +70,26 @@ export async function checkNames(
 }
 
 /** The floats that a tensor of a file is of. @throws ERR_UNSUPPORTED for other elements. */
-export function dtypeOf(name: string, stored: StoredTensor): FloatDType {
-  const dtype = floatOfStored(stored.dtype);
+export function dtypeOf(stored: ModelTensors, name: string): FloatDType {
+  const found = stored.get(name).dtype;
+  const dtype = floatOfStored(found);
   if (!dtype)
     throw new LoRAError(
       'ERR_UNSUPPORTED',
-      `[from_pretrained] ${name} is stored as ${stored.dtype}; supported are ${storedFloats}`,
+      `[from_pretrained] ${stored.nameInFile(name)} is stored as ${found}; supported are ${storedFloats}`,
       { op: 'from_pretrained' },
     );
   return dtype;
+}
+
+/** What is not read is said before anything is read. @throws ERR_UNSUPPORTED */
+function checkDTypes(
+  stored: ModelTensors,
+  shapes: ReadonlyMap<string, readonly number[]>,
+  quantised: ReadonlyMap<string, StoredMatrix>,
+): void {
+  const planes = new Set([...quantised.values()].flatMap(({ tensors }) => [...tensors.keys()]));
+  for (const name of shapes.keys()) if (!planes.has(name)) dtypeOf(stored, name);
 }
 
 export interface LoadOptions {
@@ -86,7 +97,6 @@ export interface LoadOptions {
   device: Device;
   quantize?: QuantizePlan | undefined;
   signal?: AbortSignal | undefined;
-  limits?: Limits | undefined;
   /** Bytes of weights loaded so far, and in all. */
   onProgress?: (progress: WeightsProgress) => void;
 }
@@ -129,7 +139,12 @@ class WeightLoader {
   async #load(name: string, to: DType): Promise<Tensor> {
     this.options.signal?.throwIfAborted();
     const found = this.stored.get(name);
-    const upload = new SlicedUpload(dtypeOf(name, found), to, this.shapes.get(name)!, this.options.device);
+    const upload = new SlicedUpload(
+      dtypeOf(this.stored, name),
+      to,
+      this.shapes.get(name)!,
+      this.options.device,
+    );
     try {
       for await (const slice of found.slices()) await upload.add(slice);
       await this.#packed;
@@ -160,7 +175,7 @@ class WeightLoader {
 
   async #ofFloats(name: string): Promise<FrozenWeight> {
     const { device, quantize } = this.options;
-    const stored = dtypeOf(name, this.stored.get(name));
+    const stored = dtypeOf(this.stored, name);
     const quantised = quantize !== undefined && this.quantised.has(name);
     const x = await this.#load(name, quantised ? stored : FrozenWeight.keptDType(stored, this.dtype, device));
     try {
@@ -225,20 +240,22 @@ async function quantisedWeight(
 }
 
 /**
- * Reads the weight files of a directory in slices, converts or quantises them on the way, and packs the matrices once:
+ * Reads the weights of a model in slices, converts or quantises them on the way, and packs the matrices once:
  * besides the weights there is never more than one tensor and a slice in memory. The largest come first, while little else
  * is there. 'auto' keeps the dtype of the files, f16 becoming bf16. A file that is written, or replaced, meanwhile is ERR_FILE.
  */
 export async function loadWeights(
-  dir: string,
+  files: ModelFiles,
   config: ModelConfig,
   options: LoadOptions,
 ): Promise<{ weights: ModelWeights; dtype: ModelDType }> {
   const { signal, device, quantize } = options;
-  const stored = await openModelTensors(dir, options);
+  const { dir } = files;
+  const stored = await files.tensors();
   let loader: WeightLoader | undefined;
   try {
     const { shapes, quantised } = await checkNames(stored, config, dir);
+    checkDTypes(stored, shapes, quantised);
     const dtype = options.dtype === 'auto' ? activationsOf(stored, config, quantised) : options.dtype;
     const chosen = quantize
       ? checkQuantize(dir, config, quantize, { quantised, dtype, device })
@@ -289,7 +306,7 @@ function activationsOf(
   quantised: ReadonlyMap<string, StoredMatrix>,
 ): ModelDType {
   const name = `${EMBEDDING}.weight`;
-  const found = quantised.has(name) ? config.fileDType : dtypeOf(name, stored.get(name));
+  const found = quantised.has(name) ? config.fileDType : dtypeOf(stored, name);
   return found === 'f32' ? 'f32' : 'bf16';
 }
 

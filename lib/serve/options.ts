@@ -94,7 +94,10 @@ export function handlerSettings(model: CausalLM, options: OpenAIHandlerOptions):
     numbers[name] = value;
   }
   const { adapters = {}, apiKeys = [], logger, logPrompts = false, page = false } = options;
-  const modelName = options.modelName ?? idOfSnapshot(model.directory) ?? basename(model.directory);
+  const modelName =
+    options.modelName ??
+    idOfSnapshot(model.directory) ??
+    basename(model.directory).replace(/(?:-\d{5}-of-\d{5})?\.gguf$/, '');
   check(
     typeof modelName === 'string' && modelName !== '',
     op,

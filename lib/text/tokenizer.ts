@@ -1,15 +1,16 @@
 /** The tokenizer of a model directory: @huggingface/tokenizers with checked arguments, chat templates and streaming. */
-import { join } from 'node:path';
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
 import { LoRAError } from '../errors';
 import { isRecord, type Reading } from '../formats/json';
 import type { Limits } from '../formats/limits';
+import { ggufAt } from '../formats/gguf_set';
 import { ModelFolder } from '../formats/model_folder';
 import { atOnce, inSlices } from '../tensor/pace';
 import { check, checkAttached, checkOptions, checkSignal, describe } from '../validate';
 import { ChatTemplate, checkChatOptions, type ChatTemplateOptions, type ChatVariables } from './chat';
 import { cleanUp } from './clean_up';
 import { encodeSteps } from './encode_steps';
+import { openGgufTokenizer, type TokenizerFiles } from './gguf_tokenizer';
 import type { ChatMessage } from './messages';
 import { TokenStream } from './token_stream';
 import type { Turns } from './turns';
@@ -114,20 +115,25 @@ export class Tokenizer {
   }
 
   /**
-   * Reads tokenizer.json, tokenizer_config.json and chat_template.jinja. Undefined when there is no tokenizer.json.
+   * Reads tokenizer.json, tokenizer_config.json and chat_template.jinja, or what a GGUF file has of them. Undefined when there is no tokenizer.
    * @throws ERR_FILE for a file that cannot be parsed or is malformed, ERR_UNSUPPORTED for a component that is not known.
    */
   static async fromDirectory(directory: string, reading: Reading = {}): Promise<Tokenizer | undefined> {
-    return Tokenizer.fromFolder(await ModelFolder.open(directory, reading));
+    const gguf = await ggufAt(directory);
+    return Tokenizer.fromFiles(
+      gguf === undefined
+        ? await ModelFolder.open(directory, reading)
+        : await openGgufTokenizer(gguf, reading),
+    );
   }
 
-  /** @internal The same of a folder that is open. */
-  static async fromFolder(folder: ModelFolder): Promise<Tokenizer | undefined> {
+  /** @internal The same of files that are open. */
+  static async fromFiles(folder: TokenizerFiles): Promise<Tokenizer | undefined> {
     const json = await folder.json('tokenizer.json', 'tokenizerBytes');
     if (json === undefined) return undefined;
-    const path = join(folder.dir, 'tokenizer.json');
+    const path = folder.where('tokenizer.json');
     const checked = checkTokenizerJson(json, path, folder.reading.limits);
-    const configPath = join(folder.dir, 'tokenizer_config.json');
+    const configPath = folder.where('tokenizer_config.json');
     const config = (await folder.json('tokenizer_config.json')) ?? {};
     const jinja = await folder.text('chat_template.jinja');
     if (!isRecord(config))

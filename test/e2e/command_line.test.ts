@@ -619,7 +619,7 @@ describe('inspect FILE --model DIR', () => {
   test('a folder without a tokenizer is named', async () => {
     const { status, err } = await commandLine(['inspect', path, '--model', dir]);
     expect(status).toBe(1);
-    expect(err).toContain(`[inspect] ${dir} has no tokenizer.json (ERR_FILE)`);
+    expect(err).toContain(`[inspect] ${dir} has no tokenizer (ERR_FILE)`);
   });
 });
 
@@ -758,7 +758,7 @@ describe('inspect', () => {
     mkdirSync(empty);
     const error = async (path: string) => (await commandLine(['inspect', path])).err;
     expect(await error(empty)).toBe(
-      `lora-native: [inspect] ${empty}: expected config.json, adapter_config.json or checkpoint.safetensors in it (ERR_FILE)\n`,
+      `lora-native: [inspect] ${empty}: expected config.json, adapter_config.json, checkpoint.safetensors or one GGUF model in it (ERR_FILE)\n`,
     );
     expect(await error(at('nowhere'))).toBe(
       `lora-native: [inspect] ${at('nowhere')} does not exist (ERR_FILE)\n`,

@@ -170,7 +170,7 @@ describeWithData('what is refused', 'golden/stories260K-dora', (golden) => {
     );
     // @ts-expect-error there is no such format
     expect(await code(convertAdapter(plain, unused(), { format: 'ggml', base }))).toBe('ERR_ARGUMENT');
-    expect(await code(convertAdapter(plain, unused(), { format: 'gguf', base: root }))).toBe('ERR_FILE');
+    expect(await code(convertAdapter(plain, unused(), { format: 'gguf', base: __dirname }))).toBe('ERR_FILE');
     expect(await code(convertAdapter(join(root, 'none'), unused(), { format: 'gguf', base }))).toBe(
       'ERR_FILE',
     );

@@ -163,7 +163,7 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
       'llama.cpp knows tokenizers by their kind',
     );
     expect(await said(await tinyModel({ tokenizer: false }))).toContain('has no tokenizer.json');
-    expect(await said(root)).toContain('has no config.json');
+    expect(await said(__dirname)).toContain('has no config.json');
     const large = await tinyModel({
       config: { vocab_size: 512 },
       tokenizer: JSON.parse(readFileSync(join(dir, 'tokenizer.json'), 'utf8')) as object,

@@ -8,7 +8,7 @@ import { headerLength, HeaderError, parseHeader } from '../../lib/formats/header
 import { isRecord, parseJson } from '../../lib/formats/json';
 import { defaultLimits } from '../../lib/formats/limits';
 import { atOnce } from '../../lib/tensor/pace';
-import type { ModelFolder } from '../../lib/formats/model_folder';
+import type { ModelFiles } from '../../lib/formats/model_folder';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import { openModelTensors } from '../../lib/formats/sharded';
 import { parseModelConfig } from '../../lib/models/config';
@@ -234,10 +234,11 @@ export const targets: Readonly<Record<string, Target>> = {
       const folder = {
         dir: 'folder',
         reading: {},
+        where: (name: string) => name,
         json: (name: string) => parseJson(name === 'tokenizer.json' ? whole : config, name),
         text: () => undefined,
       };
-      const tokenizer = (await Tokenizer.fromFolder(folder as unknown as ModelFolder))!;
+      const tokenizer = (await Tokenizer.fromFiles(folder as unknown as ModelFiles))!;
       const sample = rest.join('\n\n');
       let ids: number[] = [0, 1, 2, 3];
       try {

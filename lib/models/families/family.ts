@@ -21,11 +21,15 @@ export interface GgufLayout {
   readonly architecture: string;
   /** By the path of a module inside a block: what follows `blk.N.`. */
   readonly block: Readonly<Record<string, string>>;
+  /** Whether files of this family, of several that are one architecture there, have attention.sliding_window. */
+  readonly slides?: true;
   /** Whether the two numbers that rope turns together are neighbours: then row 2i + j of a head of q and k is row j·headDim/2 + i of Hugging Face's. */
   readonly pairedRows: boolean;
 }
 
 export interface Family {
+  /** The class of transformers, for `architectures` of a config.json that is made of other values. */
+  readonly className: string;
   /** Its GGUF files. */
   readonly gguf: GgufLayout;
   /** The width of a head where config.json does not say it. */

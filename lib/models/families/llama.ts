@@ -4,6 +4,7 @@ import { dividedHeadDim, ggufBlockNames, type Family } from './family';
 import { fullAttention, layerTypes } from './windows';
 
 export const llama: Family = {
+  className: 'LlamaForCausalLM',
   gguf: { architecture: 'llama', block: ggufBlockNames, pairedRows: true },
   headDim: dividedHeadDim,
   block(config, layers) {

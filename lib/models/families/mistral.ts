@@ -4,7 +4,8 @@ import { dividedHeadDim, ggufBlockNames, type Family } from './family';
 import { slidingWindows } from './windows';
 
 export const mistral: Family = {
-  gguf: { architecture: 'llama', block: ggufBlockNames, pairedRows: true },
+  className: 'MistralForCausalLM',
+  gguf: { architecture: 'llama', block: ggufBlockNames, pairedRows: true, slides: true },
   headDim: dividedHeadDim,
   block(config, layers) {
     for (const key of ['attention_bias', 'mlp_bias'])

@@ -3,6 +3,7 @@ import { dividedHeadDim, ggufBlockNames, type Family } from './family';
 import { qwenWindows } from './windows';
 
 export const qwen2: Family = {
+  className: 'Qwen2ForCausalLM',
   gguf: { architecture: 'qwen2', block: ggufBlockNames, pairedRows: false },
   headDim: dividedHeadDim,
   block(config, layers) {

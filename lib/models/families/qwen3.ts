@@ -3,6 +3,7 @@ import { ggufBlockNames, type Family } from './family';
 import { qwenWindows } from './windows';
 
 export const qwen3: Family = {
+  className: 'Qwen3ForCausalLM',
   gguf: { architecture: 'qwen3', block: ggufBlockNames, pairedRows: false },
   headDim: () => 128,
   block(config, layers) {

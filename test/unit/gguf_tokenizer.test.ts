@@ -1,0 +1,270 @@
+/** Tokenizers of GGUF files: what is written is read as it was, and what llama.cpp's own writer has is read as tokenizer.json. */
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { ggufTokenizer } from '../../lib/convert/gguf_tokenizer';
+import type { GgufField } from '../../lib/formats/gguf_write';
+import { Tokenizer } from '../../lib/text/tokenizer';
+import { ggufBytes } from '../support/gguf_bytes';
+import { describeWithData, sharedData } from '../support/shared_data';
+import { temporaryFolder } from '../support/temporary';
+import { byteTokenizer } from '../support/tiny_model';
+
+const root = temporaryFolder();
+let count = 0;
+
+type Json = Record<string, unknown>;
+type Fields = Readonly<Record<string, GgufField>>;
+
+/** A tokenizer of the values of a file that has no tensors. */
+async function ofValues(fields: Fields): Promise<Tokenizer> {
+  const path = join(root, `${count++}.gguf`);
+  writeFileSync(path, await ggufBytes(new Map(Object.entries(fields)), new Map()));
+  return (await Tokenizer.fromDirectory(path))!;
+}
+
+async function ofJson(json: unknown): Promise<Tokenizer> {
+  const folder = join(root, `${count++}`);
+  mkdirSync(folder);
+  writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(json));
+  return (await Tokenizer.fromDirectory(folder))!;
+}
+
+const fieldsOf = (json: Json, size: number): Fields => Object.fromEntries(ggufTokenizer(json, size));
+const readJson = (path: string): Json => JSON.parse(readFileSync(join(sharedData, path), 'utf8')) as Json;
+
+/** A thousand texts and more: of the plays, and what tokenizers differ in. */
+const sampleTexts = (): string[] => [
+  '',
+  ' ',
+  '  two  spaces,\nlines\t and 12345 digits 3.14\r\n\r\n  x',
+  'Ünï¢ödé — 🙂 日本語 é Å',
+  "don't SHOUT! WE'LL (a+b)*c = d^2; x_1 != y-2",
+  ...readFileSync(join(sharedData, 'text/tinyshakespeare.txt'), 'utf8')
+    .split('\n')
+    .slice(0, 1600)
+    .filter(Boolean),
+];
+
+function expectSame(ours: Tokenizer, theirs: Tokenizer, texts: readonly string[]): void {
+  const other = texts.filter((text) => {
+    const ids = theirs.encode(text);
+    return ours.encode(text).join() !== ids.join() || ours.decode(ids) !== theirs.decode(ids);
+  });
+  expect(other).toEqual([]);
+}
+
+const split = (Regex: string): object => ({
+  type: 'Split',
+  pattern: { Regex },
+  behavior: 'Isolated',
+  invert: false,
+});
+const regex = (digits: string): string =>
+  `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|${digits}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+`;
+const level = (use_regex: boolean): object => ({
+  type: 'ByteLevel',
+  add_prefix_space: false,
+  trim_offsets: true,
+  use_regex,
+});
+const sequence = (...pretokenizers: object[]): object => ({ type: 'Sequence', pretokenizers });
+
+const kinds: readonly [name: string, changes: Json][] = [
+  ['llama-bpe', { pre_tokenizer: sequence(split(regex('\\p{N}{1,3}')), level(false)) }],
+  ['qwen2', { normalizer: { type: 'NFC' }, pre_tokenizer: sequence(split(regex('\\p{N}')), level(false)) }],
+  ['smollm', {}],
+  ['gpt-2', { pre_tokenizer: level(true) }],
+];
+
+describeWithData('a tokenizer that was written', 'models/smollm2-135m/tokenizer.json', () => {
+  test.each(kinds)('reads texts as before: %s', async (name, changes) => {
+    const smol = readJson('models/smollm2-135m/tokenizer.json');
+    const model = { ...(smol['model'] as Json), ignore_merges: name === 'llama-bpe' };
+    const json = { ...smol, model, ...changes };
+    const fields = fieldsOf(json, 49152);
+    expect(fields['tokenizer.ggml.pre']).toEqual({ text: name });
+    const ours = await ofValues({ ...fields, 'tokenizer.ggml.add_bos_token': { flag: false } });
+    expectSame(ours, await ofJson(json), [...sampleTexts().slice(0, 300), 'a<|im_end|>b <|im_start|>user']);
+  });
+});
+
+describeWithData('a tokenizer of SentencePiece', 'models/stories260K/tokenizer.json', () => {
+  test('reads a thousand texts as before, of scores alone', async () => {
+    const json = readJson('models/stories260K/tokenizer.json');
+    const ours = await ofValues(fieldsOf(json, 512));
+    const texts = sampleTexts();
+    expect(texts.length).toBeGreaterThan(1000);
+    expectSame(ours, await ofJson(json), [...texts, 'a <s> b</s>c']);
+    // Where a file does not say so, texts begin with BOS and a space.
+    expect(ours.encode('')).toEqual([1]);
+    expect(ours.encode('a')).toEqual(ours.encode('a', { addSpecialTokens: true }));
+  });
+
+  test('without the space before texts', async () => {
+    const json = readJson('models/stories260K/tokenizer.json');
+    const replace = { type: 'Replace', pattern: { String: ' ' }, content: '▁' };
+    const decoders = [
+      { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+      { type: 'ByteFallback' },
+      { type: 'Fuse' },
+    ];
+    const plain = { ...json, normalizer: replace, decoder: { type: 'Sequence', decoders } };
+    const ours = await ofValues(fieldsOf(plain, 512));
+    expectSame(ours, await ofJson(plain), sampleTexts().slice(0, 100));
+  });
+});
+
+describeWithData('SmolLM2’s own GGUF file', 'models/smollm2-135m', (dir) => {
+  test('reads a thousand texts as its tokenizer.json does', async () => {
+    const ours = (await Tokenizer.fromDirectory(join(dir, 'SmolLM2-135M-Instruct.Q4_1.gguf')))!;
+    const json = await ofJson(readJson('models/smollm2-135m/tokenizer.json'));
+    expectSame(ours, json, [...sampleTexts(), 'a<|im_end|>b <|im_start|>user']);
+    expect(ours.specialTokens).toMatchObject({ bos_token: '<|im_start|>', eos_token: '<|im_end|>' });
+    const messages = [{ role: 'user', content: 'Hi' }] as const;
+    const own = JSON.parse(readFileSync(join(dir, 'tokenizer_config.json'), 'utf8')) as {
+      chat_template: string;
+    };
+    expect(ours.applyChatTemplate(messages, { tokenize: false, addGenerationPrompt: true })).toBe(
+      (await withTemplate(own.chat_template)).applyChatTemplate(messages, {
+        tokenize: false,
+        addGenerationPrompt: true,
+      }),
+    );
+  });
+
+  /** A tokenizer of a directory with that template. */
+  async function withTemplate(chat_template: string): Promise<Tokenizer> {
+    const folder = join(root, `${count++}`);
+    mkdirSync(folder);
+    writeFileSync(
+      join(folder, 'tokenizer.json'),
+      JSON.stringify(readJson('models/smollm2-135m/tokenizer.json')),
+    );
+    writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify({ chat_template }));
+    return (await Tokenizer.fromDirectory(folder))!;
+  }
+});
+
+describe('values', () => {
+  /** Of the tokenizer of the tiny model: 256 bytes and four special tokens. */
+  const fields = (changes: Record<string, GgufField | undefined> = {}): Fields => {
+    const all = {
+      ...fieldsOf(byteTokenizer() as Json, 262),
+      'tokenizer.ggml.bos_token_id': { u32: 256 },
+      ...changes,
+    };
+    return Object.fromEntries(Object.entries(all).filter(([, field]) => field !== undefined));
+  };
+  const said = (changes: Record<string, GgufField | undefined>): Promise<string> =>
+    ofValues(fields(changes)).then(
+      () => 'read',
+      (error: { code?: string; message: string }) => `${error.code} ${error.message}`,
+    );
+  const key = (name: string): string => `tokenizer.ggml.${name}`;
+
+  test('say what is put around a text', async () => {
+    expect((await ofValues(fields())).encode('a')).toEqual([97]);
+    const both = await ofValues(
+      fields({
+        [key('add_bos_token')]: { flag: true },
+        [key('add_eos_token')]: { flag: true },
+        [key('eos_token_id')]: { u32: 257 },
+      }),
+    );
+    expect(both.encode('a')).toEqual([256, 97, 257]);
+    expect(both.decode([260, 261, 97])).toBe('a'); // ids that no token has
+    // Llama 3's texts begin with BOS where a file does not say.
+    const llama = await ofValues(fields({ [key('pre')]: { text: 'llama-v3' } }));
+    expect(llama.encode('a')).toEqual([256, 97]);
+  });
+
+  test('without types, special tokens are those that have a name', async () => {
+    const tokenizer = await ofValues(fields({ [key('token_type')]: undefined }));
+    expect(tokenizer.decode([256, 97], { skipSpecialTokens: true })).toBe('a');
+  });
+
+  test('templates have names', async () => {
+    const tokenizer = await ofValues(
+      fields({
+        'tokenizer.chat_template': { text: 'one' },
+        'tokenizer.chat_template.tool_use': { text: 'two of {{ tools | length }}' },
+      }),
+    );
+    expect(tokenizer.applyChatTemplate([{ role: 'user', content: 'x' }], { tokenize: false })).toBe('one');
+    const tools = [{ type: 'function', function: { name: 'f' } }];
+    expect(tokenizer.applyChatTemplate([{ role: 'user', content: 'x' }], { tokenize: false, tools })).toBe(
+      'two of 1',
+    );
+  });
+
+  test.each<[string, Record<string, GgufField | undefined>, string]>([
+    [
+      'another model',
+      { [key('model')]: { text: 't5' } },
+      'ERR_UNSUPPORTED.*tokenizer.ggml.model = "t5"; supported are gpt2 and llama',
+    ],
+    [
+      'another division',
+      { [key('pre')]: { text: 'tekken' } },
+      'ERR_UNSUPPORTED.*tokenizer.ggml.pre = "tekken"; supported are llama-bpe, qwen2',
+    ],
+    ['none', { [key('pre')]: undefined }, 'tokenizer.ggml.pre = nothing'],
+    [
+      'tokens of numbers',
+      { [key('tokens')]: { i32s: [1, 2] } },
+      'ERR_FILE.*tokenizer.ggml.tokens = .*expected a list of texts',
+    ],
+    [
+      'two of one text',
+      {
+        [key('tokens')]: { texts: ['a', 'b', 'a'] },
+        [key('token_type')]: undefined,
+        [key('bos_token_id')]: undefined,
+      },
+      'two tokens "a", 0 and 2',
+    ],
+    ['fewer types', { [key('token_type')]: { i32s: [1] } }, '262 tokens and 1 types'],
+    ['no merges', { [key('merges')]: undefined }, 'has no tokenizer.ggml.merges'],
+    ['merges of one', { [key('merges')]: { texts: ['a b', 'ab'] } }, '"ab" at 1 of tokenizer.ggml.merges'],
+    [
+      'an id beyond',
+      { [key('bos_token_id')]: { u32: 262 } },
+      'tokenizer.ggml.bos_token_id = 262, and 262 tokens',
+    ],
+    [
+      'an id of text',
+      { [key('bos_token_id')]: { text: 'x' } },
+      "tokenizer.ggml.bos_token_id = 'x': expected a count",
+    ],
+    [
+      'BOS without a token',
+      { [key('add_bos_token')]: { flag: true }, [key('bos_token_id')]: undefined },
+      'add_bos_token = true and no token tokenizer.ggml.bos_token_id',
+    ],
+    ['no scores', { [key('model')]: { text: 'llama' } }, 'has no tokenizer.ggml.scores'],
+    [
+      'few scores',
+      { [key('model')]: { text: 'llama' }, [key('scores')]: { f32s: [0] } },
+      '262 tokens and 1 scores',
+    ],
+    [
+      'a score that is none',
+      { [key('model')]: { text: 'llama' }, [key('scores')]: { f32s: new Array<number>(262).fill(NaN) } },
+      'the score NaN for token 0',
+    ],
+    [
+      'a template of numbers',
+      { 'tokenizer.chat_template': { u32: 1 } },
+      'tokenizer.chat_template = 1: expected text',
+    ],
+  ])('that do not fit are named: %s', async (_, changes, sentence) => {
+    expect(await said(changes)).toMatch(new RegExp(sentence));
+  });
+
+  test('a file without a tokenizer has none', async () => {
+    const path = join(root, `${count++}.gguf`);
+    writeFileSync(path, await ggufBytes(new Map([['general.architecture', { text: 'llama' }]]), new Map()));
+    expect(await Tokenizer.fromDirectory(path)).toBeUndefined();
+    expect(await ofValues(fields({ [key('model')]: { text: 'no_vocab' } }))).toBeUndefined();
+  });
+});
