@@ -6,13 +6,12 @@
 //                  B are dropped as x was
 //             dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x), together
 // So LoRA never touches y or dx in memory, and both are rounded once. Before the products, weights
-// with scales are expanded, unless few rows read them as they are (skinny.h), and the f32 masters
-// are cast to operands of tensor cores. The product may start while h or u are still being
-// computed, because only its last k-blocks wait for them.
+// with scales are expanded, unless few rows read them as they are (skinny.h). The f32 masters are
+// cast to operands of tensor cores by the launch that finishes h or u. The product may start before
+// that has ended, because only its last k-blocks wait for it.
 #include <algorithm>
 #include <utility>
 
-#include "backend/cuda/device/cast_factors.cuh"
 #include "backend/cuda/expand.h"
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/kernels.h"
@@ -33,43 +32,17 @@ struct Factor {
   int64_t pitch = 0;
 };
 
-// Collects factors that must be cast, and casts them in one launch if they are not too many.
-class Casts {
- public:
-  // Returns `master` itself where products are of f32, else its 16-bit form in the arena.
-  Factor Add(const TensorView& master, DType dtype, ScratchArena& arena) {
-    const int64_t rows = master.dim(0), cols = master.dim(1);
-    if (dtype == DType::kF32) return {master.data, cols};
-    const int64_t pitch = RoundUp(cols, 8);
-    void* const to = arena.TakeBytes(static_cast<size_t>(rows * pitch) * SizeOf(dtype));
-    jobs_.push_back({Data<const float>(master), to, rows, cols, pitch, 0});
-    return {to, pitch};
-  }
-  void Run(DType dtype, Context& context) const {
-    device::CastFactorsParams params{};
-    params.bf16 = dtype == DType::kBF16 ? 1 : 0;
-    int64_t blocks = 0;
-    const auto flush = [&] {
-      device::LaunchShape shape;
-      shape.grid_x = static_cast<unsigned>(blocks);
-      Launch<device::CastFactors>(kOp, context, shape, params);
-      params.jobs = 0;
-      blocks = 0;
-    };
-    for (device::CastJob job : jobs_) {
-      const int64_t threads = job.rows * CeilDiv(job.cols, 8);
-      if (threads == 0) continue;
-      if (params.jobs == device::kCastJobs) flush();
-      job.first_block = blocks;
-      params.job[params.jobs++] = job;
-      blocks += CeilDiv(threads, params.kThreads);
-    }
-    flush();
-  }
-
- private:
-  std::vector<device::CastJob> jobs_;
-};
+// Returns `master` itself where products are of f32, else its 16-bit form in the arena, and adds
+// the cast that makes it.
+Factor OperandOf(const TensorView& master, DType dtype, ScratchArena& arena,
+                 std::vector<FactorCast>& casts) {
+  const int64_t rows = master.dim(0), cols = master.dim(1);
+  if (dtype == DType::kF32) return {master.data, cols};
+  const int64_t pitch = RoundUp(cols, 8);
+  void* const to = arena.TakeBytes(static_cast<size_t>(rows * pitch) * SizeOf(dtype));
+  casts.push_back({Data<const float>(master), to, rows, cols, pitch});
+  return {to, pitch};
+}
 
 // The launches of a forward call, planned. What lies in scratch has no address before Place.
 class Forward {
@@ -116,7 +89,6 @@ class Forward {
     if (decode_.m == 0) return;
     Place(ScratchArena(scratch));
     expansions_.Run(kOp, context);
-    casts_.Run(down_.dtype, context);
     if (!adapters_.empty()) LowRankDown(down_, down_plan_, step_, context);
     if (few_rows_) {
       DecodeLinear(decode_, context);
@@ -136,7 +108,7 @@ class Forward {
   // Gives everything in scratch its address, and returns the bytes.
   size_t Place(ScratchArena arena) {
     const int64_t m = decode_.m;
-    casts_ = {};
+    down_.casts.clear();
     expansions_ = {};
     for (size_t i = 0; i < weights_.size(); ++i) {
       if (few_rows_ && decode_.branches[i].scaled) continue;
@@ -152,7 +124,7 @@ class Forward {
         continue;
       }
       term.t = arena.TakeBytes(static_cast<size_t>(m * term.t_pitch) * SizeOf(down_.dtype));
-      const Factor a = casts_.Add(adapter.up, down_.dtype, arena);
+      const Factor a = OperandOf(adapter.up, down_.dtype, arena, down_.casts);
       GemmSegment& low_rank = products_[adapter.branch].segments[1];
       low_rank.a = term.t;
       low_rank.b = a.data;
@@ -222,7 +194,6 @@ class Forward {
   LowRankPlan down_plan_;
   GemmGroupPlan products_plan_;
   size_t step_bytes_ = 0, scratch_bytes_ = 0;
-  Casts casts_;
   Expansions expansions_;
   Scratch step_;  // which the launches use one after the other
 };
@@ -300,7 +271,6 @@ class Backward {
   void Run(Scratch scratch, Context& context) {
     Place(ScratchArena(scratch));
     expansions_.Run(kOp, context);
-    casts_.Run(up_.dtype, context);
     if (!up_.problems.empty()) LowRankDown(up_, up_plan_, step_, context);
     Gemm(kOp, dx_, dx_plan_, step_, context);
     if (!gradients_.gradients.empty())
@@ -316,7 +286,7 @@ class Backward {
   };
 
   size_t Place(ScratchArena arena) {
-    casts_ = {};
+    up_.casts.clear();
     expansions_ = {};
     for (size_t i = 0; i < weights_.size(); ++i)
       dx_.segments[i].b = expansions_.Add(weights_[i], arena);
@@ -325,7 +295,7 @@ class Backward {
       LowRankDownTerm& u = up_.problems[i].terms[0];
       if (adapter.segment >= 0) {
         u.t = arena.TakeBytes(static_cast<size_t>(m_ * u.t_pitch) * SizeOf(up_.dtype));
-        const Factor b = casts_.Add(adapter.down, up_.dtype, arena);
+        const Factor b = OperandOf(adapter.down, up_.dtype, arena, up_.casts);
         GemmSegment& low_rank = dx_.segments[first_late_ + static_cast<size_t>(adapter.segment)];
         low_rank.a = u.t;
         low_rank.b = b.data;
@@ -350,7 +320,6 @@ class Backward {
   LowRankPlan up_plan_, gradients_plan_;
   GemmPlan dx_plan_;
   size_t step_bytes_ = 0, scratch_bytes_ = 0;
-  Casts casts_;
   Expansions expansions_;
   Scratch step_;
 };

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <span>
 
 #include "backend/cuda/device/decode.cuh"
 #include "backend/cuda/device/decode_f32.cuh"
@@ -155,8 +156,35 @@ void LaunchSkinny(const char* op, const Batch& batch, const SkinnyPlan& plan, fl
   Launch<device::Skinny<kForm, T>>(op, context, shape, params);
 }
 
+using Casts = std::span<const FactorCast>;
+
+// Adds up to kSkinnyCasts casts to a launch of `blocks` so far, and returns the blocks with them.
+int64_t AddCasts(Casts casts, int64_t blocks, device::SkinnyFinishParams& params) {
+  for (const FactorCast& cast : casts) {
+    const int64_t runs = cast.rows * CeilDiv(cast.cols, 8);
+    if (runs == 0) continue;
+    params.cast[params.casts++] = {cast.from, cast.to, cast.rows, cast.cols, cast.pitch, blocks};
+    blocks += CeilDiv(runs, int64_t{params.kThreads});
+  }
+  return blocks;
+}
+
+// Casts all but the last `keep`, in launches of their own, and returns those.
+Casts CastAllBut(size_t keep, const char* op, Casts casts, DType dtype, Context& context) {
+  while (casts.size() > keep) {
+    const size_t count = std::min<size_t>(casts.size() - keep, device::kSkinnyCasts);
+    device::SkinnyFinishParams params{};
+    params.t_dtype = DTypeOf(dtype);
+    device::LaunchShape shape;
+    shape.grid_x = static_cast<unsigned>(AddCasts(casts.first(count), 0, params));
+    Launch<device::SkinnyFinish>(op, context, shape, params);
+    casts = casts.subspan(count);
+  }
+  return casts;
+}
+
 void LaunchFinish(const char* op, const Batch& batch, const SkinnyPlan& plan, const float* partial,
-                  DType t_dtype, Context& context) {
+                  DType t_dtype, Casts casts, Context& context) {
   using Params = device::SkinnyFinishParams;
   Params params{};
   params.t_dtype = DTypeOf(t_dtype);
@@ -176,21 +204,24 @@ void LaunchFinish(const char* op, const Batch& batch, const SkinnyPlan& plan, co
     }
   }
   device::LaunchShape shape;
-  shape.grid_x = static_cast<unsigned>(blocks);
+  shape.grid_x = static_cast<unsigned>(AddCasts(casts, blocks, params));
   Launch<device::SkinnyFinish>(op, context, shape, params);
 }
 
 template <SkinnyForm kForm>
 void RunBatches(const char* op, const Batches& batches, const LowRankPlan& low_rank, DType dtype,
-                DType t_dtype, Scratch scratch, Context& context) {
+                DType t_dtype, Casts casts, Scratch scratch, Context& context) {
   float* const partial = reinterpret_cast<float*>(scratch.data());
+  const size_t room = batches.all().empty() ? 0 : size_t{device::kSkinnyCasts};
+  casts = CastAllBut(room, op, casts, t_dtype, context);
   for (size_t i = 0; i < batches.all().size(); ++i) {
     const Batch& batch = batches.all()[i];
     const SkinnyPlan& plan = low_rank.launches[i];
     ForFloat(dtype, [&]<class T>() {
       if (plan.blocks > 0) LaunchSkinny<kForm, T>(op, batch, plan, partial, context);
     });
-    LaunchFinish(op, batch, plan, partial, t_dtype, context);
+    LaunchFinish(op, batch, plan, partial, t_dtype, casts, context);
+    casts = {};
   }
 }
 
@@ -314,13 +345,17 @@ LowRankPlan PlanLowRankDown(const LowRankDownArgs& args, int multiprocessors) {
 
 void LowRankDown(const LowRankDownArgs& args, const LowRankPlan& plan, Scratch scratch,
                  Context& context) {
-  if (IsDot(args)) return Dot(args, context);
+  constexpr const char* kOp = "low_rank_down";
+  if (IsDot(args)) {
+    CastAllBut(0, kOp, args.casts, args.t_dtype, context);
+    return Dot(args, context);
+  }
   const Batches batches = DownBatches(args);
   if (args.by_columns) {
-    RunBatches<SkinnyForm::kUp>("low_rank_down", batches, plan, args.dtype, args.t_dtype, scratch,
+    RunBatches<SkinnyForm::kUp>(kOp, batches, plan, args.dtype, args.t_dtype, args.casts, scratch,
                                 context);
   } else {
-    RunBatches<SkinnyForm::kDown>("low_rank_down", batches, plan, args.dtype, args.t_dtype, scratch,
+    RunBatches<SkinnyForm::kDown>(kOp, batches, plan, args.dtype, args.t_dtype, args.casts, scratch,
                                   context);
   }
 }
@@ -332,7 +367,7 @@ LowRankPlan PlanLowRankGradients(const LowRankGradientsArgs& args, int multiproc
 void LowRankGradients(const LowRankGradientsArgs& args, const LowRankPlan& plan, Scratch scratch,
                       Context& context) {
   RunBatches<SkinnyForm::kGradient>("low_rank_gradients", GradientBatches(args), plan, args.dtype,
-                                    DType::kF32, scratch, context);
+                                    DType::kF32, {}, scratch, context);
 }
 
 namespace {

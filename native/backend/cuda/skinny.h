@@ -37,6 +37,14 @@ struct LowRankDownProblem {
   int64_t m = 0, k = 0, pitch = 0;  // pitch in elements
   std::vector<LowRankDownTerm> terms;
 };
+// A master [rows, cols] that the product after a LowRankDown takes as operand of tensor cores:
+//   to[row, col] = from[row, col], rounded
+// What is between the columns and the pitch is neither written nor read.
+struct FactorCast {
+  const float* from = nullptr;
+  void* to = nullptr;  // rows start at multiples of 16 bytes
+  int64_t rows = 0, cols = 0, pitch = 0;
+};
 //   H = drop(X)·Bᵀ  with by_columns false: small is B [rank, k]
 //   U = G·A         with by_columns true:  small is A [k, rank]
 // All problems share one pair of launches, of which the second adds the partial sums of the split
@@ -46,6 +54,7 @@ struct LowRankDownArgs {
   DType t_dtype = DType::kF32;  // of every t
   bool by_columns = false;
   std::vector<LowRankDownProblem> problems;
+  std::vector<FactorCast> casts;  // to t_dtype, of 16 bits; in the second launch where there is one
 };
 LowRankPlan PlanLowRankDown(const LowRankDownArgs& args, int multiprocessors);
 void LowRankDown(const LowRankDownArgs& args, const LowRankPlan& plan, Scratch scratch,

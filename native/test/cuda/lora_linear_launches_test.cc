@@ -65,6 +65,22 @@ TEST_CASE("cuda lora_linear: products that split k have the scratch that they ne
   simt::SetEmulatedProperties({4, 80, 163 * 1024});
 }
 
+// The launch that finishes h casts eight factors; the others are cast before it.
+TEST_CASE("cuda lora_linear: more factors than one launch casts") {
+  int turn = 0;
+  for (const int64_t m : {20, 4}) {
+    CAPTURE(m);
+    LoraLinearProblem problem(
+        CaseOf(DType::kBF16, m, 33, std::vector<BranchCase>(10, {9, 4, true, 0, true})));
+    problem.phase = LinearPhase::kPrefill;
+    const LoraLinearOutputs expected = problem.Expected();
+    MirrorContext context = NthContext(turn++);
+    const LoraLinearOutputs forward = problem.Forward(MirroredCuda(), context);
+    CheckOutputs(forward, problem.Backward(MirroredCuda(), context, InF32(expected.h)), expected,
+                 problem.Bounds(expected, PrecisionOf(DType::kBF16)));
+  }
+}
+
 // Other tests upload operands, which no launch overtakes.
 TEST_CASE("cuda lora_linear starts when the launch before it has made x, and g") {
   constexpr int64_t kSize = 40;

@@ -1,5 +1,6 @@
-// The second launch of skinny products adds the partial sums of all splits in order,
-// scales and rounds.
+// The second launch of skinny products adds the partial sums of all splits in order, scales and
+// rounds. Its last blocks cast the f32 factors that the next product reads (FactorCast in
+// skinny.h), a run of eight columns per thread, so that these need no launch of their own.
 #pragma once
 
 #include "backend/cuda/device/elements.cuh"
@@ -33,17 +34,49 @@ struct SkinnyOutput {
   float factor, scale;
   int splits, width, ranks, t_columns;  // t gets zeros from ranks to t_columns (8 or 16)
 };
+constexpr int kSkinnyCasts = 8;  // most of one launch
+struct SkinnyCast {
+  const float* from;  // [rows, cols] contiguous
+  void* to;           // [rows, pitch]
+  int64_t rows, cols, pitch, first_block;
+};
 struct SkinnyFinishParams {
   static constexpr int kThreads = 128, kMinBlocks = 4;
-  int outputs;
+  int outputs, casts;
   SkinnyDType t_dtype;
+  int unused;
   SkinnyOutput output[kSkinnyOutputs];
+  SkinnyCast cast[kSkinnyCasts];
 };
+
+template <class T>
+LORA_DEVICE void CastRun(const SkinnyCast& cast, int64_t row, int64_t col) {
+  float values[8];
+  LoadElements(values, cast.from + row * cast.cols, col, cast.cols);
+  StoreElements(static_cast<T*>(cast.to) + row * cast.pitch, col, cast.cols, values);
+}
+
+// A block of the casts.
+LORA_DEVICE void CastFactors(const SkinnyFinishParams& p) {
+  int number = 0;
+  while (number + 1 < p.casts && BlockX() >= p.cast[number + 1].first_block) ++number;
+  const SkinnyCast& cast = p.cast[number];
+  const int64_t runs = (cast.cols + 7) / 8;
+  const int64_t index =
+      (BlockX() - cast.first_block) * SkinnyFinishParams::kThreads + ThreadIndex();
+  if (index >= cast.rows * runs) return;
+  if (p.t_dtype == SkinnyDType::kBF16) {
+    CastRun<BF16>(cast, index / runs, index % runs * 8);
+  } else {
+    CastRun<F16>(cast, index / runs, index % runs * 8);
+  }
+}
 
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(SkinnyFinishParams::kThreads, SkinnyFinishParams::kMinBlocks)
     SkinnyFinish(const LORA_GRID_CONSTANT SkinnyFinishParams p) {
-  // The next launch may start now: it waits before it reads t.
+  // The next launch may start now: it waits before it reads t and the casts.
   GridLaunchDependents();
+  if (p.casts > 0 && BlockX() >= p.cast[0].first_block) return CastFactors(p);
   int number = 0;
   while (number + 1 < p.outputs && BlockX() >= p.output[number + 1].first_block) ++number;
   const SkinnyOutput& o = p.output[number];
