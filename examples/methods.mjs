@@ -1,4 +1,4 @@
-// LoRA, DoRA, IA³ or bottleneck adapters? Trains each on the bundled task and prints its parameters, its held-out loss and its size on disk.
+// LoRA, DoRA, IA³, bottleneck adapters or prompt tuning? Trains each on the bundled task and prints its parameters, its held-out loss and its size on disk.
 //
 //   node examples/methods.mjs [MODEL_DIR] [STEPS]
 import { mkdtemp, rm, stat } from 'node:fs/promises';
@@ -14,6 +14,7 @@ const methods = {
   ia3: { config: { method: 'ia3' }, lr: 5e-2 }, // its few numbers take larger steps
   houlsby: { config: { method: 'bottleneck', placement: 'houlsby', bottleneckSize: 8 }, lr: 5e-3 },
   pfeiffer: { config: { method: 'bottleneck', placement: 'pfeiffer', bottleneckSize: 8 }, lr: 5e-3 },
+  prompt: { config: { method: 'prompt', numVirtualTokens: 16, promptTuningInit: 'sample_vocab' }, lr: 1e-1 },
 };
 
 const model = await CausalLM.fromPretrained(dir);

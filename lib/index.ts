@@ -150,6 +150,7 @@ export type { BottleneckConfig, BottleneckConfigInput, BottleneckPlacement } fro
 export type { BottleneckActivation } from './linear/bottleneck';
 export type { LoRAConfig, LoRAConfigInput } from './peft/config';
 export type { IA3Config, IA3ConfigInput } from './peft/ia3';
+export type { PromptConfig, PromptConfigInput, PromptTuningInit } from './peft/prompt';
 export type { AdapterConfig, AdapterConfigInput, AdapterConfigs, AdapterMethodName } from './peft/methods';
 export { createOpenAIHandler } from './serve/handler';
 export type { HttpRequest, HttpResponse, OpenAIHandler } from './serve/handler';

@@ -12,6 +12,7 @@ import type { BottleneckConfigInput } from '../peft/bottleneck';
 import type { LoRAConfigInput } from '../peft/config';
 import type { IA3ConfigInput } from '../peft/ia3';
 import type { AdapterConfigInput, AdapterMethodName } from '../peft/methods';
+import type { PromptConfigInput } from '../peft/prompt';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { noGrad, tidy } from '../tensor/scope';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
@@ -172,6 +173,7 @@ export class CausalLM {
   addAdapter(config?: LoRAConfigInput, options?: AddAdapterOptions): Adapter<'lora'>;
   addAdapter(config: IA3ConfigInput, options?: AddAdapterOptions): Adapter<'ia3'>;
   addAdapter(config: BottleneckConfigInput, options?: AddAdapterOptions): Adapter<'bottleneck'>;
+  addAdapter(config: PromptConfigInput, options?: AddAdapterOptions): Adapter<'prompt'>;
   addAdapter(config: AdapterConfigInput, options?: AddAdapterOptions): Adapter;
   addAdapter(config: AdapterConfigInput = {}, options: AddAdapterOptions = {}): Adapter {
     this.#checkAlive('addAdapter');

@@ -60,7 +60,7 @@ const tensorKey = ({ prefix, kind }: PlannedDelta, name: string): string => `${p
 export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
   /** What calls name it by. */
   readonly name: string;
-  /** How it adapts the model: 'lora' (DoRA included), 'ia3' or 'bottleneck'. */
+  /** How it adapts the model: 'lora' (DoRA included), 'ia3', 'bottleneck' or 'prompt'. */
   readonly method: Name;
   /** Its configuration, complete. */
   readonly config: AdapterConfigs[Name];
@@ -178,7 +178,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     return this.#parameters.sort((a, b) => (a.name < b.name ? -1 : 1));
   }
 
-  /** A factor on the change: on the α/r of every layer, on the difference of IA³'s vectors to 1, on what a bottleneck adds. It is 1 at first and not part of what save() writes. */
+  /** A factor on the change: on the α/r of every layer, on the difference of IA³'s vectors to 1, on what a bottleneck adds. It is 1 at first and not part of what save() writes; that of prompt tuning stays 1 (ERR_UNSUPPORTED). */
   get scale(): number {
     return this.#scale;
   }
@@ -283,7 +283,7 @@ export class Adapter<Name extends AdapterMethodName = AdapterMethodName> {
     return this.version + this.#rescalings;
   }
 
-  /** Whether it can become part of the weights. */
+  /** Whether it can become part of the weights: bottleneck adapters and prompt tuning cannot. */
   get mergeable(): boolean {
     return this.#method.notMergeable === undefined;
   }

@@ -131,6 +131,8 @@ export interface ConfigFile<Config extends object> {
   readonly spelledOut: readonly string[];
   /** Fields that are written only where they say something, since not every reader knows them. */
   readonly optional: readonly string[];
+  /** A value as it is written, where PEFT spells it otherwise. */
+  spell?(field: keyof Config & string, value: unknown): unknown;
   /** Checks the values of a file, and fills in PEFT's defaults. */
   parse(values: Unchecked<keyof Config & string>, refuse: Refuse): Config;
 }
@@ -144,6 +146,8 @@ const informative: Readonly<Record<string, (value: unknown) => boolean>> = {
   auto_mapping: isRecord,
   // PEFT itself does not read it back.
   runtime_config: isRecord,
+  // How the text was cut that vectors began as.
+  tokenizer_kwargs: isRecord,
 };
 
 function isEmpty(value: unknown): boolean {
@@ -252,7 +256,7 @@ export function jsonOfConfig<Config extends object>(
     const kept = Object.hasOwn(raw, key) && isDeepStrictEqual(was[field], config[field]);
     if (kept && !(raw[key] === null && file.spelledOut.includes(field))) continue;
     if (config[field] === null && !Object.hasOwn(raw, key) && file.optional.includes(field)) continue;
-    json[key] = config[field];
+    json[key] = file.spell ? file.spell(field, config[field]) : config[field];
   }
   return Object.fromEntries(Object.entries(json).sort(([a], [b]) => (a < b ? -1 : 1)));
 }

@@ -8,6 +8,7 @@ import { configOfJson, foreignConfig } from './config_values';
 import { ia3, type IA3Config, type IA3ConfigInput } from './ia3';
 import { lora } from './lora_method';
 import type { AdapterMethod, ModelShape } from './method';
+import { prompt, type PromptConfig, type PromptConfigInput } from './prompt';
 
 /** The configuration of each method. */
 export interface AdapterConfigs {
@@ -17,13 +18,15 @@ export interface AdapterConfigs {
   ia3: IA3Config;
   /** Bottleneck adapters. */
   bottleneck: BottleneckConfig;
+  /** Prompt tuning. */
+  prompt: PromptConfig;
 }
 
 /** A method of adapting a model. */
 export type AdapterMethodName = keyof AdapterConfigs;
 
 /** What a program passes for each method. */
-export type AdapterConfigInput = LoRAConfigInput | IA3ConfigInput | BottleneckConfigInput;
+export type AdapterConfigInput = LoRAConfigInput | IA3ConfigInput | BottleneckConfigInput | PromptConfigInput;
 
 /** A complete configuration of some method. */
 export type AdapterConfig = AdapterConfigs[AdapterMethodName];
@@ -32,6 +35,7 @@ const methods: { readonly [Name in AdapterMethodName]: AdapterMethod<AdapterConf
   lora,
   ia3,
   bottleneck,
+  prompt,
 };
 
 export const methodNames = Object.keys(methods) as AdapterMethodName[];

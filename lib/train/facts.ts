@@ -47,6 +47,7 @@ export function subjectFacts({ model, subject, data, record }: RunFacts): Fact[]
   const counted = typeof tokens === 'number' ? `${grouped(tokens)} tokens that count` : undefined;
   const file = typeof path === 'string' ? basename(path) : undefined;
   const what = [file, examples, counted].filter((part) => part !== undefined).join(', ');
+  const modules = [...new Set(subject.facts.modules.map(lastPart))].sort();
   const { parameterCount } = model;
   const share = (100 * record.trainableParameters) / (parameterCount + record.trainableParameters);
   return [
@@ -54,7 +55,7 @@ export function subjectFacts({ model, subject, data, record }: RunFacts): Fact[]
     ['Kind', `${model.config.modelType}, ${grouped(parameterCount)} parameters, ${model.dtype}`],
     ['Data', what || 'examples of a program, which did not say how many'],
     ['Trained', `${grouped(record.trainableParameters)} parameters (${share.toFixed(2)}%)`],
-    ['Layers', [...new Set(subject.facts.modules.map(lastPart))].sort().join(', ')],
+    ...(modules.length > 0 ? [['Layers', modules.join(', ')] as const] : []),
   ];
 }
 

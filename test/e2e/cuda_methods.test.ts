@@ -14,6 +14,7 @@ const configs: Record<string, AdapterConfigInput> = {
   ia3: { method: 'ia3' },
   houlsby: { method: 'bottleneck', placement: 'houlsby', bottleneckSize: 5, activation: 'gelu' },
   pfeiffer: { method: 'bottleneck', reductionFactor: 4, activation: 'silu', dropout: 0.3 },
+  prompt: { method: 'prompt', numVirtualTokens: 3 },
 };
 
 let dir: string;

@@ -235,12 +235,12 @@ example('optimizers.mjs', 'every optimizer learns; 8 bits keep a quarter and los
 
 example(
   'methods.mjs',
-  'every method learns; IA³ is the smallest, and only bottlenecks stay beside the weights',
+  'every method learns; IA³ is the smallest, and bottlenecks and prompts stay beside the weights',
   (run) => {
     const lines = run(base, '30');
     const [untrained] = numbers(lines, /^base: loss (\S+)$/);
     const table = lines
-      .filter((line) => /^\| (lora|dora|ia3|houlsby|pfeiffer)/.test(line))
+      .filter((line) => /^\| (lora|dora|ia3|houlsby|pfeiffer|prompt)/.test(line))
       .map((line) => line.split('|').map((c) => c.trim()));
     expect(table.map((row) => [row[1], row[5]])).toEqual([
       ['lora', 'yes'],
@@ -248,6 +248,7 @@ example(
       ['ia3', 'yes'],
       ['houlsby', 'no'],
       ['pfeiffer', 'no'],
+      ['prompt', 'no'],
     ]);
     for (const row of table) expect(Number(row[3])).toBeLessThan(untrained!);
     const sizes = table.map((row) => Number(row[2]));

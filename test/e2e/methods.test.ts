@@ -1,4 +1,4 @@
-/** Methods beside LoRA: IA³ and bottleneck adapters in forward, training, files, merging and generation. */
+/** Methods beside LoRA: IA³, bottleneck adapters and prompt tuning in forward, training, files, merging and generation. */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import {
@@ -29,6 +29,7 @@ const configs = {
   ia3: { method: 'ia3' },
   houlsby: { method: 'bottleneck', placement: 'houlsby', bottleneckSize: 5, activation: 'gelu' },
   pfeiffer: { method: 'bottleneck', reductionFactor: 4, activation: 'silu' },
+  prompt: { method: 'prompt', numVirtualTokens: 3 },
 } as const satisfies Record<string, AdapterConfigInput>;
 type Name = keyof typeof configs;
 const all = Object.keys(configs) as Name[];
@@ -81,21 +82,29 @@ async function gradientsOf(model: CausalLM, adapter: Adapter, options = {}): Pro
   return values;
 }
 
-test.each(all)('%s changes nothing at first, and nothing at scale 0', async (name) => {
-  const model = await load();
-  const config: AdapterConfigInput = configs[name];
-  const adapter = model.addAdapter(config, { name });
-  const [base, fresh] = [await logitsOf(model, rows, null), await logitsOf(model, rows, name)];
-  expect(relativeError(fresh, base)).toBeLessThan(1e-6);
-  fillAdapter(adapter, 3, 0.5);
-  expect(relativeError(await logitsOf(model, rows, name), base)).toBeGreaterThan(1e-2);
-  adapter.scale = 0;
-  expect(relativeError(await logitsOf(model, rows, name), base)).toBeLessThan(1e-6);
-});
+test.each(all.filter((name) => name !== 'prompt'))(
+  '%s changes nothing at first, and nothing at scale 0',
+  async (name) => {
+    const model = await load();
+    const config: AdapterConfigInput = configs[name];
+    const adapter = model.addAdapter(config, { name });
+    const [base, fresh] = [await logitsOf(model, rows, null), await logitsOf(model, rows, name)];
+    expect(relativeError(fresh, base)).toBeLessThan(1e-6);
+    fillAdapter(adapter, 3, 0.5);
+    expect(relativeError(await logitsOf(model, rows, name), base)).toBeGreaterThan(1e-2);
+    adapter.scale = 0;
+    expect(relativeError(await logitsOf(model, rows, name), base)).toBeLessThan(1e-6);
+  },
+);
 
 test('what it is stands in its properties', async () => {
   const model = await load();
-  const [ia3, houlsby, pfeiffer] = all.map((name) => add(model, name)) as [Adapter, Adapter, Adapter];
+  const [ia3, houlsby, pfeiffer, prompt] = all.map((name) => add(model, name)) as [
+    Adapter,
+    Adapter,
+    Adapter,
+    Adapter,
+  ];
   expect([ia3.method, ia3.mergeable, ia3.targets.length]).toEqual(['ia3', true, 9]);
   expect([houlsby.method, houlsby.mergeable, houlsby.targets.length]).toEqual(['bottleneck', false, 6]);
   expect(pfeiffer.config).toEqual({
@@ -104,9 +113,16 @@ test('what it is stands in its properties', async () => {
     activation: 'silu',
     dropout: 0,
   });
-  expect([ia3.toString(), houlsby.toString()]).toEqual([
+  expect([prompt.method, prompt.mergeable, prompt.targets, prompt.virtualTokens]).toEqual([
+    'prompt',
+    false,
+    [],
+    3,
+  ]);
+  expect([ia3.toString(), houlsby.toString(), prompt.toString()]).toEqual([
     `Adapter('ia3', method ia3, 9 layers, trainable)`,
     `Adapter('houlsby', method houlsby, size 5, 6 layers, trainable)`,
+    `Adapter('prompt', method prompt, virtualTokens 3, trainable)`,
   ]);
 });
 
@@ -148,13 +164,13 @@ describe.each(all)('%s', (name) => {
     await expectReject(
       model.loadAdapter(dir, { name: 'other', method: 'lora' }),
       'ERR_ADAPTER',
-      /^\[loadAdapter\] expected an adapter of method 'lora' but received one of method '(ia3|bottleneck)' \(peft_type (IA3|BOTTLENECK)\)$/,
+      /^\[loadAdapter\] expected an adapter of method 'lora' but received one of method '(ia3|bottleneck|prompt)' \(peft_type (IA3|BOTTLENECK|PROMPT_TUNING)\)$/,
     );
   });
 
   test('a run that was stopped goes on to the same bits', async () => {
     const model = await load();
-    const dropout = name === 'ia3' ? {} : { dropout: 0.3 };
+    const dropout = name === 'houlsby' || name === 'pfeiffer' ? { dropout: 0.3 } : {};
     const options = { model, data: makeRows(9), batchSize: 2, lr: 0.01, seed: 4 };
     const trained = async (runs: object[]): Promise<string> => {
       let result = '';
@@ -248,8 +264,9 @@ test.each(all)('lora-native train --adapter trains %s on', async (name) => {
   expect(trained.config).toEqual(begun.config);
   expect(trained.tensors).not.toEqual(begun.tensors);
   const card = readFileSync(join(run, 'README.md'), 'utf8');
-  expect(card.includes('With PEFT')).toBe(name === 'ia3');
-  expect(card).toContain(name === 'ia3' ? '# IA³ adapter of' : '# Bottleneck adapter of');
+  expect(card.includes('With PEFT')).toBe(name === 'ia3' || name === 'prompt');
+  const titles = { ia3: 'IA³', houlsby: 'Bottleneck', pfeiffer: 'Bottleneck', prompt: 'Prompt tuning' };
+  expect(card).toContain(`# ${titles[name]} adapter of`);
 });
 
 test('bottleneck adapters are not merged', async () => {
@@ -262,7 +279,10 @@ test('bottleneck adapters are not merged', async () => {
 });
 
 test.each<[object, string]>([
-  [{ method: 'ia4' }, `[addAdapter] expected method to be 'lora', 'ia3', 'bottleneck' but received 'ia4'`],
+  [
+    { method: 'ia4' },
+    `[addAdapter] expected method to be 'lora', 'ia3', 'bottleneck', 'prompt' but received 'ia4'`,
+  ],
   [{ method: 'ia3', r: 4 }, `[IA3Config] unknown option 'r'; the options are targetModules, `],
   [
     { method: 'ia3', targetModules: ['k_proj'], feedforwardModules: ['down_proj'] },
@@ -290,7 +310,7 @@ test.each<[object, string]>([
 });
 
 describeWithData('adapters of float64', 'golden-methods', (dir) => {
-  test.each(['ia3', 'houlsby', 'pfeiffer'])('%s: a file keeps every field', async (name) => {
+  test.each(['ia3', 'houlsby', 'pfeiffer', 'prompt'])('%s: a file keeps every field', async (name) => {
     const model = await CausalLM.fromPretrained(join(dir, '../models/stories260K'), { dtype: 'f32' });
     const adapter = await model.loadAdapter(join(dir, name, 'adapter_final'), { name });
     await adapter.save(join(out, `golden-${name}`));

@@ -86,7 +86,7 @@ describe('writeAdapter', () => {
       'expected config to be the content of adapter_config.json',
     );
     await expect(write({ config: { r: 8 }, tensors })).rejects.toThrow(
-      `with peft_type 'LORA' or 'IA3' or 'BOTTLENECK' but received undefined`,
+      `with peft_type 'LORA' or 'IA3' or 'BOTTLENECK' or 'PROMPT_TUNING' but received undefined`,
     );
     await expect(write({ config, tensors: {} })).rejects.toMatchObject({
       code: 'ERR_ARGUMENT',
@@ -128,7 +128,7 @@ describe('readAdapter', () => {
       'another method',
       '{"peft_type":"PREFIX_TUNING"}',
       'ERR_ADAPTER',
-      'has peft_type "PREFIX_TUNING", and only "LORA", "IA3" and "BOTTLENECK" are supported',
+      'has peft_type "PREFIX_TUNING", and only "LORA", "IA3", "BOTTLENECK" and "PROMPT_TUNING" are supported',
     ],
     ['a Git LFS pointer', 'version https://git-lfs.github.com/spec/v1', 'ERR_FILE', 'is a Git LFS pointer'],
   ];
