@@ -92,6 +92,7 @@ const bench = {
   ceilings,
   settings: { rounds: rounds ?? (options.quick ? 3 : 5), budget: options.quick ? 0.05 : 0.1, gap },
   stepSettings: { rounds: rounds ?? (options.quick ? 2 : 5), gap: 200 },
+  noRivals: options['no-rivals'] ? '--no-rivals' : undefined,
   noCompile: options['no-compile'] ? '--no-compile' : options.quick ? '--quick' : undefined,
   reasons: {},
   add(row) {
@@ -106,7 +107,7 @@ const bench = {
 /** Starts a rival, or says why there is none. */
 async function rival(name, start) {
   try {
-    if (options['no-rivals']) throw new Error('--no-rivals');
+    if (bench.noRivals) throw new Error(bench.noRivals);
     bench[name] = await start();
   } catch (error) {
     bench.reasons[name] = error.message;

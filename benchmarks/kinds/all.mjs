@@ -8,6 +8,7 @@ import { runLayers } from './lora_linear.mjs';
 import { runLoading } from './loading.mjs';
 import { overheadCases, runOverhead } from './overhead.mjs';
 import { runServing } from './serving.mjs';
+import { runServingHttp } from './serving_http.mjs';
 import { runTrainingStep } from './training_step.mjs';
 
 function layerCases(definitions, kind) {
@@ -36,6 +37,7 @@ const ids = {
     `${model} ${dtype} ${batch}×${length}${beside ? ' beside a busy loop' : ''}`,
   generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
   serving: ({ model, dtype }) => `${model} ${dtype}`,
+  serving_http: ({ model, dtype }) => `${model} ${dtype} over HTTP`,
   loading: ({ model, dtype }) => `${model} ${dtype}`,
 };
 const runs = {
@@ -43,6 +45,7 @@ const runs = {
   training_step: withModel(runTrainingStep),
   generation: withModel(runGeneration),
   serving: withModel(runServing),
+  serving_http: withModel(runServingHttp),
   loading: withModel(runLoading),
 };
 
@@ -68,6 +71,7 @@ export function allCases(definitions) {
     ...of('training_step'),
     ...of('generation'),
     ...of('serving'),
+    ...of('serving_http'),
     ...of('loading'),
     ...of('attention'),
     ...overhead,

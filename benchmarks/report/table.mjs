@@ -9,6 +9,7 @@ const headings = {
   training_step: 'a training step of a whole model, r = 16 on all linear layers',
   generation: 'reading a prompt (prefill) and writing (decode)',
   serving: 'streams that write at the same time, and a prompt of 64 tokens that arrives while 8 write',
+  serving_http: 'the same streams through lora-native serve; rivals in their own process',
   loading: 'loading a model',
 };
 
