@@ -11,15 +11,14 @@
 //   gc              mark-compact collections, and the longest in ms
 //   abort           tokens that a stream gave after another thread had sent the wish to abort it
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism, cpus, homedir, loadavg } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
-import { monitorEventLoopDelay, PerformanceObserver } from 'node:perf_hooks';
-import { clearInterval, setInterval } from 'node:timers';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
+import { watched } from './loop_watch.mjs';
 
 const here = dirname(fileURLToPath(import.meta.url));
 const { values: options } = parseArgs({
@@ -34,74 +33,6 @@ const { values: options } = parseArgs({
 
 const title = ({ do: what, batchSize, length, streams, prompt }) =>
   what === 'train' ? `train ${batchSize} × ${length}` : `generate ${streams} × ${prompt} +`;
-const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
-const quantile = (sorted, q) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? 0;
-
-/** Milliseconds that JavaScript's thread had a core, and that it waited for one. */
-function thread() {
-  const path = `/proc/self/task/${process.pid}/schedstat`;
-  if (!existsSync(path)) return { ran: process.cpuUsage().user / 1000, waited: 0 };
-  const [ran, waited] = readFileSync(path, 'utf8').split(' ').map(Number);
-  return { ran: ran / 1e6, waited: waited / 1e6 };
-}
-
-/** Runs `work`, which returns how many steps or tokens it made, and measures the loop meanwhile. */
-async function watched(work) {
-  const gaps = [];
-  const collections = [];
-  const clock = () => performance.now() - thread().waited;
-  let last = clock();
-  const tick = () => {
-    const now = clock();
-    gaps.push(Math.max(0, now - last - 1));
-    last = now;
-  };
-  let lastTen = clock();
-  let [ticks, starved] = [0, 0];
-  const ten = () => {
-    const now = clock();
-    ticks++;
-    if (now - lastTen > 30) starved++;
-    lastTen = now;
-  };
-  const observer = new PerformanceObserver((list) => {
-    for (const entry of list.getEntries()) if (entry.detail.kind === 4) collections.push(entry.duration);
-  });
-  observer.observe({ entryTypes: ['gc'] });
-  const monitor = monitorEventLoopDelay({ resolution: 1 });
-  const timers = [setInterval(tick, 1), setInterval(ten, 10)];
-  monitor.enable();
-  await sleep(5); // because its first tick records nothing
-  const [begin, ran, { user, system }] = [performance.now(), thread().ran, process.cpuUsage()];
-  const count = await work();
-  const wall = performance.now() - begin;
-  const js = thread().ran - ran;
-  const all = process.cpuUsage();
-  tick();
-  ten();
-  await sleep(5); // in which the monitor records the last delay
-  monitor.disable();
-  timers.forEach(clearInterval);
-  await sleep(20); // in which the observer is told of the last collections
-  observer.disconnect();
-  gaps.sort((a, b) => a - b);
-  const cpu = (all.user - user + all.system - system) / 1000;
-  return {
-    p50: quantile(gaps, 0.5),
-    p99: quantile(gaps, 0.99),
-    max: gaps.at(-1),
-    nodeP99: monitor.percentile(99) / 1e6 - 1,
-    nodeMax: monitor.max / 1e6 - 1,
-    starved,
-    ticks,
-    count,
-    wall,
-    js: js / count,
-    cpu: cpu / count,
-    collections: collections.length,
-    longestCollection: Math.max(0, ...collections),
-  };
-}
 
 async function train({ Trainer }, model, { batchSize, length, steps }) {
   model.addAdapter({ r: 16, targetModules: 'all-linear' });

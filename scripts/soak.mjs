@@ -97,6 +97,15 @@ const parts = {
       ],
     ],
   },
+  'serve-http': {
+    what: '64 connections to the server for a minute (SmolLM2-135M): no error, flat memory; first tokens, /health, gaps of the event loop',
+    commands: [
+      ['npm', 'run', '--silent', 'build'],
+      ['python3', '../shared/data/models/smollm2-135m/make.py', 'build/smollm2-135m'],
+      ['npm', 'install', '--no-save', '--no-audit', '--no-fund', '--prefix', 'build/clients', 'autocannon'],
+      ['node', 'scripts/http-soak.mjs', '--model', 'build/smollm2-135m'],
+    ],
+  },
   clang: {
     what: 'every native file without a warning of clang, for x86-64 and for 64-bit ARM as on macOS',
     commands: [['bash', 'scripts/clang-check.sh']],
