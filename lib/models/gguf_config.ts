@@ -154,7 +154,7 @@ function headDim(values: GgufValues, architecture: string): number | undefined {
   const divided = heads && width ? Math.floor(width / heads) : undefined;
   const size = key ?? divided;
   for (const [name, other] of [
-    ['attention.value_length', value ?? divided],
+    ['attention.value_length', value ?? divided ?? size],
     ['rope.dimension_count', turned ?? size],
   ] as const)
     if (other !== size)

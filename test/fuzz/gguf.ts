@@ -14,7 +14,7 @@ import { once } from './seeds';
 import type { Target } from './target';
 
 /** Data of zeros: the headers are what is read with care. */
-function fileOf(
+export function fileOf(
   metadata: ReadonlyMap<string, GgufField>,
   tensors: ReadonlyMap<string, LateGgufTensor>,
 ): Buffer {
@@ -58,8 +58,8 @@ const sizes = [
 ];
 
 /** Puts a number into one of the places where types, counts and lengths stand. */
-function otherNumber(file: Buffer, dice: Dice): void {
-  const at = dice.below(Math.min(file.length - 8, 700));
+export function otherNumber(file: Buffer, dice: Dice, before = 700): void {
+  const at = dice.below(Math.min(file.length - 8, before));
   const value = dice.pick(sizes);
   if (dice.flag()) file.writeBigUInt64LE(value, at);
   else file.writeUInt32LE(Number(value % 2n ** 32n), at);

@@ -34,6 +34,7 @@ import { binding } from './binding/target';
 import { csv, gzip, jsonFile, jsonl } from './data';
 import { makeFolder, runFolder } from './folders';
 import { gguf } from './gguf';
+import { ggufModel } from './gguf_model';
 import { hubName } from './hub_names';
 import { expression, jsonText, mutateBytes, mutateJson, mutateText, template } from './mutate';
 import {
@@ -321,6 +322,7 @@ export const targets: Readonly<Record<string, Target>> = {
   ),
   quantised,
   gguf,
+  gguf_model: ggufModel,
   jsonl,
   json: jsonFile,
   csv,
