@@ -322,6 +322,25 @@ llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
     await model.dispose();
   }, 300_000);
 
+  test.each(['f32', 'f16'] as const)(
+    'writes and reads the same texts as we do from one file of %s',
+    async (format) => {
+      const out = unused('.gguf');
+      await convertModel(dir, out, { format });
+      const samples = sampleTexts();
+      const theirs = ask(out, samples, 40);
+      const model = await CausalLM.fromPretrained(out, { dtype: 'f32' });
+      expect(samples.map((text) => model.tokenizer.encode(text, { addSpecialTokens: false }))).toEqual(
+        theirs.tokens,
+      );
+      const options = { maxNewTokens: 40, temperature: 0, ignoreEos: true };
+      const { ids } = await model.generate('Once upon a time', options);
+      await model.dispose();
+      expect(ids).toEqual(theirs.greedy);
+    },
+    300_000,
+  );
+
   test('writes our text with an adapter that we converted', async () => {
     const [base, lora] = [unused('.gguf'), unused('.gguf')];
     const adapter = join(sharedData, 'golden/stories260K-all-linear-r8/adapter_final');

@@ -7,11 +7,12 @@ import { once } from 'node:events';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { CausalLM, readAdapter } from '../../lib/index';
+import { CausalLM, convertModel, readAdapter } from '../../lib/index';
 import { answeringAdapter, answeringModel } from '../support/answering_model';
 import { fillAdapter } from '../support/fill_adapter';
 import { folderFiles, HubServer } from '../support/hub_server';
 import { sharedData } from '../support/shared_data';
+import { tinyModel } from '../support/tiny_model';
 
 const root = join(__dirname, '../..');
 /** Where the programs find `lora-native`: here, or beside an installed package (scripts/package-check.mjs --docs). */
@@ -312,6 +313,25 @@ example('convert.mjs', 'an adapter comes back from GGUF with the same numbers an
   expect(folder('adapters')).toEqual(['adapter.gguf', 'mlx', 'peft', 'peft-again']);
   expect(folder('adapters/mlx')).toEqual(['adapter_config.json', 'adapters.safetensors']);
 });
+
+example(
+  'gguf.mjs',
+  'an adapter is trained on a GGUF file, and the sum computes the same in both kinds of files',
+  async (run) => {
+    // The tokenizer of the model of the examples has no kind of llama.cpp's.
+    const tiny = await tinyModel({ config: { max_position_embeddings: 512 } });
+    const file = join(scratch, 'tiny.gguf');
+    await convertModel(tiny, file, { format: 'f32' });
+    const lines = run(file, 'from-gguf');
+    expect(after(lines, 'model')).toMatch(/^llama, \d+ parameters, f32$/);
+    const [before, trained] = ['before', 'trained'].map((label) => Number(after(lines, label)));
+    expect(trained).toBeLessThan(before! - 0.5);
+    const again = numbers(lines, /^again {4}(\d\.\d+)$/);
+    expect(again).toHaveLength(2);
+    for (const loss of again) expect(Math.abs(loss - trained!)).toBeLessThan(0.01);
+    expect(folder('from-gguf/directory')).toContain('tokenizer.json');
+  },
+);
 
 example('peft.mjs', 'it writes what PEFT reads', async (run) => {
   const lines = run(base, 'adapter-from-node');
