@@ -8,11 +8,13 @@ import { RunHandle } from '../handle';
 import { CausalLM } from '../models/causal_lm';
 import { fromPretrainedOptionNames } from '../models/load_model';
 import { ComparisonRun } from './comparison_run';
+import { mostVirtualTokens } from './methods';
 import { op, resolveCompare, type CompareOptions, type ResolvedCompare } from './options';
 import { questionAsked } from './question';
 import type { Comparison, CompareEvent } from './results';
 import { Study } from './study';
 import { memoryWatch } from './trained';
+import { check } from '../validate';
 
 /** The thread's memory is counted for the variant that is trained. */
 let busy = false;
@@ -47,6 +49,17 @@ export function compareMethods(options: CompareOptions): RunHandle<CompareEvent,
 const measuring = async (source: CompareOptions['data']): Promise<CompareOptions['data']> =>
   typeof source === 'string' || source instanceof URL ? measuringFile(toPath(source, op)) : source;
 
+/** Tokens that the context holds in all variants, which read the same texts. @throws ERR_ARGUMENT where there is no room for any. */
+function roomOf(options: ResolvedCompare, context: number): number {
+  const room = context - mostVirtualTokens(options);
+  check(
+    room > 1,
+    op,
+    `expected ranks of less than ${context - 1}, since 'prompt' puts as many virtual tokens before each text and the model has max_position_embeddings ${context}, but received ${context - room}`,
+  );
+  return room;
+}
+
 async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, Comparison, void> {
   if (busy)
     throw new LoRAError(
@@ -61,9 +74,11 @@ async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, 
     const loading = fromPretrainedOptionNames.map((name) => [name, options[name]] as const);
     const model = await CausalLM.fromPretrained(modelDir, Object.fromEntries(loading));
     try {
+      const room = roomOf(options, model.config.maxPositionEmbeddings);
       const load = async (source: CompareOptions['data']): Promise<DataSource> => {
         if (typeof source !== 'string' && !(source instanceof URL)) return source;
-        const { maxLength, trainOn, chatTemplate, columns } = options;
+        const { trainOn, chatTemplate, columns } = options;
+        const maxLength = Math.min(options.maxLength, room);
         const tokenizer = model.hasTokenizer ? model.tokenizer : undefined;
         return loadDataset(source, { tokenizer, maxLength, trainOn, chatTemplate, columns, signal });
       };

@@ -7,7 +7,7 @@ import type { LoRAConfigInput } from '../peft/config';
 export interface Setting {
   /** The method. */
   method: MethodName;
-  /** The rank; of bottleneck adapters, how many numbers the bottleneck has. */
+  /** The rank; of bottleneck adapters, how many numbers the bottleneck has; of prompt tuning, how many virtual tokens there are. */
   rank: number | null;
   /** α: the update is scaled by α / rank. */
   alpha: number | null;
@@ -64,6 +64,16 @@ export const methods = {
         { name: trialName, seed, activate: true },
       ),
   },
+  prompt: {
+    // The steps of few numbers far from the loss are small: their rates are the highest.
+    axes: { rank: true, alpha: false, targets: false },
+    rates: [3e-3, 1e-2, 3e-2, 1e-1, 3e-1],
+    begin: (model, { rank, seed }) =>
+      model.addAdapter(
+        { method: 'prompt', numVirtualTokens: rank!, promptTuningInit: 'sample_vocab' },
+        { name: trialName, seed, activate: true },
+      ),
+  },
 } as const satisfies Readonly<Record<string, Method>>;
 
 /** The methods that {@link compareMethods} has. */
@@ -87,6 +97,10 @@ export interface Axes {
   readonly alphas: readonly (number | string)[];
   readonly targets: readonly string[];
 }
+
+/** The most virtual tokens that a variant puts before a text. */
+export const mostVirtualTokens = ({ methods: names, ranks }: Axes): number =>
+  names.includes('prompt') ? Math.max(...ranks) : 0;
 
 /** 16 of 16, 32 of '2r' where the rank is 16. */
 const alphaOf = (alpha: number | string, rank: number): number =>

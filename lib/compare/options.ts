@@ -42,9 +42,9 @@ export interface CompareOptions extends FromPretrainedOptions {
   budget: CompareBudget;
   /** Holds a result for each variant, its adapter, and the report. A comparison that was stopped goes on there. */
   outDir: string;
-  /** The methods: 'lora', 'dora', 'ia3', 'bottleneck'. Default: all. */
+  /** The methods: 'lora', 'dora', 'ia3', 'bottleneck', 'prompt'. Default: all. */
   methods?: readonly MethodName[] | undefined;
-  /** Ranks, and sizes of bottlenecks. Default [16]. */
+  /** Ranks, sizes of bottlenecks, and numbers of virtual tokens. Default [16]. */
   ranks?: readonly number[] | undefined;
   /** α: numbers, or multiples of the rank such as 'r', '2r', '0.5r'. Default ['2r']. */
   alphas?: readonly (number | string)[] | undefined;
@@ -60,7 +60,7 @@ export interface CompareOptions extends FromPretrainedOptions {
   gradientAccumulationSteps?: number | undefined;
   /** Less memory, more time, the same bits. Default false. */
   gradientCheckpointing?: boolean | undefined;
-  /** Of files: longer examples are cut to this many tokens. Default 512. */
+  /** Of files: longer examples are cut to this many tokens, and to what the context holds behind virtual tokens. Default 512. */
   maxLength?: number | undefined;
   /** Of files: which tokens count, as in {@link loadDataset}. */
   trainOn?: 'all' | 'completion' | undefined;

@@ -272,7 +272,7 @@ export const compareOptions = {
     type: 'names',
     value: 'LIST',
     own: true,
-    help: 'lora, dora, ia3, bottleneck',
+    help: 'lora, dora, ia3, bottleneck, prompt',
     defaultText: 'all',
   },
   ranks: { type: 'names', value: 'LIST', own: true, help: 'ranks, with commas', defaultText: '16' },

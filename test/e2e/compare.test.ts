@@ -112,9 +112,12 @@ test('every variant is measured, as a Trainer and an evaluation of one’s own m
 });
 
 test('a method has the axes that mean something for it, and files of its own', async () => {
-  const options = asked('axes', { methods: ['lora', 'ia3', 'bottleneck'], ranks: [2, 3] });
+  const options = asked('axes', { methods: ['lora', 'ia3', 'bottleneck', 'prompt'], ranks: [2, 3] });
   const { results, rows, report } = await compareMethods(options);
-  const ids = ['lora-r2-a4-all-linear', 'lora-r3-a6-all-linear', 'ia3', 'bottleneck-r2', 'bottleneck-r3'];
+  const ids = [
+    ...['lora-r2-a4-all-linear', 'lora-r3-a6-all-linear', 'ia3'],
+    ...['bottleneck-r2', 'bottleneck-r3', 'prompt-r2', 'prompt-r3'],
+  ];
   expect(rows.map(({ id }) => id)).toEqual(ids);
   const model = await CausalLM.fromPretrained(modelDir);
   for (const { id, loss } of results) {
@@ -122,8 +125,26 @@ test('a method has the axes that mean something for it, and files of its own', a
     expect((await model.evaluate(evalData, { adapter })).loss).toBe(loss);
   }
   await model.dispose();
-  expect(new Set(results.map(({ loss }) => loss)).size).toBe(5);
+  expect(new Set(results.map(({ loss }) => loss)).size).toBe(7);
   expect(readFileSync(report, 'utf8')).toContain('"label":"bottleneck"'); // a line over the rank
+});
+
+test('rows of files are cut to what the context holds behind virtual tokens, for all methods alike', async () => {
+  const file = join(scratch, 'long.jsonl');
+  writeFileSync(file, `${JSON.stringify({ text: 'a long text '.repeat(20) })}\n`);
+  const options = { data: file, evalData: file, methods: ['lora', 'prompt'], ranks: [100] } as const;
+  const { results } = await compareMethods(asked('long', options));
+  expect(results.map(({ tokens, failed }) => [tokens, failed])).toEqual([
+    [3 * 28, undefined],
+    [3 * 28, undefined],
+  ]);
+  await expectReject(
+    compareMethods(asked('longer', { ...options, ranks: [8, 127] })),
+    'ERR_ARGUMENT',
+    has(
+      "expected ranks of less than 127, since 'prompt' puts as many virtual tokens before each text and the model has max_position_embeddings 128, but received 127",
+    ),
+  );
 });
 
 test('the peak of a variant is its own: neither a larger one before it nor the program counts', async () => {
@@ -242,7 +263,7 @@ test('one at a time', async () => {
 });
 
 test.each<[Partial<CompareOptions>, string]>([
-  [{ methods: ['prompt' as 'lora'] }, "'bottleneck' but received 'prompt'"],
+  [{ methods: ['prefix' as 'lora'] }, "'prompt' but received 'prefix'"],
   [{ methods: [] }, 'expected methods to be a list with something in it but received '],
   [{ ranks: [8, 0] }, 'expected ranks[1] to be an integer of at least 1 but received 0'],
   [
