@@ -37,6 +37,11 @@ export interface OpFunctions {
     weight: NativeWeight,
     ids: NativeTensor,
   ): NativeTensor;
+  embeddingBackward(
+    g: NativeTensor,
+    ids: NativeTensor,
+    dw: NativeTensor,
+  ): void;
   rmsNormForward(
     x: NativeTensor,
     weight: NativeTensor,

@@ -19,6 +19,7 @@ PlannedCall PlanCall(const LoraLinearForwardArgs&, int threads);
 PlannedCall PlanCall(const LoraLinearBackwardArgs&, int threads);
 void Run(const DropoutArgs&, Scratch, Context&);
 void Run(const EmbeddingArgs&, Scratch, Context&);
+void Run(const EmbeddingBackwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const RmsNormForwardArgs&, int threads);
 void Run(const RmsNormForwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const RmsNormBackwardArgs&, int threads);

@@ -7,17 +7,32 @@
 #include "backend/cuda/launch.h"
 
 namespace lora::cuda {
+namespace {
+
+void CheckRows(const TensorView& ids, int64_t rows, Scratch scratch, Context& context) {
+  auto& cuda = static_cast<CudaContext&>(context);
+  const IdCheck check = CheckIds("embedding", ids, rows, kIgnoreNone, scratch.data(), cuda);
+  if (check.first_bad >= 0) {
+    Throw("ERR_DATA", "embedding", "expected ids from 0 to ", rows - 1, " but received ", check.bad,
+          " at position ", check.first_bad);
+  }
+}
+
+}  // namespace
 
 size_t ScratchBytes(const EmbeddingArgs&, int) { return kIdCheckBytes; }
+size_t ScratchBytes(const EmbeddingBackwardArgs&, int) { return kIdCheckBytes; }
+
+void Run(const EmbeddingBackwardArgs& args, Scratch scratch, Context& context) {
+  CheckRows(args.ids, args.dw.dim(0), scratch, context);
+  const device::EmbeddingBackwardParams params{Data<float>(args.g), Data<int32_t>(args.ids),
+                                               Data<float>(args.dw), args.ids.numel(),
+                                               args.dw.dim(1)};
+  Launch<device::EmbeddingBackward>("embedding", context, Blocks(params.n, 1), params);
+}
 
 void Run(const EmbeddingArgs& args, Scratch scratch, Context& context) {
-  auto& cuda = static_cast<CudaContext&>(context);
-  const IdCheck check =
-      CheckIds("embedding", args.ids, args.weight.rows, kIgnoreNone, scratch.data(), cuda);
-  if (check.first_bad >= 0) {
-    Throw("ERR_DATA", "embedding", "expected ids from 0 to ", args.weight.rows - 1,
-          " but received ", check.bad, " at position ", check.first_bad);
-  }
+  CheckRows(args.ids, args.weight.rows, scratch, context);
   if (args.weight.cols == 0) return;
   if (HasScales(args.weight.format)) {
     return ExpandRows("embedding", args.weight, Data<int32_t>(args.ids), args.ids.numel(),

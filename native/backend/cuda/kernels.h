@@ -24,6 +24,8 @@ PlannedCall PlanCall(const LoraLinearBackwardArgs&, int threads);
 void Run(const DropoutArgs&, Scratch, Context&);
 size_t ScratchBytes(const EmbeddingArgs&, int threads);
 void Run(const EmbeddingArgs&, Scratch, Context&);
+size_t ScratchBytes(const EmbeddingBackwardArgs&, int threads);
+void Run(const EmbeddingBackwardArgs&, Scratch, Context&);
 void Run(const RmsNormForwardArgs&, Scratch, Context&);
 void Run(const RmsNormBackwardArgs&, Scratch, Context&);
 size_t ScratchBytes(const RopeArgs&, int threads);

@@ -19,6 +19,7 @@ void Run(const LoraLinearForwardArgs&, Scratch, Context&);
 void Run(const LoraLinearBackwardArgs&, Scratch, Context&);
 void Run(const DropoutArgs&, Scratch, Context&);
 void Run(const EmbeddingArgs&, Scratch, Context&);
+void Run(const EmbeddingBackwardArgs&, Scratch, Context&);
 void Run(const RmsNormForwardArgs&, Scratch, Context&);
 void Run(const RmsNormBackwardArgs&, Scratch, Context&);
 void Run(const RopeArgs&, Scratch, Context&);

@@ -49,6 +49,16 @@ void Check(const EmbeddingArgs& args) {
   rules.SameType("y", args.y, "weight", args.weight.dtype);
 }
 
+void Check(const EmbeddingBackwardArgs& args) {
+  const Rules rules(LabelOf(args));
+  rules.Int32("ids", args.ids);
+  rules.Rank("ids", args.ids, 1, "(ids)");
+  rules.Rank("dw", args.dw, 2, "(vocab, dim)");
+  rules.Float32("dw", args.dw);
+  rules.ShapeIs("g", args.g, {args.ids.dim(0), args.dw.dim(1)}, "(ids, dim)");
+  rules.SameType("g", args.g, "dw", args.dw.dtype);
+}
+
 void Check(const RmsNormForwardArgs& args) {
   const Rules rules(LabelOf(args));
   rules.Rank("x", args.x, 2, "(rows, dim)");

@@ -28,6 +28,23 @@ struct EmbeddingArgs {
 };
 void Check(const EmbeddingArgs&);
 
+// dw[v] += Σ over the i with ids[i] = v of g[i], in rising order of i, so that the bits follow
+// from the operands alone; an id outside [0, vocab) fails the op with ERR_DATA.
+struct EmbeddingBackwardArgs {
+  TensorView g;    // [n, dim] f32
+  TensorView ids;  // [n] i32
+  TensorView dw;   // [vocab, dim] f32
+
+  static constexpr auto Describe() {
+    using A = EmbeddingBackwardArgs;
+    return OpDescription{
+        "embedding_backward",      "embedding",         In("g", &A::g).Rows(),
+        In("ids", &A::ids).Flat(), InOut("dw", &A::dw),
+    };
+  }
+};
+void Check(const EmbeddingBackwardArgs&);
+
 // rstd = 1/√(mean(x²) + eps),  y = x·rstd·weight, computed in f32, rounded once.
 struct RmsNormForwardArgs {
   TensorView x;       // [n, d] act or f32
@@ -201,7 +218,7 @@ struct SwigluBackwardArgs {
 void Check(const SwigluBackwardArgs&);
 
 using LayerOps =
-    OpList<EmbeddingArgs, RmsNormForwardArgs, RmsNormBackwardArgs, RopeArgs, AttentionForwardArgs,
-           AttentionBackwardArgs, SwigluForwardArgs, SwigluBackwardArgs>;
+    OpList<EmbeddingArgs, EmbeddingBackwardArgs, RmsNormForwardArgs, RmsNormBackwardArgs, RopeArgs,
+           AttentionForwardArgs, AttentionBackwardArgs, SwigluForwardArgs, SwigluBackwardArgs>;
 
 }  // namespace lora

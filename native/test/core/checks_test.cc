@@ -198,6 +198,17 @@ TEST_CASE("the layers of a model") {
   CHECK(Complaint(EmbeddingArgs{Packed(10, 4), I32({3}), F32({3, 4})}) == "");
   CHECK(Complaint(EmbeddingArgs{Packed(10, 4), F32({3}), F32({3, 4})}) ==
         "[embedding] expected ids of dtype i32 but received f32");
+  const EmbeddingBackwardArgs scatter{F32({3, 4}), I32({3}), F32({10, 4})};
+  CHECK(Complaint(scatter) == "");
+  Rejects<EmbeddingBackwardArgs>(
+      scatter, [](auto& a) { a.ids = F32({3}); },
+      "[embedding] expected ids of dtype i32 but received f32");
+  Rejects<EmbeddingBackwardArgs>(
+      scatter, [](auto& a) { a.dw = BF16({10, 4}); },
+      "[embedding] expected dw of dtype f32 but received bf16");
+  Rejects<EmbeddingBackwardArgs>(
+      scatter, [](auto& a) { a.g = F32({2, 4}); },
+      "[embedding] expected g of shape [3, 4] (ids, dim) but received [2, 4]");
 
   RmsNormForwardArgs norm{BF16({3, 4}), F32({4}), 1e-5f, BF16({3, 4}), F32({3})};
   CHECK(Complaint(norm) == "");

@@ -90,5 +90,47 @@ TEST_CASE("embedding: the first id outside the vocabulary is named, wherever it 
   }
 }
 
+// The gradient of rows that ids name, by its definition. Whole numbers, whose sums are exact; where
+// they are not, the order of the sum decides about the bits.
+TEST_CASE("embedding_backward: sums of the rows of an id, in their order") {
+  for (const int64_t dim : {0, 1, 3, 63, 64, 65, 130, 520}) {
+    for (const int64_t n : {0, 1, 7, Tested().emulated ? 37 : 700}) {
+      for (const bool whole : {true, false}) {
+        CAPTURE(dim);
+        CAPTURE(n);
+        const int64_t vocab = 11;
+        const auto values = [&](Shape shape, uint64_t seed) {
+          return whole ? Integers(DType::kF32, shape, seed) : Normal(DType::kF32, shape, seed);
+        };
+        const Tensor g = values({n, dim}, 1), start = values({vocab, dim}, 2);
+        const Tensor ids = Integers(DType::kI32, {n}, 3, 0, vocab - 1);
+        Tensor expected = start.As(DType::kF32);
+        for (int64_t i = 0; i < n; ++i) {
+          for (int64_t j = 0; j < dim; ++j) {
+            const int64_t at = static_cast<int64_t>(ids.at(i)) * dim + j;
+            expected.Set(
+                at, static_cast<float>(expected.at(at)) + static_cast<float>(g.at(i * dim + j)));
+          }
+        }
+        OnEveryPath(
+            [&](Context& context) {
+              std::vector<Tensor> dw = {start.As(DType::kF32)};
+              RunTested(EmbeddingBackwardArgs{g, ids, dw[0]}, context);
+              return dw;
+            },
+            [&](const std::vector<Tensor>& dw) { CHECK_IDENTICAL(dw[0], expected); });
+      }
+    }
+  }
+}
+
+TEST_CASE("embedding_backward: an id outside the vocabulary changes nothing") {
+  const auto context = NextContext();
+  const Tensor g = Normal(DType::kF32, {3, 4}, 1), dw = Integers(DType::kF32, {5, 4}, 2);
+  const Tensor before = dw.As(DType::kF32);
+  CHECK_THROWS_AS(RunTested(EmbeddingBackwardArgs{g, Ints({3}, {0, 5, 1}), dw}, *context), Error);
+  CHECK_IDENTICAL(dw, before);
+}
+
 }  // namespace
 }  // namespace lora::test

@@ -86,6 +86,16 @@ TEST_CASE("embedding takes rows, and refuses an id that is none") {
   }
 }
 
+TEST_CASE("embedding_backward adds the rows of each id") {
+  const Tensor dw = Of(kF32, {3, 2}, {1, 2, 3, 4, 5, 6});
+  const Tensor g = Of(kF32, {3, 2}, {10, 20, 30, 40, 50, 60});
+  Do(EmbeddingBackwardArgs{g, Ints({3}, {2, 0, 2}), dw});
+  CHECK(dw.Values() == std::vector<double>{31, 42, 3, 4, 65, 86});
+  const std::string failure =
+      FailureOf([&] { Do(EmbeddingBackwardArgs{g, Ints({3}, {0, 3, 0}), dw}); });
+  CHECK(failure == "ERR_DATA: [embedding] expected ids from 0 to 2 but received 3 at position 1");
+}
+
 TEST_CASE("rms_norm") {
   const Tensor x = Of(kF64, {1, 2}, {3, 4}), weight = Of(kF64, {2}, {2, 10});
   const Tensor y(kF64, {1, 2}), rstd(kF64, {1});

@@ -158,6 +158,10 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     const rows = d.some();
     return [d.weight(d.act(), rows, d.size()), d.ids(d.shape(), rows)];
   },
+  embeddingBackward: (d) => {
+    const [vocab, width, { lead }] = [d.some(), d.size(), d.leading()];
+    return [d.tensor('f32', [...lead, width]), d.ids(lead, vocab), d.tensor('f32', [vocab, width])];
+  },
   rmsNormForward: (d) => {
     const [act, width] = [d.act(), d.size()];
     const { lead } = d.leading();
