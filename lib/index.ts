@@ -35,6 +35,7 @@ export type { AdapterFormat, ConvertAdapterOptions } from './convert/convert_ada
 export { convertModel } from './convert/convert_model';
 export type { ConvertModelOptions, GgufFormat } from './convert/convert_model';
 export type { SavedModel } from './models/save';
+export type { TrainAllOptions } from './models/trained_base';
 export type { QuantizeOptions } from './models/quantize_options';
 export type { SourceOptions } from './hub/source';
 export type {

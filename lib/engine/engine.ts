@@ -99,6 +99,8 @@ export class Engine {
   #arrivals = 0;
   /** Counts changes of the base weights. */
   #base = 0;
+  /** Of the weights that the recorded steps were made with, and the kept prefixes. */
+  #revision = 0;
   #stepCount = 0;
   #tokens = 0;
   /** Wakes the engine when those that sit out have done so for long. */
@@ -237,6 +239,9 @@ export class Engine {
     let fresh: readonly Request[] = []; // with tokens that are not delivered
     for (;;) {
       this.#woken = false;
+      const revision = this.#model.revision();
+      if (revision !== this.#revision) this.baseChanged();
+      this.#revision = revision;
       const { chunk, rows } = this.#scheduler.plan();
       const pending: Pending[] = [];
       if (chunk) pending.push(...(await this.#computeChunk(chunk)));

@@ -20,6 +20,8 @@ export interface EngineModel {
   readonly headDim: number;
   /** The layers that adapters may change. */
   readonly linears: readonly Linear[];
+  /** Counts the changes of weights that are trained. */
+  revision(): number;
   /** Prepares positions below this one, outside of a recording. */
   prepare(positions: number): void;
   /**

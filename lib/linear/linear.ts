@@ -1,9 +1,11 @@
-/** A linear layer: one frozen weight, and what an adapter changes in it. */
+/** A linear layer: one weight, frozen or trained, and what an adapter changes in it. */
 import type { LinearPhase } from '../native/binding';
 import { loraLinearGroup, type LoraBranch } from '../ops/lora_linear';
+import { cast } from '../ops/cast';
+import { matmulTransposed } from '../ops/matmul';
 import { FrozenWeight } from '../tensor/frozen_weight';
-import { moved } from '../tensor/scope';
-import type { Tensor } from '../tensor/tensor';
+import { gradientIsWanted, moved } from '../tensor/scope';
+import type { Parameter, Tensor } from '../tensor/tensor';
 import type { AddedOperands, Delta, DeltaUse, FrozenLayer } from './delta';
 
 /** The change that a call makes to one layer; absent: the frozen layer alone. */
@@ -24,7 +26,7 @@ export function disposeMerged({ weight, bias }: Merged): void {
 }
 
 /**
- * y = W·x + bias, W [out, in] frozen. The weight that calls read is the base, or while a change is merged W' in its place.
+ * y = W·x + bias, W [out, in]. The weight that calls read is the base, or while a change is merged W' in its place.
  * Layers of LoRALinear and of CausalLM are these.
  */
 export class Linear implements FrozenLayer {
@@ -34,7 +36,7 @@ export class Linear implements FrozenLayer {
   constructor(
     readonly path: string,
     readonly base: FrozenWeight,
-    readonly baseBias?: Tensor,
+    public baseBias?: Tensor,
   ) {}
 
   get outFeatures(): number {
@@ -96,6 +98,16 @@ export class Linear implements FrozenLayer {
     return forwardGroup(x, [[this, applied]])[0]!;
   }
 
+  /** The same where the weight is trained: the product is with its master, rounded to the dtype of x, and dW = gᵀ·x. */
+  forwardMaster(x: Tensor, master: Parameter): Tensor {
+    this.base.forgetPacked();
+    const { bias } = this;
+    const y = moved(cast(master, x.dtype), (weight) => matmulTransposed(x, weight));
+    if (!bias) return y;
+    const sum = moved(y, (t) => t.add(bias));
+    return moved(sum, (t) => t.to({ dtype: x.dtype }));
+  }
+
   dispose(): void {
     this.unmerge();
     this.base.dispose();
@@ -119,6 +131,11 @@ export function forwardGroup(
   const fused: { at: number; branch: LoraBranch; applied: AppliedDelta | undefined }[] = [];
   layers.forEach(([layer, applied], at) => {
     const { weight, bias } = layer;
+    const { master } = weight;
+    if (master && gradientIsWanted()) {
+      results[at] = layer.forwardMaster(x, master);
+      return;
+    }
     const added = applied && addedOperands(layer, applied);
     const delta = added ? undefined : applied?.delta;
     if (delta && 'forward' in delta) results[at] = delta.forward(layer, x, applied!.use);

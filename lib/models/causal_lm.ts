@@ -16,9 +16,9 @@ import type { PromptConfigInput } from '../peft/prompt';
 import { enqueueInSlices } from '../tensor/op_slices';
 import { noGrad, tidy } from '../tensor/scope';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
-import type { Tensor } from '../tensor/tensor';
+import type { Parameter, Tensor } from '../tensor/tensor';
 import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
-import { check, checkOptions, checkSignal, describe } from '../validate';
+import { check, checkOptions, checkSignal, describe, refuseF16Training } from '../validate';
 import type { Adapter } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
 import type { ModelConfig } from './config';
@@ -28,7 +28,7 @@ import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/request';
 import { loadModel, type LoadedModel } from './load_model';
 import { quantizePlan, type QuantizeOptions } from './quantize_options';
-import { saveModel, type SavedModel } from './save';
+import { saveModel, type SavedModel, type SaveRequest } from './save';
 import { RopeTable } from './rope';
 import type { Tokenizer } from '../text/tokenizer';
 import { TaskRun, type TaskSubject } from '../tasks/evaluate_task';
@@ -45,6 +45,7 @@ import type { ModelDType } from './weights';
 import type { TokenRows } from './batch';
 import type { DataSource } from '../data/example';
 import type { Decoder } from './decoder';
+import { TrainedBase, type TrainAllOptions } from './trained_base';
 import type {
   AddAdapterOptions,
   CombineAdaptersOptions,
@@ -79,6 +80,7 @@ export class CausalLM {
   readonly #decoder: Decoder;
   readonly #tokenizer: Tokenizer | undefined;
   readonly #adapters = new AdapterSet();
+  readonly #trained: TrainedBase;
   readonly #maker: ModelAdapters;
   readonly #generator: TextGenerator;
   #disposing: Promise<void> | undefined;
@@ -88,7 +90,9 @@ export class CausalLM {
     this.config = config;
     this.device = device;
     this.dtype = dtype;
-    this.#decoder = { config, weights, rope: new RopeTable(config.rope, config.headDim, device), dtype };
+    this.#trained = new TrainedBase(config, weights, dtype);
+    const rope = new RopeTable(config.rope, config.headDim, device);
+    this.#decoder = { config, weights, trained: this.#trained, rope, dtype };
     this.#tokenizer = tokenizer;
     const checkAlive = (op: string): void => this.#checkAlive(op);
     this.#maker = new ModelAdapters({
@@ -242,10 +246,68 @@ export class CausalLM {
   }
 
   /**
-   * @internal Holds an adapter for its training: it cannot be removed, the base not be merged, and the model not be
+   * Makes the weights themselves trainable: full fine-tuning. Each gets an f32 master, which gradients and optimizers change; in bf16, products
+   * read it rounded. Until freeze(), the model takes no adapter. A head that is tied to the embedding is one parameter with it.
+   *
+   * With n numbers, a run takes 4·n bytes each for masters and gradients, 8·n for the state of AdamW (2·n in 8 bits), and 2·n in bf16.
+   *
+   * @throws ERR_BUSY while adapters are loaded, a run, generation or evaluation reads the weights, or they are trainable already; ERR_ARGUMENT for a pattern
+   * that names nothing; ERR_UNSUPPORTED for quantised weights and a model in f16; ERR_OUT_OF_MEMORY.
+   * @example
+   * const parameters = model.trainAll({ only: ['*.self_attn.*'] });
+   * await new Trainer({ model, data, outDir: 'run', maxSteps: 200, lr: 1e-5 }).run();
+   * model.freeze();
+   */
+  trainAll(options: TrainAllOptions = {}): Parameter[] {
+    const op = 'trainAll';
+    this.#checkAlive(op);
+    checkOptions(op, options, ['only']);
+    if (this.dtype === 'f16') refuseF16Training(op);
+    const release = this.#adapters.lockBase(op);
+    try {
+      const parameters = entry(() => this.#trained.start(options.only ?? ['*']));
+      this.#generator.baseChanged(); // what it recorded reads weights that are gone
+      return parameters;
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  /**
+   * Ends what trainAll() began: the weights keep the values that they were trained to, rounded to the dtype of the model, and adapters may be loaded.
+   * The parameters are disposed of. Without trainAll() it does nothing.
+   *
+   * @throws ERR_BUSY while a run, generation or evaluation reads the weights.
+   * @example
+   * model.freeze();
+   * const adapter = model.addAdapter({ r: 8 });
+   */
+  freeze(): void {
+    this.#checkAlive('freeze');
+    if (!this.#trained.active) return;
+    this.#adapters.unlockBase('freeze');
+    entry(() => this.#trained.freeze());
+    this.#generator.baseChanged();
+  }
+
+  /** The numbers that gradients fill: those of trainable adapters, or after trainAll() those of the weights that are trained. */
+  get numTrainable(): number {
+    const adapters = [...this.#adapters.all.values()].filter(({ trainable }) => trainable);
+    const parameters = [...this.#trained.parameters, ...adapters.flatMap((adapter) => adapter.parameters())];
+    return parameters.reduce((sum, { numel }) => sum + numel, 0);
+  }
+
+  /** @internal What trainAll() gave; none while all is frozen. */
+  get trainedParameters(): Parameter[] {
+    return this.#trained.parameters;
+  }
+
+  /**
+   * @internal Holds an adapter, or the base alone, for its training: it cannot be removed, the base not be merged, and the model not be
    * disposed of, until the returned function is called.
    */
-  acquireForTraining(op: string, adapter: Adapter): () => void {
+  acquireForTraining(op: string, adapter: Adapter | null): () => void {
     this.#checkAlive(op);
     return this.#adapters.acquire(op, this.#adapters.resolve(op, adapter), { training: true });
   }
@@ -430,9 +492,22 @@ export class CausalLM {
     dir: string,
     options: { merge?: string; quantize?: QuantisedFormat | QuantizeOptions } = {},
   ): Promise<SavedModel> {
+    checkOptions('save', options, ['merge', 'quantize']);
+    return this.#save(dir, options);
+  }
+
+  /** @internal save() into the folder of a run; `more` puts further files there, which appear together with those of the model. */
+  async saveWith(dir: string, more?: (folder: string) => Promise<void>): Promise<void> {
+    await this.#save(dir, {}, { more });
+  }
+
+  async #save(
+    dir: string,
+    options: { merge?: string; quantize?: QuantisedFormat | QuantizeOptions },
+    run?: SaveRequest['run'],
+  ): Promise<SavedModel> {
     const op = 'save';
     this.#checkAlive(op);
-    checkOptions(op, options, ['merge', 'quantize']);
     const quantize = quantizePlan(op, options.quantize);
     check(typeof dir === 'string' && dir !== '', op, `expected a directory but received ${describe(dir)}`);
     const merge = this.#adapters.chooseToMerge(op, options.merge);
@@ -444,6 +519,8 @@ export class CausalLM {
         config,
         dtype,
         weights: this.#decoder.weights,
+        revision: () => this.#trained.revision,
+        ...(run && { run }),
         ...(merge ? { merge } : {}),
         ...(quantize ? { quantize } : {}),
       });

@@ -13,15 +13,25 @@ import type { DType } from '../tensor/dtype';
 import type { Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
 import { addNoise, type NoiseFactors } from './noise';
+import type { TrainedBase } from './trained_base';
 import type { RopeTable } from './rope';
 import type { Segments } from './segments';
-import { blockPath, EMBEDDING, linearsOfBlock, type BlockWeights, type ModelWeights } from './tensor_table';
+import {
+  blockPath,
+  EMBEDDING,
+  linearsOfBlock,
+  trainedOfBlock,
+  type BlockWeights,
+  type ModelWeights,
+} from './tensor_table';
 
 /** The parts of a model that a forward pass reads. */
 export interface Decoder {
   readonly config: ModelConfig;
   readonly weights: ModelWeights;
   readonly rope: RopeTable;
+  /** What of the weights is trained. */
+  readonly trained: TrainedBase;
   /** Of the operands and results of products. The sums that all blocks add to are f32. */
   readonly dtype: DType;
 }
@@ -140,9 +150,10 @@ function recomputedBlock(
   use: AdapterUse,
   { segments }: Context,
 ): Tensor {
-  const parameters = linearsOfBlock(decoder.config, layer).flatMap(({ path }) =>
+  const ofAdapter = linearsOfBlock(decoder.config, layer).flatMap(({ path }) =>
     deltasOf(use, path).flatMap((delta) => [...delta.parameters.values()]),
   );
+  const parameters = [...ofAdapter, ...trainedOfBlock(decoder.config, layer)];
   const others = [table.cos, table.sin, ...(segments ? [segments.keyBegin, segments.positions] : [])];
   return recomputed(x, others, parameters, (input, cos, sin, keyBegin, positions) =>
     block(decoder, layer, index, input, { cos: cos, sin: sin }, use, {
@@ -158,7 +169,7 @@ export function* hiddenStatesByBlock(
   use: AdapterUse,
   context: Context = {},
 ): Generator<void, Tensor, void> {
-  let x = moved(embedding(decoder.weights.embedding, ids), (t) => t.to({ dtype: 'f32' }));
+  let x = embedding(decoder.weights.embedding, ids, 'f32');
   if (context.noise) x = addNoise(x, context.noise);
   if (context.input) x = context.input(x);
   const shared = decoder.rope.upTo(context.past?.mostPositions ?? x.shape[1]!);
@@ -201,6 +212,7 @@ export function engineModel(decoder: Decoder, linears: readonly Linear[], device
     headDim: config.headDim,
     linears,
     prepare: (positions) => void rotations.upTo(positions),
+    revision: () => decoder.trained.revision,
     hiddenStates: (ids, use, past, input) => hiddenStatesByBlock(decoder, ids, use, { past, input }),
     logits: (hidden, use) => headLogits(decoder, finalNorm(decoder, hidden), use),
   };

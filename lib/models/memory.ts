@@ -4,7 +4,8 @@ import { quantisedBytes } from '../tensor/frozen_weight';
 import type { OptimizerName } from '../train/optimizer';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
-import { check, checkBoolean, checkInteger, checkOptions, describe } from '../validate';
+import { mostLogits } from '../ops/cross_entropy';
+import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
 import {
   quantisedByConfig,
@@ -41,15 +42,17 @@ export interface MemoryOptions extends Pick<
   gradientCheckpointing?: boolean | undefined;
   /** The optimizer by name. Default 'adamw'. */
   optimizer?: OptimizerName | undefined;
+  /** 'all': all weights are trained, as after `trainAll()`, in the place of an adapter. Default 'adapter'. */
+  train?: 'adapter' | 'all' | undefined;
   /** Serve so many sequences of `length` tokens at once, instead of training. */
   streams?: number | undefined;
 }
 
 /** Bytes. */
 export interface MemoryEstimate {
-  /** The frozen weights. Loading takes less beside them than training does. */
+  /** The frozen weights; where all are trained, their rounded copies. Loading takes less beside them than training does. */
   weights: number;
-  /** The adapter's parameters and their gradients, in f32. */
+  /** The trained parameters and their gradients, in f32. */
   adapters: number;
   /** The moments of the optimizer. */
   optimizer: number;
@@ -131,7 +134,8 @@ export function estimateMemory(
   const model = configOf(config);
   checkOptions(op, options, optionNames);
   const { batchSize = 1, length = 512, dtype = 'auto', optimizer = 'adamw', streams } = options;
-  const { gradientCheckpointing = false } = options;
+  const { gradientCheckpointing = false, train = 'adapter' } = options;
+  checkOneOf(op, 'train', train, ['adapter', 'all']);
   checkInteger(op, 'batchSize', batchSize, 1);
   checkInteger(op, 'length', length, 1);
   if (streams !== undefined) checkInteger(op, 'streams', streams, 1);
@@ -147,7 +151,14 @@ export function estimateMemory(
     () =>
       `expected optimizer to be one of ${trainerOptions.optimizer.choices.join(', ')} but received ${describe(optimizer)}`,
   );
-  const sizes = sizesOf(model, dtype, quantisedOf(model, options.quantize));
+  const quantised = quantisedOf(model, options.quantize);
+  const whole = train === 'all' && streams === undefined;
+  check(
+    !whole || quantised === undefined,
+    op,
+    "expected no quantised weights with train: 'all', since those cannot be trained",
+  );
+  const sizes = whole ? trainedSizes(model, dtype) : sizesOf(model, dtype, quantised);
   const runtime = runtimeBytes + tokenBytes * model.vocabSize;
   const parts =
     streams === undefined
@@ -168,6 +179,7 @@ const optionNames = [
     'quantize',
     'gradientCheckpointing',
     'optimizer',
+    'train',
     'streams',
   ],
 ];
@@ -208,15 +220,24 @@ function sizesOf(
   return { weights, activation };
 }
 
+/** The same where all weights are trained: products read rounded copies in bf16, and in f32 the masters, but for the embedding. */
+function trainedSizes(config: ModelConfig, dtype: 'auto' | 'f32' | 'bf16'): ReturnType<typeof sizesOf> {
+  const { weights, activation } = sizesOf(config, dtype, undefined);
+  return { weights: activation === 2 ? weights : 4 * config.vocabSize * config.hiddenSize, activation };
+}
+
 type Parts = Omit<MemoryEstimate, 'weights' | 'runtime' | 'total'>;
 
-function trainingParts(
-  config: ModelConfig,
-  options: MemoryOptions,
-  { tokens, size, optimizer }: { tokens: number; size: number; optimizer: OptimizerName },
-): Parts {
+/** Of the gradient of a head: logits of some rows, their gradients, those turned, and the product. See ops/cross_entropy.ts. */
+function headWorkspace({ vocabSize, hiddenSize }: ModelConfig, tokens: number, size: number): number {
+  const rows = Math.min(tokens, Math.max(1, Math.floor(mostLogits / vocabSize)));
+  return 3 * rows * vocabSize * size + 4 * vocabSize * hiddenSize;
+}
+
+/** Trained values, and the ranks of all layers. */
+function adapterTrained(config: ModelConfig, options: MemoryOptions): { parameters: number; ranks: number } {
   const { r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern } = options;
-  const { useDora, modulesToSave, gradientCheckpointing } = options;
+  const { useDora, modulesToSave } = options;
   const adapter = normalizeLoRAConfig({
     ...{ r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern },
     ...{ useDora, modulesToSave },
@@ -232,6 +253,21 @@ function trainingParts(
     parameters += trained(target, linear);
     ranks += target.r;
   }
+  return { parameters, ranks };
+}
+
+const allTrained = (config: ModelConfig): { parameters: number; ranks: number } => ({
+  parameters: [...expectedTensors(config).values()].reduce((sum, shape) => sum + product(shape), 0),
+  ranks: 0,
+});
+
+function trainingParts(
+  config: ModelConfig,
+  options: MemoryOptions,
+  { tokens, size, optimizer }: { tokens: number; size: number; optimizer: OptimizerName },
+): Parts {
+  const { gradientCheckpointing, train } = options;
+  const { parameters, ranks } = train === 'all' ? allTrained(config) : adapterTrained(config, options);
   const { hiddenSize: d, intermediateSize: ff, numHiddenLayers: layers } = config;
   const q = config.numAttentionHeads * config.headDim;
   const kv = config.numKeyValueHeads * config.headDim;
@@ -247,7 +283,9 @@ function trainingParts(
     activations: tokens * kept,
     logits: rows * row,
     kvCache: 0,
-    workspace: tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d),
+    workspace:
+      tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d) +
+      (train === 'all' ? headWorkspace(config, tokens, size) : 0),
   };
 }
 

@@ -5,7 +5,7 @@
 import { randomUniform } from '../ops';
 import { fromBytes } from '../tensor/create';
 import type { Device } from '../native/device';
-import { runDetached } from '../tensor/scope';
+import { computed } from '../tensor/scope';
 import { Tensor } from '../tensor/tensor';
 import { check } from '../validate';
 import type { TokenRows } from './batch';
@@ -47,15 +47,12 @@ export function noiseFactors(
   };
 }
 
-/** x + ε·factor in f32. Consumes x; the embeddings have no gradient. */
+/** x + ε·factor in f32. Consumes x. */
 export function addNoise(x: Tensor, { factors, seed, stream }: NoiseFactors): Tensor {
-  const y = runDetached(null, () => {
-    const noise = randomUniform(x.shape, { seed, stream, lo: -1, hi: 1, device: x.device });
-    const scaled = noise.mul(factors);
-    const sum = scaled.add(x);
-    for (const t of [noise, scaled]) t.dispose();
-    return sum;
-  });
-  x.dispose();
+  const scaled = computed(() =>
+    randomUniform(x.shape, { seed, stream, lo: -1, hi: 1, device: x.device }).mul(factors),
+  );
+  const y = scaled.add(x);
+  for (const t of [scaled, x]) t.dispose();
   return y;
 }

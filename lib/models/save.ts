@@ -20,7 +20,8 @@ import { quantisedFormats, type FrozenWeight } from '../tensor/frozen_weight';
 import { inSlices } from '../tensor/pace';
 import { runDetached } from '../tensor/scope';
 import { slicedBytes } from '../tensor/slices';
-import type { Tensor } from '../tensor/tensor';
+import { rawCast } from '../tensor/raw';
+import { Parameter, type Tensor } from '../tensor/tensor';
 import { listed } from '../validate';
 import type { ModelConfig } from './config';
 import { GgufModel } from './gguf_model';
@@ -35,6 +36,10 @@ export interface SaveRequest {
   config: ModelConfig;
   weights: ModelWeights;
   dtype: ModelDType;
+  /** Counts the changes of the weights, which may be trained. */
+  revision: () => number;
+  /** Given, `dir` is the folder of a training run, which has other files too, and `more` puts files beside those of the model. */
+  run?: { readonly more: ((folder: string) => Promise<void>) | undefined };
   /** Its sum with the base is written; the model in memory stays as it is. */
   merge?: Adapter;
   /** What is written is quantised; of a base that is, the matrices that are. */
@@ -153,7 +158,10 @@ interface NamedTensor {
 }
 
 /** All that is written, and whether the head is the embedding. */
-function tensorsOf({ config, weights, merge }: SaveRequest): { tensors: NamedTensor[]; tied: boolean } {
+function tensorsOf({ config, weights, merge, dtype: activations }: SaveRequest): {
+  tensors: NamedTensor[];
+  tied: boolean;
+} {
   const ofLinear = (name: string, linear: Linear): NamedTensor => {
     const { dtype, rows, cols } = linear.weight;
     const change = merge?.applied(linear.path);
@@ -174,6 +182,10 @@ function tensorsOf({ config, weights, merge }: SaveRequest): { tensors: NamedTen
       const { tensor, biasOf } = entry;
       const { device, dtype, shape } = tensor;
       const change = biasOf && merge?.applied(biasOf.path);
+      if (tensor instanceof Parameter) {
+        const round = (): Tensor => rawCast(tensor, activations);
+        return { name, device, dtype: activations, shape, make: round, owned: true, format: undefined };
+      }
       const owned = change?.delta.mergedBias !== undefined;
       const make = (): Tensor => (owned ? biasOf!.changedBias(change)! : tensor);
       return { name, device, dtype, shape, make, owned, format: undefined };
@@ -213,8 +225,10 @@ function quantisedOf(config: ModelConfig, plan: QuantizePlan, tensors: readonly 
  * quantised and written one by one.
  */
 export async function saveModel(dir: string, request: SaveRequest): Promise<SavedModel> {
-  const { source, config, dtype, quantize: plan } = request;
-  await checkTarget(toPath(dir, 'save'), source);
+  const { source, config, dtype, revision, run, quantize: plan } = request;
+  const begun = revision();
+  if (run) await checkNotSource(dir, source, 'save');
+  else await checkTarget(toPath(dir, 'save'), source);
   const { tensors: all, tied } = tensorsOf(request);
   const quantised = plan ? quantisedOf(config, plan, all) : new Set<string>();
   const json: Record<string, unknown> = { ...config.raw };
@@ -242,7 +256,18 @@ export async function saveModel(dir: string, request: SaveRequest): Promise<Save
         for (const [plane, tensor] of planes) tensors.set(plane, tensor);
       } else tensors.set(name, late(device, dtype, shape, make, owned));
     }
-    await writeModel(dir, { source, json, tensors, op: 'save' });
+    const check = async (folder: string): Promise<void> => {
+      if (revision() !== begun)
+        throw new LoRAError(
+          'ERR_BUSY',
+          '[save] the weights were trained while they were written: await save()',
+          {
+            op: 'save',
+          },
+        );
+      await run?.more?.(folder);
+    };
+    await writeModel(dir, { source, json, tensors, op: 'save', check });
     return requantiser ? { quantizationError: requantiser.error } : {};
   } finally {
     requantiser?.dispose();
@@ -251,7 +276,7 @@ export async function saveModel(dir: string, request: SaveRequest): Promise<Save
 
 /**
  * Writes config.json, the weights and copies of what lies beside those of the source: all of it or nothing. `check` throws where the source
- * was written meanwhile.
+ * was changed meanwhile; it may add files.
  */
 export async function writeModel(
   dir: string,
@@ -266,7 +291,7 @@ export async function writeModel(
     json: Readonly<Record<string, unknown>>;
     tensors: ReadonlyMap<string, LateTensor>;
     op: string;
-    check?: () => Promise<void>;
+    check?: (folder: string) => Promise<void>;
   },
 ): Promise<void> {
   await saveTogether(
@@ -278,7 +303,7 @@ export async function writeModel(
         await inSlices(serializeLate(tensors, { format: 'pt' }, op)),
       );
       await writeSides(source, folder);
-      await check?.();
+      await check?.(folder);
     },
     modelFiles,
   );

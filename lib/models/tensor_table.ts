@@ -4,7 +4,7 @@
  */
 import type { Linear } from '../linear/linear';
 import type { FrozenWeight } from '../tensor/frozen_weight';
-import type { Tensor } from '../tensor/tensor';
+import { Parameter, type Tensor } from '../tensor/tensor';
 import type { ModelConfig } from './config';
 
 /** The weights of one block. */
@@ -110,6 +110,17 @@ export function expectedTensors(c: ModelConfig): Map<string, readonly number[]> 
   return tensors;
 }
 
+/** What is trained of the weights of a block. */
+export function trainedOfBlock(c: ModelConfig, layer: BlockWeights): Parameter[] {
+  return blockTable(c)
+    .flatMap((entry) => {
+      if (entry.kind === 'vector') return layer[entry.key] ?? [];
+      const { base, baseBias } = layer[entry.key];
+      return [base.master ?? [], baseBias ?? []].flat();
+    })
+    .filter((one) => one instanceof Parameter);
+}
+
 /** The linear layers of a block, in the order of the forward pass. */
 export function linearsOfBlock(c: ModelConfig, layer: BlockWeights): Linear[] {
   return blockTable(c).flatMap((entry) => (entry.kind === 'linear' ? [layer[entry.key]] : []));
@@ -120,9 +131,11 @@ export function linearsOf(c: ModelConfig, { layers, head }: ModelWeights): Linea
   return [...layers.flatMap((layer) => linearsOfBlock(c, layer)), head];
 }
 
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
 /** What a file of the model holds: vectors, matrices, and linear layers, whose biases are entries of their own. */
 export type NamedWeight = { readonly name: string } & (
-  | { readonly tensor: Tensor; readonly biasOf?: Linear }
+  | { readonly tensor: Tensor; readonly biasOf?: Linear; readonly replace: (tensor: Tensor) => void }
   | { readonly matrix: FrozenWeight }
   | { readonly linear: Linear }
 );
@@ -134,14 +147,30 @@ export function* namedWeights(c: ModelConfig, weights: ModelWeights): Generator<
   for (const [i, layer] of weights.layers.entries())
     for (const entry of table) {
       const path = blockPath(i, entry.module);
-      if (entry.kind === 'vector') yield { name: `${path}.weight`, tensor: layer[entry.key]! };
-      else {
+      if (entry.kind === 'vector') {
+        const { key } = entry;
+        yield {
+          name: `${path}.weight`,
+          tensor: layer[key]!,
+          replace: (tensor) => void ((layer as Mutable<BlockWeights>)[key] = tensor),
+        };
+      } else {
         const linear = layer[entry.key];
         yield { name: `${path}.weight`, linear };
-        if (linear.bias) yield { name: `${path}.bias`, tensor: linear.bias, biasOf: linear };
+        if (linear.bias)
+          yield {
+            name: `${path}.bias`,
+            tensor: linear.bias,
+            biasOf: linear,
+            replace: (tensor) => void (linear.baseBias = tensor),
+          };
       }
     }
-  yield { name: `${NORM}.weight`, tensor: weights.norm };
+  yield {
+    name: `${NORM}.weight`,
+    tensor: weights.norm,
+    replace: (tensor) => void ((weights as Mutable<ModelWeights>).norm = tensor),
+  };
   if (weights.head.base !== weights.embedding) yield { name: `${HEAD}.weight`, linear: weights.head };
 }
 

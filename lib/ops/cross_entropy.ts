@@ -1,12 +1,14 @@
 /** loss = Σ −log softmax(logits)[label] over the labels that are not −100, count = how many there are. */
 import { needsGrad, record } from '../tensor/autograd';
 import { call, entry } from '../native/calls';
+import { loraLinear } from './lora_linear';
 import { tensor } from '../tensor/create';
 import type { FrozenWeight } from '../tensor/frozen_weight';
-import { type CrossEntropyOptions, handleOf, type Labels, Tensor, wrap } from '../tensor/tensor';
+import { alias, type CrossEntropyOptions, handleOf, type Labels, Tensor, wrap } from '../tensor/tensor';
 import { checkOneOf, checkOptions, numelOf } from '../validate';
 import { checkDims, checkFloat } from '../tensor/arguments';
-import { rawBinary } from '../tensor/raw';
+import { rawBinary, rawFilled, rawMatmul, rawView } from '../tensor/raw';
+import { temporaries, track } from '../tensor/scope';
 
 export interface LossAndCount {
   /** The summed loss, a scalar in f32, with a gradient. */
@@ -59,6 +61,48 @@ export function crossEntropyOf(logits: Tensor, labels: Labels, options: CrossEnt
   });
 }
 
+/** Logits whose gradient is held at once, where the matrix is trained. */
+export const mostLogits = 2 ** 24;
+
+/**
+ * Adds g·dlogitsᵀ·hidden to `dw` [vocab, dim], or begins it: dlogits = softmax(hidden·Wᵀ) − onehot, computed once more for some rows at a time.
+ */
+function matrixGradient(
+  weight: FrozenWeight,
+  [hidden, labels, g]: readonly [Tensor, Tensor, Tensor],
+  dw: Tensor | null,
+): Tensor {
+  const { rows: vocab, cols, device } = weight;
+  const [n] = hidden.shape as [number];
+  const most = Math.max(1, Math.floor(mostLogits / vocab));
+  let sum = dw;
+  for (let from = 0; from < n; from += most) {
+    const count = Math.min(most, n - from);
+    const part = temporaries(() => {
+      const rows = rawView(hidden, from * cols, [count, cols]);
+      const logits = loraLinear(rows, { weight });
+      // The log-sums do not depend on labels, and there may be none that counts in these rows.
+      const any = rawFilled([count], 0, 'i32', device);
+      const [loss, counted, lse] = call().crossEntropyForward(logits.handle, any.handle, true);
+      wrap(loss, 'f32', [], device);
+      wrap(counted, 'f32', [], device);
+      const kept = wrap(lse!, 'f32', [count], device);
+      const own = rawView(labels, from, [count]);
+      const handle = call().crossEntropyBackward(logits.handle, own.handle, kept.handle, g.handle);
+      const dlogits = wrap(handle, logits.dtype, logits.shape, device);
+      return alias(rawMatmul(dlogits, rows, true, false, 'f32', [vocab, cols]));
+    });
+    if (sum === null) {
+      sum = part;
+      track(sum);
+    } else {
+      call().accumulate(part.handle, sum.handle);
+      part.dispose();
+    }
+  }
+  return sum ?? rawFilled([vocab, cols], 0, 'f32', device);
+}
+
 /**
  * The same loss of logits = hidden·Wᵀ, which are never held whole: hidden [n, dim], weight [vocab, dim],
  * labels i32 [n].
@@ -74,11 +118,23 @@ export function linearCrossEntropy(hidden: Tensor, weight: FrozenWeight, labels:
   );
   const loss = wrap(lossHandle, 'f32', [], hidden.device);
   const count = wrap(countHandle, 'f32', [], hidden.device);
-  if (dHandle !== null) {
-    const { shape, dtype, device } = hidden;
-    const d = wrap(dHandle, 'f32', shape, device);
-    record([hidden], [loss], [d], ([g], [kept]) => [rawBinary('mul', kept!, g!, dtype, shape)]);
-    d.dispose();
-  }
+  const { shape, dtype, device } = hidden;
+  const d = dHandle === null ? null : wrap(dHandle, 'f32', shape, device);
+  const { master } = weight;
+  const own = master && needsGrad([master]) ? { master, saved: [hidden, labels] } : undefined;
+  record(
+    own ? [hidden, own.master] : [hidden],
+    [loss],
+    [...(own ? own.saved : []), ...(d ? [d] : [])],
+    ([g], saved) => {
+      const dx = d ? rawBinary('mul', saved.at(-1)!, g!, dtype, shape) : null;
+      if (!own) return [dx];
+      const { grad } = own.master;
+      const there = grad !== null && !grad.disposed;
+      const dw = matrixGradient(weight, [saved[0]!, saved[1]!, g!], there ? grad : null);
+      return [dx, there ? null : dw];
+    },
+  );
+  d?.dispose();
   return { loss, count };
 }

@@ -16,11 +16,12 @@ export function matmulTransposed(x: Tensor, w: Tensor): Tensor {
   const out = rawView(y, 0, [...lead, n]);
   const [wantX, wantW] = [x.requiresGrad, w.requiresGrad];
   const { shape, dtype } = x;
-  record([x, w], [out], [w, ...(wantW ? [flat] : [])], ([g], [keptW, keptX]) => {
+  // x itself, which its op may compute once more, and no view of it.
+  record([x, w], [out], [w, ...(wantW ? [x] : [])], ([g], [keptW, keptX]) => {
     const grad = rawView(g!, 0, [rows, n]);
     return [
       wantX ? rawView(rawMatmul(grad, keptW!, false, false, dtype, [rows, k]), 0, shape) : null,
-      wantW ? rawMatmul(grad, keptX!, true, false, 'f32', [n, k]) : null,
+      wantW ? rawMatmul(grad, rawView(keptX!, 0, [rows, k]), true, false, 'f32', [n, k]) : null,
     ];
   });
   y.dispose();

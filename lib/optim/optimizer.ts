@@ -134,6 +134,13 @@ export abstract class Optimizer<S extends Settings = Settings> {
     );
   }
 
+  /** @internal Bytes of its state. */
+  get stateBytes(): number {
+    let bytes = 0;
+    for (const { state } of this.#groups) for (const { numel } of state.values()) bytes += 4 * numel; // f32 and i32
+    return bytes;
+  }
+
   #group(params: readonly Parameter[], own: OptionsOf<S>, shared: OptionsOf<S>): Group<S> {
     const { op, defaults } = this.#rule;
     check(params.length > 0, op, 'expected at least one parameter in a group');

@@ -43,7 +43,7 @@ export const adapterOptions = {
     rare: true,
     help: 'another rank for layers whose paths end so; may be repeated',
   },
-  useDora: { type: 'boolean', help: 'DoRA: train the magnitudes of the weights too' },
+  useDora: { type: 'boolean', rare: true, help: 'DoRA: train the magnitudes of the weights too' },
 } as const satisfies Options;
 
 /** How a data set is read. */
@@ -184,6 +184,7 @@ export const trainerOptions = {
   seed: { type: 'integer', minimum: 0, default: 0, help: 'of the adapter and of the order of data' },
   report: { type: 'boolean', needs: { outDir: true }, help: 'report.html in --out-dir' },
   resume: { type: 'boolean', own: true, help: 'go on from the newest checkpoint in --out-dir' },
+  train: { type: 'string', choices: ['adapter', 'all'] },
   parameters: { type: 'object' },
 } as const satisfies Options;
 
@@ -272,8 +273,8 @@ export const compareOptions = {
     type: 'names',
     value: 'LIST',
     own: true,
-    help: 'lora, dora, ia3, bottleneck, prompt',
-    defaultText: 'all',
+    help: 'lora, dora, ia3, bottleneck, prompt, full',
+    defaultText: 'all but full',
   },
   ranks: { type: 'names', value: 'LIST', own: true, help: 'ranks, with commas', defaultText: '16' },
   alphas: { type: 'names', value: 'LIST', own: true, help: 'numbers, or r, 2r', defaultText: '2r' },

@@ -43,6 +43,8 @@ export class AdapterSet {
   /** What reads the weights: a training run, a generation, an evaluation, a save. */
   readonly #runs = new Set<{ training: boolean }>();
   #idle: (() => void)[] = [];
+  /** Whether the base itself is trained. */
+  #baseLocked = false;
 
   get active(): Adapter | null {
     return this.#active;
@@ -58,6 +60,7 @@ export class AdapterSet {
       op,
       `expected name to be a non-empty string but received ${describe(name)}`,
     );
+    if (this.#baseLocked) busy(op, 'the weights of the model are trained: call freeze() first');
     check(!this.all.has(name), op, `expected a new name but the model already has an adapter '${name}'`);
   }
 
@@ -131,6 +134,31 @@ export class AdapterSet {
     };
   }
 
+  /**
+   * Keeps adapters away while the base is trained, until the returned function or unlockBase() is called.
+   * @throws ERR_BUSY while there are some, and while anything reads the weights.
+   */
+  lockBase(op: string): () => void {
+    if (this.#baseLocked) busy(op, 'the weights of the model are trained already: call freeze() first');
+    const [first] = this.all.keys();
+    if (first !== undefined)
+      busy(op, `the model has the adapter '${first}': call removeAdapter('${first}') first`);
+    this.#checkUnread(op);
+    this.#baseLocked = true;
+    return () => void (this.#baseLocked = false);
+  }
+
+  /** @throws ERR_BUSY while anything reads the weights. */
+  unlockBase(op: string): void {
+    this.#checkUnread(op);
+    this.#baseLocked = false;
+  }
+
+  #checkUnread(op: string): void {
+    if (this.#merging) busy(op, 'an adapter is being merged');
+    if (this.#runs.size > 0) busy(op, 'a run or a generation reads the base weights');
+  }
+
   #settle(): void {
     if (this.#runs.size > 0 || this.#merging) return;
     for (const idle of this.#idle.splice(0)) idle();
@@ -139,7 +167,7 @@ export class AdapterSet {
   /** @throws ERR_BUSY while an adapter is trained. */
   checkNoTraining(op: string): void {
     for (const { training } of this.#runs)
-      if (training) busy(op, 'a Trainer trains an adapter of the model: await its run, or leave its loop');
+      if (training) busy(op, 'a Trainer trains the model: await its run, or leave its loop');
   }
 
   /** Waits until nothing reads or changes the weights. */

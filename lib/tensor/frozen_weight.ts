@@ -1,11 +1,14 @@
-/** A frozen matrix in the layout that the kernels of its device read. */
+/** A matrix in the layout that the kernels of its device read: frozen, or the rounded copy of a master that is trained. */
 import type { NativeTensor, NativeWeight, StoredDType, WeightFormat } from '../native/binding';
 import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import type { DType, FloatDType } from './dtype';
 import { LoRAError } from '../errors';
 import { checkFloat } from './arguments';
-import { type Tensor, wrap } from './tensor';
+import { adoptParameter } from './create';
+import { rawCast } from './raw';
+import { computed, runDetached } from './scope';
+import { type Parameter, type Tensor, wrap } from './tensor';
 import { check, shapeText } from '../validate';
 
 export type QuantisedFormat = Extract<WeightFormat, 'int8' | 'nf4' | 'fp4'>;
@@ -38,16 +41,76 @@ export function scalesOf(format: QuantisedFormat, magnitudes: Float32Array): Flo
 export class FrozenWeight {
   #refs = 1;
   #disposed = false;
+  /** null: it is packed when it is read. */
+  #handle: NativeWeight | null;
+  #format: FloatDType | QuantisedFormat;
+  #master: Parameter | undefined;
+  /** The version of the master that is packed. */
+  #packed = 0;
 
   private constructor(
-    readonly handle: NativeWeight,
+    handle: NativeWeight,
     readonly rows: number,
     readonly cols: number,
     readonly dtype: DType,
     readonly device: Device,
-    /** How its values are kept. */
-    readonly format: FloatDType | QuantisedFormat,
-  ) {}
+    format: FloatDType | QuantisedFormat,
+  ) {
+    this.#handle = handle;
+    this.#format = format;
+  }
+
+  /** What ops read; while it is trained, the values of the master at the time of the call. */
+  get handle(): NativeWeight {
+    const master = this.#master;
+    if (master && master.version !== this.#packed) this.forgetPacked();
+    return (this.#handle ??= this.#pack(master!));
+  }
+
+  /** How its values are kept. */
+  get format(): FloatDType | QuantisedFormat {
+    return this.#format;
+  }
+
+  #pack(master: Parameter): NativeWeight {
+    this.#packed = master.version;
+    this.#format = this.dtype as FloatDType;
+    return runDetached(null, () => {
+      const rounded = rawCast(master, this.dtype);
+      const shape = [this.rows, this.cols];
+      const handle = call().pack(rounded.handle, null, this.dtype as FloatDType, shape, this.dtype);
+      rounded.dispose();
+      return handle;
+    });
+  }
+
+  /** The f32 master that it follows while it is trained. */
+  get master(): Parameter | undefined {
+    return this.#master;
+  }
+
+  /** Makes a master of its values, row-major [rows, cols]; ops read them rounded to `dtype` until freeze(). */
+  train(name: string): Parameter {
+    const values = computed(() => rawCast(this.unpack(), 'f32'));
+    this.#master = adoptParameter(values, name);
+    this.#packed = 0;
+    return this.#master;
+  }
+
+  /** Frees the packed copy of a master: where the master itself is multiplied, its memory is of better use. */
+  forgetPacked(): void {
+    if (!this.#master || !this.#handle) return;
+    binding().release(this.#handle);
+    this.#handle = null;
+  }
+
+  /** Keeps the values of the master, rounded, and frees it. */
+  freeze(): void {
+    if (!this.#master) return;
+    void this.handle; // packs the last values
+    this.#master.dispose();
+    this.#master = undefined;
+  }
 
   /** The dtype in which a matrix of floats is kept for activations of `dtype`: its own where the device reads it so, else theirs. */
   static keptDType(stored: FloatDType, dtype: FloatDType, device: Device): FloatDType {
@@ -160,6 +223,7 @@ export class FrozenWeight {
   /** The row-major matrix [rows, cols] in `dtype`. */
   unpack(): Tensor {
     this.check('unpack');
+    if (this.#master) return rawCast(this.#master, this.dtype); // packed copies are for products
     return wrap(call().unpack(this.handle), this.dtype, [this.rows, this.cols], this.device);
   }
 
@@ -190,6 +254,8 @@ export class FrozenWeight {
 
   /** @internal */
   release(): void {
-    if (--this.#refs === 0) binding().release(this.handle);
+    if (--this.#refs > 0) return;
+    this.#master?.dispose();
+    if (this.#handle) binding().release(this.#handle);
   }
 }

@@ -1,13 +1,13 @@
 /** An adapter, as what is trained. */
+import { loadCheckpoint } from '../formats/checkpoint';
 import type { CausalLM } from '../models/causal_lm';
+import type { Optimizer } from '../optim/optimizer';
 import type { Adapter } from '../peft/adapter';
 import { readAdapter, writeAdapterWith } from '../peft/adapter_files';
 import type { Parameter } from '../tensor/tensor';
 import type { MoreFiles, SubjectFacts, TrainingSubject } from './subject';
 
 export class AdapterSubject implements TrainingSubject {
-  readonly key = 'adapter';
-
   constructor(
     private readonly model: CausalLM,
     readonly adapter: Adapter,
@@ -17,8 +17,16 @@ export class AdapterSubject implements TrainingSubject {
     return `adapter '${this.adapter.name}'`;
   }
 
-  get state(): Adapter {
-    return this.adapter;
+  get states(): { adapter: Adapter } {
+    return { adapter: this.adapter };
+  }
+
+  get bytes(): number {
+    return 4 * this.parameters().reduce((sum, { numel }) => sum + numel, 0);
+  }
+
+  async checkFolder(): Promise<void> {
+    // Its files lie beside whatever else is there.
   }
 
   get facts(): SubjectFacts {
@@ -52,6 +60,10 @@ export class AdapterSubject implements TrainingSubject {
 
   async save(dir: string, more?: MoreFiles): Promise<void> {
     await this.adapter.saveWith(dir, more);
+  }
+
+  async load(checkpoint: string, optimizer?: Optimizer): Promise<void> {
+    await loadCheckpoint(checkpoint, { ...this.states, ...(optimizer && { optimizer }) });
   }
 
   async copy(checkpoint: string, dir: string, more: MoreFiles): Promise<void> {

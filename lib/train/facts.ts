@@ -49,7 +49,8 @@ export function subjectFacts({ model, subject, data, record }: RunFacts): Fact[]
   const what = [file, examples, counted].filter((part) => part !== undefined).join(', ');
   const modules = [...new Set(subject.facts.modules.map(lastPart))].sort();
   const { parameterCount } = model;
-  const share = (100 * record.trainableParameters) / (parameterCount + record.trainableParameters);
+  const frozen = parameterCount - (subject.adapter === null ? record.trainableParameters : 0);
+  const share = (100 * record.trainableParameters) / (frozen + record.trainableParameters);
   return [
     ['Base model', baseModelName(model.directory)],
     ['Kind', `${model.config.modelType}, ${grouped(parameterCount)} parameters, ${model.dtype}`],

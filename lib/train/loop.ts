@@ -1,7 +1,6 @@
 /** The loop of a training run: its steps, evaluations and checkpoints, and what is kept when it ends early or fails. */
 import type { DataSource } from '../data/example';
 import { LoRAError } from '../errors';
-import { loadCheckpoint } from '../formats/checkpoint';
 import type { CausalLM } from '../models/causal_lm';
 import type { Optimizer } from '../optim/optimizer';
 import { settle } from '../tensor/state';
@@ -113,7 +112,7 @@ export class TrainingLoop {
     const { options, subject, optimizer } = this.#parts;
     const { maxTokens } = options;
     this.#tokens = await replay(from, groups, this.#taken, { maxTokens, signal: this.#signal });
-    await loadCheckpoint(from.dir, { [subject.key]: subject.state, optimizer });
+    await subject.load(from.dir, optimizer);
     // An abort may have come between the step and its evaluation.
     if (this.#start > 0 && this.#evaluationIsDue && (yield* this.#evaluate())) this.#best = from.dir;
   }
@@ -203,7 +202,7 @@ export class TrainingLoop {
       );
     await output.saveFinal(subject, card, dir);
     // Last, so that after a failure before it the adapter is still that of the last step.
-    await loadCheckpoint(dir, { [subject.key]: subject.state });
+    await subject.load(dir);
   }
 
   /** Keeps what was trained, wherever the abort or the failure came; a step that was not finite is left to the checkpoints before it. */

@@ -72,7 +72,13 @@ ${list(resultFacts(run))}
 
 ## How to use it
 
-With lora-native, where \`${shown}\` is the folder of the base model and \`ADAPTER\` this one:
+${relation === 'adapter' ? adapterUse(shown) : modelUse}
+${library === 'peft' ? withPeft(shown) : ''}`;
+  return signed(text);
+}
+
+const adapterUse = (shown: string): string =>
+  `With lora-native, where \`${shown}\` is the folder of the base model and \`ADAPTER\` this one:
 
 \`\`\`js
 import { CausalLM } from 'lora-native';
@@ -80,10 +86,25 @@ import { CausalLM } from 'lora-native';
 const model = await CausalLM.fromPretrained('${shown}');
 await model.loadAdapter('ADAPTER');
 const { text } = await model.generate('Once upon a time');
+\`\`\``;
+
+const modelUse = `It is a whole model. With lora-native, where \`MODEL\` is this folder:
+
+\`\`\`js
+import { CausalLM } from 'lora-native';
+
+const model = await CausalLM.fromPretrained('MODEL');
+const { text } = await model.generate('Once upon a time');
 \`\`\`
-${library === 'peft' ? withPeft(shown) : ''}`;
-  return signed(text);
-}
+
+With transformers:
+
+\`\`\`python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("MODEL")
+tokenizer = AutoTokenizer.from_pretrained("MODEL")
+\`\`\``;
 
 const withPeft = (shown: string): string => `
 With PEFT:

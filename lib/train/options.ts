@@ -33,13 +33,16 @@ export type ScheduleName = keyof typeof schedules;
  * const options: TrainerOptions = { model, data, outDir: 'run', epochs: 3, batchSize: 4, lr: 2e-4 };
  */
 export interface TrainerOptions {
-  /** The model, with a trainable active adapter. */
+  /** The model, with a trainable active adapter, or after `trainAll()`. */
   model: CausalLM;
   /** The examples; shuffled anew in every epoch, by `seed`: all of them where `data` says its length, else in a window. */
   data: DataSource;
   /** Held-out examples, for `evalEvery`. */
   evalData?: DataSource | undefined;
-  /** The final adapter, and checkpoint-N folders while it runs. Nothing is written when absent. */
+  /**
+   * The final adapter or model, and checkpoint-N folders while it runs. Nothing is written when absent. A checkpoint of a whole model is a model directory
+   * with the state of the optimizer (f32, AdamW: 12 bytes a parameter); a disk without room for the run's is refused before the first step.
+   */
   outDir?: string | undefined;
   /** Steps, epochs or tokens; one of them. Default: one epoch. */
   maxSteps?: number | undefined;
@@ -106,7 +109,9 @@ export interface TrainerOptions {
    * checkpoint, without the samples. Default false.
    */
   report?: boolean | undefined;
-  /** What is trained. Default: the parameters of the active adapter. */
+  /** What is trained: the active adapter, or the weights after `model.trainAll()`. Default: 'all' after that, else 'adapter'. */
+  train?: 'adapter' | 'all' | undefined;
+  /** Which of its parameters are trained. Default: all of them. */
   parameters?: readonly Parameter[] | undefined;
   /**
    * Takes the steps: a name, for one with `lr` and `weightDecay`, or an optimizer of your own, which is not disposed at the end. Default 'adamw'.

@@ -6,7 +6,7 @@ import { LoRAError } from '../errors';
 import { makeDirectory, writeFileAtomic, writeNewFile } from '../formats/atomic';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { refuseLink } from '../formats/links';
-import { cardFile } from '../formats/model_files';
+import { adapterConfigFile, cardFile, configFile } from '../formats/model_files';
 import { systemReason } from '../formats/system_reason';
 import type { Optimizer } from '../optim/optimizer';
 import { temporaryBeside } from '../formats/temporary';
@@ -40,7 +40,7 @@ export class OutputDirectory {
       await make?.();
       const { names } = await SavedFolder.open(this.dir);
       const earlier = [...names].find(
-        (file) => file === 'adapter_config.json' || /^checkpoint-\d+$/.test(file),
+        (file) => [adapterConfigFile, configFile].includes(file) || /^checkpoint-\d+$/.test(file),
       );
       if (earlier === undefined || resume) return;
       throw new LoRAError(
@@ -74,7 +74,7 @@ export class OutputDirectory {
     await saveTogether(dir, async (temporary) => {
       await subject.save(temporary);
       await saveCheckpoint(temporary, {
-        [subject.key]: subject.state,
+        ...subject.states,
         optimizer,
         step,
         settings: JSON.stringify(settings),

@@ -1,5 +1,6 @@
 /** What a Trainer trains. A kind of it is a class beside this file; they meet in subjects.ts. */
 import type { Adapter } from '../peft/adapter';
+import type { Optimizer } from '../optim/optimizer';
 import type { Settling, Stateful } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
 
@@ -10,7 +11,7 @@ export interface SubjectFacts {
   /** The library that reads its files, as the Hub names it. */
   readonly library: string;
   /** What it is to its base, as the Hub names it. */
-  readonly relation: 'adapter';
+  readonly relation: 'adapter' | 'finetune';
   /** Tags of its card. */
   readonly tags: readonly string[];
   /** Its own settings. */
@@ -24,14 +25,12 @@ export type MoreFiles = (folder: string) => Promise<void>;
 
 /** The Trainer knows nothing else of what it trains. */
 export interface TrainingSubject {
-  /** What its state is called in checkpoint.safetensors. */
-  readonly key: string;
   /** What sentences call it. */
   readonly label: string;
-  /** The adapter of its forward passes; null: the base alone. */
+  /** The adapter of its forward passes; null: the base alone, of which there is nothing to compare with while it is trained. */
   readonly adapter: Adapter | null;
-  /** What training continues from, bit for bit. */
-  readonly state: Stateful & Settling;
+  /** What of its state is in checkpoint.safetensors, by name: training continues from that and from its files, bit for bit. */
+  readonly states: Readonly<Record<string, Stateful & Settling>>;
   readonly facts: SubjectFacts;
   /** All that backward() fills. */
   parameters(): Parameter[];
@@ -41,8 +40,14 @@ export interface TrainingSubject {
   acquire(op: string): () => void;
   /** What checkpoints are compared with. */
   settings(): Readonly<Record<string, unknown>>;
+  /** Bytes of its files, about. */
+  readonly bytes: number;
+  /** @throws ERR_FILE for a folder into which it cannot be written. */
+  checkFolder(dir: string): Promise<void>;
   /** Writes it as programs read it. */
   save(dir: string, more?: MoreFiles): Promise<void>;
+  /** Takes what a checkpoint holds of it, and of the optimizer where one is given. */
+  load(checkpoint: string, optimizer?: Optimizer): Promise<void>;
   /** Writes what a checkpoint of it holds into `dir`. */
   copy(checkpoint: string, dir: string, more: MoreFiles): Promise<void>;
 }

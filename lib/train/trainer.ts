@@ -14,6 +14,7 @@ import { OutputDirectory } from './output';
 import { modelCard } from './model_card';
 import { RunRecord } from './record';
 import { Report } from './report/report';
+import { checkDisk } from './disk';
 import type { TrainingSubject } from './subject';
 import { subjectOf } from './subjects';
 import { bestCheckpoint, newestCheckpoint, readRunState, settingsOf, type RunSettings } from './resume';
@@ -22,7 +23,7 @@ import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './opt
 import type { EvalEvent, RunOptions, TrainerEvent, TrainerResult } from './events';
 
 /**
- * Trains the active LoRA adapter of a model.
+ * Trains the active adapter of a model, or after `model.trainAll()` the weights themselves.
  *
  * A step takes `gradientAccumulationSteps` batches, and its loss is Σ token losses ÷ counted tokens over all
  * of them, so that a token weighs the same wherever it stands. Gradients are clipped to `maxGradNorm`, and the
@@ -52,7 +53,7 @@ export class Trainer {
   /**
    * Checks every option; nothing runs yet.
    *
-   * @throws ERR_ARGUMENT for a bad option, without a trainable active adapter, and for a one-shot iterator where the data
+   * @throws ERR_ARGUMENT for a bad option, without a trainable active adapter or trainable weights, and for a one-shot iterator where the data
    * is read twice; ERR_UNSUPPORTED for a model in f16.
    */
   constructor(options: TrainerOptions) {
@@ -62,7 +63,7 @@ export class Trainer {
     this.#data = data;
     if ((this.#options.epochs ?? 1) > 1) checkRereadable('Trainer', data);
     if (model.dtype === 'f16') refuseF16Training('Trainer');
-    this.#subject = subjectOf(model);
+    this.#subject = subjectOf(model, this.#options.train);
     this.#parameters = options.parameters ?? this.#subject.parameters();
     const { lr, weightDecay, outDir } = this.#options;
     const { optimizer: given = 'adamw' } = options;
@@ -77,7 +78,7 @@ export class Trainer {
    * Trains. Iterate the handle for its events, which wait for the consumer, or await it for the result. A Trainer runs once.
    *
    * @throws (when it runs) ERR_BUSY while another run trains the adapter, ERR_DATA for examples that are none, ERR_NON_FINITE for a loss or gradient that is no number,
-   * ERR_FILE for an `outDir` that holds a run or cannot be written, the reason of the signal when aborted.
+   * ERR_FILE for an `outDir` that holds a run or cannot be written, and for a disk with too little room, the reason of the signal when aborted.
    * @example
    * const { step, loss, dir } = await new Trainer({ model, data, outDir: 'run', maxSteps: 200 }).run({ signal });
    */
@@ -120,7 +121,7 @@ export class Trainer {
       if (this.#output || this.#options.resume !== false)
         this.#settings = await settingsOf(this.#options, this.#model, this.#subject);
       const begin = await this.#resume();
-      await this.#output?.open(begin !== undefined);
+      await this.#openOutput(begin !== undefined);
       this.#updates.clearGradients(); // what the program left would enter the first step
       return yield* this.#record.watch(this.#loop(begin, signal).run());
     } finally {
@@ -140,6 +141,26 @@ export class Trainer {
   /** @internal The path of the report, once it is written: also that of a run which was interrupted or failed. */
   get reportPath(): string | undefined {
     return this.#report?.path;
+  }
+
+  /** Refuses a folder and a disk that the run could not be written to. */
+  async #openOutput(resumed: boolean): Promise<void> {
+    if (!this.#output) return;
+    const { dir } = this.#output;
+    await this.#subject.checkFolder(dir);
+    await this.#output.open(resumed);
+    const { saveEvery, saveLimit = Infinity, totalSteps = Infinity, keepBest } = this.#options;
+    const every = saveEvery ?? Infinity;
+    // While one is written, those before it are there; an abort writes one, too.
+    const wanted = Math.min(saveLimit + (keepBest ? 2 : 1), Math.floor(totalSteps / every));
+    const { bytes } = this.#subject;
+    const masters = Object.keys(this.#subject.states).length * 4 * this.#trainable;
+    const checkpoint = bytes + masters + this.#optimizer.stateBytes;
+    await checkDisk(dir, {
+      files: bytes,
+      checkpoint,
+      checkpoints: Number.isFinite(wanted) ? Math.max(1, wanted) : 1,
+    });
   }
 
   /** Writes the report where one is wanted. */
@@ -165,12 +186,16 @@ export class Trainer {
     return { from, best: keepBest ? await bestCheckpoint(from, outDir!) : undefined };
   }
 
+  get #trainable(): number {
+    return this.#parameters.reduce((sum, { numel }) => sum + numel, 0);
+  }
+
   #loop(begin: LoopBegin | undefined, signal: AbortSignal | undefined): TrainingLoop {
     const parts = {
       ...this.#facts(),
       optimizer: this.#optimizer,
       updates: this.#updates,
-      trainableParameters: this.#parameters.reduce((sum, p) => sum + p.numel, 0),
+      trainableParameters: this.#trainable,
       output: this.#output,
       settings: this.#settings,
       card: () => modelCard(this.#facts()),

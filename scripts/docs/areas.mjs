@@ -55,6 +55,7 @@ export const areas = [
       'AdapterConfigs',
       'AdapterConfig',
       'AdapterMethodName',
+      'TrainAllOptions',
       'AddAdapterOptions',
       'LoadAdapterOptions',
       'CombineAdaptersOptions',

@@ -61,7 +61,7 @@ acceptance('replay in bf16', missing, 'replay.mjs', [
   'bf16',
 ]);
 // On the emulated GPU cuda_methods.test.ts takes a smaller model: these would take minutes each.
-for (const name of ['ia3', 'houlsby', 'pfeiffer', 'prompt'])
+for (const name of ['full', 'ia3', 'houlsby', 'pfeiffer', 'prompt'])
   acceptance(`method ${name}`, missing, 'methods.mjs', [
     join(shared, 'data/golden-methods', name),
     ...device,

@@ -1,6 +1,6 @@
-/** Methods beside LoRA on the emulated GPU: logits, gradients and texts are those of the reference. */
+/** Methods beside LoRA, and full fine-tuning, on the emulated GPU: logits, gradients and texts are those of the reference. */
 import { rmSync } from 'node:fs';
-import { CausalLM, type Adapter, type AdapterConfigInput, type Device } from '../../lib/index';
+import { AdamW, CausalLM, type Adapter, type AdapterConfigInput, type Device } from '../../lib/index';
 import { gpu, onGpu } from '../support/emulated';
 import { fillAdapter } from '../support/fill_adapter';
 import { relativeError } from '../support/numbers';
@@ -50,3 +50,25 @@ for (const [name, config] of Object.entries(configs))
       expect(relativeError(gradient, want.gradients[i]!)).toBeLessThan(1e-3);
     expect(own.ids).toEqual(want.ids);
   });
+
+onGpu('full fine-tuning: gradients, a step and a text', async () => {
+  const results = [];
+  for (const device of [gpu, 'reference'] satisfies Device[]) {
+    const model = await CausalLM.fromPretrained(dir, { device });
+    const parameters = model.trainAll();
+    model.forward(rows, { labels: rows }).loss.backward();
+    const gradients = await Promise.all(parameters.map((p) => p.grad!.data()));
+    const optimizer = new AdamW(parameters, { lr: 0.01 });
+    optimizer.step();
+    const { ids } = await model.generate(rows[0]!, { maxNewTokens: 3, temperature: 0, ignoreEos: true });
+    const { loss } = model.forward(rows, { labels: rows });
+    results.push({ gradients, ids, loss: await loss.item() });
+    optimizer.dispose();
+    await model.dispose();
+  }
+  const [own, want] = results as [(typeof results)[0], (typeof results)[0]];
+  for (const [i, gradient] of own.gradients.entries())
+    expect(relativeError(gradient, want.gradients[i]!)).toBeLessThan(1e-3);
+  expect(Math.abs(own.loss / want.loss - 1)).toBeLessThan(1e-4);
+  expect(own.ids).toEqual(want.ids);
+});

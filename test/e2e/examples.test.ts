@@ -261,6 +261,23 @@ example(
   },
 );
 
+example('full.mjs', 'the whole model learns, and its folder is a plain model', (run) => {
+  const lines = run(base, '20');
+  expect(lines[1]).toMatch(/^trained: (\d+) of \1 numbers$/);
+  expect(numbers(lines, /^checkpoint of step (\d+)$/)).toEqual([5, 10, 15, 20]);
+  const loss = after(lines, 'after 20 steps: loss');
+  expect(Number(loss)).toBeLessThan(Number(after(lines, 'base: loss')));
+  expect(after(lines, 'read again: loss')).toBe(loss);
+  const files = after(lines, 'files:').split(', ');
+  expect(files).toEqual(
+    expect.arrayContaining(['README.md', 'checkpoint-20', 'config.json', 'model.safetensors']),
+  );
+  expect(files).not.toContain('checkpoint-15');
+  expect(lines).toContain('[addAdapter] the weights of the model are trained: call freeze() first');
+  expect(after(lines, 'then:')).toMatch(/^Adapter\('default', r 8, /);
+  expect(after(lines, 'only norms:')).toMatch(/^\d+ tensors, \d+ numbers$/);
+});
+
 example('evaluate.mjs', 'the checkpoint with the lowest held-out loss is the one that is kept', (run) => {
   const lines = run(base, '40', 'evaluate-run');
   const evals = lines.flatMap((line) => {

@@ -432,7 +432,7 @@ test('a run that holds an adapter keeps it', async () => {
   await expect(model.removeAdapter('default')).rejects.toMatchObject({ code: 'ERR_BUSY' });
   await expect(model.dispose()).rejects.toMatchObject({
     code: 'ERR_BUSY',
-    message: '[dispose] a Trainer trains an adapter of the model: await its run, or leave its loop',
+    message: '[dispose] a Trainer trains the model: await its run, or leave its loop',
   });
   expect(() => model[Symbol.dispose]()).toThrow(expect.objectContaining({ code: 'ERR_BUSY' }));
   release();

@@ -47,6 +47,11 @@ const cases: Case[] = [
     inputs: [{ shape: [2, 2, 6] }],
   },
   {
+    name: 'rms_norm whose weight is trained',
+    fn: () => (x, weight) => rmsNorm(x, weight, 1e-5),
+    inputs: [{ shape: [2, 2, 6] }, { shape: [6] }],
+  },
+  {
     name: 'rope',
     fn: (device) => (x) => rope(x, table(4, 9, device), { offset: 3 }),
     inputs: [{ shape: [2, 3, 2, 4] }],

@@ -1,5 +1,5 @@
 // The arguments of the ops are checked at the call, with a sentence that says what was expected.
-import { parameter, tensor, type DType, type Tensor } from '../../lib/index';
+import { tensor, type DType, type Tensor } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
   attention,
@@ -433,12 +433,4 @@ test('a disposed weight is ERR_DISPOSED, op by op', () => {
   };
   for (const [op, call] of Object.entries(calls))
     expectThrow(call, 'ERR_DISPOSED', `[${op}] the weight has been disposed`);
-});
-
-test('the weight of a norm has no gradient', () => {
-  expectThrow(
-    () => rmsNorm(x([6]), parameter(x([6])), 1e-5),
-    'ERR_UNSUPPORTED',
-    '[rms_norm] the weight of a norm is frozen',
-  );
 });

@@ -86,8 +86,7 @@ function sampleTexts({ samples, heldOut, missing }: Samples): string {
   const article = ({ prompt, expected, before, after }: Sample): string =>
     `<article>
 ${textBlock('Prompt', prompt)}
-${textBlock('The base model', before)}
-${textBlock('With the adapter', after)}
+${before === undefined ? '' : `${textBlock('The base model', before)}\n`}${textBlock(before === undefined ? 'The trained model' : 'With the adapter', after)}
 ${textBlock('In the data', expected)}
 </article>`;
   const from = heldOut ? 'held-out examples, which were not trained on' : 'examples that were trained on';

@@ -8,7 +8,8 @@ export interface Sample {
   readonly prompt: string;
   /** What the data says. */
   readonly expected: string;
-  readonly before: string;
+  /** Without the adapter; absent where the weights themselves are trained. */
+  readonly before?: string;
   readonly after: string;
 }
 
@@ -101,9 +102,9 @@ export async function makeSamples(
       if (performance.now() > deadline)
         return { samples, heldOut, missing: `the first ones took ${mostSeconds} seconds` };
       const { ids, prompt, expected } = questionOf(example, model);
-      const before = await writtenText(model, ids, { adapter: null, deadline, signal });
+      const before = adapter && (await writtenText(model, ids, { adapter: null, deadline, signal }));
       const after = await writtenText(model, ids, { adapter, deadline, signal });
-      samples.push({ prompt, expected, before, after });
+      samples.push({ prompt, expected, ...(before === null ? {} : { before }), after });
     }
     return { samples, heldOut };
   } catch (error) {

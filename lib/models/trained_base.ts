@@ -1,0 +1,151 @@
+/** The weights of a model as parameters: full fine-tuning, of all of them or of those that patterns name. */
+import { LoRAError } from '../errors';
+import { adoptParameter } from '../tensor/create';
+import { quantisedFormats } from '../tensor/frozen_weight';
+import { rawCast } from '../tensor/raw';
+import { runDetached } from '../tensor/scope';
+import { Parameter } from '../tensor/tensor';
+import { check, describe, isListOf, listed, suggest } from '../validate';
+import type { ModelConfig } from './config';
+import { EMBEDDING, HEAD, namedWeights, type ModelWeights, type NamedWeight } from './tensor_table';
+import type { ModelDType } from './weights';
+
+/** What {@link CausalLM.trainAll} takes. */
+export interface TrainAllOptions {
+  /**
+   * Names of tensors or of their modules, as in the files of the model, in which `*` stands for anything: `['*.self_attn.*']`. Default: all.
+   */
+  only?: readonly string[] | undefined;
+}
+
+const op = 'trainAll';
+
+/** Whether a name is what a pattern says. */
+function matches(pattern: string, name: string): boolean {
+  const parts = pattern.split('*');
+  const [first, last] = [parts[0]!, parts.at(-1)!];
+  if (parts.length === 1) return name === pattern;
+  if (!name.startsWith(first) || !name.endsWith(last) || name.length < first.length + last.length)
+    return false;
+  let at = first.length;
+  for (const part of parts.slice(1, -1)) {
+    const found = name.indexOf(part, at);
+    if (found < 0) return false;
+    at = found + part.length;
+  }
+  return at <= name.length - last.length;
+}
+
+const moduleOf = (name: string): string => name.slice(0, name.lastIndexOf('.'));
+
+/** The tensors that the patterns name. @throws ERR_ARGUMENT for a pattern that names none. */
+function chosen(config: ModelConfig, all: readonly NamedWeight[], only: readonly string[]): NamedWeight[] {
+  const isMeant = (pattern: string, name: string): boolean =>
+    matches(pattern, name) || matches(pattern, moduleOf(name));
+  for (const pattern of only) {
+    if (all.some(({ name }) => isMeant(pattern, name))) continue;
+    const near = suggest(
+      pattern,
+      all.map(({ name }) => moduleOf(name)),
+    );
+    const tied = config.tieWordEmbeddings && isMeant(pattern, `${HEAD}.weight`);
+    const help = tied
+      ? `: the model has no ${HEAD} of its own, its matrix is ${EMBEDDING}`
+      : near
+        ? `; did you mean '${near}'?`
+        : `; it has ${listed(all.map(({ name }) => name))}`;
+    check(false, op, `only: ${describe(pattern)} names no tensor of the model${help}`);
+  }
+  return all.filter(({ name }) => only.some((pattern) => isMeant(pattern, name)));
+}
+
+export class TrainedBase {
+  #trained: readonly (readonly [NamedWeight, Parameter])[] = [];
+
+  constructor(
+    private readonly config: ModelConfig,
+    private readonly weights: ModelWeights,
+    private readonly dtype: ModelDType,
+  ) {}
+
+  /** The parameters, in the order of the files; none while all is frozen. */
+  get parameters(): Parameter[] {
+    return this.#trained.map(([, parameter]) => parameter);
+  }
+
+  get active(): boolean {
+    return this.#trained.length > 0;
+  }
+
+  /** Counts the changes of the parameters. */
+  get revision(): number {
+    let revision = 0;
+    for (const [, { version }] of this.#trained) revision += version;
+    return revision;
+  }
+
+  /**
+   * Gives each tensor that is meant an f32 master.
+   * @throws ERR_ARGUMENT for a pattern that names none, ERR_UNSUPPORTED for a quantised one, ERR_OUT_OF_MEMORY, after which all is frozen.
+   */
+  start(only: readonly string[]): Parameter[] {
+    const isText = (one: unknown): boolean => typeof one === 'string' && one !== '';
+    check(
+      isListOf(only, isText) && only.length > 0,
+      op,
+      () => `expected only to be a list of patterns but received ${describe(only)}`,
+    );
+    const entries = chosen(this.config, [...namedWeights(this.config, this.weights)], only);
+    for (const entry of entries) refuseQuantised(entry);
+    const trained: [NamedWeight, Parameter][] = [];
+    try {
+      for (const entry of entries) trained.push([entry, masterOf(entry)]);
+    } catch (error) {
+      this.#freeze(trained);
+      throw error;
+    }
+    this.#trained = trained;
+    return this.parameters;
+  }
+
+  /** Keeps the values that the parameters have now, rounded to the dtype of the model. */
+  freeze(): void {
+    this.#freeze(this.#trained);
+    this.#trained = [];
+  }
+
+  #freeze(trained: readonly (readonly [NamedWeight, Parameter])[]): void {
+    for (const [entry, parameter] of trained) {
+      if ('tensor' in entry) {
+        entry.replace(runDetached(null, () => rawCast(parameter, this.dtype)));
+        parameter.dispose();
+      } else matrixOf(entry).freeze();
+    }
+  }
+}
+
+const matrixOf = (entry: Exclude<NamedWeight, { tensor: unknown }>) =>
+  'matrix' in entry ? entry.matrix : entry.linear.base;
+
+function masterOf(entry: NamedWeight): Parameter {
+  if (!('tensor' in entry)) return matrixOf(entry).train(entry.name);
+  const { name, tensor, replace } = entry;
+  const parameter = adoptParameter(
+    runDetached(null, () => rawCast(tensor, 'f32')),
+    name,
+  );
+  replace(parameter);
+  tensor.dispose();
+  return parameter;
+}
+
+function refuseQuantised(entry: NamedWeight): void {
+  if ('tensor' in entry) return;
+  const { format } = matrixOf(entry);
+  if (!(quantisedFormats as readonly string[]).includes(format)) return;
+  throw new LoRAError(
+    'ERR_UNSUPPORTED',
+    `[${op}] ${entry.name} is kept in ${format} and cannot be trained: load the model without quantize, or train an adapter`,
+    { op },
+  );
+}

@@ -1,0 +1,147 @@
+/** The weights of the model itself, as what is trained: its files are a plain model directory. */
+import { copyFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { loadCheckpoint } from '../formats/checkpoint';
+import { SavedFolder, saveTogether } from '../formats/file_group';
+import { modelFiles } from '../formats/model_files';
+import { openModelTensors } from '../formats/sharded';
+import type { CausalLM } from '../models/causal_lm';
+import { checkNotSource } from '../models/save';
+import { dtypeOf } from '../models/weights';
+import type { Optimizer } from '../optim/optimizer';
+import { runDetached } from '../tensor/scope';
+import { SlicedUpload } from '../tensor/slices';
+import { checkSaved, prepare, restore, type StateDict } from '../tensor/state';
+import type { Parameter } from '../tensor/tensor';
+import { check, describe } from '../validate';
+import { isRecord } from '../formats/json';
+import type { MoreFiles, SubjectFacts, TrainingSubject } from './subject';
+
+const op = 'Trainer';
+
+/** The f32 masters: in bf16 the model directory has their rounded values alone. */
+class Masters {
+  constructor(private readonly parameters: readonly Parameter[]) {}
+
+  stateDict(): StateDict {
+    return { tensors: Object.fromEntries(this.parameters.map((p) => [p.name, p.detach()])) };
+  }
+
+  loadStateDict(state: StateDict): void {
+    this[prepare](state)();
+  }
+
+  [prepare]({ tensors }: StateDict): () => void {
+    check(
+      isRecord(tensors),
+      op,
+      () => `expected tensors of the state to be an object but received ${describe(tensors)}`,
+    );
+    const saved: Record<string, unknown> = tensors;
+    for (const p of this.parameters) checkSaved(op, p.name, p, saved[p.name]);
+    return () => {
+      for (const p of this.parameters) {
+        restore(op, p.name, p, saved[p.name]);
+        p.version++;
+      }
+    };
+  }
+}
+
+export class ModelSubject implements TrainingSubject {
+  readonly adapter = null;
+  readonly label = 'the weights of the model';
+  readonly #parameters: readonly Parameter[];
+
+  constructor(private readonly model: CausalLM) {
+    this.#parameters = model.trainedParameters;
+  }
+
+  get states(): { model?: Masters } {
+    return this.model.dtype === 'f32' ? {} : { model: new Masters(this.#parameters) };
+  }
+
+  get facts(): SubjectFacts {
+    const modules = this.#parameters.map(({ name }) => name.slice(0, name.lastIndexOf('.')));
+    return {
+      title: 'Fine-tuned copy',
+      library: 'transformers',
+      relation: 'finetune',
+      tags: [],
+      settings: [['Method', 'full fine-tuning']],
+      modules,
+    };
+  }
+
+  get bytes(): number {
+    return this.model.parameterCount * (this.model.dtype === 'f32' ? 4 : 2);
+  }
+
+  parameters(): Parameter[] {
+    return [...this.#parameters];
+  }
+
+  /** Its forward passes have no dropout, and change nothing. */
+  mark(): () => void {
+    return () => undefined;
+  }
+
+  acquire(by: string): () => void {
+    return this.model.acquireForTraining(by, null);
+  }
+
+  settings(): Readonly<Record<string, unknown>> {
+    return { method: 'full', trained: this.#parameters.map(({ name }) => name) };
+  }
+
+  /** The folder of the model that is trained keeps its files. */
+  async checkFolder(dir: string): Promise<void> {
+    await checkNotSource(dir, this.model.directory, op);
+  }
+
+  async save(dir: string, more?: MoreFiles): Promise<void> {
+    await this.model.saveWith(dir, more);
+  }
+
+  async load(checkpoint: string, optimizer?: Optimizer): Promise<void> {
+    const { states } = this;
+    if (!states.model) await this.#read(checkpoint);
+    await loadCheckpoint(checkpoint, { ...states, ...(optimizer && { optimizer }) });
+  }
+
+  /** Takes the tensors of a model directory. */
+  async #read(dir: string): Promise<void> {
+    const stored = await openModelTensors(dir);
+    try {
+      for (const p of this.#parameters) {
+        const found = stored.get(p.name);
+        const upload = runDetached(
+          null,
+          () => new SlicedUpload(dtypeOf(stored, p.name), 'f32', p.shape, p.device),
+        );
+        try {
+          for await (const slice of found.slices()) await upload.add(slice);
+          p.copyFrom(upload.tensor);
+        } finally {
+          upload.tensor.dispose();
+        }
+      }
+      await stored.checkUnchanged();
+    } finally {
+      await stored.close();
+    }
+  }
+
+  async copy(checkpoint: string, dir: string, more: MoreFiles): Promise<void> {
+    const saved = await SavedFolder.open(checkpoint);
+    await saveTogether(
+      dir,
+      async (folder) => {
+        for (const name of modelFiles)
+          if (saved.has(name)) await copyFile(saved.file(name).path, join(folder, name));
+        await more(folder);
+      },
+      modelFiles,
+    );
+  }
+}
