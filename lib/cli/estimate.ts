@@ -12,6 +12,11 @@ export const estimate = defineCommand({
     ...hubFlags,
     dtype: { ...flags.dtype, choices: ['auto', 'f32', 'bf16'] },
     quantize: flags.quantize,
+    method: {
+      ...flags.method,
+      choices: ['lora', 'full'],
+      help: 'what is trained: an adapter, or all weights',
+    },
     r: flags.r,
     targetModules: flags.targetModules,
     batchSize: flags.batchSize,
@@ -32,6 +37,7 @@ export const estimate = defineCommand({
     const {
       dtype,
       quantize,
+      method,
       r,
       batchSize,
       maxLength: length,
@@ -43,6 +49,7 @@ export const estimate = defineCommand({
     const fit = fitOf(config, {
       ...{ dtype, quantize, r, batchSize, length, gradientCheckpointing, optimizer, streams },
       targetModules: values.targetModules,
+      train: method === 'full' ? 'all' : 'adapter',
     });
     const { estimate, free, fits } = fit;
     if (values.json) return printJson(console, { ...estimate, free, fits });

@@ -7,7 +7,6 @@ import { quantisedByConfig } from '../models/quantize_options';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
 import { estimateMemory, type MemoryEstimate, type MemoryOptions } from '../models/memory';
 import { bestDevice, freeBytes } from '../native/device';
-import type { LoRAConfig } from '../peft/config';
 import { note } from './common';
 import type { Console } from './command';
 import { hubOptions, sizeText } from './hub_report';
@@ -58,7 +57,8 @@ export function fitOf(config: ModelConfig, options: MemoryOptions, free = freeBy
     tensorBytes(estimateMemory(config, { ...options, ...changes }));
   const estimate = estimateMemory(config, options);
   const fits = tensorBytes(estimate) <= free;
-  const whole = options.quantize === undefined && quantisedByConfig(config) === undefined;
+  const whole =
+    options.quantize === undefined && options.train !== 'all' && quantisedByConfig(config) === undefined;
   const possible = (options.streams === undefined ? remedies : servingRemedies).filter(
     ([, { quantize }]) => whole || quantize === undefined,
   );
@@ -71,16 +71,6 @@ export function fitText({ estimate, free, fits, remedy }: ReturnType<typeof fitO
   const need = `about ${sizeText(tensorBytes(estimate))} of memory for tensors, ${sizeText(free)} are free`;
   if (fits) return need;
   return `${need}: it may not fit${remedy === undefined ? '' : `; with ${remedy} it would`}`;
-}
-
-/** What an adapter's size depends on. */
-function adapterShape(config: LoRAConfig): MemoryOptions {
-  const { r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern } = config;
-  const { useDora, modulesToSave } = config;
-  return {
-    ...{ r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern },
-    ...{ useDora, modulesToSave },
-  };
 }
 
 /** Flags of a training run that its memory depends on. */
@@ -97,7 +87,7 @@ interface MemoryValues extends ModelValues {
 /** Says whether the run fits into memory, before its weights are loaded. Throws ERR_OUT_OF_MEMORY where they alone do not. */
 export async function checkMemory(
   values: MemoryValues,
-  adapter: LoRAConfig,
+  trained: (config: ModelConfig) => MemoryOptions,
   console: Console,
 ): Promise<void> {
   const { dtype, quantize, device, batchSize, maxLength: length } = values;
@@ -106,7 +96,7 @@ export async function checkMemory(
   const config = await readModelConfig(values, console, 'model');
   const fit = fitOf(config, {
     ...{ dtype, quantize, batchSize, length, gradientCheckpointing, optimizer },
-    ...adapterShape(adapter),
+    ...trained(config),
   });
   const { weights } = fit.estimate;
   if (weights > fit.free)

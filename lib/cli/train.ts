@@ -1,20 +1,19 @@
+import { join } from 'node:path';
 import { loadDataset } from '../data/dataset';
 import { measuringFile, splitFile, validFile } from '../data/folders';
 import { InputFile } from '../formats/input';
 import { readText } from '../formats/json';
+import { adapterWeightsFile, weightsFile } from '../formats/model_files';
 import type { Evaluation } from '../models/evaluate';
 import { flagsOf, valuesOf } from '../options/option';
 import { adapterOptions, datasetOptions, earlyStoppingOptions, trainerOptions } from '../options/table';
-import { readAdapter, type AdapterFiles } from '../peft/adapter_files';
-import { normalizeLoRAConfig, type LoRAConfig } from '../peft/config';
-import { methodOf, methodOfJson } from '../peft/methods';
 import { OutputDirectory } from '../train/output';
 import { runEnds, type TrainerOptions } from '../train/options';
 import { Trainer } from '../train/trainer';
 import { dataColumns, countsOf, loadModel, modelFlags, note } from './common';
-import { defineCommand, helpFlag, type Console, type Flags, type Values } from './command';
-import { hubOptions } from './hub_report';
+import { defineCommand, helpFlag, type Flags, type Values } from './command';
 import { checkMemory } from './memory_fit';
+import { methodFlag, readStart } from './train_method';
 import { JsonReport, TextReport } from './training_report';
 
 const { data, evalData, outDir, report } = trainerOptions;
@@ -22,6 +21,7 @@ const { data, evalData, outDir, report } = trainerOptions;
 export const trainFlags = {
   ...modelFlags,
   ...{ data, evalData, outDir },
+  method: methodFlag,
   adapter: {
     type: 'string',
     value: 'DIR',
@@ -42,30 +42,29 @@ export const trainFlags = {
 type TrainValues = Values<typeof trainFlags>;
 
 export const train = defineCommand({
-  summary: 'Fine-tunes a language model with LoRA and writes a PEFT adapter.',
+  summary: 'Fine-tunes a language model and writes a PEFT adapter, or with --method full a model.',
   usage: '--model DIR --data FILE [flags]',
   flags: trainFlags,
   exclusive: [
     runEnds,
     ['packing', 'groupByLength'],
-    ...Object.keys(adapterOptions).map((option) => ['adapter', option]),
+    ...['method', ...Object.keys(adapterOptions)].map((option) => ['adapter', option]),
   ],
   json:
     'a line per event: { type: "start" | "step" | "eval" | "checkpoint" | "end", … }, as the events of Trainer; ' +
     'the evaluation of the final adapter follows "end" where the run did not make it',
 
   async run(values, console) {
-    const { seed, outDir, batchSize, maxLength, trainOn } = values;
+    const { outDir, batchSize, maxLength, trainOn } = values;
     // What can be wrong is said before the model is loaded.
     const started = await readStart(values, console);
-    const { config } = started;
     if (values.resume !== true) await new OutputDirectory(outDir).check();
     const files = await dataFiles(values);
     const columns = dataColumns(values.columns);
     for (const path of [files.data, files.evalData])
       if (path !== undefined) await (await InputFile.open(path)).close();
     const chatTemplate = values.chatTemplate === undefined ? undefined : await readText(values.chatTemplate);
-    await checkMemory(values, config, console);
+    await checkMemory(values, started.memory, console);
     const model = await loadModel(values, console);
     try {
       const { tokenizer } = model;
@@ -74,15 +73,15 @@ export const train = defineCommand({
         loadDataset(path, { tokenizer, maxLength, trainOn, chatTemplate, columns, signal });
       const data = await load(files.data);
       const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
-      const adapter =
-        started.files === undefined
-          ? model.addAdapter(config, { seed })
-          : await model.loadAdapter(started.files, { seed, trainable: true });
+      const adapter = await started.begin(model);
       note(console, countsOf(data));
       const trainer = new Trainer({ ...optionsOf(values), model, data, evalData });
       const report = values.json
         ? new JsonReport(console)
-        : new TextReport(console, model.parameterCount, outDir);
+        : new TextReport(console, {
+            frozen: model.parameterCount - (adapter === null ? model.numTrainable : 0),
+            file: join(outDir, adapter === null ? weightsFile : adapterWeightsFile),
+          });
       const evaluate = async (): Promise<Evaluation | undefined> =>
         evalData && model.evaluate(evalData, { adapter, batchSize, signal });
       await follow(trainer, report, evaluate, signal);
@@ -101,18 +100,6 @@ async function dataFiles({
     data: await splitFile(data, undefined),
     evalData: evalData === undefined ? await validFile(data) : await measuringFile(evalData),
   };
-}
-
-/** What the run begins with: the configuration of a new adapter, or an adapter that there is and, of another method, a LoRA of about its size. */
-async function readStart(
-  values: TrainValues,
-  console: Console,
-): Promise<{ config: LoRAConfig; files?: AdapterFiles }> {
-  const { adapter, offline } = values;
-  if (adapter === undefined) return { config: normalizeLoRAConfig(valuesOf(adapterOptions, values)) };
-  const files = await readAdapter(adapter, hubOptions(console, { offline }));
-  const { method, config } = methodOfJson(files.config);
-  return { config: normalizeLoRAConfig(methodOf(method).sizeAsLora(config)), files };
 }
 
 /** The options of a Trainer that flags give. */

@@ -1,4 +1,3 @@
-import { join } from 'node:path';
 import type { StartEvent, StepEvent, TrainerEvent } from '../train/events';
 import { note, printJson } from './common';
 import type { Console } from './command';
@@ -28,15 +27,16 @@ function stepLine(event: StepEvent, totalSteps: number | undefined): string {
 /** The events of a run for people, on standard error. Steps share one line. */
 export class TextReport {
   readonly #console: Console;
-  readonly #baseParameters: number;
-  readonly #outDir: string;
+  readonly #frozen: number;
+  readonly #file: string;
   #totalSteps: number | undefined;
   readonly #status: StatusLine;
 
-  constructor(console: Console, baseParameters: number, outDir: string) {
+  /** `frozen`: how many numbers are not trained; `file`: where the weights are in the end. */
+  constructor(console: Console, { frozen, file }: { frozen: number; file: string }) {
     this.#console = console;
-    this.#baseParameters = baseParameters;
-    this.#outDir = outDir;
+    this.#frozen = frozen;
+    this.#file = file;
     this.#status = new StatusLine(console);
   }
 
@@ -66,7 +66,7 @@ export class TextReport {
           best?.dir === undefined
             ? ''
             : `, of step ${best.step}: the best evaluation, loss ${best.loss.toFixed(4)}`;
-        this.#note(`done: ${join(this.#outDir, 'adapter_model.safetensors')}${kept}`);
+        this.#note(`done: ${this.#file}${kept}`);
         if (event.report !== undefined) this.#note(`report: ${event.report}`);
         break;
       }
@@ -85,7 +85,7 @@ export class TextReport {
 
   #start({ maxSteps, trainableParameters }: StartEvent): void {
     this.#totalSteps = maxSteps;
-    const share = (100 * trainableParameters) / (this.#baseParameters + trainableParameters);
+    const share = (100 * trainableParameters) / (this.#frozen + trainableParameters);
     this.#note(`training ${trainableParameters} parameters (${share.toFixed(2)}%)`);
   }
 

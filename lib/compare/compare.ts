@@ -72,7 +72,9 @@ async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, 
     const { modelDir, signal } = options;
     const watch = memoryWatch();
     const loading = fromPretrainedOptionNames.map((name) => [name, options[name]] as const);
-    const model = await CausalLM.fromPretrained(modelDir, Object.fromEntries(loading));
+    const loadModel = () => CausalLM.fromPretrained(modelDir, Object.fromEntries(loading));
+    const model = await loadModel();
+    let run: ComparisonRun | undefined;
     try {
       const room = roomOf(options, model.config.maxPositionEmbeddings);
       const load = async (source: CompareOptions['data']): Promise<DataSource> => {
@@ -86,12 +88,12 @@ async function* compare(options: ResolvedCompare): AsyncGenerator<CompareEvent, 
       const evalData = await load(await measuring(options.evalData));
       const question = await questionAsked(options, { model, data, evalData });
       const study = await Study.open(options.outDir, question);
-      const run = new ComparisonRun({ model, data, evalData, options, study, watch });
+      run = new ComparisonRun({ load: loadModel, data, evalData, options, study, watch }, model);
       const comparison = yield* run.events(question);
       yield { type: 'end', comparison };
       return comparison;
     } finally {
-      await model.dispose();
+      await (run ?? model).dispose();
     }
   } finally {
     busy = false;

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { DataSource } from '../data/example';
 import { LoRAError } from '../errors';
 import { writeFileAtomic } from '../formats/atomic';
-import { adapterWeightsFile } from '../formats/model_files';
+import { adapterWeightsFile, weightsFile } from '../formats/model_files';
 import type { CausalLM } from '../models/causal_lm';
 import type { Adapter } from '../peft/adapter';
 import { firstExamples, questionOf, writtenText } from '../train/report/samples';
@@ -43,7 +43,8 @@ const trialBudget = (budget: CompareBudget): CompareBudget =>
     : { minutes: partOfTrial * budget.minutes };
 
 interface Parts {
-  readonly model: CausalLM;
+  /** Loads the model: once, and anew after its weights were trained. */
+  readonly load: () => Promise<CausalLM>;
   readonly data: DataSource;
   readonly evalData: DataSource;
   readonly options: ResolvedCompare;
@@ -52,10 +53,28 @@ interface Parts {
 }
 
 export class ComparisonRun {
-  constructor(private readonly parts: Parts) {}
+  #model: CausalLM;
+
+  /** Takes over the model. */
+  constructor(
+    private readonly parts: Parts,
+    model: CausalLM,
+  ) {
+    this.#model = model;
+  }
+
+  async dispose(): Promise<void> {
+    await this.#model.dispose();
+  }
+
+  /** After its weights were trained. */
+  async #reload(): Promise<void> {
+    await this.#model.dispose();
+    this.#model = await this.parts.load();
+  }
 
   async *events(question: Record<string, unknown>): AsyncGenerator<CompareEvent, Comparison, void> {
-    const { model, options, study } = this.parts;
+    const { options, study } = this.parts;
     const settings = settingsOf(options);
     const seeds = Array.from({ length: options.seeds }, (_, seed) => seed);
     // All settings with one seed come first, so that one that is stopped has something of each.
@@ -84,7 +103,7 @@ export class ComparisonRun {
       yield { type: 'variant', result, done: results.size, variants: variants.length };
     }
     const resultOf = (variant: Variant): VariantResult => results.get(idOf(variant))!;
-    const baseParameters = model.parameterCount;
+    const baseParameters = this.#model.parameterCount;
     const rows = settings.map((setting) =>
       rowOf(
         idOf(setting),
@@ -97,13 +116,14 @@ export class ComparisonRun {
 
   /** Throws for targets that the model does not have, before anything is trained. */
   async #checkTargets(): Promise<void> {
-    const { options, model } = this.parts;
+    const { options } = this.parts;
     const ranks = [Math.min(...options.ranks)];
     for (const method of options.methods)
       for (const targets of options.targets) {
         const setting = settingOfSweep(method, { ...options, ranks, targets: [targets] });
-        const { name } = methodOf(method).begin(model, { ...setting, seed: 0 });
-        await model.removeAdapter(name);
+        const adapter = methodOf(method).begin(this.#model, { ...setting, seed: 0 });
+        if (adapter) await this.#model.removeAdapter(adapter.name);
+        else this.#model.freeze(); // nothing was trained
       }
   }
 
@@ -150,7 +170,7 @@ export class ComparisonRun {
   }
 
   async *#trial(variant: Variant, lr: number): AsyncGenerator<CompareStepEvent, Trial, void> {
-    const { model, options, evalData, study } = this.parts;
+    const { options, evalData, study } = this.parts;
     const name = `rate-${variant.method}-${lr}`;
     const known = await study.find<Trial>(name, trialShape);
     if (known) return known;
@@ -162,8 +182,8 @@ export class ComparisonRun {
       async (trained) => {
         const none: Trial = { method: variant.method, lr, loss: null };
         if (trained.failed !== undefined) return none;
-        const rows = { limit, batchSize, signal, generate: false, adapters: [trained.adapter!] };
-        const { loss } = (await model.evaluateTask(evalData, rows)).results[0]!;
+        const rows = { limit, batchSize, signal, generate: false, adapters: [trained.adapter ?? null] };
+        const { loss } = (await this.#model.evaluateTask(evalData, rows)).results[0]!;
         return Number.isFinite(loss) ? { ...none, loss: loss! } : none;
       },
     );
@@ -178,12 +198,12 @@ export class ComparisonRun {
       const result: VariantResult = { id, ...variant, lr, ...trained };
       if (trained.failed !== undefined) return result;
       try {
-        const scores = await this.#measure(adapter!);
+        const scores = await this.#measure(adapter ?? null);
         if (!Number.isFinite(scores.loss))
           return { ...result, failed: `the held-out loss is ${scores.loss}` };
         const dir = study.path('adapters', id);
-        await adapter!.save(dir);
-        const { size: fileBytes } = await stat(join(dir, adapterWeightsFile));
+        await (adapter ?? this.#model).save(dir);
+        const { size: fileBytes } = await stat(join(dir, adapter ? adapterWeightsFile : weightsFile));
         return { ...result, ...scores, fileBytes };
       } catch (error) {
         return { ...result, failed: findingOf(error) };
@@ -198,21 +218,22 @@ export class ComparisonRun {
     how: { lr: number; budget: CompareBudget },
     use: (trained: Trained) => Promise<T>,
   ): AsyncGenerator<CompareStepEvent, T, void> {
-    const { model } = this.parts;
-    const trained = yield* train(this.parts, variant, { id, ...how });
+    const trained = yield* train({ ...this.parts, model: this.#model }, variant, { id, ...how });
     const result = await use(trained);
     this.#forget();
-    if (trained.adapter) await model.removeAdapter(trained.adapter.name);
+    if (trained.adapter) await this.#model.removeAdapter(trained.adapter.name);
+    else if (this.#model.numTrainable > 0) await this.#reload();
     return result;
   }
 
   /** What the engine keeps for later requests would count as memory of the next variant. */
   #forget(): void {
-    this.parts.model.configureEngine();
+    this.#model.configureEngine();
   }
 
   async #measure(adapter: Adapter | null): Promise<HeldOutScores> {
-    const { model, evalData, options } = this.parts;
+    const model = this.#model;
+    const { evalData, options } = this.parts;
     const { evalLimit: limit, maxNewTokens, stop, batchSize, signal } = options;
     const rows = { adapters: [adapter], limit, maxNewTokens, stop, batchSize, signal };
     const { loss, exactMatch, f1 } = (await model.evaluateTask(evalData, rows)).results[0]!;

@@ -27,8 +27,8 @@ interface Method {
   readonly axes: Readonly<Record<'rank' | 'alpha' | 'targets', boolean>>;
   /** The learning rates that are tried. Each method has as many. */
   readonly rates: readonly number[];
-  /** Gives the model what is trained: the active adapter. */
-  readonly begin: (model: CausalLM, variant: Variant) => Adapter;
+  /** Gives the model what is trained: the active adapter, or null for its weights, after which another model is loaded. */
+  readonly begin: (model: CausalLM, variant: Variant) => Adapter | null;
 }
 
 /** What a comparison calls the adapter that it trains. */
@@ -73,6 +73,15 @@ export const methods = {
         { method: 'prompt', numVirtualTokens: rank!, promptTuningInit: 'sample_vocab' },
         { name: trialName, seed, activate: true },
       ),
+  },
+  full: {
+    axes: { rank: false, alpha: false, targets: false },
+    // All weights move at once: their rates are lower.
+    rates: [3e-6, 1e-5, 3e-5, 1e-4, 3e-4],
+    begin: (model) => {
+      model.trainAll();
+      return null;
+    },
   },
 } as const satisfies Readonly<Record<string, Method>>;
 

@@ -42,7 +42,7 @@ export interface CompareOptions extends FromPretrainedOptions {
   budget: CompareBudget;
   /** Holds a result for each variant, its adapter, and the report. A comparison that was stopped goes on there. */
   outDir: string;
-  /** The methods: 'lora', 'dora', 'ia3', 'bottleneck', 'prompt'. Default: all. */
+  /** The methods: 'lora', 'dora', 'ia3', 'bottleneck', 'prompt', 'full'. Default: all but 'full', which takes the most memory, and a file as large as the model each. */
   methods?: readonly MethodName[] | undefined;
   /** Ranks, sizes of bottlenecks, and numbers of virtual tokens. Default [16]. */
   ranks?: readonly number[] | undefined;
@@ -160,8 +160,10 @@ export function resolveCompare(options: CompareOptions): ResolvedCompare {
   checkBudget(budget);
   checkSignal(op, signal);
   const axes: Axes = {
-    methods: listOf('methods', options.methods ?? methodNames, (place, value) =>
-      checkOneOf(op, place, value, methodNames),
+    methods: listOf(
+      'methods',
+      options.methods ?? methodNames.filter((name) => name !== 'full'),
+      (place, value) => checkOneOf(op, place, value, methodNames),
     ),
     ranks: listOf('ranks', options.ranks ?? [16], (place, value) => checkInteger(op, place, value, 1)),
     alphas: listOf('alphas', options.alphas ?? ['2r'], checkAlpha),

@@ -218,7 +218,8 @@ export function rowOf(id: string, results: readonly VariantResult[], baseParamet
     ...{ id, method, rank, alpha, targets, lr, trainableParameters },
     seeds: whole.length,
     ...(failed === undefined ? {} : { failed }),
-    share: trainableParameters / (baseParameters + trainableParameters),
+    // The numbers of full fine-tuning are those of the base.
+    share: trainableParameters / (baseParameters + (method === 'full' ? 0 : trainableParameters)),
     peakBytes: Math.max(...results.map(({ peakBytes }) => peakBytes)),
     tokensPerSecond: spreadOf(timed.map(({ tokensPerSecond }) => tokensPerSecond))!,
     steps: Math.round(spreadOf(timed.map(({ steps }) => steps))!.mean),

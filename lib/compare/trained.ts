@@ -20,8 +20,8 @@ export function findingOf(error: unknown): string {
 
 /** A variant that is trained now, and what that took. */
 export interface Trained {
-  /** Absent where there was no memory for it. */
-  readonly adapter?: Adapter;
+  /** null: the weights of the model are trained. Absent where there was no memory for it. */
+  readonly adapter?: Adapter | null;
   readonly failed?: string;
   readonly trainableParameters: number;
   readonly peakBytes: number;
@@ -72,7 +72,7 @@ interface Training {
 }
 
 /**
- * Trains a variant for a budget; the caller removes its adapter. Seconds are those in which the trainer works, without those in which the
+ * Trains a variant for a budget; the caller removes its adapter, or loads the model anew. Seconds are those in which the trainer works, without those in which the
  * consumer of the events does.
  */
 export async function* train(
@@ -85,7 +85,7 @@ export async function* train(
   const record = new RunRecord();
   const most = 'minutes' in budget ? 60 * budget.minutes : Infinity;
   const peak = watch();
-  let adapter: Adapter | undefined;
+  let adapter: Adapter | null | undefined;
   let failed: string | undefined;
   let seconds = 0;
   try {
@@ -113,9 +113,9 @@ export async function* train(
   }
   const { tokens, lastStep, points } = record;
   return {
-    ...(adapter && { adapter }),
+    ...(adapter !== undefined && { adapter }),
     ...(failed === undefined ? {} : { failed }),
-    trainableParameters: adapter?.parameters().reduce((sum, p) => sum + p.numel, 0) ?? 0,
+    trainableParameters: adapter === undefined ? 0 : model.numTrainable,
     ...{ tokens, seconds },
     peakBytes: peak(),
     steps: lastStep?.step ?? 0,

@@ -147,6 +147,23 @@ test('rows of files are cut to what the context holds behind virtual tokens, for
   );
 });
 
+test('full fine-tuning trains the model itself, which is loaded anew for what follows', async () => {
+  const options = asked('full', { methods: ['full', 'lora'], seeds: 2, learningRates: [0.001] });
+  const { results, rows, baseParameters } = await compareMethods(options);
+  expect(rows.map(({ id, share }) => [id, share === 1])).toEqual([
+    ['full', true],
+    ['lora-r2-a4-all-linear', false],
+  ]);
+  for (const { id, method, loss, trainableParameters } of results) {
+    const dir = join(options.outDir, 'adapters', id);
+    const model = await CausalLM.fromPretrained(method === 'full' ? dir : modelDir);
+    if (method === 'lora') await model.loadAdapter(dir);
+    else expect(trainableParameters).toBe(baseParameters);
+    expect((await model.evaluate(evalData)).loss).toBe(loss);
+    await model.dispose();
+  }
+});
+
 test('the peak of a variant is its own: neither a larger one before it nor the program counts', async () => {
   const alone = await compareMethods(asked('alone', { targets: ['attention'] }));
   const held = tensor(new Float32Array(1 << 20));
@@ -263,7 +280,7 @@ test('one at a time', async () => {
 });
 
 test.each<[Partial<CompareOptions>, string]>([
-  [{ methods: ['prefix' as 'lora'] }, "'prompt' but received 'prefix'"],
+  [{ methods: ['prefix' as 'lora'] }, "'full' but received 'prefix'"],
   [{ methods: [] }, 'expected methods to be a list with something in it but received '],
   [{ ranks: [8, 0] }, 'expected ranks[1] to be an integer of at least 1 but received 0'],
   [

@@ -92,7 +92,7 @@ test('Ctrl-C ends it with its exit code, and the same line goes on', async () =>
 });
 
 test.each([
-  [['--methods', 'lora,prefix'], "'prompt' but received 'prefix'"],
+  [['--methods', 'lora,prefix'], "'full' but received 'prefix'"],
   [['--ranks', '4,x'], 'expected --ranks to be numbers with commas but received "4,x"'],
   [['--learning-rates', '0.1,'], 'expected --learning-rates to be numbers with commas but received "0.1,"'],
   [['--alphas', 'two'], 'expected alphas[0] to be a finite number'],

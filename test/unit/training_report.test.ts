@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { duration, JsonReport, TextReport } from '../../lib/cli/training_report';
 import type { StepEvent } from '../../lib/train/events';
 import { fakeConsole } from '../support/command_line';
@@ -32,7 +33,7 @@ test.each([
 describe('the report for people', () => {
   test('is a line per event on standard error, with the time that is left', () => {
     const { console, err, out } = fakeConsole();
-    const report = new TextReport(console, 950, 'my-run');
+    const report = new TextReport(console, { frozen: 950, file: join('my-run', 'adapter_model.safetensors') });
     report.show(start);
     report.show(step(1));
     report.show({ type: 'eval', step: 1, loss: 0.5, perplexity: 1.6487, tokens: 3 });
@@ -56,7 +57,7 @@ describe('the report for people', () => {
 
   test('says which adapter is there, and why a run stopped early', () => {
     const { console, err } = fakeConsole();
-    const report = new TextReport(console, 950, 'run');
+    const report = new TextReport(console, { frozen: 950, file: join('run', 'adapter_model.safetensors') });
     const best = { step: 1, loss: 9.49, dir: 'run/checkpoint-1' };
     const reason = '1 evaluation was no better than that of step 1';
     report.show({ type: 'end', step: 2, loss: 1, best, adapterStep: 1, stopped: 'early', reason });
@@ -70,7 +71,7 @@ describe('the report for people', () => {
     const { console, err } = fakeConsole();
     const clock = jest.spyOn(performance, 'now');
     try {
-      const report = new TextReport(console, 1, 'x');
+      const report = new TextReport(console, { frozen: 1, file: join('x', 'adapter_model.safetensors') });
       report.show({ ...start, maxSteps: 9 });
       const at = [100_000, 101_000, 105_000, 105_001, 110_000, 110_002];
       for (const [i, now] of at.entries()) {
@@ -87,7 +88,7 @@ describe('the report for people', () => {
 
   test('does not say what is not known: the number of steps and the time left', () => {
     const { console, err } = fakeConsole();
-    const report = new TextReport(console, 1, 'x');
+    const report = new TextReport(console, { frozen: 1, file: join('x', 'adapter_model.safetensors') });
     report.show({ ...start, maxSteps: undefined });
     report.show(step(1, { etaSeconds: undefined }));
     expect(err()).toMatch(/^step 1 {2}loss 1\.2346 {2}lr 2\.0e-4 {2}812 tokens\/s {2}\d+ MiB$/m);
@@ -95,7 +96,7 @@ describe('the report for people', () => {
 
   test('on a terminal rewrites one line, no wider than the screen, and ends it before anything else', () => {
     const { console, err } = fakeConsole({ columns: 32 });
-    const report = new TextReport(console, 950, 'x');
+    const report = new TextReport(console, { frozen: 950, file: join('x', 'adapter_model.safetensors') });
     report.show(start);
     report.show(step(1));
     report.show(step(2));
@@ -111,7 +112,7 @@ describe('the report for people', () => {
 
   test('takes 80 columns where the terminal does not say how many', () => {
     const { console, err } = fakeConsole({ columns: 0 });
-    new TextReport(console, 950, 'x').show(
+    new TextReport(console, { frozen: 950, file: join('x', 'adapter_model.safetensors') }).show(
       step(1, { etaSeconds: 1e7, tokensPerSecond: 123_456_789_012_345 }),
     );
     expect(err()).toHaveLength('\r\x1b[2K'.length + 79);

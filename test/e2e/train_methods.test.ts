@@ -1,0 +1,95 @@
+/** lora-native train --method: an adapter of each method, and a whole model. */
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { CausalLM, readAdapter, setThreads } from '../../lib/index';
+import { commandLine, type Outcome } from '../support/command_line';
+import { bits } from '../support/numbers';
+import { temporaryFolder } from '../support/temporary';
+import { tinyModel } from '../support/tiny_model';
+
+const out = temporaryFolder();
+let model: CausalLM;
+let made = 0;
+const fresh = (): string => join(out, `run-${made++}`);
+const rowsFile = join(out, 'rows.jsonl');
+
+beforeAll(async () => {
+  setThreads(1); // tiny matrices
+  writeFileSync(rowsFile, '{"prompt": "a", "completion": "bc"}\n'.repeat(4));
+  model = await CausalLM.fromPretrained(await tinyModel());
+});
+afterAll(async () => {
+  await model.dispose();
+  rmSync(model.directory, { recursive: true });
+});
+
+const train = (outDir: string, ...flags: string[]): Promise<Outcome> =>
+  commandLine([
+    ...['train', '--model', model.directory, '--data', rowsFile, '--out-dir', outDir, '--max-steps', '2'],
+    ...['--device', 'cpu', '--no-report', ...flags],
+  ]);
+
+test('full writes a model, and says what is trained', async () => {
+  const outDir = fresh();
+  const { status, err } = await train(outDir, '--method', 'full', '--save-every', '1');
+  expect(status === 0 ? '' : err).toBe('');
+  expect(err).toContain(`training ${model.parameterCount} parameters (100.00%)`);
+  expect(err).toContain(`done: ${join(outDir, 'model.safetensors')}`);
+  const again = await CausalLM.fromPretrained(outDir);
+  expect(bits(...again.trainAll())).not.toBe(bits(...model.trainAll()));
+  model.freeze();
+  await again.dispose();
+  const card = readFileSync(join(outDir, 'README.md'), 'utf8');
+  expect(card).toMatch(/^library_name: transformers$/m);
+  expect(card).toContain('It is a whole model.');
+  const resumed = await train(outDir, '--method', 'full', '--resume', '--max-steps', '2');
+  expect(resumed.status === 0 ? '' : resumed.err).toBe('');
+  expect((await train(outDir, '--method', 'full')).err).toContain('holds a run already');
+});
+
+test('estimate tells what all weights take', async () => {
+  const parts = async (...flags: string[]): Promise<Record<string, number>> => {
+    const { out: json } = await commandLine(['estimate', '--model', model.directory, '--json', ...flags]);
+    return JSON.parse(json) as Record<string, number>;
+  };
+  const [full, lora] = [await parts('--method', 'full'), await parts()];
+  expect(full['adapters']).toBe(8 * model.parameterCount);
+  expect(full['optimizer']).toBe(8 * model.parameterCount);
+  expect(full['total']).toBeGreaterThan(lora['total']!);
+  // f32 has no copy beside the masters, but for the embedding.
+  expect(full['weights']).toBe(4 * model.config.vocabSize * model.config.hiddenSize);
+  expect((await parts('--method', 'full', '--dtype', 'bf16'))['weights']).toBe(2 * model.parameterCount);
+  const { status, err } = await commandLine([
+    ...['estimate', '--model', model.directory, '--method', 'full', '--quantize', 'nf4'],
+  ]);
+  expect([status, err]).toEqual([2, expect.stringContaining('those cannot be trained')]);
+});
+
+test.each([
+  ['dora', 'LORA', { use_dora: true }],
+  ['ia3', 'IA3', {}],
+  ['prompt', 'PROMPT_TUNING', {}],
+  ['bottleneck', 'BOTTLENECK', { placement: 'pfeiffer' }],
+  ['houlsby', 'BOTTLENECK', { placement: 'houlsby' }],
+  ['pfeiffer', 'BOTTLENECK', { placement: 'pfeiffer' }],
+])('%s writes an adapter of that method', async (method, type, more) => {
+  const outDir = fresh();
+  const { status, err } = await train(outDir, '--method', method);
+  expect(status === 0 ? '' : err).toBe('');
+  expect((await readAdapter(outDir)).config).toMatchObject({ peft_type: type, ...more });
+});
+
+test('flags of LoRA beside another method, and a method beside an adapter, are refused', async () => {
+  const { status, err } = await train(fresh(), '--method', 'full', '--r', '4');
+  expect([status, err]).toEqual([
+    2,
+    expect.stringContaining('train takes --r with --method lora, not with --method full'),
+  ]);
+  const other = await train(fresh(), '--method', 'lora2');
+  expect([other.status, other.err]).toEqual([
+    2,
+    expect.stringMatching(/expected --method to be one of lora, .*full but received "lora2"/),
+  ]);
+  const both = await train(fresh(), '--method', 'ia3', '--adapter', 'somewhere');
+  expect([both.status, both.err]).toEqual([2, expect.stringContaining('--adapter or --method, not both')]);
+});
