@@ -23,7 +23,7 @@ export interface DatasetCounts {
   readonly truncated: number;
   /** How many rows were left out, because none of their tokens within `maxLength` counts, or they have one token. */
   readonly dropped: number;
-  /** Tokens of all examples that count. */
+  /** Tokens of all examples that count. The first of each is left out, which prompt tuning alone predicts. */
   readonly tokens: number;
   /** The file it was read from. */
   readonly path: string;

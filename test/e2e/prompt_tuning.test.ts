@@ -3,7 +3,8 @@
  * base, which reads the tokens themselves.
  */
 import { rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
+import { Conversation } from '../../lib/cli/conversation';
 import {
   CausalLM,
   noGrad,
@@ -14,11 +15,13 @@ import {
   Trainer,
   writeAdapter,
   type Adapter,
+  type ChoiceSample,
   type PromptConfigInput,
 } from '../../lib/index';
 import { expectReject, expectThrow } from '../support/errors';
 import { fillAdapter } from '../support/fill_adapter';
 import { bits, list, relativeError } from '../support/numbers';
+import { servers } from '../support/serving';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
 
@@ -255,6 +258,66 @@ test('beyond the context is refused', async () => {
   );
   const { usage } = await model.generate(fit.slice(8), { maxNewTokens: 8, ignoreEos: true });
   expect(usage.completionTokens).toBe(8);
+});
+
+describe('what else knows the context', () => {
+  const serve = servers();
+  const question = Array.from({ length: context - 21 }, (_, i) => i);
+
+  test('the server answers within it, and refuses more', async () => {
+    textAdapter('x'.repeat(19)); // 20 vectors
+    const { post } = await serve(model);
+    const ask = (wanted: object) =>
+      post('/v1/completions', { model: 'text', prompt: question, ignore_eos: true, ...wanted });
+    const { status, body } = await ask({ max_tokens: 1 });
+    expect([status, body.usage.prompt_tokens, body.usage.completion_tokens]).toEqual([200, 107, 1]);
+    expect((await ask({ max_tokens: 2 })).body.error.message).toBe(
+      "this model's maximum context length is 108 tokens, but you asked for 109: 107 in the prompt and 2 to generate",
+    );
+    expect((await ask({ max_tokens: 2, model: basename(dir) })).status).toBe(200);
+  });
+
+  test('questions of an evaluation lose their beginnings, for all adapters alike', async () => {
+    textAdapter('x'.repeat(19));
+    const row = { query: 'a'.repeat(200), choices: ['b', 'c'], gold: 0 };
+    const scoresOf = async (query: string) => {
+      const wanted = { adapters: [null, 'text'], samples: true };
+      const { truncated, results } = await model.evaluateTask([{ ...row, query }], wanted);
+      return { truncated, results };
+    };
+    const cut = await scoresOf(row.query);
+    expect(cut.truncated).toBe(1);
+    // A choice is a space and a letter.
+    const whole = await scoresOf('a'.repeat(context - 20 - 2));
+    expect(whole.truncated).toBe(0);
+    const likelihoods = ({ results }: typeof cut) =>
+      results.flatMap(({ samples }) => (samples as ChoiceSample[]).map((sample) => sample.logLikelihoods));
+    expect(likelihoods(cut)).toEqual(likelihoods(whole));
+    expect(likelihoods(cut)[0]).not.toEqual(likelihoods(cut)[1]);
+  });
+
+  test('a conversation forgets what does not fit behind them', async () => {
+    textAdapter('x'.repeat(39)); // 40 vectors
+    let forgotten = 0;
+    const talk = new Conversation(
+      model,
+      { maxNewTokens: 8, temperature: 0, ignoreEos: true },
+      (n) => (forgotten += n),
+    );
+    talk.adapter = 'text';
+    const { signal } = new AbortController();
+    const say = async (text: string): Promise<void> => {
+      for await (const _ of talk.say(text, signal));
+    };
+    await say('a'.repeat(40));
+    await say('b'.repeat(40));
+    expect(forgotten).toBe(2);
+    await expectReject(
+      say('c'.repeat(90)),
+      'ERR_ARGUMENT',
+      /^\[chat\] expected a message of at most 87 tokens with what the template adds, since the model has max_position_embeddings 128, but received /,
+    );
+  });
 });
 
 describe('first values', () => {
