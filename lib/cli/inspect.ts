@@ -137,7 +137,6 @@ export async function describePath(source: string, options: SourceOptions = {}):
     ]);
     return { kind: 'adapter', path, config, ...summed(sizes) };
   }
-  if (folder.has(checkpointFile)) return describeFile(folder.file(checkpointFile), 'checkpoint');
   const gguf = await ggufAt(path);
   if (gguf !== undefined) return describeGguf(gguf);
   if (folder.has('config.json')) {
@@ -150,6 +149,8 @@ export async function describePath(source: string, options: SourceOptions = {}):
       await model.close();
     }
   }
+  // Beside a whole model it holds the state of its training alone.
+  if (folder.has(checkpointFile)) return describeFile(folder.file(checkpointFile), 'checkpoint');
   throw new LoRAError(
     'ERR_FILE',
     `[inspect] ${path}: expected config.json, adapter_config.json, checkpoint.safetensors or one GGUF model in it`,

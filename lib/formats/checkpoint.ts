@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { SlicedUpload } from '../tensor/slices';
 import { dtypeOfStored } from './dtypes';
-import { cannotWrite, makeDirectory } from './atomic';
+import { cannotWrite, makeDirectory, writeFileAtomic } from './atomic';
 import {
   damaged,
   namesIn,
@@ -21,7 +21,7 @@ import { SavedFolder } from './file_group';
 import { checkpointFile } from './model_files';
 import { toPath } from './paths';
 import { nestingSteps, readLimits, type Limits, type ReadLimits } from './limits';
-import { writeSafetensors, type SafetensorsTensor } from './safetensors';
+import { serializeLate, type LateTensor } from './safetensors';
 import { StoredTensors } from './stored_tensors';
 import { isThenable, runDetached, Scope } from '../tensor/scope';
 import { inSlices, Pace } from '../tensor/pace';
@@ -102,6 +102,18 @@ function directory(op: string, dir: unknown): string {
  * await saveCheckpoint('run', { layer, optimizer, step: 10 });
  */
 export async function saveCheckpoint(dir: string | URL, state: Record<string, unknown>): Promise<void> {
+  await save(dir, state, new Writer());
+}
+
+/**
+ * @internal The same file without a copy of the tensors in memory: each is read while it is written, and nothing may change them until it is
+ * whole.
+ */
+export async function streamCheckpoint(dir: string | URL, state: Record<string, unknown>): Promise<void> {
+  await save(dir, state, new Writer(true));
+}
+
+async function save(dir: string | URL, state: Record<string, unknown>, writer: Writer): Promise<void> {
   const op = 'saveCheckpoint';
   const path = directory(op, dir);
   check(
@@ -109,7 +121,6 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
     op,
     `expected an object of what to save but received ${describe(state)}`,
   );
-  const writer = new Writer();
   const scope = new Scope(null); // owns what stateDict() makes
   try {
     const states = new Map<string, readonly ['state' | 'value', unknown]>();
@@ -129,7 +140,7 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
       else put(saved);
     }
     await Promise.all(waiting);
-    const tensors = new Map<string, SafetensorsTensor>();
+    const tensors = new Map<string, LateTensor>();
     const pace = new Pace();
     for (const [name, read] of writer.tensors) {
       tensors.set(name, await read);
@@ -144,7 +155,8 @@ export async function saveCheckpoint(dir: string | URL, state: Record<string, un
       format: 'pt',
       [metadataKey]: await inSlices(writer.json(states)),
     };
-    await writeSafetensors(join(path, checkpointFile), tensors, metadata);
+    const pieces = await inSlices(serializeLate(tensors, metadata, op));
+    await writeFileAtomic(join(path, checkpointFile), pieces);
   } finally {
     scope.close();
   }

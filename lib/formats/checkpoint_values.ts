@@ -1,11 +1,12 @@
 /** The values of a checkpoint as JSON, in which names stand for tensors and arrays. */
 import { LoRAError } from '../errors';
 import type { StateValue } from '../tensor/state';
+import { slicedBytes } from '../tensor/slices';
 import { handleOf, Tensor } from '../tensor/tensor';
 import { check, checkAttached, describe } from '../validate';
 import { storedDType, type SafetensorsDType } from './dtypes';
 import { childrenOf } from './limits';
-import type { SafetensorsTensor } from './safetensors';
+import type { LateTensor, SafetensorsTensor } from './safetensors';
 
 /** Of this form of a state. */
 export const version = '1';
@@ -55,11 +56,18 @@ function pathOf({ name, parent }: Place): string {
   return parent === undefined ? name : `${pathOf(parent)}.${name}`;
 }
 
+async function* once(bytes: Uint8Array): AsyncGenerator<Uint8Array> {
+  yield bytes;
+}
+
 /** Collects what goes into the file. Values are taken and reads are queued at once, so that later steps do not change them. */
 export class Writer {
-  readonly tensors = new Map<string, SafetensorsTensor | Promise<SafetensorsTensor>>();
+  readonly tensors = new Map<string, LateTensor | Promise<LateTensor>>();
   readonly #text: string[] = [];
   #values = 0;
+
+  /** `late`: tensors are read while the file is written; nothing may change them until then. */
+  constructor(private readonly late = false) {}
 
   /** The value as it is now: texts and numbers themselves, lists and objects as parts, all else as what stands for it. */
   take(value: unknown, place: Place, depth = 0): unknown {
@@ -75,8 +83,11 @@ export class Writer {
       const path = pathOf(place);
       handleOf(value, 'saveCheckpoint', `'${path}'`);
       const { dtype, shape, device } = value;
-      const read = value.bytes().then((bytes) => ({ dtype: storedDType[dtype], shape, bytes }));
-      read.catch(() => undefined); // awaited later; until then not unhandled
+      const kept = { dtype: storedDType[dtype], shape };
+      const read: LateTensor | Promise<LateTensor> = this.late
+        ? { ...kept, parts: () => slicedBytes(value) }
+        : value.bytes().then((bytes) => ({ ...kept, parts: () => once(bytes) }));
+      if (!this.late) Promise.resolve(read).catch(() => undefined); // awaited later; until then not unhandled
       return new Stored({ $tensor: this.#add(path, read), device });
     }
     if (ArrayBuffer.isView(value)) {
@@ -88,7 +99,7 @@ export class Writer {
       const { buffer, byteOffset, byteLength } = value;
       const bytes = new Uint8Array(buffer, byteOffset, byteLength).slice();
       const shape = [(value as unknown as { length: number }).length];
-      return new Stored({ $array: this.#add(path, { dtype, shape, bytes }), kind });
+      return new Stored({ $array: this.#add(path, { dtype, shape, parts: () => once(bytes) }), kind });
     }
     const isList = Array.isArray(value);
     check(isList || isPlainObject(value), 'saveCheckpoint', () =>
@@ -109,7 +120,7 @@ export class Writer {
     return new Part(values, keys);
   }
 
-  #add(path: string, read: SafetensorsTensor | Promise<SafetensorsTensor>): string {
+  #add(path: string, read: LateTensor | Promise<LateTensor>): string {
     let name = path;
     for (let i = 2; this.tensors.has(name); i++) name = `${path}#${i}`; // keys may hold dots
     this.tensors.set(name, read);

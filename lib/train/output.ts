@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { saveCheckpoint } from '../formats/checkpoint';
+import { streamCheckpoint } from '../formats/checkpoint';
 import { LoRAError } from '../errors';
 import { makeDirectory, writeFileAtomic, writeNewFile } from '../formats/atomic';
 import { SavedFolder, saveTogether } from '../formats/file_group';
@@ -73,7 +73,7 @@ export class OutputDirectory {
     await refuseLink(dir);
     await saveTogether(dir, async (temporary) => {
       await subject.save(temporary);
-      await saveCheckpoint(temporary, {
+      await streamCheckpoint(temporary, {
         ...subject.states,
         optimizer,
         step,

@@ -135,6 +135,12 @@ describe.each(Object.entries(families))('the gradients of %s', (name, config) =>
       true,
     );
     expect(parameters).toHaveLength(3 * (name === 'qwen2' ? 7 : name === 'qwen3' ? 6 : 4) + 1);
+    backward(model);
+    const kept = bits(...parameters.map((p) => p.grad!));
+    clear(parameters);
+    backward(model, { gradientCheckpointing: true }); // the first block has no gradient of its input
+    expect(bits(...parameters.map((p) => p.grad!))).toBe(kept);
+    clear(parameters);
     const { steps } = await collect(new Trainer({ model, data, maxSteps: 3, lr: 0.01 }));
     expect(steps).toHaveLength(3);
     await model.save(join(out, `only-${name}`));

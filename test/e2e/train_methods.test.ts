@@ -42,6 +42,9 @@ test('full writes a model, and says what is trained', async () => {
   const card = readFileSync(join(outDir, 'README.md'), 'utf8');
   expect(card).toMatch(/^library_name: transformers$/m);
   expect(card).toContain('It is a whole model.');
+  // A checkpoint is shown as the model that it is.
+  const shown = await commandLine(['inspect', join(outDir, 'checkpoint-2'), '--json']);
+  expect(JSON.parse(shown.out)).toMatchObject({ kind: 'model', parameters: model.parameterCount });
   const resumed = await train(outDir, '--method', 'full', '--resume', '--max-steps', '2');
   expect(resumed.status === 0 ? '' : resumed.err).toBe('');
   expect((await train(outDir, '--method', 'full')).err).toContain('holds a run already');
