@@ -83,8 +83,9 @@ export const serve = defineCommand({
         page: !values.noPage,
         logger: values.json ? jsonLogger(console) : plainLogger(console),
       });
-      // A client may take ten seconds for its headers; a body has a limit of its own in the handler.
-      const server = createServer({ headersTimeout: 10_000, requestTimeout: 120_000 }, handler);
+      // A client may take ten seconds for its headers, which Node.js would look at twice a minute; a body has a limit of its own in the handler.
+      const timeouts = { headersTimeout: 10_000, requestTimeout: 120_000, connectionsCheckingInterval: 2000 };
+      const server = createServer(timeouts, handler);
       server.maxConnections = 1024;
       const url = await listen(server, values.host, values.port);
       if (values.json) printJson(console, { type: 'listening', url, model: model.directory });

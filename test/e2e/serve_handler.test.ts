@@ -3,7 +3,12 @@ import { once } from 'node:events';
 import { mkdirSync, rmSync } from 'node:fs';
 import { createServer, request as httpRequest, type ClientRequest } from 'node:http';
 import { join } from 'node:path';
-import { CausalLM, createOpenAIHandler, type OpenAIHandlerOptions } from '../../lib/index';
+import {
+  CausalLM,
+  createOpenAIHandler,
+  type GenerateOptions,
+  type OpenAIHandlerOptions,
+} from '../../lib/index';
 import { answeringAdapter, answeringModel } from '../support/answering_model';
 import { begun, eventsOf, json, servers, until, type Json } from '../support/serving';
 import { temporaryFolder } from '../support/temporary';
@@ -154,6 +159,28 @@ describe('chat', () => {
     for (const event of await stream(chat, options))
       for (const { index, delta } of event['choices']) again[index as number] += delta.content ?? '';
     expect(again).toEqual(texts);
+  });
+
+  test.each<[fields: object, options: GenerateOptions]>([
+    [{ seed: 8 }, { seed: 8 }],
+    [{ temperature: 0.3 }, { temperature: 0.3 }],
+    [{ top_p: 0.5 }, { topP: 0.5 }],
+    [{ top_p: 0 }, { temperature: 0 }],
+    [{ top_k: 3 }, { topK: 3 }],
+    [{ min_p: 0.9 }, { minP: 0.9 }],
+    [{ presence_penalty: 2 }, { presencePenalty: 2 }],
+    [{ frequency_penalty: 2 }, { frequencyPenalty: 2 }],
+    [{ repetition_penalty: 1.5 }, { repetitionPenalty: 1.5 }],
+  ])('%j is %j of generate()', async (fields, options) => {
+    const { post } = await serve(drawing);
+    const textOf = async (more: object): Promise<unknown> => {
+      const asked = { ...hi, seed: 3, temperature: 1, max_tokens: 100, ignore_eos: true, ...more };
+      return (await post(chat, asked)).body['choices'][0].message.content;
+    };
+    const same = { seed: 3, temperature: 1, maxNewTokens: 100, ignoreEos: true };
+    const { text } = await drawing.generate(hi.messages, { ...same, ...options });
+    expect(await textOf(fields)).toBe(text);
+    expect(await textOf({})).not.toBe(text);
   });
 
   test('a JSON Schema, and any JSON object', async () => {
