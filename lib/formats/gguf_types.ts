@@ -1,29 +1,15 @@
 /** The element types of GGUF files: how many values are one block, and its bytes. */
+import { blockFormats, type BlockFormat } from '../tensor/block_formats';
 
-/** By the number in the file: the name, values of a block, bytes of a block. */
-const table = {
+/** By the number in the file: the name, values of a block, bytes of a block. Matrices are kept in the types of blockFormats as well. */
+const others = {
   0: ['F32', 1, 4],
   1: ['F16', 1, 2],
-  2: ['Q4_0', 32, 18],
-  3: ['Q4_1', 32, 20],
-  6: ['Q5_0', 32, 22],
-  7: ['Q5_1', 32, 24],
-  8: ['Q8_0', 32, 34],
   9: ['Q8_1', 32, 36],
-  10: ['Q2_K', 256, 84],
-  11: ['Q3_K', 256, 110],
-  12: ['Q4_K', 256, 144],
-  13: ['Q5_K', 256, 176],
-  14: ['Q6_K', 256, 210],
   15: ['Q8_K', 256, 292],
   16: ['IQ2_XXS', 256, 66],
   17: ['IQ2_XS', 256, 74],
   18: ['IQ3_XXS', 256, 98],
-  19: ['IQ1_S', 256, 50],
-  20: ['IQ4_NL', 32, 18],
-  21: ['IQ3_S', 256, 110],
-  22: ['IQ2_S', 256, 82],
-  23: ['IQ4_XS', 256, 136],
   24: ['I8', 1, 1],
   25: ['I16', 1, 2],
   26: ['I32', 1, 4],
@@ -31,13 +17,10 @@ const table = {
   28: ['F64', 1, 8],
   29: ['IQ1_M', 256, 56],
   30: ['BF16', 1, 2],
-  34: ['TQ1_0', 256, 54],
-  35: ['TQ2_0', 256, 66],
-  39: ['MXFP4', 32, 17],
 } as const;
 
 /** The name of an element type, as ggml has it. */
-export type GgufType = (typeof table)[keyof typeof table][0];
+export type GgufType = (typeof others)[keyof typeof others][0] | Uppercase<BlockFormat>;
 
 export interface GgufBlock {
   readonly type: GgufType;
@@ -46,9 +29,15 @@ export interface GgufBlock {
   readonly bytes: number;
 }
 
-const blocks: ReadonlyMap<number, GgufBlock> = new Map(
-  Object.entries(table).map(([id, [type, values, bytes]]) => [Number(id), { type, values, bytes }]),
-);
+const blocks = new Map<number, GgufBlock>([
+  ...Object.entries(others).map(
+    ([id, [type, values, bytes]]) => [Number(id), { type, values, bytes }] as const,
+  ),
+  ...Object.entries(blockFormats).map(
+    ([format, { type, values, bytes }]) =>
+      [type, { type: format.toUpperCase() as Uppercase<BlockFormat>, values, bytes }] as const,
+  ),
+]);
 
 /** The type of a number in a file; undefined for one that is not known. */
 export const ggufBlock = (id: number): GgufBlock | undefined => blocks.get(id);

@@ -16,7 +16,7 @@ import type { Linear } from '../linear/linear';
 import { roomInQueue, type Device } from '../native/device';
 import type { Adapter } from '../peft/adapter';
 import type { DType, FloatDType } from '../tensor/dtype';
-import { quantisedFormats, type FrozenWeight } from '../tensor/frozen_weight';
+import { isPacked, type FrozenWeight } from '../tensor/frozen_weight';
 import { inSlices } from '../tensor/pace';
 import { runDetached } from '../tensor/scope';
 import { slicedBytes } from '../tensor/slices';
@@ -213,8 +213,7 @@ function tensorsOf({ config, weights, merge, dtype: activations }: SaveRequest):
 /** The paths of the modules that are quantised, of these tensors. */
 function quantisedOf(config: ModelConfig, plan: QuantizePlan, tensors: readonly NamedTensor[]): Set<string> {
   const pathOf = ({ name }: NamedTensor): string => name.replace(/\.weight$/, '');
-  const isKept = ({ format }: NamedTensor): boolean =>
-    (quantisedFormats as readonly unknown[]).includes(format);
+  const isKept = ({ format }: NamedTensor): boolean => format !== undefined && isPacked(format);
   const kept = tensors.filter(isKept).map(pathOf);
   const chosen = quantisedModules('save', config, plan);
   return kept.length === 0 ? chosen : new Set(kept.filter((path) => chosen.has(path)));

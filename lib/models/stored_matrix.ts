@@ -9,7 +9,7 @@ import type { ModelTensors } from '../formats/sharded';
 import { fromBytes } from '../tensor/create';
 import { inSlices } from '../tensor/pace';
 import type { FloatDType } from '../tensor/dtype';
-import { blockValues, scalesOf, type QuantisedFormat } from '../tensor/frozen_weight';
+import { blockValues, scalesOf, type PackedFormat } from '../tensor/frozen_weight';
 import { shapeText } from '../validate';
 import { nestedBlock, unnested } from './double_quant';
 
@@ -18,11 +18,11 @@ const op = 'from_pretrained';
 /** bitsandbytes writes less than 200 bytes. */
 const mostStateBytes = 65_536;
 
-/** What `FrozenWeight.packQuantised` takes: W = q·s. */
+/** What `FrozenWeight.packQuantised` takes: W = q·s, or blocks that hold their scales. */
 export interface QuantisedMatrix {
-  readonly format: QuantisedFormat;
+  readonly format: PackedFormat;
   readonly values: Uint8Array;
-  readonly scales: Float32Array;
+  readonly scales: Float32Array | null;
 }
 
 /** A tensor of a quantised matrix in a file. */
@@ -116,7 +116,7 @@ export function stateOfCodes(
 
 /** A quantised matrix in a file. */
 export interface StoredMatrix {
-  readonly format: QuantisedFormat;
+  readonly format: PackedFormat;
   readonly shape: Shape;
   /** Every tensor that it takes, by name, with its shape. */
   readonly tensors: ReadonlyMap<string, readonly number[]>;

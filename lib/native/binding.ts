@@ -1,6 +1,7 @@
 /** The native add-on: its types, and the one copy of it that a process (or a worker) loads. */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
+import type { BlockFormat } from '../tensor/block_formats';
 import type { DType } from '../tensor/dtype';
 import { LoRAError } from '../errors';
 import type {
@@ -29,7 +30,7 @@ export interface NativeChange {
 export type StoredDType = DType | 'i8';
 
 /** How a frozen matrix is kept: native/core/maths/weight_format.h has the table. */
-export type WeightFormat = 'f32' | 'bf16' | 'f16' | 'int8' | 'nf4' | 'fp4';
+export type WeightFormat = 'f32' | 'bf16' | 'f16' | 'int8' | 'nf4' | 'fp4' | BlockFormat;
 /** One linear layer fed by a shared input; up and down are absent together. */
 export type NativeBranch = Parameters<OpFunctions['loraLinearForward']>[1][number];
 export type NativeDropout = NonNullable<NativeBranch['dropout']>;
@@ -154,7 +155,7 @@ export interface NativeBinding extends OpFunctions {
   /** Whether ops with activations of a dtype read weights that are kept in a format. */
   reads(device: NativeDevice, format: WeightFormat, activations: DType): boolean;
   /**
-   * W [out, in] of `shape` in a format, for activations of `dtype`. `values` is W itself, or the bytes of its codes as 'i8' [bytes].
+   * W [out, in] of `shape` in a format, for activations of `dtype`. `values` is W itself, or the bytes of its codes or blocks as 'i8' [bytes].
    * `scales` are f32: [out] of 'int8', one for 64 values of the flattened matrix of 'nf4' and 'fp4', null otherwise.
    */
   pack(

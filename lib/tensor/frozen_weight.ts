@@ -4,6 +4,7 @@ import { binding, call } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 import type { DType, FloatDType } from './dtype';
 import { LoRAError } from '../errors';
+import { blockBytes, isBlockFormat, type BlockFormat } from './block_formats';
 import { checkFloat } from './arguments';
 import { adoptParameter } from './create';
 import { rawCast } from './raw';
@@ -13,14 +14,22 @@ import { check, shapeText } from '../validate';
 
 export type QuantisedFormat = Extract<WeightFormat, 'int8' | 'nf4' | 'fp4'>;
 
+/** Formats that matrices are kept in as a file has them: those, and GGUF's blocks. */
+export type PackedFormat = QuantisedFormat | BlockFormat;
+
 /** Formats that weights can be quantised to. */
 export const quantisedFormats = ['nf4', 'fp4', 'int8'] as const satisfies readonly QuantisedFormat[];
 
 /** The scale of int8 values of a row whose largest magnitude this is. */
 export const scaleOfInt8 = (magnitude: number): number => Math.fround(magnitude * Math.fround(1 / 127));
 
-/** Bytes of a quantised matrix in memory: its codes, and its scales in f32. */
-export function quantisedBytes(format: QuantisedFormat, rows: number, cols: number): number {
+/** Whether a weight is kept in a format whose values are computed from what is stored. */
+export const isPacked = (format: FloatDType | PackedFormat): format is PackedFormat =>
+  isBlockFormat(format) || (quantisedFormats as readonly string[]).includes(format);
+
+/** Bytes of a quantised matrix in memory: its codes, and its scales in f32; or its blocks. */
+export function quantisedBytes(format: PackedFormat, rows: number, cols: number): number {
+  if (isBlockFormat(format)) return blockBytes(format, rows, cols);
   if (format === 'int8') return rows * cols + 4 * rows;
   return Math.ceil((rows * cols) / 2) + 4 * Math.ceil((rows * cols) / blockValues);
 }
@@ -43,7 +52,7 @@ export class FrozenWeight {
   #disposed = false;
   /** null: it is packed when it is read. */
   #handle: NativeWeight | null;
-  #format: FloatDType | QuantisedFormat;
+  #format: FloatDType | PackedFormat;
   #master: Parameter | undefined;
   /** The version of the master that is packed. */
   #packed = 0;
@@ -54,7 +63,7 @@ export class FrozenWeight {
     readonly cols: number,
     readonly dtype: DType,
     readonly device: Device,
-    format: FloatDType | QuantisedFormat,
+    format: FloatDType | PackedFormat,
   ) {
     this.#handle = handle;
     this.#format = format;
@@ -68,7 +77,7 @@ export class FrozenWeight {
   }
 
   /** How its values are kept. */
-  get format(): FloatDType | QuantisedFormat {
+  get format(): FloatDType | PackedFormat {
     return this.#format;
   }
 
@@ -136,14 +145,16 @@ export class FrozenWeight {
 
   /**
    * Packs W = q·s [rows, cols] for activations of `dtype`: of int8 values [rows, cols] and f32 scales [rows], or of the bytes of 4-bit
-   * codes (value 2n of the flattened matrix in the high bits of byte n) and f32 scales, one for each 64 values of it.
+   * codes (value 2n of the flattened matrix in the high bits of byte n) and f32 scales, one for each 64 values of it. Or of GGUF's
+   * blocks, row after row as in the file, which hold their scales: then `scales` is null.
    *
-   * @throws ERR_UNSUPPORTED where the device of the scales does not read the format.
+   * @throws ERR_ARGUMENT for other sizes, among them rows that are not whole blocks; ERR_UNSUPPORTED where the device does not read the
+   * format.
    */
   static packQuantised(
-    format: QuantisedFormat,
+    format: PackedFormat,
     values: Uint8Array | NativeTensor,
-    scales: Float32Array,
+    scales: Float32Array | null,
     [rows, cols]: readonly [number, number],
     dtype: DType,
     device: Device,
@@ -160,8 +171,10 @@ export class FrozenWeight {
         values instanceof Uint8Array
           ? upload('i8', format === 'int8' ? [rows, cols] : [values.byteLength], values)
           : values;
-      const bytes = new Uint8Array(scales.buffer, scales.byteOffset, scales.byteLength);
-      const packed = call().pack(stored, upload('f32', [scales.length], bytes), format, [rows, cols], dtype);
+      const uploaded =
+        scales &&
+        upload('f32', [scales.length], new Uint8Array(scales.buffer, scales.byteOffset, scales.byteLength));
+      const packed = call().pack(stored, uploaded, format, [rows, cols], dtype);
       return new FrozenWeight(packed, rows, cols, dtype, device, format);
     } finally {
       for (const tensor of made) binding().release(tensor);

@@ -8,7 +8,7 @@ import { SavedFolder } from '../formats/file_group';
 import { isRecord, parseJson } from '../formats/json';
 import { refuseLink } from '../formats/links';
 import { fingerprintOf, sameNumbers } from '../linear/fingerprint';
-import { quantisedFormats, type FrozenWeight } from '../tensor/frozen_weight';
+import { isPacked, type FrozenWeight } from '../tensor/frozen_weight';
 import { runDetached } from '../tensor/scope';
 import { slicedBytes } from '../tensor/slices';
 import type { CausalLM } from '../models/causal_lm';
@@ -59,8 +59,7 @@ export async function settingsOf(
   };
 }
 
-const isQuantised = ({ format }: FrozenWeight): boolean =>
-  (quantisedFormats as readonly string[]).includes(format);
+const isQuantised = ({ format }: FrozenWeight): boolean => isPacked(format);
 
 /** How many layers are kept in which format of few bits, and which are not, where some are. */
 function quantisedLayers(model: CausalLM): { quantised?: Record<string, unknown> } {

@@ -86,8 +86,8 @@ export const quantised: Target = {
       packed.dispose();
       const count = shape[0] * shape[1];
       const sizes = format === 'int8' ? [count, shape[0]] : [count / 2, Math.ceil(count / blockValues)];
-      if (String([values.length, scales.length]) !== String(sizes) || !scales.every(Number.isFinite))
-        throw new Error(`read ${values.length} values with ${scales.length} scales: ${String(scales)}`);
+      if (String([values.length, scales?.length]) !== String(sizes) || !scales?.every(Number.isFinite))
+        throw new Error(`read ${values.length} values with ${scales?.length} scales: ${String(scales)}`);
     } finally {
       await stored.close();
     }

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/maths/blocks.h"
 #include "core/maths/ceil_div.h"
 #include "core/runtime/platform/platform.h"
 
@@ -89,6 +90,23 @@ void PackCodes(const uint8_t* src, size_t first, size_t rows, size_t k, size_t w
   }
 }
 
+// Packs one panel of blocks, of the outputs from `first` on.
+void PackBlocks(const PackArgs& args, size_t first, size_t rows, size_t width, uint8_t* dst) {
+  const BlockSize& block = TraitsOf(args.format).block;
+  const size_t bytes = static_cast<size_t>(block.bytes);
+  const size_t blocks = static_cast<size_t>(args.cols / block.values);
+  const uint8_t* const src = args.src.as<uint8_t>() + first * blocks * bytes;
+  for (size_t b = 0; b < blocks; ++b) {
+    for (size_t j = 0; j < width; ++j, dst += bytes) {
+      if (j < rows) {
+        std::memcpy(dst, src + (j * blocks + b) * bytes, bytes);
+      } else {
+        std::memset(dst, 0, bytes);
+      }
+    }
+  }
+}
+
 // Returns the rows of scales that a panel has. Elements are whole, also the one at the end of k.
 size_t ScaleRows(size_t k, WeightFormat format) {
   if (TraitsOf(format).scales != Scales::kBlocks) return HasScales(format) ? 1 : 0;
@@ -126,6 +144,16 @@ void StoreValue(DType dtype, void* dst, size_t l, float value) {
   }
 }
 
+// dst [cols] of w.dtype ← a row of blocks that are `stride` bytes apart.
+void UnpackBlocks(const PackedView& w, const uint8_t* row, size_t stride, void* dst) {
+  const size_t per_block = static_cast<size_t>(TraitsOf(w.format).block.values);
+  float values[kMostBlockValues];
+  for (size_t l = 0; l < static_cast<size_t>(w.cols); l += per_block, row += stride) {
+    DecodeGroups(w.format, row, stride, 0, per_block / kGroupValues, values);
+    for (size_t i = 0; i < per_block; ++i) StoreValue(w.dtype, dst, l + i, values[i]);
+  }
+}
+
 // dst [end - begin][cols] of w.dtype ← outputs [begin, end).
 void UnpackOutputs(const PackedView& w, size_t begin, size_t end, std::byte* dst) {
   const size_t k = static_cast<size_t>(w.cols), width = PanelWidth();
@@ -135,7 +163,10 @@ void UnpackOutputs(const PackedView& w, size_t begin, size_t end, std::byte* dst
     const size_t j = i % width;
     const float* scales =
         source.scales ? source.scales + i / width * source.scale_stride + j : nullptr;
-    if (w.format == WeightFormat::kI8Rows) {
+    if (HasBlocks(w.format)) {
+      const size_t bytes = static_cast<size_t>(TraitsOf(w.format).block.bytes);
+      UnpackBlocks(w, reinterpret_cast<const uint8_t*>(panel) + j * bytes, width * bytes, dst);
+    } else if (w.format == WeightFormat::kI8Rows) {
       ForEachValue<uint8_t>(panel, j, width, k, [&](size_t l, uint8_t bits) {
         StoreValue(w.dtype, dst, l, static_cast<float>(static_cast<int8_t>(bits)) * *scales);
       });
@@ -229,6 +260,13 @@ void Run(const PackArgs& args, Scratch, Context& context) {
   auto* const host = static_cast<CpuContext*>(&context);
   // A product that streams a large matrix once spends 5 to 15 % less time with huge pages.
   platform::AdviseHugePages(args.dst, PackedBytes(args.rows, args.cols, args.format));
+  if (HasBlocks(args.format)) {
+    return ParallelFor(host, Panels(rows, width), [&](size_t p, size_t) {
+      const size_t first = p * width;
+      PackBlocks(args, first, std::min(width, rows - first), width,
+                 reinterpret_cast<uint8_t*>(panels + p * stride));
+    });
+  }
   if (!HasCodes(args.format)) {
     PackPanels(args.src.data, cols, false, rows, cols, args.src.dtype, args.dst, host);
   }

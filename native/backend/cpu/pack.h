@@ -4,8 +4,9 @@
 // 32-bit elements: one f32, the 16-bit pair W[i, 2e], W[i, 2e + 1], four int8 W[i, 4e], …, or the
 // codes of W[i, 8e], … (low bits first). The end of k and the last panel are padded with zeros. The
 // scales follow the panels: of each panel [ScaleRows][PanelWidth()], of which one row serves
-// ScaleGroup(k) values along k, or all of them (int8 rows). Every kernel reads a panel from front
-// to back.
+// ScaleGroup(k) values along k, or all of them (int8 rows). Of a format with blocks, a panel is
+// [blocks of a row][PanelWidth()] blocks as they are in files, and nothing follows. Every kernel
+// reads a panel from front to back.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +28,8 @@ inline size_t Elements(size_t k, DType dtype) {
   return CeilDiv(k * SizeOf(dtype), sizeof(uint32_t));
 }
 inline size_t Elements(size_t k, WeightFormat format) {
-  return CeilDiv(k * static_cast<size_t>(TraitsOf(format).bits), size_t{32});
+  return CeilDiv(static_cast<size_t>(ValueBytes(format, 1, static_cast<int64_t>(k))),
+                 sizeof(uint32_t));
 }
 // Returns how many values along k certainly share a scale, where blocks go on from row to row.
 inline size_t ScaleGroup(size_t k) { return std::gcd(k, size_t{kBlockValues}); }

@@ -1,7 +1,7 @@
 // Reads a block of a panel for the product: in place, or in scratch where W is kept in another
 // format or the product is x·W. W [n, k] has the element (i, l) in panel i / width, so the block of
 // x·W for outputs [c, c + width) and reduction rows [i, i + count) is made of the transposes of
-// contiguous pieces. A format appears in ExpandElements only.
+// contiguous pieces. A format appears in ExpandElements and block_panels-inl.h only.
 #if defined(LORA_BACKEND_CPU_PANEL_READER_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_PANEL_READER_INL_H_
 #undef LORA_BACKEND_CPU_PANEL_READER_INL_H_
@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "backend/cpu/bf16-inl.h"
+#include "backend/cpu/block_panels-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/cache_control.h"
@@ -226,6 +227,17 @@ HWY_INLINE size_t ElementsPerStored(WeightFormat format) {
   return per;
 }
 
+// Returns the bytes of a panel that elements of the product are read from.
+template <bool kPairs>
+HWY_INLINE size_t StoredBytes(WeightFormat format, size_t elements) {
+  if (HasBlocks(format)) {
+    const BlockSize& block = TraitsOf(format).block;
+    const size_t values = elements * (kPairs ? 2 : 1) * kPanelWidth;
+    return values * static_cast<size_t>(block.bytes) / static_cast<size_t>(block.values);
+  }
+  return CeilDiv(elements, ElementsPerStored<kPairs>(format)) * kPanelWidth * sizeof(uint32_t);
+}
+
 // dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`. first is a
 // multiple of kPerStored, to which count is rounded up.
 template <bool kPairs>
@@ -257,8 +269,9 @@ HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT
 template <bool kPairs>
 HWY_INLINE void ExpandPanel(const PanelSource& w, size_t panel, size_t first, size_t count,
                             uint32_t* HWY_RESTRICT dst) {
-  ExpandElements<kPairs>(w.format, w.panels + panel * w.stride, ScalingOf(w, panel), first, count,
-                         dst);
+  const uint32_t* const from = w.panels + panel * w.stride;
+  if (HasBlocks(w.format)) return ExpandBlocks<kPairs>(w.format, from, first, count, dst);
+  ExpandElements<kPairs>(w.format, from, ScalingOf(w, panel), first, count, dst);
 }
 
 // ---- blocks ------------------------------------------------------------------------------------

@@ -261,7 +261,6 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
                     std::span<const LowRankRows> low, const ProductScratch& scratch) {
   const Step& step = product.passes[0].main;
   const size_t tiles = Tiles(rows);
-  const size_t per = ElementsPerStored<kPairs>(step.w.format);
   const bool streams = tiles == 1 && step.w.in_place();
   RowsTile t;
   t.x_stride = step.x_stride;
@@ -274,10 +273,10 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
     // A single tile of rows prefetches the panel that it reads, kStreamAhead elements ahead.
     // Several tiles each prefetch a part of the next block, so that memory is busy during all of
     // them. After the last block of a panel that is the next panel, which follows it in memory.
-    const size_t stored = CeilDiv(t.elements, per) * kPanelBytes;
+    const size_t stored = StoredBytes<kPairs>(step.w.format, t.elements);
     const uintptr_t here =
         reinterpret_cast<uintptr_t>(step.w.panels + block.panel * step.w.stride) +
-        (step.w.first + block.first) / per * kPanelBytes;
+        StoredBytes<kPairs>(step.w.format, step.w.first + block.first);
     t.ahead.step = CeilDiv(stored, std::max<size_t>(1, tiles * t.elements));
     for (size_t tile = 0; tile < tiles; ++tile) {
       const Range of = Split(rows, tiles, tile);

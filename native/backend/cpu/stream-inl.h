@@ -139,11 +139,30 @@ HWY_NOINLINE void MultiplyStreams(const Streams& s) {
   }
 }
 
+// The same of panels of blocks, which are expanded in pieces of whole tiles.
+template <bool kPairs>
+HWY_NOINLINE void AddBlocks(const Step& step, size_t panel, size_t panels, float* sums) {
+  constexpr size_t kPiece = 64;
+  static_assert(kPiece % kAmxPairs == 0);
+  constexpr WeightFormat kOwn = kPairs ? WeightFormat::kBF16 : WeightFormat::kF32;
+  HWY_ALIGN uint32_t piece[kPiece * kPanelWidth];
+  for (size_t p = 0; p < panels; ++p) {
+    for (size_t e = 0; e < step.elements; e += kPiece) {
+      const size_t count = std::min(kPiece, step.elements - e);
+      ExpandPanel<kPairs>(step.w, panel + p, step.w.first + e, count, piece);
+      const SubnormalsOfTiles<kPairs> subnormals;
+      MultiplyStreams<kPairs, kOwn, 1>(
+          {step.x + e, piece, 0, {}, 0, 0, count, sums + p * kPanelWidth});
+    }
+  }
+}
+
 // sums [panels][kPanelWidth] += x · the panels from `panel` on, which are at most kStreams.
 template <bool kPairs>
 HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums) {
   static_assert(kStreams == 4);
   const PanelSource& w = step.w;
+  if (HasBlocks(w.format)) return AddBlocks<kPairs>(step, panel, panels, sums);
   const SubnormalsOfTiles<kPairs> subnormals;
   ForFormat<kPairs>(w.format, [&](auto format) HWY_ATTR {
     const uint32_t* const first =

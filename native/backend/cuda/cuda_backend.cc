@@ -14,7 +14,9 @@ Backend MakeBackend() {
     return std::make_unique<cuda::CudaContext>(cuda::Gpu::Open(0));
   };
   b.f16_activations = true;
-  b.reads = Fits;
+  b.reads = [](WeightFormat format, DType activations) {
+    return !HasBlocks(format) && Fits(format, activations);
+  };
   b.packed_bytes = cuda::PackedBytes;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cuda::PlanCall}; });
   return b;

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <vector>
 
+#include "core/maths/blocks.h"
 #include "core/maths/philox.h"
 #include "core/maths/row_major.h"
 #include "core/ops/element.h"
@@ -16,6 +17,11 @@ using Vector = std::vector<double>;
 // This backend packs matrices row-major, so an index means the same as in a tensor.
 inline double Load(const PackedView& view, int64_t i) {
   const FormatTraits& format = TraitsOf(view.format);
+  const auto seen = [&](float value) {
+    return view.dtype == DType::kBF16 ? F32FromBF16(BF16FromF32(value)) : value;
+  };
+  if (HasBlocks(view.format))
+    return seen(BlockValue(view.format, static_cast<const uint8_t*>(view.data), i));
   const double stored =
       format.codes == nullptr
           ? lora::Load(format.stored, view.data, i)
@@ -25,8 +31,7 @@ inline double Load(const PackedView& view, int64_t i) {
   const auto* scales = reinterpret_cast<const float*>(static_cast<const std::byte*>(view.data) +
                                                       ScalesAt(view.format, view.rows, view.cols));
   const float scale = scales[i / (format.scales == Scales::kRows ? view.cols : kBlockValues)];
-  const float value = static_cast<float>(stored) * scale;
-  return view.dtype == DType::kBF16 ? F32FromBF16(BF16FromF32(value)) : value;
+  return seen(static_cast<float>(stored) * scale);
 }
 using lora::Load;
 

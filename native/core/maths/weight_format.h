@@ -22,8 +22,28 @@ enum class WeightFormat : uint8_t {
   kF32,
   kBF16,
   kF16,
+  // Blocks along a row that hold their own scales, as GGUF files have them: block_formats.h
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ2_K,
+  kQ3_K,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kIQ1_S,
+  kIQ2_S,
+  kIQ3_S,
+  kIQ4_NL,
+  kIQ4_XS,
+  kTQ1_0,
+  kTQ2_0,
+  kMXFP4,
   kF64,  // see DType
 };
+constexpr WeightFormat kFirstBlocks = WeightFormat::kQ4_0, kLastBlocks = WeightFormat::kMXFP4;
 
 // Which values share a scale.
 enum class Scales : uint8_t { kNone, kRows, kBlocks };
@@ -59,10 +79,15 @@ inline constexpr CodeTable kFP4Codes({0, 0x1.555556p-8f, 0x1.555556p-1f, 0x1p0f,
                                       -0x1.555556p-1f, -0x1p0f, -0x1.555556p-2f, -0x1p-1f,
                                       -0x1.555556p-3f, -0x1p-2f});
 
+// So many neighbouring values are in so many bytes.
+struct BlockSize {
+  int64_t values, bytes;
+};
+
 struct FormatTraits {
   const char* name;  // in sentences, and in pack() of JavaScript
   DType stored;      // of the values that pack() takes: the matrix, or the bytes of its codes
-  int bits;          // of a value
+  BlockSize block;
   Scales scales = Scales::kNone;
   const CodeTable* codes =
       nullptr;        // of 4 bits. Value 2n of the flattened matrix is in the high ones
@@ -71,13 +96,31 @@ struct FormatTraits {
 };
 
 inline constexpr FormatTraits kFormats[] = {
-    {"int8", DType::kI8, 8, Scales::kRows},
-    {"nf4", DType::kI8, 4, Scales::kBlocks, &kNF4Codes, 7},
-    {"fp4", DType::kI8, 4, Scales::kBlocks, &kFP4Codes, 0},
-    {"f32", DType::kF32, 32},
-    {"bf16", DType::kBF16, 16},
-    {"f16", DType::kF16, 16},
-    {"f64", DType::kF64, 64},
+    {"int8", DType::kI8, {1, 1}, Scales::kRows},
+    {"nf4", DType::kI8, {2, 1}, Scales::kBlocks, &kNF4Codes, 7},
+    {"fp4", DType::kI8, {2, 1}, Scales::kBlocks, &kFP4Codes, 0},
+    {"f32", DType::kF32, {1, 4}},
+    {"bf16", DType::kBF16, {1, 2}},
+    {"f16", DType::kF16, {1, 2}},
+    {"q4_0", DType::kI8, {32, 18}},
+    {"q4_1", DType::kI8, {32, 20}},
+    {"q5_0", DType::kI8, {32, 22}},
+    {"q5_1", DType::kI8, {32, 24}},
+    {"q8_0", DType::kI8, {32, 34}},
+    {"q2_k", DType::kI8, {256, 84}},
+    {"q3_k", DType::kI8, {256, 110}},
+    {"q4_k", DType::kI8, {256, 144}},
+    {"q5_k", DType::kI8, {256, 176}},
+    {"q6_k", DType::kI8, {256, 210}},
+    {"iq1_s", DType::kI8, {256, 50}},
+    {"iq2_s", DType::kI8, {256, 82}},
+    {"iq3_s", DType::kI8, {256, 110}},
+    {"iq4_nl", DType::kI8, {32, 18}},
+    {"iq4_xs", DType::kI8, {256, 136}},
+    {"tq1_0", DType::kI8, {256, 54}},
+    {"tq2_0", DType::kI8, {256, 66}},
+    {"mxfp4", DType::kI8, {32, 17}},
+    {"f64", DType::kF64, {1, 8}},
 };
 // Their names, for choices among them.
 inline constexpr auto kFormatNames = [] {
@@ -85,7 +128,7 @@ inline constexpr auto kFormatNames = [] {
   for (size_t i = 0; i < names.size(); ++i) names[i] = kFormats[i].name;
   return names;
 }();
-inline constexpr size_t kFormatsWithScales = 3, kFormatsOfJavaScript = 6;
+inline constexpr size_t kFormatsWithScales = 3, kFormatsOfJavaScript = std::size(kFormats) - 1;
 
 constexpr const FormatTraits& TraitsOf(WeightFormat format) {
   return kFormats[static_cast<size_t>(format)];
@@ -94,10 +137,16 @@ constexpr const char* NameOf(WeightFormat format) { return TraitsOf(format).name
 constexpr DType StoredDType(WeightFormat format) { return TraitsOf(format).stored; }
 constexpr bool HasCodes(WeightFormat format) { return TraitsOf(format).codes != nullptr; }
 constexpr bool HasScales(WeightFormat format) { return TraitsOf(format).scales != Scales::kNone; }
+constexpr bool HasBlocks(WeightFormat format) {
+  return format >= kFirstBlocks && format <= kLastBlocks;
+}
+// Whether values are computed from what is stored, instead of being stored.
+constexpr bool IsQuantised(WeightFormat format) { return HasScales(format) || HasBlocks(format); }
 
 // Bytes of the values of W [rows, cols], and how many scales there are.
 constexpr int64_t ValueBytes(WeightFormat format, int64_t rows, int64_t cols) {
-  return CeilDiv(rows * cols * TraitsOf(format).bits, int64_t{8});
+  const BlockSize& block = TraitsOf(format).block;
+  return CeilDiv(rows * cols, block.values) * block.bytes;
 }
 constexpr int64_t ScaleCount(WeightFormat format, int64_t rows, int64_t cols) {
   const Scales scales = TraitsOf(format).scales;
@@ -127,10 +176,10 @@ constexpr WeightFormat FormatOf(DType dtype) {
 }
 
 // Whether every value of a format is one of the dtype, but for the rounding of a product with its
-// scale: bf16 and f16 weights fit f32 activations, and those with scales fit f32 and bf16. Weights
+// scale: bf16 and f16 weights fit f32 activations, and quantised ones fit f32 and bf16. Weights
 // that are wider than the activations do not exist.
 constexpr bool Fits(WeightFormat format, DType activations) {
-  if (HasScales(format)) return activations == DType::kF32 || activations == DType::kBF16;
+  if (IsQuantised(format)) return activations == DType::kF32 || activations == DType::kBF16;
   if (format == WeightFormat::kBF16 || format == WeightFormat::kF16)
     return format == FormatOf(activations) || activations == DType::kF32;
   return format == FormatOf(activations);

@@ -73,11 +73,16 @@ void Check(const PackArgs& args) {
   const FormatTraits& format = TraitsOf(args.format);
   LORA_CHECK(args.src.dtype == format.stored, rules.op(), "expected weight of dtype ",
              NameOf(format.stored), " (", format.name, ") but received ", NameOf(args.src.dtype));
-  if (format.codes == nullptr) {
+  if (HasBlocks(args.format)) {
+    LORA_CHECK(args.cols % format.block.values == 0, rules.op(),
+               "expected rows of whole blocks of ", format.block.values, " values (", format.name,
+               ") but received a weight of shape ", Shape{args.rows, args.cols});
+  }
+  if (format.codes == nullptr && !HasBlocks(args.format)) {
     rules.ShapeIs("weight", args.src, {args.rows, args.cols}, "(out, in)");
   } else {
     rules.ShapeIs("weight", args.src, {ValueBytes(args.format, args.rows, args.cols)},
-                  "(bytes of codes)");
+                  format.codes ? "(bytes of codes)" : "(bytes of blocks)");
   }
   if (format.scales == Scales::kNone) {
     LORA_CHECK(!args.scales, rules.op(), "expected no scales with a weight in ", format.name);

@@ -10,7 +10,7 @@
 namespace lora {
 
 // dst ← the backend's layout of W [rows, cols] in a format. src is row-major: W in StoredDType, or
-// the bytes of its codes, [ValueBytes].
+// the bytes of its codes or blocks, [ValueBytes].
 struct PackArgs {
   TensorView src;
   void* dst = nullptr;  // packed_bytes(rows, cols, format)

@@ -357,6 +357,29 @@ TEST_CASE("pack: codes come as bytes, with a scale for each block of the flatten
       good, [](auto& a) { a.scales = {}; }, "[pack] expected scales but received none");
 }
 
+TEST_CASE("pack: rows are whole blocks, which hold their scales") {
+  const TensorView bytes{nullptr, DType::kI8, {3 * 2 * 18}};
+  const PackArgs good{bytes, &some_memory, {}, WeightFormat::kQ4_0, 3, 64};
+  CHECK(Complaint(good) == "");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.cols = 65; },
+      "[pack] expected rows of whole blocks of 32 values (q4_0) but received a weight of shape "
+      "[3, 65]");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.format = WeightFormat::kQ4_K; },
+      "[pack] expected rows of whole blocks of 256 values (q4_k) but received a weight of shape "
+      "[3, 64]");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.rows = 4; },
+      "[pack] expected weight of shape [144] (bytes of blocks) but received [108]");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.scales = F32({3}); },
+      "[pack] expected no scales with a weight in q4_0");
+  Rejects<PackArgs>(
+      good, [](auto& a) { a.src = F32({108}); },
+      "[pack] expected weight of dtype i8 (q4_0) but received f32");
+}
+
 TEST_CASE("losses and sampling") {
   const CrossEntropyForwardArgs loss{F32({3, 9}), I32({3}), F32({}), F32({1}), {}};
   CHECK(Complaint(loss) == "");

@@ -17,12 +17,21 @@ constexpr Kept kKept[] = {
     {WeightFormat::kBF16, DType::kF32},   {WeightFormat::kF16, DType::kF32},
     {WeightFormat::kI8Rows, DType::kF32}, {WeightFormat::kI8Rows, DType::kBF16},
     {WeightFormat::kNF4, DType::kF32},    {WeightFormat::kNF4, DType::kBF16},
-    {WeightFormat::kFP4, DType::kF32},    {WeightFormat::kFP4, DType::kBF16}};
+    {WeightFormat::kFP4, DType::kF32},    {WeightFormat::kFP4, DType::kBF16},
+    {WeightFormat::kQ8_0, DType::kF32},   {WeightFormat::kQ8_0, DType::kBF16},
+    {WeightFormat::kQ4_K, DType::kF32},   {WeightFormat::kQ4_K, DType::kBF16}};
+
+// The first number of columns that a format has from `cols` on: rows are whole blocks.
+int64_t Columns(const Kept& kept, int64_t cols) {
+  return HasBlocks(kept.format) ? RoundUp(cols, TraitsOf(kept.format).block.values) : cols;
+}
 
 // Calls check(kept) for what the backend reads.
 void ForEachKept(const Backend& backend, const std::function<void(const Kept&)>& check) {
   for (const Kept& kept : kKept) {
     if (!backend.reads(kept.format, kept.activations)) continue;
+    // One kernel expands blocks of any format for all products.
+    if (Tested().emulated && kept.format == WeightFormat::kQ8_0) continue;
     CAPTURE(NameOf(kept.format));
     CAPTURE(NameOf(kept.activations));
     check(kept);
@@ -59,8 +68,10 @@ void CheckSameBits(const Kept& kept, const KeptMatrix& w, const RunWith& run) {
 
 TEST_CASE("weight formats: what a backend reads") {
   for (const Backend* backend : {&ReferenceBackend(), &Tested().backend}) {
+    const bool gpu = backend == &Tested().backend && Tested().tensor_cores;
     for (const Kept& kept : kKept) {
-      CHECK(backend->reads(kept.format, kept.activations));
+      // GPUs read no blocks yet.
+      CHECK(backend->reads(kept.format, kept.activations) != (gpu && HasBlocks(kept.format)));
     }
     CHECK(backend->reads(WeightFormat::kF32, DType::kF32));
     CHECK(backend->reads(WeightFormat::kBF16, DType::kBF16));
@@ -79,36 +90,57 @@ TEST_CASE("weight formats: int8 rows take a quarter of f32, 16 bits half, and co
     CHECK(backend->packed_bytes(512, 1024, WeightFormat::kI8Rows) == f32 / 4 + 512 * sizeof(float));
     CHECK(backend->packed_bytes(512, 1024, WeightFormat::kNF4) == f32 / 8 + f32 / 64);
     CHECK(backend->packed_bytes(512, 1024, WeightFormat::kFP4) == f32 / 8 + f32 / 64);
+    // Blocks take the bytes that they have in a file.
+    CHECK(backend->packed_bytes(512, 1024, WeightFormat::kQ8_0) == f32 / 128 * 34);
+    CHECK(backend->packed_bytes(512, 1024, WeightFormat::kQ4_K) == f32 / 1024 * 144);
+  }
+}
+
+// Requires the values of unpack and embedding.
+void CheckValues(const Kept& kept, const std::vector<Shape>& shapes) {
+  for (const Shape& of : shapes) {
+    const Shape shape{of[0], Columns(kept, of[1])};
+    const KeptMatrix m(kept, shape[0], shape[1], 5);
+    const Tensor ids = Ints({2}, {static_cast<int32_t>(shape[0] - 1), 0});
+    Tensor rows(kept.activations, {2, shape[1]});
+    for (int64_t i = 0; i < 2; ++i) {
+      for (int64_t j = 0; j < shape[1]; ++j)
+        rows.Set(i * shape[1] + j, m.values.at((i == 0 ? shape[0] - 1 : 0) * shape[1] + j));
+    }
+    OnEveryPath(
+        [&](Context& context) {
+          const Backend& backend = Tested().backend;
+          const FrozenWeight weight(backend, m.args, kept.activations, context);
+          std::vector<Tensor> out = {Tensor(kept.activations, shape),
+                                     Tensor(kept.activations, {2, shape[1]})};
+          RunTested(UnpackArgs{weight.view(), out[0]}, context);
+          RunTested(EmbeddingArgs{weight.view(), ids, out[1]}, context);
+          return out;
+        },
+        [&](const std::vector<Tensor>& out) {
+          CHECK_IDENTICAL(out[0], m.values);
+          CHECK_IDENTICAL(out[1], rows);
+        });
   }
 }
 
 TEST_CASE("weight formats: unpack and embedding give the values") {
   ForEachKept(Tested().backend, [](const Kept& kept) {
-    for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{5, 16}, Shape{70, 33},
-                               Shape{31, 1030}, Shape{9, 172}, Shape{17, 352}, Shape{3, 128}}) {
-      const KeptMatrix m(kept, shape[0], shape[1], 5);
-      const Tensor ids = Ints({2}, {static_cast<int32_t>(shape[0] - 1), 0});
-      Tensor rows(kept.activations, {2, shape[1]});
-      for (int64_t i = 0; i < 2; ++i) {
-        for (int64_t j = 0; j < shape[1]; ++j)
-          rows.Set(i * shape[1] + j, m.values.at((i == 0 ? shape[0] - 1 : 0) * shape[1] + j));
-      }
-      OnEveryPath(
-          [&](Context& context) {
-            const Backend& backend = Tested().backend;
-            const FrozenWeight weight(backend, m.args, kept.activations, context);
-            std::vector<Tensor> out = {Tensor(kept.activations, shape),
-                                       Tensor(kept.activations, {2, shape[1]})};
-            RunTested(UnpackArgs{weight.view(), out[0]}, context);
-            RunTested(EmbeddingArgs{weight.view(), ids, out[1]}, context);
-            return out;
-          },
-          [&](const std::vector<Tensor>& out) {
-            CHECK_IDENTICAL(out[0], m.values);
-            CHECK_IDENTICAL(out[1], rows);
-          });
-    }
+    CheckValues(kept,
+                {{1, 1}, {3, 7}, {5, 16}, {70, 33}, {31, 1030}, {9, 172}, {17, 352}, {3, 128}});
   });
+}
+
+TEST_CASE("weight formats: unpack and embedding give the values of every format of blocks") {
+  for (int format = static_cast<int>(kFirstBlocks); format <= static_cast<int>(kLastBlocks);
+       ++format) {
+    for (const DType activations : {DType::kF32, DType::kBF16}) {
+      const Kept kept{static_cast<WeightFormat>(format), activations};
+      CAPTURE(NameOf(kept.format));
+      if (!Tested().backend.reads(kept.format, activations)) continue;
+      CheckValues(kept, {{5, 512}});
+    }
+  }
 }
 
 // Every f16: zeros, subnormals, infinities. One NaN stands for all, some of which have the bits of
@@ -164,7 +196,8 @@ TEST_CASE("weight formats: lora_linear gives the bits of the values, forward and
   if (!Tested().emulated) sizes.insert(sizes.end(), {{172, 70}, {352, 70}, {384, 70}});
   ForEachKept(Tested().backend, [&](const Kept& kept) {
     for (const int64_t m : {1, 2, 4, 7, 9, 70}) {
-      for (const auto& [in, out] : sizes) {
+      for (const auto& [columns, out] : sizes) {
+        const int64_t in = Columns(kept, columns);
         CAPTURE(m);
         CAPTURE(in);
         CAPTURE(out);
@@ -189,7 +222,8 @@ TEST_CASE("weight formats: lora_linear gives the bits of the values, forward and
 
 TEST_CASE("weight formats: rows with adapters of their own have the bits of the values") {
   ForEachKept(Tested().backend, [](const Kept& format) {
-    const LoraLinearCase c = CaseOf(format.activations, 5, 260, {{33, 0, true}, {20, 0}});
+    const LoraLinearCase c =
+        CaseOf(format.activations, 5, Columns(format, 260), {{33, 0, true}, {20, 0}});
     const std::vector<int32_t> slots = {0, 2, -1, 1, 0};
     TableProblem kept(c, LinearPhase::kDecode), plain(c, LinearPhase::kDecode);
     std::vector<KeptMatrix> matrices;
@@ -210,8 +244,9 @@ TEST_CASE("weight formats: rows with adapters of their own have the bits of the 
 }
 
 TEST_CASE("weight formats: linear_cross_entropy gives the bits of the values") {
-  const int64_t rows = 9, dim = 66, vocab = Tested().emulated ? 500 : 5000;
+  const int64_t rows = 9, vocab = Tested().emulated ? 500 : 5000;
   ForEachKept(Tested().backend, [&](const Kept& kept) {
+    const int64_t dim = Columns(kept, 66);
     const KeptMatrix matrix(kept, vocab, dim, 3);
     const Tensor hidden = Normal(kept.activations, {rows, dim}, 1);
     const Tensor labels = Integers(DType::kI32, {rows}, 2, 0, static_cast<int>(vocab) - 1);

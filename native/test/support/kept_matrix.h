@@ -1,6 +1,10 @@
 // A frozen matrix in a format, and its values.
 #pragma once
 
+#include <algorithm>
+#include <vector>
+
+#include "core/maths/blocks.h"
 #include "core/maths/weight_format.h"
 #include "test/support/run.h"
 #include "test/support/tensors.h"
@@ -11,6 +15,44 @@ struct Kept {
   WeightFormat format;
   DType activations;
 };
+// Returns where the scales of a block lie, which are f16.
+inline std::vector<size_t> HalvesOf(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kMXFP4:
+      return {};
+    case WeightFormat::kQ2_K:
+      return {80, 82};
+    case WeightFormat::kQ3_K:
+      return {108};
+    case WeightFormat::kQ6_K:
+      return {208};
+    case WeightFormat::kTQ1_0:
+      return {52};
+    case WeightFormat::kTQ2_0:
+      return {64};
+    case WeightFormat::kQ4_1:
+    case WeightFormat::kQ5_1:
+    case WeightFormat::kQ4_K:
+    case WeightFormat::kQ5_K:
+      return {0, 2};
+    default:
+      return {0};
+  }
+}
+
+// Gives blocks of any bytes scales of about 0.01.
+inline void ScaleBlocks(WeightFormat format, const Tensor& stored) {
+  const size_t bytes = static_cast<size_t>(TraitsOf(format).block.bytes);
+  auto* const blocks = stored.view().as<uint8_t>();
+  for (size_t at = 0; at < static_cast<size_t>(stored.numel()); at += bytes) {
+    for (const size_t half : HalvesOf(format)) {
+      blocks[at + half] = static_cast<uint8_t>(at / bytes * 37);
+      blocks[at + half + 1] = 0x21;
+    }
+    if (format == WeightFormat::kMXFP4) blocks[at] = static_cast<uint8_t>(119 + at / bytes % 4);
+  }
+}
+
 // W as it is stored, and its values in the dtype of the activations: q·s in f32, rounded once more.
 struct KeptMatrix {
   Tensor stored, scales, values;
@@ -18,14 +60,20 @@ struct KeptMatrix {
   KeptMatrix(const Kept& kept, int64_t rows, int64_t cols, uint64_t seed)
       : values(kept.activations, {rows, cols}) {
     const FormatTraits& format = TraitsOf(kept.format);
-    const bool coded = format.codes != nullptr;
-    const Shape shape = coded ? Shape{ValueBytes(kept.format, rows, cols)} : Shape{rows, cols};
+    const bool coded = format.codes != nullptr, blocks = HasBlocks(kept.format);
+    const Shape shape =
+        coded || blocks ? Shape{ValueBytes(kept.format, rows, cols)} : Shape{rows, cols};
     stored = format.stored == DType::kI8 ? Integers(DType::kI8, shape, seed, -128, 127)
                                          : Normal(format.stored, shape, seed);
+    if (blocks) ScaleBlocks(kept.format, stored);
     const int64_t count = ScaleCount(kept.format, rows, cols);
     if (count > 0) scales = Uniform(DType::kF32, {count}, seed + 1, 0.001, 0.02);
     const int64_t per_scale = format.scales == Scales::kRows ? cols : 64;
     for (int64_t i = 0; i < values.numel(); ++i) {
+      if (blocks) {
+        values.Set(i, BlockValue(kept.format, stored.view().as<uint8_t>(), i));
+        continue;
+      }
       const float scale = scales ? static_cast<float>(scales.at(i / per_scale)) : 1;
       values.Set(i, (coded ? Decoded(*format.codes, i) : static_cast<float>(stored.at(i))) * scale);
     }

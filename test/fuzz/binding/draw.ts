@@ -1,11 +1,14 @@
 /** Operands of the native binding with the dtypes, shapes and values that ops take. */
 import type { WeightFormat } from '../../../lib/native/binding';
+import { blockBytes, blockFormats, isBlockFormat, type BlockFormat } from '../../../lib/tensor/block_formats';
 import type { Dice } from '../random';
 import type { Call, Spec, SpecObject } from './plan';
 
 export type Act = 'f32' | 'bf16';
 export const storedDtypes = ['f32', 'bf16', 'f16', 'i32'];
-export const weightFormats: WeightFormat[] = ['f32', 'bf16', 'f16', 'int8', 'nf4', 'fp4'];
+const blocks = Object.keys(blockFormats) as BlockFormat[];
+const floats: WeightFormat[] = ['f32', 'bf16', 'f16'];
+export const weightFormats: WeightFormat[] = [...floats, 'int8', 'nf4', 'fp4', ...blocks];
 export const device: Spec = { $: 'device' };
 export const guard: Spec = { $: 'guard' };
 
@@ -29,6 +32,10 @@ export class Draw {
   some(): number {
     return Math.max(1, this.size());
   }
+  /** Of a weight: a size, or whole blocks of any format. */
+  columns(): number {
+    return this.dice.once(6) ? 256 : this.size();
+  }
   flag(): boolean {
     return this.dice.once(2);
   }
@@ -51,10 +58,14 @@ export class Draw {
     return this.tensor('i32', shape, low, Math.max(low, end));
   }
   weight(dtype: Act, rows: number, cols: number): SpecObject {
-    const format = this.dice.pick<WeightFormat>(
-      dtype === 'f32' ? weightFormats : ['bf16', 'bf16', 'int8', 'nf4', 'fp4'],
-    );
+    const others: WeightFormat[] = dtype === 'f32' ? floats : ['bf16', 'bf16'];
+    const whole = blocks.filter((format) => cols % blockFormats[format].values === 0);
+    const format = this.dice.pick([...others, 'int8', 'nf4', 'fp4', ...whole]);
     const shape = [rows, cols];
+    if (isBlockFormat(format)) {
+      const values = this.tensor('i8', [blockBytes(format, rows, cols)], -128, 127);
+      return { $: 'weight', dtype, format, shape, values, scales: null };
+    }
     const coded = format === 'nf4' || format === 'fp4';
     const values = coded
       ? this.tensor('i8', [Math.ceil((rows * cols) / 2)], -128, 127)

@@ -151,12 +151,12 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     return [...operands, ...(d.flag() ? [guard] : [])];
   },
   quantize: (d) => [d.tensor(d.float(), [d.size(), d.size()]), d.dice.pick(['int8', 'nf4', 'fp4'])],
-  unpack: (d) => [d.weight(d.act(), d.size(), d.size())],
+  unpack: (d) => [d.weight(d.act(), d.size(), d.columns())],
   loraLinearForward,
   loraLinearBackward,
   embedding: (d) => {
     const rows = d.some();
-    return [d.weight(d.act(), rows, d.size()), d.ids(d.shape(), rows)];
+    return [d.weight(d.act(), rows, d.columns()), d.ids(d.shape(), rows)];
   },
   embeddingBackward: (d) => {
     const [vocab, width, { lead }] = [d.some(), d.size(), d.leading()];
