@@ -370,6 +370,20 @@ describe('what a client does wrong', () => {
     expect(answer.status).toBe(status);
   });
 
+  test('bodies may be nested 127 levels deep, and texts may hold more brackets', async () => {
+    const { post } = await serve(model);
+    const parse = jest.spyOn(JSON, 'parse');
+    const nested = (levels: number): string =>
+      `{"wishes":${'[{"a":'.repeat((levels - 1) / 2)}1${'}]'.repeat((levels - 1) / 2)},"user":"\\"${'['.repeat(200)}","messages":[{"role":"user","content":"{\\\\"}]}`;
+    expect((await post(chat, nested(127))).status).toBe(200);
+    const parsed = parse.mock.calls.length;
+    const { status, body } = await post(chat, nested(129));
+    expect([status, body['error'].message]).toEqual([400, expect.stringContaining('at most 127 levels')]);
+    // It is seen before the parser, which would hold the event loop: what was parsed since is the answer.
+    expect(parse.mock.calls.slice(parsed).filter(([text]) => text.startsWith('{"wishes"'))).toEqual([]);
+    parse.mockRestore();
+  });
+
   test('unknown fields are ignored', async () => {
     const { post } = await serve(model);
     expect((await post(chat, { ...hi, user: 'me', metadata: {}, wishes: [1], tools: [] })).status).toBe(200);
