@@ -38,10 +38,10 @@ export const chat = defineCommand({
           { op: 'chat' },
         );
       const names = await loadAdapters(model, files);
-      const conversation = new Conversation(model, options, (messages) =>
+      const conversation: Conversation = new Conversation(model, options, (messages) =>
         note(
           console,
-          `the conversation is longer than the ${model.config.maxPositionEmbeddings} tokens that the model reads: its oldest ${messages} messages are forgotten`,
+          `the conversation is longer than the ${conversation.context} tokens that the model reads: its oldest ${messages} messages are forgotten`,
         ),
       );
       conversation.system = values.system;

@@ -60,7 +60,7 @@ export class Conversation {
       const forgotten = this.#history.length - history.length;
       this.#history = history;
       if (forgotten > 0) this.forgot(forgotten);
-      const room = this.#context - ids.length;
+      const room = this.context - ids.length;
       const maxNewTokens = Math.min(this.options.maxNewTokens, room);
       const handle = this.model.generate(ids, {
         ...this.options,
@@ -83,7 +83,7 @@ export class Conversation {
   }
 
   /** Tokens that the model reads, beside the vectors that the adapter puts before them. */
-  get #context(): number {
+  get context(): number {
     const { adapters, config } = this.model;
     const adapter = this.adapter === null ? undefined : adapters.get(this.adapter);
     return config.maxPositionEmbeddings - (adapter?.virtualTokens ?? 0);
@@ -101,7 +101,7 @@ export class Conversation {
    */
   async #reading(question: ChatMessage, signal: AbortSignal): Promise<Reading> {
     const { tokenizer, config } = this.model;
-    const context = this.#context;
+    const { context } = this;
     // A short answer is better than a forgotten question.
     const room = Math.min(this.options.maxNewTokens, Math.floor(context / 4));
     const system = this.system === undefined ? [] : [{ role: 'system', content: this.system }];

@@ -55,7 +55,7 @@ export const train = defineCommand({
     'the evaluation of the final adapter follows "end" where the run did not make it',
 
   async run(values, console) {
-    const { outDir, batchSize, maxLength, trainOn } = values;
+    const { outDir, batchSize, trainOn } = values;
     // What can be wrong is said before the model is loaded.
     const started = await readStart(values, console);
     if (values.resume !== true) await new OutputDirectory(outDir).check();
@@ -69,11 +69,14 @@ export const train = defineCommand({
     try {
       const { tokenizer } = model;
       const { signal } = console;
+      const adapter = await started.begin(model);
+      const virtual = adapter?.virtualTokens ?? 0;
+      const room = model.config.maxPositionEmbeddings - virtual;
+      const maxLength = virtual > 0 ? Math.min(values.maxLength, room) : values.maxLength;
       const load = (path: string) =>
         loadDataset(path, { tokenizer, maxLength, trainOn, chatTemplate, columns, signal });
       const data = await load(files.data);
       const evalData = files.evalData === undefined ? undefined : await load(files.evalData);
-      const adapter = await started.begin(model);
       note(console, countsOf(data));
       const trainer = new Trainer({ ...optionsOf(values), model, data, evalData });
       const report = values.json

@@ -275,6 +275,22 @@ export function checkGroupable(op: string, data: DataSource, packing: boolean): 
 }
 
 /**
+ * Throws for an example of more than `room` tokens, where a data set knows how long its examples are: else the batch that holds it would
+ * fail. `why`: what leaves no more room.
+ */
+export function checkLengths(op: string, name: string, data: DataSource, room: number, why: string): void {
+  if (!(data instanceof FileDataset || data instanceof MemoryDataset)) return;
+  const { lengths } = data;
+  const long = lengths.findIndex((length) => length > room);
+  check(
+    long < 0,
+    op,
+    () =>
+      `expected examples of ${name} of at most ${room} tokens, since ${why}, but example ${long} has ${lengths[long]}: give loadDataset a maxLength of ${room}`,
+  );
+}
+
+/**
  * A generator (or any iterator that is its own iterable) is empty when it is read a second time; training
  * for several epochs on it would silently stop. A function gives a fresh one each time.
  */

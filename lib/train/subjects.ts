@@ -1,6 +1,9 @@
-/** Which subject a run has. */
+/** Which subject a run has, and whether the data fit it. */
+import { checkLengths } from '../data/batches';
+import type { DataSource } from '../data/example';
 import { LoRAError } from '../errors';
 import type { CausalLM } from '../models/causal_lm';
+import type { Adapter } from '../peft/adapter';
 import { AdapterSubject } from './adapter_subject';
 import { ModelSubject } from './model_subject';
 import type { TrainingSubject } from './subject';
@@ -26,4 +29,18 @@ export function subjectOf(model: CausalLM, train: 'adapter' | 'all' | undefined)
       ? `expected a trainable active adapter but ${adapter.name} was loaded with trainable: false`
       : 'expected an active adapter but the model has none: call model.addAdapter({ r: 16 }) first',
   );
+}
+
+/** @throws ERR_ARGUMENT for examples that the context does not hold behind the vectors of an adapter. */
+export function checkRoom(
+  model: CausalLM,
+  adapter: Adapter | null,
+  sources: Readonly<Record<string, DataSource | undefined>>,
+): void {
+  const virtual = adapter?.virtualTokens ?? 0;
+  if (virtual === 0) return;
+  const { maxPositionEmbeddings: context } = model.config;
+  const why = `adapter '${adapter!.name}' puts ${virtual} vectors before them and the model has max_position_embeddings ${context}`;
+  for (const [name, data] of Object.entries(sources))
+    if (data !== undefined) checkLengths('Trainer', name, data, context - virtual, why);
 }

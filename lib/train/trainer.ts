@@ -16,7 +16,7 @@ import { RunRecord } from './record';
 import { Report } from './report/report';
 import { checkDisk } from './disk';
 import type { TrainingSubject } from './subject';
-import { subjectOf } from './subjects';
+import { checkRoom, subjectOf } from './subjects';
 import { bestCheckpoint, newestCheckpoint, readRunState, settingsOf, type RunSettings } from './resume';
 import { Updates } from './update';
 import { resolveOptions, type ResolvedOptions, type TrainerOptions } from './options';
@@ -54,7 +54,7 @@ export class Trainer {
    * Checks every option; nothing runs yet.
    *
    * @throws ERR_ARGUMENT for a bad option, without a trainable active adapter or trainable weights, and for a one-shot iterator where the data
-   * is read twice; ERR_UNSUPPORTED for a model in f16.
+   * is read twice, for examples of a data set that the context does not hold behind the vectors of prompt tuning; ERR_UNSUPPORTED for a model in f16.
    */
   constructor(options: TrainerOptions) {
     this.#options = resolveOptions(options);
@@ -64,6 +64,7 @@ export class Trainer {
     if ((this.#options.epochs ?? 1) > 1) checkRereadable('Trainer', data);
     if (model.dtype === 'f16') refuseF16Training('Trainer');
     this.#subject = subjectOf(model, this.#options.train);
+    checkRoom(model, this.#subject.adapter, { data, evalData: options.evalData });
     this.#parameters = options.parameters ?? this.#subject.parameters();
     const { lr, weightDecay, outDir } = this.#options;
     const { optimizer: given = 'adamw' } = options;

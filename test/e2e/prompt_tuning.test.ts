@@ -2,11 +2,12 @@
  * Prompt tuning. Vectors that are the embeddings of tokens do what these tokens do: logits, losses and texts are held against those of the
  * base, which reads the tokens themselves.
  */
-import { rmSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { Conversation } from '../../lib/cli/conversation';
 import {
   CausalLM,
+  loadDataset,
   noGrad,
   openSafetensors,
   readAdapter,
@@ -258,6 +259,27 @@ test('beyond the context is refused', async () => {
   );
   const { usage } = await model.generate(fit.slice(8), { maxNewTokens: 8, ignoreEos: true });
   expect(usage.completionTokens).toBe(8);
+});
+
+test('a Trainer refuses a data set with a longer example before its first step', async () => {
+  textAdapter('x'.repeat(19)); // 20 vectors
+  const file = join(out, 'rows.jsonl');
+  writeFileSync(file, `{"text":"a"}\n{"text":"${'b'.repeat(context - 21)}"}\n`);
+  const { tokenizer } = model;
+  const data = await loadDataset(file, { tokenizer, maxLength: context });
+  expectThrow(
+    () => new Trainer({ model, data, maxSteps: 1 }),
+    'ERR_ARGUMENT',
+    `[Trainer] expected examples of data of at most 108 tokens, since adapter 'text' puts 20 vectors before them and the model has max_position_embeddings 128, but example 1 has 109: give loadDataset a maxLength of 108`,
+  );
+  const fitting = await loadDataset(file, { tokenizer, maxLength: context - 20 });
+  expect((await new Trainer({ model, data: fitting, maxSteps: 1 }).run()).step).toBe(1);
+  const evalData = data;
+  expectThrow(
+    () => new Trainer({ model, data: fitting, evalData, maxSteps: 1, evalEvery: 1 }),
+    'ERR_ARGUMENT',
+    /examples of evalData/,
+  );
 });
 
 describe('what else knows the context', () => {

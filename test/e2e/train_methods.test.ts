@@ -82,6 +82,17 @@ test.each([
   expect((await readAdapter(outDir)).config).toMatchObject({ peft_type: type, ...more });
 });
 
+test('rows are cut to what the context holds behind the vectors of prompt tuning', async () => {
+  const long = join(out, 'long.jsonl');
+  writeFileSync(long, `{"prompt": "a", "completion": "${'b'.repeat(200)}"}\n`.repeat(4));
+  const { status, err } = await commandLine([
+    ...['train', '--model', model.directory, '--data', long, '--out-dir', fresh(), '--max-steps', '2'],
+    ...['--device', 'cpu', '--no-report', '--method', 'prompt'],
+  ]);
+  expect(status === 0 ? '' : err).toBe('');
+  expect(err).toContain('4 examples, 468 tokens count, 4 of them cut to the maximum length');
+});
+
 test('flags of LoRA beside another method, and a method beside an adapter, are refused', async () => {
   const { status, err } = await train(fresh(), '--method', 'full', '--r', '4');
   expect([status, err]).toEqual([
