@@ -42,7 +42,10 @@ export interface MemoryOptions extends Pick<
   gradientCheckpointing?: boolean | undefined;
   /** The optimizer by name. Default 'adamw'. */
   optimizer?: OptimizerName | undefined;
-  /** 'all': all weights are trained, as after `trainAll()`, in the place of an adapter. Default 'adapter'. */
+  /**
+   * 'all': all weights are trained, as after `trainAll()`, in the place of an adapter; activations, logits and workspace then count as far as they take more
+   * than the gradients, which come when those go. Default 'adapter'.
+   */
   train?: 'adapter' | 'all' | undefined;
   /** Serve so many sequences of `length` tokens at once, instead of training. */
   streams?: number | undefined;
@@ -50,7 +53,7 @@ export interface MemoryOptions extends Pick<
 
 /** Bytes. */
 export interface MemoryEstimate {
-  /** The frozen weights; where all are trained, their rounded copies. Loading takes less beside them than training does. */
+  /** The frozen weights; where all are trained, the rounded embedding. Loading takes less beside them than training does. */
   weights: number;
   /** The trained parameters and their gradients, in f32. */
   adapters: number;
@@ -220,10 +223,10 @@ function sizesOf(
   return { weights, activation };
 }
 
-/** The same where all weights are trained: products read rounded copies in bf16, and in f32 the masters, but for the embedding. */
+/** The same where all weights are trained: the masters stand for the weights, and the embedding is kept rounded beside its own. */
 function trainedSizes(config: ModelConfig, dtype: 'auto' | 'f32' | 'bf16'): ReturnType<typeof sizesOf> {
-  const { weights, activation } = sizesOf(config, dtype, undefined);
-  return { weights: activation === 2 ? weights : 4 * config.vocabSize * config.hiddenSize, activation };
+  const { activation } = sizesOf(config, dtype, undefined);
+  return { weights: activation * config.vocabSize * config.hiddenSize, activation };
 }
 
 type Parts = Omit<MemoryEstimate, 'weights' | 'runtime' | 'total'>;
@@ -232,6 +235,31 @@ type Parts = Omit<MemoryEstimate, 'weights' | 'runtime' | 'total'>;
 function headWorkspace({ vocabSize, hiddenSize }: ModelConfig, tokens: number, size: number): number {
   const rows = Math.min(tokens, Math.max(1, Math.floor(mostLogits / vocabSize)));
   return 3 * rows * vocabSize * size + 4 * vocabSize * hiddenSize;
+}
+
+/**
+ * Where all weights are trained, their gradients fill the memory that activations, and in bf16 rounded weights, give back: these count as far as they are
+ * more.
+ */
+function withGradients(
+  parts: Parts,
+  {
+    config,
+    tokens,
+    size,
+    parameters,
+  }: { config: ModelConfig; tokens: number; size: number; parameters: number },
+): Parts {
+  const copies = size === 2 ? 2 * (parameters - config.vocabSize * config.hiddenSize) : 0;
+  const workspace = parts.workspace + headWorkspace(config, tokens, size) + copies;
+  const before = parts.activations + parts.logits + workspace;
+  const share = Math.max(0, before - 4 * parameters) / before;
+  return {
+    ...parts,
+    activations: share * parts.activations,
+    logits: share * parts.logits,
+    workspace: share * workspace,
+  };
 }
 
 /** Trained values, and the ranks of all layers. */
@@ -277,16 +305,15 @@ function trainingParts(
     : block * layers + 4 * ranks;
   const row = size * config.vocabSize;
   const rows = Math.min(tokens, Math.max(fewestRows, Math.min(mostRows, Math.floor(keptExponentials / row))));
-  return {
+  const parts = {
     adapters: 8 * parameters,
     optimizer: stateBytes[optimizer] * parameters,
     activations: tokens * kept,
     logits: rows * row,
     kvCache: 0,
-    workspace:
-      tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d) +
-      (train === 'all' ? headWorkspace(config, tokens, size) : 0),
+    workspace: tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d),
   };
+  return train === 'all' ? withGradients(parts, { config, tokens, size, parameters }) : parts;
 }
 
 function servingParts(
