@@ -1,7 +1,7 @@
 /** The weights of a model as parameters: full fine-tuning, of all of them or of those that patterns name. */
 import { LoRAError } from '../errors';
 import { adoptParameter } from '../tensor/create';
-import { quantisedFormats } from '../tensor/frozen_weight';
+import { isPacked } from '../tensor/frozen_weight';
 import { rawCast } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import { Parameter } from '../tensor/tensor';
@@ -142,7 +142,7 @@ function masterOf(entry: NamedWeight): Parameter {
 function refuseQuantised(entry: NamedWeight): void {
   if ('tensor' in entry) return;
   const { format } = matrixOf(entry);
-  if (!(quantisedFormats as readonly string[]).includes(format)) return;
+  if (!isPacked(format)) return;
   throw new LoRAError(
     'ERR_UNSUPPORTED',
     `[${op}] ${entry.name} is kept in ${format} and cannot be trained: load the model without quantize, or train an adapter`,
