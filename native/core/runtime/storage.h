@@ -74,7 +74,8 @@ class Device {
   void GiveBack(const Block& block, size_t counted) {
     allocator_.Free(block);
     Count(-static_cast<int64_t>(counted));
-    if (allocator_.wants_trim()) Trim(allocator_.in_use());
+    // A device's own memory is kept until there is no other: giving it back waits for the device.
+    if (host_memory() && allocator_.wants_trim()) Trim(allocator_.in_use());
   }
 
   // The program that is being recorded, if one is: calls of ops are added to it, not enqueued.

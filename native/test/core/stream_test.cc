@@ -433,4 +433,66 @@ TEST_CASE("trimmed memory goes back to the system only after the commands that u
   CHECK(HostMemoryBudget().used() == used - kBytes);
 }
 
+namespace {
+
+// Plays a GPU: memory that cannot be touched, and a context that counts how often it is waited for.
+struct Played {
+  size_t unmapped = 0;
+  int waits = 0;
+};
+class PlayedMemory final : public MemorySource {
+ public:
+  explicit PlayedMemory(Played& played) : played_(played) {}
+  void* Map(size_t) override { return reinterpret_cast<void*>(next_ += 4096); }
+  void Unmap(void*, size_t bytes) override { played_.unmapped += bytes; }
+  size_t free() const override { return 0; }
+
+ private:
+  Played& played_;
+  uintptr_t next_ = 0;
+};
+class PlayedContext final : public Context {
+ public:
+  explicit PlayedContext(Played& played) : played_(played) {}
+  void Finish() override { ++played_.waits; }
+
+ private:
+  Played& played_;
+};
+class PlayedDevice final : public Device {
+ public:
+  explicit PlayedDevice(Played& played)
+      : Device("gpu", kBackend, std::make_unique<PlayedMemory>(played),
+               std::make_unique<WorkerStream>(
+                   [&played](int) { return std::make_unique<PlayedContext>(played); }, 1)) {}
+  ~PlayedDevice() override { stream().Stop(); }
+  void CopyTo(void*, const void*, size_t, Context&) override {}
+  void CopyFrom(void*, const void*, size_t, Context&) override {}
+  bool host_memory() const override { return false; }
+};
+
+}  // namespace
+
+TEST_CASE("a device keeps its own memory until it is asked to give it back, and does not wait") {
+  constexpr size_t kBytes = size_t{256} << 20;
+  Played played;
+  {
+    const auto device = std::make_shared<PlayedDevice>(played);
+    device->stream().Enqueue(Run([](Context&) {}));  // makes the context
+    std::vector<StoragePtr> held;
+    for (int i = 0; i < 8; ++i)
+      held.push_back(
+          std::make_shared<Storage>(device, device->allocator().Allocate(kBytes), kBytes));
+    held.clear();
+    device->stream().Synchronize();
+    CHECK(device->allocator().cached() == 8 * kBytes);
+    CHECK(played.unmapped == 0);
+    CHECK(played.waits == 1);  // that of Synchronize()
+    device->Trim(0);
+    device->stream().Synchronize();
+    CHECK(played.unmapped == 8 * kBytes);
+    CHECK(played.waits == 3);
+  }
+}
+
 }  // namespace lora
