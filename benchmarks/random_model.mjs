@@ -5,6 +5,7 @@ import { writeSafetensors } from 'lora-native';
 
 /** [layers, hidden, feed-forward, heads, key heads, vocabulary, tied embeddings] */
 export const shapes = {
+  'Llama-68M': [2, 768, 3072, 12, 12, 32000, false],
   'SmolLM2-135M': [30, 576, 1536, 9, 3, 49152, true],
   'SmolLM2-360M': [32, 960, 2560, 15, 5, 49152, true],
   'Llama-3.2-1B': [16, 2048, 8192, 32, 8, 128256, true],

@@ -67,7 +67,7 @@ export interface MemoryEstimate {
   kvCache: number;
   /** Gradients of a block, working space of the kernels, and what the allocator keeps of freed memory. */
   workspace: number;
-  /** Node.js and the tokenizer, which count in the process's memory but not in LORA_MEMORY_LIMIT. */
+  /** Node.js, the tokenizer and what loading leaves, which count in the process's memory but not in LORA_MEMORY_LIMIT. */
   runtime: number;
   /** The sum: the peak of the process's resident memory. */
   total: number;
@@ -85,8 +85,10 @@ const [keptExponentials, fewestRows, mostRows] = [96 * 2 ** 20, 16, 512];
 const pageTokens = 64;
 /** Measured: Node.js with this library; and of a tokenizer for each token that it has. */
 const [runtimeBytes, tokenBytes] = [75e6, 400];
+/** Measured: what loading leaves of the slices of files that it read, less of a small model. */
+const loadingBytes = 15e6;
 /** Measured: parts of prompts, recorded steps, and texts that are collected late. */
-const servingBytes = 40e6;
+const servingBytes = 25e6;
 
 const product = (shape: readonly number[]): number => shape.reduce((all, dim) => all * dim, 1);
 
@@ -162,7 +164,8 @@ export function estimateMemory(
     "expected no quantised weights with train: 'all', since those cannot be trained",
   );
   const sizes = whole ? trainedSizes(model, dtype) : sizesOf(model, dtype, quantised);
-  const runtime = runtimeBytes + tokenBytes * model.vocabSize;
+  const loading = Math.min(loadingBytes, sizes.weights / 8);
+  const runtime = runtimeBytes + tokenBytes * model.vocabSize + loading;
   const parts =
     streams === undefined
       ? trainingParts(model, options, { tokens: batchSize * length, size: sizes.activation, optimizer })

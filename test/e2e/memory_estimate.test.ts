@@ -95,6 +95,19 @@ test.each<[MemoryOptions['quantize'], TinyModelOptions]>([
   },
 );
 
+test.each(['nf4', 'int8'])(
+  'a base that is quantised to %s while it is loaded takes the result and two matrices at most',
+  async (format) => {
+    const config = { hidden_size: 64, head_dim: 16, intermediate_size: 2048, num_hidden_layers: 6 };
+    const dir = await tinyModel({ config });
+    const [peak, held] = childReport(`
+    const model = await lora.CausalLM.fromPretrained(${JSON.stringify(dir)}, { quantize: '${format}' });
+    const { peakBytes, bytes } = lora.memoryUsage();
+    report([peakBytes, bytes]);`) as [number, number];
+    expect(peak - held).toBeLessThan(2 * 4 * 64 * 2048); // of eighteen as large, one of which may still be queued
+  },
+);
+
 test('modules that transformers leaves whole count as such', () => {
   const of = (more: object): number =>
     estimateMemory({
