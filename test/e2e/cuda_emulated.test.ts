@@ -23,7 +23,7 @@ import { fillAdapter } from '../support/fill_adapter';
 import { runChild } from '../support/child';
 import { gpu as device, onGpu as emulated } from '../support/emulated';
 import { tinyModel } from '../support/tiny_model';
-import { weightFormatCases } from '../support/weight_format_cases';
+import { goldenOnCodes, weightFormatCases } from '../support/weight_format_cases';
 
 const rows = [
   [256, 72, 101, 108, 108, 111, 32, 119],
@@ -186,12 +186,20 @@ emulated('process.exit while kernels run ends the process quietly', async () => 
 
 programCases(device, emulated, ['bf16']);
 
-weightFormatCases(device, emulated, [
-  'bf16 for f32',
-  'f16 for f32',
-  'int8 rows for f32',
-  'int8 rows for bf16',
-  'nf4 for f32',
-  'nf4 for bf16',
-  'fp4 for bf16',
-]);
+weightFormatCases(
+  device,
+  emulated,
+  [
+    'bf16 for f32',
+    'f16 for f32',
+    'int8 rows for f32',
+    'int8 rows for bf16',
+    'nf4 for f32',
+    'nf4 for bf16',
+    'fp4 for bf16',
+  ],
+  ['nf4 for f32', 'nf4 for bf16'],
+);
+// A step of a whole batch takes minutes on the emulator.
+const little = { steps: 1, tokens: 1, rows: 1, length: 12 };
+goldenOnCodes(device, emulated, ['stories260K-dora', 'tiny-qwen3'], little);
