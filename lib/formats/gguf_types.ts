@@ -42,7 +42,15 @@ const blocks = new Map<number, GgufBlock>([
 /** The type of a number in a file; undefined for one that is not known. */
 export const ggufBlock = (id: number): GgufBlock | undefined => blocks.get(id);
 
-/** The numbers of the types that this package writes. */
-export const ggufTypeIds = { F32: 0, F16: 1, Q4_0: 2, Q8_0: 8, BF16: 30 } as const satisfies Partial<
-  Record<GgufType, number>
->;
+const names = new Set<string>([...blocks.values()].map(({ type }) => type));
+export const isGgufType = (name: string): name is GgufType => names.has(name);
+
+/** The block types of matrices that are read, for messages. */
+export const storedBlocks = Object.keys(blockFormats).join(', ').toUpperCase();
+
+const blockIds = Object.fromEntries(
+  Object.entries(blockFormats).map(([format, { type }]) => [format.toUpperCase(), type]),
+) as Record<Uppercase<BlockFormat>, number>;
+
+/** The numbers of the types that files are written with. */
+export const ggufTypeIds = { F32: 0, F16: 1, BF16: 30, ...blockIds } as const;

@@ -1,4 +1,5 @@
 /** config.json of a Llama-family model, in the dialects of transformers 4 and 5, read strictly. */
+import type { BlockFormat } from '../tensor/block_formats';
 import type { DType } from '../tensor/dtype';
 import { checkLimit, defaultLimits, type Limits } from '../formats/limits';
 import { suggest } from '../validate';
@@ -38,6 +39,8 @@ export interface ModelConfig extends BlockShape {
   readonly bosTokenId: number | null;
   /** The ids that end a text. */
   readonly eosTokenIds: readonly number[];
+  /** The formats of matrices that a GGUF file keeps in blocks, by the paths of their modules; absent: there are none. */
+  readonly packed?: ReadonlyMap<string, BlockFormat>;
   /** What the file says its weights are kept in, where it says so. */
   readonly fileDType: DType | null;
   /** config.json as it was read. */

@@ -2,9 +2,12 @@
 import type { GgufValues } from '../formats/gguf_values';
 import type { GgufBlock } from '../formats/gguf_types';
 import { torchNames, floatOfStored } from '../formats/dtypes';
+import { isBlockFormat, type BlockFormat } from '../tensor/block_formats';
 import { ggufTokenId } from '../text/gguf_tokenizer';
 import { suggest } from '../validate';
+import type { ModelConfig } from './config';
 import { families, modelTypes, type ModelType } from './families';
+import { ggufModules } from './gguf_names';
 import { inverseFrequencies, type RopeScaling } from './rope';
 
 type Json = Record<string, unknown>;
@@ -13,6 +16,16 @@ type Json = Record<string, unknown>;
 export interface GgufTensors {
   has(name: string): boolean;
   get(name: string): { readonly block: GgufBlock } | undefined;
+}
+
+/** The matrices that are kept in blocks, by the paths of their modules. */
+export function ggufPacked(tensors: GgufTensors, config: ModelConfig): ModelConfig['packed'] {
+  const packed = new Map<string, BlockFormat>();
+  for (const [path, { name }] of ggufModules(config)) {
+    const format = tensors.get(`${name}.weight`)?.block.type.toLowerCase() ?? '';
+    if (isBlockFormat(format)) packed.set(path, format);
+  }
+  return packed.size > 0 ? packed : undefined;
 }
 
 /** Keys that change the mathematics, with the only values that leave it as implemented; after the architecture's name. */
@@ -40,6 +53,12 @@ const neutral: Readonly<Record<string, readonly unknown[]>> = {
 };
 
 function checkNeutral(values: GgufValues, architecture: string): void {
+  const version = values.get('general.quantization_version') ?? 2;
+  if (version !== 2)
+    values.fail(
+      `has general.quantization_version = ${JSON.stringify(String(version).slice(0, 80))}; supported is 2`,
+      'ERR_UNSUPPORTED',
+    );
   for (const [name, allowed] of Object.entries(neutral)) {
     const key = `${architecture}.${name}`;
     const value = values.get(key);

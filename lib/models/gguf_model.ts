@@ -12,7 +12,7 @@ import type { ModelTensors } from '../formats/sharded';
 import type { StoredTensor } from '../formats/stored_tensors';
 import { ggufTokenizerFiles, hasGgufTokenizer, type TokenizerFiles } from '../text/gguf_tokenizer';
 import { parseModelConfig, type ModelConfig } from './config';
-import { ggufConfigJson, ggufGenerationJson, type GgufTensors } from './gguf_config';
+import { ggufPacked, ggufConfigJson, ggufGenerationJson, type GgufTensors } from './gguf_config';
 import { ggufModules, reordered, type RowOrder } from './gguf_names';
 
 /** The factors of Llama 3's rope. */
@@ -140,7 +140,9 @@ export class GgufModel implements ModelFiles {
   async config(): Promise<ModelConfig> {
     const json = await this.json('config.json');
     try {
-      return parseModelConfig(json, this.reading.limits);
+      const config = parseModelConfig(json, this.reading.limits);
+      const packed = ggufPacked(this.described, config);
+      return packed ? { ...config, packed } : config;
     } catch (cause) {
       if (!(cause instanceof LoRAError)) throw cause;
       const { code, op, message } = cause;

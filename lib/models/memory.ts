@@ -8,6 +8,7 @@ import { mostLogits } from '../ops/cross_entropy';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
 import {
+  allIn,
   quantisedByConfig,
   quantisedModules,
   quantizePlan,
@@ -201,9 +202,9 @@ function quantisedOf(
   check(
     stored === undefined,
     op,
-    () => `the model is quantised already (${stored!.format}): leave quantize out`,
+    () => `the model is quantised already (${[...new Set(stored!.values())].join(', ')}): leave quantize out`,
   );
-  return { format: plan.format, modules: quantisedModules(op, config, plan) };
+  return allIn(plan.format, quantisedModules(op, config, plan));
 }
 
 /** Bytes of the weights in memory, and of a number of the activations. */
@@ -219,9 +220,10 @@ function sizesOf(
   let weights = 0;
   for (const [name, shape] of expectedTensors(config)) {
     if (shape.length !== 2) weights += product(shape) * activation;
-    else if (quantised?.modules.has(name.replace(/\.weight$/, '')))
-      weights += quantisedBytes(quantised.format, shape[0]!, shape[1]!);
-    else weights += product(shape) * stored;
+    else {
+      const format = quantised?.get(name.replace(/\.weight$/, ''));
+      weights += format ? quantisedBytes(format, shape[0]!, shape[1]!) : product(shape) * stored;
+    }
   }
   return { weights, activation };
 }

@@ -1,6 +1,6 @@
 /** Which matrices of a model become 4-bit codes or int8 rows while it is loaded. */
 import { isRecord } from '../formats/json';
-import { quantisedFormats, type QuantisedFormat } from '../tensor/frozen_weight';
+import { quantisedFormats, type PackedFormat, type QuantisedFormat } from '../tensor/frozen_weight';
 import { check, checkBoolean, checkOneOf, checkOptions, describe, isListOf, listed } from '../validate';
 import type { ModelConfig } from './config';
 import { EMBEDDING, expectedTensors, HEAD } from './tensor_table';
@@ -70,21 +70,25 @@ export function quantisedModules(
   return new Set(modules.filter((path) => !skipped(path)));
 }
 
-/** The matrices of a model that are quantised, by the path of their module, and their format. */
-export interface QuantisedMatrices {
-  readonly format: QuantisedFormat;
-  readonly modules: ReadonlySet<string>;
-}
+/** The formats of the matrices of a model that are quantised, by the path of their module. */
+export type QuantisedMatrices = ReadonlyMap<string, PackedFormat>;
 
-/** Those of the files, as `quantization_config` of config.json has them; undefined for a model of whole weights. */
+export const allIn = (format: QuantisedFormat, modules: Iterable<string>): QuantisedMatrices =>
+  new Map([...modules].map((path) => [path, format]));
+
+/** Those of the files, as a GGUF file or `quantization_config` of config.json has them; undefined for a model of whole weights. */
 export function quantisedByConfig(config: ModelConfig): QuantisedMatrices | undefined {
+  if (config.packed) return config.packed;
   const stated = config.raw['quantization_config'];
   if (!isRecord(stated)) return undefined;
   const every = [...expectedTensors(config)].filter(([, shape]) => shape.length === 2);
   const paths = every.map(([name]) => name.slice(0, -'.weight'.length));
   const linears = paths.filter((path) => path !== EMBEDDING);
   if (stated['quant_method'] !== 'bitsandbytes')
-    return { format: 'int8', modules: new Set(linears.filter((path) => path !== HEAD)) };
+    return allIn(
+      'int8',
+      linears.filter((path) => path !== HEAD),
+    );
   const eight = stated['load_in_8bit'] === true || stated['_load_in_8bit'] === true;
   const format = eight ? 'int8' : stated['bnb_4bit_quant_type'] === 'nf4' ? 'nf4' : 'fp4';
   const stored: unknown = stated['llm_int8_skip_modules'];
@@ -93,5 +97,5 @@ export function quantisedByConfig(config: ModelConfig): QuantisedMatrices | unde
   const modules = new Set(linears.filter((path) => !whole(path)));
   // A tied head is the embedding.
   if (config.tieWordEmbeddings && !whole(HEAD)) modules.add(EMBEDDING);
-  return { format, modules };
+  return allIn(format, modules);
 }

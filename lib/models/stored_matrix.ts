@@ -1,6 +1,6 @@
 /**
- * The ways in which checkpoints keep a matrix [out, in]: as floats, as int8 rows with scales (compressed-tensors, bitsandbytes), or as 4-bit
- * codes with scales of blocks (bitsandbytes). Each says which tensors a file must hold for it, and reads what a frozen matrix is packed of.
+ * The ways in which checkpoints keep a matrix [out, in]: as floats, as int8 rows with scales (compressed-tensors, bitsandbytes), as 4-bit
+ * codes with scales of blocks (bitsandbytes), or as blocks of GGUF files. Each says which tensors a file must hold for it, and reads what a frozen matrix is packed of.
  */
 import { LoRAError } from '../errors';
 import { floatOfStored, storedFloats, torchNames } from '../formats/dtypes';
@@ -8,6 +8,7 @@ import { isRecord, parseJson } from '../formats/json';
 import type { ModelTensors } from '../formats/sharded';
 import { fromBytes } from '../tensor/create';
 import { inSlices } from '../tensor/pace';
+import { isBlockFormat, type BlockFormat } from '../tensor/block_formats';
 import type { FloatDType } from '../tensor/dtype';
 import { blockValues, scalesOf, type PackedFormat } from '../tensor/frozen_weight';
 import { shapeText } from '../validate';
@@ -297,6 +298,14 @@ async function codes(
   };
 }
 
+/** GGUF's blocks, which hold their scales and are packed as they are. */
+const blocks = (stored: ModelTensors, name: string, shape: Shape, format: BlockFormat): StoredMatrix => ({
+  format,
+  shape,
+  tensors: new Map([[name, shape]]),
+  read: async () => ({ format, values: await stored.get(name).read(), scales: null }),
+});
+
 /** How a matrix is kept; undefined: as floats. Only the description of its blocks is read. */
 export async function storedMatrix(
   stored: ModelTensors,
@@ -306,6 +315,8 @@ export async function storedMatrix(
 ): Promise<StoredMatrix | undefined> {
   if (!names.has(name)) return undefined;
   const { dtype } = stored.get(name);
+  const block = dtype.toLowerCase();
+  if (isBlockFormat(block)) return blocks(stored, name, shape, block);
   if (dtype === 'I8') return int8Rows(stored, names, name, shape);
   if (dtype !== 'U8') return undefined;
   for (const type of ['nf4', 'fp4'] as const) {

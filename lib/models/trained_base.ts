@@ -145,7 +145,7 @@ function refuseQuantised(entry: NamedWeight): void {
   if (!isPacked(format)) return;
   throw new LoRAError(
     'ERR_UNSUPPORTED',
-    `[${op}] ${entry.name} is kept in ${format} and cannot be trained: load the model without quantize, or train an adapter`,
+    `[${op}] ${entry.name} is kept in ${format} and cannot be trained: load whole weights, or train an adapter`,
     { op },
   );
 }

@@ -1,6 +1,7 @@
 /** Loading the frozen weights of a model: every tensor is checked, converted, and every matrix packed once. */
 import { LoRAError } from '../errors';
 import { floatOfStored, storedFloats } from '../formats/dtypes';
+import { isGgufType, storedBlocks } from '../formats/gguf_types';
 import type { ModelFiles } from '../formats/model_folder';
 import type { ModelTensors } from '../formats/sharded';
 import type { WeightsProgress } from '../hub/progress';
@@ -71,19 +72,19 @@ export async function checkNames(
 
 /** The floats that a tensor of a file is of. @throws ERR_UNSUPPORTED for other elements. */
 export function dtypeOf(stored: ModelTensors, name: string): FloatDType {
-  const found = stored.get(name).dtype;
+  const { dtype: found, shape } = stored.get(name);
   const dtype = floatOfStored(found);
-  if (!dtype)
-    throw new LoRAError(
-      'ERR_UNSUPPORTED',
-      `[from_pretrained] ${stored.nameInFile(name)} is stored as ${found}; supported are ${storedFloats}`,
-      { op: 'from_pretrained' },
-    );
-  return dtype;
+  if (dtype) return dtype;
+  const blocks = shape.length === 2 && isGgufType(found) ? `, ${storedBlocks}` : '';
+  throw new LoRAError(
+    'ERR_UNSUPPORTED',
+    `[from_pretrained] ${stored.nameInFile(name)} is stored as ${found}; supported are ${storedFloats}${blocks}`,
+    { op: 'from_pretrained' },
+  );
 }
 
 /** What is not read is said before anything is read. @throws ERR_UNSUPPORTED */
-function checkDTypes(
+function checkElements(
   stored: ModelTensors,
   shapes: ReadonlyMap<string, readonly number[]>,
   quantised: ReadonlyMap<string, StoredMatrix>,
@@ -255,8 +256,10 @@ export async function loadWeights(
   let loader: WeightLoader | undefined;
   try {
     const { shapes, quantised } = await checkNames(stored, config, dir);
-    checkDTypes(stored, shapes, quantised);
+    checkElements(stored, shapes, quantised);
     const dtype = options.dtype === 'auto' ? activationsOf(stored, config, quantised) : options.dtype;
+    for (const format of new Set([...quantised.values()].map((matrix) => matrix.format)))
+      FrozenWeight.checkReads('from_pretrained', format, dtype, device);
     const chosen = quantize
       ? checkQuantize(dir, config, quantize, { quantised, dtype, device })
       : new Set<string>();

@@ -224,7 +224,7 @@ export class FrozenWeight {
   }
 
   /** @throws ERR_UNSUPPORTED where the device does not read the format for activations of `dtype`. */
-  static checkReads(op: string, format: QuantisedFormat, dtype: FloatDType, device: Device): void {
+  static checkReads(op: string, format: PackedFormat, dtype: FloatDType, device: Device): void {
     if (binding().reads(nativeDevice(device), format, dtype)) return;
     throw new LoRAError(
       'ERR_UNSUPPORTED',
