@@ -136,8 +136,9 @@ inline float Larger(float a, float b) { return std::fmax(a, b); }
 inline float Fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline double Fma(double a, double b, double c) { return std::fma(a, b, c); }
 // It is not joined with an addition, whatever the compiler would do (-ffp-contract).
-inline double MulRounded(double a, double b) {
-  volatile const double product = a * b;
+template <class T>
+T MulRounded(T a, T b) {
+  volatile const T product = a * b;
   return product;
 }
 template <class T>

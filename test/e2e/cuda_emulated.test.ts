@@ -23,6 +23,8 @@ import { fillAdapter } from '../support/fill_adapter';
 import { runChild } from '../support/child';
 import { gpu as device, onGpu as emulated } from '../support/emulated';
 import { tinyModel } from '../support/tiny_model';
+import { blockFormatCases } from '../support/block_format_cases';
+import { describeWithData } from '../support/shared_data';
 import { goldenOnCodes, weightFormatCases } from '../support/weight_format_cases';
 
 const rows = [
@@ -203,3 +205,5 @@ weightFormatCases(
 // A step of a whole batch takes minutes on the emulator.
 const little = { steps: 1, tokens: 1, rows: 1, length: 12 };
 goldenOnCodes(device, emulated, ['stories260K-dora', 'tiny-qwen3'], little);
+
+describeWithData('quant-gguf', 'golden/quant-gguf', (dir) => blockFormatCases(dir, device, emulated, [2]));

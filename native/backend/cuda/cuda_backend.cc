@@ -14,9 +14,7 @@ Backend MakeBackend() {
     return std::make_unique<cuda::CudaContext>(cuda::Gpu::Open(0));
   };
   b.f16_activations = true;
-  b.reads = [](WeightFormat format, DType activations) {
-    return !HasBlocks(format) && Fits(format, activations);
-  };
+  b.reads = Fits;
   b.packed_bytes = cuda::PackedBytes;
   AllOps::ForEach([&]<class Args>(std::type_identity<Args>) { b.op<Args>() = {cuda::PlanCall}; });
   return b;

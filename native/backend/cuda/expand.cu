@@ -1,3 +1,6 @@
+#include <bit>
+
+#include "backend/cuda/device/expand_blocks.cuh"
 #include "backend/cuda/expand.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/scaled.h"
@@ -12,9 +15,29 @@ void ForActivations(DType dtype, F&& f) {
                               : f.template operator()<device::BF16>();
 }
 
+// to [rows, cols] ← rows of w, which has blocks: all, or those of ids.
+void Decode(const char* op, const PackedView& w, const int32_t* ids, int64_t rows, void* to,
+            Context& context) {
+  using Params = device::ExpandBlocksParams;
+  const BlockSize& block = TraitsOf(w.format).block;
+  const Params params{.blocks = static_cast<const uint8_t*>(w.data),
+                      .points = reinterpret_cast<const uint16_t*>(
+                          static_cast<const uint8_t*>(w.data) + PointsAt(w.format, w.rows, w.cols)),
+                      .ids = ids,
+                      .y = to,
+                      .cols = w.cols,
+                      .values = rows * w.cols,
+                      .format = static_cast<int32_t>(w.format),
+                      .log_block = std::countr_zero(static_cast<uint64_t>(block.values)),
+                      .block_bytes = static_cast<int32_t>(block.bytes),
+                      .is_bf16 = w.dtype == DType::kBF16};
+  Launch<device::ExpandBlocks>(op, context, Blocks(params.values, Params::kThreads), params);
+}
+
 }  // namespace
 
 void Expand(const char* op, const PackedView& w, void* to, Context& context) {
+  if (HasBlocks(w.format)) return Decode(op, w, nullptr, w.rows, to, context);
   ForActivations(w.dtype, [&]<class T>() {
     using Params = device::ExpandParams<T>;
     const Params params{ScaledOf(w), static_cast<T*>(to), w.rows * w.cols};
@@ -26,6 +49,7 @@ void Expand(const char* op, const PackedView& w, void* to, Context& context) {
 
 void ExpandRows(const char* op, const PackedView& w, const int32_t* ids, int64_t count, void* to,
                 Context& context) {
+  if (HasBlocks(w.format)) return Decode(op, w, ids, count, to, context);
   ForActivations(w.dtype, [&]<class T>() {
     const device::ExpandRowsParams<T> params{ScaledOf(w), ids, static_cast<T*>(to), w.cols};
     device::LaunchShape shape = Blocks(count, 1);
@@ -35,7 +59,7 @@ void ExpandRows(const char* op, const PackedView& w, const int32_t* ids, int64_t
 }
 
 const void* Expansions::Add(const PackedView& w, ScratchArena& arena) {
-  if (!HasScales(w.format)) return w.data;
+  if (!IsQuantised(w.format)) return w.data;
   all_.push_back({w, arena.TakeBytes(ExpandedBytes(w))});
   return all_.back().to;
 }

@@ -1,27 +1,33 @@
-// Expands weights whose format has scales. Products read them in scratch then, where they are
+// Expands weights in a quantised format. Products read them in scratch then, where they are
 // operands like any other.
 #pragma once
 
 #include <vector>
 
 #include "backend/cuda/scratch.h"
+#include "core/maths/ceil_div.h"
 #include "core/ops/tensor_view.h"
 
 namespace lora::cuda {
 
-// to [rows, cols] of w.dtype ← the values of w, whose format has scales.
+// to [rows, cols] of w.dtype ← the values of w, which is quantised.
 void Expand(const char* op, const PackedView& w, void* to, Context& context);
 // to [count, cols] ← rows ids[i] of it.
 void ExpandRows(const char* op, const PackedView& w, const int32_t* ids, int64_t count, void* to,
                 Context& context);
 
+// Bytes before the codebook of a format with blocks, where it has one.
+inline size_t PointsAt(WeightFormat format, int64_t rows, int64_t cols) {
+  return RoundUp(static_cast<size_t>(ValueBytes(format, rows, cols)), sizeof(uint16_t));
+}
+
 // Bytes of scratch for the values of w: none where products read it as it is stored.
 inline size_t ExpandedBytes(const PackedView& w) {
-  return HasScales(w.format) ? static_cast<size_t>(w.rows * w.cols) * SizeOf(w.dtype) : 0;
+  return IsQuantised(w.format) ? static_cast<size_t>(w.rows * w.cols) * SizeOf(w.dtype) : 0;
 }
 // The dtype in which products read w.
 inline DType OperandDType(const PackedView& w) {
-  return HasScales(w.format) ? w.dtype : StoredDType(w.format);
+  return IsQuantised(w.format) ? w.dtype : StoredDType(w.format);
 }
 
 // The weights of a call that are expanded. Each has its own scratch, because the products of a call

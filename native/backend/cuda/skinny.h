@@ -119,8 +119,9 @@ struct DecodeArgs {
   bool programmatic = false;
 };
 void DecodeLinear(const DecodeArgs& args, Context& context);
-// Whether a weight is decoded as DecodeBranch::scaled. Others with scales are expanded: under f32
-// activations, and where rows are not of whole eights, which would double the kernel.
+// Whether a weight is decoded as DecodeBranch::scaled. Other quantised ones are expanded: blocks,
+// those under f32 activations, and where rows are not of whole eights, which would double the
+// kernel.
 inline bool DecodesScaled(const PackedView& w) {
   return HasScales(w.format) && w.dtype == DType::kBF16 && w.cols % 8 == 0;
 }

@@ -168,6 +168,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestMath(SelfTestParams<128> p) 
   const double d = one + one / 1073741824.0;
   bad |= MulRounded(d, d) - (1 + one / 536870912.0) != 0 ? 512u : 0u;
   bad |= Fma(d, d, -(1 + one / 536870912.0)) != one / 1152921504606846976.0 ? 1024u : 0u;
+  bad |= MulRounded(h, h) - (one + one / 2048) != 0 ? 2048u : 0u;
   p.out[t] = bad;
 }
 

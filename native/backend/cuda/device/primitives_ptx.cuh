@@ -200,6 +200,7 @@ LORA_DEVICE float Larger(float a, float b) { return fmaxf(a, b); }
 LORA_DEVICE float Fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 LORA_DEVICE double Fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 // A product that is rounded by itself: no compiler fuses it with an addition.
+LORA_DEVICE float MulRounded(float a, float b) { return __fmul_rn(a, b); }
 LORA_DEVICE double MulRounded(double a, double b) { return __dmul_rn(a, b); }
 template <class T>
 LORA_DEVICE T FromFloat(float f);
