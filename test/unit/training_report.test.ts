@@ -33,7 +33,10 @@ test.each([
 describe('the report for people', () => {
   test('is a line per event on standard error, with the time that is left', () => {
     const { console, err, out } = fakeConsole();
-    const report = new TextReport(console, { frozen: 950, file: join('my-run', 'adapter_model.safetensors') });
+    const report = new TextReport(console, {
+      frozen: 950,
+      file: join('my-run', 'adapter_model.safetensors'),
+    });
     report.show(start);
     report.show(step(1));
     report.show({ type: 'eval', step: 1, loss: 0.5, perplexity: 1.6487, tokens: 3 });
