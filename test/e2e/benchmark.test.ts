@@ -138,9 +138,19 @@ test('a filter takes the cases that have all its words', () => {
   expect(all).toEqual(expect.arrayContaining(quick));
 });
 
-test('the README and its chart say what the results file that they quote holds', () => {
-  const script = join(root, 'benchmarks/publish.mjs');
-  const { status, stderr, stdout } = spawnSync(process.execPath, [script, '--check'], { encoding: 'utf8' });
+test.each([
+  ['README.md and its chart', 'publish.mjs', /^README\.md says what benchmarks\/results\/\S+\.json holds$/m],
+  [
+    'the comparison of methods',
+    'comparison.mjs',
+    /^docs\/concepts\/comparison\.md says what the results hold$/m,
+  ],
+])('%s: they say what the results files that they quote hold', (_, script, said) => {
+  const { status, stderr, stdout } = spawnSync(
+    process.execPath,
+    [join(root, 'benchmarks', script), '--check'],
+    { encoding: 'utf8' },
+  );
   expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
-  expect(stdout).toMatch(/^README\.md says what benchmarks\/results\/\S+\.json holds$/m);
+  expect(stdout).toMatch(said);
 });
