@@ -11,7 +11,7 @@ export const wholeModelFlags = {
     type: 'string',
     value: 'DIR',
     required: true,
-    help: 'a Hugging Face directory, a GGUF file, or a name of the hub',
+    help: 'a Hugging Face directory, GGUF file, or hub name',
   },
   ...hubFlags,
   dtype: modelOptions.dtype,

@@ -42,8 +42,11 @@ const blocks = new Map<number, GgufBlock>([
 /** The type of a number in a file; undefined for one that is not known. */
 export const ggufBlock = (id: number): GgufBlock | undefined => blocks.get(id);
 
-const names = new Set<string>([...blocks.values()].map(({ type }) => type));
-export const isGgufType = (name: string): name is GgufType => names.has(name);
+const blockTypes = new Set<string>(
+  [...blocks.values()].filter(({ values }) => values > 1).map(({ type }) => type),
+);
+/** Whether values of this type are stored in blocks. */
+export const isBlockType = (name: string): boolean => blockTypes.has(name);
 
 /** The block types of matrices that are read, for messages. */
 export const storedBlocks = Object.keys(blockFormats).join(', ').toUpperCase();

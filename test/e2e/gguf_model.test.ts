@@ -214,11 +214,12 @@ describeWithData('SmolLM2’s own GGUF file', 'models/smollm2-135m', (dir) => {
   test('has the configuration of its directory', async () => {
     const { modelConfigOf, openModelFiles } = await import('../../lib/models/model_source');
     const files = await openModelFiles('test', dir);
-    const { raw: own, ...ours } = await modelConfigOf(files);
+    const { raw: own, packed, ...ours } = await modelConfigOf(files);
     const { raw: _other, ...theirs } = await modelConfigOf(
       await openModelFiles('test', await folderOf(join(sharedData, 'models/smollm2-135m/config.json'))),
     );
     expect(ours).toEqual({ ...theirs, fileDType: null });
+    expect(packed?.size).toBe(1 + 30 * 7); // the embedding, and the matrices of each block
     expect(own).toMatchObject({ pad_token_id: 2, rope_theta: 100000 });
   });
 

@@ -21,7 +21,11 @@ beforeAll(async () => {
   sql = await answeringAdapter(dir, 'a<u>b', join(folder, 'sql'));
   model = await CausalLM.fromPretrained(dir);
   endless = await CausalLM.fromPretrained(
-    await answeringModel('Ab', { endless: true, config: { max_position_embeddings: 100_000 } }),
+    // So many layers that the page keeps up with the tokens.
+    await answeringModel('Ab', {
+      endless: true,
+      config: { max_position_embeddings: 100_000, num_hidden_layers: 100 },
+    }),
   );
 });
 afterAll(async () => {

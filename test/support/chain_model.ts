@@ -9,7 +9,8 @@ export const eos = 257;
 
 /**
  * Writes a model without layers, in which each id of `chain` is followed by the next one and the last by itself: a one-hot
- * embedding, and a head that gives the successor the only logit above zero. Ids must differ, since each has one successor.
+ * embedding, and a head that gives the successor the only logit above zero. Ids must differ, since each has one successor. Layers that
+ * options.config asks for take time and change nothing.
  */
 export async function chainModel(chain: readonly number[], options: TinyModelOptions = {}): Promise<string> {
   if (new Set(chain).size !== chain.length) throw new Error('the ids of a chain must differ');
@@ -26,6 +27,8 @@ export async function chainModel(chain: readonly number[], options: TinyModelOpt
     edit(tensors) {
       const replace = (name: string, bytes: Uint8Array): void =>
         void tensors.set(name, { ...tensors.get(name)!, bytes });
+      for (const [name, { bytes }] of [...tensors])
+        if (/\.(o_proj|down_proj)\.weight$/.test(name)) replace(name, new Uint8Array(bytes.length));
       replace('model.embed_tokens.weight', matrix(Array.from({ length: size }, (_, id) => [id, id])));
       replace('model.norm.weight', new Uint8Array(new Float32Array(size).fill(1).buffer));
       replace('lm_head.weight', matrix(chain.map((id, i) => [chain[i + 1] ?? id, id])));
