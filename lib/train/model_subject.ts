@@ -11,7 +11,7 @@ import { dtypeOf } from '../models/weights';
 import type { Optimizer } from '../optim/optimizer';
 import { runDetached } from '../tensor/scope';
 import { SlicedUpload } from '../tensor/slices';
-import { checkSaved, prepare, restore, type StateDict } from '../tensor/state';
+import { prepare, prepareParameters, type StateDict } from '../tensor/state';
 import type { Parameter } from '../tensor/tensor';
 import { check, describe } from '../validate';
 import { isRecord } from '../formats/json';
@@ -37,14 +37,7 @@ class Masters {
       op,
       () => `expected tensors of the state to be an object but received ${describe(tensors)}`,
     );
-    const saved: Record<string, unknown> = tensors;
-    for (const p of this.parameters) checkSaved(op, p.name, p, saved[p.name]);
-    return () => {
-      for (const p of this.parameters) {
-        restore(op, p.name, p, saved[p.name]);
-        p.version++;
-      }
-    };
+    return prepareParameters(op, 'the model', this.parameters, tensors);
   }
 }
 
