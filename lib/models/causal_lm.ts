@@ -278,7 +278,7 @@ export class CausalLM {
    * Ends what trainAll() began: the weights keep the values that they were trained to, rounded to the dtype of the model, and adapters may be loaded.
    * The parameters are disposed of. Without trainAll() it does nothing.
    *
-   * @throws ERR_BUSY while a run, generation or evaluation reads the weights.
+   * @throws ERR_BUSY while a run, generation or evaluation reads the weights; ERR_OUT_OF_MEMORY, after which the same call goes on.
    * @example
    * model.freeze();
    * const adapter = model.addAdapter({ r: 8 });
@@ -286,8 +286,7 @@ export class CausalLM {
   freeze(): void {
     this.#checkAlive('freeze');
     if (!this.#trained.active) return;
-    this.#adapters.unlockBase('freeze');
-    entry(() => this.#trained.freeze());
+    this.#adapters.unlockBase('freeze', () => entry(() => this.#trained.freeze()));
     this.#generator.baseChanged();
   }
 

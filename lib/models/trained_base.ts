@@ -101,26 +101,26 @@ export class TrainedBase {
     try {
       for (const entry of entries) trained.push([entry, masterOf(entry)]);
     } catch (error) {
-      this.#freeze(trained);
+      for (const one of trained) this.#freeze(one);
       throw error;
     }
     this.#trained = trained;
     return this.parameters;
   }
 
-  /** Keeps the values that the parameters have now, rounded to the dtype of the model. */
+  /** Keeps the values that the parameters have now, rounded to the dtype of the model. What is frozen stays so where a later one fails. */
   freeze(): void {
-    this.#freeze(this.#trained);
-    this.#trained = [];
+    for (const one of this.#trained) {
+      this.#freeze(one);
+      this.#trained = this.#trained.slice(1);
+    }
   }
 
-  #freeze(trained: readonly (readonly [NamedWeight, Parameter])[]): void {
-    for (const [entry, parameter] of trained) {
-      if ('tensor' in entry) {
-        entry.replace(runDetached(null, () => rawCast(parameter, this.dtype)));
-        parameter.dispose();
-      } else matrixOf(entry).freeze();
-    }
+  #freeze([entry, parameter]: readonly [NamedWeight, Parameter]): void {
+    if ('tensor' in entry) {
+      entry.replace(runDetached(null, () => rawCast(parameter, this.dtype)));
+      parameter.dispose();
+    } else matrixOf(entry).freeze();
   }
 }
 

@@ -135,7 +135,7 @@ export class AdapterSet {
   }
 
   /**
-   * Keeps adapters away while the base is trained, until the returned function or unlockBase() is called.
+   * Keeps adapters away while the base is trained, until the returned function is called or unlockBase() has frozen it.
    * @throws ERR_BUSY while there are some, and while anything reads the weights.
    */
   lockBase(op: string): () => void {
@@ -148,9 +148,10 @@ export class AdapterSet {
     return () => void (this.#baseLocked = false);
   }
 
-  /** @throws ERR_BUSY while anything reads the weights. */
-  unlockBase(op: string): void {
+  /** Lets adapters come after `freeze`, but not where that fails. @throws ERR_BUSY while anything reads the weights. */
+  unlockBase(op: string, freeze: () => void): void {
     this.#checkUnread(op);
+    freeze();
     this.#baseLocked = false;
   }
 

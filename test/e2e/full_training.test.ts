@@ -7,6 +7,7 @@ import {
   CausalLM,
   Lion,
   loadCheckpoint,
+  LoRAError,
   noGrad,
   setThreads,
   tensor,
@@ -14,6 +15,7 @@ import {
   type Parameter,
   type TrainerOptions,
 } from '../../lib/index';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { expectReject, expectThrow } from '../support/errors';
 import { bits, relativeError } from '../support/numbers';
 import { temporaryFolder } from '../support/temporary';
@@ -371,6 +373,20 @@ test('a model is busy for adapters while its weights are trained, and for that w
   model.freeze();
   model.freeze();
   await model.loadAdapter(join(out, 'adapter'));
+});
+
+test('a freeze() that fails is gone on with by the next', async () => {
+  const model = await load();
+  const parameters = model.trainAll();
+  const failing = jest.spyOn(FrozenWeight.prototype, 'freeze').mockImplementationOnce(() => {
+    throw new LoRAError('ERR_OUT_OF_MEMORY', 'injected');
+  });
+  expectThrow(() => model.freeze(), 'ERR_OUT_OF_MEMORY', /injected/);
+  expectThrow(() => model.addAdapter(), 'ERR_BUSY', /call freeze\(\) first/);
+  failing.mockRestore();
+  model.freeze();
+  expect(parameters.every(({ disposed }) => disposed)).toBe(true);
+  model.addAdapter();
 });
 
 test('patterns that name nothing, quantised weights and f16 are refused by name', async () => {
