@@ -11,7 +11,7 @@ import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { CausalLM, compareMethods } from 'lora-native';
-import { answers } from '../examples/data/answers.mjs';
+import { endedAnswers } from '../examples/data/answers.mjs';
 import { defaultThreads, facts } from './machine.mjs';
 import { findModel, shared } from './models.mjs';
 import { withTables } from './report/comparison.mjs';
@@ -20,19 +20,13 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const page = join(root, 'docs/concepts/comparison.md');
 const kept = (name) => join(root, `benchmarks/results/comparison-${name}.json`);
 
-/** The rows of the bundled task; they end, so that answers do. */
+/** The rows of the bundled task. */
 async function bundled() {
   const modelDir = join(root, 'examples/base-model');
   const model = await CausalLM.fromPretrained(modelDir);
-  const end = model.config.eosTokenIds[0];
-  const rows = async (name) =>
-    (await answers(name, model.tokenizer)).map(({ inputIds, labels }) => ({
-      inputIds: [...inputIds, end],
-      labels: [...labels, end],
-    }));
-  const data = { modelDir, data: await rows('train'), evalData: await rows('heldout') };
+  const [data, evalData] = [await endedAnswers('train', model), await endedAnswers('heldout', model)];
   await model.dispose();
-  return data;
+  return { modelDir, data, evalData };
 }
 
 /** WikiSQL's rows: a table's columns and a question, answered by a query. */

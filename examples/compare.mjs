@@ -3,20 +3,14 @@
 //
 //   node examples/compare.mjs [MODEL_DIR] [STEPS] [OUT_DIR]
 import { CausalLM, compareMethods } from 'lora-native';
-import { answers } from './data/answers.mjs';
+import { endedAnswers } from './data/answers.mjs';
 
 const [modelDir = new URL('base-model', import.meta.url), steps = '60', outDir = 'compare-run'] =
   process.argv.slice(2);
 
 // The comparison loads the model itself; here its tokenizer makes the rows, which end so that answers do.
 const model = await CausalLM.fromPretrained(modelDir);
-const end = model.config.eosTokenIds[0];
-const rows = async (name) =>
-  (await answers(name, model.tokenizer)).map(({ inputIds, labels }) => ({
-    inputIds: [...inputIds, end],
-    labels: [...labels, end],
-  }));
-const [data, evalData] = [await rows('train'), await rows('heldout')];
+const [data, evalData] = [await endedAnswers('train', model), await endedAnswers('heldout', model)];
 await model.dispose();
 
 const stop = new AbortController();

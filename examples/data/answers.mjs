@@ -11,3 +11,10 @@ export async function answers(name, tokenizer) {
     return { inputIds: [...prompt, ...completion], labels: [...prompt.map(() => -100), ...completion] };
   });
 }
+
+/** The same rows with the token that ends a text, so that what is written ends too. */
+export async function endedAnswers(name, { tokenizer, config }) {
+  const end = config.eosTokenIds[0];
+  const rows = await answers(name, tokenizer);
+  return rows.map(({ inputIds, labels }) => ({ inputIds: [...inputIds, end], labels: [...labels, end] }));
+}
