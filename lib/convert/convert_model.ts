@@ -3,7 +3,7 @@ import { basename } from 'node:path';
 import { LoRAError } from '../errors';
 import { writeFileAtomic } from '../formats/atomic';
 import { bytesOfFloats, floatsOf, roundedTo } from '../formats/floats';
-import { quantisedBlocks } from '../formats/gguf_blocks';
+import { isWrittenBlocks, quantisedBlocks, type WrittenBlocks } from '../formats/gguf_blocks';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
 import { isRecord } from '../formats/json';
 import { readLimits, type ReadLimits } from '../formats/limits';
@@ -19,6 +19,7 @@ import { modelConfigOf, openModelFiles } from '../models/model_source';
 import { inverseFrequencies } from '../models/rope';
 import { EMBEDDING, HEAD } from '../models/tensor_table';
 import { checkNames, dtypeOf } from '../models/weights';
+import { blockFormats } from '../tensor/block_formats';
 import { breathe } from '../tensor/pace';
 import { Tokenizer } from '../text/tokenizer';
 import { check, checkOneOf, checkOptions } from '../validate';
@@ -27,22 +28,25 @@ import { ggufTokenizer } from './gguf_tokenizer';
 const op = 'convertModel';
 
 /** What the matrices of a GGUF file are kept in. */
-export const ggufFormats = ['f32', 'bf16', 'f16', 'q8_0', 'q4_0'] as const;
+export const ggufFormats = ['f32', 'bf16', 'f16', 'q8_0', 'q5_0', 'q4_0', 'q4_k'] as const;
 
 /** A type of the matrices of a GGUF file. */
 export type GgufFormat = (typeof ggufFormats)[number];
 
 /** The options of {@link convertModel}. */
 export interface ConvertModelOptions extends SourceOptions {
-  /** What matrices are kept in; vectors are f32, as llama.cpp wants them. With 'q4_0' the embedding and the head are 'q8_0'. */
+  /**
+   * What matrices are kept in; vectors are f32, as llama.cpp wants them. Below 8 bits the embedding and the head are 'q8_0'. Rows that are
+   * no multiple of 256 are 'q5_0' in the place of 'q4_k', and those that are no multiple of 32 'f16' in the place of all blocks.
+   */
   format: GgufFormat;
   /** Bounds on what the files may ask for. */
   limits?: ReadLimits | undefined;
 }
 
-const typeOf = { f32: 'F32', bf16: 'BF16', f16: 'F16', q8_0: 'Q8_0', q4_0: 'Q4_0' } as const;
-/** general.file_type. */
-const fileTypes = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, bf16: 32 } as const;
+const typeOf = <F extends GgufFormat>(format: F): Uppercase<F> => format.toUpperCase() as Uppercase<F>;
+/** general.file_type: what most matrices are kept in. */
+const fileTypes = { f32: 0, f16: 1, q4_0: 2, q8_0: 7, q5_0: 8, q4_k: 14, bf16: 32 } as const;
 
 function unsupported(message: string): never {
   throw new LoRAError('ERR_UNSUPPORTED', `[${op}] ${message}`, { op });
@@ -114,46 +118,57 @@ async function tokenizerFields(folder: ModelFiles, config: ModelConfig): Promise
   return fields;
 }
 
-/** What a matrix is kept in. In few bits the embedding and the head have 8, and rows that are no whole blocks stay in 16. */
+/** What a matrix is kept in: rows are whole blocks, and the embedding and the head have 8 bits or more. As llama.cpp chooses, 'q5_0' replaces 'q4_k'. */
 function formatOf(module: string, shape: readonly number[], format: GgufFormat): GgufFormat {
   if (shape.length !== 2) return 'f32';
-  if (format !== 'q8_0' && format !== 'q4_0') return format;
-  if (shape[1]! % 32 !== 0) return 'f16';
-  return module === EMBEDDING || module === HEAD ? 'q8_0' : format;
+  if (!isWrittenBlocks(format)) return format;
+  const wholeBlocks = (of: WrittenBlocks): boolean => shape[1]! % blockFormats[of].values === 0;
+  if (!wholeBlocks('q8_0')) return 'f16';
+  if (module === EMBEDDING || module === HEAD) return 'q8_0';
+  return wholeBlocks(format) ? format : 'q5_0';
 }
 
-/** Bytes of one conversion, which are whole blocks, so that timers run between them. */
-const stepBytes = 2 ** 18;
+/** Bytes of one conversion, some milliseconds of work, so that timers run between them. They are whole blocks. */
+const stepBytes = (format: GgufFormat): number => (format === 'q4_k' ? 2 ** 15 : 2 ** 18);
 
 /** Floats of a file in another type. @throws ERR_UNSUPPORTED for what f16 does not reach. */
 function converted(name: string, from: SafetensorsDType, bytes: Uint8Array, to: GgufFormat): Uint8Array {
-  if (typeOf[to] === from) return bytes;
+  if (typeOf(to) === from) return bytes;
   const floats = floatsOf({ dtype: from, bytes });
   if (to === 'f32') return bytesOfFloats(floats);
-  const rounded = to === 'q8_0' || to === 'q4_0' ? quantisedBlocks(floats, to) : roundedTo(floats, to);
+  const rounded = isWrittenBlocks(to) ? quantisedBlocks(floats, to) : roundedTo(floats, to);
   return (
     rounded ?? unsupported(`${name} has values that ${to} does not hold${to === 'f16' ? ': take bf16' : ''}`)
   );
 }
 
+interface Conversion {
+  readonly from: SafetensorsDType;
+  readonly format: GgufFormat;
+  readonly rows: RowOrder | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
 function late(
   name: string,
   stored: StoredTensor,
-  { from, format, rows }: { from: SafetensorsDType; format: GgufFormat; rows: RowOrder | undefined },
+  { from, format, rows, signal }: Conversion,
 ): LateGgufTensor {
   const { shape } = stored;
+  const step = stepBytes(format);
   async function* source(): AsyncIterable<Uint8Array> {
     if (rows) yield reordered(await stored.read(), rows, false);
     else yield* stored.slices();
   }
   return {
-    type: typeOf[format],
+    type: typeOf(format),
     shape,
     async *parts() {
       for await (const slice of source())
-        for (let at = 0; at < slice.length; at += stepBytes) {
-          yield converted(name, from, slice.subarray(at, at + stepBytes), format);
+        for (let at = 0; at < slice.length; at += step) {
+          yield converted(name, from, slice.subarray(at, at + step), format);
           await breathe();
+          signal?.throwIfAborted();
         }
     },
   };
@@ -220,7 +235,12 @@ export async function convertModel(
       const from = storedDType[dtypeOf(stored, name)];
       tensors.set(
         `${path}${name.slice(dot)}`,
-        late(name, stored.get(name), { from, format: formatOf(name.slice(0, dot), shape, format), rows }),
+        late(name, stored.get(name), {
+          from,
+          format: formatOf(name.slice(0, dot), shape, format),
+          rows,
+          signal,
+        }),
       );
     }
     const factors = frequencyFactors(config);

@@ -3,7 +3,7 @@ import { LoRAError } from '../errors';
 import type { SafetensorsTensor } from './safetensors';
 
 /** A float of 16 bits, as IEEE 754 has it. */
-function ofHalf(bits: number): number {
+export function floatOfHalf(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 0x1f;
   const fraction = bits & 0x3ff;
@@ -15,7 +15,7 @@ function ofHalf(bits: number): number {
 export function floatsOf({ dtype, bytes }: Omit<SafetensorsTensor, 'shape'>): Float32Array {
   const copy = bytes.slice().buffer; // aligned
   if (dtype === 'F32') return new Float32Array(copy);
-  if (dtype === 'F16') return Float32Array.from(new Uint16Array(copy), ofHalf);
+  if (dtype === 'F16') return Float32Array.from(new Uint16Array(copy), floatOfHalf);
   if (dtype !== 'BF16') throw new LoRAError('ERR_UNSUPPORTED', `expected floats but received ${dtype}`);
   const words = new Uint32Array(copy.byteLength / 2);
   for (const [i, word] of new Uint16Array(copy).entries()) words[i] = word * 2 ** 16;

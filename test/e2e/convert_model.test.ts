@@ -14,6 +14,7 @@ import type { SafetensorsDType } from '../../lib/formats/dtypes';
 import { commandLine } from '../support/command_line';
 import { describeWithData, sharedData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { tinyModel } from '../support/tiny_model';
 
 const root = temporaryFolder();
@@ -99,6 +100,22 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
     await file.close();
   });
 
+  test('rows that are no blocks of q4_k are q5_0', async () => {
+    const config = { hidden_size: 256, intermediate_size: 160, vocab_size: 512, tie_word_embeddings: false };
+    const tokenizer = JSON.parse(readFileSync(join(dir, 'tokenizer.json'), 'utf8')) as object;
+    const out = unused('.gguf');
+    await convertModel(await tinyModel({ config, tokenizer }), out, { format: 'q4_k' });
+    const file = await GgufFile.open(out);
+    const types = (name: string): string => file.tensors.get(name)!.block.type;
+    expect(types('token_embd.weight')).toBe('Q8_0');
+    expect(types('output.weight')).toBe('Q8_0');
+    expect(types('blk.0.ffn_gate.weight')).toBe('Q4_K'); // rows of 256
+    expect(types('blk.0.ffn_down.weight')).toBe('Q5_0'); // of 160
+    expect(types('blk.0.attn_output.weight')).toBe('F16'); // of 24
+    expect(file.metadata.get('general.file_type')).toBe(14);
+    await file.close();
+  });
+
   test('the command line writes the same, and knows what formats are for', async () => {
     const [ours, theirs] = [unused('.gguf'), unused('.gguf')];
     await convertModel(dir, ours, { format: 'bf16' });
@@ -178,7 +195,7 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
 });
 
 describeWithData('blocks', 'golden/quant-gguf', (dir) => {
-  test.each(['q8_0', 'q4_0'] as const)('%s has ggml’s bytes', async (format) => {
+  test.each(['q8_0', 'q4_0', 'q5_0', 'q4_k'] as const)('%s has ggml’s bytes', async (format) => {
     const opened = await openSafetensors(join(dir, 'dequantised.safetensors'));
     const source = floatsOf(opened.tensors.get('source')!);
     opened.close();
@@ -192,14 +209,40 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
     const zeros = new Float32Array(32);
     expect([...quantisedBlocks(zeros, 'q8_0')!]).toEqual(new Array<number>(34).fill(0));
     expect([...quantisedBlocks(zeros, 'q4_0')!].slice(2)).toEqual(new Array<number>(16).fill(0x88));
-    for (const value of [NaN, -Infinity, 3e38])
-      for (const format of ['q8_0', 'q4_0'] as const)
+    expect([...quantisedBlocks(zeros, 'q5_0')!].slice(6)).toEqual(new Array<number>(16).fill(0));
+    const many = new Float32Array(256);
+    expect([...quantisedBlocks(many, 'q4_k')!]).toEqual(new Array<number>(144).fill(0));
+    for (const value of [NaN, -Infinity, 3e38, -3e38])
+      for (const format of ['q8_0', 'q4_0', 'q5_0', 'q4_k'] as const)
         expect(
           quantisedBlocks(
-            zeros.map((_, i) => (i === 3 ? value : 0)),
+            many.map((_, i) => (i === 3 ? value : 0)),
             format,
           ),
         ).toBeUndefined();
+  });
+
+  test('q4_k of groups that are no line', async () => {
+    const values = Float32Array.from({ length: 256 }, (_, i) => {
+      const group = i >> 5;
+      if (group === 0) return -2; // of one value
+      if (group === 1) return 1e-44 * (i % 3); // 1 / range is infinite
+      if (group === 2) return 3 + (i % 16); // far from 0, where the line begins
+      return group === 3 ? -1 - (i % 16) / 8 : 0; // all below 0
+    });
+    const weight = FrozenWeight.packQuantised(
+      'q4_k',
+      quantisedBlocks(values, 'q4_k')!,
+      null,
+      [1, 256],
+      'f32',
+      'cpu',
+    );
+    const read = await weight.unpack().data<Float32Array>();
+    weight.dispose();
+    // Half a step of codes, and half a step of scales and minima.
+    for (const [i, value] of values.entries())
+      expect(Math.abs(read[i]! - value)).toBeLessThan([0.02, 1e-30, 0.7, 0.2][i >> 5] ?? 1e-30);
   });
 });
 
@@ -340,6 +383,27 @@ llamaCpp('llama.cpp', 'models/stories260K', (dir) => {
     },
     300_000,
   );
+
+  test('writes our text from Q4_K, with Q5_0 and Q8_0 beside it', async () => {
+    const sizes = { hidden_size: 256, head_dim: 64, intermediate_size: 288 };
+    const config = { ...sizes, vocab_size: 512, bos_token_id: 1, eos_token_id: 2 };
+    const tokenizer = JSON.parse(readFileSync(join(dir, 'tokenizer.json'), 'utf8')) as object;
+    const out = unused('.gguf');
+    await convertModel(await tinyModel({ config, tokenizer }), out, { format: 'q4_k' });
+    const file = await GgufFile.open(out);
+    const types = new Set([...file.tensors.values()].map(({ block }) => block.type));
+    await file.close();
+    expect([...types].sort()).toEqual(['F32', 'Q4_K', 'Q5_0', 'Q8_0']);
+    const theirs = ask(out, ['Once upon a time'], 12);
+    const model = await CausalLM.fromPretrained(out, { dtype: 'f32' });
+    const { ids } = await model.generate('Once upon a time', {
+      maxNewTokens: 12,
+      temperature: 0,
+      ignoreEos: true,
+    });
+    await model.dispose();
+    expect(ids).toEqual(theirs.greedy);
+  }, 300_000);
 
   test('writes our text with an adapter that we converted', async () => {
     const [base, lora] = [unused('.gguf'), unused('.gguf')];
