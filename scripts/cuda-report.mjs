@@ -21,6 +21,7 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { weightBytes } from './cuda-report/weight_bytes.mjs';
 import { cache } from './sysroot.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -445,6 +446,8 @@ assembled from that PTX here as their driver would.
 ## The main GEMM
 `,
     gemm(),
+    '\n## Bytes of a weight in a decode step\n',
+    bytesOfWeights(),
     `
 ## Registers
 
@@ -538,4 +541,20 @@ addresses and moves into other instructions:
     );
   }
   return text.join('\n');
+}
+
+/** Packed bytes are read again by each launch; other matrices are multiplied by all rows at once. */
+function bytesOfWeights() {
+  const { perLaunch, most, formats } = weightBytes(root);
+  const body = formats.map(({ name, decoded, stored, expanded }) => {
+    const once = decoded ? stored : stored + 2 * expanded; // scratch is written and read
+    const launches = decoded ? Math.ceil(most / perLaunch) : 1;
+    const way = decoded ? 'packed bytes, in registers' : expanded ? 'expanded to scratch first' : 'as it is';
+    return [`\`${name}\``, way, ...[stored, once, launches * once].map((bytes) => bytes.toFixed(3))];
+  });
+  return `Of each weight of a matrix of 4096², scales among them, under bf16 activations: what it takes in memory, and what \`lora_linear\` reads and
+writes of it for rows that are no chunk of a prompt. Computed from the table of formats (\`native/core/maths/weight_format.h\`) and the rule of
+\`native/backend/cuda/skinny.h\`: packed bytes are read by \`Decode<BF16, 2, true>\`, once for each ${perLaunch} rows and for at most ${most} rows.
+
+${table(['format', 'read', 'stored', `1 to ${perLaunch} rows`, `${most} rows`], body)}`;
 }
