@@ -178,11 +178,10 @@ class WeightLoader {
     const { device, quantize } = this.options;
     const stored = dtypeOf(this.stored, name);
     const quantised = quantize !== undefined && this.quantised.has(name);
-    const x = await this.#load(name, quantised ? stored : FrozenWeight.keptDType(stored, this.dtype, device));
+    if (quantised) return quantisedWeight(name, await this.#load(name, stored), quantize, this.dtype);
+    const x = await this.#load(name, FrozenWeight.keptDType(stored, this.dtype, device));
     try {
-      return quantised
-        ? await quantisedWeight(name, x, quantize, this.dtype)
-        : FrozenWeight.pack(x, this.dtype);
+      return FrozenWeight.pack(x, this.dtype);
     } finally {
       x.dispose();
     }
@@ -224,19 +223,24 @@ export async function codesOf(
   }
 }
 
-/** Quantises a matrix on its device. */
+/** Quantises a matrix on its device. The floats are given back before the codes are packed, so that the two copies of the codes take no more than they did. */
 async function quantisedWeight(
   name: string,
   x: Tensor,
   { format, doubleQuant }: QuantizePlan,
   dtype: ModelDType,
 ): Promise<FrozenWeight> {
-  const { values, magnitudes: found } = await codesOf('from_pretrained', name, x, format);
+  const { shape, device } = x;
+  const { values, magnitudes: found } = await codesOf('from_pretrained', name, x, format).finally(() =>
+    x.dispose(),
+  );
+  binding().trim(nativeDevice(device));
   try {
     const scales = scalesOf(format, doubleQuant ? await roundedTwice(found) : found);
-    return FrozenWeight.packQuantised(format, values, scales, x.shape as [number, number], dtype, x.device);
+    return FrozenWeight.packQuantised(format, values, scales, shape as [number, number], dtype, device);
   } finally {
     binding().release(values);
+    binding().trim(nativeDevice(device));
   }
 }
 

@@ -1,4 +1,6 @@
 /** Weights that are kept in another format than the activations, on the devices of the CPU; cuda_emulated.test.ts has them on a GPU. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import {
   CausalLM,
   memoryUsage,
@@ -6,6 +8,7 @@ import {
   type FromPretrainedOptions,
   type SafetensorsTensor,
 } from '../../lib/index';
+import { watchPeak } from '../../lib/native/device';
 import { expectReject } from '../support/errors';
 import { collectGarbage } from '../support/garbage';
 import { list } from '../support/numbers';
@@ -164,6 +167,32 @@ describe('quantize, at load', () => {
     await expectSaved({ format: 'nf4', embedding: true }, linear + 262 * 24);
     await expectSaved({ format: 'nf4', skip: ['down_proj'] }, linear - 3 * down);
     await expectSaved({ format: 'nf4', skip: ['layers.1.mlp.down_proj'] }, linear - down);
+  });
+
+  test('besides the result no more than one tensor is held', async () => {
+    const inner = 65_536;
+    const largest = 2 * 64 * inner;
+    const dir = await tinyModel({
+      dtype: 'BF16',
+      config: { hidden_size: 64, num_hidden_layers: 1 },
+      edit: (tensors) => {
+        for (const [name, { shape }] of [...tensors])
+          if (name.includes('.mlp.'))
+            tensors.set(name, {
+              dtype: 'BF16',
+              shape: shape.map((n) => (n === 64 ? n : inner)),
+              bytes: new Uint8Array(largest).fill(0x3c),
+            });
+      },
+    });
+    const config = join(dir, 'config.json');
+    const small = JSON.parse(readFileSync(config, 'utf8')) as object;
+    writeFileSync(config, JSON.stringify({ ...small, intermediate_size: inner }));
+    await collectGarbage();
+    const peak = watchPeak();
+    const model = await CausalLM.fromPretrained(dir, { quantize: 'int8' });
+    expect((peak() - memoryUsage().bytes) / largest).toBeLessThan(1.05);
+    await model.dispose();
   });
 
   test('a second quantisation of the magnitudes changes the values by little', async () => {
