@@ -49,6 +49,15 @@ export function ownMemory(bytes: number, path: string): Uint8Array<ArrayBuffer> 
   }
 }
 
+/** Memory of a slice that nothing reads into. Each tensor of a model would leave such memory to the garbage collector, which lets many of them gather. */
+let spare: WeakRef<Uint8Array<ArrayBuffer>> | undefined;
+
+function takeSpare(): Uint8Array<ArrayBuffer> | undefined {
+  const buffer = spare?.deref();
+  spare = undefined;
+  return buffer;
+}
+
 /** A regular file that is open for reading. */
 export class InputFile {
   private constructor(
@@ -109,11 +118,16 @@ export class InputFile {
 
   /** The same in order, in slices that are overwritten by the next. */
   async *slices(position: number, length: number): AsyncGenerator<Uint8Array, void, void> {
-    const buffer = ownMemory(Math.min(sliceBytes, length), this.path);
-    for (let at = 0; at < length; at += sliceBytes) {
-      const slice = buffer.subarray(0, Math.min(sliceBytes, length - at));
-      await this.read(slice, position + at);
-      yield slice;
+    const whole = length >= sliceBytes;
+    const buffer = (whole && takeSpare()) || ownMemory(Math.min(sliceBytes, length), this.path);
+    try {
+      for (let at = 0; at < length; at += sliceBytes) {
+        const slice = buffer.subarray(0, Math.min(sliceBytes, length - at));
+        await this.read(slice, position + at);
+        yield slice;
+      }
+    } finally {
+      if (whole) spare = new WeakRef(buffer);
     }
   }
 

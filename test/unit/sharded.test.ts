@@ -91,15 +91,39 @@ test('slices are the bytes in order, and overwrite each other', async () => {
     ]),
   );
   const tensors = await openModelTensors(dir);
-  const parts: Buffer[] = [];
   const buffers = new Set<ArrayBufferLike>();
-  for await (const slice of tensors.get('big').slices()) {
-    parts.push(Buffer.from(slice));
-    buffers.add(slice.buffer);
+  for (let time = 0; time < 2; time++) {
+    const parts: Buffer[] = [];
+    for await (const slice of tensors.get('big').slices()) {
+      parts.push(Buffer.from(slice));
+      buffers.add(slice.buffer);
+    }
+    expect(parts.map(({ length }) => length)).toEqual([4 * 2 ** 20, 9]);
+    expect(Buffer.concat(parts).equals(bytes)).toBe(true);
   }
-  expect(parts.map(({ length }) => length)).toEqual([4 * 2 ** 20, 9]);
-  expect(Buffer.concat(parts).equals(bytes)).toBe(true);
-  expect(buffers.size).toBe(1);
+  expect(buffers.size).toBe(1); // the tensor after it is read into the same memory
+  await tensors.close();
+});
+
+test('tensors that are read at the same time have slices of their own', async () => {
+  const dir = await model({});
+  const size = 4 * 2 ** 20;
+  const filled = (value: number): SafetensorsTensor => {
+    return { dtype: 'U8', shape: [size], bytes: new Uint8Array(size).fill(value) };
+  };
+  await writeSafetensors(
+    join(dir, 'model.safetensors'),
+    new Map([
+      ['a', filled(1)],
+      ['b', filled(2)],
+    ]),
+  );
+  const tensors = await openModelTensors(dir);
+  const [a, b] = [tensors.get('a').slices(), tensors.get('b').slices()];
+  const [first, second] = [await a.next(), await b.next()];
+  expect([first.value![0], second.value![0]]).toEqual([1, 2]);
+  await a.return();
+  await b.return();
   await tensors.close();
 });
 
