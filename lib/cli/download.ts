@@ -16,12 +16,12 @@ export const download = defineCommand({
   json: 'one object: { name, folder }',
 
   async run(values, console, [name]) {
-    if (!isHubName(name!))
-      throw new UsageError(
-        `download needs a name of the hub, such as org/name, but received ${JSON.stringify(name)}`,
-      );
-    // A folder of that name is not what is asked for here.
+    // A folder or a file of that name is not what is asked for here.
     const source = name!.startsWith('hf:') ? name! : `hf:${name}`;
+    if (!isHubName(source))
+      throw new UsageError(
+        `download needs a name of the hub, such as org/name or org/name/FILE.gguf, but received ${JSON.stringify(name)}`,
+      );
     const folder = await sourceFolder(source, 'download', 'any', hubOptions(console, values));
     if (values.json) printJson(console, { name, folder });
     else console.stdout.write(`${folder}\n`);

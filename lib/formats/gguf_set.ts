@@ -35,7 +35,7 @@ export async function ggufAt(path: string): Promise<Source | undefined> {
   if (!found?.isDirectory()) return found && path;
   const folder = await SavedFolder.open(path, 'model directory');
   if (folder.has(weightsFile) || folder.has(indexFile)) return undefined;
-  const models = modelsOf(folder.names);
+  const models = ggufModelsOf(folder.names);
   if (models.length > 1)
     throw new LoRAError(
       'ERR_FILE',
@@ -44,8 +44,8 @@ export async function ggufAt(path: string): Promise<Source | undefined> {
   return models[0] === undefined ? undefined : folder.file(models[0]);
 }
 
-/** The files by which the GGUF models of a folder are opened: of a split one, the first part. */
-function modelsOf(names: Iterable<string>): string[] {
+/** The files by which the GGUF models among some names are opened: of a split one, the first part. */
+export function ggufModelsOf(names: Iterable<string>): string[] {
   const models = new Set<string>();
   for (const name of names) {
     if (!name.endsWith('.gguf')) continue;
@@ -53,6 +53,14 @@ function modelsOf(names: Iterable<string>): string[] {
     models.add(stem === undefined ? name : nameOfPart(stem, 1, Number(count)));
   }
   return [...models].sort();
+}
+
+/** The names of all parts of the model that a file is one of, by its name; that name alone where it is no part. */
+export function* ggufPartsOf(name: string): Generator<string, void, void> {
+  const [, stem, , count] = partName.exec(name) ?? [];
+  if (stem === undefined) yield name;
+  for (let part = 1; stem !== undefined && part <= Number(count); part++)
+    yield nameOfPart(stem, part, Number(count));
 }
 
 /** The open files of one model. */

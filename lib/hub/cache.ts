@@ -1,6 +1,6 @@
 /** The cache of Python's huggingface_hub: models--org--name/{blobs,refs,snapshots}, and the locks beside it. */
 import { copyFile, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink } from 'node:fs/promises';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join, relative, sep } from 'node:path';
 import { makeDirectory, writeFileAtomic } from '../formats/atomic';
 import type { FolderFile } from '../formats/links';
 import { temporaryBeside } from '../formats/temporary';
@@ -19,7 +19,7 @@ export function idOf(folder: string): string | undefined {
 
 /** The id of the repository that a folder of files is a snapshot of, or that a GGUF file in one is of; undefined elsewhere. */
 export function idOfSnapshot(directory: string): string | undefined {
-  const folder = /(?:^|[\\/])(models--[^\\/]+)[\\/]snapshots[\\/][^\\/]+(?:[\\/][^\\/]+\.gguf)?[\\/]?$/.exec(
+  const folder = /(?:^|[\\/])(models--[^\\/]+)[\\/]snapshots[\\/][^\\/]+(?:[\\/].+\.gguf)?[\\/]?$/.exec(
     directory,
   )?.[1];
   return folder === undefined ? undefined : idOf(folder);
@@ -61,9 +61,10 @@ export class CachedRepository {
     return { path: join(this.snapshot(commit), name), folder: this.snapshot(commit) };
   }
 
-  /** The names in a snapshot; undefined where there is none. */
+  /** The names in a snapshot and in its folders, as the hub lists them; undefined where there is none. */
   async names(commit: string): Promise<string[] | undefined> {
-    return readdir(this.snapshot(commit)).catch(() => undefined);
+    const names = await readdir(this.snapshot(commit), { recursive: true }).catch(() => undefined);
+    return names?.map((name) => name.split(sep).join('/'));
   }
 
   /** Whether a snapshot has a file, and not only a link to one that is gone. */

@@ -9,6 +9,8 @@ export interface RepositoryName {
   readonly id: string;
   /** A branch, a tag or a commit. */
   readonly revision: string;
+  /** The GGUF file of it that is meant, where one is named. */
+  readonly file?: string;
   /** What the caller wrote. */
   readonly source: string;
   /** Whether it was written without `hf:`: then no folder of that name is there. */
@@ -17,20 +19,46 @@ export interface RepositoryName {
 
 /** The characters of the hub's names; `--` stands for the slash in the names of the cache's folders, and is in none. */
 const part = String.raw`[A-Za-z0-9](?:[\w.-]{0,94}[\w])?`;
-const repository = new RegExp(`^(hf:)?(${part}/${part})(?:@(.*))?$`);
+const folder = String.raw`\w[\w.+-]*`;
+const file = String.raw`(?:${folder}/){0,8}${folder}\.gguf`;
+/** The id, a revision and a file; a revision that has slashes may stand where no file does. */
+const withFile = new RegExp(`^(?:hf:)?(${part}/${part})(?:@([^/]*))?/(${file})$`);
+const withoutFile = new RegExp(`^(?:hf:)?(${part}/${part})(?:@(.*))?$`);
 const prefix = 'hf:';
 
 /** Every commit of git is named by 40 such digits. */
 export const isCommit = (revision: string): boolean => /^[0-9a-f]{40}$/.test(revision);
 
-/** The id that a text names; undefined for what can be none. */
-export function repositoryId(text: string): string | undefined {
-  const id = repository.exec(text)?.[2];
-  return id === undefined || /--|\.\.|\.git$/.test(id) ? undefined : id;
+interface NameParts {
+  readonly id: string;
+  readonly written?: string | undefined;
+  readonly file?: string | undefined;
 }
 
+/** What a text names, with or without its prefix; undefined for what can be no name. */
+function partsOf(text: string): NameParts | undefined {
+  const [, id, written, named] = withFile.exec(text) ?? withoutFile.exec(text) ?? [];
+  if (id === undefined || /--|\.\.|\.git$/.test(id)) return undefined;
+  return named === undefined || isPlainFile(named) ? { id, written, file: named } : undefined;
+}
+
+const plainFile = new RegExp(`^${file}$`);
+/** Whether a name of a GGUF file in a repository leads nowhere else. */
+export const isPlainFile = (name: string): boolean =>
+  name.length <= 400 && !name.includes('..') && plainFile.test(name);
+
+/** The id of a repository as a whole; undefined for what names none, and for a file of one. */
+export function repositoryId(text: string): string | undefined {
+  const { id, file: named } = partsOf(text) ?? {};
+  return named === undefined ? id : undefined;
+}
+
+/** A text that ends so is a path, unless it begins with the prefix. */
+const ggufPath = /\.gguf$/i;
+
 /** Whether a text can be a name of the hub, with or without its prefix and a revision. */
-export const isHubName = (text: string): boolean => repositoryId(text) !== undefined;
+export const isHubName = (text: string): boolean =>
+  partsOf(text) !== undefined && (text.startsWith(prefix) || !ggufPath.test(text));
 
 /** A revision becomes a path below `refs`: nothing in it may lead elsewhere. */
 function isRevision(text: unknown): text is string {
@@ -43,7 +71,7 @@ function isRevision(text: unknown): text is string {
 
 /**
  * The path that a source is, or the repository that it names: `hf:org/name[@revision]`, and `org/name[@revision]` where there is no
- * such folder.
+ * such folder. `hf:org/name[@revision]/FILE.gguf` names a file of it; without `hf:` that is a path.
  *
  * @throws ERR_ARGUMENT for `hf:` before anything else, a revision that is given twice, that cannot be one, or with a folder.
  */
@@ -55,9 +83,9 @@ export function parseSource(source: string | URL, op: string, given?: string): s
     op,
     () => `expected revision to be a branch, a tag or a commit but received ${describe(given)}`,
   );
-  const id = repositoryId(text);
+  const parts = partsOf(text);
   const bare = !text.startsWith(prefix);
-  if (bare && (id === undefined || /\.gguf$/i.test(text) || existsSync(path))) {
+  if (bare && (!isHubName(text) || existsSync(path))) {
     check(
       given === undefined,
       op,
@@ -65,8 +93,12 @@ export function parseSource(source: string | URL, op: string, given?: string): s
     );
     return path;
   }
-  check(id !== undefined, op, `expected hf:org/name or hf:org/name@revision but received ${describe(text)}`);
-  const written = repository.exec(text)?.[3];
+  check(
+    parts !== undefined,
+    op,
+    `expected hf:org/name or hf:org/name@revision, or either with /FILE.gguf, but received ${describe(text)}`,
+  );
+  const { id, written, file: named } = parts;
   check(
     written === undefined || given === undefined,
     op,
@@ -77,5 +109,6 @@ export function parseSource(source: string | URL, op: string, given?: string): s
     op,
     () => `expected a branch, a tag or a commit after @ but received ${describe(text)}`,
   );
-  return { id, revision: written ?? given ?? 'main', source: text, bare };
+  const revision = written ?? given ?? 'main';
+  return { id, revision, ...(named !== undefined && { file: named }), source: text, bare };
 }

@@ -10,7 +10,7 @@ import { hubError, pageOf, refusal, unreachable, type Subject } from './failures
 import { withLock } from './lock';
 import { isCommit } from './names';
 import type { LoadProgress } from './progress';
-import { shardsOf, wantedFiles, type Purpose } from './wanted';
+import { shardsOf, wantedFiles, type Purpose, type WantedFiles } from './wanted';
 
 /** How many files are downloaded at a time. */
 const together = 4;
@@ -58,7 +58,7 @@ export class Snapshot {
     this.#cached = new CachedRepository(settings.cache, repository.id);
   }
 
-  /** The folder with the files, which are downloaded where they are missing. */
+  /** The folder with the files, which are downloaded where they are missing; or the GGUF file that is opened. */
   async complete(): Promise<string> {
     const stop = (): void => this.#stop.abort(this.signal?.reason);
     this.signal?.throwIfAborted();
@@ -93,14 +93,14 @@ export class Snapshot {
   // ---- without the hub
 
   /** The commit that the cache has for the revision, when it has all files of it that the purpose needs. */
-  async #fromCache(): Promise<{ folder: string } | { problem: string }> {
+  async #fromCache(): Promise<{ path: string } | { problem: string }> {
     const { id, revision } = this.subject.repository;
     const commit = await this.#cached.commitOf(revision);
     const none = `the cache has no ${id} at ${revision}`;
     if (commit === undefined) return { problem: none };
     const names = await this.#cached.names(commit);
     if (names === undefined) return { problem: none };
-    const wanted = wantedFiles(this.purpose, names);
+    const wanted = wantedFiles(this.purpose, this.subject.repository, names);
     if ('problem' in wanted)
       return { problem: `what the cache has of ${id} at ${revision} ${wanted.problem}` };
     const missing = await this.#missing(commit, [
@@ -108,19 +108,24 @@ export class Snapshot {
       ...(await this.#shards(commit, wanted.names)),
     ]);
     return missing.length === 0
-      ? { folder: this.#cached.snapshot(commit) }
+      ? { path: this.#pathOf(commit, wanted) }
       : { problem: `the cache lacks ${missing[0]} of ${id} at ${revision}` };
   }
 
   async #offline(): Promise<string> {
     const found = await this.#fromCache();
-    if ('folder' in found) return found.folder;
+    if ('path' in found) return found.path;
     const { cache } = this.subject.settings;
     throw hubError(
       this.subject,
       `${found.problem}, and nothing is asked of the hub since HF_HUB_OFFLINE or { offline } is set: ` +
-        `download it where there is a network (lora-native download ${this.subject.repository.id}), into ${cache}`,
+        `download it where there is a network (lora-native download ${this.#nameOfAll()}), into ${cache}`,
     );
+  }
+
+  #nameOfAll(): string {
+    const { id, file } = this.subject.repository;
+    return file === undefined ? id : `${id}/${file}`;
   }
 
   // ---- with it
@@ -132,13 +137,13 @@ export class Snapshot {
     } catch (error) {
       if (!(error instanceof Passing)) throw error;
       const found = await this.#fromCache();
-      if (!('folder' in found)) throw error;
+      if (!('path' in found)) throw error;
       this.#notice('cached', `${error.message}; the cache has the files`);
-      return found.folder;
+      return found.path;
     }
     const { commit, names } = listing;
     const { repository } = this.subject;
-    const wanted = wantedFiles(this.purpose, names);
+    const wanted = wantedFiles(this.purpose, repository, names);
     if ('problem' in wanted) throw hubError(this.subject, `${repository.id} ${wanted.problem}`);
     await this.#get(listing, wanted.names);
     const shards = await this.#shards(commit, wanted.names);
@@ -147,7 +152,11 @@ export class Snapshot {
       throw hubError(this.subject, `${repository.id} has no ${unknown}, which its ${indexFile} names`);
     await this.#get(listing, shards);
     await this.#cached.remember(repository.revision, commit);
-    return this.#cached.snapshot(commit);
+    return this.#pathOf(commit, wanted);
+  }
+
+  #pathOf(commit: string, { opened }: WantedFiles): string {
+    return opened === undefined ? this.#cached.snapshot(commit) : this.#cached.file(commit, opened).path;
   }
 
   /** The shards of an index that is in the snapshot; none where the weights are one file. */
@@ -212,7 +221,7 @@ export class Snapshot {
   /** What the hub says of a file, without the file. */
   async #facts(commit: string, name: string): Promise<FileFacts> {
     const { repository, settings } = this.subject;
-    const address = `${settings.endpoint}/${repository.id}/resolve/${commit}/${encodeURIComponent(name)}`;
+    const address = `${settings.endpoint}/${repository.id}/resolve/${commit}/${name.split('/').map(encodeURIComponent).join('/')}`;
     const answer = await this.#ask(address, { method: 'HEAD', stays: true }, (of) => of, name);
     const said = (header: string): string | null =>
       [...answer.hops, answer.headers].map((headers) => headers.get(header)).find((text) => text !== null) ??

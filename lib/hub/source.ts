@@ -24,7 +24,8 @@ export interface SourceOptions {
 export const sourceOptionNames = ['revision', 'token', 'offline', 'signal', 'onProgress'] as const;
 
 /**
- * The folder with the files of a source: a path as it stands, or a snapshot in the cache of the hub, downloaded where it is missing.
+ * The folder with the files of a source, or its GGUF file: a path as it stands, or a snapshot in the cache of the hub, downloaded where it is
+ * missing.
  *
  * Errors: ERR_ARGUMENT for a bad option; ERR_HUB for a name that the hub does not have or does not give, for files that are not what
  * they should be, and without a network; ERR_FILE where the cache cannot be written; the reason of the signal.

@@ -122,9 +122,10 @@ export class CausalLM {
    * named by any of its parts.
    *
    * `hf:org/name`, or `hf:org/name@revision`, is a model of the hub, whose files are downloaded once, checked, and kept in the cache that
-   * Python's tools use. `org/name` means the same where no folder has that name.
+   * Python's tools use. `org/name` means the same where no folder has that name. `hf:org/name/FILE.gguf` is a GGUF file of a repository, with the
+   * other parts of a split one; without a file, a repository with one GGUF model and no safetensors is that model.
    *
-   * @throws ERR_FILE for missing or wrong files, ERR_HUB for a name that the hub does not give, ERR_SAFETENSORS for broken weights,
+   * @throws ERR_FILE for missing or wrong files, ERR_HUB for a name that the hub does not give and a repository with several GGUF models, ERR_SAFETENSORS for broken weights,
    * ERR_UNSUPPORTED for a model that would be computed wrongly, ERR_DEVICE_UNAVAILABLE, ERR_OUT_OF_MEMORY, the reason of the signal when aborted.
    * @example
    * const model = await CausalLM.fromPretrained('./SmolLM2-135M', {

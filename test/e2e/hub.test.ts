@@ -98,6 +98,85 @@ describe('the cache', () => {
   });
 });
 
+describe('GGUF files', () => {
+  const bytes = (text: string): Buffer => Buffer.from(`GGUF of ${text}`);
+  const some = {
+    'a.Q8_0.gguf': bytes('eight bits'),
+    'few/a-00001-of-00002.gguf': bytes('four bits'),
+    'few/a-00002-of-00002.gguf': weights,
+    'README.md': '# x',
+  };
+  const stored = (): string[] => hub.lines.filter((line) => line.startsWith('store GET'));
+
+  test('one that is named comes alone', async () => {
+    serve({ files: { ...some, 'model.safetensors': weights, 'config.json': config } });
+    const path = await get('hf:org/name@main/a.Q8_0.gguf');
+    expect(path).toBe(inCache('snapshots', commit, 'a.Q8_0.gguf'));
+    expect(readFileSync(path)).toEqual(some['a.Q8_0.gguf']);
+    expect(readdirSync(inCache('snapshots', commit))).toEqual(['a.Q8_0.gguf']);
+    hub.reset();
+    expect(await get('hf:org/name/a.Q8_0.gguf', { offline: true })).toBe(path);
+    await expectReject(
+      get('hf:org/name/few/a-00001-of-00002.gguf', { offline: true }),
+      'ERR_HUB',
+      /has no few\/a-00001-of-00002\.gguf, .*\(lora-native download org\/name\/few\/a-00001-of-00002\.gguf\)/,
+    );
+  });
+
+  test.each([1, 2])('part %i brings the others, and what is cut goes on', async (part) => {
+    serve({ files: some });
+    if (part === 1) hub.fail(/^store GET .*a-00002/, cutAfter(100_000));
+    const path = await get(`hf:org/name/few/a-0000${part}-of-00002.gguf`);
+    expect(path).toBe(inCache('snapshots', commit, 'few', `a-0000${part}-of-00002.gguf`));
+    expect(readdirSync(inCache('snapshots', commit, 'few'))).toEqual([
+      'a-00001-of-00002.gguf',
+      'a-00002-of-00002.gguf',
+    ]);
+    expect(readFileSync(inCache('snapshots', commit, 'few', 'a-00002-of-00002.gguf'))).toEqual(
+      some['few/a-00002-of-00002.gguf'],
+    );
+    const resumed = hub.seen.filter(({ at, headers }) => at === 'store' && headers.range);
+    expect([stored().length, resumed.length]).toEqual(part === 1 ? [3, 1] : [2, 0]);
+    expect(await get(`hf:org/name/few/a-0000${part}-of-00002.gguf`, { offline: true })).toBe(path);
+  });
+
+  test('a repository with one model and no safetensors is that model', async () => {
+    const files = { ...some, 'config.json': config };
+    const { 'a.Q8_0.gguf': _, ...one } = files;
+    serve({ files: one });
+    for (const purpose of ['model', 'any', 'tokenizer'] as const)
+      expect(await get('hf:org/name', {}, purpose)).toBe(
+        inCache('snapshots', commit, 'few', 'a-00001-of-00002.gguf'),
+      );
+    expect(await get('hf:org/name', { offline: true })).toMatch(/a-00001-of-00002\.gguf$/);
+    // Its configuration stands in a file of its own.
+    expect(await get('hf:org/name', {}, 'config')).toBe(inCache('snapshots', commit));
+    serve({ files });
+    await expectReject(
+      get(),
+      'ERR_HUB',
+      '[test] org/name holds 2 GGUF models and no safetensors: name one, as hf:org/name/a.Q8_0.gguf (a.Q8_0.gguf, few/a-00001-of-00002.gguf)',
+    );
+    serve({ files: { ...files, 'model.safetensors': weights } });
+    expect(await get()).toBe(inCache('snapshots', commit));
+  });
+
+  test('one that is not there, and a part of what is not whole', async () => {
+    const { 'few/a-00002-of-00002.gguf': _, ...less } = some;
+    serve({ files: less });
+    await expectReject(get('hf:org/name/b.gguf'), 'ERR_HUB', '[test] org/name has no b.gguf');
+    await expectReject(
+      get('hf:org/name/few/a-00001-of-00002.gguf'),
+      'ERR_HUB',
+      '[test] org/name has no few/a-00002-of-00002.gguf, which few/a-00001-of-00002.gguf is a part of',
+    );
+    // Names that lead elsewhere are none.
+    serve({ files: { '../x.gguf': bytes('x'), '/y.gguf': bytes('y'), 'config.json': config } });
+    await expectReject(get(), 'ERR_HUB', /has neither model\.safetensors nor/);
+    expect(stored()).toEqual([]);
+  });
+});
+
 describe('where there are no links', () => {
   const refuse = (): void => {
     const error = Object.assign(new Error('EPERM'), { code: 'EPERM', syscall: 'symlink' });

@@ -1,12 +1,13 @@
 /** From an empty folder to a fine-tuned model, by names of the hub alone; and the commands that download, list and remove. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, loadDataset, Trainer, type LoadProgress } from '../../lib/index';
+import { CausalLM, convertModel, loadDataset, Trainer, type LoadProgress } from '../../lib/index';
 import { commandLine, jsonLines } from '../support/command_line';
 import { expectReject } from '../support/errors';
 import { hubHome } from '../support/hub_home';
 import { folderFiles } from '../support/hub_server';
 import { temporaryFolder } from '../support/temporary';
+import { tinyModel } from '../support/tiny_model';
 
 const root = temporaryFolder();
 const at = hubHome();
@@ -57,6 +58,27 @@ test('a name is downloaded, fine-tuned and generates; its adapter comes back by 
     'adapter_model.safetensors',
   ]);
   await again.dispose();
+});
+
+test('a GGUF file of a repository is a model by its name, and what is trained on it names the repository', async () => {
+  const file = join(root, 'tiny.gguf');
+  await convertModel(await tinyModel(), file, { format: 'f16' });
+  at.hub.repositories.set('lora/tiny-gguf', { files: { 'q/tiny.gguf': readFileSync(file) } });
+  const model = await CausalLM.fromPretrained('hf:lora/tiny-gguf/q/tiny.gguf');
+  expect(model.directory).toBe(join(at.home, 'hub/models--lora--tiny-gguf/snapshots', commit, 'q/tiny.gguf'));
+  const adapter = model.addAdapter({ r: 2, targetModules: ['q_proj'] });
+  const out = join(root, 'of-gguf');
+  await adapter.save(out);
+  await model.dispose();
+  const config = JSON.parse(readFileSync(join(out, 'adapter_config.json'), 'utf8')) as object;
+  expect(config).toMatchObject({ base_model_name_or_path: 'lora/tiny-gguf' });
+  // The one model of the repository; nothing is asked of the hub.
+  const again = await CausalLM.fromPretrained('hf:lora/tiny-gguf', { offline: true });
+  await again.dispose();
+  const { status, out: folder } = await commandLine(['download', 'lora/tiny-gguf/q/tiny.gguf']);
+  expect([status, folder]).toEqual([0, `${model.directory}\n`]);
+  const { status: refused, err } = await commandLine(['models', '--remove', 'lora/tiny-gguf/q/tiny.gguf']);
+  expect([refused, err]).toEqual([2, expect.stringContaining('models needs --remove org/name') as unknown]);
 });
 
 test('a device that is not there is told before anything is downloaded', async () => {
@@ -263,7 +285,7 @@ describe('lora-native', () => {
       'a path',
       ['download', './org/name'],
       2,
-      'download needs a name of the hub, such as org/name, but received "./org/name"',
+      'download needs a name of the hub, such as org/name or org/name/FILE.gguf, but received "./org/name"',
     ],
     ['no name', ['download'], 2, 'download needs a NAME'],
     [

@@ -35,6 +35,9 @@ const names = [
   'Org_1/Name-2.5B',
   './org/name',
   '/org/name',
+  'hf:org/name@v1/model.gguf',
+  'hf:org/name/Q4_K_M/model-00001-of-00002.gguf',
+  'org/name/model.gguf',
 ];
 const revisions = ['', 'v1.0', 'refs/pr/1', 'a+b=c@d', 'f'.repeat(40)];
 
@@ -52,14 +55,18 @@ export const hubName: Target = {
       if (isHubName(source) && !existsSync(source)) throw new Error(`took the name ${source} for a path`);
       return;
     }
-    const { id, revision, bare } = named;
+    const { id, revision, file, bare } = named;
+    const end = file === undefined ? '' : `/${file}`;
     const spelt = `${bare ? '' : 'hf:'}${id}`;
-    same(source, source.includes('@') ? `${spelt}@${revision}` : spelt);
-    const whole = `hf:${id}@${revision}`;
-    same(
-      JSON.stringify(parseSource(whole, 'x')),
-      JSON.stringify({ id, revision, source: whole, bare: false }),
-    );
+    same(source, `${spelt}${source.includes('@') ? `@${revision}` : ''}${end}`);
+    // A revision with slashes and a file have no spelling in one text.
+    if (file === undefined || !revision.includes('/')) {
+      const whole = `hf:${id}@${revision}${end}`;
+      same(
+        JSON.stringify(parseSource(whole, 'x')),
+        JSON.stringify({ id, revision, ...(file && { file }), source: whole, bare: false }),
+      );
+    }
     same(idOf(folderName(id)) ?? 'no id', id);
     const repository = new CachedRepository('/cache', id);
     same(idOfSnapshot(repository.snapshot('f'.repeat(40))) ?? 'no id', id);
@@ -69,6 +76,7 @@ export const hubName: Target = {
       relative(repository.folder, join(repository.folder, 'refs', revision)),
       join('refs', ...revision.split('/')),
     );
-    same(String(/\.\.|[^\x21-\x7e]/.test(id + revision)), 'false');
+    if (file) same(relative('/cache', join('/cache', file)), join(...file.split('/')));
+    same(String(/\.\.|[^\x21-\x7e]/.test(id + revision + end)), 'false');
   },
 };

@@ -12,7 +12,7 @@ export const gitHash = (bytes: Uint8Array): string =>
 
 export interface FakeRepository {
   files: Record<string, Uint8Array | string>;
-  /** Names of files in large storage. Default: those that end in .safetensors. */
+  /** Names of files in large storage. Default: those that end in .safetensors or .gguf. */
   large?: (name: string) => boolean;
   /** Revision → commit. Default: main. */
   refs?: Record<string, string>;
@@ -116,7 +116,7 @@ export class HubServer {
     };
     const api = parts[0] === 'api' && parts[1] === 'models';
     const cacheOf = parts[0] === 'api' && parts[1] === 'resolve-cache';
-    const [org, name, word, revision, file] = api ? parts.slice(2) : cacheOf ? parts.slice(3) : parts;
+    const [org, name, word, revision, ...rest] = api ? parts.slice(2) : cacheOf ? parts.slice(3) : parts;
     const id = `${org}/${name}`;
     const moved = this.#renamed.get(id);
     if (moved !== undefined) {
@@ -140,7 +140,7 @@ export class HubServer {
       id,
       found,
       commit: at,
-      file: (cacheOf ? revision : file) ?? '',
+      file: (cacheOf ? [revision, ...rest] : rest).join('/'),
       cacheOf,
       refuse,
     });
@@ -175,7 +175,7 @@ export class HubServer {
     const content = found.files[file];
     if (content === undefined) return refuse(404, 'EntryNotFound');
     const bytes = Buffer.from(content as Uint8Array);
-    const isLarge = found.large ?? ((name: string) => name.endsWith('.safetensors'));
+    const isLarge = found.large ?? ((name: string) => /\.(?:safetensors|gguf)$/.test(name));
     if (isLarge(file)) {
       const digest = sha256(bytes);
       response

@@ -24,27 +24,39 @@ describe.each(calls)('%s of', (_op, call) => {
     'org/a--b',
     'org/..',
     'org/name.git',
+    'org/name/model.gguf',
     '',
   ])('the path %s asks nothing of the hub', async (source) => {
     const error = (await call(source).catch((thrown: unknown) => thrown)) as { code: string };
     expect(error.code).toBe(source === '' ? 'ERR_ARGUMENT' : 'ERR_FILE');
   });
 
-  test.each(['hf:', 'hf:org', 'hf:org/name/deep', 'hf:/etc/passwd', 'hf:../name', 'hf:org/a--b'])(
-    '%s is no name',
-    async (source) => {
-      await expectReject(
-        call(source),
-        'ERR_ARGUMENT',
-        /expected hf:org\/name or hf:org\/name@revision but received/,
-      );
-    },
-  );
+  test.each([
+    ...['hf:', 'hf:org', 'hf:org/name/deep', 'hf:/etc/passwd', 'hf:../name', 'hf:org/a--b'],
+    ...['hf:org/name/../x.gguf', 'hf:org/name//x.gguf', 'hf:org/name/.x/y.gguf', 'hf:org/name/x y.gguf'],
+  ])('%s is no name', async (source) => {
+    await expectReject(
+      call(source),
+      'ERR_ARGUMENT',
+      /expected hf:org\/name or hf:org\/name@revision, or either with \/FILE.gguf, but received/,
+    );
+  });
 });
 
 test.each([
   ['hf:org/name', undefined, { id: 'org/name', revision: 'main', bare: false }],
   ['hf:org/name@v1.0', undefined, { id: 'org/name', revision: 'v1.0', bare: false }],
+  [
+    'hf:org/name/model.gguf',
+    undefined,
+    { id: 'org/name', revision: 'main', file: 'model.gguf', bare: false },
+  ],
+  [
+    'hf:org/name@v1/Q4_K_M/a-00001-of-00002.gguf',
+    undefined,
+    { id: 'org/name', revision: 'v1', file: 'Q4_K_M/a-00001-of-00002.gguf', bare: false },
+  ],
+  ['hf:org/name/b.gguf', 'refs/pr/3', { id: 'org/name', revision: 'refs/pr/3', file: 'b.gguf', bare: false }],
   ['org/na.me-1@refs/pr/3', undefined, { id: 'org/na.me-1', revision: 'refs/pr/3', bare: true }],
   ['HuggingFaceTB/SmolLM2-135M', 'main', { id: 'HuggingFaceTB/SmolLM2-135M', revision: 'main', bare: true }],
 ])('%s with the revision %s', (source, revision, expected) => {
