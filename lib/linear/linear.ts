@@ -102,7 +102,10 @@ export class Linear implements FrozenLayer {
   forwardMaster(x: Tensor, master: Parameter): Tensor {
     this.base.forgetPacked();
     const { bias } = this;
-    const y = moved(cast(master, x.dtype), (weight) => matmulTransposed(x, weight));
+    const y =
+      master.dtype === x.dtype
+        ? matmulTransposed(x, master)
+        : moved(cast(master, x.dtype), (weight) => matmulTransposed(x, weight));
     if (!bias) return y;
     const sum = moved(y, (t) => t.add(bias));
     return moved(sum, (t) => t.to({ dtype: x.dtype }));

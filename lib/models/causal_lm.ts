@@ -250,10 +250,11 @@ export class CausalLM {
    * Makes the weights themselves trainable: full fine-tuning. Each gets an f32 master, which gradients and optimizers change; in bf16, products
    * read it rounded. Until freeze(), the model takes no adapter. A head that is tied to the embedding is one parameter with it.
    *
-   * With n numbers, a run takes 4·n bytes each for masters and gradients, 8·n for the state of AdamW (2·n in 8 bits), and 2·n in bf16.
+   * With n numbers, a run takes 4·n bytes each for masters and gradients, 8·n for the state of AdamW (2·n in 8 bits), and 2·n in bf16. With
+   * `stochasticRounding` the weights of bf16 are the masters: 2·n bytes for both.
    *
    * @throws ERR_BUSY while adapters are loaded, a run, generation or evaluation reads the weights, or they are trainable already; ERR_ARGUMENT for a pattern
-   * that names nothing; ERR_UNSUPPORTED for quantised weights and a model in f16; ERR_OUT_OF_MEMORY.
+   * that names nothing, or stochasticRounding without bf16; ERR_UNSUPPORTED for quantised weights and a model in f16; ERR_OUT_OF_MEMORY.
    * @example
    * const parameters = model.trainAll({ only: ['*.self_attn.*'] });
    * await new Trainer({ model, data, outDir: 'run', maxSteps: 200, lr: 1e-5 }).run();
@@ -262,11 +263,11 @@ export class CausalLM {
   trainAll(options: TrainAllOptions = {}): Parameter[] {
     const op = 'trainAll';
     this.#checkAlive(op);
-    checkOptions(op, options, ['only']);
+    checkOptions(op, options, ['only', 'stochasticRounding']);
     if (this.dtype === 'f16') refuseF16Training(op);
     const release = this.#adapters.lockBase(op);
     try {
-      const parameters = entry(() => this.#trained.start(options.only ?? ['*']));
+      const parameters = entry(() => this.#trained.start(options));
       this.#generator.baseChanged(); // what it recorded reads weights that are gone
       return parameters;
     } catch (error) {

@@ -48,6 +48,8 @@ export interface MemoryOptions extends Pick<
    * than the gradients, which come when those go. Default 'adapter'.
    */
   train?: 'adapter' | 'all' | undefined;
+  /** With train: 'all', the weights of bf16 are trained without f32 masters, as `trainAll({ stochasticRounding: true })` does. Default false. */
+  stochasticRounding?: boolean | undefined;
   /** Serve so many sequences of `length` tokens at once, instead of training. */
   streams?: number | undefined;
 }
@@ -56,7 +58,7 @@ export interface MemoryOptions extends Pick<
 export interface MemoryEstimate {
   /** The frozen weights; where all are trained, the rounded embedding. Loading takes less beside them than training does. */
   weights: number;
-  /** The trained parameters and their gradients, in f32. */
+  /** The trained parameters and their gradients, in f32; the parameters in bf16 where those are rounded stochastically. */
   adapters: number;
   /** The moments of the optimizer. */
   optimizer: number;
@@ -140,7 +142,7 @@ export function estimateMemory(
   const model = configOf(config);
   checkOptions(op, options, optionNames);
   const { batchSize = 1, length = 512, dtype = 'auto', optimizer = 'adamw', streams } = options;
-  const { gradientCheckpointing = false, train = 'adapter' } = options;
+  const { gradientCheckpointing = false, train = 'adapter', stochasticRounding = false } = options;
   checkOneOf(op, 'train', train, ['adapter', 'all']);
   checkInteger(op, 'batchSize', batchSize, 1);
   checkInteger(op, 'length', length, 1);
@@ -164,7 +166,13 @@ export function estimateMemory(
     op,
     "expected no quantised weights with train: 'all', since those cannot be trained",
   );
+  checkBoolean(op, 'stochasticRounding', stochasticRounding);
   const sizes = whole ? trainedSizes(model, dtype) : sizesOf(model, dtype, quantised);
+  check(
+    !stochasticRounding || (whole && sizes.activation === 2),
+    op,
+    "expected stochasticRounding with train: 'all' and a dtype of bf16 alone",
+  );
   const loading = Math.min(loadingBytes, sizes.weights / 8);
   const runtime = runtimeBytes + tokenBytes * model.vocabSize + loading;
   const parts =
@@ -187,6 +195,7 @@ const optionNames = [
     'gradientCheckpointing',
     'optimizer',
     'train',
+    'stochasticRounding',
     'streams',
   ],
 ];
@@ -253,9 +262,10 @@ function withGradients(
     tokens,
     size,
     parameters,
-  }: { config: ModelConfig; tokens: number; size: number; parameters: number },
+    rounded,
+  }: { config: ModelConfig; tokens: number; size: number; parameters: number; rounded: boolean },
 ): Parts {
-  const copies = size === 2 ? 2 * (parameters - config.vocabSize * config.hiddenSize) : 0;
+  const copies = size === 2 && !rounded ? 2 * (parameters - config.vocabSize * config.hiddenSize) : 0;
   const workspace = parts.workspace + headWorkspace(config, tokens, size) + copies;
   const before = parts.activations + parts.logits + workspace;
   const share = Math.max(0, before - 4 * parameters) / before;
@@ -299,7 +309,7 @@ function trainingParts(
   options: MemoryOptions,
   { tokens, size, optimizer }: { tokens: number; size: number; optimizer: OptimizerName },
 ): Parts {
-  const { gradientCheckpointing, train } = options;
+  const { gradientCheckpointing, train, stochasticRounding: rounded = false } = options;
   const { parameters, ranks } = train === 'all' ? allTrained(config) : adapterTrained(config, options);
   const { hiddenSize: d, intermediateSize: ff, numHiddenLayers: layers } = config;
   const q = config.numAttentionHeads * config.headDim;
@@ -311,14 +321,14 @@ function trainingParts(
   const row = size * config.vocabSize;
   const rows = Math.min(tokens, Math.max(fewestRows, Math.min(mostRows, Math.floor(keptExponentials / row))));
   const parts = {
-    adapters: 8 * parameters,
+    adapters: (rounded ? 6 : 8) * parameters,
     optimizer: stateBytes[optimizer] * parameters,
     activations: tokens * kept,
     logits: rows * row,
     kvCache: 0,
     workspace: tokens * (size * (d + q + 2 * kv + 3 * ff) + 8 * d),
   };
-  return train === 'all' ? withGradients(parts, { config, tokens, size, parameters }) : parts;
+  return train === 'all' ? withGradients(parts, { config, tokens, size, parameters, rounded }) : parts;
 }
 
 function servingParts(

@@ -36,7 +36,7 @@ export type NativeBranch = Parameters<OpFunctions['loraLinearForward']>[1][numbe
 export type NativeDropout = NonNullable<NativeBranch['dropout']>;
 /** A parameter that an optimizer's step updates, with its gradient and what is kept for it. */
 export type NativeSegment<State extends string = never> = Readonly<
-  Record<'param' | 'grad' | State, NativeTensor>
+  Parameters<OpFunctions['sgd']>[0][number] & (string extends State ? unknown : Record<State, NativeTensor>)
 >;
 export type LinearPhase = Parameters<OpFunctions['loraLinearForward']>[2];
 export type BinaryKind = Parameters<OpFunctions['binary']>[0];

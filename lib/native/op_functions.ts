@@ -122,22 +122,22 @@ export interface OpFunctions {
     wantGrad: boolean,
   ): [loss: NativeTensor, count: NativeTensor, dHidden: NativeTensor | null];
   adamw(
-    segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor; v: NativeTensor }[],
+    segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor; v: NativeTensor; rounding?: { seed: number; parameter: number; step: number } | null }[],
     options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },
     guard: NativeGuard,
   ): void;
   adamw8bit(
-    segments: readonly { param: NativeTensor; grad: NativeTensor; mCodes: NativeTensor; vCodes: NativeTensor; mScales: NativeTensor; vScales: NativeTensor }[],
+    segments: readonly { param: NativeTensor; grad: NativeTensor; mCodes: NativeTensor; vCodes: NativeTensor; mScales: NativeTensor; vScales: NativeTensor; rounding?: { seed: number; parameter: number; step: number } | null }[],
     options: { lr: number; beta1: number; beta2: number; eps: number; weightDecay: number; step: number },
     guard: NativeGuard,
   ): void;
   sgd(
-    segments: readonly { param: NativeTensor; grad: NativeTensor; velocity?: NativeTensor | null }[],
+    segments: readonly { param: NativeTensor; grad: NativeTensor; velocity?: NativeTensor | null; rounding?: { seed: number; parameter: number; step: number } | null }[],
     options: { lr: number; momentum: number; weightDecay: number; nesterov: boolean },
     guard: NativeGuard,
   ): void;
   lion(
-    segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor }[],
+    segments: readonly { param: NativeTensor; grad: NativeTensor; m: NativeTensor; rounding?: { seed: number; parameter: number; step: number } | null }[],
     options: { lr: number; beta1: number; beta2: number; weightDecay: number },
     guard: NativeGuard,
   ): void;

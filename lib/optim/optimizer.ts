@@ -17,6 +17,8 @@ import { checkParameters } from './parameters';
 export interface OptimizerOptions {
   /** The learning rate. Default 1e-3. */
   lr?: number | undefined;
+  /** Of the stochastic rounding of parameters of bf16, which `trainAll({ stochasticRounding: true })` gives. Default 0. */
+  seed?: number | undefined;
 }
 
 /** Parameters with settings of their own. */
@@ -65,6 +67,8 @@ export interface Rule<S extends Settings, State extends string = string> {
 
 interface Slot {
   readonly param: Parameter;
+  /** Its number in the optimizer, which the random bits of its rounding depend on. */
+  readonly number: number;
   readonly state: ReadonlyMap<string, Tensor>;
   /** The native references of its state, as a call takes them. */
   readonly handles: Record<string, NativeTensor>;
@@ -78,6 +82,8 @@ interface Group<S> {
   readonly state: ReadonlyMap<string, Tensor>;
   /** lr relative to that of the optimizer. */
   factor: number;
+  /** Of the rounding of its parameters; undefined where all are f32. */
+  seed: number | undefined;
   settings: S;
 }
 
@@ -96,6 +102,7 @@ export abstract class Optimizer<S extends Settings = Settings> {
   /** @internal Remembers failed updates. An own property that cannot be cloned. */
   readonly handle: NativeGuard;
   #lr: number;
+  #numbered = 0;
   #disposed = false;
 
   /** @internal */
@@ -106,7 +113,7 @@ export abstract class Optimizer<S extends Settings = Settings> {
   ) {
     this.#rule = rule;
     const { op } = rule;
-    const names = ['lr', ...Object.keys(rule.defaults)];
+    const names = ['lr', 'seed', ...Object.keys(rule.defaults)];
     checkOptions(op, options, names);
     this.#lr = options.lr ?? 1e-3;
     this.#checkSettings(options);
@@ -156,7 +163,7 @@ export abstract class Optimizer<S extends Settings = Settings> {
     const state = new Map<string, Tensor>();
     const slots = params.map((param) => {
       const handles: Slot['handles'] = {};
-      return { param, state: new Map<string, Tensor>(), handles, steps: 0 };
+      return { param, number: this.#numbered++, state: new Map<string, Tensor>(), handles, steps: 0 };
     });
     for (const { name, dtype, length } of this.#rule.state(settings)) {
       const lengths = params.map(({ numel }) => length(numel));
@@ -172,11 +179,19 @@ export abstract class Optimizer<S extends Settings = Settings> {
         offset += n;
       });
     }
-    return { slots, state, factor: own.lr === undefined ? 1 : lr === 0 ? 0 : own.lr / lr, settings };
+    const rounded = params.some((param) => param.dtype === 'bf16');
+    return {
+      slots,
+      state,
+      factor: own.lr === undefined ? 1 : lr === 0 ? 0 : own.lr / lr,
+      seed: rounded ? (own.seed ?? shared.seed ?? 0) : undefined,
+      settings,
+    };
   }
 
-  #checkSettings({ lr, ...settings }: OptionsOf<S>): void {
+  #checkSettings({ lr, seed, ...settings }: OptionsOf<S>): void {
     if (lr !== undefined) checkNumber(this.#rule.op, 'lr', lr, 0);
+    if (seed !== undefined) checkInteger(this.#rule.op, 'seed', seed);
     this.#rule.check(settings as { readonly [K in keyof S]?: unknown });
   }
 
@@ -216,7 +231,7 @@ export abstract class Optimizer<S extends Settings = Settings> {
     for (const { slots } of this.#groups) yield* slots;
   }
 
-  #stepGroup({ slots: all, settings, factor }: Group<S>): void {
+  #stepGroup({ slots: all, settings, factor, seed }: Group<S>): void {
     // Parameters that were left out before are at another t; usually there is one bucket.
     const buckets = new Map<number, Slot[]>();
     for (const slot of all) {
@@ -228,10 +243,11 @@ export abstract class Optimizer<S extends Settings = Settings> {
     }
     for (const [steps, slots] of buckets) {
       this.#rule.update({
-        segments: slots.map(({ param, handles }) => ({
+        segments: slots.map(({ param, number, handles }) => ({
           ...handles,
           param: param.handle,
           grad: param.grad!.handle,
+          ...(param.dtype === 'bf16' && { rounding: { seed: seed!, parameter: number, step: steps + 1 } }),
         })),
         settings,
         lr: this.#lr * factor,
@@ -262,8 +278,9 @@ export abstract class Optimizer<S extends Settings = Settings> {
     binding().checkGuard(this.handle);
     return {
       lr: this.#lr,
-      groups: this.#groups.map(({ factor, settings, slots, state }) => ({
+      groups: this.#groups.map(({ factor, seed, settings, slots, state }) => ({
         factor,
+        ...(seed !== undefined && { seed }),
         ...copied(settings),
         steps: slots.map((slot) => slot.steps),
         ...Object.fromEntries([...state].map(([name, tensor]) => [name, tensor.detach()])),
@@ -311,9 +328,11 @@ export abstract class Optimizer<S extends Settings = Settings> {
         `expected a state that keeps ${[...group.state.keys()].join(', ') || 'no tensors'} but received one that keeps ` +
           `${foreign.join(', ')}: another optimizer, or one with other settings, saved it`,
       );
-      checkOptions(op, s, ['factor', ...names, 'steps', ...group.state.keys()]);
-      const { factor, steps } = s;
+      const rounds = group.seed === undefined ? [] : ['seed'];
+      checkOptions(op, s, ['factor', ...rounds, ...names, 'steps', ...group.state.keys()]);
+      const { factor, seed, steps } = s;
       checkNumber(op, 'factor of the state', factor, 0);
+      if (group.seed !== undefined) checkInteger(op, 'seed of the state', seed);
       const settings = Object.fromEntries(names.map((name) => [name, s[name]]));
       for (const name of names)
         check(settings[name] !== undefined, op, `expected ${name} of the state but received nothing`);
@@ -333,13 +352,20 @@ export abstract class Optimizer<S extends Settings = Settings> {
         );
         checkSaved(op, name, own, tensor);
       }
-      return { factor, settings: copied(settings as S), steps: steps as number[], tensors: s };
+      return {
+        factor,
+        seed: seed as number | undefined,
+        settings: copied(settings as S),
+        steps: steps as number[],
+        tensors: s,
+      };
     });
     return () => {
       this.#lr = lr;
-      saved.forEach(({ factor, settings, steps, tensors }, i) => {
+      saved.forEach(({ factor, seed, settings, steps, tensors }, i) => {
         const group = this.#groups[i]!;
         group.factor = factor;
+        group.seed = seed;
         group.settings = settings;
         for (const [name, tensor] of group.state) restore(op, name, tensor, tensors[name]);
         group.slots.forEach((slot, j) => (slot.steps = steps[j]!));

@@ -287,8 +287,10 @@ function addToLeaf(leaf: Tensor, g: Tensor): void {
     () => `expected a gradient of shape ${shapeText(leaf.shape)} but received ${shapeText(g.shape)}`,
   );
   let own = g;
-  if (g.dtype !== leaf.dtype || (!hasGrad(leaf) && !storageOf(g).exclusive)) {
-    own = runDetached(null, () => rawCast(g, leaf.dtype));
+  // Those of a parameter are f32 whatever it is kept in: optimizers, clipping and sums over batches need the bits.
+  const dtype = leaf instanceof Parameter ? 'f32' : leaf.dtype;
+  if (g.dtype !== dtype || (!hasGrad(leaf) && !storageOf(g).exclusive)) {
+    own = runDetached(null, () => rawCast(g, dtype));
     g.dispose();
   }
   if (!hasGrad(leaf)) {

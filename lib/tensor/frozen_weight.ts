@@ -85,22 +85,22 @@ export class FrozenWeight {
     this.#packed = master.version;
     this.#format = this.dtype as FloatDType;
     return runDetached(null, () => {
-      const rounded = rawCast(master, this.dtype);
+      const rounded = master.dtype === this.dtype ? master : rawCast(master, this.dtype);
       const shape = [this.rows, this.cols];
       const handle = call().pack(rounded.handle, null, this.dtype as FloatDType, shape, this.dtype);
-      rounded.dispose();
+      if (rounded !== master) rounded.dispose();
       return handle;
     });
   }
 
-  /** The f32 master that it follows while it is trained. */
+  /** The master that it follows while it is trained. */
   get master(): Parameter | undefined {
     return this.#master;
   }
 
-  /** Makes a master of its values, row-major [rows, cols]; ops read them rounded to `dtype` until freeze(). */
-  train(name: string): Parameter {
-    const values = computed(() => rawCast(this.unpack(), 'f32'));
+  /** Makes a master of its values, row-major [rows, cols], in f32 or in `dtype`; ops read them rounded to that until freeze(). */
+  train(name: string, kept: DType = 'f32'): Parameter {
+    const values = computed(() => rawCast(this.unpack(), kept));
     this.#master = adoptParameter(values, name);
     this.#packed = 0;
     return this.#master;

@@ -50,8 +50,17 @@ export class ModelSubject implements TrainingSubject {
     this.#parameters = model.trainedParameters;
   }
 
+  /** Whether the files hold all of the parameters: those of f32, and of bf16 where there are no f32 masters. */
+  get #inFiles(): boolean {
+    return this.model.dtype === 'f32' || this.#rounded;
+  }
+
+  get #rounded(): boolean {
+    return this.#parameters.some(({ dtype }) => dtype === 'bf16');
+  }
+
   get states(): { model?: Masters } {
-    return this.model.dtype === 'f32' ? {} : { model: new Masters(this.#parameters) };
+    return this.#inFiles ? {} : { model: new Masters(this.#parameters) };
   }
 
   get facts(): SubjectFacts {
@@ -61,7 +70,7 @@ export class ModelSubject implements TrainingSubject {
       library: 'transformers',
       relation: 'finetune',
       tags: [],
-      settings: [['Method', 'full fine-tuning']],
+      settings: [['Method', `full fine-tuning${this.#rounded ? ', bf16 with stochastic rounding' : ''}`]],
       modules,
     };
   }
@@ -84,7 +93,11 @@ export class ModelSubject implements TrainingSubject {
   }
 
   settings(): Readonly<Record<string, unknown>> {
-    return { method: 'full', trained: this.#parameters.map(({ name }) => name) };
+    return {
+      method: 'full',
+      trained: this.#parameters.map(({ name }) => name),
+      ...(this.#rounded && { stochasticRounding: true }),
+    };
   }
 
   /** The folder of the model that is trained keeps its files. */
@@ -97,9 +110,8 @@ export class ModelSubject implements TrainingSubject {
   }
 
   async load(checkpoint: string, optimizer?: Optimizer): Promise<void> {
-    const { states } = this;
-    if (!states.model) await this.#read(checkpoint);
-    await loadCheckpoint(checkpoint, { ...states, ...(optimizer && { optimizer }) });
+    if (this.#inFiles) await this.#read(checkpoint);
+    await loadCheckpoint(checkpoint, { ...this.states, ...(optimizer && { optimizer }) });
   }
 
   /** Takes the tensors of a model directory. */
@@ -110,7 +122,7 @@ export class ModelSubject implements TrainingSubject {
         const found = stored.get(p.name);
         const upload = runDetached(
           null,
-          () => new SlicedUpload(dtypeOf(stored, p.name), 'f32', p.shape, p.device),
+          () => new SlicedUpload(dtypeOf(stored, p.name), p.dtype, p.shape, p.device),
         );
         try {
           for await (const slice of found.slices()) await upload.add(slice);

@@ -42,10 +42,11 @@ export function checkOptimizer({ optimizer = 'adamw', loraPlusRatio }: Optimizer
 export function makeOptimizer(
   name: OptimizerName,
   params: readonly Parameter[],
-  { lr, weightDecay, loraPlusRatio }: { lr: number; weightDecay: number; loraPlusRatio: number | undefined },
+  rates: { lr: number; weightDecay: number; loraPlusRatio: number | undefined; seed: number },
 ): Optimizer {
   const make = kinds[name];
-  if (loraPlusRatio === undefined) return new make([...params], { lr, weightDecay });
+  const { lr, weightDecay, loraPlusRatio, seed } = rates;
+  if (loraPlusRatio === undefined) return new make([...params], { lr, weightDecay, seed });
   const isUp = ({ name: key }: Parameter): boolean => /(^|\.)lora_B\.weight$/.test(key);
   const [up, rest] = [params.filter(isUp), params.filter((p) => !isUp(p))];
   check(
@@ -54,5 +55,5 @@ export function makeOptimizer(
     'expected a parameter that ends in lora_B.weight, since loraPlusRatio is given',
   );
   const groups = [{ params: up, lr: lr * loraPlusRatio }, ...(rest.length > 0 ? [{ params: rest }] : [])];
-  return new make(groups, { lr, weightDecay });
+  return new make(groups, { lr, weightDecay, seed });
 }

@@ -80,7 +80,7 @@ export interface TrainerOptions {
   groupByLength?: boolean | undefined;
   /** Keeps only the input of each block for the backward pass, which computes the block once more: less memory, more time, the same bits. Default false. */
   gradientCheckpointing?: boolean | undefined;
-  /** Decides the order of the data. Default 0. */
+  /** Decides the order of the data, and the rounding of weights that are trained with `stochasticRounding`. Default 0. */
   seed?: number | undefined;
   /** How many examples of data without a `length` are held to draw the next one from; such data may be endless. Default 1000. */
   shuffleWindow?: number | undefined;

@@ -66,9 +66,9 @@ export class Trainer {
     this.#subject = subjectOf(model, this.#options.train);
     checkRoom(model, this.#subject.adapter, { data, evalData: options.evalData });
     this.#parameters = options.parameters ?? this.#subject.parameters();
-    const { lr, weightDecay, outDir } = this.#options;
+    const { lr, weightDecay, outDir, seed } = this.#options;
     const { optimizer: given = 'adamw' } = options;
-    const rates = { lr, weightDecay, loraPlusRatio: this.#options.loraPlusRatio };
+    const rates = { lr, weightDecay, loraPlusRatio: this.#options.loraPlusRatio, seed };
     this.#optimizer = typeof given === 'string' ? makeOptimizer(given, this.#parameters, rates) : given;
     this.#updates = new Updates(model, this.#subject, this.#parameters, this.#optimizer, this.#options);
     this.#ownsOptimizer = this.#optimizer !== given;

@@ -1,4 +1,4 @@
-// One pass over p, g, m and v reads 16 bytes per element and writes 12.
+// One pass over p, g, m and v reads 16 bytes per element and writes 12; with p of bf16, 14 and 10.
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/segments.h"
 
@@ -14,8 +14,8 @@ namespace lora::cpu::HWY_NAMESPACE {
 
 void AdamWRange(const AdamWArgs::Segment& segment, const AdamWFactors& factors, size_t begin,
                 size_t end) {
-  StepElements(AdamWRule{factors}, begin, end, segment.param.as<float>(),
-               segment.grad.as<const float>(), segment.m.as<float>(), segment.v.as<float>());
+  StepSegment(AdamWRule{factors}, segment, begin, end, segment.m.as<float>() + begin,
+              segment.v.as<float>() + begin);
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

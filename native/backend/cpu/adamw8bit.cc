@@ -91,8 +91,7 @@ void AdamW8bitBlocks(const AdamW8bitSegment& segment, const AdamWFactors& factor
     uint8_t* const v_codes = segment.v_codes.as<uint8_t>() + first;
     Dequantize(kSignedValues, m_codes, m_scales[block], m);
     Dequantize(kUnsignedValues, v_codes, v_scales[block], v);
-    StepElements(AdamWRule{factors}, 0, n, segment.param.as<float>() + first,
-                 segment.grad.as<const float>() + first, m, v);
+    StepSegment(AdamWRule{factors}, segment, first, first + n, m, v);
     std::fill(m + n, m + kCodes, 0.0f);
     std::fill(v + n, v + kCodes, 0.0f);
     m_scales[block] = Quantize(kSignedTree, m, m_codes);

@@ -30,8 +30,7 @@ struct LionRule {
 
 void LionRange(const LionArgs::Segment& segment, const LionFactors& factors, size_t begin,
                size_t end) {
-  StepElements(LionRule{factors}, begin, end, segment.param.as<float>(),
-               segment.grad.as<const float>(), segment.m.as<float>());
+  StepSegment(LionRule{factors}, segment, begin, end, segment.m.as<float>() + begin);
 }
 
 }  // namespace lora::cpu::HWY_NAMESPACE

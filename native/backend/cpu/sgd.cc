@@ -34,12 +34,10 @@ struct SgdRule {
 void SgdRange(const SgdArgs::Segment& segment, const SgdFactors& factors, size_t begin,
               size_t end) {
   const SgdRule rule{factors};
-  float* p = segment.param.as<float>();
-  const float* g = segment.grad.as<const float>();
   if (segment.velocity) {
-    StepElements(rule, begin, end, p, g, segment.velocity.as<float>());
+    StepSegment(rule, segment, begin, end, segment.velocity.as<float>() + begin);
   } else {
-    StepElements(rule, begin, end, p, g);
+    StepSegment(rule, segment, begin, end);
   }
 }
 

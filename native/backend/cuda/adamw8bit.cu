@@ -4,16 +4,26 @@
 
 namespace lora::cuda {
 
-void Run(const AdamW8bitArgs& args, Scratch, Context& context) {
-  using Params = device::AdamW8bitParams;
+namespace {
+
+template <bool kRounded>
+void RunAdamW8bit(const AdamW8bitArgs& args, Context& context) {
+  using Params = device::AdamW8bitParams<kRounded>;
   using List = decltype(Params::list);
   const device::AdamWRule rule{FactorsOf(args)};
-  ForStepLists<List, Params::kPerBlock>(args, [&](const List& list, int64_t blocks) {
+  ForStepLists<List, Params::kPerBlock, kRounded>(args, [&](const List& list, int64_t blocks) {
     device::LaunchShape shape = Blocks(blocks, 1);
     shape.shared_bytes = Params::kSharedBytes;
-    Launch<device::AdamW8bit>("adamw8bit", context, shape,
-                              Params{list, kSignedTree, kUnsignedTree, rule});
+    Launch<device::AdamW8bit<kRounded>>("adamw8bit", context, shape,
+                                        Params{list, kSignedTree, kUnsignedTree, rule});
   });
+}
+
+}  // namespace
+
+void Run(const AdamW8bitArgs& args, Scratch, Context& context) {
+  RunAdamW8bit<false>(args, context);
+  RunAdamW8bit<true>(args, context);
 }
 
 }  // namespace lora::cuda

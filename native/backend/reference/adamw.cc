@@ -1,5 +1,6 @@
 #include "backend/reference/adamw_element.h"
 #include "backend/reference/kernels.h"
+#include "backend/reference/stored_parameter.h"
 #include "core/ops/element.h"
 
 namespace lora::reference {
@@ -11,7 +12,7 @@ void Run(const AdamWArgs& args, Scratch, Context&) {
       AdamWElement(args, Load(segment.grad, i), p, m, v);
       Store(segment.m, i, m);
       Store(segment.v, i, v);
-      Store(segment.param, i, p);
+      StoreParameter(segment, i, p);
     }
   }
 }

@@ -7,6 +7,7 @@
 
 #include "backend/reference/adamw_element.h"
 #include "backend/reference/kernels.h"
+#include "backend/reference/stored_parameter.h"
 #include "core/ops/element.h"
 
 namespace lora::reference {
@@ -52,7 +53,7 @@ void Run(const AdamW8bitArgs& args, Scratch, Context&) {
         double m = Load(segment.m_scales, block) * kSignedValues[m_codes[i - begin]];
         double v = Load(segment.v_scales, block) * kUnsignedValues[v_codes[i - begin]];
         AdamWElement(args, Load(segment.grad, i), p, m, v);
-        Store(segment.param, i, p);
+        StoreParameter(segment, i, p);
         ms.push_back(m);
         vs.push_back(v);
       }

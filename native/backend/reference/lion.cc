@@ -1,6 +1,7 @@
 // p ← p·(1 − lr·decay) − lr·sign(β1·m + (1−β1)·g)
 // m ← β2·m + (1−β2)·g
 #include "backend/reference/kernels.h"
+#include "backend/reference/stored_parameter.h"
 #include "core/ops/element.h"
 
 namespace lora::reference {
@@ -17,7 +18,7 @@ void Run(const LionArgs& args, Scratch, Context&) {
       const double g = Load(segment.grad, i), m = Load(segment.m, i);
       const double decayed = Load(segment.param, i) * (1 - args.lr * args.weight_decay);
       const double direction = SignOf(args.beta1 * m + (1 - args.beta1) * g);
-      Store(segment.param, i, decayed - args.lr * direction);
+      StoreParameter(segment, i, decayed - args.lr * direction);
       Store(segment.m, i, args.beta2 * m + (1 - args.beta2) * g);
     }
   }

@@ -2,6 +2,7 @@
 // v ← μ·v + g, or v ← g where there is no velocity
 // p ← p − lr·v, or p ← p − lr·(g + μ·v) with nesterov
 #include "backend/reference/kernels.h"
+#include "backend/reference/stored_parameter.h"
 #include "core/ops/element.h"
 
 namespace lora::reference {
@@ -16,7 +17,7 @@ void Run(const SgdArgs& args, Scratch, Context&) {
         v = args.momentum * Load(segment.velocity, i) + g;
         Store(segment.velocity, i, v);
       }
-      Store(segment.param, i, p - args.lr * (args.nesterov ? g + args.momentum * v : v));
+      StoreParameter(segment, i, p - args.lr * (args.nesterov ? g + args.momentum * v : v));
     }
   }
 }

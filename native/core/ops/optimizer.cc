@@ -9,16 +9,28 @@ using check::Rules;
 
 namespace {
 
-// Demands f32 tensors of one size, whatever the state of the optimizer is.
+// Demands a parameter of f32, or of bf16 with the counters of its rounding.
+template <class Segment>
+void CheckParam(const Rules& rules, const Segment& segment) {
+  rules.Type("param", segment.param, {DType::kF32, DType::kBF16, DType::kF64});
+  LORA_CHECK(segment.param.dtype != DType::kBF16 || segment.rounding.step > 0, rules.op(),
+             "expected the rounding of a param of bf16 but received none");
+}
+
+// Demands such a parameter and f32 tensors of its size, whatever the state of the optimizer is.
 template <class Segment>
 void CheckSegments(const Rules& rules, const std::vector<Segment>& segments) {
   for (const Segment& segment : segments) {
+    CheckParam(rules, segment);
     ForEachField<Segment>([&](const auto& field) {
-      const TensorView& view = segment.*field.view;
-      if (field.optional && !view) return;
-      rules.Float32(field.name, view);
-      LORA_CHECK(view.numel() == segment.param.numel(), rules.op(), "expected ", field.name, " of ",
-                 segment.param.numel(), " elements (those of param) but received ", view.numel());
+      if constexpr (requires { field.view; }) {
+        const TensorView& view = segment.*field.view;
+        if (&view == &segment.param || (field.optional && !view)) return;
+        rules.Float32(field.name, view);
+        LORA_CHECK(view.numel() == segment.param.numel(), rules.op(), "expected ", field.name,
+                   " of ", segment.param.numel(), " elements (those of param) but received ",
+                   view.numel());
+      }
     });
   }
 }
@@ -71,7 +83,7 @@ AdamWFactors FactorsOf(const AdamWArgs& args) { return AdamWFactorsOf(args); }
 void Check(const AdamW8bitArgs& args) {
   const Rules rules(LabelOf(args));
   for (const AdamW8bitSegment& segment : args.segments) {
-    rules.Float32("param", segment.param);
+    CheckParam(rules, segment);
     rules.Float32("grad", segment.grad);
     LORA_CHECK(segment.grad.numel() == segment.param.numel(), rules.op(), "expected grad of ",
                segment.param.numel(), " elements (those of param) but received ",

@@ -12,7 +12,25 @@
 namespace lora {
 
 // A step updates many parameters at once. A segment is one of them with its gradient and the state
-// that the optimizer keeps for it, all f32 and of the same numel unless said otherwise.
+// that the optimizer keeps for it, all f32 and of the same numel unless said otherwise. A parameter
+// may also be bf16, without an f32 copy of it: its new values are computed in f32 and rounded
+// stochastically (core/maths/stochastic_rounding.h).
+
+// The counters of the random bits. A parameter of f32 has none.
+struct StochasticRounding {
+  uint64_t seed = 0;
+  uint32_t parameter = 0;  // its number in the optimizer
+  uint32_t step = 0;       // 1 at the first call; 0 where there is no rounding
+
+  static constexpr auto Describe() {
+    using R = StochasticRounding;
+    return PartDescription{
+        Whole("seed", &R::seed),
+        Whole("parameter", &R::parameter),
+        Whole("step", &R::step, 1),
+    };
+  }
+};
 
 // The arguments of AdamW, whose segments say how the moments are kept.
 template <class SegmentOfOp>
@@ -39,6 +57,7 @@ struct AdamWStepArgs {
 struct AdamWSegment {
   static constexpr const char* kOp = "adamw";
   TensorView param, grad, m, v;
+  StochasticRounding rounding = {};
 
   static constexpr auto Describe() {
     using S = AdamWSegment;
@@ -47,6 +66,7 @@ struct AdamWSegment {
         In("grad", &S::grad),
         Update("m", &S::m),
         Update("v", &S::v),
+        MaybePart("rounding", &S::rounding),
     };
   }
 };
@@ -68,15 +88,17 @@ struct AdamW8bitSegment {
   TensorView param, grad;         // f32, same numel
   TensorView m_codes, v_codes;    // i32 [blocks·64]
   TensorView m_scales, v_scales;  // f32 [blocks]
+  StochasticRounding rounding = {};
 
   int64_t blocks() const { return CeilDiv(param.numel(), kDynamicBlock); }
 
   static constexpr auto Describe() {
     using S = AdamW8bitSegment;
     return PartDescription{
-        Update("param", &S::param),      In("grad", &S::grad),
-        Update("mCodes", &S::m_codes),   Update("vCodes", &S::v_codes),
-        Update("mScales", &S::m_scales), Update("vScales", &S::v_scales),
+        Update("param", &S::param),          In("grad", &S::grad),
+        Update("mCodes", &S::m_codes),       Update("vCodes", &S::v_codes),
+        Update("mScales", &S::m_scales),     Update("vScales", &S::v_scales),
+        MaybePart("rounding", &S::rounding),
     };
   }
 };
@@ -94,6 +116,7 @@ AdamWFactors FactorsOf(const AdamW8bitArgs&);
 struct SgdArgs {
   struct Segment {
     TensorView param, grad, velocity;  // all segments of a call have a velocity, or none has
+    StochasticRounding rounding = {};
 
     static constexpr auto Describe() {
       using S = Segment;
@@ -101,6 +124,7 @@ struct SgdArgs {
           Update("param", &S::param),
           In("grad", &S::grad),
           Update("velocity", &S::velocity).OrNone(),
+          MaybePart("rounding", &S::rounding),
       };
     }
   };
@@ -131,6 +155,7 @@ SgdFactors FactorsOf(const SgdArgs&);
 struct LionArgs {
   struct Segment {
     TensorView param, grad, m;
+    StochasticRounding rounding = {};
 
     static constexpr auto Describe() {
       using S = Segment;
@@ -138,6 +163,7 @@ struct LionArgs {
           Update("param", &S::param),
           In("grad", &S::grad),
           Update("m", &S::m),
+          MaybePart("rounding", &S::rounding),
       };
     }
   };

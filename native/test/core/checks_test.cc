@@ -466,6 +466,15 @@ TEST_CASE("the optimizer") {
       "[adamw] expected eps of 0 or more but received nan");
   Rejects<AdamWArgs>(
       adamw, [](auto& a) { a.step = 0; }, "[adamw] expected step of 1 or more but received 0");
+  Rejects<AdamWArgs>(
+      adamw, [](auto& a) { a.segments[0].param = BF16({4}); },
+      "[adamw] expected the rounding of a param of bf16 but received none");
+  Rejects<AdamWArgs>(
+      adamw, [](auto& a) { a.segments[0].param = I32({4}); },
+      "[adamw] expected param of dtype f32 or bf16 but received i32");
+  adamw.segments[0].param = BF16({4});
+  adamw.segments[0].rounding.step = 1;
+  CHECK(Complaint(adamw) == "");
   AdamW8bitArgs small;
   small.segments = {{F32({300}), F32({300}), I32({128}), I32({128}), F32({2}), F32({2})}};
   CHECK(Complaint(small) == "");

@@ -1,7 +1,7 @@
 // AdamW on dequantised moments, which are then quantised (core/ops/optimizer.h). One launch updates
 // many parameters. A warp takes a block of 256 elements, 8 consecutive ones in each lane: it reads
-// 10 bytes per element of p, g and the codes and writes 6. The values of all codes are in shared
-// memory, where each CUDA block computes them first.
+// 10 bytes per element of p, g and the codes and writes 6, with p of bf16 8 and 4. The values of
+// all codes are in shared memory, where each CUDA block computes them first.
 #pragma once
 
 #include "backend/cuda/device/reduce.cuh"
@@ -10,15 +10,17 @@
 
 namespace lora::device {
 
+template <bool kRounded>
 struct AdamW8bitParams {
   static constexpr int kThreads = 256, kMinBlocks = 2, kPerBlock = 8192;
   static constexpr size_t kSharedBytes = 512 * sizeof(float);
   enum { kParam, kGrad, kMCodes, kVCodes, kMScales, kVScales };
-  SegmentList<6, 60> list;
+  SegmentList<StepSegment<6, kRounded>, kRounded ? 48 : 60> list;
   DynamicTree m_tree, v_tree;
   AdamWRule rule;
 };
-static_assert(sizeof(AdamW8bitParams) <= 4096 && sizeof(DynamicTree) % 8 == 0);
+static_assert(sizeof(AdamW8bitParams<false>) <= 4096 && sizeof(AdamW8bitParams<true>) <= 4096 &&
+              sizeof(DynamicTree) % 8 == 0);
 
 // x[j] = scale·value of code j of the lane's 8.
 LORA_DEVICE void Dequantize(float (&x)[8], const float* values, const uint32_t* codes,
@@ -47,9 +49,11 @@ LORA_DEVICE float Quantize(const float (&x)[8], const DynamicTree& tree, uint32_
   return scale;
 }
 
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(AdamW8bitParams::kThreads, AdamW8bitParams::kMinBlocks)
-    AdamW8bit(const LORA_GRID_CONSTANT AdamW8bitParams params) {
-  using P = AdamW8bitParams;
+template <bool kRounded>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(AdamW8bitParams<kRounded>::kThreads,
+                                    AdamW8bitParams<kRounded>::kMinBlocks)
+    AdamW8bit(const LORA_GRID_CONSTANT AdamW8bitParams<kRounded> params) {
+  using P = AdamW8bitParams<kRounded>;
   LORA_DYNAMIC_SHARED(shared);
   float* const m_values = reinterpret_cast<float*>(shared);
   float* const v_values = m_values + 256;
@@ -65,7 +69,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(AdamW8bitParams::kThreads, AdamW8bitParams::
     uint32_t* const m_codes = reinterpret_cast<uint32_t*>(segment.data[P::kMCodes]) + i / 4;
     uint32_t* const v_codes = reinterpret_cast<uint32_t*>(segment.data[P::kVCodes]) + i / 4;
     float p[8], g[8], m[8], v[8];
-    LoadElements(p, segment.data[P::kParam], i, segment.count);
+    LoadParam(p, segment, i);
     LoadElements(g, segment.data[P::kGrad], i, segment.count);
     Dequantize(m, m_values, m_codes, segment.data[P::kMScales][block]);
     Dequantize(v, v_values, v_codes, segment.data[P::kVScales][block]);
@@ -78,7 +82,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(AdamW8bitParams::kThreads, AdamW8bitParams::
       m[j] = inside ? e[kStepState] : 0;
       v[j] = inside ? e[kStepState + 1] : 0;
     }
-    StoreElements(segment.data[P::kParam], i, segment.count, p);
+    StoreParam(segment, i, p);
     SyncWarp();  // every lane has read the block's scales
     const float m_scale = Quantize(m, params.m_tree, m_codes);
     const float v_scale = Quantize(v, params.v_tree, v_codes);

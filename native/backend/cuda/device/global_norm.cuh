@@ -10,7 +10,7 @@
 
 namespace lora::device {
 
-using TensorList = SegmentList<1, 160>;
+using TensorList = SegmentList<PlainSegment<1>, 160>;
 
 struct SumSquaresParams {
   static constexpr int kThreads = 256, kMinBlocks = 4, kPerBlock = 16384;

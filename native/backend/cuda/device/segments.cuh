@@ -6,18 +6,21 @@
 
 namespace lora::device {
 
-// A segment is kTensors parallel tensors of one size (parameter, gradient, …). A launch takes up to
-// kCapacity of them, because parameters of a kernel are 4 KiB at most. A struct that holds a list
-// must not have padding after it: where GCC 12 clears padding after an array
-// (-ftrivial-auto-var-init, the emulator's build), it clears bytes of the array instead.
-template <int kTensors, int kCapacity>
+// A segment is kTensors parallel tensors of one size (parameter, gradient, …).
+template <int kTensors>
+struct PlainSegment {
+  float* data[kTensors];
+  int64_t count;
+};
+
+// A launch takes up to kCapacity segments, because parameters of a kernel are 4 KiB at most. A
+// struct that holds a list must not have padding after it: where GCC 12 clears padding after an
+// array (-ftrivial-auto-var-init, the emulator's build), it clears bytes of the array instead.
+template <class SegmentOfList, int kCapacity>
 struct SegmentList {
   static_assert(kCapacity % 2 == 0);
   static constexpr int kMost = kCapacity;
-  struct Segment {
-    float* data[kTensors];
-    int64_t count;
-  };
+  using Segment = SegmentOfList;
   Segment segments[kCapacity];
   uint32_t first_block[kCapacity];
   int64_t size;
