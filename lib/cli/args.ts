@@ -77,7 +77,8 @@ function valueOf(command: string, key: string, flag: Flag, given: Words[string])
   if (type === 'boolean' || repeat) return given;
   if (type === 'numbers') return Object.fromEntries((given as string[]).map((pair) => numberOf(pair, fail)));
   const text = given as string;
-  if (type === 'names') return text === flag.default ? text : text.split(',').map((part) => part.trim());
+  if (type === 'names')
+    return text === (flag.word ?? flag.default) ? text : text.split(',').map((part) => part.trim());
   if (type === 'string') return allows(flag, text) ? text : fail(expectation(flag));
   const value = text.trim() === '' ? Number.NaN : Number(text);
   if (above !== undefined && value <= above)

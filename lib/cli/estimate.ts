@@ -3,6 +3,7 @@ import { defineCommand, helpFlag } from './command';
 import { hubFlags, sizeText } from './hub_report';
 import { fitOf, fitText, readModelConfig } from './memory_fit';
 import { trainFlags as flags } from './train';
+import { memoryOf, methodInput } from './train_method';
 
 export const estimate = defineCommand({
   summary: 'Says how much memory a model takes to train or to serve, from its config.json alone.',
@@ -12,13 +13,14 @@ export const estimate = defineCommand({
     ...hubFlags,
     dtype: { ...flags.dtype, choices: ['auto', 'f32', 'bf16'] },
     quantize: flags.quantize,
-    method: {
-      ...flags.method,
-      choices: ['lora', 'full'],
-      help: 'what is trained: an adapter, or all weights',
-    },
+    method: flags.method,
     r: flags.r,
     targetModules: flags.targetModules,
+    useDora: flags.useDora,
+    bottleneckSize: flags.bottleneckSize,
+    reductionFactor: flags.reductionFactor,
+    numVirtualTokens: flags.numVirtualTokens,
+    stochasticRounding: flags.stochasticRounding,
     batchSize: flags.batchSize,
     maxLength: flags.maxLength,
     gradientCheckpointing: flags.gradientCheckpointing,
@@ -37,19 +39,17 @@ export const estimate = defineCommand({
     const {
       dtype,
       quantize,
-      method,
-      r,
       batchSize,
       maxLength: length,
       gradientCheckpointing,
       optimizer,
       streams,
     } = values;
+    const method = memoryOf(methodInput('estimate', values));
     const config = await readModelConfig(values, console);
     const fit = fitOf(config, {
-      ...{ dtype, quantize, r, batchSize, length, gradientCheckpointing, optimizer, streams },
-      targetModules: values.targetModules,
-      train: method === 'full' ? 'all' : 'adapter',
+      ...{ dtype, quantize, batchSize, length, gradientCheckpointing, optimizer, streams },
+      ...method,
     });
     const { estimate, free, fits } = fit;
     if (values.json) return printJson(console, { ...estimate, free, fits });

@@ -87,7 +87,7 @@ interface MemoryValues extends ModelValues {
 /** Says whether the run fits into memory, before its weights are loaded. Throws ERR_OUT_OF_MEMORY where they alone do not. */
 export async function checkMemory(
   values: MemoryValues,
-  trained: (config: ModelConfig) => MemoryOptions,
+  trained: MemoryOptions,
   console: Console,
 ): Promise<void> {
   const { dtype, quantize, device, batchSize, maxLength: length } = values;
@@ -96,7 +96,7 @@ export async function checkMemory(
   const config = await readModelConfig(values, console, 'model');
   const fit = fitOf(config, {
     ...{ dtype, quantize, batchSize, length, gradientCheckpointing, optimizer },
-    ...trained(config),
+    ...trained,
   });
   const { weights } = fit.estimate;
   if (weights > fit.free)

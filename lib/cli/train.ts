@@ -13,7 +13,7 @@ import { Trainer } from '../train/trainer';
 import { dataColumns, countsOf, loadModel, modelFlags, note } from './common';
 import { defineCommand, helpFlag, type Flags, type Values } from './command';
 import { checkMemory } from './memory_fit';
-import { methodFlag, readStart } from './train_method';
+import { methodFlag, methodFlags, readStart } from './train_method';
 import { JsonReport, TextReport } from './training_report';
 
 const { data, evalData, outDir, report } = trainerOptions;
@@ -29,6 +29,7 @@ export const trainFlags = {
     defaultText: 'a new one',
   },
   ...adapterOptions,
+  ...methodFlags,
   ...datasetOptions,
   ...flagsOf(trainerOptions),
   outDir: { ...outDir, default: 'lora-run' },
@@ -48,7 +49,7 @@ export const train = defineCommand({
   exclusive: [
     runEnds,
     ['packing', 'groupByLength'],
-    ...['method', ...Object.keys(adapterOptions)].map((option) => ['adapter', option]),
+    ...['method', ...Object.keys({ ...adapterOptions, ...methodFlags })].map((option) => ['adapter', option]),
   ],
   json:
     'a line per event: { type: "start" | "step" | "eval" | "checkpoint" | "end", … }, as the events of Trainer; ' +

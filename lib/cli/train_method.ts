@@ -1,13 +1,13 @@
 /** What `train` begins with: a new adapter of some method, an adapter that there is, or the weights themselves. */
 import type { CausalLM } from '../models/causal_lm';
-import type { ModelConfig } from '../models/config';
 import type { MemoryOptions } from '../models/memory';
-import { valuesOf, type Option, type Values } from '../options/option';
-import { adapterOptions } from '../options/table';
+import type { TrainAllOptions } from '../models/trained_base';
+import { valuesOf, type Option, type Options, type Values } from '../options/option';
+import { adapterOptions, methodOptions } from '../options/table';
 import type { Adapter } from '../peft/adapter';
 import { readAdapter } from '../peft/adapter_files';
-import { normalizeLoRAConfig, type LoRAConfig, type LoRAConfigInput } from '../peft/config';
-import { methodNames, methodOf, methodOfInput, methodOfJson, type AdapterConfigInput } from '../peft/methods';
+import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
+import { methodNames, methodOfJson, type AdapterConfigInput } from '../peft/methods';
 import { flagName } from './args';
 import { UsageError, type Console } from './command';
 import { hubOptions } from './hub_report';
@@ -30,74 +30,103 @@ export const methodFlag = {
   help: 'what is trained, such as dora, ia3 or full',
 } as const satisfies Option;
 
+/** Flags of the options of methods beside LoRA. */
+export const methodFlags = {
+  ...methodOptions.ia3,
+  ...methodOptions.bottleneck,
+  ...methodOptions.prompt,
+  ...methodOptions.full,
+};
+
 /** How a run begins. */
 export interface TrainStart {
-  /** Flags of estimates; of an adapter of another method, those of a LoRA of about its size. */
-  readonly memory: (config: ModelConfig) => MemoryOptions;
+  /** What an estimate of its memory takes. */
+  readonly memory: MemoryOptions;
   /** Gives the model what is trained: the adapter, or null for its weights. */
   readonly begin: (model: CausalLM) => Promise<Adapter | null>;
 }
 
-interface MethodValues extends Values<typeof adapterOptions> {
+interface MethodValues extends Partial<Values<typeof adapterOptions>>, Partial<Values<typeof methodFlags>> {
   readonly method: string;
-  readonly adapter?: string | undefined;
-  readonly offline: boolean;
-  readonly seed: number;
 }
 
-/** What an adapter's size depends on. */
-function sizeOf(config: LoRAConfig): MemoryOptions {
-  const { r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern } = config;
-  const { useDora, modulesToSave } = config;
-  return {
-    ...{ r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern },
-    ...{ useDora, modulesToSave },
-  };
+/** What a method is begun with. */
+type MethodInput = { readonly adapter: AdapterConfigInput } | { readonly full: TrainAllOptions };
+
+/** The tables of what each method takes. */
+const tables: Readonly<Record<string, Options>> = { lora: adapterOptions, ...methodOptions };
+
+/** @throws UsageError for a method that there is not, and for a flag of another one. */
+export function methodInput(command: string, values: MethodValues): MethodInput {
+  const { method } = values;
+  if (!names.includes(method))
+    throw new UsageError(`expected --method to be one of ${names.join(', ')} but received "${method}"`);
+  const variant = isVariant(method) ? variants[method] : undefined;
+  const table = variant && 'method' in variant ? variant.method : method === 'dora' ? 'lora' : method;
+  refuseForeign(command, table, values);
+  const own = givenOf(tables[table]!, values);
+  if (method === 'full') return { full: own };
+  const { targetModules } = values;
+  const input = {
+    ...(table !== 'lora' && { method: table }),
+    ...own,
+    ...(table === 'ia3' && targetModules !== undefined && { targetModules }),
+    ...variant,
+  } as AdapterConfigInput;
+  if (table === 'lora') normalizeLoRAConfig(input as LoRAConfigInput);
+  return { adapter: input };
 }
+
+/** What an estimate of its memory takes. */
+export const memoryOf = (input: MethodInput): MemoryOptions =>
+  'adapter' in input ? input : { train: 'all', stochasticRounding: input.full.stochasticRounding };
 
 /** Says what is wrong before the model is loaded. */
-export async function readStart(values: MethodValues, console: Console): Promise<TrainStart> {
-  const { adapter: from, method, offline, seed } = values;
-  const asLora = (input: LoRAConfigInput): MemoryOptions => sizeOf(normalizeLoRAConfig(input));
+export async function readStart(
+  values: MethodValues & { readonly adapter?: string | undefined; offline: boolean; seed: number },
+  console: Console,
+): Promise<TrainStart> {
+  const { adapter: from, offline, seed } = values;
   if (from !== undefined) {
     const files = await readAdapter(from, hubOptions(console, { offline }));
-    const choice = methodOfJson(files.config);
+    methodOfJson(files.config);
     return {
-      memory: () => asLora(methodOf(choice.method).sizeAsLora(choice.config)),
+      memory: { adapter: files.config },
       begin: (model) => model.loadAdapter(files, { seed, trainable: true }),
     };
   }
-  if (!names.includes(method))
-    throw new UsageError(`expected --method to be one of ${names.join(', ')} but received "${method}"`);
-  const isLora = method === 'lora' || method === 'dora';
-  const own = valuesOf(adapterOptions, values);
-  if (!isLora) refuseLoraFlags(method, own);
-  if (method === 'full') {
-    const begin = (model: CausalLM): Promise<null> => {
-      model.trainAll();
-      return Promise.resolve(null);
-    };
-    return { memory: () => ({ train: 'all' }), begin };
-  }
-  const input = {
-    ...(isLora ? own : { method }),
-    ...(isVariant(method) && variants[method]),
-  } as AdapterConfigInput;
-  if (isLora) normalizeLoRAConfig(input as LoRAConfigInput);
-  return {
-    memory: (config) => {
-      const choice = methodOfInput('train', input, config);
-      return asLora(methodOf(choice.method).sizeAsLora(choice.config));
-    },
-    begin: (model) => Promise.resolve(model.addAdapter(input, { seed })),
+  const input = methodInput('train', values);
+  const begin = (model: CausalLM): Adapter | null => {
+    if ('adapter' in input) return model.addAdapter(input.adapter, { seed });
+    model.trainAll(input.full);
+    return null;
   };
+  return { memory: memoryOf(input), begin: (model) => Promise.resolve(begin(model)) };
 }
 
-/** @throws UsageError for a flag of LoRA beside another method. */
-function refuseLoraFlags(method: string, own: Readonly<Record<string, unknown>>): void {
-  for (const [name, option] of Object.entries<Option>(adapterOptions)) {
-    const standard = option.type === 'boolean' ? false : option.default;
-    if (own[name] === undefined || own[name] === standard) continue;
-    throw new UsageError(`train takes --${flagName(name)} with --method lora, not with --method ${method}`);
+/** Whether a flag is given, or at least not as it would be without. */
+function isGiven(
+  { type, default: standard = type === 'boolean' ? false : undefined }: Option,
+  value: unknown,
+) {
+  return value !== undefined && value !== standard;
+}
+
+/** The values of a table that are given, under the names of its options. */
+function givenOf(table: Options, values: MethodValues): Record<string, unknown> {
+  const own = Object.entries(valuesOf(table, values)) as [string, unknown][];
+  return Object.fromEntries(own.filter(([name, value]) => isGiven(table[name]!, value)));
+}
+
+/** @throws UsageError for a flag of another method than the one that `table` describes. */
+function refuseForeign(command: string, table: string, values: MethodValues): void {
+  for (const [other, options] of Object.entries(tables)) {
+    if (other === table) continue;
+    for (const name of Object.keys(givenOf(options, values))) {
+      if (table === 'ia3' && name === 'targetModules') continue;
+      throw new UsageError(
+        `${command} takes --${flagName(name)} with --method ${other}, not with --method ${values.method}`,
+      );
+    }
   }
 }

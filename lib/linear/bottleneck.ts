@@ -10,9 +10,10 @@ import { randomUniform } from '../ops/random';
 import { rawFilled } from '../tensor/raw';
 import { moved } from '../tensor/scope';
 import type { Parameter, Tensor } from '../tensor/tensor';
+import { methodOptions } from '../options/table';
 import type { DeltaKind, DeltaSpec, DeltaUse, OutputDelta } from './delta';
 
-export const bottleneckActivations = ['relu', 'gelu', 'silu'] as const;
+export const bottleneckActivations = methodOptions.bottleneck.activation.choices;
 /** The activation σ of bottleneck adapters. */
 export type BottleneckActivation = (typeof bottleneckActivations)[number];
 

@@ -1,9 +1,11 @@
 /** How much memory a model takes to train or to serve, from its configuration alone. */
+import { isRecord } from '../formats/json';
 import { trainerOptions } from '../options/table';
 import { quantisedBytes } from '../tensor/frozen_weight';
 import type { OptimizerName } from '../train/optimizer';
 import { normalizeLoRAConfig, type LoRAConfigInput } from '../peft/config';
 import { resolveTargets, type Target } from '../peft/matching';
+import { methodOf, methodOfInput, methodOfJson, type AdapterConfigInput } from '../peft/methods';
 import { mostLogits } from '../ops/cross_entropy';
 import { check, checkBoolean, checkInteger, checkOneOf, checkOptions, describe } from '../validate';
 import { parseModelConfig, type ModelConfig } from './config';
@@ -31,6 +33,11 @@ export interface MemoryOptions extends Pick<
   | 'useDora'
   | 'modulesToSave'
 > {
+  /**
+   * The adapter that is trained: what `addAdapter` takes, or the content of an adapter_config.json; in the place of `r` and the other options of LoRA. The
+   * vectors of prompt tuning count as tokens of each sequence.
+   */
+  adapter?: AdapterConfigInput | Readonly<Record<string, unknown>> | undefined;
   /** Sequences of a batch. Default 1. */
   batchSize?: number | undefined;
   /** Tokens of a sequence. Default 512. */
@@ -159,6 +166,7 @@ export function estimateMemory(
     () =>
       `expected optimizer to be one of ${trainerOptions.optimizer.choices.join(', ')} but received ${describe(optimizer)}`,
   );
+  const { virtualTokens, ...adapter } = adapterOf(model, options);
   const quantised = quantisedOf(model, options.quantize);
   const whole = train === 'all' && streams === undefined;
   check(
@@ -177,28 +185,44 @@ export function estimateMemory(
   const runtime = runtimeBytes + tokenBytes * model.vocabSize + loading;
   const parts =
     streams === undefined
-      ? trainingParts(model, options, { tokens: batchSize * length, size: sizes.activation, optimizer })
-      : servingParts(model, { streams, length, size: sizes.activation });
+      ? trainingParts(model, options, {
+          ...{ adapter, optimizer, size: sizes.activation },
+          tokens: batchSize * (length + virtualTokens),
+        })
+      : servingParts(model, { streams, length: length + virtualTokens, size: sizes.activation });
   const all = { weights: sizes.weights, ...parts, runtime };
   return { ...all, total: Object.values(all).reduce((sum, bytes) => sum + bytes, 0) };
 }
 
-const optionNames = [
+const loraOptions = [
   ...['r', 'targetModules', 'excludeModules', 'layersToTransform', 'layersPattern', 'rankPattern'],
-  ...[
-    'useDora',
-    'modulesToSave',
-    'batchSize',
-    'length',
-    'dtype',
-    'quantize',
-    'gradientCheckpointing',
-    'optimizer',
-    'train',
-    'stochasticRounding',
-    'streams',
-  ],
+  ...['useDora', 'modulesToSave'],
+] as const satisfies readonly (keyof MemoryOptions)[];
+const optionNames = [
+  ...loraOptions,
+  ...['adapter', 'batchSize', 'length', 'dtype', 'quantize', 'gradientCheckpointing', 'optimizer'],
+  ...['train', 'stochasticRounding', 'streams'],
 ];
+
+/** The LoRA that is trained, or one of about the size of the adapter that is, and the vectors before each sequence. */
+function adapterOf(
+  config: ModelConfig,
+  options: MemoryOptions,
+): LoRAConfigInput & { readonly virtualTokens: number } {
+  const { adapter } = options;
+  const given = Object.fromEntries(loraOptions.map((name) => [name, options[name]])) as LoRAConfigInput;
+  if (adapter === undefined) return { ...given, virtualTokens: 0 };
+  for (const name of loraOptions)
+    check(options[name] === undefined, op, `expected adapter or ${name} but received both`);
+  check(
+    options.train !== 'all',
+    op,
+    "expected adapter or train: 'all', which trains none, but received both",
+  );
+  const isFile = isRecord(adapter) && 'peft_type' in adapter;
+  const choice = isFile ? methodOfJson(adapter) : methodOfInput(op, adapter, config);
+  return { virtualTokens: 0, ...methodOf(choice.method).sizeAsLora(choice.config) };
+}
 
 /** The matrices that are quantised, in the files or while they are loaded. */
 function quantisedOf(
@@ -278,13 +302,8 @@ function withGradients(
 }
 
 /** Trained values, and the ranks of all layers. */
-function adapterTrained(config: ModelConfig, options: MemoryOptions): { parameters: number; ranks: number } {
-  const { r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern } = options;
-  const { useDora, modulesToSave } = options;
-  const adapter = normalizeLoRAConfig({
-    ...{ r, targetModules, excludeModules, layersToTransform, layersPattern, rankPattern },
-    ...{ useDora, modulesToSave },
-  });
+function adapterTrained(config: ModelConfig, input: LoRAConfigInput): { parameters: number; ranks: number } {
+  const adapter = normalizeLoRAConfig(input);
   const linears = linearsOf(config);
   const modules = linears.map(({ path }) => ({ path, isOutputEmbedding: path === HEAD }));
   const targets = resolveTargets(adapter, modules);
@@ -307,10 +326,15 @@ const allTrained = (config: ModelConfig): { parameters: number; ranks: number } 
 function trainingParts(
   config: ModelConfig,
   options: MemoryOptions,
-  { tokens, size, optimizer }: { tokens: number; size: number; optimizer: OptimizerName },
+  {
+    adapter,
+    tokens,
+    size,
+    optimizer,
+  }: { adapter: LoRAConfigInput; tokens: number; size: number; optimizer: OptimizerName },
 ): Parts {
   const { gradientCheckpointing, train, stochasticRounding: rounded = false } = options;
-  const { parameters, ranks } = train === 'all' ? allTrained(config) : adapterTrained(config, options);
+  const { parameters, ranks } = train === 'all' ? allTrained(config) : adapterTrained(config, adapter);
   const { hiddenSize: d, intermediateSize: ff, numHiddenLayers: layers } = config;
   const q = config.numAttentionHeads * config.headDim;
   const kv = config.numKeyValueHeads * config.headDim;

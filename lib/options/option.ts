@@ -5,7 +5,7 @@ import { check, describe, isListOf } from '../validate';
 /** An option of a call. One with a sentence of help is a flag of commands too: maxSteps is --max-steps. */
 export interface Option {
   /**
-   * 'integer' is a whole number; 'steps' too, or below 1 a share of all steps; 'names' is a list, or the word that is its default; 'numbers' an
+   * 'integer' is a whole number; 'steps' too, or below 1 a share of all steps; 'names' is a list, or its `word`; 'numbers' an
    * object of them. 'object' is for programs alone.
    */
   type: 'string' | 'number' | 'integer' | 'steps' | 'boolean' | 'names' | 'numbers' | 'object';
@@ -18,6 +18,8 @@ export interface Option {
   default?: string | number | boolean;
   /** Says what happens without the option, where that is no constant; for the help alone. */
   defaultText?: string;
+  /** Of names: a word that is no list of one name. */
+  word?: string;
   /** The words that are allowed. */
   choices?: readonly string[];
   /** The least number that is allowed. */

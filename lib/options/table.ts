@@ -30,12 +30,20 @@ export const modelOptions = {
 export const adapterOptions = {
   r: { type: 'integer', minimum: 1, default: 16, help: 'rank' },
   loraAlpha: { type: 'number', help: 'scale is alpha / r', defaultText: '2·r' },
-  loraDropout: { type: 'number', value: 'P', minimum: 0, default: 0, help: 'dropout on the LoRA path' },
+  loraDropout: {
+    type: 'number',
+    value: 'P',
+    minimum: 0,
+    default: 0,
+    rare: true,
+    help: 'dropout on the LoRA path',
+  },
   targetModules: {
     type: 'names',
     value: 'LIST',
-    default: 'all-linear',
+    word: 'all-linear',
     help: 'names with commas, or all-linear',
+    defaultText: 'all-linear',
   },
   rankPattern: {
     type: 'numbers',
@@ -45,6 +53,89 @@ export const adapterOptions = {
   },
   useDora: { type: 'boolean', rare: true, help: 'DoRA: train the magnitudes of the weights too' },
 } as const satisfies Options;
+
+/** What other methods begin as, by method; their rules are in peft/, and of the last one in models/trained_base.ts. */
+export const methodOptions = {
+  ia3: {
+    feedforwardModules: {
+      type: 'names',
+      value: 'LIST',
+      rare: true,
+      help: 'ia3: those of its targets whose input is scaled',
+      defaultText: 'down_proj',
+    },
+  },
+  bottleneck: {
+    bottleneckSize: {
+      type: 'integer',
+      minimum: 1,
+      rare: true,
+      help: 'bottleneck: how many numbers it has',
+      defaultText: 'by --reduction-factor',
+    },
+    reductionFactor: {
+      type: 'number',
+      value: 'X',
+      minimum: 1,
+      rare: true,
+      help: 'bottleneck: the width of the model divided by its size',
+      defaultText: '16',
+    },
+    activation: {
+      type: 'string',
+      value: 'NAME',
+      choices: ['relu', 'gelu', 'silu'],
+      rare: true,
+      help: 'bottleneck: what is applied in it',
+      defaultText: 'relu',
+    },
+    dropout: {
+      type: 'number',
+      value: 'P',
+      minimum: 0,
+      rare: true,
+      help: 'bottleneck: dropout on what is added',
+      defaultText: '0',
+    },
+  },
+  prompt: {
+    numVirtualTokens: {
+      type: 'integer',
+      minimum: 1,
+      rare: true,
+      help: 'prompt: how many vectors stand before each text',
+      defaultText: '8',
+    },
+    promptTuningInit: {
+      type: 'string',
+      value: 'HOW',
+      choices: ['random', 'sample_vocab', 'text'],
+      rare: true,
+      help: 'prompt: what they begin as',
+      defaultText: 'text where there is one, else random',
+    },
+    promptTuningInitText: {
+      type: 'string',
+      rare: true,
+      help: 'prompt: the text that they begin as',
+      defaultText: 'none',
+    },
+  },
+  full: {
+    only: {
+      type: 'names',
+      value: 'LIST',
+      rare: true,
+      help: 'full: patterns of the tensors that are trained, with commas',
+      defaultText: 'all',
+    },
+    stochasticRounding: {
+      type: 'boolean',
+      rare: true,
+      help: 'full: trains bf16 weights without f32 masters',
+    },
+  },
+} as const satisfies Readonly<Record<string, Options>>;
 
 /** How a data set is read. */
 export const datasetOptions = {
@@ -79,6 +170,7 @@ export const earlyStoppingOptions = {
     type: 'integer',
     minimum: 1,
     needs: { evalEvery: true },
+    rare: true,
     help: 'stop after so many evaluations without a better one',
   },
   minDelta: { type: 'number', minimum: 0, default: 0 },
@@ -129,7 +221,14 @@ export const trainerOptions = {
     help: 'falling steps of wsd, or below 1 a share',
     defaultText: '0.1',
   },
-  weightDecay: { type: 'number', value: 'W', minimum: 0, default: 0, help: 'decay of the weights' },
+  weightDecay: {
+    type: 'number',
+    value: 'W',
+    minimum: 0,
+    default: 0,
+    rare: true,
+    help: 'decay of the weights',
+  },
   maxGradNorm: {
     type: 'number',
     value: 'NORM',

@@ -110,7 +110,7 @@ const peftDefaults: Defaults = { r: 8, loraAlpha: () => 8, targetModules: ['q_pr
 const ownDefaults: Defaults = {
   r: adapterOptions.r.default,
   loraAlpha: (r) => 2 * r,
-  targetModules: adapterOptions.targetModules.default,
+  targetModules: adapterOptions.targetModules.word,
 };
 
 const peftNames: Readonly<Record<keyof LoRAConfig, string>> = {

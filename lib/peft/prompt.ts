@@ -5,6 +5,7 @@
 import { Random } from '../data/random';
 import { LoRAError } from '../errors';
 import { randomNormal } from '../ops/random';
+import { methodOptions } from '../options/table';
 import type { Tensor } from '../tensor/tensor';
 import { checkOptions } from '../validate';
 import {
@@ -18,7 +19,7 @@ import {
 } from './config_values';
 import type { AdaptedBase, AdapterMethod } from './method';
 
-const inits = ['random', 'sample_vocab', 'text'] as const;
+const inits = methodOptions.prompt.promptTuningInit.choices;
 
 /** What the vectors of prompt tuning are at first: normal numbers, the embeddings of tokens drawn at random, or those of a text. */
 export type PromptTuningInit = (typeof inits)[number];
@@ -73,7 +74,7 @@ const names: Readonly<Record<keyof PromptConfig, string>> = {
   numAttentionHeads: 'num_attention_heads',
   numTransformerSubmodules: 'num_transformer_submodules',
 };
-const options = ['numVirtualTokens', 'promptTuningInit', 'promptTuningInitText'];
+const options = Object.keys(methodOptions.prompt);
 
 /** PEFT writes these words in capitals. */
 const initOf = (value: unknown): PromptTuningInit | undefined =>
@@ -217,6 +218,7 @@ export const prompt: AdapterMethod<PromptConfig> = {
     r: Math.ceil(numVirtualTokens / 2),
     targetModules: ['q_proj'],
     layersToTransform: [0],
+    virtualTokens: numVirtualTokens,
   }),
 
   facts: ({ numVirtualTokens, promptTuningInit, promptTuningInitText }) => [

@@ -1,8 +1,9 @@
 /** lora-native train --method: an adapter of each method, and a whole model. */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { CausalLM, readAdapter, setThreads } from '../../lib/index';
+import { CausalLM, estimateMemory, readAdapter, setThreads } from '../../lib/index';
 import { commandLine, type Outcome } from '../support/command_line';
+import { expectThrow } from '../support/errors';
 import { bits } from '../support/numbers';
 import { temporaryFolder } from '../support/temporary';
 import { tinyModel } from '../support/tiny_model';
@@ -82,6 +83,76 @@ test.each([
   expect((await readAdapter(outDir)).config).toMatchObject({ peft_type: type, ...more });
 });
 
+test.each([
+  [
+    'prompt',
+    ['--num-virtual-tokens', '3', '--prompt-tuning-init-text', 'ab'],
+    { num_virtual_tokens: 3, prompt_tuning_init: 'TEXT', prompt_tuning_init_text: 'ab' },
+  ],
+  ['prompt', ['--prompt-tuning-init', 'sample_vocab'], { prompt_tuning_init: 'SAMPLE_VOCAB' }],
+  [
+    'houlsby',
+    ['--reduction-factor', '8', '--activation', 'silu', '--dropout', '0.1'],
+    { placement: 'houlsby', bottleneck_size: 3, activation: 'silu', dropout: 0.1 },
+  ],
+  ['bottleneck', ['--bottleneck-size', '5'], { placement: 'pfeiffer', bottleneck_size: 5 }],
+  [
+    'ia3',
+    ['--target-modules', 'v_proj,up_proj', '--feedforward-modules', 'up_proj'],
+    { target_modules: ['v_proj', 'up_proj'], feedforward_modules: ['up_proj'] },
+  ],
+  ['dora', ['--r', '2', '--target-modules', 'q_proj'], { use_dora: true, r: 2, target_modules: ['q_proj'] }],
+])('%s takes %j', async (method, flags, expected) => {
+  const outDir = fresh();
+  const { status, err } = await train(outDir, '--method', method, ...flags);
+  expect(status === 0 ? '' : err).toBe('');
+  expect((await readAdapter(outDir)).config).toMatchObject(expected);
+});
+
+test('full trains what --only names, and bf16 without f32 masters', async () => {
+  const outDir = fresh();
+  const flags = ['--only', '*norm,model.embed_tokens', '--dtype', 'bf16', '--stochastic-rounding'];
+  const { status, err } = await train(outDir, '--method', 'full', ...flags);
+  expect(status === 0 ? '' : err).toBe('');
+  const card = readFileSync(join(outDir, 'README.md'), 'utf8');
+  expect(card).toContain('full fine-tuning, bf16 with stochastic rounding');
+  const again = await CausalLM.fromPretrained(outDir);
+  expect(again.dtype).toBe('bf16');
+  await again.dispose();
+  const wide = await train(fresh(), '--method', 'full', '--dtype', 'f32', '--stochastic-rounding');
+  expect(wide.status).not.toBe(0);
+  expect(wide.err).toContain('expected stochasticRounding with');
+});
+
+test('estimate knows the methods, and the vectors before each text', async () => {
+  const parts = async (...flags: string[]): Promise<Record<string, number>> => {
+    const { out: json } = await commandLine(['estimate', '--model', model.directory, '--json', ...flags]);
+    return JSON.parse(json) as Record<string, number>;
+  };
+  const few = ['--batch-size', '2', '--max-length', '30'];
+  const one = await parts('--method', 'prompt', '--num-virtual-tokens', '2', ...few);
+  const more = await parts('--method', 'prompt', '--num-virtual-tokens', '20', ...few);
+  expect(one['adapters']).toBe(8 * 2 * model.config.hiddenSize);
+  expect(more['adapters']).toBe(10 * one['adapters']!);
+  expect(more['workspace']).toBeCloseTo((one['workspace']! * 50) / 32, 3);
+  const served = await parts('--method', 'prompt', '--num-virtual-tokens', '70', '--streams', '1', ...few);
+  expect(served['kvCache']).toBe(2 * (await parts('--streams', '1', ...few))['kvCache']!);
+  const size = async (...flags: string[]) => (await parts(...flags))['adapters'];
+  expect(await size('--method', 'houlsby')).toBeGreaterThan((await size('--method', 'pfeiffer'))!);
+  expect(await size('--method', 'dora')).toBeGreaterThan((await size())!);
+  expect(await size('--method', 'ia3')).toBeLessThan((await size())!);
+  const rounded = ['--method', 'full', '--dtype', 'bf16', '--stochastic-rounding'];
+  expect(await size(...rounded)).toBe(6 * model.parameterCount);
+  const adapter = { peft_type: 'PROMPT_TUNING', num_virtual_tokens: 2 };
+  const { workspace } = estimateMemory(model.config, { batchSize: 2, length: 30, adapter });
+  expect(workspace).toBe(one['workspace']);
+  expectThrow(
+    () => estimateMemory(model.config, { r: 4, adapter }),
+    'ERR_ARGUMENT',
+    '[estimateMemory] expected adapter or r but received both',
+  );
+});
+
 test('rows are cut to what the context holds behind the vectors of prompt tuning', async () => {
   const long = join(out, 'long.jsonl');
   writeFileSync(long, `{"prompt": "a", "completion": "${'b'.repeat(200)}"}\n`.repeat(4));
@@ -99,6 +170,15 @@ test('flags of LoRA beside another method, and a method beside an adapter, are r
     2,
     expect.stringContaining('train takes --r with --method lora, not with --method full'),
   ]);
+  for (const [method, flag, value, of] of [
+    ['lora', '--num-virtual-tokens', '3', 'prompt'],
+    ['prompt', '--bottleneck-size', '3', 'bottleneck'],
+    ['houlsby', '--target-modules', 'q_proj', 'lora'],
+    ['ia3', '--only', '*', 'full'],
+  ] as const)
+    expect((await train(fresh(), '--method', method, flag, value)).err).toContain(
+      `train takes ${flag} with --method ${of}, not with --method ${method}`,
+    );
   const other = await train(fresh(), '--method', 'lora2');
   expect([other.status, other.err]).toEqual([
     2,

@@ -40,8 +40,10 @@ test('every option with a sentence of help is a flag of train, with the same def
     if (name in defaults) expect([name, flags[name]]).toEqual([name, defaults[name]]);
   }
   const config: Record<string, unknown> = { ...normalizeLoRAConfig() };
-  for (const name of ['r', 'loraDropout', 'targetModules', 'useDora'])
+  for (const name of ['r', 'loraDropout', 'useDora'])
     expect([name, flags[name]]).toEqual([name, config[name]]);
+  const { word, defaultText } = adapterOptions.targetModules;
+  expect([word, defaultText]).toEqual([config['targetModules'], word]);
   expect(Object.keys(flags)).toEqual(expect.arrayContaining(Object.keys(adapterOptions)));
   expect(Object.keys(flags)).toContain(Object.keys(flagsOf(earlyStoppingOptions))[0]);
 });
