@@ -34,7 +34,7 @@ export const chat = defineCommand({
       if (!model.tokenizer.hasChatTemplate)
         throw new LoRAError(
           'ERR_UNSUPPORTED',
-          `[chat] ${model.directory} has no chat template: put one into chat_template.jinja there, or continue texts with lora-native generate`,
+          `[chat] ${model.directory} has no chat template (chat_template.jinja of a directory, tokenizer.chat_template of a GGUF file): add one, or continue texts with lora-native generate`,
           { op: 'chat' },
         );
       const names = await loadAdapters(model, files);

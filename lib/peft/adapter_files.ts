@@ -1,9 +1,11 @@
 /** PEFT's adapter directories: adapter_config.json and adapter_model.safetensors. */
 import { createHash } from 'node:crypto';
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { LoRAError } from '../errors';
 import { writeNewFile } from '../formats/atomic';
 import { saveTogether, SavedFolder } from '../formats/file_group';
+import { isGguf } from '../formats/gguf';
 import { isRecord, parseJson, readText } from '../formats/json';
 import { readLimits, type Limits, type ReadLimits } from '../formats/limits';
 import { refuseLink } from '../formats/links';
@@ -51,6 +53,7 @@ export async function readAdapter(
   checkOptions(op, options, ['limits', ...sourceOptionNames]);
   const limits = readLimits(op, options.limits);
   const path = await sourceFolder(dir, op, 'adapter', options);
+  await refuseFile(op, path);
   let edited: string | undefined;
   for (let attempt = 1; ; attempt++) {
     const last = attempt === attempts;
@@ -66,6 +69,22 @@ export async function readAdapter(
     const { config, tensors } = found;
     return { config: config as Record<string, unknown>, tensors };
   }
+}
+
+/** @throws ERR_FILE for a file: an adapter of llama.cpp's is one, and is no directory of PEFT's. */
+async function refuseFile(op: string, path: string): Promise<void> {
+  const found = await stat(path).catch(() => undefined);
+  if (!found?.isFile()) return;
+  const how = (await isGguf(path))
+    ? `; this is a GGUF file, of which \`lora-native convert ${path} DIR --format peft --base MODEL\` makes one if it is an adapter`
+    : '';
+  throw new LoRAError(
+    'ERR_FILE',
+    `[${op}] ${path} is a file: expected an adapter directory of PEFT's${how}`,
+    {
+      op,
+    },
+  );
 }
 
 /** How often a pair of files is read that a save beside this one replaces meanwhile. */

@@ -392,7 +392,7 @@ export class Tokenizer {
     if (template) return template;
     throw new LoRAError(
       'ERR_UNSUPPORTED',
-      `[chat_template] ${this.directory} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)`,
+      `[chat_template] ${this.directory} has no chat template (chat_template.jinja, chat_template in tokenizer_config.json, or tokenizer.chat_template in a GGUF file)`,
       { op: 'chat_template' },
     );
   }

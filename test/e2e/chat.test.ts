@@ -301,7 +301,7 @@ test('a model without a chat template is refused with what to do', async () => {
   const { status, err } = await commandLine(chat(plain), { stdin: 'Hello' });
   expect([status, err]).toEqual([
     1,
-    expect.stringContaining('has no chat template: put one into chat_template.jinja'),
+    expect.stringContaining('has no chat template (chat_template.jinja of a directory'),
   ]);
   rmSync(plain, { recursive: true });
 });
