@@ -4,6 +4,7 @@ import type { NativeGuard } from '../native/binding';
 import { binding, entry } from '../native/calls';
 import type { Device } from '../native/device';
 import { LoRAError } from '../errors';
+import type { Limits } from '../formats/limits';
 import { atOnce } from '../tensor/pace';
 import type { RunHandle } from '../handle';
 import type { Linear } from '../linear/linear';
@@ -83,9 +84,12 @@ export class CausalLM {
   readonly #trained: TrainedBase;
   readonly #maker: ModelAdapters;
   readonly #generator: TextGenerator;
+  readonly #limits: Limits;
   #disposing: Promise<void> | undefined;
 
-  private constructor({ directory, config, weights, dtype, device, tokenizer, defaults }: LoadedModel) {
+  private constructor(loaded: LoadedModel) {
+    const { directory, config, weights, dtype, device, tokenizer, defaults } = loaded;
+    this.#limits = loaded.limits;
     this.directory = directory;
     this.config = config;
     this.device = device;
@@ -517,6 +521,7 @@ export class CausalLM {
       const { config, directory, dtype } = this;
       return await saveModel(dir, {
         source: directory,
+        limits: this.#limits,
         config,
         dtype,
         weights: this.#decoder.weights,

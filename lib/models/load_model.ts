@@ -1,5 +1,5 @@
 /** Loading a model: its options, its files, its weights on a device. */
-import { readLimits } from '../formats/limits';
+import { readLimits, type Limits } from '../formats/limits';
 import { sourceFolder, sourceOptionNames } from '../hub/source';
 import { bestDevice, checkF16, type Device, deviceName, nativeDevice } from '../native/device';
 import { modelOptions } from '../options/table';
@@ -24,6 +24,8 @@ export interface LoadedModel {
   device: Device;
   tokenizer?: Tokenizer;
   defaults: GenerationDefaults;
+  /** Those it was read within. */
+  limits: Limits;
 }
 
 /** The options of {@link CausalLM.fromPretrained}. */
@@ -60,5 +62,5 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
     disposeWeights(config, weights);
     throw error;
   });
-  return { directory: files.dir, config, weights, dtype: actual, device, tokenizer, defaults };
+  return { directory: files.dir, config, weights, dtype: actual, device, tokenizer, defaults, limits };
 }

@@ -148,7 +148,9 @@ export async function quantizeModel(
         await stored.checkUnchanged();
         await files.checkUnchanged();
       };
-      await runUntracked(() => writeModel(target, { source: files.dir, json, tensors, op, check: finish }));
+      await runUntracked(() =>
+        writeModel(target, { source: files.dir, limits, json, tensors, op, check: finish }),
+      );
     } finally {
       quantiser.dispose();
     }

@@ -7,7 +7,7 @@ import { targetOf, writeNewFile } from '../formats/atomic';
 import { storedDType, torchNames } from '../formats/dtypes';
 import { SavedFolder, saveTogether } from '../formats/file_group';
 import { InputFile, sliceBytes } from '../formats/input';
-import { defaultLimits } from '../formats/limits';
+import type { Limits } from '../formats/limits';
 import { configFile, modelFiles, sideFiles, weightsFile } from '../formats/model_files';
 import { serializeLate, type LateTensor } from '../formats/safetensors';
 import { toPath } from '../formats/paths';
@@ -33,6 +33,8 @@ import type { ModelDType } from './weights';
 
 export interface SaveRequest {
   source: string;
+  /** Bounds on what the source may ask for, of which a GGUF file is read again. */
+  limits: Limits;
   config: ModelConfig;
   weights: ModelWeights;
   dtype: ModelDType;
@@ -130,11 +132,10 @@ async function copySide(source: SavedFolder, name: string, to: string): Promise<
 }
 
 /** What lies beside the weights of a directory, or what the values of a GGUF file stand for. */
-async function writeSides(source: string, to: string): Promise<void> {
+async function writeSides(source: string, limits: Limits, to: string): Promise<void> {
   const found = await stat(source).catch(() => undefined);
   if (found?.isFile()) {
-    // It was within the bounds of the program when the model was loaded.
-    const model = await GgufModel.open(source, { limits: { ...defaultLimits, headerBytes: Infinity } });
+    const model = await GgufModel.open(source, { limits });
     for (const name of sideFiles)
       if (model.has(name))
         await writeNewFile(join(to, name), `${JSON.stringify(await model.json(name), null, 1)}\n`);
@@ -224,7 +225,7 @@ function quantisedOf(config: ModelConfig, plan: QuantizePlan, tensors: readonly 
  * quantised and written one by one.
  */
 export async function saveModel(dir: string, request: SaveRequest): Promise<SavedModel> {
-  const { source, config, dtype, revision, run, quantize: plan } = request;
+  const { source, limits, config, dtype, revision, run, quantize: plan } = request;
   const begun = revision();
   if (run) await checkNotSource(dir, source, 'save');
   else await checkTarget(toPath(dir, 'save'), source);
@@ -266,7 +267,7 @@ export async function saveModel(dir: string, request: SaveRequest): Promise<Save
         );
       await run?.more?.(folder);
     };
-    await writeModel(dir, { source, json, tensors, op: 'save', check });
+    await writeModel(dir, { source, limits, json, tensors, op: 'save', check });
     return requantiser ? { quantizationError: requantiser.error } : {};
   } finally {
     requantiser?.dispose();
@@ -281,12 +282,14 @@ export async function writeModel(
   dir: string,
   {
     source,
+    limits,
     json,
     tensors,
     op,
     check,
   }: {
     source: string;
+    limits: Limits;
     json: Readonly<Record<string, unknown>>;
     tensors: ReadonlyMap<string, LateTensor>;
     op: string;
@@ -301,7 +304,7 @@ export async function writeModel(
         join(folder, weightsFile),
         await inSlices(serializeLate(tensors, { format: 'pt' }, op)),
       );
-      await writeSides(source, folder);
+      await writeSides(source, limits, folder);
       await check?.(folder);
     },
     modelFiles,

@@ -1,5 +1,5 @@
 /** Models in GGUF files: loaded, trained, saved, quantised and converted as those of directories are. */
-import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, convertModel, quantizeModel, type FromPretrainedOptions } from '../../lib';
 import type { GgufFormat } from '../../lib/convert/convert_model';
@@ -108,6 +108,24 @@ describe('a model of each family', () => {
 });
 
 describe('a GGUF file is taken where a directory is', () => {
+  test('to save: it is read again within the bounds of the model, and no others', async () => {
+    const parts = await ggufParts(await converted(await tinyModel()));
+    const file = unused('.gguf');
+    const write = (length: number): Promise<string> =>
+      writeGguf(file, parts, { 'general.description': { text: 'x'.repeat(length) } });
+    await write(17 * 2 ** 20);
+    const model = await CausalLM.fromPretrained(file, { limits: { headerBytes: 18 * 2 ** 20 } });
+    const out = unused();
+    await model.save(out);
+    expect(readdirSync(out)).toContain('tokenizer.json');
+    await write(19 * 2 ** 20);
+    await expect(model.save(unused())).rejects.toMatchObject({
+      code: 'ERR_FILE',
+      message: expect.stringContaining('has a header of more than 18874368 bytes') as unknown,
+    });
+    await model.dispose();
+  });
+
   test('to save, and to merge an adapter into', async () => {
     const dir = await tinyModel({ generation: { max_new_tokens: 3 } });
     const model = await CausalLM.fromPretrained(await converted(dir));
