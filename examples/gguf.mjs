@@ -1,6 +1,6 @@
 // A GGUF file as the base: an adapter trained on it, and the sum of both as a Hugging Face directory and as a GGUF file again.
 //
-//   node examples/gguf.mjs MODEL.gguf [OUT_DIR]
+//   node examples/gguf.mjs MODEL.gguf [OUT_DIR]       MODEL.gguf of the hub: hf:org/name/FILE.gguf
 import { join } from 'node:path';
 import { CausalLM, convertModel, loadDataset, Trainer } from 'lora-native';
 
