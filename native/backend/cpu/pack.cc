@@ -83,7 +83,7 @@ void PackCodes(const uint8_t* src, size_t first, size_t rows, size_t k, size_t w
       for (size_t v = 0; v < kPer; ++v) {
         const size_t l = e * kPer + v;
         const uint32_t code = j < rows && l < k ? CodeAt(src, (first + j) * k + l) : zero;
-        element |= code << (4 * v);
+        element |= code << CodeShift(static_cast<int>(v));
       }
       dst[e * width + j] = element;
     }
@@ -172,7 +172,7 @@ void UnpackOutputs(const PackedView& w, size_t begin, size_t end, std::byte* dst
       });
     } else if (source.codes) {
       for (size_t l = 0; l < k; ++l) {
-        const uint32_t code = panel[l / 8 * width + j] >> (4 * (l % 8)) & 15;
+        const uint32_t code = panel[l / 8 * width + j] >> CodeShift(static_cast<int>(l % 8)) & 15;
         StoreValue(w.dtype, dst, l,
                    source.codes->values[code] * scales[(l >> source.scale_shift) * width]);
       }

@@ -2,11 +2,11 @@
 //
 // W [n, k] is cut into panels of PanelWidth() outputs. A panel is [Elements(k)][PanelWidth()]
 // 32-bit elements: one f32, the 16-bit pair W[i, 2e], W[i, 2e + 1], four int8 W[i, 4e], …, or the
-// codes of W[i, 8e], … (low bits first). The end of k and the last panel are padded with zeros. The
-// scales follow the panels: of each panel [ScaleRows][PanelWidth()], of which one row serves
-// ScaleGroup(k) values along k, or all of them (int8 rows). Of a format with blocks, a panel is
-// [blocks of a row][PanelWidth()] blocks as they are in files, and nothing follows. Every kernel
-// reads a panel from front to back.
+// codes of W[i, 8e], …, of which byte b has those of W[i, 8e + b] (low bits) and W[i, 8e + 4 + b].
+// The end of k and the last panel are padded with zeros. The scales follow the panels: of each
+// panel [ScaleRows][PanelWidth()], of which one row serves ScaleGroup(k) values along k, or all of
+// them (int8 rows). Of a format with blocks, a panel is [blocks of a row][PanelWidth()] blocks as
+// they are in files, and nothing follows. Every kernel reads a panel from front to back.
 #pragma once
 
 #include <cstddef>
@@ -31,6 +31,9 @@ inline size_t Elements(size_t k, WeightFormat format) {
   return CeilDiv(static_cast<size_t>(ValueBytes(format, 1, static_cast<int64_t>(k))),
                  sizeof(uint32_t));
 }
+// Returns the bit at which code v of the 8 in an element begins. Neighbours along k are in
+// neighbouring bytes, so that one shuffle of bytes finds the values of both.
+constexpr int CodeShift(int v) { return v < 4 ? 8 * v : 8 * (v - 4) + 4; }
 // Returns how many values along k certainly share a scale, where blocks go on from row to row.
 inline size_t ScaleGroup(size_t k) { return std::gcd(k, size_t{kBlockValues}); }
 inline size_t Panels(size_t n, size_t width) { return CeilDiv(n, width); }

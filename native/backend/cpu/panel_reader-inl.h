@@ -1,7 +1,8 @@
 // Reads a block of a panel for the product: in place, or in scratch where W is kept in another
 // format or the product is x·W. W [n, k] has the element (i, l) in panel i / width, so the block of
 // x·W for outputs [c, c + width) and reduction rows [i, i + count) is made of the transposes of
-// contiguous pieces. A format appears in ExpandElements and block_panels-inl.h only.
+// contiguous pieces. A format appears in ExpandElements and block_panels-inl.h only, the values of
+// codes in codes-inl.h.
 #if defined(LORA_BACKEND_CPU_PANEL_READER_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_PANEL_READER_INL_H_
 #undef LORA_BACKEND_CPU_PANEL_READER_INL_H_
@@ -13,6 +14,7 @@
 
 #include "backend/cpu/bf16-inl.h"
 #include "backend/cpu/block_panels-inl.h"
+#include "backend/cpu/codes-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
 #include "hwy/cache_control.h"
@@ -100,54 +102,6 @@ HWY_INLINE VF F16Value(VU pair) {
   const auto finite = hn::Lt(magnitude, hn::Set(du, 0x0f800000u));
   const VU value = hn::IfThenElse(finite, scaled, hn::Or(magnitude, hn::Set(du, 0x7f800000u)));
   return hn::BitCast(df, hn::Or(value, hn::And(upper, hn::Set(du, 0x80000000u))));
-}
-
-// Returns the values of codes, each of which is below 16.
-HWY_INLINE VF ValuesOfCodes(const CodeTable& table, VU codes) {
-  const DF df;
-  if constexpr (kLanes >= kCodes) {
-    return hn::TableLookupLanes(hn::LoadU(df, table.values), hn::IndicesFromVec(df, codes));
-  } else if constexpr (2 * kLanes == kCodes) {
-    return hn::TwoTablesLookupLanes(df, hn::LoadU(df, table.values),
-                                    hn::LoadU(df, table.values + kLanes),
-                                    hn::IndicesFromVec(df, codes));
-  } else {
-    const hn::Repartition<uint8_t, DU> d8;
-    const VU pairs = hn::Or(codes, hn::ShiftLeft<8>(codes));
-    const auto index = hn::BitCast(d8, hn::Or(pairs, hn::ShiftLeft<16>(pairs)));
-    VU bits = hn::Zero(DU());
-    for (size_t b = 0; b < sizeof(float); ++b) {
-      const auto bytes = hn::TableLookupBytes(hn::LoadDup128(d8, table.bytes[b]), index);
-      bits = hn::Or(bits, hn::And(hn::BitCast(DU(), bytes), hn::Set(DU(), 0xffu << (8 * b))));
-    }
-    return hn::BitCast(df, bits);
-  }
-}
-
-// The scales of a panel, and the values of its codes. Value l of output j has the scale
-// scales[(l >> shift)·kPanelWidth + j].
-struct Scaling {
-  const float* scales;
-  unsigned shift;
-  const CodeTable* codes;
-
-  // Returns those of outputs j, j + 1, …
-  HWY_INLINE VF Of(size_t value, size_t j) const {
-    return hn::LoadU(DF(), scales + (value >> shift) * kPanelWidth + j);
-  }
-};
-HWY_INLINE Scaling ScalingOf(const PanelSource& w, size_t panel) {
-  return {w.scales ? w.scales + panel * w.scale_stride : nullptr, w.scale_shift, w.codes};
-}
-
-// Returns value kIndex of the eight codes in each lane, of which `value` is the first.
-template <int kIndex>
-HWY_INLINE VF CodedValue(VU stored, const Scaling& scaling, VF first_scale, size_t value,
-                         size_t j) {
-  const VU code = hn::And(hn::ShiftRight<4 * kIndex>(stored), hn::Set(DU(), 15u));
-  // Blocks that are cut by the ends of rows may change within an element.
-  const VF scale = scaling.shift >= 3 ? first_scale : scaling.Of(value + kIndex, j);
-  return hn::Mul(ValuesOfCodes(*scaling.codes, code), scale);
 }
 
 template <int kIndex>
@@ -239,20 +193,29 @@ HWY_INLINE size_t StoredBytes(WeightFormat format, size_t elements) {
 }
 
 // dst [count][kPanelWidth] ← elements [first, first + count) of the panel at `panel`. first is a
-// multiple of kPerStored, to which count is rounded up.
+// multiple of kPerStored, to which count is rounded up. What lies `ahead` stored elements behind
+// those that are read is prefetched.
 template <bool kPairs>
 HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT panel,
                                const Scaling& scaling, size_t first, size_t count,
-                               uint32_t* HWY_RESTRICT dst) {
+                               uint32_t* HWY_RESTRICT dst, ptrdiff_t ahead) {
   ForFormat<kPairs>(format, [&](auto known) HWY_ATTR {
     constexpr WeightFormat kFormat = known();
     constexpr size_t kPer = kPerStored<kPairs, kFormat>;
-    const uint32_t* from = panel + first / kPer * kPanelWidth;
-    uint32_t* to = dst;
-    for (size_t e = 0; e < count; e += kPer, from += kPanelWidth, to += kPer * kPanelWidth) {
+    size_t e = 0;
+    while (e < count) {
+      const uint32_t* const from = panel + (first + e) / kPer * kPanelWidth;
+      uint32_t* const to = dst + e * kPanelWidth;
+      if constexpr (kPairs && kFormat == kCoded) {
+        if (const size_t run = CodedRun(scaling, first + e, count - e); run != 0) {
+          ExpandRun(from, scaling, first + e, run, to, ahead);
+          e += run;
+          continue;
+        }
+      }
       HWY_UNROLL(8)
       for (size_t j = 0; j < kPanelWidth; j += kLanes) {
-        hwy::Prefetch(from + 16 * kPanelWidth + j);
+        hwy::Prefetch(from + ahead + j);
         VU elements[kPer];
         Unpack<kPairs, kFormat>(hn::LoadU(DU(), from + j), scaling, (first + e) * (kPairs ? 2 : 1),
                                 j, elements);
@@ -261,17 +224,20 @@ HWY_INLINE void ExpandElements(WeightFormat format, const uint32_t* HWY_RESTRICT
           hn::StoreU(elements[i], DU(), to + i * kPanelWidth + j);
         }
       }
+      e += kPer;
     }
   });
 }
 
-// The same, of panel `panel` of a source.
+constexpr ptrdiff_t kExpandAhead = 16 * kPanelWidth;
+
+// The same for panel `panel` of a source.
 template <bool kPairs>
 HWY_INLINE void ExpandPanel(const PanelSource& w, size_t panel, size_t first, size_t count,
-                            uint32_t* HWY_RESTRICT dst) {
+                            uint32_t* HWY_RESTRICT dst, ptrdiff_t ahead = kExpandAhead) {
   const uint32_t* const from = w.panels + panel * w.stride;
   if (HasBlocks(w.format)) return ExpandBlocks<kPairs>(w.format, from, first, count, dst);
-  ExpandElements<kPairs>(w.format, from, ScalingOf(w, panel), first, count, dst);
+  ExpandElements<kPairs>(w.format, from, ScalingOf(w, panel), first, count, dst, ahead);
 }
 
 // ---- blocks ------------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ void MultiplyRow(const Product& product, Range panels, std::span<const LowRankRo
     for (size_t i = 0; i < count; ++i) {
       BeginSums(product, 1, p + i, low, scratch.sums + i * kPanelWidth);
     }
-    AddStreams<kPairs>(product.passes[0].main, p, count, scratch.sums);
+    AddStreams<kPairs>(product.passes[0].main, p, count, scratch.sums, scratch.block);
     for (size_t i = 0; i < count; ++i) {
       t.column = (p + i) * kPanelWidth;
       t.sums = scratch.sums + i * kPanelWidth;

@@ -1,6 +1,7 @@
 // The product of one row of x by panels that come from memory: decoding with one sequence. Several
-// panels are read side by side, since memory gives a core more in several streams than in one, and
-// elements in another format are expanded in registers.
+// panels are read side by side, since memory gives a core more in several streams than in one.
+// Elements in another format are expanded in registers, but for codes that become pairs: a block of
+// these is expanded at a time, because the tables of codes-inl.h serve all that share a scale.
 #if defined(LORA_BACKEND_CPU_STREAM_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef LORA_BACKEND_CPU_STREAM_INL_H_
 #undef LORA_BACKEND_CPU_STREAM_INL_H_
@@ -157,26 +158,63 @@ HWY_NOINLINE void AddBlocks(const Step& step, size_t panel, size_t panels, float
   }
 }
 
-// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are at most kStreams.
-template <bool kPairs>
-HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums) {
+// MultiplyStreams for 4, 2 or 1 panels.
+template <bool kPairs, WeightFormat kFormat>
+HWY_INLINE void MultiplyPanelsOf(const Streams& s, size_t panels) {
   static_assert(kStreams == 4);
+  if (panels == 4) {
+    MultiplyStreams<kPairs, kFormat, 4>(s);
+  } else if (panels == 2) {
+    MultiplyStreams<kPairs, kFormat, 2>(s);
+  } else {
+    MultiplyStreams<kPairs, kFormat, 1>(s);
+  }
+}
+
+// sums [panels][kPanelWidth] += x · the panels of codes from `panel` on, as pairs. As many of them
+// as a block of scales has are expanded at a time, to `block` [panels][kCodedBlock][kPanelWidth].
+constexpr size_t kCodedBlock = kBlockValues / 2;
+static_assert(kStreams * kCodedBlock <= kMaxPassElements && kCodedBlock % kAmxPairs == 0);
+HWY_INLINE void MultiplyCodedStreams(const Step& step, size_t panel, size_t panels, float* sums,
+                                     uint32_t* block) {
+  const PanelSource& w = step.w;
+  // The end of each panel prefetches the beginning of the one that its stream goes on with.
+  const auto stored = [](size_t elements) {
+    return static_cast<ptrdiff_t>(CeilDiv(elements, kPerStored<true, kCoded>) * kPanelWidth);
+  };
+  const ptrdiff_t end = stored(step.elements);
+  const ptrdiff_t next = kExpandAhead + static_cast<ptrdiff_t>(panels * w.stride) - end;
+  for (size_t e = 0; e < step.elements; e += kCodedBlock) {
+    const size_t count = std::min(kCodedBlock, step.elements - e);
+    const ptrdiff_t ahead = stored(e) + kExpandAhead < end ? kExpandAhead : next;
+    for (size_t p = 0; p < panels; ++p) {
+      ExpandPanel<true>(w, panel + p, w.first + e, count, block + p * kCodedBlock * kPanelWidth,
+                        ahead);
+    }
+    const SubnormalsOfTiles<true> subnormals;
+    MultiplyPanelsOf<true, WeightFormat::kBF16>(
+        {step.x + e, block, kCodedBlock * kPanelWidth, {}, 0, 0, count, sums}, panels);
+  }
+}
+
+// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are 4, 2 or 1. `block` is
+// that of ProductScratch.
+template <bool kPairs>
+HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums,
+                           uint32_t* block) {
   const PanelSource& w = step.w;
   if (HasBlocks(w.format)) return AddBlocks<kPairs>(step, panel, panels, sums);
-  const SubnormalsOfTiles<kPairs> subnormals;
   ForFormat<kPairs>(w.format, [&](auto format) HWY_ATTR {
-    const uint32_t* const first =
-        w.panels + panel * w.stride + w.first / kPerStored<kPairs, format()> * kPanelWidth;
-    const Streams s = {step.x,         first,
-                       w.stride,       ScalingOf(w, panel),
-                       w.scale_stride, w.first * (kPairs ? 2 : 1),
-                       step.elements,  sums};
-    if (panels == 4) {
-      MultiplyStreams<kPairs, format(), 4>(s);
-    } else if (panels == 2) {
-      MultiplyStreams<kPairs, format(), 2>(s);
+    if constexpr (kPairs && format() == kCoded) {
+      MultiplyCodedStreams(step, panel, panels, sums, block);
     } else {
-      MultiplyStreams<kPairs, format(), 1>(s);
+      const SubnormalsOfTiles<kPairs> subnormals;
+      const uint32_t* const first =
+          w.panels + panel * w.stride + w.first / kPerStored<kPairs, format()> * kPanelWidth;
+      MultiplyPanelsOf<kPairs, format()>(
+          {step.x, first, w.stride, ScalingOf(w, panel), w.scale_stride, w.first * (kPairs ? 2 : 1),
+           step.elements, sums},
+          panels);
     }
   });
 }

@@ -192,6 +192,8 @@ TEST_CASE("weight formats: lora_linear gives the bits of the values, forward and
   sizes.emplace_back(260, Tested().emulated ? 260 : 1030);
   // Rows that end within blocks of 64; on the emulator decode_test.cc has them.
   if (!Tested().emulated) sizes.insert(sizes.end(), {{172, 70}, {352, 70}, {384, 70}});
+  // Two passes over the reduction, of which the second begins within a block.
+  if (!Tested().emulated) sizes.emplace_back(1600, 70);
   ForEachKept(Tested().backend, [&](const Kept& kept) {
     for (const int64_t m : {1, 2, 4, 7, 9, 70}) {
       for (const auto& [columns, out] : sizes) {
@@ -212,6 +214,35 @@ TEST_CASE("weight formats: lora_linear gives the bits of the values, forward and
                         Run(backend, ForwardOf(p, weight.view(), o), context);
                         Run(backend, BackwardOf(p, weight.view(), o.h[0], o), context);
                         return std::vector<Tensor>{o.y[0], o.h[0], o.dx, o.d_up[0], o.d_down[0]};
+                      });
+      }
+    }
+  });
+}
+
+// Shapes so small that a machine in software takes seconds (CONTRIBUTING): one stream and several,
+// panels that are not whole, two passes over the reduction.
+TEST_CASE("weight formats: a decode step gives the bits of the values") {
+  std::vector<std::pair<int64_t, int64_t>> sizes = {{72, 19}};
+  if (!Tested().emulated) sizes.insert(sizes.end(), {{320, 131}, {1600, 9}});
+  ForEachKept(Tested().backend, [&](const Kept& kept) {
+    for (const int64_t m : {1, 3}) {
+      for (const auto& [columns, out] : sizes) {
+        const int64_t in = Columns(kept, columns);
+        CAPTURE(m);
+        CAPTURE(in);
+        CAPTURE(out);
+        const LoraLinearProblem p(CaseOf(kept.activations, m, in, {{out, 5, true}}));
+        const KeptMatrix matrix(kept, out, in, 9);
+        CheckSameBits(kept, matrix,
+                      [&](const Backend& backend, Context& context, const FrozenWeight& weight) {
+                        LoraLinearOutputs o;
+                        o.y = {Tensor(kept.activations, {m, out})};
+                        o.h = {Tensor(DType::kF32, {m, 5})};
+                        LoraLinearForwardArgs args = ForwardOf(p, weight.view(), o);
+                        args.phase = LinearPhase::kDecode;
+                        Run(backend, args, context);
+                        return std::vector<Tensor>{o.y[0], o.h[0]};
                       });
       }
     }

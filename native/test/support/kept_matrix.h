@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <vector>
 
 #include "core/maths/blocks.h"
@@ -68,6 +69,11 @@ struct KeptMatrix {
     if (blocks) ScaleBlocks(kept.format, stored);
     const int64_t count = ScaleCount(kept.format, rows, cols);
     if (count > 0) scales = Uniform(DType::kF32, {count}, seed + 1, 0.001, 0.02);
+    // Times a value of 1, every third scale lies in the middle of two bf16.
+    for (int64_t i = 0; i < count; i += 3) {
+      uint32_t* const bits = scales.view().as<uint32_t>() + i;
+      *bits = (*bits & 0xffff0000u) | 0x8000u;
+    }
     const int64_t per_scale = format.scales == Scales::kRows ? cols : 64;
     for (int64_t i = 0; i < values.numel(); ++i) {
       if (blocks) {
