@@ -66,6 +66,8 @@ export interface EngineStats {
   kvCacheBytes: number;
   /** Bytes of keys and values that there is memory for now. */
   kvCacheCapacity: number;
+  /** Most tokens of a prompt and its text together for which kvCacheBytes would have room: a request for more is refused. */
+  mostTokens: number;
   /** How many requests found the beginning of their prompt computed. */
   prefixHits: number;
   /** How many tokens these beginnings had in all. */
@@ -128,6 +130,7 @@ export class Engine {
       waiting: this.#scheduler.waiting,
       kvCacheBytes: this.#pool.used * this.#pool.pageBytes,
       kvCacheCapacity: this.#pool.capacity * this.#pool.pageBytes,
+      mostTokens: this.#pool.most * pageLength,
       prefixHits: this.#prefixes.hits,
       cachedTokens: this.#prefixes.cachedTokens,
       preemptions: this.#scheduler.preemptions,

@@ -7,7 +7,7 @@ import { EventStream } from './event_stream';
 import type { AnsweredText, Format, Usage } from './formats';
 import { merged } from './merged';
 import type { RequestedSampling } from './sampling_fields';
-import type { Call } from './service';
+import type { Call, Service } from './service';
 
 /** What a request asks for. */
 export interface TextsPlan {
@@ -16,6 +16,8 @@ export interface TextsPlan {
   /** The field that holds the prompts, and how many there are. */
   readonly promptField: 'messages' | 'prompt';
   readonly promptCount: number;
+  /** Tokens of the longest prompt, as far as that is known before they are ids. */
+  readonly knownTokens: number;
   /** Their ids, which are made when the request has its turn. */
   readonly prompts: (signal: AbortSignal) => Promise<readonly (readonly number[])[]>;
   readonly sampling: RequestedSampling;
@@ -27,17 +29,30 @@ export interface TextsPlan {
   readonly format: Format;
 }
 
-/** Tokens that may follow a prompt. @throws 400 where the model's context is too short. */
-function tokensAfter(ids: readonly number[], plan: TextsPlan, context: number, otherwise: number): number {
+/**
+ * Tokens that may follow a prompt of `length` tokens, before which an adapter puts `virtual` vectors.
+ * @throws 400 where the model's context is too short, or the engine has pages for fewer at any time.
+ */
+function tokensAfter(
+  { model, settings }: Service,
+  plan: TextsPlan,
+  { length, virtual }: { readonly length: number; readonly virtual: number },
+): number {
   const { maxTokens, promptField } = plan;
+  const context = model.config.maxPositionEmbeddings;
+  const room = Math.min(context, model.engineStats().mostTokens) - virtual;
   const wanted = maxTokens ?? 0;
-  if (ids.length >= context || ids.length + wanted > context)
-    throw invalid(
-      `this model's maximum context length is ${context} tokens, but you asked for ${ids.length + wanted}: ${ids.length} in the ${promptField} and ${wanted} to generate`,
-      promptField,
-      'context_length_exceeded',
-    );
-  return maxTokens ?? Math.min(otherwise, context - ids.length);
+  if (length < room && length + wanted <= room)
+    return maxTokens ?? Math.min(settings.defaultMaxTokens, room - length);
+  const what =
+    room < context - virtual
+      ? `the server has memory for the keys and values of ${room} tokens`
+      : `this model's maximum context length is ${room} tokens`;
+  throw invalid(
+    `${what}, but you asked for ${length + wanted}: ${length} in the ${promptField} and ${wanted} to generate`,
+    promptField,
+    'context_length_exceeded',
+  );
 }
 
 /** Waits for the request's turn, and holds the adapter while it runs. */
@@ -48,6 +63,8 @@ export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
   exchange.facts.stream = plan.stream;
   const { adapters } = service;
   if (!adapters.has(plan.model) && !(await adapters.discover(plan.model))) throw adapters.unknown(plan.model);
+  // What can never run does not wait first.
+  tokensAfter(service, plan, { length: plan.knownTokens, virtual: 0 });
   const lease = await service.queue.enter(client.lane, plan.promptCount * plan.sampling.n, signal);
   try {
     const use = await service.adapters.acquire(plan.model);
@@ -69,17 +86,18 @@ export async function answerTexts(call: Call, plan: TextsPlan): Promise<void> {
 }
 
 async function generate(
-  { service: { model, settings }, exchange }: Call,
+  { service, exchange }: Call,
   plan: TextsPlan,
   adapter: Adapter | null,
   events: EventStream,
 ): Promise<void> {
   const { signal, facts } = exchange;
+  const { model, settings } = service;
   const { sampling, logprobs, format, stream } = plan;
   const prompts = await plan.prompts(signal);
   signal.throwIfAborted();
-  const context = model.config.maxPositionEmbeddings - (adapter?.virtualTokens ?? 0);
-  const limits = prompts.map((ids) => tokensAfter(ids, plan, context, settings.defaultMaxTokens));
+  const virtual = adapter?.virtualTokens ?? 0;
+  const limits = prompts.map(({ length }) => tokensAfter(service, plan, { length, virtual }));
   const handles = prompts.map((ids, i) =>
     model.generate(ids, { ...sampling, maxNewTokens: limits[i], logprobs, adapter, signal }),
   );

@@ -1,9 +1,9 @@
 /** The body of a request: JSON of a bounded size, which comes within a bounded time. */
 import type { IncomingMessage } from 'node:http';
 import { isRecord } from '../formats/json';
-import { defaultLimits } from '../formats/limits';
 import { describe } from '../validate';
 import { ApiError, invalid } from './api_error';
+import { BodyScan } from './body_scan';
 import type { Fields } from './fields';
 
 export interface BodyLimits {
@@ -19,10 +19,14 @@ const tooLarge = (most: number): ApiError =>
     headers: closing,
   });
 
-/** All bytes of the body. What is left of one that is refused is not read: the connection is closed after the answer. */
+/**
+ * All bytes of the body. What is left of one that is too long is not read: the connection is closed after the answer. One that the scan refuses
+ * is read to its end, so that its client hears why, but not kept.
+ */
 function readBytes(request: IncomingMessage, { maxBodyBytes, bodyTimeoutMs }: BodyLimits): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const pieces: Buffer[] = [];
+    const scan = new BodyScan(maxBodyBytes);
     let bytes = 0;
     const timer = setTimeout(
       () =>
@@ -41,37 +45,19 @@ function readBytes(request: IncomingMessage, { maxBodyBytes, bodyTimeoutMs }: Bo
       if (error) {
         request.pause();
         reject(error);
-      } else resolve(Buffer.concat(pieces));
+      } else if (scan.refusal) reject(scan.refusal);
+      else resolve(Buffer.concat(pieces));
     };
     const take = (piece: Buffer): void => {
       bytes += piece.length;
-      if (bytes > maxBodyBytes) end(tooLarge(maxBodyBytes));
+      if (bytes > maxBodyBytes) return end(tooLarge(maxBodyBytes));
+      scan.take(piece);
+      if (scan.refusal) pieces.length = 0;
       else pieces.push(piece);
     };
     const cut = (): void => end(new ApiError(400, 'the body ended early', { headers: closing }));
     request.on('data', take).on('end', end).on('close', cut).on('error', end);
   });
-}
-
-const [quote, backslash, openList, closeList, openObject, closeObject] = Buffer.from('"\\[]{}');
-
-/**
- * Whether lists and objects of JSON text are nested deeper than `most`. The text is looked at before it is parsed: the parser takes about
- * a second for millions of brackets within each other, and the event loop with it. What is no JSON is for the parser to tell.
- */
-function isNestedDeeper(text: Uint8Array, most: number): boolean {
-  let depth = 0;
-  let inString = false;
-  for (let i = 0; i < text.length; i++) {
-    const byte = text[i];
-    if (byte === quote) inString = !inString;
-    else if (inString) {
-      if (byte === backslash) i++;
-    } else if (byte === openList || byte === openObject) {
-      if (++depth > most) return true;
-    } else if (byte === closeList || byte === closeObject) depth--;
-  }
-  return false;
 }
 
 /** @throws 400 for what is no JSON object, 408, 413, 415. */
@@ -94,8 +80,6 @@ export async function readFields(request: IncomingMessage, limits: BodyLimits): 
     });
   if (Number(length ?? 0) > limits.maxBodyBytes) throw tooLarge(limits.maxBodyBytes);
   const bytes = await readBytes(request, limits);
-  if (isNestedDeeper(bytes, defaultLimits.nesting))
-    throw invalid(`expected a body that is nested at most ${defaultLimits.nesting} levels deep`);
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));

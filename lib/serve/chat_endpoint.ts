@@ -1,8 +1,6 @@
 /** POST /v1/chat/completions. */
 import { isRecord } from '../formats/json';
-import { promptIds } from '../models/generate';
 import type { ChatMessage } from '../text/messages';
-import type { Tokenizer } from '../text/tokenizer';
 import { describe, isListOf } from '../validate';
 import { answerTexts } from './answer_texts';
 import { invalid } from './api_error';
@@ -16,6 +14,7 @@ import {
   type Fields,
 } from './fields';
 import { chatFormat, type CallFinder } from './formats';
+import { chatIds, type TemplateFields } from './prompt_ids';
 import { samplingFields } from './sampling_fields';
 import type { Call } from './service';
 import { callParser, openingOf } from './tool_calls';
@@ -67,7 +66,7 @@ function logprobsFields(fields: Fields): number | undefined {
 }
 
 export async function chatCompletions(call: Call, fields: Fields): Promise<void> {
-  const { model, settings, adapters, tokenTexts } = call.service;
+  const { settings, adapters, tokenTexts } = call.service;
   refuseFields(fields, refused);
   refuseModalities(fields);
   const messages = messagesField(fields, settings.maxMessages);
@@ -79,15 +78,13 @@ export async function chatCompletions(call: Call, fields: Fields): Promise<void>
   const sampling = tools?.schema === undefined ? requested : { ...requested, jsonSchema: tools.schema };
   const variables = recordField(fields, 'chat_template_kwargs');
   if (settings.logPrompts) call.exchange.facts.prompt = messages;
-  const { tokenizer } = model;
   await answerTexts(call, {
     model: name,
     promptField: 'messages',
     promptCount: 1,
+    knownTokens: 0,
     prompts: async (signal) => [
-      tools === undefined
-        ? await promptIds(messages, model.config.vocabSize, () => tokenizer, { variables, signal })
-        : await toolPrompt(tokenizer, messages, tools, variables, signal),
+      await chatIds(call, messages, { ...openingFields(tools), variables, signal }),
     ],
     sampling,
     maxTokens: maxTokensField(fields),
@@ -103,18 +100,13 @@ export async function chatCompletions(call: Call, fields: Fields): Promise<void>
 }
 
 /** A call that must be made is opened in the prompt, so that the grammar is that of its JSON alone. */
-function toolPrompt(
-  tokenizer: Tokenizer,
-  messages: readonly ChatMessage[],
-  { tools, schema, format }: RequestedTools,
-  variables: Fields | undefined,
-  signal: AbortSignal,
-): Promise<number[]> {
-  const options = { tools, variables, addGenerationPrompt: true, tokenize: false } as const;
-  const text = tokenizer.applyChatTemplate(messages, options);
-  const opening = schema === undefined ? '' : openingOf[format];
-  return tokenizer.encodeAsync(text + opening, { addSpecialTokens: false, signal });
-}
+const openingFields = (requested: RequestedTools | undefined): TemplateFields =>
+  requested === undefined
+    ? {}
+    : {
+        tools: requested.tools,
+        opening: requested.schema === undefined ? '' : openingOf[requested.format],
+      };
 
 const finderOf = ({ format, names, schema, named, mostCalls }: RequestedTools): CallFinder => ({
   parser: () => callParser(format, names, schema !== undefined),

@@ -1,11 +1,11 @@
 /** POST /v1/completions. */
-import { promptIds } from '../models/generate';
 import { describe, isListOf } from '../validate';
 import { answerTexts } from './answer_texts';
 import { invalid, unsupported } from './api_error';
 import { maxTokensField, streamFields } from './chat_endpoint';
 import { integerField, needed, refuseFields, stringField, type Fields } from './fields';
 import { completionFormat } from './formats';
+import { textIds } from './prompt_ids';
 import { samplingFields } from './sampling_fields';
 import type { Call } from './service';
 
@@ -40,7 +40,7 @@ function promptField(fields: Fields): Prompts {
 }
 
 export async function completions(call: Call, fields: Fields): Promise<void> {
-  const { model, settings, adapters, tokenTexts } = call.service;
+  const { settings, adapters, tokenTexts } = call.service;
   refuseFields(fields, refused);
   const prompts = promptField(fields);
   const name = stringField(fields, 'model') ?? adapters.base;
@@ -55,15 +55,17 @@ export async function completions(call: Call, fields: Fields): Promise<void> {
       'prompt',
     );
   if (settings.logPrompts) call.exchange.facts.prompt = prompts;
-  const { tokenizer } = model;
   await answerTexts(call, {
     model: name,
     promptField: 'prompt',
     promptCount: prompts.length,
+    knownTokens: Math.max(...prompts.map((prompt) => (typeof prompt === 'string' ? 0 : prompt.length))),
     prompts: async (signal) => {
-      const ids: number[][] = [];
+      const ids: (readonly number[])[] = [];
       for (const prompt of prompts)
-        ids.push(await promptIds(prompt, model.config.vocabSize, () => tokenizer, { signal }));
+        ids.push(
+          typeof prompt === 'string' ? await textIds(call, prompt, { field: 'prompt', signal }) : prompt,
+        );
       return ids;
     },
     sampling,

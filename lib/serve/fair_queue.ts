@@ -24,12 +24,16 @@ export interface QueueLimits {
   readonly maxRunning: number;
   /** Requests that wait. */
   readonly maxQueued: number;
+  /** Most places of one client, where others may begin while it has them. Default: all. */
+  readonly maxPerClient?: number;
 }
 
 export class FairQueue {
   readonly #limits: QueueLimits;
   /** The line of each client that has requests waiting; the first line is the next to be served. */
   readonly #lines = new Map<unknown, Waiting[]>();
+  /** The places of each client that has any. */
+  readonly #places = new Map<unknown, number>();
   #running = 0;
   #waiting = 0;
 
@@ -106,7 +110,7 @@ export class FairQueue {
   /** Lets requests begin while there is room for the next one. */
   #serve(): void {
     for (;;) {
-      const [next] = this.#lines;
+      const next = this.#nextLine();
       if (!next) return;
       const [client, line] = next;
       const entry = line[0]!;
@@ -117,24 +121,37 @@ export class FairQueue {
         this.#lines.delete(client);
         this.#lines.set(client, line);
       }
-      entry.begin(this.#lease(entry.weight));
+      entry.begin(this.#lease(client, entry.weight));
     }
   }
 
-  #lease(weight: number): Lease {
-    let held = true;
+  /** The first line whose client may have another place. */
+  #nextLine(): [client: unknown, line: Waiting[]] | undefined {
+    const { maxPerClient = Infinity } = this.#limits;
+    for (const next of this.#lines) if ((this.#places.get(next[0]) ?? 0) < maxPerClient) return next;
+    return undefined;
+  }
+
+  #lease(client: unknown, weight: number): Lease {
+    let held = false;
     let ended = false;
+    const count = (places: number): void => {
+      this.#running += places;
+      const had = (this.#places.get(client) ?? 0) + places;
+      if (had > 0) this.#places.set(client, had);
+      else this.#places.delete(client);
+    };
     const take = (): void => {
       held = true;
-      this.#running += weight;
+      count(weight);
     };
     const give = (): void => {
       if (!held) return;
       held = false;
-      this.#running -= weight;
+      count(-weight);
       this.#serve();
     };
-    this.#running += weight;
+    take();
     return {
       pause: give,
       resume: () => {

@@ -9,8 +9,16 @@ import { ServedAdapters } from './served_adapters';
 import { TokenTexts } from './token_texts';
 import { toolFormatOf, type ToolFormat } from './tool_calls';
 
+/**
+ * Clients whose texts become ids, or ids texts, at once. Each takes a slice of the event loop in its turn, so a fifth one would make all gaps
+ * longer; one client has one such text at a time, so that its others wait for it alone.
+ */
+const mostEncoding = 4;
+
 export class Service {
+  /** Requests that generate. */
   readonly queue: FairQueue;
+  readonly #encoding: FairQueue;
   readonly clients: Clients;
   readonly adapters: ServedAdapters;
   readonly metrics = new Metrics();
@@ -21,9 +29,22 @@ export class Service {
     readonly settings: HandlerSettings,
   ) {
     this.queue = new FairQueue(settings);
+    // Those that have a place of the first queue are not refused in this one.
+    const maxQueued = settings.maxQueued + settings.maxRunning;
+    this.#encoding = new FairQueue({ maxRunning: mostEncoding, maxPerClient: 1, maxQueued });
     this.clients = new Clients(settings.apiKeys);
     this.adapters = new ServedAdapters(model, settings.modelName, settings);
     for (const [name, path] of Object.entries(settings.adapters)) this.adapters.register(name, path);
+  }
+
+  /** Does the work of the tokenizer for one text when the client has its turn. @throws 429 where too much waits. */
+  async inTurn<T>(client: Client, signal: AbortSignal, work: () => T | Promise<T>): Promise<T> {
+    const lease = await this.#encoding.enter(client.lane, 1, signal);
+    try {
+      return await work();
+    } finally {
+      lease.release();
+    }
   }
 
   /** The format in which the model calls tools; undefined where it has none that is known. */

@@ -302,6 +302,19 @@ export class Tokenizer {
     return this.#largestId + 1;
   }
 
+  /** @internal The characters of the longest token: no text has more than these for each of its tokens, but one that is normalised to less. */
+  get longestToken(): number {
+    if (this.#longestToken === undefined) {
+      const { model, added_tokens_map: added } = this.library;
+      let longest = 0;
+      for (const token of model.vocab) longest = Math.max(longest, token?.length ?? 0);
+      for (const token of added.keys()) longest = Math.max(longest, token.length);
+      this.#longestToken = longest;
+    }
+    return this.#longestToken;
+  }
+  #longestToken: number | undefined;
+
   /** Whether applyChatTemplate() can work. */
   get hasChatTemplate(): boolean {
     return this.#template !== undefined;

@@ -100,6 +100,28 @@ test('a place that is paused serves others, and comes back at once', async () =>
   expect(queue.running).toBe(0);
 });
 
+test('a client that has as many places as one may have waits, and the lines behind its own do not', async () => {
+  const queue = new FairQueue({ maxRunning: 3, maxQueued: 100, maxPerClient: 1 });
+  const { enter, begun, end } = recorder(queue);
+  for (let i = 0; i < 3; i++) enter('a', `a${i}`);
+  for (let i = 0; i < 2; i++) enter('b', `b${i}`);
+  await turn();
+  expect([begun, queue.running, queue.waiting]).toEqual([['a0', 'b0'], 2, 3]);
+  for (const client of ['c', 'd', 'e']) enter(client, `${client}0`);
+  await turn();
+  expect(begun.slice(2)).toEqual(['c0']); // all places are taken
+  await end('b0');
+  expect(begun.at(-1)).toBe('b1');
+  await end('a0');
+  // The line of a is the first that may go on; it has waited longest.
+  expect(begun.at(-1)).toBe('a1');
+  await end('c0');
+  await end('b1');
+  expect(begun.slice(-2)).toEqual(['d0', 'e0']);
+  for (const name of ['a1', 'd0', 'e0', 'a2']) await end(name);
+  expect([queue.running, queue.waiting]).toEqual([0, 0]);
+});
+
 test('an abort takes a request out of the queue', async () => {
   const queue = new FairQueue({ maxRunning: 1, maxQueued: 9 });
   const { enter, begun, refused, end } = recorder(queue);
