@@ -16,7 +16,7 @@ export const convert = defineCommand({
       value: 'NAME',
       required: true,
       choices: [...adapterFormats, ...ggufFormats],
-      help: 'adapters, then models',
+      help: 'one of',
     },
     base: {
       type: 'string',
