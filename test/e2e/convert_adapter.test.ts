@@ -218,12 +218,19 @@ describeWithData('what is refused', 'golden/stories260K-dora', (golden) => {
   });
 
   test('directories of mlx_lm that hold something else', async () => {
-    const make = async (config: object, names: readonly string[]): Promise<string> => {
+    const make = async (
+      config: object,
+      names: readonly string[],
+      shapes: readonly (readonly [number, number])[] = [],
+    ): Promise<string> => {
       const dir = unused();
       mkdirSync(dir);
       writeFileSync(join(dir, 'adapter_config.json'), JSON.stringify(config));
-      const one: SafetensorsTensor = { dtype: 'F32', shape: [1, 1], bytes: new Uint8Array(4) };
-      await writeSafetensors(join(dir, 'adapters.safetensors'), new Map(names.map((name) => [name, one])));
+      const tensors = names.map((name, i): [string, SafetensorsTensor] => {
+        const [rows, cols] = shapes[i] ?? [1, 1];
+        return [name, { dtype: 'F32', shape: [rows, cols], bytes: new Uint8Array(4 * rows * cols) }];
+      });
+      await writeSafetensors(join(dir, 'adapters.safetensors'), new Map(tensors));
       return dir;
     };
     const lora = { fine_tune_type: 'lora', lora_parameters: { rank: 1, scale: 1, dropout: 0 } };
@@ -245,5 +252,12 @@ describeWithData('what is refused', 'golden/stories260K-dora', (golden) => {
       'no linear layer',
     );
     expect(await said(await make(lora, []))).toContain('holds no tensors');
+    const factors = [
+      [3, 2],
+      [1, 3],
+    ] as const;
+    expect(await said(await make(lora, pair, factors))).toContain(
+      `holds ${layer}.lora_a of [3, 2] and lora_b of [1, 3]: expected [in, r] and [r, out]`,
+    );
   });
 });

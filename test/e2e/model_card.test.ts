@@ -25,6 +25,9 @@ const frontMatter = (card: string): string[] => /^---\n([\s\S]*?)\n---\n/.exec(c
 test('says from what, on what and how the adapter was trained, and how it ended', async () => {
   const outDir = join(scratch, 'whole');
   const card = await run(outDir, {
+    weightDecay: 0.1,
+    neftuneNoiseAlpha: 5,
+    gradientCheckpointing: true,
     evalData: makeRows(2, { seed: 9 }),
     evalEvery: 3,
     lr: 0.02,
@@ -48,6 +51,9 @@ test('says from what, on what and how the adapter was trained, and how it ended'
     '- Dropout: `0.3`',
     '- Layers: `down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj`',
     '- Learning rate: `0.02, cosine after 1 steps of warm-up`',
+    '- Weight decay: `0.1`',
+    '- NEFTune noise: `5`',
+    '- Gradient checkpointing: `every block`',
     '- Steps: `3 of 3`',
   ])
     expect(card.split('\n')).toContain(line);

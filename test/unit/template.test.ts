@@ -64,6 +64,7 @@ describe('the same values as from the interpreter alone', () => {
     '{{ {"b": 1, "a": 2} | dictsort }}{{ {"b": 1} | items }}{{ {"a": 1}.get("z", 5) }}{{ {"a": 1} | length }}',
     '{{ raise_exception("no") }}',
     '{{ strftime_now("%Y") }}{{ (1, 2) }}{{ 3 if false else 4 }}{{ 3 if false }}{{ none is none }}{{ "a" is string }}',
+    '{{ True }} {{ False }} {{ None }}{% if True and not False %} Python writes them so{% endif %}',
     '{{ nothing() }}',
     '{{ 1 + none }}',
     '{{ "a" | odd }}',
