@@ -1,8 +1,11 @@
 // Stryker plugin: Stryker's jest runner, one test file at a time. For a mutant that runner loads every test file and runs all tests that reach the
 // mutant, also when one has failed. Here only the files with such tests are loaded, the quick ones first, up to the first that fails.
+// A test that fails without a mutant (it needs dist/, or bounds a time that counting what runs makes longer) tells nothing of one: it is
+// named, and then left out.
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { PluginKind, declareFactoryPlugin } from '@stryker-mutator/api/plugin';
+import { PluginKind, commonTokens, declareFactoryPlugin } from '@stryker-mutator/api/plugin';
+import { DryRunStatus, TestStatus } from '@stryker-mutator/api/test-runner';
 import { strykerPlugins as jestPlugins } from '@stryker-mutator/jest-runner';
 
 const jest = jestPlugins.find(({ kind, name }) => kind === PluginKind.TestRunner && name === 'jest').factory;
@@ -26,14 +29,26 @@ function byFile(ids) {
   return [...files.values()].sort((a, b) => a.ms - b.ms);
 }
 
+/** The result of the first run without its failed tests, each of which is named. */
+function withoutFailed(result, log) {
+  if (result.status !== DryRunStatus.Complete) return result;
+  const failed = result.tests.filter(({ status }) => status === TestStatus.Failed);
+  for (const { id, name } of failed) {
+    log.warn(`left out, since it fails without a mutant: ${name}`);
+    if (result.mutantCoverage) delete result.mutantCoverage.perTest[id];
+  }
+  return { ...result, tests: result.tests.filter((test) => !failed.includes(test)) };
+}
+
 function factory(injector) {
   const runner = jest(injector);
+  const log = injector.resolve(commonTokens.getLogger)('by-file');
   const { dryRun, mutantRun, run } = runner;
   let testFiles;
   runner.run = (settings) => run.call(runner, testFiles ? { ...settings, testFiles } : settings);
 
   runner.dryRun = async (options) => {
-    const result = await dryRun.call(runner, options);
+    const result = withoutFailed(await dryRun.call(runner, options), log);
     const rows = (result.tests ?? []).map(({ id, fileName, timeSpentMs }) => [
       id,
       { file: fileName, ms: timeSpentMs },
