@@ -58,6 +58,18 @@ export const serve = defineCommand({
       default: 1024,
       help: 'of a chat that asks for no number',
     },
+    headersTimeoutMs: {
+      type: 'integer',
+      minimum: 1,
+      default: 10_000,
+      help: 'for the headers of a request; 408 after it',
+    },
+    idleTimeoutMs: {
+      type: 'integer',
+      minimum: 1,
+      default: 5000,
+      help: 'a connection may wait for its next request',
+    },
     noPage: { type: 'boolean', help: 'no page at / on which people chat with the models' },
     logPrompts: { type: 'boolean', help: 'prompts and texts in the log' },
     json: { type: 'boolean', help: 'the log as JSON' },
@@ -83,9 +95,7 @@ export const serve = defineCommand({
         page: !values.noPage,
         logger: values.json ? jsonLogger(console) : plainLogger(console),
       });
-      // A client may take ten seconds for its headers, which Node.js would look at twice a minute; a body has a limit of its own in the handler.
-      const timeouts = { headersTimeout: 10_000, requestTimeout: 120_000, connectionsCheckingInterval: 2000 };
-      const server = createServer(timeouts, handler);
+      const server = createServer(timeoutsOf(values), handler);
       server.maxConnections = 1024;
       const url = await listen(server, values.host, values.port);
       if (values.json) printJson(console, { type: 'listening', url, model: model.directory });
@@ -103,6 +113,22 @@ export const serve = defineCommand({
     return console.signal.reason instanceof Interrupted ? 0 : undefined;
   },
 });
+
+/**
+ * How long a connection may take without being served. Node.js would look for late headers twice a minute; a body has a limit of its own in
+ * the handler, so that the time for a whole request is only the last resort.
+ */
+function timeoutsOf({
+  headersTimeoutMs,
+  idleTimeoutMs,
+}: Record<'headersTimeoutMs' | 'idleTimeoutMs', number>) {
+  return {
+    headersTimeout: headersTimeoutMs,
+    keepAliveTimeout: idleTimeoutMs,
+    requestTimeout: Math.max(120_000, headersTimeoutMs),
+    connectionsCheckingInterval: Math.min(2000, headersTimeoutMs),
+  };
+}
 
 const isLoopback = (host: string): boolean => /^(localhost|127\.|::1$)/.test(host);
 

@@ -1,5 +1,6 @@
 /** lora-native serve in this process: it answers, logs, and ends when it is told to. */
 import { rmSync, writeFileSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { Interrupted } from '../../lib/cli/command';
 import { answeringAdapter, answeringModel } from '../support/answering_model';
@@ -43,6 +44,34 @@ async function serving(...flags: string[]) {
     return ended;
   };
   return { url: await Promise.race([url, early]), stop };
+}
+
+/** Bytes on a connection, and what comes back. */
+class RawConnection {
+  received = '';
+  closed = false;
+  readonly ended: Promise<void>;
+  readonly #socket: Socket;
+
+  constructor(port: number, first: string) {
+    this.#socket = connect(port, '127.0.0.1', () => this.send(first));
+    this.#socket.setEncoding('utf8').on('data', (piece: string) => (this.received += piece));
+    this.#socket.on('error', () => undefined); // where it was cut while we wrote
+    this.ended = new Promise((resolve) => {
+      this.#socket.on('close', () => {
+        this.closed = true;
+        resolve();
+      });
+    });
+  }
+
+  send(bytes: string): void {
+    if (this.#socket.readyState === 'open') this.#socket.write(bytes);
+  }
+
+  leave(): void {
+    this.#socket.destroy();
+  }
 }
 
 const post = (url: string, body: object, headers: Record<string, string> = {}): Promise<Response> =>
@@ -109,6 +138,35 @@ test('keys of flags and of a file', async () => {
     statuses.push((await post(url, { ...hi, max_tokens: 1 }, { authorization: `Bearer ${key}` })).status);
   expect(statuses).toEqual([200, 200, 401]);
   await stop();
+});
+
+test('connections that send no headers, or slowly, or nothing after an answer are closed after their time, and others are served', async () => {
+  const hasty = await serving('--headers-timeout-ms', '4000', '--idle-timeout-ms', '100');
+  const patient = await serving('--headers-timeout-ms', '100000', '--idle-timeout-ms', '100000');
+  const bytes = ['', 'GET /health HTTP/1.1\r\nhost: x\r\n', 'GET /health HTTP/1.1\r\nhost: x\r\n\r\n'];
+  const open = (url: string) => bytes.map((first) => new RawConnection(Number(new URL(url).port), first));
+  const waiting = open(patient.url);
+  const closed = open(hasty.url);
+  const [silent, slow, idle] = closed as [RawConnection, RawConnection, RawConnection];
+  // Each line comes long before the time is over, and the end of the headers never.
+  const drops = setInterval(() => slow.send('x: y\r\n'), 20);
+  try {
+    await idle.ended;
+    // Its time is the shorter one, and longer where nobody has said so.
+    expect([silent.closed, slow.closed]).toEqual([false, false]);
+    await Promise.all(closed.map(({ ended }) => ended));
+    expect([silent.received, slow.received]).toEqual(
+      Array(2).fill(expect.stringMatching(/^HTTP\/1\.1 408 Request Timeout\r\nConnection: close\r\n/)),
+    );
+    expect(idle.received).toMatch(/^HTTP\/1\.1 200 OK\r\n[^]*"status":"ok"/);
+    expect(waiting.map(({ closed }) => closed)).toEqual([false, false, false]);
+    for (const { url } of [hasty, patient])
+      expect((await post(url, { ...hi, max_tokens: 1 })).status).toBe(200);
+  } finally {
+    clearInterval(drops);
+    for (const one of [...waiting, ...closed]) one.leave();
+    for (const { stop } of [hasty, patient]) expect((await stop()).status).toBe(0);
+  }
 });
 
 test.each<[string, () => string[], number, RegExp]>([
