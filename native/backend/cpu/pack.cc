@@ -90,19 +90,18 @@ void PackCodes(const uint8_t* src, size_t first, size_t rows, size_t k, size_t w
   }
 }
 
-// Packs one panel of blocks, of the outputs from `first` on.
+// Packs one panel of blocks, of the outputs from `first` on. Byte t of block b of output j becomes
+// byte (b·bytes + t)·width + j.
 void PackBlocks(const PackArgs& args, size_t first, size_t rows, size_t width, uint8_t* dst) {
   const BlockSize& block = TraitsOf(args.format).block;
   const size_t bytes = static_cast<size_t>(block.bytes);
   const size_t blocks = static_cast<size_t>(args.cols / block.values);
   const uint8_t* const src = args.src.as<uint8_t>() + first * blocks * bytes;
-  for (size_t b = 0; b < blocks; ++b) {
-    for (size_t j = 0; j < width; ++j, dst += bytes) {
-      if (j < rows) {
-        std::memcpy(dst, src + (j * blocks + b) * bytes, bytes);
-      } else {
-        std::memset(dst, 0, bytes);
-      }
+  for (size_t b = 0; b < blocks; ++b, dst += bytes * width) {
+    if (rows < width) std::memset(dst, 0, bytes * width);
+    for (size_t j = 0; j < rows; ++j) {
+      const uint8_t* const from = src + (j * blocks + b) * bytes;
+      for (size_t t = 0; t < bytes; ++t) dst[t * width + j] = from[t];
     }
   }
 }
@@ -144,12 +143,15 @@ void StoreValue(DType dtype, void* dst, size_t l, float value) {
   }
 }
 
-// dst [cols] of w.dtype ← a row of blocks that are `stride` bytes apart.
-void UnpackBlocks(const PackedView& w, const uint8_t* row, size_t stride, void* dst) {
+// dst [cols] of w.dtype ← output j of a panel of blocks.
+void UnpackBlocks(const PackedView& w, const uint8_t* panel, size_t j, void* dst) {
   const size_t per_block = static_cast<size_t>(TraitsOf(w.format).block.values);
+  const size_t bytes = static_cast<size_t>(TraitsOf(w.format).block.bytes);
   float values[kMostBlockValues];
-  for (size_t l = 0; l < static_cast<size_t>(w.cols); l += per_block, row += stride) {
-    DecodeGroups(w.format, row, stride, 0, per_block / kGroupValues, values);
+  uint8_t block[kMostBlockValues];
+  for (size_t l = 0; l < static_cast<size_t>(w.cols); l += per_block) {
+    CopyBlocksOf(panel, l / per_block, 1, bytes, j, PanelWidth(), block);
+    DecodeGroups(w.format, block, bytes, 0, per_block / kGroupValues, values);
     for (size_t i = 0; i < per_block; ++i) StoreValue(w.dtype, dst, l + i, values[i]);
   }
 }
@@ -164,8 +166,7 @@ void UnpackOutputs(const PackedView& w, size_t begin, size_t end, std::byte* dst
     const float* scales =
         source.scales ? source.scales + i / width * source.scale_stride + j : nullptr;
     if (HasBlocks(w.format)) {
-      const size_t bytes = static_cast<size_t>(TraitsOf(w.format).block.bytes);
-      UnpackBlocks(w, reinterpret_cast<const uint8_t*>(panel) + j * bytes, width * bytes, dst);
+      UnpackBlocks(w, reinterpret_cast<const uint8_t*>(panel), j, dst);
     } else if (w.format == WeightFormat::kI8Rows) {
       ForEachValue<uint8_t>(panel, j, width, k, [&](size_t l, uint8_t bits) {
         StoreValue(w.dtype, dst, l, static_cast<float>(static_cast<int8_t>(bits)) * *scales);

@@ -5,8 +5,9 @@
 // codes of W[i, 8e], …, of which byte b has those of W[i, 8e + b] (low bits) and W[i, 8e + 4 + b].
 // The end of k and the last panel are padded with zeros. The scales follow the panels: of each
 // panel [ScaleRows][PanelWidth()], of which one row serves ScaleGroup(k) values along k, or all of
-// them (int8 rows). Of a format with blocks, a panel is [blocks of a row][PanelWidth()] blocks as
-// they are in files, and nothing follows. Every kernel reads a panel from front to back.
+// them (int8 rows). Of a format with blocks, a panel is [blocks of a row][bytes of a
+// block][PanelWidth()] bytes, those of files with the outputs side by side, and nothing follows.
+// Every kernel reads a panel from front to back.
 #pragma once
 
 #include <cstddef>
@@ -34,6 +35,12 @@ inline size_t Elements(size_t k, WeightFormat format) {
 // Returns the bit at which code v of the 8 in an element begins. Neighbours along k are in
 // neighbouring bytes, so that one shuffle of bytes finds the values of both.
 constexpr int CodeShift(int v) { return v < 4 ? 8 * v : 8 * (v - 4) + 4; }
+// to [count·bytes] ← blocks [first, first + count) of output j of a panel, as they are in files.
+inline void CopyBlocksOf(const uint8_t* panel, size_t first, size_t count, size_t bytes, size_t j,
+                         size_t width, uint8_t* to) {
+  const uint8_t* const from = panel + first * bytes * width + j;
+  for (size_t t = 0; t < count * bytes; ++t) to[t] = from[t * width];
+}
 // Returns how many values along k certainly share a scale, where blocks go on from row to row.
 inline size_t ScaleGroup(size_t k) { return std::gcd(k, size_t{kBlockValues}); }
 inline size_t Panels(size_t n, size_t width) { return CeilDiv(n, width); }

@@ -89,21 +89,6 @@ HWY_INLINE VF Int8Value(VU quad, VF scale) {
   return hn::Mul(hn::ConvertTo(DF(), hn::ShiftRight<24>(top)), scale);
 }
 
-// Returns value kIndex of each pair of f16. The bits of exponent and mantissa in the place of those
-// of f32 are the value times 2⁻¹¹², subnormals of f16 among them; only the exponent of infinities
-// and NaNs is not that of f32.
-template <int kIndex>
-HWY_INLINE VF F16Value(VU pair) {
-  const DF df;
-  const DU du;
-  const VU upper = kIndex == 0 ? hn::ShiftLeft<16>(pair) : pair;
-  const VU magnitude = hn::ShiftRight<3>(hn::And(upper, hn::Set(du, 0x7fff0000u)));
-  const VU scaled = hn::BitCast(du, hn::Mul(hn::BitCast(df, magnitude), hn::Set(df, 0x1p112f)));
-  const auto finite = hn::Lt(magnitude, hn::Set(du, 0x0f800000u));
-  const VU value = hn::IfThenElse(finite, scaled, hn::Or(magnitude, hn::Set(du, 0x7f800000u)));
-  return hn::BitCast(df, hn::Or(value, hn::And(upper, hn::Set(du, 0x80000000u))));
-}
-
 template <int kIndex>
 using Place = std::integral_constant<int, kIndex>;
 
