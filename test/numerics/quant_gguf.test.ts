@@ -1,7 +1,9 @@
 /** GGUF's blocks on the devices of the CPU; cuda_emulated.test.ts has them on a GPU. */
+import { loraLinear } from '../../lib/ops/lora_linear';
 import { FrozenWeight, quantisedBytes } from '../../lib/tensor/frozen_weight';
-import { blockFormats, isBlockFormat } from '../../lib/tensor/block_formats';
-import { blockFormatCases, goldenBlocks } from '../support/block_format_cases';
+import { blockFormats, isBlockFormat, type BlockFormat } from '../../lib/tensor/block_formats';
+import { blockFormatCases, goldenBlocks, goldenShape, goldenValues } from '../support/block_format_cases';
+import { seeded } from '../support/numbers';
 import { describeWithData } from '../support/shared_data';
 
 describeWithData('quant-gguf', 'golden/quant-gguf', (dir) => {
@@ -12,8 +14,27 @@ describeWithData('quant-gguf', 'golden/quant-gguf', (dir) => {
     expect(Object.keys(blockFormats).sort()).toEqual(names.filter(isBlockFormat).sort());
   });
 
-  for (const device of ['cpu', 'reference'] as const)
-    blockFormatCases(dir, device, (title, body) => void test(title, body), [1, 3, 37]);
+  // Up to four rows are a decode step on the CPU, which multiplies codes.
+  blockFormatCases(dir, 'cpu', (title, body) => void test(title, body), [5, 37]);
+  blockFormatCases(dir, 'reference', (title, body) => void test(title, body), [1, 3, 37]);
+
+  test.each(Object.keys(blockFormats) as BlockFormat[])('%s in a decode step on the CPU', async (format) => {
+    const blocks = (await goldenBlocks(dir)).get(format)!;
+    const values = (await goldenValues(dir)).get(format)!;
+    const [out, inside] = goldenShape;
+    using kept = FrozenWeight.packQuantised(format, blocks, null, goldenShape, 'f32', 'cpu');
+    using x = seeded([3, inside], 1);
+    using y = loraLinear(x, { weight: kept });
+    const [given, found] = [await x.data(), await y.data()];
+    for (let at = 0; at < found.length; at++) {
+      const row = given.subarray(Math.floor(at / out) * inside).subarray(0, inside);
+      const weights = values.subarray((at % out) * inside).subarray(0, inside);
+      const sum = weights.reduce((all, w, i) => all + w * row[i]!, 0);
+      expect(Math.abs(found[at]! - sum)).toBeLessThanOrEqual(
+        1e-6 * Math.hypot(...row) * Math.hypot(...weights),
+      );
+    }
+  });
 });
 
 test('other bytes than whole blocks are refused', () => {

@@ -22,6 +22,7 @@ HWY_EXPORT(MultipliesTiles);
 HWY_EXPORT(MultiplyPanels);
 HWY_EXPORT(MultiplyRows);
 HWY_EXPORT(CopyElements);
+HWY_EXPORT(SumGroups);
 
 size_t PanelWidth() { return HWY_DYNAMIC_DISPATCH(PanelWidth)(); }
 
@@ -75,6 +76,11 @@ void MultiplyRows(const Product& product, size_t rows, Range panels,
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k,
                   Operands operands, uint32_t* dst, size_t dst_stride) {
   HWY_DYNAMIC_DISPATCH(CopyElements)(x, x_is_bf16, ldx, rows, k, operands, dst, dst_stride);
+}
+
+void SumGroups(const uint32_t* x, size_t x_stride, size_t rows, size_t groups, bool pairs,
+               float* sums) {
+  HWY_DYNAMIC_DISPATCH(SumGroups)(x, x_stride, rows, groups, pairs, sums);
 }
 
 Blocks::Blocks(size_t k, Operands operands)

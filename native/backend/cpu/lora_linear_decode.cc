@@ -13,6 +13,7 @@
 #include "backend/cpu/lora_linear.h"
 #include "backend/cpu/pack.h"
 #include "backend/cpu/panels.h"
+#include "core/maths/blocks.h"
 
 namespace lora::cpu {
 namespace {
@@ -50,9 +51,11 @@ struct DecodePlan {
   bool has_table = false;
   size_t block_elements = 0;  // of ProductScratch
   std::vector<DecodeBranch> branches;
-  uint32_t* x = nullptr;    // [m][elements], where x cannot be read in place
-  uint32_t* h = nullptr;    // a copy of h_size elements per thread, or one if they share it
-  float* h_sums = nullptr;  // per thread [kHiddenRows][largest r], of an h of pairs
+  uint32_t* x = nullptr;        // [m][elements], where x cannot be read in place
+  size_t groups = 0;            // of a row of x, where some W has blocks
+  float* group_sums = nullptr;  // [m][groups]
+  uint32_t* h = nullptr;        // a copy of h_size elements per thread, or one if they share it
+  float* h_sums = nullptr;      // per thread [kHiddenRows][largest r], of an h of pairs
   size_t h_sums_size = 0;
   size_t most_changes = 0;          // of a branch
   LowRankRows* low_rank = nullptr;  // per thread, of one branch
@@ -72,6 +75,8 @@ DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
       has_table(args.table) {
   operands = pairs ? Operands::kPairs : Operands::kF32;
   if (HasExpandedWeight(args)) block_elements = BlockElements(operands);
+  const auto has_blocks = [](const LoraBranch& b) { return HasBlocks(b.weight.format); };
+  if (std::ranges::any_of(args.branches, has_blocks)) groups = k / kGroupValues;
   shares_h = m > kFewRows;
   most_changes = has_table ? std::max<size_t>(m, 1) : 1;
   for (const LoraBranch& branch : args.branches) {
@@ -90,6 +95,7 @@ DecodePlan::DecodePlan(const LoraLinearForwardArgs& args)
 
 void DecodePlan::Take(Arena& arena, size_t threads) {
   if (pairs) x = arena.Take<uint32_t>(m * elements);
+  if (groups != 0) group_sums = arena.Take<float>(m * groups);
   product = ProductScratch::Take(arena, threads, m, true, block_elements);
   products = arena.Take<Product>(branches.size());
   low_rank = arena.Take<LowRankRows>(threads * most_changes);
@@ -197,7 +203,8 @@ Product ProductOf(const LoraLinearForwardArgs& args, const DecodePlan& plan, siz
                   const uint32_t* x) {
   const DecodeBranch& b = plan.branches[i];
   *b.pass = Pass();
-  b.pass->main = {x, plan.elements, PanelsOf(args.branches[i].weight), plan.elements};
+  b.pass->main = {x, plan.elements, PanelsOf(args.branches[i].weight), plan.elements,
+                  plan.group_sums};
   Product product;
   product.operands = plan.operands;
   product.passes = {b.pass, 1};
@@ -224,6 +231,7 @@ void Decode(const LoraLinearForwardArgs& args, DecodePlan plan, Scratch scratch,
     CopyElements(args.x.data, true, plan.k, plan.m, plan.k, plan.operands, plan.x, plan.elements);
     x = plan.x;
   }
+  SumGroups(x, plan.elements, plan.m, plan.groups, plan.pairs, plan.group_sums);
   size_t panels = 0;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const TensorView& bias = args.branches[i].bias;

@@ -31,6 +31,8 @@ struct Step {
   size_t x_stride = 0;
   PanelSource w;
   size_t elements = 0;  // 0: no step; at most kMaxPassElements unless w is read in place
+  // The sums of each kGroupValues values of x, by rows. MultiplyRows takes them where W has blocks.
+  const float* group_sums = nullptr;
 };
 
 // Steps whose products are summed in registers before memory is touched.
@@ -114,6 +116,11 @@ void MultiplyRows(const Product& product, size_t rows, Range panels,
 // f32 x is rounded to pairs. dst_stride is at least what a row takes.
 void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t k,
                   Operands operands, uint32_t* dst, size_t dst_stride);
+
+// sums [rows][groups] ← the sums of each kGroupValues values of x, whose rows have that many
+// groups.
+void SumGroups(const uint32_t* x, size_t x_stride, size_t rows, size_t groups, bool pairs,
+               float* sums);
 
 // Cuts a reduction over k into passes of nearly kPassElements, and says how copies of x for them
 // lie in memory: block b is [rows][stride].

@@ -256,10 +256,29 @@ void MultiplyRow(const Product& product, Range panels, std::span<const LowRankRo
   }
 }
 
+// The product of several rows by the codes of blocks.
+template <bool kPairs>
+void MultiplyRowsOfBlocks(const Product& product, size_t rows, Range panels,
+                          std::span<const LowRankRows> low, const ProductScratch& scratch) {
+  RowsTile t;
+  t.product = &product;
+  t.row = 0;
+  t.sums = scratch.sums;
+  for (size_t p = panels.begin; p < panels.end; ++p) {
+    BeginSums(product, rows, p, low, scratch.sums);
+    AddBlockRows<kPairs>(product.passes[0].main, rows, p, scratch.sums);
+    t.column = p * kPanelWidth;
+    FinishSums(t, rows);
+  }
+}
+
 template <bool kPairs>
 void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
                     std::span<const LowRankRows> low, const ProductScratch& scratch) {
   const Step& step = product.passes[0].main;
+  if (MultipliesCodes<kPairs>(step.w.format)) {
+    return MultiplyRowsOfBlocks<kPairs>(product, rows, panels, low, scratch);
+  }
   const size_t tiles = Tiles(rows);
   const bool streams = tiles == 1 && step.w.in_place();
   RowsTile t;

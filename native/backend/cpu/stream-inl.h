@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "backend/cpu/amx-inl.h"
+#include "backend/cpu/block_stream-inl.h"
 #include "backend/cpu/panel_reader-inl.h"
 #include "backend/cpu/panels.h"
 #include "backend/cpu/simd-inl.h"
@@ -140,7 +141,8 @@ HWY_NOINLINE void MultiplyStreams(const Streams& s) {
   }
 }
 
-// The same of panels of blocks, which are expanded in pieces of whole tiles.
+// The same of panels of blocks whose values are multiplied. They are expanded in pieces of whole
+// tiles.
 template <bool kPairs>
 HWY_NOINLINE void AddBlocks(const Step& step, size_t panel, size_t panels, float* sums) {
   constexpr size_t kPiece = 64;
@@ -203,6 +205,7 @@ template <bool kPairs>
 HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums,
                            uint32_t* block) {
   const PanelSource& w = step.w;
+  if (MultipliesCodes<kPairs>(w.format)) return AddBlockStreams<kPairs>(step, panel, panels, sums);
   if (HasBlocks(w.format)) return AddBlocks<kPairs>(step, panel, panels, sums);
   ForFormat<kPairs>(w.format, [&](auto format) HWY_ATTR {
     if constexpr (kPairs && format() == kCoded) {

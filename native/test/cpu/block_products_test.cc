@@ -1,7 +1,9 @@
 // Products of the CPU backend with matrices of blocks. Many rows multiply the values, to the bits
-// that they have in the dtype of the activations.
+// that they have in the dtype of the activations. A decode step multiplies the codes of the formats
+// that block_lanes-inl.h knows.
 #include <doctest/doctest.h>
 
+#include <cmath>
 #include <functional>
 #include <vector>
 
@@ -40,6 +42,12 @@ Tensor Product(const Tensor& x, const FrozenWeight& weight, LinearPhase phase, C
   return y;
 }
 
+Tensor RowsOf(const Tensor& x, int64_t first, int64_t count) {
+  Tensor rows(x.dtype(), {count, x.shape()[1]});
+  for (int64_t i = 0; i < rows.numel(); ++i) rows.Set(i, x.at(first * x.shape()[1] + i));
+  return rows;
+}
+
 TEST_CASE("cpu blocks: many rows have the bits of the values, in every format") {
   cpu::CpuContext context(2);
   ForEachBlockFormat([&](const Kept& kept) {
@@ -54,6 +62,66 @@ TEST_CASE("cpu blocks: many rows have the bits of the values, in every format") 
                         Product(x, floats, LinearPhase::kPrefill, context));
       });
     }
+  });
+}
+
+// What y may differ from Σ x·w by: 10⁻⁶ of ‖x‖·‖w‖, its own rounding, and that of values.
+double BoundOf(const Kept& kept, double x_norm, double w_norm, double y) {
+  const double rounding = kept.activations == DType::kBF16 ? 0x1p-8 : 0;
+  return (1e-6 + (MultipliesCodes(kept) ? 0 : rounding)) * x_norm * w_norm + rounding * std::abs(y);
+}
+
+TEST_CASE("cpu blocks: a decode step is Σ x·w of the values within 1e-6 of the norms") {
+  cpu::CpuContext context(2);
+  ForEachBlockFormat([&](const Kept& kept) {
+    const int64_t k = RoundUp(int64_t{1500}, TraitsOf(kept.format).block.values), n = 71;
+    const KeptMatrix m(kept, n, k, 11);
+    const Tensor x = Normal(kept.activations, {9, k}, 5);
+    const auto* const blocks = m.stored.view().as<uint8_t>();
+    ForEachSimdTarget([&] {
+      const FrozenWeight weight(CpuBackend(), m.args, kept.activations, context);
+      for (const int64_t rows : {1, 2, 9}) {
+        const Tensor y = Product(RowsOf(x, 0, rows), weight, LinearPhase::kDecode, context);
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < rows; ++i) {
+          for (int64_t j = 0; j < n; ++j) {
+            double sum = 0, x_norm = 0, w_norm = 0;
+            for (int64_t l = 0; l < k; ++l) {
+              const double w = BlockValue(kept.format, blocks, j * k + l), a = x.at(i * k + l);
+              sum += w * a;
+              x_norm += a * a;
+              w_norm += w * w;
+            }
+            const double bound = BoundOf(kept, std::sqrt(x_norm), std::sqrt(w_norm), sum);
+            wrong += !(std::abs(y.at(i * n + j) - sum) <= bound);
+          }
+        }
+        CAPTURE(rows);
+        CHECK(wrong == 0);
+      }
+    });
+  });
+}
+
+// One row is multiplied by four panels, two or one at a time, several by one panel in tiles.
+TEST_CASE("cpu blocks: the bits of a row of a decode step do not depend on other rows") {
+  constexpr int64_t kRows = 14;
+  cpu::CpuContext one(1), two(2);
+  ForEachBlockFormat([&](const Kept& kept) {
+    const int64_t k = RoundUp(int64_t{300}, TraitsOf(kept.format).block.values);
+    const KeptMatrix m(kept, 475, k, 13);
+    const Tensor x = Normal(kept.activations, {kRows, k}, 5);
+    ForEachSimdTarget([&] {
+      const FrozenWeight weight(CpuBackend(), m.args, kept.activations, one);
+      const Tensor all = Product(x, weight, LinearPhase::kDecode, two);
+      for (const auto& [first, count] :
+           {std::pair<int64_t, int64_t>{0, 1}, {13, 1}, {3, 2}, {5, 7}}) {
+        CAPTURE(first);
+        const Tensor some =
+            Product(RowsOf(x, first, count), weight, LinearPhase::kDecode, count == 2 ? two : one);
+        CHECK_IDENTICAL(some, RowsOf(all, first, count));
+      }
+    });
   });
 }
 

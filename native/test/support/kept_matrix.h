@@ -16,6 +16,10 @@ struct Kept {
   WeightFormat format;
   DType activations;
 };
+// Tells whether a decode step of the tested backend multiplies the codes of blocks and scales their
+// sums. Otherwise it multiplies the values, whose bits it then gives.
+bool MultipliesCodes(const Kept& kept);
+
 // Returns where the scales of a block lie, which are f16.
 inline std::vector<size_t> HalvesOf(WeightFormat format) {
   switch (format) {

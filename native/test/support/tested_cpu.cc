@@ -4,6 +4,8 @@
 
 #include "backend/cpu/context.h"
 #include "backend/cpu/lora_linear.h"
+#include "backend/cpu/panels.h"
+#include "test/support/kept_matrix.h"
 #include "test/support/simd_targets.h"
 #include "test/support/tested.h"
 
@@ -41,6 +43,24 @@ const TestedBackend& Tested() {
       false,
       cpu::kFewRows};
   return tested;
+}
+
+bool MultipliesCodes(const Kept& kept) {
+  // Tile registers multiply values.
+  if (kept.activations == DType::kBF16 && cpu::MultipliesTiles()) return false;
+  switch (kept.format) {
+    case WeightFormat::kQ4_0:
+    case WeightFormat::kQ4_1:
+    case WeightFormat::kQ5_0:
+    case WeightFormat::kQ5_1:
+    case WeightFormat::kQ8_0:
+    case WeightFormat::kQ4_K:
+    case WeightFormat::kQ5_K:
+    case WeightFormat::kQ6_K:
+      return true;
+    default:
+      return false;
+  }
 }
 
 bool MultipliesHalves(int64_t k) {

@@ -1,3 +1,4 @@
+#include "test/support/kept_matrix.h"
 #include "test/support/schedules.h"
 #include "test/support/tested.h"
 
@@ -29,6 +30,8 @@ const TestedBackend& Tested() {
       true,           16};
   return tested;
 }
+
+bool MultipliesCodes(const Kept&) { return false; }
 
 bool MultipliesHalves(int64_t) { return Tested().tensor_cores; }
 
