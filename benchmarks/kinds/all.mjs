@@ -4,6 +4,7 @@ import { findModel } from '../models.mjs';
 import { runCublas } from '../providers/cublas.mjs';
 import { runAttention } from './attention.mjs';
 import { runGeneration } from './generation.mjs';
+import { runGguf } from './gguf.mjs';
 import { runLayers } from './lora_linear.mjs';
 import { runLoading } from './loading.mjs';
 import { overheadCases, runOverhead } from './overhead.mjs';
@@ -36,6 +37,7 @@ const ids = {
   training_step: ({ model, dtype, batch, length, beside }) =>
     `${model} ${dtype} ${batch}×${length}${beside ? ' beside a busy loop' : ''}`,
   generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
+  gguf: ({ model, format }) => `${model} gguf ${format}`,
   serving: ({ model, dtype }) => `${model} ${dtype}`,
   serving_http: ({ model, dtype }) => `${model} ${dtype} over HTTP`,
   loading: ({ model, dtype }) => `${model} ${dtype}`,
@@ -44,6 +46,7 @@ const runs = {
   attention: runAttention,
   training_step: withModel(runTrainingStep),
   generation: withModel(runGeneration),
+  gguf: withModel(runGguf),
   serving: withModel(runServing),
   serving_http: withModel(runServingHttp),
   loading: withModel(runLoading),
@@ -70,6 +73,7 @@ export function allCases(definitions) {
   return [
     ...of('training_step'),
     ...of('generation'),
+    ...of('gguf'),
     ...of('serving'),
     ...of('serving_http'),
     ...of('loading'),

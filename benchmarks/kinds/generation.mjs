@@ -8,7 +8,7 @@ import { median, rivalOf, shareOfCeiling, spread } from '../stats.mjs';
 import { inTurns, processes, startOurs, stopAll } from './whole_model.mjs';
 
 /** Ids of a prompt; of another one in each round, since the engine knows the beginnings that it has read. */
-const prompt = (length, vocabulary, round) =>
+export const promptOf = (length, vocabulary, round) =>
   Array.from({ length }, (_, i) => (i === 0 ? 17 * round : i * 7919) % vocabulary);
 
 async function startPrefill(testCase, bench, workers) {
@@ -31,9 +31,9 @@ export async function runGeneration(testCase, bench) {
     const decode = what === 'decode';
     if (!decode) await startPrefill(testCase, bench, workers);
     const { vocabSize, kvWidth } = ours.info;
-    const request = (_, round) => ({ ids: prompt(length, vocabSize, decode ? 0 : round + 1), tokens });
+    const request = (_, round) => ({ ids: promptOf(length, vocabSize, decode ? 0 : round + 1), tokens });
     // Takes the memory, and reads the prompt of decode; a prefill is timed with prompts that are new.
-    const warmUp = { ids: prompt(length, vocabSize, 0), tokens };
+    const warmUp = { ids: promptOf(length, vocabSize, 0), tokens };
     for (const worker of workers.values()) await worker.ask(warmUp);
     const ceiling = decode ? bench.ceilings.of('read') : undefined;
     const { answers, ceilings } = await inTurns(workers, request, bench.stepSettings, ceiling);

@@ -1,13 +1,12 @@
 // Streams of `lora-native serve` over HTTP against those of node-llama-cpp in its own process, on the same weights in bf16. It is no
 // dependency: where NODE_PATH names a folder with it, it is a rival.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { convertModel } from 'lora-native';
-import { rivalEnvironment, Worker } from '../providers/worker.mjs';
+import { startLlamaCpp } from '../providers/llama_cpp.mjs';
 import { ratio, rivalOf, spread } from '../stats.mjs';
-import { inTurns, processes, startOurs, stopAll } from './whole_model.mjs';
+import { inTurns, startOurs, stopAll } from './whole_model.mjs';
 
 const most = 16;
 const runs = {
@@ -17,21 +16,11 @@ const runs = {
   newcomer: { streams: 8, newcomer: 8 },
 };
 
-/** Starts node-llama-cpp on the model as a GGUF file, which is written into `folder`. @throws where it is not installed, with what to do. */
-async function startLlamaCpp({ model, ...settings }, folder) {
-  let library;
-  try {
-    library = createRequire(import.meta.url).resolve('node-llama-cpp');
-  } catch {
-    throw new Error(
-      'it is not installed: npm install --prefix FOLDER node-llama-cpp, NODE_PATH=FOLDER/node_modules',
-    );
-  }
+/** Starts node-llama-cpp on the model as a GGUF file, which is written into `folder`. */
+async function startOnFile({ model, ...settings }, folder) {
   const file = join(folder, 'model.gguf');
   await convertModel(model, file, { format: 'bf16' });
-  const given = JSON.stringify({ ...settings, library, model: file, most });
-  const command = [join(processes, 'serve_llama_cpp.mjs'), given];
-  return Worker.start('node-llama-cpp', process.execPath, command, rivalEnvironment(settings.threads));
+  return startLlamaCpp('serve_llama_cpp.mjs', { ...settings, model: file, most });
 }
 
 export async function runServingHttp(testCase, bench) {
@@ -44,7 +33,7 @@ export async function runServingHttp(testCase, bench) {
     servers.set('ours', await startOurs('serve_http.mjs', settings));
     try {
       if (bench.noRivals) throw new Error(bench.noRivals);
-      servers.set('node-llama-cpp', await startLlamaCpp(settings, folder));
+      servers.set('node-llama-cpp', await startOnFile(settings, folder));
     } catch (error) {
       bench.leaveOut(`${id}: node-llama-cpp`, error.message);
     }

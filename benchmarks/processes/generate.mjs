@@ -10,7 +10,9 @@ const { vocabSize, numHiddenLayers, numKeyValueHeads, headDim } = model.config;
 await serve({ vocabSize, kvWidth: numHiddenLayers * 2 * numKeyValueHeads * headDim }, async (request) => {
   const { ids, tokens } = request;
   const wanted = { maxNewTokens: tokens, ignoreEos: true, temperature: 0 };
+  const before = process.cpuUsage();
   const result = await model.generate(ids, wanted);
+  const userMs = process.cpuUsage(before).user / 1000;
   const { firstTokenMs, totalMs, queuedMs } = result.timings;
-  return { prefillMs: firstTokenMs - queuedMs, decodeMs: totalMs - firstTokenMs, ids: result.ids };
+  return { prefillMs: firstTokenMs - queuedMs, decodeMs: totalMs - firstTokenMs, userMs, ids: result.ids };
 });

@@ -1,21 +1,13 @@
 // Sequences of one context of node-llama-cpp that write at the same time, in this process:
 //   serve_llama_cpp.mjs '{"library": PATH, "model": FILE.gguf, "threads": 2, "most": 16, "vocabulary": 49152}'
 // A line asks for { streams, tokens, newcomer } as serve_many.mjs has them.
-import { readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { pathToFileURL } from 'node:url';
+import { openLlamaCpp } from './llama_cpp.mjs';
 import { serve } from './serve.mjs';
 import { promptsOf, writeTogether } from './streams.mjs';
 
-const { library, model: modelPath, threads, most, vocabulary } = JSON.parse(process.argv[2]);
-const { getLlama } = await import(pathToFileURL(library).href);
-const quiet = { logLevel: 'error', progressLogs: false };
-const llama = await getLlama({ gpu: false, build: 'never', maxThreads: threads, ...quiet });
-const model = await llama.loadModel({ modelPath });
-const context = await model.createContext({
-  ...{ sequences: most + 1, contextSize: 256, batchSize: 512 },
-  threads: { ideal: threads, min: threads },
-});
+const settings = JSON.parse(process.argv[2]);
+const { most, vocabulary } = settings;
+const { context, version } = await openLlamaCpp(settings, { sequences: most + 1, contextSize: 256 });
 const sequences = Array.from({ length: most + 1 }, () => context.getSequence());
 const newPrompt = promptsOf(vocabulary);
 
@@ -30,7 +22,6 @@ async function write(sequence, prompt, tokens, seen) {
   throw new Error(`expected ${tokens} tokens but received ${count}`);
 }
 
-const { version } = JSON.parse(readFileSync(join(dirname(library), '../package.json'), 'utf8'));
 await serve({ version }, ({ streams, tokens, newcomer = 0 }) => {
   const arrive = async () => {
     const began = performance.now();

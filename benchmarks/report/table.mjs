@@ -8,6 +8,7 @@ const headings = {
   overhead: 'what a call of the public API costs beyond its arithmetic',
   training_step: 'a training step of a whole model, r = 16 on all linear layers',
   generation: 'reading a prompt (prefill) and writing (decode)',
+  gguf: 'the same with a model in blocks of GGUF, and node-llama-cpp on the same file',
   serving: 'streams that write at the same time, and a prompt of 64 tokens that arrives while 8 write',
   serving_http: 'the same streams through lora-native serve; rivals in their own process',
   loading: 'loading a model',
@@ -23,6 +24,7 @@ export function line(row) {
     facts.push(`${percent(share)} of ${row.share.of === 'read' ? 'read' : `${row.share.of} FMA`}`);
   const atWork = row.jsAtWork ? `, ${percent(row.jsAtWork.median)} at work` : '';
   if (row.js) facts.push(`JavaScript ${percent(row.js.median)}${atWork}`);
+  if (row.userOfRival) facts.push(`${digits(row.userOfRival.median)} of its user CPU time`);
   if (row.ofFile) facts.push(`${digits(row.ofFile.median)} × the file beyond Node`);
   if (row.cost) facts.push(`LoRA ×${digits(row.cost.fused)} (least ${digits(row.cost.least)})`);
   if (row.ofOne) facts.push(`×${digits(row.ofOne)} of one stream`);
