@@ -111,7 +111,7 @@ test('every variant is measured, as a Trainer and an evaluation of one’s own m
   );
   expect(JSON.parse(readFileSync(file, 'utf8'))).toEqual(JSON.parse(JSON.stringify(comparison)));
   expect(readFileSync(report, 'utf8')).toContain('<h1>Methods compared on ');
-  expect(memoryUsage().tensors).toBe(before);
+  expect(memoryUsage().tensors).toBeLessThanOrEqual(before); // less where an earlier file of tests left some
 });
 
 test('a method has the axes that mean something for it, and files of its own', async () => {
