@@ -80,6 +80,10 @@ using VU8 = hn::Vec<DU8>;
 // their upper ones. Tables o of a vector are those of lane o of each block of 128 bits, which they
 // fill, so that one shuffle of bytes finds 16 values in each block.
 struct RoundedCodes {
+  // A constructor that the compiler makes has not the attributes of the target, which vectors need
+  // on ARM.
+  RoundedCodes() {}
+
   VU8 lower[4], upper[4];
 };
 
