@@ -67,7 +67,7 @@ test('nothing is left when the graph is dropped, or backward has run', async () 
     p.grad!.dispose();
     p.grad = null;
   }
-  expect(memoryUsage().tensors).toBeLessThanOrEqual(before.tensors); // less where an earlier file of tests left some
+  expect(memoryUsage().tensors).toBe(before.tensors);
 });
 
 test('a step between forward and backward is noticed', async () => {
