@@ -90,11 +90,9 @@ template <bool kPairs>
 HWY_NOINLINE void ExpandRows(WeightFormat format, const uint8_t* HWY_RESTRICT panel, size_t first,
                              size_t count, uint32_t* HWY_RESTRICT dst) {
   constexpr size_t kPer = kPairs ? 2 : 1, kRows = 4, kValues = 64, kRow = kValues + kGroupValues;
-  // A piece of kRow values lies in at most four blocks of 32, or in two of 256.
-  constexpr size_t kMostBytes = 512;
   HWY_ALIGN float values[kRows][kRow];
   HWY_ALIGN hwy::bfloat16_t rounded[kRows][kRow];
-  uint8_t blocks[kMostBytes];
+  uint8_t blocks[4 * kMostBlockBytes];  // a piece lies in at most four of 32 values, or two of 256
   const BlockSize& size = TraitsOf(format).block;
   const size_t bytes = static_cast<size_t>(size.bytes);
   const size_t per_block = static_cast<size_t>(size.values) / kGroupValues;

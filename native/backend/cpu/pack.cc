@@ -148,7 +148,7 @@ void UnpackBlocks(const PackedView& w, const uint8_t* panel, size_t j, void* dst
   const size_t per_block = static_cast<size_t>(TraitsOf(w.format).block.values);
   const size_t bytes = static_cast<size_t>(TraitsOf(w.format).block.bytes);
   float values[kMostBlockValues];
-  uint8_t block[kMostBlockValues];
+  uint8_t block[kMostBlockBytes];
   for (size_t l = 0; l < static_cast<size_t>(w.cols); l += per_block) {
     CopyBlocksOf(panel, l / per_block, 1, bytes, j, PanelWidth(), block);
     DecodeGroups(w.format, block, bytes, 0, per_block / kGroupValues, values);

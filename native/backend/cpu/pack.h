@@ -10,6 +10,7 @@
 // Every kernel reads a panel from front to back.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
@@ -35,6 +36,14 @@ inline size_t Elements(size_t k, WeightFormat format) {
 // Returns the bit at which code v of the 8 in an element begins. Neighbours along k are in
 // neighbouring bytes, so that one shuffle of bytes finds the values of both.
 constexpr int CodeShift(int v) { return v < 4 ? 8 * v : 8 * (v - 4) + 4; }
+// The bytes of the largest block of any format.
+constexpr size_t kMostBlockBytes = [] {
+  int64_t most = 0;
+  for (auto i = static_cast<int>(kFirstBlocks); i <= static_cast<int>(kLastBlocks); ++i) {
+    most = std::max(most, TraitsOf(static_cast<WeightFormat>(i)).block.bytes);
+  }
+  return static_cast<size_t>(most);
+}();
 // to [count·bytes] ← blocks [first, first + count) of output j of a panel, as they are in files.
 inline void CopyBlocksOf(const uint8_t* panel, size_t first, size_t count, size_t bytes, size_t j,
                          size_t width, uint8_t* to) {
