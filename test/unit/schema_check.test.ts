@@ -54,10 +54,11 @@ const schemas = fc.letrec<{ schema: Record<string, unknown> | boolean; object: R
   },
 ).object;
 
-// Ajv takes multiples of 1 from 10²¹ on, which JavaScript writes with an exponent, for none.
+// Ajv takes multiples of 1 from 10²¹ on, which JavaScript writes with an exponent, for none, and compares objects by what their
+// properties `constructor`, `toString` and `valueOf` are, so that {"toString": ""} makes it throw.
 const values = fc
   .jsonValue({ maxDepth: 2 })
-  .filter((value) => !/\de\+/.test(JSON.stringify(value)))
+  .filter((value) => !/\de\+|"(?:constructor|toString|valueOf)":/.test(JSON.stringify(value)))
   .map((value) => JSON.parse(JSON.stringify(value)) as unknown);
 const shortValues = fc.oneof(
   values,
@@ -100,6 +101,19 @@ test('a value is valid where Ajv says so', () => {
     { numRuns: 400 },
   );
   expect(Math.min(seen.valid, seen.invalid)).toBeGreaterThan(300);
+});
+
+test('names of Object.prototype are names like others', () => {
+  const check = schemaCheck({ enum: [{}, null, { toString: '' }, { constructor: [], valueOf: 1 }] });
+  const values = ['{}', 'null', '{"toString": ""}', '{"constructor": [], "valueOf": 1}'];
+  expect(values.map((text) => isValidJson(text, check))).toEqual([true, true, true, true]);
+  const others = [
+    '{"toString": "a"}',
+    '{"valueOf": 1}',
+    '{"constructor": {}, "valueOf": 1}',
+    '{"__proto__": null}',
+  ];
+  expect(others.map((text) => isValidJson(text, check))).toEqual([false, false, false, false]);
 });
 
 test('a text is valid where it is JSON, and nothing else, that is', () => {
