@@ -229,7 +229,7 @@ describe('conversations of many turns, by prefixes', () => {
     ],
   ])('%s: the work is in proportion to the text', (_, source) => {
     const render = ChatTemplate.from(source, undefined, {})!;
-    for (const count of [1000, 1001]) {
+    for (const count of [200, 201]) {
       const messages = [{ role: 'user', content: 'First.' }, turn(1), ...long(count)];
       let turns: Turns | undefined;
       const work = written(() => (turns = render.turns(messages)));

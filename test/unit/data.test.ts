@@ -206,14 +206,14 @@ describe('Random', () => {
 });
 
 describe('many examples in memory leave the event loop its turns', () => {
-  const many = Array.from({ length: 40_000 }, (_, i) => ({ inputIds: [i % 7, 1, 2] }));
+  const many = Array.from({ length: 10_000 }, (_, i) => ({ inputIds: [i % 7, 1, 2] }));
   const stream = function* (): Generator<Example> {
     yield* many;
   };
   test.each<[string, BatchesOptions, () => DataSource]>([
     ['in order', {}, () => many],
     ['shuffled', { shuffle: true }, () => many],
-    ['shuffled in a window', { shuffle: true, shuffleWindow: 30_000 }, () => stream()],
+    ['shuffled in a window', { shuffle: true, shuffleWindow: 7500 }, () => stream()],
     ['packed', { packing: true, packLength: 12 }, () => many],
     ['grouped by length', { groupByLength: true, shuffle: true }, () => many],
   ])('%s, and an abort is heard at once', async (_, options, source) => {
@@ -224,7 +224,7 @@ describe('many examples in memory leave the event loop its turns', () => {
       return rows;
     };
     const { pauses, result } = await pausesOf(() => read());
-    expect(result).toBeGreaterThanOrEqual(10_000);
+    expect(result).toBeGreaterThanOrEqual(2500);
     expect(pauses).toBeGreaterThan(5);
     const stop = new AbortController();
     const reason = new Error('enough');
