@@ -7,6 +7,7 @@ import type { FrozenWeight } from '../tensor/frozen_weight';
 import { alias, type CrossEntropyOptions, handleOf, type Labels, Tensor, wrap } from '../tensor/tensor';
 import { checkOneOf, checkOptions, numelOf } from '../validate';
 import { checkDims, checkFloat } from '../tensor/arguments';
+import { gradientMade } from '../tensor/gradient_memory';
 import { rawBinary, rawFilled, rawMatmul, rawView } from '../tensor/raw';
 import { temporaries, track } from '../tensor/scope';
 
@@ -100,7 +101,7 @@ function matrixGradient(
       part.dispose();
     }
   }
-  return sum ?? rawFilled([vocab, cols], 0, 'f32', device);
+  return gradientMade(sum ?? rawFilled([vocab, cols], 0, 'f32', device));
 }
 
 /**

@@ -4,6 +4,7 @@ import type { Tensor } from '../tensor/tensor';
 import { check, numelOf, shapeText } from '../validate';
 import { broadcastShapes, checkFloat, checkSameDevice, promote } from '../tensor/arguments';
 import { cast } from './cast';
+import { gradientMade } from '../tensor/gradient_memory';
 import { rawMatmul, rawView, reduceTo, sameShape } from '../tensor/raw';
 
 /** x [.., m, k], w [n, k] of one dtype → y = x·wᵀ [.., m, n];  dx = g·w, dw = gᵀ·x over all rows, in f32. Copies nothing. */
@@ -21,7 +22,7 @@ export function matmulTransposed(x: Tensor, w: Tensor): Tensor {
     const grad = rawView(g!, 0, [rows, n]);
     return [
       wantX ? rawView(rawMatmul(grad, keptW!, false, false, dtype, [rows, k]), 0, shape) : null,
-      wantW ? rawMatmul(grad, rawView(keptX!, 0, [rows, k]), true, false, 'f32', [n, k]) : null,
+      wantW ? gradientMade(rawMatmul(grad, rawView(keptX!, 0, [rows, k]), true, false, 'f32', [n, k])) : null,
     ];
   });
   y.dispose();

@@ -4,6 +4,7 @@ import type { NativeGuard, NativeSegment, NativeTensor } from '../native/binding
 import { alreadyReported, binding, entry } from '../native/calls';
 import { nativeDevice } from '../native/device';
 import { LoRAError } from '../errors';
+import { gradientsFreed } from '../tensor/gradient_memory';
 import { rawFilled, rawView } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import { checkSaved, prepare, restore, settle, type StateDict, type StateValue } from '../tensor/state';
@@ -264,10 +265,13 @@ export abstract class Optimizer<S extends Settings = Settings> {
   /** Frees the gradients, and clears a failed update that the program has been told of. */
   zeroGrad(): void {
     this.#check('zeroGrad');
+    let freed = 0;
     for (const { param } of this.#slots()) {
+      if (param.grad) freed += param.numel;
       param.grad?.dispose();
       param.grad = null;
     }
+    gradientsFreed(this.#groups[0]!.slots[0]!.param.device, freed);
     // A failure that was not reported yet stays; else a loop of step() and zeroGrad() would lose updates silently.
     if (alreadyReported(() => binding().checkGuard(this.handle))) binding().clearGuard(this.handle);
   }

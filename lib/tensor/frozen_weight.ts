@@ -100,7 +100,10 @@ export class FrozenWeight {
 
   /** Makes a master of its values, row-major [rows, cols], in f32 or in `dtype`; ops read them rounded to that until freeze(). */
   train(name: string, kept: DType = 'f32'): Parameter {
-    const values = computed(() => rawCast(this.unpack(), kept));
+    const values = computed(() => {
+      const own = this.unpack();
+      return own.dtype === kept ? own : rawCast(own, kept);
+    });
     this.#master = adoptParameter(values, name);
     this.#packed = 0;
     return this.#master;
