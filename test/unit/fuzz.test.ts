@@ -11,6 +11,7 @@ import { runPlan } from '../fuzz/binding/plan';
 import { binding, planOf } from '../fuzz/binding/target';
 import { Kinds } from '../fuzz/kinds';
 import { Dice } from '../fuzz/random';
+import { bytes } from '../fuzz/seeds';
 import { freshFolder, targets } from '../fuzz/targets';
 import { cpuMilliseconds } from '../support/gaps';
 import { temporaryFolder } from '../support/temporary';
@@ -54,6 +55,18 @@ describe('calls of the native binding', () => {
     expect(refusals.filter((refusal) => !(refusal instanceof LoRAError))).toEqual([]);
     const most = binding.neverAccepted!.includes(fn) ? count : count / 2;
     expect(refusals.length).toBeLessThanOrEqual(most);
+  });
+
+  test.each(['adamw', 'adamw8bit', 'sgd', 'lion'])('%s accepts parameters of bf16 too', async (fn) => {
+    const kinds = new Kinds();
+    for (let index = 0; index < 24; index++) {
+      const plan = planOf(new Dice(13, index, fn), fn, 0);
+      const refusal = await checkRun(() => runPlan(plan), 0);
+      kinds.count(binding.kindOf!(bytes(JSON.stringify(plan))), refusal !== undefined);
+    }
+    const counts = kinds.counts();
+    expect(Object.keys(counts)).toEqual([fn, `${fn} of bf16`]);
+    for (const { inputs, refused } of Object.values(counts)) expect(inputs - refused).toBeGreaterThan(3);
   });
 });
 

@@ -1,7 +1,7 @@
 /** Calls that ops accept: operands of the dtypes and shapes that native/core/ops describes. */
 import type { BinaryKind, LinearPhase, NativeBinding, UnaryKind } from '../../../lib/native/binding';
 import { deltaTable, device, guard, storedDtypes, type Builder, type Draw } from './draw';
-import type { Spec, SpecObject } from './plan';
+import { isSpec, type Spec, type SpecObject } from './plan';
 
 const binaryKinds: readonly BinaryKind[] = ['add', 'sub', 'mul', 'div'];
 const unaryKinds: readonly UnaryKind[] = ['copy', 'scale', 'square', 'sqrt', 'relu', 'gelu', 'silu'];
@@ -134,11 +134,32 @@ function labels(d: Draw, shape: number[], vocab: number): SpecObject {
 }
 
 function segments(d: Draw, states: (size: number) => SpecObject): Spec[] {
+  const rounds = d.flag();
   return Array.from({ length: 1 + d.dice.below(3) }, () => {
     const size = d.dice.once(8) ? 300 : d.size();
-    return { param: d.f32(size), grad: d.f32(size), ...states(size) };
+    const rounded = rounds && !d.dice.once(4); // f32 and bf16 may meet in a call
+    return {
+      param: d.tensor(rounded ? 'bf16' : 'f32', [size]),
+      grad: d.f32(size),
+      ...states(size),
+      ...(rounded && { rounding: rounding(d) }),
+    };
   });
 }
+/** The counters of random bits, also where they are as large as they may be. */
+function rounding(d: Draw): SpecObject {
+  const most = 2 ** 32 - 1;
+  const { dice } = d;
+  return {
+    seed: dice.pick([0, 7, 2 ** 53 - 1]),
+    parameter: dice.pick([0, 1, most]),
+    step: dice.pick([1, 2, most]),
+  };
+}
+/** Whether a call updates a parameter of bf16, whose new values it rounds stochastically. */
+export const roundsUpdates = ([list]: readonly Spec[]): boolean =>
+  Array.isArray(list) && list.some((segment) => isSpec(segment) && isSpec(segment['rounding']));
+
 const rates = { lr: 0.1, beta1: 0.9, beta2: 0.99, weightDecay: 0.1 };
 
 const unary = (d: Draw): string => d.dice.pick(unaryKinds);

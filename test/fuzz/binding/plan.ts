@@ -55,7 +55,7 @@ function lockable(): string {
 }
 
 const product = (shape: readonly number[]): number => shape.reduce((all, dim) => all * dim, 1);
-const isSpec = (value: Spec | undefined): value is SpecObject =>
+export const isSpec = (value: Spec | undefined): value is SpecObject =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
 
 /** The bytes of a tensor: uniform in [low, high) by its seed, with `set` in single places. */

@@ -4,7 +4,7 @@ import { bytes, text } from '../seeds';
 import type { Target } from '../target';
 import { builders, validCall } from './calls';
 import { damage } from './damage';
-import { ops } from './op_calls';
+import { ops, roundsUpdates } from './op_calls';
 import { runPlan, type Plan } from './plan';
 
 const names = Object.keys(builders);
@@ -30,6 +30,9 @@ const read = (input: Uint8Array): Plan => JSON.parse(text(input)) as Plan;
 export const binding: Target = {
   make: (dice) => bytes(JSON.stringify(planOf(dice, dice.pick(names), dice.pick([0, 1, 1, 2])))),
   run: (input) => runPlan(read(input)),
-  kindOf: (input) => read(input).fn,
+  kindOf: (input) => {
+    const { fn, args } = read(input);
+    return roundsUpdates(args) ? `${fn} of bf16` : fn;
+  },
   neverAccepted: ['requireF16'], // neither device takes activations in f16
 };
