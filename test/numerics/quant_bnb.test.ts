@@ -129,3 +129,14 @@ describeWithData('quant-bnb', 'golden/quant-bnb', (dir) => {
     }
   });
 });
+
+test('of two codes of the second quantisation that are as near, the lower one', async () => {
+  // Their mean is 0 and the largest one 1, so that each is looked up as it is.
+  const middles = nestedMap
+    .subarray(1)
+    .map((value, i) => Math.fround(Math.fround(value + nestedMap[i]!) / 2));
+  for (const [i, middle] of middles.entries()) {
+    const { codes, offset } = await nest(Float32Array.of(1, -1, middle, -middle));
+    expect([offset, codes[2]]).toEqual([0, i]);
+  }
+});

@@ -21,6 +21,7 @@ async function allows(schema: JsonSchema, text: string): Promise<boolean> {
   return ends;
 }
 
+const many = <T>(count: number, of: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => of(i));
 const anyOf = (...schemas: object[]): JsonSchema => ({ anyOf: schemas });
 const string = (length: number): string => JSON.stringify('x'.repeat(length));
 
@@ -88,12 +89,86 @@ test.each<[string, JsonSchema, good: string[], bad: string[]]>([
     ['[1,2,3]'],
     ['[2,1,3]', '[2,2,3]'],
   ],
+  [
+    'multiples within bounds, one by one',
+    { type: 'integer', multipleOf: 7, minimum: 50, maximum: 105 },
+    ['56', '98', '105'],
+    ['49', '50', '57', '112', '0', '-56'],
+  ],
+  [
+    'multiples within bounds, by their remainders',
+    { type: 'integer', multipleOf: 7, minimum: 500, maximum: 5000 },
+    ['504', '1001', '4998'],
+    ['497', '500', '505', '5005', '0', '-504'],
+  ],
+  [
+    'multiples that end in zeros',
+    { type: 'integer', multipleOf: 300, minimum: 1000, maximum: 2100 },
+    ['1200', '2100'],
+    ['0', '900', '1000', '1300', '2400'],
+  ],
+  [
+    'multiples below 0',
+    { type: 'integer', multipleOf: 6, minimum: -20, exclusiveMaximum: -6 },
+    ['-12', '-18'],
+    ['-24', '-20', '-6', '0', '12'],
+  ],
+  [
+    'multiples about 0',
+    { type: 'number', multipleOf: 0.25, minimum: -1, exclusiveMaximum: 1 },
+    ['-1', '-0.75', '-0.5', '0', '0.25', '0.50', '0.75'],
+    ['-1.25', '-0.3', '0.2', '0.251', '1', '1.0'],
+  ],
 ])('%s', async (_, schema, good, bad) => {
   const allowed = await Promise.all([...good, ...bad].map((text) => allows(schema, text)));
   expect([...good, ...bad].filter((_, i) => allowed[i])).toEqual(good);
 });
 
-const many = <T>(count: number, of: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => of(i));
+test.each<[pattern: string, good: string[], bad: string[]]>([
+  ['x^a|b', ['b', 'ab'], ['a', 'xa']],
+  ['(?:x|yz)^a|b', ['b'], ['a', 'xa', 'yza']],
+  ['x+^a|b', ['b'], ['a', 'xa']],
+  ['(?=a)^a', ['a', 'ab'], ['b', 'ba']],
+  ['(?!b)^[ab]', ['a', 'ab'], ['b', 'ba']],
+  ['x{0}^a', ['a', 'ab'], ['b', 'ba']],
+  ['(?:^|x)a', ['a', 'xa', 'bxa'], ['b', 'ba']],
+  ['(?:(?=x)^)?xa', ['xa', 'bxa'], ['a', 'bx']],
+])('where a text begins: %s', async (pattern, good, bad) => {
+  const texts = [...good, ...bad];
+  expect(texts.filter((text) => new RegExp(pattern, 'u').test(text))).toEqual(good);
+  const allowed = await Promise.all(texts.map((text) => allows({ type: 'string', pattern }, `"${text}"`)));
+  expect(texts.filter((_, i) => allowed[i])).toEqual(good);
+});
+
+test.each(['x*^a', '(?:x|)^a', '(?:x?(?=a))^a'])('where a text begins is not known: %s', (pattern) => {
+  expectThrow(
+    () => schemaGrammar({ type: 'string', pattern }),
+    'ERR_UNSUPPORTED',
+    `[generate] jsonSchema at #/pattern: no support for '${pattern}': ^ behind what may be empty`,
+  );
+});
+
+const kind = (value: unknown): object => ({ properties: { kind: { const: value } }, required: ['kind'] });
+const kinds = (count: number): object => ({ anyOf: many(count, (i) => ({ type: 'object', ...kind(i) })) });
+test.each<[string, unknown[]]>([
+  ['what is no schema', [null, { type: 'string' }]],
+  ['what is no list of schemas', [{ anyOf: 5 }, { type: 'string' }]],
+  ['any value', [{}, { type: 'string' }]],
+  ['more schemas than are compared', [kinds(17), { type: 'object', ...kind('other') }]],
+])('oneOf with %s is not told apart', (_, oneOf) => {
+  expectThrow(
+    () => schemaGrammar({ oneOf }),
+    'ERR_UNSUPPORTED',
+    /^\[generate\] jsonSchema at #\/oneOf: no support for oneOf of schemas 0 and 1, /,
+  );
+});
+
+test('oneOf with as many schemas as are compared', async () => {
+  const oneOf = [kinds(16), { type: 'object', ...kind('other') }];
+  expect(await allows({ oneOf }, '{"kind":15}')).toBe(true);
+  expect(await allows({ oneOf }, '{"kind":16}')).toBe(false);
+});
+
 const properties = (count: number, of: (i: number) => object): JsonSchema => ({
   type: 'object',
   properties: Object.fromEntries(many(count, (i) => [`p${i}`, of(i)])),
@@ -125,6 +200,8 @@ test('what occurs often is written once', () => {
   // Digits are counted by rules that all numbers share.
   expect(length({ type: 'array', prefixItems: many(100, number) })).toBeLessThan(100 * 2000);
   expect(schemaGrammar(properties(10, () => ({ type: 'string', maxLength: 100 }))).states).toBe(100);
+  // Behind its least length a string has no states of its own.
+  expect(schemaGrammar(properties(10, () => ({ type: 'string', minLength: 3 }))).states).toBe(3);
 });
 
 const tooLong =

@@ -75,6 +75,12 @@ describe.each(kinds)('%s', (_, json, size) => {
   });
 });
 
+test('what begins as a single byte is a text', async () => {
+  const json = pieceTokenizer() as { model: { vocab: Record<string, number> } };
+  const model = { ...json.model, vocab: { ...json.model.vocab, '<0x41>b': pieceCount } };
+  expect(spellings(await load({ ...json, model }), pieceCount + 1).at(-1)).toBe('<0x41>b');
+});
+
 const strip = { type: 'Strip', content: ' ', start: 1, stop: 0 };
 const space = { type: 'Replace', pattern: { String: '▁' }, content: ' ' };
 test.each<[string, object | null, RegExp]>([
@@ -89,6 +95,11 @@ test.each<[string, object | null, RegExp]>([
     'another replacement',
     { type: 'Sequence', decoders: [space, { type: 'Replace', pattern: { String: 'a' }, content: 'b' }] },
     / received Replace, Replace$/,
+  ],
+  [
+    'a replacement that makes no spaces',
+    { type: 'Sequence', decoders: [{ type: 'Replace', pattern: { String: 'a' }, content: 'b' }] },
+    / received Replace$/,
   ],
   [
     'a space of each token stripped',
