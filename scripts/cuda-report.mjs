@@ -57,8 +57,10 @@ const files = positionals.length ? positionals : builtFiles();
 
 // As in cmake/cuda.cmake.
 const built = { 80: [80, 86, 89], 90: [90, 100, 120], 120: [] };
-// As a driver would, from the intermediate form that the binary holds.
-const assembled = { 87: 80, 103: 90, 110: 90, 121: 120 };
+// The intermediate forms that the binary holds.
+const held = [80, 120];
+// As a driver would, from the newest of these that is not newer than the device.
+const assembled = { 87: 80, 103: 80, 110: 80, 121: 120 };
 const real = Object.values(built).flat();
 const architectures = [...real, ...Object.keys(assembled).map(Number)].sort((a, b) => a - b);
 const flags = [
@@ -440,8 +442,12 @@ kernels; each was assembled for ${architectures.map((arch) => `sm_${arch}`).join
         ? ` (${spilling.length} of those that are only assembled spill up to ${Math.max(...spilling.map((r) => r.stores + r.loads))} bytes, on sm_${[...new Set(spilling.map((r) => r.arch))].join(', sm_')})`
         : ''
     }. The binary
-has code for ${real.map((arch) => `sm_${arch}`).join(', ')} and PTX for compute_80, 90 and 120; sm_87, 103, 110 and 121 are
-assembled from that PTX here as their driver would.
+has code for ${real.map((arch) => `sm_${arch}`).join(', ')} and PTX for compute_${held.join(' and ')}; ${Object.keys(
+      assembled,
+    )
+      .map((arch) => `sm_${arch}`)
+      .join(', ')} are
+assembled from that PTX here as a driver would that has no code for them.
 
 ## The main GEMM
 `,
