@@ -57,6 +57,40 @@ HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
   }
 }
 
+// Whether the values of bf16 pairs are multiplied as f32. Where no instruction multiplies pairs, the
+// registers do not hold both halves of x and W beside the sums. The products and the order of the
+// sums are those of MulAddElements.
+constexpr bool kWidensPairs = !LORA_DOT_BF16 && !kMultipliesTiles;
+
+// to [2·elements][kPanelWidth] ← the values of a panel of pairs.
+HWY_INLINE void WidenPanel(const uint32_t* HWY_RESTRICT pairs, size_t elements,
+                           uint32_t* HWY_RESTRICT to) {
+  ExpandElements<false>(WeightFormat::kBF16, pairs, {}, 0, 2 * elements, to, kExpandAhead);
+}
+
+// So many pairs of each row of x are widened at a time. They stay in the L1 cache.
+constexpr size_t kWidenedPairs = 64;
+
+// acc += x [kRows rows] · panel, where the panel of pairs has been widened to `w`.
+template <size_t kRows>
+HWY_INLINE void MultiplyWidened(const uint32_t* HWY_RESTRICT x, size_t x_stride,
+                                const uint32_t* HWY_RESTRICT w, size_t elements,
+                                VF (&acc)[kRows][kVectors]) {
+  HWY_ALIGN uint32_t wide[kRows][2 * kWidenedPairs];
+  for (size_t first = 0; first < elements; first += kWidenedPairs) {
+    const size_t count = 2 * std::min(kWidenedPairs, elements - first);
+    for (size_t i = 0; i < kRows; ++i) {
+      const auto* const from = reinterpret_cast<const hwy::bfloat16_t*>(x + i * x_stride + first);
+      const auto put = [&](VF values, size_t at)
+                           HWY_ATTR { hn::Store(hn::BitCast(DU(), values), DU(), wide[i] + at); };
+      size_t at = 0;
+      for (; at + kLanes <= count; at += kLanes) put(ReadVec(from + at), at);
+      if (at < count) put(ReadPart(from + at, count - at), at);
+    }
+    MultiplyStep<false, 8>(wide[0], 2 * kWidenedPairs, w + 2 * first * kPanelWidth, count, acc);
+  }
+}
+
 // The x of a tile's rows and the panel that they are multiplied by.
 struct TileStep {
   const uint32_t* x;
@@ -105,7 +139,11 @@ HWY_NOINLINE void MultiplyTile(const Tile& t) {
       for (size_t j = 0; j < kVectors; ++j) hwy::Prefetch(t.sums + i * t.ld_sums + j * kLanes);
     }
   }
-  MultiplyStep<kPairs, 8>(t.main.x, t.main.x_stride, t.main.w, t.main.elements, acc);
+  if constexpr (kPairs && kWidensPairs) {
+    MultiplyWidened(t.main.x, t.main.x_stride, t.main.w, t.main.elements, acc);
+  } else {
+    MultiplyStep<kPairs, 8>(t.main.x, t.main.x_stride, t.main.w, t.main.elements, acc);
+  }
   if (t.extra.elements != 0) {
     MultiplyStep<kPairs, 0>(t.extra.x, t.extra.x_stride, t.extra.w, t.extra.elements, acc);
   }
@@ -179,6 +217,11 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
   Tile t;
   t.main = {nullptr, pass.main.x_stride, ReadPanel<kPairs>(pass.main, panel, scratch.block),
             pass.main.elements};
+  if constexpr (kPairs && kWidensPairs) {
+    uint32_t* const wide = scratch.block + kBlockRows * kPanelWidth;
+    WidenPanel(t.main.w, t.main.elements, wide);
+    t.main.w = wide;
+  }
   t.extra = {nullptr, pass.extra.x_stride, ReadPanel<kPairs>(pass.extra, panel, nullptr),
              pass.extra.elements};
   t.mask_stride = pass.mask_stride;
@@ -272,6 +315,8 @@ void CopyElements(const void* x, bool x_is_bf16, size_t ldx, size_t rows, size_t
 size_t PanelWidth() { return kPanelWidth; }
 
 bool MultipliesTiles() { return kMultipliesTiles; }
+
+bool WidensPairs() { return kWidensPairs; }
 
 }  // namespace lora::cpu::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

@@ -19,6 +19,7 @@ namespace lora::cpu {
 
 HWY_EXPORT(PanelWidth);
 HWY_EXPORT(MultipliesTiles);
+HWY_EXPORT(WidensPairs);
 HWY_EXPORT(MultiplyPanels);
 HWY_EXPORT(MultiplyRows);
 HWY_EXPORT(CopyElements);
@@ -27,6 +28,8 @@ HWY_EXPORT(SumGroups);
 size_t PanelWidth() { return HWY_DYNAMIC_DISPATCH(PanelWidth)(); }
 
 bool MultipliesTiles() { return HWY_DYNAMIC_DISPATCH(MultipliesTiles)(); }
+
+bool WidensPairs() { return HWY_DYNAMIC_DISPATCH(WidensPairs)(); }
 
 void MultiplyPanels(const Product& product, size_t rows, Range tiles, Range panels,
                     const ProductScratch& scratch) {
@@ -39,15 +42,16 @@ Operands OperandsOf(bool bf16) {
 }
 
 bool ReadsPanels(Operands operands, const PanelSource& w) {
+  if (operands == Operands::kPairs && WidensPairs()) return false;
   if (operands != Operands::kSplitF32) return w.in_place();
   return w.split || (!w.transposed && w.format == WeightFormat::kBF16);
 }
 
-// Expansion and transposition write whole groups of 4 elements.
 size_t BlockElements(Operands operands) {
   static_assert(kMaxPassElements % kAmxPairs == 0);
   if (operands == Operands::kSplitF32) return kParts * kMaxPassElements * PanelWidth();
-  return (kMaxPassElements + 3) * PanelWidth();
+  const bool widens = operands == Operands::kPairs && WidensPairs();
+  return (kBlockRows + (widens ? 2 * kMaxPassElements : 0)) * PanelWidth();
 }
 
 namespace {

@@ -19,6 +19,8 @@ namespace lora::cpu {
 constexpr size_t kPassElements = 512;
 // Blocks (below) are nearly equal, so a single one may be this long.
 constexpr size_t kMaxPassElements = kPassElements + kPassElements / 2;
+// The rows of a block of a panel in scratch: expansion and transposition write whole groups of 4.
+constexpr size_t kBlockRows = kMaxPassElements + 3;
 
 // The most rows at a time: many, because W is transposed or expanded for each chunk, and as scratch
 // allows.
@@ -74,6 +76,10 @@ struct ProductScratch {
                              size_t block_elements);
   ProductScratch Of(size_t thread, size_t rows) const;
 };
+
+// Whether products of bf16 pairs multiply their values as f32, which they first widen to: those of
+// W behind the block of pairs in scratch.
+bool WidensPairs();
 
 // Whether a product reads W in place. Where it does not, its scratch has a block of so many
 // elements.
