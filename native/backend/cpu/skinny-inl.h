@@ -185,6 +185,12 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
   }
 }
 
+// The most rows of a tile where there are several: as many as leave room for both halves of the pairs
+// of W and x beside the sums.
+template <bool kPairs>
+constexpr size_t kSeveralRows =
+    kPairs && !LORA_DOT_BF16 ? (kRegisters - 2 * kVectors - 3) / kVectors : kRegisterRows;
+
 // Cuts a reduction into nearly equal blocks. The cuts change no result, because each block adds its
 // products to the sums of the blocks before it, one after the other.
 struct RowsBlocks {
@@ -279,7 +285,7 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
   if (MultipliesCodes<kPairs>(step.w.format)) {
     return MultiplyRowsOfBlocks<kPairs>(product, rows, panels, low, scratch);
   }
-  const size_t tiles = Tiles(rows);
+  const size_t tiles = rows <= kRegisterRows ? 1 : CeilDiv(rows, kSeveralRows<kPairs>);
   const bool streams = tiles == 1 && step.w.in_place();
   RowsTile t;
   t.x_stride = step.x_stride;
