@@ -57,9 +57,9 @@ HWY_INLINE void MultiplyStep(const uint32_t* HWY_RESTRICT x, size_t x_stride,
   }
 }
 
-// Whether the values of bf16 pairs are multiplied as f32. Where no instruction multiplies pairs, the
-// registers do not hold both halves of x and W beside the sums. The products and the order of the
-// sums are those of MulAddElements.
+// Whether the values of bf16 pairs are multiplied as f32. Where no instruction multiplies pairs,
+// the registers do not hold both halves of x and W beside the sums. The products and the order of
+// the sums are those of MulAddElements.
 constexpr bool kWidensPairs = !LORA_DOT_BF16 && !kMultipliesTiles;
 
 // to [2·elements][kPanelWidth] ← the values of a panel of pairs.

@@ -185,8 +185,8 @@ HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
   }
 }
 
-// The most rows of a tile where there are several: as many as leave room for both halves of the pairs
-// of W and x beside the sums.
+// The most rows of a tile where there are several: as many as leave room for both halves of the
+// pairs of W and x beside the sums.
 template <bool kPairs>
 constexpr size_t kSeveralRows =
     kPairs && !LORA_DOT_BF16 ? (kRegisters - 2 * kVectors - 3) / kVectors : kRegisterRows;
