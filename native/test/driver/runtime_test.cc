@@ -218,12 +218,14 @@ TEST_CASE("runtime: an error of the device ends it, and every later call says th
 TEST_CASE("runtime: a refused launch is not a lost device, a launch after an error is") {
   const Clean clean;
   const auto gpu = Open();
-  CHECK(gpu->TakeLaunchError(cudaErrorInvalidConfiguration).starts_with("cudaErrorOther: "));
+  CHECK(gpu->TakeLaunchError(cudaErrorInvalidConfiguration)
+            .starts_with("cudaErrorInvalidConfiguration: "));
   CHECK(cudaGetLastError() == cudaSuccess);
   void* const data = gpu->Allocate(1);
   char byte = 1;
   gpu->Upload(data, &byte, 1);  // the stream is busy
-  CHECK(gpu->TakeLaunchError(cudaErrorInvalidConfiguration).starts_with("cudaErrorOther: "));
+  CHECK(gpu->TakeLaunchError(cudaErrorInvalidConfiguration)
+            .starts_with("cudaErrorInvalidConfiguration: "));
   CHECK(cudaGetLastError() == cudaSuccess);
   gpu->Free(data);
   gpu->Synchronize();

@@ -1,0 +1,230 @@
+// Tests what a program that uses a device makes of each error that CUDA can give it, at every call,
+// on a CUDA runtime that the test plays and with the code that nvcc made; and of machines that are
+// unlike others.
+#include <doctest/doctest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "backend/cuda/context.h"
+#include "core/error.h"
+#include "core/ops/backend.h"
+#include "core/ops/ops.h"
+#include "test/driver/fake_cudart.h"
+
+namespace lora::test {
+namespace {
+
+// Opens a device, launches kernels of several kinds on it, copies, waits and closes it.
+class Program {
+ public:
+  explicit Program(int ordinal) : gpu_(cuda::Gpu::Open(ordinal)), context_(gpu_) {}
+  ~Program() { Free(); }
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  void Run() {
+    constexpr int64_t kSize = 64, kRank = 4;
+    LoraBranch branch;
+    branch.weight = {Take(DType::kBF16, {kSize, kSize}).data, DType::kBF16, kSize, kSize};
+    branch.up = Take(DType::kF32, {kSize, kRank});
+    branch.down = Take(DType::kF32, {kRank, kSize});
+    for (const int64_t rows : {1, 40}) {  // a decode step, and a product on tensor cores
+      LoraLinearForwardArgs args;
+      args.branches = {branch};
+      args.x = Take(DType::kBF16, {rows, kSize});
+      args.y = {Take(DType::kBF16, {rows, kSize})};
+      args.h = {TensorView()};
+      RunOp(args);
+    }
+    EmbeddingArgs embedding;  // waits for what the device says of the ids
+    embedding.weight = branch.weight;
+    embedding.ids = Take(DType::kI32, {3});
+    embedding.y = Take(DType::kBF16, {3, kSize});
+    RunOp(embedding);
+    gpu_->Pace();
+    gpu_->Pace();
+    // Longer than one piece of page-locked memory.
+    std::vector<char> sent(size_t{600} << 10), received(sent.size());
+    for (size_t i = 0; i < sent.size(); ++i) sent[i] = static_cast<char>(i * 7 + i / 251);
+    void* const data = Take(DType::kI32, {static_cast<int64_t>(sent.size() / 4)}).data;
+    gpu_->Upload(data, sent.data(), sent.size());
+    gpu_->Download(received.data(), data, received.size());
+    CHECK(received == sent);
+    void* const too_much = gpu_->Allocate(Fake().memory_bytes);
+    CHECK(too_much == nullptr);
+    (void)gpu_->free_bytes();
+    context_.Finish();
+    Free();
+    gpu_->Synchronize();  // says what Free met
+  }
+
+ private:
+  TensorView Take(DType dtype, Shape shape) {
+    TensorView view(nullptr, dtype, shape);
+    view.data = Take(view.bytes());
+    return view;
+  }
+  void* Take(size_t bytes) {
+    void* const data = gpu_->Allocate(bytes);
+    if (data == nullptr) throw Error("ERR_OUT_OF_MEMORY", "test", "cudaErrorMemoryAllocation");
+    blocks_.push_back(data);
+    return data;
+  }
+  void Free() {
+    for (void* block : blocks_) gpu_->Free(block);
+    blocks_.clear();
+  }
+  template <class Args>
+  void RunOp(const Args& args) {
+    const PlannedCall call = CudaBackend()->op<Args>().plan(args, context_.threads());
+    std::byte* scratch = nullptr;
+    if (call.scratch_bytes > 0) scratch = static_cast<std::byte*>(Take(call.scratch_bytes));
+    call.run(Scratch(scratch, call.scratch_bytes), context_);
+  }
+
+  const std::shared_ptr<cuda::Gpu> gpu_;
+  cuda::CudaContext context_;
+  std::vector<void*> blocks_;
+};
+
+// Returns the code and the sentence of the error that ended it.
+std::string Use(int ordinal) {
+  try {
+    Program(ordinal).Run();
+  } catch (const Error& error) {
+    return error.code() + " " + error.what();
+  }
+  return "";
+}
+void CheckClean() {
+  CHECK(Fake().violation == "");
+  CHECK(Fake().live_objects == 0);
+}
+
+struct Fault {
+  cudaError_t error;
+  bool for_good;
+};
+
+// The errors of these may go unsaid: the process closes the device, asks what is free, or chooses a
+// device that is chosen already.
+const std::set<std::string> kUnsaid = {
+    "cudaSetDevice",      "cudaStreamSynchronize", "cudaEventDestroy", "cudaFreeHost",
+    "cudaMemPoolDestroy", "cudaStreamDestroy",     "cudaMemGetInfo",   "cudaMemPoolGetAttribute"};
+
+void CheckFault(const Fault& fault, int call, std::map<std::string, int>& outcomes) {
+  ResetFake();
+  Fake().fail_at = call;
+  Fake().fail_with = fault.error;
+  Fake().fail_for_good = fault.for_good;
+  const std::string text = Use(0);
+  const std::string failed = Fake().failed, name = cudaGetErrorName(fault.error);
+  CAPTURE(failed);
+  CAPTURE(name);
+  CAPTURE(call);
+  CAPTURE(text);
+  CHECK(failed != "");
+  ++outcomes[text.substr(0, text.find(' '))];
+  if (text.empty()) {
+    // Memory is asked for once more after all that was freed came back.
+    const bool asked_again =
+        failed == "cudaMallocFromPoolAsync" && fault.error == cudaErrorMemoryAllocation;
+    CHECK((kUnsaid.contains(failed) || asked_again));
+  } else {
+    CHECK(text.find(name) != std::string::npos);
+    CHECK(text.starts_with("ERR_"));
+  }
+  CHECK(Use(1) == "");  // another device goes on
+  CheckClean();
+}
+
+// Returns the calls to fail: all but the loading of kernels after the first few.
+std::vector<int> CallsOf(const std::vector<const char*>& called) {
+  std::vector<int> calls;
+  std::map<std::string, int> loads;
+  for (size_t i = 0; i < called.size(); ++i) {
+    const std::string name = called[i];
+    if (name.starts_with("cudaFunc") && ++loads[name] > 3) continue;
+    calls.push_back(static_cast<int>(i) + 1);
+  }
+  return calls;
+}
+
+TEST_CASE("faults: each error at each call is survived and said, and another device goes on") {
+  for (const Fault& fault : {Fault{cudaErrorMemoryAllocation, false},
+                             {cudaErrorUnknown, false},
+                             {cudaErrorIllegalAddress, true},
+                             {cudaErrorECCUncorrectable, true}}) {
+    ResetFake();
+    REQUIRE(Use(0) == "");
+    CheckClean();
+    const std::vector<int> calls = CallsOf(Fake().called);
+    std::map<std::string, int> outcomes;
+    for (const int call : calls) CheckFault(fault, call, outcomes);
+    std::printf("%s%s at each of %zu calls:", cudaGetErrorName(fault.error),
+                fault.for_good ? " for good" : " once", calls.size());
+    for (const auto& [code, count] : outcomes)
+      std::printf(" %d %s;", count, code.empty() ? "without effect" : code.c_str());
+    std::printf("\n");
+  }
+}
+
+TEST_CASE("machines: a slice of a GPU (MIG), and a virtual one without memory pools") {
+  ResetFake();
+  Fake().multiprocessors = 14;
+  CHECK(Use(0) == "");
+  CheckClean();
+  ResetFake();
+  Fake().pools = false;
+  CHECK(Use(0) == "");
+  CheckClean();
+}
+
+TEST_CASE("machines: workers that use one device at once, each with a stream of its own") {
+  ResetFake();
+  std::vector<std::string> said(3);
+  std::vector<std::thread> workers;
+  for (std::string& text : said)
+    workers.emplace_back([&text] {
+      for (int i = 0; i < 3 && text.empty(); ++i) text = Use(0);
+    });
+  for (std::thread& worker : workers) worker.join();
+  CHECK(said == std::vector<std::string>(3));
+  CheckClean();
+}
+
+TEST_CASE("machines: a process forked off one that uses a device is told, and the other goes on") {
+  ResetFake();
+  Program parent(0);
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    std::string used;
+    try {
+      parent.Run();
+    } catch (const Error& error) {
+      used = error.code() + " " + error.what();
+    }
+    const auto says = [](const std::string& text, const char* code) {
+      return text.starts_with(code) &&
+             text.find("cudaErrorInitializationError") != std::string::npos;
+    };
+    _exit(says(used, "ERR_DEVICE_LOST") && says(Use(0), "ERR_DEVICE_UNAVAILABLE") ? 0 : 1);
+  }
+  int status = 0;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+  parent.Run();
+}
+
+}  // namespace
+}  // namespace lora::test
