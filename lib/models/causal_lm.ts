@@ -15,15 +15,15 @@ import type { IA3ConfigInput } from '../peft/ia3';
 import type { AdapterConfigInput, AdapterMethodName } from '../peft/methods';
 import type { PromptConfigInput } from '../peft/prompt';
 import { enqueueInSlices } from '../tensor/op_slices';
-import { noGrad, tidy } from '../tensor/scope';
+import { tidy } from '../tensor/scope';
 import type { QuantisedFormat } from '../tensor/frozen_weight';
-import type { Parameter, Tensor } from '../tensor/tensor';
-import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
-import { check, checkOptions, checkSignal, describe, refuseF16Training } from '../validate';
+import type { Parameter } from '../tensor/tensor';
+import type { EvaluateOptions, Evaluation } from './evaluate';
+import { check, checkOptions, describe, refuseF16Training } from '../validate';
 import type { Adapter } from '../peft/adapter';
 import { AdapterSet } from '../peft/adapter_set';
 import type { ModelConfig } from './config';
-import { forwardSteps, planForward, type ForwardResult } from './forward';
+import { forwardSteps, planForward } from './forward';
 import type { GenerationResult, Prompt } from './generate';
 import type { EngineOptions, EngineStats } from '../engine/engine';
 import type { GeneratedToken } from '../engine/request';
@@ -32,14 +32,9 @@ import { quantizePlan, type QuantizeOptions } from './quantize_options';
 import { saveModel, type SavedModel, type SaveRequest } from './save';
 import { RopeTable } from './rope';
 import type { Tokenizer } from '../text/tokenizer';
-import { TaskRun, type TaskSubject } from '../tasks/evaluate_task';
-import {
-  checkTaskOptions,
-  type EvaluateTaskOptions,
-  type TaskData,
-  type TaskEvaluation,
-} from '../tasks/options';
+import type { EvaluateTaskOptions, TaskData, TaskEvaluation } from '../tasks/options';
 import { ModelAdapters } from './model_adapters';
+import { ModelEvaluations } from './model_evaluations';
 import { TextGenerator } from './text_generator';
 import { disposeWeights, expectedTensors, linearsOf } from './tensor_table';
 import type { ModelDType } from './weights';
@@ -84,6 +79,7 @@ export class CausalLM {
   readonly #trained: TrainedBase;
   readonly #maker: ModelAdapters;
   readonly #generator: TextGenerator;
+  readonly #evaluations: ModelEvaluations;
   readonly #limits: Limits;
   #disposing: Promise<void> | undefined;
 
@@ -115,6 +111,14 @@ export class CausalLM {
       tokenizer,
       neededTokenizer: () => this.tokenizer,
       checkAlive,
+    });
+    this.#evaluations = new ModelEvaluations({
+      ...{ config, adapters: this.#adapters, checkAlive },
+      tokenizer: () => this.tokenizer,
+      hasTokenizer: tokenizer !== undefined,
+      lanes: () => this.#generator.maxBatchSize,
+      forward: (ids, options) => this.forwardInSlices(ids, options),
+      generate: (prompt, options) => this.generate(prompt, options),
     });
   }
 
@@ -392,22 +396,7 @@ export class CausalLM {
    * const { loss, perplexity, tokens } = await model.evaluate(data, { adapter: 'default', batchSize: 8 });
    */
   async evaluate(data: DataSource, options: EvaluateOptions = {}): Promise<Evaluation> {
-    this.#checkAlive('evaluate');
-    checkOptions('evaluate', options, ['adapter', 'batchSize', 'signal']);
-    checkSignal('evaluate', options.signal);
-    const adapter = this.#adapters.resolve('evaluate', options.adapter);
-    const release = this.#adapters.acquire('evaluate', adapter);
-    try {
-      const { batchSize, signal } = options;
-      const lossOf = async (inputIds: number[][], labels: number[][]): Promise<Tensor> => {
-        const wanted = { labels, reduction: 'sum', train: false, adapter } as const;
-        return (await noGrad(() => this.forwardInSlices(inputIds, wanted))).loss;
-      };
-      const firstCounts = (adapter?.virtualTokens ?? 0) > 0;
-      return await evaluate(lossOf, data, { batchSize, signal, firstCounts });
-    } finally {
-      release();
-    }
+    return this.#evaluations.evaluate(data, options);
   }
 
   /**
@@ -422,42 +411,7 @@ export class CausalLM {
    * for (const { adapter, loss, exactMatch } of results) console.log(adapter ?? 'base', loss, exactMatch);
    */
   async evaluateTask(data: TaskData, options: EvaluateTaskOptions = {}): Promise<TaskEvaluation> {
-    const op = 'evaluateTask';
-    this.#checkAlive(op);
-    checkTaskOptions(options);
-    const { adapters: choices = [undefined] } = options;
-    const adapters = choices.map((choice) => this.#adapters.resolve(op, choice));
-    const releases: (() => void)[] = [];
-    try {
-      for (const adapter of adapters) releases.push(this.#adapters.acquire(op, adapter));
-      return await new TaskRun(this.#taskSubject(adapters), adapters, options).of(data);
-    } finally {
-      for (const release of releases) release();
-    }
-  }
-
-  #taskSubject(adapters: readonly (Adapter | null)[]): TaskSubject {
-    const { maxPositionEmbeddings, bosTokenId, eosTokenIds } = this.config;
-    // All adapters read the same texts.
-    const virtual = Math.max(...adapters.map((adapter) => adapter?.virtualTokens ?? 0));
-    return {
-      tokenizer: () => this.tokenizer,
-      hasTokenizer: this.hasTokenizer,
-      context: maxPositionEmbeddings - virtual,
-      prefixId: bosTokenId ?? eosTokenIds[0] ?? 0,
-      lanes: this.#generator.maxBatchSize,
-      evaluate: (data, options) => this.evaluate(data, options),
-      generate: (prompt, options) => this.generate(prompt, options),
-      rowLosses: async (rows, adapter) => {
-        const ids = rows.map(({ inputIds }) => inputIds);
-        const labels = rows.map((row) => row.labels);
-        const wanted = { labels, rowLosses: true, train: false, adapter } as const;
-        const { rowLosses } = (await noGrad(() => this.forwardInSlices(ids, wanted))) as ForwardResult;
-        const losses = await Promise.all(rowLosses!.map((loss) => loss.item()));
-        for (const loss of rowLosses!) loss.dispose();
-        return losses;
-      },
-    };
+    return this.#evaluations.evaluateTask(data, options);
   }
 
   /**

@@ -1,0 +1,99 @@
+/** What measures a model and its adapters: the loss over a data set, and the answers of a task. */
+import type { DataSource } from '../data/example';
+import type { Adapter } from '../peft/adapter';
+import type { AdapterSet } from '../peft/adapter_set';
+import { TaskRun, type TaskSubject } from '../tasks/evaluate_task';
+import {
+  checkTaskOptions,
+  type EvaluateTaskOptions,
+  type TaskData,
+  type TaskEvaluation,
+} from '../tasks/options';
+import { noGrad } from '../tensor/scope';
+import type { Tensor } from '../tensor/tensor';
+import { checkOptions, checkSignal } from '../validate';
+import type { TokenRows } from './batch';
+import type { ModelConfig } from './config';
+import { evaluate, type EvaluateOptions, type Evaluation } from './evaluate';
+import type { ForwardResult } from './forward';
+import type { ForwardOptions } from './options';
+
+/** The model that is measured. */
+export interface MeasuredModel extends Pick<TaskSubject, 'tokenizer' | 'hasTokenizer' | 'generate'> {
+  readonly config: ModelConfig;
+  readonly adapters: AdapterSet;
+  /** Sequences that are generated at once. */
+  lanes(): number;
+  /** A forward pass during which the event loop goes on. */
+  forward(ids: TokenRows, options: ForwardOptions): Promise<ForwardResult>;
+  /** @throws ERR_DISPOSED */
+  checkAlive(op: string): void;
+}
+
+/** @internal The methods are those of CausalLM, where they are documented. */
+export class ModelEvaluations {
+  constructor(private readonly model: MeasuredModel) {}
+
+  async evaluate(data: DataSource, options: EvaluateOptions): Promise<Evaluation> {
+    const op = 'evaluate';
+    const { adapters } = this.model;
+    this.model.checkAlive(op);
+    checkOptions(op, options, ['adapter', 'batchSize', 'signal']);
+    checkSignal(op, options.signal);
+    const adapter = adapters.resolve(op, options.adapter);
+    const release = adapters.acquire(op, adapter);
+    try {
+      const { batchSize, signal } = options;
+      const lossOf = async (inputIds: number[][], labels: number[][]): Promise<Tensor> =>
+        (await this.#forward(inputIds, { labels, reduction: 'sum', adapter })).loss!;
+      const firstCounts = (adapter?.virtualTokens ?? 0) > 0;
+      return await evaluate(lossOf, data, { batchSize, signal, firstCounts });
+    } finally {
+      release();
+    }
+  }
+
+  async evaluateTask(data: TaskData, options: EvaluateTaskOptions): Promise<TaskEvaluation> {
+    const op = 'evaluateTask';
+    this.model.checkAlive(op);
+    checkTaskOptions(options);
+    const { adapters: choices = [undefined] } = options;
+    const adapters = choices.map((choice) => this.model.adapters.resolve(op, choice));
+    const releases: (() => void)[] = [];
+    try {
+      for (const adapter of adapters) releases.push(this.model.adapters.acquire(op, adapter));
+      return await new TaskRun(this.#subject(adapters), adapters, options).of(data);
+    } finally {
+      for (const release of releases) release();
+    }
+  }
+
+  #subject(adapters: readonly (Adapter | null)[]): TaskSubject {
+    const { config, tokenizer, hasTokenizer, generate } = this.model;
+    const { maxPositionEmbeddings, bosTokenId, eosTokenIds } = config;
+    // All adapters read the same texts.
+    const virtual = Math.max(...adapters.map((adapter) => adapter?.virtualTokens ?? 0));
+    return {
+      tokenizer,
+      hasTokenizer,
+      context: maxPositionEmbeddings - virtual,
+      prefixId: bosTokenId ?? eosTokenIds[0] ?? 0,
+      lanes: this.model.lanes(),
+      evaluate: (examples, wanted) => this.evaluate(examples, wanted),
+      generate,
+      rowLosses: async (rows, adapter) => {
+        const ids = rows.map(({ inputIds }) => inputIds);
+        const labels = rows.map((row) => row.labels);
+        const { rowLosses } = await this.#forward(ids, { labels, rowLosses: true, adapter });
+        const losses = await Promise.all(rowLosses!.map((loss) => loss.item()));
+        for (const loss of rowLosses!) loss.dispose();
+        return losses;
+      },
+    };
+  }
+
+  /** Without gradients and without dropout. */
+  #forward(ids: TokenRows, options: ForwardOptions): Promise<ForwardResult> {
+    return noGrad(() => this.model.forward(ids, { ...options, train: false }));
+  }
+}
