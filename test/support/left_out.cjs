@@ -18,7 +18,7 @@ module.exports = class LeftOut {
   static slow = [
     '/test/e2e/compare(_command)?\\.test\\.ts',
     '/test/e2e/(command_line(_options)?|crash_consistency|evaluate_task|full_training|html_report|hub|hub_model|memory_(estimate|peak))\\.test\\.ts',
-    '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine_histories|gguf_(blocks|commands|files|model)|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|handler|limits|page|tools)|stochastic_rounding|trainer_best|trainer_resume|weight_formats)\\.test\\.ts',
+    '/test/e2e/(combine_adapters|convert_adapter|convert_model|engine|engine_histories|gguf_(blocks|commands|files|model)|json_schema|methods|prompt_tuning|quantize_model|serve_(adapters|handler|limits|page|tools)|stochastic_rounding|trainer_best|trainer_resume|weight_formats)\\.test\\.ts',
     '/test/numerics/bench_cases\\.test\\.ts',
     '/test/unit/(dataset_files|encode_steps|fuzz|gguf_tokenizer|limits|zod_schemas)\\.test\\.ts',
   ];
