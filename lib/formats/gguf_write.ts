@@ -64,7 +64,10 @@ export function serializeGguf(
   op: string,
 ): Piece[] {
   const parts: Buffer[] = [Buffer.from('GGUF'), u32(3), u64(tensors.size), u64(metadata.size)];
-  for (const [key, field] of metadata) parts.push(text(key), ...fieldBytes(field));
+  for (const [key, field] of metadata) {
+    parts.push(text(key));
+    for (const bytes of fieldBytes(field)) parts.push(bytes); // as arguments 120,000 would not fit the stack
+  }
   const data: Piece[] = [];
   const filler = (length: number): Piece => ({ bytes: new Uint8Array(length), length });
   let offset = 0;

@@ -9,6 +9,7 @@ import { ggufTokenizer } from '../../lib/convert/gguf_tokenizer';
 import { floatsOf, roundedTo } from '../../lib/formats/floats';
 import { GgufFile } from '../../lib/formats/gguf';
 import { quantisedBlocks } from '../../lib/formats/gguf_blocks';
+import { serializeGguf } from '../../lib/formats/gguf_write';
 import { openSafetensors } from '../../lib/formats/safetensors';
 import type { SafetensorsDType } from '../../lib/formats/dtypes';
 import { commandLine } from '../support/command_line';
@@ -244,6 +245,12 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
     for (const [i, value] of values.entries())
       expect(Math.abs(read[i]! - value)).toBeLessThan([0.02, 1e-30, 0.7, 0.2][i >> 5] ?? 1e-30);
   });
+});
+
+test('a vocabulary of 200,000 tokens is written', () => {
+  const texts = Array.from({ length: 200_000 }, (_, i) => String(i));
+  const pieces = serializeGguf(new Map([['tokenizer.ggml.tokens', { texts }]]), new Map(), 'convertModel');
+  expect(pieces[0]!.length).toBeGreaterThan(200_000 * 8);
 });
 
 describe('kinds of tokenizers', () => {
