@@ -3,13 +3,13 @@ import { basename } from 'node:path';
 import { LoRAError } from '../errors';
 import { writeFileAtomic } from '../formats/atomic';
 import { bytesOfFloats, floatsOf, roundedTo } from '../formats/floats';
-import { isWrittenBlocks, quantisedBlocks, type WrittenBlocks } from '../formats/gguf_blocks';
+import { quantisedBlocks } from '../formats/gguf_blocks';
 import { serializeGguf, type GgufField, type LateGgufTensor } from '../formats/gguf_write';
 import { isRecord } from '../formats/json';
 import { readLimits, type ReadLimits } from '../formats/limits';
 import type { ModelFiles } from '../formats/model_folder';
 import { toPath } from '../formats/paths';
-import { storedDType, type SafetensorsDType } from '../formats/dtypes';
+import { storedDType } from '../formats/dtypes';
 import type { StoredTensor } from '../formats/stored_tensors';
 import { sourceFolder, sourceOptionNames, type SourceOptions } from '../hub/source';
 import type { ModelConfig } from '../models/config';
@@ -19,7 +19,8 @@ import { modelConfigOf, openModelFiles } from '../models/model_source';
 import { inverseFrequencies } from '../models/rope';
 import { EMBEDDING, HEAD } from '../models/tensor_table';
 import { checkNames, dtypeOf } from '../models/weights';
-import { blockFormats } from '../tensor/block_formats';
+import { blockFormats, isWrittenBlocks, type WrittenBlocks } from '../tensor/block_formats';
+import type { FloatDType } from '../tensor/dtype';
 import { breathe } from '../tensor/pace';
 import { Tokenizer } from '../text/tokenizer';
 import { check, checkOneOf, checkOptions } from '../validate';
@@ -128,22 +129,27 @@ function formatOf(module: string, shape: readonly number[], format: GgufFormat):
   return wholeBlocks(format) ? format : 'q5_0';
 }
 
-/** Bytes of one conversion, some milliseconds of work, so that timers run between them. They are whole blocks. */
-const stepBytes = (format: GgufFormat): number => (format === 'q4_k' ? 2 ** 15 : 2 ** 18);
+/** Bytes of one conversion, whole blocks. Blocks are made on other threads, floats in some milliseconds on this one. */
+const stepBytes = (format: GgufFormat): number => (isWrittenBlocks(format) ? 2 ** 20 : 2 ** 18);
 
 /** Floats of a file in another type. @throws ERR_UNSUPPORTED for what f16 does not reach. */
-function converted(name: string, from: SafetensorsDType, bytes: Uint8Array, to: GgufFormat): Uint8Array {
-  if (typeOf(to) === from) return bytes;
-  const floats = floatsOf({ dtype: from, bytes });
-  if (to === 'f32') return bytesOfFloats(floats);
-  const rounded = isWrittenBlocks(to) ? quantisedBlocks(floats, to) : roundedTo(floats, to);
+async function converted(
+  name: string,
+  from: FloatDType,
+  bytes: Uint8Array,
+  to: GgufFormat,
+): Promise<Uint8Array> {
+  if (to === from) return bytes;
+  const floats = (): Float32Array => floatsOf({ dtype: storedDType[from], bytes });
+  if (to === 'f32') return bytesOfFloats(floats());
+  const rounded = isWrittenBlocks(to) ? await quantisedBlocks(bytes, from, to) : roundedTo(floats(), to);
   return (
     rounded ?? unsupported(`${name} has values that ${to} does not hold${to === 'f16' ? ': take bf16' : ''}`)
   );
 }
 
 interface Conversion {
-  readonly from: SafetensorsDType;
+  readonly from: FloatDType;
   readonly format: GgufFormat;
   readonly rows: RowOrder | undefined;
   readonly signal: AbortSignal | undefined;
@@ -166,7 +172,7 @@ function late(
     async *parts() {
       for await (const slice of source())
         for (let at = 0; at < slice.length; at += step) {
-          yield converted(name, from, slice.subarray(at, at + step), format);
+          yield await converted(name, from, slice.subarray(at, at + step), format);
           await breathe();
           signal?.throwIfAborted();
         }
@@ -232,11 +238,10 @@ export async function convertModel(
     for (const [name, shape] of shapes) {
       const dot = name.lastIndexOf('.');
       const { name: path, rows } = modules.get(name.slice(0, dot))!;
-      const from = storedDType[dtypeOf(stored, name)];
       tensors.set(
         `${path}${name.slice(dot)}`,
         late(name, stored.get(name), {
-          from,
+          from: dtypeOf(stored, name),
           format: formatOf(name.slice(0, dot), shape, format),
           rows,
           signal,

@@ -34,6 +34,14 @@ export type BlockFormat = keyof typeof blockFormats;
 
 export const isBlockFormat = (format: string): format is BlockFormat => Object.hasOwn(blockFormats, format);
 
+/** Those that files are written in: native/core/maths/quantize_blocks.h rounds to them. */
+export const writtenBlocks = ['q8_0', 'q5_0', 'q4_0', 'q4_k'] as const satisfies readonly BlockFormat[];
+
+export type WrittenBlocks = (typeof writtenBlocks)[number];
+
+export const isWrittenBlocks = (format: string): format is WrittenBlocks =>
+  (writtenBlocks as readonly string[]).includes(format);
+
 /** Bytes of a matrix [rows, cols], whose rows are whole blocks. */
 export function blockBytes(format: BlockFormat, rows: number, cols: number): number {
   const { values, bytes } = blockFormats[format];

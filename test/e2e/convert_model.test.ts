@@ -6,15 +6,19 @@ import { CausalLM, tensor } from '../../lib';
 import { convertAdapter } from '../../lib/convert/convert_adapter';
 import { convertModel, type GgufFormat } from '../../lib/convert/convert_model';
 import { ggufTokenizer } from '../../lib/convert/gguf_tokenizer';
-import { floatsOf, roundedTo } from '../../lib/formats/floats';
+import { bytesOfFloats, floatsOf, roundedTo } from '../../lib/formats/floats';
 import { GgufFile } from '../../lib/formats/gguf';
 import { quantisedBlocks } from '../../lib/formats/gguf_blocks';
 import { serializeGguf } from '../../lib/formats/gguf_write';
 import { openSafetensors } from '../../lib/formats/safetensors';
-import type { SafetensorsDType } from '../../lib/formats/dtypes';
+import { storedDType, type SafetensorsDType } from '../../lib/formats/dtypes';
+import type { NativeTensor } from '../../lib/native/binding';
+import { binding } from '../../lib/native/calls';
+import { nativeDevice } from '../../lib/native/device';
 import { commandLine } from '../support/command_line';
 import { describeWithData, sharedData } from '../support/shared_data';
 import { temporaryFolder } from '../support/temporary';
+import { writtenBlocks, type WrittenBlocks } from '../../lib/tensor/block_formats';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { tinyModel } from '../support/tiny_model';
 
@@ -196,31 +200,56 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
 });
 
 describeWithData('blocks', 'golden/quant-gguf', (dir) => {
-  test.each(['q8_0', 'q4_0', 'q5_0', 'q4_k'] as const)('%s has ggml’s bytes', async (format) => {
+  const blocksOf = (values: Float32Array, format: WrittenBlocks): Promise<Uint8Array | undefined> =>
+    quantisedBlocks(bytesOfFloats(values), 'f32', format);
+
+  test.each(writtenBlocks)('%s has ggml’s bytes', async (format) => {
     const opened = await openSafetensors(join(dir, 'dequantised.safetensors'));
     const source = floatsOf(opened.tensors.get('source')!);
     opened.close();
     const file = await GgufFile.open(join(dir, 'blocks.gguf'));
     const theirs = await file.tensors.get(format.toUpperCase())!.read();
     await file.close();
-    expect(Buffer.compare(quantisedBlocks(source, format)!, theirs)).toBe(0);
+    expect(Buffer.compare((await blocksOf(source, format))!, theirs)).toBe(0);
   });
 
-  test('zeros have the scale 0, and what is not finite has none', () => {
+  test('zeros have the scale 0, and what is not finite has none', async () => {
     const zeros = new Float32Array(32);
-    expect([...quantisedBlocks(zeros, 'q8_0')!]).toEqual(new Array<number>(34).fill(0));
-    expect([...quantisedBlocks(zeros, 'q4_0')!].slice(2)).toEqual(new Array<number>(16).fill(0x88));
-    expect([...quantisedBlocks(zeros, 'q5_0')!].slice(6)).toEqual(new Array<number>(16).fill(0));
+    expect([...(await blocksOf(zeros, 'q8_0'))!]).toEqual(new Array<number>(34).fill(0));
+    expect([...(await blocksOf(zeros, 'q4_0'))!].slice(2)).toEqual(new Array<number>(16).fill(0x88));
+    expect([...(await blocksOf(zeros, 'q5_0'))!].slice(6)).toEqual(new Array<number>(16).fill(0));
     const many = new Float32Array(256);
-    expect([...quantisedBlocks(many, 'q4_k')!]).toEqual(new Array<number>(144).fill(0));
+    expect([...(await blocksOf(many, 'q4_k'))!]).toEqual(new Array<number>(144).fill(0));
     for (const value of [NaN, -Infinity, 3e38, -3e38])
-      for (const format of ['q8_0', 'q4_0', 'q5_0', 'q4_k'] as const)
-        expect(
-          quantisedBlocks(
-            many.map((_, i) => (i === 3 ? value : 0)),
-            format,
-          ),
-        ).toBeUndefined();
+      for (const format of writtenBlocks) {
+        const values = many.map((_, i) => (i === 3 ? value : 0));
+        expect(await blocksOf(values, format)).toBeUndefined();
+      }
+  });
+
+  test('blocks of bf16 and f16 are those of their values, and what makes no blocks is refused', async () => {
+    const values = Float32Array.from({ length: 512 }, (_, i) => Math.sin(i) / 3);
+    for (const dtype of ['bf16', 'f16'] as const) {
+      const bytes = roundedTo(values, dtype)!;
+      const rounded = floatsOf({ dtype: storedDType[dtype], bytes });
+      for (const format of writtenBlocks)
+        expect(await quantisedBlocks(bytes, dtype, format)).toEqual(await blocksOf(rounded, format));
+    }
+    await expect(blocksOf(values.subarray(0, 255), 'q4_k')).rejects.toThrow(
+      '[quantize_blocks] expected whole blocks of 256 values (q4_k) but received 255 values',
+    );
+    await expect(blocksOf(values, 'q6_k' as 'q4_k')).rejects.toThrow(
+      '[quantize_blocks] expected format q4_0, q5_0, q8_0 or q4_k but received q6_k',
+    );
+    const native = binding();
+    const of = (device: 'cpu' | 'reference', dtype: 'i32' | 'f32'): NativeTensor =>
+      native.fromBytes(nativeDevice(device), dtype, [32], new Uint8Array(128));
+    expect(() => native.quantizeBlocks(of('reference', 'f32'), 'q8_0')).toThrow(
+      'blocks are written on the CPU, not on reference',
+    );
+    expect(() => native.quantizeBlocks(of('cpu', 'i32'), 'q8_0')).toThrow(
+      'expected values of dtype f32, bf16 or f16 but received i32',
+    );
   });
 
   test('q4_k of groups that are no line', async () => {
@@ -233,7 +262,7 @@ describeWithData('blocks', 'golden/quant-gguf', (dir) => {
     });
     const weight = FrozenWeight.packQuantised(
       'q4_k',
-      quantisedBlocks(values, 'q4_k')!,
+      (await blocksOf(values, 'q4_k'))!,
       null,
       [1, 256],
       'f32',
