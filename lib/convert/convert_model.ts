@@ -152,14 +152,9 @@ interface Conversion {
   readonly from: FloatDType;
   readonly format: GgufFormat;
   readonly rows: RowOrder | undefined;
-  readonly signal: AbortSignal | undefined;
 }
 
-function late(
-  name: string,
-  stored: StoredTensor,
-  { from, format, rows, signal }: Conversion,
-): LateGgufTensor {
+function late(name: string, stored: StoredTensor, { from, format, rows }: Conversion): LateGgufTensor {
   const { shape } = stored;
   const step = stepBytes(format);
   async function* source(): AsyncIterable<Uint8Array> {
@@ -174,7 +169,6 @@ function late(
         for (let at = 0; at < slice.length; at += step) {
           yield await converted(name, from, slice.subarray(at, at + step), format);
           await breathe();
-          signal?.throwIfAborted();
         }
     },
   };
@@ -244,13 +238,15 @@ export async function convertModel(
           from: dtypeOf(stored, name),
           format: formatOf(name.slice(0, dot), shape, format),
           rows,
-          signal,
         }),
       );
     }
     const factors = frequencyFactors(config);
     if (factors) tensors.set('rope_freqs.weight', factors);
-    await writeFileAtomic(target, serializeGguf(metadata, tensors, op));
+    await writeFileAtomic(target, serializeGguf(metadata, tensors, op)).catch((error: unknown) => {
+      signal?.throwIfAborted(); // each read of a file asks it too, and its reason is no failure to write
+      throw error;
+    });
     await stored.checkUnchanged();
     await folder.checkUnchanged();
   } finally {

@@ -1,6 +1,6 @@
 /** Models as GGUF files: what is in them, and what llama.cpp makes of them where node-llama-cpp is installed. */
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { CausalLM, tensor } from '../../lib';
 import { convertAdapter } from '../../lib/convert/convert_adapter';
@@ -142,6 +142,24 @@ describeWithData('convertModel', 'models/stories260K', (dir) => {
       config: { vocab_size: 512, bos_token_id: 1, eos_token_id: 2, ...config },
       tokenizer: JSON.parse(readFileSync(join(dir, 'tokenizer.json'), 'utf8')) as object,
     });
+
+  test.each(['f16', 'q8_0'] as const)(
+    'a signal ends it while tensors are written (%s), and nothing is left',
+    async (format) => {
+      const folder = unused();
+      mkdirSync(folder);
+      const controller = new AbortController();
+      const reason = new Error('enough');
+      const { signal } = controller;
+      const written = convertModel(dir, join(folder, 'model.gguf'), { format, signal });
+      const failed = expect(written).rejects.toBe(reason);
+      // Its first tensors go into a file of another name, and timers run after each of the 48.
+      while (readdirSync(folder).length === 0) await new Promise(setImmediate);
+      controller.abort(reason);
+      await failed;
+      expect(readdirSync(folder)).toEqual([]);
+    },
+  );
 
   test('llama3’s rope is a tensor of factors, linear is a value', async () => {
     const out = unused('.gguf');
