@@ -37,7 +37,7 @@ const ids = {
   training_step: ({ model, dtype, batch, length, beside }) =>
     `${model} ${dtype} ${batch}×${length}${beside ? ' beside a busy loop' : ''}`,
   generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
-  gguf: ({ model, format }) => `${model} gguf ${format}`,
+  gguf: ({ model, shape, format }) => `${shape ? `shape of ${shape}` : model} gguf ${format}`,
   serving: ({ model, dtype }) => `${model} ${dtype}`,
   serving_http: ({ model, dtype }) => `${model} ${dtype} over HTTP`,
   loading: ({ model, dtype }) => `${model} ${dtype}`,

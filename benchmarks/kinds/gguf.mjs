@@ -1,9 +1,10 @@
 // A prompt that is read and tokens that are written with a model in ggml's blocks, against node-llama-cpp on the same file.
-import { mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { convertModel } from 'lora-native';
 import { startLlamaCpp } from '../providers/llama_cpp.mjs';
+import { writeRandomModel } from '../random_model.mjs';
 import { ratio, rivalOf, spread } from '../stats.mjs';
 import { promptOf } from './generation.mjs';
 import { inTurns, startOurs, stopAll } from './whole_model.mjs';
@@ -11,13 +12,24 @@ import { inTurns, startOurs, stopAll } from './whole_model.mjs';
 /** Prompts and tokens of the two rows: a prompt that is new in each round, and tokens after a short one. */
 const runs = { prefill: { length: 512, tokens: 1 }, decode: { length: 16, tokens: 64 } };
 
+/** The folder of the model: random numbers in a shape, with the tokenizer of the model that was found, which has fewer tokens. */
+async function sourceOf({ shape, found }, folder) {
+  if (!shape) return found.dir;
+  const dir = await writeRandomModel(join(folder, 'random'), shape);
+  for (const name of ['tokenizer.json', 'tokenizer_config.json'])
+    copyFileSync(join(found.dir, name), join(dir, name));
+  return dir;
+}
+
 export async function runGguf(testCase, bench) {
-  const { dtype, format, found, id } = testCase;
+  const { dtype, format, id } = testCase;
+  const rounds = Math.min(bench.stepSettings.rounds, testCase.rounds ?? Infinity);
   const folder = mkdtempSync(join(tmpdir(), 'lora-bench-'));
   const workers = new Map();
   try {
     const model = join(folder, 'model.gguf');
-    await convertModel(found.dir, model, { format });
+    await convertModel(await sourceOf(testCase, folder), model, { format });
+    rmSync(join(folder, 'random'), { recursive: true, force: true });
     const settings = { model, dtype, threads: bench.threads, contextSize: 1024 };
     workers.set('ours', await startOurs('generate.mjs', settings));
     try {
@@ -27,11 +39,12 @@ export async function runGguf(testCase, bench) {
       bench.leaveOut(`${id}: node-llama-cpp`, error.message);
     }
     const { vocabSize } = workers.get('ours').info;
+    // Takes the memory, and runs both kinds of steps once.
+    const warmUp = { ids: promptOf(runs.prefill.length, vocabSize, 0), tokens: 8 };
+    for (const worker of workers.values()) await worker.ask(warmUp);
     for (const [what, { length, tokens }] of Object.entries(runs)) {
       const request = (_, round) => ({ ids: promptOf(length, vocabSize, round + 1), tokens });
-      for (const worker of workers.values())
-        await worker.ask({ ids: promptOf(length, vocabSize, 0), tokens });
-      const { answers } = await inTurns(workers, request, bench.stepSettings);
+      const { answers } = await inTurns(workers, request, { ...bench.stepSettings, rounds });
       const figures = (name, read) => answers.get(name)?.map(read);
       const seconds = (name) => figures(name, (answer) => answer[`${what}Ms`] / 1000);
       const user = (name) => figures(name, (answer) => answer.userMs);
