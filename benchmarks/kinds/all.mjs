@@ -3,6 +3,7 @@ import inputsOf from '../inputs.cjs';
 import { findModel } from '../models.mjs';
 import { runCublas } from '../providers/cublas.mjs';
 import { runAttention } from './attention.mjs';
+import { runFullStep } from './full_step.mjs';
 import { runGeneration } from './generation.mjs';
 import { runGguf } from './gguf.mjs';
 import { runLayers } from './lora_linear.mjs';
@@ -36,6 +37,8 @@ const ids = {
   attention: ({ model, dtype, tokens }) => `${model} ${dtype} ${tokens} tokens`,
   training_step: ({ model, dtype, batch, length, beside }) =>
     `${model} ${dtype} ${batch}×${length}${beside ? ' beside a busy loop' : ''}`,
+  full_step: ({ model, dtype, batch, length, optimizer, stochasticRounding }) =>
+    `${model} ${dtype} ${batch}×${length} ${optimizer}${stochasticRounding ? ', stochastic rounding' : ''}`,
   generation: ({ model, dtype, do: what, prompt }) => `${model} ${dtype} ${what} at ${prompt}`,
   gguf: ({ model, shape, format }) => `${shape ? `shape of ${shape}` : model} gguf ${format}`,
   serving: ({ model, dtype }) => `${model} ${dtype}`,
@@ -45,6 +48,7 @@ const ids = {
 const runs = {
   attention: runAttention,
   training_step: withModel(runTrainingStep),
+  full_step: withModel(runFullStep),
   generation: withModel(runGeneration),
   gguf: withModel(runGguf),
   serving: withModel(runServing),
@@ -72,6 +76,7 @@ export function allCases(definitions) {
   // What matters most comes first: a slow machine has no time for all.
   return [
     ...of('training_step'),
+    ...of('full_step'),
     ...of('generation'),
     ...of('gguf'),
     ...of('serving'),

@@ -5,13 +5,13 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { shared } from '../models.mjs';
 import { rivalEnvironment, Worker } from '../providers/worker.mjs';
-import { rivalOf, shareOfCeiling, spread } from '../stats.mjs';
+import { ratio, rivalOf, shareOfCeiling, spread } from '../stats.mjs';
 import { inTurns, startOurs, stopAll } from './whole_model.mjs';
 
 const script = join(shared, 'baselines/train_step.py');
 
 /** Starts the rivals that there can be, and says why the others are left out. */
-async function startRivals(testCase, model, bench, workers) {
+async function startRivals(testCase, bench, workers) {
   const { python, threads } = bench;
   const wanted = testCase.beside || testCase.model !== 'SmolLM2-135M' ? ['lean'] : ['lean', 'compile'];
   for (const impl of wanted) {
@@ -29,7 +29,7 @@ async function startRivals(testCase, model, bench, workers) {
     const flags = { impl, dtype, batch, seq: length, rank: 16, threads };
     const args = Object.entries(flags).flatMap(([name, value]) => [`--${name}`, String(value)]);
     try {
-      const command = [script, model.dir, ...args, '--serve'];
+      const command = [script, testCase.found.dir, ...args, '--serve'];
       workers.set(impl, await Worker.start(impl, python, command, rivalEnvironment(threads)));
     } catch (error) {
       bench.leaveOut(`${testCase.id}: PyTorch, ${impl}`, error.message);
@@ -48,25 +48,30 @@ function checkLosses({ id }, answers) {
       throw new Error(`${id}: our loss is ${ours.loss}, that of ${name} ${first.loss}`);
 }
 
-export async function runTrainingStep(testCase, bench) {
-  const { batch, length, dtype, beside } = testCase;
+/**
+ * Takes steps of ours, with `settings` beside those of the case, in turns with those of the rivals that `startRivals` starts. Where they do not
+ * train the same, `checkStart` throws before the rounds, or `check` after them.
+ */
+export async function measureSteps(testCase, bench, { settings, startRivals, checkStart, check }) {
+  const { kind, batch, length, dtype, beside } = testCase;
   const workers = new Map();
   let neighbour;
   try {
-    const settings = { model: testCase.found.dir, dtype, batch, length, threads: bench.threads };
-    workers.set('ours', await startOurs('train.mjs', settings));
-    await startRivals(testCase, testCase.found, bench, workers);
+    const ofCase = { model: testCase.found.dir, dtype, batch, length, threads: bench.threads };
+    workers.set('ours', await startOurs('train.mjs', { ...ofCase, ...settings }));
+    await startRivals(testCase, bench, workers);
+    checkStart?.(workers);
     if (beside) neighbour = spawn(process.execPath, ['-e', 'for (;;);'], { stdio: 'ignore' });
     const ceiling = bench.ceilings.of(dtype);
     const { answers, ceilings } = await inTurns(workers, () => ({}), bench.stepSettings, ceiling);
-    checkLosses(testCase, answers);
+    check?.(answers);
 
     const times = (name) => answers.get(name).map(({ ms }) => ms / 1000);
     const ours = times('ours');
     const rivals = [...workers.keys()].filter((name) => name !== 'ours');
     const named = (of) => Object.fromEntries(rivals.map((name) => [`torch ${name}`, of(name)]));
     const { flops } = workers.get('ours').info;
-    const row = { kind: 'training_step', case: testCase.id, what: 'step', unit: 's', ours: spread(ours) };
+    const row = { kind, case: testCase.id, what: 'step', unit: 's', ours: spread(ours) };
     row.rivals = named((name) => rivalOf(ours, times(name)));
     row.tokens = batch * length;
     row.gflops = flops / row.ours.median / 1e9;
@@ -75,6 +80,8 @@ export async function runTrainingStep(testCase, bench) {
     const shares = (name) => answers.get('ours').map((answer) => answer[name]);
     row.js = spread(shares('js'));
     if (shares('jsAtWork')[0]) row.jsAtWork = spread(shares('jsAtWork'));
+    const cpu = (name) => answers.get(name).map(({ userMs, systemMs }) => userMs + systemMs);
+    if (answers.get('lean')?.[0].userMs) row.cpuOfRival = ratio(cpu('ours'), cpu('lean'));
     bench.add(row);
     if (beside) return;
     const peak = (name) => {
@@ -84,7 +91,7 @@ export async function runTrainingStep(testCase, bench) {
     if (!peak('ours')) bench.leaveOut(`${testCase.id}: peak memory`, '/proc/PID/status is not there');
     else
       bench.add({
-        kind: 'training_step',
+        kind,
         case: testCase.id,
         what: 'peak memory',
         unit: 'MiB',
@@ -96,3 +103,10 @@ export async function runTrainingStep(testCase, bench) {
     await stopAll(workers);
   }
 }
+
+export const runTrainingStep = (testCase, bench) =>
+  measureSteps(testCase, bench, {
+    settings: {},
+    startRivals,
+    check: (answers) => checkLosses(testCase, answers),
+  });

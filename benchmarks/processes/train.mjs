@@ -11,7 +11,7 @@ setThreads(settings.threads);
 const native = addon();
 const model = await trainable(settings.model, settings);
 const run = steps(model, settings);
-await run.next(); // makes the layouts for gradients, and takes the memory
+const first = await run.next(); // makes the layouts for gradients, and takes the memory
 native.startProfile(native.openDevice('cpu'));
 await run.next();
 const entries = native.endProfile(native.openDevice('cpu'));
@@ -26,12 +26,15 @@ function processorMs() {
   }
 }
 
-await serve({ flops }, async () => {
+await serve({ flops, loss: first.value }, async () => {
   const before = performance.eventLoopUtilization();
   const worked = processorMs();
+  const used = process.cpuUsage();
   const start = performance.now();
   const { value: loss } = await run.next();
   const ms = performance.now() - start;
   const js = performance.eventLoopUtilization(before).active / ms;
-  return { ms, loss, js, jsAtWork: worked && (processorMs() - worked) / ms };
+  const { user, system } = process.cpuUsage(used);
+  const cpu = { userMs: user / 1e3, systemMs: system / 1e3 };
+  return { ms, loss, js, jsAtWork: worked && (processorMs() - worked) / ms, ...cpu };
 });

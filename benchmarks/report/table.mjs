@@ -7,6 +7,7 @@ const headings = {
   attention: 'attention, causal and grouped, of one sequence',
   overhead: 'what a call of the public API costs beyond its arithmetic',
   training_step: 'a training step of a whole model, r = 16 on all linear layers',
+  full_step: 'a full fine-tuning step: all weights of a model are trained',
   generation: 'reading a prompt (prefill) and writing (decode)',
   gguf: 'the same with a model in blocks of GGUF, and node-llama-cpp on the same file',
   serving: 'streams that write at the same time, and a prompt of 64 tokens that arrives while 8 write',
@@ -25,6 +26,7 @@ export function line(row) {
   const atWork = row.jsAtWork ? `, ${percent(row.jsAtWork.median)} at work` : '';
   if (row.js) facts.push(`JavaScript ${percent(row.js.median)}${atWork}`);
   if (row.userOfRival) facts.push(`${digits(row.userOfRival.median)} of its user CPU time`);
+  if (row.cpuOfRival) facts.push(`${digits(row.cpuOfRival.median)} of its CPU time`);
   if (row.ofFile) facts.push(`${digits(row.ofFile.median)} × the file beyond Node`);
   if (row.cost) facts.push(`LoRA ×${digits(row.cost.fused)} (least ${digits(row.cost.least)})`);
   if (row.ofOne) facts.push(`×${digits(row.ofOne)} of one stream`);
