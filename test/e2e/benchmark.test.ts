@@ -79,6 +79,19 @@ test('a quick case without rivals: it is checked, timed, and written with what w
   expect(existsSync(out.replace('.json', '.svg'))).toBe(true);
 });
 
+test('full fine-tuning steps: their time and their peak, of a process that trains all weights', () => {
+  const filter = ['--no-rivals', '--filter', 'full_step bf16', '--rounds', '1'];
+  const model = ['--model', join(root, 'examples/base-model')];
+  const { status, stdout, all } = bench(...filter, ...model, '--json', '--out', join(folder, 'full.json'));
+  if (status !== 0) throw new Error(all);
+  const { rows, failures, leftOut } = JSON.parse(stdout) as Results;
+  expect(failures).toEqual([]);
+  const id = 'SmolLM2-135M bf16 1×512 adamw8bit, stochastic rounding';
+  expect(leftOut).toContainEqual({ what: `${id}: PyTorch, lean`, why: '--no-rivals' });
+  expect(rows[0]).toMatchObject({ kind: 'full_step', case: id, what: 'step', unit: 's' });
+  if (existsSync('/proc/self/status')) expect(rows[1]).toMatchObject({ what: 'peak memory', unit: 'MiB' });
+});
+
 /** What an expression of benchmarks/stats.mjs is. */
 function evaluate(expression: string): unknown {
   const url = JSON.stringify(pathToFileURL(join(root, 'benchmarks/stats.mjs')).href);
