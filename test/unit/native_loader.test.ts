@@ -153,6 +153,10 @@ test('a missing package: the error says what was tried and both remedies, and ha
   expect(cause).toMatchObject({ code: 'MODULE_NOT_FOUND' });
 });
 
+test('a Linux whose C library is not known is taken for one with glibc', () => {
+  expect(platformName(install({ libc: null }).host)).toBe('linux-x64-gnu');
+});
+
 test.each([
   ['darwin', 'x64', null, 'darwin-x64'],
   ['linux', 'arm64', 'musl', 'linux-arm64-musl'],
