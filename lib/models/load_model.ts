@@ -1,7 +1,7 @@
 /** Loading a model: its options, its files, its weights on a device. */
 import { readLimits, type Limits } from '../formats/limits';
 import { sourceFolder, sourceOptionNames } from '../hub/source';
-import { bestDevice, checkF16, type Device, deviceName, nativeDevice } from '../native/device';
+import { checkF16, type Device, openedDevice } from '../native/device';
 import { modelOptions } from '../options/table';
 import { runUntracked } from '../tensor/scope';
 import { Tokenizer } from '../text/tokenizer';
@@ -45,9 +45,9 @@ export async function loadModel(source: string | URL, options: FromPretrainedOpt
   const { dtype = 'auto', signal, onProgress } = options;
   const quantize = quantizePlan(op, options.quantize);
   checkOneOf(op, 'dtype', dtype, modelOptions.dtype.choices);
-  const device = options.device === 'auto' ? bestDevice() : deviceName(op, options.device ?? 'cpu');
+  // Unavailable: say so before anything is downloaded and read.
+  const device = await openedDevice(op, options.device ?? 'cpu');
   if (dtype === 'f16') checkF16(op, device);
-  nativeDevice(device); // unavailable: say so before anything is downloaded and read
   const directory = await sourceFolder(source, op, 'model', options);
   signal?.throwIfAborted();
   const files = await openModelFiles(op, directory, { limits, signal });

@@ -98,6 +98,8 @@ export interface NativeBinding extends OpFunctions {
 
   // Devices. Names: 'cpu', 'reference', 'cuda', 'cuda:1'; in useEmulated()'s add-on 'cuda-emulated'. The same name gives the same object.
   openDevice(name: string): NativeDevice;
+  /** Opens it on another thread: what openDevice() would do, but for the handle. */
+  openDeviceLater(name: string): Promise<void>;
   devices(): DeviceInfo[];
   cudaUnavailableReason(): string | null;
   /** Versions, compiled architectures: what a bug report should say; empty where no CUDA backend is built in. */

@@ -23,6 +23,8 @@ interface DeviceKind {
   readonly facts?: () => Record<string, string>;
   /** Before the first device of this kind is opened. */
   readonly prepare?: () => void;
+  /** A driver opens it, which may take seconds. */
+  readonly slow?: boolean;
 }
 
 const only =
@@ -40,9 +42,10 @@ const kinds: readonly DeviceKind[] = [
     auto: true,
     whyNot: () => binding().cudaUnavailableReason(),
     facts: () => binding().cudaFacts(),
+    slow: true,
   },
   { canonical: only('reference'), shown: ['reference'], whyNot: () => null },
-  { canonical: only('cuda-emulated'), whyNot: () => null, prepare: useEmulated },
+  { canonical: only('cuda-emulated'), whyNot: () => null, prepare: useEmulated, slow: true },
 ];
 
 /** The kind of a device, and its one name: 'cuda:0' is 'cuda'. */
@@ -93,6 +96,22 @@ export function nativeDevice(name: Device): NativeDevice {
     device = binding().openDevice(deviceName('device', name));
     opened.set(name, device);
   }
+  return device;
+}
+
+/**
+ * The same without holding the event loop: another thread asks the driver and waits for it. 'auto' is the best device that this machine has.
+ */
+export async function openedDevice(op: string, name: string): Promise<Device> {
+  const wanted = name === 'auto' ? 'cuda' : deviceName(op, name);
+  if (find(wanted)!.kind.slow && !opened.has(wanted)) {
+    // What went wrong is thrown below, with this call's stack, if it is this device that 'auto' stands for.
+    await binding()
+      .openDeviceLater(wanted)
+      .catch(() => undefined);
+  }
+  const device = name === 'auto' ? bestDevice() : wanted;
+  nativeDevice(device);
   return device;
 }
 

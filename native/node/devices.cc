@@ -27,6 +27,10 @@ Napi::Value OpenDevice(const Napi::CallbackInfo& info) {
   return EnvState::Get(info.Env())->OpenDevice(ParseString(info[0], "device", "name"));
 }
 
+Napi::Value OpenDeviceLater(const Napi::CallbackInfo& info) {
+  return EnvState::Get(info.Env())->OpenDeviceLater(ParseString(info[0], "device", "name"));
+}
+
 Napi::Value Devices(const Napi::CallbackInfo& info) {
   Napi::Object cpu = Napi::Object::New(info.Env());
   cpu.Set("id", "cpu");
@@ -234,6 +238,7 @@ void RegisterDevices(Napi::Env env, Napi::Object exports) {
   Export<SetErrorFactory>(env, exports, "setErrorFactory");
   Export<SetTag>(env, exports, "setTag");
   Export<OpenDevice>(env, exports, "openDevice");
+  Export<OpenDeviceLater>(env, exports, "openDeviceLater");
   Export<Devices>(env, exports, "devices");
   Export<CudaReason>(env, exports, "cudaUnavailableReason");
   Export<CudaFacts>(env, exports, "cudaFacts");

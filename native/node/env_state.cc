@@ -25,6 +25,18 @@ int DefaultThreads() {
   return static_cast<int>(threads);
 }
 
+std::shared_ptr<Device> MakeDevice(const std::string& name, int threads) {
+  HostMemoryBudget();  // throws at once when LORA_MEMORY_LIMIT is no size
+  if (name.starts_with("cuda")) return lora::cuda::OpenDevice(name);
+  if (name == "cpu") return std::make_shared<HostDevice>(name, CpuBackend(), threads);
+  return std::make_shared<HostDevice>(name, ReferenceBackend(), 1);
+}
+
+void CheckDeviceName(const std::string& name) {
+  LORA_CHECK(name.starts_with("cuda") || name == "cpu" || name == "reference", "device",
+             "expected a device of cpu, cuda, cuda:N or reference but received \"", name, "\"");
+}
+
 const char* NameOf(Kind kind) {
   switch (kind) {
     case Kind::kTensor:
@@ -111,6 +123,8 @@ void EnvState::Close() {
     const std::lock_guard lock(mutex_);
     closed_ = true;
   }
+  openers_.clear();  // waits for them
+  opening_.clear();
   for (const auto& [name, device] : devices_) {
     device->on_bytes = nullptr;
     device->recording = nullptr;
@@ -130,17 +144,15 @@ void EnvState::Close() {
 Napi::Value EnvState::OpenDevice(const std::string& name) {
   const auto known = device_handles_.find(name);
   if (known != device_handles_.end()) return known->second.Value();
-  const bool cuda = name.starts_with("cuda");
-  LORA_CHECK(cuda || name == "cpu" || name == "reference", "device",
-             "expected a device of cpu, cuda, cuda:N or reference but received \"", name, "\"");
-  HostMemoryBudget();  // throws at once when LORA_MEMORY_LIMIT is no size
+  CheckDeviceName(name);
   std::shared_ptr<Device> device;
-  if (cuda)
-    device = lora::cuda::OpenDevice(name);
-  else if (name == "cpu")
-    device = std::make_shared<HostDevice>(name, CpuBackend(), threads());
-  else
-    device = std::make_shared<HostDevice>(name, ReferenceBackend(), 1);
+  if (const auto opening = opening_.find(name); opening != opening_.end()) {
+    const auto opened = opening->second;
+    opening_.erase(opening);  // after a failure the next call tries again
+    device = opened.get();
+  } else {
+    device = MakeDevice(name, name == "cpu" ? threads() : 1);
+  }
   device->stream().SetLimits(limits_);
   device->on_bytes = [this](int64_t change) {
     bytes_ += static_cast<size_t>(change);
@@ -152,6 +164,29 @@ Napi::Value EnvState::OpenDevice(const std::string& name) {
   const Napi::Value handle = Wrap({.kind = Kind::kDevice, .device = std::move(device)});
   device_handles_[name] = Napi::Reference<Napi::Value>::New(handle, 1);
   return handle;
+}
+
+Napi::Promise EnvState::OpenDeviceLater(const std::string& name) {
+  CheckDeviceName(name);
+  Request* request = nullptr;
+  const Napi::Promise promise = NewRequest(&request, nullptr);
+  if (device_handles_.contains(name)) {
+    Complete(request);
+    return promise;
+  }
+  auto& opening = opening_[name];
+  if (!opening.valid()) {
+    const int cpu_threads = name == "cpu" ? threads() : 1;
+    opening = std::async(std::launch::async, MakeDevice, name, cpu_threads).share();
+  }
+  openers_.push_back(std::async(
+      std::launch::async, [self = shared_from_this(), opened = opening, request, called = tag] {
+        Step step;
+        step.op = "device";
+        request->failure = RunStep(step, called, [&] { opened.get(); });
+        self->Complete(request);
+      }));
+  return promise;
 }
 
 int EnvState::threads() {

@@ -5,6 +5,7 @@
 
 #include <napi.h>
 
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -34,6 +35,9 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   // ---- devices
   // Opens 'cpu', 'reference', 'cuda' or 'cuda:N'; throws ERR_DEVICE_UNAVAILABLE, ERR_ARGUMENT.
   Napi::Value OpenDevice(const std::string& name);
+  // Opens a device on another thread, because a driver may take seconds for it. When the promise is
+  // settled, OpenDevice has nothing left to do; a call before that waits for the rest.
+  Napi::Promise OpenDeviceLater(const std::string& name);
   const std::map<std::string, std::shared_ptr<Device>>& devices() const { return devices_; }
   void SetThreads(int threads);
   // Returns the number that was set, or LORA_THREADS, or the CPUs that the process may use.
@@ -125,7 +129,9 @@ class EnvState : public std::enable_shared_from_this<EnvState> {
   const napi_env env_;
   std::map<std::string, std::shared_ptr<Device>> devices_;
   std::map<std::string, Napi::Reference<Napi::Value>> device_handles_;
-  int threads_ = 0;  // not known yet
+  std::map<std::string, std::shared_future<std::shared_ptr<Device>>> opening_;  // not in devices_
+  std::vector<std::future<void>> openers_;  // the threads of OpenDeviceLater
+  int threads_ = 0;                         // not known yet
   QueueLimits limits_;
   std::map<std::string, std::string> injected_;
   int64_t fails_in_ = 0;  // allocations

@@ -1,10 +1,12 @@
 #include "simt/emulated_runtime.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <string_view>
+#include <thread>
 
 #include "core/error.h"
 #include "simt/buffer.h"
@@ -132,6 +134,9 @@ std::vector<Fact> Facts() { return {{"cuda kernels", "on the emulator"}}; }
 
 std::shared_ptr<Gpu> Gpu::Open(int ordinal) {
   if (ordinal != 0) Throw("ERR_DEVICE_UNAVAILABLE", "device", "there is one emulated device");
+  // Tests of programs that meanwhile go on set it.
+  if (const char* delay = std::getenv("LORA_EMULATED_OPENING_MS"))
+    std::this_thread::sleep_for(std::chrono::milliseconds(std::atoi(delay)));
   const std::lock_guard lock(simt::settings_mutex);
   simt::Options options = simt::settings_options;
   options.async = simt::AsyncOf(options.async);

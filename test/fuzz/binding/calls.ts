@@ -18,6 +18,7 @@ const others: Partial<Record<keyof NativeBinding, Builder>> = {
   setErrorFactory: () => [{ $: 'factory' }],
   setTag: (d) => [d.dice.below(99)],
   openDevice: (d) => [d.dice.pick(['cpu', 'reference'])],
+  openDeviceLater: (d) => [d.dice.pick(['cpu', 'reference'])],
   devices: none,
   cudaUnavailableReason: none,
   cudaFacts: none,
