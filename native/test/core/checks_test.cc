@@ -44,6 +44,42 @@ void Rejects(const Args& good, const std::function<void(Args&)>& spoil,
   CHECK(Complaint(args) == sentence);
 }
 
+// Each tensor of a valid call is refused in another dtype, and with one dimension more.
+template <class Args>
+void RefusesOthers(const Args& good) {
+  CHECK(Complaint(good) == "");
+  struct Spoil {
+    int which;
+    bool dtype;
+    int& seen;
+    bool& spoilt;
+    void operator()(TensorView& view, Access) const {
+      if (seen++ != which || !view) return;
+      spoilt = true;
+      if (dtype) {
+        view.dtype = view.dtype == DType::kI8 ? DType::kI32 : DType::kI8;
+      } else {
+        view.shape.push_back(2);
+      }
+    }
+    void operator()(PackedView&) const {}
+    void operator()(DeltaTableView&) const {}
+  };
+  for (const bool dtype : {true, false}) {
+    int count = 1;
+    for (int which = 0; which < count; ++which) {
+      Args args = good;
+      int seen = 0;
+      bool spoilt = false;
+      ForEachOperand(args, Spoil{which, dtype, seen, spoilt});
+      count = seen;
+      CAPTURE(which);
+      CAPTURE(dtype);
+      if (spoilt) CHECK(Complaint(args) != "");
+    }
+  }
+}
+
 LoraLinearForwardArgs Linear() {
   LoraLinearForwardArgs args;
   args.x = F32({5, 4096});
@@ -79,7 +115,7 @@ AttentionForwardArgs Attention() {
 TEST_CASE("lora_linear: forward") {
   using Args = LoraLinearForwardArgs;
   const Args good = Linear();
-  CHECK(Complaint(good) == "");
+  RefusesOthers(good);
   Rejects<Args>(
       good, [](Args& a) { a.branches[0].down = F32({4096, 16}); },
       "[lora_linear] expected down of shape [16, 4096] (rank, in) but received [4096, 16]");
@@ -128,12 +164,12 @@ TEST_CASE("lora_linear: forward") {
       "[lora_linear] expected at least one branch but received none");
   Args plain = good;
   plain.branches[0].up = plain.branches[0].down = plain.branches[0].bias = plain.h[0] = {};
-  CHECK(Complaint(plain) == "");
+  RefusesOthers(plain);
   Args empty = good;
   empty.x = F32({0, 4096});
   empty.y = {F32({0, 32})};
   empty.h = {F32({0, 16})};
-  CHECK(Complaint(empty) == "");
+  RefusesOthers(empty);
 }
 
 TEST_CASE("double stands in for f32 and for the activation, for the reference's own tests") {
@@ -143,13 +179,13 @@ TEST_CASE("double stands in for f32 and for the activation, for the reference's 
       Packed(32, 4096, DType::kF64), F64({32}), F64({32, 16}), F64({16, 4096}), 2, {}};
   args.y = {F64({5, 32})};
   args.h = {F64({5, 16})};
-  CHECK(Complaint(args) == "");
+  RefusesOthers(args);
 }
 
 TEST_CASE("lora_linear: backward") {
   using Args = LoraLinearBackwardArgs;
   const Args good = LinearBackward();
-  CHECK(Complaint(good) == "");
+  RefusesOthers(good);
   Rejects<Args>(good, [](Args& a) { a.x = {}; }, "[lora_linear] expected x but received none");
   Rejects<Args>(good, [](Args& a) { a.h[0] = {}; }, "[lora_linear] expected h but received none");
   Rejects<Args>(
@@ -166,13 +202,13 @@ TEST_CASE("lora_linear: backward") {
       "[lora_linear] expected no factor in backward, whose g is multiplied by it");
   Args only_dx = good;
   only_dx.x = only_dx.h[0] = only_dx.d_up[0] = only_dx.d_down[0] = {};
-  CHECK(Complaint(only_dx) == "");
+  RefusesOthers(only_dx);
 }
 
 TEST_CASE("attention") {
   using Args = AttentionForwardArgs;
   const Args good = Attention();
-  CHECK(Complaint(good) == "");
+  RefusesOthers(good);
   Rejects<Args>(
       good, [](Args& a) { a.k = a.v = BF16({2, 3, 3, 8}); },
       "[attention] expected q heads to be a multiple of kv heads but received 4 and 3");
@@ -194,12 +230,41 @@ TEST_CASE("attention") {
       "shape [3, 8]");
 }
 
+TEST_CASE("gradients of attention") {
+  const TensorView q = BF16({2, 3, 4, 8}), k = BF16({2, 3, 2, 8});
+  AttentionBackwardArgs good;
+  good.q = good.y = good.g = good.dq = q;
+  good.k = good.v = good.dk = good.dv = k;
+  good.key_begin = I32({2, 3});
+  good.lse = F32({2, 4, 3});
+  good.scale = 1;
+  RefusesOthers(good);
+}
+
 TEST_CASE("the layers of a model") {
   CHECK(Complaint(EmbeddingArgs{Packed(10, 4), I32({3}), F32({3, 4})}) == "");
   CHECK(Complaint(EmbeddingArgs{Packed(10, 4), F32({3}), F32({3, 4})}) ==
         "[embedding] expected ids of dtype i32 but received f32");
+  const EmbeddingArgs rows{Packed(10, 4), I32({3}), F32({3, 4})};
+  Rejects<EmbeddingArgs>(
+      rows, [](auto& a) { a.y = BF16({3, 4}); },
+      "[embedding] expected y of dtype f32 (that of weight) but received bf16");
+  Rejects<EmbeddingArgs>(
+      rows, [](auto& a) { a.y = F32({3, 5}); },
+      "[embedding] expected y of shape [3, 4] (ids, dim) but received [3, 5]");
+  const DropoutArgs dropout{BF16({3, 4}), {}, BF16({3, 4})};
+  RefusesOthers(dropout);
+  Rejects<DropoutArgs>(
+      dropout, [](auto& a) { a.x = a.y = I32({3, 4}); },
+      "[dropout] expected x of dtype f32 or bf16 or f16 but received i32");
+  Rejects<DropoutArgs>(
+      dropout, [](auto& a) { a.x = a.y = F32({12}); },
+      "[dropout] expected x of 2 dimensions (rows, columns) but received shape [12]");
+  Rejects<DropoutArgs>(
+      dropout, [](auto& a) { a.y = F32({3, 4}); },
+      "[dropout] expected y of dtype bf16 (that of x) but received f32");
   const EmbeddingBackwardArgs scatter{F32({3, 4}), I32({3}), F32({10, 4})};
-  CHECK(Complaint(scatter) == "");
+  RefusesOthers(scatter);
   Rejects<EmbeddingBackwardArgs>(
       scatter, [](auto& a) { a.ids = F32({3}); },
       "[embedding] expected ids of dtype i32 but received f32");
@@ -211,9 +276,9 @@ TEST_CASE("the layers of a model") {
       "[embedding] expected g of shape [3, 4] (ids, dim) but received [2, 4]");
 
   RmsNormForwardArgs norm{BF16({3, 4}), F32({4}), 1e-5f, BF16({3, 4}), F32({3})};
-  CHECK(Complaint(norm) == "");
+  RefusesOthers(norm);
   norm.x = F32({3, 4});
-  CHECK(Complaint(norm) == "");
+  RefusesOthers(norm);
   Rejects<RmsNormForwardArgs>(
       norm,
       [](auto& a) {
@@ -225,7 +290,7 @@ TEST_CASE("the layers of a model") {
       norm, [](auto& a) { a.y = BF16({3, 5}); },
       "[rms_norm] expected y of shape [3, 4] (that of x) but received [3, 5]");
   const RmsNormBackwardArgs pull{F32({3, 4}), F32({4}), F32({3}), BF16({3, 4}), F32({3, 4})};
-  CHECK(Complaint(pull) == "");
+  RefusesOthers(pull);
   Rejects<RmsNormBackwardArgs>(
       pull,
       [](auto& a) {
@@ -246,7 +311,7 @@ TEST_CASE("the layers of a model") {
   rope.x = rope.y = F32({1, 3, 2, 8});
   rope.cos = rope.sin = F32({16, 4});
   rope.offset = 13;
-  CHECK(Complaint(rope) == "");
+  RefusesOthers(rope);
   Rejects<RopeArgs>(
       rope, [](auto& a) { a.offset = 14; },
       "[rope] expected offset + sequence to be at most 16 (the positions of the table) "
@@ -255,12 +320,13 @@ TEST_CASE("the layers of a model") {
       rope, [](auto& a) { a.x = F32({1, 3, 2, 7}); },
       "[rope] expected an even head_dim but received x of shape [1, 3, 2, 7]");
 
-  CHECK(Complaint(SwigluForwardArgs{F32({2}), F32({2}), F32({2})}) == "");
+  RefusesOthers(SwigluForwardArgs{F32({2}), F32({2}), F32({2})});
+  RefusesOthers(SwigluBackwardArgs{F32({2}), F32({2}), F32({2}), F32({2}), F32({2})});
   CHECK(Complaint(SwigluForwardArgs{F32({2}), BF16({2}), F32({2})}) ==
         "[swiglu] expected up of dtype f32 (that of gate) but received bf16");
   // f16 is for inference.
   const TensorView half(nullptr, DType::kF16, {2});
-  CHECK(Complaint(SwigluForwardArgs{half, half, half}) == "");
+  RefusesOthers(SwigluForwardArgs{half, half, half});
   CHECK(ActivationOf(SwigluForwardArgs{half, half, half}) == DType::kF16);
   CHECK(Complaint(SwigluBackwardArgs{half, half, half, half, half}) ==
         "[swiglu] expected gate of dtype f32 or bf16 but received f16");
@@ -268,7 +334,7 @@ TEST_CASE("the layers of a model") {
 
 TEST_CASE("keys and values in pages") {
   const PageAppendArgs append{F32({2, 3, 4, 8}), F32({9, 4, 64, 8}), I32({2, 5}), I32({2})};
-  CHECK(Complaint(append) == "");
+  RefusesOthers(append);
   Rejects<PageAppendArgs>(
       append, [](auto& a) { a.pool = F32({9, 64, 4, 8}); },
       "[page_append] expected pool of shape [9, 4, 64, 8] (pages, kv_heads, 64, head_dim) but "
@@ -300,7 +366,7 @@ TEST_CASE("keys and values in pages") {
   paged.page_table = I32({2, 5});
   paged.lengths = I32({2});
   paged.phase = AttentionPhase::kDecode;
-  CHECK(Complaint(paged) == "");
+  RefusesOthers(paged);
   CHECK(ActivationOf(paged) == DType::kBF16);
   Rejects<AttentionPagedArgs>(
       paged, [](auto& a) { a.q = a.y = BF16({2, 3, 12, 8}); },
@@ -324,9 +390,9 @@ TEST_CASE("keys and values in pages") {
 TEST_CASE("pack: scales come with int8 rows, and with nothing else") {
   const TensorView rows{nullptr, DType::kI8, {3, 4}};
   const PackArgs good{rows, &some_memory, F32({3}), WeightFormat::kI8Rows, 3, 4};
-  CHECK(Complaint(good) == "");
+  RefusesOthers(good);
   const PackArgs plain{F32({3, 4}), &some_memory, {}, WeightFormat::kF32, 3, 4};
-  CHECK(Complaint(plain) == "");
+  RefusesOthers(plain);
   Rejects<PackArgs>(
       good, [](auto& a) { a.scales = {}; }, "[pack] expected scales but received none");
   Rejects<PackArgs>(
@@ -346,7 +412,7 @@ TEST_CASE("pack: scales come with int8 rows, and with nothing else") {
 TEST_CASE("pack: codes come as bytes, with a scale for each block of the flattened matrix") {
   const TensorView bytes{nullptr, DType::kI8, {53}};
   const PackArgs good{bytes, &some_memory, F32({2}), WeightFormat::kNF4, 3, 35};
-  CHECK(Complaint(good) == "");
+  RefusesOthers(good);
   Rejects<PackArgs>(
       good, [](auto& a) { a.rows = 4; },
       "[pack] expected weight of shape [70] (bytes of codes) but received [53]");
@@ -360,7 +426,7 @@ TEST_CASE("pack: codes come as bytes, with a scale for each block of the flatten
 TEST_CASE("pack: rows are whole blocks, which hold their scales") {
   const TensorView bytes{nullptr, DType::kI8, {3 * 2 * 18}};
   const PackArgs good{bytes, &some_memory, {}, WeightFormat::kQ4_0, 3, 64};
-  CHECK(Complaint(good) == "");
+  RefusesOthers(good);
   Rejects<PackArgs>(
       good, [](auto& a) { a.cols = 65; },
       "[pack] expected rows of whole blocks of 32 values (q4_0) but received a weight of shape "
@@ -382,12 +448,12 @@ TEST_CASE("pack: rows are whole blocks, which hold their scales") {
 
 TEST_CASE("losses and sampling") {
   const CrossEntropyForwardArgs loss{F32({3, 9}), I32({3}), F32({}), F32({1}), {}};
-  CHECK(Complaint(loss) == "");
+  RefusesOthers(loss);
   Rejects<CrossEntropyForwardArgs>(
       loss, [](auto& a) { a.labels = I32({4}); },
       "[cross_entropy] expected labels of shape [3] (one per row) but received [4]");
   const CrossEntropyBackwardArgs back{F32({3, 9}), I32({3}), F32({3}), F32({1}), F32({3, 9})};
-  CHECK(Complaint(back) == "");
+  RefusesOthers(back);
   Rejects<CrossEntropyBackwardArgs>(
       back, [](auto& a) { a.g = F32({2}); },
       "[cross_entropy] expected g of one element but received shape [2]");
@@ -395,7 +461,7 @@ TEST_CASE("losses and sampling") {
       back, [](auto& a) { a.g = I32({1}); },
       "[cross_entropy] expected g of dtype f32 but received i32");
   LinearCrossEntropyArgs fused{F32({3, 4}), Packed(9, 4), I32({3}), F32({1}), F32({1}), {}};
-  CHECK(Complaint(fused) == "");
+  RefusesOthers(fused);
   Rejects<LinearCrossEntropyArgs>(
       fused, [](auto& a) { a.weight = {}; },
       "[linear_cross_entropy] expected weight but received none");
@@ -408,7 +474,7 @@ TEST_CASE("losses and sampling") {
   sample.reals = F32({2, 3});
   sample.wholes = I32({2, 4});
   sample.ids = I32({2});
-  CHECK(Complaint(sample) == "");
+  RefusesOthers(sample);
   Rejects<SampleArgs>(
       sample, [](auto& a) { a.logits = F32({2, 0}); },
       "[sample] expected logits of at least one token but received [2, 0]");
@@ -423,7 +489,7 @@ TEST_CASE("losses and sampling") {
       "[sample] expected wholes of shape [2, 4] (rows, topK step seed seed) but received [1, 4]");
 
   const AdjustLogitsArgs adjust{F32({2, 9}), I32({3}), I32({3}), F32({3}), F32({3})};
-  CHECK(Complaint(adjust) == "");
+  RefusesOthers(adjust);
   Rejects<AdjustLogitsArgs>(
       adjust, [](auto& a) { a.ids = I32({2}); },
       "[adjust_logits] expected ids of shape [3] (entries) but received [2]");
@@ -434,12 +500,12 @@ TEST_CASE("losses and sampling") {
       adjust, [](auto& a) { a.addends = F32({4}); },
       "[adjust_logits] expected addends of shape [3] (entries) but received [4]");
   const MaskLogitsArgs mask{F32({2, 33}), I32({2, 2})};
-  CHECK(Complaint(mask) == "");
+  RefusesOthers(mask);
   Rejects<MaskLogitsArgs>(
       mask, [](auto& a) { a.bits = I32({2, 1}); },
       "[mask_logits] expected bits of shape [2, 2] (rows, words of 32 tokens) but received [2, 1]");
   const LogProbsArgs log_probs{F32({2, 9}), I32({2}), 9, F32({2, 10}), I32({2, 10})};
-  CHECK(Complaint(log_probs) == "");
+  RefusesOthers(log_probs);
   Rejects<LogProbsArgs>(
       log_probs, [](auto& a) { a.n = 10; },
       "[log_probs] expected n from 0 to 9 (vocab) but received 10");
@@ -453,7 +519,7 @@ TEST_CASE("the optimizer") {
   adamw.segments = {{F32({4}), F32({2, 2}), F32({4}), F32({4})}};
   adamw.beta1 = 0.9;
   adamw.beta2 = 0.999;
-  CHECK(Complaint(adamw) == "");
+  RefusesOthers(adamw);
   Rejects<AdamWArgs>(
       adamw, [](auto& a) { a.segments[0].grad = F32({5}); },
       "[adamw] expected grad of 4 elements (those of param) but received 5");
@@ -474,10 +540,10 @@ TEST_CASE("the optimizer") {
       "[adamw] expected param of dtype f32 or bf16 but received i32");
   adamw.segments[0].param = BF16({4});
   adamw.segments[0].rounding.step = 1;
-  CHECK(Complaint(adamw) == "");
+  RefusesOthers(adamw);
   AdamW8bitArgs small;
   small.segments = {{F32({300}), F32({300}), I32({128}), I32({128}), F32({2}), F32({2})}};
-  CHECK(Complaint(small) == "");
+  RefusesOthers(small);
   Rejects<AdamW8bitArgs>(
       small, [](auto& a) { a.segments[0].grad = F32({3}); },
       "[adamw8bit] expected grad of 300 elements (those of param) but received 3");
@@ -495,7 +561,7 @@ TEST_CASE("the optimizer") {
   SgdArgs sgd;
   sgd.segments = {{F32({4}), F32({4}), F32({4})}, {F32({2}), F32({2}), F32({2})}};
   sgd.momentum = 0.9;
-  CHECK(Complaint(sgd) == "");
+  RefusesOthers(sgd);
   Rejects<SgdArgs>(
       sgd, [](auto& a) { a.segments[1].velocity = F32({3}); },
       "[sgd] expected velocity of 2 elements (those of param) but received 3");
@@ -509,7 +575,7 @@ TEST_CASE("the optimizer") {
       sgd, [](auto& a) { a.momentum = 1; }, "[sgd] expected momentum in [0, 1) but received 1");
   LionArgs lion;
   lion.segments = {{F32({4}), F32({4}), F32({4})}};
-  CHECK(Complaint(lion) == "");
+  RefusesOthers(lion);
   Rejects<LionArgs>(
       lion, [](auto& a) { a.segments[0].m = I32({4}); },
       "[lion] expected m of dtype f32 but received i32");
@@ -532,7 +598,7 @@ TEST_CASE("the tape's small set") {
         "[sum] expected a result shape that broadcasts to [2, 3] but received [2]");
   CHECK(Complaint(AccumulateArgs{F32({3}), F32({2})}) ==
         "[accumulate] expected x of shape [2] (that of y) but received [3]");
-  CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 0}}) == "");
+  RefusesOthers(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 0}});
   CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {1, 1}}) ==
         "[transpose] expected each dimension of 0 to 1 once but received 1");
   const TensorView bytes{nullptr, DType::kI8, {2, 3}}, turned{nullptr, DType::kI8, {3, 2}};
@@ -540,7 +606,7 @@ TEST_CASE("the tape's small set") {
         "[transpose] expected x of dtype f32, bf16, f16 or i32 but received i8");
   CHECK(Complaint(TransposeArgs{F32({2, 3}), F32({3, 2}), {0}}) ==
         "[transpose] expected a permutation of 2 dimensions but received 1");
-  CHECK(Complaint(MatmulArgs{F32({4, 2, 3}), F32({5, 3}), F32({4, 2, 5}), false, true}) == "");
+  RefusesOthers(MatmulArgs{F32({4, 2, 3}), F32({5, 3}), F32({4, 2, 5}), false, true});
   CHECK(Complaint(MatmulArgs{F32({2, 3}), F32({5, 3}), F32({2, 3}), false, false}) ==
         "[matmul] expected b with an inner dimension of 3 (that of a [2, 3]) but received [5, 3]");
   RandomArgs random;
