@@ -2,10 +2,12 @@
 // itself, and what a launch must keep to.
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <unordered_map>
 #include <utility>
+#include <vector>
 
 #include "test/driver/fake_cudart.h"
 
@@ -59,24 +61,23 @@ std::string Broken(const FakeLaunch& launch, const KernelFacts& facts, size_t al
   return "";
 }
 
-// Answers as the kernels that look for bad ids, pages and slots do where there are none, so that
-// the launches behind the check come too. Offsets are those of their parameters.
-void PlayCheck(const std::string& kernel, const void* params) {
+// Returns the work of a kernel that looks for bad ids, pages or slots where there are none, so that
+// the launches behind the check come too; of others, nothing. Offsets are those of their
+// parameters.
+std::function<void()> Played(const std::string& kernel, const void* params) {
   const auto is = [&](const char* name) { return kernel.find(name) != std::string::npos; };
   const auto at = [&](size_t offset) {
     uint64_t value;
     std::memcpy(&value, static_cast<const char*>(params) + offset, sizeof value);
     return value;
   };
-  uint64_t report[2] = {UINT64_MAX, UINT64_MAX};
-  if (is("8CheckIds")) {  // device/ids.cuh
-    report[1] = at(8);
-    std::memcpy(reinterpret_cast<void*>(at(32)), report, 16);
-  } else if (is("10CheckPages")) {  // device/pages.cuh
-    std::memcpy(reinterpret_cast<void*>(at(56)), report, 8);
-  } else if (is("10CheckTable")) {  // device/table_down.cuh
-    std::memcpy(reinterpret_cast<void*>(at(32)), report, 16);
-  }
+  const auto report = [](uint64_t to, std::vector<uint64_t> values) {
+    return [=] { std::memcpy(reinterpret_cast<void*>(to), values.data(), 8 * values.size()); };
+  };
+  if (is("8CheckIds")) return report(at(32), {UINT64_MAX, at(8)});          // device/ids.cuh
+  if (is("10CheckPages")) return report(at(56), {UINT64_MAX});              // device/pages.cuh
+  if (is("10CheckTable")) return report(at(32), {UINT64_MAX, UINT64_MAX});  // device/table_down.cuh
+  return [] {};
 }
 
 // A broken rule is also refused as CUDA would refuse it.
@@ -102,8 +103,7 @@ cudaError_t Launch(const void* kernel, FakeLaunch launch, cudaStream_t stream, v
     return Give(cudaErrorInvalidConfiguration);
   }
   if (Fake().on_launch) Fake().on_launch(launch);
-  Enqueue(stream, [] {});
-  PlayCheck(launch.kernel, arguments[0]);
+  Enqueue(stream, Played(launch.kernel, arguments[0]));
   return cudaSuccess;
 }
 

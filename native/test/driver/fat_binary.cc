@@ -100,7 +100,8 @@ unsigned ThreadsIn(const std::vector<char>& elf, const Section& section) {
   return 1024;  // without __launch_bounds__
 }
 
-std::map<std::string, KernelFacts> FactsInElf(const std::vector<char>& elf) {
+std::map<std::string, KernelFacts> FactsInElf(const std::vector<char>& elf, int arch) {
+  constexpr size_t kSystemSharedBytes = 1024;
   std::map<std::string, KernelFacts> facts;
   const auto after = [](const Section& section, const std::string& prefix) {
     return section.name.starts_with(prefix) ? section.name.substr(prefix.size()) : "";
@@ -112,10 +113,10 @@ std::map<std::string, KernelFacts> FactsInElf(const std::vector<char>& elf) {
   for (const Section& section : sections) {
     if (const auto it = facts.find(after(section, ".text.")); it != facts.end())
       it->second.registers = section.info >> 24;
-    // From sm_90 on this counts the 1024 bytes that the system takes too. Whether a driver does is
-    // not known here, so a launch must fit as if it did.
+    // From sm_90 on the section counts the 1024 bytes that the system takes, which ptxas and the
+    // device's limit do not.
     if (const auto it = facts.find(after(section, ".nv.shared.")); it != facts.end())
-      it->second.static_shared_bytes = section.bytes;
+      it->second.static_shared_bytes = section.bytes - (arch >= 90 ? kSystemSharedBytes : 0);
   }
   return facts;
 }
@@ -158,8 +159,8 @@ std::map<std::string, KernelFacts> FactsInFatBinary(const void* fat_binary, int 
   }
   if (best == nullptr) return {};
   const char* const code = best + chosen.header_bytes;
-  if (chosen.bytes == 0) return FactsInElf({code, code + chosen.padded_bytes});
-  return FactsInElf(Decompress(code, chosen.compressed_bytes, chosen.bytes));
+  if (chosen.bytes == 0) return FactsInElf({code, code + chosen.padded_bytes}, arch);
+  return FactsInElf(Decompress(code, chosen.compressed_bytes, chosen.bytes), arch);
 }
 
 }  // namespace lora::test
