@@ -130,8 +130,12 @@ struct FiveBitLanes : NibbleRuns<kAt, 1>, ScaledLanes<kOffset, kLeast> {
   template <size_t kPart>
   static HWY_INLINE VI CodeOf(const LaneBytes& block, size_t run, size_t i) {
     const VI low = NibbleRuns<kAt, 1>::template NibbleOf<kPart>(block, run, i);
-    const VI high = Bits(block[kAt - 4 + kPart * 2 + i / 8], static_cast<int>(i % 8), 1);
-    return hn::Or(low, hn::ShiftLeft<4>(high));
+    // One shift takes the bit to its place above the others.
+    const VI eight = block[kAt - 4 + kPart * 2 + i / 8];
+    const int bit = static_cast<int>(i % 8);
+    const VI moved =
+        bit < 4 ? hn::ShiftLeftSame(eight, 4 - bit) : hn::ShiftRightSame(eight, bit - 4);
+    return hn::Or(low, hn::And(moved, hn::Set(DI(), 16)));
   }
 };
 template <>

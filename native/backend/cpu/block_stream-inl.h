@@ -155,6 +155,8 @@ HWY_NOINLINE void MultiplyBlockStreams(const BlockStreams& s) {
       VF sums[kParts * kPanels][kVectors];
       ZeroAccumulators(sums);
       const size_t low = Decoder::GroupOf(run, 0), high = Decoder::GroupOf(run, kParts - 1);
+      // Unrolled, the place of each code in its bytes is known.
+      HWY_UNROLL(8)
       for (size_t i = 0; i < kGroupValues; i += 2) {
         const TwoValues<kPairs> x_low(x + (low * kGroupValues + i) / kPer);
         const TwoValues<kPairs> x_high(x + (high * kGroupValues + i) / kPer);
