@@ -111,7 +111,10 @@ HWY_INLINE void FitGroupsOfQ4K(const float* x, float* codes, float* a, float* c)
   GroupsOfQ4K groups(x);
   VF from = groups.least;
   VF per_step = hn::Div(hn::Set(df, q4_k::kMostCode), hn::Sub(groups.most, groups.least));
-  GroupsOfQ4K::Lines line, best{hn::Div(hn::Set(df, 1.0f), per_step), groups.least};
+  // `line` has values, since on ARM a constructor that the compiler makes has not the attributes of
+  // the target, which vectors need.
+  GroupsOfQ4K::Lines line{hn::Zero(df), hn::Zero(df)};
+  GroupsOfQ4K::Lines best{hn::Div(hn::Set(df, 1.0f), per_step), groups.least};
   groups.Cut(from, per_step, line);  // for its codes
   VF error = groups.ErrorOf(best);
   for (int cut = 0; cut < q4_k::kCuts; ++cut) {
