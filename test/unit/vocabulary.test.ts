@@ -60,7 +60,7 @@ describe.each(kinds)('%s', (_, json, size) => {
         fc.pre(ids.every((id) => texts[id] !== ''));
         expect(ids.map((id) => texts[id]).join('')).toBe(spell(text));
       }),
-      { numRuns: 500 },
+      { numRuns: 2000 },
     );
   });
 
