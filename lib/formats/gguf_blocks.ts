@@ -16,13 +16,13 @@ export async function quantisedBlocks(
   await roomInQueue('cpu');
   const shape = [values.byteLength / bytesPerElement[dtype]];
   const source = binding().fromBytes(nativeDevice('cpu'), dtype, shape, values);
-  const [blocks, held] = call().quantizeBlocks(source, format);
-  binding().release(source);
+  const owned = [source];
   try {
+    const [blocks, held] = call().quantizeBlocks(source, format);
+    owned.push(blocks, held);
     if (new Uint8Array(await binding().read(held)).includes(0)) return undefined;
     return new Uint8Array(await binding().read(blocks));
   } finally {
-    binding().release(blocks);
-    binding().release(held);
+    for (const tensor of owned) binding().release(tensor);
   }
 }
