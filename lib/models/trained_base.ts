@@ -1,9 +1,8 @@
 /** The weights of a model as parameters: full fine-tuning, of all of them or of those that patterns name. */
 import { LoRAError } from '../errors';
-import { binding } from '../native/calls';
-import { nativeDevice } from '../native/device';
 import { adoptParameter } from '../tensor/create';
 import { isPacked } from '../tensor/frozen_weight';
+import { giveBack } from '../tensor/gradient_memory';
 import { rawCast } from '../tensor/raw';
 import { runDetached } from '../tensor/scope';
 import { Parameter } from '../tensor/tensor';
@@ -122,9 +121,9 @@ export class TrainedBase {
       throw error;
     }
     this.#trained = trained;
-    // Masters have every value: packed copies are made again by what reads them. Their sizes are not those of gradients, which could not take their memory.
+    // Masters have every value, and what reads packed copies makes them again.
     for (const entry of entries) if (!('tensor' in entry)) matrixOf(entry).forgetPacked();
-    binding().trim(nativeDevice(this.weights.norm.device));
+    giveBack(this.weights.norm.device);
     return this.parameters;
   }
 

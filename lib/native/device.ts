@@ -105,7 +105,7 @@ export function nativeDevice(name: Device): NativeDevice {
 export async function openedDevice(op: string, name: string): Promise<Device> {
   const wanted = name === 'auto' ? 'cuda' : deviceName(op, name);
   if (find(wanted)!.kind.slow && !opened.has(wanted)) {
-    // What went wrong is thrown below, with this call's stack, if it is this device that 'auto' stands for.
+    // nativeDevice() throws what went wrong, with the stack of this call, and 'auto' may stand for another device.
     await binding()
       .openDeviceLater(wanted)
       .catch(() => undefined);

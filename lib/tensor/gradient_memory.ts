@@ -1,4 +1,4 @@
-/** What is done so that the gradients of weights and the activations of a step do not add up, where each takes the memory that the other gives back. */
+/** What keeps the gradients of weights and the activations of a step from adding up in memory: each takes what the other gives back. */
 import { binding } from '../native/calls';
 import { nativeDevice, type Device } from '../native/device';
 
@@ -7,10 +7,10 @@ const every = 2 ** 25;
 let made = 0;
 
 /**
- * The allocator keeps freed memory for tensors of about its size, and a gradient has another one than the activations. On the host what is free goes back
- * to the system where much of it changes hands. A GPU keeps it, since giving it back would wait for the device.
+ * Gives free memory of the host back to the system. The allocator keeps it for tensors of about its size, and gradients, activations and packed weights have
+ * others. A GPU keeps it, since giving it back would wait for the device.
  */
-function giveBack(device: Device): void {
+export function giveBack(device: Device): void {
   if (device === 'cpu') binding().trim(nativeDevice(device));
 }
 
