@@ -15,31 +15,28 @@ async function withModel(body: (dir: string) => void): Promise<void> {
   }
 }
 
-/** Statements of a program with `start`, and `longest`, the longest gap between turns of the event loop, in ms. */
+/** Statements of a program with `start`, and `turns`, how often a timer of 5 ms was heard until stop(). */
 const clock = `
   const start = performance.now();
-  let last = start, longest = 0;
-  const turn = () => {
-    const now = performance.now();
-    longest = Math.max(longest, now - last);
-    last = now;
-  };
-  const timer = setInterval(turn, 5);
-  const stop = () => { turn(); clearInterval(timer); };`;
+  let turns = 0;
+  const timer = setInterval(() => turns++, 5);
+  const stop = () => clearInterval(timer);`;
+/** A tenth of what the timer could be heard while the driver takes its time; loading the model itself takes some ten turns. */
+const mostlyFree = delay / 5 / 10;
 
 onGpu('a model is loaded to a device whose driver takes seconds, and the event loop goes on', () =>
   withModel((dir) => {
-    const [took, longest, ids] = childReport(
+    const [took, turns, ids] = childReport(
       `${clock}
       const model = await lora.CausalLM.fromPretrained(${JSON.stringify(dir)}, { device: 'cuda-emulated' });
       stop();
       const took = performance.now() - start;
       const { ids } = await model.generate([1, 2, 3], { maxNewTokens: 2, temperature: 0, ignoreEos: true });
-      report([took, longest, ids.length]);`,
+      report([took, turns, ids.length]);`,
       { env: { LORA_EMULATED_OPENING_MS: String(delay) } },
     ) as [number, number, number];
     expect(took).toBeGreaterThan(delay);
-    expect(longest).toBeLessThan(delay / 2);
+    expect(turns).toBeGreaterThan(mostlyFree);
     expect(ids).toBe(2);
   }),
 );
