@@ -1,6 +1,7 @@
 /** What clients cannot make the server do: hold its event loop with odd bodies, or take the turns of others. */
 import { rmSync } from 'node:fs';
 import { CausalLM } from '../../lib/index';
+import { binding } from '../../lib/native/calls';
 import { answeringModel } from '../support/answering_model';
 import { begun, servers, until, type Json } from '../support/serving';
 import { tinyModel } from '../support/tiny_model';
@@ -309,11 +310,21 @@ describe('memory for keys and values', () => {
     };
     const asked = [ask('seven pages', 440)];
     await until(() => drawing.engineStats().running === 1);
+    // No token is known until all have come.
+    let goOn!: () => void;
+    const allHaveCome = new Promise<void>((resolve) => (goOn = resolve));
+    const native = binding();
+    const readNow = native.read.bind(native);
+    const reading = jest
+      .spyOn(native, 'read')
+      .mockImplementation((tensor) => allHaveCome.then(() => readNow(tensor)));
     asked.push(ask('all pages', 508));
     await until(() => drawing.engineStats().waiting === 1);
     // One page is free, and each of these needs one.
     for (let i = 0; i < 24; i++) asked.push(ask('a page', 20 + i));
     await until(() => drawing.engineStats().waiting === 25);
+    reading.mockRestore();
+    goOn();
     expect(await Promise.all(asked)).toEqual(Array(26).fill(200));
     expect(ended).toEqual(['seven pages', 'all pages', ...Array<string>(24).fill('a page')]);
     // As many as there are pages, of the 16 for which a step has room; and nobody lost any.
