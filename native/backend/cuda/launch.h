@@ -11,10 +11,11 @@ namespace lora::cuda {
 // Is called as Launch<Kernel<T>>("rms_norm", context, shape, params). A grid without
 // blocks launches nothing.
 template <auto kKernel, class Params>
-void Launch(const char* op, Context& context, const device::LaunchShape& shape,
-            const Params& params) {
+void Launch(const char* op, Context& context, device::LaunchShape shape, const Params& params) {
   if (shape.grid_x == 0 || shape.grid_y == 0 || shape.grid_z == 0) return;
   auto& cuda = static_cast<CudaContext&>(context);
+  const bool may_overlap = cuda.gpu().LoadKernel(op, device::Registered<kKernel>::index);
+  shape.programmatic = shape.programmatic && may_overlap;
   cuda.Launched(op, static_cast<int>(device::Launch<kKernel>(
                         shape, static_cast<device::Stream>(cuda.gpu().stream()), params)));
 }

@@ -15,6 +15,7 @@
 #include "backend/cuda/ask_driver.h"
 #include "backend/cuda/device/kernel_list.h"
 #include "backend/cuda/driver.h"
+#include "backend/cuda/loaded_kernels.h"
 #include "backend/cuda/staging.h"
 #include "core/error.h"
 
@@ -74,23 +75,18 @@ class CudartGpu final : public Gpu {
     OpenPool();
     OpenStep(uploads_.Open(), "taking page-locked memory");
     OpenStep(downloads_.Open(), "taking page-locked memory");
-    for (const void* kernel : device::Kernels()) {
-      cudaFuncAttributes attributes;
-      const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
-      if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
-        (void)cudaGetLastError();
-        Throw("ERR_DEVICE_UNAVAILABLE", "device", "cannot open ", id_, " (", device_.name,
-              "): this build of lora-native has no code for compute capability ", device_.arch / 10,
-              ".", device_.arch % 10, ", only for ", LORA_CUDA_ARCHITECTURES);
-      }
-      OpenStep(error, "loading the kernels");
-      // More than 48 KiB of shared memory for a block need this opt-in once. It holds for everyone
-      // who launches the kernel on this device, so it must not depend on what one launch needs.
-      OpenStep(cudaFuncSetAttribute(
-                   kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                   static_cast<int>(properties_.shared_bytes - attributes.sharedSizeBytes)),
-               "giving the kernels shared memory");
+    if (device::Kernels().empty()) return;
+    // All kernels are compiled for the same architectures, so that one tells whether there is code
+    // for this device. The others are loaded when they are first launched.
+    cudaFuncAttributes attributes;
+    const cudaError_t error = cudaFuncGetAttributes(&attributes, device::Kernels().front());
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+      (void)cudaGetLastError();
+      Throw("ERR_DEVICE_UNAVAILABLE", "device", "cannot open ", id_, " (", device_.name,
+            "): this build of lora-native has no code for compute capability ", device_.arch / 10,
+            ".", device_.arch % 10, ", only for ", LORA_CUDA_ARCHITECTURES);
     }
+    OpenStep(error, "loading a kernel");
   }
 
   const DeviceProperties& properties() const override { return properties_; }
@@ -105,10 +101,7 @@ class CudartGpu final : public Gpu {
   void* Allocate(size_t bytes) override {
     Enter();
     if (void* data = TryAllocate(bytes)) return data;
-    // Freed memory comes back only when the stream gets there, and what the pool holds may be in
-    // pieces of the wrong size.
-    Synchronize();
-    if (pool_ != nullptr) Check(cudaMemPoolTrimTo(pool_, 0), "trimming the pool");
+    GiveBack();
     return TryAllocate(bytes);
   }
 
@@ -187,6 +180,23 @@ class CudartGpu final : public Gpu {
     }
   }
 
+  bool LoadKernel(const char* op, size_t kernel) override {
+    return kernels_.MayOverlap(kernel, [&](const void* address) {
+      Enter();
+      bool may_overlap = false;
+      cudaError_t error = LoadCode(address, properties_.shared_bytes, may_overlap);
+      if (error == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        GiveBack();
+        error = LoadCode(address, properties_.shared_bytes, may_overlap);
+      }
+      if (error != cudaSuccess)
+        Throw(error == cudaErrorMemoryAllocation ? "ERR_OUT_OF_MEMORY" : "ERR_UNSUPPORTED", op,
+              "the device could not load a kernel: ", TakeLaunchError(error));
+      return may_overlap;
+    });
+  }
+
   std::string TakeLaunchError(int code) override {
     const auto error = static_cast<cudaError_t>(code);
     (void)cudaGetLastError();
@@ -234,6 +244,13 @@ class CudartGpu final : public Gpu {
     Throw(error == cudaErrorMemoryAllocation ? "ERR_OUT_OF_MEMORY" : "ERR_DEVICE_UNAVAILABLE",
           "device", "cannot open ", id_, " (", device_.name, "): ", what, " gave ",
           NameAndText(error));
+  }
+
+  // Waits for what was freed, which comes back only when the stream gets there, and gives it to the
+  // device; what the pool holds may be in pieces of the wrong size.
+  void GiveBack() {
+    Synchronize();
+    if (pool_ != nullptr) Check(cudaMemPoolTrimTo(pool_, 0), "trimming the pool");
   }
 
   // The pool is ours, and keeps what was freed; the default pool is shared with other libraries.
@@ -302,6 +319,7 @@ class CudartGpu final : public Gpu {
   DeviceProperties properties_;
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
+  LoadedKernels kernels_;
   std::mutex event_mutex_;
   cudaEvent_t done_ = nullptr;  // null while someone waits with it
   cudaEvent_t mark_ = nullptr;  // where Pace was called last; only the stream's worker calls it

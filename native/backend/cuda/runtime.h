@@ -46,8 +46,8 @@ std::vector<Fact> Facts();
 // lora::Error with code ERR_DEVICE_LOST, and so does every call after the first error.
 class Gpu {
  public:
-  // Opens the device and loads every kernel, so that no later launch has to load one. Throws
-  // ERR_DEVICE_UNAVAILABLE where that fails.
+  // Opens the device. Throws ERR_DEVICE_UNAVAILABLE where that fails, also where this build has no
+  // code for the device, ERR_OUT_OF_MEMORY where the device has too little memory left.
   static std::shared_ptr<Gpu> Open(int ordinal);
   virtual ~Gpu() = default;
 
@@ -66,6 +66,11 @@ class Gpu {
   virtual void Download(void* host, const void* device, size_t bytes) = 0;
   // Clears the error of a launch that was refused, and returns what it was.
   virtual std::string TakeLaunchError(int error) = 0;
+  // Comes before every launch: loads the kernel at that place in device::Kernels() where it is its
+  // first on the device, and returns whether its launches may overlap (LaunchShape::programmatic).
+  // Throws for `op` where the kernel cannot be loaded, after which the device goes on:
+  // ERR_OUT_OF_MEMORY or ERR_UNSUPPORTED.
+  virtual bool LoadKernel(const char* op, size_t kernel) = 0;
   // Waits until all work so far is done.
   virtual void Synchronize() = 0;
   // Waits until the work before the last call of this is done, and marks the work so far. Called

@@ -38,6 +38,7 @@ class CountingGpu final : public cuda::Gpu {
     ++downloads;
     gpu_->Download(host, device, bytes);
   }
+  bool LoadKernel(const char* op, size_t kernel) override { return gpu_->LoadKernel(op, kernel); }
   std::string TakeLaunchError(int error) override { return gpu_->TakeLaunchError(error); }
   void Synchronize() override { gpu_->Synchronize(); }
   void Pace() override { gpu_->Pace(); }

@@ -40,6 +40,7 @@ struct FakeCudart {
   cudaError_t stream_error = cudaSuccess;  // of all work from now on; sticky
   cudaError_t pinned_error = cudaSuccess;  // of cudaHostAlloc
   std::function<void()> during_wait;  // called once, by the next thread that waits for an event
+  std::function<void()> during_load;  // called once, by the next thread that asks for a kernel
   std::function<void(const FakeLaunch&)> on_launch;  // that was not refused
   int multiprocessors = 0;                           // of every device; 0: what such a card has
 

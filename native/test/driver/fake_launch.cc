@@ -203,6 +203,12 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   return cudaSuccess;
 }
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+  std::function<void()> meanwhile;
+  {
+    const std::lock_guard lock(FakeMutex());
+    meanwhile = std::exchange(Fake().during_load, nullptr);
+  }
+  if (meanwhile) meanwhile();
   const std::lock_guard lock(FakeMutex());
   if (const cudaError_t error = Begin(__func__); error != cudaSuccess) return error;
   const KernelFacts* const facts = FactsOf(kernel, CurrentDevice());

@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -134,9 +135,10 @@ void CheckFault(const Fault& fault, int call, std::map<std::string, int>& outcom
   CHECK(failed != "");
   ++outcomes[text.substr(0, text.find(' '))];
   if (text.empty()) {
-    // Memory is asked for once more after all that was freed came back.
+    // Memory is asked for once more after all that was freed came back, also for code.
     const bool asked_again =
-        failed == "cudaMallocFromPoolAsync" && fault.error == cudaErrorMemoryAllocation;
+        (failed == "cudaMallocFromPoolAsync" || failed.starts_with("cudaFunc")) &&
+        fault.error == cudaErrorMemoryAllocation;
     CHECK((kUnsaid.contains(failed) || asked_again));
   } else {
     CHECK(text.find(name) != std::string::npos);
@@ -144,18 +146,6 @@ void CheckFault(const Fault& fault, int call, std::map<std::string, int>& outcom
   }
   CHECK(Use(1) == "");  // another device goes on
   CheckClean();
-}
-
-// Returns the calls to fail: all but the loading of kernels after the first few.
-std::vector<int> CallsOf(const std::vector<const char*>& called) {
-  std::vector<int> calls;
-  std::map<std::string, int> loads;
-  for (size_t i = 0; i < called.size(); ++i) {
-    const std::string name = called[i];
-    if (name.starts_with("cudaFunc") && ++loads[name] > 3) continue;
-    calls.push_back(static_cast<int>(i) + 1);
-  }
-  return calls;
 }
 
 TEST_CASE("faults: each error at each call is survived and said, and another device goes on") {
@@ -166,15 +156,36 @@ TEST_CASE("faults: each error at each call is survived and said, and another dev
     ResetFake();
     REQUIRE(Use(0) == "");
     CheckClean();
-    const std::vector<int> calls = CallsOf(Fake().called);
+    const int calls = static_cast<int>(Fake().called.size());
     std::map<std::string, int> outcomes;
-    for (const int call : calls) CheckFault(fault, call, outcomes);
-    std::printf("%s%s at each of %zu calls:", cudaGetErrorName(fault.error),
-                fault.for_good ? " for good" : " once", calls.size());
+    for (int call = 1; call <= calls; ++call) CheckFault(fault, call, outcomes);
+    std::printf("%s%s at each of %d calls:", cudaGetErrorName(fault.error),
+                fault.for_good ? " for good" : " once", calls);
     for (const auto& [code, count] : outcomes)
       std::printf(" %d %s;", count, code.empty() ? "without effect" : code.c_str());
     std::printf("\n");
   }
+}
+
+TEST_CASE("launches: a kernel is loaded by its first one, and later ones make no other call") {
+  ResetFake();
+  const auto count = [](const std::string& name) {
+    return std::count_if(Fake().called.begin(), Fake().called.end(),
+                         [&](const char* call) { return name == call; });
+  };
+  Program program(0);
+  CHECK(RegisteredKernels().size() > 200);
+  CHECK(count("cudaFuncGetAttributes") == 1);  // by opening the device
+  CHECK(count("cudaFuncSetAttribute") == 0);
+  std::set<std::string> kernels;
+  Fake().on_launch = [&](const FakeLaunch& launch) { kernels.insert(launch.kernel); };
+  program.Run();
+  CHECK(count("cudaFuncGetAttributes") == static_cast<std::ptrdiff_t>(1 + kernels.size()));
+  CHECK(count("cudaFuncSetAttribute") == static_cast<std::ptrdiff_t>(kernels.size()));
+  Fake().called.clear();
+  program.Run();
+  CHECK(count("cudaFuncGetAttributes") == 0);
+  CHECK(count("cudaFuncSetAttribute") == 0);
 }
 
 TEST_CASE("machines: a slice of a GPU (MIG), and a virtual one without memory pools") {

@@ -4,6 +4,8 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
+#include <chrono>
 #include <thread>
 #include <vector>
 
@@ -58,14 +60,19 @@ TEST_CASE("runtime: devices that kernels run on, under their names") {
         "ERR_DEVICE_UNAVAILABLE [device] there is no CUDA device 2, only 2");
 }
 
-TEST_CASE("runtime: every kernel is loaded, and given shared memory, when the device opens") {
-  const Clean clean;
+// Kernels that no binary registered, for as long as it lives.
+struct TwoKernels {
+  TwoKernels() { device::Kernels() = {&one, &two}; }
+  ~TwoKernels() { device::Kernels() = {}; }
   const char one = 0, two = 0;
-  device::Kernels() = {&one, &two};
+};
+
+TEST_CASE("runtime: opening a device looks at one kernel, whether there is code for the device") {
+  const Clean clean;
+  const TwoKernels kernels;
   Open();
-  CHECK(Fake().kernels_loaded == 2);
-  CHECK(Fake().shared_bytes ==
-        std::vector<int>(2, 101376 - 512));  // what is left beside the static
+  CHECK(Fake().kernels_loaded == 1);
+  CHECK(Fake().shared_bytes.empty());
   Fake().kernel_error = cudaErrorNoKernelImageForDevice;
   CHECK(CodeOf([] { Open(); })
             .starts_with("ERR_DEVICE_UNAVAILABLE [device] cannot open cuda (Stub 1): this build of "
@@ -75,12 +82,86 @@ TEST_CASE("runtime: every kernel is loaded, and given shared memory, when the de
   CHECK(CodeOf([] { Open(); }).find("no code for compute capability 8.6") != std::string::npos);
   Fake().kernel_error = cudaErrorInvalidPtx;
   CHECK(CodeOf([] { Open(); })
-            .starts_with("ERR_DEVICE_UNAVAILABLE [device] cannot open cuda (Stub 1): loading the "
-                         "kernels gave "));
-  device::Kernels() = {};
+            .starts_with("ERR_DEVICE_UNAVAILABLE [device] cannot open cuda (Stub 1): loading a "
+                         "kernel gave "));
   Fake().kernel_error = cudaSuccess;
   Fake().pinned_error = cudaErrorMemoryAllocation;
   CHECK(CodeOf([] { Open(); }).starts_with("ERR_OUT_OF_MEMORY [device] cannot open cuda (Stub 1)"));
+}
+
+TEST_CASE("runtime: a kernel is loaded, and given shared memory, once for each device") {
+  const Clean clean;
+  const TwoKernels kernels;
+  const auto first = Open(0), second = Open(1);  // of compute capability 8.6 and 9.0
+  Fake().kernels_loaded = 0;
+  CHECK_FALSE(first->LoadKernel("op", 1));
+  CHECK(Fake().kernels_loaded == 1);
+  CHECK(second->LoadKernel("op", 1));  // its code is of PTX whose launches may overlap
+  CHECK(Fake().kernels_loaded == 2);
+  CHECK(Fake().shared_bytes ==  // what is left beside the static
+        std::vector<int>{(99 << 10) - 512, (227 << 10) - 512});
+  const size_t before = Fake().called.size();
+  CHECK_FALSE(first->LoadKernel("op", 1));
+  CHECK(second->LoadKernel("op", 1));
+  CHECK(Fake().called.size() == before);
+  second->LoadKernel("op", 0);
+  CHECK(Fake().kernels_loaded == 3);
+}
+
+TEST_CASE("runtime: a thread that launches a kernel while another loads it waits for that") {
+  const Clean clean;
+  const TwoKernels kernels;
+  const auto gpu = Open(1);
+  Fake().kernels_loaded = 0;
+  bool other_may_overlap = false;
+  std::thread other;
+  Fake().during_load = [&] {
+    std::atomic<bool> started = false;
+    other = std::thread([&] {
+      started = true;
+      other_may_overlap = gpu->LoadKernel("op", 0);
+    });
+    while (!started) std::this_thread::yield();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // the other gets as far as it can
+  };
+  CHECK(gpu->LoadKernel("op", 0));
+  other.join();
+  CHECK(other_may_overlap);
+  CHECK(Fake().kernels_loaded == 1);
+  CHECK(Fake().shared_bytes.size() == 1);
+}
+
+TEST_CASE("runtime: a kernel that cannot be loaded fails its op, and is loaded by the next") {
+  const Clean clean;
+  const TwoKernels kernels;
+  const auto gpu = Open();
+  const auto load = [&] { return CodeOf([&] { gpu->LoadKernel("rope", 0); }); };
+  Fake().kernel_error = cudaErrorNoKernelImageForDevice;
+  CHECK(load().starts_with("ERR_UNSUPPORTED [rope] the device could not load a kernel: "));
+  Fake().kernel_error = cudaErrorMemoryAllocation;
+  CHECK(load() ==
+        "ERR_OUT_OF_MEMORY [rope] the device could not load a kernel: cudaErrorMemoryAllocation: "
+        "other");
+  CHECK(Fake().trims == 1);
+  Fake().kernel_error = cudaSuccess;
+  CHECK(cudaGetLastError() == cudaSuccess);
+  // Code finds room in memory that the pool had kept: the device is chosen, then asked.
+  for (const int call : {2, 3}) {
+    const auto other = Open();
+    Fake().trims = 0;
+    Fake().fail_at = static_cast<int>(Fake().called.size()) + call;
+    Fake().fail_with = cudaErrorMemoryAllocation;
+    other->LoadKernel("rope", 0);
+    CHECK(Fake().failed == (call == 2 ? "cudaFuncGetAttributes" : "cudaFuncSetAttribute"));
+    CHECK(Fake().trims == 1);
+  }
+  CHECK(load() == "no error");
+  Fake().stream_error = cudaErrorIllegalAddress;
+  const std::string lost =
+      "ERR_DEVICE_LOST [cuda] the device cuda (Stub 1) was lost: cudaErrorIllegalAddress";
+  CHECK(CodeOf([&] { gpu->LoadKernel("rope", 1); }).starts_with(lost));
+  CHECK(CodeOf([&] { gpu->Synchronize(); }).starts_with(lost));
+  Fake().stream_error = cudaSuccess;
 }
 
 TEST_CASE("runtime: copies of every size arrive, however late they run") {

@@ -53,6 +53,7 @@ class PlayedGpu final : public cuda::Gpu {
   void Download(void* host, const void* device, size_t bytes) override {
     gpu_.Download(host, device, bytes);
   }
+  bool LoadKernel(const char* op, size_t kernel) override { return gpu_.LoadKernel(op, kernel); }
   std::string TakeLaunchError(int error) override { return gpu_.TakeLaunchError(error); }
   void Synchronize() override { gpu_.Synchronize(); }
   void Pace() override { gpu_.Pace(); }

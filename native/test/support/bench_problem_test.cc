@@ -23,6 +23,7 @@ class HostMemory final : public cuda::Gpu {
   size_t free_bytes() const override { return 0; }
   void Upload(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void Download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+  bool LoadKernel(const char*, size_t) override { return true; }
   std::string TakeLaunchError(int) override { return {}; }
   void Synchronize() override {}
   void Pace() override {}

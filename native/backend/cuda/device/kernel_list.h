@@ -2,12 +2,13 @@
 // launch.h so that files without device code can include it.
 #pragma once
 
+#include <cstddef>
 #include <vector>
 
 namespace lora::device {
 
-// Returns every kernel that this binary can launch. A device loads them all when it is opened, so
-// that no launch has to.
+// Returns every kernel that this binary can launch. A kernel's place in the list names it
+// (Gpu::LoadKernel).
 inline std::vector<const void*>& Kernels() {
   static auto& kernels = *new std::vector<const void*>;  // a device may open while the process ends
   return kernels;

@@ -3,6 +3,8 @@
 //   LORA_KERNEL void LORA_LAUNCH_BOUNDS(Params::kThreads, Params::kMinBlocks) Kernel(Params p) {…}
 #pragma once
 
+#include <cstddef>
+
 #include "backend/cuda/device/kernel_list.h"
 #include "backend/cuda/device/primitives.h"
 
@@ -14,11 +16,11 @@
 
 namespace lora::device {
 
-// Puts a kernel on the list of kernel_list.h.
+// Puts a kernel on the list of kernel_list.h, and says where it is.
 template <auto kKernel>
 struct Registered {
-  static inline const bool added =
-      (Kernels().push_back(reinterpret_cast<const void*>(kKernel)), true);
+  static inline const size_t index =
+      (Kernels().push_back(reinterpret_cast<const void*>(kKernel)), Kernels().size() - 1);
 };
 
 struct LaunchShape {
@@ -34,21 +36,12 @@ struct LaunchShape {
 using Stream = cudaStream_t;
 using LaunchError = cudaError_t;
 
-// Gpu::Open has loaded the kernel and allowed it all the shared memory that a block may have.
+// Gpu::LoadKernel comes before the first launch of a kernel on a device: it allows more than 48 KiB
+// of shared memory, and knows whether a launch may be programmatic.
 template <auto kKernel, class Params>
 LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params) {
-  (void)Registered<kKernel>::added;
+  (void)Registered<kKernel>::index;
   void (*const kernel)(Params) = kKernel;
-  bool programmatic = shape.programmatic;
-  if (programmatic) {
-    // PTX for older architectures that the driver assembles for newer ones contains no wait, so
-    // such a launch must not be programmatic.
-    cudaFuncAttributes attributes;
-    const cudaError_t error =
-        cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
-    if (error != cudaSuccess) return error;
-    programmatic = attributes.ptxVersion >= 90;
-  }
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -58,7 +51,7 @@ LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = programmatic ? 1 : 0;
+  config.numAttrs = shape.programmatic ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, params);
 }
 
@@ -69,7 +62,7 @@ using LaunchError = int;
 
 template <auto kKernel, class Params>
 LaunchError Launch(const LaunchShape& shape, Stream stream, const Params& params) {
-  (void)Registered<kKernel>::added;
+  (void)Registered<kKernel>::index;
   void (*const kernel)(Params) = kKernel;
   simt::EnqueueLaunch(*stream, kernel, {shape.grid_x, shape.grid_y, shape.grid_z},
                       shape.shared_bytes, shape.programmatic, params);
