@@ -1,13 +1,36 @@
 # cuobjdump --dump-sass | awk -f sass-mix.awk: for each kernel with matrix instructions, what its innermost loop around
 # them consists of. A loop is a branch backwards; of those that hold matrix instructions, the one with the fewest
-# instructions.
+# instructions. Counted are those of one pass: of all paths through the loop the one with the most matrix instructions,
+# LDSM, LDGSTS of 16 bytes and barriers, and then with the fewest others. It is that of aligned operands and of tiles without
+# an edge.
 function number(hex, i, n) {
   n = 0
   for (i = 1; i <= length(hex); ++i) n = n * 16 + index("0123456789abcdef", substr(hex, i, 1)) - 1
   return n
 }
 function count(kind) { return kind in mix ? mix[kind] : 0 }
-function finish(i, j, from, best_from, best_to, matrix, kind, others) {
+# The passes from each instruction of a loop to its last one: 10^6 for each wanted instruction, -1 for any.
+function find_path(from, to, i, next_score, jump) {
+  split("", score)
+  split("", jumps)
+  score[to] = 0
+  for (i = to - 1; i >= from; --i) {
+    next_score = falls[i] ? score[i + 1] : -1e9
+    jump = forward(i, to)
+    if (jump && score[jump] > next_score) {
+      next_score = score[jump]
+      jumps[i] = jump
+    }
+    score[i] = next_score - 1 + (wanted[i] ? 1e6 : 0)
+  }
+}
+# Where a branch inside of a loop goes on, or 0.
+function forward(i, to, j) {
+  if (target[i] == "" || target[i] <= address[i] || target[i] > address[to]) return 0
+  for (j = i + 1; address[j] < target[i]; ++j) {}
+  return j
+}
+function finish(i, j, from, best_from, best_to, matrix, kind, others, passed) {
   if (name == "" || total_matrix == 0) return
   best_from = 0
   best_to = -1
@@ -22,20 +45,25 @@ function finish(i, j, from, best_from, best_to, matrix, kind, others) {
     }
   }
   if (!head) {
-    print "| kernel | instructions | loop | matrix | LDSM | LDGSTS | LDS | STS | LDG | BAR | local | others |"
-    print "|---|---|---|---|---|---|---|---|---|---|---|---|"
+    print "| kernel | instructions | loop | pass | matrix | LDSM | LDGSTS | LDS | STS | LDG | BAR | local | others |"
+    print "|---|---|---|---|---|---|---|---|---|---|---|---|---|"
     head = 1
   }
   if (best_to < 0) {
-    print "| `" name "` | " n " | none found | " total_matrix " in all | | | | | | | | |"
+    print "| `" name "` | " n " | none found | | " total_matrix " in all | | | | | | | | |"
     return
   }
   split("", mix)
-  for (j = best_from; j <= best_to; ++j) ++mix[operation[j]]
+  find_path(best_from, best_to)
+  passed = 0
+  for (j = best_from; j <= best_to; j = j in jumps ? jumps[j] : j + 1) {
+    ++mix[operation[j]]
+    ++passed
+  }
   matrix = count("HMMA") + count("HGMMA")
-  others = best_to - best_from + 1 - matrix
+  others = passed - matrix
   for (kind in mix) if (kind ~ /^(LDSM|LDGSTS|LDS|STS|LDG|BAR|LDL|STL)$/) others -= mix[kind]
-  print "| `" name "` | " n " | " best_to - best_from + 1 " | " matrix " | " count("LDSM") " | " count("LDGSTS") " | " \
+  print "| `" name "` | " n " | " best_to - best_from + 1 " | " passed " | " matrix " | " count("LDSM") " | " count("LDGSTS") " | " \
     count("LDS") " | " count("STS") " | " count("LDG") " | " count("BAR") " | " count("LDL") + count("STL") " | " others " |"
 }
 /Function : / {
@@ -57,6 +85,9 @@ match($0, /^[ \t]*\/\*[0-9a-f]+\*\//) {
   ++n
   address[n] = number(line)
   target[n] = ""
+  # A branch that depends on a predicate (@P0 BRA, BRA.U !UP0) may fall through.
+  falls[n] = word[at] !~ /^(BRA|EXIT|RET|BRX|JMP)([.;]|$)/ || rest ~ /@!?U?P[0-9T]/ || word[at] ~ /^BRA\.(U|DIV)/
+  wanted[n] = word[at] ~ /^(HMMA|HGMMA|LDSM|BAR)([.;]|$)|^LDGSTS.*\.128/
   operation[n] = word[at]
   sub(/[.;].*/, "", operation[n])
   total_matrix += operation[n] ~ /^(HMMA|HGMMA)$/

@@ -13,7 +13,7 @@ namespace lora::device {
 
 template <class T, int kD, class Shape = AttentionShape>
 struct AttentionDecodeParams {
-  static constexpr int kThreads = 128, kMinBlocks = kD == 64 ? 4 : kD == 128 ? 3 : 2;
+  static constexpr int kThreads = 128, kMinBlocks = kD == 64 ? 5 : kD == 128 ? 3 : 2;
   static constexpr int kRows = 16, kKeys = 64;
   static constexpr int kWarpBytes = 2 * 16 * kD * 2;  // tiles of k and v; at the end, f32 sums
   static constexpr int kSharedBytes =
