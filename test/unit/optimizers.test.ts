@@ -375,6 +375,26 @@ describe('AdamW8bit', () => {
     expect(norm(got.map((x, i) => x - moved[i]!)) / norm(moved)).toBeLessThan(0.06);
   });
 
+  test.each(['reference', 'cpu'] as const)(
+    'no step is larger than lr where a gradient is small beside the largest of its block, on %s',
+    async (device) => {
+      // The square of the small one is below the least code: rounded to 0, it would leave eps alone under the root.
+      const p = make(1, 256, device);
+      const optimizer = new AdamW8bit([p], { lr: 0.01, weightDecay: 0 });
+      for (let step = 1; step <= 20; step++) {
+        const g = new Float32Array(256).fill(step % 5 === 0 ? 1e-6 : 1e-4);
+        g[0] = 1;
+        setGrad(p, g);
+        const before = await p.data<Float32Array>();
+        optimizer.step();
+        const after = await p.data<Float32Array>();
+        const largest = Math.max(...after.map((x, i) => Math.abs(x - before[i]!)));
+        expect(largest).toBeGreaterThan(0.005);
+        expect(largest).toBeLessThan(0.0101);
+      }
+    },
+  );
+
   test('a state of AdamW is refused, and its own by AdamW', () => {
     const [plain, small] = [new AdamW([make(1)]), new AdamW8bit([make(2)])];
     expectThrow(

@@ -70,7 +70,7 @@ float Quantize(const DynamicTree& tree, const float* block, uint8_t* codes) {
     VF code = hn::Min(hn::Max(place, places), last);
     code = hn::IfThenElse(hn::Gt(x, hn::Set(d, tree.one)), one_code, code);
     code = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Add(code, hn::Set(d, 128.0f)), code);
-    code = hn::IfThenZeroElse(hn::Le(a, hn::Set(d, tree.half)), code);
+    code = hn::IfThenZeroElse(hn::Le(a, hn::Set(d, tree.zero)), code);
     hn::StoreU(hn::DemoteTo(DQuarterU8(), hn::ConvertTo(di, code)), DQuarterU8(), codes + i);
   }
   return scale;

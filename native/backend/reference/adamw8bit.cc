@@ -1,5 +1,5 @@
 // AdamW on dequantised moments. The new ones are quantised to the nearest of all values, and to the
-// lower of two that are as near.
+// lower of two that are as near. A second moment has the value 0 only where it is 0.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -15,9 +15,9 @@ namespace {
 
 using Values = std::array<float, 256>;
 
-uint8_t NearestCode(const Values& values, double x) {
-  size_t best = 0;
-  for (size_t code = 1; code < values.size(); ++code) {
+uint8_t NearestCode(const Values& values, bool keeps_above_zero, double x) {
+  size_t best = keeps_above_zero && x > 0 ? 1 : 0;  // code 0 is the value 0
+  for (size_t code = best + 1; code < values.size(); ++code) {
     const double nearer = std::fabs(values[best] - x) - std::fabs(values[code] - x);
     if (nearer > 0 || (nearer == 0 && values[code] < values[best])) best = code;
   }
@@ -25,7 +25,8 @@ uint8_t NearestCode(const Values& values, double x) {
 }
 
 // Writes a block's codes and returns its scale.
-float Quantize(const Values& values, const std::vector<double>& block, uint8_t* codes) {
+float Quantize(const Values& values, bool keeps_above_zero, const std::vector<double>& block,
+               uint8_t* codes) {
   std::fill_n(codes, kDynamicBlock, uint8_t{0});
   double largest = 0;
   for (const double x : block) {
@@ -34,7 +35,8 @@ float Quantize(const Values& values, const std::vector<double>& block, uint8_t* 
   }
   const float scale = static_cast<float>(largest);
   if (scale == 0) return 0;
-  for (size_t i = 0; i < block.size(); ++i) codes[i] = NearestCode(values, block[i] / scale);
+  for (size_t i = 0; i < block.size(); ++i)
+    codes[i] = NearestCode(values, keeps_above_zero, block[i] / scale);
   return scale;
 }
 
@@ -57,8 +59,8 @@ void Run(const AdamW8bitArgs& args, Scratch, Context&) {
         ms.push_back(m);
         vs.push_back(v);
       }
-      Store(segment.m_scales, block, Quantize(kSignedValues, ms, m_codes));
-      Store(segment.v_scales, block, Quantize(kUnsignedValues, vs, v_codes));
+      Store(segment.m_scales, block, Quantize(kSignedValues, false, ms, m_codes));
+      Store(segment.v_scales, block, Quantize(kUnsignedValues, true, vs, v_codes));
     }
   }
 }

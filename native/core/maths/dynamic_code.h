@@ -9,6 +9,11 @@
 // Code 0 is 0. The code that is left over is the value 1: 128 (minus zero) with a sign, and 1
 // without, where k begins at 1.
 //
+// Without a sign only 0 gets code 0, and smaller numbers than the least value are rounded up to it.
+// Such codes keep second moments, by whose roots AdamW divides: one that is rounded to 0 leaves ε
+// alone there, and a single step then destroys a model (the "zero-point problem" of Li, Chen and
+// Zhu, "Memory efficient optimizers with 4-bit states", 2023, arXiv 2309.01507).
+//
 // Functions that kernels call too are constexpr, so that nvcc compiles them for the device.
 #pragma once
 
@@ -26,7 +31,7 @@ struct DynamicTree {
   float unit[kDecades];   // value = (18·c + 9 − 16·2^k)·unit
   float above[kDecades];  // a number above this one, half-way from the decade below, is in it
   float slope[kDecades];  // c is the whole part of slope·|x| + 8/9·2^k
-  float half, one;        // up to the first a number is nearest to 0; above the second, to 1
+  float zero, one;        // up to the first a number has the code of 0; above the second, that of 1
   uint32_t padding = 0;   // kernels take it in structs of whole 8 bytes
 };
 
@@ -46,7 +51,7 @@ constexpr DynamicTree MakeDynamicTree(bool has_sign) {
     below = power * (1 - 0.45 / places);
     places *= 2;
   }
-  tree.half = tree.above[0];
+  tree.zero = has_sign ? tree.above[0] : 0;
   tree.one = static_cast<float>((below + 1) / 2);
   return tree;
 }
@@ -66,11 +71,12 @@ constexpr float DynamicValue(const DynamicTree& tree, uint32_t code) {
   return c == code ? value : -value;
 }
 
-// Returns the code whose value is nearest to x, a number in [-1, 1], or in [0, 1] without a sign.
+// Returns the code whose value is nearest to x, a number in [-1, 1], or in [0, 1] without a sign;
+// there it is the code of 0 for 0 alone.
 constexpr uint32_t DynamicCode(const DynamicTree& tree, float x) {
   const float a = x < 0 ? -x : x;
   const bool negative = x < 0;
-  if (a <= tree.half) return 0;
+  if (a <= tree.zero) return 0;
   if (a > tree.one && !negative) return tree.has_sign ? 128 : 1;
   float slope = tree.slope[0], places = static_cast<float>(tree.first);
   float next = places;
