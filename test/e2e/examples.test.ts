@@ -265,9 +265,10 @@ example('full.mjs', 'the whole model learns, and its folder is a plain model', (
   const lines = run(base, '20');
   expect(lines[1]).toMatch(/^trained: (\d+) of \1 numbers$/);
   expect(numbers(lines, /^checkpoint of step (\d+)$/)).toEqual([5, 10, 15, 20]);
-  const loss = after(lines, 'after 20 steps: loss');
-  expect(Number(loss)).toBeLessThan(Number(after(lines, 'base: loss')));
-  expect(after(lines, 'read again: loss')).toBe(loss);
+  const loss = Number(after(lines, 'after 20 steps: loss'));
+  expect(loss).toBeLessThan(Number(after(lines, 'base: loss')));
+  // The file has the norms rounded to bf16, which are f32 while they are trained.
+  expect(Math.abs(Number(after(lines, 'read again: loss')) / loss - 1)).toBeLessThan(0.02);
   const files = after(lines, 'files:').split(', ');
   expect(files).toEqual(
     expect.arrayContaining(['README.md', 'checkpoint-20', 'config.json', 'model.safetensors']),
