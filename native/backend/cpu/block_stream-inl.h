@@ -30,6 +30,10 @@
 HWY_BEFORE_NAMESPACE();
 namespace lora::cpu::HWY_NAMESPACE {
 
+// How many of kStreams panels are read side by side. SSE2, a floor that hardly any CPU of today
+// needs, has code for one, because what it compiles to is by far the largest.
+constexpr size_t kSideBySide = HWY_TARGET == HWY_SSE2 ? 1 : kStreams;
+
 // Whether a decode step multiplies the codes of a format. Tile registers, whose products of pairs
 // have an order of their own, multiply its values.
 template <bool kPairs>
@@ -197,14 +201,13 @@ HWY_NOINLINE void MultiplyBlockStreams(const BlockStreams& s) {
   }
 }
 
-// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are 4, 2 or 1.
+// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are kStreams or 1.
 template <bool kPairs>
 HWY_INLINE void AddBlockStreams(const Step& step, size_t panel, size_t panels, float* sums) {
-  static_assert(kStreams == 4);
   ForLanes(step.w.format, [&]<class Decoder>(Decoder) HWY_ATTR {
     constexpr size_t kValues = LaneSizes<Decoder>::kGroups * kGroupValues;
     // So many panels that their sums stay in registers.
-    constexpr size_t kMost = kStreams / Decoder::kParts;
+    constexpr size_t kMost = std::max<size_t>(1, kSideBySide / Decoder::kParts);
     const size_t stride = step.w.stride * sizeof(uint32_t);
     const auto* const first = reinterpret_cast<const uint8_t*>(step.w.panels) + panel * stride;
     BlockStreams s = {
@@ -214,8 +217,6 @@ HWY_INLINE void AddBlockStreams(const Step& step, size_t panel, size_t panels, f
       s.sums = sums + p * kPanelWidth;
       if (panels - p >= kMost) {
         MultiplyBlockStreams<kPairs, Decoder, kMost>(s);
-      } else if (kMost == 4 && panels - p == 2) {
-        MultiplyBlockStreams<kPairs, Decoder, 2>(s);
       } else {
         MultiplyBlockStreams<kPairs, Decoder, 1>(s);
       }

@@ -102,7 +102,7 @@ struct TileStep {
 // One tile of one pass: its operands, and where its sums go.
 struct Tile {
   TileStep main, extra;
-  const uint8_t* mask;         // at the tile's first row
+  const uint8_t* mask;         // at the tile's first row; or null
   size_t mask_stride, column;  // the tile's first column
   size_t columns;              // of the panel, <= kPanelWidth
   float* sums;                 // read if `add`; written unless y_bf16
@@ -127,7 +127,7 @@ HWY_INLINE float FinishColumn(float sum, const float* factor, const float* bias,
   return sum;
 }
 
-template <bool kPairs, bool kMasked, size_t kRows>
+template <bool kPairs, size_t kRows>
 HWY_NOINLINE void MultiplyTile(const Tile& t) {
   const DF df;
   VF acc[kRows][kVectors];
@@ -147,7 +147,7 @@ HWY_NOINLINE void MultiplyTile(const Tile& t) {
   if (t.extra.elements != 0) {
     MultiplyStep<kPairs, 0>(t.extra.x, t.extra.x_stride, t.extra.w, t.extra.elements, acc);
   }
-  if constexpr (kMasked) {
+  if (t.mask) {
     HWY_UNROLL(8)
     for (size_t i = 0; i < kRows; ++i) {
       HWY_UNROLL(8)
@@ -248,10 +248,8 @@ void MultiplyPanel(const Product& product, size_t pass_index, size_t panel, size
       t.ldy = 0;
       t.y_bf16 = nullptr;
     }
-    ForCount<kRegisterRows>(r.end - r.begin, [&](auto count) HWY_ATTR {
-      if (pass.mask) return MultiplyTile<kPairs, true, count()>(t);
-      MultiplyTile<kPairs, false, count()>(t);
-    });
+    ForCount<kRegisterRows>(r.end - r.begin,
+                            [&](auto count) HWY_ATTR { MultiplyTile<kPairs, count()>(t); });
   }
 }
 

@@ -130,7 +130,7 @@ struct RowsTile {
 };
 
 // Writes `rows` rows of y from the sums in memory: times the factors, plus the bias, rounded.
-HWY_INLINE void FinishSums(const RowsTile& t, size_t rows) {
+inline void FinishSums(const RowsTile& t, size_t rows) {
   const Product& product = *t.product;
   const size_t columns = std::min(kPanelWidth, product.n - t.column);
   for (size_t i = 0; i < rows; ++i) {
@@ -158,31 +158,11 @@ HWY_INLINE void FinishSums(const RowsTile& t, size_t rows) {
 
 template <bool kPairs, size_t kLines, size_t kRows>
 HWY_NOINLINE void MultiplyRowsTile(const RowsTile& t) {
-  const DF df;
   VF acc[kRows][kVectors];
   LoadSums(t.sums, acc);
   MultiplyStream<kPairs, kLines>(t.x, t.x_stride, t.w, t.elements, t.ahead, acc);
-  const Product& product = *t.product;
-  const size_t columns = std::min(kPanelWidth, product.n - t.column);
-  if (!t.last || HWY_UNLIKELY(columns < kPanelWidth)) {
-    StoreSums(acc, t.sums);
-    if (t.last) FinishSums(t, kRows);
-    return;
-  }
-  HWY_UNROLL(8)
-  for (size_t i = 0; i < kRows; ++i) {
-    const float* const factor = t.FactorOf(i);
-    HWY_UNROLL(8)
-    for (size_t j = 0; j < kVectors; ++j) {
-      const VF v = FinishColumns(acc[i][j], factor, product.bias, t.column + j * kLanes);
-      const size_t at = (t.row + i) * product.ldy + t.column + j * kLanes;
-      if (product.y_is_bf16) {
-        WriteVecFast(v, static_cast<uint16_t*>(product.y) + at);
-      } else {
-        hn::StoreU(v, df, static_cast<float*>(product.y) + at);
-      }
-    }
-  }
+  StoreSums(acc, t.sums);
+  if (t.last) FinishSums(t, kRows);
 }
 
 // The most rows of a tile where there are several: as many as leave room for both halves of the
@@ -248,8 +228,7 @@ void MultiplyRow(const Product& product, Range panels, std::span<const LowRankRo
   t.product = &product;
   t.row = 0;
   for (size_t p = panels.begin, count; p < panels.end; p += count) {
-    const size_t left = panels.end - p;
-    count = left >= kStreams ? kStreams : left >= 2 ? 2 : 1;
+    count = panels.end - p >= kStreams ? kStreams : 1;
     for (size_t i = 0; i < count; ++i) {
       BeginSums(product, 1, p + i, low, scratch.sums + i * kPanelWidth);
     }
@@ -309,12 +288,15 @@ void MultiplyRowsOf(const Product& product, size_t rows, Range panels,
       t.x = step.x + of.begin * step.x_stride + block.first;
       t.sums = scratch.sums + of.begin * kPanelWidth;
       ForCount<kRegisterRows>(of.end - of.begin, [&](auto count) HWY_ATTR {
-        if (streams) {
-          t.ahead.at = here + kStreamAhead * kPanelBytes;
-          MultiplyRowsTile<kPairs, kPanelLines, count()>(t);
-        } else {
-          t.ahead.at = here + stored + tile * t.elements * t.ahead.step;
-          MultiplyRowsTile<kPairs, CeilDiv(kPanelLines, 2), count()>(t);
+        // One row is MultiplyRow's, and several tiles have more.
+        if constexpr (count() > 1) {
+          if (streams) {
+            t.ahead.at = here + kStreamAhead * kPanelBytes;
+            MultiplyRowsTile<kPairs, kPanelLines, count()>(t);
+          } else {
+            t.ahead.at = here + stored + tile * t.elements * t.ahead.step;
+            MultiplyRowsTile<kPairs, CeilDiv(kPanelLines, 2), count()>(t);
+          }
         }
       });
     }

@@ -160,16 +160,17 @@ HWY_NOINLINE void AddBlocks(const Step& step, size_t panel, size_t panels, float
   }
 }
 
-// MultiplyStreams for 4, 2 or 1 panels.
+// MultiplyStreams for kStreams panels or 1.
 template <bool kPairs, WeightFormat kFormat>
-HWY_INLINE void MultiplyPanelsOf(const Streams& s, size_t panels) {
-  static_assert(kStreams == 4);
-  if (panels == 4) {
-    MultiplyStreams<kPairs, kFormat, 4>(s);
-  } else if (panels == 2) {
-    MultiplyStreams<kPairs, kFormat, 2>(s);
-  } else {
+HWY_INLINE void MultiplyPanelsOf(Streams s, size_t panels) {
+  if (kSideBySide > 1 && panels == kStreams) {
+    return MultiplyStreams<kPairs, kFormat, kSideBySide>(s);
+  }
+  for (size_t p = 0; p < panels; ++p) {
     MultiplyStreams<kPairs, kFormat, 1>(s);
+    s.w += s.stride;
+    s.scaling.scales += s.scale_stride;
+    s.sums += kPanelWidth;
   }
 }
 
@@ -199,7 +200,7 @@ HWY_INLINE void MultiplyCodedStreams(const Step& step, size_t panel, size_t pane
   }
 }
 
-// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are 4, 2 or 1. `block` is
+// sums [panels][kPanelWidth] += x · the panels from `panel` on, which are kStreams or 1. `block` is
 // that of ProductScratch.
 template <bool kPairs>
 HWY_INLINE void AddStreams(const Step& step, size_t panel, size_t panels, float* sums,
