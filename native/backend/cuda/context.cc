@@ -20,12 +20,17 @@ bool SyncFromEnvironment() {
 
 }  // namespace
 
-CudaContext::CudaContext(std::shared_ptr<Gpu> gpu)
+GpuContext::GpuContext(std::shared_ptr<Gpu> gpu)
     : gpu_(std::move(gpu)), sync_(SyncFromEnvironment()) {}
 
-void CudaContext::Launched(const char* op, int error) {
+void GpuContext::Launch(const KernelLaunch& launch) {
+  device::LaunchShape shape = launch.shape;
+  const bool may_overlap = gpu_->LoadKernel(launch.op, launch.place);
+  shape.programmatic = shape.programmatic && may_overlap;
+  const int error = launch.start(shape, gpu_->stream(), launch.params);
   if (error != 0)
-    Throw("ERR_UNSUPPORTED", op, "the device refused a launch: ", gpu_->TakeLaunchError(error));
+    Throw("ERR_UNSUPPORTED", launch.op,
+          "the device refused a launch: ", gpu_->TakeLaunchError(error));
   ++gpu_->launches;
   is_idle_ = false;
   if (sync_) {
@@ -33,7 +38,7 @@ void CudaContext::Launched(const char* op, int error) {
       Finish();
     } catch (const Error& lost) {
       // The stream runs one op after the other, so the error is this op's.
-      Throw("ERR_DEVICE_LOST", op, lost.what());
+      Throw("ERR_DEVICE_LOST", launch.op, lost.what());
     }
   } else if (++launches_ == kPacedLaunches) {
     launches_ = 0;
@@ -41,7 +46,7 @@ void CudaContext::Launched(const char* op, int error) {
   }
 }
 
-void CudaContext::Finish() {
+void GpuContext::Finish() {
   if (is_idle_) return;
   ++gpu_->waits;
   gpu_->Synchronize();
@@ -49,14 +54,14 @@ void CudaContext::Finish() {
   is_idle_ = true;
 }
 
-void CudaContext::ReadNow(void* host, const void* device, size_t bytes) {
+void GpuContext::ReadNow(void* host, const void* device, size_t bytes) {
   ++gpu_->waits;
   gpu_->Download(host, device, bytes);
   launches_ = 0;
   is_idle_ = true;
 }
 
-void CudaContext::Upload(void* device, const void* host, size_t bytes) {
+void GpuContext::Upload(void* device, const void* host, size_t bytes) {
   is_idle_ = false;
   gpu_->Upload(device, host, bytes);
 }

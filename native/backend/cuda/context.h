@@ -1,33 +1,60 @@
-// The ops of the CUDA backend run on a CudaContext: the stream of one device.
+// The ops of the CUDA backend run on a CudaContext, which is given all that they have a device do:
+// launches, uploads, and reads for which they wait. A GpuContext has a device do it. LaunchesOf
+// (launches.h) only lists it.
 #pragma once
 
 #include <cstddef>
 #include <memory>
 
+#include "backend/cuda/device/launch_shape.h"
 #include "backend/cuda/runtime.h"
 #include "core/ops/backend.h"
 
 namespace lora::cuda {
 
-class CudaContext final : public Context {
+// A launch, as launch.h makes it of a kernel and its parameters.
+struct KernelLaunch {
+  const char* op = "";
+  const char* kernel = "";  // as the compiler spells it (launches.cc)
+  size_t place = 0;         // in device::Kernels()
+  device::LaunchShape shape;
+  unsigned threads = 0;  // of a block
+  bool waits = false;    // the kernel calls GridDependencyWait
+  const void* params = nullptr;
+  // Launches it in a shape, and returns the runtime's error, or 0.
+  int (*start)(const device::LaunchShape& shape, void* stream, const void* params) = nullptr;
+};
+
+class CudaContext : public Context {
  public:
-  explicit CudaContext(std::shared_ptr<Gpu> gpu);
+  // Besides the problem, a plan may depend on these only.
+  virtual const DeviceProperties& properties() const = 0;
+  int threads() const final { return properties().multiprocessors; }
 
-  // Besides the problem, the scratch of a plan may depend on the number of multiprocessors only.
-  int threads() const override { return properties().multiprocessors; }
-  void Finish() override;
+  virtual void Launch(const KernelLaunch& launch) = 0;
+  // Waits for everything launched so far and reads. It serves the few numbers that decide whether
+  // an op fails on its data (an id that a kernel wrote and that is out of range), or how it goes
+  // on. `host` comes with the answer of data that is as it should be, on which a list of launches
+  // relies.
+  virtual void ReadNow(void* host, const void* device, size_t bytes) = 0;
+  // Returns when `host` has been read.
+  virtual void Upload(void* device, const void* host, size_t bytes) = 0;
+};
 
-  const DeviceProperties& properties() const { return gpu_->properties(); }
+// The stream of one device.
+class GpuContext final : public CudaContext {
+ public:
+  explicit GpuContext(std::shared_ptr<Gpu> gpu);
+
+  const DeviceProperties& properties() const override { return gpu_->properties(); }
   Gpu& gpu() const { return *gpu_; }
 
-  // Is called after every launch (launch.h) and throws when the launch was refused. With
-  // LORA_CUDA_SYNC=1 it waits; only then is an error certain to be this op's.
-  void Launched(const char* op, int error);
-  // Waits for everything launched so far and reads. It serves the few numbers that decide whether
-  // an op fails on its data (an id that a kernel wrote and that is out of range).
-  void ReadNow(void* host, const void* device, size_t bytes);
-  // Returns when `host` has been read.
-  void Upload(void* device, const void* host, size_t bytes);
+  // Throws when the launch was refused. With LORA_CUDA_SYNC=1 it waits; only then is an error
+  // certain to be this op's.
+  void Launch(const KernelLaunch& launch) override;
+  void ReadNow(void* host, const void* device, size_t bytes) override;
+  void Upload(void* device, const void* host, size_t bytes) override;
+  void Finish() override;
 
  private:
   std::shared_ptr<Gpu> gpu_;

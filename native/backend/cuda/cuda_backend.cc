@@ -11,7 +11,7 @@ Backend MakeBackend() {
   Backend b;
   b.name = "cuda";
   b.create_context = [](int) -> std::unique_ptr<Context> {
-    return std::make_unique<cuda::CudaContext>(cuda::Gpu::Open(0));
+    return std::make_unique<cuda::GpuContext>(cuda::Gpu::Open(0));
   };
   b.f16_activations = true;
   b.reads = Fits;

@@ -23,10 +23,10 @@ class CudaMemory final : public MemorySource {
 class CudaDevice final : public Device {
  public:
   CudaDevice(std::string name, const std::shared_ptr<Gpu>& gpu)
-      : Device(std::move(name), *CudaBackend(), std::make_unique<CudaMemory>(gpu),
-               std::make_unique<WorkerStream>(
-                   [gpu](int) { return std::make_unique<CudaContext>(gpu); },
-                   gpu->properties().multiprocessors)),
+      : Device(
+            std::move(name), *CudaBackend(), std::make_unique<CudaMemory>(gpu),
+            std::make_unique<WorkerStream>([gpu](int) { return std::make_unique<GpuContext>(gpu); },
+                                           gpu->properties().multiprocessors)),
         gpu_(gpu) {}
   ~CudaDevice() override { stream().Stop(); }  // no command may see a device that is half destroyed
 

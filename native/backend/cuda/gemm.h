@@ -21,7 +21,7 @@ struct GemmSegment {
   // If active, element (row, column) of this product gets the dropout of the same element of the
   // LoRA path's input: it is dropped or scaled (philox.h).
   Dropout dropout;
-  // Set where the launch before this one writes the segment; see GemmProblem::programmatic.
+  // Set where the launch before this one writes the segment.
   bool late = false;
   // The dtype in which b is stored, where it is another than the b_dtype of the problem: 16 bits of
   // an f32 operand (a frozen weight). Its values, the plan and the result are those of b in f32.
@@ -47,8 +47,8 @@ struct GemmProblem {
   // an operand that all batches share. Batches need one segment and no addend.
   int64_t batches = 1;
   int64_t a_batch = 0, b_batch = 0, c_batch = 0;
-  // Lets the launch start before the one before it has ended. That one must be an ordinary launch
-  // that lets its dependents start, and must write nothing but segments marked late.
+  // Of the first launch (LaunchShape::programmatic). Before the kernels wait they read all segments
+  // but the late ones, which the launch before it may write.
   bool programmatic = false;
 };
 

@@ -34,7 +34,7 @@ IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t i
   Launch<device::CheckIds>(
       op, cuda, shape,
       device::CheckIdsParams{Data<int32_t>(ids), ids.numel(), limit, ignored, report});
-  device::IdReport read;
+  device::IdReport read{device::kNoBadId, static_cast<uint64_t>(ids.numel()), 0};
   cuda.ReadNow(&read, report, sizeof read);
   IdCheck check;
   check.inside = static_cast<int64_t>(read.inside);

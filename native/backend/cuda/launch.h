@@ -8,16 +8,31 @@
 
 namespace lora::cuda {
 
+// Returns a sentence of the compiler that names the kernel.
+template <auto kKernel>
+const char* Spelled() {
+  return __PRETTY_FUNCTION__;
+}
+
 // Is called as Launch<Kernel<T>>("rms_norm", context, shape, params). A grid without
 // blocks launches nothing.
 template <auto kKernel, class Params>
-void Launch(const char* op, Context& context, device::LaunchShape shape, const Params& params) {
+void Launch(const char* op, Context& context, const device::LaunchShape& shape,
+            const Params& params) {
   if (shape.grid_x == 0 || shape.grid_y == 0 || shape.grid_z == 0) return;
-  auto& cuda = static_cast<CudaContext&>(context);
-  const bool may_overlap = cuda.gpu().LoadKernel(op, device::Registered<kKernel>::index);
-  shape.programmatic = shape.programmatic && may_overlap;
-  cuda.Launched(op, static_cast<int>(device::Launch<kKernel>(
-                        shape, static_cast<device::Stream>(cuda.gpu().stream()), params)));
+  KernelLaunch launch;
+  launch.op = op;
+  launch.kernel = Spelled<kKernel>();
+  launch.place = device::Registered<kKernel>::index;
+  launch.shape = shape;
+  launch.threads = Params::kThreads;
+  if constexpr (requires { Params::kWaits; }) launch.waits = Params::kWaits;
+  launch.params = &params;
+  launch.start = [](const device::LaunchShape& shape, void* stream, const void* params) {
+    return static_cast<int>(device::Launch<kKernel>(shape, static_cast<device::Stream>(stream),
+                                                    *static_cast<const Params*>(params)));
+  };
+  static_cast<CudaContext&>(context).Launch(launch);
 }
 
 // Returns a one-dimensional grid with blocks of `per_block` elements for `count` elements.

@@ -72,7 +72,7 @@ void CheckSlots(const LoraLinearForwardArgs& args, const Place& place, CudaConte
   const DeltaEntry* const entries = args.table.entries_on_host();
   if (known && entries) return CheckSlotsOnHost(args, known.as<const int32_t>(), entries);
   const auto read_slot = [&](uint64_t row) {
-    int32_t slot;
+    int32_t slot = 0;
     cuda.ReadNow(&slot, Data<int32_t>(args.slots) + row, sizeof slot);
     return slot;
   };
@@ -88,7 +88,7 @@ void CheckSlots(const LoraLinearForwardArgs& args, const Place& place, CudaConte
     device::LaunchShape shape;
     shape.shared_bytes = device::CheckTableParams::kSharedBytes;
     Launch<device::CheckTable>(kOp, cuda, shape, params);
-    device::TableReport report;
+    device::TableReport report{device::kNoBadId, device::kNoBadId};
     cuda.ReadNow(&report, place.report, sizeof report);
     if (report.outside != device::kNoBadId)
       ThrowSlot(args, read_slot(report.outside), static_cast<int64_t>(report.outside));

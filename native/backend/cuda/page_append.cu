@@ -20,7 +20,7 @@ void RequirePages(const char* op, const TensorView& page_table, const TensorView
       op, cuda, shape,
       device::CheckPagesParams{Data<int32_t>(page_table), Data<int32_t>(lengths), lengths.dim(0),
                                columns, pages, used.count, used.window, report});
-  device::PageReport read;
+  device::PageReport read{device::kNoBadId, 0};
   cuda.ReadNow(&read, report, sizeof read);
   if (read.first_bad == device::kNoBadId) return;
   const int64_t at = static_cast<int64_t>(read.first_bad), b = at / (columns + 1);

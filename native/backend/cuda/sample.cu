@@ -112,7 +112,7 @@ void Run(const SampleArgs& args, Scratch scratch, Context& context) {
              [&]<class T>() { LaunchRows<T>(args, plan, first, rows, scratch.data(), context); });
   }
   if (plan.rows == 0) return;
-  std::vector<LogitScan> scans(static_cast<size_t>(plan.rows));
+  std::vector<LogitScan> scans(static_cast<size_t>(plan.rows), {0, 0, 0, RowState::kDrawn});
   cuda.ReadNow(scans.data(), scratch.data() + plan.row_scans, scans.size() * sizeof(LogitScan));
   const auto is_drawn = [](const LogitScan& scan) { return scan.state == RowState::kDrawn; };
   if (std::all_of(scans.begin(), scans.end(), is_drawn)) return;

@@ -114,8 +114,8 @@ struct DecodeArgs {
   std::vector<DecodeBranch> branches;
   const int32_t* slots = nullptr;  // [m], or null
   int64_t sites = 0;               // between the entries of two slots
-  // Lets the launches start while the one before them still runs. That one must be a LowRankDown of
-  // all of h, because only the low-rank part waits; nothing else may be launched in between.
+  // Of all launches (LaunchShape::programmatic). Before the kernels wait they read all but h, which
+  // the launch before may write.
   bool programmatic = false;
 };
 void DecodeLinear(const DecodeArgs& args, Context& context);

@@ -92,7 +92,7 @@ class Program {
   }
 
   const std::shared_ptr<cuda::Gpu> gpu_;
-  cuda::CudaContext context_;
+  cuda::GpuContext context_;
   std::vector<void*> blocks_;
 };
 

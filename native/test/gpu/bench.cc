@@ -102,7 +102,7 @@ class Bench {
              const std::vector<Mode>& modes, const std::vector<Target>& targets);
 
   std::shared_ptr<cuda::Gpu> gpu_;
-  cuda::CudaContext context_;
+  cuda::GpuContext context_;
   const cudaStream_t stream_;
   const size_t l2_bytes_;
   Stopwatch watch_;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/launches.h"
 #include "test/support/schedules.h"
 
 namespace lora::test {
@@ -131,6 +132,26 @@ struct ToDevice {
   }
 };
 
+// Whether values of its operands, which only the device knows, decide what an op launches.
+template <class Args>
+constexpr bool kLooksAtData =
+    std::is_same_v<Args, SampleArgs> || std::is_same_v<Args, LinearCrossEntropyArgs>;
+
+// Runs a call on the device, and holds what it launched and waited for against the list of it.
+template <class Args>
+void RunAsListed(const PlannedCall& call, Scratch scratch, cuda::GpuContext& device) {
+  using Kind = cuda::PlannedStep::Kind;
+  const std::vector<cuda::PlannedStep> steps = cuda::LaunchesOf(call, device.properties());
+  CHECK(cuda::BrokenRule(steps) == "");
+  const cuda::Gpu& gpu = device.gpu();
+  const int64_t launches = gpu.launches, waits = gpu.waits;
+  call.run(scratch, device);
+  if (kLooksAtData<Args>) return;
+  CHECK(gpu.launches - launches ==
+        std::ranges::count(steps, Kind::kLaunch, &cuda::PlannedStep::kind));
+  CHECK(gpu.waits - waits == std::ranges::count(steps, Kind::kWait, &cuda::PlannedStep::kind));
+}
+
 template <class Args>
 void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
   auto& mirror = static_cast<MirrorContext&>(context);
@@ -154,7 +175,7 @@ void RunMirrored(const Args& args, Scratch host_scratch, Context& context) {
     if (kFilled) gpu.Upload(scratch, host_scratch.data(), bytes);
     PlaceGuard(gpu, scratch + bytes);
   }
-  call.run(Scratch(scratch, bytes), mirror.device);
+  RunAsListed<Args>(call, Scratch(scratch, bytes), mirror.device);
   mirror.device.Finish();
   copies.Download();
   if (scratch != nullptr) {

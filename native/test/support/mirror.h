@@ -22,7 +22,7 @@ class MirrorContext final : public Context {
       : device(std::move(gpu)), addresses(addresses) {}
   int threads() const override { return device.threads(); }
 
-  cuda::CudaContext device;
+  cuda::GpuContext device;
   Addresses addresses;
 };
 

@@ -139,6 +139,7 @@ struct DecodeWeights<true> {
 template <class T, int kXTiles, bool kScaled>
 struct DecodeParams : DecodeWeights<kScaled> {
   static constexpr int kThreads = 256, kMinBlocks = 2;
+  static constexpr bool kWaits = true;
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kRows = 16;                     // of W, of a block
   static constexpr int kColumns = 128;                 // of W, of a warp at once

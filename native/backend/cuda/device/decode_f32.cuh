@@ -15,6 +15,7 @@ namespace lora::device {
 template <int kM>
 struct DecodeF32Params {
   static constexpr int kThreads = 128, kMinBlocks = kM == 1 ? 6 : 4;
+  static constexpr bool kWaits = true;
   static constexpr int kWarpRows = 4, kRows = kThreads / 32 * kWarpRows;
   const float* x;
   int64_t k, sites;

@@ -58,6 +58,7 @@ constexpr int kMaxGemmGroup = 4;
 template <class Tile>
 struct GemmParams {
   static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+  static constexpr bool kWaits = true;
   GemmArgs gemm[kMaxGemmGroup];
   int64_t count;
 };

@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "backend/cuda/device/kernel_list.h"
+#include "backend/cuda/device/launch_shape.h"
 #include "backend/cuda/device/primitives.h"
 
 #if !defined(__CUDACC__) && !defined(__SANITIZE_THREAD__)
@@ -21,14 +22,6 @@ template <auto kKernel>
 struct Registered {
   static inline const size_t index =
       (Kernels().push_back(reinterpret_cast<const void*>(kKernel)), Kernels().size() - 1);
-};
-
-struct LaunchShape {
-  unsigned grid_x = 1, grid_y = 1, grid_z = 1;
-  size_t shared_bytes = 0;
-  // Lets the launch start before the one before it has ended. The kernel must call
-  // GridDependencyWait before it writes anything or reads what that launch writes.
-  bool programmatic = false;
 };
 
 #if defined(__CUDACC__)
