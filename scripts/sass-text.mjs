@@ -55,7 +55,8 @@ function text(code, address, arch) {
   const predicate = Number((low >> 12n) & 0xfn);
   const condition = predicate === 7 ? '' : `@${predicate & 8 ? '!' : ''}P${predicate & 7} `;
   const name = exact[operation] ?? byLowest[operation & 0x1ff] ?? `OP${operation.toString(16)}`;
-  const sixteenBytes = name === 'LDGSTS' && ((high >> 9n) & 7n) === 6n ? '.128' : '';
+  const size = (high >> 9n) & 7n;
+  const sixteenBytes = name === 'LDGSTS' && size === (arch >= 100 ? 4n : 6n) ? '.128' : '';
   if (name !== 'BRA') return `${condition}${name}${sixteenBytes}`;
   // Where lanes may have diverged, and on a uniform predicate.
   const kind = (high >> 27n) & 1n ? '.DIV' : ((high >> 23n) & 0xfn) === 7n ? '' : '.U';

@@ -29,6 +29,22 @@ void ForTraining(DType dtype, F&& f) {
   Throw("ERR_UNSUPPORTED", "attention", "no gradient for dtype ", NameOf(dtype));
 }
 
+// Tells whether a multiprocessor has shared memory for two blocks that ask for so much. The system
+// takes 1 KiB beside each, also beside the most that a block may have.
+bool TwoFit(size_t shared_bytes, Context& context) {
+  constexpr size_t kSystem = 1024;
+  const size_t most = static_cast<CudaContext&>(context).properties().shared_bytes;
+  return 2 * (shared_bytes + kSystem) <= most + kSystem;
+}
+
+template <class T, int kD, int kRows>
+void LaunchKeyGradients(const char* op, const device::AttentionGradients<T>& gradients,
+                        bool aligned, device::LaunchShape shape, Context& context) {
+  using Params = device::KeyGradientsMmaParams<T, kD, kRows>;
+  shape.shared_bytes = Params::kSharedBytes;
+  Launch<device::KeyGradientsMma<T, kD, kRows>>(op, context, shape, Params{gradients, aligned});
+}
+
 // Returns the bytes of D of every row, rounded up so that what follows starts at a multiple of 16.
 size_t DotsBytes(const AttentionBackwardArgs& args) {
   return (static_cast<size_t>(args.lse.numel()) * sizeof(float) + 15) / 16 * 16;
@@ -88,12 +104,16 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
         set_rows(Queries::kRows);
         Launch<device::QueryGradientsFma<T, kD>>(kOp, context, by_rows, Queries{gradients});
       } else {
-        using Keys = device::KeyGradientsMmaParams<T, kD>;
+        constexpr int kRows = device::kStageRows<kD>;
         using Queries = device::QueryGradientsMmaParams<T, kD>;
         const bool aligned = AreAligned(s.d, {args.q.data, args.k.data, args.v.data, args.g.data,
                                               args.dq.data, args.dk.data, args.dv.data});
-        by_keys.shared_bytes = Keys::kSharedBytes;
-        Launch<device::KeyGradientsMma<T, kD>>(kOp, context, by_keys, Keys{gradients, aligned});
+        constexpr int kLess = device::kSmallStageRows<kD>;
+        if (TwoFit(device::KeyGradientsMmaParams<T, kD, kRows>::kSharedBytes, context)) {
+          LaunchKeyGradients<T, kD, kRows>(kOp, gradients, aligned, by_keys, context);
+        } else {
+          LaunchKeyGradients<T, kD, kLess>(kOp, gradients, aligned, by_keys, context);
+        }
         by_rows.shared_bytes = Queries::kSharedBytes;
         set_rows(Queries::kRows);
         Launch<device::QueryGradientsMma<T, kD>>(kOp, context, by_rows,

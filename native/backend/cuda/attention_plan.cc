@@ -21,7 +21,7 @@ AttentionTile ForwardTile(int padded, bool tensor_cores, int64_t rows) {
 }
 
 AttentionTile KeyGradientTile(int padded, bool tensor_cores) {
-  if (tensor_cores) return {padded == 64 ? 64 : padded == 128 ? 32 : 16, 64};
+  if (tensor_cores) return {padded == 64 ? 48 : padded == 128 ? 32 : 16, 64};
   return {padded == 256 ? 16 : 32, padded == 64 ? 64 : padded == 128 ? 32 : 16};
 }
 

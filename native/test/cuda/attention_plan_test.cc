@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include "test/support/device_products.h"
 #include "test/support/page_cases.h"
 #include "test/support/run.h"
 #include "test/support/schedules.h"
@@ -55,6 +56,28 @@ TEST_CASE("cuda attention: the rows of a key are taken in parts where the device
       CHECK(call.scratch_bytes > 4 * static_cast<size_t>(lse.numel() + d.dk.numel()));
     }
   }
+}
+
+TEST_CASE("cuda attention's gradients have the same bits where shared memory is scarce") {
+  const AttentionCase c{DType::kBF16, 1, 130, 4, 2, 128, 40};
+  const Operands o(c);
+  const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {1, c.q_heads, c.queries});
+  Run(ReferenceBackend(), ForwardArgs(c, o, y, lse));
+  std::vector<Gradients> results;
+  std::vector<uint64_t> phases;
+  for (const cuda::DeviceProperties& properties : {kUsual, kSmall}) {
+    MirrorContext context = ContextOf(static_cast<int>(results.size()), properties);
+    const Gradients& d = results.emplace_back(c.dtype, o);
+    Run(MirroredCuda(), BackwardArgs(c, o, y, lse, d), context);
+    phases.push_back(simt::EmulatedCounts(context.device.gpu()).ldmatrix_phases);
+  }
+  simt::SetEmulatedProperties(kUsual);
+  CHECK_IDENTICAL(results[1].dq, results[0].dq);
+  CHECK_IDENTICAL(results[1].dk, results[0].dk);
+  CHECK_IDENTICAL(results[1].dv, results[0].dv);
+#ifndef LORA_REAL_GPU
+  CHECK(phases[1] > phases[0]);  // smaller stages load k and v more often
+#endif
 }
 
 #ifndef LORA_REAL_GPU

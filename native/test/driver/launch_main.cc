@@ -37,6 +37,11 @@ const std::set<std::string> kElsewhere = {
     "_ZN4lora6device9TableDownINS0_3F16EEEvNS0_15TableDownParamsIT_EE",
 };
 
+// Multiprocessors with 100 KiB of shared memory take a kernel with smaller stages in its place.
+const std::string kLargeShared =
+    "_ZN4lora6device15KeyGradientsMmaINS0_4BF16ELi128ELi32EEEvNS0_21KeyGradientsMmaParamsIT_XT0_"
+    "EXT1_EEE";
+
 // Says nothing of the values that no kernel computed.
 class Silent final : public doctest::IReporter {
  public:
@@ -83,10 +88,11 @@ int Main(int argc, char** argv) {
   size_t launches = 0, missing = 0;
   for (const auto& [kernel, count] : launched) launches += count;
   for (const auto& [rule, test] : violated) std::printf("%s: %s\n", test.c_str(), rule.c_str());
+  const bool small = cuda::Gpu::Open(0)->properties().shared_bytes < size_t{100} << 10;
   for (const std::string& kernel : RegisteredKernels()) {
-    if (launched.contains(kernel) != kElsewhere.contains(kernel)) continue;
-    std::printf("%s %s\n", kElsewhere.contains(kernel) ? "a test launches" : "no test launched",
-                kernel.c_str());
+    const bool elsewhere = kElsewhere.contains(kernel) || (small && kernel == kLargeShared);
+    if (launched.contains(kernel) != elsewhere) continue;
+    std::printf("%s %s\n", elsewhere ? "a test launches" : "no test launched", kernel.c_str());
     ++missing;
   }
   const size_t failed = violated.size() + missing;

@@ -25,7 +25,10 @@ void Add(std::vector<Tuning>& all) {
   all.push_back(Of<AttentionMmaParams<BF16, kD>>("attention_mma", kD));
   all.push_back(Of<AttentionDecodeParams<BF16, kD>>("attention_decode", kD));
   all.push_back(Of<AttentionFmaParams<float, kD>>("attention_fma", kD));
-  all.push_back(Of<KeyGradientsMmaParams<BF16, kD>>("key_gradients_mma", kD));
+  all.push_back(Of<KeyGradientsMmaParams<BF16, kD, kStageRows<kD>>>("key_gradients_mma", kD));
+  if (kSmallStageRows<kD> < kStageRows<kD>)
+    all.push_back(
+        Of<KeyGradientsMmaParams<BF16, kD, kSmallStageRows<kD>>>("key_gradients_mma, small", kD));
   all.push_back(Of<QueryGradientsMmaParams<BF16, kD>>("query_gradients_mma", kD));
 }
 

@@ -69,6 +69,14 @@ LORA_DEVICE RowRange RowsThatSee(const AttentionShape& s, int from, int to) {
   return {from * s.group, static_cast<int>(last < s.queries ? last : s.queries) * s.group};
 }
 
+// Tells whether all of the rows [first, first + count) see all keys [from, to), where that follows
+// from their positions alone.
+LORA_DEVICE bool AllSee(const AttentionShape& s, int first, int count, int from, int to) {
+  if (s.key_begin != nullptr) return false;
+  const int first_query = first / s.group, last_query = (first + count - 1) / s.group;
+  return first_query >= to - 1 && (s.window == 0 || last_query - s.window + 1 <= from);
+}
+
 // Returns the first row from `first` on that sees one of the keys [from, to), or `end`. With packed
 // documents most rows do not see most keys, so 128 queries are checked at a time. Every warp
 // computes the result.

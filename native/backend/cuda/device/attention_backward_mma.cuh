@@ -18,12 +18,21 @@ struct alignas(8) Int2 {
   int v[2];
 };
 
-template <class T, int kD>
+// The rows of a stage, and those where two blocks of so many have no room: in the 100 KiB of the
+// smallest multiprocessors.
+template <int kD>
+constexpr int kStageRows = kD == 64    ? 48
+                           : kD == 128 ? 32
+                                       : 16;
+template <int kD>
+constexpr int kSmallStageRows = kD == 128 ? 16 : kStageRows<kD>;
+
+template <class T, int kD, int kTileRows>
 struct KeyGradientsMmaParams {
   // For head dims above 128 two warps share 16 keys, and each has the sums of half the columns.
   static constexpr int kHalves = kD == 256 ? 2 : 1;
   static constexpr int kThreads = 128 * kHalves, kMinBlocks = kD == 256 ? 1 : 2;
-  static constexpr int kKeys = 64, kRows = kD == 64 ? 64 : kD == 128 ? 32 : 16;
+  static constexpr int kKeys = 64, kRows = kTileRows;
   static constexpr int kStatistics = 4 * kRows * 4;  // bytes of lse, dots, lo and hi
   static constexpr int kStage = 2 * kRows * kD * 2 + kStatistics;
   static constexpr int kSharedBytes = 2 * kKeys * kD * 2 + 2 * kStage;
@@ -31,12 +40,33 @@ struct KeyGradientsMmaParams {
   bool aligned;  // every tensor at a multiple of 16 bytes, d one of 8
 };
 
+// Sets what the rows of a tile have to do with the keys [from, from + 16) of a warp to 0 where they
+// do not see the key. Both arrays are [key][row].
+template <int kBlocks>
+LORA_DEVICE void ClearUnseen(float (&weights)[kBlocks][4], float (&slopes)[kBlocks][4], int from,
+                             const int* lo, const int* hi) {
+  const int key = from + LaneIndex() / 4;
+  LORA_UNROLL
+  for (int n = 0; n < kBlocks; ++n) {
+    const int r = n * 8 + LaneIndex() % 4 * 2;
+    const Int2 row_lo = *reinterpret_cast<const Int2*>(lo + r);
+    const Int2 row_hi = *reinterpret_cast<const Int2*>(hi + r);
+    LORA_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const int own = key + i / 2 * 8;
+      if (own >= row_lo.v[i % 2] && own <= row_hi.v[i % 2]) continue;
+      weights[n][i] = 0;
+      slopes[n][i] = 0;
+    }
+  }
+}
+
 // Computes dk and dv. A block owns a tile of keys of one (batch, kv head) and one part of the rows.
-template <class T, int kD>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
-                                    (KeyGradientsMmaParams<T, kD>::kMinBlocks))
-    KeyGradientsMma(const LORA_GRID_CONSTANT KeyGradientsMmaParams<T, kD> p) {
-  using P = KeyGradientsMmaParams<T, kD>;
+template <class T, int kD, int kTileRows>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD, kTileRows>::kThreads),
+                                    (KeyGradientsMmaParams<T, kD, kTileRows>::kMinBlocks))
+    KeyGradientsMma(const LORA_GRID_CONSTANT KeyGradientsMmaParams<T, kD, kTileRows> p) {
+  using P = KeyGradientsMmaParams<T, kD, kTileRows>;
   constexpr int kRows = P::kRows, kKeys = P::kKeys, kThreads = P::kThreads;
   constexpr int kColumns = kD / P::kHalves / 8, kBlocks = kRows / 8;
   LORA_DYNAMIC_SHARED(shared);
@@ -73,7 +103,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
     float* const lse = reinterpret_cast<float*>(stage + 2 * kRows * kD * 2);
     int* const lo = reinterpret_cast<int*>(lse + 2 * kRows);
     LoadStatistics<kRows>(a, b, h, first, count, lse, lse + kRows);
-    return LookAt<kRows>(s, b, first, count, lo, lo + kRows).All(from, from + kKeys);
+    return AllSee(s, first, count, from, from + kKeys) ||
+           LookAt<kRows>(s, b, first, count, lo, lo + kRows).All(from, from + kKeys);
   };
   int first = seek(rows.begin), turn = 0;
   bool next_all = first < rows.end ? fetch(first, stages) : false;
@@ -113,20 +144,13 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD>::kThreads),
       const int r = n * 8 + lane % 4 * 2;
       const Float2 row_lse = *reinterpret_cast<const Float2*>(lse + r);
       const Float2 row_dots = *reinterpret_cast<const Float2*>(dots + r);
-      Int2 row_lo{{0, 0}}, row_hi{{kNoKey, kNoKey}};
-      if (!all) {
-        row_lo = *reinterpret_cast<const Int2*>(lo + r);
-        row_hi = *reinterpret_cast<const Int2*>(hi + r);
-      }
       LORA_UNROLL
       for (int i = 0; i < 4; ++i) {
-        const int key = from + warp_key + lane / 4 + i / 2 * 8;
-        const float x = Exp2(weights[n][i] * s.scale_log2 - row_lse.v[i % 2]);
-        const bool seen = key >= row_lo.v[i % 2] && key <= row_hi.v[i % 2];
-        weights[n][i] = seen ? x : 0.0f;
-        slopes[n][i] = seen ? x * (slopes[n][i] - row_dots.v[i % 2]) : 0.0f;
+        weights[n][i] = Exp2(weights[n][i] * s.scale_log2 - row_lse.v[i % 2]);
+        slopes[n][i] = weights[n][i] * (slopes[n][i] - row_dots.v[i % 2]);
       }
     }
+    if (!all) ClearUnseen(weights, slopes, from + warp_key, lo, hi);
     LORA_UNROLL
     for (int step = 0; step < kRows / 16; ++step) {
       uint32_t operand[4];
@@ -162,8 +186,10 @@ template <class T, int kD>
 struct QueryGradientsMmaParams {
   static constexpr int kThreads = 128, kMinBlocks = kD == 256 ? 1 : 2;
   static constexpr int kRows = 64, kKeys = kD == 64 ? 64 : kD == 128 ? 32 : 16;
-  static constexpr int kStage = 2 * kKeys * kD * 2;
-  static constexpr int kSharedBytes = 2 * kRows * kD * 2 + 2 * kStage + 4 * kRows * 4;
+  static constexpr bool kKeepQ = kD <= 128;  // in registers; it comes through the second stage
+  static constexpr int kTile = kRows * kD * 2, kStage = 2 * kKeys * kD * 2;
+  static constexpr int kSharedBytes = (kKeepQ ? 1 : 2) * kTile + 2 * kStage + 4 * kRows * 4;
+  static_assert(!kKeepQ || kTile <= kStage);
   AttentionGradients<T> a;
   bool aligned;
 };
@@ -174,11 +200,11 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBl
     QueryGradientsMma(const LORA_GRID_CONSTANT QueryGradientsMmaParams<T, kD> p) {
   using P = QueryGradientsMmaParams<T, kD>;
   constexpr int kRows = P::kRows, kKeys = P::kKeys, kThreads = P::kThreads;
-  constexpr int kColumns = kD / 8, kBlocks = kKeys / 8;
+  constexpr int kColumns = kD / 8, kBlocks = kKeys / 8, kSteps = kD / 16;
   LORA_DYNAMIC_SHARED(shared);
-  unsigned char* const q = shared;
-  unsigned char* const g = q + kRows * kD * 2;
-  unsigned char* const stages = g + kRows * kD * 2;
+  unsigned char* const g = shared;
+  unsigned char* const stages = g + (P::kKeepQ ? 1 : 2) * P::kTile;
+  unsigned char* const q = P::kKeepQ ? stages + P::kStage : g + P::kTile;
   float* const lse = reinterpret_cast<float*>(stages + 2 * P::kStage);
   float* const dots = lse + kRows;
   int* const lo = reinterpret_cast<int*>(dots + kRows);
@@ -209,13 +235,21 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBl
   int turn = 0;
   if (sight.begin < sight.end) fetch(sight.begin, stages);
   CopyAsyncCommit();
+  uint32_t q_operand[P::kKeepQ ? kSteps : 1][4];
+  if constexpr (P::kKeepQ) {
+    CopyAsyncWait<0>();
+    SyncThreads();
+    LORA_UNROLL
+    for (int step = 0; step < kSteps; ++step)
+      LoadRowsOperand<kD>(q_operand[step], q, warp_row, step);
+  }
   for (int from = sight.begin; from < sight.end; from += kKeys) {
     const unsigned char* const k = stages + turn * P::kStage;
     const unsigned char* const v = k + kKeys * kD * 2;
     turn ^= 1;
     CopyAsyncWait<0>();
     SyncThreads();
-    // The tile has arrived, and all threads have finished with the other stage.
+    // The tile has arrived, and all threads have finished with the other stage, also with q there.
     if (from + kKeys < sight.end) fetch(from + kKeys, stages + turn * P::kStage);
     CopyAsyncCommit();
     if (!busy) continue;
@@ -223,29 +257,27 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBl
     SetZero(weights);
     SetZero(slopes);
     LORA_UNROLL
-    for (int step = 0; step < kD / 16; ++step) {
+    for (int step = 0; step < kSteps; ++step) {
       uint32_t operand[4];
-      LoadRowsOperand<kD>(operand, q, warp_row, step);
-      AddDots<T, kD>(weights, operand, k, 0, step);
+      if constexpr (!P::kKeepQ) LoadRowsOperand<kD>(q_operand[0], q, warp_row, step);
+      AddDots<T, kD>(weights, q_operand[P::kKeepQ ? step : 0], k, 0, step);
       LoadRowsOperand<kD>(operand, g, warp_row, step);
       AddDots<T, kD>(slopes, operand, v, 0, step);
     }
-    const bool all = sight.All(from, from + kKeys);
     LORA_UNROLL
     for (int half = 0; half < 2; ++half) {
       const int r = warp_row + half * 8 + lane / 4;
       const float row_lse = lse[r], row_dots = dots[r];
-      const int row_lo = all ? 0 : lo[r], row_hi = all ? kNoKey : hi[r];
       LORA_UNROLL
       for (int n = 0; n < kBlocks; ++n) {
         LORA_UNROLL
         for (int i = 2 * half; i < 2 * half + 2; ++i) {
-          const int key = from + n * 8 + lane % 4 * 2 + i % 2;
           const float x = Exp2(weights[n][i] * s.scale_log2 - row_lse);
-          slopes[n][i] = key >= row_lo && key <= row_hi ? x * (slopes[n][i] - row_dots) : 0.0f;
+          slopes[n][i] = x * (slopes[n][i] - row_dots);
         }
       }
     }
+    if (!sight.All(from, from + kKeys)) HideUnseen(slopes, 0, from, lo, hi, warp_row);
     LORA_UNROLL
     for (int step = 0; step < kKeys / 16; ++step) {
       uint32_t operand[4];
@@ -254,9 +286,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBl
     }
   }
   CopyAsyncWait<0>();
-  SyncThreads();  // where there were no keys, q has arrived only now
+  SyncThreads();  // where there were no keys, g has arrived only now
   if (!busy) return;
-  StoreRows<kD, T>(q, dq, s.scale, s.scale, warp_row, 0, s.d, p.aligned, [&](int r) {
+  StoreRows<kD, T>(g, dq, s.scale, s.scale, warp_row, 0, s.d, p.aligned, [&](int r) {
     return r < count ? a.dq + s.QueryOffset(b, h, first + r) : static_cast<T*>(nullptr);
   });
 }
