@@ -3,6 +3,7 @@
 
 #include "backend/cuda/context.h"
 #include "backend/cuda/device/launch.h"
+#include "backend/cuda/occupancy.h"
 #include "core/error.h"
 #include "core/maths/ceil_div.h"
 
@@ -19,6 +20,12 @@ const char* Spelled() {
 template <auto kKernel, class Params>
 void Launch(const char* op, Context& context, const device::LaunchShape& shape,
             const Params& params) {
+  if constexpr (requires { Params::kSharedBytes; }) {
+    constexpr size_t kShared = Params::kSharedBytes;
+    static_assert(kShared <= kLeastSharedBytes, "some device has no room for a block");
+    static_assert(BlocksBySharedMemory(kShared, kMostSharedBytes) >= Params::kMinBlocks,
+                  "no device holds so many blocks, so that registers must not be kept for them");
+  }
   if (shape.grid_x == 0 || shape.grid_y == 0 || shape.grid_z == 0) return;
   KernelLaunch launch;
   launch.op = op;

@@ -145,14 +145,12 @@ void LaunchSkinny(const char* op, const Batch& batch, const SkinnyPlan& plan, fl
   params.jobs = static_cast<int>(batch.size());
   params.stage_bytes = Params::kZBytes + Params::S::Bytes(most_tiles);
   const int mask_bytes = most_masks * Params::kMaskWords * 4;
-  const size_t available = static_cast<CudaContext&>(context).properties().shared_bytes;
-  const auto shared_bytes = [&](int stages) {
-    return static_cast<size_t>(stages * params.stage_bytes + mask_bytes);
-  };
-  params.stages = shared_bytes(3) <= available ? 3 : 2;
+  params.stages = SkinnyStages(static_cast<size_t>(params.stage_bytes),
+                               static_cast<size_t>(mask_bytes), Params::kMinBlocks,
+                               static_cast<CudaContext&>(context).properties().shared_bytes);
   device::LaunchShape shape;
   shape.grid_x = static_cast<unsigned>(plan.blocks);
-  shape.shared_bytes = shared_bytes(params.stages);
+  shape.shared_bytes = static_cast<size_t>(params.stages * params.stage_bytes + mask_bytes);
   Launch<device::Skinny<kForm, T>>(op, context, shape, params);
 }
 

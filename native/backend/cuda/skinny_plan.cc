@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "backend/cuda/occupancy.h"
 #include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
@@ -38,6 +39,14 @@ SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multi
     plan.jobs.push_back(split);
   }
   return plan;
+}
+
+int SkinnyStages(size_t stage_bytes, size_t mask_bytes, int most_blocks, size_t available) {
+  const auto blocks = [&](size_t stages) {
+    const size_t bytes = stages * stage_bytes + mask_bytes;
+    return std::min(most_blocks, BlocksBySharedMemory(bytes, available));
+  };
+  return blocks(2) >= 2 * blocks(3) ? 2 : 3;
 }
 
 }  // namespace lora::cuda

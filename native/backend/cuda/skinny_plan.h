@@ -39,4 +39,10 @@ constexpr int64_t kSkinnyMaxSplits = 32;
 // All jobs have one length, so that every block has about the same work.
 SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multiprocessors);
 
+// Chooses the stages of shared memory of a launch: 3, or 2 where a block may not have 3, and where
+// 2 let twice as many blocks run on a multiprocessor, whose warps then hide more than a stage does.
+// `most_blocks` is how many its registers allow, `available` what a block may have. The stages
+// change no bit of the sums.
+int SkinnyStages(size_t stage_bytes, size_t mask_bytes, int most_blocks, size_t available);
+
 }  // namespace lora::cuda

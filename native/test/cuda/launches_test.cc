@@ -209,7 +209,7 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B, "
        "programmatic\n"},
       {"forward, q, k and v", ListOf(Forward(qkv)),
-       "Skinny<SkinnyForm::kDown, BF16>, 192 of 128, 90624 B\n"
+       "Skinny<SkinnyForm::kDown, BF16>, 192 of 128, 60416 B\n"
        "SkinnyFinish, 288 of 128\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1536 of 128, 49152 B, "
        "programmatic\n"},
@@ -231,7 +231,7 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B, "
        "programmatic\n"},
       {"forward, on a device of less shared memory", ListOf(Forward(one), k5090),
-       "Skinny<SkinnyForm::kDown, BF16>, 256 of 128, 62976 B\n"
+       "Skinny<SkinnyForm::kDown, BF16>, 256 of 128, 41984 B\n"
        "SkinnyFinish, 128 of 128\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B, "
        "programmatic\n"},
@@ -245,13 +245,13 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "Skinny<SkinnyForm::kUp, BF16>, 192 of 128, 64512 B\n"
        "SkinnyFinish, 384 of 128\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 1024 of 128, 49152 B, programmatic\n"
-       "Skinny<SkinnyForm::kGradient, BF16>, 240 of 128, 89088 B\n"
+       "Skinny<SkinnyForm::kGradient, BF16>, 240 of 128, 59392 B\n"
        "SkinnyFinish, 288 of 128\n"},
       {"a token", ListOf(Forward(token)),
        "LowRankDot<BF16>, 48 of 256, 32 B\n"
        "Decode<BF16, 1, false>, 384 of 256, 5760 B, programmatic\n"},
       {"40 tokens, nf4", ListOf(Forward(nf4_tokens)),
-       "Skinny<SkinnyForm::kDown, BF16>, 32 of 128, 90624 B\n"
+       "Skinny<SkinnyForm::kDown, BF16>, 32 of 128, 60416 B\n"
        "SkinnyFinish, 6 of 128\n"
        "Decode<BF16, 2, true>, 384 of 256, 11584 B, programmatic\n"
        "Decode<BF16, 2, true>, 384 of 256, 11584 B, programmatic\n"

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backend/cuda/occupancy.h"
 #include "backend/cuda/skinny_plan.h"
 #include "test/support/device_products.h"
 
@@ -352,6 +353,31 @@ TEST_CASE("cuda skinny plan: every job whole, enough blocks, splits of one lengt
     CAPTURE(m);
     CHECK((plan.blocks >= 99 || plan.jobs[0].splits == 32));
   }
+}
+
+TEST_CASE("cuda skinny plan: two stages where they let twice as many blocks run") {
+  using cuda::SkinnyStages;
+  constexpr size_t k80 = 163 << 10, k90 = 227 << 10, k120 = 99 << 10, kZ = 16 << 10;
+  // A launch of blocks that take all that a block may have: a multiprocessor holds one of them.
+  CHECK(cuda::BlocksBySharedMemory(k120, k120) == 1);
+  CHECK(cuda::BlocksBySharedMemory(0, k120) == 100);
+  CHECK(cuda::BlocksBySharedMemory((100 << 10) / 2 - 1024, k120) == 2);
+  CHECK(cuda::BlocksBySharedMemory((100 << 10) / 2 - 1023, k120) == 1);
+  // One adapter of rank 16: 62 KiB in three stages, 41 in two.
+  constexpr size_t kRank16 = kZ + 2 * 8 * 72 * 4;
+  CHECK(SkinnyStages(kRank16, 0, 3, k80) == 3);  // 2 blocks, or 3
+  CHECK(SkinnyStages(kRank16, 0, 3, k90) == 3);
+  CHECK(SkinnyStages(kRank16, 0, 3, k120) == 2);  // 1, or 2
+  CHECK(SkinnyStages(kRank16, 0, 1, k120) == 3);  // registers allow 1
+  // q, k and v: 90 KiB, or 60.
+  constexpr size_t kThree = kZ + 6 * 8 * 72 * 4;
+  CHECK(SkinnyStages(kThree, 0, 3, k80) == 2);   // 1, or 2
+  CHECK(SkinnyStages(kThree, 0, 3, k90) == 3);   // 2, or 3
+  CHECK(SkinnyStages(kThree, 0, 3, k120) == 3);  // 1
+  // Rank 64: three stages do not fit.
+  constexpr size_t kRank64 = kZ + 8 * 8 * 72 * 4;
+  CHECK(SkinnyStages(kRank64, 0, 3, k120) == 2);
+  CHECK(SkinnyStages(kThree, 12 << 10, 3, k120) == 2);
 }
 
 }  // namespace

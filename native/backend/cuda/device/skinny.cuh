@@ -5,7 +5,7 @@
 //
 // Z is read once, which takes the time. A block owns 128 outs and one split of depth. Tiles of 16
 // KiB of Z (rows of 128 bytes of x or g; in kGradient 128 columns) and the matching S are copied by
-// cp.async through three stages of shared memory, or two where three do not fit. Each of the four
+// cp.async through three stages of shared memory, or two (SkinnyStages). Each of the four
 // warps owns 32 outs and keeps 32×(8 per tile of ranks) accumulators for mma.sync m16n8k16. What
 // differs by form is in skinny_z.cuh and skinny_s.cuh.
 //
