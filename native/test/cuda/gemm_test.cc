@@ -4,6 +4,7 @@
 #include <doctest/doctest.h>
 
 #include <cmath>
+#include <utility>
 
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/kernels.h"
@@ -104,6 +105,40 @@ TEST_CASE("cuda gemm: large tiles, the sum of splits, every dtype of the result"
           CHECK_IDENTICAL(const_cast<Product&>(product).Run(context),
                           product.Expected().As(result));
         }
+      }
+    }
+  }
+  simt::SetEmulatedProperties({4, 80, 163 * 1024});
+}
+
+TEST_CASE("cuda gemm: blocks inside of both operands, and blocks at their edges in between") {
+  const struct {
+    Case c;
+    int multiprocessors;  // one takes large tiles, 16 split the sums
+  } cases[] = {
+      {{256, 128, {96, 40, 64, 16, 128}, Added::kNothing, 0.5f}, 1},
+      {{130, 192, {64, 33, 96}}, 1},
+      {{128, 128, {96, 32, 64}, Added::kBias, 1, {0, 0.5f}}, 1},
+      {{128, 128, {96}, Added::kNothing, 1, {}, 2}, 1},
+      {{128, 64, {160, 8, 64}}, 64},
+      {{64, 128, {1120, 96}, Added::kAddend}, 16},
+  };
+  int turn = 0;
+  for (const auto& c : cases) {
+    for (const DType dtype : {DType::kBF16, DType::kF16}) {
+      for (const auto& [trans_a, trans_b] :
+           {std::pair{false, false}, std::pair{false, true}, std::pair{true, false}}) {
+        CAPTURE(c.c.m);
+        CAPTURE(NameOf(dtype));
+        CAPTURE(trans_a);
+        CAPTURE(trans_b);
+        simt::SetEmulatedProperties({c.multiprocessors, 80, 163 * 1024});
+        Case given = c.c;
+        if (trans_a || trans_b) given.dropout.clear();  // else no tensor cores
+        const DType result = turn % 4 == 3 ? DType::kF32 : dtype;
+        Product product(given, {dtype, dtype, result, trans_a, trans_b}, {turn % 2 * 8, 0});
+        MirrorContext context = NthContext(turn++ % 9);
+        CHECK_IDENTICAL(product.Run(context), product.Expected().As(result));
       }
     }
   }

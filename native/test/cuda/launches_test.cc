@@ -218,7 +218,7 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
       {"forward, k is split", ListOf(Forward(short_rows)),
        "Skinny<SkinnyForm::kDown, BF16>, 32 of 128, 62976 B\n"
        "SkinnyFinish, 6 of 128\n"
-       "GemmMma<BF16, GemmTile<64, 64, 4, 4>, false, true>, 4x1x17 of 128, 32768 B, programmatic\n"
+       "GemmMma<BF16, GemmTile<64, 64, 4, 5>, false, true>, 4x1x17 of 128, 32768 B, programmatic\n"
        "GemmReduce, 10 of 256\n"},
       {"forward, f32", ListOf(Forward(f32)),
        "Skinny<SkinnyForm::kDown, float>, 224 of 128, 56832 B\n"

@@ -53,6 +53,7 @@ struct WarpMask {
 // operand is transposed.
 template <class T, class Tile>
 LORA_DEVICE void MultiplyDropped(GemmAccumulators<Tile>& acc, const unsigned char* stage,
+                                 const FragmentPlaces<Tile, false, false>& at,
                                  const DropoutMask& mask, const GemmPlace& place) {
   constexpr int kSteps = Tile::kK / 16;
   WarpMask<Tile> keep;
@@ -60,13 +61,12 @@ LORA_DEVICE void MultiplyDropped(GemmAccumulators<Tile>& acc, const unsigned cha
   const float scale = mask.scale;
   uint32_t b[kSteps][Tile::kColTiles][2];
   LORA_UNROLL
-  for (int step = 0; step < kSteps; ++step)
-    LoadB<Tile, false>(b[step], stage + Tile::kBytesA, step);
+  for (int step = 0; step < kSteps; ++step) LoadB<Tile, false>(b[step], stage, at.b, step);
   LORA_UNROLL
   for (int i = 0; i < Tile::kRowTiles; ++i) {
     uint32_t a[kSteps][4];
     LORA_UNROLL
-    for (int step = 0; step < kSteps; ++step) LoadA<Tile, false>(a[step], stage, step, i);
+    for (int step = 0; step < kSteps; ++step) LoadA<Tile, false>(a[step], stage, at.a, step, i);
     LORA_UNROLL
     for (int j = 0; j < Tile::kColTiles; ++j) {
       float product[4] = {0, 0, 0, 0};

@@ -3,7 +3,8 @@
 //
 // Lane q of four neighbours (q = lane % 4) holds columns 2q and 2q + 1 of each column tile of a
 // row. An f32 c is stored in such pairs. For a 16-bit c the four lanes exchange the pairs of four
-// column tiles, after which each lane stores 16 bytes of consecutive columns.
+// column tiles, after which each lane stores 16 bytes of consecutive columns. Where c is just
+// alpha·acc in the dtype of the operands, as it is for most products, nothing else is looked at.
 #pragma once
 
 #include "backend/cuda/device/gemm_tile.cuh"
@@ -55,10 +56,56 @@ LORA_DEVICE void StoreQuad(const GemmArgs& p, int64_t row, int first, uint32_t (
   }
 }
 
+template <class T>
+inline constexpr DType kDTypeOf = DType::kBF16;
+template <>
+inline constexpr DType kDTypeOf<F16> = DType::kF16;
+
+// Tells whether StorePlain can store a tile.
+template <class T, class Tile>
+LORA_DEVICE bool IsPlain(const GemmArgs& p, const GemmPlace& place) {
+  return p.c_dtype == kDTypeOf<T> && p.c_align == 16 && place.n0 + Tile::kN <= p.n &&
+         p.factor == nullptr && p.bias == nullptr && p.addend == nullptr;
+}
+// Stores c = alpha·acc.
+template <class T, class Tile>
+LORA_DEVICE void StorePlain(const GemmArgs& p, const GemmPlace& place,
+                            const GemmAccumulators<Tile>& acc) {
+  const int lane = LaneIndex();
+  const int row0 = place.m0 + WarpIndex() / 2 * Tile::kWarpM + lane / 4;
+  const int col0 = place.n0 + WarpIndex() % 2 * Tile::kWarpN + lane % 4 * 8;
+  auto* c = static_cast<uint16_t*>(p.c) + PlaceInC(p, row0, col0);
+  LORA_UNROLL
+  for (int i = 0; i < Tile::kRowTiles; ++i) {
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      LORA_UNROLL
+      for (int j0 = 0; j0 < Tile::kColTiles; j0 += 4) {
+        uint32_t words[4];
+        LORA_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const float(&sums)[4] = acc[i][j0 + j];
+          // The sum makes +0 of −0, as that with a bias of 0 does.
+          words[j] =
+              RoundPair<T>(sums[half * 2] * p.alpha + 0.0f, sums[half * 2 + 1] * p.alpha + 0.0f);
+        }
+        TransposeQuad(words);
+        if (row0 + i * 16 + half * 8 < p.m)
+          StoreGlobal16(c + j0 * 8, {{words[0], words[1], words[2], words[3]}});
+      }
+      c += p.c_pitch * 8;
+    }
+  }
+}
+
 // Stores the warp's accumulators. `columns` is shared memory for 2·kN floats.
-template <class Tile>
+template <class T, class Tile>
 LORA_DEVICE void StoreAccumulators(const GemmArgs& p, const GemmPlace& place,
                                    const GemmAccumulators<Tile>& acc, float* columns) {
+  if (IsPlain<T, Tile>(p, place)) {
+    StorePlain<T, Tile>(p, place, acc);
+    return;
+  }
   float *const factor = columns, *const bias = columns + Tile::kN;
   SyncThreads();  // all threads have finished with the stage that these overwrite
   for (int col = ThreadIndex(); col < Tile::kN; col += Tile::kThreads) {

@@ -8,7 +8,7 @@
 
 #include "backend/cuda/device/gemm_dropped.cuh"
 #include "backend/cuda/device/gemm_epilogue.cuh"
-#include "backend/cuda/device/gemm_tile.cuh"
+#include "backend/cuda/device/gemm_walk.cuh"
 
 namespace lora::device {
 
@@ -30,9 +30,16 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
     }
   }
 
-  GemmCursor load_at = SeekBlock<Tile::kK>(p, first);
-  [[maybe_unused]] GemmCursor use_at = load_at;
+  GemmCursor use_at = SeekBlock<Tile::kK>(p, first);
+  GemmWalk<Tile, kTransA, kTransB> walk;
+  walk.Start(p, place, use_at);
+  const FragmentPlaces<Tile, kTransA, kTransB> fragments;
   bool waited = false;
+  int filled = 0;         // stages so far
+  int fill = 0, use = 0;  // where the next stage to fill and to use begin, in bytes
+  const auto next = [](int stage) {
+    return stage + Tile::kStageBytes == Tile::kSharedBytes ? 0 : stage + Tile::kStageBytes;
+  };
   for (int turn = 1 - Tile::kStages; turn < count; ++turn) {
     if (turn >= 0) {
       CopyAsyncWait<Tile::kStages - 2>();
@@ -40,34 +47,34 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
       // filled next.
       SyncThreads();
     }
-    const int next = turn + Tile::kStages - 1;
-    if (next < count) {
-      if (!waited && first + next >= p.late_block) {
+    if (filled < count) {
+      if (!waited && first + filled >= p.late_block) {
         GridDependencyWait();
         waited = true;
       }
-      LoadStage<Tile, kTransA, kTransB>(p, load_at, place,
-                                        shared + next % Tile::kStages * Tile::kStageBytes);
-      NextBlock<Tile::kK>(p, load_at);
+      ++filled;
+      walk.Copy(p, place, shared + fill, filled < count);
+      fill = next(fill);
     }
     CopyAsyncCommit();
     if (turn < 0) continue;
-    const unsigned char* stage = shared + turn % Tile::kStages * Tile::kStageBytes;
+    const unsigned char* stage = shared + use;
+    use = next(use);
     if constexpr (kDropped) {
       static_assert(!kTransA && !kTransB);
       const DropoutMask& mask = p.segments[use_at.segment].mask;
       if (mask.threshold == 0) {
-        MultiplyStage<T, Tile, kTransA, kTransB>(acc, stage);
+        MultiplyStage<T, Tile, kTransA, kTransB>(acc, stage, fragments);
       } else {
-        MultiplyDropped<T, Tile>(acc, stage, mask, place);
+        MultiplyDropped<T, Tile>(acc, stage, fragments, mask, place);
       }
       NextBlock<Tile::kK>(p, use_at);
     } else {
-      MultiplyStage<T, Tile, kTransA, kTransB>(acc, stage);
+      MultiplyStage<T, Tile, kTransA, kTransB>(acc, stage, fragments);
     }
   }
   if (!waited) GridDependencyWait();
-  StoreAccumulators<Tile>(p, place, acc, reinterpret_cast<float*>(shared));
+  StoreAccumulators<T, Tile>(p, place, acc, reinterpret_cast<float*>(shared));
 }
 
 template <class T, class Tile, bool kTransA, bool kTransB>
@@ -80,7 +87,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
 // The kernel for products with dropout in some segment: the gradient of x, whose operands are not
 // transposed.
 template <class T, class Tile>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kDroppedMinBlocks)
     GemmMmaDropped(const LORA_GRID_CONSTANT GemmParams<Tile> params) {
   LORA_DYNAMIC_SHARED(shared);
   RunGemmMma<T, Tile, false, false, true>(params, shared);

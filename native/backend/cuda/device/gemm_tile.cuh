@@ -19,6 +19,7 @@ template <int M, int N, int Stages, int MinBlocks>
 struct GemmTile {
   static constexpr int kM = M, kN = N, kK = 32, kStages = Stages;
   static constexpr int kThreads = 128, kMinBlocks = MinBlocks;
+  static constexpr int kDroppedMinBlocks = MinBlocks < 4 ? MinBlocks : 4;  // with dropout
   static constexpr int kWarpM = M / 2, kWarpN = N / 2;
   static constexpr int kRowTiles = kWarpM / 16, kColTiles = kWarpN / 8;
   static constexpr int kBytesA = M * kK * 2, kStageBytes = (M + N) * kK * 2;
@@ -27,7 +28,7 @@ struct GemmTile {
 };
 // 48 KiB and two blocks per multiprocessor; the smaller one fills the device when m or n is small.
 using GemmTile128 = GemmTile<128, 128, 3, 2>;
-using GemmTile64 = GemmTile<64, 64, 4, 4>;
+using GemmTile64 = GemmTile<64, 64, 4, 5>;
 
 // Returns the byte offset of the 16-byte chunk `chunk` of `row` in a tile with rows of kCols.
 template <int kCols>
@@ -106,30 +107,41 @@ LORA_DEVICE void LoadStage(const GemmArgs& p, const GemmCursor& at, const GemmPl
   }
 }
 
+// Where a lane's fragments lie in a stage, in bytes. The swizzle makes what differs between
+// fragments either a distance or a flip of bits.
+template <class Tile, bool kTransA, bool kTransB>
+struct FragmentPlaces {
+  int a, b;
+  LORA_DEVICE FragmentPlaces() {
+    const int lane = LaneIndex();
+    const int warp_m = WarpIndex() / 2 * Tile::kWarpM, warp_n = WarpIndex() % 2 * Tile::kWarpN;
+    a = kTransA ? ChunkOffset<Tile::kM>(lane / 16 * 8 + lane % 8, warp_m / 8 + lane / 8 % 2)
+                : ChunkOffset<Tile::kK>(warp_m + lane % 16, lane / 16);
+    b = kTransB ? ChunkOffset<Tile::kK>(warp_n + lane / 16 * 8 + lane % 8, lane / 8 % 2)
+                : ChunkOffset<Tile::kN>(lane % 16, warp_n / 8 + lane / 16);
+    b += Tile::kBytesA;
+  }
+};
+
 // Load the fragments of 16 steps of k: a of one row tile, b of all column tiles of the warp.
 template <class Tile, bool kTransA>
-LORA_DEVICE void LoadA(uint32_t (&a)[4], const unsigned char* tile, int step, int i) {
-  const int lane = LaneIndex(), warp_m = WarpIndex() / 2 * Tile::kWarpM;
+LORA_DEVICE void LoadA(uint32_t (&a)[4], const unsigned char* stage, int place, int step, int i) {
   if constexpr (kTransA) {
-    LoadMatrixX4Trans(a, tile + ChunkOffset<Tile::kM>(step * 16 + lane / 16 * 8 + lane % 8,
-                                                      warp_m / 8 + i * 2 + lane / 8 % 2));
+    LoadMatrixX4Trans(a, stage + (place ^ (i * 32)) + step * 16 * Tile::kM * 2);
   } else {
-    LoadMatrixX4(a,
-                 tile + ChunkOffset<Tile::kK>(warp_m + i * 16 + lane % 16, step * 2 + lane / 16));
+    LoadMatrixX4(a, stage + (place ^ (step * 32)) + i * 16 * Tile::kK * 2);
   }
 }
 template <class Tile, bool kTransB>
-LORA_DEVICE void LoadB(uint32_t (&b)[Tile::kColTiles][2], const unsigned char* tile, int step) {
-  const int lane = LaneIndex(), warp_n = WarpIndex() % 2 * Tile::kWarpN;
+LORA_DEVICE void LoadB(uint32_t (&b)[Tile::kColTiles][2], const unsigned char* stage, int place,
+                       int step) {
   LORA_UNROLL
   for (int j = 0; j < Tile::kColTiles / 2; ++j) {
     uint32_t r[4];
     if constexpr (kTransB) {
-      LoadMatrixX4(r, tile + ChunkOffset<Tile::kK>(warp_n + j * 16 + lane / 16 * 8 + lane % 8,
-                                                   step * 2 + lane / 8 % 2));
+      LoadMatrixX4(r, stage + (place ^ (step * 32)) + j * 16 * Tile::kK * 2);
     } else {
-      LoadMatrixX4Trans(
-          r, tile + ChunkOffset<Tile::kN>(step * 16 + lane % 16, warp_n / 8 + j * 2 + lane / 16));
+      LoadMatrixX4Trans(r, stage + (place ^ (j * 32)) + step * 16 * Tile::kN * 2);
     }
     b[2 * j][0] = r[0];
     b[2 * j][1] = r[1];
@@ -143,23 +155,24 @@ using GemmAccumulators = float[Tile::kRowTiles][Tile::kColTiles][4];
 
 // Adds one block of kK to the warp's accumulators.
 template <class T, class Tile, bool kTransA, bool kTransB>
-LORA_DEVICE void MultiplyStage(GemmAccumulators<Tile>& acc, const unsigned char* stage) {
+LORA_DEVICE void MultiplyStage(GemmAccumulators<Tile>& acc, const unsigned char* stage,
+                               const FragmentPlaces<Tile, kTransA, kTransB>& at) {
   constexpr int kSteps = Tile::kK / 16;
   uint32_t a[Tile::kRowTiles][4], b[kSteps][Tile::kColTiles][2];
-  LoadB<Tile, kTransB>(b[0], stage + Tile::kBytesA, 0);
+  LoadB<Tile, kTransB>(b[0], stage, at.b, 0);
   LORA_UNROLL
-  for (int i = 0; i < Tile::kRowTiles; ++i) LoadA<Tile, kTransA>(a[i], stage, 0, i);
+  for (int i = 0; i < Tile::kRowTiles; ++i) LoadA<Tile, kTransA>(a[i], stage, at.a, 0, i);
   // The next step's fragments are loaded while this one multiplies: those of b into registers of
   // their own, those of a into the registers of a row tile that is finished. Registers of their own
   // for all fragments would spill on sm_120.
   LORA_UNROLL
   for (int step = 0; step < kSteps; ++step) {
-    if (step + 1 < kSteps) LoadB<Tile, kTransB>(b[step + 1], stage + Tile::kBytesA, step + 1);
+    if (step + 1 < kSteps) LoadB<Tile, kTransB>(b[step + 1], stage, at.b, step + 1);
     LORA_UNROLL
     for (int i = 0; i < Tile::kRowTiles; ++i) {
       LORA_UNROLL
       for (int j = 0; j < Tile::kColTiles; ++j) MmaM16N8K16<T>(acc[i][j], a[i], b[step][j]);
-      if (step + 1 < kSteps) LoadA<Tile, kTransA>(a[i], stage, step + 1, i);
+      if (step + 1 < kSteps) LoadA<Tile, kTransA>(a[i], stage, at.a, step + 1, i);
     }
   }
 }
