@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "backend/cuda/device/gemm_fma.cuh"
 #include "backend/cuda/device/gemm_mma.cuh"
@@ -28,81 +30,85 @@ device::DropoutMask MaskOf(const Dropout& dropout) {
   return {dropout.seed, dropout.layer, dropout.forward, threshold, DropoutScale(threshold)};
 }
 
-// Arguments of a launch that writes c, either from one split or from the sum of all slabs.
-device::GemmArgs ResultArgs(const GemmProblem& p) {
-  device::GemmArgs args{};
-  args.m = static_cast<int>(p.m);
-  args.n = static_cast<int>(p.n);
-  args.c_dtype = p.c_dtype;
-  args.bias_dtype = p.bias_dtype;
-  args.alpha = p.alpha;
-  args.factor = p.factor;
-  args.bias = p.bias;
-  args.addend = p.addend;
-  args.addend_pitch = p.addend_pitch;
-  args.c = p.c;
-  args.c_pitch = p.c_pitch;
-  args.c_align = AlignOf(p.c, p.c_dtype, p.c_pitch, p.c_batch);
-  args.c_batch = p.c_batch;
-  return args;
+// The epilogue of a launch that writes c, either from one split or from the sum of all slabs.
+device::GemmEpilogue ResultOf(const GemmProblem& p) {
+  device::GemmEpilogue out{};
+  out.m = static_cast<int>(p.m);
+  out.n = static_cast<int>(p.n);
+  out.c = p.c;
+  out.factor = p.factor;
+  out.bias = p.bias;
+  out.addend = p.addend;
+  out.c_pitch = p.c_pitch;
+  out.addend_pitch = p.addend_pitch;
+  out.c_batch = p.c_batch;
+  out.alpha = p.alpha;
+  out.c_dtype = p.c_dtype;
+  out.bias_dtype = p.bias_dtype;
+  out.c_align = static_cast<int16_t>(AlignOf(p.c, p.c_dtype, p.c_pitch, p.c_batch));
+  return out;
 }
 
-// Arguments of a launch in which each split writes a slab of sums.
-device::GemmArgs PartialArgs(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
-                             float* partials) {
-  device::GemmArgs args{};
-  args.m = static_cast<int>(p.m);
-  args.n = static_cast<int>(p.n);
-  args.c_dtype = DType::kF32;
-  args.alpha = 1;
-  args.c_split = p.m * plan.partial_pitch;
-  args.c = partials + launch.slab * args.c_split;
-  args.c_pitch = plan.partial_pitch;
-  args.c_align = 16;
-  return args;
+// The epilogue of a launch in which each split writes a slab of sums.
+device::GemmEpilogue PartialOf(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
+                               float* partials) {
+  device::GemmEpilogue out{};
+  out.m = static_cast<int>(p.m);
+  out.n = static_cast<int>(p.n);
+  out.c_split = p.m * plan.partial_pitch;
+  out.c = partials + launch.slab * out.c_split;
+  out.c_pitch = plan.partial_pitch;
+  out.alpha = 1;
+  out.c_dtype = DType::kF32;
+  out.c_align = 16;
+  return out;
 }
 
-device::GemmArgs ArgsOf(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
-                        float* partials) {
-  device::GemmArgs args =
-      partials != nullptr ? PartialArgs(p, plan, launch, partials) : ResultArgs(p);
-  args.segment_count = static_cast<int>(launch.count);
-  args.late_block = launch.blocks;
+// The products that share a launch.
+struct Group {
+  std::vector<device::GemmSource> segments;
+  std::vector<device::GemmProduct> products;
+  bool trans_a = false, trans_b = false;
+};
+
+// Adds the product of a launch of a plan, whose tiles begin at `first_tile`.
+void Add(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
+         const device::GemmEpilogue& out, unsigned first_tile, Group& group) {
+  group.trans_a = p.trans_a;
+  group.trans_b = p.trans_b;
+  device::GemmProduct product{};
+  product.first_segment = static_cast<int>(group.segments.size());
+  product.segment_count = static_cast<int>(launch.count);
+  product.first_tile = static_cast<int>(first_tile);
+  product.blocks = launch.blocks;
+  product.blocks_per_split = launch.blocks_per_split;
+  product.late_block = launch.blocks;
+  product.a_batch = p.a_batch;
+  product.b_batch = p.b_batch;
+  product.out = out;
   int block = 0;
   for (size_t i = 0; i < launch.count; ++i) {
     const GemmSegment& s = p.segments[plan.segments[launch.first + i]];
     const DType b_dtype = s.b_stored.value_or(p.b_dtype);
-    args.segments[i] = {s.a,
-                        s.b,
-                        s.a_pitch,
-                        s.b_pitch,
-                        MaskOf(s.dropout),
-                        static_cast<int>(s.k),
-                        CopyAlignOf(s.a, p.a_dtype, s.a_pitch, p.a_batch),
-                        CopyAlignOf(s.b, b_dtype, s.b_pitch, p.b_batch),
-                        p.a_dtype,
-                        b_dtype};
-    if (s.late) args.late_block = std::min(args.late_block, block);
+    group.segments.push_back({s.a, s.b, s.a_pitch, s.b_pitch, MaskOf(s.dropout),
+                              static_cast<int>(s.k),
+                              CopyAlignOf(s.a, p.a_dtype, s.a_pitch, p.a_batch),
+                              CopyAlignOf(s.b, b_dtype, s.b_pitch, p.b_batch), p.a_dtype, b_dtype});
+    if (s.late) product.late_block = std::min(product.late_block, block);
     block += static_cast<int>((s.k + plan.tile_k - 1) / plan.tile_k);
   }
-  args.blocks = launch.blocks;
-  args.blocks_per_split = launch.blocks_per_split;
-  args.trans_a = p.trans_a;
-  args.trans_b = p.trans_b;
-  args.a_batch = p.a_batch;
-  args.b_batch = p.b_batch;
-  return args;
+  group.products.push_back(product);
 }
-
-// The products that share a launch.
-using Group = std::vector<device::GemmArgs>;
 
 template <class Tile, auto kKernel>
 void LaunchTiles(const char* op, Context& context, const device::LaunchShape& shape,
                  const Group& group) {
   device::GemmParams<Tile> params{};
-  std::copy(group.begin(), group.end(), params.gemm);
-  params.count = static_cast<int64_t>(group.size());
+  std::ranges::copy(group.segments, params.segment);
+  std::ranges::copy(group.products, params.product);
+  params.count = static_cast<int>(group.products.size());
+  params.trans_a = group.trans_a;
+  params.trans_b = group.trans_b;
   device::LaunchShape with_shared = shape;
   with_shared.shared_bytes = Tile::kSharedBytes;
   Launch<kKernel>(op, context, with_shared, params);
@@ -124,10 +130,8 @@ void LaunchMma(const char* op, Context& context, int tile, const device::LaunchS
 }
 
 bool HasDropout(const Group& group) {
-  return std::ranges::any_of(group, [](const device::GemmArgs& args) {
-    return std::any_of(args.segments, args.segments + args.segment_count,
-                       [](const device::GemmSource& s) { return s.mask.threshold != 0; });
-  });
+  return std::ranges::any_of(group.segments,
+                             [](const device::GemmSource& s) { return s.mask.threshold != 0; });
 }
 
 // Plans put products with dropout on tensor cores only where no operand is transposed.
@@ -147,9 +151,9 @@ void LaunchMma(const char* op, Context& context, int tile, const device::LaunchS
                const Group& group) {
   if (HasDropout(group)) {
     LaunchDropped<T>(op, context, tile, shape, group);
-  } else if (group[0].trans_a) {
+  } else if (group.trans_a) {
     LaunchMma<T, true, false>(op, context, tile, shape, group);
-  } else if (group[0].trans_b) {
+  } else if (group.trans_b) {
     LaunchMma<T, false, true>(op, context, tile, shape, group);
   } else {
     LaunchMma<T, false, false>(op, context, tile, shape, group);
@@ -179,7 +183,7 @@ const std::byte* Skip(const void* data, int64_t elements, DType dtype) {
 
 // Launches all batches of one launch of a plan, as many at once as the grid allows.
 void LaunchBatches(const char* op, const GemmProblem& p, const GemmPlan& plan,
-                   const GemmLaunch& launch, device::GemmArgs args, Context& context) {
+                   const GemmLaunch& launch, Group group, Context& context) {
   constexpr int64_t kMaxBatches = 65535;
   device::LaunchShape shape;
   shape.grid_x = static_cast<unsigned>(plan.tiles);
@@ -187,15 +191,16 @@ void LaunchBatches(const char* op, const GemmProblem& p, const GemmPlan& plan,
   shape.programmatic = p.programmatic && launch.first == 0;
   for (int64_t batch = 0; batch < p.batches; batch += kMaxBatches) {
     if (batch > 0) {
-      for (device::GemmSource& s : args.segments) {
+      for (device::GemmSource& s : group.segments) {
         s.a = Skip(s.a, kMaxBatches * p.a_batch, s.a_dtype);
         s.b = Skip(s.b, kMaxBatches * p.b_batch, s.b_dtype);
       }
-      args.c = const_cast<std::byte*>(Skip(args.c, kMaxBatches * p.c_batch, p.c_dtype));
+      void*& c = group.products[0].out.c;
+      c = const_cast<std::byte*>(Skip(c, kMaxBatches * p.c_batch, p.c_dtype));
       shape.programmatic = false;
     }
     shape.grid_y = static_cast<unsigned>(std::min(p.batches - batch, kMaxBatches));
-    LaunchKernel(op, context, plan, p.a_dtype, shape, {args});
+    LaunchKernel(op, context, plan, p.a_dtype, shape, group);
   }
 }
 
@@ -205,10 +210,14 @@ void Gemm(const char* op, const GemmProblem& p, const GemmPlan& plan, Scratch sc
           Context& context) {
   if (plan.launches.empty()) return;
   float* const partials = plan.slabs > 1 ? reinterpret_cast<float*>(scratch.data()) : nullptr;
-  for (const GemmLaunch& launch : plan.launches)
-    LaunchBatches(op, p, plan, launch, ArgsOf(p, plan, launch, partials), context);
+  for (const GemmLaunch& launch : plan.launches) {
+    Group group;
+    Add(p, plan, launch, partials == nullptr ? ResultOf(p) : PartialOf(p, plan, launch, partials),
+        0, group);
+    LaunchBatches(op, p, plan, launch, std::move(group), context);
+  }
   if (partials == nullptr) return;
-  const device::GemmReduceParams reduce{ResultArgs(p), partials, plan.partial_pitch, plan.slabs};
+  const device::GemmReduceParams reduce{ResultOf(p), partials, plan.partial_pitch, plan.slabs};
   Launch<device::GemmReduce>(
       op, context, Blocks(p.m * ((p.n + 3) / 4), device::GemmReduceParams::kThreads), reduce);
 }
@@ -225,9 +234,7 @@ void GemmGroup(const char* op, const std::vector<GemmProblem>& problems, const G
     GemmProblem p = problems[i];
     p.programmatic = p.programmatic && first;
     if (group.together) {
-      device::GemmArgs args = ArgsOf(p, plan, plan.launches[0], nullptr);
-      args.first_tile = static_cast<int>(shape.grid_x);
-      together.push_back(args);
+      Add(p, plan, plan.launches[0], ResultOf(p), shape.grid_x, together);
       shape.grid_x += static_cast<unsigned>(plan.tiles);
       shape.programmatic = shape.programmatic || p.programmatic;
     } else {

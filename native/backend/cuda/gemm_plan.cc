@@ -9,8 +9,9 @@
 namespace lora::cuda {
 namespace {
 
-constexpr size_t kMaxSegments = 6;  // device::kMaxGemmSegments
-constexpr size_t kMaxGroup = 4;     // device::kMaxGemmGroup
+constexpr size_t kMaxSegments = 6;  // of one product in a launch: the order of sums depends on it
+constexpr size_t kMaxGroupSegments = 8;  // of all products of a launch: device::kMaxGemmSegments
+constexpr size_t kMaxGroup = 4;          // device::kMaxGemmGroup
 constexpr int kMaxSplits = 64;
 constexpr int64_t kMaxSide = std::numeric_limits<int32_t>::max() - 256;
 
@@ -163,15 +164,17 @@ GemmGroupPlan PlanGemmGroup(const char* op, const std::vector<GemmProblem>& prob
   GemmGroupPlan group;
   Choice together;
   double apart = 0;
-  size_t members = 0, segments = 0;
+  size_t members = 0, segments = 0, most = 0;  // most: segments of one product
   for (const GemmProblem& p : problems) {
     CheckSizes(op, p);
     if (IsEmpty(p)) continue;
     ++members;
-    segments = std::max(segments, NonEmpty(p).size());
+    most = std::max(most, NonEmpty(p).size());
+    segments += NonEmpty(p).size();
     apart += Choose(p, multiprocessors).clocks;
   }
-  if (members > 1 && members <= kMaxGroup && segments <= kMaxSegments) {
+  if (members > 1 && members <= kMaxGroup && segments <= kMaxGroupSegments &&
+      most <= kMaxSegments) {
     for (const int tile : {128, 64}) {
       if (!HasTile(problems[0], tile)) continue;
       int64_t tiles = 0, blocks = 0;

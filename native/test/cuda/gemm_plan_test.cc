@@ -58,9 +58,10 @@ TEST_CASE("cuda gemm plan: products share a launch that has room for them and th
     std::vector<size_t> segments;  // of each product
     bool together;
   };
-  for (const Group& group : {Group{{1}, false}, Group{{1, 1}, true}, Group{{6, 1, 6, 6}, true},
-                             Group{{1, 1, 1, 1, 1}, false}, Group{{7, 1}, false},
-                             Group{{1, 7}, false}, Group{{8, 8}, false}}) {
+  for (const Group& group :
+       {Group{{1}, false}, Group{{1, 1}, true}, Group{{2, 2, 2, 2}, true}, Group{{6, 2}, true},
+        Group{{6, 1, 2}, false}, Group{{1, 1, 1, 1, 1}, false}, Group{{7, 1}, false},
+        Group{{1, 7}, false}, Group{{8, 8}, false}}) {
     std::vector<cuda::GemmProblem> problems;
     for (const size_t count : group.segments) {
       cuda::GemmProblem p;

@@ -12,8 +12,8 @@ Tuning OfGemm(const char* kernel, int stages) {
   return {kernel,   Tile::kThreads, Tile::kMinBlocks, Tile::kM,
           Tile::kN, Tile::kK,       stages,           Tile::kSharedBytes};
 }
-LORA_KERNEL void TileOrderKernel(GemmArgs args, int* out) {
-  const GemmPlace place = PlaceOf<GemmTile64>(args);
+LORA_KERNEL void TileOrderKernel(GemmProduct product, int* out) {
+  const GemmPlace place = PlaceOf<GemmTile64>(product);
   if (ThreadIndex() != 0) return;
   out[2 * BlockX()] = place.m0;
   out[2 * BlockX() + 1] = place.n0;
@@ -28,12 +28,13 @@ std::vector<Tuning> GemmTunings() {
 }
 
 std::vector<std::pair<int, int>> TileOrder(int tiles_m, int tiles_n) {
-  GemmArgs args{};
-  args.m = tiles_m * GemmTile64::kM - 1;
-  args.n = tiles_n * GemmTile64::kN - 1;
+  GemmProduct product{};
+  product.out.m = tiles_m * GemmTile64::kM - 1;
+  product.out.n = tiles_n * GemmTile64::kN - 1;
   const auto blocks = static_cast<unsigned>(tiles_m * tiles_n);
   Buffer out(blocks * 8, "out");
-  const Result result = Launch(Options(), TileOrderKernel, {blocks}, {32}, 0, args, out.as<int>());
+  const Result result =
+      Launch(Options(), TileOrderKernel, {blocks}, {32}, 0, product, out.as<int>());
   if (!result.reports.empty()) return {};
   std::vector<int> places(2 * blocks);
   out.Download(places.data());

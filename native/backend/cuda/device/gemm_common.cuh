@@ -9,7 +9,7 @@
 
 namespace lora::device {
 
-constexpr int kMaxGemmSegments = 6;
+constexpr int kMaxGemmSegments = 8;  // of all products of a launch
 
 // The mask of philox.h in numbers; threshold 0 keeps everything.
 struct DropoutMask {
@@ -31,42 +31,49 @@ struct GemmSource {
 // it do, it clears the padding of arrays of structs at the wrong places.
 static_assert(sizeof(GemmSource) == 64, "no padding");
 
-struct GemmArgs {
-  GemmSource segments[kMaxGemmSegments];
-  int segment_count;
+// What becomes of the sums: c [m, n] = alpha·factor ⊙ sums + bias + addend.
+struct GemmEpilogue {
   int m, n;
-  int blocks, blocks_per_split;  // of Tile::kK along all segments
-  int late_block;                // the first block that the launch before this one writes
-  int first_tile;                // of BlockX()
-  float alpha;
-  DType c_dtype, bias_dtype;
-  bool trans_a, trans_b;
-  int c_align;  // like a_align, or 8
+  void* c;
   const float* factor;
   const void* bias;
   const float* addend;
-  int64_t addend_pitch;
-  void* c;
-  int64_t c_pitch;
-  int64_t c_split;  // elements from one split's sums to the next
-  int64_t a_batch, b_batch, c_batch;
+  int64_t c_pitch, addend_pitch;
+  int64_t c_split, c_batch;  // elements from the sums of one split, and of one batch, to the next
+  float alpha;
+  DType c_dtype, bias_dtype;
+  int16_t c_align;  // like a_align, or 8
 };
-static_assert(sizeof(GemmArgs) == 6 * 64 + 120, "no padding");
+static_assert(sizeof(GemmEpilogue) == 80, "no padding");
 
-// Several products may share a launch: product i has the tiles from gemm[i].first_tile on.
+// One product of a launch, whose segments are some of the launch's.
+struct GemmProduct {
+  int first_segment, segment_count;
+  int first_tile;                // of BlockX()
+  int blocks, blocks_per_split;  // of Tile::kK along all segments
+  int late_block;                // the first block that the launch before this one writes
+  int64_t a_batch, b_batch;
+  GemmEpilogue out;
+};
+static_assert(sizeof(GemmProduct) == 40 + 80, "no padding");
+
+// Several products may share a launch: product i has the tiles from product[i].first_tile on.
 constexpr int kMaxGemmGroup = 4;
 template <class Tile>
 struct GemmParams {
   static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
   static constexpr bool kWaits = true;
-  GemmArgs gemm[kMaxGemmGroup];
-  int64_t count;
+  GemmSource segment[kMaxGemmSegments];
+  GemmProduct product[kMaxGemmGroup];
+  int count;  // of products
+  bool trans_a, trans_b;
+  int16_t unused;
 };
 template <class Tile>
-LORA_DEVICE const GemmArgs& ArgsOfBlock(const GemmParams<Tile>& params) {
+LORA_DEVICE const GemmProduct& ProductOfBlock(const GemmParams<Tile>& params) {
   int i = 0;
-  while (i + 1 < params.count && BlockX() >= params.gemm[i + 1].first_tile) ++i;
-  return params.gemm[i];
+  while (i + 1 < params.count && BlockX() >= params.product[i + 1].first_tile) ++i;
+  return params.product[i];
 }
 
 // The tile of a block of threads. Tiles are visited in groups of kGroup tile rows, so that blocks
@@ -75,9 +82,10 @@ struct GemmPlace {
   int m0, n0;
 };
 template <class Tile>
-LORA_DEVICE GemmPlace PlaceOf(const GemmArgs& p) {
+LORA_DEVICE GemmPlace PlaceOf(const GemmProduct& p) {
   constexpr int kGroup = 8;
-  const int tiles_m = (p.m + Tile::kM - 1) / Tile::kM, tiles_n = (p.n + Tile::kN - 1) / Tile::kN;
+  const int tiles_m = (p.out.m + Tile::kM - 1) / Tile::kM;
+  const int tiles_n = (p.out.n + Tile::kN - 1) / Tile::kN;
   const int64_t per_group = int64_t{kGroup} * tiles_n;
   const int tile = BlockX() - p.first_tile;
   const int first = static_cast<int>(tile / per_group) * kGroup;
@@ -86,28 +94,36 @@ LORA_DEVICE GemmPlace PlaceOf(const GemmArgs& p) {
   return {(first + rest % rows) * Tile::kM, rest / rows * Tile::kN};
 }
 
-// A block of kK steps along the segments.
+// A block of kK steps along the segments of a product. The segment is named by its bytes behind the
+// first of the launch: an index would be multiplied in every pass of the loop over k.
 struct GemmCursor {
-  int segment = 0, k0 = 0;
+  int segment, k0;
 };
-template <int kK>
-LORA_DEVICE GemmCursor SeekBlock(const GemmArgs& p, int block) {
-  GemmCursor at;
-  while (at.segment < p.segment_count) {
-    const int blocks = (p.segments[at.segment].k + kK - 1) / kK;
+constexpr int kGemmSegment = sizeof(GemmSource);
+template <class Tile>
+LORA_DEVICE const GemmSource& SegmentAt(const GemmParams<Tile>& params, const GemmCursor& at) {
+  const auto* first = reinterpret_cast<const unsigned char*>(params.segment);
+  return *reinterpret_cast<const GemmSource*>(first + at.segment);
+}
+template <class Tile>
+LORA_DEVICE GemmCursor SeekBlock(const GemmParams<Tile>& params, const GemmProduct& p, int block) {
+  GemmCursor at{p.first_segment * kGemmSegment, 0};
+  const int end = (p.first_segment + p.segment_count) * kGemmSegment;
+  while (at.segment < end) {
+    const int blocks = (SegmentAt(params, at).k + Tile::kK - 1) / Tile::kK;
     if (block < blocks) break;
     block -= blocks;
-    ++at.segment;
+    at.segment += kGemmSegment;
   }
-  at.k0 = block * kK;
+  at.k0 = block * Tile::kK;
   return at;
 }
-template <int kK>
-LORA_DEVICE void NextBlock(const GemmArgs& p, GemmCursor& at) {
-  at.k0 += kK;
-  if (at.k0 < p.segments[at.segment].k) return;
+template <class Tile>
+LORA_DEVICE void NextBlock(const GemmParams<Tile>& params, GemmCursor& at) {
+  at.k0 += Tile::kK;
+  if (at.k0 < SegmentAt(params, at).k) return;
   at.k0 = 0;
-  ++at.segment;
+  at.segment += kGemmSegment;
 }
 
 LORA_DEVICE float LoadFloat(const void* data, DType dtype, int64_t i) {
@@ -143,20 +159,20 @@ LORA_DEVICE void ShiftIn(uint32_t (&row)[Words], uint32_t bits) {
 }
 
 // Returns alpha·factor of a column.
-LORA_DEVICE float FactorAt(const GemmArgs& p, int col) {
+LORA_DEVICE float FactorAt(const GemmEpilogue& p, int col) {
   return p.factor != nullptr && col < p.n ? p.alpha * p.factor[col] : p.alpha;
 }
-LORA_DEVICE float BiasAt(const GemmArgs& p, int col) {
+LORA_DEVICE float BiasAt(const GemmEpilogue& p, int col) {
   return p.bias != nullptr && col < p.n ? LoadFloat(p.bias, p.bias_dtype, col) : 0.0f;
 }
 
 // Returns where element (row, col) of this block's split and batch is, in elements of c.
-LORA_DEVICE int64_t PlaceInC(const GemmArgs& p, int64_t row, int col) {
+LORA_DEVICE int64_t PlaceInC(const GemmEpilogue& p, int64_t row, int col) {
   return BlockZ() * p.c_split + BlockY() * p.c_batch + row * p.c_pitch + col;
 }
 
 // Stores four finished columns of a row that is inside c; col is a multiple of 4.
-LORA_DEVICE void StoreFour(const GemmArgs& p, int64_t row, int col, const float (&v)[4]) {
+LORA_DEVICE void StoreFour(const GemmEpilogue& p, int64_t row, int col, const float (&v)[4]) {
   const int count = p.n - col;
   const int64_t first = PlaceInC(p, row, col);
   if (p.c_dtype == DType::kF32) {
@@ -181,7 +197,7 @@ LORA_DEVICE void StoreFour(const GemmArgs& p, int64_t row, int col, const float 
 struct FourColumns {
   float factor[4], bias[4];
 };
-LORA_DEVICE FourColumns ColumnsAt(const GemmArgs& p, int col) {
+LORA_DEVICE FourColumns ColumnsAt(const GemmEpilogue& p, int col) {
   FourColumns four;
   LORA_UNROLL
   for (int j = 0; j < 4; ++j) {
@@ -191,7 +207,7 @@ LORA_DEVICE FourColumns ColumnsAt(const GemmArgs& p, int col) {
   return four;
 }
 // v = alpha·factor·v + bias + addend, for the four columns from (row, col) on.
-LORA_DEVICE void FinishFour(const GemmArgs& p, int64_t row, int col, float (&v)[4],
+LORA_DEVICE void FinishFour(const GemmEpilogue& p, int64_t row, int col, float (&v)[4],
                             const FourColumns& four) {
   LORA_UNROLL
   for (int j = 0; j < 4; ++j) v[j] = v[j] * four.factor[j] + four.bias[j];

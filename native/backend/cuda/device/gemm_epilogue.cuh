@@ -13,8 +13,8 @@ namespace lora::device {
 
 // Returns factor·acc + bias + addend for two columns of a row from `col` on. The addend is read
 // only inside of c.
-LORA_DEVICE FloatPair FinishPair(const GemmArgs& p, FloatPair acc, FloatPair factor, FloatPair bias,
-                                 int64_t row, int col) {
+LORA_DEVICE FloatPair FinishPair(const GemmEpilogue& p, FloatPair acc, FloatPair factor,
+                                 FloatPair bias, int64_t row, int col) {
   FloatPair v{acc.low * factor.low + bias.low, acc.high * factor.high + bias.high};
   if (p.addend != nullptr && row < p.m) {
     const float* addend = p.addend + row * p.addend_pitch + col;
@@ -25,7 +25,7 @@ LORA_DEVICE FloatPair FinishPair(const GemmArgs& p, FloatPair acc, FloatPair fac
 }
 
 // Stores two f32 columns of a row that is inside c.
-LORA_DEVICE void StorePair(const GemmArgs& p, int64_t row, int col, FloatPair v) {
+LORA_DEVICE void StorePair(const GemmEpilogue& p, int64_t row, int col, FloatPair v) {
   float* c = static_cast<float*>(p.c) + PlaceInC(p, row, col);
   if (p.c_align >= 8 && col + 1 < p.n) {
     *reinterpret_cast<FloatPair*>(c) = v;
@@ -37,7 +37,7 @@ LORA_DEVICE void StorePair(const GemmArgs& p, int64_t row, int col, FloatPair v)
 
 // Stores 32 columns of a row from `first` on as 16-bit elements. words[j] holds this lane's two
 // columns of column tile j. All lanes must call, also those whose row is outside c.
-LORA_DEVICE void StoreQuad(const GemmArgs& p, int64_t row, int first, uint32_t (&words)[4]) {
+LORA_DEVICE void StoreQuad(const GemmEpilogue& p, int64_t row, int first, uint32_t (&words)[4]) {
   const int q = LaneIndex() % 4;
   const bool inside = row < p.m;
   if (p.c_align == 16 && first + 32 <= p.n) {
@@ -63,13 +63,13 @@ inline constexpr DType kDTypeOf<F16> = DType::kF16;
 
 // Tells whether StorePlain can store a tile.
 template <class T, class Tile>
-LORA_DEVICE bool IsPlain(const GemmArgs& p, const GemmPlace& place) {
+LORA_DEVICE bool IsPlain(const GemmEpilogue& p, const GemmPlace& place) {
   return p.c_dtype == kDTypeOf<T> && p.c_align == 16 && place.n0 + Tile::kN <= p.n &&
          p.factor == nullptr && p.bias == nullptr && p.addend == nullptr;
 }
 // Stores c = alpha·acc.
 template <class T, class Tile>
-LORA_DEVICE void StorePlain(const GemmArgs& p, const GemmPlace& place,
+LORA_DEVICE void StorePlain(const GemmEpilogue& p, const GemmPlace& place,
                             const GemmAccumulators<Tile>& acc) {
   const int lane = LaneIndex();
   const int row0 = place.m0 + WarpIndex() / 2 * Tile::kWarpM + lane / 4;
@@ -100,7 +100,7 @@ LORA_DEVICE void StorePlain(const GemmArgs& p, const GemmPlace& place,
 
 // Stores the warp's accumulators. `columns` is shared memory for 2·kN floats.
 template <class T, class Tile>
-LORA_DEVICE void StoreAccumulators(const GemmArgs& p, const GemmPlace& place,
+LORA_DEVICE void StoreAccumulators(const GemmEpilogue& p, const GemmPlace& place,
                                    const GemmAccumulators<Tile>& acc, float* columns) {
   if (IsPlain<T, Tile>(p, place)) {
     StorePlain<T, Tile>(p, place, acc);

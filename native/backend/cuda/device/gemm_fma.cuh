@@ -61,12 +61,13 @@ struct FmaFetched {
 };
 
 template <class Tile>
-LORA_DEVICE FmaFetched FetchBlock(const GemmArgs& p, const GemmCursor& at, const GemmPlace& place) {
-  const GemmSource& s = p.segments[at.segment];
-  return {FetchRun<Tile>({s.a, s.a_dtype}, BlockY() * p.a_batch, s.a_pitch, s.a_align, p.trans_a,
-                         place.m0, p.m, at.k0, s.k),
-          FetchRun<Tile>({s.b, s.b_dtype}, BlockY() * p.b_batch, s.b_pitch, s.b_align, !p.trans_b,
-                         place.n0, p.n, at.k0, s.k)};
+LORA_DEVICE FmaFetched FetchBlock(const GemmParams<Tile>& params, const GemmProduct& p,
+                                  const GemmCursor& at, const GemmPlace& place) {
+  const GemmSource& s = SegmentAt(params, at);
+  return {FetchRun<Tile>({s.a, s.a_dtype}, BlockY() * p.a_batch, s.a_pitch, s.a_align,
+                         params.trans_a, place.m0, p.out.m, at.k0, s.k),
+          FetchRun<Tile>({s.b, s.b_dtype}, BlockY() * p.b_batch, s.b_pitch, s.b_align,
+                         !params.trans_b, place.n0, p.out.n, at.k0, s.k)};
 }
 
 // Loads four rows or columns of one k of a tile, for run `run` of the thread.
@@ -100,7 +101,7 @@ template <class Tile>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
     GemmFma(const LORA_GRID_CONSTANT GemmParams<Tile> params) {
   LORA_DYNAMIC_SHARED(shared);
-  const GemmArgs& p = ArgsOfBlock(params);
+  const GemmProduct& p = ProductOfBlock(params);
   constexpr int kSide = Tile::kRuns * 4;
   float* const buffers = reinterpret_cast<float*>(shared);
   const GemmPlace place = PlaceOf<Tile>(p);
@@ -115,7 +116,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
     for (int j = 0; j < kSide; ++j) acc[i][j] = 0.0f;
   }
 
-  GemmCursor load_at = SeekBlock<Tile::kK>(p, first), use_at = load_at;
+  GemmCursor load_at = SeekBlock(params, p, first), use_at = load_at;
   bool waited = false;
   for (int turn = -1; turn < count; ++turn) {
     FmaFetched fetched{};
@@ -124,13 +125,13 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
         GridDependencyWait();
         waited = true;
       }
-      fetched = FetchBlock<Tile>(p, load_at, place);
-      NextBlock<Tile::kK>(p, load_at);
+      fetched = FetchBlock<Tile>(params, p, load_at, place);
+      NextBlock(params, load_at);
     }
     if (turn >= 0) {
       const float* tile_a = buffers + turn % 2 * Tile::kBuffer;
       const float* tile_b = tile_a + Tile::kK * Tile::kPitch;
-      const DropoutMask& mask = p.segments[use_at.segment].mask;
+      const DropoutMask& mask = SegmentAt(params, use_at).mask;
       if (mask.threshold == 0) {
         LORA_UNROLL
         for (int k = 0; k < Tile::kK; ++k) {
@@ -169,13 +170,13 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
           }
         }
       }
-      NextBlock<Tile::kK>(p, use_at);
+      NextBlock(params, use_at);
     }
     if (turn + 1 < count) {
       float* next = buffers + (turn + 1) % 2 * Tile::kBuffer;
-      const GemmSource& s = p.segments[use_at.segment];  // of the block that was fetched
-      StoreFetched<Tile>(next, fetched.a, s.a_dtype, p.trans_a);
-      StoreFetched<Tile>(next + Tile::kK * Tile::kPitch, fetched.b, s.b_dtype, !p.trans_b);
+      const GemmSource& s = SegmentAt(params, use_at);  // of the block that was fetched
+      StoreFetched<Tile>(next, fetched.a, s.a_dtype, params.trans_a);
+      StoreFetched<Tile>(next + Tile::kK * Tile::kPitch, fetched.b, s.b_dtype, !params.trans_b);
       // This also makes sure that all threads have finished with the other buffer, which
       // the next turn fills.
       SyncThreads();
@@ -185,14 +186,14 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(Tile::kThreads, Tile::kMinBlocks)
   LORA_UNROLL
   for (int run = 0; run < Tile::kRuns; ++run) {
     const int col = place.n0 + run * 64 + thread_n * 4;
-    const FourColumns four = ColumnsAt(p, col);
+    const FourColumns four = ColumnsAt(p.out, col);
     LORA_UNROLL
     for (int i = 0; i < kSide; ++i) {
       const int64_t row = place.m0 + i / 4 * 64 + thread_m * 4 + i % 4;
-      if (row >= p.m || col >= p.n) continue;
+      if (row >= p.out.m || col >= p.out.n) continue;
       float v[4] = {acc[i][run * 4], acc[i][run * 4 + 1], acc[i][run * 4 + 2], acc[i][run * 4 + 3]};
-      FinishFour(p, row, col, v, four);
-      StoreFour(p, row, col, v);
+      FinishFour(p.out, row, col, v, four);
+      StoreFour(p.out, row, col, v);
     }
   }
 }

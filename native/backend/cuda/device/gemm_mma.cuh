@@ -15,7 +15,7 @@ namespace lora::device {
 // The body of both kernels. kDropped: segments may have dropout.
 template <class T, class Tile, bool kTransA, bool kTransB, bool kDropped>
 LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* shared) {
-  const GemmArgs& p = ArgsOfBlock(params);
+  const GemmProduct& p = ProductOfBlock(params);
   const GemmPlace place = PlaceOf<Tile>(p);
   const int first = BlockZ() * p.blocks_per_split;
   const int count = p.blocks - first < p.blocks_per_split ? p.blocks - first : p.blocks_per_split;
@@ -30,9 +30,9 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
     }
   }
 
-  GemmCursor use_at = SeekBlock<Tile::kK>(p, first);
+  GemmCursor use_at = SeekBlock(params, p, first);
   GemmWalk<Tile, kTransA, kTransB> walk;
-  walk.Start(p, place, use_at);
+  walk.Start(params, p, place, use_at);
   const FragmentPlaces<Tile, kTransA, kTransB> fragments;
   bool waited = false;
   int filled = 0;         // stages so far
@@ -53,7 +53,7 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
         waited = true;
       }
       ++filled;
-      walk.Copy(p, place, shared + fill, filled < count);
+      walk.Copy(params, p, place, shared + fill, filled < count);
       fill = next(fill);
     }
     CopyAsyncCommit();
@@ -62,19 +62,19 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
     use = next(use);
     if constexpr (kDropped) {
       static_assert(!kTransA && !kTransB);
-      const DropoutMask& mask = p.segments[use_at.segment].mask;
+      const DropoutMask& mask = SegmentAt(params, use_at).mask;
       if (mask.threshold == 0) {
         MultiplyStage<T, Tile, kTransA, kTransB>(acc, stage, fragments);
       } else {
         MultiplyDropped<T, Tile>(acc, stage, fragments, mask, place);
       }
-      NextBlock<Tile::kK>(p, use_at);
+      NextBlock(params, use_at);
     } else {
       MultiplyStage<T, Tile, kTransA, kTransB>(acc, stage, fragments);
     }
   }
   if (!waited) GridDependencyWait();
-  StoreAccumulators<T, Tile>(p, place, acc, reinterpret_cast<float*>(shared));
+  StoreAccumulators<T, Tile>(p.out, place, acc, reinterpret_cast<float*>(shared));
 }
 
 template <class T, class Tile, bool kTransA, bool kTransB>

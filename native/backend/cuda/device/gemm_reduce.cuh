@@ -6,17 +6,16 @@
 
 namespace lora::device {
 
-// Parameters of GemmReduce. c, factor, bias and addend are those of `gemm`.
 struct GemmReduceParams {
   static constexpr int kThreads = 256, kMinBlocks = 4;
-  GemmArgs gemm;
+  GemmEpilogue out;
   const float* partials;  // [slabs][m][pitch], pitch a multiple of 4
   int64_t pitch;
   int slabs;
 };
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(GemmReduceParams::kThreads, GemmReduceParams::kMinBlocks)
     GemmReduce(const LORA_GRID_CONSTANT GemmReduceParams p) {
-  const int64_t runs = (p.gemm.n + 3) / 4, m = p.gemm.m;
+  const int64_t runs = (p.out.n + 3) / 4, m = p.out.m;
   const int64_t index = int64_t{BlockX()} * GemmReduceParams::kThreads + ThreadIndex();
   if (index >= m * runs) return;
   const int64_t row = index / runs;
@@ -24,18 +23,18 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(GemmReduceParams::kThreads, GemmReduceParams
   float sum[4] = {0, 0, 0, 0};
   for (int s = 0; s < p.slabs; ++s) {
     const float* from = p.partials + (s * m + row) * p.pitch + col;
-    if (col + 4 <= p.gemm.n) {
+    if (col + 4 <= p.out.n) {
       const Vec16 v = LoadGlobal16(from);
       LORA_UNROLL
       for (int j = 0; j < 4; ++j) sum[j] += BitsToFloat(v.words[j]);
     } else {
       LORA_UNROLL
       for (int j = 0; j < 4; ++j)
-        if (col + j < p.gemm.n) sum[j] += from[j];
+        if (col + j < p.out.n) sum[j] += from[j];
     }
   }
-  FinishFour(p.gemm, row, col, sum, ColumnsAt(p.gemm, col));
-  StoreFour(p.gemm, row, col, sum);
+  FinishFour(p.out, row, col, sum, ColumnsAt(p.out, col));
+  StoreFour(p.out, row, col, sum);
 }
 
 }  // namespace lora::device

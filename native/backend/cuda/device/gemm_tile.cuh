@@ -86,24 +86,24 @@ LORA_DEVICE void LoadTile(unsigned char* tile, const uint16_t* matrix, int64_t p
 
 // Copies the block at `at` of both operands to a stage.
 template <class Tile, bool kTransA, bool kTransB>
-LORA_DEVICE void LoadStage(const GemmArgs& p, const GemmCursor& at, const GemmPlace& place,
-                           unsigned char* stage) {
-  const GemmSource& s = p.segments[at.segment];
+LORA_DEVICE void LoadStage(const GemmParams<Tile>& params, const GemmProduct& p,
+                           const GemmCursor& at, const GemmPlace& place, unsigned char* stage) {
+  const GemmSource& s = SegmentAt(params, at);
   const auto* a = static_cast<const uint16_t*>(s.a) + BlockY() * p.a_batch;
   const auto* b = static_cast<const uint16_t*>(s.b) + BlockY() * p.b_batch;
   if constexpr (kTransA) {
     LoadTile<Tile::kK, Tile::kM, Tile::kThreads>(stage, a, s.a_pitch, s.a_align, at.k0, place.m0,
-                                                 s.k, p.m);
+                                                 s.k, p.out.m);
   } else {
     LoadTile<Tile::kM, Tile::kK, Tile::kThreads>(stage, a, s.a_pitch, s.a_align, place.m0, at.k0,
-                                                 p.m, s.k);
+                                                 p.out.m, s.k);
   }
   if constexpr (kTransB) {
     LoadTile<Tile::kN, Tile::kK, Tile::kThreads>(stage + Tile::kBytesA, b, s.b_pitch, s.b_align,
-                                                 place.n0, at.k0, p.n, s.k);
+                                                 place.n0, at.k0, p.out.n, s.k);
   } else {
     LoadTile<Tile::kK, Tile::kN, Tile::kThreads>(stage + Tile::kBytesA, b, s.b_pitch, s.b_align,
-                                                 at.k0, place.n0, s.k, p.n);
+                                                 at.k0, place.n0, s.k, p.out.n);
   }
 }
 

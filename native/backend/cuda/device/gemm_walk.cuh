@@ -44,34 +44,36 @@ template <class Tile, bool kTransA, bool kTransB>
 struct GemmWalk {
   OperandWalk<Tile, Tile::kM, kTransA> a;
   OperandWalk<Tile, Tile::kN, !kTransB> b;
-  int segment;
-  int blocks;  // from here to the end of the segment
-  int edges;   // of these, the last ones that LoadStage copies
+  int segment;  // as in GemmCursor
+  int blocks;   // from here to the end of the segment
+  int edges;    // of these, the last ones that LoadStage copies
 
-  LORA_DEVICE void Start(const GemmArgs& p, const GemmPlace& place, const GemmCursor& cursor) {
-    const GemmSource& s = p.segments[cursor.segment];
+  LORA_DEVICE void Start(const GemmParams<Tile>& params, const GemmProduct& p,
+                         const GemmPlace& place, const GemmCursor& cursor) {
+    const GemmSource& s = SegmentAt(params, cursor);
     a.Start(static_cast<const uint16_t*>(s.a) + BlockY() * p.a_batch, s.a_pitch, place.m0,
             cursor.k0);
     b.Start(static_cast<const uint16_t*>(s.b) + BlockY() * p.b_batch, s.b_pitch, place.n0,
             cursor.k0);
     segment = cursor.segment;
     blocks = (s.k - cursor.k0 + Tile::kK - 1) / Tile::kK;
-    const bool inside = place.m0 + Tile::kM <= p.m && place.n0 + Tile::kN <= p.n;
+    const bool inside = place.m0 + Tile::kM <= p.out.m && place.n0 + Tile::kN <= p.out.n;
     const bool walks = inside && s.a_align == 16 && s.b_align == 16;
     edges = !walks ? blocks : s.k % Tile::kK != 0 ? 1 : 0;
   }
   // Starts the copies of a block to a stage, and goes to the next one. `more` tells whether there
   // is one.
-  LORA_DEVICE void Copy(const GemmArgs& p, const GemmPlace& place, unsigned char* stage,
-                        bool more) {
+  LORA_DEVICE void Copy(const GemmParams<Tile>& params, const GemmProduct& p,
+                        const GemmPlace& place, unsigned char* stage, bool more) {
     if (blocks > edges) {
       a.Copy(stage);
       b.Copy(stage + Tile::kBytesA);
     } else {
-      const int all = (p.segments[segment].k + Tile::kK - 1) / Tile::kK;
-      LoadStage<Tile, kTransA, kTransB>(p, {segment, (all - blocks) * Tile::kK}, place, stage);
+      const int all = (SegmentAt(params, {segment, 0}).k + Tile::kK - 1) / Tile::kK;
+      LoadStage<Tile, kTransA, kTransB>(params, p, {segment, (all - blocks) * Tile::kK}, place,
+                                        stage);
     }
-    if (--blocks == 0 && more) Start(p, place, {segment + 1, 0});
+    if (--blocks == 0 && more) Start(params, p, place, {segment + kGemmSegment, 0});
   }
 };
 
