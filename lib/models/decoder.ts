@@ -1,7 +1,7 @@
 /** The forward pass that Llama, Mistral, Qwen2 and Qwen3 share; what differs between them is configuration. */
 import type { Delta } from '../linear/delta';
 import { forwardGroup, type Linear } from '../linear/linear';
-import { attention, attentionPaged, embedding, pageAppend, rmsNorm, rope, swiglu } from '../ops';
+import { addRmsNorm, attention, attentionPaged, embedding, pageAppend, rmsNorm, rope, swiglu } from '../ops';
 import type { EngineModel } from '../engine/model';
 import type { Past } from '../ops/attention_paged';
 import type { AdapterUse } from '../peft/adapter_use';
@@ -75,25 +75,53 @@ function linearOf(x: Tensor, linear: Linear, use: AdapterUse): Tensor {
   return linearGroup(x, [linear], use)[0]!;
 }
 
+/** The sums that all blocks add to: x, in f32, and what the last part of a block adds to it, which the norm behind that adds up. */
+interface Residual {
+  readonly x: Tensor;
+  readonly addend: Tensor | null;
+}
+
+/** x + addend. Consumes both. */
+function summed({ x, addend }: Residual): Tensor {
+  if (!addend) return x;
+  const sum = x.add(addend);
+  x.dispose();
+  addend.dispose();
+  return sum;
+}
+
+/** [x + addend, its norm]. Consumes x and the addend. */
+function normOf(
+  { x, addend }: Residual,
+  weight: Tensor,
+  { config, dtype }: Decoder,
+): [sum: Tensor, normed: Tensor] {
+  if (!addend) return [x, rmsNorm(x, weight, config.rmsNormEps, dtype)];
+  const both = addRmsNorm(x, addend, weight, config.rmsNormEps, dtype);
+  x.dispose();
+  addend.dispose();
+  return both;
+}
+
 /**
- * One block: x + o(attention(norm(x))), then x + down(swiglu(norm(x))), with x in f32. Consumes x. Handles are dropped
+ * One block: x + o(attention(norm(x))), then x + down(swiglu(norm(x))). Consumes its input. Handles are dropped
  * as soon as the next op has been queued; what backward needs is held by the graph.
  */
 function block(
   decoder: Decoder,
   layer: BlockWeights,
   index: number,
-  x: Tensor,
+  input: Residual,
   table: { cos: Tensor; sin: Tensor },
   use: AdapterUse,
   { past, segments }: Context = {},
-): Tensor {
-  const { config, dtype } = decoder;
+): Residual {
+  const { config } = decoder;
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps: eps } = config;
-  const [batch, length] = [x.shape[0]!, x.shape[1]!];
+  const [batch, length] = [input.x.shape[0]!, input.x.shape[1]!];
   const positions = (past ?? segments)?.positions;
 
-  const normed = rmsNorm(x, layer.inputNorm, eps, dtype);
+  const [x, normed] = normOf(input, layer.inputNorm, decoder);
   const [flatQ, flatK, flatV] = linearGroup(normed, [layer.q, layer.k, layer.v], use) as [
     Tensor,
     Tensor,
@@ -123,21 +151,14 @@ function block(
   for (const t of [q, k, v]) t.dispose();
   mixed = moved(mixed, (t) => t.reshape([batch, length, heads * headDim]));
   const attended = moved(mixed, (t) => linearOf(t, layer.o, use));
-  const middle = x.add(attended);
-  attended.dispose();
-  x.dispose();
 
-  const normed2 = rmsNorm(middle, layer.postNorm, eps, dtype);
+  const [middle, normed2] = normOf({ x, addend: attended }, layer.postNorm, decoder);
   const [gate, up] = linearGroup(normed2, [layer.gate, layer.up], use) as [Tensor, Tensor];
   normed2.dispose();
   const activated = swiglu(gate, up);
   gate.dispose();
   up.dispose();
-  const out = moved(activated, (t) => linearOf(t, layer.down, use));
-  const y = middle.add(out);
-  middle.dispose();
-  out.dispose();
-  return y;
+  return { x: middle, addend: moved(activated, (t) => linearOf(t, layer.down, use)) };
 }
 
 /** A block of which only the input is kept: see recompute.ts. Its dropout masks follow from numbers, so the second run has the same bits. */
@@ -156,9 +177,11 @@ function recomputedBlock(
   const parameters = [...ofAdapter, ...trainedOfBlock(decoder.config, layer)];
   const others = [table.cos, table.sin, ...(segments ? [segments.keyBegin, segments.positions] : [])];
   return recomputed(x, others, parameters, (input, cos, sin, keyBegin, positions) =>
-    block(decoder, layer, index, input, { cos: cos, sin: sin }, use, {
-      ...(keyBegin && positions && { segments: { keyBegin, positions } }),
-    }),
+    summed(
+      block(decoder, layer, index, { x: input, addend: null }, { cos: cos, sin: sin }, use, {
+        ...(keyBegin && positions && { segments: { keyBegin, positions } }),
+      }),
+    ),
   );
 }
 
@@ -179,16 +202,20 @@ export function* hiddenStatesByBlock(
     sin: rawView(shared.sin, 0, shared.sin.shape),
   };
   context.watch?.(EMBEDDING, x);
+  let state: Residual = { x, addend: null };
   for (const [i, layer] of decoder.weights.layers.entries()) {
-    x = context.recompute
-      ? recomputedBlock(decoder, layer, i, x, table, use, context)
-      : block(decoder, layer, i, x, table, use, context);
-    context.watch?.(blockPath(i), x);
+    state = context.recompute
+      ? { x: recomputedBlock(decoder, layer, i, state.x, table, use, context), addend: null }
+      : block(decoder, layer, i, state, table, use, context);
+    if (context.watch) {
+      state = { x: summed(state), addend: null };
+      context.watch(blockPath(i), state.x);
+    }
     yield;
   }
   table.cos.dispose();
   table.sin.dispose();
-  return x;
+  return summed(state);
 }
 
 /** The last norm, [..., hidden] in f32 → the activation dtype. Consumes x. */

@@ -44,17 +44,20 @@ export interface OpFunctions {
   ): void;
   rmsNormForward(
     x: NativeTensor,
+    addend: NativeTensor | null,
     weight: NativeTensor,
     eps: number,
     dtype: DType,
     keepRstd: boolean,
-  ): [y: NativeTensor, rstd: NativeTensor | null];
+  ): [sum: NativeTensor | null, y: NativeTensor, rstd: NativeTensor | null];
   rmsNormBackward(
     x: NativeTensor,
     weight: NativeTensor,
     rstd: NativeTensor,
     g: NativeTensor,
-  ): NativeTensor;
+    gSum: NativeTensor | null,
+    wantAddend: boolean,
+  ): [dx: NativeTensor, dAddend: NativeTensor | null];
   rope(
     x: NativeTensor,
     cos: NativeTensor,

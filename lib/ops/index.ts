@@ -15,7 +15,7 @@ export type { LoraBranch } from './lora_linear';
 export { matmul } from './matmul';
 export { randomNormal, randomUniform } from './random';
 export { mean, sum } from './reduce';
-export { rmsNorm } from './rms_norm';
+export { addRmsNorm, rmsNorm } from './rms_norm';
 export { rope } from './rope';
 export type { RopeOptions, RopeTable } from './rope';
 export { adjustLogits, drawnId, logProbs, maskLogits, sample, sampleRows, writeSampleRow } from './sampling';

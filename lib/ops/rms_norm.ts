@@ -1,8 +1,8 @@
-/** y = x / √(mean(x²) + eps) · weight over the last dimension; f32 inside, rounded once. */
+/** y = x / √(mean(x²) + eps) · weight over the last dimension, also of a sum; f32 inside, rounded once. */
 import { type BackwardFunction, needsGrad, record } from '../tensor/autograd';
 import { call } from '../native/calls';
 import type { DType } from '../tensor/dtype';
-import { rawBinary, rawReduceSum, rawView } from '../tensor/raw';
+import { rawBinary, rawCast, rawReduceSum, rawView } from '../tensor/raw';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { numelOf } from '../validate';
 
@@ -17,30 +17,62 @@ function weightGradient(x: Tensor, rstd: Tensor, g: Tensor): Tensor {
   return rawView(rawReduceSum(product, [1, shape[1]!], 'f32'), 0, [shape[1]!]);
 }
 
-/** x [..., d], weight [d] → [..., d] in `dtype`, which may be another one where x is f32. */
-export function rmsNorm(x: Tensor, weight: Tensor, eps: number, dtype: DType = x.dtype): Tensor {
-  const [handle, rstdHandle] = call().rmsNormForward(
+/** [sum, y] of x + addend; without an addend the sum is x itself. */
+function norm(x: Tensor, addend: Tensor | null, weight: Tensor, eps: number, dtype: DType): [Tensor, Tensor] {
+  const inputs = addend ? [x, addend, weight] : [x, weight];
+  const [sumHandle, handle, rstdHandle] = call().rmsNormForward(
     handleOf(x, op, 'x'),
+    addend && handleOf(addend, op, 'addend'),
     handleOf(weight, op, 'weight'),
     eps,
     dtype,
-    needsGrad([x, weight]),
+    needsGrad(inputs),
   );
+  const sum = sumHandle ? wrap(sumHandle, x.dtype, x.shape, x.device) : x;
   const y = wrap(handle, dtype, x.shape, x.device);
-  if (rstdHandle === null) return y;
-  const rows = numelOf(x.shape.slice(0, -1));
-  const rstd = wrap(rstdHandle, 'f32', [rows], x.device);
-  const [wantX, wantW] = [x.requiresGrad, weight.requiresGrad];
-  const backward: BackwardFunction = ([g], [kx, kw, kr]) => {
-    const dx = wantX && call().rmsNormBackward(kx!.handle, kw!.handle, kr!.handle, g!.handle);
-    return [
-      dx ? wrap(dx, kx!.dtype, kx!.shape, kx!.device) : null,
-      wantW ? weightGradient(kx!, kr!, g!) : null,
-    ];
+  if (rstdHandle === null) return [sum, y];
+  const rstd = wrap(rstdHandle, 'f32', [numelOf(x.shape.slice(0, -1))], x.device);
+  const [wantX, wantAddend, wantW] = [x.requiresGrad, addend?.requiresGrad ?? false, weight.requiresGrad];
+  const addendType = addend?.dtype ?? x.dtype;
+  const backward: BackwardFunction = (grads, [ks, kw, kr]) => {
+    const g = grads.at(-1)!;
+    const gSum = addend ? grads[0]! : null;
+    let [dx, dAddend] = [gSum, null as Tensor | null];
+    if (g && (wantX || wantAddend)) {
+      const cast = wantAddend && addendType !== ks!.dtype;
+      const handles = call().rmsNormBackward(
+        ks!.handle,
+        kw!.handle,
+        kr!.handle,
+        g.handle,
+        gSum?.handle ?? null,
+        cast,
+      );
+      dx = wrap(handles[0], ks!.dtype, ks!.shape, ks!.device);
+      if (handles[1]) dAddend = wrap(handles[1], addendType, ks!.shape, ks!.device);
+    }
+    if (wantAddend && dx) dAddend ??= addendType === dx.dtype ? dx : rawCast(dx, addendType);
+    const dw = g && wantW ? weightGradient(ks!, kr!, g) : null;
+    return addend ? [wantX ? dx : null, dAddend, dw] : [wantX ? dx : null, dw];
   };
-  const again = ([kx, kw]: Tensor[]): Tensor =>
-    wrap(call().rmsNormForward(kx!.handle, kw!.handle, eps, dtype, false)[0], dtype, kx!.shape, kx!.device);
-  record([x, weight], [y], [x, weight, rstd], backward, { again });
+  const again = ([ks, kw]: Tensor[]): Tensor => norm(ks!, null, kw!, eps, dtype)[1];
+  record(inputs, addend ? [sum, y] : [y], [sum, weight, rstd], backward, { again });
   rstd.dispose();
-  return y;
+  return [sum, y];
+}
+
+/** x [..., d], weight [d] → [..., d] in `dtype`, which may be another one where x is f32. */
+export function rmsNorm(x: Tensor, weight: Tensor, eps: number, dtype: DType = x.dtype): Tensor {
+  return norm(x, null, weight, eps, dtype)[1];
+}
+
+/** x and addend [..., d], the latter in `dtype` → [x + addend in the dtype of x, its norm in `dtype`]. */
+export function addRmsNorm(
+  x: Tensor,
+  addend: Tensor,
+  weight: Tensor,
+  eps: number,
+  dtype: DType = x.dtype,
+): [sum: Tensor, y: Tensor] {
+  return norm(x, addend, weight, eps, dtype);
 }

@@ -46,15 +46,15 @@ interface Node {
   users: number;
 }
 
-/** The saved tensors of an op to its only output, with the bits that it had. */
+/** The saved tensors of an op to its last output, with the bits that it had. */
 type Recomputation = (saved: Tensor[]) => Tensor;
 
 interface RecordOptions {
   /** Runs once, when the node is freed. */
   release?: () => void;
   /**
-   * For an op of one output that costs little beside those that read it, and saves what it is computed from. An op that
-   * saves this output then holds no memory for it: backward() computes it once more.
+   * For an op whose last output costs little beside those that read it, and which saves what that is computed from. An op
+   * that saves this output then holds no memory for it: backward() computes it once more.
    */
   again?: Recomputation;
 }
@@ -120,7 +120,8 @@ const isHeld = (saved: Saved): saved is Tensor => !('node' in saved);
  */
 function save(t: Tensor, inputs: readonly Tensor[]): Saved {
   const edge = outputOf(t);
-  return edge?.node.again && edge.node.saved.every(isHeld) && inputs.includes(t) ? edge : alias(t);
+  const again = edge?.node.again && edge.index === edge.node.grads.length - 1;
+  return again && edge.node.saved.every(isHeld) && inputs.includes(t) ? edge : alias(t);
 }
 
 /** Reads what save() kept. A tensor that is computed again belongs to the scope of the caller. */

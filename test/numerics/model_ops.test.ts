@@ -3,6 +3,7 @@ import { tensor, type Tensor } from '../../lib/index';
 import type { Device, DType } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
+  addRmsNorm,
   attention,
   attentionPaged,
   crossEntropy,
@@ -50,6 +51,14 @@ const cases: Case[] = [
     name: 'rms_norm whose weight is trained',
     fn: () => (x, weight) => rmsNorm(x, weight, 1e-5),
     inputs: [{ shape: [2, 2, 6] }, { shape: [6] }],
+  },
+  {
+    name: 'rms_norm of a sum, both of which count',
+    fn: () => (x, addend, weight) => {
+      const [sum, y] = addRmsNorm(x, addend, weight, 1e-5);
+      return sum.mul(y);
+    },
+    inputs: [{ shape: [2, 2, 6] }, { shape: [2, 2, 6] }, { shape: [6] }],
   },
   {
     name: 'rope',
@@ -133,6 +142,39 @@ test.each(['reference', 'cpu'] as const)(
     const [exact, rounded] = [await run('f32'), await run('bf16')];
     expect(await rounded.y.data()).toEqual(await exact.y.to({ dtype: 'bf16' }).data());
     expect(rounded.dx).toEqual(exact.dx);
+  },
+);
+
+test.each([
+  ['both', true, true],
+  ['the sum alone', true, false],
+  ['the norm alone', false, true],
+] as const)(
+  'rms_norm of a sum has the bits of add and rms_norm on the CPU, read: %s',
+  async (_, ofSum, ofNorm) => {
+    for (const dtype of ['f32', 'bf16'] as const) {
+      for (const frozen of [[], [0], [1]]) {
+        const run = async (fused: boolean): Promise<unknown[]> => {
+          const [x, addend, weight] = [
+            seeded([3, 20], 1),
+            seeded([3, 20], 2, { dtype }),
+            seeded([20], 3),
+          ] as const;
+          const inputs = [x, addend, weight].filter((_, i) => !frozen.includes(i as never));
+          for (const t of inputs) t.requiresGrad = true;
+          const apart = (): [Tensor, Tensor] => {
+            const sum = x.add(addend);
+            return [sum, rmsNorm(sum, weight, 1e-5, dtype)];
+          };
+          const [sum, y] = fused ? addRmsNorm(x, addend, weight, 1e-5, dtype) : apart();
+          const read = [...(ofSum ? [weigh(sum)] : []), ...(ofNorm ? [weigh(y)] : [])];
+          read.reduce((a, b) => a.add(b)).backward();
+          const gradients = inputs.map(async ({ grad }) => grad && [grad.dtype, await grad.data()]);
+          return Promise.all([sum.data(), y.data(), ...gradients]);
+        };
+        expect(await run(true)).toEqual(await run(false));
+      }
+    }
   },
 );
 

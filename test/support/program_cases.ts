@@ -2,6 +2,7 @@
 import { setThreads, tensor, tidy, type Device, type DType, type Tensor } from '../../lib/index';
 import { binding } from '../../lib/native/calls';
 import {
+  addRmsNorm,
   attentionPaged,
   embedding,
   loraLinearGroup,
@@ -77,8 +78,8 @@ function decoder(device: Device, dtype: DType, layers: number) {
     pageAppend(split[2]!, v, pages, lengths);
     const options = { scale: 0.3, phase: 'decode' } as const;
     const y = attentionPaged(q, k, v, pages, lengths, options).reshape([rows, 1, hidden]);
-    const middle = x.add(loraLinearGroup(y, [out])[0]!);
-    const [g, u] = loraLinearGroup(rmsNorm(middle, norm, 1e-5), gate) as [Tensor, Tensor];
+    const [middle, normed2] = addRmsNorm(x, loraLinearGroup(y, [out])[0]!, norm, 1e-5);
+    const [g, u] = loraLinearGroup(normed2, gate) as [Tensor, Tensor];
     return middle.add(loraLinearGroup(swiglu(g, u), [down])[0]!);
   };
   const step = (): Tensor[] => {

@@ -2,6 +2,7 @@
 import { tensor, type DType, type Tensor } from '../../lib/index';
 import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import {
+  addRmsNorm,
   attention,
   attentionPaged,
   crossEntropy,
@@ -112,6 +113,16 @@ const cases: [string, () => unknown, string | RegExp][] = [
   ],
   ['rms_norm', () => rmsNorm(x([6]), x([6]), -1), '[rms_norm] expected eps of 0 or more but received -1'],
   ['rms_norm', () => rmsNorm(x([6]), x([6], 'f32', 'cpu'), 0), /expected weight on reference/],
+  [
+    'rms_norm',
+    () => addRmsNorm(x([6]), x([5]), x([6]), 0),
+    '[rms_norm] expected addend of shape [1, 6] (that of x) but received [1, 5]',
+  ],
+  [
+    'rms_norm',
+    () => addRmsNorm(x([6]), x([6]), x([6]), 0, 'bf16'),
+    '[rms_norm] expected addend of dtype bf16 (that of y) but received f32',
+  ],
   [
     'rms_norm',
     () => rmsNorm(x([6], 'bf16'), x([6]), 0, 'f32'),

@@ -1,10 +1,11 @@
-// rstd = 1/√(mean(x²) + eps)
-// y    = x·rstd·w
-// dx   = rstd·(g·w − x·c) with c = rstd²·mean(g·w·x)
+// s    = x + addend, or x
+// rstd = 1/√(mean(s²) + eps)
+// y    = s·rstd·w
+// dx   = g_sum + rstd·(g·w − x·c) with c = rstd²·mean(g·w·x)
 //
-// Rows are split over the threads, and a vector loop covers one row. A row is read twice, the
-// second time from cache. w is read as f32, from scratch where it is bf16. A sum is four vectors
-// of f32 chains.
+// Rows are split over the threads, and vector loops cover one row, one loop after the other, so
+// that a sum has the bits of an addition of its own. A row is read again from cache. w is read as
+// f32, from scratch where it is bf16. A sum over a row is four vectors of f32 chains.
 #include <algorithm>
 #include <cmath>
 
@@ -66,6 +67,14 @@ struct Products {  // g·w·x
   }
 };
 
+struct Plus {
+  HWY_INLINE VF operator()(DF, VF a, VF b) const { return hn::Add(a, b); }
+};
+
+struct Copy {
+  HWY_INLINE VF operator()(DF, VF x) const { return x; }
+};
+
 struct Normalize {
   float rstd;
   HWY_INLINE VF operator()(DF d, VF x, VF w) const {
@@ -85,6 +94,11 @@ void ForwardRows(const RmsNormForwardArgs& args, const float* w, size_t begin, s
   const size_t width = static_cast<size_t>(args.x.dim(1));
   for (size_t row = begin; row < end; ++row) {
     const X* x = args.x.as<const X>() + row * width;
+    if (args.addend) {
+      X* sum = args.sum.as<X>() + row * width;
+      Map(Plus(), width, sum, x, args.addend.as<const Y>() + row * width);
+      x = sum;
+    }
     const double mean =
         SumVectors(width, Squares<X>{x}) / static_cast<double>(std::max<size_t>(width, 1));
     const float rstd = static_cast<float>(1 / std::sqrt(mean + static_cast<double>(args.eps)));
@@ -101,7 +115,10 @@ void BackwardRows(const RmsNormBackwardArgs& args, const float* w, size_t begin,
     const Y* g = args.g.as<const Y>() + row * width;
     const float rstd = args.rstd.as<const float>()[row];
     const float mean = SumVectors(width, Products<X, Y>{g, x, w}) / static_cast<float>(width);
-    Map(NormalizeGradient{rstd, rstd * rstd * mean}, width, args.dx.as<X>() + row * width, x, g, w);
+    X* dx = args.dx.as<X>() + row * width;
+    Map(NormalizeGradient{rstd, rstd * rstd * mean}, width, dx, x, g, w);
+    if (args.g_sum) Map(Plus(), width, dx, dx, args.g_sum.as<const X>() + row * width);
+    if (args.d_addend) Map(Copy(), width, args.d_addend.as<Y>() + row * width, dx);
   }
 }
 

@@ -43,9 +43,11 @@ void Run(const RmsNormForwardArgs& args, Scratch, Context& context) {
   const int64_t rows = args.x.dim(0), d = args.x.dim(1);
   ForTypes(args.x.dtype, args.weight.dtype, args.y.dtype, [&]<class X, class W, class Y>() {
     const device::RmsNormParams<X, W, Y> params{Data<const X>(args.x),
+                                                Data<const Y>(args.addend),
                                                 Data<const W>(args.weight),
+                                                Data<X>(args.sum),
                                                 Data<Y>(args.y),
-                                                args.rstd ? Data<float>(args.rstd) : nullptr,
+                                                Data<float>(args.rstd),
                                                 rows,
                                                 d,
                                                 args.eps};
@@ -62,7 +64,9 @@ void Run(const RmsNormBackwardArgs& args, Scratch, Context& context) {
                                                         Data<const W>(args.weight),
                                                         Data<const float>(args.rstd),
                                                         Data<const Y>(args.g),
+                                                        Data<const X>(args.g_sum),
                                                         Data<X>(args.dx),
+                                                        Data<Y>(args.d_addend),
                                                         rows,
                                                         d};
     ForWidth(rows, d, [&]<int kWidth>(const device::LaunchShape& shape) {

@@ -1,7 +1,8 @@
 // Over rows of d elements:
-//   rstd = 1/√(mean(x²) + eps)
-//   y    = x·rstd·weight
-//   dx   = rstd·(g·weight − x·rstd²·mean(g·weight·x))
+//   s    = x + addend
+//   rstd = 1/√(mean(s²) + eps)
+//   y    = s·rstd·weight
+//   dx   = g_sum + rstd·(g·weight − x·rstd²·mean(g·weight·x))
 #include <algorithm>
 #include <cmath>
 
@@ -13,7 +14,11 @@ namespace lora::reference {
 void Run(const RmsNormForwardArgs& args, Scratch, Context&) {
   const int64_t d = args.x.dim(1);
   for (int64_t row = 0; row < args.x.dim(0); ++row) {
-    Vector x = LoadRange(args.x, row * d, d);
+    if (args.addend) {
+      for (int64_t i = row * d; i < (row + 1) * d; ++i)
+        Store(args.sum, i, Load(args.x, i) + Load(args.addend, i));
+    }
+    Vector x = LoadRange(args.addend ? args.sum : args.x, row * d, d);
     double square = 0;
     for (const double value : x) square += value * value;
     const double rstd =
@@ -36,7 +41,10 @@ void Run(const RmsNormBackwardArgs& args, Scratch, Context&) {
     const double pull = rstd * rstd * sum / static_cast<double>(d);
     for (int64_t c = 0; c < d; ++c) {
       const int64_t i = row * d + c;
-      Store(args.dx, i, rstd * (Load(args.g, i) * Load(args.weight, c) - Load(args.x, i) * pull));
+      const double dx = rstd * (Load(args.g, i) * Load(args.weight, c) - Load(args.x, i) * pull) +
+                        (args.g_sum ? Load(args.g_sum, i) : 0);
+      Store(args.dx, i, dx);
+      if (args.d_addend) Store(args.d_addend, i, dx);
     }
   }
 }

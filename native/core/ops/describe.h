@@ -1,9 +1,9 @@
 // The words in which an op is described: once, beside its arguments (linear.h, layers.h, …).
 //
 //   struct RmsNormForwardArgs {
-//     TensorView x, weight;
+//     TensorView x, addend, weight;
 //     float eps = 0;
-//     TensorView y, rstd;
+//     TensorView sum, y, rstd;
 //
 //     static constexpr auto Describe() {
 //       using A = RmsNormForwardArgs;
@@ -11,9 +11,14 @@
 //           "rms_norm_forward",
 //           "rms_norm",
 //           In("x", &A::x).Rows(),
+//           In("addend", &A::addend).Rows().OrNone(),
 //           In("weight", &A::weight),
 //           Number("eps", &A::eps),
 //           DTypeOf(&A::y),
+//           Out("sum", &A::sum,
+//               [](const A& a) { return Result{a.x.dtype, a.x.shape, a.addend.defined}; })
+//               .Rows()
+//               .OrNone(),
 //           Out("y", &A::y, [](const A& a) { return Result{a.y.dtype, a.x.shape}; })
 //               .Rows()
 //               .Activation(),
@@ -25,9 +30,10 @@
 //
 // Three things follow from a description:
 //   - The walk over the op's tensors, ForEachOperand below, which the tests' mirror uses.
-//   - The op's function for JavaScript, rmsNormForward(x, weight, eps, dtype, keepRstd) →
-//     [y, rstd], which node/ops.cc makes. It takes its arguments in the order of the fields, and
-//     its error sentences use the fields' names. Its type in TypeScript follows too
+//   - The op's function for JavaScript,
+//       rmsNormForward(x, addend, weight, eps, dtype, keepRstd) → [sum, y, rstd],
+//     which node/ops.cc makes. It takes its arguments in the order of the fields, and its error
+//     sentences use the fields' names. Its type in TypeScript follows too
 //     (test/core/op_types_test.cc).
 //   - The op's entry in the table of every backend (backend.h).
 #pragma once

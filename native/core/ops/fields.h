@@ -185,14 +185,23 @@ struct ResultField {
   const char* wanted = nullptr;  // the name of a boolean; null where it is always wanted
   Form form = Form::kSame;
   bool activation = false;
+  bool optional = false;
 
   // JavaScript sees it with the leading dimensions of the first operand that has Rows() or Flat().
-  constexpr ResultField Rows() const { return {name, view, rule, wanted, Form::kRows, activation}; }
+  constexpr ResultField Rows() const {
+    return {name, view, rule, wanted, Form::kRows, activation, optional};
+  }
   constexpr ResultField If(const char* flag) const {
-    return {name, view, rule, flag, form, activation};
+    return {name, view, rule, flag, form, activation, optional};
+  }
+  // Its rule may say that there is none, which is null in JavaScript.
+  constexpr ResultField OrNone() const {
+    return {name, view, rule, wanted, form, activation, true};
   }
   // See TensorField.
-  constexpr ResultField Activation() const { return {name, view, rule, wanted, form, true}; }
+  constexpr ResultField Activation() const {
+    return {name, view, rule, wanted, form, true, optional};
+  }
 
   template <class Args, class F>
   void Walk(Args& args, F& f) const {

@@ -64,6 +64,13 @@ void Check(const RmsNormForwardArgs& args) {
   rules.Rank("x", args.x, 2, "(rows, dim)");
   rules.InferenceAct("y", args.y);
   rules.TypeOrFloat32("x", args.x, "y", args.y.dtype);
+  if (args.addend) {
+    rules.ShapeIs("addend", args.addend, args.x.shape, "(that of x)");
+    rules.SameType("addend", args.addend, "y", args.y.dtype);
+    rules.Like("sum", args.sum, "x", args.x);
+  } else {
+    LORA_CHECK(!args.sum, rules.op(), "expected addend with sum but received none");
+  }
   rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
   rules.TypeOrFloat32("weight", args.weight, "y", args.y.dtype);
   rules.Finite("eps", args.eps);
@@ -84,7 +91,9 @@ void Check(const RmsNormBackwardArgs& args) {
   rules.TypeOrFloat32("weight", args.weight, "g", args.g.dtype);
   rules.ShapeIs("rstd", args.rstd, {args.x.dim(0)}, "(rows)");
   rules.Float32("rstd", args.rstd);
+  if (args.g_sum) rules.Like("gSum", args.g_sum, "x", args.x);
   rules.Like("dx", args.dx, "x", args.x);
+  if (args.d_addend) rules.Like("dAddend", args.d_addend, "g", args.g);
 }
 
 void Check(const RopeArgs& args) {

@@ -45,11 +45,14 @@ struct EmbeddingBackwardArgs {
 };
 void Check(const EmbeddingBackwardArgs&);
 
-// rstd = 1/√(mean(x²) + eps),  y = x·rstd·weight, computed in f32, rounded once.
+// Of s = x + addend, rounded to the dtype of x, or of s = x where there is no addend:
+//   rstd = 1/√(mean(s²) + eps),  y = s·rstd·weight, computed in f32, rounded once.
 struct RmsNormForwardArgs {
   TensorView x;       // [n, d] act or f32
+  TensorView addend;  // [n, d] act, or absent
   TensorView weight;  // [d] act or f32
   float eps = 0;
+  TensorView sum;   // s [n, d], of the dtype of x; absent where addend is
   TensorView y;     // [n, d] act
   TensorView rstd;  // [n] f32, or absent
 
@@ -59,9 +62,14 @@ struct RmsNormForwardArgs {
         "rms_norm_forward",
         "rms_norm",
         In("x", &A::x).Rows(),
+        In("addend", &A::addend).Rows().OrNone(),
         In("weight", &A::weight),
         Number("eps", &A::eps),
         DTypeOf(&A::y),
+        Out("sum", &A::sum,
+            [](const A& a) { return Result{a.x.dtype, a.x.shape, a.addend.defined}; })
+            .Rows()
+            .OrNone(),
         Out("y", &A::y, [](const A& a) { return Result{a.y.dtype, a.x.shape}; })
             .Rows()
             .Activation(),
@@ -71,10 +79,13 @@ struct RmsNormForwardArgs {
 };
 void Check(const RmsNormForwardArgs&);
 
+// dx = g_sum + rstd·(g·weight − x·rstd²·mean(g·weight·x)), where x is the s of the forward pass.
 struct RmsNormBackwardArgs {
   TensorView x, weight, rstd;
-  TensorView g;   // [n, d] act
-  TensorView dx;  // [n, d], of the dtype of x
+  TensorView g;         // of y, [n, d] act
+  TensorView g_sum;     // of s by other ways than y, [n, d] of the dtype of x, or absent
+  TensorView dx;        // of x and of s, [n, d] of the dtype of x
+  TensorView d_addend;  // dx in the dtype of g, or absent
 
   static constexpr auto Describe() {
     using A = RmsNormBackwardArgs;
@@ -85,7 +96,9 @@ struct RmsNormBackwardArgs {
         In("weight", &A::weight),
         In("rstd", &A::rstd),
         In("g", &A::g).Rows(),
+        In("gSum", &A::g_sum).Rows().OrNone(),
         Out("dx", &A::dx, Like<&A::x>).Rows(),
+        Out("dAddend", &A::d_addend, Like<&A::g>).Rows().If("wantAddend"),
     };
   }
 };

@@ -275,7 +275,7 @@ TEST_CASE("the layers of a model") {
       scatter, [](auto& a) { a.g = F32({2, 4}); },
       "[embedding] expected g of shape [3, 4] (ids, dim) but received [2, 4]");
 
-  RmsNormForwardArgs norm{BF16({3, 4}), F32({4}), 1e-5f, BF16({3, 4}), F32({3})};
+  RmsNormForwardArgs norm{BF16({3, 4}), {}, F32({4}), 1e-5f, {}, BF16({3, 4}), F32({3})};
   RefusesOthers(norm);
   norm.x = F32({3, 4});
   RefusesOthers(norm);
@@ -289,8 +289,35 @@ TEST_CASE("the layers of a model") {
   Rejects<RmsNormForwardArgs>(
       norm, [](auto& a) { a.y = BF16({3, 5}); },
       "[rms_norm] expected y of shape [3, 4] (that of x) but received [3, 5]");
-  const RmsNormBackwardArgs pull{F32({3, 4}), F32({4}), F32({3}), BF16({3, 4}), F32({3, 4})};
+  RmsNormForwardArgs added = norm;
+  added.addend = BF16({3, 4});
+  added.sum = F32({3, 4});
+  RefusesOthers(added);
+  Rejects<RmsNormForwardArgs>(
+      added, [](auto& a) { a.addend = BF16({3, 5}); },
+      "[rms_norm] expected addend of shape [3, 4] (that of x) but received [3, 5]");
+  Rejects<RmsNormForwardArgs>(
+      added, [](auto& a) { a.addend = F32({3, 4}); },
+      "[rms_norm] expected addend of dtype bf16 (that of y) but received f32");
+  Rejects<RmsNormForwardArgs>(
+      added, [](auto& a) { a.sum = BF16({3, 4}); },
+      "[rms_norm] expected sum of dtype f32 (that of x) but received bf16");
+  Rejects<RmsNormForwardArgs>(
+      added, [](auto& a) { a.sum = {}; }, "[rms_norm] expected sum but received none");
+  Rejects<RmsNormForwardArgs>(
+      added, [](auto& a) { a.addend = {}; },
+      "[rms_norm] expected addend with sum but received none");
+  RmsNormBackwardArgs pull{F32({3, 4}), F32({4}), F32({3}), BF16({3, 4}), {}, F32({3, 4}), {}};
   RefusesOthers(pull);
+  pull.g_sum = F32({3, 4});
+  pull.d_addend = BF16({3, 4});
+  RefusesOthers(pull);
+  Rejects<RmsNormBackwardArgs>(
+      pull, [](auto& a) { a.g_sum = BF16({3, 4}); },
+      "[rms_norm] expected gSum of dtype f32 (that of x) but received bf16");
+  Rejects<RmsNormBackwardArgs>(
+      pull, [](auto& a) { a.d_addend = F32({3, 4}); },
+      "[rms_norm] expected dAddend of dtype bf16 (that of g) but received f32");
   Rejects<RmsNormBackwardArgs>(
       pull,
       [](auto& a) {

@@ -88,7 +88,8 @@ void Add(Signature& to, const OptionsField<Fields...>& field) {
 template <class A>
 void Add(Signature& to, const ResultField<A>& field) {
   if (field.wanted != nullptr) to.Add(field.wanted, "boolean");
-  to.Answer(field.name, field.wanted != nullptr ? "NativeTensor | null" : "NativeTensor");
+  const bool nullable = field.wanted != nullptr || field.optional;
+  to.Answer(field.name, nullable ? "NativeTensor | null" : "NativeTensor");
 }
 template <class A, class Part>
 void Add(Signature& to, const ResultsField<A, Part>& field) {

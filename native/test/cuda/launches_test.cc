@@ -332,9 +332,9 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "host wait\n"
        "SoftmaxLoss<BF16>, 4096 of 256, 32 B\n"
        "SumLosses, 1 of 512, 128 B\n"},
-      {"rms_norm", ListOf(RmsNormForwardArgs{x, d, 1e-5f, x, rstd}),
+      {"rms_norm", ListOf(RmsNormForwardArgs{x, {}, d, 1e-5f, {}, x, rstd}),
        "RmsNorm<BF16, BF16, BF16, 256>, 4096 of 256, 32 B\n"},
-      {"rms_norm_backward", ListOf(RmsNormBackwardArgs{x, d, rstd, x, x}),
+      {"rms_norm_backward", ListOf(RmsNormBackwardArgs{x, d, rstd, x, {}, x, {}}),
        "RmsNormBackward<BF16, BF16, BF16, 256>, 4096 of 256, 32 B\n"},
       {"embedding", ListOf(embedding),
        "CheckIds, 1 of 512, 128 B\n"

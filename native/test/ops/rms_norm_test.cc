@@ -75,17 +75,18 @@ TEST_CASE("rms_norm: forward and backward") {
     const Tensor g = Normal(c.y, {c.n, c.d}, 3);
     const Tensor y(c.y, {c.n, c.d}), rstd(DType::kF32, {c.n}), dx(c.x, {c.n, c.d});
     const auto reference = ReferenceBackend().create_context(1);
-    Run(ReferenceBackend(), RmsNormForwardArgs{x, w, kEps, y, rstd}, *reference);
-    RunGradient(ReferenceBackend(), RmsNormBackwardArgs{x, w, rstd, g, dx}, c.y, *reference);
+    Run(ReferenceBackend(), RmsNormForwardArgs{x, {}, w, kEps, {}, y, rstd}, *reference);
+    RunGradient(ReferenceBackend(), RmsNormBackwardArgs{x, w, rstd, g, {}, dx, {}}, c.y,
+                *reference);
     const std::vector<double> y_bounds = RmsNormBounds(c, y);
     const std::vector<double> dx_bounds = RmsNormBackwardBounds(c, x, w, rstd, g, dx);
     OnEveryPath(
         [&](Context& context) {
           std::vector<Tensor> out = {Tensor(c.y, {c.n, c.d}), Tensor(DType::kF32, {c.n}),
                                      Tensor(c.y, {c.n, c.d}), Tensor(c.x, {c.n, c.d})};
-          RunTested(RmsNormForwardArgs{x, w, kEps, out[0], out[1]}, context);
-          RunTested(RmsNormForwardArgs{x, w, kEps, out[2], TensorView()}, context);
-          const RmsNormBackwardArgs backward{x, w, rstd, g, out[3]};
+          RunTested(RmsNormForwardArgs{x, {}, w, kEps, {}, out[0], out[1]}, context);
+          RunTested(RmsNormForwardArgs{x, {}, w, kEps, {}, out[2], {}}, context);
+          const RmsNormBackwardArgs backward{x, w, rstd, g, {}, out[3], {}};
           RunGradient(Tested().backend, backward, c.y, context);
           return out;
         },
@@ -98,12 +99,59 @@ TEST_CASE("rms_norm: forward and backward") {
   }
 }
 
+TEST_CASE("rms_norm: of a sum, and the gradient of both") {
+  for (const RmsNormCase& c : RmsNormCases()) {
+    CAPTURE(c.n);
+    CAPTURE(c.d);
+    CAPTURE(NameOf(c.x));
+    CAPTURE(NameOf(c.weight));
+    CAPTURE(NameOf(c.y));
+    const Shape shape{c.n, c.d};
+    const Tensor x = Normal(c.x, shape, 1, 2), addend = Normal(c.y, shape, 4);
+    const Tensor w = Normal(c.weight, {c.d}, 2), g = Normal(c.y, shape, 3);
+    const Tensor g_sum = Normal(c.x, shape, 5, 0.5);
+    const Tensor s(c.x, shape), y(c.y, shape), rstd(DType::kF32, {c.n});
+    const Tensor of_y(c.x, shape), dx(c.x, shape);
+    const auto reference = ReferenceBackend().create_context(1);
+    Run(ReferenceBackend(), RmsNormForwardArgs{x, addend, w, kEps, s, y, rstd}, *reference);
+    RunGradient(ReferenceBackend(), RmsNormBackwardArgs{s, w, rstd, g, {}, of_y, {}}, c.y,
+                *reference);
+    RunGradient(ReferenceBackend(), RmsNormBackwardArgs{s, w, rstd, g, g_sum, dx, {}}, c.y,
+                *reference);
+    std::vector<double> bounds = RmsNormBackwardBounds(c, s, w, rstd, g, of_y);
+    for (int64_t i = 0; i < dx.numel(); ++i)
+      bounds[static_cast<size_t>(i)] += kU * std::fabs(dx.at(i)) + RoundingBound(c.x, dx.at(i));
+    OnEveryPath(
+        [&](Context& context) {
+          std::vector<Tensor> out = {Tensor(c.x, shape), Tensor(c.y, shape),
+                                     Tensor(DType::kF32, {c.n}), Tensor(c.x, shape),
+                                     Tensor(c.y, shape)};
+          RunTested(RmsNormForwardArgs{x, addend, w, kEps, out[0], out[1], out[2]}, context);
+          const RmsNormBackwardArgs backward{s, w, rstd, g, g_sum, out[3], out[4]};
+          RunGradient(Tested().backend, backward, c.y, context);
+          // The same of a sum that is there, and of dx as it was rounded.
+          const Tensor norm(c.y, shape), d_addend(c.y, shape);
+          RunTested(RmsNormForwardArgs{s, {}, w, kEps, {}, norm, {}}, context);
+          CHECK_IDENTICAL(out[1], norm);
+          RunTested(UnaryArgs{UnaryKind::kCopy, 1, out[3], d_addend}, context);
+          CHECK_IDENTICAL(out[4], d_addend);
+          return out;
+        },
+        [&](const std::vector<Tensor>& out) {
+          CHECK_IDENTICAL(out[0], s);
+          CHECK_CLOSE(out[1], y, RmsNormBounds(c, y));
+          CHECK_CLOSE(out[2], rstd, (Tolerance{0, RstdError(c.d) + kU}));
+          CHECK_CLOSE(out[3], dx, bounds);
+        });
+  }
+}
+
 TEST_CASE("rms_norm: rows of nothing have the rstd of eps") {
   const Tensor x(DType::kF32, {3, 0}), w(DType::kF32, {0});
   OnEveryPath(
       [&](Context& context) {
         std::vector<Tensor> rstd = {Tensor(DType::kF32, {3})};
-        RunTested(RmsNormForwardArgs{x, w, 0.25f, x, rstd[0]}, context);
+        RunTested(RmsNormForwardArgs{x, {}, w, 0.25f, {}, x, rstd[0]}, context);
         return rstd;
       },
       [&](const std::vector<Tensor>& rstd) {

@@ -9,20 +9,30 @@ namespace {
 constexpr DType kF64 = DType::kF64;
 const Backend& kReference = ReferenceBackend();
 
-TEST_CASE("rms_norm: dx is the gradient of y") {
+TEST_CASE("rms_norm: dx is the gradient of y, and of the sum") {
   for (const Shape& shape : {Shape{1, 1}, Shape{3, 7}, Shape{2, 16}}) {
     CAPTURE(Text(shape));
     const int64_t n = shape[0], d = shape[1];
-    Tensor x = Normal(kF64, shape, 1);
+    Tensor x = Normal(kF64, shape, 1), addend = Normal(kF64, shape, 4);
     const Tensor weight = Normal(kF64, {d}, 2), g = Normal(kF64, shape, 3);
     const Tensor y(kF64, shape), rstd(kF64, {n}), dx(kF64, shape);
     const auto loss = [&] {
-      Run(kReference, RmsNormForwardArgs{x, weight, 0.1f, y, rstd});
+      Run(kReference, RmsNormForwardArgs{x, {}, weight, 0.1f, {}, y, rstd});
       return Project(y, g);
     };
     loss();
-    Run(kReference, RmsNormBackwardArgs{x, weight, rstd, g, dx});
+    Run(kReference, RmsNormBackwardArgs{x, weight, rstd, g, {}, dx, {}});
     CheckGradient("dx", x, dx, loss);
+
+    const Tensor g_sum = Normal(kF64, shape, 5), sum(kF64, shape), d_addend(kF64, shape);
+    const auto loss_of_both = [&] {
+      Run(kReference, RmsNormForwardArgs{x, addend, weight, 0.1f, sum, y, rstd});
+      return Project(y, g) + Project(sum, g_sum);
+    };
+    loss_of_both();
+    Run(kReference, RmsNormBackwardArgs{sum, weight, rstd, g, g_sum, dx, d_addend});
+    CheckGradient("dx", x, dx, loss_of_both);
+    CheckGradient("dAddend", addend, d_addend, loss_of_both);
   }
 }
 

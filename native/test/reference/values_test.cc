@@ -99,9 +99,14 @@ TEST_CASE("embedding_backward adds the rows of each id") {
 TEST_CASE("rms_norm") {
   const Tensor x = Of(kF64, {1, 2}, {3, 4}), weight = Of(kF64, {2}, {2, 10});
   const Tensor y(kF64, {1, 2}), rstd(kF64, {1});
-  Do(RmsNormForwardArgs{x, weight, 0.5f, y, rstd});
+  Do(RmsNormForwardArgs{x, {}, weight, 0.5f, {}, y, rstd});
   CHECK_CLOSE(rstd, Of(kF64, {1}, {1 / std::sqrt(13)}), kTight);  // (9 + 16) / 2 + 0.5
   CHECK_CLOSE(y, Of(kF64, {1, 2}, {6 / std::sqrt(13), 40 / std::sqrt(13)}), kTight);
+  const Tensor part = Of(kF64, {1, 2}, {1, -5}), rest = Of(kF64, {1, 2}, {2, 9});
+  const Tensor sum(kF64, {1, 2}), other(kF64, {1, 2});
+  Do(RmsNormForwardArgs{part, rest, weight, 0.5f, sum, other, rstd});
+  CHECK(sum.Values() == x.Values());
+  CHECK(other.Values() == y.Values());
 }
 
 TEST_CASE("rope turns the halves of a head by the angle of its position") {

@@ -187,14 +187,23 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     const [act, width] = [d.act(), d.size()];
     const { lead } = d.leading();
     const like = (): string => d.dice.pick([act, 'f32']);
-    return [d.tensor(like(), [...lead, width]), d.tensor(like(), [width]), 1e-5, act, d.flag()];
+    const x = [...lead, width];
+    const addend = d.flag() ? d.tensor(act, x) : null;
+    return [d.tensor(like(), x), addend, d.tensor(like(), [width]), 1e-5, act, d.flag()];
   },
   rmsNormBackward: (d) => {
     const [act, width] = [d.act(), d.size()];
     const { lead, rows } = d.leading();
     const like = (): string => d.dice.pick([act, 'f32']);
-    const x = [...lead, width];
-    return [d.tensor(like(), x), d.tensor(like(), [width]), d.tensor('f32', [rows], 0, 2), d.tensor(act, x)];
+    const [x, dtype] = [[...lead, width], like()];
+    return [
+      d.tensor(dtype, x),
+      d.tensor(like(), [width]),
+      d.tensor('f32', [rows], 0, 2),
+      d.tensor(act, x),
+      d.flag() ? d.tensor(dtype, x) : null,
+      d.flag(),
+    ];
   },
   rope: (d) => {
     const [batch, sequence, half] = [d.dice.below(4), d.size(), d.dice.pick([0, 1, 3, 8, 9])];

@@ -26,7 +26,10 @@ print({
   downAlone: shapes(backward(false, [false], [true])),
   one: native.info(native.swigluForward(x, x)).shape,
   none: native.accumulate(x, x),
-  leading: shapes(native.rmsNormForward(f32([1, 2], [1, 1, 2]), f32([1, 1]), 1e-5, 'f32', true)),
+  leading: shapes(
+    native.rmsNormForward(f32([1, 2], [1, 1, 2]), f32([3, 4], [1, 1, 2]), f32([1, 1]), 1e-5, 'f32', true),
+  ),
+  absent: shapes(native.rmsNormForward(x, null, f32([1, 1]), 1e-5, 'f32', false)),
   flags: await complaint(() => backward(true, [true, true], [true])),
   noTensor: await complaint(() => native.globalNorm([])),
   kind: await complaint(() => native.binary('mod', x, x, 'f32')),

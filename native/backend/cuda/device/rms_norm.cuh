@@ -1,10 +1,12 @@
 // Over rows of d elements:
-//   rstd = 1/√(mean(x²) + eps)
-//   y    = x·rstd·weight
-//   dx   = rstd·(g·weight − x·rstd²·mean(g·weight·x))
+//   s    = x + addend, or x
+//   rstd = 1/√(mean(s²) + eps)
+//   y    = s·rstd·weight
+//   dx   = g_sum + rstd·(g·weight − x·rstd²·mean(g·weight·x))
 //
 // kThreadsPerRow threads share a row: a warp, so that 8 rows share a block, or the whole block.
-// Each pass takes vectors of 16 bytes in turn, and the second one finds the row in L1. A thread's
+// Each pass takes vectors of 16 bytes in turn, and the second one finds the row in L1; a thread
+// reads those of the sum that it wrote itself. A thread's
 // chain of additions has d / kThreadsPerRow terms; the tree of reduce.cuh adds the threads.
 #pragma once
 
@@ -21,7 +23,9 @@ struct RmsNormParams {
   static constexpr int kThreads = kRmsNormThreads, kMinBlocks = 4;
   static constexpr int kPerThread = 16 / sizeof(Y);  // Y is the narrowest type
   const X* x;
+  const Y* addend;  // or null
   const W* weight;
+  X* sum;  // where there is an addend
   Y* y;
   float* rstd;  // or null
   int64_t rows, d;
@@ -36,7 +40,9 @@ struct RmsNormBackwardParams {
   const W* weight;
   const float* rstd;
   const Y* g;
+  const X* g_sum;  // or null
   X* dx;
+  Y* d_addend;  // or null
   int64_t rows, d;
 };
 
@@ -62,9 +68,17 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormParams<X, W, Y>::kM
   float square = 0.0f;
   for (int64_t first = begin; first < p.d; first += kStep) {
     LoadElements(x, x_row, first, p.d);
+    if (p.addend) {
+      float addend[kPerThread];
+      LoadElements(addend, p.addend + row * p.d, first, p.d);
+      LORA_UNROLL
+      for (int j = 0; j < kPerThread; ++j) x[j] = ToFloat(FromFloat<X>(x[j] + addend[j]));
+      StoreElements(p.sum + row * p.d, first, p.d, x);
+    }
     LORA_UNROLL
     for (int j = 0; j < kPerThread; ++j) square = Fma(x[j], x[j], square);
   }
+  if (p.addend) x_row = p.sum + row * p.d;
   const float mean = RowSum<kThreadsPerRow>(square, shared) / static_cast<float>(p.d > 0 ? p.d : 1);
   const float rstd = 1.0f / Sqrt(mean + p.eps);
   for (int64_t first = begin; first < p.d; first += kStep) {
@@ -107,7 +121,13 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormBackwardParams<X, W
     LoadElements(weight, p.weight, first, p.d);
     LORA_UNROLL
     for (int j = 0; j < kPerThread; ++j) x[j] = rstd * (g[j] * weight[j] - x[j] * pull);
+    if (p.g_sum) {
+      LoadElements(g, p.g_sum + row * p.d, first, p.d);
+      LORA_UNROLL
+      for (int j = 0; j < kPerThread; ++j) x[j] += g[j];
+    }
     StoreElements(p.dx + row * p.d, first, p.d, x);
+    if (p.d_addend) StoreElements(p.d_addend + row * p.d, first, p.d, x);
   }
 }
 
