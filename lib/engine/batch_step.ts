@@ -25,7 +25,7 @@ interface Recorded {
   /** [m, vocab], of the last run. */
   readonly logits: Tensor;
   readonly sampler: RecordedSampler;
-  /** Of m rows: ids, positions, lengths, slots, page tables, one after the other; i32. */
+  /** Of m rows: ids, lengths, slots, page tables, one after the other; i32. */
   readonly input: Tensor;
   /** What is written there. */
   readonly values: Int32Array<ArrayBuffer>;
@@ -70,10 +70,9 @@ export class BatchStep {
       const request = order[i]!;
       const { computed, ids, pages } = request;
       values[i] = ids[computed]!;
-      values[m + i] = computed;
-      values[2 * m + i] = computed + 1;
-      values[3 * m + i] = slots.get(request) ?? -1;
-      for (let page = 0; page < pages.length; page++) values[4 * m + i * width + page] = pages[page]!.number;
+      values[m + i] = computed + 1;
+      values[2 * m + i] = slots.get(request) ?? -1;
+      for (let page = 0; page < pages.length; page++) values[3 * m + i * width + page] = pages[page]!.number;
     }
     entry(() => {
       writeBytes(input, new Uint8Array(values.buffer));
@@ -135,7 +134,7 @@ export class BatchStep {
           this.#model.prepare(mostPositions);
           this.#prepareOwn();
           const before = bytesOn(device);
-          const input = owned(rawEmpty([m * (4 + width)], 'i32', device));
+          const input = owned(rawEmpty([m * (3 + width)], 'i32', device));
           const part = (row: number, shape: readonly number[]): Tensor => rawView(input, row * m, shape);
           // One call of the caller: the stack of each op would cost more than the op.
           const program = entry(() =>
@@ -143,14 +142,13 @@ export class BatchStep {
               tidy(() => {
                 const past: Past = {
                   layers,
-                  pageTable: part(4, [m, width]),
-                  lengths: part(2, [m]),
-                  positions: part(1, [m, 1]),
+                  pageTable: part(3, [m, width]),
+                  lengths: part(1, [m]),
                   mostPositions,
                   phase: 'decode',
                 };
                 const use: AdapterUse = {
-                  ...(this.#own ?? { adapter: null, rows: this.#slots.rows(part(3, [m])) }),
+                  ...(this.#own ?? { adapter: null, rows: this.#slots.rows(part(2, [m])) }),
                   phase: 'decode',
                 };
                 const hidden = atOnce(this.#model.hiddenStates(part(0, [m, 1]), use, past));

@@ -51,10 +51,6 @@ export async function prefill(
             [1, pages.length],
           ),
           lengths: whole([end], [1]),
-          positions: whole(
-            Array.from({ length }, (_, i) => begin + i),
-            [1, length],
-          ),
           mostPositions: pages.length * pageLength,
           phase: 'prefill',
         };

@@ -4,6 +4,7 @@ import { forwardGroup, type Linear } from '../linear/linear';
 import { addRmsNorm, attention, attentionPaged, embedding, pageAppend, rmsNorm, rope, swiglu } from '../ops';
 import type { EngineModel } from '../engine/model';
 import type { Past } from '../ops/attention_paged';
+import type { RopeTable as Angles } from '../ops/rope';
 import type { AdapterUse } from '../peft/adapter_use';
 import { recomputed } from '../ops/recompute';
 import { rawView } from '../tensor/raw';
@@ -103,6 +104,38 @@ function normOf(
   return both;
 }
 
+/** Rotates q [b, s, heads, d] and k [b, s, kvHeads, d] and attends to them and to the tokens before. Consumes q, k and v. */
+function attend(
+  { config }: Decoder,
+  index: number,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  table: Angles,
+  { past, segments }: Context,
+): Tensor {
+  const options = { scale: 1 / Math.sqrt(config.headDim), window: config.windows[index] };
+  if (past) {
+    const { pageTable, lengths, phase } = past;
+    const pools = past.layers[index]!;
+    const rotated = pageAppend(q, k, v, table, pools, pageTable, lengths);
+    for (const t of [q, k, v]) t.dispose();
+    return moved(rotated, (t) =>
+      attentionPaged(t, pools.k, pools.v, pageTable, lengths, { ...options, phase }),
+    );
+  }
+  const [rotatedQ, rotatedK] = rope(q, k, table, segments ? { positions: segments.positions } : {});
+  for (const t of [q, k]) t.dispose();
+  const mixed = attention(
+    rotatedQ,
+    rotatedK,
+    v,
+    segments ? { ...options, keyBegin: segments.keyBegin } : options,
+  );
+  for (const t of [rotatedQ, rotatedK, v]) t.dispose();
+  return mixed;
+}
+
 /**
  * One block: x + o(attention(norm(x))), then x + down(swiglu(norm(x))). Consumes its input. Handles are dropped
  * as soon as the next op has been queued; what backward needs is held by the graph.
@@ -112,14 +145,13 @@ function block(
   layer: BlockWeights,
   index: number,
   input: Residual,
-  table: { cos: Tensor; sin: Tensor },
+  table: Angles,
   use: AdapterUse,
-  { past, segments }: Context = {},
+  context: Context = {},
 ): Residual {
   const { config } = decoder;
   const { numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, rmsNormEps: eps } = config;
   const [batch, length] = [input.x.shape[0]!, input.x.shape[1]!];
-  const positions = (past ?? segments)?.positions;
 
   const [x, normed] = normOf(input, layer.inputNorm, decoder);
   const [flatQ, flatK, flatV] = linearGroup(normed, [layer.q, layer.k, layer.v], use) as [
@@ -129,27 +161,18 @@ function block(
   ];
   normed.dispose();
 
-  /** [b, s, h·d] → rotated [b, s, h, d]. */
-  const heading = (flat: Tensor, count: number, norm: Tensor | undefined): Tensor => {
-    let split = moved(flat, (t) => t.reshape([batch, length, count, headDim]));
-    if (norm) split = moved(split, (t) => rmsNorm(t, norm, eps));
-    return moved(split, (t) => rope(t, table, positions ? { positions } : { offset: 0 }));
+  /** [b, s, h·d] → [b, s, h, d]. */
+  const heading = (flat: Tensor, count: number, norm?: Tensor): Tensor => {
+    const split = moved(flat, (t) => t.reshape([batch, length, count, headDim]));
+    return norm ? moved(split, (t) => rmsNorm(t, norm, eps)) : split;
   };
   const q = heading(flatQ, heads, layer.qNorm);
   const k = heading(flatK, kvHeads, layer.kNorm);
-  const v = moved(flatV, (t) => t.reshape([batch, length, kvHeads, headDim]));
+  const v = heading(flatV, kvHeads);
 
-  const options = { scale: 1 / Math.sqrt(headDim), window: config.windows[index] };
-  let mixed: Tensor;
-  if (past) {
-    const { pageTable, lengths, phase } = past;
-    const pools = past.layers[index]!;
-    pageAppend(k, pools.k, pageTable, lengths);
-    pageAppend(v, pools.v, pageTable, lengths);
-    mixed = attentionPaged(q, pools.k, pools.v, pageTable, lengths, { ...options, phase });
-  } else mixed = attention(q, k, v, segments ? { ...options, keyBegin: segments.keyBegin } : options);
-  for (const t of [q, k, v]) t.dispose();
-  mixed = moved(mixed, (t) => t.reshape([batch, length, heads * headDim]));
+  const mixed = moved(attend(decoder, index, q, k, v, table, context), (t) =>
+    t.reshape([batch, length, heads * headDim]),
+  );
   const attended = moved(mixed, (t) => linearOf(t, layer.o, use));
 
   const [middle, normed2] = normOf({ x, addend: attended }, layer.postNorm, decoder);
@@ -167,7 +190,7 @@ function recomputedBlock(
   layer: BlockWeights,
   index: number,
   x: Tensor,
-  table: { cos: Tensor; sin: Tensor },
+  table: Angles,
   use: AdapterUse,
   { segments }: Context,
 ): Tensor {

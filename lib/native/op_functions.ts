@@ -59,13 +59,14 @@ export interface OpFunctions {
     wantAddend: boolean,
   ): [dx: NativeTensor, dAddend: NativeTensor | null];
   rope(
-    x: NativeTensor,
+    q: NativeTensor,
+    k: NativeTensor | null,
     cos: NativeTensor,
     sin: NativeTensor,
     positions: NativeTensor | null,
     offset: number,
     inverse: boolean,
-  ): NativeTensor;
+  ): [rotatedQ: NativeTensor, rotatedK: NativeTensor | null];
   attentionForward(
     q: NativeTensor,
     k: NativeTensor,
@@ -94,11 +95,16 @@ export interface OpFunctions {
     g: NativeTensor,
   ): [dgate: NativeTensor, dup: NativeTensor];
   pageAppend(
-    src: NativeTensor,
-    pool: NativeTensor,
+    q: NativeTensor,
+    k: NativeTensor,
+    v: NativeTensor,
+    cos: NativeTensor,
+    sin: NativeTensor,
+    kPool: NativeTensor,
+    vPool: NativeTensor,
     pageTable: NativeTensor,
     lengths: NativeTensor,
-  ): void;
+  ): NativeTensor;
   attentionPaged(
     q: NativeTensor,
     kPool: NativeTensor,

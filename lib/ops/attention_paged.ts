@@ -9,6 +9,7 @@
 import { call } from '../native/calls';
 import { handleOf, type Tensor, wrap } from '../tensor/tensor';
 import { checkOptions } from '../validate';
+import type { RopeTable } from './rope';
 
 /** Positions of a page. */
 export const PAGE_SIZE = 64;
@@ -39,8 +40,6 @@ export interface Past {
   readonly pageTable: Tensor;
   /** Tokens of each sequence, those of the call included, [b] i32. */
   readonly lengths: Tensor;
-  /** The position of each token of the call, [b, s] i32. */
-  readonly positions: Tensor;
   /** More than any position. */
   readonly mostPositions: number;
   /** A part of one prompt, or one token of each sequence. */
@@ -86,15 +85,30 @@ export function attentionPaged(
 }
 
 /**
- * Writes rows src [b, s, kvHeads, d] into a pool [pages, kvHeads, 64, d], in place: row i of sequence b at position
- * lengths[b] − s + i. No two sequences may write to one page.
+ * Rotates q [b, s, heads, d] and k [b, s, kvHeads, d] by a table of at least 64·maxPages positions (rope.ts), and writes the rows of k, and of v as
+ * they are, into their pools [pages, kvHeads, 64, d], in place: row i of sequence b is at position lengths[b] − s + i. No two sequences may
+ * write to one page. → q, rotated. No gradient.
  */
-export function pageAppend(src: Tensor, pool: Tensor, pageTable: Tensor, lengths: Tensor): void {
+export function pageAppend(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  { cos, sin }: RopeTable,
+  pools: LayerPages,
+  pageTable: Tensor,
+  lengths: Tensor,
+): Tensor {
   const op = 'page_append';
-  call().pageAppend(
-    handleOf(src, op, 'src'),
-    handleOf(pool, op, 'pool'),
+  const y = call().pageAppend(
+    handleOf(q, op, 'q'),
+    handleOf(k, op, 'k'),
+    handleOf(v, op, 'v'),
+    handleOf(cos, op, 'cos'),
+    handleOf(sin, op, 'sin'),
+    handleOf(pools.k, op, 'kPool'),
+    handleOf(pools.v, op, 'vPool'),
     handleOf(pageTable, op, 'pageTable'),
     handleOf(lengths, op, 'lengths'),
   );
+  return wrap(y, q.dtype, q.shape, q.device);
 }

@@ -19,23 +19,45 @@ export interface RopeOptions {
   positions?: Tensor;
 }
 
-/** x [b, s, heads, d];  dx is g rotated back. */
-export function rope(x: Tensor, table: RopeTable, options: RopeOptions = {}): Tensor {
+/** q [b, s, heads, d] and k [b, s, kvHeads, d], each rotated;  their gradients are rotated back. */
+export function rope(
+  q: Tensor,
+  k: Tensor,
+  table: RopeTable,
+  options: RopeOptions = {},
+): [q: Tensor, k: Tensor] {
   checkOptions(op, options, ['offset', 'positions']);
   const { offset = 0, positions } = options;
   const { cos, sin } = table;
-  const handle = call().rope(
-    handleOf(x, op, 'x'),
+  const handles = call().rope(
+    handleOf(q, op, 'q'),
+    handleOf(k, op, 'k'),
     handleOf(cos, op, 'cos'),
     handleOf(sin, op, 'sin'),
     positions ? handleOf(positions, op, 'positions') : null,
     offset,
     false,
   );
-  const y = wrap(handle, x.dtype, x.shape, x.device);
-  record([x], [y], [cos, sin, ...(positions ? [positions] : [])], ([g], [c, n, p]) => {
-    const dx = call().rope(g!.handle, c!.handle, n!.handle, p?.handle ?? null, offset, true);
-    return [wrap(dx, g!.dtype, g!.shape, g!.device)];
+  const [rotatedQ, rotatedK] = [
+    wrap(handles[0], q.dtype, q.shape, q.device),
+    wrap(handles[1]!, k.dtype, k.shape, k.device),
+  ];
+  const wanted = [q.requiresGrad, k.requiresGrad];
+  record([q, k], [rotatedQ, rotatedK], [cos, sin, ...(positions ? [positions] : [])], (grads, [c, n, p]) => {
+    const gs = grads.map((g, i) => (wanted[i] ? g : null));
+    const [first, second = null] = gs.filter((g) => g !== null);
+    if (!first) return gs;
+    const back = call().rope(
+      first.handle,
+      second?.handle ?? null,
+      c!.handle,
+      n!.handle,
+      p?.handle ?? null,
+      offset,
+      true,
+    );
+    const next = back.values();
+    return gs.map((g) => g && wrap(next.next().value!, g.dtype, g.shape, g.device));
   });
-  return y;
+  return [rotatedQ, rotatedK];
 }

@@ -133,7 +133,7 @@ describe('a model of two layers and one of three', () => {
       expect([...steps, ...packed].map(({ waits }) => waits)).toEqual([1, 1, 1, 1]);
       // Launches of a layer. docs/internals/cuda.md has these numbers.
       const ofLayer = ([a, b]: Activity[]): number => b!.launches - a!.launches;
-      expect([tokens.base, adapted, steps, packed].map(ofLayer)).toEqual([13, 17, 49, 49]);
+      expect([tokens.base, adapted, steps, packed].map(ofLayer)).toEqual([10, 14, 47, 47]);
     } finally {
       await two.dispose();
       await three.dispose();

@@ -35,6 +35,7 @@ interface Case {
   fn: (device: Device) => (...x: Tensor[]) => Tensor;
   inputs: Input[];
 }
+const product = ([a, b]: readonly [Tensor, Tensor]): Tensor => a.mul(b);
 const qkv = (heads: number, kv: number): Input[] => [
   { shape: [2, 5, heads, 4] },
   { shape: [2, 5, kv, 4] },
@@ -62,13 +63,23 @@ const cases: Case[] = [
   },
   {
     name: 'rope',
-    fn: (device) => (x) => rope(x, table(4, 9, device), { offset: 3 }),
-    inputs: [{ shape: [2, 3, 2, 4] }],
+    fn: (device) => (q, k) => product(rope(q, k, table(4, 9, device), { offset: 3 })),
+    inputs: [{ shape: [2, 3, 2, 4] }, { shape: [2, 3, 1, 4] }],
   },
   {
     name: 'rope with positions',
-    fn: (device) => (x) =>
-      rope(x, table(4, 9, device), { positions: ints([0, 1, 2, 5, 6, 0], [2, 3], device) }),
+    fn: (device) => (q, k) =>
+      product(rope(q, k, table(4, 9, device), { positions: ints([0, 1, 2, 5, 6, 0], [2, 3], device) })),
+    inputs: [{ shape: [2, 3, 2, 4] }, { shape: [2, 3, 1, 4] }],
+  },
+  {
+    name: 'rope of a q and of a k that have no gradient beside the other',
+    fn: (device) => (x) => {
+      const fixed = seeded(x.shape, 3, { device, dtype: x.dtype });
+      const [q] = rope(x, fixed, table(4, 9, device));
+      const [, k] = rope(fixed, x, table(4, 9, device), { offset: 1 });
+      return q.mul(k);
+    },
     inputs: [{ shape: [2, 3, 2, 4] }],
   },
   { name: 'attention', fn: () => (q, k, v) => attention(q, k, v, { scale: 0.5 }), inputs: qkv(2, 2) },
@@ -214,21 +225,25 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
       const shape = poolShape(6, kv, d);
       return tensor(new Float32Array(numel(shape)).fill(NaN), { shape, device });
     }) as [Tensor, Tensor];
-    const table = [
+    const pools = { k: kPool, v: vPool };
+    const pages = [
       [4, 1, -1],
       [5, 0, 2],
     ];
+    // A rotation that turns nothing.
+    const angles = (value: number): Tensor =>
+      tensor(new Float32Array(192 * (d / 2)).fill(value), { shape: [192, d / 2], device });
+    const unturned = { cos: angles(1), sin: angles(0) };
     const want = await Promise.all(
       parts.map(async ({ q, k, v }) => [...(await attention(q, k, v, options).data())]),
     );
     for (const [i, { q, k, v }] of parts.entries()) {
-      const at = ints(table[i]!, [1, 3], device);
+      const at = ints(pages[i]!, [1, 3], device);
       let from = 0;
       for (const to of [10, 64, lengths[i]! - 1]) {
         const length = ints([to], [1], device);
-        pageAppend(await cut(k, from, to), kPool, at, length);
-        pageAppend(await cut(v, from, to), vPool, at, length);
-        const y = attentionPaged(await cut(q, from, to), kPool, vPool, at, length, {
+        const part = [await cut(q, from, to), await cut(k, from, to), await cut(v, from, to)] as const;
+        const y = attentionPaged(pageAppend(...part, unturned, pools, at, length), kPool, vPool, at, length, {
           ...options,
           phase: 'prefill',
         });
@@ -242,11 +257,9 @@ describe.each(['reference', 'cpu'] as const)('without gradient, on %s', (device)
       const data = Float32Array.from(both.flatMap((x) => [...x]));
       return tensor(data, { shape: [2, 1, data.length / 2 / d, d], device });
     };
-    const at = ints(table.flat(), [2, 3], device);
+    const at = ints(pages.flat(), [2, 3], device);
     const length = ints(lengths, [2], device);
-    pageAppend(await last('k'), kPool, at, length);
-    pageAppend(await last('v'), vPool, at, length);
-    const q = await last('q');
+    const q = pageAppend(await last('q'), await last('k'), await last('v'), unturned, pools, at, length);
     const y = attentionPaged(q, kPool, vPool, at, length, { ...options, phase: 'decode' });
     const expected = want.flatMap((all, i) => all.slice((lengths[i]! - 1) * heads * d));
     expect(relativeError(await y.data(), Float32Array.from(expected))).toBeLessThan(1e-5);
@@ -289,7 +302,12 @@ test('activations in f16 are refused by the CPU, op by op, and taken by the refe
   const x = (device: Device, ...shape: number[]): Tensor => seeded(shape, 1, { device }).to({ dtype: 'f16' });
   const calls: Record<string, (device: Device) => unknown> = {
     rms_norm: (on) => rmsNorm(x(on, 2, 6), seeded([6], 3, { device: on }), 1e-5),
-    rope: (on) => rope(x(on, 2, 3, 2, 4), table(4, 9, on), { offset: 3 }),
+    rope: (on) => rope(x(on, 2, 3, 2, 4), x(on, 2, 3, 1, 4), table(4, 9, on), { offset: 3 }),
+    page_append: (on) => {
+      const [q, k] = [x(on, 1, 3, 2, 4), x(on, 1, 3, 1, 4)];
+      const pools = { k: x(on, 1, 1, 64, 4), v: x(on, 1, 1, 64, 4) };
+      return pageAppend(q, k, k, table(4, 64, on), pools, ints([0], [1, 1], on), ints([3], [1], on));
+    },
     attention: (on) => attention(x(on, 1, 3, 2, 4), x(on, 1, 3, 2, 4), x(on, 1, 3, 2, 4), { scale: 0.5 }),
     swiglu: (on) => swiglu(x(on, 2, 6), x(on, 2, 6)),
     sample: (on) =>

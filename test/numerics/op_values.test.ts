@@ -174,10 +174,22 @@ describe.each(['reference', 'cpu'] as const)('on %s', (device) => {
     const cos = tensor([[1], [0], [-1]], { device });
     const sin = tensor([[0], [1], [0]], { device });
     const pair = tensor([1, 2, 1, 2], { device }).reshape([1, 2, 1, 2]);
-    expect(await list(rope(pair, { cos, sin }))).toEqual([1, 2, -2, 1]);
-    expect(await list(rope(pair, { cos, sin }, { offset: 1 }))).toEqual([-2, 1, -1, -2]);
+    const other = tensor([3, 4, 5, 6, 7, 8, 9, 10], { device }).reshape([1, 2, 2, 2]);
+    const rotated = async (options = {}): Promise<number[][]> =>
+      Promise.all(rope(pair, other, { cos, sin }, options).map(list));
+    expect(await rotated()).toEqual([
+      [1, 2, -2, 1],
+      [3, 4, 5, 6, -8, 7, -10, 9],
+    ]);
+    expect(await rotated({ offset: 1 })).toEqual([
+      [-2, 1, -1, -2],
+      [-4, 3, -6, 5, -7, -8, -9, -10],
+    ]);
     const positions = tensor([[2, 0]], { dtype: 'i32', device });
-    expect(await list(rope(pair, { cos, sin }, { positions }))).toEqual([-1, -2, 1, 2]);
+    expect(await rotated({ positions })).toEqual([
+      [-1, -2, 1, 2],
+      [-3, -4, -5, -6, 7, 8, 9, 10],
+    ]);
 
     // Keys of zero: every key that is seen weighs the same.
     const zero = tensor(new Float32Array(6), { shape: [1, 3, 1, 2], device });

@@ -9,7 +9,6 @@ import {
   pageAppend,
   poolShape,
   rmsNorm,
-  rope,
   sample,
 } from '../../lib/ops';
 import { swiglu } from '../../lib/ops/swiglu';
@@ -24,7 +23,7 @@ import { bits, list, seeded } from './numbers';
 import { rowsOf } from './sampling';
 
 const rows = 3;
-const [vocab, hidden, inner, heads, headDim, positions] = [50, 32, 48, 4, 8, 16];
+const [vocab, hidden, inner, heads, headDim, positions] = [50, 32, 48, 4, 8, 64];
 
 /** A decode step in small: inputs, and a function from them to the logits and the next ids. */
 function decoder(device: Device, dtype: DType, layers: number) {
@@ -53,7 +52,6 @@ function decoder(device: Device, dtype: DType, layers: number) {
   const tokens = FrozenWeight.pack(activations(vocab, hidden));
   const head = branch(vocab, hidden);
   const ids = tensor(new Int32Array(rows), { shape: [rows, 1], device });
-  const places = tensor(new Int32Array(rows), { shape: [rows, 1], device });
   const pages = tensor(
     Int32Array.from({ length: rows }, (_, i) => i),
     { shape: [rows, 1], device },
@@ -73,9 +71,7 @@ function decoder(device: Device, dtype: DType, layers: number) {
   const layer = (x: Tensor, { qkv, out, gate, down, k, v }: (typeof stack)[number]): Tensor => {
     const normed = rmsNorm(x, norm, 1e-5);
     const split = loraLinearGroup(normed, qkv).map((t) => t.reshape([rows, 1, heads, headDim]));
-    const q = rope(split[0]!, table, { positions: places });
-    pageAppend(rope(split[1]!, table, { positions: places }), k, pages, lengths);
-    pageAppend(split[2]!, v, pages, lengths);
+    const q = pageAppend(split[0]!, split[1]!, split[2]!, table, { k, v }, pages, lengths);
     const options = { scale: 0.3, phase: 'decode' } as const;
     const y = attentionPaged(q, k, v, pages, lengths, options).reshape([rows, 1, hidden]);
     const [middle, normed2] = addRmsNorm(x, loraLinearGroup(y, [out])[0]!, norm, 1e-5);
@@ -95,7 +91,7 @@ function decoder(device: Device, dtype: DType, layers: number) {
   };
   const fill = (values: readonly number[], at: readonly number[]): void => {
     writeBytes(ids, new Uint8Array(Int32Array.from(values).buffer));
-    writeBytes(places, new Uint8Array(Int32Array.from(at).buffer));
+    writeBytes(lengths, new Uint8Array(Int32Array.from(at, (position) => position + 1).buffer));
   };
   return { step, fill };
 }

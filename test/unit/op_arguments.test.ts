@@ -30,6 +30,14 @@ const ids = (...shape: number[]): Tensor => x(shape, 'i32');
 const pool = (dtype: DType = 'f32'): Tensor => x([4, 2, 64, 2], dtype);
 const paged = (q: Tensor, options: Partial<PagedAttentionOptions> = {}): Tensor =>
   attentionPaged(q, pool(), pool(), ids(2, 3), ids(2), { scale: 1, phase: 'decode', ...options });
+const append = (
+  changed: Partial<Record<'k' | 'cos' | 'sin' | 'kPool' | 'vPool' | 'pageTable' | 'lengths', Tensor>>,
+) => {
+  const [q, v] = [x([2, 1, 4, 2]), x([2, 1, 2, 2])];
+  const { k = v, cos = x([192, 1]), sin = x([192, 1]), kPool = pool(), vPool = pool() } = changed;
+  const { pageTable = ids(2, 3), lengths = ids(2) } = changed;
+  return pageAppend(q, k, v, { cos, sin }, { k: kPool, v: vPool }, pageTable, lengths);
+};
 const weight = FrozenWeight.pack(x([4, 6]));
 const gone = FrozenWeight.pack(x([4, 6]));
 gone.dispose();
@@ -140,40 +148,54 @@ const cases: [string, () => unknown, string | RegExp][] = [
   ],
   [
     'rope',
-    () => rope(x([1, 2, 3]), table),
-    '[rope] expected x of 4 dimensions (batch, sequence, heads, head_dim) but received shape [1, 2, 3]',
+    () => rope(x([1, 2, 3]), x([1, 2, 1, 4]), table),
+    '[rope] expected q of 4 dimensions (batch, sequence, heads, head_dim) but received shape [1, 2, 3]',
   ],
   [
     'rope',
-    () => rope(x([1, 2, 1, 3]), table),
-    '[rope] expected an even head_dim but received x of shape [1, 2, 1, 3]',
+    () => rope(x([1, 2, 2, 3]), x([1, 2, 1, 3]), table),
+    '[rope] expected an even head_dim but received q of shape [1, 2, 2, 3]',
   ],
   [
     'rope',
-    () => rope(x([1, 2, 1, 6]), table),
+    () => rope(x([1, 2, 2, 4]), x([1, 3, 1, 4]), table),
+    '[rope] expected k of shape [1, 2, 1, 4] (batch, sequence, heads, head_dim) but received [1, 3, 1, 4]',
+  ],
+  [
+    'rope',
+    () => rope(x([1, 2, 2, 4]), x([1, 2, 1, 4], 'bf16'), table),
+    '[rope] expected k of dtype f32 (that of q) but received bf16',
+  ],
+  [
+    'rope',
+    () => rope(x([1, 2, 2, 6]), x([1, 2, 1, 6]), table),
     '[rope] expected cos of shape [9, 3] (positions, head_dim / 2) but received [9, 2]',
   ],
   [
     'rope',
-    () => rope(x([1, 2, 1, 4]), { ...table, sin: x([9, 2], 'f32', 'cpu') }),
+    () => rope(x([1, 2, 2, 4]), x([1, 2, 1, 4]), { ...table, sin: x([9, 2], 'f32', 'cpu') }),
     /expected sin on reference/,
   ],
   [
     'rope',
-    () => rope(x([1, 2, 1, 4]), table, { offset: -1 }),
+    () => rope(x([1, 2, 2, 4]), x([1, 2, 1, 4]), table, { offset: -1 }),
     '[rope] expected offset to be a whole number from 0 to 9007199254740992 but received -1',
   ],
   [
     'rope',
-    () => rope(x([1, 2, 1, 4]), table, { positions: x([1, 2]) }),
+    () => rope(x([1, 2, 2, 4]), x([1, 2, 1, 4]), table, { positions: x([1, 2]) }),
     '[rope] expected positions of dtype i32 but received f32',
   ],
   [
     'rope',
-    () => rope(x([1, 2, 1, 4]), table, { positions: ids(2, 1) }),
+    () => rope(x([1, 2, 2, 4]), x([1, 2, 1, 4]), table, { positions: ids(2, 1) }),
     '[rope] expected positions of shape [1, 2] (batch, sequence) but received [2, 1]',
   ],
-  ['rope', () => rope(x([1, 2, 1, 4]), table, { position: 1 } as never), /unknown option 'position'/],
+  [
+    'rope',
+    () => rope(x([1, 2, 2, 4]), x([1, 2, 1, 4]), table, { position: 1 } as never),
+    /unknown option 'position'/,
+  ],
   [
     'swiglu',
     () => swiglu(x([2, 3]), x([3])),
@@ -233,28 +255,33 @@ const cases: [string, () => unknown, string | RegExp][] = [
   ],
   [
     'page_append',
-    () => pageAppend(x([2, 1, 2]), pool(), ids(2, 3), ids(2)),
-    '[page_append] expected src of 4 dimensions (batch, sequence, kv_heads, head_dim) but received shape [2, 1, 2]',
+    () => append({ k: x([2, 1, 2]) }),
+    '[page_append] expected k of 4 dimensions (batch, sequence, kv_heads, head_dim) but received shape [2, 1, 2]',
   ],
   [
     'page_append',
-    () => pageAppend(x([2, 1, 2, 2]), x([4, 64, 2, 2]), ids(2, 3), ids(2)),
-    '[page_append] expected pool of shape [4, 2, 64, 2] (pages, kv_heads, 64, head_dim) but received [4, 64, 2, 2]',
+    () => append({ kPool: x([4, 64, 2, 2]) }),
+    '[page_append] expected kPool of shape [4, 2, 64, 2] (pages, kv_heads, 64, head_dim) but received [4, 64, 2, 2]',
   ],
   [
     'page_append',
-    () => pageAppend(x([2, 1, 2, 2]), pool('bf16'), ids(2, 3), ids(2)),
-    '[page_append] expected pool of dtype f32 (that of src) but received bf16',
+    () => append({ vPool: pool('bf16') }),
+    '[page_append] expected vPool of dtype f32 (that of kPool) but received bf16',
   ],
   [
     'page_append',
-    () => pageAppend(x([2, 1, 2, 2]), pool(), ids(3, 3), ids(2)),
+    () => append({ pageTable: ids(3, 3) }),
     '[page_append] expected pageTable of shape [2, 3] (batch, pages) but received [3, 3]',
   ],
   [
     'page_append',
-    () => pageAppend(x([2, 1, 2, 2]), pool(), ids(2, 3), x([2])),
+    () => append({ lengths: x([2]) }),
     '[page_append] expected lengths of dtype i32 but received f32',
+  ],
+  [
+    'page_append',
+    () => append({ cos: x([191, 1]), sin: x([191, 1]) }),
+    '[page_append] expected cos of at least 192 positions (64 per column of pageTable) but received shape [191, 1]',
   ],
   [
     'attention_paged',

@@ -2,6 +2,7 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/pages.h"
+#include "backend/cuda/rope.h"
 
 namespace lora::cuda {
 
@@ -29,42 +30,23 @@ void RequirePages(const char* op, const TensorView& page_table, const TensorView
   ThrowPage(op, b, entry - 1, read.bad, pages);
 }
 
-namespace {
-
-template <class T>
-void Append(const PageAppendArgs& args, Context& context) {
-  using Params = device::PageAppendParams<T>;
-  Params params{};
-  params.src = Data<const T>(args.src);
-  params.pool = Data<T>(args.pool);
-  params.table = Data<const int32_t>(args.page_table);
-  params.lengths = Data<const int32_t>(args.lengths);
-  params.vectors = static_cast<int64_t>(args.src.bytes() / sizeof(T));
-  params.count = args.src.dim(1);
-  params.heads = args.src.dim(2);
-  params.width = args.src.dim(3) * static_cast<int64_t>(SizeOf(args.src.dtype)) /
-                 static_cast<int64_t>(sizeof(T));
-  params.max_pages = args.page_table.dim(1);
-  Launch<device::PageAppend<T>>("page_append", context, Blocks(params.vectors, Params::kThreads),
-                                params);
-}
-
-}  // namespace
-
 size_t ScratchBytes(const PageAppendArgs&, int) { return kPageCheckBytes; }
 
 void Run(const PageAppendArgs& args, Scratch scratch, Context& context) {
-  RequirePages("page_append", args.page_table, args.lengths, args.pool.dim(0), UsedBy(args),
+  RequirePages("page_append", args.page_table, args.lengths, args.k_pool.dim(0), UsedBy(args),
                scratch.data(), static_cast<CudaContext&>(context));
-  if (args.src.numel() == 0) return;
-  const size_t row = static_cast<size_t>(args.src.dim(3)) * SizeOf(args.src.dtype);
-  const auto address = [](const TensorView& view) {
-    return reinterpret_cast<uintptr_t>(view.data);
-  };
-  if (row % 16 == 0 && address(args.src) % 16 == 0 && address(args.pool) % 16 == 0)
-    return Append<device::Vec16>(args, context);
-  if (SizeOf(args.src.dtype) == 4) return Append<uint32_t>(args, context);
-  Append<uint16_t>(args, context);
+  RopeCall call;
+  call.q = args.q;
+  call.rotated_q = args.y;
+  call.k = args.k;
+  call.rotated_k = args.k_pool;
+  call.v = args.v;
+  call.v_pool = args.v_pool;
+  call.cos = args.cos;
+  call.sin = args.sin;
+  call.page_table = args.page_table;
+  call.lengths = args.lengths;
+  LaunchRope("page_append", call, context);
 }
 
 }  // namespace lora::cuda

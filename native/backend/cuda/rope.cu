@@ -1,10 +1,45 @@
-#include "backend/cuda/context.h"
 #include "backend/cuda/device/rope.cuh"
 #include "backend/cuda/ids.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.h"
+#include "backend/cuda/rope.h"
 
 namespace lora::cuda {
+namespace {
+
+template <class T>
+typename device::RopeParams<T>::Part PartOf(const TensorView& x, const TensorView& y, bool rotates,
+                                            bool is_paged) {
+  return {Data<const T>(x), Data<T>(y), x ? x.dim(2) : 0, rotates, is_paged};
+}
+
+}  // namespace
+
+void LaunchRope(const char* op, const RopeCall& call, Context& context) {
+  const TensorView& q = call.q;
+  const bool is_paged = call.page_table.defined;
+  ForFloat(q.dtype, [&]<class T>() {
+    using Params = device::RopeParams<T>;
+    Params params{};
+    params.q = PartOf<T>(q, call.rotated_q, true, false);
+    params.k = PartOf<T>(call.k, call.rotated_k, true, is_paged);
+    params.v = PartOf<T>(call.v, call.v_pool, false, is_paged);
+    params.cos = Data<const float>(call.cos);
+    params.sin = Data<const float>(call.sin);
+    params.positions = Data<const int32_t>(call.positions);
+    params.table = Data<const int32_t>(call.page_table);
+    params.lengths = Data<const int32_t>(call.lengths);
+    params.tokens = q.dim(0) * q.dim(1);
+    params.sequence = q.dim(1);
+    params.half = q.dim(3) / 2;
+    params.offset = call.offset;
+    params.max_pages = is_paged ? call.page_table.dim(1) : 0;
+    params.sign = call.inverse ? -1.0f : 1.0f;
+    Launch<device::Rope<T>>(
+        op, context, Blocks(params.tokens * params.groups() * params.chunks(), Params::kThreads),
+        params);
+  });
+}
 
 size_t ScratchBytes(const RopeArgs& args, int) { return args.positions ? kIdCheckBytes : 0; }
 
@@ -18,24 +53,17 @@ void Run(const RopeArgs& args, Scratch scratch, Context& context) {
             check.bad);
     }
   }
-  ForFloat(args.x.dtype, [&]<class T>() {
-    using Params = device::RopeParams<T>;
-    Params params{};
-    params.x = Data<const T>(args.x);
-    params.cos = Data<const float>(args.cos);
-    params.sin = Data<const float>(args.sin);
-    params.positions = args.positions ? Data<const int32_t>(args.positions) : nullptr;
-    params.y = Data<T>(args.y);
-    params.tokens = args.x.dim(0) * args.x.dim(1);
-    params.sequence = args.x.dim(1);
-    params.heads = args.x.dim(2);
-    params.half = args.x.dim(3) / 2;
-    params.offset = args.offset;
-    params.sign = args.inverse ? -1.0f : 1.0f;
-    Launch<device::Rope<T>>(
-        "rope", context,
-        Blocks(params.tokens * params.groups() * params.chunks(), Params::kThreads), params);
-  });
+  RopeCall call;
+  call.q = args.q;
+  call.rotated_q = args.rotated_q;
+  call.k = args.k;
+  call.rotated_k = args.rotated_k;
+  call.cos = args.cos;
+  call.sin = args.sin;
+  call.positions = args.positions;
+  call.offset = args.offset;
+  call.inverse = args.inverse;
+  LaunchRope("rope", call, context);
 }
 
 }  // namespace lora::cuda

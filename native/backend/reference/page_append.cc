@@ -1,25 +1,33 @@
-// pool[page_table[b, p / 64], h, p % 64] ← src[b, i, h] for p = lengths[b] − s + i.
+// For p = lengths[b] − s + i:
+//   y[b, i]                               = rotated q[b, i]
+//   k_pool[page_table[b, p / 64], h, p % 64] ← rotated k[b, i, h]
+//   v_pool[page_table[b, p / 64], h, p % 64] ← v[b, i, h]
 #include <cstring>
 
 #include "backend/reference/kernels.h"
+#include "backend/reference/rotation.h"
 
 namespace lora::reference {
 
 void Run(const PageAppendArgs& args, Scratch, Context&) {
-  CheckPages("page_append", args.page_table, args.lengths, args.pool.dim(0), UsedBy(args));
-  if (args.src.numel() == 0) return;
-  const int64_t count = args.src.dim(1), heads = args.src.dim(2), d = args.src.dim(3);
-  const int64_t columns = args.page_table.dim(1);
-  const size_t size = SizeOf(args.src.dtype);
-  for (int64_t b = 0; b < args.src.dim(0); ++b) {
+  CheckPages("page_append", args.page_table, args.lengths, args.k_pool.dim(0), UsedBy(args));
+  const int64_t count = args.q.dim(1), q_heads = args.q.dim(2), heads = args.k.dim(2);
+  const int64_t d = args.q.dim(3), columns = args.page_table.dim(1);
+  const size_t size = SizeOf(args.v.dtype);
+  for (int64_t b = 0; b < args.q.dim(0); ++b) {
     for (int64_t i = 0; i < count; ++i) {
+      const int64_t token = b * count + i;
       const int64_t position = args.lengths.as<const int32_t>()[b] - count + i;
       const int32_t page = args.page_table.as<const int32_t>()[b * columns + position / kPageSize];
+      const Rotation rotation{args.cos, args.sin, position};
+      for (int64_t head = token * q_heads; head < (token + 1) * q_heads; ++head)
+        rotation.Turn(args.q, head * d, args.y, head * d);
       for (int64_t h = 0; h < heads; ++h) {
-        const int64_t from = ((b * count + i) * heads + h) * d;
-        const int64_t to = PageOffset(args.pool, page, h, position);
-        std::memcpy(args.pool.as<char>() + static_cast<size_t>(to) * size,
-                    args.src.as<const char>() + static_cast<size_t>(from) * size,
+        const int64_t from = (token * heads + h) * d;
+        const int64_t to = PageOffset(args.k_pool, page, h, position);
+        rotation.Turn(args.k, from, args.k_pool, to);
+        std::memcpy(args.v_pool.as<char>() + static_cast<size_t>(to) * size,
+                    args.v.as<const char>() + static_cast<size_t>(from) * size,
                     static_cast<size_t>(d) * size);
       }
     }

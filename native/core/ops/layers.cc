@@ -98,25 +98,29 @@ void Check(const RmsNormBackwardArgs& args) {
 
 void Check(const RopeArgs& args) {
   const Rules rules(LabelOf(args));
-  rules.Rank("x", args.x, 4, "(batch, sequence, heads, head_dim)");
-  rules.InferenceAct("x", args.x);
-  LORA_CHECK(args.x.dim(3) % 2 == 0, rules.op(),
-             "expected an even head_dim but received x of shape ", args.x.shape);
-  rules.Rank("cos", args.cos, 2, "(positions, head_dim / 2)");
-  const int64_t positions = args.cos.dim(0);
-  rules.ShapeIs("cos", args.cos, {positions, args.x.dim(3) / 2}, "(positions, head_dim / 2)");
-  rules.ShapeIs("sin", args.sin, args.cos.shape, "(that of cos)");
-  rules.Float32("cos", args.cos);
-  rules.Float32("sin", args.sin);
+  constexpr const char* kDims = "(batch, sequence, heads, head_dim)";
+  rules.Rank("q", args.q, 4, kDims);
+  rules.InferenceAct("q", args.q);
+  const int64_t batch = args.q.dim(0), sequence = args.q.dim(1), d = args.q.dim(3);
+  if (args.k) {
+    rules.Rank("k", args.k, 4, kDims);
+    rules.SameType("k", args.k, "q", args.q.dtype);
+    rules.ShapeIs("k", args.k, {batch, sequence, args.k.dim(2), d}, kDims);
+    rules.Like("rotatedK", args.rotated_k, "k", args.k);
+  } else {
+    LORA_CHECK(!args.rotated_k, rules.op(), "expected k with rotatedK but received none");
+  }
+  rules.Rotation("q", args.q, args.cos, args.sin);
   if (args.positions) {
     rules.Int32("positions", args.positions);
-    rules.ShapeIs("positions", args.positions, {args.x.dim(0), args.x.dim(1)}, "(batch, sequence)");
+    rules.ShapeIs("positions", args.positions, {batch, sequence}, "(batch, sequence)");
   } else {
-    LORA_CHECK(args.offset >= 0 && args.offset <= positions - args.x.dim(1), rules.op(),
+    const int64_t positions = args.cos.dim(0);
+    LORA_CHECK(args.offset >= 0 && args.offset <= positions - sequence, rules.op(),
                "expected offset + sequence to be at most ", positions,
-               " (the positions of the table) but received ", args.offset, " + ", args.x.dim(1));
+               " (the positions of the table) but received ", args.offset, " + ", sequence);
   }
-  rules.Like("y", args.y, "x", args.x);
+  rules.Like("rotatedQ", args.rotated_q, "q", args.q);
 }
 
 void Check(const AttentionForwardArgs& args) {

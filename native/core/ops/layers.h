@@ -104,30 +104,34 @@ struct RmsNormBackwardArgs {
 };
 void Check(const RmsNormBackwardArgs&);
 
-// Applies the half-split rotary embedding (rotate_half = [-x2, x1]) to x [b, s, heads, d] with
-// tables [positions, d/2]:
+// Applies the half-split rotary embedding (rotate_half = [-x2, x1]) to x [b, s, heads, d], which is
+// q and, where there is one, k, with tables [positions, d/2]:
 //   y1 = x1·cos − x2·sin,  y2 = x2·cos + x1·sin
 // `inverse` rotates back, which is the gradient.
 struct RopeArgs {
-  TensorView x;
+  TensorView q, k;       // [b, s, heads of each, d] act; k may be absent
   TensorView cos, sin;   // [positions, d/2] f32
   TensorView positions;  // [b, s] i32, or absent: offset + index in the sequence
   int64_t offset = 0;
   bool inverse = false;
-  TensorView y;  // may be x itself
+  TensorView rotated_q, rotated_k;  // may be q and k themselves
 
   static constexpr auto Describe() {
     using A = RopeArgs;
     return OpDescription{
         "rope",
         "rope",
-        In("x", &A::x).Activation(),
+        In("q", &A::q).Activation(),
+        In("k", &A::k).OrNone(),
         In("cos", &A::cos),
         In("sin", &A::sin),
         In("positions", &A::positions).OrNone(),
         Whole("offset", &A::offset),
         Flag("inverse", &A::inverse),
-        Out("y", &A::y, Like<&A::x>),
+        Out("rotatedQ", &A::rotated_q, Like<&A::q>),
+        Out("rotatedK", &A::rotated_k,
+            [](const A& a) { return Result{a.k.dtype, a.k.shape, a.k.defined}; })
+            .OrNone(),
     };
   }
 };

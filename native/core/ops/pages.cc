@@ -32,12 +32,23 @@ void CheckTable(const Rules& rules, const TensorView& page_table, const TensorVi
 
 void Check(const PageAppendArgs& args) {
   const Rules rules(LabelOf(args));
-  rules.Rank("src", args.src, 4, "(batch, sequence, kv_heads, head_dim)");
-  // A pool of whole numbers could share memory with the table, which the op reads while it writes.
-  rules.Floating("src", args.src);
-  CheckPool(rules, "pool", args.pool, args.src.dim(2), args.src.dim(3));
-  rules.SameType("pool", args.pool, "src", args.src.dtype);
-  CheckTable(rules, args.page_table, args.lengths, args.src.dim(0));
+  rules.InferenceAct("q", args.q);
+  rules.Rank("q", args.q, 4, "(batch, sequence, heads, head_dim)");
+  const int64_t batch = args.q.dim(0), d = args.q.dim(3);
+  rules.Rank("k", args.k, 4, "(batch, sequence, kv_heads, head_dim)");
+  rules.SameType("k", args.k, "q", args.q.dtype);
+  rules.ShapeIs("k", args.k, {batch, args.q.dim(1), args.k.dim(2), d},
+                "(batch, sequence, kv_heads, head_dim)");
+  rules.Like("v", args.v, "k", args.k);
+  CheckPool(rules, "kPool", args.k_pool, args.k.dim(2), d);
+  rules.SameType("kPool", args.k_pool, "q", args.q.dtype);
+  rules.Like("vPool", args.v_pool, "kPool", args.k_pool);
+  CheckTable(rules, args.page_table, args.lengths, batch);
+  rules.Rotation("q", args.q, args.cos, args.sin);
+  const int64_t most = args.page_table.dim(1) * kPageSize;
+  LORA_CHECK(args.cos.dim(0) >= most, rules.op(), "expected cos of at least ", most,
+             " positions (64 per column of pageTable) but received shape ", args.cos.shape);
+  rules.Like("y", args.y, "q", args.q);
 }
 
 void Check(const AttentionPagedArgs& args) {

@@ -17,25 +17,37 @@ namespace lora {
 
 constexpr int64_t kPageSize = 64;
 
-// pool[page_table[b, p / 64], :, p % 64] ← src[b, i] for p = lengths[b] − s + i; other positions
-// keep their values. No two sequences may write to one page.
+// With p = lengths[b] − s + i, and q and k rotated to position p as rope does (layers.h):
+//   y[b, i] = rotated q[b, i]
+//   k_pool[page_table[b, p / 64], :, p % 64] ← rotated k[b, i]
+//   v_pool[page_table[b, p / 64], :, p % 64] ← v[b, i]
+// Other positions keep their values. No two sequences may write to one page.
 struct PageAppendArgs {
-  TensorView src;         // [b, s, kv_heads, d]
-  TensorView pool;        // [pages, kv_heads, 64, d], of the dtype of src
-  TensorView page_table;  // [b, max_pages] i32
-  TensorView lengths;     // [b] i32
+  TensorView q;               // [b, s, q_heads, d] act
+  TensorView k, v;            // [b, s, kv_heads, d] act
+  TensorView cos, sin;        // [positions, d/2] f32, of at least 64·max_pages positions
+  TensorView k_pool, v_pool;  // [pages, kv_heads, 64, d] act, not the same memory
+  TensorView page_table;      // [b, max_pages] i32
+  TensorView lengths;         // [b] i32
+  TensorView y;               // [b, s, q_heads, d] act
 
   static constexpr auto Describe() {
     using A = PageAppendArgs;
     return OpDescription{
         "page_append",
         "page_append",
-        In("src", &A::src),
+        In("q", &A::q).Activation(),
+        In("k", &A::k),
+        In("v", &A::v),
+        In("cos", &A::cos),
+        In("sin", &A::sin),
         // A call that failed leaves keys that were not written, which must not be read as if they
-        // were: so it fails the pool.
-        InOut("pool", &A::pool),
+        // were: so it fails the pools.
+        InOut("kPool", &A::k_pool),
+        InOut("vPool", &A::v_pool),
         In("pageTable", &A::page_table),
         In("lengths", &A::lengths),
+        Out("y", &A::y, Like<&A::q>),
     };
   }
 };
@@ -100,7 +112,7 @@ struct UsedPositions {
     return window == 0 || first < 0 ? 0 : first;
   }
 };
-inline UsedPositions UsedBy(const PageAppendArgs& args) { return {args.src.dim(1), 1}; }
+inline UsedPositions UsedBy(const PageAppendArgs& args) { return {args.k.dim(1), 1}; }
 inline UsedPositions UsedBy(const AttentionPagedArgs& args) { return {args.q.dim(1), args.window}; }
 
 // These throw ERR_DATA for a length that is out of range, and for a page that is.

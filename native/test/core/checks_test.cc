@@ -335,7 +335,7 @@ TEST_CASE("the layers of a model") {
       norm, [](auto& a) { a.eps = -1; }, "[rms_norm] expected eps of 0 or more but received -1");
 
   RopeArgs rope;
-  rope.x = rope.y = F32({1, 3, 2, 8});
+  rope.q = rope.rotated_q = F32({1, 3, 2, 8});
   rope.cos = rope.sin = F32({16, 4});
   rope.offset = 13;
   RefusesOthers(rope);
@@ -344,8 +344,21 @@ TEST_CASE("the layers of a model") {
       "[rope] expected offset + sequence to be at most 16 (the positions of the table) "
       "but received 14 + 3");
   Rejects<RopeArgs>(
-      rope, [](auto& a) { a.x = F32({1, 3, 2, 7}); },
-      "[rope] expected an even head_dim but received x of shape [1, 3, 2, 7]");
+      rope, [](auto& a) { a.q = F32({1, 3, 2, 7}); },
+      "[rope] expected an even head_dim but received q of shape [1, 3, 2, 7]");
+  rope.k = rope.rotated_k = F32({1, 3, 1, 8});
+  RefusesOthers(rope);
+  Rejects<RopeArgs>(
+      rope, [](auto& a) { a.k = F32({1, 3, 1, 6}); },
+      "[rope] expected k of shape [1, 3, 1, 8] (batch, sequence, heads, head_dim) but received "
+      "[1, 3, 1, 6]");
+  Rejects<RopeArgs>(
+      rope, [](auto& a) { a.k = BF16({1, 3, 1, 8}); },
+      "[rope] expected k of dtype f32 (that of q) but received bf16");
+  Rejects<RopeArgs>(
+      rope, [](auto& a) { a.rotated_k = {}; }, "[rope] expected rotatedK but received none");
+  Rejects<RopeArgs>(
+      rope, [](auto& a) { a.k = {}; }, "[rope] expected k with rotatedK but received none");
 
   RefusesOthers(SwigluForwardArgs{F32({2}), F32({2}), F32({2})});
   RefusesOthers(SwigluBackwardArgs{F32({2}), F32({2}), F32({2}), F32({2}), F32({2})});
@@ -360,22 +373,36 @@ TEST_CASE("the layers of a model") {
 }
 
 TEST_CASE("keys and values in pages") {
-  const PageAppendArgs append{F32({2, 3, 4, 8}), F32({9, 4, 64, 8}), I32({2, 5}), I32({2})};
+  PageAppendArgs append;
+  append.q = append.y = F32({2, 3, 12, 8});
+  append.k = append.v = F32({2, 3, 4, 8});
+  append.cos = append.sin = F32({320, 4});
+  append.k_pool = append.v_pool = F32({9, 4, 64, 8});
+  append.page_table = I32({2, 5});
+  append.lengths = I32({2});
   RefusesOthers(append);
   Rejects<PageAppendArgs>(
-      append, [](auto& a) { a.pool = F32({9, 64, 4, 8}); },
-      "[page_append] expected pool of shape [9, 4, 64, 8] (pages, kv_heads, 64, head_dim) but "
+      append, [](auto& a) { a.k_pool = F32({9, 64, 4, 8}); },
+      "[page_append] expected kPool of shape [9, 4, 64, 8] (pages, kv_heads, 64, head_dim) but "
       "received [9, 64, 4, 8]");
   Rejects<PageAppendArgs>(
-      append, [](auto& a) { a.pool = BF16({9, 4, 64, 8}); },
-      "[page_append] expected pool of dtype f32 (that of src) but received bf16");
+      append, [](auto& a) { a.k_pool = BF16({9, 4, 64, 8}); },
+      "[page_append] expected kPool of dtype f32 (that of q) but received bf16");
   Rejects<PageAppendArgs>(
-      append,
-      [](auto& a) {
-        a.src = I32({2, 3, 4, 8});
-        a.pool = I32({9, 4, 64, 8});
-      },
-      "[page_append] expected src of dtype f32 or bf16 or f16 but received i32");
+      append, [](auto& a) { a.v_pool = F32({8, 4, 64, 8}); },
+      "[page_append] expected vPool of shape [9, 4, 64, 8] (that of kPool) but received "
+      "[8, 4, 64, 8]");
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.k = F32({2, 2, 4, 8}); },
+      "[page_append] expected k of shape [2, 3, 4, 8] (batch, sequence, kv_heads, head_dim) but "
+      "received [2, 2, 4, 8]");
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.q = I32({2, 3, 12, 8}); },
+      "[page_append] expected q of dtype f32 or bf16 or f16 but received i32");
+  Rejects<PageAppendArgs>(
+      append, [](auto& a) { a.cos = a.sin = F32({319, 4}); },
+      "[page_append] expected cos of at least 320 positions (64 per column of pageTable) but "
+      "received shape [319, 4]");
   Rejects<PageAppendArgs>(
       append, [](auto& a) { a.page_table = I32({3, 5}); },
       "[page_append] expected pageTable of shape [2, 5] (batch, pages) but received [3, 5]");

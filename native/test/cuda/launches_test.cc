@@ -186,6 +186,17 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
   const TensorView rstd = memory(DType::kF32, {4096});
   const TensorView norm = memory(DType::kF32, {1}), ids = memory(DType::kI32, {4096});
   const std::vector<TensorView> gradients(120, memory(DType::kF32, {4096, 16}));
+  PageAppendArgs append;  // a token of each of two sequences
+  append.q = memory(DType::kBF16, {2, 1, 32, 128});
+  append.y = memory(DType::kBF16, append.q.shape);
+  append.k = memory(DType::kBF16, {2, 1, 8, 128});
+  append.v = memory(DType::kBF16, append.k.shape);
+  append.cos = memory(DType::kF32, {1024, 64});
+  append.sin = memory(DType::kF32, append.cos.shape);
+  append.k_pool = memory(DType::kBF16, {32, 8, 64, 128});
+  append.v_pool = memory(DType::kBF16, append.k_pool.shape);
+  append.page_table = memory(DType::kI32, {2, 16});
+  append.lengths = memory(DType::kI32, {2});
   EmbeddingArgs embedding;
   embedding.weight = {x.data, DType::kBF16, 4096, 4096};
   embedding.ids = ids;
@@ -336,6 +347,10 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "RmsNorm<BF16, BF16, BF16, 256>, 4096 of 256, 32 B\n"},
       {"rms_norm_backward", ListOf(RmsNormBackwardArgs{x, d, rstd, x, {}, x, {}}),
        "RmsNormBackward<BF16, BF16, BF16, 256>, 4096 of 256, 32 B\n"},
+      {"page_append", ListOf(append),
+       "CheckPages, 1 of 512, 128 B\n"
+       "host wait\n"
+       "Rope<BF16>, 1 of 256\n"},
       {"embedding", ListOf(embedding),
        "CheckIds, 1 of 512, 128 B\n"
        "host wait\n"

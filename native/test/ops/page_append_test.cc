@@ -16,59 +16,105 @@ struct Case {
   std::vector<int64_t> lengths;
 };
 
-TEST_CASE("page_append: its positions bit for bit, and no others") {
+// The operands of a call, of which none is a special case.
+struct AppendOperands {
+  PageLayout layout;
+  Tensor q, k, v, cos, sin, k_pool, v_pool, y;
+
+  AppendOperands(DType act, const Case& c, int64_t more_columns = 1, uint32_t seed = 5)
+      : layout(c.lengths, more_columns, seed) {
+    const auto batch = static_cast<int64_t>(c.lengths.size());
+    const Shape kv{batch, c.count, c.heads, c.d};
+    q = Normal(act, {batch, c.count, 3 * c.heads, c.d}, 1);
+    k = Normal(act, kv, 2);
+    v = AnyBits(act, kv);
+    const Shape angles{layout.table.shape()[1] * kPageSize + 1, c.d / 2};
+    cos = Uniform(DType::kF32, angles, 3);
+    sin = Uniform(DType::kF32, angles, 4);
+    k_pool = v_pool = Full(act, {layout.pages, c.heads, kPageSize, c.d}, 9);
+    y = Tensor(act, q.shape());
+  }
+  PageAppendArgs Args(const Tensor& to_k, const Tensor& to_v, const Tensor& to_y) const {
+    return {q, k, v, cos, sin, to_k, to_v, layout.table, layout.lengths, to_y};
+  }
+};
+
+// The rows of src [b, count, heads, d] lie in `expected` as the op puts them there.
+void PutRows(const Tensor& src, const Case& c, const PageLayout& layout, const Tensor& expected) {
+  for (int64_t b = 0; b < src.shape()[0]; ++b)
+    for (int64_t i = 0; i < c.count; ++i)
+      for (int64_t h = 0; h < c.heads; ++h) {
+        const int64_t position = c.lengths[static_cast<size_t>(b)] - c.count + i;
+        CopyElements(src, ((b * c.count + i) * c.heads + h) * c.d, expected,
+                     PageOffset(expected, layout.Page(b, position), h, position), c.d);
+      }
+}
+
+TEST_CASE("page_append: q and k as rope turns them, v bit for bit, and no other positions") {
   const std::vector<Case> cases = {
       {1, 1, 8, {1}},
       {1, 3, 64, {64, 65, 1, 200}},
       {5, 2, 12, {5, 66, 130}},
-      {130, 3, 16, {130}},
-      {64, 1, 1, {128, 64}},
-      {70, 2, 7, {100, 71}},
+      {Tested().emulated ? 66 : 130, 3, 16, {130}},
+      {64, 1, 2, {128, 64}},
+      {70, 2, 14, {100, 71}},
       {1, 2, 128, {63, 64}},
       {0, 2, 8, {0, 3}},
       {1, 0, 8, {4}},
       {3, 2, 0, {4}},
       {1, 2, 8, {}},
   };
-  for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16}) {
+  for (const DType act : Activations()) {
     for (const Case& c : cases) {
-      CAPTURE(NameOf(dtype));
+      CAPTURE(NameOf(act));
       CAPTURE(c.count);
       CAPTURE(c.d);
+      const AppendOperands o(act, c);
       const auto batch = static_cast<int64_t>(c.lengths.size());
-      const PageLayout layout(c.lengths, 1, 5);
-      const Tensor src = AnyBits(dtype, {batch, c.count, c.heads, c.d});
-      const Tensor before = Full(dtype, {layout.pages, c.heads, kPageSize, c.d}, 9);
-      const Tensor expected = before;
+      Tensor positions(DType::kI32, {batch, c.count});
       for (int64_t b = 0; b < batch; ++b)
-        for (int64_t i = 0; i < c.count; ++i)
-          for (int64_t h = 0; h < c.heads; ++h) {
-            const int64_t position = c.lengths[static_cast<size_t>(b)] - c.count + i;
-            CopyElements(src, ((b * c.count + i) * c.heads + h) * c.d, expected,
-                         PageOffset(before, layout.Page(b, position), h, position), c.d);
-          }
-      const Tensor reference = before;
-      Run(ReferenceBackend(), PageAppendArgs{src, reference, layout.table, layout.lengths});
-      CHECK_IDENTICAL(reference, expected);
+        for (int64_t i = 0; i < c.count; ++i) {
+          const int64_t position = c.lengths[static_cast<size_t>(b)] - c.count + i;
+          positions.Set(b * c.count + i, static_cast<double>(position));
+        }
+      // What rope makes of q and k on a backend.
+      const auto turned = [&](const Backend& backend, Context& context) {
+        std::vector<Tensor> y = {Tensor(act, o.q.shape()), Tensor(act, o.k.shape())};
+        Run(backend, RopeArgs{o.q, o.k, o.cos, o.sin, positions, 0, false, y[0], y[1]}, context);
+        return y;
+      };
+      const auto check = [&](const std::vector<Tensor>& out, const std::vector<Tensor>& rope) {
+        const Tensor k_pool = o.k_pool, v_pool = o.v_pool;
+        PutRows(rope[1], c, o.layout, k_pool);
+        PutRows(o.v, c, o.layout, v_pool);
+        CHECK_IDENTICAL(out[0], k_pool);
+        CHECK_IDENTICAL(out[1], v_pool);
+        CHECK_IDENTICAL(out[2], rope[0]);
+      };
+      const auto reference = ReferenceBackend().create_context(1);
+      const std::vector<Tensor> out = {o.k_pool, o.v_pool, Tensor(act, o.q.shape())};
+      Run(ReferenceBackend(), o.Args(out[0], out[1], out[2]), *reference);
+      check(out, turned(ReferenceBackend(), *reference));
       OnEveryPath(
           [&](Context& context) {
-            std::vector<Tensor> pool = {before};
-            RunTested(PageAppendArgs{src, pool[0], layout.table, layout.lengths}, context);
-            return pool;
+            std::vector<Tensor> made = {o.k_pool, o.v_pool, Tensor(act, o.q.shape())};
+            RunTested(o.Args(made[0], made[1], made[2]), context);
+            check(made, turned(Tested().backend, context));
+            return made;
           },
-          [&](const std::vector<Tensor>& pool) { CHECK_IDENTICAL(pool[0], expected); });
+          [](const std::vector<Tensor>&) {});
     }
   }
 }
 
 TEST_CASE("page_append: only the pages that it writes must exist") {
-  PageLayout layout({130, 64}, 0, 1);
-  layout.table.Set(0, -1);
-  layout.table.Set(1, 1000);
-  const Tensor src = Full(DType::kF32, {2, 2, 1, 4}, 3);
-  const Tensor pool = Zeros(DType::kF32, {layout.pages, 1, kPageSize, 4});
-  RunTested(PageAppendArgs{src, pool, layout.table, layout.lengths}, *NextContext());
-  CHECK(pool.at(PageOffset(pool, layout.Page(0, 129), 0, 129)) == 3);
+  const Case c{2, 1, 4, {130, 64}};
+  AppendOperands o(DType::kF32, c, 0, 1);
+  o.layout.table.Set(0, -1);
+  o.layout.table.Set(1, 1000);
+  RunTested(o.Args(o.k_pool, o.v_pool, o.y), *NextContext());
+  const int64_t at = PageOffset(o.v_pool, o.layout.Page(0, 129), 0, 129);
+  CHECK(o.v_pool.at(at) == o.v.at(4));
 }
 
 TEST_CASE("page_append: lengths and pages out of range are refused before anything is written") {
@@ -88,19 +134,18 @@ TEST_CASE("page_append: lengths and pages out of range are refused before anythi
       {4, 8, false, "pages from 0 to 7 but received 8 at column 1 of pageTable for sequence 1"},
   };
   for (const Wrong& w : wrong) {
-    PageLayout layout({70, 129}, 0, 1);
-    REQUIRE(layout.pages == 8);
-    (w.length ? layout.lengths : layout.table).Set(w.at, static_cast<double>(w.value));
-    const Tensor src = Full(DType::kF32, {2, 2, 1, 4}, 3);
-    const Tensor pool = Zeros(DType::kF32, {8, 1, kPageSize, 4});
+    AppendOperands o(DType::kF32, {2, 1, 4, {70, 129}}, 0, 1);
+    REQUIRE(o.layout.pages == 8);
+    (w.length ? o.layout.lengths : o.layout.table).Set(w.at, static_cast<double>(w.value));
     try {
-      RunTested(PageAppendArgs{src, pool, layout.table, layout.lengths}, *NextContext());
+      RunTested(o.Args(o.k_pool, o.v_pool, o.y), *NextContext());
       FAIL("expected an error");
     } catch (const Error& error) {
       CHECK(error.code() == "ERR_DATA");
       CHECK(std::string(error.what()) == "[page_append] expected " + w.problem);
     }
-    CHECK_IDENTICAL(pool, Zeros(DType::kF32, pool.shape()));
+    CHECK_IDENTICAL(o.k_pool, Full(DType::kF32, o.k_pool.shape(), 9));
+    CHECK_IDENTICAL(o.v_pool, Full(DType::kF32, o.v_pool.shape(), 9));
   }
 }
 

@@ -34,7 +34,7 @@ struct RopeOperands {
         positions(Integers(DType::kI32, {c.b, c.s}, 4, 0, static_cast<int>(c.s) + 3)) {}
   RopeArgs Args(const Tensor& from, const Tensor& y) const {
     RopeArgs args;
-    args.x = from;
+    args.q = from;
     args.cos = cos;
     args.sin = sin;
     if (c.with_positions) {
@@ -43,7 +43,7 @@ struct RopeOperands {
       args.offset = 2;
     }
     args.inverse = c.inverse;
-    args.y = y;
+    args.rotated_q = y;
     return args;
   }
   std::vector<double> Bounds(const Tensor& expected) const {
@@ -74,16 +74,28 @@ TEST_CASE("rope: every head size, positions and offset, both directions, in plac
       const Tensor expected(act, o.x.shape());
       Run(ReferenceBackend(), o.Args(o.x, expected));
       const std::vector<double> bounds = o.Bounds(expected);
+      // Other heads of the same tokens, as k has them.
+      RopeOperands few(c, act);
+      few.x = Normal(act, {c.b, c.s, 2, c.d}, 5);
+      const Tensor expected_k(act, few.x.shape());
+      Run(ReferenceBackend(), few.Args(few.x, expected_k));
       OnEveryPath(
           [&](Context& context) {
-            std::vector<Tensor> y = {Tensor(act, o.x.shape()), o.x};
+            std::vector<Tensor> y = {Tensor(act, o.x.shape()), o.x, Tensor(act, o.x.shape()),
+                                     Tensor(act, few.x.shape())};
             RunTested(o.Args(o.x, y[0]), context);
             RunTested(o.Args(y[1], y[1]), context);
+            RopeArgs both = o.Args(o.x, y[2]);
+            both.k = few.x;
+            both.rotated_k = y[3];
+            RunTested(both, context);
             return y;
           },
           [&](const std::vector<Tensor>& y) {
             CHECK_CLOSE(y[0], expected, bounds);
             CHECK_IDENTICAL(y[1], y[0]);
+            CHECK_IDENTICAL(y[2], y[0]);
+            CHECK_CLOSE(y[3], expected_k, few.Bounds(expected_k));
           });
     }
   }
@@ -94,8 +106,8 @@ TEST_CASE("rope: a position outside the table fails before anything is rotated")
   for (const int32_t bad : {-1, 4}) {
     const Tensor x = Full(DType::kF32, {1, 3, 1, 4}, 3);
     RopeArgs args;
-    args.x = x;
-    args.y = x;
+    args.q = x;
+    args.rotated_q = x;
     args.cos = cos;
     args.sin = sin;
     const Tensor positions = Ints({1, 3}, {0, bad, 99});

@@ -114,10 +114,16 @@ TEST_CASE("rope turns the halves of a head by the angle of its position") {
   // Position 1 turns the first pair by a quarter, the second by a half; position 2 turns neither.
   const Tensor cosine = Of(kF64, {3, 2}, {9, 9, 0, -1, 1, 1});
   const Tensor sine = Of(kF64, {3, 2}, {9, 9, 1, 0, 0, 0}), y(kF64, x.shape());
-  Do(RopeArgs{x, cosine, sine, {}, 1, false, y});
+  Do(RopeArgs{x, {}, cosine, sine, {}, 1, false, y, {}});
   CHECK(y.Values() == std::vector<double>{-3, -2, 1, -4, 5, 6, 7, 8});
-  Do(RopeArgs{y, cosine, sine, Ints({1, 2}, {1, 2}), 0, true, y});  // in place
+  Do(RopeArgs{y, {}, cosine, sine, Ints({1, 2}, {1, 2}), 0, true, y, {}});  // in place
   CHECK(y.Values() == x.Values());
+  const Tensor k = Of(kF64, {1, 2, 2, 4}, {1, 2, 3, 4, 5, 6, 7, 8, 8, 7, 6, 5, 4, 3, 2, 1});
+  const Tensor turned(kF64, k.shape());
+  Do(RopeArgs{x, k, cosine, sine, {}, 1, false, y, turned});
+  CHECK(y.Values() == std::vector<double>{-3, -2, 1, -4, 5, 6, 7, 8});
+  CHECK(turned.Values() ==
+        std::vector<double>{-3, -2, 1, -4, -7, -6, 5, -8, 8, 7, 6, 5, 4, 3, 2, 1});
 }
 
 // With q = 0 every key that is seen weighs the same: y is the mean of their values, and lse the

@@ -82,16 +82,16 @@ function heads(d: Draw) {
 }
 
 /** Sequences whose pages lie in one pool. */
-function pages(d: Draw, sequence: number) {
+function pages(d: Draw, sequence: number, widths = [1, 2, 3, 8]) {
   const batch = d.dice.pick([0, 1, 2, 3]);
   const columns = 1 + Math.ceil(sequence / 64);
   const kvHeads = d.dice.pick([1, 2]);
-  const width = d.dice.pick([1, 2, 3, 8]);
+  const width = d.dice.pick(widths);
   const pool = [Math.max(1, batch * columns), kvHeads, 64, width];
   const set = Array.from({ length: batch * columns }, (_, i): Spec => [i, i]);
   const table = { ...d.ids([batch, columns], 1), set };
   const lengths = d.ids([batch], columns * 64 + 1, sequence);
-  return { batch, kvHeads, width, pool, table, lengths };
+  return { batch, columns, kvHeads, width, pool, table, lengths };
 }
 
 function attentionPaged(d: Draw): Spec[] {
@@ -105,10 +105,23 @@ function attentionPaged(d: Draw): Spec[] {
 }
 
 function pageAppend(d: Draw): Spec[] {
-  const dtype = d.float();
+  const act = d.act();
   const sequence = d.size();
-  const { batch, kvHeads, width, pool, table, lengths } = pages(d, sequence);
-  return [d.tensor(dtype, [batch, sequence, kvHeads, width]), d.tensor(dtype, pool), table, lengths];
+  const { batch, columns, kvHeads, width, pool, table, lengths } = pages(d, sequence, [2, 4, 8]);
+  const q = [batch, sequence, kvHeads * d.dice.pick([1, 2, 3]), width];
+  const kv = [batch, sequence, kvHeads, width];
+  const angles = [64 * columns + d.dice.below(3), width / 2];
+  return [
+    d.tensor(act, q),
+    d.tensor(act, kv),
+    d.tensor(act, kv),
+    d.f32(...angles),
+    d.f32(...angles),
+    d.tensor(act, pool),
+    d.tensor(act, pool),
+    table,
+    lengths,
+  ];
 }
 
 function logits(d: Draw): { rows: number; vocab: number; lead: number[]; spec: SpecObject } {
@@ -211,7 +224,9 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
     const positions = offset + sequence + d.dice.below(3);
     const at = d.flag() && positions > 0 ? d.ids([batch, sequence], positions) : null;
     const [cos, sin] = [d.f32(positions, half), d.f32(positions, half)];
-    return [d.tensor(d.act(), [batch, sequence, d.dice.below(4), 2 * half]), cos, sin, at, offset, d.flag()];
+    const act = d.act();
+    const heads = (): SpecObject => d.tensor(act, [batch, sequence, d.dice.below(4), 2 * half]);
+    return [heads(), d.flag() ? heads() : null, cos, sin, at, offset, d.flag()];
   },
   attentionForward: (d) => {
     const { act, q, kv, keyBegin, options } = heads(d);

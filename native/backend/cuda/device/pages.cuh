@@ -1,9 +1,6 @@
 // CheckPages finds the first sequence with a length that is out of range, or with a page that is,
 // of a position it uses. One block does it; its threads take the lengths and the entries of the
 // table in turn, those of a sequence after its length.
-//
-// PageAppend copies a pool's elements bit for bit, one T per thread. T is the storage of an
-// element, or 16 bytes of them.
 #pragma once
 
 #include "backend/cuda/device/attention.cuh"
@@ -55,33 +52,6 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(CheckPagesParams::kThreads, CheckPagesParams
     value = column < 0 ? p.lengths[b] : p.table[b * p.max_pages + column];
   }
   *p.report = {first_bad, value};
-}
-
-template <class T>
-struct PageAppendParams {
-  static constexpr int kThreads = 256, kMinBlocks = 4;
-  const T* src;  // [batch, count, heads, width]
-  T* pool;       // [pages, heads, 64, width]
-  const int32_t* table;
-  const int32_t* lengths;
-  int64_t vectors, count, heads, width, max_pages;
-};
-
-template <class T>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(PageAppendParams<T>::kThreads, PageAppendParams<T>::kMinBlocks)
-    PageAppend(const LORA_GRID_CONSTANT PageAppendParams<T> p) {
-  const int64_t i = int64_t{BlockX()} * PageAppendParams<T>::kThreads + ThreadIndex();
-  if (i >= p.vectors) return;
-  const int64_t head = i / p.width % p.heads, token = i / (p.width * p.heads);
-  const int64_t b = token / p.count, position = p.lengths[b] - p.count + token % p.count;
-  const int64_t page = p.table[b * p.max_pages + position / kPageKeys];
-  const int64_t row = (page * p.heads + head) * kPageKeys + position % kPageKeys;
-  T* const to = p.pool + row * p.width + i % p.width;
-  if constexpr (sizeof(T) == 16) {
-    StoreGlobal16(to, LoadGlobal16(p.src + i));
-  } else {
-    *to = p.src[i];
-  }
 }
 
 }  // namespace lora::device

@@ -1,10 +1,14 @@
-// Rotates x [b, s, heads, 2·half]. With x1, x2 the halves of a head and cos, sin of its position:
+// Rotates q and k [b, s, heads, 2·half]. With x1, x2 the halves of a head and cos, sin of its
+// position:
 //   y1 = x1·cos − x2·sin
 //   y2 = x2·cos + x1·sin
 // The inverse uses −sin. A thread takes 16 bytes of both halves and uses the same cos and sin for
 // up to kHeads heads of a token. y may be x.
+//
+// Where there are pages, k goes to its pool instead, and v to its own, bit for bit.
 #pragma once
 
+#include "backend/cuda/device/attention.cuh"
 #include "backend/cuda/device/elements.cuh"
 #include "backend/cuda/device/index.cuh"
 #include "backend/cuda/device/launch.h"
@@ -15,25 +19,66 @@ template <class T>
 struct RopeParams {
   static constexpr int kThreads = 256, kMinBlocks = 3;
   static constexpr int kPerThread = 16 / sizeof(T), kHeads = 4;
-  const T* x;
+  // Heads of each token. A group is kHeads of them, or what is left.
+  struct Part {
+    const T* x;
+    T* y;  // [tokens, heads, 2·half], or a pool [pages, heads, kPageKeys, 2·half]
+    int64_t heads;
+    bool rotates, is_paged;
+    LORA_HOST_DEVICE int64_t groups() const { return (heads + kHeads - 1) / kHeads; }
+  };
+  Part q, k, v;  // those without heads are absent
   const float *cos, *sin;
   const int32_t* positions;  // or null: offset + index in the sequence
-  T* y;
-  int64_t tokens, sequence, heads, half, offset;
+  const int32_t* table;      // [batch, max_pages], or null
+  const int32_t* lengths;    // [batch], with `table`: the last position is lengths[b] − 1
+  int64_t tokens, sequence, half, offset, max_pages;
   float sign;  // of sin
   LORA_HOST_DEVICE int64_t chunks() const { return (half + kPerThread - 1) / kPerThread; }
-  LORA_HOST_DEVICE int64_t groups() const { return (heads + kHeads - 1) / kHeads; }
+  LORA_HOST_DEVICE int64_t groups() const { return q.groups() + k.groups() + v.groups(); }
 };
+
+// Copies elements [first, first + 16 bytes) below `count` bit for bit.
+template <class T>
+LORA_DEVICE void CopyElements(T* to, const T* from, int64_t first, int64_t count) {
+  constexpr int kPerThread = 16 / sizeof(T);
+  if (first + kPerThread <= count && IsAligned16(to + first) && IsAligned16(from + first)) {
+    StoreGlobal16(to + first, LoadGlobal16(from + first));
+  } else {
+    LORA_UNROLL
+    for (int j = 0; j < kPerThread; ++j)
+      if (first + j < count) to[first + j] = from[first + j];
+  }
+}
 
 template <class T>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(RopeParams<T>::kThreads, RopeParams<T>::kMinBlocks)
     Rope(const LORA_GRID_CONSTANT RopeParams<T> p) {
   constexpr int kPerThread = RopeParams<T>::kPerThread, kHeads = RopeParams<T>::kHeads;
   const auto [place, chunk] = Divide(GlobalIndex<RopeParams<T>::kThreads>(), p.chunks());
-  const auto [token, group] = Divide(place, p.groups());
+  const auto [token, group_of_all] = Divide(place, p.groups());
   if (token >= p.tokens) return;
-  const int64_t position =
-      p.positions ? p.positions[token] : p.offset + Divide(token, p.sequence).remainder;
+  int64_t group = group_of_all;
+  typename RopeParams<T>::Part part = p.q;
+  if (group >= p.q.groups()) {
+    group -= p.q.groups();
+    part = p.k;
+    if (group >= p.k.groups()) {
+      group -= p.k.groups();
+      part = p.v;
+    }
+  }
+  const auto [batch, index] = Divide(token, p.sequence);
+  const int64_t position = p.table       ? p.lengths[batch] - p.sequence + index
+                           : p.positions ? p.positions[token]
+                                         : p.offset + index;
+  // Where head 0 of the token lies in y, and how far behind it the next one.
+  int64_t y_begin = token * part.heads * 2 * p.half, y_step = 2 * p.half;
+  if (part.is_paged) {
+    const int64_t page = p.table[batch * p.max_pages + position / kPageKeys];
+    y_begin = (page * part.heads * kPageKeys + position % kPageKeys) * 2 * p.half;
+    y_step *= kPageKeys;
+  }
   const int64_t first = chunk * kPerThread;
   float cos[kPerThread], sin[kPerThread];
   LoadElements(cos, p.cos, position * p.half + first, (position + 1) * p.half);
@@ -41,19 +86,25 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(RopeParams<T>::kThreads, RopeParams<T>::kMin
   LORA_UNROLL
   for (int h = 0; h < kHeads; ++h) {
     const int64_t head = group * kHeads + h;
-    if (head >= p.heads) return;
-    const int64_t at = (token * p.heads + head) * 2 * p.half;
+    if (head >= part.heads) return;
+    const T* const x = part.x + (token * part.heads + head) * 2 * p.half;
+    T* const y = part.y + y_begin + head * y_step;
+    if (!part.rotates) {
+      CopyElements(y, x, first, p.half);
+      CopyElements(y + p.half, x + p.half, first, p.half);
+      continue;
+    }
     float x1[kPerThread], x2[kPerThread];
-    LoadElements(x1, p.x, at + first, at + p.half);
-    LoadElements(x2, p.x, at + p.half + first, at + 2 * p.half);
+    LoadElements(x1, x, first, p.half);
+    LoadElements(x2, x + p.half, first, p.half);
     LORA_UNROLL
     for (int j = 0; j < kPerThread; ++j) {
       const float s = sin[j] * p.sign, y1 = x1[j] * cos[j] - x2[j] * s;
       x2[j] = x2[j] * cos[j] + x1[j] * s;
       x1[j] = y1;
     }
-    StoreElements(p.y, at + first, at + p.half, x1);
-    StoreElements(p.y, at + p.half + first, at + 2 * p.half, x2);
+    StoreElements(y, first, p.half, x1);
+    StoreElements(y + p.half, first, p.half, x2);
   }
 }
 
