@@ -88,7 +88,9 @@ bool OpCall::AllocateOutputs() {
   for (Output& output : outputs_) {
     output.storage = state_.TryNewStorage(device_, output.view->bytes());
     if (!output.storage) return false;
+    if (output.view->dtype == DType::kI32) output.storage->KeepHostCopy();
     output.view->data = output.storage->data();
+    output.view->host_copy = output.storage->status()->host_copy.get();
     operands_.push_back({output.storage->status(), Access::kOut});
   }
   return true;

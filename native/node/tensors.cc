@@ -146,6 +146,16 @@ Napi::ArrayBuffer NewBuffer(Napi::Env env, const TensorRef tensor) {
   return Napi::ArrayBuffer::New(env, bytes);
 }
 
+// Runs in a command of the device's stream. It waits for no device where the host has the values.
+void ReadInto(void* to, const TensorView& from, Device& device, Context& context) {
+  if (from.bytes() == 0) return;
+  if (const TensorView known = from.on_host()) {
+    std::memcpy(to, known.data, known.bytes());
+  } else {
+    device.CopyFrom(to, from.data, from.bytes(), context);
+  }
+}
+
 Napi::Value Read(const Napi::CallbackInfo& info) {
   EnvState& state = *EnvState::Get(info.Env());
   const TensorRef tensor = state.Tensor(info[0], "read", "tensor");
@@ -159,7 +169,7 @@ Napi::Value Read(const Napi::CallbackInfo& info) {
   command.operands = {{tensor.storage->status(), Access::kIn}};
   command.bytes = buffer.ByteLength();
   command.run = [&device, to = buffer.Data(), from = tensor.view()](Scratch, Context& context) {
-    device.CopyFrom(to, from.data, from.bytes(), context);
+    ReadInto(to, from, device, context);
   };
   command.done = [&state, request](const FailurePtr& failure) {
     request->failure = failure;
@@ -179,7 +189,7 @@ Napi::Value ReadSync(const Napi::CallbackInfo& info) {
   command.op = "read";
   command.operands = {{tensor.storage->status(), Access::kIn}};
   command.run = [&device, to = buffer.Data(), from = tensor.view()](Scratch, Context& context) {
-    device.CopyFrom(to, from.data, from.bytes(), context);
+    ReadInto(to, from, device, context);
   };
   command.done = [&failed](const FailurePtr& failure) { failed = failure; };
   state.Enqueue(device, std::move(command));

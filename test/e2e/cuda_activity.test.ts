@@ -120,13 +120,13 @@ describe('a model of two layers and one of three', () => {
     return activityOf(step);
   }
 
-  onGpu('wait as often: for a token twice, for the loss of a step once', async () => {
+  onGpu('wait as often: for a token once, for the loss of a step once', async () => {
     const [two, three] = [await load(2), await load(3)];
     try {
-      // A token: what the draw says of its rows, and the ids.
+      // A token: what the draw says of its rows, with the ids.
       const tokens = { base: [await ofToken(two, null), await ofToken(three, null)] };
       const adapted = [await ofToken(two, 'a'), await ofToken(three, 'a')];
-      expect([...tokens.base, ...adapted].map(({ waits }) => waits)).toEqual([2, 2, 2, 2]);
+      expect([...tokens.base, ...adapted].map(({ waits }) => waits)).toEqual([1, 1, 1, 1]);
       const steps = [await ofStep(two), await ofStep(three)];
       const segments = [9, 14].map((first) => Array.from({ length: 24 }, (_, i) => (i < first ? 1 : 2)));
       const packed = [await ofStep(two, segments), await ofStep(three, segments)];

@@ -112,19 +112,28 @@ void Run(const SampleArgs& args, Scratch scratch, Context& context) {
              [&]<class T>() { LaunchRows<T>(args, plan, first, rows, scratch.data(), context); });
   }
   if (plan.rows == 0) return;
-  std::vector<LogitScan> scans(static_cast<size_t>(plan.rows), {0, 0, 0, RowState::kDrawn});
+  std::vector<LogitScan> scans(static_cast<size_t>(plan.rows), {0, 0, 0, RowState::kDrawn, 0});
   cuda.ReadNow(scans.data(), scratch.data() + plan.row_scans, scans.size() * sizeof(LogitScan));
+  // What was read has the ids too, so that who reads them next need not wait for the device.
+  std::vector<int32_t> ids;
+  for (const LogitScan& scan : scans) ids.push_back(scan.id);
+  const auto keep_ids = [&] {
+    if (args.ids.host_copy)
+      args.ids.host_copy->Wrote(args.ids.data, ids.data(), ids.size() * sizeof(int32_t));
+  };
   const auto is_drawn = [](const LogitScan& scan) { return scan.state == RowState::kDrawn; };
-  if (std::all_of(scans.begin(), scans.end(), is_drawn)) return;
+  if (std::all_of(scans.begin(), scans.end(), is_drawn)) return keep_ids();
   const auto reals = ReadAll<float>(args.reals, cuda);
   const auto wholes = ReadAll<int32_t>(args.wholes, cuda);
   RequireRowSampling(reals.data(), wholes.data(), plan.rows);
   for (int64_t row = 0; row < plan.rows; ++row) {
     if (is_drawn(scans[static_cast<size_t>(row)])) continue;
     const RowSampling sampling = RowSamplingOf(reals.data(), wholes.data(), row);
-    const int32_t id = DrawOnHost(args, row, sampling, cuda);
+    int32_t& id = ids[static_cast<size_t>(row)];
+    id = DrawOnHost(args, row, sampling, cuda);
     cuda.Upload(Data<int32_t>(args.ids) + row, &id, sizeof id);
   }
+  keep_ids();
 }
 
 }  // namespace lora::cuda

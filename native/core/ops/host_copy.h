@@ -1,6 +1,7 @@
 // What the host wrote into device memory, kept on the host as well: a check of ids, labels, slots
-// or lengths then reads it there and waits for no device. Numbers that a kernel wrote are not here,
-// and are checked on the device. The worker of the stream alone touches it.
+// or lengths then reads it there and waits for no device, and so does who reads a tensor. Numbers
+// that a kernel wrote are not here, and are checked on the device, unless their op has read them
+// back. The worker of the stream alone touches it.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +18,7 @@ class HostCopy {
   HostCopy(const void* device, size_t bytes)
       : device_(static_cast<const std::byte*>(device)), bytes_(bytes) {}
 
-  // The host has put these bytes at `to` in the memory of the device.
+  // The host has put these bytes at `to` in the memory of the device, or read them there.
   void Wrote(const void* to, const void* from, size_t bytes) {
     if (bytes == bytes_) known_ = true;
     if (!known_) return;  // other parts of it are the device's

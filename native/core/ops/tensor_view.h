@@ -48,7 +48,7 @@ struct TensorView {
   DType dtype = DType::kF32;
   Shape shape;
   bool defined = false;
-  const HostCopy* host_copy = nullptr;  // of memory of a device that keeps one
+  HostCopy* host_copy = nullptr;  // of memory of a device that keeps one
 
   TensorView() = default;
   TensorView(void* data, DType dtype, Shape shape)

@@ -39,6 +39,7 @@ struct LogitScan {
   int32_t best;       // the first token with it, or kNoToken
   int32_t first_bad;  // the first NaN or +∞, or kNoToken
   RowState state;     // of a row
+  int32_t id;         // of a row, where it has been found
 };
 
 // The operands by which rows are sampled.
@@ -107,7 +108,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleScanParams<T>::kThreads, SampleScanPar
   first_bad = BlockReduce<kThreads>(first_bad, reinterpret_cast<int32_t*>(shared), MinToken());
   if (ThreadIndex() != 0) return;
   p.scans[int64_t{BlockX()} * p.parts + BlockY()] = {best.value, best.index, first_bad,
-                                                     RowState::kDrawn};
+                                                     RowState::kDrawn, kNoToken};
 }
 
 template <class T>
@@ -144,15 +145,17 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleWeightsParams<T>::kThreads,
   const bool fails = first_bad != kNoToken || best.index == kNoToken;
   const bool ok = p.options.ok(row);
   if (BlockY() == 0 && ThreadIndex() == 0) {
-    p.row_scans[row] = {best.value, best.index, first_bad,
-                        ok ? RowState::kDrawn : RowState::kRefused};
+    int32_t id = kNoToken;
     if (first_bad != kNoToken) {
-      p.ids[row] = -1 - first_bad;
+      id = -1 - first_bad;
     } else if (best.index == kNoToken) {
-      p.ids[row] = kNothingToDraw;
+      id = kNothingToDraw;
     } else if (p.options.temperature(row) == 0) {
-      p.ids[row] = best.index;
+      id = best.index;
     }
+    p.row_scans[row] = {best.value, best.index, first_bad,
+                        ok ? RowState::kDrawn : RowState::kRefused, id};
+    p.ids[row] = id;
   }
   if (fails || !ok || p.options.temperature(row) == 0) return;
   const double largest = best.value, temperature = p.options.temperature(row);
@@ -438,6 +441,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SampleDrawParams<T>::kThreads, SampleDrawPar
   if (drawn.ties > 0) token = r.TieOf(drawn.key, static_cast<int64_t>(drawn.ties));
   if (ThreadIndex() != 0) return;
   p.ids[row] = token;
+  p.row_scans[row].id = token;
   if (!certain || !drawn.certain || token == kNoToken)
     p.row_scans[row].state = RowState::kUncertain;
 }
