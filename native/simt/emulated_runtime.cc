@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string_view>
@@ -88,6 +90,16 @@ class EmulatedGpu final : public cuda::Gpu {
     if (!lost_.empty()) Throw("ERR_DEVICE_LOST", "cuda", "the emulator reported\n", lost_);
   }
   void Pace() override { Synchronize(); }
+  void* Capture(const std::function<void(void*)>& work) override {
+    Queue kept(queue_.options(), Queue::Kind::kKeeps);
+    work(&kept);
+    return new std::deque<Queue::Work>(kept.Take());
+  }
+  void LaunchGraph(void* graph) override {
+    for (const Queue::Work& work : *static_cast<std::deque<Queue::Work>*>(graph))
+      queue_.Enqueue(work);
+  }
+  void FreeGraph(void* graph) override { delete static_cast<std::deque<Queue::Work>*>(graph); }
   Result counts() const { return counts_; }
 
  private:

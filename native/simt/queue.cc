@@ -14,9 +14,10 @@ Result Changed(const char* what) {
 
 }  // namespace
 
-void Queue::Enqueue(std::function<Result()> work) {
+void Queue::Enqueue(Work work) {
   const std::lock_guard lock(mutex_);
   work_.push_back(std::move(work));
+  if (kind_ == Kind::kKeeps) return;
   random_ = random_ * 6364136223846793005u + 1442695040888963407u;
   if (options_.async == Async::kEager || (options_.async == Async::kRandom && random_ >> 63))
     Drain();
@@ -52,7 +53,7 @@ void Queue::Free(void* device) {
 
 void Queue::Drain() {
   while (!work_.empty()) {
-    const auto work = std::move(work_.front());
+    const Work work = std::move(work_.front());
     work_.pop_front();
     result_.Add(work());
   }
@@ -62,6 +63,11 @@ Result Queue::Synchronize() {
   const std::lock_guard lock(mutex_);
   Drain();
   return std::exchange(result_, Result());
+}
+
+std::deque<Queue::Work> Queue::Take() {
+  const std::lock_guard lock(mutex_);
+  return std::exchange(work_, {});
 }
 
 }  // namespace lora::simt

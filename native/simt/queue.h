@@ -13,25 +13,34 @@ namespace lora::simt {
 
 class Queue {
  public:
+  using Work = std::function<Result()>;
+  enum class Kind {
+    kRuns,
+    kKeeps,  // what it is given does not run
+  };
   // Any thread may call. options.async also decides when queued work runs; its schedules and seed
   // hold for every launch.
-  explicit Queue(const Options& options) : options_(options), random_(options.seed) {}
+  explicit Queue(const Options& options, Kind kind = Kind::kRuns)
+      : options_(options), kind_(kind), random_(options.seed) {}
   const Options& options() const { return options_; }
 
-  void Enqueue(std::function<Result()> work);
+  void Enqueue(Work work);
   void CopyToDevice(void* device, const void* host, size_t bytes);
   void CopyToHost(void* host, const void* device, size_t bytes);
   void Free(void* device);
   // Runs what waits, and returns everything reported since the last call.
   Result Synchronize();
+  // Returns what waits.
+  std::deque<Work> Take();
 
  private:
   void Drain();
 
   Options options_;
+  const Kind kind_;
   std::mutex mutex_;
   uint64_t random_;
-  std::deque<std::function<Result()>> work_;
+  std::deque<Work> work_;
   Result result_;
 };
 

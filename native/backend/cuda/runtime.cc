@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "backend/cuda/ask_driver.h"
+#include "backend/cuda/captures.h"
 #include "backend/cuda/device/kernel_list.h"
 #include "backend/cuda/driver.h"
 #include "backend/cuda/loaded_kernels.h"
@@ -48,6 +49,7 @@ class CudartGpu final : public Gpu {
     if (stream_ != nullptr) (void)cudaStreamSynchronize(stream_);
     uploads_.Close();
     downloads_.Close();
+    captures_.Close();
     if (done_ != nullptr) (void)cudaEventDestroy(done_);
     if (mark_ != nullptr) (void)cudaEventDestroy(mark_);
     if (pool_ != nullptr) (void)cudaMemPoolDestroy(pool_);
@@ -114,9 +116,7 @@ class CudartGpu final : public Gpu {
       error = cudaStreamSynchronize(stream_);  // cudaFree does not follow the stream's order
       if (error == cudaSuccess) error = cudaFree(data);
     }
-    if (error == cudaSuccess || error == cudaErrorCudartUnloading) return;
-    (void)cudaGetLastError();
-    Lose(error, "giving memory back");  // thrown by the next call: this one may be a destructor's
+    Freed(error, "giving memory back");
   }
 
   size_t free_bytes() const override {
@@ -234,6 +234,26 @@ class CudartGpu final : public Gpu {
     Check(cudaEventRecord(mark_, stream_), "marking the work so far");
   }
 
+  void* Capture(const std::function<void(void*)>& work) override {
+    Enter();
+    cudaGraphExec_t graph = nullptr;
+    if (const cudaError_t error = captures_.Capture(work, graph); error != cudaSuccess)
+      Throw("ERR_UNSUPPORTED", "program", "the device made no graph: ", TakeLaunchError(error));
+    return graph;
+  }
+
+  void LaunchGraph(void* graph) override {
+    Enter();
+    const cudaError_t error = cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), stream_);
+    if (error != cudaSuccess)
+      Throw("ERR_UNSUPPORTED", "program", "the device refused a graph: ", TakeLaunchError(error));
+  }
+
+  void FreeGraph(void* graph) override {
+    (void)cudaSetDevice(device_.ordinal);
+    Freed(cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)), "giving a graph back");
+  }
+
  private:
   static constexpr int kUploadSlots = 16, kDownloadSlots = 4;
   static constexpr size_t kUploadBytes = size_t{512} << 10, kDownloadBytes = size_t{1} << 20;
@@ -301,6 +321,12 @@ class CudartGpu final : public Gpu {
     const std::lock_guard lock(lost_mutex_);
     throw Error("ERR_DEVICE_LOST", "cuda", lost_);
   }
+  // The next call throws the error, because destructors give things back.
+  void Freed(cudaError_t error, const char* what) const {
+    if (error == cudaSuccess || error == cudaErrorCudartUnloading) return;
+    (void)cudaGetLastError();
+    Lose(error, what);
+  }
   void Lose(cudaError_t error, const char* what) const {
     const std::lock_guard lock(lost_mutex_);
     if (!lost_.empty()) return;
@@ -320,6 +346,7 @@ class CudartGpu final : public Gpu {
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   LoadedKernels kernels_;
+  Captures captures_;
   std::mutex event_mutex_;
   cudaEvent_t done_ = nullptr;  // null while someone waits with it
   cudaEvent_t mark_ = nullptr;  // where Pace was called last; only the stream's worker calls it

@@ -6,7 +6,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -77,8 +79,38 @@ class Gpu {
   // regularly, it keeps the queue short while the device goes on.
   virtual void Pace() = 0;
 
-  // How often contexts launched a kernel, and how often they waited for the device.
-  std::atomic<int64_t> launches = 0, waits = 0;
+  // Calls work(stream), with a device::Stream, and returns a graph of what it launches there, which
+  // does not run. `work` asks the device for nothing else. Throws what `work` throws, and
+  // ERR_UNSUPPORTED where the device makes no graph.
+  virtual void* Capture(const std::function<void(void* stream)>& work) = 0;
+  // Launches all that a graph has, in the order of stream(). Throws ERR_UNSUPPORTED where the
+  // device refuses it.
+  virtual void LaunchGraph(void* graph) = 0;
+  // Also while the device works on it, and when the device is lost.
+  virtual void FreeGraph(void* graph) = 0;
+
+  // How often contexts launched a kernel, also in a graph, waited for the device, and launched a
+  // graph.
+  std::atomic<int64_t> launches = 0, waits = 0, graphs = 0;
+
+  struct Refusals {
+    int64_t count = 0;
+    std::string why;  // the last one
+  };
+  // Takes note of launches of which there is no graph.
+  void Refused(const std::string& why) {
+    const std::lock_guard lock(refusals_mutex_);
+    ++refusals_.count;
+    refusals_.why = why;
+  }
+  Refusals refusals() const {
+    const std::lock_guard lock(refusals_mutex_);
+    return refusals_;
+  }
+
+ private:
+  mutable std::mutex refusals_mutex_;
+  Refusals refusals_;
 };
 
 }  // namespace lora::cuda

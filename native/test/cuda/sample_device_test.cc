@@ -40,6 +40,9 @@ class CountingGpu final : public cuda::Gpu {
   }
   bool LoadKernel(const char* op, size_t kernel) override { return gpu_->LoadKernel(op, kernel); }
   std::string TakeLaunchError(int error) override { return gpu_->TakeLaunchError(error); }
+  void* Capture(const std::function<void(void*)>& work) override { return gpu_->Capture(work); }
+  void LaunchGraph(void* graph) override { gpu_->LaunchGraph(graph); }
+  void FreeGraph(void* graph) override { gpu_->FreeGraph(graph); }
   void Synchronize() override { gpu_->Synchronize(); }
   void Pace() override { gpu_->Pace(); }
 

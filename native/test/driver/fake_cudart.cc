@@ -2,19 +2,12 @@
 
 #include <unistd.h>
 
-#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <utility>
 
 // Handles are pointers to these.
-struct CUstream_st {
-  int device = 0;
-  std::deque<std::function<void()>> work;
-  size_t done = 0;  // of all work ever given
-  size_t given() const { return done + work.size(); }
-};
 struct CUevent_st {
   int device = 0;
   CUstream_st* stream = nullptr;
@@ -28,6 +21,7 @@ namespace {
 std::recursive_mutex mutex;
 FakeCudart fake;
 thread_local int current = -1;
+thread_local CUstream_st* captures = nullptr;  // the stream into which the thread captures
 cudaError_t last = cudaSuccess;
 std::set<const void*> handles;    // of streams and events
 std::map<int, cudaError_t> lost;  // devices
@@ -71,6 +65,12 @@ cudaError_t Begin(const char* call) {
   static const pid_t process = getpid();
   if (getpid() != process) return Give(cudaErrorInitializationError);  // CUDA outlives no fork
   fake.called.push_back(call);
+  // CUDA refuses some more calls of a thread that captures, and allows some of those that are no
+  // launches; the product makes none.
+  static const std::set<std::string> kCapturing = {"cudaSetDevice", "cudaLaunchKernel",
+                                                   "cudaStreamEndCapture"};
+  if (captures != nullptr && !kCapturing.contains(call))
+    Violate(std::string(call) + " while the thread captures");
   if (static_cast<int>(fake.called.size()) == fake.fail_at) {
     fake.failed = call;
     if (fake.fail_for_good) lost[current] = fake.fail_with;
@@ -81,14 +81,32 @@ cudaError_t Begin(const char* call) {
 }
 
 cudaError_t OnDevice(cudaStream_t stream) {
-  if (Exists(stream) && stream->device == current) return cudaSuccess;
+  if (Exists(stream) && stream->device == current) {
+    if (stream != captures && (captures != nullptr || stream->captures))
+      Violate("work for another stream than the one into which the thread captures");
+    return cudaSuccess;
+  }
   // Who could not choose the device may be refused.
   if (fake.failed.empty()) Violate("a call for another device than the thread's");
   return Give(cudaErrorInvalidResourceHandle);
 }
 
 void Enqueue(cudaStream_t stream, std::function<void()> work) {
-  stream->work.push_back(std::move(work));
+  (stream->captures ? stream->captured : stream->work).push_back(std::move(work));
+}
+
+cudaError_t BeginCapture(cudaStream_t stream) {
+  if (const cudaError_t error = OnDevice(stream); error != cudaSuccess) return error;
+  if (captures != nullptr) Violate("a capture inside a capture");
+  captures = stream;
+  stream->captures = true;
+  return State();
+}
+std::deque<std::function<void()>> EndCapture(cudaStream_t stream) {
+  if (stream != captures) Violate("the end of a capture that the thread has not begun");
+  captures = nullptr;
+  stream->captures = false;
+  return std::exchange(stream->captured, {});
 }
 
 int CurrentDevice() { return current; }
@@ -169,6 +187,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::lock_guard lock(mutex);
   const cudaError_t error = Begin(__func__);
   if (!Exists(stream)) return Give(cudaErrorInvalidResourceHandle);
+  if (stream->captures) Violate("a stream was destroyed that captures");
   // A device that failed may leave work undone.
   if (!stream->work.empty() && fake.failed.empty() && fake.stream_error == cudaSuccess)
     Violate("a stream with work in it was destroyed");

@@ -9,12 +9,23 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
 #include <set>
 #include <string>
 #include <vector>
+
+// A handle is a pointer to this.
+struct CUstream_st {
+  int device = 0;
+  std::deque<std::function<void()>> work;
+  size_t done = 0;  // of all work ever given
+  size_t given() const { return done + work.size(); }
+  bool captures = false;
+  std::deque<std::function<void()>> captured;
+};
 
 namespace lora::test {
 
@@ -36,9 +47,10 @@ struct FakeLaunch {
 struct FakeCudart {
   size_t memory_bytes = size_t{64} << 20;
   bool pools = true;
-  cudaError_t kernel_error = cudaSuccess;  // of loading a kernel
-  cudaError_t stream_error = cudaSuccess;  // of all work from now on; sticky
-  cudaError_t pinned_error = cudaSuccess;  // of cudaHostAlloc
+  cudaError_t kernel_error = cudaSuccess;   // of loading a kernel
+  cudaError_t stream_error = cudaSuccess;   // of all work from now on; sticky
+  cudaError_t pinned_error = cudaSuccess;   // of cudaHostAlloc
+  cudaError_t capture_error = cudaSuccess;  // of ending a capture
   std::function<void()> during_wait;  // called once, by the next thread that waits for an event
   std::function<void()> during_load;  // called once, by the next thread that asks for a kernel
   std::function<void(const FakeLaunch&)> on_launch;  // that was not refused
@@ -54,8 +66,9 @@ struct FakeCudart {
   // Counted since Reset.
   std::vector<const char*> called;  // functions that can fail
   int waits = 0, trims = 0, kernels_loaded = 0;
+  int graphs_launched = 0;
   std::vector<int> shared_bytes;  // that kernels were allowed
-  int live_objects = 0;           // streams, events, pools, pinned memory, blocks
+  int live_objects = 0;           // streams, events, pools, pinned memory, blocks, graphs
   std::string violation;  // of the rules of the API: the wrong device, memory used after its end
 };
 
@@ -75,8 +88,11 @@ void Violate(const std::string& text);
 cudaError_t Begin(const char* call);
 // Checks that a stream exists and is of the thread's device. Returns an error otherwise.
 cudaError_t OnDevice(cudaStream_t stream);
-// Puts work into a stream.
+// Puts work into a stream, or into the graph that the stream captures.
 void Enqueue(cudaStream_t stream, std::function<void()> work);
+// Begins the capture of a stream by this thread, and ends it with what was captured.
+cudaError_t BeginCapture(cudaStream_t stream);
+std::deque<std::function<void()>> EndCapture(cudaStream_t stream);
 cudaError_t Give(cudaError_t error);  // as cudaGetLastError will
 int CurrentDevice();
 // Returns an attribute of a device.

@@ -164,6 +164,54 @@ TEST_CASE("runtime: a kernel that cannot be loaded fails its op, and is loaded b
   Fake().stream_error = cudaSuccess;
 }
 
+TEST_CASE("runtime: a graph is launched as often as wanted, and other threads go on meanwhile") {
+  const Clean clean;
+  const auto gpu = Open(1);
+  void* const data = gpu->Allocate(8);
+  void* const graph = gpu->Capture([&](void* stream) {
+    CHECK(stream != gpu->stream());
+    std::thread([&] {
+      const char byte = 1;
+      gpu->Upload(data, &byte, 1);
+      gpu->Free(gpu->Allocate(100));
+      gpu->Synchronize();
+    }).join();
+  });
+  CHECK(Fake().graphs_launched == 0);
+  for (int i = 0; i < 3; ++i) gpu->LaunchGraph(graph);
+  CHECK(Fake().graphs_launched == 3);
+  gpu->FreeGraph(graph);
+  gpu->Free(data);
+  gpu->Synchronize();
+  CHECK(Fake().violation == "");
+  // What a thread may not do while it captures would be seen.
+  CHECK(CodeOf([&] { gpu->FreeGraph(gpu->Capture([&](void*) { gpu->Synchronize(); })); }) ==
+        "no error");
+  CHECK(Fake().violation.ends_with(" while the thread captures"));
+  Fake().violation = "";
+}
+
+TEST_CASE("runtime: a capture that fails leaves nothing behind, and the next one is made") {
+  const Clean clean;
+  const auto gpu = Open();
+  CHECK(CodeOf([&] { gpu->Capture([](void*) { Throw("ERR_DATA", "rope", "a position"); }); }) ==
+        "ERR_DATA [rope] a position");
+  Fake().capture_error = cudaErrorStreamCaptureInvalidated;
+  CHECK(CodeOf([&] { gpu->Capture([](void*) {}); }) ==
+        "ERR_UNSUPPORTED [program] the device made no graph: cudaErrorOther: other");
+  Fake().capture_error = cudaSuccess;
+  CHECK(cudaGetLastError() == cudaSuccess);
+  void* const graph = gpu->Capture([](void*) {});
+  gpu->LaunchGraph(graph);
+  // A lost device has its graphs taken back.
+  Fake().stream_error = cudaErrorIllegalAddress;
+  const std::string lost = "ERR_DEVICE_LOST [cuda] the device cuda (Stub 1) was lost";
+  CHECK(CodeOf([&] { gpu->LaunchGraph(graph); }).starts_with(lost));
+  CHECK(CodeOf([&] { gpu->Capture([](void*) {}); }).starts_with(lost));
+  CHECK(CodeOf([&] { gpu->FreeGraph(graph); }) == "no error");
+  Fake().stream_error = cudaSuccess;
+}
+
 TEST_CASE("runtime: copies of every size arrive, however late they run") {
   for (const bool pools : {true, false}) {
     const Clean clean;

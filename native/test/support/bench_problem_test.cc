@@ -25,6 +25,9 @@ class HostMemory final : public cuda::Gpu {
   void Download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   bool LoadKernel(const char*, size_t) override { return true; }
   std::string TakeLaunchError(int) override { return {}; }
+  void* Capture(const std::function<void(void*)>&) override { return nullptr; }
+  void LaunchGraph(void*) override {}
+  void FreeGraph(void*) override {}
   void Synchronize() override {}
   void Pace() override {}
 
