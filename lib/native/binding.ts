@@ -67,6 +67,19 @@ export interface NativeProfileEntry {
   flops: number;
   bytes: number;
 }
+/** What a device was given since it was opened. */
+export interface NativeActivity {
+  /** Of kernels, also in graphs. */
+  launches: number;
+  /** How often its thread waited for it. */
+  waits: number;
+  /** Launches of graphs, which run many steps of a recorded program at once (docs/internals/programs.md). */
+  graphs: number;
+  /** Pieces of programs of which the device has no graph. */
+  refused: number;
+  /** Why there is none of the last such piece, or ''. */
+  refusal: string;
+}
 /** What the native side holds. */
 export interface MemoryUsage {
   /** How many native tensors live. */
@@ -213,8 +226,8 @@ export interface NativeBinding extends OpFunctions {
   /** Waits for the queued work, and ends the profile. */
   endProfile(device: NativeDevice): NativeProfileEntry[];
 
-  /** Kernels that were launched on the device since it was opened, and how often its thread waited for it. Both are 0 on the host. */
-  activity(device: NativeDevice): { launches: number; waits: number };
+  /** What the device was given since it was opened; 0 on the host. */
+  activity(device: NativeDevice): NativeActivity;
 
   // For tests of failure and of back-pressure.
   /** How many native objects of each kind are there; `handles` are those of all kinds, released ones among them. */

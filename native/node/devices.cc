@@ -202,12 +202,15 @@ Napi::Value EndProfile(const Napi::CallbackInfo& info) {
   return entries;
 }
 
-// activity(device): { launches, waits }
+// activity(device): { launches, waits, graphs, refused, refusal }
 Napi::Value ActivityOf(const Napi::CallbackInfo& info) {
   const Activity activity = DeviceOf(info).activity();
   Napi::Object object = Napi::Object::New(info.Env());
   object.Set("launches", static_cast<double>(activity.launches));
   object.Set("waits", static_cast<double>(activity.waits));
+  object.Set("graphs", static_cast<double>(activity.graphs));
+  object.Set("refused", static_cast<double>(activity.refused));
+  object.Set("refusal", activity.refusal);
   return object;
 }
 

@@ -357,7 +357,9 @@ void EnvState::Inject(Command& command) {
   };
   inject(command);
   if (!command.steps) return;
-  const auto failing = std::make_shared<Steps>(*command.steps);
+  const auto failing = std::make_shared<Steps>();  // without the graphs
+  failing->steps = command.steps->steps;
+  failing->made = command.steps->made;
   for (Step& step : failing->steps) inject(step);
   command.steps = failing;
 }

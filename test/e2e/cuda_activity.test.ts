@@ -1,6 +1,7 @@
-/** What a step asks of the GPU, counted on the emulator: launches of kernels, and how often the stream's worker waits for the device. */
+/** What a step asks of the GPU, counted on the emulator: launches of kernels and of graphs, and how often the stream's worker waits for the device. */
 import { rmSync } from 'node:fs';
 import { CausalLM, setThreads, tensor, type Tensor } from '../../lib/index';
+import type { NativeActivity } from '../../lib/native/binding';
 import { binding, call } from '../../lib/native/calls';
 import { nativeDevice } from '../../lib/native/device';
 import { embedding } from '../../lib/ops/embedding';
@@ -11,10 +12,7 @@ import { gpu, onGpu } from '../support/emulated';
 import { fillAdapter } from '../support/fill_adapter';
 import { tinyModel } from '../support/tiny_model';
 
-interface Activity {
-  launches: number;
-  waits: number;
-}
+type Activity = Omit<NativeActivity, 'refusal'>;
 
 /** What `work` asks of the device. */
 async function activityOf(work: () => unknown): Promise<Activity> {
@@ -24,7 +22,13 @@ async function activityOf(work: () => unknown): Promise<Activity> {
   await work();
   const after = binding().activity(device);
   await binding().synchronize(device);
-  return { launches: after.launches - before.launches, waits: after.waits - before.waits };
+  expect(after.refusal).toBe('');
+  return {
+    launches: after.launches - before.launches,
+    waits: after.waits - before.waits,
+    graphs: after.graphs - before.graphs,
+    refused: after.refused - before.refused,
+  };
 }
 
 describe('ids', () => {
@@ -100,9 +104,15 @@ describe('a model of two layers and one of three', () => {
   async function ofToken(model: CausalLM, adapter: string | null): Promise<Activity> {
     const ofTokens = (maxNewTokens: number) =>
       activityOf(() => model.generate(prompt, { maxNewTokens, temperature: 0, ignoreEos: true, adapter }));
-    await ofTokens(3); // records the step
+    await ofTokens(3); // records the step, and captures it
     const [few, many] = [await ofTokens(5), await ofTokens(15)];
-    return { launches: (many.launches - few.launches) / 10, waits: (many.waits - few.waits) / 10 };
+    const each = (count: keyof Activity): number => (many[count] - few[count]) / 10;
+    return {
+      launches: each('launches'),
+      waits: each('waits'),
+      graphs: each('graphs'),
+      refused: many.refused,
+    };
   }
 
   /** Of a training step of more rows than a decode step takes, without the optimizer's. */
@@ -131,6 +141,9 @@ describe('a model of two layers and one of three', () => {
       const segments = [9, 14].map((first) => Array.from({ length: 24 }, (_, i) => (i < first ? 1 : 2)));
       const packed = [await ofStep(two, segments), await ofStep(three, segments)];
       expect([...steps, ...packed].map(({ waits }) => waits)).toEqual([1, 1, 1, 1]);
+      // All that a token launches before its draw is one graph.
+      expect([...tokens.base, ...adapted].map(({ graphs }) => graphs)).toEqual([1, 1, 1, 1]);
+      expect([...steps, ...packed].map(({ graphs }) => graphs)).toEqual([0, 0, 0, 0]);
       // Launches of a layer. docs/internals/cuda.md has these numbers.
       const ofLayer = ([a, b]: Activity[]): number => b!.launches - a!.launches;
       expect([tokens.base, adapted, steps, packed].map(ofLayer)).toEqual([10, 14, 47, 47]);

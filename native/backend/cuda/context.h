@@ -5,6 +5,8 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
+#include <string>
 
 #include "backend/cuda/device/launch_shape.h"
 #include "backend/cuda/runtime.h"
@@ -21,6 +23,8 @@ struct KernelLaunch {
   unsigned threads = 0;  // of a block
   bool waits = false;    // the kernel calls GridDependencyWait
   const void* params = nullptr;
+  // Appends the bytes of the parameters, which are equal where the parameters are.
+  void (*append)(const void* params, std::string& text) = nullptr;
   // Launches it in a shape, and returns the runtime's error, or 0.
   int (*start)(const device::LaunchShape& shape, void* stream, const void* params) = nullptr;
 };
@@ -42,7 +46,7 @@ class CudaContext : public Context {
 };
 
 // The stream of one device.
-class GpuContext final : public CudaContext {
+class GpuContext final : public CudaContext, public Graphs {
  public:
   explicit GpuContext(std::shared_ptr<Gpu> gpu);
 
@@ -56,11 +60,27 @@ class GpuContext final : public CudaContext {
   void Upload(void* device, const void* host, size_t bytes) override;
   void Finish() override;
 
+  // With LORA_CUDA_SYNC=1 every launch is waited for, so that there are no graphs.
+  Graphs* graphs() override { return sync_ ? nullptr : this; }
+  Given TakeGiven() override;
+  std::optional<std::string> Trace(const Work& work) override;
+  std::unique_ptr<Graph> Capture(const Work& work) override;
+  bool Launch(Graph& graph) override;
+
  private:
+  void* CaptureOrThrow(const Work& work, int& launches);
+  // Throws where launches are held back, which nothing else may be.
+  void RequireDevice();
+  // Takes note of launches, and waits where there are many.
+  void Count(int launches);
+
   std::shared_ptr<Gpu> gpu_;
   bool sync_ = false;    // LORA_CUDA_SYNC=1
   int launches_ = 0;     // since the last Pace or wait
   bool is_idle_ = true;  // nothing was launched or uploaded since the last wait
+  Given given_;
+  std::string* trace_ = nullptr;  // of launches that are held back
+  void* capture_ = nullptr;       // the stream that captures
 };
 
 }  // namespace lora::cuda

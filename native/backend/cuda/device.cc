@@ -37,7 +37,10 @@ class CudaDevice final : public Device {
     if (bytes > 0) static_cast<CudaContext&>(context).ReadNow(host, device, bytes);
   }
   bool host_memory() const override { return false; }
-  Activity activity() const override { return {gpu_->launches, gpu_->waits}; }
+  Activity activity() const override {
+    const auto [refused, why] = gpu_->refusals();
+    return {gpu_->launches, gpu_->waits, gpu_->graphs, refused, why};
+  }
 
  private:
   const std::shared_ptr<Gpu> gpu_;

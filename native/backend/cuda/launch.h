@@ -35,6 +35,15 @@ void Launch(const char* op, Context& context, const device::LaunchShape& shape,
   launch.threads = Params::kThreads;
   if constexpr (requires { Params::kWaits; }) launch.waits = Params::kWaits;
   launch.params = &params;
+  launch.append = [](const void* params, std::string& text) {
+    Params copy = *static_cast<const Params*>(params);
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_clear_padding)
+    __builtin_clear_padding(&copy);
+#endif
+#endif
+    text.append(reinterpret_cast<const char*>(&copy), sizeof copy);
+  };
   launch.start = [](const device::LaunchShape& shape, void* stream, const void* params) {
     return static_cast<int>(device::Launch<kKernel>(shape, static_cast<device::Stream>(stream),
                                                     *static_cast<const Params*>(params)));

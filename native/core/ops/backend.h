@@ -7,6 +7,7 @@
 #include <span>
 #include <tuple>
 
+#include "core/ops/graphs.h"
 #include "core/ops/ops.h"
 
 namespace lora {
@@ -21,6 +22,8 @@ class Context {
   virtual int threads() const { return 1; }
   // Returns when what the ops so far have started is done; throws when the device was lost.
   virtual void Finish() {}
+  // Returns what captures work of this context (graphs.h); null where nothing does.
+  virtual Graphs* graphs() { return nullptr; }
 };
 
 using Scratch = std::span<std::byte>;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
@@ -30,15 +31,20 @@ class HostCopy {
 
   // Returns what lies at an address of the device, or null where only the device knows.
   const void* At(const void* address) const {
+    ++looks_;
     if (!known_) return nullptr;
     return values_.data() + (static_cast<const std::byte*>(address) - device_);
   }
+
+  // Returns how often At was called.
+  uint64_t looks() const { return looks_; }
 
  private:
   const std::byte* const device_;
   const size_t bytes_;
   std::vector<std::byte> values_;  // as many as bytes_ once something is known
   bool known_ = false;
+  mutable uint64_t looks_ = 0;
 };
 
 }  // namespace lora

@@ -14,7 +14,7 @@
 #include <set>
 #include <vector>
 
-#include "core/runtime/step.h"
+#include "core/runtime/steps.h"
 #include "core/runtime/storage.h"
 
 namespace lora {
@@ -62,7 +62,7 @@ class Program {
   int planned_threads_;    // that all calls of recorded_ are planned for; 0: they differ
   int ready_threads_ = 0;  // that steps_ is for
   StoragePtr scratch_;
-  std::shared_ptr<const Steps> steps_;
+  std::shared_ptr<Steps> steps_;
 };
 
 }  // namespace lora

@@ -14,14 +14,6 @@ FailurePtr FailedOperand(const Step& step) {
   return nullptr;
 }
 
-// Kernels are about to write there.
-void ForgetHostCopies(const Step& step) {
-  if (step.copies_from_host) return;
-  for (const Operand& operand : step.operands)
-    if (operand.access != Access::kIn && operand.status->host_copy)
-      operand.status->host_copy->Forget();
-}
-
 void Settle(const Step& step, const FailurePtr& failure) {
   for (const Operand& operand : step.operands) {
     if (operand.access == Access::kOut) operand.status->failure = failure;
@@ -31,6 +23,13 @@ void Settle(const Step& step, const FailurePtr& failure) {
 }
 
 }  // namespace
+
+void ForgetHostCopies(const Step& step) {
+  if (step.copies_from_host) return;
+  for (const Operand& operand : step.operands)
+    if (operand.access != Access::kIn && operand.status->host_copy)
+      operand.status->host_copy->Forget();
+}
 
 FailurePtr MakeFailure(const Step& step, int64_t tag, std::string code, std::string op,
                        std::string message) {
@@ -61,11 +60,6 @@ FailurePtr RunStep(const Step& step, int64_t tag, const std::function<void()>& w
   }
   Settle(step, failure);
   return failure;
-}
-
-void Steps::Run(int64_t tag, const std::function<Context&()>& context) const {
-  for (const StatusPtr& status : made) status->failure = nullptr;
-  for (const Step& step : steps) RunStep(step, tag, [&] { step.run(step.scratch, context()); });
 }
 
 }  // namespace lora

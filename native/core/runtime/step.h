@@ -1,5 +1,5 @@
 // A step is one call of an op on a stream's worker: what an ordinary command runs, and what a
-// recorded program has many of (program.h).
+// recorded program has many of (steps.h).
 #pragma once
 
 #include <cstdint>
@@ -31,18 +31,11 @@ struct Step {
 FailurePtr MakeFailure(const Step& step, int64_t tag, std::string code, std::string op,
                        std::string message);
 
+// Says that kernels are about to write what the step writes.
+void ForgetHostCopies(const Step& step);
+
 // Does the work of a step unless an operand has failed, and marks what the step writes. Returns the
 // failure, of an operand or of the work, or null; nothing is thrown. `tag` is that of the call.
 FailurePtr RunStep(const Step& step, int64_t tag, const std::function<void()>& work);
-
-// The steps of a program. Every run begins with good statuses of the storages that the steps make.
-struct Steps {
-  std::vector<Step> steps;
-  std::vector<StatusPtr> made;
-
-  // A failure stays with what depends on it; the other steps run. `context` may throw, which fails
-  // the step.
-  void Run(int64_t tag, const std::function<Context&()>& context) const;
-};
 
 }  // namespace lora

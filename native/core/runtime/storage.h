@@ -19,8 +19,11 @@ class Program;
 
 // How much a device was given to do since it was opened.
 struct Activity {
-  int64_t launches = 0;  // of kernels
+  int64_t launches = 0;  // of kernels, also in graphs
   int64_t waits = 0;     // of the stream's worker, until the device had done all before
+  int64_t graphs = 0;    // launches of graphs (steps.h)
+  int64_t refused = 0;   // pieces of programs of which there is no graph
+  std::string refusal;   // why there is none of the last such piece
 };
 
 // One thread owns it, like its allocator. HostDevice below and CudaDevice (backend/cuda/device.h)

@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/runtime/step.h"
+#include "core/runtime/steps.h"
 
 namespace lora {
 
@@ -21,7 +21,7 @@ struct Command : Step {
   // Of what it copies from or to the host. Operands do not count: the block of a tensor that is
   // gone serves the next call at once, so that depth costs no memory (allocator.h).
   size_t bytes = 0;
-  std::shared_ptr<const Steps> steps;  // of a program; they run before the command's own work
+  std::shared_ptr<Steps> steps;  // of a program; they run before the command's own work
   // The worker calls it when the work is done, with null where it ran; it must not throw. Commands
   // without it may still be at work on the device when the next one starts.
   std::function<void(const FailurePtr&)> done;

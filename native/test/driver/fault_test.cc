@@ -18,6 +18,7 @@
 #include "core/error.h"
 #include "core/ops/backend.h"
 #include "core/ops/ops.h"
+#include "core/runtime/steps.h"
 #include "test/driver/fake_cudart.h"
 
 namespace lora::test {
@@ -50,6 +51,7 @@ class Program {
     embedding.ids = Take(DType::kI32, {3});
     embedding.y = Take(DType::kBF16, {3, kSize});
     RunOp(embedding);
+    RunRecorded(embedding, branch);
     gpu_->Pace();
     gpu_->Pace();
     // Longer than one piece of page-locked memory.
@@ -65,6 +67,11 @@ class Program {
     context_.Finish();
     Free();
     gpu_->Synchronize();  // says what Free met
+  }
+  // Returns why there is no graph of the recorded steps; empty where there is one.
+  std::string Refusal() const {
+    const auto [count, why] = gpu_->refusals();
+    return count == 0 ? "" : "REFUSED " + why;
   }
 
  private:
@@ -91,19 +98,51 @@ class Program {
     call.run(Scratch(scratch, call.scratch_bytes), context_);
   }
 
+  template <class Args>
+  Step StepOf(const Args& args, const StatusPtr& from, const StatusPtr& to) {
+    const PlannedCall call = CudaBackend()->op<Args>().plan(args, context_.threads());
+    Step step;
+    step.op = "test";
+    step.operands = {{from, Access::kIn}, {to, Access::kOut}};
+    if (call.scratch_bytes > 0)
+      step.scratch = {static_cast<std::byte*>(Take(call.scratch_bytes)), call.scratch_bytes};
+    step.run = call.run;
+    return step;
+  }
+  // Runs recorded steps, a graph with a wait behind it: as they are, captured, and launched again.
+  void RunRecorded(const EmbeddingArgs& waits, const LoraBranch& branch) {
+    LoraLinearForwardArgs args;
+    args.branches = {branch};
+    args.x = Take(DType::kBF16, {2, branch.weight.cols});
+    args.y = {Take(DType::kBF16, {2, branch.weight.rows})};
+    args.h = {TensorView()};
+    std::vector<StatusPtr> statuses;
+    for (int i = 0; i < 4; ++i) statuses.push_back(std::make_shared<Status>());
+    Steps steps;
+    steps.made.assign(statuses.begin() + 1, statuses.end());
+    steps.steps = {StepOf(args, statuses[0], statuses[1]), StepOf(args, statuses[1], statuses[2]),
+                   StepOf(waits, statuses[2], statuses[3])};
+    for (int run = 0; run < 3; ++run) {
+      steps.Run(0, [&]() -> Context& { return context_; });
+      if (const FailurePtr& failure = statuses[3]->failure)
+        throw Error(failure->code, failure->op, failure->message);
+    }
+  }
+
   const std::shared_ptr<cuda::Gpu> gpu_;
   cuda::GpuContext context_;
   std::vector<void*> blocks_;
 };
 
-// Returns the code and the sentence of the error that ended it.
+// Returns the code and the sentence of the error that ended it, or why it had no graph.
 std::string Use(int ordinal) {
   try {
-    Program(ordinal).Run();
+    Program program(ordinal);
+    program.Run();
+    return program.Refusal();
   } catch (const Error& error) {
     return error.code() + " " + error.what();
   }
-  return "";
 }
 void CheckClean() {
   CHECK(Fake().violation == "");
@@ -118,8 +157,9 @@ struct Fault {
 // The errors of these may go unsaid: the process closes the device, asks what is free, or chooses a
 // device that is chosen already.
 const std::set<std::string> kUnsaid = {
-    "cudaSetDevice",      "cudaStreamSynchronize", "cudaEventDestroy", "cudaFreeHost",
-    "cudaMemPoolDestroy", "cudaStreamDestroy",     "cudaMemGetInfo",   "cudaMemPoolGetAttribute"};
+    "cudaSetDevice",  "cudaStreamSynchronize",   "cudaEventDestroy",
+    "cudaFreeHost",   "cudaMemPoolDestroy",      "cudaStreamDestroy",
+    "cudaMemGetInfo", "cudaMemPoolGetAttribute", "cudaGraphDestroy"};
 
 void CheckFault(const Fault& fault, int call, std::map<std::string, int>& outcomes) {
   ResetFake();
@@ -142,7 +182,7 @@ void CheckFault(const Fault& fault, int call, std::map<std::string, int>& outcom
     CHECK((kUnsaid.contains(failed) || asked_again));
   } else {
     CHECK(text.find(name) != std::string::npos);
-    CHECK(text.starts_with("ERR_"));
+    CHECK((text.starts_with("ERR_") || text.starts_with("REFUSED ")));
   }
   CHECK(Use(1) == "");  // another device goes on
   CheckClean();
@@ -182,6 +222,7 @@ TEST_CASE("launches: a kernel is loaded by its first one, and later ones make no
   program.Run();
   CHECK(count("cudaFuncGetAttributes") == static_cast<std::ptrdiff_t>(1 + kernels.size()));
   CHECK(count("cudaFuncSetAttribute") == static_cast<std::ptrdiff_t>(kernels.size()));
+  CHECK(Fake().graphs_launched == 2);
   Fake().called.clear();
   program.Run();
   CHECK(count("cudaFuncGetAttributes") == 0);
