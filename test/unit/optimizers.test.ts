@@ -382,7 +382,7 @@ describe('AdamW8bit', () => {
       const p = make(1, 256, device);
       const optimizer = new AdamW8bit([p], { lr: 0.01, weightDecay: 0 });
       for (let step = 1; step <= 20; step++) {
-        const g = new Float32Array(256).fill(step % 5 === 0 ? 1e-6 : 1e-4);
+        const g = new Array<number>(256).fill(step % 5 === 0 ? 1e-6 : 1e-4);
         g[0] = 1;
         setGrad(p, g);
         const before = await p.data<Float32Array>();
