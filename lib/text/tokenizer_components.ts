@@ -12,6 +12,8 @@ const mostComponents = 64;
 /** How much longer a text may become by what replaces its parts. */
 const mostGrowth = 256;
 const longestAffix = 64;
+/** Each writes every byte of what comes to it as a character, of which the next one sees two bytes. Published files have one. */
+const mostByteLevels = 2;
 
 /** The field of a component that holds the engine of its pattern; the component is checked, so no file has it. */
 export const linearField = 'lora-native linear pattern';
@@ -34,6 +36,7 @@ export class ComponentCheck {
   readonly #path: string;
   readonly #expect: Expect;
   #count = 0;
+  #byteLevels = 0;
   #growth = 1;
 
   constructor(path: string, expect: Expect) {
@@ -49,6 +52,8 @@ export class ComponentCheck {
     const made: Json = { ...component };
     delete made[linearField];
     if (type === 'Split' || type === 'Replace') this.#pattern(made, type);
+    if (type === 'ByteLevel')
+      this.#expect(++this.#byteLevels <= mostByteLevels, `at most ${mostByteLevels} ByteLevel`, 'more');
     if (type === 'TemplateProcessing') this.#template(made);
     if (type === 'BertProcessing' || type === 'RobertaProcessing')
       for (const key of ['sep', 'cls']) {

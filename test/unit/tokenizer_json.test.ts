@@ -279,6 +279,14 @@ describe('a malformed file is ERR_FILE', () => {
       "at most 64 components but received 'more'",
     ],
     [
+      'bytes of bytes of bytes',
+      component('pre_tokenizer', {
+        type: 'Sequence',
+        pretokenizers: times(3, { type: 'ByteLevel', use_regex: false }),
+      }),
+      "at most 2 ByteLevel but received 'more'",
+    ],
+    [
       'texts that double',
       component('normalizer', {
         type: 'Sequence',
