@@ -72,7 +72,14 @@ const questions = {
     alphas: ['r', '2r'],
     targets: ['attention', 'all-linear'],
   },
-  smollm2: { source: wikisql, steps: 150, methods: all, ranks: [16], dtype: 'bf16', evalLimit: 40 },
+  smollm2: {
+    source: wikisql,
+    steps: 150,
+    methods: ['full', 'lora', 'bottleneck', 'prompt'],
+    ranks: [16],
+    dtype: 'bf16',
+    evalLimit: 40,
+  },
 };
 
 const { values, positionals } = parseArgs({

@@ -52,7 +52,7 @@ function about(name, { base, steps, seeds, machine, versions, date, commit }) {
   const right = base.exactMatch === undefined ? '' : `, ${wholePercent(base.exactMatch)} exactly right`;
   const parts = [
     `The base alone: loss ${three(base.loss)}${right}; ${base.parameters} numbers. ${steps} steps, ${seeds} seeds: mean (least–most).`,
-    `${machine.threads} threads of ${machine.cpu} (${machine.instructions}), Node ${versions.node}, ${date.slice(0, 10)}, commit ${commit}: [all figures](../../benchmarks/results/comparison-${name}.json).`,
+    `${machine.threads} ${machine.threads === 1 ? 'thread' : 'threads'} of ${machine.cpu} (${machine.instructions}), Node ${versions.node}, ${date.slice(0, 10)}, commit ${commit}: [all figures](../../benchmarks/results/comparison-${name}.json).`,
   ];
   return parts.join(' ');
 }
