@@ -1,20 +1,28 @@
 #include "simt/shadow.h"
 
 #include <algorithm>
+#include <bit>
 #include <deque>
+#include <optional>
 
 #include "simt/state.h"
 
 namespace lora::simt {
 namespace {
 
-struct Reader {
-  SiteId site;
-  uint32_t clock;
-  uint16_t actor;
-};
-std::deque<std::vector<Reader>> lists;  // each by rising actor
+std::deque<std::vector<Readers>> lists;
 size_t lists_used = 0;
+
+uint64_t BitOf(uint16_t actor) { return uint64_t{1} << actor % 64; }
+
+// Returns the first of them of whom the actor does not know, or nobody.
+std::optional<uint32_t> Unordered(const ActorView& actor, const Readers& r) {
+  for (uint64_t bits = r.bits; bits != 0; bits &= bits - 1) {
+    const uint32_t reader = r.group * 64u + static_cast<uint32_t>(std::countr_zero(bits));
+    if (r.clock > actor.Knows(reader)) return reader;
+  }
+  return std::nullopt;
+}
 
 const char* Verb(Access access) { return access == Access::kWrite ? "write" : "read"; }
 
@@ -47,48 +55,50 @@ void NonCoherent(SiteId load, SiteId write, const Place& place) {
 }
 
 void AddReader(Cell& c, const ActorView& actor, SiteId site) {
+  const auto group = static_cast<uint16_t>(actor.actor / 64);
+  const uint64_t bit = BitOf(actor.actor);
+  const auto alone = [&] { return Readers{bit, site, actor.clock, group}; };
   if (c.read_epoch != world.epoch) {
     if (c.read_epoch >= world.launch_epoch) {
       c.other_epoch = c.read_epoch;
-      c.other_site = c.read_site;
+      c.other_site = c.readers.site;
     }
     c.read_epoch = world.epoch;
     c.further = 0;
-  } else if (c.further == 0 && c.read_actor != actor.actor &&
-             c.read_clock > actor.Knows(c.read_actor)) {
-    if (lists_used == lists.size()) lists.emplace_back();
-    lists[lists_used].assign(1, {site, actor.clock, actor.actor});
-    c.further = static_cast<uint32_t>(++lists_used);
-    return;
-  } else if (c.further != 0 && c.read_actor != actor.actor) {
-    auto& list = lists[c.further - 1];
-    // What this reader knows of is covered by it: whoever comes after it comes after them. A list
-    // that stays long is searched for them as seldom as its length doubles.
-    if (list.size() >= 8 && (list.size() & (list.size() - 1)) == 0)
-      std::erase_if(list, [&](const Reader& r) { return r.clock <= actor.Knows(r.actor); });
-    const auto place = std::ranges::lower_bound(list, actor.actor, {}, &Reader::actor);
-    if (place != list.end() && place->actor == actor.actor) {
-      *place = {site, actor.clock, actor.actor};
-    } else {
-      list.insert(place, {site, actor.clock, actor.actor});
-    }
+    c.readers = alone();
     return;
   }
-  c.read_actor = actor.actor;
-  c.read_clock = actor.clock;
-  c.read_site = site;
+  const auto stands_for = [&](Readers& r) {
+    if (r.clock == actor.clock && r.group == group) {
+      if (r.site == site) r.bits |= bit;
+      if (r.bits & bit) return true;
+    }
+    // What this reader knows of is covered by it: whoever comes after it comes after them.
+    if (Unordered(actor, r)) return false;
+    r = alone();
+    return true;
+  };
+  if (stands_for(c.readers)) return;
+  if (c.further == 0) {
+    if (lists_used == lists.size()) lists.emplace_back();
+    lists[lists_used].assign(1, alone());
+    c.further = static_cast<uint32_t>(++lists_used);
+    return;
+  }
+  auto& list = lists[c.further - 1];
+  if (!std::ranges::any_of(list, stands_for)) list.push_back(alone());
 }
 
 void CheckReaders(const Cell& c, const ActorView& actor, SiteId site, const Place& place) {
   if (c.read_epoch == world.epoch) {
-    if (c.read_clock > actor.Knows(c.read_actor))
-      Race(actor, Access::kWrite, site, place, Access::kRead, c.read_actor, c.read_site);
-    if (c.further)
-      for (const Reader& r : lists[c.further - 1])
-        if (r.clock > actor.Knows(r.actor))
-          Race(actor, Access::kWrite, site, place, Access::kRead, r.actor, r.site);
+    const auto check = [&](const Readers& r) {
+      if (const auto reader = Unordered(actor, r))
+        Race(actor, Access::kWrite, site, place, Access::kRead, *reader, r.site);
+    };
+    check(c.readers);
+    if (c.further) std::ranges::for_each(lists[c.further - 1], check);
   } else if (place.global && c.read_epoch >= world.launch_epoch) {
-    CrossBlock(Access::kWrite, site, place, Access::kRead, c.read_site);
+    CrossBlock(Access::kWrite, site, place, Access::kRead, c.readers.site);
   }
   if (place.global && c.other_epoch >= world.launch_epoch && c.other_epoch != world.epoch)
     CrossBlock(Access::kWrite, site, place, Access::kRead, c.other_site);

@@ -20,14 +20,24 @@ using ClockRef = std::shared_ptr<const Clock>;
 // The values of kReadOfBits are only stored again.
 enum class Access : uint8_t { kRead, kWrite, kNonCoherentRead, kReadOfBits };
 
+// Actors that read at one site, each at the same time of its own: of 64 in a row those whose bits
+// are set, since the threads of a block mostly read what their neighbours read.
+struct Readers {
+  uint64_t bits;
+  SiteId site;
+  uint32_t clock;
+  uint16_t group;  // of 64 actors
+};
+
 struct Cell {
-  SiteId write_site, read_site, other_site, non_coherent_site;
+  Readers readers;  // the first of the block that read last
+  uint16_t write_actor;
+  SiteId write_site, other_site, non_coherent_site;
   uint32_t write_epoch, write_clock;
-  uint32_t read_epoch, read_clock;  // the first reader of the epoch that read last
-  uint32_t further;                 // its further readers: index + 1 into the lists of this block
-  uint32_t other_epoch;             // another block that has read it
+  uint32_t read_epoch;   // of that block
+  uint32_t further;      // its further readers: index + 1 into the lists of this block
+  uint32_t other_epoch;  // another block that has read it
   uint32_t non_coherent_epoch;
-  uint16_t write_actor, read_actor;
 };
 
 // Says who accesses memory, what it knows, and the time to record.
