@@ -29,8 +29,8 @@ LoraBranch BranchOfRow(const LoraLinearForwardArgs& args, size_t i, int64_t row)
   return branch;
 }
 
-void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, const TensorView& y,
-                const TensorView& h) {
+void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, const Vector& weight,
+                const TensorView& y, const TensorView& h) {
   const int64_t in = x.dim(1), out = branch.weight.rows, rank = branch.up ? branch.up.dim(1) : 0;
   const Vector x_row = LoadRange(x, row * in, in);
   Vector h_row;
@@ -40,7 +40,7 @@ void ForwardRow(const TensorView& x, int64_t row, const LoraBranch& branch, cons
     if (h) StoreRange(h, row * rank, h_row);
   }
   for (int64_t o = 0; o < out; ++o) {
-    double sum = Dot(x_row, branch.weight, o * in);
+    double sum = Dot(x_row, weight, o * in);
     if (branch.up) sum += branch.scale * Dot(h_row, branch.up, o * rank);
     if (branch.factor) sum *= Load(branch.factor, o);
     if (branch.bias) sum += Load(branch.bias, o);
@@ -57,11 +57,12 @@ Vector UpTransposed(const Vector& g_row, const TensorView& a) {
 }
 
 // Adds one branch's part of the input gradient to dx_row.
-void AddInputGradient(const LoraBranch& branch, const TensorView& g, int64_t row, Vector& dx_row) {
+void AddInputGradient(const LoraBranch& branch, const Vector& weight, const TensorView& g,
+                      int64_t row, Vector& dx_row) {
   const int64_t in = branch.weight.cols, out = branch.weight.rows;
   const Vector g_row = LoadRange(g, row * out, out);
   for (int64_t c = 0; c < in; ++c) {
-    dx_row[static_cast<size_t>(c)] += Dot(g_row, branch.weight, c, in);
+    dx_row[static_cast<size_t>(c)] += Dot(g_row, weight, c, in);
   }
   if (!branch.up) return;
   const Vector u = UpTransposed(g_row, branch.up);
@@ -105,8 +106,9 @@ void DownGradient(const LoraBranch& branch, const TensorView& x, const TensorVie
 
 void Run(const LoraLinearForwardArgs& args, Scratch, Context&) {
   for (size_t i = 0; i < args.branches.size(); ++i) {
+    const Vector weight = LoadAll(args.branches[i].weight);
     for (int64_t row = 0; row < args.x.dim(0); ++row) {
-      ForwardRow(args.x, row, BranchOfRow(args, i, row), args.y[i], args.h[i]);
+      ForwardRow(args.x, row, BranchOfRow(args, i, row), weight, args.y[i], args.h[i]);
     }
   }
 }
@@ -114,10 +116,12 @@ void Run(const LoraLinearForwardArgs& args, Scratch, Context&) {
 void Run(const LoraLinearBackwardArgs& args, Scratch, Context&) {
   if (args.dx) {
     const int64_t m = args.dx.dim(0), in = args.dx.dim(1);
+    std::vector<Vector> weights;
+    for (const LoraBranch& branch : args.branches) weights.push_back(LoadAll(branch.weight));
     for (int64_t row = 0; row < m; ++row) {
       Vector dx_row(static_cast<size_t>(in), 0.0);
       for (size_t i = 0; i < args.branches.size(); ++i) {
-        AddInputGradient(args.branches[i], args.g[i], row, dx_row);
+        AddInputGradient(args.branches[i], weights[i], args.g[i], row, dx_row);
       }
       StoreRange(args.dx, row * in, dx_row);
     }

@@ -35,6 +35,8 @@ inline double Load(const PackedView& view, int64_t i) {
 }
 using lora::Load;
 
+inline double Load(const Vector& values, int64_t i) { return values[static_cast<size_t>(i)]; }
+
 // Loads elements [first, first + n).
 template <class View>
 Vector LoadRange(const View& view, int64_t first, int64_t n) {
@@ -42,6 +44,9 @@ Vector LoadRange(const View& view, int64_t first, int64_t n) {
   for (int64_t i = 0; i < n; ++i) values[static_cast<size_t>(i)] = Load(view, first + i);
   return values;
 }
+
+// Loads all of a matrix, for uses that read each element many times.
+inline Vector LoadAll(const PackedView& view) { return LoadRange(view, 0, view.rows * view.cols); }
 
 inline void StoreRange(const TensorView& view, int64_t first, const Vector& values) {
   for (size_t i = 0; i < values.size(); ++i) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <new>
 
@@ -19,6 +20,11 @@ namespace lora::test {
 inline constexpr uint16_t kScratchPoison = 0x7FFB;
 inline std::byte ScratchPoisonAt(size_t i) {
   return static_cast<std::byte>(i % 2 == 0 ? kScratchPoison & 0xFF : kScratchPoison >> 8);
+}
+// A call may ask for megabytes, so whole words are written.
+inline void FillWithPoison(std::byte* memory, size_t bytes) {
+  for (size_t i = 0; i + 1 < bytes; i += 2) std::memcpy(memory + i, &kScratchPoison, 2);
+  if (bytes % 2 != 0) memory[bytes - 1] = ScratchPoisonAt(bytes - 1);
 }
 
 // Runs an op without checking its arguments, for what it can do but no caller may ask for:
@@ -38,7 +44,7 @@ void RunUnchecked(const Op<Args>& op, const Args& args, Context& context) {
   const std::unique_ptr<std::byte[], void (*)(std::byte*)> memory(
       static_cast<std::byte*>(::operator new(bytes + kGuard, kAlign)),
       [](std::byte* p) { ::operator delete(p, kAlign); });
-  for (size_t i = 0; i < bytes + kGuard; ++i) memory[i] = ScratchPoisonAt(i);
+  FillWithPoison(memory.get(), bytes + kGuard);
   call.run(Scratch(memory.get(), bytes), context);
   bool guard_intact = true;
   for (size_t i = bytes; i < bytes + kGuard; ++i) guard_intact &= memory[i] == ScratchPoisonAt(i);
