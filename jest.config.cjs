@@ -17,6 +17,8 @@ module.exports = {
   },
   transformIgnorePatterns: ['/node_modules/(?!uplot/)'],
   moduleNameMapper: { '^lora-native$': '<rootDir>/lib/index.ts' },
+  globalSetup: '<rootDir>/test/support/temporary_files.cjs',
+  globalTeardown: '<rootDir>/test/support/remove_temporary_files.cjs',
   testSequencer: '<rootDir>/test/support/longest_first.cjs',
   testTimeout: 60_000,
   maxWorkers: 2,
