@@ -57,7 +57,7 @@ describe('what gzip data may stand for', () => {
   test.each<[name: string, content: string | Buffer, options: LoadDatasetOptions, sentence: string]>([
     ['feeds.txt.gz', feeds, {}, `: ${ratio}`],
     ['feeds.jsonl.gz', feeds, {}, `: ${ratio}`],
-    ['rows.jsonl.gz', row.repeat(400_000), {}, `: ${ratio}`],
+    ['rows.jsonl.gz', row.repeat(250_000), {}, `: ${ratio}`],
     [
       'bytes.jsonl.gz',
       row.repeat(1000),
@@ -133,7 +133,10 @@ test('a long text is encoded in parts, within the special tokens of the whole, a
     },
   };
   const data = await loadDataset(path, { tokenizer, maxLength: 1000 });
-  expect([...data].flatMap(({ inputIds }) => inputIds)).toEqual([...before, ...Buffer.from(text), ...after]);
+  // As bytes, since toEqual asks each of the 2.4 million numbers by itself.
+  const bytes = (ids: number[]): Buffer => Buffer.from(Int32Array.from(ids).buffer);
+  const ids = [...data].flatMap(({ inputIds }) => inputIds);
+  expect(bytes(ids).equals(bytes([...before, ...Buffer.from(text), ...after]))).toBe(true);
   expect([...data].every(({ inputIds }, i) => i + 1 === data.length || inputIds.length === 1000)).toBe(true);
   expect(longest.characters).toBeLessThan(2 ** 21);
 });

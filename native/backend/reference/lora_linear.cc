@@ -61,9 +61,13 @@ void AddInputGradient(const LoraBranch& branch, const Vector& weight, const Tens
                       int64_t row, Vector& dx_row) {
   const int64_t in = branch.weight.cols, out = branch.weight.rows;
   const Vector g_row = LoadRange(g, row * out, out);
-  for (int64_t c = 0; c < in; ++c) {
-    dx_row[static_cast<size_t>(c)] += Dot(g_row, weight, c, in);
+  // Row by row, as W lies in memory.
+  Vector through(dx_row.size());
+  for (int64_t o = 0; o < out; ++o) {
+    for (int64_t c = 0; c < in; ++c)
+      through[static_cast<size_t>(c)] += g_row[static_cast<size_t>(o)] * Load(weight, o * in + c);
   }
+  for (size_t c = 0; c < through.size(); ++c) dx_row[c] += through[c];
   if (!branch.up) return;
   const Vector u = UpTransposed(g_row, branch.up);
   Vector low(dx_row.size());
