@@ -1,0 +1,141 @@
+/** The rows of model cards and reports, each with the record or the option that it depends on. */
+import { resultFacts, settingFacts, subjectFacts, type RunFacts } from '../../lib/train/facts';
+import { RunRecord } from '../../lib/train/record';
+
+const evaluation = { type: 'eval', step: 20, loss: 1, tokens: 1234 };
+function results(changes: object, options: object = {}): Record<string, string> {
+  const record = Object.assign(new RunRecord(), { tokens: 5000 }, changes);
+  return Object.fromEntries(resultFacts({ record, options } as unknown as RunFacts));
+}
+
+test.each<[what: string, rows: Record<string, string>, expected: Record<string, string>]>([
+  ['of a run that has not begun', results({}), { Steps: '0', Tokens: '5,000' }],
+  [
+    'of one that ended early',
+    results({ lastStep: { step: 1200, loss: 0.5 }, ended: 'stopped' }, { totalSteps: 3000 }),
+    { Steps: '1,200 of 3,000', Ended: 'stopped', Tokens: '5,000', 'Training loss': '0.5000 in step 1200' },
+  ],
+  [
+    'of one that goes on with another',
+    results({ resumedAt: 1000 }),
+    {
+      Steps: '1,000 (this run continued one of 1,000 steps)',
+      Tokens: '5,000 since it was continued',
+    },
+  ],
+  [
+    'with an evaluation',
+    results({ lastEval: evaluation }),
+    {
+      Steps: '0',
+      Tokens: '5,000',
+      'Evaluation loss': '1.0000 after step 20 (perplexity 2.72, 1,234 tokens)',
+    },
+  ],
+  [
+    'whose adapter is that of an earlier step',
+    results({
+      kept: { step: 10, loss: 0.5 },
+      lastEval: evaluation,
+      evaluations: [{ type: 'eval', step: 10, loss: 0.5, tokens: 99 }, evaluation],
+    }),
+    {
+      Steps: '0',
+      Adapter: 'that of step 10, the best evaluation',
+      Tokens: '5,000',
+      'Evaluation loss': '0.5000 after step 10 (perplexity 1.65, 99 tokens)',
+      'Last evaluation loss': '1.0000 after step 20',
+    },
+  ],
+  [
+    'whose best evaluation was of an earlier process',
+    results({ kept: { step: 10, loss: 0.5 } }),
+    {
+      Steps: '0',
+      Adapter: 'that of step 10, the best evaluation',
+      Tokens: '5,000',
+      'Evaluation loss': '0.5000 after step 10 (perplexity 1.65)',
+    },
+  ],
+  [
+    'whose best adapter lies in a checkpoint',
+    results({ best: { step: 10, loss: 0.5 } }, { keepBest: true }),
+    {
+      Steps: '0',
+      Tokens: '5,000',
+      'Best evaluation loss': '0.5000 after step 10, whose adapter is in checkpoint-10',
+    },
+  ],
+  ['that does not keep it', results({ best: { step: 10, loss: 0.5 } }), { Steps: '0', Tokens: '5,000' }],
+])('results %s', (_, rows, expected) => expect(rows).toEqual(expected));
+
+const plain = {
+  lr: 0.001,
+  schedule: 'linear',
+  warmupSteps: 0,
+  weightDecay: 0,
+  maxGradNorm: 1,
+  neftuneNoiseAlpha: 0,
+  seed: 7,
+  optimizer: 'adamw',
+  batchSize: 4,
+  gradientAccumulationSteps: 1,
+};
+const settings = (options: object): Record<string, string> =>
+  Object.fromEntries(
+    settingFacts({
+      subject: { facts: { settings: [['Rank', '8']] } },
+      options: { ...plain, ...options },
+    } as never),
+  );
+const rows = {
+  Rank: '8',
+  'Learning rate': '0.001, linear',
+  Batch: '4 examples',
+  'Clipped gradient norm': '1',
+  Seed: '7',
+};
+
+test.each<[options: object, expected: Record<string, string>]>([
+  [{}, {}],
+  [{ warmupSteps: 5 }, { 'Learning rate': '0.001, linear after 5 steps of warm-up' }],
+  [{ optimizer: 'lion' }, { Optimizer: 'lion' }],
+  [{ loraPlusRatio: 16 }, { 'LoRA+ ratio': '16' }],
+  [{ packing: true, gradientAccumulationSteps: 2 }, { Batch: '4 packed rows, 2 batches a step' }],
+  [{ groupByLength: true }, { Batch: '4 examples of similar length' }],
+  [{ weightDecay: 0.01 }, { 'Weight decay': '0.01' }],
+  [{ maxGradNorm: 0 }, { 'Clipped gradient norm': 'none' }],
+  [{ neftuneNoiseAlpha: 5 }, { 'NEFTune noise': '5' }],
+  [{ gradientCheckpointing: true }, { 'Gradient checkpointing': 'every block' }],
+])('settings of %j', (options, expected) => expect(settings(options)).toEqual({ ...rows, ...expected }));
+
+test.each<[data: object, expected: string]>([
+  [{}, 'examples of a program, which did not say how many'],
+  [{ length: 1200 }, '1,200 examples'],
+  [
+    { path: '/home/a/rows.jsonl', length: 3, tokens: 4000 },
+    'rows.jsonl, 3 examples, 4,000 tokens that count',
+  ],
+])('data %j', (data, expected) => {
+  const of = (adapter: object | null, modules: string[]): Record<string, string> =>
+    Object.fromEntries(
+      subjectFacts({
+        model: {
+          directory: '/models/org',
+          config: { modelType: 'llama' },
+          parameterCount: 900,
+          dtype: 'f32',
+        },
+        subject: { adapter, facts: { modules } },
+        data,
+        record: { trainableParameters: 100 },
+      } as never),
+    );
+  const common = { 'Base model': 'org', Kind: 'llama, 900 parameters, f32', Data: expected };
+  expect(of({}, ['layers.1.k_proj', 'layers.0.q_proj', 'layers.0.k_proj'])).toEqual({
+    ...common,
+    Trained: '100 parameters (10.00%)', // beside the model's
+    Layers: 'k_proj, q_proj',
+  });
+  expect(of(null, [])).toEqual({ ...common, Trained: '100 parameters (11.11%)' }); // of the model's
+});
