@@ -4,6 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
+js=
+[ -e dist/index.mjs ] || { npm run --silent build:js & js=$!; } # on a core that the compiler leaves idle at times
 [ -e build/Release/lora_native.node ] || npm run --silent build:native
-[ -e dist/index.mjs ] || npm run --silent build:js
+[ -z "$js" ] || wait "$js"
 node examples/finetune.mjs "$@"

@@ -4,8 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
-npm run --silent build:js
+npm run --silent build:js & js=$!
 status=0
 node scripts/ctest.mjs || status=1 # builds the add-on too
+wait "$js"
 npx jest --json --outputFile=build/jest.json || status=1
 exit $status
