@@ -85,19 +85,37 @@ std::vector<Section> SectionsOf(const std::vector<char>& elf) {
   return sections;
 }
 
-// .nv.info.KERNEL is a list of attributes: a format, a name, and a value of 16 bits or its size.
-unsigned ThreadsIn(const std::vector<char>& elf, const Section& section) {
-  constexpr uint8_t kSized = 4, kMaxThreads = 5;
+// .nv.info and .nv.info.KERNEL are lists of attributes: a format, a name, and a value of 16 bits or
+// its size. Calls visit(where the value is) for each attribute of that name.
+template <class F>
+void ForAttributes(const std::vector<char>& elf, const Section& section, uint8_t name, F visit) {
+  constexpr uint8_t kSized = 4;
   const size_t end = section.offset + section.bytes;
   for (size_t at = section.offset; at < end;) {
     const auto format = At<uint8_t>(elf, at), attribute = At<uint8_t>(elf, at + 1);
     const auto value = At<uint16_t>(elf, at + 2);
     at += 4;
-    if (format == kSized && attribute == kMaxThreads)
-      return At<uint32_t>(elf, at) * At<uint32_t>(elf, at + 4) * At<uint32_t>(elf, at + 8);
+    if (format == kSized && attribute == name) visit(at);
     if (format == kSized) at += value;
   }
-  return 1024;  // without __launch_bounds__
+}
+
+unsigned ThreadsIn(const std::vector<char>& elf, const Section& section) {
+  constexpr uint8_t kMaxThreads = 5;
+  unsigned threads = 1024;  // without __launch_bounds__
+  ForAttributes(elf, section, kMaxThreads, [&](size_t at) {
+    threads = At<uint32_t>(elf, at) * At<uint32_t>(elf, at + 4) * At<uint32_t>(elf, at + 8);
+  });
+  return threads;
+}
+
+// Returns the registers of kernels by the numbers of their symbols.
+std::map<uint32_t, unsigned> RegistersIn(const std::vector<char>& elf, const Section& section) {
+  constexpr uint8_t kRegisters = 0x2f;
+  std::map<uint32_t, unsigned> registers;
+  ForAttributes(elf, section, kRegisters,
+                [&](size_t at) { registers[At<uint32_t>(elf, at)] = At<uint32_t>(elf, at + 4); });
+  return registers;
 }
 
 std::map<std::string, KernelFacts> FactsInElf(const std::vector<char>& elf, int arch) {
@@ -107,17 +125,22 @@ std::map<std::string, KernelFacts> FactsInElf(const std::vector<char>& elf, int 
     return section.name.starts_with(prefix) ? section.name.substr(prefix.size()) : "";
   };
   const std::vector<Section> sections = SectionsOf(elf);
-  for (const Section& section : sections)
+  std::map<uint32_t, unsigned> registers;
+  for (const Section& section : sections) {
+    if (section.name == ".nv.info") registers = RegistersIn(elf, section);
     if (const std::string kernel = after(section, ".nv.info."); !kernel.empty())
       facts[kernel].threads = ThreadsIn(elf, section);
+  }
   for (const Section& section : sections) {
     if (const auto it = facts.find(after(section, ".text.")); it != facts.end())
-      it->second.registers = section.info >> 24;
+      it->second.registers = registers[section.info & 0xffffff];  // the kernel's symbol
     // From sm_90 on the section counts the 1024 bytes that the system takes, which ptxas and the
     // device's limit do not.
     if (const auto it = facts.find(after(section, ".nv.shared.")); it != facts.end())
       it->second.static_shared_bytes = section.bytes - (arch >= 90 ? kSystemSharedBytes : 0);
   }
+  for (const auto& [kernel, of] : facts)
+    if (of.registers == 0) Unknown("no registers of " + kernel);
   return facts;
 }
 
