@@ -5,7 +5,7 @@
 // --write leaves the tables in docs/internals/cuda-kernels.md. Beside the architectures that the binary has code for, the
 // intermediate form is assembled for those whose driver would do that: sm_87, sm_103, sm_110, sm_121. After --minutes no
 // further file is begun, and those left out are named. Without nvcc there is nothing to do.
-import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import { execFile, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   existsSync,
@@ -22,6 +22,7 @@ import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { document } from './cuda-report/document.mjs';
+import { demangle, sharedBytesIn } from './cuda-report/names.mjs';
 import { cache } from './sysroot.mjs';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..');
@@ -74,28 +75,6 @@ const flags = [
 const dryrun = spawnSync('nvcc', ['--dryrun', '-c', files[0], '-o', '/dev/null'], { encoding: 'utf8' });
 const ptxas = join(/_HERE_=(.+)/.exec(dryrun.stderr)?.[1] ?? '', 'ptxas');
 
-const demangled = new Map();
-/** The name without namespaces, return type and parameters. */
-function demangle(symbol) {
-  let name = demangled.get(symbol);
-  if (name === undefined) {
-    name = execFileSync('c++filt', [symbol], { encoding: 'utf8' }).trim();
-    name = name.replace(/lora::device::/g, '').replace(/^void /, '');
-    name = name.slice(0, parametersAt(name)).replace(/\((?:int|bool|unsigned int)\)/g, '');
-    demangled.set(symbol, name);
-  }
-  return name;
-}
-/** Where the parameter list begins: the last parenthesis that is not inside of <>. */
-function parametersAt(name) {
-  let depth = 0;
-  for (let i = 0; i < name.length; i++) {
-    if (name[i] === '<') depth++;
-    else if (name[i] === '>') depth--;
-    else if (name[i] === '(' && depth === 0) return i;
-  }
-  return name.length;
-}
 /** ptxas -v → [{ symbol, arch, registers, stack, stores, loads, shared, barriers }]. */
 function parsePtxas(text) {
   const rows = [];
@@ -253,7 +232,7 @@ function contents(file) {
   return { digest: hash.digest('hex').slice(0, 16), changed };
 }
 
-/** What the build left of a file, { text, dir }: what ptxas said, and the folder of the intermediate forms; or undefined. */
+/** What the build left of a file: what ptxas said, the folder of the intermediate forms, and the object; or undefined. */
 function fromBuild(file) {
   const object = join(root, 'build/cmake/native/backend/cuda', `${basename(file)}.o`);
   const dir = `${object}.keep`;
@@ -262,7 +241,7 @@ function fromBuild(file) {
   const forms = readdirSync(dir);
   const has = (virtual) => forms.some((form) => form.endsWith(`compute_${virtual}.ptx`));
   if (!Object.keys(built).every(has)) return undefined;
-  return { text: readFileSync(`${object}.log`, 'utf8'), dir };
+  return { text: readFileSync(`${object}.log`, 'utf8'), dir, object };
 }
 
 function execute(command, args) {
@@ -324,12 +303,17 @@ async function compile(file) {
       result.failed ||= failed;
       result.rows.push(...parsePtxas(text));
     }
-    for (const row of result.rows)
+    const object = ofBuild?.object ?? join(own, `${name}.o`);
+    const dynamic = sharedBytesIn((await execute('nm', ['--demangle', object])).text);
+    for (const row of result.rows) {
       Object.assign(row, {
         file: name,
         name: demangle(row.symbol),
         threads: result.ptx[80][row.symbol]?.threads,
       });
+      row.dynamic = dynamic.get(row.name);
+      if (row.dynamic === undefined) throw new Error(`[cuda-report] ${name}.cu launches no ${row.name}`);
+    }
     const count = new Set(result.rows.map((row) => row.symbol)).size;
     // Processor time of the compilation alone, as a machine may be busy with other things.
     result.cpu = Number(/cpu ([\d.]+)\s*$/.exec(made.text)?.[1] ?? 0);
@@ -388,7 +372,7 @@ if (options.write && failed === 0 && queue.length === 0)
     join(root, 'docs/internals/cuda-kernels.md'),
     document({
       ...{ root, files: files.length, total, rows, results, spilling },
-      ...{ architectures, real, held, assembled, classes, demangle },
+      ...{ architectures, real, held, assembled, classes },
     }),
   );
 process.exitCode = failed === 0 ? 0 : 1;

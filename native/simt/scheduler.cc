@@ -12,6 +12,7 @@
 #include <new>
 #include <thread>
 
+#include "backend/cuda/occupancy.h"
 #include "simt/banks.h"
 #include "simt/state.h"
 
@@ -141,20 +142,6 @@ void RunBlock(uint64_t index) {
   }
 }
 
-size_t SharedLimit(int arch) {
-  switch (arch) {
-    case 86:
-    case 89:
-    case 120:
-      return 99 << 10;
-    case 90:
-    case 100:
-      return 227 << 10;
-    default:
-      return 163 << 10;
-  }
-}
-
 // Says what the driver would answer with cudaErrorInvalidConfiguration or cudaErrorInvalidValue.
 std::string Refusal(const Options& options, const internal::Call& call) {
   const Dim3 &g = call.grid, &b = call.block;
@@ -170,7 +157,9 @@ std::string Refusal(const Options& options, const internal::Call& call) {
   if (threads > static_cast<uint64_t>(call.max_threads))
     return number(threads) + " threads in a block, and the kernel is bound to " +
            number(call.max_threads);
-  const size_t limit = SharedLimit(options.arch);
+  const cuda::Multiprocessor* const device = cuda::MultiprocessorOf(options.arch);
+  if (device == nullptr) return "nothing is known of sm_" + number(options.arch);
+  const size_t limit = device->shared_bytes;
   if (call.shared_bytes > limit)
     return number(call.shared_bytes) + " bytes of shared memory, and sm_" + number(options.arch) +
            " has " + number(limit);

@@ -1,6 +1,7 @@
 // The tables of docs/internals/cuda-kernels.md.
 import { execFileSync } from 'node:child_process';
-import { occupancy, sharedBytes } from './occupancy.mjs';
+import { demangle } from './names.mjs';
+import { blocksOf, lowRankLaunches } from './occupancy.mjs';
 import { weightBytes } from './weight_bytes.mjs';
 
 function table(head, body) {
@@ -14,10 +15,11 @@ function percent(share) {
 /**
  * The text of docs/internals/cuda-kernels.md. `results` are those of the files, each with the rows of its kernels; `rows` all of these, `spilling`
  * those that spill, `total` the kernels; `architectures` what they were assembled for, `real` what the binary has code for, `held` its intermediate
- * forms, `assembled` who takes which of them; `classes` of instructions, and `demangle` for names.
+ * forms, `assembled` who takes which of them; `classes` of instructions.
  */
 export function document(report) {
   const { files, total, rows, results, spilling, architectures, real, held, assembled } = report;
+  const blocks = occupancies(report.root, rows);
   const version = /release ([\d.]+), V([\d.]+)/.exec(
     execFileSync('nvcc', ['--version'], { encoding: 'utf8' }),
   )[2];
@@ -38,16 +40,21 @@ has code for ${real.map((arch) => `sm_${arch}`).join(', ')} and PTX for compute_
       .join(', ')} are
 assembled from that PTX here as a driver would that has no code for them.
 
-## The main GEMM
+## Loops of the products
 `,
-    gemm(report),
+    loops(report),
     '\n## Bytes of a weight in a decode step\n',
     bytesOfWeights(report),
+    '\n## Blocks of a multiprocessor\n',
+    blocksByShared(report, blocks),
+    '',
+    lowRank(report),
     `
 ## Registers
 
-Registers per thread of each kernel, by architecture of the code; static shared memory is 0 in all but those that say so (dynamic shared memory is chosen at
-launch). The last two columns: blocks that registers and threads let one multiprocessor hold, and the share of its threads, on sm_80 and sm_90.
+Registers of a thread and, behind the colon, blocks that a multiprocessor holds, by architecture of the code. They follow from registers, threads and
+shared memory (\`native/backend/cuda/occupancy.h\`). The column of shared memory has the bytes of a block, which a launch asks for; static ones, which its code
+has, stand behind a plus. Of the low-rank products they depend on the call (above), and blocks here are those that registers and threads allow.
 `,
   ];
   for (const { name, rows: mine } of results) {
@@ -57,52 +64,83 @@ launch). The last two columns: blocks that registers and threads let one multipr
       .map((symbol) => {
         const of = (arch) => mine.find((row) => row.symbol === symbol && row.arch === arch);
         const first = of(80);
-        const occupied = [80, 90].map((arch) => {
-          const { blocks, share } = occupancy(arch, { ...of(arch), shared: of(arch).shared });
-          return `${blocks}, ${percent(share)}`;
-        });
-        const note = first.shared > 0 ? ` (${first.shared} bytes shared)` : '';
         return [
-          `\`${first.name}\`${note}`,
+          `\`${first.name}\``,
           first.threads,
-          ...architectures.map((arch) => of(arch).registers),
-          ...occupied,
+          first.shared > 0 ? `${first.dynamic} + ${first.shared}` : first.dynamic,
+          ...architectures.map((arch) => `${of(arch).registers}: ${blocks.get(of(arch)).held}`),
         ];
       })
       .sort((a, b) => (a[0] < b[0] ? -1 : 1));
     parts.push(
       `### ${name}.cu\n`,
-      table(['kernel', 'threads', ...architectures.map((arch) => `${arch}`), 'held, 80', 'held, 90'], body),
+      table(['kernel', 'threads', 'shared', ...architectures.map((arch) => `${arch}`)], body),
       '',
     );
   }
   return `${parts.join('\n').trimEnd()}\n`;
 }
 
-function gemm({ rows, results, real, classes, demangle }) {
-  const gemms = rows.filter(({ name }) => sharedBytes(name) !== undefined);
-  if (gemms.length === 0) return 'There is none yet.';
-  const symbols = [...new Set(gemms.map(({ symbol }) => symbol))];
-  const occupied = symbols
+/** Of each row the blocks that a multiprocessor holds, `held`, and those it would hold without shared memory, `allowed`. */
+function occupancies(root, rows) {
+  const ask = (sharedOf) =>
+    blocksOf(
+      root,
+      rows.map((row) => ({ ...row, shared: sharedOf(row) })),
+    );
+  const held = ask(({ shared, dynamic }) => shared + (dynamic === 'by call' ? 0 : dynamic));
+  const allowed = ask(() => 0);
+  return new Map(rows.map((row, i) => [row, { held: held[i], allowed: allowed[i] }]));
+}
+
+/** Kernels of which shared memory lets fewer blocks run than registers do. */
+function blocksByShared({ rows, real }, blocks) {
+  const bound = rows.filter(
+    (row) => real.includes(row.arch) && blocks.get(row).held < blocks.get(row).allowed,
+  );
+  const body = [...new Set(bound.map(({ symbol }) => symbol))]
     .map((symbol) => {
-      const mine = gemms.filter((row) => row.symbol === symbol);
-      const shared = sharedBytes(mine[0].name);
-      return [
-        `\`${mine[0].name}\``,
-        mine[0].threads,
-        `${shared / 1024} KiB`,
-        ...real.map((arch) => {
-          const row = mine.find((r) => r.arch === arch);
-          const { blocks, share } = occupancy(arch, { ...row, shared });
-          return `${row.registers}: ${blocks}, ${percent(share)}`;
-        }),
-      ];
+      const of = (arch) => rows.find((row) => row.symbol === symbol && row.arch === arch);
+      const cells = real.map((arch) => {
+        const { held, allowed } = blocks.get(of(arch));
+        return held < allowed ? `${held} of ${allowed}` : `${held}`;
+      });
+      return [`\`${of(80).name}\``, of(80).dynamic + of(80).shared, ...cells];
     })
     .sort((a, b) => (a[0] < b[0] ? -1 : 1));
-  const text = [
-    'Registers per thread, blocks that one multiprocessor holds, and the share of its threads (registers, threads and dynamic shared memory counted):\n',
-    table(['kernel', 'threads', 'shared', ...real.map((arch) => `sm_${arch}`)], occupied),
-  ];
+  return `Kernels whose shared memory lets fewer blocks run at once than registers and threads allow, which stand behind "of".
+
+${table(['kernel', 'shared', ...real.map((arch) => `sm_${arch}`)], body)}`;
+}
+
+/** The low-rank products, whose shared memory depends on the call. */
+function lowRank({ root, rows, real }) {
+  const names = ['kDown', 'kUp', 'kGradient'];
+  const launches = lowRankLaunches(root).filter(({ arch }) => real.includes(arch));
+  const kernels = launches.map(({ form, arch, shared }) => {
+    const row = rows.find((one) => one.arch === arch && one.name === `Skinny<(SkinnyForm)${form}, BF16>`);
+    return { ...row, shared };
+  });
+  const held = blocksOf(root, kernels);
+  const cells = new Map();
+  launches.forEach(({ form, ranks, stages }, i) => {
+    const key = `${form} ${ranks}`;
+    cells.set(key, [...(cells.get(key) ?? []), `${stages}: ${held[i]}`]);
+  });
+  const body = [...cells].map(([key, row]) => {
+    const [form, ranks] = key.split(' ');
+    return [`\`Skinny<${names[form]}, BF16>\``, ranks, ...row];
+  });
+  return `The low-rank products take two or three stages of shared memory, by what ranks the adapters have together that share a block, and by the device
+(\`SkinnyStages\`). Stages, and the blocks that a multiprocessor holds, in bf16 without dropout:
+
+${table(['kernel', 'ranks', ...real.map((arch) => `sm_${arch}`)], body)}`;
+}
+
+function loops({ rows, results, classes }) {
+  const symbols = [...new Set(rows.filter(({ name }) => /^GemmMma/.test(name)).map(({ symbol }) => symbol))];
+  if (symbols.length === 0) return 'There is none yet.';
+  const text = [];
   // The inner loop: the one with the most mma.sync.
   const mixes = [];
   for (const symbol of symbols) {
@@ -115,8 +153,7 @@ function gemm({ rows, results, real, classes, demangle }) {
       mixes.some(([, mix]) => mix.has(name)),
     );
     text.push(
-      `
-Instructions of one pass through the loop over k (one stage of 32), in PTX for compute_80, on the path for operands at multiples of 16 bytes. ptxas still folds
+      `Instructions of one pass through the loop over k (one stage of 32), in PTX for compute_80, on the path for operands at multiples of 16 bytes. ptxas still folds
 addresses and moves into other instructions:
 `,
       table(

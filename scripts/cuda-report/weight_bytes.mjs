@@ -1,9 +1,6 @@
 // How many bytes the linear layer of a decode step moves for each weight, by format. A program of the host counts them: it
 // asks the table of formats, and the rule by which the CUDA backend chooses the kernel.
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { linesOf } from './host_program.mjs';
 
 const program = `
 #include <cstdio>
@@ -34,21 +31,13 @@ int main() {
  * its packed bytes are decoded, their number for each weight of a matrix of 4096², and the bytes of an expanded weight (0: it is read as it is)
  */
 export function weightBytes(root) {
-  const dir = mkdtempSync(join(tmpdir(), 'weight-bytes-'));
-  try {
-    const [source, binary] = [join(dir, 'weight_bytes.cc'), join(dir, 'weight_bytes')];
-    writeFileSync(source, program);
-    execFileSync('c++', ['-std=c++20', `-I${join(root, 'native')}`, source, '-o', binary]);
-    const [rows, ...formats] = execFileSync(binary, { encoding: 'utf8' }).trim().split('\n');
-    const [perLaunch, most] = rows.split(' ').map(Number);
-    return {
-      ...{ perLaunch, most },
-      formats: formats.map((line) => {
-        const [name, decoded, stored, expanded] = line.split(' ');
-        return { name, decoded: decoded === '1', stored: Number(stored), expanded: Number(expanded) };
-      }),
-    };
-  } finally {
-    rmSync(dir, { recursive: true });
-  }
+  const [rows, ...formats] = linesOf(root, program);
+  const [perLaunch, most] = rows.split(' ').map(Number);
+  return {
+    ...{ perLaunch, most },
+    formats: formats.map((line) => {
+      const [name, decoded, stored, expanded] = line.split(' ');
+      return { name, decoded: decoded === '1', stored: Number(stored), expanded: Number(expanded) };
+    }),
+  };
 }

@@ -12,9 +12,7 @@ void RunAdamW8bit(const AdamW8bitArgs& args, Context& context) {
   using List = decltype(Params::list);
   const device::AdamWRule rule{FactorsOf(args)};
   ForStepLists<List, Params::kPerBlock, kRounded>(args, [&](const List& list, int64_t blocks) {
-    device::LaunchShape shape = Blocks(blocks, 1);
-    shape.shared_bytes = Params::kSharedBytes;
-    Launch<device::AdamW8bit<kRounded>>("adamw8bit", context, shape,
+    Launch<device::AdamW8bit<kRounded>>("adamw8bit", context, Blocks(blocks, 1),
                                         Params{list, kSignedTree, kUnsignedTree, rule});
   });
 }

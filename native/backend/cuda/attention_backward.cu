@@ -29,19 +29,10 @@ void ForTraining(DType dtype, F&& f) {
   Throw("ERR_UNSUPPORTED", "attention", "no gradient for dtype ", NameOf(dtype));
 }
 
-// Tells whether a multiprocessor has shared memory for two blocks that ask for so much. The system
-// takes 1 KiB beside each, also beside the most that a block may have.
-bool TwoFit(size_t shared_bytes, Context& context) {
-  constexpr size_t kSystem = 1024;
-  const size_t most = static_cast<CudaContext&>(context).properties().shared_bytes;
-  return 2 * (shared_bytes + kSystem) <= most + kSystem;
-}
-
 template <class T, int kD, int kRows>
 void LaunchKeyGradients(const char* op, const device::AttentionGradients<T>& gradients,
-                        bool aligned, device::LaunchShape shape, Context& context) {
+                        bool aligned, const device::LaunchShape& shape, Context& context) {
   using Params = device::KeyGradientsMmaParams<T, kD, kRows>;
-  shape.shared_bytes = Params::kSharedBytes;
   Launch<device::KeyGradientsMma<T, kD, kRows>>(op, context, shape, Params{gradients, aligned});
 }
 
@@ -98,9 +89,7 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
       if constexpr (sizeof(T) == 4) {
         using Keys = device::KeyGradientsFmaParams<T, kD>;
         using Queries = device::QueryGradientsFmaParams<T, kD>;
-        by_keys.shared_bytes = Keys::kSharedBytes;
         Launch<device::KeyGradientsFma<T, kD>>(kOp, context, by_keys, Keys{gradients});
-        by_rows.shared_bytes = Queries::kSharedBytes;
         set_rows(Queries::kRows);
         Launch<device::QueryGradientsFma<T, kD>>(kOp, context, by_rows, Queries{gradients});
       } else {
@@ -109,12 +98,13 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
         const bool aligned = AreAligned(s.d, {args.q.data, args.k.data, args.v.data, args.g.data,
                                               args.dq.data, args.dk.data, args.dv.data});
         constexpr int kLess = device::kSmallStageRows<kD>;
-        if (TwoFit(device::KeyGradientsMmaParams<T, kD, kRows>::kSharedBytes, context)) {
+        using Large = device::KeyGradientsMmaParams<T, kD, kRows>;
+        const size_t most = static_cast<CudaContext&>(context).properties().shared_bytes;
+        if (BlocksBySharedMemory(Large::kSharedBytes, most) >= 2) {
           LaunchKeyGradients<T, kD, kRows>(kOp, gradients, aligned, by_keys, context);
         } else {
           LaunchKeyGradients<T, kD, kLess>(kOp, gradients, aligned, by_keys, context);
         }
-        by_rows.shared_bytes = Queries::kSharedBytes;
         set_rows(Queries::kRows);
         Launch<device::QueryGradientsMma<T, kD>>(kOp, context, by_rows,
                                                  Queries{gradients, aligned});

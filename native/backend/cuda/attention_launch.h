@@ -35,19 +35,16 @@ void LaunchForward(const char* op, const Shape& s, const AttentionPlan& plan,
       auto* y = Data<T>(operands.y);
       if constexpr (sizeof(T) == 4) {
         using Params = device::AttentionFmaParams<T, kD, Shape>;
-        shape.shared_bytes = Params::kSharedBytes;
         Launch<device::AttentionFma<T, kD, Shape>>(op, context, shape,
                                                    Params{s, parts, q, k, v, y, lse});
       } else {
         const bool aligned = AreAligned(s.d, {q, k, v, y});
         if (s.rows <= kDecodeRows) {
           using Params = device::AttentionDecodeParams<T, kD, Shape>;
-          shape.shared_bytes = Params::kSharedBytes;
           Launch<device::AttentionDecode<T, kD, Shape>>(op, context, shape,
                                                         Params{s, parts, q, k, v, y, lse, aligned});
         } else {
           using Params = device::AttentionMmaParams<T, kD, Shape>;
-          shape.shared_bytes = Params::kSharedBytes;
           Launch<device::AttentionMma<T, kD, Shape>>(op, context, shape,
                                                      Params{s, parts, q, k, v, y, lse, aligned});
         }

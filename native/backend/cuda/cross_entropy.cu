@@ -47,9 +47,7 @@ void SoftmaxLoss(const char* op, const LogitRows& rows, double* losses, float* l
                  Context& context) {
   ForLogits(op, rows.dtype, [&]<class T>() {
     using Params = device::SoftmaxLossParams<T>;
-    device::LaunchShape shape = Blocks(rows.rows, 1);
-    shape.shared_bytes = Params::kSharedBytes;
-    Launch<device::SoftmaxLoss<T>>(op, context, shape,
+    Launch<device::SoftmaxLoss<T>>(op, context, Blocks(rows.rows, 1),
                                    Params{static_cast<const T*>(rows.logits), rows.vocab,
                                           rows.pitch, rows.labels, losses, lse, every_lse});
   });
@@ -57,10 +55,8 @@ void SoftmaxLoss(const char* op, const LogitRows& rows, double* losses, float* l
 
 void SumLosses(const char* op, const double* losses, int64_t rows, int64_t counted, float* loss,
                float* count, Context& context) {
-  device::LaunchShape shape;
-  shape.shared_bytes = device::SumLossesParams::kSharedBytes;
   Launch<device::SumLosses>(
-      op, context, shape,
+      op, context, {},
       device::SumLossesParams{losses, rows, loss, count, static_cast<float>(counted)});
 }
 

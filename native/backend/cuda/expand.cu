@@ -41,9 +41,8 @@ void Expand(const char* op, const PackedView& w, void* to, Context& context) {
   ForActivations(w.dtype, [&]<class T>() {
     using Params = device::ExpandParams<T>;
     const Params params{ScaledOf(w), static_cast<T*>(to), w.rows * w.cols};
-    device::LaunchShape shape = Blocks(params.count, Params::kThreads * Params::kPerThread);
-    shape.shared_bytes = device::ScaledWeight::kSharedBytes;
-    Launch<device::Expand<T>>(op, context, shape, params);
+    Launch<device::Expand<T>>(op, context,
+                              Blocks(params.count, Params::kThreads * Params::kPerThread), params);
   });
 }
 
@@ -52,9 +51,7 @@ void ExpandRows(const char* op, const PackedView& w, const int32_t* ids, int64_t
   if (HasBlocks(w.format)) return Decode(op, w, ids, count, to, context);
   ForActivations(w.dtype, [&]<class T>() {
     const device::ExpandRowsParams<T> params{ScaledOf(w), ids, static_cast<T*>(to), w.cols};
-    device::LaunchShape shape = Blocks(count, 1);
-    shape.shared_bytes = device::ScaledWeight::kSharedBytes;
-    Launch<device::ExpandRows<T>>(op, context, shape, params);
+    Launch<device::ExpandRows<T>>(op, context, Blocks(count, 1), params);
   });
 }
 

@@ -109,9 +109,7 @@ void LaunchTiles(const char* op, Context& context, const device::LaunchShape& sh
   params.count = static_cast<int>(group.products.size());
   params.trans_a = group.trans_a;
   params.trans_b = group.trans_b;
-  device::LaunchShape with_shared = shape;
-  with_shared.shared_bytes = Tile::kSharedBytes;
-  Launch<kKernel>(op, context, with_shared, params);
+  Launch<kKernel>(op, context, shape, params);
 }
 
 template <class T, bool kTransA, bool kTransB>

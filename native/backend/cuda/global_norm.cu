@@ -30,14 +30,11 @@ void Run(const GlobalNormArgs& args, Scratch scratch, Context& context) {
   double* const sums = reinterpret_cast<double*>(scratch.data());
   int64_t done = 0;
   ForTensorLists<Params::kPerBlock>(args.tensors, [&](const TensorList& list, int64_t blocks) {
-    device::LaunchShape shape = Blocks(blocks, 1);
-    shape.shared_bytes = Params::kSharedBytes;
-    Launch<device::SumSquares>("global_norm", context, shape, Params{list, sums + done});
+    Launch<device::SumSquares>("global_norm", context, Blocks(blocks, 1),
+                               Params{list, sums + done});
     done += blocks;
   });
-  device::LaunchShape shape;
-  shape.shared_bytes = device::NormParams::kSharedBytes;
-  Launch<device::Norm>("global_norm", context, shape,
+  Launch<device::Norm>("global_norm", context, {},
                        device::NormParams{sums, done, Data<float>(args.norm)});
 }
 

@@ -29,10 +29,8 @@ IdCheck CheckIds(const char* op, const TensorView& ids, int64_t limit, int64_t i
   if (ids.numel() == 0) return {};
   if (const TensorView known = ids.on_host()) return CheckOnHost(known, limit, ignored);
   auto* report = static_cast<device::IdReport*>(scratch);
-  device::LaunchShape shape;
-  shape.shared_bytes = device::CheckIdsParams::kSharedBytes;
   Launch<device::CheckIds>(
-      op, cuda, shape,
+      op, cuda, {},
       device::CheckIdsParams{Data<int32_t>(ids), ids.numel(), limit, ignored, report});
   device::IdReport read{device::kNoBadId, static_cast<uint64_t>(ids.numel()), 0};
   cuda.ReadNow(&read, report, sizeof read);

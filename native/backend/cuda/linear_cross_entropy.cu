@@ -54,10 +54,8 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
   Expansions expansions;
   const void* const weight = expansions.Add(args.weight, weights);
 
-  device::LaunchShape one;
-  one.shared_bytes = device::ListRowsParams::kSharedBytes;
   Launch<device::ListRows>(
-      kOp, context, one,
+      kOp, context, {},
       device::ListRowsParams{Data<const int32_t>(args.labels), static_cast<int32_t>(plan.rows),
                              kIgnoredLabel, row_list});
   if (plan.gradient && counted < plan.rows) {

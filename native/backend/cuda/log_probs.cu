@@ -7,9 +7,7 @@ namespace lora::cuda {
 void Run(const LogProbsArgs& args, Scratch, Context& context) {
   ForFloat(args.logits.dtype, [&]<class T>() {
     using Params = device::LogProbsParams<T>;
-    device::LaunchShape shape = Blocks(args.logits.dim(0), 1);
-    shape.shared_bytes = Params::kSharedBytes;
-    Launch<device::LogProbs<T>>("log_probs", context, shape,
+    Launch<device::LogProbs<T>>("log_probs", context, Blocks(args.logits.dim(0), 1),
                                 Params{Data<const T>(args.logits), args.logits.dim(1),
                                        static_cast<int32_t>(args.n), Data<const int32_t>(args.ids),
                                        Data<float>(args.values), Data<int32_t>(args.top_ids)});

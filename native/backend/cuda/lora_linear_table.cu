@@ -85,9 +85,7 @@ void CheckSlots(const LoraLinearForwardArgs& args, const Place& place, CudaConte
     params.report = place.report;
     for (const size_t i : branches)
       params.site[params.count++] = args.table.entries + args.branches[i].site;
-    device::LaunchShape shape;
-    shape.shared_bytes = device::CheckTableParams::kSharedBytes;
-    Launch<device::CheckTable>(kOp, cuda, shape, params);
+    Launch<device::CheckTable>(kOp, cuda, {}, params);
     device::TableReport report{device::kNoBadId, device::kNoBadId};
     cuda.ReadNow(&report, place.report, sizeof report);
     if (report.outside != device::kNoBadId)
@@ -121,7 +119,6 @@ void Down(const LoraLinearForwardArgs& args, const Place& place, int64_t first, 
     }
     device::LaunchShape shape;
     shape.grid_x = static_cast<unsigned>(static_cast<int64_t>(branches.size()) * count * max_rank);
-    shape.shared_bytes = params.kThreads / 32 * sizeof(float);
     Launch<device::TableDown<T>>(kOp, context, shape, params);
   });
 }

@@ -15,10 +15,8 @@ void RequirePages(const char* op, const TensorView& page_table, const TensorView
   if (known_table && known_lengths) return CheckPages(op, known_table, known_lengths, pages, used);
   auto* report = static_cast<device::PageReport*>(scratch);
   const int64_t columns = page_table.dim(1);
-  device::LaunchShape shape;
-  shape.shared_bytes = device::CheckPagesParams::kSharedBytes;
   Launch<device::CheckPages>(
-      op, cuda, shape,
+      op, cuda, {},
       device::CheckPagesParams{Data<int32_t>(page_table), Data<int32_t>(lengths), lengths.dim(0),
                                columns, pages, used.count, used.window, report});
   device::PageReport read{device::kNoBadId, 0};

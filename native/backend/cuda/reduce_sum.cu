@@ -18,15 +18,13 @@ void Run(const ReduceSumArgs& args, Scratch scratch, Context& context) {
   const ReduceSumPlan plan = PlanReduceSum(args.x.shape, args.y.shape, context.threads());
   device::SumParams params{Input("sum", args.x), Output("sum", args.y), nullptr, plan};
   if (plan.splits > 1) params.partial = reinterpret_cast<device::Compensated*>(scratch.data());
-  device::LaunchShape shape = Blocks(plan.blocks, 1);
+  const device::LaunchShape shape = Blocks(plan.blocks, 1);
   if (plan.columns) {
-    shape.shared_bytes = device::kSumColumnsShared;
-    Launch<device::SumColumns>("sum", context, shape, params);
+    Launch<device::SumColumns>("sum", context, shape, device::SumColumnsParams{params});
   } else if (plan.warps) {
-    Launch<device::SumRows<32>>("sum", context, shape, params);
+    Launch<device::SumRows<32>>("sum", context, shape, device::SumRowsParams{params});
   } else {
-    shape.shared_bytes = kSumThreads / 32 * sizeof(device::Compensated);
-    Launch<device::SumRows<kSumThreads>>("sum", context, shape, params);
+    Launch<device::SumRows<kSumThreads>>("sum", context, shape, device::SumRowsParams{params});
   }
   if (plan.splits > 16) {
     Launch<device::FinishSums<32>>("sum", context, Blocks(plan.outputs, kSumThreads / 32), params);

@@ -28,12 +28,10 @@ void ForTypes(DType x, DType weight, DType y, F&& f) {
 // Calls f<threads per row>(shape).
 template <class F>
 void ForWidth(int64_t rows, int64_t d, F&& f) {
-  device::LaunchShape shape = Blocks(rows, d <= kMostOfAWarp ? kThreads / 32 : 1);
-  shape.shared_bytes = kThreads / 32 * sizeof(float);
   if (d <= kMostOfAWarp) {
-    f.template operator()<32>(shape);
+    f.template operator()<32>(Blocks(rows, kThreads / 32));
   } else {
-    f.template operator()<kThreads>(shape);
+    f.template operator()<kThreads>(Blocks(rows, 1));
   }
 }
 

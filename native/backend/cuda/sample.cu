@@ -62,18 +62,14 @@ void LaunchRows(const SampleArgs& args, const SamplePlan& plan, int64_t first, i
 
   device::LaunchShape shape = Blocks(rows, 1);
   shape.grid_y = static_cast<unsigned>(parts);
-  shape.shared_bytes = device::SampleScanParams<T>::kSharedBytes;
   Launch<device::SampleScan<T>>(kOp, context, shape,
                                 device::SampleScanParams<T>{logits, plan.vocab, parts, scans});
-  shape.shared_bytes = device::SampleWeightsParams<T>::kSharedBytes;
   Launch<device::SampleWeights<T>>(
       kOp, context, shape,
       device::SampleWeightsParams<T>{logits, plan.vocab, parts, scans, row_scans, options, weights,
                                      ids});
-  shape = Blocks(rows, 1);
-  shape.shared_bytes = device::SampleDrawParams<T>::kSharedBytes;
   Launch<device::SampleDraw<T>>(
-      kOp, context, shape,
+      kOp, context, Blocks(rows, 1),
       device::SampleDrawParams<T>{logits, weights, plan.vocab, lists, row_scans, options, ids});
 }
 

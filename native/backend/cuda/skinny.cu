@@ -302,7 +302,6 @@ void Dot(const LowRankDownArgs& args, Context& context) {
     const auto flush = [&] {
       device::LaunchShape shape;
       shape.grid_x = static_cast<unsigned>(blocks);
-      shape.shared_bytes = Params::kThreads / 32 * sizeof(float);
       Launch<device::LowRankDot<T>>("low_rank_down", context, shape, params);
       params.terms = 0;
       blocks = 0;
@@ -378,7 +377,7 @@ struct DecodeRows {
 // Fills one launch after the other with the branches that kKernel reads: those whose formats have
 // scales, or the others. Params belong to kKernel.
 template <auto kKernel, class Params, class T>
-void LaunchDecode(const DecodeArgs& args, DecodeRows rows, size_t shared_bytes, Context& context) {
+void LaunchDecode(const DecodeArgs& args, DecodeRows rows, Context& context) {
   constexpr bool kScaled = requires(Params params) { params.scaled; };
   Params params{};
   params.x = static_cast<const T*>(args.x) + rows.first * args.k;
@@ -390,7 +389,6 @@ void LaunchDecode(const DecodeArgs& args, DecodeRows rows, size_t shared_bytes, 
   const auto flush = [&] {
     device::LaunchShape shape;
     shape.grid_x = static_cast<unsigned>(blocks);
-    shape.shared_bytes = shared_bytes;
     shape.programmatic = args.programmatic;
     Launch<kKernel>("decode", context, shape, params);
     params.branches = 0;
@@ -422,17 +420,16 @@ void LaunchDecode(const DecodeArgs& args, DecodeRows rows, size_t shared_bytes, 
 template <class T, int kXTiles, bool kScaled>
 void LaunchDecodeMma(const DecodeArgs& args, DecodeRows rows, Context& context) {
   using Params = device::DecodeParams<T, kXTiles, kScaled>;
-  LaunchDecode<device::Decode<T, kXTiles, kScaled>, Params, T>(args, rows, Params::kSharedBytes,
-                                                               context);
+  LaunchDecode<device::Decode<T, kXTiles, kScaled>, Params, T>(args, rows, context);
 }
 
 template <class T>
 void DecodeSomeRows(const DecodeArgs& args, DecodeRows rows, Context& context) {
   if constexpr (std::is_same_v<T, float>) {
     if (rows.count == 1) {
-      LaunchDecode<device::DecodeF32<1>, device::DecodeF32Params<1>, T>(args, rows, 0, context);
+      LaunchDecode<device::DecodeF32<1>, device::DecodeF32Params<1>, T>(args, rows, context);
     } else {
-      LaunchDecode<device::DecodeF32<16>, device::DecodeF32Params<16>, T>(args, rows, 0, context);
+      LaunchDecode<device::DecodeF32<16>, device::DecodeF32Params<16>, T>(args, rows, context);
     }
   } else {
     rows.count <= 8 ? LaunchDecodeMma<T, 1, false>(args, rows, context)

@@ -45,9 +45,8 @@ void Tiles(const TransposeArgs& args, device::Nest<2> outer, const Inner& inner,
   params.tiles_i = (params.size_i + Params::kTile - 1) / Params::kTile;
   params.tiles_j = (params.size_j + Params::kTile - 1) / Params::kTile;
   const int64_t batches = args.y.numel() / (params.size_i * params.size_j);
-  device::LaunchShape shape = Blocks(params.tiles_i * params.tiles_j * batches, 1);
-  shape.shared_bytes = Params::kSharedBytes;
-  Launch<device::TransposeTiles<U>>("transpose", context, shape, params);
+  Launch<device::TransposeTiles<U>>("transpose", context,
+                                    Blocks(params.tiles_i * params.tiles_j * batches, 1), params);
 }
 
 template <class U>

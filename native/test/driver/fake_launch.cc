@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/cuda/occupancy.h"
 #include "test/driver/fake_cudart.h"
 
 namespace lora::test {
@@ -43,9 +44,7 @@ std::string Broken(const FakeLaunch& launch, const KernelFacts& facts, size_t al
   const auto text = [](uint64_t value) { return std::to_string(value); };
   if (threads == 0 || threads > facts.threads || threads > 1024)
     return text(threads) + " threads, compiled for at most " + text(facts.threads);
-  // Registers are given to a warp in units of 256.
-  const uint64_t warps = (threads + 31) / 32, of_warp = (facts.registers * 32 + 255) / 256 * 256;
-  if (warps * of_warp > 65536)
+  if (cuda::BlocksByRegisters(static_cast<int>(facts.registers), static_cast<int>(threads)) == 0)
     return text(threads) + " threads of " + text(facts.registers) + " registers";
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 0x7fffffff || grid.y > 0xffff ||
       grid.z > 0xffff)
@@ -133,8 +132,7 @@ int ArchOf(int device) {
   return text == nullptr ? 0 : std::atoi(text);
 }
 
-// CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; multiprocessors
-// are those of a card of the architecture.
+// Multiprocessors are those of a card of the architecture.
 int AttributeOf(int device, cudaDeviceAttr attribute) {
   const int arch = ArchOf(device);
   switch (attribute) {
@@ -142,7 +140,9 @@ int AttributeOf(int device, cudaDeviceAttr attribute) {
       if (Fake().multiprocessors != 0) return Fake().multiprocessors;
       return arch == 80 ? 108 : arch == 90 ? 132 : arch == 100 ? 148 : arch == 120 ? 170 : 82;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      return arch == 80 || arch == 87 ? 163 << 10 : arch >= 90 && arch < 120 ? 227 << 10 : 99 << 10;
+      if (const cuda::Multiprocessor* const one = cuda::MultiprocessorOf(arch))
+        return static_cast<int>(one->shared_bytes);
+      return 64 << 10;  // of sm_75, which no launch is for
     case cudaDevAttrMemoryPoolsSupported:
       return Fake().pools ? 1 : 0;
     case cudaDevAttrL2CacheSize:

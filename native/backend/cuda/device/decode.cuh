@@ -47,6 +47,7 @@ struct DotTerm {
 template <class T>
 struct LowRankDotParams {
   static constexpr int kThreads = 256, kMinBlocks = 4;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
   int terms;
   SkinnyDType t_dtype;
   DotTerm term[kDotTerms];

@@ -125,6 +125,7 @@ LORA_DEVICE Vec16 ExpandEight(const ScaledWeight& w, const float* codes, const E
 template <class T>
 struct ExpandParams {
   static constexpr int kThreads = 256, kMinBlocks = 4, kPerThread = 8;
+  static constexpr int kSharedBytes = ScaledWeight::kSharedBytes;
   ScaledWeight weight;
   T* y;
   int64_t count;
@@ -145,6 +146,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(ExpandParams<T>::kThreads, ExpandParams<T>::
 template <class T>
 struct ExpandRowsParams {
   static constexpr int kThreads = 128, kMinBlocks = 8, kPerThread = 8;
+  static constexpr int kSharedBytes = ScaledWeight::kSharedBytes;
   ScaledWeight weight;  // [vocab, dim]
   const int32_t* ids;
   T* y;  // [n, dim]

@@ -62,6 +62,7 @@ constexpr int kMaxGemmGroup = 4;
 template <class Tile>
 struct GemmParams {
   static constexpr int kThreads = Tile::kThreads, kMinBlocks = Tile::kMinBlocks;
+  static constexpr int kSharedBytes = Tile::kSharedBytes;
   static constexpr bool kWaits = true;
   GemmSource segment[kMaxGemmSegments];
   GemmProduct product[kMaxGemmGroup];

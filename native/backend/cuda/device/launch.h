@@ -1,5 +1,5 @@
 // Every launch uses this file. A kernel takes one parameter struct, which names its threads:
-//   struct Params { static constexpr int kThreads = 128, kMinBlocks = 2; … };
+//   struct Params { static constexpr int kThreads = 128, kMinBlocks = 2, kSharedBytes = 1024; … };
 //   LORA_KERNEL void LORA_LAUNCH_BOUNDS(Params::kThreads, Params::kMinBlocks) Kernel(Params p) {…}
 #pragma once
 

@@ -25,8 +25,6 @@ using cuda::kSumThreads;
 using cuda::kSumVector;
 constexpr int kSumColumnThreads = kSumThreads / kSumRowThreads;
 static_assert(kSumColumnThreads * kSumVector == kSumColumns);
-// Partial sums by row of threads: first `sum` of all columns, then `rest`.
-constexpr size_t kSumColumnsShared = 2 * sizeof(float) * kSumRowThreads * kSumColumns;
 
 struct SumParams {
   static constexpr int kThreads = kSumThreads, kMinBlocks = 3;
@@ -36,6 +34,13 @@ struct SumParams {
   cuda::ReduceSumPlan plan;
 };
 static_assert(sizeof(Compensated) == cuda::kSumPartialBytes);
+struct SumRowsParams : SumParams {
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(Compensated);
+};
+struct SumColumnsParams : SumParams {
+  // Partial sums by row of threads: first `sum` of all columns, then `rest`.
+  static constexpr size_t kSharedBytes = 2 * sizeof(float) * kSumRowThreads * kSumColumns;
+};
 
 LORA_DEVICE void StoreElement(const AnyOutput& y, int64_t i, float value) {
   if (y.dtype == DType::kF32) {
@@ -57,7 +62,7 @@ LORA_DEVICE void LeaveSum(const SumParams& p, int64_t output, int64_t split, Com
 
 template <int kThreadsPerSum>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
-    SumRows(const LORA_GRID_CONSTANT SumParams p) {
+    SumRows(const LORA_GRID_CONSTANT SumRowsParams p) {
   LORA_DYNAMIC_SHARED(shared);
   const auto [split, output] =
       Divide(int64_t{BlockX()} * (kSumThreads / kThreadsPerSum) + ThreadIndex() / kThreadsPerSum,
@@ -88,7 +93,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
 }
 
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(SumParams::kThreads, SumParams::kMinBlocks)
-    SumColumns(const LORA_GRID_CONSTANT SumParams p) {
+    SumColumns(const LORA_GRID_CONSTANT SumColumnsParams p) {
   LORA_DYNAMIC_SHARED(shared);
   float* slots = reinterpret_cast<float*>(shared);
   const int64_t slabs = (p.plan.inner + kSumColumns - 1) / kSumColumns;

@@ -21,6 +21,7 @@ constexpr int kRmsNormThreads = 256;
 template <class X, class W, class Y>
 struct RmsNormParams {
   static constexpr int kThreads = kRmsNormThreads, kMinBlocks = 4;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
   static constexpr int kPerThread = 16 / sizeof(Y);  // Y is the narrowest type
   const X* x;
   const Y* addend;  // or null
@@ -35,6 +36,7 @@ struct RmsNormParams {
 template <class X, class W, class Y>
 struct RmsNormBackwardParams {
   static constexpr int kThreads = kRmsNormThreads, kMinBlocks = 3;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
   static constexpr int kPerThread = RmsNormParams<X, W, Y>::kPerThread;
   const X* x;
   const W* weight;

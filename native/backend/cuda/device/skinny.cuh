@@ -32,7 +32,7 @@ template <SkinnyForm kForm, class T>
 struct SkinnyParams : SkinnyBlock<T> {
   using Z = std::conditional_t<kForm == SkinnyForm::kGradient, SkinnyZByDepth<T>, SkinnyZByOut<T>>;
   using S = std::conditional_t<kForm == SkinnyForm::kDown, SkinnySByRank<T>, SkinnySByDepth<T>>;
-  static constexpr int kMinBlocks = std::is_same_v<T, BF16> ? 3 : 2;
+  static constexpr bool kSharedByCall = true;
   static constexpr int kZBytes = Z::kRows * Z::kCols * sizeof(T);
   static constexpr int kMaskWords = Z::kRows * Z::kCols / 16;
 

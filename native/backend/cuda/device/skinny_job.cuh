@@ -4,6 +4,8 @@
 // (-ftrivial-auto-var-init, in the emulator's build).
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cuda/device/primitives.h"
 
 namespace lora::device {
@@ -15,6 +17,7 @@ constexpr int kSkinnyJobs = 6;   // most jobs of one launch
 template <class T>
 struct SkinnyBlock {
   static constexpr int kThreads = 128, kOuts = 128, kDepth = 128 / sizeof(T);
+  static constexpr int kMinBlocks = std::is_same_v<T, BF16> ? 3 : 2;
 };
 
 // The dropout of Z.

@@ -59,6 +59,7 @@ struct TableDownTerm {
 template <class T>
 struct TableDownParams {
   static constexpr int kThreads = 256, kMinBlocks = 4;
+  static constexpr size_t kSharedBytes = kThreads / 32 * sizeof(float);
   const T* x;  // [rows, k]
   const int32_t* slots;
   int64_t rows, k, max_rank, sites;
