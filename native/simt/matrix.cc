@@ -1,10 +1,11 @@
 // Emulates ldmatrix and mma.sync by the fragment layouts of the PTX manual.
-// self_test.h holds them to plain formulas.
+// self_test.h holds them to plain formulas; how sums are rounded is in tensor_core.cc.
 #include <array>
 #include <cstring>
 
 #include "backend/cuda/device/primitives.h"
 #include "simt/state.h"
+#include "simt/tensor_core.h"
 
 namespace lora::device {
 namespace {
@@ -107,9 +108,7 @@ void Mma(float* d, const uint32_t* a, const uint32_t* b, bool bf16, Loc loc) {
       for (int i = 0; i < 2; ++i) halves(in.b[i], y[c + i * 8][g], y[c + i * 8 + 1][g]);
       for (int i = 0; i < 4; ++i) z[g + i / 2 * 8][c + i % 2] = in.d[i];
     }
-    for (int row = 0; row < 16; ++row)
-      for (int k = 0; k < 16; ++k)
-        for (int n = 0; n < 8; ++n) z[row][n] += x[row][k] * y[k][n];
+    simt::MultiplyAdd(x, y, z, !bf16);
     for (int lane = 0; lane < 32; ++lane) {
       float* out = static_cast<Arg*>(meeting.args[lane])->d;
       const int g = lane / 4, c = lane % 4 * 2;

@@ -89,10 +89,12 @@ struct DecodeCase {
       const DecodeCaseBranch& b = branches[i];
       const Vector xs = x.Values(), ws = w[i].Values(), as = a[i].Values(), hs = h[i].Values();
       Expected e = Product(
-          m, b.n, k, 1, [&](int64_t row, int64_t j) { return At(xs, row * k + j); },
+          m, b.n, k, 1, dtype == DType::kF32 ? SumError(k) : TensorCoreSumError(k),
+          [&](int64_t row, int64_t j) { return At(xs, row * k + j); },
           [&](int64_t j, int64_t o) { return At(ws, o * k + j); });
       const Expected low = Product(
-          m, b.n, b.rank, scale, [&](int64_t row, int64_t j) { return At(hs, row * b.rank + j); },
+          m, b.n, b.rank, scale, SumError(b.rank),
+          [&](int64_t row, int64_t j) { return At(hs, row * b.rank + j); },
           [&](int64_t j, int64_t o) { return At(as, o * b.rank + j); });
       for (size_t j = 0; j < e.values.size(); ++j) {
         const double base = b.bias > 0 ? bias[i].at(static_cast<int64_t>(j) % b.n) : 0;
@@ -244,7 +246,7 @@ TEST_CASE("cuda decode may start while h is still computed") {
         expected.h[i] =
             Of(DType::kF32, {m, 5},
                Product(
-                   m, 5, k, 1, [&](int64_t row, int64_t j) { return At(xs, row * k + j); },
+                   m, 5, k, 1, 0, [&](int64_t row, int64_t j) { return At(xs, row * k + j); },
                    [&](int64_t j, int64_t r) { return At(bs, r * k + j); })
                    .values);
       }

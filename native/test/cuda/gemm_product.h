@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <vector>
@@ -142,12 +143,19 @@ class Product {
     return c_matrix_.values;
   }
 
-  // Returns the product in doubles, and Σ|a·b|.
-  Tensor Expected(std::vector<double>* absolute = nullptr) const {
+  // How far the terms of a sum get: Σ|a·b|, and 4·√Σ(a·b)² where their signs are independent.
+  struct Reach {
+    double absolute = 0, square = 0;
+    double partial() const { return std::min(absolute, 4 * std::sqrt(square)); }
+  };
+
+  // Returns the product in doubles, and what its terms are like.
+  Tensor Expected(std::vector<Reach>* reaches = nullptr) const {
     Tensor c(DType::kF64, {c_.batches, c_.m, c_.n});
     for (int64_t i = 0; i < c.numel(); ++i) {
       const int64_t batch = i / (c_.m * c_.n), row = i / c_.n % c_.m, col = i % c_.n;
-      double sum = 0, size = 0;
+      double sum = 0;
+      Reach reach;
       for (size_t s = 0; s < c_.k.size(); ++s) {
         const int64_t k = c_.k[s];
         const Tensor &a = a_[s]->values, &b = b_[s]->values;
@@ -161,14 +169,15 @@ class Product {
               a.at(batch * c_.m * k + (t_.trans_a ? l * c_.m + row : row * k + l)) *
               b.at(batch * k * c_.n + (t_.trans_b ? col * k + l : l * c_.n + col));
           sum += factor * product;
-          size += std::fabs(factor * product);
+          reach.absolute += std::fabs(factor * product);
+          reach.square += factor * product * factor * product;
         }
       }
       sum *= c_.alpha;
       if (bias_) sum += bias_->values.at(col);
       if (addend_) sum += addend_->values.at(row * c_.n + col);
       c.Set(i, sum);
-      if (absolute != nullptr) absolute->push_back(size);
+      if (reaches != nullptr) reaches->push_back(reach);
     }
     return c;
   }

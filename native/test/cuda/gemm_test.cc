@@ -10,6 +10,7 @@
 #include "backend/cuda/kernels.h"
 #include "test/cuda/gemm_product.h"
 #include "test/support/close.h"
+#include "test/support/rounding.h"
 
 namespace lora::test {
 namespace {
@@ -193,13 +194,17 @@ TEST_CASE("cuda gemm: real numbers are within the bound of f32 sums, and two run
     for (const bool trans_b : {false, true}) {
       Product product({70, 66, {520, 16}, Added::kAll, 0.7f, {0, trans_b ? 0 : 0.1f}},
                       {dtype, dtype, dtype, false, trans_b}, {0, 0}, false);
+      std::vector<Product::Reach> reaches;
       std::vector<double> bounds;
-      const Tensor expected = product.Expected(&bounds);
-      // This is √k of k·ε·Σ|a·b|, far inside of it.
-      for (size_t i = 0; i < bounds.size(); ++i) {
+      const Tensor expected = product.Expected(&reaches);
+      // In f32 it is √k of k·u·Σ|a·b|, far inside of it. A bias and an addend come behind the sum.
+      for (size_t i = 0; i < reaches.size(); ++i) {
         const double value = std::fabs(expected.at(static_cast<int64_t>(i)));
-        bounds[i] = 4 * std::sqrt(536.0) * UnitRoundoff(DType::kF32) * (bounds[i] + value) +
-                    UnitRoundoff(dtype) * value;
+        const double sum = dtype == DType::kF32
+                               ? 4 * std::sqrt(536.0) * kU * (reaches[i].absolute + value)
+                               : TensorCoreError(536) * reaches[i].partial() +
+                                     4 * kU * (reaches[i].partial() + value);
+        bounds.push_back(sum + UnitRoundoff(dtype) * value);
       }
       MirrorContext one = NthContext(1), other = NthContext(5);
       const Tensor c = product.Run(one);

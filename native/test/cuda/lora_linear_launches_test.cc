@@ -12,11 +12,6 @@
 namespace lora::test {
 namespace {
 
-// 16-bit factors of the low-rank path are rounded once each.
-Precision PrecisionOf(DType dtype) {
-  return {UnitRoundoff(DType::kF32), dtype == DType::kF32 ? 0 : 2 * UnitRoundoff(dtype)};
-}
-
 void CheckOutputs(const LoraLinearOutputs& forward, const LoraLinearOutputs& backward,
                   const LoraLinearOutputs& expected, const LoraLinearBounds& bounds) {
   CHECK_CLOSE(backward.dx, expected.dx, bounds.dx);
@@ -58,7 +53,7 @@ TEST_CASE("cuda lora_linear: products that split k have the scratch that they ne
         MirrorContext context = NthContext(turn++ % 9);
         CheckOutputs(problem.Forward(MirroredCuda(), context),
                      problem.Backward(MirroredCuda(), context, InF32(expected.h)), expected,
-                     problem.Bounds(expected, PrecisionOf(dtype)));
+                     problem.Bounds(expected, Precision::OnTensorCores(dtype)));
       }
     }
   }
@@ -77,7 +72,7 @@ TEST_CASE("cuda lora_linear: more factors than one launch casts") {
     MirrorContext context = NthContext(turn++);
     const LoraLinearOutputs forward = problem.Forward(MirroredCuda(), context);
     CheckOutputs(forward, problem.Backward(MirroredCuda(), context, InF32(expected.h)), expected,
-                 problem.Bounds(expected, PrecisionOf(DType::kBF16)));
+                 problem.Bounds(expected, Precision::OnTensorCores(DType::kBF16)));
   }
 }
 
@@ -172,7 +167,7 @@ TEST_CASE(
     const LoraLinearForwardArgs args{
         problem.x, {{weight.view(), b.bias, b.up, b.down, b.scale, {}}}, {y}, {h}};
     Run(MirroredCuda(), args, context);
-    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(dtype));
+    const LoraLinearBounds bounds = problem.Bounds(expected, Precision::OnTensorCores(dtype));
     CHECK_CLOSE(y, expected.y[0], bounds.y[0]);
     CHECK_CLOSE(h, expected.h[0], bounds.h[0]);
     const size_t scratch =
@@ -189,7 +184,7 @@ TEST_CASE("cuda lora_linear in f16") {
             CaseOf(DType::kBF16, m, 70, {{40, 5, true, 0.25f, true}, {33, 0}, {20, 16}}))
             .As(DType::kF16);
     const LoraLinearOutputs expected = problem.Expected();
-    const LoraLinearBounds bounds = problem.Bounds(expected, PrecisionOf(DType::kF16));
+    const LoraLinearBounds bounds = problem.Bounds(expected, Precision::OnTensorCores(DType::kF16));
     const std::vector<Tensor> h = InF32(expected.h);
     LoraLinearForwardArgs forward;
     LoraLinearBackwardArgs backward;

@@ -95,7 +95,7 @@ struct DownCase {
         const int64_t k_pitch = by_columns ? term.rank : 1, r_pitch = by_columns ? 1 : problem.k;
         CheckResult(out.h[n],
                     Product(
-                        problem.m, term.rank, problem.k, 1,
+                        problem.m, term.rank, problem.k, 1, LowRankSumError(dtype, problem.k),
                         [&](int64_t row, int64_t k) { return At(zs, row * problem.k + k); },
                         [&](int64_t k, int64_t r) { return At(ss, k * k_pitch + r * r_pitch); }),
                     whole);
@@ -243,10 +243,11 @@ struct GradientCase {
       const Vector ps = p[i].Values();
       const auto of_z = [&](int64_t col, int64_t row) { return At(zs, row * g.cols + col); };
       const auto of_p = [&](int64_t row, int64_t r) { return At(ps, row * g.rank + r); };
+      const double error = LowRankSumError(dtype, g.m);
       const Expected expected = g.by_columns
-                                    ? Product(g.cols, g.rank, g.m, scale, of_z, of_p)
+                                    ? Product(g.cols, g.rank, g.m, scale, error, of_z, of_p)
                                     : Product(
-                                          g.rank, g.cols, g.m, scale,
+                                          g.rank, g.cols, g.m, scale, error,
                                           [&](int64_t r, int64_t row) { return of_p(row, r); },
                                           [&](int64_t row, int64_t col) { return of_z(col, row); });
       CAPTURE(i);

@@ -1,4 +1,5 @@
 // Multiplies whole numbers where it can, so that results are exact.
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -105,15 +106,24 @@ TEST_CASE("matmul: products of any numbers stay within the bound of f32 accumula
       CAPTURE(NameOf(dtype));
       const Tensor a = Normal(dtype, c.a, 1), b = Normal(dtype, c.b, 2);
       const Tensor expected = MatmulExpected(c, a, b, DType::kF64);
-      Tensor abs_a = a, abs_b = b;
-      for (int64_t i = 0; i < a.numel(); ++i) abs_a.Set(i, std::fabs(a.at(i)));
-      for (int64_t i = 0; i < b.numel(); ++i) abs_b.Set(i, std::fabs(b.at(i)));
-      const Tensor terms = MatmulExpected(c, abs_a, abs_b, DType::kF64);
-      // The errors of a chain of k additions do not all point the same way.
-      const double chain = 4 * std::sqrt(static_cast<double>(c.a[-1]));
+      const auto sums_of = [&](double (*change)(double)) {
+        Tensor changed_a = a.As(DType::kF64), changed_b = b.As(DType::kF64);
+        for (int64_t i = 0; i < a.numel(); ++i) changed_a.Set(i, change(a.at(i)));
+        for (int64_t i = 0; i < b.numel(); ++i) changed_b.Set(i, change(b.at(i)));
+        return MatmulExpected(c, changed_a, changed_b, DType::kF64);
+      };
+      const Tensor terms = sums_of(std::fabs), squares = sums_of([](double x) { return x * x; });
+      // The errors of a chain of k additions do not all point the same way; on tensor cores partial
+      // sums do not either.
+      const double chain = 4 * std::sqrt(static_cast<double>(c.a[-1])) * kU;
+      const bool tensor_cores = dtype != DType::kF32 && Tested().tensor_cores;
       std::vector<double> bounds;
-      for (int64_t i = 0; i < expected.numel(); ++i)
-        bounds.push_back(chain * kU * terms.at(i) + RoundingBound(dtype, expected.at(i)));
+      for (int64_t i = 0; i < expected.numel(); ++i) {
+        const double sum = tensor_cores ? TensorCoreError(c.a[-1]) *
+                                              std::min(terms.at(i), 4 * std::sqrt(squares.at(i)))
+                                        : chain * terms.at(i);
+        bounds.push_back(sum + RoundingBound(dtype, expected.at(i)));
+      }
       OnEveryPath([&](Context& context) { return Multiply(c, a, b, dtype, context); },
                   [&](const std::vector<Tensor>& y) { CHECK_CLOSE(y[0], expected, bounds); });
     }

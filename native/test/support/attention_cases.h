@@ -3,11 +3,14 @@
 //   a dot product of d terms errs by 4·√d·u·‖x‖‖y‖;
 //   a probability errs by the error of its score, as exp(s + δ) = exp(s)·(1 + δ);
 //   a sum over n keys errs by 4·√n·u of its absolute terms;
+//   a product on tensor cores errs by what rounding.h says, where a sum over keys or rows gets as
+//   far as its absolute terms together;
 //   the result is rounded once to the dtype of the tensor.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <map>
 #include <sstream>
@@ -156,11 +159,20 @@ inline Operands Widened(const Operands& o) {
 // Holds what one (batch, query, head) sees, with the error bound of each score and the
 // probabilities.
 struct Row {
-  int64_t q = 0, lse = 0;                        // offsets
-  std::vector<int64_t> keys;                     // offsets of the visible keys
-  std::vector<double> score, error, p;           // error: of the score as exp sees it
-  double largest = 0, worst = 0, sum_error = 0;  // sum_error: relative, of a sum over the keys
+  int64_t q = 0, lse = 0;               // offsets
+  std::vector<int64_t> keys;            // offsets of the visible keys
+  std::vector<double> score, error, p;  // error: of the score as exp sees it
+  double largest = 0, worst = 0;
+  double sum_error = 0, product_error = 0;  // relative: of a sum of p, and of p·v
 };
+
+inline bool OnTensorCores(const AttentionCase& c) {
+  return c.dtype != DType::kF32 && Tested().tensor_cores;
+}
+// Of a product of two rows of d, as a part of their norms.
+inline double DotError(const AttentionCase& c) {
+  return OnTensorCores(c) ? TensorCoreSumError(c.d) : 4 * std::sqrt(static_cast<double>(c.d)) * kU;
+}
 
 template <class VisitRow>
 void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
@@ -189,9 +201,8 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
           const double s = o.scale * dot;
           row.keys.push_back(key);
           row.score.push_back(s);
-          row.error.push_back(
-              kU * (4 * std::sqrt(static_cast<double>(c.d)) * o.scale * std::sqrt(qq * kk) +
-                    2 * std::fabs(s) + 4));
+          row.error.push_back(DotError(c) * o.scale * std::sqrt(qq * kk) +
+                              kU * (2 * std::fabs(s) + 4));
           row.largest = std::max(row.largest, s);
         }
         double sum = 0;
@@ -203,6 +214,9 @@ void EachRow(const AttentionCase& c, const Operands& o, const VisitRow& visit) {
         }
         const double n = static_cast<double>(row.keys.size());
         row.sum_error = kU * (4 * std::sqrt(n) + 3 * (n / 64 + 1));
+        row.product_error = row.sum_error;
+        if (OnTensorCores(c))
+          row.product_error = TensorCoreError(std::ssize(row.keys)) + kU * 3 * (n / 64 + 1);
         visit(row);
       }
 }
@@ -240,7 +254,7 @@ inline ForwardBounds BoundsOf(const AttentionCase& c, const Operands& o, const T
       double bound = 0;
       for (size_t j = 0; j < row.keys.size(); ++j) {
         bound += row.p[j] * std::fabs(v[static_cast<size_t>(row.keys[j] + n)]) *
-                 (row.error[j] + row.worst + 2 * row.sum_error + rounding.weights);
+                 (row.error[j] + row.worst + row.sum_error + row.product_error + rounding.weights);
       }
       bounds.y[static_cast<size_t>(row.q + n)] =
           bound + std::fabs(y.at(row.q + n)) * (UnitRoundoff(c.dtype) + 2 * kU);
@@ -297,8 +311,10 @@ inline GradientBounds BoundsOf(const AttentionCase& c, const Operands& o, const 
   bounds.dv.resize(static_cast<size_t>(o.v.numel()));
   const auto q = o.q.Values(), k = o.k.Values(), v = o.v.Values(), g = o.g.Values(),
              yy = y.Values();
-  const double dot_error = 4 * std::sqrt(static_cast<double>(c.d)) * kU;
-  const double sum_error = kU * (4 * std::sqrt(static_cast<double>(c.queries * c.q_heads)) + 4);
+  const double dot_error = DotError(c);
+  const double sum_error =
+      4 * kU + (OnTensorCores(c) ? TensorCoreError(std::max(c.queries * c.q_heads, c.keys()))
+                                 : kU * 4 * std::sqrt(static_cast<double>(c.queries * c.q_heads)));
   EachRow(c, o, [&](const Row& row) {
     double gg = 0, y_square = 0, inner = 0;
     for (int64_t n = 0; n < c.d; ++n) {

@@ -12,6 +12,7 @@
 #include "core/maths/philox.h"
 #include "simt/buffer.h"
 #include "test/support/close.h"
+#include "test/support/rounding.h"
 #include "test/support/schedules.h"
 #include "test/support/tensors.h"
 
@@ -97,12 +98,14 @@ inline Vector Dropped(const Tensor& z, const Dropout& dropout) {
   return values;
 }
 
-// Returns Σ over depth of z(i, depth)·s(depth, r), and how far f32 may be off.
+// Returns Σ over depth of z(i, depth)·s(depth, r), and how far it may be off: `error` is that of
+// sums, as a part of the norms.
 struct Expected {
   Vector values, bounds;
 };
 template <class Z, class S>
-Expected Product(int64_t outs, int64_t ranks, int64_t depth, double factor, Z z, S s) {
+Expected Product(int64_t outs, int64_t ranks, int64_t depth, double factor, double error, Z z,
+                 S s) {
   Expected e;
   for (int64_t i = 0; i < outs; ++i) {
     for (int64_t r = 0; r < ranks; ++r) {
@@ -113,7 +116,7 @@ Expected Product(int64_t outs, int64_t ranks, int64_t depth, double factor, Z z,
         s_square += s(k, r) * s(k, r);
       }
       e.values.push_back(factor * sum);
-      e.bounds.push_back(std::fabs(factor) * SumError(depth) * std::sqrt(z_square * s_square) +
+      e.bounds.push_back(std::fabs(factor) * error * std::sqrt(z_square * s_square) +
                          4 * kEpsilon * std::fabs(factor * sum));
     }
   }

@@ -69,7 +69,7 @@ class Gathered {
       bounds.element[i] += part_[i] + rounding;
       out_square += rounding * rounding;
     }
-    const double low = LowRankNorm(independent), accumulated = Norm(sums_);
+    const double low = LowRankNorm(independent), accumulated = SumNorm();
     const double out = NormFraction(expected.numel());
     bounds.norm = std::min(Norm(bounds.element), std::sqrt(accumulated * accumulated + low * low +
                                                            out * out * out_square));
@@ -79,13 +79,14 @@ class Gathered {
   Bounds FinishSums(int64_t independent) const {
     Bounds bounds{sums_, 0};
     for (size_t i = 0; i < sums_.size(); ++i) bounds.element[i] += part_[i];
-    const double low = LowRankNorm(independent);
-    const double accumulated = NormFraction(static_cast<int64_t>(sums_.size())) * Norm(sums_);
-    bounds.norm = std::min(Norm(bounds.element), std::hypot(accumulated, low));
+    bounds.norm = std::min(Norm(bounds.element), std::hypot(SumNorm(), LowRankNorm(independent)));
     return bounds;
   }
 
  private:
+  // Bounds of accumulation are of sums, or partial sums, within 4 standard deviations. In the mean
+  // square a sum reaches 1, and the largest of its partial sums at most 2 (Doob's inequality).
+  double SumNorm() const { return NormFraction(static_cast<int64_t>(sums_.size())) * Norm(sums_); }
   // As NormFraction, but relative to a sum of squares, which few numbers may exceed.
   double LowRankNorm(int64_t independent) const {
     const double count = static_cast<double>(std::max<int64_t>(independent, 1));

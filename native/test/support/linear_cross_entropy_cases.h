@@ -1,8 +1,9 @@
 // linear_cross_entropy of every backend against the reference. With u the unit roundoff of f32:
-//   a logit errs by 4·√dim·u·‖h‖‖w‖, and by more where products are accumulated in less than f32;
+//   a logit errs by 4·√dim·u·‖h‖‖w‖, or by what tensor cores do (rounding.h);
 //   exp and its sum err as in cross_entropy_cases.h;
 //   the gradient of a logit is rounded to the activation dtype, and so may its exponential be;
-//   the sum over the vocabulary errs by 4·√vocab·u of its absolute terms.
+//   the sum over the vocabulary errs by 4·√vocab·u of its absolute terms, or by what tensor cores
+//   do where partial sums get as far as these terms together.
 #pragma once
 
 #include <cmath>
@@ -12,6 +13,7 @@
 #include "core/ops/backend.h"
 #include "test/support/close.h"
 #include "test/support/cross_entropy_cases.h"
+#include "test/support/rounding.h"
 #include "test/support/run.h"
 #include "test/support/tensors.h"
 
@@ -43,20 +45,19 @@ struct LinearCrossEntropyExpected {
   double loss_bound = 0;
   std::vector<double> d_hidden_bounds;
 
-  explicit LinearCrossEntropyExpected(const LinearCrossEntropyProblem& p,
-                                      double accumulation_roundoff = UnitRoundoff(DType::kF32),
+  explicit LinearCrossEntropyExpected(const LinearCrossEntropyProblem& p, bool tensor_cores = false,
                                       int roundings = 2)
       : out(p) {
-    constexpr double kU = UnitRoundoff(DType::kF32);
     const std::unique_ptr<Context> context = ReferenceBackend().create_context(1);
     const FrozenWeight reference_weight(ReferenceBackend(), p.weight, *context);
     Run(ReferenceBackend(), ArgsOf(p, reference_weight, out), *context);
     const int64_t rows = p.hidden.shape()[0], dim = p.hidden.shape()[1],
                   vocab = p.weight.shape()[0];
     const auto h = p.hidden.Values(), w = p.weight.Values();
-    const double dot_error = 4 * std::sqrt(static_cast<double>(dim)) * accumulation_roundoff;
+    const auto chain = [](int64_t terms) { return 4 * std::sqrt(static_cast<double>(terms)) * kU; };
+    const double dot_error = tensor_cores ? TensorCoreSumError(dim) : chain(dim);
     const double gradient_error =
-        4 * std::sqrt(static_cast<double>(vocab)) * accumulation_roundoff +
+        (tensor_cores ? TensorCoreError(vocab) : chain(vocab)) +
         (p.hidden.dtype() == DType::kF32 ? 0 : roundings * UnitRoundoff(p.hidden.dtype()));
     loss_bound = 2 * kU * std::fabs(out.loss.at(0));
     d_hidden_bounds.assign(h.size(), 0.0);

@@ -6,12 +6,12 @@
 
 #include "core/maths/philox.h"
 #include "test/support/gathered_bounds.h"
+#include "test/support/rounding.h"
 
 namespace lora::test {
 namespace {
 
 // 4·√k·ε: a sum of k products, relative to the product of their norms.
-double Sum(int64_t k, double epsilon) { return 4 * std::sqrt(static_cast<double>(k)) * epsilon; }
 
 // A matrix of doubles with the norms of its rows and columns.
 struct Matrix {
@@ -241,6 +241,16 @@ LoraLinearOutputs LoraLinearProblem::Expected() const {
   return out;
 }
 
+double Precision::Sum(int64_t terms, int64_t all) const {
+  if (tensor_cores && *tensor_cores != DType::kF32)
+    return TensorCoreError(all) * PartialSums(terms);
+  return 4 * std::sqrt(static_cast<double>(terms)) * accumulator;
+}
+
+double Precision::LowRankSum(int64_t terms) const {
+  return tensor_cores ? LowRankSumError(*tensor_cores, terms) : Sum(terms, terms);
+}
+
 LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
                                            const Precision& precision) const {
   const double epsilon = precision.accumulator, u_low = precision.low_rank;
@@ -251,10 +261,16 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
   Gathered dx(m * k);
   int64_t dx_independent = m * k;
   const Vector x_rows = Matrix(x).RowNorms();
+  const auto rank_of = [](const BranchOperands& branch) {
+    return branch.up ? branch.up.shape()[1] : int64_t{0};
+  };
+  int64_t dx_terms = 0;  // of one accumulator, which gets those of all branches
+  for (const BranchOperands& branch : branches)
+    dx_terms += branch.weight.shape()[0] + rank_of(branch);
   for (size_t i = 0; i < branches.size(); ++i) {
     const BranchOperands& branch = branches[i];
     const Matrix w(branch.weight), gm(g[i]);
-    const int64_t n = w.rows;
+    const int64_t n = w.rows, rank = rank_of(branch);
     const Vector w_rows = w.RowNorms(), w_cols = w.ColNorms();
     const Vector g_rows = gm.RowNorms(), g_cols = gm.ColNorms();
     const auto factor = [&branch](int64_t o) {
@@ -264,11 +280,12 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
     for (int64_t row = 0; row < m; ++row) {
       for (int64_t o = 0; o < n; ++o) {
         const double bias = branch.bias ? std::fabs(branch.bias.at(o)) : 0;
-        y.AddSum(row * n + o, factor(o) * Sum(k, epsilon) * At(x_rows, row) * At(w_rows, o) +
-                                  epsilon * (bias + std::fabs(expected.y[i].at(row * n + o))));
+        y.AddSum(row * n + o,
+                 factor(o) * precision.Sum(k, k + rank) * At(x_rows, row) * At(w_rows, o) +
+                     epsilon * (bias + std::fabs(expected.y[i].at(row * n + o))));
       }
       for (int64_t c = 0; c < k; ++c) {
-        dx.AddSum(row * k + c, Sum(n, epsilon) * At(g_rows, row) * At(w_cols, c) +
+        dx.AddSum(row * k + c, precision.Sum(n, dx_terms) * At(g_rows, row) * At(w_cols, c) +
                                    epsilon * std::fabs(expected.dx.at(row * k + c)));
       }
     }
@@ -288,11 +305,11 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
     // What h and u, held in f32, may be off by: the sum, a few roundings of the value itself, and
     // those of B and A.
     const auto h_sum = [&](int64_t row, int64_t j) {
-      return Sum(k, epsilon) * At(low.xd_rows, row) * At(low.b_rows, j) +
+      return precision.LowRankSum(k) * At(low.xd_rows, row) * At(low.b_rows, j) +
              4 * epsilon * std::fabs(low.h(row, j));
     };
     const auto u_sum = [&](int64_t row, int64_t j) {
-      return Sum(n, epsilon) * At(g_rows, row) * At(low.a_cols, j) +
+      return precision.LowRankSum(n) * At(g_rows, row) * At(low.a_cols, j) +
              4 * epsilon * std::fabs(low.u(row, j));
     };
     std::vector<RoundedTerms> h_terms, u_terms;  // [m, r]
@@ -310,7 +327,7 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
     };
     for (int64_t row = 0; row < m; ++row) {
       for (int64_t o = 0; o < n; ++o) {
-        double sum = Sum(r, epsilon) * At(low.h_rows, row) * At(low.a_rows, o);
+        double sum = precision.Sum(r, k + r) * At(low.h_rows, row) * At(low.a_rows, o);
         double absolute = 0, square = 0;
         RoundedTerms terms;
         for (int64_t j = 0; j < r; ++j) {
@@ -328,7 +345,7 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
       for (int64_t c = 0; c < k; ++c) {
         // Where the mask drops, the LoRA path adds an exact 0.
         if (branch.dropout.active() && low.xd(row, c) == 0 && x.at(row * k + c) != 0) continue;
-        double sum = Sum(r, epsilon) * At(low.u_rows, row) * At(low.b_cols, c);
+        double sum = precision.Sum(r, dx_terms) * At(low.u_rows, row) * At(low.b_cols, c);
         double absolute = 0, square = 0;
         RoundedTerms terms;
         for (int64_t j = 0; j < r; ++j) {
@@ -349,12 +366,12 @@ LoraLinearBounds LoraLinearProblem::Bounds(const LoraLinearOutputs& expected,
       for (int64_t o = 0; o < n; ++o) {
         RoundedTerms terms;  // h is rounded
         for (int64_t row = 0; row < m; ++row) terms.Add(gm(row, o) * low.h(row, j));
-        d_up.AddSum(o * r + j, s * Sum(m, epsilon) * At(g_cols, o) * At(low.h_cols, j) +
+        d_up.AddSum(o * r + j, s * precision.LowRankSum(m) * At(g_cols, o) * At(low.h_cols, j) +
                                    4 * u_master * std::fabs(expected.d_up[i].at(o * r + j)));
         d_up.AddRoundings(o * r + j, s * u_gradient, terms);
       }
       for (int64_t c = 0; c < k; ++c) {
-        double sum = Sum(m, epsilon) * At(low.u_cols, j) * At(low.xd_cols, c);
+        double sum = precision.LowRankSum(m) * At(low.u_cols, j) * At(low.xd_cols, c);
         RoundedTerms terms;  // u is rounded, and A in it
         for (int64_t row = 0; row < m; ++row) {
           sum += u_sum(row, j) * std::fabs(low.xd(row, c));

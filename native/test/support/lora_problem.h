@@ -2,6 +2,7 @@
 // backend may be off.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "core/ops/backend.h"
@@ -22,11 +23,26 @@ struct Precision {
   // in u, h in dA and u in dB. 0 where they stay f32, 2⁻⁸ where they are rounded to bf16.
   double down = 0;
   double gradients = 0;
+  // The dtype of the activations, where tensor cores multiply: 16-bit ones by W and, split into
+  // 16-bit parts, all of them in the low-rank products.
+  std::optional<DType> tensor_cores = {};
+
+  // Returns how far a sum of x·w may be off, as a part of ‖x‖₂·‖w‖₂, if its accumulator gets `all`
+  // terms, of which `terms` are its own.
+  double Sum(int64_t terms, int64_t all) const;
+  // Returns that for the low-rank products, which have accumulators of their own.
+  double LowRankSum(int64_t terms) const;
+
   // What a backend that rides on bf16 products does; nothing is rounded for other dtypes. A decode
   // step reads B in f32.
   static Precision Of(DType activations, bool decodes = false) {
     const double u = activations == DType::kBF16 ? UnitRoundoff(DType::kBF16) : 0;
     return {UnitRoundoff(DType::kF32), 2 * u, decodes ? 0 : u, u};
+  }
+  // 16-bit factors of the low-rank path are rounded once each.
+  static Precision OnTensorCores(DType activations) {
+    const double u = activations == DType::kF32 ? 0 : UnitRoundoff(activations);
+    return {UnitRoundoff(DType::kF32), 2 * u, 0, 0, activations};
   }
 };
 

@@ -65,6 +65,11 @@ const std::vector<Mutation>& ForwardMutations() {
   return mutations;
 }
 
+// Of CPUs, and of tensor cores.
+std::vector<Precision> PrecisionsOf(DType dtype) {
+  return {Precision::Of(dtype), Precision::OnTensorCores(dtype)};
+}
+
 // y alone: a fraction of the work.
 Tensor OutputOf(const LoraLinearProblem& problem) {
   const auto context = ReferenceBackend().create_context(1);
@@ -79,17 +84,20 @@ TEST_CASE("the bound of y rejects mistakes at k = 4096") {
       CAPTURE(dropout);
       const LoraLinearProblem problem = ProblemOf(dtype, dropout);
       const LoraLinearOutputs expected = problem.Expected();
-      const LoraLinearBounds bounds = problem.Bounds(expected, Precision::Of(dtype));
-      CHECK_CLOSE(expected.y[0].As(dtype), expected.y[0], bounds.y[0]);
-      for (const Mutation& mutation : ForwardMutations()) {
-        LoraLinearProblem mutant = problem;
-        mutation.apply(mutant);
-        CHECK_MESSAGE(!Close(OutputOf(mutant), expected.y[0], bounds.y[0]).ok, mutation.name);
-      }
-      if (dropout > 0) {
-        LoraLinearProblem mutant = problem;
-        mutant.branches[0].dropout.forward += 1;
-        CHECK_MESSAGE(!Close(OutputOf(mutant), expected.y[0], bounds.y[0]).ok, "another mask");
+      for (const Precision& precision : PrecisionsOf(dtype)) {
+        CAPTURE(precision.tensor_cores.has_value());
+        const LoraLinearBounds bounds = problem.Bounds(expected, precision);
+        CHECK_CLOSE(expected.y[0].As(dtype), expected.y[0], bounds.y[0]);
+        for (const Mutation& mutation : ForwardMutations()) {
+          LoraLinearProblem mutant = problem;
+          mutation.apply(mutant);
+          CHECK_MESSAGE(!Close(OutputOf(mutant), expected.y[0], bounds.y[0]).ok, mutation.name);
+        }
+        if (dropout > 0) {
+          LoraLinearProblem mutant = problem;
+          mutant.branches[0].dropout.forward += 1;
+          CHECK_MESSAGE(!Close(OutputOf(mutant), expected.y[0], bounds.y[0]).ok, "another mask");
+        }
       }
     }
   }
@@ -100,30 +108,33 @@ TEST_CASE("the bounds of h and of the gradients reject mistakes") {
     CAPTURE(NameOf(dtype));
     const LoraLinearProblem problem = ProblemOf(dtype, 0.1f);
     const LoraLinearOutputs expected = problem.Expected();
-    const LoraLinearBounds bounds = problem.Bounds(expected, Precision::Of(dtype));
-    const auto judge = [&](const std::function<void(LoraLinearProblem&)>& mutate) {
-      LoraLinearProblem mutant = problem;
-      mutate(mutant);
-      return Judge(Rounded(mutant.Expected(), dtype), expected, bounds);
-    };
-    const Verdict same = judge([](auto&) {});
-    CHECK((same.y && same.h && same.dx && same.d_up && same.d_down));
+    for (const Precision& precision : PrecisionsOf(dtype)) {
+      CAPTURE(precision.tensor_cores.has_value());
+      const LoraLinearBounds bounds = problem.Bounds(expected, precision);
+      const auto judge = [&](const std::function<void(LoraLinearProblem&)>& mutate) {
+        LoraLinearProblem mutant = problem;
+        mutate(mutant);
+        return Judge(Rounded(mutant.Expected(), dtype), expected, bounds);
+      };
+      const Verdict same = judge([](auto&) {});
+      CHECK((same.y && same.h && same.dx && same.d_up && same.d_down));
 
-    const Verdict scale = judge([](auto& p) { p.branches[0].scale *= 1.01f; });
-    CHECK_FALSE((scale.dx || scale.d_up || scale.d_down));
-    const Verdict last_k = judge([](auto& p) { DropColumn(p.x, 4095); });
-    CHECK_FALSE((last_k.h || last_k.d_up || last_k.d_down));
-    const Verdict last_row = judge([](auto& p) {
-      DropRow(p.g[0], 11);
-      DropRow(p.x, 11);
-    });
-    CHECK_FALSE((last_row.h || last_row.dx || last_row.d_up || last_row.d_down));
-    const Verdict last_output = judge([](auto& p) { DropColumn(p.g[0], 47); });
-    CHECK_FALSE((last_output.dx || last_output.d_up || last_output.d_down));
-    const Verdict rank = judge([](auto& p) { DropRow(p.branches[0].down, 7); });
-    CHECK_FALSE((rank.h || rank.dx || rank.d_up));
-    const Verdict mask = judge([](auto& p) { p.branches[0].dropout.layer += 1; });
-    CHECK_FALSE((mask.h || mask.dx || mask.d_up || mask.d_down));
+      const Verdict scale = judge([](auto& p) { p.branches[0].scale *= 1.01f; });
+      CHECK_FALSE((scale.dx || scale.d_up || scale.d_down));
+      const Verdict last_k = judge([](auto& p) { DropColumn(p.x, 4095); });
+      CHECK_FALSE((last_k.h || last_k.d_up || last_k.d_down));
+      const Verdict last_row = judge([](auto& p) {
+        DropRow(p.g[0], 11);
+        DropRow(p.x, 11);
+      });
+      CHECK_FALSE((last_row.h || last_row.dx || last_row.d_up || last_row.d_down));
+      const Verdict last_output = judge([](auto& p) { DropColumn(p.g[0], 47); });
+      CHECK_FALSE((last_output.dx || last_output.d_up || last_output.d_down));
+      const Verdict rank = judge([](auto& p) { DropRow(p.branches[0].down, 7); });
+      CHECK_FALSE((rank.h || rank.dx || rank.d_up));
+      const Verdict mask = judge([](auto& p) { p.branches[0].dropout.layer += 1; });
+      CHECK_FALSE((mask.h || mask.dx || mask.d_up || mask.d_down));
+    }
   }
 }
 

@@ -10,10 +10,7 @@ namespace lora::test {
 
 inline Precision PrecisionOf(const LoraLinearProblem& problem) {
   const DType dtype = problem.shape.dtype;
-  if (Tested().tensor_cores) {
-    // 16-bit factors of the low-rank path are rounded once each.
-    return {UnitRoundoff(DType::kF32), dtype == DType::kF32 ? 0 : 2 * UnitRoundoff(dtype)};
-  }
+  if (Tested().tensor_cores) return Precision::OnTensorCores(dtype);
   const bool few = problem.shape.m <= Tested().few_rows &&
                    std::ranges::none_of(problem.branches, [](const BranchOperands& branch) {
                      return branch.dropout.active();
