@@ -8,8 +8,9 @@
 //
 // Works in a copy with a build tree of its own, build/mutants/; the checkout is only read. Faults that were tried are kept in
 // build/mutants/results.json, so that a run that was cut off goes on where it ended. build/mutants/report.md is the table.
-// A fault counts as noticed when a test fails, crashes or takes far longer than without it. One that does not compile counts
-// for nothing, and so does one whose id is in docs/internals/mutation.md, where survivors that are accepted say why.
+// A fault counts as noticed when a test fails, crashes or takes far longer than without it. Three kinds count for nothing: one that
+// does not compile, one in a file of another system or build, and one whose id is in docs/internals/mutation.md, where survivors that
+// are accepted say why.
 import { spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -312,6 +313,7 @@ function buildTargets(tests) {
 async function outcomeOf(mutant, all, times) {
   const path = join(tree, mutant.file);
   const original = texts.get(mutant.file);
+  let compiled = false;
   try {
     for (const stage of stagesOf(mutant.file, all)) {
       writeFileSync(path, original);
@@ -320,13 +322,15 @@ async function outcomeOf(mutant, all, times) {
       const built = await buildTargets(stage);
       if (built.late) throw new Error(`the build of ${mutant.file} takes more than an hour`);
       if (built.status !== 0) return { outcome: 'does not compile' };
+      compiled ||= !built.output.includes('ninja: no work to do');
+      if (!compiled) continue; // no program so far has the file in it
       for (const test of [...stage].sort((a, b) => times[a.name] - times[b.name])) {
         const result = await run(test.command, test.args, 60 + 10 * times[test.name]);
         if (result.late) return { outcome: 'noticed', by: `${test.name} (too slow)` };
         if (result.status !== 0) return { outcome: 'noticed', by: test.name };
       }
     }
-    return { outcome: 'survived' };
+    return { outcome: compiled ? 'survived' : 'not in this build' };
   } finally {
     writeFileSync(path, original);
   }
@@ -378,6 +382,6 @@ const score = noticed + survivors.length === 0 ? 100 : (100 * noticed) / (notice
 for (const mutant of survivors) console.log(`survived: ${describe(mutant)}`);
 console.log(
   `${tried.length} of ${picked.length} tried: ${noticed} noticed, ${survivors.length} survived, ${tally('survived') - survivors.length} accepted, ` +
-    `${tally('does not compile')} do not compile; score ${score.toFixed(1)}%`,
+    `${tally('does not compile')} do not compile, ${tally('not in this build')} not in this build; score ${score.toFixed(1)}%`,
 );
 if (tried.length === picked.length && score < threshold) process.exitCode = 1;
