@@ -39,7 +39,10 @@ Async AsyncOf(Async otherwise) {
 class EmulatedGpu final : public cuda::Gpu {
  public:
   EmulatedGpu(const Options& options, const cuda::DeviceProperties& properties)
-      : properties_(properties), queue_(options) {}
+      : properties_(properties), queue_(options) {
+    const std::vector<uint32_t> zeros(static_cast<size_t>(kCounters * properties.multiprocessors));
+    counters_.Upload(zeros.data());
+  }
   ~EmulatedGpu() override {
     const std::lock_guard lock(mutex_);
     queue_.Synchronize();
@@ -47,6 +50,7 @@ class EmulatedGpu final : public cuda::Gpu {
 
   const cuda::DeviceProperties& properties() const override { return properties_; }
   void* stream() const override { return &queue_; }
+  uint32_t* counters() const override { return counters_.as<uint32_t>(); }
 
   void* Allocate(size_t bytes) override {
     const std::lock_guard lock(mutex_);
@@ -104,6 +108,8 @@ class EmulatedGpu final : public cuda::Gpu {
 
  private:
   const cuda::DeviceProperties properties_;
+  Buffer counters_{static_cast<size_t>(kCounters * properties_.multiprocessors) * sizeof(uint32_t),
+                   "counters"};
   mutable std::mutex mutex_;  // of the queue's callers here; launches lock the queue itself
   mutable Queue queue_;
   std::map<void*, size_t> sizes_;

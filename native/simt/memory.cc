@@ -68,7 +68,7 @@ std::string Near(uintptr_t p) {
 ActorView View(bool async) {
   const Thread& t = world.self();
   const uint32_t id = static_cast<uint32_t>(t.id), copies = static_cast<uint32_t>(world.count) + id;
-  return {t.base->data(),
+  return {t.base.get(),
           id,
           copies,
           t.own,
@@ -77,7 +77,9 @@ ActorView View(bool async) {
           async ? t.issued : t.own};
 }
 
-const char* Verb(Access access) { return access == Access::kWrite ? "write" : "read"; }
+const char* Verb(Access access) {
+  return access == Access::kArrive ? "arrival" : access == Access::kWrite ? "write" : "read";
+}
 
 void CheckAlignment(uintptr_t offset, int bytes, Access access, Site site) {
   if (bytes <= 16 && (bytes & (bytes - 1)) == 0 && offset % static_cast<uintptr_t>(bytes))
@@ -134,8 +136,8 @@ void CheckGlobal(const void* p, int bytes, Access access, Site site, bool async)
       break;
     }
   }
-  if (write && world.options.programmatic && !world.self().dependency_waited &&
-      Fresh(Kind::kBeforeWait, site))
+  if ((write || access == Access::kArrive) && world.options.programmatic &&
+      !world.self().dependency_waited && Fresh(Kind::kBeforeWait, site))
     Record(Kind::kBeforeWait,
            Who() + ": " + subject() +
                " at %a comes before griddepcontrol.wait; the launch before may "

@@ -50,6 +50,8 @@ void BarrierArrive(int threads, Loc loc = Loc::Here()) {
   NamedBarrier(Id, threads, false, loc);
 }
 
+bool LastToArrive(uint32_t* counter, int blocks, Loc loc = Loc::Here());
+
 enum class ShuffleKind : uint8_t { kIndex, kXor, kDown };
 uint32_t ShuffleBits(uint32_t bits, ShuffleKind kind, int operand, Loc loc);
 template <class T>

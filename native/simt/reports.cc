@@ -20,8 +20,8 @@ const char* NameOf(Kind kind) {
   constexpr const char* kNames[] = {
       "race",          "cross-block",     "non-coherent",    "before-wait", "shared-bounds",
       "global-bounds", "use-after-free",  "register-bounds", "misaligned",  "uninit-shared",
-      "uninit-global", "uninit-register", "async",           "divergence",  "deadlock",
-      "host-pointer",  "launch",          "staging"};
+      "uninit-global", "uninit-register", "async",           "divergence",  "arrival",
+      "deadlock",      "host-pointer",    "launch",          "staging"};
   return kNames[static_cast<size_t>(kind)];
 }
 

@@ -102,7 +102,7 @@ void BeginBlock() {
   // This is a NaN in every float format.
   std::memset(world.shared, 0xff, world.shared_end + 4096);
   const uint32_t start = world.clock + 1;
-  const auto base = std::make_shared<Clock>(2 * n, start - 1);
+  const auto base = std::make_shared<Clock>(Clock{Times(2 * n, start - 1), {}});
   while (world.threads.size() < n) world.threads.push_back(std::make_unique<Thread>());
   world.warps.assign((n + 31) / 32, Meeting());
   for (Barrier& barrier : world.barriers) barrier = Barrier();
@@ -216,14 +216,24 @@ void LeaveLaunch() {
 
 Arrival ArriveNow(Thread& thread) { return {thread.id, thread.base, thread.own++, thread.landed}; }
 
+void Hear(Clock& clock, uint32_t epoch, const std::shared_ptr<const Times>& of) {
+  std::shared_ptr<const Times>& known = clock.blocks[epoch];
+  if (known == nullptr) known = of;
+  if (known == of) return;
+  Times both = *known;
+  for (size_t i = 0; i < both.size(); ++i) both[i] = std::max(both[i], (*of)[i]);
+  known = std::make_shared<const Times>(std::move(both));
+}
+
 ClockRef Join(const std::vector<Arrival>& arrivals) {
   const Clock* last = arrivals[0].base.get();
   auto joined = std::make_shared<Clock>(*last);
-  Clock& c = *joined;
+  Times& c = joined->times;
   for (const Arrival& a : arrivals) {
     if (a.base.get() == last) continue;
     last = a.base.get();
-    for (size_t i = 0; i < c.size(); ++i) c[i] = std::max(c[i], (*last)[i]);
+    for (size_t i = 0; i < c.size(); ++i) c[i] = std::max(c[i], last->times[i]);
+    for (const auto& [epoch, times] : last->blocks) Hear(*joined, epoch, times);
   }
   for (const Arrival& a : arrivals) {
     uint32_t& own = c[static_cast<size_t>(a.thread)];
@@ -263,12 +273,14 @@ Result Run(const Options& options, const Call& call) {
   world.programmatic_before = options.programmatic;
   world.options = options;
   world.launch_epoch = world.epoch + 1;
+  world.counters.clear();
   world.shared_begin = kSharedBase + options.shared_shift;
   world.shared_end = world.shared_begin + static_cast<uint32_t>(call.shared_bytes);
   for (const uint64_t block : BlockOrder(call.grid, options.blocks)) {
     RunBlock(block);
     if (world.fatal) break;
   }
+  if (!world.fatal) CheckCounters();
   return Finish();
 }
 

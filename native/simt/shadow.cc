@@ -24,7 +24,9 @@ std::optional<uint32_t> Unordered(const ActorView& actor, const Readers& r) {
   return std::nullopt;
 }
 
-const char* Verb(Access access) { return access == Access::kWrite ? "write" : "read"; }
+const char* Verb(Access access) {
+  return access == Access::kArrive ? "arrival" : access == Access::kWrite ? "write" : "read";
+}
 
 void Race(const ActorView& actor, Access access, SiteId site, const Place& place, Access other,
           uint32_t other_actor, SiteId other_site) {
@@ -104,16 +106,36 @@ void CheckReaders(const Cell& c, const ActorView& actor, SiteId site, const Plac
     CrossBlock(Access::kWrite, site, place, Access::kRead, c.other_site);
 }
 
+// A counter that blocks arrive at is for nothing else in that launch, whoever comes first.
+bool IsAlsoCounter(Cell& c, Access access, SiteId site, const Place& place) {
+  const bool written = c.write_epoch >= world.launch_epoch;
+  if (access != Access::kArrive) {
+    if (!written || c.write_actor != kArrivals) return false;
+    CrossBlock(access, site, place, Access::kArrive, c.write_site);
+    return true;
+  }
+  if (written && c.write_actor != kArrivals)
+    CrossBlock(access, site, place, Access::kWrite, c.write_site);
+  if (c.read_epoch >= world.launch_epoch)
+    CrossBlock(access, site, place, Access::kRead, c.readers.site);
+  c.write_epoch = world.epoch;
+  c.write_actor = kArrivals;
+  c.write_site = site;
+  return true;
+}
+
 }  // namespace
 
 void ResetShadow() { lists_used = 0; }
 
 void Touch(Cell& c, const ActorView& actor, Access access, SiteId site, const Place& place) {
+  if (place.global && IsAlsoCounter(c, access, site, place)) return;
   const bool write = access == Access::kWrite;
   if (c.write_epoch == world.epoch) {
     if (c.write_clock > actor.Knows(c.write_actor))
       Race(actor, access, site, place, Access::kWrite, c.write_actor, c.write_site);
-  } else if (place.global && c.write_epoch >= world.launch_epoch) {
+  } else if (place.global && c.write_epoch >= world.launch_epoch &&
+             !actor.KnowsOf(c.write_epoch, c.write_actor, c.write_clock)) {
     CrossBlock(access, site, place, Access::kWrite, c.write_site);
   }
   if (write) {

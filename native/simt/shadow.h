@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -13,12 +14,20 @@ namespace lora::simt {
 
 constexpr uint32_t kGranule = 2;
 
-// Times of actors: [0, n) are the block's threads, [n, 2n) the asynchronous copies of each.
-using Clock = std::vector<uint32_t>;
+// Times of actors: [0, n) are a block's threads, [n, 2n) the asynchronous copies of each.
+using Times = std::vector<uint32_t>;
+struct Clock {
+  Times times;
+  // By its epoch, what each block had done that this one has heard of as the last to arrive.
+  std::map<uint32_t, std::shared_ptr<const Times>> blocks;
+};
 using ClockRef = std::shared_ptr<const Clock>;
 
-// The values of kReadOfBits are only stored again.
-enum class Access : uint8_t { kRead, kWrite, kNonCoherentRead, kReadOfBits };
+// The values of kReadOfBits are only stored again. kArrive is the atomic access of LastToArrive.
+enum class Access : uint8_t { kRead, kWrite, kNonCoherentRead, kReadOfBits, kArrive };
+
+// Stands in Cell::write_actor for all blocks that arrive at a counter.
+constexpr uint16_t kArrivals = 0xffff;
 
 // Actors that read at one site, each at the same time of its own: of 64 in a row those whose bits
 // are set, since the threads of a block mostly read what their neighbours read.
@@ -42,13 +51,18 @@ struct Cell {
 
 // Says who accesses memory, what it knows, and the time to record.
 struct ActorView {
-  const uint32_t* base;
+  const Clock* base;
   uint32_t thread, copies;  // actors whose time is fresher than in base
   uint32_t thread_clock, copies_clock;
   uint16_t actor;
   uint32_t clock;
   uint32_t Knows(uint32_t other) const {
-    return other == thread ? thread_clock : other == copies ? copies_clock : base[other];
+    return other == thread ? thread_clock : other == copies ? copies_clock : base->times[other];
+  }
+  // Whether an access of another block comes before this one.
+  bool KnowsOf(uint32_t epoch, uint32_t other, uint32_t time) const {
+    const auto block = base->blocks.find(epoch);
+    return block != base->blocks.end() && time <= (*block->second)[other];
   }
 };
 

@@ -30,6 +30,7 @@ enum class Kind : uint8_t {
   kUninitRegister,  // a register that was never set
   kAsync,           // copies that nothing waits for
   kDivergence,      // threads of one warp or block in different collective calls
+  kArrival,         // blocks that do not come to a counter as often as they say
   kDeadlock,        // no thread can run
   kHostPointer,     // host memory used as device memory, or the reverse
   kLaunch,          // a launch that hardware refuses

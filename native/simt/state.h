@@ -2,6 +2,7 @@
 #pragma once
 
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -74,6 +75,18 @@ struct Barrier {
   Loc loc{"", 0};
 };
 
+// Where blocks arrive (LastToArrive), and those that have in this launch, in which it serves once.
+struct Counter {
+  struct Block {
+    uint32_t epoch;
+    ClockRef done;
+  };
+  std::vector<Block> arrived;
+  int expected = 0;
+  Loc loc{"", 0};
+  bool IsComplete() const { return static_cast<int>(arrived.size()) == expected; }
+};
+
 struct Finding {
   Kind kind;
   std::string text;  // %a and %b stand for the sites
@@ -105,6 +118,7 @@ struct World {
   uint32_t shared_begin = 0, shared_end = 0;
   std::vector<Meeting> warps;
   Barrier barriers[16];
+  std::map<const uint32_t*, Counter> counters;  // of this launch
 
   // Every block of every launch is an epoch; shadow cells of older epochs are stale.
   uint32_t epoch = 0;
@@ -148,6 +162,8 @@ void Wait(const char* call, Loc loc);  // until another thread makes this one re
 Arrival ArriveNow(Thread& thread);
 // Returns the knowledge of all that came, with their own times.
 ClockRef Join(const std::vector<Arrival>& arrivals);
+// Adds what another block had done.
+void Hear(Clock& clock, uint32_t epoch, const std::shared_ptr<const Times>& of);
 
 // ---- collective.cc ------------------------------------------------------------------------------
 
@@ -164,6 +180,11 @@ void Collective(const char* call, Loc loc, void* arg, Work work) {
   work(meeting);
   ReleaseWarp();
 }
+
+// ---- counters.cc --------------------------------------------------------------------------------
+
+// Reports the counters that a launch does not leave at 0.
+void CheckCounters();
 
 // ---- memory.cc ----------------------------------------------------------------------------------
 

@@ -6,7 +6,9 @@
 #include <fstream>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "backend/cuda/device/kernel_list.h"
 #include "core/runtime/platform/platform.h"
 
 namespace lora::cuda {
@@ -59,6 +61,12 @@ class DriverApi {
   void* const library_;  // is never closed: the CUDA runtime opens the same one
 };
 
+// This is never destroyed, because a stream's thread may still ask while the process ends.
+const DriverState& Driver() {
+  static const DriverState& state = *new DriverState(AskDriver());
+  return state;
+}
+
 }  // namespace
 
 DriverState AskDriver() {
@@ -80,6 +88,36 @@ DriverState AskDriver() {
   }
   DriverApi().AddDevices(state);
   return state;
+}
+
+const std::vector<DriverDevice>& Devices() {
+  static const auto& devices = *new std::vector<DriverDevice>(UsableDevices(Driver()));
+  return devices;
+}
+
+const std::string& UnavailableReason() {
+  static const std::string& reason = *new std::string(UnavailableSentence(Driver()));
+  return reason;
+}
+
+int DeviceCount() { return UnavailableReason().empty() ? static_cast<int>(Devices().size()) : 0; }
+
+DeviceSummary Describe(int ordinal) {
+  return Summarise(Devices().at(static_cast<size_t>(ordinal)), ordinal);
+}
+
+std::vector<Fact> Facts() {
+  const DriverState& state = Driver();
+  return {
+      {"cuda runtime", CudaVersionText(state.runtime_version)},
+      {"cuda driver", state.driver_version == 0
+                          ? "none"
+                          : (state.installed.empty() ? "version unknown" : state.installed) +
+                                ", CUDA up to " + CudaVersionText(state.driver_version)},
+      {"cuda kernels",
+       std::to_string(device::Kernels().size()) + " for " + LORA_CUDA_ARCHITECTURES},
+      {"CUDA_VISIBLE_DEVICES", state.visible_devices_set ? state.visible_devices : "not set"},
+  };
 }
 
 }  // namespace lora::cuda

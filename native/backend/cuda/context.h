@@ -35,6 +35,9 @@ class CudaContext : public Context {
   virtual const DeviceProperties& properties() const = 0;
   int threads() const final { return properties().multiprocessors; }
 
+  // Where blocks of a launch arrive (Gpu::counters).
+  virtual uint32_t* counters() const = 0;
+
   virtual void Launch(const KernelLaunch& launch) = 0;
   // Waits for everything launched so far and reads. It serves the few numbers that decide whether
   // an op fails on its data (an id that a kernel wrote and that is out of range), or how it goes
@@ -51,6 +54,7 @@ class GpuContext final : public CudaContext, public Graphs {
   explicit GpuContext(std::shared_ptr<Gpu> gpu);
 
   const DeviceProperties& properties() const override { return gpu_->properties(); }
+  uint32_t* counters() const override { return gpu_->counters(); }
   Gpu& gpu() const { return *gpu_; }
 
   // Throws when the launch was refused. With LORA_CUDA_SYNC=1 it waits; only then is an error

@@ -95,6 +95,12 @@ void ForFloat(DType dtype, F&& f) {
   }
 }
 
+// Returns null where there is no data.
+template <class T>
+T* Offset(T* data, int64_t elements) {
+  return data == nullptr ? nullptr : data + elements;
+}
+
 template <class T>
 T* Data(const TensorView& view) {
   return static_cast<T*>(view.data);

@@ -7,7 +7,7 @@
 //             dA = scale·gᵀ·h and dB = scale·uᵀ·drop(x), together
 // So LoRA never touches y or dx in memory, and both are rounded once. Before the products, weights
 // with scales are expanded, unless few rows read them as they are (skinny.h). The f32 masters are
-// cast to operands of tensor cores by the launch that finishes h or u. The product may start before
+// cast to operands of tensor cores by the launch that computes h or u. The product may start before
 // that has ended, because only its last k-blocks wait for it.
 #include <algorithm>
 #include <utility>

@@ -27,16 +27,6 @@ std::string NameAndText(cudaError_t error) {
   return std::string(cudaGetErrorName(error)) + ": " + cudaGetErrorString(error);
 }
 
-// This is never destroyed, because a stream's thread may still ask while the process ends.
-const DriverState& Driver() {
-  static const DriverState& state = *new DriverState(AskDriver());
-  return state;
-}
-const std::vector<DriverDevice>& Devices() {
-  static const auto& devices = *new std::vector<DriverDevice>(UsableDevices(Driver()));
-  return devices;
-}
-
 class CudartGpu final : public Gpu {
  public:
   explicit CudartGpu(const DriverDevice& device, std::string id)
@@ -52,6 +42,7 @@ class CudartGpu final : public Gpu {
     captures_.Close();
     if (done_ != nullptr) (void)cudaEventDestroy(done_);
     if (mark_ != nullptr) (void)cudaEventDestroy(mark_);
+    if (counters_ != nullptr) (void)cudaFree(counters_);
     if (pool_ != nullptr) (void)cudaMemPoolDestroy(pool_);
     if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
     (void)cudaGetLastError();
@@ -75,6 +66,11 @@ class CudartGpu final : public Gpu {
     OpenStep(cudaEventCreateWithFlags(&mark_, cudaEventDisableTiming | cudaEventBlockingSync),
              "making an event");
     OpenPool();
+    const size_t counters = static_cast<size_t>(kCounters * properties_.multiprocessors);
+    OpenStep(cudaMalloc(reinterpret_cast<void**>(&counters_), counters * sizeof *counters_),
+             "taking memory");
+    OpenStep(cudaMemsetAsync(counters_, 0, counters * sizeof *counters_, stream_),
+             "clearing memory");
     OpenStep(uploads_.Open(), "taking page-locked memory");
     OpenStep(downloads_.Open(), "taking page-locked memory");
     if (device::Kernels().empty()) return;
@@ -99,6 +95,8 @@ class CudartGpu final : public Gpu {
     (void)cudaSetDevice(device_.ordinal);
     return stream_;
   }
+
+  uint32_t* counters() const override { return counters_; }
 
   void* Allocate(size_t bytes) override {
     Enter();
@@ -345,6 +343,7 @@ class CudartGpu final : public Gpu {
   DeviceProperties properties_;
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
+  uint32_t* counters_ = nullptr;
   LoadedKernels kernels_;
   Captures captures_;
   std::mutex event_mutex_;
@@ -356,31 +355,6 @@ class CudartGpu final : public Gpu {
 };
 
 }  // namespace
-
-const std::string& UnavailableReason() {
-  static const std::string& reason = *new std::string(UnavailableSentence(Driver()));
-  return reason;
-}
-
-int DeviceCount() { return UnavailableReason().empty() ? static_cast<int>(Devices().size()) : 0; }
-
-DeviceSummary Describe(int ordinal) {
-  return Summarise(Devices().at(static_cast<size_t>(ordinal)), ordinal);
-}
-
-std::vector<Fact> Facts() {
-  const DriverState& state = Driver();
-  return {
-      {"cuda runtime", CudaVersionText(state.runtime_version)},
-      {"cuda driver", state.driver_version == 0
-                          ? "none"
-                          : (state.installed.empty() ? "version unknown" : state.installed) +
-                                ", CUDA up to " + CudaVersionText(state.driver_version)},
-      {"cuda kernels",
-       std::to_string(device::Kernels().size()) + " for " + LORA_CUDA_ARCHITECTURES},
-      {"CUDA_VISIBLE_DEVICES", state.visible_devices_set ? state.visible_devices : "not set"},
-  };
-}
 
 std::shared_ptr<Gpu> Gpu::Open(int ordinal) {
   if (const std::string& reason = UnavailableReason(); !reason.empty())

@@ -1,5 +1,5 @@
 // The CUDA backend needs this much of the CUDA runtime. There are two implementations: cudart's
-// (runtime.cc), and the emulator's (simt/emulated_runtime.cc) in builds that run the
+// (runtime.cc, ask_driver.cc), and the emulator's (simt/emulated_runtime.cc) in builds that run the
 // kernels on the CPU.
 #pragma once
 
@@ -55,6 +55,14 @@ class Gpu {
 
   virtual const DeviceProperties& properties() const = 0;
   virtual void* stream() const = 0;  // a device::Stream
+
+  // kCounters words for each multiprocessor, at which blocks of one launch arrive (LastToArrive).
+  // They are 0 except while a launch uses them, which leaves them at 0, so that nothing clears them
+  // between launches. No two launches use them at once: all that a Gpu launches goes to its one
+  // stream, also in a graph, and a launch that uses them either is not programmatic, so that it
+  // starts when all before it have ended, or calls GridDependencyWait first.
+  virtual uint32_t* counters() const = 0;
+  static constexpr int kCounters = 2;
 
   // Takes memory in stream order. Returns nullptr when there is not that much, even after
   // everything freed was given back.

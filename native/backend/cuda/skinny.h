@@ -47,14 +47,13 @@ struct FactorCast {
 };
 //   H = drop(X)·Bᵀ  with by_columns false: small is B [rank, k]
 //   U = G·A         with by_columns true:  small is A [k, rank]
-// All problems share one pair of launches, of which the second adds the partial sums of the split
-// k, or one launch where m ≤ 16.
+// All problems share one launch. Where k is split, the last block to have partial sums adds them.
 struct LowRankDownArgs {
   DType dtype = DType::kF32;    // of every z: f32, bf16, f16
   DType t_dtype = DType::kF32;  // of every t
   bool by_columns = false;
   std::vector<LowRankDownProblem> problems;
-  std::vector<FactorCast> casts;  // to t_dtype, of 16 bits; in the second launch where there is one
+  std::vector<FactorCast> casts;  // to t_dtype, of 16 bits; in the same launch where there is room
 };
 LowRankPlan PlanLowRankDown(const LowRankDownArgs& args, int multiprocessors);
 void LowRankDown(const LowRankDownArgs& args, const LowRankPlan& plan, Scratch scratch,
@@ -73,7 +72,7 @@ struct LowRankGradient {
   float* out = nullptr;
   bool by_columns = false;
 };
-// All gradients of an op share one pair of launches. Neighbours in the list with the same z (the dB
+// All gradients of an op share one launch. Neighbours in the list with the same z (the dB
 // of q, k and v) share one read of it.
 struct LowRankGradientsArgs {
   DType dtype = DType::kF32;

@@ -25,15 +25,21 @@ SkinnyPlan PlanSkinny(std::span<const SkinnyShape> jobs, int64_t step, int multi
   for (const SkinnyShape& job : jobs) {
     SkinnySplit split;
     split.first_block = plan.blocks;
+    split.first_counter = plan.counters;
     split.partial = plan.partial_floats;
-    if (job.outs > 0 && job.depth > 0) {
-      const int64_t steps = CeilDiv(job.depth, step);
+    if (job.outs > 0) {
+      // A job without depth has a block that stores zeros.
+      const int64_t steps = std::max<int64_t>(CeilDiv(job.depth, step), 1);
       const int64_t wanted =
           std::clamp((steps + steps_each / 2) / steps_each, int64_t{1}, kSkinnyMaxSplits);
       // Lengths are evened out, so that the last split is not much shorter than the others.
       split.chunk = CeilDiv(steps, wanted) * step;
-      split.splits = CeilDiv(job.depth, split.chunk);
-      plan.blocks += CeilDiv(job.outs, kSkinnyOuts) * split.splits;
+      split.splits = std::max<int64_t>(CeilDiv(job.depth, split.chunk), 1);
+      const int64_t tiles = CeilDiv(job.outs, kSkinnyOuts);
+      plan.blocks += tiles * split.splits;
+      // Such a job has steps ≥ 1.5·steps_each, and all tiles of all jobs have at most
+      // 2·multiprocessors·steps_each steps.
+      if (split.splits > 1) plan.counters += tiles;
       plan.partial_floats += static_cast<size_t>(split.splits * job.outs * job.tiles * 8);
     }
     plan.jobs.push_back(split);

@@ -15,17 +15,19 @@ struct SkinnyShape {
 };
 struct SkinnySplit {
   int64_t chunk = 0;   // of depth, per block; a multiple of the step
-  int64_t splits = 0;  // 0 where there is nothing to add
+  int64_t splits = 0;  // 0 where there are no outs, 1 also where there is nothing to add
   int64_t first_block = 0;
-  size_t partial = 0;  // floats before this job's [splits, outs, tiles·8] in scratch
+  int64_t first_counter = 0;  // of one for each block's outs, where there are several splits
+  size_t partial = 0;         // floats before this job's [splits, outs, tiles·8] in scratch
 };
 struct SkinnyPlan {
   std::vector<SkinnySplit> jobs;
   int64_t blocks = 0;
+  int64_t counters = 0;  // at most 4/3 for each multiprocessor
   size_t partial_floats = 0;
 };
 
-// The launches of a low-rank product, which use the scratch one after the other.
+// The launches of a low-rank product, which use scratch and counters one after the other.
 struct LowRankPlan {
   std::vector<SkinnyPlan> launches;
   size_t scratch_bytes = 0;

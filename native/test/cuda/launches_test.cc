@@ -215,55 +215,44 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
     std::string list, expected;
   } cases[] = {
       {"forward, one branch", ListOf(Forward(one)),
-       "Skinny<SkinnyForm::kDown, BF16>, 192 of 128, 62976 B\n"
-       "SkinnyFinish, 128 of 128\n"
+       "Skinny<SkinnyForm::kDown, BF16>, 256 of 128, 62976 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B, "
        "programmatic\n"},
       {"forward, q, k and v", ListOf(Forward(qkv)),
-       "Skinny<SkinnyForm::kDown, BF16>, 192 of 128, 60416 B\n"
-       "SkinnyFinish, 288 of 128\n"
+       "Skinny<SkinnyForm::kDown, BF16>, 288 of 128, 60416 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1536 of 128, 49152 B, "
        "programmatic\n"},
       {"forward, frozen", ListOf(Forward(frozen)),
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B\n"},
       {"forward, k is split", ListOf(Forward(short_rows)),
-       "Skinny<SkinnyForm::kDown, BF16>, 32 of 128, 62976 B\n"
-       "SkinnyFinish, 6 of 128\n"
+       "Skinny<SkinnyForm::kDown, BF16>, 36 of 128, 62976 B\n"
        "GemmMma<BF16, GemmTile<64, 64, 4, 5>, false, true>, 4x1x17 of 128, 32768 B, programmatic\n"
        "GemmReduce, 10 of 256\n"},
       {"forward, f32", ListOf(Forward(f32)),
        "Skinny<SkinnyForm::kDown, float>, 224 of 128, 56832 B\n"
-       "SkinnyFinish, 64 of 128\n"
        "GemmFma<FmaTile<128, 8, 2> >, 1024 of 256, 16896 B, programmatic\n"},
       {"forward, nf4", ListOf(Forward(nf4)),
        "Expand<BF16>, 8192 of 256, 64 B\n"
-       "Skinny<SkinnyForm::kDown, BF16>, 192 of 128, 62976 B\n"
-       "SkinnyFinish, 128 of 128\n"
+       "Skinny<SkinnyForm::kDown, BF16>, 256 of 128, 62976 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B, "
        "programmatic\n"},
       {"forward, on a device of less shared memory", ListOf(Forward(one), k5090),
-       "Skinny<SkinnyForm::kDown, BF16>, 256 of 128, 41984 B\n"
-       "SkinnyFinish, 128 of 128\n"
+       "Skinny<SkinnyForm::kDown, BF16>, 320 of 128, 41984 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, true>, 1024 of 128, 49152 B, "
        "programmatic\n"},
       {"backward, one branch", ListOf(Backward(one)),
-       "Skinny<SkinnyForm::kUp, BF16>, 192 of 128, 64512 B\n"
-       "SkinnyFinish, 128 of 128\n"
+       "Skinny<SkinnyForm::kUp, BF16>, 256 of 128, 64512 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 1024 of 128, 49152 B, programmatic\n"
-       "Skinny<SkinnyForm::kGradient, BF16>, 192 of 128, 64512 B\n"
-       "SkinnyFinish, 128 of 128\n"},
+       "Skinny<SkinnyForm::kGradient, BF16>, 192 of 128, 64512 B\n"},
       {"backward, q, k and v", ListOf(Backward(qkv)),
-       "Skinny<SkinnyForm::kUp, BF16>, 192 of 128, 64512 B\n"
-       "SkinnyFinish, 384 of 128\n"
+       "Skinny<SkinnyForm::kUp, BF16>, 384 of 128, 64512 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 1024 of 128, 49152 B, programmatic\n"
-       "Skinny<SkinnyForm::kGradient, BF16>, 240 of 128, 59392 B\n"
-       "SkinnyFinish, 288 of 128\n"},
+       "Skinny<SkinnyForm::kGradient, BF16>, 240 of 128, 59392 B\n"},
       {"a token", ListOf(Forward(token)),
        "LowRankDot<BF16>, 48 of 256, 32 B\n"
        "Decode<BF16, 1, false>, 384 of 256, 5760 B, programmatic\n"},
       {"40 tokens, nf4", ListOf(Forward(nf4_tokens)),
        "Skinny<SkinnyForm::kDown, BF16>, 32 of 128, 60416 B\n"
-       "SkinnyFinish, 6 of 128\n"
        "Decode<BF16, 2, true>, 384 of 256, 11584 B, programmatic\n"
        "Decode<BF16, 2, true>, 384 of 256, 11584 B, programmatic\n"
        "Decode<BF16, 2, true>, 384 of 256, 11584 B, programmatic\n"},

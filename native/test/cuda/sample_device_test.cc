@@ -28,6 +28,7 @@ class CountingGpu final : public cuda::Gpu {
   explicit CountingGpu(std::shared_ptr<cuda::Gpu> gpu) : gpu_(std::move(gpu)) {}
   const cuda::DeviceProperties& properties() const override { return gpu_->properties(); }
   void* stream() const override { return gpu_->stream(); }
+  uint32_t* counters() const override { return gpu_->counters(); }
   void* Allocate(size_t bytes) override { return gpu_->Allocate(bytes); }
   void Free(void* data) override { gpu_->Free(data); }
   size_t free_bytes() const override { return gpu_->free_bytes(); }

@@ -6,12 +6,19 @@
 #include <cmath>
 #include <limits>
 
-#include "backend/cuda/occupancy.h"
-#include "backend/cuda/skinny_plan.h"
 #include "test/support/device_products.h"
 
 namespace lora::test {
 namespace {
+
+// Every launch leaves the counters as it found them.
+void CheckCounters(cuda::Gpu& gpu) {
+  const std::vector<uint32_t> zeros(
+      static_cast<size_t>(cuda::Gpu::kCounters * gpu.properties().multiprocessors));
+  std::vector<uint32_t> counters = zeros;
+  gpu.Download(counters.data(), gpu.counters(), counters.size() * sizeof(uint32_t));
+  CHECK(counters == zeros);
+}
 
 // ---- H and U ------------------------------------------------------------------------------------
 
@@ -30,7 +37,7 @@ struct DownOutputs {
 
 struct DownCase {
   DType dtype = DType::kF32;
-  bool by_columns = false, whole = false;
+  bool by_columns = false, whole = false, in_graph = false;
   std::vector<DownProblem> problems;
   std::vector<Tensor> z, small;  // per problem; per term of all problems
   float scale = 0.75f;
@@ -75,9 +82,18 @@ struct DownCase {
     }
     const cuda::LowRankPlan plan = cuda::PlanLowRankDown(args, context.threads());
     const DeviceScratch scratch(plan.scratch_bytes);
-    cuda::LowRankDown(args, plan, scratch, context.device);
-    context.device.Finish();
+    const auto run = [&] { cuda::LowRankDown(args, plan, scratch, context.device); };
+    if (in_graph) {
+      const std::unique_ptr<Graph> graph = context.device.Capture(run);
+      REQUIRE(graph != nullptr);
+      for (int time = 0; time < 3; ++time) REQUIRE(context.device.Launch(*graph));
+      context.device.Finish();
+    } else {
+      run();
+      context.device.Finish();
+    }
     CHECK(simt::EmulatedCounts(context.device.gpu()).WavefrontsPerPhase() <= 1.0);
+    CheckCounters(context.device.gpu());
     DownOutputs out;
     for (const DeviceMatrix& h : hs) out.h.push_back(h.Download());
     for (const DeviceMatrix& t : ts) out.t.push_back(t.Download());
@@ -184,6 +200,16 @@ TEST_CASE("cuda low-rank down: NaN in one row stays in that row") {
   }
 }
 
+TEST_CASE("cuda low-rank down: launched again and again by a graph, it gives the same bits") {
+  int turn = 0;
+  for (const bool by_columns : {false, true}) {
+    DownCase c(DType::kBF16, by_columns, false, {{140, 520, {{8}, {16, 0.5f}}}, {20, 72, {{3}}}});
+    const DownOutputs out = c.Run(turn++, 0);
+    c.in_graph = true;
+    for (int schedule = 0; schedule < 3; ++schedule) CheckSame(c.Run(turn++, 0), out);
+  }
+}
+
 // ---- dB and dA ----------------------------------------------------------------------------------
 
 struct Gradient {
@@ -231,6 +257,7 @@ struct GradientCase {
     cuda::LowRankGradients(args, plan, scratch, context.device);
     context.device.Finish();
     CHECK(simt::EmulatedCounts(context.device.gpu()).WavefrontsPerPhase() <= 1.0);
+    CheckCounters(context.device.gpu());
     std::vector<Tensor> results;
     for (const DeviceMatrix& out : outs) results.push_back(out.Download());
     return results;
@@ -309,76 +336,6 @@ TEST_CASE("cuda low-rank products: a small device gives the same bits, without b
       CHECK_IDENTICAL(up.Run(4, 0, kSmall)[0], g[0]);
     }
   }
-}
-
-TEST_CASE("cuda skinny plan: every job whole, enough blocks, splits of one length") {
-  using cuda::SkinnyShape;
-  constexpr int64_t kStep = 64;
-  for (const int multiprocessors : {1, 4, 46, 132}) {
-    for (const std::vector<SkinnyShape>& jobs : std::vector<std::vector<SkinnyShape>>{
-             {{1, 1, 1}},
-             {{17, 4096, 2}},
-             {{512, 4096, 2}},
-             {{8192, 4096, 8}},
-             {{4096, 8192, 2}, {14336, 8192, 2}, {0, 8192, 1}, {100, 0, 3}},
-             {{100, 100000, 1}},
-         }) {
-      const cuda::SkinnyPlan plan = cuda::PlanSkinny(jobs, kStep, multiprocessors);
-      REQUIRE(plan.jobs.size() == jobs.size());
-      int64_t blocks = 0;
-      size_t floats = 0;
-      for (size_t i = 0; i < jobs.size(); ++i) {
-        const cuda::SkinnySplit& split = plan.jobs[i];
-        CHECK(split.first_block == blocks);
-        CHECK(split.partial == floats);
-        if (jobs[i].outs == 0 || jobs[i].depth == 0) {
-          CHECK(split.splits == 0);
-          continue;
-        }
-        CHECK(split.chunk % kStep == 0);
-        CHECK(split.splits * split.chunk >= jobs[i].depth);
-        CHECK((split.splits - 1) * split.chunk < jobs[i].depth);
-        CHECK(split.splits <= cuda::kSkinnyMaxSplits);
-        blocks += (jobs[i].outs + 127) / 128 * split.splits;
-        floats += static_cast<size_t>(split.splits * jobs[i].outs * jobs[i].tiles * 8);
-      }
-      CHECK(plan.blocks == blocks);
-      CHECK(plan.partial_floats == floats);
-    }
-  }
-  // Training shapes fill an H100: there is at least a block for three of four multiprocessors from
-  // 512 rows on, and 32 splits of k before.
-  for (const int64_t m : {17, 64, 128, 512, 1024, 8192}) {
-    const SkinnyShape shape{m, 4096, 2};
-    const cuda::SkinnyPlan plan = cuda::PlanSkinny({&shape, 1}, kStep, 132);
-    CAPTURE(m);
-    CHECK((plan.blocks >= 99 || plan.jobs[0].splits == 32));
-  }
-}
-
-TEST_CASE("cuda skinny plan: two stages where they let twice as many blocks run") {
-  using cuda::SkinnyStages;
-  constexpr size_t k80 = 163 << 10, k90 = 227 << 10, k120 = 99 << 10, kZ = 16 << 10;
-  // A launch of blocks that take all that a block may have: a multiprocessor holds one of them.
-  CHECK(cuda::BlocksBySharedMemory(k120, k120) == 1);
-  CHECK(cuda::BlocksBySharedMemory(0, k120) == 100);
-  CHECK(cuda::BlocksBySharedMemory((100 << 10) / 2 - 1024, k120) == 2);
-  CHECK(cuda::BlocksBySharedMemory((100 << 10) / 2 - 1023, k120) == 1);
-  // One adapter of rank 16: 62 KiB in three stages, 41 in two.
-  constexpr size_t kRank16 = kZ + 2 * 8 * 72 * 4;
-  CHECK(SkinnyStages(kRank16, 0, 3, k80) == 3);  // 2 blocks, or 3
-  CHECK(SkinnyStages(kRank16, 0, 3, k90) == 3);
-  CHECK(SkinnyStages(kRank16, 0, 3, k120) == 2);  // 1, or 2
-  CHECK(SkinnyStages(kRank16, 0, 1, k120) == 3);  // registers allow 1
-  // q, k and v: 90 KiB, or 60.
-  constexpr size_t kThree = kZ + 6 * 8 * 72 * 4;
-  CHECK(SkinnyStages(kThree, 0, 3, k80) == 2);   // 1, or 2
-  CHECK(SkinnyStages(kThree, 0, 3, k90) == 3);   // 2, or 3
-  CHECK(SkinnyStages(kThree, 0, 3, k120) == 3);  // 1
-  // Rank 64: three stages do not fit.
-  constexpr size_t kRank64 = kZ + 8 * 8 * 72 * 4;
-  CHECK(SkinnyStages(kRank64, 0, 3, k120) == 2);
-  CHECK(SkinnyStages(kThree, 12 << 10, 3, k120) == 2);
 }
 
 }  // namespace

@@ -189,6 +189,19 @@ cudaError_t cudaFreeAsync(void* data, cudaStream_t stream) {
   });
   return cudaSuccess;
 }
+cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
+  const std::lock_guard lock(FakeMutex());
+  if (const cudaError_t error = Begin(__func__); error != cudaSuccess) return error;
+  if (const cudaError_t error = OnDevice(stream); error != cudaSuccess) return error;
+  if (Fake().stream_error != cudaSuccess) return Give(Fake().stream_error);
+  Enqueue(stream, [=] {
+    if (!Live(to, bytes))
+      Violate("memory is set that is not there");
+    else
+      std::memset(to, value, bytes);
+  });
+  return cudaSuccess;
+}
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream) {
   const std::lock_guard lock(FakeMutex());

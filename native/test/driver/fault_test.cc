@@ -157,9 +157,10 @@ struct Fault {
 // The errors of these may go unsaid: the process closes the device, asks what is free, or chooses a
 // device that is chosen already.
 const std::set<std::string> kUnsaid = {
-    "cudaSetDevice",  "cudaStreamSynchronize",   "cudaEventDestroy",
-    "cudaFreeHost",   "cudaMemPoolDestroy",      "cudaStreamDestroy",
-    "cudaMemGetInfo", "cudaMemPoolGetAttribute", "cudaGraphDestroy"};
+    "cudaSetDevice",     "cudaStreamSynchronize", "cudaEventDestroy",
+    "cudaFree",          "cudaFreeHost",          "cudaMemPoolDestroy",
+    "cudaStreamDestroy", "cudaMemGetInfo",        "cudaMemPoolGetAttribute",
+    "cudaGraphDestroy"};
 
 void CheckFault(const Fault& fault, int call, std::map<std::string, int>& outcomes) {
   ResetFake();

@@ -4,8 +4,10 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -268,8 +270,8 @@ TEST_CASE("runtime: memory that was freed comes back when there is no other") {
   for (const bool pools : {true, false}) {
     const Clean clean;
     Fake().pools = pools;
-    Fake().memory_bytes = 1000;
     const auto gpu = Open();
+    Fake().memory_bytes -= gpu->free_bytes() - 1000;  // what it takes for itself does not count
     CHECK(gpu->free_bytes() == 1000);
     void* const first = gpu->Allocate(600);
     CHECK(gpu->free_bytes() == 400);
@@ -286,6 +288,19 @@ TEST_CASE("runtime: memory that was freed comes back when there is no other") {
     gpu->Free(third);
     gpu->Synchronize();
     CHECK(gpu->free_bytes() == 1000);  // what the pool keeps counts as free
+  }
+}
+
+TEST_CASE("runtime: who opens a device has counters of its own, at 0") {
+  const Clean clean;
+  const auto first = Open(0), second = Open(0);
+  CHECK(first->counters() != second->counters());
+  CHECK(std::ranges::count(Fake().called, std::string("cudaMemsetAsync")) == 2);
+  for (const auto& gpu : {first, second}) {
+    std::vector<uint32_t> words(
+        static_cast<size_t>(Gpu::kCounters * gpu->properties().multiprocessors), 1);
+    gpu->Download(words.data(), gpu->counters(), words.size() * sizeof(uint32_t));
+    CHECK(std::ranges::count(words, 0u) == static_cast<std::ptrdiff_t>(words.size()));
   }
 }
 

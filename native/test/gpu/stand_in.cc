@@ -41,9 +41,19 @@ class PlayedGpu final : public cuda::Gpu {
     properties_.multiprocessors = wanted.multiprocessors;
     properties_.arch = std::min(properties_.arch, wanted.arch);
     properties_.shared_bytes = std::min(properties_.shared_bytes, wanted.shared_bytes);
+    // The GPU may have fewer multiprocessors than it plays.
+    const std::vector<uint32_t> zeros(static_cast<size_t>(kCounters * wanted.multiprocessors));
+    own_counters_ = gpu_.Allocate(zeros.size() * sizeof(uint32_t));
+    gpu_.Upload(own_counters_, zeros.data(), zeros.size() * sizeof(uint32_t));
+  }
+  ~PlayedGpu() override {
+    if (own_counters_ != nullptr) gpu_.Free(own_counters_);
   }
   const cuda::DeviceProperties& properties() const override { return properties_; }
   void* stream() const override { return gpu_.stream(); }
+  uint32_t* counters() const override {
+    return own_counters_ != nullptr ? static_cast<uint32_t*>(own_counters_) : gpu_.counters();
+  }
   void* Allocate(size_t bytes) override { return gpu_.Allocate(bytes); }
   void Free(void* data) override { gpu_.Free(data); }
   size_t free_bytes() const override { return gpu_.free_bytes(); }
@@ -64,6 +74,7 @@ class PlayedGpu final : public cuda::Gpu {
  private:
   cuda::Gpu& gpu_;
   cuda::DeviceProperties properties_;
+  void* own_counters_ = nullptr;
 };
 
 }  // namespace

@@ -190,6 +190,41 @@ LORA_KERNEL void NamedBarriersKernel(int bug, const float* in, float* out) {
   }
 }
 
+LORA_KERNEL void ArrivalsKernel(int bug, ArrivalArgs a) {
+  LORA_DYNAMIC_SHARED(raw);
+  int* last = reinterpret_cast<int*>(raw);
+  const int t = ThreadIndex(), tile = BlockX() % 2, part = BlockX() / 2;
+  const auto at = [&](int tile, int part) { return (tile * 4 + part) * 64 + t; };
+  const float own = a.in[at(tile, part)];
+  a.parts[at(tile, part)] = own;
+  float sum = bug == kReadBeforeArrival ? 0 * a.parts[at(tile, (part + 1) % 4)] : 0;
+  if (bug != kNoBarrierBeforeArrival) SyncThreads();
+  if (t == 0) {
+    uint32_t* counter = a.counters + (bug == kOneCounter ? 0 : tile);
+    const int blocks = bug == kOneTooFew ? 3 : bug == kOneTooMany ? 5 : 4;
+    last[0] = bug == kNoArrival ? part == 3 : LastToArrive(counter, blocks);
+    if (bug == kArrivesTwice && part == 2) last[0] = LastToArrive(counter, blocks);
+    if (bug == kStoreAfterArrival) a.parts[at(tile, part)] = own;
+    if (bug == kReadsCounter && part == 1) last[0] += *counter > 9 ? 1 : 0;
+    if (bug == kClearsCounter && last[0] != 0) *counter = 0;
+  }
+  if (bug != kNoBarrierAfterArrival) SyncThreads();
+  if (last[0] == 0 && bug != kReadByAll) return;
+  for (int i = 0; i < 4; ++i) {
+    const float* from = a.parts + at(tile, i);
+    sum += bug == kNonCoherentPart && t % 4 == 0 ? BitsToFloat(LoadGlobalStream16(from).words[0])
+                                                 : *from;
+  }
+  if (bug != kReadByAll) a.out[tile * 64 + t] = sum;
+  SyncThreads();
+  if (t == 0) last[1] = bug == kNoSecondArrival ? tile : LastToArrive(a.counters + 2, 2);
+  SyncThreads();
+  if (last[1] == 0) return;
+  sum = 0;
+  for (int i = 0; i < 8; ++i) sum += a.parts[at(i / 4, i % 4)];
+  a.out[128 + t] = sum;
+}
+
 LORA_KERNEL void ManyReadersKernel(int bug, float* out) {
   LORA_DYNAMIC_SHARED(raw);
   float* s = reinterpret_cast<float*>(raw);
@@ -285,6 +320,9 @@ Result Global(const Options& options, int bug, const GlobalArgs& args) {
 }
 Result NamedBarriers(const Options& options, int bug, const float* in, float* out) {
   return Launch(options, NamedBarriersKernel, {}, {128}, 256, bug, in, out);
+}
+Result Arrivals(const Options& options, int bug, const ArrivalArgs& args) {
+  return Launch(options, ArrivalsKernel, {8}, {64}, 8, bug, args);
 }
 Result ManyReaders(const Options& options, int bug, float* out) {
   return Launch(options, ManyReadersKernel, {}, {256}, 4, bug, out);

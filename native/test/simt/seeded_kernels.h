@@ -90,6 +90,33 @@ enum NamedBug {
 };
 Result NamedBarriers(const Options& options, int bug, const float* in, float* out);
 
+// Two tiles of 64 floats, each the sum of 4 parts, which the last of 4 blocks to arrive adds in
+// their order; the last of the two tiles adds all 8. in, parts: 512 floats, out: 192.
+// counters: 3 words, 0 before and after.
+enum ArrivalBug {
+  kNoArrival = 1,
+  kNoBarrierBeforeArrival,
+  kNoBarrierAfterArrival,
+  kStoreAfterArrival,
+  kReadBeforeArrival,
+  kReadByAll,
+  kNonCoherentPart,
+  kOneTooFew,
+  kOneTooMany,
+  kArrivesTwice,
+  kOneCounter,
+  kReadsCounter,
+  kClearsCounter,
+  kNoSecondArrival,
+};
+struct ArrivalArgs {
+  const float* in;
+  float* parts;
+  float* out;
+  uint32_t* counters;
+};
+Result Arrivals(const Options& options, int bug, const ArrivalArgs& args);
+
 // All 8 warps read one word, then one thread overwrites it. Bug 1 leaves one
 // early reader out of the barrier.
 Result ManyReaders(const Options& options, int bug, float* out);

@@ -112,6 +112,26 @@ Outcome RunNamed(const Options& o, int bug) {
   return {result, Equals(out, 256, [&](size_t i) { return in.values[i] + in.values[i ^ 1]; })};
 }
 
+Outcome RunArrivals(const Options& o, int bug) {
+  const Floats in(512, "in"), out(192, "out");
+  Buffer parts(2048, "parts"), counters(12, "counters");
+  const std::vector<uint32_t> zeros(512);
+  parts.Upload(zeros.data());
+  counters.Upload(zeros.data());
+  Result result =
+      Arrivals(o, bug, {in.data(), parts.as<float>(), out.data(), counters.as<uint32_t>()});
+  uint32_t left[3];
+  counters.Download(left);
+  const auto part = [&](size_t tile, size_t i) {
+    float sum = 0;
+    for (size_t n = 0; n < 4; ++n) sum += in.values[(tile * 4 + n) * 64 + i];
+    return sum;
+  };
+  return {result, left[0] + left[1] + left[2] == 0 && Equals(out, 192, [&](size_t i) {
+                    return i < 128 ? part(i / 64, i % 64) : part(0, i - 128) + part(1, i - 128);
+                  })};
+}
+
 Outcome RunManyReaders(const Options& o, int bug) {
   const Floats out(256, "out", false);
   Result result = ManyReaders(o, bug, out.data());
@@ -232,6 +252,24 @@ const std::vector<Family>& Families() {
         {"two counts for one barrier", kCountsDiffer, Kind::kDivergence},
         {"one warp never arrives", kOneWarpNeverArrives, Kind::kDeadlock},
         {"store after the arrival that announces it", kStoreAfterArrive, Kind::kRace}}},
+      {"sums by the last block to arrive",
+       RunArrivals,
+       {{"nobody arrives", kNoArrival, Kind::kCrossBlock},
+        {"no barrier between the stores and the arrival", kNoBarrierBeforeArrival,
+         Kind::kCrossBlock},
+        {"no barrier between the arrival and the loads", kNoBarrierAfterArrival, Kind::kRace},
+        {"store after the arrival", kStoreAfterArrival, Kind::kCrossBlock},
+        {"load before the arrival", kReadBeforeArrival, Kind::kCrossBlock},
+        {"blocks that are not the last read too", kReadByAll, Kind::kCrossBlock},
+        {"non-coherent load of another block's part", kNonCoherentPart, Kind::kNonCoherent},
+        {"a count that is one too small", kOneTooFew, Kind::kArrival},
+        {"a count that is one too large", kOneTooMany, Kind::kArrival},
+        {"a block arrives twice", kArrivesTwice, Kind::kArrival},
+        {"two tiles have one counter", kOneCounter, Kind::kArrival},
+        {"an ordinary load of a counter", kReadsCounter, Kind::kCrossBlock},
+        {"an ordinary store to a counter", kClearsCounter, Kind::kCrossBlock},
+        {"the last of a tile does not arrive with those of others", kNoSecondArrival,
+         Kind::kCrossBlock}}},
       {"one word read by 8 warps",
        RunManyReaders,
        {{"one early reader is not in the barrier", 1, Kind::kRace}}},

@@ -172,6 +172,29 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestMath(SelfTestParams<128> p) 
   p.out[t] = bad;
 }
 
+constexpr int kArrivalParts = kArrivalTiles * 128;
+constexpr int kArrivalCounters = kArrivalParts + kArrivalTiles * kArrivalBlocks * 128;
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestClearCounters(SelfTestParams<128> p) {
+  const int t = ThreadIndex();
+  if (t < static_cast<int>(kArrivalTiles)) p.out[kArrivalCounters + t] = 0;
+}
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, 1) SelfTestArrivals(SelfTestParams<128> p) {
+  LORA_DYNAMIC_SHARED(shared);
+  uint32_t* last = reinterpret_cast<uint32_t*>(shared);
+  const int t = ThreadIndex(), tiles = kArrivalTiles, tile = BlockX() % tiles;
+  uint32_t* parts = p.out + kArrivalParts;
+  parts[BlockX() * 128 + t] = p.in[t] * static_cast<uint32_t>(BlockX() + 1);
+  SyncThreads();
+  if (t == 0) *last = LastToArrive(p.out + kArrivalCounters + tile, kArrivalBlocks) ? 1 : 0;
+  SyncThreads();
+  if (*last == 0) return;
+  uint32_t sum = 0;
+  for (int block = tile; block < GridX(); block += tiles) sum += parts[block * 128 + t];
+  p.out[tile * 128 + t] = sum;
+}
+
 // in and out are device memory.
 inline LaunchError LaunchSelfTest(SelfTest test, const uint32_t* in, uint32_t* out, Stream stream) {
   LaunchShape shape;
@@ -192,6 +215,13 @@ inline LaunchError LaunchSelfTest(SelfTest test, const uint32_t* in, uint32_t* o
       return Launch<SelfTestCopies>(shape, stream, SelfTestParams<128>{in, out});
     case SelfTest::kConversions:
       return Launch<SelfTestConversions>(shape, stream, SelfTestParams<128>{in, out});
+    case SelfTest::kArrivals:
+      if (const LaunchError error =
+              Launch<SelfTestClearCounters>(shape, stream, SelfTestParams<128>{in, out}))
+        return error;
+      shape.grid_x = kArrivalTiles * kArrivalBlocks;
+      shape.shared_bytes = 4;
+      return Launch<SelfTestArrivals>(shape, stream, SelfTestParams<128>{in, out});
     default:
       return Launch<SelfTestMath>(shape, stream, SelfTestParams<128>{in, out});
   }

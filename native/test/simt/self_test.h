@@ -20,11 +20,12 @@ enum class SelfTest : uint8_t {
   kExchange,
   kCopies,
   kConversions,
-  kMath
+  kMath,
+  kArrivals
 };
 inline constexpr SelfTest kSelfTests[] = {
     SelfTest::kLoadMatrix, SelfTest::kMmaBF16,     SelfTest::kMmaF16, SelfTest::kExchange,
-    SelfTest::kCopies,     SelfTest::kConversions, SelfTest::kMath};
+    SelfTest::kCopies,     SelfTest::kConversions, SelfTest::kMath,   SelfTest::kArrivals};
 
 // Returns the words in and out of each test.
 inline std::vector<uint32_t> SelfTestInput(SelfTest test) {
@@ -154,6 +155,21 @@ inline std::vector<uint32_t> ExpectedConversions(const std::vector<uint32_t>& in
   return out;
 }
 
+// Two tiles, for each of which 32 blocks of 128 threads store words of their own; the last to
+// arrive adds them. Then come the stored words, and the counters.
+inline constexpr size_t kArrivalTiles = 2, kArrivalBlocks = 32;
+inline std::vector<uint32_t> ExpectedArrivals(const std::vector<uint32_t>& in) {
+  std::vector<uint32_t> sums(kArrivalTiles * 128, 0), parts;
+  for (size_t block = 0; block < kArrivalTiles * kArrivalBlocks; ++block)
+    for (size_t t = 0; t < 128; ++t) {
+      parts.push_back(in[t] * static_cast<uint32_t>(block + 1));
+      sums[block % kArrivalTiles * 128 + t] += parts.back();
+    }
+  sums.insert(sums.end(), parts.begin(), parts.end());
+  sums.resize(sums.size() + kArrivalTiles, 0);
+  return sums;
+}
+
 inline std::vector<uint32_t> SelfTestExpected(SelfTest test, const std::vector<uint32_t>& in) {
   switch (test) {
     case SelfTest::kLoadMatrix:
@@ -167,6 +183,8 @@ inline std::vector<uint32_t> SelfTestExpected(SelfTest test, const std::vector<u
       return ExpectedCopies(in);
     case SelfTest::kConversions:
       return ExpectedConversions(in);
+    case SelfTest::kArrivals:
+      return ExpectedArrivals(in);
     default:  // the kernel judges itself: a bit for each function that is off
       return std::vector<uint32_t>(128, 0);
   }

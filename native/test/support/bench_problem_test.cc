@@ -18,6 +18,7 @@ class HostMemory final : public cuda::Gpu {
  public:
   const cuda::DeviceProperties& properties() const override { return properties_; }
   void* stream() const override { return nullptr; }
+  uint32_t* counters() const override { return nullptr; }
   void* Allocate(size_t bytes) override { return std::malloc(bytes); }
   void Free(void* data) override { std::free(data); }
   size_t free_bytes() const override { return 0; }

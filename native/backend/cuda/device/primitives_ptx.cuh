@@ -44,6 +44,21 @@ LORA_DEVICE void BarrierArrive(int threads) {
   asm volatile("bar.arrive %0, %1;" ::"n"(Id), "r"(threads) : "memory");
 }
 
+// One thread of each of `blocks` blocks calls this with the same counter, which is 0 before, and 0
+// again after the last call. Only that one returns true. Then its thread sees what the other
+// threads that called it saw or wrote before their calls. Barriers before and after hand that on
+// from and to the other threads of a block. In a launch a counter serves once, and nothing else may
+// touch it.
+LORA_DEVICE bool LastToArrive(uint32_t* counter, int blocks) {
+  const uint32_t most = static_cast<uint32_t>(blocks) - 1;
+  uint32_t before;  // of an increment that wraps from `most` to 0
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "l"(__cvta_generic_to_global(counter)), "r"(most)
+               : "memory");
+  return before == most;
+}
+
 // T is a 4-byte type: float, int32_t or uint32_t.
 template <class T>
 LORA_DEVICE T Shuffle(T value, int lane) {

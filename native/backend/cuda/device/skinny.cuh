@@ -13,14 +13,15 @@
 // tensor cores give what one in f32 would. An f16 Z (two bf16 numbers) takes five and an f32 Z six;
 // what they leave out of a product is below 2⁻²¹ of it. Infinities come out as NaN.
 //
-// The sums of all splits go to `partial`, and a second launch (SkinnyFinish) adds them in the order
-// of the splits, scales and rounds.
+// The sums of all splits go to `partial`, and the block that stores the last of them adds them
+// (skinny_finish.cuh). The last blocks of a launch cast factors (cast_factors.cuh).
 #pragma once
 
 #include <type_traits>
 
-#include "backend/cuda/device/index.cuh"
+#include "backend/cuda/device/cast_factors.cuh"
 #include "backend/cuda/device/launch.h"
+#include "backend/cuda/device/skinny_finish.cuh"
 #include "backend/cuda/device/skinny_s.cuh"
 #include "backend/cuda/device/skinny_z.cuh"
 
@@ -37,13 +38,19 @@ struct SkinnyParams : SkinnyBlock<T> {
   static constexpr int kMaskWords = Z::kRows * Z::kCols / 16;
 
   int jobs;
-  int stages;       // 2 or 3
-  int stage_bytes;  // kZBytes + S::Bytes of the job with most tiles
-  int unused;
+  int stages;         // 2 or 3
+  int stage_bytes;    // kZBytes + S::Bytes of the job with most tiles
+  StoredDType dtype;  // of t
   SkinnyJob<T> job[kSkinnyJobs];
+  SkinnyTile tile[kSkinnyOutputs];
+  SkinnyMask mask[kSkinnyOutputs];
+  FactorCasts casts;
 };
-
-static_assert(std::has_unique_object_representations_v<SkinnyParams<SkinnyForm::kUp, BF16>>);
+// Before R530 drivers took no more, and CUDA 12 runs on R525.
+static_assert(sizeof(SkinnyParams<SkinnyForm::kUp, BF16>) <= 4096);
+static_assert(std::has_unique_object_representations_v<SkinnyJob<BF16>> &&
+              std::has_unique_object_representations_v<SkinnyMask> &&
+              std::has_unique_object_representations_v<FactorCasts>);
 
 // A warp owns kOutTiles tiles of 16 outs.
 constexpr int kOutTiles = 2;
@@ -51,7 +58,7 @@ using SkinnyAccumulators = float[kSkinnyTiles][kOutTiles][4];
 
 // Stores the sums of a warp whose outs begin at `out0`.
 template <class T>
-LORA_DEVICE void StoreSkinnyPartials(const SkinnyJob<T>& job, int64_t split, int64_t out0,
+LORA_DEVICE void StoreSkinnyPartials(const SkinnyJob<T>& job, int split, int64_t out0,
                                      const SkinnyAccumulators& acc) {
   const int lane = LaneIndex();
   const int width = job.tiles * 8;
@@ -80,14 +87,15 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
   using Z = typename P::Z;
   using S = typename P::S;
   LORA_DYNAMIC_SHARED(shared);
+  if (BlockX() >= p.casts.first_block) return CastFactors<P::kThreads>(p.casts);
   int number = 0;
   while (number + 1 < p.jobs && BlockX() >= p.job[number + 1].first_block) ++number;
   const SkinnyJob<T>& job = p.job[number];
-  const int64_t block = BlockX() - job.first_block;
-  const int64_t out_blocks = (job.outs + P::kOuts - 1) / P::kOuts;
+  const int block = static_cast<int>(BlockX() - job.first_block);
+  const int out_blocks = static_cast<int>((job.outs + P::kOuts - 1) / P::kOuts);
   // Neighbouring blocks share a split of S and are side by side in z.
-  const Division at = Divide(block, out_blocks);
-  const int64_t split = at.quotient, out0 = at.remainder * P::kOuts;
+  const int split = block / out_blocks;
+  const int64_t out0 = int64_t{block % out_blocks} * P::kOuts;
   const int64_t begin = split * job.chunk;
   const int64_t end = begin + job.chunk < job.depth ? begin + job.chunk : job.depth;
   const int steps = static_cast<int>((end - begin + P::kDepth - 1) / P::kDepth);
@@ -98,7 +106,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
     unsigned char* stage = shared + n % p.stages * p.stage_bytes;
     const int64_t depth0 = begin + int64_t{n} * P::kDepth;
     Z::Load(stage, job, out0, depth0);
-    S::Load(stage + P::kZBytes, job, depth0);
+    S::Load(stage + P::kZBytes, job, p.tile, depth0);
   };
 
   const int warp_out = WarpIndex() * kOutTiles * 16;
@@ -129,7 +137,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
     if (n + ahead < steps) load(n + ahead);
     CopyAsyncCommit();
     if (job.masks > 0) {
-      Z::FillMasks(masks, job, out0, begin + int64_t{n} * P::kDepth);
+      Z::FillMasks(masks, job, p.mask, out0, begin + int64_t{n} * P::kDepth);
       SyncThreads();
     }
     const unsigned char* z_tile = shared + n % p.stages * p.stage_bytes;
@@ -144,8 +152,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
       LORA_UNROLL
       for (int t = 0; t < kSkinnyTiles; ++t) {
         if (t >= tiles) continue;
-        if (job.tile[t].mask != mask) {
-          mask = job.tile[t].mask;
+        if (job.mask[t] != mask) {
+          mask = job.mask[t];
           LORA_UNROLL
           for (int i = 0; i < kOutTiles; ++i) {
             uint32_t keep[4] = {3, 3, 3, 3};
@@ -173,6 +181,10 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
   }
 
   StoreSkinnyPartials(job, split, out0 + warp_out, acc);
+  // The next launch may start now: it waits before it reads what this one writes.
+  GridLaunchDependents();
+  if (LastOfSkinnyTile(job, out0, reinterpret_cast<uint32_t*>(shared)))
+    FinishSkinny(job, p.tile, p.dtype, out0);
 }
 
 }  // namespace lora::device

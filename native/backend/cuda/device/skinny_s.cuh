@@ -2,7 +2,7 @@
 //
 // There are two layouts. Each has
 //   Pitch, Bytes(tiles)     floats from one row of the tile to the next, and bytes of the tile
-//   Load(s, job, depth0)    fills the tile
+//   Load(s, job, tiles, depth0)   fills the tile; `tiles` are those of the launch
 //   Pair(s, pitch, t, k)    elements k and k + 1 of depth of this lane's rank of tile t
 // The pitches keep the fragments' loads apart in the banks.
 #pragma once
@@ -35,15 +35,16 @@ struct SkinnySByRank {
   LORA_HOST_DEVICE static int Pitch(int) { return kDepth + 8; }
   LORA_HOST_DEVICE static int Bytes(int tiles) { return tiles * 8 * Pitch(tiles) * 4; }
 
-  LORA_DEVICE static void Load(unsigned char* s, const SkinnyJob<T>& job, int64_t depth0) {
+  LORA_DEVICE static void Load(unsigned char* s, const SkinnyJob<T>& job,
+                               const SkinnyTile (&tiles)[kSkinnyOutputs], int64_t depth0) {
     constexpr int kChunks = kDepth / 4;
     const int pitch = Pitch(job.tiles) * 4;
     for (int t = 0; t < job.tiles; ++t) {
-      const SkinnyTile& tile = job.tile[t];
+      const SkinnyTile& tile = tiles[job.first_tile + t];
       for (int index = ThreadIndex(); index < 8 * kChunks; index += kThreads) {
         const int r = index / kChunks, chunk = index % kChunks;
         const int64_t depth = depth0 + chunk * 4;
-        CopyFloats(s + (t * 8 + r) * pitch + chunk * 16, tile.s + r * tile.pitch + depth, tile.s,
+        CopyFloats(s + (t * 8 + r) * pitch + chunk * 16, tile.s + r * tile.s_pitch + depth, tile.s,
                    r < tile.ranks ? job.depth - depth : 0, job.s_aligned != 0);
       }
     }
@@ -64,14 +65,15 @@ struct SkinnySByDepth {
   LORA_HOST_DEVICE static int Pitch(int tiles) { return (tiles + 1) / 2 * 16 + 4; }
   LORA_HOST_DEVICE static int Bytes(int tiles) { return kDepth * Pitch(tiles) * 4; }
 
-  LORA_DEVICE static void Load(unsigned char* s, const SkinnyJob<T>& job, int64_t depth0) {
+  LORA_DEVICE static void Load(unsigned char* s, const SkinnyJob<T>& job,
+                               const SkinnyTile (&tiles)[kSkinnyOutputs], int64_t depth0) {
     const int pitch = Pitch(job.tiles) * 4;
     for (int t = 0; t < job.tiles; ++t) {
-      const SkinnyTile& tile = job.tile[t];
+      const SkinnyTile& tile = tiles[job.first_tile + t];
       for (int index = ThreadIndex(); index < kDepth * 2; index += kThreads) {
         const int k = index / 2, r = index % 2 * 4;
         const int64_t depth = depth0 + k;
-        CopyFloats(s + k * pitch + (t * 8 + r) * 4, tile.s + depth * tile.pitch + r, tile.s,
+        CopyFloats(s + k * pitch + (t * 8 + r) * 4, tile.s + depth * tile.s_pitch + r, tile.s,
                    depth < job.depth ? tile.ranks - r : 0, job.s_aligned != 0);
       }
     }

@@ -3,7 +3,7 @@
 // There are two layouts. Each has
 //   kRows, kCols            the tile in shared memory
 //   Chunk(row, chunk)       byte offset of 16 bytes of the tile
-//   Load, FillMasks         fill the tile, and the bits of its masks
+//   Load, FillMasks         fill the tile, and the bits of its masks, of those of the launch
 //   LoadRaw(raw, z, out, step)    the fragment of 16 outs from `out` on and of 16 steps of depth
 //   Kept(words, out, step, j)     which of the two elements in register j of that fragment are kept
 #pragma once
@@ -49,11 +49,12 @@ LORA_DEVICE void LoadSkinnyZ(unsigned char* stage, const SkinnyJob<T>& job, int6
 // Computes which elements of the tile at (row0, col0) each mask keeps: a word has the bits of 16
 // columns of a row.
 template <class Z, class T>
-LORA_DEVICE void FillSkinnyMasks(uint32_t* words, const SkinnyJob<T>& job, int64_t row0,
+LORA_DEVICE void FillSkinnyMasks(uint32_t* words, const SkinnyJob<T>& job,
+                                 const SkinnyMask (&masks)[kSkinnyOutputs], int64_t row0,
                                  int64_t col0) {
   constexpr int kWordsPerRow = Z::kCols / 16, kWords = Z::kRows * kWordsPerRow;
   for (int m = 0; m < job.masks; ++m) {
-    const SkinnyMask& mask = job.mask[m];
+    const SkinnyMask& mask = masks[job.first_mask + m];
     for (int index = ThreadIndex(); index < kWords; index += SkinnyBlock<T>::kThreads) {
       const int64_t row = row0 + index / kWordsPerRow;
       const int64_t col = col0 + index % kWordsPerRow * 16;
@@ -89,9 +90,10 @@ struct SkinnyZByOut {
                                int64_t depth0) {
     LoadSkinnyZ<SkinnyZByOut>(stage, job, out0, depth0, job.outs, job.depth);
   }
-  LORA_DEVICE static void FillMasks(uint32_t* words, const SkinnyJob<T>& job, int64_t out0,
+  LORA_DEVICE static void FillMasks(uint32_t* words, const SkinnyJob<T>& job,
+                                    const SkinnyMask (&masks)[kSkinnyOutputs], int64_t out0,
                                     int64_t depth0) {
-    FillSkinnyMasks<SkinnyZByOut>(words, job, out0, depth0);
+    FillSkinnyMasks<SkinnyZByOut>(words, job, masks, out0, depth0);
   }
 
   LORA_DEVICE static void LoadRaw(SkinnyRaw<T>& raw, const unsigned char* z, int out, int step) {
@@ -133,9 +135,10 @@ struct SkinnyZByDepth {
                                int64_t depth0) {
     LoadSkinnyZ<SkinnyZByDepth>(stage, job, depth0, out0, job.depth, job.outs);
   }
-  LORA_DEVICE static void FillMasks(uint32_t* words, const SkinnyJob<T>& job, int64_t out0,
+  LORA_DEVICE static void FillMasks(uint32_t* words, const SkinnyJob<T>& job,
+                                    const SkinnyMask (&masks)[kSkinnyOutputs], int64_t out0,
                                     int64_t depth0) {
-    FillSkinnyMasks<SkinnyZByDepth>(words, job, depth0, out0);
+    FillSkinnyMasks<SkinnyZByDepth>(words, job, masks, depth0, out0);
   }
 
   LORA_DEVICE static void LoadRaw(SkinnyRaw<T>& raw, const unsigned char* z, int out, int step) {
