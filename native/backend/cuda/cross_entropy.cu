@@ -53,6 +53,15 @@ void SoftmaxLoss(const char* op, const LogitRows& rows, double* losses, float* l
   });
 }
 
+void RowLoss(const char* op, const LogitRows& rows, const float* row_sums, int64_t parts,
+             double* losses, float* lse, Context& context) {
+  using Params = device::RowLossParams;
+  Launch<device::RowLoss>(op, context, Blocks(rows.rows, Params::kThreads / 32),
+                          Params{reinterpret_cast<const device::FloatPair*>(row_sums),
+                                 static_cast<const float*>(rows.logits), rows.rows, parts,
+                                 rows.pitch, rows.labels, losses, lse});
+}
+
 void SumLosses(const char* op, const double* losses, int64_t rows, int64_t counted, float* loss,
                float* count, Context& context) {
   Launch<device::SumLosses>(

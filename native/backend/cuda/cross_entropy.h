@@ -19,6 +19,11 @@ struct LogitRows {
 void SoftmaxLoss(const char* op, const LogitRows& rows, double* losses, float* lse, bool every_lse,
                  Context& context);
 
+// Gives the same losses and lse for rows of f32 logits that all count, from what their product left
+// (GemmProblem::row_sums): `parts` pairs for each row.
+void RowLoss(const char* op, const LogitRows& rows, const float* row_sums, int64_t parts,
+             double* losses, float* lse, Context& context);
+
 // loss [1] ← Σ losses in a fixed order,  count [1] ← counted
 void SumLosses(const char* op, const double* losses, int64_t rows, int64_t counted, float* loss,
                float* count, Context& context);

@@ -5,6 +5,7 @@
 #include "backend/cuda/device/gemm_fma.cuh"
 #include "backend/cuda/device/gemm_mma.cuh"
 #include "backend/cuda/device/gemm_reduce.cuh"
+#include "backend/cuda/device/gemm_row_sums.cuh"
 #include "backend/cuda/gemm.h"
 #include "backend/cuda/gemm_plan.h"
 #include "backend/cuda/launch.h"
@@ -69,6 +70,7 @@ struct Group {
   std::vector<device::GemmSource> segments;
   std::vector<device::GemmProduct> products;
   bool trans_a = false, trans_b = false;
+  float* row_sums = nullptr;
 };
 
 // Adds the product of a launch of a plan, whose tiles begin at `first_tile`.
@@ -76,6 +78,7 @@ void Add(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
          const device::GemmEpilogue& out, unsigned first_tile, Group& group) {
   group.trans_a = p.trans_a;
   group.trans_b = p.trans_b;
+  group.row_sums = p.row_sums;
   device::GemmProduct product{};
   product.first_segment = static_cast<int>(group.segments.size());
   product.segment_count = static_cast<int>(launch.count);
@@ -100,10 +103,12 @@ void Add(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
   group.products.push_back(product);
 }
 
-template <class Tile, auto kKernel>
+template <class Tile, auto kKernel, class Params = device::GemmParams<Tile>>
 void LaunchTiles(const char* op, Context& context, const device::LaunchShape& shape,
                  const Group& group) {
-  device::GemmParams<Tile> params{};
+  Params params{};
+  if constexpr (requires { params.parts; })
+    params.parts = reinterpret_cast<device::FloatPair*>(group.row_sums);
   std::ranges::copy(group.segments, params.segment);
   std::ranges::copy(group.products, params.product);
   params.count = static_cast<int>(group.products.size());
@@ -144,6 +149,18 @@ void LaunchDropped(const char* op, Context& context, int tile, const device::Lau
   }
 }
 
+void LaunchRowSums(const char* op, Context& context, int tile, const device::LaunchShape& shape,
+                   const Group& group) {
+  using device::BF16, device::GemmTile128, device::GemmTile64, device::GemmRowSumsParams;
+  if (tile == 128) {
+    LaunchTiles<GemmTile128, device::GemmMmaRowSums<BF16, GemmTile128>,
+                GemmRowSumsParams<GemmTile128>>(op, context, shape, group);
+  } else {
+    LaunchTiles<GemmTile64, device::GemmMmaRowSums<BF16, GemmTile64>,
+                GemmRowSumsParams<GemmTile64>>(op, context, shape, group);
+  }
+}
+
 template <class T>
 void LaunchMma(const char* op, Context& context, int tile, const device::LaunchShape& shape,
                const Group& group) {
@@ -162,7 +179,9 @@ void LaunchMma(const char* op, Context& context, int tile, const device::LaunchS
 void LaunchKernel(const char* op, Context& context, const GemmPlan& plan, DType dtype,
                   const device::LaunchShape& shape, const Group& group) {
   using device::FmaTile128, device::FmaTile64;
-  if (plan.tensor_cores) {
+  if (group.row_sums != nullptr) {
+    LaunchRowSums(op, context, plan.tile, shape, group);
+  } else if (plan.tensor_cores) {
     if (dtype == DType::kBF16) {
       LaunchMma<device::BF16>(op, context, plan.tile, shape, group);
     } else {

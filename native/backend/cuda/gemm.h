@@ -47,6 +47,10 @@ struct GemmProblem {
   // an operand that all batches share. Batches need one segment and no addend.
   int64_t batches = 1;
   int64_t a_batch = 0, b_batch = 0, c_batch = 0;
+  // Also leaves the parts of gemm_row_sums.cuh in `row_sums`, RowSumParts of them a row. This
+  // is for c = a·bᵀ of bf16 operands in f32, to which nothing is added; it is not split.
+  bool with_row_sums = false;
+  float* row_sums = nullptr;
   // Of the first launch (LaunchShape::programmatic). Before the kernels wait they read all segments
   // but the late ones, which the launch before it may write.
   bool programmatic = false;

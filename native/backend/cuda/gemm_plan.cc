@@ -87,7 +87,7 @@ Choice Choose(const GemmProblem& p, int multiprocessors) {
       const int64_t per_split = std::max<int64_t>(1, CeilDiv(blocks, splits));
       const int64_t tiles = Tiles(p, tile) * splits;
       // Every split must have work, and enough of it to be worth a slab.
-      if (splits > 1 && (p.batches > 1 || per_split * tile_k < 256 ||
+      if (splits > 1 && (p.batches > 1 || p.with_row_sums || per_split * tile_k < 256 ||
                          CeilDiv(blocks, per_split) != splits || tiles > 4 * multiprocessors)) {
         continue;
       }
@@ -100,6 +100,13 @@ Choice Choose(const GemmProblem& p, int multiprocessors) {
     }
   }
   return best;
+}
+
+void CheckRowSums(const char* op, const GemmProblem& p) {
+  const bool plain = p.alpha == 1 && !p.factor && !p.bias && !p.addend && p.batches == 1;
+  if (p.with_row_sums && (!plain || p.a_dtype != DType::kBF16 || p.b_dtype != DType::kBF16 ||
+                          p.c_dtype != DType::kF32 || p.trans_a || !p.trans_b))
+    Throw("ERR_UNSUPPORTED", op, "no kernel for this product leaves the sums of its rows");
 }
 
 bool IsEmpty(const GemmProblem& p) { return p.m == 0 || p.n == 0 || p.batches == 0; }
@@ -155,6 +162,7 @@ GemmPlan LayOut(const char* op, const GemmProblem& p, int tile, int splits) {
 
 GemmPlan PlanGemm(const char* op, const GemmProblem& p, int multiprocessors) {
   CheckSizes(op, p);
+  CheckRowSums(op, p);
   const Choice best = IsEmpty(p) ? Choice() : Choose(p, multiprocessors);
   return LayOut(op, p, best.tile, best.splits);
 }

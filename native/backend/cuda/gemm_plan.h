@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "backend/cuda/gemm.h"
+#include "core/maths/ceil_div.h"
 
 namespace lora::cuda {
 
@@ -31,6 +32,11 @@ struct GemmPlan {
 
 // Throws ERR_UNSUPPORTED where no kernel can index the sizes.
 GemmPlan PlanGemm(const char* op, const GemmProblem& problem, int multiprocessors);
+
+// Returns how many parts each row has in GemmProblem::row_sums.
+inline int64_t RowSumParts(const GemmPlan& plan, const GemmProblem& problem) {
+  return 2 * CeilDiv(problem.n, plan.tile);
+}
 
 // Several products: those whose results are not empty share one launch, or each has its own.
 struct GemmGroupPlan {

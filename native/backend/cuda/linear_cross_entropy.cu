@@ -1,8 +1,9 @@
 // logits   = hidden·Wᵀ, a chunk of rows at a time, and their losses
 // d_hidden = (softmax − onehot)·W from the same logits
 // Only rows that count are computed; they are gathered first. Per chunk, W is read once per
-// direction, and the f32 logits are written once and read twice. The gradients of the logits are
-// rounded to the dtype of W, which is what tensor cores take.
+// direction, and the f32 logits are written once. In bf16 their product leaves what the losses need
+// (gemm_row_sums.cuh), so that the gradient alone reads them; in f32 the losses do, too. The
+// gradients of the logits are rounded to the dtype of W, which is what tensor cores take.
 #include <type_traits>
 
 #include "backend/cuda/cross_entropy.h"
@@ -35,8 +36,10 @@ void Gather(const LinearCrossEntropyArgs& args, const int32_t* rows, int64_t cou
 }
 
 // How many rows count is in the labels, so that the last chunk's products are planned here.
-void Product(const GemmProblem& problem, Scratch scratch, Context& context) {
-  Gemm(kOp, problem, PlanGemm(kOp, problem, context.threads()), scratch, context);
+GemmPlan Product(const GemmProblem& problem, Scratch scratch, Context& context) {
+  const GemmPlan plan = PlanGemm(kOp, problem, context.threads());
+  Gemm(kOp, problem, plan, scratch, context);
+  return plan;
 }
 
 void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan& plan,
@@ -77,10 +80,16 @@ void RunPlanned(const LinearCrossEntropyArgs& args, const LinearCrossEntropyPlan
     forward.segments[0].a = hidden;
     forward.segments[0].b = weight;
     forward.c = scratch.data() + plan.logits;
-    Product(forward, product, context);
+    if (plan.with_row_sums())
+      forward.row_sums = reinterpret_cast<float*>(scratch.data() + plan.row_sums);
+    const GemmPlan gemm = Product(forward, product, context);
 
     LogitRows rows{forward.c, DType::kF32, count, plan.vocab, plan.pitch, labels};
-    SoftmaxLoss(kOp, rows, losses + done, lse, false, context);
+    if (plan.with_row_sums()) {
+      RowLoss(kOp, rows, forward.row_sums, RowSumParts(gemm, forward), losses + done, lse, context);
+    } else {
+      SoftmaxLoss(kOp, rows, losses + done, lse, false, context);
+    }
     if (plan.gradient) {
       rows.rows = padded;
       LogitGradients to;

@@ -12,11 +12,8 @@ namespace {
 
 // Bytes of logits in a chunk: 256 rows of 150,000 f32 logits are enough to pay for reading W twice.
 constexpr size_t kLogitBytes = size_t{160} << 20;
+constexpr const char* kOp = "linear_cross_entropy";
 constexpr int64_t kMinChunk = 128, kMaxChunk = 1024;
-
-size_t ScratchOf(const GemmProblem& problem, int multiprocessors) {
-  return PlanGemm("linear_cross_entropy", problem, multiprocessors).scratch_bytes;
-}
 
 }  // namespace
 
@@ -40,6 +37,7 @@ GemmProblem LinearCrossEntropyPlan::Logits(int64_t m) const {
   p.segments[0].k = p.segments[0].a_pitch = p.segments[0].b_pitch = dim;
   p.segments[0].b_stored = stored;
   p.c_pitch = pitch;
+  p.with_row_sums = with_row_sums();
   return p;
 }
 
@@ -91,12 +89,18 @@ LinearCrossEntropyPlan PlanLinearCrossEntropy(const LinearCrossEntropyArgs& args
   if (plan.gradient && plan.dtype != DType::kF32) take(plan.gradients, logits * size);
   if (plan.gradient) take(plan.d_hidden, chunk * dim * sizeof(float));
   take(plan.weight, ExpandedBytes(args.weight));
-  size_t product = 0;
+  size_t product = 0, row_sums = 0;
   for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
-    product = std::max(product, ScratchOf(plan.Logits(m), multiprocessors));
+    const GemmProblem logits_of = plan.Logits(m);
+    const GemmPlan gemm = PlanGemm(kOp, logits_of, multiprocessors);
+    product = std::max(product, gemm.scratch_bytes);
+    if (plan.with_row_sums())
+      row_sums = std::max(row_sums, static_cast<size_t>(m * RowSumParts(gemm, logits_of)));
     if (!plan.gradient) continue;
-    product = std::max(product, ScratchOf(plan.HiddenGradient(m), multiprocessors));
+    product =
+        std::max(product, PlanGemm(kOp, plan.HiddenGradient(m), multiprocessors).scratch_bytes);
   }
+  take(plan.row_sums, row_sums * 2 * sizeof(float));
   take(plan.product, product);
   return plan;
 }

@@ -19,6 +19,9 @@ struct LinearCrossEntropyPlan {
   DType stored = DType::kF32;  // of weight, as the products read it
   bool gradient = false;
 
+  // Tells whether the product of the logits leaves the sums of its rows.
+  bool with_row_sums() const { return dtype == DType::kBF16; }
+
   int64_t chunk = 0;  // rows whose logits are held at once, at most; a multiple of kRowStep
   int64_t pitch = 0;  // elements from one row of logits or of their gradients to the next
 
@@ -30,6 +33,7 @@ struct LinearCrossEntropyPlan {
   size_t lse = 0;        // [chunk] f32
   size_t hidden = 0;     // [chunk, dim]
   size_t logits = 0;     // [chunk, pitch] f32
+  size_t row_sums = 0;   // of the logits, [chunk, RowSumParts] pairs
   size_t gradients = 0;  // [chunk, pitch] of the logits, rounded; in f32 the logits themselves
   size_t d_hidden = 0;   // [chunk, dim] f32
   size_t weight = 0;     // [vocab, dim] of a weight that is expanded

@@ -68,6 +68,11 @@ TEST_CASE("cuda linear_cross_entropy: scratch holds the products of every length
           for (int64_t m = plan.kRowStep; m <= plan.chunk; m += plan.kRowStep) {
             CAPTURE(m);
             CHECK(needed(m) <= space);
+            const cuda::GemmProblem logits = plan.Logits(m);
+            const int64_t parts =
+                cuda::RowSumParts(cuda::PlanGemm("gemm", logits, multiprocessors), logits);
+            if (dtype == DType::kBF16)
+              CHECK(static_cast<size_t>(m * parts * 8) <= plan.product - plan.row_sums);
             shorter_needs_more |= needed(m) > needed(plan.chunk);
           }
         }

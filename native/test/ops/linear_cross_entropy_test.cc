@@ -73,6 +73,19 @@ TEST_CASE("linear_cross_entropy leaves out rows without a label") {
   }
 }
 
+TEST_CASE("linear_cross_entropy: a NaN in a row that counts, or in the weight, reaches the loss") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const bool of_weight : {false, true}) {
+      Problem p(dtype, 5, 20, 70);
+      (of_weight ? p.weight : p.hidden).Set(43, std::nan(""));
+      for (int64_t row = 0; row < 5; ++row) p.labels.Set(row, 60);
+      const Outputs out(p);
+      RunOn(p, out, *NextContext());
+      CHECK(std::isnan(out.loss.at(0)));
+    }
+  }
+}
+
 TEST_CASE("linear_cross_entropy: many rows are cut into chunks") {
   Problem p(DType::kF32, 1200, 5, 7);  // of which 1090 count: more than a chunk of a GPU takes
   for (int64_t row = 0; row < 1200; row += 11) p.labels.Set(row, -100);

@@ -1,8 +1,9 @@
 // lse     = log Σ exp(logits), the losses of rows lse − logits[label], and their sum
 // dlogits = (exp(logits − lse) − onehot(label))·g, and 0 in rows that do not count
 //
-// Forward has a block per row, which it reads once (softmax.cuh). Backward has a block per 8192
-// columns of a row.
+// Forward has a block per row, which it reads once (softmax.cuh), or a warp per row of parts that
+// the product of the logits left (gemm_row_sums.cuh). Backward has a block per 8192 columns of a
+// row.
 #pragma once
 
 #include "backend/cuda/device/launch.h"
@@ -45,6 +46,36 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SoftmaxLossParams<T>::kThreads,
   if (ThreadIndex() != 0) return;
   if (p.lse != nullptr) p.lse[row] = static_cast<float>(lse);
   p.losses[row] = counts ? lse - ToFloat(logits[label]) : 0;
+}
+
+// lse and losses from the parts of rows: a lane takes every 32nd part.
+struct RowLossParams {
+  static constexpr int kThreads = 256, kMinBlocks = 4;
+  const FloatPair* parts;  // [rows, count]: the largest logit, Σ exp(logit − largest)
+  const float* logits;     // [rows, vocab]
+  int64_t rows, count, pitch;
+  const int32_t* labels;  // [rows], all of which count
+  double* losses;         // [rows]
+  float* lse;             // [rows]
+};
+
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(RowLossParams::kThreads, RowLossParams::kMinBlocks)
+    RowLoss(const LORA_GRID_CONSTANT RowLossParams p) {
+  const int64_t row = int64_t{BlockX()} * (RowLossParams::kThreads / 32) + WarpIndex();
+  if (row >= p.rows) return;
+  const FloatPair* const parts = p.parts + row * p.count;
+  float largest = BitsToFloat(kMinusInfinityBits), sum = 0;
+  for (int64_t i = LaneIndex(); i < p.count; i += 32) largest = Max()(largest, parts[i].low);
+  largest = WarpReduce(largest, Max());
+  const float base = IsInfinite(largest) ? 0.0f : largest;
+  for (int64_t i = LaneIndex(); i < p.count; i += 32)
+    sum += parts[i].high * Exp(parts[i].low - base);
+  sum = WarpSum(sum);
+  if (LaneIndex() != 0) return;
+  double lse = largest;
+  if (!IsInfinite(largest)) lse += Log(static_cast<double>(sum));
+  p.lse[row] = static_cast<float>(lse);
+  p.losses[row] = lse - p.logits[row * p.pitch + p.labels[row]];
 }
 
 // loss = Σ losses, always in the same order. The host knows how many rows counted and passes it.

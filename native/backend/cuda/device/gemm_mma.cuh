@@ -12,9 +12,16 @@
 
 namespace lora::device {
 
-// The body of both kernels. kDropped: segments may have dropout.
-template <class T, class Tile, bool kTransA, bool kTransB, bool kDropped>
-LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* shared) {
+struct NothingMore {
+  template <class... Args>
+  LORA_DEVICE void operator()(const Args&...) const {}
+};
+
+// The body of all kernels. kDropped: segments may have dropout. store_more(p.out, place, acc) is
+// called when c is stored.
+template <class T, class Tile, bool kTransA, bool kTransB, bool kDropped, class F = NothingMore>
+LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* shared,
+                            const F& store_more = {}) {
   const GemmProduct& p = ProductOfBlock(params);
   const GemmPlace place = PlaceOf<Tile>(p);
   const int first = BlockZ() * p.blocks_per_split;
@@ -75,6 +82,7 @@ LORA_DEVICE void RunGemmMma(const GemmParams<Tile>& params, unsigned char* share
   }
   if (!waited) GridDependencyWait();
   StoreAccumulators<T, Tile>(p.out, place, acc, reinterpret_cast<float*>(shared));
+  store_more(p.out, place, acc);
 }
 
 template <class T, class Tile, bool kTransA, bool kTransB>
