@@ -13,6 +13,7 @@ import { record } from '../../lib/tensor/autograd';
 import { rawCast } from '../../lib/tensor/raw';
 import { entry } from '../../lib/native/calls';
 import { expectThrow } from '../support/errors';
+import { collectGarbage } from '../support/garbage';
 import { list } from '../support/numbers';
 
 const device = 'reference';
@@ -316,6 +317,7 @@ describe('backward', () => {
       const held: number[] = [];
       const gradients: number[][] = [];
       for (const copied of [true, false]) {
+        await collectGarbage(); // of other tests
         const before = memoryUsage().bytes;
         const y = loss(kind, copied);
         held.push(memoryUsage().bytes - before);
