@@ -77,10 +77,6 @@ ActorView View(bool async) {
           async ? t.issued : t.own};
 }
 
-const char* Verb(Access access) {
-  return access == Access::kArrive ? "arrival" : access == Access::kWrite ? "write" : "read";
-}
-
 void CheckAlignment(uintptr_t offset, int bytes, Access access, Site site) {
   if (bytes <= 16 && (bytes & (bytes - 1)) == 0 && offset % static_cast<uintptr_t>(bytes))
     Fatal(Kind::kMisaligned,

@@ -13,19 +13,13 @@ namespace {
 std::deque<std::vector<Readers>> lists;
 size_t lists_used = 0;
 
-uint64_t BitOf(uint16_t actor) { return uint64_t{1} << actor % 64; }
-
 // Returns the first of them of whom the actor does not know, or nobody.
 std::optional<uint32_t> Unordered(const ActorView& actor, const Readers& r) {
-  for (uint64_t bits = r.bits; bits != 0; bits &= bits - 1) {
-    const uint32_t reader = r.group * 64u + static_cast<uint32_t>(std::countr_zero(bits));
+  for (uint32_t bits = r.bits; bits != 0; bits &= bits - 1) {
+    const uint32_t reader = r.warp * 32u + static_cast<uint32_t>(std::countr_zero(bits));
     if (r.clock > actor.Knows(reader)) return reader;
   }
   return std::nullopt;
-}
-
-const char* Verb(Access access) {
-  return access == Access::kArrive ? "arrival" : access == Access::kWrite ? "write" : "read";
 }
 
 void Race(const ActorView& actor, Access access, SiteId site, const Place& place, Access other,
@@ -57,9 +51,9 @@ void NonCoherent(SiteId load, SiteId write, const Place& place) {
 }
 
 void AddReader(Cell& c, const ActorView& actor, SiteId site) {
-  const auto group = static_cast<uint16_t>(actor.actor / 64);
-  const uint64_t bit = BitOf(actor.actor);
-  const auto alone = [&] { return Readers{bit, site, actor.clock, group}; };
+  const auto warp = static_cast<uint16_t>(actor.actor / 32);
+  const uint32_t bit = uint32_t{1} << actor.actor % 32;
+  const auto alone = [&] { return Readers{bit, site, actor.clock, warp}; };
   if (c.read_epoch != world.epoch) {
     if (c.read_epoch >= world.launch_epoch) {
       c.other_epoch = c.read_epoch;
@@ -71,7 +65,7 @@ void AddReader(Cell& c, const ActorView& actor, SiteId site) {
     return;
   }
   const auto stands_for = [&](Readers& r) {
-    if (r.clock == actor.clock && r.group == group) {
+    if (r.clock == actor.clock && r.warp == warp) {
       if (r.site == site) r.bits |= bit;
       if (r.bits & bit) return true;
     }
@@ -125,6 +119,10 @@ bool IsAlsoCounter(Cell& c, Access access, SiteId site, const Place& place) {
 }
 
 }  // namespace
+
+const char* Verb(Access access) {
+  return access == Access::kArrive ? "arrival" : access == Access::kWrite ? "write" : "read";
+}
 
 void ResetShadow() { lists_used = 0; }
 

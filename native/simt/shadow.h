@@ -29,13 +29,14 @@ enum class Access : uint8_t { kRead, kWrite, kNonCoherentRead, kReadOfBits, kArr
 // Stands in Cell::write_actor for all blocks that arrive at a counter.
 constexpr uint16_t kArrivals = 0xffff;
 
-// Actors that read at one site, each at the same time of its own: of 64 in a row those whose bits
-// are set, since the threads of a block mostly read what their neighbours read.
+// Actors of a warp that read at one site, each at the same time of its own: those whose bits are
+// set. A warp mostly reads together, and what it reads after a SyncWarp stands for what it read
+// before, so that there are few of these for a cell.
 struct Readers {
-  uint64_t bits;
+  uint32_t bits;
   SiteId site;
   uint32_t clock;
-  uint16_t group;  // of 64 actors
+  uint16_t warp;  // 32 actors in a row
 };
 
 struct Cell {
@@ -73,6 +74,7 @@ struct Place {
   bool global;
 };
 
+const char* Verb(Access access);
 void Touch(Cell& cell, const ActorView& actor, Access access, SiteId site, const Place& place);
 // Forgets the readers' lists of the block before.
 void ResetShadow();

@@ -7,8 +7,8 @@ namespace lora::device {
 
 struct LaunchShape {
   unsigned grid_x = 1, grid_y = 1, grid_z = 1;
-  size_t shared_bytes =
-      0;  // dynamic; launch.h sets it where all launches of a kernel have the same
+  // Dynamic; launch.h sets it where all launches of a kernel have the same.
+  size_t shared_bytes = 0;
   // Lets the launch start before the one before it has ended, on devices that can do that
   // (programmatic dependent launch). The rule:
   // - Every thread of the kernel calls GridDependencyWait, which the kernel's Params say:
