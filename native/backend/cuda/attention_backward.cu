@@ -78,6 +78,7 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
     if (plan.splits > 1) {
       gradients.splits = static_cast<int>(plan.splits);
       gradients.parts = reinterpret_cast<float*>(scratch.data() + DotsBytes(args));
+      gradients.counters = static_cast<CudaContext&>(context).counters();
     }
     device::LaunchShape by_keys, by_rows;
     by_keys.grid_x = static_cast<unsigned>(plan.blocks());
@@ -110,13 +111,6 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
                                                  Queries{gradients, aligned});
       }
     });
-    if (plan.splits == 1) return;
-    using Combine = device::CombineGradientsParams<T>;
-    const Combine combine{gradients.parts, gradients.dk, gradients.dv, args.dk.numel(),
-                          gradients.splits};
-    device::LaunchShape shape = Blocks(combine.count, Combine::kThreads * Combine::kPerThread);
-    shape.grid_y = 2;
-    Launch<device::CombineGradients<T>>(kOp, context, shape, combine);
   });
 }
 

@@ -10,6 +10,8 @@
 
 namespace lora::cuda {
 
+static_assert(kMostSplits <= device::kMostParts);
+
 struct ForwardOperands {
   TensorView q, k, v, y, lse;  // lse may be absent
 };
@@ -24,6 +26,7 @@ void LaunchForward(const char* op, const Shape& s, const AttentionPlan& plan,
     parts.sums = reinterpret_cast<float*>(scratch.data());
     parts.max = parts.sums + plan.partial_rows * s.d;
     parts.weight = parts.max + plan.partial_rows;
+    parts.counters = static_cast<CudaContext&>(context).counters();
   }
   float* const lse = operands.lse ? Data<float>(operands.lse) : nullptr;
   device::LaunchShape shape;
@@ -50,11 +53,6 @@ void LaunchForward(const char* op, const Shape& s, const AttentionPlan& plan,
         }
       }
     });
-    if (plan.splits == 1) return;
-    using Params = device::CombineParams<T>;
-    Launch<device::CombineParts<T>>(op, context,
-                                    Blocks(plan.partial_rows / plan.splits, Params::kThreads / 32),
-                                    Params{s, parts, Data<T>(operands.y), lse});
   });
 }
 

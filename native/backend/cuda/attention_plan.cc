@@ -30,9 +30,9 @@ namespace {
 // Returns into how many parts each of `tiles` blocks, with `steps` tiles along its loop, is split:
 // enough for two waves of blocks, where whole blocks do not fill even one wave.
 int64_t SplitsFor(int64_t tiles, int64_t steps, int64_t least_steps, int multiprocessors) {
-  constexpr int64_t kMost = 64;
   if (tiles == 0 || tiles >= multiprocessors) return 1;
-  return std::max<int64_t>(1, std::min({2 * multiprocessors / tiles, steps / least_steps, kMost}));
+  return std::max<int64_t>(
+      1, std::min({2 * multiprocessors / tiles, steps / least_steps, kMostSplits}));
 }
 
 }  // namespace

@@ -28,10 +28,15 @@ struct AttentionProblem {
   int64_t keys = 0;  // of a (batch, kv head); used for the gradient only
 };
 
+// Tiles are split into at most so many parts.
+constexpr int64_t kMostSplits = 64;
+
 struct AttentionPlan {
   int64_t tiles = 0;   // of rows, of all pairs
   int64_t splits = 1;  // parts of the keys of a tile, each a block of its own
   int64_t blocks() const { return tiles * splits; }
+  // One of each tile whose keys are split (Gpu::counters): fewer than multiprocessors.
+  int64_t counters() const { return splits > 1 ? tiles : 0; }
   // Rows of the partial results, one for every row and part: sums, maxima and
   // weights. 0 with one part.
   int64_t partial_rows = 0;
@@ -46,6 +51,7 @@ struct AttentionBackwardPlan {
   int64_t tiles = 0;   // of keys, of all pairs
   int64_t splits = 1;  // parts of the rows of a tile of keys
   int64_t blocks() const { return tiles * splits; }
+  int64_t counters() const { return splits > 1 ? tiles : 0; }  // fewer than multiprocessors
 };
 // Returns the keys and rows of a tile of dk and dv.
 AttentionTile KeyGradientTile(int padded, bool tensor_cores);

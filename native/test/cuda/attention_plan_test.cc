@@ -3,6 +3,11 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
+#include <functional>
+#include <vector>
+
+#include "backend/cuda/runtime.h"
 #include "test/support/device_products.h"
 #include "test/support/page_cases.h"
 #include "test/support/run.h"
@@ -29,6 +34,7 @@ TEST_CASE("cuda attention: the plan fills the device and depends on the problem 
       CHECK((plan.splits == 1 || plan.blocks() <= 2 * 132));
       CHECK((plan.splits == 1 || plan.splits * 2 * tile.keys <= keys + tile.keys - 1));
       CHECK((plan.splits > 1) == (plan.scratch_bytes > 0));
+      CHECK(plan.counters() == (plan.splits > 1 ? pairs : 0));
     }
   }
   CHECK(PlanAttention({1, 8, 4, 100000, 128}, tile, 132).splits == 33);
@@ -42,18 +48,101 @@ TEST_CASE("cuda attention: the plan fills the device and depends on the problem 
   CHECK_THROWS(PaddedHeadDim(257));
 }
 
+TEST_CASE("cuda attention: every tile that is split has a counter") {
+  for (const int multiprocessors : {1, 2, 3, 46, 108, 132}) {
+    CAPTURE(multiprocessors);
+    int64_t most = 0, most_of_keys = 0;
+    for (int64_t pairs = 1; pairs < 3 * multiprocessors; ++pairs) {
+      for (const int64_t length : {64, 128, 129, 1000, 100000}) {
+        for (const int64_t rows : {4, 64}) {
+          const cuda::AttentionProblem problem{1, pairs, rows, length, 64, rows};
+          const cuda::AttentionPlan plan =
+              cuda::PlanAttention(problem, cuda::ForwardTile(64, true, rows), multiprocessors);
+          most = std::max(most, plan.counters());
+          const cuda::AttentionBackwardPlan of_keys = cuda::PlanAttentionBackward(
+              problem, cuda::KeyGradientTile(64, true), multiprocessors);
+          most_of_keys = std::max(most_of_keys, of_keys.counters());
+        }
+      }
+    }
+    CHECK((most > 0) == (multiprocessors > 1));
+    CHECK(most < multiprocessors);
+    CHECK(most_of_keys < multiprocessors);
+    static_assert(cuda::Gpu::kCounters >= 1);
+  }
+}
+
+// Runs a call that splits its sums in every schedule. Returns the bits of the first, which all
+// others must have.
+template <class Args>
+std::vector<Tensor> InAnyOrder(const cuda::DeviceProperties& properties, size_t least_scratch,
+                               const std::function<std::vector<Tensor>()>& outputs,
+                               const std::function<Args(const std::vector<Tensor>&)>& args_of) {
+  std::vector<Tensor> first;
+  for (int turn = 0; turn < 9; ++turn) {
+    CAPTURE(turn);
+    MirrorContext context = ContextOf(turn, properties);
+    std::vector<Tensor> out = outputs();
+    const Args args = args_of(out);
+    CHECK(MirroredCuda().op<Args>().plan(args, context.threads()).scratch_bytes > least_scratch);
+    Run(MirroredCuda(), args, context);
+    for (size_t i = 0; i < first.size(); ++i) CHECK_IDENTICAL(out[i], first[i]);
+    if (turn == 0) first = std::move(out);
+  }
+  simt::SetEmulatedProperties(kUsual);
+  return first;
+}
+
+TEST_CASE("cuda attention: parts of keys have the same sums in any order of blocks") {
+  constexpr cuda::DeviceProperties kMany{16, 80, 163 * 1024};
+  for (const AttentionCase& c :
+       std::vector<AttentionCase>{{DType::kF32, 1, 130, 2, 1, 40},
+                                  {DType::kF32, 1, 70, 1, 1, 131, 30},
+                                  {DType::kBF16, 1, 200, 2, 1, 64},
+                                  {DType::kF16, 1, 260, 1, 1, 37, 0, true}}) {
+    CAPTURE(c.Name());
+    const Operands o(c);
+    const Shape lse_shape{c.batch, c.q_heads, c.queries};
+    const Tensor y(DType::kF64, o.q.shape()), lse(DType::kF32, lse_shape);
+    Run(ReferenceBackend(), ForwardArgs(c, Widened(o), y, lse));
+    const std::vector<Tensor> out = InAnyOrder<AttentionForwardArgs>(
+        kMany, 0,
+        [&] {
+          return std::vector<Tensor>{Tensor(c.dtype, o.q.shape()), Tensor(DType::kF32, lse_shape)};
+        },
+        [&](const std::vector<Tensor>& to) { return ForwardArgs(c, o, to[0], to[1]); });
+    auto bounds_of_path =
+        OfPath(c, [&](const Rounding& rounding) { return BoundsOf(c, o, y, lse, rounding); });
+    CHECK_CLOSE(out[0], y, bounds_of_path().y);
+    CHECK_CLOSE(out[1], lse, bounds_of_path().lse);
+  }
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const PagedCase c{dtype, AttentionPhase::kDecode, 1, 3, 1, 72, 0, {700, 1, 129}};
+    const PagedOperands o(c);
+    (void)InAnyOrder<AttentionPagedArgs>(
+        kMany, 4096, [&] { return std::vector<Tensor>{Tensor(c.dtype, o.q.shape())}; },
+        [&](const std::vector<Tensor>& to) { return PagedArgs(c, o, to[0]); });
+  }
+}
+
 // These are cases of ops/attention_backward_test.cc.
 TEST_CASE("cuda attention: the rows of a key are taken in parts where the device is not filled") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const AttentionCase& c :
          {AttentionCase{dtype, 1, 66, 16, 1, 8}, AttentionCase{dtype, 1, 35, 8, 1, 200, 0, true}}) {
-      const MirrorContext context = NthContext(0);
       const Operands o(c);
-      const Tensor lse(DType::kF32, {c.batch, c.q_heads, c.queries});
-      const Gradients d(c.dtype, o);
-      const PlannedCall call = MirroredCuda().op<AttentionBackwardArgs>().plan(
-          BackwardArgs(c, o, o.q, lse, d), context.threads());
-      CHECK(call.scratch_bytes > 4 * static_cast<size_t>(lse.numel() + d.dk.numel()));
+      const Tensor lse = Full(DType::kF32, {c.batch, c.q_heads, c.queries}, 1);
+      const Gradients none(c.dtype, o);
+      (void)InAnyOrder<AttentionBackwardArgs>(
+          kUsual, 4 * static_cast<size_t>(lse.numel() + o.k.numel()),
+          [&] { return ListOf(Gradients(c.dtype, o)); },
+          [&](const std::vector<Tensor>& d) {
+            AttentionBackwardArgs args = BackwardArgs(c, o, o.q, lse, none);
+            args.dq = d[0];
+            args.dk = d[1];
+            args.dv = d[2];
+            return args;
+          });
     }
   }
 }

@@ -276,13 +276,11 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
       {"attention_backward, queries are split", ListOf(AttentionBackward(1, 256)),
        "RowDots<BF16>, 2048 of 128\n"
        "KeyGradientsMma<BF16, 128, 32>, 128 of 128, 66560 B\n"
-       "QueryGradientsMma<BF16, 128>, 128 of 128, 50176 B\n"
-       "CombineGradients<BF16>, 128x2 of 256\n"},
+       "QueryGradientsMma<BF16, 128>, 128 of 128, 50176 B\n"},
       {"attention_paged, a token", ListOf(AttentionPaged(2, 1, 64)),
        "CheckPages, 1 of 512, 128 B\n"
        "host wait\n"
-       "AttentionDecode<BF16, 128, PagedShape>, 208 of 128, 37504 B\n"
-       "CombineParts<BF16>, 16 of 128\n"},
+       "AttentionDecode<BF16, 128, PagedShape>, 208 of 128, 37504 B\n"},
       {"attention_paged, a chunk", ListOf(AttentionPaged(1, 512, 64)),
        "CheckPages, 1 of 512, 128 B\n"
        "host wait\n"

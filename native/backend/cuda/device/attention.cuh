@@ -130,13 +130,16 @@ LORA_DEVICE TileSight LookAt(const Shape& s, int b, int first, int count, int* l
 }
 
 // The forward pass in parts: part `split` of the keys of a row leaves its unscaled sum, its maximum
-// and its sum of weights, and CombineParts makes one result of them.
+// and its sum of weights, and the last block of a tile of rows makes one result of them
+// (attention_finish.cuh).
 struct AttentionParts {
   float* sums = nullptr;  // [splits, batch, kv_heads, rows, d]; null where there is one part
   float* max = nullptr;   // [splits, batch, kv_heads, rows]
   float* weight = nullptr;
+  uint32_t* counters = nullptr;  // of each tile of rows
   int splits = 1;
 };
+constexpr int kMostParts = 64;
 
 // Narrows [begin, end) to the keys of part `split`; the parts are equal numbers of whole tiles.
 template <int kKeys>
@@ -147,43 +150,6 @@ LORA_DEVICE void TakePart(int splits, int split, int& begin, int& end) {
   const int64_t from = begin + int64_t{split} * each;
   begin = from < end ? static_cast<int>(from) : end;
   end = end - begin < each ? end : begin + each;
-}
-
-template <class T>
-struct CombineParams {
-  static constexpr int kThreads = 128, kMinBlocks = 4;
-  AttentionShape s;
-  AttentionParts parts;
-  T* y;
-  float* lse;  // or null
-};
-
-// A warp handles a row and adds its parts in order.
-template <class T>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(CombineParams<T>::kThreads, CombineParams<T>::kMinBlocks)
-    CombineParts(const LORA_GRID_CONSTANT CombineParams<T> p) {
-  const int64_t rows = int64_t{p.s.batch} * p.s.kv_heads * p.s.rows;
-  const int64_t at = int64_t{BlockX()} * (CombineParams<T>::kThreads / 32) + WarpIndex();
-  if (at >= rows) return;
-  const int row = static_cast<int>(at % p.s.rows);
-  const int pair = static_cast<int>(at / p.s.rows);
-  const int b = pair / p.s.kv_heads, h = pair % p.s.kv_heads;
-  float max = -INFINITY;
-  for (int i = 0; i < p.parts.splits; ++i) max = Larger(max, p.parts.max[i * rows + at]);
-  const float base = max == -INFINITY ? 0.0f : max;
-  float weight = 0;
-  for (int i = 0; i < p.parts.splits; ++i)
-    weight += Exp2(p.parts.max[i * rows + at] - base) * p.parts.weight[i * rows + at];
-  const float inverse = weight == 0 ? 0.0f : 1 / weight;
-  T* y = p.y + p.s.QueryOffset(b, h, row);
-  for (int c = LaneIndex(); c < p.s.d; c += 32) {
-    float sum = 0;
-    for (int i = 0; i < p.parts.splits; ++i)
-      sum += Exp2(p.parts.max[i * rows + at] - base) * p.parts.sums[(i * rows + at) * p.s.d + c];
-    y[c] = FromFloat<T>(sum * inverse);
-  }
-  if (p.lse && LaneIndex() == 0)
-    p.lse[p.s.LseOffset(b, h, row)] = weight == 0 ? -INFINITY : base * kLn2 + Log(weight);
 }
 
 }  // namespace lora::device

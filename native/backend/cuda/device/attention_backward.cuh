@@ -10,6 +10,7 @@
 #pragma once
 
 #include "backend/cuda/device/attention.cuh"
+#include "backend/cuda/device/last_block.cuh"
 
 namespace lora::device {
 
@@ -51,9 +52,10 @@ struct AttentionGradients {
   const float *lse, *dots;
   T *dq, *dk, *dv;
   // Where tiles of keys are too few for the device, their rows are split into parts. Each part
-  // writes its own dk and dv, [splits, 2, elements of k], and CombineGradients adds them in order.
-  // Null means one part.
+  // writes its own dk and dv, [splits, 2, elements of k], and the last block of a tile adds them in
+  // order (FinishKeys). Null means one part.
   float* parts = nullptr;
+  uint32_t* counters = nullptr;  // of each tile of keys
   int splits = 1;
   LORA_DEVICE float* Part(int n, int split) const {
     return parts + (int64_t{split} * 2 + n) * s.batch * s.queries * s.kv_heads * s.d;
@@ -111,32 +113,26 @@ LORA_DEVICE void LoadStatistics(const AttentionGradients<T>& p, int b, int h, in
   dots[r] = r < count ? p.dots[at] : 0.0f;
 }
 
-template <class T>
-struct CombineGradientsParams {
-  static constexpr int kThreads = 256, kMinBlocks = 4;
-  static constexpr int kPerThread = 16 / sizeof(T);
-  const float* parts;
-  T *dk, *dv;
-  int64_t count;  // of elements of dk
-  int splits;
-};
-
-// blockIdx.y 0 combines dk, 1 combines dv.
-template <class T>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 4)
-    CombineGradients(const LORA_GRID_CONSTANT CombineGradientsParams<T> p) {
-  constexpr int kPerThread = CombineGradientsParams<T>::kPerThread;
-  const int64_t first = (int64_t{BlockX()} * 256 + ThreadIndex()) * kPerThread;
-  float sum[kPerThread];
-  LORA_UNROLL
-  for (int j = 0; j < kPerThread; ++j) sum[j] = 0;
-  for (int i = 0; i < p.splits; ++i) {
-    float part[kPerThread];
-    LoadElements(part, p.parts + (int64_t{i} * 2 + BlockY()) * p.count, first, p.count);
+// Writes dk and dv of the keys [from, from + count) of a (batch, kv head), if this block is the
+// last to have stored its part of them. Every thread calls this. `word` is in shared memory.
+template <int kThreads, class T>
+LORA_DEVICE void FinishKeys(const AttentionGradients<T>& a, uint32_t* word, int b, int h, int from,
+                            int count) {
+  constexpr int kColumns = 16 / sizeof(T);
+  if (!IsLastBlock(a.counters + BlockX() / a.splits, a.splits, word)) return;
+  const int blocks = (a.s.d + kColumns - 1) / kColumns;
+  LORA_ROLL
+  for (int i = ThreadIndex(); i < 2 * count * blocks; i += kThreads) {
+    const int n = i / (count * blocks);  // 0: dk, 1: dv
+    const int key = from + i / blocks % count, c = i % blocks * kColumns;
+    const int64_t at = a.s.KeyOffset(b, h, key);
+    float sums[kColumns];
     LORA_UNROLL
-    for (int j = 0; j < kPerThread; ++j) sum[j] += part[j];
+    for (int j = 0; j < kColumns; ++j) sums[j] = 0;
+    AddParts<4>(sums, a.Part(n, 0) + at, c, a.s.d, a.Part(n, 1) - a.Part(n, 0), a.splits,
+                [](int) { return 1.0f; });
+    StoreElements((n == 0 ? a.dk : a.dv) + at, c, a.s.d, sums);
   }
-  StoreElements(BlockY() == 0 ? p.dk : p.dv, first, p.count, sum);
 }
 
 }  // namespace lora::device

@@ -143,6 +143,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
       StoreRow(a.dv + at, s.d, dv[i], 1.0f);
     }
   }
+  if (a.parts != nullptr)
+    FinishKeys<P::kThreads>(a, reinterpret_cast<uint32_t*>(shared), b, h, from, to - from);
 }
 
 template <class T, int kD>

@@ -162,7 +162,6 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD, kTileRows>::kT
   }
   CopyAsyncWait<0>();
   SyncThreads();  // all threads have finished with k and v, whose memory dk and dv reuse
-  if (!busy) return;
   if (a.parts != nullptr) {
     const auto part = [&](int n) {
       return [&, n](int r) {
@@ -171,8 +170,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD, kTileRows>::kT
     };
     StoreSums(dk, s.scale, warp_key, half * kColumns * 8, s.d, part(0));
     StoreSums(dv, 1.0f, warp_key, half * kColumns * 8, s.d, part(1));
-    return;
+    return FinishKeys<kThreads>(a, reinterpret_cast<uint32_t*>(shared), b, h, from, to - from);
   }
+  if (!busy) return;
   const auto key_of = [&](T* x) {
     return
         [&, x](int r) { return from + r < to ? x + keys + r * pitch : static_cast<T*>(nullptr); };

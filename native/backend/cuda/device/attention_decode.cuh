@@ -154,6 +154,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionDecodeParams<T, kD, Shape>::k
         p.lse[s.LseOffset(b, h, r)] = total == 0 ? -INFINITY : largest * kLn2 + Log(total);
     }
   }
+  if (p.parts.sums != nullptr) FinishRows(p, shared, pair, 0, count);
 }
 
 }  // namespace lora::device

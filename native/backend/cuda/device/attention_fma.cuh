@@ -9,7 +9,7 @@
 // neither softmax nor storing p to shared memory needs a barrier of the block.
 #pragma once
 
-#include "backend/cuda/device/attention.cuh"
+#include "backend/cuda/device/attention_finish.cuh"
 
 namespace lora::device {
 
@@ -244,6 +244,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
         p.lse[s.LseOffset(b, h, row)] = total == 0 ? -INFINITY : max[i] * kLn2 + Log(total);
     }
   }
+  if (p.parts.sums != nullptr) FinishRows(p, shared, pair, first, count);
 }
 
 }  // namespace lora::device

@@ -10,6 +10,7 @@
 // are rounded to 16 bits for p·v only.
 #pragma once
 
+#include "backend/cuda/device/attention_finish.cuh"
 #include "backend/cuda/device/attention_tile.cuh"
 
 namespace lora::device {
@@ -185,7 +186,6 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMin
     SyncThreads();
   }
 
-  if (!busy) return;
   LORA_UNROLL
   for (int half = 0; half < 2; ++half) weight[half] = WarpReduce<4>(weight[half], Sum());
   const auto row_of = [&](int half) { return warp_row + half * 8 + lane / 4; };
@@ -201,8 +201,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMin
       p.parts.max[at + row_of(half)] = max[half];
       p.parts.weight[at + row_of(half)] = weight[half];
     }
-    return;
+    return FinishRows(p, shared, pair, first, count);
   }
+  if (!busy) return;
   float inverse[2];
   LORA_UNROLL
   for (int half = 0; half < 2; ++half) {

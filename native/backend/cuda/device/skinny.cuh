@@ -183,7 +183,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((SkinnyParams<kForm, T>::kThreads),
   StoreSkinnyPartials(job, split, out0 + warp_out, acc);
   // The next launch may start now: it waits before it reads what this one writes.
   GridLaunchDependents();
-  if (LastOfSkinnyTile(job, out0, reinterpret_cast<uint32_t*>(shared)))
+  if (IsLastBlock(job.counters + out0 / P::kOuts, job.splits, reinterpret_cast<uint32_t*>(shared)))
     FinishSkinny(job, p.tile, p.dtype, out0);
 }
 
