@@ -55,21 +55,12 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
   const device::AttentionShape s = ShapeOf(args);
   float* const dots = reinterpret_cast<float*>(scratch.data());
   ForTraining(args.q.dtype, [&]<class T>() {
-    using Dots = device::RowDotParams<T>;
-    const Dots dot{Data<const T>(args.g),
-                   Data<const T>(args.y),
-                   dots,
-                   args.lse.numel(),
-                   s.queries,
-                   s.q_heads,
-                   s.d};
-    Launch<device::RowDots<T>>(kOp, context, Blocks(dot.count, Dots::kThreads / 32), dot);
-
     device::AttentionGradients<T> gradients{s,
                                             Data<const T>(args.q),
                                             Data<const T>(args.k),
                                             Data<const T>(args.v),
                                             Data<const T>(args.g),
+                                            Data<const T>(args.y),
                                             Data<const float>(args.lse),
                                             dots,
                                             Data<T>(args.dq),
@@ -90,14 +81,18 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
       if constexpr (sizeof(T) == 4) {
         using Keys = device::KeyGradientsFmaParams<T, kD>;
         using Queries = device::QueryGradientsFmaParams<T, kD>;
-        Launch<device::KeyGradientsFma<T, kD>>(kOp, context, by_keys, Keys{gradients});
         set_rows(Queries::kRows);
         Launch<device::QueryGradientsFma<T, kD>>(kOp, context, by_rows, Queries{gradients});
+        Launch<device::KeyGradientsFma<T, kD>>(kOp, context, by_keys, Keys{gradients});
       } else {
         constexpr int kRows = device::kStageRows<kD>;
         using Queries = device::QueryGradientsMmaParams<T, kD>;
-        const bool aligned = AreAligned(s.d, {args.q.data, args.k.data, args.v.data, args.g.data,
-                                              args.dq.data, args.dk.data, args.dv.data});
+        const bool aligned =
+            AreAligned(s.d, {args.q.data, args.k.data, args.v.data, args.g.data, args.y.data,
+                             args.dq.data, args.dk.data, args.dv.data});
+        set_rows(Queries::kRows);
+        Launch<device::QueryGradientsMma<T, kD>>(kOp, context, by_rows,
+                                                 Queries{gradients, aligned});
         constexpr int kLess = device::kSmallStageRows<kD>;
         using Large = device::KeyGradientsMmaParams<T, kD, kRows>;
         const size_t most = static_cast<CudaContext&>(context).properties().shared_bytes;
@@ -106,9 +101,6 @@ void Run(const AttentionBackwardArgs& args, Scratch scratch, Context& context) {
         } else {
           LaunchKeyGradients<T, kD, kLess>(kOp, gradients, aligned, by_keys, context);
         }
-        set_rows(Queries::kRows);
-        Launch<device::QueryGradientsMma<T, kD>>(kOp, context, by_rows,
-                                                 Queries{gradients, aligned});
       }
     });
   });

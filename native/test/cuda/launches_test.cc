@@ -266,17 +266,14 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
       {"attention, f32", ListOf(Attention(1, 4096, DType::kF32)),
        "AttentionFma<float, 128, AttentionShape>, 2048 of 256, 77312 B\n"},
       {"attention_backward", ListOf(AttentionBackward(1, 4096)),
-       "RowDots<BF16>, 32768 of 128\n"
-       "KeyGradientsMma<BF16, 128, 32>, 512 of 128, 66560 B\n"
-       "QueryGradientsMma<BF16, 128>, 2048 of 128, 50176 B\n"},
+       "QueryGradientsMma<BF16, 128>, 2048 of 128, 50176 B\n"
+       "KeyGradientsMma<BF16, 128, 32>, 512 of 128, 66560 B\n"},
       {"attention_backward, 100 KiB", ListOf(AttentionBackward(1, 4096), k5090),
-       "RowDots<BF16>, 32768 of 128\n"
-       "KeyGradientsMma<BF16, 128, 16>, 512 of 128, 49664 B\n"
-       "QueryGradientsMma<BF16, 128>, 2048 of 128, 50176 B\n"},
+       "QueryGradientsMma<BF16, 128>, 2048 of 128, 50176 B\n"
+       "KeyGradientsMma<BF16, 128, 16>, 512 of 128, 49664 B\n"},
       {"attention_backward, queries are split", ListOf(AttentionBackward(1, 256)),
-       "RowDots<BF16>, 2048 of 128\n"
-       "KeyGradientsMma<BF16, 128, 32>, 128 of 128, 66560 B\n"
-       "QueryGradientsMma<BF16, 128>, 128 of 128, 50176 B\n"},
+       "QueryGradientsMma<BF16, 128>, 128 of 128, 50176 B\n"
+       "KeyGradientsMma<BF16, 128, 32>, 128 of 128, 66560 B\n"},
       {"attention_paged, a token", ListOf(AttentionPaged(2, 1, 64)),
        "CheckPages, 1 of 512, 128 B\n"
        "host wait\n"

@@ -4,9 +4,9 @@
 //   ds_j = p_j·(g·v_j − D)
 //   dk_j = scale·Σ ds_j·q
 //   dq   = scale·Σ ds_j·k_j
-// A block of the first kernel owns a tile of keys and adds the rows that see it in order; a block
-// of the second owns a tile of rows and adds its keys in order. So there are no atomics, and scores
-// are computed twice.
+// A block of the kernel of dq owns a tile of rows, whose D it computes, and adds its keys in order.
+// A block of that of dk and dv, which comes behind it, owns a tile of keys and adds the rows that
+// see it in order. So there are no atomics, and scores are computed twice.
 #pragma once
 
 #include "backend/cuda/device/attention.cuh"
@@ -15,41 +15,11 @@
 namespace lora::device {
 
 template <class T>
-struct RowDotParams {
-  static constexpr int kThreads = 128, kMinBlocks = 4;
-  const T *g, *y;  // [batch, queries, heads, d]
-  float* dots;     // [batch, heads, queries]
-  int64_t count;   // of rows
-  int queries, heads, d;
-};
-
-// dots = g·y. A warp computes one row.
-template <class T>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(RowDotParams<T>::kThreads, RowDotParams<T>::kMinBlocks)
-    RowDots(const LORA_GRID_CONSTANT RowDotParams<T> p) {
-  constexpr int kRun = 16 / sizeof(T);
-  const int64_t row = int64_t{BlockX()} * (RowDotParams<T>::kThreads / 32) + WarpIndex();
-  if (row >= p.count) return;
-  float sum = 0;
-  for (int c = LaneIndex() * kRun; c < p.d; c += 32 * kRun) {
-    float g[kRun], y[kRun];
-    LoadElements(g, p.g + row * p.d, c, p.d);
-    LoadElements(y, p.y + row * p.d, c, p.d);
-    LORA_UNROLL
-    for (int j = 0; j < kRun; ++j) sum += g[j] * y[j];
-  }
-  sum = WarpSum(sum);
-  const int head = static_cast<int>(row % p.heads);
-  const int64_t query = row / p.heads;  // of all batches
-  if (LaneIndex() == 0)
-    p.dots[(query / p.queries * p.heads + head) * p.queries + query % p.queries] = sum;
-}
-
-template <class T>
 struct AttentionGradients {
   AttentionShape s;
-  const T *q, *k, *v, *g;
-  const float *lse, *dots;
+  const T *q, *k, *v, *g, *y;
+  const float* lse;
+  float* dots;  // D, [batch, heads, queries]
   T *dq, *dk, *dv;
   // Where tiles of keys are too few for the device, their rows are split into parts. Each part
   // writes its own dk and dv, [splits, 2, elements of k], and the last block of a tile adds them in
@@ -101,16 +71,20 @@ LORA_DEVICE int NextRowThatSees(const AttentionShape& s, int b, int first, int e
   return end;
 }
 
-// Loads lse in units of log₂ and D of rows [first, first + kRows) into shared memory. Where there
-// is no row, lse is ∞, which makes p 0.
+// Loads lse in units of log₂ of rows [first, first + kRows) into shared memory. Where there is no
+// row, lse is ∞, which makes p 0.
 template <int kRows, class T>
-LORA_DEVICE void LoadStatistics(const AttentionGradients<T>& p, int b, int h, int first, int count,
-                                float* lse, float* dots) {
+LORA_DEVICE void LoadLse(const AttentionGradients<T>& p, int b, int h, int first, int count,
+                         float* lse) {
   const int r = ThreadIndex();
-  if (r >= kRows) return;
-  const int64_t at = r < count ? p.s.LseOffset(b, h, first + r) : 0;
-  lse[r] = r < count ? p.lse[at] * kLog2E : INFINITY;
-  dots[r] = r < count ? p.dots[at] : 0.0f;
+  if (r < kRows) lse[r] = r < count ? p.lse[p.s.LseOffset(b, h, first + r)] * kLog2E : INFINITY;
+}
+// Loads D of these rows.
+template <int kRows, class T>
+LORA_DEVICE void LoadDots(const AttentionGradients<T>& p, int b, int h, int first, int count,
+                          float* dots) {
+  const int r = ThreadIndex();
+  if (r < kRows) dots[r] = r < count ? p.dots[p.s.LseOffset(b, h, first + r)] : 0.0f;
 }
 
 // Writes dk and dv of the keys [from, from + count) of a (batch, kv head), if this block is the

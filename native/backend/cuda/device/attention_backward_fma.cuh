@@ -108,7 +108,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     };
     LoadRows<kD, kRows, P::kThreads>(q, s.d, row_of(a.q));
     LoadRows<kD, kRows, P::kThreads>(g, s.d, row_of(a.g));
-    LoadStatistics<kRows>(a, b, h, first, count, lse, dots);
+    LoadLse<kRows>(a, b, h, first, count, lse);
+    LoadDots<kRows>(a, b, h, first, count, dots);
     SyncThreads();
     float scores[kA][kB], slope[kA][kB];
     DotTile<kD>(scores, q, k, s.d);
@@ -158,7 +159,29 @@ struct QueryGradientsFmaParams {
   AttentionGradients<T> a;
 };
 
-// Computes dq. A block owns a tile of rows of one (batch, kv head).
+// D of the rows [first, first + count) of a (batch, kv head), whose g is in shared memory: a warp
+// adds a row.
+template <class P, class T>
+LORA_DEVICE void FindDots(const AttentionGradients<T>& a, const float* g, int b, int h, int first,
+                          int count, float* dots) {
+  for (int r = WarpIndex(); r < P::kRows; r += P::kThreads / 32) {
+    const int d = r < count ? a.s.d : 0;
+    float sum = 0;
+    for (int c = LaneIndex() * 4; c < d; c += 32 * 4) {
+      const Float4 x = LoadShared4(g + r * P::kPitch + c);
+      float y[4];
+      LoadElements(y, a.y + a.s.QueryOffset(b, h, first + r), c, d);
+      LORA_UNROLL
+      for (int j = 0; j < 4; ++j) sum += x.v[j] * y[j];
+    }
+    sum = WarpSum(sum);
+    if (LaneIndex() != 0) continue;
+    dots[r] = sum;
+    if (r < count) a.dots[a.s.LseOffset(b, h, first + r)] = sum;
+  }
+}
+
+// Computes dq and D. A block owns a tile of rows of one (batch, kv head).
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
     QueryGradientsFma(const LORA_GRID_CONSTANT QueryGradientsFmaParams<T, kD> p) {
@@ -189,7 +212,9 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(256, 2)
   };
   LoadRows<kD, kRows, P::kThreads>(q, s.d, row_of(a.q));
   LoadRows<kD, kRows, P::kThreads>(g, s.d, row_of(a.g));
-  LoadStatistics<kRows>(a, b, h, first, count, lse, dots);
+  LoadLse<kRows>(a, b, h, first, count, lse);
+  SyncThreads();
+  FindDots<P>(a, g, b, h, first, count, dots);
 
   float dq[kA][kD / 64][4];
   SetZero(dq);

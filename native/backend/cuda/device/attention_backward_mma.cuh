@@ -102,7 +102,8 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS((KeyGradientsMmaParams<T, kD, kTileRows>::kT
     CopyQueries<kD, kRows, kThreads>(stage + kRows * kD * 2, a.g, s, b, h, first, count, p.aligned);
     float* const lse = reinterpret_cast<float*>(stage + 2 * kRows * kD * 2);
     int* const lo = reinterpret_cast<int*>(lse + 2 * kRows);
-    LoadStatistics<kRows>(a, b, h, first, count, lse, lse + kRows);
+    LoadLse<kRows>(a, b, h, first, count, lse);
+    LoadDots<kRows>(a, b, h, first, count, lse + kRows);
     return AllSee(s, first, count, from, from + kKeys) ||
            LookAt<kRows>(s, b, first, count, lo, lo + kRows).All(from, from + kKeys);
   };
@@ -194,7 +195,56 @@ struct QueryGradientsMmaParams {
   bool aligned;
 };
 
-// Computes dq. A block owns a tile of rows of one (batch, kv head).
+// Chunks of rows of a (batch, kv head): those whose copy to a tile the thread starts (CopyQueries),
+// in registers.
+template <int kD, int kRows, int kThreads>
+struct OwnChunks {
+  static constexpr int kChunks = kD / 8, kStep = kThreads / kChunks;
+  Vec16 of[kRows / kStep];
+
+  template <class T>
+  LORA_DEVICE void Load(const T* x, const AttentionShape& s, int b, int h, int first, int count,
+                        bool aligned) {
+    const int chunk = ThreadIndex() % kChunks, left = s.d - chunk * 8;
+    LORA_UNROLL
+    for (int i = 0; i < kRows / kStep; ++i) {
+      const int r = ThreadIndex() / kChunks + i * kStep;
+      of[i] = Vec16{{0, 0, 0, 0}};
+      if (r >= count || left <= 0) continue;
+      const T* const from = x + s.QueryOffset(b, h, first + r) + chunk * 8;
+      if (aligned) {
+        of[i] = LoadGlobal16(from);
+      } else {
+        LORA_UNROLL
+        for (int j = 0; j < 8; ++j)
+          if (j < left) of[i].words[j / 2] |= uint32_t{from[j].bits} << (j % 2 * 16);
+      }
+    }
+  }
+};
+
+// D of the rows [first, first + count) of a (batch, kv head). A thread multiplies its chunks of y
+// by those of g, whose copies to shared memory it has waited for.
+template <int kD, int kRows, int kThreads, class T>
+LORA_DEVICE void FindDots(const AttentionGradients<T>& a, const OwnChunks<kD, kRows, kThreads>& y,
+                          const unsigned char* g, int b, int h, int first, int count, float* dots) {
+  using Own = OwnChunks<kD, kRows, kThreads>;
+  const int chunk = ThreadIndex() % Own::kChunks;
+  LORA_UNROLL
+  for (int i = 0; i < kRows / Own::kStep; ++i) {
+    const int r = ThreadIndex() / Own::kChunks + i * Own::kStep;
+    const Vec16 x = LoadShared16(g + SwizzledChunk<kD>(r, chunk));
+    float sum = 0;
+    LORA_UNROLL
+    for (int j = 0; j < 8; ++j) sum += FloatOf<T>(x, j) * FloatOf<T>(y.of[i], j);
+    sum = WarpSum<Own::kChunks>(sum);
+    if (chunk != 0) continue;
+    dots[r] = sum;
+    if (r < count) a.dots[a.s.LseOffset(b, h, first + r)] = sum;
+  }
+}
+
+// Computes dq and D. A block owns a tile of rows of one (batch, kv head).
 template <class T, int kD>
 LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBlocks))
     QueryGradientsMma(const LORA_GRID_CONSTANT QueryGradientsMmaParams<T, kD> p) {
@@ -218,10 +268,12 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBl
   const int lane = LaneIndex(), warp_row = WarpIndex() * 16;
   const bool busy = warp_row < count;
 
+  OwnChunks<kD, kRows, kThreads> y;
+  y.Load(a.y, s, b, h, first, count, p.aligned);
   const TileSight sight = LookAt<kRows>(s, b, first, count, lo, hi);
   CopyQueries<kD, kRows, kThreads>(q, a.q, s, b, h, first, count, p.aligned);
   CopyQueries<kD, kRows, kThreads>(g, a.g, s, b, h, first, count, p.aligned);
-  LoadStatistics<kRows>(a, b, h, first, count, lse, dots);
+  LoadLse<kRows>(a, b, h, first, count, lse);
   const int64_t keys = s.KeyOffset(b, h, 0), pitch = int64_t{s.kv_heads} * s.d;
   const auto fetch = [&](int from, unsigned char* stage) {
     const int64_t at = keys + from * pitch;
@@ -235,9 +287,10 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (QueryGradientsMmaParams<T, kD>::kMinBl
   int turn = 0;
   if (sight.begin < sight.end) fetch(sight.begin, stages);
   CopyAsyncCommit();
+  CopyAsyncWait<0>();
+  FindDots(a, y, g, b, h, first, count, dots);
   uint32_t q_operand[P::kKeepQ ? kSteps : 1][4];
   if constexpr (P::kKeepQ) {
-    CopyAsyncWait<0>();
     SyncThreads();
     LORA_UNROLL
     for (int step = 0; step < kSteps; ++step)
