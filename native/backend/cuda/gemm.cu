@@ -20,11 +20,6 @@ int AlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
                         static_cast<uint64_t>(batch * size);
   return bits % 16 == 0 ? 16 : bits % 8 == 0 ? 8 : bits % 4 == 0 ? 4 : 2;
 }
-// Returns the alignment that LoadTile distinguishes: 16, 4 or 2 bytes.
-int8_t CopyAlignOf(const void* data, DType dtype, int64_t pitch, int64_t batch) {
-  const int align = AlignOf(data, dtype, pitch, batch);
-  return static_cast<int8_t>(align == 8 ? 4 : align);
-}
 
 device::DropoutMask MaskOf(const Dropout& dropout) {
   const uint32_t threshold = dropout.active() ? DropoutThreshold(dropout.p) : 0;
@@ -93,10 +88,10 @@ void Add(const GemmProblem& p, const GemmPlan& plan, const GemmLaunch& launch,
   for (size_t i = 0; i < launch.count; ++i) {
     const GemmSegment& s = p.segments[plan.segments[launch.first + i]];
     const DType b_dtype = s.b_stored.value_or(p.b_dtype);
-    group.segments.push_back({s.a, s.b, s.a_pitch, s.b_pitch, MaskOf(s.dropout),
-                              static_cast<int>(s.k),
-                              CopyAlignOf(s.a, p.a_dtype, s.a_pitch, p.a_batch),
-                              CopyAlignOf(s.b, b_dtype, s.b_pitch, p.b_batch), p.a_dtype, b_dtype});
+    group.segments.push_back(
+        {s.a, s.b, s.a_pitch, s.b_pitch, MaskOf(s.dropout), static_cast<int>(s.k),
+         AlignOf(s.a, p.a_dtype, s.a_pitch, p.a_batch) == 16,
+         AlignOf(s.b, b_dtype, s.b_pitch, p.b_batch) == 16, p.a_dtype, b_dtype});
     if (s.late) product.late_block = std::min(product.late_block, block);
     block += static_cast<int>((s.k + plan.tile_k - 1) / plan.tile_k);
   }

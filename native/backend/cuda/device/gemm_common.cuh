@@ -23,9 +23,9 @@ struct GemmSource {
   const void* b;
   int64_t a_pitch, b_pitch;  // elements
   DropoutMask mask;
-  int k;                    // at least 1
-  int8_t a_align, b_align;  // bytes of which every row's start is a multiple: 16, 4 or 2
-  DType a_dtype, b_dtype;   // as they are stored
+  int k;                      // at least 1
+  bool a_aligned, b_aligned;  // every row starts at a multiple of 16 bytes
+  DType a_dtype, b_dtype;     // as they are stored
 };
 // Structs have no padding: where GCC 12 fills unset variables with a pattern, as the emulator makes
 // it do, it clears the padding of arrays of structs at the wrong places.
@@ -42,7 +42,7 @@ struct GemmEpilogue {
   int64_t c_split, c_batch;  // elements from the sums of one split, and of one batch, to the next
   float alpha;
   DType c_dtype, bias_dtype;
-  int16_t c_align;  // like a_align, or 8
+  int16_t c_align;  // bytes of which every row's start is a multiple: 16, 8, 4 or 2
 };
 static_assert(sizeof(GemmEpilogue) == 80, "no padding");
 

@@ -31,15 +31,15 @@ using FmaTile64 = FmaTile<64, 16, 3>;
 // Fetches four consecutive elements of an operand per thread. With by_k, rows of the operand lie
 // along k and it is stored [k, size]; else it is stored [size, k].
 template <class Tile>
-LORA_DEVICE RawFour FetchRun(const AnyInput& x, int64_t batch, int64_t pitch, int align, bool by_k,
-                             int place, int size, int k0, int k) {
+LORA_DEVICE RawFour FetchRun(const AnyInput& x, int64_t batch, int64_t pitch, bool aligned,
+                             bool by_k, int place, int size, int k0, int k) {
   constexpr int kPerRow = Tile::kK / 4, kPerK = Tile::kM / 4;
   const int major = by_k ? k0 + ThreadIndex() / kPerK : place + ThreadIndex() / kPerRow;
   const int minor = by_k ? place + ThreadIndex() % kPerK * 4 : k0 + ThreadIndex() % kPerRow * 4;
   int count = (by_k ? size : k) - minor;
   if (major >= (by_k ? k : size)) count = 0;
   const int64_t first = batch + major * pitch + minor;
-  return LoadFour(x, first, first + count, align == 16);
+  return LoadFour(x, first, first + count, aligned);
 }
 
 template <class Tile>
@@ -64,9 +64,9 @@ template <class Tile>
 LORA_DEVICE FmaFetched FetchBlock(const GemmParams<Tile>& params, const GemmProduct& p,
                                   const GemmCursor& at, const GemmPlace& place) {
   const GemmSource& s = SegmentAt(params, at);
-  return {FetchRun<Tile>({s.a, s.a_dtype}, BlockY() * p.a_batch, s.a_pitch, s.a_align,
+  return {FetchRun<Tile>({s.a, s.a_dtype}, BlockY() * p.a_batch, s.a_pitch, s.a_aligned,
                          params.trans_a, place.m0, p.out.m, at.k0, s.k),
-          FetchRun<Tile>({s.b, s.b_dtype}, BlockY() * p.b_batch, s.b_pitch, s.b_align,
+          FetchRun<Tile>({s.b, s.b_dtype}, BlockY() * p.b_batch, s.b_pitch, s.b_aligned,
                          !params.trans_b, place.n0, p.out.n, at.k0, s.k)};
 }
 

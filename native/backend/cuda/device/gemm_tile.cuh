@@ -7,8 +7,8 @@
 // per eight rows (1.00 wavefronts). A segment's last block is filled with zeros, so that a segment
 // of rank 16 costs one block.
 //
-// Rows at multiples of 16 bytes are copied in chunks of 16, at multiples of 4 in words; any other
-// rows are copied through registers.
+// Rows at multiples of 16 bytes are copied in chunks of 16; any other rows are copied through
+// registers.
 #pragma once
 
 #include "backend/cuda/device/gemm_common.cuh"
@@ -42,7 +42,7 @@ LORA_HOST_DEVICE int ChunkOffset(int row, int chunk) {
 // Copies the kRows×kCols elements at (row0, col0) of a matrix of rows×cols, and
 // zeros outside of it.
 template <int kRows, int kCols, int kThreads>
-LORA_DEVICE void LoadTile(unsigned char* tile, const uint16_t* matrix, int64_t pitch, int align,
+LORA_DEVICE void LoadTile(unsigned char* tile, const uint16_t* matrix, int64_t pitch, bool aligned,
                           int row0, int col0, int rows, int cols) {
   constexpr int kChunks = kCols / 8, kStep = kThreads / kChunks, kLoads = kRows / kStep;
   static_assert(kThreads % kChunks == 0 && kRows % kStep == 0 && kStep % 8 == 0);
@@ -53,23 +53,12 @@ LORA_DEVICE void LoadTile(unsigned char* tile, const uint16_t* matrix, int64_t p
   const uint16_t* source = matrix + row * pitch + col;
   // The swizzle has the same pattern every kStep rows.
   unsigned char* target = tile + ChunkOffset<kCols>(ThreadIndex() / kChunks, chunk);
-  if (align == 16) {
+  if (aligned) {
     LORA_UNROLL
     for (int i = 0; i < kLoads; ++i) {
       const bool inside = count > 0 && row + i * kStep < rows;
       CopyAsync<16>(target + i * kStep * kCols * 2, inside ? source + i * kStep * pitch : matrix,
                     inside ? count * 2 : 0);
-    }
-  } else if (align == 4) {
-    LORA_UNROLL
-    for (int i = 0; i < kLoads; ++i) {
-      const int here = row + i * kStep < rows ? count : 0;
-      LORA_UNROLL
-      for (int w = 0; w < 4; ++w) {
-        const int left = here - 2 * w, bytes = left <= 0 ? 0 : left == 1 ? 2 : 4;
-        CopyAsync<4>(target + i * kStep * kCols * 2 + w * 4,
-                     bytes > 0 ? source + i * kStep * pitch + 2 * w : matrix, bytes);
-      }
     }
   } else {
     LORA_UNROLL
@@ -92,17 +81,17 @@ LORA_DEVICE void LoadStage(const GemmParams<Tile>& params, const GemmProduct& p,
   const auto* a = static_cast<const uint16_t*>(s.a) + BlockY() * p.a_batch;
   const auto* b = static_cast<const uint16_t*>(s.b) + BlockY() * p.b_batch;
   if constexpr (kTransA) {
-    LoadTile<Tile::kK, Tile::kM, Tile::kThreads>(stage, a, s.a_pitch, s.a_align, at.k0, place.m0,
+    LoadTile<Tile::kK, Tile::kM, Tile::kThreads>(stage, a, s.a_pitch, s.a_aligned, at.k0, place.m0,
                                                  s.k, p.out.m);
   } else {
-    LoadTile<Tile::kM, Tile::kK, Tile::kThreads>(stage, a, s.a_pitch, s.a_align, place.m0, at.k0,
+    LoadTile<Tile::kM, Tile::kK, Tile::kThreads>(stage, a, s.a_pitch, s.a_aligned, place.m0, at.k0,
                                                  p.out.m, s.k);
   }
   if constexpr (kTransB) {
-    LoadTile<Tile::kN, Tile::kK, Tile::kThreads>(stage + Tile::kBytesA, b, s.b_pitch, s.b_align,
+    LoadTile<Tile::kN, Tile::kK, Tile::kThreads>(stage + Tile::kBytesA, b, s.b_pitch, s.b_aligned,
                                                  place.n0, at.k0, p.out.n, s.k);
   } else {
-    LoadTile<Tile::kK, Tile::kN, Tile::kThreads>(stage + Tile::kBytesA, b, s.b_pitch, s.b_align,
+    LoadTile<Tile::kK, Tile::kN, Tile::kThreads>(stage + Tile::kBytesA, b, s.b_pitch, s.b_aligned,
                                                  at.k0, place.n0, s.k, p.out.n);
   }
 }

@@ -58,7 +58,7 @@ struct GemmWalk {
     segment = cursor.segment;
     blocks = (s.k - cursor.k0 + Tile::kK - 1) / Tile::kK;
     const bool inside = place.m0 + Tile::kM <= p.out.m && place.n0 + Tile::kN <= p.out.n;
-    const bool walks = inside && s.a_align == 16 && s.b_align == 16;
+    const bool walks = inside && s.a_aligned && s.b_aligned;
     edges = !walks ? blocks : s.k % Tile::kK != 0 ? 1 : 0;
   }
   // Starts the copies of a block to a stage, and goes to the next one. `more` tells whether there
