@@ -46,11 +46,16 @@ void LaunchForward(const char* op, const Shape& s, const AttentionPlan& plan,
           using Params = device::AttentionDecodeParams<T, kD, Shape>;
           Launch<device::AttentionDecode<T, kD, Shape>>(op, context, shape,
                                                         Params{s, parts, q, k, v, y, lse, aligned});
-        } else {
-          using Params = device::AttentionMmaParams<T, kD, Shape>;
-          Launch<device::AttentionMma<T, kD, Shape>>(op, context, shape,
-                                                     Params{s, parts, q, k, v, y, lse, aligned});
+          return;
         }
+        const auto launch = [&]<int kRows>() {
+          using Params = device::AttentionMmaParams<T, kD, kRows, Shape>;
+          Launch<device::AttentionMma<T, kD, kRows, Shape>>(
+              op, context, shape, Params{s, parts, q, k, v, y, lse, aligned});
+        };
+        if constexpr (kD == 64)
+          if (plan.tile.rows == 128) return launch.template operator()<128>();
+        launch.template operator()<64>();
       }
     });
   });

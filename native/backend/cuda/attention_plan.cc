@@ -5,6 +5,14 @@
 #include "core/error.h"
 
 namespace lora::cuda {
+namespace {
+
+// Returns the tiles of rows of all pairs.
+int64_t TilesOf(const AttentionProblem& p, const AttentionTile& tile) {
+  return p.batch * p.kv_heads * ((p.rows + tile.rows - 1) / tile.rows);
+}
+
+}  // namespace
 
 int PaddedHeadDim(int64_t d) {
   if (d > kMaxHeadDim) {
@@ -14,10 +22,13 @@ int PaddedHeadDim(int64_t d) {
   return d <= 64 ? 64 : d <= 128 ? 128 : 256;
 }
 
-AttentionTile ForwardTile(int padded, bool tensor_cores, int64_t rows) {
-  if (tensor_cores && rows <= kDecodeRows) return {kDecodeRows, 64};
-  if (tensor_cores) return {64, padded == 256 ? 32 : 64};
-  return {padded == 256 ? 32 : 64, padded == 256 ? 16 : 32};
+AttentionTile ForwardTile(const AttentionProblem& p, bool tensor_cores, int multiprocessors) {
+  const int padded = PaddedHeadDim(p.d);
+  if (!tensor_cores) return {padded == 256 ? 32 : 64, padded == 256 ? 16 : 32};
+  if (p.rows <= kDecodeRows) return {kDecodeRows, 64};
+  const AttentionTile large{128, 64};
+  if (padded == 64 && TilesOf(p, large) >= 2 * multiprocessors) return large;
+  return {64, padded == 256 ? 32 : 64};
 }
 
 AttentionTile KeyGradientTile(int padded, bool tensor_cores) {
@@ -37,10 +48,11 @@ int64_t SplitsFor(int64_t tiles, int64_t steps, int64_t least_steps, int multipr
 
 }  // namespace
 
-AttentionPlan PlanAttention(const AttentionProblem& p, const AttentionTile& tile,
-                            int multiprocessors) {
+AttentionPlan PlanAttention(const AttentionProblem& p, bool tensor_cores, int multiprocessors) {
+  const AttentionTile tile = ForwardTile(p, tensor_cores, multiprocessors);
   AttentionPlan plan;
-  plan.tiles = p.batch * p.kv_heads * ((p.rows + tile.rows - 1) / tile.rows);
+  plan.tile = tile;
+  plan.tiles = TilesOf(p, tile);
   // A part of fewer than two tiles costs more in the merge than it saves.
   plan.splits = SplitsFor(plan.tiles, (p.longest + tile.keys - 1) / tile.keys, 2, multiprocessors);
   if (plan.splits > 1) {

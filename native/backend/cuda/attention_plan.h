@@ -18,7 +18,6 @@ struct AttentionTile {
 };
 // A (batch, kv head) of at most this many rows takes the decode kernel on tensor cores.
 constexpr int kDecodeRows = 16;
-AttentionTile ForwardTile(int padded, bool tensor_cores, int64_t rows);
 
 struct AttentionProblem {
   int64_t batch = 0, kv_heads = 0;
@@ -31,7 +30,12 @@ struct AttentionProblem {
 // Tiles are split into at most so many parts.
 constexpr int64_t kMostSplits = 64;
 
+// Tiles are of 128 rows for head dims up to 64 on tensor cores, where there are two of them for
+// every multiprocessor. Their keys are never split.
+AttentionTile ForwardTile(const AttentionProblem& problem, bool tensor_cores, int multiprocessors);
+
 struct AttentionPlan {
+  AttentionTile tile{};
   int64_t tiles = 0;   // of rows, of all pairs
   int64_t splits = 1;  // parts of the keys of a tile, each a block of its own
   int64_t blocks() const { return tiles * splits; }
@@ -42,7 +46,7 @@ struct AttentionPlan {
   int64_t partial_rows = 0;
   size_t scratch_bytes = 0;
 };
-AttentionPlan PlanAttention(const AttentionProblem& problem, const AttentionTile& tile,
+AttentionPlan PlanAttention(const AttentionProblem& problem, bool tensor_cores,
                             int multiprocessors);
 
 // The plan of the gradient. dq has a block for every tile of rows; dk and dv have one for every

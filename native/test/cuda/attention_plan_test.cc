@@ -20,25 +20,23 @@ using namespace attention;
 
 TEST_CASE("cuda attention: the plan fills the device and depends on the problem alone") {
   using namespace cuda;
-  const AttentionTile tile = ForwardTile(128, true, 4);
   // A prefill has enough tiles and takes one part.
-  const AttentionTile large = ForwardTile(128, true, 4 * 4096);
-  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, large, 132).splits == 1);
-  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, large, 132).scratch_bytes == 0);
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, true, 132).splits == 1);
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, true, 132).scratch_bytes == 0);
   // Decoding takes at most two waves, and no part is shorter than two tiles.
   for (const int64_t keys : {1, 127, 128, 1000, 4096, 100000}) {
     for (const int64_t pairs : {1, 8, 131, 132, 500}) {
-      const AttentionPlan plan = PlanAttention({1, pairs, 4, keys, 128}, tile, 132);
+      const AttentionPlan plan = PlanAttention({1, pairs, 4, keys, 128}, true, 132);
       CHECK(plan.splits >= 1);
       CHECK(plan.tiles == pairs);
       CHECK((plan.splits == 1 || plan.blocks() <= 2 * 132));
-      CHECK((plan.splits == 1 || plan.splits * 2 * tile.keys <= keys + tile.keys - 1));
+      CHECK((plan.splits == 1 || plan.splits * 2 * plan.tile.keys <= keys + plan.tile.keys - 1));
       CHECK((plan.splits > 1) == (plan.scratch_bytes > 0));
       CHECK(plan.counters() == (plan.splits > 1 ? pairs : 0));
     }
   }
-  CHECK(PlanAttention({1, 8, 4, 100000, 128}, tile, 132).splits == 33);
-  CHECK(PlanAttention({0, 8, 4, 100, 128}, tile, 132).tiles == 0);
+  CHECK(PlanAttention({1, 8, 4, 100000, 128}, true, 132).splits == 33);
+  CHECK(PlanAttention({0, 8, 4, 100, 128}, true, 132).tiles == 0);
   // Gradients dk and dv of two kv heads are not left to 32 of 132 multiprocessors.
   const AttentionTile keys = KeyGradientTile(64, true);
   CHECK(PlanAttentionBackward({1, 2, 7 * 1024, 7 * 1024, 64, 1024}, keys, 132).blocks() >= 132);
@@ -54,10 +52,9 @@ TEST_CASE("cuda attention: every tile that is split has a counter") {
     int64_t most = 0, most_of_keys = 0;
     for (int64_t pairs = 1; pairs < 3 * multiprocessors; ++pairs) {
       for (const int64_t length : {64, 128, 129, 1000, 100000}) {
-        for (const int64_t rows : {4, 64}) {
+        for (const int64_t rows : {int64_t{4}, int64_t{64}, length}) {
           const cuda::AttentionProblem problem{1, pairs, rows, length, 64, rows};
-          const cuda::AttentionPlan plan =
-              cuda::PlanAttention(problem, cuda::ForwardTile(64, true, rows), multiprocessors);
+          const cuda::AttentionPlan plan = cuda::PlanAttention(problem, true, multiprocessors);
           most = std::max(most, plan.counters());
           const cuda::AttentionBackwardPlan of_keys = cuda::PlanAttentionBackward(
               problem, cuda::KeyGradientTile(64, true), multiprocessors);
@@ -70,6 +67,44 @@ TEST_CASE("cuda attention: every tile that is split has a counter") {
     CHECK(most_of_keys < multiprocessors);
     static_assert(cuda::Gpu::kCounters >= 1);
   }
+}
+
+TEST_CASE("cuda attention: tiles of 128 rows have the bits of those of 64") {
+  for (const AttentionCase& c :
+       std::vector<AttentionCase>{{DType::kBF16, 2, 130, 4, 2, 64},
+                                  {DType::kF16, 1, 97, 6, 2, 40, 0, true},
+                                  {DType::kBF16, 1, 300, 1, 1, 37, 70},
+                                  {DType::kBF16, 2, 129, 2, 2, 64, 200, true}}) {
+    CAPTURE(c.Name());
+    const int64_t rows = c.queries * (c.q_heads / c.kv_heads), pairs = c.batch * c.kv_heads;
+    // Tiles of 64 rows are enough for this device, and those of 128 for one multiprocessor.
+    const int all = static_cast<int>(pairs * ((rows + 63) / 64));
+    const Operands o(c);
+    std::vector<Tensor> results;
+    for (const int multiprocessors : {all, 1}) {
+      const cuda::AttentionPlan plan =
+          cuda::PlanAttention({c.batch, c.kv_heads, rows, c.queries, c.d}, true, multiprocessors);
+      CHECK(plan.tile.rows == (multiprocessors == 1 ? 128 : 64));
+      CHECK(plan.splits == 1);
+      for (int turn = 0; turn < 3; ++turn) {
+        MirrorContext context = ContextOf(turn, {multiprocessors, 80, 163 * 1024});
+        const Tensor y(c.dtype, o.q.shape()), lse(DType::kF32, {c.batch, c.q_heads, c.queries});
+        Run(MirroredCuda(), ForwardArgs(c, o, y, lse), context);
+        results.insert(results.end(), {y, lse});
+        // Where a window moves the first key of a tile, sums are of other groups of keys.
+        if (c.window > 0 && results.size() > 6) continue;
+        CHECK_IDENTICAL(y, results[0]);
+        CHECK_IDENTICAL(lse, results[1]);
+      }
+    }
+    const Tensor y(DType::kF64, o.q.shape()), lse(DType::kF32, results[1].shape());
+    Run(ReferenceBackend(), ForwardArgs(c, Widened(o), y, lse));
+    auto bounds_of_path =
+        OfPath(c, [&](const Rounding& rounding) { return BoundsOf(c, o, y, lse, rounding); });
+    CHECK_CLOSE(results.end()[-2], y, bounds_of_path().y);
+    CHECK_CLOSE(results.end()[-1], lse, bounds_of_path().lse);
+  }
+  simt::SetEmulatedProperties(kUsual);
 }
 
 // Runs a call that splits its sums in every schedule. Returns the bits of the first, which all

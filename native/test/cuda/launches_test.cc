@@ -262,7 +262,7 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "TableDown<BF16>, 48 of 256, 32 B\n"
        "Decode<BF16, 1, false>, 384 of 256, 5760 B\n"},
       {"attention", ListOf(Attention(1, 4096)),
-       "AttentionMma<BF16, 128, AttentionShape>, 2048 of 128, 49664 B\n"},
+       "AttentionMma<BF16, 128, 64, AttentionShape>, 2048 of 128, 49664 B\n"},
       {"attention, f32", ListOf(Attention(1, 4096, DType::kF32)),
        "AttentionFma<float, 128, AttentionShape>, 2048 of 256, 77312 B\n"},
       {"attention_backward", ListOf(AttentionBackward(1, 4096)),
@@ -281,7 +281,7 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
       {"attention_paged, a chunk", ListOf(AttentionPaged(1, 512, 64)),
        "CheckPages, 1 of 512, 128 B\n"
        "host wait\n"
-       "AttentionMma<BF16, 128, PagedShape>, 256 of 128, 49664 B\n"},
+       "AttentionMma<BF16, 128, 64, PagedShape>, 256 of 128, 49664 B\n"},
       {"linear_cross_entropy", ListOf(LinearCrossEntropy(false)),
        "CheckIds, 1 of 512, 128 B\n"
        "host wait\n"

@@ -51,6 +51,7 @@ TEST_CASE("tiles and occupancy of attention are those that were measured") {
   CheckTunings(AttentionTunings(),
                {
                    {"attention_mma 64", 128, 3, 64, 64, 64, 0, 25088},
+                   {"attention_mma, large 64", 128, 2, 128, 64, 64, 0, 33792},
                    {"attention_decode 64", 128, 5, 16, 64, 64, 0, 19072},
                    {"attention_fma 64", 256, 2, 64, 32, 64, 0, 44544},
                    {"key_gradients_mma 64", 128, 2, 48, 64, 64, 0, 42496},

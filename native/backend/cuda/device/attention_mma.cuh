@@ -3,11 +3,13 @@
 //   y = softmax(scale·q·kᵀ)·v
 //
 // Online softmax reads the keys that a tile of rows sees in one pass. A block has 4 warps of 16
-// rows each. q stays in registers (in shared memory for head dims above 128); cp.async loads k and
-// v into one tile each: v during q·kᵀ, the next k during softmax and p·v. Rows of shared memory are
-// chunks of 16 bytes, swizzled so that ldmatrix needs one pass per eight rows. Scores leave mma as
-// f32 in the layout of its first operand: they become weights in registers, are summed in f32, and
-// are rounded to 16 bits for p·v only.
+// rows each, or of 32. With 16 rows of a head dim of 64, the operands of k and v take sm_80 as long
+// to load from shared memory as to multiply; with 32 rows each is loaded once for both halves. q
+// stays in registers (in shared memory for head dims above 128); cp.async loads k and v into one
+// tile each: v during q·kᵀ, the next k during softmax and p·v. Rows of shared memory are chunks of
+// 16 bytes, swizzled so that ldmatrix needs one pass per eight rows. Scores leave mma as f32 in the
+// layout of its first operand: they become weights in registers, are summed in f32, and are rounded
+// to 16 bits for p·v only.
 #pragma once
 
 #include "backend/cuda/device/attention_finish.cuh"
@@ -80,10 +82,13 @@ LORA_DEVICE void SoftmaxStep(float (&scores)[kScores][4], float (&sum)[kColumns]
   }
 }
 
-template <class T, int kD, class Shape = AttentionShape>
+// kTileRows is 64 or 128.
+template <class T, int kD, int kTileRows, class Shape = AttentionShape>
 struct AttentionMmaParams {
-  static constexpr int kThreads = 128, kMinBlocks = kD == 64 ? 3 : 2;
-  static constexpr int kRows = 64, kKeys = kD == 256 ? 32 : 64;
+  static constexpr int kThreads = 128, kMinBlocks = kD == 64 && kTileRows == 64 ? 3 : 2;
+  static constexpr int kRows = kTileRows, kKeys = kD == 256 ? 32 : 64;
+  static constexpr int kRowTiles = kRows / 64;       // of 16 rows, of a warp
+  static constexpr bool kMaySplit = kRowTiles == 1;  // ForwardTile
   static constexpr int kSharedBytes = (kRows + 2 * kKeys) * kD * 2 + 2 * kRows * 4;
   Shape s;
   AttentionParts parts;
@@ -94,11 +99,12 @@ struct AttentionMmaParams {
 };
 
 // A block owns a tile of rows of one (batch, kv head) and one part of its keys.
-template <class T, int kD, class Shape = AttentionShape>
-LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMinBlocks))
-    AttentionMma(const LORA_GRID_CONSTANT AttentionMmaParams<T, kD, Shape> p) {
-  using P = AttentionMmaParams<T, kD, Shape>;
-  constexpr int kRows = P::kRows, kKeys = P::kKeys, kThreads = P::kThreads;
+template <class T, int kD, int kTileRows, class Shape = AttentionShape>
+LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, kTileRows, Shape>::kMinBlocks))
+    AttentionMma(const LORA_GRID_CONSTANT AttentionMmaParams<T, kD, kTileRows, Shape> p) {
+  using P = AttentionMmaParams<T, kD, kTileRows, Shape>;
+  constexpr int kRows = P::kRows, kKeys = P::kKeys, kThreads = P::kThreads,
+                kRowTiles = P::kRowTiles;
   constexpr int kSteps = kD / 16;                        // of products over the head dim
   constexpr bool kKeepQ = kD <= 128;                     // in registers
   constexpr int kScores = kKeys / 8, kColumns = kD / 8;  // blocks of accumulators
@@ -115,7 +121,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMin
   // The last rows see most keys, so these blocks start first.
   const int first = (tiles - 1 - block % tiles) * kRows, pair = block / tiles;
   const int b = pair / s.kv_heads, h = pair % s.kv_heads, count = Least(kRows, s.rows - first);
-  const int lane = LaneIndex(), warp_row = WarpIndex() * 16;
+  const int lane = LaneIndex(), warp_row = WarpIndex() * 16 * kRowTiles;
   const bool busy = warp_row < count;
 
   const TileSight sight = LookAt<kRows>(s, b, first, count, lo, hi);
@@ -132,29 +138,35 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMin
   CopyAsyncWait<0>();
   SyncThreads();
 
-  uint32_t q_operand[kKeepQ ? kSteps : 1][4];
+  uint32_t q_operand[kKeepQ ? kSteps : 1][kRowTiles][4];
+  const auto load_q = [&](uint32_t(&operand)[kRowTiles][4], int step) {
+    LORA_UNROLL
+    for (int t = 0; t < kRowTiles; ++t) LoadRowsOperand<kD>(operand[t], q, warp_row + t * 16, step);
+  };
   if constexpr (kKeepQ) {
     LORA_UNROLL
-    for (int step = 0; step < kSteps; ++step)
-      LoadRowsOperand<kD>(q_operand[step], q, warp_row, step);
+    for (int step = 0; step < kSteps; ++step) load_q(q_operand[step], step);
   }
-  // The two rows of this lane are `half` 0 and 1.
-  float max[2], weight[2];
+  // The two rows of this lane in a tile are `half` 0 and 1.
+  float max[kRowTiles][2], weight[kRowTiles][2], sum[kRowTiles][kColumns][4];
   LORA_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    max[half] = -INFINITY;
-    weight[half] = 0;
+  for (int t = 0; t < kRowTiles; ++t) {
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      max[t][half] = -INFINITY;
+      weight[t][half] = 0;
+    }
+    SetZero(sum[t]);
   }
-  float sum[kColumns][4];
-  SetZero(sum);
 
   for (int from = begin; from < end; from += kKeys) {
     // k has arrived, and all threads have finished with the last v.
     copy_keys(v, p.v, from);
     CopyAsyncCommit();
-    float scores[kScores][4];
+    float scores[kRowTiles][kScores][4];
     if (busy) {
-      SetZero(scores);
+      LORA_UNROLL
+      for (int t = 0; t < kRowTiles; ++t) SetZero(scores[t]);
       if constexpr (kKeepQ) {
         LORA_UNROLL
         for (int step = 0; step < kSteps; ++step)
@@ -162,7 +174,7 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMin
       } else {
         LORA_ROLL
         for (int step = 0; step < kSteps; ++step) {
-          LoadRowsOperand<kD>(q_operand[0], q, warp_row, step);
+          load_q(q_operand[0], step);
           AddDots<T, kD>(scores, q_operand[0], k, 0, step);
         }
       }
@@ -173,12 +185,17 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMin
     if (from + kKeys < end) copy_keys(k, p.k, from + kKeys);
     CopyAsyncCommit();
     if (busy) {
-      SoftmaxStep(scores, sum, max, weight, s.scale_log2, from, sight.All(from, from + kKeys), lo,
-                  hi, warp_row);
+      const bool all = sight.All(from, from + kKeys);
+      LORA_UNROLL
+      for (int t = 0; t < kRowTiles; ++t) {
+        SoftmaxStep(scores[t], sum[t], max[t], weight[t], s.scale_log2, from, all, lo, hi,
+                    warp_row + t * 16);
+      }
       LORA_UNROLL
       for (int step = 0; step < kKeys / 16; ++step) {
-        uint32_t weights[4];
-        RoundOperand<T>(weights, scores, step);
+        uint32_t weights[kRowTiles][4];
+        LORA_UNROLL
+        for (int t = 0; t < kRowTiles; ++t) RoundOperand<T>(weights[t], scores[t], step);
         AddRows<T, kD>(sum, weights, v, step * 16, 0);
       }
     }
@@ -187,34 +204,46 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(128, (AttentionMmaParams<T, kD, Shape>::kMin
   }
 
   LORA_UNROLL
-  for (int half = 0; half < 2; ++half) weight[half] = WarpReduce<4>(weight[half], Sum());
-  const auto row_of = [&](int half) { return warp_row + half * 8 + lane / 4; };
-  if (p.parts.sums != nullptr) {
-    const int64_t rows = int64_t{s.batch} * s.kv_heads * s.rows;
-    const int64_t at = split * rows + int64_t{pair} * s.rows + first;
-    StoreSums(sum, 1.0f, warp_row, 0, s.d, [&](int r) {
-      return r < count ? p.parts.sums + (at + r) * s.d : static_cast<float*>(nullptr);
-    });
+  for (int t = 0; t < kRowTiles; ++t) {
     LORA_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      if (lane % 4 != 0 || row_of(half) >= count) continue;
-      p.parts.max[at + row_of(half)] = max[half];
-      p.parts.weight[at + row_of(half)] = weight[half];
+    for (int half = 0; half < 2; ++half) weight[t][half] = WarpReduce<4>(weight[t][half], Sum());
+  }
+  const auto row_of = [&](int t, int half) { return warp_row + t * 16 + half * 8 + lane / 4; };
+  if constexpr (P::kMaySplit) {
+    if (p.parts.sums != nullptr) {
+      const int64_t rows = int64_t{s.batch} * s.kv_heads * s.rows;
+      const int64_t at = split * rows + int64_t{pair} * s.rows + first;
+      StoreSums(sum[0], 1.0f, warp_row, 0, s.d, [&](int r) {
+        return r < count ? p.parts.sums + (at + r) * s.d : static_cast<float*>(nullptr);
+      });
+      LORA_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int r = row_of(0, half);
+        if (lane % 4 != 0 || r >= count) continue;
+        p.parts.max[at + r] = max[0][half];
+        p.parts.weight[at + r] = weight[0][half];
+      }
+      return FinishRows(p, shared, pair, first, count);
     }
-    return FinishRows(p, shared, pair, first, count);
   }
   if (!busy) return;
-  float inverse[2];
   LORA_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    inverse[half] = weight[half] == 0 ? 0.0f : 1 / weight[half];
-    if (p.lse && lane % 4 == 0 && row_of(half) < count)
-      p.lse[s.LseOffset(b, h, first + row_of(half))] =
-          weight[half] == 0 ? -INFINITY : max[half] * kLn2 + Log(weight[half]);
+  for (int t = 0; t < kRowTiles; ++t) {
+    float inverse[2];
+    LORA_UNROLL
+    for (int half = 0; half < 2; ++half) {
+      const float total = weight[t][half];
+      const int r = row_of(t, half);
+      inverse[half] = total == 0 ? 0.0f : 1 / total;
+      if (p.lse && lane % 4 == 0 && r < count)
+        p.lse[s.LseOffset(b, h, first + r)] =
+            total == 0 ? -INFINITY : max[t][half] * kLn2 + Log(total);
+    }
+    StoreRows<kD, T>(
+        q, sum[t], inverse[0], inverse[1], warp_row + t * 16, 0, s.d, p.aligned, [&](int r) {
+          return r < count ? p.y + s.QueryOffset(b, h, first + r) : static_cast<T*>(nullptr);
+        });
   }
-  StoreRows<kD, T>(q, sum, inverse[0], inverse[1], warp_row, 0, s.d, p.aligned, [&](int r) {
-    return r < count ? p.y + s.QueryOffset(b, h, first + r) : static_cast<T*>(nullptr);
-  });
 }
 
 }  // namespace lora::device

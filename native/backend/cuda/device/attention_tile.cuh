@@ -145,29 +145,49 @@ LORA_DEVICE void SetZero(float (&acc)[kBlocks][4]) {
   }
 }
 
-// acc += a · (rows [row, row + 8·kBlocks) of a tile)ᵀ, for one step of products of rows.
-template <class T, int kD, int kBlocks>
-LORA_DEVICE void AddDots(float (&acc)[kBlocks][4], const uint32_t (&a)[4],
+// acc += a · (rows [row, row + 8·kBlocks) of a tile)ᵀ, for one step of products of rows. What is
+// loaded from the tile serves every a.
+template <class T, int kD, int kTiles, int kBlocks>
+LORA_DEVICE void AddDots(float (&acc)[kTiles][kBlocks][4], const uint32_t (&a)[kTiles][4],
                          const unsigned char* tile, int row, int step) {
   LORA_UNROLL
   for (int n = 0; n < kBlocks / 2; ++n) {
     uint32_t operand[2][2];
     LoadColumnsOperand<kD>(operand, tile, row + n * 16, step);
-    MmaM16N8K16<T>(acc[2 * n], a, operand[0]);
-    MmaM16N8K16<T>(acc[2 * n + 1], a, operand[1]);
+    LORA_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      MmaM16N8K16<T>(acc[t][2 * n], a[t], operand[0]);
+      MmaM16N8K16<T>(acc[t][2 * n + 1], a[t], operand[1]);
+    }
   }
 }
 // acc += a · rows [row, row + 16) of a tile, for columns from 16·block on.
-template <class T, int kD, int kBlocks>
-LORA_DEVICE void AddRows(float (&acc)[kBlocks][4], const uint32_t (&a)[4],
+template <class T, int kD, int kTiles, int kBlocks>
+LORA_DEVICE void AddRows(float (&acc)[kTiles][kBlocks][4], const uint32_t (&a)[kTiles][4],
                          const unsigned char* tile, int row, int block) {
   LORA_UNROLL
   for (int n = 0; n < kBlocks / 2; ++n) {
     uint32_t operand[2][2];
     LoadSummedOperand<kD>(operand, tile, row, block + n);
-    MmaM16N8K16<T>(acc[2 * n], a, operand[0]);
-    MmaM16N8K16<T>(acc[2 * n + 1], a, operand[1]);
+    LORA_UNROLL
+    for (int t = 0; t < kTiles; ++t) {
+      MmaM16N8K16<T>(acc[t][2 * n], a[t], operand[0]);
+      MmaM16N8K16<T>(acc[t][2 * n + 1], a[t], operand[1]);
+    }
   }
+}
+// The same with one a.
+template <class T, int kD, int kBlocks>
+LORA_DEVICE void AddDots(float (&acc)[kBlocks][4], const uint32_t (&a)[4],
+                         const unsigned char* tile, int row, int step) {
+  AddDots<T, kD, 1>(reinterpret_cast<float(&)[1][kBlocks][4]>(acc),
+                    reinterpret_cast<const uint32_t(&)[1][4]>(a), tile, row, step);
+}
+template <class T, int kD, int kBlocks>
+LORA_DEVICE void AddRows(float (&acc)[kBlocks][4], const uint32_t (&a)[4],
+                         const unsigned char* tile, int row, int block) {
+  AddRows<T, kD, 1>(reinterpret_cast<float(&)[1][kBlocks][4]>(acc),
+                    reinterpret_cast<const uint32_t(&)[1][4]>(a), tile, row, block);
 }
 
 // Rounds columns [16·step, 16·step + 16) of accumulators to the first operand of the next mma.
