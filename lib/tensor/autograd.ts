@@ -10,8 +10,24 @@ import { rawBinary, rawCast, rawFilled } from './raw';
 import { isRecording, runDetached, Scope } from './scope';
 import { alias, edgeOf, handleOf, Parameter, setEdge, storageOf, type Edge, type Tensor } from './tensor';
 
-/** Gradients of the outputs (null where none arrives) to gradients of the inputs (null where none flows). */
-export type BackwardFunction = (grads: (Tensor | null)[], saved: Tensor[]) => (Tensor | null)[];
+/**
+ * Gradients of the outputs (null where none arrives) to gradients of the inputs (null where none flows). `rewrite` asks an op that has
+ * `again` for its last output too, in place of that output's gradient, whose memory it then takes: the op may return it after the others.
+ */
+export type BackwardFunction = (
+  grads: (Tensor | null)[],
+  saved: Tensor[],
+  rewrite: boolean,
+) => (Tensor | null)[];
+
+/**
+ * The first part of a backward function, which has no last saved tensor: that tensor's gradient, and others. The `rest` is what is left,
+ * with all saved tensors, and with `kept` as its `grads`. Together they give each gradient once, with the bits that it has without parts.
+ */
+export type FirstPart = (
+  grads: (Tensor | null)[],
+  saved: Tensor[],
+) => { gradients: (Tensor | null)[]; kept: (Tensor | null)[]; rest: BackwardFunction };
 
 /** Output `index` of a node. */
 class Output implements Edge {
@@ -39,9 +55,13 @@ interface Node {
   versions: (readonly [Parameter, number])[];
   saved: Saved[];
   backward: BackwardFunction | null; // null once freed
+  first: FirstPart | null;
   again: Recomputation | null;
+  /** Nodes that wait for the last output, newest first. The first part of each has run; the rest is its `backward` now. */
+  waiting: Node[];
   release: (() => void) | null;
-  readonly grads: (Tensor | null)[];
+  /** Of the outputs; for a node that waits, what its first part kept. */
+  grads: (Tensor | null)[];
   /** Live output tensors and nodes that take an output as input. */
   users: number;
 }
@@ -57,6 +77,8 @@ interface RecordOptions {
    * that saves this output then holds no memory for it: backward() computes it once more.
    */
   again?: Recomputation;
+  /** For an op whose last saved tensor is an input that only gradients of other inputs read. Not beside `again`. */
+  first?: FirstPart | undefined;
 }
 
 let created = 0;
@@ -73,7 +95,7 @@ export function record(
   outputs: readonly Tensor[],
   saved: readonly Tensor[],
   backward: BackwardFunction,
-  { release, again }: RecordOptions = {},
+  { release, again, first }: RecordOptions = {},
 ): void {
   if (!needsGrad(inputs)) {
     release?.();
@@ -90,7 +112,9 @@ export function record(
       .map((x) => [x, x.version] as const),
     saved: saved.map((t) => save(t, inputs)),
     backward,
+    first: first ?? null,
     again: again ?? null,
+    waiting: [],
     release: release ?? null,
     grads: outputs.map(() => null),
     users: outputs.length,
@@ -115,7 +139,7 @@ function sourceOf(input: Tensor): Source {
 const isHeld = (saved: Saved): saved is Tensor => !('node' in saved);
 
 /**
- * A node keeps those that made its inputs alive, and they are freed after it. Only one op is computed again for a saved
+ * A node keeps those that made its inputs alive, and they are freed after its first part. Only one op is computed again for a saved
  * tensor, so that a chain of such ops costs no more than twice its time.
  */
 function save(t: Tensor, inputs: readonly Tensor[]): Saved {
@@ -142,17 +166,17 @@ function endUse(last: Node): void {
 /** Drops what a node holds; backward === null is how a second backward() recognises it. */
 function free(node: Node): void {
   node.backward = null;
+  node.first = null;
   node.inputs = [];
   node.versions = [];
   for (const t of node.saved) if (isHeld(t)) t.dispose();
   node.saved = [];
   node.again = null;
+  node.waiting = [];
   node.release?.();
   node.release = null;
-  for (let i = 0; i < node.grads.length; i++) {
-    node.grads[i]?.dispose();
-    node.grads[i] = null;
-  }
+  for (const g of node.grads) g?.dispose();
+  node.grads.fill(null);
 }
 
 /** @internal Tensor.backward */
@@ -234,9 +258,15 @@ function checkVersions(node: Node): void {
 function* run(nodes: readonly Node[]): Generator<void, void, void> {
   try {
     for (const node of nodes) {
+      const { waiting } = node;
       checkVersions(node); // again, because the program may have run since the last step
       step(node);
       yield;
+      for (const late of waiting) {
+        checkVersions(late);
+        step(late);
+        yield;
+      }
     }
   } finally {
     for (const node of nodes) free(node); // also when memory ran out half way
@@ -245,19 +275,65 @@ function* run(nodes: readonly Node[]): Generator<void, void, void> {
 
 function step(node: Node): void {
   if (node.grads.every((g) => g === null) || node.backward === null) return free(node);
-  const { inputs } = node;
+  const source = waitsFor(node);
+  if (source !== null) return begin(node, node.first!, source);
+  const { inputs, grads, backward } = node;
+  const waiting = node.waiting.filter((late) => late.backward !== null);
+  const last = grads.at(-1)!;
+  const rewrite = waiting.length > 0 && last !== null && storageOf(last).exclusive;
+  const results = gradientsOf(node, () => {
+    const saved = node.saved.map(read);
+    const gradients = backward([...grads], saved, rewrite);
+    const output = waiting.length > 0 ? (gradients[inputs.length] ?? node.again!(saved)) : null;
+    for (const late of waiting) late.saved.splice(-1, 1, alias(output!));
+    return gradients.slice(0, inputs.length);
+  });
+  addUp(inputs, results);
+}
+
+/**
+ * The op whose output is the last saved tensor of a node, where it shall run its backward function before the rest of the node's: it reads
+ * what that output is computed from anyway. The rest must then have no gradient for a node that comes before it.
+ */
+function waitsFor({ first, saved, inputs }: Node): Node | null {
+  const last = saved.at(-1);
+  if (first === null || last === undefined || isHeld(last)) return null;
+  const comesLater = (source: Source): boolean =>
+    source === null || source === last || 'leaf' in source || source.node.id < last.node.id;
+  return inputs.every(comesLater) ? last.node : null;
+}
+
+/** Runs the first part of a node, which then waits for `source`. */
+function begin(node: Node, first: FirstPart, source: Node): void {
+  let kept: (Tensor | null)[] = [];
+  const results = gradientsOf(null, () => {
+    const part = first([...node.grads], node.saved.slice(0, -1).map(read));
+    kept = part.kept.map((t) => t && alias(t));
+    node.backward = part.rest;
+    return part.gradients;
+  });
+  for (const g of node.grads) g?.dispose();
+  node.grads = kept;
+  node.first = null;
+  source.waiting.push(node);
+  addUp(node.inputs, results);
+}
+
+/** The gradients that `compute` returns, without the other tensors that it makes. The node that `ends` with it is freed. */
+function gradientsOf(ends: Node | null, compute: () => (Tensor | null)[]): (Tensor | null)[] {
   const scope = new Scope(null);
-  let results: (Tensor | null)[] = [];
   try {
-    const apply = node.backward;
-    const gradients = runDetached(scope, () => apply([...node.grads], node.saved.map(read)));
-    results = gradients.map((g) => (g === null ? null : alias(g)));
+    return runDetached(scope, compute).map((g) => g && alias(g));
   } finally {
     scope.close();
-    free(node); // before the gradients are added up, so that this is their only holder
+    if (ends) free(ends); // before the gradients are added up, so that this is their only holder
   }
+}
+
+/** Adds gradients to those of the inputs. Takes ownership. */
+function addUp(inputs: readonly Source[], gradients: readonly (Tensor | null)[]): void {
   inputs.forEach((source, i) => {
-    const g = results[i] ?? null;
+    const g = gradients[i] ?? null;
     if (g === null) return;
     if (source === null) g.dispose();
     else if ('leaf' in source) addToLeaf(source.leaf, g);

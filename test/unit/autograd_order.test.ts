@@ -1,0 +1,242 @@
+/** Backward functions in two parts: the rest of one runs after that of the op whose output it reads. */
+import { memoryUsage, parameter, tensor, tidy, type Parameter, type Tensor } from '../../lib/index';
+import { call } from '../../lib/native/calls';
+import { backwardSteps, record } from '../../lib/tensor/autograd';
+import { rawBinary } from '../../lib/tensor/raw';
+import { collectGarbage } from '../support/garbage';
+import { list } from '../support/numbers';
+
+const device = 'reference';
+const mul = (a: Tensor, b: Tensor): Tensor => rawBinary('mul', a, b, 'f32', a.shape);
+
+/** What ran, and what fails or leaves its output to `again`. */
+let log: string[] = [];
+let failing = '';
+beforeEach(() => {
+  log = [];
+  failing = '';
+});
+function ran(name: string): void {
+  log.push(name);
+  if (name === failing) throw new Error(`${name} failed`);
+}
+
+/** y = x², which costs little to compute. With `gives`, its backward function gives y where it is asked. */
+function squared(x: Tensor, gives = true): Tensor {
+  const y = mul(x, x);
+  record(
+    [x],
+    [y],
+    [x],
+    ([g], [kept], rewrite) => {
+      ran(rewrite ? 'square, asked for y' : 'square');
+      const half = mul(kept!, g!);
+      const dx = rawBinary('add', half, half, 'f32', half.shape);
+      if (!rewrite || !gives) return [dx];
+      call().copyInto(mul(kept!, kept!).handle, g!.handle);
+      return [dx, g!];
+    },
+    {
+      again: ([kept]) => {
+        ran('again');
+        return mul(kept!, kept!);
+      },
+    },
+  );
+  return y;
+}
+
+/** z = y·w, whose gradient of y does not read y. `shares` gives the gradient of z itself to y, as where w is 1. */
+function product(y: Tensor, w: Tensor, { parts = true, shares = false, name = 'product' } = {}): Tensor {
+  const z = mul(y, w);
+  record(
+    [y, w],
+    [z],
+    [w, y],
+    ([g], [kw, ky]) => {
+      ran(name);
+      return [mul(g!, kw!), mul(g!, ky!)];
+    },
+    parts
+      ? {
+          first: ([g], [kw]) => {
+            ran(`${name}, first`);
+            return {
+              gradients: [shares ? g! : mul(g!, kw!), null],
+              kept: [null, g!],
+              rest: ([none, kept], [, ky]) => {
+                ran(`${name}, rest`);
+                expect(none).toBeNull();
+                return [null, mul(kept!, ky!)];
+              },
+            };
+          },
+        }
+      : {},
+  );
+  return z;
+}
+
+const leaf = (...values: number[]): Parameter => parameter(tensor(values, { device }));
+const gradients = (...leaves: Parameter[]): Promise<number[][]> =>
+  Promise.all(leaves.map((p) => list(p.grad)));
+
+test('the rest runs after the op that gives what it reads, which is then not computed again', async () => {
+  const [x, w] = [leaf(1, 2, 3), leaf(4, 5, 6)];
+  tidy(() => product(squared(x), w).sum().backward());
+  expect(log).toEqual(['product, first', 'square, asked for y', 'product, rest']);
+  expect(await gradients(x, w)).toEqual([
+    [8, 20, 36],
+    [1, 4, 9],
+  ]);
+});
+
+test('an op that does not give its output is computed again, once for all that wait', async () => {
+  const [x, v, w] = [leaf(1, 2, 3), leaf(4, 5, 6), leaf(7, 8, 9)];
+  tidy(() => {
+    const y = squared(x, false);
+    product(y, v, { name: 'a' })
+      .add(product(y, w, { name: 'b' }))
+      .sum()
+      .backward();
+  });
+  const parts = ['b, first', 'a, first', 'square, asked for y', 'again', 'b, rest', 'a, rest'];
+  expect(log).toEqual(parts);
+  expect(await gradients(x, v, w)).toEqual([
+    [22, 52, 90],
+    [1, 4, 9],
+    [1, 4, 9],
+  ]);
+});
+
+test('several that wait for one op get its output, and their gradients of it and of one leaf add up', async () => {
+  const [x, w] = [leaf(1, 2, 3), leaf(4, 5, 6)];
+  tidy(() => {
+    const y = squared(x);
+    product(y, w, { name: 'a' })
+      .add(product(y, w, { name: 'b' }))
+      .sum()
+      .backward();
+  });
+  expect(log).toEqual(['b, first', 'a, first', 'square, asked for y', 'b, rest', 'a, rest']);
+  expect(await gradients(x, w)).toEqual([
+    [16, 40, 72],
+    [2, 8, 18],
+  ]);
+});
+
+test('an op without parts computes what it reads again', async () => {
+  const [x, w] = [leaf(1, 2), leaf(4, 5)];
+  tidy(() => product(squared(x), w, { parts: false }).sum().backward());
+  expect(log).toEqual(['again', 'product', 'square']);
+  expect(await gradients(x, w)).toEqual([
+    [8, 20],
+    [1, 4],
+  ]);
+});
+
+test('what is held is read in one call', async () => {
+  const [x, w] = [leaf(1, 2), leaf(4, 5)];
+  tidy(() =>
+    product(squared(x).reshape([2]), w)
+      .sum()
+      .backward(),
+  );
+  expect(log).toEqual(['product', 'square']);
+  expect(await gradients(x, w)).toEqual([
+    [8, 20],
+    [1, 4],
+  ]);
+});
+
+test('a gradient that others hold is not overwritten', async () => {
+  const [x, w] = [leaf(1, 2, 3), leaf(1, 1, 1)];
+  const g = tensor([1, 2, 3], { device });
+  tidy(() => product(squared(x), w, { shares: true }).backward(g));
+  expect(log).toEqual(['product, first', 'square', 'again', 'product, rest']);
+  expect(await list(g)).toEqual([1, 2, 3]);
+  expect(await gradients(x, w)).toEqual([
+    [2, 8, 18],
+    [1, 8, 27],
+  ]);
+});
+
+test('a gradient of the rest reaches an op that was recorded after the one that is waited for', async () => {
+  const [x, w] = [leaf(1, 2), leaf(4, 5)];
+  tidy(() => {
+    const y = squared(x);
+    product(y, w.mul(2)).sum().backward();
+  });
+  expect(log).toEqual(['again', 'product', 'square']); // so nothing waits
+  log = [];
+  tidy(() => {
+    const twice = w.mul(2);
+    product(squared(x), twice).sum().backward();
+  });
+  expect(log).toEqual(['product, first', 'square, asked for y', 'product, rest']);
+  expect(await gradients(x, w)).toEqual([
+    [32, 80],
+    [4, 16],
+  ]);
+});
+
+test.each(['product, first', 'square, asked for y', 'product, rest'])(
+  'nothing stays alive where this part fails: %s',
+  async (part) => {
+    const [x, w] = [leaf(...new Float32Array(1000)), leaf(...new Float32Array(1000))];
+    await collectGarbage(); // of other tests
+    const before = memoryUsage();
+    const loss = tidy(() => product(squared(x), w).sum());
+    failing = part;
+    expect(() => loss.backward()).toThrow(`${part} failed`);
+    loss.dispose();
+    for (const p of [x, w]) p.grad?.dispose();
+    expect(memoryUsage()).toMatchObject({ tensors: before.tensors, bytes: before.bytes });
+  },
+);
+
+test('the rest of a step of backward() that is given up goes, and a parameter that changes before it is noticed', async () => {
+  const [x, w] = [leaf(...new Float32Array(1000)), leaf(...new Float32Array(1000))];
+  await collectGarbage(); // of other tests
+  const before = memoryUsage();
+  const until = (part: string) => {
+    const loss = tidy(() => product(squared(x), w).sum());
+    const steps = backwardSteps(loss);
+    while (log.at(-1) !== part) steps.next();
+    return { loss, steps };
+  };
+  const gone = (): void => {
+    for (const p of [x, w]) {
+      p.grad?.dispose();
+      p.grad = null;
+    }
+    expect(memoryUsage()).toMatchObject({ tensors: before.tensors, bytes: before.bytes });
+  };
+  for (const part of ['product, first', 'square, asked for y', 'product, rest']) {
+    const { loss, steps } = until(part);
+    steps.return();
+    loss.dispose();
+    gone();
+  }
+  const { loss, steps } = until('square, asked for y');
+  w.version++;
+  expect(() => steps.next()).toThrow(/was changed by a step\(\) after this graph was recorded/);
+  loss.dispose();
+  gone();
+});
+
+test('a loss that goes while its op waits takes what the op kept with it', async () => {
+  const [x, w] = [leaf(1, 2), leaf(4, 5)];
+  await collectGarbage(); // of other tests
+  const before = memoryUsage();
+  const g = tensor([1, 1], { device });
+  const z = tidy(() => product(squared(x), w));
+  const steps = backwardSteps(z, g);
+  steps.next();
+  z.dispose();
+  g.dispose();
+  while (steps.next().done !== true);
+  expect(log[0]).toBe('product, first');
+  for (const p of [x, w]) p.grad?.dispose();
+  expect(memoryUsage()).toMatchObject({ tensors: before.tensors, bytes: before.bytes });
+});
