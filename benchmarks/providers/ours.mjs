@@ -63,7 +63,7 @@ export class OursProvider {
       const wanted = layers.map(() => want);
       const [y, h] = native.loraLinearForward(input, layers, 'auto', null, null, want);
       const x = want ? input : null;
-      const [dx, da, db] = native.loraLinearBackward(x, layers, g, h, true, wanted, wanted);
+      const [dx, da, db] = native.loraLinearBackward(x, layers, g, h, [], true, wanted, wanted, false);
       for (const handle of h) if (handle) native.release(handle);
       return { ...named('y', y), dx, ...named('da', da), ...named('db', db) };
     };

@@ -25,10 +25,12 @@ export interface OpFunctions {
     branches: readonly { weight: NativeWeight; bias?: NativeTensor | null; up?: NativeTensor | null; down?: NativeTensor | null; scale: number; dropout?: { p: number; seed: number; layer: number; forward: number } | null; site: number; factor?: NativeTensor | null }[],
     g: readonly NativeTensor[],
     h: readonly (NativeTensor | null)[],
+    u: readonly (NativeTensor | null)[],
     wantDx: boolean,
     wantUp: readonly boolean[],
     wantDown: readonly boolean[],
-  ): [dx: NativeTensor | null, dUp: (NativeTensor | null)[], dDown: (NativeTensor | null)[]];
+    keepU: boolean,
+  ): [dx: NativeTensor | null, dUp: (NativeTensor | null)[], dDown: (NativeTensor | null)[], keptU: (NativeTensor | null)[]];
   dropout(
     x: NativeTensor,
     dropout: { p: number; seed: number; layer: number; forward: number } | null,
@@ -56,6 +58,8 @@ export interface OpFunctions {
     rstd: NativeTensor,
     g: NativeTensor,
     gSum: NativeTensor | null,
+    eps: number,
+    y: NativeTensor | null,
     wantAddend: boolean,
   ): [dx: NativeTensor, dAddend: NativeTensor | null];
   rope(
@@ -93,6 +97,7 @@ export interface OpFunctions {
     gate: NativeTensor,
     up: NativeTensor,
     g: NativeTensor,
+    y: NativeTensor | null,
   ): [dgate: NativeTensor, dup: NativeTensor];
   pageAppend(
     q: NativeTensor,

@@ -5,7 +5,7 @@
  *   dx = Wᵀ·g + drop(scale·Bᵀ·u),  dA = scale·gᵀ·h,  dB = scale·uᵀ·drop(x)
  */
 import { LoRAError } from '../errors';
-import { needsGrad, record } from '../tensor/autograd';
+import { type BackwardFunction, type FirstPart, needsGrad, record } from '../tensor/autograd';
 import type { LinearPhase, NativeBranch, NativeDropout, NativeTable, NativeTensor } from '../native/binding';
 import { call } from '../native/calls';
 import type { FrozenWeight } from '../tensor/frozen_weight';
@@ -139,7 +139,6 @@ function recordGroup(
   let current: readonly Tensor[] = [];
 
   const wantDx = x.requiresGrad;
-  const keptX = branches.some(adapterNeedsGrad) ? save(x) : null;
   const kept = branches.map((b, i) => ({
     weight: b.weight.retain(),
     up: save(b.up),
@@ -152,19 +151,28 @@ function recordGroup(
     wantUp: b.up?.requiresGrad ?? false,
     wantDown: b.down?.requiresGrad ?? false,
   }));
+  const keptX = branches.some(adapterNeedsGrad) ? save(x) : null; // the last one, as `first` wants it
   const { shape, dtype, device } = x;
-  const gradient = (handle: NativeTensor | null | undefined, dims: number[]): Tensor | null =>
+  const rows = numelOf(shape.slice(0, -1));
+  const f32 = (handle: NativeTensor | null | undefined, dims: number[]): Tensor | null =>
     handle ? wrap(handle, 'f32', dims, device) : null;
 
-  const backward = (grads: (Tensor | null)[], tensors: Tensor[]): (Tensor | null)[] => {
-    current = tensors;
-    const live = kept.flatMap((b, i) => {
+  /** The branches whose output has a gradient g, and gz, that of the product before the factor. */
+  const liveOf = (grads: (Tensor | null)[]) =>
+    kept.flatMap((b, i) => {
       const g = grads[i];
-      if (!g) return [];
-      return [{ b, i, g, gz: b.factor ? rawBinary('mul', g, b.factor(), g.dtype, g.shape) : g }];
+      return g ? [{ b, i, g, gz: b.factor ? rawBinary('mul', g, b.factor(), g.dtype, g.shape) : g }] : [];
     });
-    const [dx, dUp, dDown] = call().loraLinearBackward(
-      keptX?.().handle ?? null,
+  type Live = ReturnType<typeof liveOf>;
+
+  /**
+   * The gradients of all inputs, in their order; or the `first` of them, those of x and the biases, and u of each branch; or the `rest`, which
+   * takes that u.
+   */
+  const compute = (live: Live, part: 'all' | 'first' | 'rest', givenU: (Tensor | null)[] = []) => {
+    const [first, rest] = [part !== 'rest', part !== 'first'];
+    const [dx, dUp, dDown, u] = call().loraLinearBackward(
+      rest ? (keptX?.().handle ?? null) : null,
       live.map(({ b }) =>
         nativeBranch({
           weight: b.weight,
@@ -175,24 +183,49 @@ function recordGroup(
         }),
       ),
       live.map(({ gz }) => gz.handle),
-      live.map(({ b }) => b.h?.().handle ?? null),
-      wantDx,
-      live.map(({ b }) => b.wantUp),
-      live.map(({ b }) => b.wantDown),
+      live.map(({ b }) => (rest ? (b.h?.().handle ?? null) : null)),
+      givenU.map((t) => t?.handle ?? null),
+      first && wantDx,
+      live.map(({ b }) => rest && b.wantUp),
+      live.map(({ b }) => rest && b.wantDown),
+      !rest,
     );
-    const out = [dx === null ? null : wrap(dx, dtype, shape, device)];
+    const gradients = [dx === null ? null : wrap(dx, dtype, shape, device)];
     kept.forEach((b, i) => {
       const at = live.findIndex((entry) => entry.i === i);
       if (b.up && b.down) {
         const r = b.up().shape[1]!;
-        out.push(gradient(dUp[at], [b.weight.rows, r]), gradient(dDown[at], [r, b.weight.cols]));
+        gradients.push(f32(dUp[at], [b.weight.rows, r]), f32(dDown[at], [r, b.weight.cols]));
       }
       if (b.bias) {
-        const g = at < 0 || !b.bias.wanted ? null : live[at]!.g;
-        out.push(g === null ? null : reduceTo(g, [b.weight.rows], b.bias.dtype));
+        const g = at < 0 || !first || !b.bias.wanted ? null : live[at]!.g;
+        gradients.push(g === null ? null : reduceTo(g, [b.weight.rows], b.bias.dtype));
       }
     });
-    return out;
+    const keptU = live.map(({ b }, at) => f32(u[at], [rows, b.up?.().shape[1] ?? 0]));
+    return { gradients, u: keptU };
   };
-  record(inputs, outputs, saved, backward, { release: () => kept.forEach((b) => b.weight.release()) });
+
+  const backward: BackwardFunction = (grads, tensors) => {
+    current = tensors;
+    return compute(liveOf(grads), 'all').gradients;
+  };
+  const first: FirstPart = (grads, tensors) => {
+    current = tensors;
+    const live = liveOf(grads);
+    const { gradients, u } = compute(live, 'first');
+    const rest: BackwardFunction = (keptByFirst, all) => {
+      current = all;
+      const left = live.map((entry, at) => ({ ...entry, gz: keptByFirst[at]! }));
+      return compute(left, 'rest', keptByFirst.slice(live.length)).gradients;
+    };
+    return { gradients, kept: [...live.map(({ gz }) => gz), ...u], rest };
+  };
+  // On the CPU the rest would make the masks of dropout once more, which takes longer than computing x does.
+  const masksCost =
+    device === 'cpu' && branches.some(({ dropout }) => dropout !== undefined && dropout.p > 0);
+  record(inputs, outputs, saved, backward, {
+    release: () => kept.forEach((b) => b.weight.release()),
+    first: keptX && !masksCost ? first : undefined,
+  });
 }

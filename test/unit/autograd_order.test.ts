@@ -1,10 +1,23 @@
 /** Backward functions in two parts: the rest of one runs after that of the op whose output it reads. */
-import { memoryUsage, parameter, tensor, tidy, type Parameter, type Tensor } from '../../lib/index';
-import { call } from '../../lib/native/calls';
+import {
+  memoryUsage,
+  parameter,
+  tensor,
+  tidy,
+  type Device,
+  type DType,
+  type Parameter,
+  type Tensor,
+} from '../../lib/index';
+import { binding, call } from '../../lib/native/calls';
+import { swiglu } from '../../lib/ops';
+import { loraLinearGroup } from '../../lib/ops/lora_linear';
+import { addRmsNorm } from '../../lib/ops/rms_norm';
 import { backwardSteps, record } from '../../lib/tensor/autograd';
+import { FrozenWeight } from '../../lib/tensor/frozen_weight';
 import { rawBinary } from '../../lib/tensor/raw';
 import { collectGarbage } from '../support/garbage';
-import { list } from '../support/numbers';
+import { bits, list, seeded } from '../support/numbers';
 
 const device = 'reference';
 const mul = (a: Tensor, b: Tensor): Tensor => rawBinary('mul', a, b, 'f32', a.shape);
@@ -239,4 +252,59 @@ test('a loss that goes while its op waits takes what the op kept with it', async
   expect(log[0]).toBe('product, first');
   for (const p of [x, w]) p.grad?.dispose();
   expect(memoryUsage()).toMatchObject({ tensors: before.tensors, bytes: before.bytes });
+});
+
+describe('a LoRA layer that reads a norm, or SwiGLU', () => {
+  const [rows, inner, out, rank] = [37, 24, 20, 3];
+  const dropout = { p: 0.3, seed: 1, layer: 2, forward: 3 };
+  const of = (on: Device, dtype: DType, shape: number[], seed: number): Tensor =>
+    seeded(shape, seed, { device: on, dtype });
+
+  /** The gradients, with y given by the backward function of its op or, through a view, held; and how often y was computed. */
+  async function observe(kind: 'norm' | 'swiglu', on: Device, dtype: DType, drops: boolean, held: boolean) {
+    const [a, b] = [1, 2].map((seed) =>
+      seeded([rows, inner], seed, { device: on, dtype, requiresGrad: true }),
+    );
+    const scale = of(on, 'f32', [inner], 3);
+    const factors = [4, 5].map((seed) => {
+      const up = parameter(of(on, 'f32', [out, rank], seed));
+      return { up, down: parameter(of(on, 'f32', [rank, inner], seed + 10)) };
+    });
+    const weights = [6, 7, 8].map((seed) => FrozenWeight.pack(of(on, dtype, [out, inner], seed)));
+    const bias = parameter(of(on, 'f32', [out], 9));
+    const factor = of(on, 'f32', [out], 10);
+    const computed = jest.spyOn(binding(), kind === 'norm' ? 'rmsNormForward' : 'swigluForward');
+    const loss = tidy(() => {
+      const [sum, y] = kind === 'norm' ? addRmsNorm(a!, b!, scale, 1e-5, dtype) : [null, swiglu(a!, b!)];
+      const x = held ? y.reshape(y.shape) : y;
+      const layers = loraLinearGroup(x, [
+        { weight: weights[0]!, ...factors[0]!, scale: 2, bias, ...(drops && { dropout }) },
+        { weight: weights[1]! },
+        { weight: weights[2]!, ...factors[1]!, factor },
+      ]);
+      const total = layers[0]!.mul(layers[1]!).add(layers[2]!.square()).sum();
+      return sum === null ? total : total.add(sum.square().sum());
+    });
+    loss.backward();
+    const times = computed.mock.calls.length;
+    computed.mockRestore();
+    const leaves = [a!, b!, bias, ...factors.flatMap(({ up, down }) => [up, down])];
+    expect((await list(leaves.at(-1)!.grad)).every((g) => g !== 0)).toBe(true);
+    return { times, gradients: bits(...leaves.map((t) => t.grad!)) };
+  }
+
+  // On the CPU the masks of dropout take longer than y, so that they are made once and y twice.
+  test.each(
+    (['norm', 'swiglu'] as const).flatMap((kind) =>
+      (['cpu', 'reference'] as const).flatMap((on) =>
+        [false, true].flatMap((drops) =>
+          (['f32', 'bf16'] as const).map((dtype) => [kind, on, dtype, drops] as const),
+        ),
+      ),
+    ),
+  )('%s on %s in %s, with dropout: %s: gradients have the bits of a y that is held', async (...of) => {
+    const [, on, , drops] = of;
+    const given = await observe(...of, false);
+    expect(given).toEqual({ ...(await observe(...of, true)), times: on === 'cpu' && drops ? 2 : 1 });
+  });
 });

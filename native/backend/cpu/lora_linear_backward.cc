@@ -5,7 +5,8 @@
 //
 //   0. A and B are repacked.
 //   1. By row tile: g of every branch is copied into blocks where it cannot be read in place; u is
-//      summed from it in f32 and rounded to the elements of the product.
+//      summed from it in f32 and rounded to the elements of the product. It is not where an earlier
+//      call has kept u.
 //   2. By panel of dx: the products of all branches are summed in f32 and rounded once. The LoRA
 //      term is r more k-steps on the last block of g, or with dropout a pass of its own.
 //   3. By columns: the outer products of dA and dB, whose sums over the rows stay in registers and
@@ -28,18 +29,15 @@
 namespace lora::cpu {
 namespace {
 
-bool Wants(const std::vector<TensorView>& views, size_t i) {
-  return i < views.size() && views[i].defined;
-}
-
 struct BackwardBranch {
   size_t n = 0, r = 0, r_padded = 0, rank_elements = 0, rank_size = 0;
-  bool needs_u = false, wants_up = false, wants_down = false, dropout = false;
+  bool needs_u = false, keeps_u = false, wants_up = false, wants_down = false, dropout = false;
   float dropout_scale = 1;
   Blocks blocks;                                    // of g
   uint32_t* g = nullptr;                            // blocks of a chunk
   uint32_t* a = nullptr;                            // A of NarrowRowsOf, or padded f32
-  float* u = nullptr;                               // [m, r_padded]
+  float* u = nullptr;                               // [m, u_stride]
+  size_t u_stride = 0;                              // r_padded, or r of one that is given
   uint32_t* low_rank = nullptr;                     // [chunk][rank_size]: scale·u
   uint32_t *h_pairs = nullptr, *u_pairs = nullptr;  // of PackOuter, unless f32 is multiplied
   uint32_t* down = nullptr;                         // Bᵀ in panels
@@ -50,8 +48,9 @@ struct BackwardBranch {
 struct BackwardPlan {
   size_t m = 0, in = 0, chunk = 0, pass_count = 0;
   Operands operands = Operands::kF32;
-  bool pairs = false;  // of bf16
-  bool needs_g = false, wants_dx = false;
+  bool pairs = false;       // of bf16
+  bool needs_rows = false;  // of g, for products, or of masks
+  bool wants_dx = false;
   std::vector<BackwardBranch> branches;
   ProductScratch product;
   Pass* passes = nullptr;
@@ -71,10 +70,13 @@ BackwardBranch PlanBranch(const LoraLinearBackwardArgs& args, size_t i, Operands
   s.r_padded = PaddedRank(s.r);
   s.rank_elements = RankElements(s.r, operands);
   s.rank_size = RankSize(s.r, operands);
-  s.wants_up = Wants(args.d_up, i);
-  s.wants_down = Wants(args.d_down, i);
-  s.needs_u = args.dx || s.wants_down;
-  s.dropout = s.needs_u && branch.dropout.active();
+  s.wants_up = IsAt(args.d_up, i);
+  s.wants_down = IsAt(args.d_down, i);
+  s.keeps_u = IsAt(args.kept_u, i);
+  s.needs_u = (args.dx || s.wants_down || s.keeps_u) && !IsAt(args.u, i);
+  s.u_stride = s.needs_u ? s.r_padded : s.r;
+  if (IsAt(args.u, i)) s.u = args.u[i].as<float>();
+  s.dropout = (args.dx || s.wants_down) && branch.dropout.active();
   if (s.dropout) s.dropout_scale = DropoutScale(DropoutThreshold(branch.dropout.p));
   return s;
 }
@@ -88,13 +90,13 @@ BackwardPlan::BackwardPlan(const LoraLinearBackwardArgs& args) : wants_dx(args.d
   // So few rows do not pay for splitting W.
   if (!pairs && rows.dim(0) <= kFewRows) operands = Operands::kF32;
   in = static_cast<size_t>(count != 0 ? args.branches[0].weight.cols : args.dx.dim(1));
-  needs_g = wants_dx;
+  needs_rows = wants_dx;
   size_t elements = 0;
   for (size_t i = 0; i < count; ++i) {
     const BackwardBranch& s = branches.emplace_back(PlanBranch(args, i, operands));
     elements += s.blocks.Size(1);
     pass_count += s.blocks.count + 1;
-    needs_g = needs_g || s.needs_u;
+    needs_rows = needs_rows || s.needs_u || s.dropout;
   }
   pass_count = std::max<size_t>(1, pass_count);
   chunk = ChunkRows(m, elements);
@@ -112,13 +114,13 @@ void BackwardPlan::Take(Arena& arena, size_t threads) {
       if (operands != Operands::kF32 || s.r != s.r_padded) {
         s.a = arena.Take<uint32_t>(NarrowSize(s.n, s.r, operands));
       }
-      s.u = arena.Take<float>(m * s.r_padded);
-      if (s.dropout) s.mask = arena.Take<uint8_t>(m * MaskStride(in));
+      s.u = arena.Take<float>(m * s.u_stride);
       if (wants_dx) {
         s.low_rank = arena.Take<uint32_t>(chunk * s.rank_size);
         s.down = arena.Take<uint32_t>(Panels(in, PanelWidth()) * PanelWidth() * s.rank_size);
       }
     }
+    if (s.dropout) s.mask = arena.Take<uint8_t>(m * MaskStride(in));
     if (operands != Operands::kF32) {
       const size_t size = OuterSize(m, s.r, operands);
       if (s.wants_up) s.h_pairs = arena.Take<uint32_t>(size);
@@ -156,12 +158,16 @@ void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size
   const size_t count = r.end - r.begin, row = m0 + r.begin;
   for (size_t i = 0; i < args.branches.size(); ++i) {
     const BackwardBranch& s = plan.branches[i];
+    if (s.dropout) {
+      DropoutMask(args.branches[i].dropout, {row, row + count}, plan.in,
+                  s.mask + row * MaskStride(plan.in));
+    }
     if (s.g == nullptr) continue;
     const RowsOfX g = RowsFrom(args.g[i], m0);
     CopyBlocks(s.blocks, g, rows, r, s.g);
     if (!s.needs_u) continue;
     const uint32_t* a = s.a ? s.a : args.branches[i].up.as<const uint32_t>();
-    float* u = s.u + row * s.r_padded;
+    float* u = s.u + row * s.u_stride;
     const BlockedRows from = BlocksOf(s.blocks, g, rows, s.g);
     for (size_t b = 0; b < s.blocks.count; ++b) {
       const size_t begin = s.blocks.Begin(b) * ValuesPerElement(plan.operands);
@@ -173,9 +179,10 @@ void ReadTile(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, size
       ScaleToElements(u, s.r_padded, count, s.r, args.branches[i].scale * s.dropout_scale,
                       plan.operands, s.low_rank + r.begin * s.rank_size, s.rank_size);
     }
-    if (s.dropout) {
-      DropoutMask(args.branches[i].dropout, {row, row + count}, plan.in,
-                  s.mask + row * MaskStride(plan.in));
+    if (!s.keeps_u) continue;
+    float* const kept = args.kept_u[i].as<float>() + row * s.r;
+    for (size_t j = 0; j < count; ++j) {
+      std::memcpy(kept + j * s.r, u + j * s.u_stride, s.r * sizeof(float));
     }
   }
 }
@@ -215,13 +222,14 @@ void MultiplyDx(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
 // Does what phase 3 needs of the low-rank vectors: a task packs h or u of a branch.
 void PairLowRank(const LoraLinearBackwardArgs& args, const BackwardPlan& plan,
                  CpuContext& context) {
-  if (plan.operands == Operands::kF32) return;
+  const auto has_pairs = [](const BackwardBranch& s) { return s.h_pairs || s.u_pairs; };
+  if (std::ranges::none_of(plan.branches, has_pairs)) return;
   context.ParallelFor(2 * args.branches.size(), [&](size_t task, size_t) {
     const BackwardBranch& s = plan.branches[task / 2];
     if (task % 2 == 0 && s.h_pairs != nullptr) {
       PackOuter(args.h[task / 2].as<const float>(), s.r, plan.m, s.r, plan.operands, s.h_pairs);
     } else if (task % 2 == 1 && s.u_pairs != nullptr) {
-      PackOuter(s.u, s.r_padded, plan.m, s.r, plan.operands, s.u_pairs);
+      PackOuter(s.u, s.u_stride, plan.m, s.r, plan.operands, s.u_pairs);
     }
   });
 }
@@ -247,7 +255,7 @@ Outer GradientB(const LoraLinearBackwardArgs& args, const BackwardPlan& plan, si
   Outer outer;
   outer.operands = plan.operands;
   outer.v = s.u_pairs ? s.u_pairs : reinterpret_cast<const uint32_t*>(s.u);
-  outer.v_stride = s.u_pairs ? s.r : s.r_padded;
+  outer.v_stride = s.u_pairs ? s.r : s.u_stride;
   outer.m = plan.m;
   outer.r = s.r;
   outer.n = plan.in;
@@ -263,11 +271,11 @@ std::span<const Outer> ListOuters(const LoraLinearBackwardArgs& args, const Back
   Outer* end = plan.outers;
   const size_t count = args.branches.size();
   for (size_t i = 0; i < count; ++i) {
-    if (Wants(args.d_up, i)) *end++ = GradientA(args, plan, i);
+    if (IsAt(args.d_up, i)) *end++ = GradientA(args, plan, i);
   }
   for (const bool dropout : {false, true}) {
     for (size_t i = 0; i < count; ++i) {
-      if (plan.branches[i].dropout == dropout && Wants(args.d_down, i)) {
+      if (plan.branches[i].dropout == dropout && IsAt(args.d_down, i)) {
         *end++ = GradientB(args, plan, i);
       }
     }
@@ -310,7 +318,7 @@ void RunBackward(const LoraLinearBackwardArgs& args, BackwardPlan plan, Scratch 
                  CpuContext& context) {
   Arena arena(scratch);
   plan.Take(arena, static_cast<size_t>(context.threads()));
-  if (plan.needs_g && plan.m != 0) {
+  if (plan.needs_rows && plan.m != 0) {
     Repack(args, plan, context);
     for (size_t m0 = 0; m0 < plan.m; m0 += plan.chunk) {
       const size_t rows = std::min(plan.chunk, plan.m - m0);

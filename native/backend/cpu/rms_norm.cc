@@ -119,6 +119,7 @@ void BackwardRows(const RmsNormBackwardArgs& args, const float* w, size_t begin,
     Map(NormalizeGradient{rstd, rstd * rstd * mean}, width, dx, x, g, w);
     if (args.g_sum) Map(Plus(), width, dx, dx, args.g_sum.as<const X>() + row * width);
     if (args.d_addend) Map(Copy(), width, args.d_addend.as<Y>() + row * width, dx);
+    if (args.y) Map(Normalize{rstd}, width, args.y.as<Y>() + row * width, x, w);
   }
 }
 

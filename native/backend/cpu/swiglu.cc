@@ -39,13 +39,15 @@ struct Swiglu {
   }
 };
 
-template <size_t kCount>
+// y is computed where kOutput is set.
+template <size_t kCount, bool kOutput>
 struct SwigluGradients {
-  VF gate[kCount], up[kCount];
+  VF gate[kCount], up[kCount], y[kCount];
   HWY_INLINE SwigluGradients(const VF (&x)[kCount], const VF (&u)[kCount], const VF (&g)[kCount]) {
     const SigmoidParts<kCount> sigmoid(x);
     HWY_UNROLL(8)
     for (size_t i = 0; i < kCount; ++i) {
+      if constexpr (kOutput) y[i] = hn::Mul(hn::Mul(sigmoid.x[i], u[i]), sigmoid.s[i]);
       const VF gs = hn::Mul(g[i], sigmoid.s[i]);
       up[i] = hn::Mul(gs, sigmoid.x[i]);
       gate[i] =
@@ -73,29 +75,31 @@ void Forward(const SwigluForwardArgs& args, size_t begin, size_t end) {
   WritePart(Swiglu<1>({ReadPart(gate + i, n)}, {ReadPart(up + i, n)}).y[0], y + i, n);
 }
 
-template <class T>
+template <class T, bool kOutput>
 void Backward(const SwigluBackwardArgs& args, size_t begin, size_t end) {
   const T *gate = args.gate.as<const T>(), *up = args.up.as<const T>(), *g = args.g.as<const T>();
-  T *dgate = args.dgate.as<T>(), *dup = args.dup.as<T>();
+  T *dgate = args.dgate.as<T>(), *dup = args.dup.as<T>(), *y = args.y.as<T>();
   size_t i = begin;
   const auto whole = [&](auto count) HWY_ATTR {
     VF x[count()], u[count()], v[count()];
     ReadSeveral(gate + i, x);
     ReadSeveral(up + i, u);
     ReadSeveral(g + i, v);
-    const SwigluGradients<count()> out(x, u, v);
+    const SwigluGradients<count(), kOutput> out(x, u, v);
     WriteSeveral(out.gate, dgate + i);
     WriteSeveral(out.up, dup + i);
+    if constexpr (kOutput) WriteSeveral(out.y, y + i);
     i += count() * kLanes;
   };
   while (i + kTogether * kLanes <= end) whole(std::integral_constant<size_t, kTogether>());
   while (i + kLanes <= end) whole(std::integral_constant<size_t, 1>());
   if (i == end) return;
   const size_t n = end - i;
-  const SwigluGradients<1> out({ReadPart(gate + i, n)}, {ReadPart(up + i, n)},
-                               {ReadPart(g + i, n)});
+  const SwigluGradients<1, kOutput> out({ReadPart(gate + i, n)}, {ReadPart(up + i, n)},
+                                        {ReadPart(g + i, n)});
   WritePart(out.gate[0], dgate + i, n);
   WritePart(out.up[0], dup + i, n);
+  if constexpr (kOutput) WritePart(out.y[0], y + i, n);
 }
 
 }  // namespace
@@ -109,10 +113,17 @@ void SwigluForwardRange(const SwigluForwardArgs& args, size_t begin, size_t end)
 }
 
 void SwigluBackwardRange(const SwigluBackwardArgs& args, size_t begin, size_t end) {
+  const auto run = [&]<class T>() {
+    if (args.y) {
+      Backward<T, true>(args, begin, end);
+    } else {
+      Backward<T, false>(args, begin, end);
+    }
+  };
   if (args.g.dtype == DType::kBF16) {
-    Backward<hwy::bfloat16_t>(args, begin, end);
+    run.template operator()<hwy::bfloat16_t>();
   } else {
-    Backward<float>(args, begin, end);
+    run.template operator()<float>();
   }
 }
 

@@ -234,7 +234,7 @@ class Backward {
                         Data<float>(args.d_up[i]),
                         true});
       }
-      if (!branch.up || (!args.dx && !args.d_down[i])) continue;
+      if (!branch.up) continue;
       Adapter adapter;
       LowRankDownTerm u;
       u.small = Data<const float>(branch.up);
@@ -246,11 +246,15 @@ class Backward {
         adapter.segment = static_cast<int>(late.size());
         late.push_back({nullptr, nullptr, u.rank, u.t_pitch, 0, branch.dropout, true});
       }
+      if (IsAt(args.kept_u, i)) u.h = Data<float>(args.kept_u[i]);
+      const bool given = IsAt(args.u, i);
       if (args.d_down[i]) {
-        adapter.gradient = static_cast<int>(gradients_.gradients.size());
-        gradients_.gradients.push_back({args.x.data, m_, in, in, branch.dropout, nullptr, u.rank,
+        const float* const p = given ? Data<const float>(args.u[i]) : u.h;
+        if (p == nullptr) adapter.gradient = static_cast<int>(gradients_.gradients.size());
+        gradients_.gradients.push_back({args.x.data, m_, in, in, branch.dropout, p, u.rank,
                                         branch.scale, Data<float>(args.d_down[i]), false});
       }
+      if (given || (!args.dx && !u.h && adapter.gradient < 0)) continue;
       adapters_.push_back(adapter);
       up_.problems.push_back({g, m_, out, out, {u}});
     }
@@ -282,7 +286,7 @@ class Backward {
   struct Adapter {
     TensorView down;
     int segment = -1;   // of the late segments of dx; -1 where dx is not wanted
-    int gradient = -1;  // of gradients_, dB; -1 where it is not wanted
+    int gradient = -1;  // of gradients_, the dB whose u lies in scratch; -1 where there is none
   };
 
   size_t Place(ScratchArena arena) {

@@ -65,6 +65,7 @@ void Run(const RmsNormBackwardArgs& args, Scratch, Context& context) {
                                                         Data<const X>(args.g_sum),
                                                         Data<X>(args.dx),
                                                         Data<Y>(args.d_addend),
+                                                        Data<Y>(args.y),
                                                         rows,
                                                         d};
     ForWidth(rows, d, [&]<int kWidth>(const device::LaunchShape& shape) {

@@ -17,8 +17,13 @@ void Run(const SwigluForwardArgs& args, Scratch, Context& context) {
 void Run(const SwigluBackwardArgs& args, Scratch, Context& context) {
   ForFloat(args.g.dtype, [&]<class T>() {
     using Params = device::SwigluBackwardParams<T>;
-    const Params params{Data<const T>(args.gate), Data<const T>(args.up), Data<const T>(args.g),
-                        Data<T>(args.dgate),      Data<T>(args.dup),      args.g.numel()};
+    const Params params{Data<const T>(args.gate),
+                        Data<const T>(args.up),
+                        Data<const T>(args.g),
+                        Data<T>(args.dgate),
+                        Data<T>(args.dup),
+                        Data<T>(args.y),
+                        args.g.numel()};
     Launch<device::SwigluBackward<T>>(
         "swiglu", context, Blocks(params.count, Params::kThreads * Params::kPerThread), params);
   });

@@ -78,6 +78,12 @@ void AddInputGradient(const LoraBranch& branch, const Vector& weight, const Tens
   for (size_t c = 0; c < low.size(); ++c) dx_row[c] += low[c];
 }
 
+void KeepU(const LoraBranch& branch, const TensorView& g, const TensorView& u) {
+  const int64_t out = branch.weight.rows, rank = branch.up.dim(1);
+  for (int64_t i = 0; i < g.dim(0); ++i)
+    StoreRange(u, i * rank, UpTransposed(LoadRange(g, i * out, out), branch.up));
+}
+
 void UpGradient(const LoraBranch& branch, const TensorView& g, const TensorView& h,
                 const TensorView& d_up) {
   const int64_t m = g.dim(0), out = d_up.dim(0), rank = d_up.dim(1);
@@ -90,6 +96,7 @@ void UpGradient(const LoraBranch& branch, const TensorView& g, const TensorView&
   }
 }
 
+// Computes u once more where the caller has kept it, because that one is rounded to f32.
 void DownGradient(const LoraBranch& branch, const TensorView& x, const TensorView& g,
                   const TensorView& d_down) {
   const int64_t m = g.dim(0), out = branch.weight.rows;
@@ -131,6 +138,7 @@ void Run(const LoraLinearBackwardArgs& args, Scratch, Context&) {
     }
   }
   for (size_t i = 0; i < args.branches.size(); ++i) {
+    if (IsAt(args.kept_u, i)) KeepU(args.branches[i], args.g[i], args.kept_u[i]);
     if (args.d_up[i]) UpGradient(args.branches[i], args.g[i], args.h[i], args.d_up[i]);
     if (args.d_down[i]) DownGradient(args.branches[i], args.x, args.g[i], args.d_down[i]);
   }

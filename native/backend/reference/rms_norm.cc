@@ -10,6 +10,23 @@
 #include "backend/reference/rows.h"
 
 namespace lora::reference {
+namespace {
+
+// 1/√(mean(x²) + eps) of a row, not rounded as the rstd is that a forward pass keeps.
+double RstdOf(const Vector& x, float eps) {
+  double square = 0;
+  for (const double value : x) square += value * value;
+  const size_t d = std::max<size_t>(x.size(), 1);
+  return 1 / std::sqrt(square / static_cast<double>(d) + eps);
+}
+
+// Stores y = x·rstd·weight of the row that begins at `at`.
+void StoreNormed(const TensorView& y, int64_t at, Vector x, double rstd, const TensorView& weight) {
+  for (size_t c = 0; c < x.size(); ++c) x[c] *= rstd * Load(weight, static_cast<int64_t>(c));
+  StoreRange(y, at, x);
+}
+
+}  // namespace
 
 void Run(const RmsNormForwardArgs& args, Scratch, Context&) {
   const int64_t d = args.x.dim(1);
@@ -18,13 +35,9 @@ void Run(const RmsNormForwardArgs& args, Scratch, Context&) {
       for (int64_t i = row * d; i < (row + 1) * d; ++i)
         Store(args.sum, i, Load(args.x, i) + Load(args.addend, i));
     }
-    Vector x = LoadRange(args.addend ? args.sum : args.x, row * d, d);
-    double square = 0;
-    for (const double value : x) square += value * value;
-    const double rstd =
-        1 / std::sqrt(square / static_cast<double>(std::max<int64_t>(d, 1)) + args.eps);
-    for (int64_t c = 0; c < d; ++c) x[static_cast<size_t>(c)] *= rstd * Load(args.weight, c);
-    StoreRange(args.y, row * d, x);
+    const Vector x = LoadRange(args.addend ? args.sum : args.x, row * d, d);
+    const double rstd = RstdOf(x, args.eps);
+    StoreNormed(args.y, row * d, x, rstd, args.weight);
     if (args.rstd) Store(args.rstd, row, rstd);
   }
 }
@@ -46,6 +59,9 @@ void Run(const RmsNormBackwardArgs& args, Scratch, Context&) {
       Store(args.dx, i, dx);
       if (args.d_addend) Store(args.d_addend, i, dx);
     }
+    if (!args.y) continue;
+    const Vector x = LoadRange(args.x, row * d, d);
+    StoreNormed(args.y, row * d, x, RstdOf(x, args.eps), args.weight);
   }
 }
 

@@ -23,6 +23,7 @@ void Run(const SwigluBackwardArgs& args, Scratch, Context&) {
     const double sigma = Sigmoid(gate);
     Store(args.dgate, i, g * up * sigma * (1 + gate * (1 - sigma)));
     Store(args.dup, i, g * gate * sigma);
+    if (args.y) Store(args.y, i, gate * sigma * up);
   }
 }
 

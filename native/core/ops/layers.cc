@@ -38,6 +38,11 @@ void CheckLse(const Rules& rules, const TensorView& lse, const TensorView& q) {
   rules.Float32("lse", lse);
 }
 
+void CheckEps(const Rules& rules, float eps) {
+  rules.Finite("eps", eps);
+  LORA_CHECK(eps >= 0, rules.op(), "expected eps of 0 or more but received ", eps);
+}
+
 }  // namespace
 
 void Check(const EmbeddingArgs& args) {
@@ -73,8 +78,7 @@ void Check(const RmsNormForwardArgs& args) {
   }
   rules.ShapeIs("weight", args.weight, {args.x.dim(1)}, "(dim)");
   rules.TypeOrFloat32("weight", args.weight, "y", args.y.dtype);
-  rules.Finite("eps", args.eps);
-  LORA_CHECK(args.eps >= 0, rules.op(), "expected eps of 0 or more but received ", args.eps);
+  CheckEps(rules, args.eps);
   rules.ShapeIs("y", args.y, args.x.shape, "(that of x)");
   if (!args.rstd) return;
   rules.ShapeIs("rstd", args.rstd, {args.x.dim(0)}, "(rows)");
@@ -94,6 +98,8 @@ void Check(const RmsNormBackwardArgs& args) {
   if (args.g_sum) rules.Like("gSum", args.g_sum, "x", args.x);
   rules.Like("dx", args.dx, "x", args.x);
   if (args.d_addend) rules.Like("dAddend", args.d_addend, "g", args.g);
+  CheckEps(rules, args.eps);
+  if (args.y) rules.Like("y", args.y, "g", args.g);
 }
 
 void Check(const RopeArgs& args) {
@@ -157,6 +163,7 @@ void Check(const SwigluBackwardArgs& args) {
   rules.Like("g", args.g, "gate", args.gate);
   rules.Like("dgate", args.dgate, "gate", args.gate);
   rules.Like("dup", args.dup, "gate", args.gate);
+  if (args.y) rules.Like("y", args.y, "gate", args.gate);
 }
 
 }  // namespace lora

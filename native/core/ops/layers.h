@@ -80,12 +80,15 @@ struct RmsNormForwardArgs {
 void Check(const RmsNormForwardArgs&);
 
 // dx = g_sum + rstd·(g·weight − x·rstd²·mean(g·weight·x)), where x is the s of the forward pass.
+// The y of the forward pass may be asked for too: it has the same bits, given the same eps.
 struct RmsNormBackwardArgs {
   TensorView x, weight, rstd;
   TensorView g;         // of y, [n, d] act
   TensorView g_sum;     // of s by other ways than y, [n, d] of the dtype of x, or absent
   TensorView dx;        // of x and of s, [n, d] of the dtype of x
   TensorView d_addend;  // dx in the dtype of g, or absent
+  float eps = 0;
+  TensorView y{};  // like g, and may be g itself, or absent
 
   static constexpr auto Describe() {
     using A = RmsNormBackwardArgs;
@@ -97,6 +100,8 @@ struct RmsNormBackwardArgs {
         In("rstd", &A::rstd),
         In("g", &A::g).Rows(),
         In("gSum", &A::g_sum).Rows().OrNone(),
+        Number("eps", &A::eps),
+        Overwrite("y", &A::y).Rows().OrNone(),
         Out("dx", &A::dx, Like<&A::x>).Rows(),
         Out("dAddend", &A::d_addend, Like<&A::g>).Rows().If("wantAddend"),
     };
@@ -216,8 +221,11 @@ struct SwigluForwardArgs {
 };
 void Check(const SwigluForwardArgs&);
 
+// Gives dgate = g·up·silu′(gate) and dup = g·silu(gate), and y with the bits of the forward pass
+// where it is asked for.
 struct SwigluBackwardArgs {
   TensorView gate, up, g, dgate, dup;
+  TensorView y{};  // may be g itself, or absent
 
   static constexpr auto Describe() {
     using A = SwigluBackwardArgs;
@@ -227,6 +235,7 @@ struct SwigluBackwardArgs {
         In("gate", &A::gate),
         In("up", &A::up),
         In("g", &A::g),
+        Overwrite("y", &A::y).OrNone(),
         Out("dgate", &A::dgate, Like<&A::gate>),
         Out("dup", &A::dup, Like<&A::up>),
     };

@@ -66,6 +66,19 @@ void CheckBranch(const Rules& rules, const LoraBranch& branch) {
   CheckProbability(rules, branch.dropout);
 }
 
+// Checks the u of branch i that is given or kept.
+void CheckU(const Rules& rules, const LoraLinearBackwardArgs& args, size_t i) {
+  const bool given = IsAt(args.u, i), kept = IsAt(args.kept_u, i);
+  if (!given && !kept) return;
+  const LoraBranch& branch = args.branches[i];
+  LORA_CHECK(branch.up, rules.op(), "expected no u without up and down");
+  LORA_CHECK(!given || (!args.dx && !kept), rules.op(),
+             "expected no u in a call that computes it: one for dx, or one that keeps it");
+  const TensorView& u = given ? args.u[i] : args.kept_u[i];
+  rules.ShapeIs("u", u, {args.g[i].dim(0), branch.up.dim(1)}, "(rows, rank)");
+  rules.Float32("u", u);
+}
+
 }  // namespace
 
 void Check(const PackArgs& args) {
@@ -173,6 +186,8 @@ void Check(const LoraLinearBackwardArgs& args) {
   rules.Count("h", args.h.size(), n, "branch");
   rules.Count("d_up", args.d_up.size(), n, "branch");
   rules.Count("d_down", args.d_down.size(), n, "branch");
+  if (!args.u.empty()) rules.Count("u", args.u.size(), n, "branch");
+  if (!args.kept_u.empty()) rules.Count("kept_u", args.kept_u.size(), n, "branch");
   rules.Rank("g", args.g[0], 2, "(rows, out)");
   rules.Act("g", args.g[0]);
   const int64_t rows = args.g[0].dim(0), in = args.branches[0].weight.cols;
@@ -207,6 +222,7 @@ void Check(const LoraLinearBackwardArgs& args) {
       rules.Float32("d_down", args.d_down[i]);
       rules.Present("x", args.x);
     }
+    CheckU(rules, args, i);
   }
 }
 

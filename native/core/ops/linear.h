@@ -186,7 +186,8 @@ const DeltaEntry& EntryOf(const LoraLinearForwardArgs& args, size_t branch, int6
 // With u = Aᵀ·g:
 //   dx = Σ over branches (Wᵀ·g + drop(scale·Bᵀ·u))
 //   d_up = dA = scale·gᵀ·h → [out, r],  d_down = dB = scale·uᵀ·drop(x) → [r, in]
-// Any of dx, d_up, d_down may be absent.
+// Any of dx, d_up, d_down may be absent. Two calls, one for dx that keeps u and one for the rest
+// that takes it, give the bits of one for all: x may be computed between them.
 struct LoraLinearBackwardArgs {
   TensorView x;  // [m, in] act; absent when no d_down is wanted
   std::vector<LoraBranch> branches;
@@ -195,6 +196,9 @@ struct LoraLinearBackwardArgs {
   TensorView dx;              // [m, in] act
   std::vector<TensorView> d_up;    // per branch [out, r] f32
   std::vector<TensorView> d_down;  // per branch [r, in] f32
+  // Per branch [m, r] f32: that of an earlier call with these g, and where this call keeps it.
+  // Absent elements, or an empty list: it is computed where it is needed, and not kept.
+  std::vector<TensorView> u{}, kept_u{};
 
   static constexpr auto Describe() {
     using A = LoraLinearBackwardArgs;
@@ -205,6 +209,7 @@ struct LoraLinearBackwardArgs {
         Each("branches", "branch", &A::branches),
         InEach("g", "g", &A::g).Rows(),
         InEach("h", "h", &A::h).OrNone(),
+        InEach("u", "u", &A::u).OrNone(),
         Out("dx", &A::dx,
             [](const A& a) {
               if (a.g.empty() || a.branches.empty()) return NoResult();
@@ -218,6 +223,13 @@ struct LoraLinearBackwardArgs {
         OutEach("d_down", &A::d_down, &A::branches,
                 [](const A& a, size_t i) { return F32Result(a.branches[i].down.shape); })
             .IfEach("wantDown"),
+        OutEach("kept_u", &A::kept_u, &A::branches,
+                [](const A& a, size_t i) {
+                  const TensorView& up = a.branches[i].up;
+                  if (!up || a.g.empty()) return NoResult();
+                  return F32Result({a.g[0].dim(0), up.dim(1)});
+                })
+            .If("keepU"),
     };
   }
 };

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <ostream>
+#include <vector>
 
 #include "core/maths/dtype.h"
 #include "core/maths/weight_format.h"
@@ -86,5 +87,10 @@ struct PackedView {
 
   explicit operator bool() const { return data != nullptr; }
 };
+
+// Whether a list has an element i. Where all elements are absent, it may be empty.
+inline bool IsAt(const std::vector<TensorView>& views, size_t i) {
+  return i < views.size() && views[i].defined;
+}
 
 }  // namespace lora

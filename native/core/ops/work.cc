@@ -46,10 +46,10 @@ double FlopsOf(const LoraLinearBackwardArgs& args) {
     if (args.dx) flops += Product(m, n, k);
     if (!branch.up) continue;
     const int64_t r = branch.up.dim(1);
-    const bool down = i < args.d_down.size() && args.d_down[i];
-    if (args.dx || down) flops += Product(m, n, r);  // u
+    const bool down = IsAt(args.d_down, i), computes_u = args.dx || down || IsAt(args.kept_u, i);
+    if (computes_u && !IsAt(args.u, i)) flops += Product(m, n, r);
     if (args.dx) flops += Product(m, r, k);
-    if (i < args.d_up.size() && args.d_up[i]) flops += Product(n, m, r);
+    if (IsAt(args.d_up, i)) flops += Product(n, m, r);
     if (down) flops += Product(r, m, k);
   }
   return flops;

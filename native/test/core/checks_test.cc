@@ -203,6 +203,30 @@ TEST_CASE("lora_linear: backward") {
   Args only_dx = good;
   only_dx.x = only_dx.h[0] = only_dx.d_up[0] = only_dx.d_down[0] = {};
   RefusesOthers(only_dx);
+  Args first = only_dx, rest = good;
+  first.kept_u = rest.u = {F32({5, 2})};
+  rest.dx = {};
+  RefusesOthers(first);
+  RefusesOthers(rest);
+  Rejects<Args>(
+      first, [](Args& a) { a.kept_u[0] = F32({5, 3}); },
+      "[lora_linear] expected u of shape [5, 2] (rows, rank) but received [5, 3]");
+  Rejects<Args>(
+      rest, [](Args& a) { a.u[0] = BF16({5, 2}); },
+      "[lora_linear] expected u of dtype f32 but received bf16");
+  Rejects<Args>(
+      rest, [](Args& a) { a.u.push_back(a.u[0]); },
+      "[lora_linear] expected 1 u (one per branch) but received 2");
+  Rejects<Args>(
+      first, [](Args& a) { a.kept_u.push_back(a.kept_u[0]); },
+      "[lora_linear] expected 1 kept_u (one per branch) but received 2");
+  for (const auto& again : {+[](Args& a) { a.dx = F32({5, 8}); }, +[](Args& a) { a.kept_u = a.u; }})
+    Rejects<Args>(rest, again,
+                  "[lora_linear] expected no u in a call that computes it: one for dx, or one that "
+                  "keeps it");
+  Rejects<Args>(
+      first, [](Args& a) { a.branches[0].up = a.branches[0].down = {}; },
+      "[lora_linear] expected no u without up and down");
 }
 
 TEST_CASE("attention") {
@@ -310,8 +334,13 @@ TEST_CASE("the layers of a model") {
   RmsNormBackwardArgs pull{F32({3, 4}), F32({4}), F32({3}), BF16({3, 4}), {}, F32({3, 4}), {}};
   RefusesOthers(pull);
   pull.g_sum = F32({3, 4});
-  pull.d_addend = BF16({3, 4});
+  pull.d_addend = pull.y = BF16({3, 4});
   RefusesOthers(pull);
+  Rejects<RmsNormBackwardArgs>(
+      pull, [](auto& a) { a.y = F32({3, 4}); },
+      "[rms_norm] expected y of dtype bf16 (that of g) but received f32");
+  Rejects<RmsNormBackwardArgs>(
+      pull, [](auto& a) { a.eps = -1; }, "[rms_norm] expected eps of 0 or more but received -1");
   Rejects<RmsNormBackwardArgs>(
       pull, [](auto& a) { a.g_sum = BF16({3, 4}); },
       "[rms_norm] expected gSum of dtype f32 (that of x) but received bf16");
@@ -361,7 +390,13 @@ TEST_CASE("the layers of a model") {
       rope, [](auto& a) { a.k = {}; }, "[rope] expected k with rotatedK but received none");
 
   RefusesOthers(SwigluForwardArgs{F32({2}), F32({2}), F32({2})});
-  RefusesOthers(SwigluBackwardArgs{F32({2}), F32({2}), F32({2}), F32({2}), F32({2})});
+  SwigluBackwardArgs gradients{F32({2}), F32({2}), F32({2}), F32({2}), F32({2})};
+  RefusesOthers(gradients);
+  gradients.y = F32({2});
+  RefusesOthers(gradients);
+  Rejects<SwigluBackwardArgs>(
+      gradients, [](auto& a) { a.y = BF16({2}); },
+      "[swiglu] expected y of dtype f32 (that of gate) but received bf16");
   CHECK(Complaint(SwigluForwardArgs{F32({2}), BF16({2}), F32({2})}) ==
         "[swiglu] expected up of dtype f32 (that of gate) but received bf16");
   // f16 is for inference.

@@ -63,10 +63,13 @@ TEST_CASE("a walk visits every tensor of every branch with its direction") {
   args.dx = Marked(10);
   args.d_up = {Marked(11), Marked(12)};
   args.d_down = {Marked(13), Marked(14)};
-  CHECK(Walked(args) == std::vector<std::string>{
-                            "in 5", "weight 1", "in 2",   "in 3",   "in 4",   "in 15", "weight 1",
-                            "in 2", "in 3",     "in 4",   "in 15",  "in 6",   "in 7",  "in 8",
-                            "in 9", "out 10",   "out 11", "out 12", "out 13", "out 14"});
+  args.u = {Marked(16), Marked(17)};
+  args.kept_u = {Marked(18), Marked(19)};
+  CHECK(Walked(args) == std::vector<std::string>{"in 5",   "weight 1", "in 2",   "in 3",   "in 4",
+                                                 "in 15",  "weight 1", "in 2",   "in 3",   "in 4",
+                                                 "in 15",  "in 6",     "in 7",   "in 8",   "in 9",
+                                                 "in 16",  "in 17",    "out 10", "out 11", "out 12",
+                                                 "out 13", "out 14",   "out 18", "out 19"});
 
   AdamWArgs adamw;
   adamw.segments = {{Marked(1), Marked(2), Marked(3), Marked(4)}};

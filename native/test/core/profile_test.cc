@@ -42,6 +42,12 @@ TEST_CASE("the work of a layer: its products, its operands, its shape") {
   CHECK(WorkOf(backward).flops == 2 * 7 * (3 * 5 + 2 * 3 * 2 + 2 * 2 * 5));
   backward.dx = {};
   CHECK(WorkOf(backward).flops == 2 * 7 * (2 * 3 * 2 + 2 * 5));
+  // A u that is given is not computed, and one that is kept is.
+  backward.u = {Sized({7, 2})};
+  CHECK(WorkOf(backward).flops == 2 * 7 * (3 * 2 + 2 * 5));
+  backward.u = backward.d_up = backward.d_down = {};
+  backward.kept_u = {Sized({7, 2})};
+  CHECK(WorkOf(backward).flops == 2 * 7 * 3 * 2);
 }
 
 TEST_CASE("the work of attention counts the pairs that a query sees") {

@@ -29,9 +29,10 @@ TEST_CASE("cpu swiglu: bf16 results are those of f32 as a cast rounds them") {
     for (const DType dtype : {DType::kBF16, DType::kF32}) {
       const Tensor x = gate.As(dtype), u = up.As(dtype), v = g.As(dtype);
       std::vector<Tensor> out;
-      for (int i = 0; i < 3; ++i) out.push_back(Tensor(dtype, shape));
+      for (int i = 0; i < 4; ++i) out.push_back(Tensor(dtype, shape));
       Run(CpuBackend(), SwigluForwardArgs{x, u, out[0]}, one);
-      Run(CpuBackend(), SwigluBackwardArgs{x, u, v, out[1], out[2]}, one);
+      Run(CpuBackend(), SwigluBackwardArgs{x, u, v, out[1], out[2], out[3]}, one);
+      CHECK_IDENTICAL(out[3], out[0]);
       for (const Tensor& y : out) {
         if (dtype == DType::kBF16) {
           results.push_back(y);

@@ -90,6 +90,24 @@ LoraLinearBackwardArgs Backward(const LinearCase& c) {
   return args;
 }
 
+// The two calls that do the same together: dx, which keeps u, and the others.
+LoraLinearBackwardArgs FirstPart(const LinearCase& c) {
+  LoraLinearBackwardArgs args = Backward(c);
+  Memory memory;
+  args.x = {};
+  args.h.assign(args.h.size(), {});
+  args.d_up = args.d_down = args.h;
+  for (size_t i = 0; i < c.outs.size(); ++i)
+    args.kept_u.push_back(memory(DType::kF32, {c.m, c.rank}));
+  return args;
+}
+LoraLinearBackwardArgs Rest(const LinearCase& c) {
+  LoraLinearBackwardArgs args = Backward(c);
+  args.dx = {};
+  args.u = FirstPart(c).kept_u;
+  return args;
+}
+
 // A decode step whose rows name their changes in a table of 4 slots.
 LoraLinearForwardArgs WithTable(const LinearCase& c) {
   LoraLinearForwardArgs args = Forward(c);
@@ -248,6 +266,12 @@ TEST_CASE("cuda launches: what calls launch, and where they wait") {
        "Skinny<SkinnyForm::kUp, BF16>, 384 of 128, 64512 B\n"
        "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 1024 of 128, 49152 B, programmatic\n"
        "Skinny<SkinnyForm::kGradient, BF16>, 240 of 128, 59392 B\n"},
+      {"backward, dx that keeps u", ListOf(FirstPart(one)),
+       "Skinny<SkinnyForm::kUp, BF16>, 256 of 128, 64512 B\n"
+       "GemmMma<BF16, GemmTile<128, 128, 3, 2>, false, false>, 1024 of 128, 49152 B, "
+       "programmatic\n"},
+      {"backward, the rest", ListOf(Rest(one)),
+       "Skinny<SkinnyForm::kGradient, BF16>, 192 of 128, 64512 B\n"},
       {"a token", ListOf(Forward(token)),
        "LowRankDot<BF16>, 48 of 256, 32 B\n"
        "Decode<BF16, 1, false>, 384 of 256, 5760 B, programmatic\n"},

@@ -208,6 +208,105 @@ TEST_CASE("lora_linear: each gradient alone") {
   }
 }
 
+// Returns dx, then dA and dB of each branch, of two calls: the first one keeps u, which is
+// multiplied by `factor` before the second one takes it.
+std::vector<Tensor> RunInParts(const LoraLinearProblem& problem, const std::vector<Tensor>& h,
+                               double factor, Context& context) {
+  std::vector<FrozenWeight> weights;
+  std::vector<Tensor> u, results = {Tensor(problem.x.dtype(), problem.x.shape())};
+  const auto result = [&](const Tensor& like) {
+    return like ? results.emplace_back(DType::kF32, like.shape()).view() : TensorView();
+  };
+  LoraLinearBackwardArgs first, rest;
+  results.reserve(1 + 2 * problem.branches.size());
+  for (size_t i = 0; i < problem.branches.size(); ++i) {
+    const BranchOperands& b = problem.branches[i];
+    weights.emplace_back(Tested().backend, b.weight, context);
+    first.branches.push_back({weights.back().view(), b.bias, b.up, b.down, b.scale, b.dropout});
+    first.g.push_back(problem.g[i]);
+    u.push_back(b.up ? Tensor(DType::kF32, h[i].shape()) : Tensor());
+    first.kept_u.push_back(u[i]);
+    rest.u.push_back(u[i]);
+    rest.h.push_back(h[i]);
+    rest.d_up.push_back(result(b.up));
+    rest.d_down.push_back(result(b.down));
+  }
+  rest.branches = first.branches;
+  rest.g = first.g;
+  first.h.resize(rest.h.size());
+  first.d_up = first.d_down = first.h;
+  first.dx = results[0];
+  rest.x = problem.x;
+  RunTested(first, context);
+  for (Tensor& t : u) {
+    CHECK_MESSAGE((!t || t.intact()), "wrote behind the end of u");
+    for (int64_t j = 0; j < t.numel(); ++j) t.Set(j, factor * t.at(j));
+  }
+  RunTested(rest, context);
+  return results;
+}
+
+TEST_CASE("lora_linear: dx in one call and dA with dB in another have the bits of all in one") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const LoraLinearCase& c :
+         {CaseOf(dtype, 20, 90, {{70, 5, false, 0.1f}, {33, 20}, {9, 0}}),
+          CaseOf(dtype, 3, 33, {{31, 3, true, 0.2f}}), CaseOf(dtype, 0, 9, {{5, 2}}),
+          CaseOf(dtype, 70, 47, {{129, 16}, {8, 1, false, 0.5f}})}) {
+      CAPTURE(c.Name());
+      const LoraLinearProblem problem(c);
+      const std::vector<Tensor> h = InF32(problem.Expected().h);
+      const auto context = NextContext();
+      const LoraLinearOutputs all = problem.Backward(Tested().backend, *context, h);
+      const std::vector<Tensor> parts = RunInParts(problem, h, 1, *context);
+      const std::vector<Tensor> twice = RunInParts(problem, h, 2, *context);
+      CHECK_IDENTICAL(parts[0], all.dx);
+      size_t at = 1;
+      for (size_t i = 0; i < problem.branches.size(); ++i) {
+        if (!problem.branches[i].up) continue;
+        CAPTURE(i);
+        CHECK_IDENTICAL(parts[at], all.d_up[i]);
+        CHECK_IDENTICAL(twice[at++], all.d_up[i]);
+        CHECK_IDENTICAL(parts[at], all.d_down[i]);
+        // It is computed from the u that is given.
+        for (int64_t j = 0; j < parts[at].numel(); ++j)
+          REQUIRE(twice[at].at(j) == 2 * parts[at].at(j));
+        ++at;
+      }
+    }
+  }
+}
+
+// Gradients that are asked for in the call that keeps u are those of a call that does not.
+TEST_CASE("lora_linear: u may be kept beside all gradients, and alone") {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    const LoraLinearProblem problem(CaseOf(dtype, 20, 90, {{70, 5, false, 0.1f}}));
+    const std::vector<Tensor> h = InF32(problem.Expected().h);
+    const auto context = NextContext();
+    const LoraLinearOutputs expected = problem.Backward(Tested().backend, *context, h);
+    const BranchOperands& b = problem.branches[0];
+    const FrozenWeight weight(Tested().backend, b.weight, *context);
+    const Tensor dx(dtype, problem.x.shape()), d_up(DType::kF32, b.up.shape());
+    const Tensor d_down(DType::kF32, b.down.shape()), u(DType::kF32, {20, 5}), alone = u;
+    LoraLinearBackwardArgs args;
+    args.branches = {{weight.view(), b.bias, b.up, b.down, b.scale, b.dropout}};
+    args.g = {problem.g[0]};
+    args.h = args.d_up = args.d_down = {TensorView()};
+    args.kept_u = {alone};
+    RunTested(args, *context);
+    args.x = problem.x;
+    args.h = {h[0]};
+    args.dx = dx;
+    args.d_up = {d_up};
+    args.d_down = {d_down};
+    args.kept_u = {u};
+    RunTested(args, *context);
+    CHECK_IDENTICAL(dx, expected.dx);
+    CHECK_IDENTICAL(d_up, expected.d_up[0]);
+    CHECK_IDENTICAL(d_down, expected.d_down[0]);
+    CHECK_CLOSE(alone, u, (Tolerance{1e-5, 1e-5}));
+  }
+}
+
 TEST_CASE("lora_linear: NaN in one row stays in that row") {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const int64_t m : {9, 21}) {

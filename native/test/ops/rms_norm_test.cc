@@ -1,4 +1,6 @@
 #include <cmath>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "test/support/tested.h"
@@ -99,6 +101,27 @@ TEST_CASE("rms_norm: forward and backward") {
   }
 }
 
+// y of the backward pass has the bits of the forward pass, also in place of g, and the gradients
+// have theirs: out[1], out[3] and out[4].
+void CheckOutputOfBackward(RmsNormBackwardArgs args, const std::vector<Tensor>& out,
+                           Context& context) {
+  const DType act = args.g.dtype;
+  const Tensor y(act, args.g.shape), dx(args.x.dtype, args.g.shape), d_addend = y;
+  Tensor g = y;
+  if (args.g.bytes() > 0) std::memcpy(g.view().data, args.g.data, args.g.bytes());
+  args.dx = dx;
+  args.d_addend = d_addend;
+  for (const auto& [from, to] : {std::pair{args.g, y.view()}, {g.view(), g.view()}}) {
+    args.g = from;
+    args.y = to;
+    RunGradient(Tested().backend, args, act, context);
+    CHECK_IDENTICAL(dx, out[3]);
+    CHECK_IDENTICAL(d_addend, out[4]);
+  }
+  CHECK_IDENTICAL(y, out[1]);
+  CHECK_IDENTICAL(g, out[1]);
+}
+
 TEST_CASE("rms_norm: of a sum, and the gradient of both") {
   for (const RmsNormCase& c : RmsNormCases()) {
     CAPTURE(c.n);
@@ -127,8 +150,9 @@ TEST_CASE("rms_norm: of a sum, and the gradient of both") {
                                      Tensor(DType::kF32, {c.n}), Tensor(c.x, shape),
                                      Tensor(c.y, shape)};
           RunTested(RmsNormForwardArgs{x, addend, w, kEps, out[0], out[1], out[2]}, context);
-          const RmsNormBackwardArgs backward{s, w, rstd, g, g_sum, out[3], out[4]};
+          const RmsNormBackwardArgs backward{s, w, out[2], g, g_sum, out[3], out[4], kEps};
           RunGradient(Tested().backend, backward, c.y, context);
+          CheckOutputOfBackward(backward, out, context);
           // The same of a sum that is there, and of dx as it was rounded.
           const Tensor norm(c.y, shape), d_addend(c.y, shape);
           RunTested(RmsNormForwardArgs{s, {}, w, kEps, {}, norm, {}}, context);

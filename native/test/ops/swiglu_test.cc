@@ -1,4 +1,6 @@
 #include <cmath>
+#include <cstring>
+#include <utility>
 #include <vector>
 
 #include "test/support/tested.h"
@@ -39,6 +41,24 @@ Tensor FarGates(DType act) {
   return Of(act, {static_cast<int64_t>(gates.size())}, gates);
 }
 
+// y of the backward pass has the bits of the forward pass, also in place of g, and the gradients
+// have theirs. `out` has all of these.
+void CheckOutputOfBackward(const SwigluBackwardArgs& args, const std::vector<Tensor>& out,
+                           Context& context) {
+  const DType act = args.g.dtype;
+  const Tensor y(act, args.g.shape), dgate = y, dup = y;
+  Tensor g = y;
+  std::memcpy(g.view().data, args.g.data, args.g.bytes());
+  for (const auto& [from, to] : {std::pair{args.g, y.view()}, {g.view(), g.view()}}) {
+    const SwigluBackwardArgs with_y{args.gate, args.up, from, dgate, dup, to};
+    RunGradient(Tested().backend, with_y, act, context);
+    CHECK_IDENTICAL(dgate, out[1]);
+    CHECK_IDENTICAL(dup, out[2]);
+  }
+  CHECK_IDENTICAL(y, out[0]);
+  CHECK_IDENTICAL(g, out[0]);
+}
+
 void CheckCase(DType act, const Tensor& gate, const Tensor& up, const Tensor& g) {
   const SwigluCase c(act, gate, up, g);
   const Shape shape = gate.shape();
@@ -48,6 +68,7 @@ void CheckCase(DType act, const Tensor& gate, const Tensor& up, const Tensor& g)
         RunTested(SwigluForwardArgs{gate, up, out[0]}, context);
         const SwigluBackwardArgs backward{gate, up, g, out[1], out[2]};
         RunGradient(Tested().backend, backward, act, context);
+        CheckOutputOfBackward(backward, out, context);
         return out;
       },
       [&](const std::vector<Tensor>& out) {

@@ -60,6 +60,25 @@ TEST_CASE("lora_linear: gradients that nobody wants are not computed") {
   CHECK_IDENTICAL(dx, all.dx);
   CHECK_IDENTICAL(d_up, all.d_up[0]);
   CHECK_IDENTICAL(d_down, all.d_down[0]);
+
+  // dx with u, and the others with that u.
+  const Tensor u(kF64, {3, 2}), d_x = dx, d_a = d_up, d_b = d_down;
+  LoraLinearBackwardArgs first{{}, {branch}, {problem.g[0]}, {{}}, d_x, {{}}, {{}}};
+  LoraLinearBackwardArgs rest{problem.x, {branch}, {problem.g[0]}, {forward.h[0]},
+                              {},        {d_a},    {d_b}};
+  first.kept_u = rest.u = {u};
+  Run(ReferenceBackend(), first, *context);
+  Run(ReferenceBackend(), rest, *context);
+  CHECK_IDENTICAL(d_x, all.dx);
+  CHECK_IDENTICAL(d_a, all.d_up[0]);
+  CHECK_IDENTICAL(d_b, all.d_down[0]);
+  for (int64_t row = 0; row < 3; ++row) {
+    for (int64_t r = 0; r < 2; ++r) {
+      double sum = 0;
+      for (int64_t o = 0; o < 4; ++o) sum += problem.g[0].at(row * 4 + o) * b.up.at(o * 2 + r);
+      CHECK(u.at(row * 2 + r) == doctest::Approx(sum));
+    }
+  }
 }
 
 TEST_CASE("cross_entropy: dlogits is the gradient of the summed loss") {

@@ -30,7 +30,9 @@ TEST_CASE("rms_norm: dx is the gradient of y, and of the sum") {
       return Project(y, g) + Project(sum, g_sum);
     };
     loss_of_both();
-    Run(kReference, RmsNormBackwardArgs{sum, weight, rstd, g, g_sum, dx, d_addend});
+    const Tensor again(kF64, shape);
+    Run(kReference, RmsNormBackwardArgs{sum, weight, rstd, g, g_sum, dx, d_addend, 0.1f, again});
+    CHECK_IDENTICAL(again, y);
     CheckGradient("dx", x, dx, loss_of_both);
     CheckGradient("dAddend", addend, d_addend, loss_of_both);
   }
@@ -100,7 +102,10 @@ TEST_CASE("swiglu: dgate and dup are the gradients of y") {
     Run(kReference, SwigluForwardArgs{gate, up, y});
     return Project(y, g);
   };
-  Run(kReference, SwigluBackwardArgs{gate, up, g, dgate, dup});
+  const Tensor again(kF64, {3, 5});
+  Run(kReference, SwigluBackwardArgs{gate, up, g, dgate, dup, again});
+  loss();
+  CHECK_IDENTICAL(again, y);
   CheckGradient("dgate", gate, dgate, loss);
   CheckGradient("dup", up, dup, loss);
 }

@@ -56,14 +56,18 @@ function loraLinearBackward(d: Draw): Spec[] {
   const adapted = branches.map(({ up }) => up !== null);
   const wantUp = adapted.map((is) => is && d.flag());
   const wantDown = adapted.map((is) => is && d.flag());
+  const [wantDx, keepU] = [d.flag(), d.dice.once(4)];
+  const u = list.map(({ rank }, i) => (adapted[i] && d.flag() ? d.f32(rows, rank) : null));
   return [
     wantDown.includes(true) || d.flag() ? d.tensor(act, [...lead, inner]) : null,
     branches,
     list.map(({ out }) => d.tensor(act, [...lead, out])),
     list.map(({ rank }, i) => (wantUp[i] ? d.f32(rows, rank) : null)),
-    d.flag(),
+    wantDx || keepU ? [] : u,
+    wantDx,
     wantUp,
     wantDown,
+    keepU,
   ];
 }
 
@@ -215,6 +219,8 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
       d.tensor('f32', [rows], 0, 2),
       d.tensor(act, x),
       d.flag() ? d.tensor(dtype, x) : null,
+      1e-5,
+      d.flag() ? d.tensor(act, x) : null,
       d.flag(),
     ];
   },
@@ -249,7 +255,8 @@ export const ops: Partial<Record<keyof NativeBinding, Builder>> = {
   },
   swigluBackward: (d) => {
     const [act, shape] = [d.act(), d.shape()];
-    return [d.tensor(act, shape), d.tensor(act, shape), d.tensor(act, shape)];
+    const y = d.flag() ? d.tensor(act, shape) : null;
+    return [d.tensor(act, shape), d.tensor(act, shape), d.tensor(act, shape), y];
   },
   crossEntropyForward: (d) => {
     const { vocab, lead, spec } = logits(d);

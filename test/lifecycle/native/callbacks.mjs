@@ -53,7 +53,17 @@ const cases = {
   backwardWeight() {
     const w = packed(matrix());
     const branches = [reading(branch(w), 'scale', () => discard(w))];
-    const [dx] = native.loraLinearBackward(null, branches, [matrix()], [null], true, [false], [false]);
+    const [dx] = native.loraLinearBackward(
+      null,
+      branches,
+      [matrix()],
+      [null],
+      [],
+      true,
+      [false],
+      [false],
+      false,
+    );
     return valuesSync(dx);
   },
   list() {

@@ -72,7 +72,17 @@ const plain = {
   site: -1,
 };
 const backward = () =>
-  native.loraLinearBackward(null, [plain], [f32([1, 2], [1, 2])], [null], true, [false], [false])[0];
+  native.loraLinearBackward(
+    null,
+    [plain],
+    [f32([1, 2], [1, 2])],
+    [null],
+    [],
+    true,
+    [false],
+    [false],
+    false,
+  )[0];
 report.backwardPack = await complaint(() => native.read(backward()));
 report.moved = await complaint(() => native.read(native.toDevice(failed, native.openDevice('reference'))));
 report.data = await complaint(() =>

@@ -24,7 +24,7 @@ for (const op of ['adamw', 'adamw8bit', 'sgd', 'lion'])
   lists[op] = await complaint(() => native[op](holes(), options, guard));
 lists.forward = await complaint(() => native.loraLinearForward(small, holes(), 'auto', null, null, false));
 lists.h = await complaint(() =>
-  native.loraLinearBackward(small, [branch], [small], holes(), true, [false], [false]),
+  native.loraLinearBackward(small, [branch], [small], holes(), [], true, [false], [false], false),
 );
 
 const shapes = {};

@@ -1,5 +1,5 @@
 // What the functions that follow from the descriptions of ops take and answer.
-import { complaint, f32, native, packed, print } from './common.mjs';
+import { complaint, f32, native, packed, print, valuesSync } from './common.mjs';
 
 const x = f32([1, 2, 3, 4], [2, 2]);
 const branch = {
@@ -16,21 +16,27 @@ const shapes = (results) =>
   results.map((result) =>
     Array.isArray(result) ? shapes(result) : result === null ? null : native.info(result).shape,
   );
-const backward = (...wanted) => native.loraLinearBackward(x, [branch], [y], [h], ...wanted);
+const backward = (...wanted) => native.loraLinearBackward(x, [branch], [y], [h], [], ...wanted);
+const over = native.unary('copy', 1, x, 'f32');
+const apart = native.swigluBackward(x, x, x, null).map(valuesSync);
+const inPlace = native.swigluBackward(x, x, over, over).map(valuesSync);
 const ids = native.fromBytes(native.openDevice('cpu'), 'i32', [1, 1, 1, 1, 1, 1, 1, 1], new Uint8Array(4));
 print({
   forward: shapes([[y], [h]]),
   withoutH: shapes(native.loraLinearForward(x, [branch], 'auto', null, null, false)),
-  all: shapes(backward(true, [true], [true])),
-  upAlone: shapes(backward(false, [true], [false])),
-  downAlone: shapes(backward(false, [false], [true])),
+  all: shapes(backward(true, [true], [true], false)),
+  upAlone: shapes(backward(false, [true], [false], false)),
+  downAlone: shapes(backward(false, [false], [true], false)),
+  keptU: shapes(backward(true, [false], [false], true)),
+  inPlace: [inPlace, valuesSync(over)],
+  apart: [apart, valuesSync(native.swigluForward(x, x))],
   one: native.info(native.swigluForward(x, x)).shape,
   none: native.accumulate(x, x),
   leading: shapes(
     native.rmsNormForward(f32([1, 2], [1, 1, 2]), f32([3, 4], [1, 1, 2]), f32([1, 1]), 1e-5, 'f32', true),
   ),
   absent: shapes(native.rmsNormForward(x, null, f32([1, 1]), 1e-5, 'f32', false)),
-  flags: await complaint(() => backward(true, [true, true], [true])),
+  flags: await complaint(() => backward(true, [true, true], [true], false)),
   noTensor: await complaint(() => native.globalNorm([])),
   kind: await complaint(() => native.binary('mod', x, x, 'f32')),
   dtype: await complaint(() => native.binary('add', x, x, 'f64')),

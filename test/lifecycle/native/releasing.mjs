@@ -71,9 +71,11 @@ const calls = [
         watched([branch(4, 5)]),
         watched([tensor(3, 5)]),
         watched([tensor(3, 2)]),
+        watched([null]),
         true,
         watched([true]),
         watched([true]),
+        true,
       )
       .flat(),
   () => [native.globalNorm(watched([tensor(3), tensor(2, 2), tensor(5)]))],

@@ -45,6 +45,7 @@ struct RmsNormBackwardParams {
   const X* g_sum;  // or null
   X* dx;
   Y* d_addend;  // or null
+  Y* y;         // may be g, or null
   int64_t rows, d;
 };
 
@@ -122,14 +123,19 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(kRmsNormThreads, (RmsNormBackwardParams<X, W
     LoadElements(g, g_row, first, p.d);
     LoadElements(weight, p.weight, first, p.d);
     LORA_UNROLL
-    for (int j = 0; j < kPerThread; ++j) x[j] = rstd * (g[j] * weight[j] - x[j] * pull);
-    if (p.g_sum) {
-      LoadElements(g, p.g_sum + row * p.d, first, p.d);
+    for (int j = 0; j < kPerThread; ++j) g[j] = rstd * (g[j] * weight[j] - x[j] * pull);
+    if (p.y) {
       LORA_UNROLL
-      for (int j = 0; j < kPerThread; ++j) x[j] += g[j];
+      for (int j = 0; j < kPerThread; ++j) x[j] *= rstd * weight[j];
+      StoreElements(p.y + row * p.d, first, p.d, x);
     }
-    StoreElements(p.dx + row * p.d, first, p.d, x);
-    if (p.d_addend) StoreElements(p.d_addend + row * p.d, first, p.d, x);
+    if (p.g_sum) {
+      LoadElements(x, p.g_sum + row * p.d, first, p.d);
+      LORA_UNROLL
+      for (int j = 0; j < kPerThread; ++j) g[j] += x[j];
+    }
+    StoreElements(p.dx + row * p.d, first, p.d, g);
+    if (p.d_addend) StoreElements(p.d_addend + row * p.d, first, p.d, g);
   }
 }
 

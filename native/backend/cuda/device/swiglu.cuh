@@ -40,6 +40,7 @@ struct SwigluBackwardParams {
   static constexpr int kPerThread = 16 / sizeof(T);
   const T *gate, *up, *g;
   T *dgate, *dup;
+  T* y;  // may be g, or null
   int64_t count;
 };
 
@@ -56,12 +57,14 @@ LORA_KERNEL void LORA_LAUNCH_BOUNDS(SwigluBackwardParams<T>::kThreads,
   LORA_UNROLL
   for (int j = 0; j < kPerThread; ++j) {
     const SigmoidPair sigmoid = Sigmoid(gate[j]);
-    const float gs = g[j] * sigmoid.s;
+    const float gs = g[j] * sigmoid.s, y = up[j] * (gate[j] * sigmoid.s);
     g[j] = gs * gate[j];
     gate[j] = gs * up[j] * Fma(gate[j], sigmoid.c, 1.0f);
+    up[j] = y;
   }
   StoreElements(p.dgate, first, p.count, gate);
   StoreElements(p.dup, first, p.count, g);
+  if (p.y) StoreElements(p.y, first, p.count, up);
 }
 
 }  // namespace lora::device
