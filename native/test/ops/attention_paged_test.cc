@@ -117,6 +117,9 @@ TEST_CASE("attention_paged: chunks of prompts") {
         {dtype, kPrefill, 65, 3, 1, 64, 1, {130}},
         {dtype, kPrefill, 30, 4, 2, 16, 40, {30, 100, 300}},
         {dtype, kPrefill, 2, 8, 1, 128, 100, {200, 228}},
+        // Two tiles of 128 rows for every multiprocessor, of 4 and of 108.
+        {dtype, kPrefill, 70, 4, 2, 64, 40, {100, 130}},
+        {dtype, kPrefill, 17, 72, 72, 8, 0, {17, 80, 130}},
     };
     for (const PagedCase& c : cases) CheckPaged(c);
   }
