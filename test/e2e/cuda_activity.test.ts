@@ -115,6 +115,14 @@ describe('a model of two layers and one of three', () => {
     };
   }
 
+  /** Of a prompt of more rows than a decode step takes, in one chunk, with the draw of one token. */
+  function ofPrompt(model: CausalLM, adapter: string | null): Promise<Activity> {
+    const ids = Array.from({ length: 40 }, (_, i) => (i * 7) % 250);
+    return activityOf(() =>
+      model.generate(ids, { maxNewTokens: 1, temperature: 0, ignoreEos: true, adapter }),
+    );
+  }
+
   /** Of a training step of more rows than a decode step takes, without the optimizer's. */
   async function ofStep(model: CausalLM, segmentIds?: number[][]): Promise<Activity> {
     const rows = [0, 1].map((row) => Array.from({ length: 24 }, (_, i) => (row * 100 + i * 7) % 250));
@@ -144,9 +152,15 @@ describe('a model of two layers and one of three', () => {
       // All that a token launches before its draw is one graph.
       expect([...tokens.base, ...adapted].map(({ graphs }) => graphs)).toEqual([1, 1, 1, 1]);
       expect([...steps, ...packed].map(({ graphs }) => graphs)).toEqual([0, 0, 0, 0]);
-      // Launches of a layer. docs/internals/cuda.md has these numbers.
+      const prompts = [await ofPrompt(two, null), await ofPrompt(three, null)];
+      const adaptedPrompts = [await ofPrompt(two, 'a'), await ofPrompt(three, 'a')];
+      // Launches of a layer, and those outside of the layers. docs/internals/cuda.md has these numbers.
       const ofLayer = ([a, b]: Activity[]): number => b!.launches - a!.launches;
-      expect([tokens.base, adapted, steps, packed].map(ofLayer)).toEqual([9, 13, 31, 31]);
+      const others = ([a, b]: Activity[]): number => 3 * a!.launches - 2 * b!.launches;
+      const all = [tokens.base, adapted, prompts, adaptedPrompts, steps, packed];
+      expect([...prompts, ...adaptedPrompts].map(({ waits }) => waits)).toEqual([1, 1, 1, 1]);
+      expect(all.map(ofLayer)).toEqual([9, 13, 9, 13, 31, 31]);
+      expect(all.map(others)).toEqual([8, 9, 8, 8, 17, 17]);
     } finally {
       await two.dispose();
       await three.dispose();
