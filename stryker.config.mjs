@@ -23,7 +23,7 @@ export default {
   coverageAnalysis: 'perTest',
   concurrency: 4, // half of them check, which is over soon: two run tests
   timeoutMS: 10_000,
-  dryRunTimeoutMinutes: 30,
+  dryRunTimeoutMinutes: 90, // half an hour of one core, and other work may share it
   ignoreStatic: true,
   // The sandbox needs the add-on, and finds ../shared through a link that scripts/mutants.mjs lays beside it.
   ignorePatterns: ['/build/*', '!/build/Release', '/dist', '/docs', '/native', '/prebuilds'],
