@@ -12,7 +12,7 @@ AttentionPlan PlanOf(const AttentionForwardArgs& args, int multiprocessors) {
   problem.rows = problem.kv_heads == 0 ? 0 : args.q.dim(1) * (args.q.dim(2) / problem.kv_heads);
   problem.d = args.q.dim(3);
   problem.longest = args.q.dim(1);
-  return PlanAttention(problem, args.q.dtype != DType::kF32, multiprocessors);
+  return PlanAttention(problem, args.q.dtype, multiprocessors);
 }
 
 }  // namespace

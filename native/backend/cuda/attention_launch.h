@@ -2,6 +2,8 @@
 // files include this.
 #pragma once
 
+#include <type_traits>
+
 #include "backend/cuda/attention_plan.h"
 #include "backend/cuda/attention_shape.h"
 #include "backend/cuda/device/attention_decode.cuh"
@@ -53,7 +55,7 @@ void LaunchForward(const char* op, const Shape& s, const AttentionPlan& plan,
           Launch<device::AttentionMma<T, kD, kRows, Shape>>(
               op, context, shape, Params{s, parts, q, k, v, y, lse, aligned});
         };
-        if constexpr (kD == 64)
+        if constexpr (kD == 64 && std::is_same_v<T, device::BF16>)
           if (plan.tile.rows == 128) return launch.template operator()<128>();
         launch.template operator()<64>();
       }

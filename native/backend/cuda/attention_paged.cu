@@ -15,7 +15,7 @@ AttentionPlan PlanOf(const AttentionPagedArgs& args, int multiprocessors) {
   problem.longest = args.page_table.dim(1) * kPageSize;
   if (args.window > 0 && args.window < problem.longest)
     problem.longest = std::min(problem.longest, args.window + args.q.dim(1));
-  return PlanAttention(problem, args.q.dtype != DType::kF32, multiprocessors);
+  return PlanAttention(problem, args.q.dtype, multiprocessors);
 }
 
 // The check of the pages comes before the partial results and uses the same memory.

@@ -22,12 +22,13 @@ int PaddedHeadDim(int64_t d) {
   return d <= 64 ? 64 : d <= 128 ? 128 : 256;
 }
 
-AttentionTile ForwardTile(const AttentionProblem& p, bool tensor_cores, int multiprocessors) {
+AttentionTile ForwardTile(const AttentionProblem& p, DType dtype, int multiprocessors) {
   const int padded = PaddedHeadDim(p.d);
-  if (!tensor_cores) return {padded == 256 ? 32 : 64, padded == 256 ? 16 : 32};
+  if (dtype == DType::kF32) return {padded == 256 ? 32 : 64, padded == 256 ? 16 : 32};
   if (p.rows <= kDecodeRows) return {kDecodeRows, 64};
   const AttentionTile large{128, 64};
-  if (padded == 64 && TilesOf(p, large) >= 2 * multiprocessors) return large;
+  if (padded == 64 && dtype == DType::kBF16 && TilesOf(p, large) >= 2 * multiprocessors)
+    return large;
   return {64, padded == 256 ? 32 : 64};
 }
 
@@ -48,8 +49,8 @@ int64_t SplitsFor(int64_t tiles, int64_t steps, int64_t least_steps, int multipr
 
 }  // namespace
 
-AttentionPlan PlanAttention(const AttentionProblem& p, bool tensor_cores, int multiprocessors) {
-  const AttentionTile tile = ForwardTile(p, tensor_cores, multiprocessors);
+AttentionPlan PlanAttention(const AttentionProblem& p, DType dtype, int multiprocessors) {
+  const AttentionTile tile = ForwardTile(p, dtype, multiprocessors);
   AttentionPlan plan;
   plan.tile = tile;
   plan.tiles = TilesOf(p, tile);

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/maths/dtype.h"
+
 namespace lora::cuda {
 
 constexpr int64_t kMaxHeadDim = 256;
@@ -30,9 +32,9 @@ struct AttentionProblem {
 // Tiles are split into at most so many parts.
 constexpr int64_t kMostSplits = 64;
 
-// Tiles are of 128 rows for head dims up to 64 on tensor cores, where there are two of them for
-// every multiprocessor. Their keys are never split.
-AttentionTile ForwardTile(const AttentionProblem& problem, bool tensor_cores, int multiprocessors);
+// Tiles are of 128 rows for head dims up to 64 in bf16, where there are two of them for every
+// multiprocessor. Their keys are never split.
+AttentionTile ForwardTile(const AttentionProblem& problem, DType dtype, int multiprocessors);
 
 struct AttentionPlan {
   AttentionTile tile{};
@@ -46,8 +48,7 @@ struct AttentionPlan {
   int64_t partial_rows = 0;
   size_t scratch_bytes = 0;
 };
-AttentionPlan PlanAttention(const AttentionProblem& problem, bool tensor_cores,
-                            int multiprocessors);
+AttentionPlan PlanAttention(const AttentionProblem& problem, DType dtype, int multiprocessors);
 
 // The plan of the gradient. dq has a block for every tile of rows; dk and dv have one for every
 // tile of keys and part of the rows that see it.

@@ -21,12 +21,12 @@ using namespace attention;
 TEST_CASE("cuda attention: the plan fills the device and depends on the problem alone") {
   using namespace cuda;
   // A prefill has enough tiles and takes one part.
-  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, true, 132).splits == 1);
-  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, true, 132).scratch_bytes == 0);
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, DType::kBF16, 132).splits == 1);
+  CHECK(PlanAttention({1, 8, 4 * 4096, 4096, 128}, DType::kBF16, 132).scratch_bytes == 0);
   // Decoding takes at most two waves, and no part is shorter than two tiles.
   for (const int64_t keys : {1, 127, 128, 1000, 4096, 100000}) {
     for (const int64_t pairs : {1, 8, 131, 132, 500}) {
-      const AttentionPlan plan = PlanAttention({1, pairs, 4, keys, 128}, true, 132);
+      const AttentionPlan plan = PlanAttention({1, pairs, 4, keys, 128}, DType::kBF16, 132);
       CHECK(plan.splits >= 1);
       CHECK(plan.tiles == pairs);
       CHECK((plan.splits == 1 || plan.blocks() <= 2 * 132));
@@ -35,8 +35,8 @@ TEST_CASE("cuda attention: the plan fills the device and depends on the problem 
       CHECK(plan.counters() == (plan.splits > 1 ? pairs : 0));
     }
   }
-  CHECK(PlanAttention({1, 8, 4, 100000, 128}, true, 132).splits == 33);
-  CHECK(PlanAttention({0, 8, 4, 100, 128}, true, 132).tiles == 0);
+  CHECK(PlanAttention({1, 8, 4, 100000, 128}, DType::kBF16, 132).splits == 33);
+  CHECK(PlanAttention({0, 8, 4, 100, 128}, DType::kBF16, 132).tiles == 0);
   // Gradients dk and dv of two kv heads are not left to 32 of 132 multiprocessors.
   const AttentionTile keys = KeyGradientTile(64, true);
   CHECK(PlanAttentionBackward({1, 2, 7 * 1024, 7 * 1024, 64, 1024}, keys, 132).blocks() >= 132);
@@ -54,7 +54,8 @@ TEST_CASE("cuda attention: every tile that is split has a counter") {
       for (const int64_t length : {64, 128, 129, 1000, 100000}) {
         for (const int64_t rows : {int64_t{4}, int64_t{64}, length}) {
           const cuda::AttentionProblem problem{1, pairs, rows, length, 64, rows};
-          const cuda::AttentionPlan plan = cuda::PlanAttention(problem, true, multiprocessors);
+          const cuda::AttentionPlan plan =
+              cuda::PlanAttention(problem, DType::kBF16, multiprocessors);
           most = std::max(most, plan.counters());
           const cuda::AttentionBackwardPlan of_keys = cuda::PlanAttentionBackward(
               problem, cuda::KeyGradientTile(64, true), multiprocessors);
@@ -72,7 +73,7 @@ TEST_CASE("cuda attention: every tile that is split has a counter") {
 TEST_CASE("cuda attention: tiles of 128 rows have the bits of those of 64") {
   for (const AttentionCase& c :
        std::vector<AttentionCase>{{DType::kBF16, 2, 130, 4, 2, 64},
-                                  {DType::kF16, 1, 97, 6, 2, 40, 0, true},
+                                  {DType::kBF16, 1, 97, 6, 2, 40, 0, true},
                                   {DType::kBF16, 1, 300, 1, 1, 37, 70},
                                   {DType::kBF16, 2, 129, 2, 2, 64, 200, true}}) {
     CAPTURE(c.Name());
@@ -82,8 +83,8 @@ TEST_CASE("cuda attention: tiles of 128 rows have the bits of those of 64") {
     const Operands o(c);
     std::vector<Tensor> results;
     for (const int multiprocessors : {all, 1}) {
-      const cuda::AttentionPlan plan =
-          cuda::PlanAttention({c.batch, c.kv_heads, rows, c.queries, c.d}, true, multiprocessors);
+      const cuda::AttentionPlan plan = cuda::PlanAttention(
+          {c.batch, c.kv_heads, rows, c.queries, c.d}, DType::kBF16, multiprocessors);
       CHECK(plan.tile.rows == (multiprocessors == 1 ? 128 : 64));
       CHECK(plan.splits == 1);
       for (int turn = 0; turn < 3; ++turn) {
