@@ -345,7 +345,15 @@ async function draw(constraint: TokenConstraint, random: () => number): Promise<
   return undefined;
 }
 
-const ajv = new Ajv({ strict: false, logger: false, multipleOfPrecision: 9 });
+const ajv = new Ajv({ strict: false, logger: false });
+// Ajv compares the quotient with a whole number by an absolute bound, but 576814166.4 / 0.1 is 5768141663.999999.
+ajv.removeKeyword('multipleOf').addKeyword({
+  keyword: 'multipleOf',
+  type: 'number',
+  schemaType: 'number',
+  validate: (step: number, x: number) =>
+    Math.abs(Math.round(x / step) * step - x) <= Number.EPSILON * Math.abs(x),
+});
 
 /** Draws texts from the grammar of a schema, and writes values by it; gives how many of the texts ended. */
 async function hold(schema: JsonSchema, values: readonly unknown[], seed: number): Promise<number> {
