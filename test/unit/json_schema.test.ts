@@ -70,13 +70,18 @@ test.each<[string, JsonSchema, good: string[], bad: string[]]>([
         { type: 'string', minLength: 2 },
         { type: 'string', minLength: 2, maxLength: 4 },
         { type: 'string', maxLength: 128 },
+        { type: 'string', minLength: 2, maxLength: 128 },
       ],
     },
-    [`[${string(9)},${string(4)},${string(128)}]`, `[${string(2)},${string(2)},""]`],
     [
-      `[${string(9)},${string(5)},""]`,
-      `[${string(1)},${string(4)},""]`,
-      `[${string(2)},${string(2)},${string(129)}]`,
+      `[${string(9)},${string(4)},${string(128)},${string(128)}]`,
+      `[${string(2)},${string(2)},"",${string(2)}]`,
+    ],
+    [
+      `[${string(9)},${string(5)},"",${string(2)}]`,
+      `[${string(1)},${string(4)},"",${string(2)}]`,
+      `[${string(2)},${string(2)},${string(129)},${string(2)}]`,
+      `[${string(2)},${string(2)},"",${string(129)}]`,
     ],
   ],
   [
